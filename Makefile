@@ -1,0 +1,34 @@
+# kapture_sync: plain PGXS.  "make", "make install", "make installcheck", each with PG_CONFIG=... if need be.
+EXTENSION = kapture_sync
+EXTVERSION = $(shell sed -n "s/^default_version *= *'\(.*\)'/\1/p" kapture_sync.control)
+
+MODULE_big = kapture_sync
+OBJS = $(patsubst %.c,%.o,$(sort $(wildcard src/*.c)))
+PGFILEDESC = "kapture_sync - keeps a customers table and the Kapture CRM in step"
+
+DATA_built = sql/kapture_sync--$(EXTVERSION).sql
+DATA = $(filter-out $(DATA_built),$(wildcard sql/kapture_sync--*--*.sql))
+
+# The tests that need nothing but a server with the extension installed.
+REGRESS = options
+REGRESS_OPTS = --inputdir=. --load-extension=kapture_sync
+
+PG_CFLAGS = -Wall -Wextra -Wno-unused-parameter -Wno-sign-compare -Wno-missing-field-initializers $(shell curl-config --cflags 2>/dev/null)
+SHLIB_LINK = -lcurl
+EXTRA_CLEAN = sql/kapture_sync--$(EXTVERSION).sql test/emulator/kapture-emulator
+
+PG_CONFIG ?= pg_config
+PGXS := $(shell $(PG_CONFIG) --pgxs)
+include $(PGXS)
+
+sql/kapture_sync--$(EXTVERSION).sql: sql/kapture_sync.sql
+	cp $< $@
+
+$(OBJS): $(wildcard src/*.h)
+
+# The Kapture API as a small C server, for tests, demo and benchmarks.
+emulator: test/emulator/kapture-emulator
+test/emulator/kapture-emulator: $(wildcard test/emulator/*.c test/emulator/*.h)
+	$(CC) -O2 -g -Wall -Wextra -std=gnu11 -o $@ $(filter %.c,$^) -lmicrohttpd -ljansson -lpthread
+
+.PHONY: emulator

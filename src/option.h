@@ -1,0 +1,49 @@
+/*
+ * option.h
+ *		Every setting of a connection: options of foreign servers and user
+ *		mappings, checked, typed and cached.
+ */
+#ifndef KAPTURE_OPTION_H
+#define KAPTURE_OPTION_H
+
+#include "postgres.h"
+
+/* The four calls of the Kapture customer API. */
+typedef enum KaptureApi
+{
+	KAPTURE_API_ADD,
+	KAPTURE_API_UPDATE,
+	KAPTURE_API_GET,
+	KAPTURE_API_PULL
+} KaptureApi;
+
+#define KAPTURE_API_COUNT	4
+
+/* A server as seen by one user: defaults filled in, mapping resolved. */
+typedef struct KaptureServer
+{
+	Oid			serverid;
+	Oid			userid;			/* whose mapping; the user asked for, not PUBLIC */
+	char	   *name;
+	char	   *url[KAPTURE_API_COUNT]; /* complete: base URL and path */
+	char	   *auth_key[KAPTURE_API_COUNT];	/* as sent after "Basic "; NULL:
+												 * user and password.  Secret. */
+	char	   *user;			/* with password, or NULL */
+	char	   *password;		/* secret */
+	bool		body_array[KAPTURE_API_COUNT];	/* wrap the body in an array */
+	char	  **headers;		/* extra "Name: value" lines, NULL at the end */
+	char	   *ca_file;		/* NULL: the system's */
+	int			connect_timeout;	/* milliseconds */
+	int			timeout;		/* milliseconds, of one whole request */
+	int			max_connections;
+	double		rate_limit;		/* requests a second, 0 = no limit */
+	int64		max_response_size;	/* bytes */
+	char	   *timezone;
+	int64		pull_window;	/* seconds */
+	bool		allow_http;		/* plain http to other hosts than this one */
+} KaptureServer;
+
+extern const char *kapture_api_name(KaptureApi api);
+extern const KaptureServer *kapture_server_get(const char *name, Oid userid);
+
+#endif							/* KAPTURE_OPTION_H */
