@@ -1,0 +1,89 @@
+/*
+ * guc.c
+ *		The kapture_sync.* settings.
+ *
+ * They hold tuning only: where Kapture is and with which key it is called
+ * belongs to foreign servers and user mappings (option.c).
+ */
+#include "postgres.h"
+
+#include "utils/guc.h"
+#include "utils/varlena.h"
+
+#include "guc.h"
+
+/*
+ * For the administrator of a copy that was made below PostgreSQL (a snapshot
+ * of the disk), who must start it without its sending anything.
+ */
+bool		kapture_enabled = true;
+
+/* For the owner of a bulk load whose rows Kapture has already. */
+bool		kapture_capture_enabled = true;
+
+/* For the administrator who wants databases left alone. */
+char	   *kapture_excluded_databases = NULL;
+
+static bool
+guc_check_database_list(char **newval, void **extra, GucSource source)
+{
+	char	   *copy = pstrdup(*newval);
+	List	   *names;
+	bool		ok;
+
+	ok = SplitGUCList(copy, ',', &names);
+	if (!ok)
+		GUC_check_errdetail("The value must be a list of database names separated by commas.");
+	else
+		list_free(names);
+	pfree(copy);
+	return ok;
+}
+
+/*
+ * Defines the settings.  Called once from _PG_init().
+ */
+void
+kapture_guc_define(void)
+{
+	DefineCustomBoolVariable("kapture_sync.enabled",
+							 "Lets the background workers of kapture_sync talk to Kapture.",
+							 "Switch it off before starting a copy of a cluster that was made "
+							 "below PostgreSQL, so that the copy sends nothing.  Changes are "
+							 "captured all the same.",
+							 &kapture_enabled, true,
+							 PGC_SIGHUP, 0, NULL, NULL, NULL);
+	DefineCustomBoolVariable("kapture_sync.capture",
+							 "Captures changes of attached tables.",
+							 "Switch it off in a session whose changes Kapture must not be told of.",
+							 &kapture_capture_enabled, true,
+							 PGC_USERSET, 0, NULL, NULL, NULL);
+	DefineCustomStringVariable("kapture_sync.excluded_databases",
+							   "Databases that get no kapture_sync worker.",
+							   "A list of names separated by commas.",
+							   &kapture_excluded_databases, "",
+							   PGC_SIGHUP, GUC_LIST_INPUT | GUC_LIST_QUOTE,
+							   guc_check_database_list, NULL, NULL);
+	MarkGUCPrefixReserved("kapture_sync");
+}
+
+/*
+ * Tells whether kapture_sync.excluded_databases names this database.
+ */
+bool
+kapture_guc_database_is_excluded(const char *dbname)
+{
+	char	   *copy = pstrdup(kapture_excluded_databases);
+	List	   *names;
+	ListCell   *lc;
+	bool		found = false;
+
+	if (SplitGUCList(copy, ',', &names))
+	{
+		foreach(lc, names)
+			found |= strcmp(lfirst(lc), dbname) == 0;
+		list_free(names);
+	}
+	pfree(copy);
+	return found;
+}

@@ -1,0 +1,17 @@
+/*
+ * guc.h
+ *		The kapture_sync.* settings.
+ */
+#ifndef KAPTURE_GUC_H
+#define KAPTURE_GUC_H
+
+#include "postgres.h"
+
+extern bool kapture_enabled;
+extern bool kapture_capture_enabled;
+extern char *kapture_excluded_databases;
+
+extern void kapture_guc_define(void);
+extern bool kapture_guc_database_is_excluded(const char *dbname);
+
+#endif							/* KAPTURE_GUC_H */

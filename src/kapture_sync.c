@@ -1,0 +1,33 @@
+/*
+ * kapture_sync.c
+ *		Entry point of the library.
+ *
+ * Loaded in a session, the library offers the direct calls.  Preloaded by the
+ * postmaster, it also runs the launcher, from which everything else follows.
+ */
+#include "postgres.h"
+
+#include "fmgr.h"
+#include "miscadmin.h"
+
+#include "guc.h"
+#include "launcher.h"
+#include "shmem.h"
+#include "wayside.h"
+
+PG_MODULE_MAGIC;
+
+extern PGDLLEXPORT void _PG_init(void);
+
+void
+_PG_init(void)
+{
+	kapture_guc_define();
+
+	if (!process_shared_preload_libraries_in_progress)
+		return;
+
+	kapture_shmem_install();
+	kapture_wayside_install();
+	kapture_launcher_register();
+}

@@ -1,0 +1,376 @@
+/*
+ * launcher.c
+ *		The process that sees to it that each database with the extension
+ *		has a worker.
+ *
+ * It is connected to no database, so it cannot tell which ones have the
+ * extension: it starts a worker to look, one at a time, and the worker goes
+ * away at once where there is none.  From then on the database is left alone
+ * until CREATE EXTENSION in it asks for a worker.
+ *
+ * The launcher compares what runs (the slots of shmem.c) with what should,
+ * each time something tells it that either may have changed, and on a slow
+ * timer besides, so that a start that failed silently is noticed.
+ *
+ *	server start		all databases are looked at
+ *	CREATE EXTENSION	the install script asks for a worker, at commit
+ *	DROP EXTENSION		the worker is woken, finds nothing and goes away
+ *	CREATE DATABASE		the new database is looked at, as its template may
+ *						have had the extension
+ *	worker ended		started again, not more often than RESTART_INTERVAL
+ *	DROP DATABASE etc.	see wayside.c
+ */
+#include "postgres.h"
+
+#include "access/genam.h"
+#include "access/heapam.h"
+#include "access/htup_details.h"
+#include "access/table.h"
+#include "access/tableam.h"
+#include "access/xact.h"
+#include "catalog/pg_database.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "postmaster/bgworker.h"
+#include "postmaster/interrupt.h"
+#include "storage/ipc.h"
+#include "storage/latch.h"
+#include "tcop/tcopprot.h"
+#include "utils/hsearch.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
+
+#include "compat.h"
+#include "guc.h"
+#include "launcher.h"
+#include "shmem.h"
+
+/* A worker that failed is started again after this time, in milliseconds. */
+#define RESTART_INTERVAL	5000
+
+/* Between two looks at what runs although nothing was said, likewise. */
+#define SAFETY_INTERVAL		300000
+
+/* What the launcher remembers of a database. */
+typedef struct LauncherDatabase
+{
+	Oid			dbid;			/* hash key */
+	bool		present;		/* in the last list of databases */
+	bool		absent;			/* does not have the extension */
+	TimestampTz not_before;		/* earliest next start */
+} LauncherDatabase;
+
+/* A worker that was registered and has not said anything yet. */
+typedef struct LauncherStart
+{
+	int			slot;			/* -1: none */
+	uint32		generation;
+	BackgroundWorkerHandle *handle;
+} LauncherStart;
+
+static HTAB *launcher_databases;
+static LauncherStart launcher_start = {.slot = -1};
+static bool launcher_out_of_slots = false;
+
+/*
+ * Registers the launcher with the postmaster.  Called from _PG_init() while
+ * libraries are preloaded.  During pg_upgrade nothing may run that changes
+ * data, so there is none.
+ */
+void
+kapture_launcher_register(void)
+{
+	BackgroundWorker worker = {0};
+
+	if (IsBinaryUpgrade)
+		return;
+
+	worker.bgw_flags = BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION;
+	worker.bgw_start_time = BgWorkerStart_RecoveryFinished;
+	worker.bgw_restart_time = 5;
+	strlcpy(worker.bgw_library_name, "kapture_sync", sizeof(worker.bgw_library_name));
+	strlcpy(worker.bgw_function_name, "kapture_launcher_main", sizeof(worker.bgw_function_name));
+	strlcpy(worker.bgw_name, "kapture_sync launcher", BGW_MAXLEN);
+	strlcpy(worker.bgw_type, "kapture_sync launcher", BGW_MAXLEN);
+	RegisterBackgroundWorker(&worker);
+}
+
+/* What is known of a database; makes an entry if there is none. */
+static LauncherDatabase *
+launcher_database(Oid dbid)
+{
+	bool		found;
+	LauncherDatabase *db = hash_search(launcher_databases, &dbid, HASH_ENTER, &found);
+
+	if (!found)
+	{
+		db->present = true;
+		db->absent = false;
+		db->not_before = 0;
+	}
+	return db;
+}
+
+/*
+ * Brings the list of databases up to date.  Templates and databases that
+ * refuse connections get no worker: one could keep them from being copied.
+ */
+static void
+launcher_list_databases(void)
+{
+	HASH_SEQ_STATUS status;
+	LauncherDatabase *db;
+	Relation	rel;
+	TableScanDesc scan;
+	HeapTuple	tuple;
+
+	hash_seq_init(&status, launcher_databases);
+	while ((db = hash_seq_search(&status)) != NULL)
+		db->present = false;
+
+	StartTransactionCommand();
+	(void) GetTransactionSnapshot();
+	rel = table_open(DatabaseRelationId, AccessShareLock);
+	scan = table_beginscan_catalog(rel, 0, NULL);
+	while ((tuple = heap_getnext(scan, ForwardScanDirection)) != NULL)
+	{
+		Form_pg_database form = (Form_pg_database) GETSTRUCT(tuple);
+
+		if (form->datallowconn && !form->datistemplate &&
+			!kapture_guc_database_is_excluded(NameStr(form->datname)))
+			launcher_database(form->oid)->present = true;
+	}
+	table_endscan(scan);
+	table_close(rel, AccessShareLock);
+	CommitTransactionCommand();
+
+	hash_seq_init(&status, launcher_databases);
+	while ((db = hash_seq_search(&status)) != NULL)
+	{
+		if (!db->present)
+			(void) hash_search(launcher_databases, &db->dbid, HASH_REMOVE, NULL);
+	}
+}
+
+/* Forgets which databases do not have the extension. */
+static void
+launcher_forget(void)
+{
+	HASH_SEQ_STATUS status;
+	LauncherDatabase *db;
+
+	hash_seq_init(&status, launcher_databases);
+	while ((db = hash_seq_search(&status)) != NULL)
+		db->absent = false;
+}
+
+/* Reads what backends have asked for. */
+static void
+launcher_take_requests(void)
+{
+	Oid			dbid;
+	bool		lost;
+	bool		any = false;
+
+	while (kapture_shmem_next_request(&dbid, &lost))
+	{
+		any = true;
+		if (lost)
+			launcher_forget();
+		if (OidIsValid(dbid))
+		{
+			LauncherDatabase *db = launcher_database(dbid);
+
+			db->absent = false;
+			db->not_before = 0;
+		}
+	}
+	if (any)
+		launcher_list_databases();
+}
+
+/* A worker of this database has gone or never came: when may the next start? */
+static void
+launcher_worker_gone(Oid dbid, KaptureExit reason)
+{
+	LauncherDatabase *db = launcher_database(dbid);
+
+	if (reason == KAPTURE_EXIT_ABSENT)
+		db->absent = true;
+	else if (reason == KAPTURE_EXIT_FAILED)
+		db->not_before = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), RESTART_INTERVAL);
+}
+
+/* Frees the slots of workers that are no more. */
+static void
+launcher_collect(void)
+{
+	for (int slot = 0; slot < kapture_shmem_slot_count(); slot++)
+	{
+		KaptureSlotInfo info = kapture_shmem_slot_read(slot);
+		pid_t		pid;
+
+		if (info.state == KAPTURE_SLOT_EXITED)
+		{
+			launcher_worker_gone(info.dbid, info.reason);
+			kapture_shmem_slot_free(slot, info.generation);
+		}
+		else if (info.state == KAPTURE_SLOT_STARTING &&
+				 (slot != launcher_start.slot ||
+				  GetBackgroundWorkerPid(launcher_start.handle, &pid) == BGWH_STOPPED))
+		{
+			/*
+			 * Either it failed before it could say anything, or an earlier
+			 * launcher started it and took the handle along.  If that one
+			 * still comes, it finds its generation gone and leaves.
+			 */
+			launcher_worker_gone(info.dbid, KAPTURE_EXIT_FAILED);
+			kapture_shmem_slot_free(slot, info.generation);
+		}
+		else if (info.state == KAPTURE_SLOT_STARTING)
+			continue;
+
+		if (slot == launcher_start.slot)
+		{
+			pfree(launcher_start.handle);
+			launcher_start.slot = -1;
+		}
+	}
+}
+
+/* Starts a worker for a database.  Returns false if there is no room. */
+static bool
+launcher_start_worker(LauncherDatabase *db)
+{
+	BackgroundWorker worker = {0};
+	int			slot;
+	uint32		generation;
+
+	slot = kapture_shmem_slot_reserve(db->dbid, &generation);
+	if (slot < 0)
+		return false;
+
+	worker.bgw_flags = BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION;
+	worker.bgw_start_time = BgWorkerStart_RecoveryFinished;
+	worker.bgw_restart_time = BGW_NEVER_RESTART;
+	worker.bgw_main_arg = Int32GetDatum(slot);
+	worker.bgw_notify_pid = MyProcPid;
+	memcpy(worker.bgw_extra, &db->dbid, sizeof(Oid));
+	memcpy(worker.bgw_extra + sizeof(Oid), &generation, sizeof(uint32));
+	strlcpy(worker.bgw_library_name, "kapture_sync", sizeof(worker.bgw_library_name));
+	strlcpy(worker.bgw_function_name, "kapture_worker_main", sizeof(worker.bgw_function_name));
+	snprintf(worker.bgw_name, BGW_MAXLEN, "kapture_sync worker for database %u", db->dbid);
+	strlcpy(worker.bgw_type, "kapture_sync worker", BGW_MAXLEN);
+
+	if (!RegisterDynamicBackgroundWorker(&worker, &launcher_start.handle))
+	{
+		kapture_shmem_slot_free(slot, generation);
+		return false;
+	}
+	launcher_start.slot = slot;
+	launcher_start.generation = generation;
+	return true;
+}
+
+/* Tells whether a worker of this database runs or is about to. */
+static bool
+launcher_is_served(Oid dbid)
+{
+	for (int slot = 0; slot < kapture_shmem_slot_count(); slot++)
+	{
+		KaptureSlotInfo info = kapture_shmem_slot_read(slot);
+
+		if (info.dbid == dbid && info.state != KAPTURE_SLOT_FREE)
+			return true;
+	}
+	return false;
+}
+
+/*
+ * Starts the next worker that is missing.  Returns the milliseconds until one
+ * may be started that may not yet, -1 if there is none.
+ */
+static long
+launcher_start_missing(void)
+{
+	HASH_SEQ_STATUS status;
+	LauncherDatabase *db;
+	TimestampTz now = GetCurrentTimestamp();
+	long		wait = -1;
+
+	if (launcher_start.slot >= 0)
+		return -1;				/* its first words wake us */
+
+	hash_seq_init(&status, launcher_databases);
+	while ((db = hash_seq_search(&status)) != NULL)
+	{
+		if (db->absent || launcher_is_served(db->dbid) ||
+			kapture_shmem_database_is_blocked(db->dbid))
+			continue;
+		if (db->not_before > now)
+		{
+			long		left = TimestampDifferenceMilliseconds(now, db->not_before) + 1;
+
+			wait = wait < 0 ? left : Min(wait, left);
+			continue;
+		}
+		if (launcher_start_worker(db))
+			launcher_out_of_slots = false;
+		else
+		{
+			if (!launcher_out_of_slots)
+				ereport(WARNING,
+						(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
+						 errmsg("could not start a kapture_sync worker: out of background worker slots"),
+						 errhint("You might need to increase %s.", "max_worker_processes")));
+			launcher_out_of_slots = true;
+			wait = RESTART_INTERVAL;
+		}
+		hash_seq_term(&status);
+		break;
+	}
+	return wait;
+}
+
+/*
+ * The launcher's main function, called by the postmaster.
+ */
+void
+kapture_launcher_main(Datum arg)
+{
+	HASHCTL		ctl = {.keysize = sizeof(Oid), .entrysize = sizeof(LauncherDatabase)};
+	bool		enabled = false;
+
+	pqsignal(SIGHUP, SignalHandlerForConfigReload);
+	pqsignal(SIGTERM, die);
+	BackgroundWorkerUnblockSignals();
+
+	BackgroundWorkerInitializeConnection(NULL, NULL, 0);
+	launcher_databases = hash_create("kapture_sync databases", 64, &ctl, HASH_ELEM | HASH_BLOBS);
+	kapture_shmem_launcher_attach();
+
+	for (;;)
+	{
+		long		wait = -1;
+
+		CHECK_FOR_INTERRUPTS();
+		if (ConfigReloadPending)
+		{
+			ConfigReloadPending = false;
+			ProcessConfigFile(PGC_SIGHUP);
+			enabled = false;	/* exclusions may have changed */
+		}
+
+		launcher_collect();
+		launcher_take_requests();
+		if (!enabled)
+			launcher_list_databases();
+		enabled = true;
+		wait = launcher_start_missing();
+
+		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+						 wait < 0 ? SAFETY_INTERVAL : Min(wait, SAFETY_INTERVAL),
+						 kapture_wait_event("KaptureLauncherMain"));
+		ResetLatch(MyLatch);
+	}
+}

@@ -1,0 +1,387 @@
+/*
+ * row.c
+ *		Reads and writes rows of attached tables, as their owner.
+ *
+ * What runs here may run users' code: triggers, output functions, defaults,
+ * checks.  So it runs as the table's owner in a security-restricted operation,
+ * with constraints immediate (a deferred trigger would fire at commit, as the
+ * worker), with its own settings, and in a subtransaction, so that an error
+ * stays here.  A whole batch is tried at once; if that fails, row by row, and
+ * only the culprit bears the error.
+ *
+ * Hidden is not deleted: row_security is off, so that a policy that would hide
+ * rows from their owner is an error instead.  Locks of users are not waited
+ * for: such a row is KAPTURE_ROW_LOCKED and comes again later.
+ */
+#include "postgres.h"
+
+#include "access/relation.h"
+#include "access/xact.h"
+#include "catalog/pg_type.h"
+#include "executor/spi.h"
+#include "miscadmin.h"
+#include "utils/acl.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/guc.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/rel.h"
+#include "utils/resowner.h"
+
+#include "compat.h"
+#include "row.h"
+
+/* How long a lock on the whole table is waited for. */
+#define ROW_LOCK_TIMEOUT	"200ms"
+
+typedef struct RowBatch
+{
+	KaptureAttachment *att;
+	const char *timezone;
+	List	   *rows;			/* of KaptureRow */
+} RowBatch;
+
+typedef void (*RowWork) (RowBatch *batch);
+
+static void
+row_set(const char *name, const char *value)
+{
+	(void) set_config_option(name, value, PGC_USERSET, PGC_S_SESSION,
+							 GUC_ACTION_SAVE, true, 0, false);
+}
+
+/*
+ * Runs "work" on the batch as the table's owner.  Returns NULL, or the error,
+ * after which nothing has happened.
+ */
+static ErrorData *
+row_run(RowWork work, RowBatch *batch)
+{
+	MemoryContext context = CurrentMemoryContext;
+	ResourceOwner owner = CurrentResourceOwner;
+	ErrorData  *volatile error = NULL;
+	Oid			userid;
+	int			sec_context;
+
+	GetUserIdAndSecContext(&userid, &sec_context);
+	BeginInternalSubTransaction(NULL);
+	PG_TRY();
+	{
+		Relation	rel;
+		int			nestlevel;
+
+		nestlevel = kapture_catalog_text_settings();
+		row_set("lock_timeout", ROW_LOCK_TIMEOUT);
+		row_set("search_path", "pg_catalog, pg_temp");
+		row_set("row_security", "off");
+		if (batch->timezone)
+			row_set("TimeZone", batch->timezone);
+
+		rel = relation_open(batch->att->root, AccessShareLock);
+		SetUserIdAndSecContext(rel->rd_rel->relowner,
+							   sec_context | SECURITY_RESTRICTED_OPERATION);
+		SPI_connect();
+		work(batch);
+		SPI_finish();
+		relation_close(rel, NoLock);
+		AtEOXact_GUC(false, nestlevel);
+		SetUserIdAndSecContext(userid, sec_context);
+		ReleaseCurrentSubTransaction();
+	}
+	PG_CATCH();
+	{
+		MemoryContextSwitchTo(context);
+		error = CopyErrorData();
+		FlushErrorState();
+		RollbackAndReleaseCurrentSubTransaction();
+		SetUserIdAndSecContext(userid, sec_context);
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(context);
+	CurrentResourceOwner = owner;
+	return error;
+}
+
+/* Runs "work" on all rows at once if that goes well, else on each by itself. */
+static void
+row_run_each(RowWork work, KaptureAttachment *att, const char *timezone, List *rows)
+{
+	RowBatch	batch = {att, timezone, rows};
+	ListCell   *lc;
+
+	if (rows == NIL || row_run(work, &batch) == NULL)
+		return;
+
+	foreach(lc, rows)
+	{
+		KaptureRow *row = lfirst(lc);
+		ErrorData  *error;
+
+		batch.rows = list_make1(row);
+		error = row_run(work, &batch);
+		if (error == NULL)
+			continue;
+		if (error->sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE)
+			row->outcome = KAPTURE_ROW_LOCKED;
+		else
+		{
+			row->outcome = KAPTURE_ROW_FAILED;
+			row->error = MemoryContextStrdup(row->context, error->message);
+		}
+		FreeErrorData(error);
+	}
+}
+
+/* "schema"."table" */
+static char *
+row_relation_name(Oid relid)
+{
+	return quote_qualified_identifier(get_namespace_name(get_rel_namespace(relid)),
+									  get_rel_name(relid));
+}
+
+/* unnest($1::type1[], ..., [$n::bigint[]]) WITH ORDINALITY AS v(k1, ..., [id], ord) */
+static void
+row_append_keys(StringInfo sql, KaptureAttachment *att, bool with_id)
+{
+	appendStringInfoString(sql, "unnest(");
+	for (int i = 0; i < att->nkeys; i++)
+		appendStringInfo(sql, "%s$%d::%s[]", i > 0 ? ", " : "", i + 1, att->keys[i].type);
+	if (with_id)
+		appendStringInfo(sql, ", $%d", att->nkeys + 1);
+	appendStringInfoString(sql, ") WITH ORDINALITY AS v(");
+	for (int i = 0; i < att->nkeys; i++)
+		appendStringInfo(sql, "k%d, ", i + 1);
+	appendStringInfoString(sql, with_id ? "id, ord)" : "ord)");
+}
+
+/* r.key1 = v.k1 AND ... */
+static void
+row_append_match(StringInfo sql, KaptureAttachment *att)
+{
+	for (int i = 0; i < att->nkeys; i++)
+		appendStringInfo(sql, "%sr.%s %s v.k%d", i > 0 ? " AND " : "",
+						 quote_identifier(att->keys[i].name), att->keys[i].equals, i + 1);
+}
+
+/* Executes a statement over the rows' keys and, if asked for, new ids. */
+static void
+row_execute(const char *sql, RowBatch *batch, bool with_id, bool read_only, int expected)
+{
+	int			nkeys = batch->att->nkeys;
+	int			nrows = list_length(batch->rows);
+	Oid			types[INDEX_MAX_KEYS + 1];
+	Datum		params[INDEX_MAX_KEYS + 1];
+	Datum	   *elems = palloc(sizeof(Datum) * nrows * (nkeys + 1));
+	int			nparams = nkeys + (with_id ? 1 : 0);
+	int			rc;
+
+	for (int r = 0; r < nrows; r++)
+	{
+		KaptureRow *row = list_nth(batch->rows, r);
+		char	  **values = kapture_catalog_unpack_key(row->row_key, nkeys);
+
+		if (values == NULL)
+			ereport(ERROR,
+					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+					 errmsg("the primary key of table \"%s\" has changed since the row was captured",
+							get_rel_name(batch->att->root))));
+		for (int i = 0; i < nkeys; i++)
+			elems[i * nrows + r] = CStringGetTextDatum(values[i]);
+		elems[nkeys * nrows + r] = Int64GetDatum(row->new_id);
+	}
+	for (int i = 0; i < nkeys; i++)
+	{
+		types[i] = TEXTARRAYOID;
+		params[i] = PointerGetDatum(construct_array(elems + i * nrows, nrows, TEXTOID,
+													-1, false, TYPALIGN_INT));
+	}
+	types[nkeys] = INT8ARRAYOID;
+	params[nkeys] = PointerGetDatum(construct_array(elems + nkeys * nrows, nrows, INT8OID,
+													8, FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
+
+	rc = SPI_execute_with_args(sql, nparams, types, params, NULL, read_only, 0);
+	if (rc != expected)
+		elog(ERROR, "unexpected SPI result %d", rc);
+}
+
+/* Column "col" of row "i" of the last result, NULL for NULL. */
+static char *
+row_value(int i, int col)
+{
+	return SPI_getvalue(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, col);
+}
+
+/* The row that result line "i" belongs to, by its ordinal in column 1. */
+static KaptureRow *
+row_of(RowBatch *batch, int i)
+{
+	bool		isnull;
+	Datum		ord = SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 1, &isnull);
+
+	return list_nth(batch->rows, (int) DatumGetInt64(ord) - 1);
+}
+
+/* An id as the table has it; errors out on what is none. */
+static int64
+row_parse_id(const char *text)
+{
+	return text == NULL || text[0] == '\0' ? 0 : pg_strtoint64(text);
+}
+
+static void
+row_do_read(RowBatch *batch)
+{
+	KaptureAttachment *att = batch->att;
+	StringInfoData sql;
+	ListCell   *lc;
+
+	initStringInfo(&sql);
+	appendStringInfo(&sql, "SELECT v.ord, r.%s::text", quote_identifier(att->id_column));
+	for (int i = 0; i < att->ncolumns; i++)
+	{
+		if (att->columns[i].attnum == InvalidAttrNumber)
+			appendStringInfoString(&sql, ", NULL");
+		else
+			appendStringInfo(&sql, ", r.%s::text", quote_identifier(att->columns[i].name));
+	}
+	appendStringInfoString(&sql, " FROM ");
+	row_append_keys(&sql, att, false);
+	appendStringInfo(&sql, " JOIN %s AS r ON ", row_relation_name(att->root));
+	row_append_match(&sql, att);
+
+	foreach(lc, batch->rows)
+		((KaptureRow *) lfirst(lc))->outcome = KAPTURE_ROW_GONE;
+	row_execute(sql.data, batch, false, false, SPI_OK_SELECT);
+	for (uint64 i = 0; i < SPI_processed; i++)
+	{
+		KaptureRow *row = row_of(batch, i);
+
+		row->outcome = KAPTURE_ROW_DONE;
+		row->customer_id = row_parse_id(row_value(i, 2));
+		row->values = MemoryContextAllocZero(row->context, sizeof(char *) * Max(att->ncolumns, 1));
+		for (int c = 0; c < att->ncolumns; c++)
+		{
+			char	   *value = row_value(i, c + 3);
+
+			if (value)
+				row->values[c] = MemoryContextStrdup(row->context, value);
+		}
+	}
+}
+
+/*
+ * Fills in what the table holds for the rows (of KaptureRow).  "timezone" is
+ * the zone in which times are written out.  Each row gets an outcome; no error
+ * leaves here but those that end the transaction.
+ */
+void
+kapture_row_read(KaptureAttachment *att, const char *timezone, List *rows)
+{
+	row_run_each(row_do_read, att, timezone, rows);
+}
+
+/*
+ * Sorts out the rows that could not be locked: does somebody hold them, or are
+ * they gone?
+ */
+static void
+row_explain_missing(RowBatch *batch)
+{
+	StringInfoData sql;
+	RowBatch	missing = *batch;
+	ListCell   *lc;
+
+	missing.rows = NIL;
+	foreach(lc, batch->rows)
+	{
+		if (((KaptureRow *) lfirst(lc))->outcome == KAPTURE_ROW_GONE)
+			missing.rows = lappend(missing.rows, lfirst(lc));
+	}
+	if (missing.rows == NIL)
+		return;
+
+	initStringInfo(&sql);
+	appendStringInfoString(&sql, "SELECT v.ord FROM ");
+	row_append_keys(&sql, batch->att, false);
+	appendStringInfo(&sql, " JOIN %s AS r ON ", row_relation_name(batch->att->root));
+	row_append_match(&sql, batch->att);
+	row_execute(sql.data, &missing, false, false, SPI_OK_SELECT);
+	for (uint64 i = 0; i < SPI_processed; i++)
+		row_of(&missing, i)->outcome = KAPTURE_ROW_LOCKED;
+}
+
+static void
+row_do_write(RowBatch *batch)
+{
+	KaptureAttachment *att = batch->att;
+	char	   *relation = row_relation_name(att->root);
+	const char *id_column = quote_identifier(att->id_column);
+	RowBatch	locked = *batch;
+	StringInfoData sql;
+	ListCell   *lc;
+
+	if (SPI_execute("SET CONSTRAINTS ALL IMMEDIATE", false, 0) < 0)
+		elog(ERROR, "could not set constraints");
+
+	/* lock what is free */
+	initStringInfo(&sql);
+	appendStringInfo(&sql, "SELECT v.ord, r.%s::text FROM ", id_column);
+	row_append_keys(&sql, att, false);
+	appendStringInfo(&sql, " JOIN %s AS r ON ", relation);
+	row_append_match(&sql, att);
+	appendStringInfoString(&sql, " FOR NO KEY UPDATE OF r SKIP LOCKED");
+
+	foreach(lc, batch->rows)
+		((KaptureRow *) lfirst(lc))->outcome = KAPTURE_ROW_GONE;
+	locked.rows = NIL;
+	row_execute(sql.data, batch, false, false, SPI_OK_SELECT);
+	for (uint64 i = 0; i < SPI_processed; i++)
+	{
+		KaptureRow *row = row_of(batch, i);
+
+		row->outcome = KAPTURE_ROW_DONE;
+		row->customer_id = row_parse_id(row_value(i, 2));
+		if (row->customer_id == 0)
+		{
+			row->outcome = KAPTURE_ROW_FAILED;
+			locked.rows = lappend(locked.rows, row);
+		}
+	}
+
+	/* and write where no id is yet */
+	if (locked.rows != NIL)
+	{
+		resetStringInfo(&sql);
+		appendStringInfo(&sql, "UPDATE %s AS r SET %s = v.id FROM ", relation, id_column);
+		row_append_keys(&sql, att, true);
+		appendStringInfoString(&sql, " WHERE ");
+		row_append_match(&sql, att);
+		appendStringInfoString(&sql, " RETURNING v.ord");
+		row_execute(sql.data, &locked, true, false, SPI_OK_UPDATE_RETURNING);
+		for (uint64 i = 0; i < SPI_processed; i++)
+			row_of(&locked, i)->outcome = KAPTURE_ROW_DONE;
+		foreach(lc, locked.rows)
+		{
+			KaptureRow *row = lfirst(lc);
+
+			if (row->outcome == KAPTURE_ROW_FAILED)
+				row->error = MemoryContextStrdup(row->context,
+												 "writing the Kapture customer id back changed no row; "
+												 "a trigger or rule of the table prevents it");
+		}
+	}
+	row_explain_missing(batch);
+}
+
+/*
+ * Writes new_id of the rows (of KaptureRow) into the id column where it is
+ * still NULL.  Each row gets an outcome: DONE also where an id was there
+ * already (see customer_id), LOCKED if a user holds the row.
+ */
+void
+kapture_row_write_ids(KaptureAttachment *att, List *rows)
+{
+	row_run_each(row_do_write, att, NULL, rows);
+}

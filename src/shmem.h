@@ -1,0 +1,65 @@
+/*
+ * shmem.h
+ *		What launcher, workers and backends share: which database has a
+ *		worker, and who has to be woken.
+ */
+#ifndef KAPTURE_SHMEM_H
+#define KAPTURE_SHMEM_H
+
+#include "postgres.h"
+
+#include "utils/timestamp.h"
+
+/* Why a worker went away. */
+typedef enum KaptureExit
+{
+	KAPTURE_EXIT_FAILED,		/* an error, or somebody ended it */
+	KAPTURE_EXIT_ABSENT,		/* the database does not have the extension */
+	KAPTURE_EXIT_ASKED			/* it made way for a command */
+} KaptureExit;
+
+/* What the launcher learns of one slot. */
+typedef enum KaptureSlotState
+{
+	KAPTURE_SLOT_FREE,
+	KAPTURE_SLOT_STARTING,		/* reserved by the launcher, process not there yet */
+	KAPTURE_SLOT_RUNNING,		/* the worker serves its database */
+	KAPTURE_SLOT_EXITED			/* waits for the launcher to read "reason" */
+} KaptureSlotState;
+
+typedef struct KaptureSlotInfo
+{
+	KaptureSlotState state;
+	Oid			dbid;
+	uint32		generation;
+	KaptureExit reason;
+} KaptureSlotInfo;
+
+extern void kapture_shmem_install(void);
+extern bool kapture_shmem_available(void);
+
+/* for every backend; they act when the transaction commits */
+extern void kapture_shmem_wake_at_commit(void);
+extern void kapture_shmem_request_worker_at_commit(void);
+extern void kapture_shmem_relist_at_commit(void);
+extern int	kapture_shmem_worker_pid(Oid dbid);
+extern void kapture_shmem_make_way(Oid dbid);
+extern void kapture_shmem_give_back(Oid dbid);
+
+/* for the launcher */
+extern void kapture_shmem_launcher_attach(void);
+extern int	kapture_shmem_slot_count(void);
+extern KaptureSlotInfo kapture_shmem_slot_read(int slot);
+extern int	kapture_shmem_slot_reserve(Oid dbid, uint32 *generation);
+extern void kapture_shmem_slot_free(int slot, uint32 generation);
+extern bool kapture_shmem_database_is_blocked(Oid dbid);
+extern bool kapture_shmem_next_request(Oid *dbid, bool *lost);
+
+/* for a worker */
+extern bool kapture_shmem_worker_attach(int slot, uint32 generation, Oid dbid);
+extern void kapture_shmem_worker_running(void);
+extern void kapture_shmem_worker_reason(KaptureExit reason);
+extern bool kapture_shmem_worker_take_work(void);
+extern bool kapture_shmem_worker_must_leave(void);
+
+#endif							/* KAPTURE_SHMEM_H */

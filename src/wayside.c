@@ -1,0 +1,157 @@
+/*
+ * wayside.c
+ *		Makes workers step aside for commands that need their database, and
+ *		tells them of commands that concern them.
+ *
+ * DROP DATABASE, CREATE DATABASE ... TEMPLATE, ALTER DATABASE ... RENAME and
+ * SET TABLESPACE refuse to work while anybody is connected.  A utility hook
+ * ends the database's worker before the command runs and keeps it away until
+ * the command is done.  Whoever may not run the command cannot end the worker
+ * by trying.
+ *
+ * The hook also wakes the worker after commands that may end a wait of its:
+ * changes of servers and user mappings, DROP EXTENSION, and COMMIT PREPARED,
+ * which makes changes visible without running through the capturing session.
+ */
+#include "postgres.h"
+
+#include "catalog/pg_database.h"
+#include "commands/dbcommands.h"
+#include "commands/defrem.h"
+#include "miscadmin.h"
+#include "nodes/parsenodes.h"
+#include "tcop/utility.h"
+#include "utils/acl.h"
+
+#include "compat.h"
+#include "shmem.h"
+#include "wayside.h"
+
+static ProcessUtility_hook_type wayside_prev_hook = NULL;
+
+/* The value of an option given as a string, or NULL. */
+static const char *
+wayside_option(List *options, const char *name)
+{
+	ListCell   *lc;
+
+	foreach(lc, options)
+	{
+		DefElem    *def = lfirst_node(DefElem, lc);
+
+		if (strcmp(def->defname, name) == 0 && def->arg != NULL)
+			return defGetString(def);
+	}
+	return NULL;
+}
+
+/* The database a command wants to itself, InvalidOid if it does not. */
+static Oid
+wayside_wanted_database(Node *stmt)
+{
+	const char *dbname = NULL;
+	Oid			dbid;
+	bool		source = false;
+
+	switch (nodeTag(stmt))
+	{
+		case T_DropdbStmt:
+			dbname = ((DropdbStmt *) stmt)->dbname;
+			break;
+		case T_CreatedbStmt:
+			dbname = wayside_option(((CreatedbStmt *) stmt)->options, "template");
+			source = true;
+			break;
+		case T_RenameStmt:
+			if (((RenameStmt *) stmt)->renameType == OBJECT_DATABASE)
+				dbname = ((RenameStmt *) stmt)->subname;
+			break;
+		case T_AlterDatabaseStmt:
+			if (wayside_option(((AlterDatabaseStmt *) stmt)->options, "tablespace"))
+				dbname = ((AlterDatabaseStmt *) stmt)->dbname;
+			break;
+		default:
+			break;
+	}
+	if (dbname == NULL)
+		return InvalidOid;
+	dbid = get_database_oid(dbname, true);
+	if (!OidIsValid(dbid) || dbid == MyDatabaseId)
+		return InvalidOid;
+	if (!object_ownercheck(DatabaseRelationId, dbid, GetUserId()) &&
+		!(source && have_createdb_privilege()))
+		return InvalidOid;
+	return dbid;
+}
+
+/* Has the worker look again where a command may have changed its world. */
+static void
+wayside_notice(Node *stmt)
+{
+	switch (nodeTag(stmt))
+	{
+		case T_AlterForeignServerStmt:
+		case T_CreateForeignServerStmt:
+		case T_CreateUserMappingStmt:
+		case T_AlterUserMappingStmt:
+		case T_DropUserMappingStmt:
+		case T_GrantStmt:
+			kapture_shmem_wake_at_commit();
+			break;
+		case T_DropStmt:
+			if (((DropStmt *) stmt)->removeType == OBJECT_EXTENSION ||
+				((DropStmt *) stmt)->removeType == OBJECT_SCHEMA ||
+				((DropStmt *) stmt)->removeType == OBJECT_FOREIGN_SERVER)
+				kapture_shmem_wake_at_commit();
+			break;
+		case T_DropOwnedStmt:
+			kapture_shmem_wake_at_commit();
+			break;
+		case T_TransactionStmt:
+			if (((TransactionStmt *) stmt)->kind == TRANS_STMT_COMMIT_PREPARED)
+				kapture_shmem_wake_at_commit();
+			break;
+		case T_CreatedbStmt:
+			kapture_shmem_relist_at_commit();
+			break;
+		default:
+			break;
+	}
+}
+
+static void
+wayside_process_utility(PlannedStmt *pstmt, const char *query_string,
+						bool read_only_tree, ProcessUtilityContext context,
+						ParamListInfo params, QueryEnvironment *query_env,
+						DestReceiver *dest, QueryCompletion *qc)
+{
+	Oid			dbid = wayside_wanted_database(pstmt->utilityStmt);
+
+	wayside_notice(pstmt->utilityStmt);
+	if (OidIsValid(dbid))
+		kapture_shmem_make_way(dbid);
+	PG_TRY();
+	{
+		if (wayside_prev_hook)
+			wayside_prev_hook(pstmt, query_string, read_only_tree, context,
+							  params, query_env, dest, qc);
+		else
+			standard_ProcessUtility(pstmt, query_string, read_only_tree, context,
+									params, query_env, dest, qc);
+	}
+	PG_FINALLY();
+	{
+		kapture_shmem_give_back(dbid);
+	}
+	PG_END_TRY();
+}
+
+/*
+ * Installs the hook.  Called from _PG_init() while libraries are preloaded.
+ */
+void
+kapture_wayside_install(void)
+{
+	wayside_prev_hook = ProcessUtility_hook;
+	ProcessUtility_hook = wayside_process_utility;
+}
