@@ -1,0 +1,91 @@
+/*
+ * outbox.h
+ *		The queue: changes taken from the outbox, deliveries and what becomes
+ *		of them.
+ */
+#ifndef KAPTURE_OUTBOX_H
+#define KAPTURE_OUTBOX_H
+
+#include "postgres.h"
+
+#include "lib/ilist.h"
+#include "nodes/pg_list.h"
+#include "utils/timestamp.h"
+
+#include "row.h"
+
+/*
+ * How far the outbox of one attachment has been read.  A pass takes up what
+ * became visible between two snapshots; see outbox.c.
+ */
+typedef struct KaptureScan
+{
+	MemoryContext context;		/* owns the arrays */
+	bool		running;		/* a pass is under way */
+	bool		ever;			/* false: the next pass reads everything */
+	uint64		seen_xmax;		/* up to which snapshot all was read */
+	int			nseen;
+	uint64	   *seen_xip;
+	uint64		next_xmax;		/* the running pass's snapshot */
+	int			nnext;
+	uint64	   *next_xip;
+	int			nranges;		/* of transactions the pass reads */
+	uint64	   *ranges;			/* pairs: from, up to but not including */
+	int			range;			/* the one being read, */
+	uint64		at_xact;		/* after which change */
+	int32		at_seq;
+} KaptureScan;
+
+/* A customer row that was claimed, and what its next request is to bring. */
+typedef struct KaptureDelivery
+{
+	dlist_node	node;			/* for the worker's queues */
+	MemoryContext context;		/* owns it all */
+	int32		attachment_id;
+	char	   *row_key;
+	int			attempts;		/* number of this attempt */
+	int			failures;
+	int64		changed;
+	int64		customer_id;	/* received, not in the table yet; or 0 */
+	TimestampTz in_doubt;		/* 0, or when a lost Add must be over */
+	KaptureRow	row;
+	void	   *worker;			/* the worker's own */
+} KaptureDelivery;
+
+/* How a delivery ended well. */
+typedef struct KaptureDone
+{
+	KaptureDelivery *delivery;
+	const char *action;			/* see kapture_history */
+	int64		customer_id;
+	int			http_status;
+	const char *message;		/* or NULL */
+} KaptureDone;
+
+/* How it did not. */
+typedef struct KaptureFailed
+{
+	KaptureDelivery *delivery;
+	bool		park;
+	bool		counts;			/* towards the delay of the next try */
+	bool		arrived;		/* the changes are with Kapture; the rest failed */
+	TimestampTz next_attempt;
+	TimestampTz in_doubt;
+	int64		customer_id;	/* to be kept, or 0 */
+	const char *api;			/* NULL: not a matter of a request */
+	const char *request;		/* body, or NULL */
+	int			http_status;
+	const char *error;
+} KaptureFailed;
+
+extern void kapture_outbox_recover(TimestampTz in_doubt);
+extern void kapture_outbox_scan_init(KaptureScan *scan);
+extern void kapture_outbox_claim_changes(int32 attachment_id, KaptureScan *scan, int limit,
+										 List **deliveries, bool *more);
+extern void kapture_outbox_claim_due(int32 attachment_id, int limit, List **deliveries);
+extern TimestampTz kapture_outbox_next_due(int32 attachment_id);
+extern void kapture_outbox_finish(List *done);
+extern void kapture_outbox_fail(KaptureFailed *failed);
+extern void kapture_outbox_release(KaptureDelivery *delivery, TimestampTz next_attempt);
+
+#endif							/* KAPTURE_OUTBOX_H */

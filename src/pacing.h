@@ -1,0 +1,25 @@
+/*
+ * pacing.h
+ *		When to try again.  Pure decisions: no I/O, no clock.
+ */
+#ifndef KAPTURE_PACING_H
+#define KAPTURE_PACING_H
+
+#include "postgres.h"
+
+/* Failures in a row after which a server is only probed. */
+#define KAPTURE_BREAKER_FAILURES	3
+
+/* Milliseconds between probes of a server that refuses our key or address. */
+#define KAPTURE_DENIED_PROBE		60000
+
+/* Milliseconds between tries, at most: of a row, of a server. */
+#define KAPTURE_ROW_LONGEST			600000
+#define KAPTURE_SERVER_LONGEST		60000
+
+/* Milliseconds after which a row locked by a user is tried again. */
+#define KAPTURE_LOCKED_RETRY		1000
+
+extern int64 kapture_pacing_backoff(int failures, int64 longest);
+
+#endif							/* KAPTURE_PACING_H */

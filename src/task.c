@@ -1,0 +1,404 @@
+/*
+ * task.c
+ *		From a claimed row to its requests, and from their answers to what
+ *		becomes of it.
+ *
+ * A row without an id is added, a row with one is updated with what changed.
+ * Kapture knows no idempotency key; what protects from adding a customer twice
+ * is that phone and email are unique there.  So two cases need searches (Get,
+ * by phone and then by email) first:
+ *
+ * - An Add was sent whose outcome nobody saw.  Found: the id is taken and the
+ *   row's values are sent as an update.  Not found: the Add is sent again; if
+ *   Kapture then says "already exists", that is our lost one.
+ * - Kapture answers a first Add with "already exists".  With on_duplicate
+ *   'link' the existing customer's id is taken, and the row's values are sent
+ *   as an update; with 'fail' the row is parked.
+ *
+ * Phone and email that belong to different customers park the row.
+ *
+ * No I/O here: the worker sends what is planned and brings the answers.
+ */
+#include "postgres.h"
+
+#include "mb/pg_wchar.h"
+#include "utils/memutils.h"
+
+#include "pacing.h"
+#include "task.h"
+
+#define TASK_FIELD_PHONE	"phone"
+#define TASK_FIELD_EMAIL	"email_id"
+
+/*
+ * Returns the API that the request of the task's step goes to.
+ */
+KaptureApi
+kapture_task_api(const KaptureTask *task)
+{
+	switch (task->step)
+	{
+		case KAPTURE_STEP_ADD:
+			return KAPTURE_API_ADD;
+		case KAPTURE_STEP_UPDATE:
+			return KAPTURE_API_UPDATE;
+		case KAPTURE_STEP_FIND_PHONE:
+		case KAPTURE_STEP_FIND_EMAIL:
+			break;
+	}
+	return KAPTURE_API_GET;
+}
+
+/* The row's value for a Kapture field; NULL if there is none. */
+static const char *
+task_value(const KaptureTask *task, const char *field)
+{
+	for (int i = 0; i < task->att->ncolumns; i++)
+	{
+		const char *value = task->delivery->row.values[i];
+
+		if (strcmp(task->att->columns[i].field, field) == 0)
+			return value && value[0] ? value : NULL;
+	}
+	return NULL;
+}
+
+/* Appends the fields of the mask that have a value; returns how many. */
+static int
+task_append_fields(const KaptureTask *task, StringInfo body, int64 mask)
+{
+	int			n = 0;
+
+	for (int i = 0; i < task->att->ncolumns; i++)
+	{
+		const KaptureMappedColumn *col = &task->att->columns[i];
+		const char *value = task->delivery->row.values[i];
+
+		/* to Kapture an empty string means "leave as it is" */
+		if ((mask & (INT64CONST(1) << col->bit)) == 0 || value == NULL || value[0] == '\0')
+			continue;
+		kapture_message_append_field(body, col->field, value);
+		n++;
+	}
+	return n;
+}
+
+/* Makes the body of a search by one criterion, with all the keys of the sample. */
+static void
+task_search_body(StringInfo body, const char *field, const char *value)
+{
+	static const char *const criteria[] = {"kapture_customer_id", "customer_id", TASK_FIELD_EMAIL, TASK_FIELD_PHONE};
+
+	appendStringInfoChar(body, '[');
+	appendStringInfoChar(body, '{');
+	for (int i = 0; i < lengthof(criteria); i++)
+		kapture_message_append_field(body, criteria[i], strcmp(criteria[i], field) == 0 ? value : "");
+	appendStringInfoString(body, "}]");
+}
+
+/*
+ * Makes the request of a step the task's next.  Returns false if the step has
+ * nothing to send.
+ */
+static bool
+task_prepare(KaptureTask *task, KaptureStep step)
+{
+	MemoryContext old = MemoryContextSwitchTo(task->delivery->context);
+	StringInfoData body;
+	bool		any = true;
+	char		id[32];
+
+	initStringInfo(&body);
+	switch (step)
+	{
+		case KAPTURE_STEP_ADD:
+			appendStringInfoChar(&body, '{');
+			(void) task_append_fields(task, &body, task->att->all_changed);
+			appendStringInfoChar(&body, '}');
+			break;
+		case KAPTURE_STEP_UPDATE:
+			snprintf(id, sizeof(id), INT64_FORMAT, task->customer_id);
+			appendStringInfoChar(&body, '{');
+			kapture_message_append_field(&body, "kapture_customer_id", id);
+			any = task_append_fields(task, &body, task->delivery->changed) > 0;
+			appendStringInfoChar(&body, '}');
+			break;
+		case KAPTURE_STEP_FIND_PHONE:
+			any = task_value(task, TASK_FIELD_PHONE) != NULL;
+			if (any)
+				task_search_body(&body, TASK_FIELD_PHONE, task_value(task, TASK_FIELD_PHONE));
+			break;
+		case KAPTURE_STEP_FIND_EMAIL:
+			any = task_value(task, TASK_FIELD_EMAIL) != NULL;
+			if (any)
+				task_search_body(&body, TASK_FIELD_EMAIL, task_value(task, TASK_FIELD_EMAIL));
+			break;
+	}
+	MemoryContextSwitchTo(old);
+	if (!any)
+		return false;
+	task->state = KAPTURE_TASK_SEND;
+	task->step = step;
+	task->body = body.data;
+	task->body_len = body.len;
+	return true;
+}
+
+/* Nothing more is to be sent. */
+static void
+task_done(KaptureTask *task, const char *action)
+{
+	task->state = KAPTURE_TASK_DONE;
+	task->action = action;
+}
+
+/*
+ * Ends a task without success.  "park": it waits for a change of the row, else
+ * it is tried again at next_attempt.
+ */
+void
+kapture_task_fail(KaptureTask *task, bool park, TimestampTz next_attempt, const char *error)
+{
+	KaptureFailed *failed = &task->failed;
+
+	task->state = KAPTURE_TASK_FAILED;
+	failed->delivery = task->delivery;
+	failed->park = park;
+	failed->counts = true;
+	failed->next_attempt = next_attempt;
+	failed->in_doubt = task->delivery->in_doubt;
+	failed->customer_id = task->customer_id == task->delivery->row.customer_id ? 0 : task->customer_id;
+	if (task->body)
+	{
+		failed->api = kapture_api_name(kapture_task_api(task));
+		failed->request = pg_any_to_server(task->body, task->body_len, PG_UTF8);
+	}
+	failed->http_status = task->http_status;
+	failed->error = MemoryContextStrdup(task->delivery->context, error);
+}
+
+/* Fails for now; the delay grows with each failure. */
+static void
+task_retry(KaptureTask *task, TimestampTz now, const char *error)
+{
+	kapture_task_fail(task, false,
+					  TimestampTzPlusMilliseconds(now, kapture_pacing_backoff(task->delivery->failures + 1,
+																		   KAPTURE_ROW_LONGEST)),
+					  error);
+}
+
+/* Updates the customer, or finds that there is nothing to bring. */
+static void
+task_update(KaptureTask *task)
+{
+	if (!task_prepare(task, KAPTURE_STEP_UPDATE))
+		task_done(task, task->customer_id == task->delivery->row.customer_id ? "none" : "link");
+}
+
+/*
+ * Works out a claimed row's first request from what the table holds, or that
+ * none is needed.
+ */
+void
+kapture_task_plan(KaptureTask *task, TimestampTz now)
+{
+	KaptureDelivery *delivery = task->delivery;
+
+	task->health = KAPTURE_SERVER_WELL;
+	task->retry_after = -1;
+	task->customer_id = delivery->customer_id;
+	switch (delivery->row.outcome)
+	{
+		case KAPTURE_ROW_GONE:
+			task_done(task, "gone");
+			return;
+		case KAPTURE_ROW_LOCKED:
+			task->state = KAPTURE_TASK_RELEASE;
+			task->next_attempt = TimestampTzPlusMilliseconds(now, KAPTURE_LOCKED_RETRY);
+			return;
+		case KAPTURE_ROW_FAILED:
+			kapture_task_fail(task, true, 0, delivery->row.error);
+			return;
+		case KAPTURE_ROW_DONE:
+			break;
+	}
+
+	if (delivery->row.customer_id != 0)
+		task->customer_id = delivery->row.customer_id;
+	if (task->customer_id != 0)
+		task_update(task);
+	else if (delivery->in_doubt > now)
+	{
+		task->state = KAPTURE_TASK_RELEASE;
+		task->next_attempt = delivery->in_doubt;
+	}
+	else
+	{
+		task->asked_first = delivery->in_doubt != 0;
+		if (!task->asked_first ||
+			(!task_prepare(task, KAPTURE_STEP_FIND_PHONE) &&
+			 !task_prepare(task, KAPTURE_STEP_FIND_EMAIL)))
+			(void) task_prepare(task, KAPTURE_STEP_ADD);
+	}
+}
+
+/* No whole answer came. */
+static void
+task_no_answer(KaptureTask *task, const KaptureHttpAnswer *answer, TimestampTz now)
+{
+	char		error[512];
+
+	snprintf(error, sizeof(error), "no answer from Kapture: %s%s%s%s%s%s failed",
+			 answer->detail ? answer->detail : "", answer->detail ? " (" : "(",
+			 answer->phase ? answer->phase : "the request",
+			 answer->option ? ", limited by " : "", answer->option ? answer->option : "", ")");
+	task->health = KAPTURE_SERVER_SICK;
+
+	/* an Add that may have been carried out must not be sent again unasked */
+	if (task->step == KAPTURE_STEP_ADD && answer->outcome == KAPTURE_HTTP_IN_DOUBT)
+		task->delivery->in_doubt =
+			TimestampTzPlusMilliseconds(now, Max(task->timeout - answer->elapsed / 1000, 0));
+	if (answer->outcome == KAPTURE_HTTP_NOT_SENT)
+	{
+		/* not the row's fault: it goes as soon as the server is well again */
+		kapture_task_fail(task, false, now, error);
+		task->failed.counts = false;
+	}
+	else
+		task_retry(task, now, error);
+}
+
+/* Both searches are done: whose are phone and email? */
+static void
+task_searched(KaptureTask *task, TimestampTz now)
+{
+	int64		found = task->by_phone ? task->by_phone : task->by_email;
+
+	if (task->by_phone && task->by_email && task->by_phone != task->by_email)
+		kapture_task_fail(task, true, 0,
+						  psprintf("the phone belongs to Kapture customer " INT64_FORMAT
+								   ", the email to Kapture customer " INT64_FORMAT,
+								   task->by_phone, task->by_email));
+	else if (found)
+	{
+		task->customer_id = found;
+		task->delivery->changed = task->att->all_changed;
+		task_update(task);
+	}
+	else if (task->asked_first)
+		(void) task_prepare(task, KAPTURE_STEP_ADD);
+	else
+		task_retry(task, now, "Kapture says that the customer exists, but does not find it by phone or email");
+}
+
+/* Kapture says that phone or email is taken already. */
+static void
+task_duplicate(KaptureTask *task, TimestampTz now, const char *message)
+{
+	if (task->step != KAPTURE_STEP_ADD ||
+		(!task->att->link_duplicates && !task->asked_first))
+	{
+		kapture_task_fail(task, true, 0, message);
+		return;
+	}
+
+	/* an Add of ours that was lost is settled now: it has this customer */
+	task->asked_first = false;
+	if (!task_prepare(task, KAPTURE_STEP_FIND_PHONE) &&
+		!task_prepare(task, KAPTURE_STEP_FIND_EMAIL))
+		kapture_task_fail(task, true, 0, message);
+}
+
+static void
+task_success(KaptureTask *task, const KaptureReply *reply, TimestampTz now)
+{
+	switch (task->step)
+	{
+		case KAPTURE_STEP_ADD:
+			task->customer_id = reply->customer_id;
+			task_done(task, "add");
+			break;
+		case KAPTURE_STEP_UPDATE:
+			task_done(task, task->delivery->row.customer_id == 0 ? "link" : "update");
+			break;
+		case KAPTURE_STEP_FIND_PHONE:
+			task->by_phone = reply->customer_id;
+			if (!task_prepare(task, KAPTURE_STEP_FIND_EMAIL))
+				task_searched(task, now);
+			break;
+		case KAPTURE_STEP_FIND_EMAIL:
+			task->by_email = reply->customer_id;
+			task_searched(task, now);
+			break;
+	}
+}
+
+/*
+ * Works out what an answer means for the task: its next request, that it is
+ * done, or that it failed.  Errors if the answer cannot be held in memory.
+ */
+void
+kapture_task_answer(KaptureTask *task, const KaptureHttpAnswer *answer, TimestampTz now)
+{
+	Jsonb	   *json;
+	char	   *why = NULL;
+	KaptureReply reply = {0};
+
+	task->http_status = answer->status;
+	task->retry_after = answer->retry_after;
+	if (answer->outcome != KAPTURE_HTTP_ANSWERED)
+	{
+		task_no_answer(task, answer, now);
+		return;
+	}
+
+	json = kapture_message_parse(answer->body, answer->body_len, &why);
+	kapture_message_judge(kapture_task_api(task), answer->status, json, &reply);
+	if (reply.message == NULL || reply.message[0] == '\0')
+		reply.message = json == NULL ?
+			psprintf("Kapture's answer is not JSON (HTTP code %d): %s", answer->status, why ? why : "") :
+			psprintf("Kapture answered with HTTP code %d", answer->status);
+	task->message = MemoryContextStrdup(task->delivery->context, reply.message);
+
+	switch (reply.verdict)
+	{
+		case KAPTURE_NOT_FOUND:
+			reply.customer_id = 0;
+			if (task->step != KAPTURE_STEP_FIND_PHONE && task->step != KAPTURE_STEP_FIND_EMAIL)
+			{
+				kapture_task_fail(task, true, 0, reply.message);
+				break;
+			}
+			/* FALLTHROUGH */
+		case KAPTURE_SUCCESS:
+			task_success(task, &reply, now);
+			break;
+		case KAPTURE_DUPLICATE_PHONE:
+		case KAPTURE_DUPLICATE_EMAIL:
+		case KAPTURE_DUPLICATE_BOTH:
+			task_duplicate(task, now, reply.message);
+			break;
+		case KAPTURE_REFUSED:
+			if (task->step == KAPTURE_STEP_ADD)
+				task->delivery->in_doubt = 0;	/* it was not carried out */
+			kapture_task_fail(task, true, 0, reply.message);
+			break;
+		case KAPTURE_DENIED:
+			task->health = KAPTURE_SERVER_DENIES;
+			kapture_task_fail(task, false, now, reply.message);
+			task->failed.counts = false;
+			break;
+		case KAPTURE_THROTTLED:
+			task->health = KAPTURE_SERVER_THROTTLES;
+			kapture_task_fail(task, false, now, reply.message);
+			task->failed.counts = false;
+			break;
+		case KAPTURE_BROKEN:
+			/* who knows how far Kapture got */
+			task->health = KAPTURE_SERVER_SICK;
+			if (task->step == KAPTURE_STEP_ADD)
+				task->delivery->in_doubt = now;
+			task_retry(task, now, reply.message);
+			break;
+	}
+}

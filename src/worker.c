@@ -1,0 +1,1001 @@
+/*
+ * worker.c
+ *		The process that brings the changes of one database to Kapture.
+ *
+ * One loop, one process: claim rows (a transaction), send their requests, take
+ * answers as they come, record what became of them (a transaction), wait.  No
+ * transaction is open while a request is.  Requests are handled by http.c, SQL
+ * of the queue by outbox.c, users' rows by row.c, the meaning of answers by
+ * task.c; this file decides when.
+ *
+ * Everything that must survive is in tables.  So what is unexpected ends the
+ * process, and the launcher starts another one, which finds what was 'sending'
+ * and goes on from there.
+ */
+#include "postgres.h"
+
+#include "access/relation.h"
+#include "access/xact.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "postmaster/bgworker.h"
+#include "postmaster/interrupt.h"
+#include "storage/ipc.h"
+#include "storage/latch.h"
+#include "storage/lock.h"
+#include "storage/lmgr.h"
+#include "tcop/tcopprot.h"
+#include "utils/backend_status.h"
+#include "utils/builtins.h"
+#include "utils/inval.h"
+#include "utils/memutils.h"
+#include "utils/rel.h"
+#include "utils/resowner.h"
+#include "utils/snapmgr.h"
+#include "utils/syscache.h"
+
+#include "catalog.h"
+#include "compat.h"
+#include "guc.h"
+#include "http.h"
+#include "outbox.h"
+#include "pacing.h"
+#include "shmem.h"
+#include "task.h"
+#include "worker.h"
+
+/* Rows claimed at a time, at most. */
+#define WORKER_MAX_BATCH	500
+
+/*
+ * Milliseconds between two looks at the outbox while it may hold changes whose
+ * wake-up was lost (a session that ended between its commit and the wake-up).
+ */
+#define WORKER_SAFETY_LOOK	60000
+
+/* An account: a server as seen by the owner of attached tables. */
+typedef struct WorkerServer
+{
+	dlist_node	node;
+	char	   *name;
+	Oid			owner;
+	char	   *problem;		/* why its settings cannot be used, or NULL */
+
+	/* from its settings */
+	int			max_connections;
+	int64		timeout;		/* milliseconds */
+	double		rate_limit;		/* requests a second, 0: none */
+	char	   *timezone;
+
+	dlist_head	ready;			/* tasks whose request is to be sent */
+	int			nready;
+	int			in_flight;
+	int			failures;		/* in a row */
+	KaptureServerHealth health;
+	TimestampTz not_before;		/* no request starts earlier */
+	TimestampTz next_start;		/* by the rate limit */
+} WorkerServer;
+
+/* An attached table. */
+typedef struct WorkerTable
+{
+	dlist_node	node;
+	MemoryContext context;		/* of "att" */
+	KaptureAttachment *att;
+	List	   *retired;		/* contexts of older ones, still referred to */
+	int			ntasks;			/* which refer to one of them */
+	WorkerServer *server;
+	bool		present;		/* still attached */
+	KaptureScan scan;
+	bool		look;			/* the outbox may hold something new */
+	TimestampTz next_due;		/* next try of a failed row, DT_NOEND: none */
+} WorkerTable;
+
+typedef struct WorkerTask
+{
+	dlist_node	node;			/* in its server's queue */
+	WorkerServer *server;
+	WorkerTable *table;
+	KaptureTask task;
+} WorkerTask;
+
+static MemoryContext worker_context;	/* what lives as long as the process */
+static dlist_head worker_servers = DLIST_STATIC_INIT(worker_servers);
+static dlist_head worker_tables = DLIST_STATIC_INIT(worker_tables);
+static bool worker_stale = true;	/* attachments or servers may have changed */
+static bool worker_settings_changed = false;	/* servers or mappings have */
+
+/* ------------------------------------------------------------------------
+ * Transactions
+ * ------------------------------------------------------------------------
+ */
+
+static void
+worker_begin(const char *activity)
+{
+	pgstat_report_activity(STATE_RUNNING, activity);
+	SetCurrentStatementStartTimestamp();
+	StartTransactionCommand();
+	PushActiveSnapshot(GetTransactionSnapshot());
+}
+
+static void
+worker_commit(void)
+{
+	PopActiveSnapshot();
+	CommitTransactionCommand();
+	pgstat_report_stat(false);
+	pgstat_report_activity(STATE_IDLE, NULL);
+	MemoryContextSwitchTo(worker_context);
+}
+
+/* ------------------------------------------------------------------------
+ * Servers and tables
+ * ------------------------------------------------------------------------
+ */
+
+static void
+worker_relcache_callback(Datum arg, Oid relid)
+{
+	dlist_iter	iter;
+
+	/* our own tables change when something is attached or detached */
+	if (!OidIsValid(relid) || relid == (Oid) DatumGetObjectId(arg))
+		worker_stale = true;
+	dlist_foreach(iter, &worker_tables)
+	{
+		if (dlist_container(WorkerTable, node, iter.cur)->att->root == relid)
+			worker_stale = true;
+	}
+}
+
+static void
+worker_syscache_callback(Datum arg, int cacheid, uint32 hashvalue)
+{
+	worker_stale = worker_settings_changed = true;
+}
+
+/* Reads a server's settings.  What is wrong with them becomes its problem. */
+static void
+worker_configure_server(WorkerServer *server)
+{
+	MemoryContext context = CurrentMemoryContext;
+	ResourceOwner owner = CurrentResourceOwner;
+	char	   *problem = NULL;
+
+	BeginInternalSubTransaction(NULL);
+	PG_TRY();
+	{
+		const KaptureServer *settings = kapture_server_get(server->name, server->owner);
+
+		server->max_connections = settings->max_connections;
+		server->timeout = settings->timeout;
+		server->rate_limit = settings->rate_limit;
+		if (server->timezone)
+			pfree(server->timezone);
+		server->timezone = MemoryContextStrdup(worker_context, settings->timezone);
+		ReleaseCurrentSubTransaction();
+	}
+	PG_CATCH();
+	{
+		ErrorData  *error;
+
+		MemoryContextSwitchTo(worker_context);
+		error = CopyErrorData();
+		FlushErrorState();
+		RollbackAndReleaseCurrentSubTransaction();
+		problem = pstrdup(error->message);
+		FreeErrorData(error);
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(context);
+	CurrentResourceOwner = owner;
+
+	if (problem && (server->problem == NULL || strcmp(problem, server->problem) != 0))
+		ereport(LOG,
+				(errmsg("kapture_sync cannot use server \"%s\": %s", server->name, problem)));
+	if (server->problem)
+		pfree(server->problem);
+	server->problem = problem;
+}
+
+static WorkerServer *
+worker_find_server(const char *name, Oid owner)
+{
+	dlist_iter	iter;
+	WorkerServer *server;
+
+	dlist_foreach(iter, &worker_servers)
+	{
+		server = dlist_container(WorkerServer, node, iter.cur);
+		if (server->owner == owner && strcmp(server->name, name) == 0)
+			return server;
+	}
+	server = MemoryContextAllocZero(worker_context, sizeof(WorkerServer));
+	server->name = MemoryContextStrdup(worker_context, name);
+	server->owner = owner;
+	dlist_init(&server->ready);
+	dlist_push_tail(&worker_servers, &server->node);
+	return server;
+}
+
+static WorkerTable *
+worker_find_table(int32 attachment_id)
+{
+	dlist_iter	iter;
+
+	dlist_foreach(iter, &worker_tables)
+	{
+		WorkerTable *table = dlist_container(WorkerTable, node, iter.cur);
+
+		if (table->att->id == attachment_id)
+			return table;
+	}
+	return NULL;
+}
+
+/* Frees what older descriptions of a table held, once no task needs them. */
+static void
+worker_free_retired(WorkerTable *table)
+{
+	ListCell   *lc;
+
+	if (table->ntasks > 0)
+		return;
+	foreach(lc, table->retired)
+		MemoryContextDelete(lfirst(lc));
+	list_free(table->retired);
+	table->retired = NIL;
+}
+
+/* Brings what is known of an attached relation up to date. */
+static void
+worker_load_table(Oid relid)
+{
+	Relation	rel = try_relation_open(relid, AccessShareLock);
+	MemoryContext context;
+	MemoryContext old;
+	KaptureAttachment *att;
+	WorkerTable *table;
+
+	if (rel == NULL)
+		return;					/* dropped */
+	context = AllocSetContextCreate(worker_context, "kapture_sync attachment", ALLOCSET_SMALL_SIZES);
+	old = MemoryContextSwitchTo(context);
+	att = kapture_catalog_attachment(rel);
+	MemoryContextSwitchTo(worker_context);
+	if (att == NULL || att->nkeys == 0)
+	{
+		MemoryContextDelete(context);
+		context = NULL;
+	}
+	else if ((table = worker_find_table(att->id)) == NULL)
+	{
+		table = palloc0(sizeof(WorkerTable));
+		kapture_outbox_scan_init(&table->scan);
+		table->next_due = DT_NOBEGIN;
+		dlist_push_tail(&worker_tables, &table->node);
+	}
+	if (context)
+	{
+		if (table->context)
+			table->retired = lappend(table->retired, table->context);
+		worker_free_retired(table);
+		table->context = context;
+		table->att = att;
+		table->present = true;
+		table->look = true;
+		table->server = worker_find_server(att->server, rel->rd_rel->relowner);
+	}
+	MemoryContextSwitchTo(old);
+	relation_close(rel, AccessShareLock);
+}
+
+/* Reads attachments and servers anew.  False: the extension is gone. */
+static bool
+worker_load(void)
+{
+	dlist_mutable_iter iter;
+	ListCell   *lc;
+	bool		exists;
+
+	worker_begin("reading attachments");
+	worker_stale = false;
+	exists = kapture_catalog_extension_exists() &&
+		OidIsValid(kapture_catalog_relid(KAPTURE_TABLE_ATTACHMENT));
+	if (exists)
+	{
+		dlist_foreach_modify(iter, &worker_tables)
+			dlist_container(WorkerTable, node, iter.cur)->present = false;
+		foreach(lc, kapture_catalog_attached_relations())
+			worker_load_table(lfirst_oid(lc));
+		dlist_foreach_modify(iter, &worker_servers)
+		{
+			WorkerServer *server = dlist_container(WorkerServer, node, iter.cur);
+
+			worker_configure_server(server);
+			if (worker_settings_changed)
+			{
+				/* what was changed may be what was wrong */
+				server->not_before = 0;
+				server->failures = 0;
+				server->health = KAPTURE_SERVER_WELL;
+			}
+		}
+		worker_settings_changed = false;
+	}
+	worker_commit();
+	return exists;
+}
+
+/* ------------------------------------------------------------------------
+ * Claiming
+ * ------------------------------------------------------------------------
+ */
+
+/* Requests a server may have under way now: one while it is only probed. */
+static int
+worker_connections(WorkerServer *server)
+{
+	return server->health != KAPTURE_SERVER_WELL || server->failures >= KAPTURE_BREAKER_FAILURES ?
+		1 : server->max_connections;
+}
+
+/* How many more rows to claim for a server. */
+static int
+worker_room(WorkerServer *server, TimestampTz now)
+{
+	int			connections = worker_connections(server);
+	int			room = 2 * connections - server->in_flight - server->nready;
+
+	if (server->problem || server->not_before > now)
+		return 0;
+
+	/* small bites cost more than they bring */
+	if (room < (connections + 1) / 2)
+		return 0;
+	return Min(room, WORKER_MAX_BATCH);
+}
+
+/* Forgets tasks whose outcome is recorded. */
+static void
+worker_discard(dlist_head *tasks)
+{
+	while (!dlist_is_empty(tasks))
+	{
+		WorkerTask *task = dlist_container(WorkerTask, node, dlist_pop_head_node(tasks));
+		WorkerTable *table = task->table;
+
+		MemoryContextDelete(task->task.delivery->context);
+		table->ntasks--;
+		worker_free_retired(table);
+	}
+}
+
+/* Makes a task of a claimed row. */
+static WorkerTask *
+worker_make_task(WorkerTable *table, KaptureDelivery *delivery)
+{
+	WorkerTask *task = MemoryContextAllocZero(delivery->context, sizeof(WorkerTask));
+
+	task->server = table->server;
+	task->table = table;
+	task->task.delivery = delivery;
+	task->task.att = table->att;
+	task->task.timeout = table->server->timeout;
+	delivery->worker = task;
+	table->ntasks++;
+	return task;
+}
+
+static void worker_settle(dlist_head *tasks);
+
+/* Claims rows of a table and queues their first requests. */
+static void
+worker_claim_table(WorkerTable *table, int room, TimestampTz now)
+{
+	List	   *deliveries = NIL;
+	List	   *rows = NIL;
+	dlist_head	settled = DLIST_STATIC_INIT(settled);
+	ListCell   *lc;
+	bool		more = false;
+	MemoryContext transaction;
+
+	worker_begin("claiming changes");
+	if (worker_stale)
+	{
+		worker_commit();
+		return;					/* the table may look different now */
+	}
+	transaction = MemoryContextSwitchTo(worker_context);
+	if (table->next_due <= now)
+		kapture_outbox_claim_due(table->att->id, room, &deliveries);
+	if (table->look && list_length(deliveries) < room)
+	{
+		kapture_outbox_claim_changes(table->att->id, &table->scan,
+									 room - list_length(deliveries), &deliveries, &more);
+		table->look = more;
+	}
+	if (table->next_due <= now)
+		table->next_due = kapture_outbox_next_due(table->att->id);
+	MemoryContextSwitchTo(transaction);
+
+	foreach(lc, deliveries)
+		rows = lappend(rows, &((KaptureDelivery *) lfirst(lc))->row);
+	kapture_row_read(table->att, table->server->timezone, rows);
+
+	foreach(lc, deliveries)
+	{
+		WorkerTask *task = worker_make_task(table, lfirst(lc));
+
+		if (worker_stale && task->task.delivery->row.outcome == KAPTURE_ROW_FAILED)
+			task->task.delivery->row.outcome = KAPTURE_ROW_LOCKED;
+		kapture_task_plan(&task->task, now);
+		if (task->task.state == KAPTURE_TASK_SEND)
+		{
+			dlist_push_tail(&task->server->ready, &task->node);
+			task->server->nready++;
+		}
+		else
+			dlist_push_tail(&settled, &task->node);
+	}
+	worker_settle(&settled);
+	worker_commit();
+	worker_discard(&settled);
+	list_free(deliveries);
+}
+
+/* Claims what is waiting, as far as there is room for it. */
+static void
+worker_claim(void)
+{
+	TimestampTz now = GetCurrentTimestamp();
+	dlist_iter	iter;
+
+	if (!kapture_enabled)
+		return;
+	dlist_foreach(iter, &worker_tables)
+	{
+		WorkerTable *table = dlist_container(WorkerTable, node, iter.cur);
+		int			room;
+
+		if (!table->present || table->att->paused || !(table->look || table->next_due <= now))
+			continue;
+		room = worker_room(table->server, now);
+		if (room > 0)
+			worker_claim_table(table, room, now);
+	}
+}
+
+/* ------------------------------------------------------------------------
+ * Sending
+ * ------------------------------------------------------------------------
+ */
+
+/* When the server may next be sent something; DT_NOEND: not before an answer. */
+static TimestampTz
+worker_next_send(WorkerServer *server)
+{
+	if (server->nready == 0 || server->in_flight >= worker_connections(server) || server->problem)
+		return DT_NOEND;
+	return Max(server->not_before, server->rate_limit > 0 ? server->next_start : 0);
+}
+
+static void
+worker_start_request(WorkerServer *server, const KaptureServer *settings, TimestampTz now)
+{
+	WorkerTask *task = dlist_container(WorkerTask, node, dlist_pop_head_node(&server->ready));
+	KaptureTask *t = &task->task;
+	MemoryContext old = MemoryContextSwitchTo(t->delivery->context);
+
+	server->nready--;
+	t->request = kapture_http_start(settings, kapture_task_api(t), t->body, t->body_len, task);
+	server->in_flight++;
+	if (server->rate_limit > 0)
+		server->next_start = TimestampTzPlusMilliseconds(Max(now, server->next_start),
+														 (int64) (1000.0 / server->rate_limit) + 1);
+	MemoryContextSwitchTo(old);
+}
+
+/* Sends a server what may be sent now. */
+static void
+worker_send_server(WorkerServer *server)
+{
+	TimestampTz now = GetCurrentTimestamp();
+	volatile bool failed = false;
+
+	if (worker_next_send(server) > now)
+		return;
+
+	/* settings may have to be read again, which takes a transaction */
+	worker_begin("sending");
+	PG_TRY();
+	{
+		const KaptureServer *settings = kapture_server_get(server->name, server->owner);
+
+		while (worker_next_send(server) <= now)
+			worker_start_request(server, settings, now);
+	}
+	PG_CATCH();
+	{
+		ErrorData  *error;
+
+		MemoryContextSwitchTo(worker_context);
+		error = CopyErrorData();
+		FlushErrorState();
+		AbortCurrentTransaction();
+		server->problem = pstrdup(error->message);
+		ereport(LOG,
+				(errmsg("kapture_sync cannot use server \"%s\": %s", server->name, server->problem)));
+		failed = true;
+	}
+	PG_END_TRY();
+	if (!failed)
+		worker_commit();
+	else
+		MemoryContextSwitchTo(worker_context);
+}
+
+static void
+worker_send(void)
+{
+	dlist_iter	iter;
+
+	if (!kapture_enabled)
+		return;
+	dlist_foreach(iter, &worker_servers)
+		worker_send_server(dlist_container(WorkerServer, node, iter.cur));
+}
+
+/* ------------------------------------------------------------------------
+ * Recording
+ * ------------------------------------------------------------------------
+ */
+
+/* Notes what an answer says of the server, and says so when that changes. */
+static void
+worker_note_health(WorkerServer *server, const KaptureTask *task, TimestampTz now)
+{
+	int64		wait = 0;
+
+	if (task->health == KAPTURE_SERVER_WELL)
+	{
+		if (server->health != KAPTURE_SERVER_WELL)
+			ereport(LOG,
+					(errmsg("kapture_sync: server \"%s\" works again", server->name)));
+		server->failures = 0;
+		server->not_before = 0;
+	}
+	else
+	{
+		server->failures++;
+		if (task->health == KAPTURE_SERVER_DENIES)
+			wait = KAPTURE_DENIED_PROBE;
+		else if (task->retry_after >= 0)
+			wait = task->retry_after;
+		else if (task->health == KAPTURE_SERVER_THROTTLES ||
+				 server->failures >= KAPTURE_BREAKER_FAILURES)
+			wait = kapture_pacing_backoff(server->failures - KAPTURE_BREAKER_FAILURES + 1,
+										  KAPTURE_SERVER_LONGEST);
+		server->not_before = Max(server->not_before, TimestampTzPlusMilliseconds(now, wait));
+		if (server->health != task->health)
+			ereport(LOG,
+					(errmsg("kapture_sync: server \"%s\" %s", server->name,
+							task->health == KAPTURE_SERVER_DENIES ? "refuses our key or address; its queue waits" :
+							task->health == KAPTURE_SERVER_THROTTLES ? "asks for fewer requests" :
+							"does not answer as it should"),
+					 task->health == KAPTURE_SERVER_DENIES ?
+					 errhint("Check the options of the server and of the user mapping.") : 0));
+	}
+	server->health = task->health;
+}
+
+/* Takes an answer in; an answer that cannot be handled fails its row alone. */
+static void
+worker_take_answer(WorkerTask *task, TimestampTz now)
+{
+	MemoryContext context = CurrentMemoryContext;
+	ResourceOwner owner = CurrentResourceOwner;
+
+	BeginInternalSubTransaction(NULL);
+	PG_TRY();
+	{
+		MemoryContextSwitchTo(context);
+		kapture_task_answer(&task->task, kapture_http_answer(task->task.request), now);
+		ReleaseCurrentSubTransaction();
+	}
+	PG_CATCH();
+	{
+		ErrorData  *error;
+
+		MemoryContextSwitchTo(context);
+		error = CopyErrorData();
+		FlushErrorState();
+		RollbackAndReleaseCurrentSubTransaction();
+		MemoryContextSwitchTo(context);
+		CurrentResourceOwner = owner;
+		if (task->task.step == KAPTURE_STEP_ADD)
+			task->task.delivery->in_doubt = now;
+		kapture_task_fail(&task->task, true, 0, error->message);
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(context);
+	CurrentResourceOwner = owner;
+
+	kapture_http_release(task->task.request);
+	task->task.request = NULL;
+}
+
+/* Writes ids back to the rows of one table. */
+static void
+worker_write_back(WorkerTable *table, List *tasks, TimestampTz now)
+{
+	List	   *rows = NIL;
+	ListCell   *lc;
+
+	foreach(lc, tasks)
+	{
+		KaptureTask *t = &((WorkerTask *) lfirst(lc))->task;
+
+		t->delivery->row.new_id = t->customer_id;
+		rows = lappend(rows, &t->delivery->row);
+	}
+	kapture_row_write_ids(table->att, rows);
+
+	foreach(lc, tasks)
+	{
+		KaptureTask *t = &((WorkerTask *) lfirst(lc))->task;
+		KaptureRow *row = &t->delivery->row;
+		bool		sent = t->state == KAPTURE_TASK_DONE;
+
+		switch (row->outcome)
+		{
+			case KAPTURE_ROW_DONE:
+				if (!sent)
+					t->failed.customer_id = 0;
+				break;
+			case KAPTURE_ROW_GONE:
+				t->message = "the row is no more; its Kapture customer stays";
+				if (!sent)
+					t->failed.customer_id = 0;
+				break;
+			case KAPTURE_ROW_FAILED:
+				if (worker_stale)
+					row->outcome = KAPTURE_ROW_LOCKED;	/* not its fault */
+				/* FALLTHROUGH */
+			case KAPTURE_ROW_LOCKED:
+				if (!sent)
+					break;		/* the id is kept with the failure */
+				row->customer_id = 0;
+				t->body = NULL;
+				kapture_task_fail(t, row->outcome == KAPTURE_ROW_FAILED,
+								  TimestampTzPlusMilliseconds(now, KAPTURE_LOCKED_RETRY),
+								  row->outcome == KAPTURE_ROW_LOCKED ?
+								  "the row is locked; its Kapture customer id is written later" :
+								  row->error);
+				t->failed.arrived = true;
+				break;
+		}
+	}
+}
+
+/*
+ * Records what became of tasks: ids to the rows, then deliveries to the
+ * history or to their next try.
+ */
+static void
+worker_settle(dlist_head *tasks)
+{
+	TimestampTz now = GetCurrentTimestamp();
+	dlist_iter	iter;
+	dlist_iter	titer;
+	List	   *done = NIL;
+
+	if (dlist_is_empty(tasks))
+		return;
+	dlist_foreach(iter, &worker_tables)
+	{
+		WorkerTable *table = dlist_container(WorkerTable, node, iter.cur);
+		List	   *with_id = NIL;
+
+		dlist_foreach(titer, tasks)
+		{
+			WorkerTask *task = dlist_container(WorkerTask, node, titer.cur);
+			KaptureTask *t = &task->task;
+
+			if (task->table == table && table->present && t->state != KAPTURE_TASK_RELEASE &&
+				t->customer_id != 0 && t->customer_id != t->delivery->row.customer_id)
+				with_id = lappend(with_id, task);
+		}
+		if (with_id != NIL)
+			worker_write_back(table, with_id, now);
+	}
+
+	dlist_foreach(titer, tasks)
+	{
+		WorkerTask *task = dlist_container(WorkerTask, node, titer.cur);
+		KaptureTask *t = &task->task;
+
+		if (t->state == KAPTURE_TASK_DONE)
+		{
+			KaptureDone *d = palloc0(sizeof(KaptureDone));
+
+			d->delivery = t->delivery;
+			d->action = t->action;
+			d->customer_id = t->customer_id;
+			d->http_status = t->http_status;
+			d->message = t->message;
+			done = lappend(done, d);
+		}
+		else if (t->state == KAPTURE_TASK_FAILED)
+		{
+			kapture_outbox_fail(&t->failed);
+			if (!t->failed.park)
+				task->table->next_due = Min(task->table->next_due, t->failed.next_attempt);
+		}
+		else
+		{
+			kapture_outbox_release(t->delivery, t->next_attempt);
+			task->table->next_due = Min(task->table->next_due, t->next_attempt);
+		}
+		/* it may have changed while it was being sent */
+		task->table->next_due = Min(task->table->next_due, now);
+	}
+	kapture_outbox_finish(done);
+}
+
+/* A server that is to be left alone gives back what was not sent yet. */
+static void
+worker_take_back(WorkerServer *server, TimestampTz now, dlist_head *settled)
+{
+	while (!dlist_is_empty(&server->ready))
+	{
+		WorkerTask *task = dlist_container(WorkerTask, node, dlist_pop_head_node(&server->ready));
+
+		server->nready--;
+		task->task.state = KAPTURE_TASK_RELEASE;
+		task->task.next_attempt = now;
+		dlist_push_tail(settled, &task->node);
+	}
+}
+
+/* Takes all answers that are there, and records what they mean. */
+static void
+worker_record(void)
+{
+	TimestampTz now;
+	dlist_head	settled = DLIST_STATIC_INIT(settled);
+	KaptureHttpRequest *request = kapture_http_next_finished();
+
+	if (request == NULL)
+		return;
+
+	worker_begin("recording answers");
+	now = GetCurrentTimestamp();
+	for (; request != NULL; request = kapture_http_next_finished())
+	{
+		WorkerTask *task = kapture_http_owner(request);
+		WorkerServer *server = task->server;
+
+		server->in_flight--;
+		worker_take_answer(task, now);
+		worker_note_health(server, &task->task, now);
+		if (task->task.state == KAPTURE_TASK_SEND)
+		{
+			dlist_push_head(&server->ready, &task->node);
+			server->nready++;
+		}
+		else
+			dlist_push_tail(&settled, &task->node);
+		if (server->not_before > now)
+			worker_take_back(server, now, &settled);
+	}
+	worker_settle(&settled);
+	worker_commit();
+	worker_discard(&settled);
+}
+
+/* ------------------------------------------------------------------------
+ * The loop
+ * ------------------------------------------------------------------------
+ */
+
+/* Milliseconds until something is to be done by itself, -1: nothing is. */
+static long
+worker_timeout(void)
+{
+	TimestampTz now = GetCurrentTimestamp();
+	TimestampTz next = DT_NOEND;
+	dlist_iter	iter;
+
+	if (!kapture_enabled)
+		return -1;
+	dlist_foreach(iter, &worker_servers)
+		next = Min(next, worker_next_send(dlist_container(WorkerServer, node, iter.cur)));
+	dlist_foreach(iter, &worker_tables)
+	{
+		WorkerTable *table = dlist_container(WorkerTable, node, iter.cur);
+		WorkerServer *server = table->server;
+
+		if (!table->present || table->att->paused || server->problem)
+			continue;
+		/* without room, the next answer makes some */
+		if ((table->look || table->next_due != DT_NOEND) &&
+			worker_room(server, PG_INT64_MAX) > 0)
+			next = Min(next, Max(server->not_before, table->look ? now : table->next_due));
+		if (table->scan.nseen > 0)
+			next = Min(next, TimestampTzPlusMilliseconds(now, WORKER_SAFETY_LOOK));
+	}
+	if (next == DT_NOEND)
+		return -1;
+	return next <= now ? 0 : (long) Min((next - now) / 1000 + 1, 3600000);
+}
+
+/* Has all tables looked at. */
+static void
+worker_look(bool only_unfinished)
+{
+	dlist_iter	iter;
+
+	dlist_foreach(iter, &worker_tables)
+	{
+		WorkerTable *table = dlist_container(WorkerTable, node, iter.cur);
+
+		if (!only_unfinished || table->scan.nseen > 0)
+			table->look = true;
+	}
+}
+
+/*
+ * Settings that the worker's promises rest on must not come from ALTER
+ * DATABASE or ALTER ROLE.
+ */
+static void
+worker_own_settings(void)
+{
+	static const struct
+	{
+		const char *name;
+		const char *value;
+	}			settings[] = {
+		{"search_path", "pg_catalog, pg_temp"},
+		{"statement_timeout", "0"},
+		{"lock_timeout", "0"},
+		{"transaction_timeout", "0"},
+		{"idle_in_transaction_session_timeout", "0"},
+		{"idle_session_timeout", "0"},
+		{"default_transaction_read_only", "off"},
+		{"default_transaction_isolation", "read committed"},
+		{"default_transaction_deferrable", "off"},
+		{"session_replication_role", "origin"},
+		{"row_security", "on"},
+		{"kapture_sync.capture", "on"},
+		{"jit", "off"},
+	};
+
+	for (int i = 0; i < lengthof(settings); i++)
+	{
+		if (GetConfigOption(settings[i].name, true, false) != NULL)
+			SetConfigOption(settings[i].name, settings[i].value, PGC_SUSET, PGC_S_OVERRIDE);
+	}
+
+	/* a claim must be on disk before its request leaves */
+	if (synchronous_commit < SYNCHRONOUS_COMMIT_LOCAL_FLUSH)
+		SetConfigOption("synchronous_commit", "local", PGC_SUSET, PGC_S_OVERRIDE);
+}
+
+/* One worker for each database, whatever shared memory says. */
+static bool
+worker_lock_database(void)
+{
+	LOCKTAG		tag;
+
+	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, 0x6b617074, 0x75726500, 2);
+	return LockAcquire(&tag, ExclusiveLock, true, true) != LOCKACQUIRE_NOT_AVAIL;
+}
+
+/* Ends the process for a reason the launcher is to know. */
+static void
+worker_exit(KaptureExit reason)
+{
+	kapture_shmem_worker_reason(reason);
+	proc_exit(0);
+}
+
+/* Connects, takes the slot over, and finds out whether there is work here. */
+static void
+worker_initialize(Datum arg)
+{
+	Oid			dbid;
+	uint32		generation;
+
+	memcpy(&dbid, MyBgworkerEntry->bgw_extra, sizeof(Oid));
+	memcpy(&generation, MyBgworkerEntry->bgw_extra + sizeof(Oid), sizeof(uint32));
+
+	pqsignal(SIGHUP, SignalHandlerForConfigReload);
+	pqsignal(SIGTERM, die);
+	BackgroundWorkerUnblockSignals();
+
+	if (!kapture_shmem_worker_attach(DatumGetInt32(arg), generation, dbid))
+		proc_exit(0);
+	if (kapture_shmem_worker_must_leave())
+		worker_exit(KAPTURE_EXIT_ASKED);
+	BackgroundWorkerInitializeConnectionByOid(dbid, InvalidOid, 0);
+	worker_own_settings();
+
+	worker_context = AllocSetContextCreate(TopMemoryContext, "kapture_sync worker",
+										   ALLOCSET_DEFAULT_SIZES);
+	MemoryContextSwitchTo(worker_context);
+	if (!worker_load())
+		worker_exit(KAPTURE_EXIT_ABSENT);
+	if (!worker_lock_database())
+		ereport(FATAL,
+				(errcode(ERRCODE_OBJECT_IN_USE),
+				 errmsg("another kapture_sync worker is still active in this database")));
+
+	CacheRegisterRelcacheCallback(worker_relcache_callback,
+								  ObjectIdGetDatum(kapture_catalog_relid(KAPTURE_TABLE_ATTACHMENT)));
+	CacheRegisterSyscacheCallback(FOREIGNSERVEROID, worker_syscache_callback, (Datum) 0);
+	CacheRegisterSyscacheCallback(USERMAPPINGOID, worker_syscache_callback, (Datum) 0);
+	worker_stale = true;		/* what happened before the callbacks were there */
+}
+
+/* What an earlier worker left 'sending' goes on; its lost Adds are in doubt. */
+static void
+worker_recover(void)
+{
+	int64		longest = 0;
+	dlist_iter	iter;
+
+	dlist_foreach(iter, &worker_servers)
+		longest = Max(longest, dlist_container(WorkerServer, node, iter.cur)->timeout);
+	worker_begin("recovering");
+	kapture_outbox_recover(TimestampTzPlusMilliseconds(GetCurrentTimestamp(), longest));
+	worker_commit();
+}
+
+/*
+ * A worker's main function, called by the postmaster; the launcher has put
+ * slot, database and generation into the arguments.
+ */
+void
+kapture_worker_main(Datum arg)
+{
+	worker_initialize(arg);
+	worker_recover();
+	kapture_shmem_worker_running();
+	ereport(LOG, (errmsg("%s started", MyBgworkerEntry->bgw_name)));
+
+	for (;;)
+	{
+		long		timeout;
+
+		CHECK_FOR_INTERRUPTS();
+		if (kapture_shmem_worker_must_leave())
+			worker_exit(KAPTURE_EXIT_ASKED);
+		if (ConfigReloadPending)
+		{
+			ConfigReloadPending = false;
+			ProcessConfigFile(PGC_SIGHUP);
+		}
+		if (kapture_shmem_worker_take_work())
+		{
+			worker_look(false);
+			StartTransactionCommand();	/* takes in invalidation messages */
+			CommitTransactionCommand();
+			MemoryContextSwitchTo(worker_context);
+		}
+		if (worker_stale && !worker_load())
+			worker_exit(KAPTURE_EXIT_ABSENT);
+
+		worker_record();
+		worker_claim();
+		worker_send();
+
+		timeout = worker_timeout();
+		if (timeout == 0)
+			continue;
+		if (!kapture_http_wait(timeout, kapture_wait_event("KaptureWorkerMain")))
+			worker_look(true);
+	}
+}
