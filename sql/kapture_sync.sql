@@ -69,7 +69,7 @@ CREATE TABLE @extschema@.kapture_delivery (
 	again bigint,
 	attempts integer NOT NULL DEFAULT 1,
 	failures integer NOT NULL DEFAULT 0,
-	in_doubt boolean NOT NULL DEFAULT false,
+	in_doubt timestamptz,
 	customer_id bigint,
 	captured_at timestamptz NOT NULL,
 	last_attempt timestamptz NOT NULL,
@@ -87,7 +87,7 @@ COMMENT ON COLUMN @extschema@.kapture_delivery.changed IS 'mapped columns this d
 COMMENT ON COLUMN @extschema@.kapture_delivery.again IS 'mapped columns that changed while the row was being sent; NULL: none';
 COMMENT ON COLUMN @extschema@.kapture_delivery.attempts IS 'number of the attempt; every change of state names it, so that a late answer cannot touch its successor';
 COMMENT ON COLUMN @extschema@.kapture_delivery.failures IS 'failed attempts in a row, from which the next delay is reckoned';
-COMMENT ON COLUMN @extschema@.kapture_delivery.in_doubt IS 'an Add was sent and its outcome never seen: ask Kapture before adding again';
+COMMENT ON COLUMN @extschema@.kapture_delivery.in_doubt IS 'an Add was sent and its outcome never seen: after this time it can no longer be running, and Kapture is asked before adding again';
 COMMENT ON COLUMN @extschema@.kapture_delivery.customer_id IS 'id received from Kapture that is not in the table yet';
 COMMENT ON COLUMN @extschema@.kapture_delivery.request IS 'body of the last request that failed';
 
@@ -124,3 +124,104 @@ CREATE FUNCTION @extschema@.kapture_worker_pid() RETURNS integer
 LANGUAGE C VOLATILE STRICT AS 'MODULE_PATHNAME', 'kapture_worker_pid';
 COMMENT ON FUNCTION @extschema@.kapture_worker_pid() IS 'process id of this database''s worker; NULL if none runs';
 
+--
+-- Connections and direct calls
+--
+
+CREATE FUNCTION @extschema@.kapture_fdw_validator(text[], oid) RETURNS void
+LANGUAGE C STRICT AS 'MODULE_PATHNAME', 'kapture_fdw_validator';
+COMMENT ON FUNCTION @extschema@.kapture_fdw_validator(text[], oid) IS 'checks the options of servers and user mappings';
+
+CREATE FOREIGN DATA WRAPPER kapture_fdw NO HANDLER VALIDATOR @extschema@.kapture_fdw_validator;
+COMMENT ON FOREIGN DATA WRAPPER kapture_fdw IS 'accounts of the Kapture CRM';
+
+--
+-- Running the sync
+--
+
+CREATE FUNCTION @extschema@.kapture_attach(relation regclass, columns jsonb DEFAULT NULL,
+	server name DEFAULT 'kapture', on_duplicate text DEFAULT 'link', replicated boolean DEFAULT false)
+RETURNS void
+LANGUAGE C VOLATILE AS 'MODULE_PATHNAME', 'kapture_attach';
+COMMENT ON FUNCTION @extschema@.kapture_attach(regclass, jsonb, name, text, boolean) IS
+'keeps a table and Kapture in step from here on; columns: {"kapture field": "column", ...}, by default the columns named like Kapture''s fields';
+
+CREATE FUNCTION @extschema@.kapture_detach(relation regclass)
+RETURNS void
+LANGUAGE C VOLATILE AS 'MODULE_PATHNAME', 'kapture_detach';
+COMMENT ON FUNCTION @extschema@.kapture_detach(regclass) IS
+'ends the sync of a table and forgets its waiting changes; the table keeps its Kapture ids';
+
+CREATE FUNCTION @extschema@.kapture_pause(relation regclass)
+RETURNS void
+LANGUAGE C VOLATILE AS 'MODULE_PATHNAME', 'kapture_pause';
+COMMENT ON FUNCTION @extschema@.kapture_pause(regclass) IS
+'stops sending changes of a table; they are still captured, requests under way finish';
+
+CREATE FUNCTION @extschema@.kapture_resume(relation regclass)
+RETURNS void
+LANGUAGE C VOLATILE AS 'MODULE_PATHNAME', 'kapture_resume';
+COMMENT ON FUNCTION @extschema@.kapture_resume(regclass) IS
+'sends changes of a paused table again';
+
+CREATE FUNCTION @extschema@.kapture_retry(relation regclass, row_key text DEFAULT NULL)
+RETURNS bigint
+LANGUAGE C VOLATILE AS 'MODULE_PATHNAME', 'kapture_retry';
+COMMENT ON FUNCTION @extschema@.kapture_retry(regclass, text) IS
+'tries failed rows of a table again at once, all or the one with that key; returns how many';
+
+CREATE FUNCTION @extschema@.kapture_discard(relation regclass, row_key text DEFAULT NULL)
+RETURNS bigint
+LANGUAGE C VOLATILE AS 'MODULE_PATHNAME', 'kapture_discard';
+COMMENT ON FUNCTION @extschema@.kapture_discard(regclass, text) IS
+'gives up the failed changes of a table, all or those of the row with that key; returns how many';
+
+--
+-- What people look at
+--
+
+CREATE VIEW @extschema@.kapture_status WITH (security_barrier) AS
+SELECT a.relation, a.server,
+	CASE WHEN a.paused THEN 'paused'
+		 WHEN @extschema@.kapture_worker_pid() IS NULL THEN 'no worker'
+		 ELSE 'running' END AS state,
+	(SELECT pg_catalog.count(*) FROM @extschema@.kapture_outbox o
+	  WHERE o.attachment_id OPERATOR(pg_catalog.=) a.attachment_id) AS pending,
+	d.in_flight, d.retrying, d.parked,
+	pg_catalog.now() OPERATOR(pg_catalog.-) LEAST(d.oldest, (SELECT pg_catalog.min(o.captured_at) FROM @extschema@.kapture_outbox o
+	  WHERE o.attachment_id OPERATOR(pg_catalog.=) a.attachment_id)) AS oldest_age,
+	(SELECT pg_catalog.max(h.finished_at) FROM @extschema@.kapture_history h
+	  WHERE h.attachment_id OPERATOR(pg_catalog.=) a.attachment_id) AS last_success,
+	d.last_error
+FROM @extschema@.kapture_attachment a
+JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) a.relation
+CROSS JOIN LATERAL (
+	SELECT pg_catalog.count(*) FILTER (WHERE d.state OPERATOR(pg_catalog.=) 'sending') AS in_flight,
+		   pg_catalog.count(*) FILTER (WHERE d.state OPERATOR(pg_catalog.=) 'retry') AS retrying,
+		   pg_catalog.count(*) FILTER (WHERE d.state OPERATOR(pg_catalog.=) 'parked') AS parked,
+		   pg_catalog.min(d.captured_at) AS oldest,
+		   (pg_catalog.array_agg(d.last_error ORDER BY d.last_attempt DESC) FILTER (WHERE d.last_error IS NOT NULL))[1] AS last_error
+	  FROM @extschema@.kapture_delivery d
+	 WHERE d.attachment_id OPERATOR(pg_catalog.=) a.attachment_id) d
+WHERE pg_catalog.pg_has_role(c.relowner, 'USAGE');
+COMMENT ON VIEW @extschema@.kapture_status IS 'one row for each attached table that belongs to the current role';
+GRANT SELECT ON @extschema@.kapture_status TO PUBLIC;
+
+CREATE VIEW @extschema@.kapture_failures WITH (security_barrier) AS
+SELECT a.relation, d.row_key, d.state, d.api, d.request, d.http_status, d.last_error AS message,
+	d.attempts, d.captured_at, d.last_attempt, d.next_attempt
+FROM @extschema@.kapture_delivery d
+JOIN @extschema@.kapture_attachment a USING (attachment_id)
+JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) a.relation
+WHERE d.last_error IS NOT NULL AND pg_catalog.pg_has_role(c.relowner, 'USAGE');
+COMMENT ON VIEW @extschema@.kapture_failures IS 'rows whose last try failed: what was sent, what Kapture said, when the next try is';
+GRANT SELECT ON @extschema@.kapture_failures TO PUBLIC;
+
+SELECT pg_catalog.pg_extension_config_dump('@extschema@.kapture_attachment', '');
+SELECT pg_catalog.pg_extension_config_dump('@extschema@.kapture_attachment_attachment_id_seq', '');
+SELECT pg_catalog.pg_extension_config_dump('@extschema@.kapture_column', '');
+SELECT pg_catalog.pg_extension_config_dump('@extschema@.kapture_outbox', '');
+SELECT pg_catalog.pg_extension_config_dump('@extschema@.kapture_delivery', '');
+SELECT pg_catalog.pg_extension_config_dump('@extschema@.kapture_history', '');
+
+SELECT @extschema@.kapture_worker_start();

@@ -62,7 +62,7 @@ kapture_guc_define(void)
 							   "Databases that get no kapture_sync worker.",
 							   "A list of names separated by commas.",
 							   &kapture_excluded_databases, "",
-							   PGC_SIGHUP, GUC_LIST_INPUT | GUC_LIST_QUOTE,
+							   PGC_SIGHUP, GUC_LIST_INPUT,
 							   guc_check_database_list, NULL, NULL);
 	MarkGUCPrefixReserved("kapture_sync");
 }

@@ -161,7 +161,7 @@ worker_configure_server(WorkerServer *server)
 {
 	MemoryContext context = CurrentMemoryContext;
 	ResourceOwner owner = CurrentResourceOwner;
-	char	   *problem = NULL;
+	char	   *volatile problem = NULL;
 
 	BeginInternalSubTransaction(NULL);
 	PG_TRY();
@@ -472,6 +472,37 @@ worker_claim(void)
  * ------------------------------------------------------------------------
  */
 
+/* A server that is to be left alone gives back what was not sent yet. */
+static void
+worker_take_back(WorkerServer *server, TimestampTz now, dlist_head *settled)
+{
+	while (!dlist_is_empty(&server->ready))
+	{
+		WorkerTask *task = dlist_container(WorkerTask, node, dlist_pop_head_node(&server->ready));
+
+		server->nready--;
+		task->task.state = KAPTURE_TASK_RELEASE;
+		task->task.next_attempt = now;
+		dlist_push_tail(settled, &task->node);
+	}
+}
+
+/* Likewise, for a server whose settings turn out to be of no use. */
+static void
+worker_give_up_server(WorkerServer *server, const char *problem)
+{
+	dlist_head	settled = DLIST_STATIC_INIT(settled);
+
+	ereport(LOG,
+			(errmsg("kapture_sync cannot use server \"%s\": %s", server->name, problem)));
+	server->problem = MemoryContextStrdup(worker_context, problem);
+	worker_begin("putting back");
+	worker_take_back(server, GetCurrentTimestamp(), &settled);
+	worker_settle(&settled);
+	worker_commit();
+	worker_discard(&settled);
+}
+
 /* When the server may next be sent something; DT_NOEND: not before an answer. */
 static TimestampTz
 worker_next_send(WorkerServer *server)
@@ -484,12 +515,13 @@ worker_next_send(WorkerServer *server)
 static void
 worker_start_request(WorkerServer *server, const KaptureServer *settings, TimestampTz now)
 {
-	WorkerTask *task = dlist_container(WorkerTask, node, dlist_pop_head_node(&server->ready));
+	WorkerTask *task = dlist_head_element(WorkerTask, node, &server->ready);
 	KaptureTask *t = &task->task;
 	MemoryContext old = MemoryContextSwitchTo(t->delivery->context);
 
-	server->nready--;
 	t->request = kapture_http_start(settings, kapture_task_api(t), t->body, t->body_len, task);
+	(void) dlist_pop_head_node(&server->ready);
+	server->nready--;
 	server->in_flight++;
 	if (server->rate_limit > 0)
 		server->next_start = TimestampTzPlusMilliseconds(Max(now, server->next_start),
@@ -502,7 +534,7 @@ static void
 worker_send_server(WorkerServer *server)
 {
 	TimestampTz now = GetCurrentTimestamp();
-	volatile bool failed = false;
+	ErrorData  *volatile error = NULL;
 
 	if (worker_next_send(server) > now)
 		return;
@@ -518,22 +550,20 @@ worker_send_server(WorkerServer *server)
 	}
 	PG_CATCH();
 	{
-		ErrorData  *error;
-
 		MemoryContextSwitchTo(worker_context);
 		error = CopyErrorData();
 		FlushErrorState();
 		AbortCurrentTransaction();
-		server->problem = pstrdup(error->message);
-		ereport(LOG,
-				(errmsg("kapture_sync cannot use server \"%s\": %s", server->name, server->problem)));
-		failed = true;
 	}
 	PG_END_TRY();
-	if (!failed)
+	MemoryContextSwitchTo(worker_context);
+	if (error == NULL)
 		worker_commit();
 	else
-		MemoryContextSwitchTo(worker_context);
+	{
+		worker_give_up_server(server, error->message);
+		FreeErrorData(error);
+	}
 }
 
 static void
@@ -742,21 +772,6 @@ worker_settle(dlist_head *tasks)
 		task->table->next_due = Min(task->table->next_due, now);
 	}
 	kapture_outbox_finish(done);
-}
-
-/* A server that is to be left alone gives back what was not sent yet. */
-static void
-worker_take_back(WorkerServer *server, TimestampTz now, dlist_head *settled)
-{
-	while (!dlist_is_empty(&server->ready))
-	{
-		WorkerTask *task = dlist_container(WorkerTask, node, dlist_pop_head_node(&server->ready));
-
-		server->nready--;
-		task->task.state = KAPTURE_TASK_RELEASE;
-		task->task.next_attempt = now;
-		dlist_push_tail(settled, &task->node);
-	}
 }
 
 /* Takes all answers that are there, and records what they mean. */

@@ -1,0 +1,183 @@
+# What the TAP tests share: a server with the extension, an emulator of the
+# Kapture API, and the oracle that compares the two.
+package KaptureTest;
+
+use strict;
+use warnings;
+
+use Cwd qw(abs_path);
+use Exporter 'import';
+use File::Basename qw(dirname);
+use File::Temp qw(tempdir);
+use HTTP::Tiny;
+use IPC::Run ();
+use JSON::PP;
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Test::More;
+use Time::HiRes qw(usleep time);
+
+our @EXPORT = qw(start_emulator stop_emulator emulator_get emulator_post emulator_faults
+  new_node setup_sync create_customers wait_for poll_ok oracle_ok);
+
+my $top = abs_path(dirname(__FILE__) . '/../..');
+my $key = 'a2FwZGVtbzprYXAxMjM=';    # kapdemo:kap123, as in Kapture's document
+my @emulators;
+
+# Starts an emulator and returns { url, port, handle }.
+sub start_emulator
+{
+	my @args = @_;
+	my $dir = tempdir('kapture_emulatorXXXX', TMPDIR => 1, CLEANUP => 1);
+	my $binary = $ENV{KAPTURE_EMULATOR} || "$top/test/emulator/kapture-emulator";
+	my $log = "$dir/log";
+	my $handle = IPC::Run::start([ $binary, '--port', 0, '--port-file', "$dir/port", '--empty', @args ],
+		'>', $log, '2>&1');
+	wait_for(sub { -s "$dir/port" }, 'the emulator to listen');
+	my $port = slurp_file("$dir/port");
+	chomp $port;
+	my $scheme = (grep { $_ eq '--tls-cert' } @args) ? 'https' : 'http';
+	my $emulator = { url => "$scheme://127.0.0.1:$port", port => $port, handle => $handle };
+	push @emulators, $emulator;
+	return $emulator;
+}
+
+sub stop_emulator
+{
+	my ($emulator) = @_;
+	return unless $emulator->{handle};
+	$emulator->{handle}->kill_kill;
+	delete $emulator->{handle};
+	return;
+}
+
+END
+{
+	my $status = $?;
+	stop_emulator($_) foreach @emulators;
+	$? = $status;
+}
+
+sub emulator_get
+{
+	my ($emulator, $path) = @_;
+	my $answer = HTTP::Tiny->new(timeout => 60)->get("$emulator->{url}/_emulator/$path");
+	die "emulator: $path: $answer->{status} $answer->{content}" unless $answer->{success};
+	return decode_json($answer->{content});
+}
+
+sub emulator_post
+{
+	my ($emulator, $path, $data) = @_;
+	my $answer = HTTP::Tiny->new(timeout => 60)->post("$emulator->{url}/_emulator/$path",
+		{ content => encode_json($data), headers => { 'Content-Type' => 'application/json' } });
+	die "emulator: $path: $answer->{status} $answer->{content}" unless $answer->{success};
+	return;
+}
+
+sub emulator_faults
+{
+	my ($emulator, @rules) = @_;
+	emulator_post($emulator, 'faults', \@rules);
+	return;
+}
+
+# Waits until the condition holds; dies after three minutes.
+sub wait_for
+{
+	my ($condition, $what) = @_;
+	my $deadline = time + 180;
+	until ($condition->())
+	{
+		die "timed out waiting for $what" if time > $deadline;
+		usleep(20_000);
+	}
+	return 1;
+}
+
+# A test that a query gives 't' in the end.
+sub poll_ok
+{
+	my ($node, $query, $name, $db) = @_;
+	return ok($node->poll_query_until($db || 'postgres', $query), $name);
+}
+
+# A running server with the library preloaded.
+sub new_node
+{
+	my ($name, %params) = @_;
+	my $node = PostgreSQL::Test::Cluster->new($name);
+	$node->init(%params);
+	$node->append_conf('postgresql.conf', qq(
+shared_preload_libraries = 'kapture_sync'
+max_prepared_transactions = 10
+log_min_messages = info
+));
+	$node->start;
+	return $node;
+}
+
+# Extension, server and mapping.
+sub setup_sync
+{
+	my ($node, $emulator, %params) = @_;
+	my $db = $params{db} || 'postgres';
+	my $options = $params{options} ? ", $params{options}" : '';
+	$node->safe_psql($db, qq(
+CREATE EXTENSION kapture_sync;
+CREATE SERVER kapture FOREIGN DATA WRAPPER kapture_fdw
+  OPTIONS (url '$emulator->{url}', timeout '2s'$options);
+CREATE USER MAPPING FOR CURRENT_USER SERVER kapture OPTIONS (auth_key '$key');
+));
+	return;
+}
+
+# The table most tests use, attached.
+sub create_customers
+{
+	my ($node, %params) = @_;
+	my $db = $params{db} || 'postgres';
+	my $attach = $params{attach} || '';
+	$node->safe_psql($db, qq(
+CREATE TABLE customers (
+  id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+  customer_name text, phone text, email_id text, city text, note text);
+SELECT kapture_attach('customers'$attach);
+));
+	return;
+}
+
+# Compares every local row with the emulator's store: nothing is missing,
+# nothing is there twice, values and ids are equal.
+sub oracle_ok
+{
+	my ($node, $emulator, $name, $db) = @_;
+	$db ||= 'postgres';
+	my $customers = emulator_get($emulator, 'customers');
+	my %remote = map { $_->{kapture_customer_id} => $_ } @$customers;
+	my @rows = split /\n/, $node->safe_psql($db,
+		"SELECT json_build_object('id', id, 'customer_name', coalesce(customer_name, ''), 'phone', coalesce(phone, ''),"
+		  . " 'email_id', coalesce(email_id, ''), 'city', coalesce(city, ''), 'kapture_customer_id', kapture_customer_id) FROM customers");
+	my @wrong;
+
+	foreach my $line (@rows)
+	{
+		my $row = decode_json($line);
+		my $customer = delete $remote{ $row->{kapture_customer_id} || 0 };
+		if (!$customer)
+		{
+			push @wrong, "missing or shared: $line";
+			next;
+		}
+		foreach my $field (qw(customer_name phone email_id city))
+		{
+			push @wrong, "differs in $field: $line"
+			  if $row->{$field} ne '' && ($customer->{$field} // '') ne $row->{$field};
+		}
+	}
+	push @wrong, map { "in Kapture only: $_" } sort keys %remote;
+	diag(join "\n", @wrong > 20 ? (@wrong[ 0 .. 19 ], '...') : @wrong) if @wrong;
+	return ok(!@wrong, $name);
+}
+
+1;
