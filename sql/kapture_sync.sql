@@ -135,6 +135,14 @@ COMMENT ON FUNCTION @extschema@.kapture_fdw_validator(text[], oid) IS 'checks th
 CREATE FOREIGN DATA WRAPPER kapture_fdw NO HANDLER VALIDATOR @extschema@.kapture_fdw_validator;
 COMMENT ON FOREIGN DATA WRAPPER kapture_fdw IS 'accounts of the Kapture CRM';
 
+CREATE FUNCTION @extschema@.kapture_server_states(
+	OUT server name, OUT owner oid, OUT state text, OUT since timestamptz,
+	OUT retry_at timestamptz, OUT message text)
+RETURNS SETOF record
+LANGUAGE C VOLATILE STRICT AS 'MODULE_PATHNAME', 'kapture_server_states';
+COMMENT ON FUNCTION @extschema@.kapture_server_states() IS
+'what the worker says of the servers it sends to: ok, misconfigured, denied, throttled, failing';
+
 --
 -- Running the sync
 --
@@ -192,9 +200,12 @@ SELECT a.relation, a.server,
 	  WHERE o.attachment_id OPERATOR(pg_catalog.=) a.attachment_id)) AS oldest_age,
 	(SELECT pg_catalog.max(h.finished_at) FROM @extschema@.kapture_history h
 	  WHERE h.attachment_id OPERATOR(pg_catalog.=) a.attachment_id) AS last_success,
-	d.last_error
+	d.last_error,
+	s.state AS server_state, s.message AS server_message, s.retry_at AS server_retry_at
 FROM @extschema@.kapture_attachment a
 JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) a.relation
+LEFT JOIN @extschema@.kapture_server_states() s
+	ON s.server OPERATOR(pg_catalog.=) a.server AND s.owner OPERATOR(pg_catalog.=) c.relowner
 CROSS JOIN LATERAL (
 	SELECT pg_catalog.count(*) FILTER (WHERE d.state OPERATOR(pg_catalog.=) 'sending') AS in_flight,
 		   pg_catalog.count(*) FILTER (WHERE d.state OPERATOR(pg_catalog.=) 'retry') AS retrying,

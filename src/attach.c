@@ -41,8 +41,6 @@ PG_FUNCTION_INFO_V1(kapture_pause);
 PG_FUNCTION_INFO_V1(kapture_resume);
 PG_FUNCTION_INFO_V1(kapture_retry);
 PG_FUNCTION_INFO_V1(kapture_discard);
-PG_FUNCTION_INFO_V1(kapture_worker_start);
-PG_FUNCTION_INFO_V1(kapture_worker_pid);
 
 #define ATTACH_ID_COLUMN	"kapture_customer_id"
 #define ATTACH_TRIGGER		"kapture_capture"
@@ -579,35 +577,4 @@ Datum
 kapture_discard(PG_FUNCTION_ARGS)
 {
 	PG_RETURN_INT64(attach_change_failed(fcinfo, "DELETE FROM %s.kapture_delivery"));
-}
-
-/*
- * kapture_worker_start() returns void
- *
- * Asks for a worker in this database.  Called by the install script.
- */
-Datum
-kapture_worker_start(PG_FUNCTION_ARGS)
-{
-	if (kapture_shmem_available())
-		kapture_shmem_request_worker_at_commit();
-	else
-		ereport(WARNING,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("kapture_sync is not in shared_preload_libraries, so tables cannot be attached"),
-				 errhint("Add kapture_sync to shared_preload_libraries in postgresql.conf and restart the server.")));
-	PG_RETURN_VOID();
-}
-
-/*
- * kapture_worker_pid() returns integer
- */
-Datum
-kapture_worker_pid(PG_FUNCTION_ARGS)
-{
-	int			pid = kapture_shmem_worker_pid(MyDatabaseId);
-
-	if (pid == 0)
-		PG_RETURN_NULL();
-	PG_RETURN_INT32(pid);
 }

@@ -27,7 +27,7 @@ typedef struct KaptureHttpAnswer
 	int64		elapsed;		/* microseconds from start to end */
 
 	/* only where no whole answer came */
-	int			sqlstate;		/* class 08 or HV */
+	int			sqlstate;		/* class 08 or HV, see http.c */
 	const char *phase;			/* "resolving the host name", ... */
 	const char *option;			/* the server option whose limit was hit, or NULL */
 	const char *detail;			/* libcurl's words; never a secret */

@@ -45,5 +45,7 @@ typedef struct KaptureServer
 
 extern const char *kapture_api_name(KaptureApi api);
 extern const KaptureServer *kapture_server_get(const char *name, Oid userid);
+extern void kapture_server_require_key(const KaptureServer *server,
+									   KaptureApi api);
 
 #endif							/* KAPTURE_OPTION_H */

@@ -20,6 +20,7 @@
 #include "postgres.h"
 
 #include "access/xact.h"
+#include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "port/atomics.h"
 #include "storage/condition_variable.h"
@@ -29,6 +30,7 @@
 #include "storage/proc.h"
 #include "storage/procarray.h"
 #include "storage/shmem.h"
+#include "utils/builtins.h"
 
 #include "compat.h"
 #include "shmem.h"
@@ -38,6 +40,9 @@
 
 /* Databases whose backends asked for a worker; more than this: all. */
 #define SHMEM_MAX_REQUESTS	64
+
+/* Servers whose state can be shown; of more, the rest is not. */
+#define SHMEM_MAX_REPORTS	64
 
 typedef struct ShmemSlot
 {
@@ -65,6 +70,7 @@ typedef struct ShmemState
 	ShmemBlock	blocks[SHMEM_MAX_BLOCKS];
 	int			nrequests;		/* > SHMEM_MAX_REQUESTS: look at all */
 	Oid			requests[SHMEM_MAX_REQUESTS];	/* InvalidOid: list databases */
+	KaptureServerReport reports[SHMEM_MAX_REPORTS]; /* dbid 0: free */
 	int			nslots;
 	ShmemSlot	slots[FLEXIBLE_ARRAY_MEMBER];
 } ShmemState;
@@ -494,6 +500,11 @@ static void
 shmem_worker_detach(int code, Datum arg)
 {
 	LWLockAcquire(shmem->lock, LW_EXCLUSIVE);
+	for (int i = 0; i < SHMEM_MAX_REPORTS; i++)
+	{
+		if (shmem->reports[i].dbid == shmem_my_slot->dbid)
+			shmem->reports[i].dbid = InvalidOid;
+	}
 	if (shmem_my_slot->generation == shmem_my_generation)
 	{
 		shmem_my_slot->state = KAPTURE_SLOT_EXITED;
@@ -582,4 +593,57 @@ kapture_shmem_worker_must_leave(void)
 	leave = shmem_my_slot->leave;
 	LWLockRelease(shmem->lock);
 	return leave;
+}
+
+/*
+ * Makes a server's state visible in kapture_status.  The message is cut to
+ * what fits.
+ */
+void
+kapture_shmem_report_server(const char *server, Oid owner, KaptureServerState state,
+							TimestampTz retry_at, const char *message)
+{
+	KaptureServerReport *report = NULL;
+
+	LWLockAcquire(shmem->lock, LW_EXCLUSIVE);
+	for (int i = 0; i < SHMEM_MAX_REPORTS; i++)
+	{
+		KaptureServerReport *r = &shmem->reports[i];
+
+		if (r->dbid == MyDatabaseId && r->owner == owner && strcmp(NameStr(r->server), server) == 0)
+		{
+			report = r;
+			break;
+		}
+		if (!OidIsValid(r->dbid) && report == NULL)
+			report = r;
+	}
+	if (report)
+	{
+		if (report->dbid != MyDatabaseId || report->state != state)
+			report->since = GetCurrentTimestamp();
+		report->dbid = MyDatabaseId;
+		namestrcpy(&report->server, server);
+		report->owner = owner;
+		report->state = state;
+		report->retry_at = retry_at;
+		strlcpy(report->message, message,
+				pg_mbcliplen(message, strlen(message), KAPTURE_STATE_MESSAGE_LEN - 1) + 1);
+	}
+	LWLockRelease(shmem->lock);
+}
+
+/*
+ * Copies the i-th report.  Returns false behind the last; one with dbid
+ * InvalidOid is empty.
+ */
+bool
+kapture_shmem_read_report(int i, KaptureServerReport *report)
+{
+	if (shmem == NULL || i >= SHMEM_MAX_REPORTS)
+		return false;
+	LWLockAcquire(shmem->lock, LW_SHARED);
+	*report = shmem->reports[i];
+	LWLockRelease(shmem->lock);
+	return true;
 }

@@ -35,6 +35,29 @@ typedef struct KaptureSlotInfo
 	KaptureExit reason;
 } KaptureSlotInfo;
 
+/* What a worker says of a server it sends to. */
+typedef enum KaptureServerState
+{
+	KAPTURE_STATE_OK,
+	KAPTURE_STATE_MISCONFIGURED,	/* "message" says what is wrong */
+	KAPTURE_STATE_DENIED,		/* refuses our key or address */
+	KAPTURE_STATE_THROTTLED,	/* wants fewer requests */
+	KAPTURE_STATE_FAILING		/* does not answer as it should */
+} KaptureServerState;
+
+#define KAPTURE_STATE_MESSAGE_LEN	256
+
+typedef struct KaptureServerReport
+{
+	Oid			dbid;
+	NameData	server;
+	Oid			owner;
+	KaptureServerState state;
+	TimestampTz since;
+	TimestampTz retry_at;		/* no request before this time; 0: at once */
+	char		message[KAPTURE_STATE_MESSAGE_LEN];
+} KaptureServerReport;
+
 extern void kapture_shmem_install(void);
 extern bool kapture_shmem_available(void);
 
@@ -61,5 +84,10 @@ extern void kapture_shmem_worker_running(void);
 extern void kapture_shmem_worker_reason(KaptureExit reason);
 extern bool kapture_shmem_worker_take_work(void);
 extern bool kapture_shmem_worker_must_leave(void);
+extern void kapture_shmem_report_server(const char *server, Oid owner, KaptureServerState state,
+										TimestampTz retry_at, const char *message);
+
+/* for whoever looks */
+extern bool kapture_shmem_read_report(int i, KaptureServerReport *report);
 
 #endif							/* KAPTURE_SHMEM_H */

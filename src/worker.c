@@ -155,6 +155,25 @@ worker_syscache_callback(Datum arg, int cacheid, uint32 hashvalue)
 	worker_stale = worker_settings_changed = true;
 }
 
+/* Shows a server's state to whoever looks. */
+static void
+worker_report(WorkerServer *server, const char *message)
+{
+	KaptureServerState state = KAPTURE_STATE_OK;
+
+	if (server->problem)
+		state = KAPTURE_STATE_MISCONFIGURED;
+	else if (server->health == KAPTURE_SERVER_DENIES)
+		state = KAPTURE_STATE_DENIED;
+	else if (server->health == KAPTURE_SERVER_THROTTLES)
+		state = KAPTURE_STATE_THROTTLED;
+	else if (server->health == KAPTURE_SERVER_SICK)
+		state = KAPTURE_STATE_FAILING;
+	kapture_shmem_report_server(server->name, server->owner, state,
+								state == KAPTURE_STATE_OK ? 0 : server->not_before,
+								server->problem ? server->problem : message);
+}
+
 /* Reads a server's settings.  What is wrong with them becomes its problem. */
 static void
 worker_configure_server(WorkerServer *server)
@@ -321,6 +340,7 @@ worker_load(void)
 				server->failures = 0;
 				server->health = KAPTURE_SERVER_WELL;
 			}
+			worker_report(server, "");
 		}
 		worker_settings_changed = false;
 	}
@@ -496,6 +516,7 @@ worker_give_up_server(WorkerServer *server, const char *problem)
 	ereport(LOG,
 			(errmsg("kapture_sync cannot use server \"%s\": %s", server->name, problem)));
 	server->problem = MemoryContextStrdup(worker_context, problem);
+	worker_report(server, "");
 	worker_begin("putting back");
 	worker_take_back(server, GetCurrentTimestamp(), &settled);
 	worker_settle(&settled);
@@ -617,7 +638,12 @@ worker_note_health(WorkerServer *server, const KaptureTask *task, TimestampTz no
 					 task->health == KAPTURE_SERVER_DENIES ?
 					 errhint("Check the options of the server and of the user mapping.") : 0));
 	}
-	server->health = task->health;
+	if (server->health != task->health || task->health != KAPTURE_SERVER_WELL)
+	{
+		server->health = task->health;
+		worker_report(server, task->health == KAPTURE_SERVER_WELL ? "" :
+					  task->state == KAPTURE_TASK_FAILED ? task->failed.error : "");
+	}
 }
 
 /* Takes an answer in; an answer that cannot be handled fails its row alone. */
