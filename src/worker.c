@@ -203,7 +203,7 @@ worker_configure_server(WorkerServer *server)
 		error = CopyErrorData();
 		FlushErrorState();
 		RollbackAndReleaseCurrentSubTransaction();
-		problem = pstrdup(error->message);
+		problem = MemoryContextStrdup(worker_context, error->message);
 		FreeErrorData(error);
 	}
 	PG_END_TRY();

@@ -1,0 +1,164 @@
+-- What the trigger notes.  The table is paused, so that the worker takes nothing.
+CREATE SERVER kapture FOREIGN DATA WRAPPER kapture_fdw OPTIONS (url 'http://127.0.0.1:1');
+CREATE USER MAPPING FOR CURRENT_USER SERVER kapture OPTIONS (auth_key 'k');
+CREATE TABLE customers (id int PRIMARY KEY, customer_name text, phone text, note text);
+BEGIN;
+SELECT kapture_attach('customers');
+SELECT kapture_pause('customers');
+COMMIT;
+CREATE VIEW noted AS SELECT op, row_key, old_key, changed FROM kapture_outbox ORDER BY xact, seq;
+
+-- insert, update of each column, delete
+INSERT INTO customers VALUES (1, 'One', '9000000001');
+UPDATE customers SET customer_name = 'Uno' WHERE id = 1;
+UPDATE customers SET phone = '9000000011' WHERE id = 1;
+UPDATE customers SET customer_name = 'Un', phone = NULL WHERE id = 1;
+DELETE FROM customers WHERE id = 1;
+SELECT * FROM noted;
+DELETE FROM kapture_outbox;
+
+-- what touches no mapped column is not noted, the id neither
+INSERT INTO customers VALUES (1, 'One', '9000000001');
+DELETE FROM kapture_outbox;
+UPDATE customers SET note = 'x';
+UPDATE customers SET customer_name = customer_name;
+UPDATE customers SET kapture_customer_id = 7;
+SELECT * FROM noted;
+
+-- keys
+UPDATE customers SET id = 2;
+SELECT * FROM noted;
+DELETE FROM kapture_outbox;
+
+-- rollback, savepoints, exceptions
+BEGIN;
+INSERT INTO customers VALUES (10, 'a', '1');
+ROLLBACK;
+BEGIN;
+INSERT INTO customers VALUES (11, 'b', '1');
+SAVEPOINT s1;
+INSERT INTO customers VALUES (12, 'c', '1');
+SAVEPOINT s2;
+INSERT INTO customers VALUES (13, 'd', '1');
+ROLLBACK TO s1;
+INSERT INTO customers VALUES (14, 'e', '1');
+SAVEPOINT s3;
+INSERT INTO customers VALUES (15, 'f', '1');
+RELEASE s3;
+COMMIT;
+DO $$
+BEGIN
+	FOR i IN 20..24 LOOP
+		BEGIN
+			INSERT INTO customers VALUES (i, 'x', '1');
+			IF i % 2 = 1 THEN
+				RAISE EXCEPTION 'odd';
+			END IF;
+		EXCEPTION WHEN raise_exception THEN NULL;
+		END;
+	END LOOP;
+END $$;
+SELECT * FROM noted;
+DELETE FROM kapture_outbox;
+
+-- more than is held in memory, in the midst of savepoints
+BEGIN;
+INSERT INTO customers SELECT i, 'many', '1' FROM generate_series(1001, 2500) i;
+SAVEPOINT s;
+INSERT INTO customers SELECT i, 'many', '1' FROM generate_series(3001, 5500) i;
+ROLLBACK TO s;
+INSERT INTO customers SELECT i, 'many', '1' FROM generate_series(6001, 7500) i;
+COMMIT;
+SELECT count(*), count(DISTINCT row_key), min(row_key::int), max(row_key::int) FROM kapture_outbox;
+SELECT count(*) FROM kapture_outbox WHERE row_key::int BETWEEN 3001 AND 5500;
+SELECT count(*) = count(DISTINCT seq) AS numbered FROM kapture_outbox;
+DELETE FROM kapture_outbox;
+TRUNCATE customers;
+
+-- every way to write
+INSERT INTO customers VALUES (1, 'a', '1') ON CONFLICT (id) DO UPDATE SET phone = '2';
+INSERT INTO customers VALUES (1, 'a', '1') ON CONFLICT (id) DO UPDATE SET phone = '2';
+INSERT INTO customers VALUES (1, 'a', '1') ON CONFLICT (id) DO NOTHING;
+MERGE INTO customers c USING (VALUES (1, 'm'), (2, 'n')) v(id, n) ON c.id = v.id
+	WHEN MATCHED THEN UPDATE SET customer_name = v.n
+	WHEN NOT MATCHED THEN INSERT (id, customer_name) VALUES (v.id, v.n);
+WITH w AS (INSERT INTO customers VALUES (3, 'cte', '3') RETURNING id) SELECT * FROM w;
+UPDATE customers c SET phone = v.p FROM (VALUES (3, '33')) v(i, p) WHERE c.id = v.i;
+COPY customers (id, customer_name, phone) FROM STDIN;
+4	copied	4
+\.
+SELECT * FROM noted;
+DELETE FROM kapture_outbox;
+
+-- switched off
+SET kapture_sync.capture = off;
+INSERT INTO customers VALUES (30, 'silent', '1');
+RESET kapture_sync.capture;
+SET session_replication_role = replica;
+INSERT INTO customers VALUES (31, 'replica', '1');
+RESET session_replication_role;
+SELECT * FROM noted;
+
+-- a table that changes shape
+ALTER TABLE customers RENAME COLUMN phone TO mobile;
+ALTER TABLE customers DROP COLUMN note;
+UPDATE customers SET mobile = '999' WHERE id = 30;
+ALTER TABLE customers RENAME TO clients;
+INSERT INTO clients VALUES (40, 'renamed', '40');
+SELECT * FROM noted;
+SELECT kapture_detach('clients');
+SELECT count(*) FROM kapture_outbox;
+INSERT INTO clients VALUES (41, 'detached', '41');
+SELECT count(*) FROM kapture_outbox;
+
+-- detached in the same transaction
+BEGIN;
+SELECT kapture_attach('clients', '{"customer_name": "customer_name", "phone": "mobile"}');
+INSERT INTO clients VALUES (42, 'both', '42');
+SELECT kapture_detach('clients');
+COMMIT;
+SELECT count(*) FROM kapture_outbox;
+
+-- other kinds of keys: several columns, quotes, settings that change texts
+CREATE TABLE "Odd Keys" ("Day" date, "Na""me" text, b bytea, customer_name text, phone text, PRIMARY KEY ("Na""me", "Day", b));
+BEGIN;
+SELECT kapture_attach('"Odd Keys"');
+SELECT kapture_pause('"Odd Keys"');
+COMMIT;
+SET DateStyle = 'SQL, DMY';
+SET bytea_output = 'escape';
+INSERT INTO "Odd Keys" VALUES ('2021-03-14', 'a,"b"', '\x00ff', 'Odd', '1');
+RESET DateStyle;
+RESET bytea_output;
+UPDATE "Odd Keys" SET phone = '2';
+SELECT * FROM noted;
+SELECT kapture_detach('"Odd Keys"');
+
+-- partitions: new ones, rows that move
+CREATE TABLE parted (id int, customer_name text, phone text, region text, PRIMARY KEY (id, region)) PARTITION BY LIST (region);
+CREATE TABLE parted_n PARTITION OF parted FOR VALUES IN ('n');
+BEGIN;
+SELECT kapture_attach('parted');
+SELECT kapture_pause('parted');
+COMMIT;
+CREATE TABLE parted_s (phone text, region text NOT NULL, id int NOT NULL, customer_name text, kapture_customer_id bigint);
+ALTER TABLE parted ATTACH PARTITION parted_s FOR VALUES IN ('s');
+INSERT INTO parted (id, customer_name, phone, region) VALUES (1, 'north', '1', 'n'), (2, 'south', '2', 's');
+UPDATE parted SET phone = '3' WHERE id = 2;
+UPDATE parted SET region = 's' WHERE id = 1;
+SELECT * FROM noted;
+SELECT kapture_detach('parted');
+
+-- the function is of no use by itself
+SELECT kapture_capture();
+CREATE TABLE plain (id int PRIMARY KEY);
+CREATE TRIGGER t BEFORE INSERT ON plain FOR EACH ROW EXECUTE FUNCTION kapture_capture();
+INSERT INTO plain VALUES (1);
+DROP TRIGGER t ON plain;
+CREATE TRIGGER t AFTER INSERT ON plain FOR EACH ROW EXECUTE FUNCTION kapture_capture();
+INSERT INTO plain VALUES (1);
+SELECT count(*) FROM kapture_outbox;
+
+DROP VIEW noted;
+DROP TABLE clients, "Odd Keys", parted, plain;
+DROP SERVER kapture CASCADE;
