@@ -290,6 +290,12 @@ option_parse_url(const OptionDef *def, const char *text, void *place,
 		return false;
 	}
 
+	if (strchr(text, '?') != NULL)
+	{
+		fault->detail = _("It must not have a query (?): paths are options of their own.");
+		return false;
+	}
+
 	url = pstrdup(text);
 	len = strlen(url);
 	while (len > 0 && url[len - 1] == '/')
@@ -982,20 +988,18 @@ kapture_server_require_key(const KaptureServer *server, KaptureApi api)
 
 	ereport(ERROR,
 			(errcode(ERRCODE_FDW_OPTION_NAME_NOT_FOUND),
-			 errmsg("user mapping of server \"%s\" has no key to %s",
+			 errmsg("user mapping of server \"%s\" has no key for the API \"%s\"",
 					server->name, kapture_api_name(api)),
 			 errdetail("Option \"%s\" is missing in the mapping of user \"%s\" or PUBLIC.",
 					   missing, option_user_name(server->userid)),
 			 errhint("Use ALTER USER MAPPING ... SERVER %s OPTIONS (ADD ...) with \"auth_key\", with \"%s_auth_key\", or with both \"user\" and \"password\".",
 					 quote_identifier(server->name),
-					 api == KAPTURE_API_ADD ? "add" :
-					 api == KAPTURE_API_UPDATE ? "update" :
-					 api == KAPTURE_API_GET ? "get" : "pull")));
+					 kapture_api_name(api))));
 }
 
 /*
  * kapture_api_name
- *		What an API does, for messages: "add a customer", ...; static.
+ *		The short name of an API, as in the names of its options; static.
  */
 const char *
 kapture_api_name(KaptureApi api)

@@ -1,0 +1,727 @@
+/*
+ * http.c
+ *		HTTP POSTs, one or many at a time, under PostgreSQL's wait loop.
+ *
+ * The only file that knows libcurl.  Its sockets live in an epoll descriptor
+ * of ours, which sits in a WaitEventSet beside the process's latch and the
+ * postmaster's death (a WaitEventSet cannot let go of a socket; an epoll set
+ * can).  So one wait serves the network, interrupts and shutdown alike.
+ *
+ * Rules that keep libcurl and PostgreSQL apart:
+ *
+ * - libcurl is initialised on first use in each process, never in the
+ *   postmaster, and nothing of it is in shared memory.
+ * - All signals are blocked around calls into it: it may start a thread to
+ *   resolve a name, and that must not run PostgreSQL's signal handlers.
+ * - Callbacks neither allocate with palloc nor raise errors; they note what is
+ *   wrong and make libcurl stop.
+ * - A request belongs to a memory context, whose reset callback gives
+ *   everything back, so that no error leaks a handle.
+ *
+ * A POST must not be sent twice behind our back.  libcurl repeats a request by
+ * itself when a kept-alive connection turns out to be dead; the prerequisite
+ * callback, called before each sending, stops the second one.  It also tells
+ * for certain whether a request can have left: NOT_SENT means it was never
+ * called.
+ *
+ * SQLSTATEs: 08001 no connection came about, 08006 it was lost or too slow,
+ * HV000 the answer is not acceptable.
+ */
+#include "postgres.h"
+
+#include <arpa/inet.h>
+#include <curl/curl.h>
+#include <signal.h>
+#include <sys/epoll.h>
+#include <unistd.h>
+
+#include "lib/ilist.h"
+#include "miscadmin.h"
+#include "storage/fd.h"
+#include "storage/latch.h"
+#include "utils/errcodes.h"
+#include "utils/memutils.h"
+#include "utils/timestamp.h"
+
+#include "compat.h"
+#include "http.h"
+
+/* All headers of an answer together may have this many bytes. */
+#define HTTP_MAX_HEADERS	(64 * 1024)
+
+/* Connections kept open for later requests. */
+#define HTTP_MAX_IDLE		1024L
+
+/* Handles kept for later requests. */
+#define HTTP_MAX_FREE		64
+
+/* Socket events taken in at a time. */
+#define HTTP_MAX_EVENTS		64
+
+#define HTTP_USER_AGENT		"kapture_sync/1.0"
+
+struct KaptureHttpRequest
+{
+	MemoryContext context;
+	MemoryContextCallback callback;
+	dlist_node	node;			/* in http_finished, if "queued" */
+	bool		queued;
+	bool		started;		/* handle is in the multi handle */
+	bool		finished;
+	void	   *owner;
+
+	CURL	   *easy;
+	struct curl_slist *headers;
+	bool		loopback_only;
+	size_t		max_size;
+
+	/* filled in by callbacks */
+	int			sends;			/* times it was about to be sent */
+	char	   *body;			/* malloc'ed */
+	size_t		body_len;
+	size_t		body_size;
+	size_t		header_len;
+	bool		too_large;
+	bool		no_memory;
+	bool		not_loopback;
+	char		error[CURL_ERROR_SIZE];
+
+	KaptureHttpAnswer answer;
+};
+
+static CURLM *http_multi = NULL;
+static int	http_epoll = -1;
+static WaitEventSet *http_events = NULL;
+static TimestampTz http_timer = 0;	/* when libcurl wants to be called; 0: not */
+static int	http_running = 0;
+static dlist_head http_finished = DLIST_STATIC_INIT(http_finished);
+static CURL *http_free[HTTP_MAX_FREE];
+static int	http_nfree = 0;
+
+/* ------------------------------------------------------------------------
+ * Callbacks from libcurl: no palloc, no ereport
+ * ------------------------------------------------------------------------
+ */
+
+/* Keeps the epoll set in line with the sockets libcurl has. */
+static int
+http_socket_callback(CURL *easy, curl_socket_t fd, int what, void *arg, void *known)
+{
+	struct epoll_event event = {0};
+
+	if (what == CURL_POLL_REMOVE)
+	{
+		(void) epoll_ctl(http_epoll, EPOLL_CTL_DEL, fd, NULL);
+		return 0;
+	}
+	if (what & CURL_POLL_IN)
+		event.events |= EPOLLIN;
+	if (what & CURL_POLL_OUT)
+		event.events |= EPOLLOUT;
+	event.data.fd = fd;
+	if (epoll_ctl(http_epoll, EPOLL_CTL_MOD, fd, &event) != 0)
+		(void) epoll_ctl(http_epoll, EPOLL_CTL_ADD, fd, &event);
+	return 0;
+}
+
+static int
+http_timer_callback(CURLM *multi, long timeout, void *arg)
+{
+	http_timer = timeout < 0 ? 0 : TimestampTzPlusMilliseconds(GetCurrentTimestamp(), timeout);
+	return 0;
+}
+
+static size_t
+http_write_callback(char *data, size_t size, size_t nmemb, void *arg)
+{
+	KaptureHttpRequest *request = arg;
+	size_t		len = size * nmemb;
+
+	if (len > request->max_size - request->body_len)
+	{
+		request->too_large = true;
+		return 0;
+	}
+	if (request->body_len + len > request->body_size)
+	{
+		size_t		want = Max(request->body_size * 2, request->body_len + len);
+		char	   *larger;
+
+		want = Min(Max(want, 4096), request->max_size);
+		larger = realloc(request->body, want);
+		if (larger == NULL)
+		{
+			request->no_memory = true;
+			return 0;
+		}
+		request->body = larger;
+		request->body_size = want;
+	}
+	memcpy(request->body + request->body_len, data, len);
+	request->body_len += len;
+	return len;
+}
+
+static size_t
+http_header_callback(char *data, size_t size, size_t nmemb, void *arg)
+{
+	KaptureHttpRequest *request = arg;
+
+	request->header_len += size * nmemb;
+	if (request->header_len > HTTP_MAX_HEADERS)
+	{
+		request->too_large = true;
+		return 0;
+	}
+	return size * nmemb;
+}
+
+/* The connection stands, the request is about to be sent. */
+static int
+http_prereq_callback(void *arg, char *peer, char *local, int peer_port, int local_port)
+{
+	KaptureHttpRequest *request = arg;
+
+	if (request->loopback_only &&
+		strncmp(peer, "127.", 4) != 0 && strcmp(peer, "::1") != 0 &&
+		strncmp(peer, "::ffff:127.", 11) != 0)
+	{
+		request->not_loopback = true;
+		return CURL_PREREQFUNC_ABORT;
+	}
+	return ++request->sends > 1 ? CURL_PREREQFUNC_ABORT : CURL_PREREQFUNC_OK;
+}
+
+/* ------------------------------------------------------------------------
+ * Set-up
+ * ------------------------------------------------------------------------
+ */
+
+static sigset_t
+http_block_signals(void)
+{
+	sigset_t	all;
+	sigset_t	old;
+
+	sigfillset(&all);
+	(void) pthread_sigmask(SIG_SETMASK, &all, &old);
+	return old;
+}
+
+static void
+http_restore_signals(sigset_t old)
+{
+	(void) pthread_sigmask(SIG_SETMASK, &old, NULL);
+}
+
+static void
+http_fail_setup(const char *what)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_FDW_ERROR),
+			 errmsg("could not set up libcurl: %s", what)));
+}
+
+static void
+http_initialize(void)
+{
+	sigset_t	old;
+	CURLM	   *multi;
+
+	if (http_multi)
+		return;
+
+	if (http_epoll < 0)
+	{
+		http_epoll = epoll_create1(EPOLL_CLOEXEC);
+		if (http_epoll < 0)
+			ereport(ERROR,
+					(errcode_for_socket_access(),
+					 errmsg("%s failed: %m", "epoll_create1()")));
+		ReserveExternalFD();
+	}
+	if (http_events == NULL)
+	{
+		http_events = kapture_create_wait_event_set(3);
+		AddWaitEventToSet(http_events, WL_LATCH_SET, PGINVALID_SOCKET, MyLatch, NULL);
+		AddWaitEventToSet(http_events, WL_EXIT_ON_PM_DEATH, PGINVALID_SOCKET, NULL, NULL);
+		AddWaitEventToSet(http_events, WL_SOCKET_READABLE, http_epoll, NULL, NULL);
+	}
+
+	old = http_block_signals();
+	multi = curl_global_init(CURL_GLOBAL_DEFAULT) == CURLE_OK ? curl_multi_init() : NULL;
+	if (multi)
+	{
+		curl_multi_setopt(multi, CURLMOPT_SOCKETFUNCTION, http_socket_callback);
+		curl_multi_setopt(multi, CURLMOPT_TIMERFUNCTION, http_timer_callback);
+		curl_multi_setopt(multi, CURLMOPT_MAXCONNECTS, HTTP_MAX_IDLE);
+	}
+	http_restore_signals(old);
+	if (multi == NULL)
+		http_fail_setup("out of memory");
+	http_multi = multi;
+}
+
+/*
+ * Tells whether a URL can be a server's: http or https, a host, nothing but a
+ * path behind it.  If not, *why says so.  (Source: libcurl's URL API.)
+ */
+bool
+kapture_url_is_valid(const char *url, bool *is_https, bool *is_loopback, const char **why)
+{
+	CURLU	   *parsed = curl_url();
+	char	   *scheme = NULL;
+	char	   *host = NULL;
+	char	   *extra = NULL;
+
+	*why = NULL;
+	if (parsed == NULL)
+		http_fail_setup("out of memory");
+	if (curl_url_set(parsed, CURLUPART_URL, url, CURLU_NON_SUPPORT_SCHEME) != CURLUE_OK ||
+		curl_url_get(parsed, CURLUPART_SCHEME, &scheme, 0) != CURLUE_OK ||
+		curl_url_get(parsed, CURLUPART_HOST, &host, 0) != CURLUE_OK || host[0] == '\0')
+		*why = "it is not a URL with a scheme and a host";
+	else if (strcmp(scheme, "http") != 0 && strcmp(scheme, "https") != 0)
+		*why = "its scheme is neither http nor https";
+	else if (curl_url_get(parsed, CURLUPART_USER, &extra, 0) == CURLUE_OK ||
+			 curl_url_get(parsed, CURLUPART_PASSWORD, &extra, 0) == CURLUE_OK)
+		*why = "it contains a user name or password";
+	else if (curl_url_get(parsed, CURLUPART_QUERY, &extra, 0) == CURLUE_OK ||
+			 curl_url_get(parsed, CURLUPART_FRAGMENT, &extra, 0) == CURLUE_OK)
+		*why = "it contains a query or a fragment";
+	else
+	{
+		unsigned char addr[4];
+
+		*is_https = strcmp(scheme, "https") == 0;
+		*is_loopback = pg_strcasecmp(host, "localhost") == 0 || strcmp(host, "[::1]") == 0 ||
+			(inet_pton(AF_INET, host, addr) == 1 && addr[0] == 127);
+	}
+	curl_free(scheme);
+	curl_free(host);
+	curl_free(extra);
+	curl_url_cleanup(parsed);
+	return *why == NULL;
+}
+
+/* ------------------------------------------------------------------------
+ * Requests
+ * ------------------------------------------------------------------------
+ */
+
+/* The context of a request goes: give back what libcurl and malloc hold. */
+static void
+http_reset_callback(void *arg)
+{
+	KaptureHttpRequest *request = arg;
+	sigset_t	old = http_block_signals();
+
+	if (request->easy)
+	{
+		if (request->started)
+		{
+			curl_multi_remove_handle(http_multi, request->easy);
+			if (!request->finished)
+				http_running--;
+		}
+		if (http_nfree < HTTP_MAX_FREE)
+		{
+			curl_easy_reset(request->easy);
+			http_free[http_nfree++] = request->easy;
+		}
+		else
+			curl_easy_cleanup(request->easy);
+	}
+	curl_slist_free_all(request->headers);
+	free(request->body);
+	http_restore_signals(old);
+	if (request->queued)
+		dlist_delete(&request->node);
+}
+
+static void
+http_append_header(KaptureHttpRequest *request, const char *header)
+{
+	struct curl_slist *list = curl_slist_append(request->headers, header);
+
+	if (list == NULL)
+		http_fail_setup("out of memory");
+	request->headers = list;
+}
+
+static void
+http_make_headers(KaptureHttpRequest *request, const KaptureServer *server, KaptureApi api)
+{
+	http_append_header(request, "Content-Type: application/json");
+	http_append_header(request, "Accept: application/json");
+	http_append_header(request, "Expect:");
+	if (server->auth_key[api])
+	{
+		char	   *header = psprintf("Authorization: Basic %s", server->auth_key[api]);
+
+		http_append_header(request, header);
+		explicit_bzero(header, strlen(header));
+	}
+	for (char **header = server->headers; header && *header; header++)
+		http_append_header(request, *header);
+}
+
+#define HTTP_SET(option, value) \
+	do { \
+		if (curl_easy_setopt(request->easy, option, value) != CURLE_OK) \
+			http_fail_setup(#option); \
+	} while (0)
+
+static void
+http_set_options(KaptureHttpRequest *request, const KaptureServer *server, KaptureApi api,
+				 const char *body, size_t body_len)
+{
+	HTTP_SET(CURLOPT_URL, server->url[api]);
+	HTTP_SET(CURLOPT_POST, 1L);
+	HTTP_SET(CURLOPT_POSTFIELDS, body);
+	HTTP_SET(CURLOPT_POSTFIELDSIZE_LARGE, (curl_off_t) body_len);
+	HTTP_SET(CURLOPT_HTTPHEADER, request->headers);
+	HTTP_SET(CURLOPT_USERAGENT, HTTP_USER_AGENT);
+	if (server->auth_key[api] == NULL)
+	{
+		HTTP_SET(CURLOPT_HTTPAUTH, CURLAUTH_BASIC);
+		HTTP_SET(CURLOPT_USERNAME, server->user);
+		HTTP_SET(CURLOPT_PASSWORD, server->password);
+	}
+	HTTP_SET(CURLOPT_PROTOCOLS_STR, "http,https");
+	HTTP_SET(CURLOPT_FOLLOWLOCATION, 0L);
+	HTTP_SET(CURLOPT_PROXY, "");
+	HTTP_SET(CURLOPT_HTTP_VERSION, CURL_HTTP_VERSION_2TLS);
+	HTTP_SET(CURLOPT_SSL_VERIFYPEER, 1L);
+	HTTP_SET(CURLOPT_SSL_VERIFYHOST, 2L);
+	HTTP_SET(CURLOPT_SSLVERSION, CURL_SSLVERSION_TLSv1_2);
+	if (server->ca_file)
+		HTTP_SET(CURLOPT_CAINFO, server->ca_file);
+	HTTP_SET(CURLOPT_CONNECTTIMEOUT_MS, (long) server->connect_timeout);
+	HTTP_SET(CURLOPT_TIMEOUT_MS, (long) server->timeout);
+	HTTP_SET(CURLOPT_NOSIGNAL, 1L);
+#if LIBCURL_VERSION_NUM >= 0x075700
+	/* a name being looked up is not waited for when the request is given up */
+	HTTP_SET(CURLOPT_QUICK_EXIT, 1L);
+#endif
+	HTTP_SET(CURLOPT_ERRORBUFFER, request->error);
+	HTTP_SET(CURLOPT_PRIVATE, request);
+	HTTP_SET(CURLOPT_WRITEFUNCTION, http_write_callback);
+	HTTP_SET(CURLOPT_WRITEDATA, request);
+	HTTP_SET(CURLOPT_HEADERFUNCTION, http_header_callback);
+	HTTP_SET(CURLOPT_HEADERDATA, request);
+	HTTP_SET(CURLOPT_PREREQFUNCTION, http_prereq_callback);
+	HTTP_SET(CURLOPT_PREREQDATA, request);
+}
+
+/*
+ * Starts a POST of "body" (UTF-8 JSON) to one of a server's APIs.  The request
+ * lives in a context of its own below the current one; body is copied.
+ * "owner" is handed back by kapture_http_owner().  Errors: no key for the API,
+ * no memory.  Returns at once.
+ */
+KaptureHttpRequest *
+kapture_http_start(const KaptureServer *server, KaptureApi api,
+				   const char *body, size_t body_len, void *owner)
+{
+	MemoryContext context;
+	MemoryContext old;
+	KaptureHttpRequest *request;
+	char	   *copy;
+	sigset_t	signals;
+	CURLMcode	rc;
+
+	kapture_server_require_key(server, api);
+	http_initialize();
+
+	context = AllocSetContextCreate(CurrentMemoryContext, "kapture_sync request",
+									ALLOCSET_SMALL_SIZES);
+	old = MemoryContextSwitchTo(context);
+	request = palloc0(sizeof(KaptureHttpRequest));
+	request->context = context;
+	request->callback.func = http_reset_callback;
+	request->callback.arg = request;
+	MemoryContextRegisterResetCallback(context, &request->callback);
+	request->owner = owner;
+	request->loopback_only = !server->allow_http && strncmp(server->url[api], "http://", 7) == 0;
+	request->max_size = server->max_response_size;
+	copy = palloc(body_len + 1);
+	memcpy(copy, body, body_len);
+	copy[body_len] = '\0';
+
+	request->easy = http_nfree > 0 ? http_free[--http_nfree] : curl_easy_init();
+	if (request->easy == NULL)
+		http_fail_setup("out of memory");
+	http_make_headers(request, server, api);
+	http_set_options(request, server, api, copy, body_len);
+
+	signals = http_block_signals();
+	rc = curl_multi_add_handle(http_multi, request->easy);
+	http_restore_signals(signals);
+	if (rc != CURLM_OK)
+		http_fail_setup(curl_multi_strerror(rc));
+	request->started = true;
+	http_running++;
+	MemoryContextSwitchTo(old);
+	return request;
+}
+
+/*
+ * Forgets a request.  If it is under way, its connection is closed.
+ */
+void
+kapture_http_release(KaptureHttpRequest *request)
+{
+	MemoryContextDelete(request->context);
+}
+
+/*
+ * Returns a request's owner.
+ */
+void *
+kapture_http_owner(KaptureHttpRequest *request)
+{
+	return request->owner;
+}
+
+/*
+ * Returns how many requests are under way.
+ */
+int
+kapture_http_in_flight(void)
+{
+	return http_running;
+}
+
+/* ------------------------------------------------------------------------
+ * Answers
+ * ------------------------------------------------------------------------
+ */
+
+static int64
+http_time(KaptureHttpRequest *request, CURLINFO info)
+{
+	curl_off_t	value = 0;
+
+	(void) curl_easy_getinfo(request->easy, info, &value);
+	return value;
+}
+
+/* How far a failed request came. */
+static const char *
+http_phase(KaptureHttpRequest *request, CURLcode code)
+{
+	switch (code)
+	{
+		case CURLE_COULDNT_RESOLVE_HOST:
+			return "resolving the host name";
+		case CURLE_COULDNT_CONNECT:
+			return "connecting";
+		case CURLE_SSL_CONNECT_ERROR:
+		case CURLE_PEER_FAILED_VERIFICATION:
+		case CURLE_SSL_CERTPROBLEM:
+		case CURLE_SSL_CIPHER:
+		case CURLE_SSL_CACERT_BADFILE:
+		case CURLE_SSL_ISSUER_ERROR:
+			return "the TLS handshake";
+		default:
+			break;
+	}
+	if (request->sends > 0 || http_time(request, CURLINFO_PRETRANSFER_TIME_T) > 0)
+	{
+		if (request->header_len > 0 || http_time(request, CURLINFO_STARTTRANSFER_TIME_T) > 0)
+			return "reading the answer";
+		return code == CURLE_SEND_ERROR ? "sending the request" : "waiting for the answer";
+	}
+	if (http_time(request, CURLINFO_NAMELOOKUP_TIME_T) == 0)
+		return "resolving the host name";
+	if (http_time(request, CURLINFO_CONNECT_TIME_T) == 0)
+		return "connecting";
+	return "the TLS handshake";
+}
+
+/* Fills in the answer of a request that failed. */
+static void
+http_explain(KaptureHttpRequest *request, CURLcode code)
+{
+	KaptureHttpAnswer *answer = &request->answer;
+
+	answer->outcome = request->sends > 0 ? KAPTURE_HTTP_IN_DOUBT : KAPTURE_HTTP_NOT_SENT;
+	answer->phase = http_phase(request, code);
+	answer->detail = request->error[0] ? request->error : curl_easy_strerror(code);
+	answer->sqlstate = request->sends > 0 ? ERRCODE_CONNECTION_FAILURE :
+		ERRCODE_SQLCLIENT_UNABLE_TO_ESTABLISH_SQLCONNECTION;
+
+	if (request->too_large)
+	{
+		answer->option = request->header_len > HTTP_MAX_HEADERS ? NULL : "max_response_size";
+		answer->detail = answer->option ? "the answer is too large" : "the answer's headers are too large";
+		answer->sqlstate = ERRCODE_FDW_ERROR;
+	}
+	else if (request->no_memory)
+	{
+		answer->detail = "out of memory";
+		answer->sqlstate = ERRCODE_FDW_OUT_OF_MEMORY;
+	}
+	else if (request->not_loopback)
+	{
+		answer->option = "allow_http";
+		answer->detail = "plain http to another host is not allowed";
+	}
+	else if (code == CURLE_ABORTED_BY_CALLBACK && request->sends > 1)
+		answer->detail = "the server closed the connection";
+	else if (code == CURLE_OPERATION_TIMEDOUT)
+		answer->option = request->sends == 0 &&
+			http_time(request, CURLINFO_CONNECT_TIME_T) == 0 ? "connect_timeout" : "timeout";
+	else if (code == CURLE_SSL_CACERT_BADFILE)
+		answer->option = "ca_file";
+}
+
+/* Notes the end of a request. */
+static void
+http_finish(KaptureHttpRequest *request, CURLcode code)
+{
+	KaptureHttpAnswer *answer = &request->answer;
+	long		status = 0;
+	curl_off_t	retry_after = 0;
+
+	(void) curl_easy_getinfo(request->easy, CURLINFO_RESPONSE_CODE, &status);
+	answer->status = (int) status;
+	answer->elapsed = http_time(request, CURLINFO_TOTAL_TIME_T);
+	answer->retry_after = -1;
+	if (curl_easy_getinfo(request->easy, CURLINFO_RETRY_AFTER, &retry_after) == CURLE_OK && retry_after > 0)
+		answer->retry_after = Min(retry_after, 86400) * 1000;
+	if (code == CURLE_OK)
+	{
+		answer->outcome = KAPTURE_HTTP_ANSWERED;
+		answer->body = request->body ? request->body : "";
+		answer->body_len = request->body_len;
+	}
+	else
+		http_explain(request, code);
+
+	request->finished = true;
+	http_running--;
+	dlist_push_tail(&http_finished, &request->node);
+	request->queued = true;
+}
+
+/* Lets libcurl act on what has happened, and takes in what has ended. */
+static void
+http_act(bool network)
+{
+	struct epoll_event events[HTTP_MAX_EVENTS];
+	int			n = network ? epoll_wait(http_epoll, events, HTTP_MAX_EVENTS, 0) : 0;
+	sigset_t	old = http_block_signals();
+	int			running;
+	CURLMsg    *msg;
+
+	for (int i = 0; i < n; i++)
+	{
+		int			mask = 0;
+
+		if (events[i].events & (EPOLLIN | EPOLLHUP))
+			mask |= CURL_CSELECT_IN;
+		if (events[i].events & EPOLLOUT)
+			mask |= CURL_CSELECT_OUT;
+		if (events[i].events & EPOLLERR)
+			mask |= CURL_CSELECT_ERR;
+		(void) curl_multi_socket_action(http_multi, events[i].data.fd, mask, &running);
+	}
+	if (http_timer != 0 && http_timer <= GetCurrentTimestamp())
+	{
+		http_timer = 0;
+		(void) curl_multi_socket_action(http_multi, CURL_SOCKET_TIMEOUT, 0, &running);
+	}
+	while ((msg = curl_multi_info_read(http_multi, &running)) != NULL)
+	{
+		KaptureHttpRequest *request;
+
+		if (msg->msg == CURLMSG_DONE &&
+			curl_easy_getinfo(msg->easy_handle, CURLINFO_PRIVATE, (char **) &request) == CURLE_OK)
+			http_finish(request, msg->data.result);
+	}
+	http_restore_signals(old);
+}
+
+/*
+ * Waits until a request has finished (true), or until the latch is set or
+ * "timeout" (milliseconds, -1: none) is over (false).  Serves interrupts.
+ */
+bool
+kapture_http_wait(long timeout, uint32 wait_event)
+{
+	TimestampTz deadline = timeout < 0 ? DT_NOEND :
+		TimestampTzPlusMilliseconds(GetCurrentTimestamp(), timeout);
+
+	http_initialize();
+	while (dlist_is_empty(&http_finished))
+	{
+		WaitEvent	events[3];
+		TimestampTz next = http_timer ? Min(http_timer, deadline) : deadline;
+		long		wait = -1;
+		bool		network = false;
+		bool		latch = false;
+		int			n;
+
+		if (next != DT_NOEND)
+			wait = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), next);
+		n = WaitEventSetWait(http_events, wait, events, lengthof(events), wait_event);
+		for (int i = 0; i < n; i++)
+		{
+			if (events[i].events & WL_LATCH_SET)
+				latch = true;
+			if (events[i].events & WL_SOCKET_READABLE)
+				network = true;
+		}
+		if (latch)
+		{
+			ResetLatch(MyLatch);
+			CHECK_FOR_INTERRUPTS();
+		}
+		http_act(network);
+		if (dlist_is_empty(&http_finished) && (latch || deadline <= GetCurrentTimestamp()))
+			return false;
+	}
+	return true;
+}
+
+/*
+ * Returns a request that has finished, each one once; NULL if there is none.
+ */
+KaptureHttpRequest *
+kapture_http_next_finished(void)
+{
+	KaptureHttpRequest *request;
+
+	if (dlist_is_empty(&http_finished))
+		return NULL;
+	request = dlist_container(KaptureHttpRequest, node, dlist_pop_head_node(&http_finished));
+	request->queued = false;
+	return request;
+}
+
+/*
+ * Returns the answer of a finished request; it lives as long as the request.
+ */
+const KaptureHttpAnswer *
+kapture_http_answer(KaptureHttpRequest *request)
+{
+	Assert(request->finished);
+	return &request->answer;
+}
+
+/*
+ * Waits for one request and returns its answer.  Serves interrupts; others
+ * that finish meanwhile are left to kapture_http_next_finished().
+ */
+const KaptureHttpAnswer *
+kapture_http_perform(KaptureHttpRequest *request, uint32 wait_event)
+{
+	while (!request->finished)
+		(void) kapture_http_wait(-1, wait_event);
+	if (request->queued)
+		dlist_delete(&request->node);
+	request->queued = false;
+	return &request->answer;
+}
