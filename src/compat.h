@@ -77,4 +77,20 @@ object_ownercheck(Oid classid, Oid objectid, Oid roleid)
 	ExecInsertIndexTuples(rri, slot, estate, false, false, NULL, NIL, false)
 #endif
 
+/* 17 ties a set to a resource owner instead of a memory context. */
+#if PG_VERSION_NUM < 170000
+#define kapture_create_wait_event_set(n) CreateWaitEventSet(TopMemoryContext, n)
+#else
+#define kapture_create_wait_event_set(n) CreateWaitEventSet(NULL, n)
+#endif
+
+/* 17 lets the caller provide the lexer's memory. */
+#if PG_VERSION_NUM < 170000
+#define kapture_make_json_lexer(json, len, encoding) \
+	makeJsonLexContextCstringLen(json, len, encoding, true)
+#else
+#define kapture_make_json_lexer(json, len, encoding) \
+	makeJsonLexContextCstringLen(NULL, json, len, encoding, true)
+#endif
+
 #endif							/* KAPTURE_COMPAT_H */
