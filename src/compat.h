@@ -41,16 +41,6 @@ object_ownercheck(Oid classid, Oid objectid, Oid roleid)
 }
 #endif
 
-/*
- * 17 lets an extension name its wait events.  The names used are few and
- * constant, so the look-up by name in the shared hash table is all there is.
- */
-#if PG_VERSION_NUM < 170000
-#define kapture_wait_event(name)	PG_WAIT_EXTENSION
-#else
-#define kapture_wait_event(name)	WaitEventExtensionNew(name)
-#endif
-
 /* 17 lets the caller give the memory of the lexer. */
 #if PG_VERSION_NUM < 170000
 #define makeJsonLexContextCstringLen(lex, json, len, encoding, need_escapes) \
@@ -75,22 +65,6 @@ object_ownercheck(Oid classid, Oid objectid, Oid roleid)
 #else
 #define kapture_insert_index_tuples(rri, slot, estate) \
 	ExecInsertIndexTuples(rri, slot, estate, false, false, NULL, NIL, false)
-#endif
-
-/* 17 ties a set to a resource owner instead of a memory context. */
-#if PG_VERSION_NUM < 170000
-#define kapture_create_wait_event_set(n) CreateWaitEventSet(TopMemoryContext, n)
-#else
-#define kapture_create_wait_event_set(n) CreateWaitEventSet(NULL, n)
-#endif
-
-/* 17 lets the caller provide the lexer's memory. */
-#if PG_VERSION_NUM < 170000
-#define kapture_make_json_lexer(json, len, encoding) \
-	makeJsonLexContextCstringLen(json, len, encoding, true)
-#else
-#define kapture_make_json_lexer(json, len, encoding) \
-	makeJsonLexContextCstringLen(NULL, json, len, encoding, true)
 #endif
 
 #endif							/* KAPTURE_COMPAT_H */

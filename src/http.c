@@ -242,7 +242,7 @@ http_initialize(void)
 	}
 	if (http_events == NULL)
 	{
-		http_events = kapture_create_wait_event_set(3);
+		http_events = CreateWaitEventSet(NULL, 3);
 		AddWaitEventToSet(http_events, WL_LATCH_SET, PGINVALID_SOCKET, MyLatch, NULL);
 		AddWaitEventToSet(http_events, WL_EXIT_ON_PM_DEATH, PGINVALID_SOCKET, NULL, NULL);
 		AddWaitEventToSet(http_events, WL_SOCKET_READABLE, http_epoll, NULL, NULL);

@@ -370,7 +370,7 @@ kapture_launcher_main(Datum arg)
 
 		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
 						 wait < 0 ? SAFETY_INTERVAL : Min(wait, SAFETY_INTERVAL),
-						 kapture_wait_event("KaptureLauncherMain"));
+						 WaitEventExtensionNew("KaptureLauncherMain"));
 		ResetLatch(MyLatch);
 	}
 }

@@ -2,386 +2,740 @@
  * message.c
  *		Kapture's language: request bodies out, answers in.  No I/O.
  *
- * Real answers differ from the document in small things: raw line breaks in
- * strings, ids as numbers or strings, keys as "Kapture Customer Id", messages
- * with line breaks and leading commas.  Those are accepted; all else that is
- * not JSON is refused.
+ * What travels is UTF-8; what the rest of the extension sees is text in the
+ * database's encoding and jsonb.
+ *
+ * Kapture's real answers are not always JSON as the standard has it: they hold
+ * raw line breaks inside strings.  message_clean() therefore walks over an
+ * answer once, turns raw control characters inside strings into escapes, and
+ * measures what the rest of PostgreSQL could only answer with an ERROR: depth
+ * of nesting, size as jsonb, numbers out of range.  After that, PostgreSQL's
+ * own parser decides; an answer that is not JSON is a result here, not an
+ * error, since it is somebody else's fault and the worker has to go on.
+ *
+ * Keys are found whatever their case, and with or without spaces and
+ * underscores: some accounts write "Kapture Customer Id".
  */
 #include "postgres.h"
 
+#include <ctype.h>
+
+#include "catalog/namespace.h"
 #include "common/jsonapi.h"
 #include "fmgr.h"
 #include "mb/pg_wchar.h"
+#include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/datetime.h"
-#include "utils/fmgrprotos.h"
 #include "utils/json.h"
+#include "utils/jsonb.h"
+#include "utils/memutils.h"
 #include "utils/numeric.h"
+#include "utils/timestamp.h"
 
 #include "compat.h"
 #include "message.h"
 
-/* ------------------------------------------------------------------------
+#define MESSAGE_MAX_DEPTH	100 /* of nested arrays and objects */
+#define MESSAGE_MAX_DIGITS	1000	/* of a number; also its largest exponent */
+#define MESSAGE_VALUE_SIZE	20	/* bytes that a value of jsonb needs besides
+								 * its text, at most */
+#define MESSAGE_MAX_JSONB	0x0FFFFFFF	/* bytes of one jsonb value */
+#define MESSAGE_MAX_TEXT	1000	/* bytes of Kapture's words that are kept */
+#define MESSAGE_MAX_WHY		200 /* bytes of a parser's complaint */
+
+
+/*
+ * From bytes to jsonb
+ */
+
+/* Appends a character that was given as a UTF-16 escape; false if it is none. */
+static const char *
+message_take_escape(const char *p, const char *end, StringInfo out)
+{
+	pg_wchar	code = 0;
+	unsigned char utf8[8];
+
+	for (int unit = 0; unit < 2; unit++)
+	{
+		pg_wchar	part = 0;
+
+		if (end - p < 6 || p[0] != '\\' || p[1] != 'u')
+			return NULL;
+		for (int i = 2; i < 6; i++)
+		{
+			char		c = p[i];
+
+			if (!isxdigit((unsigned char) c))
+				return NULL;
+			part = part * 16 + (c <= '9' ? c - '0' : (c | 0x20) - 'a' + 10);
+		}
+		p += 6;
+		if (unit == 0 && is_utf16_surrogate_first(part))
+			code = part;
+		else if (unit == 0)
+		{
+			if (part < 0x80 || is_utf16_surrogate_second(part))
+				return NULL;
+			code = part;
+			break;
+		}
+		else if (is_utf16_surrogate_second(part))
+			code = surrogate_pair_to_codepoint(code, part);
+		else
+			return NULL;
+	}
+	unicode_to_utf8(code, utf8);
+	appendBinaryStringInfo(out, (char *) utf8, pg_utf_mblen(utf8));
+	return p;
+}
+
+/*
+ * Copies a string from after its opening quote to its closing one; returns what
+ * follows.  Escapes of characters outside of ASCII become the characters
+ * themselves if "decode", so that a later conversion can tell which of them
+ * the database's encoding lacks.
+ */
+static const char *
+message_clean_string(const char *p, const char *end, bool decode,
+					 StringInfo out)
+{
+	while (p < end)
+	{
+		const char *start = p;
+
+		while (p < end && *p != '"' && *p != '\\' && (unsigned char) *p >= 0x20)
+			p++;
+		appendBinaryStringInfo(out, start, p - start);
+		if (p >= end)
+			break;
+		if (*p == '"')
+		{
+			appendStringInfoChar(out, '"');
+			return p + 1;
+		}
+		if (*p == '\\')
+		{
+			const char *next = decode ? message_take_escape(p, end, out) : NULL;
+
+			if (next == NULL)
+			{
+				next = Min(p + 2, end);
+				appendBinaryStringInfo(out, p, next - p);
+			}
+			p = next;
+		}
+		else
+			appendStringInfo(out, "\\u%04x", (unsigned char) *p++);
+	}
+	return p;
+}
+
+/*
+ * Skips a number, and whatever stands together with it; false if PostgreSQL's
+ * numeric might not hold it.
+ */
+static bool
+message_skip_number(const char **pos, const char *end)
+{
+	const char *p = *pos;
+	const char *start = p;
+	bool		in_exponent = false;
+	int			exponent = 0;
+
+	for (; p < end && (isdigit((unsigned char) *p) ||
+					   strchr("+-.eE", *p) != NULL) && *p != '\0'; p++)
+	{
+		if (*p == 'e' || *p == 'E')
+			in_exponent = true;
+		else if (in_exponent && isdigit((unsigned char) *p) &&
+				 exponent <= MESSAGE_MAX_DIGITS)
+			exponent = exponent * 10 + (*p - '0');
+	}
+	*pos = p;
+	return p - start <= MESSAGE_MAX_DIGITS && exponent <= MESSAGE_MAX_DIGITS;
+}
+
+/*
+ * Copies an answer with its control characters escaped.  Returns false and
+ * sets *why if PostgreSQL could not hold it.
+ */
+static bool
+message_clean(const char *json, size_t len, bool decode, StringInfo out,
+			  char **why)
+{
+	const char *p = json;
+	const char *end = json + len;
+	int			depth = 0;
+	uint64		size = len;
+
+	while (p < end)
+	{
+		char		c = *p;
+
+		if (isdigit((unsigned char) c) || c == '-')
+		{
+			const char *start = p;
+
+			if (!message_skip_number(&p, end))
+			{
+				*why = _("a number is out of range");
+				return false;
+			}
+			appendBinaryStringInfo(out, start, p - start);
+			continue;
+		}
+		p++;
+		if (c == '[' || c == '{')
+			depth++;
+		else if (c == ']' || c == '}')
+			depth--;
+		if (depth > MESSAGE_MAX_DEPTH)
+		{
+			*why = psprintf(_("values are nested more than %d deep"),
+							MESSAGE_MAX_DEPTH);
+			return false;
+		}
+		if (c == '[' || c == '{' || c == ',' || c == ':')
+			size += MESSAGE_VALUE_SIZE;
+		if (size > MESSAGE_MAX_JSONB)
+		{
+			*why = _("it has more data than a jsonb value can hold");
+			return false;
+		}
+		appendStringInfoCharMacro(out, c);
+		if (c == '"')
+			p = message_clean_string(p, end, decode, out);
+	}
+	return true;
+}
+
+/* From UTF-8 to the database's encoding; NULL if that cannot hold it. */
+static char *
+message_from_utf8(char *utf8, int len)
+{
+	int			encoding = GetDatabaseEncoding();
+	Oid			proc;
+	size_t		size;
+	unsigned char *result;
+
+	if (encoding == PG_UTF8 || encoding == PG_SQL_ASCII)
+		return utf8;
+	proc = FindDefaultConversionProc(PG_UTF8, encoding);
+	if (!OidIsValid(proc))
+		return NULL;
+	size = (size_t) len * MAX_CONVERSION_GROWTH + 1;
+	if (size > MaxAllocSize)
+		return NULL;
+	result = palloc(size);
+	if (pg_do_encoding_conversion_buf(proc, PG_UTF8, encoding,
+									  (unsigned char *) utf8, len,
+									  result, size, true) != len)
+		return NULL;
+	return (char *) result;
+}
+
+/* A parser's complaint, cut to a length that fits into a message. */
+static char *
+message_complaint(JsonParseErrorType error, JsonLexContext *lex)
+{
+	char	   *why = json_errdetail(error, lex);
+	size_t		len = strlen(why);
+
+	if (len > MESSAGE_MAX_WHY)
+		why = psprintf("%s...",
+					   pnstrdup(why, pg_mbcliplen(why, len, MESSAGE_MAX_WHY)));
+	len = strlen(why);
+	if (len > 0 && why[len - 1] == '.')
+		why = pnstrdup(why, len - 1);
+	return why;
+}
+
+/*
+ * kapture_message_parse
+ *		An answer's body as jsonb, or NULL with the reason in *why.
+ *
+ * Takes "len" bytes of UTF-8.  Control characters inside strings are accepted;
+ * all else that is not JSON, is not UTF-8, cannot be written in the database's
+ * encoding or cannot be held by jsonb is refused.  *why has neither capital
+ * nor period of a sentence and may quote a little of the body.  The result is
+ * palloc'ed.  Raises no errors but for lack of memory.
+ */
+Jsonb *
+kapture_message_parse(const char *utf8, size_t len, char **why)
+{
+	bool		decode = GetDatabaseEncoding() != PG_UTF8;
+	StringInfoData clean;
+	char	   *text;
+	JsonLexContext *lex;
+	JsonParseErrorType error;
+	Jsonb	   *result;
+
+	*why = NULL;
+	if (len == 0)
+	{
+		*why = _("it is empty");
+		return NULL;
+	}
+	/* cleaning makes six bytes of one at most */
+	if (len > MESSAGE_MAX_JSONB / 2)
+	{
+		*why = _("it has more data than a jsonb value can hold");
+		return NULL;
+	}
+	if (memchr(utf8, '\0', len) != NULL ||
+		!pg_verify_mbstr(PG_UTF8, utf8, len, true))
+	{
+		*why = _("it is not UTF-8 text");
+		return NULL;
+	}
+
+	initStringInfo(&clean);
+	if (!message_clean(utf8, len, decode, &clean, why))
+	{
+		pfree(clean.data);
+		return NULL;
+	}
+	text = message_from_utf8(clean.data, clean.len);
+	if (text == NULL)
+	{
+		*why = psprintf(_("it has characters that encoding \"%s\" lacks"),
+						GetDatabaseEncodingName());
+		return NULL;
+	}
+	lex = makeJsonLexContextCstringLen(NULL, text, strlen(text),
+									   GetDatabaseEncoding(), true);
+	error = pg_parse_json(lex, &nullSemAction);
+	if (error != JSON_SUCCESS)
+	{
+		*why = message_complaint(error, lex);
+		return NULL;
+	}
+	result = DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum(text)));
+	if (text != clean.data)
+		pfree(text);
+	pfree(clean.data);
+	return result;
+}
+
+
+/*
+ * Looking into answers
+ */
+
+/* Is this "name", apart from case, spaces and underscores? */
+static bool
+message_is_key(const char *key, int len, const char *name)
+{
+	for (int i = 0; i < len; i++)
+	{
+		if (key[i] == ' ' || key[i] == '_')
+			continue;
+		if (*name == '\0' ||
+			pg_ascii_tolower((unsigned char) key[i]) != (unsigned char) *name)
+			return false;
+		name++;
+	}
+	return *name == '\0';
+}
+
+/*
+ * Finds the value of a key of an object; "name" is in lower case, without
+ * spaces and underscores.
+ */
+static bool
+message_find(JsonbContainer *object, const char *name, JsonbValue *value)
+{
+	JsonbIterator *it = JsonbIteratorInit(object);
+	JsonbIteratorToken token;
+	bool		found = false;
+
+	while ((token = JsonbIteratorNext(&it, value, true)) != WJB_DONE)
+	{
+		if (token == WJB_KEY)
+			found = message_is_key(value->val.string.val,
+								   value->val.string.len, name);
+		else if (token == WJB_VALUE && found)
+			return true;
+	}
+	return false;
+}
+
+/* Is this value an object?  Sets *object to it if so. */
+static bool
+message_is_object(const JsonbValue *value, JsonbContainer **object)
+{
+	if (value->type != jbvBinary || !JsonContainerIsObject(value->val.binary.data))
+		return false;
+	*object = value->val.binary.data;
+	return true;
+}
+
+/* A customer's id given as number or text of digits; 0 if it is none. */
+static int64
+message_id(const JsonbValue *value)
+{
+	char	   *text;
+	char	   *p;
+	char	   *end;
+	int64		id;
+
+	if (value->type == jbvString)
+		text = pnstrdup(value->val.string.val, value->val.string.len);
+	else if (value->type == jbvNumeric)
+		text = DatumGetCString(DirectFunctionCall1(numeric_out,
+												   NumericGetDatum(value->val.numeric)));
+	else
+		return 0;
+
+	p = text;
+	while (*p == ' ')
+		p++;
+	if (!isdigit((unsigned char) *p))
+		return 0;
+	errno = 0;
+	id = strtoi64(p, &end, 10);
+	if (errno != 0)
+		return 0;
+	/* 65033646.0 is a number like 65033646 */
+	if (*end == '.')
+		end += 1 + strspn(end + 1, "0");
+	while (*end == ' ')
+		end++;
+	if (*end != '\0')
+		return 0;
+	pfree(text);
+	return id;
+}
+
+/* Text on one line, without commas and spaces around it, not too long. */
+static char *
+message_one_line(const char *text, int len)
+{
+	StringInfoData line;
+
+	initStringInfo(&line);
+	for (int i = 0; i < len; i++)
+	{
+		bool		blank = (unsigned char) text[i] <= 0x20 || text[i] == 0x7F;
+
+		if (!blank && !(text[i] == ',' && line.len == 0))
+			appendStringInfoCharMacro(&line, text[i]);
+		else if (blank && line.len > 0 && line.data[line.len - 1] != ' ')
+			appendStringInfoCharMacro(&line, ' ');
+	}
+	while (line.len > 0 &&
+		   (line.data[line.len - 1] == ' ' || line.data[line.len - 1] == ','))
+		line.data[--line.len] = '\0';
+	if (line.len > MESSAGE_MAX_TEXT)
+		line.data[pg_mbcliplen(line.data, line.len, MESSAGE_MAX_TEXT)] = '\0';
+	return line.data;
+}
+
+/* Kapture's words, wherever they are; "" if there are none. */
+static char *
+message_words(JsonbContainer *answer)
+{
+	static const char *const names[] = {"message", "customerdetails", "error"};
+	JsonbValue	value;
+
+	for (int i = 0; i < lengthof(names); i++)
+	{
+		if (message_find(answer, names[i], &value) && value.type == jbvString)
+			return message_one_line(value.val.string.val, value.val.string.len);
+	}
+	return pstrdup("");
+}
+
+/* Does the answer have a status in words?  Is that "success"? */
+static bool
+message_has_status(JsonbContainer *answer, bool *is_success)
+{
+	JsonbValue	value;
+
+	*is_success = false;
+	if (!message_find(answer, "status", &value) || value.type != jbvString)
+		return false;
+	*is_success = message_is_key(value.val.string.val, value.val.string.len,
+								 "success");
+	return true;
+}
+
+/*
+ * Does the text contain the words?  Case does not matter, nor do spaces and
+ * hyphens; "words" is in lower case without them.
+ */
+static bool
+message_says(const char *text, const char *words)
+{
+	char	   *plain = palloc(strlen(text) + 1);
+	char	   *to = plain;
+	bool		result;
+
+	for (; *text != '\0'; text++)
+	{
+		if (*text != ' ' && *text != '-')
+			*to++ = pg_ascii_tolower((unsigned char) *text);
+	}
+	*to = '\0';
+	result = strstr(plain, words) != NULL;
+	pfree(plain);
+	return result;
+}
+
+
+/*
+ * Judging answers
+ */
+
+/* The customer's id in an answer to Add or Update; 0 if it has none. */
+static int64
+message_written_id(JsonbContainer *answer)
+{
+	JsonbValue	value;
+	JsonbContainer *enquiry;
+	int64		id = 0;
+
+	if (message_find(answer, "enquiry", &value) &&
+		message_is_object(&value, &enquiry) &&
+		message_find(enquiry, "kapturecustomerid", &value))
+		id = message_id(&value);
+	if (id == 0 && message_find(answer, "kapturecustomerid", &value))
+		id = message_id(&value);
+	return id;
+}
+
+/* The id of a customer that was found; 0 if it has none. */
+static int64
+message_details_id(JsonbContainer *customer)
+{
+	JsonbValue	value;
+
+	return message_find(customer, "id", &value) ? message_id(&value) : 0;
+}
+
+/* The id that all customers of an array share; 0 if there is none. */
+static int64
+message_common_id(JsonbContainer *customers)
+{
+	int64		common = 0;
+	uint32		n = JsonContainerSize(customers);
+
+	for (uint32 i = 0; i < n; i++)
+	{
+		JsonbValue *element = getIthJsonbValueFromContainer(customers, i);
+		JsonbContainer *customer;
+		int64		id = 0;
+
+		if (message_is_object(element, &customer))
+			id = message_details_id(customer);
+		if (id == 0 || (common != 0 && id != common))
+			return 0;
+		common = id;
+	}
+	return common;
+}
+
+/* What Get found. */
+static KaptureVerdict
+message_judge_found(JsonbContainer *answer, int64 *id)
+{
+	JsonbValue	value;
+
+	if (!message_find(answer, "customerdetails", &value) ||
+		value.type != jbvBinary)
+		return KAPTURE_BROKEN;
+	if (JsonContainerIsObject(value.val.binary.data))
+		*id = message_details_id(value.val.binary.data);
+	else if (JsonContainerSize(value.val.binary.data) == 0)
+		return KAPTURE_NOT_FOUND;
+	else
+		*id = message_common_id(value.val.binary.data);
+	return KAPTURE_SUCCESS;
+}
+
+/* An answer that says "success". */
+static KaptureVerdict
+message_judge_success(KaptureApi api, JsonbContainer *answer, int64 *id)
+{
+	JsonbValue	value;
+
+	switch (api)
+	{
+		case KAPTURE_API_ADD:
+			*id = message_written_id(answer);
+			return *id != 0 ? KAPTURE_SUCCESS : KAPTURE_BROKEN;
+		case KAPTURE_API_UPDATE:
+			*id = message_written_id(answer);
+			return KAPTURE_SUCCESS;
+		case KAPTURE_API_GET:
+			return message_judge_found(answer, id);
+		case KAPTURE_API_PULL:
+			if (message_find(answer, "message", &value) &&
+				value.type == jbvBinary &&
+				JsonContainerIsArray(value.val.binary.data))
+				return KAPTURE_SUCCESS;
+			break;
+	}
+	return KAPTURE_BROKEN;
+}
+
+/* An answer that does not say "success", by Kapture's words. */
+static KaptureVerdict
+message_judge_failure(KaptureApi api, const char *words)
+{
+	if (message_says(words, "invalidauthkey"))
+		return KAPTURE_DENIED;
+	if (api == KAPTURE_API_GET && message_says(words, "doesnotexist"))
+		return KAPTURE_NOT_FOUND;
+	if (api == KAPTURE_API_PULL && message_says(words, "nocustomer"))
+		return KAPTURE_NOT_FOUND;
+	if ((api == KAPTURE_API_ADD || api == KAPTURE_API_UPDATE) &&
+		message_says(words, "alreadyexist"))
+	{
+		bool		phone = message_says(words, "mobile") ||
+			message_says(words, "phone");
+		bool		email = message_says(words, "email");
+
+		if (phone && email)
+			return KAPTURE_DUPLICATE_BOTH;
+		if (phone)
+			return KAPTURE_DUPLICATE_PHONE;
+		if (email)
+			return KAPTURE_DUPLICATE_EMAIL;
+	}
+	return KAPTURE_REFUSED;
+}
+
+/*
+ * kapture_message_judge
+ *		What an answer means.
+ *
+ * "status" is the HTTP code, "answer" the parsed body or NULL if that was not
+ * JSON.  Fills in all of "reply", palloc'ed.
+ *
+ * The HTTP code decides first: 401, 403 and 404 are KAPTURE_DENIED, 429 is
+ * KAPTURE_THROTTLED, 5xx and 3xx (never followed), 408 and 425 are
+ * KAPTURE_BROKEN.  Then Kapture's status and words; a bad key is
+ * KAPTURE_DENIED with any code.  Other 4xx are about the content
+ * (KAPTURE_REFUSED), JSON or not, so that one bad customer is no reason to
+ * think the server ill.  A "success" that lacks what it promises, such as an
+ * added customer's id, is KAPTURE_BROKEN.
+ */
+void
+kapture_message_judge(KaptureApi api, int status, Jsonb *answer,
+					  KaptureReply *reply)
+{
+	JsonbContainer *object = NULL;
+	bool		has_status = false;
+	bool		is_success = false;
+
+	reply->verdict = KAPTURE_BROKEN;
+	reply->customer_id = 0;
+	if (answer != NULL && JB_ROOT_IS_OBJECT(answer))
+	{
+		object = &answer->root;
+		has_status = message_has_status(object, &is_success);
+	}
+	reply->message = object != NULL ? message_words(object) : pstrdup("");
+
+	if (status == 401 || status == 403 || status == 404)
+		reply->verdict = KAPTURE_DENIED;
+	else if (status == 429)
+		reply->verdict = KAPTURE_THROTTLED;
+	else if (status >= 500 || (status >= 300 && status < 400) ||
+			 status == 408 || status == 425)
+		reply->verdict = KAPTURE_BROKEN;
+	else if (object == NULL)
+		reply->verdict = status >= 400 ? KAPTURE_REFUSED : KAPTURE_BROKEN;
+	else if (is_success)
+	{
+		if (status < 400)
+			reply->verdict = message_judge_success(api, object,
+												   &reply->customer_id);
+	}
+	else
+	{
+		reply->verdict = message_judge_failure(api, reply->message);
+
+		/* neither success nor failure, and in words that mean nothing to us */
+		if (reply->verdict == KAPTURE_REFUSED && !has_status && status < 400)
+			reply->verdict = KAPTURE_BROKEN;
+	}
+}
+
+
+/*
  * Requests
- * ------------------------------------------------------------------------
  */
 
 /*
- * Converts text of the server's encoding to UTF-8, palloc'ed.
+ * kapture_message_to_utf8
+ *		Text in the database's encoding as UTF-8, with its length in *len.
+ *
+ * The result is always a palloc'ed copy.  Errors: 22021 if the text cannot be
+ * UTF-8, as in a database with encoding SQL_ASCII.
  */
 char *
 kapture_message_to_utf8(const char *text, size_t *len)
 {
-	char	   *result = pg_server_to_any(text, strlen(text), PG_UTF8);
+	size_t		text_len = strlen(text);
+	char	   *utf8 = pg_server_to_any(text, text_len, PG_UTF8);
 
-	if (result == text)
-		result = pstrdup(text);
-	*len = strlen(result);
-	return result;
+	if (GetDatabaseEncoding() == PG_SQL_ASCII)
+		(void) pg_verify_mbstr(PG_UTF8, text, text_len, false);
+	if (utf8 == text)
+		utf8 = pnstrdup(text, text_len);
+	*len = strlen(utf8);
+	return utf8;
 }
 
 /*
- * Appends "name": "value" to a JSON object that is being built, with a comma
- * if it is not the first member.  Name and value are of the server's encoding,
- * the body is UTF-8.
+ * kapture_message_append_field
+ *		Appends "name": "value" to an object that is being written as UTF-8,
+ *		with a comma before it unless the object just began.
+ *
+ * Name and value are in the database's encoding; NULL is written as "", which
+ * is how Kapture writes "no value".  Errors as kapture_message_to_utf8().
  */
 void
-kapture_message_append_field(StringInfo body, const char *name, const char *value)
+kapture_message_append_field(StringInfo body, const char *name,
+							 const char *value)
 {
 	size_t		len;
+	char	   *text;
 
 	if (body->len > 0 && body->data[body->len - 1] != '{')
 		appendStringInfoString(body, ", ");
-	escape_json(body, kapture_message_to_utf8(name, &len));
+	text = kapture_message_to_utf8(name, &len);
+	escape_json(body, text);
+	pfree(text);
 	appendStringInfoString(body, ": ");
-	escape_json(body, kapture_message_to_utf8(value, &len));
+	text = kapture_message_to_utf8(value != NULL ? value : "", &len);
+	escape_json(body, text);
+	pfree(text);
 }
 
 /*
- * Writes a time as Kapture wants it: YYYY-MM-DD hh:mm:ss.
+ * kapture_message_date
+ *		A time as Kapture reads it, YYYY-MM-DD hh:mm:ss, whatever DateStyle is;
+ *		palloc'ed.  Parts of a second are dropped.
+ *
+ * Errors: 22008 if it is infinite or its year has not four digits.
  */
 char *
 kapture_message_date(Timestamp when)
 {
 	struct pg_tm tm;
 	fsec_t		fsec;
+	char		text[MAXDATELEN + 1];
 
-	if (timestamp2tm(when, NULL, &tm, &fsec, NULL, NULL) != 0)
+	if (TIMESTAMP_NOT_FINITE(when) ||
+		timestamp2tm(when, NULL, &tm, &fsec, NULL, NULL) != 0 ||
+		tm.tm_year < 1 || tm.tm_year > 9999)
 		ereport(ERROR,
 				(errcode(ERRCODE_DATETIME_VALUE_OUT_OF_RANGE),
 				 errmsg("timestamp out of range")));
-	return psprintf("%04d-%02d-%02d %02d:%02d:%02d", tm.tm_year, tm.tm_mon, tm.tm_mday,
-					tm.tm_hour, tm.tm_min, tm.tm_sec);
-}
-
-/* ------------------------------------------------------------------------
- * Answers
- * ------------------------------------------------------------------------
- */
-
-/* Copies JSON text, with control characters inside strings escaped. */
-static void
-message_escape_controls(StringInfo dst, const char *src, size_t len)
-{
-	bool		in_string = false;
-	bool		escaped = false;
-
-	for (size_t i = 0; i < len; i++)
-	{
-		unsigned char c = (unsigned char) src[i];
-
-		if (in_string && c < 0x20)
-		{
-			/* a backslash before it cannot be meant to escape it */
-			if (escaped)
-				dst->data[--dst->len] = '\0';
-			appendStringInfo(dst, "\\u%04x", c);
-			escaped = false;
-			continue;
-		}
-		appendStringInfoCharMacro(dst, c);
-		if (escaped)
-			escaped = false;
-		else if (in_string && c == '\\')
-			escaped = true;
-		else if (c == '"')
-			in_string = !in_string;
-	}
-}
-
-/*
- * Reads an answer's body.  Returns NULL with *why set if it is no JSON; errors
- * only if it is JSON that PostgreSQL cannot hold (\u0000, numbers beyond all
- * bounds, nested too deeply, not convertible to the server's encoding).
- */
-Jsonb *
-kapture_message_parse(const char *utf8, size_t len, char **why)
-{
-	StringInfoData text;
-	char	   *json;
-	JsonLexContext *lex;
-	JsonParseErrorType error;
-
-	*why = NULL;
-	if (len >= 3 && memcmp(utf8, "\xef\xbb\xbf", 3) == 0)
-	{
-		utf8 += 3;				/* byte order mark */
-		len -= 3;
-	}
-	if (len == 0)
-	{
-		*why = pstrdup("The answer is empty.");
-		return NULL;
-	}
-	if (len > MaxAllocSize / 6 || !pg_verify_mbstr(PG_UTF8, utf8, len, true))
-	{
-		*why = pstrdup("The answer is not valid UTF-8.");
-		return NULL;
-	}
-
-	initStringInfo(&text);
-	message_escape_controls(&text, utf8, len);
-	json = pg_any_to_server(text.data, text.len, PG_UTF8);
-	lex = kapture_make_json_lexer(json, strlen(json), GetDatabaseEncoding());
-	error = pg_parse_json(lex, &nullSemAction);
-	if (error == JSON_UNICODE_CODE_POINT_ZERO || error == JSON_UNICODE_UNTRANSLATABLE)
-		json_ereport_error(error, lex);
-	if (error != JSON_SUCCESS)
-	{
-		*why = json_errdetail(error, lex);
-		return NULL;
-	}
-	return DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum(json)));
-}
-
-/* Compares a key with a name, ignoring case, spaces and underscores. */
-static bool
-message_key_matches(const char *key, int len, const char *name)
-{
-	int			i = 0;
-
-	for (;;)
-	{
-		while (i < len && (key[i] == ' ' || key[i] == '_'))
-			i++;
-		while (*name == ' ' || *name == '_')
-			name++;
-		if (i == len || *name == '\0')
-			return i == len && *name == '\0';
-		if (pg_tolower((unsigned char) key[i]) != pg_tolower((unsigned char) *name))
-			return false;
-		i++;
-		name++;
-	}
-}
-
-/* Finds a member of an object by its name; false if there is none. */
-static bool
-message_find(JsonbContainer *object, const char *name, JsonbValue *value)
-{
-	JsonbIterator *it;
-	JsonbValue	v;
-	JsonbIteratorToken token;
-
-	if (!JsonContainerIsObject(object))
-		return false;
-	it = JsonbIteratorInit(object);
-	(void) JsonbIteratorNext(&it, &v, true);
-	while ((token = JsonbIteratorNext(&it, &v, true)) == WJB_KEY)
-	{
-		bool		match = message_key_matches(v.val.string.val, v.val.string.len, name);
-
-		(void) JsonbIteratorNext(&it, &v, true);
-		if (match)
-		{
-			*value = v;
-			return true;
-		}
-	}
-	return false;
-}
-
-/* An id given as number or string; 0 if it is none that fits. */
-static int64
-message_id(const JsonbValue *value)
-{
-	char	   *text;
-	char	   *end;
-	int64		id;
-
-	if (value->type == jbvNumeric)
-		text = DatumGetCString(DirectFunctionCall1(numeric_out, NumericGetDatum(value->val.numeric)));
-	else if (value->type == jbvString)
-		text = pnstrdup(value->val.string.val, value->val.string.len);
-	else
-		return 0;
-	errno = 0;
-	id = strtoll(text, &end, 10);
-	while (*end == ' ')
-		end++;
-	return errno != 0 || *end != '\0' || end == text || id < 0 ? 0 : id;
-}
-
-/* The id in a member of an object, 0 if there is none. */
-static int64
-message_find_id(JsonbContainer *object, const char *name)
-{
-	JsonbValue	value;
-
-	return message_find(object, name, &value) ? message_id(&value) : 0;
-}
-
-/* The id of one customer, or of all in a list if it is the same; else 0. */
-static int64
-message_customer_id(const JsonbValue *details)
-{
-	JsonbContainer *container;
-	int64		id = 0;
-
-	if (details->type != jbvBinary)
-		return 0;
-	container = details->val.binary.data;
-	if (JsonContainerIsObject(container))
-		return message_find_id(container, "id");
-	for (uint32 i = 0; i < JsonContainerSize(container); i++)
-	{
-		JsonbValue *elem = getIthJsonbValueFromContainer(container, i);
-		int64		this = elem->type == jbvBinary ? message_find_id(elem->val.binary.data, "id") : 0;
-
-		if (this == 0 || (id != 0 && id != this))
-			return 0;
-		id = this;
-	}
-	return id;
-}
-
-/* Kapture's id of the customer an answer is about. */
-static int64
-message_answer_id(KaptureApi api, JsonbContainer *root)
-{
-	JsonbValue	value;
-	int64		id = 0;
-
-	if (api == KAPTURE_API_GET)
-		return message_find(root, "customer details", &value) ? message_customer_id(&value) : 0;
-	if (message_find(root, "enquiry", &value) && value.type == jbvBinary)
-		id = message_find_id(value.val.binary.data, "kapture customer id");
-	return id ? id : message_find_id(root, "kapture customer id");
-}
-
-/* Kapture's words, on one line and without what surrounds them. */
-static char *
-message_text(JsonbContainer *root)
-{
-	JsonbValue	value;
-	StringInfoData text;
-	int			i = 0;
-
-	initStringInfo(&text);
-	if ((!message_find(root, "message", &value) || value.type != jbvString) &&
-		(!message_find(root, "customer details", &value) || value.type != jbvString))
-		return text.data;
-
-	while (i < value.val.string.len && strchr(" ,\r\n\t", value.val.string.val[i]))
-		i++;
-	for (; i < value.val.string.len; i++)
-	{
-		unsigned char c = (unsigned char) value.val.string.val[i];
-
-		if (c > 0x20)
-			appendStringInfoChar(&text, c);
-		else if (text.len > 0 && text.data[text.len - 1] != ' ')
-			appendStringInfoChar(&text, ' ');
-	}
-	while (text.len > 0 && text.data[text.len - 1] == ' ')
-		text.data[--text.len] = '\0';
-	return text.data;
-}
-
-static bool
-message_says(const char *text, const char *what)
-{
-	size_t		len = strlen(what);
-
-	for (; *text; text++)
-	{
-		if (pg_strncasecmp(text, what, len) == 0)
-			return true;
-	}
-	return false;
-}
-
-/* What "failed" stands for. */
-static KaptureVerdict
-message_judge_failed(KaptureApi api, const char *text)
-{
-	if (message_says(text, "already exist"))
-	{
-		bool		email = message_says(text, "email");
-		bool		phone = message_says(text, "mobile") || message_says(text, "phone");
-
-		return email == phone ? KAPTURE_DUPLICATE_BOTH :
-			email ? KAPTURE_DUPLICATE_EMAIL : KAPTURE_DUPLICATE_PHONE;
-	}
-	if (api == KAPTURE_API_GET && message_says(text, "does not exist"))
-		return KAPTURE_NOT_FOUND;
-	if (api == KAPTURE_API_PULL && message_says(text, "no customer between"))
-		return KAPTURE_NOT_FOUND;
-	return KAPTURE_REFUSED;
-}
-
-/* What the HTTP code alone stands for. */
-static KaptureVerdict
-message_judge_status(int status)
-{
-	switch (status)
-	{
-		case 401:
-		case 403:
-		case 404:
-			return KAPTURE_DENIED;
-		case 429:
-			return KAPTURE_THROTTLED;
-		default:
-			return KAPTURE_BROKEN;
-	}
-}
-
-/*
- * Works out what an answer means, from its HTTP code and its JSON, which is
- * NULL if it has none.  reply->message is palloc'ed, never NULL.
- */
-void
-kapture_message_judge(KaptureApi api, int status, Jsonb *answer, KaptureReply *reply)
-{
-	JsonbValue	value;
-	JsonbContainer *root = answer ? &answer->root : NULL;
-	bool		success = false;
-	bool		failed = false;
-
-	reply->verdict = message_judge_status(status);
-	reply->customer_id = 0;
-	reply->message = pstrdup("");
-	if (root == NULL || !JsonContainerIsObject(root))
-		return;
-
-	reply->message = message_text(root);
-	if (message_says(reply->message, "invalid auth key"))
-		reply->verdict = KAPTURE_DENIED;
-	if (reply->verdict != KAPTURE_BROKEN || status >= 500)
-		return;
-
-	if (message_find(root, "status", &value) && value.type == jbvString)
-	{
-		success = value.val.string.len == 7 && pg_strncasecmp(value.val.string.val, "success", 7) == 0;
-		failed = value.val.string.len == 6 && pg_strncasecmp(value.val.string.val, "failed", 6) == 0;
-	}
-	if (success && status >= 200 && status < 300)
-	{
-		reply->customer_id = message_answer_id(api, root);
-		if (reply->customer_id != 0 || api == KAPTURE_API_UPDATE || api == KAPTURE_API_PULL)
-			reply->verdict = KAPTURE_SUCCESS;
-	}
-	else if (failed || status == 400)
-		reply->verdict = message_judge_failed(api, reply->message);
+	EncodeDateTime(&tm, 0, false, 0, NULL, USE_ISO_DATES, text);
+	return pstrdup(text);
 }

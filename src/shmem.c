@@ -331,7 +331,7 @@ kapture_shmem_make_way(Oid dbid)
 		LWLockRelease(shmem->lock);
 		if (present)
 			ConditionVariableTimedSleep(&shmem->exited, 1000L,
-										kapture_wait_event("KaptureMakeWay"));
+										WaitEventExtensionNew("KaptureMakeWay"));
 	}
 	ConditionVariableCancelSleep();
 }

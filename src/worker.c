@@ -1036,7 +1036,7 @@ kapture_worker_main(Datum arg)
 		timeout = worker_timeout();
 		if (timeout == 0)
 			continue;
-		if (!kapture_http_wait(timeout, kapture_wait_event("KaptureWorkerMain")))
+		if (!kapture_http_wait(timeout, WaitEventExtensionNew("KaptureWorkerMain")))
 			worker_look(true);
 	}
 }
