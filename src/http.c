@@ -73,6 +73,7 @@ struct KaptureHttpRequest
 	CURL	   *easy;
 	struct curl_slist *headers;
 	bool		loopback_only;
+	int64		timeout;		/* milliseconds */
 	size_t		max_size;
 
 	/* filled in by callbacks */
@@ -444,6 +445,7 @@ kapture_http_start(const KaptureServer *server, KaptureApi api,
 	MemoryContextRegisterResetCallback(context, &request->callback);
 	request->owner = owner;
 	request->loopback_only = !server->allow_http && strncmp(server->url[api], "http://", 7) == 0;
+	request->timeout = server->timeout;
 	request->max_size = server->max_response_size;
 	copy = palloc(body_len + 1);
 	memcpy(copy, body, body_len);
@@ -571,8 +573,8 @@ http_explain(KaptureHttpRequest *request, CURLcode code)
 	else if (code == CURLE_ABORTED_BY_CALLBACK && request->sends > 1)
 		answer->detail = "the server closed the connection";
 	else if (code == CURLE_OPERATION_TIMEDOUT)
-		answer->option = request->sends == 0 &&
-			http_time(request, CURLINFO_CONNECT_TIME_T) == 0 ? "connect_timeout" : "timeout";
+		answer->option = request->sends == 0 && answer->elapsed < request->timeout * 1000 ?
+			"connect_timeout" : "timeout";
 	else if (code == CURLE_SSL_CACERT_BADFILE)
 		answer->option = "ca_file";
 }
@@ -645,6 +647,39 @@ http_act(bool network)
 }
 
 /*
+ * Waits for the network, the latch, libcurl's timer or the deadline, once, and
+ * lets libcurl act.  Returns whether the latch was set.  Serves interrupts.
+ */
+static bool
+http_step(TimestampTz deadline, uint32 wait_event)
+{
+	WaitEvent	events[3];
+	TimestampTz next = http_timer ? Min(http_timer, deadline) : deadline;
+	long		wait = -1;
+	bool		network = false;
+	bool		latch = false;
+	int			n;
+
+	if (next != DT_NOEND)
+		wait = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), next);
+	n = WaitEventSetWait(http_events, wait, events, lengthof(events), wait_event);
+	for (int i = 0; i < n; i++)
+	{
+		if (events[i].events & WL_LATCH_SET)
+			latch = true;
+		if (events[i].events & WL_SOCKET_READABLE)
+			network = true;
+	}
+	if (latch)
+	{
+		ResetLatch(MyLatch);
+		CHECK_FOR_INTERRUPTS();
+	}
+	http_act(network);
+	return latch;
+}
+
+/*
  * Waits until a request has finished (true), or until the latch is set or
  * "timeout" (milliseconds, -1: none) is over (false).  Serves interrupts.
  */
@@ -657,29 +692,8 @@ kapture_http_wait(long timeout, uint32 wait_event)
 	http_initialize();
 	while (dlist_is_empty(&http_finished))
 	{
-		WaitEvent	events[3];
-		TimestampTz next = http_timer ? Min(http_timer, deadline) : deadline;
-		long		wait = -1;
-		bool		network = false;
-		bool		latch = false;
-		int			n;
+		bool		latch = http_step(deadline, wait_event);
 
-		if (next != DT_NOEND)
-			wait = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), next);
-		n = WaitEventSetWait(http_events, wait, events, lengthof(events), wait_event);
-		for (int i = 0; i < n; i++)
-		{
-			if (events[i].events & WL_LATCH_SET)
-				latch = true;
-			if (events[i].events & WL_SOCKET_READABLE)
-				network = true;
-		}
-		if (latch)
-		{
-			ResetLatch(MyLatch);
-			CHECK_FOR_INTERRUPTS();
-		}
-		http_act(network);
 		if (dlist_is_empty(&http_finished) && (latch || deadline <= GetCurrentTimestamp()))
 			return false;
 	}
@@ -719,7 +733,7 @@ const KaptureHttpAnswer *
 kapture_http_perform(KaptureHttpRequest *request, uint32 wait_event)
 {
 	while (!request->finished)
-		(void) kapture_http_wait(-1, wait_event);
+		(void) http_step(DT_NOEND, wait_event);
 	if (request->queued)
 		dlist_delete(&request->node);
 	request->queued = false;

@@ -126,18 +126,19 @@ wayside_process_utility(PlannedStmt *pstmt, const char *query_string,
 						DestReceiver *dest, QueryCompletion *qc)
 {
 	Oid			dbid = wayside_wanted_database(pstmt->utilityStmt);
+	ProcessUtility_hook_type next = wayside_prev_hook ? wayside_prev_hook : standard_ProcessUtility;
 
 	wayside_notice(pstmt->utilityStmt);
-	if (OidIsValid(dbid))
-		kapture_shmem_make_way(dbid);
+	if (!OidIsValid(dbid))
+	{
+		next(pstmt, query_string, read_only_tree, context, params, query_env, dest, qc);
+		return;
+	}
+
+	kapture_shmem_make_way(dbid);
 	PG_TRY();
 	{
-		if (wayside_prev_hook)
-			wayside_prev_hook(pstmt, query_string, read_only_tree, context,
-							  params, query_env, dest, qc);
-		else
-			standard_ProcessUtility(pstmt, query_string, read_only_tree, context,
-									params, query_env, dest, qc);
+		next(pstmt, query_string, read_only_tree, context, params, query_env, dest, qc);
 	}
 	PG_FINALLY();
 	{

@@ -104,6 +104,7 @@ static dlist_head worker_servers = DLIST_STATIC_INIT(worker_servers);
 static dlist_head worker_tables = DLIST_STATIC_INIT(worker_tables);
 static bool worker_stale = true;	/* attachments or servers may have changed */
 static bool worker_settings_changed = false;	/* servers or mappings have */
+static TimestampTz worker_next_safety_look = DT_NOEND;
 
 /* ------------------------------------------------------------------------
  * Transactions
@@ -864,9 +865,8 @@ worker_timeout(void)
 		if ((table->look || table->next_due != DT_NOEND) &&
 			worker_room(server, PG_INT64_MAX) > 0)
 			next = Min(next, Max(server->not_before, table->look ? now : table->next_due));
-		if (table->scan.nseen > 0)
-			next = Min(next, TimestampTzPlusMilliseconds(now, WORKER_SAFETY_LOOK));
 	}
+	next = Min(next, worker_next_safety_look);
 	if (next == DT_NOEND)
 		return -1;
 	return next <= now ? 0 : (long) Min((next - now) / 1000 + 1, 3600000);
@@ -874,17 +874,41 @@ worker_timeout(void)
 
 /* Has all tables looked at. */
 static void
-worker_look(bool only_unfinished)
+worker_look(void)
 {
 	dlist_iter	iter;
 
 	dlist_foreach(iter, &worker_tables)
-	{
-		WorkerTable *table = dlist_container(WorkerTable, node, iter.cur);
+		dlist_container(WorkerTable, node, iter.cur)->look = true;
+}
 
-		if (!only_unfinished || table->scan.nseen > 0)
-			table->look = true;
+/*
+ * A transaction that was running when the outbox was read should wake us when
+ * it commits.  In case it cannot (its session may end in between), we look
+ * again by ourselves, and sleep for good only once none was running.
+ */
+static void
+worker_safety_look(void)
+{
+	TimestampTz now;
+	dlist_iter	iter;
+	bool		unfinished = false;
+
+	dlist_foreach(iter, &worker_tables)
+		unfinished |= dlist_container(WorkerTable, node, iter.cur)->scan.nseen > 0;
+	if (!unfinished)
+	{
+		worker_next_safety_look = DT_NOEND;
+		return;
 	}
+	now = GetCurrentTimestamp();
+	if (worker_next_safety_look <= now)
+	{
+		worker_look();
+		worker_next_safety_look = DT_NOEND;
+	}
+	if (worker_next_safety_look == DT_NOEND)
+		worker_next_safety_look = TimestampTzPlusMilliseconds(now, WORKER_SAFETY_LOOK);
 }
 
 /*
@@ -1021,7 +1045,7 @@ kapture_worker_main(Datum arg)
 		}
 		if (kapture_shmem_worker_take_work())
 		{
-			worker_look(false);
+			worker_look();
 			StartTransactionCommand();	/* takes in invalidation messages */
 			CommitTransactionCommand();
 			MemoryContextSwitchTo(worker_context);
@@ -1030,13 +1054,12 @@ kapture_worker_main(Datum arg)
 			worker_exit(KAPTURE_EXIT_ABSENT);
 
 		worker_record();
+		worker_safety_look();
 		worker_claim();
 		worker_send();
 
 		timeout = worker_timeout();
-		if (timeout == 0)
-			continue;
-		if (!kapture_http_wait(timeout, WaitEventExtensionNew("KaptureWorkerMain")))
-			worker_look(true);
+		if (timeout != 0)
+			(void) kapture_http_wait(timeout, WaitEventExtensionNew("KaptureWorkerMain"));
 	}
 }
