@@ -71,6 +71,7 @@ CREATE TABLE @extschema@.kapture_delivery (
 	failures integer NOT NULL DEFAULT 0,
 	in_doubt timestamptz,
 	customer_id bigint,
+	old_key text,
 	captured_at timestamptz NOT NULL,
 	last_attempt timestamptz NOT NULL,
 	next_attempt timestamptz,
@@ -89,6 +90,7 @@ COMMENT ON COLUMN @extschema@.kapture_delivery.attempts IS 'number of the attemp
 COMMENT ON COLUMN @extschema@.kapture_delivery.failures IS 'failed attempts in a row, from which the next delay is reckoned';
 COMMENT ON COLUMN @extschema@.kapture_delivery.in_doubt IS 'an Add was sent and its outcome never seen: after this time it can no longer be running, and Kapture is asked before adding again';
 COMMENT ON COLUMN @extschema@.kapture_delivery.customer_id IS 'id received from Kapture that is not in the table yet';
+COMMENT ON COLUMN @extschema@.kapture_delivery.old_key IS 'the row''s former key, under which something may still be under way; it is taken over first';
 COMMENT ON COLUMN @extschema@.kapture_delivery.request IS 'body of the last request that failed';
 
 CREATE TABLE @extschema@.kapture_history (

@@ -47,6 +47,7 @@ typedef enum OutboxQuery
 	OUTBOX_TAKE,
 	OUTBOX_CLAIM,
 	OUTBOX_CLAIM_DUE,
+	OUTBOX_TAKE_OVER,
 	OUTBOX_NEXT_DUE,
 	OUTBOX_FINISH,
 	OUTBOX_FAIL,
@@ -86,17 +87,17 @@ static const struct
 	},
 	[OUTBOX_CLAIM] = {
 		"INSERT INTO @.kapture_delivery AS d"
-		" (attachment_id, row_key, state, changed, captured_at, last_attempt)"
-		" SELECT $1, v.row_key, 'sending', v.changed, v.captured_at, clock_timestamp()"
-		" FROM unnest($2, $3, $4) AS v(row_key, changed, captured_at)"
+		" (attachment_id, row_key, state, changed, captured_at, old_key, last_attempt)"
+		" SELECT $1, v.row_key, 'sending', v.changed, v.captured_at, v.old_key, clock_timestamp()"
+		" FROM unnest($2, $3, $4, $5) AS v(row_key, changed, captured_at, old_key)"
 		" ON CONFLICT (attachment_id, row_key) DO UPDATE SET"
 		" again = CASE WHEN d.state = 'sending' THEN coalesce(d.again, 0) | EXCLUDED.changed END,"
 		" changed = CASE WHEN d.state = 'sending' THEN d.changed ELSE d.changed | EXCLUDED.changed END,"
 		" attempts = CASE WHEN d.state = 'sending' THEN d.attempts ELSE d.attempts + 1 END,"
 		" last_attempt = CASE WHEN d.state = 'sending' THEN d.last_attempt ELSE clock_timestamp() END,"
-		" next_attempt = NULL, state = 'sending'"
-		" RETURNING row_key, attempts, failures, changed, customer_id, in_doubt, again IS NOT NULL",
-		4, {INT4OID, TEXTARRAYOID, INT8ARRAYOID, TIMESTAMPTZARRAYOID}
+		" old_key = coalesce(d.old_key, EXCLUDED.old_key), next_attempt = NULL, state = 'sending'"
+		" RETURNING row_key, attempts, failures, changed, customer_id, in_doubt, again IS NOT NULL, old_key",
+		5, {INT4OID, TEXTARRAYOID, INT8ARRAYOID, TIMESTAMPTZARRAYOID, TEXTARRAYOID}
 	},
 	[OUTBOX_CLAIM_DUE] = {
 		"UPDATE @.kapture_delivery"
@@ -105,8 +106,22 @@ static const struct
 		" WHERE ctid = ANY (ARRAY(SELECT ctid FROM @.kapture_delivery"
 		" WHERE attachment_id = $1 AND state = 'retry' AND next_attempt <= clock_timestamp()"
 		" ORDER BY attachment_id, next_attempt LIMIT $2))"
-		" RETURNING row_key, attempts, failures, changed, customer_id, in_doubt, false",
+		" RETURNING row_key, attempts, failures, changed, customer_id, in_doubt, false, old_key",
 		2, {INT4OID, INT8OID}
+	},
+	[OUTBOX_TAKE_OVER] = {
+		"WITH old AS (DELETE FROM @.kapture_delivery"
+		" WHERE attachment_id = $1 AND row_key = $3 AND state <> 'sending'"
+		" RETURNING customer_id, in_doubt, changed),"
+		" busy AS (SELECT FROM @.kapture_delivery"
+		" WHERE attachment_id = $1 AND row_key = $3 AND state = 'sending')"
+		" UPDATE @.kapture_delivery"
+		" SET old_key = NULL, changed = changed | coalesce((SELECT changed FROM old), 0),"
+		" customer_id = coalesce(customer_id, (SELECT customer_id FROM old)),"
+		" in_doubt = greatest(in_doubt, (SELECT in_doubt FROM old))"
+		" WHERE attachment_id = $1 AND row_key = $2 AND attempts = $4 AND NOT EXISTS (TABLE busy)"
+		" RETURNING changed, customer_id, in_doubt",
+		4, {INT4OID, TEXTOID, TEXTOID, INT4OID}
 	},
 	[OUTBOX_NEXT_DUE] = {
 		"SELECT next_attempt FROM @.kapture_delivery"
@@ -338,10 +353,14 @@ typedef struct OutboxGroup
 	int64		changed;
 	TimestampTz captured_at;
 	const char *row_key;
+	const char *old_key;		/* or NULL */
 } OutboxGroup;
 
-/* Adds a change to the groups, which are in order of their first change. */
-static void
+/*
+ * Adds a change to the groups, which are in order of their first change.
+ * Returns the group.
+ */
+static OutboxGroup *
 outbox_group(HTAB *index, OutboxGroup *groups, int *ngroups, const char *row_key,
 			 int64 changed, TimestampTz captured_at)
 {
@@ -356,11 +375,29 @@ outbox_group(HTAB *index, OutboxGroup *groups, int *ngroups, const char *row_key
 	{
 		entry->group = (*ngroups)++;
 		groups[entry->group].row_key = row_key;
+		groups[entry->group].old_key = NULL;
 		groups[entry->group].changed = 0;
 		groups[entry->group].captured_at = captured_at;
 	}
 	groups[entry->group].changed |= changed;
 	groups[entry->group].captured_at = Min(groups[entry->group].captured_at, captured_at);
+	return &groups[entry->group];
+}
+
+/*
+ * A row got another key.  What still waits under the old one in this batch
+ * moves along; what was claimed under it before is taken over later.
+ */
+static void
+outbox_rekey(HTAB *index, OutboxGroup *groups, int *ngroups, OutboxGroup *group, const char *old_key)
+{
+	OutboxGroup *old = outbox_group(index, groups, ngroups, old_key, 0, group->captured_at);
+
+	group = &groups[group - groups];
+	group->changed |= old->changed;
+	group->old_key = old->old_key ? old->old_key : old_key;
+	old->changed = 0;
+	old->old_key = NULL;
 }
 
 static uint32
@@ -404,6 +441,7 @@ outbox_take(int32 attachment_id, KaptureScan *scan, int limit, OutboxGroup **gro
 	*ngroups = 0;
 	for (uint64 i = 0; i < SPI_processed; i++)
 	{
+		OutboxGroup *group;
 		bool		isnull;
 		uint64		xact = U64FromFullTransactionId(DatumGetFullTransactionId(outbox_getattr(i, 1, &isnull)));
 		int32		seq = DatumGetInt32(outbox_getattr(i, 2, &isnull));
@@ -413,13 +451,9 @@ outbox_take(int32 attachment_id, KaptureScan *scan, int limit, OutboxGroup **gro
 		int64		changed = DatumGetInt64(outbox_getattr(i, 5, &isnull));
 		TimestampTz captured_at = DatumGetTimestampTz(outbox_getattr(i, 6, &isnull));
 
-		/*
-		 * What still waited under a row's old key is now to be brought under
-		 * the new one; the old key finds no row and ends by itself.
-		 */
-		outbox_group(index, *groups, ngroups, row_key, rekeyed ? PG_INT64_MAX : changed, captured_at);
+		group = outbox_group(index, *groups, ngroups, row_key, changed, captured_at);
 		if (rekeyed)
-			outbox_group(index, *groups, ngroups, TextDatumGetCString(old_key), 0, captured_at);
+			outbox_rekey(index, *groups, ngroups, group, TextDatumGetCString(old_key));
 		if (xact > scan->at_xact || (xact == scan->at_xact && seq > scan->at_seq))
 		{
 			scan->at_xact = xact;
@@ -457,6 +491,8 @@ outbox_collect(int32 attachment_id, MemoryContext parent, List **deliveries)
 		delivery->customer_id = isnull ? 0 : DatumGetInt64(value);
 		value = outbox_getattr(i, 6, &isnull);
 		delivery->in_doubt = isnull ? 0 : DatumGetTimestampTz(value);
+		value = outbox_getattr(i, 8, &isnull);
+		delivery->old_key = isnull ? NULL : TextDatumGetCString(value);
 		delivery->row.context = context;
 		delivery->row.row_key = delivery->row_key;
 		MemoryContextSwitchTo(parent);
@@ -472,18 +508,24 @@ outbox_claim(int32 attachment_id, OutboxGroup *groups, int ngroups)
 	Datum	   *keys = palloc(sizeof(Datum) * ngroups);
 	Datum	   *changed = palloc(sizeof(Datum) * ngroups);
 	Datum	   *captured = palloc(sizeof(Datum) * ngroups);
-	Datum		values[4];
+	Datum	   *old_keys = palloc0(sizeof(Datum) * ngroups);
+	bool	   *no_old_key = palloc(sizeof(bool) * ngroups);
+	Datum		values[5];
 
 	for (int i = 0; i < ngroups; i++)
 	{
 		keys[i] = CStringGetTextDatum(groups[i].row_key);
 		changed[i] = Int64GetDatum(groups[i].changed);
 		captured[i] = TimestampTzGetDatum(groups[i].captured_at);
+		no_old_key[i] = groups[i].old_key == NULL;
+		if (groups[i].old_key)
+			old_keys[i] = CStringGetTextDatum(groups[i].old_key);
 	}
 	values[0] = Int32GetDatum(attachment_id);
 	values[1] = outbox_array(keys, NULL, ngroups, TEXTOID);
 	values[2] = outbox_array(changed, NULL, ngroups, INT8OID);
 	values[3] = outbox_array(captured, NULL, ngroups, TIMESTAMPTZOID);
+	values[4] = outbox_array(old_keys, no_old_key, ngroups, TEXTOID);
 	outbox_execute(OUTBOX_CLAIM, values, NULL);
 }
 
@@ -539,6 +581,40 @@ kapture_outbox_claim_due(int32 attachment_id, int limit, List **deliveries)
 	outbox_execute(OUTBOX_CLAIM_DUE, values, NULL);
 	outbox_collect(attachment_id, parent, deliveries);
 	SPI_finish();
+}
+
+/*
+ * A delivery whose row had another key before: takes over what waits under
+ * that, an id received or a doubt above all.  Returns false if a request is
+ * still under way there.
+ */
+bool
+kapture_outbox_take_over(KaptureDelivery *delivery)
+{
+	Datum		values[4];
+	bool		free;
+
+	values[0] = Int32GetDatum(delivery->attachment_id);
+	values[1] = CStringGetTextDatum(delivery->row_key);
+	values[2] = CStringGetTextDatum(delivery->old_key);
+	values[3] = Int32GetDatum(delivery->attempts);
+	SPI_connect();
+	outbox_execute(OUTBOX_TAKE_OVER, values, NULL);
+	free = SPI_processed > 0;
+	if (free)
+	{
+		bool		isnull;
+		Datum		value;
+
+		delivery->changed = DatumGetInt64(outbox_getattr(0, 1, &isnull));
+		value = outbox_getattr(0, 2, &isnull);
+		delivery->customer_id = isnull ? 0 : DatumGetInt64(value);
+		value = outbox_getattr(0, 3, &isnull);
+		delivery->in_doubt = isnull ? 0 : DatumGetTimestampTz(value);
+		delivery->old_key = NULL;
+	}
+	SPI_finish();
+	return free;
 }
 
 /*

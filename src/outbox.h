@@ -48,6 +48,7 @@ typedef struct KaptureDelivery
 	int64		changed;
 	int64		customer_id;	/* received, not in the table yet; or 0 */
 	TimestampTz in_doubt;		/* 0, or when a lost Add must be over */
+	char	   *old_key;		/* to be taken over first, or NULL */
 	KaptureRow	row;
 	void	   *worker;			/* the worker's own */
 } KaptureDelivery;
@@ -83,6 +84,7 @@ extern void kapture_outbox_scan_init(KaptureScan *scan);
 extern void kapture_outbox_claim_changes(int32 attachment_id, KaptureScan *scan, int limit,
 										 List **deliveries, bool *more);
 extern void kapture_outbox_claim_due(int32 attachment_id, int limit, List **deliveries);
+extern bool kapture_outbox_take_over(KaptureDelivery *delivery);
 extern TimestampTz kapture_outbox_next_due(int32 attachment_id);
 extern void kapture_outbox_finish(List *done);
 extern void kapture_outbox_fail(KaptureFailed *failed);

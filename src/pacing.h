@@ -20,6 +20,9 @@
 /* Milliseconds after which a row locked by a user is tried again. */
 #define KAPTURE_LOCKED_RETRY		1000
 
+/* Milliseconds for which a received id waits for its row to come back. */
+#define KAPTURE_GONE_RETRY			60000
+
 extern int64 kapture_pacing_backoff(int failures, int64 longest);
 
 #endif							/* KAPTURE_PACING_H */

@@ -210,6 +210,7 @@ kapture_task_plan(KaptureTask *task, TimestampTz now)
 	switch (delivery->row.outcome)
 	{
 		case KAPTURE_ROW_GONE:
+			task->customer_id = 0;	/* there is nowhere to write it */
 			task_done(task, "gone");
 			return;
 		case KAPTURE_ROW_LOCKED:

@@ -442,7 +442,14 @@ worker_claim_table(WorkerTable *table, int room, TimestampTz now)
 	MemoryContextSwitchTo(transaction);
 
 	foreach(lc, deliveries)
-		rows = lappend(rows, &((KaptureDelivery *) lfirst(lc))->row);
+	{
+		KaptureDelivery *delivery = lfirst(lc);
+
+		if (delivery->old_key && !kapture_outbox_take_over(delivery))
+			delivery->row.outcome = KAPTURE_ROW_LOCKED;
+		else
+			rows = lappend(rows, &delivery->row);
+	}
 	kapture_row_read(table->att, table->server->timezone, rows);
 
 	foreach(lc, deliveries)
@@ -712,9 +719,14 @@ worker_write_back(WorkerTable *table, List *tasks, TimestampTz now)
 					t->failed.customer_id = 0;
 				break;
 			case KAPTURE_ROW_GONE:
-				t->message = "the row is no more; its Kapture customer stays";
+				/* perhaps it has another key now, which will want the id */
 				if (!sent)
-					t->failed.customer_id = 0;
+					break;
+				row->customer_id = 0;
+				t->body = NULL;
+				kapture_task_fail(t, false, TimestampTzPlusMilliseconds(now, KAPTURE_GONE_RETRY),
+								  "the row was deleted or got another key while it was sent");
+				t->failed.arrived = true;
 				break;
 			case KAPTURE_ROW_FAILED:
 				if (worker_stale)
