@@ -61,7 +61,8 @@ call_doubt(KaptureApi api)
 
 /* What to do about a limit that was hit, or about no connection. */
 static int
-call_hint(const KaptureServer *server, const KaptureHttpAnswer *answer)
+call_hint(const KaptureServer *server, KaptureApi api,
+		  const KaptureHttpAnswer *answer)
 {
 	const char *option = answer->option != NULL ? answer->option : "";
 
@@ -83,6 +84,8 @@ call_hint(const KaptureServer *server, const KaptureHttpAnswer *answer)
 	if (answer->outcome == KAPTURE_HTTP_NOT_SENT)
 		return errhint("Check option \"%s\" of the server, and whether the database server can reach that host.",
 					   "url");
+	if (api == KAPTURE_API_ADD)
+		return errhint("Look for the customer with kapture_get_customer() before you add it again.");
 	return 0;
 }
 
@@ -101,7 +104,7 @@ call_raise_no_answer(const KaptureServer *server, KaptureApi api,
 			 errdetail("The %s request failed in this phase: %s (%s).%s",
 					   kapture_api_name(api), answer->phase, answer->detail,
 					   not_sent ? "" : call_doubt(api)),
-			 call_hint(server, answer)));
+			 call_hint(server, api, answer)));
 }
 
 /*
