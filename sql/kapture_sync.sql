@@ -72,6 +72,9 @@ CREATE TABLE @extschema@.kapture_delivery (
 	in_doubt timestamptz,
 	customer_id bigint,
 	old_key text,
+	sent_phone text,
+	sent_email text,
+	searches integer NOT NULL DEFAULT 0,
 	captured_at timestamptz NOT NULL,
 	last_attempt timestamptz NOT NULL,
 	next_attempt timestamptz,
@@ -91,7 +94,32 @@ COMMENT ON COLUMN @extschema@.kapture_delivery.failures IS 'failed attempts in a
 COMMENT ON COLUMN @extschema@.kapture_delivery.in_doubt IS 'an Add was sent and its outcome never seen: after this time it can no longer be running, and Kapture is asked before adding again';
 COMMENT ON COLUMN @extschema@.kapture_delivery.customer_id IS 'id received from Kapture that is not in the table yet';
 COMMENT ON COLUMN @extschema@.kapture_delivery.old_key IS 'the row''s former key, under which something may still be under way; it is taken over first';
+COMMENT ON COLUMN @extschema@.kapture_delivery.sent_phone IS 'phone of the Add that is being sent or in doubt, by which it can be found';
+COMMENT ON COLUMN @extschema@.kapture_delivery.sent_email IS 'email of that Add';
+COMMENT ON COLUMN @extschema@.kapture_delivery.searches IS 'how often a lost Add was searched for in vain';
 COMMENT ON COLUMN @extschema@.kapture_delivery.request IS 'body of the last request that failed';
+
+CREATE TABLE @extschema@.kapture_backfill (
+	attachment_id integer PRIMARY KEY,
+	last_key text NOT NULL,
+	rows bigint NOT NULL,
+	started_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+	updated_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+	finished_at timestamptz
+);
+COMMENT ON TABLE @extschema@.kapture_backfill IS 'how far the last kapture_backfill of each table has come';
+COMMENT ON COLUMN @extschema@.kapture_backfill.last_key IS 'key of the last row noted; the next step goes on behind it';
+
+CREATE TABLE @extschema@.kapture_origin (
+	system_identifier bigint NOT NULL,
+	database oid NOT NULL,
+	timeline integer NOT NULL,
+	doubt_until timestamptz NOT NULL DEFAULT '-infinity',
+	stamped_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp()
+);
+ALTER TABLE @extschema@.kapture_origin REPLICA IDENTITY FULL;
+COMMENT ON TABLE @extschema@.kapture_origin IS 'stamp of the database whose changes wait here; in a copy it is another''s, and nothing is sent until kapture_resume()';
+COMMENT ON COLUMN @extschema@.kapture_origin.doubt_until IS 'what was captured until then may have been sent already; new customers among it are searched for before they are added';
 
 CREATE TABLE @extschema@.kapture_history (
 	attachment_id integer NOT NULL,
@@ -107,7 +135,7 @@ CREATE TABLE @extschema@.kapture_history (
 CREATE INDEX kapture_history_finished ON @extschema@.kapture_history USING brin (finished_at);
 ALTER TABLE @extschema@.kapture_history REPLICA IDENTITY FULL;
 COMMENT ON TABLE @extschema@.kapture_history IS 'what became of each change';
-COMMENT ON COLUMN @extschema@.kapture_history.action IS 'add, update, link (the customer was there already), none (nothing to send), gone (the row is no more; Kapture has no delete)';
+COMMENT ON COLUMN @extschema@.kapture_history.action IS 'add, update, link (the customer was there already), none (nothing to send), gone (the row is no more; Kapture has no delete), truncate (likewise, of all rows)';
 
 --
 -- Functions the worker and the triggers need
@@ -194,6 +222,47 @@ LANGUAGE C VOLATILE AS 'MODULE_PATHNAME', 'kapture_resume';
 COMMENT ON FUNCTION @extschema@.kapture_resume(regclass) IS
 'sends changes of a paused table again';
 
+CREATE FUNCTION @extschema@.kapture_resume()
+RETURNS void
+LANGUAGE C VOLATILE AS 'MODULE_PATHNAME', 'kapture_resume_copy';
+REVOKE ALL ON FUNCTION @extschema@.kapture_resume() FROM PUBLIC;
+COMMENT ON FUNCTION @extschema@.kapture_resume() IS
+'has a copy of a database send the changes that wait in it; only for copies whose original sends no more';
+
+CREATE FUNCTION @extschema@.kapture_backfill_slice(relation regclass, slice integer)
+RETURNS integer
+LANGUAGE C VOLATILE AS 'MODULE_PATHNAME', 'kapture_backfill_slice';
+COMMENT ON FUNCTION @extschema@.kapture_backfill_slice(regclass, integer) IS
+'a step of kapture_backfill: has the next rows without an id sent; returns how many';
+
+CREATE PROCEDURE @extschema@.kapture_backfill(relation regclass, slice integer DEFAULT 1000)
+LANGUAGE plpgsql AS $$
+DECLARE
+	noted bigint;
+	total bigint := 0;
+	said timestamptz := pg_catalog.clock_timestamp();
+BEGIN
+	LOOP
+		noted := @extschema@.kapture_backfill_slice(relation, slice);
+		COMMIT;
+		total := total OPERATOR(pg_catalog.+) noted;
+		EXIT WHEN noted OPERATOR(pg_catalog.<) slice;
+		IF pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) said OPERATOR(pg_catalog.>=) interval '1 second' THEN
+			RAISE NOTICE '% rows of "%" are on their way', total, relation;
+			said := pg_catalog.clock_timestamp();
+		END IF;
+	END LOOP;
+	RAISE NOTICE '% rows of "%" are on their way, that is all', total, relation;
+END $$;
+COMMENT ON PROCEDURE @extschema@.kapture_backfill(regclass, integer) IS
+'has the rows sent that have no Kapture id yet, in slices; interrupted, it goes on where it stopped';
+
+CREATE FUNCTION @extschema@.kapture_is_origin(system_identifier bigint, database oid)
+RETURNS boolean
+LANGUAGE C STABLE STRICT AS 'MODULE_PATHNAME', 'kapture_is_origin';
+COMMENT ON FUNCTION @extschema@.kapture_is_origin(bigint, oid) IS
+'is this the stamp of the database we are in?';
+
 CREATE FUNCTION @extschema@.kapture_retry(relation regclass, row_key text DEFAULT NULL)
 RETURNS bigint
 LANGUAGE C VOLATILE AS 'MODULE_PATHNAME', 'kapture_retry';
@@ -212,7 +281,9 @@ COMMENT ON FUNCTION @extschema@.kapture_discard(regclass, text) IS
 
 CREATE VIEW @extschema@.kapture_status WITH (security_barrier) AS
 SELECT a.relation, a.server,
-	CASE WHEN a.paused THEN 'paused'
+	CASE WHEN NOT COALESCE((SELECT pg_catalog.bool_and(@extschema@.kapture_is_origin(o.system_identifier, o.database))
+							  FROM @extschema@.kapture_origin o), false) THEN 'copy'
+		 WHEN a.paused THEN 'paused'
 		 WHEN @extschema@.kapture_worker_pid() IS NULL THEN 'no worker'
 		 ELSE 'running' END AS state,
 	(SELECT pg_catalog.count(*) FROM @extschema@.kapture_outbox o
@@ -255,6 +326,8 @@ SELECT pg_catalog.pg_extension_config_dump('@extschema@.kapture_attachment_attac
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.kapture_column', '');
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.kapture_outbox', '');
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.kapture_delivery', '');
+SELECT pg_catalog.pg_extension_config_dump('@extschema@.kapture_backfill', '');
+SELECT pg_catalog.pg_extension_config_dump('@extschema@.kapture_origin', '');
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.kapture_history', '');
 
 SELECT @extschema@.kapture_worker_start();

@@ -16,6 +16,7 @@
 
 #include "access/relation.h"
 #include "access/xact.h"
+#include "common/hashfn.h"
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "postmaster/bgworker.h"
@@ -38,6 +39,7 @@
 #include "compat.h"
 #include "guc.h"
 #include "http.h"
+#include "origin.h"
 #include "outbox.h"
 #include "pacing.h"
 #include "shmem.h"
@@ -52,6 +54,15 @@
  * wake-up was lost (a session that ended between its commit and the wake-up).
  */
 #define WORKER_SAFETY_LOOK	60000
+
+/* What all accounts of a server share. */
+typedef struct WorkerPace
+{
+	dlist_node	node;
+	char	   *name;			/* of the server */
+	int			in_flight;
+	TimestampTz next_start;		/* by the rate limit */
+} WorkerPace;
 
 /* An account: a server as seen by the owner of attached tables. */
 typedef struct WorkerServer
@@ -70,10 +81,11 @@ typedef struct WorkerServer
 	dlist_head	ready;			/* tasks whose request is to be sent */
 	int			nready;
 	int			in_flight;
+	WorkerPace *pace;
 	int			failures;		/* in a row */
+	uint32		failed_row;		/* hash of the row that failed last */
 	KaptureServerHealth health;
 	TimestampTz not_before;		/* no request starts earlier */
-	TimestampTz next_start;		/* by the rate limit */
 } WorkerServer;
 
 /* An attached table. */
@@ -102,6 +114,8 @@ typedef struct WorkerTask
 static MemoryContext worker_context;	/* what lives as long as the process */
 static dlist_head worker_servers = DLIST_STATIC_INIT(worker_servers);
 static dlist_head worker_tables = DLIST_STATIC_INIT(worker_tables);
+static dlist_head worker_paces = DLIST_STATIC_INIT(worker_paces);
+static KaptureOrigin worker_origin;
 static bool worker_stale = true;	/* attachments or servers may have changed */
 static bool worker_settings_changed = false;	/* servers or mappings have */
 static TimestampTz worker_next_safety_look = DT_NOEND;
@@ -219,6 +233,26 @@ worker_configure_server(WorkerServer *server)
 	server->problem = problem;
 }
 
+static WorkerPace *
+worker_find_pace(const char *name)
+{
+	dlist_iter	iter;
+	WorkerPace *pace;
+
+	dlist_foreach(iter, &worker_paces)
+	{
+		pace = dlist_container(WorkerPace, node, iter.cur);
+		if (strcmp(pace->name, name) == 0)
+			return pace;
+	}
+	pace = MemoryContextAllocZero(worker_context, sizeof(WorkerPace));
+	pace->name = MemoryContextStrdup(worker_context, name);
+	/* a worker before us may have sent all that a second allows just now */
+	pace->next_start = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), 1000);
+	dlist_push_tail(&worker_paces, &pace->node);
+	return pace;
+}
+
 static WorkerServer *
 worker_find_server(const char *name, Oid owner)
 {
@@ -234,6 +268,7 @@ worker_find_server(const char *name, Oid owner)
 	server = MemoryContextAllocZero(worker_context, sizeof(WorkerServer));
 	server->name = MemoryContextStrdup(worker_context, name);
 	server->owner = owner;
+	server->pace = worker_find_pace(name);
 	dlist_init(&server->ready);
 	dlist_push_tail(&worker_servers, &server->node);
 	return server;
@@ -311,6 +346,29 @@ worker_load_table(Oid relid)
 	relation_close(rel, AccessShareLock);
 }
 
+/* Is this database still what its outbox belongs to? */
+static void
+worker_check_origin(void)
+{
+	static bool said = false;
+	KaptureOrigin origin = kapture_origin_check();
+	bool		copy = origin.state == KAPTURE_ORIGIN_COPY && kapture_catalog_attached_relations() != NIL;
+	dlist_iter	iter;
+
+	if (copy && !said)
+		ereport(LOG,
+				(errmsg("kapture_sync: this database is a copy; nothing is sent"),
+				 errhint("If the original sends no more, call kapture_resume().")));
+	said = copy;
+	if (origin.stamped_at != worker_origin.stamped_at)
+	{
+		/* the outbox may have come with transaction ids of another cluster */
+		dlist_foreach(iter, &worker_tables)
+			kapture_outbox_scan_init(&dlist_container(WorkerTable, node, iter.cur)->scan);
+	}
+	worker_origin = origin;
+}
+
 /* Reads attachments and servers anew.  False: the extension is gone. */
 static bool
 worker_load(void)
@@ -325,6 +383,7 @@ worker_load(void)
 		OidIsValid(kapture_catalog_relid(KAPTURE_TABLE_ATTACHMENT));
 	if (exists)
 	{
+		worker_check_origin();
 		dlist_foreach_modify(iter, &worker_tables)
 			dlist_container(WorkerTable, node, iter.cur)->present = false;
 		foreach(lc, kapture_catalog_attached_relations())
@@ -367,7 +426,7 @@ static int
 worker_room(WorkerServer *server, TimestampTz now)
 {
 	int			connections = worker_connections(server);
-	int			room = 2 * connections - server->in_flight - server->nready;
+	int			room = 2 * connections - server->pace->in_flight - server->nready;
 
 	if (server->problem || server->not_before > now)
 		return 0;
@@ -411,12 +470,54 @@ worker_make_task(WorkerTable *table, KaptureDelivery *delivery)
 
 static void worker_settle(dlist_head *tasks);
 
+/* Reads the rows of deliveries, and how a customer made of each could be found. */
+static void
+worker_read_rows(WorkerTable *table, List *deliveries)
+{
+	List	   *rows = NIL;
+	ListCell   *lc;
+
+	foreach(lc, deliveries)
+		rows = lappend(rows, &((KaptureDelivery *) lfirst(lc))->row);
+	kapture_row_read(table->att, table->server->timezone, rows);
+	foreach(lc, deliveries)
+	{
+		KaptureDelivery *delivery = lfirst(lc);
+
+		/* a claimed one may know of a lost Add, which had its own */
+		if (!delivery->claimed && delivery->row.outcome == KAPTURE_ROW_DONE && delivery->row.customer_id == 0)
+			kapture_task_identify(table->att, delivery);
+	}
+	list_free(rows);
+}
+
+/* Works out what is to be sent first for a claimed row, and queues it. */
+static WorkerTask *
+worker_plan(WorkerTable *table, KaptureDelivery *delivery, dlist_head *settled, TimestampTz now)
+{
+	WorkerTask *task = worker_make_task(table, delivery);
+
+	if ((delivery->old_key && !kapture_outbox_take_over(delivery)) ||
+		(worker_stale && delivery->row.outcome == KAPTURE_ROW_FAILED))
+		delivery->row.outcome = KAPTURE_ROW_LOCKED;
+	kapture_task_plan(&task->task, now);
+	if (task->task.state == KAPTURE_TASK_SEND)
+	{
+		dlist_push_tail(&task->server->ready, &task->node);
+		task->server->nready++;
+	}
+	else
+		dlist_push_tail(settled, &task->node);
+	return task;
+}
+
 /* Claims rows of a table and queues their first requests. */
 static void
 worker_claim_table(WorkerTable *table, int room, TimestampTz now)
 {
 	List	   *deliveries = NIL;
-	List	   *rows = NIL;
+	List	   *changes = NIL;
+	List	   *adds = NIL;
 	dlist_head	settled = DLIST_STATIC_INIT(settled);
 	ListCell   *lc;
 	bool		more = false;
@@ -433,44 +534,36 @@ worker_claim_table(WorkerTable *table, int room, TimestampTz now)
 		kapture_outbox_claim_due(table->att->id, room, &deliveries);
 	if (table->look && list_length(deliveries) < room)
 	{
-		kapture_outbox_claim_changes(table->att->id, &table->scan,
-									 room - list_length(deliveries), &deliveries, &more);
+		kapture_outbox_take(table->att->id, &table->scan,
+							room - list_length(deliveries), &changes, &more);
 		table->look = more;
 	}
 	if (table->next_due <= now)
 		table->next_due = kapture_outbox_next_due(table->att->id);
 	MemoryContextSwitchTo(transaction);
 
-	foreach(lc, deliveries)
-	{
-		KaptureDelivery *delivery = lfirst(lc);
-
-		if (delivery->old_key && !kapture_outbox_take_over(delivery))
-			delivery->row.outcome = KAPTURE_ROW_LOCKED;
-		else
-			rows = lappend(rows, &delivery->row);
-	}
-	kapture_row_read(table->att, table->server->timezone, rows);
+	worker_read_rows(table, deliveries);
+	worker_read_rows(table, changes);
+	MemoryContextSwitchTo(worker_context);
+	changes = kapture_outbox_claim(changes, worker_origin.doubt_until);
+	MemoryContextSwitchTo(transaction);
 
 	foreach(lc, deliveries)
 	{
-		WorkerTask *task = worker_make_task(table, lfirst(lc));
+		WorkerTask *task = worker_plan(table, lfirst(lc), &settled, now);
 
-		if (worker_stale && task->task.delivery->row.outcome == KAPTURE_ROW_FAILED)
-			task->task.delivery->row.outcome = KAPTURE_ROW_LOCKED;
-		kapture_task_plan(&task->task, now);
-		if (task->task.state == KAPTURE_TASK_SEND)
-		{
-			dlist_push_tail(&task->server->ready, &task->node);
-			task->server->nready++;
-		}
-		else
-			dlist_push_tail(&settled, &task->node);
+		/* the Add of a changed row may have another phone and email */
+		if (task->task.state == KAPTURE_TASK_SEND && task->task.step == KAPTURE_STEP_ADD)
+			adds = lappend(adds, task->task.delivery);
 	}
+	kapture_outbox_note_adds(adds);
+	foreach(lc, changes)
+		(void) worker_plan(table, lfirst(lc), &settled, now);
 	worker_settle(&settled);
 	worker_commit();
 	worker_discard(&settled);
 	list_free(deliveries);
+	list_free(changes);
 }
 
 /* Claims what is waiting, as far as there is room for it. */
@@ -480,7 +573,7 @@ worker_claim(void)
 	TimestampTz now = GetCurrentTimestamp();
 	dlist_iter	iter;
 
-	if (!kapture_enabled)
+	if (!kapture_enabled || worker_origin.state != KAPTURE_ORIGIN_OURS)
 		return;
 	dlist_foreach(iter, &worker_tables)
 	{
@@ -536,9 +629,9 @@ worker_give_up_server(WorkerServer *server, const char *problem)
 static TimestampTz
 worker_next_send(WorkerServer *server)
 {
-	if (server->nready == 0 || server->in_flight >= worker_connections(server) || server->problem)
+	if (server->nready == 0 || server->problem || server->pace->in_flight >= worker_connections(server))
 		return DT_NOEND;
-	return Max(server->not_before, server->rate_limit > 0 ? server->next_start : 0);
+	return Max(server->not_before, server->rate_limit > 0 ? server->pace->next_start : 0);
 }
 
 static void
@@ -552,9 +645,9 @@ worker_start_request(WorkerServer *server, const KaptureServer *settings, Timest
 	(void) dlist_pop_head_node(&server->ready);
 	server->nready--;
 	server->in_flight++;
+	server->pace->in_flight++;
 	if (server->rate_limit > 0)
-		server->next_start = TimestampTzPlusMilliseconds(Max(now, server->next_start),
-														 (int64) (1000.0 / server->rate_limit) + 1);
+		server->pace->next_start = kapture_pacing_next_start(server->pace->next_start, now, server->rate_limit);
 	MemoryContextSwitchTo(old);
 }
 
@@ -616,6 +709,8 @@ static void
 worker_note_health(WorkerServer *server, const KaptureTask *task, TimestampTz now)
 {
 	int64		wait = 0;
+	uint32		row = hash_combine(hash_uint32(task->delivery->attachment_id),
+								   string_hash(task->delivery->row_key, strlen(task->delivery->row_key) + 1));
 
 	if (task->health == KAPTURE_SERVER_WELL)
 	{
@@ -623,11 +718,16 @@ worker_note_health(WorkerServer *server, const KaptureTask *task, TimestampTz no
 			ereport(LOG,
 					(errmsg("kapture_sync: server \"%s\" works again", server->name)));
 		server->failures = 0;
+		server->failed_row = 0;
 		server->not_before = 0;
 	}
 	else
 	{
-		server->failures++;
+		/* a row that fails again and again by itself says nothing of the others */
+		if (task->health != KAPTURE_SERVER_SICK || row != server->failed_row ||
+			!(task->state == KAPTURE_TASK_FAILED && task->failed.counts))
+			server->failures++;
+		server->failed_row = row;
 		if (task->health == KAPTURE_SERVER_DENIES)
 			wait = KAPTURE_DENIED_PROBE;
 		else if (task->retry_after >= 0)
@@ -832,6 +932,7 @@ worker_record(void)
 		WorkerServer *server = task->server;
 
 		server->in_flight--;
+		server->pace->in_flight--;
 		worker_take_answer(task, now);
 		worker_note_health(server, &task->task, now);
 		if (task->task.state == KAPTURE_TASK_SEND)
@@ -862,7 +963,7 @@ worker_timeout(void)
 	TimestampTz next = DT_NOEND;
 	dlist_iter	iter;
 
-	if (!kapture_enabled)
+	if (!kapture_enabled || worker_origin.state != KAPTURE_ORIGIN_OURS)
 		return -1;
 	dlist_foreach(iter, &worker_servers)
 		next = Min(next, worker_next_send(dlist_container(WorkerServer, node, iter.cur)));
