@@ -82,7 +82,9 @@ typedef struct WorkerServer
 	int			nready;
 	int			in_flight;
 	WorkerPace *pace;
-	int			failures;		/* in a row */
+	int			failures;		/* in a row, of different rows */
+	int			sick;			/* in a row, of any */
+	KaptureServerHealth said;	/* in the log */
 	uint32		failed_row;		/* hash of the row that failed last */
 	KaptureServerHealth health;
 	TimestampTz not_before;		/* no request starts earlier */
@@ -397,7 +399,7 @@ worker_load(void)
 			{
 				/* what was changed may be what was wrong */
 				server->not_before = 0;
-				server->failures = 0;
+				server->failures = server->sick = 0;
 				server->health = KAPTURE_SERVER_WELL;
 			}
 			worker_report(server, "");
@@ -417,8 +419,8 @@ worker_load(void)
 static int
 worker_connections(WorkerServer *server)
 {
-	return server->health != KAPTURE_SERVER_WELL || server->failures >= KAPTURE_BREAKER_FAILURES ?
-		1 : server->max_connections;
+	return server->health == KAPTURE_SERVER_DENIES || server->health == KAPTURE_SERVER_THROTTLES ||
+		server->failures >= KAPTURE_BREAKER_FAILURES ? 1 : server->max_connections;
 }
 
 /* How many more rows to claim for a server. */
@@ -704,54 +706,84 @@ worker_send(void)
  * ------------------------------------------------------------------------
  */
 
-/* Notes what an answer says of the server, and says so when that changes. */
+/* Says in the log what a server's health is now. */
+static void
+worker_log_health(WorkerServer *server, KaptureServerHealth health)
+{
+	switch (health)
+	{
+		case KAPTURE_SERVER_WELL:
+			ereport(LOG,
+					(errmsg("kapture_sync: server \"%s\" works again", server->name)));
+			break;
+		case KAPTURE_SERVER_DENIES:
+			ereport(LOG,
+					(errmsg("kapture_sync: server \"%s\" refuses our key or address; its queue waits", server->name),
+					 errhint("Check the options of the server and of the user mapping.")));
+			break;
+		case KAPTURE_SERVER_THROTTLES:
+			ereport(LOG,
+					(errmsg("kapture_sync: server \"%s\" asks for fewer requests", server->name)));
+			break;
+		case KAPTURE_SERVER_SICK:
+			ereport(LOG,
+					(errmsg("kapture_sync: server \"%s\" does not answer as it should", server->name)));
+			break;
+	}
+	server->said = health;
+}
+
+/* How long a server that is not well is left alone, in milliseconds. */
+static int64
+worker_health_wait(WorkerServer *server, const KaptureTask *task)
+{
+	if (task->health == KAPTURE_SERVER_DENIES)
+		return KAPTURE_DENIED_PROBE;
+	if (task->retry_after >= 0)
+		return task->retry_after;
+	if (task->health == KAPTURE_SERVER_THROTTLES || server->failures >= KAPTURE_BREAKER_FAILURES)
+		return kapture_pacing_backoff(server->failures - KAPTURE_BREAKER_FAILURES + 1,
+									  KAPTURE_SERVER_LONGEST);
+	return 0;
+}
+
+/*
+ * Notes what an answer says of the server.  A single failure may be chance: it
+ * is said of a server that it is ill once some in a row have failed.  And a row
+ * that fails again and again by itself says nothing of the others: it opens no
+ * breaker.
+ */
 static void
 worker_note_health(WorkerServer *server, const KaptureTask *task, TimestampTz now)
 {
-	int64		wait = 0;
+	KaptureServerHealth before = server->health;
 	uint32		row = hash_combine(hash_uint32(task->delivery->attachment_id),
 								   string_hash(task->delivery->row_key, strlen(task->delivery->row_key) + 1));
 
+	server->health = task->health;
 	if (task->health == KAPTURE_SERVER_WELL)
 	{
-		if (server->health != KAPTURE_SERVER_WELL)
-			ereport(LOG,
-					(errmsg("kapture_sync: server \"%s\" works again", server->name)));
-		server->failures = 0;
+		server->failures = server->sick = 0;
 		server->failed_row = 0;
 		server->not_before = 0;
 	}
 	else
 	{
-		/* a row that fails again and again by itself says nothing of the others */
-		if (task->health != KAPTURE_SERVER_SICK || row != server->failed_row ||
-			!(task->state == KAPTURE_TASK_FAILED && task->failed.counts))
+		bool		own = row == server->failed_row && task->health == KAPTURE_SERVER_SICK &&
+			task->state == KAPTURE_TASK_FAILED && task->failed.counts;
+
+		if (!own)
 			server->failures++;
+		server->sick++;
 		server->failed_row = row;
-		if (task->health == KAPTURE_SERVER_DENIES)
-			wait = KAPTURE_DENIED_PROBE;
-		else if (task->retry_after >= 0)
-			wait = task->retry_after;
-		else if (task->health == KAPTURE_SERVER_THROTTLES ||
-				 server->failures >= KAPTURE_BREAKER_FAILURES)
-			wait = kapture_pacing_backoff(server->failures - KAPTURE_BREAKER_FAILURES + 1,
-										  KAPTURE_SERVER_LONGEST);
-		server->not_before = Max(server->not_before, TimestampTzPlusMilliseconds(now, wait));
-		if (server->health != task->health)
-			ereport(LOG,
-					(errmsg("kapture_sync: server \"%s\" %s", server->name,
-							task->health == KAPTURE_SERVER_DENIES ? "refuses our key or address; its queue waits" :
-							task->health == KAPTURE_SERVER_THROTTLES ? "asks for fewer requests" :
-							"does not answer as it should"),
-					 task->health == KAPTURE_SERVER_DENIES ?
-					 errhint("Check the options of the server and of the user mapping.") : 0));
+		server->not_before = Max(server->not_before,
+								 TimestampTzPlusMilliseconds(now, worker_health_wait(server, task)));
 	}
-	if (server->health != task->health || task->health != KAPTURE_SERVER_WELL)
-	{
-		server->health = task->health;
-		worker_report(server, task->health == KAPTURE_SERVER_WELL ? "" :
-					  task->state == KAPTURE_TASK_FAILED ? task->failed.error : "");
-	}
+	if (server->said != task->health &&
+		(task->health != KAPTURE_SERVER_SICK || server->sick >= KAPTURE_BREAKER_FAILURES))
+		worker_log_health(server, task->health);
+	if (before != task->health || task->health != KAPTURE_SERVER_WELL)
+		worker_report(server, task->state == KAPTURE_TASK_FAILED ? task->failed.error : "");
 }
 
 /* Takes an answer in; an answer that cannot be handled fails its row alone. */
