@@ -68,10 +68,10 @@ static const struct
 	[OUTBOX_RECOVER] = {
 		"UPDATE @.kapture_delivery"
 		" SET state = 'retry', changed = changed | coalesce(again, 0), again = NULL,"
-		" in_doubt = CASE WHEN customer_id IS NULL THEN $1 ELSE in_doubt END, searches = 0,"
+		" in_doubt = CASE WHEN customer_id IS NULL THEN $2 ELSE in_doubt END, searches = 0,"
 		" next_attempt = now()"
-		" WHERE state = 'sending'",
-		1, {TIMESTAMPTZOID}
+		" WHERE attachment_id = $1 AND state = 'sending'",
+		2, {INT4OID, TIMESTAMPTZOID}
 	},
 	[OUTBOX_SNAPSHOT] = {
 		"SELECT pg_snapshot_xmax(s), ARRAY(SELECT pg_snapshot_xip(s))"
@@ -257,14 +257,15 @@ outbox_array(Datum *values, bool *nulls, int n, Oid type)
 }
 
 /*
- * At the start of a worker: what an earlier one was sending is due at once.
+ * At the start of a worker: what an earlier one was sending for a table is due
+ * at once.
  * Where an Add may have been lost, it is in doubt until "in_doubt", when it can
  * no longer be running.
  */
 void
-kapture_outbox_recover(TimestampTz in_doubt)
+kapture_outbox_recover(int32 attachment_id, TimestampTz in_doubt)
 {
-	Datum		values[1] = {TimestampTzGetDatum(in_doubt)};
+	Datum		values[2] = {Int32GetDatum(attachment_id), TimestampTzGetDatum(in_doubt)};
 
 	SPI_connect();
 	outbox_execute(OUTBOX_RECOVER, values, NULL);

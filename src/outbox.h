@@ -84,7 +84,7 @@ typedef struct KaptureFailed
 	const char *error;
 } KaptureFailed;
 
-extern void kapture_outbox_recover(TimestampTz in_doubt);
+extern void kapture_outbox_recover(int32 attachment_id, TimestampTz in_doubt);
 extern void kapture_outbox_scan_init(KaptureScan *scan);
 extern void kapture_outbox_take(int32 attachment_id, KaptureScan *scan, int limit,
 								List **deliveries, bool *more);

@@ -17,7 +17,7 @@
 
 /* Milliseconds between tries, at most: of a row, of a server. */
 #define KAPTURE_ROW_LONGEST			600000
-#define KAPTURE_SERVER_LONGEST		60000
+#define KAPTURE_SERVER_LONGEST		30000
 
 /* Milliseconds after which a row locked by a user is tried again. */
 #define KAPTURE_LOCKED_RETRY		1000

@@ -49,6 +49,9 @@
 /* Rows claimed at a time, at most. */
 #define WORKER_MAX_BATCH	500
 
+/* Milliseconds a request may take to a server whose settings cannot be read. */
+#define WORKER_DEFAULT_TIMEOUT	60000
+
 /*
  * Milliseconds between two looks at the outbox while it may hold changes whose
  * wake-up was lost (a session that ended between its commit and the wake-up).
@@ -87,7 +90,8 @@ typedef struct WorkerServer
 	KaptureServerHealth said;	/* in the log */
 	uint32		failed_row;		/* hash of the row that failed last */
 	KaptureServerHealth health;
-	TimestampTz not_before;		/* no request starts earlier */
+	TimestampTz not_before;		/* no request starts earlier, */
+	bool		asked;			/* as the server itself asked for */
 } WorkerServer;
 
 /* An attached table. */
@@ -100,6 +104,7 @@ typedef struct WorkerTable
 	int			ntasks;			/* which refer to one of them */
 	WorkerServer *server;
 	bool		present;		/* still attached */
+	bool		recovered;		/* nothing of an earlier worker is 'sending' */
 	KaptureScan scan;
 	bool		look;			/* the outbox may hold something new */
 	TimestampTz next_due;		/* next try of a failed row, DT_NOEND: none */
@@ -118,6 +123,7 @@ static dlist_head worker_servers = DLIST_STATIC_INIT(worker_servers);
 static dlist_head worker_tables = DLIST_STATIC_INIT(worker_tables);
 static dlist_head worker_paces = DLIST_STATIC_INIT(worker_paces);
 static KaptureOrigin worker_origin;
+static bool worker_alone = false;	/* no other worker serves this database */
 static bool worker_stale = true;	/* attachments or servers may have changed */
 static bool worker_settings_changed = false;	/* servers or mappings have */
 static TimestampTz worker_next_safety_look = DT_NOEND;
@@ -270,6 +276,7 @@ worker_find_server(const char *name, Oid owner)
 	server = MemoryContextAllocZero(worker_context, sizeof(WorkerServer));
 	server->name = MemoryContextStrdup(worker_context, name);
 	server->owner = owner;
+	server->timeout = WORKER_DEFAULT_TIMEOUT;
 	server->pace = worker_find_pace(name);
 	dlist_init(&server->ready);
 	dlist_push_tail(&worker_servers, &server->node);
@@ -371,6 +378,27 @@ worker_check_origin(void)
 	worker_origin = origin;
 }
 
+/*
+ * What an earlier worker left 'sending' in tables that are new to us goes on;
+ * its lost Adds are in doubt until they can no longer be running.
+ */
+static void
+worker_recover(void)
+{
+	TimestampTz now = GetCurrentTimestamp();
+	dlist_iter	iter;
+
+	dlist_foreach(iter, &worker_tables)
+	{
+		WorkerTable *table = dlist_container(WorkerTable, node, iter.cur);
+
+		if (table->recovered)
+			continue;
+		kapture_outbox_recover(table->att->id, TimestampTzPlusMilliseconds(now, table->server->timeout));
+		table->recovered = true;
+	}
+}
+
 /* Reads attachments and servers anew.  False: the extension is gone. */
 static bool
 worker_load(void)
@@ -378,9 +406,10 @@ worker_load(void)
 	dlist_mutable_iter iter;
 	ListCell   *lc;
 	bool		exists;
+	bool		settings_changed = worker_settings_changed;
 
 	worker_begin("reading attachments");
-	worker_stale = false;
+	worker_stale = worker_settings_changed = false;
 	exists = kapture_catalog_extension_exists() &&
 		OidIsValid(kapture_catalog_relid(KAPTURE_TABLE_ATTACHMENT));
 	if (exists)
@@ -395,16 +424,18 @@ worker_load(void)
 			WorkerServer *server = dlist_container(WorkerServer, node, iter.cur);
 
 			worker_configure_server(server);
-			if (worker_settings_changed)
+			if (settings_changed)
 			{
 				/* what was changed may be what was wrong */
 				server->not_before = 0;
+				server->asked = false;
 				server->failures = server->sick = 0;
 				server->health = KAPTURE_SERVER_WELL;
 			}
 			worker_report(server, "");
 		}
-		worker_settings_changed = false;
+		if (worker_alone)
+			worker_recover();
 	}
 	worker_commit();
 	return exists;
@@ -757,8 +788,14 @@ static void
 worker_note_health(WorkerServer *server, const KaptureTask *task, TimestampTz now)
 {
 	KaptureServerHealth before = server->health;
+	bool		asked = task->health == KAPTURE_SERVER_DENIES ||
+		(task->health != KAPTURE_SERVER_WELL && task->retry_after >= 0);
 	uint32		row = hash_combine(hash_uint32(task->delivery->attachment_id),
 								   string_hash(task->delivery->row_key, strlen(task->delivery->row_key) + 1));
+
+	/* answers to what was under way already do not lift it */
+	if (task->health == KAPTURE_SERVER_WELL && server->asked && server->not_before > now)
+		return;
 
 	server->health = task->health;
 	if (task->health == KAPTURE_SERVER_WELL)
@@ -766,6 +803,7 @@ worker_note_health(WorkerServer *server, const KaptureTask *task, TimestampTz no
 		server->failures = server->sick = 0;
 		server->failed_row = 0;
 		server->not_before = 0;
+		server->asked = false;
 	}
 	else
 	{
@@ -776,6 +814,7 @@ worker_note_health(WorkerServer *server, const KaptureTask *task, TimestampTz no
 			server->failures++;
 		server->sick++;
 		server->failed_row = row;
+		server->asked |= asked;
 		server->not_before = Max(server->not_before,
 								 TimestampTzPlusMilliseconds(now, worker_health_wait(server, task)));
 	}
@@ -1142,26 +1181,13 @@ worker_initialize(Datum arg)
 		ereport(FATAL,
 				(errcode(ERRCODE_OBJECT_IN_USE),
 				 errmsg("another kapture_sync worker is still active in this database")));
+	worker_alone = true;
 
 	CacheRegisterRelcacheCallback(worker_relcache_callback,
 								  ObjectIdGetDatum(kapture_catalog_relid(KAPTURE_TABLE_ATTACHMENT)));
 	CacheRegisterSyscacheCallback(FOREIGNSERVEROID, worker_syscache_callback, (Datum) 0);
 	CacheRegisterSyscacheCallback(USERMAPPINGOID, worker_syscache_callback, (Datum) 0);
 	worker_stale = true;		/* what happened before the callbacks were there */
-}
-
-/* What an earlier worker left 'sending' goes on; its lost Adds are in doubt. */
-static void
-worker_recover(void)
-{
-	int64		longest = 0;
-	dlist_iter	iter;
-
-	dlist_foreach(iter, &worker_servers)
-		longest = Max(longest, dlist_container(WorkerServer, node, iter.cur)->timeout);
-	worker_begin("recovering");
-	kapture_outbox_recover(TimestampTzPlusMilliseconds(GetCurrentTimestamp(), longest));
-	worker_commit();
 }
 
 /*
@@ -1172,7 +1198,6 @@ void
 kapture_worker_main(Datum arg)
 {
 	worker_initialize(arg);
-	worker_recover();
 	kapture_shmem_worker_running();
 	ereport(LOG, (errmsg("%s started", MyBgworkerEntry->bgw_name)));
 

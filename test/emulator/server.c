@@ -125,7 +125,8 @@ respond(Exchange *exchange)
 	const char *name;
 	json_t	   *value;
 
-	if (exchange->fault.action == FAULT_DROP_BEFORE || exchange->fault.action == FAULT_DROP_AFTER)
+	if (exchange->fault.action == FAULT_DROP_BEFORE || exchange->fault.action == FAULT_DROP_AFTER ||
+		exchange->fault.action == FAULT_HANG)
 		return MHD_NO;
 	if (exchange->fault.action == FAULT_TRUNCATE)
 		response = MHD_create_response_from_callback(reply->body.len, 4096, read_half, &reply->body, NULL);
@@ -204,6 +205,7 @@ handle(Exchange *exchange, const char *path, const char *method)
 	if (exchange->fault.action == FAULT_HANG)
 	{
 		MHD_suspend_connection(connection);
+		timer_hold(wake, exchange);
 		return MHD_YES;
 	}
 	if (exchange->fault.delay_ms > 0 || exchange->fault.action == FAULT_LATE)
