@@ -87,7 +87,7 @@ CREATE TABLE @extschema@.kapture_delivery (
 CREATE INDEX kapture_delivery_due ON @extschema@.kapture_delivery (attachment_id, next_attempt) WHERE state = 'retry';
 COMMENT ON TABLE @extschema@.kapture_delivery IS 'customer rows the worker has taken up: being sent, waiting for another try, or parked';
 COMMENT ON COLUMN @extschema@.kapture_delivery.state IS 'sending: claimed, a request may be under way; retry: due at next_attempt; parked: waits for a change of the row or kapture_retry';
-COMMENT ON COLUMN @extschema@.kapture_delivery.changed IS 'mapped columns this delivery is to bring to Kapture';
+COMMENT ON COLUMN @extschema@.kapture_delivery.changed IS 'mapped columns this delivery is to bring to Kapture; the sign bit says that the row was deleted';
 COMMENT ON COLUMN @extschema@.kapture_delivery.again IS 'mapped columns that changed while the row was being sent; NULL: none';
 COMMENT ON COLUMN @extschema@.kapture_delivery.attempts IS 'number of the attempt; every change of state names it, so that a late answer cannot touch its successor';
 COMMENT ON COLUMN @extschema@.kapture_delivery.failures IS 'failed attempts in a row, from which the next delay is reckoned';

@@ -83,7 +83,7 @@ static const struct
 		"SELECT ctid FROM @.kapture_outbox"
 		" WHERE attachment_id = $1 AND (xact, seq) > ($2, $3) AND xact < $4"
 		" ORDER BY attachment_id, xact, seq LIMIT $5))"
-		" RETURNING xact, seq, row_key, old_key, changed, captured_at",
+		" RETURNING xact, seq, row_key, old_key, changed, captured_at, op = 'd'",
 		5, {INT4OID, XID8OID, INT4OID, XID8OID, INT8OID}
 	},
 	[OUTBOX_CLAIM] = {
@@ -483,6 +483,8 @@ outbox_take_range(int32 attachment_id, KaptureScan *scan, int limit,
 		int64		changed = DatumGetInt64(outbox_getattr(i, 5, &isnull));
 		TimestampTz captured_at = DatumGetTimestampTz(outbox_getattr(i, 6, &isnull));
 
+		if (DatumGetBool(outbox_getattr(i, 7, &isnull)))
+			changed |= KAPTURE_CHANGED_DELETED;
 		group = outbox_group(index, groups, ngroups, row_key, changed, captured_at);
 		if (rekeyed)
 			outbox_rekey(index, groups, ngroups, group, TextDatumGetCString(old_key));

@@ -15,6 +15,12 @@
 #include "row.h"
 
 /*
+ * In a mask of changed columns: the row was deleted, so that if it is not
+ * there, it has not just got another key.
+ */
+#define KAPTURE_CHANGED_DELETED		PG_INT64_MIN
+
+/*
  * How far the outbox of one attachment has been read.  A pass takes up what
  * became visible between two snapshots; see outbox.c.
  */

@@ -31,6 +31,7 @@
 #include "storage/procarray.h"
 #include "storage/shmem.h"
 #include "utils/builtins.h"
+#include "utils/resowner.h"
 
 #include "compat.h"
 #include "shmem.h"
@@ -176,47 +177,49 @@ shmem_post_request(Oid dbid)
 }
 
 /*
- * At commit the changes are visible: time to wake those who wait for them.
- * (A prepared transaction is visible only after COMMIT PREPARED, which wakes
- * by itself.)
+ * Nothing to say.  (A prepared transaction is visible only after COMMIT
+ * PREPARED, which wakes by itself.)
  */
 static void
 shmem_xact_callback(XactEvent event, void *arg)
 {
-	switch (event)
-	{
-		case XACT_EVENT_COMMIT:
-			if (shmem_wake_pending || shmem_request_pending || shmem_relist_pending)
-			{
-				ShmemSlot  *slot;
+	if (event == XACT_EVENT_ABORT || event == XACT_EVENT_PREPARE)
+		shmem_wake_pending = shmem_request_pending = shmem_relist_pending = false;
+}
 
-				/*
-				 * Shared is enough for a wake-up; LWLocks serve as the
-				 * barrier between "work" and the latch.
-				 */
-				LWLockAcquire(shmem->lock,
-							  shmem_request_pending || shmem_relist_pending ? LW_EXCLUSIVE : LW_SHARED);
-				slot = shmem_find_slot(MyDatabaseId);
-				if (slot)
-				{
-					pg_atomic_write_u32(&slot->work, 1);
-					if (slot->proc)
-						SetLatch(&slot->proc->procLatch);
-				}
-				if (shmem_request_pending)
-					shmem_post_request(MyDatabaseId);
-				if (shmem_relist_pending)
-					shmem_post_request(InvalidOid);
-				LWLockRelease(shmem->lock);
-			}
-			/* FALLTHROUGH */
-		case XACT_EVENT_ABORT:
-		case XACT_EVENT_PREPARE:
-			shmem_wake_pending = shmem_request_pending = shmem_relist_pending = false;
-			break;
-		default:
-			break;
+/*
+ * Wakes who has to be woken, when the transaction is over to the last: a worker
+ * woken at XACT_EVENT_COMMIT could look before the invalidation messages are
+ * sent, and sleep on with what it knew.
+ */
+static void
+shmem_release_callback(ResourceReleasePhase phase, bool is_commit, bool is_top_level, void *arg)
+{
+	ShmemSlot  *slot;
+
+	if (phase != RESOURCE_RELEASE_AFTER_LOCKS || !is_commit || !is_top_level ||
+		!(shmem_wake_pending || shmem_request_pending || shmem_relist_pending))
+		return;
+
+	/*
+	 * Shared is enough for a wake-up; LWLocks serve as the barrier between
+	 * "work" and the latch.
+	 */
+	LWLockAcquire(shmem->lock,
+				  shmem_request_pending || shmem_relist_pending ? LW_EXCLUSIVE : LW_SHARED);
+	slot = shmem_find_slot(MyDatabaseId);
+	if (slot)
+	{
+		pg_atomic_write_u32(&slot->work, 1);
+		if (slot->proc)
+			SetLatch(&slot->proc->procLatch);
 	}
+	if (shmem_request_pending)
+		shmem_post_request(MyDatabaseId);
+	if (shmem_relist_pending)
+		shmem_post_request(InvalidOid);
+	LWLockRelease(shmem->lock);
+	shmem_wake_pending = shmem_request_pending = shmem_relist_pending = false;
 }
 
 /* Registers the callback once in each backend.  False: nobody to wake. */
@@ -230,6 +233,7 @@ shmem_arm(void)
 	if (!armed)
 	{
 		RegisterXactCallback(shmem_xact_callback, NULL);
+		RegisterResourceReleaseCallback(shmem_release_callback, NULL);
 		armed = true;
 	}
 	return true;

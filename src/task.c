@@ -236,7 +236,8 @@ task_gone(KaptureTask *task, TimestampTz now)
 {
 	KaptureDelivery *delivery = task->delivery;
 
-	if ((delivery->customer_id != 0 || delivery->in_doubt != 0) && delivery->searches == 0)
+	if ((delivery->customer_id != 0 || delivery->in_doubt != 0) && delivery->searches == 0 &&
+		(delivery->changed & KAPTURE_CHANGED_DELETED) == 0)
 	{
 		delivery->searches = 1;
 		task_release(task, TimestampTzPlusMilliseconds(now, KAPTURE_GONE_RETRY));

@@ -337,7 +337,6 @@ worker_load_table(Oid relid)
 	{
 		table = palloc0(sizeof(WorkerTable));
 		kapture_outbox_scan_init(&table->scan);
-		table->next_due = DT_NOBEGIN;
 		dlist_push_tail(&worker_tables, &table->node);
 	}
 	if (context)
@@ -349,6 +348,7 @@ worker_load_table(Oid relid)
 		table->att = att;
 		table->present = true;
 		table->look = true;
+		table->next_due = DT_NOBEGIN;	/* kapture_retry() may have moved it */
 		table->server = worker_find_server(att->server, rel->rd_rel->relowner);
 	}
 	MemoryContextSwitchTo(old);
