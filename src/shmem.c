@@ -209,7 +209,7 @@ shmem_xact_callback(XactEvent event, void *arg)
 					shmem_post_request(InvalidOid);
 				LWLockRelease(shmem->lock);
 			}
-			/* FALLTHROUGH */
+			pg_fallthrough;
 		case XACT_EVENT_ABORT:
 		case XACT_EVENT_PREPARE:
 			shmem_wake_pending = shmem_request_pending = shmem_relist_pending = false;

@@ -731,7 +731,7 @@ worker_write_back(WorkerTable *table, List *tasks, TimestampTz now)
 			case KAPTURE_ROW_FAILED:
 				if (worker_stale)
 					row->outcome = KAPTURE_ROW_LOCKED;	/* not its fault */
-				/* FALLTHROUGH */
+				pg_fallthrough;
 			case KAPTURE_ROW_LOCKED:
 				if (!sent)
 					break;		/* the id is kept with the failure */
