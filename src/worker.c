@@ -102,6 +102,7 @@ typedef struct WorkerTask
 static MemoryContext worker_context;	/* what lives as long as the process */
 static dlist_head worker_servers = DLIST_STATIC_INIT(worker_servers);
 static dlist_head worker_tables = DLIST_STATIC_INIT(worker_tables);
+static Oid	worker_installation = InvalidOid;	/* our kapture_attachment */
 static bool worker_stale = true;	/* attachments or servers may have changed */
 static bool worker_settings_changed = false;	/* servers or mappings have */
 static TimestampTz worker_next_safety_look = DT_NOEND;
@@ -141,7 +142,7 @@ worker_relcache_callback(Datum arg, Oid relid)
 	dlist_iter	iter;
 
 	/* our own tables change when something is attached or detached */
-	if (!OidIsValid(relid) || relid == (Oid) DatumGetObjectId(arg))
+	if (!OidIsValid(relid) || relid == worker_installation)
 		worker_stale = true;
 	dlist_foreach(iter, &worker_tables)
 	{
@@ -311,18 +312,24 @@ worker_load_table(Oid relid)
 	relation_close(rel, AccessShareLock);
 }
 
+static void worker_exit(KaptureExit reason);
+
 /* Reads attachments and servers anew.  False: the extension is gone. */
 static bool
 worker_load(void)
 {
 	dlist_mutable_iter iter;
 	ListCell   *lc;
+	Oid			installation;
 	bool		exists;
 
 	worker_begin("reading attachments");
 	worker_stale = false;
-	exists = kapture_catalog_extension_exists() &&
-		OidIsValid(kapture_catalog_relid(KAPTURE_TABLE_ATTACHMENT));
+	installation = kapture_catalog_relid(KAPTURE_TABLE_ATTACHMENT);
+	exists = kapture_catalog_extension_exists() && OidIsValid(installation);
+	if (exists && OidIsValid(worker_installation) && installation != worker_installation)
+		worker_exit(KAPTURE_EXIT_ASKED);	/* dropped and created anew: so are we */
+	worker_installation = installation;
 	if (exists)
 	{
 		dlist_foreach_modify(iter, &worker_tables)
@@ -1003,18 +1010,16 @@ worker_initialize(Datum arg)
 	worker_context = AllocSetContextCreate(TopMemoryContext, "kapture_sync worker",
 										   ALLOCSET_DEFAULT_SIZES);
 	MemoryContextSwitchTo(worker_context);
+
+	CacheRegisterRelcacheCallback(worker_relcache_callback, (Datum) 0);
+	CacheRegisterSyscacheCallback(FOREIGNSERVEROID, worker_syscache_callback, (Datum) 0);
+	CacheRegisterSyscacheCallback(USERMAPPINGOID, worker_syscache_callback, (Datum) 0);
 	if (!worker_load())
 		worker_exit(KAPTURE_EXIT_ABSENT);
 	if (!worker_lock_database())
 		ereport(FATAL,
 				(errcode(ERRCODE_OBJECT_IN_USE),
 				 errmsg("another kapture_sync worker is still active in this database")));
-
-	CacheRegisterRelcacheCallback(worker_relcache_callback,
-								  ObjectIdGetDatum(kapture_catalog_relid(KAPTURE_TABLE_ATTACHMENT)));
-	CacheRegisterSyscacheCallback(FOREIGNSERVEROID, worker_syscache_callback, (Datum) 0);
-	CacheRegisterSyscacheCallback(USERMAPPINGOID, worker_syscache_callback, (Datum) 0);
-	worker_stale = true;		/* what happened before the callbacks were there */
 }
 
 /* What an earlier worker left 'sending' goes on; its lost Adds are in doubt. */
