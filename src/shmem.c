@@ -31,6 +31,7 @@
 #include "storage/procarray.h"
 #include "storage/shmem.h"
 #include "utils/builtins.h"
+#include "utils/resowner.h"
 
 #include "compat.h"
 #include "shmem.h"
@@ -87,6 +88,7 @@ static uint32 shmem_my_generation = 0;
 static bool shmem_wake_pending = false;
 static bool shmem_request_pending = false;
 static bool shmem_relist_pending = false;
+static bool shmem_committed = false;	/* it has; only the wake-ups are left */
 
 static Size
 shmem_size(void)
@@ -176,7 +178,6 @@ shmem_post_request(Oid dbid)
 }
 
 /*
- * At commit the changes are visible: time to wake those who wait for them.
  * (A prepared transaction is visible only after COMMIT PREPARED, which wakes
  * by itself.)
  */
@@ -186,30 +187,8 @@ shmem_xact_callback(XactEvent event, void *arg)
 	switch (event)
 	{
 		case XACT_EVENT_COMMIT:
-			if (shmem_wake_pending || shmem_request_pending || shmem_relist_pending)
-			{
-				ShmemSlot  *slot;
-
-				/*
-				 * Shared is enough for a wake-up; LWLocks serve as the
-				 * barrier between "work" and the latch.
-				 */
-				LWLockAcquire(shmem->lock,
-							  shmem_request_pending || shmem_relist_pending ? LW_EXCLUSIVE : LW_SHARED);
-				slot = shmem_find_slot(MyDatabaseId);
-				if (slot)
-				{
-					pg_atomic_write_u32(&slot->work, 1);
-					if (slot->proc)
-						SetLatch(&slot->proc->procLatch);
-				}
-				if (shmem_request_pending)
-					shmem_post_request(MyDatabaseId);
-				if (shmem_relist_pending)
-					shmem_post_request(InvalidOid);
-				LWLockRelease(shmem->lock);
-			}
-			pg_fallthrough;
+			shmem_committed = true;
+			break;
 		case XACT_EVENT_ABORT:
 		case XACT_EVENT_PREPARE:
 			shmem_wake_pending = shmem_request_pending = shmem_relist_pending = false;
@@ -219,7 +198,46 @@ shmem_xact_callback(XactEvent event, void *arg)
 	}
 }
 
-/* Registers the callback once in each backend.  False: nobody to wake. */
+/*
+ * At commit the changes are visible: time to wake those who wait for them.
+ * But not in the transaction callback: that runs before the transaction's
+ * invalidation messages are sent, and who was woken would not see that tables
+ * or servers have changed.  The last step of releasing its resources comes
+ * after them, and after its locks.
+ */
+static void
+shmem_release_callback(ResourceReleasePhase phase, bool isCommit, bool isTopLevel, void *arg)
+{
+	ShmemSlot  *slot;
+
+	if (!shmem_committed || phase != RESOURCE_RELEASE_AFTER_LOCKS || !isTopLevel)
+		return;
+	shmem_committed = false;
+	if (!shmem_wake_pending && !shmem_request_pending && !shmem_relist_pending)
+		return;
+
+	/*
+	 * Shared is enough for a wake-up; LWLocks serve as the barrier between
+	 * "work" and the latch.
+	 */
+	LWLockAcquire(shmem->lock,
+				  shmem_request_pending || shmem_relist_pending ? LW_EXCLUSIVE : LW_SHARED);
+	slot = shmem_find_slot(MyDatabaseId);
+	if (slot)
+	{
+		pg_atomic_write_u32(&slot->work, 1);
+		if (slot->proc)
+			SetLatch(&slot->proc->procLatch);
+	}
+	if (shmem_request_pending)
+		shmem_post_request(MyDatabaseId);
+	if (shmem_relist_pending)
+		shmem_post_request(InvalidOid);
+	LWLockRelease(shmem->lock);
+	shmem_wake_pending = shmem_request_pending = shmem_relist_pending = false;
+}
+
+/* Registers the callbacks once in each backend.  False: nobody to wake. */
 static bool
 shmem_arm(void)
 {
@@ -230,6 +248,7 @@ shmem_arm(void)
 	if (!armed)
 	{
 		RegisterXactCallback(shmem_xact_callback, NULL);
+		RegisterResourceReleaseCallback(shmem_release_callback, NULL);
 		armed = true;
 	}
 	return true;
