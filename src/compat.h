@@ -41,6 +41,11 @@ object_ownercheck(Oid classid, Oid objectid, Oid roleid)
 }
 #endif
 
+/* 15.4 marks databases whose DROP DATABASE broke off. */
+#ifndef DATCONNLIMIT_INVALID_DB
+#define DATCONNLIMIT_INVALID_DB -2
+#endif
+
 /* 17 lets the caller give the memory of the lexer. */
 #if PG_VERSION_NUM < 170000
 #define makeJsonLexContextCstringLen(lex, json, len, encoding, need_escapes) \

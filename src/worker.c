@@ -16,6 +16,7 @@
 
 #include "access/relation.h"
 #include "access/xact.h"
+#include "commands/dbcommands.h"
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "postmaster/bgworker.h"
@@ -329,6 +330,8 @@ worker_load(void)
 	exists = kapture_catalog_extension_exists() && OidIsValid(installation);
 	if (exists && OidIsValid(worker_installation) && installation != worker_installation)
 		worker_exit(KAPTURE_EXIT_ASKED);	/* dropped and created anew: so are we */
+	if (kapture_guc_database_is_excluded(get_database_name(MyDatabaseId)))
+		worker_exit(KAPTURE_EXIT_ASKED);
 	worker_installation = installation;
 	if (exists)
 	{
@@ -1059,6 +1062,7 @@ kapture_worker_main(Datum arg)
 		{
 			ConfigReloadPending = false;
 			ProcessConfigFile(PGC_SIGHUP);
+			worker_stale = true;	/* exclusions may have changed */
 		}
 		if (kapture_shmem_worker_take_work())
 		{
