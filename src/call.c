@@ -37,7 +37,7 @@
 /* Customers of several windows put together. */
 typedef struct CallMerge
 {
-	JsonbParseState *state;
+	JsonbInState state;
 	HTAB	   *seen;			/* ids that are in it */
 } CallMerge;
 
@@ -286,7 +286,7 @@ call_body(Jsonb *object)
 {
 	JsonbIterator *it = JsonbIteratorInit(&object->root);
 	JsonbIteratorToken token;
-	JsonbParseState *state = NULL;
+	JsonbInState state = {0};
 	JsonbValue	value;
 	Jsonb	   *body;
 	bool		digits = false;
@@ -304,7 +304,8 @@ call_body(Jsonb *object)
 			call_set_string(&value, call_numeric_text(&value));
 		pushJsonbValue(&state, token, &value);
 	}
-	body = JsonbValueToJsonb(pushJsonbValue(&state, WJB_END_OBJECT, NULL));
+	pushJsonbValue(&state, WJB_END_OBJECT, NULL);
+	body = JsonbValueToJsonb(state.result);
 	return JsonbToCString(NULL, &body->root, VARSIZE(body));
 }
 
@@ -476,7 +477,7 @@ call_merge_begin(CallMerge *merge)
 	info.hcxt = CurrentMemoryContext;
 	merge->seen = hash_create("kapture customers", 1024, &info,
 							  HASH_ELEM | HASH_STRINGS | HASH_CONTEXT);
-	merge->state = NULL;
+	memset(&merge->state, 0, sizeof(merge->state));
 	pushJsonbValue(&merge->state, WJB_BEGIN_OBJECT, NULL);
 	call_set_string(&key, "message");
 	pushJsonbValue(&merge->state, WJB_KEY, &key);
@@ -541,7 +542,8 @@ call_merge_end(CallMerge *merge)
 	pushJsonbValue(&merge->state, WJB_KEY, &value);
 	call_set_string(&value, "success");
 	pushJsonbValue(&merge->state, WJB_VALUE, &value);
-	return JsonbValueToJsonb(pushJsonbValue(&merge->state, WJB_END_OBJECT, NULL));
+	pushJsonbValue(&merge->state, WJB_END_OBJECT, NULL);
+	return JsonbValueToJsonb(merge->state.result);
 }
 
 /* Waits so that windows are not fetched faster than rate_limit allows. */

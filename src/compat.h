@@ -15,7 +15,7 @@
 #include "common/jsonapi.h"
 #include "utils/acl.h"
 #include "utils/guc.h"
-#include "utils/wait_event.h"
+#include "utils/jsonb.h"
 #include "utils/wait_event.h"
 
 #if PG_VERSION_NUM < 150000
@@ -41,6 +41,11 @@ object_ownercheck(Oid classid, Oid objectid, Oid roleid)
 }
 #endif
 
+/* 15.4 marks databases whose DROP DATABASE broke off. */
+#ifndef DATCONNLIMIT_INVALID_DB
+#define DATCONNLIMIT_INVALID_DB -2
+#endif
+
 /* 17 lets the caller give the memory of the lexer. */
 #if PG_VERSION_NUM < 170000
 #define makeJsonLexContextCstringLen(lex, json, len, encoding, need_escapes) \
@@ -58,13 +63,51 @@ object_ownercheck(Oid classid, Oid objectid, Oid roleid)
 #define WaitEventExtensionNew(name) ((uint32) PG_WAIT_EXTENSION)
 #endif
 
-/* 16 added an argument for summarizing indexes. */
+/* 19 gathered the switches of ExecInsertIndexTuples(), which 16 had added to. */
 #if PG_VERSION_NUM < 160000
 #define kapture_insert_index_tuples(rri, slot, estate) \
 	ExecInsertIndexTuples(rri, slot, estate, false, false, NULL, NIL)
-#else
+#elif PG_VERSION_NUM < 190000
 #define kapture_insert_index_tuples(rri, slot, estate) \
 	ExecInsertIndexTuples(rri, slot, estate, false, false, NULL, NIL, false)
+#else
+#define kapture_insert_index_tuples(rri, slot, estate) \
+	ExecInsertIndexTuples(rri, estate, 0, slot, NIL, NULL)
+#endif
+
+/* 19 builds jsonb in a struct of which callers had only the first part. */
+#if PG_VERSION_NUM < 190000
+typedef struct JsonbInState
+{
+	JsonbValue *result;			/* the completed value */
+	JsonbParseState *parseState;
+} JsonbInState;
+
+static inline void
+kapture_push_jsonb_value(JsonbInState *state, JsonbIteratorToken token, JsonbValue *value)
+{
+	state->result = pushJsonbValue(&state->parseState, token, value);
+}
+
+#define pushJsonbValue(state, token, value) \
+	kapture_push_jsonb_value((state), (token), (value))
+#endif
+
+/* 19 has compilers check the falling through of cases. */
+#ifndef pg_fallthrough
+#if defined(__has_attribute)
+#if __has_attribute(fallthrough)
+#define pg_fallthrough __attribute__((fallthrough))
+#endif
+#endif
+#ifndef pg_fallthrough
+#define pg_fallthrough ((void) 0)
+#endif
+#endif
+
+/* 19 ends background workers that are in the way of a command on databases. */
+#if PG_VERSION_NUM < 190000
+#define BGWORKER_INTERRUPTIBLE 0
 #endif
 
 #endif							/* KAPTURE_COMPAT_H */

@@ -112,8 +112,9 @@ launcher_database(Oid dbid)
 }
 
 /*
- * Brings the list of databases up to date.  Templates and databases that
- * refuse connections get no worker: one could keep them from being copied.
+ * Brings the list of databases up to date.  Templates get no worker, as it
+ * could keep them from being copied, nor do databases that refuse connections
+ * or were left behind by a DROP DATABASE that broke off.
  */
 static void
 launcher_list_databases(void)
@@ -137,6 +138,7 @@ launcher_list_databases(void)
 		Form_pg_database form = (Form_pg_database) GETSTRUCT(tuple);
 
 		if (form->datallowconn && !form->datistemplate &&
+			form->datconnlimit != DATCONNLIMIT_INVALID_DB &&
 			!kapture_guc_database_is_excluded(NameStr(form->datname)))
 			launcher_database(form->oid)->present = true;
 	}
@@ -250,7 +252,8 @@ launcher_start_worker(LauncherDatabase *db)
 	if (slot < 0)
 		return false;
 
-	worker.bgw_flags = BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION;
+	worker.bgw_flags = BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION |
+		BGWORKER_INTERRUPTIBLE;
 	worker.bgw_start_time = BgWorkerStart_RecoveryFinished;
 	worker.bgw_restart_time = BGW_NEVER_RESTART;
 	worker.bgw_main_arg = Int32GetDatum(slot);

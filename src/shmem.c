@@ -88,6 +88,8 @@ static uint32 shmem_my_generation = 0;
 static bool shmem_wake_pending = false;
 static bool shmem_request_pending = false;
 static bool shmem_relist_pending = false;
+static bool shmem_blocking = false; /* we keep a worker away until then */
+static bool shmem_committed = false;	/* it has; only the wake-ups are left */
 
 static Size
 shmem_size(void)
@@ -177,28 +179,65 @@ shmem_post_request(Oid dbid)
 }
 
 /*
- * Nothing to say.  (A prepared transaction is visible only after COMMIT
- * PREPARED, which wakes by itself.)
+ * Takes back kapture_shmem_make_way(): the databases may have workers again.
+ * Only at the end of the transaction: before that, a new worker would wait for
+ * the command's lock, or look for a database that is about to go.
+ */
+static void
+shmem_give_back(void)
+{
+	LWLockAcquire(shmem->lock, LW_EXCLUSIVE);
+	for (int i = 0; i < SHMEM_MAX_BLOCKS; i++)
+	{
+		if (shmem->blocks[i].pid == MyProcPid)
+			shmem->blocks[i].dbid = InvalidOid;
+	}
+	shmem_post_request(InvalidOid);
+	LWLockRelease(shmem->lock);
+	shmem_blocking = false;
+}
+
+/*
+ * (A prepared transaction is visible only after COMMIT PREPARED, which wakes
+ * by itself.)
  */
 static void
 shmem_xact_callback(XactEvent event, void *arg)
 {
-	if (event == XACT_EVENT_ABORT || event == XACT_EVENT_PREPARE)
-		shmem_wake_pending = shmem_request_pending = shmem_relist_pending = false;
+	switch (event)
+	{
+		case XACT_EVENT_COMMIT:
+			shmem_committed = true;
+			break;
+		case XACT_EVENT_ABORT:
+		case XACT_EVENT_PREPARE:
+			shmem_wake_pending = shmem_request_pending = shmem_relist_pending = false;
+			if (shmem_blocking)
+				shmem_give_back();
+			break;
+		default:
+			break;
+	}
 }
 
 /*
- * Wakes who has to be woken, when the transaction is over to the last: a worker
- * woken at XACT_EVENT_COMMIT could look before the invalidation messages are
- * sent, and sleep on with what it knew.
+ * At commit the changes are visible: time to wake those who wait for them.
+ * But not in the transaction callback: that runs before the transaction's
+ * invalidation messages are sent, and who was woken would not see that tables
+ * or servers have changed.  The last step of releasing its resources comes
+ * after them, and after its locks.
  */
 static void
-shmem_release_callback(ResourceReleasePhase phase, bool is_commit, bool is_top_level, void *arg)
+shmem_release_callback(ResourceReleasePhase phase, bool isCommit, bool isTopLevel, void *arg)
 {
 	ShmemSlot  *slot;
 
-	if (phase != RESOURCE_RELEASE_AFTER_LOCKS || !is_commit || !is_top_level ||
-		!(shmem_wake_pending || shmem_request_pending || shmem_relist_pending))
+	if (!shmem_committed || phase != RESOURCE_RELEASE_AFTER_LOCKS || !isTopLevel)
+		return;
+	shmem_committed = false;
+	if (shmem_blocking)
+		shmem_give_back();
+	if (!shmem_wake_pending && !shmem_request_pending && !shmem_relist_pending)
 		return;
 
 	/*
@@ -222,7 +261,7 @@ shmem_release_callback(ResourceReleasePhase phase, bool is_commit, bool is_top_l
 	shmem_wake_pending = shmem_request_pending = shmem_relist_pending = false;
 }
 
-/* Registers the callback once in each backend.  False: nobody to wake. */
+/* Registers the callbacks once in each backend.  False: nobody to wake. */
 static bool
 shmem_arm(void)
 {
@@ -291,18 +330,19 @@ kapture_shmem_worker_pid(Oid dbid)
 }
 
 /*
- * Ends a database's worker and keeps it from coming back until
- * kapture_shmem_give_back(), or until this process is gone.  Returns when the
- * worker has left the database; can be cancelled.
+ * Ends a database's worker and keeps it from coming back until the running
+ * transaction ends.  Returns when the worker has left the database; can be
+ * cancelled.
  */
 void
 kapture_shmem_make_way(Oid dbid)
 {
 	bool		present = true;
 
-	if (shmem == NULL || !OidIsValid(dbid))
+	if (!OidIsValid(dbid) || !shmem_arm())
 		return;
 
+	shmem_blocking = true;
 	LWLockAcquire(shmem->lock, LW_EXCLUSIVE);
 	for (int i = 0; i < SHMEM_MAX_BLOCKS; i++)
 	{
@@ -338,27 +378,6 @@ kapture_shmem_make_way(Oid dbid)
 										WaitEventExtensionNew("KaptureMakeWay"));
 	}
 	ConditionVariableCancelSleep();
-}
-
-/*
- * Takes back kapture_shmem_make_way(): the database may have a worker again.
- */
-void
-kapture_shmem_give_back(Oid dbid)
-{
-	if (shmem == NULL || !OidIsValid(dbid))
-		return;
-
-	LWLockAcquire(shmem->lock, LW_EXCLUSIVE);
-	for (int i = 0; i < SHMEM_MAX_BLOCKS; i++)
-	{
-		ShmemBlock *block = &shmem->blocks[i];
-
-		if (block->dbid == dbid && block->pid == MyProcPid)
-			block->dbid = InvalidOid;
-	}
-	shmem_post_request(InvalidOid);
-	LWLockRelease(shmem->lock);
 }
 
 static void

@@ -67,7 +67,6 @@ extern void kapture_shmem_request_worker_at_commit(void);
 extern void kapture_shmem_relist_at_commit(void);
 extern int	kapture_shmem_worker_pid(Oid dbid);
 extern void kapture_shmem_make_way(Oid dbid);
-extern void kapture_shmem_give_back(Oid dbid);
 
 /* for the launcher */
 extern void kapture_shmem_launcher_attach(void);

@@ -26,6 +26,7 @@
 #include "mb/pg_wchar.h"
 #include "utils/memutils.h"
 
+#include "compat.h"
 #include "pacing.h"
 #include "task.h"
 
@@ -440,7 +441,7 @@ kapture_task_answer(KaptureTask *task, const KaptureHttpAnswer *answer, Timestam
 				kapture_task_fail(task, true, 0, reply.message);
 				break;
 			}
-			/* FALLTHROUGH */
+			pg_fallthrough;
 		case KAPTURE_SUCCESS:
 			task_success(task, &reply, now);
 			break;

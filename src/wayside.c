@@ -6,7 +6,7 @@
  * DROP DATABASE, CREATE DATABASE ... TEMPLATE, ALTER DATABASE ... RENAME and
  * SET TABLESPACE refuse to work while anybody is connected.  A utility hook
  * ends the database's worker before the command runs and keeps it away until
- * the command is done.  Whoever may not run the command cannot end the worker
+ * its transaction is over.  Whoever may not run the command cannot end the worker
  * by trying.
  *
  * The hook also wakes the worker after commands that may end a wait of its:
@@ -129,22 +129,9 @@ wayside_process_utility(PlannedStmt *pstmt, const char *query_string,
 	ProcessUtility_hook_type next = wayside_prev_hook ? wayside_prev_hook : standard_ProcessUtility;
 
 	wayside_notice(pstmt->utilityStmt);
-	if (!OidIsValid(dbid))
-	{
-		next(pstmt, query_string, read_only_tree, context, params, query_env, dest, qc);
-		return;
-	}
-
-	kapture_shmem_make_way(dbid);
-	PG_TRY();
-	{
-		next(pstmt, query_string, read_only_tree, context, params, query_env, dest, qc);
-	}
-	PG_FINALLY();
-	{
-		kapture_shmem_give_back(dbid);
-	}
-	PG_END_TRY();
+	if (OidIsValid(dbid))
+		kapture_shmem_make_way(dbid);
+	next(pstmt, query_string, read_only_tree, context, params, query_env, dest, qc);
 }
 
 /*

@@ -16,6 +16,7 @@
 
 #include "access/relation.h"
 #include "access/xact.h"
+#include "commands/dbcommands.h"
 #include "common/hashfn.h"
 #include "miscadmin.h"
 #include "pgstat.h"
@@ -124,6 +125,7 @@ static dlist_head worker_tables = DLIST_STATIC_INIT(worker_tables);
 static dlist_head worker_paces = DLIST_STATIC_INIT(worker_paces);
 static KaptureOrigin worker_origin;
 static bool worker_alone = false;	/* no other worker serves this database */
+static Oid	worker_installation = InvalidOid;	/* our kapture_attachment */
 static bool worker_stale = true;	/* attachments or servers may have changed */
 static bool worker_settings_changed = false;	/* servers or mappings have */
 static TimestampTz worker_next_safety_look = DT_NOEND;
@@ -163,7 +165,7 @@ worker_relcache_callback(Datum arg, Oid relid)
 	dlist_iter	iter;
 
 	/* our own tables change when something is attached or detached */
-	if (!OidIsValid(relid) || relid == (Oid) DatumGetObjectId(arg))
+	if (!OidIsValid(relid) || relid == worker_installation)
 		worker_stale = true;
 	dlist_foreach(iter, &worker_tables)
 	{
@@ -399,19 +401,27 @@ worker_recover(void)
 	}
 }
 
+static void worker_exit(KaptureExit reason);
+
 /* Reads attachments and servers anew.  False: the extension is gone. */
 static bool
 worker_load(void)
 {
 	dlist_mutable_iter iter;
 	ListCell   *lc;
+	Oid			installation;
 	bool		exists;
 	bool		settings_changed = worker_settings_changed;
 
 	worker_begin("reading attachments");
 	worker_stale = worker_settings_changed = false;
-	exists = kapture_catalog_extension_exists() &&
-		OidIsValid(kapture_catalog_relid(KAPTURE_TABLE_ATTACHMENT));
+	installation = kapture_catalog_relid(KAPTURE_TABLE_ATTACHMENT);
+	exists = kapture_catalog_extension_exists() && OidIsValid(installation);
+	if (exists && OidIsValid(worker_installation) && installation != worker_installation)
+		worker_exit(KAPTURE_EXIT_ASKED);	/* dropped and created anew: so are we */
+	if (kapture_guc_database_is_excluded(get_database_name(MyDatabaseId)))
+		worker_exit(KAPTURE_EXIT_ASKED);
+	worker_installation = installation;
 	if (exists)
 	{
 		worker_check_origin();
@@ -902,7 +912,7 @@ worker_write_back(WorkerTable *table, List *tasks, TimestampTz now)
 			case KAPTURE_ROW_FAILED:
 				if (worker_stale)
 					row->outcome = KAPTURE_ROW_LOCKED;	/* not its fault */
-				/* FALLTHROUGH */
+				pg_fallthrough;
 			case KAPTURE_ROW_LOCKED:
 				if (!sent)
 					break;		/* the id is kept with the failure */
@@ -1175,6 +1185,10 @@ worker_initialize(Datum arg)
 	worker_context = AllocSetContextCreate(TopMemoryContext, "kapture_sync worker",
 										   ALLOCSET_DEFAULT_SIZES);
 	MemoryContextSwitchTo(worker_context);
+
+	CacheRegisterRelcacheCallback(worker_relcache_callback, (Datum) 0);
+	CacheRegisterSyscacheCallback(FOREIGNSERVEROID, worker_syscache_callback, (Datum) 0);
+	CacheRegisterSyscacheCallback(USERMAPPINGOID, worker_syscache_callback, (Datum) 0);
 	if (!worker_load())
 		worker_exit(KAPTURE_EXIT_ABSENT);
 	if (!worker_lock_database())
@@ -1182,12 +1196,7 @@ worker_initialize(Datum arg)
 				(errcode(ERRCODE_OBJECT_IN_USE),
 				 errmsg("another kapture_sync worker is still active in this database")));
 	worker_alone = true;
-
-	CacheRegisterRelcacheCallback(worker_relcache_callback,
-								  ObjectIdGetDatum(kapture_catalog_relid(KAPTURE_TABLE_ATTACHMENT)));
-	CacheRegisterSyscacheCallback(FOREIGNSERVEROID, worker_syscache_callback, (Datum) 0);
-	CacheRegisterSyscacheCallback(USERMAPPINGOID, worker_syscache_callback, (Datum) 0);
-	worker_stale = true;		/* what happened before the callbacks were there */
+	worker_stale = true;		/* once more, to recover what another left */
 }
 
 /*
@@ -1212,6 +1221,7 @@ kapture_worker_main(Datum arg)
 		{
 			ConfigReloadPending = false;
 			ProcessConfigFile(PGC_SIGHUP);
+			worker_stale = true;	/* exclusions may have changed */
 		}
 		if (kapture_shmem_worker_take_work())
 		{
