@@ -166,6 +166,262 @@ COMMENT ON FUNCTION @extschema@.kapture_pull(timestamp, timestamp, name) IS
 'returns the customers that changed between two times of the account''s time zone, as Kapture answers; long ranges are fetched in windows of option pull_window';
 
 --
+-- Pulled customers as rows.  The columns of the two types are known to
+-- src/customer.c by their names.
+--
+
+CREATE TYPE @extschema@.kapture_customer AS (
+	id bigint,
+	name text,
+	phone text,
+	email text,
+	generation_date timestamptz,
+	last_modification_time timestamptz,
+	cm_id bigint,
+	is_organization boolean,
+	company_phone text,
+	website text,
+	address text,
+	locality text,
+	city text,
+	state text,
+	country text,
+	pin_code text,
+	latitude numeric,
+	longitude numeric,
+	zone bigint,
+	current_status text,
+	company_status text,
+	classification text,
+	customer_code text,
+	customer_type text,
+	customer_sub_type text,
+	customer_level bigint,
+	creator_id bigint,
+	creator_name text,
+	assigned_to_id bigint,
+	assigned_to_name text,
+	history_emp_id bigint,
+	channel_partner_id bigint,
+	channel_partner_emp_id bigint,
+	is_channel_partner boolean,
+	company_parent_id bigint,
+	referral_id bigint,
+	campaign_id bigint,
+	campaign_item_id bigint,
+	campaign_activity_id bigint,
+	rate_plan_id bigint,
+	sales_admin_zone bigint,
+	total_no_of_enquiries bigint,
+	max_credit_amt numeric,
+	max_credit_period bigint,
+	out_standing_amount numeric,
+	city_potential boolean,
+	feedback_on_customer text,
+	remarks text,
+	cross_remarks text,
+	image_reference_id text,
+	deleted boolean,
+	is_existing_customer boolean,
+	is_existing_contact boolean,
+	is_api boolean,
+	sync_status boolean,
+	syncd_location_id text,
+	synced_step_number bigint,
+	attr1 text,
+	attr2 text,
+	attr3 text,
+	attr4 text,
+	attr5 text,
+	attr6 text,
+	attr7 text,
+	attr8 text,
+	attr9 text,
+	attr10 text,
+	attr11 text,
+	attr12 text,
+	attr13 text,
+	attr14 text,
+	attr15 text,
+	contacts jsonb,
+	raw jsonb
+);
+COMMENT ON TYPE @extschema@.kapture_customer IS 'a customer as Kapture gives it, typed';
+COMMENT ON COLUMN @extschema@.kapture_customer.id IS 'Kapture''s id of the customer';
+COMMENT ON COLUMN @extschema@.kapture_customer.name IS 'name of the customer';
+COMMENT ON COLUMN @extschema@.kapture_customer.phone IS 'companyPhone, else the primary contact''s phone';
+COMMENT ON COLUMN @extschema@.kapture_customer.email IS 'the primary contact''s email';
+COMMENT ON COLUMN @extschema@.kapture_customer.generation_date IS 'when the customer was made';
+COMMENT ON COLUMN @extschema@.kapture_customer.last_modification_time IS 'when the customer was last changed; Get does not tell';
+COMMENT ON COLUMN @extschema@.kapture_customer.cm_id IS 'id of the Kapture account''s client';
+COMMENT ON COLUMN @extschema@.kapture_customer.is_organization IS 'is it an organization?';
+COMMENT ON COLUMN @extschema@.kapture_customer.company_phone IS 'the customer''s own phone; only Get tells';
+COMMENT ON COLUMN @extschema@.kapture_customer.website IS 'web address';
+COMMENT ON COLUMN @extschema@.kapture_customer.address IS 'address';
+COMMENT ON COLUMN @extschema@.kapture_customer.locality IS 'part of the city';
+COMMENT ON COLUMN @extschema@.kapture_customer.city IS 'city';
+COMMENT ON COLUMN @extschema@.kapture_customer.state IS 'state';
+COMMENT ON COLUMN @extschema@.kapture_customer.country IS 'country';
+COMMENT ON COLUMN @extschema@.kapture_customer.pin_code IS 'postal code';
+COMMENT ON COLUMN @extschema@.kapture_customer.latitude IS 'degrees north';
+COMMENT ON COLUMN @extschema@.kapture_customer.longitude IS 'degrees east';
+COMMENT ON COLUMN @extschema@.kapture_customer.zone IS 'number of the zone';
+COMMENT ON COLUMN @extschema@.kapture_customer.current_status IS 'Kapture''s letter for the status';
+COMMENT ON COLUMN @extschema@.kapture_customer.company_status IS 'Kapture''s letter for the status of the company';
+COMMENT ON COLUMN @extschema@.kapture_customer.classification IS 'classification';
+COMMENT ON COLUMN @extschema@.kapture_customer.customer_code IS 'code given by hand';
+COMMENT ON COLUMN @extschema@.kapture_customer.customer_type IS 'type';
+COMMENT ON COLUMN @extschema@.kapture_customer.customer_sub_type IS 'sub-type';
+COMMENT ON COLUMN @extschema@.kapture_customer.customer_level IS 'level';
+COMMENT ON COLUMN @extschema@.kapture_customer.creator_id IS 'employee who made the customer; 0: none';
+COMMENT ON COLUMN @extschema@.kapture_customer.creator_name IS 'name of that employee';
+COMMENT ON COLUMN @extschema@.kapture_customer.assigned_to_id IS 'employee the customer is assigned to; 0: none';
+COMMENT ON COLUMN @extschema@.kapture_customer.assigned_to_name IS 'name of that employee';
+COMMENT ON COLUMN @extschema@.kapture_customer.history_emp_id IS 'employee before that; 0: none';
+COMMENT ON COLUMN @extschema@.kapture_customer.channel_partner_id IS 'channel partner; 0: none';
+COMMENT ON COLUMN @extschema@.kapture_customer.channel_partner_emp_id IS 'employee of the channel partner; 0: none';
+COMMENT ON COLUMN @extschema@.kapture_customer.is_channel_partner IS 'is it a channel partner?';
+COMMENT ON COLUMN @extschema@.kapture_customer.company_parent_id IS 'parent company; 0: none';
+COMMENT ON COLUMN @extschema@.kapture_customer.referral_id IS 'customer who referred this one; 0: none';
+COMMENT ON COLUMN @extschema@.kapture_customer.campaign_id IS 'campaign, the primary source; 0: none';
+COMMENT ON COLUMN @extschema@.kapture_customer.campaign_item_id IS 'item of the campaign; 0: none';
+COMMENT ON COLUMN @extschema@.kapture_customer.campaign_activity_id IS 'activity of the campaign; 0: none';
+COMMENT ON COLUMN @extschema@.kapture_customer.rate_plan_id IS 'rate plan; 0: none';
+COMMENT ON COLUMN @extschema@.kapture_customer.sales_admin_zone IS 'zone of the sales administration; 0: none';
+COMMENT ON COLUMN @extschema@.kapture_customer.total_no_of_enquiries IS 'number of enquiries';
+COMMENT ON COLUMN @extschema@.kapture_customer.max_credit_amt IS 'credit limit';
+COMMENT ON COLUMN @extschema@.kapture_customer.max_credit_period IS 'credit period';
+COMMENT ON COLUMN @extschema@.kapture_customer.out_standing_amount IS 'amount that is due';
+COMMENT ON COLUMN @extschema@.kapture_customer.city_potential IS 'has the city potential?';
+COMMENT ON COLUMN @extschema@.kapture_customer.feedback_on_customer IS 'feedback';
+COMMENT ON COLUMN @extschema@.kapture_customer.remarks IS 'remarks, line breaks included';
+COMMENT ON COLUMN @extschema@.kapture_customer.cross_remarks IS 'remarks of others';
+COMMENT ON COLUMN @extschema@.kapture_customer.image_reference_id IS 'Kapture''s reference of the picture';
+COMMENT ON COLUMN @extschema@.kapture_customer.deleted IS 'is it deleted in Kapture?';
+COMMENT ON COLUMN @extschema@.kapture_customer.is_existing_customer IS 'was the customer stored before?';
+COMMENT ON COLUMN @extschema@.kapture_customer.is_existing_contact IS 'was the contact stored before?';
+COMMENT ON COLUMN @extschema@.kapture_customer.is_api IS 'was it made by an API?';
+COMMENT ON COLUMN @extschema@.kapture_customer.sync_status IS 'Kapture''s own synchronization: done?';
+COMMENT ON COLUMN @extschema@.kapture_customer.syncd_location_id IS 'Kapture''s own synchronization: place';
+COMMENT ON COLUMN @extschema@.kapture_customer.synced_step_number IS 'Kapture''s own synchronization: step';
+COMMENT ON COLUMN @extschema@.kapture_customer.attr1 IS 'free attribute 1 of the account; only Get tells';
+COMMENT ON COLUMN @extschema@.kapture_customer.attr2 IS 'free attribute 2 of the account; only Get tells';
+COMMENT ON COLUMN @extschema@.kapture_customer.attr3 IS 'free attribute 3 of the account; only Get tells';
+COMMENT ON COLUMN @extschema@.kapture_customer.attr4 IS 'free attribute 4 of the account; only Get tells';
+COMMENT ON COLUMN @extschema@.kapture_customer.attr5 IS 'free attribute 5 of the account; only Get tells';
+COMMENT ON COLUMN @extschema@.kapture_customer.attr6 IS 'free attribute 6 of the account; only Get tells';
+COMMENT ON COLUMN @extschema@.kapture_customer.attr7 IS 'free attribute 7 of the account; only Get tells';
+COMMENT ON COLUMN @extschema@.kapture_customer.attr8 IS 'free attribute 8 of the account; only Get tells';
+COMMENT ON COLUMN @extschema@.kapture_customer.attr9 IS 'free attribute 9 of the account; only Get tells';
+COMMENT ON COLUMN @extschema@.kapture_customer.attr10 IS 'free attribute 10 of the account; only Get tells';
+COMMENT ON COLUMN @extschema@.kapture_customer.attr11 IS 'free attribute 11 of the account; only Get tells';
+COMMENT ON COLUMN @extschema@.kapture_customer.attr12 IS 'free attribute 12 of the account; only Get tells';
+COMMENT ON COLUMN @extschema@.kapture_customer.attr13 IS 'free attribute 13 of the account; only Get tells';
+COMMENT ON COLUMN @extschema@.kapture_customer.attr14 IS 'free attribute 14 of the account; only Get tells';
+COMMENT ON COLUMN @extschema@.kapture_customer.attr15 IS 'free attribute 15 of the account; only Get tells';
+COMMENT ON COLUMN @extschema@.kapture_customer.contacts IS 'contacts as Kapture gives them';
+COMMENT ON COLUMN @extschema@.kapture_customer.raw IS 'the whole customer as Kapture gives it';
+
+CREATE TYPE @extschema@.kapture_contact AS (
+	id bigint,
+	customer_id bigint,
+	contact_person text,
+	phone text,
+	email text,
+	generation_date timestamptz,
+	cm_id bigint,
+	title text,
+	designation text,
+	designation_type text,
+	division text,
+	company_name text,
+	gender text,
+	age bigint,
+	marital_status text,
+	phone_country_code text,
+	additional_phone text,
+	additional_email text,
+	landline text,
+	is_primary_contact boolean,
+	is_active boolean,
+	is_guest boolean,
+	is_merge_enable boolean,
+	is_mobile_masked boolean,
+	is_email_masked boolean,
+	parent_contact_id bigint,
+	sub_office_id bigint,
+	creator_id bigint,
+	enquiry_id bigint,
+	order_id bigint,
+	raw jsonb
+);
+COMMENT ON TYPE @extschema@.kapture_contact IS 'a contact of a customer as Kapture gives it, typed';
+COMMENT ON COLUMN @extschema@.kapture_contact.id IS 'Kapture''s id of the contact';
+COMMENT ON COLUMN @extschema@.kapture_contact.customer_id IS 'the customer it comes with';
+COMMENT ON COLUMN @extschema@.kapture_contact.contact_person IS 'name of the contact';
+COMMENT ON COLUMN @extschema@.kapture_contact.phone IS 'phone';
+COMMENT ON COLUMN @extschema@.kapture_contact.email IS 'email';
+COMMENT ON COLUMN @extschema@.kapture_contact.generation_date IS 'when the contact was made';
+COMMENT ON COLUMN @extschema@.kapture_contact.cm_id IS 'id of the Kapture account''s client';
+COMMENT ON COLUMN @extschema@.kapture_contact.title IS 'form of address';
+COMMENT ON COLUMN @extschema@.kapture_contact.designation IS 'position';
+COMMENT ON COLUMN @extschema@.kapture_contact.designation_type IS 'kind of position';
+COMMENT ON COLUMN @extschema@.kapture_contact.division IS 'division';
+COMMENT ON COLUMN @extschema@.kapture_contact.company_name IS 'name of the company';
+COMMENT ON COLUMN @extschema@.kapture_contact.gender IS 'M, F';
+COMMENT ON COLUMN @extschema@.kapture_contact.age IS 'age; 0: not known';
+COMMENT ON COLUMN @extschema@.kapture_contact.marital_status IS 'marital status';
+COMMENT ON COLUMN @extschema@.kapture_contact.phone_country_code IS 'such as +91';
+COMMENT ON COLUMN @extschema@.kapture_contact.additional_phone IS 'another phone';
+COMMENT ON COLUMN @extschema@.kapture_contact.additional_email IS 'another email';
+COMMENT ON COLUMN @extschema@.kapture_contact.landline IS 'landline phone';
+COMMENT ON COLUMN @extschema@.kapture_contact.is_primary_contact IS 'does it speak for the customer?';
+COMMENT ON COLUMN @extschema@.kapture_contact.is_active IS 'is it active?';
+COMMENT ON COLUMN @extschema@.kapture_contact.is_guest IS 'is it a guest?';
+COMMENT ON COLUMN @extschema@.kapture_contact.is_merge_enable IS 'may it be merged?';
+COMMENT ON COLUMN @extschema@.kapture_contact.is_mobile_masked IS 'does Kapture hide digits of the phone?';
+COMMENT ON COLUMN @extschema@.kapture_contact.is_email_masked IS 'does Kapture hide part of the email?';
+COMMENT ON COLUMN @extschema@.kapture_contact.parent_contact_id IS 'contact above this one; 0: none';
+COMMENT ON COLUMN @extschema@.kapture_contact.sub_office_id IS 'office; 0: none';
+COMMENT ON COLUMN @extschema@.kapture_contact.creator_id IS 'employee who made the contact; 0: none';
+COMMENT ON COLUMN @extschema@.kapture_contact.enquiry_id IS 'enquiry; 0: none';
+COMMENT ON COLUMN @extschema@.kapture_contact.order_id IS 'order; 0: none';
+COMMENT ON COLUMN @extschema@.kapture_contact.raw IS 'the whole contact as Kapture gives it';
+
+CREATE FUNCTION @extschema@.kapture_pull_stream(start_date timestamp, end_date timestamp, server name)
+RETURNS SETOF @extschema@.kapture_customer
+LANGUAGE C VOLATILE PARALLEL UNSAFE ROWS 10000 AS 'MODULE_PATHNAME', 'kapture_pull_stream';
+COMMENT ON FUNCTION @extschema@.kapture_pull_stream(timestamp, timestamp, name) IS
+'what kapture_pull_customers is made of: gives rows one by one, but only in a SELECT list';
+
+-- Unfolded by the planner (so it must be STABLE and have no settings): rows
+-- then come as the windows do.  A function in C is read to its end in FROM.
+CREATE FUNCTION @extschema@.kapture_pull_customers(start_date timestamp, end_date timestamp, server name DEFAULT 'kapture')
+RETURNS SETOF @extschema@.kapture_customer
+LANGUAGE sql STABLE PARALLEL UNSAFE ROWS 10000
+AS $$ SELECT (s.customer).* FROM (SELECT @extschema@.kapture_pull_stream($1, $2, $3) AS customer) s $$;
+COMMENT ON FUNCTION @extschema@.kapture_pull_customers(timestamp, timestamp, name) IS
+'customers between two times of the account''s time zone, as typed rows; long ranges are fetched in windows of option pull_window, several at a time';
+
+CREATE FUNCTION @extschema@.kapture_find_customers(criteria jsonb, server name DEFAULT 'kapture')
+RETURNS SETOF @extschema@.kapture_customer
+LANGUAGE C VOLATILE PARALLEL UNSAFE ROWS 1 AS 'MODULE_PATHNAME', 'kapture_find_customers';
+COMMENT ON FUNCTION @extschema@.kapture_find_customers(jsonb, name) IS
+'customers with that kapture_customer_id, customer_id, phone or email_id, as typed rows';
+
+CREATE FUNCTION @extschema@.kapture_customer_rows(answer jsonb, server name DEFAULT 'kapture')
+RETURNS SETOF @extschema@.kapture_customer
+LANGUAGE C STABLE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'kapture_customer_rows';
+COMMENT ON FUNCTION @extschema@.kapture_customer_rows(jsonb, name) IS
+'the customers of an answer of kapture_pull or kapture_get_customer, as typed rows';
+
+CREATE FUNCTION @extschema@.kapture_contact_rows(answer jsonb, server name DEFAULT 'kapture')
+RETURNS SETOF @extschema@.kapture_contact
+LANGUAGE C STABLE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'kapture_contact_rows';
+COMMENT ON FUNCTION @extschema@.kapture_contact_rows(jsonb, name) IS
+'the contacts of the customers of such an answer, as typed rows';
+
+--
 -- Running the sync
 --
 

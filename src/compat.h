@@ -14,6 +14,7 @@
 #include "catalog/pg_foreign_server.h"
 #include "common/jsonapi.h"
 #include "utils/acl.h"
+#include "utils/datetime.h"
 #include "utils/guc.h"
 #include "utils/wait_event.h"
 #include "utils/wait_event.h"
@@ -65,6 +66,18 @@ object_ownercheck(Oid classid, Oid objectid, Oid roleid)
 #else
 #define kapture_insert_index_tuples(rri, slot, estate) \
 	ExecInsertIndexTuples(rri, slot, estate, false, false, NULL, NIL, false)
+#endif
+
+/* 16 added the place where complaints about a time are explained. */
+#if PG_VERSION_NUM < 160000
+typedef struct DateTimeErrorExtra
+{
+	const char *dtee_timezone;
+} DateTimeErrorExtra;
+
+#define DecodeDateTime(field, ftype, nf, dtype, tm, fsec, tzp, extra) \
+	((void) (extra), \
+	 DecodeDateTime((field), (ftype), (nf), (dtype), (tm), (fsec), (tzp)))
 #endif
 
 #endif							/* KAPTURE_COMPAT_H */

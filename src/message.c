@@ -664,6 +664,29 @@ kapture_message_judge(KaptureApi api, int status, Jsonb *answer,
 	}
 }
 
+/*
+ * kapture_message_customers
+ *		Finds the customers in a successful answer to Get or Pull: an array of
+ *		objects or one object.
+ *
+ * *customers becomes a part of the answer.  Returns false if it has none.
+ */
+bool
+kapture_message_customers(Jsonb *answer, JsonbValue *customers)
+{
+	static const char *const names[] = {"message", "customerdetails"};
+
+	if (!JB_ROOT_IS_OBJECT(answer))
+		return false;
+	for (int i = 0; i < lengthof(names); i++)
+	{
+		if (message_find(&answer->root, names[i], customers) &&
+			customers->type == jbvBinary)
+			return true;
+	}
+	return false;
+}
+
 
 /*
  * Requests

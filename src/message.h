@@ -37,6 +37,7 @@ typedef struct KaptureReply
 extern Jsonb *kapture_message_parse(const char *utf8, size_t len, char **why);
 extern void kapture_message_judge(KaptureApi api, int status, Jsonb *answer,
 								  KaptureReply *reply);
+extern bool kapture_message_customers(Jsonb *answer, JsonbValue *customers);
 extern void kapture_message_append_field(StringInfo body, const char *name,
 										 const char *value);
 extern char *kapture_message_to_utf8(const char *text, size_t *len);
