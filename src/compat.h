@@ -80,4 +80,13 @@ typedef struct DateTimeErrorExtra
 	 DecodeDateTime((field), (ftype), (nf), (dtype), (tm), (fsec), (tzp)))
 #endif
 
+/* 16 lets the actions of a JSON parser return errors. */
+#if PG_VERSION_NUM < 160000
+#define KAPTURE_JSON_ACTION		static void
+#define KAPTURE_JSON_RETURN		return
+#else
+#define KAPTURE_JSON_ACTION		static JsonParseErrorType
+#define KAPTURE_JSON_RETURN		return JSON_SUCCESS
+#endif
+
 #endif							/* KAPTURE_COMPAT_H */

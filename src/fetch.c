@@ -6,7 +6,7 @@
  * A fetch is a ring of slots, one for each window that is to be asked for, is
  * being asked for, or has been answered and waits for its turn; the first one
  * is the next to be handed out.  An answer stays as libcurl left it until its
- * turn comes, and only one is kept as jsonb.  So memory is bounded by a few
+ * turn comes, and its customers become jsonb one by one.  So memory is bounded by a few
  * answers, however long the range: no window is asked for ahead if the answers
  * are so large that the ring would hold more than FETCH_AHEAD bytes.
  *
@@ -344,25 +344,27 @@ fetch_accept(KaptureFetch *fetch, FetchSlot *slot)
 	MemoryContext scratch;
 	MemoryContext old;
 	KaptureReply reply;
-	Jsonb	   *parsed;
+	KaptureList *list;
 	char	   *why = NULL;
+	bool		done;
 
 	if (answer->outcome != KAPTURE_HTTP_ANSWERED)
 		kapture_complaint_no_answer(server, fetch->api, answer);
 
 	scratch = AllocSetContextCreate(fetch->context, "kapture answer",
 									ALLOCSET_DEFAULT_SIZES);
-	old = MemoryContextSwitchTo(scratch);
-	parsed = kapture_message_parse(answer->body, answer->body_len, &why);
-	kapture_message_judge(fetch->api, answer->status, parsed, &reply);
-	if (reply.verdict == KAPTURE_SUCCESS || reply.verdict == KAPTURE_NOT_FOUND)
+	old = MemoryContextSwitchTo(fetch->answer_context);
+	list = kapture_message_split(answer->body, answer->body_len, scratch, &why);
+	MemoryContextSwitchTo(scratch);
+	kapture_message_judge(fetch->api, answer->status, list ? list->rest : NULL, &reply);
+	done = reply.verdict == KAPTURE_SUCCESS || reply.verdict == KAPTURE_NOT_FOUND;
+	if (done)
 	{
-		MemoryContextSwitchTo(fetch->answer_context);
 		fetch->current.from = slot->from;
 		fetch->current.to = slot->to;
-		fetch->current.answer = NULL;
-		if (reply.verdict == KAPTURE_SUCCESS)
-			fetch->current.answer = DatumGetJsonbPCopy(JsonbPGetDatum(parsed));
+		fetch->current.list = reply.verdict == KAPTURE_SUCCESS ? list : NULL;
+		if (list != NULL)
+			list->rest = NULL;	/* goes with "scratch" */
 		kapture_http_release(slot->request);
 		fetch->first = (fetch->first + 1) % fetch->nslots;
 		fetch->count--;
@@ -371,13 +373,13 @@ fetch_accept(KaptureFetch *fetch, FetchSlot *slot)
 	else if ((reply.verdict != KAPTURE_BROKEN && reply.verdict != KAPTURE_THROTTLED) ||
 			 !fetch_retry(fetch, slot))
 	{
-		if (parsed == NULL)
+		if (list == NULL)
 			kapture_complaint_not_json(server, fetch->api, answer, why);
 		kapture_complaint_failed(server, fetch->api, answer->status, &reply);
 	}
 	MemoryContextSwitchTo(old);
 	MemoryContextDelete(scratch);
-	return reply.verdict == KAPTURE_SUCCESS || reply.verdict == KAPTURE_NOT_FOUND;
+	return done;
 }
 
 /* Serves the network until something finishes or "when". */

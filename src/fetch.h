@@ -8,8 +8,9 @@
 
 #include "postgres.h"
 
-#include "utils/jsonb.h"
 #include "utils/timestamp.h"
+
+#include "message.h"
 
 typedef struct KaptureFetch KaptureFetch;
 
@@ -18,7 +19,7 @@ typedef struct KaptureWindow
 {
 	Timestamp	from;			/* only for pulls, in the account's local time */
 	Timestamp	to;
-	Jsonb	   *answer;			/* NULL: no customers */
+	const KaptureList *list;	/* NULL: no customers */
 } KaptureWindow;
 
 extern KaptureFetch *kapture_fetch_pull(const char *server, Oid userid,

@@ -32,7 +32,9 @@
 /* Where a function's reading stands; in the memory of its calls. */
 typedef struct RowsState
 {
-	KaptureFetch *fetch;		/* NULL: there is one answer only */
+	KaptureFetch *fetch;		/* NULL: there is one answer only, as jsonb */
+	const KaptureList *list;	/* its window's customers; NULL: none */
+	int			next;			/* the next one of them */
 	KaptureReader *reader;
 	TupleDesc	desc;
 	Datum	   *values;
@@ -42,8 +44,8 @@ typedef struct RowsState
 	MemoryContext before;		/* of those of the window before */
 	HTAB	   *ids;			/* of customers of this window */
 	HTAB	   *ids_before;		/* NULL: none */
-	JsonbIterator *customers;	/* NULL: no window, or it is done */
-	JsonbValue	one;			/* the only customer of an answer */
+	JsonbIterator *customers;	/* of the answer; NULL: they are done */
+	JsonbValue	one;			/* or its only customer */
 	bool		has_one;
 
 	bool		has_customer_id;	/* of the customer of these contacts */
@@ -61,39 +63,34 @@ PG_FUNCTION_INFO_V1(kapture_contact_rows);
  * From answers to customers
  */
 
-/* Begins with an answer; NULL has no customers. */
+/* Forgets the ids of the window before the last one. */
 static void
-rows_open_answer(RowsState *state, Jsonb *answer)
+rows_turn(RowsState *state)
 {
 	MemoryContext unused = state->before;
-	MemoryContext old;
-	JsonbValue	customers;
 	HASHCTL		info = {0};
 
 	state->before = state->context;
 	state->ids_before = state->ids;
 	state->context = unused;
-	MemoryContextReset(state->context);
-	state->customers = NULL;
-	state->has_one = false;
-
-	old = MemoryContextSwitchTo(state->context);
+	MemoryContextReset(unused);
 	info.keysize = sizeof(int64);
 	info.entrysize = sizeof(int64);
-	info.hcxt = state->context;
+	info.hcxt = unused;
 	state->ids = hash_create("kapture customers", 256, &info,
 							 HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
-	if (answer != NULL && kapture_message_customers(answer, &customers))
-	{
-		if (kapture_is_object(&customers))
-		{
-			state->one = customers;
-			state->has_one = true;
-		}
-		else
-			state->customers = JsonbIteratorInit(customers.val.binary.data);
-	}
-	MemoryContextSwitchTo(old);
+}
+
+/* Begins with an answer that is there. */
+static void
+rows_open_answer(RowsState *state, const JsonbValue *customers)
+{
+	rows_turn(state);
+	state->has_one = kapture_is_object(customers);
+	if (state->has_one)
+		state->one = *customers;
+	else
+		state->customers = JsonbIteratorInit(customers->val.binary.data);
 }
 
 /* The next object of an array; false if there are no more. */
@@ -128,31 +125,55 @@ rows_is_known(RowsState *state, const JsonbValue *customer)
 	return found;
 }
 
-/* The next customer, of whatever window; false if there are no more. */
+/* The next customer of the windows; false if there are no more. */
 static bool
-rows_next_customer(RowsState *state, JsonbValue *customer)
+rows_next_fetched(RowsState *state, JsonbValue *customer)
 {
 	for (;;)
 	{
 		const KaptureWindow *window;
 
-		if (state->has_one)
+		while (state->list != NULL && state->next < state->list->ncustomers)
 		{
-			state->has_one = false;
-			*customer = state->one;
-			return true;
-		}
-		while (rows_next_object(&state->customers, customer))
-		{
-			if (!rows_is_known(state, customer))
+			Jsonb	   *jsonb = kapture_message_customer(state->list, state->next++);
+
+			if (JB_ROOT_IS_OBJECT(jsonb))
+			{
+				customer->type = jbvBinary;
+				customer->val.binary.data = &jsonb->root;
+				customer->val.binary.len = VARSIZE(jsonb) - VARHDRSZ;
 				return true;
+			}
 		}
-		if (state->fetch == NULL)
-			return false;
 		window = kapture_fetch_next(state->fetch);
 		if (window == NULL)
 			return false;
-		rows_open_answer(state, window->answer);
+		rows_turn(state);
+		state->list = window->list;
+		state->next = 0;
+	}
+}
+
+/* The next customer that was not given before; false if there are no more. */
+static bool
+rows_next_customer(RowsState *state, JsonbValue *customer)
+{
+	for (;;)
+	{
+		if (state->fetch != NULL)
+		{
+			if (!rows_next_fetched(state, customer))
+				return false;
+		}
+		else if (state->has_one)
+		{
+			state->has_one = false;
+			*customer = state->one;
+		}
+		else if (!rows_next_object(&state->customers, customer))
+			return false;
+		if (!rows_is_known(state, customer))
+			return true;
 	}
 }
 
@@ -329,7 +350,8 @@ rows_begin_answer(FunctionCallInfo fcinfo, KaptureRowKind kind)
 		answer = PG_GETARG_JSONB_P_COPY(0);
 		if (!kapture_message_customers(answer, &customers))
 			rows_check_failure(server, answer);
-		rows_open_answer(state, answer);
+		else
+			rows_open_answer(state, &customers);
 	}
 	calls->user_fctx = state;
 	MemoryContextSwitchTo(old);
