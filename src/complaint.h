@@ -13,13 +13,13 @@
 
 extern void kapture_complaint_no_answer(const KaptureServer *server,
 										KaptureApi api,
-										const KaptureHttpAnswer *answer) pg_attribute_noreturn();
+										const KaptureHttpAnswer *answer);
 extern void kapture_complaint_not_json(const KaptureServer *server,
 									   KaptureApi api,
 									   const KaptureHttpAnswer *answer,
-									   const char *why) pg_attribute_noreturn();
+									   const char *why);
 extern void kapture_complaint_failed(const KaptureServer *server,
 									 KaptureApi api, int status,
-									 const KaptureReply *reply) pg_attribute_noreturn();
+									 const KaptureReply *reply);
 
 #endif							/* KAPTURE_COMPLAINT_H */
