@@ -132,9 +132,13 @@ COMMENT ON FUNCTION @extschema@.kapture_worker_pid() IS 'process id of this data
 
 CREATE FUNCTION @extschema@.kapture_fdw_validator(text[], oid) RETURNS void
 LANGUAGE C STRICT AS 'MODULE_PATHNAME', 'kapture_fdw_validator';
-COMMENT ON FUNCTION @extschema@.kapture_fdw_validator(text[], oid) IS 'checks the options of servers and user mappings';
+COMMENT ON FUNCTION @extschema@.kapture_fdw_validator(text[], oid) IS 'checks the options of servers, user mappings and foreign tables';
 
-CREATE FOREIGN DATA WRAPPER kapture_fdw NO HANDLER VALIDATOR @extschema@.kapture_fdw_validator;
+CREATE FUNCTION @extschema@.kapture_fdw_handler() RETURNS fdw_handler
+LANGUAGE C STRICT AS 'MODULE_PATHNAME', 'kapture_fdw_handler';
+COMMENT ON FUNCTION @extschema@.kapture_fdw_handler() IS 'reads customers and contacts of Kapture as foreign tables';
+
+CREATE FOREIGN DATA WRAPPER kapture_fdw HANDLER @extschema@.kapture_fdw_handler VALIDATOR @extschema@.kapture_fdw_validator;
 COMMENT ON FOREIGN DATA WRAPPER kapture_fdw IS 'accounts of the Kapture CRM';
 
 CREATE FUNCTION @extschema@.kapture_server_states(

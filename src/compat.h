@@ -89,4 +89,29 @@ typedef struct DateTimeErrorExtra
 #define KAPTURE_JSON_RETURN		return JSON_SUCCESS
 #endif
 
+/* 17 and 18 added arguments for restrictions and disabled nodes. */
+#if PG_VERSION_NUM < 170000
+#define kapture_foreignscan_path(root, rel, rows, cost, outer) \
+	create_foreignscan_path((root), (rel), NULL, (rows), 0, (cost), NIL, \
+							(outer), NULL, NIL)
+#elif PG_VERSION_NUM < 180000
+#define kapture_foreignscan_path(root, rel, rows, cost, outer) \
+	create_foreignscan_path((root), (rel), NULL, (rows), 0, (cost), NIL, \
+							(outer), NULL, NIL, NIL)
+#else
+#define kapture_foreignscan_path(root, rel, rows, cost, outer) \
+	create_foreignscan_path((root), (rel), NULL, (rows), 0, 0, (cost), NIL, \
+							(outer), NULL, NIL, NIL)
+#endif
+
+/* 16 moved the user whose rights count from the range table to the plan. */
+#if PG_VERSION_NUM < 160000
+#define kapture_scan_user(node) \
+	(exec_rt_fetch(((ForeignScan *) (node)->ss.ps.plan)->scan.scanrelid, \
+				   (node)->ss.ps.state)->checkAsUser)
+#else
+#define kapture_scan_user(node) \
+	(((ForeignScan *) (node)->ss.ps.plan)->checkAsUser)
+#endif
+
 #endif							/* KAPTURE_COMPAT_H */

@@ -484,8 +484,8 @@ reader_compare_columns(const void *a, const void *b)
  *		Makes a reader of customers or contacts into rows of this type.
  *
  * "timezone" is the account's.  The result is palloc'ed in one piece with what
- * it needs.  Errors: XX000 if the type has a column that this library does not
- * know, or with another type.
+ * it needs.  Errors: HV007 if the type has a column that is not in the table
+ * above, or with another type.
  */
 KaptureReader *
 kapture_reader_create(KaptureRowKind kind, TupleDesc desc, const char *timezone)
@@ -512,8 +512,13 @@ kapture_reader_create(KaptureRowKind kind, TupleDesc desc, const char *timezone)
 		while (def < defs + ndefs && strcmp(def->name, NameStr(attr->attname)) != 0)
 			def++;
 		if (def == defs + ndefs || column_types[def->kind] != attr->atttypid)
-			elog(ERROR, "kapture_sync does not know column \"%s\" of this type",
-				 NameStr(attr->attname));
+			ereport(ERROR,
+					(errcode(ERRCODE_FDW_INVALID_COLUMN_NAME),
+					 errmsg("Kapture's %s have no column \"%s\" of type %s",
+							is_customer ? "customers" : "contacts",
+							NameStr(attr->attname),
+							format_type_be(attr->atttypid)),
+					 errhint("See the types kapture_customer and kapture_contact.")));
 		column = &reader->columns[reader->ncolumns++];
 		column->def = def;
 		column->key_len = strlen(def->key);
@@ -522,6 +527,26 @@ kapture_reader_create(KaptureRowKind kind, TupleDesc desc, const char *timezone)
 	qsort(reader->columns, reader->ncolumns, sizeof(ReaderColumn),
 		  reader_compare_columns);
 	return reader;
+}
+
+/*
+ * kapture_columns_sql
+ *		All columns with their types, as CREATE TABLE takes them; palloc'ed.
+ */
+char *
+kapture_columns_sql(KaptureRowKind kind)
+{
+	bool		is_customer = kind == KAPTURE_ROW_CUSTOMER;
+	const CustomerColumn *defs = is_customer ? customer_columns : contact_columns;
+	int			ndefs = is_customer ? lengthof(customer_columns) : lengthof(contact_columns);
+	StringInfoData sql;
+
+	initStringInfo(&sql);
+	for (int i = 0; i < ndefs; i++)
+		appendStringInfo(&sql, "%s%s %s", i > 0 ? ", " : "",
+						 quote_identifier(defs[i].name),
+						 format_type_be_qualified(column_types[defs[i].kind]));
+	return sql.data;
 }
 
 /* Fills in the columns that have a key of this object's. */

@@ -28,18 +28,18 @@
 #include "fetch.h"
 #include "message.h"
 #include "option.h"
+#include "rows.h"
 
-/* Where a function's reading stands; in the memory of its calls. */
-typedef struct RowsState
+/* Where the reading stands. */
+struct KaptureRows
 {
+	KaptureRowKind kind;
 	KaptureFetch *fetch;		/* NULL: there is one answer only, as jsonb */
 	const KaptureList *list;	/* its window's customers; NULL: none */
 	int			next;			/* the next one of them */
 	KaptureReader *reader;
-	TupleDesc	desc;
-	Datum	   *values;
-	bool	   *isnull;
 
+	MemoryContext customer;		/* of the fetched customer that is read */
 	MemoryContext context;		/* of this window's ids and iterators */
 	MemoryContext before;		/* of those of the window before */
 	HTAB	   *ids;			/* of customers of this window */
@@ -51,7 +51,16 @@ typedef struct RowsState
 	bool		has_customer_id;	/* of the customer of these contacts */
 	int64		customer_id;
 	JsonbIterator *contacts;
-} RowsState;
+};
+
+/* A function's calls. */
+typedef struct RowsCalls
+{
+	KaptureRows *rows;
+	TupleDesc	desc;
+	Datum	   *values;
+	bool	   *isnull;
+} RowsCalls;
 
 PG_FUNCTION_INFO_V1(kapture_pull_stream);
 PG_FUNCTION_INFO_V1(kapture_find_customers);
@@ -65,7 +74,7 @@ PG_FUNCTION_INFO_V1(kapture_contact_rows);
 
 /* Forgets the ids of the window before the last one. */
 static void
-rows_turn(RowsState *state)
+rows_turn(KaptureRows *state)
 {
 	MemoryContext unused = state->before;
 	HASHCTL		info = {0};
@@ -83,7 +92,7 @@ rows_turn(RowsState *state)
 
 /* Begins with an answer that is there. */
 static void
-rows_open_answer(RowsState *state, const JsonbValue *customers)
+rows_open_answer(KaptureRows *state, const JsonbValue *customers)
 {
 	rows_turn(state);
 	state->has_one = kapture_is_object(customers);
@@ -112,7 +121,7 @@ rows_next_object(JsonbIterator **it, JsonbValue *object)
 
 /* Has this customer been given?  One without an id never has. */
 static bool
-rows_is_known(RowsState *state, const JsonbValue *customer)
+rows_is_known(KaptureRows *state, const JsonbValue *customer)
 {
 	int64		id;
 	bool		found;
@@ -127,7 +136,7 @@ rows_is_known(RowsState *state, const JsonbValue *customer)
 
 /* The next customer of the windows; false if there are no more. */
 static bool
-rows_next_fetched(RowsState *state, JsonbValue *customer)
+rows_next_fetched(KaptureRows *state, JsonbValue *customer)
 {
 	for (;;)
 	{
@@ -135,8 +144,13 @@ rows_next_fetched(RowsState *state, JsonbValue *customer)
 
 		while (state->list != NULL && state->next < state->list->ncustomers)
 		{
-			Jsonb	   *jsonb = kapture_message_customer(state->list, state->next++);
+			Jsonb	   *jsonb;
+			MemoryContext old;
 
+			MemoryContextReset(state->customer);
+			old = MemoryContextSwitchTo(state->customer);
+			jsonb = kapture_message_customer(state->list, state->next++);
+			MemoryContextSwitchTo(old);
 			if (JB_ROOT_IS_OBJECT(jsonb))
 			{
 				customer->type = jbvBinary;
@@ -156,7 +170,7 @@ rows_next_fetched(RowsState *state, JsonbValue *customer)
 
 /* The next customer that was not given before; false if there are no more. */
 static bool
-rows_next_customer(RowsState *state, JsonbValue *customer)
+rows_next_customer(KaptureRows *state, JsonbValue *customer)
 {
 	for (;;)
 	{
@@ -179,7 +193,7 @@ rows_next_customer(RowsState *state, JsonbValue *customer)
 
 /* The next contact of whatever customer; false if there are no more. */
 static bool
-rows_next_contact(RowsState *state, JsonbValue *contact)
+rows_next_contact(KaptureRows *state, JsonbValue *contact)
 {
 	JsonbValue	customer;
 
@@ -206,46 +220,83 @@ rows_next_contact(RowsState *state, JsonbValue *contact)
  * From customers to rows
  */
 
-/* Makes the state of a function's calls; the current context is theirs. */
-static RowsState *
-rows_begin(FunctionCallInfo fcinfo, KaptureRowKind kind, const KaptureServer *server)
+/*
+ * kapture_rows_create
+ *		Begins to read the customers that a fetch brings, or their contacts, as
+ *		rows of this type.
+ *
+ * "timezone" is the account's.  All is in or below the current context.
+ * Errors as kapture_reader_create().
+ */
+KaptureRows *
+kapture_rows_create(KaptureRowKind kind, TupleDesc desc, const char *timezone,
+					KaptureFetch *fetch)
 {
-	RowsState  *state = palloc0(sizeof(RowsState));
+	KaptureRows *rows = palloc0(sizeof(KaptureRows));
+
+	rows->kind = kind;
+	rows->fetch = fetch;
+	rows->reader = kapture_reader_create(kind, desc, timezone);
+	rows->customer = AllocSetContextCreate(CurrentMemoryContext, "kapture customer",
+										   ALLOCSET_DEFAULT_SIZES);
+	rows->context = AllocSetContextCreate(CurrentMemoryContext, "kapture rows",
+										  ALLOCSET_DEFAULT_SIZES);
+	rows->before = AllocSetContextCreate(CurrentMemoryContext, "kapture rows",
+										 ALLOCSET_DEFAULT_SIZES);
+	return rows;
+}
+
+/*
+ * kapture_rows_next
+ *		Reads the next row; false if there are no more.
+ *
+ * Values are palloc'ed or valid until the next call.  Errors as
+ * kapture_fetch_next().
+ */
+bool
+kapture_rows_next(KaptureRows *rows, Datum *values, bool *isnull)
+{
+	JsonbValue	object;
+
+	if (rows->kind == KAPTURE_ROW_CUSTOMER ?
+		!rows_next_customer(rows, &object) : !rows_next_contact(rows, &object))
+		return false;
+	kapture_reader_read(rows->reader, &object, values, isnull);
+	if (rows->kind == KAPTURE_ROW_CONTACT && rows->has_customer_id)
+		kapture_reader_set_bigint(rows->reader, "customer_id", rows->customer_id,
+								  values, isnull);
+	return true;
+}
+
+/* Makes what a function's calls share; the current context is theirs. */
+static RowsCalls *
+rows_begin(FunctionCallInfo fcinfo, KaptureRowKind kind, const char *timezone,
+		   KaptureFetch *fetch)
+{
+	RowsCalls  *calls = palloc0(sizeof(RowsCalls));
 	TupleDesc	desc;
 
 	if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE)
 		elog(ERROR, "return type must be a row type");
-	state->desc = BlessTupleDesc(CreateTupleDescCopy(desc));
-	state->reader = kapture_reader_create(kind, state->desc, server->timezone);
-	state->values = palloc(sizeof(Datum) * state->desc->natts);
-	state->isnull = palloc(sizeof(bool) * state->desc->natts);
-	state->context = AllocSetContextCreate(CurrentMemoryContext, "kapture rows",
-										   ALLOCSET_DEFAULT_SIZES);
-	state->before = AllocSetContextCreate(CurrentMemoryContext, "kapture rows",
-										  ALLOCSET_DEFAULT_SIZES);
-	return state;
+	calls->desc = BlessTupleDesc(CreateTupleDescCopy(desc));
+	calls->rows = kapture_rows_create(kind, calls->desc, timezone, fetch);
+	calls->values = palloc(sizeof(Datum) * calls->desc->natts);
+	calls->isnull = palloc(sizeof(bool) * calls->desc->natts);
+	return calls;
 }
 
-/* Makes a row of a customer or a contact. */
+/* The next row as a result. */
 static Datum
-rows_form(RowsState *state, JsonbValue *object)
+rows_return_next(FunctionCallInfo fcinfo)
 {
-	kapture_reader_read(state->reader, object, state->values, state->isnull);
-	return HeapTupleGetDatum(heap_form_tuple(state->desc, state->values,
-											 state->isnull));
-}
+	FuncCallContext *context = SRF_PERCALL_SETUP();
+	RowsCalls  *calls = context->user_fctx;
 
-/* The next customer as a result. */
-static Datum
-rows_return_customer(FunctionCallInfo fcinfo)
-{
-	FuncCallContext *calls = SRF_PERCALL_SETUP();
-	RowsState  *state = calls->user_fctx;
-	JsonbValue	customer;
-
-	if (!rows_next_customer(state, &customer))
-		SRF_RETURN_DONE(calls);
-	SRF_RETURN_NEXT(calls, rows_form(state, &customer));
+	if (!kapture_rows_next(calls->rows, calls->values, calls->isnull))
+		SRF_RETURN_DONE(context);
+	SRF_RETURN_NEXT(context,
+					HeapTupleGetDatum(heap_form_tuple(calls->desc, calls->values,
+													  calls->isnull)));
 }
 
 
@@ -267,7 +318,6 @@ kapture_pull_stream(PG_FUNCTION_ARGS)
 	{
 		FuncCallContext *calls = SRF_FIRSTCALL_INIT();
 		MemoryContext old = MemoryContextSwitchTo(calls->multi_call_memory_ctx);
-		RowsState  *state;
 		Timestamp	start;
 		Timestamp	end;
 		const char *server;
@@ -275,13 +325,12 @@ kapture_pull_stream(PG_FUNCTION_ARGS)
 		kapture_argument_range(fcinfo, &start, &end);
 		kapture_argument_check_null(fcinfo, 2, "server");
 		server = NameStr(*PG_GETARG_NAME(2));
-		state = rows_begin(fcinfo, KAPTURE_ROW_CUSTOMER,
-						   kapture_server_get(server, GetUserId()));
-		state->fetch = kapture_fetch_pull(server, GetUserId(), start, end);
-		calls->user_fctx = state;
+		calls->user_fctx = rows_begin(fcinfo, KAPTURE_ROW_CUSTOMER,
+									  pstrdup(kapture_server_get(server, GetUserId())->timezone),
+									  kapture_fetch_pull(server, GetUserId(), start, end));
 		MemoryContextSwitchTo(old);
 	}
-	return rows_return_customer(fcinfo);
+	return rows_return_next(fcinfo);
 }
 
 /*
@@ -299,20 +348,18 @@ kapture_find_customers(PG_FUNCTION_ARGS)
 		FuncCallContext *calls = SRF_FIRSTCALL_INIT();
 		MemoryContext old = MemoryContextSwitchTo(calls->multi_call_memory_ctx);
 		Jsonb	   *criteria = kapture_argument_object(fcinfo, 0, "criteria");
-		RowsState  *state;
 		const char *server;
 
 		kapture_argument_check_null(fcinfo, 1, "server");
 		kapture_argument_check_criteria(criteria);
 		server = NameStr(*PG_GETARG_NAME(1));
-		state = rows_begin(fcinfo, KAPTURE_ROW_CUSTOMER,
-						   kapture_server_get(server, GetUserId()));
-		state->fetch = kapture_fetch_get(server, GetUserId(),
-										 kapture_argument_body(criteria));
-		calls->user_fctx = state;
+		calls->user_fctx = rows_begin(fcinfo, KAPTURE_ROW_CUSTOMER,
+									  pstrdup(kapture_server_get(server, GetUserId())->timezone),
+									  kapture_fetch_get(server, GetUserId(),
+														kapture_argument_body(criteria)));
 		MemoryContextSwitchTo(old);
 	}
-	return rows_return_customer(fcinfo);
+	return rows_return_next(fcinfo);
 }
 
 /* Raises an error about an answer without customers, unless it says so. */
@@ -338,22 +385,22 @@ rows_begin_answer(FunctionCallInfo fcinfo, KaptureRowKind kind)
 	FuncCallContext *calls = SRF_FIRSTCALL_INIT();
 	MemoryContext old = MemoryContextSwitchTo(calls->multi_call_memory_ctx);
 	const KaptureServer *server;
-	RowsState  *state;
+	RowsCalls  *shared;
 	Jsonb	   *answer;
 	JsonbValue	customers;
 
 	kapture_argument_check_null(fcinfo, 1, "server");
 	server = kapture_server_get(NameStr(*PG_GETARG_NAME(1)), GetUserId());
-	state = rows_begin(fcinfo, kind, server);
+	shared = rows_begin(fcinfo, kind, server->timezone, NULL);
 	if (!PG_ARGISNULL(0))
 	{
 		answer = PG_GETARG_JSONB_P_COPY(0);
 		if (!kapture_message_customers(answer, &customers))
 			rows_check_failure(server, answer);
 		else
-			rows_open_answer(state, &customers);
+			rows_open_answer(shared->rows, &customers);
 	}
-	calls->user_fctx = state;
+	calls->user_fctx = shared;
 	MemoryContextSwitchTo(old);
 }
 
@@ -370,7 +417,7 @@ kapture_customer_rows(PG_FUNCTION_ARGS)
 {
 	if (SRF_IS_FIRSTCALL())
 		rows_begin_answer(fcinfo, KAPTURE_ROW_CUSTOMER);
-	return rows_return_customer(fcinfo);
+	return rows_return_next(fcinfo);
 }
 
 /*
@@ -383,20 +430,7 @@ kapture_customer_rows(PG_FUNCTION_ARGS)
 Datum
 kapture_contact_rows(PG_FUNCTION_ARGS)
 {
-	FuncCallContext *calls;
-	RowsState  *state;
-	JsonbValue	contact;
-
 	if (SRF_IS_FIRSTCALL())
 		rows_begin_answer(fcinfo, KAPTURE_ROW_CONTACT);
-	calls = SRF_PERCALL_SETUP();
-	state = calls->user_fctx;
-	if (!rows_next_contact(state, &contact))
-		SRF_RETURN_DONE(calls);
-	kapture_reader_read(state->reader, &contact, state->values, state->isnull);
-	if (state->has_customer_id)
-		kapture_reader_set_bigint(state->reader, "customer_id", state->customer_id,
-								  state->values, state->isnull);
-	SRF_RETURN_NEXT(calls, HeapTupleGetDatum(heap_form_tuple(state->desc, state->values,
-															 state->isnull)));
+	return rows_return_next(fcinfo);
 }
