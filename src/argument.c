@@ -10,6 +10,7 @@
 #include "utils/timestamp.h"
 
 #include "argument.h"
+#include "compat.h"
 #include "message.h"
 
 /*
@@ -133,7 +134,7 @@ kapture_argument_body(Jsonb *object)
 {
 	JsonbIterator *it = JsonbIteratorInit(&object->root);
 	JsonbIteratorToken token;
-	JsonbParseState *state = NULL;
+	JsonbInState state = {0};
 	JsonbValue	value;
 	Jsonb	   *body;
 	bool		digits = false;
@@ -152,7 +153,8 @@ kapture_argument_body(Jsonb *object)
 																			NumericGetDatum(value.val.numeric))));
 		pushJsonbValue(&state, token, &value);
 	}
-	body = JsonbValueToJsonb(pushJsonbValue(&state, WJB_END_OBJECT, NULL));
+	pushJsonbValue(&state, WJB_END_OBJECT, NULL);
+	body = JsonbValueToJsonb(state.result);
 	return JsonbToCString(NULL, &body->root, VARSIZE(body));
 }
 

@@ -37,7 +37,7 @@
 /* Customers of several windows put together. */
 typedef struct CallMerge
 {
-	JsonbParseState *state;
+	JsonbInState state;
 	HTAB	   *seen;			/* ids that are in it */
 } CallMerge;
 
@@ -207,7 +207,7 @@ call_merge_begin(CallMerge *merge)
 	info.hcxt = CurrentMemoryContext;
 	merge->seen = hash_create("kapture customers", 1024, &info,
 							  HASH_ELEM | HASH_STRINGS | HASH_CONTEXT);
-	merge->state = NULL;
+	memset(&merge->state, 0, sizeof(merge->state));
 	pushJsonbValue(&merge->state, WJB_BEGIN_OBJECT, NULL);
 	call_set_string(&key, "message");
 	pushJsonbValue(&merge->state, WJB_KEY, &key);
@@ -272,7 +272,8 @@ call_merge_end(CallMerge *merge)
 	pushJsonbValue(&merge->state, WJB_KEY, &value);
 	call_set_string(&value, "success");
 	pushJsonbValue(&merge->state, WJB_VALUE, &value);
-	return JsonbValueToJsonb(pushJsonbValue(&merge->state, WJB_END_OBJECT, NULL));
+	pushJsonbValue(&merge->state, WJB_END_OBJECT, NULL);
+	return JsonbValueToJsonb(merge->state.result);
 }
 
 /* Waits so that windows are not fetched faster than rate_limit allows. */
