@@ -132,6 +132,14 @@ typedef struct DateTimeErrorExtra
 #define KAPTURE_JSON_RETURN		return JSON_SUCCESS
 #endif
 
+/* 18 gave EXPLAIN's state and output files of their own. */
+#if PG_VERSION_NUM < 180000
+#include "commands/explain.h"
+#else
+#include "commands/explain_format.h"
+#include "commands/explain_state.h"
+#endif
+
 /* 17 and 18 added arguments for restrictions and disabled nodes. */
 #if PG_VERSION_NUM < 170000
 #define kapture_foreignscan_path(root, rel, rows, cost, outer) \

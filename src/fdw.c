@@ -18,7 +18,6 @@
 #include "catalog/pg_collation.h"
 #include "catalog/pg_type.h"
 #include "commands/defrem.h"
-#include "commands/explain.h"
 #include "executor/executor.h"
 #include "foreign/fdwapi.h"
 #include "foreign/foreign.h"
@@ -168,7 +167,7 @@ fdw_time_use(Oid function, bool *is_equal)
 
 /* A date or a time without zone as timestamptz, as comparing it does. */
 static Expr *
-fdw_as_timestamptz(Expr * value)
+fdw_as_timestamptz(Expr *value)
 {
 	Oid			type = exprType((Node *) value);
 
@@ -184,7 +183,7 @@ fdw_as_timestamptz(Expr * value)
  * the other side of the comparison.
  */
 static FdwUse
-fdw_examine(PlannerInfo * root, RelOptInfo * rel, Oid relid, Expr * clause,
+fdw_examine(PlannerInfo *root, RelOptInfo *rel, Oid relid, Expr *clause,
 			Expr * *value, bool *is_equal)
 {
 	OpExpr	   *op = (OpExpr *) clause;
@@ -238,14 +237,14 @@ fdw_examine(PlannerInfo * root, RelOptInfo * rel, Oid relid, Expr * clause,
  */
 
 static void
-fdw_get_rel_size(PlannerInfo * root, RelOptInfo * rel, Oid relid)
+fdw_get_rel_size(PlannerInfo *root, RelOptInfo *rel, Oid relid)
 {
 	rel->rows = FDW_PULL_ROWS;
 }
 
 /* The best use of the conditions in a list of RestrictInfos. */
 static FdwUse
-fdw_best_use(PlannerInfo * root, RelOptInfo * rel, Oid relid, List * conditions)
+fdw_best_use(PlannerInfo *root, RelOptInfo *rel, Oid relid, List *conditions)
 {
 	FdwUse		best = FDW_USE_NONE;
 	ListCell   *lc;
@@ -265,7 +264,7 @@ fdw_best_use(PlannerInfo * root, RelOptInfo * rel, Oid relid, List * conditions)
 
 /* Adds a path that takes a value from these other relations. */
 static void
-fdw_add_join_path(PlannerInfo * root, RelOptInfo * rel, RestrictInfo * condition, Oid relid)
+fdw_add_join_path(PlannerInfo *root, RelOptInfo *rel, RestrictInfo *condition, Oid relid)
 {
 	Expr	   *value;
 	bool		is_equal;
@@ -287,8 +286,8 @@ fdw_add_join_path(PlannerInfo * root, RelOptInfo * rel, RestrictInfo * condition
 
 /* Is this member of an equivalence class one of the columns Get can ask for? */
 static bool
-fdw_is_key_member(PlannerInfo * root, RelOptInfo * rel, EquivalenceClass * ec,
-				  EquivalenceMember * em, void *arg)
+fdw_is_key_member(PlannerInfo *root, RelOptInfo *rel, EquivalenceClass *ec,
+				  EquivalenceMember *em, void *arg)
 {
 	Var		   *var = (Var *) em->em_expr;
 
@@ -297,7 +296,7 @@ fdw_is_key_member(PlannerInfo * root, RelOptInfo * rel, EquivalenceClass * ec,
 }
 
 static void
-fdw_get_paths(PlannerInfo * root, RelOptInfo * rel, Oid relid)
+fdw_get_paths(PlannerInfo *root, RelOptInfo *rel, Oid relid)
 {
 	FdwUse		use = fdw_best_use(root, rel, relid, rel->baserestrictinfo);
 	bool		is_get = use <= FDW_USE_EMAIL;
@@ -330,8 +329,8 @@ fdw_get_paths(PlannerInfo * root, RelOptInfo * rel, Oid relid)
  * checked here, too.
  */
 static ForeignScan *
-fdw_get_plan(PlannerInfo * root, RelOptInfo * rel, Oid relid, ForeignPath * path,
-			 List * tlist, List * conditions, Plan * outer_plan)
+fdw_get_plan(PlannerInfo *root, RelOptInfo *rel, Oid relid, ForeignPath *path,
+			 List *tlist, List *conditions, Plan *outer_plan)
 {
 	FdwUse		best = fdw_best_use(root, rel, relid, conditions);
 	AttrNumber	asked = InvalidAttrNumber;
@@ -376,7 +375,7 @@ fdw_get_plan(PlannerInfo * root, RelOptInfo * rel, Oid relid, ForeignPath * path
  */
 
 static void
-fdw_begin(ForeignScanState * node, int eflags)
+fdw_begin(ForeignScanState *node, int eflags)
 {
 	ForeignScan *plan = (ForeignScan *) node->ss.ps.plan;
 	Oid			relid = RelationGetRelid(node->ss.ss_currentRelation);
@@ -436,7 +435,7 @@ fdw_local_time(TimestampTz when, pg_tz *zone, bool is_start)
 
 /* The range that the bounds of a pull leave; false if it is empty. */
 static bool
-fdw_range(ForeignScanState * node, const char *timezone, Timestamp *start, Timestamp *end)
+fdw_range(ForeignScanState *node, const char *timezone, Timestamp *start, Timestamp *end)
 {
 	FdwScan    *scan = node->fdw_state;
 	pg_tz	   *zone = pg_tzset(timezone);
@@ -471,7 +470,7 @@ fdw_range(ForeignScanState * node, const char *timezone, Timestamp *start, Times
 
 /* Begins a Get; false if the value asked for is NULL. */
 static bool
-fdw_begin_get(ForeignScanState * node, KaptureFetch **fetch)
+fdw_begin_get(ForeignScanState *node, KaptureFetch **fetch)
 {
 	FdwScan    *scan = node->fdw_state;
 	ExprState  *state = linitial(scan->values);
@@ -497,7 +496,7 @@ fdw_begin_get(ForeignScanState * node, KaptureFetch **fetch)
 
 /* Asks Kapture. */
 static void
-fdw_ask(ForeignScanState * node)
+fdw_ask(ForeignScanState *node)
 {
 	FdwScan    *scan = node->fdw_state;
 	MemoryContext old = MemoryContextSwitchTo(scan->context);
@@ -521,7 +520,7 @@ fdw_ask(ForeignScanState * node)
 }
 
 static TupleTableSlot *
-fdw_iterate(ForeignScanState * node)
+fdw_iterate(ForeignScanState *node)
 {
 	FdwScan    *scan = node->fdw_state;
 	TupleTableSlot *slot = node->ss.ss_ScanTupleSlot;
@@ -546,7 +545,7 @@ fdw_iterate(ForeignScanState * node)
 }
 
 static void
-fdw_rescan(ForeignScanState * node)
+fdw_rescan(ForeignScanState *node)
 {
 	FdwScan    *scan = node->fdw_state;
 
@@ -557,7 +556,7 @@ fdw_rescan(ForeignScanState * node)
 }
 
 static void
-fdw_end(ForeignScanState * node)
+fdw_end(ForeignScanState *node)
 {
 	FdwScan    *scan = node->fdw_state;
 
@@ -567,7 +566,7 @@ fdw_end(ForeignScanState * node)
 
 /* EXPLAIN (VERBOSE): which calls will be made. */
 static void
-fdw_explain(ForeignScanState * node, ExplainState * es)
+fdw_explain(ForeignScanState *node, ExplainState *es)
 {
 	FdwScan    *scan = node->fdw_state;
 	StringInfoData text;
@@ -590,7 +589,7 @@ fdw_explain(ForeignScanState * node, ExplainState * es)
  */
 
 static List *
-fdw_import_schema(ImportForeignSchemaStmt * stmt, Oid serverid)
+fdw_import_schema(ImportForeignSchemaStmt *stmt, Oid serverid)
 {
 	static const char *const names[] = {"customers", "contacts"};
 	static const KaptureRowKind kinds[] = {KAPTURE_ROW_CUSTOMER, KAPTURE_ROW_CONTACT};
