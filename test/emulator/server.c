@@ -81,6 +81,12 @@ wake(void *arg)
 
 	if (exchange->fault.action == FAULT_LATE)
 		perform(exchange);
+	else if (exchange->fault.action == FAULT_HANG)
+	{
+		/* it is over now, not when its thread comes to close it */
+		exchange->counted = false;
+		record_end();
+	}
 	exchange->waited = true;
 	MHD_resume_connection(exchange->connection);
 }

@@ -142,7 +142,7 @@ emulator_faults($emulator);
 
 # first rows first; cursors
 seed($emulator, @times);
-emulator_faults($emulator, { api => 'pull', action => 'hang', skip => 1 });
+emulator_faults($emulator, { api => 'pull', action => 'delay', match => '2021-03-10 00:00:00' }, { api => 'pull', action => 'hang' });
 my $session = $node->background_psql('postgres', on_error_stop => 0);
 my $pid = $session->query('SELECT pg_backend_pid()');
 is($session->query("BEGIN; DECLARE c CURSOR FOR SELECT name FROM kapture_pull_customers('2021-03-10', '2022-03-09'); FETCH 2 FROM c"),

@@ -51,10 +51,10 @@ WHERE d.classid = 'pg_proc'::regclass AND d.refclassid = 'pg_extension'::regclas
 AND d.deptype = 'e'
 AND d.refobjid = (SELECT oid FROM pg_extension WHERE extname = 'kapture_sync')
 AND p.prorettype <> 'trigger'::regtype
-AND p.proname NOT IN ('kapture_fdw_validator', 'kapture_fdw_handler', 'kapture_worker_start')));
+AND p.proname NOT IN ('kapture_fdw_validator', 'kapture_fdw_handler', 'kapture_worker_start', 'kapture_pull_stream')));
 foreach my $function (@functions)
 {
-	like($readme, qr/`$function\(/, "README documents $function");
+	like($readme, qr/`(?:CALL )?$function\(/, "README documents $function");
 }
 foreach my $setting (split /\n/, $node->safe_psql('postgres', "SELECT name FROM pg_settings WHERE name LIKE 'kapture_sync.%'"))
 {
