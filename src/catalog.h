@@ -23,6 +23,9 @@ typedef enum KaptureTable
 
 #define KAPTURE_TABLE_COUNT	5
 
+/* Statements that row.c prepares for a table. */
+#define KAPTURE_ROW_STATEMENTS	4
+
 /* As many mapped columns as fit into a mask of "changed" bits. */
 #define KAPTURE_MAX_COLUMNS	63
 
@@ -57,6 +60,10 @@ typedef struct KaptureAttachment
 	int			ncolumns;
 	KaptureMappedColumn *columns;	/* in the order of their bits */
 	int64		all_changed;	/* mask of all columns */
+
+	/* row.c's own */
+	struct _SPI_plan *plans[KAPTURE_ROW_STATEMENTS];
+	bool		plans_owned;
 } KaptureAttachment;
 
 extern bool kapture_catalog_extension_exists(void);
