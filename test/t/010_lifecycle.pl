@@ -131,7 +131,7 @@ wait_for(sub { my $stat = -e "/proc/$pid/stat" ? slurp_file("/proc/$pid/stat") :
 	'the worker to follow its postmaster');
 pass('no worker outlives its postmaster');
 # other processes of the old postmaster may still hold its shared memory
-wait_for(sub { $node->start(fail_ok => 1) }, 'the server to start again');
+wait_for(sub { $node->start(fail_ok => 1) or do { $node->stop('fast', fail_ok => 1); 0 } }, 'the server to start again');
 poll_ok($node, $serves, 'and the next one starts');
 $node->stop;
 
