@@ -244,6 +244,12 @@ attach_add_column(Relation rel, List **columns, const char *field, const char *n
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("column \"%s\" cannot be mapped", name),
 				 errdetail("It receives the id that Kapture gives.")));
+	if (get_attgenerated(RelationGetRelid(rel), attnum) == ATTRIBUTE_GENERATED_VIRTUAL)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("column \"%s\" cannot be mapped", name),
+				 errdetail("It is computed when it is read, so no trigger sees it change."),
+				 errhint("Make it a stored generated column, or map the columns it is made of.")));
 	col->field = pstrdup(field);
 	col->name = pstrdup(name);
 	col->attnum = attnum;
