@@ -10,7 +10,7 @@ DATA_built = sql/kapture_sync--$(EXTVERSION).sql
 DATA = $(filter-out $(DATA_built),$(wildcard sql/kapture_sync--*--*.sql))
 
 # The tests that need nothing but a server with the extension installed.
-REGRESS = attach capture
+REGRESS = attach capture shapes
 REGRESS_OPTS = --inputdir=. --load-extension=kapture_sync
 
 PG_CFLAGS = -Wall -Wextra -Wno-unused-parameter -Wno-sign-compare -Wno-missing-field-initializers $(shell curl-config --cflags 2>/dev/null)
