@@ -72,6 +72,9 @@ CREATE TABLE @extschema@.kapture_delivery (
 	in_doubt timestamptz,
 	customer_id bigint,
 	old_key text,
+	sent_phone text,
+	sent_email text,
+	searches integer NOT NULL DEFAULT 0,
 	captured_at timestamptz NOT NULL,
 	last_attempt timestamptz NOT NULL,
 	next_attempt timestamptz,
@@ -84,14 +87,39 @@ CREATE TABLE @extschema@.kapture_delivery (
 CREATE INDEX kapture_delivery_due ON @extschema@.kapture_delivery (attachment_id, next_attempt) WHERE state = 'retry';
 COMMENT ON TABLE @extschema@.kapture_delivery IS 'customer rows the worker has taken up: being sent, waiting for another try, or parked';
 COMMENT ON COLUMN @extschema@.kapture_delivery.state IS 'sending: claimed, a request may be under way; retry: due at next_attempt; parked: waits for a change of the row or kapture_retry';
-COMMENT ON COLUMN @extschema@.kapture_delivery.changed IS 'mapped columns this delivery is to bring to Kapture';
+COMMENT ON COLUMN @extschema@.kapture_delivery.changed IS 'mapped columns this delivery is to bring to Kapture; the sign bit says that the row was deleted';
 COMMENT ON COLUMN @extschema@.kapture_delivery.again IS 'mapped columns that changed while the row was being sent; NULL: none';
 COMMENT ON COLUMN @extschema@.kapture_delivery.attempts IS 'number of the attempt; every change of state names it, so that a late answer cannot touch its successor';
 COMMENT ON COLUMN @extschema@.kapture_delivery.failures IS 'failed attempts in a row, from which the next delay is reckoned';
 COMMENT ON COLUMN @extschema@.kapture_delivery.in_doubt IS 'an Add was sent and its outcome never seen: after this time it can no longer be running, and Kapture is asked before adding again';
 COMMENT ON COLUMN @extschema@.kapture_delivery.customer_id IS 'id received from Kapture that is not in the table yet';
 COMMENT ON COLUMN @extschema@.kapture_delivery.old_key IS 'the row''s former key, under which something may still be under way; it is taken over first';
+COMMENT ON COLUMN @extschema@.kapture_delivery.sent_phone IS 'phone of the Add that is being sent or in doubt, by which it can be found';
+COMMENT ON COLUMN @extschema@.kapture_delivery.sent_email IS 'email of that Add';
+COMMENT ON COLUMN @extschema@.kapture_delivery.searches IS 'how often a lost Add was searched for in vain';
 COMMENT ON COLUMN @extschema@.kapture_delivery.request IS 'body of the last request that failed';
+
+CREATE TABLE @extschema@.kapture_backfill (
+	attachment_id integer PRIMARY KEY,
+	last_key text NOT NULL,
+	rows bigint NOT NULL,
+	started_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+	updated_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+	finished_at timestamptz
+);
+COMMENT ON TABLE @extschema@.kapture_backfill IS 'how far the last kapture_backfill of each table has come';
+COMMENT ON COLUMN @extschema@.kapture_backfill.last_key IS 'key of the last row noted; the next step goes on behind it';
+
+CREATE TABLE @extschema@.kapture_origin (
+	system_identifier bigint NOT NULL,
+	database oid NOT NULL,
+	timeline integer NOT NULL,
+	doubt_until timestamptz NOT NULL DEFAULT '-infinity',
+	stamped_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp()
+);
+ALTER TABLE @extschema@.kapture_origin REPLICA IDENTITY FULL;
+COMMENT ON TABLE @extschema@.kapture_origin IS 'stamp of the database whose changes wait here; in a copy it is another''s, and nothing is sent until kapture_resume()';
+COMMENT ON COLUMN @extschema@.kapture_origin.doubt_until IS 'what was captured until then may have been sent already; new customers among it are searched for before they are added';
 
 CREATE TABLE @extschema@.kapture_history (
 	attachment_id integer NOT NULL,
@@ -107,7 +135,7 @@ CREATE TABLE @extschema@.kapture_history (
 CREATE INDEX kapture_history_finished ON @extschema@.kapture_history USING brin (finished_at);
 ALTER TABLE @extschema@.kapture_history REPLICA IDENTITY FULL;
 COMMENT ON TABLE @extschema@.kapture_history IS 'what became of each change';
-COMMENT ON COLUMN @extschema@.kapture_history.action IS 'add, update, link (the customer was there already), none (nothing to send), gone (the row is no more; Kapture has no delete)';
+COMMENT ON COLUMN @extschema@.kapture_history.action IS 'add, update, link (the customer was there already), none (nothing to send), gone (the row is no more; Kapture has no delete), truncate (likewise, of all rows)';
 
 --
 -- Functions the worker and the triggers need
@@ -126,15 +154,30 @@ CREATE FUNCTION @extschema@.kapture_worker_pid() RETURNS integer
 LANGUAGE C VOLATILE STRICT AS 'MODULE_PATHNAME', 'kapture_worker_pid';
 COMMENT ON FUNCTION @extschema@.kapture_worker_pid() IS 'process id of this database''s worker; NULL if none runs';
 
+CREATE FUNCTION @extschema@.kapture_may_see(attachment_id integer) RETURNS boolean
+LANGUAGE C STABLE STRICT AS 'MODULE_PATHNAME', 'kapture_may_see';
+COMMENT ON FUNCTION @extschema@.kapture_may_see(integer) IS 'does the attached table belong to the current role?';
+
+-- Who owns a table reads what became of its changes.
+ALTER TABLE @extschema@.kapture_history ENABLE ROW LEVEL SECURITY;
+CREATE POLICY kapture_history_owner ON @extschema@.kapture_history FOR SELECT
+	USING (@extschema@.kapture_may_see(attachment_id));
+COMMENT ON POLICY kapture_history_owner ON @extschema@.kapture_history IS 'who owns a table reads what became of its changes';
+GRANT SELECT ON @extschema@.kapture_history TO PUBLIC;
+
 --
 -- Connections and direct calls
 --
 
 CREATE FUNCTION @extschema@.kapture_fdw_validator(text[], oid) RETURNS void
 LANGUAGE C STRICT AS 'MODULE_PATHNAME', 'kapture_fdw_validator';
-COMMENT ON FUNCTION @extschema@.kapture_fdw_validator(text[], oid) IS 'checks the options of servers and user mappings';
+COMMENT ON FUNCTION @extschema@.kapture_fdw_validator(text[], oid) IS 'checks the options of servers, user mappings and foreign tables';
 
-CREATE FOREIGN DATA WRAPPER kapture_fdw NO HANDLER VALIDATOR @extschema@.kapture_fdw_validator;
+CREATE FUNCTION @extschema@.kapture_fdw_handler() RETURNS fdw_handler
+LANGUAGE C STRICT AS 'MODULE_PATHNAME', 'kapture_fdw_handler';
+COMMENT ON FUNCTION @extschema@.kapture_fdw_handler() IS 'reads customers and contacts of Kapture as foreign tables';
+
+CREATE FOREIGN DATA WRAPPER kapture_fdw HANDLER @extschema@.kapture_fdw_handler VALIDATOR @extschema@.kapture_fdw_validator;
 COMMENT ON FOREIGN DATA WRAPPER kapture_fdw IS 'accounts of the Kapture CRM';
 
 CREATE FUNCTION @extschema@.kapture_server_states(
@@ -166,6 +209,262 @@ COMMENT ON FUNCTION @extschema@.kapture_pull(timestamp, timestamp, name) IS
 'returns the customers that changed between two times of the account''s time zone, as Kapture answers; long ranges are fetched in windows of option pull_window';
 
 --
+-- Pulled customers as rows.  The columns of the two types are known to
+-- src/customer.c by their names.
+--
+
+CREATE TYPE @extschema@.kapture_customer AS (
+	id bigint,
+	name text,
+	phone text,
+	email text,
+	generation_date timestamptz,
+	last_modification_time timestamptz,
+	cm_id bigint,
+	is_organization boolean,
+	company_phone text,
+	website text,
+	address text,
+	locality text,
+	city text,
+	state text,
+	country text,
+	pin_code text,
+	latitude numeric,
+	longitude numeric,
+	zone bigint,
+	current_status text,
+	company_status text,
+	classification text,
+	customer_code text,
+	customer_type text,
+	customer_sub_type text,
+	customer_level bigint,
+	creator_id bigint,
+	creator_name text,
+	assigned_to_id bigint,
+	assigned_to_name text,
+	history_emp_id bigint,
+	channel_partner_id bigint,
+	channel_partner_emp_id bigint,
+	is_channel_partner boolean,
+	company_parent_id bigint,
+	referral_id bigint,
+	campaign_id bigint,
+	campaign_item_id bigint,
+	campaign_activity_id bigint,
+	rate_plan_id bigint,
+	sales_admin_zone bigint,
+	total_no_of_enquiries bigint,
+	max_credit_amt numeric,
+	max_credit_period bigint,
+	out_standing_amount numeric,
+	city_potential boolean,
+	feedback_on_customer text,
+	remarks text,
+	cross_remarks text,
+	image_reference_id text,
+	deleted boolean,
+	is_existing_customer boolean,
+	is_existing_contact boolean,
+	is_api boolean,
+	sync_status boolean,
+	syncd_location_id text,
+	synced_step_number bigint,
+	attr1 text,
+	attr2 text,
+	attr3 text,
+	attr4 text,
+	attr5 text,
+	attr6 text,
+	attr7 text,
+	attr8 text,
+	attr9 text,
+	attr10 text,
+	attr11 text,
+	attr12 text,
+	attr13 text,
+	attr14 text,
+	attr15 text,
+	contacts jsonb,
+	raw jsonb
+);
+COMMENT ON TYPE @extschema@.kapture_customer IS 'a customer as Kapture gives it, typed';
+COMMENT ON COLUMN @extschema@.kapture_customer.id IS 'Kapture''s id of the customer';
+COMMENT ON COLUMN @extschema@.kapture_customer.name IS 'name of the customer';
+COMMENT ON COLUMN @extschema@.kapture_customer.phone IS 'companyPhone, else the primary contact''s phone';
+COMMENT ON COLUMN @extschema@.kapture_customer.email IS 'the primary contact''s email';
+COMMENT ON COLUMN @extschema@.kapture_customer.generation_date IS 'when the customer was made';
+COMMENT ON COLUMN @extschema@.kapture_customer.last_modification_time IS 'when the customer was last changed; Get does not tell';
+COMMENT ON COLUMN @extschema@.kapture_customer.cm_id IS 'id of the Kapture account''s client';
+COMMENT ON COLUMN @extschema@.kapture_customer.is_organization IS 'is it an organization?';
+COMMENT ON COLUMN @extschema@.kapture_customer.company_phone IS 'the customer''s own phone; only Get tells';
+COMMENT ON COLUMN @extschema@.kapture_customer.website IS 'web address';
+COMMENT ON COLUMN @extschema@.kapture_customer.address IS 'address';
+COMMENT ON COLUMN @extschema@.kapture_customer.locality IS 'part of the city';
+COMMENT ON COLUMN @extschema@.kapture_customer.city IS 'city';
+COMMENT ON COLUMN @extschema@.kapture_customer.state IS 'state';
+COMMENT ON COLUMN @extschema@.kapture_customer.country IS 'country';
+COMMENT ON COLUMN @extschema@.kapture_customer.pin_code IS 'postal code';
+COMMENT ON COLUMN @extschema@.kapture_customer.latitude IS 'degrees north';
+COMMENT ON COLUMN @extschema@.kapture_customer.longitude IS 'degrees east';
+COMMENT ON COLUMN @extschema@.kapture_customer.zone IS 'number of the zone';
+COMMENT ON COLUMN @extschema@.kapture_customer.current_status IS 'Kapture''s letter for the status';
+COMMENT ON COLUMN @extschema@.kapture_customer.company_status IS 'Kapture''s letter for the status of the company';
+COMMENT ON COLUMN @extschema@.kapture_customer.classification IS 'classification';
+COMMENT ON COLUMN @extschema@.kapture_customer.customer_code IS 'code given by hand';
+COMMENT ON COLUMN @extschema@.kapture_customer.customer_type IS 'type';
+COMMENT ON COLUMN @extschema@.kapture_customer.customer_sub_type IS 'sub-type';
+COMMENT ON COLUMN @extschema@.kapture_customer.customer_level IS 'level';
+COMMENT ON COLUMN @extschema@.kapture_customer.creator_id IS 'employee who made the customer; 0: none';
+COMMENT ON COLUMN @extschema@.kapture_customer.creator_name IS 'name of that employee';
+COMMENT ON COLUMN @extschema@.kapture_customer.assigned_to_id IS 'employee the customer is assigned to; 0: none';
+COMMENT ON COLUMN @extschema@.kapture_customer.assigned_to_name IS 'name of that employee';
+COMMENT ON COLUMN @extschema@.kapture_customer.history_emp_id IS 'employee before that; 0: none';
+COMMENT ON COLUMN @extschema@.kapture_customer.channel_partner_id IS 'channel partner; 0: none';
+COMMENT ON COLUMN @extschema@.kapture_customer.channel_partner_emp_id IS 'employee of the channel partner; 0: none';
+COMMENT ON COLUMN @extschema@.kapture_customer.is_channel_partner IS 'is it a channel partner?';
+COMMENT ON COLUMN @extschema@.kapture_customer.company_parent_id IS 'parent company; 0: none';
+COMMENT ON COLUMN @extschema@.kapture_customer.referral_id IS 'customer who referred this one; 0: none';
+COMMENT ON COLUMN @extschema@.kapture_customer.campaign_id IS 'campaign, the primary source; 0: none';
+COMMENT ON COLUMN @extschema@.kapture_customer.campaign_item_id IS 'item of the campaign; 0: none';
+COMMENT ON COLUMN @extschema@.kapture_customer.campaign_activity_id IS 'activity of the campaign; 0: none';
+COMMENT ON COLUMN @extschema@.kapture_customer.rate_plan_id IS 'rate plan; 0: none';
+COMMENT ON COLUMN @extschema@.kapture_customer.sales_admin_zone IS 'zone of the sales administration; 0: none';
+COMMENT ON COLUMN @extschema@.kapture_customer.total_no_of_enquiries IS 'number of enquiries';
+COMMENT ON COLUMN @extschema@.kapture_customer.max_credit_amt IS 'credit limit';
+COMMENT ON COLUMN @extschema@.kapture_customer.max_credit_period IS 'credit period';
+COMMENT ON COLUMN @extschema@.kapture_customer.out_standing_amount IS 'amount that is due';
+COMMENT ON COLUMN @extschema@.kapture_customer.city_potential IS 'has the city potential?';
+COMMENT ON COLUMN @extschema@.kapture_customer.feedback_on_customer IS 'feedback';
+COMMENT ON COLUMN @extschema@.kapture_customer.remarks IS 'remarks, line breaks included';
+COMMENT ON COLUMN @extschema@.kapture_customer.cross_remarks IS 'remarks of others';
+COMMENT ON COLUMN @extschema@.kapture_customer.image_reference_id IS 'Kapture''s reference of the picture';
+COMMENT ON COLUMN @extschema@.kapture_customer.deleted IS 'is it deleted in Kapture?';
+COMMENT ON COLUMN @extschema@.kapture_customer.is_existing_customer IS 'was the customer stored before?';
+COMMENT ON COLUMN @extschema@.kapture_customer.is_existing_contact IS 'was the contact stored before?';
+COMMENT ON COLUMN @extschema@.kapture_customer.is_api IS 'was it made by an API?';
+COMMENT ON COLUMN @extschema@.kapture_customer.sync_status IS 'Kapture''s own synchronization: done?';
+COMMENT ON COLUMN @extschema@.kapture_customer.syncd_location_id IS 'Kapture''s own synchronization: place';
+COMMENT ON COLUMN @extschema@.kapture_customer.synced_step_number IS 'Kapture''s own synchronization: step';
+COMMENT ON COLUMN @extschema@.kapture_customer.attr1 IS 'free attribute 1 of the account; only Get tells';
+COMMENT ON COLUMN @extschema@.kapture_customer.attr2 IS 'free attribute 2 of the account; only Get tells';
+COMMENT ON COLUMN @extschema@.kapture_customer.attr3 IS 'free attribute 3 of the account; only Get tells';
+COMMENT ON COLUMN @extschema@.kapture_customer.attr4 IS 'free attribute 4 of the account; only Get tells';
+COMMENT ON COLUMN @extschema@.kapture_customer.attr5 IS 'free attribute 5 of the account; only Get tells';
+COMMENT ON COLUMN @extschema@.kapture_customer.attr6 IS 'free attribute 6 of the account; only Get tells';
+COMMENT ON COLUMN @extschema@.kapture_customer.attr7 IS 'free attribute 7 of the account; only Get tells';
+COMMENT ON COLUMN @extschema@.kapture_customer.attr8 IS 'free attribute 8 of the account; only Get tells';
+COMMENT ON COLUMN @extschema@.kapture_customer.attr9 IS 'free attribute 9 of the account; only Get tells';
+COMMENT ON COLUMN @extschema@.kapture_customer.attr10 IS 'free attribute 10 of the account; only Get tells';
+COMMENT ON COLUMN @extschema@.kapture_customer.attr11 IS 'free attribute 11 of the account; only Get tells';
+COMMENT ON COLUMN @extschema@.kapture_customer.attr12 IS 'free attribute 12 of the account; only Get tells';
+COMMENT ON COLUMN @extschema@.kapture_customer.attr13 IS 'free attribute 13 of the account; only Get tells';
+COMMENT ON COLUMN @extschema@.kapture_customer.attr14 IS 'free attribute 14 of the account; only Get tells';
+COMMENT ON COLUMN @extschema@.kapture_customer.attr15 IS 'free attribute 15 of the account; only Get tells';
+COMMENT ON COLUMN @extschema@.kapture_customer.contacts IS 'contacts as Kapture gives them';
+COMMENT ON COLUMN @extschema@.kapture_customer.raw IS 'the whole customer as Kapture gives it';
+
+CREATE TYPE @extschema@.kapture_contact AS (
+	id bigint,
+	customer_id bigint,
+	contact_person text,
+	phone text,
+	email text,
+	generation_date timestamptz,
+	cm_id bigint,
+	title text,
+	designation text,
+	designation_type text,
+	division text,
+	company_name text,
+	gender text,
+	age bigint,
+	marital_status text,
+	phone_country_code text,
+	additional_phone text,
+	additional_email text,
+	landline text,
+	is_primary_contact boolean,
+	is_active boolean,
+	is_guest boolean,
+	is_merge_enable boolean,
+	is_mobile_masked boolean,
+	is_email_masked boolean,
+	parent_contact_id bigint,
+	sub_office_id bigint,
+	creator_id bigint,
+	enquiry_id bigint,
+	order_id bigint,
+	raw jsonb
+);
+COMMENT ON TYPE @extschema@.kapture_contact IS 'a contact of a customer as Kapture gives it, typed';
+COMMENT ON COLUMN @extschema@.kapture_contact.id IS 'Kapture''s id of the contact';
+COMMENT ON COLUMN @extschema@.kapture_contact.customer_id IS 'the customer it comes with';
+COMMENT ON COLUMN @extschema@.kapture_contact.contact_person IS 'name of the contact';
+COMMENT ON COLUMN @extschema@.kapture_contact.phone IS 'phone';
+COMMENT ON COLUMN @extschema@.kapture_contact.email IS 'email';
+COMMENT ON COLUMN @extschema@.kapture_contact.generation_date IS 'when the contact was made';
+COMMENT ON COLUMN @extschema@.kapture_contact.cm_id IS 'id of the Kapture account''s client';
+COMMENT ON COLUMN @extschema@.kapture_contact.title IS 'form of address';
+COMMENT ON COLUMN @extschema@.kapture_contact.designation IS 'position';
+COMMENT ON COLUMN @extschema@.kapture_contact.designation_type IS 'kind of position';
+COMMENT ON COLUMN @extschema@.kapture_contact.division IS 'division';
+COMMENT ON COLUMN @extschema@.kapture_contact.company_name IS 'name of the company';
+COMMENT ON COLUMN @extschema@.kapture_contact.gender IS 'M, F';
+COMMENT ON COLUMN @extschema@.kapture_contact.age IS 'age; 0: not known';
+COMMENT ON COLUMN @extschema@.kapture_contact.marital_status IS 'marital status';
+COMMENT ON COLUMN @extschema@.kapture_contact.phone_country_code IS 'such as +91';
+COMMENT ON COLUMN @extschema@.kapture_contact.additional_phone IS 'another phone';
+COMMENT ON COLUMN @extschema@.kapture_contact.additional_email IS 'another email';
+COMMENT ON COLUMN @extschema@.kapture_contact.landline IS 'landline phone';
+COMMENT ON COLUMN @extschema@.kapture_contact.is_primary_contact IS 'does it speak for the customer?';
+COMMENT ON COLUMN @extschema@.kapture_contact.is_active IS 'is it active?';
+COMMENT ON COLUMN @extschema@.kapture_contact.is_guest IS 'is it a guest?';
+COMMENT ON COLUMN @extschema@.kapture_contact.is_merge_enable IS 'may it be merged?';
+COMMENT ON COLUMN @extschema@.kapture_contact.is_mobile_masked IS 'does Kapture hide digits of the phone?';
+COMMENT ON COLUMN @extschema@.kapture_contact.is_email_masked IS 'does Kapture hide part of the email?';
+COMMENT ON COLUMN @extschema@.kapture_contact.parent_contact_id IS 'contact above this one; 0: none';
+COMMENT ON COLUMN @extschema@.kapture_contact.sub_office_id IS 'office; 0: none';
+COMMENT ON COLUMN @extschema@.kapture_contact.creator_id IS 'employee who made the contact; 0: none';
+COMMENT ON COLUMN @extschema@.kapture_contact.enquiry_id IS 'enquiry; 0: none';
+COMMENT ON COLUMN @extschema@.kapture_contact.order_id IS 'order; 0: none';
+COMMENT ON COLUMN @extschema@.kapture_contact.raw IS 'the whole contact as Kapture gives it';
+
+CREATE FUNCTION @extschema@.kapture_pull_stream(start_date timestamp, end_date timestamp, server name)
+RETURNS SETOF @extschema@.kapture_customer
+LANGUAGE C VOLATILE PARALLEL UNSAFE ROWS 10000 AS 'MODULE_PATHNAME', 'kapture_pull_stream';
+COMMENT ON FUNCTION @extschema@.kapture_pull_stream(timestamp, timestamp, name) IS
+'what kapture_pull_customers is made of: gives rows one by one, but only in a SELECT list';
+
+-- Unfolded by the planner (so it must be STABLE and have no settings): rows
+-- then come as the windows do.  A function in C is read to its end in FROM.
+CREATE FUNCTION @extschema@.kapture_pull_customers(start_date timestamp, end_date timestamp, server name DEFAULT 'kapture')
+RETURNS SETOF @extschema@.kapture_customer
+LANGUAGE sql STABLE PARALLEL UNSAFE ROWS 10000
+AS $$ SELECT (s.customer).* FROM (SELECT @extschema@.kapture_pull_stream($1, $2, $3) AS customer) s $$;
+COMMENT ON FUNCTION @extschema@.kapture_pull_customers(timestamp, timestamp, name) IS
+'customers between two times of the account''s time zone, as typed rows; long ranges are fetched in windows of option pull_window, several at a time';
+
+CREATE FUNCTION @extschema@.kapture_find_customers(criteria jsonb, server name DEFAULT 'kapture')
+RETURNS SETOF @extschema@.kapture_customer
+LANGUAGE C VOLATILE PARALLEL UNSAFE ROWS 1 AS 'MODULE_PATHNAME', 'kapture_find_customers';
+COMMENT ON FUNCTION @extschema@.kapture_find_customers(jsonb, name) IS
+'customers with that kapture_customer_id, customer_id, phone or email_id, as typed rows';
+
+CREATE FUNCTION @extschema@.kapture_customer_rows(answer jsonb, server name DEFAULT 'kapture')
+RETURNS SETOF @extschema@.kapture_customer
+LANGUAGE C STABLE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'kapture_customer_rows';
+COMMENT ON FUNCTION @extschema@.kapture_customer_rows(jsonb, name) IS
+'the customers of an answer of kapture_pull or kapture_get_customer, as typed rows';
+
+CREATE FUNCTION @extschema@.kapture_contact_rows(answer jsonb, server name DEFAULT 'kapture')
+RETURNS SETOF @extschema@.kapture_contact
+LANGUAGE C STABLE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'kapture_contact_rows';
+COMMENT ON FUNCTION @extschema@.kapture_contact_rows(jsonb, name) IS
+'the contacts of the customers of such an answer, as typed rows';
+
+--
 -- Running the sync
 --
 
@@ -194,6 +493,47 @@ LANGUAGE C VOLATILE AS 'MODULE_PATHNAME', 'kapture_resume';
 COMMENT ON FUNCTION @extschema@.kapture_resume(regclass) IS
 'sends changes of a paused table again';
 
+CREATE FUNCTION @extschema@.kapture_resume()
+RETURNS void
+LANGUAGE C VOLATILE AS 'MODULE_PATHNAME', 'kapture_resume_copy';
+REVOKE ALL ON FUNCTION @extschema@.kapture_resume() FROM PUBLIC;
+COMMENT ON FUNCTION @extschema@.kapture_resume() IS
+'has a copy of a database send the changes that wait in it; only for copies whose original sends no more';
+
+CREATE FUNCTION @extschema@.kapture_backfill_slice(relation regclass, slice integer)
+RETURNS integer
+LANGUAGE C VOLATILE AS 'MODULE_PATHNAME', 'kapture_backfill_slice';
+COMMENT ON FUNCTION @extschema@.kapture_backfill_slice(regclass, integer) IS
+'a step of kapture_backfill: has the next rows without an id sent; returns how many';
+
+CREATE PROCEDURE @extschema@.kapture_backfill(relation regclass, slice integer DEFAULT 1000)
+LANGUAGE plpgsql AS $$
+DECLARE
+	noted bigint;
+	total bigint := 0;
+	said timestamptz := pg_catalog.clock_timestamp();
+BEGIN
+	LOOP
+		noted := @extschema@.kapture_backfill_slice(relation, slice);
+		COMMIT;
+		total := total OPERATOR(pg_catalog.+) noted;
+		EXIT WHEN noted OPERATOR(pg_catalog.<) slice;
+		IF pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) said OPERATOR(pg_catalog.>=) interval '1 second' THEN
+			RAISE NOTICE '% rows of "%" are on their way', total, relation;
+			said := pg_catalog.clock_timestamp();
+		END IF;
+	END LOOP;
+	RAISE NOTICE '% rows of "%" are on their way, that is all', total, relation;
+END $$;
+COMMENT ON PROCEDURE @extschema@.kapture_backfill(regclass, integer) IS
+'has the rows sent that have no Kapture id yet, in slices; interrupted, it goes on where it stopped';
+
+CREATE FUNCTION @extschema@.kapture_is_origin(system_identifier bigint, database oid)
+RETURNS boolean
+LANGUAGE C STABLE STRICT AS 'MODULE_PATHNAME', 'kapture_is_origin';
+COMMENT ON FUNCTION @extschema@.kapture_is_origin(bigint, oid) IS
+'is this the stamp of the database we are in?';
+
 CREATE FUNCTION @extschema@.kapture_retry(relation regclass, row_key text DEFAULT NULL)
 RETURNS bigint
 LANGUAGE C VOLATILE AS 'MODULE_PATHNAME', 'kapture_retry';
@@ -207,12 +547,339 @@ COMMENT ON FUNCTION @extschema@.kapture_discard(regclass, text) IS
 'gives up the failed changes of a table, all or those of the row with that key; returns how many';
 
 --
+-- The refresh of local copies.  Nothing is granted: the owner of the extension
+-- decides who may refresh and who may read.
+--
+
+CREATE TABLE @extschema@.kapture_customers (
+	server name NOT NULL,
+	id bigint NOT NULL,
+	name text,
+	phone text,
+	email text,
+	generation_date timestamptz,
+	last_modification_time timestamptz,
+	cm_id bigint,
+	is_organization boolean,
+	company_phone text,
+	website text,
+	address text,
+	locality text,
+	city text,
+	state text,
+	country text,
+	pin_code text,
+	latitude numeric,
+	longitude numeric,
+	zone bigint,
+	current_status text,
+	company_status text,
+	classification text,
+	customer_code text,
+	customer_type text,
+	customer_sub_type text,
+	customer_level bigint,
+	creator_id bigint,
+	creator_name text,
+	assigned_to_id bigint,
+	assigned_to_name text,
+	history_emp_id bigint,
+	channel_partner_id bigint,
+	channel_partner_emp_id bigint,
+	is_channel_partner boolean,
+	company_parent_id bigint,
+	referral_id bigint,
+	campaign_id bigint,
+	campaign_item_id bigint,
+	campaign_activity_id bigint,
+	rate_plan_id bigint,
+	sales_admin_zone bigint,
+	total_no_of_enquiries bigint,
+	max_credit_amt numeric,
+	max_credit_period bigint,
+	out_standing_amount numeric,
+	city_potential boolean,
+	feedback_on_customer text,
+	remarks text,
+	cross_remarks text,
+	image_reference_id text,
+	deleted boolean,
+	is_existing_customer boolean,
+	is_existing_contact boolean,
+	is_api boolean,
+	sync_status boolean,
+	syncd_location_id text,
+	synced_step_number bigint,
+	attr1 text,
+	attr2 text,
+	attr3 text,
+	attr4 text,
+	attr5 text,
+	attr6 text,
+	attr7 text,
+	attr8 text,
+	attr9 text,
+	attr10 text,
+	attr11 text,
+	attr12 text,
+	attr13 text,
+	attr14 text,
+	attr15 text,
+	contacts jsonb,
+	raw jsonb NOT NULL,
+	PRIMARY KEY (server, id)
+);
+CREATE INDEX kapture_customers_phone ON @extschema@.kapture_customers (phone);
+CREATE INDEX kapture_customers_email ON @extschema@.kapture_customers (email);
+CREATE INDEX kapture_customers_generated ON @extschema@.kapture_customers (generation_date);
+CREATE INDEX kapture_customers_modified ON @extschema@.kapture_customers (last_modification_time);
+COMMENT ON TABLE @extschema@.kapture_customers IS 'customers as kapture_refresh last saw them';
+COMMENT ON COLUMN @extschema@.kapture_customers.server IS 'foreign server it was pulled from';
+COMMENT ON COLUMN @extschema@.kapture_customers.id IS 'Kapture''s id of the customer';
+COMMENT ON COLUMN @extschema@.kapture_customers.name IS 'name of the customer';
+COMMENT ON COLUMN @extschema@.kapture_customers.phone IS 'companyPhone, else the primary contact''s phone';
+COMMENT ON COLUMN @extschema@.kapture_customers.email IS 'the primary contact''s email';
+COMMENT ON COLUMN @extschema@.kapture_customers.generation_date IS 'when the customer was made';
+COMMENT ON COLUMN @extschema@.kapture_customers.last_modification_time IS 'when the customer was last changed; Get does not tell';
+COMMENT ON COLUMN @extschema@.kapture_customers.cm_id IS 'id of the Kapture account''s client';
+COMMENT ON COLUMN @extschema@.kapture_customers.is_organization IS 'is it an organization?';
+COMMENT ON COLUMN @extschema@.kapture_customers.company_phone IS 'the customer''s own phone; only Get tells';
+COMMENT ON COLUMN @extschema@.kapture_customers.website IS 'web address';
+COMMENT ON COLUMN @extschema@.kapture_customers.address IS 'address';
+COMMENT ON COLUMN @extschema@.kapture_customers.locality IS 'part of the city';
+COMMENT ON COLUMN @extschema@.kapture_customers.city IS 'city';
+COMMENT ON COLUMN @extschema@.kapture_customers.state IS 'state';
+COMMENT ON COLUMN @extschema@.kapture_customers.country IS 'country';
+COMMENT ON COLUMN @extschema@.kapture_customers.pin_code IS 'postal code';
+COMMENT ON COLUMN @extschema@.kapture_customers.latitude IS 'degrees north';
+COMMENT ON COLUMN @extschema@.kapture_customers.longitude IS 'degrees east';
+COMMENT ON COLUMN @extschema@.kapture_customers.zone IS 'number of the zone';
+COMMENT ON COLUMN @extschema@.kapture_customers.current_status IS 'Kapture''s letter for the status';
+COMMENT ON COLUMN @extschema@.kapture_customers.company_status IS 'Kapture''s letter for the status of the company';
+COMMENT ON COLUMN @extschema@.kapture_customers.classification IS 'classification';
+COMMENT ON COLUMN @extschema@.kapture_customers.customer_code IS 'code given by hand';
+COMMENT ON COLUMN @extschema@.kapture_customers.customer_type IS 'type';
+COMMENT ON COLUMN @extschema@.kapture_customers.customer_sub_type IS 'sub-type';
+COMMENT ON COLUMN @extschema@.kapture_customers.customer_level IS 'level';
+COMMENT ON COLUMN @extschema@.kapture_customers.creator_id IS 'employee who made the customer; 0: none';
+COMMENT ON COLUMN @extschema@.kapture_customers.creator_name IS 'name of that employee';
+COMMENT ON COLUMN @extschema@.kapture_customers.assigned_to_id IS 'employee the customer is assigned to; 0: none';
+COMMENT ON COLUMN @extschema@.kapture_customers.assigned_to_name IS 'name of that employee';
+COMMENT ON COLUMN @extschema@.kapture_customers.history_emp_id IS 'employee before that; 0: none';
+COMMENT ON COLUMN @extschema@.kapture_customers.channel_partner_id IS 'channel partner; 0: none';
+COMMENT ON COLUMN @extschema@.kapture_customers.channel_partner_emp_id IS 'employee of the channel partner; 0: none';
+COMMENT ON COLUMN @extschema@.kapture_customers.is_channel_partner IS 'is it a channel partner?';
+COMMENT ON COLUMN @extschema@.kapture_customers.company_parent_id IS 'parent company; 0: none';
+COMMENT ON COLUMN @extschema@.kapture_customers.referral_id IS 'customer who referred this one; 0: none';
+COMMENT ON COLUMN @extschema@.kapture_customers.campaign_id IS 'campaign, the primary source; 0: none';
+COMMENT ON COLUMN @extschema@.kapture_customers.campaign_item_id IS 'item of the campaign; 0: none';
+COMMENT ON COLUMN @extschema@.kapture_customers.campaign_activity_id IS 'activity of the campaign; 0: none';
+COMMENT ON COLUMN @extschema@.kapture_customers.rate_plan_id IS 'rate plan; 0: none';
+COMMENT ON COLUMN @extschema@.kapture_customers.sales_admin_zone IS 'zone of the sales administration; 0: none';
+COMMENT ON COLUMN @extschema@.kapture_customers.total_no_of_enquiries IS 'number of enquiries';
+COMMENT ON COLUMN @extschema@.kapture_customers.max_credit_amt IS 'credit limit';
+COMMENT ON COLUMN @extschema@.kapture_customers.max_credit_period IS 'credit period';
+COMMENT ON COLUMN @extschema@.kapture_customers.out_standing_amount IS 'amount that is due';
+COMMENT ON COLUMN @extschema@.kapture_customers.city_potential IS 'has the city potential?';
+COMMENT ON COLUMN @extschema@.kapture_customers.feedback_on_customer IS 'feedback';
+COMMENT ON COLUMN @extschema@.kapture_customers.remarks IS 'remarks, line breaks included';
+COMMENT ON COLUMN @extschema@.kapture_customers.cross_remarks IS 'remarks of others';
+COMMENT ON COLUMN @extschema@.kapture_customers.image_reference_id IS 'Kapture''s reference of the picture';
+COMMENT ON COLUMN @extschema@.kapture_customers.deleted IS 'is it deleted in Kapture?';
+COMMENT ON COLUMN @extschema@.kapture_customers.is_existing_customer IS 'was the customer stored before?';
+COMMENT ON COLUMN @extschema@.kapture_customers.is_existing_contact IS 'was the contact stored before?';
+COMMENT ON COLUMN @extschema@.kapture_customers.is_api IS 'was it made by an API?';
+COMMENT ON COLUMN @extschema@.kapture_customers.sync_status IS 'Kapture''s own synchronization: done?';
+COMMENT ON COLUMN @extschema@.kapture_customers.syncd_location_id IS 'Kapture''s own synchronization: place';
+COMMENT ON COLUMN @extschema@.kapture_customers.synced_step_number IS 'Kapture''s own synchronization: step';
+COMMENT ON COLUMN @extschema@.kapture_customers.attr1 IS 'free attribute 1 of the account; only Get tells';
+COMMENT ON COLUMN @extschema@.kapture_customers.attr2 IS 'free attribute 2 of the account; only Get tells';
+COMMENT ON COLUMN @extschema@.kapture_customers.attr3 IS 'free attribute 3 of the account; only Get tells';
+COMMENT ON COLUMN @extschema@.kapture_customers.attr4 IS 'free attribute 4 of the account; only Get tells';
+COMMENT ON COLUMN @extschema@.kapture_customers.attr5 IS 'free attribute 5 of the account; only Get tells';
+COMMENT ON COLUMN @extschema@.kapture_customers.attr6 IS 'free attribute 6 of the account; only Get tells';
+COMMENT ON COLUMN @extschema@.kapture_customers.attr7 IS 'free attribute 7 of the account; only Get tells';
+COMMENT ON COLUMN @extschema@.kapture_customers.attr8 IS 'free attribute 8 of the account; only Get tells';
+COMMENT ON COLUMN @extschema@.kapture_customers.attr9 IS 'free attribute 9 of the account; only Get tells';
+COMMENT ON COLUMN @extschema@.kapture_customers.attr10 IS 'free attribute 10 of the account; only Get tells';
+COMMENT ON COLUMN @extschema@.kapture_customers.attr11 IS 'free attribute 11 of the account; only Get tells';
+COMMENT ON COLUMN @extschema@.kapture_customers.attr12 IS 'free attribute 12 of the account; only Get tells';
+COMMENT ON COLUMN @extschema@.kapture_customers.attr13 IS 'free attribute 13 of the account; only Get tells';
+COMMENT ON COLUMN @extschema@.kapture_customers.attr14 IS 'free attribute 14 of the account; only Get tells';
+COMMENT ON COLUMN @extschema@.kapture_customers.attr15 IS 'free attribute 15 of the account; only Get tells';
+COMMENT ON COLUMN @extschema@.kapture_customers.contacts IS 'contacts as Kapture gives them';
+COMMENT ON COLUMN @extschema@.kapture_customers.raw IS 'the whole customer as Kapture gives it';
+
+CREATE TABLE @extschema@.kapture_contacts (
+	server name NOT NULL,
+	id bigint NOT NULL,
+	customer_id bigint NOT NULL,
+	contact_person text,
+	phone text,
+	email text,
+	generation_date timestamptz,
+	cm_id bigint,
+	title text,
+	designation text,
+	designation_type text,
+	division text,
+	company_name text,
+	gender text,
+	age bigint,
+	marital_status text,
+	phone_country_code text,
+	additional_phone text,
+	additional_email text,
+	landline text,
+	is_primary_contact boolean,
+	is_active boolean,
+	is_guest boolean,
+	is_merge_enable boolean,
+	is_mobile_masked boolean,
+	is_email_masked boolean,
+	parent_contact_id bigint,
+	sub_office_id bigint,
+	creator_id bigint,
+	enquiry_id bigint,
+	order_id bigint,
+	raw jsonb NOT NULL,
+	PRIMARY KEY (server, id),
+	FOREIGN KEY (server, customer_id) REFERENCES @extschema@.kapture_customers (server, id) ON DELETE CASCADE
+);
+CREATE INDEX kapture_contacts_customer ON @extschema@.kapture_contacts (server, customer_id);
+CREATE INDEX kapture_contacts_phone ON @extschema@.kapture_contacts (phone);
+CREATE INDEX kapture_contacts_email ON @extschema@.kapture_contacts (email);
+CREATE INDEX kapture_contacts_generated ON @extschema@.kapture_contacts (generation_date);
+COMMENT ON TABLE @extschema@.kapture_contacts IS 'contacts of customers as kapture_refresh last saw them';
+COMMENT ON COLUMN @extschema@.kapture_contacts.server IS 'foreign server it was pulled from';
+COMMENT ON COLUMN @extschema@.kapture_contacts.id IS 'Kapture''s id of the contact';
+COMMENT ON COLUMN @extschema@.kapture_contacts.customer_id IS 'the customer it comes with';
+COMMENT ON COLUMN @extschema@.kapture_contacts.contact_person IS 'name of the contact';
+COMMENT ON COLUMN @extschema@.kapture_contacts.phone IS 'phone';
+COMMENT ON COLUMN @extschema@.kapture_contacts.email IS 'email';
+COMMENT ON COLUMN @extschema@.kapture_contacts.generation_date IS 'when the contact was made';
+COMMENT ON COLUMN @extschema@.kapture_contacts.cm_id IS 'id of the Kapture account''s client';
+COMMENT ON COLUMN @extschema@.kapture_contacts.title IS 'form of address';
+COMMENT ON COLUMN @extschema@.kapture_contacts.designation IS 'position';
+COMMENT ON COLUMN @extschema@.kapture_contacts.designation_type IS 'kind of position';
+COMMENT ON COLUMN @extschema@.kapture_contacts.division IS 'division';
+COMMENT ON COLUMN @extschema@.kapture_contacts.company_name IS 'name of the company';
+COMMENT ON COLUMN @extschema@.kapture_contacts.gender IS 'M, F';
+COMMENT ON COLUMN @extschema@.kapture_contacts.age IS 'age; 0: not known';
+COMMENT ON COLUMN @extschema@.kapture_contacts.marital_status IS 'marital status';
+COMMENT ON COLUMN @extschema@.kapture_contacts.phone_country_code IS 'such as +91';
+COMMENT ON COLUMN @extschema@.kapture_contacts.additional_phone IS 'another phone';
+COMMENT ON COLUMN @extschema@.kapture_contacts.additional_email IS 'another email';
+COMMENT ON COLUMN @extschema@.kapture_contacts.landline IS 'landline phone';
+COMMENT ON COLUMN @extschema@.kapture_contacts.is_primary_contact IS 'does it speak for the customer?';
+COMMENT ON COLUMN @extschema@.kapture_contacts.is_active IS 'is it active?';
+COMMENT ON COLUMN @extschema@.kapture_contacts.is_guest IS 'is it a guest?';
+COMMENT ON COLUMN @extschema@.kapture_contacts.is_merge_enable IS 'may it be merged?';
+COMMENT ON COLUMN @extschema@.kapture_contacts.is_mobile_masked IS 'does Kapture hide digits of the phone?';
+COMMENT ON COLUMN @extschema@.kapture_contacts.is_email_masked IS 'does Kapture hide part of the email?';
+COMMENT ON COLUMN @extschema@.kapture_contacts.parent_contact_id IS 'contact above this one; 0: none';
+COMMENT ON COLUMN @extschema@.kapture_contacts.sub_office_id IS 'office; 0: none';
+COMMENT ON COLUMN @extschema@.kapture_contacts.creator_id IS 'employee who made the contact; 0: none';
+COMMENT ON COLUMN @extschema@.kapture_contacts.enquiry_id IS 'enquiry; 0: none';
+COMMENT ON COLUMN @extschema@.kapture_contacts.order_id IS 'order; 0: none';
+COMMENT ON COLUMN @extschema@.kapture_contacts.raw IS 'the whole contact as Kapture gives it';
+
+CREATE TABLE @extschema@.kapture_refresh_run (
+	server name NOT NULL,
+	start_date timestamp NOT NULL,
+	end_date timestamp NOT NULL,
+	done_until timestamp,
+	windows_done bigint NOT NULL DEFAULT 0,
+	windows_total bigint NOT NULL DEFAULT 0,
+	customers bigint NOT NULL DEFAULT 0,
+	written bigint NOT NULL DEFAULT 0,
+	pid integer NOT NULL DEFAULT pg_catalog.pg_backend_pid(),
+	started_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+	resumed_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+	resumed_windows bigint NOT NULL DEFAULT 0,
+	resumed_customers bigint NOT NULL DEFAULT 0,
+	updated_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+	finished_at timestamptz,
+	PRIMARY KEY (server, start_date)
+) WITH (fillfactor = 50);
+COMMENT ON TABLE @extschema@.kapture_refresh_run IS 'how far kapture_refresh has come; see the view kapture_progress';
+COMMENT ON COLUMN @extschema@.kapture_refresh_run.server IS 'foreign server that is pulled from';
+COMMENT ON COLUMN @extschema@.kapture_refresh_run.start_date IS 'start of the range, in the account''s local time';
+COMMENT ON COLUMN @extschema@.kapture_refresh_run.end_date IS 'end of the range';
+COMMENT ON COLUMN @extschema@.kapture_refresh_run.done_until IS 'end of the last window that is in the tables; NULL: none is';
+COMMENT ON COLUMN @extschema@.kapture_refresh_run.windows_done IS 'windows that are in the tables';
+COMMENT ON COLUMN @extschema@.kapture_refresh_run.windows_total IS 'windows of the range';
+COMMENT ON COLUMN @extschema@.kapture_refresh_run.customers IS 'customers in the answers';
+COMMENT ON COLUMN @extschema@.kapture_refresh_run.written IS 'rows of customers and contacts that were new or differed';
+COMMENT ON COLUMN @extschema@.kapture_refresh_run.pid IS 'server process of the latest call';
+COMMENT ON COLUMN @extschema@.kapture_refresh_run.started_at IS 'time of the first call';
+COMMENT ON COLUMN @extschema@.kapture_refresh_run.resumed_at IS 'time of the latest call';
+COMMENT ON COLUMN @extschema@.kapture_refresh_run.resumed_windows IS 'windows that were done before the latest call';
+COMMENT ON COLUMN @extschema@.kapture_refresh_run.resumed_customers IS 'customers that had come before the latest call';
+COMMENT ON COLUMN @extschema@.kapture_refresh_run.updated_at IS 'time of the last window';
+COMMENT ON COLUMN @extschema@.kapture_refresh_run.finished_at IS 'time of the end; NULL: not finished';
+
+CREATE PROCEDURE @extschema@.kapture_refresh(start_date timestamp, end_date timestamp,
+	server name DEFAULT 'kapture', restart boolean DEFAULT false)
+LANGUAGE C AS 'MODULE_PATHNAME', 'kapture_refresh';
+COMMENT ON PROCEDURE @extschema@.kapture_refresh(timestamp, timestamp, name, boolean) IS
+'pulls customers into kapture_customers and kapture_contacts, a window a transaction; goes on where it was interrupted, unless restart';
+
+CREATE VIEW @extschema@.kapture_progress WITH (security_barrier) AS
+SELECT 'refresh'::text AS activity, r.server,
+	CASE WHEN r.finished_at IS NOT NULL THEN 'done'
+		 WHEN EXISTS (SELECT FROM pg_catalog.pg_locks l
+			  WHERE l.locktype OPERATOR(pg_catalog.=) 'object'
+				AND l.database OPERATOR(pg_catalog.=) (SELECT d.oid FROM pg_catalog.pg_database d
+					WHERE d.datname OPERATOR(pg_catalog.=) pg_catalog.current_database())
+				AND l.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_foreign_server'::pg_catalog.regclass
+				AND l.objid OPERATOR(pg_catalog.=) s.oid AND l.objsubid OPERATOR(pg_catalog.=) 1
+				AND l.pid OPERATOR(pg_catalog.=) r.pid AND l.granted) THEN 'running'
+		 ELSE 'interrupted' END AS state,
+	r.start_date, r.end_date, r.done_until, r.windows_done, r.windows_total, r.customers, r.written,
+	(r.customers OPERATOR(pg_catalog.-) r.resumed_customers)::double precision OPERATOR(pg_catalog./)
+		NULLIF(EXTRACT(epoch FROM r.updated_at OPERATOR(pg_catalog.-) r.resumed_at)::double precision, 0) AS customers_per_second,
+	CASE WHEN r.finished_at IS NULL THEN
+		(r.updated_at OPERATOR(pg_catalog.-) r.resumed_at) OPERATOR(pg_catalog.*)
+		((r.windows_total OPERATOR(pg_catalog.-) r.windows_done)::double precision OPERATOR(pg_catalog./)
+		NULLIF(r.windows_done OPERATOR(pg_catalog.-) r.resumed_windows, 0)) END AS time_left,
+	r.started_at, r.resumed_at, r.updated_at, r.finished_at, r.pid
+FROM @extschema@.kapture_refresh_run r
+JOIN pg_catalog.pg_foreign_server s ON s.srvname OPERATOR(pg_catalog.=) r.server
+WHERE pg_catalog.has_server_privilege(s.oid, 'USAGE');
+COMMENT ON VIEW @extschema@.kapture_progress IS 'how far refreshes of the servers that the current role may use have come';
+COMMENT ON COLUMN @extschema@.kapture_progress.activity IS 'what is done: refresh';
+COMMENT ON COLUMN @extschema@.kapture_progress.server IS 'foreign server that is pulled from';
+COMMENT ON COLUMN @extschema@.kapture_progress.state IS 'running, interrupted (the next call goes on), done';
+COMMENT ON COLUMN @extschema@.kapture_progress.start_date IS 'start of the range, in the account''s local time';
+COMMENT ON COLUMN @extschema@.kapture_progress.end_date IS 'end of the range';
+COMMENT ON COLUMN @extschema@.kapture_progress.done_until IS 'end of the last window that is in the tables';
+COMMENT ON COLUMN @extschema@.kapture_progress.windows_done IS 'windows that are in the tables';
+COMMENT ON COLUMN @extschema@.kapture_progress.windows_total IS 'windows of the range';
+COMMENT ON COLUMN @extschema@.kapture_progress.customers IS 'customers in the answers';
+COMMENT ON COLUMN @extschema@.kapture_progress.written IS 'rows of customers and contacts that were new or differed';
+COMMENT ON COLUMN @extschema@.kapture_progress.customers_per_second IS 'of the latest call';
+COMMENT ON COLUMN @extschema@.kapture_progress.time_left IS 'if it goes on like that; NULL: done, or not known yet';
+COMMENT ON COLUMN @extschema@.kapture_progress.started_at IS 'time of the first call';
+COMMENT ON COLUMN @extschema@.kapture_progress.resumed_at IS 'time of the latest call';
+COMMENT ON COLUMN @extschema@.kapture_progress.updated_at IS 'time of the last window';
+COMMENT ON COLUMN @extschema@.kapture_progress.finished_at IS 'time of the end';
+COMMENT ON COLUMN @extschema@.kapture_progress.pid IS 'server process of the latest call';
+GRANT SELECT ON @extschema@.kapture_progress TO PUBLIC;
+
+SELECT pg_catalog.pg_extension_config_dump('@extschema@.kapture_customers', '');
+SELECT pg_catalog.pg_extension_config_dump('@extschema@.kapture_contacts', '');
+SELECT pg_catalog.pg_extension_config_dump('@extschema@.kapture_refresh_run', '');
+
+--
 -- What people look at
 --
 
 CREATE VIEW @extschema@.kapture_status WITH (security_barrier) AS
 SELECT a.relation, a.server,
-	CASE WHEN a.paused THEN 'paused'
+	CASE WHEN NOT COALESCE((SELECT pg_catalog.bool_and(@extschema@.kapture_is_origin(o.system_identifier, o.database))
+							  FROM @extschema@.kapture_origin o), false) THEN 'copy'
+		 WHEN a.paused THEN 'paused'
 		 WHEN @extschema@.kapture_worker_pid() IS NULL THEN 'no worker'
 		 ELSE 'running' END AS state,
 	(SELECT pg_catalog.count(*) FROM @extschema@.kapture_outbox o
@@ -255,6 +922,8 @@ SELECT pg_catalog.pg_extension_config_dump('@extschema@.kapture_attachment_attac
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.kapture_column', '');
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.kapture_outbox', '');
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.kapture_delivery', '');
+SELECT pg_catalog.pg_extension_config_dump('@extschema@.kapture_backfill', '');
+SELECT pg_catalog.pg_extension_config_dump('@extschema@.kapture_origin', '');
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.kapture_history', '');
 
 SELECT @extschema@.kapture_worker_start();

@@ -33,6 +33,9 @@
 #include "catalog.h"
 #include "compat.h"
 #include "option.h"
+#include "origin.h"
+#include "own.h"
+#include "row.h"
 #include "shmem.h"
 
 PG_FUNCTION_INFO_V1(kapture_attach);
@@ -41,9 +44,14 @@ PG_FUNCTION_INFO_V1(kapture_pause);
 PG_FUNCTION_INFO_V1(kapture_resume);
 PG_FUNCTION_INFO_V1(kapture_retry);
 PG_FUNCTION_INFO_V1(kapture_discard);
+PG_FUNCTION_INFO_V1(kapture_backfill_slice);
+
+/* Rows a step of a backfill notes, at most. */
+#define ATTACH_MAX_SLICE	100000
 
 #define ATTACH_ID_COLUMN	"kapture_customer_id"
 #define ATTACH_TRIGGER		"kapture_capture"
+#define ATTACH_TRUNCATE_TRIGGER	"kapture_truncate"
 
 /* Kapture's fields of Add; those the server makes itself are left out. */
 static const char *const attach_fields[] = {
@@ -60,39 +68,6 @@ typedef struct AttachColumn
 	char	   *name;
 	AttrNumber	attnum;
 } AttachColumn;
-
-/* Runs a statement as the extension's owner; returns the rows processed. */
-static uint64
-attach_execute_own(const char *sql, int nargs, Oid *types, Datum *values)
-{
-	Oid			userid;
-	int			sec_context;
-	int			nestlevel;
-	int			rc;
-	uint64		processed;
-	Oid			owner;
-	HeapTuple	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(kapture_catalog_relid(KAPTURE_TABLE_ATTACHMENT)));
-
-	if (!HeapTupleIsValid(tuple))
-		elog(ERROR, "the tables of kapture_sync are missing");
-	owner = ((Form_pg_class) GETSTRUCT(tuple))->relowner;
-	ReleaseSysCache(tuple);
-
-	GetUserIdAndSecContext(&userid, &sec_context);
-	SetUserIdAndSecContext(owner, sec_context | SECURITY_LOCAL_USERID_CHANGE);
-	nestlevel = NewGUCNestLevel();
-	(void) set_config_option("search_path", "pg_catalog, pg_temp", PGC_USERSET, PGC_S_SESSION,
-							 GUC_ACTION_SAVE, true, 0, false);
-	SPI_connect();
-	rc = SPI_execute_with_args(sql, nargs, types, values, NULL, false, 0);
-	if (rc < 0)
-		elog(ERROR, "statement failed: %s", SPI_result_code_string(rc));
-	processed = SPI_processed;
-	SPI_finish();
-	AtEOXact_GUC(false, nestlevel);
-	SetUserIdAndSecContext(userid, sec_context);
-	return processed;
-}
 
 /* Runs DDL as the caller. */
 static void
@@ -365,7 +340,6 @@ attach_has_id_column(Relation rel)
 static void
 attach_store(Oid relid, ArrayType *keys, List *columns, Name server, const char *on_duplicate, bool replicated)
 {
-	char	   *schema = kapture_catalog_schema();
 	Oid			types[8] = {REGCLASSOID, NAMEOID, NAMEARRAYOID, TEXTOID, BOOLOID};
 	Datum		values[8];
 	ListCell   *lc;
@@ -376,9 +350,9 @@ attach_store(Oid relid, ArrayType *keys, List *columns, Name server, const char 
 	values[2] = PointerGetDatum(keys);
 	values[3] = CStringGetTextDatum(on_duplicate);
 	values[4] = BoolGetDatum(replicated);
-	(void) attach_execute_own(psprintf("INSERT INTO %s.kapture_attachment"
+	(void) kapture_own_execute("INSERT INTO @.kapture_attachment"
 									   " (relation, server, key_columns, on_duplicate, replicated)"
-									   " VALUES ($1, $2, $3, $4, $5)", schema),
+									   " VALUES ($1, $2, $3, $4, $5)",
 							  5, types, values);
 
 	types[1] = INT2OID;
@@ -393,11 +367,10 @@ attach_store(Oid relid, ArrayType *keys, List *columns, Name server, const char 
 		values[2] = CStringGetTextDatum(col->field);
 		values[3] = CStringGetTextDatum(col->name);
 		values[4] = Int16GetDatum(col->attnum);
-		(void) attach_execute_own(psprintf("INSERT INTO %s.kapture_column"
-										   " (attachment_id, bit, field, column_name, attnum)"
-										   " SELECT attachment_id, $2, $3, $4, $5"
-										   " FROM %s.kapture_attachment WHERE relation = $1",
-										   schema, schema),
+		(void) kapture_own_execute("INSERT INTO @.kapture_column"
+								   " (attachment_id, bit, field, column_name, attnum)"
+								   " SELECT attachment_id, $2, $3, $4, $5"
+								   " FROM @.kapture_attachment WHERE relation = $1",
 								  5, types, values);
 	}
 }
@@ -458,11 +431,16 @@ kapture_attach(PG_FUNCTION_ARGS)
 		attach_execute_ddl(psprintf("ALTER TABLE %s ADD COLUMN " ATTACH_ID_COLUMN " bigint", name));
 	}
 	attach_store(relid, keys, columns, server, on_duplicate, replicated);
+	kapture_origin_claim();
 	attach_execute_ddl(psprintf("CREATE TRIGGER " ATTACH_TRIGGER " AFTER INSERT OR UPDATE OR DELETE ON %s"
 								" FOR EACH ROW EXECUTE FUNCTION %s.kapture_capture()",
 								name, kapture_catalog_schema()));
+	attach_execute_ddl(psprintf("CREATE TRIGGER " ATTACH_TRUNCATE_TRIGGER " AFTER TRUNCATE ON %s"
+								" FOR EACH STATEMENT EXECUTE FUNCTION %s.kapture_capture()",
+								name, kapture_catalog_schema()));
 	if (replicated)
-		attach_execute_ddl(psprintf("ALTER TABLE %s ENABLE ALWAYS TRIGGER " ATTACH_TRIGGER, name));
+		attach_execute_ddl(psprintf("ALTER TABLE %s ENABLE ALWAYS TRIGGER " ATTACH_TRIGGER
+									", ENABLE ALWAYS TRIGGER " ATTACH_TRUNCATE_TRIGGER, name));
 	attach_announce();
 	PG_RETURN_VOID();
 }
@@ -496,7 +474,7 @@ attach_find(FunctionCallInfo fcinfo, LOCKMODE lockmode, char **name)
 Datum
 kapture_detach(PG_FUNCTION_ARGS)
 {
-	static const char *const tables[] = {"kapture_outbox", "kapture_delivery", "kapture_column", "kapture_attachment"};
+	static const char *const tables[] = {"kapture_outbox", "kapture_delivery", "kapture_backfill", "kapture_column", "kapture_attachment"};
 	char	   *name;
 	KaptureAttachment *att = attach_find(fcinfo, ShareRowExclusiveLock, &name);
 	Oid			types[1] = {INT4OID};
@@ -505,10 +483,10 @@ kapture_detach(PG_FUNCTION_ARGS)
 	/* what this transaction has captured so far goes, too */
 	kapture_capture_flush();
 	attach_execute_ddl(psprintf("DROP TRIGGER IF EXISTS " ATTACH_TRIGGER " ON %s", name));
+	attach_execute_ddl(psprintf("DROP TRIGGER IF EXISTS " ATTACH_TRUNCATE_TRIGGER " ON %s", name));
 	for (int i = 0; i < lengthof(tables); i++)
-		(void) attach_execute_own(psprintf("DELETE FROM %s.%s WHERE attachment_id = $1",
-										   kapture_catalog_schema(), tables[i]),
-								  1, types, values);
+		(void) kapture_own_execute(psprintf("DELETE FROM @.%s WHERE attachment_id = $1", tables[i]),
+								   1, types, values);
 	attach_announce();
 	PG_RETURN_VOID();
 }
@@ -520,9 +498,8 @@ attach_set_paused(FunctionCallInfo fcinfo, bool paused)
 	Oid			types[2] = {INT4OID, BOOLOID};
 	Datum		values[2] = {Int32GetDatum(att->id), BoolGetDatum(paused)};
 
-	(void) attach_execute_own(psprintf("UPDATE %s.kapture_attachment SET paused = $2 WHERE attachment_id = $1",
-									   kapture_catalog_schema()),
-							  2, types, values);
+	(void) kapture_own_execute("UPDATE @.kapture_attachment SET paused = $2 WHERE attachment_id = $1",
+							   2, types, values);
 	attach_announce();
 }
 
@@ -546,7 +523,7 @@ kapture_resume(PG_FUNCTION_ARGS)
 	PG_RETURN_VOID();
 }
 
-/* Runs "sql" (with the schema for %s) on failed rows, one or all. */
+/* Runs "sql" on failed rows, one or all. */
 static uint64
 attach_change_failed(FunctionCallInfo fcinfo, const char *sql)
 {
@@ -558,9 +535,8 @@ attach_change_failed(FunctionCallInfo fcinfo, const char *sql)
 
 	if (!all)
 		values[1] = PG_GETARG_DATUM(1);
-	n = attach_execute_own(psprintf("%s WHERE attachment_id = $1 AND state <> 'sending' AND last_error IS NOT NULL%s",
-									psprintf(sql, kapture_catalog_schema()),
-									all ? "" : " AND row_key = $2"),
+	n = kapture_own_execute(psprintf("%s WHERE attachment_id = $1 AND state <> 'sending' AND last_error IS NOT NULL%s",
+									sql, all ? "" : " AND row_key = $2"),
 						   all ? 1 : 2, types, values);
 	attach_announce();
 	return n;
@@ -573,7 +549,7 @@ Datum
 kapture_retry(PG_FUNCTION_ARGS)
 {
 	PG_RETURN_INT64(attach_change_failed(fcinfo,
-										 "UPDATE %s.kapture_delivery SET state = 'retry', next_attempt = pg_catalog.now()"));
+										 "UPDATE @.kapture_delivery SET state = 'retry', next_attempt = pg_catalog.now()"));
 }
 
 /*
@@ -582,5 +558,55 @@ kapture_retry(PG_FUNCTION_ARGS)
 Datum
 kapture_discard(PG_FUNCTION_ARGS)
 {
-	PG_RETURN_INT64(attach_change_failed(fcinfo, "DELETE FROM %s.kapture_delivery"));
+	PG_RETURN_INT64(attach_change_failed(fcinfo, "DELETE FROM @.kapture_delivery"));
+}
+
+/*
+ * kapture_backfill_slice(relation regclass, slice integer) returns integer
+ *
+ * One step of kapture_backfill(): notes the next rows without an id, in order
+ * of the primary key, and how far it came, so that an interrupted backfill goes
+ * on where it stopped.  Returns how many rows it noted; fewer than asked for
+ * means that it is done.  A row that is waiting already is not sent twice:
+ * what waits for one row comes together.
+ */
+Datum
+kapture_backfill_slice(PG_FUNCTION_ARGS)
+{
+	KaptureAttachment *att = attach_find(fcinfo, AccessShareLock, NULL);
+	int			slice;
+	Oid			types[4] = {INT4OID, TEXTOID, INT4OID, BOOLOID};
+	Datum		values[4] = {Int32GetDatum(att->id)};
+	char	   *last_key;
+	List	   *keys;
+	ListCell   *lc;
+
+	attach_require(fcinfo, 1, "slice");
+	slice = PG_GETARG_INT32(1);
+	if (slice < 1 || slice > ATTACH_MAX_SLICE)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("argument \"slice\" must be between 1 and %d", ATTACH_MAX_SLICE)));
+
+	last_key = kapture_own_text("SELECT last_key FROM @.kapture_backfill"
+								" WHERE attachment_id = $1 AND finished_at IS NULL FOR UPDATE",
+								1, types, values);
+	keys = kapture_row_keys_without_id(att, last_key, slice);
+	foreach(lc, keys)
+	{
+		last_key = lfirst(lc);
+		kapture_capture_existing(att, last_key);
+	}
+
+	values[1] = CStringGetTextDatum(last_key ? last_key : "");
+	values[2] = Int32GetDatum(list_length(keys));
+	values[3] = BoolGetDatum(list_length(keys) < slice);
+	(void) kapture_own_execute("INSERT INTO @.kapture_backfill AS b (attachment_id, last_key, rows, finished_at)"
+							   " VALUES ($1, $2, $3, CASE WHEN $4 THEN clock_timestamp() END)"
+							   " ON CONFLICT (attachment_id) DO UPDATE SET last_key = EXCLUDED.last_key,"
+							   " rows = EXCLUDED.rows + CASE WHEN b.finished_at IS NULL THEN b.rows ELSE 0 END,"
+							   " started_at = CASE WHEN b.finished_at IS NULL THEN b.started_at ELSE EXCLUDED.started_at END,"
+							   " updated_at = EXCLUDED.updated_at, finished_at = EXCLUDED.finished_at",
+							   4, types, values);
+	PG_RETURN_INT32(list_length(keys));
 }

@@ -16,7 +16,6 @@
 #include "postgres.h"
 
 #include "fmgr.h"
-#include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "storage/latch.h"
 #include "utils/builtins.h"
@@ -26,12 +25,13 @@
 #include "utils/numeric.h"
 #include "utils/timestamp.h"
 
+#include "argument.h"
 #include "compat.h"
+#include "complaint.h"
 #include "http.h"
 #include "message.h"
 #include "option.h"
 
-#define CALL_EXCERPT		200 /* bytes of a bad answer that are shown */
 #define CALL_ID_LEN			64	/* bytes of a customer's id */
 
 /* Customers of several windows put together. */
@@ -45,154 +45,6 @@ PG_FUNCTION_INFO_V1(kapture_add_customer);
 PG_FUNCTION_INFO_V1(kapture_update_customer);
 PG_FUNCTION_INFO_V1(kapture_get_customer);
 PG_FUNCTION_INFO_V1(kapture_pull);
-
-
-/*
- * Errors
- */
-
-/* May a request that got no good answer have changed something at Kapture? */
-static const char *
-call_doubt(KaptureApi api)
-{
-	return api == KAPTURE_API_ADD || api == KAPTURE_API_UPDATE ?
-		_(" Kapture may or may not have carried it out.") : "";
-}
-
-/* What to do about a limit that was hit, or about no connection. */
-static int
-call_hint(const KaptureServer *server, const KaptureHttpAnswer *answer)
-{
-	const char *option = answer->option != NULL ? answer->option : "";
-
-	if (strcmp(option, "timeout") == 0)
-		return errhint("The limit is option \"%s\" of the server, %d ms.",
-					   option, server->timeout);
-	if (strcmp(option, "connect_timeout") == 0)
-		return errhint("The limit is option \"%s\" of the server, %d ms.",
-					   option, server->connect_timeout);
-	if (strcmp(option, "max_response_size") == 0)
-		return errhint("The limit is option \"%s\" of the server, %lld bytes.",
-					   option, (long long) server->max_response_size);
-	if (strcmp(option, "ca_file") == 0)
-		return errhint("If a private authority issued the certificate, name the file of its certificate in option \"%s\" of the server.",
-					   option);
-	if (strcmp(option, "allow_http") == 0)
-		return errhint("Use https, or set option \"%s\" of the server to true.",
-					   option);
-	if (answer->outcome == KAPTURE_HTTP_NOT_SENT)
-		return errhint("Check option \"%s\" of the server, and whether the database server can reach that host.",
-					   "url");
-	return 0;
-}
-
-/* Raises the error about a request without a whole answer. */
-static void
-call_raise_no_answer(const KaptureServer *server, KaptureApi api,
-					 const KaptureHttpAnswer *answer)
-{
-	bool		not_sent = answer->outcome == KAPTURE_HTTP_NOT_SENT;
-
-	ereport(ERROR,
-			(errcode(answer->sqlstate),
-			 not_sent ?
-			 errmsg("could not connect to server \"%s\"", server->name) :
-			 errmsg("got no answer from server \"%s\"", server->name),
-			 errdetail("The %s request failed in this phase: %s (%s).%s",
-					   kapture_api_name(api), answer->phase, answer->detail,
-					   not_sent ? "" : call_doubt(api)),
-			 call_hint(server, answer)));
-}
-
-/*
- * The beginning of a body that is not JSON, on one line and in the database's
- * encoding; palloc'ed.  A body that looks as if it repeats the request's key is
- * not shown.
- */
-static char *
-call_excerpt(const KaptureServer *server, KaptureApi api,
-			 const char *body, size_t len)
-{
-	const char *secrets[] = {server->auth_key[api], server->password, "Basic "};
-	int			shown = Min(len, CALL_EXCERPT);
-	bool		is_text;
-	StringInfoData out;
-
-	if (GetDatabaseEncoding() == PG_UTF8)
-		shown = pg_mbcliplen(body, Min(len, CALL_EXCERPT + MAX_MULTIBYTE_CHAR_LEN),
-							 CALL_EXCERPT);
-	is_text = GetDatabaseEncoding() == PG_UTF8 &&
-		pg_verify_mbstr(PG_UTF8, body, shown, true);
-
-	initStringInfo(&out);
-	for (int i = 0; i < shown; i++)
-	{
-		unsigned char c = body[i];
-
-		if (c == '\n' || c == '\r' || c == '\t')
-			appendStringInfoString(&out, c == '\n' ? "\\n" :
-								   c == '\r' ? "\\r" : "\\t");
-		else if (c < 0x20 || c == 0x7F || (c >= 0x80 && !is_text))
-			appendStringInfo(&out, "\\x%02x", c);
-		else
-			appendStringInfoCharMacro(&out, c);
-	}
-	for (int i = 0; i < lengthof(secrets); i++)
-	{
-		if (secrets[i] != NULL && strstr(out.data, secrets[i]) != NULL)
-			return pstrdup(_("(not shown, since it repeats the key)"));
-	}
-	return out.data;
-}
-
-/* What to do about an answer that is not JSON. */
-static int
-call_hint_status(KaptureApi api, int status)
-{
-	if (status >= 300 && status < 400)
-		return errhint("Redirects are not followed: check option \"%s\" of the server.",
-					   "url");
-	if (status == 401 || status == 403)
-		return errhint("Check the key in the user mapping.");
-	if (status == 404)
-		return errhint("Check options \"%s\" and \"%s_path\" of the server.",
-					   "url", kapture_api_name(api));
-	if (status == 429 || status >= 500)
-		return errhint("Kapture, or a proxy before it, cannot answer now: try again later.");
-	return errhint("Check option \"%s\" of the server: this may be the address of something else.",
-				   "url");
-}
-
-/* Raises the error about an answer that is not JSON. */
-static void
-call_raise_not_json(const KaptureServer *server, KaptureApi api,
-					const KaptureHttpAnswer *answer, const char *why)
-{
-	bool		refused = answer->status >= 400 && answer->status < 500;
-
-	ereport(ERROR,
-			(errcode(ERRCODE_FDW_UNABLE_TO_CREATE_REPLY),
-			 errmsg("answer of server \"%s\" is not JSON", server->name),
-			 answer->body_len == 0 ?
-			 errdetail("The answer to the %s request has HTTP code %d and is empty.%s",
-					   kapture_api_name(api), answer->status,
-					   refused ? "" : call_doubt(api)) :
-			 errdetail("The answer to the %s request has HTTP code %d; %s. It begins with: %s%s",
-					   kapture_api_name(api), answer->status, why,
-					   call_excerpt(server, api, answer->body, answer->body_len),
-					   refused ? "" : call_doubt(api)),
-			 call_hint_status(api, answer->status)));
-}
-
-/* Raises the error about an argument that must not be NULL. */
-static void
-call_check_null(FunctionCallInfo fcinfo, int argno, const char *name)
-{
-	if (PG_ARGISNULL(argno))
-		ereport(ERROR,
-				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("argument \"%s\" must not be null", name)));
-}
 
 
 /*
@@ -226,10 +78,10 @@ call_post(const KaptureServer *server, KaptureApi api, const char *text,
 							 answer->elapsed / 1000.0)));
 
 	if (answer->outcome != KAPTURE_HTTP_ANSWERED)
-		call_raise_no_answer(server, api, answer);
+		kapture_complaint_no_answer(server, api, answer);
 	result = kapture_message_parse(answer->body, answer->body_len, &why);
 	if (result == NULL)
-		call_raise_not_json(server, api, answer, why);
+		kapture_complaint_not_json(server, api, answer, why);
 	*status = answer->status;
 	kapture_http_release(request);
 	return result;
@@ -240,105 +92,6 @@ call_post(const KaptureServer *server, KaptureApi api, const char *text,
  * Add, Update and Get
  */
 
-/* Is this one of the fields that Kapture takes as strings of digits? */
-static bool
-call_is_digits_field(const JsonbValue *key)
-{
-	static const char *const fields[] = {
-		"kapture_customer_id", "customer_id", "contact_id", "phone"
-	};
-
-	for (int i = 0; i < lengthof(fields); i++)
-	{
-		if (key->val.string.len == strlen(fields[i]) &&
-			memcmp(key->val.string.val, fields[i], key->val.string.len) == 0)
-			return true;
-	}
-	return false;
-}
-
-/* Makes a string of a value. */
-static void
-call_set_string(JsonbValue *value, char *text)
-{
-	value->type = jbvString;
-	value->val.string.val = text;
-	value->val.string.len = strlen(text);
-}
-
-/* A number's text. */
-static char *
-call_numeric_text(const JsonbValue *value)
-{
-	return DatumGetCString(DirectFunctionCall1(numeric_out,
-											   NumericGetDatum(value->val.numeric)));
-}
-
-/*
- * The body for an object: as it is given, but for null, which Kapture writes
- * as "", and ids and phones given as numbers, which it takes as strings.
- */
-static char *
-call_body(Jsonb *object)
-{
-	JsonbIterator *it = JsonbIteratorInit(&object->root);
-	JsonbIteratorToken token;
-	JsonbInState state = {0};
-	JsonbValue	value;
-	Jsonb	   *body;
-	bool		digits = false;
-
-	pushJsonbValue(&state, WJB_BEGIN_OBJECT, NULL);
-	while ((token = JsonbIteratorNext(&it, &value, true)) != WJB_DONE)
-	{
-		if (token == WJB_KEY)
-			digits = call_is_digits_field(&value);
-		else if (token != WJB_VALUE)
-			continue;
-		else if (value.type == jbvNull)
-			call_set_string(&value, "");
-		else if (value.type == jbvNumeric && digits)
-			call_set_string(&value, call_numeric_text(&value));
-		pushJsonbValue(&state, token, &value);
-	}
-	pushJsonbValue(&state, WJB_END_OBJECT, NULL);
-	body = JsonbValueToJsonb(state.result);
-	return JsonbToCString(NULL, &body->root, VARSIZE(body));
-}
-
-/* Raises an error unless the argument is an object with something in it. */
-static void
-call_check_object(Jsonb *object, const char *name)
-{
-	if (!JB_ROOT_IS_OBJECT(object))
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("argument \"%s\" must be a JSON object", name),
-				 JB_ROOT_IS_SCALAR(object) ?
-				 errhint("Write something like '{\"phone\": \"9874563725\"}'.") :
-				 errhint("Call the function once for each object of the array; where Kapture wants an array, it is put around the object.")));
-	if (JB_ROOT_COUNT(object) == 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("argument \"%s\" must not be an empty object", name)));
-}
-
-/* Is there something in this value? */
-static bool
-call_is_given(const JsonbValue *value)
-{
-	if (value->type == jbvString)
-	{
-		for (int i = 0; i < value->val.string.len; i++)
-		{
-			if (value->val.string.val[i] != ' ')
-				return true;
-		}
-		return false;
-	}
-	return value->type != jbvNull;
-}
-
 /* Raises an error unless an update says whom it is for. */
 static void
 call_check_id(Jsonb *customer)
@@ -348,7 +101,7 @@ call_check_id(Jsonb *customer)
 
 	if (getKeyJsonValueFromContainer(&customer->root, field, strlen(field),
 									 &id) == NULL ||
-		!call_is_given(&id))
+		!kapture_argument_is_given(&id))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("argument \"%s\" has no \"%s\"", "customer", field),
@@ -359,26 +112,6 @@ call_check_id(Jsonb *customer)
 				 errmsg("\"%s\" must be a number or a string", field)));
 }
 
-/* Raises an error unless there is something to search for. */
-static void
-call_check_criteria(Jsonb *criteria)
-{
-	JsonbIterator *it = JsonbIteratorInit(&criteria->root);
-	JsonbIteratorToken token;
-	JsonbValue	value;
-
-	while ((token = JsonbIteratorNext(&it, &value, true)) != WJB_DONE)
-	{
-		if (token == WJB_VALUE && call_is_given(&value))
-			return;
-	}
-	ereport(ERROR,
-			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-			 errmsg("argument \"%s\" has no criterion that is not empty",
-					"criteria"),
-			 errhint("Give at least one of \"kapture_customer_id\", \"customer_id\", \"phone\" and \"email_id\".")));
-}
-
 /* What the three functions that send one object have in common. */
 static Datum
 call_send_object(FunctionCallInfo fcinfo, KaptureApi api, const char *name)
@@ -387,17 +120,15 @@ call_send_object(FunctionCallInfo fcinfo, KaptureApi api, const char *name)
 	const KaptureServer *server;
 	int			status;
 
-	call_check_null(fcinfo, 0, name);
-	call_check_null(fcinfo, 1, "server");
-	object = PG_GETARG_JSONB_P(0);
-	call_check_object(object, name);
+	object = kapture_argument_object(fcinfo, 0, name);
+	kapture_argument_check_null(fcinfo, 1, "server");
 	if (api == KAPTURE_API_UPDATE)
 		call_check_id(object);
 	else if (api == KAPTURE_API_GET)
-		call_check_criteria(object);
+		kapture_argument_check_criteria(object);
 
 	server = kapture_server_get(NameStr(*PG_GETARG_NAME(1)), GetUserId());
-	PG_RETURN_JSONB_P(call_post(server, api, call_body(object), &status));
+	PG_RETURN_JSONB_P(call_post(server, api, kapture_argument_body(object), &status));
 }
 
 /*
@@ -436,21 +167,6 @@ kapture_get_customer(PG_FUNCTION_ARGS)
  * Pull
  */
 
-/* Raises an error if a date of a pull is infinite. */
-static Timestamp
-call_pull_date(FunctionCallInfo fcinfo, int argno, const char *name)
-{
-	Timestamp	date;
-
-	call_check_null(fcinfo, argno, name);
-	date = PG_GETARG_TIMESTAMP(argno);
-	if (TIMESTAMP_NOT_FINITE(date))
-		ereport(ERROR,
-				(errcode(ERRCODE_DATETIME_VALUE_OUT_OF_RANGE),
-				 errmsg("argument \"%s\" must be finite", name)));
-	return date;
-}
-
 /* Fetches one window. */
 static Jsonb *
 call_pull_window(const KaptureServer *server, Timestamp start, Timestamp end,
@@ -461,6 +177,23 @@ call_pull_window(const KaptureServer *server, Timestamp start, Timestamp end,
 							  kapture_message_date(start),
 							  kapture_message_date(end)),
 					 status);
+}
+
+/* Makes a string of a value. */
+static void
+call_set_string(JsonbValue *value, char *text)
+{
+	value->type = jbvString;
+	value->val.string.val = text;
+	value->val.string.len = strlen(text);
+}
+
+/* A number's text. */
+static char *
+call_numeric_text(const JsonbValue *value)
+{
+	return DatumGetCString(DirectFunctionCall1(numeric_out,
+											   NumericGetDatum(value->val.numeric)));
 }
 
 static void
@@ -632,22 +365,13 @@ call_pull_windows(const KaptureServer *server, Timestamp start, Timestamp end)
 Datum
 kapture_pull(PG_FUNCTION_ARGS)
 {
-	Timestamp	start = call_pull_date(fcinfo, 0, "start_date");
-	Timestamp	end = call_pull_date(fcinfo, 1, "end_date");
+	Timestamp	start;
+	Timestamp	end;
 	const KaptureServer *server;
 	int			status;
 
-	call_check_null(fcinfo, 2, "server");
-	(void) kapture_message_date(start);
-	(void) kapture_message_date(end);
-	if (end % USECS_PER_DAY == 0)
-		end += USECS_PER_DAY - USECS_PER_SEC;
-	if (start > end)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("argument \"%s\" is after \"%s\"",
-						"start_date", "end_date")));
-
+	kapture_argument_range(fcinfo, &start, &end);
+	kapture_argument_check_null(fcinfo, 2, "server");
 	server = kapture_server_get(NameStr(*PG_GETARG_NAME(2)), GetUserId());
 	if (end - start > server->pull_window * USECS_PER_SEC)
 		PG_RETURN_JSONB_P(call_pull_windows(server, start, end));

@@ -33,6 +33,7 @@
 #include "catalog.h"
 #include "compat.h"
 #include "guc.h"
+#include "own.h"
 #include "shmem.h"
 
 PG_FUNCTION_INFO_V1(kapture_capture);
@@ -424,11 +425,36 @@ capture_update(CaptureTable *table, TriggerData *trigdata)
 }
 
 /*
+ * Notes a row that was in the table before it was attached, as if it had just
+ * been inserted.  "row_key" is copied.
+ */
+void
+kapture_capture_existing(KaptureAttachment *att, const char *row_key)
+{
+	if (capture_tables == NULL)
+		capture_initialize();
+	capture_note(att, 'i', att->all_changed, row_key, NULL);
+}
+
+/* TRUNCATE: Kapture has no delete, so all there is to do is to say so. */
+static void
+capture_truncate(KaptureAttachment *att)
+{
+	Oid			types[1] = {INT4OID};
+	Datum		values[1] = {Int32GetDatum(att->id)};
+
+	(void) kapture_own_execute("INSERT INTO @.kapture_history"
+							   " (attachment_id, row_key, action, attempts, captured_at, finished_at)"
+							   " VALUES ($1, '', 'truncate', 0, pg_catalog.now(), pg_catalog.clock_timestamp())",
+							   1, types, values);
+}
+
+/*
  * kapture_capture() returns trigger
  *
- * AFTER ROW trigger of attached tables.  Notes INSERT, UPDATE of a mapped or
- * key column, and DELETE; a table that is not attached (any more) and a
- * session with kapture_sync.capture off are left alone.
+ * AFTER ROW trigger of attached tables, and AFTER TRUNCATE.  Notes INSERT,
+ * UPDATE of a mapped or key column, and DELETE; a table that is not attached
+ * (any more) and a session with kapture_sync.capture off are left alone.
  */
 Datum
 kapture_capture(PG_FUNCTION_ARGS)
@@ -437,7 +463,7 @@ kapture_capture(PG_FUNCTION_ARGS)
 	CaptureTable *table;
 
 	if (!CALLED_AS_TRIGGER(fcinfo) || !TRIGGER_FIRED_AFTER(trigdata->tg_event) ||
-		!TRIGGER_FIRED_FOR_ROW(trigdata->tg_event))
+		(!TRIGGER_FIRED_FOR_ROW(trigdata->tg_event) && !TRIGGER_FIRED_BY_TRUNCATE(trigdata->tg_event)))
 		ereport(ERROR,
 				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
 				 errmsg("function \"%s\" must be called as an AFTER ROW trigger", "kapture_capture"),
@@ -449,7 +475,9 @@ kapture_capture(PG_FUNCTION_ARGS)
 	if (table->attachment == NULL || table->attachment->nkeys == 0)
 		return PointerGetDatum(NULL);
 
-	if (TRIGGER_FIRED_BY_UPDATE(trigdata->tg_event))
+	if (TRIGGER_FIRED_BY_TRUNCATE(trigdata->tg_event))
+		capture_truncate(table->attachment);
+	else if (TRIGGER_FIRED_BY_UPDATE(trigdata->tg_event))
 		capture_update(table, trigdata);
 	else
 		capture_note(table->attachment, TRIGGER_FIRED_BY_INSERT(trigdata->tg_event) ? 'i' : 'd',

@@ -5,6 +5,9 @@
 #ifndef KAPTURE_CAPTURE_H
 #define KAPTURE_CAPTURE_H
 
+#include "catalog.h"
+
+extern void kapture_capture_existing(KaptureAttachment *att, const char *row_key);
 extern void kapture_capture_flush(void);
 
 #endif							/* KAPTURE_CAPTURE_H */

@@ -14,6 +14,7 @@
 #include "catalog/pg_foreign_server.h"
 #include "common/jsonapi.h"
 #include "utils/acl.h"
+#include "utils/datetime.h"
 #include "utils/guc.h"
 #include "utils/jsonb.h"
 #include "utils/wait_event.h"
@@ -113,6 +114,60 @@ kapture_push_jsonb_value(JsonbInState *state, JsonbIteratorToken token, JsonbVal
 /* 19 ends background workers that are in the way of a command on databases. */
 #if PG_VERSION_NUM < 190000
 #define BGWORKER_INTERRUPTIBLE 0
+#endif
+
+/* 16 added the place where complaints about a time are explained. */
+#if PG_VERSION_NUM < 160000
+typedef struct DateTimeErrorExtra
+{
+	const char *dtee_timezone;
+} DateTimeErrorExtra;
+
+#define DecodeDateTime(field, ftype, nf, dtype, tm, fsec, tzp, extra) \
+	((void) (extra), \
+	 DecodeDateTime((field), (ftype), (nf), (dtype), (tm), (fsec), (tzp)))
+#endif
+
+/* 16 lets the actions of a JSON parser return errors. */
+#if PG_VERSION_NUM < 160000
+#define KAPTURE_JSON_ACTION		static void
+#define KAPTURE_JSON_RETURN		return
+#else
+#define KAPTURE_JSON_ACTION		static JsonParseErrorType
+#define KAPTURE_JSON_RETURN		return JSON_SUCCESS
+#endif
+
+/* 18 gave EXPLAIN's state and output files of their own. */
+#if PG_VERSION_NUM < 180000
+#include "commands/explain.h"
+#else
+#include "commands/explain_format.h"
+#include "commands/explain_state.h"
+#endif
+
+/* 17 and 18 added arguments for restrictions and disabled nodes. */
+#if PG_VERSION_NUM < 170000
+#define kapture_foreignscan_path(root, rel, rows, cost, outer) \
+	create_foreignscan_path((root), (rel), NULL, (rows), 0, (cost), NIL, \
+							(outer), NULL, NIL)
+#elif PG_VERSION_NUM < 180000
+#define kapture_foreignscan_path(root, rel, rows, cost, outer) \
+	create_foreignscan_path((root), (rel), NULL, (rows), 0, (cost), NIL, \
+							(outer), NULL, NIL, NIL)
+#else
+#define kapture_foreignscan_path(root, rel, rows, cost, outer) \
+	create_foreignscan_path((root), (rel), NULL, (rows), 0, 0, (cost), NIL, \
+							(outer), NULL, NIL, NIL)
+#endif
+
+/* 16 moved the user whose rights count from the range table to the plan. */
+#if PG_VERSION_NUM < 160000
+#define kapture_scan_user(node) \
+	(exec_rt_fetch(((ForeignScan *) (node)->ss.ps.plan)->scan.scanrelid, \
+				   (node)->ss.ps.state)->checkAsUser)
+#else
+#define kapture_scan_user(node) \
+	(((ForeignScan *) (node)->ss.ps.plan)->checkAsUser)
 #endif
 
 #endif							/* KAPTURE_COMPAT_H */

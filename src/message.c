@@ -49,6 +49,22 @@
  * From bytes to jsonb
  */
 
+/* Is this "name", apart from case, spaces and underscores? */
+static bool
+message_is_key(const char *key, int len, const char *name)
+{
+	for (int i = 0; i < len; i++)
+	{
+		if (key[i] == ' ' || key[i] == '_')
+			continue;
+		if (*name == '\0' ||
+			pg_ascii_tolower((unsigned char) key[i]) != (unsigned char) *name)
+			return false;
+		name++;
+	}
+	return *name == '\0';
+}
+
 /* Appends a character that was given as a UTF-16 escape; false if it is none. */
 static const char *
 message_take_escape(const char *p, const char *end, StringInfo out)
@@ -252,24 +268,15 @@ message_complaint(JsonParseErrorType error, JsonLexContext *lex)
 }
 
 /*
- * kapture_message_parse
- *		An answer's body as jsonb, or NULL with the reason in *why.
- *
- * Takes "len" bytes of UTF-8.  Control characters inside strings are accepted;
- * all else that is not JSON, is not UTF-8, cannot be written in the database's
- * encoding or cannot be held by jsonb is refused.  *why has neither capital
- * nor period of a sentence and may quote a little of the body.  The result is
- * palloc'ed.  Raises no errors but for lack of memory.
+ * An answer's body as text in the database's encoding, which may yet not be
+ * JSON; NULL with the reason in *why if it cannot be.
  */
-Jsonb *
-kapture_message_parse(const char *utf8, size_t len, char **why)
+static char *
+message_prepare(const char *utf8, size_t len, char **why)
 {
 	bool		decode = GetDatabaseEncoding() != PG_UTF8;
 	StringInfoData clean;
 	char	   *text;
-	JsonLexContext *lex;
-	JsonParseErrorType error;
-	Jsonb	   *result;
 
 	*why = NULL;
 	if (len == 0)
@@ -298,11 +305,33 @@ kapture_message_parse(const char *utf8, size_t len, char **why)
 	}
 	text = message_from_utf8(clean.data, clean.len);
 	if (text == NULL)
-	{
 		*why = psprintf(_("it has characters that encoding \"%s\" lacks"),
 						GetDatabaseEncodingName());
+	if (text != clean.data)
+		pfree(clean.data);
+	return text;
+}
+
+/*
+ * kapture_message_parse
+ *		An answer's body as jsonb, or NULL with the reason in *why.
+ *
+ * Takes "len" bytes of UTF-8.  Control characters inside strings are accepted;
+ * all else that is not JSON, is not UTF-8, cannot be written in the database's
+ * encoding or cannot be held by jsonb is refused.  *why has neither capital
+ * nor period of a sentence and may quote a little of the body.  The result is
+ * palloc'ed.  Raises no errors but for lack of memory.
+ */
+Jsonb *
+kapture_message_parse(const char *utf8, size_t len, char **why)
+{
+	char	   *text = message_prepare(utf8, len, why);
+	JsonLexContext *lex;
+	JsonParseErrorType error;
+	Jsonb	   *result;
+
+	if (text == NULL)
 		return NULL;
-	}
 	lex = makeJsonLexContextCstringLen(NULL, text, strlen(text),
 									   GetDatabaseEncoding(), true);
 	error = pg_parse_json(lex, &nullSemAction);
@@ -312,9 +341,171 @@ kapture_message_parse(const char *utf8, size_t len, char **why)
 		return NULL;
 	}
 	result = DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum(text)));
-	if (text != clean.data)
-		pfree(text);
-	pfree(clean.data);
+	pfree(text);
+	return result;
+}
+
+
+/*
+ * Answers with many customers
+ *
+ * As jsonb, a customer takes about a dozen times the room of its text while it
+ * is built, and an answer may have thousands.  So the parser is made to tell
+ * where each of them is, and they become jsonb one by one.
+ */
+
+typedef struct MessageSplit
+{
+	JsonLexContext *lex;
+	KaptureList *list;
+	bool		inside;			/* the value of a key that holds customers */
+	const char *value;			/* its start */
+	const char *element;		/* start of the element of its array */
+	const char *list_start;		/* the last such value that is not a scalar */
+	const char *list_end;
+	int			size;			/* of list->customers */
+} MessageSplit;
+
+static void
+message_split_add(MessageSplit *split, const char *start)
+{
+	KaptureList *list = split->list;
+
+	if (list->ncustomers == split->size)
+	{
+		split->size *= 2;
+		list->customers = repalloc(list->customers, sizeof(KaptureSlice) * split->size);
+	}
+	list->customers[list->ncustomers].start = start - list->text;
+	list->customers[list->ncustomers].len = split->lex->prev_token_terminator - start;
+	list->ncustomers++;
+}
+
+KAPTURE_JSON_ACTION
+message_split_field_start(void *arg, char *name, bool isnull)
+{
+	MessageSplit *split = arg;
+
+	if (split->lex->lex_level == 1)
+	{
+		split->value = split->lex->token_start;
+		split->inside = (*split->value == '[' || *split->value == '{') &&
+			(message_is_key(name, strlen(name), "message") ||
+			 message_is_key(name, strlen(name), "customerdetails"));
+		if (split->inside)
+			split->list->ncustomers = 0;
+	}
+	KAPTURE_JSON_RETURN;
+}
+
+KAPTURE_JSON_ACTION
+message_split_field_end(void *arg, char *name, bool isnull)
+{
+	MessageSplit *split = arg;
+
+	if (split->lex->lex_level == 1 && split->inside)
+	{
+		if (*split->value == '{')
+			message_split_add(split, split->value);
+		split->list_start = split->value;
+		split->list_end = split->lex->prev_token_terminator;
+		split->inside = false;
+	}
+	KAPTURE_JSON_RETURN;
+}
+
+KAPTURE_JSON_ACTION
+message_split_element_start(void *arg, bool isnull)
+{
+	MessageSplit *split = arg;
+
+	if (split->lex->lex_level == 2 && split->inside && *split->value == '[')
+		split->element = split->lex->token_start;
+	KAPTURE_JSON_RETURN;
+}
+
+KAPTURE_JSON_ACTION
+message_split_element_end(void *arg, bool isnull)
+{
+	MessageSplit *split = arg;
+
+	if (split->lex->lex_level == 2 && split->inside && *split->value == '[')
+		message_split_add(split, split->element);
+	KAPTURE_JSON_RETURN;
+}
+
+/* The answer with something short in place of its customers. */
+static Jsonb *
+message_split_rest(MessageSplit *split)
+{
+	StringInfoData rest;
+	const char *text = split->list->text;
+
+	if (split->list_start == NULL)
+		return DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum(text)));
+	initStringInfo(&rest);
+	appendBinaryStringInfo(&rest, text, split->list_start - text);
+	appendStringInfoString(&rest, *split->list_start == '{' ? "{}" :
+						   split->list->ncustomers > 0 ? "[0]" : "[]");
+	appendStringInfoString(&rest, split->list_end);
+	return DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum(rest.data)));
+}
+
+/*
+ * kapture_message_split
+ *		An answer's body as a list of customers, or NULL with the reason in
+ *		*why.
+ *
+ * As kapture_message_parse(), but the customers stay text.  What is left of
+ * the answer is good for kapture_message_judge().  "scratch" is a context for
+ * what is needed meanwhile; what is returned is in the current one.
+ */
+KaptureList *
+kapture_message_split(const char *utf8, size_t len, MemoryContext scratch, char **why)
+{
+	KaptureList *list = palloc0(sizeof(KaptureList));
+	MemoryContext old;
+	MessageSplit split = {0};
+	JsonSemAction actions = {0};
+	JsonParseErrorType error;
+
+	list->text = message_prepare(utf8, len, why);
+	if (list->text == NULL)
+		return NULL;
+	split.list = list;
+	split.size = 64;
+	list->customers = palloc(sizeof(KaptureSlice) * split.size);
+
+	old = MemoryContextSwitchTo(scratch);
+	split.lex = makeJsonLexContextCstringLen(NULL, list->text, strlen(list->text),
+											 GetDatabaseEncoding(), true);
+	actions.semstate = &split;
+	actions.object_field_start = message_split_field_start;
+	actions.object_field_end = message_split_field_end;
+	actions.array_element_start = message_split_element_start;
+	actions.array_element_end = message_split_element_end;
+	error = pg_parse_json(split.lex, &actions);
+	if (error != JSON_SUCCESS)
+		*why = message_complaint(error, split.lex);
+	else
+		list->rest = message_split_rest(&split);
+	MemoryContextSwitchTo(old);
+	return error == JSON_SUCCESS ? list : NULL;
+}
+
+/*
+ * kapture_message_customer
+ *		The customer number "n" of a list as jsonb; palloc'ed.
+ */
+Jsonb *
+kapture_message_customer(const KaptureList *list, int n)
+{
+	const KaptureSlice *slice = &list->customers[n];
+	char	   *text = pnstrdup(list->text + slice->start, slice->len);
+	Jsonb	   *result;
+
+	result = DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum(text)));
+	pfree(text);
 	return result;
 }
 
@@ -322,22 +513,6 @@ kapture_message_parse(const char *utf8, size_t len, char **why)
 /*
  * Looking into answers
  */
-
-/* Is this "name", apart from case, spaces and underscores? */
-static bool
-message_is_key(const char *key, int len, const char *name)
-{
-	for (int i = 0; i < len; i++)
-	{
-		if (key[i] == ' ' || key[i] == '_')
-			continue;
-		if (*name == '\0' ||
-			pg_ascii_tolower((unsigned char) key[i]) != (unsigned char) *name)
-			return false;
-		name++;
-	}
-	return *name == '\0';
-}
 
 /*
  * Finds the value of a key of an object; "name" is in lower case, without
@@ -662,6 +837,29 @@ kapture_message_judge(KaptureApi api, int status, Jsonb *answer,
 		if (reply->verdict == KAPTURE_REFUSED && !has_status && status < 400)
 			reply->verdict = KAPTURE_BROKEN;
 	}
+}
+
+/*
+ * kapture_message_customers
+ *		Finds the customers in a successful answer to Get or Pull: an array of
+ *		objects or one object.
+ *
+ * *customers becomes a part of the answer.  Returns false if it has none.
+ */
+bool
+kapture_message_customers(Jsonb *answer, JsonbValue *customers)
+{
+	static const char *const names[] = {"message", "customerdetails"};
+
+	if (!JB_ROOT_IS_OBJECT(answer))
+		return false;
+	for (int i = 0; i < lengthof(names); i++)
+	{
+		if (message_find(&answer->root, names[i], customers) &&
+			customers->type == jbvBinary)
+			return true;
+	}
+	return false;
 }
 
 

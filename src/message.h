@@ -34,9 +34,29 @@ typedef struct KaptureReply
 	char	   *message;		/* Kapture's words on one line, trimmed; "" if none */
 } KaptureReply;
 
+/* Where a customer is in the text of an answer. */
+typedef struct KaptureSlice
+{
+	int			start;
+	int			len;
+} KaptureSlice;
+
+/* The customers of an answer, as text. */
+typedef struct KaptureList
+{
+	char	   *text;			/* the whole answer */
+	int			ncustomers;
+	KaptureSlice *customers;	/* any JSON values */
+	Jsonb	   *rest;			/* the answer without them, in "scratch" */
+} KaptureList;
+
 extern Jsonb *kapture_message_parse(const char *utf8, size_t len, char **why);
+extern KaptureList *kapture_message_split(const char *utf8, size_t len,
+										  MemoryContext scratch, char **why);
+extern Jsonb *kapture_message_customer(const KaptureList *list, int n);
 extern void kapture_message_judge(KaptureApi api, int status, Jsonb *answer,
 								  KaptureReply *reply);
+extern bool kapture_message_customers(Jsonb *answer, JsonbValue *customers);
 extern void kapture_message_append_field(StringInfo body, const char *name,
 										 const char *value);
 extern char *kapture_message_to_utf8(const char *text, size_t *len);

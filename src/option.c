@@ -22,6 +22,7 @@
 #include "access/reloptions.h"
 #include "catalog/pg_foreign_data_wrapper.h"
 #include "catalog/pg_foreign_server.h"
+#include "catalog/pg_foreign_table.h"
 #include "catalog/pg_user_mapping.h"
 #include "commands/defrem.h"
 #include "common/jsonapi.h"
@@ -63,6 +64,7 @@ typedef struct OptionSet
 	char	   *url;			/* without slashes at the end */
 	char	   *path[KAPTURE_API_COUNT];
 	char	   *auth_key;		/* for all APIs */
+	bool		is_contacts;	/* of a foreign table: only checked here */
 } OptionSet;
 
 /* What is wrong with a value. */
@@ -100,6 +102,8 @@ static bool option_parse_path(const OptionDef *def, const char *text,
 							  void *place, OptionFault *fault);
 static bool option_parse_body(const OptionDef *def, const char *text,
 							  void *place, OptionFault *fault);
+static bool option_parse_object(const OptionDef *def, const char *text,
+								void *place, OptionFault *fault);
 static bool option_parse_headers(const OptionDef *def, const char *text,
 								 void *place, OptionFault *fault);
 static bool option_parse_file(const OptionDef *def, const char *text,
@@ -195,6 +199,8 @@ static const OptionDef option_table[] = {
 	{"pull_auth_key", UserMappingRelationId, option_parse_key,
 		0, 0, NULL, true,
 		OPTION_API_PLACE(server.auth_key, KAPTURE_API_PULL)},
+	{"object", ForeignTableRelationId, option_parse_object,
+		0, 0, "customers", false, OPTION_PLACE(is_contacts)},
 };
 /* *INDENT-ON* */
 
@@ -334,6 +340,21 @@ option_parse_body(const OptionDef *def, const char *text, void *place,
 	else
 	{
 		fault->detail = _("It must be \"object\" or \"array\".");
+		return false;
+	}
+	return true;
+}
+
+static bool
+option_parse_object(const OptionDef *def, const char *text, void *place,
+					OptionFault *fault)
+{
+	bool	   *is_contacts = place;
+
+	*is_contacts = strcmp(text, "contacts") == 0;
+	if (!*is_contacts && strcmp(text, "customers") != 0)
+	{
+		fault->detail = _("It must be \"customers\" or \"contacts\".");
 		return false;
 	}
 	return true;

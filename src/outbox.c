@@ -43,10 +43,12 @@
 typedef enum OutboxQuery
 {
 	OUTBOX_RECOVER,
+	OUTBOX_FORGET,
 	OUTBOX_SNAPSHOT,
 	OUTBOX_TAKE,
 	OUTBOX_CLAIM,
 	OUTBOX_CLAIM_DUE,
+	OUTBOX_NOTE_ADDS,
 	OUTBOX_TAKE_OVER,
 	OUTBOX_NEXT_DUE,
 	OUTBOX_FINISH,
@@ -67,10 +69,20 @@ static const struct
 	[OUTBOX_RECOVER] = {
 		"UPDATE @.kapture_delivery"
 		" SET state = 'retry', changed = changed | coalesce(again, 0), again = NULL,"
-		" in_doubt = CASE WHEN customer_id IS NULL THEN $1 ELSE in_doubt END,"
+		" in_doubt = CASE WHEN customer_id IS NULL THEN $2 ELSE in_doubt END, searches = 0,"
 		" next_attempt = now()"
-		" WHERE state = 'sending'",
-		1, {TIMESTAMPTZOID}
+		" WHERE attachment_id = $1 AND state = 'sending'",
+		2, {INT4OID, TIMESTAMPTZOID}
+	},
+	[OUTBOX_FORGET] = {
+		"WITH gone AS (DELETE FROM @.kapture_attachment AS a"
+		" WHERE NOT EXISTS (SELECT FROM pg_class AS c WHERE c.oid = a.relation) RETURNING attachment_id),"
+		" columns AS (DELETE FROM @.kapture_column WHERE attachment_id IN (TABLE gone)),"
+		" backfills AS (DELETE FROM @.kapture_backfill WHERE attachment_id IN (TABLE gone)),"
+		" changes AS (DELETE FROM @.kapture_outbox WHERE attachment_id IN (TABLE gone) RETURNING 1),"
+		" rows AS (DELETE FROM @.kapture_delivery WHERE attachment_id IN (TABLE gone) RETURNING 1)"
+		" SELECT (SELECT count(*) FROM gone), (SELECT count(*) FROM changes) + (SELECT count(*) FROM rows)",
+		0, {}
 	},
 	[OUTBOX_SNAPSHOT] = {
 		"SELECT pg_snapshot_xmax(s), ARRAY(SELECT pg_snapshot_xip(s))"
@@ -82,22 +94,28 @@ static const struct
 		"SELECT ctid FROM @.kapture_outbox"
 		" WHERE attachment_id = $1 AND (xact, seq) > ($2, $3) AND xact < $4"
 		" ORDER BY attachment_id, xact, seq LIMIT $5))"
-		" RETURNING xact, seq, row_key, old_key, changed, captured_at",
+		" RETURNING xact, seq, row_key, old_key, changed, captured_at, op = 'd'",
 		5, {INT4OID, XID8OID, INT4OID, XID8OID, INT8OID}
 	},
 	[OUTBOX_CLAIM] = {
 		"INSERT INTO @.kapture_delivery AS d"
-		" (attachment_id, row_key, state, changed, captured_at, old_key, last_attempt)"
-		" SELECT $1, v.row_key, 'sending', v.changed, v.captured_at, v.old_key, clock_timestamp()"
-		" FROM unnest($2, $3, $4, $5) AS v(row_key, changed, captured_at, old_key)"
+		" (attachment_id, row_key, state, changed, captured_at, old_key, sent_phone, sent_email,"
+		" in_doubt, last_attempt)"
+		" SELECT $1, v.row_key, 'sending', v.changed, v.captured_at, v.old_key, v.phone, v.email,"
+		" CASE WHEN v.captured_at <= $8 THEN now() END, clock_timestamp()"
+		" FROM unnest($2, $3, $4, $5, $6, $7) AS v(row_key, changed, captured_at, old_key, phone, email)"
 		" ON CONFLICT (attachment_id, row_key) DO UPDATE SET"
 		" again = CASE WHEN d.state = 'sending' THEN coalesce(d.again, 0) | EXCLUDED.changed END,"
 		" changed = CASE WHEN d.state = 'sending' THEN d.changed ELSE d.changed | EXCLUDED.changed END,"
 		" attempts = CASE WHEN d.state = 'sending' THEN d.attempts ELSE d.attempts + 1 END,"
 		" last_attempt = CASE WHEN d.state = 'sending' THEN d.last_attempt ELSE clock_timestamp() END,"
+		" sent_phone = CASE WHEN d.state = 'sending' OR d.in_doubt IS NOT NULL THEN d.sent_phone ELSE EXCLUDED.sent_phone END,"
+		" sent_email = CASE WHEN d.state = 'sending' OR d.in_doubt IS NOT NULL THEN d.sent_email ELSE EXCLUDED.sent_email END,"
 		" old_key = coalesce(d.old_key, EXCLUDED.old_key), next_attempt = NULL, state = 'sending'"
-		" RETURNING row_key, attempts, failures, changed, customer_id, in_doubt, again IS NOT NULL, old_key",
-		5, {INT4OID, TEXTARRAYOID, INT8ARRAYOID, TIMESTAMPTZARRAYOID, TEXTARRAYOID}
+		" RETURNING row_key, attempts, failures, changed, customer_id, in_doubt, again IS NOT NULL,"
+		" old_key, sent_phone, sent_email, searches",
+		8, {INT4OID, TEXTARRAYOID, INT8ARRAYOID, TIMESTAMPTZARRAYOID, TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID,
+		TIMESTAMPTZOID}
 	},
 	[OUTBOX_CLAIM_DUE] = {
 		"UPDATE @.kapture_delivery"
@@ -106,21 +124,32 @@ static const struct
 		" WHERE ctid = ANY (ARRAY(SELECT ctid FROM @.kapture_delivery"
 		" WHERE attachment_id = $1 AND state = 'retry' AND next_attempt <= clock_timestamp()"
 		" ORDER BY attachment_id, next_attempt LIMIT $2))"
-		" RETURNING row_key, attempts, failures, changed, customer_id, in_doubt, false, old_key",
+		" RETURNING row_key, attempts, failures, changed, customer_id, in_doubt, false,"
+		" old_key, sent_phone, sent_email, searches",
 		2, {INT4OID, INT8OID}
+	},
+	[OUTBOX_NOTE_ADDS] = {
+		"UPDATE @.kapture_delivery AS d SET sent_phone = v.phone, sent_email = v.email"
+		" FROM unnest($2, $3, $4) AS v(row_key, phone, email)"
+		" WHERE d.attachment_id = $1 AND d.row_key = v.row_key",
+		4, {INT4OID, TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID}
 	},
 	[OUTBOX_TAKE_OVER] = {
 		"WITH old AS (DELETE FROM @.kapture_delivery"
 		" WHERE attachment_id = $1 AND row_key = $3 AND state <> 'sending'"
-		" RETURNING customer_id, in_doubt, changed),"
+		" RETURNING customer_id, in_doubt, changed, sent_phone, sent_email),"
 		" busy AS (SELECT FROM @.kapture_delivery"
 		" WHERE attachment_id = $1 AND row_key = $3 AND state = 'sending')"
 		" UPDATE @.kapture_delivery"
 		" SET old_key = NULL, changed = changed | coalesce((SELECT changed FROM old), 0),"
 		" customer_id = coalesce(customer_id, (SELECT customer_id FROM old)),"
-		" in_doubt = greatest(in_doubt, (SELECT in_doubt FROM old))"
+		" in_doubt = greatest(in_doubt, (SELECT in_doubt FROM old)), searches = 0,"
+		" sent_phone = CASE WHEN (SELECT in_doubt FROM old) IS NULL THEN sent_phone"
+		" ELSE (SELECT sent_phone FROM old) END,"
+		" sent_email = CASE WHEN (SELECT in_doubt FROM old) IS NULL THEN sent_email"
+		" ELSE (SELECT sent_email FROM old) END"
 		" WHERE attachment_id = $1 AND row_key = $2 AND attempts = $4 AND NOT EXISTS (TABLE busy)"
-		" RETURNING changed, customer_id, in_doubt",
+		" RETURNING changed, customer_id, in_doubt, sent_phone, sent_email",
 		4, {INT4OID, TEXTOID, TEXTOID, INT4OID}
 	},
 	[OUTBOX_NEXT_DUE] = {
@@ -138,7 +167,7 @@ static const struct
 		" RETURNING v.*, d.captured_at),"
 		" again AS (UPDATE @.kapture_delivery AS d"
 		" SET state = 'retry', next_attempt = now(), changed = d.again, again = NULL,"
-		" failures = 0, in_doubt = NULL, customer_id = NULL,"
+		" failures = 0, in_doubt = NULL, searches = 0, customer_id = NULL,"
 		" api = NULL, request = NULL, http_status = NULL, last_error = NULL FROM v"
 		" WHERE d.attachment_id = v.attachment_id AND d.row_key = v.row_key"
 		" AND d.attempts = v.attempts AND d.again IS NOT NULL"
@@ -154,7 +183,7 @@ static const struct
 		" SET state = CASE WHEN again IS NULL THEN $4 ELSE 'retry' END,"
 		" next_attempt = CASE WHEN again IS NOT NULL THEN now() WHEN $4 = 'retry' THEN $6 END,"
 		" changed = CASE WHEN $13 THEN 0 ELSE changed END | coalesce(again, 0), again = NULL,"
-		" failures = failures + $5, in_doubt = $7, customer_id = $8,"
+		" failures = failures + $5, in_doubt = $7, searches = 0, customer_id = $8,"
 		" api = $9, request = $10, http_status = $11, last_error = $12"
 		" WHERE attachment_id = $1 AND row_key = $2 AND attempts = $3 AND state = 'sending'",
 		13, {INT4OID, TEXTOID, INT4OID, TEXTOID, INT4OID, TIMESTAMPTZOID, TIMESTAMPTZOID, INT8OID,
@@ -162,9 +191,10 @@ static const struct
 	},
 	[OUTBOX_RELEASE] = {
 		"UPDATE @.kapture_delivery"
-		" SET state = 'retry', next_attempt = $4, changed = changed | coalesce(again, 0), again = NULL"
+		" SET state = 'retry', next_attempt = $4, changed = changed | coalesce(again, 0), again = NULL,"
+		" in_doubt = $5, searches = $6"
 		" WHERE attachment_id = $1 AND row_key = $2 AND attempts = $3 AND state = 'sending'",
-		4, {INT4OID, TEXTOID, INT4OID, TIMESTAMPTZOID}
+		6, {INT4OID, TEXTOID, INT4OID, TIMESTAMPTZOID, TIMESTAMPTZOID, INT4OID}
 	},
 };
 
@@ -238,14 +268,15 @@ outbox_array(Datum *values, bool *nulls, int n, Oid type)
 }
 
 /*
- * At the start of a worker: what an earlier one was sending is due at once.
+ * At the start of a worker: what an earlier one was sending for a table is due
+ * at once.
  * Where an Add may have been lost, it is in doubt until "in_doubt", when it can
  * no longer be running.
  */
 void
-kapture_outbox_recover(TimestampTz in_doubt)
+kapture_outbox_recover(int32 attachment_id, TimestampTz in_doubt)
 {
-	Datum		values[1] = {TimestampTzGetDatum(in_doubt)};
+	Datum		values[2] = {Int32GetDatum(attachment_id), TimestampTzGetDatum(in_doubt)};
 
 	SPI_connect();
 	outbox_execute(OUTBOX_RECOVER, values, NULL);
@@ -253,11 +284,32 @@ kapture_outbox_recover(TimestampTz in_doubt)
 }
 
 /*
- * Prepares a scan, which will read everything there is.
+ * Forgets attached tables that were dropped.  Returns how many; *changes is the
+ * number of changes that waited for them.
+ */
+int64
+kapture_outbox_forget_dropped(int64 *changes)
+{
+	int64		tables;
+	bool		isnull;
+
+	SPI_connect();
+	outbox_execute(OUTBOX_FORGET, NULL, NULL);
+	tables = DatumGetInt64(outbox_getattr(0, 1, &isnull));
+	*changes = DatumGetInt64(outbox_getattr(0, 2, &isnull));
+	SPI_finish();
+	return tables;
+}
+
+/*
+ * Prepares a scan (zeroed, or an older one), which will read everything there
+ * is.
  */
 void
 kapture_outbox_scan_init(KaptureScan *scan)
 {
+	if (scan->context)
+		MemoryContextDelete(scan->context);
 	memset(scan, 0, sizeof(*scan));
 	scan->context = AllocSetContextCreate(CurrentMemoryContext, "kapture_sync scan",
 										  ALLOCSET_SMALL_SIZES);
@@ -354,7 +406,15 @@ typedef struct OutboxGroup
 	TimestampTz captured_at;
 	const char *row_key;
 	const char *old_key;		/* or NULL */
+	bool		moved;			/* its row has another key now */
 } OutboxGroup;
+
+/* Finds a row's place in a list. */
+typedef struct OutboxIndexEntry
+{
+	const char *row_key;		/* hash key */
+	int			position;
+} OutboxIndexEntry;
 
 /*
  * Adds a change to the groups, which are in order of their first change.
@@ -365,23 +425,20 @@ outbox_group(HTAB *index, OutboxGroup *groups, int *ngroups, const char *row_key
 			 int64 changed, TimestampTz captured_at)
 {
 	bool		found;
-	struct
-	{
-		const char *row_key;
-		int			group;
-	}		   *entry = hash_search(index, &row_key, HASH_ENTER, &found);
+	OutboxIndexEntry *entry = hash_search(index, &row_key, HASH_ENTER, &found);
 
 	if (!found)
 	{
-		entry->group = (*ngroups)++;
-		groups[entry->group].row_key = row_key;
-		groups[entry->group].old_key = NULL;
-		groups[entry->group].changed = 0;
-		groups[entry->group].captured_at = captured_at;
+		entry->position = (*ngroups)++;
+		groups[entry->position].row_key = row_key;
+		groups[entry->position].old_key = NULL;
+		groups[entry->position].changed = 0;
+		groups[entry->position].captured_at = captured_at;
 	}
-	groups[entry->group].changed |= changed;
-	groups[entry->group].captured_at = Min(groups[entry->group].captured_at, captured_at);
-	return &groups[entry->group];
+	groups[entry->position].moved = false;
+	groups[entry->position].changed |= changed;
+	groups[entry->position].captured_at = Min(groups[entry->position].captured_at, captured_at);
+	return &groups[entry->position];
 }
 
 /*
@@ -393,11 +450,11 @@ outbox_rekey(HTAB *index, OutboxGroup *groups, int *ngroups, OutboxGroup *group,
 {
 	OutboxGroup *old = outbox_group(index, groups, ngroups, old_key, 0, group->captured_at);
 
-	group = &groups[group - groups];
 	group->changed |= old->changed;
 	group->old_key = old->old_key ? old->old_key : old_key;
 	old->changed = 0;
 	old->old_key = NULL;
+	old->moved = true;
 }
 
 static uint32
@@ -414,19 +471,27 @@ outbox_match_key(const void *a, const void *b, Size keysize)
 	return strcmp(*(const char *const *) a, *(const char *const *) b);
 }
 
-/* Removes the next changes of the current range; returns how many, grouped by row. */
-static int
-outbox_take(int32 attachment_id, KaptureScan *scan, int limit, OutboxGroup **groups, int *ngroups)
+static HTAB *
+outbox_create_index(int size)
 {
-	Datum		values[5];
 	HASHCTL		ctl = {
 		.keysize = sizeof(char *),
-		.entrysize = sizeof(char *) + sizeof(int64),
+		.entrysize = sizeof(OutboxIndexEntry),
 		.hash = outbox_hash_key,
 		.match = outbox_match_key,
 		.hcxt = CurrentMemoryContext
 	};
-	HTAB	   *index;
+
+	return hash_create("kapture_sync rows", Max(size, 16), &ctl,
+					   HASH_ELEM | HASH_FUNCTION | HASH_COMPARE | HASH_CONTEXT);
+}
+
+/* Removes the next changes of the current range and groups them by row; returns how many. */
+static int
+outbox_take_range(int32 attachment_id, KaptureScan *scan, int limit,
+				  HTAB *index, OutboxGroup *groups, int *ngroups)
+{
+	Datum		values[5];
 
 	values[0] = Int32GetDatum(attachment_id);
 	values[1] = FullTransactionIdGetDatum(FullTransactionIdFromU64(scan->at_xact));
@@ -435,10 +500,6 @@ outbox_take(int32 attachment_id, KaptureScan *scan, int limit, OutboxGroup **gro
 	values[4] = Int64GetDatum(limit);
 	outbox_execute(OUTBOX_TAKE, values, NULL);
 
-	index = hash_create("kapture_sync rows", Max(SPI_processed, 16), &ctl,
-						HASH_ELEM | HASH_FUNCTION | HASH_COMPARE | HASH_CONTEXT);
-	*groups = palloc(sizeof(OutboxGroup) * (2 * SPI_processed + 1));
-	*ngroups = 0;
 	for (uint64 i = 0; i < SPI_processed; i++)
 	{
 		OutboxGroup *group;
@@ -451,9 +512,11 @@ outbox_take(int32 attachment_id, KaptureScan *scan, int limit, OutboxGroup **gro
 		int64		changed = DatumGetInt64(outbox_getattr(i, 5, &isnull));
 		TimestampTz captured_at = DatumGetTimestampTz(outbox_getattr(i, 6, &isnull));
 
-		group = outbox_group(index, *groups, ngroups, row_key, changed, captured_at);
+		if (DatumGetBool(outbox_getattr(i, 7, &isnull)))
+			changed |= KAPTURE_CHANGED_DELETED;
+		group = outbox_group(index, groups, ngroups, row_key, changed, captured_at);
 		if (rekeyed)
-			outbox_rekey(index, *groups, ngroups, group, TextDatumGetCString(old_key));
+			outbox_rekey(index, groups, ngroups, group, TextDatumGetCString(old_key));
 		if (xact > scan->at_xact || (xact == scan->at_xact && seq > scan->at_seq))
 		{
 			scan->at_xact = xact;
@@ -463,98 +526,46 @@ outbox_take(int32 attachment_id, KaptureScan *scan, int limit, OutboxGroup **gro
 	return (int) SPI_processed;
 }
 
-/* Makes deliveries of the rows just claimed, in the given context. */
-static void
-outbox_collect(int32 attachment_id, MemoryContext parent, List **deliveries)
+/* A delivery in a memory context of its own. */
+static KaptureDelivery *
+outbox_make_delivery(int32 attachment_id, const char *row_key, MemoryContext parent)
 {
-	for (uint64 i = 0; i < SPI_processed; i++)
-	{
-		KaptureDelivery *delivery;
-		MemoryContext context;
-		MemoryContext old;
-		bool		isnull;
-		Datum		value;
+	MemoryContext context = AllocSetContextCreate(parent, "kapture_sync delivery", ALLOCSET_SMALL_SIZES);
+	KaptureDelivery *delivery = MemoryContextAllocZero(context, sizeof(KaptureDelivery));
 
-		if (DatumGetBool(outbox_getattr(i, 7, &isnull)))
-			continue;			/* being sent: its turn comes when that is over */
-
-		context = AllocSetContextCreate(parent, "kapture_sync delivery", ALLOCSET_SMALL_SIZES);
-		old = MemoryContextSwitchTo(context);
-		delivery = palloc0(sizeof(KaptureDelivery));
-		delivery->context = context;
-		delivery->attachment_id = attachment_id;
-		delivery->row_key = TextDatumGetCString(outbox_getattr(i, 1, &isnull));
-		delivery->attempts = DatumGetInt32(outbox_getattr(i, 2, &isnull));
-		delivery->failures = DatumGetInt32(outbox_getattr(i, 3, &isnull));
-		delivery->changed = DatumGetInt64(outbox_getattr(i, 4, &isnull));
-		value = outbox_getattr(i, 5, &isnull);
-		delivery->customer_id = isnull ? 0 : DatumGetInt64(value);
-		value = outbox_getattr(i, 6, &isnull);
-		delivery->in_doubt = isnull ? 0 : DatumGetTimestampTz(value);
-		value = outbox_getattr(i, 8, &isnull);
-		delivery->old_key = isnull ? NULL : TextDatumGetCString(value);
-		delivery->row.context = context;
-		delivery->row.row_key = delivery->row_key;
-		MemoryContextSwitchTo(parent);
-		*deliveries = lappend(*deliveries, delivery);
-		MemoryContextSwitchTo(old);
-	}
-}
-
-/* Enters the groups into kapture_delivery, as being sent. */
-static void
-outbox_claim(int32 attachment_id, OutboxGroup *groups, int ngroups)
-{
-	Datum	   *keys = palloc(sizeof(Datum) * ngroups);
-	Datum	   *changed = palloc(sizeof(Datum) * ngroups);
-	Datum	   *captured = palloc(sizeof(Datum) * ngroups);
-	Datum	   *old_keys = palloc0(sizeof(Datum) * ngroups);
-	bool	   *no_old_key = palloc(sizeof(bool) * ngroups);
-	Datum		values[5];
-
-	for (int i = 0; i < ngroups; i++)
-	{
-		keys[i] = CStringGetTextDatum(groups[i].row_key);
-		changed[i] = Int64GetDatum(groups[i].changed);
-		captured[i] = TimestampTzGetDatum(groups[i].captured_at);
-		no_old_key[i] = groups[i].old_key == NULL;
-		if (groups[i].old_key)
-			old_keys[i] = CStringGetTextDatum(groups[i].old_key);
-	}
-	values[0] = Int32GetDatum(attachment_id);
-	values[1] = outbox_array(keys, NULL, ngroups, TEXTOID);
-	values[2] = outbox_array(changed, NULL, ngroups, INT8OID);
-	values[3] = outbox_array(captured, NULL, ngroups, TIMESTAMPTZOID);
-	values[4] = outbox_array(old_keys, no_old_key, ngroups, TEXTOID);
-	outbox_execute(OUTBOX_CLAIM, values, NULL);
+	delivery->context = context;
+	delivery->attachment_id = attachment_id;
+	delivery->row_key = MemoryContextStrdup(context, row_key);
+	delivery->row.context = context;
+	delivery->row.row_key = delivery->row_key;
+	return delivery;
 }
 
 /*
- * Claims at most about "limit" rows with new changes and appends them to
- * *deliveries; list and deliveries live in the current memory context.  *more
- * tells that the limit, not the end of the outbox, ended it.
+ * Removes the changes of about "limit" rows at most from the outbox and appends
+ * a delivery for each row to *deliveries; list and deliveries live in the
+ * current memory context.  They are to be claimed in the same transaction.
+ * *more tells that the limit, not the end of the outbox, ended it.
  */
 void
-kapture_outbox_claim_changes(int32 attachment_id, KaptureScan *scan, int limit,
-							 List **deliveries, bool *more)
+kapture_outbox_take(int32 attachment_id, KaptureScan *scan, int limit,
+					List **deliveries, bool *more)
 {
 	MemoryContext parent = CurrentMemoryContext;
+	OutboxGroup *groups;
+	HTAB	   *index;
+	int			ngroups = 0;
 
 	*more = false;
 	SPI_connect();
+	groups = palloc(sizeof(OutboxGroup) * (2 * limit + 1));
+	index = outbox_create_index(limit);
 	if (!scan->running)
 		outbox_start_pass(scan);
 	while (scan->range < scan->nranges)
 	{
-		OutboxGroup *groups;
-		int			ngroups;
-		int			taken = outbox_take(attachment_id, scan, limit, &groups, &ngroups);
+		int			taken = outbox_take_range(attachment_id, scan, limit, index, groups, &ngroups);
 
-		if (ngroups > 0)
-		{
-			outbox_claim(attachment_id, groups, ngroups);
-			outbox_collect(attachment_id, parent, deliveries);
-		}
 		if (taken >= limit)
 		{
 			*more = true;
@@ -565,11 +576,144 @@ kapture_outbox_claim_changes(int32 attachment_id, KaptureScan *scan, int limit,
 	}
 	if (!*more)
 		outbox_end_pass(scan);
+
+	for (int i = 0; i < ngroups; i++)
+	{
+		KaptureDelivery *delivery;
+		MemoryContext old;
+
+		if (groups[i].moved)
+			continue;			/* what waits under the old key is taken over */
+		delivery = outbox_make_delivery(attachment_id, groups[i].row_key, parent);
+		old = MemoryContextSwitchTo(parent);
+		delivery->changed = groups[i].changed;
+		delivery->captured_at = groups[i].captured_at;
+		if (groups[i].old_key)
+			delivery->old_key = MemoryContextStrdup(delivery->context, groups[i].old_key);
+		*deliveries = lappend(*deliveries, delivery);
+		MemoryContextSwitchTo(old);
+	}
 	SPI_finish();
 }
 
+/* Text in the delivery's context, NULL for NULL. */
+static char *
+outbox_gettext(KaptureDelivery *delivery, uint64 row, int col)
+{
+	bool		isnull;
+	Datum		value = outbox_getattr(row, col, &isnull);
+
+	return isnull ? NULL : MemoryContextStrdup(delivery->context, TextDatumGetCString(value));
+}
+
+/* Fills in what the table says of a claimed delivery. */
+static void
+outbox_fill(KaptureDelivery *delivery, uint64 row)
+{
+	bool		isnull;
+	Datum		value;
+
+	delivery->attempts = DatumGetInt32(outbox_getattr(row, 2, &isnull));
+	delivery->failures = DatumGetInt32(outbox_getattr(row, 3, &isnull));
+	delivery->changed = DatumGetInt64(outbox_getattr(row, 4, &isnull));
+	value = outbox_getattr(row, 5, &isnull);
+	delivery->customer_id = isnull ? 0 : DatumGetInt64(value);
+	value = outbox_getattr(row, 6, &isnull);
+	delivery->in_doubt = isnull ? 0 : DatumGetTimestampTz(value);
+	delivery->old_key = outbox_gettext(delivery, row, 8);
+	delivery->sent_phone = outbox_gettext(delivery, row, 9);
+	delivery->sent_email = outbox_gettext(delivery, row, 10);
+	delivery->searches = DatumGetInt32(outbox_getattr(row, 11, &isnull));
+}
+
+static Datum
+outbox_text(const char *text, bool *isnull)
+{
+	*isnull = text == NULL;
+	return text ? CStringGetTextDatum(text) : (Datum) 0;
+}
+
 /*
- * Claims at most "limit" rows whose next try is due, likewise.
+ * Enters taken deliveries into kapture_delivery, as being sent, together with
+ * the phone and email by which a lost Add could be found.  Adds of changes
+ * captured until "doubt_until" are in doubt: see catalog.h.  Returns the list
+ * without the rows that are being sent already, whose turn comes when that is
+ * over; those deliveries are freed.
+ */
+List *
+kapture_outbox_claim(List *deliveries, TimestampTz doubt_until)
+{
+	int			n = list_length(deliveries);
+	Datum	   *cols[6];
+	bool	   *nulls[6];
+	static const Oid types[6] = {TEXTOID, INT8OID, TIMESTAMPTZOID, TEXTOID, TEXTOID, TEXTOID};
+	Datum		values[8];
+	HTAB	   *index;
+	List	   *claimed = NIL;
+	MemoryContext parent = CurrentMemoryContext;
+	int			i = 0;
+	ListCell   *lc;
+
+	if (n == 0)
+		return NIL;
+	SPI_connect();
+	index = outbox_create_index(n);
+	for (int c = 0; c < 6; c++)
+	{
+		cols[c] = palloc0(sizeof(Datum) * n);
+		nulls[c] = palloc0(sizeof(bool) * n);
+	}
+	foreach(lc, deliveries)
+	{
+		KaptureDelivery *d = lfirst(lc);
+		OutboxIndexEntry *entry = hash_search(index, &d->row_key, HASH_ENTER, NULL);
+
+		entry->position = i;
+		cols[0][i] = CStringGetTextDatum(d->row_key);
+		cols[1][i] = Int64GetDatum(d->changed);
+		cols[2][i] = TimestampTzGetDatum(d->captured_at);
+		cols[3][i] = outbox_text(d->old_key, &nulls[3][i]);
+		cols[4][i] = outbox_text(d->sent_phone, &nulls[4][i]);
+		cols[5][i] = outbox_text(d->sent_email, &nulls[5][i]);
+		i++;
+	}
+	values[0] = Int32GetDatum(((KaptureDelivery *) linitial(deliveries))->attachment_id);
+	for (int c = 0; c < 6; c++)
+		values[c + 1] = outbox_array(cols[c], nulls[c], n, types[c]);
+	values[7] = TimestampTzGetDatum(doubt_until);
+	outbox_execute(OUTBOX_CLAIM, values, NULL);
+
+	for (uint64 row = 0; row < SPI_processed; row++)
+	{
+		bool		isnull;
+		char	   *key = TextDatumGetCString(outbox_getattr(row, 1, &isnull));
+		OutboxIndexEntry *entry = hash_search(index, &key, HASH_FIND, NULL);
+		KaptureDelivery *d = list_nth(deliveries, entry->position);
+		MemoryContext old;
+
+		if (DatumGetBool(outbox_getattr(row, 7, &isnull)))
+			continue;
+		outbox_fill(d, row);
+		d->claimed = true;
+		old = MemoryContextSwitchTo(parent);
+		claimed = lappend(claimed, d);
+		MemoryContextSwitchTo(old);
+	}
+	foreach(lc, deliveries)
+	{
+		KaptureDelivery *d = lfirst(lc);
+
+		if (!d->claimed)
+			MemoryContextDelete(d->context);
+	}
+	SPI_finish();
+	list_free(deliveries);
+	return claimed;
+}
+
+/*
+ * Claims at most "limit" rows whose next try is due and appends them to
+ * *deliveries, likewise.
  */
 void
 kapture_outbox_claim_due(int32 attachment_id, int limit, List **deliveries)
@@ -579,7 +723,57 @@ kapture_outbox_claim_due(int32 attachment_id, int limit, List **deliveries)
 
 	SPI_connect();
 	outbox_execute(OUTBOX_CLAIM_DUE, values, NULL);
-	outbox_collect(attachment_id, parent, deliveries);
+	for (uint64 i = 0; i < SPI_processed; i++)
+	{
+		bool		isnull;
+		KaptureDelivery *delivery =
+			outbox_make_delivery(attachment_id, TextDatumGetCString(outbox_getattr(i, 1, &isnull)), parent);
+		MemoryContext old;
+
+		outbox_fill(delivery, i);
+		delivery->claimed = true;
+		old = MemoryContextSwitchTo(parent);
+		*deliveries = lappend(*deliveries, delivery);
+		MemoryContextSwitchTo(old);
+	}
+	SPI_finish();
+}
+
+/*
+ * Records phone and email of Adds that are about to be sent for claimed
+ * deliveries of one table, so that they can be found should they be lost.
+ */
+void
+kapture_outbox_note_adds(List *deliveries)
+{
+	int			n = list_length(deliveries);
+	Datum	   *cols[3];
+	bool	   *nulls[3];
+	Datum		values[4];
+	int			i = 0;
+	ListCell   *lc;
+
+	if (n == 0)
+		return;
+	SPI_connect();
+	for (int c = 0; c < 3; c++)
+	{
+		cols[c] = palloc0(sizeof(Datum) * n);
+		nulls[c] = palloc0(sizeof(bool) * n);
+	}
+	foreach(lc, deliveries)
+	{
+		KaptureDelivery *d = lfirst(lc);
+
+		cols[0][i] = CStringGetTextDatum(d->row_key);
+		cols[1][i] = outbox_text(d->sent_phone, &nulls[1][i]);
+		cols[2][i] = outbox_text(d->sent_email, &nulls[2][i]);
+		i++;
+	}
+	values[0] = Int32GetDatum(((KaptureDelivery *) linitial(deliveries))->attachment_id);
+	for (int c = 0; c < 3; c++)
+		values[c + 1] = outbox_array(cols[c], nulls[c], n, TEXTOID);
+	outbox_execute(OUTBOX_NOTE_ADDS, values, NULL);
 	SPI_finish();
 }
 
@@ -611,6 +805,9 @@ kapture_outbox_take_over(KaptureDelivery *delivery)
 		delivery->customer_id = isnull ? 0 : DatumGetInt64(value);
 		value = outbox_getattr(0, 3, &isnull);
 		delivery->in_doubt = isnull ? 0 : DatumGetTimestampTz(value);
+		delivery->sent_phone = outbox_gettext(delivery, 0, 4);
+		delivery->sent_email = outbox_gettext(delivery, 0, 5);
+		delivery->searches = 0;
 		delivery->old_key = NULL;
 	}
 	SPI_finish();
@@ -728,18 +925,24 @@ kapture_outbox_fail(KaptureFailed *failed)
 }
 
 /*
- * Puts back a delivery for which nothing was sent; it is due at next_attempt.
+ * Puts back a delivery for which no Add or Update was sent; it is due at
+ * next_attempt.  Its doubt is as the delivery now says.
  */
 void
 kapture_outbox_release(KaptureDelivery *delivery, TimestampTz next_attempt)
 {
-	Datum		values[4];
+	Datum		values[6];
+	char		nulls[7] = "      ";
 
 	values[0] = Int32GetDatum(delivery->attachment_id);
 	values[1] = CStringGetTextDatum(delivery->row_key);
 	values[2] = Int32GetDatum(delivery->attempts);
 	values[3] = TimestampTzGetDatum(next_attempt);
+	values[4] = TimestampTzGetDatum(delivery->in_doubt);
+	values[5] = Int32GetDatum(delivery->searches);
+	if (delivery->in_doubt == 0)
+		nulls[4] = 'n';
 	SPI_connect();
-	outbox_execute(OUTBOX_RELEASE, values, NULL);
+	outbox_execute(OUTBOX_RELEASE, values, nulls);
 	SPI_finish();
 }

@@ -15,6 +15,12 @@
 #include "row.h"
 
 /*
+ * In a mask of changed columns: the row was deleted, so that if it is not
+ * there, it has not just got another key.
+ */
+#define KAPTURE_CHANGED_DELETED		PG_INT64_MIN
+
+/*
  * How far the outbox of one attachment has been read.  A pass takes up what
  * became visible between two snapshots; see outbox.c.
  */
@@ -48,7 +54,12 @@ typedef struct KaptureDelivery
 	int64		changed;
 	int64		customer_id;	/* received, not in the table yet; or 0 */
 	TimestampTz in_doubt;		/* 0, or when a lost Add must be over */
+	TimestampTz captured_at;
 	char	   *old_key;		/* to be taken over first, or NULL */
+	char	   *sent_phone;		/* of the Add that is being sent or in doubt, */
+	char	   *sent_email;		/* NULL: none */
+	int			searches;		/* for a lost Add that found nothing so far */
+	bool		claimed;
 	KaptureRow	row;
 	void	   *worker;			/* the worker's own */
 } KaptureDelivery;
@@ -79,11 +90,14 @@ typedef struct KaptureFailed
 	const char *error;
 } KaptureFailed;
 
-extern void kapture_outbox_recover(TimestampTz in_doubt);
+extern void kapture_outbox_recover(int32 attachment_id, TimestampTz in_doubt);
+extern int64 kapture_outbox_forget_dropped(int64 *changes);
 extern void kapture_outbox_scan_init(KaptureScan *scan);
-extern void kapture_outbox_claim_changes(int32 attachment_id, KaptureScan *scan, int limit,
-										 List **deliveries, bool *more);
+extern void kapture_outbox_take(int32 attachment_id, KaptureScan *scan, int limit,
+								List **deliveries, bool *more);
+extern List *kapture_outbox_claim(List *deliveries, TimestampTz doubt_until);
 extern void kapture_outbox_claim_due(int32 attachment_id, int limit, List **deliveries);
+extern void kapture_outbox_note_adds(List *deliveries);
 extern bool kapture_outbox_take_over(KaptureDelivery *delivery);
 extern TimestampTz kapture_outbox_next_due(int32 attachment_id);
 extern void kapture_outbox_finish(List *done);

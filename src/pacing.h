@@ -7,6 +7,8 @@
 
 #include "postgres.h"
 
+#include "datatype/timestamp.h"
+
 /* Failures in a row after which a server is only probed. */
 #define KAPTURE_BREAKER_FAILURES	3
 
@@ -15,7 +17,7 @@
 
 /* Milliseconds between tries, at most: of a row, of a server. */
 #define KAPTURE_ROW_LONGEST			600000
-#define KAPTURE_SERVER_LONGEST		60000
+#define KAPTURE_SERVER_LONGEST		30000
 
 /* Milliseconds after which a row locked by a user is tried again. */
 #define KAPTURE_LOCKED_RETRY		1000
@@ -23,6 +25,14 @@
 /* Milliseconds for which a received id waits for its row to come back. */
 #define KAPTURE_GONE_RETRY			60000
 
+/*
+ * A lost Add is searched for so many times, so many milliseconds apart, before
+ * it counts as not carried out: a search may lag behind.
+ */
+#define KAPTURE_SEARCHES			2
+#define KAPTURE_SEARCH_RETRY		2000
+
 extern int64 kapture_pacing_backoff(int failures, int64 longest);
+extern TimestampTz kapture_pacing_next_start(TimestampTz last, TimestampTz now, double rate);
 
 #endif							/* KAPTURE_PACING_H */

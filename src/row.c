@@ -40,6 +40,12 @@ typedef struct RowBatch
 	KaptureAttachment *att;
 	const char *timezone;
 	List	   *rows;			/* of KaptureRow */
+
+	/* for listing keys */
+	const char *after;
+	int			limit;
+	MemoryContext context;
+	List	   *keys;			/* of char *, in that context */
 } RowBatch;
 
 typedef void (*RowWork) (RowBatch *batch);
@@ -107,7 +113,7 @@ row_run(RowWork work, RowBatch *batch)
 static void
 row_run_each(RowWork work, KaptureAttachment *att, const char *timezone, List *rows)
 {
-	RowBatch	batch = {att, timezone, rows};
+	RowBatch	batch = {.att = att, .timezone = timezone, .rows = rows};
 	ListCell   *lc;
 
 	if (rows == NIL || row_run(work, &batch) == NULL)
@@ -280,6 +286,69 @@ void
 kapture_row_read(KaptureAttachment *att, const char *timezone, List *rows)
 {
 	row_run_each(row_do_read, att, timezone, rows);
+}
+
+static void
+row_do_list(RowBatch *batch)
+{
+	KaptureAttachment *att = batch->att;
+	char	  **values = batch->after ? kapture_catalog_unpack_key(batch->after, att->nkeys) : NULL;
+	Oid			types[INDEX_MAX_KEYS];
+	Datum		params[INDEX_MAX_KEYS];
+	StringInfoData sql;
+	StringInfoData keys;
+	StringInfoData marks;
+
+	initStringInfo(&sql);
+	initStringInfo(&keys);
+	initStringInfo(&marks);
+	appendStringInfoString(&sql, "SELECT ");
+	for (int i = 0; i < att->nkeys; i++)
+	{
+		const char *name = quote_identifier(att->keys[i].name);
+
+		appendStringInfo(&sql, "%sr.%s::text", i > 0 ? ", " : "", name);
+		appendStringInfo(&keys, "%sr.%s", i > 0 ? ", " : "", name);
+		appendStringInfo(&marks, "%s$%d::%s", i > 0 ? ", " : "", i + 1, att->keys[i].type);
+		types[i] = TEXTOID;
+		if (values)
+			params[i] = CStringGetTextDatum(values[i]);
+	}
+	appendStringInfo(&sql, " FROM %s AS r WHERE r.%s IS NULL", row_relation_name(att->root),
+					 quote_identifier(att->id_column));
+	if (values)
+		appendStringInfo(&sql, " AND (%s) > (%s)", keys.data, marks.data);
+	appendStringInfo(&sql, " ORDER BY %s LIMIT %d", keys.data, batch->limit);
+
+	if (SPI_execute_with_args(sql.data, values ? att->nkeys : 0, types, params, NULL, true, 0) != SPI_OK_SELECT)
+		elog(ERROR, "could not list rows");
+	for (uint64 i = 0; i < SPI_processed; i++)
+	{
+		char	   *parts[INDEX_MAX_KEYS];
+		MemoryContext old;
+
+		for (int k = 0; k < att->nkeys; k++)
+			parts[k] = row_value(i, k + 1);
+		old = MemoryContextSwitchTo(batch->context);
+		batch->keys = lappend(batch->keys, kapture_catalog_pack_key(parts, att->nkeys));
+		MemoryContextSwitchTo(old);
+	}
+}
+
+/*
+ * Returns the keys (char *, in the current memory context) of at most "limit"
+ * rows without an id, in order of the primary key, from "after" (NULL: the
+ * start) on.  Errors as reading the table as its owner does.
+ */
+List *
+kapture_row_keys_without_id(KaptureAttachment *att, const char *after, int limit)
+{
+	RowBatch	batch = {.att = att, .after = after, .limit = limit, .context = CurrentMemoryContext};
+	ErrorData  *error = row_run(row_do_list, &batch);
+
+	if (error)
+		ReThrowError(error);
+	return batch.keys;
 }
 
 /*

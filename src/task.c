@@ -8,9 +8,11 @@
  * is that phone and email are unique there.  So two cases need searches (Get,
  * by phone and then by email) first:
  *
- * - An Add was sent whose outcome nobody saw.  Found: the id is taken and the
- *   row's values are sent as an update.  Not found: the Add is sent again; if
- *   Kapture then says "already exists", that is our lost one.
+ * - An Add was sent whose outcome nobody saw.  Once it can no longer be
+ *   running, it is searched for by the phone and email that it had, which the
+ *   row may have changed since.  Found: the id is taken and the row's values
+ *   are sent as an update.  Not found, twice: the Add is sent again; if Kapture
+ *   then says "already exists", that is our lost one.
  * - Kapture answers a first Add with "already exists".  With on_duplicate
  *   'link' the existing customer's id is taken, and the row's values are sent
  *   as an update; with 'fail' the row is parked.
@@ -52,13 +54,13 @@ kapture_task_api(const KaptureTask *task)
 
 /* The row's value for a Kapture field; NULL if there is none. */
 static const char *
-task_value(const KaptureTask *task, const char *field)
+task_value(const KaptureAttachment *att, const KaptureDelivery *delivery, const char *field)
 {
-	for (int i = 0; i < task->att->ncolumns; i++)
+	for (int i = 0; i < att->ncolumns; i++)
 	{
-		const char *value = task->delivery->row.values[i];
+		const char *value = delivery->row.values[i];
 
-		if (strcmp(task->att->columns[i].field, field) == 0)
+		if (strcmp(att->columns[i].field, field) == 0)
 			return value && value[0] ? value : NULL;
 	}
 	return NULL;
@@ -125,14 +127,14 @@ task_prepare(KaptureTask *task, KaptureStep step)
 			appendStringInfoChar(&body, '}');
 			break;
 		case KAPTURE_STEP_FIND_PHONE:
-			any = task_value(task, TASK_FIELD_PHONE) != NULL;
+			any = task->delivery->sent_phone != NULL;
 			if (any)
-				task_search_body(&body, TASK_FIELD_PHONE, task_value(task, TASK_FIELD_PHONE));
+				task_search_body(&body, TASK_FIELD_PHONE, task->delivery->sent_phone);
 			break;
 		case KAPTURE_STEP_FIND_EMAIL:
-			any = task_value(task, TASK_FIELD_EMAIL) != NULL;
+			any = task->delivery->sent_email != NULL;
 			if (any)
-				task_search_body(&body, TASK_FIELD_EMAIL, task_value(task, TASK_FIELD_EMAIL));
+				task_search_body(&body, TASK_FIELD_EMAIL, task->delivery->sent_email);
 			break;
 	}
 	MemoryContextSwitchTo(old);
@@ -143,6 +145,28 @@ task_prepare(KaptureTask *task, KaptureStep step)
 	task->body = body.data;
 	task->body_len = body.len;
 	return true;
+}
+
+/*
+ * Fills in by which phone and email an Add of the row's present values could
+ * be found.
+ */
+void
+kapture_task_identify(const KaptureAttachment *att, KaptureDelivery *delivery)
+{
+	delivery->sent_phone = (char *) task_value(att, delivery, TASK_FIELD_PHONE);
+	delivery->sent_email = (char *) task_value(att, delivery, TASK_FIELD_EMAIL);
+}
+
+/* Would an Add be found by what the lost one had? */
+static bool
+task_same_identity(const KaptureTask *task)
+{
+	const char *phone = task_value(task->att, task->delivery, TASK_FIELD_PHONE);
+	const char *email = task_value(task->att, task->delivery, TASK_FIELD_EMAIL);
+
+	return strcmp(phone ? phone : "", task->delivery->sent_phone ? task->delivery->sent_phone : "") == 0 &&
+		strcmp(email ? email : "", task->delivery->sent_email ? task->delivery->sent_email : "") == 0;
 }
 
 /* Nothing more is to be sent. */
@@ -188,12 +212,42 @@ task_retry(KaptureTask *task, TimestampTz now, const char *error)
 					  error);
 }
 
+/* Puts the row back; nothing was sent that would change Kapture. */
+static void
+task_release(KaptureTask *task, TimestampTz next_attempt)
+{
+	task->state = KAPTURE_TASK_RELEASE;
+	task->next_attempt = next_attempt;
+}
+
 /* Updates the customer, or finds that there is nothing to bring. */
 static void
 task_update(KaptureTask *task)
 {
 	if (!task_prepare(task, KAPTURE_STEP_UPDATE))
 		task_done(task, task->customer_id == task->delivery->row.customer_id ? "none" : "link");
+}
+
+/*
+ * There is no such row.  If it has got another key, what is known of its
+ * customer is wanted under that, so it is kept for a while.
+ */
+static void
+task_gone(KaptureTask *task, TimestampTz now)
+{
+	KaptureDelivery *delivery = task->delivery;
+
+	if ((delivery->customer_id != 0 || delivery->in_doubt != 0) && delivery->searches == 0 &&
+		(delivery->changed & KAPTURE_CHANGED_DELETED) == 0)
+	{
+		delivery->searches = 1;
+		task_release(task, TimestampTzPlusMilliseconds(now, KAPTURE_GONE_RETRY));
+	}
+	else
+	{
+		task->customer_id = 0;	/* there is nowhere to write it */
+		task_done(task, "gone");
+	}
 }
 
 /*
@@ -211,12 +265,10 @@ kapture_task_plan(KaptureTask *task, TimestampTz now)
 	switch (delivery->row.outcome)
 	{
 		case KAPTURE_ROW_GONE:
-			task->customer_id = 0;	/* there is nowhere to write it */
-			task_done(task, "gone");
+			task_gone(task, now);
 			return;
 		case KAPTURE_ROW_LOCKED:
-			task->state = KAPTURE_TASK_RELEASE;
-			task->next_attempt = TimestampTzPlusMilliseconds(now, KAPTURE_LOCKED_RETRY);
+			task_release(task, TimestampTzPlusMilliseconds(now, KAPTURE_LOCKED_RETRY));
 			return;
 		case KAPTURE_ROW_FAILED:
 			kapture_task_fail(task, true, 0, delivery->row.error);
@@ -230,18 +282,28 @@ kapture_task_plan(KaptureTask *task, TimestampTz now)
 	if (task->customer_id != 0)
 		task_update(task);
 	else if (delivery->in_doubt > now)
-	{
-		task->state = KAPTURE_TASK_RELEASE;
-		task->next_attempt = delivery->in_doubt;
-	}
+		task_release(task, delivery->in_doubt);
 	else
 	{
 		task->asked_first = delivery->in_doubt != 0;
+		if (!task->asked_first)
+			kapture_task_identify(task->att, delivery);
 		if (!task->asked_first ||
 			(!task_prepare(task, KAPTURE_STEP_FIND_PHONE) &&
 			 !task_prepare(task, KAPTURE_STEP_FIND_EMAIL)))
 			(void) task_prepare(task, KAPTURE_STEP_ADD);
 	}
+}
+
+/* When an Add that was not answered for good can no longer be running. */
+static TimestampTz
+task_add_is_over(const KaptureTask *task, const KaptureHttpAnswer *answer, TimestampTz now)
+{
+	/* a gateway gives up before the server behind it does */
+	if (answer->outcome == KAPTURE_HTTP_ANSWERED &&
+		(answer->status < 502 || answer->status > 504))
+		return now;
+	return TimestampTzPlusMilliseconds(now, Max(task->timeout - answer->elapsed / 1000, 0));
 }
 
 /* No whole answer came. */
@@ -258,8 +320,7 @@ task_no_answer(KaptureTask *task, const KaptureHttpAnswer *answer, TimestampTz n
 
 	/* an Add that may have been carried out must not be sent again unasked */
 	if (task->step == KAPTURE_STEP_ADD && answer->outcome == KAPTURE_HTTP_IN_DOUBT)
-		task->delivery->in_doubt =
-			TimestampTzPlusMilliseconds(now, Max(task->timeout - answer->elapsed / 1000, 0));
+		task->delivery->in_doubt = task_add_is_over(task, answer, now);
 	if (answer->outcome == KAPTURE_HTTP_NOT_SENT)
 	{
 		/* not the row's fault: it goes as soon as the server is well again */
@@ -287,8 +348,17 @@ task_searched(KaptureTask *task, TimestampTz now)
 		task->delivery->changed = task->att->all_changed;
 		task_update(task);
 	}
-	else if (task->asked_first)
+	else if (task->asked_first && ++task->delivery->searches < KAPTURE_SEARCHES)
+		task_release(task, TimestampTzPlusMilliseconds(now, KAPTURE_SEARCH_RETRY));
+	else if (task->asked_first && task_same_identity(task))
 		(void) task_prepare(task, KAPTURE_STEP_ADD);
+	else if (task->asked_first)
+	{
+		/* the next Add has another identity, to be recorded before it is sent */
+		task->delivery->in_doubt = 0;
+		task->delivery->searches = 0;
+		task_release(task, now);
+	}
 	else
 		task_retry(task, now, "Kapture says that the customer exists, but does not find it by phone or email");
 }
@@ -399,7 +469,7 @@ kapture_task_answer(KaptureTask *task, const KaptureHttpAnswer *answer, Timestam
 			/* who knows how far Kapture got */
 			task->health = KAPTURE_SERVER_SICK;
 			if (task->step == KAPTURE_STEP_ADD)
-				task->delivery->in_doubt = now;
+				task->delivery->in_doubt = task_add_is_over(task, answer, now);
 			task_retry(task, now, reply.message);
 			break;
 	}

@@ -66,6 +66,7 @@ typedef struct KaptureTask
 	int64		retry_after;	/* milliseconds, -1 unknown */
 } KaptureTask;
 
+extern void kapture_task_identify(const KaptureAttachment *att, KaptureDelivery *delivery);
 extern void kapture_task_plan(KaptureTask *task, TimestampTz now);
 extern void kapture_task_answer(KaptureTask *task, const KaptureHttpAnswer *answer,
 								TimestampTz now);

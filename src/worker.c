@@ -17,6 +17,7 @@
 #include "access/relation.h"
 #include "access/xact.h"
 #include "commands/dbcommands.h"
+#include "common/hashfn.h"
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "postmaster/bgworker.h"
@@ -40,6 +41,7 @@
 #include "compat.h"
 #include "guc.h"
 #include "http.h"
+#include "origin.h"
 #include "outbox.h"
 #include "pacing.h"
 #include "shmem.h"
@@ -49,11 +51,23 @@
 /* Rows claimed at a time, at most. */
 #define WORKER_MAX_BATCH	500
 
+/* Milliseconds a request may take to a server whose settings cannot be read. */
+#define WORKER_DEFAULT_TIMEOUT	60000
+
 /*
  * Milliseconds between two looks at the outbox while it may hold changes whose
  * wake-up was lost (a session that ended between its commit and the wake-up).
  */
 #define WORKER_SAFETY_LOOK	60000
+
+/* What all accounts of a server share. */
+typedef struct WorkerPace
+{
+	dlist_node	node;
+	char	   *name;			/* of the server */
+	int			in_flight;
+	TimestampTz next_start;		/* by the rate limit */
+} WorkerPace;
 
 /* An account: a server as seen by the owner of attached tables. */
 typedef struct WorkerServer
@@ -72,10 +86,14 @@ typedef struct WorkerServer
 	dlist_head	ready;			/* tasks whose request is to be sent */
 	int			nready;
 	int			in_flight;
-	int			failures;		/* in a row */
+	WorkerPace *pace;
+	int			failures;		/* in a row, of different rows */
+	int			sick;			/* in a row, of any */
+	KaptureServerHealth said;	/* in the log */
+	uint32		failed_row;		/* hash of the row that failed last */
 	KaptureServerHealth health;
-	TimestampTz not_before;		/* no request starts earlier */
-	TimestampTz next_start;		/* by the rate limit */
+	TimestampTz not_before;		/* no request starts earlier, */
+	bool		asked;			/* as the server itself asked for */
 } WorkerServer;
 
 /* An attached table. */
@@ -88,8 +106,10 @@ typedef struct WorkerTable
 	int			ntasks;			/* which refer to one of them */
 	WorkerServer *server;
 	bool		present;		/* still attached */
+	bool		recovered;		/* nothing of an earlier worker is 'sending' */
 	KaptureScan scan;
-	bool		look;			/* the outbox may hold something new */
+	bool		look;			/* the outbox may hold something to take, */
+	bool		fresh;			/* perhaps newer than the pass under way sees */
 	TimestampTz next_due;		/* next try of a failed row, DT_NOEND: none */
 } WorkerTable;
 
@@ -104,6 +124,9 @@ typedef struct WorkerTask
 static MemoryContext worker_context;	/* what lives as long as the process */
 static dlist_head worker_servers = DLIST_STATIC_INIT(worker_servers);
 static dlist_head worker_tables = DLIST_STATIC_INIT(worker_tables);
+static dlist_head worker_paces = DLIST_STATIC_INIT(worker_paces);
+static KaptureOrigin worker_origin;
+static bool worker_alone = false;	/* no other worker serves this database */
 static Oid	worker_installation = InvalidOid;	/* our kapture_attachment */
 static bool worker_stale = true;	/* attachments or servers may have changed */
 static bool worker_settings_changed = false;	/* servers or mappings have */
@@ -222,6 +245,26 @@ worker_configure_server(WorkerServer *server)
 	server->problem = problem;
 }
 
+static WorkerPace *
+worker_find_pace(const char *name)
+{
+	dlist_iter	iter;
+	WorkerPace *pace;
+
+	dlist_foreach(iter, &worker_paces)
+	{
+		pace = dlist_container(WorkerPace, node, iter.cur);
+		if (strcmp(pace->name, name) == 0)
+			return pace;
+	}
+	pace = MemoryContextAllocZero(worker_context, sizeof(WorkerPace));
+	pace->name = MemoryContextStrdup(worker_context, name);
+	/* a worker before us may have sent all that a second allows just now */
+	pace->next_start = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), 1000);
+	dlist_push_tail(&worker_paces, &pace->node);
+	return pace;
+}
+
 static WorkerServer *
 worker_find_server(const char *name, Oid owner)
 {
@@ -237,6 +280,8 @@ worker_find_server(const char *name, Oid owner)
 	server = MemoryContextAllocZero(worker_context, sizeof(WorkerServer));
 	server->name = MemoryContextStrdup(worker_context, name);
 	server->owner = owner;
+	server->timeout = WORKER_DEFAULT_TIMEOUT;
+	server->pace = worker_find_pace(name);
 	dlist_init(&server->ready);
 	dlist_push_tail(&worker_servers, &server->node);
 	return server;
@@ -271,8 +316,24 @@ worker_free_retired(WorkerTable *table)
 	table->retired = NIL;
 }
 
-/* Brings what is known of an attached relation up to date. */
+/* Attached tables that were dropped leave nothing behind. */
 static void
+worker_forget_dropped(void)
+{
+	int64		changes;
+	int64		tables = kapture_outbox_forget_dropped(&changes);
+
+	if (tables > 0)
+		ereport(LOG,
+				(errmsg("kapture_sync: " INT64_FORMAT " attached tables were dropped, with " INT64_FORMAT " waiting changes",
+						tables, changes)));
+}
+
+/*
+ * Brings what is known of an attached relation up to date.  False: it was
+ * dropped.
+ */
+static bool
 worker_load_table(Oid relid)
 {
 	Relation	rel = try_relation_open(relid, AccessShareLock);
@@ -282,7 +343,7 @@ worker_load_table(Oid relid)
 	WorkerTable *table;
 
 	if (rel == NULL)
-		return;					/* dropped */
+		return false;
 	context = AllocSetContextCreate(worker_context, "kapture_sync attachment", ALLOCSET_SMALL_SIZES);
 	old = MemoryContextSwitchTo(context);
 	att = kapture_catalog_attachment(rel);
@@ -296,7 +357,6 @@ worker_load_table(Oid relid)
 	{
 		table = palloc0(sizeof(WorkerTable));
 		kapture_outbox_scan_init(&table->scan);
-		table->next_due = DT_NOBEGIN;
 		dlist_push_tail(&worker_tables, &table->node);
 	}
 	if (context)
@@ -307,11 +367,57 @@ worker_load_table(Oid relid)
 		table->context = context;
 		table->att = att;
 		table->present = true;
-		table->look = true;
+		table->look = table->fresh = true;
+		table->next_due = DT_NOBEGIN;	/* kapture_retry() may have moved it */
 		table->server = worker_find_server(att->server, rel->rd_rel->relowner);
 	}
 	MemoryContextSwitchTo(old);
 	relation_close(rel, AccessShareLock);
+	return true;
+}
+
+/* Is this database still what its outbox belongs to? */
+static void
+worker_check_origin(void)
+{
+	static bool said = false;
+	KaptureOrigin origin = kapture_origin_check();
+	bool		copy = origin.state == KAPTURE_ORIGIN_COPY && kapture_catalog_attached_relations() != NIL;
+	dlist_iter	iter;
+
+	if (copy && !said)
+		ereport(LOG,
+				(errmsg("kapture_sync: this database is a copy; nothing is sent"),
+				 errhint("If the original sends no more, call kapture_resume().")));
+	said = copy;
+	if (origin.stamped_at != worker_origin.stamped_at)
+	{
+		/* the outbox may have come with transaction ids of another cluster */
+		dlist_foreach(iter, &worker_tables)
+			kapture_outbox_scan_init(&dlist_container(WorkerTable, node, iter.cur)->scan);
+	}
+	worker_origin = origin;
+}
+
+/*
+ * What an earlier worker left 'sending' in tables that are new to us goes on;
+ * its lost Adds are in doubt until they can no longer be running.
+ */
+static void
+worker_recover(void)
+{
+	TimestampTz now = GetCurrentTimestamp();
+	dlist_iter	iter;
+
+	dlist_foreach(iter, &worker_tables)
+	{
+		WorkerTable *table = dlist_container(WorkerTable, node, iter.cur);
+
+		if (table->recovered)
+			continue;
+		kapture_outbox_recover(table->att->id, TimestampTzPlusMilliseconds(now, table->server->timeout));
+		table->recovered = true;
+	}
 }
 
 static void worker_exit(KaptureExit reason);
@@ -324,9 +430,11 @@ worker_load(void)
 	ListCell   *lc;
 	Oid			installation;
 	bool		exists;
+	bool		settings_changed = worker_settings_changed;
+	bool		dropped = false;
 
 	worker_begin("reading attachments");
-	worker_stale = false;
+	worker_stale = worker_settings_changed = false;
 	installation = kapture_catalog_relid(KAPTURE_TABLE_ATTACHMENT);
 	exists = kapture_catalog_extension_exists() && OidIsValid(installation);
 	if (exists && OidIsValid(worker_installation) && installation != worker_installation)
@@ -336,25 +444,30 @@ worker_load(void)
 	worker_installation = installation;
 	if (exists)
 	{
+		worker_check_origin();
 		dlist_foreach_modify(iter, &worker_tables)
 			dlist_container(WorkerTable, node, iter.cur)->present = false;
 		foreach(lc, kapture_catalog_attached_relations())
-			worker_load_table(lfirst_oid(lc));
+			dropped |= !worker_load_table(lfirst_oid(lc));
+		if (dropped && worker_alone)
+			worker_forget_dropped();
 		dlist_foreach_modify(iter, &worker_servers)
 		{
 			WorkerServer *server = dlist_container(WorkerServer, node, iter.cur);
 
 			worker_configure_server(server);
-			if (worker_settings_changed)
+			if (settings_changed)
 			{
 				/* what was changed may be what was wrong */
 				server->not_before = 0;
-				server->failures = 0;
+				server->asked = false;
+				server->failures = server->sick = 0;
 				server->health = KAPTURE_SERVER_WELL;
 			}
 			worker_report(server, "");
 		}
-		worker_settings_changed = false;
+		if (worker_alone)
+			worker_recover();
 	}
 	worker_commit();
 	return exists;
@@ -369,8 +482,8 @@ worker_load(void)
 static int
 worker_connections(WorkerServer *server)
 {
-	return server->health != KAPTURE_SERVER_WELL || server->failures >= KAPTURE_BREAKER_FAILURES ?
-		1 : server->max_connections;
+	return server->health == KAPTURE_SERVER_DENIES || server->health == KAPTURE_SERVER_THROTTLES ||
+		server->failures >= KAPTURE_BREAKER_FAILURES ? 1 : server->max_connections;
 }
 
 /* How many more rows to claim for a server. */
@@ -378,7 +491,7 @@ static int
 worker_room(WorkerServer *server, TimestampTz now)
 {
 	int			connections = worker_connections(server);
-	int			room = 2 * connections - server->in_flight - server->nready;
+	int			room = 2 * connections - server->pace->in_flight - server->nready;
 
 	if (server->problem || server->not_before > now)
 		return 0;
@@ -422,12 +535,54 @@ worker_make_task(WorkerTable *table, KaptureDelivery *delivery)
 
 static void worker_settle(dlist_head *tasks);
 
+/* Reads the rows of deliveries, and how a customer made of each could be found. */
+static void
+worker_read_rows(WorkerTable *table, List *deliveries)
+{
+	List	   *rows = NIL;
+	ListCell   *lc;
+
+	foreach(lc, deliveries)
+		rows = lappend(rows, &((KaptureDelivery *) lfirst(lc))->row);
+	kapture_row_read(table->att, table->server->timezone, rows);
+	foreach(lc, deliveries)
+	{
+		KaptureDelivery *delivery = lfirst(lc);
+
+		/* a claimed one may know of a lost Add, which had its own */
+		if (!delivery->claimed && delivery->row.outcome == KAPTURE_ROW_DONE && delivery->row.customer_id == 0)
+			kapture_task_identify(table->att, delivery);
+	}
+	list_free(rows);
+}
+
+/* Works out what is to be sent first for a claimed row, and queues it. */
+static WorkerTask *
+worker_plan(WorkerTable *table, KaptureDelivery *delivery, dlist_head *settled, TimestampTz now)
+{
+	WorkerTask *task = worker_make_task(table, delivery);
+
+	if ((delivery->old_key && !kapture_outbox_take_over(delivery)) ||
+		(worker_stale && delivery->row.outcome == KAPTURE_ROW_FAILED))
+		delivery->row.outcome = KAPTURE_ROW_LOCKED;
+	kapture_task_plan(&task->task, now);
+	if (task->task.state == KAPTURE_TASK_SEND)
+	{
+		dlist_push_tail(&task->server->ready, &task->node);
+		task->server->nready++;
+	}
+	else
+		dlist_push_tail(settled, &task->node);
+	return task;
+}
+
 /* Claims rows of a table and queues their first requests. */
 static void
 worker_claim_table(WorkerTable *table, int room, TimestampTz now)
 {
 	List	   *deliveries = NIL;
-	List	   *rows = NIL;
+	List	   *changes = NIL;
+	List	   *adds = NIL;
 	dlist_head	settled = DLIST_STATIC_INIT(settled);
 	ListCell   *lc;
 	bool		more = false;
@@ -444,44 +599,38 @@ worker_claim_table(WorkerTable *table, int room, TimestampTz now)
 		kapture_outbox_claim_due(table->att->id, room, &deliveries);
 	if (table->look && list_length(deliveries) < room)
 	{
-		kapture_outbox_claim_changes(table->att->id, &table->scan,
-									 room - list_length(deliveries), &deliveries, &more);
-		table->look = more;
+		if (!table->scan.running)
+			table->fresh = false;	/* a new pass sees what is committed now */
+		kapture_outbox_take(table->att->id, &table->scan,
+							room - list_length(deliveries), &changes, &more);
+		table->look = more || table->fresh;
 	}
 	if (table->next_due <= now)
 		table->next_due = kapture_outbox_next_due(table->att->id);
 	MemoryContextSwitchTo(transaction);
 
-	foreach(lc, deliveries)
-	{
-		KaptureDelivery *delivery = lfirst(lc);
-
-		if (delivery->old_key && !kapture_outbox_take_over(delivery))
-			delivery->row.outcome = KAPTURE_ROW_LOCKED;
-		else
-			rows = lappend(rows, &delivery->row);
-	}
-	kapture_row_read(table->att, table->server->timezone, rows);
+	worker_read_rows(table, deliveries);
+	worker_read_rows(table, changes);
+	MemoryContextSwitchTo(worker_context);
+	changes = kapture_outbox_claim(changes, worker_origin.doubt_until);
+	MemoryContextSwitchTo(transaction);
 
 	foreach(lc, deliveries)
 	{
-		WorkerTask *task = worker_make_task(table, lfirst(lc));
+		WorkerTask *task = worker_plan(table, lfirst(lc), &settled, now);
 
-		if (worker_stale && task->task.delivery->row.outcome == KAPTURE_ROW_FAILED)
-			task->task.delivery->row.outcome = KAPTURE_ROW_LOCKED;
-		kapture_task_plan(&task->task, now);
-		if (task->task.state == KAPTURE_TASK_SEND)
-		{
-			dlist_push_tail(&task->server->ready, &task->node);
-			task->server->nready++;
-		}
-		else
-			dlist_push_tail(&settled, &task->node);
+		/* the Add of a changed row may have another phone and email */
+		if (task->task.state == KAPTURE_TASK_SEND && task->task.step == KAPTURE_STEP_ADD)
+			adds = lappend(adds, task->task.delivery);
 	}
+	kapture_outbox_note_adds(adds);
+	foreach(lc, changes)
+		(void) worker_plan(table, lfirst(lc), &settled, now);
 	worker_settle(&settled);
 	worker_commit();
 	worker_discard(&settled);
 	list_free(deliveries);
+	list_free(changes);
 }
 
 /* Claims what is waiting, as far as there is room for it. */
@@ -491,7 +640,7 @@ worker_claim(void)
 	TimestampTz now = GetCurrentTimestamp();
 	dlist_iter	iter;
 
-	if (!kapture_enabled)
+	if (!kapture_enabled || worker_origin.state != KAPTURE_ORIGIN_OURS)
 		return;
 	dlist_foreach(iter, &worker_tables)
 	{
@@ -547,9 +696,9 @@ worker_give_up_server(WorkerServer *server, const char *problem)
 static TimestampTz
 worker_next_send(WorkerServer *server)
 {
-	if (server->nready == 0 || server->in_flight >= worker_connections(server) || server->problem)
+	if (server->nready == 0 || server->problem || server->pace->in_flight >= worker_connections(server))
 		return DT_NOEND;
-	return Max(server->not_before, server->rate_limit > 0 ? server->next_start : 0);
+	return Max(server->not_before, server->rate_limit > 0 ? server->pace->next_start : 0);
 }
 
 static void
@@ -563,9 +712,9 @@ worker_start_request(WorkerServer *server, const KaptureServer *settings, Timest
 	(void) dlist_pop_head_node(&server->ready);
 	server->nready--;
 	server->in_flight++;
+	server->pace->in_flight++;
 	if (server->rate_limit > 0)
-		server->next_start = TimestampTzPlusMilliseconds(Max(now, server->next_start),
-														 (int64) (1000.0 / server->rate_limit) + 1);
+		server->pace->next_start = kapture_pacing_next_start(server->pace->next_start, now, server->rate_limit);
 	MemoryContextSwitchTo(old);
 }
 
@@ -622,47 +771,92 @@ worker_send(void)
  * ------------------------------------------------------------------------
  */
 
-/* Notes what an answer says of the server, and says so when that changes. */
+/* Says in the log what a server's health is now. */
+static void
+worker_log_health(WorkerServer *server, KaptureServerHealth health)
+{
+	switch (health)
+	{
+		case KAPTURE_SERVER_WELL:
+			ereport(LOG,
+					(errmsg("kapture_sync: server \"%s\" works again", server->name)));
+			break;
+		case KAPTURE_SERVER_DENIES:
+			ereport(LOG,
+					(errmsg("kapture_sync: server \"%s\" refuses our key or address; its queue waits", server->name),
+					 errhint("Check the options of the server and of the user mapping.")));
+			break;
+		case KAPTURE_SERVER_THROTTLES:
+			ereport(LOG,
+					(errmsg("kapture_sync: server \"%s\" asks for fewer requests", server->name)));
+			break;
+		case KAPTURE_SERVER_SICK:
+			ereport(LOG,
+					(errmsg("kapture_sync: server \"%s\" does not answer as it should", server->name)));
+			break;
+	}
+	server->said = health;
+}
+
+/* How long a server that is not well is left alone, in milliseconds. */
+static int64
+worker_health_wait(WorkerServer *server, const KaptureTask *task)
+{
+	if (task->health == KAPTURE_SERVER_DENIES)
+		return KAPTURE_DENIED_PROBE;
+	if (task->retry_after >= 0)
+		return task->retry_after;
+	if (task->health == KAPTURE_SERVER_THROTTLES || server->failures >= KAPTURE_BREAKER_FAILURES)
+		return kapture_pacing_backoff(server->failures - KAPTURE_BREAKER_FAILURES + 1,
+									  KAPTURE_SERVER_LONGEST);
+	return 0;
+}
+
+/*
+ * Notes what an answer says of the server.  A single failure may be chance: it
+ * is said of a server that it is ill once some in a row have failed.  And a row
+ * that fails again and again by itself says nothing of the others: it opens no
+ * breaker.
+ */
 static void
 worker_note_health(WorkerServer *server, const KaptureTask *task, TimestampTz now)
 {
-	int64		wait = 0;
+	KaptureServerHealth before = server->health;
+	bool		asked = task->health == KAPTURE_SERVER_DENIES ||
+		(task->health != KAPTURE_SERVER_WELL && task->retry_after >= 0);
+	uint32		row = hash_combine(hash_uint32(task->delivery->attachment_id),
+								   string_hash(task->delivery->row_key, strlen(task->delivery->row_key) + 1));
 
+	/* answers to what was under way already do not lift it */
+	if (task->health == KAPTURE_SERVER_WELL && server->asked && server->not_before > now)
+		return;
+
+	server->health = task->health;
 	if (task->health == KAPTURE_SERVER_WELL)
 	{
-		if (server->health != KAPTURE_SERVER_WELL)
-			ereport(LOG,
-					(errmsg("kapture_sync: server \"%s\" works again", server->name)));
-		server->failures = 0;
+		server->failures = server->sick = 0;
+		server->failed_row = 0;
 		server->not_before = 0;
+		server->asked = false;
 	}
 	else
 	{
-		server->failures++;
-		if (task->health == KAPTURE_SERVER_DENIES)
-			wait = KAPTURE_DENIED_PROBE;
-		else if (task->retry_after >= 0)
-			wait = task->retry_after;
-		else if (task->health == KAPTURE_SERVER_THROTTLES ||
-				 server->failures >= KAPTURE_BREAKER_FAILURES)
-			wait = kapture_pacing_backoff(server->failures - KAPTURE_BREAKER_FAILURES + 1,
-										  KAPTURE_SERVER_LONGEST);
-		server->not_before = Max(server->not_before, TimestampTzPlusMilliseconds(now, wait));
-		if (server->health != task->health)
-			ereport(LOG,
-					(errmsg("kapture_sync: server \"%s\" %s", server->name,
-							task->health == KAPTURE_SERVER_DENIES ? "refuses our key or address; its queue waits" :
-							task->health == KAPTURE_SERVER_THROTTLES ? "asks for fewer requests" :
-							"does not answer as it should"),
-					 task->health == KAPTURE_SERVER_DENIES ?
-					 errhint("Check the options of the server and of the user mapping.") : 0));
+		bool		own = row == server->failed_row && task->health == KAPTURE_SERVER_SICK &&
+			task->state == KAPTURE_TASK_FAILED && task->failed.counts;
+
+		if (!own)
+			server->failures++;
+		server->sick++;
+		server->failed_row = row;
+		server->asked |= asked;
+		server->not_before = Max(server->not_before,
+								 TimestampTzPlusMilliseconds(now, worker_health_wait(server, task)));
 	}
-	if (server->health != task->health || task->health != KAPTURE_SERVER_WELL)
-	{
-		server->health = task->health;
-		worker_report(server, task->health == KAPTURE_SERVER_WELL ? "" :
-					  task->state == KAPTURE_TASK_FAILED ? task->failed.error : "");
-	}
+	if (server->said != task->health &&
+		(task->health != KAPTURE_SERVER_SICK || server->sick >= KAPTURE_BREAKER_FAILURES))
+		worker_log_health(server, task->health);
+	if (before != task->health || task->health != KAPTURE_SERVER_WELL)
+		worker_report(server, task->state == KAPTURE_TASK_FAILED ? task->failed.error : "");
 }
 
 /* Takes an answer in; an answer that cannot be handled fails its row alone. */
@@ -843,6 +1037,7 @@ worker_record(void)
 		WorkerServer *server = task->server;
 
 		server->in_flight--;
+		server->pace->in_flight--;
 		worker_take_answer(task, now);
 		worker_note_health(server, &task->task, now);
 		if (task->task.state == KAPTURE_TASK_SEND)
@@ -873,7 +1068,7 @@ worker_timeout(void)
 	TimestampTz next = DT_NOEND;
 	dlist_iter	iter;
 
-	if (!kapture_enabled)
+	if (!kapture_enabled || worker_origin.state != KAPTURE_ORIGIN_OURS)
 		return -1;
 	dlist_foreach(iter, &worker_servers)
 		next = Min(next, worker_next_send(dlist_container(WorkerServer, node, iter.cur)));
@@ -902,7 +1097,11 @@ worker_look(void)
 	dlist_iter	iter;
 
 	dlist_foreach(iter, &worker_tables)
-		dlist_container(WorkerTable, node, iter.cur)->look = true;
+	{
+		WorkerTable *table = dlist_container(WorkerTable, node, iter.cur);
+
+		table->look = table->fresh = true;
+	}
 }
 
 /*
@@ -1024,20 +1223,8 @@ worker_initialize(Datum arg)
 		ereport(FATAL,
 				(errcode(ERRCODE_OBJECT_IN_USE),
 				 errmsg("another kapture_sync worker is still active in this database")));
-}
-
-/* What an earlier worker left 'sending' goes on; its lost Adds are in doubt. */
-static void
-worker_recover(void)
-{
-	int64		longest = 0;
-	dlist_iter	iter;
-
-	dlist_foreach(iter, &worker_servers)
-		longest = Max(longest, dlist_container(WorkerServer, node, iter.cur)->timeout);
-	worker_begin("recovering");
-	kapture_outbox_recover(TimestampTzPlusMilliseconds(GetCurrentTimestamp(), longest));
-	worker_commit();
+	worker_alone = true;
+	worker_stale = true;		/* once more, to recover what another left */
 }
 
 /*
@@ -1048,7 +1235,6 @@ void
 kapture_worker_main(Datum arg)
 {
 	worker_initialize(arg);
-	worker_recover();
 	kapture_shmem_worker_running();
 	ereport(LOG, (errmsg("%s started", MyBgworkerEntry->bgw_name)));
 

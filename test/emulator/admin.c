@@ -15,6 +15,7 @@
 #include "clock.h"
 #include "fault.h"
 #include "record.h"
+#include "timer.h"
 
 static void
 wrong(Reply *reply, const char *what)
@@ -182,6 +183,7 @@ reset(Reply *reply)
 
 	fault_set(none);
 	json_decref(none);
+	timer_release();
 	store_lock();
 	store_reset();
 	store_unlock();

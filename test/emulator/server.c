@@ -81,6 +81,12 @@ wake(void *arg)
 
 	if (exchange->fault.action == FAULT_LATE)
 		perform(exchange);
+	else if (exchange->fault.action == FAULT_HANG)
+	{
+		/* it is over now, not when its thread comes to close it */
+		exchange->counted = false;
+		record_end();
+	}
 	exchange->waited = true;
 	MHD_resume_connection(exchange->connection);
 }
@@ -125,7 +131,8 @@ respond(Exchange *exchange)
 	const char *name;
 	json_t	   *value;
 
-	if (exchange->fault.action == FAULT_DROP_BEFORE || exchange->fault.action == FAULT_DROP_AFTER)
+	if (exchange->fault.action == FAULT_DROP_BEFORE || exchange->fault.action == FAULT_DROP_AFTER ||
+		exchange->fault.action == FAULT_HANG)
 		return MHD_NO;
 	if (exchange->fault.action == FAULT_TRUNCATE)
 		response = MHD_create_response_from_callback(reply->body.len, 4096, read_half, &reply->body, NULL);
@@ -204,6 +211,7 @@ handle(Exchange *exchange, const char *path, const char *method)
 	if (exchange->fault.action == FAULT_HANG)
 	{
 		MHD_suspend_connection(connection);
+		timer_hold(wake, exchange);
 		return MHD_YES;
 	}
 	if (exchange->fault.delay_ms > 0 || exchange->fault.action == FAULT_LATE)

@@ -1,6 +1,7 @@
 /*
  * timer.c
- *		Things to be done later, by a thread of their own: a binary heap.
+ *		Things to be done later: at a time, by a thread of their own (a binary
+ *		heap), or when they are released.
  */
 #include "timer.h"
 
@@ -118,4 +119,36 @@ timer_add(int64_t delay_ms, TimerFunction function, void *arg)
 	sift_up(count++);
 	pthread_cond_signal(&changed);
 	pthread_mutex_unlock(&mutex);
+}
+
+static Timer *held;
+static size_t held_count;
+
+void
+timer_hold(TimerFunction function, void *arg)
+{
+	pthread_mutex_lock(&mutex);
+	held = xrealloc(held, (held_count + 1) * sizeof(Timer));
+	held[held_count].function = function;
+	held[held_count].arg = arg;
+	held_count++;
+	pthread_mutex_unlock(&mutex);
+}
+
+/* Does all that is held now. */
+void
+timer_release(void)
+{
+	Timer	   *list;
+	size_t		n;
+
+	pthread_mutex_lock(&mutex);
+	list = held;
+	n = held_count;
+	held = NULL;
+	held_count = 0;
+	pthread_mutex_unlock(&mutex);
+	for (size_t i = 0; i < n; i++)
+		list[i].function(list[i].arg);
+	free(list);
 }

@@ -1,0 +1,114 @@
+-- Options of servers and user mappings: each good, each bad.
+\set VERBOSITY default
+
+-- unknown ones are refused with the list of those that exist
+CREATE SERVER bad FOREIGN DATA WRAPPER kapture_fdw OPTIONS (urll 'https://acme.kapturecrm.com');
+CREATE SERVER bad FOREIGN DATA WRAPPER kapture_fdw OPTIONS (url 'https://acme.kapturecrm.com', auth_key 'k');
+ALTER FOREIGN DATA WRAPPER kapture_fdw OPTIONS (url 'https://acme.kapturecrm.com');
+
+-- the address is required, https, and nothing but an address
+CREATE SERVER bad FOREIGN DATA WRAPPER kapture_fdw;
+CREATE SERVER bad FOREIGN DATA WRAPPER kapture_fdw OPTIONS (url '');
+CREATE SERVER bad FOREIGN DATA WRAPPER kapture_fdw OPTIONS (url 'acme.kapturecrm.com');
+CREATE SERVER bad FOREIGN DATA WRAPPER kapture_fdw OPTIONS (url 'ftp://acme.kapturecrm.com');
+CREATE SERVER bad FOREIGN DATA WRAPPER kapture_fdw OPTIONS (url 'file:///etc/passwd');
+CREATE SERVER bad FOREIGN DATA WRAPPER kapture_fdw OPTIONS (url 'https://user:secret@acme.kapturecrm.com');
+CREATE SERVER bad FOREIGN DATA WRAPPER kapture_fdw OPTIONS (url 'https://acme.kapturecrm.com/?a=b');
+CREATE SERVER bad FOREIGN DATA WRAPPER kapture_fdw OPTIONS (url 'https://acme kapturecrm.com');
+CREATE SERVER bad FOREIGN DATA WRAPPER kapture_fdw OPTIONS (url E'https://acme.kapturecrm.com/\nX-Evil: 1');
+CREATE SERVER bad FOREIGN DATA WRAPPER kapture_fdw OPTIONS (url 'http://acme.kapturecrm.com');
+CREATE SERVER bad FOREIGN DATA WRAPPER kapture_fdw OPTIONS (url 'http://acme.kapturecrm.com', allow_http 'perhaps');
+CREATE SERVER allowed FOREIGN DATA WRAPPER kapture_fdw OPTIONS (url 'http://acme.kapturecrm.com', allow_http 'true');
+ALTER SERVER allowed OPTIONS (SET allow_http 'false');
+CREATE SERVER loopback FOREIGN DATA WRAPPER kapture_fdw OPTIONS (url 'http://127.0.0.1:8080/');
+CREATE SERVER loopback6 FOREIGN DATA WRAPPER kapture_fdw OPTIONS (url 'http://[::1]:8080');
+CREATE SERVER localhost FOREIGN DATA WRAPPER kapture_fdw OPTIONS (url 'http://localhost');
+CREATE SERVER bad FOREIGN DATA WRAPPER kapture_fdw OPTIONS (url 'http://localhost.example.com');
+
+-- all the others, good
+CREATE SERVER kapture FOREIGN DATA WRAPPER kapture_fdw OPTIONS (
+	url 'https://acme.kapturecrm.com',
+	add_path '/add', update_path '/update', get_path '/get', pull_path '/pull',
+	add_body 'array', update_body 'array',
+	headers '{"x-api-key": "a", "x-api-type": "b"}',
+	ca_file '/etc/ssl/certs/ca.pem',
+	connect_timeout '3s', timeout '30s', max_connections '4', rate_limit '12.5',
+	max_response_size '1MB', timezone 'Europe/Berlin', pull_window '6 hours', allow_http 'off');
+
+-- and bad
+CREATE FUNCTION try_option(option text, value text) RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+	state text;
+	message text;
+	detail text;
+	hint text;
+BEGIN
+	EXECUTE format('CREATE SERVER tried FOREIGN DATA WRAPPER kapture_fdw OPTIONS (url ''https://acme.kapturecrm.com'', %I %L)', option, value);
+	DROP SERVER tried;
+	RAISE NOTICE '% % accepted', option, value;
+EXCEPTION WHEN OTHERS THEN
+	GET STACKED DIAGNOSTICS state = RETURNED_SQLSTATE, message = MESSAGE_TEXT, detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
+	RAISE NOTICE E'% %\nDETAIL: %\nHINT: %', state, message, detail, hint;
+END $$;
+
+SELECT try_option('add_path', 'add');
+SELECT try_option('update_path', '/a b');
+SELECT try_option('get_path', '/a#b');
+SELECT try_option('pull_path', '');
+SELECT try_option('add_body', 'list');
+SELECT try_option('update_body', '');
+SELECT try_option('headers', 'x-api-key: a');
+SELECT try_option('headers', '["a"]');
+SELECT try_option('headers', '{"x-api-key": 1}');
+SELECT try_option('headers', '{"x-api-key": ""}');
+SELECT try_option('headers', '{"Authorization": "Basic a"}');
+SELECT try_option('headers', '{"Content-Type": "text/plain"}');
+SELECT try_option('headers', '{"x y": "a"}');
+SELECT try_option('headers', '{"x-a": "a\r\nx-evil: b"}');
+SELECT try_option('ca_file', 'ca.pem');
+SELECT try_option('connect_timeout', '0');
+SELECT try_option('connect_timeout', 'soon');
+SELECT try_option('connect_timeout', '2 fortnights');
+SELECT try_option('timeout', '-1');
+SELECT try_option('timeout', '2d');
+SELECT try_option('max_connections', '0');
+SELECT try_option('max_connections', '1001');
+SELECT try_option('max_connections', '2.5 many');
+SELECT try_option('rate_limit', '-1');
+SELECT try_option('rate_limit', 'NaN');
+SELECT try_option('rate_limit', 'fast');
+SELECT try_option('max_response_size', '10');
+SELECT try_option('max_response_size', '2GB');
+SELECT try_option('timezone', 'Mars/Olympus');
+SELECT try_option('pull_window', '1 month');
+SELECT try_option('pull_window', '0 hours');
+SELECT try_option('pull_window', '1.5 seconds');
+SELECT try_option('pull_window', 'a day or two');
+SELECT try_option('allow_http', '');
+
+-- user mappings: no message may show a secret
+CREATE USER MAPPING FOR CURRENT_USER SERVER kapture OPTIONS (key 'swordfish');
+CREATE USER MAPPING FOR CURRENT_USER SERVER kapture OPTIONS (auth_key '');
+CREATE USER MAPPING FOR CURRENT_USER SERVER kapture OPTIONS (auth_key 'Basic swordfish');
+CREATE USER MAPPING FOR CURRENT_USER SERVER kapture OPTIONS (auth_key ' swordfish');
+CREATE USER MAPPING FOR CURRENT_USER SERVER kapture OPTIONS (auth_key E'sword\nfish');
+CREATE USER MAPPING FOR CURRENT_USER SERVER kapture OPTIONS ("user" 'sword:fish');
+CREATE USER MAPPING FOR CURRENT_USER SERVER kapture OPTIONS ("user" '');
+CREATE USER MAPPING FOR CURRENT_USER SERVER kapture OPTIONS (password '');
+CREATE USER MAPPING FOR CURRENT_USER SERVER kapture OPTIONS (pull_auth_key 'Basic swordfish');
+CREATE USER MAPPING FOR CURRENT_USER SERVER kapture OPTIONS ("user" 'u', password 'p', auth_key 'k',
+	add_auth_key 'a', update_auth_key 'b', get_auth_key 'c', pull_auth_key 'd');
+
+-- options of a mapping are hidden from others, as ever
+CREATE ROLE regress_kapture_other;
+SET ROLE regress_kapture_other;
+SELECT umoptions IS NULL AS hidden FROM pg_user_mappings WHERE srvname = 'kapture';
+RESET ROLE;
+
+DROP ROLE regress_kapture_other;
+DROP FUNCTION try_option;
+DROP SERVER kapture CASCADE;
+DROP SERVER allowed;
+DROP SERVER loopback;
+DROP SERVER loopback6;
+DROP SERVER localhost;

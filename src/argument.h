@@ -1,0 +1,25 @@
+/*
+ * argument.h
+ *		Checks of the arguments that SQL functions hand on to Kapture, and
+ *		request bodies made of them.
+ */
+#ifndef KAPTURE_ARGUMENT_H
+#define KAPTURE_ARGUMENT_H
+
+#include "postgres.h"
+
+#include "fmgr.h"
+#include "utils/jsonb.h"
+#include "utils/timestamp.h"
+
+extern void kapture_argument_check_null(FunctionCallInfo fcinfo, int argno,
+										const char *name);
+extern Jsonb *kapture_argument_object(FunctionCallInfo fcinfo, int argno,
+									  const char *name);
+extern bool kapture_argument_is_given(const JsonbValue *value);
+extern void kapture_argument_check_criteria(Jsonb *criteria);
+extern char *kapture_argument_body(Jsonb *object);
+extern void kapture_argument_range(FunctionCallInfo fcinfo, Timestamp *start,
+								   Timestamp *end);
+
+#endif							/* KAPTURE_ARGUMENT_H */

@@ -1,0 +1,28 @@
+/*
+ * origin.h
+ *		Is this the database whose changes these are, or a copy of it?
+ */
+#ifndef KAPTURE_ORIGIN_H
+#define KAPTURE_ORIGIN_H
+
+#include "postgres.h"
+
+#include "utils/timestamp.h"
+
+typedef enum KaptureOriginState
+{
+	KAPTURE_ORIGIN_OURS,
+	KAPTURE_ORIGIN_COPY			/* nothing may be sent until somebody says so */
+} KaptureOriginState;
+
+typedef struct KaptureOrigin
+{
+	KaptureOriginState state;
+	TimestampTz stamped_at;
+	TimestampTz doubt_until;	/* Adds of changes until then may have been sent */
+} KaptureOrigin;
+
+extern void kapture_origin_claim(void);
+extern KaptureOrigin kapture_origin_check(void);
+
+#endif							/* KAPTURE_ORIGIN_H */

@@ -1,0 +1,14 @@
+/*
+ * own.h
+ *		Statements on the extension's own tables, for callers without rights
+ *		on them.
+ */
+#ifndef KAPTURE_OWN_H
+#define KAPTURE_OWN_H
+
+#include "postgres.h"
+
+extern uint64 kapture_own_execute(const char *sql, int nargs, Oid *types, Datum *values);
+extern char *kapture_own_text(const char *sql, int nargs, Oid *types, Datum *values);
+
+#endif							/* KAPTURE_OWN_H */

@@ -1,0 +1,22 @@
+/*
+ * rows.h
+ *		Customers and contacts as rows, from windows of a pull or an answer.
+ */
+#ifndef KAPTURE_ROWS_H
+#define KAPTURE_ROWS_H
+
+#include "postgres.h"
+
+#include "access/tupdesc.h"
+
+#include "customer.h"
+#include "fetch.h"
+
+typedef struct KaptureRows KaptureRows;
+
+extern KaptureRows *kapture_rows_create(KaptureRowKind kind, TupleDesc desc,
+										const char *timezone,
+										KaptureFetch *fetch);
+extern bool kapture_rows_next(KaptureRows *rows, Datum *values, bool *isnull);
+
+#endif							/* KAPTURE_ROWS_H */

@@ -1,0 +1,194 @@
+# What the worker makes of Kapture's answers: duplicates, refusals, bad keys,
+# throttling, failures; and the limits it keeps.
+use strict;
+use warnings;
+
+use FindBin;
+use lib "$FindBin::RealBin/../perl";
+use POSIX ();
+use KaptureTest;
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+my $emulator = start_emulator();
+my $node = new_node('main');
+setup_sync($node, $emulator);
+create_customers($node);
+my $idle = "SELECT pending + in_flight + retrying = 0 FROM kapture_status WHERE relation = 'customers'::regclass";
+
+sub sql { return $node->safe_psql('postgres', $_[0]) }
+sub stats { return emulator_get($emulator, 'stats') }
+
+# Starts anew: no rows, no customers, no faults.
+sub fresh
+{
+	sql("TRUNCATE customers");
+	poll_ok($node, $idle, 'all quiet');
+	emulator_post($emulator, 'reset', {});
+	emulator_post($emulator, 'reset', {}) if @_;
+	return;
+}
+
+# --- duplicates
+emulator_post($emulator, 'seed', [
+	{ kapture_customer_id => 101, customer_name => 'By phone', phone => '9100000001', email_id => 'a@example.com' },
+	{ kapture_customer_id => 102, customer_name => 'By email', phone => '9100000002', email_id => 'b@example.com' },
+	{ kapture_customer_id => 103, customer_name => 'By both', phone => '9100000003', email_id => 'c@example.com' } ]);
+sql(q(INSERT INTO customers (customer_name, phone, email_id, city) VALUES
+	('Phone is known', '9100000001', NULL, 'Pune'),
+	('Email is known', '9200000002', 'b@example.com', 'Pune'),
+	('Both are known', '9100000003', 'c@example.com', 'Pune'),
+	('Two others', '9100000001', 'b@example.com', 'Pune')));
+poll_ok($node, "SELECT array_agg(kapture_customer_id ORDER BY id) = ARRAY[101, 102, 103, NULL]::bigint[] FROM customers", 'link takes the ids of existing customers');
+poll_ok($node, $idle, 'and is done');
+is(join(' ', map { $_->{city} // '' } map { @{ emulator_get($emulator, "customers?id=$_") } } 101 .. 103), 'Pune Pune Pune', 'and pushes the values of the rows');
+is(stats()->{adds}, 0, 'nobody was added');
+like(sql("SELECT message FROM kapture_failures"), qr/phone belongs to Kapture customer 10[12].*email to Kapture customer 102/,
+	'phone and email of two customers: parked, with both ids');
+sql("UPDATE customers SET email_id = 'd\@example.com', phone = '9100000009' WHERE customer_name = 'Two others'");
+poll_ok($node, "SELECT count(kapture_customer_id) = 4 FROM customers", 'and sent when the row is mended');
+
+sql(q(CREATE TABLE strict (id int PRIMARY KEY, customer_name text, phone text);
+	SELECT kapture_attach('strict', on_duplicate => 'fail');
+	INSERT INTO strict VALUES (1, 'Known', '9100000001'), (2, 'New', '9300000001')));
+poll_ok($node, "SELECT count(*) = 1 FROM kapture_failures WHERE relation = 'strict'::regclass AND state = 'parked' AND message LIKE '%already exists%'", 'fail parks it');
+is(sql("SELECT kapture_customer_id IS NULL FROM strict WHERE id = 1"), 't', 'without an id');
+poll_ok($node, "SELECT kapture_customer_id IS NOT NULL FROM strict WHERE id = 2", 'others go');
+
+# a lost Add is ours, whatever on_duplicate says
+emulator_faults($emulator, { api => 'add', action => 'drop_after', count => 1 });
+sql("INSERT INTO strict VALUES (3, 'Lost', '9300000003')");
+poll_ok($node, "SELECT kapture_customer_id IS NOT NULL FROM strict WHERE id = 3", 'a lost Add is found again');
+# even if the search lags behind, and the row has changed meanwhile
+my $adds = stats()->{adds};
+emulator_faults($emulator, { api => 'add', action => 'drop_after', count => 1 }, { api => 'get', action => 'not_found', count => 1 });
+sql("INSERT INTO strict VALUES (4, 'Lost', '9300000004')");
+poll_ok($node, "SELECT count(*) = 1 FROM kapture_failures WHERE relation = 'strict'::regclass AND row_key = '4'", 'an Add is in doubt');
+sql("UPDATE strict SET phone = '9300000005' WHERE id = 4");
+poll_ok($node, "SELECT kapture_customer_id IS NOT NULL FROM strict WHERE id = 4", 'it is found by what was sent');
+poll_ok($node, "SELECT pending + in_flight + retrying = 0 FROM kapture_status WHERE relation = 'strict'::regclass", 'its change follows');
+is(stats()->{adds} - $adds, 1, 'and is not added twice');
+is(sql("SELECT kapture_get_customer('{\"phone\": \"9300000005\"}') -> 'Customer Details' ->> 'id' = kapture_customer_id::text FROM strict WHERE id = 4"), 't', 'and has its new phone');
+# an answer that cannot be read is a lost Add, too
+foreach my $action (qw(truncate garbage html late))
+{
+	my $before = stats()->{adds};
+
+	emulator_faults($emulator, { api => 'add', action => $action, count => 1, ms => 2500 });
+	sql("INSERT INTO strict SELECT max(id) + 1, '$action', (9310000000 + max(id))::text FROM strict");
+	poll_ok($node, "SELECT kapture_customer_id IS NOT NULL FROM strict WHERE customer_name = '$action'", "$action: found again");
+	is(stats()->{adds} - $before, 1, "$action: added once");
+}
+sql("SELECT kapture_detach('strict')");
+
+# --- a bad key stops the queue
+fresh();
+emulator_post($emulator, 'keys', { all => 'another' });
+sql("INSERT INTO customers (customer_name, phone) SELECT 'Key ' || i, (9400000000 + i)::text FROM generate_series(1, 10000) i");
+poll_ok($node, "SELECT server_state = 'denied' AND server_message = 'Invalid Auth Key' AND in_flight = 0 FROM kapture_status", 'a bad key stops the queue');
+cmp_ok(stats()->{unauthorized}, '<=', 8, 'a handful of requests was wasted');
+is(stats()->{requests}, stats()->{unauthorized}, 'and no others were made');
+sql("ALTER USER MAPPING FOR CURRENT_USER SERVER kapture OPTIONS (SET auth_key 'another')");
+poll_ok($node, "SELECT count(*) = count(kapture_customer_id) FROM customers", 'it goes on when the mapping is changed');
+oracle_ok($node, $emulator, 'with nothing lost');
+emulator_post($emulator, 'keys', { all => 'a2FwZGVtbzprYXAxMjM=' });
+sql("ALTER USER MAPPING FOR CURRENT_USER SERVER kapture OPTIONS (SET auth_key 'a2FwZGVtbzprYXAxMjM=')");
+
+foreach my $code (403, 404)
+{
+	fresh();
+	emulator_faults($emulator, { action => 'status', code => $code });
+	sql("INSERT INTO customers (customer_name, phone) SELECT 'Code ' || i, (9410000000 + i)::text FROM generate_series(1, 100) i");
+	poll_ok($node, "SELECT server_state = 'denied' AND in_flight = 0 FROM kapture_status", "$code stops the queue");
+	cmp_ok(stats()->{requests}, '<=', 8, 'a handful of requests was wasted');
+	emulator_faults($emulator);
+	sql("ALTER SERVER kapture OPTIONS (SET timeout '" . ($code - 400) . "s')");
+	poll_ok($node, "SELECT count(*) = count(kapture_customer_id) FROM customers", 'it goes on when the server is changed');
+}
+sql("ALTER SERVER kapture OPTIONS (SET timeout '2s')");
+
+# --- Retry-After, as seconds and as a date
+foreach my $code (429, 503)
+{
+	foreach my $form ('seconds', 'date')
+	{
+		fresh();
+		my $until = time + 3;
+		emulator_faults($emulator,
+			{ action => 'status', code => $code, count => 1, headers => { 'Retry-After' => $form eq 'date' ? POSIX::strftime("%a, %d %b %Y %H:%M:%S GMT", gmtime $until) : '2' } });
+		sql("INSERT INTO customers (customer_name, phone) SELECT 'Later ' || i, (9420000000 + i)::text FROM generate_series(1, 200) i");
+		poll_ok($node, "SELECT count(*) = count(kapture_customer_id) FROM customers", "$code with Retry-After: all are sent in the end");
+		my $log = emulator_get($emulator, 'log');
+		my ($refused) = grep { $_->{code} == $code } @$log;
+		# those that were under way already do not count: at most max_connections
+		my @early = grep { $_->{time} > $refused->{time} && $_->{time} < ($form eq 'date' ? $until : $refused->{time} + 2) } @$log;
+		cmp_ok(scalar @early, '<=', 8, "$code: $form are kept");
+	}
+}
+
+# --- failures: one row's, and the server's
+fresh();
+emulator_faults($emulator, { match => 'Poison', action => 'status', code => 500 });
+sql("INSERT INTO customers (customer_name, phone) VALUES ('Poison', '9430000000')");
+poll_ok($node, "SELECT count(*) = 1 FROM kapture_failures WHERE attempts >= 3 AND state = 'retry' AND http_status = 500 AND next_attempt IS NOT NULL",
+	'a row that Kapture fails on is tried again, visibly');
+sql("INSERT INTO customers (customer_name, phone) SELECT 'Fine ' || i, (9430000000 + i)::text FROM generate_series(1, 300) i");
+poll_ok($node, "SELECT count(kapture_customer_id) = 300 FROM customers", 'and holds up nobody');
+emulator_faults($emulator);
+sql("SELECT kapture_retry('customers')");
+poll_ok($node, "SELECT count(kapture_customer_id) = 301 FROM customers", 'it goes when Kapture is mended');
+is(stats()->{adds}, 301, 'each was added once');
+
+fresh();
+emulator_faults($emulator, { action => 'drop_before' });
+sql("INSERT INTO customers (customer_name, phone) SELECT 'Down ' || i, (9440000000 + i)::text FROM generate_series(1, 1000) i");
+poll_ok($node, "SELECT server_state = 'failing' AND server_retry_at IS NOT NULL FROM kapture_status", 'a server that fails is left alone');
+cmp_ok(stats()->{requests}, '<=', 30, 'only few requests are wasted on it');
+like(slurp_file($node->logfile), qr/server "kapture" does not answer as it should/, 'the log says so');
+emulator_faults($emulator);
+poll_ok($node, "SELECT count(*) = count(kapture_customer_id) FROM customers", 'it is probed, and everything goes');
+oracle_ok($node, $emulator, 'nothing was lost');
+like(slurp_file($node->logfile), qr/server "kapture" works again/, 'the log says that, too');
+
+# --- a sick server does not slow another
+fresh();
+my $other = start_emulator();
+sql(qq(
+CREATE SERVER other FOREIGN DATA WRAPPER kapture_fdw OPTIONS (url '$other->{url}');
+CREATE USER MAPPING FOR CURRENT_USER SERVER other OPTIONS (auth_key 'a2FwZGVtbzprYXAxMjM=');
+CREATE TABLE others (id int PRIMARY KEY, customer_name text, phone text);
+SELECT kapture_attach('others', server => 'other');
+));
+emulator_faults($emulator, { action => 'hang' });
+sql("ALTER SERVER kapture OPTIONS (SET timeout '1h')");
+sql("INSERT INTO customers (customer_name, phone) SELECT 'Hanging ' || i, (9450000000 + i)::text FROM generate_series(1, 100) i");
+poll_ok($node, "SELECT in_flight > 0 FROM kapture_status WHERE relation = 'customers'::regclass", 'one server hangs');
+sql("INSERT INTO others SELECT i, 'Other ' || i, (9450000000 + i)::text FROM generate_series(1, 1000) i");
+poll_ok($node, "SELECT count(*) = count(kapture_customer_id) FROM others", 'the other is served');
+is(sql("SELECT count(kapture_customer_id) FROM customers"), '0', 'while the first still hangs');
+emulator_faults($emulator);
+sql("ALTER SERVER kapture OPTIONS (SET timeout '2s')");
+sql("SELECT pg_terminate_backend(kapture_worker_pid())");
+poll_ok($node, "SELECT count(*) = count(kapture_customer_id) FROM customers", 'which goes on after all');
+sql("SELECT kapture_detach('others')");
+
+# --- limits
+fresh();
+sql("ALTER SERVER kapture OPTIONS (ADD max_connections '5')");
+emulator_faults($emulator, { action => 'delay', ms => 20 });
+sql("INSERT INTO customers (customer_name, phone) SELECT 'Wide ' || i, (9460000000 + i)::text FROM generate_series(1, 500) i");
+poll_ok($node, "SELECT count(*) = count(kapture_customer_id) FROM customers", 'all are sent');
+is(stats()->{max_in_flight}, 5, 'max_connections is used, and kept');
+
+fresh();
+sql("ALTER SERVER kapture OPTIONS (ADD rate_limit '40')");
+sql("INSERT INTO customers (customer_name, phone) SELECT 'Slow ' || i, (9470000000 + i)::text FROM generate_series(1, 200) i");
+poll_ok($node, "SELECT count(kapture_customer_id) > 50 FROM customers", 'under way');
+$node->restart;
+poll_ok($node, "SELECT count(kapture_customer_id) > 100 FROM customers", 'under way');
+sql("SELECT pg_terminate_backend(kapture_worker_pid())");
+poll_ok($node, "SELECT count(*) = count(kapture_customer_id) FROM customers", 'all are sent');
+cmp_ok(stats()->{max_requests_in_any_second}, '<=', 40, 'no second saw more than rate_limit requests, across restarts');
+
+$node->stop;
+done_testing();

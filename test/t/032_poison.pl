@@ -1,0 +1,220 @@
+# A row that cannot be sent, or whose id cannot be written back, waits alone and
+# says why.  Nothing that a row holds or that Kapture answers ends the worker.
+use strict;
+use warnings;
+
+use FindBin;
+use lib "$FindBin::RealBin/../perl";
+use KaptureTest;
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+my $emulator = start_emulator();
+my $node = new_node('main');
+setup_sync($node, $emulator);
+create_customers($node);
+my $idle = "SELECT pending + in_flight + retrying = 0 FROM kapture_status WHERE relation = 'customers'::regclass";
+my $phone = 9500000000;
+my $worker = sql("SELECT kapture_worker_pid()");
+
+sub sql { return $node->safe_psql('postgres', $_[0]) }
+sub stats { return emulator_get($emulator, 'stats') }
+sub insert
+{
+	my ($name) = @_;
+	$phone++;
+	return sql("INSERT INTO customers (customer_name, phone) VALUES ('$name', '$phone') RETURNING id");
+}
+
+sub failure_ok
+{
+	my ($id, $pattern, $name) = @_;
+	poll_ok($node, "SELECT count(*) = 1 FROM kapture_failures WHERE relation = 'customers'::regclass AND row_key = '$id' AND message ~ '$pattern'", $name);
+	return;
+}
+
+sub has_id { return "SELECT kapture_customer_id IS NOT NULL FROM customers WHERE id = $_[0]" }
+
+# --- the write-back
+sql(q(
+CREATE FUNCTION no_write_back() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+	IF OLD.kapture_customer_id IS NULL AND NEW.kapture_customer_id IS NOT NULL THEN
+		IF NEW.customer_name = 'Trigger raises' THEN RAISE 'not this one'; END IF;
+		IF NEW.customer_name = 'Trigger returns null' THEN RETURN NULL; END IF;
+	END IF;
+	RETURN NEW;
+END $$;
+CREATE TRIGGER no_write_back BEFORE UPDATE ON customers FOR EACH ROW EXECUTE FUNCTION no_write_back();
+CREATE FUNCTION deferred_raise() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+	IF NEW.customer_name = 'Deferred raises' AND NEW.kapture_customer_id IS NOT NULL THEN RAISE 'not at the end either, %', current_user; END IF;
+	RETURN NULL;
+END $$;
+CREATE CONSTRAINT TRIGGER deferred_raise AFTER UPDATE ON customers DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION deferred_raise();
+ALTER TABLE customers ADD CONSTRAINT no_id CHECK (customer_name <> 'Check' OR kapture_customer_id IS NULL);
+));
+my @bad = map { insert($_) } ('Trigger raises', 'Trigger returns null', 'Deferred raises', 'Check');
+my @good = map { insert("Good $_") } 1 .. 50;
+poll_ok($node, "SELECT count(kapture_customer_id) = 50 FROM customers", 'rows whose id cannot be written hold up nobody');
+failure_ok($bad[0], 'not this one', 'a trigger that raises: its error is shown');
+failure_ok($bad[1], 'changed no row', 'a trigger that suppresses the update is noticed');
+failure_ok($bad[2], 'not at the end either', 'a deferred trigger fires at once');
+failure_ok($bad[3], 'no_id', 'a check constraint');
+is(sql("SELECT count(*) FROM kapture_failures WHERE state = 'parked'"), '4', 'they are parked');
+is(stats()->{adds}, 54, 'each was added once');
+sql("DROP TRIGGER no_write_back ON customers; DROP TRIGGER deferred_raise ON customers; ALTER TABLE customers DROP CONSTRAINT no_id");
+is(sql("SELECT kapture_retry('customers')"), '4', 'retried when mended');
+poll_ok($node, "SELECT count(kapture_customer_id) = 54 FROM customers", 'their ids, which were kept, are written');
+is(stats()->{adds}, 54, 'and nobody was added again');
+oracle_ok($node, $emulator, 'every id is right');
+
+# --- locks
+my $locker = $node->background_psql('postgres');
+my $locked = insert('Locked');
+poll_ok($node, has_id($locked), 'the row is there');
+emulator_faults($emulator, { api => 'add', action => 'delay', ms => 300 });
+$locked = insert('Locked');
+$locker->query_safe("BEGIN; SELECT FROM customers WHERE id = $locked FOR UPDATE");
+failure_ok($locked, 'the row is locked', 'a locked row waits');
+emulator_faults($emulator);
+insert("Beside $_") for 1 .. 20;
+poll_ok($node, "SELECT count(*) = 0 FROM customers WHERE kapture_customer_id IS NULL AND id <> $locked", 'and holds up nobody');
+$locker->query_safe("COMMIT");
+poll_ok($node, has_id($locked), 'its id is written once it is free');
+oracle_ok($node, $emulator, 'added once');
+
+$locker->query_safe("BEGIN; LOCK TABLE customers IN ACCESS EXCLUSIVE MODE");
+$locker->query_safe("INSERT INTO customers (customer_name, phone) VALUES ('Under a table lock', '9510000000')");
+$locker->query_safe("COMMIT");
+$locker->quit;
+poll_ok($node, "SELECT count(*) = count(kapture_customer_id) FROM customers", 'a lock on the table is survived');
+
+# --- rows that go, move, change while they are sent
+emulator_faults($emulator, { api => 'add', action => 'delay', ms => 300 });
+my $gone = insert('Deleted in flight');
+poll_ok($node, "SELECT in_flight = 1 FROM kapture_status WHERE relation = 'customers'::regclass", 'in flight');
+sql("DELETE FROM customers WHERE id = $gone");
+poll_ok($node, "SELECT count(*) = 1 FROM kapture_history WHERE row_key = '$gone' AND action = 'gone'", 'a row deleted in flight ends as gone');
+is(sql("SELECT kapture_customer_id IS NULL FROM (SELECT) s LEFT JOIN customers ON id = $gone"), 't', 'and does not come back');
+emulator_faults($emulator);
+my ($deleted) = grep { $_->{customer_name} eq 'Deleted in flight' } @{ emulator_get($emulator, 'customers') };
+ok($deleted, 'its customer stays in Kapture');
+
+sql("CREATE TABLE moving (id int PRIMARY KEY, customer_name text, phone text); SELECT kapture_attach('moving')");
+emulator_faults($emulator, { api => 'add', action => 'delay', ms => 300 });
+my $adds = stats()->{adds};
+sql("INSERT INTO moving VALUES (1, 'Moving', '9520000001')");
+poll_ok($node, "SELECT in_flight = 1 FROM kapture_status WHERE relation = 'moving'::regclass", 'in flight');
+sql("UPDATE moving SET id = 2");
+poll_ok($node, "SELECT kapture_customer_id IS NOT NULL FROM moving WHERE id = 2", 'a row whose key changes in flight gets its id');
+is(stats()->{adds} - $adds, 1, 'and is added once');
+emulator_faults($emulator);
+
+# --- shapes that change under waiting rows
+sql("SELECT kapture_pause('moving'); INSERT INTO moving VALUES (3, 'Dropped column', '9520000003'), (4, 'Other column', '9520000004')");
+sql("ALTER TABLE moving DROP COLUMN phone");
+sql("SELECT kapture_resume('moving')");
+poll_ok($node, "SELECT count(*) = 2 FROM kapture_failures WHERE relation = 'moving'::regclass AND message LIKE 'Name and (Phone%'", 'a mapped column was dropped: Kapture says what is missing');
+sql("ALTER TABLE moving DROP CONSTRAINT moving_pkey; ALTER TABLE moving ADD COLUMN key text; UPDATE moving SET key = 'k' || id; ALTER TABLE moving ADD PRIMARY KEY (key)");
+sql("SELECT kapture_retry('moving')");
+poll_ok($node, "SELECT count(*) = 0 FROM kapture_status WHERE relation = 'moving'::regclass AND pending + in_flight + retrying > 0", 'another primary key is survived');
+sql("ALTER TABLE moving ALTER COLUMN kapture_customer_id TYPE text");
+sql("INSERT INTO moving (id, customer_name, key) VALUES (5, 'No phone', 'k5')");
+poll_ok($node, "SELECT count(*) = 1 FROM kapture_failures WHERE relation = 'moving'::regclass AND row_key = 'k5'", 'so is another type of the id column');
+sql("SELECT kapture_pause('moving'); INSERT INTO moving (id, customer_name, key) VALUES (6, 'Waiting', 'k6'); DROP TABLE moving");
+insert('After the drop');
+poll_ok($node, "SELECT count(*) = count(kapture_customer_id) FROM customers", 'so is a table dropped with rows waiting');
+$node->wait_for_log(qr/1 attached tables were dropped, with [1-9]\d* waiting changes/);
+pass('which the log says');
+is(sql("SELECT count(*) FROM kapture_attachment a WHERE NOT EXISTS (SELECT FROM pg_class WHERE oid = a.relation)"), '0', 'and nothing of it is left');
+
+# --- row level security
+sql(q(
+CREATE ROLE shop LOGIN;
+CREATE TABLE hidden (id int PRIMARY KEY, customer_name text, phone text);
+ALTER TABLE hidden OWNER TO shop;
+GRANT USAGE ON FOREIGN SERVER kapture TO shop;
+CREATE USER MAPPING FOR shop SERVER kapture OPTIONS (auth_key 'a2FwZGVtbzprYXAxMjM=');
+GRANT CREATE ON SCHEMA public TO shop;
+SET ROLE shop;
+SELECT kapture_attach('hidden');
+ALTER TABLE hidden ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY;
+RESET ROLE;
+INSERT INTO hidden VALUES (1, 'Hidden', '9530000001');
+));
+poll_ok($node, "SELECT count(*) = 1 FROM kapture_failures WHERE relation = 'hidden'::regclass AND state = 'parked' AND message LIKE '%row-level security%'", 'a row hidden from its owner is a failure, not a deleted row');
+sql("ALTER TABLE hidden NO FORCE ROW LEVEL SECURITY; SELECT kapture_retry('hidden')");
+poll_ok($node, "SELECT kapture_customer_id IS NOT NULL FROM hidden", 'and goes when it may be seen');
+
+# --- values
+my $big = insert('Big');
+sql("UPDATE customers SET city = repeat('x', 10 * 1024 * 1024) WHERE id = $big");
+poll_ok($node, $idle, 'ten million characters are sent');
+is(length(emulator_get($emulator, 'customers?id=' . sql("SELECT kapture_customer_id FROM customers WHERE id = $big"))->[0]{city}), 10 * 1024 * 1024, 'and arrive');
+sql("DELETE FROM customers WHERE id = $big");
+
+my $odd = insert('Odd');
+sql(qq(UPDATE customers SET customer_name = E'"quoted" \\\\back\\\\ \\t\\n\\x01 \\u00e4\\u20ac\\U0001F600', city = '{"a": [1]}' WHERE id = $odd));
+poll_ok($node, $idle, 'odd characters are sent');
+is(emulator_get($emulator, 'customers?id=' . sql("SELECT kapture_customer_id FROM customers WHERE id = $odd"))->[0]{customer_name},
+	"\"quoted\" \\back\\ \t\n\x01 \x{e4}\x{20ac}\x{1F600}", 'and arrive');
+
+# --- answers
+my %answer = (
+	'a NUL' => '{"message": "a\\\\u0000b", "status": "failed"}',
+	'half a surrogate' => '{"message": "\\\\ud800", "status": "failed"}',
+	'bytes that are no UTF-8' => '{"message": "caf\xe9", "status": "failed"}',
+	'deep nesting' => ('[' x 10000) . (']' x 10000),
+	'an id beyond bigint' => '{"Enquiry": {"kapture_customer_id": 99999999999999999999}, "status": "success"}',
+	'an id of huge scale' => '{"Enquiry": {"kapture_customer_id": 1e999999}, "status": "success"}',
+	'an id below zero' => '{"Enquiry": {"kapture_customer_id": -5}, "status": "success"}',
+	'no id' => '{"Enquiry": {}, "status": "success"}',
+	'an array' => '[{"status": "success"}]',
+	'a string' => '"success"',
+	'null' => 'null',
+	'half a document' => '{"message": "valid',
+	'empty' => '');
+foreach my $what (sort keys %answer)
+{
+	my $before = stats()->{adds};
+	(my $json = $answer{$what}) =~ s/\\\\u/\\u/g;
+	my $name = "Answer: $what";
+
+	if ($json =~ /\xe9/)
+	{
+		# not expressible in a rule's JSON: the emulator's own garbage will do
+		emulator_faults($emulator, { api => 'add', action => 'garbage', count => 1 });
+	}
+	else
+	{
+		emulator_faults($emulator, { api => 'add', action => 'garbage', count => 1, body => $json });
+	}
+	my $id = insert($name);
+	poll_ok($node, "SELECT count(*) = 1 FROM kapture_failures WHERE row_key = '$id' AND relation = 'customers'::regclass UNION ALL " . has_id($id) . " ORDER BY 1 DESC LIMIT 1", "$what: noticed");
+	emulator_faults($emulator);
+	sql("SELECT kapture_retry('customers')");
+	poll_ok($node, has_id($id), "$what: the row has its id in the end");
+	is(stats()->{adds} - $before, 1, "$what: it was added once");
+}
+emulator_faults($emulator, { api => 'add', action => 'endless', count => 1 });
+my $endless = insert('Answer: endless');
+poll_ok($node, has_id($endless), 'an endless answer is cut off, and its customer found');
+
+# --- another encoding
+$node->safe_psql('postgres', "CREATE DATABASE latin ENCODING 'LATIN1' TEMPLATE template0 LOCALE 'C'");
+setup_sync($node, $emulator, db => 'latin');
+create_customers($node, db => 'latin');
+$node->safe_psql('latin', "INSERT INTO customers (customer_name, phone) VALUES ('caf' || chr(233), '9540000001')");
+poll_ok($node, "SELECT kapture_customer_id IS NOT NULL FROM customers", 'a database in LATIN1', 'latin');
+is((grep { $_->{phone} eq '9540000001' } @{ emulator_get($emulator, 'customers') })[0]{customer_name}, "caf\x{e9}", 'sends UTF-8');
+emulator_faults($emulator, { api => 'add', action => 'status', code => 400, count => 1, body => "{\"message\": \"\x{20ac}\", \"status\": \"failed\"}" });
+$node->safe_psql('latin', "INSERT INTO customers (customer_name, phone) VALUES ('Euro', '9540000002')");
+poll_ok($node, "SELECT count(*) = 1 FROM kapture_failures", 'a message that LATIN1 cannot hold parks the row', 'latin');
+emulator_faults($emulator);
+$node->safe_psql('latin', "SELECT kapture_retry('customers')");
+poll_ok($node, "SELECT count(kapture_customer_id) = 2 FROM customers", 'and it goes again', 'latin');
+
+is(sql("SELECT kapture_worker_pid()"), $worker, 'the worker has lived through all this');
+$node->stop;
+done_testing();

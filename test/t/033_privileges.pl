@@ -1,0 +1,151 @@
+# Users' code runs as the table's owner, restricted; nobody learns or changes
+# what is not theirs.
+use strict;
+use warnings;
+
+use FindBin;
+use lib "$FindBin::RealBin/../perl";
+use KaptureTest;
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+my $emulator = start_emulator();
+my $node = new_node('main');
+my $key = 'c2VjcmV0LWtleS1vZi1hbGljZQ==';
+emulator_post($emulator, 'keys', { all => $key });
+
+sub sql { return $node->safe_psql('postgres', $_[0]) }
+# as somebody: the error, or the output
+sub try_as
+{
+	my ($role, $statement) = @_;
+	my ($rc, $out, $err) = $node->psql('postgres', "SET ROLE $role; $statement");
+	return $rc == 0 ? $out : $err;
+}
+
+sql(qq(
+CREATE EXTENSION kapture_sync;
+CREATE SERVER kapture FOREIGN DATA WRAPPER kapture_fdw OPTIONS (url '$emulator->{url}', timeout '2s');
+CREATE ROLE alice LOGIN; CREATE ROLE mallory LOGIN; CREATE ROLE reader LOGIN;
+GRANT CREATE ON SCHEMA public TO alice, mallory;
+GRANT USAGE ON FOREIGN SERVER kapture TO alice;
+SET ROLE alice;
+CREATE USER MAPPING FOR alice SERVER kapture OPTIONS (auth_key '$key');
+CREATE TABLE customers (id int PRIMARY KEY, customer_name text, phone text);
+CREATE TABLE private (secret text);
+SELECT kapture_attach('customers');
+RESET ROLE;
+));
+pass('a role without privileges but USAGE on the server attaches its own table');
+sql("SET ROLE alice; INSERT INTO customers VALUES (1, 'Priya', '9600000001')");
+poll_ok($node, "SELECT kapture_customer_id IS NOT NULL FROM customers WHERE id = 1", 'and its rows are sent');
+
+# --- what others may not
+like(try_as('mallory', "SELECT kapture_attach('customers')"), qr/must be owner of table customers/, 'attach needs ownership');
+like(try_as('mallory', "SELECT kapture_detach('customers')"), qr/must be owner/, 'so does detach');
+like(try_as('mallory', "SELECT kapture_pause('customers')"), qr/must be owner/, 'so does pause');
+like(try_as('mallory', "SELECT kapture_resume('customers')"), qr/must be owner/, 'so does resume');
+like(try_as('mallory', "SELECT kapture_retry('customers')"), qr/must be owner/, 'so does retry');
+like(try_as('mallory', "SELECT kapture_discard('customers')"), qr/must be owner/, 'so does discard');
+like(try_as('mallory', "CALL kapture_backfill('customers')"), qr/must be owner/, 'so does backfill');
+like(try_as('mallory', "SELECT kapture_resume()"), qr/permission denied/, 'resuming a copy is for superusers');
+like(try_as('mallory', "CREATE TABLE mine (id int PRIMARY KEY, customer_name text, phone text); SELECT kapture_attach('mine')"),
+	qr/permission denied for foreign server kapture/, 'attach needs USAGE on the server');
+like(try_as('mallory', "SELECT kapture_get_customer('{\"phone\": \"9600000001\"}')"), qr/permission denied for foreign server/, 'so do the calls');
+foreach my $table (qw(kapture_attachment kapture_column kapture_outbox kapture_delivery kapture_origin kapture_backfill))
+{
+	like(try_as('mallory', "SELECT * FROM $table"), qr/permission denied/, "$table is nobody's to read");
+	like(try_as('alice', "DELETE FROM $table"), qr/permission denied/, "nor to write, for owners of tables either");
+}
+sql("SET ROLE alice; INSERT INTO customers VALUES (2, 'Bad', '1')");
+poll_ok($node, "SELECT count(*) = 1 FROM kapture_failures", 'a failure');
+is(try_as('alice', "SELECT count(*) FROM kapture_failures"), '1', 'its owner sees it');
+is(try_as('alice', "SELECT count(*) FROM kapture_status"), '1', 'and the status');
+is(try_as('alice', "SELECT count(*) FROM kapture_history WHERE row_key = '1' AND action = 'add'"), '1', 'and the history');
+is(try_as('mallory', "SELECT count(*) FROM kapture_history"), '0', 'nobody else sees that');
+like(try_as('alice', "DELETE FROM kapture_history"), qr/permission denied/, 'nobody changes it');
+is(try_as('mallory', "SELECT count(*) FROM kapture_failures"), '0', 'others do not');
+is(try_as('mallory', "SELECT count(*) FROM kapture_status"), '0', 'nor the status');
+# a function that leaks is not let near others' rows
+is(try_as('mallory', "CREATE FUNCTION leak(text) RETURNS bool LANGUAGE plpgsql COST 0.0001 AS \$\$ BEGIN RAISE EXCEPTION 'leak %', \$1; END \$\$; SELECT count(*) FROM kapture_failures WHERE leak(request)"), '0', 'nor by a leaky function');
+like(try_as('mallory', "SELECT kapture_worker_start()"), qr/permission denied/, 'internal functions are not for all');
+
+# --- rights that end
+sql("REVOKE USAGE ON FOREIGN SERVER kapture FROM alice");
+sql("SET ROLE alice; INSERT INTO customers VALUES (3, 'Revoked', '9600000003')");
+poll_ok($node, "SELECT server_state = 'misconfigured' AND server_message LIKE 'permission denied%' FROM kapture_status", 'without USAGE nothing is sent, and the status says so');
+is(sql("SELECT kapture_customer_id IS NULL FROM customers WHERE id = 3"), 't', 'the row waits');
+sql("GRANT USAGE ON FOREIGN SERVER kapture TO alice");
+poll_ok($node, "SELECT kapture_customer_id IS NOT NULL FROM customers WHERE id = 3", 'and goes when it is granted again') or diag(sql('SELECT row_to_json(d) FROM kapture_delivery d UNION ALL SELECT row_to_json(s) FROM kapture_status s'));
+
+# --- the owner's code, run by the worker
+my $n = 10;
+foreach my $attack (
+	[ "ALTER ROLE alice SUPERUSER", 'becoming superuser' ],
+	[ "SET ROLE postgres", 'SET ROLE' ],
+	[ "SET SESSION AUTHORIZATION postgres", 'SET SESSION AUTHORIZATION' ],
+	[ "RESET ROLE; ALTER ROLE alice SUPERUSER", 'RESET ROLE' ],
+	[ "CREATE ROLE eve SUPERUSER", 'creating a role' ],
+	[ "INSERT INTO postgres_only VALUES (1)", 'writing a table of somebody else' ],
+	[ "UPDATE kapture_delivery SET changed = 0", 'writing the queue' ],
+	[ "PERFORM set_config('role', 'postgres', false)", 'set_config' ],
+	[ "PERFORM pg_read_file('postgresql.conf')", 'reading a file' ],
+	[ "CREATE TEMPORARY TABLE pg_temp.t (a int)", 'making temporary objects' ],
+	[ "EXECUTE 'LISTEN x'; EXECUTE 'DECLARE c CURSOR WITH HOLD FOR SELECT 1'", 'leaving a cursor behind' ])
+{
+	$n++;
+	my ($code, $name) = @$attack;
+	foreach my $when ('BEFORE', 'DEFERRED')
+	{
+		$n++;
+		sql("CREATE TABLE IF NOT EXISTS postgres_only (a int); DROP TRIGGER IF EXISTS attack ON customers");
+		sql(qq(
+SET ROLE alice;
+CREATE OR REPLACE FUNCTION attack() RETURNS trigger LANGUAGE plpgsql AS \$\$ BEGIN $code; RETURN NEW; END \$\$;));
+		sql($when eq 'BEFORE'
+			? "SET ROLE alice; CREATE TRIGGER attack BEFORE UPDATE ON customers FOR EACH ROW EXECUTE FUNCTION attack()"
+			: "SET ROLE alice; CREATE CONSTRAINT TRIGGER attack AFTER UPDATE ON customers DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION attack()");
+		sql("SET ROLE alice; INSERT INTO customers VALUES ($n, 'Attack $n', '" . (9610000000 + $n) . "')");
+		poll_ok($node, "SELECT count(*) = 1 FROM kapture_failures WHERE row_key = '$n' AND state = 'parked'", "$name fails, in a trigger $when");
+	}
+}
+is(sql("SELECT count(*) FROM pg_roles WHERE rolsuper AND rolname <> current_user"), '0', 'nobody has become superuser');
+is(sql("SELECT count(*) FROM postgres_only"), '0', 'nothing was written elsewhere');
+# who the trigger is
+sql(q(SET ROLE alice; DROP TRIGGER attack ON customers;
+CREATE TABLE seen (who text, path text);
+CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN INSERT INTO public.seen VALUES (current_user, current_setting('search_path')); RETURN NULL; END $$;
+CREATE TRIGGER note AFTER UPDATE ON customers FOR EACH ROW EXECUTE FUNCTION note();
+INSERT INTO customers VALUES (100, 'Note', '9620000100')));
+poll_ok($node, "SELECT kapture_customer_id IS NOT NULL FROM customers WHERE id = 100", 'an innocent trigger is no obstacle');
+is(sql("SELECT DISTINCT who || ' ' || path FROM seen"), 'alice pg_catalog, pg_temp', 'it runs as the owner, with a safe search_path');
+sql("SET ROLE alice; DROP TRIGGER note ON customers");
+
+# functions that the read may call: casts, domains, operators in the path
+sql(q(GRANT CREATE ON DATABASE postgres TO alice; SET ROLE alice; CREATE SCHEMA evil;
+CREATE FUNCTION evil.raise(int, int) RETURNS bool LANGUAGE plpgsql AS $$ BEGIN RAISE 'wrong operator'; END $$;
+CREATE OPERATOR evil.= (LEFTARG = int, RIGHTARG = int, FUNCTION = evil.raise);
+INSERT INTO public.customers VALUES (101, 'Operator', '9620000101')));
+sql("ALTER DATABASE postgres SET search_path = evil, public, pg_catalog");
+my $before = sql("SELECT public.kapture_worker_pid()");
+sql("SELECT pg_terminate_backend(public.kapture_worker_pid())");
+poll_ok($node, "SELECT public.kapture_worker_pid()::text OPERATOR(pg_catalog.<>) '$before'", 'another worker');
+sql("ALTER DATABASE postgres RESET search_path");
+sql("SET ROLE alice; INSERT INTO customers VALUES (102, 'Operator', '9620000102')");
+poll_ok($node, "SELECT count(kapture_customer_id) = 2 FROM public.customers WHERE id IN (101, 102)", 'operators in the search_path are not used');
+
+# --- secrets are nowhere
+sql("ALTER SYSTEM SET log_min_messages = debug5; ALTER SYSTEM SET log_statement = 'none'; SELECT pg_reload_conf()");
+sql("SET ROLE alice; INSERT INTO customers VALUES (103, 'Logged', '9620000103')");
+poll_ok($node, "SELECT kapture_customer_id IS NOT NULL FROM public.customers WHERE id = 103", 'sent at debug5');
+$node->psql('postgres', "SET ROLE alice; SELECT kapture_get_customer('{\"phone\": \"9620000103\"}')");
+my $log = slurp_file($node->logfile);
+$log =~ s/^.*CREATE USER MAPPING.*$//mg;
+unlike($log, qr/\Q$key\E/, 'the key is not in the log');
+unlike($log, qr/Basic /, 'nor the header');
+is(sql("SELECT count(*) FROM kapture_failures f WHERE f::text LIKE '%$key%'"), '0', 'nor in a view');
+is(sql("SELECT count(*) FROM kapture_history h WHERE h::text LIKE '%$key%'"), '0', 'nor in the history');
+is(sql("SELECT count(*) FROM pg_settings WHERE setting LIKE '%$key%'"), '0', 'nor in a setting');
+
+$node->stop;
+done_testing();
