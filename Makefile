@@ -41,7 +41,7 @@ test/emulator/kapture-emulator: $(wildcard test/emulator/*.c test/emulator/*.h)
 # Debian want; of the same commit always the same bytes.
 DIST = kapture_sync-$(shell sed -n 's/^\t"version": "\(.*\)",/\1/p' META.json | head -1)
 dist:
-	git archive --format=zip --prefix=$(DIST)/ -o $(DIST).zip HEAD
+	TZ=UTC git archive --format=zip --prefix=$(DIST)/ -o $(DIST).zip HEAD
 	git archive --format=tar --prefix=$(DIST)/ HEAD | gzip -n9 > $(DIST).tar.gz
 
 .PHONY: emulator dist
