@@ -2,7 +2,8 @@
 set -euo pipefail
 
 top=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-export LC_ALL=C.UTF-8
+# the TAP modules unset LC_ALL; without LANG their clusters would know no encoding
+export LC_ALL=C.UTF-8 LANG=C.UTF-8
 
 say() { printf '\n== %s\n' "$*"; }
 
