@@ -13,6 +13,7 @@ my $emulator = start_emulator();
 my $node = new_node('main');
 my $busy = "SELECT in_flight > 0 FROM kapture_status WHERE relation = 'customers'::regclass";
 my $tablespace = PostgreSQL::Test::Utils::tempdir();
+my $requests;		# that the emulator had seen before the last command
 
 # Requests would hang for ten minutes: what waited for one of them would fail by
 # the time-outs of statements, or of the test.
@@ -48,19 +49,21 @@ sub finishes
 sub finishes_alone
 {
 	my ($sql, $name) = @_;
+	$requests = emulator_get($emulator, 'stats')->{requests};
 	my ($rc, $out, $err) = $node->psql('postgres', $sql, timeout => 120);
 	ok($rc == 0, $name) or diag($err);
 	return;
 }
 
-# The worker has come back and has new requests that hang.
+# The worker has come back and has new requests that hang.  It may have sent all
+# it may by now, so what counts is the time before it went.
 sub back
 {
 	my ($db) = @_;
-	my $before = emulator_get($emulator, 'stats')->{requests};
 	insert_rows($db);
-	wait_for(sub { emulator_get($emulator, 'stats')->{requests} > $before }, 'a new request');
-	return pass("the worker of database $db is back and busy");
+	poll_ok($node, "SELECT kapture_worker_pid() IS NOT NULL", "the worker of database $db is back", $db);
+	wait_for(sub { emulator_get($emulator, 'stats')->{requests} > $requests }, 'a new request');
+	return pass('and busy');
 }
 
 emulator_faults($emulator, { action => 'hang' });
@@ -124,6 +127,7 @@ finishes_alone("ALTER DATABASE renamed SET TABLESPACE other", 'ALTER DATABASE ..
 back('renamed');
 finishes_alone("BEGIN; ALTER DATABASE renamed RENAME TO again; ROLLBACK", 'and one that is rolled back');
 back('renamed');
+$requests = emulator_get($emulator, 'stats')->{requests};
 ($rc, $out, $err) = $node->psql('postgres', "ALTER DATABASE renamed SET TABLESPACE nowhere", timeout => 120);
 like($err, qr/tablespace "nowhere" does not exist/, 'a command fails');
 back('renamed');
