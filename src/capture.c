@@ -256,7 +256,10 @@ capture_differs(TupleDesc desc, AttrNumber attnum, TupleTableSlot *a, TupleTable
 
 	if (anull || bnull)
 		return anull != bnull;
-	return !datumIsEqual(avalue, bvalue, attr->attbyval, attr->attlen);
+
+	/* the second looks into values that are only stored differently */
+	return !datumIsEqual(avalue, bvalue, attr->attbyval, attr->attlen) &&
+		!datum_image_eq(avalue, bvalue, attr->attbyval, attr->attlen);
 }
 
 static void
