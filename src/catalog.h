@@ -10,6 +10,7 @@
 
 #include "access/attnum.h"
 #include "fmgr.h"
+#include "nodes/pg_list.h"
 #include "utils/relcache.h"
 
 typedef enum KaptureTable
@@ -55,6 +56,7 @@ typedef struct KaptureAttachment
 	bool		link_duplicates;
 	bool		paused;
 	char	   *id_column;
+	List	   *former_key;		/* names of the key's columns when it was attached */
 	int			nkeys;
 	KaptureKeyColumn *keys;		/* in the order of the primary key */
 	int			ncolumns;
