@@ -906,6 +906,20 @@ WHERE d.last_error IS NOT NULL AND pg_catalog.pg_has_role(c.relowner, 'USAGE');
 COMMENT ON VIEW @extschema@.kapture_failures IS 'rows whose last try failed: what was sent, what Kapture said, when the next try is';
 GRANT SELECT ON @extschema@.kapture_failures TO PUBLIC;
 
+CREATE FUNCTION @extschema@.kapture_check(server name DEFAULT 'kapture',
+	OUT step text, OUT ok boolean, OUT detail text)
+RETURNS SETOF record
+LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'kapture_check';
+COMMENT ON FUNCTION @extschema@.kapture_check(name) IS
+'checks step by step whether a server can be used: options, worker, name, connection, TLS, certificate, key, clock, time; sends one search that finds nobody';
+
+CREATE FUNCTION @extschema@.kapture_preview(relation regclass, row_key text,
+	OUT waiting boolean, OUT api text, OUT url text, OUT headers text[], OUT body text)
+RETURNS SETOF record
+LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'kapture_preview';
+COMMENT ON FUNCTION @extschema@.kapture_preview(regclass, text) IS
+'the request that would be sent for a row now, the key masked; if nothing waits for the row, as if all its columns had changed';
+
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.kapture_attachment', '');
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.kapture_attachment_attachment_id_seq', '');
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.kapture_column', '');

@@ -684,6 +684,7 @@ worker_start_request(WorkerServer *server, const KaptureServer *settings, Timest
 	KaptureTask *t = &task->task;
 	MemoryContext old = MemoryContextSwitchTo(t->delivery->context);
 
+	kapture_task_wrap(t, settings);
 	t->request = kapture_http_start(settings, kapture_task_api(t), t->body, t->body_len, task);
 	(void) dlist_pop_head_node(&server->ready);
 	server->nready--;

@@ -1,0 +1,157 @@
+# What an operator looks at: kapture_check and kapture_preview, hints,
+# kapture_status and counters, history, notifications.
+use strict;
+use warnings;
+
+use FindBin;
+use lib "$FindBin::RealBin/../perl";
+use JSON::PP;
+use KaptureTest;
+use POSIX ();
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+my $key = 'a2FwZGVtbzprYXAxMjM=';
+my $emulator = start_emulator();
+my $node = new_node('main');
+setup_sync($node, $emulator);
+create_customers($node);
+my $idle = "SELECT pending + in_flight + retrying = 0 FROM kapture_status WHERE relation = 'customers'::regclass";
+
+sub sql { return $node->safe_psql('postgres', $_[0]) }
+sub stats { return emulator_get($emulator, 'stats') }
+
+# kapture_check as a hash: step => [ok, detail]
+sub check
+{
+	my ($server) = @_;
+	my $rows = decode_json(sql("SELECT json_agg(json_build_array(step, ok, detail)) FROM kapture_check('$server')"));
+	unlike(encode_json($rows), qr/\Q$key\E|secret/, "$server: no key is shown");
+	return { map { $_->[0] => [ $_->[1], $_->[2] ] } @$rows };
+}
+
+sub is_failing_at
+{
+	my ($result, $step, $pattern, $name) = @_;
+	ok(defined $result->{$step}[0] && !$result->{$step}[0], "$name: step $step fails") or diag(encode_json($result));
+	like($result->{$step}[1], $pattern, "$name: and says why");
+	return;
+}
+
+# --- kapture_check: all is well
+poll_ok($node, "SELECT kapture_worker_pid() IS NOT NULL", 'the worker runs');
+my $before = stats();
+is(sql("SELECT string_agg(step, ' ') FROM kapture_check() WHERE ok"),
+	'options worker dns tcp tls certificate auth clock time', 'all steps are ok');
+is(stats()->{requests} - $before->{requests}, 1, 'one request was made');
+is(stats()->{customers}, $before->{customers}, 'and nobody was added');
+
+# --- each step that can fail
+is_failing_at(check('nowhere'), 'options', qr/server "nowhere" does not exist.*CREATE SERVER/s, 'no such server');
+sql(qq(CREATE SERVER broken FOREIGN DATA WRAPPER kapture_fdw OPTIONS (url '$emulator->{url}', timeout '1s')));
+is_failing_at(check('broken'), 'options', qr/no user mapping/, 'no mapping');
+sql("CREATE USER MAPPING FOR CURRENT_USER SERVER broken OPTIONS (get_auth_key 'secret')");
+is_failing_at(check('broken'), 'options', qr/no key for the API "add"/, 'half a mapping');
+sql("ALTER USER MAPPING FOR CURRENT_USER SERVER broken OPTIONS (ADD auth_key 'secret')");
+is_failing_at(check('broken'), 'auth', qr/401.*Invalid Auth Key/, 'wrong key');
+sql("ALTER USER MAPPING FOR CURRENT_USER SERVER broken OPTIONS (SET get_auth_key '$key')");
+ok(check('broken')->{auth}[0], 'and the right one passes');
+
+emulator_faults($emulator, { api => 'get', action => 'html', count => 1 });
+is_failing_at(check('broken'), 'auth', qr/not JSON/, 'something else answers');
+emulator_faults($emulator, { api => 'get', action => 'hang', count => 1 });
+my $hanging = check('broken');
+is_failing_at($hanging, 'auth', qr/waiting for the answer; see option timeout/, 'no answer');
+is($hanging->{time}[0], undef, 'no answer: no time');
+my $past = POSIX::strftime('%a, %d %b %Y %H:%M:%S GMT', gmtime(time - 7200));
+emulator_faults($emulator, { api => 'get', action => 'status', code => 200, count => 1, headers => { Date => $past },
+	body => '{"Customer Details": "Information given by you does not exist in our sytsem.", "status": "failed"}' });
+is_failing_at(check('broken'), 'clock', qr/^7\d\d\d s behind ours/, 'a clock that is wrong');
+emulator_faults($emulator);
+
+sql("ALTER SERVER broken OPTIONS (SET url 'https://kapture.invalid')");
+my $nowhere = check('broken');
+is_failing_at($nowhere, 'dns', qr/resolve/i, 'no such host');
+is($nowhere->{tcp}[0], undef, 'later steps are not reached');
+my $gone = start_emulator();
+stop_emulator($gone);
+sql("ALTER SERVER broken OPTIONS (SET url '$gone->{url}')");
+my $refused = check('broken');
+is_failing_at($refused, 'tcp', qr/connect/i, 'nobody listens');
+ok($refused->{dns}[0], 'but the name is fine');
+
+# --- TLS
+my $certificates = PostgreSQL::Test::Utils::tempdir();
+foreach my $cert ([ 'soon', 5 ], [ 'later', 400 ])
+{
+	my ($name, $days) = @$cert;
+	system_or_bail('openssl', 'req', '-x509', '-newkey', 'rsa:2048', '-nodes', '-subj', '/CN=localhost',
+		'-addext', 'subjectAltName=IP:127.0.0.1', '-days', $days,
+		'-keyout', "$certificates/$name.key", '-out', "$certificates/$name.crt");
+	my $tls = start_emulator('--tls-cert', "$certificates/$name.crt", '--tls-key', "$certificates/$name.key");
+	sql(qq(CREATE SERVER "$name" FOREIGN DATA WRAPPER kapture_fdw OPTIONS (url '$tls->{url}');
+		CREATE USER MAPPING FOR CURRENT_USER SERVER "$name" OPTIONS (auth_key '$key')));
+	is_failing_at(check($name), 'tls', qr/certificate/, 'a certificate nobody vouches for');
+	sql(qq(ALTER SERVER "$name" OPTIONS (ADD ca_file '$certificates/$name.crt')));
+}
+my $soon = check('soon');
+ok($soon->{tls}[0] && $soon->{auth}[0], 'one that is vouched for');
+is_failing_at($soon, 'certificate', qr/expires on .*, in [45] days/, 'it expires soon');
+my $later = check('later');
+ok($later->{certificate}[0], 'another one does not');
+like($later->{certificate}[1], qr/in (399|400) days/, 'and says when');
+
+# --- the worker's view
+sql("ALTER SYSTEM SET kapture_sync.enabled = off");
+sql("SELECT pg_reload_conf()");
+poll_ok($node, "SELECT NOT ok AND detail ~ 'kapture_sync.enabled' FROM kapture_check() WHERE step = 'worker'", 'a worker that is switched off');
+sql("ALTER SYSTEM RESET kapture_sync.enabled");
+sql("SELECT pg_reload_conf()");
+poll_ok($node, "SELECT bool_and(ok) FROM kapture_check()", 'all is well again');
+
+# --- kapture_preview
+sql(q(ALTER SERVER kapture OPTIONS (ADD headers '{"x-api-type": "crm", "x-api-key": "hush"}')));
+sql("SELECT kapture_pause('customers')");
+sql(q(INSERT INTO customers (customer_name, phone, city) VALUES ('Pre "view"', '9845765226', 'Pune')));
+my $preview = decode_json(sql("SELECT row_to_json(p) FROM kapture_preview('customers', '1') p"));
+is($preview->{api}, 'add', 'a new row is added');
+ok($preview->{waiting}, 'and waits');
+is(stats()->{adds}, 0, 'but is not sent by looking at it');
+unlike(encode_json($preview), qr/\Q$key\E|hush/, 'secrets are masked');
+sql("SELECT kapture_resume('customers')");
+poll_ok($node, $idle, 'sent');
+my ($sent) = grep { $_->{api} eq 'add' } @{ emulator_get($emulator, 'log') };
+is($sent->{body}, $preview->{body}, 'the body is what was shown');
+my %shown = map { /^([^:]+): (.*)/ ? (lc $1 => $2) : () } @{ $preview->{headers} };
+my %headers = map { lc $_ => $sent->{headers}{$_} } keys %{ $sent->{headers} };
+foreach my $name (qw(user-agent content-type accept x-api-type))
+{
+	is($shown{$name}, $headers{$name}, "header $name is what was shown");
+}
+is_deeply([ sort grep { !/^(host|content-length)$/ } keys %headers ], [ sort grep { exists $headers{$_} || $_ ne 'authorization' } keys %shown ],
+	'and there are no others');
+
+$preview = decode_json(sql("SELECT row_to_json(p) FROM kapture_preview('customers', '1') p"));
+is($preview->{api}, 'update', 'a row with an id is updated');
+ok(!$preview->{waiting}, 'if it changes');
+like($preview->{body}, qr/"city": "Pune"/, 'with all its columns');
+sql("SELECT kapture_pause('customers'); UPDATE customers SET city = 'Delhi'");
+my $id = sql("SELECT kapture_customer_id FROM customers");
+is(sql("SELECT body FROM kapture_preview('customers', '1')"), qq({"kapture_customer_id": "$id", "city": "Delhi"}), 'or with those that changed');
+sql("ALTER SERVER kapture OPTIONS (ADD update_body 'array')");
+is(sql("SELECT body FROM kapture_preview('customers', '1')"), qq([{"kapture_customer_id": "$id", "city": "Delhi"}]), 'in an array, if the account wants that');
+sql("SELECT kapture_resume('customers')");
+poll_ok($node, $idle, 'sent');
+my ($updated) = grep { $_->{body} =~ /Delhi/ } @{ emulator_get($emulator, 'log') };
+is($updated->{body}, qq([{"kapture_customer_id": "$id", "city": "Delhi"}]), 'which the worker keeps to');
+sql("ALTER SERVER kapture OPTIONS (DROP headers, DROP update_body)");
+
+my ($rc, $out, $err) = $node->psql('postgres', "SELECT * FROM kapture_preview('customers', '99')");
+like($err, qr/there is no row with key "99"/, 'a row that is not there');
+sql("CREATE ROLE stranger; GRANT ALL ON customers TO stranger; GRANT USAGE ON FOREIGN SERVER kapture TO stranger");
+($rc, $out, $err) = $node->psql('postgres', "SET ROLE stranger; SELECT * FROM kapture_preview('customers', '1')");
+like($err, qr/must be owner of table customers/, 'a preview is for the owner');
+is(sql("SET ROLE stranger; SELECT count(*) FROM kapture_check() WHERE NOT ok AND step = 'options'"), '1', 'and another role has no mapping to check');
+
+$node->stop;
+done_testing();
