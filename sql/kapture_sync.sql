@@ -896,14 +896,32 @@ WHERE pg_catalog.pg_has_role(c.relowner, 'USAGE');
 COMMENT ON VIEW @extschema@.kapture_status IS 'one row for each attached table that belongs to the current role';
 GRANT SELECT ON @extschema@.kapture_status TO PUBLIC;
 
+CREATE FUNCTION @extschema@.kapture_hint(message text, http_status integer DEFAULT NULL) RETURNS text
+LANGUAGE C IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'kapture_hint';
+COMMENT ON FUNCTION @extschema@.kapture_hint(text, integer) IS
+'what to do about a failure, in plain words; NULL for what is not known';
+
 CREATE VIEW @extschema@.kapture_failures WITH (security_barrier) AS
 SELECT a.relation, d.row_key, d.state, d.api, d.request, d.http_status, d.last_error AS message,
-	d.attempts, d.captured_at, d.last_attempt, d.next_attempt
+	d.attempts, d.captured_at, d.last_attempt, d.next_attempt,
+	@extschema@.kapture_hint(d.last_error, d.http_status) AS hint
 FROM @extschema@.kapture_delivery d
 JOIN @extschema@.kapture_attachment a USING (attachment_id)
 JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) a.relation
 WHERE d.last_error IS NOT NULL AND pg_catalog.pg_has_role(c.relowner, 'USAGE');
-COMMENT ON VIEW @extschema@.kapture_failures IS 'rows whose last try failed: what was sent, what Kapture said, when the next try is';
+COMMENT ON VIEW @extschema@.kapture_failures IS 'rows whose last try failed: what was sent, what Kapture said, when the next try is, and what to do';
+COMMENT ON COLUMN @extschema@.kapture_failures.relation IS 'the attached table';
+COMMENT ON COLUMN @extschema@.kapture_failures.row_key IS 'primary key of the row, as text; several columns as an array';
+COMMENT ON COLUMN @extschema@.kapture_failures.state IS 'parked: waits for a change of the row or kapture_retry; retry: tried again at next_attempt; sending: being tried again';
+COMMENT ON COLUMN @extschema@.kapture_failures.api IS 'call that failed: add, update, get; NULL if it was no call';
+COMMENT ON COLUMN @extschema@.kapture_failures.request IS 'body that was sent';
+COMMENT ON COLUMN @extschema@.kapture_failures.http_status IS 'HTTP code of the answer; NULL: none came';
+COMMENT ON COLUMN @extschema@.kapture_failures.message IS 'what Kapture said, or why there was no answer';
+COMMENT ON COLUMN @extschema@.kapture_failures.attempts IS 'how often the row was taken up';
+COMMENT ON COLUMN @extschema@.kapture_failures.captured_at IS 'when its first change that is not with Kapture was made';
+COMMENT ON COLUMN @extschema@.kapture_failures.last_attempt IS 'time of the last try';
+COMMENT ON COLUMN @extschema@.kapture_failures.next_attempt IS 'time of the next one; NULL: parked';
+COMMENT ON COLUMN @extschema@.kapture_failures.hint IS 'what to do, in plain words';
 GRANT SELECT ON @extschema@.kapture_failures TO PUBLIC;
 
 CREATE FUNCTION @extschema@.kapture_check(server name DEFAULT 'kapture',

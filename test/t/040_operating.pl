@@ -153,5 +153,33 @@ sql("CREATE ROLE stranger; GRANT ALL ON customers TO stranger; GRANT USAGE ON FO
 like($err, qr/must be owner of table customers/, 'a preview is for the owner');
 is(sql("SET ROLE stranger; SELECT count(*) FROM kapture_check() WHERE NOT ok AND step = 'options'"), '1', 'and another role has no mapping to check');
 
+# --- hints: what Kapture really says leads to them
+sub fresh
+{
+	sql("TRUNCATE customers");
+	poll_ok($node, $idle, 'all quiet');
+	emulator_post($emulator, 'reset', {});
+	return;
+}
+
+fresh();
+sql("SELECT kapture_detach('customers')");
+sql("SELECT kapture_attach('customers', on_duplicate => 'fail')");
+emulator_post($emulator, 'seed', [ { kapture_customer_id => 101, customer_name => 'One', phone => '9100000001', email_id => 'a@example.com' } ]);
+my %hints = (
+	"'No digits', 'abc', NULL" => 'phone must have 10 digits and start with 6-9',
+	"'No email', NULL, 'nobody'" => 'email_id must be an email address, such as name@example.com',
+	"'Nothing', NULL, NULL" => 'the row needs customer_name, and phone or email_id',
+	"'Phone', '9100000001', NULL" => "another customer has this phone: change it, or attach with on_duplicate => 'link'",
+	"'Email', '9100000002', 'a\@example.com'" => "another customer has this email_id: change it, or attach with on_duplicate => 'link'",
+	"'Both', '9100000001', 'a\@example.com'" => "another customer has this phone, and one has this email_id: change them, or attach with on_duplicate => 'link'");
+sql("INSERT INTO customers (customer_name, phone, email_id) VALUES ($_)") foreach keys %hints;
+poll_ok($node, "SELECT count(*) = 6 FROM kapture_failures WHERE state = 'parked'", 'six rows are refused');
+foreach my $values (sort keys %hints)
+{
+	my ($name) = $values =~ /^'(.*?)'/;
+	is(sql("SELECT hint FROM kapture_failures f JOIN customers c ON c.id::text = f.row_key WHERE customer_name = '$name'"), $hints{$values}, "hint: $name");
+}
+
 $node->stop;
 done_testing();
