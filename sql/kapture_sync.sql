@@ -154,6 +154,17 @@ CREATE FUNCTION @extschema@.kapture_worker_pid() RETURNS integer
 LANGUAGE C VOLATILE STRICT AS 'MODULE_PATHNAME', 'kapture_worker_pid';
 COMMENT ON FUNCTION @extschema@.kapture_worker_pid() IS 'process id of this database''s worker; NULL if none runs';
 
+CREATE FUNCTION @extschema@.kapture_may_see(attachment_id integer) RETURNS boolean
+LANGUAGE C STABLE STRICT AS 'MODULE_PATHNAME', 'kapture_may_see';
+COMMENT ON FUNCTION @extschema@.kapture_may_see(integer) IS 'does the attached table belong to the current role?';
+
+-- Who owns a table reads what became of its changes.
+ALTER TABLE @extschema@.kapture_history ENABLE ROW LEVEL SECURITY;
+CREATE POLICY kapture_history_owner ON @extschema@.kapture_history FOR SELECT
+	USING (@extschema@.kapture_may_see(attachment_id));
+COMMENT ON POLICY kapture_history_owner ON @extschema@.kapture_history IS 'who owns a table reads what became of its changes';
+GRANT SELECT ON @extschema@.kapture_history TO PUBLIC;
+
 --
 -- Connections and direct calls
 --

@@ -182,6 +182,28 @@ kapture_catalog_attached_relations(void)
 	return result;
 }
 
+/*
+ * Returns the relation of an attachment, InvalidOid if there is no such
+ * attachment.
+ */
+Oid
+kapture_catalog_attached_relation(int32 attachment_id)
+{
+	Relation	rel = table_open(kapture_catalog_relid(KAPTURE_TABLE_ATTACHMENT), AccessShareLock);
+	SysScanDesc scan = systable_beginscan(rel, InvalidOid, false, NULL, 0, NULL);
+	HeapTuple	tuple;
+	Oid			result = InvalidOid;
+
+	while (!OidIsValid(result) && HeapTupleIsValid(tuple = systable_getnext(scan)))
+	{
+		if (DatumGetInt32(catalog_getattr(tuple, rel, ATTACHMENT_ID)) == attachment_id)
+			result = DatumGetObjectId(catalog_getattr(tuple, rel, ATTACHMENT_RELATION));
+	}
+	systable_endscan(scan);
+	table_close(rel, AccessShareLock);
+	return result;
+}
+
 /* Reads the attachment of one of the relations, the first that has one. */
 static KaptureAttachment *
 catalog_read_attachment(List *relids)

@@ -63,6 +63,7 @@ extern bool kapture_catalog_extension_exists(void);
 extern char *kapture_catalog_schema(void);
 extern Oid	kapture_catalog_relid(KaptureTable table);
 extern List *kapture_catalog_attached_relations(void);
+extern Oid	kapture_catalog_attached_relation(int32 attachment_id);
 extern KaptureAttachment *kapture_catalog_attachment(Relation rel);
 extern int	kapture_catalog_text_settings(void);
 extern char *kapture_catalog_pack_key(char **values, int nkeys);

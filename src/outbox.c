@@ -43,6 +43,7 @@
 typedef enum OutboxQuery
 {
 	OUTBOX_RECOVER,
+	OUTBOX_FORGET,
 	OUTBOX_SNAPSHOT,
 	OUTBOX_TAKE,
 	OUTBOX_CLAIM,
@@ -72,6 +73,16 @@ static const struct
 		" next_attempt = now()"
 		" WHERE attachment_id = $1 AND state = 'sending'",
 		2, {INT4OID, TIMESTAMPTZOID}
+	},
+	[OUTBOX_FORGET] = {
+		"WITH gone AS (DELETE FROM @.kapture_attachment AS a"
+		" WHERE NOT EXISTS (SELECT FROM pg_class AS c WHERE c.oid = a.relation) RETURNING attachment_id),"
+		" columns AS (DELETE FROM @.kapture_column WHERE attachment_id IN (TABLE gone)),"
+		" backfills AS (DELETE FROM @.kapture_backfill WHERE attachment_id IN (TABLE gone)),"
+		" changes AS (DELETE FROM @.kapture_outbox WHERE attachment_id IN (TABLE gone) RETURNING 1),"
+		" rows AS (DELETE FROM @.kapture_delivery WHERE attachment_id IN (TABLE gone) RETURNING 1)"
+		" SELECT (SELECT count(*) FROM gone), (SELECT count(*) FROM changes) + (SELECT count(*) FROM rows)",
+		0, {}
 	},
 	[OUTBOX_SNAPSHOT] = {
 		"SELECT pg_snapshot_xmax(s), ARRAY(SELECT pg_snapshot_xip(s))"
@@ -270,6 +281,24 @@ kapture_outbox_recover(int32 attachment_id, TimestampTz in_doubt)
 	SPI_connect();
 	outbox_execute(OUTBOX_RECOVER, values, NULL);
 	SPI_finish();
+}
+
+/*
+ * Forgets attached tables that were dropped.  Returns how many; *changes is the
+ * number of changes that waited for them.
+ */
+int64
+kapture_outbox_forget_dropped(int64 *changes)
+{
+	int64		tables;
+	bool		isnull;
+
+	SPI_connect();
+	outbox_execute(OUTBOX_FORGET, NULL, NULL);
+	tables = DatumGetInt64(outbox_getattr(0, 1, &isnull));
+	*changes = DatumGetInt64(outbox_getattr(0, 2, &isnull));
+	SPI_finish();
+	return tables;
 }
 
 /*

@@ -91,6 +91,7 @@ typedef struct KaptureFailed
 } KaptureFailed;
 
 extern void kapture_outbox_recover(int32 attachment_id, TimestampTz in_doubt);
+extern int64 kapture_outbox_forget_dropped(int64 *changes);
 extern void kapture_outbox_scan_init(KaptureScan *scan);
 extern void kapture_outbox_take(int32 attachment_id, KaptureScan *scan, int limit,
 								List **deliveries, bool *more);

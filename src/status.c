@@ -4,18 +4,23 @@
  */
 #include "postgres.h"
 
+#include "access/htup_details.h"
+#include "catalog/pg_class.h"
 #include "fmgr.h"
 #include "funcapi.h"
 #include "miscadmin.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
+#include "utils/syscache.h"
 #include "utils/timestamp.h"
 #include "utils/tuplestore.h"
 
+#include "catalog.h"
 #include "shmem.h"
 
 PG_FUNCTION_INFO_V1(kapture_worker_start);
 PG_FUNCTION_INFO_V1(kapture_worker_pid);
+PG_FUNCTION_INFO_V1(kapture_may_see);
 PG_FUNCTION_INFO_V1(kapture_server_states);
 
 /*
@@ -34,6 +39,27 @@ kapture_worker_start(PG_FUNCTION_ARGS)
 				 errmsg("kapture_sync is not in shared_preload_libraries, so tables cannot be attached"),
 				 errhint("Add kapture_sync to shared_preload_libraries in postgresql.conf and restart the server.")));
 	PG_RETURN_VOID();
+}
+
+/*
+ * kapture_may_see(attachment_id integer) returns boolean
+ *
+ * Does the attached table belong to the current role?  For the policy of
+ * kapture_history.
+ */
+Datum
+kapture_may_see(PG_FUNCTION_ARGS)
+{
+	Oid			relid = kapture_catalog_attached_relation(PG_GETARG_INT32(0));
+	HeapTuple	tuple;
+	Oid			owner;
+
+	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(relid));
+	if (!HeapTupleIsValid(tuple))
+		PG_RETURN_BOOL(false);
+	owner = ((Form_pg_class) GETSTRUCT(tuple))->relowner;
+	ReleaseSysCache(tuple);
+	PG_RETURN_BOOL(has_privs_of_role(GetUserId(), owner));
 }
 
 /*

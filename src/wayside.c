@@ -76,7 +76,8 @@ wayside_wanted_database(Node *stmt)
 	if (dbname == NULL)
 		return InvalidOid;
 	dbid = get_database_oid(dbname, true);
-	if (!OidIsValid(dbid) || dbid == MyDatabaseId)
+	/* its own database can be copied, not dropped or renamed */
+	if (!OidIsValid(dbid) || (dbid == MyDatabaseId && !source))
 		return InvalidOid;
 	if (!object_ownercheck(DatabaseRelationId, dbid, GetUserId()) &&
 		!(source && have_createdb_privilege()))

@@ -107,7 +107,8 @@ typedef struct WorkerTable
 	bool		present;		/* still attached */
 	bool		recovered;		/* nothing of an earlier worker is 'sending' */
 	KaptureScan scan;
-	bool		look;			/* the outbox may hold something new */
+	bool		look;			/* the outbox may hold something to take, */
+	bool		fresh;			/* perhaps newer than the pass under way sees */
 	TimestampTz next_due;		/* next try of a failed row, DT_NOEND: none */
 } WorkerTable;
 
@@ -314,8 +315,24 @@ worker_free_retired(WorkerTable *table)
 	table->retired = NIL;
 }
 
-/* Brings what is known of an attached relation up to date. */
+/* Attached tables that were dropped leave nothing behind. */
 static void
+worker_forget_dropped(void)
+{
+	int64		changes;
+	int64		tables = kapture_outbox_forget_dropped(&changes);
+
+	if (tables > 0)
+		ereport(LOG,
+				(errmsg("kapture_sync: " INT64_FORMAT " attached tables were dropped, with " INT64_FORMAT " waiting changes",
+						tables, changes)));
+}
+
+/*
+ * Brings what is known of an attached relation up to date.  False: it was
+ * dropped.
+ */
+static bool
 worker_load_table(Oid relid)
 {
 	Relation	rel = try_relation_open(relid, AccessShareLock);
@@ -325,7 +342,7 @@ worker_load_table(Oid relid)
 	WorkerTable *table;
 
 	if (rel == NULL)
-		return;					/* dropped */
+		return false;
 	context = AllocSetContextCreate(worker_context, "kapture_sync attachment", ALLOCSET_SMALL_SIZES);
 	old = MemoryContextSwitchTo(context);
 	att = kapture_catalog_attachment(rel);
@@ -349,12 +366,13 @@ worker_load_table(Oid relid)
 		table->context = context;
 		table->att = att;
 		table->present = true;
-		table->look = true;
+		table->look = table->fresh = true;
 		table->next_due = DT_NOBEGIN;	/* kapture_retry() may have moved it */
 		table->server = worker_find_server(att->server, rel->rd_rel->relowner);
 	}
 	MemoryContextSwitchTo(old);
 	relation_close(rel, AccessShareLock);
+	return true;
 }
 
 /* Is this database still what its outbox belongs to? */
@@ -412,6 +430,7 @@ worker_load(void)
 	Oid			installation;
 	bool		exists;
 	bool		settings_changed = worker_settings_changed;
+	bool		dropped = false;
 
 	worker_begin("reading attachments");
 	worker_stale = worker_settings_changed = false;
@@ -428,7 +447,9 @@ worker_load(void)
 		dlist_foreach_modify(iter, &worker_tables)
 			dlist_container(WorkerTable, node, iter.cur)->present = false;
 		foreach(lc, kapture_catalog_attached_relations())
-			worker_load_table(lfirst_oid(lc));
+			dropped |= !worker_load_table(lfirst_oid(lc));
+		if (dropped && worker_alone)
+			worker_forget_dropped();
 		dlist_foreach_modify(iter, &worker_servers)
 		{
 			WorkerServer *server = dlist_container(WorkerServer, node, iter.cur);
@@ -577,9 +598,11 @@ worker_claim_table(WorkerTable *table, int room, TimestampTz now)
 		kapture_outbox_claim_due(table->att->id, room, &deliveries);
 	if (table->look && list_length(deliveries) < room)
 	{
+		if (!table->scan.running)
+			table->fresh = false;	/* a new pass sees what is committed now */
 		kapture_outbox_take(table->att->id, &table->scan,
 							room - list_length(deliveries), &changes, &more);
-		table->look = more;
+		table->look = more || table->fresh;
 	}
 	if (table->next_due <= now)
 		table->next_due = kapture_outbox_next_due(table->att->id);
@@ -1074,7 +1097,11 @@ worker_look(void)
 	dlist_iter	iter;
 
 	dlist_foreach(iter, &worker_tables)
-		dlist_container(WorkerTable, node, iter.cur)->look = true;
+	{
+		WorkerTable *table = dlist_container(WorkerTable, node, iter.cur);
+
+		table->look = table->fresh = true;
+	}
 }
 
 /*

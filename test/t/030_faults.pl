@@ -17,11 +17,11 @@ use Test::More;
 
 my $kills = $ENV{KAPTURE_FAULT_KILLS} || 20;
 my $seed = $ENV{KAPTURE_FAULT_SEED} || int(rand(2**31));
-srand($seed);
 note("KAPTURE_FAULT_SEED=$seed KAPTURE_FAULT_KILLS=$kills");
 
 my $emulator = start_emulator();
 my $node = new_node('main');
+srand($seed);			# what came before has used random numbers, too
 $node->append_conf('postgresql.conf', "restart_after_crash = on\n");
 $node->restart;
 setup_sync($node, $emulator, options => "max_connections '16'");
@@ -102,6 +102,11 @@ my %kill = (
 	worker => sub { my $pid = one_pid("backend_type = 'kapture_sync worker'"); kill 'KILL', $pid if $pid },
 	backend => sub { my $pid = one_pid("application_name = 'pgbench'"); kill 'KILL', $pid if $pid },
 	terminate => sub { my $pid = one_pid("backend_type LIKE 'kapture_sync%'"); kill 'TERM', $pid if $pid },
+	postmaster => sub {
+		$node->kill9;
+		# what is left of it must go first
+		wait_for(sub { $node->{_pid} = undef; $node->start(fail_ok => 1) }, 'the server to start');
+	},
 	immediate => sub { $node->stop('immediate'); $node->start },
 	fast => sub { $node->restart });
 my @kinds = sort keys %kill;
@@ -132,6 +137,7 @@ $bench->kill_kill if $bench;
 # peace
 emulator_faults($emulator);
 wait_until("SELECT count(*) = 0 FROM pg_stat_activity WHERE application_name = 'pgbench'", 'the load to end');
+wait_until("SELECT pending = 0 FROM kapture_status", 'everything to be taken up');
 wait_until("SELECT kapture_retry('customers') IS NOT NULL AND (SELECT pending + in_flight + retrying = 0 FROM kapture_status)",
 	'everything to be sent');
 is($node->safe_psql('postgres', "SELECT string_agg(DISTINCT message, '; ') FROM kapture_failures"), '', 'no row has failed for good');

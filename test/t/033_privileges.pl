@@ -52,7 +52,7 @@ like(try_as('mallory', "SELECT kapture_resume()"), qr/permission denied/, 'resum
 like(try_as('mallory', "CREATE TABLE mine (id int PRIMARY KEY, customer_name text, phone text); SELECT kapture_attach('mine')"),
 	qr/permission denied for foreign server kapture/, 'attach needs USAGE on the server');
 like(try_as('mallory', "SELECT kapture_get_customer('{\"phone\": \"9600000001\"}')"), qr/permission denied for foreign server/, 'so do the calls');
-foreach my $table (qw(kapture_attachment kapture_column kapture_outbox kapture_delivery kapture_history kapture_origin kapture_backfill))
+foreach my $table (qw(kapture_attachment kapture_column kapture_outbox kapture_delivery kapture_origin kapture_backfill))
 {
 	like(try_as('mallory', "SELECT * FROM $table"), qr/permission denied/, "$table is nobody's to read");
 	like(try_as('alice', "DELETE FROM $table"), qr/permission denied/, "nor to write, for owners of tables either");
@@ -61,6 +61,9 @@ sql("SET ROLE alice; INSERT INTO customers VALUES (2, 'Bad', '1')");
 poll_ok($node, "SELECT count(*) = 1 FROM kapture_failures", 'a failure');
 is(try_as('alice', "SELECT count(*) FROM kapture_failures"), '1', 'its owner sees it');
 is(try_as('alice', "SELECT count(*) FROM kapture_status"), '1', 'and the status');
+is(try_as('alice', "SELECT count(*) FROM kapture_history WHERE row_key = '1' AND action = 'add'"), '1', 'and the history');
+is(try_as('mallory', "SELECT count(*) FROM kapture_history"), '0', 'nobody else sees that');
+like(try_as('alice', "DELETE FROM kapture_history"), qr/permission denied/, 'nobody changes it');
 is(try_as('mallory', "SELECT count(*) FROM kapture_failures"), '0', 'others do not');
 is(try_as('mallory', "SELECT count(*) FROM kapture_status"), '0', 'nor the status');
 # a function that leaks is not let near others' rows
