@@ -935,6 +935,36 @@ COMMENT ON COLUMN @extschema@.kapture_failures.next_attempt IS 'time of the next
 COMMENT ON COLUMN @extschema@.kapture_failures.hint IS 'what to do, in plain words';
 GRANT SELECT ON @extschema@.kapture_failures TO PUBLIC;
 
+CREATE FUNCTION @extschema@.kapture_request_counters(
+	OUT server text, OUT api text, OUT http_code integer, OUT requests bigint,
+	OUT total_time double precision, OUT min_time double precision, OUT max_time double precision,
+	OUT mean_time double precision, OUT bounds double precision[], OUT histogram bigint[],
+	OUT since timestamptz)
+RETURNS SETOF record
+LANGUAGE C VOLATILE STRICT AS 'MODULE_PATHNAME', 'kapture_request_counters';
+COMMENT ON FUNCTION @extschema@.kapture_request_counters() IS 'what kapture_stat_requests shows';
+
+CREATE VIEW @extschema@.kapture_stat_requests AS
+SELECT * FROM @extschema@.kapture_request_counters();
+COMMENT ON VIEW @extschema@.kapture_stat_requests IS 'requests from this database, of worker and sessions, to servers that the current role may use';
+COMMENT ON COLUMN @extschema@.kapture_stat_requests.server IS 'foreign server';
+COMMENT ON COLUMN @extschema@.kapture_stat_requests.api IS 'add, update, get, pull';
+COMMENT ON COLUMN @extschema@.kapture_stat_requests.http_code IS 'HTTP code of the answers; NULL: no whole answer came';
+COMMENT ON COLUMN @extschema@.kapture_stat_requests.requests IS 'number of requests';
+COMMENT ON COLUMN @extschema@.kapture_stat_requests.total_time IS 'their time together, in milliseconds';
+COMMENT ON COLUMN @extschema@.kapture_stat_requests.min_time IS 'shortest time of a request, in milliseconds';
+COMMENT ON COLUMN @extschema@.kapture_stat_requests.max_time IS 'longest time of a request, in milliseconds';
+COMMENT ON COLUMN @extschema@.kapture_stat_requests.mean_time IS 'mean time of a request, in milliseconds';
+COMMENT ON COLUMN @extschema@.kapture_stat_requests.bounds IS 'upper bounds of the histogram''s buckets, in milliseconds';
+COMMENT ON COLUMN @extschema@.kapture_stat_requests.histogram IS 'number of requests in each bucket: longer than the bound before, up to its own';
+COMMENT ON COLUMN @extschema@.kapture_stat_requests.since IS 'when this counting began';
+GRANT SELECT ON @extschema@.kapture_stat_requests TO PUBLIC;
+
+CREATE FUNCTION @extschema@.kapture_stat_reset() RETURNS void
+LANGUAGE C VOLATILE STRICT AS 'MODULE_PATHNAME', 'kapture_stat_reset';
+REVOKE ALL ON FUNCTION @extschema@.kapture_stat_reset() FROM PUBLIC;
+COMMENT ON FUNCTION @extschema@.kapture_stat_reset() IS 'starts the counters of this database anew';
+
 CREATE FUNCTION @extschema@.kapture_check(server name DEFAULT 'kapture',
 	OUT step text, OUT ok boolean, OUT detail text)
 RETURNS SETOF record

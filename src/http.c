@@ -44,6 +44,7 @@
 #include "utils/timestamp.h"
 
 #include "compat.h"
+#include "counter.h"
 #include "http.h"
 
 /* All headers of an answer together may have this many bytes. */
@@ -69,6 +70,8 @@ struct KaptureHttpRequest
 	bool		started;		/* handle is in the multi handle */
 	bool		finished;
 	void	   *owner;
+	Oid			serverid;
+	KaptureApi	api;
 
 	CURL	   *easy;
 	struct curl_slist *headers;
@@ -444,6 +447,8 @@ kapture_http_start(const KaptureServer *server, KaptureApi api,
 	request->callback.arg = request;
 	MemoryContextRegisterResetCallback(context, &request->callback);
 	request->owner = owner;
+	request->serverid = server->serverid;
+	request->api = api;
 	request->loopback_only = !server->allow_http && strncmp(server->url[api], "http://", 7) == 0;
 	request->timeout = server->timeout;
 	request->max_size = server->max_response_size;
@@ -601,6 +606,8 @@ http_finish(KaptureHttpRequest *request, CURLcode code)
 	}
 	else
 		http_explain(request, code);
+	kapture_counter_add(request->serverid, request->api, code == CURLE_OK ? answer->status : 0,
+						answer->elapsed);
 
 	request->finished = true;
 	http_running--;

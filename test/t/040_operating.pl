@@ -181,5 +181,46 @@ foreach my $values (sort keys %hints)
 	is(sql("SELECT hint FROM kapture_failures f JOIN customers c ON c.id::text = f.row_key WHERE customer_name = '$name'"), $hints{$values}, "hint: $name");
 }
 
+# --- counters
+my $counted = "SELECT coalesce(sum(requests), 0) FROM kapture_stat_requests WHERE server = 'kapture'";
+fresh();
+sql("SELECT kapture_stat_reset()");
+is(sql("SELECT count(*) FROM kapture_stat_requests"), '0', 'a reset starts anew');
+sql("INSERT INTO customers (customer_name, phone) SELECT 'Count ' || i, (9200000000 + i)::text FROM generate_series(1, 50) i");
+sql("INSERT INTO customers (customer_name, phone) VALUES ('Bad', 'abc')");
+poll_ok($node, "SELECT count(kapture_customer_id) = 50 FROM customers", 'sent');
+poll_ok($node, $idle, 'and done');
+is(sql("SELECT string_agg(api || ' ' || http_code || ' ' || requests, ', ' ORDER BY http_code) FROM kapture_stat_requests"),
+	'add 200 50, add 400 1', 'requests are counted by API and code');
+sql(q(SELECT kapture_get_customer('{"phone": "9200000001"}')));
+is(sql("SELECT requests FROM kapture_stat_requests WHERE api = 'get'"), '1', 'direct calls, too');
+is(sql(q(SELECT bool_and(min_time > 0 AND min_time <= mean_time AND mean_time <= max_time AND total_time >= max_time
+	AND requests = (SELECT sum(h) FROM unnest(histogram) h) AND cardinality(bounds) = cardinality(histogram)) FROM kapture_stat_requests)),
+	't', 'times and histogram fit together');
+emulator_faults($emulator, { api => 'get', action => 'delay', ms => 60, count => 1 });
+sql(q(SELECT kapture_get_customer('{"phone": "9200000001"}')));
+is(sql(q(SELECT sum(h) FROM kapture_stat_requests, unnest(bounds, histogram) AS u(b, h) WHERE api = 'get' AND b > 50)), '1', 'a slow one is in a higher bucket');
+emulator_faults($emulator, { api => 'get', action => 'drop_after', count => 1 });
+$node->psql('postgres', q(SELECT kapture_get_customer('{"phone": "9200000001"}')));
+is(sql("SELECT requests FROM kapture_stat_requests WHERE http_code IS NULL"), '1', 'so are those without an answer');
+is(sql($counted), stats()->{requests}, 'none is missing');
+is(sql("CREATE ROLE nobody; SET ROLE nobody; SELECT count(*) FROM kapture_stat_requests"), '0', 'roles see servers that they may use');
+isnt(sql("GRANT pg_read_all_stats TO nobody; SET ROLE nobody; SELECT count(*) FROM kapture_stat_requests"), '0', 'or all, if they may read statistics');
+($rc, $out, $err) = $node->psql('postgres', "SET ROLE nobody; SELECT kapture_stat_reset()");
+like($err, qr/permission denied/, 'but not reset them');
+
+my $counters = sql("SELECT server, api, http_code, requests, total_time, histogram, since FROM kapture_stat_requests ORDER BY 1, 2, 3");
+sql("CREATE DATABASE other");
+$node->restart;
+is(sql("SELECT server, api, http_code, requests, total_time, histogram, since FROM kapture_stat_requests ORDER BY 1, 2, 3"), $counters, 'counters survive a restart');
+is($node->safe_psql('other', "CREATE EXTENSION kapture_sync; SELECT kapture_stat_reset(); SELECT count(*) FROM kapture_stat_requests"), "\n0", 'another database has its own');
+is(sql("SELECT count(*) FROM kapture_stat_requests"), (() = $counters =~ /\n/g) + 1, 'and resets its own');
+sql("ALTER SYSTEM SET restart_after_crash = on");
+sql("SELECT pg_reload_conf()");
+poll_ok($node, "SELECT kapture_worker_pid() IS NOT NULL", 'the worker is back');
+kill 'KILL', sql("SELECT kapture_worker_pid()");
+poll_ok($node, "SELECT count(*) = 0 FROM kapture_stat_requests WHERE api = 'get'", 'a crash starts them anew');
+poll_ok($node, "SELECT kapture_worker_pid() IS NOT NULL", 'the worker is back');
+
 $node->stop;
 done_testing();
