@@ -132,7 +132,7 @@ CREATE TABLE @extschema@.kapture_history (
 	http_status integer,
 	message text
 );
-CREATE INDEX kapture_history_finished ON @extschema@.kapture_history USING brin (finished_at);
+CREATE INDEX kapture_history_finished ON @extschema@.kapture_history (attachment_id, finished_at);
 ALTER TABLE @extschema@.kapture_history REPLICA IDENTITY FULL;
 COMMENT ON TABLE @extschema@.kapture_history IS 'what became of each change';
 COMMENT ON COLUMN @extschema@.kapture_history.action IS 'add, update, link (the customer was there already), none (nothing to send), gone (the row is no more; Kapture has no delete), truncate (likewise, of all rows)';
@@ -875,6 +875,12 @@ SELECT pg_catalog.pg_extension_config_dump('@extschema@.kapture_refresh_run', ''
 -- What people look at
 --
 
+CREATE FUNCTION @extschema@.kapture_queue(attachment_id integer,
+	OUT pending bigint, OUT in_flight bigint, OUT retrying bigint, OUT parked bigint, OUT exact boolean,
+	OUT oldest timestamptz, OUT last_success timestamptz, OUT last_error text)
+LANGUAGE C STABLE STRICT AS 'MODULE_PATHNAME', 'kapture_queue';
+COMMENT ON FUNCTION @extschema@.kapture_queue(integer) IS 'what waits for an attached table, at a cost that does not grow with it; see kapture_status';
+
 CREATE VIEW @extschema@.kapture_status WITH (security_barrier) AS
 SELECT a.relation, a.server,
 	CASE WHEN NOT COALESCE((SELECT pg_catalog.bool_and(@extschema@.kapture_is_origin(o.system_identifier, o.database))
@@ -882,29 +888,32 @@ SELECT a.relation, a.server,
 		 WHEN a.paused THEN 'paused'
 		 WHEN @extschema@.kapture_worker_pid() IS NULL THEN 'no worker'
 		 ELSE 'running' END AS state,
-	(SELECT pg_catalog.count(*) FROM @extschema@.kapture_outbox o
-	  WHERE o.attachment_id OPERATOR(pg_catalog.=) a.attachment_id) AS pending,
-	d.in_flight, d.retrying, d.parked,
-	pg_catalog.now() OPERATOR(pg_catalog.-) LEAST(d.oldest, (SELECT pg_catalog.min(o.captured_at) FROM @extschema@.kapture_outbox o
-	  WHERE o.attachment_id OPERATOR(pg_catalog.=) a.attachment_id)) AS oldest_age,
-	(SELECT pg_catalog.max(h.finished_at) FROM @extschema@.kapture_history h
-	  WHERE h.attachment_id OPERATOR(pg_catalog.=) a.attachment_id) AS last_success,
-	d.last_error,
-	s.state AS server_state, s.message AS server_message, s.retry_at AS server_retry_at
+	q.pending, q.in_flight, q.retrying, q.parked,
+	pg_catalog.now() OPERATOR(pg_catalog.-) q.oldest AS oldest_age,
+	q.last_success, q.last_error,
+	s.state AS server_state, s.message AS server_message, s.retry_at AS server_retry_at,
+	q.exact
 FROM @extschema@.kapture_attachment a
 JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) a.relation
 LEFT JOIN @extschema@.kapture_server_states() s
 	ON s.server OPERATOR(pg_catalog.=) a.server AND s.owner OPERATOR(pg_catalog.=) c.relowner
-CROSS JOIN LATERAL (
-	SELECT pg_catalog.count(*) FILTER (WHERE d.state OPERATOR(pg_catalog.=) 'sending') AS in_flight,
-		   pg_catalog.count(*) FILTER (WHERE d.state OPERATOR(pg_catalog.=) 'retry') AS retrying,
-		   pg_catalog.count(*) FILTER (WHERE d.state OPERATOR(pg_catalog.=) 'parked') AS parked,
-		   pg_catalog.min(d.captured_at) AS oldest,
-		   (pg_catalog.array_agg(d.last_error ORDER BY d.last_attempt DESC) FILTER (WHERE d.last_error IS NOT NULL))[1] AS last_error
-	  FROM @extschema@.kapture_delivery d
-	 WHERE d.attachment_id OPERATOR(pg_catalog.=) a.attachment_id) d
+CROSS JOIN LATERAL @extschema@.kapture_queue(a.attachment_id) q
 WHERE pg_catalog.pg_has_role(c.relowner, 'USAGE');
-COMMENT ON VIEW @extschema@.kapture_status IS 'one row for each attached table that belongs to the current role';
+COMMENT ON VIEW @extschema@.kapture_status IS 'one row for each attached table that belongs to the current role; cheap enough to be looked at each second';
+COMMENT ON COLUMN @extschema@.kapture_status.relation IS 'the attached table';
+COMMENT ON COLUMN @extschema@.kapture_status.server IS 'foreign server its rows go to';
+COMMENT ON COLUMN @extschema@.kapture_status.state IS 'running, paused, copy (see kapture_resume), no worker';
+COMMENT ON COLUMN @extschema@.kapture_status.pending IS 'changes that the worker has not taken up; beyond 10000 an estimate';
+COMMENT ON COLUMN @extschema@.kapture_status.in_flight IS 'rows being sent';
+COMMENT ON COLUMN @extschema@.kapture_status.retrying IS 'rows that wait for another try';
+COMMENT ON COLUMN @extschema@.kapture_status.parked IS 'rows that wait for a correction; beyond 10000 an estimate';
+COMMENT ON COLUMN @extschema@.kapture_status.oldest_age IS 'age of the oldest change that is not with Kapture; NULL: nothing waits';
+COMMENT ON COLUMN @extschema@.kapture_status.last_success IS 'when a row was last done with';
+COMMENT ON COLUMN @extschema@.kapture_status.last_error IS 'latest failure of the rows that wait';
+COMMENT ON COLUMN @extschema@.kapture_status.server_state IS 'ok, misconfigured, denied, throttled, failing';
+COMMENT ON COLUMN @extschema@.kapture_status.server_message IS 'what the server said';
+COMMENT ON COLUMN @extschema@.kapture_status.server_retry_at IS 'no request before that';
+COMMENT ON COLUMN @extschema@.kapture_status.exact IS 'are the numbers counts? false: estimates by the statistics of the queue''s tables, which count all attached tables together';
 GRANT SELECT ON @extschema@.kapture_status TO PUBLIC;
 
 CREATE FUNCTION @extschema@.kapture_hint(message text, http_status integer DEFAULT NULL) RETURNS text

@@ -946,3 +946,27 @@ kapture_outbox_release(KaptureDelivery *delivery, TimestampTz next_attempt)
 	outbox_execute(OUTBOX_RELEASE, values, nulls);
 	SPI_finish();
 }
+
+/*
+ * Returns the transaction before which nothing waits any more for a scan: all
+ * that is left, or comes yet, is its or a later one's.
+ */
+uint64
+kapture_outbox_scan_floor(const KaptureScan *scan)
+{
+	uint64		floor;
+
+	if (!scan->running)
+	{
+		floor = scan->seen_xmax;	/* 0 before the first pass */
+		for (int i = 0; i < scan->nseen; i++)
+			floor = Min(floor, scan->seen_xip[i]);
+		return floor;
+	}
+	floor = scan->next_xmax;
+	for (int i = 0; i < scan->nnext; i++)
+		floor = Min(floor, scan->next_xip[i]);
+	for (int i = scan->range; i < scan->nranges; i++)
+		floor = Min(floor, i == scan->range ? scan->at_xact : scan->ranges[i * 2]);
+	return floor;
+}

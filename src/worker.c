@@ -110,6 +110,8 @@ typedef struct WorkerTable
 	bool		look;			/* the outbox may hold something to take, */
 	bool		fresh;			/* perhaps newer than the pass under way sees */
 	TimestampTz next_due;		/* next try of a failed row, DT_NOEND: none */
+	TimestampTz last_success;
+	KaptureTableReport said;	/* to whoever looks */
 } WorkerTable;
 
 typedef struct WorkerTask
@@ -1000,6 +1002,7 @@ worker_settle(dlist_head *tasks)
 			d->http_status = t->http_status;
 			d->message = t->message;
 			done = lappend(done, d);
+			task->table->last_success = now;
 		}
 		else if (t->state == KAPTURE_TASK_FAILED)
 		{
@@ -1053,6 +1056,56 @@ worker_record(void)
 	worker_settle(&settled);
 	worker_commit();
 	worker_discard(&settled);
+}
+
+/* ------------------------------------------------------------------------
+ * Telling
+ * ------------------------------------------------------------------------
+ */
+
+/* Lets others know how far we are with the tables, where that has changed. */
+static void
+worker_report_tables(void)
+{
+	dlist_iter	iter;
+
+	dlist_foreach(iter, &worker_tables)
+	{
+		WorkerTable *table = dlist_container(WorkerTable, node, iter.cur);
+		KaptureTableReport report = {0};
+
+		report.floor = kapture_outbox_scan_floor(&table->scan);
+		report.in_flight = table->ntasks;
+		report.last_success = table->last_success;
+		if (memcmp(&report, &table->said, sizeof(report)) == 0)
+			continue;
+		kapture_shmem_report_table(table->att->id, &report);
+		table->said = report;
+	}
+}
+
+/*
+ * Says in pg_stat_activity what is under way.  Only before a wait: that is
+ * seldom when there is much to do.
+ */
+static void
+worker_report_activity(void)
+{
+	char		text[256] = "waiting for changes";
+	int			len = 0;
+	dlist_iter	iter;
+
+	if (!pgstat_track_activities)
+		return;
+	dlist_foreach(iter, &worker_servers)
+	{
+		WorkerServer *server = dlist_container(WorkerServer, node, iter.cur);
+
+		if (server->in_flight > 0 && len < (int) sizeof(text))
+			len += snprintf(text + len, sizeof(text) - len, "%sserver \"%s\": %d in flight",
+							len > 0 ? ", " : "", server->name, server->in_flight);
+	}
+	pgstat_report_activity(len > 0 ? STATE_RUNNING : STATE_IDLE, text);
 }
 
 /* ------------------------------------------------------------------------
@@ -1266,8 +1319,12 @@ kapture_worker_main(Datum arg)
 		worker_claim();
 		worker_send();
 
+		worker_report_tables();
 		timeout = worker_timeout();
 		if (timeout != 0)
+		{
+			worker_report_activity();
 			(void) kapture_http_wait(timeout, WaitEventExtensionNew("KaptureWorkerMain"));
+		}
 	}
 }

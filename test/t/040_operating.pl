@@ -222,5 +222,45 @@ kill 'KILL', sql("SELECT kapture_worker_pid()");
 poll_ok($node, "SELECT count(*) = 0 FROM kapture_stat_requests WHERE api = 'get'", 'a crash starts them anew');
 poll_ok($node, "SELECT kapture_worker_pid() IS NOT NULL", 'the worker is back');
 
+# --- kapture_status: exact, then estimated, and always bounded
+fresh();
+sql("SELECT kapture_discard('customers')");
+sql("SELECT kapture_pause('customers')");
+sql("INSERT INTO customers (customer_name, phone) SELECT 'Wait ' || i, (9300000000 + i)::text FROM generate_series(1, 1000) i");
+is(sql("SELECT pending, exact, oldest_age > '0' FROM kapture_status"), '1000|t|t', 'a thousand are counted');
+sql("INSERT INTO customers (customer_name, phone) SELECT 'More ' || i, (9400000000 + i)::text FROM generate_series(1, 29000) i");
+poll_ok($node, "SELECT pending = 30000 AND NOT exact FROM kapture_status", 'many are estimated');
+
+# entries that the index gave while the query ran
+sub reads
+{
+	my @lines = split /\n/, sql("BEGIN; SELECT count(*) FROM kapture_status; "
+		  . "SELECT pg_stat_get_xact_tuples_returned('kapture_outbox_scan'::regclass), pg_stat_get_xact_tuples_returned('kapture_outbox'::regclass); COMMIT");
+	my ($by_index, $whole) = split /\|/, $lines[-1];
+	is($whole, 0, 'the outbox is not read as a whole');
+	return $by_index;
+}
+cmp_ok(reads(), '<=', 10001, 'looking at many reads a bounded number');
+my $snapshot = $node->background_psql('postgres');
+$snapshot->query_safe("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM customers");
+sql("SELECT kapture_resume('customers')");
+poll_ok($node, $idle, 'all is sent while somebody holds an old snapshot');
+cmp_ok(reads(), '<', 100, 'what is dead is not read');
+$snapshot->quit;
+is(sql("SELECT last_success = (SELECT max(finished_at) FROM kapture_history), exact, oldest_age IS NULL FROM kapture_status"), 't|t|t', 'and the last success is known');
+is(sql("SELECT kapture_queue(attachment_id) FROM kapture_attachment"), sql("SELECT (pending, in_flight, retrying, parked, exact, NULL::timestamptz, last_success, last_error)::text FROM kapture_status"), 'the view shows the queue');
+my $attachment = sql("SELECT attachment_id FROM kapture_attachment");
+is(sql("SET ROLE nobody; SELECT pending IS NULL AND last_error IS NULL FROM kapture_queue($attachment)"), 't', 'which others do not see');
+
+# --- pg_stat_activity
+emulator_faults($emulator, { action => 'hang' });
+sql("INSERT INTO customers (customer_name, phone) VALUES ('Hanging', '9500000001')");
+poll_ok($node, q(SELECT query = 'server "kapture": 1 in flight' FROM pg_stat_activity WHERE pid = kapture_worker_pid()), 'the worker says what it does');
+is(sql("SELECT in_flight FROM kapture_status"), '1', 'so does the status');
+emulator_faults($emulator);
+emulator_post($emulator, 'reset', {});
+poll_ok($node, $idle, 'it goes on');
+poll_ok($node, q(SELECT query = 'waiting for changes' AND state = 'idle' FROM pg_stat_activity WHERE pid = kapture_worker_pid()), 'and says that it waits');
+
 $node->stop;
 done_testing();
