@@ -38,6 +38,7 @@
 
 #include "catalog.h"
 #include "compat.h"
+#include "guc.h"
 #include "outbox.h"
 
 typedef enum OutboxQuery
@@ -175,8 +176,8 @@ static const struct
 		" INSERT INTO @.kapture_history"
 		" (attachment_id, row_key, attempts, action, customer_id, http_status, message, captured_at, finished_at)"
 		" SELECT attachment_id, row_key, attempts, action, customer_id, http_status, message, captured_at,"
-		" clock_timestamp() FROM (TABLE gone UNION ALL TABLE again) AS finished",
-		7, {INT4ARRAYOID, TEXTARRAYOID, INT4ARRAYOID, TEXTARRAYOID, INT8ARRAYOID, INT4ARRAYOID, TEXTARRAYOID}
+		" clock_timestamp() FROM (TABLE gone UNION ALL TABLE again) AS finished WHERE $8",
+		8, {INT4ARRAYOID, TEXTARRAYOID, INT4ARRAYOID, TEXTARRAYOID, INT8ARRAYOID, INT4ARRAYOID, TEXTARRAYOID, BOOLOID}
 	},
 	[OUTBOX_FAIL] = {
 		"UPDATE @.kapture_delivery"
@@ -849,7 +850,7 @@ kapture_outbox_finish(List *done)
 	Datum	   *cols[7];
 	bool	   *nulls[7];
 	static const Oid types[7] = {INT4OID, TEXTOID, INT4OID, TEXTOID, INT8OID, INT4OID, TEXTOID};
-	Datum		values[7];
+	Datum		values[8];
 	int			i = 0;
 	ListCell   *lc;
 
@@ -878,6 +879,7 @@ kapture_outbox_finish(List *done)
 	}
 	for (int c = 0; c < 7; c++)
 		values[c] = outbox_array(cols[c], nulls[c], n, types[c]);
+	values[7] = BoolGetDatum(kapture_history_retention > 0);
 
 	SPI_connect();
 	outbox_execute(OUTBOX_FINISH, values, NULL);

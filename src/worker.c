@@ -39,6 +39,7 @@
 #include "catalog.h"
 #include "compat.h"
 #include "guc.h"
+#include "history.h"
 #include "http.h"
 #include "origin.h"
 #include "outbox.h"
@@ -132,6 +133,7 @@ static Oid	worker_installation = InvalidOid;	/* our kapture_attachment */
 static bool worker_stale = true;	/* attachments or servers may have changed */
 static bool worker_settings_changed = false;	/* servers or mappings have */
 static TimestampTz worker_next_safety_look = DT_NOEND;
+static TimestampTz worker_next_expiry = 0;	/* of the history */
 
 /* ------------------------------------------------------------------------
  * Transactions
@@ -1003,6 +1005,8 @@ worker_settle(dlist_head *tasks)
 			d->message = t->message;
 			done = lappend(done, d);
 			task->table->last_success = now;
+			if (worker_next_expiry == DT_NOEND)
+				worker_next_expiry = now;
 		}
 		else if (t->state == KAPTURE_TASK_FAILED)
 		{
@@ -1056,6 +1060,18 @@ worker_record(void)
 	worker_settle(&settled);
 	worker_commit();
 	worker_discard(&settled);
+}
+
+/* Lets a slice of the history go that is too old, when it is time for that. */
+static void
+worker_expire(void)
+{
+	if (worker_next_expiry > GetCurrentTimestamp() ||
+		!kapture_enabled || worker_origin.state != KAPTURE_ORIGIN_OURS)
+		return;
+	worker_begin("expiring history");
+	worker_next_expiry = kapture_history_expire();
+	worker_commit();
 }
 
 /* ------------------------------------------------------------------------
@@ -1137,7 +1153,7 @@ worker_timeout(void)
 			worker_room(server, PG_INT64_MAX) > 0)
 			next = Min(next, Max(server->not_before, table->look ? now : table->next_due));
 	}
-	next = Min(next, worker_next_safety_look);
+	next = Min(next, Min(worker_next_safety_look, worker_next_expiry));
 	if (next == DT_NOEND)
 		return -1;
 	return next <= now ? 0 : (long) Min((next - now) / 1000 + 1, 3600000);
@@ -1302,7 +1318,8 @@ kapture_worker_main(Datum arg)
 		{
 			ConfigReloadPending = false;
 			ProcessConfigFile(PGC_SIGHUP);
-			worker_stale = true;	/* exclusions may have changed */
+			worker_stale = true;	/* exclusions may have changed, */
+			worker_next_expiry = 0;	/* and the retention */
 		}
 		if (kapture_shmem_worker_take_work())
 		{
@@ -1318,6 +1335,7 @@ kapture_worker_main(Datum arg)
 		worker_safety_look();
 		worker_claim();
 		worker_send();
+		worker_expire();
 
 		worker_report_tables();
 		timeout = worker_timeout();

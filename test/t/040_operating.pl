@@ -262,5 +262,35 @@ emulator_post($emulator, 'reset', {});
 poll_ok($node, $idle, 'it goes on');
 poll_ok($node, q(SELECT query = 'waiting for changes' AND state = 'idle' FROM pg_stat_activity WHERE pid = kapture_worker_pid()), 'and says that it waits');
 
+# --- the history
+sub setting
+{
+	my ($name, $value) = @_;
+	sql("ALTER SYSTEM SET kapture_sync.$name = '$value'");
+	sql("SELECT pg_reload_conf()");
+	return poll_ok($node, "SELECT setting = '$value' FROM (SELECT current_setting('kapture_sync.$name')) AS s(setting)", "$name is $value");
+}
+
+is(sql("SHOW kapture_sync.history_retention"), '7d', 'a week of history by default');
+sql("DELETE FROM kapture_history");
+sql(qq(INSERT INTO kapture_history (attachment_id, row_key, action, attempts, captured_at, finished_at)
+	SELECT a, 'old ' || i, 'add', 1, now(), now() - interval '7 days' - make_interval(secs => i) FROM generate_series(1, 2500) i, (VALUES ($attachment), (99999)) AS a(a)
+	UNION ALL SELECT $attachment, 'young ' || i, 'add', 1, now(), now() - interval '6 days' FROM generate_series(1, 100) i));
+sql("SELECT pg_reload_conf()");
+poll_ok($node, "SELECT NOT EXISTS (SELECT FROM kapture_history WHERE row_key LIKE 'old%')", 'what is too old goes, also of tables that are not attached');
+is(sql("SELECT count(*) FROM kapture_history WHERE row_key LIKE 'young%'"), '100', 'the rest stays');
+setting('history_retention', '2d');
+poll_ok($node, "SELECT count(*) = 0 FROM kapture_history", 'until the retention is shorter');
+sql("INSERT INTO customers (customer_name, phone) VALUES ('Remembered', '9500000002')");
+poll_ok($node, "SELECT count(*) = 1 FROM kapture_history", 'new entries come');
+setting('history_retention', '0');
+poll_ok($node, "SELECT count(*) = 0 FROM kapture_history", 'none is kept without a history');
+sql("INSERT INTO customers (customer_name, phone) VALUES ('Forgotten', '9500000003')");
+poll_ok($node, "SELECT kapture_customer_id IS NOT NULL FROM customers WHERE customer_name = 'Forgotten'", 'rows are sent all the same');
+is(sql("SELECT count(*) FROM kapture_history"), '0', 'and leave no trace');
+is(sql("SELECT last_success IS NOT NULL FROM kapture_status"), 't', 'but the worker knows that it was');
+sql("ALTER SYSTEM RESET kapture_sync.history_retention");
+sql("SELECT pg_reload_conf()");
+
 $node->stop;
 done_testing();
