@@ -36,6 +36,7 @@
 #include "utils/snapmgr.h"
 #include "utils/syscache.h"
 
+#include "alert.h"
 #include "catalog.h"
 #include "compat.h"
 #include "guc.h"
@@ -45,6 +46,7 @@
 #include "outbox.h"
 #include "pacing.h"
 #include "shmem.h"
+#include "status.h"
 #include "task.h"
 #include "worker.h"
 
@@ -90,6 +92,7 @@ typedef struct WorkerServer
 	int			failures;		/* in a row, of different rows */
 	int			sick;			/* in a row, of any */
 	KaptureServerHealth said;	/* in the log */
+	KaptureServerState told;	/* to whoever listens */
 	uint32		failed_row;		/* hash of the row that failed last */
 	KaptureServerHealth health;
 	TimestampTz not_before;		/* no request starts earlier, */
@@ -112,6 +115,7 @@ typedef struct WorkerTable
 	bool		fresh;			/* perhaps newer than the pass under way sees */
 	TimestampTz next_due;		/* next try of a failed row, DT_NOEND: none */
 	TimestampTz last_success;
+	int			nparked;		/* in this transaction */
 	KaptureTableReport said;	/* to whoever looks */
 } WorkerTable;
 
@@ -185,7 +189,7 @@ worker_syscache_callback(Datum arg, int cacheid, uint32 hashvalue)
 	worker_stale = worker_settings_changed = true;
 }
 
-/* Shows a server's state to whoever looks. */
+/* Shows a server's state to whoever looks.  Needs a transaction. */
 static void
 worker_report(WorkerServer *server, const char *message)
 {
@@ -202,6 +206,10 @@ worker_report(WorkerServer *server, const char *message)
 	kapture_shmem_report_server(server->name, server->owner, state,
 								state == KAPTURE_STATE_OK ? 0 : server->not_before,
 								server->problem ? server->problem : message);
+	if (server->told != state)
+		kapture_alert_server(server->name, kapture_status_state_name(server->told),
+							 kapture_status_state_name(state));
+	server->told = state;
 }
 
 /* Reads a server's settings.  What is wrong with them becomes its problem. */
@@ -687,8 +695,8 @@ worker_give_up_server(WorkerServer *server, const char *problem)
 	ereport(LOG,
 			(errmsg("kapture_sync cannot use server \"%s\": %s", server->name, problem)));
 	server->problem = MemoryContextStrdup(worker_context, problem);
-	worker_report(server, "");
 	worker_begin("putting back");
+	worker_report(server, "");
 	worker_take_back(server, GetCurrentTimestamp(), &settled);
 	worker_settle(&settled);
 	worker_commit();
@@ -957,6 +965,22 @@ worker_write_back(WorkerTable *table, List *tasks, TimestampTz now)
 	}
 }
 
+/* Tells whoever listens which tables have had rows parked. */
+static void
+worker_alert_parked(void)
+{
+	dlist_iter	iter;
+
+	dlist_foreach(iter, &worker_tables)
+	{
+		WorkerTable *table = dlist_container(WorkerTable, node, iter.cur);
+
+		if (table->nparked > 0)
+			kapture_alert_parked(table->att->root, table->server->name, table->nparked);
+		table->nparked = 0;
+	}
+}
+
 /*
  * Records what became of tasks: ids to the rows, then deliveries to the
  * history or to their next try.
@@ -1011,7 +1035,9 @@ worker_settle(dlist_head *tasks)
 		else if (t->state == KAPTURE_TASK_FAILED)
 		{
 			kapture_outbox_fail(&t->failed);
-			if (!t->failed.park)
+			if (t->failed.park)
+				task->table->nparked++;
+			else
 				task->table->next_due = Min(task->table->next_due, t->failed.next_attempt);
 		}
 		else
@@ -1023,6 +1049,7 @@ worker_settle(dlist_head *tasks)
 		task->table->next_due = Min(task->table->next_due, now);
 	}
 	kapture_outbox_finish(done);
+	worker_alert_parked();
 }
 
 /* Takes all answers that are there, and records what they mean. */

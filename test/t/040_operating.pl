@@ -292,5 +292,31 @@ is(sql("SELECT last_success IS NOT NULL FROM kapture_status"), 't', 'but the wor
 sql("ALTER SYSTEM RESET kapture_sync.history_retention");
 sql("SELECT pg_reload_conf()");
 
+# --- notifications
+my $listener = $node->background_psql('postgres');
+$listener->query_safe("LISTEN kapture_sync");
+
+# what has come until a pattern is met
+sub notified
+{
+	my ($pattern) = @_;
+	my $seen = '';
+	wait_for(sub { $seen .= $listener->query("SELECT 1"); $seen =~ $pattern }, "a notification like $pattern");
+	return join ' ', map { s/" received.*//sr } grep { /received/ } split /payload "/, $seen;
+}
+
+sql("INSERT INTO customers (customer_name, phone) VALUES ('Silent', 'abc')");
+poll_ok($node, "SELECT count(*) = 1 FROM kapture_failures", 'a row is parked');
+setting('notify', 'on');
+sql("INSERT INTO customers (customer_name, phone) VALUES ('Loud', 'abcd')");
+is(notified(qr/parked/), '{"event": "parked", "relation": "public.customers", "server": "kapture", "rows": 1}', 'whoever listens is told, once it is on');
+emulator_post($emulator, 'keys', { all => 'another' });
+sql("INSERT INTO customers (customer_name, phone) VALUES ('Denied', '9500000004')");
+is(notified(qr/denied/), '{"event": "server", "server": "kapture", "before": "ok", "state": "denied"}', 'of a server that denies the key');
+emulator_post($emulator, 'keys', { all => $key });
+sql("ALTER SERVER kapture OPTIONS (SET timeout '3s')");
+is(notified(qr/"state": "ok"/), '{"event": "server", "server": "kapture", "before": "denied", "state": "ok"}', 'and that it is well again');
+$listener->quit;
+
 $node->stop;
 done_testing();
