@@ -132,7 +132,7 @@ CREATE TABLE @extschema@.kapture_history (
 	http_status integer,
 	message text
 );
-CREATE INDEX kapture_history_finished ON @extschema@.kapture_history USING brin (finished_at);
+CREATE INDEX kapture_history_finished ON @extschema@.kapture_history (attachment_id, finished_at);
 ALTER TABLE @extschema@.kapture_history REPLICA IDENTITY FULL;
 COMMENT ON TABLE @extschema@.kapture_history IS 'what became of each change';
 COMMENT ON COLUMN @extschema@.kapture_history.action IS 'add, update, link (the customer was there already), none (nothing to send), gone (the row is no more; Kapture has no delete), truncate (likewise, of all rows)';
@@ -875,6 +875,12 @@ SELECT pg_catalog.pg_extension_config_dump('@extschema@.kapture_refresh_run', ''
 -- What people look at
 --
 
+CREATE FUNCTION @extschema@.kapture_queue(attachment_id integer,
+	OUT pending bigint, OUT in_flight bigint, OUT retrying bigint, OUT parked bigint, OUT exact boolean,
+	OUT oldest timestamptz, OUT last_success timestamptz, OUT last_error text)
+LANGUAGE C STABLE STRICT AS 'MODULE_PATHNAME', 'kapture_queue';
+COMMENT ON FUNCTION @extschema@.kapture_queue(integer) IS 'what waits for an attached table, at a cost that does not grow with it; see kapture_status';
+
 CREATE VIEW @extschema@.kapture_status WITH (security_barrier) AS
 SELECT a.relation, a.server,
 	CASE WHEN NOT COALESCE((SELECT pg_catalog.bool_and(@extschema@.kapture_is_origin(o.system_identifier, o.database))
@@ -882,40 +888,105 @@ SELECT a.relation, a.server,
 		 WHEN a.paused THEN 'paused'
 		 WHEN @extschema@.kapture_worker_pid() IS NULL THEN 'no worker'
 		 ELSE 'running' END AS state,
-	(SELECT pg_catalog.count(*) FROM @extschema@.kapture_outbox o
-	  WHERE o.attachment_id OPERATOR(pg_catalog.=) a.attachment_id) AS pending,
-	d.in_flight, d.retrying, d.parked,
-	pg_catalog.now() OPERATOR(pg_catalog.-) LEAST(d.oldest, (SELECT pg_catalog.min(o.captured_at) FROM @extschema@.kapture_outbox o
-	  WHERE o.attachment_id OPERATOR(pg_catalog.=) a.attachment_id)) AS oldest_age,
-	(SELECT pg_catalog.max(h.finished_at) FROM @extschema@.kapture_history h
-	  WHERE h.attachment_id OPERATOR(pg_catalog.=) a.attachment_id) AS last_success,
-	d.last_error,
-	s.state AS server_state, s.message AS server_message, s.retry_at AS server_retry_at
+	q.pending, q.in_flight, q.retrying, q.parked,
+	pg_catalog.now() OPERATOR(pg_catalog.-) q.oldest AS oldest_age,
+	q.last_success, q.last_error,
+	s.state AS server_state, s.message AS server_message, s.retry_at AS server_retry_at,
+	q.exact
 FROM @extschema@.kapture_attachment a
 JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) a.relation
 LEFT JOIN @extschema@.kapture_server_states() s
 	ON s.server OPERATOR(pg_catalog.=) a.server AND s.owner OPERATOR(pg_catalog.=) c.relowner
-CROSS JOIN LATERAL (
-	SELECT pg_catalog.count(*) FILTER (WHERE d.state OPERATOR(pg_catalog.=) 'sending') AS in_flight,
-		   pg_catalog.count(*) FILTER (WHERE d.state OPERATOR(pg_catalog.=) 'retry') AS retrying,
-		   pg_catalog.count(*) FILTER (WHERE d.state OPERATOR(pg_catalog.=) 'parked') AS parked,
-		   pg_catalog.min(d.captured_at) AS oldest,
-		   (pg_catalog.array_agg(d.last_error ORDER BY d.last_attempt DESC) FILTER (WHERE d.last_error IS NOT NULL))[1] AS last_error
-	  FROM @extschema@.kapture_delivery d
-	 WHERE d.attachment_id OPERATOR(pg_catalog.=) a.attachment_id) d
+CROSS JOIN LATERAL @extschema@.kapture_queue(a.attachment_id) q
 WHERE pg_catalog.pg_has_role(c.relowner, 'USAGE');
-COMMENT ON VIEW @extschema@.kapture_status IS 'one row for each attached table that belongs to the current role';
+COMMENT ON VIEW @extschema@.kapture_status IS 'one row for each attached table that belongs to the current role; cheap enough to be looked at each second';
+COMMENT ON COLUMN @extschema@.kapture_status.relation IS 'the attached table';
+COMMENT ON COLUMN @extschema@.kapture_status.server IS 'foreign server its rows go to';
+COMMENT ON COLUMN @extschema@.kapture_status.state IS 'running, paused, copy (see kapture_resume), no worker';
+COMMENT ON COLUMN @extschema@.kapture_status.pending IS 'changes that the worker has not taken up; beyond 10000 an estimate';
+COMMENT ON COLUMN @extschema@.kapture_status.in_flight IS 'rows being sent';
+COMMENT ON COLUMN @extschema@.kapture_status.retrying IS 'rows that wait for another try';
+COMMENT ON COLUMN @extschema@.kapture_status.parked IS 'rows that wait for a correction; beyond 10000 an estimate';
+COMMENT ON COLUMN @extschema@.kapture_status.oldest_age IS 'age of the oldest change that is not with Kapture; NULL: nothing waits';
+COMMENT ON COLUMN @extschema@.kapture_status.last_success IS 'when a row was last done with';
+COMMENT ON COLUMN @extschema@.kapture_status.last_error IS 'latest failure of the rows that wait';
+COMMENT ON COLUMN @extschema@.kapture_status.server_state IS 'ok, misconfigured, denied, throttled, failing';
+COMMENT ON COLUMN @extschema@.kapture_status.server_message IS 'what the server said';
+COMMENT ON COLUMN @extschema@.kapture_status.server_retry_at IS 'no request before that';
+COMMENT ON COLUMN @extschema@.kapture_status.exact IS 'are the numbers counts? false: estimates by the statistics of the queue''s tables, which count all attached tables together';
 GRANT SELECT ON @extschema@.kapture_status TO PUBLIC;
+
+CREATE FUNCTION @extschema@.kapture_hint(message text, http_status integer DEFAULT NULL) RETURNS text
+LANGUAGE C IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'kapture_hint';
+COMMENT ON FUNCTION @extschema@.kapture_hint(text, integer) IS
+'what to do about a failure, in plain words; NULL for what is not known';
 
 CREATE VIEW @extschema@.kapture_failures WITH (security_barrier) AS
 SELECT a.relation, d.row_key, d.state, d.api, d.request, d.http_status, d.last_error AS message,
-	d.attempts, d.captured_at, d.last_attempt, d.next_attempt
+	d.attempts, d.captured_at, d.last_attempt, d.next_attempt,
+	@extschema@.kapture_hint(d.last_error, d.http_status) AS hint
 FROM @extschema@.kapture_delivery d
 JOIN @extschema@.kapture_attachment a USING (attachment_id)
 JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) a.relation
 WHERE d.last_error IS NOT NULL AND pg_catalog.pg_has_role(c.relowner, 'USAGE');
-COMMENT ON VIEW @extschema@.kapture_failures IS 'rows whose last try failed: what was sent, what Kapture said, when the next try is';
+COMMENT ON VIEW @extschema@.kapture_failures IS 'rows whose last try failed: what was sent, what Kapture said, when the next try is, and what to do';
+COMMENT ON COLUMN @extschema@.kapture_failures.relation IS 'the attached table';
+COMMENT ON COLUMN @extschema@.kapture_failures.row_key IS 'primary key of the row, as text; several columns as an array';
+COMMENT ON COLUMN @extschema@.kapture_failures.state IS 'parked: waits for a change of the row or kapture_retry; retry: tried again at next_attempt; sending: being tried again';
+COMMENT ON COLUMN @extschema@.kapture_failures.api IS 'call that failed: add, update, get; NULL if it was no call';
+COMMENT ON COLUMN @extschema@.kapture_failures.request IS 'body that was sent';
+COMMENT ON COLUMN @extschema@.kapture_failures.http_status IS 'HTTP code of the answer; NULL: none came';
+COMMENT ON COLUMN @extschema@.kapture_failures.message IS 'what Kapture said, or why there was no answer';
+COMMENT ON COLUMN @extschema@.kapture_failures.attempts IS 'how often the row was taken up';
+COMMENT ON COLUMN @extschema@.kapture_failures.captured_at IS 'when its first change that is not with Kapture was made';
+COMMENT ON COLUMN @extschema@.kapture_failures.last_attempt IS 'time of the last try';
+COMMENT ON COLUMN @extschema@.kapture_failures.next_attempt IS 'time of the next one; NULL: parked';
+COMMENT ON COLUMN @extschema@.kapture_failures.hint IS 'what to do, in plain words';
 GRANT SELECT ON @extschema@.kapture_failures TO PUBLIC;
+
+CREATE FUNCTION @extschema@.kapture_request_counters(
+	OUT server text, OUT api text, OUT http_code integer, OUT requests bigint,
+	OUT total_time double precision, OUT min_time double precision, OUT max_time double precision,
+	OUT mean_time double precision, OUT bounds double precision[], OUT histogram bigint[],
+	OUT since timestamptz)
+RETURNS SETOF record
+LANGUAGE C VOLATILE STRICT AS 'MODULE_PATHNAME', 'kapture_request_counters';
+COMMENT ON FUNCTION @extschema@.kapture_request_counters() IS 'what kapture_stat_requests shows';
+
+CREATE VIEW @extschema@.kapture_stat_requests AS
+SELECT * FROM @extschema@.kapture_request_counters();
+COMMENT ON VIEW @extschema@.kapture_stat_requests IS 'requests from this database, of worker and sessions, to servers that the current role may use';
+COMMENT ON COLUMN @extschema@.kapture_stat_requests.server IS 'foreign server';
+COMMENT ON COLUMN @extschema@.kapture_stat_requests.api IS 'add, update, get, pull';
+COMMENT ON COLUMN @extschema@.kapture_stat_requests.http_code IS 'HTTP code of the answers; NULL: no whole answer came';
+COMMENT ON COLUMN @extschema@.kapture_stat_requests.requests IS 'number of requests';
+COMMENT ON COLUMN @extschema@.kapture_stat_requests.total_time IS 'their time together, in milliseconds';
+COMMENT ON COLUMN @extschema@.kapture_stat_requests.min_time IS 'shortest time of a request, in milliseconds';
+COMMENT ON COLUMN @extschema@.kapture_stat_requests.max_time IS 'longest time of a request, in milliseconds';
+COMMENT ON COLUMN @extschema@.kapture_stat_requests.mean_time IS 'mean time of a request, in milliseconds';
+COMMENT ON COLUMN @extschema@.kapture_stat_requests.bounds IS 'upper bounds of the histogram''s buckets, in milliseconds';
+COMMENT ON COLUMN @extschema@.kapture_stat_requests.histogram IS 'number of requests in each bucket: longer than the bound before, up to its own';
+COMMENT ON COLUMN @extschema@.kapture_stat_requests.since IS 'when this counting began';
+GRANT SELECT ON @extschema@.kapture_stat_requests TO PUBLIC;
+
+CREATE FUNCTION @extschema@.kapture_stat_reset() RETURNS void
+LANGUAGE C VOLATILE STRICT AS 'MODULE_PATHNAME', 'kapture_stat_reset';
+REVOKE ALL ON FUNCTION @extschema@.kapture_stat_reset() FROM PUBLIC;
+COMMENT ON FUNCTION @extschema@.kapture_stat_reset() IS 'starts the counters of this database anew';
+
+CREATE FUNCTION @extschema@.kapture_check(server name DEFAULT 'kapture',
+	OUT step text, OUT ok boolean, OUT detail text)
+RETURNS SETOF record
+LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'kapture_check';
+COMMENT ON FUNCTION @extschema@.kapture_check(name) IS
+'checks step by step whether a server can be used: options, worker, name, connection, TLS, certificate, key, clock, time; sends one search that finds nobody';
+
+CREATE FUNCTION @extschema@.kapture_preview(relation regclass, row_key text,
+	OUT waiting boolean, OUT api text, OUT url text, OUT headers text[], OUT body text)
+RETURNS SETOF record
+LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'kapture_preview';
+COMMENT ON FUNCTION @extschema@.kapture_preview(regclass, text) IS
+'the request that would be sent for a row now, the key masked; if nothing waits for the row, as if all its columns had changed';
 
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.kapture_attachment', '');
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.kapture_attachment_attachment_id_seq', '');

@@ -467,9 +467,14 @@ kapture_attach(PG_FUNCTION_ARGS)
 	PG_RETURN_VOID();
 }
 
-/* The attachment of the relation in the first argument, which the caller owns. */
-static KaptureAttachment *
-attach_find(FunctionCallInfo fcinfo, LOCKMODE lockmode, char **name)
+/*
+ * Returns the attachment of the relation in a function's first argument, in the
+ * current memory context; *name (unless NULL) is the table's qualified name.
+ * The relation stays locked.  Errors: 22004 the argument is NULL, 42P01 there
+ * is no such relation, 42501 it is not the caller's, 42704 it is not attached.
+ */
+KaptureAttachment *
+kapture_attach_find(FunctionCallInfo fcinfo, LOCKMODE lockmode, char **name)
 {
 	Relation	rel;
 	KaptureAttachment *att;
@@ -498,7 +503,7 @@ kapture_detach(PG_FUNCTION_ARGS)
 {
 	static const char *const tables[] = {"kapture_outbox", "kapture_delivery", "kapture_backfill", "kapture_column", "kapture_attachment"};
 	char	   *name;
-	KaptureAttachment *att = attach_find(fcinfo, ShareRowExclusiveLock, &name);
+	KaptureAttachment *att = kapture_attach_find(fcinfo, ShareRowExclusiveLock, &name);
 	Oid			types[1] = {INT4OID};
 	Datum		values[1] = {Int32GetDatum(att->id)};
 
@@ -516,7 +521,7 @@ kapture_detach(PG_FUNCTION_ARGS)
 static void
 attach_set_paused(FunctionCallInfo fcinfo, bool paused)
 {
-	KaptureAttachment *att = attach_find(fcinfo, AccessShareLock, NULL);
+	KaptureAttachment *att = kapture_attach_find(fcinfo, AccessShareLock, NULL);
 	Oid			types[2] = {INT4OID, BOOLOID};
 	Datum		values[2] = {Int32GetDatum(att->id), BoolGetDatum(paused)};
 
@@ -549,7 +554,7 @@ kapture_resume(PG_FUNCTION_ARGS)
 static uint64
 attach_change_failed(FunctionCallInfo fcinfo, const char *sql)
 {
-	KaptureAttachment *att = attach_find(fcinfo, AccessShareLock, NULL);
+	KaptureAttachment *att = kapture_attach_find(fcinfo, AccessShareLock, NULL);
 	Oid			types[2] = {INT4OID, TEXTOID};
 	Datum		values[2] = {Int32GetDatum(att->id), (Datum) 0};
 	bool		all = PG_ARGISNULL(1);
@@ -595,7 +600,7 @@ kapture_discard(PG_FUNCTION_ARGS)
 Datum
 kapture_backfill_slice(PG_FUNCTION_ARGS)
 {
-	KaptureAttachment *att = attach_find(fcinfo, AccessShareLock, NULL);
+	KaptureAttachment *att = kapture_attach_find(fcinfo, AccessShareLock, NULL);
 	int			slice;
 	Oid			types[4] = {INT4OID, TEXTOID, INT4OID, BOOLOID};
 	Datum		values[4] = {Int32GetDatum(att->id)};

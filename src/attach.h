@@ -7,6 +7,13 @@
 
 #include "postgres.h"
 
+#include "fmgr.h"
+#include "storage/lockdefs.h"
+
+#include "catalog.h"
+
 extern void kapture_attach_column_renamed(Oid relid, const char *from, const char *to);
+extern KaptureAttachment *kapture_attach_find(FunctionCallInfo fcinfo, LOCKMODE lockmode,
+											  char **name);
 
 #endif							/* KAPTURE_ATTACH_H */

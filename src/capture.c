@@ -449,6 +449,8 @@ capture_truncate(KaptureAttachment *att)
 	Oid			types[1] = {INT4OID};
 	Datum		values[1] = {Int32GetDatum(att->id)};
 
+	if (kapture_history_retention == 0)
+		return;
 	(void) kapture_own_execute("INSERT INTO @.kapture_history"
 							   " (attachment_id, row_key, action, attempts, captured_at, finished_at)"
 							   " VALUES ($1, '', 'truncate', 0, pg_catalog.now(), pg_catalog.clock_timestamp())",

@@ -7,6 +7,8 @@
  */
 #include "postgres.h"
 
+#include <limits.h>
+
 #include "utils/guc.h"
 #include "utils/varlena.h"
 
@@ -23,6 +25,12 @@ bool		kapture_capture_enabled = true;
 
 /* For the administrator who wants databases left alone. */
 char	   *kapture_excluded_databases = NULL;
+
+/* Seconds that kapture_history keeps what was done; 0: there is no history. */
+int			kapture_history_retention = 7 * 86400;
+
+/* For whoever wants to be called when rows are parked or a server changes. */
+bool		kapture_notify = false;
 
 static bool
 guc_check_database_list(char **newval, void **extra, GucSource source)
@@ -64,6 +72,16 @@ kapture_guc_define(void)
 							   &kapture_excluded_databases, "",
 							   PGC_SIGHUP, GUC_LIST_INPUT,
 							   guc_check_database_list, NULL, NULL);
+	DefineCustomIntVariable("kapture_sync.history_retention",
+							"How long kapture_history keeps what was done.",
+							"0 switches the history off.",
+							&kapture_history_retention, 7 * 86400, 0, INT_MAX,
+							PGC_SIGHUP, GUC_UNIT_S, NULL, NULL, NULL);
+	DefineCustomBoolVariable("kapture_sync.notify",
+							 "Notifies channel kapture_sync of parked rows and of changes of a server's state.",
+							 "The payload is JSON.",
+							 &kapture_notify, false,
+							 PGC_SIGHUP, 0, NULL, NULL, NULL);
 	MarkGUCPrefixReserved("kapture_sync");
 }
 

@@ -44,6 +44,7 @@
 #include "utils/timestamp.h"
 
 #include "compat.h"
+#include "counter.h"
 #include "http.h"
 
 /* All headers of an answer together may have this many bytes. */
@@ -69,6 +70,8 @@ struct KaptureHttpRequest
 	bool		started;		/* handle is in the multi handle */
 	bool		finished;
 	void	   *owner;
+	Oid			serverid;
+	KaptureApi	api;
 
 	CURL	   *easy;
 	struct curl_slist *headers;
@@ -444,6 +447,8 @@ kapture_http_start(const KaptureServer *server, KaptureApi api,
 	request->callback.arg = request;
 	MemoryContextRegisterResetCallback(context, &request->callback);
 	request->owner = owner;
+	request->serverid = server->serverid;
+	request->api = api;
 	request->loopback_only = !server->allow_http && strncmp(server->url[api], "http://", 7) == 0;
 	request->timeout = server->timeout;
 	request->max_size = server->max_response_size;
@@ -601,6 +606,8 @@ http_finish(KaptureHttpRequest *request, CURLcode code)
 	}
 	else
 		http_explain(request, code);
+	kapture_counter_add(request->serverid, request->api, code == CURLE_OK ? answer->status : 0,
+						answer->elapsed);
 
 	request->finished = true;
 	http_running--;
@@ -738,4 +745,101 @@ kapture_http_perform(KaptureHttpRequest *request, uint32 wait_event)
 		dlist_delete(&request->node);
 	request->queued = false;
 	return &request->answer;
+}
+
+/* ------------------------------------------------------------------------
+ * Looking closely: for kapture_check() and kapture_preview()
+ * ------------------------------------------------------------------------
+ */
+
+/*
+ * Has a request that was just started tell its whole way: it makes a connection
+ * of its own, with a whole TLS handshake, instead of using one that stands.
+ */
+void
+kapture_http_inspect(KaptureHttpRequest *request)
+{
+	HTTP_SET(CURLOPT_FRESH_CONNECT, 1L);
+	HTTP_SET(CURLOPT_FORBID_REUSE, 1L);
+	HTTP_SET(CURLOPT_SSL_SESSIONID_CACHE, 0L);
+	HTTP_SET(CURLOPT_CERTINFO, 1L);
+}
+
+/* When the server's own certificate expires, as libcurl writes it; or NULL. */
+static char *
+http_certificate_expires(KaptureHttpRequest *request)
+{
+	static const char label[] = "Expire date:";
+	struct curl_certinfo *info = NULL;
+
+	if (curl_easy_getinfo(request->easy, CURLINFO_CERTINFO, &info) != CURLE_OK ||
+		info == NULL || info->num_of_certs == 0)
+		return NULL;
+	for (struct curl_slist *line = info->certinfo[0]; line; line = line->next)
+	{
+		if (strncmp(line->data, label, sizeof(label) - 1) == 0)
+			return pstrdup(line->data + sizeof(label) - 1);
+	}
+	return NULL;
+}
+
+/*
+ * Fills in what a finished request that was inspected tells.  The texts live as
+ * long as the request or the current memory context, whichever ends first.
+ */
+void
+kapture_http_details(KaptureHttpRequest *request, KaptureHttpDetails *details)
+{
+	struct curl_header *header;
+	char	   *peer = NULL;
+	long		port = 0;
+
+	(void) curl_easy_getinfo(request->easy, CURLINFO_PRIMARY_IP, &peer);
+	(void) curl_easy_getinfo(request->easy, CURLINFO_PRIMARY_PORT, &port);
+	details->peer = peer ? peer : "";
+	details->port = (int) port;
+	details->resolved = http_time(request, CURLINFO_NAMELOOKUP_TIME_T);
+	details->connected = http_time(request, CURLINFO_CONNECT_TIME_T);
+	details->secured = http_time(request, CURLINFO_APPCONNECT_TIME_T);
+	details->expires = http_certificate_expires(request);
+	details->date = -1;
+	if (curl_easy_header(request->easy, "Date", 0, CURLH_HEADER, -1, &header) == CURLHE_OK)
+		details->date = (int64) curl_getdate(header->value, NULL);
+}
+
+/* Is this header's value likely to be a secret? */
+static bool
+http_is_secret(const char *header)
+{
+	static const char *const words[] = {"auth", "key", "token", "secret", "cookie", "password"};
+	char	   *name = pnstrdup(header, strcspn(header, ":"));
+
+	for (char *p = name; *p; p++)
+		*p = pg_tolower((unsigned char) *p);
+	for (int i = 0; i < lengthof(words); i++)
+	{
+		if (strstr(name, words[i]))
+			return true;
+	}
+	return false;
+}
+
+/*
+ * Returns the header lines (char *, in the current memory context) of requests
+ * to one of a server's APIs, with stars for all that may be a secret.
+ */
+List *
+kapture_http_describe(const KaptureServer *server, KaptureApi api)
+{
+	List	   *lines = NIL;
+
+	lines = lappend(lines, pstrdup("Authorization: Basic ***"));
+	lines = lappend(lines, pstrdup("User-Agent: " HTTP_USER_AGENT));
+	lines = lappend(lines, pstrdup("Content-Type: application/json"));
+	lines = lappend(lines, pstrdup("Accept: application/json"));
+	for (char **header = server->headers; header && *header; header++)
+		lines = lappend(lines, http_is_secret(*header) ?
+						psprintf("%.*s: ***", (int) strcspn(*header, ":"), *header) :
+						pstrdup(*header));
+	return lines;
 }

@@ -7,6 +7,8 @@
 
 #include "postgres.h"
 
+#include "nodes/pg_list.h"
+
 #include "option.h"
 
 /* How far a request came. */
@@ -35,6 +37,18 @@ typedef struct KaptureHttpAnswer
 
 typedef struct KaptureHttpRequest KaptureHttpRequest;
 
+/* What a request that was inspected tells of its way. */
+typedef struct KaptureHttpDetails
+{
+	const char *peer;			/* address that was connected to, "" if none */
+	int			port;
+	int64		resolved;		/* microseconds from the start; 0: not reached */
+	int64		connected;
+	int64		secured;		/* TLS stands; 0 for plain http, too */
+	char	   *expires;		/* when the certificate does, or NULL */
+	int64		date;			/* of the answer, in seconds since 1970, or -1 */
+} KaptureHttpDetails;
+
 extern KaptureHttpRequest *kapture_http_start(const KaptureServer *server,
 											  KaptureApi api,
 											  const char *body, size_t body_len,
@@ -47,6 +61,9 @@ extern void *kapture_http_owner(KaptureHttpRequest *request);
 extern int	kapture_http_in_flight(void);
 extern const KaptureHttpAnswer *kapture_http_perform(KaptureHttpRequest *request,
 													 uint32 wait_event);
+extern void kapture_http_inspect(KaptureHttpRequest *request);
+extern void kapture_http_details(KaptureHttpRequest *request, KaptureHttpDetails *details);
+extern List *kapture_http_describe(const KaptureServer *server, KaptureApi api);
 extern bool kapture_url_is_valid(const char *url, bool *is_https,
 								 bool *is_loopback, const char **why);
 

@@ -10,6 +10,7 @@
 #include "fmgr.h"
 #include "miscadmin.h"
 
+#include "counter.h"
 #include "guc.h"
 #include "launcher.h"
 #include "shmem.h"
@@ -28,6 +29,7 @@ _PG_init(void)
 		return;
 
 	kapture_shmem_install();
+	kapture_counter_install();
 	kapture_wayside_install();
 	kapture_launcher_register();
 }

@@ -38,6 +38,7 @@
 
 #include "catalog.h"
 #include "compat.h"
+#include "guc.h"
 #include "outbox.h"
 
 typedef enum OutboxQuery
@@ -175,9 +176,9 @@ static const struct
 		" history AS (INSERT INTO @.kapture_history"
 		" (attachment_id, row_key, attempts, action, customer_id, http_status, message, captured_at, finished_at)"
 		" SELECT attachment_id, row_key, attempts, action, customer_id, http_status, message, captured_at,"
-		" clock_timestamp() FROM (TABLE gone UNION ALL TABLE again) AS finished)"
+		" clock_timestamp() FROM (TABLE gone UNION ALL TABLE again) AS finished WHERE $8)"
 		" SELECT DISTINCT attachment_id FROM again",
-		7, {INT4ARRAYOID, TEXTARRAYOID, INT4ARRAYOID, TEXTARRAYOID, INT8ARRAYOID, INT4ARRAYOID, TEXTARRAYOID}
+		8, {INT4ARRAYOID, TEXTARRAYOID, INT4ARRAYOID, TEXTARRAYOID, INT8ARRAYOID, INT4ARRAYOID, TEXTARRAYOID, BOOLOID}
 	},
 	[OUTBOX_FAIL] = {
 		"UPDATE @.kapture_delivery"
@@ -853,7 +854,7 @@ kapture_outbox_finish(List *done)
 	Datum	   *cols[7];
 	bool	   *nulls[7];
 	static const Oid types[7] = {INT4OID, TEXTOID, INT4OID, TEXTOID, INT8OID, INT4OID, TEXTOID};
-	Datum		values[7];
+	Datum		values[8];
 	int			i = 0;
 	ListCell   *lc;
 	List	   *again = NIL;
@@ -884,6 +885,7 @@ kapture_outbox_finish(List *done)
 	}
 	for (int c = 0; c < 7; c++)
 		values[c] = outbox_array(cols[c], nulls[c], n, types[c]);
+	values[7] = BoolGetDatum(kapture_history_retention > 0);
 
 	SPI_connect();
 	outbox_execute(OUTBOX_FINISH, values, NULL);
@@ -971,4 +973,28 @@ kapture_outbox_release(KaptureDelivery *delivery, TimestampTz next_attempt)
 	SPI_connect();
 	outbox_execute(OUTBOX_RELEASE, values, nulls);
 	SPI_finish();
+}
+
+/*
+ * Returns the transaction before which nothing waits any more for a scan: all
+ * that is left, or comes yet, is its or a later one's.
+ */
+uint64
+kapture_outbox_scan_floor(const KaptureScan *scan)
+{
+	uint64		floor;
+
+	if (!scan->running)
+	{
+		floor = scan->seen_xmax;	/* 0 before the first pass */
+		for (int i = 0; i < scan->nseen; i++)
+			floor = Min(floor, scan->seen_xip[i]);
+		return floor;
+	}
+	floor = scan->next_xmax;
+	for (int i = 0; i < scan->nnext; i++)
+		floor = Min(floor, scan->next_xip[i]);
+	for (int i = scan->range; i < scan->nranges; i++)
+		floor = Min(floor, i == scan->range ? scan->at_xact : scan->ranges[i * 2]);
+	return floor;
 }

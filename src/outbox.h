@@ -93,6 +93,7 @@ typedef struct KaptureFailed
 extern void kapture_outbox_recover(int32 attachment_id, TimestampTz in_doubt);
 extern int64 kapture_outbox_forget_dropped(int64 *changes);
 extern void kapture_outbox_scan_init(KaptureScan *scan);
+extern uint64 kapture_outbox_scan_floor(const KaptureScan *scan);
 extern void kapture_outbox_take(int32 attachment_id, KaptureScan *scan, int limit,
 								List **deliveries, bool *more);
 extern List *kapture_outbox_claim(List *deliveries, TimestampTz doubt_until);

@@ -45,6 +45,9 @@
 /* Servers whose state can be shown; of more, the rest is not. */
 #define SHMEM_MAX_REPORTS	64
 
+/* Attached tables likewise. */
+#define SHMEM_MAX_TABLES	256
+
 typedef struct ShmemSlot
 {
 	KaptureSlotState state;
@@ -63,6 +66,13 @@ typedef struct ShmemBlock
 	pid_t		pid;			/* who blocks */
 } ShmemBlock;
 
+typedef struct ShmemTable
+{
+	Oid			dbid;			/* InvalidOid: free */
+	int32		attachment_id;
+	KaptureTableReport report;
+} ShmemTable;
+
 typedef struct ShmemState
 {
 	LWLock	   *lock;
@@ -72,6 +82,7 @@ typedef struct ShmemState
 	int			nrequests;		/* > SHMEM_MAX_REQUESTS: look at all */
 	Oid			requests[SHMEM_MAX_REQUESTS];	/* InvalidOid: list databases */
 	KaptureServerReport reports[SHMEM_MAX_REPORTS]; /* dbid 0: free */
+	ShmemTable	tables[SHMEM_MAX_TABLES];
 	int			nslots;
 	ShmemSlot	slots[FLEXIBLE_ARRAY_MEMBER];
 } ShmemState;
@@ -528,6 +539,11 @@ shmem_worker_detach(int code, Datum arg)
 		if (shmem->reports[i].dbid == shmem_my_slot->dbid)
 			shmem->reports[i].dbid = InvalidOid;
 	}
+	for (int i = 0; i < SHMEM_MAX_TABLES; i++)
+	{
+		if (shmem->tables[i].dbid == shmem_my_slot->dbid)
+			shmem->tables[i].dbid = InvalidOid;
+	}
 	if (shmem_my_slot->generation == shmem_my_generation)
 	{
 		shmem_my_slot->state = KAPTURE_SLOT_EXITED;
@@ -669,4 +685,60 @@ kapture_shmem_read_report(int i, KaptureServerReport *report)
 	*report = shmem->reports[i];
 	LWLockRelease(shmem->lock);
 	return true;
+}
+
+/* The place of a table's report, or a free one, or NULL.  The caller holds the lock. */
+static ShmemTable *
+shmem_find_table(int32 attachment_id, bool make)
+{
+	ShmemTable *free = NULL;
+
+	for (int i = 0; i < SHMEM_MAX_TABLES; i++)
+	{
+		ShmemTable *table = &shmem->tables[i];
+
+		if (table->dbid == MyDatabaseId && table->attachment_id == attachment_id)
+			return table;
+		if (!OidIsValid(table->dbid) && free == NULL)
+			free = table;
+	}
+	return make ? free : NULL;
+}
+
+/*
+ * Says how far this worker is with a table.
+ */
+void
+kapture_shmem_report_table(int32 attachment_id, const KaptureTableReport *report)
+{
+	ShmemTable *table;
+
+	LWLockAcquire(shmem->lock, LW_EXCLUSIVE);
+	table = shmem_find_table(attachment_id, true);
+	if (table)
+	{
+		table->dbid = MyDatabaseId;
+		table->attachment_id = attachment_id;
+		table->report = *report;
+	}
+	LWLockRelease(shmem->lock);
+}
+
+/*
+ * Fills in how far this database's worker is with a table; zeros if there is
+ * none, or none that says so.
+ */
+void
+kapture_shmem_read_table(int32 attachment_id, KaptureTableReport *report)
+{
+	ShmemTable *table;
+
+	memset(report, 0, sizeof(*report));
+	if (shmem == NULL)
+		return;
+	LWLockAcquire(shmem->lock, LW_SHARED);
+	table = shmem_find_table(attachment_id, false);
+	if (table)
+		*report = table->report;
+	LWLockRelease(shmem->lock);
 }

@@ -58,6 +58,14 @@ typedef struct KaptureServerReport
 	char		message[KAPTURE_STATE_MESSAGE_LEN];
 } KaptureServerReport;
 
+/* How far a worker is with a table. */
+typedef struct KaptureTableReport
+{
+	uint64		floor;			/* no change of an earlier transaction waits */
+	int			in_flight;		/* rows claimed */
+	TimestampTz last_success;	/* 0: none since the worker began */
+} KaptureTableReport;
+
 extern void kapture_shmem_install(void);
 extern bool kapture_shmem_available(void);
 
@@ -85,8 +93,10 @@ extern bool kapture_shmem_worker_take_work(void);
 extern bool kapture_shmem_worker_must_leave(void);
 extern void kapture_shmem_report_server(const char *server, Oid owner, KaptureServerState state,
 										TimestampTz retry_at, const char *message);
+extern void kapture_shmem_report_table(int32 attachment_id, const KaptureTableReport *report);
 
 /* for whoever looks */
+extern void kapture_shmem_read_table(int32 attachment_id, KaptureTableReport *report);
 extern bool kapture_shmem_read_report(int i, KaptureServerReport *report);
 
 #endif							/* KAPTURE_SHMEM_H */

@@ -17,6 +17,7 @@
 
 #include "catalog.h"
 #include "shmem.h"
+#include "status.h"
 
 PG_FUNCTION_INFO_V1(kapture_worker_start);
 PG_FUNCTION_INFO_V1(kapture_worker_pid);
@@ -75,8 +76,11 @@ kapture_worker_pid(PG_FUNCTION_ARGS)
 	PG_RETURN_INT32(pid);
 }
 
-static const char *
-status_state_name(KaptureServerState state)
+/*
+ * Returns what users call a server's state; static.
+ */
+const char *
+kapture_status_state_name(KaptureServerState state)
 {
 	switch (state)
 	{
@@ -116,7 +120,7 @@ kapture_server_states(PG_FUNCTION_ARGS)
 			continue;
 		values[0] = NameGetDatum(&report.server);
 		values[1] = ObjectIdGetDatum(report.owner);
-		values[2] = CStringGetTextDatum(status_state_name(report.state));
+		values[2] = CStringGetTextDatum(kapture_status_state_name(report.state));
 		values[3] = TimestampTzGetDatum(report.since);
 		values[4] = TimestampTzGetDatum(report.retry_at);
 		nulls[4] = report.retry_at == 0;

@@ -148,6 +148,23 @@ task_prepare(KaptureTask *task, KaptureStep step)
 }
 
 /*
+ * Puts the array around the body of the task's request that some accounts want
+ * (options add_body and update_body); a search has one already.
+ */
+void
+kapture_task_wrap(KaptureTask *task, const KaptureServer *server)
+{
+	MemoryContext old;
+
+	if (!server->body_array[kapture_task_api(task)] || task->body[0] == '[')
+		return;
+	old = MemoryContextSwitchTo(task->delivery->context);
+	task->body = psprintf("[%s]", task->body);
+	task->body_len += 2;
+	MemoryContextSwitchTo(old);
+}
+
+/*
  * Fills in by which phone and email an Add of the row's present values could
  * be found.
  */

@@ -37,14 +37,17 @@
 #include "utils/snapmgr.h"
 #include "utils/syscache.h"
 
+#include "alert.h"
 #include "catalog.h"
 #include "compat.h"
 #include "guc.h"
+#include "history.h"
 #include "http.h"
 #include "origin.h"
 #include "outbox.h"
 #include "pacing.h"
 #include "shmem.h"
+#include "status.h"
 #include "task.h"
 #include "worker.h"
 
@@ -98,6 +101,7 @@ typedef struct WorkerServer
 	int			failures;		/* in a row, of different rows */
 	int			sick;			/* in a row, of any */
 	KaptureServerHealth said;	/* in the log */
+	KaptureServerState told;	/* to whoever listens */
 	uint32		failed_row;		/* hash of the row that failed last */
 	KaptureServerHealth health;
 	TimestampTz not_before;		/* no request starts earlier, */
@@ -119,6 +123,9 @@ typedef struct WorkerTable
 	bool		look;			/* the outbox may hold something to take, */
 	bool		fresh;			/* perhaps newer than the pass under way sees */
 	TimestampTz next_due;		/* next try of a failed row, DT_NOEND: none */
+	TimestampTz last_success;
+	int			nparked;		/* in this transaction */
+	KaptureTableReport said;	/* to whoever looks */
 } WorkerTable;
 
 typedef struct WorkerTask
@@ -143,6 +150,7 @@ static Oid	worker_installation = InvalidOid;	/* our kapture_attachment */
 static bool worker_stale = true;	/* attachments or servers may have changed */
 static bool worker_settings_changed = false;	/* servers or mappings have */
 static TimestampTz worker_next_safety_look = DT_NOEND;
+static TimestampTz worker_next_expiry = 0;	/* of the history */
 
 /* ------------------------------------------------------------------------
  * Transactions
@@ -194,7 +202,7 @@ worker_syscache_callback(Datum arg, int cacheid, uint32 hashvalue)
 	worker_stale = worker_settings_changed = true;
 }
 
-/* Shows a server's state to whoever looks. */
+/* Shows a server's state to whoever looks.  Needs a transaction. */
 static void
 worker_report(WorkerServer *server, const char *message)
 {
@@ -211,6 +219,10 @@ worker_report(WorkerServer *server, const char *message)
 	kapture_shmem_report_server(server->name, server->owner, state,
 								state == KAPTURE_STATE_OK ? 0 : server->not_before,
 								server->problem ? server->problem : message);
+	if (server->told != state)
+		kapture_alert_server(server->name, kapture_status_state_name(server->told),
+							 kapture_status_state_name(state));
+	server->told = state;
 }
 
 /* Reads a server's settings.  What is wrong with them becomes its problem. */
@@ -712,8 +724,8 @@ worker_give_up_server(WorkerServer *server, const char *problem)
 	ereport(LOG,
 			(errmsg("kapture_sync cannot use server \"%s\": %s", server->name, problem)));
 	server->problem = MemoryContextStrdup(worker_context, problem);
-	worker_report(server, "");
 	worker_begin("putting back");
+	worker_report(server, "");
 	worker_take_back(server, GetCurrentTimestamp(), &settled);
 	worker_settle(&settled);
 	worker_commit();
@@ -736,6 +748,7 @@ worker_start_request(WorkerServer *server, const KaptureServer *settings, Timest
 	KaptureTask *t = &task->task;
 	MemoryContext old = MemoryContextSwitchTo(t->delivery->context);
 
+	kapture_task_wrap(t, settings);
 	t->request = kapture_http_start(settings, kapture_task_api(t), t->body, t->body_len, task);
 	(void) dlist_pop_head_node(&server->ready);
 	server->nready--;
@@ -981,6 +994,22 @@ worker_write_back(WorkerTable *table, List *tasks, TimestampTz now)
 	}
 }
 
+/* Tells whoever listens which tables have had rows parked. */
+static void
+worker_alert_parked(void)
+{
+	dlist_iter	iter;
+
+	dlist_foreach(iter, &worker_tables)
+	{
+		WorkerTable *table = dlist_container(WorkerTable, node, iter.cur);
+
+		if (table->nparked > 0)
+			kapture_alert_parked(table->att->root, table->server->name, table->nparked);
+		table->nparked = 0;
+	}
+}
+
 /*
  * Records what became of tasks: ids to the rows, then deliveries to the
  * history or to their next try.
@@ -1029,12 +1058,17 @@ worker_settle(dlist_head *tasks)
 			d->http_status = t->http_status;
 			d->message = t->message;
 			done = lappend(done, d);
+			task->table->last_success = now;
+			if (worker_next_expiry == DT_NOEND)
+				worker_next_expiry = now;
 		}
 		else if (t->state == KAPTURE_TASK_FAILED)
 		{
 			TimestampTz next = kapture_outbox_fail(&t->failed);
 
 			task->table->next_due = Min(task->table->next_due, next);
+			if (t->failed.park)
+				task->table->nparked++;
 		}
 		else
 		{
@@ -1049,6 +1083,7 @@ worker_settle(dlist_head *tasks)
 		if (table)
 			table->next_due = Min(table->next_due, now);
 	}
+	worker_alert_parked();
 }
 
 /* Takes the requests that have finished off their connections. */
@@ -1127,6 +1162,68 @@ worker_record(void)
 	worker_discard(&settled);
 }
 
+/* Lets a slice of the history go that is too old, when it is time for that. */
+static void
+worker_expire(void)
+{
+	if (worker_next_expiry > GetCurrentTimestamp() ||
+		!kapture_enabled || worker_origin.state != KAPTURE_ORIGIN_OURS)
+		return;
+	worker_begin("expiring history");
+	worker_next_expiry = kapture_history_expire();
+	worker_commit();
+}
+
+/* ------------------------------------------------------------------------
+ * Telling
+ * ------------------------------------------------------------------------
+ */
+
+/* Lets others know how far we are with the tables, where that has changed. */
+static void
+worker_report_tables(void)
+{
+	dlist_iter	iter;
+
+	dlist_foreach(iter, &worker_tables)
+	{
+		WorkerTable *table = dlist_container(WorkerTable, node, iter.cur);
+		KaptureTableReport report = {0};
+
+		report.floor = kapture_outbox_scan_floor(&table->scan);
+		report.in_flight = table->ntasks;
+		report.last_success = table->last_success;
+		if (memcmp(&report, &table->said, sizeof(report)) == 0)
+			continue;
+		kapture_shmem_report_table(table->att->id, &report);
+		table->said = report;
+	}
+}
+
+/*
+ * Says in pg_stat_activity what is under way.  Only before a wait: that is
+ * seldom when there is much to do.
+ */
+static void
+worker_report_activity(void)
+{
+	char		text[256] = "waiting for changes";
+	int			len = 0;
+	dlist_iter	iter;
+
+	if (!pgstat_track_activities)
+		return;
+	dlist_foreach(iter, &worker_servers)
+	{
+		WorkerServer *server = dlist_container(WorkerServer, node, iter.cur);
+
+		if (server->in_flight > 0 && len < (int) sizeof(text))
+			len += snprintf(text + len, sizeof(text) - len, "%sserver \"%s\": %d in flight",
+							len > 0 ? ", " : "", server->name, server->in_flight);
+	}
+	pgstat_report_activity(len > 0 ? STATE_RUNNING : STATE_IDLE, text);
+}
+
 /* ------------------------------------------------------------------------
  * The loop
  * ------------------------------------------------------------------------
@@ -1156,7 +1253,7 @@ worker_timeout(void)
 			worker_room(server, PG_INT64_MAX) > 0)
 			next = Min(next, Max(server->not_before, table->look ? now : table->next_due));
 	}
-	next = Min(next, worker_next_safety_look);
+	next = Min(next, Min(worker_next_safety_look, worker_next_expiry));
 	if (next == DT_NOEND)
 		return -1;
 	return next <= now ? 0 : (long) Min((next - now) / 1000 + 1, 3600000);
@@ -1321,7 +1418,8 @@ kapture_worker_main(Datum arg)
 		{
 			ConfigReloadPending = false;
 			ProcessConfigFile(PGC_SIGHUP);
-			worker_stale = true;	/* exclusions may have changed */
+			worker_stale = true;	/* exclusions may have changed, */
+			worker_next_expiry = 0;	/* and the retention */
 		}
 		if (kapture_shmem_worker_take_work())
 		{
@@ -1345,11 +1443,16 @@ kapture_worker_main(Datum arg)
 			worker_record();
 			continue;
 		}
+		worker_expire();
 
+		worker_report_tables();
 		timeout = worker_timeout();
 		if (worker_nanswered > 0)
 			timeout = timeout < 0 ? WORKER_RECORD_DELAY : Min(timeout, WORKER_RECORD_DELAY);
 		if (timeout != 0)
+		{
+			worker_report_activity();
 			(void) kapture_http_wait(timeout, WaitEventExtensionNew("KaptureWorkerMain"));
+		}
 	}
 }

@@ -1,0 +1,30 @@
+-- Plain words for every failure of Kapture's document, and for the worker's own.
+\pset format unaligned
+SELECT status, left(message, 50) AS message, kapture_hint(message, status) AS hint FROM (VALUES
+	-- Add, Update
+	(401, 'Invalid Auth Key'),
+	(400, 'Name and (Phone Number or Email Id) are required fields'),
+	(400, 'Invalid email id.'),
+	(400, E'Invalid phone number,\nnumber must contain 10 digits and must start from 6 or above'),
+	(400, 'This mobile number already exists. Please enter a new one.'),
+	(400, E'This email-id\nalready exists. Please enter a new one.'),
+	(400, ' ,Both email and mobile number already exist. Please enter new details.'),
+	-- Pull, Get
+	(200, 'No customer between dates.'),
+	(200, 'Information given by you does not exist in our sytsem.')) AS f(status, message);
+SELECT status, left(message, 50) AS message, kapture_hint(message, status) AS hint FROM (VALUES
+	(NULL, 'no answer from Kapture: Could not resolve host: x (resolving the host name failed)'),
+	(NULL, 'no answer from Kapture: Failed to connect (connecting failed, limited by connect_timeout)'),
+	(NULL, 'no answer from Kapture: certificate has expired (the TLS handshake failed)'),
+	(NULL, 'no answer from Kapture: the answer is too large (reading the answer failed, limited by max_response_size)'),
+	(NULL, 'no answer from Kapture: plain http (waiting for the answer failed, limited by allow_http)'),
+	(NULL, 'no answer from Kapture: Timeout was reached (waiting for the answer failed, limited by timeout)'),
+	(200, 'the phone belongs to Kapture customer 1, the email to Kapture customer 2'),
+	(200, 'Kapture says that the customer exists, but does not find it by phone or email'),
+	(200, 'the row is locked; its Kapture customer id is written later'),
+	(200, 'the row was deleted or got another key while it was sent'),
+	(200, 'writing the Kapture customer id back changed no row; a trigger or rule of the table prevents it'),
+	(NULL, 'the primary key of table "t" has changed since the row was captured')) AS f(status, message);
+SELECT status, kapture_hint('something else', status) AS hint
+FROM unnest(ARRAY[NULL, 200, 302, 400, 401, 403, 404, 422, 429, 500, 503]) AS status;
+SELECT kapture_hint(NULL, NULL) IS NULL AS unknown, kapture_hint(NULL, 429) AS throttled;

@@ -1,0 +1,174 @@
+/*
+ * preview.c
+ *		kapture_preview(): the request that a row would be sent with now.
+ *
+ * The row goes the worker's own way: it is read as its owner, planned by
+ * task.c, and described by http.c.  Nothing is claimed and nothing is sent.
+ */
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "catalog/pg_class.h"
+#include "catalog/pg_type.h"
+#include "fmgr.h"
+#include "funcapi.h"
+#include "mb/pg_wchar.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/syscache.h"
+#include "utils/timestamp.h"
+#include "utils/tuplestore.h"
+
+#include "argument.h"
+#include "attach.h"
+#include "own.h"
+#include "task.h"
+
+PG_FUNCTION_INFO_V1(kapture_preview);
+
+static Oid
+preview_owner(Oid relid)
+{
+	HeapTuple	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(relid));
+	Oid			owner;
+
+	if (!HeapTupleIsValid(tuple))
+		elog(ERROR, "cache lookup failed for relation %u", relid);
+	owner = ((Form_pg_class) GETSTRUCT(tuple))->relowner;
+	ReleaseSysCache(tuple);
+	return owner;
+}
+
+/* One value of what the queue knows of a row, or NULL. */
+static char *
+preview_queued(KaptureDelivery *delivery, const char *value)
+{
+	Oid			types[2] = {INT4OID, TEXTOID};
+	Datum		values[2] = {Int32GetDatum(delivery->attachment_id), CStringGetTextDatum(delivery->row_key)};
+
+	return kapture_own_text(psprintf("SELECT (%s)::text FROM @.kapture_delivery"
+									 " WHERE attachment_id = $1 AND row_key = $2", value),
+							2, types, values);
+}
+
+/* Fills in what waits for the row.  Returns false if nothing does. */
+static bool
+preview_read_queue(KaptureDelivery *delivery)
+{
+	Oid			types[2] = {INT4OID, TEXTOID};
+	Datum		values[2] = {Int32GetDatum(delivery->attachment_id), CStringGetTextDatum(delivery->row_key)};
+	char	   *captured = kapture_own_text("SELECT pg_catalog.bit_or(changed)::text FROM @.kapture_outbox"
+											" WHERE attachment_id = $1 AND row_key = $2", 2, types, values);
+	char	   *claimed = preview_queued(delivery, "changed | coalesce(again, 0)");
+	char	   *id = preview_queued(delivery, "customer_id");
+
+	if (captured)
+		delivery->changed |= pg_strtoint64(captured);
+	if (claimed)
+		delivery->changed |= pg_strtoint64(claimed);
+	if (id)
+		delivery->customer_id = pg_strtoint64(id);
+	if (preview_queued(delivery, "in_doubt"))
+	{
+		/* when it can no longer be running, whenever that is */
+		delivery->in_doubt = 1;
+		delivery->sent_phone = preview_queued(delivery, "sent_phone");
+		delivery->sent_email = preview_queued(delivery, "sent_email");
+	}
+	return captured || claimed;
+}
+
+/* Raises an error unless the row could be read. */
+static void
+preview_check_row(const KaptureRow *row)
+{
+	switch (row->outcome)
+	{
+		case KAPTURE_ROW_DONE:
+			break;
+		case KAPTURE_ROW_GONE:
+			ereport(ERROR,
+					(errcode(ERRCODE_NO_DATA_FOUND),
+					 errmsg("there is no row with key \"%s\"", row->row_key),
+					 errhint("Give the primary key as text, as kapture_failures shows it; several columns as an array.")));
+			break;
+		case KAPTURE_ROW_LOCKED:
+			ereport(ERROR,
+					(errcode(ERRCODE_LOCK_NOT_AVAILABLE),
+					 errmsg("the table is locked")));
+			break;
+		case KAPTURE_ROW_FAILED:
+			ereport(ERROR,
+					(errcode(ERRCODE_DATA_EXCEPTION),
+					 errmsg("could not read the row with key \"%s\"", row->row_key),
+					 errdetail_internal("%s", row->error)));
+			break;
+	}
+}
+
+/* Puts the request of a planned task into the result. */
+static void
+preview_put(ReturnSetInfo *rsinfo, KaptureTask *task, const KaptureServer *server, bool waiting)
+{
+	KaptureApi	api = kapture_task_api(task);
+	List	   *lines = kapture_http_describe(server, api);
+	Datum	   *elems = palloc(sizeof(Datum) * list_length(lines));
+	int			n = 0;
+	ListCell   *lc;
+	Datum		values[5];
+	bool		nulls[5] = {0};
+
+	foreach(lc, lines)
+		elems[n++] = CStringGetTextDatum(lfirst(lc));
+	kapture_task_wrap(task, server);
+	values[0] = BoolGetDatum(waiting);
+	values[1] = CStringGetTextDatum(kapture_api_name(api));
+	values[2] = CStringGetTextDatum(server->url[api]);
+	values[3] = PointerGetDatum(construct_array(elems, n, TEXTOID, -1, false, TYPALIGN_INT));
+	values[4] = CStringGetTextDatum(pg_any_to_server(task->body, task->body_len, PG_UTF8));
+	tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
+}
+
+/*
+ * kapture_preview(relation regclass, row_key text)
+ *		returns table(waiting boolean, api text, url text, headers text[], body text)
+ *
+ * For the owner of the table.  A row for which nothing waits is shown as if all
+ * its columns had changed; no result: nothing would be sent.  Errors: those of
+ * kapture_attach_find() and kapture_server_get(); P0002 no such row.
+ */
+Datum
+kapture_preview(PG_FUNCTION_ARGS)
+{
+	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
+	KaptureAttachment *att = kapture_attach_find(fcinfo, AccessShareLock, NULL);
+	Oid			owner = preview_owner(att->root);
+	KaptureDelivery delivery = {0};
+	KaptureTask task = {0};
+	bool		waiting;
+
+	kapture_argument_check_null(fcinfo, 1, "row_key");
+	delivery.context = delivery.row.context = CurrentMemoryContext;
+	delivery.attachment_id = att->id;
+	delivery.row_key = text_to_cstring(PG_GETARG_TEXT_PP(1));
+	delivery.row.row_key = delivery.row_key;
+	InitMaterializedSRF(fcinfo, 0);
+
+	waiting = preview_read_queue(&delivery);
+	if (!waiting)
+		delivery.changed = att->all_changed;
+	kapture_row_read(att, kapture_server_get(att->server, owner)->timezone, list_make1(&delivery.row));
+	preview_check_row(&delivery.row);
+
+	task.delivery = &delivery;
+	task.att = att;
+	kapture_task_plan(&task, GetCurrentTimestamp());
+	if (task.state == KAPTURE_TASK_SEND)
+		preview_put(rsinfo, &task, kapture_server_get(att->server, owner), waiting);
+	else
+		ereport(NOTICE,
+				(errmsg("nothing would be sent for the row with key \"%s\"", delivery.row_key)));
+	PG_RETURN_NULL();
+}

@@ -1,0 +1,71 @@
+# What docs/ says is so: its SQL runs, its messages are in the source, the tests
+# and files that it names are there.
+use strict;
+use warnings;
+
+use Cwd qw(abs_path);
+use FindBin;
+use lib "$FindBin::RealBin/../perl";
+use KaptureTest;
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+my $top = abs_path("$FindBin::RealBin/../..");
+my $emulator = start_emulator();
+my $node = new_node('main');
+setup_sync($node, $emulator);
+create_customers($node);
+$node->safe_psql('postgres', "INSERT INTO customers (customer_name, phone) VALUES ('Priya', '9845765226'), ('Wrong', 'abc')");
+poll_ok($node, "SELECT parked = 1 AND pending + in_flight + retrying = 0 FROM kapture_status", 'one row is sent, one is parked');
+
+my $squeezed = join '', map { slurp_file($_) } glob("$top/src/*.c");
+$squeezed =~ s/"\s*\n\s*"//g;
+$squeezed =~ s/\\"/"/g;
+
+foreach my $file (sort glob("$top/docs/*.md"), "$top/CONTRIBUTING.md")
+{
+	my ($name) = $file =~ m{([^/]+)$};
+	my $text = slurp_file($file);
+
+	foreach my $block ($text =~ /^```sql\n(.*?)^```$/msg)
+	{
+		foreach my $statement (grep { /\S/ } split /;\n/, $block)
+		{
+			my ($rc, $out, $err) = $node->psql('postgres', $statement, on_error_stop => 1);
+			is($rc, 0, "$name: runs: " . substr($statement, 0, 50)) or diag($err);
+		}
+	}
+	if ($name eq 'troubleshooting.md')
+	{
+		my @messages = $text =~ /^\| `(.*?)` \|/mg;
+		cmp_ok(scalar @messages, '>', 10, 'messages are listed');
+		foreach my $message (@messages)
+		{
+			(my $pattern = quotemeta $message) =~ s/\\"(?:kapture|\\\.\\\.\\\.)\\"/(?:"%s"|"\[^"\\n]*")/g;
+			like($squeezed, qr/$pattern/, "the source has the message: $message");
+		}
+	}
+	foreach my $path ($text =~ m{`((?:test/t|sql|script|src|docs)/[\w./-]+\w)`}g)
+	{
+		ok(-e "$top/$path", "$name: $path is there");
+	}
+}
+
+# each file of src/ has its place in the picture
+my $picture = slurp_file("$top/docs/architecture.md");
+foreach my $file (map { m{([^/]+)$} } glob("$top/src/*.c"))
+{
+	next if $file eq 'kapture_sync.c';
+	like($picture, qr/\b\Q$file\E/, "architecture.md names $file");
+}
+
+# the states that operating.md explains are those that there are
+my $operating = slurp_file("$top/docs/operating.md");
+foreach my $state (slurp_file("$top/src/status.c") =~ /return "(\w+)"/g)
+{
+	next if $state eq 'unknown';
+	like($operating, qr/`$state`/, "operating.md explains the state $state");
+}
+
+$node->stop;
+done_testing();
