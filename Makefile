@@ -11,7 +11,7 @@ DATA = $(filter-out $(DATA_built),$(wildcard sql/kapture_sync--*--*.sql))
 
 # The tests that need nothing but a server with the library preloaded; and, given
 # the address of an emulator, those that need Kapture.
-REGRESS = attach capture options call_errors hints
+REGRESS = attach capture shapes options call_errors hints
 ifdef KAPTURE_EMULATOR_URL
 REGRESS += calls pull_rows foreign_tables
 endif
@@ -37,4 +37,11 @@ emulator: test/emulator/kapture-emulator
 test/emulator/kapture-emulator: $(wildcard test/emulator/*.c test/emulator/*.h)
 	$(CC) -O2 -g -Wall -Wextra -std=gnu11 -o $@ $(filter %.c,$^) -lmicrohttpd -ljansson -lpthread
 
-.PHONY: emulator
+# The source as it is committed, under the name and in the forms that PGXN and
+# Debian want; of the same commit always the same bytes.
+DIST = kapture_sync-$(shell sed -n 's/^\t"version": "\(.*\)",/\1/p' META.json | head -1)
+dist:
+	TZ=UTC git archive --format=zip --prefix=$(DIST)/ -o $(DIST).zip HEAD
+	git archive --format=tar --prefix=$(DIST)/ HEAD | gzip -n9 > $(DIST).tar.gz
+
+.PHONY: emulator dist

@@ -2,7 +2,8 @@
 set -euo pipefail
 
 top=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-export LC_ALL=C.UTF-8
+# the TAP modules unset LC_ALL; without LANG their clusters would know no encoding
+export LC_ALL=C.UTF-8 LANG=C.UTF-8
 
 say() { printf '\n== %s\n' "$*"; }
 
@@ -26,8 +27,13 @@ need_packages() {
 			echo 'create_main_cluster = false' | as_root tee /etc/postgresql-common/createcluster.conf >/dev/null
 	fi
 	as_root apt-get update -q >/dev/null
-	as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends \
-		-o Dpkg::Options::=--force-confold "${missing[@]}" >/dev/null
+	# what is only in Debian's experimental suite has to be asked for by its name
+	for p in '' '--target-release=experimental'; do
+		as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends $p \
+			-o Dpkg::Options::=--force-confold "${missing[@]}" >/dev/null && return
+		grep -qs experimental /etc/apt/sources.list || break
+	done
+	return 1
 }
 
 # The server will not run as root: where we are root, it runs as this user.
@@ -36,17 +42,67 @@ as_runner() {
 	if [ "$(id -u)" = 0 ]; then runuser -u "$runner" -- "$@"; else "$@"; fi
 }
 
+# Writes the checkout to stdout, as a tar archive.
+pack_checkout() {
+	(cd "$top" && { git ls-files -z --cached --others --exclude-standard 2>/dev/null || find . -type f -print0; } |
+		tar cf - --null --ignore-failed-read -T - 2>/dev/null)
+}
+
 # Builds a copy of the checkout in $work and installs it.
 build_and_install() {
 	local pg_config=$1
 	say "building against $($pg_config --version)"
 	mkdir -p "$work/src"
-	(cd "$top" && { git ls-files -z --cached --others --exclude-standard 2>/dev/null || find . -type f -print0; } |
-		tar cf - --null --ignore-failed-read -T - 2>/dev/null) | tar xf - -C "$work/src"
+	pack_checkout | tar xf - -C "$work/src"
 	[ "$(id -u)" = 0 ] && chown -R "$runner" "$work"
 	as_runner make -s -C "$work/src" PG_CONFIG="$pg_config" with_llvm=no -j2 all emulator
 	as_root make -s -C "$work/src" PG_CONFIG="$pg_config" with_llvm=no install >/dev/null
 }
 
-packages=(postgresql-15 postgresql-server-dev-15 libcurl4-openssl-dev libmicrohttpd-dev libjansson-dev
-	gcc make libc6-dev curl openssl)
+# What is needed to build and test against a major version.
+packages_for() {
+	packages=("postgresql-$1" "postgresql-server-dev-$1" libcurl4-openssl-dev libmicrohttpd-dev libjansson-dev
+		gcc make libc6-dev curl openssl)
+}
+packages_for 15
+
+# The Debian mirror this machine uses.
+debian_mirror() {
+	local sources=/etc/apt/sources.list.d/debian.sources
+	if [ -e "$sources" ]; then
+		awk '/^URIs:/ { print $2; exit }' "$sources"
+	else
+		awk '$1 == "deb" { for (i = 2; i <= NF; i++) if ($i ~ /:\/\//) { print $i; exit } }' /etc/apt/sources.list
+	fi
+}
+
+# Debian has one major version in each suite, and packages of older suites can
+# be installed beside newer ones: so a system of the newest suite can hold all
+# of them.  Makes one in directory $1, if it is not there, and has it ready.
+need_chroot() {
+	local root=$1 new=$1.new mirror suite
+	if [ ! -e "$root" ]; then
+		need_packages debootstrap debian-archive-keyring
+		mirror=$(debian_mirror)
+		say "making a Debian system in $root"
+		if mountpoint -q "$new/proc"; then as_root umount "$new/proc"; fi
+		as_root rm -rf --one-file-system "$new"
+		as_root debootstrap --variant=minbase --include=ca-certificates \
+			--keyring=/usr/share/keyrings/debian-archive-keyring.gpg sid "$new" "$mirror" >/dev/null
+		# no daemon, no cluster is to be started in there
+		printf '#!/bin/sh\nexit 101\n' | as_root tee "$new/usr/sbin/policy-rc.d" >/dev/null
+		as_root chmod 755 "$new/usr/sbin/policy-rc.d"
+		as_root mkdir -p "$new/etc/postgresql-common"
+		echo 'create_main_cluster = false' | as_root tee "$new/etc/postgresql-common/createcluster.conf" >/dev/null
+		# the index of a mirror that stands still expires; it is signed all the same
+		echo 'Acquire::Check-Valid-Until "false";' | as_root tee "$new/etc/apt/apt.conf.d/99valid" >/dev/null
+		for suite in sid experimental trixie bookworm; do
+			echo "deb $mirror $suite main"
+			case $suite in trixie | bookworm) echo "deb $mirror-security $suite-security main" ;; esac
+		done | as_root tee "$new/etc/apt/sources.list" >/dev/null
+		as_root mv "$new" "$root"
+	fi
+	# without /proc a cluster cannot be stopped by its pid file
+	mountpoint -q "$root/proc" || as_root mount -t proc proc "$root/proc"
+	mountpoint -q "$root/dev/shm" || as_root mount -t tmpfs -o mode=1777 tmpfs "$root/dev/shm"
+}

@@ -107,6 +107,10 @@ BEGIN
 	RETURN answer;
 EXCEPTION WHEN OTHERS THEN
 	GET STACKED DIAGNOSTICS detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
+	-- versions of libcurl differ in where they see a connection break
+	IF coalesce(hint, '') NOT LIKE '%timeout%' THEN
+		detail := replace(detail, 'waiting for the answer', 'reading the answer');
+	END IF;
 	RETURN format(E'%s %s\nDETAIL: %s\nHINT: %s', SQLSTATE, SQLERRM, regexp_replace(detail, '\(.*\)', '(...)'), hint);
 END $$;
 

@@ -162,3 +162,18 @@ SELECT count(*) FROM kapture_outbox;
 DROP VIEW noted;
 DROP TABLE clients, "Odd Keys", parted, plain;
 DROP SERVER kapture CASCADE;
+
+-- without its primary key, a table is captured by the columns that made it
+CREATE TABLE keyless (id int, customer_name text, phone text, CONSTRAINT keyless_pkey PRIMARY KEY (id));
+CREATE SERVER keyless FOREIGN DATA WRAPPER kapture_fdw OPTIONS (url 'http://127.0.0.1:1');
+CREATE USER MAPPING FOR CURRENT_USER SERVER keyless OPTIONS (auth_key 'k');
+SELECT kapture_attach('keyless', server => 'keyless');
+SELECT kapture_pause('keyless');
+ALTER TABLE keyless DROP CONSTRAINT keyless_pkey;
+INSERT INTO keyless VALUES (1, 'A', '9874563725');
+SELECT op, row_key FROM kapture_outbox o JOIN kapture_attachment a USING (attachment_id) WHERE a.relation = 'keyless'::regclass;
+ALTER TABLE keyless DROP COLUMN id;
+INSERT INTO keyless VALUES ('B', '9874563726');
+SELECT kapture_detach('keyless');
+DROP TABLE keyless;
+DROP SERVER keyless CASCADE;

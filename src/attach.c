@@ -95,6 +95,27 @@ attach_announce(void)
 	kapture_shmem_wake_at_commit();
 }
 
+/*
+ * A column was renamed: its mapping follows, so that a new column of the old
+ * name is not taken for it.
+ */
+void
+kapture_attach_column_renamed(Oid relid, const char *from, const char *to)
+{
+	NameData	names[2];
+	Oid			types[3] = {REGCLASSOID, NAMEOID, NAMEOID};
+	Datum		values[3] = {ObjectIdGetDatum(relid), NameGetDatum(&names[0]), NameGetDatum(&names[1])};
+
+	if (!OidIsValid(kapture_catalog_relid(KAPTURE_TABLE_COLUMN)))
+		return;
+	namestrcpy(&names[0], from);
+	namestrcpy(&names[1], to);
+	if (kapture_own_execute("UPDATE @.kapture_column c SET column_name = $3 FROM @.kapture_attachment a"
+							" WHERE a.attachment_id = c.attachment_id AND a.relation = $1 AND c.column_name = $2",
+							3, types, values) > 0)
+		attach_announce();
+}
+
 /* Errors out if a required argument is NULL. */
 static void
 attach_require(FunctionCallInfo fcinfo, int arg, const char *name)
@@ -220,6 +241,12 @@ attach_add_column(Relation rel, List **columns, const char *field, const char *n
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("column \"%s\" cannot be mapped", name),
 				 errdetail("It receives the id that Kapture gives.")));
+	if (get_attgenerated(RelationGetRelid(rel), attnum) == ATTRIBUTE_GENERATED_VIRTUAL)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("column \"%s\" cannot be mapped", name),
+				 errdetail("It is computed when it is read, so no trigger sees it change."),
+				 errhint("Make it a stored generated column, or map the columns it is made of.")));
 	col->field = pstrdup(field);
 	col->name = pstrdup(name);
 	col->attnum = attnum;

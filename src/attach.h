@@ -1,6 +1,6 @@
 /*
  * attach.h
- *		Finds an attachment for SQL functions that act on one.
+ *		Attaching tables, and steering the sync of attached ones.
  */
 #ifndef KAPTURE_ATTACH_H
 #define KAPTURE_ATTACH_H
@@ -14,5 +14,6 @@
 
 extern KaptureAttachment *kapture_attach_find(FunctionCallInfo fcinfo, LOCKMODE lockmode,
 											  char **name);
+extern void kapture_attach_column_renamed(Oid relid, const char *from, const char *to);
 
 #endif							/* KAPTURE_ATTACH_H */

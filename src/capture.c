@@ -206,6 +206,12 @@ capture_table(Relation rel)
 	MemoryContextSwitchTo(old);
 
 	table->plain_key = true;
+	if (table->attachment && table->attachment->nkeys == 0)
+		ereport(WARNING,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("changes of table \"%s\" are not sent to Kapture", RelationGetRelationName(rel)),
+				 errdetail("It has no primary key, nor the columns of the one it was attached with."),
+				 errhint("Add a primary key, or use kapture_detach().")));
 	if (table->attachment)
 	{
 		for (int i = 0; i < table->attachment->nkeys; i++)
@@ -256,7 +262,10 @@ capture_differs(TupleDesc desc, AttrNumber attnum, TupleTableSlot *a, TupleTable
 
 	if (anull || bnull)
 		return anull != bnull;
-	return !datumIsEqual(avalue, bvalue, attr->attbyval, attr->attlen);
+
+	/* the second looks into values that are only stored differently */
+	return !datumIsEqual(avalue, bvalue, attr->attbyval, attr->attlen) &&
+		!datum_image_eq(avalue, bvalue, attr->attbyval, attr->attlen);
 }
 
 static void

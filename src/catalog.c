@@ -23,11 +23,13 @@
 #include "catalog/indexing.h"
 #include "catalog/namespace.h"
 #include "catalog/partition.h"
+#include "catalog/pg_am.h"
 #include "catalog/pg_attribute.h"
 #include "catalog/pg_extension.h"
 #include "catalog/pg_index.h"
 #include "catalog/pg_operator.h"
 #include "catalog/pg_type.h"
+#include "commands/defrem.h"
 #include "commands/extension.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
@@ -47,6 +49,7 @@
 #define ATTACHMENT_ID			1
 #define ATTACHMENT_RELATION		2
 #define ATTACHMENT_SERVER		3
+#define ATTACHMENT_KEYS			4
 #define ATTACHMENT_ID_COLUMN	5
 #define ATTACHMENT_ON_DUPLICATE	6
 #define ATTACHMENT_PAUSED		8
@@ -216,12 +219,18 @@ catalog_read_attachment(List *relids)
 	while (result == NULL && HeapTupleIsValid(tuple = systable_getnext(scan)))
 	{
 		Oid			root = DatumGetObjectId(catalog_getattr(tuple, rel, ATTACHMENT_RELATION));
+		Datum	   *names;
+		int			n;
 
 		if (!list_member_oid(relids, root))
 			continue;
 		result = palloc0(sizeof(KaptureAttachment));
 		result->id = DatumGetInt32(catalog_getattr(tuple, rel, ATTACHMENT_ID));
 		result->root = root;
+		deconstruct_array(DatumGetArrayTypeP(catalog_getattr(tuple, rel, ATTACHMENT_KEYS)),
+						  NAMEOID, NAMEDATALEN, false, TYPALIGN_CHAR, &names, NULL, &n);
+		for (int i = 0; i < n; i++)
+			result->former_key = lappend(result->former_key, pstrdup(NameStr(*DatumGetName(names[i]))));
 		result->server = pstrdup(NameStr(*DatumGetName(catalog_getattr(tuple, rel, ATTACHMENT_SERVER))));
 		result->id_column = pstrdup(NameStr(*DatumGetName(catalog_getattr(tuple, rel, ATTACHMENT_ID_COLUMN))));
 		result->paused = DatumGetBool(catalog_getattr(tuple, rel, ATTACHMENT_PAUSED));
@@ -300,7 +309,49 @@ catalog_equality(Oid opclass)
 	return result;
 }
 
-/* Fills in the primary key.  Leaves nkeys 0 if the table has none. */
+/* Fills in one column of the key. */
+static void
+catalog_read_key_column(KaptureKeyColumn *key, Relation rel, AttrNumber attnum, Oid opclass)
+{
+	Form_pg_attribute attr = TupleDescAttr(RelationGetDescr(rel), attnum - 1);
+	Oid			output;
+	bool		varlena;
+
+	key->attnum = attnum;
+	key->name = pstrdup(NameStr(attr->attname));
+	key->type = format_type_extended(attr->atttypid, attr->atttypmod,
+									 FORMAT_TYPE_TYPEMOD_GIVEN | FORMAT_TYPE_FORCE_QUALIFY);
+	key->equals = catalog_equality(opclass);
+	getTypeOutputInfo(attr->atttypid, &output, &varlena);
+	fmgr_info_cxt(output, &key->output, CurrentMemoryContext);
+}
+
+/*
+ * The key of a table whose primary key was dropped: the columns that made it
+ * when the table was attached, so that changes are not lost.
+ */
+static void
+catalog_read_former_key(KaptureAttachment *att, Relation rel)
+{
+	int			n = list_length(att->former_key);
+
+	att->keys = palloc0(sizeof(KaptureKeyColumn) * n);
+	for (int i = 0; i < n; i++)
+	{
+		AttrNumber	attnum = get_attnum(RelationGetRelid(rel), list_nth(att->former_key, i));
+
+		if (attnum <= 0)
+			return;
+		catalog_read_key_column(&att->keys[i], rel, attnum,
+								GetDefaultOpClass(get_atttype(RelationGetRelid(rel), attnum), BTREE_AM_OID));
+	}
+	att->nkeys = n;
+}
+
+/*
+ * Fills in the primary key.  Leaves nkeys 0 if the table has none, nor the
+ * columns of the one it had.
+ */
 static void
 catalog_read_key(KaptureAttachment *att, Relation rel)
 {
@@ -324,25 +375,13 @@ catalog_read_key(KaptureAttachment *att, Relation rel)
 			att->nkeys = index->indnkeyatts;
 			att->keys = palloc0(sizeof(KaptureKeyColumn) * att->nkeys);
 			for (int i = 0; i < att->nkeys; i++)
-			{
-				KaptureKeyColumn *key = &att->keys[i];
-				Form_pg_attribute attr;
-				Oid			output;
-				bool		varlena;
-
-				key->attnum = index->indkey.values[i];
-				attr = TupleDescAttr(RelationGetDescr(rel), key->attnum - 1);
-				key->name = pstrdup(NameStr(attr->attname));
-				key->type = format_type_extended(attr->atttypid, attr->atttypmod,
-												 FORMAT_TYPE_TYPEMOD_GIVEN | FORMAT_TYPE_FORCE_QUALIFY);
-				key->equals = catalog_equality(opclasses->values[i]);
-				getTypeOutputInfo(attr->atttypid, &output, &varlena);
-				fmgr_info_cxt(output, &key->output, CurrentMemoryContext);
-			}
+				catalog_read_key_column(&att->keys[i], rel, index->indkey.values[i], opclasses->values[i]);
 		}
 		ReleaseSysCache(tuple);
 	}
 	list_free(indexes);
+	if (att->nkeys == 0)
+		catalog_read_former_key(att, rel);
 }
 
 /*

@@ -10,6 +10,7 @@
 
 #include "access/attnum.h"
 #include "fmgr.h"
+#include "nodes/pg_list.h"
 #include "utils/relcache.h"
 
 typedef enum KaptureTable
@@ -22,6 +23,9 @@ typedef enum KaptureTable
 } KaptureTable;
 
 #define KAPTURE_TABLE_COUNT	5
+
+/* Statements that row.c prepares for a table. */
+#define KAPTURE_ROW_STATEMENTS	4
 
 /* As many mapped columns as fit into a mask of "changed" bits. */
 #define KAPTURE_MAX_COLUMNS	63
@@ -52,11 +56,16 @@ typedef struct KaptureAttachment
 	bool		link_duplicates;
 	bool		paused;
 	char	   *id_column;
+	List	   *former_key;		/* names of the key's columns when it was attached */
 	int			nkeys;
 	KaptureKeyColumn *keys;		/* in the order of the primary key */
 	int			ncolumns;
 	KaptureMappedColumn *columns;	/* in the order of their bits */
 	int64		all_changed;	/* mask of all columns */
+
+	/* row.c's own */
+	struct _SPI_plan *plans[KAPTURE_ROW_STATEMENTS];
+	bool		plans_owned;
 } KaptureAttachment;
 
 extern bool kapture_catalog_extension_exists(void);

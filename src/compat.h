@@ -64,6 +64,11 @@ object_ownercheck(Oid classid, Oid objectid, Oid roleid)
 #define WaitEventExtensionNew(name) ((uint32) PG_WAIT_EXTENSION)
 #endif
 
+/* 18 has generated columns that are computed when they are read. */
+#if PG_VERSION_NUM < 180000
+#define ATTRIBUTE_GENERATED_VIRTUAL 'v'
+#endif
+
 /* 19 gathered the switches of ExecInsertIndexTuples(), which 16 had added to. */
 #if PG_VERSION_NUM < 160000
 #define kapture_insert_index_tuples(rri, slot, estate) \

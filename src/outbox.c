@@ -172,11 +172,12 @@ static const struct
 		" api = NULL, request = NULL, http_status = NULL, last_error = NULL FROM v"
 		" WHERE d.attachment_id = v.attachment_id AND d.row_key = v.row_key"
 		" AND d.attempts = v.attempts AND d.again IS NOT NULL"
-		" RETURNING v.*, d.captured_at)"
-		" INSERT INTO @.kapture_history"
+		" RETURNING v.*, d.captured_at),"
+		" history AS (INSERT INTO @.kapture_history"
 		" (attachment_id, row_key, attempts, action, customer_id, http_status, message, captured_at, finished_at)"
 		" SELECT attachment_id, row_key, attempts, action, customer_id, http_status, message, captured_at,"
-		" clock_timestamp() FROM (TABLE gone UNION ALL TABLE again) AS finished WHERE $8",
+		" clock_timestamp() FROM (TABLE gone UNION ALL TABLE again) AS finished WHERE $8)"
+		" SELECT DISTINCT attachment_id FROM again",
 		8, {INT4ARRAYOID, TEXTARRAYOID, INT4ARRAYOID, TEXTARRAYOID, INT8ARRAYOID, INT4ARRAYOID, TEXTARRAYOID, BOOLOID}
 	},
 	[OUTBOX_FAIL] = {
@@ -186,7 +187,8 @@ static const struct
 		" changed = CASE WHEN $13 THEN 0 ELSE changed END | coalesce(again, 0), again = NULL,"
 		" failures = failures + $5, in_doubt = $7, searches = 0, customer_id = $8,"
 		" api = $9, request = $10, http_status = $11, last_error = $12"
-		" WHERE attachment_id = $1 AND row_key = $2 AND attempts = $3 AND state = 'sending'",
+		" WHERE attachment_id = $1 AND row_key = $2 AND attempts = $3 AND state = 'sending'"
+		" RETURNING next_attempt",
 		13, {INT4OID, TEXTOID, INT4OID, TEXTOID, INT4OID, TIMESTAMPTZOID, TIMESTAMPTZOID, INT8OID,
 		TEXTOID, TEXTOID, INT4OID, TEXTOID, BOOLOID}
 	},
@@ -235,9 +237,10 @@ outbox_execute(OutboxQuery query, Datum *values, const char *nulls)
 								 GUC_ACTION_SAVE, true, 0, false);
 	if (outbox_plans[query] == NULL)
 	{
-		SPIPlanPtr	plan = SPI_prepare(outbox_qualify(outbox_queries[query].sql),
-									   outbox_queries[query].nparams,
-									   (Oid *) outbox_queries[query].types);
+		SPIPlanPtr	plan = SPI_prepare_cursor(outbox_qualify(outbox_queries[query].sql),
+											  outbox_queries[query].nparams,
+											  (Oid *) outbox_queries[query].types,
+											  CURSOR_OPT_GENERIC_PLAN);
 
 		if (plan == NULL || SPI_keepplan(plan) != 0)
 			elog(ERROR, "could not prepare statement %d of the outbox", query);
@@ -841,9 +844,10 @@ kapture_outbox_next_due(int32 attachment_id)
 
 /*
  * Ends deliveries (a list of KaptureDone) well: they go to the history.  A row
- * that changed while it was being sent is due again at once.
+ * that changed while it was being sent is due again at once: returns the ids of
+ * the attachments that have such rows.
  */
-void
+List *
 kapture_outbox_finish(List *done)
 {
 	int			n = list_length(done);
@@ -853,9 +857,11 @@ kapture_outbox_finish(List *done)
 	Datum		values[8];
 	int			i = 0;
 	ListCell   *lc;
+	List	   *again = NIL;
+	MemoryContext context = CurrentMemoryContext;
 
 	if (n == 0)
-		return;
+		return NIL;
 	for (int c = 0; c < 7; c++)
 	{
 		cols[c] = palloc0(sizeof(Datum) * n);
@@ -883,19 +889,30 @@ kapture_outbox_finish(List *done)
 
 	SPI_connect();
 	outbox_execute(OUTBOX_FINISH, values, NULL);
+	for (uint64 row = 0; row < SPI_processed; row++)
+	{
+		bool		isnull;
+		MemoryContext old = MemoryContextSwitchTo(context);
+
+		again = lappend_int(again, DatumGetInt32(outbox_getattr(row, 1, &isnull)));
+		MemoryContextSwitchTo(old);
+	}
 	SPI_finish();
+	return again;
 }
 
 /*
  * Records that a delivery failed: when it is tried again, or that it is parked
- * until the row changes or somebody asks for it.
+ * until the row changes or somebody asks for it.  Returns when it is due,
+ * DT_NOEND if it is parked.
  */
-void
+TimestampTz
 kapture_outbox_fail(KaptureFailed *failed)
 {
 	KaptureDelivery *d = failed->delivery;
 	Datum		values[13];
 	char		nulls[14] = "             ";
+	TimestampTz next = DT_NOEND;
 
 	values[0] = Int32GetDatum(d->attachment_id);
 	values[1] = CStringGetTextDatum(d->row_key);
@@ -923,7 +940,16 @@ kapture_outbox_fail(KaptureFailed *failed)
 
 	SPI_connect();
 	outbox_execute(OUTBOX_FAIL, values, nulls);
+	if (SPI_processed > 0)
+	{
+		bool		isnull;
+		Datum		value = outbox_getattr(0, 1, &isnull);
+
+		if (!isnull)
+			next = DatumGetTimestampTz(value);
+	}
 	SPI_finish();
+	return next;
 }
 
 /*

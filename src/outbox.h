@@ -101,8 +101,8 @@ extern void kapture_outbox_claim_due(int32 attachment_id, int limit, List **deli
 extern void kapture_outbox_note_adds(List *deliveries);
 extern bool kapture_outbox_take_over(KaptureDelivery *delivery);
 extern TimestampTz kapture_outbox_next_due(int32 attachment_id);
-extern void kapture_outbox_finish(List *done);
-extern void kapture_outbox_fail(KaptureFailed *failed);
+extern List *kapture_outbox_finish(List *done);
+extern TimestampTz kapture_outbox_fail(KaptureFailed *failed);
 extern void kapture_outbox_release(KaptureDelivery *delivery, TimestampTz next_attempt);
 
 #endif							/* KAPTURE_OUTBOX_H */

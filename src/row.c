@@ -50,6 +50,16 @@ typedef struct RowBatch
 
 typedef void (*RowWork) (RowBatch *batch);
 
+typedef enum RowStatement
+{
+	ROW_READ,
+	ROW_LOCK,
+	ROW_WRITE,
+	ROW_LOOK					/* is it there at all? */
+} RowStatement;
+
+StaticAssertDecl(ROW_LOOK + 1 == KAPTURE_ROW_STATEMENTS, "a plan for each statement");
+
 static void
 row_set(const char *name, const char *value)
 {
@@ -81,6 +91,9 @@ row_run(RowWork work, RowBatch *batch)
 		row_set("lock_timeout", ROW_LOCK_TIMEOUT);
 		row_set("search_path", "pg_catalog, pg_temp");
 		row_set("row_security", "off");
+		row_set("enable_seqscan", "off");
+		row_set("enable_hashjoin", "off");
+		row_set("enable_mergejoin", "off");
 		if (batch->timezone)
 			row_set("TimeZone", batch->timezone);
 
@@ -171,9 +184,92 @@ row_append_match(StringInfo sql, KaptureAttachment *att)
 						 quote_identifier(att->keys[i].name), att->keys[i].equals, i + 1);
 }
 
+/* The text of a statement over rows that are given by their keys. */
+static char *
+row_sql(KaptureAttachment *att, RowStatement statement)
+{
+	char	   *relation = row_relation_name(att->root);
+	const char *id_column = quote_identifier(att->id_column);
+	StringInfoData sql;
+
+	initStringInfo(&sql);
+	if (statement == ROW_WRITE)
+	{
+		appendStringInfo(&sql, "UPDATE %s AS r SET %s = v.id FROM ", relation, id_column);
+		row_append_keys(&sql, att, true);
+		appendStringInfoString(&sql, " WHERE ");
+		row_append_match(&sql, att);
+		appendStringInfoString(&sql, " RETURNING v.ord");
+		return sql.data;
+	}
+
+	appendStringInfoString(&sql, "SELECT v.ord");
+	if (statement != ROW_LOOK)
+		appendStringInfo(&sql, ", r.%s::text", id_column);
+	for (int i = 0; statement == ROW_READ && i < att->ncolumns; i++)
+	{
+		if (att->columns[i].attnum == InvalidAttrNumber)
+			appendStringInfoString(&sql, ", NULL");
+		else
+			appendStringInfo(&sql, ", r.%s::text", quote_identifier(att->columns[i].name));
+	}
+	appendStringInfoString(&sql, " FROM ");
+	row_append_keys(&sql, att, false);
+	appendStringInfo(&sql, " JOIN %s AS r ON ", relation);
+	row_append_match(&sql, att);
+	if (statement == ROW_LOCK)
+		appendStringInfoString(&sql, " FOR NO KEY UPDATE OF r SKIP LOCKED");
+	return sql.data;
+}
+
+/* The plans go with the description of the table that they were made for. */
+static void
+row_free_plans(void *arg)
+{
+	KaptureAttachment *att = arg;
+
+	for (int i = 0; i < KAPTURE_ROW_STATEMENTS; i++)
+	{
+		if (att->plans[i])
+			SPI_freeplan(att->plans[i]);
+		att->plans[i] = NULL;
+	}
+}
+
+/*
+ * The plan of a statement, prepared once for each description of a table.  It
+ * is to go by the primary key, however small the table looks now.
+ */
+static SPIPlanPtr
+row_plan(KaptureAttachment *att, RowStatement statement, int nparams, Oid *types)
+{
+	SPIPlanPtr	plan = att->plans[statement];
+	char	   *sql;
+
+	if (plan)
+		return plan;
+	sql = row_sql(att, statement);
+	plan = SPI_prepare_cursor(sql, nparams, types, CURSOR_OPT_GENERIC_PLAN);
+	if (plan == NULL)
+		elog(ERROR, "could not prepare \"%s\": %s", sql, SPI_result_code_string(SPI_result));
+	if (!att->plans_owned)
+	{
+		MemoryContext context = GetMemoryChunkContext(att);
+		MemoryContextCallback *callback = MemoryContextAlloc(context, sizeof(MemoryContextCallback));
+
+		callback->func = row_free_plans;
+		callback->arg = att;
+		MemoryContextRegisterResetCallback(context, callback);
+		att->plans_owned = true;
+	}
+	SPI_keepplan(plan);
+	att->plans[statement] = plan;
+	return plan;
+}
+
 /* Executes a statement over the rows' keys and, if asked for, new ids. */
 static void
-row_execute(const char *sql, RowBatch *batch, bool with_id, bool read_only, int expected)
+row_execute(RowStatement statement, RowBatch *batch, bool with_id, int expected)
 {
 	int			nkeys = batch->att->nkeys;
 	int			nrows = list_length(batch->rows);
@@ -207,7 +303,7 @@ row_execute(const char *sql, RowBatch *batch, bool with_id, bool read_only, int 
 	params[nkeys] = PointerGetDatum(construct_array(elems + nkeys * nrows, nrows, INT8OID,
 													8, FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
 
-	rc = SPI_execute_with_args(sql, nparams, types, params, NULL, read_only, 0);
+	rc = SPI_execute_plan(row_plan(batch->att, statement, nparams, types), params, NULL, false, 0);
 	if (rc != expected)
 		elog(ERROR, "unexpected SPI result %d", rc);
 }
@@ -240,26 +336,11 @@ static void
 row_do_read(RowBatch *batch)
 {
 	KaptureAttachment *att = batch->att;
-	StringInfoData sql;
 	ListCell   *lc;
-
-	initStringInfo(&sql);
-	appendStringInfo(&sql, "SELECT v.ord, r.%s::text", quote_identifier(att->id_column));
-	for (int i = 0; i < att->ncolumns; i++)
-	{
-		if (att->columns[i].attnum == InvalidAttrNumber)
-			appendStringInfoString(&sql, ", NULL");
-		else
-			appendStringInfo(&sql, ", r.%s::text", quote_identifier(att->columns[i].name));
-	}
-	appendStringInfoString(&sql, " FROM ");
-	row_append_keys(&sql, att, false);
-	appendStringInfo(&sql, " JOIN %s AS r ON ", row_relation_name(att->root));
-	row_append_match(&sql, att);
 
 	foreach(lc, batch->rows)
 		((KaptureRow *) lfirst(lc))->outcome = KAPTURE_ROW_GONE;
-	row_execute(sql.data, batch, false, false, SPI_OK_SELECT);
+	row_execute(ROW_READ, batch, false, SPI_OK_SELECT);
 	for (uint64 i = 0; i < SPI_processed; i++)
 	{
 		KaptureRow *row = row_of(batch, i);
@@ -358,7 +439,6 @@ kapture_row_keys_without_id(KaptureAttachment *att, const char *after, int limit
 static void
 row_explain_missing(RowBatch *batch)
 {
-	StringInfoData sql;
 	RowBatch	missing = *batch;
 	ListCell   *lc;
 
@@ -371,12 +451,7 @@ row_explain_missing(RowBatch *batch)
 	if (missing.rows == NIL)
 		return;
 
-	initStringInfo(&sql);
-	appendStringInfoString(&sql, "SELECT v.ord FROM ");
-	row_append_keys(&sql, batch->att, false);
-	appendStringInfo(&sql, " JOIN %s AS r ON ", row_relation_name(batch->att->root));
-	row_append_match(&sql, batch->att);
-	row_execute(sql.data, &missing, false, false, SPI_OK_SELECT);
+	row_execute(ROW_LOOK, &missing, false, SPI_OK_SELECT);
 	for (uint64 i = 0; i < SPI_processed; i++)
 		row_of(&missing, i)->outcome = KAPTURE_ROW_LOCKED;
 }
@@ -384,28 +459,17 @@ row_explain_missing(RowBatch *batch)
 static void
 row_do_write(RowBatch *batch)
 {
-	KaptureAttachment *att = batch->att;
-	char	   *relation = row_relation_name(att->root);
-	const char *id_column = quote_identifier(att->id_column);
 	RowBatch	locked = *batch;
-	StringInfoData sql;
 	ListCell   *lc;
 
 	if (SPI_execute("SET CONSTRAINTS ALL IMMEDIATE", false, 0) < 0)
 		elog(ERROR, "could not set constraints");
 
 	/* lock what is free */
-	initStringInfo(&sql);
-	appendStringInfo(&sql, "SELECT v.ord, r.%s::text FROM ", id_column);
-	row_append_keys(&sql, att, false);
-	appendStringInfo(&sql, " JOIN %s AS r ON ", relation);
-	row_append_match(&sql, att);
-	appendStringInfoString(&sql, " FOR NO KEY UPDATE OF r SKIP LOCKED");
-
 	foreach(lc, batch->rows)
 		((KaptureRow *) lfirst(lc))->outcome = KAPTURE_ROW_GONE;
 	locked.rows = NIL;
-	row_execute(sql.data, batch, false, false, SPI_OK_SELECT);
+	row_execute(ROW_LOCK, batch, false, SPI_OK_SELECT);
 	for (uint64 i = 0; i < SPI_processed; i++)
 	{
 		KaptureRow *row = row_of(batch, i);
@@ -422,13 +486,7 @@ row_do_write(RowBatch *batch)
 	/* and write where no id is yet */
 	if (locked.rows != NIL)
 	{
-		resetStringInfo(&sql);
-		appendStringInfo(&sql, "UPDATE %s AS r SET %s = v.id FROM ", relation, id_column);
-		row_append_keys(&sql, att, true);
-		appendStringInfoString(&sql, " WHERE ");
-		row_append_match(&sql, att);
-		appendStringInfoString(&sql, " RETURNING v.ord");
-		row_execute(sql.data, &locked, true, false, SPI_OK_UPDATE_RETURNING);
+		row_execute(ROW_WRITE, &locked, true, SPI_OK_UPDATE_RETURNING);
 		for (uint64 i = 0; i < SPI_processed; i++)
 			row_of(&locked, i)->outcome = KAPTURE_ROW_DONE;
 		foreach(lc, locked.rows)

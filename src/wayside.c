@@ -12,9 +12,11 @@
  * The hook also wakes the worker after commands that may end a wait of its:
  * changes of servers and user mappings, DROP EXTENSION, and COMMIT PREPARED,
  * which makes changes visible without running through the capturing session.
+ * And it has mappings follow renamed columns.
  */
 #include "postgres.h"
 
+#include "catalog/namespace.h"
 #include "catalog/pg_database.h"
 #include "commands/dbcommands.h"
 #include "commands/defrem.h"
@@ -23,6 +25,7 @@
 #include "tcop/utility.h"
 #include "utils/acl.h"
 
+#include "attach.h"
 #include "compat.h"
 #include "shmem.h"
 #include "wayside.h"
@@ -120,6 +123,20 @@ wayside_notice(Node *stmt)
 	}
 }
 
+/* Has the mapping of a column follow when it was renamed. */
+static void
+wayside_follow(Node *stmt)
+{
+	RenameStmt *rename = (RenameStmt *) stmt;
+	Oid			relid;
+
+	if (!IsA(stmt, RenameStmt) || rename->renameType != OBJECT_COLUMN || rename->relation == NULL)
+		return;
+	relid = RangeVarGetRelid(rename->relation, NoLock, true);
+	if (OidIsValid(relid))
+		kapture_attach_column_renamed(relid, rename->subname, rename->newname);
+}
+
 static void
 wayside_process_utility(PlannedStmt *pstmt, const char *query_string,
 						bool read_only_tree, ProcessUtilityContext context,
@@ -133,6 +150,7 @@ wayside_process_utility(PlannedStmt *pstmt, const char *query_string,
 	if (OidIsValid(dbid))
 		kapture_shmem_make_way(dbid);
 	next(pstmt, query_string, read_only_tree, context, params, query_env, dest, qc);
+	wayside_follow(pstmt->utilityStmt);
 }
 
 /*

@@ -51,8 +51,16 @@
 #include "task.h"
 #include "worker.h"
 
-/* Rows claimed at a time, at most. */
+/* Rows claimed ahead of those being sent: at most, and if that is worthwhile. */
 #define WORKER_MAX_BATCH	500
+#define WORKER_AHEAD		256
+
+/*
+ * While there is more to send, answers are recorded so many at a time, or so
+ * many milliseconds after the first.
+ */
+#define WORKER_RECORD_BATCH	128
+#define WORKER_RECORD_DELAY	5
 
 /* Milliseconds a request may take to a server whose settings cannot be read. */
 #define WORKER_DEFAULT_TIMEOUT	60000
@@ -133,6 +141,10 @@ static dlist_head worker_servers = DLIST_STATIC_INIT(worker_servers);
 static dlist_head worker_tables = DLIST_STATIC_INIT(worker_tables);
 static dlist_head worker_paces = DLIST_STATIC_INIT(worker_paces);
 static KaptureOrigin worker_origin;
+static dlist_head worker_answered = DLIST_STATIC_INIT(worker_answered); /* to be recorded */
+static int	worker_nanswered = 0;
+static TimestampTz worker_first_answer;
+static bool worker_trouble = false; /* one of them is no plain success */
 static bool worker_alone = false;	/* no other worker serves this database */
 static Oid	worker_installation = InvalidOid;	/* our kapture_attachment */
 static bool worker_stale = true;	/* attachments or servers may have changed */
@@ -498,20 +510,36 @@ worker_connections(WorkerServer *server)
 		server->failures >= KAPTURE_BREAKER_FAILURES ? 1 : server->max_connections;
 }
 
+/*
+ * How many rows to claim for a server ahead of what it is being sent: enough to
+ * make transactions worth their while, few enough to leave others be.  After a
+ * crash each of them has to be searched for, as if it had been sent.
+ */
+static int
+worker_ahead(WorkerServer *server)
+{
+	int			connections = worker_connections(server);
+	int			ahead = connections > 1 ? Min(connections * 8, Max(connections * 2, WORKER_AHEAD)) : 1;
+
+	/* no more than it takes in a second or two */
+	if (server->rate_limit > 0)
+		ahead = Min(ahead, (int) Max(server->rate_limit * 2, 1));
+	return Min(ahead, WORKER_MAX_BATCH);
+}
+
 /* How many more rows to claim for a server. */
 static int
 worker_room(WorkerServer *server, TimestampTz now)
 {
-	int			connections = worker_connections(server);
-	int			room = 2 * connections - server->pace->in_flight - server->nready;
+	int			ahead = worker_ahead(server);
 
 	if (server->problem || server->not_before > now)
 		return 0;
 
 	/* small bites cost more than they bring */
-	if (room < (connections + 1) / 2)
+	if (server->nready > ahead / 2)
 		return 0;
-	return Min(room, WORKER_MAX_BATCH);
+	return ahead - server->nready + Max(worker_connections(server) - server->pace->in_flight, 0);
 }
 
 /* Forgets tasks whose outcome is recorded. */
@@ -993,6 +1021,7 @@ worker_settle(dlist_head *tasks)
 	dlist_iter	iter;
 	dlist_iter	titer;
 	List	   *done = NIL;
+	ListCell   *lc;
 
 	if (dlist_is_empty(tasks))
 		return;
@@ -1035,44 +1064,85 @@ worker_settle(dlist_head *tasks)
 		}
 		else if (t->state == KAPTURE_TASK_FAILED)
 		{
-			kapture_outbox_fail(&t->failed);
-			if (t->failed.park)
+			TimestampTz next = kapture_outbox_fail(&t->failed);
+
+			task->table->next_due = Min(task->table->next_due, next);
+			if (next == DT_NOEND)
 				task->table->nparked++;
-			else
-				task->table->next_due = Min(task->table->next_due, t->failed.next_attempt);
 		}
 		else
 		{
 			kapture_outbox_release(t->delivery, t->next_attempt);
 			task->table->next_due = Min(task->table->next_due, t->next_attempt);
 		}
-		/* it may have changed while it was being sent */
-		task->table->next_due = Min(task->table->next_due, now);
 	}
-	kapture_outbox_finish(done);
+	foreach(lc, kapture_outbox_finish(done))
+	{
+		WorkerTable *table = worker_find_table(lfirst_int(lc));
+
+		if (table)
+			table->next_due = Min(table->next_due, now);
+	}
 	worker_alert_parked();
 }
 
-/* Takes all answers that are there, and records what they mean. */
+/* Takes the requests that have finished off their connections. */
+static void
+worker_collect(void)
+{
+	KaptureHttpRequest *request;
+
+	while ((request = kapture_http_next_finished()) != NULL)
+	{
+		WorkerTask *task = kapture_http_owner(request);
+		const KaptureHttpAnswer *answer = kapture_http_answer(request);
+
+		task->server->in_flight--;
+		task->server->pace->in_flight--;
+		if (worker_nanswered++ == 0)
+			worker_first_answer = GetCurrentTimestamp();
+		/* trouble is looked into before more is sent */
+		if (answer->outcome != KAPTURE_HTTP_ANSWERED || answer->status != 200)
+			worker_trouble = true;
+		dlist_push_tail(&worker_answered, &task->node);
+	}
+}
+
+/* Is it time to record answers?  If nothing else is to be done, it is. */
+static bool
+worker_should_record(void)
+{
+	dlist_iter	iter;
+
+	if (worker_nanswered == 0)
+		return false;
+	if (worker_trouble || worker_nanswered >= WORKER_RECORD_BATCH ||
+		GetCurrentTimestamp() >= TimestampTzPlusMilliseconds(worker_first_answer, WORKER_RECORD_DELAY))
+		return true;
+	dlist_foreach(iter, &worker_servers)
+	{
+		WorkerServer *server = dlist_container(WorkerServer, node, iter.cur);
+
+		if (server->nready > 0 && server->not_before == 0)
+			return false;
+	}
+	return true;
+}
+
+/* Records what the answers that were collected mean. */
 static void
 worker_record(void)
 {
 	TimestampTz now;
 	dlist_head	settled = DLIST_STATIC_INIT(settled);
-	KaptureHttpRequest *request = kapture_http_next_finished();
-
-	if (request == NULL)
-		return;
 
 	worker_begin("recording answers");
 	now = GetCurrentTimestamp();
-	for (; request != NULL; request = kapture_http_next_finished())
+	while (!dlist_is_empty(&worker_answered))
 	{
-		WorkerTask *task = kapture_http_owner(request);
+		WorkerTask *task = dlist_container(WorkerTask, node, dlist_pop_head_node(&worker_answered));
 		WorkerServer *server = task->server;
 
-		server->in_flight--;
-		server->pace->in_flight--;
 		worker_take_answer(task, now);
 		worker_note_health(server, &task->task, now);
 		if (task->task.state == KAPTURE_TASK_SEND)
@@ -1085,6 +1155,8 @@ worker_record(void)
 		if (server->not_before > now)
 			worker_take_back(server, now, &settled);
 	}
+	worker_nanswered = 0;
+	worker_trouble = false;
 	worker_settle(&settled);
 	worker_commit();
 	worker_discard(&settled);
@@ -1359,14 +1431,24 @@ kapture_worker_main(Datum arg)
 		if (worker_stale && !worker_load())
 			worker_exit(KAPTURE_EXIT_ABSENT);
 
-		worker_record();
+		/* connections are kept busy first, and while answers are recorded */
+		worker_collect();
+		if (worker_trouble)
+			worker_record();
 		worker_safety_look();
 		worker_claim();
 		worker_send();
 		worker_expire();
+		if (worker_should_record())
+		{
+			worker_record();
+			continue;
+		}
 
 		worker_report_tables();
 		timeout = worker_timeout();
+		if (worker_nanswered > 0)
+			timeout = timeout < 0 ? WORKER_RECORD_DELAY : Min(timeout, WORKER_RECORD_DELAY);
 		if (timeout != 0)
 		{
 			worker_report_activity();

@@ -1,0 +1,151 @@
+# Physical replication: nothing runs on a standby, a promoted one drains.
+# Logical replication: several servers feed one that keeps Kapture in step.
+use strict;
+use warnings;
+
+use FindBin;
+use lib "$FindBin::RealBin/../perl";
+use KaptureTest;
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+my $idle = "SELECT pending + in_flight + retrying = 0 FROM kapture_status";
+my $serves = "SELECT kapture_worker_pid() IS NOT NULL";
+my $processes = "SELECT count(*) FROM pg_stat_activity WHERE backend_type LIKE 'kapture%'";
+
+#
+# Physical
+#
+my $emulator = start_emulator();
+my $one = new_node('one', allows_streaming => 1);
+setup_sync($one, $emulator);
+create_customers($one);
+$one->safe_psql('postgres', "INSERT INTO customers (customer_name, phone) VALUES ('Before', '9000000000')");
+poll_ok($one, $idle, 'the primary sends');
+
+$one->backup('backup');
+my $two = PostgreSQL::Test::Cluster->new('two');
+$two->init_from_backup($one, 'backup', has_streaming => 1);
+$two->start;
+$one->wait_for_catchup($two);
+
+# What is a minute of requests waits when the primary is stopped.
+sub backlog
+{
+	my ($primary, $standby, $first) = @_;
+	emulator_faults($emulator, { api => 'add', action => 'delay', ms => 1000 });
+	$primary->safe_psql('postgres', "INSERT INTO customers (customer_name, phone) SELECT 'Backlog', ($first + i)::text FROM generate_series(1, 400) i");
+	poll_ok($primary, "SELECT count(kapture_customer_id) > 5 FROM customers WHERE phone::bigint > $first", 'the drain is under way');
+	$primary->wait_for_catchup($standby);
+	return;
+}
+
+sub drained
+{
+	my ($node) = @_;
+	emulator_faults($emulator);
+	poll_ok($node, "SELECT count(*) = count(kapture_customer_id) FROM customers", 'the new primary sends the rest');
+	poll_ok($node, $idle, 'to the end');
+	oracle_ok($node, $emulator, 'nothing is lost or sent twice');
+	return;
+}
+
+backlog($one, $two, 9100000000);
+is($two->safe_psql('postgres', $processes), '0', 'no launcher and no worker runs on a standby');
+is($two->safe_psql('postgres', "SELECT state, pending > 0 FROM kapture_status"), 'no worker|t', 'its views can be read');
+like($two->safe_psql('postgres', q(SELECT kapture_get_customer('{"phone": "9000000000"}'))), qr/Before/, 'and Kapture be asked');
+
+# switched over
+$one->stop('fast');
+is($two->safe_psql('postgres', $processes), '0', 'nor when its primary is gone');
+$two->promote;
+poll_ok($two, $serves, 'a promoted standby starts its worker');
+$one->enable_streaming($two);
+$one->start;
+poll_ok($two, "SELECT count(*) = 1 FROM pg_stat_replication WHERE state = 'streaming'", 'the demoted primary follows');
+is($one->safe_psql('postgres', $processes), '0', 'and runs neither launcher nor worker any more');
+drained($two);
+
+# failed over
+backlog($two, $one, 9200000000);
+$two->stop('immediate');
+$one->promote;
+poll_ok($one, $serves, 'promoted after a crash, it starts its worker, too');
+drained($one);
+$one->stop;
+
+#
+# Logical: two publishers and a hub, which publishes everything itself
+#
+emulator_post($emulator, 'reset', {});
+my $hub = PostgreSQL::Test::Cluster->new('hub');
+$hub->init(allows_streaming => 'logical');
+$hub->append_conf('postgresql.conf', "shared_preload_libraries = 'kapture_sync'\nmax_worker_processes = 20\n");
+$hub->start;
+setup_sync($hub, $emulator);
+$hub->safe_psql('postgres', "CREATE PUBLICATION everything FOR ALL TABLES");
+$hub->safe_psql('postgres', "CREATE TABLE customers (id bigint PRIMARY KEY, customer_name text, phone text, email_id text, city text, note text)");
+$hub->safe_psql('postgres', "SELECT kapture_attach('customers')");
+
+my @publishers;
+foreach my $n (1, 2)
+{
+	my $publisher = PostgreSQL::Test::Cluster->new("publisher$n");
+	$publisher->init(allows_streaming => 'logical');
+	$publisher->start;
+	$publisher->safe_psql('postgres', qq(
+CREATE TABLE customers (id bigint PRIMARY KEY, customer_name text, phone text, email_id text, city text, note text);
+INSERT INTO customers (id, customer_name, phone) SELECT $n * 1000 + i, 'Copied', (9${n}00000000 + i)::text FROM generate_series(1, 50) i;
+CREATE PUBLICATION customers FOR TABLE customers));
+	push @publishers, $publisher;
+}
+
+sub subscribe
+{
+	my ($n) = @_;
+	$hub->safe_psql('postgres', "CREATE SUBSCRIPTION sub$n CONNECTION '" . $publishers[ $n - 1 ]->connstr . " dbname=postgres' PUBLICATION customers");
+	$hub->wait_for_subscription_sync($publishers[ $n - 1 ], "sub$n");
+	return;
+}
+
+sub applied
+{
+	$publishers[ $_ - 1 ]->wait_for_catchup("sub$_") foreach @_;
+	return;
+}
+
+# without replicated => true, what is replicated here is somebody else's to send
+subscribe(1);
+$publishers[0]->safe_psql('postgres', "UPDATE customers SET city = 'Nowhere' WHERE id = 1001");
+applied(1);
+is($hub->safe_psql('postgres', "SELECT count(*), count(kapture_customer_id) FROM customers"), '50|0', 'rows are replicated');
+is($hub->safe_psql('postgres', "SELECT (SELECT count(*) FROM kapture_outbox) + (SELECT count(*) FROM kapture_history)"), '0', 'and not captured by default');
+
+# with it, the first copy of a table and all that follows are captured
+$hub->safe_psql('postgres', "SELECT kapture_detach('customers'); SELECT kapture_attach('customers', replicated => true)");
+subscribe(2);
+poll_ok($hub, "SELECT count(kapture_customer_id) = 50 FROM customers WHERE id > 2000", 'the first copy of a table is sent');
+my @sql = (
+	"UPDATE customers SET city = 'Delhi'",
+	"INSERT INTO customers (id, customer_name, phone) SELECT %d * 1000 + 500 + i, 'Streamed', (9%d00000500 + i)::text FROM generate_series(1, 200) i",
+	"UPDATE customers SET city = 'Agra', customer_name = 'Changed ' || id WHERE id %% 3 = 0");
+foreach my $statement (@sql)
+{
+	$publishers[ $_ - 1 ]->safe_psql('postgres', sprintf($statement, $_, $_)) foreach 1, 2;
+}
+applied(1, 2);
+poll_ok($hub, "SELECT count(*) = 500 AND count(kapture_customer_id) = 500 FROM customers", 'changes of both publishers are sent');
+poll_ok($hub, $idle, 'and nothing is left');
+oracle_ok($hub, $emulator, 'Kapture has the rows of both, once and as they are');
+
+# an error in capture would stop replication for good: a missing extension must not
+$hub->safe_psql('postgres', "SET client_min_messages = error; DROP EXTENSION kapture_sync CASCADE");
+$publishers[0]->safe_psql('postgres', "INSERT INTO customers VALUES (1999, 'Later', '9199999999')");
+applied(1);
+is($hub->safe_psql('postgres', "SELECT count(*) FROM customers WHERE id = 1999"), '1', 'replication goes on without the extension');
+unlike(slurp_file($hub->logfile), qr/ERROR/, 'no apply worker met an error');
+$hub->safe_psql('postgres', "DROP SUBSCRIPTION sub$_") foreach 1, 2;
+$_->stop foreach $hub, @publishers;
+
+done_testing();
