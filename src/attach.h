@@ -12,8 +12,8 @@
 
 #include "catalog.h"
 
-extern void kapture_attach_column_renamed(Oid relid, const char *from, const char *to);
 extern KaptureAttachment *kapture_attach_find(FunctionCallInfo fcinfo, LOCKMODE lockmode,
 											  char **name);
+extern void kapture_attach_column_renamed(Oid relid, const char *from, const char *to);
 
 #endif							/* KAPTURE_ATTACH_H */

@@ -1067,7 +1067,7 @@ worker_settle(dlist_head *tasks)
 			TimestampTz next = kapture_outbox_fail(&t->failed);
 
 			task->table->next_due = Min(task->table->next_due, next);
-			if (t->failed.park)
+			if (next == DT_NOEND)
 				task->table->nparked++;
 		}
 		else
@@ -1438,12 +1438,12 @@ kapture_worker_main(Datum arg)
 		worker_safety_look();
 		worker_claim();
 		worker_send();
+		worker_expire();
 		if (worker_should_record())
 		{
 			worker_record();
 			continue;
 		}
-		worker_expire();
 
 		worker_report_tables();
 		timeout = worker_timeout();
