@@ -53,6 +53,26 @@ preview_queued(KaptureDelivery *delivery, const char *value)
 							2, types, values);
 }
 
+/*
+ * May an Add of what waits for the row have been sent already, by the original
+ * of this database or before it was restored?  As the worker sees it, or would
+ * after kapture_resume().
+ */
+static bool
+preview_is_in_doubt(KaptureDelivery *delivery)
+{
+	Oid			types[2] = {INT4OID, TEXTOID};
+	Datum		values[2] = {Int32GetDatum(delivery->attachment_id), CStringGetTextDatum(delivery->row_key)};
+
+	return kapture_own_text("SELECT 1 FROM @.kapture_origin AS o"
+							" WHERE NOT @.kapture_is_origin(o.system_identifier, o.database)"
+							" OR EXISTS (SELECT FROM @.kapture_outbox AS c"
+							" WHERE c.attachment_id = $1 AND c.row_key = $2 AND c.captured_at <= o.doubt_until"
+							" AND NOT EXISTS (SELECT FROM @.kapture_delivery AS d"
+							" WHERE d.attachment_id = $1 AND d.row_key = $2))",
+							2, types, values) != NULL;
+}
+
 /* Fills in what waits for the row.  Returns false if nothing does. */
 static bool
 preview_read_queue(KaptureDelivery *delivery)
@@ -161,6 +181,12 @@ kapture_preview(PG_FUNCTION_ARGS)
 		delivery.changed = att->all_changed;
 	kapture_row_read(att, kapture_server_get(att->server, owner)->timezone, list_make1(&delivery.row));
 	preview_check_row(&delivery.row);
+	if (waiting && delivery.in_doubt == 0 && delivery.row.customer_id == 0 && preview_is_in_doubt(&delivery))
+	{
+		delivery.in_doubt = 1;
+		if (delivery.sent_phone == NULL && delivery.sent_email == NULL)
+			kapture_task_identify(att, &delivery);
+	}
 
 	task.delivery = &delivery;
 	task.att = att;

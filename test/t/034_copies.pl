@@ -28,6 +28,7 @@ insert(1, 10);
 poll_ok($node, "SELECT count(kapture_customer_id) = 10 FROM customers", 'ten rows are sent');
 sql("SELECT kapture_pause('customers')");
 insert(11, 20);
+is(sql("SELECT api FROM kapture_preview('customers', '11')"), 'add', 'the original would add what waits');
 sql("CREATE DATABASE copied TEMPLATE postgres");
 sql("SELECT kapture_resume('customers')");
 poll_ok($node, "SELECT count(kapture_customer_id) = 20 FROM customers", 'the original sends what waits');
@@ -38,6 +39,8 @@ poll_ok($node, "SELECT state = 'copy' AND pending = 12 FROM kapture_status", 'wh
 $node->wait_for_log(qr/this database is a copy; nothing is sent/);
 pass('so does the log');
 is(stats()->{adds}, 20, 'and sends nothing');
+is(sql("SELECT string_agg(api || ' ' || (body ~ '\"phone\": \"97000000(11|21)\"'), ', ') FROM unnest(ARRAY['11', '21']) AS k, kapture_preview('customers', k)", 'copied'),
+	'get true, get true', 'the copy would search before it adds, by what it would add');
 # somebody decides that the copy is the original now
 sql("SELECT kapture_resume()", 'copied');
 poll_ok($node, "SELECT count(kapture_customer_id) = 22 AND (SELECT state FROM kapture_status) = 'running' FROM customers", 'kapture_resume() makes it send', 'copied');
