@@ -7,7 +7,7 @@ OBJS = $(patsubst %.c,%.o,$(sort $(wildcard src/*.c)))
 PGFILEDESC = "kapture_sync - keeps a customers table and the Kapture CRM in step"
 
 DATA_built = sql/kapture_sync--$(EXTVERSION).sql
-DATA = $(filter-out $(DATA_built),$(wildcard sql/kapture_sync--*--*.sql))
+DATA = $(filter-out $(DATA_built),$(wildcard sql/kapture_sync--*.sql))
 
 # The tests that need nothing but a server with the library preloaded; and, given
 # the address of an emulator, those that need Kapture.
