@@ -1,0 +1,31 @@
+/*
+ * copies.h
+ *		Writes windows of a pull into kapture_customers and kapture_contacts.
+ */
+#ifndef KAPTURE_COPIES_H
+#define KAPTURE_COPIES_H
+
+#include "postgres.h"
+
+#include "utils/timestamp.h"
+
+#include "message.h"
+
+/* What writing one window came to. */
+typedef struct KaptureCopied
+{
+	int64		seen;			/* customers that came for the first time */
+	int64		written;		/* rows of both tables that were new or differed */
+	TimestampTz newest;			/* latest generation date, DT_NOBEGIN: none */
+} KaptureCopied;
+
+typedef struct KaptureCopies KaptureCopies;
+
+extern KaptureCopies *kapture_copies_create(Oid namespace, const char *server, const char *timezone);
+extern void kapture_copies_write(KaptureCopies *copies, const KaptureList *list, KaptureCopied *copied);
+extern bool kapture_copies_lock(Oid serverid);
+extern void kapture_copies_unlock(Oid serverid);
+extern void kapture_copies_execute(const char *sql, int nargs, Oid *types, Datum *values,
+								   const char *nulls, int expected);
+
+#endif							/* KAPTURE_COPIES_H */
