@@ -26,11 +26,32 @@ need_packages() {
 		[ -e /etc/postgresql-common/createcluster.conf ] ||
 			echo 'create_main_cluster = false' | as_root tee /etc/postgresql-common/createcluster.conf >/dev/null
 	fi
+	# nor is any other daemon to be started
+	local rc=0
+	(
+		if [ ! -e /usr/sbin/policy-rc.d ]; then
+			trap 'as_root rm -f /usr/sbin/policy-rc.d' EXIT
+			printf '#!/bin/sh\nexit 101\n' | as_root tee /usr/sbin/policy-rc.d >/dev/null
+			as_root chmod 755 /usr/sbin/policy-rc.d
+		fi
+		install_packages "${missing[@]}"
+	) || rc=$?
+	# what was not here before is not to be started with the machine, either
+	if [ -x /usr/bin/deb-systemd-helper ]; then
+		for p in "${missing[@]}"; do
+			as_root deb-systemd-helper disable "$p.service" >/dev/null 2>&1 || true
+		done
+	fi
+	return $rc
+}
+
+install_packages() {
+	local p
 	as_root apt-get update -q >/dev/null
 	# what is only in Debian's experimental suite has to be asked for by its name
 	for p in '' '--target-release=experimental'; do
 		as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends $p \
-			-o Dpkg::Options::=--force-confold "${missing[@]}" >/dev/null && return
+			-o Dpkg::Options::=--force-confold "$@" >/dev/null && return
 		grep -qs experimental /etc/apt/sources.list || break
 	done
 	return 1

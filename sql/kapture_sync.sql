@@ -898,8 +898,8 @@ JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) a.relation
 LEFT JOIN @extschema@.kapture_server_states() s
 	ON s.server OPERATOR(pg_catalog.=) a.server AND s.owner OPERATOR(pg_catalog.=) c.relowner
 CROSS JOIN LATERAL @extschema@.kapture_queue(a.attachment_id) q
-WHERE pg_catalog.pg_has_role(c.relowner, 'USAGE');
-COMMENT ON VIEW @extschema@.kapture_status IS 'one row for each attached table that belongs to the current role; cheap enough to be looked at each second';
+WHERE pg_catalog.pg_has_role(c.relowner, 'USAGE') OR pg_catalog.pg_has_role('pg_read_all_stats', 'USAGE');
+COMMENT ON VIEW @extschema@.kapture_status IS 'one row for each attached table that belongs to the current role, or, without messages, for each one if it may read all statistics; cheap enough to be looked at each second';
 COMMENT ON COLUMN @extschema@.kapture_status.relation IS 'the attached table';
 COMMENT ON COLUMN @extschema@.kapture_status.server IS 'foreign server its rows go to';
 COMMENT ON COLUMN @extschema@.kapture_status.state IS 'running, paused, copy (see kapture_resume), no worker';

@@ -10,13 +10,16 @@
  * what the cumulative statistics say of the tables, which is no count.
  *
  * Nobody may read the tables but their owner, so the function looks at them by
- * itself, for callers who have the rights of the attached table's owner.
+ * itself, for callers who have the rights of the attached table's owner.  Those
+ * who may read all statistics get the numbers, but no message, which may show
+ * what is in a row.
  */
 #include "postgres.h"
 
 #include "access/genam.h"
 #include "access/htup_details.h"
 #include "access/table.h"
+#include "catalog/pg_authid.h"
 #include "catalog/pg_class.h"
 #include "fmgr.h"
 #include "funcapi.h"
@@ -217,9 +220,9 @@ queue_read_history(Queue *queue)
 	queue_end(&scan);
 }
 
-/* Does the attached table belong to the current role? */
-static bool
-queue_is_visible(int32 attachment_id)
+/* The owner of the attached table; InvalidOid if there is no such table. */
+static Oid
+queue_owner(int32 attachment_id)
 {
 	Relation	rel = table_open(kapture_catalog_relid(KAPTURE_TABLE_ATTACHMENT), AccessShareLock);
 	ScanKeyData key[1];
@@ -246,18 +249,20 @@ queue_is_visible(int32 attachment_id)
 	}
 	systable_endscan(scan);
 	table_close(rel, AccessShareLock);
-	return OidIsValid(owner) && has_privs_of_role(GetUserId(), owner);
+	return owner;
 }
 
 /*
  * kapture_queue(attachment_id integer) returns record
  *
- * NULLs for what is not the current role's.
+ * NULLs for what the current role may not see.
  */
 Datum
 kapture_queue(PG_FUNCTION_ARGS)
 {
 	Queue		queue = {.attachment_id = PG_GETARG_INT32(0), .exact = true, .oldest = DT_NOEND};
+	Oid			owner = queue_owner(queue.attachment_id);
+	bool		owned = OidIsValid(owner) && has_privs_of_role(GetUserId(), owner);
 	TupleDesc	desc;
 	Datum		values[8] = {0};
 	bool		nulls[8] = {true, true, true, true, true, true, true, true};
@@ -265,7 +270,7 @@ kapture_queue(PG_FUNCTION_ARGS)
 	if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE)
 		elog(ERROR, "return type must be a row type");
 	desc = BlessTupleDesc(desc);
-	if (queue_is_visible(queue.attachment_id))
+	if (owned || (OidIsValid(owner) && has_privs_of_role(GetUserId(), ROLE_PG_READ_ALL_STATS)))
 	{
 		kapture_shmem_read_table(queue.attachment_id, &queue.report);
 		queue_read_outbox(&queue);
@@ -281,8 +286,8 @@ kapture_queue(PG_FUNCTION_ARGS)
 		nulls[5] = queue.oldest == DT_NOEND;
 		values[6] = TimestampTzGetDatum(queue.last_success);
 		nulls[6] = queue.last_success == 0;
-		nulls[7] = queue.last_error == NULL;
-		values[7] = queue.last_error ? CStringGetTextDatum(queue.last_error) : (Datum) 0;
+		nulls[7] = !owned || queue.last_error == NULL;
+		values[7] = nulls[7] ? (Datum) 0 : CStringGetTextDatum(queue.last_error);
 	}
 	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(desc, values, nulls)));
 }

@@ -5,6 +5,7 @@
 #include "postgres.h"
 
 #include "access/htup_details.h"
+#include "catalog/pg_authid.h"
 #include "catalog/pg_class.h"
 #include "fmgr.h"
 #include "funcapi.h"
@@ -102,12 +103,14 @@ kapture_status_state_name(KaptureServerState state)
  * kapture_server_states() returns setof record
  *
  * What this database's worker says of the servers it sends to, as far as it
- * acts for a role of the caller's.
+ * acts for a role of the caller's; to those who may read all statistics of all,
+ * without the messages.
  */
 Datum
 kapture_server_states(PG_FUNCTION_ARGS)
 {
 	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
+	bool		statistics = has_privs_of_role(GetUserId(), ROLE_PG_READ_ALL_STATS);
 	KaptureServerReport report;
 
 	InitMaterializedSRF(fcinfo, 0);
@@ -115,8 +118,12 @@ kapture_server_states(PG_FUNCTION_ARGS)
 	{
 		Datum		values[6];
 		bool		nulls[6] = {0};
+		bool		ours;
 
-		if (report.dbid != MyDatabaseId || !has_privs_of_role(GetUserId(), report.owner))
+		if (report.dbid != MyDatabaseId)
+			continue;
+		ours = has_privs_of_role(GetUserId(), report.owner);
+		if (!ours && !statistics)
 			continue;
 		values[0] = NameGetDatum(&report.server);
 		values[1] = ObjectIdGetDatum(report.owner);
@@ -125,7 +132,7 @@ kapture_server_states(PG_FUNCTION_ARGS)
 		values[4] = TimestampTzGetDatum(report.retry_at);
 		nulls[4] = report.retry_at == 0;
 		values[5] = CStringGetTextDatum(report.message);
-		nulls[5] = report.message[0] == '\0';
+		nulls[5] = !ours || report.message[0] == '\0';
 		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
 	}
 	PG_RETURN_NULL();

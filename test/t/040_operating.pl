@@ -250,7 +250,8 @@ $snapshot->quit;
 is(sql("SELECT last_success = (SELECT max(finished_at) FROM kapture_history), exact, oldest_age IS NULL FROM kapture_status"), 't|t|t', 'and the last success is known');
 is(sql("SELECT kapture_queue(attachment_id) FROM kapture_attachment"), sql("SELECT (pending, in_flight, retrying, parked, exact, NULL::timestamptz, last_success, last_error)::text FROM kapture_status"), 'the view shows the queue');
 my $attachment = sql("SELECT attachment_id FROM kapture_attachment");
-is(sql("SET ROLE nobody; SELECT pending IS NULL AND last_error IS NULL FROM kapture_queue($attachment)"), 't', 'which others do not see');
+is(sql("SET ROLE stranger; SELECT pending IS NULL AND last_success IS NULL FROM kapture_queue($attachment)"), 't', 'which others do not see');
+is(sql("SET ROLE stranger; SELECT (SELECT count(*) FROM kapture_status), (SELECT count(*) FROM kapture_server_states())"), '0|0', 'nor the status');
 
 # --- pg_stat_activity
 emulator_faults($emulator, { action => 'hang' });

@@ -1,0 +1,166 @@
+# docs/metrics: Debian's exporter shows what docs/metrics.md says, the alerts
+# come when they should, and each panel of the dashboard finds its data.
+use strict;
+use warnings;
+
+use Cwd qw(abs_path);
+use FindBin;
+use lib "$FindBin::RealBin/../perl";
+use HTTP::Tiny;
+use IPC::Run ();
+use JSON::PP;
+use KaptureTest;
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+my $top = abs_path("$FindBin::RealBin/../..");
+my $metrics = "$top/docs/metrics";
+
+# script/test installs the packages for Debian 12's own version only
+my @missing = grep { system("command -v $_ >/dev/null") != 0 } qw(prometheus promtool prometheus-postgres-exporter);
+plan skip_all => "not installed: @missing" if @missing && `pg_config --version` !~ /PostgreSQL 15/;
+is("@missing", '', 'prometheus and its exporter are installed') or BAIL_OUT("not installed: @missing");
+
+my @daemons;
+END { my $status = $?; $_->kill_kill foreach @daemons; $? = $status; }
+
+# Starts a program that answers at a path of a port, and waits until it does.
+sub start_daemon
+{
+	my ($port, $path, $log, $environment, @command) = @_;
+	local @ENV{ keys %$environment } = values %$environment;
+	my $handle = IPC::Run::start(\@command, '<', \undef, '>', $log, '2>&1');
+	push @daemons, $handle;
+	wait_for(sub { HTTP::Tiny->new(timeout => 5)->get("http://127.0.0.1:$port$path")->{success} }, "$command[0] to answer");
+	return;
+}
+
+# --- what there is to see: rows sent, refused, waiting; a server of another role
+my $emulator = start_emulator();
+my $node = new_node('main');
+setup_sync($node, $emulator);
+create_customers($node);
+sub sql { return $node->safe_psql('postgres', $_[0]) }
+sql("INSERT INTO customers (customer_name, phone) SELECT 'Row ' || i, (9600000000 + i)::text FROM generate_series(1, 20) i");
+sql("INSERT INTO customers (customer_name, phone) VALUES ('Wrong', 'abc')");
+poll_ok($node, "SELECT parked = 1 AND pending + in_flight + retrying = 0 FROM kapture_status", 'rows are sent, one is parked');
+sql("SELECT kapture_pause('customers')");
+sql("INSERT INTO customers (customer_name, phone) SELECT 'Wait ' || i, (9610000000 + i)::text FROM generate_series(1, 7) i");
+
+# --- the role of the recipe
+my ($recipe) = slurp_file("$top/docs/metrics.md") =~ /^```sql\n(.*?)^```$/ms;
+sql($recipe);
+is(sql("SET ROLE prometheus; SELECT relation, pending, parked, server_state FROM kapture_status"), 'customers|7|1|ok', 'it sees numbers');
+is(sql("SET ROLE prometheus; SELECT last_error IS NULL AND server_message IS NULL FROM kapture_status"), 't', 'but no messages,');
+is(sql("SET ROLE prometheus; SELECT (SELECT count(*) FROM kapture_failures) + (SELECT count(*) FROM kapture_history)"), '0', 'no rows,');
+is(sql("SELECT last_error IS NOT NULL FROM kapture_status"), 't', 'which there are,');
+foreach my $query ('TABLE customers', 'TABLE kapture_outbox', 'TABLE kapture_delivery', "SELECT kapture_preview('customers', '1')", "SELECT kapture_pause('customers')")
+{
+	my ($rc, $out, $err) = $node->psql('postgres', "SET ROLE prometheus; $query");
+	like($err, qr/permission denied|must be owner/, "and cannot run: $query");
+}
+
+# --- the exporter
+my $logs = $PostgreSQL::Test::Utils::log_path;
+my $port = PostgreSQL::Test::Cluster::get_free_port();
+start_daemon($port, '/', "$logs/exporter.log",
+	{ DATA_SOURCE_NAME => sprintf('user=prometheus host=%s port=%s dbname=postgres sslmode=disable', $node->host, $node->port) },
+	'prometheus-postgres-exporter', "--extend.query-path=$metrics/queries.yml", '--disable-default-metrics',
+	'--disable-settings-metrics', "--web.listen-address=127.0.0.1:$port");
+my $shown = HTTP::Tiny->new->get("http://127.0.0.1:$port/metrics")->{content};
+like($shown, qr/^pg_exporter_last_scrape_error 0$/m, 'the exporter runs without an error');
+
+# the value of a metric, found by its name and some of its labels
+sub value
+{
+	my ($name, %labels) = @_;
+	my @found;
+	foreach my $line ($shown =~ /^(\Q$name\E\{.*)$/mg)
+	{
+		my ($value) = $line =~ / (\S+)$/;
+		push @found, $value unless grep { $line !~ /\b$_="\Q$labels{$_}\E"/ } keys %labels;
+	}
+	return join ' ', @found;
+}
+
+my %table = (datname => 'postgres', relation => 'customers', foreign_server => 'kapture');
+my %server = (datname => 'postgres', foreign_server => 'kapture', owner => sql("SELECT current_user"));
+my %refused = (datname => 'postgres', foreign_server => 'kapture', api => 'add', code => '400');
+is(value('kapture_sync_worker_up', datname => 'postgres'), '1', 'the worker runs');
+is(value('kapture_sync_table_pending', %table), '7', 'seven wait');
+is(value('kapture_sync_table_parked', %table), '1', 'one is parked');
+is(value('kapture_sync_table_paused', %table) . value('kapture_sync_table_running', %table), '10', 'the table is paused');
+is(value('kapture_sync_server_ok', %server) . value('kapture_sync_server_denied', %server), '10', 'the server is well');
+cmp_ok(value('kapture_sync_table_oldest_seconds', %table), '>', 0, 'the oldest has an age');
+is(value('kapture_sync_request_seconds_count', %refused), '1', 'a request was refused');
+is(value('kapture_sync_request_seconds_bucket', %refused, le => '+Inf'), '1', 'its time is in the histogram');
+my @buckets = split / /, value('kapture_sync_request_seconds_bucket', %refused, code => '200');
+cmp_ok(scalar @buckets, '>', 10, 'which has many buckets');
+is_deeply(\@buckets, [ sort { $a <=> $b } @buckets ], 'that add up,');
+is($buckets[-1], '20', 'to all requests');
+
+# --- names: everywhere the same
+my %names = map { $_ => 1 } $shown =~ /^(kapture_sync_\w+)\{/mg;
+foreach my $file ('metrics.md', 'metrics/alerts.yml', 'metrics/alerts_test.yml', 'metrics/dashboard.json')
+{
+	my $text = slurp_file("$top/docs/$file");
+	my %used = map { $_ => 1 } grep { /^kapture_sync_(?:worker|table|server|request)_/ } $text =~ /\b(kapture_sync_\w+)/g;
+	cmp_ok(scalar keys %used, '>', 5, "$file uses metrics");
+	is(join(' ', grep { !$names{$_} } sort keys %used), '', "$file: the exporter shows them all");
+	is(join(' ', grep { !$used{$_} } sort keys %names), '', "$file explains them all") if $file eq 'metrics.md';
+}
+my @alerts = slurp_file("$metrics/alerts.yml") =~ /alert: (\w+)/g;
+foreach my $file ('metrics.md', 'metrics/alerts_test.yml')
+{
+	my $text = slurp_file("$top/docs/$file");
+	is(join(' ', grep { $text !~ /\b$_\b/ } @alerts), '', "$file has all alerts");
+}
+
+# --- the alerts
+foreach my $command ([ 'check', 'rules', 'alerts.yml' ], [ 'test', 'rules', 'alerts_test.yml' ])
+{
+	my $out = '';
+	ok(IPC::Run::run([ 'promtool', $command->[0], $command->[1], "$metrics/$command->[2]" ], '>', \$out, '2>&1'), "promtool @$command")
+	  or diag($out);
+}
+
+# --- the dashboard, by Prometheus itself
+my $dir = PostgreSQL::Test::Utils::tempdir();
+append_to_file("$dir/prometheus.yml", qq(
+global: { scrape_interval: 1s, evaluation_interval: 1s }
+rule_files: [$metrics/alerts.yml]
+scrape_configs:
+  - { job_name: kapture, static_configs: [ { targets: ['127.0.0.1:$port'] } ] }
+));
+my $prometheus = PostgreSQL::Test::Cluster::get_free_port();
+start_daemon($prometheus, '/-/ready', "$logs/prometheus.log", {},
+	'prometheus', "--config.file=$dir/prometheus.yml", "--storage.tsdb.path=$dir/data", "--web.listen-address=127.0.0.1:$prometheus");
+
+sub query
+{
+	my ($expression) = @_;
+	my $answer = HTTP::Tiny->new->post_form("http://127.0.0.1:$prometheus/api/v1/query", { query => $expression });
+	my $result = decode_json($answer->{content});
+	die "$expression: $answer->{content}" if $result->{status} ne 'success';
+	return @{ $result->{data}{result} };
+}
+
+# a rate takes two looks
+wait_for(sub { query('rate(kapture_sync_request_seconds_count[1m])') }, 'two scrapes');
+my @panels = @{ decode_json(slurp_file("$metrics/dashboard.json"))->{panels} };
+cmp_ok(scalar @panels, '>', 8, 'the dashboard has panels');
+foreach my $panel (@panels)
+{
+	foreach my $target (@{ $panel->{targets} })
+	{
+		(my $expression = $target->{expr}) =~ s/\$__rate_interval/1m/g;
+		$expression =~ s/\$datname/postgres/g;
+		cmp_ok(scalar(query($expression)), '>', 0, "panel \"$panel->{title}\" has data: $target->{legendFormat}");
+	}
+}
+is((query('sum(kapture_sync_table_pending)'))[0]{value}[1], '7', 'seven wait, says Prometheus');
+wait_for(sub { query('ALERTS{alertname="KaptureRowsParked", alertstate="pending"}') }, 'an alert to be on its way');
+pass('the parked row is noticed');
+
+$node->stop;
+done_testing();
