@@ -3,17 +3,25 @@
  *		Fetches customers from Kapture: many windows of a pull, several at a
  *		time, handed out in order.
  *
- * A fetch is a ring of slots, one for each window that is to be asked for, is
+ * A fetch is a list of slots, one for each window that is to be asked for, is
  * being asked for, or has been answered and waits for its turn; the first one
  * is the next to be handed out.  An answer stays as libcurl left it until its
  * turn comes, and its customers become jsonb one by one.  So memory is bounded by a few
  * answers, however long the range: no window is asked for ahead if the answers
- * are so large that the ring would hold more than FETCH_AHEAD bytes.
+ * are so large that the list would hold more than FETCH_AHEAD bytes.
  *
  * What may get better by itself is tried again: lost connections, timeouts,
  * answers that are cut off, 5xx and 429.  All windows then wait, since they go
  * to the same server.  What cannot get better is raised as an error when its
  * window's turn comes, so that whoever reads has everything before it.
+ *
+ * A reader who distrusts round numbers has windows whose number of customers
+ * looks like a limit of the server's halved and asked for again: what is beyond
+ * such a limit is left out without a word.
+ *
+ * Settings are read when a request is sent and when an answer is looked at.
+ * Outside of a transaction, as in a background process, that is a transaction
+ * of its own; none is open while the network is waited for.
  *
  * Between two calls of kapture_fetch_next() nobody serves the network.  A
  * request that breaks then, say because a cursor was left alone for an hour,
@@ -24,8 +32,11 @@
  */
 #include "postgres.h"
 
+#include "access/xact.h"
 #include "miscadmin.h"
+#include "nodes/pg_list.h"
 #include "pgtime.h"
+#include "storage/latch.h"
 #include "utils/datetime.h"
 #include "utils/memutils.h"
 
@@ -49,6 +60,13 @@
 /* Requests at a time before the first answer tells how large they are. */
 #define FETCH_FIRST			2
 
+/*
+ * A number of customers that is a multiple of this may be all that the server
+ * gives away at once.  Limits are round numbers; by chance one window in fifty
+ * looks like that, and costs two more requests.
+ */
+#define FETCH_ROUND			50
+
 typedef enum FetchState
 {
 	FETCH_DUE,					/* to be sent */
@@ -59,9 +77,11 @@ typedef enum FetchState
 
 typedef struct FetchSlot
 {
+	KaptureFetch *fetch;
 	FetchState	state;
 	Timestamp	from;
 	Timestamp	to;
+	TimestampTz asked;			/* when it was last asked for */
 	int			attempts;
 	bool		neglected;		/* nobody served the network meanwhile */
 	KaptureHttpRequest *request;
@@ -82,11 +102,11 @@ struct KaptureFetch
 	Timestamp	end;
 	bool		all_planned;
 
-	int			nslots;
-	FetchSlot  *slots;
-	int			first;
-	int			count;
-	int			allowed;		/* slots in use, at most */
+	bool		distrustful;	/* halve what looks cut off */
+	List	   *slots;			/* of FetchSlot */
+	int			connections;	/* requests at a time, at most */
+	int			running;		/* requests now */
+	int			allowed;		/* windows asked for ahead, at most */
 	size_t		largest;		/* bytes of an answer, about */
 	bool		answered;		/* the server has answered before */
 	int			timeout;		/* milliseconds */
@@ -164,33 +184,91 @@ kapture_fetch_windows_left(const KaptureFetch *fetch, Timestamp from)
  * Slots
  */
 
+/* The next slot to be handed out; NULL if there are none. */
 static FetchSlot *
-fetch_slot(KaptureFetch *fetch, int n)
+fetch_first(KaptureFetch *fetch)
 {
-	return &fetch->slots[(fetch->first + n) % fetch->nslots];
+	return fetch->slots == NIL ? NULL : linitial(fetch->slots);
 }
 
-/* Adds windows to the ring, as many as there is room for. */
+/* Makes a slot, in the current context. */
+static FetchSlot *
+fetch_make_slot(KaptureFetch *fetch, Timestamp from, Timestamp to)
+{
+	FetchSlot  *slot = palloc0(sizeof(FetchSlot));
+
+	slot->fetch = fetch;
+	slot->state = FETCH_DUE;
+	slot->from = from;
+	slot->to = to;
+	return slot;
+}
+
+/* Adds windows to the list, as many as there is room for. */
 static void
 fetch_plan(KaptureFetch *fetch)
 {
-	while (!fetch->all_planned && fetch->count < Min(fetch->nslots, fetch->allowed) &&
-		   (fetch->count == 0 || fetch->largest * (fetch->count + 1) <= FETCH_AHEAD))
+	while (!fetch->all_planned && list_length(fetch->slots) < fetch->allowed &&
+		   (fetch->slots == NIL || fetch->largest * (list_length(fetch->slots) + 1) <= FETCH_AHEAD))
 	{
-		FetchSlot  *slot = fetch_slot(fetch, fetch->count++);
+		Timestamp	from = fetch->next;
 
-		memset(slot, 0, sizeof(FetchSlot));
-		slot->state = FETCH_DUE;
 		if (fetch->api == KAPTURE_API_GET)
-		{
 			fetch->all_planned = true;
-			return;
+		else
+		{
+			fetch->next = window_end(fetch, from);
+			fetch->all_planned = fetch->next >= fetch->end;
 		}
-		slot->from = fetch->next;
-		slot->to = window_end(fetch, fetch->next);
-		fetch->next = slot->to;
-		fetch->all_planned = slot->to >= fetch->end;
+		fetch->slots = lappend(fetch->slots, fetch_make_slot(fetch, from, fetch->next));
 	}
+}
+
+/*
+ * Replaces the first slot by two halves, if its answer may have been cut off
+ * and is for more than a second.
+ */
+static bool
+fetch_halve(KaptureFetch *fetch, FetchSlot *slot, const KaptureList *list)
+{
+	int64		seconds = (slot->to - slot->from) / USECS_PER_SEC;
+	Timestamp	middle = slot->from + seconds / 2 * USECS_PER_SEC;
+
+	if (!fetch->distrustful || list->ncustomers == 0 || list->ncustomers % FETCH_ROUND != 0)
+		return false;
+	if (seconds <= 1)
+	{
+		ereport(LOG,
+				(errmsg("kapture_sync: server \"%s\" gave exactly %d customers for a single second, %s; there may be more",
+						fetch->server, list->ncustomers, kapture_message_date(slot->from))));
+		return false;
+	}
+	linitial(fetch->slots) = fetch_make_slot(fetch, middle, slot->to);
+	fetch->slots = lcons(fetch_make_slot(fetch, slot->from, middle), fetch->slots);
+	return true;
+}
+
+/*
+ * Whatever reads settings or converts text needs a transaction.  Begins one if
+ * there is none; returns whether it did.
+ */
+static bool
+fetch_begin_work(KaptureFetch *fetch)
+{
+	if (IsTransactionState())
+		return false;
+	StartTransactionCommand();
+	MemoryContextSwitchTo(fetch->context);
+	return true;
+}
+
+static void
+fetch_end_work(KaptureFetch *fetch, bool begun)
+{
+	if (!begun)
+		return;
+	CommitTransactionCommand();
+	MemoryContextSwitchTo(fetch->context);
 }
 
 /* Sends the request of a slot. */
@@ -216,27 +294,40 @@ fetch_send(KaptureFetch *fetch, FetchSlot *slot)
 	slot->request = kapture_http_start(server, fetch->api, body, len, slot);
 	slot->state = FETCH_RUNNING;
 	slot->neglected = false;
+	slot->asked = GetCurrentTimestamp();
+	fetch->running++;
 	if (server->rate_limit > 0)
-		fetch->next_start = GetCurrentTimestamp() +
-			(int64) (USECS_PER_SEC / server->rate_limit);
+		fetch->next_start = slot->asked + (int64) (USECS_PER_SEC / server->rate_limit);
 }
 
-/* Sends what is due.  Returns when to come back for more; DT_NOEND: never. */
+/*
+ * Sends what is due.  Returns when to come back for more; DT_NOEND: not before
+ * something has finished.
+ */
 static TimestampTz
 fetch_send_due(KaptureFetch *fetch)
 {
-	for (int i = 0; i < fetch->count; i++)
+	ListCell   *lc;
+	bool		begun = false;
+	TimestampTz when = DT_NOEND;
+
+	foreach(lc, fetch->slots)
 	{
-		FetchSlot  *slot = fetch_slot(fetch, i);
-		TimestampTz when = Max(fetch->not_before, fetch->next_start);
+		FetchSlot  *slot = lfirst(lc);
 
 		if (slot->state != FETCH_DUE)
 			continue;
+		if (fetch->running >= fetch->connections)
+			break;
+		when = Max(fetch->not_before, fetch->next_start);
 		if (when > GetCurrentTimestamp())
-			return when;
+			break;
+		when = DT_NOEND;
+		begun |= fetch_begin_work(fetch);
 		fetch_send(fetch, slot);
 	}
-	return DT_NOEND;
+	fetch_end_work(fetch, begun);
+	return when;
 }
 
 /* Gives a slot another try. */
@@ -255,7 +346,13 @@ fetch_retry(KaptureFetch *fetch, FetchSlot *slot)
 	int64		wait = kapture_http_answer(slot->request)->retry_after;
 
 	if (slot->attempts + 1 >= FETCH_ATTEMPTS || wait > FETCH_LONGEST_WAIT)
+	{
+		/* whoever comes again later is to know */
+		if (wait > 0)
+			fetch->not_before = Max(fetch->not_before,
+									TimestampTzPlusMilliseconds(GetCurrentTimestamp(), wait));
 		return false;
+	}
 	slot->attempts++;
 	if (wait < 0)
 		wait = kapture_pacing_backoff(slot->attempts, KAPTURE_SERVER_LONGEST);
@@ -313,20 +410,27 @@ static void
 fetch_reap(KaptureFetch *fetch)
 {
 	KaptureHttpRequest *request;
+	ListCell   *lc;
 
 	while ((request = kapture_http_next_finished()) != NULL)
 	{
 		FetchSlot  *slot = kapture_http_owner(request);
 
-		if (slot != NULL)
-			slot->state = FETCH_FINISHED;
+		if (slot == NULL)
+			continue;
+		slot->state = FETCH_FINISHED;
+		if (slot->fetch != fetch)
+			SetLatch(MyLatch);	/* its reader must not wait for it any more */
 	}
-	for (int i = 0; i < fetch->count; i++)
+	foreach(lc, fetch->slots)
 	{
-		FetchSlot  *slot = fetch_slot(fetch, i);
+		FetchSlot  *slot = lfirst(lc);
 
 		if (slot->state == FETCH_FINISHED)
+		{
+			fetch->running--;
 			fetch_look(fetch, slot);
+		}
 	}
 }
 
@@ -335,7 +439,16 @@ fetch_reap(KaptureFetch *fetch)
  * Answers
  */
 
-/* Makes a window of the first slot's answer.  False if it is tried again. */
+/* The first slot is done with. */
+static void
+fetch_take_off(KaptureFetch *fetch, FetchSlot *slot)
+{
+	kapture_http_release(slot->request);
+	fetch->slots = list_delete_first(fetch->slots);
+	pfree(slot);
+}
+
+/* Makes a window of the first slot's answer.  False if it is asked for again. */
 static bool
 fetch_accept(KaptureFetch *fetch, FetchSlot *slot)
 {
@@ -358,17 +471,23 @@ fetch_accept(KaptureFetch *fetch, FetchSlot *slot)
 	MemoryContextSwitchTo(scratch);
 	kapture_message_judge(fetch->api, answer->status, list ? list->rest : NULL, &reply);
 	done = reply.verdict == KAPTURE_SUCCESS || reply.verdict == KAPTURE_NOT_FOUND;
-	if (done)
+	MemoryContextSwitchTo(old);
+	if (done && reply.verdict == KAPTURE_SUCCESS && fetch_halve(fetch, slot, list))
+	{
+		kapture_http_release(slot->request);
+		pfree(slot);
+		done = false;
+	}
+	else if (done)
 	{
 		fetch->current.from = slot->from;
 		fetch->current.to = slot->to;
+		fetch->current.asked = slot->asked;
 		fetch->current.list = reply.verdict == KAPTURE_SUCCESS ? list : NULL;
 		if (list != NULL)
 			list->rest = NULL;	/* goes with "scratch" */
-		kapture_http_release(slot->request);
-		fetch->first = (fetch->first + 1) % fetch->nslots;
-		fetch->count--;
-		fetch->allowed = Min(fetch->allowed + 1, fetch->nslots);
+		fetch_take_off(fetch, slot);
+		fetch->allowed = Min(fetch->allowed + 1, fetch->connections);
 	}
 	else if ((reply.verdict != KAPTURE_BROKEN && reply.verdict != KAPTURE_THROTTLED) ||
 			 !fetch_retry(fetch, slot))
@@ -377,30 +496,87 @@ fetch_accept(KaptureFetch *fetch, FetchSlot *slot)
 			kapture_complaint_not_json(server, fetch->api, answer, why);
 		kapture_complaint_failed(server, fetch->api, answer->status, &reply);
 	}
-	MemoryContextSwitchTo(old);
 	MemoryContextDelete(scratch);
 	return done;
-}
-
-/* Serves the network until something finishes or "when". */
-static void
-fetch_wait(KaptureFetch *fetch, TimestampTz when)
-{
-	long		timeout = -1;
-
-	if (when != DT_NOEND)
-		timeout = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), when);
-	(void) kapture_http_wait(timeout, WaitEventExtensionNew("KaptureHttp"));
 }
 
 /* Notes that requests were left alone, if they were. */
 static void
 fetch_note_absence(KaptureFetch *fetch)
 {
+	ListCell   *lc;
+
 	if (GetCurrentTimestamp() - fetch->served < fetch->timeout * INT64CONST(1000) / 2)
 		return;
-	for (int i = 0; i < fetch->count; i++)
-		fetch_slot(fetch, i)->neglected = true;
+	foreach(lc, fetch->slots)
+		((FetchSlot *) lfirst(lc))->neglected = true;
+}
+
+/*
+ * kapture_fetch_poll
+ *		As far as it goes without waiting: sends what is due, and sets *window
+ *		to the next window, in order, if it is there.
+ *
+ * WAIT: call again once the network has been served (kapture_http_wait,
+ * kapture_fetch_served), at *when at the latest.  The window is valid until the next call.  Errors as
+ * kapture_fetch_next(); after one, the fetch can only be dropped.
+ */
+KaptureFetchState
+kapture_fetch_poll(KaptureFetch *fetch, const KaptureWindow **window, TimestampTz *when)
+{
+	MemoryContext old = MemoryContextSwitchTo(fetch->context);
+	KaptureFetchState state = KAPTURE_FETCH_WAIT;
+
+	MemoryContextReset(fetch->answer_context);
+	fetch_note_absence(fetch);
+	do
+	{
+		fetch_plan(fetch);
+		if (fetch->slots == NIL)
+			state = KAPTURE_FETCH_END;
+		else
+		{
+			FetchSlot  *slot = fetch_first(fetch);
+
+			*when = fetch_send_due(fetch);
+			fetch_reap(fetch);
+			if (slot->state == FETCH_READY)
+			{
+				bool		begun = fetch_begin_work(fetch);
+
+				if (fetch_accept(fetch, slot))
+				{
+					*window = &fetch->current;
+					state = KAPTURE_FETCH_WINDOW;
+				}
+				fetch_end_work(fetch, begun);
+			}
+			else if (slot->state != FETCH_DUE || *when != DT_NOEND ||
+					 fetch->running >= fetch->connections)
+				break;
+		}
+	} while (state == KAPTURE_FETCH_WAIT);
+
+	/* the next ones may travel while this one is read */
+	if (state == KAPTURE_FETCH_WINDOW)
+	{
+		fetch_plan(fetch);
+		(void) fetch_send_due(fetch);
+	}
+	fetch->served = GetCurrentTimestamp();
+	MemoryContextSwitchTo(old);
+	return state;
+}
+
+/*
+ * kapture_fetch_served
+ *		Says that the network has been served since the last call, so that what
+ *		has timed out was given its time.
+ */
+void
+kapture_fetch_served(KaptureFetch *fetch)
+{
+	fetch->served = GetCurrentTimestamp();
 }
 
 /*
@@ -414,33 +590,39 @@ fetch_note_absence(KaptureFetch *fetch)
 const KaptureWindow *
 kapture_fetch_next(KaptureFetch *fetch)
 {
-	MemoryContext old = MemoryContextSwitchTo(fetch->context);
-	bool		found = false;
+	const KaptureWindow *window = NULL;
+	TimestampTz when;
 
-	MemoryContextReset(fetch->answer_context);
-	fetch_note_absence(fetch);
-	while (!found)
+	for (;;)
 	{
-		TimestampTz when;
+		long		timeout = -1;
 
 		CHECK_FOR_INTERRUPTS();
-		fetch_plan(fetch);
-		if (fetch->count == 0)
-			break;
-		when = fetch_send_due(fetch);
-		fetch_reap(fetch);
-		if (fetch_slot(fetch, 0)->state == FETCH_READY)
-			found = fetch_accept(fetch, fetch_slot(fetch, 0));
-		else if (fetch_slot(fetch, 0)->state != FETCH_DUE || when != DT_NOEND)
-			fetch_wait(fetch, when);
+		switch (kapture_fetch_poll(fetch, &window, &when))
+		{
+			case KAPTURE_FETCH_WINDOW:
+				return window;
+			case KAPTURE_FETCH_END:
+				return NULL;
+			case KAPTURE_FETCH_WAIT:
+				break;
+		}
+		if (when != DT_NOEND)
+			timeout = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), when);
+		(void) kapture_http_wait(timeout, WaitEventExtensionNew("KaptureHttp"));
+		kapture_fetch_served(fetch);
 	}
+}
 
-	/* the next ones may travel while this one is read */
-	fetch_plan(fetch);
-	(void) fetch_send_due(fetch);
-	fetch->served = GetCurrentTimestamp();
-	MemoryContextSwitchTo(old);
-	return found ? &fetch->current : NULL;
+/*
+ * kapture_fetch_not_before
+ *		When the server may be asked again, as far as it has said so; in the
+ *		past if it has not.
+ */
+TimestampTz
+kapture_fetch_not_before(const KaptureFetch *fetch)
+{
+	return fetch->not_before;
 }
 
 
@@ -465,9 +647,8 @@ fetch_create(const char *name, Oid userid, KaptureApi api)
 	fetch->userid = userid;
 	fetch->api = api;
 	fetch->timeout = server->timeout;
-	fetch->nslots = server->max_connections;
-	fetch->slots = MemoryContextAllocZero(context, sizeof(FetchSlot) * fetch->nslots);
-	fetch->allowed = FETCH_FIRST;
+	fetch->connections = server->max_connections;
+	fetch->allowed = Min(FETCH_FIRST, fetch->connections);
 	fetch->served = GetCurrentTimestamp();
 	return fetch;
 }
@@ -509,4 +690,15 @@ kapture_fetch_get(const char *server, Oid userid, const char *body)
 
 	fetch->body = MemoryContextStrdup(fetch->context, body);
 	return fetch;
+}
+
+/*
+ * kapture_fetch_distrust
+ *		Has windows whose answers look cut off halved, down to a second, and
+ *		asked for again.
+ */
+void
+kapture_fetch_distrust(KaptureFetch *fetch)
+{
+	fetch->distrustful = true;
 }
