@@ -1,0 +1,46 @@
+# Does it matter how much waits, and what waits in front?  Slices of a large
+# backlog are sent, in turns with small ones of the same size.
+slice=10000
+waiting=$(by_mode 200000 1000000 5000000)
+figure backlog '>=' 0.95 ratio "Drain, $waiting rows waiting over 10,000 waiting: rows/s"
+figure backlog_memory '<' 64 MB "Worker's memory with $waiting rows waiting"
+
+# Sends until so many rows are in the history; sets rate.
+drain_to() {
+	local started
+	started=$(now)
+	resume
+	psql -o /dev/null <<-END
+		DO \$\$ BEGIN
+			WHILE (SELECT count(*) FROM kapture_history) < $1 LOOP
+				COMMIT;
+				PERFORM pg_sleep(0.005);
+			END LOOP;
+		END \$\$;
+	END
+	rate=$(ratio "$1" "$(since "$started")")
+	pause
+	psql -c "DO \$\$ BEGIN WHILE EXISTS (SELECT FROM kapture_delivery WHERE state = 'sending') LOOP COMMIT; PERFORM pg_sleep(0.005); END LOOP; END \$\$"
+	sql 'TRUNCATE kapture_history'
+}
+
+small=()
+for ((i = 0; i < runs; i++)); do
+	fresh 64
+	feed 1 $slice
+	sql 'VACUUM ANALYZE customers' && sql CHECKPOINT
+	drain_to $slice
+	oracle $slice
+	small+=("$rate")
+done
+fresh 64
+feed 1 "$waiting"
+sql 'VACUUM ANALYZE customers' && sql CHECKPOINT
+for ((i = 0; i < runs; i++)); do
+	drain_to $slice
+	point backlog kapture_sync "$(ratio "$rate" "${small[i]}")"
+	point backlog_memory kapture_sync "$(memory_of "$(worker)")"
+done
+[ "$mode" = long ] && { resume; wait_drained; oracle "$waiting"; }
+sent=$(psql -c 'SELECT count(*) FROM customers WHERE kapture_customer_id IS NOT NULL')
+oracle "$sent"

@@ -1,0 +1,18 @@
+# A server that answers at once, 64 connections: rows claimed, sent, answered,
+# written back and in the history, a second; and what the worker needs for that.
+rows=$(by_mode 20000 60000 100000)
+figure drain '>=' 0.25 ratio "Drain, fast server, 64 connections: rows/s over wrk's requests/s"
+figure cpu - - 'µs' "Worker's CPU time for a row (milliseconds for 1,000 rows)"
+for ((i = 0; i < runs; i++)); do
+	emulator reset
+	l=$(limit 64)
+	fresh 64
+	feed 1 "$rows"
+	sql 'VACUUM ANALYZE customers' && sql CHECKPOINT
+	drain "$rows"
+	oracle "$rows"
+	point drain kapture_sync "$(ratio "$rate" "$l")"
+	point drain.rows kapture_sync "$rate"
+	point drain.rows wrk "$l"
+	point cpu kapture_sync "$cpu"
+done

@@ -1,0 +1,202 @@
+# What the parts of the benchmark share.  Sourced by script/bench, not run.
+#
+# A part says what it measures with "figure" and gives its numbers with "point";
+# a number is printed only if the run was right: nothing missing, nothing twice,
+# nothing failed ("oracle").
+
+key=a2FwZGVtbzprYXAxMjM=	# of the emulator
+add_path=add-update-customer-from-other-source.html
+
+# ---- results: lines of tab-separated fields, the first says what they are ----
+
+# figure KEY OPERATOR GOAL UNIT TITLE: what is measured, and what is aimed at ("-": nothing)
+figure() {
+	printf 'figure\t%s\t%s\t%s\t%s\t%s\n' "$@" >>"$results"
+	printf '%s\n' "$5"
+}
+
+# point KEY SERIES VALUE [X]: a number, of kapture_sync or something beside it; X for a curve
+point() {
+	[ -n "$3" ] || { echo "no value for $1 of $2" >&2; exit 1; }
+	printf 'point\t%s\t%s\t%s\t%s\n' "$1" "$2" "$3" "${4:-}" >>"$results"
+	printf '  %-24s %-28s %s\n' "$1" "$2${4:+ ($4)}" "$3"
+}
+
+ratio() { awk -v a="$1" -v b="$2" 'BEGIN { if (b + 0 > 0) printf "%.4f", a / b }'; }
+
+# What was measured on.
+machine() {
+	printf 'machine\tmode\t%s, %s runs\n' "$mode" "$runs"
+	printf 'machine\tsystem\t%s cores of %s, Linux %s\n' "$(nproc)" \
+		"$(awk -F': ' '/^model name/ { print $2; exit }' /proc/cpuinfo)" "$(uname -r)"
+	printf 'machine\tserver\t%s, libcurl %s\n' "$($pg_config --version)" "$(curl-config --version | awk '{ print $2 }')"
+	printf 'machine\tcommit\t%s of %s\n' "$(git -C "$top" rev-parse --short HEAD 2>/dev/null || echo none)" "$(date +%F)"
+}
+
+# by_mode QUICK DEFAULT LONG: the one for this mode
+by_mode() {
+	case $mode in quick) echo "$1" ;; long) echo "$3" ;; *) echo "$2" ;; esac
+}
+
+# ---- server and emulator ----
+
+start_server() {
+	as_runner mkdir -p "$work/run"
+	as_runner "$bin/initdb" -D "$work/data" -A trust -U postgres --locale=C.UTF-8 >/dev/null
+	as_runner tee -a "$work/data/postgresql.conf" >/dev/null <<-END
+		listen_addresses = ''
+		unix_socket_directories = '$work/run'
+		shared_preload_libraries = 'kapture_sync'
+		max_wal_size = 8GB
+		checkpoint_timeout = 30min
+		shared_buffers = 512MB
+	END
+	as_runner "$bin/pg_ctl" -D "$work/data" -l "$work/server.log" -w start >/dev/null
+	as_runner "$bin/createdb" -h "$work/run" -U postgres bench
+}
+
+restart_server() { as_runner "$bin/pg_ctl" -D "$work/data" -l "$work/server.log" -w restart >/dev/null; }
+
+start_emulator() {
+	as_runner sh -c 'echo $$ >"$1/pid"; exec "$2" --empty --port 0 --port-file "$1/port"' \
+		sh "$work/run" "$work/src/test/emulator/kapture-emulator" >/dev/null 2>&1 &
+	until [ -s "$work/run/port" ]; do kill -0 $!; done
+	url="http://127.0.0.1:$(cat "$work/run/port")"
+}
+
+bench_cleanup() {
+	if [ -f "$work/data/postmaster.pid" ]; then as_runner "$bin/pg_ctl" -D "$work/data" -m immediate stop >/dev/null 2>&1 || true; fi
+	if [ -s "$work/run/pid" ]; then kill "$(cat "$work/run/pid")" 2>/dev/null || true; fi
+	rm -rf "$work"
+}
+
+psql() { as_runner "$bin/psql" -h "$work/run" -U postgres -X -q -At -v ON_ERROR_STOP=1 -d bench "$@"; }
+sql() { psql -c "SET client_min_messages = warning" -c "$1"; }
+pgbench() { as_runner "$bin/pgbench" -h "$work/run" -U postgres -n "$@" bench 2>/dev/null; }
+emulator() { curl -sf -o /dev/null -X POST "$url/_emulator/$1" ${2:+-d "$2"}; }
+# a counter of the emulator
+emulated() { curl -sf "$url/_emulator/stats" | sed "s/.*\"$1\": \([0-9]*\).*/\1/"; }
+now() { date +%s.%N; }
+since() { awk -v a="$1" -v b="$(now)" 'BEGIN { printf "%.6f", b - a }'; }
+
+# ---- the sync ----
+
+# fresh CONNECTIONS [OPTIONS]: an empty emulator, extension and table, attached and paused
+fresh() {
+	emulator reset
+	psql -o /dev/null <<-END
+		SET client_min_messages = warning;
+		DROP EXTENSION IF EXISTS kapture_sync CASCADE;
+		DROP TABLE IF EXISTS customers;
+		CREATE EXTENSION kapture_sync;
+		CREATE SERVER kapture FOREIGN DATA WRAPPER kapture_fdw OPTIONS (url '$url', max_connections '$1'${2:+, $2});
+		CREATE USER MAPPING FOR PUBLIC SERVER kapture OPTIONS (auth_key '$key');
+		CREATE TABLE customers (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+			customer_name text, phone text, email_id text, city text, note text);
+		SELECT kapture_attach('customers');
+		SELECT kapture_pause('customers');
+	END
+}
+
+# feed FIRST LAST: customers with these numbers
+feed() {
+	sql "INSERT INTO customers (customer_name, phone, email_id, city)
+		SELECT 'Row ' || i, (6000000000 + i)::text, 'c' || i || '@example.com', 'Bangalore' FROM generate_series($1::bigint, $2) i"
+}
+
+pause() { sql "SELECT kapture_pause('customers')" >/dev/null; }
+resume() { sql "SELECT kapture_resume('customers')" >/dev/null; }
+
+# Waits until all is sent and recorded, without a wait of more than some milliseconds.
+wait_drained() {
+	psql -o /dev/null <<-'END'
+		DO $$ BEGIN
+			WHILE EXISTS (SELECT FROM kapture_outbox) OR EXISTS (SELECT FROM kapture_delivery WHERE state = 'sending') LOOP
+				COMMIT;
+				PERFORM pg_sleep(0.005);
+			END LOOP;
+		END $$;
+	END
+}
+
+# oracle ROWS: all of them have ids of their own, and Kapture has exactly them
+oracle() {
+	local local_rows remote
+	local_rows=$(psql -c "SELECT count(*) || ' ' || count(DISTINCT kapture_customer_id) FROM customers WHERE kapture_customer_id IS NOT NULL")
+	remote="$(emulated customers) $(emulated add_requests)"
+	if [ "$local_rows" != "$1 $1" ] || [ "$remote" != "$1 $1" ]; then
+		echo "the oracle says no: $1 rows, here $local_rows, in Kapture $remote" >&2
+		exit 1
+	fi
+	local failures
+	failures=$(psql -c "SELECT count(*) FROM kapture_history WHERE action <> 'add' OR attempts <> 1")
+	[ "$failures" = 0 ] || { echo "the oracle says no: $failures rows were not added at once" >&2; exit 1; }
+}
+
+# Nanoseconds on a processor that a process has had.
+cpu_of() { awk '{ print $1 }' "/proc/$1/schedstat"; }
+worker() { psql -c 'SELECT kapture_worker_pid()'; }
+# Memory of its own that a process has, in MB: what it shares with others does not count.
+memory_of() { awk '/^RssAnon/ { printf "%.1f", $2 / 1024 }' "/proc/$1/status"; }
+
+# drain ROWS: sends what waits; sets rate (rows/s) and cpu (microseconds of the worker for a row)
+drain() {
+	local pid before started seconds
+	pid=$(worker)
+	before=$(cpu_of "$pid")
+	started=$(now)
+	resume
+	wait_drained
+	seconds=$(since "$started")
+	cpu=$(awk -v a="$before" -v b="$(cpu_of "$pid")" -v n="$1" 'BEGIN { printf "%.2f", (b - a) / 1000 / n }')
+	rate=$(ratio "$1" "$seconds")
+}
+
+# limit CONNECTIONS [SECONDS] [API-PATH]: requests/s of wrk, which POSTs what the worker would
+limit() {
+	cat >"$work/add.lua" <<-'END'
+		wrk.method = "POST"
+		wrk.headers["Content-Type"] = "application/json"
+		wrk.headers["Accept"] = "application/json"
+		wrk.headers["Authorization"] = "Basic a2FwZGVtbzprYXAxMjM="
+		local i = 0
+		request = function()
+			i = i + 1
+			return wrk.format(nil, nil, nil, string.format(
+				'{"customer_name": "Row %d", "phone": "%010d", "email_id": "c%d@example.com", "city": "Bangalore"}', i, 6000000000 + i, i))
+		end
+	END
+	wrk -t1 -c"$1" -d"${2:-3}" -s "$work/add.lua" "${3:-$url}/$add_path" >"$work/wrk" 2>&1
+	if grep -q 'Non-2xx\|Socket errors' "$work/wrk"; then
+		cat "$work/wrk" >&2
+		exit 1
+	fi
+	awk '/Requests\/sec/ { print $2 }' "$work/wrk"
+}
+
+# stream SECONDS [SERIES KEY EVERY]: feeds and sends for so long, so that some
+# rows always wait; goes on behind number "fed"; sets rate.  With a series, a
+# point of the curve every so many seconds, X in seconds since "stream_start".
+stream() {
+	local chunk=10000 started last last_sent sent elapsed
+	started=$(now)
+	last=$started
+	last_sent=$(emulated adds)
+	local first=$last_sent
+	while elapsed=$(since "$started"); awk -v e="$elapsed" -v s="$1" 'BEGIN { exit !(e < s) }'; do
+		sent=$(emulated adds)
+		if [ $((fed - sent)) -lt $chunk ]; then
+			feed $((fed + 1)) $((fed + chunk))
+			fed=$((fed + chunk))
+		else
+			sleep 0.02
+		fi
+		if [ -n "${2:-}" ] && awk -v l="$(since "$last")" -v e="$4" 'BEGIN { exit !(l >= e) }'; then
+			sent=$(emulated adds)
+			point "$3" "$2" "$(ratio $((sent - last_sent)) "$(since "$last")")" "$(since "$stream_start" | cut -d. -f1)"
+			last=$(now)
+			last_sent=$sent
+		fi
+	done
+	rate=$(ratio $(($(emulated adds) - first)) "$(since "$started")")
+}
