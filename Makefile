@@ -1,6 +1,6 @@
 # kapture_sync: plain PGXS.  "make", "make install", "make installcheck", each with PG_CONFIG=... if need be.
 EXTENSION = kapture_sync
-EXTVERSION = $(shell sed -n "s/^default_version *= *'\(.*\)'/\1/p" kapture_sync.control)
+EXTVERSION := $(shell sed -n "s/^default_version *= *'\(.*\)'/\1/p" kapture_sync.control)
 
 MODULE_big = kapture_sync
 OBJS = $(patsubst %.c,%.o,$(sort $(wildcard src/*.c)))
@@ -20,6 +20,8 @@ REGRESS_OPTS = --inputdir=. --load-extension=kapture_sync
 PG_CFLAGS = -Wall -Wextra -Wno-unused-parameter -Wno-sign-compare -Wno-missing-field-initializers $(shell curl-config --cflags 2>/dev/null)
 # A server built with gcc leaves its own flags and attributes in PGXS and headers.
 PG_CFLAGS += $(if $(findstring clang,$(CC)),-Wno-ignored-attributes -Wno-unknown-warning-option -Wno-ignored-optimization-argument)
+# The version of the SQL objects that the library works with.
+PG_CPPFLAGS = -DKAPTURE_SQL_VERSION='"$(EXTVERSION)"'
 SHLIB_LINK = -lcurl
 EXTRA_CLEAN = sql/kapture_sync--$(EXTVERSION).sql test/emulator/kapture-emulator
 
@@ -31,6 +33,7 @@ sql/kapture_sync--$(EXTVERSION).sql: sql/kapture_sync.sql
 	cp $< $@
 
 $(OBJS): $(wildcard src/*.h)
+src/version.o: kapture_sync.control
 
 # The Kapture API as a small C server, for tests, demo and benchmarks.
 emulator: test/emulator/kapture-emulator

@@ -145,6 +145,10 @@ CREATE FUNCTION @extschema@.kapture_capture() RETURNS trigger
 LANGUAGE C AS 'MODULE_PATHNAME', 'kapture_capture';
 COMMENT ON FUNCTION @extschema@.kapture_capture() IS 'trigger of attached tables: notes in the outbox which row changed';
 
+CREATE FUNCTION @extschema@.kapture_library_version() RETURNS text
+LANGUAGE C STABLE PARALLEL SAFE STRICT AS 'MODULE_PATHNAME', 'kapture_library_version';
+COMMENT ON FUNCTION @extschema@.kapture_library_version() IS 'version of the extension that the loaded library works with';
+
 CREATE FUNCTION @extschema@.kapture_worker_start() RETURNS void
 LANGUAGE C VOLATILE STRICT AS 'MODULE_PATHNAME', 'kapture_worker_start';
 REVOKE ALL ON FUNCTION @extschema@.kapture_worker_start() FROM PUBLIC;
@@ -186,7 +190,7 @@ CREATE FUNCTION @extschema@.kapture_server_states(
 RETURNS SETOF record
 LANGUAGE C VOLATILE STRICT AS 'MODULE_PATHNAME', 'kapture_server_states';
 COMMENT ON FUNCTION @extschema@.kapture_server_states() IS
-'what the worker says of the servers it sends to: ok, misconfigured, denied, throttled, failing';
+'what the worker says of the servers it sends to: ok, misconfigured, denied, throttled, failing, outdated';
 
 CREATE FUNCTION @extschema@.kapture_add_customer(customer jsonb, server name DEFAULT 'kapture') RETURNS jsonb
 LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'kapture_add_customer';
@@ -885,6 +889,7 @@ CREATE VIEW @extschema@.kapture_status WITH (security_barrier) AS
 SELECT a.relation, a.server,
 	CASE WHEN NOT COALESCE((SELECT pg_catalog.bool_and(@extschema@.kapture_is_origin(o.system_identifier, o.database))
 							  FROM @extschema@.kapture_origin o), false) THEN 'copy'
+		 WHEN s.state OPERATOR(pg_catalog.=) 'outdated' THEN 'outdated'
 		 WHEN a.paused THEN 'paused'
 		 WHEN @extschema@.kapture_worker_pid() IS NULL THEN 'no worker'
 		 ELSE 'running' END AS state,
@@ -902,7 +907,7 @@ WHERE pg_catalog.pg_has_role(c.relowner, 'USAGE') OR pg_catalog.pg_has_role('pg_
 COMMENT ON VIEW @extschema@.kapture_status IS 'one row for each attached table that belongs to the current role, or, without messages, for each one if it may read all statistics; cheap enough to be looked at each second';
 COMMENT ON COLUMN @extschema@.kapture_status.relation IS 'the attached table';
 COMMENT ON COLUMN @extschema@.kapture_status.server IS 'foreign server its rows go to';
-COMMENT ON COLUMN @extschema@.kapture_status.state IS 'running, paused, copy (see kapture_resume), no worker';
+COMMENT ON COLUMN @extschema@.kapture_status.state IS 'running, paused, copy (see kapture_resume), outdated (see server_message), no worker';
 COMMENT ON COLUMN @extschema@.kapture_status.pending IS 'changes that the worker has not taken up; beyond 10000 an estimate';
 COMMENT ON COLUMN @extschema@.kapture_status.in_flight IS 'rows being sent';
 COMMENT ON COLUMN @extschema@.kapture_status.retrying IS 'rows that wait for another try';
@@ -910,7 +915,7 @@ COMMENT ON COLUMN @extschema@.kapture_status.parked IS 'rows that wait for a cor
 COMMENT ON COLUMN @extschema@.kapture_status.oldest_age IS 'age of the oldest change that is not with Kapture; NULL: nothing waits';
 COMMENT ON COLUMN @extschema@.kapture_status.last_success IS 'when a row was last done with';
 COMMENT ON COLUMN @extschema@.kapture_status.last_error IS 'latest failure of the rows that wait';
-COMMENT ON COLUMN @extschema@.kapture_status.server_state IS 'ok, misconfigured, denied, throttled, failing';
+COMMENT ON COLUMN @extschema@.kapture_status.server_state IS 'ok, misconfigured, denied, throttled, failing, outdated';
 COMMENT ON COLUMN @extschema@.kapture_status.server_message IS 'what the server said';
 COMMENT ON COLUMN @extschema@.kapture_status.server_retry_at IS 'no request before that';
 COMMENT ON COLUMN @extschema@.kapture_status.exact IS 'are the numbers counts? false: estimates by the statistics of the queue''s tables, which count all attached tables together';

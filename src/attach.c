@@ -38,6 +38,7 @@
 #include "own.h"
 #include "row.h"
 #include "shmem.h"
+#include "version.h"
 
 PG_FUNCTION_INFO_V1(kapture_attach);
 PG_FUNCTION_INFO_V1(kapture_detach);
@@ -87,9 +88,12 @@ attach_relation_name(Relation rel)
 									  RelationGetRelationName(rel));
 }
 
-/* Tells worker and other backends that attachments have changed. */
-static void
-attach_announce(void)
+/*
+ * Tells worker and other backends that attachments have changed, when the
+ * transaction commits.
+ */
+void
+kapture_attach_announce(void)
 {
 	CacheInvalidateRelcacheByRelid(kapture_catalog_relid(KAPTURE_TABLE_ATTACHMENT));
 	kapture_shmem_wake_at_commit();
@@ -113,7 +117,7 @@ kapture_attach_column_renamed(Oid relid, const char *from, const char *to)
 	if (kapture_own_execute("UPDATE @.kapture_column c SET column_name = $3 FROM @.kapture_attachment a"
 							" WHERE a.attachment_id = c.attachment_id AND a.relation = $1 AND c.column_name = $2",
 							3, types, values) > 0)
-		attach_announce();
+		kapture_attach_announce();
 }
 
 /* Errors out if a required argument is NULL. */
@@ -416,6 +420,7 @@ kapture_attach(PG_FUNCTION_ARGS)
 	ArrayType  *keys;
 	List	   *columns;
 
+	kapture_version_require();	/* before it reads arguments that others have not */
 	attach_require(fcinfo, 0, "relation");
 	attach_require(fcinfo, 2, "server");
 	attach_require(fcinfo, 3, "on_duplicate");
@@ -463,7 +468,7 @@ kapture_attach(PG_FUNCTION_ARGS)
 	if (replicated)
 		attach_execute_ddl(psprintf("ALTER TABLE %s ENABLE ALWAYS TRIGGER " ATTACH_TRIGGER
 									", ENABLE ALWAYS TRIGGER " ATTACH_TRUNCATE_TRIGGER, name));
-	attach_announce();
+	kapture_attach_announce();
 	PG_RETURN_VOID();
 }
 
@@ -471,7 +476,8 @@ kapture_attach(PG_FUNCTION_ARGS)
  * Returns the attachment of the relation in a function's first argument, in the
  * current memory context; *name (unless NULL) is the table's qualified name.
  * The relation stays locked.  Errors: 22004 the argument is NULL, 42P01 there
- * is no such relation, 42501 it is not the caller's, 42704 it is not attached.
+ * is no such relation, 42501 it is not the caller's, 42704 it is not attached,
+ * 55000 the extension is to be updated first.
  */
 KaptureAttachment *
 kapture_attach_find(FunctionCallInfo fcinfo, LOCKMODE lockmode, char **name)
@@ -480,6 +486,7 @@ kapture_attach_find(FunctionCallInfo fcinfo, LOCKMODE lockmode, char **name)
 	KaptureAttachment *att;
 
 	attach_require(fcinfo, 0, "relation");
+	kapture_version_require();
 	rel = attach_open_owned(PG_GETARG_OID(0), lockmode);
 	att = kapture_catalog_attachment(rel);
 	if (att == NULL || att->root != RelationGetRelid(rel))
@@ -514,7 +521,7 @@ kapture_detach(PG_FUNCTION_ARGS)
 	for (int i = 0; i < lengthof(tables); i++)
 		(void) kapture_own_execute(psprintf("DELETE FROM @.%s WHERE attachment_id = $1", tables[i]),
 								   1, types, values);
-	attach_announce();
+	kapture_attach_announce();
 	PG_RETURN_VOID();
 }
 
@@ -527,7 +534,7 @@ attach_set_paused(FunctionCallInfo fcinfo, bool paused)
 
 	(void) kapture_own_execute("UPDATE @.kapture_attachment SET paused = $2 WHERE attachment_id = $1",
 							   2, types, values);
-	attach_announce();
+	kapture_attach_announce();
 }
 
 /*
@@ -565,7 +572,7 @@ attach_change_failed(FunctionCallInfo fcinfo, const char *sql)
 	n = kapture_own_execute(psprintf("%s WHERE attachment_id = $1 AND state <> 'sending' AND last_error IS NOT NULL%s",
 									sql, all ? "" : " AND row_key = $2"),
 						   all ? 1 : 2, types, values);
-	attach_announce();
+	kapture_attach_announce();
 	return n;
 }
 

@@ -14,6 +14,7 @@
 
 extern KaptureAttachment *kapture_attach_find(FunctionCallInfo fcinfo, LOCKMODE lockmode,
 											  char **name);
+extern void kapture_attach_announce(void);
 extern void kapture_attach_column_renamed(Oid relid, const char *from, const char *to);
 
 #endif							/* KAPTURE_ATTACH_H */

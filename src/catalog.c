@@ -43,8 +43,6 @@
 #include "catalog.h"
 #include "compat.h"
 
-#define CATALOG_EXTENSION	"kapture_sync"
-
 /* Column numbers, as in the install script. */
 #define ATTACHMENT_ID			1
 #define ATTACHMENT_RELATION		2
@@ -92,7 +90,7 @@ catalog_schema_oid(void)
 	Oid			result = InvalidOid;
 
 	ScanKeyInit(&key[0], Anum_pg_extension_extname, BTEqualStrategyNumber, F_NAMEEQ,
-				CStringGetDatum(CATALOG_EXTENSION));
+				CStringGetDatum(KAPTURE_EXTENSION));
 	scan = systable_beginscan(rel, ExtensionNameIndexId, true, NULL, 1, key);
 	tuple = systable_getnext(scan);
 	if (HeapTupleIsValid(tuple))
@@ -108,7 +106,7 @@ catalog_schema_oid(void)
 bool
 kapture_catalog_extension_exists(void)
 {
-	return OidIsValid(get_extension_oid(CATALOG_EXTENSION, true));
+	return OidIsValid(get_extension_oid(KAPTURE_EXTENSION, true));
 }
 
 /*
@@ -123,8 +121,8 @@ kapture_catalog_schema(void)
 	if (name == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
-				 errmsg("extension \"%s\" does not exist", CATALOG_EXTENSION),
-				 errhint("Use CREATE EXTENSION %s.", CATALOG_EXTENSION)));
+				 errmsg("extension \"%s\" does not exist", KAPTURE_EXTENSION),
+				 errhint("Use CREATE EXTENSION %s.", KAPTURE_EXTENSION)));
 	return pstrdup(quote_identifier(name));
 }
 

@@ -13,6 +13,8 @@
 #include "nodes/pg_list.h"
 #include "utils/relcache.h"
 
+#define KAPTURE_EXTENSION	"kapture_sync"
+
 typedef enum KaptureTable
 {
 	KAPTURE_TABLE_ATTACHMENT,

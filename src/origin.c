@@ -28,6 +28,7 @@
 #include "origin.h"
 #include "own.h"
 #include "shmem.h"
+#include "version.h"
 
 PG_FUNCTION_INFO_V1(kapture_resume_copy);
 PG_FUNCTION_INFO_V1(kapture_is_origin);
@@ -139,6 +140,7 @@ kapture_resume_copy(PG_FUNCTION_ARGS)
 	Oid			types[3];
 	Datum		values[3];
 
+	kapture_version_require();
 	origin_values(types, values);
 	(void) kapture_own_execute("DELETE FROM @.kapture_origin", 0, NULL, NULL);
 	(void) kapture_own_execute("INSERT INTO @.kapture_origin (system_identifier, database, timeline, doubt_until)"

@@ -28,6 +28,7 @@
 #include "fetch.h"
 #include "message.h"
 #include "option.h"
+#include "version.h"
 
 /* Microseconds between two reports. */
 #define REFRESH_REPORT		USECS_PER_SEC
@@ -234,6 +235,7 @@ kapture_refresh(PG_FUNCTION_ARGS)
 	Refresh		refresh = {0};
 	Oid			serverid;
 
+	kapture_version_require();
 	kapture_argument_range(fcinfo, &refresh.start, &refresh.end);
 	kapture_argument_check_null(fcinfo, 2, "server");
 	kapture_argument_check_null(fcinfo, 3, "restart");

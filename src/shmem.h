@@ -42,7 +42,8 @@ typedef enum KaptureServerState
 	KAPTURE_STATE_MISCONFIGURED,	/* "message" says what is wrong */
 	KAPTURE_STATE_DENIED,		/* refuses our key or address */
 	KAPTURE_STATE_THROTTLED,	/* wants fewer requests */
-	KAPTURE_STATE_FAILING		/* does not answer as it should */
+	KAPTURE_STATE_FAILING,		/* does not answer as it should */
+	KAPTURE_STATE_OUTDATED		/* the extension has to be updated first */
 } KaptureServerState;
 
 #define KAPTURE_STATE_MESSAGE_LEN	256

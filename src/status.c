@@ -95,6 +95,8 @@ kapture_status_state_name(KaptureServerState state)
 			return "throttled";
 		case KAPTURE_STATE_FAILING:
 			return "failing";
+		case KAPTURE_STATE_OUTDATED:
+			return "outdated";
 	}
 	return "unknown";
 }

@@ -12,7 +12,8 @@
  * The hook also wakes the worker after commands that may end a wait of its:
  * changes of servers and user mappings, DROP EXTENSION, and COMMIT PREPARED,
  * which makes changes visible without running through the capturing session.
- * And it has mappings follow renamed columns.
+ * And it has mappings follow renamed columns, and the worker look at the version
+ * of an extension that was updated.
  */
 #include "postgres.h"
 
@@ -123,13 +124,17 @@ wayside_notice(Node *stmt)
 	}
 }
 
-/* Has the mapping of a column follow when it was renamed. */
+/* Has an updated extension, and the mapping of a renamed column, taken note of. */
 static void
 wayside_follow(Node *stmt)
 {
 	RenameStmt *rename = (RenameStmt *) stmt;
 	Oid			relid;
 
+	if (IsA(stmt, AlterExtensionStmt) &&
+		strcmp(((AlterExtensionStmt *) stmt)->extname, KAPTURE_EXTENSION) == 0 &&
+		OidIsValid(kapture_catalog_relid(KAPTURE_TABLE_ATTACHMENT)))
+		kapture_attach_announce();
 	if (!IsA(stmt, RenameStmt) || rename->renameType != OBJECT_COLUMN || rename->relation == NULL)
 		return;
 	relid = RangeVarGetRelid(rename->relation, NoLock, true);

@@ -49,6 +49,7 @@
 #include "shmem.h"
 #include "status.h"
 #include "task.h"
+#include "version.h"
 #include "worker.h"
 
 /* Rows claimed ahead of those being sent: at most, and if that is worthwhile. */
@@ -146,6 +147,7 @@ static int	worker_nanswered = 0;
 static TimestampTz worker_first_answer;
 static bool worker_trouble = false; /* one of them is no plain success */
 static bool worker_alone = false;	/* no other worker serves this database */
+static bool worker_outdated = false;	/* the extension is not of our version */
 static Oid	worker_installation = InvalidOid;	/* our kapture_attachment */
 static bool worker_stale = true;	/* attachments or servers may have changed */
 static bool worker_settings_changed = false;	/* servers or mappings have */
@@ -208,7 +210,9 @@ worker_report(WorkerServer *server, const char *message)
 {
 	KaptureServerState state = KAPTURE_STATE_OK;
 
-	if (server->problem)
+	if (worker_outdated)
+		state = KAPTURE_STATE_OUTDATED;
+	else if (server->problem)
 		state = KAPTURE_STATE_MISCONFIGURED;
 	else if (server->health == KAPTURE_SERVER_DENIES)
 		state = KAPTURE_STATE_DENIED;
@@ -218,7 +222,7 @@ worker_report(WorkerServer *server, const char *message)
 		state = KAPTURE_STATE_FAILING;
 	kapture_shmem_report_server(server->name, server->owner, state,
 								state == KAPTURE_STATE_OK ? 0 : server->not_before,
-								server->problem ? server->problem : message);
+								server->problem && !worker_outdated ? server->problem : message);
 	if (server->told != state)
 		kapture_alert_server(server->name, kapture_status_state_name(server->told),
 							 kapture_status_state_name(state));
@@ -444,6 +448,45 @@ worker_recover(void)
 	}
 }
 
+/*
+ * Shows that the extension is of another version than ours, so that nothing can
+ * be sent.  What is attached is read as far as that version lets us.
+ */
+static void
+worker_tell_outdated(const char *installed)
+{
+	char	   *message = psprintf("the extension is of version %s, the library of version %s: %s",
+								   installed, KAPTURE_SQL_VERSION, kapture_version_hint(installed));
+	ResourceOwner owner = CurrentResourceOwner;
+	dlist_iter	iter;
+	ListCell   *lc;
+
+	if (!worker_outdated)
+		ereport(LOG,
+				(errmsg("kapture_sync sends nothing in database \"%s\": the extension is of version %s, the library of version %s",
+						get_database_name(MyDatabaseId), installed, KAPTURE_SQL_VERSION),
+				 errhint("%s", kapture_version_hint(installed))));
+	worker_outdated = true;
+
+	BeginInternalSubTransaction(NULL);
+	PG_TRY();
+	{
+		foreach(lc, kapture_catalog_attached_relations())
+			(void) worker_load_table(lfirst_oid(lc));
+		ReleaseCurrentSubTransaction();
+	}
+	PG_CATCH();
+	{
+		MemoryContextSwitchTo(worker_context);
+		FlushErrorState();
+		RollbackAndReleaseCurrentSubTransaction();
+	}
+	PG_END_TRY();
+	CurrentResourceOwner = owner;
+	dlist_foreach(iter, &worker_servers)
+		worker_report(dlist_container(WorkerServer, node, iter.cur), message);
+}
+
 static void worker_exit(KaptureExit reason);
 
 /* Reads attachments and servers anew.  False: the extension is gone. */
@@ -454,6 +497,7 @@ worker_load(void)
 	ListCell   *lc;
 	Oid			installation;
 	bool		exists;
+	char	   *version;
 	bool		settings_changed = worker_settings_changed;
 	bool		dropped = false;
 
@@ -466,7 +510,12 @@ worker_load(void)
 	if (kapture_guc_database_is_excluded(get_database_name(MyDatabaseId)))
 		worker_exit(KAPTURE_EXIT_ASKED);
 	worker_installation = installation;
-	if (exists)
+	version = exists ? kapture_version_installed() : NULL;
+	if (version && kapture_version_compare(version) != 0)
+		worker_tell_outdated(version);
+	else if (exists && worker_outdated)
+		worker_exit(KAPTURE_EXIT_ASKED);	/* no more: begin anew */
+	else if (exists)
 	{
 		worker_check_origin();
 		dlist_foreach_modify(iter, &worker_tables)
@@ -673,6 +722,13 @@ worker_claim_table(WorkerTable *table, int room, TimestampTz now)
 	list_free(changes);
 }
 
+/* May changes of this database be sent, and by us? */
+static bool
+worker_may_send(void)
+{
+	return kapture_enabled && !worker_outdated && worker_origin.state == KAPTURE_ORIGIN_OURS;
+}
+
 /* Claims what is waiting, as far as there is room for it. */
 static void
 worker_claim(void)
@@ -680,7 +736,7 @@ worker_claim(void)
 	TimestampTz now = GetCurrentTimestamp();
 	dlist_iter	iter;
 
-	if (!kapture_enabled || worker_origin.state != KAPTURE_ORIGIN_OURS)
+	if (!worker_may_send())
 		return;
 	dlist_foreach(iter, &worker_tables)
 	{
@@ -1166,8 +1222,7 @@ worker_record(void)
 static void
 worker_expire(void)
 {
-	if (worker_next_expiry > GetCurrentTimestamp() ||
-		!kapture_enabled || worker_origin.state != KAPTURE_ORIGIN_OURS)
+	if (worker_next_expiry > GetCurrentTimestamp() || !worker_may_send())
 		return;
 	worker_begin("expiring history");
 	worker_next_expiry = kapture_history_expire();
@@ -1237,7 +1292,7 @@ worker_timeout(void)
 	TimestampTz next = DT_NOEND;
 	dlist_iter	iter;
 
-	if (!kapture_enabled || worker_origin.state != KAPTURE_ORIGIN_OURS)
+	if (!worker_may_send())
 		return -1;
 	dlist_foreach(iter, &worker_servers)
 		next = Min(next, worker_next_send(dlist_container(WorkerServer, node, iter.cur)));

@@ -6,6 +6,7 @@ use warnings;
 use FindBin;
 use lib "$FindBin::RealBin/../perl";
 use KaptureTest;
+use PostgreSQL::Test::Utils;
 use Test::More;
 
 # All that the catalogs say of the extension and what belongs to it, in names.
@@ -93,6 +94,106 @@ foreach my $version (@released)
 	$node->safe_psql($db, "ALTER EXTENSION kapture_sync UPDATE");
 	same(catalog($node, $db, $_), $fresh{$_}, "updated from $version: $_ are those of a fresh $current") foreach sort keys %catalog;
 }
+
+# A database of 1.0 in the midst of its work, as the tables of 1.0 hold it, under
+# the library of the current version.  What 1.0 says is written here by hand: its
+# library is no more.
+my $requests = sub { emulator_get($emulator, 'stats')->{requests} };
+my $db = 'old';
+$node->safe_psql('postgres', "CREATE DATABASE $db");
+$node->safe_psql($db, qq(
+CREATE EXTENSION kapture_sync VERSION '1.0';
+CREATE SERVER kapture FOREIGN DATA WRAPPER kapture_fdw OPTIONS (url '$emulator->{url}', timeout '1s');
+CREATE USER MAPPING FOR CURRENT_USER SERVER kapture OPTIONS (auth_key 'a2FwZGVtbzprYXAxMjM=');
+CREATE TABLE customers (id bigint PRIMARY KEY, customer_name text, phone text, email_id text, city text, kapture_customer_id bigint);
+INSERT INTO customers (id, customer_name, phone) VALUES (11, 'Parked', '12'), (12, 'Due', '9400000012'), (13, 'Lost', '9400000013');
+INSERT INTO kapture_attachment (attachment_id, relation, server, key_columns) VALUES (DEFAULT, 'customers', 'kapture', '{id}');
+INSERT INTO kapture_column SELECT 1, row_number() OVER (ORDER BY attnum) - 1, attname, attname, attnum
+  FROM pg_attribute WHERE attrelid = 'customers'::regclass AND attname IN ('customer_name', 'phone', 'email_id', 'city');
+CREATE TRIGGER kapture_capture AFTER INSERT OR DELETE OR UPDATE ON customers FOR EACH ROW EXECUTE FUNCTION kapture_capture();
+CREATE TRIGGER kapture_truncate AFTER TRUNCATE ON customers FOR EACH STATEMENT EXECUTE FUNCTION kapture_capture();
+INSERT INTO kapture_delivery (attachment_id, row_key, state, changed, failures, captured_at, last_attempt, api, http_status, last_error)
+  VALUES (1, '11', 'parked', 3, 1, now(), now(), 'add', 400, 'Invalid phone number');
+INSERT INTO kapture_delivery (attachment_id, row_key, state, changed, failures, captured_at, last_attempt, next_attempt, api, http_status, last_error)
+  VALUES (1, '12', 'retry', 3, 1, now(), now(), now(), 'add', 503, 'the server is unwell');
+INSERT INTO kapture_delivery (attachment_id, row_key, state, changed, captured_at, last_attempt, api, sent_phone)
+  VALUES (1, '13', 'sending', 3, now(), now(), 'add', '9400000013');
+INSERT INTO kapture_history VALUES (1, '1', 'add', 1, 1, now(), now(), 200, NULL);
+INSERT INTO kapture_refresh_run (server, start_date, end_date) VALUES ('kapture', '2021-03-14', '2021-03-15');
+INSERT INTO kapture_origin (system_identifier, database, timeline) SELECT s.system_identifier, d.oid, c.timeline_id
+  FROM pg_control_system() s, pg_control_checkpoint() c, pg_database d WHERE datname = current_database();
+));
+my $before = $requests->();
+
+# the worker waits for the update, and says so, once
+poll_ok($node, "SELECT server_state = 'outdated' FROM kapture_status", 'the worker says that the extension is outdated', $db);
+is($node->safe_psql($db, "SELECT server_message FROM kapture_status"),
+	"the extension is of version 1.0, the library of version $current: Use ALTER EXTENSION kapture_sync UPDATE.", 'and what to do');
+my $worker = $node->safe_psql($db, "SELECT kapture_worker_pid()");
+$node->safe_psql($db, "ALTER SERVER kapture OPTIONS (SET timeout '2s')");
+$node->reload;
+$node->safe_psql($db, qq(
+INSERT INTO customers (id, customer_name, phone) VALUES (1, 'Waits', '9400000001'), (2, 'Rolled over', '9400000002');
+UPDATE customers SET city = 'Pune' WHERE id = 1;
+DELETE FROM customers WHERE id = 2));
+is($node->safe_psql($db, "SELECT pending, in_flight, retrying, parked FROM kapture_status"), '4|1|1|1', 'changes are captured all the same');
+is($node->safe_psql($db, "SELECT row_key, state FROM kapture_failures ORDER BY 1"), "11|parked\n12|retry", 'the views can be read');
+is($node->safe_psql($db, "SELECT count(*) FROM kapture_history"), '1', 'and the history');
+is($node->safe_psql($db, "SELECT activity, state FROM kapture_progress"), 'refresh|interrupted', 'and the progress');
+is($requests->(), $before, 'nothing is sent');
+like($node->safe_psql($db, q(SELECT kapture_add_customer('{"customer_name": "Direct", "phone": "9500000001"}'))), qr/success/, 'calls work');
+is($node->safe_psql($db, q(SELECT phone FROM kapture_find_customers('{"phone": "9500000001"}'))), '9500000001', 'with rows, too');
+foreach my $call ("SELECT kapture_attach('customers')", "SELECT kapture_detach('customers')", "SELECT kapture_pause('customers')",
+	"SELECT kapture_resume('customers')", "SELECT kapture_resume()", "SELECT kapture_retry('customers')", "SELECT kapture_discard('customers')",
+	"SELECT * FROM kapture_preview('customers', '11')", "CALL kapture_backfill('customers')", "CALL kapture_refresh('2021-03-14', '2021-03-15')")
+{
+	my ($rc, $out, $err) = $node->psql($db, $call);
+	like($err, qr/version 1\.0.*HINT:  Use ALTER EXTENSION kapture_sync UPDATE\./s, "$call says what to do first");
+}
+my ($rc, $out, $err) = $node->psql($db, "ALTER TABLE customers RENAME COLUMN city TO town; ALTER TABLE customers RENAME COLUMN town TO city");
+is($rc, 0, 'a mapped column can be renamed');
+is($node->safe_psql($db, "SELECT kapture_worker_pid()"), $worker, 'the worker has not come and gone');
+my @said = slurp_file($node->logfile) =~ /sends nothing in database "old": the extension is of version 1\.0/g;
+is(scalar @said, 1, 'and has said it once');
+$node->restart;
+poll_ok($node, "SELECT server_state = 'outdated' FROM kapture_status", 'nor does a restart change anything', $db);
+
+# after the update it goes on by itself
+my $contents = join ' UNION ALL ', map { "SELECT '$_' AS name, to_jsonb(t) AS content FROM $_ t" }
+  qw(kapture_attachment kapture_column kapture_outbox kapture_delivery kapture_history);
+$node->safe_psql($db, "UPDATE kapture_attachment SET paused = true");
+$node->safe_psql($db, "CREATE TABLE kept AS $contents");
+emulator_post($emulator, 'reset', {});
+$node->safe_psql($db, "ALTER EXTENSION kapture_sync UPDATE");
+is($node->safe_psql($db, "SELECT (SELECT count(*) FROM kept), (SELECT count(*) FROM ($contents) c),"
+	  . " (SELECT count(*) FROM kept k WHERE k.content ->> 'state' IS DISTINCT FROM 'sending' AND EXISTS (SELECT FROM ($contents) c WHERE c.name = k.name AND c.content @> k.content))"),
+	'13|13|12', 'every row of its tables is as it was, but for new columns, and what was being sent');
+poll_ok($node, "SELECT state = 'paused' FROM kapture_status", 'the worker has noticed', $db);
+$node->safe_psql($db, "SELECT kapture_resume('customers')");
+poll_ok($node, "SELECT pending + in_flight + retrying = 0 FROM kapture_status", 'what waited is sent', $db);
+is($node->safe_psql($db, "SELECT string_agg(id::text, ' ' ORDER BY id) FROM customers WHERE kapture_customer_id IS NOT NULL"), '1 12 13', 'the rows have their ids');
+is($node->safe_psql($db, "SELECT row_key, state FROM kapture_failures"), '11|parked', 'what was parked still is');
+is($node->safe_psql($db, "SELECT count(*) FROM kapture_history WHERE row_key = '1'"), '2', 'the history goes on');
+$node->safe_psql($db, "UPDATE customers SET phone = '9400000011' WHERE id = 11");
+poll_ok($node, "SELECT pending + in_flight + parked = 0 FROM kapture_status", 'and is sent when it is corrected', $db);
+oracle_ok($node, $emulator, 'nothing is lost or sent twice', $db);
+is(emulator_get($emulator, 'stats')->{duplicate_refusals}, 0, 'nor was it offered twice');
+is($node->safe_psql($db, "SELECT kapture_library_version()"), $current, 'the library says its version');
+
+# An extension newer than the library that still runs.
+$node->safe_psql('postgres', "CREATE DATABASE newer");
+setup_sync($node, $emulator, db => 'newer');
+create_customers($node, db => 'newer');
+poll_ok($node, "SELECT server_state = 'ok' FROM kapture_status", 'a worker runs', 'newer');
+$node->safe_psql('newer', "UPDATE pg_extension SET extversion = '$current.1' WHERE extname = 'kapture_sync'; ALTER SERVER kapture OPTIONS (SET timeout '3s')");
+poll_ok($node, "SELECT state = 'outdated' AND server_message LIKE '%of version $current.1,%restart the server.' FROM kapture_status",
+	'under a newer extension it waits for a newer library', 'newer');
+$node->safe_psql('newer', "INSERT INTO customers (customer_name, phone) VALUES ('Newer', '9600000001')");
+is($node->safe_psql('newer', "SELECT pending FROM kapture_status"), '1', 'changes are captured');
+($rc, $out, $err) = $node->psql('newer', "SELECT kapture_pause('customers')");
+like($err, qr/HINT:  Install the library of that version/, 'and the functions say what to do');
+$node->safe_psql('newer', "UPDATE pg_extension SET extversion = '$current' WHERE extname = 'kapture_sync'; ALTER SERVER kapture OPTIONS (SET timeout '2s')");
+poll_ok($node, "SELECT state = 'running' AND pending + in_flight = 0 FROM kapture_status", 'with the right one it goes on', 'newer');
 
 $node->stop;
 done_testing();
