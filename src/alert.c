@@ -40,26 +40,90 @@ alert_send(StringInfo payload)
 	pfree(payload->data);
 }
 
+/* Begins a payload that is about a table. */
+static void
+alert_begin(StringInfo payload, const char *event, const char *relation, const char *server)
+{
+	initStringInfo(payload);
+	appendStringInfo(payload, "{\"event\": \"%s\"", event);
+	alert_append(payload, "relation", relation);
+	alert_append(payload, "server", server);
+}
+
 /*
- * Says that rows of a table were parked: {"event": "parked", "relation",
- * "server", "rows"}.  Needs a transaction, and does nothing if notifications
+ * Takes note of what became of a row: it is with Kapture, or parked.  To be
+ * followed by kapture_alert_table() before the transaction ends.
+ */
+void
+kapture_alert_note(KaptureOutcomes *outcomes, bool parked)
+{
+	if (parked)
+	{
+		outcomes->first |= outcomes->parked == 0;
+		outcomes->new_parked++;
+	}
+	outcomes->parked += (int) parked - (int) outcomes->window[outcomes->at];
+	outcomes->window[outcomes->at] = parked;
+	outcomes->at = (outcomes->at + 1) % KAPTURE_ALERT_WINDOW;
+}
+
+/*
+ * Has the share of parked rows gone over kapture_sync.notify_parked_share, or
+ * under half of it again?  (Half, so that it does not go on and off.)
+ */
+static bool
+alert_share_has_crossed(KaptureOutcomes *outcomes)
+{
+	double		share = (double) outcomes->parked / KAPTURE_ALERT_WINDOW;
+	bool		above;
+
+	if (kapture_notify_parked_share <= 0)
+		above = false;
+	else
+		above = share >= kapture_notify_parked_share * (outcomes->above ? 0.5 : 1.0);
+	if (above == outcomes->above)
+		return false;
+	outcomes->above = above;
+	return true;
+}
+
+/*
+ * Says what is new about a table since the last call: {"event": "parked",
+ * "relation", "server", "rows", "first"} if rows were parked; {"event":
+ * "parked_share", "relation", "server", "share", "above"} if they became too
+ * many, or few again.  Needs a transaction, and sends nothing if notifications
  * are off.
  */
 void
-kapture_alert_parked(Oid relid, const char *server, int rows)
+kapture_alert_table(Oid relid, const char *server, KaptureOutcomes *outcomes)
 {
+	bool		crossed = alert_share_has_crossed(outcomes);
+	int			new_parked = outcomes->new_parked;
+	bool		first = outcomes->first;
 	StringInfoData payload;
-	char	   *name = kapture_notify ? get_rel_name(relid) : NULL;
+	char	   *name;
 
+	outcomes->new_parked = 0;
+	outcomes->first = false;
+	if (!kapture_notify || (new_parked == 0 && !crossed))
+		return;
+	name = get_rel_name(relid);
 	if (name == NULL)
 		return;
-	initStringInfo(&payload);
-	appendStringInfoString(&payload, "{\"event\": \"parked\"");
-	alert_append(&payload, "relation",
-				 quote_qualified_identifier(get_namespace_name(get_rel_namespace(relid)), name));
-	alert_append(&payload, "server", server);
-	appendStringInfo(&payload, ", \"rows\": %d", rows);
-	alert_send(&payload);
+	name = quote_qualified_identifier(get_namespace_name(get_rel_namespace(relid)), name);
+	if (new_parked > 0)
+	{
+		alert_begin(&payload, "parked", name, server);
+		appendStringInfo(&payload, ", \"rows\": %d, \"first\": %s", new_parked, first ? "true" : "false");
+		alert_send(&payload);
+	}
+	if (crossed)
+	{
+		alert_begin(&payload, "parked_share", name, server);
+		appendStringInfo(&payload, ", \"share\": %.2f, \"above\": %s",
+						 (double) outcomes->parked / KAPTURE_ALERT_WINDOW, outcomes->above ? "true" : "false");
+		alert_send(&payload);
+	}
 }
 
 /*

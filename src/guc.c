@@ -32,6 +32,9 @@ int			kapture_history_retention = 7 * 86400;
 /* For whoever wants to be called when rows are parked or a server changes. */
 bool		kapture_notify = false;
 
+/* Of the rows that were done with last, the share of parked ones to be told of; 0: never. */
+double		kapture_notify_parked_share = 0.1;
+
 static bool
 guc_check_database_list(char **newval, void **extra, GucSource source)
 {
@@ -81,6 +84,11 @@ kapture_guc_define(void)
 							 "Notifies channel kapture_sync of parked rows and of changes of a server's state.",
 							 "The payload is JSON.",
 							 &kapture_notify, false,
+							 PGC_SIGHUP, 0, NULL, NULL, NULL);
+	DefineCustomRealVariable("kapture_sync.notify_parked_share",
+							 "Share of parked rows, of the last 100 of a table, from which on channel kapture_sync is notified of it.",
+							 "It is notified again when the share falls below half of that.  0 switches this off.",
+							 &kapture_notify_parked_share, 0.1, 0, 1,
 							 PGC_SIGHUP, 0, NULL, NULL, NULL);
 	MarkGUCPrefixReserved("kapture_sync");
 }

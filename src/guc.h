@@ -12,6 +12,7 @@ extern bool kapture_capture_enabled;
 extern char *kapture_excluded_databases;
 extern int	kapture_history_retention;
 extern bool kapture_notify;
+extern double kapture_notify_parked_share;
 
 extern void kapture_guc_define(void);
 extern bool kapture_guc_database_is_excluded(const char *dbname);

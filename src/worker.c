@@ -125,7 +125,7 @@ typedef struct WorkerTable
 	bool		fresh;			/* perhaps newer than the pass under way sees */
 	TimestampTz next_due;		/* next try of a failed row, DT_NOEND: none */
 	TimestampTz last_success;
-	int			nparked;		/* in this transaction */
+	KaptureOutcomes outcomes;	/* of its rows, for whoever is to be told */
 	KaptureTableReport said;	/* to whoever looks */
 } WorkerTable;
 
@@ -1050,9 +1050,9 @@ worker_write_back(WorkerTable *table, List *tasks, TimestampTz now)
 	}
 }
 
-/* Tells whoever listens which tables have had rows parked. */
+/* Tells whoever listens what is new about tables. */
 static void
-worker_alert_parked(void)
+worker_alert_tables(void)
 {
 	dlist_iter	iter;
 
@@ -1060,9 +1060,7 @@ worker_alert_parked(void)
 	{
 		WorkerTable *table = dlist_container(WorkerTable, node, iter.cur);
 
-		if (table->nparked > 0)
-			kapture_alert_parked(table->att->root, table->server->name, table->nparked);
-		table->nparked = 0;
+		kapture_alert_table(table->att->root, table->server->name, &table->outcomes);
 	}
 }
 
@@ -1115,6 +1113,7 @@ worker_settle(dlist_head *tasks)
 			d->message = t->message;
 			done = lappend(done, d);
 			task->table->last_success = now;
+			kapture_alert_note(&task->table->outcomes, false);
 			if (worker_next_expiry == DT_NOEND)
 				worker_next_expiry = now;
 		}
@@ -1124,7 +1123,7 @@ worker_settle(dlist_head *tasks)
 
 			task->table->next_due = Min(task->table->next_due, next);
 			if (next == DT_NOEND)
-				task->table->nparked++;
+				kapture_alert_note(&task->table->outcomes, true);
 		}
 		else
 		{
@@ -1139,7 +1138,7 @@ worker_settle(dlist_head *tasks)
 		if (table)
 			table->next_due = Min(table->next_due, now);
 	}
-	worker_alert_parked();
+	worker_alert_tables();
 }
 
 /* Takes the requests that have finished off their connections. */

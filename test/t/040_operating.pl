@@ -310,7 +310,30 @@ sql("INSERT INTO customers (customer_name, phone) VALUES ('Silent', 'abc')");
 poll_ok($node, "SELECT count(*) = 1 FROM kapture_failures", 'a row is parked');
 setting('notify', 'on');
 sql("INSERT INTO customers (customer_name, phone) VALUES ('Loud', 'abcd')");
-is(notified(qr/parked/), '{"event": "parked", "relation": "public.customers", "server": "kapture", "rows": 1}', 'whoever listens is told, once it is on');
+is(notified(qr/parked/), '{"event": "parked", "relation": "public.customers", "server": "kapture", "rows": 1, "first": false}', 'whoever listens is told, once it is on');
+sub many
+{
+	my ($name, $n, $base) = @_;
+	sql("INSERT INTO customers (customer_name, phone) SELECT '$name ' || i, ($base + i)::text FROM generate_series(1, $n) i");
+	return poll_ok($node, $idle, "$n rows like $name");
+}
+many('Good', 100, '9510000000');
+sql("INSERT INTO customers (customer_name, phone) VALUES ('Again', 'abcde')");
+is(notified(qr/parked/), '{"event": "parked", "relation": "public.customers", "server": "kapture", "rows": 1, "first": true}', 'the first one after many good ones is called so');
+many('Bad', 8, '1000000000');
+unlike(notified(qr/"rows"/), qr/share/, 'nine of the last hundred are not too many');
+many('Bad', 1, '1000000010');
+like(notified(qr/share/), qr/\{"event": "parked_share", "relation": "public.customers", "server": "kapture", "share": 0.10, "above": true\}/, 'ten are');
+many('Good', 91, '9520000000');
+sql("INSERT INTO customers (customer_name, phone) VALUES ('Last', 'abcdef')");
+my $said = notified(qr/"rows"/);
+unlike($said, qr/share/, 'still more than half of that');
+many('Good', 20, '9530000000');
+like(notified(qr/share/), qr|^\{"event": "parked_share", "relation": "public.customers", "server": "kapture", "share": 0.0[0-4], "above": false\}\z|, 'then it is over');
+setting('notify_parked_share', '0');
+sql("INSERT INTO customers (customer_name, phone) SELECT 'Bad ' || i, '3' FROM generate_series(1, 30) i");
+poll_ok($node, $idle, '30 more are refused');
+unlike(notified(qr/"rows"/), qr/share/, 'which nobody wants to know');
 emulator_post($emulator, 'keys', { all => 'another' });
 sql("INSERT INTO customers (customer_name, phone) VALUES ('Denied', '9500000004')");
 is(notified(qr/denied/), '{"event": "server", "server": "kapture", "before": "ok", "state": "denied"}', 'of a server that denies the key');
