@@ -13,7 +13,7 @@ DATA = $(filter-out $(DATA_built),$(wildcard sql/kapture_sync--*.sql))
 # the address of an emulator, those that need Kapture.
 REGRESS = attach capture shapes options call_errors hints
 ifdef KAPTURE_EMULATOR_URL
-REGRESS += calls pull_rows foreign_tables
+REGRESS += calls pull_rows foreign_tables foreign_writes
 endif
 REGRESS_OPTS = --inputdir=. --load-extension=kapture_sync
 

@@ -35,3 +35,4 @@ COMMENT ON VIEW @extschema@.kapture_status IS 'one row for each attached table t
 COMMENT ON COLUMN @extschema@.kapture_status.state IS 'running, paused, copy (see kapture_resume), outdated (see server_message), no worker';
 COMMENT ON COLUMN @extschema@.kapture_status.server_state IS 'ok, misconfigured, denied, throttled, failing, outdated';
 
+COMMENT ON FUNCTION @extschema@.kapture_fdw_handler() IS 'customers and contacts of Kapture as foreign tables';

@@ -179,7 +179,7 @@ COMMENT ON FUNCTION @extschema@.kapture_fdw_validator(text[], oid) IS 'checks th
 
 CREATE FUNCTION @extschema@.kapture_fdw_handler() RETURNS fdw_handler
 LANGUAGE C STRICT AS 'MODULE_PATHNAME', 'kapture_fdw_handler';
-COMMENT ON FUNCTION @extschema@.kapture_fdw_handler() IS 'reads customers and contacts of Kapture as foreign tables';
+COMMENT ON FUNCTION @extschema@.kapture_fdw_handler() IS 'customers and contacts of Kapture as foreign tables';
 
 CREATE FOREIGN DATA WRAPPER kapture_fdw HANDLER @extschema@.kapture_fdw_handler VALIDATOR @extschema@.kapture_fdw_validator;
 COMMENT ON FOREIGN DATA WRAPPER kapture_fdw IS 'accounts of the Kapture CRM';

@@ -17,7 +17,6 @@
 
 #include "fmgr.h"
 #include "miscadmin.h"
-#include "storage/latch.h"
 #include "utils/builtins.h"
 #include "utils/hsearch.h"
 #include "utils/jsonb.h"
@@ -280,24 +279,9 @@ call_merge_end(CallMerge *merge)
 static void
 call_pace(const KaptureServer *server, TimestampTz started)
 {
-	TimestampTz next;
-
-	if (server->rate_limit <= 0)
-		return;
-	next = started + (int64) (USECS_PER_SEC / server->rate_limit);
-	for (;;)
-	{
-		long		left;
-
-		CHECK_FOR_INTERRUPTS();
-		left = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), next);
-		if (left <= 0)
-			return;
-		(void) WaitLatch(MyLatch,
-						 WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
-						 left, WaitEventExtensionNew("KapturePace"));
-		ResetLatch(MyLatch);
-	}
+	if (server->rate_limit > 0)
+		kapture_http_sleep_until(started + (int64) (USECS_PER_SEC / server->rate_limit),
+								 WaitEventExtensionNew("KapturePace"));
 }
 
 /*

@@ -13,6 +13,9 @@
 #include "catalog/pg_database.h"
 #include "catalog/pg_foreign_server.h"
 #include "common/jsonapi.h"
+#include "executor/executor.h"
+#include "miscadmin.h"
+#include "storage/latch.h"
 #include "utils/acl.h"
 #include "utils/datetime.h"
 #include "utils/guc.h"
@@ -168,6 +171,25 @@ typedef struct DateTimeErrorExtra
 #else
 #define kapture_scan_user(node) \
 	(((ForeignScan *) (node)->ss.ps.plan)->checkAsUser)
+#endif
+
+/*
+ * ... and that of an INSERT or UPDATE, too.  Partitions that rows are routed to
+ * have no entry of their own.
+ */
+#if PG_VERSION_NUM < 160000
+#define ExecGetResultRelCheckAsUser(rri, estate) \
+	kapture_result_user(rri, estate)
+
+static inline Oid
+kapture_result_user(ResultRelInfo *rri, EState *estate)
+{
+	ResultRelInfo *root = rri->ri_RootResultRelInfo ? rri->ri_RootResultRelInfo : rri;
+	Index		index = rri->ri_RangeTableIndex ? rri->ri_RangeTableIndex : root->ri_RangeTableIndex;
+	Oid			userid = index ? exec_rt_fetch(index, estate)->checkAsUser : InvalidOid;
+
+	return OidIsValid(userid) ? userid : GetUserId();
+}
 #endif
 
 #endif							/* KAPTURE_COMPAT_H */

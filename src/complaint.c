@@ -11,6 +11,7 @@
 
 #include "compat.h"
 #include "complaint.h"
+#include "hint.h"
 
 #define COMPLAINT_EXCERPT	200 /* bytes of a bad answer that are shown */
 
@@ -159,6 +160,29 @@ kapture_complaint_not_json(const KaptureServer *server, KaptureApi api,
 			 complaint_hint_status(api, answer->status)));
 }
 
+/* What to do about an answer that says no. */
+static int
+complaint_hint_failed(KaptureApi api, int status, const KaptureReply *reply)
+{
+	bool		is_write = api == KAPTURE_API_ADD || api == KAPTURE_API_UPDATE;
+
+	switch (reply->verdict)
+	{
+		case KAPTURE_DENIED:
+			return complaint_hint_status(api, status < 300 ? 401 : status);
+		case KAPTURE_DUPLICATE_PHONE:
+		case KAPTURE_DUPLICATE_EMAIL:
+		case KAPTURE_DUPLICATE_BOTH:
+			return errhint("Another customer has this phone or email: find them with kapture_get_customer().");
+		case KAPTURE_REFUSED:
+			if (is_write)
+				return errhint("What to do: %s.", _(kapture_hint_find(reply->message, 400)));
+			pg_fallthrough;
+		default:
+			return status >= 300 ? complaint_hint_status(api, status) : 0;
+	}
+}
+
 /*
  * kapture_complaint_failed
  *		Raises the error about an answer that is Kapture's, but not the one
@@ -186,9 +210,10 @@ kapture_complaint_failed(const KaptureServer *server, KaptureApi api,
 			 errmsg("the %s request to server \"%s\" failed",
 					kapture_api_name(api), server->name),
 			 reply->message[0] != '\0' ?
-			 errdetail("The answer has HTTP code %d. Kapture says: %s", status,
-					   reply->message) :
-			 errdetail("The answer has HTTP code %d and no message.", status),
-			 denied || throttled || status >= 300 ?
-			 complaint_hint_status(api, denied && status < 300 ? 401 : status) : 0));
+			 errdetail("The answer has HTTP code %d. Kapture says: %s%s", status,
+					   reply->message,
+					   reply->verdict == KAPTURE_BROKEN ? complaint_doubt(api) : "") :
+			 errdetail("The answer has HTTP code %d and no message.%s", status,
+					   reply->verdict == KAPTURE_BROKEN ? complaint_doubt(api) : ""),
+			 complaint_hint_failed(api, status, reply)));
 }

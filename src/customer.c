@@ -50,13 +50,20 @@ typedef struct CustomerColumn
 	ColumnKind	kind;
 	const char *contact_key;	/* of the primary contact, where "key" gives
 								 * nothing; or NULL */
+	const char *field;			/* of Add and Update, or NULL */
 } CustomerColumn;
 
+/*
+ * From "kapture_customer_id" to "gender", the fields of Add that are not there
+ * by another name; only foreign tables have these.  Those without a key are
+ * never told by Kapture.
+ */
+
 static const CustomerColumn customer_columns[] = {
-	{"id", "id", COLUMN_BIGINT},
-	{"name", "name", COLUMN_TEXT},
-	{"phone", "companyPhone", COLUMN_TEXT, "phone"},
-	{"email", "", COLUMN_TEXT, "email"},
+	{"id", "id", COLUMN_BIGINT, .field = "kapture_customer_id"},
+	{"name", "name", COLUMN_TEXT, .field = "customer_name"},
+	{"phone", "companyPhone", COLUMN_TEXT, "phone", .field = "phone"},
+	{"email", "", COLUMN_TEXT, "email", .field = "email_id"},
 	{"generation_date", "generationDate", COLUMN_TIME},
 	{"last_modification_time", "lastModificationTime", COLUMN_TIME},
 	{"cm_id", "cmId", COLUMN_BIGINT},
@@ -65,13 +72,13 @@ static const CustomerColumn customer_columns[] = {
 	{"website", "website", COLUMN_TEXT},
 	{"address", "address", COLUMN_TEXT},
 	{"locality", "locality", COLUMN_TEXT},
-	{"city", "city", COLUMN_TEXT},
-	{"state", "state", COLUMN_TEXT},
-	{"country", "country", COLUMN_TEXT},
+	{"city", "city", COLUMN_TEXT, .field = "city"},
+	{"state", "state", COLUMN_TEXT, .field = "state"},
+	{"country", "country", COLUMN_TEXT, .field = "country"},
 	{"pin_code", "pinCode", COLUMN_TEXT},
 	{"latitude", "latitude", COLUMN_NUMERIC},
 	{"longitude", "longitude", COLUMN_NUMERIC},
-	{"zone", "zone", COLUMN_BIGINT},
+	{"zone", "zone", COLUMN_BIGINT, .field = "zone"},
 	{"current_status", "currentStatus", COLUMN_TEXT},
 	{"company_status", "companyStatus", COLUMN_TEXT},
 	{"classification", "classification", COLUMN_TEXT},
@@ -125,6 +132,23 @@ static const CustomerColumn customer_columns[] = {
 	{"attr13", "attr13", COLUMN_TEXT},
 	{"attr14", "attr14", COLUMN_TEXT},
 	{"attr15", "attr15", COLUMN_TEXT},
+	{"kapture_customer_id", "id", COLUMN_BIGINT, .field = "kapture_customer_id"},
+	{"customer_name", "name", COLUMN_TEXT, .field = "customer_name"},
+	{"email_id", "", COLUMN_TEXT, "email", .field = "email_id"},
+	{"zone_name", "", COLUMN_TEXT, .field = "zone"},
+	{"campaign_name", "", COLUMN_TEXT, .field = "campaign_name"},
+	{"secsource", "", COLUMN_TEXT, .field = "secSource"},
+	{"tertsource", "", COLUMN_TEXT, .field = "tertSource"},
+	{"customer_assign_emp_code", "", COLUMN_TEXT, .field = "customer_assign_emp_code"},
+	{"customer_assign_emp_name", "assignedToName", COLUMN_TEXT, .field = "customer_assign_emp_name"},
+	{"customer_assign_emp_email", "", COLUMN_TEXT, .field = "customer_assign_emp_email"},
+	{"contact_id", "", COLUMN_BIGINT, "id", .field = "contact_id"},
+	{"contact_person_name", "", COLUMN_TEXT, "contactPerson", .field = "contact_person_name"},
+	{"contact_person_phone", "", COLUMN_TEXT, "phone", .field = "contact_person_phone"},
+	{"contact_person_email", "", COLUMN_TEXT, "email", .field = "contact_person_email"},
+	{"additional_contact_phone", "", COLUMN_TEXT, "additionalPhone", .field = "additional_contact_phone"},
+	{"country_code", "", COLUMN_TEXT, "phoneCountryCode", .field = "country_code"},
+	{"gender", "", COLUMN_TEXT, "gender", .field = "gender"},
 	{"contacts", "contacts", COLUMN_JSONB},
 	{"raw", "", COLUMN_RAW}
 };
@@ -480,6 +504,32 @@ reader_compare_columns(const void *a, const void *b)
 }
 
 /*
+ * The column of customers or contacts with this name; raises HV007 if there is
+ * none, or it has another type.
+ */
+static const CustomerColumn *
+column_find(KaptureRowKind kind, Form_pg_attribute attr)
+{
+	bool		is_customer = kind == KAPTURE_ROW_CUSTOMER;
+	const CustomerColumn *defs = is_customer ? customer_columns : contact_columns;
+	int			ndefs = is_customer ? lengthof(customer_columns) : lengthof(contact_columns);
+
+	for (int i = 0; i < ndefs; i++)
+	{
+		if (strcmp(defs[i].name, NameStr(attr->attname)) == 0 &&
+			column_types[defs[i].kind] == attr->atttypid)
+			return &defs[i];
+	}
+	ereport(ERROR,
+			(errcode(ERRCODE_FDW_INVALID_COLUMN_NAME),
+			 errmsg("Kapture's %s have no column \"%s\" of type %s",
+					is_customer ? "customers" : "contacts",
+					NameStr(attr->attname),
+					format_type_be(attr->atttypid)),
+			 errhint("See the types kapture_customer and kapture_contact.")));
+}
+
+/*
  * kapture_reader_create
  *		Makes a reader of customers or contacts into rows of this type.
  *
@@ -490,9 +540,6 @@ reader_compare_columns(const void *a, const void *b)
 KaptureReader *
 kapture_reader_create(KaptureRowKind kind, TupleDesc desc, const char *timezone)
 {
-	bool		is_customer = kind == KAPTURE_ROW_CUSTOMER;
-	const CustomerColumn *defs = is_customer ? customer_columns : contact_columns;
-	int			ndefs = is_customer ? lengthof(customer_columns) : lengthof(contact_columns);
 	KaptureReader *reader = palloc(sizeof(KaptureReader));
 
 	reader->zone = pg_tzset(timezone);
@@ -504,24 +551,13 @@ kapture_reader_create(KaptureRowKind kind, TupleDesc desc, const char *timezone)
 	for (int i = 0; i < desc->natts; i++)
 	{
 		Form_pg_attribute attr = TupleDescAttr(desc, i);
-		const CustomerColumn *def = defs;
 		ReaderColumn *column;
 
 		if (attr->attisdropped)
 			continue;
-		while (def < defs + ndefs && strcmp(def->name, NameStr(attr->attname)) != 0)
-			def++;
-		if (def == defs + ndefs || column_types[def->kind] != attr->atttypid)
-			ereport(ERROR,
-					(errcode(ERRCODE_FDW_INVALID_COLUMN_NAME),
-					 errmsg("Kapture's %s have no column \"%s\" of type %s",
-							is_customer ? "customers" : "contacts",
-							NameStr(attr->attname),
-							format_type_be(attr->atttypid)),
-					 errhint("See the types kapture_customer and kapture_contact.")));
 		column = &reader->columns[reader->ncolumns++];
-		column->def = def;
-		column->key_len = strlen(def->key);
+		column->def = column_find(kind, attr);
+		column->key_len = strlen(column->def->key);
 		column->index = i;
 	}
 	qsort(reader->columns, reader->ncolumns, sizeof(ReaderColumn),
@@ -547,6 +583,19 @@ kapture_columns_sql(KaptureRowKind kind)
 						 quote_identifier(defs[i].name),
 						 format_type_be_qualified(column_types[defs[i].kind]));
 	return sql.data;
+}
+
+/*
+ * kapture_column_field
+ *		The field of Add and Update that this column of customers feeds, or
+ *		NULL.
+ *
+ * Errors: HV007 if customers have no such column.
+ */
+const char *
+kapture_column_field(Form_pg_attribute attr)
+{
+	return column_find(KAPTURE_ROW_CUSTOMER, attr)->field;
 }
 
 /* Fills in the columns that have a key of this object's. */

@@ -27,6 +27,7 @@ extern void kapture_reader_set_bigint(KaptureReader *reader, const char *name,
 									  int64 value, Datum *values,
 									  bool *isnull);
 extern char *kapture_columns_sql(KaptureRowKind kind);
+extern const char *kapture_column_field(Form_pg_attribute attr);
 extern bool kapture_is_object(const JsonbValue *value);
 extern bool kapture_customer_id(const JsonbValue *customer, int64 *id);
 extern JsonbContainer *kapture_customer_contacts(const JsonbValue *customer);

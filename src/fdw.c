@@ -1,6 +1,6 @@
 /*
  * fdw.c
- *		Foreign tables: customers and contacts of Kapture, read only.
+ *		Foreign tables: reading customers and contacts of Kapture.
  *
  * Kapture answers two questions: who has this id, phone or email (Get), and
  * who was generated between two times (Pull).  A scan asks the first one that
@@ -40,6 +40,7 @@
 
 #include "compat.h"
 #include "customer.h"
+#include "fdw_modify.h"
 #include "fetch.h"
 #include "message.h"
 #include "option.h"
@@ -88,38 +89,23 @@ PG_FUNCTION_INFO_V1(kapture_fdw_handler);
  * Conditions
  */
 
-static KaptureRowKind
-fdw_table_kind(Oid relid)
-{
-	ListCell   *lc;
-
-	foreach(lc, GetForeignTable(relid)->options)
-	{
-		DefElem    *option = lfirst(lc);
-
-		if (strcmp(option->defname, "object") == 0 &&
-			strcmp(defGetString(option), "contacts") == 0)
-			return KAPTURE_ROW_CONTACT;
-	}
-	return KAPTURE_ROW_CUSTOMER;
-}
-
 /* What equality with a column is good for. */
 static FdwUse
 fdw_column_use(Oid relid, AttrNumber attnum)
 {
-	bool		is_customer = fdw_table_kind(relid) == KAPTURE_ROW_CUSTOMER;
+	bool		is_customer = kapture_fdw_table_kind(relid) == KAPTURE_ROW_CUSTOMER;
 	char	   *name = attnum > 0 ? get_attname(relid, attnum, true) : NULL;
 
 	if (name == NULL)
 		return FDW_USE_NONE;
-	if (strcmp(name, is_customer ? "id" : "customer_id") == 0)
+	if (strcmp(name, is_customer ? "id" : "customer_id") == 0 ||
+		(is_customer && strcmp(name, "kapture_customer_id") == 0))
 		return FDW_USE_ID;
 	if (!is_customer)
 		return FDW_USE_NONE;	/* a customer may have other contacts, too */
 	if (strcmp(name, "phone") == 0)
 		return FDW_USE_PHONE;
-	if (strcmp(name, "email") == 0)
+	if (strcmp(name, "email") == 0 || strcmp(name, "email_id") == 0)
 		return FDW_USE_EMAIL;
 	return FDW_USE_NONE;
 }
@@ -131,7 +117,7 @@ fdw_is_generated(Oid relid, AttrNumber attnum)
 	char	   *name = attnum > 0 ? get_attname(relid, attnum, true) : NULL;
 
 	return name != NULL && strcmp(name, "generation_date") == 0 &&
-		fdw_table_kind(relid) == KAPTURE_ROW_CUSTOMER;
+		kapture_fdw_table_kind(relid) == KAPTURE_ROW_CUSTOMER;
 }
 
 /* What a comparison of generation_date is good for: a bound, or two. */
@@ -381,7 +367,7 @@ fdw_begin(ForeignScanState *node, int eflags)
 	Oid			relid = RelationGetRelid(node->ss.ss_currentRelation);
 	FdwScan    *scan = palloc0(sizeof(FdwScan));
 
-	scan->kind = fdw_table_kind(relid);
+	scan->kind = kapture_fdw_table_kind(relid);
 	scan->server = GetForeignServer(plan->fs_server)->servername;
 	scan->userid = kapture_scan_user(node);
 	if (!OidIsValid(scan->userid))
@@ -631,5 +617,6 @@ kapture_fdw_handler(PG_FUNCTION_ARGS)
 	routine->EndForeignScan = fdw_end;
 	routine->ExplainForeignScan = fdw_explain;
 	routine->ImportForeignSchema = fdw_import_schema;
+	kapture_fdw_add_modify(routine);
 	PG_RETURN_POINTER(routine);
 }

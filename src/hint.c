@@ -14,6 +14,7 @@
 #include "utils/builtins.h"
 
 #include "compat.h"
+#include "hint.h"
 
 PG_FUNCTION_INFO_V1(kapture_hint);
 
@@ -120,6 +121,30 @@ hint_normalize(const char *message)
 }
 
 /*
+ * kapture_hint_find
+ *		What to do about a failure, as a part of a sentence, not translated;
+ *		NULL if that is not known.
+ *
+ * "message" may be NULL.  "status" is the HTTP code, 0 if there is none.
+ */
+const char *
+kapture_hint_find(const char *message, int status)
+{
+	char	   *normal = message ? hint_normalize(message) : NULL;
+
+	for (int i = 0; normal && i < lengthof(hint_messages); i++)
+	{
+		bool		all = true;
+
+		for (int w = 0; w < lengthof(hint_messages[i].words) && hint_messages[i].words[w]; w++)
+			all &= strstr(normal, hint_messages[i].words[w]) != NULL;
+		if (all)
+			return hint_messages[i].hint;
+	}
+	return hint_of_status(status);
+}
+
+/*
  * kapture_hint(message text, http_status integer) returns text
  *
  * NULL for what is not known.  Both arguments may be NULL.
@@ -127,24 +152,9 @@ hint_normalize(const char *message)
 Datum
 kapture_hint(PG_FUNCTION_ARGS)
 {
-	const char *hint = NULL;
+	char	   *message = PG_ARGISNULL(0) ? NULL : text_to_cstring(PG_GETARG_TEXT_PP(0));
+	const char *hint = kapture_hint_find(message, PG_ARGISNULL(1) ? 0 : PG_GETARG_INT32(1));
 
-	if (!PG_ARGISNULL(0))
-	{
-		char	   *message = hint_normalize(text_to_cstring(PG_GETARG_TEXT_PP(0)));
-
-		for (int i = 0; i < lengthof(hint_messages) && hint == NULL; i++)
-		{
-			bool		all = true;
-
-			for (int w = 0; w < lengthof(hint_messages[i].words) && hint_messages[i].words[w]; w++)
-				all &= strstr(message, hint_messages[i].words[w]) != NULL;
-			if (all)
-				hint = hint_messages[i].hint;
-		}
-	}
-	if (hint == NULL && !PG_ARGISNULL(1))
-		hint = hint_of_status(PG_GETARG_INT32(1));
 	if (hint == NULL)
 		PG_RETURN_NULL();
 	PG_RETURN_TEXT_P(cstring_to_text(_(hint)));

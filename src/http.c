@@ -733,18 +733,43 @@ kapture_http_answer(KaptureHttpRequest *request)
 }
 
 /*
- * Waits for one request and returns its answer.  Serves interrupts; others
- * that finish meanwhile are left to kapture_http_next_finished().
+ * Waits for one request and returns its answer, or NULL if it has none by
+ * "deadline".  Serves interrupts; others that finish meanwhile are left to
+ * kapture_http_next_finished().
  */
 const KaptureHttpAnswer *
-kapture_http_perform(KaptureHttpRequest *request, uint32 wait_event)
+kapture_http_perform_until(KaptureHttpRequest *request, TimestampTz deadline, uint32 wait_event)
 {
 	while (!request->finished)
-		(void) http_step(DT_NOEND, wait_event);
+	{
+		if (deadline <= GetCurrentTimestamp())
+			return NULL;
+		(void) http_step(deadline, wait_event);
+	}
 	if (request->queued)
 		dlist_delete(&request->node);
 	request->queued = false;
 	return &request->answer;
+}
+
+/*
+ * As kapture_http_perform_until(), without a deadline.
+ */
+const KaptureHttpAnswer *
+kapture_http_perform(KaptureHttpRequest *request, uint32 wait_event)
+{
+	return kapture_http_perform_until(request, DT_NOEND, wait_event);
+}
+
+/*
+ * Waits until "when", letting requests go on.  Serves interrupts.
+ */
+void
+kapture_http_sleep_until(TimestampTz when, uint32 wait_event)
+{
+	http_initialize();
+	while (when > GetCurrentTimestamp())
+		(void) http_step(when, wait_event);
 }
 
 /* ------------------------------------------------------------------------

@@ -7,6 +7,7 @@
 
 #include "postgres.h"
 
+#include "datatype/timestamp.h"
 #include "nodes/pg_list.h"
 
 #include "option.h"
@@ -61,6 +62,10 @@ extern void *kapture_http_owner(KaptureHttpRequest *request);
 extern int	kapture_http_in_flight(void);
 extern const KaptureHttpAnswer *kapture_http_perform(KaptureHttpRequest *request,
 													 uint32 wait_event);
+extern const KaptureHttpAnswer *kapture_http_perform_until(KaptureHttpRequest *request,
+														   TimestampTz deadline,
+														   uint32 wait_event);
+extern void kapture_http_sleep_until(TimestampTz when, uint32 wait_event);
 extern void kapture_http_inspect(KaptureHttpRequest *request);
 extern void kapture_http_details(KaptureHttpRequest *request, KaptureHttpDetails *details);
 extern List *kapture_http_describe(const KaptureServer *server, KaptureApi api);

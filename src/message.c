@@ -663,21 +663,22 @@ message_says(const char *text, const char *words)
  * Judging answers
  */
 
-/* The customer's id in an answer to Add or Update; 0 if it has none. */
-static int64
-message_written_id(JsonbContainer *answer)
+/* The ids in an answer to Add or Update, as far as it has them. */
+static void
+message_written_ids(JsonbContainer *answer, KaptureReply *reply)
 {
 	JsonbValue	value;
 	JsonbContainer *enquiry;
-	int64		id = 0;
 
-	if (message_find(answer, "enquiry", &value) &&
-		message_is_object(&value, &enquiry) &&
-		message_find(enquiry, "kapturecustomerid", &value))
-		id = message_id(&value);
-	if (id == 0 && message_find(answer, "kapturecustomerid", &value))
-		id = message_id(&value);
-	return id;
+	if (message_find(answer, "enquiry", &value) && message_is_object(&value, &enquiry))
+	{
+		if (message_find(enquiry, "kapturecustomerid", &value))
+			reply->customer_id = message_id(&value);
+		if (message_find(enquiry, "contactid", &value))
+			reply->contact_id = message_id(&value);
+	}
+	if (reply->customer_id == 0 && message_find(answer, "kapturecustomerid", &value))
+		reply->customer_id = message_id(&value);
 }
 
 /* The id of a customer that was found; 0 if it has none. */
@@ -731,20 +732,20 @@ message_judge_found(JsonbContainer *answer, int64 *id)
 
 /* An answer that says "success". */
 static KaptureVerdict
-message_judge_success(KaptureApi api, JsonbContainer *answer, int64 *id)
+message_judge_success(KaptureApi api, JsonbContainer *answer, KaptureReply *reply)
 {
 	JsonbValue	value;
 
 	switch (api)
 	{
 		case KAPTURE_API_ADD:
-			*id = message_written_id(answer);
-			return *id != 0 ? KAPTURE_SUCCESS : KAPTURE_BROKEN;
+			message_written_ids(answer, reply);
+			return reply->customer_id != 0 ? KAPTURE_SUCCESS : KAPTURE_BROKEN;
 		case KAPTURE_API_UPDATE:
-			*id = message_written_id(answer);
+			message_written_ids(answer, reply);
 			return KAPTURE_SUCCESS;
 		case KAPTURE_API_GET:
-			return message_judge_found(answer, id);
+			return message_judge_found(answer, &reply->customer_id);
 		case KAPTURE_API_PULL:
 			if (message_find(answer, "message", &value) &&
 				value.type == jbvBinary &&
@@ -807,6 +808,7 @@ kapture_message_judge(KaptureApi api, int status, Jsonb *answer,
 
 	reply->verdict = KAPTURE_BROKEN;
 	reply->customer_id = 0;
+	reply->contact_id = 0;
 	if (answer != NULL && JB_ROOT_IS_OBJECT(answer))
 	{
 		object = &answer->root;
@@ -826,8 +828,7 @@ kapture_message_judge(KaptureApi api, int status, Jsonb *answer,
 	else if (is_success)
 	{
 		if (status < 400)
-			reply->verdict = message_judge_success(api, object,
-												   &reply->customer_id);
+			reply->verdict = message_judge_success(api, object, reply);
 	}
 	else
 	{

@@ -31,6 +31,7 @@ typedef struct KaptureReply
 {
 	KaptureVerdict verdict;
 	int64		customer_id;	/* Add, Update, Get; 0 if not given */
+	int64		contact_id;		/* Add; 0 if not given */
 	char	   *message;		/* Kapture's words on one line, trimmed; "" if none */
 } KaptureReply;
 

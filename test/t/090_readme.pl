@@ -27,6 +27,9 @@ foreach my $block (@blocks)
 	my ($rc, $out, $err) = $node->psql('postgres', $sql, on_error_stop => 1);
 	is($rc, 0, 'SQL of README runs: ' . (split /\n/, $block)[0]) or diag($err);
 }
+# whom README added by a foreign table, the oracle would take for a stranger
+$node->safe_psql('postgres', "INSERT INTO customers (customer_name, phone, kapture_customer_id)"
+	  . " SELECT name, phone, id FROM crm.customers WHERE phone = '9845765227'");
 poll_ok($node, "SELECT bool_and(kapture_customer_id IS NOT NULL) FROM customers", 'and its rows get their ids');
 poll_ok($node, "SELECT state = 'running' AND server_state = 'ok' FROM kapture_status", 'and the status says so');
 oracle_ok($node, $emulator, 'and Kapture has them');
