@@ -406,12 +406,15 @@ row_do_list(RowBatch *batch)
 	for (uint64 i = 0; i < SPI_processed; i++)
 	{
 		char	   *parts[INDEX_MAX_KEYS];
+		char	   *key;
 		MemoryContext old;
 
 		for (int k = 0; k < att->nkeys; k++)
 			parts[k] = row_value(i, k + 1);
+		key = kapture_catalog_pack_key(parts, att->nkeys);
+		/* SPI's memory ends before the list is read */
 		old = MemoryContextSwitchTo(batch->context);
-		batch->keys = lappend(batch->keys, kapture_catalog_pack_key(parts, att->nkeys));
+		batch->keys = lappend(batch->keys, pstrdup(key));
 		MemoryContextSwitchTo(old);
 	}
 }
