@@ -46,6 +46,8 @@ typedef struct RowBatch
 	int			limit;
 	MemoryContext context;
 	List	   *keys;			/* of char *, in that context */
+
+	int64		count;			/* of rows counted */
 } RowBatch;
 
 typedef void (*RowWork) (RowBatch *batch);
@@ -433,6 +435,32 @@ kapture_row_keys_without_id(KaptureAttachment *att, const char *after, int limit
 	if (error)
 		ReThrowError(error);
 	return batch.keys;
+}
+
+static void
+row_do_count(RowBatch *batch)
+{
+	bool		isnull;
+
+	if (SPI_execute(psprintf("SELECT pg_catalog.count(*) FROM %s AS r WHERE r.%s IS NULL",
+							 row_relation_name(batch->att->root), quote_identifier(batch->att->id_column)),
+					true, 0) != SPI_OK_SELECT)
+		elog(ERROR, "could not count rows");
+	batch->count = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull));
+}
+
+/*
+ * Returns how many rows have no id; reads the whole table.  Errors likewise.
+ */
+int64
+kapture_row_count_without_id(KaptureAttachment *att)
+{
+	RowBatch	batch = {.att = att};
+	ErrorData  *error = row_run(row_do_count, &batch);
+
+	if (error)
+		ReThrowError(error);
+	return batch.count;
 }
 
 /*
