@@ -11,42 +11,49 @@ COMMENT ON FUNCTION @extschema@.kapture_library_version() IS 'version of the ext
 COMMENT ON FUNCTION @extschema@.kapture_server_states() IS
 'what the worker says of the servers it sends to: ok, misconfigured, denied, throttled, failing, outdated';
 
--- who may read all statistics sees the numbers of all tables
-CREATE OR REPLACE VIEW @extschema@.kapture_status WITH (security_barrier) AS
-SELECT a.relation, a.server,
-	CASE WHEN NOT COALESCE((SELECT pg_catalog.bool_and(@extschema@.kapture_is_origin(o.system_identifier, o.database))
-							  FROM @extschema@.kapture_origin o), false) THEN 'copy'
-		 WHEN s.state OPERATOR(pg_catalog.=) 'outdated' THEN 'outdated'
-		 WHEN a.paused THEN 'paused'
-		 WHEN @extschema@.kapture_worker_pid() IS NULL THEN 'no worker'
-		 ELSE 'running' END AS state,
-	q.pending, q.in_flight, q.retrying, q.parked,
-	pg_catalog.now() OPERATOR(pg_catalog.-) q.oldest AS oldest_age,
-	q.last_success, q.last_error,
-	s.state AS server_state, s.message AS server_message, s.retry_at AS server_retry_at,
-	q.exact
-FROM @extschema@.kapture_attachment a
-JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) a.relation
-LEFT JOIN @extschema@.kapture_server_states() s
-	ON s.server OPERATOR(pg_catalog.=) a.server AND s.owner OPERATOR(pg_catalog.=) c.relowner
-CROSS JOIN LATERAL @extschema@.kapture_queue(a.attachment_id) q
-WHERE pg_catalog.pg_has_role(c.relowner, 'USAGE') OR pg_catalog.pg_has_role('pg_read_all_stats', 'USAGE');
-COMMENT ON VIEW @extschema@.kapture_status IS 'one row for each attached table that belongs to the current role, or, without messages, for each one if it may read all statistics; cheap enough to be looked at each second';
-COMMENT ON COLUMN @extschema@.kapture_status.state IS 'running, paused, copy (see kapture_resume), outdated (see server_message), no worker';
-COMMENT ON COLUMN @extschema@.kapture_status.server_state IS 'ok, misconfigured, denied, throttled, failing, outdated';
+-- pulls by themselves
+CREATE FUNCTION @extschema@.kapture_puller_pid() RETURNS integer
+LANGUAGE C VOLATILE STRICT AS 'MODULE_PATHNAME', 'kapture_puller_pid';
+COMMENT ON FUNCTION @extschema@.kapture_puller_pid() IS 'process id of the process that pulls in this database by itself; NULL if none runs';
 
-COMMENT ON FUNCTION @extschema@.kapture_fdw_handler() IS 'customers and contacts of Kapture as foreign tables';
--- how far backfills have come
-ALTER TABLE @extschema@.kapture_backfill
-	ADD COLUMN total bigint NOT NULL DEFAULT 0,
-	ADD COLUMN pid integer NOT NULL DEFAULT pg_catalog.pg_backend_pid(),
-	ADD COLUMN resumed_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
-	ADD COLUMN resumed_rows bigint NOT NULL DEFAULT 0;
-COMMENT ON COLUMN @extschema@.kapture_backfill.rows IS 'rows noted so far';
-COMMENT ON COLUMN @extschema@.kapture_backfill.total IS 'rows without an id when it began';
-COMMENT ON COLUMN @extschema@.kapture_backfill.pid IS 'server process of the latest call';
-COMMENT ON COLUMN @extschema@.kapture_backfill.resumed_at IS 'time of the latest call';
-COMMENT ON COLUMN @extschema@.kapture_backfill.resumed_rows IS 'rows that were noted before the latest call';
+CREATE TABLE @extschema@.kapture_pull (
+	server name PRIMARY KEY,
+	pulled_until timestamptz,
+	start_date timestamp,
+	end_date timestamp,
+	done_until timestamp,
+	windows_done bigint NOT NULL DEFAULT 0,
+	windows_total bigint NOT NULL DEFAULT 0,
+	customers bigint NOT NULL DEFAULT 0,
+	written bigint NOT NULL DEFAULT 0,
+	pid integer,
+	started_at timestamptz,
+	updated_at timestamptz,
+	finished_at timestamptz,
+	next_pull timestamptz,
+	failures integer NOT NULL DEFAULT 0,
+	last_error text,
+	failed_at timestamptz
+) WITH (fillfactor = 50);
+COMMENT ON TABLE @extschema@.kapture_pull IS 'how far pulls by themselves (option pull_interval) have come, a row for each server; see kapture_pull_status';
+COMMENT ON COLUMN @extschema@.kapture_pull.server IS 'foreign server that is pulled from';
+COMMENT ON COLUMN @extschema@.kapture_pull.pulled_until IS 'customers generated before have been pulled; the next pull starts pull_overlap earlier';
+COMMENT ON COLUMN @extschema@.kapture_pull.start_date IS 'start of the latest pull''s range, in the account''s local time';
+COMMENT ON COLUMN @extschema@.kapture_pull.end_date IS 'end of that range';
+COMMENT ON COLUMN @extschema@.kapture_pull.done_until IS 'end of its last window that is in the tables; NULL: none is';
+COMMENT ON COLUMN @extschema@.kapture_pull.windows_done IS 'its windows that are in the tables';
+COMMENT ON COLUMN @extschema@.kapture_pull.windows_total IS 'windows of the range';
+COMMENT ON COLUMN @extschema@.kapture_pull.customers IS 'customers in the answers';
+COMMENT ON COLUMN @extschema@.kapture_pull.written IS 'rows of customers and contacts that were new or differed';
+COMMENT ON COLUMN @extschema@.kapture_pull.pid IS 'process that pulled';
+COMMENT ON COLUMN @extschema@.kapture_pull.started_at IS 'when the latest pull began';
+COMMENT ON COLUMN @extschema@.kapture_pull.updated_at IS 'time of its last window';
+COMMENT ON COLUMN @extschema@.kapture_pull.finished_at IS 'when it ended; NULL: it has not';
+COMMENT ON COLUMN @extschema@.kapture_pull.next_pull IS 'time of the next pull, or of the next try';
+COMMENT ON COLUMN @extschema@.kapture_pull.failures IS 'failed tries in a row';
+COMMENT ON COLUMN @extschema@.kapture_pull.last_error IS 'why the last one failed; NULL: it did not';
+COMMENT ON COLUMN @extschema@.kapture_pull.failed_at IS 'when it failed';
+
 CREATE OR REPLACE VIEW @extschema@.kapture_progress WITH (security_barrier) AS
 SELECT 'refresh'::text AS activity, r.server,
 	CASE WHEN r.finished_at IS NOT NULL THEN 'done'
@@ -65,67 +72,91 @@ SELECT 'refresh'::text AS activity, r.server,
 		(r.updated_at OPERATOR(pg_catalog.-) r.resumed_at) OPERATOR(pg_catalog.*)
 		((r.windows_total OPERATOR(pg_catalog.-) r.windows_done)::double precision OPERATOR(pg_catalog./)
 		NULLIF(r.windows_done OPERATOR(pg_catalog.-) r.resumed_windows, 0)) END AS time_left,
-	r.started_at, r.resumed_at, r.updated_at, r.finished_at, r.pid,
-	NULL::regclass AS relation, r.windows_done AS done, r.windows_total AS total
+	r.started_at, r.resumed_at, r.updated_at, r.finished_at, r.pid
 FROM @extschema@.kapture_refresh_run r
 JOIN pg_catalog.pg_foreign_server s ON s.srvname OPERATOR(pg_catalog.=) r.server
-WHERE pg_catalog.has_server_privilege(s.oid, 'USAGE') OR pg_catalog.pg_has_role('pg_read_all_stats', 'USAGE')
+WHERE pg_catalog.has_server_privilege(s.oid, 'USAGE')
 UNION ALL
-SELECT 'backfill', a.server,
-	CASE WHEN b.finished_at IS NOT NULL THEN 'done'
-		 WHEN EXISTS (SELECT FROM pg_catalog.pg_locks l
-			  WHERE l.locktype OPERATOR(pg_catalog.=) 'object'
-				AND l.database OPERATOR(pg_catalog.=) (SELECT d.oid FROM pg_catalog.pg_database d
-					WHERE d.datname OPERATOR(pg_catalog.=) pg_catalog.current_database())
-				AND l.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_class'::pg_catalog.regclass
-				AND l.objid OPERATOR(pg_catalog.=) a.relation AND l.objsubid OPERATOR(pg_catalog.=) 1
-				AND l.granted) THEN 'running'
+SELECT 'pull', p.server,
+	CASE WHEN p.finished_at IS NOT NULL THEN 'done'
+		 WHEN p.pid OPERATOR(pg_catalog.=) @extschema@.kapture_puller_pid()
+			  AND (p.failed_at IS NULL OR p.failed_at OPERATOR(pg_catalog.<) p.started_at) THEN 'running'
 		 ELSE 'interrupted' END,
-	NULL, NULL, NULL, NULL, NULL, b.rows, NULL,
-	(b.rows OPERATOR(pg_catalog.-) b.resumed_rows)::double precision OPERATOR(pg_catalog./)
-		NULLIF(EXTRACT(epoch FROM b.updated_at OPERATOR(pg_catalog.-) b.resumed_at)::double precision, 0),
-	CASE WHEN b.finished_at IS NULL THEN
-		(b.updated_at OPERATOR(pg_catalog.-) b.resumed_at) OPERATOR(pg_catalog.*)
-		((b.total OPERATOR(pg_catalog.-) b.rows)::double precision OPERATOR(pg_catalog./)
-		NULLIF(b.rows OPERATOR(pg_catalog.-) b.resumed_rows, 0)) END,
-	b.started_at, b.resumed_at, b.updated_at, b.finished_at, b.pid,
-	a.relation, b.rows, b.total
-FROM @extschema@.kapture_backfill b
-JOIN @extschema@.kapture_attachment a USING (attachment_id)
-JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) a.relation
-WHERE pg_catalog.pg_has_role(c.relowner, 'USAGE') OR pg_catalog.pg_has_role('pg_read_all_stats', 'USAGE');
-COMMENT ON VIEW @extschema@.kapture_progress IS 'how far refreshes of servers that the current role may use, and backfills of its tables, have come; of all, if it may read all statistics';
-COMMENT ON COLUMN @extschema@.kapture_progress.activity IS 'what is done: refresh, backfill';
-COMMENT ON COLUMN @extschema@.kapture_progress.server IS 'foreign server that is pulled from, or that the rows go to';
-COMMENT ON COLUMN @extschema@.kapture_progress.state IS 'running, interrupted (the next call goes on; also between the slices of a backfill), done';
-COMMENT ON COLUMN @extschema@.kapture_progress.customers IS 'customers in the answers, or rows that a backfill has noted to be sent';
-COMMENT ON COLUMN @extschema@.kapture_progress.updated_at IS 'time of the last window or slice';
-COMMENT ON COLUMN @extschema@.kapture_progress.relation IS 'table whose rows are sent; NULL for a refresh';
-COMMENT ON COLUMN @extschema@.kapture_progress.done IS 'windows of a refresh, rows of a backfill that are done';
-COMMENT ON COLUMN @extschema@.kapture_progress.total IS 'of so many; a backfill counts rows without an id when it begins';
-CREATE OR REPLACE PROCEDURE @extschema@.kapture_backfill(relation regclass, slice integer DEFAULT 1000)
-LANGUAGE plpgsql AS $$
-DECLARE
-	noted bigint;
-	done bigint := 0;
-	progress record;
-	said timestamptz := pg_catalog.clock_timestamp();
-BEGIN
-	LOOP
-		noted := @extschema@.kapture_backfill_slice(relation, slice);
-		COMMIT;
-		done := done OPERATOR(pg_catalog.+) noted;
-		EXIT WHEN noted OPERATOR(pg_catalog.<) slice;
-		IF pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) said OPERATOR(pg_catalog.>=) interval '1 second' THEN
-			SELECT p.done, p.total, p.customers_per_second::bigint AS rate, pg_catalog.date_trunc('second', p.time_left) AS time_left
-			INTO progress FROM @extschema@.kapture_progress p
-			WHERE p.activity OPERATOR(pg_catalog.=) 'backfill'
-			AND p.relation OPERATOR(pg_catalog.=) kapture_backfill.relation;
-			RAISE NOTICE '% of % rows of "%" are on their way, % a second, % left',
-				progress.done, progress.total, relation, progress.rate, progress.time_left;
-			said := pg_catalog.clock_timestamp();
-		END IF;
-	END LOOP;
-	RAISE NOTICE '% rows of "%" are on their way, that is all', done, relation;
-END $$;
+	p.start_date, p.end_date, p.done_until, p.windows_done, p.windows_total, p.customers, p.written,
+	p.customers::double precision OPERATOR(pg_catalog./)
+		NULLIF(EXTRACT(epoch FROM p.updated_at OPERATOR(pg_catalog.-) p.started_at)::double precision, 0),
+	CASE WHEN p.finished_at IS NULL THEN
+		(p.updated_at OPERATOR(pg_catalog.-) p.started_at) OPERATOR(pg_catalog.*)
+		((p.windows_total OPERATOR(pg_catalog.-) p.windows_done)::double precision OPERATOR(pg_catalog./)
+		NULLIF(p.windows_done, 0)) END,
+	p.started_at, p.started_at, p.updated_at, p.finished_at, p.pid
+FROM @extschema@.kapture_pull p
+JOIN pg_catalog.pg_foreign_server s ON s.srvname OPERATOR(pg_catalog.=) p.server
+WHERE p.started_at IS NOT NULL AND pg_catalog.has_server_privilege(s.oid, 'USAGE');
+COMMENT ON VIEW @extschema@.kapture_progress IS 'how far refreshes of the servers that the current role may use, and the latest pulls from them by themselves, have come';
+COMMENT ON COLUMN @extschema@.kapture_progress.activity IS 'what is done: refresh (kapture_refresh), pull (by itself, option pull_interval)';
 
+SELECT pg_catalog.pg_extension_config_dump('@extschema@.kapture_pull', '');
+
+CREATE VIEW @extschema@.kapture_pull_status WITH (security_barrier) AS
+SELECT s.srvname AS server,
+	CASE WHEN NOT COALESCE((SELECT pg_catalog.bool_and(@extschema@.kapture_is_origin(o.system_identifier, o.database))
+							  FROM @extschema@.kapture_origin o), false) THEN 'copy'
+		 WHEN @extschema@.kapture_puller_pid() IS NULL THEN 'no worker'
+		 WHEN p.failures OPERATOR(pg_catalog.>) 0 THEN 'failing'
+		 WHEN p.started_at IS NOT NULL AND p.finished_at IS NULL THEN 'pulling'
+		 ELSE 'waiting' END AS state,
+	p.pulled_until, p.next_pull, p.started_at, p.finished_at, p.windows_done, p.windows_total,
+	p.customers, p.written, p.failures, p.last_error
+FROM pg_catalog.pg_foreign_server s
+JOIN pg_catalog.pg_foreign_data_wrapper w ON w.oid OPERATOR(pg_catalog.=) s.srvfdw
+LEFT JOIN @extschema@.kapture_pull p ON p.server OPERATOR(pg_catalog.=) s.srvname
+WHERE w.fdwname OPERATOR(pg_catalog.=) 'kapture_fdw' AND pg_catalog.has_server_privilege(s.oid, 'USAGE')
+	AND EXISTS (SELECT FROM pg_catalog.pg_options_to_table(s.srvoptions) o
+		WHERE o.option_name OPERATOR(pg_catalog.=) 'pull_interval');
+COMMENT ON VIEW @extschema@.kapture_pull_status IS 'one row for each server with option pull_interval that the current role may use';
+COMMENT ON COLUMN @extschema@.kapture_pull_status.server IS 'foreign server that is pulled from, with the key of its owner';
+COMMENT ON COLUMN @extschema@.kapture_pull_status.state IS 'waiting (for the next pull), pulling, failing (see last_error), copy (see kapture_resume), no worker';
+COMMENT ON COLUMN @extschema@.kapture_pull_status.pulled_until IS 'customers generated before have been pulled; the next pull starts pull_overlap earlier';
+COMMENT ON COLUMN @extschema@.kapture_pull_status.next_pull IS 'time of the next pull, or of the next try; NULL: a pull is under way';
+COMMENT ON COLUMN @extschema@.kapture_pull_status.started_at IS 'when the latest pull began';
+COMMENT ON COLUMN @extschema@.kapture_pull_status.finished_at IS 'when it ended; NULL: it has not';
+COMMENT ON COLUMN @extschema@.kapture_pull_status.windows_done IS 'its windows that are in the tables';
+COMMENT ON COLUMN @extschema@.kapture_pull_status.windows_total IS 'windows of its range';
+COMMENT ON COLUMN @extschema@.kapture_pull_status.customers IS 'customers in the answers';
+COMMENT ON COLUMN @extschema@.kapture_pull_status.written IS 'rows of customers and contacts that were new or differed';
+COMMENT ON COLUMN @extschema@.kapture_pull_status.failures IS 'failed tries in a row';
+COMMENT ON COLUMN @extschema@.kapture_pull_status.last_error IS 'why the last one failed; NULL: it did not';
+GRANT SELECT ON @extschema@.kapture_pull_status TO PUBLIC;
+
+-- who may read all statistics sees the numbers of all tables
+CREATE OR REPLACE VIEW @extschema@.kapture_status WITH (security_barrier) AS
+SELECT a.relation, a.server,
+	CASE WHEN NOT COALESCE((SELECT pg_catalog.bool_and(@extschema@.kapture_is_origin(o.system_identifier, o.database))
+							  FROM @extschema@.kapture_origin o), false) THEN 'copy'
+		 WHEN s.state OPERATOR(pg_catalog.=) 'outdated' THEN 'outdated'
+		 WHEN a.paused THEN 'paused'
+		 WHEN @extschema@.kapture_worker_pid() IS NULL THEN 'no worker'
+		 ELSE 'running' END AS state,
+	q.pending, q.in_flight, q.retrying, q.parked,
+	pg_catalog.now() OPERATOR(pg_catalog.-) q.oldest AS oldest_age,
+	q.last_success, q.last_error,
+	s.state AS server_state, s.message AS server_message, s.retry_at AS server_retry_at,
+	q.exact,
+	p.state AS pull_state, p.pulled_until, p.next_pull, p.last_error AS pull_error
+FROM @extschema@.kapture_attachment a
+JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) a.relation
+LEFT JOIN @extschema@.kapture_server_states() s
+	ON s.server OPERATOR(pg_catalog.=) a.server AND s.owner OPERATOR(pg_catalog.=) c.relowner
+LEFT JOIN @extschema@.kapture_pull_status p ON p.server OPERATOR(pg_catalog.=) a.server
+CROSS JOIN LATERAL @extschema@.kapture_queue(a.attachment_id) q
+WHERE pg_catalog.pg_has_role(c.relowner, 'USAGE') OR pg_catalog.pg_has_role('pg_read_all_stats', 'USAGE');
+COMMENT ON VIEW @extschema@.kapture_status IS 'one row for each attached table that belongs to the current role, or, without messages, for each one if it may read all statistics; cheap enough to be looked at each second';
+COMMENT ON COLUMN @extschema@.kapture_status.state IS 'running, paused, copy (see kapture_resume), outdated (see server_message), no worker';
+COMMENT ON COLUMN @extschema@.kapture_status.server_state IS 'ok, misconfigured, denied, throttled, failing, outdated';
+COMMENT ON COLUMN @extschema@.kapture_status.pull_state IS 'of pulls from the server by themselves: waiting, pulling, failing, copy, no worker; NULL: option pull_interval is not set';
+COMMENT ON COLUMN @extschema@.kapture_status.pulled_until IS 'customers generated before have been pulled';
+COMMENT ON COLUMN @extschema@.kapture_status.next_pull IS 'time of the next pull, or of the next try; NULL: a pull is under way';
+COMMENT ON COLUMN @extschema@.kapture_status.pull_error IS 'why the last pull failed; NULL: it did not';
+
+COMMENT ON FUNCTION @extschema@.kapture_fdw_handler() IS 'customers and contacts of Kapture as foreign tables';

@@ -150,14 +150,14 @@ check_worker(Check *check, const char *server)
 	else if (kapture_guc_database_is_excluded(get_database_name(MyDatabaseId)))
 		check_say(check, "worker", CHECK_FAILED,
 				  _("kapture_sync.excluded_databases names this database"));
-	else if (kapture_shmem_worker_pid(MyDatabaseId) == 0)
+	else if (kapture_shmem_worker_pid(MyDatabaseId, KAPTURE_PUSHER) == 0)
 		check_say(check, "worker", CHECK_FAILED,
 				  _("no worker runs in this database; see the server log"));
 	else if (!check_worker_is_well(server, &why))
 		check_say(check, "worker", CHECK_FAILED, why);
 	else
 		check_say(check, "worker", CHECK_OK,
-				  psprintf(_("process %d"), kapture_shmem_worker_pid(MyDatabaseId)));
+				  psprintf(_("process %d"), kapture_shmem_worker_pid(MyDatabaseId, KAPTURE_PUSHER)));
 }
 
 /* How many of name, connection and TLS stand. */

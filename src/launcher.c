@@ -1,7 +1,7 @@
 /*
  * launcher.c
  *		The process that sees to it that each database with the extension
- *		has a worker.
+ *		has its workers: a pusher, and a puller where there is something to pull.
  *
  * It is connected to no database, so it cannot tell which ones have the
  * extension: it starts a worker to look, one at a time, and the worker goes
@@ -14,6 +14,7 @@
  *
  *	server start		all databases are looked at
  *	CREATE EXTENSION	the install script asks for a worker, at commit
+ *	option pull_interval	the pusher sees it, and says so in its slot
  *	DROP EXTENSION		the worker is woken, finds nothing and goes away
  *	CREATE DATABASE		the new database is looked at, as its template may
  *						have had the extension
@@ -48,6 +49,9 @@
 /* A worker that failed is started again after this time, in milliseconds. */
 #define RESTART_INTERVAL	5000
 
+/* One that had nothing to do, although another says so, likewise. */
+#define IDLE_INTERVAL		1000
+
 /* Between two looks at what runs although nothing was said, likewise. */
 #define SAFETY_INTERVAL		300000
 
@@ -57,7 +61,7 @@ typedef struct LauncherDatabase
 	Oid			dbid;			/* hash key */
 	bool		present;		/* in the last list of databases */
 	bool		absent;			/* does not have the extension */
-	TimestampTz not_before;		/* earliest next start */
+	TimestampTz not_before[KAPTURE_WORKER_KINDS];	/* earliest next start */
 } LauncherDatabase;
 
 /* A worker that was registered and has not said anything yet. */
@@ -106,7 +110,7 @@ launcher_database(Oid dbid)
 	{
 		db->present = true;
 		db->absent = false;
-		db->not_before = 0;
+		memset(db->not_before, 0, sizeof(db->not_before));
 	}
 	return db;
 }
@@ -184,7 +188,7 @@ launcher_take_requests(void)
 			LauncherDatabase *db = launcher_database(dbid);
 
 			db->absent = false;
-			db->not_before = 0;
+			db->not_before[KAPTURE_PUSHER] = 0;
 		}
 	}
 	if (any)
@@ -193,14 +197,17 @@ launcher_take_requests(void)
 
 /* A worker of this database has gone or never came: when may the next start? */
 static void
-launcher_worker_gone(Oid dbid, KaptureExit reason)
+launcher_worker_gone(const KaptureSlotInfo *info, KaptureExit reason)
 {
-	LauncherDatabase *db = launcher_database(dbid);
+	LauncherDatabase *db = launcher_database(info->dbid);
 
-	if (reason == KAPTURE_EXIT_ABSENT)
+	/* a puller that finds nothing to do may be ahead of the pusher's view */
+	if (reason == KAPTURE_EXIT_ABSENT && info->kind == KAPTURE_PUSHER)
 		db->absent = true;
+	else if (reason == KAPTURE_EXIT_ABSENT)
+		db->not_before[info->kind] = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), IDLE_INTERVAL);
 	else if (reason == KAPTURE_EXIT_FAILED)
-		db->not_before = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), RESTART_INTERVAL);
+		db->not_before[info->kind] = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), RESTART_INTERVAL);
 }
 
 /* Frees the slots of workers that are no more. */
@@ -214,7 +221,7 @@ launcher_collect(void)
 
 		if (info.state == KAPTURE_SLOT_EXITED)
 		{
-			launcher_worker_gone(info.dbid, info.reason);
+			launcher_worker_gone(&info, info.reason);
 			kapture_shmem_slot_free(slot, info.generation);
 		}
 		else if (info.state == KAPTURE_SLOT_STARTING &&
@@ -226,7 +233,7 @@ launcher_collect(void)
 			 * launcher started it and took the handle along.  If that one
 			 * still comes, it finds its generation gone and leaves.
 			 */
-			launcher_worker_gone(info.dbid, KAPTURE_EXIT_FAILED);
+			launcher_worker_gone(&info, KAPTURE_EXIT_FAILED);
 			kapture_shmem_slot_free(slot, info.generation);
 		}
 		else if (info.state == KAPTURE_SLOT_STARTING)
@@ -242,13 +249,21 @@ launcher_collect(void)
 
 /* Starts a worker for a database.  Returns false if there is no room. */
 static bool
-launcher_start_worker(LauncherDatabase *db)
+launcher_start_worker(LauncherDatabase *db, KaptureWorkerKind kind)
 {
+	static const struct
+	{
+		const char *function;
+		const char *name;
+	}			kinds[KAPTURE_WORKER_KINDS] = {
+		[KAPTURE_PUSHER] = {"kapture_worker_main", "kapture_sync worker"},
+		[KAPTURE_PULLER] = {"kapture_puller_main", "kapture_sync puller"},
+	};
 	BackgroundWorker worker = {0};
 	int			slot;
 	uint32		generation;
 
-	slot = kapture_shmem_slot_reserve(db->dbid, &generation);
+	slot = kapture_shmem_slot_reserve(db->dbid, kind, &generation);
 	if (slot < 0)
 		return false;
 
@@ -261,9 +276,9 @@ launcher_start_worker(LauncherDatabase *db)
 	memcpy(worker.bgw_extra, &db->dbid, sizeof(Oid));
 	memcpy(worker.bgw_extra + sizeof(Oid), &generation, sizeof(uint32));
 	strlcpy(worker.bgw_library_name, "kapture_sync", sizeof(worker.bgw_library_name));
-	strlcpy(worker.bgw_function_name, "kapture_worker_main", sizeof(worker.bgw_function_name));
-	snprintf(worker.bgw_name, BGW_MAXLEN, "kapture_sync worker for database %u", db->dbid);
-	strlcpy(worker.bgw_type, "kapture_sync worker", BGW_MAXLEN);
+	strlcpy(worker.bgw_function_name, kinds[kind].function, sizeof(worker.bgw_function_name));
+	snprintf(worker.bgw_name, BGW_MAXLEN, "%s for database %u", kinds[kind].name, db->dbid);
+	strlcpy(worker.bgw_type, kinds[kind].name, BGW_MAXLEN);
 
 	if (!RegisterDynamicBackgroundWorker(&worker, &launcher_start.handle))
 	{
@@ -275,17 +290,46 @@ launcher_start_worker(LauncherDatabase *db)
 	return true;
 }
 
-/* Tells whether a worker of this database runs or is about to. */
+/*
+ * Tells whether a worker of this kind is missing in a database: none runs or
+ * is about to.
+ */
 static bool
-launcher_is_served(Oid dbid)
+launcher_is_missing(LauncherDatabase *db, KaptureWorkerKind kind)
 {
+	bool		wanted = kind == KAPTURE_PUSHER;
+
+	if (db->absent)
+		return false;
 	for (int slot = 0; slot < kapture_shmem_slot_count(); slot++)
 	{
 		KaptureSlotInfo info = kapture_shmem_slot_read(slot);
 
-		if (info.dbid == dbid && info.state != KAPTURE_SLOT_FREE)
-			return true;
+		if (info.dbid != db->dbid || info.state == KAPTURE_SLOT_FREE)
+			continue;
+		if (info.kind == kind)
+			return false;
+		if (kind == KAPTURE_PULLER && info.state == KAPTURE_SLOT_RUNNING && info.wants_puller)
+			wanted = true;
 	}
+	return wanted && !kapture_shmem_database_is_blocked(db->dbid);
+}
+
+/* Starts a worker, or says once that there is no room. */
+static bool
+launcher_try_start(LauncherDatabase *db, KaptureWorkerKind kind)
+{
+	if (launcher_start_worker(db, kind))
+	{
+		launcher_out_of_slots = false;
+		return true;
+	}
+	if (!launcher_out_of_slots)
+		ereport(WARNING,
+				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
+				 errmsg("could not start a kapture_sync worker: out of background worker slots"),
+				 errhint("You might need to increase %s.", "max_worker_processes")));
+	launcher_out_of_slots = true;
 	return false;
 }
 
@@ -296,41 +340,33 @@ launcher_is_served(Oid dbid)
 static long
 launcher_start_missing(void)
 {
-	HASH_SEQ_STATUS status;
-	LauncherDatabase *db;
 	TimestampTz now = GetCurrentTimestamp();
 	long		wait = -1;
 
 	if (launcher_start.slot >= 0)
 		return -1;				/* its first words wake us */
 
-	hash_seq_init(&status, launcher_databases);
-	while ((db = hash_seq_search(&status)) != NULL)
+	/* pushers first */
+	for (int kind = 0; kind < KAPTURE_WORKER_KINDS; kind++)
 	{
-		if (db->absent || launcher_is_served(db->dbid) ||
-			kapture_shmem_database_is_blocked(db->dbid))
-			continue;
-		if (db->not_before > now)
-		{
-			long		left = TimestampDifferenceMilliseconds(now, db->not_before) + 1;
+		HASH_SEQ_STATUS status;
+		LauncherDatabase *db;
 
-			wait = wait < 0 ? left : Min(wait, left);
-			continue;
-		}
-		if (launcher_start_worker(db))
-			launcher_out_of_slots = false;
-		else
+		hash_seq_init(&status, launcher_databases);
+		while ((db = hash_seq_search(&status)) != NULL)
 		{
-			if (!launcher_out_of_slots)
-				ereport(WARNING,
-						(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
-						 errmsg("could not start a kapture_sync worker: out of background worker slots"),
-						 errhint("You might need to increase %s.", "max_worker_processes")));
-			launcher_out_of_slots = true;
-			wait = RESTART_INTERVAL;
+			if (!launcher_is_missing(db, kind))
+				continue;
+			if (db->not_before[kind] > now)
+			{
+				long		left = TimestampDifferenceMilliseconds(now, db->not_before[kind]) + 1;
+
+				wait = wait < 0 ? left : Min(wait, left);
+				continue;
+			}
+			hash_seq_term(&status);
+			return launcher_try_start(db, kind) ? wait : RESTART_INTERVAL;
 		}
-		hash_seq_term(&status);
-		break;
 	}
 	return wait;
 }

@@ -120,6 +120,8 @@ static bool option_parse_timezone(const OptionDef *def, const char *text,
 								  void *place, OptionFault *fault);
 static bool option_parse_interval(const OptionDef *def, const char *text,
 								  void *place, OptionFault *fault);
+static bool option_parse_local_time(const OptionDef *def, const char *text,
+									void *place, OptionFault *fault);
 static bool option_parse_bool(const OptionDef *def, const char *text,
 							  void *place, OptionFault *fault);
 static bool option_parse_key(const OptionDef *def, const char *text,
@@ -179,6 +181,14 @@ static const OptionDef option_table[] = {
 	{"pull_window", ForeignServerRelationId, option_parse_interval,
 		OPTION_MIN_WINDOW, OPTION_MAX_WINDOW, "24 hours", false,
 		OPTION_PLACE(server.pull_window)},
+	{"pull_interval", ForeignServerRelationId, option_parse_interval,
+		OPTION_MIN_WINDOW, OPTION_MAX_WINDOW, NULL, false,
+		OPTION_PLACE(server.pull_interval)},
+	{"pull_overlap", ForeignServerRelationId, option_parse_interval,
+		0, OPTION_MAX_WINDOW, "15 minutes", false,
+		OPTION_PLACE(server.pull_overlap)},
+	{"pull_since", ForeignServerRelationId, option_parse_local_time,
+		0, 0, NULL, false, OPTION_PLACE(server.pull_since)},
 	{"allow_http", ForeignServerRelationId, option_parse_bool,
 		0, 0, "false", false, OPTION_PLACE(server.allow_http)},
 	{"auth_key", UserMappingRelationId, option_parse_key,
@@ -609,6 +619,31 @@ option_parse_interval(const OptionDef *def, const char *text, void *place,
 		return false;
 	}
 	*(int64 *) place = seconds;
+	return true;
+}
+
+/* A date, or a date and a time, as Kapture writes them. */
+static bool
+option_parse_local_time(const OptionDef *def, const char *text, void *place,
+						OptionFault *fault)
+{
+	struct pg_tm tm = {0};
+	int			len = 0;
+	int			n;
+
+	n = sscanf(text, "%4d-%2d-%2d%n %2d:%2d:%2d%n", &tm.tm_year, &tm.tm_mon, &tm.tm_mday, &len,
+			   &tm.tm_hour, &tm.tm_min, &tm.tm_sec, &len);
+	if ((n != 3 && n != 6) || text[len] != '\0' || tm.tm_year < 1970 ||
+		tm.tm_mon < 1 || tm.tm_mon > MONTHS_PER_YEAR ||
+		tm.tm_mday < 1 || tm.tm_mday > day_tab[isleap(tm.tm_year)][tm.tm_mon - 1] ||
+		tm.tm_hour < 0 || tm.tm_hour >= HOURS_PER_DAY || tm.tm_min < 0 || tm.tm_min >= MINS_PER_HOUR ||
+		tm.tm_sec < 0 || tm.tm_sec >= SECS_PER_MINUTE ||
+		tm2timestamp(&tm, 0, NULL, (Timestamp *) place) != 0)
+	{
+		fault->detail = _("It must be a date, or a date and a time, from 1970 on.");
+		fault->hint = _("Write it in the account's local time, such as \"2021-03-14\" or \"2021-03-14 14:21:11\".");
+		return false;
+	}
 	return true;
 }
 

@@ -8,6 +8,8 @@
 
 #include "postgres.h"
 
+#include "datatype/timestamp.h"
+
 /* The four calls of the Kapture customer API. */
 typedef enum KaptureApi
 {
@@ -40,6 +42,9 @@ typedef struct KaptureServer
 	int64		max_response_size;	/* bytes */
 	char	   *timezone;
 	int64		pull_window;	/* seconds */
+	int64		pull_interval;	/* seconds, 0: not pulled by itself */
+	int64		pull_overlap;	/* seconds */
+	Timestamp	pull_since;		/* local time of the account, 0: not given */
 	bool		allow_http;		/* plain http to other hosts than this one */
 } KaptureServer;
 

@@ -147,6 +147,6 @@ kapture_resume_copy(PG_FUNCTION_ARGS)
 							   " VALUES ($1, $2, $3, pg_catalog.clock_timestamp())", 3, types, values);
 	origin_doubt();
 	CacheInvalidateRelcacheByRelid(kapture_catalog_relid(KAPTURE_TABLE_ATTACHMENT));
-	kapture_shmem_wake_at_commit();
+	kapture_shmem_wake_all_at_commit();
 	PG_RETURN_VOID();
 }

@@ -34,6 +34,22 @@ own_qualify(const char *sql)
 	return result.data;
 }
 
+/*
+ * Returns the owner of the extension's tables.
+ */
+Oid
+kapture_own_role(void)
+{
+	HeapTuple	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(kapture_catalog_relid(KAPTURE_TABLE_ATTACHMENT)));
+	Oid			owner;
+
+	if (!HeapTupleIsValid(tuple))
+		elog(ERROR, "the tables of kapture_sync are missing");
+	owner = ((Form_pg_class) GETSTRUCT(tuple))->relowner;
+	ReleaseSysCache(tuple);
+	return owner;
+}
+
 /* Runs a statement as the owner; if asked for, *text is the first value of its result. */
 static uint64
 own_execute(const char *sql, int nargs, Oid *types, Datum *values, char **text)
@@ -43,14 +59,8 @@ own_execute(const char *sql, int nargs, Oid *types, Datum *values, char **text)
 	int			nestlevel;
 	int			rc;
 	uint64		processed;
-	Oid			owner;
 	MemoryContext context = CurrentMemoryContext;
-	HeapTuple	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(kapture_catalog_relid(KAPTURE_TABLE_ATTACHMENT)));
-
-	if (!HeapTupleIsValid(tuple))
-		elog(ERROR, "the tables of kapture_sync are missing");
-	owner = ((Form_pg_class) GETSTRUCT(tuple))->relowner;
-	ReleaseSysCache(tuple);
+	Oid			owner = kapture_own_role();
 
 	GetUserIdAndSecContext(&userid, &sec_context);
 	SetUserIdAndSecContext(owner, sec_context | SECURITY_LOCAL_USERID_CHANGE);

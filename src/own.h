@@ -8,6 +8,7 @@
 
 #include "postgres.h"
 
+extern Oid	kapture_own_role(void);
 extern uint64 kapture_own_execute(const char *sql, int nargs, Oid *types, Datum *values);
 extern char *kapture_own_text(const char *sql, int nargs, Oid *types, Datum *values);
 

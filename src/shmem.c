@@ -1,7 +1,7 @@
 /*
  * shmem.c
- *		What launcher, workers and backends share: which database has a
- *		worker, and who has to be woken.
+ *		What launcher, workers and backends share: which database has which
+ *		workers, and who has to be woken.
  *
  * There is one slot for each worker that could run at a time, so
  * max_worker_processes of them.  A slot goes FREE -> STARTING (launcher) ->
@@ -51,9 +51,11 @@
 typedef struct ShmemSlot
 {
 	KaptureSlotState state;
+	KaptureWorkerKind kind;
 	Oid			dbid;
 	uint32		generation;
 	KaptureExit reason;			/* when EXITED */
+	bool		wants_puller;	/* a pusher has seen servers to pull from */
 	bool		leave;			/* asked to make way */
 	pid_t		pid;			/* 0 until the process is there */
 	PGPROC	   *proc;
@@ -97,6 +99,7 @@ static uint32 shmem_my_generation = 0;
 
 /* what to do when the running transaction commits */
 static bool shmem_wake_pending = false;
+static bool shmem_settings_pending = false; /* wake the puller, too */
 static bool shmem_request_pending = false;
 static bool shmem_relist_pending = false;
 static bool shmem_blocking = false; /* we keep a worker away until then */
@@ -164,13 +167,13 @@ kapture_shmem_available(void)
 
 /* The slot of a database's live worker, or NULL.  The caller holds the lock. */
 static ShmemSlot *
-shmem_find_slot(Oid dbid)
+shmem_find_slot(Oid dbid, KaptureWorkerKind kind)
 {
 	for (int i = 0; i < shmem->nslots; i++)
 	{
 		ShmemSlot  *slot = &shmem->slots[i];
 
-		if (slot->dbid == dbid &&
+		if (slot->dbid == dbid && slot->kind == kind &&
 			(slot->state == KAPTURE_SLOT_STARTING || slot->state == KAPTURE_SLOT_RUNNING))
 			return slot;
 	}
@@ -222,7 +225,7 @@ shmem_xact_callback(XactEvent event, void *arg)
 			break;
 		case XACT_EVENT_ABORT:
 		case XACT_EVENT_PREPARE:
-			shmem_wake_pending = shmem_request_pending = shmem_relist_pending = false;
+			shmem_wake_pending = shmem_settings_pending = shmem_request_pending = shmem_relist_pending = false;
 			if (shmem_blocking)
 				shmem_give_back();
 			break;
@@ -241,8 +244,6 @@ shmem_xact_callback(XactEvent event, void *arg)
 static void
 shmem_release_callback(ResourceReleasePhase phase, bool isCommit, bool isTopLevel, void *arg)
 {
-	ShmemSlot  *slot;
-
 	if (!shmem_committed || phase != RESOURCE_RELEASE_AFTER_LOCKS || !isTopLevel)
 		return;
 	shmem_committed = false;
@@ -257,9 +258,13 @@ shmem_release_callback(ResourceReleasePhase phase, bool isCommit, bool isTopLeve
 	 */
 	LWLockAcquire(shmem->lock,
 				  shmem_request_pending || shmem_relist_pending ? LW_EXCLUSIVE : LW_SHARED);
-	slot = shmem_find_slot(MyDatabaseId);
-	if (slot)
+	for (int kind = 0; kind < KAPTURE_WORKER_KINDS; kind++)
 	{
+		ShmemSlot  *slot = shmem_find_slot(MyDatabaseId, kind);
+
+		/* changes of rows are the pusher's business, those of settings both's */
+		if (slot == NULL || (kind == KAPTURE_PULLER && !shmem_settings_pending))
+			continue;
 		pg_atomic_write_u32(&slot->work, 1);
 		if (slot->proc)
 			SetLatch(&slot->proc->procLatch);
@@ -269,7 +274,7 @@ shmem_release_callback(ResourceReleasePhase phase, bool isCommit, bool isTopLeve
 	if (shmem_relist_pending)
 		shmem_post_request(InvalidOid);
 	LWLockRelease(shmem->lock);
-	shmem_wake_pending = shmem_request_pending = shmem_relist_pending = false;
+	shmem_wake_pending = shmem_settings_pending = shmem_request_pending = shmem_relist_pending = false;
 }
 
 /* Registers the callbacks once in each backend.  False: nobody to wake. */
@@ -290,13 +295,25 @@ shmem_arm(void)
 }
 
 /*
- * Wakes this database's worker when the running transaction commits.
+ * Wakes this database's worker when the running transaction commits: rows have
+ * changed.
  */
 void
 kapture_shmem_wake_at_commit(void)
 {
 	if (!shmem_wake_pending && shmem_arm())
 		shmem_wake_pending = true;
+}
+
+/*
+ * Wakes all workers of this database when the running transaction commits:
+ * attachments, servers or the extension have changed.
+ */
+void
+kapture_shmem_wake_all_at_commit(void)
+{
+	if (shmem_arm())
+		shmem_wake_pending = shmem_settings_pending = true;
 }
 
 /*
@@ -325,7 +342,7 @@ kapture_shmem_relist_at_commit(void)
  * Returns the process id of a database's worker, 0 if none runs.
  */
 int
-kapture_shmem_worker_pid(Oid dbid)
+kapture_shmem_worker_pid(Oid dbid, KaptureWorkerKind kind)
 {
 	ShmemSlot  *slot;
 	int			pid = 0;
@@ -333,7 +350,7 @@ kapture_shmem_worker_pid(Oid dbid)
 	if (shmem == NULL)
 		return 0;
 	LWLockAcquire(shmem->lock, LW_SHARED);
-	slot = shmem_find_slot(dbid);
+	slot = shmem_find_slot(dbid, kind);
 	if (slot && slot->state == KAPTURE_SLOT_RUNNING)
 		pid = slot->pid;
 	LWLockRelease(shmem->lock);
@@ -341,8 +358,8 @@ kapture_shmem_worker_pid(Oid dbid)
 }
 
 /*
- * Ends a database's worker and keeps it from coming back until the running
- * transaction ends.  Returns when the worker has left the database; can be
+ * Ends a database's workers and keeps them from coming back until the running
+ * transaction ends.  Returns when they have left the database; can be
  * cancelled.
  */
 void
@@ -372,13 +389,15 @@ kapture_shmem_make_way(Oid dbid)
 	ConditionVariablePrepareToSleep(&shmem->exited);
 	while (present)
 	{
-		ShmemSlot  *slot;
-
+		present = false;
 		LWLockAcquire(shmem->lock, LW_EXCLUSIVE);
-		slot = shmem_find_slot(dbid);
-		present = (slot != NULL);
-		if (slot)
+		for (int kind = 0; kind < KAPTURE_WORKER_KINDS; kind++)
 		{
+			ShmemSlot  *slot = shmem_find_slot(dbid, kind);
+
+			if (slot == NULL)
+				continue;
+			present = true;
 			slot->leave = true;
 			if (slot->proc)
 				SetLatch(&slot->proc->procLatch);
@@ -432,6 +451,8 @@ kapture_shmem_slot_read(int slot)
 
 	LWLockAcquire(shmem->lock, LW_SHARED);
 	info.state = s->state;
+	info.kind = s->kind;
+	info.wants_puller = s->wants_puller;
 	info.dbid = s->dbid;
 	info.generation = s->generation;
 	info.reason = s->reason;
@@ -444,7 +465,7 @@ kapture_shmem_slot_read(int slot)
  * number, -1 if all are taken.
  */
 int
-kapture_shmem_slot_reserve(Oid dbid, uint32 *generation)
+kapture_shmem_slot_reserve(Oid dbid, KaptureWorkerKind kind, uint32 *generation)
 {
 	int			result = -1;
 
@@ -456,6 +477,8 @@ kapture_shmem_slot_reserve(Oid dbid, uint32 *generation)
 		if (slot->state != KAPTURE_SLOT_FREE)
 			continue;
 		slot->state = KAPTURE_SLOT_STARTING;
+		slot->kind = kind;
+		slot->wants_puller = false;
 		slot->dbid = dbid;
 		*generation = ++slot->generation;
 		slot->reason = KAPTURE_EXIT_FAILED;
@@ -530,20 +553,28 @@ kapture_shmem_next_request(Oid *dbid, bool *lost)
 	return any;
 }
 
+/* Takes back what a pusher has said of its servers and tables. */
 static void
-shmem_worker_detach(int code, Datum arg)
+shmem_forget_reports(Oid dbid)
 {
-	LWLockAcquire(shmem->lock, LW_EXCLUSIVE);
 	for (int i = 0; i < SHMEM_MAX_REPORTS; i++)
 	{
-		if (shmem->reports[i].dbid == shmem_my_slot->dbid)
+		if (shmem->reports[i].dbid == dbid)
 			shmem->reports[i].dbid = InvalidOid;
 	}
 	for (int i = 0; i < SHMEM_MAX_TABLES; i++)
 	{
-		if (shmem->tables[i].dbid == shmem_my_slot->dbid)
+		if (shmem->tables[i].dbid == dbid)
 			shmem->tables[i].dbid = InvalidOid;
 	}
+}
+
+static void
+shmem_worker_detach(int code, Datum arg)
+{
+	LWLockAcquire(shmem->lock, LW_EXCLUSIVE);
+	if (shmem_my_slot->kind == KAPTURE_PUSHER)
+		shmem_forget_reports(shmem_my_slot->dbid);
 	if (shmem_my_slot->generation == shmem_my_generation)
 	{
 		shmem_my_slot->state = KAPTURE_SLOT_EXITED;
@@ -608,6 +639,23 @@ kapture_shmem_worker_reason(KaptureExit reason)
 {
 	LWLockAcquire(shmem->lock, LW_EXCLUSIVE);
 	shmem_my_slot->reason = reason;
+	LWLockRelease(shmem->lock);
+}
+
+/*
+ * Says whether there are servers to pull from, so that the launcher starts
+ * a puller.
+ */
+void
+kapture_shmem_worker_wants_puller(bool wanted)
+{
+	LWLockAcquire(shmem->lock, LW_EXCLUSIVE);
+	if (shmem_my_slot->wants_puller != wanted)
+	{
+		shmem_my_slot->wants_puller = wanted;
+		if (wanted && shmem->launcher)
+			SetLatch(&shmem->launcher->procLatch);
+	}
 	LWLockRelease(shmem->lock);
 }
 

@@ -1,7 +1,7 @@
 /*
  * shmem.h
- *		What launcher, workers and backends share: which database has a
- *		worker, and who has to be woken.
+ *		What launcher, workers and backends share: which database has which
+ *		workers, and who has to be woken.
  */
 #ifndef KAPTURE_SHMEM_H
 #define KAPTURE_SHMEM_H
@@ -9,6 +9,15 @@
 #include "postgres.h"
 
 #include "utils/timestamp.h"
+
+/* What a worker does in its database. */
+typedef enum KaptureWorkerKind
+{
+	KAPTURE_PUSHER,				/* brings changes to Kapture: worker.c */
+	KAPTURE_PULLER				/* gets customers from there: puller.c */
+} KaptureWorkerKind;
+
+#define KAPTURE_WORKER_KINDS	2
 
 /* Why a worker went away. */
 typedef enum KaptureExit
@@ -30,9 +39,11 @@ typedef enum KaptureSlotState
 typedef struct KaptureSlotInfo
 {
 	KaptureSlotState state;
+	KaptureWorkerKind kind;
 	Oid			dbid;
 	uint32		generation;
 	KaptureExit reason;
+	bool		wants_puller;	/* says a pusher */
 } KaptureSlotInfo;
 
 /* What a worker says of a server it sends to. */
@@ -72,16 +83,17 @@ extern bool kapture_shmem_available(void);
 
 /* for every backend; they act when the transaction commits */
 extern void kapture_shmem_wake_at_commit(void);
+extern void kapture_shmem_wake_all_at_commit(void);
 extern void kapture_shmem_request_worker_at_commit(void);
 extern void kapture_shmem_relist_at_commit(void);
-extern int	kapture_shmem_worker_pid(Oid dbid);
+extern int	kapture_shmem_worker_pid(Oid dbid, KaptureWorkerKind kind);
 extern void kapture_shmem_make_way(Oid dbid);
 
 /* for the launcher */
 extern void kapture_shmem_launcher_attach(void);
 extern int	kapture_shmem_slot_count(void);
 extern KaptureSlotInfo kapture_shmem_slot_read(int slot);
-extern int	kapture_shmem_slot_reserve(Oid dbid, uint32 *generation);
+extern int	kapture_shmem_slot_reserve(Oid dbid, KaptureWorkerKind kind, uint32 *generation);
 extern void kapture_shmem_slot_free(int slot, uint32 generation);
 extern bool kapture_shmem_database_is_blocked(Oid dbid);
 extern bool kapture_shmem_next_request(Oid *dbid, bool *lost);
@@ -90,6 +102,7 @@ extern bool kapture_shmem_next_request(Oid *dbid, bool *lost);
 extern bool kapture_shmem_worker_attach(int slot, uint32 generation, Oid dbid);
 extern void kapture_shmem_worker_running(void);
 extern void kapture_shmem_worker_reason(KaptureExit reason);
+extern void kapture_shmem_worker_wants_puller(bool wanted);
 extern bool kapture_shmem_worker_take_work(void);
 extern bool kapture_shmem_worker_must_leave(void);
 extern void kapture_shmem_report_server(const char *server, Oid owner, KaptureServerState state,

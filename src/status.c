@@ -22,6 +22,7 @@
 
 PG_FUNCTION_INFO_V1(kapture_worker_start);
 PG_FUNCTION_INFO_V1(kapture_worker_pid);
+PG_FUNCTION_INFO_V1(kapture_puller_pid);
 PG_FUNCTION_INFO_V1(kapture_may_see);
 PG_FUNCTION_INFO_V1(kapture_server_states);
 
@@ -70,7 +71,20 @@ kapture_may_see(PG_FUNCTION_ARGS)
 Datum
 kapture_worker_pid(PG_FUNCTION_ARGS)
 {
-	int			pid = kapture_shmem_worker_pid(MyDatabaseId);
+	int			pid = kapture_shmem_worker_pid(MyDatabaseId, KAPTURE_PUSHER);
+
+	if (pid == 0)
+		PG_RETURN_NULL();
+	PG_RETURN_INT32(pid);
+}
+
+/*
+ * kapture_puller_pid() returns integer
+ */
+Datum
+kapture_puller_pid(PG_FUNCTION_ARGS)
+{
+	int			pid = kapture_shmem_worker_pid(MyDatabaseId, KAPTURE_PULLER);
 
 	if (pid == 0)
 		PG_RETURN_NULL();

@@ -27,7 +27,10 @@
 #include "utils/acl.h"
 
 #include "attach.h"
+#include "catalog.h"
 #include "compat.h"
+#include "origin.h"
+#include "pull_rule.h"
 #include "shmem.h"
 #include "wayside.h"
 
@@ -101,20 +104,28 @@ wayside_notice(Node *stmt)
 		case T_AlterUserMappingStmt:
 		case T_DropUserMappingStmt:
 		case T_GrantStmt:
-			kapture_shmem_wake_at_commit();
+			kapture_shmem_wake_all_at_commit();
 			break;
 		case T_DropStmt:
 			if (((DropStmt *) stmt)->removeType == OBJECT_EXTENSION ||
 				((DropStmt *) stmt)->removeType == OBJECT_SCHEMA ||
 				((DropStmt *) stmt)->removeType == OBJECT_FOREIGN_SERVER)
-				kapture_shmem_wake_at_commit();
+				kapture_shmem_wake_all_at_commit();
 			break;
 		case T_DropOwnedStmt:
-			kapture_shmem_wake_at_commit();
+			kapture_shmem_wake_all_at_commit();
+			break;
+		case T_RenameStmt:
+			if (((RenameStmt *) stmt)->renameType == OBJECT_FOREIGN_SERVER)
+				kapture_shmem_wake_all_at_commit();
+			break;
+		case T_AlterOwnerStmt:
+			if (((AlterOwnerStmt *) stmt)->objectType == OBJECT_FOREIGN_SERVER)
+				kapture_shmem_wake_all_at_commit();
 			break;
 		case T_TransactionStmt:
 			if (((TransactionStmt *) stmt)->kind == TRANS_STMT_COMMIT_PREPARED)
-				kapture_shmem_wake_at_commit();
+				kapture_shmem_wake_all_at_commit();
 			break;
 		case T_CreatedbStmt:
 			kapture_shmem_relist_at_commit();
@@ -124,7 +135,10 @@ wayside_notice(Node *stmt)
 	}
 }
 
-/* Has an updated extension, and the mapping of a renamed column, taken note of. */
+/*
+ * Has an updated extension, and the mapping of a renamed column, taken note of;
+ * and a database that begins to pull know that it is the original.
+ */
 static void
 wayside_follow(Node *stmt)
 {
@@ -135,6 +149,10 @@ wayside_follow(Node *stmt)
 		strcmp(((AlterExtensionStmt *) stmt)->extname, KAPTURE_EXTENSION) == 0 &&
 		OidIsValid(kapture_catalog_relid(KAPTURE_TABLE_ATTACHMENT)))
 		kapture_attach_announce();
+	if ((IsA(stmt, CreateForeignServerStmt) || IsA(stmt, AlterForeignServerStmt)) &&
+		!IsBinaryUpgrade && kapture_pull_servers() != NIL &&
+		OidIsValid(kapture_catalog_relid(KAPTURE_TABLE_ATTACHMENT)))
+		kapture_origin_claim();
 	if (!IsA(stmt, RenameStmt) || rename->renameType != OBJECT_COLUMN || rename->relation == NULL)
 		return;
 	relid = RangeVarGetRelid(rename->relation, NoLock, true);

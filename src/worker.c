@@ -46,6 +46,8 @@
 #include "origin.h"
 #include "outbox.h"
 #include "pacing.h"
+#include "process.h"
+#include "pull_rule.h"
 #include "shmem.h"
 #include "status.h"
 #include "task.h"
@@ -487,8 +489,6 @@ worker_tell_outdated(const char *installed)
 		worker_report(dlist_container(WorkerServer, node, iter.cur), message);
 }
 
-static void worker_exit(KaptureExit reason);
-
 /* Reads attachments and servers anew.  False: the extension is gone. */
 static bool
 worker_load(void)
@@ -506,15 +506,15 @@ worker_load(void)
 	installation = kapture_catalog_relid(KAPTURE_TABLE_ATTACHMENT);
 	exists = kapture_catalog_extension_exists() && OidIsValid(installation);
 	if (exists && OidIsValid(worker_installation) && installation != worker_installation)
-		worker_exit(KAPTURE_EXIT_ASKED);	/* dropped and created anew: so are we */
+		kapture_process_exit(KAPTURE_EXIT_ASKED);	/* dropped and created anew: so are we */
 	if (kapture_guc_database_is_excluded(get_database_name(MyDatabaseId)))
-		worker_exit(KAPTURE_EXIT_ASKED);
+		kapture_process_exit(KAPTURE_EXIT_ASKED);
 	worker_installation = installation;
 	version = exists ? kapture_version_installed() : NULL;
 	if (version && kapture_version_compare(version) != 0)
 		worker_tell_outdated(version);
 	else if (exists && worker_outdated)
-		worker_exit(KAPTURE_EXIT_ASKED);	/* no more: begin anew */
+		kapture_process_exit(KAPTURE_EXIT_ASKED);	/* no more: begin anew */
 	else if (exists)
 	{
 		worker_check_origin();
@@ -542,6 +542,7 @@ worker_load(void)
 		if (worker_alone)
 			worker_recover();
 	}
+	kapture_shmem_worker_wants_puller(exists && !worker_outdated && kapture_pull_servers() != NIL);
 	worker_commit();
 	return exists;
 }
@@ -1356,83 +1357,11 @@ worker_safety_look(void)
 		worker_next_safety_look = TimestampTzPlusMilliseconds(now, WORKER_SAFETY_LOOK);
 }
 
-/*
- * Settings that the worker's promises rest on must not come from ALTER
- * DATABASE or ALTER ROLE.
- */
-static void
-worker_own_settings(void)
-{
-	static const struct
-	{
-		const char *name;
-		const char *value;
-	}			settings[] = {
-		{"search_path", "pg_catalog, pg_temp"},
-		{"statement_timeout", "0"},
-		{"lock_timeout", "0"},
-		{"transaction_timeout", "0"},
-		{"idle_in_transaction_session_timeout", "0"},
-		{"idle_session_timeout", "0"},
-		{"default_transaction_read_only", "off"},
-		{"default_transaction_isolation", "read committed"},
-		{"default_transaction_deferrable", "off"},
-		{"session_replication_role", "origin"},
-		{"row_security", "on"},
-		{"kapture_sync.capture", "on"},
-		{"jit", "off"},
-	};
-
-	for (int i = 0; i < lengthof(settings); i++)
-	{
-		if (GetConfigOption(settings[i].name, true, false) != NULL)
-			SetConfigOption(settings[i].name, settings[i].value, PGC_SUSET, PGC_S_OVERRIDE);
-	}
-
-	/* a claim must be on disk before its request leaves */
-	if (synchronous_commit < SYNCHRONOUS_COMMIT_LOCAL_FLUSH)
-		SetConfigOption("synchronous_commit", "local", PGC_SUSET, PGC_S_OVERRIDE);
-}
-
-/* One worker for each database, whatever shared memory says. */
-static bool
-worker_lock_database(void)
-{
-	LOCKTAG		tag;
-
-	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, 0x6b617074, 0x75726500, 2);
-	return LockAcquire(&tag, ExclusiveLock, true, true) != LOCKACQUIRE_NOT_AVAIL;
-}
-
-/* Ends the process for a reason the launcher is to know. */
-static void
-worker_exit(KaptureExit reason)
-{
-	kapture_shmem_worker_reason(reason);
-	proc_exit(0);
-}
-
 /* Connects, takes the slot over, and finds out whether there is work here. */
 static void
 worker_initialize(Datum arg)
 {
-	Oid			dbid;
-	uint32		generation;
-
-	memcpy(&dbid, MyBgworkerEntry->bgw_extra, sizeof(Oid));
-	memcpy(&generation, MyBgworkerEntry->bgw_extra + sizeof(Oid), sizeof(uint32));
-
-	pqsignal(SIGHUP, SignalHandlerForConfigReload);
-	pqsignal(SIGTERM, die);
-	BackgroundWorkerUnblockSignals();
-
-	if (!kapture_shmem_worker_attach(DatumGetInt32(arg), generation, dbid))
-		proc_exit(0);
-	if (kapture_shmem_worker_must_leave())
-		worker_exit(KAPTURE_EXIT_ASKED);
-	BackgroundWorkerInitializeConnectionByOid(dbid, InvalidOid, 0);
-	worker_own_settings();
-
+	kapture_process_initialize(arg);
 	worker_context = AllocSetContextCreate(TopMemoryContext, "kapture_sync worker",
 										   ALLOCSET_DEFAULT_SIZES);
 	MemoryContextSwitchTo(worker_context);
@@ -1441,11 +1370,8 @@ worker_initialize(Datum arg)
 	CacheRegisterSyscacheCallback(FOREIGNSERVEROID, worker_syscache_callback, (Datum) 0);
 	CacheRegisterSyscacheCallback(USERMAPPINGOID, worker_syscache_callback, (Datum) 0);
 	if (!worker_load())
-		worker_exit(KAPTURE_EXIT_ABSENT);
-	if (!worker_lock_database())
-		ereport(FATAL,
-				(errcode(ERRCODE_OBJECT_IN_USE),
-				 errmsg("another kapture_sync worker is still active in this database")));
+		kapture_process_exit(KAPTURE_EXIT_ABSENT);
+	kapture_process_lock_database(KAPTURE_PUSHER);
 	worker_alone = true;
 	worker_stale = true;		/* once more, to recover what another left */
 }
@@ -1467,7 +1393,7 @@ kapture_worker_main(Datum arg)
 
 		CHECK_FOR_INTERRUPTS();
 		if (kapture_shmem_worker_must_leave())
-			worker_exit(KAPTURE_EXIT_ASKED);
+			kapture_process_exit(KAPTURE_EXIT_ASKED);
 		if (ConfigReloadPending)
 		{
 			ConfigReloadPending = false;
@@ -1483,7 +1409,7 @@ kapture_worker_main(Datum arg)
 			MemoryContextSwitchTo(worker_context);
 		}
 		if (worker_stale && !worker_load())
-			worker_exit(KAPTURE_EXIT_ABSENT);
+			kapture_process_exit(KAPTURE_EXIT_ABSENT);
 
 		/* connections are kept busy first, and while answers are recorded */
 		worker_collect();

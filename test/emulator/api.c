@@ -24,6 +24,7 @@ static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
 static char keys[N_APIS][KEY_SIZE];
 static bool wants_array[N_APIS] = {false, false, true, true};
 static int	pull_limit;			/* hours; 0: none */
+static size_t pull_rows;		/* customers of an answer; 0: no limit */
 
 /* ---- settings ---- */
 
@@ -47,6 +48,16 @@ void
 api_set_pull_limit(int hours)
 {
 	pull_limit = hours;
+}
+
+/*
+ * Sets how many customers an answer to a Pull has at most; the rest is left
+ * out.  0: all.
+ */
+void
+api_set_pull_rows(int rows)
+{
+	pull_rows = rows;
 }
 
 bool
@@ -305,6 +316,8 @@ perform_pull(json_t *object, Reply *reply)
 		nobody_between(reply);
 		return;
 	}
+	if (pull_rows > 0 && behind - first > pull_rows)
+		behind = first + pull_rows; /* without a word, as others do */
 	answer_pull_begin(reply);
 	for (size_t i = first; i < behind; i++)
 		answer_pull_customer(reply, store_nth(i));

@@ -33,6 +33,7 @@ extern const char *const api_names[N_APIS];
 extern void api_set_key(Api api, const char *key);
 extern void api_set_array(Api api, bool array);
 extern void api_set_pull_limit(int hours);
+extern void api_set_pull_rows(int rows);
 
 extern bool api_by_name(const char *name, Api *api);
 extern bool api_read(ApiRequest *request, const char *path, const char *body, size_t len);

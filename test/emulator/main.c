@@ -31,13 +31,15 @@ static const char usage[] =
 "                      want the body of that API wrapped in an array\n"
 "  --pull-limit-hours N\n"
 "                      refuse to pull more at once (default 0: no limit)\n"
+"  --pull-limit-rows N leave out what is beyond so many customers of an answer\n"
+"                      (default 0: no limit)\n"
 "  --timezone NAME     the account's time zone (default Asia/Kolkata)\n"
 "  --empty             start without the samples of the vendor's document\n";
 
 enum
 {
 	OPTION_PORT = 256, OPTION_PORT_FILE, OPTION_THREADS, OPTION_TLS_CERT, OPTION_TLS_KEY, OPTION_AUTH_KEY,
-	OPTION_KEY, OPTION_ADD_ARRAY = OPTION_KEY + N_APIS, OPTION_UPDATE_ARRAY, OPTION_PULL_LIMIT,
+	OPTION_KEY, OPTION_ADD_ARRAY = OPTION_KEY + N_APIS, OPTION_UPDATE_ARRAY, OPTION_PULL_LIMIT, OPTION_PULL_ROWS,
 	OPTION_TIMEZONE, OPTION_EMPTY, OPTION_HELP
 };
 
@@ -55,6 +57,7 @@ static const struct option options[] = {
 	{"add-array", no_argument, NULL, OPTION_ADD_ARRAY},
 	{"update-array", no_argument, NULL, OPTION_UPDATE_ARRAY},
 	{"pull-limit-hours", required_argument, NULL, OPTION_PULL_LIMIT},
+	{"pull-limit-rows", required_argument, NULL, OPTION_PULL_ROWS},
 	{"timezone", required_argument, NULL, OPTION_TIMEZONE},
 	{"empty", no_argument, NULL, OPTION_EMPTY},
 	{"help", no_argument, NULL, OPTION_HELP},
@@ -149,6 +152,9 @@ main(int argc, char **argv)
 				break;
 			case OPTION_PULL_LIMIT:
 				api_set_pull_limit(atoi(optarg));
+				break;
+			case OPTION_PULL_ROWS:
+				api_set_pull_rows(atoi(optarg));
 				break;
 			case OPTION_TIMEZONE:
 				zone = optarg;

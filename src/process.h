@@ -1,0 +1,17 @@
+/*
+ * process.h
+ *		What the background processes of a database have in common: how they
+ *		begin and end.
+ */
+#ifndef KAPTURE_PROCESS_H
+#define KAPTURE_PROCESS_H
+
+#include "postgres.h"
+
+#include "shmem.h"
+
+extern void kapture_process_initialize(Datum arg);
+extern void kapture_process_lock_database(KaptureWorkerKind kind);
+extern void kapture_process_exit(KaptureExit reason) pg_attribute_noreturn();
+
+#endif							/* KAPTURE_PROCESS_H */

@@ -1,0 +1,29 @@
+/*
+ * pull_state.h
+ *		What is kept of pulls: table kapture_pull.
+ */
+#ifndef KAPTURE_PULL_STATE_H
+#define KAPTURE_PULL_STATE_H
+
+#include "postgres.h"
+
+#include "utils/timestamp.h"
+
+typedef struct KapturePullState
+{
+	TimestampTz pulled_until;	/* the watermark; DT_NOBEGIN: never pulled */
+	TimestampTz started_at;		/* of the latest pull; DT_NOBEGIN: none */
+	int			failures;		/* in a row */
+} KapturePullState;
+
+extern void kapture_pull_state_read(const char *server, KapturePullState *state);
+extern void kapture_pull_state_begin(const char *server, TimestampTz pulled_until,
+									 Timestamp start, Timestamp end);
+extern void kapture_pull_state_window(const char *server, TimestampTz pulled_until,
+									  Timestamp done_until, int64 windows_left,
+									  int64 customers, int64 written);
+extern void kapture_pull_state_end(const char *server, TimestampTz next_pull);
+extern void kapture_pull_state_fail(const char *server, const char *error, TimestampTz next_pull);
+extern void kapture_pull_state_tidy(void);
+
+#endif							/* KAPTURE_PULL_STATE_H */

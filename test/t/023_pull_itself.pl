@@ -1,0 +1,173 @@
+# Pulls by themselves: what they bring, from when on, and what failures do.
+use strict;
+use warnings;
+
+use FindBin;
+use lib "$FindBin::RealBin/../perl";
+use KaptureTest;
+use POSIX qw(strftime);
+use Test::More;
+
+my $emulator = start_emulator('--pull-limit-hours', 24);
+my $node = new_node('pulls');
+setup_sync($node, $emulator);
+my $n = 0;
+
+sub ago { return strftime('%Y-%m-%d %H:%M:%S', gmtime(time + 19800 - $_[0])); }
+
+# customers that were made so many seconds ago
+sub seed
+{
+	emulator_post($emulator, 'seed', [ map { { kapture_customer_id => 1000 + $n, customer_name => "Customer $n", phone => sprintf('9%09d', $n++), generated => ago($_) } } @_ ]);
+	return;
+}
+
+sub server { $node->safe_psql('postgres', "ALTER SERVER kapture OPTIONS ($_[0])"); return; }
+sub pulls { return sort { field($a, 'start_date') cmp field($b, 'start_date') } grep { $_->{api} eq 'pull' } @{ emulator_get($emulator, 'log') }; }
+sub field { return $_[0]->{body} =~ /"$_[1]": "([^"]*)"/ ? $1 : die "no $_[1]"; }
+my $count = 'SELECT count(*) FROM kapture_customers';
+
+# options
+my @bad = (
+	[ "pull_interval 'soon'", qr/invalid value for option "pull_interval": "soon"\n.*HINT:  Write an interval/s ],
+	[ "pull_interval '0'", qr/between 1 second and/ ],
+	[ "pull_overlap '1 month'", qr/without months/ ],
+	[ "pull_since 'yesterday'", qr/HINT:  Write it in the account's local time/ ],
+	[ "pull_since '2021-02-29'", qr/It must be a date/ ],
+	[ "pull_since '2021-03-14 25:00:00'", qr/It must be a date/ ]);
+foreach my $case (@bad)
+{
+	my ($rc, $out, $err) = $node->psql('postgres', "ALTER SERVER kapture OPTIONS (ADD $case->[0])");
+	like($err, $case->[1], "$case->[0] is refused");
+}
+
+# off by default
+seed(3 * 86400, 2 * 86400, 86400, 3600, 60);
+poll_ok($node, "SELECT kapture_worker_pid() IS NOT NULL", 'the worker is there');
+is($node->safe_psql('postgres', "SELECT kapture_puller_pid() IS NULL, (SELECT count(*) FROM kapture_pull_status)"), 't|0', 'nothing is pulled unless asked for');
+
+# on, from some time on
+server("ADD pull_interval '1s', ADD pull_since '" . ago(3.5 * 86400) . "'");
+poll_ok($node, "SELECT count(*) = 5 FROM kapture_customers", 'customers of days come by themselves');
+poll_ok($node, "SELECT state IN ('waiting', 'pulling') AND failures = 0 AND pulled_until IS NOT NULL FROM kapture_pull_status", 'the state says so');
+poll_ok($node, "SELECT bool_and(state IN ('done', 'running') AND windows_total >= windows_done) FROM kapture_progress WHERE activity = 'pull'", 'so does the progress');
+is(scalar(grep { $_->{code} != 200 } pulls()), 0, 'no request is for more than a day');
+is($node->safe_psql('postgres', "SELECT backend_type FROM pg_stat_activity WHERE pid = kapture_puller_pid()"), 'kapture_sync puller', 'by a process of its own');
+seed(1);
+poll_ok($node, "SELECT count(*) = 6 FROM kapture_customers", 'a new customer comes');
+poll_ok($node, "SELECT sum(requests) > 0 FROM kapture_stat_requests WHERE api = 'pull'", 'requests are counted');
+
+# an attached table shows it, too
+create_customers($node);
+poll_ok($node, "SELECT pull_state IN ('waiting', 'pulling') AND pulled_until IS NOT NULL AND pull_error IS NULL FROM kapture_status", 'kapture_status has it');
+
+# the watermark outlives the server
+server("SET pull_interval '1h'");
+poll_ok($node, "SELECT state = 'waiting' FROM kapture_pull_status", 'the pull under way ends');
+$node->safe_psql('postgres', "UPDATE kapture_pull SET pulled_until = now() - interval '1 day 12 hours', started_at = '2021-01-01'");
+emulator_post($emulator, 'reset', {});
+seed(36 * 3600 + 600, 30 * 3600, 60);
+$node->restart;
+poll_ok($node, "SELECT count(*) = 9 FROM kapture_customers", 'what was made while it was down comes after a restart');
+my @asked = pulls();
+is(scalar(@asked), 2, 'in windows of a day');
+my $start = $node->safe_psql('postgres', "SELECT abs(extract(epoch FROM ('" . field($asked[0], 'start_date') . "'::timestamp AT TIME ZONE 'Asia/Kolkata') - now() + interval '36 hours 15 minutes')) < 600");
+is($start, 't', 'from an overlap before the watermark on');
+is(field($asked[1], 'start_date'), field($asked[0], 'end_date'), 'without a gap');
+poll_ok($node, "SELECT next_pull > now() FROM kapture_pull_status", 'and then the next is waited for');
+
+# failures are not empty windows
+$node->safe_psql('postgres', "CREATE TABLE before AS SELECT pulled_until FROM kapture_pull");
+emulator_faults($emulator, { api => 'pull', action => 'status', code => 429, headers => { 'Retry-After' => '3600' }, count => 1, body => '{}' });
+server("SET pull_interval '1s'");
+poll_ok($node, "SELECT state = 'failing' AND failures = 1 AND next_pull > now() + interval '50 minutes' FROM kapture_pull_status", '429 is a failure, and Retry-After is waited for');
+is($node->safe_psql('postgres', "SELECT p.pulled_until = b.pulled_until FROM kapture_pull p, before b"), 't', 'the watermark stays');
+server("ADD pull_overlap '20 minutes'");
+poll_ok($node, "SELECT failures = 0 AND last_error IS NULL FROM kapture_pull_status", 'changed settings are tried at once');
+ok($node->log_contains(qr/pulling from server "kapture" failed: .*\n(.*\n)*.*pulling from server "kapture" works again/), 'the log says both');
+
+emulator_faults($emulator, { api => 'pull', action => 'status', code => 400, body => '{"message": "Out of order", "status": "failed"}' });
+poll_ok($node, "SELECT state = 'failing' AND last_error LIKE '%Out of order%' FROM kapture_pull_status", 'what Kapture refuses is shown');
+poll_ok($node, "SELECT pull_state = 'failing' AND pull_error LIKE '%Out of order%' FROM kapture_status", 'in kapture_status, too');
+seed(1);
+emulator_faults($emulator);
+poll_ok($node, "SELECT count(*) = 10 FROM kapture_customers", 'and tried again');
+
+emulator_post($emulator, 'keys', { all => 'c2VjcmV0OnNlY3JldA==' });
+poll_ok($node, "SELECT last_error LIKE '%Invalid Auth Key%' FROM kapture_pull_status", 'a wrong key is shown');
+seed(1);
+$node->safe_psql('postgres', "ALTER USER MAPPING FOR CURRENT_USER SERVER kapture OPTIONS (SET auth_key 'c2VjcmV0OnNlY3JldA==')");
+poll_ok($node, "SELECT count(*) = 11 FROM kapture_customers", 'the right one is tried at once');
+emulator_post($emulator, 'keys', { all => 'a2FwZGVtbzprYXAxMjM=' });
+$node->safe_psql('postgres', "ALTER USER MAPPING FOR CURRENT_USER SERVER kapture OPTIONS (SET auth_key 'a2FwZGVtbzprYXAxMjM=')");
+poll_ok($node, "SELECT state <> 'failing' FROM kapture_pull_status", 'and the other one');
+
+# one refresh at a time
+server("SET timeout '1h'");
+emulator_faults($emulator, { api => 'pull', action => 'hang' });
+poll_ok($node, "SELECT state = 'pulling' AND windows_done = 0 FROM kapture_pull_status", 'a pull hangs');
+wait_for(sub { emulator_get($emulator, 'stats')->{in_flight} > 0 }, 'its request');
+my ($rc, $out, $err) = $node->psql('postgres', "CALL kapture_refresh('2021-03-10', '2021-03-10')");
+like($err, qr/is being refreshed by another session/, 'a refresh does not run beside it');
+is($node->safe_psql('postgres', "SELECT backend_xmin IS NULL AND xact_start IS NULL FROM pg_stat_activity WHERE pid = kapture_puller_pid()"), 't', 'no transaction is open meanwhile');
+
+# other servers are not kept waiting
+my $other = start_emulator();
+$node->safe_psql('postgres', qq(
+CREATE ROLE tenant LOGIN;
+CREATE SERVER other FOREIGN DATA WRAPPER kapture_fdw OPTIONS (url '$other->{url}', pull_interval '1s', pull_since '2021-03-14');
+ALTER SERVER other OWNER TO tenant;
+CREATE USER MAPPING FOR CURRENT_USER SERVER other OPTIONS (auth_key 'a2FwZGVtbzprYXAxMjM=')));
+poll_ok($node, "SELECT last_error LIKE 'user \"tenant\" has no user mapping%' FROM kapture_pull_status WHERE server = 'other'", 'nobody pulls with a key of others');
+is(scalar(@{ emulator_get($other, 'log') }), 0, 'nothing was sent');
+$node->safe_psql('postgres', "ALTER SERVER other OPTIONS (SET pull_since '" . ago(86400) . "'); CREATE USER MAPPING FOR tenant SERVER other OPTIONS (auth_key 'a2FwZGVtbzprYXAxMjM=')");
+emulator_post($other, 'seed', [ { customer_name => 'Of the other', phone => '9111111111', generated => ago(60) } ]);
+poll_ok($node, "SELECT count(*) = 1 FROM kapture_customers WHERE server = 'other'", 'the owner\'s key is used, while the first server hangs');
+$node->safe_psql('postgres', "DROP SERVER other CASCADE");
+poll_ok($node, "SELECT count(*) = 0 FROM kapture_pull WHERE server = 'other'", 'a dropped server is forgotten');
+
+# off again
+server("DROP pull_interval");
+poll_ok($node, "SELECT kapture_puller_pid() IS NULL", 'without the option there is no puller');
+is($node->safe_psql('postgres', "SELECT count(*) FROM kapture_pull_status"), '0', 'nor a state');
+
+# windows that are cut off without a word
+my $cutting = start_emulator('--pull-limit-rows', 50);
+emulator_post($cutting, 'seed', [ map { { customer_name => "Many $_", phone => sprintf('8%09d', $_), generated => ago(3600 + $_) } } 1 .. 333 ]);
+emulator_post($cutting, 'seed', [ map { { customer_name => "At once $_", phone => sprintf('7%09d', $_), generated => ago(30000) } } 1 .. 60 ]);
+$node->safe_psql('postgres', qq(
+CREATE SERVER cutting FOREIGN DATA WRAPPER kapture_fdw OPTIONS (url '$cutting->{url}', pull_interval '1h', pull_since '@{[ ago(86400) ]}');
+CREATE USER MAPPING FOR CURRENT_USER SERVER cutting OPTIONS (auth_key 'a2FwZGVtbzprYXAxMjM=')));
+poll_ok($node, "SELECT state = 'waiting' FROM kapture_pull_status", 'a server that leaves out what is beyond 50 customers is pulled from');
+is($node->safe_psql('postgres', "$count WHERE server = 'cutting' AND name LIKE 'Many%'"), '333', 'all come, in halves of halves');
+is($node->safe_psql('postgres', "$count WHERE server = 'cutting' AND name LIKE 'At once%'"), '50', 'but for those of one second');
+ok($node->log_contains(qr/gave exactly 50 customers for a single second/), 'which the log says');
+$node->safe_psql('postgres', "DROP SERVER cutting CASCADE");
+
+# switched off
+emulator_faults($emulator);
+server("ADD pull_interval '1s'");
+poll_ok($node, "SELECT kapture_puller_pid() IS NOT NULL", 'on again');
+$node->append_conf('postgresql.conf', "kapture_sync.excluded_databases = 'postgres'");
+$node->reload;
+poll_ok($node, "SELECT kapture_puller_pid() IS NULL", 'nothing runs in an excluded database');
+$node->append_conf('postgresql.conf', "kapture_sync.excluded_databases = ''\nkapture_sync.enabled = off");
+$node->reload;
+poll_ok($node, "SELECT kapture_puller_pid() IS NOT NULL", 'it is no longer excluded');
+emulator_post($emulator, 'reset', {});
+$node->safe_psql('postgres', "SELECT kapture_get_customer('{\"phone\": \"1\"}')");
+$node->append_conf('postgresql.conf', "kapture_sync.enabled = on");
+seed(1);
+my @none = pulls();
+is(scalar(@none), 0, 'kapture_sync.enabled = off pulls nothing');
+$node->reload;
+poll_ok($node, "SELECT count(*) = 12 FROM kapture_customers WHERE server = 'kapture'", 'on: it does');
+
+# the extension is dropped and created again
+$node->safe_psql('postgres', "DROP EXTENSION kapture_sync CASCADE");
+wait_for(sub { $node->safe_psql('postgres', "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'kapture_sync puller'") eq '0' }, 'the puller to go');
+setup_sync($node, $emulator, options => "pull_interval '1s', pull_since '" . ago(86400) . "'");
+poll_ok($node, "SELECT count(*) > 0 FROM kapture_customers", 'dropped and created anew, it pulls again');
+
+$node->stop;
+done_testing();
