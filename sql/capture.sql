@@ -176,4 +176,18 @@ ALTER TABLE keyless DROP COLUMN id;
 INSERT INTO keyless VALUES ('B', '9874563726');
 SELECT kapture_detach('keyless');
 DROP TABLE keyless;
+
+-- a backfill notes each row under its own key, in a new session, too
+CREATE TABLE stock (id bigint PRIMARY KEY, customer_name text, phone text);
+INSERT INTO stock SELECT i, 'n', '9' FROM generate_series(1, 40) i;
+SELECT kapture_attach('stock', server => 'keyless');
+SELECT kapture_pause('stock');
+\c -
+SELECT kapture_backfill_slice('stock', 1);
+SELECT kapture_backfill_slice('stock', 7);
+CALL kapture_backfill('stock', 3);
+SELECT count(*), count(DISTINCT row_key), min(row_key::bigint), max(row_key::bigint) FROM kapture_outbox
+  WHERE attachment_id = (SELECT attachment_id FROM kapture_attachment WHERE relation = 'stock'::regclass);
+SELECT last_key, rows FROM kapture_backfill WHERE attachment_id = (SELECT attachment_id FROM kapture_attachment WHERE relation = 'stock'::regclass);
+DROP TABLE stock;
 DROP SERVER keyless CASCADE;

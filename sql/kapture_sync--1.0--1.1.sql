@@ -8,9 +8,6 @@ CREATE FUNCTION @extschema@.kapture_library_version() RETURNS text
 LANGUAGE C STABLE PARALLEL SAFE STRICT AS 'MODULE_PATHNAME', 'kapture_library_version';
 COMMENT ON FUNCTION @extschema@.kapture_library_version() IS 'version of the extension that the loaded library works with';
 
-COMMENT ON FUNCTION @extschema@.kapture_server_states() IS
-'what the worker says of the servers it sends to: ok, misconfigured, denied, throttled, failing, outdated';
-
 -- pulls by themselves
 CREATE FUNCTION @extschema@.kapture_puller_pid() RETURNS integer
 LANGUAGE C VOLATILE STRICT AS 'MODULE_PATHNAME', 'kapture_puller_pid';
@@ -54,48 +51,6 @@ COMMENT ON COLUMN @extschema@.kapture_pull.failures IS 'failed tries in a row';
 COMMENT ON COLUMN @extschema@.kapture_pull.last_error IS 'why the last one failed; NULL: it did not';
 COMMENT ON COLUMN @extschema@.kapture_pull.failed_at IS 'when it failed';
 
-CREATE OR REPLACE VIEW @extschema@.kapture_progress WITH (security_barrier) AS
-SELECT 'refresh'::text AS activity, r.server,
-	CASE WHEN r.finished_at IS NOT NULL THEN 'done'
-		 WHEN EXISTS (SELECT FROM pg_catalog.pg_locks l
-			  WHERE l.locktype OPERATOR(pg_catalog.=) 'object'
-				AND l.database OPERATOR(pg_catalog.=) (SELECT d.oid FROM pg_catalog.pg_database d
-					WHERE d.datname OPERATOR(pg_catalog.=) pg_catalog.current_database())
-				AND l.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_foreign_server'::pg_catalog.regclass
-				AND l.objid OPERATOR(pg_catalog.=) s.oid AND l.objsubid OPERATOR(pg_catalog.=) 1
-				AND l.pid OPERATOR(pg_catalog.=) r.pid AND l.granted) THEN 'running'
-		 ELSE 'interrupted' END AS state,
-	r.start_date, r.end_date, r.done_until, r.windows_done, r.windows_total, r.customers, r.written,
-	(r.customers OPERATOR(pg_catalog.-) r.resumed_customers)::double precision OPERATOR(pg_catalog./)
-		NULLIF(EXTRACT(epoch FROM r.updated_at OPERATOR(pg_catalog.-) r.resumed_at)::double precision, 0) AS customers_per_second,
-	CASE WHEN r.finished_at IS NULL THEN
-		(r.updated_at OPERATOR(pg_catalog.-) r.resumed_at) OPERATOR(pg_catalog.*)
-		((r.windows_total OPERATOR(pg_catalog.-) r.windows_done)::double precision OPERATOR(pg_catalog./)
-		NULLIF(r.windows_done OPERATOR(pg_catalog.-) r.resumed_windows, 0)) END AS time_left,
-	r.started_at, r.resumed_at, r.updated_at, r.finished_at, r.pid
-FROM @extschema@.kapture_refresh_run r
-JOIN pg_catalog.pg_foreign_server s ON s.srvname OPERATOR(pg_catalog.=) r.server
-WHERE pg_catalog.has_server_privilege(s.oid, 'USAGE')
-UNION ALL
-SELECT 'pull', p.server,
-	CASE WHEN p.finished_at IS NOT NULL THEN 'done'
-		 WHEN p.pid OPERATOR(pg_catalog.=) @extschema@.kapture_puller_pid()
-			  AND (p.failed_at IS NULL OR p.failed_at OPERATOR(pg_catalog.<) p.started_at) THEN 'running'
-		 ELSE 'interrupted' END,
-	p.start_date, p.end_date, p.done_until, p.windows_done, p.windows_total, p.customers, p.written,
-	p.customers::double precision OPERATOR(pg_catalog./)
-		NULLIF(EXTRACT(epoch FROM p.updated_at OPERATOR(pg_catalog.-) p.started_at)::double precision, 0),
-	CASE WHEN p.finished_at IS NULL THEN
-		(p.updated_at OPERATOR(pg_catalog.-) p.started_at) OPERATOR(pg_catalog.*)
-		((p.windows_total OPERATOR(pg_catalog.-) p.windows_done)::double precision OPERATOR(pg_catalog./)
-		NULLIF(p.windows_done, 0)) END,
-	p.started_at, p.started_at, p.updated_at, p.finished_at, p.pid
-FROM @extschema@.kapture_pull p
-JOIN pg_catalog.pg_foreign_server s ON s.srvname OPERATOR(pg_catalog.=) p.server
-WHERE p.started_at IS NOT NULL AND pg_catalog.has_server_privilege(s.oid, 'USAGE');
-COMMENT ON VIEW @extschema@.kapture_progress IS 'how far refreshes of the servers that the current role may use, and the latest pulls from them by themselves, have come';
-COMMENT ON COLUMN @extschema@.kapture_progress.activity IS 'what is done: refresh (kapture_refresh), pull (by itself, option pull_interval)';
-
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.kapture_pull', '');
 
 CREATE VIEW @extschema@.kapture_pull_status WITH (security_barrier) AS
@@ -128,6 +83,10 @@ COMMENT ON COLUMN @extschema@.kapture_pull_status.written IS 'rows of customers 
 COMMENT ON COLUMN @extschema@.kapture_pull_status.failures IS 'failed tries in a row';
 COMMENT ON COLUMN @extschema@.kapture_pull_status.last_error IS 'why the last one failed; NULL: it did not';
 GRANT SELECT ON @extschema@.kapture_pull_status TO PUBLIC;
+-- that was about pulls
+
+COMMENT ON FUNCTION @extschema@.kapture_server_states() IS
+'what the worker says of the servers it sends to: ok, misconfigured, denied, throttled, failing, outdated';
 
 -- who may read all statistics sees the numbers of all tables
 CREATE OR REPLACE VIEW @extschema@.kapture_status WITH (security_barrier) AS
@@ -160,3 +119,115 @@ COMMENT ON COLUMN @extschema@.kapture_status.next_pull IS 'time of the next pull
 COMMENT ON COLUMN @extschema@.kapture_status.pull_error IS 'why the last pull failed; NULL: it did not';
 
 COMMENT ON FUNCTION @extschema@.kapture_fdw_handler() IS 'customers and contacts of Kapture as foreign tables';
+-- how far backfills have come
+ALTER TABLE @extschema@.kapture_backfill
+	ADD COLUMN total bigint NOT NULL DEFAULT 0,
+	ADD COLUMN pid integer NOT NULL DEFAULT pg_catalog.pg_backend_pid(),
+	ADD COLUMN resumed_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+	ADD COLUMN resumed_rows bigint NOT NULL DEFAULT 0;
+COMMENT ON COLUMN @extschema@.kapture_backfill.rows IS 'rows noted so far';
+COMMENT ON COLUMN @extschema@.kapture_backfill.total IS 'rows without an id when it began';
+COMMENT ON COLUMN @extschema@.kapture_backfill.pid IS 'server process of the latest call';
+COMMENT ON COLUMN @extschema@.kapture_backfill.resumed_at IS 'time of the latest call';
+COMMENT ON COLUMN @extschema@.kapture_backfill.resumed_rows IS 'rows that were noted before the latest call';
+CREATE OR REPLACE VIEW @extschema@.kapture_progress WITH (security_barrier) AS
+SELECT 'refresh'::text AS activity, r.server,
+	CASE WHEN r.finished_at IS NOT NULL THEN 'done'
+		 WHEN EXISTS (SELECT FROM pg_catalog.pg_locks l
+			  WHERE l.locktype OPERATOR(pg_catalog.=) 'object'
+				AND l.database OPERATOR(pg_catalog.=) (SELECT d.oid FROM pg_catalog.pg_database d
+					WHERE d.datname OPERATOR(pg_catalog.=) pg_catalog.current_database())
+				AND l.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_foreign_server'::pg_catalog.regclass
+				AND l.objid OPERATOR(pg_catalog.=) s.oid AND l.objsubid OPERATOR(pg_catalog.=) 1
+				AND l.pid OPERATOR(pg_catalog.=) r.pid AND l.granted) THEN 'running'
+		 ELSE 'interrupted' END AS state,
+	r.start_date, r.end_date, r.done_until, r.windows_done, r.windows_total, r.customers, r.written,
+	(r.customers OPERATOR(pg_catalog.-) r.resumed_customers)::double precision OPERATOR(pg_catalog./)
+		NULLIF(EXTRACT(epoch FROM r.updated_at OPERATOR(pg_catalog.-) r.resumed_at)::double precision, 0) AS customers_per_second,
+	CASE WHEN r.finished_at IS NULL THEN
+		(r.updated_at OPERATOR(pg_catalog.-) r.resumed_at) OPERATOR(pg_catalog.*)
+		((r.windows_total OPERATOR(pg_catalog.-) r.windows_done)::double precision OPERATOR(pg_catalog./)
+		NULLIF(r.windows_done OPERATOR(pg_catalog.-) r.resumed_windows, 0)) END AS time_left,
+	r.started_at, r.resumed_at, r.updated_at, r.finished_at, r.pid,
+	NULL::regclass AS relation, r.windows_done AS done, r.windows_total AS total
+FROM @extschema@.kapture_refresh_run r
+JOIN pg_catalog.pg_foreign_server s ON s.srvname OPERATOR(pg_catalog.=) r.server
+WHERE pg_catalog.has_server_privilege(s.oid, 'USAGE') OR pg_catalog.pg_has_role('pg_read_all_stats', 'USAGE')
+UNION ALL
+SELECT 'backfill', a.server,
+	CASE WHEN b.finished_at IS NOT NULL THEN 'done'
+		 WHEN EXISTS (SELECT FROM pg_catalog.pg_locks l
+			  WHERE l.locktype OPERATOR(pg_catalog.=) 'object'
+				AND l.database OPERATOR(pg_catalog.=) (SELECT d.oid FROM pg_catalog.pg_database d
+					WHERE d.datname OPERATOR(pg_catalog.=) pg_catalog.current_database())
+				AND l.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_class'::pg_catalog.regclass
+				AND l.objid OPERATOR(pg_catalog.=) a.relation AND l.objsubid OPERATOR(pg_catalog.=) 1
+				AND l.granted) THEN 'running'
+		 ELSE 'interrupted' END,
+	NULL, NULL, NULL, NULL, NULL, b.rows, NULL,
+	(b.rows OPERATOR(pg_catalog.-) b.resumed_rows)::double precision OPERATOR(pg_catalog./)
+		NULLIF(EXTRACT(epoch FROM b.updated_at OPERATOR(pg_catalog.-) b.resumed_at)::double precision, 0),
+	CASE WHEN b.finished_at IS NULL THEN
+		(b.updated_at OPERATOR(pg_catalog.-) b.resumed_at) OPERATOR(pg_catalog.*)
+		((b.total OPERATOR(pg_catalog.-) b.rows)::double precision OPERATOR(pg_catalog./)
+		NULLIF(b.rows OPERATOR(pg_catalog.-) b.resumed_rows, 0)) END,
+	b.started_at, b.resumed_at, b.updated_at, b.finished_at, b.pid,
+	a.relation, b.rows, b.total
+FROM @extschema@.kapture_backfill b
+JOIN @extschema@.kapture_attachment a USING (attachment_id)
+JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) a.relation
+WHERE pg_catalog.pg_has_role(c.relowner, 'USAGE') OR pg_catalog.pg_has_role('pg_read_all_stats', 'USAGE')
+UNION ALL
+SELECT 'pull', p.server,
+	CASE WHEN p.finished_at IS NOT NULL THEN 'done'
+		 WHEN p.pid OPERATOR(pg_catalog.=) @extschema@.kapture_puller_pid()
+			  AND (p.failed_at IS NULL OR p.failed_at OPERATOR(pg_catalog.<) p.started_at) THEN 'running'
+		 ELSE 'interrupted' END,
+	p.start_date, p.end_date, p.done_until, p.windows_done, p.windows_total, p.customers, p.written,
+	p.customers::double precision OPERATOR(pg_catalog./)
+		NULLIF(EXTRACT(epoch FROM p.updated_at OPERATOR(pg_catalog.-) p.started_at)::double precision, 0),
+	CASE WHEN p.finished_at IS NULL THEN
+		(p.updated_at OPERATOR(pg_catalog.-) p.started_at) OPERATOR(pg_catalog.*)
+		((p.windows_total OPERATOR(pg_catalog.-) p.windows_done)::double precision OPERATOR(pg_catalog./)
+		NULLIF(p.windows_done, 0)) END,
+	p.started_at, p.started_at, p.updated_at, p.finished_at, p.pid,
+	NULL, p.windows_done, p.windows_total
+FROM @extschema@.kapture_pull p
+JOIN pg_catalog.pg_foreign_server s ON s.srvname OPERATOR(pg_catalog.=) p.server
+WHERE p.started_at IS NOT NULL AND
+	(pg_catalog.has_server_privilege(s.oid, 'USAGE') OR pg_catalog.pg_has_role('pg_read_all_stats', 'USAGE'));
+COMMENT ON VIEW @extschema@.kapture_progress IS 'how far refreshes of servers that the current role may use, pulls from them by themselves, and backfills of its tables have come; of all, if it may read all statistics';
+COMMENT ON COLUMN @extschema@.kapture_progress.activity IS 'what is done: refresh, pull (by itself: the latest one), backfill';
+COMMENT ON COLUMN @extschema@.kapture_progress.server IS 'foreign server that is pulled from, or that the rows go to';
+COMMENT ON COLUMN @extschema@.kapture_progress.state IS 'running, interrupted (the next call goes on; also between the slices of a backfill), done';
+COMMENT ON COLUMN @extschema@.kapture_progress.customers IS 'customers in the answers, or rows that a backfill has noted to be sent';
+COMMENT ON COLUMN @extschema@.kapture_progress.updated_at IS 'time of the last window or slice';
+COMMENT ON COLUMN @extschema@.kapture_progress.relation IS 'table whose rows are sent; NULL for a refresh';
+COMMENT ON COLUMN @extschema@.kapture_progress.done IS 'windows of a refresh, rows of a backfill that are done';
+COMMENT ON COLUMN @extschema@.kapture_progress.total IS 'of so many; a backfill counts rows without an id when it begins';
+CREATE OR REPLACE PROCEDURE @extschema@.kapture_backfill(relation regclass, slice integer DEFAULT 1000)
+LANGUAGE plpgsql AS $$
+DECLARE
+	noted bigint;
+	done bigint := 0;
+	progress record;
+	said timestamptz := pg_catalog.clock_timestamp();
+BEGIN
+	LOOP
+		noted := @extschema@.kapture_backfill_slice(relation, slice);
+		COMMIT;
+		done := done OPERATOR(pg_catalog.+) noted;
+		EXIT WHEN noted OPERATOR(pg_catalog.<) slice;
+		IF pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) said OPERATOR(pg_catalog.>=) interval '1 second' THEN
+			SELECT p.done, p.total, p.customers_per_second::bigint AS rate, pg_catalog.date_trunc('second', p.time_left) AS time_left
+			INTO progress FROM @extschema@.kapture_progress p
+			WHERE p.activity OPERATOR(pg_catalog.=) 'backfill'
+			AND p.relation OPERATOR(pg_catalog.=) kapture_backfill.relation;
+			RAISE NOTICE '% of % rows of "%" are on their way, % a second, % left',
+				progress.done, progress.total, relation, progress.rate, progress.time_left;
+			said := pg_catalog.clock_timestamp();
+		END IF;
+	END LOOP;
+	RAISE NOTICE '% rows of "%" are on their way, that is all', done, relation;
+END $$;
+

@@ -105,10 +105,19 @@ CREATE TABLE @extschema@.kapture_backfill (
 	rows bigint NOT NULL,
 	started_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
 	updated_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
-	finished_at timestamptz
+	finished_at timestamptz,
+	total bigint NOT NULL DEFAULT 0,
+	pid integer NOT NULL DEFAULT pg_catalog.pg_backend_pid(),
+	resumed_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+	resumed_rows bigint NOT NULL DEFAULT 0
 );
 COMMENT ON TABLE @extschema@.kapture_backfill IS 'how far the last kapture_backfill of each table has come';
 COMMENT ON COLUMN @extschema@.kapture_backfill.last_key IS 'key of the last row noted; the next step goes on behind it';
+COMMENT ON COLUMN @extschema@.kapture_backfill.rows IS 'rows noted so far';
+COMMENT ON COLUMN @extschema@.kapture_backfill.total IS 'rows without an id when it began';
+COMMENT ON COLUMN @extschema@.kapture_backfill.pid IS 'server process of the latest call';
+COMMENT ON COLUMN @extschema@.kapture_backfill.resumed_at IS 'time of the latest call';
+COMMENT ON COLUMN @extschema@.kapture_backfill.resumed_rows IS 'rows that were noted before the latest call';
 
 CREATE TABLE @extschema@.kapture_origin (
 	system_identifier bigint NOT NULL,
@@ -518,20 +527,26 @@ CREATE PROCEDURE @extschema@.kapture_backfill(relation regclass, slice integer D
 LANGUAGE plpgsql AS $$
 DECLARE
 	noted bigint;
-	total bigint := 0;
+	done bigint := 0;
+	progress record;
 	said timestamptz := pg_catalog.clock_timestamp();
 BEGIN
 	LOOP
 		noted := @extschema@.kapture_backfill_slice(relation, slice);
 		COMMIT;
-		total := total OPERATOR(pg_catalog.+) noted;
+		done := done OPERATOR(pg_catalog.+) noted;
 		EXIT WHEN noted OPERATOR(pg_catalog.<) slice;
 		IF pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) said OPERATOR(pg_catalog.>=) interval '1 second' THEN
-			RAISE NOTICE '% rows of "%" are on their way', total, relation;
+			SELECT p.done, p.total, p.customers_per_second::bigint AS rate, pg_catalog.date_trunc('second', p.time_left) AS time_left
+			INTO progress FROM @extschema@.kapture_progress p
+			WHERE p.activity OPERATOR(pg_catalog.=) 'backfill'
+			AND p.relation OPERATOR(pg_catalog.=) kapture_backfill.relation;
+			RAISE NOTICE '% of % rows of "%" are on their way, % a second, % left',
+				progress.done, progress.total, relation, progress.rate, progress.time_left;
 			said := pg_catalog.clock_timestamp();
 		END IF;
 	END LOOP;
-	RAISE NOTICE '% rows of "%" are on their way, that is all', total, relation;
+	RAISE NOTICE '% rows of "%" are on their way, that is all', done, relation;
 END $$;
 COMMENT ON PROCEDURE @extschema@.kapture_backfill(regclass, integer) IS
 'has the rows sent that have no Kapture id yet, in slices; interrupted, it goes on where it stopped';
@@ -889,10 +904,35 @@ SELECT 'refresh'::text AS activity, r.server,
 		(r.updated_at OPERATOR(pg_catalog.-) r.resumed_at) OPERATOR(pg_catalog.*)
 		((r.windows_total OPERATOR(pg_catalog.-) r.windows_done)::double precision OPERATOR(pg_catalog./)
 		NULLIF(r.windows_done OPERATOR(pg_catalog.-) r.resumed_windows, 0)) END AS time_left,
-	r.started_at, r.resumed_at, r.updated_at, r.finished_at, r.pid
+	r.started_at, r.resumed_at, r.updated_at, r.finished_at, r.pid,
+	NULL::regclass AS relation, r.windows_done AS done, r.windows_total AS total
 FROM @extschema@.kapture_refresh_run r
 JOIN pg_catalog.pg_foreign_server s ON s.srvname OPERATOR(pg_catalog.=) r.server
-WHERE pg_catalog.has_server_privilege(s.oid, 'USAGE')
+WHERE pg_catalog.has_server_privilege(s.oid, 'USAGE') OR pg_catalog.pg_has_role('pg_read_all_stats', 'USAGE')
+UNION ALL
+SELECT 'backfill', a.server,
+	CASE WHEN b.finished_at IS NOT NULL THEN 'done'
+		 WHEN EXISTS (SELECT FROM pg_catalog.pg_locks l
+			  WHERE l.locktype OPERATOR(pg_catalog.=) 'object'
+				AND l.database OPERATOR(pg_catalog.=) (SELECT d.oid FROM pg_catalog.pg_database d
+					WHERE d.datname OPERATOR(pg_catalog.=) pg_catalog.current_database())
+				AND l.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_class'::pg_catalog.regclass
+				AND l.objid OPERATOR(pg_catalog.=) a.relation AND l.objsubid OPERATOR(pg_catalog.=) 1
+				AND l.granted) THEN 'running'
+		 ELSE 'interrupted' END,
+	NULL, NULL, NULL, NULL, NULL, b.rows, NULL,
+	(b.rows OPERATOR(pg_catalog.-) b.resumed_rows)::double precision OPERATOR(pg_catalog./)
+		NULLIF(EXTRACT(epoch FROM b.updated_at OPERATOR(pg_catalog.-) b.resumed_at)::double precision, 0),
+	CASE WHEN b.finished_at IS NULL THEN
+		(b.updated_at OPERATOR(pg_catalog.-) b.resumed_at) OPERATOR(pg_catalog.*)
+		((b.total OPERATOR(pg_catalog.-) b.rows)::double precision OPERATOR(pg_catalog./)
+		NULLIF(b.rows OPERATOR(pg_catalog.-) b.resumed_rows, 0)) END,
+	b.started_at, b.resumed_at, b.updated_at, b.finished_at, b.pid,
+	a.relation, b.rows, b.total
+FROM @extschema@.kapture_backfill b
+JOIN @extschema@.kapture_attachment a USING (attachment_id)
+JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) a.relation
+WHERE pg_catalog.pg_has_role(c.relowner, 'USAGE') OR pg_catalog.pg_has_role('pg_read_all_stats', 'USAGE')
 UNION ALL
 SELECT 'pull', p.server,
 	CASE WHEN p.finished_at IS NOT NULL THEN 'done'
@@ -906,28 +946,33 @@ SELECT 'pull', p.server,
 		(p.updated_at OPERATOR(pg_catalog.-) p.started_at) OPERATOR(pg_catalog.*)
 		((p.windows_total OPERATOR(pg_catalog.-) p.windows_done)::double precision OPERATOR(pg_catalog./)
 		NULLIF(p.windows_done, 0)) END,
-	p.started_at, p.started_at, p.updated_at, p.finished_at, p.pid
+	p.started_at, p.started_at, p.updated_at, p.finished_at, p.pid,
+	NULL, p.windows_done, p.windows_total
 FROM @extschema@.kapture_pull p
 JOIN pg_catalog.pg_foreign_server s ON s.srvname OPERATOR(pg_catalog.=) p.server
-WHERE p.started_at IS NOT NULL AND pg_catalog.has_server_privilege(s.oid, 'USAGE');
-COMMENT ON VIEW @extschema@.kapture_progress IS 'how far refreshes of the servers that the current role may use, and the latest pulls from them by themselves, have come';
-COMMENT ON COLUMN @extschema@.kapture_progress.activity IS 'what is done: refresh (kapture_refresh), pull (by itself, option pull_interval)';
-COMMENT ON COLUMN @extschema@.kapture_progress.server IS 'foreign server that is pulled from';
-COMMENT ON COLUMN @extschema@.kapture_progress.state IS 'running, interrupted (the next call goes on), done';
+WHERE p.started_at IS NOT NULL AND
+	(pg_catalog.has_server_privilege(s.oid, 'USAGE') OR pg_catalog.pg_has_role('pg_read_all_stats', 'USAGE'));
+COMMENT ON VIEW @extschema@.kapture_progress IS 'how far refreshes of servers that the current role may use, pulls from them by themselves, and backfills of its tables have come; of all, if it may read all statistics';
+COMMENT ON COLUMN @extschema@.kapture_progress.activity IS 'what is done: refresh, pull (by itself: the latest one), backfill';
+COMMENT ON COLUMN @extschema@.kapture_progress.server IS 'foreign server that is pulled from, or that the rows go to';
+COMMENT ON COLUMN @extschema@.kapture_progress.state IS 'running, interrupted (the next call goes on; also between the slices of a backfill), done';
 COMMENT ON COLUMN @extschema@.kapture_progress.start_date IS 'start of the range, in the account''s local time';
 COMMENT ON COLUMN @extschema@.kapture_progress.end_date IS 'end of the range';
 COMMENT ON COLUMN @extschema@.kapture_progress.done_until IS 'end of the last window that is in the tables';
 COMMENT ON COLUMN @extschema@.kapture_progress.windows_done IS 'windows that are in the tables';
 COMMENT ON COLUMN @extschema@.kapture_progress.windows_total IS 'windows of the range';
-COMMENT ON COLUMN @extschema@.kapture_progress.customers IS 'customers in the answers';
+COMMENT ON COLUMN @extschema@.kapture_progress.customers IS 'customers in the answers, or rows that a backfill has noted to be sent';
 COMMENT ON COLUMN @extschema@.kapture_progress.written IS 'rows of customers and contacts that were new or differed';
 COMMENT ON COLUMN @extschema@.kapture_progress.customers_per_second IS 'of the latest call';
 COMMENT ON COLUMN @extschema@.kapture_progress.time_left IS 'if it goes on like that; NULL: done, or not known yet';
 COMMENT ON COLUMN @extschema@.kapture_progress.started_at IS 'time of the first call';
 COMMENT ON COLUMN @extschema@.kapture_progress.resumed_at IS 'time of the latest call';
-COMMENT ON COLUMN @extschema@.kapture_progress.updated_at IS 'time of the last window';
+COMMENT ON COLUMN @extschema@.kapture_progress.updated_at IS 'time of the last window or slice';
 COMMENT ON COLUMN @extschema@.kapture_progress.finished_at IS 'time of the end';
 COMMENT ON COLUMN @extschema@.kapture_progress.pid IS 'server process of the latest call';
+COMMENT ON COLUMN @extschema@.kapture_progress.relation IS 'table whose rows are sent; NULL for a refresh';
+COMMENT ON COLUMN @extschema@.kapture_progress.done IS 'windows of a refresh, rows of a backfill that are done';
+COMMENT ON COLUMN @extschema@.kapture_progress.total IS 'of so many; a backfill counts rows without an id when it begins';
 GRANT SELECT ON @extschema@.kapture_progress TO PUBLIC;
 
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.kapture_customers', '');

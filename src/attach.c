@@ -46,10 +46,6 @@ PG_FUNCTION_INFO_V1(kapture_pause);
 PG_FUNCTION_INFO_V1(kapture_resume);
 PG_FUNCTION_INFO_V1(kapture_retry);
 PG_FUNCTION_INFO_V1(kapture_discard);
-PG_FUNCTION_INFO_V1(kapture_backfill_slice);
-
-/* Rows a step of a backfill notes, at most. */
-#define ATTACH_MAX_SLICE	100000
 
 #define ATTACH_ID_COLUMN	"kapture_customer_id"
 #define ATTACH_TRIGGER		"kapture_capture"
@@ -593,54 +589,4 @@ Datum
 kapture_discard(PG_FUNCTION_ARGS)
 {
 	PG_RETURN_INT64(attach_change_failed(fcinfo, "DELETE FROM @.kapture_delivery"));
-}
-
-/*
- * kapture_backfill_slice(relation regclass, slice integer) returns integer
- *
- * One step of kapture_backfill(): notes the next rows without an id, in order
- * of the primary key, and how far it came, so that an interrupted backfill goes
- * on where it stopped.  Returns how many rows it noted; fewer than asked for
- * means that it is done.  A row that is waiting already is not sent twice:
- * what waits for one row comes together.
- */
-Datum
-kapture_backfill_slice(PG_FUNCTION_ARGS)
-{
-	KaptureAttachment *att = kapture_attach_find(fcinfo, AccessShareLock, NULL);
-	int			slice;
-	Oid			types[4] = {INT4OID, TEXTOID, INT4OID, BOOLOID};
-	Datum		values[4] = {Int32GetDatum(att->id)};
-	char	   *last_key;
-	List	   *keys;
-	ListCell   *lc;
-
-	attach_require(fcinfo, 1, "slice");
-	slice = PG_GETARG_INT32(1);
-	if (slice < 1 || slice > ATTACH_MAX_SLICE)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("argument \"slice\" must be between 1 and %d", ATTACH_MAX_SLICE)));
-
-	last_key = kapture_own_text("SELECT last_key FROM @.kapture_backfill"
-								" WHERE attachment_id = $1 AND finished_at IS NULL FOR UPDATE",
-								1, types, values);
-	keys = kapture_row_keys_without_id(att, last_key, slice);
-	foreach(lc, keys)
-	{
-		last_key = lfirst(lc);
-		kapture_capture_existing(att, last_key);
-	}
-
-	values[1] = CStringGetTextDatum(last_key ? last_key : "");
-	values[2] = Int32GetDatum(list_length(keys));
-	values[3] = BoolGetDatum(list_length(keys) < slice);
-	(void) kapture_own_execute("INSERT INTO @.kapture_backfill AS b (attachment_id, last_key, rows, finished_at)"
-							   " VALUES ($1, $2, $3, CASE WHEN $4 THEN clock_timestamp() END)"
-							   " ON CONFLICT (attachment_id) DO UPDATE SET last_key = EXCLUDED.last_key,"
-							   " rows = EXCLUDED.rows + CASE WHEN b.finished_at IS NULL THEN b.rows ELSE 0 END,"
-							   " started_at = CASE WHEN b.finished_at IS NULL THEN b.started_at ELSE EXCLUDED.started_at END,"
-							   " updated_at = EXCLUDED.updated_at, finished_at = EXCLUDED.finished_at",
-							   4, types, values);
-	PG_RETURN_INT32(list_length(keys));
 }

@@ -436,7 +436,7 @@ kapture_catalog_text_settings(void)
 
 /*
  * Makes the text under which outbox and deliveries know a row: the key's value
- * itself, or a text array if the key has several columns.
+ * itself (values[0], not a copy), or a text array if the key has several columns.
  */
 char *
 kapture_catalog_pack_key(char **values, int nkeys)

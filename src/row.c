@@ -46,6 +46,8 @@ typedef struct RowBatch
 	int			limit;
 	MemoryContext context;
 	List	   *keys;			/* of char *, in that context */
+
+	int64		count;			/* of rows counted */
 } RowBatch;
 
 typedef void (*RowWork) (RowBatch *batch);
@@ -406,12 +408,15 @@ row_do_list(RowBatch *batch)
 	for (uint64 i = 0; i < SPI_processed; i++)
 	{
 		char	   *parts[INDEX_MAX_KEYS];
+		char	   *key;
 		MemoryContext old;
 
 		for (int k = 0; k < att->nkeys; k++)
 			parts[k] = row_value(i, k + 1);
+		key = kapture_catalog_pack_key(parts, att->nkeys);
+		/* SPI's memory ends before the list is read */
 		old = MemoryContextSwitchTo(batch->context);
-		batch->keys = lappend(batch->keys, kapture_catalog_pack_key(parts, att->nkeys));
+		batch->keys = lappend(batch->keys, pstrdup(key));
 		MemoryContextSwitchTo(old);
 	}
 }
@@ -430,6 +435,32 @@ kapture_row_keys_without_id(KaptureAttachment *att, const char *after, int limit
 	if (error)
 		ReThrowError(error);
 	return batch.keys;
+}
+
+static void
+row_do_count(RowBatch *batch)
+{
+	bool		isnull;
+
+	if (SPI_execute(psprintf("SELECT pg_catalog.count(*) FROM %s AS r WHERE r.%s IS NULL",
+							 row_relation_name(batch->att->root), quote_identifier(batch->att->id_column)),
+					true, 0) != SPI_OK_SELECT)
+		elog(ERROR, "could not count rows");
+	batch->count = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull));
+}
+
+/*
+ * Returns how many rows have no id; reads the whole table.  Errors likewise.
+ */
+int64
+kapture_row_count_without_id(KaptureAttachment *att)
+{
+	RowBatch	batch = {.att = att};
+	ErrorData  *error = row_run(row_do_count, &batch);
+
+	if (error)
+		ReThrowError(error);
+	return batch.count;
 }
 
 /*

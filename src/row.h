@@ -34,6 +34,7 @@ typedef struct KaptureRow
 
 extern void kapture_row_read(KaptureAttachment *att, const char *timezone, List *rows);
 extern List *kapture_row_keys_without_id(KaptureAttachment *att, const char *after, int limit);
+extern int64 kapture_row_count_without_id(KaptureAttachment *att);
 extern void kapture_row_write_ids(KaptureAttachment *att, List *rows);
 
 #endif							/* KAPTURE_ROW_H */

@@ -5,6 +5,7 @@ use warnings;
 
 use FindBin;
 use lib "$FindBin::RealBin/../perl";
+use IPC::Run ();
 use KaptureTest;
 use PostgreSQL::Test::Utils;
 use Test::More;
@@ -100,9 +101,24 @@ $adds = stats()->{adds};
 # interrupted: a step, then the rest
 sql("SELECT kapture_backfill_slice('old', 100)");
 poll_ok($node, "SELECT count(kapture_customer_id) = 100 FROM old", 'a step of the backfill');
-my ($rc, $out, $err) = $node->psql('postgres', "CALL kapture_backfill('old', 700)");
-is($rc, 0, 'the backfill');
-like($err, qr/4900 rows of "old" are on their way, that is all/, 'goes on where it stopped');
+my $progress = "SELECT activity, relation, server, state, done, total, time_left > '0', customers_per_second > 0, finished_at IS NULL FROM kapture_progress";
+is(sql($progress), 'backfill|old|kapture|interrupted|100|5000|t|t|t', 'kapture_progress knows how far it came');
+is(sql("CREATE ROLE stranger; SET ROLE stranger; SELECT count(*) FROM kapture_progress"), '0', 'others do not see it');
+my $stepping = $node->background_psql('postgres');
+$stepping->query_safe("BEGIN; SELECT kapture_backfill_slice('old', 100)");
+is(sql($progress) =~ s/\|[tf]\|[tf]\|t$//r, 'backfill|old|kapture|running|100|5000', 'while a slice is under way, it is running');
+$stepping->query_safe("ROLLBACK");
+# somebody's lock makes it last long enough to say how far it is
+$stepping->query_safe("BEGIN; LOCK TABLE old");
+my ($rc, $out, $err);
+my $calling = IPC::Run::start([ 'psql', '-X', '-d', $node->connstr('postgres'), '-c', "CALL kapture_backfill('old', 700)" ], '<', \undef, '>', \$out, '2>', \$err);
+poll_ok($node, "SELECT clock_timestamp() - query_start > '1 second' AND wait_event_type = 'Lock' FROM pg_stat_activity WHERE query LIKE 'CALL%'", 'a backfill waits for a lock');
+$stepping->query_safe("COMMIT");
+$calling->finish;
+like($err, qr/NOTICE:  800 of 5000 rows of "old" are on their way, \d+ a second, \d\d:\d\d:\d\d left/, 'it says how far it is');
+like($err, qr/4900 rows of "old" are on their way, that is all/, 'and goes on where it stopped');
+is(sql($progress), 'backfill|old|kapture|done|5000|5000||t|f', 'so does kapture_progress');
+$stepping->quit;
 poll_ok($node, "SELECT count(*) = count(kapture_customer_id) FROM old", 'all rows are sent');
 is(stats()->{adds} - $adds, 5000, 'each once');
 ($rc, $out, $err) = $node->psql('postgres', "CALL kapture_backfill('old')");
