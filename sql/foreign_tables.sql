@@ -58,6 +58,22 @@ PREPARE find (bigint) AS SELECT id, name FROM customers WHERE id = $1;
 EXECUTE find (65245);
 EXECUTE find (61371820);
 
+-- by several of them
+EXPLAIN (VERBOSE, COSTS OFF) SELECT name FROM few WHERE id = ANY ('{65245, 61371820}');
+SELECT id, name FROM customers WHERE id IN (65245, 61371820, 1, 65245) ORDER BY id;
+SELECT id, name FROM customers WHERE id = ANY ('{65245, NULL, 1}'::int[]);
+SELECT id, name FROM customers WHERE id = ANY (NULL::bigint[]);
+SELECT id, name FROM customers WHERE id = ANY ('{}'::bigint[]);
+SELECT id, name, phone FROM customers WHERE phone IN ('9845765226', '63582', '1') AND email_id IS NOT NULL ORDER BY id;
+SELECT id, name FROM customers WHERE kapture_customer_id = 65245;
+SELECT id, customer_id FROM contacts WHERE customer_id IN (65245, 61371820) ORDER BY id;
+SELECT id, name FROM customers WHERE id <> ALL ('{65245, 61371820}');
+PREPARE find_all (bigint[]) AS SELECT id, name FROM customers WHERE id = ANY ($1) ORDER BY id;
+EXECUTE find_all ('{65245}');
+SET plan_cache_mode = force_generic_plan;
+EXECUTE find_all ('{65245, 61371820}');
+RESET plan_cache_mode;
+
 -- by time
 SELECT id, name FROM customers WHERE generation_date >= '2021-01-01' AND generation_date < '2021-02-01' ORDER BY id;
 SELECT id, name FROM customers WHERE generation_date = '2021-01-06 12:31:45+00';
@@ -90,6 +106,8 @@ END $$;
 SELECT plan('SELECT l.note, c.name FROM local l JOIN few c ON c.id = l.kapture_customer_id');
 SELECT l.note, c.name FROM local l JOIN customers c ON c.id = l.kapture_customer_id ORDER BY 1;
 SELECT l.note, c.name FROM local l LEFT JOIN customers c ON c.id = l.kapture_customer_id ORDER BY 1;
+SELECT name FROM customers WHERE id IN (SELECT kapture_customer_id FROM local) ORDER BY 1;
+SELECT v.n, c.name FROM (VALUES (1, '{65245, 61371820}'::bigint[]), (2, '{61371820}'), (3, '{}')) v(n, ids) JOIN few c ON c.id = ANY (v.ids) ORDER BY 1, 2;
 SELECT l.note, (SELECT name FROM customers c WHERE c.id = l.kapture_customer_id) FROM local l ORDER BY 1;
 SELECT c.name, k.id FROM customers c JOIN contacts k ON k.customer_id = c.id WHERE c.generation_date BETWEEN '2021-03-14' AND '2021-03-15';
 

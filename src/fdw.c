@@ -21,6 +21,7 @@
 #include "executor/executor.h"
 #include "foreign/fdwapi.h"
 #include "foreign/foreign.h"
+#include "lib/qunique.h"
 #include "miscadmin.h"
 #include "nodes/makefuncs.h"
 #include "nodes/nodeFuncs.h"
@@ -30,6 +31,7 @@
 #include "optimizer/planmain.h"
 #include "optimizer/restrictinfo.h"
 #include "pgtime.h"
+#include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
 #include "utils/json.h"
@@ -63,6 +65,25 @@ typedef enum FdwUse
 	FDW_USE_NONE
 } FdwUse;
 
+/* A condition that is of use. */
+typedef struct FdwCondition
+{
+	FdwUse		use;
+	AttrNumber	attnum;
+	Expr	   *value;			/* the other side; an array: any of its elements */
+	bool		is_equal;
+} FdwCondition;
+
+/* Values for as many Gets are assumed in an array that is not known. */
+#define FDW_ARRAY_LENGTH	10
+
+/* A value that Kapture is asked for, and its text. */
+typedef struct FdwAsked
+{
+	Datum		value;
+	char	   *text;
+} FdwAsked;
+
 /* The fields of a Get's body. */
 static const char *const fdw_fields[] = {"kapture_customer_id", "phone", "email_id"};
 
@@ -74,7 +95,7 @@ typedef struct FdwScan
 	Oid			userid;
 	FdwUse		use;			/* of a Get, or FDW_USE_SINCE */
 	AttrNumber	asked;			/* column a Get asks for */
-	Datum		asked_value;
+	FdwAsked   *asked_values;	/* one for each Get */
 	List	   *uses;			/* integers, one for each expression */
 	List	   *values;			/* states of the expressions */
 	MemoryContext context;		/* of the fetch; reset by a rescan */
@@ -164,57 +185,105 @@ fdw_as_timestamptz(Expr *value)
 								 InvalidOid, COERCE_EXPLICIT_CAST);
 }
 
+/* Is this Var a column of the relation? */
+static bool
+fdw_is_column(Node *node, RelOptInfo *rel)
+{
+	return IsA(node, Var) && ((Var *) node)->varno == rel->relid &&
+		((Var *) node)->varlevelsup == 0;
+}
+
 /*
- * Finds out what a condition on the relation is good for.  If it is, *value is
- * the other side of the comparison.
+ * Finds the sides of a comparison with a column, which becomes the left one,
+ * and its function.
+ */
+static bool
+fdw_take_apart(RelOptInfo *rel, Expr *clause, Node **left, Node **right, Oid *function)
+{
+	if (IsA(clause, ScalarArrayOpExpr) && ((ScalarArrayOpExpr *) clause)->useOr)
+	{
+		ScalarArrayOpExpr *op = (ScalarArrayOpExpr *) clause;
+
+		*left = linitial(op->args);
+		*right = lsecond(op->args);
+		*function = get_opcode(op->opno);
+	}
+	else if (IsA(clause, OpExpr) && list_length(((OpExpr *) clause)->args) == 2)
+	{
+		OpExpr	   *op = (OpExpr *) clause;
+		Oid			operator = op->opno;
+		bool		swap = !fdw_is_column(linitial(op->args), rel);
+
+		*left = swap ? lsecond(op->args) : linitial(op->args);
+		*right = swap ? linitial(op->args) : lsecond(op->args);
+		if (swap)
+			operator = get_commutator(operator);
+		*function = OidIsValid(operator) ? get_opcode(operator) : InvalidOid;
+	}
+	else
+		return false;
+	return fdw_is_column(*left, rel);
+}
+
+/* The collation that a comparison uses. */
+static bool
+fdw_is_deterministic(Expr *clause)
+{
+	return get_collation_isdeterministic(exprInputCollation((Node *) clause));
+}
+
+/*
+ * Finds out what a condition on the relation is good for, which it returns.
  */
 static FdwUse
-fdw_examine(PlannerInfo *root, RelOptInfo *rel, Oid relid, Expr *clause,
-			Expr * *value, bool *is_equal)
+fdw_examine(PlannerInfo *root, RelOptInfo *rel, Oid relid, Expr *clause, FdwCondition *condition)
 {
-	OpExpr	   *op = (OpExpr *) clause;
 	Node	   *left;
 	Node	   *right;
 	Oid			function;
 	FdwUse		use;
 
-	*is_equal = false;
-	if (!IsA(clause, OpExpr) || list_length(op->args) != 2)
-		return FDW_USE_NONE;
-	left = linitial(op->args);
-	right = lsecond(op->args);
-	function = get_opcode(op->opno);
-	if (!(IsA(left, Var) && ((Var *) left)->varno == rel->relid))
-	{
-		Node	   *swap = left;
-		Oid			commutator = get_commutator(op->opno);
-
-		left = right;
-		right = swap;
-		function = OidIsValid(commutator) ? get_opcode(commutator) : InvalidOid;
-	}
-	if (!IsA(left, Var) || ((Var *) left)->varno != rel->relid ||
-		((Var *) left)->varlevelsup != 0 ||
+	memset(condition, 0, sizeof(FdwCondition));
+	condition->use = FDW_USE_NONE;
+	if (!fdw_take_apart(rel, clause, &left, &right, &function) ||
 		bms_is_member(rel->relid, pull_varnos(root, right)) ||
 		contain_volatile_functions(right))
 		return FDW_USE_NONE;
-	*value = (Expr *) right;
+	condition->attnum = ((Var *) left)->varattno;
+	condition->value = (Expr *) right;
 
-	if (fdw_is_generated(relid, ((Var *) left)->varattno))
+	if (fdw_is_generated(relid, condition->attnum) && IsA(clause, OpExpr))
 	{
-		use = fdw_time_use(function, is_equal);
-		if (use != FDW_USE_NONE)
-			*value = fdw_as_timestamptz(*value);
-		return use;
+		condition->use = fdw_time_use(function, &condition->is_equal);
+		if (condition->use != FDW_USE_NONE)
+			condition->value = fdw_as_timestamptz(condition->value);
+		return condition->use;
 	}
-	use = fdw_column_use(relid, ((Var *) left)->varattno);
+	use = fdw_column_use(relid, condition->attnum);
 	if (use == FDW_USE_ID &&
 		(function == F_INT8EQ || function == F_INT84EQ || function == F_INT82EQ))
-		return use;
+		condition->use = use;
 	if ((use == FDW_USE_PHONE || use == FDW_USE_EMAIL) && function == F_TEXTEQ &&
-		get_collation_isdeterministic(op->inputcollid))
-		return use;
-	return FDW_USE_NONE;
+		fdw_is_deterministic(clause))
+		condition->use = use;
+	return condition->use;
+}
+
+/* For how many values a condition that is good for a Get asks. */
+static double
+fdw_count(const FdwCondition *condition)
+{
+	const Const *array = (const Const *) condition->value;
+
+	if (!OidIsValid(get_element_type(exprType((Node *) condition->value))))
+		return 1;
+	if (IsA(array, Const) && !array->constisnull)
+	{
+		ArrayType  *value = DatumGetArrayTypeP(array->constvalue);
+
+		return Max(ArrayGetNItems(ARR_NDIM(value), ARR_DIMS(value)), 1);
+	}
+	return FDW_ARRAY_LENGTH;
 }
 
 
@@ -228,46 +297,47 @@ fdw_get_rel_size(PlannerInfo *root, RelOptInfo *rel, Oid relid)
 	rel->rows = FDW_PULL_ROWS;
 }
 
-/* The best use of the conditions in a list of RestrictInfos. */
+/*
+ * The best use of the conditions in a list of RestrictInfos; *best becomes the
+ * one that has it.
+ */
 static FdwUse
-fdw_best_use(PlannerInfo *root, RelOptInfo *rel, Oid relid, List *conditions)
+fdw_best_use(PlannerInfo *root, RelOptInfo *rel, Oid relid, List *conditions, FdwCondition *best)
 {
-	FdwUse		best = FDW_USE_NONE;
 	ListCell   *lc;
 
+	memset(best, 0, sizeof(FdwCondition));
+	best->use = FDW_USE_NONE;
 	foreach(lc, conditions)
 	{
-		RestrictInfo *condition = lfirst_node(RestrictInfo, lc);
-		Expr	   *value;
-		bool		is_equal;
-		FdwUse		use = fdw_examine(root, rel, relid, condition->clause, &value, &is_equal);
+		FdwCondition condition;
+		FdwUse		use = fdw_examine(root, rel, relid, lfirst_node(RestrictInfo, lc)->clause,
+									  &condition);
 
-		if (use != FDW_USE_UNTIL)	/* an end alone is of no use */
-			best = Min(best, use);
+		if (use != FDW_USE_UNTIL && use < best->use)	/* an end alone is of no use */
+			*best = condition;
 	}
-	return best;
+	return best->use;
 }
 
 /* Adds a path that takes a value from these other relations. */
 static void
-fdw_add_join_path(PlannerInfo *root, RelOptInfo *rel, RestrictInfo *condition, Oid relid)
+fdw_add_join_path(PlannerInfo *root, RelOptInfo *rel, RestrictInfo *info, Oid relid)
 {
-	Expr	   *value;
-	bool		is_equal;
+	FdwCondition condition;
 	Relids		outer;
-	FdwUse		use;
+	double		n;
 
-	if (!join_clause_is_movable_to(condition, rel))
+	if (!join_clause_is_movable_to(info, rel) ||
+		fdw_examine(root, rel, relid, info->clause, &condition) > FDW_USE_EMAIL)
 		return;
-	use = fdw_examine(root, rel, relid, condition->clause, &value, &is_equal);
-	if (use > FDW_USE_EMAIL)
-		return;
-	outer = bms_difference(condition->clause_relids, rel->relids);
+	outer = bms_difference(info->clause_relids, rel->relids);
 	outer = bms_union(outer, rel->lateral_relids);
 	if (bms_is_empty(outer))
 		return;
 	(void) get_baserel_parampathinfo(root, rel, outer);
-	add_path(rel, (Path *) kapture_foreignscan_path(root, rel, 1, FDW_GET_COST, outer));
+	n = fdw_count(&condition);
+	add_path(rel, (Path *) kapture_foreignscan_path(root, rel, n, n * FDW_GET_COST, outer));
 }
 
 /* Is this member of an equivalence class one of the columns Get can ask for? */
@@ -284,14 +354,15 @@ fdw_is_key_member(PlannerInfo *root, RelOptInfo *rel, EquivalenceClass *ec,
 static void
 fdw_get_paths(PlannerInfo *root, RelOptInfo *rel, Oid relid)
 {
-	FdwUse		use = fdw_best_use(root, rel, relid, rel->baserestrictinfo);
+	FdwCondition condition;
+	FdwUse		use = fdw_best_use(root, rel, relid, rel->baserestrictinfo, &condition);
 	bool		is_get = use <= FDW_USE_EMAIL;
-	double		rows = is_get ? 1 : FDW_PULL_ROWS;
+	double		rows = is_get ? fdw_count(&condition) : FDW_PULL_ROWS;
 	ListCell   *lc;
 
 	rel->rows = rows;
 	add_path(rel, (Path *) kapture_foreignscan_path(root, rel, rows,
-													is_get ? FDW_GET_COST :
+													is_get ? rows * FDW_GET_COST :
 													use == FDW_USE_SINCE ? FDW_PULL_COST :
 													FDW_NOTHING_COST,
 													rel->lateral_relids));
@@ -318,40 +389,35 @@ static ForeignScan *
 fdw_get_plan(PlannerInfo *root, RelOptInfo *rel, Oid relid, ForeignPath *path,
 			 List *tlist, List *conditions, Plan *outer_plan)
 {
-	FdwUse		best = fdw_best_use(root, rel, relid, conditions);
-	AttrNumber	asked = InvalidAttrNumber;
+	FdwCondition best;
 	List	   *uses = NIL;
 	List	   *values = NIL;
 	ListCell   *lc;
 
-	foreach(lc, conditions)
+	(void) fdw_best_use(root, rel, relid, conditions, &best);
+	if (best.use <= FDW_USE_EMAIL)
 	{
-		Expr	   *clause = lfirst_node(RestrictInfo, lc)->clause;
-		Expr	   *value;
-		bool		is_equal;
-		FdwUse		use = fdw_examine(root, rel, relid, clause, &value, &is_equal);
+		uses = list_make1_int(best.use);
+		values = list_make1(best.value);
+	}
+	foreach(lc, best.use == FDW_USE_SINCE ? conditions : NIL)
+	{
+		FdwCondition condition;
+		FdwUse		use = fdw_examine(root, rel, relid, lfirst_node(RestrictInfo, lc)->clause,
+									  &condition);
 
-		if (best <= FDW_USE_EMAIL ? (use != best || values != NIL) :
-			(best != FDW_USE_SINCE || use == FDW_USE_NONE))
+		if (use != FDW_USE_SINCE && use != FDW_USE_UNTIL)
 			continue;
-		if (best <= FDW_USE_EMAIL)
-		{
-			Var		   *left = linitial(((OpExpr *) clause)->args);
-
-			if (!IsA(left, Var) || left->varno != rel->relid)
-				left = lsecond(((OpExpr *) clause)->args);
-			asked = left->varattno;
-		}
 		uses = lappend_int(uses, use);
-		values = lappend(values, value);
-		if (is_equal)
+		values = lappend(values, condition.value);
+		if (condition.is_equal)
 		{
 			uses = lappend_int(uses, FDW_USE_UNTIL);
-			values = lappend(values, copyObject(value));
+			values = lappend(values, copyObject(condition.value));
 		}
 	}
 	return make_foreignscan(tlist, extract_actual_clauses(conditions, false), rel->relid,
-							values, list_make3(makeInteger(best), makeInteger(asked), uses),
+							values, list_make3(makeInteger(best.use), makeInteger(best.attnum), uses),
 							NIL, NIL, outer_plan);
 }
 
@@ -454,30 +520,76 @@ fdw_range(ForeignScanState *node, const char *timezone, Timestamp *start, Timest
 	return true;
 }
 
-/* Begins a Get; false if the value asked for is NULL. */
-static bool
-fdw_begin_get(ForeignScanState *node, KaptureFetch **fetch)
+static int
+fdw_compare_asked(const void *a, const void *b)
+{
+	return strcmp(((const FdwAsked *) a)->text, ((const FdwAsked *) b)->text);
+}
+
+/* Fills in the values that Gets are to ask for, each one once; returns how many. */
+static int
+fdw_find_asked(ForeignScanState *node)
 {
 	FdwScan    *scan = node->fdw_state;
 	ExprState  *state = linitial(scan->values);
+	Oid			type = exprType((Node *) state->expr);
+	Oid			element = get_element_type(type);
 	Oid			output;
 	bool		isvarlena;
 	bool		isnull;
-	Datum		value;
-	StringInfoData body;
+	bool	   *nulls = &isnull;
+	Datum		value = ExecEvalExprSwitchContext(state, node->ss.ps.ps_ExprContext, &isnull);
+	Datum	   *values = &value;
+	int			n = 1;
+	int			nasked = 0;
 
-	value = ExecEvalExprSwitchContext(state, node->ss.ps.ps_ExprContext, &isnull);
 	if (isnull)
-		return false;
-	getTypeOutputInfo(exprType((Node *) state->expr), &output, &isvarlena);
-	initStringInfo(&body);
-	appendStringInfo(&body, "{\"%s\": ", fdw_fields[scan->use]);
-	escape_json(&body, OidOutputFunctionCall(output, value));
-	appendStringInfoChar(&body, '}');
-	*fetch = kapture_fetch_get(scan->server, scan->userid, body.data);
-	if (scan->use != FDW_USE_ID)
-		scan->asked_value = PointerGetDatum(PG_DETOAST_DATUM_COPY(value));
-	return true;
+		return 0;
+	if (OidIsValid(element))
+	{
+		int16		len;
+		bool		byval;
+		char		align;
+
+		get_typlenbyvalalign(element, &len, &byval, &align);
+		deconstruct_array(DatumGetArrayTypeP(value), element, len, byval, align, &values, &nulls, &n);
+		type = element;
+	}
+	getTypeOutputInfo(type, &output, &isvarlena);
+	scan->asked_values = palloc(sizeof(FdwAsked) * Max(n, 1));
+	for (int i = 0; i < n; i++)
+	{
+		FdwAsked   *asked = &scan->asked_values[nasked];
+
+		if (nulls[i])
+			continue;
+		asked->text = OidOutputFunctionCall(output, values[i]);
+		asked->value = isvarlena ? PointerGetDatum(PG_DETOAST_DATUM_COPY(values[i])) : values[i];
+		nasked++;
+	}
+	qsort(scan->asked_values, nasked, sizeof(FdwAsked), fdw_compare_asked);
+	return qunique(scan->asked_values, nasked, sizeof(FdwAsked), fdw_compare_asked);
+}
+
+/* Begins Gets; NULL if there is nothing to ask for. */
+static KaptureFetch *
+fdw_begin_gets(ForeignScanState *node)
+{
+	FdwScan    *scan = node->fdw_state;
+	int			n = fdw_find_asked(node);
+	List	   *bodies = NIL;
+
+	for (int i = 0; i < n; i++)
+	{
+		StringInfoData body;
+
+		initStringInfo(&body);
+		appendStringInfo(&body, "{\"%s\": ", fdw_fields[scan->use]);
+		escape_json(&body, scan->asked_values[i].text);
+		appendStringInfoChar(&body, '}');
+		bodies = lappend(bodies, body.data);
+	}
+	return n > 0 ? kapture_fetch_gets(scan->server, scan->userid, bodies) : NULL;
 }
 
 /* Asks Kapture. */
@@ -497,7 +609,7 @@ fdw_ask(ForeignScanState *node)
 			fetch = kapture_fetch_pull(scan->server, scan->userid, start, end);
 	}
 	else
-		(void) fdw_begin_get(node, &fetch);
+		fetch = fdw_begin_gets(node);
 	scan->done = fetch == NULL;
 	if (fetch != NULL)
 		scan->rows = kapture_rows_create(scan->kind, RelationGetDescr(node->ss.ss_currentRelation),
@@ -524,7 +636,7 @@ fdw_iterate(ForeignScanState *node)
 	if ((scan->use == FDW_USE_PHONE || scan->use == FDW_USE_EMAIL) &&
 		slot->tts_isnull[scan->asked - 1])
 	{
-		slot->tts_values[scan->asked - 1] = scan->asked_value;
+		slot->tts_values[scan->asked - 1] = scan->asked_values[kapture_rows_number(scan->rows)].value;
 		slot->tts_isnull[scan->asked - 1] = false;
 	}
 	return ExecStoreVirtualTuple(slot);
@@ -565,7 +677,13 @@ fdw_explain(ForeignScanState *node, ExplainState *es)
 	else if (scan->use == FDW_USE_SINCE)
 		appendStringInfo(&text, "pull by generation_date, a call for each window");
 	else
+	{
+		ExprState  *state = linitial(scan->values);
+
 		appendStringInfo(&text, "get by %s", fdw_fields[scan->use]);
+		if (OidIsValid(get_element_type(exprType((Node *) state->expr))))
+			appendStringInfoString(&text, ", a call for each value");
+	}
 	ExplainPropertyText("Kapture API", text.data, es);
 }
 

@@ -1,7 +1,7 @@
 /*
  * fetch.c
  *		Fetches customers from Kapture: many windows of a pull, several at a
- *		time, handed out in order.
+ *		time, handed out in order; and answers to many Gets in the same way.
  *
  * A fetch is a list of slots, one for each window that is to be asked for, is
  * being asked for, or has been answered and waits for its turn; the first one
@@ -82,6 +82,7 @@ typedef struct FetchSlot
 	Timestamp	from;
 	Timestamp	to;
 	TimestampTz asked;			/* when it was last asked for */
+	int			number;			/* of the body, for a Get */
 	int			attempts;
 	bool		neglected;		/* nobody served the network meanwhile */
 	KaptureHttpRequest *request;
@@ -94,12 +95,13 @@ struct KaptureFetch
 	char	   *server;
 	Oid			userid;
 	KaptureApi	api;
-	const char *body;			/* of a Get */
+	List	   *bodies;			/* of Gets */
 
 	pg_tz	   *zone;			/* of a Pull */
 	int64		window;			/* microseconds */
 	Timestamp	next;			/* start of the next window */
 	Timestamp	end;
+	int			planned;		/* slots made so far, but for halves */
 	bool		all_planned;
 
 	bool		distrustful;	/* halve what looks cut off */
@@ -212,15 +214,15 @@ fetch_plan(KaptureFetch *fetch)
 		   (fetch->slots == NIL || fetch->largest * (list_length(fetch->slots) + 1) <= FETCH_AHEAD))
 	{
 		Timestamp	from = fetch->next;
+		FetchSlot  *slot;
 
-		if (fetch->api == KAPTURE_API_GET)
-			fetch->all_planned = true;
-		else
-		{
+		if (fetch->api == KAPTURE_API_PULL)
 			fetch->next = window_end(fetch, from);
-			fetch->all_planned = fetch->next >= fetch->end;
-		}
-		fetch->slots = lappend(fetch->slots, fetch_make_slot(fetch, from, fetch->next));
+		slot = fetch_make_slot(fetch, from, fetch->next);
+		slot->number = fetch->planned++;
+		fetch->slots = lappend(fetch->slots, slot);
+		fetch->all_planned = fetch->api == KAPTURE_API_PULL ? fetch->next >= fetch->end :
+			fetch->planned >= list_length(fetch->bodies);
 	}
 }
 
@@ -276,14 +278,16 @@ static void
 fetch_send(KaptureFetch *fetch, FetchSlot *slot)
 {
 	const KaptureServer *server = kapture_server_get(fetch->server, fetch->userid);
-	const char *text = fetch->body;
+	const char *text;
 	MemoryContext old;
 	char	   *body;
 	size_t		len;
 
 	/* the text is gone with the window, the request when it is released */
 	old = MemoryContextSwitchTo(fetch->answer_context);
-	if (text == NULL)
+	if (fetch->api == KAPTURE_API_GET)
+		text = list_nth(fetch->bodies, slot->number);
+	else
 		text = psprintf("{\"start_date\": \"%s\", \"end_date\": \"%s\"}",
 						kapture_message_date(slot->from),
 						kapture_message_date(slot->to));
@@ -482,6 +486,7 @@ fetch_accept(KaptureFetch *fetch, FetchSlot *slot)
 	{
 		fetch->current.from = slot->from;
 		fetch->current.to = slot->to;
+		fetch->current.number = slot->number;
 		fetch->current.asked = slot->asked;
 		fetch->current.list = reply.verdict == KAPTURE_SUCCESS ? list : NULL;
 		if (list != NULL)
@@ -677,19 +682,34 @@ kapture_fetch_pull(const char *server, Oid userid, Timestamp start, Timestamp en
 }
 
 /*
- * kapture_fetch_get
- *		Begins to ask for the customers that a Get with this body finds; the
- *		body is JSON in the database's encoding.
+ * kapture_fetch_gets
+ *		Begins to ask for the customers that Gets with these bodies find, one
+ *		or more of them; they are JSON (char *) in the database's encoding.
  *
- * As kapture_fetch_pull(); the answer is the only window.
+ * As kapture_fetch_pull(); each answer is a window, in the order of the bodies.
  */
 KaptureFetch *
-kapture_fetch_get(const char *server, Oid userid, const char *body)
+kapture_fetch_gets(const char *server, Oid userid, List *bodies)
 {
 	KaptureFetch *fetch = fetch_create(server, userid, KAPTURE_API_GET);
+	MemoryContext old = MemoryContextSwitchTo(fetch->context);
+	ListCell   *lc;
 
-	fetch->body = MemoryContextStrdup(fetch->context, body);
+	Assert(bodies != NIL);
+	foreach(lc, bodies)
+		fetch->bodies = lappend(fetch->bodies, pstrdup(lfirst(lc)));
+	MemoryContextSwitchTo(old);
 	return fetch;
+}
+
+/*
+ * kapture_fetch_is_pull
+ *		Are these windows of a pull, not answers to Gets?
+ */
+bool
+kapture_fetch_is_pull(const KaptureFetch *fetch)
+{
+	return fetch->api == KAPTURE_API_PULL;
 }
 
 /*

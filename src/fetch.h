@@ -8,6 +8,7 @@
 
 #include "postgres.h"
 
+#include "nodes/pg_list.h"
 #include "utils/timestamp.h"
 
 #include "message.h"
@@ -19,6 +20,7 @@ typedef struct KaptureWindow
 {
 	Timestamp	from;			/* only for pulls, in the account's local time */
 	Timestamp	to;
+	int			number;			/* only for Gets: of the body, from 0 */
 	TimestampTz asked;			/* when its request was sent */
 	const KaptureList *list;	/* NULL: no customers */
 } KaptureWindow;
@@ -33,8 +35,9 @@ typedef enum KaptureFetchState
 
 extern KaptureFetch *kapture_fetch_pull(const char *server, Oid userid,
 										Timestamp start, Timestamp end);
-extern KaptureFetch *kapture_fetch_get(const char *server, Oid userid,
-									   const char *body);
+extern KaptureFetch *kapture_fetch_gets(const char *server, Oid userid,
+										List *bodies);
+extern bool kapture_fetch_is_pull(const KaptureFetch *fetch);
 extern void kapture_fetch_distrust(KaptureFetch *fetch);
 extern KaptureFetchState kapture_fetch_poll(KaptureFetch *fetch, const KaptureWindow **window,
 											TimestampTz *when);

@@ -37,6 +37,7 @@ struct KaptureRows
 	KaptureFetch *fetch;		/* NULL: there is one answer only, as jsonb */
 	const KaptureList *list;	/* its window's customers; NULL: none */
 	int			next;			/* the next one of them */
+	int			number;			/* of the Get that found them */
 	KaptureReader *reader;
 
 	MemoryContext customer;		/* of the fetched customer that is read */
@@ -162,8 +163,11 @@ rows_next_fetched(KaptureRows *state, JsonbValue *customer)
 		window = kapture_fetch_next(state->fetch);
 		if (window == NULL)
 			return false;
-		rows_turn(state);
+		/* the same customer may be found by several Gets */
+		if (state->ids == NULL || kapture_fetch_is_pull(state->fetch))
+			rows_turn(state);
 		state->list = window->list;
+		state->number = window->number;
 		state->next = 0;
 	}
 }
@@ -268,6 +272,16 @@ kapture_rows_next(KaptureRows *rows, Datum *values, bool *isnull)
 	return true;
 }
 
+/*
+ * kapture_rows_number
+ *		The number of the Get that found the row read last.
+ */
+int
+kapture_rows_number(const KaptureRows *rows)
+{
+	return rows->number;
+}
+
 /* Makes what a function's calls share; the current context is theirs. */
 static RowsCalls *
 rows_begin(FunctionCallInfo fcinfo, KaptureRowKind kind, const char *timezone,
@@ -355,8 +369,8 @@ kapture_find_customers(PG_FUNCTION_ARGS)
 		server = NameStr(*PG_GETARG_NAME(1));
 		calls->user_fctx = rows_begin(fcinfo, KAPTURE_ROW_CUSTOMER,
 									  pstrdup(kapture_server_get(server, GetUserId())->timezone),
-									  kapture_fetch_get(server, GetUserId(),
-														kapture_argument_body(criteria)));
+									  kapture_fetch_gets(server, GetUserId(),
+														 list_make1(kapture_argument_body(criteria))));
 		MemoryContextSwitchTo(old);
 	}
 	return rows_return_next(fcinfo);

@@ -18,5 +18,6 @@ extern KaptureRows *kapture_rows_create(KaptureRowKind kind, TupleDesc desc,
 										const char *timezone,
 										KaptureFetch *fetch);
 extern bool kapture_rows_next(KaptureRows *rows, Datum *values, bool *isnull);
+extern int	kapture_rows_number(const KaptureRows *rows);
 
 #endif							/* KAPTURE_ROWS_H */
