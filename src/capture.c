@@ -27,6 +27,7 @@
 #include "utils/inval.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
+#include "utils/snapmgr.h"
 #include "utils/xid8.h"
 
 #include "capture.h"
@@ -386,7 +387,10 @@ kapture_capture_flush(void)
 	{
 		Relation	outbox = table_open(relid, RowExclusiveLock);
 
+		/* at commit there is none any more, and a long key may go to TOAST */
+		PushActiveSnapshot(GetTransactionSnapshot());
 		capture_write(outbox, first);
+		PopActiveSnapshot();
 		table_close(outbox, RowExclusiveLock);
 	}
 	capture_nnotes = first;

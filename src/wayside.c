@@ -17,7 +17,9 @@
  */
 #include "postgres.h"
 
+#include "access/htup_details.h"
 #include "catalog/namespace.h"
+#include "catalog/pg_authid.h"
 #include "catalog/pg_database.h"
 #include "commands/dbcommands.h"
 #include "commands/defrem.h"
@@ -25,6 +27,7 @@
 #include "nodes/parsenodes.h"
 #include "tcop/utility.h"
 #include "utils/acl.h"
+#include "utils/syscache.h"
 
 #include "attach.h"
 #include "catalog.h"
@@ -50,6 +53,24 @@ wayside_option(List *options, const char *name)
 			return defGetString(def);
 	}
 	return NULL;
+}
+
+/*
+ * May the user create databases?  PostgreSQL's own have_createdb_privilege() is
+ * out of reach in all but the newest minor versions.
+ */
+static bool
+wayside_may_create_databases(void)
+{
+	HeapTuple	role = SearchSysCache1(AUTHOID, ObjectIdGetDatum(GetUserId()));
+	bool		result = superuser();
+
+	if (HeapTupleIsValid(role))
+	{
+		result |= ((Form_pg_authid) GETSTRUCT(role))->rolcreatedb;
+		ReleaseSysCache(role);
+	}
+	return result;
 }
 
 /* The database a command wants to itself, InvalidOid if it does not. */
@@ -87,7 +108,7 @@ wayside_wanted_database(Node *stmt)
 	if (!OidIsValid(dbid) || (dbid == MyDatabaseId && !source))
 		return InvalidOid;
 	if (!object_ownercheck(DatabaseRelationId, dbid, GetUserId()) &&
-		!(source && have_createdb_privilege()))
+		!(source && wayside_may_create_databases()))
 		return InvalidOid;
 	return dbid;
 }
