@@ -90,9 +90,10 @@ complaint_excerpt(const KaptureServer *server, KaptureApi api,
 	bool		is_text;
 	StringInfoData out;
 
+	/* a character that the body's end cuts off counts as if it were whole */
 	if (GetDatabaseEncoding() == PG_UTF8)
-		shown = pg_mbcliplen(body, Min(len, COMPLAINT_EXCERPT + MAX_MULTIBYTE_CHAR_LEN),
-							 COMPLAINT_EXCERPT);
+		shown = Min(shown, pg_mbcliplen(body, Min(len, COMPLAINT_EXCERPT + MAX_MULTIBYTE_CHAR_LEN),
+										COMPLAINT_EXCERPT));
 	is_text = GetDatabaseEncoding() == PG_UTF8 &&
 		pg_verify_mbstr(PG_UTF8, body, shown, true);
 

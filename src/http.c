@@ -248,7 +248,9 @@ http_initialize(void)
 	{
 		http_events = CreateWaitEventSet(NULL, 3);
 		AddWaitEventToSet(http_events, WL_LATCH_SET, PGINVALID_SOCKET, MyLatch, NULL);
-		AddWaitEventToSet(http_events, WL_EXIT_ON_PM_DEATH, PGINVALID_SOCKET, NULL, NULL);
+		/* a single-user server has no postmaster */
+		if (IsUnderPostmaster)
+			AddWaitEventToSet(http_events, WL_EXIT_ON_PM_DEATH, PGINVALID_SOCKET, NULL, NULL);
 		AddWaitEventToSet(http_events, WL_SOCKET_READABLE, http_epoll, NULL, NULL);
 	}
 

@@ -251,7 +251,11 @@ message_from_utf8(char *utf8, int len)
 	return (char *) result;
 }
 
-/* A parser's complaint, cut to a length that fits into a message. */
+/*
+ * A parser's complaint, cut to a length that fits into a message.  It quotes the
+ * answer, of which control characters are not shown: they could do things to
+ * the terminal of who reads it.
+ */
 static char *
 message_complaint(JsonParseErrorType error, JsonLexContext *lex)
 {
@@ -262,8 +266,12 @@ message_complaint(JsonParseErrorType error, JsonLexContext *lex)
 		why = psprintf("%s...",
 					   pnstrdup(why, pg_mbcliplen(why, len, MESSAGE_MAX_WHY)));
 	len = strlen(why);
-	if (len > 0 && why[len - 1] == '.')
-		why = pnstrdup(why, len - 1);
+	why = pnstrdup(why, len > 0 && why[len - 1] == '.' ? len - 1 : len);
+	for (char *p = why; *p != '\0'; p++)
+	{
+		if ((unsigned char) *p < 0x20 || *p == 0x7F)
+			*p = '?';
+	}
 	return why;
 }
 
@@ -389,7 +397,9 @@ message_split_field_start(void *arg, char *name, bool isnull)
 	if (split->lex->lex_level == 1)
 	{
 		split->value = split->lex->token_start;
-		split->inside = (*split->value == '[' || *split->value == '{') &&
+		/* there is no token where the answer ends after a colon */
+		split->inside = split->value != NULL &&
+			(*split->value == '[' || *split->value == '{') &&
 			(message_is_key(name, strlen(name), "message") ||
 			 message_is_key(name, strlen(name), "customerdetails"));
 		if (split->inside)

@@ -1,0 +1,112 @@
+# Answers that fuzzing found to be trouble, byte by byte as they came: each is an
+# error that says what is wrong, and the server lives on.
+use strict;
+use warnings;
+
+use File::Temp qw(tempdir);
+use FindBin;
+use IO::Socket::INET;
+use POSIX ();
+use lib "$FindBin::RealBin/../perl";
+use KaptureTest;
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+my $key = 'a2FwZGVtbzprYXAxMjM=';
+my $dir = tempdir(CLEANUP => 1);
+my $listener = IO::Socket::INET->new(LocalAddr => '127.0.0.1', Listen => 16, ReuseAddr => 1) or die "could not listen: $!";
+my $url = 'http://127.0.0.1:' . $listener->sockport;
+my $child = fork;
+die "could not fork: $!" unless defined $child;
+serve() unless $child;
+
+# Answers each request with what the file "answer" holds; of one that ends in "*",
+# one byte more each time.  Its HTTP code, 400, is one that is not tried again.
+sub serve
+{
+	my $sent = 0;
+
+	$SIG{TERM} = sub { POSIX::_exit(0) };
+	while (my $client = $listener->accept)
+	{
+		my $request = '';
+		until ($request =~ /\r\n\r\n/)
+		{
+			sysread($client, $request, 65536, length $request) or last;
+		}
+		my $body = slurp_file("$dir/answer");
+		if ($body =~ s/\*\z//) { $body = substr($body, 0, ++$sent); }
+		else { $sent = 0; }
+		syswrite($client, "HTTP/1.1 400 No\r\nContent-Length: " . length($body) . "\r\nConnection: close\r\n\r\n$body");
+		close $client;
+	}
+	POSIX::_exit(0);
+}
+
+sub answer
+{
+	my ($body) = @_;
+	open(my $file, '>:raw', "$dir/answer") or die "$dir/answer: $!";
+	print $file $body;
+	close $file;
+	return;
+}
+
+my $node = new_node('main');
+$node->safe_psql('postgres', qq(
+CREATE EXTENSION kapture_sync;
+CREATE SERVER kapture FOREIGN DATA WRAPPER kapture_fdw OPTIONS (url '$url');
+CREATE USER MAPPING FOR CURRENT_USER SERVER kapture OPTIONS (auth_key '$key');
+CREATE FUNCTION failure(command text, OUT code text, OUT detail text) LANGUAGE plpgsql AS \$\$
+BEGIN
+	EXECUTE command;
+EXCEPTION WHEN OTHERS THEN
+	GET STACKED DIAGNOSTICS code = RETURNED_SQLSTATE, detail = PG_EXCEPTION_DETAIL;
+END \$\$;
+));
+my $session = $node->background_psql('postgres');
+my $pid = $session->query_safe('SELECT pg_backend_pid()');
+
+sub failure
+{
+	my ($command) = @_;
+	$command =~ s/'/''/g;
+	return $session->query_safe("SELECT code || ' ' || detail FROM failure('$command')");
+}
+
+my $pull = "SELECT count(*) FROM kapture_pull_customers('2021-03-14', '2021-03-14')";
+my $get = q(SELECT kapture_get_customer('{"phone": "9874563725"}'));
+
+# there is no token after the colon
+answer('{"message": ');
+like(failure($pull), qr/^HV00M .*begins with: \{"message": $/, 'an answer that ends after a colon');
+
+# a character of four bytes of which one is there: nothing behind it is shown
+answer("x\xf4");
+like(failure($get), qr/^HV00M .*begins with: x\\xf4$/, 'an answer that ends within a character');
+answer(('x' x 199) . "\xf4");
+like(failure($get), qr/^HV00M .*begins with: x{199}$/, 'one that does so where it is cut to be shown');
+
+# the parser quotes the answer, and a terminal would obey
+answer("{\"message\": \x1b}");
+unlike(failure($get), qr/[^\x20-\x7e]/, 'control characters of an answer are not shown');
+
+# every beginning of an answer
+my $whole = '{"message": [{"id": 1, "name": "Ker é \ud83d\ude00", "contacts": [{"id": 2.0e0, "isPrimaryContact": "true"}]}, null], "other": {"a": [true]}, "status": "failed"}';
+foreach my $command ($pull, $get)
+{
+	(my $quoted = $command) =~ s/'/''/g;
+	answer('{}');
+	failure($command);
+	answer("$whole*");
+	is($session->query_safe("SELECT string_agg(DISTINCT coalesce(code, 'none'), ' ') FROM (SELECT (failure('$quoted')).code FROM generate_series(1, " . (length($whole) - 1) . ')) s'),
+		'HV00M', "no beginning of an answer is one: $command");
+	is($session->query_safe("SELECT coalesce(code, 'none') FROM failure('$quoted')"), $command eq $pull ? 'HV000' : 'none', 'the whole is');
+}
+is($session->query_safe('SELECT pg_backend_pid()'), $pid, 'the session has lived through all this');
+$session->quit;
+
+kill 'TERM', $child;
+waitpid $child, 0;
+$node->stop;
+done_testing();
