@@ -51,7 +51,7 @@ install_packages() {
 	# what is only in Debian's experimental suite has to be asked for by its name
 	for p in '' '--target-release=experimental'; do
 		as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends $p \
-			-o Dpkg::Options::=--force-confold "$@" >/dev/null && return
+			-o DPkg::Lock::Timeout=600 -o Dpkg::Options::=--force-confold "$@" >/dev/null && return
 		grep -qs experimental /etc/apt/sources.list || break
 	done
 	return 1
@@ -77,7 +77,7 @@ build_and_install() {
 	pack_checkout | tar xf - -C "$work/src"
 	[ "$(id -u)" = 0 ] && chown -R "$runner" "$work"
 	as_runner make -s -C "$work/src" PG_CONFIG="$pg_config" with_llvm=no -j2 all emulator
-	as_root make -s -C "$work/src" PG_CONFIG="$pg_config" with_llvm=no install >/dev/null
+	as_root env ASAN_OPTIONS="${ASAN_OPTIONS:-}" make -s -C "$work/src" PG_CONFIG="$pg_config" with_llvm=no install >/dev/null
 }
 
 # What is needed to build and test against a major version.

@@ -82,11 +82,11 @@ sub emulator_faults
 	return;
 }
 
-# Waits until the condition holds; dies after three minutes.
+# Waits until the condition holds; dies after $PG_TEST_TIMEOUT_DEFAULT seconds.
 sub wait_for
 {
 	my ($condition, $what) = @_;
-	my $deadline = time + 180;
+	my $deadline = time + $PostgreSQL::Test::Utils::timeout_default;
 	until ($condition->())
 	{
 		die "timed out waiting for $what" if time > $deadline;
@@ -123,10 +123,11 @@ sub setup_sync
 	my ($node, $emulator, %params) = @_;
 	my $db = $params{db} || 'postgres';
 	my $options = $params{options} ? ", $params{options}" : '';
+	my $timeout = 2 * ($ENV{KAPTURE_SLOWNESS} || 1);
 	$node->safe_psql($db, qq(
 CREATE EXTENSION kapture_sync;
 CREATE SERVER kapture FOREIGN DATA WRAPPER kapture_fdw
-  OPTIONS (url '$emulator->{url}', timeout '2s'$options);
+  OPTIONS (url '$emulator->{url}', timeout '${timeout}s'$options);
 CREATE USER MAPPING FOR CURRENT_USER SERVER kapture OPTIONS (auth_key '$key');
 ));
 	return;

@@ -1,0 +1,150 @@
+# Calls and drained rows leave nothing behind: what a backend and the worker have
+# in memory after a first round is what they have after five.  A round has
+# $KAPTURE_MEMORY_ROUND calls and rows.
+use strict;
+use warnings;
+
+use FindBin;
+use lib "$FindBin::RealBin/../perl";
+use KaptureTest;
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+my $round = $ENV{KAPTURE_MEMORY_ROUND} || 1000;
+my $rounds = 5;
+
+# What may be left of each round's caches and of malloc's fragments.  A leak of
+# one small palloc for each of a round's calls is more.
+my $context_slack = 64 * 1024;
+my $resident_slack = 2 * 1024 * 1024;
+
+my $emulator = start_emulator();
+my $node = new_node('main');
+
+# the buffers that a process has touched count as its own memory
+$node->append_conf('postgresql.conf', "shared_buffers = '2MB'\n");
+$node->restart;
+setup_sync($node, $emulator);
+
+# The most memory that a process has had at any time.
+sub resident
+{
+	my ($pid) = @_;
+	slurp_file("/proc/$pid/status") =~ /^VmHWM:\s+(\d+) kB/m or die "no memory of process $pid";
+	return $1 * 1024;
+}
+
+# Sockets and files that a process has open.
+sub descriptors
+{
+	my ($pid) = @_;
+	opendir(my $dir, "/proc/$pid/fd") or die "no descriptors of process $pid: $!";
+	return scalar(grep { /^\d/ } readdir $dir);
+}
+
+sub flat_ok
+{
+	my ($who, @usage) = @_;
+	my ($first, $last) = @usage[ 0, -1 ];
+
+	diag("$who: contexts " . join(' ', map { $_->{contexts} } @usage) . ', resident ' . join(' ', map { $_->{resident} } @usage));
+	cmp_ok($last->{contexts} - $first->{contexts}, '<', $context_slack, "$who: memory contexts do not grow");
+  SKIP:
+	{
+		# sanitizers keep what is freed for a while
+		skip 'memory is not the process\'s own', 1 if ($ENV{KAPTURE_SLOWNESS} || 1) > 1;
+		cmp_ok($last->{resident} - $first->{resident}, '<', $resident_slack, "$who: nor does the process at its largest");
+	}
+	cmp_ok($last->{descriptors}, '<=', $first->{descriptors} + 2, "$who: nor the number of its files and sockets");
+	return;
+}
+
+# --- a backend: direct calls, pulled rows, foreign tables, failures
+my @pulled = map { { customer_name => "Pulled $_", phone => (6000000000 + $_) . '', generated => '2021-03-14 10:00:00' } } 1 .. 50;
+emulator_post($emulator, 'seed', \@pulled);
+$node->safe_psql('postgres', qq(
+CREATE SERVER nowhere FOREIGN DATA WRAPPER kapture_fdw OPTIONS (url 'http://127.0.0.1:1');
+CREATE USER MAPPING FOR CURRENT_USER SERVER nowhere OPTIONS (auth_key 'a2FwZGVtbzprYXAxMjM=');
+CREATE SCHEMA k;
+IMPORT FOREIGN SCHEMA kapture FROM SERVER kapture INTO k;
+CREATE PROCEDURE calls(first bigint, n int) LANGUAGE plpgsql AS \$\$
+DECLARE
+	answer jsonb;
+BEGIN
+	FOR i IN 0 .. n - 1 LOOP
+		answer := kapture_add_customer(jsonb_build_object('customer_name', 'Call ' || i, 'phone', (first + i)::text));
+		ASSERT answer->>'status' = 'success';
+		answer := kapture_update_customer(jsonb_build_object('kapture_customer_id', answer #> '{Enquiry,kapture_customer_id}', 'city', 'Pune'));
+		ASSERT answer->>'status' = 'success';
+		answer := kapture_add_customer('{"customer_name": "Refused", "phone": "1"}');
+		ASSERT answer->>'status' = 'failed';
+		IF i % 10 = 0 THEN
+			BEGIN
+				PERFORM kapture_get_customer('{"phone": "9000000000"}', 'nowhere');
+				RAISE 'an answer from nowhere';
+			EXCEPTION WHEN sqlclient_unable_to_establish_sqlconnection THEN
+			END;
+		END IF;
+		COMMIT;
+	END LOOP;
+END \$\$;
+));
+my $session = $node->background_psql('postgres', on_error_stop => 1);
+my $pid = $session->query_safe('SELECT pg_backend_pid()');
+chomp $pid;
+my @usage;
+for my $i (0 .. $rounds - 1)
+{
+	my $first = 7000000000 + $i * $round;
+	my $few = $round / 50;
+	$session->query_safe("CALL calls($first, $round)");
+	$session->query_safe("SELECT count(kapture_get_customer(jsonb_build_object('phone', i::text))) FROM generate_series($first, $first + $round - 1) i");
+	$session->query_safe("SELECT count(raw) FROM generate_series(1, $few), LATERAL kapture_pull_customers('2021-03-14', '2021-03-15')");
+	$session->query_safe("SELECT count(c.raw) FROM generate_series($first, $first + $few - 1) i LEFT JOIN k.customers c ON c.phone = i::text");
+	push @usage, {
+		contexts => $session->query_safe('SELECT sum(total_bytes) FROM pg_backend_memory_contexts'),
+		resident => resident($pid),
+		descriptors => descriptors($pid)
+	};
+}
+$session->quit;
+is(emulator_get($emulator, 'stats')->{adds}, $rounds * $round, 'all calls were answered');
+flat_ok('backend', @usage);
+
+# --- the worker: rows added, updated, refused, deleted
+create_customers($node);
+my $worker = $node->safe_psql('postgres', 'SELECT kapture_worker_pid()');
+my $idle = 'SELECT pending + in_flight + retrying = 0 FROM kapture_status';
+
+# The total of the worker's contexts, which it writes to the log.
+sub worker_contexts
+{
+	my $offset = -s $node->logfile;
+	my $total;
+	$node->safe_psql('postgres', "SELECT pg_log_backend_memory_contexts($worker)");
+	wait_for(sub { ($total) = slurp_file($node->logfile, $offset) =~ /\[$worker\].* Grand total: (\d+) bytes/ }, 'the worker to log its contexts');
+	return $total;
+}
+
+@usage = ();
+for my $i (0 .. $rounds - 1)
+{
+	my $first = 8000000000 + $i * $round;
+	my $refused = $round / 10;
+	$node->safe_psql('postgres', qq(
+INSERT INTO customers (customer_name, phone) SELECT 'Row ' || i, i::text FROM generate_series($first, $first + $round - 1) i;
+INSERT INTO customers (customer_name, phone) SELECT 'Refused ' || i, i::text FROM generate_series(1, $refused) i;
+));
+	die 'rows are not sent' unless $node->poll_query_until('postgres', $idle);
+	$node->safe_psql('postgres', "UPDATE customers SET city = 'Round $i' WHERE phone::bigint >= $first");
+	die 'updates are not sent' unless $node->poll_query_until('postgres', $idle);
+	$node->safe_psql('postgres', "DELETE FROM customers WHERE kapture_customer_id IS NULL");
+	die 'deletions are not seen' unless $node->poll_query_until('postgres', $idle);
+	push @usage, { contexts => worker_contexts(), resident => resident($worker), descriptors => descriptors($worker) };
+}
+is($node->safe_psql('postgres', 'SELECT kapture_worker_pid()'), $worker, 'it is the same worker all the time');
+is($node->safe_psql('postgres', 'SELECT count(kapture_customer_id) FROM customers'), $rounds * $round, 'all rows were sent');
+flat_ok('worker', @usage);
+
+$node->stop;
+done_testing();
