@@ -80,6 +80,17 @@ build_and_install() {
 	as_root env ASAN_OPTIONS="${ASAN_OPTIONS:-}" make -s -C "$work/src" PG_CONFIG="$pg_config" with_llvm=no install >/dev/null
 }
 
+# Builds and installs for another major version, which others are upgraded from.
+install_for_older() {
+	need_packages "postgresql-$1" "postgresql-server-dev-$1"
+	say "building against PostgreSQL $1, too"
+	mkdir -p "$work/old$1"
+	pack_checkout | tar xf - -C "$work/old$1"
+	[ "$(id -u)" = 0 ] && chown -R "$runner" "$work/old$1"
+	as_runner make -s -C "$work/old$1" PG_CONFIG="/usr/lib/postgresql/$1/bin/pg_config" with_llvm=no -j2 all
+	as_root make -s -C "$work/old$1" PG_CONFIG="/usr/lib/postgresql/$1/bin/pg_config" with_llvm=no install >/dev/null
+}
+
 # What is needed to build and test against a major version.
 packages_for() {
 	packages=("postgresql-$1" "postgresql-server-dev-$1" libcurl4-openssl-dev libmicrohttpd-dev libjansson-dev
