@@ -88,6 +88,10 @@ GRANT SELECT ON @extschema@.kapture_pull_status TO PUBLIC;
 COMMENT ON FUNCTION @extschema@.kapture_server_states() IS
 'what the worker says of the servers it sends to: ok, misconfigured, denied, throttled, failing, outdated';
 
+CREATE FUNCTION @extschema@.kapture_table_problem(attachment_id integer) RETURNS text
+LANGUAGE C STABLE STRICT AS 'MODULE_PATHNAME', 'kapture_table_problem';
+COMMENT ON FUNCTION @extschema@.kapture_table_problem(integer) IS 'why the worker cannot send the rows of an attached table; see kapture_status';
+
 -- who may read all statistics sees the numbers of all tables
 CREATE OR REPLACE VIEW @extschema@.kapture_status WITH (security_barrier) AS
 SELECT a.relation, a.server,
@@ -95,11 +99,12 @@ SELECT a.relation, a.server,
 							  FROM @extschema@.kapture_origin o), false) THEN 'copy'
 		 WHEN s.state OPERATOR(pg_catalog.=) 'outdated' THEN 'outdated'
 		 WHEN a.paused THEN 'paused'
+		 WHEN p.problem IS NOT NULL THEN 'misconfigured'
 		 WHEN @extschema@.kapture_worker_pid() IS NULL THEN 'no worker'
 		 ELSE 'running' END AS state,
 	q.pending, q.in_flight, q.retrying, q.parked,
 	pg_catalog.now() OPERATOR(pg_catalog.-) q.oldest AS oldest_age,
-	q.last_success, q.last_error,
+	q.last_success, COALESCE(p.problem, q.last_error) AS last_error,
 	s.state AS server_state, s.message AS server_message, s.retry_at AS server_retry_at,
 	q.exact,
 	p.state AS pull_state, p.pulled_until, p.next_pull, p.last_error AS pull_error
@@ -109,9 +114,11 @@ LEFT JOIN @extschema@.kapture_server_states() s
 	ON s.server OPERATOR(pg_catalog.=) a.server AND s.owner OPERATOR(pg_catalog.=) c.relowner
 LEFT JOIN @extschema@.kapture_pull_status p ON p.server OPERATOR(pg_catalog.=) a.server
 CROSS JOIN LATERAL @extschema@.kapture_queue(a.attachment_id) q
+CROSS JOIN LATERAL (SELECT @extschema@.kapture_table_problem(a.attachment_id) AS problem) p
 WHERE pg_catalog.pg_has_role(c.relowner, 'USAGE') OR pg_catalog.pg_has_role('pg_read_all_stats', 'USAGE');
 COMMENT ON VIEW @extschema@.kapture_status IS 'one row for each attached table that belongs to the current role, or, without messages, for each one if it may read all statistics; cheap enough to be looked at each second';
-COMMENT ON COLUMN @extschema@.kapture_status.state IS 'running, paused, copy (see kapture_resume), outdated (see server_message), no worker';
+COMMENT ON COLUMN @extschema@.kapture_status.state IS 'running, paused, misconfigured (see last_error), copy (see kapture_resume), outdated (see server_message), no worker';
+COMMENT ON COLUMN @extschema@.kapture_status.last_error IS 'why no rows of the table can be sent, or the latest failure of those that wait';
 COMMENT ON COLUMN @extschema@.kapture_status.server_state IS 'ok, misconfigured, denied, throttled, failing, outdated';
 COMMENT ON COLUMN @extschema@.kapture_status.pull_state IS 'of pulls from the server by themselves: waiting, pulling, failing, copy, no worker; NULL: option pull_interval is not set';
 COMMENT ON COLUMN @extschema@.kapture_status.pulled_until IS 'customers generated before have been pulled';

@@ -1021,17 +1021,22 @@ CREATE FUNCTION @extschema@.kapture_queue(attachment_id integer,
 LANGUAGE C STABLE STRICT AS 'MODULE_PATHNAME', 'kapture_queue';
 COMMENT ON FUNCTION @extschema@.kapture_queue(integer) IS 'what waits for an attached table, at a cost that does not grow with it; see kapture_status';
 
+CREATE FUNCTION @extschema@.kapture_table_problem(attachment_id integer) RETURNS text
+LANGUAGE C STABLE STRICT AS 'MODULE_PATHNAME', 'kapture_table_problem';
+COMMENT ON FUNCTION @extschema@.kapture_table_problem(integer) IS 'why the worker cannot send the rows of an attached table; see kapture_status';
+
 CREATE VIEW @extschema@.kapture_status WITH (security_barrier) AS
 SELECT a.relation, a.server,
 	CASE WHEN NOT COALESCE((SELECT pg_catalog.bool_and(@extschema@.kapture_is_origin(o.system_identifier, o.database))
 							  FROM @extschema@.kapture_origin o), false) THEN 'copy'
 		 WHEN s.state OPERATOR(pg_catalog.=) 'outdated' THEN 'outdated'
 		 WHEN a.paused THEN 'paused'
+		 WHEN p.problem IS NOT NULL THEN 'misconfigured'
 		 WHEN @extschema@.kapture_worker_pid() IS NULL THEN 'no worker'
 		 ELSE 'running' END AS state,
 	q.pending, q.in_flight, q.retrying, q.parked,
 	pg_catalog.now() OPERATOR(pg_catalog.-) q.oldest AS oldest_age,
-	q.last_success, q.last_error,
+	q.last_success, COALESCE(p.problem, q.last_error) AS last_error,
 	s.state AS server_state, s.message AS server_message, s.retry_at AS server_retry_at,
 	q.exact,
 	p.state AS pull_state, p.pulled_until, p.next_pull, p.last_error AS pull_error
@@ -1041,18 +1046,19 @@ LEFT JOIN @extschema@.kapture_server_states() s
 	ON s.server OPERATOR(pg_catalog.=) a.server AND s.owner OPERATOR(pg_catalog.=) c.relowner
 LEFT JOIN @extschema@.kapture_pull_status p ON p.server OPERATOR(pg_catalog.=) a.server
 CROSS JOIN LATERAL @extschema@.kapture_queue(a.attachment_id) q
+CROSS JOIN LATERAL (SELECT @extschema@.kapture_table_problem(a.attachment_id) AS problem) p
 WHERE pg_catalog.pg_has_role(c.relowner, 'USAGE') OR pg_catalog.pg_has_role('pg_read_all_stats', 'USAGE');
 COMMENT ON VIEW @extschema@.kapture_status IS 'one row for each attached table that belongs to the current role, or, without messages, for each one if it may read all statistics; cheap enough to be looked at each second';
 COMMENT ON COLUMN @extschema@.kapture_status.relation IS 'the attached table';
 COMMENT ON COLUMN @extschema@.kapture_status.server IS 'foreign server its rows go to';
-COMMENT ON COLUMN @extschema@.kapture_status.state IS 'running, paused, copy (see kapture_resume), outdated (see server_message), no worker';
+COMMENT ON COLUMN @extschema@.kapture_status.state IS 'running, paused, misconfigured (see last_error), copy (see kapture_resume), outdated (see server_message), no worker';
 COMMENT ON COLUMN @extschema@.kapture_status.pending IS 'changes that the worker has not taken up; beyond 10000 an estimate';
 COMMENT ON COLUMN @extschema@.kapture_status.in_flight IS 'rows being sent';
 COMMENT ON COLUMN @extschema@.kapture_status.retrying IS 'rows that wait for another try';
 COMMENT ON COLUMN @extschema@.kapture_status.parked IS 'rows that wait for a correction; beyond 10000 an estimate';
 COMMENT ON COLUMN @extschema@.kapture_status.oldest_age IS 'age of the oldest change that is not with Kapture; NULL: nothing waits';
 COMMENT ON COLUMN @extschema@.kapture_status.last_success IS 'when a row was last done with';
-COMMENT ON COLUMN @extschema@.kapture_status.last_error IS 'latest failure of the rows that wait';
+COMMENT ON COLUMN @extschema@.kapture_status.last_error IS 'why no rows of the table can be sent, or the latest failure of those that wait';
 COMMENT ON COLUMN @extschema@.kapture_status.server_state IS 'ok, misconfigured, denied, throttled, failing, outdated';
 COMMENT ON COLUMN @extschema@.kapture_status.server_message IS 'what the server said';
 COMMENT ON COLUMN @extschema@.kapture_status.server_retry_at IS 'no request before that';

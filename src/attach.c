@@ -14,6 +14,7 @@
 #include "catalog/catalog.h"
 #include "catalog/objectaddress.h"
 #include "catalog/pg_class.h"
+#include "catalog/pg_inherits.h"
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "fmgr.h"
@@ -95,24 +96,49 @@ kapture_attach_announce(void)
 	kapture_shmem_wake_all_at_commit();
 }
 
-/*
- * A column was renamed: its mapping follows, so that a new column of the old
- * name is not taken for it.
- */
-void
-kapture_attach_column_renamed(Oid relid, const char *from, const char *to)
+/* Has an attachment follow a renamed column. */
+static bool
+attach_follow(Oid relid, const char *from, const char *to)
 {
 	NameData	names[2];
 	Oid			types[3] = {REGCLASSOID, NAMEOID, NAMEOID};
 	Datum		values[3] = {ObjectIdGetDatum(relid), NameGetDatum(&names[0]), NameGetDatum(&names[1])};
+	uint64		n;
+
+	namestrcpy(&names[0], from);
+	namestrcpy(&names[1], to);
+	n = kapture_own_execute("UPDATE @.kapture_column c SET column_name = $3 FROM @.kapture_attachment a"
+							" WHERE a.attachment_id = c.attachment_id AND a.relation = $1 AND c.column_name = $2",
+							3, types, values);
+	n += kapture_own_execute("UPDATE @.kapture_attachment SET key_columns = pg_catalog.array_replace(key_columns, $2, $3),"
+							 " id_column = CASE id_column WHEN $2 THEN $3 ELSE id_column END"
+							 " WHERE relation = $1 AND (id_column = $2 OR $2 = ANY (key_columns))",
+							 3, types, values);
+	return n > 0;
+}
+
+/*
+ * A column was renamed, with those of the tables that inherit it: attachments
+ * follow, so that a new column of the old name is not taken for it.
+ */
+void
+kapture_attach_column_renamed(Oid relid, const char *from, const char *to)
+{
+	List	   *attached;
+	bool		any = false;
+	ListCell   *lc;
 
 	if (!OidIsValid(kapture_catalog_relid(KAPTURE_TABLE_COLUMN)))
 		return;
-	namestrcpy(&names[0], from);
-	namestrcpy(&names[1], to);
-	if (kapture_own_execute("UPDATE @.kapture_column c SET column_name = $3 FROM @.kapture_attachment a"
-							" WHERE a.attachment_id = c.attachment_id AND a.relation = $1 AND c.column_name = $2",
-							3, types, values) > 0)
+	attached = kapture_catalog_attached_relations();
+	if (attached == NIL)
+		return;
+	foreach(lc, find_all_inheritors(relid, NoLock, NULL))
+	{
+		if (list_member_oid(attached, lfirst_oid(lc)))
+			any |= attach_follow(lfirst_oid(lc), from, to);
+	}
+	if (any)
 		kapture_attach_announce();
 }
 

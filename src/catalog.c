@@ -231,6 +231,7 @@ catalog_read_attachment(List *relids)
 			result->former_key = lappend(result->former_key, pstrdup(NameStr(*DatumGetName(names[i]))));
 		result->server = pstrdup(NameStr(*DatumGetName(catalog_getattr(tuple, rel, ATTACHMENT_SERVER))));
 		result->id_column = pstrdup(NameStr(*DatumGetName(catalog_getattr(tuple, rel, ATTACHMENT_ID_COLUMN))));
+		result->id_attnum = get_attnum(root, result->id_column);
 		result->paused = DatumGetBool(catalog_getattr(tuple, rel, ATTACHMENT_PAUSED));
 		result->link_duplicates =
 			strcmp(TextDatumGetCString(catalog_getattr(tuple, rel, ATTACHMENT_ON_DUPLICATE)), "link") == 0;
@@ -405,6 +406,22 @@ kapture_catalog_attachment(Relation rel)
 		catalog_read_key(att, rel);
 	}
 	return att;
+}
+
+/*
+ * Returns why the rows of an attached table cannot be sent, in the current
+ * memory context; NULL if they can.
+ */
+char *
+kapture_catalog_problem(const KaptureAttachment *att)
+{
+	if (att->nkeys == 0)
+		return psprintf("table \"%s\" has no primary key, nor the columns of the one it was attached with",
+						get_rel_name(att->root));
+	if (att->id_attnum == InvalidAttrNumber)
+		return psprintf("table \"%s\" has no column \"%s\" any more, which receives the Kapture customer ids",
+						get_rel_name(att->root), att->id_column);
+	return NULL;
 }
 
 /*

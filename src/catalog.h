@@ -57,7 +57,8 @@ typedef struct KaptureAttachment
 	char	   *server;
 	bool		link_duplicates;
 	bool		paused;
-	char	   *id_column;
+	char	   *id_column;		/* its name */
+	AttrNumber	id_attnum;		/* InvalidAttrNumber: the column is gone */
 	List	   *former_key;		/* names of the key's columns when it was attached */
 	int			nkeys;
 	KaptureKeyColumn *keys;		/* in the order of the primary key */
@@ -76,6 +77,7 @@ extern Oid	kapture_catalog_relid(KaptureTable table);
 extern List *kapture_catalog_attached_relations(void);
 extern Oid	kapture_catalog_attached_relation(int32 attachment_id);
 extern KaptureAttachment *kapture_catalog_attachment(Relation rel);
+extern char *kapture_catalog_problem(const KaptureAttachment *att);
 extern int	kapture_catalog_text_settings(void);
 extern char *kapture_catalog_pack_key(char **values, int nkeys);
 extern char **kapture_catalog_unpack_key(const char *row_key, int nkeys);

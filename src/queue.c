@@ -63,6 +63,7 @@ typedef struct QueueScan
 } QueueScan;
 
 PG_FUNCTION_INFO_V1(kapture_queue);
+PG_FUNCTION_INFO_V1(kapture_table_problem);
 
 /*
  * Begins to read the entries of an attachment, in the order of an index;
@@ -290,4 +291,25 @@ kapture_queue(PG_FUNCTION_ARGS)
 		values[7] = nulls[7] ? (Datum) 0 : CStringGetTextDatum(queue.last_error);
 	}
 	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(desc, values, nulls)));
+}
+
+/*
+ * kapture_table_problem(attachment_id integer) returns text
+ *
+ * As the worker said; for who may see the table's numbers.
+ */
+Datum
+kapture_table_problem(PG_FUNCTION_ARGS)
+{
+	int32		attachment_id = PG_GETARG_INT32(0);
+	Oid			owner = queue_owner(attachment_id);
+	KaptureTableReport report;
+
+	if (!OidIsValid(owner) ||
+		!(has_privs_of_role(GetUserId(), owner) || has_privs_of_role(GetUserId(), ROLE_PG_READ_ALL_STATS)))
+		PG_RETURN_NULL();
+	kapture_shmem_read_table(attachment_id, &report);
+	if (report.problem[0] == '\0')
+		PG_RETURN_NULL();
+	PG_RETURN_TEXT_P(cstring_to_text(report.problem));
 }

@@ -154,6 +154,20 @@ row_run_each(RowWork work, KaptureAttachment *att, const char *timezone, List *r
 	}
 }
 
+/* Errors out if the table is not what it was attached as. */
+static void
+row_check(KaptureAttachment *att)
+{
+	char	   *problem = kapture_catalog_problem(att);
+
+	if (problem)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg_internal("%s", problem),
+				 att->nkeys == 0 ? errhint("Add a primary key, or use kapture_detach().") :
+				 errhint("Add the column as bigint, or use kapture_detach() and kapture_attach().")));
+}
+
 /* "schema"."table" */
 static char *
 row_relation_name(Oid relid)
@@ -250,6 +264,7 @@ row_plan(KaptureAttachment *att, RowStatement statement, int nparams, Oid *types
 
 	if (plan)
 		return plan;
+	row_check(att);
 	sql = row_sql(att, statement);
 	plan = SPI_prepare_cursor(sql, nparams, types, CURSOR_OPT_GENERIC_PLAN);
 	if (plan == NULL)
@@ -382,6 +397,7 @@ row_do_list(RowBatch *batch)
 	StringInfoData keys;
 	StringInfoData marks;
 
+	row_check(att);
 	initStringInfo(&sql);
 	initStringInfo(&keys);
 	initStringInfo(&marks);

@@ -76,6 +76,7 @@ typedef struct KaptureTableReport
 	uint64		floor;			/* no change of an earlier transaction waits */
 	int			in_flight;		/* rows claimed */
 	TimestampTz last_success;	/* 0: none since the worker began */
+	char		problem[KAPTURE_STATE_MESSAGE_LEN]; /* why it cannot be sent, or "" */
 } KaptureTableReport;
 
 extern void kapture_shmem_install(void);

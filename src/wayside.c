@@ -10,7 +10,7 @@
  * by trying.
  *
  * The hook also wakes the worker after commands that may end a wait of its:
- * changes of servers and user mappings, DROP EXTENSION, and COMMIT PREPARED,
+ * changes of servers, user mappings and tables, DROP EXTENSION, and COMMIT PREPARED,
  * which makes changes visible without running through the capturing session.
  * And it has mappings follow renamed columns, and the worker look at the version
  * of an extension that was updated.
@@ -126,6 +126,9 @@ wayside_notice(Node *stmt)
 		case T_DropUserMappingStmt:
 		case T_GrantStmt:
 			kapture_shmem_wake_all_at_commit();
+			break;
+		case T_AlterTableStmt:
+			kapture_shmem_wake_at_commit();
 			break;
 		case T_DropStmt:
 			if (((DropStmt *) stmt)->removeType == OBJECT_EXTENSION ||

@@ -18,6 +18,7 @@
 #include "access/xact.h"
 #include "commands/dbcommands.h"
 #include "common/hashfn.h"
+#include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "postmaster/bgworker.h"
@@ -120,7 +121,8 @@ typedef struct WorkerTable
 	List	   *retired;		/* contexts of older ones, still referred to */
 	int			ntasks;			/* which refer to one of them */
 	WorkerServer *server;
-	bool		present;		/* still attached */
+	bool		present;		/* still attached, and fit to be sent */
+	char	   *problem;		/* why it is not, or NULL */
 	bool		recovered;		/* nothing of an earlier worker is 'sending' */
 	KaptureScan scan;
 	bool		look;			/* the outbox may hold something to take, */
@@ -359,6 +361,20 @@ worker_forget_dropped(void)
 						tables, changes)));
 }
 
+/* A table may have lost what it takes to send its rows; then they wait. */
+static void
+worker_note_problem(WorkerTable *table)
+{
+	char	   *problem = kapture_catalog_problem(table->att);
+
+	if (problem && (table->problem == NULL || strcmp(problem, table->problem) != 0))
+		ereport(LOG, (errmsg("kapture_sync sends no rows: %s", problem)));
+	if (table->problem)
+		pfree(table->problem);
+	table->problem = problem ? MemoryContextStrdup(worker_context, problem) : NULL;
+	table->present = problem == NULL;
+}
+
 /*
  * Brings what is known of an attached relation up to date.  False: it was
  * dropped.
@@ -378,7 +394,7 @@ worker_load_table(Oid relid)
 	old = MemoryContextSwitchTo(context);
 	att = kapture_catalog_attachment(rel);
 	MemoryContextSwitchTo(worker_context);
-	if (att == NULL || att->nkeys == 0)
+	if (att == NULL)
 	{
 		MemoryContextDelete(context);
 		context = NULL;
@@ -396,7 +412,7 @@ worker_load_table(Oid relid)
 		worker_free_retired(table);
 		table->context = context;
 		table->att = att;
-		table->present = true;
+		worker_note_problem(table);
 		table->look = table->fresh = true;
 		table->next_due = DT_NOBEGIN;	/* kapture_retry() may have moved it */
 		table->server = worker_find_server(att->server, rel->rd_rel->relowner);
@@ -1248,6 +1264,9 @@ worker_report_tables(void)
 		report.floor = kapture_outbox_scan_floor(&table->scan);
 		report.in_flight = table->ntasks;
 		report.last_success = table->last_success;
+		if (table->problem)
+			strlcpy(report.problem, table->problem,
+					pg_mbcliplen(table->problem, strlen(table->problem), sizeof(report.problem) - 1) + 1);
 		if (memcmp(&report, &table->said, sizeof(report)) == 0)
 			continue;
 		kapture_shmem_report_table(table->att->id, &report);
