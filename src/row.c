@@ -458,6 +458,7 @@ row_do_count(RowBatch *batch)
 {
 	bool		isnull;
 
+	row_check(batch->att);
 	if (SPI_execute(psprintf("SELECT pg_catalog.count(*) FROM %s AS r WHERE r.%s IS NULL",
 							 row_relation_name(batch->att->root), quote_identifier(batch->att->id_column)),
 					true, 0) != SPI_OK_SELECT)
