@@ -99,12 +99,12 @@ SELECT a.relation, a.server,
 							  FROM @extschema@.kapture_origin o), false) THEN 'copy'
 		 WHEN s.state OPERATOR(pg_catalog.=) 'outdated' THEN 'outdated'
 		 WHEN a.paused THEN 'paused'
-		 WHEN p.problem IS NOT NULL THEN 'misconfigured'
+		 WHEN t.problem IS NOT NULL THEN 'misconfigured'
 		 WHEN @extschema@.kapture_worker_pid() IS NULL THEN 'no worker'
 		 ELSE 'running' END AS state,
 	q.pending, q.in_flight, q.retrying, q.parked,
 	pg_catalog.now() OPERATOR(pg_catalog.-) q.oldest AS oldest_age,
-	q.last_success, COALESCE(p.problem, q.last_error) AS last_error,
+	q.last_success, COALESCE(t.problem, q.last_error) AS last_error,
 	s.state AS server_state, s.message AS server_message, s.retry_at AS server_retry_at,
 	q.exact,
 	p.state AS pull_state, p.pulled_until, p.next_pull, p.last_error AS pull_error
@@ -114,7 +114,7 @@ LEFT JOIN @extschema@.kapture_server_states() s
 	ON s.server OPERATOR(pg_catalog.=) a.server AND s.owner OPERATOR(pg_catalog.=) c.relowner
 LEFT JOIN @extschema@.kapture_pull_status p ON p.server OPERATOR(pg_catalog.=) a.server
 CROSS JOIN LATERAL @extschema@.kapture_queue(a.attachment_id) q
-CROSS JOIN LATERAL (SELECT @extschema@.kapture_table_problem(a.attachment_id) AS problem) p
+CROSS JOIN LATERAL (SELECT @extschema@.kapture_table_problem(a.attachment_id) AS problem) t
 WHERE pg_catalog.pg_has_role(c.relowner, 'USAGE') OR pg_catalog.pg_has_role('pg_read_all_stats', 'USAGE');
 COMMENT ON VIEW @extschema@.kapture_status IS 'one row for each attached table that belongs to the current role, or, without messages, for each one if it may read all statistics; cheap enough to be looked at each second';
 COMMENT ON COLUMN @extschema@.kapture_status.state IS 'running, paused, misconfigured (see last_error), copy (see kapture_resume), outdated (see server_message), no worker';
