@@ -248,6 +248,11 @@ admin_perform(const char *what, const char *since, const char *id,
 	}
 	else if (strcmp(what, "reset") == 0)
 		reset(reply);
+	else if (strcmp(what, "release") == 0)
+	{
+		timer_release();
+		done(reply);
+	}
 	else if (strcmp(what, "seed") == 0)
 		seed(reply, json);
 	else if (strcmp(what, "faults") == 0)

@@ -41,6 +41,7 @@ static const struct
 	{"endless", FAULT_ENDLESS},
 	{"redirect", FAULT_REDIRECT},
 	{"hang", FAULT_HANG},
+	{"hold", FAULT_HOLD},
 	{"late", FAULT_LATE},
 	{"flat_answer", FAULT_FLAT},
 	{"not_found", FAULT_NOT_FOUND}

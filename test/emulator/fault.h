@@ -23,6 +23,7 @@ typedef enum FaultAction
 	FAULT_ENDLESS,				/* do it, answer without end */
 	FAULT_REDIRECT,				/* do nothing; point elsewhere */
 	FAULT_HANG,					/* do it, never answer */
+	FAULT_HOLD,					/* do it, answer when told to */
 	FAULT_LATE,					/* wait, then do it and answer */
 	FAULT_FLAT,					/* do it, answer in the other shape */
 	FAULT_NOT_FOUND				/* a Get that lags behind */

@@ -208,7 +208,7 @@ handle(Exchange *exchange, const char *path, const char *method)
 
 	if (exchange->fault.action != FAULT_LATE)
 		perform(exchange);
-	if (exchange->fault.action == FAULT_HANG)
+	if (exchange->fault.action == FAULT_HANG || exchange->fault.action == FAULT_HOLD)
 	{
 		MHD_suspend_connection(connection);
 		timer_hold(wake, exchange);

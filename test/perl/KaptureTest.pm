@@ -10,6 +10,9 @@ use Exporter 'import';
 use File::Basename qw(dirname);
 use File::Temp qw(tempdir);
 use HTTP::Tiny;
+use IO::Handle;
+use IO::Select;
+use IPC::Open3 qw(open3);
 use IPC::Run ();
 use JSON::PP;
 use PostgreSQL::Test::Cluster;
@@ -17,7 +20,7 @@ use PostgreSQL::Test::Utils;
 use Test::More;
 use Time::HiRes qw(usleep time);
 
-our @EXPORT = qw(start_emulator stop_emulator emulator_get emulator_post emulator_faults
+our @EXPORT = qw(start_emulator stop_emulator emulator_get emulator_post emulator_faults hold_adds release_adds
   new_node setup_sync create_customers wait_for poll_ok oracle_ok);
 
 my $top = abs_path(dirname(__FILE__) . '/../..');
@@ -82,6 +85,25 @@ sub emulator_faults
 	return;
 }
 
+# From here on, Adds are carried out but not answered, however long that takes,
+# until they are released.
+sub hold_adds
+{
+	my ($node, $emulator) = @_;
+	$node->safe_psql('postgres', "ALTER SERVER kapture OPTIONS (SET timeout '1h')");
+	emulator_faults($emulator, { api => 'add', action => 'hold' });
+	return;
+}
+
+sub release_adds
+{
+	my ($node, $emulator) = @_;
+	emulator_faults($emulator);
+	emulator_post($emulator, 'release', {});
+	$node->safe_psql('postgres', "ALTER SERVER kapture OPTIONS (SET timeout '2s')");
+	return;
+}
+
 # Waits until the condition holds; dies after $PG_TEST_TIMEOUT_DEFAULT seconds.
 sub wait_for
 {
@@ -95,11 +117,62 @@ sub wait_for
 	return 1;
 }
 
-# A test that a query gives 't' in the end.
+# Asks a session of psql; returns what it prints, undef if the session has ended.
+sub ask
+{
+	my ($session, $query, $deadline) = @_;
+	my $end = "\x04\n";
+	my $answer = '';
+
+	local $SIG{PIPE} = 'IGNORE';
+	print { $session->{in} } "$query;\n\\echo \x04\n" or return;
+	until ($answer =~ s/$end\z//)
+	{
+		return unless IO::Select->new($session->{out})->can_read($deadline - time);
+		return unless sysread $session->{out}, $answer, 65536, length $answer;
+	}
+	chomp $answer;
+	return $answer;
+}
+
+# A test that a query gives 't' in the end.  One session asks again and again,
+# since a psql for each look would keep the machine busier than what is tested;
+# if it ends, as in a crash, another one takes its place.
 sub poll_ok
 {
 	my ($node, $query, $name, $db) = @_;
-	return ok($node->poll_query_until($db || 'postgres', $query), $name);
+	my @psql = ($node->installed_command('psql'), '-XAtq', '-d', $node->connstr($db || 'postgres'));
+	my $deadline = time + $PostgreSQL::Test::Utils::timeout_default;
+	my ($session, $answer);
+
+	$query =~ s/;?\s*\z//;
+	until (defined $answer && $answer eq 't')
+	{
+		last if time > $deadline;
+		usleep(50_000) if $session;
+		if (!defined $answer)
+		{
+			end_session($session);
+			$session = {};
+			$session->{pid} = open3($session->{in}, $session->{out}, undef, @psql);
+			$session->{in}->autoflush(1);
+		}
+		$answer = ask($session, $query, $deadline);
+	}
+	end_session($session);
+	$answer //= 'nothing';
+	return ok($answer eq 't', $name) || diag("still, $query\ngives: $answer");
+}
+
+sub end_session
+{
+	my ($session) = @_;
+	return unless $session;
+	local $?;
+	close $session->{in};
+	close $session->{out};
+	waitpid $session->{pid}, 0;
+	return;
 }
 
 # A running server with the library preloaded.

@@ -73,11 +73,11 @@ oracle_ok($node, $emulator, 'every id is right');
 my $locker = $node->background_psql('postgres');
 my $locked = insert('Locked');
 poll_ok($node, has_id($locked), 'the row is there');
-emulator_faults($emulator, { api => 'add', action => 'delay', ms => 300 });
+hold_adds($node, $emulator);
 $locked = insert('Locked');
 $locker->query_safe("BEGIN; SELECT FROM customers WHERE id = $locked FOR UPDATE");
+release_adds($node, $emulator);
 failure_ok($locked, 'the row is locked', 'a locked row waits');
-emulator_faults($emulator);
 insert("Beside $_") for 1 .. 20;
 poll_ok($node, "SELECT count(*) = 0 FROM customers WHERE kapture_customer_id IS NULL AND id <> $locked", 'and holds up nobody');
 $locker->query_safe("COMMIT");
@@ -91,25 +91,25 @@ $locker->quit;
 poll_ok($node, "SELECT count(*) = count(kapture_customer_id) FROM customers", 'a lock on the table is survived');
 
 # --- rows that go, move, change while they are sent
-emulator_faults($emulator, { api => 'add', action => 'delay', ms => 300 });
+hold_adds($node, $emulator);
 my $gone = insert('Deleted in flight');
 poll_ok($node, "SELECT in_flight = 1 FROM kapture_status WHERE relation = 'customers'::regclass", 'in flight');
 sql("DELETE FROM customers WHERE id = $gone");
+release_adds($node, $emulator);
 poll_ok($node, "SELECT count(*) = 1 FROM kapture_history WHERE row_key = '$gone' AND action = 'gone'", 'a row deleted in flight ends as gone');
 is(sql("SELECT kapture_customer_id IS NULL FROM (SELECT) s LEFT JOIN customers ON id = $gone"), 't', 'and does not come back');
-emulator_faults($emulator);
 my ($deleted) = grep { $_->{customer_name} eq 'Deleted in flight' } @{ emulator_get($emulator, 'customers') };
 ok($deleted, 'its customer stays in Kapture');
 
 sql("CREATE TABLE moving (id int PRIMARY KEY, customer_name text, phone text); SELECT kapture_attach('moving')");
-emulator_faults($emulator, { api => 'add', action => 'delay', ms => 300 });
+hold_adds($node, $emulator);
 my $adds = stats()->{adds};
 sql("INSERT INTO moving VALUES (1, 'Moving', '9520000001')");
 poll_ok($node, "SELECT in_flight = 1 FROM kapture_status WHERE relation = 'moving'::regclass", 'in flight');
 sql("UPDATE moving SET id = 2");
+release_adds($node, $emulator);
 poll_ok($node, "SELECT kapture_customer_id IS NOT NULL FROM moving WHERE id = 2", 'a row whose key changes in flight gets its id');
 is(stats()->{adds} - $adds, 1, 'and is added once');
-emulator_faults($emulator);
 
 # --- shapes that change under waiting rows
 sql("SELECT kapture_pause('moving'); INSERT INTO moving VALUES (3, 'Dropped column', '9520000003'), (4, 'Other column', '9520000004')");
@@ -148,9 +148,11 @@ sql("ALTER TABLE hidden NO FORCE ROW LEVEL SECURITY; SELECT kapture_retry('hidde
 poll_ok($node, "SELECT kapture_customer_id IS NOT NULL FROM hidden", 'and goes when it may be seen');
 
 # --- values
+sql("ALTER SERVER kapture OPTIONS (SET timeout '1h')");	# a busy machine may need long for it
 my $big = insert('Big');
 sql("UPDATE customers SET city = repeat('x', 10 * 1024 * 1024) WHERE id = $big");
 poll_ok($node, $idle, 'ten million characters are sent');
+sql("ALTER SERVER kapture OPTIONS (SET timeout '2s')");
 is(length(emulator_get($emulator, 'customers?id=' . sql("SELECT kapture_customer_id FROM customers WHERE id = $big"))->[0]{city}), 10 * 1024 * 1024, 'and arrive');
 sql("DELETE FROM customers WHERE id = $big");
 
