@@ -127,6 +127,28 @@ kapture_catalog_schema(void)
 }
 
 /*
+ * kapture_catalog_qualify
+ *		Returns a statement with "@." replaced by the extension's schema and a
+ *		dot, palloc'ed.  Errors as kapture_catalog_schema().
+ */
+char *
+kapture_catalog_qualify(const char *sql)
+{
+	char	   *schema = kapture_catalog_schema();
+	StringInfoData result;
+
+	initStringInfo(&result);
+	for (const char *p = sql; *p; p++)
+	{
+		if (p[0] == '@' && p[1] == '.')
+			appendStringInfoString(&result, schema);
+		else
+			appendStringInfoChar(&result, *p);
+	}
+	return result.data;
+}
+
+/*
  * Returns the oid of one of the extension's tables, InvalidOid if the
  * extension is not installed.
  */

@@ -73,6 +73,7 @@ typedef struct KaptureAttachment
 
 extern bool kapture_catalog_extension_exists(void);
 extern char *kapture_catalog_schema(void);
+extern char *kapture_catalog_qualify(const char *sql);
 extern Oid	kapture_catalog_relid(KaptureTable table);
 extern List *kapture_catalog_attached_relations(void);
 extern Oid	kapture_catalog_attached_relation(int32 attachment_id);

@@ -97,7 +97,6 @@ static CURLM *http_multi = NULL;
 static int	http_epoll = -1;
 static WaitEventSet *http_events = NULL;
 static TimestampTz http_timer = 0;	/* when libcurl wants to be called; 0: not */
-static int	http_running = 0;
 static dlist_head http_finished = DLIST_STATIC_INIT(http_finished);
 static CURL *http_free[HTTP_MAX_FREE];
 static int	http_nfree = 0;
@@ -325,11 +324,7 @@ http_reset_callback(void *arg)
 	if (request->easy)
 	{
 		if (request->started)
-		{
 			curl_multi_remove_handle(http_multi, request->easy);
-			if (!request->finished)
-				http_running--;
-		}
 		if (http_nfree < HTTP_MAX_FREE)
 		{
 			curl_easy_reset(request->easy);
@@ -470,7 +465,6 @@ kapture_http_start(const KaptureServer *server, KaptureApi api,
 	if (rc != CURLM_OK)
 		http_fail_setup(curl_multi_strerror(rc));
 	request->started = true;
-	http_running++;
 	MemoryContextSwitchTo(old);
 	return request;
 }
@@ -491,15 +485,6 @@ void *
 kapture_http_owner(KaptureHttpRequest *request)
 {
 	return request->owner;
-}
-
-/*
- * Returns how many requests are under way.
- */
-int
-kapture_http_in_flight(void)
-{
-	return http_running;
 }
 
 /* ------------------------------------------------------------------------
@@ -612,7 +597,6 @@ http_finish(KaptureHttpRequest *request, CURLcode code)
 						answer->elapsed);
 
 	request->finished = true;
-	http_running--;
 	dlist_push_tail(&http_finished, &request->node);
 	request->queued = true;
 }

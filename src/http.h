@@ -59,7 +59,6 @@ extern bool kapture_http_wait(long timeout, uint32 wait_event);
 extern KaptureHttpRequest *kapture_http_next_finished(void);
 extern const KaptureHttpAnswer *kapture_http_answer(KaptureHttpRequest *request);
 extern void *kapture_http_owner(KaptureHttpRequest *request);
-extern int	kapture_http_in_flight(void);
 extern const KaptureHttpAnswer *kapture_http_perform(KaptureHttpRequest *request,
 													 uint32 wait_event);
 extern const KaptureHttpAnswer *kapture_http_perform_until(KaptureHttpRequest *request,

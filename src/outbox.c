@@ -203,24 +203,6 @@ static const struct
 
 static SPIPlanPtr outbox_plans[lengthof(outbox_queries)];
 
-/* Replaces "@" by the extension's schema. */
-static char *
-outbox_qualify(const char *sql)
-{
-	char	   *schema = kapture_catalog_schema();
-	StringInfoData result;
-
-	initStringInfo(&result);
-	for (const char *p = sql; *p; p++)
-	{
-		if (p[0] == '@' && p[1] == '.')
-			appendStringInfoString(&result, schema);
-		else
-			appendStringInfoChar(&result, *p);
-	}
-	return result.data;
-}
-
 /*
  * Runs a statement.  It is planned for tables that may be huge, whatever their
  * statistics say now: by index, never by scanning or hashing them whole.
@@ -237,7 +219,7 @@ outbox_execute(OutboxQuery query, Datum *values, const char *nulls)
 								 GUC_ACTION_SAVE, true, 0, false);
 	if (outbox_plans[query] == NULL)
 	{
-		SPIPlanPtr	plan = SPI_prepare_cursor(outbox_qualify(outbox_queries[query].sql),
+		SPIPlanPtr	plan = SPI_prepare_cursor(kapture_catalog_qualify(outbox_queries[query].sql),
 											  outbox_queries[query].nparams,
 											  (Oid *) outbox_queries[query].types,
 											  CURSOR_OPT_GENERIC_PLAN);

@@ -16,24 +16,6 @@
 #include "catalog.h"
 #include "own.h"
 
-/* Replaces "@." by the extension's schema and a dot. */
-static char *
-own_qualify(const char *sql)
-{
-	char	   *schema = kapture_catalog_schema();
-	StringInfoData result;
-
-	initStringInfo(&result);
-	for (const char *p = sql; *p; p++)
-	{
-		if (p[0] == '@' && p[1] == '.')
-			appendStringInfoString(&result, schema);
-		else
-			appendStringInfoChar(&result, *p);
-	}
-	return result.data;
-}
-
 /*
  * Returns the owner of the extension's tables.
  */
@@ -68,7 +50,7 @@ own_execute(const char *sql, int nargs, Oid *types, Datum *values, char **text)
 	(void) set_config_option("search_path", "pg_catalog, pg_temp", PGC_USERSET, PGC_S_SESSION,
 							 GUC_ACTION_SAVE, true, 0, false);
 	SPI_connect();
-	rc = SPI_execute_with_args(own_qualify(sql), nargs, types, values, NULL, false, 0);
+	rc = SPI_execute_with_args(kapture_catalog_qualify(sql), nargs, types, values, NULL, false, 0);
 	if (rc < 0)
 		elog(ERROR, "statement failed: %s", SPI_result_code_string(rc));
 	processed = SPI_processed;
