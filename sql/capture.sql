@@ -6,7 +6,7 @@ BEGIN;
 SELECT kapture_attach('customers');
 SELECT kapture_pause('customers');
 COMMIT;
-CREATE VIEW noted AS SELECT op, row_key, old_key, changed FROM kapture_outbox ORDER BY xact, seq;
+CREATE VIEW noted AS SELECT op, k.row_key, old_key, changed FROM kapture_outbox, unnest(row_key || more_keys) WITH ORDINALITY AS k(row_key, n) ORDER BY xact, seq, n;
 
 -- insert, update of each column, delete
 INSERT INTO customers VALUES (1, 'One', '9000000001');
@@ -69,11 +69,90 @@ INSERT INTO customers SELECT i, 'many', '1' FROM generate_series(3001, 5500) i;
 ROLLBACK TO s;
 INSERT INTO customers SELECT i, 'many', '1' FROM generate_series(6001, 7500) i;
 COMMIT;
-SELECT count(*), count(DISTINCT row_key), min(row_key::int), max(row_key::int) FROM kapture_outbox;
-SELECT count(*) FROM kapture_outbox WHERE row_key::int BETWEEN 3001 AND 5500;
-SELECT count(*) = count(DISTINCT seq) AS numbered FROM kapture_outbox;
+SELECT count(*), count(DISTINCT row_key), min(row_key::int), max(row_key::int) FROM noted;
+SELECT count(*) FROM noted WHERE row_key::int BETWEEN 3001 AND 5500;
+SELECT count(*) = count(DISTINCT seq) AS numbered, count(*) < 30 AS few FROM kapture_outbox;
 DELETE FROM kapture_outbox;
 TRUNCATE customers;
+
+-- the order of changes, whenever they are written: a savepoint that writes a
+-- lot at once, in the middle of what is still held in memory
+BEGIN;
+INSERT INTO customers VALUES (1, 'first', '1'), (2, 'second', '1');
+SAVEPOINT s;
+UPDATE customers SET id = 3 WHERE id = 1;
+INSERT INTO customers SELECT i, 'many', '1' FROM generate_series(1001, 30000) i;
+RELEASE s;
+INSERT INTO customers VALUES (4, 'last', '1');
+COMMIT;
+SELECT op, row_key, old_key FROM noted WHERE row_key::int < 1000;
+SELECT count(*) FROM noted;
+DELETE FROM kapture_outbox;
+
+-- thousands of savepoints, every third rolled back
+CREATE PROCEDURE many_savepoints(first int, last int, updated int) LANGUAGE plpgsql AS $$
+BEGIN
+	FOR i IN first..last LOOP
+		BEGIN
+			INSERT INTO customers VALUES (i, 'x', '1');
+			UPDATE customers SET phone = '2' WHERE id = i AND i % updated = 1;
+			IF i % 3 = 0 THEN
+				RAISE EXCEPTION 'third';
+			END IF;
+		EXCEPTION WHEN raise_exception THEN NULL;
+		END;
+	END LOOP;
+END $$;
+CREATE VIEW summary AS SELECT op, count(*), count(DISTINCT row_key) AS rows, count(*) FILTER (WHERE row_key::int % 3 = 0) AS rolled_back FROM noted GROUP BY op ORDER BY op;
+CALL many_savepoints(40001, 46000, 1000000);
+SELECT * FROM summary;
+SELECT count(*) < 100 AS few FROM kapture_outbox;
+DELETE FROM kapture_outbox;
+TRUNCATE customers;
+-- changes that do not go together, more than are held in memory; then rolled back as a whole, and not
+BEGIN;
+INSERT INTO customers VALUES (1, 'before', '1');
+SAVEPOINT s;
+CALL many_savepoints(50001, 51000, 2);
+ROLLBACK TO s;
+INSERT INTO customers VALUES (2, 'between', '1');
+SAVEPOINT s2;
+CALL many_savepoints(50001, 51000, 2);
+RELEASE s2;
+INSERT INTO customers VALUES (4, 'after', '1');
+COMMIT;
+SELECT * FROM summary;
+SELECT bool_and(i < u) AS in_order FROM (SELECT min(seq) FILTER (WHERE op = 'i') AS i, min(seq) FILTER (WHERE op = 'u') AS u
+	FROM kapture_outbox, unnest(row_key || more_keys) k GROUP BY k HAVING count(*) = 2) t;
+DELETE FROM kapture_outbox;
+DROP PROCEDURE many_savepoints;
+DROP VIEW summary;
+TRUNCATE customers;
+
+-- kinds of changes that alternate, and keys of every length
+BEGIN;
+INSERT INTO customers SELECT i, 'a', '1' FROM generate_series(1, 3) i;
+UPDATE customers SET phone = '2';
+UPDATE customers SET customer_name = 'b' WHERE id < 3;
+DELETE FROM customers WHERE id > 1;
+INSERT INTO customers VALUES (2, 'again', '1');
+COMMIT;
+SELECT op, row_key, more_keys, changed FROM kapture_outbox ORDER BY xact, seq;
+DELETE FROM kapture_outbox;
+TRUNCATE customers;
+CREATE TABLE texts (k text PRIMARY KEY, customer_name text, phone text);
+BEGIN;
+SELECT kapture_attach('texts');
+SELECT kapture_pause('texts');
+COMMIT;
+BEGIN;
+INSERT INTO texts SELECT repeat(chr(97 + i % 26), i), 'x' FROM generate_series(0, 2500, 50) i;
+INSERT INTO texts VALUES ('{}'), ('NULL'), ('"'), ('a,b'), (E'\\');
+COMMIT;
+SELECT count(*), count(DISTINCT row_key) = count(*) AS distinct_keys, bool_and(row_key IN (SELECT k FROM texts)) AS same FROM noted;
+SELECT max(pg_column_size(more_keys)) < 2000 AS not_toasted FROM kapture_outbox;
+SELECT kapture_detach('texts');
+DROP TABLE texts;
 
 -- every way to write
 INSERT INTO customers VALUES (1, 'a', '1') ON CONFLICT (id) DO UPDATE SET phone = '2';
@@ -171,7 +250,7 @@ SELECT kapture_attach('keyless', server => 'keyless');
 SELECT kapture_pause('keyless');
 ALTER TABLE keyless DROP CONSTRAINT keyless_pkey;
 INSERT INTO keyless VALUES (1, 'A', '9874563725');
-SELECT op, row_key FROM kapture_outbox o JOIN kapture_attachment a USING (attachment_id) WHERE a.relation = 'keyless'::regclass;
+SELECT op, row_key, more_keys FROM kapture_outbox o JOIN kapture_attachment a USING (attachment_id) WHERE a.relation = 'keyless'::regclass;
 ALTER TABLE keyless DROP COLUMN id;
 INSERT INTO keyless VALUES ('B', '9874563726');
 SELECT kapture_detach('keyless');
@@ -186,7 +265,7 @@ SELECT kapture_pause('stock');
 SELECT kapture_backfill_slice('stock', 1);
 SELECT kapture_backfill_slice('stock', 7);
 CALL kapture_backfill('stock', 3);
-SELECT count(*), count(DISTINCT row_key), min(row_key::bigint), max(row_key::bigint) FROM kapture_outbox
+SELECT count(*), count(DISTINCT k), min(k::bigint), max(k::bigint) FROM kapture_outbox, unnest(row_key || more_keys) AS k
   WHERE attachment_id = (SELECT attachment_id FROM kapture_attachment WHERE relation = 'stock'::regclass);
 SELECT last_key, rows FROM kapture_backfill WHERE attachment_id = (SELECT attachment_id FROM kapture_attachment WHERE relation = 'stock'::regclass);
 DROP TABLE stock;

@@ -238,3 +238,7 @@ BEGIN
 	RAISE NOTICE '% rows of "%" are on their way, that is all', done, relation;
 END $$;
 
+-- One entry of the outbox holds changes of many rows that differ only in the key.
+ALTER TABLE @extschema@.kapture_outbox ADD COLUMN more_keys text[];
+COMMENT ON COLUMN @extschema@.kapture_outbox.more_keys IS 'row_key of further rows that the same transaction changed likewise; NULL: none';
+COMMENT ON COLUMN @extschema@.kapture_status.pending IS 'changes that the worker has not taken up; beyond 10000 they may be an estimate';

@@ -48,7 +48,8 @@ CREATE TABLE @extschema@.kapture_outbox (
 	row_key text NOT NULL,
 	old_key text,
 	changed bigint NOT NULL,
-	captured_at timestamptz NOT NULL
+	captured_at timestamptz NOT NULL,
+	more_keys text[]
 );
 -- Not unique: a dump restored into another cluster brings foreign xids along.
 CREATE INDEX kapture_outbox_scan ON @extschema@.kapture_outbox (attachment_id, xact, seq);
@@ -60,6 +61,7 @@ COMMENT ON COLUMN @extschema@.kapture_outbox.op IS 'i: inserted, u: updated, k: 
 COMMENT ON COLUMN @extschema@.kapture_outbox.row_key IS 'primary key: the value as text, or a text array of them if there are several columns';
 COMMENT ON COLUMN @extschema@.kapture_outbox.old_key IS 'the row''s key before this change, if the change altered it';
 COMMENT ON COLUMN @extschema@.kapture_outbox.changed IS 'bit n: the column of kapture_column with that bit has changed';
+COMMENT ON COLUMN @extschema@.kapture_outbox.more_keys IS 'row_key of further rows that the same transaction changed likewise; NULL: none';
 
 CREATE TABLE @extschema@.kapture_delivery (
 	attachment_id integer NOT NULL,
@@ -1052,7 +1054,7 @@ COMMENT ON VIEW @extschema@.kapture_status IS 'one row for each attached table t
 COMMENT ON COLUMN @extschema@.kapture_status.relation IS 'the attached table';
 COMMENT ON COLUMN @extschema@.kapture_status.server IS 'foreign server its rows go to';
 COMMENT ON COLUMN @extschema@.kapture_status.state IS 'running, paused, misconfigured (see last_error), copy (see kapture_resume), outdated (see server_message), no worker';
-COMMENT ON COLUMN @extschema@.kapture_status.pending IS 'changes that the worker has not taken up; beyond 10000 an estimate';
+COMMENT ON COLUMN @extschema@.kapture_status.pending IS 'changes that the worker has not taken up; beyond 10000 they may be an estimate';
 COMMENT ON COLUMN @extschema@.kapture_status.in_flight IS 'rows being sent';
 COMMENT ON COLUMN @extschema@.kapture_status.retrying IS 'rows that wait for another try';
 COMMENT ON COLUMN @extschema@.kapture_status.parked IS 'rows that wait for a correction; beyond 10000 an estimate';

@@ -12,10 +12,11 @@ $$;
 CREATE FUNCTION noted() RETURNS TABLE (relation text, op "char", row_key text, old_key text, fields text)
 LANGUAGE sql AS $$
 	WITH o AS (DELETE FROM kapture_outbox RETURNING *)
-	SELECT a.relation::regclass::text, o.op, o.row_key, o.old_key,
+	SELECT a.relation::regclass::text, o.op, k.row_key, o.old_key,
 		(SELECT string_agg(c.field, ',' ORDER BY c.bit) FROM kapture_column c
 		  WHERE c.attachment_id = o.attachment_id AND (o.changed >> c.bit) & 1 = 1)
-	FROM o JOIN kapture_attachment a USING (attachment_id) ORDER BY o.xact, o.seq;
+	FROM o JOIN kapture_attachment a USING (attachment_id),
+		unnest(o.row_key || o.more_keys) WITH ORDINALITY AS k(row_key, n) ORDER BY o.xact, o.seq, k.n;
 $$;
 
 -- partitions of partitions, a default one, rows that move

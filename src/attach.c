@@ -34,6 +34,7 @@
 #include "capture.h"
 #include "catalog.h"
 #include "compat.h"
+#include "notes.h"
 #include "option.h"
 #include "origin.h"
 #include "own.h"
@@ -537,7 +538,7 @@ kapture_detach(PG_FUNCTION_ARGS)
 	Datum		values[1] = {Int32GetDatum(att->id)};
 
 	/* what this transaction has captured so far goes, too */
-	kapture_capture_flush();
+	kapture_notes_flush();
 	attach_execute_ddl(psprintf("DROP TRIGGER IF EXISTS " ATTACH_TRIGGER " ON %s", name));
 	attach_execute_ddl(psprintf("DROP TRIGGER IF EXISTS " ATTACH_TRUNCATE_TRIGGER " ON %s", name));
 	for (int i = 0; i < lengthof(tables); i++)

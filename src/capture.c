@@ -2,51 +2,28 @@
  * capture.c
  *		The trigger that notes which rows of attached tables changed.
  *
- * A change is noted in memory first and written to the outbox in bulk: when
- * enough has come together, and before the transaction commits or is prepared.
- * Each note belongs to the subtransaction that made the change, so that it
- * goes away when that is rolled back: notes are written only while their own
- * subtransaction is the current one, and pass to its parent when it ends well.
- *
- * Nothing here depends on Kapture, on a worker, or on the rights of the user:
- * the outbox is written below the executor's permission checks.
+ * Nothing here depends on Kapture, on a worker, or on the rights of the user;
+ * how the notes reach the outbox is notes.c's matter.
  */
 #include "postgres.h"
 
-#include "access/heapam.h"
-#include "access/tableam.h"
-#include "access/table.h"
-#include "access/xact.h"
 #include "catalog/pg_type.h"
 #include "commands/trigger.h"
-#include "executor/executor.h"
 #include "fmgr.h"
-#include "utils/builtins.h"
 #include "utils/datum.h"
+#include "utils/guc.h"
 #include "utils/hsearch.h"
 #include "utils/inval.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
-#include "utils/snapmgr.h"
-#include "utils/xid8.h"
 
 #include "capture.h"
 #include "catalog.h"
-#include "compat.h"
 #include "guc.h"
+#include "notes.h"
 #include "own.h"
-#include "shmem.h"
 
 PG_FUNCTION_INFO_V1(kapture_capture);
-
-/* Notes held in memory before they are written. */
-#define CAPTURE_MAX_NOTES	1000
-
-/* Rows handed to the table at a time. */
-#define CAPTURE_CHUNK		100
-
-/* Columns of kapture_outbox. */
-#define OUTBOX_NATTS	8
 
 /* What a table's trigger needs to know; lives until the table changes. */
 typedef struct CaptureTable
@@ -58,24 +35,7 @@ typedef struct CaptureTable
 	bool		plain_key;		/* its text does not depend on settings */
 } CaptureTable;
 
-typedef struct CaptureNote
-{
-	SubTransactionId subid;
-	int32		attachment_id;
-	int64		changed;
-	char		op;
-	char	   *row_key;
-	char	   *old_key;		/* or NULL */
-} CaptureNote;
-
 static HTAB *capture_tables = NULL;
-
-/* The running transaction's notes. */
-static MemoryContext capture_context = NULL;
-static CaptureNote *capture_notes = NULL;
-static int	capture_nnotes = 0;
-static int	capture_maxnotes = 0;
-static int32 capture_seq = 0;	/* last number given in this transaction */
 
 static void
 capture_relcache_callback(Datum arg, Oid relid)
@@ -98,54 +58,6 @@ capture_relcache_callback(Datum arg, Oid relid)
 	}
 }
 
-/* Drops notes of a subtransaction, or hands them to its parent. */
-static void
-capture_subxact_callback(SubXactEvent event, SubTransactionId mySubid,
-						 SubTransactionId parentSubid, void *arg)
-{
-	int			kept = 0;
-
-	if (event != SUBXACT_EVENT_COMMIT_SUB && event != SUBXACT_EVENT_ABORT_SUB)
-		return;
-	for (int i = 0; i < capture_nnotes; i++)
-	{
-		CaptureNote *note = &capture_notes[i];
-
-		if (note->subid == mySubid)
-		{
-			if (event == SUBXACT_EVENT_ABORT_SUB)
-				continue;
-			note->subid = parentSubid;
-		}
-		capture_notes[kept++] = *note;
-	}
-	capture_nnotes = kept;
-}
-
-static void
-capture_xact_callback(XactEvent event, void *arg)
-{
-	switch (event)
-	{
-		case XACT_EVENT_PRE_COMMIT:
-		case XACT_EVENT_PRE_PREPARE:
-			if (capture_nnotes > 0)
-				kapture_capture_flush();
-			break;
-		case XACT_EVENT_COMMIT:
-		case XACT_EVENT_PREPARE:
-		case XACT_EVENT_ABORT:
-			/* the memory goes with the transaction's context */
-			capture_context = NULL;
-			capture_notes = NULL;
-			capture_nnotes = capture_maxnotes = 0;
-			capture_seq = 0;
-			break;
-		default:
-			break;
-	}
-}
-
 static void
 capture_initialize(void)
 {
@@ -153,8 +65,6 @@ capture_initialize(void)
 
 	capture_tables = hash_create("kapture_sync captured tables", 16, &ctl, HASH_ELEM | HASH_BLOBS);
 	CacheRegisterRelcacheCallback(capture_relcache_callback, (Datum) 0);
-	RegisterXactCallback(capture_xact_callback, NULL);
-	RegisterSubXactCallback(capture_subxact_callback, NULL);
 }
 
 /* Tells whether a type's text form is the same whatever the settings are. */
@@ -269,135 +179,6 @@ capture_differs(TupleDesc desc, AttrNumber attnum, TupleTableSlot *a, TupleTable
 		!datum_image_eq(avalue, bvalue, attr->attbyval, attr->attlen);
 }
 
-static void
-capture_note(KaptureAttachment *att, char op, int64 changed, const char *row_key, const char *old_key)
-{
-	CaptureNote *note;
-	SubTransactionId subid = GetCurrentSubTransactionId();
-
-	if (capture_context == NULL)
-		capture_context = AllocSetContextCreate(TopTransactionContext, "kapture_sync changes",
-												ALLOCSET_DEFAULT_SIZES);
-	if (capture_nnotes >= CAPTURE_MAX_NOTES && capture_notes[capture_nnotes - 1].subid == subid)
-		kapture_capture_flush();
-	if (capture_nnotes >= capture_maxnotes)
-	{
-		int			max = Max(64, capture_maxnotes * 2);
-
-		if (capture_notes == NULL)
-			capture_notes = MemoryContextAlloc(TopTransactionContext, max * sizeof(CaptureNote));
-		else
-			capture_notes = repalloc(capture_notes, max * sizeof(CaptureNote));
-		capture_maxnotes = max;
-	}
-
-	note = &capture_notes[capture_nnotes];
-	note->subid = subid;
-	note->attachment_id = att->id;
-	note->changed = changed;
-	note->op = op;
-	note->row_key = MemoryContextStrdup(capture_context, row_key);
-	note->old_key = old_key ? MemoryContextStrdup(capture_context, old_key) : NULL;
-	capture_nnotes++;
-	kapture_shmem_wake_at_commit();
-}
-
-/* Puts a note into a slot of the outbox. */
-static void
-capture_fill_slot(TupleTableSlot *slot, CaptureNote *note)
-{
-	ExecClearTuple(slot);
-	memset(slot->tts_isnull, false, OUTBOX_NATTS * sizeof(bool));
-	slot->tts_values[0] = Int32GetDatum(note->attachment_id);
-	slot->tts_values[1] = FullTransactionIdGetDatum(GetTopFullTransactionId());
-	slot->tts_values[2] = Int32GetDatum(++capture_seq);
-	slot->tts_values[3] = CharGetDatum(note->op);
-	slot->tts_values[4] = CStringGetTextDatum(note->row_key);
-	slot->tts_isnull[5] = note->old_key == NULL;
-	slot->tts_values[5] = note->old_key ? CStringGetTextDatum(note->old_key) : (Datum) 0;
-	slot->tts_values[6] = Int64GetDatum(note->changed);
-	slot->tts_values[7] = TimestampTzGetDatum(GetCurrentTransactionStartTimestamp());
-	ExecStoreVirtualTuple(slot);
-}
-
-/* Writes the notes from "first" on. */
-static void
-capture_write(Relation outbox, int first)
-{
-	EState	   *estate = CreateExecutorState();
-	ResultRelInfo *rri = makeNode(ResultRelInfo);
-	TupleTableSlot *slots[CAPTURE_CHUNK];
-	CommandId	cid = GetCurrentCommandId(true);
-	MemoryContext chunk = AllocSetContextCreate(CurrentMemoryContext, "kapture_sync outbox rows",
-												ALLOCSET_DEFAULT_SIZES);
-	int			nslots = Min(capture_nnotes - first, CAPTURE_CHUNK);
-
-	InitResultRelInfo(rri, outbox, 1, NULL, 0);
-	ExecOpenIndices(rri, false);
-	for (int i = 0; i < nslots; i++)
-		slots[i] = table_slot_create(outbox, NULL);
-
-	while (first < capture_nnotes)
-	{
-		MemoryContext old = MemoryContextSwitchTo(chunk);
-		int			n = Min(capture_nnotes - first, nslots);
-
-		for (int i = 0; i < n; i++)
-			capture_fill_slot(slots[i], &capture_notes[first + i]);
-		table_multi_insert(outbox, slots, n, cid, 0, NULL);
-		for (int i = 0; i < n; i++)
-		{
-			(void) kapture_insert_index_tuples(rri, slots[i], estate);
-			ResetPerTupleExprContext(estate);
-		}
-		MemoryContextSwitchTo(old);
-		MemoryContextReset(chunk);
-		first += n;
-	}
-
-	for (int i = 0; i < nslots; i++)
-		ExecDropSingleTupleTableSlot(slots[i]);
-	ExecCloseIndices(rri);
-	FreeExecutorState(estate);
-	MemoryContextDelete(chunk);
-}
-
-/*
- * Writes to the outbox what the current subtransaction has captured; in the
- * top transaction, with no subtransaction open, that is everything.
- *
- * Notes of one subtransaction lie together at the end of the list: a parent
- * can add none while its child runs.
- */
-void
-kapture_capture_flush(void)
-{
-	SubTransactionId subid = GetCurrentSubTransactionId();
-	int			first = capture_nnotes;
-	Oid			relid;
-
-	while (first > 0 && capture_notes[first - 1].subid == subid)
-		first--;
-	if (first == capture_nnotes)
-		return;
-
-	/* without the extension there is nobody to tell */
-	relid = kapture_catalog_relid(KAPTURE_TABLE_OUTBOX);
-	if (OidIsValid(relid))
-	{
-		Relation	outbox = table_open(relid, RowExclusiveLock);
-
-		/* at commit there is none any more, and a long key may go to TOAST */
-		PushActiveSnapshot(GetTransactionSnapshot());
-		capture_write(outbox, first);
-		PopActiveSnapshot();
-		table_close(outbox, RowExclusiveLock);
-	}
-	capture_nnotes = first;
-	if (first == 0)
-		MemoryContextReset(capture_context);
-}
-
 /* The mapped columns that an UPDATE changed. */
 static int64
 capture_changed_columns(KaptureAttachment *att, TriggerData *trigdata)
@@ -428,10 +209,10 @@ capture_update(CaptureTable *table, TriggerData *trigdata)
 		rekeyed |= capture_differs(desc, att->keys[i].attnum, trigdata->tg_trigslot, trigdata->tg_newslot);
 
 	if (rekeyed)
-		capture_note(att, 'k', changed, capture_key(table, trigdata->tg_newslot),
-					 capture_key(table, trigdata->tg_trigslot));
+		kapture_notes_add(att->id, 'k', changed, capture_key(table, trigdata->tg_newslot),
+						  capture_key(table, trigdata->tg_trigslot));
 	else if (changed != 0)
-		capture_note(att, 'u', changed, capture_key(table, trigdata->tg_newslot), NULL);
+		kapture_notes_add(att->id, 'u', changed, capture_key(table, trigdata->tg_newslot), NULL);
 }
 
 /*
@@ -441,9 +222,7 @@ capture_update(CaptureTable *table, TriggerData *trigdata)
 void
 kapture_capture_existing(KaptureAttachment *att, const char *row_key)
 {
-	if (capture_tables == NULL)
-		capture_initialize();
-	capture_note(att, 'i', att->all_changed, row_key, NULL);
+	kapture_notes_add(att->id, 'i', att->all_changed, row_key, NULL);
 }
 
 /* TRUNCATE: Kapture has no delete, so all there is to do is to say so. */
@@ -492,8 +271,8 @@ kapture_capture(PG_FUNCTION_ARGS)
 	else if (TRIGGER_FIRED_BY_UPDATE(trigdata->tg_event))
 		capture_update(table, trigdata);
 	else
-		capture_note(table->attachment, TRIGGER_FIRED_BY_INSERT(trigdata->tg_event) ? 'i' : 'd',
-					 table->attachment->all_changed,
-					 capture_key(table, trigdata->tg_trigslot), NULL);
+		kapture_notes_add(table->attachment->id, TRIGGER_FIRED_BY_INSERT(trigdata->tg_event) ? 'i' : 'd',
+						  table->attachment->all_changed,
+						  capture_key(table, trigdata->tg_trigslot), NULL);
 	return PointerGetDatum(NULL);
 }

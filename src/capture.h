@@ -8,6 +8,5 @@
 #include "catalog.h"
 
 extern void kapture_capture_existing(KaptureAttachment *att, const char *row_key);
-extern void kapture_capture_flush(void);
 
 #endif							/* KAPTURE_CAPTURE_H */

@@ -64,6 +64,7 @@ static const char *const catalog_table_names[KAPTURE_TABLE_COUNT] = {
 };
 
 static Oid	catalog_relids[KAPTURE_TABLE_COUNT];
+static bool catalog_packs = false;
 static bool catalog_valid = false;
 
 /* Any of our tables changed, or perhaps the extension was dropped. */
@@ -170,8 +171,20 @@ kapture_catalog_relid(KaptureTable table)
 			catalog_relids[i] = OidIsValid(schema) ?
 				get_relname_relid(catalog_table_names[i], schema) : InvalidOid;
 		catalog_valid = OidIsValid(schema);
+		catalog_packs = OidIsValid(catalog_relids[KAPTURE_TABLE_OUTBOX]) &&
+			get_attnum(catalog_relids[KAPTURE_TABLE_OUTBOX], "more_keys") != InvalidAttrNumber;
 	}
 	return catalog_relids[table];
+}
+
+/*
+ * Tells whether one entry of the outbox can hold several changes: it could not
+ * in version 1.0, which a new library may meet until the extension is updated.
+ */
+bool
+kapture_catalog_outbox_packs(void)
+{
+	return OidIsValid(kapture_catalog_relid(KAPTURE_TABLE_OUTBOX)) && catalog_packs;
 }
 
 static Datum

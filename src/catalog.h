@@ -75,6 +75,7 @@ extern bool kapture_catalog_extension_exists(void);
 extern char *kapture_catalog_schema(void);
 extern char *kapture_catalog_qualify(const char *sql);
 extern Oid	kapture_catalog_relid(KaptureTable table);
+extern bool kapture_catalog_outbox_packs(void);
 extern List *kapture_catalog_attached_relations(void);
 extern Oid	kapture_catalog_attached_relation(int32 attachment_id);
 extern KaptureAttachment *kapture_catalog_attachment(Relation rel);

@@ -46,7 +46,9 @@ typedef enum OutboxQuery
 	OUTBOX_RECOVER,
 	OUTBOX_FORGET,
 	OUTBOX_SNAPSHOT,
-	OUTBOX_TAKE,
+	OUTBOX_READ,
+	OUTBOX_REMOVE,
+	OUTBOX_SPLIT,
 	OUTBOX_CLAIM,
 	OUTBOX_CLAIM_DUE,
 	OUTBOX_NOTE_ADDS,
@@ -58,6 +60,9 @@ typedef enum OutboxQuery
 } OutboxQuery;
 
 #define OUTBOX_MAX_PARAMS	13
+
+/* Entries of the outbox read at a time. */
+#define OUTBOX_READ_CHUNK	50
 
 /* "@." stands for the extension's schema and a dot. */
 static const struct
@@ -80,9 +85,9 @@ static const struct
 		" WHERE NOT EXISTS (SELECT FROM pg_class AS c WHERE c.oid = a.relation) RETURNING attachment_id),"
 		" columns AS (DELETE FROM @.kapture_column WHERE attachment_id IN (TABLE gone)),"
 		" backfills AS (DELETE FROM @.kapture_backfill WHERE attachment_id IN (TABLE gone)),"
-		" changes AS (DELETE FROM @.kapture_outbox WHERE attachment_id IN (TABLE gone) RETURNING 1),"
+		" changes AS (DELETE FROM @.kapture_outbox WHERE attachment_id IN (TABLE gone) RETURNING 1 + coalesce(cardinality(more_keys), 0) AS n),"
 		" rows AS (DELETE FROM @.kapture_delivery WHERE attachment_id IN (TABLE gone) RETURNING 1)"
-		" SELECT (SELECT count(*) FROM gone), (SELECT count(*) FROM changes) + (SELECT count(*) FROM rows)",
+		" SELECT (SELECT count(*) FROM gone), (SELECT coalesce(sum(n), 0)::bigint FROM changes) + (SELECT count(*) FROM rows)",
 		0, {}
 	},
 	[OUTBOX_SNAPSHOT] = {
@@ -90,13 +95,22 @@ static const struct
 		" FROM pg_current_snapshot() AS s",
 		0, {}
 	},
-	[OUTBOX_TAKE] = {
-		"DELETE FROM @.kapture_outbox WHERE ctid = ANY (ARRAY("
-		"SELECT ctid FROM @.kapture_outbox"
+	[OUTBOX_READ] = {
+		"SELECT ctid, xact, seq, row_key, old_key, changed, captured_at, op = 'd', more_keys"
+		" FROM @.kapture_outbox"
 		" WHERE attachment_id = $1 AND (xact, seq) > ($2, $3) AND xact < $4"
-		" ORDER BY attachment_id, xact, seq LIMIT $5))"
-		" RETURNING xact, seq, row_key, old_key, changed, captured_at, op = 'd'",
-		5, {INT4OID, XID8OID, INT4OID, XID8OID, INT8OID}
+		" ORDER BY attachment_id, xact, seq",
+		4, {INT4OID, XID8OID, INT4OID, XID8OID}
+	},
+	[OUTBOX_REMOVE] = {
+		"DELETE FROM @.kapture_outbox WHERE ctid = ANY ($1) RETURNING xact, seq",
+		1, {TIDARRAYOID}
+	},
+	[OUTBOX_SPLIT] = {
+		"UPDATE @.kapture_outbox SET row_key = more_keys[$2],"
+		" more_keys = CASE WHEN cardinality(more_keys) > $2 THEN more_keys[$2 + 1:] END"
+		" WHERE ctid = $1 RETURNING xact, seq",
+		2, {TIDOID, INT4OID}
 	},
 	[OUTBOX_CLAIM] = {
 		"INSERT INTO @.kapture_delivery AS d"
@@ -204,19 +218,28 @@ static const struct
 static SPIPlanPtr outbox_plans[lengthof(outbox_queries)];
 
 /*
- * Runs a statement.  It is planned for tables that may be huge, whatever their
- * statistics say now: by index, never by scanning or hashing them whole.
+ * Has statements planned for tables that may be huge, whatever their statistics
+ * say now: by index, never by scanning, sorting or hashing them whole.  Returns the
+ * nesting level for AtEOXact_GUC().
  */
-static void
-outbox_execute(OutboxQuery query, Datum *values, const char *nulls)
+static int
+outbox_planner_settings(void)
 {
-	static const char *const off[] = {"enable_seqscan", "enable_hashjoin", "enable_mergejoin"};
+	static const char *const off[] = {
+		"enable_seqscan", "enable_bitmapscan", "enable_sort", "enable_hashjoin", "enable_mergejoin"
+	};
 	int			nestlevel = NewGUCNestLevel();
-	int			rc;
 
 	for (int i = 0; i < lengthof(off); i++)
 		(void) set_config_option(off[i], "off", PGC_USERSET, PGC_S_SESSION,
 								 GUC_ACTION_SAVE, true, 0, false);
+	return nestlevel;
+}
+
+/* The plan of a statement. */
+static SPIPlanPtr
+outbox_plan(OutboxQuery query)
+{
 	if (outbox_plans[query] == NULL)
 	{
 		SPIPlanPtr	plan = SPI_prepare_cursor(kapture_catalog_qualify(outbox_queries[query].sql),
@@ -228,7 +251,17 @@ outbox_execute(OutboxQuery query, Datum *values, const char *nulls)
 			elog(ERROR, "could not prepare statement %d of the outbox", query);
 		outbox_plans[query] = plan;
 	}
-	rc = SPI_execute_plan(outbox_plans[query], values, nulls, false, 0);
+	return outbox_plans[query];
+}
+
+/* Runs a statement. */
+static void
+outbox_execute(OutboxQuery query, Datum *values, const char *nulls)
+{
+	int			nestlevel = outbox_planner_settings();
+	int			rc;
+
+	rc = SPI_execute_plan(outbox_plan(query), values, nulls, false, 0);
 	if (rc < 0)
 		elog(ERROR, "statement %d of the outbox failed: %s", query, SPI_result_code_string(rc));
 	AtEOXact_GUC(true, nestlevel);
@@ -472,44 +505,180 @@ outbox_create_index(int size)
 					   HASH_ELEM | HASH_FUNCTION | HASH_COMPARE | HASH_CONTEXT);
 }
 
-/* Removes the next changes of the current range and groups them by row; returns how many. */
-static int
-outbox_take_range(int32 attachment_id, KaptureScan *scan, int limit,
-				  HTAB *index, OutboxGroup *groups, int *ngroups)
+/* An entry of the outbox: changes of one or more rows. */
+typedef struct OutboxEntry
 {
-	Datum		values[5];
+	ItemPointer tid;
+	uint64		xact;
+	int32		seq;
+	int			nkeys;
+	char	  **keys;
+	char	   *old_key;		/* or NULL */
+	int64		changed;
+	TimestampTz captured_at;
+	bool		taken;
+} OutboxEntry;
+
+/* Makes an entry of a row that OUTBOX_READ gave. */
+static OutboxEntry *
+outbox_make_entry(uint64 row)
+{
+	OutboxEntry *entry = palloc0(sizeof(OutboxEntry));
+	bool		isnull;
+	Datum		value;
+	Datum	   *more = NULL;
+
+	entry->tid = palloc(sizeof(ItemPointerData));
+	ItemPointerCopy((ItemPointer) DatumGetPointer(outbox_getattr(row, 1, &isnull)), entry->tid);
+	entry->xact = U64FromFullTransactionId(DatumGetFullTransactionId(outbox_getattr(row, 2, &isnull)));
+	entry->seq = DatumGetInt32(outbox_getattr(row, 3, &isnull));
+	value = outbox_getattr(row, 5, &isnull);
+	entry->old_key = isnull ? NULL : TextDatumGetCString(value);
+	entry->changed = DatumGetInt64(outbox_getattr(row, 6, &isnull));
+	entry->captured_at = DatumGetTimestampTz(outbox_getattr(row, 7, &isnull));
+	if (DatumGetBool(outbox_getattr(row, 8, &isnull)))
+		entry->changed |= KAPTURE_CHANGED_DELETED;
+
+	value = outbox_getattr(row, 9, &isnull);
+	if (!isnull)
+		deconstruct_array(DatumGetArrayTypeP(value), TEXTOID, -1, false, TYPALIGN_INT,
+						  &more, NULL, &entry->nkeys);
+	entry->nkeys++;
+	entry->keys = palloc(sizeof(char *) * entry->nkeys);
+	entry->keys[0] = TextDatumGetCString(outbox_getattr(row, 4, &isnull));
+	for (int i = 1; i < entry->nkeys; i++)
+		entry->keys[i] = TextDatumGetCString(more[i - 1]);
+	return entry;
+}
+
+/* Reads entries of the current range until they have "limit" changes; returns them in order. */
+static List *
+outbox_read(int32 attachment_id, KaptureScan *scan, int limit)
+{
+	Datum		values[4];
+	List	   *entries = NIL;
+	int			nchanges = 0;
+	int			nestlevel = outbox_planner_settings();
+	Portal		portal;
 
 	values[0] = Int32GetDatum(attachment_id);
 	values[1] = FullTransactionIdGetDatum(FullTransactionIdFromU64(scan->at_xact));
 	values[2] = Int32GetDatum(scan->at_seq);
 	values[3] = FullTransactionIdGetDatum(FullTransactionIdFromU64(scan->ranges[scan->range * 2 + 1]));
-	values[4] = Int64GetDatum(limit);
-	outbox_execute(OUTBOX_TAKE, values, NULL);
-
-	for (uint64 i = 0; i < SPI_processed; i++)
+	portal = SPI_cursor_open(NULL, outbox_plan(OUTBOX_READ), values, NULL, false);
+	while (nchanges < limit)
 	{
-		OutboxGroup *group;
-		bool		isnull;
-		uint64		xact = U64FromFullTransactionId(DatumGetFullTransactionId(outbox_getattr(i, 1, &isnull)));
-		int32		seq = DatumGetInt32(outbox_getattr(i, 2, &isnull));
-		char	   *row_key = TextDatumGetCString(outbox_getattr(i, 3, &isnull));
-		Datum		old_key = outbox_getattr(i, 4, &isnull);
-		bool		rekeyed = !isnull;
-		int64		changed = DatumGetInt64(outbox_getattr(i, 5, &isnull));
-		TimestampTz captured_at = DatumGetTimestampTz(outbox_getattr(i, 6, &isnull));
-
-		if (DatumGetBool(outbox_getattr(i, 7, &isnull)))
-			changed |= KAPTURE_CHANGED_DELETED;
-		group = outbox_group(index, groups, ngroups, row_key, changed, captured_at);
-		if (rekeyed)
-			outbox_rekey(index, groups, ngroups, group, TextDatumGetCString(old_key));
-		if (xact > scan->at_xact || (xact == scan->at_xact && seq > scan->at_seq))
+		SPI_cursor_fetch(portal, true, Min(limit - nchanges, OUTBOX_READ_CHUNK));
+		for (uint64 i = 0; i < SPI_processed && nchanges < limit; i++)
 		{
-			scan->at_xact = xact;
-			scan->at_seq = seq;
+			OutboxEntry *entry = outbox_make_entry(i);
+
+			nchanges += entry->nkeys;
+			entries = lappend(entries, entry);
+		}
+		if (SPI_processed == 0)
+			break;
+		SPI_freetuptable(SPI_tuptable);
+	}
+	SPI_cursor_close(portal);
+	AtEOXact_GUC(true, nestlevel);
+	return entries;
+}
+
+/* Notes which entries a statement has dealt with; somebody may have been faster. */
+static void
+outbox_mark_taken(List *entries)
+{
+	ListCell   *lc;
+
+	foreach(lc, entries)
+	{
+		OutboxEntry *entry = lfirst(lc);
+
+		entry->taken = SPI_processed == list_length(entries);
+		for (uint64 i = 0; !entry->taken && i < SPI_processed; i++)
+		{
+			bool		isnull;
+			FullTransactionId xact = DatumGetFullTransactionId(outbox_getattr(i, 1, &isnull));
+
+			entry->taken = U64FromFullTransactionId(xact) == entry->xact &&
+				DatumGetInt32(outbox_getattr(i, 2, &isnull)) == entry->seq;
 		}
 	}
-	return (int) SPI_processed;
+}
+
+/* Removes entries from the outbox. */
+static void
+outbox_remove(List *entries)
+{
+	int			n = list_length(entries);
+	Datum	   *tids = palloc(sizeof(Datum) * Max(n, 1));
+	Datum		values[1];
+
+	if (n == 0)
+		return;
+	for (int i = 0; i < n; i++)
+		tids[i] = PointerGetDatum(((OutboxEntry *) list_nth(entries, i))->tid);
+	values[0] = outbox_array(tids, NULL, n, TIDOID);
+	outbox_execute(OUTBOX_REMOVE, values, NULL);
+	outbox_mark_taken(entries);
+}
+
+/* Removes only the first keys of an entry. */
+static void
+outbox_split(OutboxEntry *entry, int nkeys)
+{
+	Datum		values[2];
+
+	values[0] = PointerGetDatum(entry->tid);
+	values[1] = Int32GetDatum(nkeys);
+	outbox_execute(OUTBOX_SPLIT, values, NULL);
+	entry->nkeys = nkeys;
+	outbox_mark_taken(list_make1(entry));
+}
+
+/* Removes the next changes of the current range and groups them by row; returns how many. */
+static int
+outbox_take_range(int32 attachment_id, KaptureScan *scan, int limit,
+				  HTAB *index, OutboxGroup *groups, int *ngroups)
+{
+	List	   *entries = outbox_read(attachment_id, scan, limit);
+	int			nchanges = 0;
+	bool		split;
+	ListCell   *lc;
+
+	foreach(lc, entries)
+		nchanges += ((OutboxEntry *) lfirst(lc))->nkeys;
+	split = nchanges > limit;
+	if (split)
+	{
+		OutboxEntry *last = llast(entries);
+
+		outbox_split(last, last->nkeys - (nchanges - limit));
+		outbox_remove(list_truncate(list_copy(entries), list_length(entries) - 1));
+		nchanges = limit;
+	}
+	else
+		outbox_remove(entries);
+
+	foreach(lc, entries)
+	{
+		OutboxEntry *entry = lfirst(lc);
+
+		for (int i = 0; entry->taken && i < entry->nkeys; i++)
+		{
+			OutboxGroup *group = outbox_group(index, groups, ngroups, entry->keys[i],
+											  entry->changed, entry->captured_at);
+
+			if (entry->old_key)
+				outbox_rekey(index, groups, ngroups, group, entry->old_key);
+		}
+		scan->at_xact = entry->xact;
+		scan->at_seq = entry->seq;
+	}
+	if (split)
+		scan->at_seq--;			/* what is left of the entry is next */
+	return nchanges;
 }
 
 /* A delivery in a memory context of its own. */

@@ -80,7 +80,8 @@ preview_read_queue(KaptureDelivery *delivery)
 	Oid			types[2] = {INT4OID, TEXTOID};
 	Datum		values[2] = {Int32GetDatum(delivery->attachment_id), CStringGetTextDatum(delivery->row_key)};
 	char	   *captured = kapture_own_text("SELECT pg_catalog.bit_or(changed)::text FROM @.kapture_outbox"
-											" WHERE attachment_id = $1 AND row_key = $2", 2, types, values);
+											" WHERE attachment_id = $1 AND (row_key = $2 OR $2 OPERATOR(pg_catalog.=) ANY (more_keys))",
+											2, types, values);
 	char	   *claimed = preview_queued(delivery, "changed | coalesce(again, 0)");
 	char	   *id = preview_queued(delivery, "customer_id");
 

@@ -4,7 +4,8 @@
  *
  * It must cost the same whether nothing waits or a million rows do, and also
  * while somebody's old snapshot keeps what was sent long ago from being
- * removed.  So entries are read by index, QUEUE_BOUND of each kind at most, and
+ * removed.  So entries are read by index, QUEUE_BOUND of each kind at most (of
+ * those with many changes in the outbox fewer, which are more changes), and
  * from where the worker has got to (it says so in shared memory); what lies
  * before that is dead.  Up to the bound, numbers are exact; beyond it they are
  * what the cumulative statistics say of the tables, which is no count.
@@ -24,6 +25,7 @@
 #include "fmgr.h"
 #include "funcapi.h"
 #include "miscadmin.h"
+#include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
 #include "utils/lsyscache.h"
@@ -38,6 +40,9 @@
 #include "shmem.h"
 
 #define QUEUE_BOUND		10000
+
+/* An entry of the outbox that holds many changes is as dear as so many others. */
+#define QUEUE_PACK_COST	10
 
 typedef struct Queue
 {
@@ -120,20 +125,38 @@ queue_read_outbox(Queue *queue)
 	QueueScan	scan;
 	HeapTuple	tuple;
 	bool		isnull;
+	int			entries = 0;
+	int			cost = 0;
 
 	queue_begin(&scan, KAPTURE_TABLE_OUTBOX, "kapture_outbox_scan", queue->attachment_id, queue->report.floor);
-	while (queue->pending <= QUEUE_BOUND &&
+	while (cost <= QUEUE_BOUND &&
 		   HeapTupleIsValid(tuple = systable_getnext_ordered(scan.scan, ForwardScanDirection)))
 	{
 		TimestampTz captured = DatumGetTimestampTz(queue_column(&scan, tuple, "captured_at", &isnull));
 
 		queue->oldest = Min(queue->oldest, captured);
 		queue->pending++;
+		entries++;
+		cost++;
+		if (kapture_catalog_outbox_packs())
+		{
+			Datum		more = queue_column(&scan, tuple, "more_keys", &isnull);
+
+			if (!isnull)
+			{
+				ArrayType  *array = DatumGetArrayTypeP(more);
+
+				queue->pending += ArrayGetNItems(ARR_NDIM(array), ARR_DIMS(array));
+				cost += QUEUE_PACK_COST;
+			}
+		}
 	}
 	queue_end(&scan);
-	if (queue->pending > QUEUE_BOUND)
+	if (cost > QUEUE_BOUND)
 	{
-		queue->pending = Max(queue->pending, queue_estimate(KAPTURE_TABLE_OUTBOX));
+		/* if the other entries hold as many changes as those that were read */
+		queue->pending = Max(queue->pending,
+							 (int64) ((double) queue->pending / entries * queue_estimate(KAPTURE_TABLE_OUTBOX)));
 		queue->exact = false;
 	}
 }
