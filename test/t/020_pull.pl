@@ -1,4 +1,4 @@
-# Pulls as rows: windows, time zones, faults, bounds.
+# Pulls as rows: windows, time zones, faults.
 use strict;
 use warnings;
 
@@ -215,21 +215,6 @@ foreach my $days ([ '2021-03-12', '2021-03-13', '2021-03-14', '2021-03-15', '202
 		't', "times around $days->[2]");
 }
 stop_emulator($newyork);
-
-# memory is bounded by answers, not by the range
-emulator_post($emulator, 'reset', {});
-emulator_post($emulator, 'seed', { count => 60_000, from => '2021-01-01', to => '2021-01-30' });
-server_options("SET timeout '60s'");
-server_options("SET max_connections '16'");
-my $status = "SELECT substring(pg_read_file('/proc/' || pg_backend_pid() || '/status') FROM 'VmHWM:\\s*(\\d+)')";
-my $bare = $node->background_psql('postgres');
-my $before = $bare->query_safe($status);
-is($bare->query_safe("COPY (SELECT count(*), count(DISTINCT id), sum(length(raw::text)) > 60000000 FROM kapture_pull_customers('2021-01-01', '2021-01-30')) TO STDOUT (DELIMITER '|')"),
-	'60000|60000|t', 'thirty windows of 2,000 customers');
-my $after = $bare->query_safe($status);
-note("peak of a backend: $before kB before, $after kB after");
-cmp_ok($after - $before, '<', 64 * 1024, 'take less than 64 MB');
-$bare->quit;
 
 $session->quit;
 $node->stop;

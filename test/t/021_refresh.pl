@@ -179,20 +179,6 @@ CREATE TABLE evil.kapture_window (id int)));
 unlike($err, qr/ERROR/, 'names are found wherever the session looks first');
 is($out, 'evil, pg_catalog, public', 'and the session looks there still');
 
-# memory
-emulator_post($emulator, 'reset', {});
-emulator_post($emulator, 'seed', { count => 60_000, from => '2021-01-01', to => '2021-01-30' });
-my $status = "SELECT substring(pg_read_file('/proc/' || pg_backend_pid() || '/status') FROM 'VmHWM:\\s*(\\d+)')";
-my $bare = $node->background_psql('postgres');
-$bare->query_safe('SET client_min_messages = warning');
-my $least = $bare->query_safe($status);
-$bare->query("CALL kapture_refresh('2021-01-01', '2021-01-30')");
-is($bare->query_safe("SELECT count(*) FROM kapture_customers WHERE name LIKE 'Seeded%'"), '60000', 'thirty windows of 2,000 customers');
-my $most = $bare->query_safe($status);
-note("peak of a backend: $least kB before, $most kB after");
-cmp_ok($most - $least, '<', 64 * 1024, 'take less than 64 MB');
-$bare->quit;
-
 # several servers, a schema with an odd name, a dump
 emulator_post($emulator, 'reset', {});
 $n = 0;
