@@ -68,6 +68,11 @@ object_ownercheck(Oid classid, Oid objectid, Oid roleid)
 #define WaitEventExtensionNew(name) ((uint32) PG_WAIT_EXTENSION)
 #endif
 
+/* 18 has a word for functions that do not return, which stands first. */
+#ifndef pg_noreturn
+#define pg_noreturn pg_attribute_noreturn()
+#endif
+
 /* 18 has generated columns that are computed when they are read. */
 #if PG_VERSION_NUM < 180000
 #define ATTRIBUTE_GENERATED_VIRTUAL 'v'

@@ -8,10 +8,11 @@
 
 #include "postgres.h"
 
+#include "compat.h"
 #include "shmem.h"
 
 extern void kapture_process_initialize(Datum arg);
 extern void kapture_process_lock_database(KaptureWorkerKind kind);
-extern void kapture_process_exit(KaptureExit reason) pg_attribute_noreturn();
+pg_noreturn extern void kapture_process_exit(KaptureExit reason);
 
 #endif							/* KAPTURE_PROCESS_H */
