@@ -34,6 +34,26 @@ poll_ok($node, "SELECT bool_and(kapture_customer_id IS NOT NULL) FROM customers"
 poll_ok($node, "SELECT state = 'running' AND server_state = 'ok' FROM kapture_status", 'and the status says so');
 oracle_ok($node, $emulator, 'and Kapture has them');
 
+# its pictures, of the document's own customer
+emulator_post($emulator, 'seed', [ { customer_name => 'Ker', phone => '63582', kapture_customer_id => 65245, generated => '2021-03-14 14:21:11' } ]);
+my @pictures = $readme =~ /^```sql\n((?:(?!```)[^\n]*\n)+)```\n\n```\n([^\n]*\n-[-+]+\n(?:(?!```)[^\n]*\n)*)```$/mg;
+while (my ($sql, $picture) = splice @pictures, 0, 2)
+{
+	# the statement that it shows is the first that gives as many lines of it
+	my @lines = map { s/\s+$//r } split /\n/, $picture;
+	next if $picture =~ /kapture_customer_id\n/;    # differs each time
+	my ($shown, $output) = (0, '');
+	foreach my $statement (split /;\s*(?:--[^\n]*)?\n/, $sql)
+	{
+		next unless $statement =~ /^(SELECT|EXPLAIN)/;
+		my ($stdout) = run_command([ 'psql', '-X', '-d', $node->connstr('postgres'), '-c', "SET timezone = 'Asia/Kolkata'", '-c', $statement ]);
+		my @got = grep { !/^\(\d+ rows?\)$|^SET$|^$/ } map { s/\s+$//r } split /\n/, $stdout;
+		$output .= $stdout;
+		$shown ||= join("\n", map { s/^\s+//r } @got) eq join("\n", map { s/^\s+//r } @lines);
+	}
+	ok($shown, 'a picture of README is what psql shows: ' . (grep { !/^-/ } @lines)[0]) or diag($output);
+}
+
 # options
 foreach my $what ([ 'SERVER', 'option' ], [ 'USER MAPPING', 'mapping option' ])
 {
