@@ -17,7 +17,9 @@ CREATE TABLE @extschema@.kapture_attachment (
 	on_duplicate text NOT NULL DEFAULT 'link' CHECK (on_duplicate IN ('link', 'fail')),
 	replicated boolean NOT NULL DEFAULT false,
 	paused boolean NOT NULL DEFAULT false,
-	attached_at timestamptz NOT NULL DEFAULT pg_catalog.now()
+	attached_at timestamptz NOT NULL DEFAULT pg_catalog.now(),
+	pull boolean NOT NULL DEFAULT false,
+	on_conflict text NOT NULL DEFAULT 'local' CHECK (on_conflict IN ('local', 'remote'))
 );
 COMMENT ON TABLE @extschema@.kapture_attachment IS 'tables whose rows are kept in step with Kapture; written by kapture_attach and kapture_detach';
 COMMENT ON COLUMN @extschema@.kapture_attachment.relation IS 'the attached table; a partitioned table stands for all its partitions';
@@ -26,6 +28,8 @@ COMMENT ON COLUMN @extschema@.kapture_attachment.key_columns IS 'primary key of 
 COMMENT ON COLUMN @extschema@.kapture_attachment.id_column IS 'column that receives the Kapture customer id';
 COMMENT ON COLUMN @extschema@.kapture_attachment.on_duplicate IS 'link: take the existing customer''s id; fail: park the row';
 COMMENT ON COLUMN @extschema@.kapture_attachment.replicated IS 'capture changes applied by logical replication, too';
+COMMENT ON COLUMN @extschema@.kapture_attachment.pull IS 'pulled customers update rows of the table, or become new ones';
+COMMENT ON COLUMN @extschema@.kapture_attachment.on_conflict IS 'local: a change that waits to be sent wins over the pulled value; remote: the pulled value wins';
 
 CREATE TABLE @extschema@.kapture_column (
 	attachment_id integer NOT NULL,
@@ -488,10 +492,11 @@ COMMENT ON FUNCTION @extschema@.kapture_contact_rows(jsonb, name) IS
 --
 
 CREATE FUNCTION @extschema@.kapture_attach(relation regclass, columns jsonb DEFAULT NULL,
-	server name DEFAULT 'kapture', on_duplicate text DEFAULT 'link', replicated boolean DEFAULT false)
+	server name DEFAULT 'kapture', on_duplicate text DEFAULT 'link', replicated boolean DEFAULT false,
+	pull boolean DEFAULT false, on_conflict text DEFAULT 'local')
 RETURNS void
 LANGUAGE C VOLATILE AS 'MODULE_PATHNAME', 'kapture_attach';
-COMMENT ON FUNCTION @extschema@.kapture_attach(regclass, jsonb, name, text, boolean) IS
+COMMENT ON FUNCTION @extschema@.kapture_attach(regclass, jsonb, name, text, boolean, boolean, text) IS
 'keeps a table and Kapture in step from here on; columns: {"kapture field": "column", ...}, by default the columns named like Kapture''s fields';
 
 CREATE FUNCTION @extschema@.kapture_detach(relation regclass)
@@ -850,6 +855,23 @@ LANGUAGE C AS 'MODULE_PATHNAME', 'kapture_refresh';
 COMMENT ON PROCEDURE @extschema@.kapture_refresh(timestamp, timestamp, name, boolean) IS
 'pulls customers into kapture_customers and kapture_contacts, a window a transaction; goes on where it was interrupted, unless restart';
 
+CREATE TABLE @extschema@.kapture_inbox (
+	attachment_id integer NOT NULL,
+	customer_id bigint NOT NULL,
+	state text NOT NULL DEFAULT 'waiting' CHECK (state IN ('waiting', 'parked')),
+	asked_at timestamptz NOT NULL,
+	next_attempt timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+	attempts integer NOT NULL DEFAULT 0,
+	last_error text,
+	PRIMARY KEY (attachment_id, customer_id)
+);
+CREATE INDEX kapture_inbox_due ON @extschema@.kapture_inbox (attachment_id, next_attempt) WHERE state = 'waiting';
+COMMENT ON TABLE @extschema@.kapture_inbox IS 'customers of kapture_customers that were new or differed when they were pulled, and have not reached an attached table yet';
+COMMENT ON COLUMN @extschema@.kapture_inbox.state IS 'waiting: due at next_attempt; parked: waits for a change of the customer or kapture_retry';
+COMMENT ON COLUMN @extschema@.kapture_inbox.asked_at IS 'when Kapture was asked; what was sent later is newer';
+COMMENT ON COLUMN @extschema@.kapture_inbox.attempts IS 'tries so far';
+COMMENT ON COLUMN @extschema@.kapture_inbox.last_error IS 'why the last one did not do';
+
 CREATE TABLE @extschema@.kapture_pull (
 	server name PRIMARY KEY,
 	pulled_until timestamptz,
@@ -981,6 +1003,7 @@ SELECT pg_catalog.pg_extension_config_dump('@extschema@.kapture_customers', '');
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.kapture_contacts', '');
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.kapture_refresh_run', '');
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.kapture_pull', '');
+SELECT pg_catalog.pg_extension_config_dump('@extschema@.kapture_inbox', '');
 
 CREATE VIEW @extschema@.kapture_pull_status WITH (security_barrier) AS
 SELECT s.srvname AS server,
@@ -1012,6 +1035,23 @@ COMMENT ON COLUMN @extschema@.kapture_pull_status.written IS 'rows of customers 
 COMMENT ON COLUMN @extschema@.kapture_pull_status.failures IS 'failed tries in a row';
 COMMENT ON COLUMN @extschema@.kapture_pull_status.last_error IS 'why the last one failed; NULL: it did not';
 GRANT SELECT ON @extschema@.kapture_pull_status TO PUBLIC;
+
+CREATE VIEW @extschema@.kapture_pull_failures WITH (security_barrier) AS
+SELECT a.relation, i.customer_id, i.state, i.last_error AS message, i.attempts, i.asked_at,
+	CASE WHEN i.state OPERATOR(pg_catalog.=) 'waiting' THEN i.next_attempt END AS next_attempt
+FROM @extschema@.kapture_inbox i
+JOIN @extschema@.kapture_attachment a USING (attachment_id)
+JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) a.relation
+WHERE i.last_error IS NOT NULL AND pg_catalog.pg_has_role(c.relowner, 'USAGE');
+COMMENT ON VIEW @extschema@.kapture_pull_failures IS 'pulled customers that could not become rows of attached tables';
+COMMENT ON COLUMN @extschema@.kapture_pull_failures.relation IS 'the attached table';
+COMMENT ON COLUMN @extschema@.kapture_pull_failures.customer_id IS 'Kapture''s id of the customer';
+COMMENT ON COLUMN @extschema@.kapture_pull_failures.state IS 'waiting: tried again at next_attempt; parked: waits for a change of the customer, or kapture_retry';
+COMMENT ON COLUMN @extschema@.kapture_pull_failures.message IS 'why it could not';
+COMMENT ON COLUMN @extschema@.kapture_pull_failures.attempts IS 'tries so far';
+COMMENT ON COLUMN @extschema@.kapture_pull_failures.asked_at IS 'when Kapture was asked for it';
+COMMENT ON COLUMN @extschema@.kapture_pull_failures.next_attempt IS 'time of the next try; NULL: parked';
+GRANT SELECT ON @extschema@.kapture_pull_failures TO PUBLIC;
 
 --
 -- What people look at

@@ -10,10 +10,12 @@
  */
 #include "postgres.h"
 
+#include "access/htup_details.h"
 #include "access/relation.h"
 #include "catalog/catalog.h"
 #include "catalog/objectaddress.h"
 #include "catalog/pg_class.h"
+#include "catalog/pg_index.h"
 #include "catalog/pg_inherits.h"
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
@@ -387,9 +389,10 @@ attach_has_id_column(Relation rel)
 
 /* Writes attachment and columns into the extension's tables. */
 static void
-attach_store(Oid relid, ArrayType *keys, List *columns, Name server, const char *on_duplicate, bool replicated)
+attach_store(Oid relid, ArrayType *keys, List *columns, Name server, const char *on_duplicate, bool replicated,
+			 bool pull, const char *on_conflict)
 {
-	Oid			types[8] = {REGCLASSOID, NAMEOID, NAMEARRAYOID, TEXTOID, BOOLOID};
+	Oid			types[8] = {REGCLASSOID, NAMEOID, NAMEARRAYOID, TEXTOID, BOOLOID, BOOLOID, TEXTOID};
 	Datum		values[8];
 	ListCell   *lc;
 	int			bit = 0;
@@ -399,10 +402,12 @@ attach_store(Oid relid, ArrayType *keys, List *columns, Name server, const char 
 	values[2] = PointerGetDatum(keys);
 	values[3] = CStringGetTextDatum(on_duplicate);
 	values[4] = BoolGetDatum(replicated);
+	values[5] = BoolGetDatum(pull);
+	values[6] = CStringGetTextDatum(on_conflict);
 	(void) kapture_own_execute("INSERT INTO @.kapture_attachment"
-									   " (relation, server, key_columns, on_duplicate, replicated)"
-									   " VALUES ($1, $2, $3, $4, $5)",
-							  5, types, values);
+							   " (relation, server, key_columns, on_duplicate, replicated, pull, on_conflict)"
+							   " VALUES ($1, $2, $3, $4, $5, $6, $7)",
+							   7, types, values);
 
 	types[1] = INT2OID;
 	types[2] = TEXTOID;
@@ -425,8 +430,53 @@ attach_store(Oid relid, ArrayType *keys, List *columns, Name server, const char 
 }
 
 /*
+ * Pulls use the key of the server's owner, so what they bring is for the owner's
+ * tables, and for those of whoever has the owner's rights.
+ */
+static void
+attach_check_pull(Relation rel, const char *server)
+{
+	Oid			owner = GetForeignServerByName(server, false)->owner;
+
+	if (!has_privs_of_role(rel->rd_rel->relowner, owner))
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("customers of server \"%s\" cannot be pulled into table \"%s\"",
+						server, RelationGetRelationName(rel)),
+				 errdetail("They are pulled with the key of the server's owner, \"%s\", whose rights the table's owner does not have.",
+						   GetUserNameFromId(owner, false)),
+				 errhint("Use a server that belongs to the table's owner.")));
+}
+
+/* Pulled customers are looked for by the id column: it needs an index. */
+static void
+attach_index_id_column(Oid relid, const char *name)
+{
+	Relation	rel = relation_open(relid, AccessShareLock);
+	AttrNumber	attnum = get_attnum(relid, ATTACH_ID_COLUMN);
+	ListCell   *lc;
+	bool		found = false;
+
+	foreach(lc, RelationGetIndexList(rel))
+	{
+		Relation	index = relation_open(lfirst_oid(lc), AccessShareLock);
+
+		found |= index->rd_index->indkey.values[0] == attnum && index->rd_index->indisvalid &&
+			heap_attisnull(index->rd_indextuple, Anum_pg_index_indpred, NULL);
+		relation_close(index, AccessShareLock);
+	}
+	relation_close(rel, NoLock);
+	if (found)
+		return;
+	ereport(NOTICE,
+			(errmsg("creating an index on column \"%s\" of table \"%s\"", ATTACH_ID_COLUMN, get_rel_name(relid))));
+	attach_execute_ddl(psprintf("CREATE INDEX ON %s (" ATTACH_ID_COLUMN ")", name));
+}
+
+/*
  * kapture_attach(relation regclass, columns jsonb, server name,
- *				  on_duplicate text, replicated boolean) returns void
+ *				  on_duplicate text, replicated boolean, pull boolean,
+ *				  on_conflict text) returns void
  *
  * Checks, adds the id column where it is missing, creates the trigger.
  */
@@ -438,6 +488,8 @@ kapture_attach(PG_FUNCTION_ARGS)
 	Name		server;
 	char	   *on_duplicate;
 	bool		replicated;
+	bool		pull;
+	char	   *on_conflict;
 	bool		add_id;
 	char	   *name;
 	ArrayType  *keys;
@@ -451,12 +503,21 @@ kapture_attach(PG_FUNCTION_ARGS)
 	server = PG_GETARG_NAME(2);
 	on_duplicate = text_to_cstring(PG_GETARG_TEXT_PP(3));
 	replicated = PG_GETARG_BOOL(4);
+	attach_require(fcinfo, 5, "pull");
+	attach_require(fcinfo, 6, "on_conflict");
+	pull = PG_GETARG_BOOL(5);
+	on_conflict = text_to_cstring(PG_GETARG_TEXT_PP(6));
 
 	if (strcmp(on_duplicate, "link") != 0 && strcmp(on_duplicate, "fail") != 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("invalid value for argument \"on_duplicate\": \"%s\"", on_duplicate),
 				 errhint("Valid values are \"link\" and \"fail\".")));
+	if (strcmp(on_conflict, "local") != 0 && strcmp(on_conflict, "remote") != 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("invalid value for argument \"on_conflict\": \"%s\"", on_conflict),
+				 errhint("Valid values are \"local\" and \"remote\".")));
 	if (!kapture_shmem_available())
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
@@ -469,6 +530,8 @@ kapture_attach(PG_FUNCTION_ARGS)
 	name = attach_relation_name(rel);
 	keys = attach_key_columns(rel);
 	(void) kapture_server_get(NameStr(*server), rel->rd_rel->relowner);
+	if (pull)
+		attach_check_pull(rel, NameStr(*server));
 	columns = PG_ARGISNULL(1) ? attach_default_columns(rel) : attach_mapped_columns(rel, PG_GETARG_JSONB_P(1));
 	attach_check_columns(columns);
 	add_id = !attach_has_id_column(rel);
@@ -480,7 +543,9 @@ kapture_attach(PG_FUNCTION_ARGS)
 				(errmsg("adding column \"%s\" to table \"%s\"", ATTACH_ID_COLUMN, get_rel_name(relid))));
 		attach_execute_ddl(psprintf("ALTER TABLE %s ADD COLUMN " ATTACH_ID_COLUMN " bigint", name));
 	}
-	attach_store(relid, keys, columns, server, on_duplicate, replicated);
+	if (pull)
+		attach_index_id_column(relid, name);
+	attach_store(relid, keys, columns, server, on_duplicate, replicated, pull, on_conflict);
 	kapture_origin_claim();
 	attach_execute_ddl(psprintf("CREATE TRIGGER " ATTACH_TRIGGER " AFTER INSERT OR UPDATE OR DELETE ON %s"
 								" FOR EACH ROW EXECUTE FUNCTION %s.kapture_capture()",
@@ -531,7 +596,7 @@ kapture_attach_find(FunctionCallInfo fcinfo, LOCKMODE lockmode, char **name)
 Datum
 kapture_detach(PG_FUNCTION_ARGS)
 {
-	static const char *const tables[] = {"kapture_outbox", "kapture_delivery", "kapture_backfill", "kapture_column", "kapture_attachment"};
+	static const char *const tables[] = {"kapture_outbox", "kapture_delivery", "kapture_inbox", "kapture_backfill", "kapture_column", "kapture_attachment"};
 	char	   *name;
 	KaptureAttachment *att = kapture_attach_find(fcinfo, ShareRowExclusiveLock, &name);
 	Oid			types[1] = {INT4OID};
@@ -580,9 +645,12 @@ kapture_resume(PG_FUNCTION_ARGS)
 	PG_RETURN_VOID();
 }
 
-/* Runs "sql" on failed rows, one or all. */
+/*
+ * Runs "sql" on failed rows, one or all; and "inbox_sql" on pulled customers that
+ * could not become rows, if on all.
+ */
 static uint64
-attach_change_failed(FunctionCallInfo fcinfo, const char *sql)
+attach_change_failed(FunctionCallInfo fcinfo, const char *sql, const char *inbox_sql)
 {
 	KaptureAttachment *att = kapture_attach_find(fcinfo, AccessShareLock, NULL);
 	Oid			types[2] = {INT4OID, TEXTOID};
@@ -595,6 +663,9 @@ attach_change_failed(FunctionCallInfo fcinfo, const char *sql)
 	n = kapture_own_execute(psprintf("%s WHERE attachment_id = $1 AND state <> 'sending' AND last_error IS NOT NULL%s",
 									sql, all ? "" : " AND row_key = $2"),
 						   all ? 1 : 2, types, values);
+	if (all)
+		n += kapture_own_execute(psprintf("%s WHERE attachment_id = $1 AND last_error IS NOT NULL", inbox_sql),
+								 1, types, values);
 	kapture_attach_announce();
 	return n;
 }
@@ -606,7 +677,8 @@ Datum
 kapture_retry(PG_FUNCTION_ARGS)
 {
 	PG_RETURN_INT64(attach_change_failed(fcinfo,
-										 "UPDATE @.kapture_delivery SET state = 'retry', next_attempt = pg_catalog.now()"));
+										 "UPDATE @.kapture_delivery SET state = 'retry', next_attempt = pg_catalog.now()",
+										 "UPDATE @.kapture_inbox SET state = 'waiting', next_attempt = pg_catalog.now()"));
 }
 
 /*
@@ -615,5 +687,6 @@ kapture_retry(PG_FUNCTION_ARGS)
 Datum
 kapture_discard(PG_FUNCTION_ARGS)
 {
-	PG_RETURN_INT64(attach_change_failed(fcinfo, "DELETE FROM @.kapture_delivery"));
+	PG_RETURN_INT64(attach_change_failed(fcinfo, "DELETE FROM @.kapture_delivery",
+										 "DELETE FROM @.kapture_inbox"));
 }

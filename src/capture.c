@@ -37,6 +37,14 @@ typedef struct CaptureTable
 
 static HTAB *capture_tables = NULL;
 
+/* What is being written from a pull, and so is not to be captured. */
+static struct
+{
+	int32		attachment_id;	/* 0: nothing */
+	int64		customer_id;
+	int64		columns;
+}			capture_ignored;
+
 static void
 capture_relcache_callback(Datum arg, Oid relid)
 {
@@ -197,12 +205,39 @@ capture_changed_columns(KaptureAttachment *att, TriggerData *trigdata)
 	return changed;
 }
 
+/*
+ * Has changes of one row not captured, as far as they are in these columns: they
+ * come from Kapture.  The row is the one that has, when it is changed, this id
+ * of Kapture's.  attachment_id 0: from now on all is captured again.
+ */
+void
+kapture_capture_ignore(int32 attachment_id, int64 customer_id, int64 columns)
+{
+	capture_ignored.attachment_id = attachment_id;
+	capture_ignored.customer_id = customer_id;
+	capture_ignored.columns = columns;
+}
+
+/* The columns of a row that come from Kapture just now. */
+static int64
+capture_ignored_columns(KaptureAttachment *att, TupleTableSlot *slot)
+{
+	bool		isnull;
+	Datum		id;
+
+	if (capture_ignored.attachment_id != att->id || att->id_attnum == InvalidAttrNumber)
+		return 0;
+	id = slot_getattr(slot, att->id_attnum, &isnull);
+	return !isnull && DatumGetInt64(id) == capture_ignored.customer_id ? capture_ignored.columns : 0;
+}
+
 static void
 capture_update(CaptureTable *table, TriggerData *trigdata)
 {
 	KaptureAttachment *att = table->attachment;
 	TupleDesc	desc = RelationGetDescr(trigdata->tg_relation);
-	int64		changed = capture_changed_columns(att, trigdata);
+	int64		changed = capture_changed_columns(att, trigdata) &
+		~capture_ignored_columns(att, trigdata->tg_newslot);
 	bool		rekeyed = false;
 
 	for (int i = 0; i < att->nkeys; i++)
@@ -270,6 +305,9 @@ kapture_capture(PG_FUNCTION_ARGS)
 		capture_truncate(table->attachment);
 	else if (TRIGGER_FIRED_BY_UPDATE(trigdata->tg_event))
 		capture_update(table, trigdata);
+	else if (TRIGGER_FIRED_BY_INSERT(trigdata->tg_event) &&
+			 capture_ignored_columns(table->attachment, trigdata->tg_trigslot) != 0)
+		return PointerGetDatum(NULL);	/* a new row is Kapture's as a whole */
 	else
 		kapture_notes_add(table->attachment->id, TRIGGER_FIRED_BY_INSERT(trigdata->tg_event) ? 'i' : 'd',
 						  table->attachment->all_changed,

@@ -8,5 +8,6 @@
 #include "catalog.h"
 
 extern void kapture_capture_existing(KaptureAttachment *att, const char *row_key);
+extern void kapture_capture_ignore(int32 attachment_id, int64 customer_id, int64 columns);
 
 #endif							/* KAPTURE_CAPTURE_H */

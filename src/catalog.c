@@ -51,6 +51,8 @@
 #define ATTACHMENT_ID_COLUMN	5
 #define ATTACHMENT_ON_DUPLICATE	6
 #define ATTACHMENT_PAUSED		8
+#define ATTACHMENT_PULL			10
+#define ATTACHMENT_ON_CONFLICT	11
 
 #define COLUMN_ATTACHMENT		1
 #define COLUMN_BIT				2
@@ -270,6 +272,11 @@ catalog_read_attachment(List *relids)
 		result->paused = DatumGetBool(catalog_getattr(tuple, rel, ATTACHMENT_PAUSED));
 		result->link_duplicates =
 			strcmp(TextDatumGetCString(catalog_getattr(tuple, rel, ATTACHMENT_ON_DUPLICATE)), "link") == 0;
+		if (RelationGetDescr(rel)->natts < ATTACHMENT_ON_CONFLICT)
+			continue;			/* of version 1.0 */
+		result->pull = DatumGetBool(catalog_getattr(tuple, rel, ATTACHMENT_PULL));
+		result->remote_wins =
+			strcmp(TextDatumGetCString(catalog_getattr(tuple, rel, ATTACHMENT_ON_CONFLICT)), "remote") == 0;
 	}
 	systable_endscan(scan);
 	table_close(rel, AccessShareLock);

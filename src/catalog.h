@@ -57,6 +57,8 @@ typedef struct KaptureAttachment
 	char	   *server;
 	bool		link_duplicates;
 	bool		paused;
+	bool		pull;			/* pulled customers become rows */
+	bool		remote_wins;	/* over changes that wait here */
 	char	   *id_column;		/* its name */
 	AttrNumber	id_attnum;		/* InvalidAttrNumber: the column is gone */
 	List	   *former_key;		/* names of the key's columns when it was attached */

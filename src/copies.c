@@ -4,6 +4,8 @@
  *
  * A row that is as it was is not written.  Customers on the edge of two windows
  * come with both and are taken in once: the ids of the window before are kept.
+ * Customers that were written are noted for the attached tables that take them
+ * (inbox.c).
  */
 #include "postgres.h"
 
@@ -13,6 +15,7 @@
 #include "executor/spi.h"
 #include "miscadmin.h"
 #include "storage/lock.h"
+#include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
 #include "utils/hsearch.h"
@@ -24,6 +27,7 @@
 
 #include "copies.h"
 #include "customer.h"
+#include "inbox.h"
 
 /* The name of a window's rows in the statements that write them. */
 #define COPIES_ROWS		"kapture_window"
@@ -116,7 +120,7 @@ copies_upsert(const char *schema, const char *table, TupleDesc desc)
 	copies_append_columns(&sql, desc, "t.%s");
 	appendStringInfoString(&sql, ") IS DISTINCT FROM (");
 	copies_append_columns(&sql, desc, "excluded.%s");
-	appendStringInfoChar(&sql, ')');
+	appendStringInfoString(&sql, ") RETURNING t.id");
 	return sql.data;
 }
 
@@ -238,9 +242,21 @@ copies_take_window(KaptureCopies *copies, const KaptureList *list, KaptureCopied
 	}
 }
 
+/* The ids in the last result, as bigint[]. */
+static Datum
+copies_written_ids(void)
+{
+	Datum	   *ids = palloc(sizeof(Datum) * Max(SPI_processed, 1));
+	bool		isnull;
+
+	for (uint64 i = 0; i < SPI_processed; i++)
+		ids[i] = SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 1, &isnull);
+	return PointerGetDatum(construct_array(ids, (int) SPI_processed, INT8OID, 8, FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
+}
+
 /* Writes the rows of a table that differ; returns how many. */
 static int64
-copies_write_table(KaptureCopies *copies, CopiesTable *table)
+copies_write_table(KaptureCopies *copies, CopiesTable *table, TimestampTz asked_at)
 {
 	int64		written = 0;
 
@@ -262,8 +278,13 @@ copies_write_table(KaptureCopies *copies, CopiesTable *table)
 		MemoryContextSwitchTo(copies->context);
 		if (SPI_register_relation(rows) != SPI_OK_REL_REGISTER)
 			elog(ERROR, "SPI_register_relation failed");
-		kapture_copies_execute(table->upsert, 1, types, values, NULL, SPI_OK_INSERT);
+		kapture_copies_execute(table->upsert, 1, types, values, NULL, SPI_OK_INSERT_RETURNING);
 		written = SPI_processed;
+		MemoryContextSwitchTo(copies->scratch);
+		if (written > 0 && table == &copies->customers && kapture_inbox_wanted(copies->server))
+			kapture_inbox_put(copies->server, copies_written_ids(), asked_at);
+		SPI_freetuptable(SPI_tuptable);
+		MemoryContextSwitchTo(copies->context);
 		if (SPI_unregister_relation(COPIES_ROWS) != SPI_OK_REL_UNREGISTER)
 			elog(ERROR, "SPI_unregister_relation failed");
 		MemoryContextSwitchTo(copies->scratch);
@@ -275,11 +296,12 @@ copies_write_table(KaptureCopies *copies, CopiesTable *table)
 
 /*
  * Writes the customers of the next window (NULL: it has none) and their
- * contacts, and says in *copied what that came to.  Within SPI, with the rights
- * of the current user.  Errors: 42501 no rights on the tables.
+ * contacts, and says in *copied what that came to.  "asked_at" is when Kapture
+ * was asked.  Within SPI, with the rights of the current user.  Errors: 42501 no rights on the tables.
  */
 void
-kapture_copies_write(KaptureCopies *copies, const KaptureList *list, KaptureCopied *copied)
+kapture_copies_write(KaptureCopies *copies, const KaptureList *list, TimestampTz asked_at,
+					 KaptureCopied *copied)
 {
 	MemoryContext old = MemoryContextSwitchTo(copies->scratch);
 
@@ -290,8 +312,8 @@ kapture_copies_write(KaptureCopies *copies, const KaptureList *list, KaptureCopi
 	if (list != NULL)
 		copies_take_window(copies, list, copied);
 	/* contacts refer to customers */
-	copied->written = copies_write_table(copies, &copies->customers);
-	copied->written += copies_write_table(copies, &copies->contacts);
+	copied->written = copies_write_table(copies, &copies->customers, asked_at);
+	copied->written += copies_write_table(copies, &copies->contacts, asked_at);
 	if (copies->ids_before != NULL)
 		hash_destroy(copies->ids_before);
 	copies->ids_before = copies->customers.ids;

@@ -2,11 +2,15 @@
  * puller.c
  *		The process that pulls customers of one database from Kapture by itself.
  *
- * It runs only where a server has option pull_interval, and beside the worker
+ * It runs only where a server has option pull_interval or a table takes what is
+ * pulled, and beside the worker
  * that sends changes, so that neither keeps the other waiting.  Each server is
  * pulled from with the key of its owner, when its interval is over, from its
  * watermark to the present, window by window; a window and the watermark behind
  * it are one transaction.  None is open while the network is waited for.
+ *
+ * Customers that were new or differed reach the attached tables that take them
+ * from kapture_inbox, in small transactions of their own (arrival.c).
  *
  * Servers do not wait for each other: each has a fetch of its own (fetch.c),
  * which is polled; this file decides when, and what a failure means.  Everything
@@ -15,22 +19,29 @@
  */
 #include "postgres.h"
 
+#include "access/relation.h"
 #include "access/xact.h"
 #include "catalog/pg_foreign_server.h"
 #include "commands/dbcommands.h"
 #include "executor/spi.h"
+#include "foreign/foreign.h"
 #include "lib/ilist.h"
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "postmaster/bgworker.h"
 #include "postmaster/interrupt.h"
+#include "storage/lmgr.h"
+#include "utils/acl.h"
 #include "utils/backend_status.h"
 #include "utils/inval.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
+#include "utils/rel.h"
 #include "utils/snapmgr.h"
 #include "utils/syscache.h"
 
+#include "arrival.h"
+#include "capture.h"
 #include "catalog.h"
 #include "compat.h"
 #include "copies.h"
@@ -49,6 +60,12 @@
 
 /* Milliseconds after which a server that somebody else refreshes is tried again. */
 #define PULL_BUSY_RETRY		5000
+
+/* Customers written to an attached table in a transaction. */
+#define PULL_BATCH			50
+
+/* Milliseconds after which a table that cannot be read is tried again. */
+#define PULL_TABLE_RETRY	60000
 
 /* Milliseconds between tries of a server that fails, at most. */
 #define PULL_LONGEST		600000
@@ -86,8 +103,17 @@ typedef struct PullServer
 	PullRun    *run;			/* NULL: none */
 } PullServer;
 
+/* An attached table that takes pulled customers. */
+typedef struct PullTable
+{
+	dlist_node	node;
+	Oid			relid;
+	TimestampTz next_due;		/* of the next customer; DT_NOEND: none waits */
+} PullTable;
+
 static MemoryContext puller_context;	/* what lives as long as the process */
 static dlist_head puller_servers = DLIST_STATIC_INIT(puller_servers);
+static dlist_head puller_tables = DLIST_STATIC_INIT(puller_tables);
 static Oid	puller_installation = InvalidOid;	/* our kapture_attachment */
 static bool puller_ours = false;	/* the database is no copy */
 static bool puller_stale = true;	/* servers or attachments may have changed */
@@ -134,6 +160,8 @@ puller_syscache_callback(Datum arg, int cacheid, uint32 hashvalue)
  * Pulls
  * ------------------------------------------------------------------------
  */
+
+static void puller_look(void);
 
 /* Drops the pull under way; what it has not committed comes again. */
 static void
@@ -230,7 +258,7 @@ pull_window(PullServer *server, const KaptureWindow *window)
 	SetUserIdAndSecContext(kapture_own_role(),
 						   sec_context | SECURITY_LOCAL_USERID_CHANGE | SECURITY_RESTRICTED_OPERATION);
 	SPI_connect();
-	kapture_copies_write(run->copies, window->list, &copied);
+	kapture_copies_write(run->copies, window->list, window->asked, &copied);
 	SPI_finish();
 	SetUserIdAndSecContext(userid, sec_context);
 
@@ -243,6 +271,7 @@ pull_window(PullServer *server, const KaptureWindow *window)
 							  copied.seen, copied.written);
 	puller_commit();
 	run->pulled_until = pulled_until;
+	puller_look();
 }
 
 static void
@@ -288,6 +317,100 @@ pull_step(PullServer *server)
 		case KAPTURE_FETCH_WAIT:
 			break;
 	}
+}
+
+/* Something may have arrived for the tables. */
+static void
+puller_look(void)
+{
+	dlist_iter	iter;
+
+	dlist_foreach(iter, &puller_tables)
+		dlist_container(PullTable, node, iter.cur)->next_due = 0;
+}
+
+/* Brings customers into a table that is open; returns when the next is due. */
+static TimestampTz
+table_apply(Relation rel, KaptureAttachment *att)
+{
+	Oid			owner = GetForeignServerByName(att->server, false)->owner;
+	char	   *timezone = pstrdup(kapture_server_get(att->server, owner)->timezone);
+	char	   *problem;
+	List	   *arrivals;
+
+	/* what is pulled with an owner's key is not for others' eyes */
+	if (!has_privs_of_role(rel->rd_rel->relowner, owner))
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("the owner of table \"%s\" has not the rights of the owner of server \"%s\"",
+						RelationGetRelationName(rel), att->server)));
+	problem = kapture_catalog_problem(att);
+	if (problem)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg_internal("%s", problem)));
+	arrivals = kapture_inbox_take(att, PULL_BATCH);
+	if (arrivals != NIL)
+		kapture_arrival_apply(att, timezone, arrivals);
+	return list_length(arrivals) == PULL_BATCH ? 0 : kapture_inbox_next_due(att->id);
+}
+
+/* Goes on with a table by a batch, unless somebody has locked it. */
+static void
+table_step(PullTable *table)
+{
+	static MemoryContext context = NULL;
+	Relation	rel = NULL;
+	KaptureAttachment *att = NULL;
+
+	/* an error may have left something of the last one */
+	if (context == NULL)
+		context = AllocSetContextCreate(puller_context, "kapture_sync arrivals", ALLOCSET_DEFAULT_SIZES);
+	MemoryContextReset(context);
+	puller_begin("writing rows of an attached table");
+	if (!ConditionalLockRelationOid(table->relid, AccessShareLock))
+		table->next_due = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), KAPTURE_LOCKED_RETRY);
+	else if ((rel = try_relation_open(table->relid, NoLock)) == NULL)
+		table->next_due = DT_NOEND; /* dropped; the worker forgets it */
+	else
+	{
+		MemoryContextSwitchTo(context);
+		att = kapture_catalog_attachment(rel);
+		table->next_due = DT_NOEND;
+		if (att && att->pull && !att->paused)
+			table->next_due = table_apply(rel, att);
+		relation_close(rel, NoLock);
+	}
+	puller_commit();
+	MemoryContextReset(context);
+}
+
+/* Runs a table's step; an error of it as a whole is tried again after a while. */
+static void
+puller_run_table(PullTable *table)
+{
+	if (table->next_due > GetCurrentTimestamp())
+		return;
+	PG_TRY();
+	{
+		table_step(table);
+	}
+	PG_CATCH();
+	{
+		ErrorData  *error;
+
+		MemoryContextSwitchTo(puller_context);
+		error = CopyErrorData();
+		FlushErrorState();
+		AbortCurrentTransaction();
+		kapture_capture_ignore(0, 0, 0);
+		ereport(LOG,
+				(errmsg("kapture_sync: pulled customers cannot be written to an attached table: %s", error->message)));
+		FreeErrorData(error);
+		table->next_due = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), PULL_TABLE_RETRY);
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(puller_context);
 }
 
 /* Runs a step; an error is the server's alone. */
@@ -397,6 +520,23 @@ puller_check_origin(void)
 	puller_ours = !copy;
 }
 
+/* Reads which tables take customers. */
+static void
+puller_load_tables(void)
+{
+	ListCell   *lc;
+
+	while (!dlist_is_empty(&puller_tables))
+		pfree(dlist_container(PullTable, node, dlist_pop_head_node(&puller_tables)));
+	foreach(lc, kapture_inbox_tables())
+	{
+		PullTable  *table = MemoryContextAllocZero(puller_context, sizeof(PullTable));
+
+		table->relid = lfirst_oid(lc);
+		dlist_push_tail(&puller_tables, &table->node);
+	}
+}
+
 /* Reads anew what is to be done.  False: nothing is. */
 static bool
 puller_load(void)
@@ -422,6 +562,8 @@ puller_load(void)
 	puller_installation = installation;
 	puller_check_origin();
 	kapture_pull_state_tidy();
+	puller_load_tables();
+	any = kapture_inbox_any();
 	dlist_foreach_modify(iter, &puller_servers)
 		dlist_container(PullServer, node, iter.cur)->present = false;
 	foreach(lc, kapture_pull_servers())
@@ -483,6 +625,8 @@ puller_timeout(void)
 		else if (server->interval > 0)
 			next = Min(next, Max(server->next, server->not_before));
 	}
+	dlist_foreach(iter, &puller_tables)
+		next = Min(next, dlist_container(PullTable, node, iter.cur)->next_due);
 	if (next == DT_NOEND)
 		return -1;
 	return next <= now ? 0 : (long) Min((next - now) / 1000 + 1, 3600000);
@@ -541,6 +685,11 @@ puller_work(void)
 		else
 			pull_drop(server);
 	}
+	dlist_foreach(iter, &puller_tables)
+	{
+		if (kapture_enabled && puller_ours)
+			puller_run_table(dlist_container(PullTable, node, iter.cur));
+	}
 }
 
 static void
@@ -585,6 +734,7 @@ kapture_puller_main(Datum arg)
 			StartTransactionCommand();	/* takes in invalidation messages */
 			CommitTransactionCommand();
 			MemoryContextSwitchTo(puller_context);
+			puller_look();
 		}
 		if (puller_stale)
 		{

@@ -70,11 +70,13 @@ row_set(const char *name, const char *value)
 }
 
 /*
- * Runs "work" on the batch as the table's owner.  Returns NULL, or the error,
- * after which nothing has happened.
+ * Runs work(arg) as the owner of an attached table, as the file's header says,
+ * within SPI.  Times have their text form in "timezone" (NULL: UTC).  Returns
+ * NULL, or the error, in the current memory context, after which nothing has
+ * happened.
  */
-static ErrorData *
-row_run(RowWork work, RowBatch *batch)
+ErrorData *
+kapture_row_run(KaptureAttachment *att, const char *timezone, void (*work) (void *arg), void *arg)
 {
 	MemoryContext context = CurrentMemoryContext;
 	ResourceOwner owner = CurrentResourceOwner;
@@ -96,14 +98,14 @@ row_run(RowWork work, RowBatch *batch)
 		row_set("enable_seqscan", "off");
 		row_set("enable_hashjoin", "off");
 		row_set("enable_mergejoin", "off");
-		if (batch->timezone)
-			row_set("TimeZone", batch->timezone);
+		if (timezone)
+			row_set("TimeZone", timezone);
 
-		rel = relation_open(batch->att->root, AccessShareLock);
+		rel = relation_open(att->root, AccessShareLock);
 		SetUserIdAndSecContext(rel->rd_rel->relowner,
 							   sec_context | SECURITY_RESTRICTED_OPERATION);
 		SPI_connect();
-		work(batch);
+		work(arg);
 		SPI_finish();
 		relation_close(rel, NoLock);
 		AtEOXact_GUC(false, nestlevel);
@@ -122,6 +124,29 @@ row_run(RowWork work, RowBatch *batch)
 	MemoryContextSwitchTo(context);
 	CurrentResourceOwner = owner;
 	return error;
+}
+
+/* A batch's work, for kapture_row_run(). */
+typedef struct RowCall
+{
+	RowWork		work;
+	RowBatch   *batch;
+} RowCall;
+
+static void
+row_call(void *arg)
+{
+	RowCall    *call = arg;
+
+	call->work(call->batch);
+}
+
+static ErrorData *
+row_run(RowWork work, RowBatch *batch)
+{
+	RowCall		call = {work, batch};
+
+	return kapture_row_run(batch->att, batch->timezone, row_call, &call);
 }
 
 /* Runs "work" on all rows at once if that goes well, else on each by itself. */
@@ -168,9 +193,11 @@ row_check(KaptureAttachment *att)
 				 errhint("Add the column as bigint, or use kapture_detach() and kapture_attach().")));
 }
 
-/* "schema"."table" */
-static char *
-row_relation_name(Oid relid)
+/*
+ * Returns "schema"."table", in the current memory context.
+ */
+char *
+kapture_row_relation_name(Oid relid)
 {
 	return quote_qualified_identifier(get_namespace_name(get_rel_namespace(relid)),
 									  get_rel_name(relid));
@@ -204,7 +231,7 @@ row_append_match(StringInfo sql, KaptureAttachment *att)
 static char *
 row_sql(KaptureAttachment *att, RowStatement statement)
 {
-	char	   *relation = row_relation_name(att->root);
+	char	   *relation = kapture_row_relation_name(att->root);
 	const char *id_column = quote_identifier(att->id_column);
 	StringInfoData sql;
 
@@ -413,7 +440,7 @@ row_do_list(RowBatch *batch)
 		if (values)
 			params[i] = CStringGetTextDatum(values[i]);
 	}
-	appendStringInfo(&sql, " FROM %s AS r WHERE r.%s IS NULL", row_relation_name(att->root),
+	appendStringInfo(&sql, " FROM %s AS r WHERE r.%s IS NULL", kapture_row_relation_name(att->root),
 					 quote_identifier(att->id_column));
 	if (values)
 		appendStringInfo(&sql, " AND (%s) > (%s)", keys.data, marks.data);
@@ -460,7 +487,7 @@ row_do_count(RowBatch *batch)
 
 	row_check(batch->att);
 	if (SPI_execute(psprintf("SELECT pg_catalog.count(*) FROM %s AS r WHERE r.%s IS NULL",
-							 row_relation_name(batch->att->root), quote_identifier(batch->att->id_column)),
+							 kapture_row_relation_name(batch->att->root), quote_identifier(batch->att->id_column)),
 					true, 0) != SPI_OK_SELECT)
 		elog(ERROR, "could not count rows");
 	batch->count = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull));
@@ -502,6 +529,35 @@ row_explain_missing(RowBatch *batch)
 	row_execute(ROW_LOOK, &missing, false, SPI_OK_SELECT);
 	for (uint64 i = 0; i < SPI_processed; i++)
 		row_of(&missing, i)->outcome = KAPTURE_ROW_LOCKED;
+}
+
+/* Locks the rows that are free, and says what the table holds for them. */
+static void
+row_do_hold(RowBatch *batch)
+{
+	RowBatch	held = *batch;
+	ListCell   *lc;
+
+	foreach(lc, batch->rows)
+		((KaptureRow *) lfirst(lc))->outcome = KAPTURE_ROW_GONE;
+	held.rows = NIL;
+	row_execute(ROW_LOCK, batch, false, SPI_OK_SELECT);
+	for (uint64 i = 0; i < SPI_processed; i++)
+		held.rows = lappend(held.rows, row_of(batch, i));
+	if (held.rows != NIL)
+		row_do_read(&held);
+	row_explain_missing(batch);
+}
+
+/*
+ * Locks the rows (of KaptureRow) until the end of the transaction, and fills in
+ * what the table holds for them, as kapture_row_read().  LOCKED: somebody else
+ * holds it.
+ */
+void
+kapture_row_hold(KaptureAttachment *att, const char *timezone, List *rows)
+{
+	row_run_each(row_do_hold, att, timezone, rows);
 }
 
 static void

@@ -36,5 +36,9 @@ extern void kapture_row_read(KaptureAttachment *att, const char *timezone, List 
 extern List *kapture_row_keys_without_id(KaptureAttachment *att, const char *after, int limit);
 extern int64 kapture_row_count_without_id(KaptureAttachment *att);
 extern void kapture_row_write_ids(KaptureAttachment *att, List *rows);
+extern void kapture_row_hold(KaptureAttachment *att, const char *timezone, List *rows);
+extern ErrorData *kapture_row_run(KaptureAttachment *att, const char *timezone,
+								  void (*work) (void *arg), void *arg);
+extern char *kapture_row_relation_name(Oid relid);
 
 #endif							/* KAPTURE_ROW_H */

@@ -39,11 +39,13 @@
 #include "utils/syscache.h"
 
 #include "alert.h"
+#include "attach.h"
 #include "catalog.h"
 #include "compat.h"
 #include "guc.h"
 #include "history.h"
 #include "http.h"
+#include "inbox.h"
 #include "origin.h"
 #include "outbox.h"
 #include "pacing.h"
@@ -355,10 +357,12 @@ worker_forget_dropped(void)
 	int64		changes;
 	int64		tables = kapture_outbox_forget_dropped(&changes);
 
-	if (tables > 0)
-		ereport(LOG,
-				(errmsg("kapture_sync: " INT64_FORMAT " attached tables were dropped, with " INT64_FORMAT " waiting changes",
-						tables, changes)));
+	if (tables == 0)
+		return;
+	kapture_attach_announce();	/* the puller has to know, too */
+	ereport(LOG,
+			(errmsg("kapture_sync: " INT64_FORMAT " attached tables were dropped, with " INT64_FORMAT " waiting changes",
+					tables, changes)));
 }
 
 /* A table may have lost what it takes to send its rows; then they wait. */
@@ -558,7 +562,8 @@ worker_load(void)
 		if (worker_alone)
 			worker_recover();
 	}
-	kapture_shmem_worker_wants_puller(exists && !worker_outdated && kapture_pull_servers() != NIL);
+	kapture_shmem_worker_wants_puller(exists && !worker_outdated &&
+									  (kapture_pull_servers() != NIL || kapture_inbox_any()));
 	worker_commit();
 	return exists;
 }

@@ -1,0 +1,14 @@
+/*
+ * arrival.h
+ *		Puts pulled customers into the rows of attached tables.
+ */
+#ifndef KAPTURE_ARRIVAL_H
+#define KAPTURE_ARRIVAL_H
+
+#include "postgres.h"
+
+#include "inbox.h"
+
+extern void kapture_arrival_apply(KaptureAttachment *att, const char *timezone, List *arrivals);
+
+#endif							/* KAPTURE_ARRIVAL_H */

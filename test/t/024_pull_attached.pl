@@ -1,0 +1,190 @@
+# Pulled customers as rows of an attached table: found, inserted, left alone,
+# never pushed back, never twice.
+use strict;
+use warnings;
+
+use FindBin;
+use lib "$FindBin::RealBin/../perl";
+use KaptureTest;
+use POSIX qw(strftime);
+use Test::More;
+
+my $emulator = start_emulator();
+my $node = new_node('attached');
+sub ago { return strftime('%Y-%m-%d %H:%M:%S', gmtime(time + 19800 - $_[0])); }
+setup_sync($node, $emulator, options => "pull_interval '1s', pull_since '" . ago(86400) . "'");
+my $key = 'a2FwZGVtbzprYXAxMjM=';
+my $n = 100;
+
+# Customers made in Kapture; returns their ids.
+sub seed
+{
+	my @customers = @_;
+	$_->{kapture_customer_id} //= ++$n, $_->{generated} //= ago(1), $_->{phone} //= "9000000$n" foreach @customers;
+	emulator_post($emulator, 'seed', \@customers);
+	return map { $_->{kapture_customer_id} } @customers;
+}
+
+# Changes a customer in Kapture, as somebody there would, and has it pulled again.
+sub change
+{
+	my ($id, %values) = @_;
+	my $json = join ', ', map { "\"$_\": \"$values{$_}\"" } sort keys %values;
+	$node->safe_psql('postgres', "SELECT kapture_update_customer('{\"kapture_customer_id\": \"$id\", $json}')");
+	return;
+}
+
+sub updates { my ($id) = @_; return (grep { $_->{kapture_customer_id} == $id } @{ emulator_get($emulator, 'customers') })[0]{updates}; }
+sub row { return $node->safe_psql('postgres', "SELECT customer_name, phone, email_id, city FROM customers WHERE kapture_customer_id = $_[0]"); }
+sub settled { return poll_ok($node, "SELECT NOT EXISTS (SELECT FROM kapture_inbox WHERE last_error IS NULL) AND (SELECT bool_and(pending = 0 AND in_flight = 0) FROM kapture_status)", $_[0]); }
+my $failure = "SELECT customer_id, state, message FROM kapture_pull_failures WHERE customer_id =";
+
+# arguments
+$node->safe_psql('postgres', "CREATE TABLE odd (id int PRIMARY KEY, customer_name text, phone text)");
+my ($rc, $out, $err) = $node->psql('postgres', "SELECT kapture_attach('odd', pull => true, on_conflict => 'both')");
+like($err, qr/invalid value for argument "on_conflict": "both"\n.*HINT:  Valid values are "local" and "remote"/s, 'on_conflict is checked');
+$node->safe_psql('postgres', "CREATE ROLE lodger; GRANT USAGE ON FOREIGN SERVER kapture TO lodger; GRANT CREATE ON SCHEMA public TO lodger; CREATE USER MAPPING FOR lodger SERVER kapture OPTIONS (auth_key '$key')");
+($rc, $out, $err) = $node->psql('postgres', "SET ROLE lodger; CREATE TABLE theirs (id int PRIMARY KEY, customer_name text, phone text); SELECT kapture_attach('theirs', pull => true)");
+like($err, qr/customers of server "kapture" cannot be pulled into table "theirs"\n.*DETAIL:  .*key of the server's owner/s, 'nobody gets what the key of others brings');
+
+# inserted, columns mapped in reverse
+my ($first) = seed({ customer_name => 'First', email_id => 'first@example.com', city => 'Pune', contact_person_name => 'Asha' });
+$node->safe_psql('postgres', qq(
+CREATE TABLE customers (
+  id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+  customer_name text NOT NULL, phone text, email_id text, city varchar(10), person text, since timestamptz DEFAULT now());
+SELECT kapture_attach('customers', columns => '{"customer_name": "customer_name", "phone": "phone", "email_id": "email_id", "city": "city", "contact_person_name": "person"}', pull => true)));
+is($node->safe_psql('postgres', "SELECT count(*) FROM pg_indexes WHERE tablename = 'customers' AND indexdef LIKE '%(kapture_customer_id)'"), '1', 'the id column has an index');
+change($first, city => 'Nashik');
+poll_ok($node, "SELECT count(*) = 1 FROM customers WHERE kapture_customer_id = $first AND city = 'Nashik' AND person = 'Asha' AND since IS NOT NULL", 'a pulled customer becomes a row');
+is(row($first), 'First|9000000101|first@example.com|Nashik', 'with its values');
+settled('nothing waits');
+is(updates($first), 1, 'and nothing is pushed back');
+
+# changed in Kapture
+my $version = $node->safe_psql('postgres', "SELECT ctid FROM customers");
+change($first, city => 'Mumbai');
+poll_ok($node, "SELECT city = 'Mumbai' FROM customers WHERE kapture_customer_id = $first", 'a change in Kapture reaches the row');
+settled('nothing waits');
+is(updates($first), 2, 'and is not pushed back');
+
+# a row that was pushed comes back as it is
+$node->safe_psql('postgres', "INSERT INTO customers (customer_name, phone, city) VALUES ('Mine', '9111111111', 'Goa')");
+poll_ok($node, "SELECT kapture_customer_id IS NOT NULL FROM customers WHERE customer_name = 'Mine'", 'a local row is added');
+my $mine = $node->safe_psql('postgres', "SELECT kapture_customer_id FROM customers WHERE customer_name = 'Mine'");
+$version = $node->safe_psql('postgres', "SELECT ctid FROM customers WHERE customer_name = 'Mine'");
+poll_ok($node, "SELECT count(*) = 1 FROM kapture_customers WHERE id = $mine", 'it is pulled');
+settled('nothing waits');
+is($node->safe_psql('postgres', "SELECT count(*), min(ctid::text) FROM customers WHERE phone = '9111111111'"), "1|$version", 'and its row is not written');
+
+# rows without an id: by phone, by email; several are not guessed among
+$node->safe_psql('postgres', "SET kapture_sync.capture = off; INSERT INTO customers (customer_name, phone, email_id) VALUES ('By phone', '9222222222', NULL), ('By email', NULL, 'by\@example.com'), ('Twice', '9333333333', NULL), ('Twice', '9333333333', NULL)");
+my ($by_phone, $by_email, $twice) = seed({ customer_name => 'Named by phone', phone => '9222222222' }, { customer_name => 'Named by email', email_id => 'by@example.com' }, { customer_name => 'Which', phone => '9333333333' });
+poll_ok($node, "SELECT count(*) = 2 FROM customers WHERE (kapture_customer_id, customer_name) IN (($by_phone, 'Named by phone'), ($by_email, 'Named by email'))", 'rows are found by phone and email');
+poll_ok($node, "SELECT count(*) = 1 FROM kapture_pull_failures WHERE customer_id = $twice", 'several rows with a phone');
+is($node->safe_psql('postgres', "$failure $twice"), "$twice|parked|2 rows without an id have the customer's phone or email", 'are shown, not guessed among');
+is($node->safe_psql('postgres', "SELECT count(*) FROM customers WHERE phone = '9333333333' AND kapture_customer_id IS NULL"), '2', 'and left alone');
+$node->safe_psql('postgres', "DELETE FROM customers WHERE ctid = (SELECT max(ctid) FROM customers WHERE phone = '9333333333'); SELECT kapture_retry('customers')");
+poll_ok($node, "SELECT count(*) = 1 FROM customers WHERE kapture_customer_id = $twice AND customer_name = 'Which'", 'kapture_retry tries again');
+
+# values that do not fit, and rows the table does not want, stop nobody else
+$node->safe_psql('postgres', "ALTER TABLE customers ADD CHECK (customer_name <> 'Unwanted')");
+my ($long, $unwanted, $fine) = seed({ customer_name => 'Long', city => 'Thiruvananthapuram' }, { customer_name => 'Unwanted' }, { customer_name => 'Fine' });
+poll_ok($node, "SELECT count(*) = 1 FROM customers WHERE kapture_customer_id = $fine", 'a good row');
+poll_ok($node, "SELECT count(*) = 2 FROM kapture_pull_failures WHERE state = 'parked' AND customer_id IN ($long, $unwanted)", 'is not kept by bad ones');
+like($node->safe_psql('postgres', "$failure $long"), qr/value too long for type character varying\(10\)/, 'a value that does not fit is not cut');
+like($node->safe_psql('postgres', "$failure $unwanted"), qr/violates check constraint/, 'the table\'s checks hold');
+is($node->safe_psql('postgres', "SELECT kapture_discard('customers') > 0, (SELECT count(*) FROM kapture_pull_failures)"), 't|2', 'kapture_discard');
+is($node->safe_psql('postgres', "SELECT count(*) FROM kapture_pull_failures"), '0', 'gives them up');
+
+# local changes that wait win, column by column
+$node->safe_psql('postgres', "SELECT kapture_pause('customers'); UPDATE customers SET city = 'Local' WHERE kapture_customer_id = $first");
+change($first, city => 'Remote', customer_name => 'Renamed');
+poll_ok($node, "SELECT count(*) = 1 FROM kapture_inbox WHERE customer_id = $first", 'a change in Kapture, while one here waits');
+$node->safe_psql('postgres', "ALTER SERVER kapture OPTIONS (ADD add_path '/nowhere', ADD update_path '/nowhere'); SELECT kapture_resume('customers')");
+poll_ok($node, "SELECT customer_name = 'Renamed' FROM customers WHERE kapture_customer_id = $first", 'what does not wait is taken');
+is(row($first), 'Renamed|9000000101|first@example.com|Local', 'what waits is kept');
+$node->safe_psql('postgres', "ALTER SERVER kapture OPTIONS (DROP add_path, DROP update_path)");
+poll_ok($node, "SELECT count(*) = 1 FROM kapture_get_customer('{\"kapture_customer_id\": \"$first\"}') a WHERE a::text LIKE '%\"Local\"%'", 'and sent');
+
+# rows that somebody holds are not waited for
+my $holder = $node->background_psql('postgres');
+$holder->query_safe("BEGIN; SELECT FROM customers WHERE kapture_customer_id = $first FOR UPDATE");
+change($first, city => 'Later');
+my ($other) = seed({ customer_name => 'Other' });
+poll_ok($node, "SELECT count(*) = 1 FROM customers WHERE kapture_customer_id = $other", 'a locked row');
+poll_ok($node, "SELECT message = 'the row is locked' AND next_attempt IS NOT NULL FROM kapture_pull_failures WHERE customer_id = $first", 'is not waited for');
+$holder->query_safe("COMMIT");
+$holder->quit;
+poll_ok($node, "SELECT city = 'Later' FROM customers WHERE kapture_customer_id = $first", 'and written later');
+
+# a customer that is being added here is not inserted
+emulator_faults($emulator, { api => 'add', action => 'late', ms => 3000, match => '9444444444' });
+$node->safe_psql('postgres', "ALTER SERVER kapture OPTIONS (SET timeout '60s')");
+$node->safe_psql('postgres', "INSERT INTO customers (customer_name, phone) VALUES ('Adding', '9444444444')");
+my ($adding) = seed({ customer_name => 'Adding in Kapture', phone => '9444444444' });
+poll_ok($node, "SELECT count(*) = 1 FROM kapture_pull_failures WHERE customer_id = $adding AND message LIKE '%being added%'", 'a row that is being added');
+poll_ok($node, "SELECT count(*) = 1 FROM customers WHERE kapture_customer_id = $adding", 'is linked by the worker');
+is($node->safe_psql('postgres', "SELECT count(*) FROM customers WHERE phone = '9444444444'"), '1', 'and is there once');
+emulator_faults($emulator);
+
+# what was deleted here stays away
+$node->safe_psql('postgres', "INSERT INTO customers (customer_name, phone) VALUES ('Short-lived', '9555555555')");
+poll_ok($node, "SELECT kapture_customer_id IS NOT NULL FROM customers WHERE phone = '9555555555'", 'a row is added');
+$node->safe_psql('postgres', "DELETE FROM customers WHERE phone = '9555555555'");
+poll_ok($node, "SELECT count(*) = 1 FROM kapture_customers WHERE phone = '9555555555'", 'deleted, and pulled');
+settled('nothing waits');
+is($node->safe_psql('postgres', "SELECT count(*) FROM customers WHERE phone = '9555555555'"), '0', 'it does not come back');
+
+# on_conflict => 'remote'
+$node->safe_psql('postgres', "SELECT kapture_detach('customers'); SELECT kapture_attach('customers', pull => true, on_conflict => 'remote'); SELECT kapture_pause('customers'); UPDATE customers SET city = 'Local' WHERE kapture_customer_id = $first");
+my $updates = updates($first);
+change($first, city => 'Remote');
+$node->safe_psql('postgres', "ALTER SERVER kapture OPTIONS (ADD update_path '/nowhere'); SELECT kapture_resume('customers')");
+poll_ok($node, "SELECT city = 'Remote' FROM customers WHERE kapture_customer_id = $first", 'on_conflict remote: the pulled value wins');
+$node->safe_psql('postgres', "ALTER SERVER kapture OPTIONS (DROP update_path)");
+settled('what waited');
+is(updates($first), $updates + 1, 'is given up');
+
+# users' triggers: as the owner; what they change besides is sent
+$node->safe_psql('postgres', q(
+CREATE TABLE seen (who name);
+CREATE FUNCTION touch() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN NEW.customer_name := upper(NEW.customer_name); NEW.email_id := 'set@example.com'; INSERT INTO public.seen VALUES (current_user); RETURN NEW; END $$;
+CREATE TRIGGER touch BEFORE UPDATE ON customers FOR EACH ROW EXECUTE FUNCTION touch();
+CREATE ROLE keeper SUPERUSER; ALTER TABLE customers OWNER TO keeper; ALTER TABLE seen OWNER TO keeper;
+CREATE USER MAPPING FOR keeper SERVER kapture OPTIONS (auth_key 'a2FwZGVtbzprYXAxMjM=')));
+change($first, customer_name => 'lower');
+poll_ok($node, "SELECT customer_name = 'LOWER' FROM customers WHERE kapture_customer_id = $first", 'triggers run');
+is($node->safe_psql('postgres', "SELECT DISTINCT who FROM seen"), 'keeper', 'as the owner of the table');
+poll_ok($node, "SELECT count(*) = 1 FROM kapture_get_customer('{\"kapture_customer_id\": \"$first\"}') a WHERE a::text LIKE '%set\@example.com%'", 'other columns that they change are sent');
+settled('nothing waits');
+like($node->safe_psql('postgres', "SELECT kapture_get_customer('{\"kapture_customer_id\": \"$first\"}')"), qr/"lower"/, 'those that were pulled are not');
+$node->safe_psql('postgres', "DROP TRIGGER touch ON customers");
+
+# crashes: nothing is lost, nothing comes twice
+my @many = seed(map { { customer_name => "Many $_" } } 1 .. 300);
+poll_ok($node, "SELECT count(*) > 20 FROM customers WHERE customer_name LIKE 'Many%'", 'many customers arrive');
+$node->stop('immediate');
+$node->start;
+poll_ok($node, "SELECT count(*) = 300 FROM customers WHERE customer_name LIKE 'Many%'", 'a crash loses none');
+is($node->safe_psql('postgres', "SELECT count(DISTINCT kapture_customer_id), count(*) FROM customers WHERE customer_name LIKE 'Many%'"), '300|300', 'and brings none twice');
+
+# partitions, other types, CALL kapture_refresh without pull_interval
+$node->safe_psql('postgres', q(
+SELECT kapture_detach('customers');
+ALTER SERVER kapture OPTIONS (DROP pull_interval);
+CREATE DOMAIN town AS varchar(30);
+CREATE TABLE parts (id uuid DEFAULT gen_random_uuid(), region int DEFAULT 1, name text, mobile bigint, "Town" town, kapture_customer_id bigint, PRIMARY KEY (id, region)) PARTITION BY LIST (region);
+CREATE TABLE parts_1 PARTITION OF parts FOR VALUES IN (1);
+SELECT kapture_attach('parts', columns => '{"customer_name": "name", "phone": "mobile", "city": "Town"}', pull => true);
+TRUNCATE kapture_customers CASCADE));
+$node->safe_psql('postgres', "CALL kapture_refresh('" . substr(ago(86400), 0, 10) . "', '" . substr(ago(0), 0, 10) . "')");
+poll_ok($node, "SELECT count(*) > 300 AND count(*) = (SELECT count(*) FROM kapture_customers) FROM parts_1", 'a refresh fills partitions');
+is($node->safe_psql('postgres', "SELECT mobile, \"Town\" FROM parts WHERE kapture_customer_id = $first"), '9000000101|Remote', 'other types, other names');
+$node->safe_psql('postgres', "INSERT INTO kapture_inbox (attachment_id, customer_id, asked_at, next_attempt) SELECT attachment_id, 1, now(), 'infinity' FROM kapture_attachment; DROP TABLE parts");
+$node->safe_psql('postgres', "ALTER SERVER kapture OPTIONS (SET timeout '50s')");	# has the worker look
+poll_ok($node, "SELECT count(*) = 0 FROM kapture_inbox", 'a dropped table leaves nothing');
+poll_ok($node, "SELECT kapture_puller_pid() IS NULL", 'and no puller');
+
+$node->stop;
+done_testing();
