@@ -138,11 +138,12 @@ static const struct
 		" SET state = 'sending', attempts = attempts + 1, last_attempt = clock_timestamp(),"
 		" next_attempt = NULL"
 		" WHERE ctid = ANY (ARRAY(SELECT ctid FROM @.kapture_delivery"
-		" WHERE attachment_id = $1 AND state = 'retry' AND next_attempt <= clock_timestamp()"
+		" WHERE attachment_id = $1 AND state = 'retry' AND next_attempt <= $3"
+		" AND (next_attempt <= $4 OR (failures > 0 AND searches = 0 AND last_attempt < $5))"
 		" ORDER BY attachment_id, next_attempt LIMIT $2))"
 		" RETURNING row_key, attempts, failures, changed, customer_id, in_doubt, false,"
 		" old_key, sent_phone, sent_email, searches",
-		2, {INT4OID, INT8OID}
+		5, {INT4OID, INT8OID, TIMESTAMPTZOID, TIMESTAMPTZOID, TIMESTAMPTZOID}
 	},
 	[OUTBOX_NOTE_ADDS] = {
 		"UPDATE @.kapture_delivery AS d SET sent_phone = v.phone, sent_email = v.email"
@@ -868,14 +869,18 @@ kapture_outbox_claim(List *deliveries, TimestampTz doubt_until)
 }
 
 /*
- * Claims at most "limit" rows whose next try is due and appends them to
- * *deliveries, likewise.
+ * Claims at most "limit" rows whose next try is due "now" and appends them to
+ * *deliveries, likewise.  With "well_since", so are rows that failed and have
+ * not been tried since then, whatever their delay; 0: without.
  */
 void
-kapture_outbox_claim_due(int32 attachment_id, int limit, List **deliveries)
+kapture_outbox_claim_due(int32 attachment_id, int limit, TimestampTz now, TimestampTz well_since,
+						 List **deliveries)
 {
 	MemoryContext parent = CurrentMemoryContext;
-	Datum		values[2] = {Int32GetDatum(attachment_id), Int64GetDatum(limit)};
+	Datum		values[5] = {Int32GetDatum(attachment_id), Int64GetDatum(limit),
+		TimestampTzGetDatum(well_since != 0 ? DT_NOEND : now), TimestampTzGetDatum(now),
+		TimestampTzGetDatum(well_since != 0 ? well_since : DT_NOBEGIN)};
 
 	SPI_connect();
 	outbox_execute(OUTBOX_CLAIM_DUE, values, NULL);

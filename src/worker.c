@@ -130,6 +130,7 @@ typedef struct WorkerTable
 	bool		look;			/* the outbox may hold something to take, */
 	bool		fresh;			/* perhaps newer than the pass under way sees */
 	TimestampTz next_due;		/* next try of a failed row, DT_NOEND: none */
+	TimestampTz well_since;		/* rows that failed before are due, 0: none are */
 	TimestampTz last_success;
 	KaptureOutcomes outcomes;	/* of its rows, for whoever is to be told */
 	KaptureTableReport said;	/* to whoever looks */
@@ -687,6 +688,20 @@ worker_plan(WorkerTable *table, KaptureDelivery *delivery, dlist_head *settled, 
 	return task;
 }
 
+/*
+ * Claims rows whose next try is due.  Those that are only due because their
+ * server is well again leave room for changes that have not been tried at all.
+ */
+static void
+worker_claim_due(WorkerTable *table, int room, TimestampTz now, List **deliveries)
+{
+	int			limit = table->well_since != 0 && table->look ? Max(room / 2, 1) : room;
+
+	kapture_outbox_claim_due(table->att->id, limit, now, table->well_since, deliveries);
+	if (list_length(*deliveries) < limit)
+		table->well_since = 0;
+}
+
 /* Claims rows of a table and queues their first requests. */
 static void
 worker_claim_table(WorkerTable *table, int room, TimestampTz now)
@@ -707,7 +722,7 @@ worker_claim_table(WorkerTable *table, int room, TimestampTz now)
 	}
 	transaction = MemoryContextSwitchTo(worker_context);
 	if (table->next_due <= now)
-		kapture_outbox_claim_due(table->att->id, room, &deliveries);
+		worker_claim_due(table, room, now, &deliveries);
 	if (table->look && list_length(deliveries) < room)
 	{
 		if (!table->scan.running)
@@ -716,7 +731,7 @@ worker_claim_table(WorkerTable *table, int room, TimestampTz now)
 							room - list_length(deliveries), &changes, &more);
 		table->look = more || table->fresh;
 	}
-	if (table->next_due <= now)
+	if (table->next_due <= now && table->well_since == 0)
 		table->next_due = kapture_outbox_next_due(table->att->id);
 	MemoryContextSwitchTo(transaction);
 
@@ -932,6 +947,27 @@ worker_health_wait(WorkerServer *server, const KaptureTask *task)
 }
 
 /*
+ * A server that was only probed is well again: what it failed meanwhile need
+ * not wait for the rest of its delay.
+ */
+static void
+worker_hurry(WorkerServer *server, TimestampTz now)
+{
+	dlist_iter	iter;
+
+	dlist_foreach(iter, &worker_tables)
+	{
+		WorkerTable *table = dlist_container(WorkerTable, node, iter.cur);
+
+		if (table->server == server && table->next_due != DT_NOEND)
+		{
+			table->well_since = now;
+			table->next_due = Min(table->next_due, now);
+		}
+	}
+}
+
+/*
  * Notes what an answer says of the server.  A single failure may be chance: it
  * is said of a server that it is ill once some in a row have failed.  And a row
  * that fails again and again by itself says nothing of the others: it opens no
@@ -953,6 +989,8 @@ worker_note_health(WorkerServer *server, const KaptureTask *task, TimestampTz no
 	server->health = task->health;
 	if (task->health == KAPTURE_SERVER_WELL)
 	{
+		if (server->failures >= KAPTURE_BREAKER_FAILURES)
+			worker_hurry(server, now);
 		server->failures = server->sick = 0;
 		server->failed_row = 0;
 		server->not_before = 0;
