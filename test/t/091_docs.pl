@@ -30,6 +30,40 @@ my $squeezed = join '', map { slurp_file($_) } glob("$top/src/*.c");
 $squeezed =~ s/"\s*\n\s*"//g;
 $squeezed =~ s/\\"/"/g;
 
+# what a documented message looks like in the source: names, and three dots, are filled in
+sub pattern_of
+{
+	my ($message) = @_;
+	(my $pattern = quotemeta $message) =~ s/\\"(?:kapture|\\\.\\\.\\\.)\\"/"(?:%s|[^"\\n]*)"/g;
+	$pattern =~ s/(?:\\\.){3}/(?:%\\w+|" INT64_FORMAT ")/g;
+	return qr/$pattern/;
+}
+
+# What the server log may say, and errors about the state of things (not about
+# arguments), have to be explained.
+sub check_all_are_explained
+{
+	my @explained = map { pattern_of($_) } @_;
+	my @missing;
+	my $n = 0;
+
+	while ($squeezed =~ /ereport\((\w+),(.*?)\);\n/sg)
+	{
+		my ($level, $report) = ($1, $2);
+		next if $level =~ /NOTICE|DEBUG|elevel/;
+		next if $level eq 'ERROR' && $report !~ /OBJECT_NOT_IN_PREREQUISITE_STATE|UNDEFINED_OBJECT|FDW_OPTION_NAME_NOT_FOUND|OBJECT_IN_USE|ACTIVE_SQL_TRANSACTION|TRANSACTION_TERMINATION|ANSWERED|answer->sqlstate|FDW_ERROR|UNABLE_TO_CREATE_REPLY/;
+		foreach my $message ($report =~ /errmsg(?:_plural)?\(\s*"(.*?)"(?=\s*[,)])/sg)
+		{
+			next if $message eq '%s started';
+			$n++;
+			push @missing, $message unless grep { $message =~ $_ } @explained;
+		}
+	}
+	cmp_ok($n, '>', 30, 'messages are found in the source');
+	is(join("\n", @missing), '', 'troubleshooting.md explains them all');
+	return;
+}
+
 foreach my $file (sort glob("$top/docs/*.md"), "$top/CONTRIBUTING.md")
 {
 	my ($name) = $file =~ m{([^/]+)$};
@@ -45,13 +79,13 @@ foreach my $file (sort glob("$top/docs/*.md"), "$top/CONTRIBUTING.md")
 	}
 	if ($name eq 'troubleshooting.md')
 	{
-		my @messages = $text =~ /^\| `(.*?)` \|/mg;
+		my @messages = map { /`(.*?)`/g } $text =~ /^\| (`.*?`) \|/mg;
 		cmp_ok(scalar @messages, '>', 10, 'messages are listed');
 		foreach my $message (@messages)
 		{
-			(my $pattern = quotemeta $message) =~ s/\\"(?:kapture|\\\.\\\.\\\.)\\"/(?:"%s"|"\[^"\\n]*")/g;
-			like($squeezed, qr/$pattern/, "the source has the message: $message");
+			like($squeezed, pattern_of($message), "the source has the message: $message");
 		}
+		check_all_are_explained($text =~ /`(.*?)`/g);
 	}
 	foreach my $path ($text =~ m{`((?:test/t|sql|script|src|docs)/[\w./-]+\w)`}g)
 	{
