@@ -275,6 +275,22 @@ message_complaint(JsonParseErrorType error, JsonLexContext *lex)
 	return why;
 }
 
+/* Is the body text at all?  If not, *why says so. */
+static bool
+message_is_text(const char *utf8, size_t len, char **why)
+{
+	*why = NULL;
+	if (len == 0)
+		*why = _("it is empty");
+	/* cleaning makes six bytes of one at most */
+	else if (len > MESSAGE_MAX_JSONB / 2)
+		*why = _("it has more data than a jsonb value can hold");
+	else if (memchr(utf8, '\0', len) != NULL ||
+			 !pg_verify_mbstr(PG_UTF8, utf8, len, true))
+		*why = _("it is not UTF-8 text");
+	return *why == NULL;
+}
+
 /*
  * An answer's body as text in the database's encoding, which may yet not be
  * JSON; NULL with the reason in *why if it cannot be.
@@ -286,25 +302,8 @@ message_prepare(const char *utf8, size_t len, char **why)
 	StringInfoData clean;
 	char	   *text;
 
-	*why = NULL;
-	if (len == 0)
-	{
-		*why = _("it is empty");
+	if (!message_is_text(utf8, len, why))
 		return NULL;
-	}
-	/* cleaning makes six bytes of one at most */
-	if (len > MESSAGE_MAX_JSONB / 2)
-	{
-		*why = _("it has more data than a jsonb value can hold");
-		return NULL;
-	}
-	if (memchr(utf8, '\0', len) != NULL ||
-		!pg_verify_mbstr(PG_UTF8, utf8, len, true))
-	{
-		*why = _("it is not UTF-8 text");
-		return NULL;
-	}
-
 	initStringInfo(&clean);
 	if (!message_clean(utf8, len, decode, &clean, why))
 	{
@@ -556,30 +555,19 @@ message_is_object(const JsonbValue *value, JsonbContainer **object)
 	return true;
 }
 
-/* A customer's id given as number or text of digits; 0 if it is none. */
+/* A customer's id given as text of digits; 0 if it is none. */
 static int64
-message_id(const JsonbValue *value)
+message_id_of_text(const char *text)
 {
-	char	   *text;
-	char	   *p;
 	char	   *end;
 	int64		id;
 
-	if (value->type == jbvString)
-		text = pnstrdup(value->val.string.val, value->val.string.len);
-	else if (value->type == jbvNumeric)
-		text = DatumGetCString(DirectFunctionCall1(numeric_out,
-												   NumericGetDatum(value->val.numeric)));
-	else
-		return 0;
-
-	p = text;
-	while (*p == ' ')
-		p++;
-	if (!isdigit((unsigned char) *p))
+	while (*text == ' ')
+		text++;
+	if (!isdigit((unsigned char) *text))
 		return 0;
 	errno = 0;
-	id = strtoi64(p, &end, 10);
+	id = strtoi64(text, &end, 10);
 	if (errno != 0)
 		return 0;
 	/* 65033646.0 is a number like 65033646 */
@@ -587,10 +575,19 @@ message_id(const JsonbValue *value)
 		end += 1 + strspn(end + 1, "0");
 	while (*end == ' ')
 		end++;
-	if (*end != '\0')
-		return 0;
-	pfree(text);
-	return id;
+	return *end == '\0' ? id : 0;
+}
+
+/* A customer's id given as number or text of digits; 0 if it is none. */
+static int64
+message_id(const JsonbValue *value)
+{
+	if (value->type == jbvString)
+		return message_id_of_text(pnstrdup(value->val.string.val, value->val.string.len));
+	if (value->type == jbvNumeric)
+		return message_id_of_text(DatumGetCString(DirectFunctionCall1(numeric_out,
+																	  NumericGetDatum(value->val.numeric))));
+	return 0;
 }
 
 /* Text on one line, without commas and spaces around it, not too long. */
@@ -793,6 +790,47 @@ message_judge_failure(KaptureApi api, const char *words)
 	return KAPTURE_REFUSED;
 }
 
+/* What an answer says, as far as that decides what it means. */
+typedef struct MessageFacts
+{
+	bool		is_object;
+	bool		has_status;		/* in words */
+	bool		is_success;		/* these are "success" */
+	char	   *words;			/* Kapture's, on one line; "" if none */
+} MessageFacts;
+
+/*
+ * What an answer means that is no success: by HTTP code first, then by
+ * Kapture's words.  False: it may be one, its content decides.
+ */
+static bool
+message_judge_facts(KaptureApi api, int status, const MessageFacts *facts, KaptureReply *reply)
+{
+	reply->customer_id = reply->contact_id = 0;
+	reply->message = facts->words;
+	reply->verdict = KAPTURE_BROKEN;
+	if (status == 401 || status == 403 || status == 404)
+		reply->verdict = KAPTURE_DENIED;
+	else if (status == 429)
+		reply->verdict = KAPTURE_THROTTLED;
+	else if (status >= 500 || (status >= 300 && status < 400) ||
+			 status == 408 || status == 425)
+		reply->verdict = KAPTURE_BROKEN;
+	else if (!facts->is_object)
+		reply->verdict = status >= 400 ? KAPTURE_REFUSED : KAPTURE_BROKEN;
+	else if (facts->is_success)
+		return status >= 400;
+	else
+	{
+		reply->verdict = message_judge_failure(api, facts->words);
+
+		/* neither success nor failure, and in words that mean nothing to us */
+		if (reply->verdict == KAPTURE_REFUSED && !facts->has_status && status < 400)
+			reply->verdict = KAPTURE_BROKEN;
+	}
+	return true;
+}
+
 /*
  * kapture_message_judge
  *		What an answer means.
@@ -812,42 +850,203 @@ void
 kapture_message_judge(KaptureApi api, int status, Jsonb *answer,
 					  KaptureReply *reply)
 {
-	JsonbContainer *object = NULL;
-	bool		has_status = false;
-	bool		is_success = false;
+	MessageFacts facts = {.is_object = answer != NULL && JB_ROOT_IS_OBJECT(answer)};
 
-	reply->verdict = KAPTURE_BROKEN;
-	reply->customer_id = 0;
-	reply->contact_id = 0;
-	if (answer != NULL && JB_ROOT_IS_OBJECT(answer))
-	{
-		object = &answer->root;
-		has_status = message_has_status(object, &is_success);
-	}
-	reply->message = object != NULL ? message_words(object) : pstrdup("");
+	if (facts.is_object)
+		facts.has_status = message_has_status(&answer->root, &facts.is_success);
+	facts.words = facts.is_object ? message_words(&answer->root) : pstrdup("");
+	if (!message_judge_facts(api, status, &facts, reply))
+		reply->verdict = message_judge_success(api, &answer->root, reply);
+}
 
-	if (status == 401 || status == 403 || status == 404)
-		reply->verdict = KAPTURE_DENIED;
-	else if (status == 429)
-		reply->verdict = KAPTURE_THROTTLED;
-	else if (status >= 500 || (status >= 300 && status < 400) ||
-			 status == 408 || status == 425)
-		reply->verdict = KAPTURE_BROKEN;
-	else if (object == NULL)
-		reply->verdict = status >= 400 ? KAPTURE_REFUSED : KAPTURE_BROKEN;
-	else if (is_success)
-	{
-		if (status < 400)
-			reply->verdict = message_judge_success(api, object, reply);
-	}
-	else
-	{
-		reply->verdict = message_judge_failure(api, reply->message);
 
-		/* neither success nor failure, and in words that mean nothing to us */
-		if (reply->verdict == KAPTURE_REFUSED && !has_status && status < 400)
-			reply->verdict = KAPTURE_BROKEN;
+/*
+ * Answers to Add and Update
+ *
+ * Of these, three or four values matter, while the answer repeats the whole
+ * customer; so it is not made jsonb first, the parser is listened to.
+ */
+
+typedef struct MessageScan
+{
+	JsonLexContext *lex;
+	bool		unescape;		/* the text has escapes */
+	bool		in_enquiry;		/* inside of an object of that name */
+	char	   *words[3];		/* see message_words() */
+	char	   *status;			/* NULL: none in words */
+	int64		id;
+	int64		enquiry_id;
+} MessageScan;
+
+/* The present token's text, without quotes and escapes. */
+static char *
+message_scan_text(const MessageScan *scan)
+{
+	const JsonLexContext *lex = scan->lex;
+
+	if (lex->token_type != JSON_TOKEN_STRING)
+		return pnstrdup(lex->token_start, lex->token_terminator - lex->token_start);
+	if (scan->unescape)
+		return pstrdup(lex->strval->data);
+	return pnstrdup(lex->token_start + 1, lex->token_terminator - lex->token_start - 2);
+}
+
+/* Likewise, if it is a string; else NULL. */
+static char *
+message_scan_string(const MessageScan *scan)
+{
+	return scan->lex->token_type == JSON_TOKEN_STRING ? message_scan_text(scan) : NULL;
+}
+
+/* Likewise as a customer's id, 0 if it is none. */
+static int64
+message_scan_id(const MessageScan *scan)
+{
+	JsonTokenType type = scan->lex->token_type;
+	char	   *text;
+
+	if (type != JSON_TOKEN_STRING && type != JSON_TOKEN_NUMBER)
+		return 0;
+	text = message_scan_text(scan);
+	if (type == JSON_TOKEN_NUMBER && strpbrk(text, "eE") != NULL)
+	{
+		const char *p = text;
+
+		if (!message_skip_number(&p, text + strlen(text)))
+			return 0;
+		text = DatumGetCString(DirectFunctionCall1(numeric_out,
+												   DirectFunctionCall3(numeric_in,
+																	   CStringGetDatum(text),
+																	   ObjectIdGetDatum(InvalidOid),
+																	   Int32GetDatum(-1))));
 	}
+	return message_id_of_text(text);
+}
+
+/*
+ * The name of the field whose value is the present token.  A parser that does
+ * not unescape does not tell it; it is what stands before the colon then.
+ */
+static const char *
+message_scan_name(const MessageScan *scan, const char *name, int *len)
+{
+	const char *end;
+
+	if (scan->unescape)
+	{
+		*len = strlen(name);
+		return name;
+	}
+	end = scan->lex->prev_token_terminator - 1;
+	while (end[-1] != '"')
+		end--;
+	name = --end;
+	while (name[-1] != '"')
+		name--;
+	*len = end - name;
+	return name;
+}
+
+KAPTURE_JSON_ACTION
+message_scan_field(void *arg, char *fname, bool isnull)
+{
+	static const char *const words[] = {"message", "customerdetails", "error"};
+	MessageScan *scan = arg;
+	int			level = scan->lex->lex_level;
+	const char *name;
+	int			len;
+
+	if (level == 1)
+		scan->in_enquiry = false;
+	if (level > 2 || (level == 2 && !scan->in_enquiry))
+		KAPTURE_JSON_RETURN;
+	name = message_scan_name(scan, fname, &len);
+	if (message_is_key(name, len, "kapturecustomerid"))
+		*(level == 1 ? &scan->id : &scan->enquiry_id) = message_scan_id(scan);
+	if (level == 2)
+		KAPTURE_JSON_RETURN;
+	if (message_is_key(name, len, "enquiry"))
+		scan->in_enquiry = scan->lex->token_type == JSON_TOKEN_OBJECT_START;
+	else if (message_is_key(name, len, "status"))
+		scan->status = message_scan_string(scan);
+	for (int i = 0; i < lengthof(words); i++)
+	{
+		if (message_is_key(name, len, words[i]))
+			scan->words[i] = message_scan_string(scan);
+	}
+	KAPTURE_JSON_RETURN;
+}
+
+/* Can the parser take the body as it came? */
+static bool
+message_is_clean(const char *utf8, size_t len)
+{
+	int			opened = 0;
+
+	if (GetDatabaseEncoding() != PG_UTF8)
+		return false;
+	for (size_t i = 0; i < len; i++)
+	{
+		if ((unsigned char) utf8[i] < 0x20)
+			return false;
+		opened += utf8[i] == '[' || utf8[i] == '{';
+	}
+	return opened <= MESSAGE_MAX_DEPTH;
+}
+
+/*
+ * kapture_message_judge_written
+ *		What the answer to an Add or Update means.
+ *
+ * "status" is the HTTP code, the body "len" bytes of UTF-8, which need not end
+ * with a zero byte.  Fills in all of "reply" as kapture_message_judge() does.
+ * *why is NULL, or says why the body is not JSON.
+ */
+void
+kapture_message_judge_written(KaptureApi api, int status, const char *utf8, size_t len,
+							  KaptureReply *reply, char **why)
+{
+	MessageScan scan = {0};
+	MessageFacts facts = {.words = ""};
+	const char *text;
+
+	if (!message_is_text(utf8, len, why))
+		text = NULL;
+	else if (message_is_clean(utf8, len))
+		text = utf8;
+	else if ((text = message_prepare(utf8, len, why)) != NULL)
+		len = strlen(text);
+
+	if (text != NULL)
+	{
+		JsonSemAction actions = {.semstate = &scan, .object_field_start = message_scan_field};
+		JsonParseErrorType error;
+
+		/* taking every string apart costs more than all the rest */
+		scan.unescape = memchr(text, '\\', len) != NULL;
+		scan.lex = makeJsonLexContextCstringLen(NULL, (char *) text, len, GetDatabaseEncoding(), scan.unescape);
+		error = pg_parse_json(scan.lex, &actions);
+		if (error != JSON_SUCCESS)
+			*why = message_complaint(error, scan.lex);
+		else
+			facts.is_object = text[strspn(text, " \t\n\r")] == '{';
+	}
+	if (facts.is_object)
+	{
+		facts.has_status = scan.status != NULL;
+		facts.is_success = scan.status && message_is_key(scan.status, strlen(scan.status), "success");
+		for (int i = lengthof(scan.words) - 1; i >= 0; i--)
+		{
+			if (scan.words[i])
+				facts.words = scan.words[i];
+		}
+	}
+	facts.words = message_one_line(facts.words, strlen(facts.words));
+
+	if (message_judge_facts(api, status, &facts, reply))
+		return;
+	reply->customer_id = scan.enquiry_id ? scan.enquiry_id : scan.id;
+	reply->verdict = api == KAPTURE_API_ADD && reply->customer_id == 0 ? KAPTURE_BROKEN : KAPTURE_SUCCESS;
 }
 
 /*

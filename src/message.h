@@ -57,6 +57,8 @@ extern KaptureList *kapture_message_split(const char *utf8, size_t len,
 extern Jsonb *kapture_message_customer(const KaptureList *list, int n);
 extern void kapture_message_judge(KaptureApi api, int status, Jsonb *answer,
 								  KaptureReply *reply);
+extern void kapture_message_judge_written(KaptureApi api, int status, const char *utf8, size_t len,
+										  KaptureReply *reply, char **why);
 extern bool kapture_message_customers(Jsonb *answer, JsonbValue *customers);
 extern void kapture_message_append_field(StringInfo body, const char *name,
 										 const char *value);

@@ -429,7 +429,6 @@ task_success(KaptureTask *task, const KaptureReply *reply, TimestampTz now)
 void
 kapture_task_answer(KaptureTask *task, const KaptureHttpAnswer *answer, TimestampTz now)
 {
-	Jsonb	   *json;
 	char	   *why = NULL;
 	KaptureReply reply = {0};
 
@@ -441,11 +440,15 @@ kapture_task_answer(KaptureTask *task, const KaptureHttpAnswer *answer, Timestam
 		return;
 	}
 
-	json = kapture_message_parse(answer->body, answer->body_len, &why);
-	kapture_message_judge(kapture_task_api(task), answer->status, json, &reply);
+	if (kapture_task_api(task) == KAPTURE_API_GET)
+		kapture_message_judge(KAPTURE_API_GET, answer->status,
+							  kapture_message_parse(answer->body, answer->body_len, &why), &reply);
+	else
+		kapture_message_judge_written(kapture_task_api(task), answer->status,
+									  answer->body, answer->body_len, &reply, &why);
 	if (reply.message == NULL || reply.message[0] == '\0')
-		reply.message = json == NULL ?
-			psprintf("Kapture's answer is not JSON (HTTP code %d): %s", answer->status, why ? why : "") :
+		reply.message = why ?
+			psprintf("Kapture's answer is not JSON (HTTP code %d): %s", answer->status, why) :
 			psprintf("Kapture answered with HTTP code %d", answer->status);
 	task->message = MemoryContextStrdup(task->delivery->context, reply.message);
 

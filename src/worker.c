@@ -30,6 +30,7 @@
 #include "tcop/tcopprot.h"
 #include "utils/backend_status.h"
 #include "utils/builtins.h"
+#include "utils/guc.h"
 #include "utils/inval.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
@@ -1251,7 +1252,13 @@ worker_record(void)
 	TimestampTz now;
 	dlist_head	settled = DLIST_STATIC_INIT(settled);
 
+	/*
+	 * Not worth a wait for the disk: if a crash takes it back, the rows are
+	 * 'sending' again, and are searched for before anything is added.
+	 */
 	worker_begin("recording answers");
+	(void) set_config_option("synchronous_commit", "off", PGC_USERSET, PGC_S_SESSION,
+							 GUC_ACTION_LOCAL, true, 0, false);
 	now = GetCurrentTimestamp();
 	while (!dlist_is_empty(&worker_answered))
 	{

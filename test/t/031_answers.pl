@@ -5,6 +5,7 @@ use warnings;
 
 use FindBin;
 use lib "$FindBin::RealBin/../perl";
+use Encode qw(encode_utf8);
 use POSIX ();
 use KaptureTest;
 use PostgreSQL::Test::Utils;
@@ -80,6 +81,33 @@ foreach my $action (qw(truncate garbage html late))
 	is(stats()->{adds} - $before, 1, "$action: added once");
 }
 sql("SELECT kapture_detach('strict')");
+
+# --- success has many shapes; what decides is found wherever it may be
+fresh();
+my @shapes = (
+	[ 'plain', '{"Enquiry": {"x": [{"kapture_customer_id": 1}], "kapture_customer_id": ID}, "message": "m", "status": "success"}', 'm' ],
+	[ 'order', '{"status":"success","message":"m","Enquiry":{"y":"a","kapture_customer_id":"ID"}}', 'm' ],
+	[ 'flat', qq({"Message" : "Customer added" ,\n "Kapture Customer Id" : "ID", "Status": "Success"}), 'Customer added' ],
+	[ 'float', '{"Enquiry": {"kapture_customer_id": ID.0}, "status": "success"}', 'Kapture answered with HTTP code 200' ],
+	[ 'power', '{"Enquiry": {"kapture_customer_id": 0.IDe9}, "status": "success", "message": "m"}', 'm' ],
+	[ 'escaped', '{"\\u0045nquiry": {"kapture\\u005fcustomer_id": "ID"}, "stat\\u0075s": "succ\\u0065ss", "message": "it\\"s \\u00e4"}', "it\"s \x{e4}" ],
+	[ 'raw', qq({"Enquiry": {"note": "one\ntwo\tthree", "kapture_customer_id": ID}, "message": "four\nfive", "status": "success"}), 'four five' ],
+	[ 'quoted', '{"x\\"status": "failed", "Enquiry": {"kapture_customer_id": ID}, "message": "m", "status": "success"}', 'm' ],
+	[ 'twice', '{"message": "m", "message": null, "error": "e", "Enquiry": null, "Enquiry": {"kapture_customer_id": ID}, "status": "success"}', 'e' ],
+	[ 'beside', '{"Enquiry": {"enquiry_id": 0}, "other": {"kapture_customer_id": 2}, "kapture_customer_id": ID, "message": {"a": 1}, "status": "success"}', 'Kapture answered with HTTP code 200' ]);
+my $shape_id = 650000000;
+emulator_faults($emulator, map {
+	my ($name, $body) = @$_;
+	my $id = ++$shape_id;
+	$body =~ s/ID/$id/;
+	{ match => "Shape $name", action => 'status', code => 200, body => $body }
+} @shapes);
+sql("INSERT INTO customers (customer_name, phone) VALUES " . join ', ', map { "('Shape $shapes[$_][0]', '9" . (350000000 + $_) . "')" } 0 .. $#shapes);
+poll_ok($node, "SELECT count(*) = count(kapture_customer_id) FROM customers", 'the id is found in each');
+is(sql("SELECT string_agg(substr(customer_name, 7) || ' ' || kapture_customer_id, ', ' ORDER BY kapture_customer_id) FROM customers"),
+	join(', ', map { "$shapes[$_][0] " . (650000001 + $_) } 0 .. $#shapes), 'the right one');
+is(sql("SELECT string_agg(message, '|' ORDER BY customer_id) FROM kapture_history WHERE customer_id > 650000000"),
+	encode_utf8(join '|', map { $_->[2] } @shapes), 'and Kapture\'s words');
 
 # --- a bad key stops the queue
 fresh();
