@@ -49,12 +49,15 @@ typedef enum OutboxQuery
 	OUTBOX_READ,
 	OUTBOX_REMOVE,
 	OUTBOX_SPLIT,
+	OUTBOX_KNOWN,
+	OUTBOX_ENTER,
 	OUTBOX_CLAIM,
 	OUTBOX_CLAIM_DUE,
 	OUTBOX_NOTE_ADDS,
 	OUTBOX_TAKE_OVER,
 	OUTBOX_NEXT_DUE,
 	OUTBOX_FINISH,
+	OUTBOX_FINISH_REST,
 	OUTBOX_FAIL,
 	OUTBOX_RELEASE
 } OutboxQuery;
@@ -113,6 +116,21 @@ static const struct
 		" WHERE ctid = $1 RETURNING xact, seq",
 		2, {TIDOID, INT4OID}
 	},
+	[OUTBOX_KNOWN] = {
+		"SELECT EXISTS (SELECT FROM @.kapture_delivery WHERE attachment_id = $1 AND row_key = ANY ($2))",
+		2, {INT4OID, TEXTARRAYOID}
+	},
+	[OUTBOX_ENTER] = {
+		"INSERT INTO @.kapture_delivery"
+		" (attachment_id, row_key, state, changed, captured_at, old_key, sent_phone, sent_email,"
+		" in_doubt, last_attempt)"
+		" SELECT $1, v.row_key, 'sending', v.changed, v.captured_at, v.old_key, v.phone, v.email,"
+		" CASE WHEN v.captured_at <= $8 THEN now() END, statement_timestamp()"
+		" FROM unnest($2, $3, $4, $5, $6, $7) AS v(row_key, changed, captured_at, old_key, phone, email)"
+		" RETURNING ctid",
+		8, {INT4OID, TEXTARRAYOID, INT8ARRAYOID, TIMESTAMPTZARRAYOID, TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID,
+		TIMESTAMPTZOID}
+	},
 	[OUTBOX_CLAIM] = {
 		"INSERT INTO @.kapture_delivery AS d"
 		" (attachment_id, row_key, state, changed, captured_at, old_key, sent_phone, sent_email,"
@@ -129,7 +147,7 @@ static const struct
 		" sent_email = CASE WHEN d.state = 'sending' OR d.in_doubt IS NOT NULL THEN d.sent_email ELSE EXCLUDED.sent_email END,"
 		" old_key = coalesce(d.old_key, EXCLUDED.old_key), next_attempt = NULL, state = 'sending'"
 		" RETURNING row_key, attempts, failures, changed, customer_id, in_doubt, again IS NOT NULL,"
-		" old_key, sent_phone, sent_email, searches",
+		" old_key, sent_phone, sent_email, searches, ctid",
 		8, {INT4OID, TEXTARRAYOID, INT8ARRAYOID, TIMESTAMPTZARRAYOID, TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID,
 		TIMESTAMPTZOID}
 	},
@@ -142,7 +160,7 @@ static const struct
 		" AND (next_attempt <= $4 OR (failures > 0 AND searches = 0 AND last_attempt < $5))"
 		" ORDER BY attachment_id, next_attempt LIMIT $2))"
 		" RETURNING row_key, attempts, failures, changed, customer_id, in_doubt, false,"
-		" old_key, sent_phone, sent_email, searches",
+		" old_key, sent_phone, sent_email, searches, ctid",
 		5, {INT4OID, INT8OID, TIMESTAMPTZOID, TIMESTAMPTZOID, TIMESTAMPTZOID}
 	},
 	[OUTBOX_NOTE_ADDS] = {
@@ -176,6 +194,20 @@ static const struct
 		1, {INT4OID}
 	},
 	[OUTBOX_FINISH] = {
+		"WITH gone AS (DELETE FROM @.kapture_delivery AS d"
+		" USING unnest($1, $2, $3, $4, $5, $6, $7, $8)"
+		" AS v(place, attachment_id, row_key, attempts, action, customer_id, http_status, message)"
+		" WHERE d.ctid = v.place AND d.attachment_id = v.attachment_id AND d.row_key = v.row_key"
+		" AND d.attempts = v.attempts AND d.again IS NULL"
+		" RETURNING v.*, d.captured_at),"
+		" history AS (INSERT INTO @.kapture_history"
+		" (attachment_id, row_key, attempts, action, customer_id, http_status, message, captured_at, finished_at)"
+		" SELECT attachment_id, row_key, attempts, action, customer_id, http_status, message, captured_at,"
+		" statement_timestamp() FROM gone WHERE $9)"
+		" SELECT count(*) FROM gone",
+		9, {TIDARRAYOID, INT4ARRAYOID, TEXTARRAYOID, INT4ARRAYOID, TEXTARRAYOID, INT8ARRAYOID, INT4ARRAYOID, TEXTARRAYOID, BOOLOID}
+	},
+	[OUTBOX_FINISH_REST] = {
 		"WITH v AS MATERIALIZED (SELECT * FROM unnest($1, $2, $3, $4, $5, $6, $7)"
 		" AS v(attachment_id, row_key, attempts, action, customer_id, http_status, message)),"
 		" gone AS (DELETE FROM @.kapture_delivery AS d USING v"
@@ -781,6 +813,7 @@ outbox_fill(KaptureDelivery *delivery, uint64 row)
 	delivery->sent_phone = outbox_gettext(delivery, row, 9);
 	delivery->sent_email = outbox_gettext(delivery, row, 10);
 	delivery->searches = DatumGetInt32(outbox_getattr(row, 11, &isnull));
+	delivery->place = *(ItemPointer) DatumGetPointer(outbox_getattr(row, 12, &isnull));
 }
 
 static Datum
@@ -788,6 +821,72 @@ outbox_text(const char *text, bool *isnull)
 {
 	*isnull = text == NULL;
 	return text ? CStringGetTextDatum(text) : (Datum) 0;
+}
+
+/*
+ * Where rows of a batch have an entry already: claims them with the others,
+ * and returns the list without those that are being sent.
+ */
+static List *
+outbox_claim_known(List *deliveries, Datum *values, MemoryContext parent)
+{
+	HTAB	   *index = outbox_create_index(list_length(deliveries));
+	List	   *claimed = NIL;
+
+	for (int i = 0; i < list_length(deliveries); i++)
+	{
+		KaptureDelivery *d = list_nth(deliveries, i);
+		OutboxIndexEntry *entry = hash_search(index, &d->row_key, HASH_ENTER, NULL);
+
+		entry->position = i;
+	}
+	outbox_execute(OUTBOX_CLAIM, values, NULL);
+	for (uint64 row = 0; row < SPI_processed; row++)
+	{
+		bool		isnull;
+		char	   *key = TextDatumGetCString(outbox_getattr(row, 1, &isnull));
+		OutboxIndexEntry *entry = hash_search(index, &key, HASH_FIND, NULL);
+		KaptureDelivery *d = list_nth(deliveries, entry->position);
+		MemoryContext old;
+
+		if (DatumGetBool(outbox_getattr(row, 7, &isnull)))
+			continue;
+		outbox_fill(d, row);
+		d->claimed = true;
+		old = MemoryContextSwitchTo(parent);
+		claimed = lappend(claimed, d);
+		MemoryContextSwitchTo(old);
+	}
+	for (int i = 0; i < list_length(deliveries); i++)
+	{
+		KaptureDelivery *d = list_nth(deliveries, i);
+
+		if (!d->claimed)
+			MemoryContextDelete(d->context);
+	}
+	list_free(deliveries);
+	return claimed;
+}
+
+/* Where none has, which is the usual case: enters them all. */
+static void
+outbox_enter(List *deliveries, Datum *values, TimestampTz doubt_until)
+{
+	outbox_execute(OUTBOX_ENTER, values, NULL);
+	if (SPI_processed != list_length(deliveries))
+		elog(ERROR, "some rows could not be claimed");
+	for (int i = 0; i < list_length(deliveries); i++)
+	{
+		KaptureDelivery *d = list_nth(deliveries, i);
+		bool		isnull;
+
+		/* in order of the arrays, as INSERT returns what it is given */
+		d->place = *(ItemPointer) DatumGetPointer(outbox_getattr(i, 1, &isnull));
+		d->attempts = 1;
+		if (d->captured_at <= doubt_until)
+			d->in_doubt = GetCurrentTransactionStartTimestamp();
+		d->claimed = true;
+	}
 }
 
 /*
@@ -805,16 +904,14 @@ kapture_outbox_claim(List *deliveries, TimestampTz doubt_until)
 	bool	   *nulls[6];
 	static const Oid types[6] = {TEXTOID, INT8OID, TIMESTAMPTZOID, TEXTOID, TEXTOID, TEXTOID};
 	Datum		values[8];
-	HTAB	   *index;
-	List	   *claimed = NIL;
 	MemoryContext parent = CurrentMemoryContext;
 	int			i = 0;
+	bool		isnull;
 	ListCell   *lc;
 
 	if (n == 0)
 		return NIL;
 	SPI_connect();
-	index = outbox_create_index(n);
 	for (int c = 0; c < 6; c++)
 	{
 		cols[c] = palloc0(sizeof(Datum) * n);
@@ -823,9 +920,7 @@ kapture_outbox_claim(List *deliveries, TimestampTz doubt_until)
 	foreach(lc, deliveries)
 	{
 		KaptureDelivery *d = lfirst(lc);
-		OutboxIndexEntry *entry = hash_search(index, &d->row_key, HASH_ENTER, NULL);
 
-		entry->position = i;
 		cols[0][i] = CStringGetTextDatum(d->row_key);
 		cols[1][i] = Int64GetDatum(d->changed);
 		cols[2][i] = TimestampTzGetDatum(d->captured_at);
@@ -838,34 +933,15 @@ kapture_outbox_claim(List *deliveries, TimestampTz doubt_until)
 	for (int c = 0; c < 6; c++)
 		values[c + 1] = outbox_array(cols[c], nulls[c], n, types[c]);
 	values[7] = TimestampTzGetDatum(doubt_until);
-	outbox_execute(OUTBOX_CLAIM, values, NULL);
 
-	for (uint64 row = 0; row < SPI_processed; row++)
-	{
-		bool		isnull;
-		char	   *key = TextDatumGetCString(outbox_getattr(row, 1, &isnull));
-		OutboxIndexEntry *entry = hash_search(index, &key, HASH_FIND, NULL);
-		KaptureDelivery *d = list_nth(deliveries, entry->position);
-		MemoryContext old;
-
-		if (DatumGetBool(outbox_getattr(row, 7, &isnull)))
-			continue;
-		outbox_fill(d, row);
-		d->claimed = true;
-		old = MemoryContextSwitchTo(parent);
-		claimed = lappend(claimed, d);
-		MemoryContextSwitchTo(old);
-	}
-	foreach(lc, deliveries)
-	{
-		KaptureDelivery *d = lfirst(lc);
-
-		if (!d->claimed)
-			MemoryContextDelete(d->context);
-	}
+	/* nobody but us adds entries, so what is not there now will not be */
+	outbox_execute(OUTBOX_KNOWN, values, NULL);
+	if (DatumGetBool(outbox_getattr(0, 1, &isnull)))
+		deliveries = outbox_claim_known(deliveries, values, parent);
+	else
+		outbox_enter(deliveries, values, doubt_until);
 	SPI_finish();
-	list_free(deliveries);
-	return claimed;
+	return deliveries;
 }
 
 /*
@@ -1008,18 +1084,19 @@ List *
 kapture_outbox_finish(List *done)
 {
 	int			n = list_length(done);
-	Datum	   *cols[7];
-	bool	   *nulls[7];
-	static const Oid types[7] = {INT4OID, TEXTOID, INT4OID, TEXTOID, INT8OID, INT4OID, TEXTOID};
-	Datum		values[8];
+	Datum	   *cols[8];
+	bool	   *nulls[8];
+	static const Oid types[8] = {TIDOID, INT4OID, TEXTOID, INT4OID, TEXTOID, INT8OID, INT4OID, TEXTOID};
+	Datum		values[9];
 	int			i = 0;
 	ListCell   *lc;
 	List	   *again = NIL;
 	MemoryContext context = CurrentMemoryContext;
+	bool		isnull;
 
 	if (n == 0)
 		return NIL;
-	for (int c = 0; c < 7; c++)
+	for (int c = 0; c < 8; c++)
 	{
 		cols[c] = palloc0(sizeof(Datum) * n);
 		nulls[c] = palloc0(sizeof(bool) * n);
@@ -1028,31 +1105,36 @@ kapture_outbox_finish(List *done)
 	{
 		KaptureDone *d = lfirst(lc);
 
-		cols[0][i] = Int32GetDatum(d->delivery->attachment_id);
-		cols[1][i] = CStringGetTextDatum(d->delivery->row_key);
-		cols[2][i] = Int32GetDatum(d->delivery->attempts);
-		cols[3][i] = CStringGetTextDatum(d->action);
-		cols[4][i] = Int64GetDatum(d->customer_id);
-		nulls[4][i] = d->customer_id == 0;
-		cols[5][i] = Int32GetDatum(d->http_status);
-		nulls[5][i] = d->http_status == 0;
-		nulls[6][i] = d->message == NULL;
-		cols[6][i] = d->message ? CStringGetTextDatum(d->message) : (Datum) 0;
+		cols[0][i] = PointerGetDatum(&d->delivery->place);
+		cols[1][i] = Int32GetDatum(d->delivery->attachment_id);
+		cols[2][i] = CStringGetTextDatum(d->delivery->row_key);
+		cols[3][i] = Int32GetDatum(d->delivery->attempts);
+		cols[4][i] = CStringGetTextDatum(d->action);
+		cols[5][i] = Int64GetDatum(d->customer_id);
+		nulls[5][i] = d->customer_id == 0;
+		cols[6][i] = Int32GetDatum(d->http_status);
+		nulls[6][i] = d->http_status == 0;
+		cols[7][i] = outbox_text(d->message, &nulls[7][i]);
 		i++;
 	}
-	for (int c = 0; c < 7; c++)
+	for (int c = 0; c < 8; c++)
 		values[c] = outbox_array(cols[c], nulls[c], n, types[c]);
-	values[7] = BoolGetDatum(kapture_history_retention > 0);
+	values[8] = BoolGetDatum(kapture_history_retention > 0);
 
 	SPI_connect();
 	outbox_execute(OUTBOX_FINISH, values, NULL);
-	for (uint64 row = 0; row < SPI_processed; row++)
-	{
-		bool		isnull;
-		MemoryContext old = MemoryContextSwitchTo(context);
 
-		again = lappend_int(again, DatumGetInt32(outbox_getattr(row, 1, &isnull)));
-		MemoryContextSwitchTo(old);
+	/* others changed meanwhile, or are no longer where they were */
+	if (DatumGetInt64(outbox_getattr(0, 1, &isnull)) != n)
+	{
+		outbox_execute(OUTBOX_FINISH_REST, values + 1, NULL);
+		for (uint64 row = 0; row < SPI_processed; row++)
+		{
+			MemoryContext old = MemoryContextSwitchTo(context);
+
+			again = lappend_int(again, DatumGetInt32(outbox_getattr(row, 1, &isnull)));
+			MemoryContextSwitchTo(old);
+		}
 	}
 	SPI_finish();
 	return again;

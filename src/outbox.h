@@ -10,6 +10,7 @@
 
 #include "lib/ilist.h"
 #include "nodes/pg_list.h"
+#include "storage/itemptr.h"
 #include "utils/timestamp.h"
 
 #include "row.h"
@@ -49,6 +50,7 @@ typedef struct KaptureDelivery
 	MemoryContext context;		/* owns it all */
 	int32		attachment_id;
 	char	   *row_key;
+	ItemPointerData place;		/* of its entry when it was claimed */
 	int			attempts;		/* number of this attempt */
 	int			failures;
 	int64		changed;

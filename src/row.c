@@ -35,6 +35,9 @@
 /* How long a lock on the whole table is waited for. */
 #define ROW_LOCK_TIMEOUT	"200ms"
 
+/* How long a row's lock is waited for before others are seen to without it. */
+#define ROW_BUSY_TIMEOUT	"5ms"
+
 typedef struct RowBatch
 {
 	KaptureAttachment *att;
@@ -154,15 +157,19 @@ static void
 row_run_each(RowWork work, KaptureAttachment *att, const char *timezone, List *rows)
 {
 	RowBatch	batch = {.att = att, .timezone = timezone, .rows = rows};
+	ErrorData  *error;
 	ListCell   *lc;
 
-	if (rows == NIL || row_run(work, &batch) == NULL)
+	if (rows == NIL)
 		return;
+	error = row_run(work, &batch);
+	if (error == NULL)
+		return;
+	FreeErrorData(error);
 
 	foreach(lc, rows)
 	{
 		KaptureRow *row = lfirst(lc);
-		ErrorData  *error;
 
 		batch.rows = list_make1(row);
 		error = row_run(work, &batch);
@@ -242,7 +249,8 @@ row_sql(KaptureAttachment *att, RowStatement statement)
 		row_append_keys(&sql, att, true);
 		appendStringInfoString(&sql, " WHERE ");
 		row_append_match(&sql, att);
-		appendStringInfoString(&sql, " RETURNING v.ord");
+		appendStringInfo(&sql, " AND (r.%s IS NULL OR r.%s::text IN ('', '0')) RETURNING v.ord",
+						 id_column, id_column);
 		return sql.data;
 	}
 
@@ -561,13 +569,20 @@ kapture_row_hold(KaptureAttachment *att, const char *timezone, List *rows)
 }
 
 static void
+row_set_constraints(void)
+{
+	if (SPI_execute("SET CONSTRAINTS ALL IMMEDIATE", false, 0) < 0)
+		elog(ERROR, "could not set constraints");
+}
+
+/* Writes what can be written, having looked for locks first. */
+static void
 row_do_write(RowBatch *batch)
 {
 	RowBatch	locked = *batch;
 	ListCell   *lc;
 
-	if (SPI_execute("SET CONSTRAINTS ALL IMMEDIATE", false, 0) < 0)
-		elog(ERROR, "could not set constraints");
+	row_set_constraints();
 
 	/* lock what is free */
 	foreach(lc, batch->rows)
@@ -607,6 +622,41 @@ row_do_write(RowBatch *batch)
 }
 
 /*
+ * Writes the ids in the hope that all rows are there, free and without one.
+ * Those that are not are left to row_do_write(); a lock ends it with an error.
+ */
+static void
+row_do_write_simply(RowBatch *batch)
+{
+	RowBatch	rest = *batch;
+	ListCell   *lc;
+
+	row_set_constraints();
+	row_set("lock_timeout", ROW_BUSY_TIMEOUT);
+	foreach(lc, batch->rows)
+		((KaptureRow *) lfirst(lc))->outcome = KAPTURE_ROW_GONE;
+	row_execute(ROW_WRITE, batch, true, SPI_OK_UPDATE_RETURNING);
+	for (uint64 i = 0; i < SPI_processed; i++)
+	{
+		KaptureRow *row = row_of(batch, i);
+
+		row->outcome = KAPTURE_ROW_DONE;
+		row->customer_id = 0;
+	}
+	if (SPI_processed == list_length(batch->rows))
+		return;
+
+	rest.rows = NIL;
+	foreach(lc, batch->rows)
+	{
+		if (((KaptureRow *) lfirst(lc))->outcome != KAPTURE_ROW_DONE)
+			rest.rows = lappend(rest.rows, lfirst(lc));
+	}
+	row_set("lock_timeout", ROW_LOCK_TIMEOUT);
+	row_do_write(&rest);
+}
+
+/*
  * Writes new_id of the rows (of KaptureRow) into the id column where it is
  * still NULL.  Each row gets an outcome: DONE also where an id was there
  * already (see customer_id), LOCKED if a user holds the row.
@@ -614,5 +664,11 @@ row_do_write(RowBatch *batch)
 void
 kapture_row_write_ids(KaptureAttachment *att, List *rows)
 {
+	RowBatch	batch = {.att = att, .rows = rows};
+	ErrorData  *error = row_run(row_do_write_simply, &batch);
+
+	if (error == NULL)
+		return;
+	FreeErrorData(error);
 	row_run_each(row_do_write, att, NULL, rows);
 }
