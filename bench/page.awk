@@ -1,5 +1,6 @@
 # Fills page.md in: @table@ with the figures, @plots@ with the pictures,
-# @KEY@ and @KEY:SERIES@ with medians, @machine:NAME@ with what was measured on.
+# @profile@ with profile.txt, @KEY@ and @KEY:SERIES@ with medians,
+# @machine:NAME@ with what was measured on.
 BEGIN { FS = "\t" }
 function number(x,  a) {
 	a = x < 0 ? -x : x
@@ -42,10 +43,20 @@ function pictures(  i, file, line) {
 		close(file)
 	}
 }
+function profile(  file, line, any) {
+	file = dir "/profile.txt"
+	while ((getline line < file) > 0) {
+		if (!any++) print "```"
+		sub(/[ \t]+$/, "", line)
+		print line
+	}
+	print any ? "```" : "Not sampled."
+}
 /^@table@$/ { table(); next }
 /^@plots@$/ { pictures(); next }
+/^@profile@$/ { profile(); next }
 {
-	while (match($0, /@[a-z0-9_.]+(:[a-zA-Z0-9_ .,-]+)?@/)) {
+	while (match($0, /@[a-z0-9_.]+(:[a-zA-Z0-9_ .,\/-]+)?@/)) {
 		name = substr($0, RSTART + 1, RLENGTH - 2)
 		split(name, part, ":")
 		if (part[1] == "machine") value = part[2] in fact ? fact[part[2]] : "unknown"

@@ -33,6 +33,7 @@
 #include <curl/curl.h>
 #include <signal.h>
 #include <sys/epoll.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include "lib/ilist.h"
@@ -97,6 +98,7 @@ static CURLM *http_multi = NULL;
 static int	http_epoll = -1;
 static WaitEventSet *http_events = NULL;
 static TimestampTz http_timer = 0;	/* when libcurl wants to be called; 0: not */
+static int	http_running = 0;	/* requests under way */
 static dlist_head http_finished = DLIST_STATIC_INIT(http_finished);
 static CURL *http_free[HTTP_MAX_FREE];
 static int	http_nfree = 0;
@@ -106,25 +108,105 @@ static int	http_nfree = 0;
  * ------------------------------------------------------------------------
  */
 
+/*
+ * What the epoll set has of a descriptor.  A socket that a connection keeps
+ * between two requests stays in the set, asleep, so that taking it up again
+ * costs no system call; it is let go of if something happens meanwhile, or
+ * when libcurl closes it.  (Only sockets of connections: of its other ones
+ * libcurl does not say when it closes them.)
+ */
+typedef struct HttpSocket
+{
+	bool		connection;		/* opened and closed through our callbacks */
+	bool		wanted;			/* libcurl asks for events, */
+	uint32		events;			/* which the set has; 0: it is not in there */
+} HttpSocket;
+
+static HttpSocket *http_sockets = NULL; /* by descriptor; malloc'ed */
+static int	http_nsockets = 0;
+
+/* The entry of a descriptor; NULL if there is no memory for one. */
+static HttpSocket *
+http_socket(curl_socket_t fd)
+{
+	if (fd >= http_nsockets)
+	{
+		int			n = Max(fd + 1, http_nsockets * 2);
+		HttpSocket *larger = realloc(http_sockets, sizeof(HttpSocket) * n);
+
+		if (larger == NULL)
+			return NULL;
+		memset(larger + http_nsockets, 0, sizeof(HttpSocket) * (n - http_nsockets));
+		http_sockets = larger;
+		http_nsockets = n;
+	}
+	return &http_sockets[fd];
+}
+
+/* Has the epoll set look for these events; 0: none, it lets go of the socket. */
+static void
+http_watch(curl_socket_t fd, HttpSocket *sock, uint32 events)
+{
+	struct epoll_event event = {.events = events, .data.fd = fd};
+	int			op = events == 0 ? EPOLL_CTL_DEL : sock->events == 0 ? EPOLL_CTL_ADD : EPOLL_CTL_MOD;
+
+	if (sock->events != events)
+		(void) epoll_ctl(http_epoll, op, fd, &event);
+	sock->events = events;
+}
+
 /* Keeps the epoll set in line with the sockets libcurl has. */
 static int
 http_socket_callback(CURL *easy, curl_socket_t fd, int what, void *arg, void *known)
 {
-	struct epoll_event event = {0};
+	HttpSocket *sock = http_socket(fd);
 
-	if (what == CURL_POLL_REMOVE)
-	{
-		(void) epoll_ctl(http_epoll, EPOLL_CTL_DEL, fd, NULL);
-		return 0;
-	}
-	if (what & CURL_POLL_IN)
-		event.events |= EPOLLIN;
-	if (what & CURL_POLL_OUT)
-		event.events |= EPOLLOUT;
-	event.data.fd = fd;
-	if (epoll_ctl(http_epoll, EPOLL_CTL_MOD, fd, &event) != 0)
-		(void) epoll_ctl(http_epoll, EPOLL_CTL_ADD, fd, &event);
+	if (sock == NULL)
+		return -1;
+	sock->wanted = what != CURL_POLL_REMOVE;
+	if (sock->wanted)
+		http_watch(fd, sock, (what & CURL_POLL_IN ? EPOLLIN : 0) | (what & CURL_POLL_OUT ? EPOLLOUT : 0));
+	else if (!sock->connection)
+		http_watch(fd, sock, 0);
 	return 0;
+}
+
+/* Lets go of all that is asleep, so that a server that closes it wakes nobody. */
+static void
+http_forget_asleep(void)
+{
+	for (curl_socket_t fd = 0; fd < http_nsockets; fd++)
+	{
+		if (!http_sockets[fd].wanted)
+			http_watch(fd, &http_sockets[fd], 0);
+	}
+}
+
+static curl_socket_t
+http_open_callback(void *arg, curlsocktype purpose, struct curl_sockaddr *address)
+{
+	curl_socket_t fd = socket(address->family, address->socktype | SOCK_CLOEXEC, address->protocol);
+	HttpSocket *sock = fd < 0 ? NULL : http_socket(fd);
+
+	if (fd >= 0 && sock == NULL)
+	{
+		close(fd);
+		return CURL_SOCKET_BAD;
+	}
+	if (sock)
+	{
+		memset(sock, 0, sizeof(HttpSocket));
+		sock->connection = true;
+	}
+	return fd < 0 ? CURL_SOCKET_BAD : fd;
+}
+
+static int
+http_close_callback(void *arg, curl_socket_t fd)
+{
+	if (fd < http_nsockets)
+		memset(&http_sockets[fd], 0, sizeof(HttpSocket));
+	return close(fd);			/* which takes it out of the epoll set */
 }
 
 static int
@@ -324,7 +406,11 @@ http_reset_callback(void *arg)
 	if (request->easy)
 	{
 		if (request->started)
+		{
 			curl_multi_remove_handle(http_multi, request->easy);
+			if (!request->finished)
+				http_running--;
+		}
 		if (http_nfree < HTTP_MAX_FREE)
 		{
 			curl_easy_reset(request->easy);
@@ -413,6 +499,8 @@ http_set_options(KaptureHttpRequest *request, const KaptureServer *server, Kaptu
 	HTTP_SET(CURLOPT_HEADERDATA, request);
 	HTTP_SET(CURLOPT_PREREQFUNCTION, http_prereq_callback);
 	HTTP_SET(CURLOPT_PREREQDATA, request);
+	HTTP_SET(CURLOPT_OPENSOCKETFUNCTION, http_open_callback);
+	HTTP_SET(CURLOPT_CLOSESOCKETFUNCTION, http_close_callback);
 }
 
 /*
@@ -465,6 +553,7 @@ kapture_http_start(const KaptureServer *server, KaptureApi api,
 	if (rc != CURLM_OK)
 		http_fail_setup(curl_multi_strerror(rc));
 	request->started = true;
+	http_running++;
 	MemoryContextSwitchTo(old);
 	return request;
 }
@@ -597,6 +686,7 @@ http_finish(KaptureHttpRequest *request, CURLcode code)
 						answer->elapsed);
 
 	request->finished = true;
+	http_running--;
 	dlist_push_tail(&http_finished, &request->node);
 	request->queued = true;
 }
@@ -613,8 +703,15 @@ http_act(bool network)
 
 	for (int i = 0; i < n; i++)
 	{
+		HttpSocket *sock = &http_sockets[events[i].data.fd];
 		int			mask = 0;
 
+		if (!sock->wanted)
+		{
+			/* the server closes or talks out of turn; libcurl looks before it uses it */
+			http_watch(events[i].data.fd, sock, 0);
+			continue;
+		}
 		if (events[i].events & (EPOLLIN | EPOLLHUP))
 			mask |= CURL_CSELECT_IN;
 		if (events[i].events & EPOLLOUT)
@@ -673,6 +770,16 @@ http_step(TimestampTz deadline, uint32 wait_event)
 }
 
 /*
+ * Has the requests that were just started leave now, not with the next wait.
+ */
+void
+kapture_http_push(void)
+{
+	if (http_timer != 0)
+		http_act(false);
+}
+
+/*
  * Waits until a request has finished (true), or until the latch is set or
  * "timeout" (milliseconds, -1: none) is over (false).  Serves interrupts.
  */
@@ -683,6 +790,8 @@ kapture_http_wait(long timeout, uint32 wait_event)
 		TimestampTzPlusMilliseconds(GetCurrentTimestamp(), timeout);
 
 	http_initialize();
+	if (http_running == 0)
+		http_forget_asleep();
 	while (dlist_is_empty(&http_finished))
 	{
 		bool		latch = http_step(deadline, wait_event);
@@ -726,6 +835,8 @@ kapture_http_answer(KaptureHttpRequest *request)
 const KaptureHttpAnswer *
 kapture_http_perform_until(KaptureHttpRequest *request, TimestampTz deadline, uint32 wait_event)
 {
+	/* libcurl wants to start with what was just added */
+	http_act(false);
 	while (!request->finished)
 	{
 		if (deadline <= GetCurrentTimestamp())

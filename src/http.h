@@ -55,6 +55,7 @@ extern KaptureHttpRequest *kapture_http_start(const KaptureServer *server,
 											  const char *body, size_t body_len,
 											  void *owner);
 extern void kapture_http_release(KaptureHttpRequest *request);
+extern void kapture_http_push(void);
 extern bool kapture_http_wait(long timeout, uint32 wait_event);
 extern KaptureHttpRequest *kapture_http_next_finished(void);
 extern const KaptureHttpAnswer *kapture_http_answer(KaptureHttpRequest *request);

@@ -339,8 +339,9 @@ kapture_message_parse(const char *utf8, size_t len, char **why)
 
 	if (text == NULL)
 		return NULL;
+	/* only escapes need to be taken apart to be checked */
 	lex = makeJsonLexContextCstringLen(NULL, text, strlen(text),
-									   GetDatabaseEncoding(), true);
+									   GetDatabaseEncoding(), strchr(text, '\\') != NULL);
 	error = pg_parse_json(lex, &nullSemAction);
 	if (error != JSON_SUCCESS)
 	{
@@ -999,7 +1000,8 @@ message_is_clean(const char *utf8, size_t len)
  *		What the answer to an Add or Update means.
  *
  * "status" is the HTTP code, the body "len" bytes of UTF-8, which need not end
- * with a zero byte.  Fills in all of "reply" as kapture_message_judge() does.
+ * with a zero byte.  Fills in "reply" as kapture_message_judge() does, but
+ * contact_id stays 0.
  * *why is NULL, or says why the body is not JSON.
  */
 void

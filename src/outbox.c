@@ -40,6 +40,7 @@
 #include "compat.h"
 #include "guc.h"
 #include "outbox.h"
+#include "vacuum.h"
 
 typedef enum OutboxQuery
 {
@@ -63,6 +64,9 @@ typedef enum OutboxQuery
 } OutboxQuery;
 
 #define OUTBOX_MAX_PARAMS	13
+
+/* Ordinary entries that the old version of one that was split counts for. */
+#define OUTBOX_SPLIT_WEIGHT	50
 
 /* Entries of the outbox read at a time. */
 #define OUTBOX_READ_CHUNK	50
@@ -655,6 +659,7 @@ outbox_remove(List *entries)
 		tids[i] = PointerGetDatum(((OutboxEntry *) list_nth(entries, i))->tid);
 	values[0] = outbox_array(tids, NULL, n, TIDOID);
 	outbox_execute(OUTBOX_REMOVE, values, NULL);
+	kapture_vacuum_note(KAPTURE_TABLE_OUTBOX, SPI_processed);
 	outbox_mark_taken(entries);
 }
 
@@ -667,6 +672,8 @@ outbox_split(OutboxEntry *entry, int nkeys)
 	values[0] = PointerGetDatum(entry->tid);
 	values[1] = Int32GetDatum(nkeys);
 	outbox_execute(OUTBOX_SPLIT, values, NULL);
+	/* an entry with many keys takes the room of many */
+	kapture_vacuum_note(KAPTURE_TABLE_OUTBOX, OUTBOX_SPLIT_WEIGHT);
 	entry->nkeys = nkeys;
 	outbox_mark_taken(list_make1(entry));
 }
@@ -1123,6 +1130,7 @@ kapture_outbox_finish(List *done)
 
 	SPI_connect();
 	outbox_execute(OUTBOX_FINISH, values, NULL);
+	kapture_vacuum_note(KAPTURE_TABLE_DELIVERY, n);
 
 	/* others changed meanwhile, or are no longer where they were */
 	if (DatumGetInt64(outbox_getattr(0, 1, &isnull)) != n)
@@ -1179,6 +1187,7 @@ kapture_outbox_fail(KaptureFailed *failed)
 
 	SPI_connect();
 	outbox_execute(OUTBOX_FAIL, values, nulls);
+	kapture_vacuum_note(KAPTURE_TABLE_DELIVERY, SPI_processed);
 	if (SPI_processed > 0)
 	{
 		bool		isnull;

@@ -33,7 +33,7 @@
 #include "vacuum.h"
 
 /* Dead entries that are worth a vacuum, and which part of the live ones. */
-#define VACUUM_DEAD			20000
+#define VACUUM_DEAD			10000
 #define VACUUM_SCALE		5
 
 /* Milliseconds between two looks at who still needs them. */
@@ -88,6 +88,13 @@ vacuum_is_due(KaptureTable table)
 	return due;
 }
 
+static void
+vacuum_forget(KaptureTable table)
+{
+	vacuum_tables[table].dead = 0;
+	vacuum_tables[table].until = InvalidTransactionId;
+}
+
 /*
  * Vacuums as a client would by its command, within a transaction that the
  * command ends and begins anew.
@@ -95,29 +102,26 @@ vacuum_is_due(KaptureTable table)
 static void
 vacuum_table(KaptureTable table)
 {
-	char	   *sql = psprintf("VACUUM (SKIP_LOCKED, TRUNCATE off, INDEX_CLEANUP on) %s%s",
+	char	   *sql = psprintf("VACUUM (SKIP_LOCKED, TRUNCATE off, INDEX_CLEANUP on) %s.%s",
 							   kapture_catalog_schema(), vacuum_tables[table].name);
 	PlannedStmt *statement = makeNode(PlannedStmt);
-	MemoryContext old = PortalContext;
 
 	statement->commandType = CMD_UTILITY;
 	statement->canSetTag = true;
 	statement->utilityStmt = linitial_node(RawStmt, pg_parse_query(sql))->stmt;
-	PortalContext = CurrentMemoryContext;
 	ProcessUtility(statement, sql, false, PROCESS_UTILITY_TOPLEVEL, NULL, NULL, None_Receiver, NULL);
-	PortalContext = old;
-	vacuum_tables[table].dead = 0;
-	vacuum_tables[table].until = InvalidTransactionId;
+	vacuum_forget(table);
 }
 
 /*
  * Vacuums what is due.  To be called outside of a transaction; it costs nothing
- * if there is nothing to do.  Errors as VACUUM does.
+ * if there is nothing to do.  Errors of VACUUM go to the log.
  */
 void
 kapture_vacuum_run(void)
 {
 	MemoryContext caller = CurrentMemoryContext;
+	MemoryContext portal = PortalContext;
 	MemoryContext context;
 	TimestampTz now;
 
@@ -131,16 +135,31 @@ kapture_vacuum_run(void)
 
 	/* what outlives the transactions that the command makes */
 	context = AllocSetContextCreate(caller, "kapture_sync vacuum", ALLOCSET_DEFAULT_SIZES);
-	for (int table = 0; table < KAPTURE_TABLE_COUNT; table++)
+	PortalContext = context;
+	for (volatile int table = 0; table < KAPTURE_TABLE_COUNT; table++)
 	{
 		if (vacuum_tables[table].name == NULL)
 			continue;
-		StartTransactionCommand();
-		MemoryContextSwitchTo(context);
-		if (vacuum_is_due(table))
-			vacuum_table(table);
-		CommitTransactionCommand();
+		PG_TRY();
+		{
+			StartTransactionCommand();
+			MemoryContextSwitchTo(context);
+			if (vacuum_is_due(table))
+				vacuum_table(table);
+			CommitTransactionCommand();
+		}
+		PG_CATCH();
+		{
+			/* no reason to stop sending; autovacuum will meet it, too */
+			MemoryContextSwitchTo(context);
+			EmitErrorReport();
+			FlushErrorState();
+			AbortCurrentTransaction();
+			vacuum_forget(table);
+		}
+		PG_END_TRY();
 	}
+	PortalContext = portal;
 	MemoryContextSwitchTo(caller);
 	MemoryContextDelete(context);
 }

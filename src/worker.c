@@ -55,6 +55,7 @@
 #include "shmem.h"
 #include "status.h"
 #include "task.h"
+#include "vacuum.h"
 #include "version.h"
 #include "worker.h"
 
@@ -66,7 +67,9 @@
  * While there is more to send, answers are recorded so many at a time, or so
  * many milliseconds after the first.
  */
+#ifndef WORKER_RECORD_BATCH		/* script/bench tries others */
 #define WORKER_RECORD_BATCH	128
+#endif
 #define WORKER_RECORD_DELAY	5
 
 /* Milliseconds a request may take to a server whose settings cannot be read. */
@@ -899,6 +902,7 @@ worker_send(void)
 		return;
 	dlist_foreach(iter, &worker_servers)
 		worker_send_server(dlist_container(WorkerServer, node, iter.cur));
+	kapture_http_push();
 }
 
 /* ------------------------------------------------------------------------
@@ -1484,6 +1488,7 @@ kapture_worker_main(Datum arg)
 		worker_collect();
 		if (worker_trouble)
 			worker_record();
+		worker_send();
 		worker_safety_look();
 		worker_claim();
 		worker_send();
@@ -1491,6 +1496,7 @@ kapture_worker_main(Datum arg)
 		if (worker_should_record())
 		{
 			worker_record();
+			kapture_vacuum_run();
 			continue;
 		}
 

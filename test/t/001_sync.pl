@@ -95,6 +95,15 @@ $stats = emulator_get($emulator, 'stats');
 is($stats->{adds}, 10008, 'each customer was added once');
 is($stats->{duplicate_refusals}, 0, 'and none was offered twice');
 
+# the queue's tables are vacuumed by the worker, whatever autovacuum does
+my $more = 0;
+wait_for(sub {
+	$more++;
+	$node->safe_psql('postgres', "INSERT INTO customers (customer_name, phone) VALUES ('More', (9200000000 + $more)::text)");
+	return $node->safe_psql('postgres', "SELECT vacuum_count > 0 FROM pg_stat_user_tables WHERE relname = 'kapture_delivery'") eq 't';
+}, 'the worker to vacuum');
+poll_ok($node, $idle, 'and goes on sending');
+
 # a refused row is visible with Kapture's message and goes when it is mended
 $node->safe_psql('postgres', "INSERT INTO customers (customer_name, phone) VALUES ('Bad phone', '123')");
 poll_ok($node, "SELECT count(*) = 1 FROM kapture_failures WHERE message LIKE 'Invalid phone number%' AND http_status = 400 AND request LIKE '%Bad phone%'",
