@@ -102,6 +102,7 @@ static int	http_running = 0;	/* requests under way */
 static dlist_head http_finished = DLIST_STATIC_INIT(http_finished);
 static CURL *http_free[HTTP_MAX_FREE];
 static int	http_nfree = 0;
+static bool http_reuse = false; /* may handles be used again? */
 
 /* ------------------------------------------------------------------------
  * Callbacks from libcurl: no palloc, no ereport
@@ -337,6 +338,13 @@ http_initialize(void)
 
 	old = http_block_signals();
 	multi = curl_global_init(CURL_GLOBAL_DEFAULT) == CURLE_OK ? curl_multi_init() : NULL;
+
+	/*
+	 * Before 8.0, a handle that is used again keeps a pointer to the freed
+	 * headers of its last answer, and follows it if the next answer begins
+	 * with a folded header.
+	 */
+	http_reuse = curl_version_info(CURLVERSION_NOW)->version_num >= 0x080000;
 	if (multi)
 	{
 		curl_multi_setopt(multi, CURLMOPT_SOCKETFUNCTION, http_socket_callback);
@@ -411,7 +419,7 @@ http_reset_callback(void *arg)
 			if (!request->finished)
 				http_running--;
 		}
-		if (http_nfree < HTTP_MAX_FREE)
+		if (http_reuse && http_nfree < HTTP_MAX_FREE)
 		{
 			curl_easy_reset(request->easy);
 			http_free[http_nfree++] = request->easy;
