@@ -60,6 +60,7 @@ typedef struct ShmemSlot
 	pid_t		pid;			/* 0 until the process is there */
 	PGPROC	   *proc;
 	pg_atomic_uint32 work;		/* something may be waiting */
+	pg_atomic_uint32 listening; /* changes of rows are to wake it */
 } ShmemSlot;
 
 typedef struct ShmemBlock
@@ -138,7 +139,10 @@ shmem_startup(void)
 		ConditionVariableInit(&shmem->exited);
 		shmem->nslots = max_worker_processes;
 		for (int i = 0; i < shmem->nslots; i++)
+		{
 			pg_atomic_init_u32(&shmem->slots[i].work, 0);
+			pg_atomic_init_u32(&shmem->slots[i].listening, 1);
+		}
 	}
 	LWLockRelease(AddinShmemInitLock);
 }
@@ -265,8 +269,9 @@ shmem_release_callback(ResourceReleasePhase phase, bool isCommit, bool isTopLeve
 		/* changes of rows are the pusher's business, those of settings both's */
 		if (slot == NULL || (kind == KAPTURE_PULLER && !shmem_settings_pending))
 			continue;
-		pg_atomic_write_u32(&slot->work, 1);
-		if (slot->proc)
+		/* a barrier: kapture_shmem_worker_listen() does it the other way round */
+		(void) pg_atomic_exchange_u32(&slot->work, 1);
+		if (slot->proc && (shmem_settings_pending || pg_atomic_read_u32(&slot->listening) != 0))
 			SetLatch(&slot->proc->procLatch);
 	}
 	if (shmem_request_pending)
@@ -295,8 +300,8 @@ shmem_arm(void)
 }
 
 /*
- * Wakes this database's worker when the running transaction commits: rows have
- * changed.
+ * Wakes this database's worker when the running transaction commits, if it
+ * listens: rows have changed.
  */
 void
 kapture_shmem_wake_at_commit(void)
@@ -486,6 +491,7 @@ kapture_shmem_slot_reserve(Oid dbid, KaptureWorkerKind kind, uint32 *generation)
 		slot->pid = 0;
 		slot->proc = NULL;
 		pg_atomic_write_u32(&slot->work, 1);
+		pg_atomic_write_u32(&slot->listening, 1);
 		result = i;
 	}
 	LWLockRelease(shmem->lock);
@@ -666,6 +672,18 @@ bool
 kapture_shmem_worker_take_work(void)
 {
 	return pg_atomic_exchange_u32(&shmem_my_slot->work, 0) != 0;
+}
+
+/*
+ * Before it sleeps, a worker says whether changes of rows are to wake it; if
+ * not, it will look for them by itself.  Returns false if there is something to
+ * look at already.
+ */
+bool
+kapture_shmem_worker_listen(bool listening)
+{
+	(void) pg_atomic_exchange_u32(&shmem_my_slot->listening, listening ? 1 : 0);
+	return !listening || pg_atomic_read_u32(&shmem_my_slot->work) == 0;
 }
 
 /*

@@ -105,6 +105,7 @@ extern void kapture_shmem_worker_running(void);
 extern void kapture_shmem_worker_reason(KaptureExit reason);
 extern void kapture_shmem_worker_wants_puller(bool wanted);
 extern bool kapture_shmem_worker_take_work(void);
+extern bool kapture_shmem_worker_listen(bool listening);
 extern bool kapture_shmem_worker_must_leave(void);
 extern void kapture_shmem_report_server(const char *server, Oid owner, KaptureServerState state,
 										TimestampTz retry_at, const char *message);

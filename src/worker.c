@@ -1387,6 +1387,27 @@ worker_timeout(void)
 	return next <= now ? 0 : (long) Min((next - now) / 1000 + 1, 3600000);
 }
 
+/*
+ * Are changes of rows to wake us?  Not if all tables are paused, nor while more
+ * is claimed than can be sent: then the next answer does.
+ */
+static bool
+worker_listens(void)
+{
+	dlist_iter	iter;
+
+	dlist_foreach(iter, &worker_tables)
+	{
+		WorkerTable *table = dlist_container(WorkerTable, node, iter.cur);
+
+		if (table->present && table->att->paused)
+			continue;
+		if (!table->present || table->server->problem || worker_room(table->server, PG_INT64_MAX) > 0)
+			return true;
+	}
+	return false;
+}
+
 /* Has all tables looked at. */
 static void
 worker_look(void)
@@ -1504,7 +1525,7 @@ kapture_worker_main(Datum arg)
 		timeout = worker_timeout();
 		if (worker_nanswered > 0)
 			timeout = timeout < 0 ? WORKER_RECORD_DELAY : Min(timeout, WORKER_RECORD_DELAY);
-		if (timeout != 0)
+		if (timeout != 0 && kapture_shmem_worker_listen(worker_listens()))
 		{
 			worker_report_activity();
 			(void) kapture_http_wait(timeout, WaitEventExtensionNew("KaptureWorkerMain"));
