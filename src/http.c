@@ -31,6 +31,9 @@
 
 #include <arpa/inet.h>
 #include <curl/curl.h>
+#ifdef __GLIBC__
+#include <malloc.h>
+#endif
 #include <signal.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
@@ -50,6 +53,9 @@
 
 /* All headers of an answer together may have this many bytes. */
 #define HTTP_MAX_HEADERS	(64 * 1024)
+
+/* After an answer of so many bytes, what malloc() keeps is given back. */
+#define HTTP_LARGE			(1024 * 1024)
 
 /* Connections kept open for later requests. */
 #define HTTP_MAX_IDLE		1024L
@@ -429,6 +435,11 @@ http_reset_callback(void *arg)
 	}
 	curl_slist_free_all(request->headers);
 	free(request->body);
+#ifdef __GLIBC__
+	/* glibc learns from a large block to keep the next one of its size */
+	if (request->body_size >= HTTP_LARGE)
+		(void) malloc_trim(0);
+#endif
 	http_restore_signals(old);
 	if (request->queued)
 		dlist_delete(&request->node);
