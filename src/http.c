@@ -660,6 +660,12 @@ http_explain(KaptureHttpRequest *request, CURLcode code)
 		answer->detail = answer->option ? "the answer is too large" : "the answer's headers are too large";
 		answer->sqlstate = ERRCODE_FDW_ERROR;
 	}
+	else if (code == CURLE_OUT_OF_MEMORY && request->sends > 0 && request->body_len == 0)
+	{
+		/* so libcurl says that a header is longer than it takes, too */
+		answer->detail = "a header of the answer is too long, or out of memory";
+		answer->sqlstate = ERRCODE_FDW_ERROR;
+	}
 	else if (request->no_memory)
 	{
 		answer->detail = "out of memory";

@@ -19,6 +19,7 @@
  */
 #include "postgres.h"
 
+#include "access/htup_details.h"
 #include "access/reloptions.h"
 #include "catalog/pg_foreign_data_wrapper.h"
 #include "catalog/pg_foreign_server.h"
@@ -877,6 +878,31 @@ option_mapping_options(const ForeignServer *server, Oid userid)
 	return GetUserMapping(userid, server->serverid)->options;
 }
 
+/* The transaction that wrote a row of a catalog; 0 if there is no row. */
+static TransactionId
+option_writer(HeapTuple tuple)
+{
+	TransactionId xid = InvalidTransactionId;
+
+	if (HeapTupleIsValid(tuple))
+	{
+		xid = HeapTupleHeaderGetRawXmin(tuple->t_data);
+		ReleaseSysCache(tuple);
+	}
+	return xid;
+}
+
+/* Which version of server and mapping this is. */
+static uint64
+option_version(Oid serverid, Oid userid)
+{
+	Datum		server = ObjectIdGetDatum(serverid);
+	Oid			mapped = option_has_mapping(userid, serverid) ? userid : InvalidOid;
+
+	return (uint64) option_writer(SearchSysCache1(FOREIGNSERVEROID, server)) << 32 |
+		option_writer(SearchSysCache2(USERMAPPINGUSERSERVER, ObjectIdGetDatum(mapped), server));
+}
+
 /* Reads a server and a mapping from the catalogs into CurrentMemoryContext. */
 static KaptureServer *
 option_read(const ForeignServer *server, Oid userid)
@@ -896,6 +922,7 @@ option_read(const ForeignServer *server, Oid userid)
 
 	result->serverid = server->serverid;
 	result->userid = userid;
+	result->version = option_version(server->serverid, userid);
 	result->name = pstrdup(server->servername);
 	result->body_array[KAPTURE_API_GET] = true;
 	result->body_array[KAPTURE_API_PULL] = true;

@@ -26,6 +26,7 @@ typedef struct KaptureServer
 {
 	Oid			serverid;
 	Oid			userid;			/* whose mapping; the user asked for, not PUBLIC */
+	uint64		version;		/* another one after each change of server or mapping */
 	char	   *name;
 	char	   *url[KAPTURE_API_COUNT]; /* complete: base URL and path */
 	char	   *auth_key[KAPTURE_API_COUNT];	/* as sent after "Basic "; NULL:

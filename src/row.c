@@ -9,6 +9,10 @@
  * stays here.  A whole batch is tried at once; if that fails, row by row, and
  * only the culprit bears the error.
  *
+ * Users' code may also take its time, and all tables of a database wait for one
+ * worker: so it is cancelled after ROW_TIME_LIMIT, and if it takes no notice,
+ * the worker ends and another one begins.
+ *
  * Hidden is not deleted: row_security is off, so that a policy that would hide
  * rows from their owner is an error instead.  Locks of users are not waited
  * for: such a row is KAPTURE_ROW_LOCKED and comes again later.
@@ -28,6 +32,8 @@
 #include "utils/memutils.h"
 #include "utils/rel.h"
 #include "utils/resowner.h"
+#include "utils/timeout.h"
+#include "utils/timestamp.h"
 
 #include "compat.h"
 #include "row.h"
@@ -37,6 +43,14 @@
 
 /* How long a row's lock is waited for before others are seen to without it. */
 #define ROW_BUSY_TIMEOUT	"5ms"
+
+/*
+ * Milliseconds that users' code may take in a worker: for a batch or, if that is
+ * too short, for each row; and for all rows together, before others have their
+ * turn.
+ */
+#define ROW_TIME_LIMIT		5000
+#define ROW_TIME_TOGETHER	10000
 
 typedef struct RowBatch
 {
@@ -72,6 +86,47 @@ row_set(const char *name, const char *value)
 							 GUC_ACTION_SAVE, true, 0, false);
 }
 
+/* How often the time limit of the work that runs has passed. */
+static volatile sig_atomic_t row_times_out = 0;
+static TimeoutId row_timeout = MAX_TIMEOUTS;
+
+/* A signal handler: cancels the work and, if it goes on, ends the process. */
+static void
+row_time_is_up(void)
+{
+	if (++row_times_out == 1)
+		QueryCancelPending = true;
+	else
+		ProcDiePending = true;
+	InterruptPending = true;
+	SetLatch(MyLatch);
+}
+
+/* Only a worker has others waiting; a session has a statement_timeout. */
+static void
+row_start_clock(void)
+{
+	if (!IsBackgroundWorker)
+		return;
+	if (row_timeout == MAX_TIMEOUTS)
+		row_timeout = RegisterTimeout(USER_TIMEOUT, row_time_is_up);
+	row_times_out = 0;
+	enable_timeout_every(row_timeout, TimestampTzPlusMilliseconds(GetCurrentTimestamp(), ROW_TIME_LIMIT),
+						 ROW_TIME_LIMIT);
+}
+
+/* Returns whether the time was up, which must not hit what comes next. */
+static bool
+row_stop_clock(void)
+{
+	if (!IsBackgroundWorker)
+		return false;
+	disable_timeout(row_timeout, false);
+	if (row_times_out > 0)
+		QueryCancelPending = false;
+	return row_times_out > 0;
+}
+
 /*
  * Runs work(arg) as the owner of an attached table, as the file's header says,
  * within SPI.  Times have their text form in "timezone" (NULL: UTC).  Returns
@@ -89,6 +144,7 @@ kapture_row_run(KaptureAttachment *att, const char *timezone, void (*work) (void
 
 	GetUserIdAndSecContext(&userid, &sec_context);
 	BeginInternalSubTransaction(NULL);
+	row_start_clock();
 	PG_TRY();
 	{
 		Relation	rel;
@@ -113,13 +169,22 @@ kapture_row_run(KaptureAttachment *att, const char *timezone, void (*work) (void
 		relation_close(rel, NoLock);
 		AtEOXact_GUC(false, nestlevel);
 		SetUserIdAndSecContext(userid, sec_context);
+		(void) row_stop_clock();
 		ReleaseCurrentSubTransaction();
 	}
 	PG_CATCH();
 	{
+		bool		timed_out = row_stop_clock();
+
 		MemoryContextSwitchTo(context);
 		error = CopyErrorData();
 		FlushErrorState();
+		if (timed_out && error->sqlerrcode == ERRCODE_QUERY_CANCELED)
+		{
+			error->sqlerrcode = ERRCODE_PROGRAM_LIMIT_EXCEEDED;
+			error->message = psprintf("a trigger, check or function of the table took longer than %d s",
+									  ROW_TIME_LIMIT / 1000);
+		}
 		RollbackAndReleaseCurrentSubTransaction();
 		SetUserIdAndSecContext(userid, sec_context);
 	}
@@ -158,6 +223,8 @@ row_run_each(RowWork work, KaptureAttachment *att, const char *timezone, List *r
 {
 	RowBatch	batch = {.att = att, .timezone = timezone, .rows = rows};
 	ErrorData  *error;
+	TimestampTz deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), ROW_TIME_TOGETHER);
+	char	   *endless = NULL;
 	ListCell   *lc;
 
 	if (rows == NIL)
@@ -171,6 +238,13 @@ row_run_each(RowWork work, KaptureAttachment *att, const char *timezone, List *r
 	{
 		KaptureRow *row = lfirst(lc);
 
+		/* if one row takes for ever, so will the others */
+		if (endless || (IsBackgroundWorker && GetCurrentTimestamp() > deadline))
+		{
+			row->outcome = endless ? KAPTURE_ROW_FAILED : KAPTURE_ROW_LOCKED;
+			row->error = endless ? MemoryContextStrdup(row->context, endless) : NULL;
+			continue;
+		}
 		batch.rows = list_make1(row);
 		error = row_run(work, &batch);
 		if (error == NULL)
@@ -181,6 +255,8 @@ row_run_each(RowWork work, KaptureAttachment *att, const char *timezone, List *r
 		{
 			row->outcome = KAPTURE_ROW_FAILED;
 			row->error = MemoryContextStrdup(row->context, error->message);
+			if (error->sqlerrcode == ERRCODE_PROGRAM_LIMIT_EXCEEDED && row_times_out > 0)
+				endless = row->error;
 		}
 		FreeErrorData(error);
 	}

@@ -97,6 +97,7 @@ typedef struct WorkerServer
 	char	   *name;
 	Oid			owner;
 	char	   *problem;		/* why its settings cannot be used, or NULL */
+	uint64		version;		/* of its settings */
 
 	/* from its settings */
 	int			max_connections;
@@ -161,7 +162,6 @@ static bool worker_alone = false;	/* no other worker serves this database */
 static bool worker_outdated = false;	/* the extension is not of our version */
 static Oid	worker_installation = InvalidOid;	/* our kapture_attachment */
 static bool worker_stale = true;	/* attachments or servers may have changed */
-static bool worker_settings_changed = false;	/* servers or mappings have */
 static TimestampTz worker_next_safety_look = DT_NOEND;
 static TimestampTz worker_next_expiry = 0;	/* of the history */
 
@@ -212,7 +212,7 @@ worker_relcache_callback(Datum arg, Oid relid)
 static void
 worker_syscache_callback(Datum arg, int cacheid, uint32 hashvalue)
 {
-	worker_stale = worker_settings_changed = true;
+	worker_stale = true;
 }
 
 /* Shows a server's state to whoever looks.  Needs a transaction. */
@@ -240,18 +240,25 @@ worker_report(WorkerServer *server, const char *message)
 	server->told = state;
 }
 
-/* Reads a server's settings.  What is wrong with them becomes its problem. */
-static void
+/*
+ * Reads a server's settings.  What is wrong with them becomes its problem.
+ * Returns whether they, and not just another's, have changed.
+ */
+static bool
 worker_configure_server(WorkerServer *server)
 {
 	MemoryContext context = CurrentMemoryContext;
 	ResourceOwner owner = CurrentResourceOwner;
 	char	   *volatile problem = NULL;
+	volatile uint64 version = 0;
+	bool		changed;
 
 	BeginInternalSubTransaction(NULL);
 	PG_TRY();
 	{
 		const KaptureServer *settings = kapture_server_get(server->name, server->owner);
+
+		version = settings->version;
 
 		server->max_connections = settings->max_connections;
 		server->timeout = settings->timeout;
@@ -279,9 +286,12 @@ worker_configure_server(WorkerServer *server)
 	if (problem && (server->problem == NULL || strcmp(problem, server->problem) != 0))
 		ereport(LOG,
 				(errmsg("kapture_sync cannot use server \"%s\": %s", server->name, problem)));
+	changed = version != server->version || problem || server->problem;
 	if (server->problem)
 		pfree(server->problem);
 	server->problem = problem;
+	server->version = version;
+	return changed;
 }
 
 static WorkerPace *
@@ -523,11 +533,10 @@ worker_load(void)
 	Oid			installation;
 	bool		exists;
 	char	   *version;
-	bool		settings_changed = worker_settings_changed;
 	bool		dropped = false;
 
 	worker_begin("reading attachments");
-	worker_stale = worker_settings_changed = false;
+	worker_stale = false;
 	installation = kapture_catalog_relid(KAPTURE_TABLE_ATTACHMENT);
 	exists = kapture_catalog_extension_exists() && OidIsValid(installation);
 	if (exists && OidIsValid(worker_installation) && installation != worker_installation)
@@ -553,8 +562,7 @@ worker_load(void)
 		{
 			WorkerServer *server = dlist_container(WorkerServer, node, iter.cur);
 
-			worker_configure_server(server);
-			if (settings_changed)
+			if (worker_configure_server(server))
 			{
 				/* what was changed may be what was wrong */
 				server->not_before = 0;
