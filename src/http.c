@@ -635,6 +635,8 @@ http_phase(KaptureHttpRequest *request, CURLcode code)
 			return "reading the answer";
 		return code == CURLE_SEND_ERROR ? "sending the request" : "waiting for the answer";
 	}
+	if (strncmp(request->error, "SSL ", 4) == 0)
+		return "the TLS handshake";
 	if (http_time(request, CURLINFO_NAMELOOKUP_TIME_T) == 0)
 		return "resolving the host name";
 	if (http_time(request, CURLINFO_CONNECT_TIME_T) == 0)

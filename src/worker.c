@@ -81,6 +81,9 @@
  */
 #define WORKER_SAFETY_LOOK	60000
 
+/* Milliseconds between two looks at a table that somebody has locked. */
+#define WORKER_LOCKED_LOOK	1000
+
 /* What all accounts of a server share. */
 typedef struct WorkerPace
 {
@@ -162,6 +165,7 @@ static bool worker_alone = false;	/* no other worker serves this database */
 static bool worker_outdated = false;	/* the extension is not of our version */
 static Oid	worker_installation = InvalidOid;	/* our kapture_attachment */
 static bool worker_stale = true;	/* attachments or servers may have changed */
+static TimestampTz worker_next_load = DT_NOEND; /* when to look again at tables that were locked */
 static TimestampTz worker_next_safety_look = DT_NOEND;
 static TimestampTz worker_next_expiry = 0;	/* of the history */
 
@@ -394,6 +398,22 @@ worker_note_problem(WorkerTable *table)
 	table->present = problem == NULL;
 }
 
+/* What is known of a relation must do until the lock on it is gone. */
+static void
+worker_keep_table(Oid relid)
+{
+	dlist_iter	iter;
+
+	dlist_foreach(iter, &worker_tables)
+	{
+		WorkerTable *table = dlist_container(WorkerTable, node, iter.cur);
+
+		if (table->att->root == relid)
+			table->present = true;
+	}
+	worker_next_load = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), WORKER_LOCKED_LOOK);
+}
+
 /*
  * Brings what is known of an attached relation up to date.  False: it was
  * dropped.
@@ -401,14 +421,24 @@ worker_note_problem(WorkerTable *table)
 static bool
 worker_load_table(Oid relid)
 {
-	Relation	rel = try_relation_open(relid, AccessShareLock);
+	Relation	rel;
 	MemoryContext context;
 	MemoryContext old;
 	KaptureAttachment *att;
 	WorkerTable *table;
 
+	/* whoever holds a lock on one table does not hold up the others */
+	if (!ConditionalLockRelationOid(relid, AccessShareLock))
+	{
+		worker_keep_table(relid);
+		return true;
+	}
+	rel = try_relation_open(relid, NoLock);
 	if (rel == NULL)
+	{
+		UnlockRelationOid(relid, AccessShareLock);
 		return false;
+	}
 	context = AllocSetContextCreate(worker_context, "kapture_sync attachment", ALLOCSET_SMALL_SIZES);
 	old = MemoryContextSwitchTo(context);
 	att = kapture_catalog_attachment(rel);
@@ -537,6 +567,7 @@ worker_load(void)
 
 	worker_begin("reading attachments");
 	worker_stale = false;
+	worker_next_load = DT_NOEND;
 	installation = kapture_catalog_relid(KAPTURE_TABLE_ATTACHMENT);
 	exists = kapture_catalog_extension_exists() && OidIsValid(installation);
 	if (exists && OidIsValid(worker_installation) && installation != worker_installation)
@@ -1389,7 +1420,7 @@ worker_timeout(void)
 			worker_room(server, PG_INT64_MAX) > 0)
 			next = Min(next, Max(server->not_before, table->look ? now : table->next_due));
 	}
-	next = Min(next, Min(worker_next_safety_look, worker_next_expiry));
+	next = Min(next, Min(worker_next_load, Min(worker_next_safety_look, worker_next_expiry)));
 	if (next == DT_NOEND)
 		return -1;
 	return next <= now ? 0 : (long) Min((next - now) / 1000 + 1, 3600000);
@@ -1510,6 +1541,7 @@ kapture_worker_main(Datum arg)
 			CommitTransactionCommand();
 			MemoryContextSwitchTo(worker_context);
 		}
+		worker_stale |= worker_next_load <= GetCurrentTimestamp();
 		if (worker_stale && !worker_load())
 			kapture_process_exit(KAPTURE_EXIT_ABSENT);
 

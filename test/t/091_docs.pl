@@ -109,5 +109,17 @@ foreach my $state (slurp_file("$top/src/status.c") =~ /return "(\w+)"/g)
 	like($operating, qr/`$state`/, "operating.md explains the state $state");
 }
 
+# each fault has a test that is there, or a reason
+my $regress = join ' ', map { /^REGRESS\s*\+?=\s*(.*)$/ ? $1 : () } split /\n/, slurp_file("$top/Makefile");
+my @faults = grep { /^\| / && !/^\| fault / } split /\n/, slurp_file("$top/docs/faults.md");
+cmp_ok(scalar @faults, '>', 60, 'docs/faults.md has its lines');
+foreach my $line (@faults)
+{
+	my ($fault, $here, $tests) = $line =~ /^\| (.+) \| (.+) \| (.+) \|$/ or fail("a line of docs/faults.md: $line"), next;
+	my @missing = grep { my @there = glob("$top/test/t/${_}_*.pl"); !@there } $tests =~ /\b(\d{3})\b/g;
+	push @missing, grep { $regress !~ /\b\Q$_\E\b/ } $tests =~ /regress `(\w+)`/g;
+	ok(!@missing && ($tests =~ /\b\d{3}\b|regress `/ || $tests eq 'by design'), "tested: $fault") or diag("missing: @missing");
+}
+
 $node->stop;
 done_testing();

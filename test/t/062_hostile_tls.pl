@@ -1,0 +1,105 @@
+# TLS that is not what it should be, and HTTP/2 that misbehaves: nothing is sent
+# to whom we cannot trust, and every call ends with an error that says why.
+use strict;
+use warnings;
+
+use FindBin;
+use lib "$FindBin::RealBin/../perl";
+use HostileServer;
+use IO::Socket::SSL;
+use IO::Socket::SSL::Utils;
+use KaptureTest;
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+my $node = new_node('main');
+my $dir = PostgreSQL::Test::Utils::tempdir();
+my $phone = 9_400_000_000;
+my $day = 24 * 3600;
+
+# A certificate signed by an authority of ours, for this address unless told otherwise.
+my ($ca, $ca_key) = CERT_create(CA => 1, subject => { commonName => 'Test authority' }, purpose => 'ca');
+my ($rogue, $rogue_key) = CERT_create(CA => 1, subject => { commonName => 'Another authority' }, purpose => 'ca');
+PEM_cert2file($ca, "$dir/ca.pem");
+
+sub tls
+{
+	my (%with) = @_;
+	my %cert = (subject => { commonName => '127.0.0.1' }, subjectAltNames => [ [ IP => '127.0.0.1' ], [ DNS => 'localhost' ] ],
+		issuer => [ $ca, $ca_key ], purpose => 'server', %{ delete $with{cert} || {} });
+	my ($cert, $key) = CERT_create(%cert);
+	return (tls => { SSL_cert => $cert, SSL_key => $key, %with });
+}
+
+sub sql { return $node->safe_psql('postgres', $_[0]) }
+
+sql(q(
+CREATE EXTENSION kapture_sync;
+CREATE FUNCTION attempt(server name, phone text) RETURNS text LANGUAGE plpgsql AS $$
+DECLARE
+	detail text;
+BEGIN
+	RETURN 'answer ' || kapture_add_customer(jsonb_build_object('customer_name', 'x', 'phone', phone), server)::text;
+EXCEPTION WHEN OTHERS THEN
+	GET STACKED DIAGNOSTICS detail = PG_EXCEPTION_DETAIL;
+	RETURN translate(SQLSTATE || ' ' || SQLERRM || ' / ' || detail, E'\n', ' ');
+END $$;
+));
+
+# What a call to such a server gets.
+sub call
+{
+	my ($name, $server, $scheme, $options) = @_;
+	$phone++;
+	my ($rc, $out, $err) = $node->psql('postgres', "SET statement_timeout = '100s';"
+		  . "CREATE SERVER $name FOREIGN DATA WRAPPER kapture_fdw OPTIONS (url '$scheme://127.0.0.1:$server->{port}', add_path '/good', get_path '/get', max_response_size '1MB'"
+		  . ($scheme eq 'https' ? ", ca_file '$dir/ca.pem'" : '') . ($options || '') . ');'
+		  . "CREATE USER MAPPING FOR CURRENT_USER SERVER $name OPTIONS (auth_key 'c2VjcmV0'); SELECT attempt('$name', '$phone')");
+	diag($err) if $err;
+	return $out;
+}
+
+my $refused = qr/^08001 could not connect to server .* failed in this phase: the TLS handshake/;
+my $good = qr/^answer .*"status": "success"/;
+
+like(call('tls_good', start_hostile(tls()), 'https'), $good, 'a server with a good certificate is talked to');
+my %untrusted = (
+	wrong_host => [ tls(cert => { subject => { commonName => 'localhost' }, subjectAltNames => [ [ DNS => 'kapture.example.com' ], [ IP => '127.0.0.2' ] ] }) ],
+	wrong_name_in_subject => [ tls(cert => { subject => { commonName => '127.0.0.1' }, subjectAltNames => [ [ DNS => 'kapture.example.com' ] ] }) ],
+	expired => [ tls(cert => { not_before => time - 10 * $day, not_after => time - $day }) ],
+	not_yet => [ tls(cert => { not_before => time + $day, not_after => time + 10 * $day }) ],
+	self_signed => [ tls(cert => { issuer => undef }) ],
+	another_authority => [ tls(cert => { issuer => [ $rogue, $rogue_key ] }) ],
+	client_certificate => [ tls(cert => { purpose => 'client' }) ],
+	tls_1_0 => [ tls(SSL_version => 'TLSv1', SSL_cipher_list => 'ALL:@SECLEVEL=0') ],
+	tls_1_1 => [ tls(SSL_version => 'TLSv1_1', SSL_cipher_list => 'ALL:@SECLEVEL=0') ],
+	no_authentication => [ tls(SSL_version => 'TLSv1_2', SSL_cipher_list => 'aNULL:@SECLEVEL=0') ]);
+foreach my $name (sort keys %untrusted)
+{
+	my $server = start_hostile(@{ $untrusted{$name} });
+	like(call("tls_$name", $server, 'https'), $refused, "$name: refused");
+	is(scalar(hostile_log($server)), 0, 'and nothing was sent');
+}
+foreach my $name (qw(close reset garbage plain hang))
+{
+	my $server = start_hostile(at_once => $name);
+	like(call("at_once_$name", $server, 'https', ", connect_timeout '1s'"), qr/^08001 could not connect/, "$name instead of a handshake: refused");
+	is(scalar(hostile_log($server)), 0, 'and nothing was sent');
+}
+like(call('tls_for_plain', start_hostile(tls()), 'http', ", timeout '10s'"), qr/^08006 got no answer/, 'TLS where plain http is expected: no answer');
+like(call('plain_for_tls', start_hostile(), 'https', ", connect_timeout '1s'"), $refused, 'plain http where TLS is expected: refused');
+
+# --- HTTP/2
+sub http2 { return start_hostile(tls(SSL_alpn_protocols => ['h2']), http2 => $_[0]) }
+
+like(call('h2_good', http2('h2_good'), 'https'), $good, 'HTTP/2 is spoken');
+foreach my $mode (qw(h2_goaway h2_goaway_after h2_reset h2_refused h2_http11_required h2_bad_frame h2_huge_frame h2_bad_headers h2_no_status h2_endless_continuation
+	h2_endless_data h2_ping_flood h2_settings_flood h2_push h2_cut_body h2_nonsense h2_silence))
+{
+	my $server = http2($mode);
+	like(call($mode, $server, 'https', ", timeout '5s'"), qr/^(?:08006|HV000) got no answer from server/, "$mode: no answer");
+	cmp_ok(scalar(grep { /^added / } hostile_log($server)), '<=', 1, 'and not sent twice');
+}
+
+$node->stop;
+done_testing();
