@@ -62,7 +62,12 @@ CREATE TABLE @extschema@.kapture_pull (
 	next_pull timestamptz,
 	failures integer NOT NULL DEFAULT 0,
 	last_error text,
-	failed_at timestamptz
+	failed_at timestamptz,
+	sweep_started_at timestamptz,
+	sweep_finished_at timestamptz,
+	sweep_after bigint NOT NULL DEFAULT 0,
+	swept bigint NOT NULL DEFAULT 0,
+	sweep_changed bigint NOT NULL DEFAULT 0
 ) WITH (fillfactor = 50);
 COMMENT ON TABLE @extschema@.kapture_pull IS 'how far pulls by themselves (option pull_interval) have come, a row for each server; see kapture_pull_status';
 COMMENT ON COLUMN @extschema@.kapture_pull.server IS 'foreign server that is pulled from';
@@ -82,6 +87,11 @@ COMMENT ON COLUMN @extschema@.kapture_pull.next_pull IS 'time of the next pull, 
 COMMENT ON COLUMN @extschema@.kapture_pull.failures IS 'failed tries in a row';
 COMMENT ON COLUMN @extschema@.kapture_pull.last_error IS 'why the last one failed; NULL: it did not';
 COMMENT ON COLUMN @extschema@.kapture_pull.failed_at IS 'when it failed';
+COMMENT ON COLUMN @extschema@.kapture_pull.sweep_started_at IS 'when the latest sweep (option sweep_interval) began';
+COMMENT ON COLUMN @extschema@.kapture_pull.sweep_finished_at IS 'when it was done; NULL: it is not';
+COMMENT ON COLUMN @extschema@.kapture_pull.sweep_after IS 'the last customer it has asked for';
+COMMENT ON COLUMN @extschema@.kapture_pull.swept IS 'customers it has asked for';
+COMMENT ON COLUMN @extschema@.kapture_pull.sweep_changed IS 'those that were new or differed';
 
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.kapture_pull', '');
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.kapture_inbox', '');
@@ -95,14 +105,15 @@ SELECT s.srvname AS server,
 		 WHEN p.started_at IS NOT NULL AND p.finished_at IS NULL THEN 'pulling'
 		 ELSE 'waiting' END AS state,
 	p.pulled_until, p.next_pull, p.started_at, p.finished_at, p.windows_done, p.windows_total,
-	p.customers, p.written, p.failures, p.last_error
+	p.customers, p.written, p.failures, p.last_error,
+	p.sweep_started_at, p.sweep_finished_at, p.swept, p.sweep_changed
 FROM pg_catalog.pg_foreign_server s
 JOIN pg_catalog.pg_foreign_data_wrapper w ON w.oid OPERATOR(pg_catalog.=) s.srvfdw
 LEFT JOIN @extschema@.kapture_pull p ON p.server OPERATOR(pg_catalog.=) s.srvname
 WHERE w.fdwname OPERATOR(pg_catalog.=) 'kapture_fdw' AND pg_catalog.has_server_privilege(s.oid, 'USAGE')
 	AND EXISTS (SELECT FROM pg_catalog.pg_options_to_table(s.srvoptions) o
-		WHERE o.option_name OPERATOR(pg_catalog.=) 'pull_interval');
-COMMENT ON VIEW @extschema@.kapture_pull_status IS 'one row for each server with option pull_interval that the current role may use';
+		WHERE o.option_name OPERATOR(pg_catalog.=) ANY (ARRAY['pull_interval', 'sweep_interval']));
+COMMENT ON VIEW @extschema@.kapture_pull_status IS 'one row for each server with option pull_interval or sweep_interval that the current role may use';
 COMMENT ON COLUMN @extschema@.kapture_pull_status.server IS 'foreign server that is pulled from, with the key of its owner';
 COMMENT ON COLUMN @extschema@.kapture_pull_status.state IS 'waiting (for the next pull), pulling, failing (see last_error), copy (see kapture_resume), no worker';
 COMMENT ON COLUMN @extschema@.kapture_pull_status.pulled_until IS 'customers generated before have been pulled; the next pull starts pull_overlap earlier';
@@ -115,6 +126,10 @@ COMMENT ON COLUMN @extschema@.kapture_pull_status.customers IS 'customers in the
 COMMENT ON COLUMN @extschema@.kapture_pull_status.written IS 'rows of customers and contacts that were new or differed';
 COMMENT ON COLUMN @extschema@.kapture_pull_status.failures IS 'failed tries in a row';
 COMMENT ON COLUMN @extschema@.kapture_pull_status.last_error IS 'why the last one failed; NULL: it did not';
+COMMENT ON COLUMN @extschema@.kapture_pull_status.sweep_started_at IS 'when the latest sweep began';
+COMMENT ON COLUMN @extschema@.kapture_pull_status.sweep_finished_at IS 'when it was done; NULL: it is not';
+COMMENT ON COLUMN @extschema@.kapture_pull_status.swept IS 'customers it has asked for';
+COMMENT ON COLUMN @extschema@.kapture_pull_status.sweep_changed IS 'those that were new or differed';
 GRANT SELECT ON @extschema@.kapture_pull_status TO PUBLIC;
 
 CREATE VIEW @extschema@.kapture_pull_failures WITH (security_barrier) AS

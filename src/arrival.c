@@ -504,3 +504,46 @@ kapture_arrival_apply(KaptureAttachment *att, const char *timezone, List *arriva
 	foreach(lc, batch.items)
 		arrival_settle(&batch, lfirst(lc));
 }
+
+/* For kapture_arrival_ids(). */
+typedef struct ArrivalIds
+{
+	KaptureAttachment *att;
+	int64		after;
+	int			limit;
+	int64	   *ids;
+	int			n;
+} ArrivalIds;
+
+static void
+arrival_do_ids(void *arg)
+{
+	ArrivalIds *batch = arg;
+	char	   *column = psprintf("r.%s", quote_identifier(batch->att->id_column));
+	Oid			types[] = {INT8OID, INT8OID};
+	Datum		values[] = {Int64GetDatum(batch->after), Int64GetDatum(batch->limit)};
+	bool		isnull;
+
+	if (SPI_execute_with_args(psprintf("SELECT %s FROM %s AS r WHERE %s > $1 ORDER BY %s LIMIT $2", column,
+									   kapture_row_relation_name(batch->att->root), column, column),
+							  lengthof(values), types, values, NULL, true, 0) != SPI_OK_SELECT)
+		elog(ERROR, "could not read ids");
+	for (uint64 i = 0; i < SPI_processed; i++)
+		batch->ids[batch->n++] = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 1, &isnull));
+}
+
+/*
+ * Fills in the ids of Kapture's that rows of the table have, from behind "after"
+ * on, in order; returns how many, "limit" at most.  Errors as reading the table
+ * as its owner does.
+ */
+int
+kapture_arrival_ids(KaptureAttachment *att, int64 after, int limit, int64 *ids)
+{
+	ArrivalIds	batch = {att, after, limit, ids, 0};
+	ErrorData  *error = kapture_row_run(att, NULL, arrival_do_ids, &batch);
+
+	if (error)
+		ReThrowError(error);
+	return batch.n;
+}

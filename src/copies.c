@@ -52,6 +52,7 @@ struct KaptureCopies
 	int			generation_date;	/* its place in a customer's row */
 	CopiesTable customers;
 	CopiesTable contacts;
+	bool		merge;			/* keep what the answer does not tell */
 	HTAB	   *ids_before;		/* of customers of the window before */
 	MemoryContext context;		/* of it all */
 	MemoryContext scratch;		/* of one window */
@@ -210,6 +211,35 @@ copies_is_new_customer(KaptureCopies *copies, int64 id)
 	return copies_is_new(&copies->customers, id);
 }
 
+/*
+ * Puts what is known of a customer, and not told this time, beside what is.
+ */
+static Jsonb *
+copies_merge(KaptureCopies *copies, int64 id, Jsonb *told)
+{
+	Oid			types[] = {NAMEOID, INT8OID};
+	Datum		values[] = {DirectFunctionCall1(namein, CStringGetDatum(copies->server)), Int64GetDatum(id)};
+	bool		isnull;
+	Datum		known;
+
+	kapture_copies_execute(psprintf("SELECT raw FROM %s.kapture_customers WHERE server = $1 AND id = $2", copies->schema),
+						   lengthof(values), types, values, NULL, SPI_OK_SELECT);
+	if (SPI_processed == 0)
+		return told;
+	known = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull);
+	if (!JB_ROOT_IS_OBJECT(DatumGetJsonbP(known)))
+		return told;
+	return DatumGetJsonbP(DirectFunctionCall2(jsonb_concat, known, JsonbPGetDatum(told)));
+}
+
+static void
+copies_as_value(Jsonb *jsonb, JsonbValue *value)
+{
+	value->type = jbvBinary;
+	value->val.binary.data = &jsonb->root;
+	value->val.binary.len = VARSIZE(jsonb) - VARHDRSZ;
+}
+
 /* Takes in the customers of a window. */
 static void
 copies_take_window(KaptureCopies *copies, const KaptureList *list, KaptureCopied *copied)
@@ -224,12 +254,12 @@ copies_take_window(KaptureCopies *copies, const KaptureList *list, KaptureCopied
 		JsonbValue	customer;
 		int64		id;
 
-		customer.type = jbvBinary;
-		customer.val.binary.data = &jsonb->root;
-		customer.val.binary.len = VARSIZE(jsonb) - VARHDRSZ;
+		copies_as_value(jsonb, &customer);
 		if (JB_ROOT_IS_OBJECT(jsonb) && kapture_customer_id(&customer, &id) &&
 			copies_is_new_customer(copies, id))
 		{
+			if (copies->merge)
+				copies_as_value(copies_merge(copies, id, jsonb), &customer);
 			kapture_reader_read(table->reader, &customer, table->values, table->isnull);
 			tuplestore_putvalues(table->rows, table->desc, table->values, table->isnull);
 			copies_take_contacts(&copies->contacts, &customer, id);
@@ -351,6 +381,16 @@ kapture_copies_create(Oid namespace, const char *server, const char *timezone)
 	if (copies->generation_date < 0)
 		elog(ERROR, "type \"%s\" has no column \"%s\"", "kapture_customer", "generation_date");
 	return copies;
+}
+
+/*
+ * Has what the tables know and an answer does not tell kept: Get and Pull tell
+ * different things.
+ */
+void
+kapture_copies_merge(KaptureCopies *copies)
+{
+	copies->merge = true;
 }
 
 static void

@@ -24,6 +24,7 @@ typedef struct KaptureCopies KaptureCopies;
 extern KaptureCopies *kapture_copies_create(Oid namespace, const char *server, const char *timezone);
 extern void kapture_copies_write(KaptureCopies *copies, const KaptureList *list,
 								 TimestampTz asked_at, KaptureCopied *copied);
+extern void kapture_copies_merge(KaptureCopies *copies);
 extern bool kapture_copies_lock(Oid serverid);
 extern void kapture_copies_unlock(Oid serverid);
 extern void kapture_copies_execute(const char *sql, int nargs, Oid *types, Datum *values,

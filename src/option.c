@@ -55,6 +55,7 @@
 #define OPTION_MAX_RATE		1000000 /* requests a second */
 #define OPTION_MIN_RESPONSE	1024	/* bytes */
 #define OPTION_MAX_RESPONSE	1073741824
+#define OPTION_MIN_RATE		0.001	/* of a sweep: there must be one */
 #define OPTION_MIN_WINDOW	1	/* seconds */
 #define OPTION_MAX_WINDOW	(INT64CONST(3660) * SECS_PER_DAY)
 
@@ -190,6 +191,12 @@ static const OptionDef option_table[] = {
 		OPTION_PLACE(server.pull_overlap)},
 	{"pull_since", ForeignServerRelationId, option_parse_local_time,
 		0, 0, NULL, false, OPTION_PLACE(server.pull_since)},
+	{"sweep_interval", ForeignServerRelationId, option_parse_interval,
+		OPTION_MIN_WINDOW, OPTION_MAX_WINDOW, NULL, false,
+		OPTION_PLACE(server.sweep_interval)},
+	{"sweep_rate", ForeignServerRelationId, option_parse_real,
+		OPTION_MIN_RATE, OPTION_MAX_RATE, "1", false,
+		OPTION_PLACE(server.sweep_rate)},
 	{"allow_http", ForeignServerRelationId, option_parse_bool,
 		0, 0, "false", false, OPTION_PLACE(server.allow_http)},
 	{"auth_key", UserMappingRelationId, option_parse_key,

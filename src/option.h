@@ -46,6 +46,8 @@ typedef struct KaptureServer
 	int64		pull_interval;	/* seconds, 0: not pulled by itself */
 	int64		pull_overlap;	/* seconds */
 	Timestamp	pull_since;		/* local time of the account, 0: not given */
+	int64		sweep_interval; /* seconds, 0: not swept */
+	double		sweep_rate;		/* requests a second */
 	bool		allow_http;		/* plain http to other hosts than this one */
 } KaptureServer;
 

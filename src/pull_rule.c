@@ -36,15 +36,17 @@ pull_is_wanted(Oid serverid)
 
 	foreach(lc, GetForeignServer(serverid)->options)
 	{
-		if (strcmp(((DefElem *) lfirst(lc))->defname, "pull_interval") == 0)
+		DefElem    *option = lfirst(lc);
+
+		if (strcmp(option->defname, "pull_interval") == 0 || strcmp(option->defname, "sweep_interval") == 0)
 			return true;
 	}
 	return false;
 }
 
 /*
- * Returns the servers of ours with option pull_interval, as a list of
- * KapturePullServer in the current memory context.  Needs a transaction.
+ * Returns the servers of ours with option pull_interval or sweep_interval, as a
+ * list of KapturePullServer in the current memory context.  Needs a transaction.
  */
 List *
 kapture_pull_servers(void)

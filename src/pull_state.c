@@ -35,10 +35,14 @@ kapture_pull_state_read(const char *server, KapturePullState *state)
 
 	state->pulled_until = state->started_at = DT_NOBEGIN;
 	state->failures = 0;
+	state->sweep_started_at = DT_NOBEGIN;
+	state->sweeping = false;
+	state->sweep_after = 0;
 	PushActiveSnapshot(GetTransactionSnapshot());
 	SPI_connect();
 	if (SPI_execute_with_args(psprintf("SELECT coalesce(pulled_until, '-infinity'), coalesce(started_at, '-infinity'),"
-									   " failures FROM %s.kapture_pull WHERE server = $1", kapture_catalog_schema()),
+									   " failures, coalesce(sweep_started_at, '-infinity'),"
+									   " sweep_started_at IS NOT NULL AND sweep_finished_at IS NULL, sweep_after FROM %s.kapture_pull WHERE server = $1", kapture_catalog_schema()),
 							  1, types, values, NULL, true, 1) != SPI_OK_SELECT)
 		elog(ERROR, "could not read kapture_pull");
 	if (SPI_processed > 0)
@@ -49,6 +53,9 @@ kapture_pull_state_read(const char *server, KapturePullState *state)
 		state->pulled_until = DatumGetTimestampTz(SPI_getbinval(row, desc, 1, &isnull));
 		state->started_at = DatumGetTimestampTz(SPI_getbinval(row, desc, 2, &isnull));
 		state->failures = DatumGetInt32(SPI_getbinval(row, desc, 3, &isnull));
+		state->sweep_started_at = DatumGetTimestampTz(SPI_getbinval(row, desc, 4, &isnull));
+		state->sweeping = DatumGetBool(SPI_getbinval(row, desc, 5, &isnull));
+		state->sweep_after = DatumGetInt64(SPI_getbinval(row, desc, 6, &isnull));
 	}
 	SPI_finish();
 	PopActiveSnapshot();
@@ -126,6 +133,38 @@ kapture_pull_state_fail(const char *server, const char *error, TimestampTz next_
 							   " ON CONFLICT (server) DO UPDATE SET failures = p.failures + 1,"
 							   " last_error = excluded.last_error, failed_at = excluded.failed_at,"
 							   " next_pull = excluded.next_pull",
+							   lengthof(values), types, values);
+}
+
+/*
+ * Notes that a sweep begins, or that it is done.
+ */
+void
+kapture_pull_state_sweep(const char *server, bool begin)
+{
+	Oid			types[] = {NAMEOID};
+	Datum		values[] = {pull_name(server)};
+
+	(void) kapture_own_execute(begin ?
+							   "INSERT INTO @.kapture_pull AS p (server, sweep_started_at) VALUES ($1, clock_timestamp())"
+							   " ON CONFLICT (server) DO UPDATE SET sweep_started_at = excluded.sweep_started_at,"
+							   " sweep_finished_at = NULL, sweep_after = 0, swept = 0, sweep_changed = 0" :
+							   "UPDATE @.kapture_pull SET sweep_finished_at = clock_timestamp(), failures = 0,"
+							   " last_error = NULL, failed_at = NULL WHERE server = $1",
+							   lengthof(values), types, values);
+}
+
+/*
+ * Notes that a sweep is done with a customer, and whether that was written.
+ */
+void
+kapture_pull_state_swept(const char *server, int64 customer_id, bool changed)
+{
+	Oid			types[] = {NAMEOID, INT8OID, INT4OID};
+	Datum		values[] = {pull_name(server), Int64GetDatum(customer_id), Int32GetDatum(changed ? 1 : 0)};
+
+	(void) kapture_own_execute("UPDATE @.kapture_pull SET sweep_after = $2, swept = swept + 1,"
+							   " sweep_changed = sweep_changed + $3 WHERE server = $1",
 							   lengthof(values), types, values);
 }
 

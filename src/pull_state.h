@@ -14,6 +14,9 @@ typedef struct KapturePullState
 	TimestampTz pulled_until;	/* the watermark; DT_NOBEGIN: never pulled */
 	TimestampTz started_at;		/* of the latest pull; DT_NOBEGIN: none */
 	int			failures;		/* in a row */
+	TimestampTz sweep_started_at;	/* DT_NOBEGIN: never */
+	bool		sweeping;		/* that one is not done */
+	int64		sweep_after;	/* the last customer it is done with */
 } KapturePullState;
 
 extern void kapture_pull_state_read(const char *server, KapturePullState *state);
@@ -24,6 +27,8 @@ extern void kapture_pull_state_window(const char *server, TimestampTz pulled_unt
 									  int64 customers, int64 written);
 extern void kapture_pull_state_end(const char *server, TimestampTz next_pull);
 extern void kapture_pull_state_fail(const char *server, const char *error, TimestampTz next_pull);
+extern void kapture_pull_state_sweep(const char *server, bool begin);
+extern void kapture_pull_state_swept(const char *server, int64 customer_id, bool changed);
 extern void kapture_pull_state_tidy(void);
 
 #endif							/* KAPTURE_PULL_STATE_H */

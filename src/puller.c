@@ -56,6 +56,7 @@
 #include "pull_rule.h"
 #include "pull_state.h"
 #include "puller.h"
+#include "sweep.h"
 #include "version.h"
 
 /* Milliseconds after which a server that somebody else refreshes is tried again. */
@@ -101,6 +102,12 @@ typedef struct PullServer
 	TimestampTz not_before;		/* nor any try before that */
 	int			failures;		/* in a row */
 	PullRun    *run;			/* NULL: none */
+
+	int64		sweep_interval; /* microseconds; 0: none */
+	double		sweep_rate;
+	TimestampTz next_sweep;
+	KaptureSweep *sweep;		/* NULL: none */
+	TimestampTz sweep_when;		/* it wants to be called then, or before */
 } PullServer;
 
 /* An attached table that takes pulled customers. */
@@ -174,6 +181,15 @@ pull_drop(PullServer *server)
 	kapture_copies_unlock(server->serverid);
 }
 
+/* Drops the sweep under way; another goes on from where it was. */
+static void
+sweep_drop(PullServer *server)
+{
+	if (server->sweep)
+		kapture_sweep_drop(server->sweep);
+	server->sweep = NULL;
+}
+
 /*
  * A pull, or its beginning, failed: it is tried again after a while, which
  * grows, and not before Kapture wants it.
@@ -185,7 +201,10 @@ pull_fail(PullServer *server, const ErrorData *error)
 	TimestampTz asked = server->run && server->run->fetch ? kapture_fetch_not_before(server->run->fetch) : 0;
 	const char *text;
 
+	if (server->sweep)
+		asked = Max(asked, kapture_sweep_not_before(server->sweep));
 	pull_drop(server);
+	sweep_drop(server);
 	server->failures++;
 	server->not_before = Max(asked, TimestampTzPlusMilliseconds(now, kapture_pacing_backoff(server->failures, PULL_LONGEST)));
 	puller_begin("noting a failure");
@@ -317,6 +336,53 @@ pull_step(PullServer *server)
 		case KAPTURE_FETCH_WAIT:
 			break;
 	}
+}
+
+/* Begins a sweep, or goes on with one that was interrupted. */
+static void
+sweep_start(PullServer *server)
+{
+	KapturePullServer wanted = {server->serverid, server->owner, server->name};
+	KapturePullState state;
+	Oid			namespace;
+
+	puller_begin("beginning a sweep");
+	kapture_pull_state_read(server->name, &state);
+	if (!state.sweeping)
+		kapture_pull_state_sweep(server->name, true);
+	namespace = get_rel_namespace(puller_installation);
+	puller_commit();
+	server->sweep = kapture_sweep_create(&wanted, namespace, server->timezone,
+										 server->sweep_rate, state.sweeping ? state.sweep_after : 0);
+	if (!state.sweeping)
+		server->next_sweep = GetCurrentTimestamp() + server->sweep_interval;
+}
+
+/* Goes on with a server's sweep as far as it can without waiting. */
+static void
+sweep_step(PullServer *server)
+{
+	bool		wrote;
+
+	if (server->sweep_interval == 0)
+		return;
+	if (server->sweep == NULL)
+	{
+		if (Max(server->next_sweep, server->not_before) > GetCurrentTimestamp())
+			return;
+		sweep_start(server);
+	}
+	if (kapture_sweep_step(server->sweep, &server->sweep_when, &wrote))
+	{
+		if (wrote)
+			puller_look();
+		return;
+	}
+	sweep_drop(server);
+	puller_begin("ending a sweep");
+	kapture_pull_state_sweep(server->name, false);
+	puller_commit();
+	server->failures = 0;
 }
 
 /* Something may have arrived for the tables. */
@@ -475,7 +541,7 @@ pull_configure(PullServer *server)
 	const KaptureServer *settings;
 	KapturePullState state;
 
-	server->interval = 0;		/* if they are of no use, until they change */
+	server->interval = server->sweep_interval = 0;	/* if they are of no use, until they change */
 	puller_begin("reading settings");
 	settings = kapture_server_get(server->name, server->owner);
 	if (server->timezone == NULL || strcmp(server->timezone, settings->timezone) != 0 ||
@@ -488,9 +554,14 @@ pull_configure(PullServer *server)
 	server->overlap = settings->pull_overlap * USECS_PER_SEC;
 	server->since = settings->pull_since;
 	server->window = settings->pull_window;
+	server->sweep_interval = settings->sweep_interval * USECS_PER_SEC;
+	server->sweep_rate = settings->sweep_rate;
+	sweep_drop(server);
 	kapture_pull_state_read(server->name, &state);
 	server->next = state.started_at == DT_NOBEGIN ? 0 : state.started_at + server->interval;
 	server->failures = state.failures;
+	server->next_sweep = state.sweeping || state.sweep_started_at == DT_NOBEGIN ? 0 :
+		state.sweep_started_at + server->sweep_interval;
 	puller_commit();
 }
 
@@ -498,6 +569,7 @@ static void
 puller_forget_server(PullServer *server)
 {
 	pull_drop(server);
+	sweep_drop(server);
 	dlist_delete(&server->node);
 	if (server->timezone)
 		pfree(server->timezone);
@@ -624,6 +696,10 @@ puller_timeout(void)
 			next = Min(next, server->run->when);
 		else if (server->interval > 0)
 			next = Min(next, Max(server->next, server->not_before));
+		if (server->sweep)
+			next = Min(next, server->sweep_when);
+		else if (server->sweep_interval > 0)
+			next = Min(next, Max(server->next_sweep, server->not_before));
 	}
 	dlist_foreach(iter, &puller_tables)
 		next = Min(next, dlist_container(PullTable, node, iter.cur)->next_due);
@@ -667,6 +743,8 @@ puller_wait(long timeout)
 
 		if (server->run)
 			kapture_fetch_served(server->run->fetch);
+		if (server->sweep)
+			kapture_sweep_served(server->sweep);
 	}
 }
 
@@ -681,9 +759,15 @@ puller_work(void)
 		PullServer *server = dlist_container(PullServer, node, iter.cur);
 
 		if (kapture_enabled && puller_ours)
+		{
 			puller_run(pull_step, server);
+			puller_run(sweep_step, server);
+		}
 		else
+		{
 			pull_drop(server);
+			sweep_drop(server);
+		}
 	}
 	dlist_foreach(iter, &puller_tables)
 	{

@@ -34,7 +34,8 @@ my @bad = (
 	[ "pull_overlap '1 month'", qr/without months/ ],
 	[ "pull_since 'yesterday'", qr/HINT:  Write it in the account's local time/ ],
 	[ "pull_since '2021-02-29'", qr/It must be a date/ ],
-	[ "pull_since '2021-03-14 25:00:00'", qr/It must be a date/ ]);
+	[ "pull_since '2021-03-14 25:00:00'", qr/It must be a date/ ],
+	[ "sweep_rate '0'", qr/It must be a number between 0.001/ ]);
 foreach my $case (@bad)
 {
 	my ($rc, $out, $err) = $node->psql('postgres', "ALTER SERVER kapture OPTIONS (ADD $case->[0])");

@@ -1,0 +1,39 @@
+# Sweeps: known customers are asked for again, so that changes made in Kapture
+# arrive, whenever the customer was made.
+use strict;
+use warnings;
+
+use FindBin;
+use lib "$FindBin::RealBin/../perl";
+use KaptureTest;
+use Test::More;
+
+my $emulator = start_emulator();
+my $node = new_node('sweep');
+setup_sync($node, $emulator);
+emulator_post($emulator, 'seed', [ map { { kapture_customer_id => $_, customer_name => "Customer $_", phone => sprintf('9%09d', $_), generated => '2021-03-14 10:00:00' } } 1 .. 20 ]);
+create_customers($node, attach => ", pull => true");
+$node->safe_psql('postgres', "CALL kapture_refresh('2021-03-14', '2021-03-14')");
+poll_ok($node, "SELECT count(*) = 20 FROM customers", 'customers of long ago');
+
+# one that only a row knows, and a change in Kapture
+emulator_post($emulator, 'seed', [ { kapture_customer_id => 99, customer_name => 'Linked', phone => '9999999999', city => 'Kochi', generated => '2020-01-01 00:00:00' } ]);
+$node->safe_psql('postgres', "SET kapture_sync.capture = off; INSERT INTO customers (customer_name, phone, kapture_customer_id) VALUES ('Linked', '9999999999', 99)");
+$node->safe_psql('postgres', "SELECT kapture_update_customer('{\"kapture_customer_id\": \"7\", \"city\": \"Mysore\"}')");
+$node->safe_psql('postgres', "CREATE TABLE before AS SELECT id, last_modification_time, is_api FROM kapture_customers");
+$node->safe_psql('postgres', "ALTER SERVER kapture OPTIONS (ADD sweep_interval '1 hour', ADD sweep_rate '50')");
+poll_ok($node, "SELECT city = 'Mysore' FROM customers WHERE kapture_customer_id = 7", 'a change of an old customer arrives');
+poll_ok($node, "SELECT city = 'Kochi' FROM customers WHERE kapture_customer_id = 99", 'also of one that only a row is linked to');
+poll_ok($node, "SELECT sweep_finished_at IS NOT NULL AND swept = 21 FROM kapture_pull_status", 'the sweep ends');
+is($node->safe_psql('postgres', "SELECT count(*) FROM before b JOIN kapture_customers c USING (id) WHERE b.last_modification_time IS DISTINCT FROM c.last_modification_time AND id <> 7"), '0', 'what Get does not tell is kept');
+
+# failures, and going on
+emulator_post($emulator, 'keys', { get => 'c2VjcmV0OnNlY3JldA==' });
+$node->safe_psql('postgres', "SELECT kapture_update_customer('{\"kapture_customer_id\": \"8\", \"city\": \"Hubli\"}'); UPDATE kapture_pull SET sweep_started_at = '2021-01-01'; ALTER SERVER kapture OPTIONS (SET sweep_interval '2 hours')");
+poll_ok($node, "SELECT state = 'failing' AND last_error LIKE '%Invalid Auth Key%' FROM kapture_pull_status", 'a failure is shown');
+emulator_post($emulator, 'keys', { get => 'a2FwZGVtbzprYXAxMjM=' });
+$node->restart;
+poll_ok($node, "SELECT city = 'Hubli' FROM customers WHERE kapture_customer_id = 8", 'after a restart it goes on');
+
+$node->stop;
+done_testing();
