@@ -12,7 +12,8 @@ use Test::More;
 my $emulator = start_emulator();
 my $node = new_node('main');
 my $top = abs_path("$FindBin::RealBin/../..");
-my @recipe = slurp_file("$top/README.md") =~ /^```postgresql\n(.*?)^```$/msg;
+my ($roles) = slurp_file("$top/README.md") =~ /^### Roles\n(.*?)^###? /ms;
+my @recipe = $roles =~ /^```postgresql\n(.*?)^```$/msg;
 is(scalar @recipe, 2, 'README has a recipe of two parts');
 s/https:\/\/acme\.kapturecrm\.com/$emulator->{url}/, s/auth_key '\.\.\.'/auth_key 'a2FwZGVtbzprYXAxMjM='/ foreach @recipe;
 

@@ -5,6 +5,7 @@ use warnings;
 
 use Cwd qw(abs_path);
 use FindBin;
+use POSIX qw(strftime);
 use lib "$FindBin::RealBin/../perl";
 use KaptureTest;
 use PostgreSQL::Test::Utils;
@@ -33,6 +34,21 @@ $node->safe_psql('postgres', "INSERT INTO customers (customer_name, phone, kaptu
 poll_ok($node, "SELECT bool_and(kapture_customer_id IS NOT NULL) FROM customers", 'and its rows get their ids');
 poll_ok($node, "SELECT state = 'running' AND server_state = 'ok' FROM kapture_status", 'and the status says so');
 oracle_ok($node, $emulator, 'and Kapture has them');
+
+# its pulls, in a database where the table is not attached yet
+my ($pulls) = $readme =~ /^### By itself\n(.*?)^### Foreign tables/ms;
+my @pulls = $pulls =~ /^```postgresql\n(.*?)^```$/msg;
+is(scalar @pulls, 2, 'README shows how to pull');
+$node->safe_psql('postgres', 'CREATE DATABASE pulled');
+setup_sync($node, $emulator, db => 'pulled');
+$node->safe_psql('pulled', 'CREATE TABLE customers (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, customer_name text, phone text)');
+foreach my $block (@pulls)
+{
+	(my $sql = $block) =~ s/'2021-01-01'/strftime "'%F'", localtime time - 86400/e;
+	my ($rc, $out, $err) = $node->psql('pulled', $sql, on_error_stop => 1);
+	is($rc, 0, 'SQL of README runs: ' . (split /\n/, $block)[0]) or diag($err);
+}
+poll_ok($node, "SELECT count(*) > 0 FROM kapture_customers WHERE phone = '9845765226'", 'a customer is pulled', 'pulled');
 
 # its pictures, of the document's own customer
 emulator_post($emulator, 'seed', [ { customer_name => 'Ker', phone => '63582', kapture_customer_id => 65245, generated => '2021-03-14 14:21:11' } ]);
