@@ -57,6 +57,11 @@ object_ownercheck(Oid classid, Oid objectid, Oid roleid)
 	makeJsonLexContextCstringLen((char *) (json), (len), (encoding), (need_escapes))
 #endif
 
+/* 17 asks for the kind of process by a macro. */
+#if PG_VERSION_NUM < 170000
+#define AmBackgroundWorkerProcess() IsBackgroundWorker
+#endif
+
 /* 17 ties a wait event set to a resource owner; NULL is the session. */
 #if PG_VERSION_NUM < 170000
 #define CreateWaitEventSet(resowner, nevents) \

@@ -106,7 +106,7 @@ row_time_is_up(void)
 static void
 row_start_clock(void)
 {
-	if (!IsBackgroundWorker)
+	if (!AmBackgroundWorkerProcess())
 		return;
 	if (row_timeout == MAX_TIMEOUTS)
 		row_timeout = RegisterTimeout(USER_TIMEOUT, row_time_is_up);
@@ -119,7 +119,7 @@ row_start_clock(void)
 static bool
 row_stop_clock(void)
 {
-	if (!IsBackgroundWorker)
+	if (!AmBackgroundWorkerProcess())
 		return false;
 	disable_timeout(row_timeout, false);
 	if (row_times_out > 0)
@@ -239,7 +239,7 @@ row_run_each(RowWork work, KaptureAttachment *att, const char *timezone, List *r
 		KaptureRow *row = lfirst(lc);
 
 		/* if one row takes for ever, so will the others */
-		if (endless || (IsBackgroundWorker && GetCurrentTimestamp() > deadline))
+		if (endless || (AmBackgroundWorkerProcess() && GetCurrentTimestamp() > deadline))
 		{
 			row->outcome = endless ? KAPTURE_ROW_FAILED : KAPTURE_ROW_LOCKED;
 			row->error = endless ? MemoryContextStrdup(row->context, endless) : NULL;
