@@ -1,0 +1,130 @@
+# A pull that hangs keeps no command of an administrator waiting; nothing is
+# pulled in a copy or on a standby; a promoted standby and a crashed server go on
+# from the watermark.
+use strict;
+use warnings;
+
+use FindBin;
+use lib "$FindBin::RealBin/../perl";
+use KaptureTest;
+use POSIX qw(strftime);
+use PostgreSQL::Test::Cluster;
+use Test::More;
+
+my $emulator = start_emulator();
+my $node = new_node('main', allows_streaming => 1);
+my $hangs = "SELECT state = 'pulling' FROM kapture_pull_status";
+my $phone = 9000000000;
+
+sub ago { return strftime('%Y-%m-%d %H:%M:%S', gmtime(time + 19800 - $_[0])); }
+sub pull { return "pull_interval '1s', pull_since '" . ago(86400) . "'"; }
+sub in_flight { return emulator_get($emulator, 'stats')->{in_flight}; }
+sub pulls { return scalar grep { $_->{api} eq 'pull' } @{ emulator_get($emulator, 'log') }; }
+
+sub seed
+{
+	my ($name) = @_;
+	emulator_post($emulator, 'seed', [ { customer_name => $name, phone => ++$phone, generated => ago(1) } ]);
+	return;
+}
+
+# A database with a pull that gets no answer for an hour.
+sub hang
+{
+	my ($db) = @_;
+	emulator_post($emulator, 'release', {});
+	wait_for(sub { in_flight() == 0 }, 'requests to end');
+	emulator_faults($emulator, { api => 'pull', action => 'hang' });
+	$node->safe_psql('postgres', "CREATE DATABASE $db");
+	setup_sync($node, $emulator, db => $db, options => pull());
+	$node->safe_psql($db, "ALTER SERVER kapture OPTIONS (SET timeout '1h')");
+	poll_ok($node, $hangs, "a pull is under way in database $db", $db);
+	wait_for(sub { in_flight() > 0 }, 'its request');
+	return;
+}
+
+sub finishes
+{
+	my ($db, $sql) = @_;
+	my ($rc, $out, $err) = $node->psql($db, $sql, timeout => 120);
+	ok($rc == 0, "not kept waiting: $sql") or diag($err);
+	return;
+}
+
+# commands on databases, and on what the puller uses
+hang('dropped');
+finishes('postgres', 'DROP DATABASE dropped');
+hang('template_of');
+finishes('postgres', 'CREATE DATABASE copied TEMPLATE template_of');
+finishes('postgres', 'ALTER DATABASE template_of RENAME TO renamed');
+finishes('renamed', 'DROP EXTENSION kapture_sync CASCADE');
+finishes('postgres', 'DROP DATABASE renamed');
+
+# a copy pulls nothing until it is told to
+emulator_post($emulator, 'reset', {});
+seed('For the original only');
+poll_ok($node, "SELECT kapture_puller_pid() IS NOT NULL", 'the copy has a puller', 'copied');
+$node->safe_psql('copied', "ALTER SERVER kapture OPTIONS (SET pull_interval '2s')");
+$node->safe_psql('copied', "SELECT kapture_get_customer('{\"phone\": \"$phone\"}')");
+is(pulls(), 0, 'which pulls nothing');
+$node->safe_psql('copied', 'SELECT kapture_resume()');
+poll_ok($node, "SELECT count(*) = 1 FROM kapture_customers", 'until it is told to', 'copied');
+$node->safe_psql('postgres', 'DROP DATABASE copied');
+
+# a table that is detached, and one that is dropped, in the middle of a pull
+setup_sync($node, $emulator, options => pull());
+$node->safe_psql('postgres', "ALTER SERVER kapture OPTIONS (SET timeout '1h')");
+create_customers($node, attach => ', pull => true');
+seed('New');
+poll_ok($node, "SELECT count(*) = 1 FROM customers WHERE customer_name = 'New'", 'a pulled customer becomes a row');
+foreach my $how ("SELECT kapture_detach('customers')", 'DROP TABLE customers')
+{
+	create_customers($node, attach => ', pull => true') unless $node->safe_psql('postgres', "SELECT to_regclass('customers')");
+	emulator_faults($emulator, { api => 'pull', action => 'hold' });
+	poll_ok($node, $hangs, 'a pull is under way');
+	wait_for(sub { in_flight() > 0 }, 'its request');
+	seed($how =~ /detach/ ? 'Detached' : 'Dropped');
+	finishes('postgres', $how);
+	emulator_faults($emulator);
+	emulator_post($emulator, 'release', {});
+	poll_ok($node, "SELECT count(*) = 1 FROM kapture_customers WHERE phone = '$phone'", 'the pull goes on');
+	is($node->safe_psql('postgres', 'SELECT count(*) FROM kapture_inbox'), '0', 'and keeps nothing for the table');
+	is($node->safe_psql('postgres', "SELECT count(*) FROM customers WHERE phone = '$phone'"), '0', 'nor writes to it')
+	  if $how =~ /detach/;
+	$node->safe_psql('postgres', 'DROP TABLE IF EXISTS customers');
+}
+
+# a crash in the middle: what is there stays, the rest comes, once
+create_customers($node, attach => ', pull => true');
+emulator_faults($emulator, { api => 'pull', action => 'hang' });
+poll_ok($node, $hangs, 'a pull is under way');
+wait_for(sub { in_flight() > 0 }, 'its request');
+seed('After the crash');
+$node->stop('immediate');
+emulator_faults($emulator);
+emulator_post($emulator, 'release', {});
+$node->start;
+poll_ok($node, "SELECT count(*) = 1 FROM customers WHERE customer_name = 'After the crash'", 'it comes after the crash');
+is($node->safe_psql('postgres', 'SELECT count(*) = count(DISTINCT kapture_customer_id) FROM customers'), 't', 'nobody comes twice');
+
+# a standby pulls nothing; promoted, it goes on
+$node->backup('backup');
+my $standby = PostgreSQL::Test::Cluster->new('standby');
+$standby->init_from_backup($node, 'backup', has_streaming => 1);
+$standby->start;
+$node->wait_for_catchup($standby);
+is($standby->safe_psql('postgres', "SELECT count(*) FROM pg_stat_activity WHERE backend_type LIKE 'kapture_sync%'"), '0', 'nothing runs on a standby');
+emulator_faults($emulator, { api => 'pull', action => 'hang' });
+poll_ok($node, $hangs, 'a pull is under way');
+wait_for(sub { in_flight() > 0 }, 'its request');
+$node->stop('fast');
+pass('a fast shutdown is not kept waiting');
+emulator_faults($emulator);
+emulator_post($emulator, 'release', {});
+seed('After the failover');
+$standby->promote;
+poll_ok($standby, "SELECT count(*) = 1 FROM customers WHERE customer_name = 'After the failover'", 'the new primary pulls');
+is($standby->safe_psql('postgres', 'SELECT count(*) = count(DISTINCT kapture_customer_id) FROM customers'), 't', 'nobody comes twice');
+is(emulator_get($emulator, 'stats')->{adds}, 0, 'and nothing was pushed back');
+
+done_testing();
