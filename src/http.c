@@ -85,6 +85,7 @@ struct KaptureHttpRequest
 	bool		loopback_only;
 	int64		timeout;		/* milliseconds */
 	size_t		max_size;
+	size_t		sent_len;		/* of the body that is to be sent */
 
 	/* filled in by callbacks */
 	int			sends;			/* times it was about to be sent */
@@ -556,6 +557,7 @@ kapture_http_start(const KaptureServer *server, KaptureApi api,
 	request->loopback_only = !server->allow_http && strncmp(server->url[api], "http://", 7) == 0;
 	request->timeout = server->timeout;
 	request->max_size = server->max_response_size;
+	request->sent_len = body_len;
 	copy = palloc(body_len + 1);
 	memcpy(copy, body, body_len);
 	copy[body_len] = '\0';
@@ -601,7 +603,7 @@ kapture_http_owner(KaptureHttpRequest *request)
  */
 
 static int64
-http_time(KaptureHttpRequest *request, CURLINFO info)
+http_info(KaptureHttpRequest *request, CURLINFO info)
 {
 	curl_off_t	value = 0;
 
@@ -629,17 +631,19 @@ http_phase(KaptureHttpRequest *request, CURLcode code)
 		default:
 			break;
 	}
-	if (request->sends > 0 || http_time(request, CURLINFO_PRETRANSFER_TIME_T) > 0)
+	if (request->sends > 0 || http_info(request, CURLINFO_PRETRANSFER_TIME_T) > 0)
 	{
-		if (request->header_len > 0 || http_time(request, CURLINFO_STARTTRANSFER_TIME_T) > 0)
-			return "reading the answer";
-		return code == CURLE_SEND_ERROR ? "sending the request" : "waiting for the answer";
+		if (request->header_len == 0 &&
+			(code == CURLE_SEND_ERROR || http_info(request, CURLINFO_SIZE_UPLOAD_T) < request->sent_len))
+			return "sending the request";
+		return request->header_len > 0 || http_info(request, CURLINFO_STARTTRANSFER_TIME_T) > 0 ?
+			"reading the answer" : "waiting for the answer";
 	}
 	if (strncmp(request->error, "SSL ", 4) == 0)
 		return "the TLS handshake";
-	if (http_time(request, CURLINFO_NAMELOOKUP_TIME_T) == 0)
+	if (http_info(request, CURLINFO_NAMELOOKUP_TIME_T) == 0)
 		return "resolving the host name";
-	if (http_time(request, CURLINFO_CONNECT_TIME_T) == 0)
+	if (http_info(request, CURLINFO_CONNECT_TIME_T) == 0)
 		return "connecting";
 	return "the TLS handshake";
 }
@@ -697,7 +701,7 @@ http_finish(KaptureHttpRequest *request, CURLcode code)
 
 	(void) curl_easy_getinfo(request->easy, CURLINFO_RESPONSE_CODE, &status);
 	answer->status = (int) status;
-	answer->elapsed = http_time(request, CURLINFO_TOTAL_TIME_T);
+	answer->elapsed = http_info(request, CURLINFO_TOTAL_TIME_T);
 	answer->retry_after = -1;
 	if (curl_easy_getinfo(request->easy, CURLINFO_RETRY_AFTER, &retry_after) == CURLE_OK && retry_after > 0)
 		answer->retry_after = Min(retry_after, 86400) * 1000;
@@ -947,9 +951,9 @@ kapture_http_details(KaptureHttpRequest *request, KaptureHttpDetails *details)
 	(void) curl_easy_getinfo(request->easy, CURLINFO_PRIMARY_PORT, &port);
 	details->peer = peer ? peer : "";
 	details->port = (int) port;
-	details->resolved = http_time(request, CURLINFO_NAMELOOKUP_TIME_T);
-	details->connected = http_time(request, CURLINFO_CONNECT_TIME_T);
-	details->secured = http_time(request, CURLINFO_APPCONNECT_TIME_T);
+	details->resolved = http_info(request, CURLINFO_NAMELOOKUP_TIME_T);
+	details->connected = http_info(request, CURLINFO_CONNECT_TIME_T);
+	details->secured = http_info(request, CURLINFO_APPCONNECT_TIME_T);
 	details->expires = http_certificate_expires(request);
 	details->date = -1;
 	if (curl_easy_header(request->easy, "Date", 0, CURLH_HEADER, -1, &header) == CURLHE_OK)

@@ -55,7 +55,8 @@ sub flat_ok
 		skip 'memory is not the process\'s own', 1 if ($ENV{KAPTURE_SLOWNESS} || 1) > 1;
 		cmp_ok($last->{resident} - $first->{resident}, '<', $resident_slack, "$who: nor does the process at its largest");
 	}
-	cmp_ok($last->{descriptors}, '<=', $first->{descriptors} + 2, "$who: nor the number of its files and sockets");
+	# connections that are kept come and go; a leak would be one for each request
+	cmp_ok($last->{descriptors}, '<=', $first->{descriptors} + 16, "$who: nor the number of its files and sockets");
 	return;
 }
 
