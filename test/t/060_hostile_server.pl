@@ -85,7 +85,14 @@ foreach my $mode (hostile_modes())
 	  . "SELECT '$mode', attempt('h_$mode', '" . ++$phone . "');\n";
 }
 my %got = attempts("$script SELECT 'memory', memory()");
-like($got{$_}, $expected{$_}, "a call, $_") foreach hostile_modes();
+# newer versions of libcurl take less
+my %newer = (
+	endless_status => qr/grew larger than allowed/,
+	one_endless_header => qr/grew larger than allowed/,
+	gzip_transfer => qr/Unsolicited Transfer-Encoding/,
+	http_2_clear => qr/Version mismatch/,
+	length_two => qr/Invalid Content-Length/);
+like($got{$_}, $newer{$_} ? qr/$expected{$_}|^08006 got no answer .*$newer{$_}/ : $expected{$_}, "a call, $_") foreach hostile_modes();
 cmp_ok($got{memory}, '<', 64 * 1024, 'in bounded memory');
 is(scalar(grep { /^added / } hostile_log($hostile)), scalar(@modes), 'each was sent once');
 is(scalar(grep { !/^added / } hostile_log($hostile)), scalar(@modes), 'and no more');
