@@ -631,10 +631,11 @@ http_phase(KaptureHttpRequest *request, CURLcode code)
 		default:
 			break;
 	}
-	if (request->sends > 0 || http_info(request, CURLINFO_PRETRANSFER_TIME_T) > 0)
+	if (request->sends > 0)
 	{
 		if (request->header_len == 0 &&
-			(code == CURLE_SEND_ERROR || http_info(request, CURLINFO_SIZE_UPLOAD_T) < request->sent_len))
+			(code == CURLE_SEND_ERROR ||
+			 (code == CURLE_OPERATION_TIMEDOUT && http_info(request, CURLINFO_SIZE_UPLOAD_T) < request->sent_len)))
 			return "sending the request";
 		return request->header_len > 0 || http_info(request, CURLINFO_STARTTRANSFER_TIME_T) > 0 ?
 			"reading the answer" : "waiting for the answer";
