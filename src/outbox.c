@@ -56,6 +56,7 @@ typedef enum OutboxQuery
 	OUTBOX_CLAIM_DUE,
 	OUTBOX_NOTE_ADDS,
 	OUTBOX_TAKE_OVER,
+	OUTBOX_MOVED,
 	OUTBOX_NEXT_DUE,
 	OUTBOX_FINISH,
 	OUTBOX_FINISH_REST,
@@ -176,11 +177,11 @@ static const struct
 	[OUTBOX_TAKE_OVER] = {
 		"WITH old AS (DELETE FROM @.kapture_delivery"
 		" WHERE attachment_id = $1 AND row_key = $3 AND state <> 'sending'"
-		" RETURNING customer_id, in_doubt, changed, sent_phone, sent_email),"
+		" RETURNING customer_id, in_doubt, changed, sent_phone, sent_email, old_key),"
 		" busy AS (SELECT FROM @.kapture_delivery"
 		" WHERE attachment_id = $1 AND row_key = $3 AND state = 'sending')"
 		" UPDATE @.kapture_delivery"
-		" SET old_key = NULL, changed = changed | coalesce((SELECT changed FROM old), 0),"
+		" SET old_key = nullif((SELECT old_key FROM old), $2), changed = changed | coalesce((SELECT changed FROM old), 0),"
 		" customer_id = coalesce(customer_id, (SELECT customer_id FROM old)),"
 		" in_doubt = greatest(in_doubt, (SELECT in_doubt FROM old)), searches = 0,"
 		" sent_phone = CASE WHEN (SELECT in_doubt FROM old) IS NULL THEN sent_phone"
@@ -188,8 +189,13 @@ static const struct
 		" sent_email = CASE WHEN (SELECT in_doubt FROM old) IS NULL THEN sent_email"
 		" ELSE (SELECT sent_email FROM old) END"
 		" WHERE attachment_id = $1 AND row_key = $2 AND attempts = $4 AND NOT EXISTS (TABLE busy)"
-		" RETURNING changed, customer_id, in_doubt, sent_phone, sent_email",
+		" RETURNING changed, customer_id, in_doubt, sent_phone, sent_email, old_key",
 		4, {INT4OID, TEXTOID, TEXTOID, INT4OID}
+	},
+	[OUTBOX_MOVED] = {
+		"SELECT EXISTS (SELECT FROM @.kapture_delivery WHERE attachment_id = $1 AND old_key = $2)"
+		" OR EXISTS (SELECT FROM @.kapture_outbox WHERE attachment_id = $1 AND old_key = $2)",
+		2, {INT4OID, TEXTOID}
 	},
 	[OUTBOX_NEXT_DUE] = {
 		"SELECT next_attempt FROM @.kapture_delivery"
@@ -509,6 +515,8 @@ outbox_rekey(HTAB *index, OutboxGroup *groups, int *ngroups, OutboxGroup *group,
 
 	group->changed |= old->changed;
 	group->old_key = old->old_key ? old->old_key : old_key;
+	if (strcmp(group->old_key, group->row_key) == 0)
+		group->old_key = NULL;	/* there and back */
 	old->changed = 0;
 	old->old_key = NULL;
 	old->moved = true;
@@ -1021,41 +1029,69 @@ kapture_outbox_note_adds(List *deliveries)
 	SPI_finish();
 }
 
-/*
- * A delivery whose row had another key before: takes over what waits under
- * that, an id received or a doubt above all.  Returns false if a request is
- * still under way there.
- */
-bool
-kapture_outbox_take_over(KaptureDelivery *delivery)
+/* Takes over what waits under the delivery's former key; see below. */
+static bool
+outbox_take_over(KaptureDelivery *delivery)
 {
 	Datum		values[4];
-	bool		free;
+	Datum		value;
+	bool		isnull;
 
 	values[0] = Int32GetDatum(delivery->attachment_id);
 	values[1] = CStringGetTextDatum(delivery->row_key);
 	values[2] = CStringGetTextDatum(delivery->old_key);
 	values[3] = Int32GetDatum(delivery->attempts);
-	SPI_connect();
 	outbox_execute(OUTBOX_TAKE_OVER, values, NULL);
-	free = SPI_processed > 0;
-	if (free)
-	{
-		bool		isnull;
-		Datum		value;
+	if (SPI_processed == 0)
+		return false;
 
-		delivery->changed = DatumGetInt64(outbox_getattr(0, 1, &isnull));
-		value = outbox_getattr(0, 2, &isnull);
-		delivery->customer_id = isnull ? 0 : DatumGetInt64(value);
-		value = outbox_getattr(0, 3, &isnull);
-		delivery->in_doubt = isnull ? 0 : DatumGetTimestampTz(value);
-		delivery->sent_phone = outbox_gettext(delivery, 0, 4);
-		delivery->sent_email = outbox_gettext(delivery, 0, 5);
-		delivery->searches = 0;
-		delivery->old_key = NULL;
-	}
+	delivery->changed = DatumGetInt64(outbox_getattr(0, 1, &isnull));
+	value = outbox_getattr(0, 2, &isnull);
+	delivery->customer_id = isnull ? 0 : DatumGetInt64(value);
+	value = outbox_getattr(0, 3, &isnull);
+	delivery->in_doubt = isnull ? 0 : DatumGetTimestampTz(value);
+	delivery->sent_phone = outbox_gettext(delivery, 0, 4);
+	delivery->sent_email = outbox_gettext(delivery, 0, 5);
+	delivery->searches = 0;
+	delivery->old_key = outbox_gettext(delivery, 0, 6);
+	return true;
+}
+
+/*
+ * A delivery whose row had another key before, or several: takes over what
+ * waits under them, an id received or a doubt above all.  Returns false if a
+ * request is still under way there.
+ */
+bool
+kapture_outbox_take_over(KaptureDelivery *delivery)
+{
+	bool		free = true;
+
+	SPI_connect();
+	while (free && delivery->old_key)
+		free = outbox_take_over(delivery);
 	SPI_finish();
 	return free;
+}
+
+/*
+ * A delivery whose row is not there: has it another key now, under which it
+ * has not been taken over yet?
+ */
+bool
+kapture_outbox_is_moved(KaptureDelivery *delivery)
+{
+	Datum		values[2];
+	bool		isnull;
+	bool		moved;
+
+	SPI_connect();
+	values[0] = Int32GetDatum(delivery->attachment_id);
+	values[1] = CStringGetTextDatum(delivery->row_key);
+	outbox_execute(OUTBOX_MOVED, values, NULL);
+	moved = DatumGetBool(outbox_getattr(0, 1, &isnull));
+	SPI_finish();
+	return moved;
 }
 
 /*

@@ -254,8 +254,10 @@ task_gone(KaptureTask *task, TimestampTz now)
 {
 	KaptureDelivery *delivery = task->delivery;
 
-	if ((delivery->customer_id != 0 || delivery->in_doubt != 0) && delivery->searches == 0 &&
-		(delivery->changed & KAPTURE_CHANGED_DELETED) == 0)
+	/* under its new key it comes much sooner, and takes this over */
+	if (task->moved ||
+		((delivery->customer_id != 0 || delivery->in_doubt != 0) && delivery->searches == 0 &&
+		 (delivery->changed & KAPTURE_CHANGED_DELETED) == 0))
 	{
 		delivery->searches = 1;
 		task_release(task, TimestampTzPlusMilliseconds(now, KAPTURE_GONE_RETRY));

@@ -720,6 +720,9 @@ worker_plan(WorkerTable *table, KaptureDelivery *delivery, dlist_head *settled, 
 	if ((delivery->old_key && !kapture_outbox_take_over(delivery)) ||
 		(worker_stale && delivery->row.outcome == KAPTURE_ROW_FAILED))
 		delivery->row.outcome = KAPTURE_ROW_LOCKED;
+	/* what belongs to a row is not forgotten while its new key is waiting */
+	task->task.moved = delivery->row.outcome == KAPTURE_ROW_GONE &&
+		(delivery->changed & KAPTURE_CHANGED_DELETED) == 0 && kapture_outbox_is_moved(delivery);
 	kapture_task_plan(&task->task, now);
 	if (task->task.state == KAPTURE_TASK_SEND)
 	{
