@@ -193,9 +193,10 @@ static const struct
 		4, {INT4OID, TEXTOID, TEXTOID, INT4OID}
 	},
 	[OUTBOX_MOVED] = {
-		"SELECT EXISTS (SELECT FROM @.kapture_delivery WHERE attachment_id = $1 AND old_key = $2)"
-		" OR EXISTS (SELECT FROM @.kapture_outbox WHERE attachment_id = $1 AND old_key = $2)",
-		2, {INT4OID, TEXTOID}
+		"WITH moved AS MATERIALIZED (SELECT old_key FROM @.kapture_delivery WHERE attachment_id = $1 AND old_key = ANY ($2)"
+		" UNION ALL SELECT old_key FROM @.kapture_outbox WHERE attachment_id = $1 AND old_key = ANY ($2))"
+		" SELECT k IN (TABLE moved) FROM unnest($2) WITH ORDINALITY AS v(k, n) ORDER BY n",
+		2, {INT4OID, TEXTARRAYOID}
 	},
 	[OUTBOX_NEXT_DUE] = {
 		"SELECT next_attempt FROM @.kapture_delivery"
@@ -1075,23 +1076,35 @@ kapture_outbox_take_over(KaptureDelivery *delivery)
 }
 
 /*
- * A delivery whose row is not there: has it another key now, under which it
- * has not been taken over yet?
+ * Finds out which of the deliveries of one table, whose rows are not there, have
+ * rows that got another key under which they are not taken over yet.  All at
+ * once, since it reads what waits from end to end.
  */
-bool
-kapture_outbox_is_moved(KaptureDelivery *delivery)
+void
+kapture_outbox_find_moved(List *deliveries)
 {
+	int			n = list_length(deliveries);
+	Datum	   *keys;
 	Datum		values[2];
-	bool		isnull;
-	bool		moved;
+	ListCell   *lc;
 
+	if (n == 0)
+		return;
 	SPI_connect();
-	values[0] = Int32GetDatum(delivery->attachment_id);
-	values[1] = CStringGetTextDatum(delivery->row_key);
+	keys = palloc(sizeof(Datum) * n);
+	foreach(lc, deliveries)
+		keys[foreach_current_index(lc)] = CStringGetTextDatum(((KaptureDelivery *) lfirst(lc))->row_key);
+	values[0] = Int32GetDatum(((KaptureDelivery *) linitial(deliveries))->attachment_id);
+	values[1] = outbox_array(keys, NULL, n, TEXTOID);
 	outbox_execute(OUTBOX_MOVED, values, NULL);
-	moved = DatumGetBool(outbox_getattr(0, 1, &isnull));
+	foreach(lc, deliveries)
+	{
+		bool		isnull;
+
+		((KaptureDelivery *) lfirst(lc))->moved =
+			DatumGetBool(outbox_getattr(foreach_current_index(lc), 1, &isnull));
+	}
 	SPI_finish();
-	return moved;
 }
 
 /*

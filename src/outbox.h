@@ -62,6 +62,7 @@ typedef struct KaptureDelivery
 	char	   *sent_email;		/* NULL: none */
 	int			searches;		/* for a lost Add that found nothing so far */
 	bool		claimed;
+	bool		moved;			/* its row is not there, but waits under another key */
 	KaptureRow	row;
 	void	   *worker;			/* the worker's own */
 } KaptureDelivery;
@@ -103,7 +104,7 @@ extern void kapture_outbox_claim_due(int32 attachment_id, int limit, TimestampTz
 									 TimestampTz well_since, List **deliveries);
 extern void kapture_outbox_note_adds(List *deliveries);
 extern bool kapture_outbox_take_over(KaptureDelivery *delivery);
-extern bool kapture_outbox_is_moved(KaptureDelivery *delivery);
+extern void kapture_outbox_find_moved(List *deliveries);
 extern TimestampTz kapture_outbox_next_due(int32 attachment_id);
 extern List *kapture_outbox_finish(List *done);
 extern TimestampTz kapture_outbox_fail(KaptureFailed *failed);

@@ -255,7 +255,7 @@ task_gone(KaptureTask *task, TimestampTz now)
 	KaptureDelivery *delivery = task->delivery;
 
 	/* under its new key it comes much sooner, and takes this over */
-	if (task->moved ||
+	if (delivery->moved ||
 		((delivery->customer_id != 0 || delivery->in_doubt != 0) && delivery->searches == 0 &&
 		 (delivery->changed & KAPTURE_CHANGED_DELETED) == 0))
 	{

@@ -53,7 +53,6 @@ typedef struct KaptureTask
 
 	int64		customer_id;	/* known by now, or 0 */
 	bool		asked_first;	/* looks before it adds, as an Add may be lost */
-	bool		moved;			/* its row is not there, but waits under another key */
 	int64		by_phone;		/* found by the searches, or 0 */
 	int64		by_email;
 

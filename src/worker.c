@@ -711,6 +711,22 @@ worker_read_rows(WorkerTable *table, List *deliveries)
 	list_free(rows);
 }
 
+/* Appends the deliveries whose rows are not there, though nobody deleted them. */
+static List *
+worker_append_missing(List *missing, List *deliveries)
+{
+	ListCell   *lc;
+
+	foreach(lc, deliveries)
+	{
+		KaptureDelivery *delivery = lfirst(lc);
+
+		if (delivery->row.outcome == KAPTURE_ROW_GONE && (delivery->changed & KAPTURE_CHANGED_DELETED) == 0)
+			missing = lappend(missing, delivery);
+	}
+	return missing;
+}
+
 /* Works out what is to be sent first for a claimed row, and queues it. */
 static WorkerTask *
 worker_plan(WorkerTable *table, KaptureDelivery *delivery, dlist_head *settled, TimestampTz now)
@@ -720,9 +736,6 @@ worker_plan(WorkerTable *table, KaptureDelivery *delivery, dlist_head *settled, 
 	if ((delivery->old_key && !kapture_outbox_take_over(delivery)) ||
 		(worker_stale && delivery->row.outcome == KAPTURE_ROW_FAILED))
 		delivery->row.outcome = KAPTURE_ROW_LOCKED;
-	/* what belongs to a row is not forgotten while its new key is waiting */
-	task->task.moved = delivery->row.outcome == KAPTURE_ROW_GONE &&
-		(delivery->changed & KAPTURE_CHANGED_DELETED) == 0 && kapture_outbox_is_moved(delivery);
 	kapture_task_plan(&task->task, now);
 	if (task->task.state == KAPTURE_TASK_SEND)
 	{
@@ -786,6 +799,8 @@ worker_claim_table(WorkerTable *table, int room, TimestampTz now)
 	MemoryContextSwitchTo(worker_context);
 	changes = kapture_outbox_claim(changes, worker_origin.doubt_until);
 	MemoryContextSwitchTo(transaction);
+	/* what belongs to a row is not forgotten while its new key is waiting */
+	kapture_outbox_find_moved(worker_append_missing(worker_append_missing(NIL, deliveries), changes));
 
 	foreach(lc, deliveries)
 	{
