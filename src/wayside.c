@@ -27,6 +27,7 @@
 #include "nodes/parsenodes.h"
 #include "tcop/utility.h"
 #include "utils/acl.h"
+#include "utils/guc.h"
 #include "utils/syscache.h"
 
 #include "attach.h"
@@ -160,6 +161,18 @@ wayside_notice(Node *stmt)
 }
 
 /*
+ * Is a dump being restored?  Then servers are created before the tables are
+ * filled, among them the one that says whose database this was.  The scripts of
+ * pg_dump and the sessions of pg_restore have in common that no name is found
+ * without its schema and bodies of functions are not checked.
+ */
+static bool
+wayside_is_restoring(void)
+{
+	return !check_function_bodies && namespace_search_path[0] == '\0';
+}
+
+/*
  * Has an updated extension, and the mapping of a renamed column, taken note of;
  * and a database that begins to pull know that it is the original.
  */
@@ -174,7 +187,7 @@ wayside_follow(Node *stmt)
 		OidIsValid(kapture_catalog_relid(KAPTURE_TABLE_ATTACHMENT)))
 		kapture_attach_announce();
 	if ((IsA(stmt, CreateForeignServerStmt) || IsA(stmt, AlterForeignServerStmt)) &&
-		!IsBinaryUpgrade && kapture_pull_servers() != NIL &&
+		!IsBinaryUpgrade && !wayside_is_restoring() && kapture_pull_servers() != NIL &&
 		OidIsValid(kapture_catalog_relid(KAPTURE_TABLE_ATTACHMENT)))
 		kapture_origin_claim();
 	if (!IsA(stmt, RenameStmt) || rename->renameType != OBJECT_COLUMN || rename->relation == NULL)
