@@ -89,6 +89,8 @@ wayside_wanted_database(Node *stmt)
 			break;
 		case T_CreatedbStmt:
 			dbname = wayside_option(((CreatedbStmt *) stmt)->options, "template");
+			if (dbname == NULL)
+				dbname = "template1";
 			source = true;
 			break;
 		case T_RenameStmt:

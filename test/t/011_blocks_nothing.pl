@@ -20,7 +20,7 @@ my $requests;		# that the emulator had seen before the last command
 sub hang
 {
 	my ($db) = @_;
-	$node->safe_psql('postgres', "CREATE DATABASE $db") if $db ne 'postgres';
+	$node->safe_psql('postgres', "CREATE DATABASE $db") if $db !~ /^(postgres|template1)$/;
 	setup_sync($node, $emulator, db => $db);
 	$node->safe_psql($db, "ALTER SERVER kapture OPTIONS (SET timeout '10min', ADD max_connections '2')");
 	create_customers($node, db => $db);
@@ -120,6 +120,12 @@ finishes_alone("DROP DATABASE dropped", 'DROP DATABASE finishes');
 hang('copied');
 finishes_alone("CREATE DATABASE copy TEMPLATE copied", 'CREATE DATABASE ... TEMPLATE finishes');
 back('copied');
+# where template1 is an ordinary database, it has a worker, too
+$node->safe_psql('postgres', "ALTER DATABASE template1 IS_TEMPLATE false");
+hang('template1');
+finishes_alone("CREATE DATABASE plain", 'and so does one that leaves the template to PostgreSQL');
+back('template1');
+$node->safe_psql('template1', "DROP EXTENSION kapture_sync CASCADE; DROP TABLE customers, plain");
 finishes_alone("ALTER DATABASE copied RENAME TO renamed", 'ALTER DATABASE ... RENAME finishes');
 back('renamed');
 $node->safe_psql('postgres', "CREATE TABLESPACE other LOCATION '$tablespace'");
@@ -147,6 +153,32 @@ finishes('postgres', "DROP SCHEMA public CASCADE; CREATE SCHEMA public", 'DROP S
 
 hang('stopped');
 command_ok([ 'pg_ctl', '-D', $node->data_dir, '-m', 'fast', '-t', '60', 'stop' ], 'a fast shutdown finishes');
+$node->_update_pid(0);
+
+# A smart shutdown waits for sessions, not for the extension's processes, which
+# go on as long as there is one.
+emulator_faults($emulator, { api => 'pull', action => 'hang' });
+$node->start;
+$node->safe_psql('postgres', "CREATE DATABASE smart");
+setup_sync($node, $emulator, db => 'smart', options => "pull_interval '1s', pull_since '2026-01-01 00:00:00'");
+create_customers($node, db => 'smart');
+$node->safe_psql('smart', "ALTER SERVER kapture OPTIONS (SET timeout '10min')");
+poll_ok($node, "SELECT state = 'pulling' FROM kapture_pull_status", 'a pull hangs', 'smart');
+my $session = $node->background_psql('smart');
+command_ok([ 'pg_ctl', '-D', $node->data_dir, '-m', 'smart', '-W', 'stop' ], 'a smart shutdown begins');
+$node->wait_for_log(qr/received smart shutdown request/);
+$session->query_safe("INSERT INTO customers (customer_name, phone) VALUES ('Last session', '9600000001')");
+wait_for(sub { $session->query_safe("SELECT kapture_customer_id IS NOT NULL FROM customers") eq 't' }, 'the row to be sent');
+pass('what the last session writes is sent');
+emulator_faults($emulator, { action => 'hang' });
+$session->query_safe("INSERT INTO customers (customer_name, phone) VALUES ('Hangs', '9600000002')");
+wait_for(sub { $session->query_safe("SELECT in_flight = 1 FROM kapture_status") eq 't' }, 'a request that hangs');
+is($session->query_safe("SELECT string_agg(DISTINCT backend_type, ', ' ORDER BY backend_type) FROM pg_stat_activity"
+		  . " WHERE backend_type LIKE 'kapture%' AND coalesce(datname, 'smart') = 'smart'"),
+	'kapture_sync launcher, kapture_sync puller, kapture_sync worker', 'all are at work');
+$session->quit;
+wait_for(sub { !-e $node->data_dir . '/postmaster.pid' }, 'the server to end');
+pass('with the last session it ends, with requests that hang');
 unlike(slurp_file($node->logfile), qr/PANIC|terminated by signal/, 'and nothing has crashed');
 $node->_update_pid(0);
 
