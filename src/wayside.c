@@ -57,20 +57,23 @@ wayside_option(List *options, const char *name)
 }
 
 /*
- * May the user create databases?  PostgreSQL's own have_createdb_privilege() is
- * out of reach in all but the newest minor versions.
+ * May the user copy a database without owning it?  Only a template, and only who
+ * may create databases.  (PostgreSQL's own have_createdb_privilege() is out of
+ * reach in all but the newest minor versions.)
  */
 static bool
-wayside_may_create_databases(void)
+wayside_may_copy(Oid dbid)
 {
 	HeapTuple	role = SearchSysCache1(AUTHOID, ObjectIdGetDatum(GetUserId()));
-	bool		result = superuser();
+	HeapTuple	database = SearchSysCache1(DATABASEOID, ObjectIdGetDatum(dbid));
+	bool		result = HeapTupleIsValid(role) && HeapTupleIsValid(database) &&
+		((Form_pg_authid) GETSTRUCT(role))->rolcreatedb &&
+		((Form_pg_database) GETSTRUCT(database))->datistemplate;
 
 	if (HeapTupleIsValid(role))
-	{
-		result |= ((Form_pg_authid) GETSTRUCT(role))->rolcreatedb;
 		ReleaseSysCache(role);
-	}
+	if (HeapTupleIsValid(database))
+		ReleaseSysCache(database);
 	return result;
 }
 
@@ -111,7 +114,7 @@ wayside_wanted_database(Node *stmt)
 	if (!OidIsValid(dbid) || (dbid == MyDatabaseId && !source))
 		return InvalidOid;
 	if (!object_ownercheck(DatabaseRelationId, dbid, GetUserId()) &&
-		!(source && wayside_may_create_databases()))
+		!(source && wayside_may_copy(dbid)))
 		return InvalidOid;
 	return dbid;
 }

@@ -217,5 +217,13 @@ for my $i (1 .. 20)
 sql("SET ROLE mallory; INSERT INTO mallory.seen VALUES ('end')");
 cmp_ok(emulator_get($emulator, 'stats')->{requests} - $before, '<=', 2, "others' changes do not make it be tried again");
 
+# commands she may not run do not end the worker, though she may create databases
+sql("ALTER ROLE mallory CREATEDB");
+my $worker = sql("SELECT kapture_worker_pid()");
+like(mallory("CREATE DATABASE copied TEMPLATE postgres"), qr/permission denied to copy database/, 'she cannot copy the database');
+like(mallory("\\c template1\nALTER DATABASE postgres RENAME TO hers;\nDROP DATABASE postgres;\nALTER DATABASE postgres SET TABLESPACE pg_default"),
+	qr/(must be owner of database postgres.*){3}/s, 'nor have it to herself');
+is(sql("SELECT kapture_worker_pid()"), $worker, 'and the worker stays for all her trying');
+
 $node->stop('immediate');
 done_testing();
