@@ -33,7 +33,7 @@ sql/kapture_sync--$(EXTVERSION).sql: sql/kapture_sync.sql
 	cp $< $@
 
 $(OBJS): $(wildcard src/*.h)
-src/version.o: kapture_sync.control
+src/http.o src/version.o src/worker.o: kapture_sync.control
 
 # The Kapture API as a small C server, for tests, demo and benchmarks.
 emulator: test/emulator/kapture-emulator

@@ -66,7 +66,7 @@
 /* Socket events taken in at a time. */
 #define HTTP_MAX_EVENTS		64
 
-#define HTTP_USER_AGENT		"kapture_sync/1.0"
+#define HTTP_USER_AGENT		"kapture_sync/" KAPTURE_SQL_VERSION
 
 struct KaptureHttpRequest
 {

@@ -68,7 +68,6 @@ typedef struct LauncherDatabase
 typedef struct LauncherStart
 {
 	int			slot;			/* -1: none */
-	uint32		generation;
 	BackgroundWorkerHandle *handle;
 } LauncherStart;
 
@@ -286,7 +285,6 @@ launcher_start_worker(LauncherDatabase *db, KaptureWorkerKind kind)
 		return false;
 	}
 	launcher_start.slot = slot;
-	launcher_start.generation = generation;
 	return true;
 }
 

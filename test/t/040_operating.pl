@@ -128,6 +128,7 @@ foreach my $name (qw(user-agent content-type accept x-api-type))
 {
 	is($shown{$name}, $headers{$name}, "header $name is what was shown");
 }
+is($shown{'user-agent'}, 'kapture_sync/' . sql("SELECT extversion FROM pg_extension WHERE extname = 'kapture_sync'"), 'they name the version');
 is_deeply([ sort grep { !/^(host|content-length)$/ } keys %headers ], [ sort grep { exists $headers{$_} || $_ ne 'authorization' } keys %shown ],
 	'and there are no others');
 
