@@ -37,6 +37,7 @@
 #include <signal.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "lib/ilist.h"
@@ -65,6 +66,9 @@
 
 /* Socket events taken in at a time. */
 #define HTTP_MAX_EVENTS		64
+
+/* Bytes of a file of certificates. */
+#define HTTP_MAX_CA_FILE	(16 * 1024 * 1024)
 
 #define HTTP_USER_AGENT		"kapture_sync/" KAPTURE_SQL_VERSION
 
@@ -473,6 +477,26 @@ http_make_headers(KaptureHttpRequest *request, const KaptureServer *server, Kapt
 		http_append_header(request, *header);
 }
 
+/*
+ * libcurl reads the file of certificates while signals are blocked: a pipe in
+ * its place would hold up the process for good, even a shutdown.  (That a file
+ * is missing or no good is for libcurl to say.)
+ */
+static void
+http_check_ca_file(const char *path)
+{
+	struct stat st;
+
+	if (stat(path, &st) != 0 || (S_ISREG(st.st_mode) && st.st_size <= HTTP_MAX_CA_FILE))
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_FDW_INVALID_ATTRIBUTE_VALUE),
+			 errmsg("invalid value for option \"%s\": \"%s\"", "ca_file", path),
+			 S_ISREG(st.st_mode) ?
+			 errdetail("The file is larger than %d MB.", HTTP_MAX_CA_FILE / (1024 * 1024)) :
+			 errdetail("It is not a regular file.")));
+}
+
 #define HTTP_SET(option, value) \
 	do { \
 		if (curl_easy_setopt(request->easy, option, value) != CURLE_OK) \
@@ -503,7 +527,10 @@ http_set_options(KaptureHttpRequest *request, const KaptureServer *server, Kaptu
 	HTTP_SET(CURLOPT_SSL_VERIFYHOST, 2L);
 	HTTP_SET(CURLOPT_SSLVERSION, CURL_SSLVERSION_TLSv1_2);
 	if (server->ca_file)
+	{
+		http_check_ca_file(server->ca_file);
 		HTTP_SET(CURLOPT_CAINFO, server->ca_file);
+	}
 	HTTP_SET(CURLOPT_CONNECTTIMEOUT_MS, (long) server->connect_timeout);
 	HTTP_SET(CURLOPT_TIMEOUT_MS, (long) server->timeout);
 	HTTP_SET(CURLOPT_NOSIGNAL, 1L);
@@ -527,7 +554,7 @@ http_set_options(KaptureHttpRequest *request, const KaptureServer *server, Kaptu
  * Starts a POST of "body" (UTF-8 JSON) to one of a server's APIs.  The request
  * lives in a context of its own below the current one; body is copied.
  * "owner" is handed back by kapture_http_owner().  Errors: no key for the API,
- * no memory.  Returns at once.
+ * a ca_file that cannot be one, no memory.  Returns at once.
  */
 KaptureHttpRequest *
 kapture_http_start(const KaptureServer *server, KaptureApi api,

@@ -8,6 +8,7 @@ use FindBin;
 use lib "$FindBin::RealBin/../perl";
 use IPC::Run ();
 use KaptureTest;
+use POSIX qw(mkfifo);
 use PostgreSQL::Test::Utils;
 use Test::More;
 
@@ -198,6 +199,14 @@ sql("ALTER SERVER kapture OPTIONS (SET timeout '4s')");
 alice_is_served('and after a change of her server');
 $in .= "ROLLBACK;\n\\q\n";
 $locker->finish;
+
+# a pipe for a file of certificates
+my $pipe = PostgreSQL::Test::Utils::tempdir() . '/pipe';
+mkfifo($pipe, 0644) or die "mkfifo: $!";
+mallory("CREATE SERVER piped FOREIGN DATA WRAPPER kapture_fdw OPTIONS (url 'https://127.0.0.1:$other->{port}', ca_file '$pipe'); CREATE USER MAPPING FOR mallory SERVER piped OPTIONS (auth_key '$key');"
+	  . "CREATE TABLE mallory.piped (id int PRIMARY KEY, customer_name text, phone text); SELECT kapture_attach('mallory.piped', server => 'piped'); INSERT INTO mallory.piped VALUES (1, 'Piped', '9702000000')");
+poll_ok($node, "SELECT server_state = 'misconfigured' FROM kapture_status WHERE relation = 'mallory.piped'::regclass", 'a server that cannot be used is said to be so');
+alice_is_served('alice is served beside it');
 
 # endless rows, to a server that takes its time
 emulator_faults($other, { action => 'delay', ms => 300 });

@@ -9,6 +9,7 @@ use HostileServer;
 use IO::Socket::SSL;
 use IO::Socket::SSL::Utils;
 use KaptureTest;
+use POSIX qw(mkfifo);
 use PostgreSQL::Test::Utils;
 use Test::More;
 
@@ -88,6 +89,18 @@ foreach my $name (qw(close reset garbage plain hang))
 }
 like(call('tls_for_plain', start_hostile(tls()), 'http', ", timeout '10s'"), qr/^08006 got no answer/, 'TLS where plain http is expected: no answer');
 like(call('plain_for_tls', start_hostile(), 'https', ", connect_timeout '1s'"), $refused, 'plain http where TLS is expected: refused');
+
+# --- what is no file of certificates: nobody waits for it
+mkfifo("$dir/pipe", 0644) or die "mkfifo: $!";
+append_to_file("$dir/$_", "no certificates\n") foreach qw(text large);
+truncate("$dir/large", 17 << 20) or die "$dir/large: $!";
+foreach my $case ([ 'pipe', qr/^HV024 invalid value for option "ca_file".*It is not a regular file/ ], [ '.', qr/^HV024 .*It is not a regular file/ ],
+	[ 'large', qr/^HV024 .*The file is larger than 16 MB/ ], [ 'text', $refused ], [ 'missing', $refused ], [ 'ca.pem', $good ])
+{
+	my ($file, $says) = @$case;
+	$phone++;
+	like(sql("ALTER SERVER tls_good OPTIONS (SET ca_file '$dir/$file'); SELECT attempt('tls_good', '$phone')"), $says, "ca_file $file");
+}
 
 # --- HTTP/2
 sub http2 { return start_hostile(tls(SSL_alpn_protocols => ['h2']), http2 => $_[0]) }
