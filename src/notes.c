@@ -254,19 +254,17 @@ notes_write_out(int first)
 {
 	Oid			relid = kapture_catalog_relid(KAPTURE_TABLE_OUTBOX);
 	Relation	outbox;
-	bool		large = false;
+	bool		bare = !ActiveSnapshotSet();
 
 	if (!OidIsValid(relid))
 		return false;
-	for (int i = first; i < notes_npacks; i++)
-		large |= notes_packs[i].len + (notes_packs[i].old_key ? strlen(notes_packs[i].old_key) : 0) > NOTES_PACK_SIZE;
 	outbox = table_open(relid, RowExclusiveLock);
 
-	/* TOAST wants a snapshot, and at commit there is none any more */
-	if (large)
+	/* a table that may be toasted wants a snapshot; at commit there is none any more */
+	if (bare)
 		PushActiveSnapshot(GetTransactionSnapshot());
 	notes_write(outbox, first);
-	if (large)
+	if (bare)
 		PopActiveSnapshot();
 	table_close(outbox, RowExclusiveLock);
 	return true;
