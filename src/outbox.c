@@ -122,7 +122,8 @@ static const struct
 		2, {TIDOID, INT4OID}
 	},
 	[OUTBOX_KNOWN] = {
-		"SELECT EXISTS (SELECT FROM @.kapture_delivery WHERE attachment_id = $1 AND row_key = ANY ($2))",
+		"SELECT EXISTS (SELECT FROM unnest($2) AS v(row_key), LATERAL"
+		" (SELECT FROM @.kapture_delivery AS d WHERE d.attachment_id = $1 AND d.row_key = v.row_key OFFSET 0) AS known)",
 		2, {INT4OID, TEXTARRAYOID}
 	},
 	[OUTBOX_ENTER] = {
