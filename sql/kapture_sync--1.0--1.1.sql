@@ -93,6 +93,18 @@ COMMENT ON COLUMN @extschema@.kapture_pull.sweep_after IS 'the last customer it 
 COMMENT ON COLUMN @extschema@.kapture_pull.swept IS 'customers it has asked for';
 COMMENT ON COLUMN @extschema@.kapture_pull.sweep_changed IS 'those that were new or differed';
 
+-- no foreign key: pg_restore fills the tables of an extension in any order.
+CREATE FUNCTION @extschema@.kapture_forget_contacts() RETURNS trigger
+LANGUAGE C AS 'MODULE_PATHNAME', 'kapture_forget_contacts';
+COMMENT ON FUNCTION @extschema@.kapture_forget_contacts() IS 'trigger of kapture_customers: deletes the contacts of deleted customers';
+CREATE TRIGGER kapture_forget AFTER DELETE ON @extschema@.kapture_customers
+	FOR EACH ROW EXECUTE FUNCTION @extschema@.kapture_forget_contacts();
+CREATE TRIGGER kapture_forget_all AFTER TRUNCATE ON @extschema@.kapture_customers
+	FOR EACH STATEMENT EXECUTE FUNCTION @extschema@.kapture_forget_contacts();
+COMMENT ON TRIGGER kapture_forget ON @extschema@.kapture_customers IS 'contacts go with their customers';
+COMMENT ON TRIGGER kapture_forget_all ON @extschema@.kapture_customers IS 'contacts go with their customers';
+ALTER TABLE @extschema@.kapture_contacts DROP CONSTRAINT kapture_contacts_server_customer_id_fkey;
+
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.kapture_pull', '');
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.kapture_inbox', '');
 

@@ -773,8 +773,7 @@ CREATE TABLE @extschema@.kapture_contacts (
 	enquiry_id bigint,
 	order_id bigint,
 	raw jsonb NOT NULL,
-	PRIMARY KEY (server, id),
-	FOREIGN KEY (server, customer_id) REFERENCES @extschema@.kapture_customers (server, id) ON DELETE CASCADE
+	PRIMARY KEY (server, id)
 );
 CREATE INDEX kapture_contacts_customer ON @extschema@.kapture_contacts (server, customer_id);
 CREATE INDEX kapture_contacts_phone ON @extschema@.kapture_contacts (phone);
@@ -813,6 +812,17 @@ COMMENT ON COLUMN @extschema@.kapture_contacts.creator_id IS 'employee who made 
 COMMENT ON COLUMN @extschema@.kapture_contacts.enquiry_id IS 'enquiry; 0: none';
 COMMENT ON COLUMN @extschema@.kapture_contacts.order_id IS 'order; 0: none';
 COMMENT ON COLUMN @extschema@.kapture_contacts.raw IS 'the whole contact as Kapture gives it';
+
+-- No foreign key: pg_restore fills the tables of an extension in any order.
+CREATE FUNCTION @extschema@.kapture_forget_contacts() RETURNS trigger
+LANGUAGE C AS 'MODULE_PATHNAME', 'kapture_forget_contacts';
+COMMENT ON FUNCTION @extschema@.kapture_forget_contacts() IS 'trigger of kapture_customers: deletes the contacts of deleted customers';
+CREATE TRIGGER kapture_forget AFTER DELETE ON @extschema@.kapture_customers
+	FOR EACH ROW EXECUTE FUNCTION @extschema@.kapture_forget_contacts();
+CREATE TRIGGER kapture_forget_all AFTER TRUNCATE ON @extschema@.kapture_customers
+	FOR EACH STATEMENT EXECUTE FUNCTION @extschema@.kapture_forget_contacts();
+COMMENT ON TRIGGER kapture_forget ON @extschema@.kapture_customers IS 'contacts go with their customers';
+COMMENT ON TRIGGER kapture_forget_all ON @extschema@.kapture_customers IS 'contacts go with their customers';
 
 CREATE TABLE @extschema@.kapture_refresh_run (
 	server name NOT NULL,

@@ -12,6 +12,7 @@
 #include "access/tupdesc.h"
 #include "catalog/pg_foreign_server.h"
 #include "catalog/pg_type.h"
+#include "commands/trigger.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
 #include "storage/lock.h"
@@ -21,13 +22,18 @@
 #include "utils/hsearch.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
+#include "utils/rel.h"
 #include "utils/syscache.h"
 #include "utils/tuplestore.h"
 #include "utils/typcache.h"
 
+#include "catalog.h"
 #include "copies.h"
 #include "customer.h"
 #include "inbox.h"
+#include "own.h"
+
+PG_FUNCTION_INFO_V1(kapture_forget_contacts);
 
 /* The name of a window's rows in the statements that write them. */
 #define COPIES_ROWS		"kapture_window"
@@ -341,7 +347,6 @@ kapture_copies_write(KaptureCopies *copies, const KaptureList *list, TimestampTz
 	copies_begin_rows(copies, &copies->contacts);
 	if (list != NULL)
 		copies_take_window(copies, list, copied);
-	/* contacts refer to customers */
 	copied->written = copies_write_table(copies, &copies->customers, asked_at);
 	copied->written += copies_write_table(copies, &copies->contacts, asked_at);
 	if (copies->ids_before != NULL)
@@ -423,4 +428,51 @@ kapture_copies_unlock(Oid serverid)
 
 	copies_lock_tag(&tag, serverid);
 	(void) LockRelease(&tag, ExclusiveLock, true);
+}
+
+
+/*
+ * Users' own deletions
+ */
+
+/*
+ * kapture_forget_contacts() returns trigger
+ *
+ * AFTER DELETE and AFTER TRUNCATE trigger of kapture_customers, in place of a
+ * foreign key with ON DELETE CASCADE: who may delete customers deletes their
+ * contacts.
+ */
+Datum
+kapture_forget_contacts(PG_FUNCTION_ARGS)
+{
+	TriggerData *trigdata = (TriggerData *) fcinfo->context;
+	static const char *const columns[] = {"server", "id"};
+	Oid			types[] = {NAMEOID, INT8OID};
+	Datum		values[lengthof(columns)];
+
+	if (!CALLED_AS_TRIGGER(fcinfo) || !TRIGGER_FIRED_AFTER(trigdata->tg_event) ||
+		!(TRIGGER_FIRED_BY_TRUNCATE(trigdata->tg_event) ||
+		  (TRIGGER_FIRED_BY_DELETE(trigdata->tg_event) && TRIGGER_FIRED_FOR_ROW(trigdata->tg_event))) ||
+		strcmp(RelationGetRelationName(trigdata->tg_relation), "kapture_customers") != 0 ||
+		RelationGetNamespace(trigdata->tg_relation) != get_rel_namespace(kapture_catalog_relid(KAPTURE_TABLE_ATTACHMENT)))
+		ereport(ERROR,
+				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
+				 errmsg("function \"%s\" must be called as a trigger of \"%s\"",
+						"kapture_forget_contacts", "kapture_customers")));
+
+	if (TRIGGER_FIRED_BY_TRUNCATE(trigdata->tg_event))
+	{
+		(void) kapture_own_execute("DELETE FROM @.kapture_contacts", 0, NULL, NULL);
+		return PointerGetDatum(NULL);
+	}
+	for (int i = 0; i < lengthof(columns); i++)
+	{
+		int			attnum = SPI_fnumber(RelationGetDescr(trigdata->tg_relation), columns[i]);
+		bool		isnull;
+
+		values[i] = heap_getattr(trigdata->tg_trigtuple, attnum, RelationGetDescr(trigdata->tg_relation), &isnull);
+	}
+	(void) kapture_own_execute("DELETE FROM @.kapture_contacts WHERE server = $1 AND customer_id = $2",
+							   lengthof(values), types, values);
+	return PointerGetDatum(NULL);
 }

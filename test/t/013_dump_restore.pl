@@ -160,7 +160,7 @@ ok($fresh->wait_for_log(qr/this database is a copy; nothing is $_/), "so does th
 is($fresh->safe_psql('crm', $all), $look, 'all is there: roles, servers, mappings, rights, attachments, what waits, what failed, what was pulled');
 is(emulator_get($emulator, 'stats')->{requests}, $requests, 'and nothing was sent');
 $fresh->safe_psql('postgres', "CREATE DATABASE again");
-$fresh->command_ok([ 'pg_restore', '--exit-on-error', '-d', 'again', "$dir/crm" ], 'a database that pulls is restored by itself');
+$fresh->command_ok([ 'pg_restore', '--exit-on-error', '-j', '2', '-d', 'again', "$dir/crm" ], 'a database that pulls is restored by itself');
 poll_ok($fresh, "SELECT kapture_puller_pid() IS NOT NULL AND (SELECT state = 'copy' FROM kapture_pull_status)", 'it is a copy', 'again');
 is($fresh->safe_psql('again', $all), $look, 'and all is there');
 is(emulator_get($emulator, 'stats')->{requests}, $requests, 'nor did this send anything');

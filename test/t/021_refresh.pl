@@ -74,6 +74,21 @@ emulator_post($emulator, 'reset', {});
 refresh("'2021-03-10', '2021-03-19'");
 is($node->safe_psql('postgres', "SELECT count(*) FROM kapture_customers"), '30', 'customers that vanish are not deleted');
 
+# contacts go with their customers, whoever deletes those
+my $contacts = "SELECT count(*) FROM kapture_contacts";
+my $one = $node->safe_psql('postgres', "SELECT min(id) FROM kapture_customers");
+is($node->safe_psql('postgres', $contacts), '30', 'each customer has a contact');
+$node->safe_psql('postgres', "CREATE ROLE cleaner; GRANT SELECT, DELETE, TRUNCATE ON kapture_customers TO cleaner");
+$node->safe_psql('postgres', "SET ROLE cleaner; DELETE FROM kapture_customers WHERE id = $one");
+is($node->safe_psql('postgres', "$contacts; $contacts WHERE customer_id = $one"), "29\n0", 'a deleted customer takes its contact along');
+my ($code, $stdout, $stderr) = $node->psql('postgres', "GRANT CREATE ON SCHEMA public TO cleaner; SET ROLE cleaner;"
+	  . " CREATE TEMP TABLE kapture_customers (server name, id bigint);"
+	  . " CREATE TRIGGER t AFTER DELETE ON kapture_customers FOR EACH ROW EXECUTE FUNCTION kapture_forget_contacts();"
+	  . " INSERT INTO kapture_customers SELECT 'kapture', generate_series(1, 100000000, 1000000); DELETE FROM kapture_customers");
+like($stderr, qr/function "kapture_forget_contacts" must be called as a trigger of "kapture_customers"/, 'not so one of a table of the same name');
+$node->safe_psql('postgres', "SET ROLE cleaner; TRUNCATE kapture_customers");
+is($node->safe_psql('postgres', $contacts), '0', 'all customers take all contacts along');
+
 # interrupted, and going on
 $node->safe_psql('postgres', "TRUNCATE kapture_customers, kapture_contacts, kapture_refresh_run");
 seed(@times);
