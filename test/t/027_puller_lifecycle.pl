@@ -60,6 +60,37 @@ finishes('postgres', 'ALTER DATABASE template_of RENAME TO renamed');
 finishes('renamed', 'DROP EXTENSION kapture_sync CASCADE');
 finishes('postgres', 'DROP DATABASE renamed');
 
+# what a puller that leaves in the midst of a pull had locked is free again
+hang('ended');
+my $locks = "SELECT count(*) FROM pg_locks WHERE locktype = 'object' AND objsubid = 1 AND classid = 'pg_foreign_server'::regclass"
+  . " AND database = (SELECT oid FROM pg_database WHERE datname LIKE 'ended%')";
+is($node->safe_psql('postgres', $locks), '1', 'the puller has locked its server');
+is($node->safe_psql('postgres', "BEGIN; ALTER DATABASE ended RENAME TO ended_too; $locks; ROLLBACK"), '0', 'it makes way, and leaves no lock behind');
+emulator_faults($emulator);
+poll_ok($node, "SELECT pulled_until IS NOT NULL AND failures = 0 FROM kapture_pull_status", 'the next one pulls', 'ended');
+
+# deadlocks are the extension's to give in to, whatever the server's setting is
+$node->safe_psql('postgres', "ALTER SYSTEM SET deadlock_timeout = '1h'");
+$node->reload;
+my $first = $node->background_psql('ended');
+my $second = $node->background_psql('ended');
+my $waits = "SELECT count(*) = 1 FROM pg_locks WHERE NOT granted AND relation =";
+$first->query_safe("BEGIN; LOCK kapture_pull");
+$node->safe_psql('ended', "ALTER SERVER kapture OPTIONS (SET timeout '1min')");
+poll_ok($node, "$waits 'kapture_pull'::regclass", 'a puller waits', 'ended');
+$second->query_safe("BEGIN; LOCK kapture_attachment");
+$second->query_until(qr/locking/, "\\echo locking\nLOCK kapture_origin;\n\\echo locked\n");
+poll_ok($node, "$waits 'kapture_origin'::regclass", 'a user waits for it', 'ended');
+$first->query_safe("COMMIT");
+$second->query_until(qr/locked/, '');
+$second->query_safe("COMMIT");
+pass('and is not the one who gets an error');
+$_->quit foreach $first, $second;
+poll_ok($node, "SELECT kapture_puller_pid() IS NOT NULL AND (SELECT failures = 0 FROM kapture_pull_status)", 'the puller goes on', 'ended');
+finishes('postgres', 'DROP DATABASE ended');
+$node->safe_psql('postgres', 'ALTER SYSTEM RESET deadlock_timeout');
+$node->reload;
+
 # a copy pulls nothing until it is told to
 emulator_post($emulator, 'reset', {});
 seed('For the original only');
