@@ -402,6 +402,12 @@ static void
 copies_lock_tag(LOCKTAG *tag, Oid serverid)
 {
 	SET_LOCKTAG_OBJECT(*tag, MyDatabaseId, ForeignServerRelationId, serverid, 1);
+
+	/*
+	 * As advisory locks are: other locks of a session go with a transaction of
+	 * its that fails, and do not go if it ends outside of one.
+	 */
+	tag->locktag_lockmethodid = USER_LOCKMETHOD;
 }
 
 /*

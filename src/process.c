@@ -67,18 +67,6 @@ kapture_process_exit(KaptureExit reason)
 }
 
 /*
- * Releases the locks that are held beyond transactions.  At the end of a process
- * PostgreSQL does so for advisory locks, and for others if it has a transaction
- * to abort; else they would stay behind, for whoever gets this process's PGPROC.
- */
-static void
-process_release_locks(int code, Datum arg)
-{
-	AbortOutOfAnyTransaction();
-	LockReleaseAll(DEFAULT_LOCKMETHOD, true);
-}
-
-/*
  * Connects to the database and takes over the slot that the launcher has put
  * into the arguments; does not return if the launcher has given up on it.
  */
@@ -100,7 +88,6 @@ kapture_process_initialize(Datum arg)
 	if (kapture_shmem_worker_must_leave())
 		kapture_process_exit(KAPTURE_EXIT_ASKED);
 	BackgroundWorkerInitializeConnectionByOid(dbid, InvalidOid, 0);
-	before_shmem_exit(process_release_locks, (Datum) 0);
 	process_own_settings();
 }
 

@@ -43,6 +43,7 @@ struct KaptureSweep
 {
 	MemoryContext context;
 	MemoryContext request;		/* of the Get under way */
+	MemoryContext caller;		/* that of who lets it go on */
 	KapturePullServer server;
 	Oid			namespace;
 	char	   *timezone;
@@ -69,7 +70,7 @@ sweep_commit(KaptureSweep *sweep)
 	PopActiveSnapshot();
 	CommitTransactionCommand();
 	pgstat_report_stat(false);
-	MemoryContextSwitchTo(sweep->context);
+	MemoryContextSwitchTo(sweep->caller);
 }
 
 /*
@@ -242,6 +243,7 @@ kapture_sweep_step(KaptureSweep *sweep, TimestampTz *when, bool *wrote)
 	const KaptureWindow *window;
 
 	*wrote = false;
+	sweep->caller = CurrentMemoryContext;
 	if (sweep->fetch == NULL)
 	{
 		*when = sweep->next_request;

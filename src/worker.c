@@ -487,9 +487,12 @@ worker_check_origin(void)
 	said = copy;
 	if (origin.stamped_at != worker_origin.stamped_at)
 	{
+		MemoryContext transaction = MemoryContextSwitchTo(worker_context);
+
 		/* the outbox may have come with transaction ids of another cluster */
 		dlist_foreach(iter, &worker_tables)
 			kapture_outbox_scan_init(&dlist_container(WorkerTable, node, iter.cur)->scan);
+		MemoryContextSwitchTo(transaction);
 	}
 	worker_origin = origin;
 }

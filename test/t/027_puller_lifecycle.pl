@@ -91,6 +91,16 @@ finishes('postgres', 'DROP DATABASE ended');
 $node->safe_psql('postgres', 'ALTER SYSTEM RESET deadlock_timeout');
 $node->reload;
 
+# the lock that keeps others from refreshing a server stays with its pull while
+# that of another server fails
+hang('locked');
+$node->safe_psql('locked', "CREATE SERVER keyless FOREIGN DATA WRAPPER kapture_fdw OPTIONS (url '$emulator->{url}', pull_interval '1s')");
+poll_ok($node, "SELECT last_error LIKE '%no user mapping%' FROM kapture_pull_status WHERE server = 'keyless'", 'another server cannot be pulled from', 'locked');
+is($node->safe_psql('locked', "SELECT state FROM kapture_pull_status WHERE server = 'kapture'"), 'pulling', 'the pull goes on');
+my (undef, undef, $said) = $node->psql('locked', "CALL kapture_refresh('2021-03-14', '2021-03-15', 'kapture')", timeout => 120);
+like($said, qr/server "kapture" is being refreshed by another session/, 'alone');
+finishes('postgres', 'DROP DATABASE locked');
+
 # a copy pulls nothing until it is told to
 emulator_post($emulator, 'reset', {});
 seed('For the original only');
