@@ -35,8 +35,9 @@ server_environment() {
 		cassert) export PG_TEST_TIMEOUT_DEFAULT=360 ;;
 		asan)
 			export PG_TEST_TIMEOUT_DEFAULT=720 KAPTURE_SLOWNESS=3
-			# what a backend has at its end is no leak: its memory contexts go with it
-			export ASAN_OPTIONS=detect_leaks=0:detect_stack_use_after_return=0:abort_on_error=1
+			# what a backend has at its end is no leak: its memory contexts go with it;
+			# a test puts a library of its own before that of the sanitizer
+			export ASAN_OPTIONS=detect_leaks=0:detect_stack_use_after_return=0:abort_on_error=1:verify_asan_link_order=0
 			export UBSAN_OPTIONS=print_stacktrace=1
 			;;
 		valgrind) export PG_TEST_TIMEOUT_DEFAULT=1800 KAPTURE_SLOWNESS=10 ;;

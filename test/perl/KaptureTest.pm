@@ -21,7 +21,7 @@ use Test::More;
 use Time::HiRes qw(usleep time);
 
 our @EXPORT = qw(start_emulator stop_emulator emulator_get emulator_post emulator_faults hold_adds release_adds
-  new_node setup_sync create_customers wait_for poll_ok oracle_ok);
+  new_node setup_sync create_customers wait_for poll_ok oracle_ok memory_ok);
 
 my $top = abs_path(dirname(__FILE__) . '/../..');
 my $key = 'a2FwZGVtbzprYXAxMjM=';    # kapdemo:kap123, as in Kapture's document
@@ -102,6 +102,43 @@ sub release_adds
 	emulator_post($emulator, 'release', {});
 	$node->safe_psql('postgres', "ALTER SERVER kapture OPTIONS (SET timeout '2s')");
 	return;
+}
+
+# Has memory grown by less than so many kilobytes?  Sanitizers and valgrind keep
+# what is freed, so that it says nothing there.
+sub memory_ok
+{
+	my ($grown, $limit, $name) = @_;
+  SKIP:
+	{
+		skip "memory is not the process's own: $name", 1 if ($ENV{KAPTURE_SLOWNESS} || 1) > 1;
+		cmp_ok($grown, '<', $limit, $name);
+	}
+	return;
+}
+
+# For script/coverage: what a process has run is written when it exits.  So before a
+# server is stopped at once, its sessions and the extension's processes are ended.
+sub end_processes
+{
+	my ($postmaster) = @_;
+	my @pids = map { /^(\d+) .*(?:kapture_sync|\[local\])/ ? $1 : () } split /\n/, `pgrep -a -P $postmaster`;
+	my $deadline = time + 10;
+
+	kill 'TERM', @pids;
+	usleep(20_000) while time < $deadline && grep { -e "/proc/$_" } @pids;
+	return;
+}
+
+if ($ENV{KAPTURE_COVERAGE})
+{
+	no warnings 'redefine';
+	my $stop = \&PostgreSQL::Test::Cluster::stop;
+	*PostgreSQL::Test::Cluster::stop = sub {
+		my ($node, $mode, @rest) = @_;
+		end_processes($node->{_pid}) if ($mode || '') eq 'immediate' && $node->{_pid} && -e "/proc/$node->{_pid}";
+		return $stop->($node, $mode, @rest);
+	};
 }
 
 # Waits until the condition holds; dies after $PG_TEST_TIMEOUT_DEFAULT seconds.

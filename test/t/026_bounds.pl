@@ -81,7 +81,7 @@ foreach my $what (sort keys %counted)
 	is($session->query($counted{$what}), "$customers|$customers|$customers", "$what: $windows windows of 2,000 customers, everybody once");
 	my $most = $session->query_safe($status);
 	note("$what: peak of a backend: $least kB before, $most kB after");
-	cmp_ok($most - $least, '<', 64 * 1024, "$what: less than 64 MB");
+	memory_ok($most - $least, 64 * 1024, "$what: less than 64 MB");
 	$session->quit;
 }
 

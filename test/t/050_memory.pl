@@ -50,12 +50,7 @@ sub flat_ok
 
 	diag("$who: contexts " . join(' ', map { $_->{contexts} } @usage) . ', resident ' . join(' ', map { $_->{resident} } @usage));
 	cmp_ok($last->{contexts} - $first->{contexts}, '<', $context_slack, "$who: memory contexts do not grow");
-  SKIP:
-	{
-		# sanitizers keep what is freed for a while
-		skip 'memory is not the process\'s own', 1 if ($ENV{KAPTURE_SLOWNESS} || 1) > 1;
-		cmp_ok($last->{resident} - $first->{resident}, '<', $resident_slack, "$who: nor does the process at its largest");
-	}
+	memory_ok($last->{resident} - $first->{resident}, $resident_slack, "$who: nor does the process at its largest");
 	# connections that are kept come and go; a leak would be one for each request
 	cmp_ok($last->{descriptors}, '<=', $first->{descriptors} + 16, "$who: nor the number of its files and sockets");
 	return;

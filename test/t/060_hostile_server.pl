@@ -93,7 +93,7 @@ my %newer = (
 	http_2_clear => qr/Version mismatch/,
 	length_two => qr/Invalid Content-Length/);
 like($got{$_}, $newer{$_} ? qr/$expected{$_}|^08006 got no answer .*$newer{$_}/ : $expected{$_}, "a call, $_") foreach hostile_modes();
-cmp_ok($got{memory}, '<', 64 * 1024, 'in bounded memory');
+memory_ok($got{memory}, 64 * 1024, 'in bounded memory');
 is(scalar(grep { /^added / } hostile_log($hostile)), scalar(@modes), 'each was sent once');
 is(scalar(grep { !/^added / } hostile_log($hostile)), scalar(@modes), 'and no more');
 
@@ -155,7 +155,7 @@ my %added;
 $added{$_}++ foreach grep { /^added / } hostile_log($hostile);
 is(join(' ', grep { $added{$_} > 1 } sort keys %added), '', 'nobody was added twice');
 is(sql("SELECT kapture_worker_pid()"), $worker, 'by the same worker');
-cmp_ok(sql("SELECT memory('$worker')"), '<', 128 * 1024, 'in bounded memory');
+memory_ok(sql("SELECT memory('$worker')"), 128 * 1024, 'in bounded memory');
 
 $node->stop;
 done_testing();
