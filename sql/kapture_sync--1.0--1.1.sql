@@ -117,15 +117,17 @@ SELECT s.srvname AS server,
 		 WHEN p.started_at IS NOT NULL AND p.finished_at IS NULL THEN 'pulling'
 		 ELSE 'waiting' END AS state,
 	p.pulled_until, p.next_pull, p.started_at, p.finished_at, p.windows_done, p.windows_total,
-	p.customers, p.written, p.failures, p.last_error,
+	p.customers, p.written, p.failures,
+	CASE WHEN pg_catalog.has_server_privilege(s.oid, 'USAGE') THEN p.last_error END AS last_error,
 	p.sweep_started_at, p.sweep_finished_at, p.swept, p.sweep_changed
 FROM pg_catalog.pg_foreign_server s
 JOIN pg_catalog.pg_foreign_data_wrapper w ON w.oid OPERATOR(pg_catalog.=) s.srvfdw
 LEFT JOIN @extschema@.kapture_pull p ON p.server OPERATOR(pg_catalog.=) s.srvname
-WHERE w.fdwname OPERATOR(pg_catalog.=) 'kapture_fdw' AND pg_catalog.has_server_privilege(s.oid, 'USAGE')
+WHERE w.fdwname OPERATOR(pg_catalog.=) 'kapture_fdw'
+	AND (pg_catalog.has_server_privilege(s.oid, 'USAGE') OR pg_catalog.pg_has_role('pg_read_all_stats', 'USAGE'))
 	AND EXISTS (SELECT FROM pg_catalog.pg_options_to_table(s.srvoptions) o
 		WHERE o.option_name OPERATOR(pg_catalog.=) ANY (ARRAY['pull_interval', 'sweep_interval']));
-COMMENT ON VIEW @extschema@.kapture_pull_status IS 'one row for each server with option pull_interval or sweep_interval that the current role may use';
+COMMENT ON VIEW @extschema@.kapture_pull_status IS 'one row for each server with option pull_interval or sweep_interval that the current role may use, or, without messages, for each one if it may read all statistics';
 COMMENT ON COLUMN @extschema@.kapture_pull_status.server IS 'foreign server that is pulled from, with the key of its owner';
 COMMENT ON COLUMN @extschema@.kapture_pull_status.state IS 'waiting (for the next pull), pulling, failing (see last_error), copy (see kapture_resume), no worker';
 COMMENT ON COLUMN @extschema@.kapture_pull_status.pulled_until IS 'customers generated before have been pulled; the next pull starts pull_overlap earlier';
@@ -196,7 +198,7 @@ WHERE pg_catalog.pg_has_role(c.relowner, 'USAGE') OR pg_catalog.pg_has_role('pg_
 COMMENT ON VIEW @extschema@.kapture_status IS 'one row for each attached table that belongs to the current role, or, without messages, for each one if it may read all statistics; cheap enough to be looked at each second';
 COMMENT ON COLUMN @extschema@.kapture_status.state IS 'running, paused, misconfigured (see last_error), copy (see kapture_resume), outdated (see server_message), no worker';
 COMMENT ON COLUMN @extschema@.kapture_status.last_error IS 'why no rows of the table can be sent, or the latest failure of those that wait';
-COMMENT ON COLUMN @extschema@.kapture_status.server_state IS 'ok, misconfigured, denied, throttled, failing, outdated';
+COMMENT ON COLUMN @extschema@.kapture_status.server_state IS 'ok, misconfigured, denied, throttled, failing, outdated; NULL: no worker, or no room for it (see docs/operating.md)';
 COMMENT ON COLUMN @extschema@.kapture_status.pull_state IS 'of pulls from the server by themselves: waiting, pulling, failing, copy, no worker; NULL: option pull_interval is not set';
 COMMENT ON COLUMN @extschema@.kapture_status.pulled_until IS 'customers generated before have been pulled';
 COMMENT ON COLUMN @extschema@.kapture_status.next_pull IS 'time of the next pull, or of the next try; NULL: a pull is under way';

@@ -121,10 +121,11 @@ static bool
 check_worker_is_well(const char *server, char **why)
 {
 	KaptureServerReport report;
+	int			i = 0;
 
-	for (int i = 0; kapture_shmem_read_report(i, &report); i++)
+	while (kapture_shmem_read_report(&i, &report))
 	{
-		if (report.dbid == MyDatabaseId && strcmp(NameStr(report.server), server) == 0 &&
+		if (strcmp(NameStr(report.server), server) == 0 &&
 			has_privs_of_role(GetUserId(), report.owner) && report.state != KAPTURE_STATE_OK)
 		{
 			*why = psprintf(_("the worker holds the queue back: %s"), report.message);

@@ -20,6 +20,7 @@
 #include "postgres.h"
 
 #include "access/xact.h"
+#include "common/hashfn.h"
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "port/atomics.h"
@@ -42,11 +43,12 @@
 /* Databases whose backends asked for a worker; more than this: all. */
 #define SHMEM_MAX_REQUESTS	64
 
-/* Servers whose state can be shown; of more, the rest is not. */
-#define SHMEM_MAX_REPORTS	64
-
-/* Attached tables likewise. */
-#define SHMEM_MAX_TABLES	256
+/*
+ * Servers and attached tables of the cluster whose state can be shown; of more,
+ * the rest is not.  They are open-addressed hash tables: powers of two.
+ */
+#define SHMEM_MAX_REPORTS	1024
+#define SHMEM_MAX_TABLES	4096
 
 typedef struct ShmemSlot
 {
@@ -69,8 +71,15 @@ typedef struct ShmemBlock
 	pid_t		pid;			/* who blocks */
 } ShmemBlock;
 
+typedef struct ShmemServer
+{
+	bool		passed;			/* a search must not end here */
+	KaptureServerReport report; /* dbid InvalidOid: free */
+} ShmemServer;
+
 typedef struct ShmemTable
 {
+	bool		passed;
 	Oid			dbid;			/* InvalidOid: free */
 	int32		attachment_id;
 	KaptureTableReport report;
@@ -84,7 +93,7 @@ typedef struct ShmemState
 	ShmemBlock	blocks[SHMEM_MAX_BLOCKS];
 	int			nrequests;		/* > SHMEM_MAX_REQUESTS: look at all */
 	Oid			requests[SHMEM_MAX_REQUESTS];	/* InvalidOid: list databases */
-	KaptureServerReport reports[SHMEM_MAX_REPORTS]; /* dbid 0: free */
+	ShmemServer servers[SHMEM_MAX_REPORTS];
 	ShmemTable	tables[SHMEM_MAX_TABLES];
 	int			nslots;
 	ShmemSlot	slots[FLEXIBLE_ARRAY_MEMBER];
@@ -563,16 +572,27 @@ kapture_shmem_next_request(Oid *dbid, bool *lost)
 static void
 shmem_forget_reports(Oid dbid)
 {
+	bool		any = false;
+
 	for (int i = 0; i < SHMEM_MAX_REPORTS; i++)
 	{
-		if (shmem->reports[i].dbid == dbid)
-			shmem->reports[i].dbid = InvalidOid;
+		if (shmem->servers[i].report.dbid == dbid)
+			shmem->servers[i].report.dbid = InvalidOid;
+		any |= OidIsValid(shmem->servers[i].report.dbid);
 	}
 	for (int i = 0; i < SHMEM_MAX_TABLES; i++)
 	{
 		if (shmem->tables[i].dbid == dbid)
 			shmem->tables[i].dbid = InvalidOid;
+		any |= OidIsValid(shmem->tables[i].dbid);
 	}
+	if (any)
+		return;
+	/* nobody's search passes by here any more */
+	for (int i = 0; i < SHMEM_MAX_REPORTS; i++)
+		shmem->servers[i].passed = false;
+	for (int i = 0; i < SHMEM_MAX_TABLES; i++)
+		shmem->tables[i].passed = false;
 }
 
 static void
@@ -700,35 +720,50 @@ kapture_shmem_worker_must_leave(void)
 	return leave;
 }
 
-/*
- * Makes a server's state visible in kapture_status.  The message is cut to
- * what fits.
- */
-void
-kapture_shmem_report_server(const char *server, Oid owner, KaptureServerState state,
-							TimestampTz retry_at, const char *message)
+/* The place of a server's report, or a free one, or NULL.  The caller holds the lock. */
+static ShmemServer *
+shmem_find_server(const char *name, Oid owner, bool make)
 {
-	KaptureServerReport *report = NULL;
+	uint32		hash = hash_combine(hash_bytes((const unsigned char *) name, strlen(name)),
+									hash_combine(murmurhash32(MyDatabaseId), murmurhash32(owner)));
+	ShmemServer *free = NULL;
 
-	LWLockAcquire(shmem->lock, LW_EXCLUSIVE);
 	for (int i = 0; i < SHMEM_MAX_REPORTS; i++)
 	{
-		KaptureServerReport *r = &shmem->reports[i];
+		ShmemServer *server = &shmem->servers[(hash + i) % SHMEM_MAX_REPORTS];
+		KaptureServerReport *report = &server->report;
 
-		if (r->dbid == MyDatabaseId && r->owner == owner && strcmp(NameStr(r->server), server) == 0)
-		{
-			report = r;
+		if (report->dbid == MyDatabaseId && report->owner == owner && strcmp(NameStr(report->server), name) == 0)
+			return server;
+		if (!OidIsValid(report->dbid) && free == NULL)
+			free = server;
+		if (!server->passed)
 			break;
-		}
-		if (!OidIsValid(r->dbid) && report == NULL)
-			report = r;
 	}
-	if (report)
+	return make ? free : NULL;
+}
+
+/*
+ * Makes a server's state visible in kapture_status.  The message is cut to
+ * what fits.  Returns false if there is no room for another server.
+ */
+bool
+kapture_shmem_report_server(const char *name, Oid owner, KaptureServerState state,
+							TimestampTz retry_at, const char *message)
+{
+	ShmemServer *server;
+
+	LWLockAcquire(shmem->lock, LW_EXCLUSIVE);
+	server = shmem_find_server(name, owner, true);
+	if (server)
 	{
+		KaptureServerReport *report = &server->report;
+
 		if (report->dbid != MyDatabaseId || report->state != state)
 			report->since = GetCurrentTimestamp();
+		server->passed = true;
 		report->dbid = MyDatabaseId;
-		namestrcpy(&report->server, server);
+		namestrcpy(&report->server, name);
 		report->owner = owner;
 		report->state = state;
 		report->retry_at = retry_at;
@@ -736,45 +771,71 @@ kapture_shmem_report_server(const char *server, Oid owner, KaptureServerState st
 				pg_mbcliplen(message, strlen(message), KAPTURE_STATE_MESSAGE_LEN - 1) + 1);
 	}
 	LWLockRelease(shmem->lock);
+	return server != NULL;
 }
 
 /*
- * Copies the i-th report.  Returns false behind the last; one with dbid
- * InvalidOid is empty.
+ * Takes that back: nothing goes to the server any more.
+ */
+void
+kapture_shmem_withdraw_server(const char *name, Oid owner)
+{
+	ShmemServer *server;
+
+	LWLockAcquire(shmem->lock, LW_EXCLUSIVE);
+	server = shmem_find_server(name, owner, false);
+	if (server)
+		server->report.dbid = InvalidOid;
+	LWLockRelease(shmem->lock);
+}
+
+/*
+ * Copies the next report of this database at or behind *i, which is moved
+ * behind it.  Returns false if there is none.
  */
 bool
-kapture_shmem_read_report(int i, KaptureServerReport *report)
+kapture_shmem_read_report(int *i, KaptureServerReport *report)
 {
-	if (shmem == NULL || i >= SHMEM_MAX_REPORTS)
+	bool		found = false;
+
+	if (shmem == NULL)
 		return false;
 	LWLockAcquire(shmem->lock, LW_SHARED);
-	*report = shmem->reports[i];
+	while (!found && *i < SHMEM_MAX_REPORTS)
+	{
+		*report = shmem->servers[(*i)++].report;
+		found = report->dbid == MyDatabaseId;
+	}
 	LWLockRelease(shmem->lock);
-	return true;
+	return found;
 }
 
 /* The place of a table's report, or a free one, or NULL.  The caller holds the lock. */
 static ShmemTable *
 shmem_find_table(int32 attachment_id, bool make)
 {
+	uint32		hash = hash_combine(murmurhash32(MyDatabaseId), murmurhash32((uint32) attachment_id));
 	ShmemTable *free = NULL;
 
 	for (int i = 0; i < SHMEM_MAX_TABLES; i++)
 	{
-		ShmemTable *table = &shmem->tables[i];
+		ShmemTable *table = &shmem->tables[(hash + i) % SHMEM_MAX_TABLES];
 
 		if (table->dbid == MyDatabaseId && table->attachment_id == attachment_id)
 			return table;
 		if (!OidIsValid(table->dbid) && free == NULL)
 			free = table;
+		if (!table->passed)
+			break;
 	}
 	return make ? free : NULL;
 }
 
 /*
- * Says how far this worker is with a table.
+ * Says how far this worker is with a table.  Returns false if there is no room
+ * for another table.
  */
-void
+bool
 kapture_shmem_report_table(int32 attachment_id, const KaptureTableReport *report)
 {
 	ShmemTable *table;
@@ -783,10 +844,27 @@ kapture_shmem_report_table(int32 attachment_id, const KaptureTableReport *report
 	table = shmem_find_table(attachment_id, true);
 	if (table)
 	{
+		table->passed = true;
 		table->dbid = MyDatabaseId;
 		table->attachment_id = attachment_id;
 		table->report = *report;
 	}
+	LWLockRelease(shmem->lock);
+	return table != NULL;
+}
+
+/*
+ * Takes that back: the table is no longer attached.
+ */
+void
+kapture_shmem_withdraw_table(int32 attachment_id)
+{
+	ShmemTable *table;
+
+	LWLockAcquire(shmem->lock, LW_EXCLUSIVE);
+	table = shmem_find_table(attachment_id, false);
+	if (table)
+		table->dbid = InvalidOid;
 	LWLockRelease(shmem->lock);
 }
 

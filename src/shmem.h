@@ -107,12 +107,14 @@ extern void kapture_shmem_worker_wants_puller(bool wanted);
 extern bool kapture_shmem_worker_take_work(void);
 extern bool kapture_shmem_worker_listen(bool listening);
 extern bool kapture_shmem_worker_must_leave(void);
-extern void kapture_shmem_report_server(const char *server, Oid owner, KaptureServerState state,
+extern bool kapture_shmem_report_server(const char *name, Oid owner, KaptureServerState state,
 										TimestampTz retry_at, const char *message);
-extern void kapture_shmem_report_table(int32 attachment_id, const KaptureTableReport *report);
+extern void kapture_shmem_withdraw_server(const char *name, Oid owner);
+extern bool kapture_shmem_report_table(int32 attachment_id, const KaptureTableReport *report);
+extern void kapture_shmem_withdraw_table(int32 attachment_id);
 
 /* for whoever looks */
 extern void kapture_shmem_read_table(int32 attachment_id, KaptureTableReport *report);
-extern bool kapture_shmem_read_report(int i, KaptureServerReport *report);
+extern bool kapture_shmem_read_report(int *i, KaptureServerReport *report);
 
 #endif							/* KAPTURE_SHMEM_H */

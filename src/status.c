@@ -128,16 +128,15 @@ kapture_server_states(PG_FUNCTION_ARGS)
 	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
 	bool		statistics = has_privs_of_role(GetUserId(), ROLE_PG_READ_ALL_STATS);
 	KaptureServerReport report;
+	int			i = 0;
 
 	InitMaterializedSRF(fcinfo, 0);
-	for (int i = 0; kapture_shmem_read_report(i, &report); i++)
+	while (kapture_shmem_read_report(&i, &report))
 	{
 		Datum		values[6];
 		bool		nulls[6] = {0};
 		bool		ours;
 
-		if (report.dbid != MyDatabaseId)
-			continue;
 		ours = has_privs_of_role(GetUserId(), report.owner);
 		if (!ours && !statistics)
 			continue;

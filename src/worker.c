@@ -116,6 +116,7 @@ typedef struct WorkerServer
 	int			sick;			/* in a row, of any */
 	KaptureServerHealth said;	/* in the log */
 	KaptureServerState told;	/* to whoever listens */
+	bool		used;			/* attached tables go to it */
 	uint32		failed_row;		/* hash of the row that failed last */
 	KaptureServerHealth health;
 	TimestampTz not_before;		/* no request starts earlier, */
@@ -131,7 +132,8 @@ typedef struct WorkerTable
 	List	   *retired;		/* contexts of older ones, still referred to */
 	int			ntasks;			/* which refer to one of them */
 	WorkerServer *server;
-	bool		present;		/* still attached, and fit to be sent */
+	bool		attached;		/* still */
+	bool		present;		/* and fit to be sent */
 	char	   *problem;		/* why it is not, or NULL */
 	bool		recovered;		/* nothing of an earlier worker is 'sending' */
 	KaptureScan scan;
@@ -141,7 +143,8 @@ typedef struct WorkerTable
 	TimestampTz well_since;		/* rows that failed before are due, 0: none are */
 	TimestampTz last_success;
 	KaptureOutcomes outcomes;	/* of its rows, for whoever is to be told */
-	KaptureTableReport said;	/* to whoever looks */
+	KaptureTableReport said;	/* to whoever looks, */
+	bool		shown;			/* if anything was */
 } WorkerTable;
 
 typedef struct WorkerTask
@@ -219,12 +222,27 @@ worker_syscache_callback(Datum arg, int cacheid, uint32 hashvalue)
 	worker_stale = true;
 }
 
+/* Says, once, that shared memory has no room for all that there is to show. */
+static void
+worker_tell_room(bool room)
+{
+	static bool said = false;
+
+	if (!room && !said)
+		ereport(LOG,
+				(errmsg("kapture_sync: there are more servers or attached tables in this cluster than kapture_status can show the state of"),
+				 errdetail("Rows are sent all the same.")));
+	said |= !room;
+}
+
 /* Shows a server's state to whoever looks.  Needs a transaction. */
 static void
 worker_report(WorkerServer *server, const char *message)
 {
 	KaptureServerState state = KAPTURE_STATE_OK;
 
+	if (!server->used)
+		return;
 	if (worker_outdated)
 		state = KAPTURE_STATE_OUTDATED;
 	else if (server->problem)
@@ -235,13 +253,39 @@ worker_report(WorkerServer *server, const char *message)
 		state = KAPTURE_STATE_THROTTLED;
 	else if (server->health == KAPTURE_SERVER_SICK)
 		state = KAPTURE_STATE_FAILING;
-	kapture_shmem_report_server(server->name, server->owner, state,
-								state == KAPTURE_STATE_OK ? 0 : server->not_before,
-								server->problem && !worker_outdated ? server->problem : message);
+	worker_tell_room(kapture_shmem_report_server(server->name, server->owner, state,
+												 state == KAPTURE_STATE_OK ? 0 : server->not_before,
+												 server->problem && !worker_outdated ? server->problem : message));
 	if (server->told != state)
 		kapture_alert_server(server->name, kapture_status_state_name(server->told),
 							 kapture_status_state_name(state));
 	server->told = state;
+}
+
+/* Finds out which servers attached tables go to, and takes back what others said. */
+static void
+worker_find_used_servers(void)
+{
+	dlist_iter	iter;
+
+	dlist_foreach(iter, &worker_servers)
+		dlist_container(WorkerServer, node, iter.cur)->used = false;
+	dlist_foreach(iter, &worker_tables)
+	{
+		WorkerTable *table = dlist_container(WorkerTable, node, iter.cur);
+
+		if (table->attached)
+			table->server->used = true;
+	}
+	dlist_foreach(iter, &worker_servers)
+	{
+		WorkerServer *server = dlist_container(WorkerServer, node, iter.cur);
+
+		if (server->used)
+			continue;
+		kapture_shmem_withdraw_server(server->name, server->owner);
+		server->told = KAPTURE_STATE_OK;
+	}
 }
 
 /*
@@ -409,7 +453,7 @@ worker_keep_table(Oid relid)
 		WorkerTable *table = dlist_container(WorkerTable, node, iter.cur);
 
 		if (table->att->root == relid)
-			table->present = true;
+			table->attached = table->present = true;
 	}
 	worker_next_load = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), WORKER_LOCKED_LOOK);
 }
@@ -461,6 +505,7 @@ worker_load_table(Oid relid)
 		worker_free_retired(table);
 		table->context = context;
 		table->att = att;
+		table->attached = true;
 		worker_note_problem(table);
 		table->look = table->fresh = true;
 		table->next_due = DT_NOBEGIN;	/* kapture_retry() may have moved it */
@@ -553,6 +598,7 @@ worker_tell_outdated(const char *installed)
 	}
 	PG_END_TRY();
 	CurrentResourceOwner = owner;
+	worker_find_used_servers();
 	dlist_foreach(iter, &worker_servers)
 		worker_report(dlist_container(WorkerServer, node, iter.cur), message);
 }
@@ -587,9 +633,14 @@ worker_load(void)
 	{
 		worker_check_origin();
 		dlist_foreach_modify(iter, &worker_tables)
-			dlist_container(WorkerTable, node, iter.cur)->present = false;
+		{
+			WorkerTable *table = dlist_container(WorkerTable, node, iter.cur);
+
+			table->attached = table->present = false;
+		}
 		foreach(lc, kapture_catalog_attached_relations())
 			dropped |= !worker_load_table(lfirst_oid(lc));
+		worker_find_used_servers();
 		if (dropped && worker_alone)
 			worker_forget_dropped();
 		dlist_foreach_modify(iter, &worker_servers)
@@ -1375,15 +1426,23 @@ worker_report_tables(void)
 		WorkerTable *table = dlist_container(WorkerTable, node, iter.cur);
 		KaptureTableReport report = {0};
 
+		if (!table->attached)
+		{
+			if (table->shown)
+				kapture_shmem_withdraw_table(table->att->id);
+			table->shown = false;
+			continue;
+		}
 		report.floor = kapture_outbox_scan_floor(&table->scan);
 		report.in_flight = table->ntasks;
 		report.last_success = table->last_success;
 		if (table->problem)
 			strlcpy(report.problem, table->problem,
 					pg_mbcliplen(table->problem, strlen(table->problem), sizeof(report.problem) - 1) + 1);
-		if (memcmp(&report, &table->said, sizeof(report)) == 0)
+		if (table->shown && memcmp(&report, &table->said, sizeof(report)) == 0)
 			continue;
-		kapture_shmem_report_table(table->att->id, &report);
+		worker_tell_room(kapture_shmem_report_table(table->att->id, &report));
+		table->shown = true;
 		table->said = report;
 	}
 }

@@ -47,13 +47,36 @@ poll_ok($node, "SELECT parked = 1 AND pending + in_flight + retrying = 0 FROM ka
 sql("SELECT kapture_pause('customers')");
 sql("INSERT INTO customers (customer_name, phone) SELECT 'Wait ' || i, (9610000000 + i)::text FROM generate_series(1, 7) i");
 
+# a table without a key, a server that is pulled from, one that cannot be
+sql(qq(
+CREATE TABLE keyless (id bigint PRIMARY KEY, customer_name text, phone text);
+SELECT kapture_attach('keyless');
+ALTER TABLE keyless DROP COLUMN id;
+ALTER SERVER kapture OPTIONS (ADD pull_interval '1s');
+CREATE SERVER silent FOREIGN DATA WRAPPER kapture_fdw OPTIONS (url '$emulator->{url}', pull_interval '1s')));
+poll_ok($node, "SELECT count(*) = 1 FROM kapture_status WHERE state = 'misconfigured'", 'a table has lost its key');
+poll_ok($node, "SELECT string_agg(server || ':' || (failures > 0), ' ' ORDER BY server) = 'kapture:false silent:true' AND bool_or(finished_at IS NOT NULL) FROM kapture_pull_status",
+	'one server is pulled from, one cannot be');
+
+# a database whose extension waits for its update
+$node->safe_psql('postgres', 'CREATE DATABASE old');
+$node->safe_psql('old', qq(
+CREATE EXTENSION kapture_sync VERSION '1.0';
+CREATE SERVER kapture FOREIGN DATA WRAPPER kapture_fdw OPTIONS (url '$emulator->{url}');
+CREATE TABLE customers (id bigint PRIMARY KEY, customer_name text, kapture_customer_id bigint);
+INSERT INTO kapture_attachment (attachment_id, relation, server, key_columns) VALUES (DEFAULT, 'customers', 'kapture', '{id}')));
+$node->restart;
+poll_ok($node, "SELECT count(*) = 1 FROM kapture_server_states() WHERE state = 'outdated'", 'a database waits for its update', 'old');
+poll_ok($node, "SELECT count(*) = 2 AND bool_and(server_state = 'ok') FROM kapture_status", 'and one does not');
+
 # --- the role of the recipe
 my ($recipe) = slurp_file("$top/docs/metrics.md") =~ /^```sql\n(.*?)^```$/ms;
 sql($recipe);
-is(sql("SET ROLE prometheus; SELECT relation, pending, parked, server_state FROM kapture_status"), 'customers|7|1|ok', 'it sees numbers');
-is(sql("SET ROLE prometheus; SELECT last_error IS NULL AND server_message IS NULL FROM kapture_status"), 't', 'but no messages,');
+is(sql("SET ROLE prometheus; SELECT relation, pending, parked, server_state FROM kapture_status WHERE relation::text = 'customers'"), 'customers|7|1|ok', 'it sees numbers');
+is(sql("SET ROLE prometheus; SELECT bool_and(server_message IS NULL AND pull_error IS NULL) FROM kapture_status"), 't', 'but no messages,');
+is(sql("SET ROLE prometheus; SELECT string_agg(state, ' ' ORDER BY state) FROM kapture_pull_status WHERE last_error IS NULL"), 'failing waiting', 'of pulls, either,');
 is(sql("SET ROLE prometheus; SELECT (SELECT count(*) FROM kapture_failures) + (SELECT count(*) FROM kapture_history)"), '0', 'no rows,');
-is(sql("SELECT last_error IS NOT NULL FROM kapture_status"), 't', 'which there are,');
+is(sql("SELECT count(last_error) FROM kapture_status"), '2', 'which there are,');
 foreach my $query ('TABLE customers', 'TABLE kapture_outbox', 'TABLE kapture_delivery', "SELECT kapture_preview('customers', '1')", "SELECT kapture_pause('customers')")
 {
 	my ($rc, $out, $err) = $node->psql('postgres', "SET ROLE prometheus; $query");
@@ -63,12 +86,29 @@ foreach my $query ('TABLE customers', 'TABLE kapture_outbox', 'TABLE kapture_del
 # --- the exporter
 my $logs = $PostgreSQL::Test::Utils::log_path;
 my $port = PostgreSQL::Test::Cluster::get_free_port();
-start_daemon($port, '/', "$logs/exporter.log",
-	{ DATA_SOURCE_NAME => sprintf('user=prometheus host=%s port=%s dbname=postgres sslmode=disable', $node->host, $node->port) },
-	'prometheus-postgres-exporter', "--extend.query-path=$metrics/queries.yml", '--disable-default-metrics',
-	'--disable-settings-metrics', "--web.listen-address=127.0.0.1:$port");
-my $shown = HTTP::Tiny->new->get("http://127.0.0.1:$port/metrics")->{content};
-like($shown, qr/^pg_exporter_last_scrape_error 0$/m, 'the exporter runs without an error');
+
+# Starts the exporter as the documentation says; returns what it shows.
+sub exporter
+{
+	my ($listen, $recipe, @databases) = @_;
+	my ($sources, $arguments) = $recipe =~ /^DATA_SOURCE_NAME='(.*)'\nARGS='(.*)'\n$/ or die $recipe;
+	my $where = sprintf 'host=%s port=%s sslmode=disable', $node->host, $node->port;
+	$sources =~ s/host=\S+ dbname=\w+/"$where dbname=" . shift @databases/ge;
+	$arguments =~ s{/etc/prometheus/kapture_sync.yml}{$metrics/queries.yml};
+	start_daemon($listen, '/', "$logs/exporter$listen.log", { DATA_SOURCE_NAME => $sources },
+		'prometheus-postgres-exporter', split(/ /, $arguments), "--web.listen-address=127.0.0.1:$listen");
+	my $answer = HTTP::Tiny->new->get("http://127.0.0.1:$listen/metrics");
+	is($answer->{status}, 200, "the exporter answers, started with $arguments");
+	return $answer->{content};
+}
+
+my @recipes = slurp_file("$top/docs/metrics.md") =~ /^```\n(DATA_SOURCE_NAME=.*?)^```$/msg;
+is(scalar @recipes, 2, 'the recipe is for one database and for several');
+like(exporter(PostgreSQL::Test::Cluster::get_free_port(), $recipes[0], 'postgres'), qr/^pg_exporter_last_scrape_error 0$/m, 'it runs without an error');
+my $shown = exporter($port, $recipes[1], 'postgres', 'old');
+my @complaints = grep { !/kapture_sync_pull pq: relation \\?"kapture_pull_status\\?" does not exist/ }
+  grep { /Error running query/ } split /\n/, slurp_file("$logs/exporter$port.log");
+is(join("\n", @complaints), '', 'but for what is new in the other, so does this');
 
 # the value of a metric, found by its name and some of its labels
 sub value
@@ -91,6 +131,12 @@ is(value('kapture_sync_table_pending', %table), '7', 'seven wait');
 is(value('kapture_sync_table_parked', %table), '1', 'one is parked');
 is(value('kapture_sync_table_paused', %table) . value('kapture_sync_table_running', %table), '10', 'the table is paused');
 is(value('kapture_sync_server_ok', %server) . value('kapture_sync_server_denied', %server), '10', 'the server is well');
+is(value('kapture_sync_server_outdated', %server) . value('kapture_sync_server_outdated', %server, datname => 'old'), '01', 'the other database\'s is outdated');
+is(value('kapture_sync_table_misconfigured', %table) . value('kapture_sync_table_misconfigured', %table, relation => 'keyless'), '01', 'a table is of no use');
+my %silent = (datname => 'postgres', foreign_server => 'silent');
+is(value('kapture_sync_pull_failing', %server{qw(datname foreign_server)}) . value('kapture_sync_pull_failing', %silent), '01', 'pulls from one server fail');
+cmp_ok(value('kapture_sync_pull_behind_seconds', %server{qw(datname foreign_server)}), '<', 86400, 'of the other all is there');
+is(value('kapture_sync_pull_behind_seconds', %silent), '+Inf', 'of that one, nothing');
 cmp_ok(value('kapture_sync_table_oldest_seconds', %table), '>', 0, 'the oldest has an age');
 is(value('kapture_sync_request_seconds_count', %refused), '1', 'a request was refused');
 is(value('kapture_sync_request_seconds_bucket', %refused, le => '+Inf'), '1', 'its time is in the histogram');
@@ -104,7 +150,7 @@ my %names = map { $_ => 1 } $shown =~ /^(kapture_sync_\w+)\{/mg;
 foreach my $file ('metrics.md', 'metrics/alerts.yml', 'metrics/alerts_test.yml', 'metrics/dashboard.json')
 {
 	my $text = slurp_file("$top/docs/$file");
-	my %used = map { $_ => 1 } grep { /^kapture_sync_(?:worker|table|server|request)_/ } $text =~ /\b(kapture_sync_\w+)/g;
+	my %used = map { $_ => 1 } grep { /^kapture_sync_(?:worker|table|server|pull|request)_/ } $text =~ /\b(kapture_sync_\w+)/g;
 	cmp_ok(scalar keys %used, '>', 5, "$file uses metrics");
 	is(join(' ', grep { !$names{$_} } sort keys %used), '', "$file: the exporter shows them all");
 	is(join(' ', grep { !$used{$_} } sort keys %names), '', "$file explains them all") if $file eq 'metrics.md';
