@@ -824,7 +824,10 @@ kapture_puller_main(Datum arg)
 		{
 			if (!puller_load())
 				kapture_process_exit(KAPTURE_EXIT_ABSENT);
-			puller_configure();
+
+			/* where a dump is being restored, servers are there before mappings */
+			if (puller_ours)
+				puller_configure();
 		}
 		puller_work();
 

@@ -105,9 +105,15 @@ finishes('postgres', 'DROP DATABASE locked');
 emulator_post($emulator, 'reset', {});
 seed('For the original only');
 poll_ok($node, "SELECT kapture_puller_pid() IS NOT NULL", 'the copy has a puller', 'copied');
+# a dump that is being restored has servers before it has mappings
+my $now = $node->safe_psql('copied', 'DROP USER MAPPING FOR CURRENT_USER SERVER kapture; SELECT clock_timestamp()');
+$node->safe_psql('copied', "ALTER SERVER kapture OPTIONS (SET pull_interval '3s')");
+poll_ok($node, "SELECT state_change > '$now' FROM pg_stat_activity WHERE datname = 'copied' AND backend_type = 'kapture_sync puller'", 'it sees that a mapping is missing', 'copied');
+$node->safe_psql('copied', "CREATE USER MAPPING FOR CURRENT_USER SERVER kapture OPTIONS (auth_key 'a2FwZGVtbzprYXAxMjM=')");
 $node->safe_psql('copied', "ALTER SERVER kapture OPTIONS (SET pull_interval '2s')");
 $node->safe_psql('copied', "SELECT kapture_get_customer('{\"phone\": \"$phone\"}')");
 is(pulls(), 0, 'which pulls nothing');
+is($node->safe_psql('copied', "SELECT count(*) FROM kapture_pull WHERE failures > 0"), '0', 'and notes no failure');
 $node->safe_psql('copied', 'SELECT kapture_resume()');
 poll_ok($node, "SELECT count(*) = 1 FROM kapture_customers", 'until it is told to', 'copied');
 $node->safe_psql('postgres', 'DROP DATABASE copied');
