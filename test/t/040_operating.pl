@@ -108,6 +108,17 @@ poll_ok($node, "SELECT NOT ok AND detail ~ 'kapture_sync.enabled' FROM kapture_c
 sql("ALTER SYSTEM RESET kapture_sync.enabled");
 sql("SELECT pg_reload_conf()");
 poll_ok($node, "SELECT bool_and(ok) FROM kapture_check()", 'all is well again');
+sql("ALTER SYSTEM SET kapture_sync.excluded_databases = 'postgres'");
+sql("SELECT pg_reload_conf()");
+poll_ok($node, "SELECT NOT ok AND detail ~ 'excluded_databases' FROM kapture_check() WHERE step = 'worker'", 'a database that is to have none');
+poll_ok($node, "SELECT kapture_worker_pid() IS NULL", 'it has none');
+sql("ALTER SYSTEM RESET kapture_sync.excluded_databases");
+sql("SELECT pg_reload_conf()");
+poll_ok($node, "SELECT bool_and(ok) FROM kapture_check()", 'until it may');
+sql(qq(CREATE SERVER denied FOREIGN DATA WRAPPER kapture_fdw OPTIONS (url '$emulator->{url}'); CREATE USER MAPPING FOR CURRENT_USER SERVER denied OPTIONS (auth_key 'wrong');
+	CREATE TABLE denied (id int PRIMARY KEY, customer_name text, phone text); SELECT kapture_attach('denied', server => 'denied'); INSERT INTO denied VALUES (1, 'Denied', '9845765200')));
+poll_ok($node, "SELECT NOT ok AND detail ~ 'holds the queue back' FROM kapture_check('denied') WHERE step = 'worker'", 'a worker that does not get on');
+sql("DROP TABLE denied");
 
 # --- kapture_preview
 sql(q(ALTER SERVER kapture OPTIONS (ADD headers '{"x-api-type": "crm", "x-api-key": "hush"}')));
@@ -120,7 +131,7 @@ is(stats()->{adds}, 0, 'but is not sent by looking at it');
 unlike(encode_json($preview), qr/\Q$key\E|hush/, 'secrets are masked');
 sql("SELECT kapture_resume('customers')");
 poll_ok($node, $idle, 'sent');
-my ($sent) = grep { $_->{api} eq 'add' } @{ emulator_get($emulator, 'log') };
+my ($sent) = grep { $_->{api} eq 'add' && $_->{body} !~ /Denied/ } @{ emulator_get($emulator, 'log') };
 is($sent->{body}, $preview->{body}, 'the body is what was shown');
 my %shown = map { /^([^:]+): (.*)/ ? (lc $1 => $2) : () } @{ $preview->{headers} };
 my %headers = map { lc $_ => $sent->{headers}{$_} } keys %{ $sent->{headers} };

@@ -127,5 +127,50 @@ foreach my $command ($pull, $get)
 is($session->query_safe('SELECT pg_backend_pid()'), $pid, 'the session has lived through all this');
 $session->quit;
 
+# --- what answers may say besides, in a database whose encoding has not all characters
+$node->safe_psql('postgres', "CREATE DATABASE latin ENCODING 'LATIN1' LOCALE 'C' TEMPLATE template0");
+$node->safe_psql('latin', qq(
+CREATE EXTENSION kapture_sync;
+CREATE SERVER kapture FOREIGN DATA WRAPPER kapture_fdw OPTIONS (url '$url');
+CREATE USER MAPPING FOR CURRENT_USER SERVER kapture OPTIONS (auth_key '$key');
+));
+
+# The code and detail of the error that a command gets for an answer, or its result.
+sub outcome
+{
+	my ($db, $command, $body) = @_;
+	answer("HTTP/1.1 200 OK\r\nContent-Length: " . length($body) . "\r\nConnection: close\r\n\r\n$body");
+	my ($rc, $out, $err) = $node->psql($db, "\\set VERBOSITY verbose\nSET client_encoding = 'UTF8';\n$command");
+	return $rc == 0 ? $out : $err =~ s/^LOCATION.*//mrg;
+}
+my $name = q(SELECT kapture_get_customer('{"phone": "9874563725"}') ->> 'name');
+my $find = q(SELECT id FROM kapture_find_customers('{"phone": "9874563725"}'));
+my %said = (
+	'"Ker\u00e9\u00C9"' => "Ker\xc3\xa9\xc3\x89", '"\u0041\n\/"' => "A\n/", "\"\xc3\xa9\"" => "\xc3\xa9",
+	'"\u65e5"' => qr/it has characters that encoding "LATIN1" lacks/, '"\ud83d\ude00"' => qr/it has characters that encoding "LATIN1" lacks/,
+	'"\u00g9"' => qr/HV00M/, '"\u00e"' => qr/HV00M/, '"\ud83d"' => qr/HV00M/, '"\ud83d\u0041"' => qr/HV00M/, '"\ude00"' => qr/HV00M/, '"\ud83dx"' => qr/HV00M/, '"\u0000"' => qr/HV00M/);
+foreach my $value (sort keys %said)
+{
+	my $got = outcome('latin', $name, "{\"name\": $value}");
+	ref $said{$value} ? like($got, $said{$value}, "$value is refused in LATIN1") : is($got, $said{$value}, "$value is read in LATIN1");
+}
+
+# customers, none, and what is neither
+is(outcome('postgres', $find, '{"status": "success", "Customer Details": [{"id": " 7 "}, {"id": 7.0}]}'), '7', 'a customer in an array, twice');
+is(outcome('postgres', $find, '{"status": "success", "Customer Details": []}'), '', 'an empty array is nobody');
+is(outcome('postgres', $find, '{"status": "success", "Customer Details": [{"id": 7}, {"id": 8}]}'), "7\n8", 'different customers');
+is(outcome('postgres', $find, '{"status": "success", "Customer Details": [{"name": "x"}]}'), '', 'a customer without an id');
+like(outcome('postgres', $find, '{"status": "success"}'), qr/HV000.*HTTP code 200 and no message/s, 'a success without customers is none');
+like(outcome('postgres', $pull, '{"status": "success", "message": "x"}'), qr/HV000.*Kapture says: x/s, 'nor is a pull without a list');
+like(outcome('postgres', $pull, '{"status": "failed", "message": "Invalid Auth Key"}'), qr/28000.*denied the pull request/s, 'a refused key, whatever the HTTP code');
+like(outcome('postgres', $pull, '{"status": "failed", "message": " ,x' . ('y' x 2000) . ' , "}'), qr/Kapture says: xy{999}$/m, 'a long message is cut');
+like(outcome('postgres', $pull, '{"status": "failed", "message": " ,no , "}'), qr/Kapture says: no$/m, 'and trimmed');
+like(outcome('postgres', $pull, '{"x": ' . ('z' x 500) . '}'), qr/HV00M.*HTTP code 200; Token "z{193}\.\.\./s, 'so is what a parser says');
+
+# windows of a direct pull: ids of all kinds, customers that come twice
+is(outcome('postgres', "ALTER SERVER kapture OPTIONS (ADD pull_window '1 hour', ADD rate_limit '1000'); SELECT kapture_pull('2021-03-14 00:00:00', '2021-03-14 02:00:00') -> 'message'",
+		'{"status": "success", "message": [{"id": 1}, {"id": "2"}, {"id": true}, {"id": "' . ('9' x 100) . '"}, 3]}'),
+	'[{"id": 1}, {"id": "2"}, {"id": true}, {"id": "' . ('9' x 100) . '"}, 3, {"id": true}, {"id": "' . ('9' x 100) . '"}, 3]', 'customers with ids are taken once');
+
 $node->stop;
 done_testing();
