@@ -1,0 +1,181 @@
+# Each shell command of README and docs/ runs, or is known to be what another
+# test runs; one that nobody knows of fails this test.
+use strict;
+use warnings;
+
+use Cwd qw(abs_path);
+use FindBin;
+use lib "$FindBin::RealBin/../perl";
+use IPC::Run ();
+use KaptureTest;
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+my $top = abs_path("$FindBin::RealBin/../..");
+my @files = map { s{^\Q$top\E/}{}r } "$top/README.md", "$top/CONTRIBUTING.md", glob("$top/docs/*.md"), "$top/test/fuzz/README.md";
+my %text = map { $_ => slurp_file("$top/$_") } @files;
+my $test = slurp_file("$top/script/test");
+my $dir = PostgreSQL::Test::Utils::tempdir();
+
+my $emulator = start_emulator();
+my $node = new_node('main');
+setup_sync($node, $emulator);
+create_customers($node);
+
+# Runs a block in a copy of the source, as a user would; root's part of it goes
+# below a directory of ours.
+my $source = "$dir/source";
+my $installed = "$dir/installed";
+sub run_block
+{
+	my ($block, $name) = @_;
+	my $out = '';
+
+	if (!-d $source)
+	{
+		mkdir $_ foreach $source, "$dir/bin";
+		system_or_bail("cd '$top' && tar cf - --exclude=tmp_check --exclude=node_modules --exclude=.git . | tar xf - -C '$source'");
+		append_to_file("$dir/bin/sudo", "#!/bin/sh\nexec \"\$@\"\n");
+		chmod 0755, "$dir/bin/sudo";
+	}
+	local %ENV = (%ENV, PATH => "$dir/bin:$ENV{PATH}", DESTDIR => $installed, MAKEFLAGS => '-j2',
+		PGHOST => $node->host, PGPORT => $node->port, KAPTURE_EMULATOR_URL => $emulator->{url});
+	delete @ENV{qw(TESTDIR TESTDATADIR TESTLOGDIR PG_REGRESS)};
+	ok(IPC::Run::run([ 'bash', '-euc', "cd '$source'\n$block" ], '<', \undef, '>', \$out, '2>&1'), "$name runs") or diag($out);
+	return $out;
+}
+
+# A script says, asked for what it does not know, which options it has.
+sub has_option
+{
+	my ($script, $option) = @_;
+	my $out = '';
+
+	IPC::Run::run([ "$top/script/$script", '--nonsense' ], '<', \undef, '>', \$out, '2>&1');
+	like($out, qr/\bscript\/$script\b.*\Q$option\E(?![\w-])/s, "script/$script has $option");
+	return;
+}
+
+# script/test, which runs this, has a line that runs it.
+sub is_run_by_suite
+{
+	my ($pattern) = @_;
+	like($test, $pattern, "script/test runs it: $pattern");
+	return;
+}
+
+sub run_live_view
+{
+	my $out = '';
+	my $view = IPC::Run::start([ 'psql', '-X', '-d', $node->connstr('postgres'), '-f', "$top/script/live.sql" ], '<', \undef, '>', \$out, '2>&1');
+
+	wait_for(
+		sub {
+			IPC::Run::pump_nb($view);
+			(my $seen = $out) =~ s/\e\[[0-9;]*[mHJ]//g;
+			return $seen =~ /customers to kapture: .*customers to kapture: /s;
+		},
+		'the live view to be shown twice');
+	$view->kill_kill;
+	pass('psql shows the live view again and again');
+	return;
+}
+
+my %commands = (
+	'script/test' => sub {
+		like(slurp_file("$top/.ci/run"), qr{exec script/test\b}, 'script/test is what continuous integration runs');
+	},
+	'script/test --pg 18' => sub {
+		has_option('test', '--pg');
+		like(slurp_file("$top/.ci/run"), qr{script/test .*--pg 18\b}, 'on PostgreSQL 18, too');
+	},
+	'script/test --long' => sub { has_option('test', '--long') },
+	'script/test --cassert' => sub { has_option('test', '--cassert') },
+	'script/test --asan test/t/040_operating.pl' => sub {
+		has_option('test', '--asan');
+		ok(-e "$top/test/t/040_operating.pl", 'and there is that test');
+	},
+	'--all' => sub { has_option('test', '--all') },
+	'--cassert' => sub { has_option('test', '--cassert') },
+	'--asan' => sub { has_option('test', '--asan') },
+	'--valgrind' => sub { has_option('test', '--valgrind') },
+	'--try' => sub {
+		has_option('package', '--try');
+		is_run_by_suite(qr{/script/package" --try 15\b});
+	},
+	'script/package 15' => sub { has_option('package', 'MAJOR') },
+	'script/demo' => sub {
+		has_option('demo', '--once');
+		is_run_by_suite(qr{/script/demo" --live 3\b});
+	},
+	'script/demo --live' => sub { has_option('demo', '--live') },
+	'script/demo --stop' => sub {
+		local $ENV{KAPTURE_DEMO_DIR} = "$dir/no demo";
+		command_like([ "$top/script/demo", '--stop' ], qr/^stopped$/, 'script/demo --stop has nothing to stop');
+	},
+	'script/fuzz 60' => sub { is_run_by_suite(qr{/script/fuzz" 60\b}) },
+	'script/fuzz --run FILE' => sub { has_option('fuzz', '--run FILE') },
+	'script/fuzz --minimize DIR' => sub { has_option('fuzz', '--minimize DIR') },
+	'script/bench' => sub {
+		has_option('bench', '--quick');
+		command_fails_like([ "$top/script/bench", 'nonsense' ], qr/no such part: nonsense/, 'and knows its parts');
+	},
+	'script/soak --minutes N' => sub { has_option('soak', '--minutes') },
+	'psql -f script/live.sql' => \&run_live_view,
+	'--extend.query-path' => sub { like(slurp_file("$top/test/t/042_metrics.pl"), qr/'prometheus-postgres-exporter', split/, 'the exporter runs as documented') },
+	'promtool test rules' => sub { like(slurp_file("$top/test/t/042_metrics.pl"), qr/\[ 'test', 'rules', 'alerts_test.yml' \]/, 'promtool tests the rules') },
+	'pg_restore -j' => sub { like(slurp_file("$top/test/t/013_dump_restore.pl"), qr/'pg_restore', .*'-j/, 'pg_restore runs in parallel') },
+);
+
+# by file and first line
+my %blocks = (
+	'README.md: make && sudo make install' => sub {
+		my ($block) = @_;
+		run_block($block, 'what README has to install it');
+		my @there = map { chomp; $_ } `find '$installed' -name 'kapture_sync*'`;
+		foreach my $file (qr{/kapture_sync\.so$}, qr{/extension/kapture_sync\.control$}, qr{/extension/kapture_sync--1\.\d+\.sql$}, qr{/extension/kapture_sync--1\.0--1\.1\.sql$})
+		{
+			ok((grep { $_ =~ $file } @there), "it installs $file") or diag("@there");
+		}
+	},
+	'CONTRIBUTING.md: make with_llvm=no all emulator && sudo make with_llvm=no install' => sub {
+		my ($block) = @_;
+		# that one takes a minute, and runs besides
+		$block =~ s{test/t/040_operating\.pl$}{test/t/044_phases.pl}m or fail('the block runs a TAP test');
+		my $out = run_block($block, 'what CONTRIBUTING has to run one test');
+		like($out, qr/^(?:ok 1 +- capture|test capture +\.\.\. ok)/m, 'a regression test was run');
+		like($out, qr/^Result: PASS$/m, 'and a TAP test');
+	},
+);
+
+my %found;
+foreach my $file (@files)
+{
+	foreach my $block ($text{$file} =~ /^ *```sh\n(.*?)^ *```$/msg)
+	{
+		my ($name) = "$file: " . (split /\n/, $block)[0] =~ s/\s+#.*//r;
+		if ($blocks{$name}) { $blocks{$name}->($block); $found{$name} = 1 }
+		else { fail("a block of shell commands that no test runs: $name") }
+	}
+	# other blocks are SQL, which other tests run, or what is shown and written to files
+	my @strange = grep { !/^(?:sh|sql|postgresql|)$/ } $text{$file} =~ /^ *```(\S*)[^\n]*\n.*?^ *```$/msg;
+	is("@strange", '', "$file has no blocks in other languages");
+	(my $prose = $text{$file}) =~ s/^ *```.*?^ *```$//msg;
+	my @commands = grep { m{^(?:script/\w+(?: (?!.*\.(?:sql|pl)\b).*)?|script/test .*|(?:make|sudo|psql|promtool|apt|apt-get|systemctl|prove|npm|cp|pg_\w+) .*|--.*)$} } $prose =~ /`([^`\n]+)`/g;
+	push @commands, $prose =~ /^    (\S.*)$/mg;
+	foreach my $command (@commands)
+	{
+		$command =~ s/^(script\/soak --minutes) \d+$/$1 N/;
+		fail("$file has a command that no test runs: $command") unless $commands{$command};
+		$found{$command} = 1;
+	}
+}
+foreach my $command (sort keys %commands)
+{
+	ok($found{$command}, "the documentation has: $command");
+	$commands{$command}->();
+}
+ok($found{$_}, "the documentation has: $_") foreach sort keys %blocks;
+
+$node->stop;
+done_testing();
