@@ -48,8 +48,9 @@ server_environment() {
 valgrind_tests=(test/t/{001_sync,002_cancel,020_pull,021_refresh,031_answers,032_poison,040_operating,050_memory}.pl)
 
 # What sanitizers, valgrind and assertions wrote below a directory.
+report_pattern='runtime error: |ERROR: AddressSanitizer|VALGRINDERROR-BEGIN|^(.*\.log:)?TRAP: '
 find_reports() {
-	grep -rEA 30 --include='*.log' 'runtime error: |ERROR: AddressSanitizer|VALGRINDERROR-BEGIN|^TRAP: ' "$1" || true
+	grep -rEA 30 --include='*.log' "$report_pattern" "$1" || true
 }
 
 # Builds a server of a kind, "cassert", "asan" or "valgrind", if it is not there.
