@@ -1,7 +1,7 @@
 # What capture costs those who write: nothing attached, attached (the worker is
 # paused), and beside it the outbox in plpgsql that people write by hand.
 rows=200000
-seconds=$(by_mode 2 3 10)
+turns=$(by_mode 4 6 20)
 figure copy '<=' 1.5 ratio 'COPY of 200,000 rows into an attached table over plain COPY: time'
 for c in 1 4; do
 	figure insert_$c '>=' 0.95 ratio "Single-row INSERT, $c client(s): tps over plain"
@@ -16,15 +16,15 @@ sql "CREATE TABLE IF NOT EXISTS by_hand (id bigint GENERATED ALWAYS AS IDENTITY 
 	CREATE OR REPLACE FUNCTION by_hand() RETURNS trigger LANGUAGE plpgsql AS \$\$
 	BEGIN INSERT INTO by_hand (payload) VALUES (to_jsonb(NEW)); RETURN NEW; END \$\$"
 
-# target KIND: an empty table "target", plain, attached or with the trigger by hand
+# target KIND: an empty table "target_KIND": plain, attached (kapture_sync) or with the trigger by hand (plpgsql)
 target() {
-	sql "DROP TABLE IF EXISTS target;
+	sql "DROP TABLE IF EXISTS target_$1;
 		TRUNCATE by_hand, kapture_outbox;
-		CREATE TABLE target (id bigint PRIMARY KEY, customer_name text, phone text, email_id text, city text, note text,
+		CREATE TABLE target_$1 (id bigint PRIMARY KEY, customer_name text, phone text, email_id text, city text, note text,
 			kapture_customer_id bigint)"
 	case $1 in
-		kapture_sync) sql "SELECT kapture_attach('target')" >/dev/null && sql "SELECT kapture_pause('target')" >/dev/null ;;
-		plpgsql) sql 'CREATE TRIGGER by_hand AFTER INSERT OR UPDATE ON target FOR EACH ROW EXECUTE FUNCTION by_hand()' ;;
+		kapture_sync) sql "SELECT kapture_attach('target_$1')" >/dev/null && sql "SELECT kapture_pause('target_$1')" >/dev/null ;;
+		plpgsql) sql "CREATE TRIGGER by_hand AFTER INSERT OR UPDATE ON target_$1 FOR EACH ROW EXECUTE FUNCTION by_hand()" ;;
 	esac
 }
 
@@ -33,42 +33,49 @@ copy() {
 	target "$1"
 	sql CHECKPOINT
 	started=$(now)
-	psql -c "COPY target (id, customer_name, phone, email_id, city) FROM '$work/copy.tsv'"
+	psql -c "COPY target_$1 (id, customer_name, phone, email_id, city) FROM '$work/copy.tsv'"
 	since "$started"
 }
 
 cat >"$work/insert.sql" <<-'END'
-	INSERT INTO target (id, customer_name, phone, email_id, city)
+	INSERT INTO target_:kind (id, customer_name, phone, email_id, city)
 	VALUES ((random() * 1e17)::bigint, 'Priya', '9845765226', 'priya@example.com', 'Bangalore');
 END
 for column in city note; do
-	printf '\\set id random(1, 20000)\nUPDATE target SET %s = random() WHERE id = :id;\n' $column >"$work/$column.sql"
+	printf '\\set id random(1, 20000)\nUPDATE target_:kind SET %s = random() WHERE id = :id;\n' $column >"$work/$column.sql"
 done
 chmod 644 "$work"/*.sql
 
-# tps KIND SCRIPT CLIENTS
-tps() {
-	target "$1"
-	if [ "$2" != insert ]; then
-		sql "INSERT INTO target (id, customer_name, phone) SELECT i, 'Row', i FROM generate_series(1, 20000) i"
-		sql 'VACUUM ANALYZE target'
-	fi
+# compare KEY SCRIPT CLIENTS KIND...: tps of the kinds over those of a plain
+# table.  They take turns of a second, so that all see the same moods of the disk.
+compare() {
+	local key=$1 script=$2 clients=$3 kinds=(plain "${@:4}") kind order turn
+	local -A sum
+	for kind in "${kinds[@]}"; do
+		target "$kind"
+		sql "INSERT INTO target_$kind (id, customer_name, phone) SELECT i, 'Row', i FROM generate_series(1, 20000) i"
+		sql "VACUUM ANALYZE target_$kind"
+		sum[$kind]=0
+	done
 	sql CHECKPOINT
-	pgbench -T "$seconds" -c "$3" -j "$3" -f "$work/$2.sql" | awk '/^tps/ { print $3 }'
+	for ((turn = 0; turn < turns; turn++)); do
+		order=("${kinds[@]}")
+		if ((turn % 2)); then mapfile -t order < <(printf '%s\n' "${kinds[@]}" | tac); fi
+		for kind in "${order[@]}"; do
+			tps=$(pgbench -T 1 -c "$clients" -j "$clients" -D kind="$kind" -f "$work/$script.sql" | awk '/^tps/ { print $3 }')
+			sum[$kind]=$(awk -v a="${sum[$kind]}" -v b="$tps" 'BEGIN { print a + b }')
+		done
+	done
+	for kind in "${@:4}"; do point "$key" "$kind" "$(ratio "${sum[$kind]}" "${sum[plain]}")"; done
 }
 
 for ((i = 0; i < runs; i++)); do
 	plain=$(copy plain)
 	for kind in kapture_sync plpgsql; do point copy $kind "$(ratio "$(copy $kind)" "$plain")"; done
 	for c in 1 4; do
-		for pair in insert:insert update:city; do
-			plain=$(tps plain "${pair#*:}" $c)
-			for kind in kapture_sync plpgsql; do
-				point "${pair%:*}_$c" $kind "$(ratio "$(tps $kind "${pair#*:}" $c)" "$plain")"
-			done
-		done
+		compare insert_$c insert $c kapture_sync plpgsql
+		compare update_$c city $c kapture_sync plpgsql
 	done
-	plain=$(tps plain note 1)
-	point unmapped kapture_sync "$(ratio "$(tps kapture_sync note 1)" "$plain")"
+	compare unmapped note 1 kapture_sync
 done
-sql 'DROP TABLE target, by_hand; DROP FUNCTION by_hand'
+sql 'DROP TABLE target_plain, target_kapture_sync, target_plpgsql, by_hand; DROP FUNCTION by_hand'
