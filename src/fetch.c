@@ -15,9 +15,9 @@
  * to the same server.  What cannot get better is raised as an error when its
  * window's turn comes, so that whoever reads has everything before it.
  *
- * A reader who distrusts round numbers has windows whose number of customers
- * looks like a limit of the server's halved and asked for again: what is beyond
- * such a limit is left out without a word.
+ * Windows whose number of customers looks like a limit of the server's are
+ * halved, down to a second, and asked for again: what is beyond such a limit is
+ * left out without a word.
  *
  * Settings are read when a request is sent and when an answer is looked at.
  * Outside of a transaction, as in a background process, that is a transaction
@@ -104,7 +104,6 @@ struct KaptureFetch
 	int			planned;		/* slots made so far, but for halves */
 	bool		all_planned;
 
-	bool		distrustful;	/* halve what looks cut off */
 	List	   *slots;			/* of FetchSlot */
 	int			connections;	/* requests at a time, at most */
 	int			running;		/* requests now */
@@ -236,11 +235,11 @@ fetch_halve(KaptureFetch *fetch, FetchSlot *slot, const KaptureList *list)
 	int64		seconds = (slot->to - slot->from) / USECS_PER_SEC;
 	Timestamp	middle = slot->from + seconds / 2 * USECS_PER_SEC;
 
-	if (!fetch->distrustful || list->ncustomers == 0 || list->ncustomers % FETCH_ROUND != 0)
+	if (fetch->api != KAPTURE_API_PULL || list->ncustomers == 0 || list->ncustomers % FETCH_ROUND != 0)
 		return false;
 	if (seconds <= 1)
 	{
-		ereport(LOG,
+		ereport(AmBackgroundWorkerProcess() ? LOG : WARNING,
 				(errmsg("kapture_sync: server \"%s\" gave exactly %d customers for a single second, %s; there may be more",
 						fetch->server, list->ncustomers, kapture_message_date(slot->from))));
 		return false;
@@ -710,15 +709,4 @@ bool
 kapture_fetch_is_pull(const KaptureFetch *fetch)
 {
 	return fetch->api == KAPTURE_API_PULL;
-}
-
-/*
- * kapture_fetch_distrust
- *		Has windows whose answers look cut off halved, down to a second, and
- *		asked for again.
- */
-void
-kapture_fetch_distrust(KaptureFetch *fetch)
-{
-	fetch->distrustful = true;
 }

@@ -254,7 +254,6 @@ pull_begin(PullServer *server)
 	run->end = kapture_pull_local(now, server->timezone, now);
 	start = pull_start(server, run->pulled_until, now, run->end);
 	run->fetch = kapture_fetch_pull(server->name, server->owner, start, run->end);
-	kapture_fetch_distrust(run->fetch);
 	run->copies = kapture_copies_create(get_rel_namespace(puller_installation), server->name, server->timezone);
 	kapture_pull_state_begin(server->name, run->pulled_until, start, run->end);
 	server->next = now + server->interval;

@@ -156,6 +156,40 @@ unlike(refresh("'2021-04-10', '2021-04-10'"), qr/ERROR/, 'odd customers do not s
 is($node->safe_psql('postgres', "SELECT id, name FROM kapture_customers ORDER BY id"), "1|a\n2|", 'each id comes once');
 is($node->safe_psql('postgres', "SELECT id, customer_id FROM kapture_contacts ORDER BY id"), "1|1\n2|1", 'contacts belong to the customer they came with');
 
+# windows that are cut off without a word; 60 are made within a second
+my $cutting = start_emulator('--pull-limit-rows', 50);
+emulator_post($cutting, 'seed', [ map { { customer_name => "Many $_", phone => sprintf('8%09d', $_), generated => sprintf('2021-05-10 %02d:%02d:00', 8 + $_ / 60, $_ % 60) } } 0 .. 332 ]);
+emulator_post($cutting, 'seed', [ map { { customer_name => "At once $_", phone => sprintf('7%09d', $_), generated => '2021-05-11 07:00:00' } } 1 .. 60 ]);
+$node->safe_psql('postgres', qq(
+CREATE SERVER cutting FOREIGN DATA WRAPPER kapture_fdw OPTIONS (url '$cutting->{url}');
+CREATE USER MAPPING FOR CURRENT_USER SERVER cutting OPTIONS (auth_key 'a2FwZGVtbzprYXAxMjM=');
+CREATE SCHEMA cut;
+IMPORT FOREIGN SCHEMA kapture FROM SERVER cutting INTO cut));
+my $cut = refresh("'2021-05-10', '2021-05-12', 'cutting'");
+my $warning = qr/WARNING:  kapture_sync: server "cutting" gave exactly 50 customers for a single second, 2021-05-11 0[67]:\d\d:\d\d; there may be more/;
+like($cut, $warning, 'a refresh warns of a second that is cut off');
+my $all = "SELECT count(*) FILTER (WHERE name LIKE 'Many%'), count(*) FILTER (WHERE name LIKE 'At once%'), count(*) - count(DISTINCT id)";
+is($node->safe_psql('postgres', "$all FROM kapture_customers WHERE server = 'cutting'"), '333|50|0', 'of other windows all come, in halves of halves');
+like($node->safe_psql('postgres', "SELECT state, windows_done = windows_total, windows_done > 3, done_until FROM kapture_progress WHERE server = 'cutting'"),
+	qr/^done\|t\|t\|2021-05-12 23:59:59$/, 'the progress counts the halves');
+foreach my $source ("kapture_pull_customers('2021-05-10', '2021-05-12', 'cutting')", "cut.customers WHERE generation_date >= '2021-05-10 00:00+05:30' AND generation_date < '2021-05-13 00:00+05:30'")
+{
+	my ($rc, $out, $err) = $node->psql('postgres', "$all FROM $source");
+	is($out, '333|50|0', "so they do from $source");
+	like($err, $warning, 'with a warning');
+}
+
+# interrupted in a half, it goes on from there
+$node->safe_psql('postgres', "DELETE FROM kapture_contacts WHERE server = 'cutting'; DELETE FROM kapture_customers WHERE server = 'cutting'");
+emulator_faults($cutting, { api => 'pull', action => 'status', code => 400, body => '{"message": "No", "status": "failed"}', match => '"start_date": "2021-05-10 12:00:00' });
+like(refresh("'2021-05-10', '2021-05-12', 'cutting'"), qr/Kapture says: No/, 'a half is refused');
+my ($until, $some) = split /\|/, $node->safe_psql('postgres', "SELECT done_until, (SELECT count(*) FROM kapture_customers WHERE server = 'cutting') FROM kapture_progress WHERE server = 'cutting' AND state = 'interrupted'");
+like($until, qr/^2021-05-10 12:00:00$/, 'within the day');
+cmp_ok($some, '<', 333, 'some are there');
+emulator_faults($cutting);
+like(refresh("'2021-05-10', '2021-05-12', 'cutting'"), qr/going on with the refresh of server "cutting" at $until/, 'the next call goes on there');
+is($node->safe_psql('postgres', "$all FROM kapture_customers WHERE server = 'cutting'"), '333|50|0', 'and all are there');
+
 # where it cannot run
 like(refresh("'2021-03-10', NULL"), qr/ERROR:  argument "end_date" must not be null/, 'bad arguments');
 like(refresh("'2021-03-10', '2021-03-09'"), qr/ERROR:  argument "start_date" is after "end_date"/, 'bad range');
