@@ -120,6 +120,12 @@ my %commands = (
 		has_option('bench', '--quick');
 		command_fails_like([ "$top/script/bench", 'nonsense' ], qr/no such part: nonsense/, 'and knows its parts');
 	},
+	'script/coverage' => sub {
+		my $page = slurp_file("$top/docs/coverage.md");
+		my @unknown = grep { index($page, "| `$_` |") < 0 } map { s{.*/}{}r } glob "$top/src/*.c";
+		is("@unknown", '', 'the page of script/coverage has all files');
+		cmp_ok($page =~ /^\| all \| .* ([\d.]+) %/m ? $1 : 0, '>=', 95, 'and says that the tests reach 95 % of the lines');
+	},
 	'script/soak --minutes N' => sub { has_option('soak', '--minutes') },
 	'psql -f script/live.sql' => \&run_live_view,
 	'--extend.query-path' => sub { like(slurp_file("$top/test/t/042_metrics.pl"), qr/'prometheus-postgres-exporter', split/, 'the exporter runs as documented') },
