@@ -71,6 +71,7 @@ async function throughSequelize() {
 	});
 
 	// a load whose rows Kapture has already: not captured, in this transaction only
+	await withId(await Customer.findOne({ where: { customerName: `${name} bulk 9` } }));
 	await sequelize.transaction(async (transaction) => {
 		await sequelize.query('SET LOCAL kapture_sync.capture = off', { transaction });
 		await Customer.update({ city: 'Unsaid' }, { where: { customerName: `${name} bulk 9` }, transaction });
