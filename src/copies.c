@@ -6,6 +6,10 @@
  * come with both and are taken in once: the ids of the window before are kept.
  * Customers that were written are noted for the attached tables that take them
  * (inbox.c).
+ *
+ * Customers are kept under the name of their server, and follow when it is
+ * renamed.  Who writes them holds the server against that until the end of the
+ * transaction, and makes sure that it has the name still.
  */
 #include "postgres.h"
 
@@ -14,7 +18,9 @@
 #include "catalog/pg_type.h"
 #include "commands/trigger.h"
 #include "executor/spi.h"
+#include "foreign/foreign.h"
 #include "miscadmin.h"
+#include "storage/lmgr.h"
 #include "storage/lock.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
@@ -28,9 +34,12 @@
 #include "utils/typcache.h"
 
 #include "catalog.h"
+#include "catalog.h"
+#include "compat.h"
 #include "copies.h"
 #include "customer.h"
 #include "inbox.h"
+#include "own.h"
 #include "own.h"
 
 PG_FUNCTION_INFO_V1(kapture_forget_contacts);
@@ -55,6 +64,7 @@ struct KaptureCopies
 	Oid			namespace;		/* the extension's */
 	const char *schema;			/* its name, quoted */
 	const char *server;
+	Oid			serverid;
 	int			generation_date;	/* its place in a customer's row */
 	CopiesTable customers;
 	CopiesTable contacts;
@@ -331,9 +341,28 @@ copies_write_table(KaptureCopies *copies, CopiesTable *table, TimestampTz asked_
 }
 
 /*
+ * Keeps the server from being renamed before the transaction ends.  Errors:
+ * 55000 it has another name now.
+ */
+void
+kapture_copies_hold_name(KaptureCopies *copies)
+{
+	ForeignServer *server;
+
+	LockDatabaseObject(ForeignServerRelationId, copies->serverid, 0, AccessShareLock);
+	server = GetForeignServerExtended(copies->serverid, FSV_MISSING_OK);
+	if (server == NULL || strcmp(server->servername, copies->server) != 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("server \"%s\" was renamed or dropped while it was pulled from", copies->server),
+				 errhint("What was pulled before has followed. Call again with the new name to go on.")));
+}
+
+/*
  * Writes the customers of the next window (NULL: it has none) and their
  * contacts, and says in *copied what that came to.  "asked_at" is when Kapture
- * was asked.  Within SPI, with the rights of the current user.  Errors: 42501 no rights on the tables.
+ * was asked.  Within SPI, with the rights of the current user.  Errors: 42501 no rights on the tables;
+ * those of kapture_copies_hold_name().
  */
 void
 kapture_copies_write(KaptureCopies *copies, const KaptureList *list, TimestampTz asked_at,
@@ -341,6 +370,7 @@ kapture_copies_write(KaptureCopies *copies, const KaptureList *list, TimestampTz
 {
 	MemoryContext old = MemoryContextSwitchTo(copies->scratch);
 
+	kapture_copies_hold_name(copies);
 	memset(copied, 0, sizeof(KaptureCopied));
 	copied->newest = DT_NOBEGIN;
 	copies_begin_rows(copies, &copies->customers);
@@ -375,6 +405,7 @@ kapture_copies_create(Oid namespace, const char *server, const char *timezone)
 	copies->namespace = namespace;
 	copies->schema = quote_identifier(get_namespace_name(namespace));
 	copies->server = pstrdup(server);
+	copies->serverid = get_foreign_server_oid(server, false);
 	copies->context = CurrentMemoryContext;
 	copies->scratch = AllocSetContextCreate(CurrentMemoryContext, "kapture copied window",
 											ALLOCSET_DEFAULT_SIZES);
@@ -481,4 +512,67 @@ kapture_forget_contacts(PG_FUNCTION_ARGS)
 	(void) kapture_own_execute("DELETE FROM @.kapture_contacts WHERE server = $1 AND customer_id = $2",
 							   lengthof(values), types, values);
 	return PointerGetDatum(NULL);
+}
+
+
+/*
+ * Renamed servers
+ */
+
+/*
+ * Is this a server of ours, which the current user may rename?  Then nobody
+ * writes customers of it until the transaction ends.
+ */
+bool
+kapture_copies_begin_rename(const char *name)
+{
+	Oid			serverid = get_foreign_server_oid(name, true);
+	ForeignServer *server;
+
+	if (!OidIsValid(serverid) || !object_ownercheck(ForeignServerRelationId, serverid, GetUserId()))
+		return false;
+	server = GetForeignServer(serverid);
+	if (strcmp(GetForeignDataWrapper(server->fdwid)->fdwname, "kapture_fdw") != 0)
+		return false;
+	LockDatabaseObject(ForeignServerRelationId, serverid, 0, AccessExclusiveLock);
+	return true;
+}
+
+/*
+ * A server was renamed: what is kept under its name follows.  Errors: 55000
+ * there are customers of an earlier server with the new name.
+ */
+void
+kapture_copies_follow_rename(const char *from, const char *to)
+{
+	static const char *const tables[] = {
+		"kapture_attachment", "kapture_customers", "kapture_contacts", "kapture_refresh_run", "kapture_pull"
+	};
+	NameData	names[2];
+	Oid			types[] = {NAMEOID, NAMEOID};
+	Datum		values[] = {NameGetDatum(&names[0]), NameGetDatum(&names[1])};
+	Oid			namespace = get_rel_namespace(kapture_catalog_relid(KAPTURE_TABLE_ATTACHMENT));
+
+	if (!OidIsValid(namespace))
+		return;
+	namestrcpy(&names[0], from);
+	namestrcpy(&names[1], to);
+	if (kapture_own_text("SELECT 't' WHERE $1 IS NOT NULL AND (EXISTS (SELECT FROM @.kapture_customers WHERE server = $2)"
+						 " OR EXISTS (SELECT FROM @.kapture_contacts WHERE server = $2))", 2, types, values) != NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("\"%s\" has customers of an earlier server \"%s\"", "kapture_customers", to),
+				 errhint("Delete them, or choose another name.")));
+	for (int i = 0; i < lengthof(tables); i++)
+	{
+		/* version 1.0 did not have all of them */
+		if (!OidIsValid(get_relname_relid(tables[i], namespace)))
+			continue;
+		/* the new name was free: whose state this was is no more */
+		if (strcmp(tables[i], "kapture_refresh_run") == 0 || strcmp(tables[i], "kapture_pull") == 0)
+			(void) kapture_own_execute(psprintf("DELETE FROM @.%s WHERE $1 IS NOT NULL AND server = $2", tables[i]),
+									   2, types, values);
+		(void) kapture_own_execute(psprintf("UPDATE @.%s SET server = $2 WHERE server = $1", tables[i]),
+								   2, types, values);
+	}
 }

@@ -162,6 +162,7 @@ refresh_begin(Refresh *refresh, bool restart)
 	bool		isnull;
 
 	refresh->from = refresh->start;
+	kapture_copies_hold_name(refresh->copies);
 	if (!restart)
 		kapture_copies_execute(psprintf("UPDATE %s.kapture_refresh_run SET end_date = $3, "
 								 "pid = pg_backend_pid(), resumed_at = clock_timestamp(), "

@@ -12,8 +12,8 @@
  * The hook also wakes the worker after commands that may end a wait of its:
  * changes of servers, user mappings and tables, DROP EXTENSION, and COMMIT PREPARED,
  * which makes changes visible without running through the capturing session.
- * And it has mappings follow renamed columns, and the worker look at the version
- * of an extension that was updated.
+ * And it has mappings follow renamed columns, and what is kept of a server its
+ * new name, and the worker look at the version of an extension that was updated.
  */
 #include "postgres.h"
 
@@ -33,6 +33,7 @@
 #include "attach.h"
 #include "catalog.h"
 #include "compat.h"
+#include "copies.h"
 #include "origin.h"
 #include "pull_rule.h"
 #include "shmem.h"
@@ -202,6 +203,19 @@ wayside_follow(Node *stmt)
 		kapture_attach_column_renamed(relid, rename->subname, rename->newname);
 }
 
+/* The statement, if it renames a server of ours; it is locked then. */
+static RenameStmt *
+wayside_renamed_server(Node *stmt)
+{
+	RenameStmt *rename = (RenameStmt *) stmt;
+
+	if (!IsA(stmt, RenameStmt) || rename->renameType != OBJECT_FOREIGN_SERVER || IsBinaryUpgrade ||
+		!OidIsValid(kapture_catalog_relid(KAPTURE_TABLE_ATTACHMENT)) ||
+		!kapture_copies_begin_rename(strVal(rename->object)))
+		return NULL;
+	return rename;
+}
+
 static void
 wayside_process_utility(PlannedStmt *pstmt, const char *query_string,
 						bool read_only_tree, ProcessUtilityContext context,
@@ -211,11 +225,18 @@ wayside_process_utility(PlannedStmt *pstmt, const char *query_string,
 	Oid			dbid = wayside_wanted_database(pstmt->utilityStmt);
 	ProcessUtility_hook_type next = wayside_prev_hook ? wayside_prev_hook : standard_ProcessUtility;
 
+	RenameStmt *renames = wayside_renamed_server(pstmt->utilityStmt);
+
 	wayside_notice(pstmt->utilityStmt);
 	if (OidIsValid(dbid))
 		kapture_shmem_make_way(dbid);
 	next(pstmt, query_string, read_only_tree, context, params, query_env, dest, qc);
 	wayside_follow(pstmt->utilityStmt);
+	if (renames)
+	{
+		kapture_copies_follow_rename(strVal(renames->object), renames->newname);
+		kapture_attach_announce();
+	}
 }
 
 /*

@@ -331,7 +331,7 @@ worker_configure_server(WorkerServer *server)
 	MemoryContextSwitchTo(context);
 	CurrentResourceOwner = owner;
 
-	if (problem && (server->problem == NULL || strcmp(problem, server->problem) != 0))
+	if (problem && server->used && (server->problem == NULL || strcmp(problem, server->problem) != 0))
 		ereport(LOG,
 				(errmsg("kapture_sync cannot use server \"%s\": %s", server->name, problem)));
 	changed = version != server->version || problem || server->problem;
