@@ -44,6 +44,7 @@ SELECT * FROM kapture_find_customers(NULL);
 SELECT * FROM kapture_find_customers('[]');
 SELECT * FROM kapture_find_customers('{}');
 SELECT * FROM kapture_find_customers('{"phone": " "}');
+SELECT * FROM kapture_find_customers('{"email": "priya456@gmail.com", "phone": ""}');
 SELECT * FROM kapture_customer_rows('{"message": "Something else.", "status": "failed"}');
 SELECT * FROM kapture_customer_rows('[]');
 

@@ -72,26 +72,55 @@ kapture_argument_is_given(const JsonbValue *value)
 	return value->type != jbvNull;
 }
 
+/* Is this what Kapture can search by? */
+static bool
+argument_is_criterion(const JsonbValue *key)
+{
+	static const char *const fields[] = {
+		"kapture_customer_id", "customer_id", "phone", "email_id"
+	};
+
+	for (int i = 0; i < lengthof(fields); i++)
+	{
+		if (key->val.string.len == strlen(fields[i]) &&
+			memcmp(key->val.string.val, fields[i], key->val.string.len) == 0)
+			return true;
+	}
+	return false;
+}
+
 /*
  * kapture_argument_check_criteria
  *		Raises 22023 unless the object has something to search for.
+ *
+ * "documented": of what Kapture's document names.  By anything else nobody is
+ * found, which looks as if there were nobody.
  */
 void
-kapture_argument_check_criteria(Jsonb *criteria)
+kapture_argument_check_criteria(Jsonb *criteria, bool documented)
 {
 	JsonbIterator *it = JsonbIteratorInit(&criteria->root);
 	JsonbIteratorToken token;
 	JsonbValue	value;
+	bool		given = false;
+	bool		counts = false;
 
 	while ((token = JsonbIteratorNext(&it, &value, true)) != WJB_DONE)
 	{
-		if (token == WJB_VALUE && kapture_argument_is_given(&value))
-			return;
+		if (token == WJB_KEY)
+			counts = !documented || argument_is_criterion(&value);
+		else if (token == WJB_VALUE && kapture_argument_is_given(&value))
+		{
+			if (counts)
+				return;
+			given = true;
+		}
 	}
 	ereport(ERROR,
 			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-			 errmsg("argument \"%s\" has no criterion that is not empty",
-					"criteria"),
+			 given ?
+			 errmsg("argument \"%s\" has no criterion that Kapture searches by", "criteria") :
+			 errmsg("argument \"%s\" has no criterion that is not empty", "criteria"),
 			 errhint("Give at least one of \"kapture_customer_id\", \"customer_id\", \"phone\" and \"email_id\".")));
 }
 

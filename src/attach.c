@@ -366,7 +366,8 @@ attach_check_columns(List *columns)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("no column is mapped to %s", name ? "\"phone\" or \"email_id\"" : "\"customer_name\""),
-				 errdetail("Kapture accepts customers with a name and a phone or an email only.")));
+				 errdetail("Kapture accepts customers with a name and a phone or an email only."),
+				 errhint("Say which column feeds which field, for example columns => '{\"customer_name\": \"name\", \"phone\": \"mobile\"}'.")));
 }
 
 /* Tells whether the column for Kapture's id is there; errors if it does not fit. */

@@ -124,7 +124,7 @@ call_send_object(FunctionCallInfo fcinfo, KaptureApi api, const char *name)
 	if (api == KAPTURE_API_UPDATE)
 		call_check_id(object);
 	else if (api == KAPTURE_API_GET)
-		kapture_argument_check_criteria(object);
+		kapture_argument_check_criteria(object, false);
 
 	server = kapture_server_get(NameStr(*PG_GETARG_NAME(1)), GetUserId());
 	PG_RETURN_JSONB_P(call_post(server, api, kapture_argument_body(object), &status));

@@ -499,6 +499,10 @@ option_parse_number(const OptionDef *def, const char *text, int flags,
 			_("It must be a number, with a unit if need be.");
 		if (hint != NULL)
 			fault->hint = pstrdup(_(hint));
+		else if (flags & GUC_UNIT_TIME)
+			fault->hint = _("For example 500ms, 30s or 5min.");
+		else if (flags & GUC_UNIT_MEMORY)
+			fault->hint = _("For example 512kB or 64MB.");
 		return false;
 	}
 	return true;

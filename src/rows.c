@@ -365,7 +365,7 @@ kapture_find_customers(PG_FUNCTION_ARGS)
 		const char *server;
 
 		kapture_argument_check_null(fcinfo, 1, "server");
-		kapture_argument_check_criteria(criteria);
+		kapture_argument_check_criteria(criteria, true);
 		server = NameStr(*PG_GETARG_NAME(1));
 		calls->user_fctx = rows_begin(fcinfo, KAPTURE_ROW_CUSTOMER,
 									  pstrdup(kapture_server_get(server, GetUserId())->timezone),

@@ -54,6 +54,16 @@ sub drained
 backlog($one, $two, 9100000000);
 is($two->safe_psql('postgres', $processes), '0', 'no launcher and no worker runs on a standby');
 is($two->safe_psql('postgres', "SELECT state, pending > 0 FROM kapture_status"), 'no worker|t', 'its views can be read');
+foreach my $view (split(/\n/, $two->safe_psql('postgres', qq(
+SELECT c.oid::regclass FROM pg_depend d JOIN pg_class c ON c.oid = d.objid
+WHERE d.classid = 'pg_class'::regclass AND d.refclassid = 'pg_extension'::regclass AND d.deptype = 'e' AND c.relkind = 'v'
+AND d.refobjid = (SELECT oid FROM pg_extension WHERE extname = 'kapture_sync') ORDER BY 1))),
+	'kapture_history', "kapture_preview('customers', (SELECT min(id)::text FROM customers))")
+{
+	my ($rc, $out, $err) = $two->psql('postgres', "SELECT count(*) FROM $view");
+	is($rc, 0, "$view can be read") or diag($err);
+}
+is($two->safe_psql('postgres', "SELECT bool_and(ok), max(detail) FILTER (WHERE step = 'worker') FROM kapture_check()"), 't|nothing is sent from a standby', 'kapture_check finds nothing wrong');
 like($two->safe_psql('postgres', q(SELECT kapture_get_customer('{"phone": "9000000000"}'))), qr/Before/, 'and Kapture be asked');
 
 # switched over

@@ -140,7 +140,9 @@ $node->safe_psql('postgres', qq(
 CREATE SERVER cutting FOREIGN DATA WRAPPER kapture_fdw OPTIONS (url '$cutting->{url}', pull_interval '1h', pull_since '@{[ ago(86400) ]}');
 CREATE USER MAPPING FOR CURRENT_USER SERVER cutting OPTIONS (auth_key 'a2FwZGVtbzprYXAxMjM=')));
 poll_ok($node, "SELECT finished_at IS NOT NULL FROM kapture_pull_status", 'a server that leaves out what is beyond 50 customers is pulled from');
-is($node->safe_psql('postgres', "$count WHERE server = 'cutting' AND name LIKE 'Many%'"), '333', 'all come, in halves of halves');
+is($node->safe_psql('postgres', "$count WHERE server = 'cutting' AND name LIKE 'Many%'"), '333', 'all come, in halves of halves')
+  or diag(join "\n", $node->safe_psql('postgres', "SELECT 'missing: ' || string_agg(i::text, ' ') FROM generate_series(1, 333) i WHERE NOT EXISTS (SELECT FROM kapture_customers WHERE server = 'cutting' AND name = 'Many ' || i)"),
+	$node->safe_psql('postgres', "SELECT row_to_json(p) FROM kapture_pull p"), map { "$_->{code} $_->{body}" } @{ emulator_get($cutting, 'log') });
 is($node->safe_psql('postgres', "$count WHERE server = 'cutting' AND name LIKE 'At once%'"), '50', 'but for those of one second');
 ok($node->log_contains(qr/gave exactly 50 customers for a single second/), 'which the log says');
 $node->safe_psql('postgres', "DROP SERVER cutting CASCADE");
