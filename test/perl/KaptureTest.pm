@@ -194,7 +194,7 @@ sub poll_ok
 			$session->{pid} = open3($session->{in}, $session->{out}, undef, @psql);
 			$session->{in}->autoflush(1);
 		}
-		$answer = ask($session, $query, $deadline);
+		$answer = ask($session, $query, $deadline + 5);    # what it says last is to be shown
 	}
 	end_session($session);
 	$answer //= 'nothing';
