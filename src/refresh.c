@@ -112,7 +112,7 @@ refresh_window(Refresh *refresh, KaptureFetch *fetch, const KaptureWindow *windo
  * The whole of it
  */
 
-/* Says how far it has come; at most once a second. */
+/* Says how far it has come, at most once a second, and that it is done. */
 static void
 refresh_report(Refresh *refresh)
 {
@@ -122,9 +122,9 @@ refresh_report(Refresh *refresh)
 	int64		done = refresh->windows_before + refresh->windows_done;
 	int64		left;
 
-	/* the end is told of at once if nothing was told before */
-	if (now - refresh->reported < REFRESH_REPORT ||
-		(refresh->windows_left > 0 && now - refresh->began < REFRESH_REPORT))
+	/* the end is told of in any case */
+	if (refresh->windows_left > 0 &&
+		(now - refresh->reported < REFRESH_REPORT || now - refresh->began < REFRESH_REPORT))
 		return;
 	refresh->reported = now;
 	if (refresh->windows_left == 0)

@@ -61,6 +61,16 @@ my $before = $node->safe_psql('postgres', $versions);
 like(refresh("'2021-03-10', '2021-03-19'"), qr/ 0 rows written/, 'a second refresh has nothing to write');
 is($node->safe_psql('postgres', $versions), $before, 'and writes nothing');
 
+# on its way, it says how far it is, at most once a second: here two windows come each half second
+emulator_faults($emulator, { api => 'pull', action => 'delay', ms => 500 });
+my $began = time;
+my @told = split /\n/, refresh("'2021-03-10', '2021-03-19'");
+my $most = time - $began + 2;
+emulator_faults($emulator);
+cmp_ok(scalar(grep { /NOTICE:  refreshed [1-9] of 10 windows: \d+ customers, \d+ a second, \d\d:\d\d:\d\d left$/ } @told), '>=', 1, 'a refresh says how far it is');
+cmp_ok(scalar @told, '<=', $most, 'but seldom');
+like($told[-1], qr/refreshed 10 windows: /, 'and in the end, that it is done');
+
 # only what differs
 my $id = $node->safe_psql('postgres', "SELECT id FROM kapture_customers WHERE name = 'At $times[7]'");
 $node->safe_psql('postgres', "SELECT kapture_update_customer(jsonb_build_object('kapture_customer_id', $id, 'city', 'Mysore'))");

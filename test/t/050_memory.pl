@@ -57,7 +57,7 @@ sub flat_ok
 }
 
 # --- a backend: direct calls, pulled rows, foreign tables, failures
-my @pulled = map { { customer_name => "Pulled $_", phone => (6000000000 + $_) . '', generated => '2021-03-14 10:00:00' } } 1 .. 50;
+my @pulled = map { { customer_name => "Pulled $_", phone => (6000000000 + $_) . '', generated => '2021-03-14 10:00:00' } } 1 .. 51;    # 50 look like a limit
 emulator_post($emulator, 'seed', \@pulled);
 $node->safe_psql('postgres', qq(
 CREATE SERVER nowhere FOREIGN DATA WRAPPER kapture_fdw OPTIONS (url 'http://127.0.0.1:1');
