@@ -91,11 +91,20 @@ sub choose_faults
 	return join ', ', map { $_->{action} . ($_->{code} ? " $_->{code}" : '') } @rules;
 }
 
+# The first value a query gives; undef if the server does not run just now, or
+# goes while it is asked: what is written to psql then breaks a pipe.
+sub try_psql
+{
+	my ($query) = @_;
+	my ($rc, $out) = eval { $node->psql('postgres', $query) };
+	return defined $rc && $rc == 0 ? $out : undef;
+}
+
 sub one_pid
 {
 	my ($where) = @_;
-	my ($rc, $out) = $node->psql('postgres', "SELECT pid FROM pg_stat_activity WHERE $where ORDER BY random() LIMIT 1");
-	return $rc == 0 && $out =~ /^\d+$/ ? $out : undef;
+	my $pid = try_psql("SELECT pid FROM pg_stat_activity WHERE $where ORDER BY random() LIMIT 1");
+	return defined $pid && $pid =~ /^\d+$/ ? $pid : undef;
 }
 
 my %kill = (
@@ -116,7 +125,7 @@ my %count = map { $_ => 0 } @kinds;
 sub wait_until
 {
 	my ($query, $what) = @_;
-	return wait_for(sub { my ($rc, $out) = $node->psql('postgres', $query); defined $out && $out eq 't' }, $what);
+	return wait_for(sub { (try_psql($query) // '') eq 't' }, $what);
 }
 
 for my $n (1 .. $kills)
