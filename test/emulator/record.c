@@ -44,6 +44,7 @@ static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
 static Entry log_entries[LOG_SIZE];
 static Counters counters;
 static int64_t in_flight;
+static int64_t open_connections;
 
 /* Times of arrival within the last second: a queue in a ring. */
 static int64_t *recent;
@@ -51,11 +52,14 @@ static size_t recent_size;
 static size_t recent_first;
 static size_t recent_count;
 
+/* A connection was opened or, with all that came over it dealt with, closed. */
 void
-record_connection(void)
+record_connection(bool opened)
 {
 	pthread_mutex_lock(&mutex);
-	counters.connections++;
+	if (opened)
+		counters.connections++;
+	open_connections += opened ? 1 : -1;
 	pthread_mutex_unlock(&mutex);
 }
 
@@ -141,7 +145,7 @@ record_request(Api api, const Reply *reply, const char *fault, Buf *headers, Buf
 	pthread_mutex_unlock(&mutex);
 }
 
-/* Forgets everything but what is in flight. */
+/* Forgets everything but what is in flight and open. */
 void
 record_reset(void)
 {
@@ -168,11 +172,12 @@ record_stats(Buf *out, size_t customers)
 	for (int i = 0; i < N_APIS; i++)
 		buf_printf(out, ", \"%s_requests\": %lld", api_names[i], (long long) counters.by_api[i]);
 	buf_printf(out, ", \"duplicate_refusals\": %lld, \"unauthorized\": %lld, \"faults\": %lld,"
-			   " \"in_flight\": %lld, \"max_in_flight\": %lld, \"connections\": %lld,"
+			   " \"in_flight\": %lld, \"max_in_flight\": %lld, \"connections\": %lld, \"open_connections\": %lld,"
 			   " \"max_requests_in_any_second\": %lld}",
 			   (long long) counters.duplicate_refusals, (long long) counters.unauthorized,
 			   (long long) counters.faults, (long long) in_flight, (long long) counters.max_in_flight,
-			   (long long) counters.connections, (long long) counters.max_in_second);
+			   (long long) counters.connections, (long long) open_connections,
+			   (long long) counters.max_in_second);
 	pthread_mutex_unlock(&mutex);
 }
 

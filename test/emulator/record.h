@@ -5,12 +5,13 @@
 #ifndef RECORD_H
 #define RECORD_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "api.h"
 #include "buf.h"
 
-extern void record_connection(void);
+extern void record_connection(bool opened);
 extern void record_begin(void);
 extern void record_end(void);
 extern void record_request(Api api, const Reply *reply, const char *fault, Buf *headers, Buf *body);

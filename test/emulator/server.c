@@ -278,8 +278,7 @@ on_connection(void *arg, struct MHD_Connection *connection, void **context, enum
 	(void) arg;
 	(void) connection;
 	(void) context;
-	if (what == MHD_CONNECTION_NOTIFY_STARTED)
-		record_connection();
+	record_connection(what == MHD_CONNECTION_NOTIFY_STARTED);
 }
 
 /*
