@@ -32,24 +32,24 @@
 #include "compat.h"
 #include "vacuum.h"
 
-/* Dead entries that are worth a vacuum, and which part of the live ones. */
-#define VACUUM_DEAD			10000
+/* Dead entries that are worth a vacuum beside this part of the live ones. */
 #define VACUUM_SCALE		5
 
 /* Milliseconds between two looks at who still needs them. */
-#define VACUUM_LOOK			1000
+#define VACUUM_LOOK			200
 
 typedef struct VacuumTable
 {
 	const char *name;
+	uint64		threshold;		/* dead entries that are worth a vacuum of a small table */
 	uint64		dead;			/* since the last vacuum */
 	uint64		limit;
 	TransactionId until;		/* that many died before this one; Invalid: not yet */
 } VacuumTable;
 
 static VacuumTable vacuum_tables[KAPTURE_TABLE_COUNT] = {
-	[KAPTURE_TABLE_OUTBOX] = {.name = "kapture_outbox",.limit = VACUUM_DEAD},
-	[KAPTURE_TABLE_DELIVERY] = {.name = "kapture_delivery",.limit = VACUUM_DEAD},
+	[KAPTURE_TABLE_OUTBOX] = {.name = "kapture_outbox",.threshold = 1000,.limit = 1000},
+	[KAPTURE_TABLE_DELIVERY] = {.name = "kapture_delivery",.threshold = 10000,.limit = 10000},
 };
 static TimestampTz vacuum_next_look = 0;
 
@@ -75,7 +75,7 @@ vacuum_is_due(KaptureTable table)
 	rel = try_relation_open(kapture_catalog_relid(table), AccessShareLock);
 	if (rel == NULL)
 		return false;
-	t->limit = VACUUM_DEAD;
+	t->limit = t->threshold;
 	if (rel->rd_rel->reltuples > 0)
 		t->limit += (uint64) rel->rd_rel->reltuples / VACUUM_SCALE;
 	if (t->dead < t->limit)
