@@ -25,6 +25,113 @@ UPDATE customers SET customer_name = customer_name;
 UPDATE customers SET kapture_customer_id = 7;
 SELECT * FROM noted;
 
+-- nor does it come to the trigger, once the session knows the table
+CREATE FUNCTION captures(statement text) RETURNS text LANGUAGE plpgsql AS $$
+DECLARE
+	line text;
+	result text := 'left out';
+BEGIN
+	FOR line IN EXECUTE 'EXPLAIN (ANALYZE, COSTS OFF, TIMING OFF, SUMMARY OFF) ' || statement LOOP
+		IF line LIKE 'Trigger kapture%' THEN
+			result := substring(line FROM 'calls=.*');
+		END IF;
+	END LOOP;
+	RETURN result;
+END $$;
+SELECT captures($$UPDATE customers SET note = 'y'$$);
+SELECT captures($$UPDATE customers SET note = 'y', phone = phone$$);
+SELECT captures($$UPDATE customers SET id = id$$);
+SELECT captures($$WITH w AS (INSERT INTO customers VALUES (2, 'Two', '9000000002') RETURNING id) UPDATE customers SET note = 'z'$$);
+SELECT * FROM noted;
+DELETE FROM customers WHERE id = 2;
+DELETE FROM kapture_outbox;
+-- other triggers are none of our business
+CREATE FUNCTION tell() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN RAISE NOTICE '% of %', TG_OP, NEW.id; RETURN NULL; END $$;
+CREATE TRIGGER tell AFTER UPDATE ON customers FOR EACH ROW EXECUTE FUNCTION tell();
+UPDATE customers SET phone = phone;
+SELECT captures($$UPDATE customers SET note = 'z'$$);
+DROP TRIGGER tell ON customers;
+CREATE TABLE referrer (id int PRIMARY KEY REFERENCES customers ON UPDATE CASCADE);
+INSERT INTO referrer VALUES (1);
+UPDATE customers SET id = 3 WHERE id = 1;
+SELECT * FROM noted;
+SELECT * FROM referrer;
+UPDATE customers SET note = 'w' WHERE id = 3;
+DROP TABLE referrer;
+UPDATE customers SET id = 1 WHERE id = 3;
+DELETE FROM kapture_outbox;
+-- what changes mapped columns besides: a trigger before it, a generated column
+CREATE FUNCTION rename() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN NEW.customer_name := NEW.note; RETURN NEW; END $$;
+CREATE TRIGGER rename BEFORE UPDATE ON customers FOR EACH ROW EXECUTE FUNCTION rename();
+UPDATE customers SET phone = phone;
+DELETE FROM kapture_outbox;
+SELECT captures($$UPDATE customers SET note = 'by trigger'$$);
+SELECT * FROM noted;
+DROP TRIGGER rename ON customers;
+UPDATE customers SET customer_name = 'One';
+DELETE FROM kapture_outbox;
+CREATE TABLE made (id int PRIMARY KEY, first text, note text, customer_name text GENERATED ALWAYS AS ('Ms ' || first) STORED, phone text);
+BEGIN;
+SELECT kapture_attach('made');
+SELECT kapture_pause('made');
+COMMIT;
+INSERT INTO made VALUES (1, 'A', 'n', DEFAULT, '1');
+DELETE FROM kapture_outbox;
+SELECT captures($$UPDATE made SET first = 'B'$$);
+SELECT * FROM noted;
+DELETE FROM kapture_outbox;
+SELECT kapture_detach('made');
+DROP TABLE made;
+-- through a view, a rule, a prepared statement, MERGE and ON CONFLICT
+CREATE VIEW of_customers AS SELECT id, customer_name AS name, note AS remark FROM customers;
+SELECT captures($$UPDATE of_customers SET remark = 'v'$$);
+SELECT captures($$UPDATE of_customers SET name = 'Uno'$$);
+CREATE TABLE remarks (customer int, remark text);
+CREATE RULE remark AS ON UPDATE TO remarks DO INSTEAD UPDATE customers SET customer_name = NEW.remark;
+INSERT INTO remarks VALUES (1, 'r');
+UPDATE remarks SET remark = 's';
+DROP TABLE remarks;
+PREPARE set_note AS UPDATE customers SET note = $1;
+EXECUTE set_note('p');
+PREPARE set_phone AS UPDATE customers SET phone = $1;
+EXECUTE set_phone('9000000009');
+EXECUTE set_note('q');
+MERGE INTO customers c USING (VALUES (1)) v(id) ON c.id = v.id WHEN MATCHED AND c.note = 'none' THEN UPDATE SET note = 'm'
+	WHEN MATCHED THEN UPDATE SET customer_name = 'Merged';
+INSERT INTO customers VALUES (1, 'a') ON CONFLICT (id) DO UPDATE SET note = 'c';
+INSERT INTO customers VALUES (1, 'a') ON CONFLICT (id) DO UPDATE SET customer_name = 'Conflict';
+SELECT * FROM noted;
+DEALLOCATE ALL;
+DROP VIEW of_customers;
+DELETE FROM kapture_outbox;
+-- attached anew with other columns, while a session knows the former ones
+BEGIN;
+SELECT kapture_detach('customers');
+SELECT kapture_attach('customers', '{"customer_name": "customer_name", "phone": "phone", "city": "note"}');
+SELECT kapture_pause('customers');
+UPDATE customers SET note = 'Bangalore';
+COMMIT;
+UPDATE customers SET note = 'Mumbai';
+SELECT * FROM noted;
+SELECT captures($$UPDATE customers SET kapture_customer_id = 8$$);
+BEGIN;
+SELECT kapture_detach('customers');
+SELECT kapture_attach('customers');
+SELECT kapture_pause('customers');
+COMMIT;
+-- children have columns in an order of their own
+CREATE TABLE child (note text, phone text, customer_name text, id int NOT NULL, kapture_customer_id bigint);
+ALTER TABLE child INHERIT customers;
+INSERT INTO child VALUES ('n', '1', 'Child', 9);
+UPDATE customers SET phone = '9000000019';
+UPDATE customers SET note = 'all';
+SELECT * FROM noted;
+DROP TABLE child;
+DROP FUNCTION tell(), rename(), captures(text);
+DELETE FROM kapture_outbox;
+UPDATE customers SET phone = '9000000001', note = 'x', kapture_customer_id = 7;
+DELETE FROM kapture_outbox;
+
 -- keys
 UPDATE customers SET id = 2;
 SELECT * FROM noted;

@@ -7,8 +7,12 @@
  */
 #include "postgres.h"
 
+#include "access/sysattr.h"
+#include "catalog/pg_class.h"
+#include "catalog/pg_trigger.h"
 #include "catalog/pg_type.h"
 #include "commands/trigger.h"
+#include "executor/executor.h"
 #include "fmgr.h"
 #include "utils/datum.h"
 #include "utils/guc.h"
@@ -33,9 +37,13 @@ typedef struct CaptureTable
 	MemoryContext context;
 	KaptureAttachment *attachment;	/* NULL: not attached */
 	bool		plain_key;		/* its text does not depend on settings */
+	Bitmapset  *columns;		/* mapped and key columns, as in updatedCols; NULL:
+								 * what else changes them is not known */
 } CaptureTable;
 
 static HTAB *capture_tables = NULL;
+static Oid	capture_function = InvalidOid;	/* kapture_capture() itself */
+static ExecutorStart_hook_type capture_prev_executor_start = NULL;
 
 /* What is being written from a pull, and so is not to be captured. */
 static struct
@@ -66,6 +74,73 @@ capture_relcache_callback(Datum arg, Oid relid)
 	}
 }
 
+/*
+ * Are the columns that an UPDATE names all that it changes in this table?  BEFORE
+ * triggers may change others; partitions and children number theirs in their own way.
+ */
+static bool
+capture_names_all_changes(ResultRelInfo *rri)
+{
+	Form_pg_class form = rri->ri_RelationDesc->rd_rel;
+
+	return form->relkind == RELKIND_RELATION && !form->relispartition &&
+		rri->ri_RootResultRelInfo == NULL && !rri->ri_TrigDesc->trig_update_before_row;
+}
+
+/*
+ * Takes our trigger out of an UPDATE that names no mapped or key column: to queue
+ * the event and to fetch both versions of the row again costs more than all that
+ * kapture_capture() would do to find that nothing is to be noted.  What is altered
+ * is the executor's own copy of the triggers, so it ends with this statement.
+ */
+static void
+capture_leave_out(ResultRelInfo *rri, EState *estate)
+{
+	Oid			relid = RelationGetRelid(rri->ri_RelationDesc);
+	CaptureTable *table = hash_search(capture_tables, &relid, HASH_FIND, NULL);
+	TriggerDesc *triggers = rri->ri_TrigDesc;
+	bool		others = false;
+
+	if (table == NULL || !table->valid || table->columns == NULL || !capture_names_all_changes(rri) ||
+		bms_overlap(table->columns, ExecGetUpdatedCols(rri, estate)))
+		return;
+	for (int i = 0; i < triggers->numtriggers; i++)
+	{
+		Trigger    *trigger = &triggers->triggers[i];
+
+		if (!TRIGGER_TYPE_MATCHES(trigger->tgtype, TRIGGER_TYPE_ROW, TRIGGER_TYPE_AFTER, TRIGGER_TYPE_UPDATE))
+			continue;
+		if (trigger->tgfoid == capture_function)
+			trigger->tgtype &= ~TRIGGER_TYPE_UPDATE;
+		else
+			others = true;
+	}
+	triggers->trig_update_after_row = others;
+}
+
+static void
+capture_executor_start(QueryDesc *queryDesc, int eflags)
+{
+	if (capture_prev_executor_start)
+		capture_prev_executor_start(queryDesc, eflags);
+	else
+		standard_ExecutorStart(queryDesc, eflags);
+
+	if (queryDesc->operation == CMD_UPDATE)
+	{
+		ListCell   *lc;
+
+		foreach(lc, queryDesc->estate->es_opened_result_relations)
+		{
+			ResultRelInfo *rri = lfirst(lc);
+
+			if (rri->ri_TrigDesc && rri->ri_TrigDesc->trig_update_after_row)
+				capture_leave_out(rri, queryDesc->estate);
+		}
+	}
+}
+
+/* What a backend needs from its first capture on; others pay nothing. */
 static void
 capture_initialize(void)
 {
@@ -73,6 +148,8 @@ capture_initialize(void)
 
 	capture_tables = hash_create("kapture_sync captured tables", 16, &ctl, HASH_ELEM | HASH_BLOBS);
 	CacheRegisterRelcacheCallback(capture_relcache_callback, (Datum) 0);
+	capture_prev_executor_start = ExecutorStart_hook;
+	ExecutorStart_hook = capture_executor_start;
 }
 
 /* Tells whether a type's text form is the same whatever the settings are. */
@@ -98,6 +175,34 @@ capture_type_is_plain(Oid type)
 	}
 }
 
+/* Adds one to a table's columns; false if it is not only written by name. */
+static bool
+capture_add_column(CaptureTable *table, TupleDesc desc, AttrNumber attnum)
+{
+	if (TupleDescAttr(desc, attnum - 1)->attgenerated != '\0')
+		return false;
+	table->columns = bms_add_member(table->columns, attnum - FirstLowInvalidHeapAttributeNumber);
+	return true;
+}
+
+/* Finds a table's columns. */
+static void
+capture_find_columns(CaptureTable *table, TupleDesc desc)
+{
+	KaptureAttachment *att = table->attachment;
+	bool		named = true;
+
+	for (int i = 0; named && i < att->nkeys; i++)
+		named = capture_add_column(table, desc, att->keys[i].attnum);
+	for (int i = 0; named && i < att->ncolumns; i++)
+	{
+		if (att->columns[i].attnum != InvalidAttrNumber)
+			named = capture_add_column(table, desc, att->columns[i].attnum);
+	}
+	if (!named)
+		table->columns = NULL;
+}
+
 /* What the trigger needs to know of its table. */
 static CaptureTable *
 capture_table(Relation rel)
@@ -107,8 +212,6 @@ capture_table(Relation rel)
 	CaptureTable *table;
 	MemoryContext old;
 
-	if (capture_tables == NULL)
-		capture_initialize();
 	table = hash_search(capture_tables, &relid, HASH_ENTER, &found);
 	if (found && table->valid)
 		return table;
@@ -117,11 +220,14 @@ capture_table(Relation rel)
 		MemoryContextDelete(table->context);
 	table->valid = false;
 	table->attachment = NULL;
+	table->columns = NULL;
 	table->context = NULL;
 	table->context = AllocSetContextCreate(CacheMemoryContext, "kapture_sync captured table",
 										   ALLOCSET_SMALL_SIZES);
 	old = MemoryContextSwitchTo(table->context);
 	table->attachment = kapture_catalog_attachment(rel);
+	if (table->attachment && table->attachment->nkeys > 0)
+		capture_find_columns(table, RelationGetDescr(rel));
 	MemoryContextSwitchTo(old);
 
 	table->plain_key = true;
@@ -297,6 +403,9 @@ kapture_capture(PG_FUNCTION_ARGS)
 
 	if (!kapture_capture_enabled)
 		return PointerGetDatum(NULL);
+	if (capture_tables == NULL)
+		capture_initialize();
+	capture_function = fcinfo->flinfo->fn_oid;
 	table = capture_table(trigdata->tg_relation);
 	if (table->attachment == NULL || table->attachment->nkeys == 0)
 		return PointerGetDatum(NULL);
