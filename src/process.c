@@ -93,14 +93,16 @@ kapture_process_initialize(Datum arg)
 
 /*
  * One process of a kind for each database, whatever shared memory says: ends
- * this one if there is another.
+ * this one if there is another.  The functions for advisory locks have 1 and 2
+ * in the tag's last field, so nobody takes this lock by SQL and thus keeps the
+ * process from running.
  */
 void
 kapture_process_lock_database(KaptureWorkerKind kind)
 {
 	LOCKTAG		tag;
 
-	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, 0x6b617074, 0x75726500 + kind, 2);
+	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, 0x6b617074, 0x75726500 + kind, 3);
 	if (LockAcquire(&tag, ExclusiveLock, true, true) == LOCKACQUIRE_NOT_AVAIL)
 		ereport(FATAL,
 				(errcode(ERRCODE_OBJECT_IN_USE),

@@ -200,6 +200,22 @@ alice_is_served('and after a change of her server');
 $in .= "ROLLBACK;\n\\q\n";
 $locker->finish;
 
+# the locks by which the extension's processes know of each other: SQL cannot take them
+my $locks = sql("SELECT string_agg(format('SELECT pg_advisory_lock(%s, %s), pg_advisory_lock(%s)', classid, objid, (classid::bigint << 32) + objid::bigint), '; ')"
+	  . " FROM pg_locks WHERE locktype = 'advisory' AND pid = kapture_worker_pid()");
+like($locks, qr/^SELECT pg_advisory_lock/, 'a worker has a lock');
+($in, $out) = ('', '');
+$locker = IPC::Run::start([ 'psql', '-XAtq', '-d', $node->connstr('postgres') . ' user=mallory' ], '<', \$in, '>', \$out, '2>&1');
+$in .= "SET lock_timeout = '5s'; $locks; SELECT 'tried';\n";
+$locker->pump until $out =~ /tried/;
+unlike($out, qr/ERROR/, 'numbers like those of a lock of ours are free');
+my $former = sql("SELECT kapture_worker_pid()");
+sql("SELECT pg_terminate_backend($former)");
+poll_ok($node, "SELECT kapture_worker_pid() <> $former", 'who has them keeps no worker from beginning');
+alice_is_served('which serves alice');
+$in .= "\\q\n";
+$locker->finish;
+
 # a pipe for a file of certificates
 my $pipe = PostgreSQL::Test::Utils::tempdir() . '/pipe';
 mkfifo($pipe, 0644) or die "mkfifo: $!";
