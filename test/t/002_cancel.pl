@@ -7,6 +7,7 @@ use FindBin;
 use lib "$FindBin::RealBin/../perl";
 use IO::Socket::INET;
 use KaptureTest;
+use POSIX qw(:signal_h);
 use PostgreSQL::Test::Utils;
 use Test::More;
 
@@ -53,6 +54,22 @@ my %url = (
 	tls => 'https://127.0.0.1:' . $silent->sockport,
 	read => $emulator->{url});
 
+# Signals that other threads of a process than its first take.
+sub threads_with_signals
+{
+	my ($pid) = @_;
+	my @threads = grep { !m{/$pid$} } glob "/proc/$pid/task/*";
+	my @open;
+
+	cmp_ok(scalar @threads, '>', 0, 'there is another thread');
+	foreach my $thread (@threads)
+	{
+		my ($blocked) = slurp_file("$thread/status") =~ /^SigBlk:\s+([0-9a-f]+)$/m or die $thread;
+		push @open, grep { !(hex(substr $blocked, 8) & 1 << $_ - 1) } SIGHUP, SIGINT, SIGTERM, SIGALRM, SIGUSR1, SIGUSR2, SIGURG;
+	}
+	return @open;
+}
+
 foreach my $phase (sort keys %url)
 {
 	$node->safe_psql('postgres', qq(
@@ -68,6 +85,7 @@ CREATE USER MAPPING FOR PUBLIC SERVER $phase OPTIONS (auth_key 'k')));
 	$session->query_until(qr/started/, "\\echo started\nSELECT kapture_get_customer('{\"phone\": \"9845765226\"}', '$phase');\nSELECT 'alive';\n");
 	ok($node->poll_query_until('postgres',
 		"SELECT wait_event_type = 'Extension' FROM pg_stat_activity WHERE pid = $pid"), "$phase: the call waits");
+	is(join(' ', threads_with_signals($pid)), '', 'signals are blocked in the thread that resolves') if $phase eq 'dns';
 	$node->safe_psql('postgres', "SELECT pg_cancel_backend($pid)");
 	ok($node->poll_query_until('postgres', "SELECT state = 'idle' FROM pg_stat_activity WHERE pid = $pid"),
 		"$phase: cancel ends the wait");

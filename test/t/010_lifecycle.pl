@@ -31,10 +31,12 @@ sub starts
 	return scalar @lines;
 }
 
-# Many databases without the extension, some that no worker may enter.
+# Many databases without the extension, some that no worker may enter, one with
+# names like ours.
 $node->safe_psql('postgres', join '', map { "CREATE DATABASE empty$_;\n" } 1 .. 25);
 $node->safe_psql('postgres', "CREATE DATABASE $_") foreach qw(template closed broken);
 $node->safe_psql($_, "CREATE EXTENSION kapture_sync") foreach qw(template closed broken);
+$node->safe_psql('empty3', "CREATE SCHEMA kapture_sync; CREATE TABLE kapture_outbox (a int); CREATE TABLE kapture_attachment (a int); CREATE TABLE kapture_sync.kapture_delivery (a int)");
 poll_ok($node, $serves, "CREATE EXTENSION starts a worker in $_", $_) foreach qw(template closed broken);
 my %oid = map { $_ => $node->safe_psql('postgres', "SELECT oid FROM pg_database WHERE datname = '$_'") } qw(template closed broken);
 $node->safe_psql('postgres', "ALTER DATABASE template IS_TEMPLATE true");
@@ -125,11 +127,17 @@ poll_ok($node, $idle, 'no more excluded, it is served again');
 oracle_ok($node, $emulator, 'and what waited is sent');
 
 # the postmaster dies
-$pid = worker_pid();
+$node->safe_psql('postgres', "ALTER SERVER kapture OPTIONS (ADD pull_interval '1h')");
+poll_ok($node, "SELECT kapture_puller_pid() IS NOT NULL", 'there is a puller');
+my %process = reverse split /[|\n]/, $node->safe_psql('postgres', "SELECT pid, backend_type FROM pg_stat_activity WHERE backend_type LIKE 'kapture%' AND coalesce(datname, 'postgres') = 'postgres'");
+is(join(', ', sort keys %process), 'kapture_sync launcher, kapture_sync puller, kapture_sync worker', 'and all others');
 $node->kill9;
-wait_for(sub { my $stat = -e "/proc/$pid/stat" ? slurp_file("/proc/$pid/stat") : ''; $stat !~ /^\d+ \(.*\) [^Z]/ },
-	'the worker to follow its postmaster');
-pass('no worker outlives its postmaster');
+foreach my $type (sort keys %process)
+{
+	my $file = "/proc/$process{$type}/stat";
+	wait_for(sub { my $stat = -e $file ? eval { slurp_file($file) } // '' : ''; $stat !~ /^\d+ \(.*\) [^Z]/ }, "the $type to follow its postmaster");
+	pass("no $type outlives its postmaster");
+}
 # other processes of the old postmaster may still hold its shared memory
 wait_for(sub { $node->start(fail_ok => 1) or do { $node->stop('fast', fail_ok => 1); 0 } }, 'the server to start again');
 poll_ok($node, $serves, 'and the next one starts');

@@ -149,7 +149,17 @@ poll_ok($hub, "SELECT count(*) = 500 AND count(kapture_customer_id) = 500 FROM c
 poll_ok($hub, $idle, 'and nothing is left');
 oracle_ok($hub, $emulator, 'Kapture has the rows of both, once and as they are');
 
-# an error in capture would stop replication for good: a missing extension must not
+# an error in capture would stop replication for good: neither a table that has lost
+# its key nor a missing extension is one
+$hub->safe_psql('postgres', q(
+SELECT kapture_detach('customers');
+ALTER TABLE customers DROP CONSTRAINT customers_pkey, ADD COLUMN nr int GENERATED ALWAYS AS IDENTITY PRIMARY KEY;
+SELECT kapture_attach('customers', replicated => true);
+ALTER TABLE customers DROP COLUMN nr));
+$publishers[0]->safe_psql('postgres', "INSERT INTO customers VALUES (1998, 'Keyless', '9199999998')");
+applied(1);
+is($hub->safe_psql('postgres', "SELECT count(*) FROM customers WHERE id = 1998"), '1', 'replication goes on without a key');
+ok($hub->log_contains(qr/WARNING:  changes of table "customers" are not sent to Kapture/), 'which the log says');
 $hub->safe_psql('postgres', "SET client_min_messages = error; DROP EXTENSION kapture_sync CASCADE");
 $publishers[0]->safe_psql('postgres', "INSERT INTO customers VALUES (1999, 'Later', '9199999999')");
 applied(1);

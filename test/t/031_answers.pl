@@ -30,6 +30,20 @@ sub fresh
 	return;
 }
 
+# How many Adds of customers with that phone came.
+sub offered
+{
+	my ($with) = @_;
+	return scalar grep { $_->{api} eq 'add' && $_->{body} =~ /"$with"/ } @{ emulator_get($emulator, 'log') };
+}
+
+sub restart_worker
+{
+	my $pid = sql("SELECT kapture_worker_pid()");
+	sql("SELECT pg_terminate_backend($pid)");
+	return poll_ok($node, "SELECT kapture_worker_pid() <> $pid", 'another worker');
+}
+
 # --- duplicates
 emulator_post($emulator, 'seed', [
 	{ kapture_customer_id => 101, customer_name => 'By phone', phone => '9100000001', email_id => 'a@example.com' },
@@ -70,6 +84,44 @@ poll_ok($node, "SELECT kapture_customer_id IS NOT NULL FROM strict WHERE id = 4"
 poll_ok($node, "SELECT pending + in_flight + retrying = 0 FROM kapture_status WHERE relation = 'strict'::regclass", 'its change follows');
 is(stats()->{adds} - $adds, 1, 'and is not added twice');
 is(sql("SELECT kapture_get_customer('{\"phone\": \"9300000005\"}') -> 'Customer Details' ->> 'id' = kapture_customer_id::text FROM strict WHERE id = 4"), 't', 'and has its new phone');
+# a search that never finds it: the Add is sent again, and what is refused as known is ours
+$adds = stats()->{adds};
+my $offered = offered('9300000006');
+emulator_faults($emulator, { api => 'add', action => 'drop_after', count => 1 }, { api => 'get', action => 'not_found', count => 2 });
+sql("INSERT INTO strict VALUES (5, 'Lost', '9300000006')");
+poll_ok($node, "SELECT kapture_customer_id IS NOT NULL FROM strict WHERE id = 5", 'a lost Add that is not found is found once it is refused');
+is(stats()->{adds} - $adds, 1, 'nobody was added twice');
+is(offered('9300000006') - $offered, 2, 'but offered twice');
+# a crash, while Kapture has yet to carry the Add out: that it was sent is on disk,
+# and it is not searched for before it must be over, though the database wants its
+# commits to be asynchronous
+sql("ALTER DATABASE postgres SET synchronous_commit = off; ALTER SYSTEM SET wal_writer_delay = '10s'; SELECT pg_reload_conf()");
+restart_worker();
+sql("ALTER SERVER kapture OPTIONS (SET timeout '6s')");
+$adds = stats()->{adds};
+emulator_faults($emulator, { api => 'add', action => 'late', ms => 4000, count => 1 });
+sql("SET synchronous_commit = on; INSERT INTO strict VALUES (6, 'Crash', '9300000007')");
+wait_for(sub { stats()->{in_flight} == 1 }, 'the Add to arrive');
+$node->stop('immediate');
+$node->start;
+sql("UPDATE strict SET phone = '9300000008' WHERE id = 6");
+poll_ok($node, "SELECT kapture_customer_id IS NOT NULL FROM strict WHERE id = 6", 'an Add under way in a crash is found');
+is(offered('9300000007') . ' ' . offered('9300000008'), '1 0', 'and is not sent again');
+is(stats()->{adds} - $adds, 1, 'so there is one customer');
+sql("ALTER DATABASE postgres RESET synchronous_commit; ALTER SYSTEM RESET wal_writer_delay; SELECT pg_reload_conf()");
+sql("ALTER SERVER kapture OPTIONS (SET timeout '2s')");
+# an answer for an attempt that is no more (nobody but a superuser can do that)
+emulator_faults($emulator, { api => 'add', action => 'hold', count => 1 });
+sql("ALTER SERVER kapture OPTIONS (SET timeout '1h')");
+sql("INSERT INTO strict VALUES (7, 'Superseded', '9300000009')");
+wait_for(sub { stats()->{in_flight} == 1 }, 'the Add to arrive');
+sql("UPDATE kapture_delivery SET state = 'parked', attempts = attempts + 1, last_error = 'by hand' WHERE row_key = '7'");
+emulator_post($emulator, 'release', {});
+poll_ok($node, "SELECT kapture_customer_id IS NOT NULL FROM strict WHERE id = 7", 'an answer comes too late for its attempt');
+is(sql("SELECT state, last_error, attempts FROM kapture_delivery WHERE row_key = '7'"), 'parked|by hand|2', 'and does nothing to a newer one');
+sql("ALTER SERVER kapture OPTIONS (SET timeout '2s')");
+sql("SELECT kapture_retry('strict', '7')");
+poll_ok($node, "SELECT pending + in_flight + retrying + parked = 1 FROM kapture_status WHERE relation = 'strict'::regclass", 'which ends by itself');
 # an answer that cannot be read is a lost Add, too
 foreach my $action (qw(truncate garbage html late))
 {
@@ -211,6 +263,7 @@ emulator_faults($emulator, { action => 'delay', ms => 20 });
 sql("INSERT INTO customers (customer_name, phone) SELECT 'Wide ' || i, (9460000000 + i)::text FROM generate_series(1, 500) i");
 poll_ok($node, "SELECT count(*) = count(kapture_customer_id) FROM customers", 'all are sent');
 is(stats()->{max_in_flight}, 5, 'max_connections is used, and kept');
+cmp_ok(stats()->{connections}, '<=', 5 + 10, 'for all requests the same connections; others ask for the counters');
 
 fresh();
 sql("ALTER SERVER kapture OPTIONS (ADD rate_limit '40')");

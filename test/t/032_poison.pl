@@ -63,11 +63,24 @@ failure_ok($bad[2], 'not at the end either', 'a deferred trigger fires at once')
 failure_ok($bad[3], 'no_id', 'a check constraint');
 is(sql("SELECT count(*) FROM kapture_failures WHERE state = 'parked'"), '4', 'they are parked');
 is(stats()->{adds}, 54, 'each was added once');
+my $requests = stats()->{requests};
 sql("DROP TRIGGER no_write_back ON customers; DROP TRIGGER deferred_raise ON customers; ALTER TABLE customers DROP CONSTRAINT no_id");
 is(sql("SELECT kapture_retry('customers')"), '4', 'retried when mended');
 poll_ok($node, "SELECT count(kapture_customer_id) = 54 FROM customers", 'their ids, which were kept, are written');
-is(stats()->{adds}, 54, 'and nobody was added again');
+is(stats()->{requests}, $requests, 'without asking Kapture for them');
 oracle_ok($node, $emulator, 'every id is right');
+
+# a trigger that changes a mapped column whenever the row is written
+sql(q(
+CREATE FUNCTION touch() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN NEW.city := coalesce(NEW.city, '') || 'x'; RETURN NEW; END $$;
+CREATE TRIGGER touch BEFORE UPDATE ON customers FOR EACH ROW EXECUTE FUNCTION touch()));
+my $touched = insert('Touched');
+poll_ok($node, has_id($touched), 'its id is written');
+poll_ok($node, $idle, 'and that comes to an end');
+is(sql("SELECT city FROM customers WHERE id = $touched"), 'x', 'the row was written once');
+my ($customer) = @{ emulator_get($emulator, 'customers?id=' . sql("SELECT kapture_customer_id FROM customers WHERE id = $touched")) };
+is("$customer->{city} $customer->{updates}", 'x 1', 'and what the trigger made of it is sent, once');
+sql("DROP TRIGGER touch ON customers");
 
 # --- locks
 my $locker = $node->background_psql('postgres');
@@ -83,6 +96,19 @@ poll_ok($node, "SELECT count(*) = 0 FROM customers WHERE kapture_customer_id IS 
 $locker->query_safe("COMMIT");
 poll_ok($node, has_id($locked), 'its id is written once it is free');
 oracle_ok($node, $emulator, 'added once');
+
+# more of them than are taken up at a time
+sql("SELECT kapture_pause('customers')");
+sql("INSERT INTO customers (customer_name, phone) SELECT 'Crowd', (9550000000 + i)::text FROM generate_series(1, 600) i");
+$locker->query_safe("BEGIN; SELECT count(*) FROM (SELECT FROM customers WHERE customer_name = 'Crowd' FOR UPDATE) s");
+sql("SELECT kapture_resume('customers')");
+poll_ok($node, "SELECT count(*) = 600 FROM kapture_delivery WHERE last_error LIKE 'the row is locked%'", 'six hundred locked rows wait');
+insert("Behind $_") for 1 .. 20;
+poll_ok($node, "SELECT count(*) = 20 FROM customers WHERE customer_name LIKE 'Behind%' AND kapture_customer_id IS NOT NULL", 'and hide nobody behind them');
+is(sql("SELECT count(kapture_customer_id) FROM customers WHERE customer_name = 'Crowd'"), '0', 'while they are locked');
+$locker->query_safe("COMMIT");
+poll_ok($node, $idle, 'and go on once they are free');
+oracle_ok($node, $emulator, 'all of them');
 
 $locker->query_safe("BEGIN; LOCK TABLE customers IN ACCESS EXCLUSIVE MODE");
 $locker->query_safe("INSERT INTO customers (customer_name, phone) VALUES ('Under a table lock', '9510000000')");
@@ -100,6 +126,15 @@ poll_ok($node, "SELECT count(*) = 1 FROM kapture_history WHERE row_key = '$gone'
 is(sql("SELECT kapture_customer_id IS NULL FROM (SELECT) s LEFT JOIN customers ON id = $gone"), 't', 'and does not come back');
 my ($deleted) = grep { $_->{customer_name} eq 'Deleted in flight' } @{ emulator_get($emulator, 'customers') };
 ok($deleted, 'its customer stays in Kapture');
+
+hold_adds($node, $emulator);
+my $given = insert('Given an id');
+poll_ok($node, "SELECT in_flight = 1 FROM kapture_status WHERE relation = 'customers'::regclass", 'in flight');
+sql("UPDATE customers SET kapture_customer_id = 4711 WHERE id = $given");
+release_adds($node, $emulator);
+poll_ok($node, $idle, 'the answer comes');
+is(sql("SELECT kapture_customer_id FROM customers WHERE id = $given"), '4711', 'an id that somebody else has written stays');
+sql("DELETE FROM customers WHERE id = $given");
 
 sql("CREATE TABLE moving (id int PRIMARY KEY, customer_name text, phone text); SELECT kapture_attach('moving')");
 hold_adds($node, $emulator);

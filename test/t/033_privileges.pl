@@ -125,14 +125,25 @@ sql("SET ROLE alice; DROP TRIGGER note ON customers");
 sql(q(GRANT CREATE ON DATABASE postgres TO alice; SET ROLE alice; CREATE SCHEMA evil;
 CREATE FUNCTION evil.raise(int, int) RETURNS bool LANGUAGE plpgsql AS $$ BEGIN RAISE 'wrong operator'; END $$;
 CREATE OPERATOR evil.= (LEFTARG = int, RIGHTARG = int, FUNCTION = evil.raise);
+CREATE TABLE evil.kapture_outbox (a int); CREATE TABLE evil.kapture_delivery (a int); CREATE TABLE evil.kapture_attachment (a int);
+SET search_path = evil, public, pg_catalog;
 INSERT INTO public.customers VALUES (101, 'Operator', '9620000101')));
-sql("ALTER DATABASE postgres SET search_path = evil, public, pg_catalog");
+# nor do other settings of the database reach the worker
+my %settings = (search_path => 'evil, public, pg_catalog', default_transaction_read_only => 'on', default_transaction_isolation => 'serializable',
+	session_replication_role => 'replica', row_security => 'off', lock_timeout => "'1ms'", statement_timeout => "'1ms'", 'kapture_sync.capture' => 'off');
+local $ENV{PGOPTIONS} = '-c default_transaction_read_only=off -c statement_timeout=0 -c lock_timeout=0 -c session_replication_role=origin -c kapture_sync.capture=on';
+sql(join '', map { "ALTER DATABASE postgres SET $_ = $settings{$_};" } sort keys %settings);
+sql(q(CREATE FUNCTION public.fired() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN NEW.customer_name := 'Trigger'; RETURN NEW; END $$;
+CREATE TRIGGER fired BEFORE UPDATE ON public.customers FOR EACH ROW EXECUTE FUNCTION public.fired()));
 my $before = sql("SELECT public.kapture_worker_pid()");
 sql("SELECT pg_terminate_backend(public.kapture_worker_pid())");
 poll_ok($node, "SELECT public.kapture_worker_pid()::text OPERATOR(pg_catalog.<>) '$before'", 'another worker');
-sql("ALTER DATABASE postgres RESET search_path");
-sql("SET ROLE alice; INSERT INTO customers VALUES (102, 'Operator', '9620000102')");
-poll_ok($node, "SELECT count(kapture_customer_id) = 2 FROM public.customers WHERE id IN (101, 102)", 'operators in the search_path are not used');
+sql("SET search_path = public; SET ROLE alice; INSERT INTO customers VALUES (102, 'Operator', '9620000102')");
+poll_ok($node, "SELECT count(public.customers.kapture_customer_id) OPERATOR(pg_catalog.=) 2 FROM public.customers WHERE id OPERATOR(pg_catalog.=) ANY ('{101,102}')", 'nothing in the search_path is used, no setting heeded');
+is(sql("SELECT customer_name FROM public.customers WHERE id OPERATOR(pg_catalog.=) 102"), 'Trigger', 'and triggers fire');
+sql("ALTER DATABASE postgres RESET $_") foreach sort keys %settings;
+$ENV{PGOPTIONS} = '';
+sql("DROP TRIGGER fired ON customers");
 
 # --- secrets are nowhere
 sql("ALTER SYSTEM SET log_min_messages = debug5; ALTER SYSTEM SET log_statement = 'none'; SELECT pg_reload_conf()");

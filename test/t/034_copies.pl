@@ -46,6 +46,7 @@ is(sql("SELECT string_agg(api || ' ' || (body ~ '\"phone\": \"97000000(11|21)\"'
 sql("SELECT kapture_resume()", 'copied');
 poll_ok($node, "SELECT count(kapture_customer_id) = 22 AND (SELECT state FROM kapture_status) = 'running' FROM customers", 'kapture_resume() makes it send', 'copied');
 is(stats()->{adds}, 22, 'what the original had sent is not added again');
+is(stats()->{duplicate_refusals}, 0, 'nor offered again');
 is(sql("SELECT string_agg(kapture_customer_id::text, ' ' ORDER BY id) FROM customers WHERE id <= 20"),
 	sql("SELECT string_agg(kapture_customer_id::text, ' ' ORDER BY id) FROM customers WHERE id <= 20", 'copied'), 'both have the same ids');
 $node->safe_psql('postgres', "DROP DATABASE copied");
@@ -65,6 +66,7 @@ sql("SELECT kapture_resume('customers')", 'restored');
 sql("SELECT kapture_resume()", 'restored');
 poll_ok($node, "SELECT count(*) = count(kapture_customer_id) FROM customers", 'until it is resumed', 'restored');
 is(stats()->{adds}, $adds, 'and adds nobody twice');
+is(stats()->{duplicate_refusals}, 0, 'nor offers it');
 insert(41, 41, 'restored');
 poll_ok($node, "SELECT count(*) = count(kapture_customer_id) FROM customers", 'its triggers capture', 'restored');
 sql("DROP DATABASE restored");
@@ -88,6 +90,7 @@ $restored->safe_psql('postgres', "SELECT kapture_resume('customers')");
 poll_ok($restored, "SELECT count(*) = count(kapture_customer_id) FROM customers", 'they get their ids');
 poll_ok($restored, $idle, 'and are done');
 is(stats()->{adds} - $adds, 10, 'without being added again');
+is(stats()->{duplicate_refusals}, 0, 'or offered');
 $restored->stop;
 $node->start;
 

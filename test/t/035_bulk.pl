@@ -71,6 +71,19 @@ $holder->query_safe("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM
 sql("UPDATE customers SET city = 'Delhi $_'") foreach 1 .. 3;
 poll_ok($node, $idle, 'an old snapshot is in nobody\'s way');
 oracle_ok($node, $emulator, 'all is sent');
+# what is dead, but cannot be removed yet, is not walked over again
+my $read = "SELECT idx_tup_read FROM pg_stat_user_indexes WHERE indexrelname = 'kapture_outbox_scan'";
+sub single
+{
+	my ($phone) = @_;
+	sql("INSERT INTO customers (customer_name, phone) VALUES ('Single', '$phone')");
+	return poll_ok($node, "SELECT kapture_customer_id IS NOT NULL FROM customers WHERE phone = '$phone'", 'a row is sent meanwhile');
+}
+single('9600000000');
+my $before = sql($read);
+cmp_ok($before, '>', 100, 'the worker reads by the index');
+single("96000000$_") foreach 10 .. 29;
+cmp_ok(sql($read) - $before, '<', 1000, 'and for each row little more than that row');
 $holder->quit;
 
 # what waits can be deleted, and forgotten
