@@ -1507,8 +1507,8 @@ worker_timeout(void)
 }
 
 /*
- * Are changes of rows to wake us?  Not if all tables are paused, nor while more
- * is claimed than can be sent: then the next answer does.
+ * Are changes of rows to wake us?  Not if all attached tables are paused, nor
+ * while more is claimed than can be sent: then the next answer does.
  */
 static bool
 worker_listens(void)
@@ -1519,7 +1519,7 @@ worker_listens(void)
 	{
 		WorkerTable *table = dlist_container(WorkerTable, node, iter.cur);
 
-		if (table->present && table->att->paused)
+		if (!table->attached || (table->present && table->att->paused))
 			continue;
 		if (!table->present || table->server->problem || worker_room(table->server, PG_INT64_MAX) > 0)
 			return true;

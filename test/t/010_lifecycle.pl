@@ -163,6 +163,21 @@ poll_ok($node, $idle, 'the worker starts once a slot is free', 'second');
 oracle_ok($node, $emulator, 'and sends what waited', 'second');
 my @warnings = slurp_file($node->logfile) =~ /out of background worker slots/g;
 is(scalar @warnings, 1, 'the log was told once');
+
+# Nobody is woken for changes that are not to be sent now, whatever was attached before.
+sub sleeps
+{
+	my ($pid) = @_;
+	return join ' ', slurp_file("/proc/$pid/status") =~ /ctxt_switches:\s*(\d+)/g;
+}
+$node->safe_psql('second', "CREATE TABLE former (id int PRIMARY KEY, customer_name text, phone text); SELECT kapture_attach('former')");
+$node->safe_psql('second', $_) foreach "SELECT kapture_detach('former')", "SELECT kapture_pause('customers')";
+my $sleeper = worker_pid('second');
+ok(wait_for(sub {
+		my $before = sleeps($sleeper);
+		$node->safe_psql('second', "INSERT INTO customers (customer_name, phone) VALUES ('Later', '9400000001');\n" x 100);
+		sleeps($sleeper) eq $before;
+	}, 'the worker to sleep through changes'), 'while all is paused, changes do not wake the worker');
 $node->stop;
 
 # not preloaded
