@@ -32,16 +32,14 @@
 #include "compat.h"
 #include "vacuum.h"
 
-/* Dead entries that are worth a vacuum beside this part of the live ones. */
-#define VACUUM_SCALE		5
-
 /* Milliseconds between two looks at who still needs them. */
 #define VACUUM_LOOK			200
 
 typedef struct VacuumTable
 {
 	const char *name;
-	uint64		threshold;		/* dead entries that are worth a vacuum of a small table */
+	uint64		threshold;		/* dead entries, beside as many as live ones, that
+								 * are worth a vacuum */
 	uint64		dead;			/* since the last vacuum */
 	uint64		limit;
 	TransactionId until;		/* that many died before this one; Invalid: not yet */
@@ -77,7 +75,7 @@ vacuum_is_due(KaptureTable table)
 		return false;
 	t->limit = t->threshold;
 	if (rel->rd_rel->reltuples > 0)
-		t->limit += (uint64) rel->rd_rel->reltuples / VACUUM_SCALE;
+		t->limit += (uint64) rel->rd_rel->reltuples;
 	if (t->dead < t->limit)
 		t->until = InvalidTransactionId;
 	else if (!TransactionIdIsValid(t->until))
