@@ -67,26 +67,30 @@ preview_is_in_doubt(KaptureDelivery *delivery)
 	return kapture_own_text("SELECT 1 FROM @.kapture_origin AS o"
 							" WHERE NOT @.kapture_is_origin(o.system_identifier, o.database)"
 							" OR EXISTS (SELECT FROM @.kapture_outbox AS c"
-							" WHERE c.attachment_id = $1 AND c.row_key = $2 AND c.captured_at <= o.doubt_until"
+							" WHERE c.attachment_id = $1 AND c.captured_at <= o.doubt_until"
+							" AND (c.row_key = $2 OR $2 OPERATOR(pg_catalog.=) ANY (c.more_keys))"
 							" AND NOT EXISTS (SELECT FROM @.kapture_delivery AS d"
 							" WHERE d.attachment_id = $1 AND d.row_key = $2))",
 							2, types, values) != NULL;
 }
 
-/* Fills in what waits for the row.  Returns false if nothing does. */
+/*
+ * Fills in what waits for the row.  Returns false if nothing does.  *captured:
+ * it has changed since the worker took it, or the worker has not.
+ */
 static bool
-preview_read_queue(KaptureDelivery *delivery)
+preview_read_queue(KaptureDelivery *delivery, bool *captured)
 {
 	Oid			types[2] = {INT4OID, TEXTOID};
 	Datum		values[2] = {Int32GetDatum(delivery->attachment_id), CStringGetTextDatum(delivery->row_key)};
-	char	   *captured = kapture_own_text("SELECT pg_catalog.bit_or(changed)::text FROM @.kapture_outbox"
-											" WHERE attachment_id = $1 AND (row_key = $2 OR $2 OPERATOR(pg_catalog.=) ANY (more_keys))",
-											2, types, values);
+	char	   *changed = kapture_own_text("SELECT pg_catalog.bit_or(changed)::text FROM @.kapture_outbox"
+										   " WHERE attachment_id = $1 AND (row_key = $2 OR $2 OPERATOR(pg_catalog.=) ANY (more_keys))",
+										   2, types, values);
 	char	   *claimed = preview_queued(delivery, "changed | coalesce(again, 0)");
 	char	   *id = preview_queued(delivery, "customer_id");
 
-	if (captured)
-		delivery->changed |= pg_strtoint64(captured);
+	if (changed)
+		delivery->changed |= pg_strtoint64(changed);
 	if (claimed)
 		delivery->changed |= pg_strtoint64(claimed);
 	if (id)
@@ -98,7 +102,8 @@ preview_read_queue(KaptureDelivery *delivery)
 		delivery->sent_phone = preview_queued(delivery, "sent_phone");
 		delivery->sent_email = preview_queued(delivery, "sent_email");
 	}
-	return captured || claimed;
+	*captured = changed != NULL;
+	return changed || claimed;
 }
 
 /* Raises an error unless the row could be read. */
@@ -127,6 +132,22 @@ preview_check_row(const KaptureRow *row)
 					 errdetail_internal("%s", row->error)));
 			break;
 	}
+}
+
+/* Says why what is shown is not sent just now, though it waits. */
+static void
+preview_say_state(KaptureDelivery *delivery, bool captured)
+{
+	char	   *state = preview_queued(delivery, "state");
+
+	if (state && strcmp(state, "sending") == 0)
+		ereport(NOTICE,
+				(errmsg("a request for the row with key \"%s\" is under way", delivery->row_key),
+				 errdetail("What is shown would be sent if it were not.")));
+	else if (state && strcmp(state, "parked") == 0 && !captured)
+		ereport(NOTICE,
+				(errmsg("the row with key \"%s\" is parked", delivery->row_key),
+				 errhint("It is sent when it changes, or after kapture_retry().")));
 }
 
 /* Puts the request of a planned task into the result. */
@@ -169,6 +190,7 @@ kapture_preview(PG_FUNCTION_ARGS)
 	KaptureDelivery delivery = {0};
 	KaptureTask task = {0};
 	bool		waiting;
+	bool		captured;
 
 	kapture_argument_check_null(fcinfo, 1, "row_key");
 	delivery.context = delivery.row.context = CurrentMemoryContext;
@@ -177,11 +199,12 @@ kapture_preview(PG_FUNCTION_ARGS)
 	delivery.row.row_key = delivery.row_key;
 	InitMaterializedSRF(fcinfo, 0);
 
-	waiting = preview_read_queue(&delivery);
+	waiting = preview_read_queue(&delivery, &captured);
 	if (!waiting)
 		delivery.changed = att->all_changed;
 	kapture_row_read(att, kapture_server_get(att->server, owner)->timezone, list_make1(&delivery.row));
 	preview_check_row(&delivery.row);
+	preview_say_state(&delivery, captured);
 	if (waiting && delivery.in_doubt == 0 && delivery.row.customer_id == 0 && preview_is_in_doubt(&delivery))
 	{
 		delivery.in_doubt = 1;

@@ -86,6 +86,7 @@ $restored->append_conf('postgresql.conf', "recovery_target = 'immediate'\nrecove
 $restored->start;
 $restored->poll_query_until('postgres', "SELECT NOT pg_is_in_recovery()");
 is($restored->safe_psql('postgres', "SELECT count(*) FROM customers WHERE kapture_customer_id IS NULL"), '10', 'a restore to an earlier time has them as waiting');
+poll_ok($restored, "SELECT count(*) = 10 AND bool_and(api = 'get') FROM customers AS c, kapture_preview('customers', c.id::text) WHERE kapture_customer_id IS NULL", 'each is shown to be searched for first');
 $restored->safe_psql('postgres', "SELECT kapture_resume('customers')");
 poll_ok($restored, "SELECT count(*) = count(kapture_customer_id) FROM customers", 'they get their ids');
 poll_ok($restored, $idle, 'and are done');
