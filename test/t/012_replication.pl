@@ -64,6 +64,17 @@ AND d.refobjid = (SELECT oid FROM pg_extension WHERE extname = 'kapture_sync') O
 	is($rc, 0, "$view can be read") or diag($err);
 }
 is($two->safe_psql('postgres', "SELECT bool_and(ok), max(detail) FILTER (WHERE step = 'worker') FROM kapture_check()"), 't|nothing is sent from a standby', 'kapture_check finds nothing wrong');
+$one->safe_psql('postgres', qq(CREATE ROLE stranger;
+CREATE SERVER nowhere FOREIGN DATA WRAPPER kapture_fdw OPTIONS (url 'http://127.0.0.1:1');
+CREATE USER MAPPING FOR PUBLIC SERVER nowhere OPTIONS (auth_key 'k');
+CREATE SERVER elsewhere FOREIGN DATA WRAPPER kapture_fdw OPTIONS (url '$emulator->{url}');
+CREATE USER MAPPING FOR PUBLIC SERVER elsewhere OPTIONS (auth_key 'wrong')));
+$one->wait_for_catchup($two);
+my $wrong = "SELECT string_agg(step || ': ' || detail, ' ' ORDER BY n) FROM kapture_check('%s') WITH ORDINALITY AS c(step, ok, detail, n) WHERE NOT ok";
+like($two->safe_psql('postgres', sprintf($wrong, 'absent')), qr/^options: server "absent" does not exist/, 'where something is wrong, it says what: a server that is not there');
+like($two->safe_psql('postgres', 'SET ROLE stranger; ' . sprintf($wrong, 'kapture')), qr/^options: permission denied for foreign server kapture/, 'one that is not for this role');
+like($two->safe_psql('postgres', sprintf($wrong, 'nowhere')), qr/^tcp: .*[Cc]onnect/, 'an address where nobody listens');
+like($two->safe_psql('postgres', sprintf($wrong, 'elsewhere')), qr/^auth: HTTP code 401: Invalid Auth Key/, 'a key that Kapture does not know');
 like($two->safe_psql('postgres', q(SELECT kapture_get_customer('{"phone": "9000000000"}'))), qr/Before/, 'and Kapture be asked');
 
 # switched over

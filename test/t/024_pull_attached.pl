@@ -115,8 +115,38 @@ my ($other) = seed({ customer_name => 'Other' });
 poll_ok($node, "SELECT count(*) = 1 FROM customers WHERE kapture_customer_id = $other", 'a locked row');
 poll_ok($node, "SELECT message = 'the row is locked' AND next_attempt IS NOT NULL FROM kapture_pull_failures WHERE customer_id = $first", 'is not waited for');
 $holder->query_safe("COMMIT");
-$holder->quit;
 poll_ok($node, "SELECT city = 'Later' FROM customers WHERE kapture_customer_id = $first", 'and written later');
+is($node->safe_psql('postgres', "$failure $first"), '', 'nothing is said of it any more');
+
+# nor is a table, locked in whatever mode; pulls go on
+my %said = (SHARE => 'the row or the table is locked', EXCLUSIVE => 'the row is locked', 'ACCESS EXCLUSIVE' => undef);
+foreach my $mode (sort keys %said)
+{
+	my ($city) = $mode =~ /(\w+)/;
+	$holder->query_safe("BEGIN; LOCK TABLE customers IN $mode MODE");
+	change($first, city => $city);
+	poll_ok($node, "SELECT city = '$city' FROM kapture_customers WHERE id = $first", "a table locked in $mode mode: pulls go on");
+	if ($said{$mode})
+	{
+		poll_ok($node, "SELECT message = '$said{$mode}' AND next_attempt IS NOT NULL FROM kapture_pull_failures WHERE customer_id = $first", 'what waits is shown');
+	}
+	else
+	{
+		is($node->safe_psql('postgres', "SELECT state, attempts FROM kapture_inbox WHERE customer_id = $first"), 'waiting|0', 'what waits is not tried');
+	}
+	$holder->query_safe("COMMIT");
+	poll_ok($node, "SELECT city = '$city' FROM customers WHERE kapture_customer_id = $first", 'and written later');
+}
+
+# nor what somebody is about to insert
+$node->safe_psql('postgres', "CREATE UNIQUE INDEX once ON customers (phone) WHERE phone LIKE '9666%'");
+$holder->query_safe("BEGIN; INSERT INTO customers (customer_name, phone) VALUES ('Rolled back', '9666666666')");
+my ($rival) = seed({ customer_name => 'Rival', phone => '9666666666' });
+poll_ok($node, "SELECT message = 'the row or the table is locked' FROM kapture_pull_failures WHERE customer_id = $rival", 'a row that may become unique');
+$holder->query_safe("ROLLBACK");
+$holder->quit;
+poll_ok($node, "SELECT customer_name = 'Rival' FROM customers WHERE kapture_customer_id = $rival", 'is waited for, too');
+$node->safe_psql('postgres', "DROP INDEX once");
 
 # a customer that is being added here is not inserted
 emulator_faults($emulator, { api => 'add', action => 'late', ms => 3000, match => '9444444444' });
