@@ -106,6 +106,7 @@ $node->stop('immediate');
 $node->start;
 sql("UPDATE strict SET phone = '9300000008' WHERE id = 6");
 poll_ok($node, "SELECT kapture_customer_id IS NOT NULL FROM strict WHERE id = 6", 'an Add under way in a crash is found');
+wait_for(sub { stats()->{in_flight} == 0 }, 'what is late');
 is(offered('9300000007') . ' ' . offered('9300000008'), '1 0', 'and is not sent again');
 is(stats()->{adds} - $adds, 1, 'so there is one customer');
 sql("ALTER DATABASE postgres RESET synchronous_commit; ALTER SYSTEM RESET wal_writer_delay; SELECT pg_reload_conf()");
