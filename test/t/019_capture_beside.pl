@@ -1,0 +1,126 @@
+# What is captured does not depend on what other sessions do to the table or the
+# row meanwhile: not under plans that are kept, nor in rows that were waited for.
+use strict;
+use warnings;
+
+use FindBin;
+use lib "$FindBin::RealBin/../perl";
+use KaptureTest;
+use Test::More;
+
+my $node = new_node('capture');
+$node->safe_psql('postgres', q(
+CREATE EXTENSION kapture_sync;
+CREATE SERVER kapture FOREIGN DATA WRAPPER kapture_fdw OPTIONS (url 'http://127.0.0.1:1');
+CREATE USER MAPPING FOR CURRENT_USER SERVER kapture OPTIONS (auth_key 'k');
+CREATE TABLE customers (id int PRIMARY KEY, customer_name text, phone text, city text, note text, kapture_customer_id bigint);
+INSERT INTO customers VALUES (1, 'One', '9000000001', 'Pune', 'n');
+CREATE FUNCTION rename() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN NEW.customer_name := NEW.note; RETURN NEW; END $$;
+CREATE FUNCTION rename_back() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN NEW.customer_name := OLD.note; RETURN NEW; END $$));
+
+sub sql { return $node->safe_psql('postgres', $_[0]) }
+sub attach
+{
+	my ($columns) = @_;
+	sql("BEGIN; SELECT kapture_attach('customers', '$columns'); SELECT kapture_pause('customers'); COMMIT");
+	return;
+}
+
+# the mapped columns of row 1 whose changes have been captured since the last look
+sub captured
+{
+	return sql(q(
+WITH taken AS (DELETE FROM kapture_outbox RETURNING *)
+SELECT string_agg(c.column_name, ' ' ORDER BY t.xact, t.seq, c.bit)
+FROM taken AS t JOIN kapture_column AS c ON c.attachment_id = t.attachment_id AND t.changed & (1::bigint << c.bit) <> 0
+WHERE '1' = ANY (t.row_key || t.more_keys)));
+}
+
+my $narrow = '{"customer_name": "customer_name", "phone": "phone"}';
+my $wide = '{"customer_name": "customer_name", "phone": "phone", "city": "city", "state": "note"}';
+attach($narrow);
+
+# --- a plan that is kept, and another session's DDL between its executions
+my $session = $node->background_psql('postgres');
+$session->query_safe(q(SET plan_cache_mode = force_generic_plan;
+PREPARE set_note AS UPDATE customers SET note = $1 WHERE id = 1;
+PREPARE set_city AS UPDATE customers SET city = $1 WHERE id = 1;
+PREPARE set_phone AS UPDATE customers SET phone = $1 WHERE id = 1));
+
+my $n = 0;
+sub execute
+{
+	my ($column) = @_;
+	$n++;
+	# the first may find that something has changed; the second goes by what is known
+	$session->query_safe("EXECUTE set_$column('${n}a')");
+	$session->query_safe("EXECUTE set_$column('${n}b')");
+	return captured();
+}
+
+is(execute('phone'), 'phone phone', 'a mapped column is captured');
+is(execute('note'), '', 'others are not');
+my @ddl = (
+	[ 'CREATE TRIGGER rename BEFORE UPDATE ON customers FOR EACH ROW EXECUTE FUNCTION rename()', 'customer_name customer_name', 'a trigger that changes a mapped column' ],
+	[ 'ALTER TABLE customers DISABLE TRIGGER rename', '', 'is disabled' ],
+	[ 'ALTER TABLE customers ENABLE ALWAYS TRIGGER rename', 'customer_name customer_name', 'enabled' ],
+	[ 'CREATE OR REPLACE FUNCTION rename() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN NEW.phone := NEW.note; RETURN NEW; END $$', 'phone phone', 'does something else' ],
+	[ 'DROP TRIGGER rename ON customers', '', 'is dropped' ],
+	[ "BEGIN; SELECT kapture_detach('customers'); SELECT kapture_attach('customers', '$wide'); SELECT kapture_pause('customers'); COMMIT", 'note note', 'the column is mapped' ],
+	[ 'ALTER TABLE customers RENAME note TO remark; ALTER TABLE customers ADD note text', '', 'the column is renamed, and another one has its name' ],
+	[ 'ALTER TABLE customers DROP note; ALTER TABLE customers RENAME remark TO note', 'note note', 'there is only one again' ],
+	[ "BEGIN; SELECT kapture_detach('customers'); SELECT kapture_attach('customers', '$narrow'); SELECT kapture_pause('customers'); COMMIT", '', 'it is no more mapped' ],
+	[ 'ALTER TABLE customers DROP CONSTRAINT customers_pkey; ALTER TABLE customers ADD PRIMARY KEY (note, id)', undef, 'it becomes part of the key' ],
+	[ 'ALTER TABLE customers DROP CONSTRAINT customers_pkey; ALTER TABLE customers ADD PRIMARY KEY (id)', '', 'and is not any more' ]);
+foreach my $case (@ddl)
+{
+	my ($statement, $expected, $name) = @$case;
+	sql($statement);
+	captured();
+	if (defined $expected)
+	{
+		is(execute('note'), $expected, $name);
+	}
+	else
+	{
+		execute('note');
+		$session->query_safe("EXECUTE set_note('key')");
+		is(sql("SELECT op, row_key, old_key FROM kapture_outbox"), "k|{key,1}|{${n}b,1}", $name);
+		captured();
+	}
+}
+
+# --- rows that are waited for: what is changed is the row as the other one left it
+my $other = $node->background_psql('postgres');
+my $pid = $session->query_safe('SELECT pg_backend_pid()');
+sub beside
+{
+	my ($first, $second, $end) = @_;
+	$n++;
+	$other->query_safe("BEGIN; $first");
+	$session->query_until(qr/waits/, "\\echo waits\n$second;\n");
+	poll_ok($node, "SELECT wait_event_type = 'Lock' FROM pg_stat_activity WHERE pid = $pid", "$second waits");
+	$other->query_safe($end || 'COMMIT');
+	$session->query_safe('SELECT 1');
+	return captured();
+}
+
+is(beside("UPDATE customers SET phone = 'theirs' WHERE id = 1", "EXECUTE set_note('ours')"), 'phone', 'the other one has captured what it changed, once');
+is(sql("SELECT phone, note FROM customers"), 'theirs|ours', 'both are there');
+is(beside("UPDATE customers SET note = 'theirs' WHERE id = 1", "EXECUTE set_phone('ours')"), 'phone', 'so have we');
+is(beside("UPDATE customers SET phone = 'again' WHERE id = 1", "UPDATE customers SET note = customer_name || phone WHERE id = 1 AND phone = 'ours'"), 'phone', 'a row that is no more ours to change');
+is(beside("UPDATE customers SET phone = 'rolled back' WHERE id = 1", "EXECUTE set_note('ours')", 'ROLLBACK'), '', 'a change that is rolled back');
+is(beside("UPDATE customers SET note = 'theirs' WHERE id = 1", "UPDATE customers c SET note = v.n FROM (SELECT note || '!' AS n FROM customers) v WHERE c.id = 1 RETURNING c.note"), '', 'nothing that is mapped, from a join');
+is(beside("UPDATE customers SET phone = 'theirs' WHERE id = 1", "UPDATE customers SET note = phone, phone = note WHERE id = 1"), 'phone phone', 'both columns');
+is(beside("LOCK TABLE customers; CREATE TRIGGER rename BEFORE UPDATE ON customers FOR EACH ROW EXECUTE FUNCTION rename_back()", "EXECUTE set_note('ours')"), 'customer_name', 'a trigger that is created while the table is waited for');
+is(beside("DROP TRIGGER rename ON customers", "EXECUTE set_note('last')"), '', 'or dropped');
+$session->query_safe("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM kapture_history");
+sql("BEGIN; SELECT kapture_detach('customers'); SELECT kapture_attach('customers', '$wide'); SELECT kapture_pause('customers'); COMMIT");
+$session->query_safe("EXECUTE set_phone('old snapshot'); EXECUTE set_note('old snapshot'); COMMIT");
+is(captured(), 'phone note', 'an old snapshot, from before the column was mapped');
+is(execute('note'), 'note note', 'hides nothing, nor what comes after it');
+
+$session->quit;
+$other->quit;
+$node->stop;
+done_testing();
