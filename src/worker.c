@@ -413,6 +413,21 @@ worker_free_retired(WorkerTable *table)
 	table->retired = NIL;
 }
 
+/* Forgets a table that is not attached any more, and that no task needs. */
+static void
+worker_forget_table(WorkerTable *table)
+{
+	if (table->shown)
+		kapture_shmem_withdraw_table(table->att->id);
+	dlist_delete(&table->node);
+	worker_free_retired(table);
+	MemoryContextDelete(table->context);
+	MemoryContextDelete(table->scan.context);
+	if (table->problem)
+		pfree(table->problem);
+	pfree(table);
+}
+
 /* Attached tables that were dropped leave nothing behind. */
 static void
 worker_forget_dropped(void)
@@ -640,6 +655,13 @@ worker_load(void)
 		}
 		foreach(lc, kapture_catalog_attached_relations())
 			dropped |= !worker_load_table(lfirst_oid(lc));
+		dlist_foreach_modify(iter, &worker_tables)
+		{
+			WorkerTable *table = dlist_container(WorkerTable, node, iter.cur);
+
+			if (!table->attached && table->ntasks == 0)
+				worker_forget_table(table);
+		}
 		worker_find_used_servers();
 		if (dropped && worker_alone)
 			worker_forget_dropped();
@@ -723,6 +745,8 @@ worker_discard(dlist_head *tasks)
 		MemoryContextDelete(task->task.delivery->context);
 		table->ntasks--;
 		worker_free_retired(table);
+		if (table->ntasks == 0 && !table->attached)
+			worker_stale = true;	/* it can be forgotten */
 	}
 }
 
@@ -1507,8 +1531,8 @@ worker_timeout(void)
 }
 
 /*
- * Are changes of rows to wake us?  Not if all attached tables are paused, nor
- * while more is claimed than can be sent: then the next answer does.
+ * Are changes of rows to wake us?  Not if all tables are paused, nor while more
+ * is claimed than can be sent: then the next answer does.
  */
 static bool
 worker_listens(void)
@@ -1519,7 +1543,7 @@ worker_listens(void)
 	{
 		WorkerTable *table = dlist_container(WorkerTable, node, iter.cur);
 
-		if (!table->attached || (table->present && table->att->paused))
+		if (table->present && table->att->paused)
 			continue;
 		if (!table->present || table->server->problem || worker_room(table->server, PG_INT64_MAX) > 0)
 			return true;
