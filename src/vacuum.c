@@ -41,13 +41,13 @@ typedef struct VacuumTable
 	uint64		threshold;		/* dead entries, beside as many as live ones, that
 								 * are worth a vacuum */
 	uint64		dead;			/* since the last vacuum */
-	uint64		limit;
+	uint64		live;			/* at the last look */
 	TransactionId until;		/* that many died before this one; Invalid: not yet */
 } VacuumTable;
 
 static VacuumTable vacuum_tables[KAPTURE_TABLE_COUNT] = {
-	[KAPTURE_TABLE_OUTBOX] = {.name = "kapture_outbox",.threshold = 1000,.limit = 1000},
-	[KAPTURE_TABLE_DELIVERY] = {.name = "kapture_delivery",.threshold = 10000,.limit = 10000},
+	[KAPTURE_TABLE_OUTBOX] = {.name = "kapture_outbox",.threshold = 1000},
+	[KAPTURE_TABLE_DELIVERY] = {.name = "kapture_delivery",.threshold = 10000},
 };
 static TimestampTz vacuum_next_look = 0;
 
@@ -60,6 +60,12 @@ kapture_vacuum_note(KaptureTable table, uint64 dead)
 	vacuum_tables[table].dead += dead;
 }
 
+static bool
+vacuum_is_worthwhile(const VacuumTable *t)
+{
+	return t->dead >= t->threshold + t->live;
+}
+
 /* Can what has died in the table be removed now?  Needs a transaction. */
 static bool
 vacuum_is_due(KaptureTable table)
@@ -68,15 +74,13 @@ vacuum_is_due(KaptureTable table)
 	Relation	rel;
 	bool		due = false;
 
-	if (t->dead < t->limit)
+	if (!vacuum_is_worthwhile(t))
 		return false;
 	rel = try_relation_open(kapture_catalog_relid(table), AccessShareLock);
 	if (rel == NULL)
 		return false;
-	t->limit = t->threshold;
-	if (rel->rd_rel->reltuples > 0)
-		t->limit += (uint64) rel->rd_rel->reltuples;
-	if (t->dead < t->limit)
+	t->live = rel->rd_rel->reltuples > 0 ? (uint64) rel->rd_rel->reltuples : 0;
+	if (!vacuum_is_worthwhile(t))
 		t->until = InvalidTransactionId;
 	else if (!TransactionIdIsValid(t->until))
 		t->until = ReadNextTransactionId();
@@ -123,8 +127,8 @@ kapture_vacuum_run(void)
 	MemoryContext context;
 	TimestampTz now;
 
-	if (vacuum_tables[KAPTURE_TABLE_OUTBOX].dead < vacuum_tables[KAPTURE_TABLE_OUTBOX].limit &&
-		vacuum_tables[KAPTURE_TABLE_DELIVERY].dead < vacuum_tables[KAPTURE_TABLE_DELIVERY].limit)
+	if (!vacuum_is_worthwhile(&vacuum_tables[KAPTURE_TABLE_OUTBOX]) &&
+		!vacuum_is_worthwhile(&vacuum_tables[KAPTURE_TABLE_DELIVERY]))
 		return;
 	now = GetCurrentTimestamp();
 	if (now < vacuum_next_look)
