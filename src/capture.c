@@ -175,32 +175,28 @@ capture_type_is_plain(Oid type)
 	}
 }
 
-/* Adds one to a table's columns; false if it is not only written by name. */
-static bool
-capture_add_column(CaptureTable *table, TupleDesc desc, AttrNumber attnum)
+/*
+ * The mapped and key columns; NULL if one of them is generated, and so changes
+ * along with others.
+ */
+static Bitmapset *
+capture_columns(KaptureAttachment *att, TupleDesc desc)
 {
-	if (TupleDescAttr(desc, attnum - 1)->attgenerated != '\0')
-		return false;
-	table->columns = bms_add_member(table->columns, attnum - FirstLowInvalidHeapAttributeNumber);
-	return true;
-}
+	Bitmapset  *columns = NULL;
 
-/* Finds a table's columns. */
-static void
-capture_find_columns(CaptureTable *table, TupleDesc desc)
-{
-	KaptureAttachment *att = table->attachment;
-	bool		named = true;
-
-	for (int i = 0; named && i < att->nkeys; i++)
-		named = capture_add_column(table, desc, att->keys[i].attnum);
-	for (int i = 0; named && i < att->ncolumns; i++)
+	for (int i = 0; i < att->nkeys; i++)
+		columns = bms_add_member(columns, att->keys[i].attnum - FirstLowInvalidHeapAttributeNumber);
+	for (int i = 0; i < att->ncolumns; i++)
 	{
 		if (att->columns[i].attnum != InvalidAttrNumber)
-			named = capture_add_column(table, desc, att->columns[i].attnum);
+			columns = bms_add_member(columns, att->columns[i].attnum - FirstLowInvalidHeapAttributeNumber);
 	}
-	if (!named)
-		table->columns = NULL;
+	for (int i = -1; (i = bms_next_member(columns, i)) >= 0;)
+	{
+		if (TupleDescAttr(desc, i + FirstLowInvalidHeapAttributeNumber - 1)->attgenerated != '\0')
+			return NULL;
+	}
+	return columns;
 }
 
 /* What the trigger needs to know of its table. */
@@ -227,7 +223,7 @@ capture_table(Relation rel)
 	old = MemoryContextSwitchTo(table->context);
 	table->attachment = kapture_catalog_attachment(rel);
 	if (table->attachment && table->attachment->nkeys > 0)
-		capture_find_columns(table, RelationGetDescr(rel));
+		table->columns = capture_columns(table->attachment, RelationGetDescr(rel));
 	MemoryContextSwitchTo(old);
 
 	table->plain_key = true;

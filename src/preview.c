@@ -28,6 +28,10 @@
 
 PG_FUNCTION_INFO_V1(kapture_preview);
 
+/* The entries "c" of kapture_outbox that the row is in, perhaps among others. */
+#define PREVIEW_ENTRY \
+	"c.attachment_id = $1 AND (c.row_key = $2 OR $2 OPERATOR(pg_catalog.=) ANY (c.more_keys))"
+
 static Oid
 preview_owner(Oid relid)
 {
@@ -67,8 +71,7 @@ preview_is_in_doubt(KaptureDelivery *delivery)
 	return kapture_own_text("SELECT 1 FROM @.kapture_origin AS o"
 							" WHERE NOT @.kapture_is_origin(o.system_identifier, o.database)"
 							" OR EXISTS (SELECT FROM @.kapture_outbox AS c"
-							" WHERE c.attachment_id = $1 AND c.captured_at <= o.doubt_until"
-							" AND (c.row_key = $2 OR $2 OPERATOR(pg_catalog.=) ANY (c.more_keys))"
+							" WHERE " PREVIEW_ENTRY " AND c.captured_at <= o.doubt_until"
 							" AND NOT EXISTS (SELECT FROM @.kapture_delivery AS d"
 							" WHERE d.attachment_id = $1 AND d.row_key = $2))",
 							2, types, values) != NULL;
@@ -83,8 +86,8 @@ preview_read_queue(KaptureDelivery *delivery, bool *captured)
 {
 	Oid			types[2] = {INT4OID, TEXTOID};
 	Datum		values[2] = {Int32GetDatum(delivery->attachment_id), CStringGetTextDatum(delivery->row_key)};
-	char	   *changed = kapture_own_text("SELECT pg_catalog.bit_or(changed)::text FROM @.kapture_outbox"
-										   " WHERE attachment_id = $1 AND (row_key = $2 OR $2 OPERATOR(pg_catalog.=) ANY (more_keys))",
+	char	   *changed = kapture_own_text("SELECT pg_catalog.bit_or(c.changed)::text FROM @.kapture_outbox AS c"
+										   " WHERE " PREVIEW_ENTRY,
 										   2, types, values);
 	char	   *claimed = preview_queued(delivery, "changed | coalesce(again, 0)");
 	char	   *id = preview_queued(delivery, "customer_id");
