@@ -21,7 +21,7 @@ use Test::More;
 use Time::HiRes qw(usleep time);
 
 our @EXPORT = qw(start_emulator stop_emulator emulator_get emulator_post emulator_faults hold_adds release_adds
-  new_node setup_sync create_customers wait_for poll_ok oracle_ok memory_ok);
+  new_node setup_sync create_customers restart_worker wait_for poll_ok oracle_ok memory_ok);
 
 my $top = abs_path(dirname(__FILE__) . '/../..');
 my $key = 'a2FwZGVtbzprYXAxMjM=';    # kapdemo:kap123, as in Kapture's document
@@ -256,6 +256,15 @@ CREATE TABLE customers (
 SELECT kapture_attach('customers'$attach);
 ));
 	return;
+}
+
+# A test that another worker comes when the one of database "postgres" is ended.
+sub restart_worker
+{
+	my ($node, $name) = @_;
+	my $pid = $node->safe_psql('postgres', "SELECT kapture_worker_pid()");
+	$node->safe_psql('postgres', "SELECT pg_terminate_backend($pid)");
+	return poll_ok($node, "SELECT kapture_worker_pid() <> $pid", $name || 'another worker');
 }
 
 # Compares every local row with the emulator's store: nothing is missing,

@@ -88,17 +88,13 @@ emulator_post($emulator, 'reset', {});
 create_customers($node);
 $node->safe_psql('postgres', "INSERT INTO customers (customer_name, phone) VALUES ('First', '9200000001')");
 poll_ok($node, $idle, 'the worker works');
-$pid = worker_pid();
-$node->safe_psql('postgres', "SELECT pg_terminate_backend($pid)");
-poll_ok($node, "SELECT kapture_worker_pid() <> $pid", 'a worker that was ended comes back');
+restart_worker($node, 'a worker that was ended comes back');
 my $launcher = "SELECT pid FROM pg_stat_activity WHERE backend_type = 'kapture_sync launcher'";
 $pid = $node->safe_psql('postgres', $launcher);
 $node->safe_psql('postgres', "SELECT pg_terminate_backend($pid)");
 poll_ok($node, "SELECT ($launcher) <> $pid", 'a launcher that was ended comes back');
 poll_ok($node, $serves, 'its workers live on');
-$pid = worker_pid();
-$node->safe_psql('postgres', "SELECT pg_terminate_backend($pid)");
-poll_ok($node, "SELECT kapture_worker_pid() <> $pid", 'and it starts them again');
+restart_worker($node, 'and it starts them again');
 
 # killed in the midst of work, and its cluster with it
 emulator_faults($emulator, { api => 'add', action => 'delay', ms => 20 });

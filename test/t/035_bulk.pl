@@ -81,9 +81,7 @@ sub single
 # entries that workers have read by now; they report the last of it when they end
 sub entries_read
 {
-	my $pid = sql("SELECT kapture_worker_pid()");
-	sql("SELECT pg_terminate_backend($pid)");
-	poll_ok($node, "SELECT kapture_worker_pid() <> $pid", 'another worker');
+	restart_worker($node);
 	return sql("SELECT idx_tup_read FROM pg_stat_user_indexes WHERE indexrelname = 'kapture_outbox_scan'");
 }
 sql("DO \$\$ BEGIN FOR i IN 1 .. 1000 LOOP UPDATE customers SET city = 'City ' || i WHERE id = 1; COMMIT; END LOOP; END \$\$");

@@ -209,9 +209,7 @@ $locker = IPC::Run::start([ 'psql', '-XAtq', '-d', $node->connstr('postgres') . 
 $in .= "SET lock_timeout = '5s'; $locks; SELECT 'tried';\n";
 $locker->pump until $out =~ /tried/;
 unlike($out, qr/ERROR/, 'numbers like those of a lock of ours are free');
-my $former = sql("SELECT kapture_worker_pid()");
-sql("SELECT pg_terminate_backend($former)");
-poll_ok($node, "SELECT kapture_worker_pid() <> $former", 'who has them keeps no worker from beginning');
+restart_worker($node, 'who has them keeps no worker from beginning');
 alice_is_served('which serves alice');
 $in .= "\\q\n";
 $locker->finish;
