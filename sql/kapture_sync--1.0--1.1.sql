@@ -19,6 +19,8 @@ ALTER TABLE @extschema@.kapture_attachment
 COMMENT ON COLUMN @extschema@.kapture_attachment.pull IS 'pulled customers update rows of the table, or become new ones';
 COMMENT ON COLUMN @extschema@.kapture_attachment.on_conflict IS 'local: a change that waits to be sent wins over the pulled value; remote: the pulled value wins';
 
+COMMENT ON COLUMN @extschema@.kapture_delivery.in_doubt IS 'a request was sent and its outcome never seen: before this time it may be running, and nothing else is sent for the row; Kapture is asked before an Add is sent again';
+
 DROP FUNCTION @extschema@.kapture_attach(regclass, jsonb, name, text, boolean);
 CREATE FUNCTION @extschema@.kapture_attach(relation regclass, columns jsonb DEFAULT NULL,
 	server name DEFAULT 'kapture', on_duplicate text DEFAULT 'link', replicated boolean DEFAULT false,

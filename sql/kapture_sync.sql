@@ -97,7 +97,7 @@ COMMENT ON COLUMN @extschema@.kapture_delivery.changed IS 'mapped columns this d
 COMMENT ON COLUMN @extschema@.kapture_delivery.again IS 'mapped columns that changed while the row was being sent; NULL: none';
 COMMENT ON COLUMN @extschema@.kapture_delivery.attempts IS 'number of the attempt; every change of state names it, so that a late answer cannot touch its successor';
 COMMENT ON COLUMN @extschema@.kapture_delivery.failures IS 'failed attempts in a row, from which the next delay is reckoned';
-COMMENT ON COLUMN @extschema@.kapture_delivery.in_doubt IS 'an Add was sent and its outcome never seen: after this time it can no longer be running, and Kapture is asked before adding again';
+COMMENT ON COLUMN @extschema@.kapture_delivery.in_doubt IS 'a request was sent and its outcome never seen: before this time it may be running, and nothing else is sent for the row; Kapture is asked before an Add is sent again';
 COMMENT ON COLUMN @extschema@.kapture_delivery.customer_id IS 'id received from Kapture that is not in the table yet';
 COMMENT ON COLUMN @extschema@.kapture_delivery.old_key IS 'the row''s former key, under which something may still be under way; it is taken over first';
 COMMENT ON COLUMN @extschema@.kapture_delivery.sent_phone IS 'phone of the Add that is being sent or in doubt, by which it can be found';

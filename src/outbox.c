@@ -83,8 +83,7 @@ static const struct
 	[OUTBOX_RECOVER] = {
 		"UPDATE @.kapture_delivery"
 		" SET state = 'retry', changed = changed | coalesce(again, 0), again = NULL,"
-		" in_doubt = CASE WHEN customer_id IS NULL THEN $2 ELSE in_doubt END, searches = 0,"
-		" next_attempt = now()"
+		" in_doubt = $2, searches = 0, next_attempt = $2"
 		" WHERE attachment_id = $1 AND state = 'sending'",
 		2, {INT4OID, TIMESTAMPTZOID}
 	},
@@ -333,10 +332,8 @@ outbox_array(Datum *values, bool *nulls, int n, Oid type)
 }
 
 /*
- * At the start of a worker: what an earlier one was sending for a table is due
- * at once.
- * Where an Add may have been lost, it is in doubt until "in_doubt", when it can
- * no longer be running.
+ * At the start of a worker: what an earlier one was sending for a table is in
+ * doubt until "in_doubt", when it can no longer be running.
  */
 void
 kapture_outbox_recover(int32 attachment_id, TimestampTz in_doubt)

@@ -32,6 +32,12 @@
 #define KAPTURE_SEARCHES			2
 #define KAPTURE_SEARCH_RETRY		2000
 
+/*
+ * Milliseconds to wait, after a request should be over whose answer nobody
+ * saw, in case it takes a little longer.
+ */
+#define KAPTURE_LATE_GRACE			2000
+
 extern int64 kapture_pacing_backoff(int failures, int64 longest);
 extern TimestampTz kapture_pacing_next_start(TimestampTz last, TimestampTz now, double rate);
 

@@ -98,13 +98,11 @@ preview_read_queue(KaptureDelivery *delivery, bool *captured)
 		delivery->changed |= pg_strtoint64(claimed);
 	if (id)
 		delivery->customer_id = pg_strtoint64(id);
-	if (preview_queued(delivery, "in_doubt"))
-	{
-		/* when it can no longer be running, whenever that is */
+	delivery->sent_phone = preview_queued(delivery, "CASE WHEN in_doubt IS NOT NULL THEN sent_phone END");
+	delivery->sent_email = preview_queued(delivery, "CASE WHEN in_doubt IS NOT NULL THEN sent_email END");
+	/* an Update in doubt has neither; when it is over is told by preview_say_state() */
+	if (delivery->sent_phone || delivery->sent_email)
 		delivery->in_doubt = 1;
-		delivery->sent_phone = preview_queued(delivery, "sent_phone");
-		delivery->sent_email = preview_queued(delivery, "sent_email");
-	}
 	*captured = changed != NULL;
 	return changed || claimed;
 }
@@ -142,11 +140,16 @@ static void
 preview_say_state(KaptureDelivery *delivery, bool captured)
 {
 	char	   *state = preview_queued(delivery, "state");
+	char	   *over = preview_queued(delivery, "CASE WHEN state = 'retry' AND in_doubt > now() THEN in_doubt END");
 
 	if (state && strcmp(state, "sending") == 0)
 		ereport(NOTICE,
 				(errmsg("a request for the row with key \"%s\" is under way", delivery->row_key),
 				 errdetail("What is shown would be sent if it were not.")));
+	else if (over)
+		ereport(NOTICE,
+				(errmsg("an earlier request for the row with key \"%s\", which was not answered, may still be running", delivery->row_key),
+				 errdetail("Nothing is sent for the row before %s.", over)));
 	else if (state && strcmp(state, "parked") == 0 && !captured)
 		ereport(NOTICE,
 				(errmsg("the row with key \"%s\" is parked", delivery->row_key),

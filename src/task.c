@@ -19,6 +19,10 @@
  *
  * Phone and email that belong to different customers park the row.
  *
+ * Kapture tells no newer Update from an older one either: the last that it gets
+ * round to wins.  So while a request may be running whose outcome nobody saw,
+ * nothing else is sent for its row.
+ *
  * No I/O here: the worker sends what is planned and brings the answers.
  */
 #include "postgres.h"
@@ -223,10 +227,10 @@ kapture_task_fail(KaptureTask *task, bool park, TimestampTz next_attempt, const 
 static void
 task_retry(KaptureTask *task, TimestampTz now, const char *error)
 {
-	kapture_task_fail(task, false,
-					  TimestampTzPlusMilliseconds(now, kapture_pacing_backoff(task->delivery->failures + 1,
-																		   KAPTURE_ROW_LONGEST)),
-					  error);
+	TimestampTz next = TimestampTzPlusMilliseconds(now, kapture_pacing_backoff(task->delivery->failures + 1,
+																			KAPTURE_ROW_LONGEST));
+
+	kapture_task_fail(task, false, Max(next, task->delivery->in_doubt), error);
 }
 
 /* Puts the row back; nothing was sent that would change Kapture. */
@@ -298,10 +302,16 @@ kapture_task_plan(KaptureTask *task, TimestampTz now)
 
 	if (delivery->row.customer_id != 0)
 		task->customer_id = delivery->row.customer_id;
-	if (task->customer_id != 0)
-		task_update(task);
-	else if (delivery->in_doubt > now)
+	if (delivery->in_doubt > now)
 		task_release(task, delivery->in_doubt);
+	else if (task->customer_id != 0)
+		task_update(task);
+	else if (delivery->in_doubt != 0 && !delivery->sent_phone && !delivery->sent_email)
+	{
+		/* it was an Update; an Add's identity is to be recorded first */
+		delivery->in_doubt = 0;
+		task_release(task, now);
+	}
 	else
 	{
 		task->asked_first = delivery->in_doubt != 0;
@@ -314,15 +324,23 @@ kapture_task_plan(KaptureTask *task, TimestampTz now)
 	}
 }
 
-/* When an Add that was not answered for good can no longer be running. */
-static TimestampTz
-task_add_is_over(const KaptureTask *task, const KaptureHttpAnswer *answer, TimestampTz now)
+/*
+ * A request may have been carried out, or may be yet.  Notes when it can no
+ * longer be running: then an Add is searched for, which allows for one that is
+ * later than that, and an Update is sent again.
+ */
+static void
+task_note_doubt(KaptureTask *task, const KaptureHttpAnswer *answer, TimestampTz now)
 {
 	/* a gateway gives up before the server behind it does */
-	if (answer->outcome == KAPTURE_HTTP_ANSWERED &&
-		(answer->status < 502 || answer->status > 504))
-		return now;
-	return TimestampTzPlusMilliseconds(now, Max(task->timeout - answer->elapsed / 1000, 0));
+	bool		running = answer->outcome != KAPTURE_HTTP_ANSWERED ||
+		(answer->status >= 502 && answer->status <= 504);
+	int64		rest = running ? Max(task->timeout - answer->elapsed / 1000, 0) : 0;
+
+	if (task->step == KAPTURE_STEP_ADD)
+		task->delivery->in_doubt = TimestampTzPlusMilliseconds(now, rest);
+	else if (task->step == KAPTURE_STEP_UPDATE && running)
+		task->delivery->in_doubt = TimestampTzPlusMilliseconds(now, rest + KAPTURE_LATE_GRACE);
 }
 
 /* No whole answer came. */
@@ -337,9 +355,8 @@ task_no_answer(KaptureTask *task, const KaptureHttpAnswer *answer, TimestampTz n
 			 answer->option ? ", limited by " : "", answer->option ? answer->option : "", ")");
 	task->health = KAPTURE_SERVER_SICK;
 
-	/* an Add that may have been carried out must not be sent again unasked */
-	if (task->step == KAPTURE_STEP_ADD && answer->outcome == KAPTURE_HTTP_IN_DOUBT)
-		task->delivery->in_doubt = task_add_is_over(task, answer, now);
+	if (answer->outcome == KAPTURE_HTTP_IN_DOUBT)
+		task_note_doubt(task, answer, now);
 	if (answer->outcome == KAPTURE_HTTP_NOT_SENT)
 	{
 		/* not the row's fault: it goes as soon as the server is well again */
@@ -490,8 +507,7 @@ kapture_task_answer(KaptureTask *task, const KaptureHttpAnswer *answer, Timestam
 		case KAPTURE_BROKEN:
 			/* who knows how far Kapture got */
 			task->health = KAPTURE_SERVER_SICK;
-			if (task->step == KAPTURE_STEP_ADD)
-				task->delivery->in_doubt = task_add_is_over(task, answer, now);
+			task_note_doubt(task, answer, now);
 			task_retry(task, now, reply.message);
 			break;
 	}

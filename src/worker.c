@@ -558,8 +558,8 @@ worker_check_origin(void)
 }
 
 /*
- * What an earlier worker left 'sending' in tables that are new to us goes on;
- * its lost Adds are in doubt until they can no longer be running.
+ * What an earlier worker left 'sending' in tables that are new to us goes on
+ * once its requests can no longer be running.
  */
 static void
 worker_recover(void)
@@ -573,7 +573,8 @@ worker_recover(void)
 
 		if (table->recovered)
 			continue;
-		kapture_outbox_recover(table->att->id, TimestampTzPlusMilliseconds(now, table->server->timeout));
+		kapture_outbox_recover(table->att->id,
+							   TimestampTzPlusMilliseconds(now, table->server->timeout + KAPTURE_LATE_GRACE));
 		table->recovered = true;
 	}
 }
@@ -852,6 +853,7 @@ worker_claim_table(WorkerTable *table, int room, TimestampTz now)
 	MemoryContext transaction;
 
 	worker_begin("claiming changes");
+	now = GetCurrentTransactionStartTimestamp();	/* SQL's now() */
 	if (worker_stale)
 	{
 		worker_commit();

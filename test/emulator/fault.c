@@ -43,6 +43,7 @@ static const struct
 	{"hang", FAULT_HANG},
 	{"hold", FAULT_HOLD},
 	{"late", FAULT_LATE},
+	{"gateway", FAULT_GATEWAY},
 	{"flat_answer", FAULT_FLAT},
 	{"not_found", FAULT_NOT_FOUND}
 };
@@ -89,7 +90,8 @@ read_rule(Rule *rule, json_t *object)
 		return "headers must be an object";
 	if (rule->fault.code == 0)
 		rule->fault.code = rule->fault.action == FAULT_REDIRECT ? 302 :
-			rule->fault.action == FAULT_STATUS ? 500 : 200;
+			rule->fault.action == FAULT_STATUS ? 500 :
+			rule->fault.action == FAULT_GATEWAY ? 502 : 200;
 	return NULL;
 }
 

@@ -25,6 +25,7 @@ typedef enum FaultAction
 	FAULT_HANG,					/* do it, never answer */
 	FAULT_HOLD,					/* do it, answer when told to */
 	FAULT_LATE,					/* wait, then do it and answer */
+	FAULT_GATEWAY,				/* answer 502 at once, do it later */
 	FAULT_FLAT,					/* do it, answer in the other shape */
 	FAULT_NOT_FOUND				/* a Get that lags behind */
 } FaultAction;

@@ -106,6 +106,10 @@ check 'redirect' '302' "$(fault redirect)"
 check 'redirect does nothing' '0' "$(was_done redirect)"
 check 'flat_answer' '"Kapture Customer Id": "[0-9]+", "Status": "Success"}\|200' "$(fault flat_answer)"
 check 'late' 'success.*200' "$(fault late '"ms": 20')"
+check 'gateway' '502 curl 0' "$(fault gateway '"ms": 300')"
+check 'gateway does nothing yet' '"in_flight": 1' "$(admin stats)"
+for _ in $(seq 100); do [[ $(admin stats) == *'"in_flight": 0'* ]] && break; read -rt 0.05 <> <(:) || true; done
+check 'gateway does it' '1' "$(was_done gateway)"
 check 'hang' '000 curl 28' "$(admin faults '[{"action": "hang", "count": 1}]' >/dev/null; post $add '{"customer_name": "H", "email_id": "hang@fault.in"}' -m 0.2; echo " curl $?")"
 admin faults '[{"action": "endless", "count": 1}]' >/dev/null
 check 'endless' '^[0-9]{6,}$' "$(post $add '{"customer_name": "E", "email_id": "endless@fault.in"}' | head -c 1000000 | wc -c)"

@@ -75,6 +75,41 @@ perform(Exchange *exchange)
 }
 
 static void
+free_exchange(Exchange *exchange)
+{
+	if (exchange->counted)
+		record_end();
+	api_free(&exchange->request);
+	buf_free(&exchange->body);
+	buf_free(&exchange->headers);
+	buf_free(&exchange->reply.body);
+	free(exchange->authorization);
+	free(exchange);
+}
+
+/* What a gateway has given up on is done all the same. */
+static void
+perform_abandoned(void *arg)
+{
+	perform(arg);
+	free_exchange(arg);
+}
+
+/* Hands the work over to a timer and answers as a gateway that lost patience. */
+static void
+abandon(Exchange *exchange)
+{
+	Exchange   *rest = xcalloc(1, sizeof(Exchange));
+
+	*rest = *exchange;
+	memset(exchange, 0, sizeof(*exchange));
+	exchange->connection = rest->connection;
+	exchange->fault = rest->fault;
+	timer_add(rest->fault.delay_ms, perform_abandoned, rest);
+	answer_plain(&exchange->reply, exchange->fault.code, TYPE_HTML, "<html><body>502 Bad Gateway</body></html>\n");
+}
+
+static void
 wake(void *arg)
 {
 	Exchange   *exchange = arg;
@@ -206,6 +241,11 @@ handle(Exchange *exchange, const char *path, const char *method)
 	buf_puts(&exchange->headers, "}");
 	exchange->fault = fault_pick(exchange->request.api, exchange->body.data);
 
+	if (exchange->fault.action == FAULT_GATEWAY)
+	{
+		abandon(exchange);
+		return respond(exchange);
+	}
 	if (exchange->fault.action != FAULT_LATE)
 		perform(exchange);
 	if (exchange->fault.action == FAULT_HANG || exchange->fault.action == FAULT_HOLD)
@@ -261,14 +301,7 @@ on_completed(void *arg, struct MHD_Connection *connection, void **context, enum 
 	(void) why;
 	if (exchange == NULL)
 		return;
-	if (exchange->counted)
-		record_end();
-	api_free(&exchange->request);
-	buf_free(&exchange->body);
-	buf_free(&exchange->headers);
-	buf_free(&exchange->reply.body);
-	free(exchange->authorization);
-	free(exchange);
+	free_exchange(exchange);
 	*context = NULL;
 }
 

@@ -77,7 +77,7 @@ sub keep_load
 
 my @faults = (
 	{ action => 'drop_before' }, { action => 'drop_after' }, { action => 'truncate' }, { action => 'garbage' },
-	{ action => 'html' }, { action => 'delay', ms => 100 }, { action => 'late', ms => 300 }, { action => 'late', ms => 900 },
+	{ action => 'html' }, { action => 'delay', ms => 100 }, { action => 'late', ms => 300 }, { action => 'late', ms => 900 }, { action => 'gateway', ms => 500 },
 	{ action => 'hang' }, { action => 'endless' }, { action => 'flat_answer' }, { action => 'redirect' },
 	{ action => 'status', code => 500 }, { action => 'status', code => 502, body => '<html>Bad Gateway</html>' },
 	{ action => 'status', code => 503, headers => { 'Retry-After' => '1' } },

@@ -102,6 +102,37 @@ poll_ok($node, "SELECT kapture_customer_id IS NOT NULL FROM strict WHERE id = 6"
 wait_for(sub { stats()->{in_flight} == 0 }, 'what is late');
 is(offered('9300000007') . ' ' . offered('9300000008'), '1 0', 'and is not sent again');
 is(stats()->{adds} - $adds, 1, 'so there is one customer');
+# nor does an Update that is late overwrite a newer one: under way when the server stops,
+my ($sixth) = sql("SELECT kapture_customer_id FROM strict WHERE id = 6");
+my $quiet = "SELECT pending + in_flight + retrying = 0 FROM kapture_status WHERE relation = 'strict'::regclass";
+poll_ok($node, $quiet, 'all quiet');
+emulator_faults($emulator, { api => 'update', action => 'late', ms => 3000, count => 1 });
+sql("UPDATE strict SET customer_name = 'First' WHERE id = 6");
+wait_for(sub { stats()->{in_flight} == 1 }, 'the Update to arrive');
+$node->restart;
+sql("UPDATE strict SET customer_name = 'Second' WHERE id = 6");
+poll_ok($node, $quiet, 'an Update under way when the server stops, and a newer one');
+wait_for(sub { stats()->{in_flight} == 0 }, 'what is late');
+is(emulator_get($emulator, "customers?id=$sixth")->[0]{customer_name}, 'Second', 'the newer one wins');
+# or behind a gateway that gave up on it
+emulator_faults($emulator, { api => 'update', action => 'gateway', ms => 3000, count => 1 });
+sql("UPDATE strict SET customer_name = 'Third' WHERE id = 6");
+poll_ok($node, "SELECT count(*) = 1 FROM kapture_failures WHERE relation = 'strict'::regclass AND row_key = '6'", 'a gateway gives up on an Update');
+sql("UPDATE strict SET customer_name = 'Fourth' WHERE id = 6");
+poll_ok($node, $quiet, 'and there is a newer one');
+wait_for(sub { stats()->{in_flight} == 0 }, 'what is late');
+is(emulator_get($emulator, "customers?id=$sixth")->[0]{customer_name}, 'Fourth', 'which wins');
+# if the id is lost meanwhile, it was no Add that is in doubt: what it finds is not ours
+emulator_faults($emulator, { api => 'update', action => 'gateway', ms => 10, count => 1 });
+sql("UPDATE strict SET customer_name = 'Fifth' WHERE id = 6");
+poll_ok($node, "SELECT count(*) = 1 FROM kapture_failures WHERE relation = 'strict'::regclass AND row_key = '6'", 'an Update in doubt');
+sql("UPDATE strict SET customer_name = 'Sixth', kapture_customer_id = NULL WHERE id = 6");
+poll_ok($node, "SELECT count(*) = 1 FROM kapture_failures WHERE relation = 'strict'::regclass AND row_key = '6' AND state = 'parked' AND message LIKE '%already exists%'",
+	'whose row loses its id, is none of an Add');
+is(sql("SELECT sent_phone FROM kapture_delivery WHERE row_key = '6'"), '9300000008', 'that Add could be found');
+sql("UPDATE strict SET kapture_customer_id = $sixth WHERE id = 6; SELECT kapture_retry('strict', '6')");
+poll_ok($node, $quiet, 'with its id it is updated');
+is(emulator_get($emulator, "customers?id=$sixth")->[0]{customer_name}, 'Sixth', 'to its last values');
 sql("ALTER DATABASE postgres RESET synchronous_commit; ALTER SYSTEM RESET wal_writer_delay; SELECT pg_reload_conf()");
 sql("ALTER SERVER kapture OPTIONS (SET timeout '2s')");
 # an answer for an attempt that is no more (nobody but a superuser can do that)

@@ -27,14 +27,16 @@ sub preview
 	return ($out, $err);
 }
 
-sub preview_is
+# compares what is shown, returns what is said
+sub preview_says
 {
 	my ($key, $shown, $name) = @_;
 	my ($out, $err) = preview($key);
 	is($out, $shown, $name);
-	is($err, '', 'and nothing else is said');
-	return;
+	return $err;
 }
+
+sub preview_is { return is(preview_says(@_), '', 'and nothing else is said') }
 
 # --- in the outbox: several rows in an entry, several entries for a row
 sql("SELECT kapture_pause('customers')");
@@ -110,10 +112,20 @@ isnt(id(5), '', 'with success');
 emulator_faults($emulator, { api => 'add', action => 'drop_after' }, { api => 'get', action => 'status', code => 503 });
 sql("INSERT INTO customers (customer_name, phone, email_id) VALUES ('Doubt', '9000000006', 'd\@example.com')");
 poll_ok($node, "SELECT count(*) = 1 FROM kapture_failures WHERE row_key = '6'", 'an Add without an answer');
-preview_is(6, 't|get|[{"kapture_customer_id": "", "customer_id": "", "email_id": "", "phone": "9000000006"}]', 'is looked for before it is sent again');
+preview_says(6, 't|get|[{"kapture_customer_id": "", "customer_id": "", "email_id": "", "phone": "9000000006"}]', 'is looked for before it is sent again');
 emulator_faults($emulator);
 poll_ok($node, $idle, 'and found');
 oracle_ok($node, $emulator, 'nobody was added twice');
+
+# --- an Update that may still be running
+sql("ALTER SERVER kapture OPTIONS (SET timeout '60s')");
+emulator_faults($emulator, { api => 'update', action => 'gateway', ms => 10, count => 1 });
+sql("UPDATE customers SET city = 'Pune' WHERE id = 6");
+poll_ok($node, "SELECT count(*) = 1 FROM kapture_failures WHERE row_key = '6'", 'a gateway gave up on an Update');
+($out, $err) = preview(6);
+like($out, qr/^t\|update\|.*"city": "Pune"/, 'it is sent again');
+like($err, qr/NOTICE:  an earlier request for the row with key "6", which was not answered, may still be running\n.*DETAIL:  Nothing is sent for the row before \d{4}-/,
+	'but not yet');
 
 # --- keys that are none
 foreach my $key ('abc', '', '{1,2}')
