@@ -854,6 +854,8 @@ worker_claim_table(WorkerTable *table, int room, TimestampTz now)
 
 	worker_begin("claiming changes");
 	now = GetCurrentTransactionStartTimestamp();	/* SQL's now() */
+	/* whoever paused a table and then changed it must not find that taken */
+	AcceptInvalidationMessages();
 	if (worker_stale)
 	{
 		worker_commit();
