@@ -220,6 +220,25 @@ kapture_catalog_attached_relations(void)
 	return result;
 }
 
+/* A column, passed by value, of an attachment; zero if there is no such attachment. */
+static Datum
+catalog_attachment_value(int32 attachment_id, AttrNumber attnum)
+{
+	Relation	rel = table_open(kapture_catalog_relid(KAPTURE_TABLE_ATTACHMENT), AccessShareLock);
+	SysScanDesc scan = systable_beginscan(rel, InvalidOid, false, NULL, 0, NULL);
+	HeapTuple	tuple;
+	Datum		result = 0;
+
+	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
+	{
+		if (DatumGetInt32(catalog_getattr(tuple, rel, ATTACHMENT_ID)) == attachment_id)
+			result = catalog_getattr(tuple, rel, attnum);
+	}
+	systable_endscan(scan);
+	table_close(rel, AccessShareLock);
+	return result;
+}
+
 /*
  * Returns the relation of an attachment, InvalidOid if there is no such
  * attachment.
@@ -227,19 +246,16 @@ kapture_catalog_attached_relations(void)
 Oid
 kapture_catalog_attached_relation(int32 attachment_id)
 {
-	Relation	rel = table_open(kapture_catalog_relid(KAPTURE_TABLE_ATTACHMENT), AccessShareLock);
-	SysScanDesc scan = systable_beginscan(rel, InvalidOid, false, NULL, 0, NULL);
-	HeapTuple	tuple;
-	Oid			result = InvalidOid;
+	return DatumGetObjectId(catalog_attachment_value(attachment_id, ATTACHMENT_RELATION));
+}
 
-	while (!OidIsValid(result) && HeapTupleIsValid(tuple = systable_getnext(scan)))
-	{
-		if (DatumGetInt32(catalog_getattr(tuple, rel, ATTACHMENT_ID)) == attachment_id)
-			result = DatumGetObjectId(catalog_getattr(tuple, rel, ATTACHMENT_RELATION));
-	}
-	systable_endscan(scan);
-	table_close(rel, AccessShareLock);
-	return result;
+/*
+ * Is an attachment paused?  Needs no lock on its relation.
+ */
+bool
+kapture_catalog_is_paused(int32 attachment_id)
+{
+	return DatumGetBool(catalog_attachment_value(attachment_id, ATTACHMENT_PAUSED));
 }
 
 /* Reads the attachment of one of the relations, the first that has one. */

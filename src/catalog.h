@@ -80,6 +80,7 @@ extern Oid	kapture_catalog_relid(KaptureTable table);
 extern bool kapture_catalog_outbox_packs(void);
 extern List *kapture_catalog_attached_relations(void);
 extern Oid	kapture_catalog_attached_relation(int32 attachment_id);
+extern bool kapture_catalog_is_paused(int32 attachment_id);
 extern KaptureAttachment *kapture_catalog_attachment(Relation rel);
 extern char *kapture_catalog_problem(const KaptureAttachment *att);
 extern int	kapture_catalog_text_settings(void);

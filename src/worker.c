@@ -457,7 +457,7 @@ worker_note_problem(WorkerTable *table)
 	table->present = problem == NULL;
 }
 
-/* What is known of a relation must do until the lock on it is gone. */
+/* What is known of a relation must do until the lock on it is gone, but for whether it is paused. */
 static void
 worker_keep_table(Oid relid)
 {
@@ -467,8 +467,10 @@ worker_keep_table(Oid relid)
 	{
 		WorkerTable *table = dlist_container(WorkerTable, node, iter.cur);
 
-		if (table->att->root == relid)
-			table->attached = table->present = true;
+		if (table->att->root != relid)
+			continue;
+		table->attached = table->present = true;
+		table->att->paused = kapture_catalog_is_paused(table->att->id);
 	}
 	worker_next_load = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), WORKER_LOCKED_LOOK);
 }

@@ -150,6 +150,25 @@ poll_ok($node, "SELECT count(*) = count(kapture_customer_id) FROM customers", 'a
 poll_ok($node, $idle, 'nothing is left');
 oracle_ok($node, $emulator, 'nothing is missing, nothing is there twice');
 
+# a table that was paused is paused, though somebody has it locked when the worker looks
+$node->safe_psql('postgres', "CREATE TABLE beside (id int PRIMARY KEY, customer_name text, phone text); SELECT kapture_attach('beside')");
+my $worker = $node->safe_psql('postgres', "SELECT kapture_worker_pid()");
+my $locker = $node->background_psql('postgres');
+kill 'STOP', $worker;
+$node->safe_psql('postgres', "SELECT kapture_pause('customers')");
+$locker->query_safe("BEGIN; LOCK TABLE customers IN ACCESS EXCLUSIVE MODE; INSERT INTO customers (customer_name, phone) VALUES ('Not now', '9300000003')");
+kill 'CONT', $worker;
+$node->safe_psql('postgres', "INSERT INTO beside VALUES (1, 'Beside', '9300000004')");
+poll_ok($node, "SELECT kapture_customer_id IS NOT NULL FROM beside", 'the worker looks at other tables');
+$locker->query_safe("COMMIT");
+$locker->quit;
+$node->safe_psql('postgres', "INSERT INTO beside VALUES (2, 'Beside', '9300000005')");
+poll_ok($node, "SELECT count(kapture_customer_id) = 2 FROM beside", 'and at all');
+is($node->safe_psql('postgres', "SELECT pending, in_flight, state FROM kapture_status WHERE relation = 'customers'::regclass"), '1|0|paused', 'one that was paused stays so');
+is($node->safe_psql('postgres', "SELECT kapture_customer_id FROM customers WHERE phone = '9300000003'"), '', 'and its row waits');
+$node->safe_psql('postgres', "SELECT kapture_detach('beside'); DROP TABLE beside; DELETE FROM customers WHERE phone = '9300000003'; SELECT kapture_resume('customers')");
+poll_ok($node, $idle, 'which is gone before');
+
 # detach, drop
 $node->safe_psql('postgres', "SELECT kapture_detach('customers')");
 $node->safe_psql('postgres', "INSERT INTO customers (customer_name, phone) VALUES ('Detached', '9600000001')");
