@@ -1,20 +1,25 @@
 /*
  * process.c
  *		What the background processes of a database have in common: how they
- *		begin and end.
+ *		begin and end, and what they report.
  */
 #include "postgres.h"
 
 #include "access/xact.h"
 #include "miscadmin.h"
+#include "pgstat.h"
 #include "postmaster/bgworker.h"
 #include "postmaster/interrupt.h"
 #include "storage/ipc.h"
 #include "storage/lock.h"
 #include "tcop/tcopprot.h"
 #include "utils/guc.h"
+#include "utils/timestamp.h"
 
 #include "process.h"
+
+/* When statistics are to be handed over that were too fresh for it, DT_NOEND: none are. */
+static TimestampTz process_stats_due = DT_NOEND;
 
 /*
  * Settings that the worker's promises rest on must not come from ALTER
@@ -107,4 +112,41 @@ kapture_process_lock_database(KaptureWorkerKind kind)
 		ereport(FATAL,
 				(errcode(ERRCODE_OBJECT_IN_USE),
 				 errmsg("another kapture_sync worker is still active in this database")));
+}
+
+/*
+ * To be called after each commit: hands over to the cumulative statistics what
+ * the transaction did, or has that done later, as they are not updated more
+ * than once a second.
+ */
+void
+kapture_process_report_stat(void)
+{
+	long		wait = pgstat_report_stat(false);
+
+	process_stats_due = wait > 0 ? TimestampTzPlusMilliseconds(GetCurrentTimestamp(), wait) : DT_NOEND;
+}
+
+/*
+ * To be called before a wait of at most "timeout" milliseconds (-1: for good).
+ * Returns how long to wait lest statistics stay behind when there is nothing
+ * more to do: autovacuum goes by them.
+ */
+long
+kapture_process_timeout(long timeout)
+{
+	TimestampTz now;
+	long		rest;
+
+	if (process_stats_due == DT_NOEND)
+		return timeout;
+	now = GetCurrentTimestamp();
+	if (process_stats_due <= now)
+	{
+		(void) pgstat_report_stat(true);
+		process_stats_due = DT_NOEND;
+		return timeout;
+	}
+	rest = (long) ((process_stats_due - now) / 1000 + 1);
+	return timeout < 0 ? rest : Min(timeout, rest);
 }

@@ -145,7 +145,7 @@ puller_commit(void)
 {
 	PopActiveSnapshot();
 	CommitTransactionCommand();
-	pgstat_report_stat(false);
+	kapture_process_report_stat();
 	pgstat_report_activity(STATE_IDLE, NULL);
 	MemoryContextSwitchTo(puller_context);
 }
@@ -735,7 +735,7 @@ puller_wait(long timeout)
 	dlist_iter	iter;
 
 	puller_report_activity();
-	(void) kapture_http_wait(timeout, WaitEventExtensionNew("KapturePullerMain"));
+	(void) kapture_http_wait(kapture_process_timeout(timeout), WaitEventExtensionNew("KapturePullerMain"));
 	dlist_foreach(iter, &puller_servers)
 	{
 		PullServer *server = dlist_container(PullServer, node, iter.cur);

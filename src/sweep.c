@@ -16,7 +16,6 @@
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
-#include "pgstat.h"
 #include "storage/lmgr.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
@@ -30,6 +29,7 @@
 #include "fetch.h"
 #include "inbox.h"
 #include "own.h"
+#include "process.h"
 #include "pull_state.h"
 #include "sweep.h"
 
@@ -69,7 +69,7 @@ sweep_commit(KaptureSweep *sweep)
 {
 	PopActiveSnapshot();
 	CommitTransactionCommand();
-	pgstat_report_stat(false);
+	kapture_process_report_stat();
 	MemoryContextSwitchTo(sweep->caller);
 }
 

@@ -191,7 +191,7 @@ worker_commit(void)
 {
 	PopActiveSnapshot();
 	CommitTransactionCommand();
-	pgstat_report_stat(false);
+	kapture_process_report_stat();
 	pgstat_report_activity(STATE_IDLE, NULL);
 	MemoryContextSwitchTo(worker_context);
 }
@@ -1678,7 +1678,7 @@ kapture_worker_main(Datum arg)
 		if (timeout != 0 && kapture_shmem_worker_listen(worker_listens()))
 		{
 			worker_report_activity();
-			(void) kapture_http_wait(timeout, WaitEventExtensionNew("KaptureWorkerMain"));
+			(void) kapture_http_wait(kapture_process_timeout(timeout), WaitEventExtensionNew("KaptureWorkerMain"));
 		}
 	}
 }

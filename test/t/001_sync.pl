@@ -94,6 +94,7 @@ oracle_ok($node, $emulator, 'nothing is missing, nothing came twice');
 $stats = emulator_get($emulator, 'stats');
 is($stats->{adds}, 10008, 'each customer was added once');
 is($stats->{duplicate_refusals}, 0, 'and none was offered twice');
+poll_ok($node, "SELECT n_tup_upd >= 10000 FROM pg_stat_user_tables WHERE relname = 'customers'", 'what the worker writes is counted, so that autovacuum comes');
 
 # the queue's tables are vacuumed by the worker, whatever autovacuum does
 my $more = 0;
@@ -103,7 +104,6 @@ wait_for(sub {
 	return $node->safe_psql('postgres', "SELECT vacuum_count > 0 FROM pg_stat_user_tables WHERE relname = 'kapture_delivery'") eq 't';
 }, 'the worker to vacuum');
 poll_ok($node, $idle, 'and goes on sending');
-poll_ok($node, "SELECT n_tup_upd >= 10000 FROM pg_stat_user_tables WHERE relname = 'customers'", 'what the worker writes is counted, so that autovacuum comes');
 
 # a refused row is visible with Kapture's message and goes when it is mended
 $node->safe_psql('postgres', "INSERT INTO customers (customer_name, phone) VALUES ('Bad phone', '123')");
