@@ -109,7 +109,7 @@ preview_read_queue(KaptureDelivery *delivery, bool *captured)
 
 /* Raises an error unless the row could be read. */
 static void
-preview_check_row(const KaptureRow *row)
+preview_check_row(Oid relid, const KaptureRow *row)
 {
 	switch (row->outcome)
 	{
@@ -124,7 +124,9 @@ preview_check_row(const KaptureRow *row)
 		case KAPTURE_ROW_LOCKED:
 			ereport(ERROR,
 					(errcode(ERRCODE_LOCK_NOT_AVAILABLE),
-					 errmsg("the table is locked")));
+					 errmsg("could not read the row with key \"%s\"", row->row_key),
+					 errdetail("Table \"%s\" or a partition of it is locked.", get_rel_name(relid)),
+					 errhint("pg_locks shows who holds the lock.")));
 			break;
 		case KAPTURE_ROW_FAILED:
 			ereport(ERROR,
@@ -185,7 +187,8 @@ preview_put(ReturnSetInfo *rsinfo, KaptureTask *task, const KaptureServer *serve
  *
  * For the owner of the table.  A row for which nothing waits is shown as if all
  * its columns had changed; no result: nothing would be sent.  Errors: those of
- * kapture_attach_find() and kapture_server_get(); P0002 no such row.
+ * kapture_attach_find() and kapture_server_get(); P0002 no such row,
+ * 55P03 it cannot be read for a lock, 22000 for another reason.
  */
 Datum
 kapture_preview(PG_FUNCTION_ARGS)
@@ -209,7 +212,7 @@ kapture_preview(PG_FUNCTION_ARGS)
 	if (!waiting)
 		delivery.changed = att->all_changed;
 	kapture_row_read(att, kapture_server_get(att->server, owner)->timezone, list_make1(&delivery.row));
-	preview_check_row(&delivery.row);
+	preview_check_row(att->root, &delivery.row);
 	preview_say_state(&delivery, captured);
 	if (waiting && delivery.in_doubt == 0 && delivery.row.customer_id == 0 && preview_is_in_doubt(&delivery))
 	{

@@ -75,7 +75,7 @@ sql(q(CREATE TABLE parted (id int PRIMARY KEY, customer_name text, phone text) P
 CREATE TABLE parted_1 PARTITION OF parted DEFAULT; SELECT kapture_attach('parted'); SELECT kapture_pause('parted'); INSERT INTO parted VALUES (1, 'Part', '9000000009')));
 $locker->query_safe("BEGIN; LOCK TABLE parted_1 IN ACCESS EXCLUSIVE MODE");
 ($out, $err) = preview(1, of => 'parted');
-like($err, qr/ERROR:  the table is locked/, 'a partition that is locked is an error');
+like($err, qr/ERROR:  could not read the row with key "1"\n.*DETAIL:  Table "parted" or a partition of it is locked/, 'a partition that is locked is an error');
 $locker->query_safe("COMMIT");
 $locker->quit;
 ($out, $err) = preview(1, of => 'parted');
