@@ -474,12 +474,8 @@ kapture_task_answer(KaptureTask *task, const KaptureHttpAnswer *answer, Timestam
 	switch (reply.verdict)
 	{
 		case KAPTURE_NOT_FOUND:
+			Assert(kapture_task_api(task) == KAPTURE_API_GET);
 			reply.customer_id = 0;
-			if (task->step != KAPTURE_STEP_FIND_PHONE && task->step != KAPTURE_STEP_FIND_EMAIL)
-			{
-				kapture_task_fail(task, true, 0, reply.message);
-				break;
-			}
 			pg_fallthrough;
 		case KAPTURE_SUCCESS:
 			task_success(task, &reply, now);

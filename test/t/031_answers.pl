@@ -56,6 +56,14 @@ like(sql("SELECT message FROM kapture_failures"), qr/phone belongs to Kapture cu
 sql("UPDATE customers SET email_id = 'd\@example.com', phone = '9100000009' WHERE customer_name = 'Two others'");
 poll_ok($node, "SELECT count(kapture_customer_id) = 4 FROM customers", 'and sent when the row is mended');
 
+# a search that lags behind what Kapture refuses
+emulator_post($emulator, 'seed', [ { kapture_customer_id => 104, customer_name => 'Lags', phone => '9100000004', email_id => 'e@example.com' } ]);
+emulator_faults($emulator, { api => 'get', action => 'not_found' });
+sql("INSERT INTO customers (customer_name, phone, email_id) VALUES ('Lags', '9100000004', 'e\@example.com')");
+poll_ok($node, "SELECT count(*) = 1 FROM kapture_failures WHERE message = 'Kapture says that the customer exists, but does not find it by phone or email'", 'a customer that exists is not found');
+emulator_faults($emulator);
+poll_ok($node, "SELECT kapture_customer_id = 104 FROM customers WHERE customer_name = 'Lags'", 'and is asked for again');
+
 sql(q(CREATE TABLE strict (id int PRIMARY KEY, customer_name text, phone text);
 	SELECT kapture_attach('strict', on_duplicate => 'fail');
 	INSERT INTO strict VALUES (1, 'Known', '9100000001'), (2, 'New', '9300000001')));
