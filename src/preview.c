@@ -100,9 +100,6 @@ preview_read_queue(KaptureDelivery *delivery, bool *captured)
 		delivery->customer_id = pg_strtoint64(id);
 	delivery->sent_phone = preview_queued(delivery, "CASE WHEN in_doubt IS NOT NULL THEN sent_phone END");
 	delivery->sent_email = preview_queued(delivery, "CASE WHEN in_doubt IS NOT NULL THEN sent_email END");
-	/* an Update in doubt has neither; when it is over is told by preview_say_state() */
-	if (delivery->sent_phone || delivery->sent_email)
-		delivery->in_doubt = 1;
 	*captured = changed != NULL;
 	return changed || claimed;
 }
@@ -214,12 +211,12 @@ kapture_preview(PG_FUNCTION_ARGS)
 	kapture_row_read(att, kapture_server_get(att->server, owner)->timezone, list_make1(&delivery.row));
 	preview_check_row(att->root, &delivery.row);
 	preview_say_state(&delivery, captured);
-	if (waiting && delivery.in_doubt == 0 && delivery.row.customer_id == 0 && preview_is_in_doubt(&delivery))
-	{
+	if (waiting && !delivery.sent_phone && !delivery.sent_email && delivery.row.customer_id == 0 &&
+		preview_is_in_doubt(&delivery))
+		kapture_task_identify(att, &delivery);
+	/* what could be found is searched for, once it can no longer be running */
+	if (delivery.sent_phone || delivery.sent_email)
 		delivery.in_doubt = 1;
-		if (delivery.sent_phone == NULL && delivery.sent_email == NULL)
-			kapture_task_identify(att, &delivery);
-	}
 
 	task.delivery = &delivery;
 	task.att = att;

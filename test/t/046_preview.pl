@@ -127,6 +127,16 @@ like($out, qr/^t\|update\|.*"city": "Pune"/, 'it is sent again');
 like($err, qr/NOTICE:  an earlier request for the row with key "6", which was not answered, may still be running\n.*DETAIL:  Nothing is sent for the row before \d{4}-/,
 	'but not yet');
 
+# --- in a restored database, where an Add may have been sent already, but by nothing it could be found
+sql("SELECT kapture_pause('customers')");
+my $bare = sql("INSERT INTO customers (customer_name) VALUES ('Bare') RETURNING id");
+my $restored = "BEGIN; UPDATE kapture_origin SET doubt_until = now() + '1 hour'; ";
+($out, $err) = preview($bare, before => $restored);
+is($out, 't|add|{"customer_name": "Bare"}', 'a row without phone and email is added');
+$bare = sql("INSERT INTO customers (customer_name, phone) VALUES ('With phone', '9000000010') RETURNING id");
+($out, $err) = preview($bare, before => $restored);
+like($out, qr/^t\|get\|.*"phone": "9000000010"/, 'one with a phone is looked for');
+
 # --- keys that are none
 foreach my $key ('abc', '', '{1,2}')
 {
