@@ -231,8 +231,10 @@ catalog_attachment_value(int32 attachment_id, AttrNumber attnum)
 
 	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
 	{
-		if (DatumGetInt32(catalog_getattr(tuple, rel, ATTACHMENT_ID)) == attachment_id)
-			result = catalog_getattr(tuple, rel, attnum);
+		if (DatumGetInt32(catalog_getattr(tuple, rel, ATTACHMENT_ID)) != attachment_id)
+			continue;
+		result = catalog_getattr(tuple, rel, attnum);
+		break;
 	}
 	systable_endscan(scan);
 	table_close(rel, AccessShareLock);

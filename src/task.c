@@ -241,6 +241,15 @@ task_release(KaptureTask *task, TimestampTz next_attempt)
 	task->next_attempt = next_attempt;
 }
 
+/* No Add of ours is in doubt any more: the next one's identity is to be recorded before it is sent. */
+static void
+task_end_doubt(KaptureTask *task, TimestampTz now)
+{
+	task->delivery->in_doubt = 0;
+	task->delivery->searches = 0;
+	task_release(task, now);
+}
+
 /* Updates the customer, or finds that there is nothing to bring. */
 static void
 task_update(KaptureTask *task)
@@ -306,22 +315,19 @@ kapture_task_plan(KaptureTask *task, TimestampTz now)
 		task_release(task, delivery->in_doubt);
 	else if (task->customer_id != 0)
 		task_update(task);
-	else if (delivery->in_doubt != 0 && !delivery->sent_phone && !delivery->sent_email)
+	else if (delivery->in_doubt == 0)
 	{
-		/* it was an Update; an Add's identity is to be recorded first */
-		delivery->in_doubt = 0;
-		task_release(task, now);
+		kapture_task_identify(task->att, delivery);
+		(void) task_prepare(task, KAPTURE_STEP_ADD);
+	}
+	else if (delivery->sent_phone || delivery->sent_email)
+	{
+		task->asked_first = true;
+		if (!task_prepare(task, KAPTURE_STEP_FIND_PHONE))
+			(void) task_prepare(task, KAPTURE_STEP_FIND_EMAIL);
 	}
 	else
-	{
-		task->asked_first = delivery->in_doubt != 0;
-		if (!task->asked_first)
-			kapture_task_identify(task->att, delivery);
-		if (!task->asked_first ||
-			(!task_prepare(task, KAPTURE_STEP_FIND_PHONE) &&
-			 !task_prepare(task, KAPTURE_STEP_FIND_EMAIL)))
-			(void) task_prepare(task, KAPTURE_STEP_ADD);
-	}
+		task_end_doubt(task, now);	/* it was an Update */
 }
 
 /*
@@ -389,12 +395,7 @@ task_searched(KaptureTask *task, TimestampTz now)
 	else if (task->asked_first && task_same_identity(task))
 		(void) task_prepare(task, KAPTURE_STEP_ADD);
 	else if (task->asked_first)
-	{
-		/* the next Add has another identity, to be recorded before it is sent */
-		task->delivery->in_doubt = 0;
-		task->delivery->searches = 0;
-		task_release(task, now);
-	}
+		task_end_doubt(task, now);
 	else
 		task_retry(task, now, "Kapture says that the customer exists, but does not find it by phone or email");
 }

@@ -844,8 +844,9 @@ worker_claim_due(WorkerTable *table, int room, TimestampTz now, List **deliverie
 
 /* Claims rows of a table and queues their first requests. */
 static void
-worker_claim_table(WorkerTable *table, int room, TimestampTz now)
+worker_claim_table(WorkerTable *table, int room)
 {
+	TimestampTz now;
 	List	   *deliveries = NIL;
 	List	   *changes = NIL;
 	List	   *adds = NIL;
@@ -929,7 +930,7 @@ worker_claim(void)
 			continue;
 		room = worker_room(table->server, now);
 		if (room > 0)
-			worker_claim_table(table, room, now);
+			worker_claim_table(table, room);
 	}
 }
 

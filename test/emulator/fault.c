@@ -30,22 +30,23 @@ static const struct
 {
 	const char *name;
 	FaultAction action;
+	int			code;			/* unless the rule has one */
 }			actions[] = {
-	{"delay", FAULT_NONE},
-	{"status", FAULT_STATUS},
-	{"drop_before", FAULT_DROP_BEFORE},
-	{"drop_after", FAULT_DROP_AFTER},
-	{"truncate", FAULT_TRUNCATE},
-	{"garbage", FAULT_GARBAGE},
-	{"html", FAULT_HTML},
-	{"endless", FAULT_ENDLESS},
-	{"redirect", FAULT_REDIRECT},
-	{"hang", FAULT_HANG},
-	{"hold", FAULT_HOLD},
-	{"late", FAULT_LATE},
-	{"gateway", FAULT_GATEWAY},
-	{"flat_answer", FAULT_FLAT},
-	{"not_found", FAULT_NOT_FOUND}
+	{"delay", FAULT_NONE, 200},
+	{"status", FAULT_STATUS, 500},
+	{"drop_before", FAULT_DROP_BEFORE, 200},
+	{"drop_after", FAULT_DROP_AFTER, 200},
+	{"truncate", FAULT_TRUNCATE, 200},
+	{"garbage", FAULT_GARBAGE, 200},
+	{"html", FAULT_HTML, 200},
+	{"endless", FAULT_ENDLESS, 200},
+	{"redirect", FAULT_REDIRECT, 302},
+	{"hang", FAULT_HANG, 200},
+	{"hold", FAULT_HOLD, 200},
+	{"late", FAULT_LATE, 200},
+	{"gateway", FAULT_GATEWAY, 502},
+	{"flat_answer", FAULT_FLAT, 200},
+	{"not_found", FAULT_NOT_FOUND, 200}
 };
 
 static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
@@ -60,6 +61,8 @@ read_action(Rule *rule, const char *name)
 		{
 			rule->fault.action = actions[i].action;
 			rule->fault.name = actions[i].name;
+			if (rule->fault.code == 0)
+				rule->fault.code = actions[i].code;
 			return true;
 		}
 	return false;
@@ -88,10 +91,6 @@ read_rule(Rule *rule, json_t *object)
 		return "unknown api";
 	if (rule->fault.headers && !json_is_object(rule->fault.headers))
 		return "headers must be an object";
-	if (rule->fault.code == 0)
-		rule->fault.code = rule->fault.action == FAULT_REDIRECT ? 302 :
-			rule->fault.action == FAULT_STATUS ? 500 :
-			rule->fault.action == FAULT_GATEWAY ? 502 : 200;
 	return NULL;
 }
 

@@ -16,9 +16,11 @@ my $node = new_node('main');
 setup_sync($node, $emulator);
 create_customers($node);
 my $idle = "SELECT pending + in_flight + retrying = 0 FROM kapture_status WHERE relation = 'customers'::regclass";
+my $quiet = "SELECT pending + in_flight + retrying = 0 FROM kapture_status WHERE relation = 'strict'::regclass";
 
 sub sql { return $node->safe_psql('postgres', $_[0]) }
 sub stats { return emulator_get($emulator, 'stats') }
+sub name_of { return emulator_get($emulator, "customers?id=$_[0]")->[0]{customer_name} }
 
 # Starts anew: no rows, no customers, no faults.
 sub fresh
@@ -82,7 +84,7 @@ sql("INSERT INTO strict VALUES (4, 'Lost', '9300000004')");
 poll_ok($node, "SELECT count(*) = 1 FROM kapture_failures WHERE relation = 'strict'::regclass AND row_key = '4'", 'an Add is in doubt');
 sql("UPDATE strict SET phone = '9300000005' WHERE id = 4");
 poll_ok($node, "SELECT kapture_customer_id IS NOT NULL FROM strict WHERE id = 4", 'it is found by what was sent');
-poll_ok($node, "SELECT pending + in_flight + retrying = 0 FROM kapture_status WHERE relation = 'strict'::regclass", 'its change follows');
+poll_ok($node, $quiet, 'its change follows');
 is(stats()->{adds} - $adds, 1, 'and is not added twice');
 is(sql("SELECT kapture_get_customer('{\"phone\": \"9300000005\"}') -> 'Customer Details' ->> 'id' = kapture_customer_id::text FROM strict WHERE id = 4"), 't', 'and has its new phone');
 # a search that never finds it: the Add is sent again, and what is refused as known is ours
@@ -111,8 +113,7 @@ wait_for(sub { stats()->{in_flight} == 0 }, 'what is late');
 is(offered('9300000007') . ' ' . offered('9300000008'), '1 0', 'and is not sent again');
 is(stats()->{adds} - $adds, 1, 'so there is one customer');
 # nor does an Update that is late overwrite a newer one: under way when the server stops,
-my ($sixth) = sql("SELECT kapture_customer_id FROM strict WHERE id = 6");
-my $quiet = "SELECT pending + in_flight + retrying = 0 FROM kapture_status WHERE relation = 'strict'::regclass";
+my $sixth = sql("SELECT kapture_customer_id FROM strict WHERE id = 6");
 poll_ok($node, $quiet, 'all quiet');
 emulator_faults($emulator, { api => 'update', action => 'late', ms => 3000, count => 1 });
 sql("UPDATE strict SET customer_name = 'First' WHERE id = 6");
@@ -121,7 +122,7 @@ $node->restart;
 sql("UPDATE strict SET customer_name = 'Second' WHERE id = 6");
 poll_ok($node, $quiet, 'an Update under way when the server stops, and a newer one');
 wait_for(sub { stats()->{in_flight} == 0 }, 'what is late');
-is(emulator_get($emulator, "customers?id=$sixth")->[0]{customer_name}, 'Second', 'the newer one wins');
+is(name_of($sixth), 'Second', 'the newer one wins');
 # or behind a gateway that gave up on it
 emulator_faults($emulator, { api => 'update', action => 'gateway', ms => 3000, count => 1 });
 sql("UPDATE strict SET customer_name = 'Third' WHERE id = 6");
@@ -129,7 +130,7 @@ poll_ok($node, "SELECT count(*) = 1 FROM kapture_failures WHERE relation = 'stri
 sql("UPDATE strict SET customer_name = 'Fourth' WHERE id = 6");
 poll_ok($node, $quiet, 'and there is a newer one');
 wait_for(sub { stats()->{in_flight} == 0 }, 'what is late');
-is(emulator_get($emulator, "customers?id=$sixth")->[0]{customer_name}, 'Fourth', 'which wins');
+is(name_of($sixth), 'Fourth', 'which wins');
 # if the id is lost meanwhile, it was no Add that is in doubt: what it finds is not ours
 emulator_faults($emulator, { api => 'update', action => 'gateway', ms => 10, count => 1 });
 sql("UPDATE strict SET customer_name = 'Fifth' WHERE id = 6");
@@ -140,7 +141,7 @@ poll_ok($node, "SELECT count(*) = 1 FROM kapture_failures WHERE relation = 'stri
 is(sql("SELECT sent_phone FROM kapture_delivery WHERE row_key = '6'"), '9300000008', 'that Add could be found');
 sql("UPDATE strict SET kapture_customer_id = $sixth WHERE id = 6; SELECT kapture_retry('strict', '6')");
 poll_ok($node, $quiet, 'with its id it is updated');
-is(emulator_get($emulator, "customers?id=$sixth")->[0]{customer_name}, 'Sixth', 'to its last values');
+is(name_of($sixth), 'Sixth', 'to its last values');
 sql("ALTER DATABASE postgres RESET synchronous_commit; ALTER SYSTEM RESET wal_writer_delay; SELECT pg_reload_conf()");
 sql("ALTER SERVER kapture OPTIONS (SET timeout '2s')");
 # an answer for an attempt that is no more (nobody but a superuser can do that)
