@@ -3,7 +3,7 @@ EXTENSION = kapture_sync
 EXTVERSION := $(shell sed -n "s/^default_version *= *'\(.*\)'/\1/p" kapture_sync.control)
 
 MODULE_big = kapture_sync
-OBJS = $(patsubst %.c,%.o,$(sort $(wildcard src/*.c)))
+OBJS = $(patsubst %.c,%.o,$(sort $(wildcard src/*.c src/*/*.c)))
 PGFILEDESC = "kapture_sync - keeps a customers table and the Kapture CRM in step"
 
 DATA_built = sql/kapture_sync--$(EXTVERSION).sql
@@ -21,7 +21,7 @@ PG_CFLAGS = -Wall -Wextra -Wno-unused-parameter -Wno-sign-compare -Wno-missing-f
 # A server built with gcc leaves its own flags and attributes in PGXS and headers.
 PG_CFLAGS += $(if $(findstring clang,$(CC)),-Wno-ignored-attributes -Wno-unknown-warning-option -Wno-ignored-optimization-argument)
 # The version of the SQL objects that the library works with.
-PG_CPPFLAGS = -DKAPTURE_SQL_VERSION='"$(EXTVERSION)"'
+PG_CPPFLAGS = -I$(srcdir)/src -DKAPTURE_SQL_VERSION='"$(EXTVERSION)"'
 SHLIB_LINK = -lcurl
 EXTRA_CLEAN = sql/kapture_sync--$(EXTVERSION).sql test/emulator/kapture-emulator
 
@@ -32,8 +32,8 @@ include $(PGXS)
 sql/kapture_sync--$(EXTVERSION).sql: sql/kapture_sync.sql
 	cp $< $@
 
-$(OBJS): $(wildcard src/*.h)
-src/http.o src/version.o src/worker.o: kapture_sync.control
+$(OBJS): $(wildcard src/*.h src/*/*.h)
+src/api/http.o src/base/version.o src/push/worker.o: kapture_sync.control
 
 # The Kapture API as a small C server, for tests, demo and benchmarks.
 emulator: test/emulator/kapture-emulator

@@ -25,7 +25,7 @@ done
 sql 'ALTER SYSTEM RESET fsync' && sql 'SELECT pg_reload_conf()' >/dev/null
 
 build() {
-	touch "$work/src/src/worker.c"
+	touch "$work/src/src/push/worker.c"
 	as_runner make -s -C "$work/src" PG_CONFIG="$pg_config" with_llvm=no COPT="${1:-}" all
 	as_root make -s -C "$work/src" PG_CONFIG="$pg_config" with_llvm=no install >/dev/null
 	restart_server

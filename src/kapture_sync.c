@@ -10,11 +10,11 @@
 #include "fmgr.h"
 #include "miscadmin.h"
 
-#include "counter.h"
-#include "guc.h"
-#include "launcher.h"
-#include "shmem.h"
-#include "wayside.h"
+#include "api/request_stats.h"
+#include "base/guc.h"
+#include "cluster/launcher.h"
+#include "cluster/shmem.h"
+#include "utility_hook.h"
 
 PG_MODULE_MAGIC;
 

@@ -42,12 +42,12 @@
 #include "utils/memutils.h"
 #include "utils/typcache.h"
 
-#include "compat.h"
-#include "complaint.h"
-#include "customer.h"
-#include "http.h"
-#include "message.h"
-#include "option.h"
+#include "base/compat.h"
+#include "api/error.h"
+#include "api/columns.h"
+#include "api/http.h"
+#include "api/reply.h"
+#include "api/option.h"
 
 extern int	LLVMFuzzerRunDriver(int *argc, char ***argv,
 								int (*test_one) (const uint8 *data, size_t size));

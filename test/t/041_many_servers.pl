@@ -9,9 +9,9 @@ use KaptureTest;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
-# what src/shmem.c has room for
+# what src/cluster/shmem.c has room for
 my $top = "$FindBin::RealBin/../..";
-my ($room) = slurp_file("$top/src/shmem.c") =~ /^#define SHMEM_MAX_REPORTS\s+(\d+)/m;
+my ($room) = slurp_file("$top/src/cluster/shmem.c") =~ /^#define SHMEM_MAX_REPORTS\s+(\d+)/m;
 my $most = $room + 76;
 
 my $emulator = start_emulator();

@@ -89,7 +89,7 @@ if ($named)
 		"@events", 'pg_wait_events lists them all');
 }
 my $operating = slurp_file("$FindBin::RealBin/../../docs/operating.md");
-my %events = map { $_ => 1 } map { slurp_file($_) =~ /WaitEventExtensionNew\("(\w+)"\)/g } glob("$FindBin::RealBin/../../src/*.c");
+my %events = map { $_ => 1 } map { slurp_file($_) =~ /WaitEventExtensionNew\("(\w+)"\)/g } glob("$FindBin::RealBin/../../src/{,*/}*.c");
 is(join(' ', grep { $operating !~ /`$_`/ } sort keys %events), '', 'operating.md explains them');
 
 $node->stop;

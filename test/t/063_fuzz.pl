@@ -167,7 +167,7 @@ SKIP:
 	$node->safe_psql('postgres', "ALTER ROLE fuzz SET statement_timeout = '2s'; GRANT SELECT ON ALL TABLES IN SCHEMA public TO fuzz");
 	IPC::Run::run([ $sqlsmith, "--target=$target", "--max-queries=$queries", "--seed=$seed", '--exclude-catalog' ], '>', '/dev/null', '2>', \my $said, IPC::Run::timeout(170)) or 1;
 	like($node->safe_psql('postgres', 'SELECT 1'), qr/1/, 'the server runs after random queries');
-	my %ours = map { basename($_) => 1 } glob "$FindBin::RealBin/../../src/*.c";
+	my %ours = map { basename($_) => 1 } glob "$FindBin::RealBin/../../src/{,*/}*.c";
 	my $log = slurp_file($node->logfile);
 	my @bad = grep { my ($file) = /LOCATION:  \w+, (\S+\.c):/; $file && $ours{$file} } $log =~ /(ERROR:  XX000: .*\n(?:.*\n){0,2}?.*LOCATION: .*)/g;
 	is(join("\n", @bad), '', 'without internal errors of ours');

@@ -26,7 +26,7 @@ $seen =~ s/\e\[[0-9;]*[mHJ]//g;
 like($seen, qr/^customers to kapture: running, server ok\n  waiting +0  \n  in flight +0 .*\n  retrying +0 .*\n  parked +1 +(?:█)+$/m, 'and shows the queue');
 like($seen, qr/^  add 200 +1  kapture, [\d.]+ ms$/m, 'and requests');
 
-my $squeezed = join '', map { slurp_file($_) } glob("$top/src/*.c");
+my $squeezed = join '', map { slurp_file($_) } glob("$top/src/{,*/}*.c");
 $squeezed =~ s/"\s*\n\s*"//g;
 $squeezed =~ s/\\"/"/g;
 
@@ -95,7 +95,7 @@ foreach my $file (sort glob("$top/docs/*.md"), "$top/CONTRIBUTING.md")
 
 # each file of src/ has its place in the picture
 my $picture = slurp_file("$top/docs/architecture.md");
-foreach my $file (map { m{([^/]+)$} } glob("$top/src/*.c"))
+foreach my $file (map { m{([^/]+)$} } glob("$top/src/{,*/}*.c"))
 {
 	next if $file eq 'kapture_sync.c';
 	like($picture, qr/\b\Q$file\E/, "architecture.md names $file");
@@ -103,7 +103,7 @@ foreach my $file (map { m{([^/]+)$} } glob("$top/src/*.c"))
 
 # the states that operating.md explains are those that there are
 my $operating = slurp_file("$top/docs/operating.md");
-foreach my $state (slurp_file("$top/src/status.c") =~ /return "(\w+)"/g)
+foreach my $state (slurp_file("$top/src/observe/status.c") =~ /return "(\w+)"/g)
 {
 	next if $state eq 'unknown';
 	like($operating, qr/`$state`/, "operating.md explains the state $state");

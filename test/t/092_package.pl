@@ -57,8 +57,8 @@ foreach my $phase (sort keys %{ $meta->{prereqs} // {} })
 		like($needed->{$_}, qr/\A(?:0|$version)\z/, "$_ $needed->{$_} is a version") foreach sort keys %$needed;
 	}
 }
-my ($oldest) = slurp_file("$top/src/compat.h") =~ /PG_VERSION_NUM < (\d+)\n#error/;
-is($meta->{prereqs}{runtime}{requires}{PostgreSQL}, $oldest / 10000 . '.0.0', 'PostgreSQL is needed as src/compat.h needs it');
+my ($oldest) = slurp_file("$top/src/base/compat.h") =~ /PG_VERSION_NUM < (\d+)\n#error/;
+is($meta->{prereqs}{runtime}{requires}{PostgreSQL}, $oldest / 10000 . '.0.0', 'PostgreSQL is needed as src/base/compat.h needs it');
 
 # Debian's package
 my ($debian) = slurp_file("$top/debian/changelog") =~ /\A\S+ \(([^-)~+]+)/;

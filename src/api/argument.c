@@ -1,0 +1,227 @@
+/*
+ * argument.c
+ *		Checks of the arguments that SQL functions hand on to Kapture, and
+ *		request bodies made of them.
+ */
+#include "postgres.h"
+
+#include "utils/builtins.h"
+#include "utils/numeric.h"
+#include "utils/timestamp.h"
+
+#include "api/argument.h"
+#include "api/reply.h"
+#include "base/compat.h"
+
+/*
+ * kapture_argument_check_null
+ *		Raises 22004 if the argument is NULL; "name" is what users call it.
+ */
+void
+kapture_argument_check_null(FunctionCallInfo fcinfo, int argno, const char *name)
+{
+	if (PG_ARGISNULL(argno))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("argument \"%s\" must not be null", name)));
+}
+
+/*
+ * kapture_argument_object
+ *		An argument that must be a JSON object with something in it.
+ *
+ * Errors: 22004 it is NULL, 22023 it is something else.
+ */
+Jsonb *
+kapture_argument_object(FunctionCallInfo fcinfo, int argno, const char *name)
+{
+	Jsonb	   *object;
+
+	kapture_argument_check_null(fcinfo, argno, name);
+	object = PG_GETARG_JSONB_P(argno);
+	if (!JB_ROOT_IS_OBJECT(object))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("argument \"%s\" must be a JSON object", name),
+				 JB_ROOT_IS_SCALAR(object) ?
+				 errhint("Write something like '{\"phone\": \"9874563725\"}'.") :
+				 errhint("Call the function once for each object of the array; where Kapture wants an array, it is put around the object.")));
+	if (JB_ROOT_COUNT(object) == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("argument \"%s\" must not be an empty object", name)));
+	return object;
+}
+
+/*
+ * kapture_argument_is_given
+ *		Is there something in this value, be it but one character?
+ */
+bool
+kapture_argument_is_given(const JsonbValue *value)
+{
+	if (value->type == jbvString)
+	{
+		for (int i = 0; i < value->val.string.len; i++)
+		{
+			if (value->val.string.val[i] != ' ')
+				return true;
+		}
+		return false;
+	}
+	return value->type != jbvNull;
+}
+
+/* Is this what Kapture can search by? */
+static bool
+argument_is_criterion(const JsonbValue *key)
+{
+	static const char *const fields[] = {
+		"kapture_customer_id", "customer_id", "phone", "email_id"
+	};
+
+	for (int i = 0; i < lengthof(fields); i++)
+	{
+		if (key->val.string.len == strlen(fields[i]) &&
+			memcmp(key->val.string.val, fields[i], key->val.string.len) == 0)
+			return true;
+	}
+	return false;
+}
+
+/*
+ * kapture_argument_check_criteria
+ *		Raises 22023 unless the object has something to search for.
+ *
+ * "documented": of what Kapture's document names.  By anything else nobody is
+ * found, which looks as if there were nobody.
+ */
+void
+kapture_argument_check_criteria(Jsonb *criteria, bool documented)
+{
+	JsonbIterator *it = JsonbIteratorInit(&criteria->root);
+	JsonbIteratorToken token;
+	JsonbValue	value;
+	bool		given = false;
+	bool		counts = false;
+
+	while ((token = JsonbIteratorNext(&it, &value, true)) != WJB_DONE)
+	{
+		if (token == WJB_KEY)
+			counts = !documented || argument_is_criterion(&value);
+		else if (token == WJB_VALUE && kapture_argument_is_given(&value))
+		{
+			if (counts)
+				return;
+			given = true;
+		}
+	}
+	ereport(ERROR,
+			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+			 given ?
+			 errmsg("argument \"%s\" has no criterion that Kapture searches by", "criteria") :
+			 errmsg("argument \"%s\" has no criterion that is not empty", "criteria"),
+			 errhint("Give at least one of \"kapture_customer_id\", \"customer_id\", \"phone\" and \"email_id\".")));
+}
+
+/* Is this one of the fields that Kapture takes as strings of digits? */
+static bool
+argument_is_digits_field(const JsonbValue *key)
+{
+	static const char *const fields[] = {
+		"kapture_customer_id", "customer_id", "contact_id", "phone"
+	};
+
+	for (int i = 0; i < lengthof(fields); i++)
+	{
+		if (key->val.string.len == strlen(fields[i]) &&
+			memcmp(key->val.string.val, fields[i], key->val.string.len) == 0)
+			return true;
+	}
+	return false;
+}
+
+/* Makes a string of a value. */
+static void
+argument_set_string(JsonbValue *value, char *text)
+{
+	value->type = jbvString;
+	value->val.string.val = text;
+	value->val.string.len = strlen(text);
+}
+
+/*
+ * kapture_argument_body
+ *		The body for an object, as JSON text in the database's encoding;
+ *		palloc'ed.
+ *
+ * It is the object as it is given, but for null, which Kapture writes as "",
+ * and ids and phones given as numbers, which it takes as strings.
+ */
+char *
+kapture_argument_body(Jsonb *object)
+{
+	JsonbIterator *it = JsonbIteratorInit(&object->root);
+	JsonbIteratorToken token;
+	JsonbInState state = {0};
+	JsonbValue	value;
+	Jsonb	   *body;
+	bool		digits = false;
+
+	pushJsonbValue(&state, WJB_BEGIN_OBJECT, NULL);
+	while ((token = JsonbIteratorNext(&it, &value, true)) != WJB_DONE)
+	{
+		if (token == WJB_KEY)
+			digits = argument_is_digits_field(&value);
+		else if (token != WJB_VALUE)
+			continue;
+		else if (value.type == jbvNull)
+			argument_set_string(&value, "");
+		else if (value.type == jbvNumeric && digits)
+			argument_set_string(&value, DatumGetCString(DirectFunctionCall1(numeric_out,
+																			NumericGetDatum(value.val.numeric))));
+		pushJsonbValue(&state, token, &value);
+	}
+	pushJsonbValue(&state, WJB_END_OBJECT, NULL);
+	body = JsonbValueToJsonb(state.result);
+	return JsonbToCString(NULL, &body->root, VARSIZE(body));
+}
+
+/* A date of a pull, which must be finite. */
+static Timestamp
+argument_date(FunctionCallInfo fcinfo, int argno, const char *name)
+{
+	Timestamp	date;
+
+	kapture_argument_check_null(fcinfo, argno, name);
+	date = PG_GETARG_TIMESTAMP(argno);
+	if (TIMESTAMP_NOT_FINITE(date))
+		ereport(ERROR,
+				(errcode(ERRCODE_DATETIME_VALUE_OUT_OF_RANGE),
+				 errmsg("argument \"%s\" must be finite", name)));
+	return date;
+}
+
+/*
+ * kapture_argument_range
+ *		The range of a pull, from arguments 0 (start_date) and 1 (end_date).
+ *
+ * An end_date at midnight means all of that day, as a date without time does
+ * to Kapture.  Errors: 22004 one is NULL; 22008 one is infinite or beyond four
+ * digits of a year; 22023 the end is before the start.
+ */
+void
+kapture_argument_range(FunctionCallInfo fcinfo, Timestamp *start, Timestamp *end)
+{
+	*start = argument_date(fcinfo, 0, "start_date");
+	*end = argument_date(fcinfo, 1, "end_date");
+	(void) kapture_message_date(*start);
+	(void) kapture_message_date(*end);
+	if (*end % USECS_PER_DAY == 0)
+		*end += USECS_PER_DAY - USECS_PER_SEC;
+	if (*start > *end)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("argument \"%s\" is after \"%s\"",
+						"start_date", "end_date")));
+}

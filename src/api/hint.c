@@ -1,0 +1,161 @@
+/*
+ * hint.c
+ *		kapture_hint(): what to do about a failure, in plain words.
+ *
+ * Kapture's messages are known from the failure tables of its document; ours
+ * are those that task.c, row_io.c and worker.c leave in kapture_delivery.  Texts
+ * are compared without regard to case, line breaks and what stands around them,
+ * since Kapture is not strict about these.  The HTTP code decides for answers
+ * without a message that is known.
+ */
+#include "postgres.h"
+
+#include "fmgr.h"
+#include "utils/builtins.h"
+
+#include "api/hint.h"
+#include "base/compat.h"
+
+PG_FUNCTION_INFO_V1(kapture_hint);
+
+/* A message with all of "words", in lower case, is explained by "hint". */
+static const struct
+{
+	const char *words[3];
+	const char *hint;
+}			hint_messages[] =
+{
+	/* Add and Update */
+	{{"invalid auth key"},
+	"the key is wrong or has expired: ALTER USER MAPPING ... OPTIONS (SET auth_key '...'), and the queue goes on by itself"},
+	{{"name and (phone number or email id) are required"},
+	"the row needs customer_name, and phone or email_id"},
+	{{"invalid email"},
+	"email_id must be an email address, such as name@example.com"},
+	{{"invalid phone number"},
+	"phone must have 10 digits and start with 6-9"},
+	{{"both email and mobile number already exist"},
+	"another customer has this phone, and one has this email_id: change them, or attach with on_duplicate => 'link'"},
+	{{"mobile number already exists"},
+	"another customer has this phone: change it, or attach with on_duplicate => 'link'"},
+	{{"email-id already exists"},
+	"another customer has this email_id: change it, or attach with on_duplicate => 'link'"},
+
+	/* Get and Pull */
+	{{"information given by you does not exist"},
+	"Kapture knows no such customer: kapture_customer_id is not one of this account, or the customer was removed"},
+	{{"no customer between dates"},
+	"there are no customers in that range, or a date is not valid"},
+
+	/* the worker */
+	{{"the phone belongs to kapture customer", "the email to"},
+	"phone and email_id belong to two customers: correct one of them, or merge the two in Kapture"},
+	{{"does not find it by phone or email"},
+	"nothing: Kapture's search may lag behind, and the row is tried again"},
+	{{"the row is locked"},
+	"nothing: a transaction holds the row, and the id is written when it ends"},
+	{{"the row was deleted or got another key"},
+	"nothing: if the row is there under another key, that is sent"},
+	{{"changed no row"},
+	"a trigger or rule of the table keeps the id from being written: let it pass changes of the id column, then kapture_retry"},
+	{{"the primary key of table", "has changed"},
+	"detach the table and attach it again"},
+	{{"no answer from kapture", "resolving the host name"},
+	"the host name is not found: check option url of the server, and kapture_check"},
+	{{"no answer from kapture", "tls handshake"},
+	"the certificate or TLS is not accepted: see kapture_check, and option ca_file of the server"},
+	{{"no answer from kapture", "connecting"},
+	"Kapture cannot be reached: check network and firewall with kapture_check; the row is tried again by itself"},
+	{{"no answer from kapture", "max_response_size"},
+	"the answer is larger than option max_response_size of the server allows"},
+	{{"no answer from kapture", "allow_http"},
+	"plain http to another host: use https in option url of the server"},
+	{{"no answer from kapture"},
+	"nothing: Kapture did not answer in time or broke off, and the row is tried again by itself"},
+};
+
+/* What an HTTP code says by itself. */
+static const char *
+hint_of_status(int status)
+{
+	switch (status)
+	{
+		case 0:
+			return NULL;
+		case 401:
+			return "the key is wrong or has expired: ALTER USER MAPPING ... OPTIONS (SET auth_key '...'), and the queue goes on by itself";
+		case 403:
+			return "Kapture refuses this key or this host's address: ask Kapture to allow them";
+		case 404:
+			return "the address is wrong: check option url of the server and its paths";
+		case 429:
+			return "nothing: Kapture wants fewer requests, and the queue waits; option rate_limit of the server avoids it";
+		default:
+			break;
+	}
+	if (status >= 500)
+		return "nothing: Kapture failed, and the row is tried again by itself; if it is this row alone, ask Kapture";
+	if (status >= 300 && status < 400)
+		return "the address has moved: check option url of the server; redirects are not followed";
+	if (status >= 400)
+		return "Kapture refuses the values of the row: correct it, and it is sent again by itself";
+	return "something else than Kapture answers: check option url of the server";
+}
+
+/* In lower case, each run of white space one space; palloc'ed. */
+static char *
+hint_normalize(const char *message)
+{
+	char	   *result = palloc(strlen(message) + 1);
+	char	   *to = result;
+
+	for (const char *p = message; *p; p++)
+	{
+		if (!isspace((unsigned char) *p))
+			*to++ = pg_ascii_tolower((unsigned char) *p);
+		else if (to > result && to[-1] != ' ')
+			*to++ = ' ';
+	}
+	*to = '\0';
+	return result;
+}
+
+/*
+ * kapture_hint_find
+ *		What to do about a failure, as a part of a sentence, not translated;
+ *		NULL if that is not known.
+ *
+ * "message" may be NULL.  "status" is the HTTP code, 0 if there is none.
+ */
+const char *
+kapture_hint_find(const char *message, int status)
+{
+	char	   *normal = message ? hint_normalize(message) : NULL;
+
+	for (int i = 0; normal && i < lengthof(hint_messages); i++)
+	{
+		bool		all = true;
+
+		for (int w = 0; w < lengthof(hint_messages[i].words) && hint_messages[i].words[w]; w++)
+			all &= strstr(normal, hint_messages[i].words[w]) != NULL;
+		if (all)
+			return hint_messages[i].hint;
+	}
+	return hint_of_status(status);
+}
+
+/*
+ * kapture_hint(message text, http_status integer) returns text
+ *
+ * NULL for what is not known.  Both arguments may be NULL.
+ */
+Datum
+kapture_hint(PG_FUNCTION_ARGS)
+{
+	char	   *message = PG_ARGISNULL(0) ? NULL : text_to_cstring(PG_GETARG_TEXT_PP(0));
+	const char *hint = kapture_hint_find(message, PG_ARGISNULL(1) ? 0 : PG_GETARG_INT32(1));
+
+	if (hint == NULL)
+		PG_RETURN_NULL();
+	PG_RETURN_TEXT_P(cstring_to_text(_(hint)));
+}

@@ -1,0 +1,1026 @@
+/*
+ * http.c
+ *		HTTP POSTs, one or many at a time, under PostgreSQL's wait loop.
+ *
+ * The only file that knows libcurl.  Its sockets live in an epoll descriptor
+ * of ours, which sits in a WaitEventSet beside the process's latch and the
+ * postmaster's death (a WaitEventSet cannot let go of a socket; an epoll set
+ * can).  So one wait serves the network, interrupts and shutdown alike.
+ *
+ * Rules that keep libcurl and PostgreSQL apart:
+ *
+ * - libcurl is initialised on first use in each process, never in the
+ *   postmaster, and nothing of it is in shared memory.
+ * - All signals are blocked around calls into it: it may start a thread to
+ *   resolve a name, and that must not run PostgreSQL's signal handlers.
+ * - Callbacks neither allocate with palloc nor raise errors; they note what is
+ *   wrong and make libcurl stop.
+ * - A request belongs to a memory context, whose reset callback gives
+ *   everything back, so that no error leaks a handle.
+ *
+ * A POST must not be sent twice behind our back.  libcurl repeats a request by
+ * itself when a kept-alive connection turns out to be dead; the prerequisite
+ * callback, called before each sending, stops the second one.  It also tells
+ * for certain whether a request can have left: NOT_SENT means it was never
+ * called.
+ *
+ * SQLSTATEs: 08001 no connection came about, 08006 it was lost or too slow,
+ * HV000 the answer is not acceptable.
+ */
+#include "postgres.h"
+
+#include <arpa/inet.h>
+#include <curl/curl.h>
+#ifdef __GLIBC__
+#include <malloc.h>
+#endif
+#include <signal.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "lib/ilist.h"
+#include "miscadmin.h"
+#include "storage/fd.h"
+#include "storage/latch.h"
+#include "utils/errcodes.h"
+#include "utils/memutils.h"
+#include "utils/timestamp.h"
+
+#include "api/http.h"
+#include "api/request_stats.h"
+#include "base/compat.h"
+
+/* All headers of an answer together may have this many bytes. */
+#define HTTP_MAX_HEADERS	(64 * 1024)
+
+/* After an answer of so many bytes, what malloc() keeps is given back. */
+#define HTTP_LARGE			(1024 * 1024)
+
+/* Connections kept open for later requests. */
+#define HTTP_MAX_IDLE		1024L
+
+/* Handles kept for later requests. */
+#define HTTP_MAX_FREE		64
+
+/* Socket events taken in at a time. */
+#define HTTP_MAX_EVENTS		64
+
+/* Bytes of a file of certificates. */
+#define HTTP_MAX_CA_FILE	(16 * 1024 * 1024)
+
+#define HTTP_USER_AGENT		"kapture_sync/" KAPTURE_SQL_VERSION
+
+struct KaptureHttpRequest
+{
+	MemoryContext context;
+	MemoryContextCallback callback;
+	dlist_node	node;			/* in http_finished, if "queued" */
+	bool		queued;
+	bool		started;		/* handle is in the multi handle */
+	bool		finished;
+	void	   *owner;
+	Oid			serverid;
+	KaptureApi	api;
+
+	CURL	   *easy;
+	struct curl_slist *headers;
+	bool		loopback_only;
+	int64		timeout;		/* milliseconds */
+	size_t		max_size;
+	size_t		sent_len;		/* of the body that is to be sent */
+
+	/* filled in by callbacks */
+	int			sends;			/* times it was about to be sent */
+	char	   *body;			/* malloc'ed */
+	size_t		body_len;
+	size_t		body_size;
+	size_t		header_len;
+	bool		too_large;
+	bool		no_memory;
+	bool		not_loopback;
+	char		error[CURL_ERROR_SIZE];
+
+	KaptureHttpAnswer answer;
+};
+
+static CURLM *http_multi = NULL;
+static int	http_epoll = -1;
+static WaitEventSet *http_events = NULL;
+static TimestampTz http_timer = 0;	/* when libcurl wants to be called; 0: not */
+static int	http_running = 0;	/* requests under way */
+static dlist_head http_finished = DLIST_STATIC_INIT(http_finished);
+static CURL *http_free[HTTP_MAX_FREE];
+static int	http_nfree = 0;
+static bool http_reuse = false; /* may handles be used again? */
+
+/* ------------------------------------------------------------------------
+ * Callbacks from libcurl: no palloc, no ereport
+ * ------------------------------------------------------------------------
+ */
+
+/*
+ * What the epoll set has of a descriptor.  A socket that a connection keeps
+ * between two requests stays in the set, asleep, so that taking it up again
+ * costs no system call; it is let go of if something happens meanwhile, or
+ * when libcurl closes it.  (Only sockets of connections: of its other ones
+ * libcurl does not say when it closes them.)
+ */
+typedef struct HttpSocket
+{
+	bool		connection;		/* opened and closed through our callbacks */
+	bool		wanted;			/* libcurl asks for events, */
+	uint32		events;			/* which the set has; 0: it is not in there */
+} HttpSocket;
+
+static HttpSocket *http_sockets = NULL; /* by descriptor; malloc'ed */
+static int	http_nsockets = 0;
+
+/* The entry of a descriptor; NULL if there is no memory for one. */
+static HttpSocket *
+http_socket(curl_socket_t fd)
+{
+	if (fd >= http_nsockets)
+	{
+		int			n = Max(fd + 1, http_nsockets * 2);
+		HttpSocket *larger = realloc(http_sockets, sizeof(HttpSocket) * n);
+
+		if (larger == NULL)
+			return NULL;
+		memset(larger + http_nsockets, 0, sizeof(HttpSocket) * (n - http_nsockets));
+		http_sockets = larger;
+		http_nsockets = n;
+	}
+	return &http_sockets[fd];
+}
+
+/* Has the epoll set look for these events; 0: none, it lets go of the socket. */
+static void
+http_watch(curl_socket_t fd, HttpSocket *sock, uint32 events)
+{
+	struct epoll_event event = {.events = events, .data.fd = fd};
+	int			op = events == 0 ? EPOLL_CTL_DEL : sock->events == 0 ? EPOLL_CTL_ADD : EPOLL_CTL_MOD;
+
+	if (sock->events != events)
+		(void) epoll_ctl(http_epoll, op, fd, &event);
+	sock->events = events;
+}
+
+/* Keeps the epoll set in line with the sockets libcurl has. */
+static int
+http_socket_callback(CURL *easy, curl_socket_t fd, int what, void *arg, void *known)
+{
+	HttpSocket *sock = http_socket(fd);
+
+	if (sock == NULL)
+		return -1;
+	sock->wanted = what != CURL_POLL_REMOVE;
+	if (sock->wanted)
+		http_watch(fd, sock, (what & CURL_POLL_IN ? EPOLLIN : 0) | (what & CURL_POLL_OUT ? EPOLLOUT : 0));
+	else if (!sock->connection)
+		http_watch(fd, sock, 0);
+	return 0;
+}
+
+/* Lets go of all that is asleep, so that a server that closes it wakes nobody. */
+static void
+http_forget_asleep(void)
+{
+	for (curl_socket_t fd = 0; fd < http_nsockets; fd++)
+	{
+		if (!http_sockets[fd].wanted)
+			http_watch(fd, &http_sockets[fd], 0);
+	}
+}
+
+static curl_socket_t
+http_open_callback(void *arg, curlsocktype purpose, struct curl_sockaddr *address)
+{
+	curl_socket_t fd = socket(address->family, address->socktype | SOCK_CLOEXEC, address->protocol);
+	HttpSocket *sock = fd < 0 ? NULL : http_socket(fd);
+
+	if (fd >= 0 && sock == NULL)
+	{
+		close(fd);
+		return CURL_SOCKET_BAD;
+	}
+	if (sock)
+	{
+		memset(sock, 0, sizeof(HttpSocket));
+		sock->connection = true;
+	}
+	return fd < 0 ? CURL_SOCKET_BAD : fd;
+}
+
+static int
+http_close_callback(void *arg, curl_socket_t fd)
+{
+	if (fd < http_nsockets)
+		memset(&http_sockets[fd], 0, sizeof(HttpSocket));
+	return close(fd);			/* which takes it out of the epoll set */
+}
+
+static int
+http_timer_callback(CURLM *multi, long timeout, void *arg)
+{
+	http_timer = timeout < 0 ? 0 : TimestampTzPlusMilliseconds(GetCurrentTimestamp(), timeout);
+	return 0;
+}
+
+static size_t
+http_write_callback(char *data, size_t size, size_t nmemb, void *arg)
+{
+	KaptureHttpRequest *request = arg;
+	size_t		len = size * nmemb;
+
+	if (len > request->max_size - request->body_len)
+	{
+		request->too_large = true;
+		return 0;
+	}
+	if (request->body_len + len > request->body_size)
+	{
+		size_t		want = Max(request->body_size * 2, request->body_len + len);
+		char	   *larger;
+
+		want = Min(Max(want, 4096), request->max_size);
+		larger = realloc(request->body, want);
+		if (larger == NULL)
+		{
+			request->no_memory = true;
+			return 0;
+		}
+		request->body = larger;
+		request->body_size = want;
+	}
+	memcpy(request->body + request->body_len, data, len);
+	request->body_len += len;
+	return len;
+}
+
+static size_t
+http_header_callback(char *data, size_t size, size_t nmemb, void *arg)
+{
+	KaptureHttpRequest *request = arg;
+
+	request->header_len += size * nmemb;
+	if (request->header_len > HTTP_MAX_HEADERS)
+	{
+		request->too_large = true;
+		return 0;
+	}
+	return size * nmemb;
+}
+
+/* The connection stands, the request is about to be sent. */
+static int
+http_prereq_callback(void *arg, char *peer, char *local, int peer_port, int local_port)
+{
+	KaptureHttpRequest *request = arg;
+
+	if (request->loopback_only &&
+		strncmp(peer, "127.", 4) != 0 && strcmp(peer, "::1") != 0 &&
+		strncmp(peer, "::ffff:127.", 11) != 0)
+	{
+		request->not_loopback = true;
+		return CURL_PREREQFUNC_ABORT;
+	}
+	return ++request->sends > 1 ? CURL_PREREQFUNC_ABORT : CURL_PREREQFUNC_OK;
+}
+
+/* ------------------------------------------------------------------------
+ * Set-up
+ * ------------------------------------------------------------------------
+ */
+
+static sigset_t
+http_block_signals(void)
+{
+	sigset_t	all;
+	sigset_t	old;
+
+	sigfillset(&all);
+	(void) pthread_sigmask(SIG_SETMASK, &all, &old);
+	return old;
+}
+
+static void
+http_restore_signals(sigset_t old)
+{
+	(void) pthread_sigmask(SIG_SETMASK, &old, NULL);
+}
+
+static void
+http_fail_setup(const char *what)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_FDW_ERROR),
+			 errmsg("could not set up libcurl: %s", what)));
+}
+
+static void
+http_initialize(void)
+{
+	sigset_t	old;
+	CURLM	   *multi;
+
+	if (http_multi)
+		return;
+
+	if (http_epoll < 0)
+	{
+		http_epoll = epoll_create1(EPOLL_CLOEXEC);
+		if (http_epoll < 0)
+			ereport(ERROR,
+					(errcode_for_socket_access(),
+					 errmsg("%s failed: %m", "epoll_create1()")));
+		ReserveExternalFD();
+	}
+	if (http_events == NULL)
+	{
+		http_events = CreateWaitEventSet(NULL, 3);
+		AddWaitEventToSet(http_events, WL_LATCH_SET, PGINVALID_SOCKET, MyLatch, NULL);
+		/* a single-user server has no postmaster */
+		if (IsUnderPostmaster)
+			AddWaitEventToSet(http_events, WL_EXIT_ON_PM_DEATH, PGINVALID_SOCKET, NULL, NULL);
+		AddWaitEventToSet(http_events, WL_SOCKET_READABLE, http_epoll, NULL, NULL);
+	}
+
+	old = http_block_signals();
+	multi = curl_global_init(CURL_GLOBAL_DEFAULT) == CURLE_OK ? curl_multi_init() : NULL;
+
+	/*
+	 * Before 8.0, a handle that is used again keeps a pointer to the freed
+	 * headers of its last answer, and follows it if the next answer begins
+	 * with a folded header.
+	 */
+	http_reuse = curl_version_info(CURLVERSION_NOW)->version_num >= 0x080000;
+	if (multi)
+	{
+		curl_multi_setopt(multi, CURLMOPT_SOCKETFUNCTION, http_socket_callback);
+		curl_multi_setopt(multi, CURLMOPT_TIMERFUNCTION, http_timer_callback);
+		curl_multi_setopt(multi, CURLMOPT_MAXCONNECTS, HTTP_MAX_IDLE);
+	}
+	http_restore_signals(old);
+	if (multi == NULL)
+		http_fail_setup("out of memory");
+	http_multi = multi;
+}
+
+/*
+ * Tells whether a URL can be a server's: http or https, a host, nothing but a
+ * path behind it.  If not, *why says so.  (Source: libcurl's URL API.)
+ */
+bool
+kapture_url_is_valid(const char *url, bool *is_https, bool *is_loopback, const char **why)
+{
+	CURLU	   *parsed = curl_url();
+	char	   *scheme = NULL;
+	char	   *host = NULL;
+	char	   *extra = NULL;
+
+	*why = NULL;
+	if (parsed == NULL)
+		http_fail_setup("out of memory");
+	if (curl_url_set(parsed, CURLUPART_URL, url, CURLU_NON_SUPPORT_SCHEME) != CURLUE_OK ||
+		curl_url_get(parsed, CURLUPART_SCHEME, &scheme, 0) != CURLUE_OK ||
+		curl_url_get(parsed, CURLUPART_HOST, &host, 0) != CURLUE_OK || host[0] == '\0')
+		*why = "it is not a URL with a scheme and a host";
+	else if (strcmp(scheme, "http") != 0 && strcmp(scheme, "https") != 0)
+		*why = "its scheme is neither http nor https";
+	else if (curl_url_get(parsed, CURLUPART_USER, &extra, 0) == CURLUE_OK ||
+			 curl_url_get(parsed, CURLUPART_PASSWORD, &extra, 0) == CURLUE_OK)
+		*why = "it contains a user name or password";
+	else if (curl_url_get(parsed, CURLUPART_QUERY, &extra, 0) == CURLUE_OK ||
+			 curl_url_get(parsed, CURLUPART_FRAGMENT, &extra, 0) == CURLUE_OK)
+		*why = "it contains a query or a fragment";
+	else
+	{
+		unsigned char addr[4];
+
+		*is_https = strcmp(scheme, "https") == 0;
+		*is_loopback = pg_strcasecmp(host, "localhost") == 0 || strcmp(host, "[::1]") == 0 ||
+			(inet_pton(AF_INET, host, addr) == 1 && addr[0] == 127);
+	}
+	curl_free(scheme);
+	curl_free(host);
+	curl_free(extra);
+	curl_url_cleanup(parsed);
+	return *why == NULL;
+}
+
+/* ------------------------------------------------------------------------
+ * Requests
+ * ------------------------------------------------------------------------
+ */
+
+/* The context of a request goes: give back what libcurl and malloc hold. */
+static void
+http_reset_callback(void *arg)
+{
+	KaptureHttpRequest *request = arg;
+	sigset_t	old = http_block_signals();
+
+	if (request->easy)
+	{
+		if (request->started)
+		{
+			curl_multi_remove_handle(http_multi, request->easy);
+			if (!request->finished)
+				http_running--;
+		}
+		if (http_reuse && http_nfree < HTTP_MAX_FREE)
+		{
+			curl_easy_reset(request->easy);
+			http_free[http_nfree++] = request->easy;
+		}
+		else
+			curl_easy_cleanup(request->easy);
+	}
+	curl_slist_free_all(request->headers);
+	free(request->body);
+#ifdef __GLIBC__
+	/* glibc learns from a large block to keep the next one of its size */
+	if (request->body_size >= HTTP_LARGE)
+		(void) malloc_trim(0);
+#endif
+	http_restore_signals(old);
+	if (request->queued)
+		dlist_delete(&request->node);
+}
+
+static void
+http_append_header(KaptureHttpRequest *request, const char *header)
+{
+	struct curl_slist *list = curl_slist_append(request->headers, header);
+
+	if (list == NULL)
+		http_fail_setup("out of memory");
+	request->headers = list;
+}
+
+static void
+http_make_headers(KaptureHttpRequest *request, const KaptureServer *server, KaptureApi api)
+{
+	http_append_header(request, "Content-Type: application/json");
+	http_append_header(request, "Accept: application/json");
+	http_append_header(request, "Expect:");
+	if (server->auth_key[api])
+	{
+		char	   *header = psprintf("Authorization: Basic %s", server->auth_key[api]);
+
+		http_append_header(request, header);
+		explicit_bzero(header, strlen(header));
+	}
+	for (char **header = server->headers; header && *header; header++)
+		http_append_header(request, *header);
+}
+
+/*
+ * libcurl reads the file of certificates while signals are blocked: a pipe in
+ * its place would hold up the process for good, even a shutdown.  (That a file
+ * is missing or no good is for libcurl to say.)
+ */
+static void
+http_check_ca_file(const char *path)
+{
+	struct stat st;
+
+	if (stat(path, &st) != 0 || (S_ISREG(st.st_mode) && st.st_size <= HTTP_MAX_CA_FILE))
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_FDW_INVALID_ATTRIBUTE_VALUE),
+			 errmsg("invalid value for option \"%s\": \"%s\"", "ca_file", path),
+			 S_ISREG(st.st_mode) ?
+			 errdetail("The file is larger than %d MB.", HTTP_MAX_CA_FILE / (1024 * 1024)) :
+			 errdetail("It is not a regular file.")));
+}
+
+#define HTTP_SET(option, value) \
+	do { \
+		if (curl_easy_setopt(request->easy, option, value) != CURLE_OK) \
+			http_fail_setup(#option); \
+	} while (0)
+
+static void
+http_set_options(KaptureHttpRequest *request, const KaptureServer *server, KaptureApi api,
+				 const char *body, size_t body_len)
+{
+	HTTP_SET(CURLOPT_URL, server->url[api]);
+	HTTP_SET(CURLOPT_POST, 1L);
+	HTTP_SET(CURLOPT_POSTFIELDS, body);
+	HTTP_SET(CURLOPT_POSTFIELDSIZE_LARGE, (curl_off_t) body_len);
+	HTTP_SET(CURLOPT_HTTPHEADER, request->headers);
+	HTTP_SET(CURLOPT_USERAGENT, HTTP_USER_AGENT);
+	if (server->auth_key[api] == NULL)
+	{
+		HTTP_SET(CURLOPT_HTTPAUTH, CURLAUTH_BASIC);
+		HTTP_SET(CURLOPT_USERNAME, server->user);
+		HTTP_SET(CURLOPT_PASSWORD, server->password);
+	}
+	HTTP_SET(CURLOPT_PROTOCOLS_STR, "http,https");
+	HTTP_SET(CURLOPT_FOLLOWLOCATION, 0L);
+	HTTP_SET(CURLOPT_PROXY, "");
+	HTTP_SET(CURLOPT_HTTP_VERSION, CURL_HTTP_VERSION_2TLS);
+	HTTP_SET(CURLOPT_SSL_VERIFYPEER, 1L);
+	HTTP_SET(CURLOPT_SSL_VERIFYHOST, 2L);
+	HTTP_SET(CURLOPT_SSLVERSION, CURL_SSLVERSION_TLSv1_2);
+	if (server->ca_file)
+	{
+		http_check_ca_file(server->ca_file);
+		HTTP_SET(CURLOPT_CAINFO, server->ca_file);
+	}
+	HTTP_SET(CURLOPT_CONNECTTIMEOUT_MS, (long) server->connect_timeout);
+	HTTP_SET(CURLOPT_TIMEOUT_MS, (long) server->timeout);
+	HTTP_SET(CURLOPT_NOSIGNAL, 1L);
+#if LIBCURL_VERSION_NUM >= 0x075700
+	/* a name being looked up is not waited for when the request is given up */
+	HTTP_SET(CURLOPT_QUICK_EXIT, 1L);
+#endif
+	HTTP_SET(CURLOPT_ERRORBUFFER, request->error);
+	HTTP_SET(CURLOPT_PRIVATE, request);
+	HTTP_SET(CURLOPT_WRITEFUNCTION, http_write_callback);
+	HTTP_SET(CURLOPT_WRITEDATA, request);
+	HTTP_SET(CURLOPT_HEADERFUNCTION, http_header_callback);
+	HTTP_SET(CURLOPT_HEADERDATA, request);
+	HTTP_SET(CURLOPT_PREREQFUNCTION, http_prereq_callback);
+	HTTP_SET(CURLOPT_PREREQDATA, request);
+	HTTP_SET(CURLOPT_OPENSOCKETFUNCTION, http_open_callback);
+	HTTP_SET(CURLOPT_CLOSESOCKETFUNCTION, http_close_callback);
+}
+
+/*
+ * Starts a POST of "body" (UTF-8 JSON) to one of a server's APIs.  The request
+ * lives in a context of its own below the current one; body is copied.
+ * "owner" is handed back by kapture_http_owner().  Errors: no key for the API,
+ * a ca_file that cannot be one, no memory.  Returns at once.
+ */
+KaptureHttpRequest *
+kapture_http_start(const KaptureServer *server, KaptureApi api,
+				   const char *body, size_t body_len, void *owner)
+{
+	MemoryContext context;
+	MemoryContext old;
+	KaptureHttpRequest *request;
+	char	   *copy;
+	sigset_t	signals;
+	CURLMcode	rc;
+
+	kapture_server_require_key(server, api);
+	http_initialize();
+
+	context = AllocSetContextCreate(CurrentMemoryContext, "kapture_sync request",
+									ALLOCSET_SMALL_SIZES);
+	old = MemoryContextSwitchTo(context);
+	request = palloc0(sizeof(KaptureHttpRequest));
+	request->context = context;
+	request->callback.func = http_reset_callback;
+	request->callback.arg = request;
+	MemoryContextRegisterResetCallback(context, &request->callback);
+	request->owner = owner;
+	request->serverid = server->serverid;
+	request->api = api;
+	request->loopback_only = !server->allow_http && strncmp(server->url[api], "http://", 7) == 0;
+	request->timeout = server->timeout;
+	request->max_size = server->max_response_size;
+	request->sent_len = body_len;
+	copy = palloc(body_len + 1);
+	memcpy(copy, body, body_len);
+	copy[body_len] = '\0';
+
+	request->easy = http_nfree > 0 ? http_free[--http_nfree] : curl_easy_init();
+	if (request->easy == NULL)
+		http_fail_setup("out of memory");
+	http_make_headers(request, server, api);
+	http_set_options(request, server, api, copy, body_len);
+
+	signals = http_block_signals();
+	rc = curl_multi_add_handle(http_multi, request->easy);
+	http_restore_signals(signals);
+	if (rc != CURLM_OK)
+		http_fail_setup(curl_multi_strerror(rc));
+	request->started = true;
+	http_running++;
+	MemoryContextSwitchTo(old);
+	return request;
+}
+
+/*
+ * Forgets a request.  If it is under way, its connection is closed.
+ */
+void
+kapture_http_release(KaptureHttpRequest *request)
+{
+	MemoryContextDelete(request->context);
+}
+
+/*
+ * Returns a request's owner.
+ */
+void *
+kapture_http_owner(KaptureHttpRequest *request)
+{
+	return request->owner;
+}
+
+/* ------------------------------------------------------------------------
+ * Answers
+ * ------------------------------------------------------------------------
+ */
+
+static int64
+http_info(KaptureHttpRequest *request, CURLINFO info)
+{
+	curl_off_t	value = 0;
+
+	(void) curl_easy_getinfo(request->easy, info, &value);
+	return value;
+}
+
+/* How far a failed request came. */
+static const char *
+http_phase(KaptureHttpRequest *request, CURLcode code)
+{
+	switch (code)
+	{
+		case CURLE_COULDNT_RESOLVE_HOST:
+			return "resolving the host name";
+		case CURLE_COULDNT_CONNECT:
+			return "connecting";
+		case CURLE_SSL_CONNECT_ERROR:
+		case CURLE_PEER_FAILED_VERIFICATION:
+		case CURLE_SSL_CERTPROBLEM:
+		case CURLE_SSL_CIPHER:
+		case CURLE_SSL_CACERT_BADFILE:
+		case CURLE_SSL_ISSUER_ERROR:
+			return "the TLS handshake";
+		default:
+			break;
+	}
+	if (request->sends > 0)
+	{
+		if (request->header_len == 0 &&
+			(code == CURLE_SEND_ERROR ||
+			 (code == CURLE_OPERATION_TIMEDOUT && http_info(request, CURLINFO_SIZE_UPLOAD_T) < request->sent_len)))
+			return "sending the request";
+		return request->header_len > 0 || http_info(request, CURLINFO_STARTTRANSFER_TIME_T) > 0 ?
+			"reading the answer" : "waiting for the answer";
+	}
+	if (strncmp(request->error, "SSL ", 4) == 0)
+		return "the TLS handshake";
+	if (http_info(request, CURLINFO_NAMELOOKUP_TIME_T) == 0)
+		return "resolving the host name";
+	if (http_info(request, CURLINFO_CONNECT_TIME_T) == 0)
+		return "connecting";
+	return "the TLS handshake";
+}
+
+/* Fills in the answer of a request that failed. */
+static void
+http_explain(KaptureHttpRequest *request, CURLcode code)
+{
+	KaptureHttpAnswer *answer = &request->answer;
+
+	answer->outcome = request->sends > 0 ? KAPTURE_HTTP_IN_DOUBT : KAPTURE_HTTP_NOT_SENT;
+	answer->phase = http_phase(request, code);
+	answer->detail = request->error[0] ? request->error : curl_easy_strerror(code);
+	answer->sqlstate = request->sends > 0 ? ERRCODE_CONNECTION_FAILURE :
+		ERRCODE_SQLCLIENT_UNABLE_TO_ESTABLISH_SQLCONNECTION;
+
+	if (request->too_large)
+	{
+		answer->option = request->header_len > HTTP_MAX_HEADERS ? NULL : "max_response_size";
+		answer->detail = answer->option ? "the answer is too large" : "the answer's headers are too large";
+		answer->sqlstate = ERRCODE_FDW_ERROR;
+	}
+	else if (code == CURLE_OUT_OF_MEMORY && request->sends > 0 && request->body_len == 0)
+	{
+		/* so libcurl says that a header is longer than it takes, too */
+		answer->detail = "a header of the answer is too long, or out of memory";
+		answer->sqlstate = ERRCODE_FDW_ERROR;
+	}
+	else if (request->no_memory)
+	{
+		answer->detail = "out of memory";
+		answer->sqlstate = ERRCODE_FDW_OUT_OF_MEMORY;
+	}
+	else if (request->not_loopback)
+	{
+		answer->option = "allow_http";
+		answer->detail = "plain http to another host is not allowed";
+	}
+	else if (code == CURLE_ABORTED_BY_CALLBACK && request->sends > 1)
+		answer->detail = "the server closed the connection";
+	else if (code == CURLE_OPERATION_TIMEDOUT)
+		answer->option = request->sends == 0 && answer->elapsed < request->timeout * 1000 ?
+			"connect_timeout" : "timeout";
+	else if (code == CURLE_SSL_CACERT_BADFILE)
+		answer->option = "ca_file";
+}
+
+/* Notes the end of a request. */
+static void
+http_finish(KaptureHttpRequest *request, CURLcode code)
+{
+	KaptureHttpAnswer *answer = &request->answer;
+	long		status = 0;
+	curl_off_t	retry_after = 0;
+
+	(void) curl_easy_getinfo(request->easy, CURLINFO_RESPONSE_CODE, &status);
+	answer->status = (int) status;
+	answer->elapsed = http_info(request, CURLINFO_TOTAL_TIME_T);
+	answer->retry_after = -1;
+	if (curl_easy_getinfo(request->easy, CURLINFO_RETRY_AFTER, &retry_after) == CURLE_OK && retry_after > 0)
+		answer->retry_after = Min(retry_after, 86400) * 1000;
+	if (code == CURLE_OK)
+	{
+		answer->outcome = KAPTURE_HTTP_ANSWERED;
+		answer->body = request->body ? request->body : "";
+		answer->body_len = request->body_len;
+	}
+	else
+		http_explain(request, code);
+	kapture_counter_add(request->serverid, request->api, code == CURLE_OK ? answer->status : 0,
+						answer->elapsed);
+
+	request->finished = true;
+	http_running--;
+	dlist_push_tail(&http_finished, &request->node);
+	request->queued = true;
+}
+
+/* Lets libcurl act on what has happened, and takes in what has ended. */
+static void
+http_act(bool network)
+{
+	struct epoll_event events[HTTP_MAX_EVENTS];
+	int			n = network ? epoll_wait(http_epoll, events, HTTP_MAX_EVENTS, 0) : 0;
+	sigset_t	old = http_block_signals();
+	int			running;
+	CURLMsg    *msg;
+
+	for (int i = 0; i < n; i++)
+	{
+		HttpSocket *sock = &http_sockets[events[i].data.fd];
+		int			mask = 0;
+
+		if (!sock->wanted)
+		{
+			/* the server closes or talks out of turn; libcurl looks before it uses it */
+			http_watch(events[i].data.fd, sock, 0);
+			continue;
+		}
+		if (events[i].events & (EPOLLIN | EPOLLHUP))
+			mask |= CURL_CSELECT_IN;
+		if (events[i].events & EPOLLOUT)
+			mask |= CURL_CSELECT_OUT;
+		if (events[i].events & EPOLLERR)
+			mask |= CURL_CSELECT_ERR;
+		(void) curl_multi_socket_action(http_multi, events[i].data.fd, mask, &running);
+	}
+	if (http_timer != 0 && http_timer <= GetCurrentTimestamp())
+	{
+		http_timer = 0;
+		(void) curl_multi_socket_action(http_multi, CURL_SOCKET_TIMEOUT, 0, &running);
+	}
+	while ((msg = curl_multi_info_read(http_multi, &running)) != NULL)
+	{
+		KaptureHttpRequest *request;
+
+		if (msg->msg == CURLMSG_DONE &&
+			curl_easy_getinfo(msg->easy_handle, CURLINFO_PRIVATE, (char **) &request) == CURLE_OK)
+			http_finish(request, msg->data.result);
+	}
+	http_restore_signals(old);
+}
+
+/*
+ * Waits for the network, the latch, libcurl's timer or the deadline, once, and
+ * lets libcurl act.  Returns whether the latch was set.  Serves interrupts.
+ */
+static bool
+http_step(TimestampTz deadline, uint32 wait_event)
+{
+	WaitEvent	events[3];
+	TimestampTz next = http_timer ? Min(http_timer, deadline) : deadline;
+	long		wait = -1;
+	bool		network = false;
+	bool		latch = false;
+	int			n;
+
+	if (next != DT_NOEND)
+		wait = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), next);
+	n = WaitEventSetWait(http_events, wait, events, lengthof(events), wait_event);
+	for (int i = 0; i < n; i++)
+	{
+		if (events[i].events & WL_LATCH_SET)
+			latch = true;
+		if (events[i].events & WL_SOCKET_READABLE)
+			network = true;
+	}
+	if (latch)
+	{
+		ResetLatch(MyLatch);
+		CHECK_FOR_INTERRUPTS();
+	}
+	http_act(network);
+	return latch;
+}
+
+/*
+ * Has the requests that were just started leave now, not with the next wait.
+ */
+void
+kapture_http_push(void)
+{
+	if (http_timer != 0)
+		http_act(false);
+}
+
+/*
+ * Waits until a request has finished (true), or until the latch is set or
+ * "timeout" (milliseconds, -1: none) is over (false).  Serves interrupts.
+ */
+bool
+kapture_http_wait(long timeout, uint32 wait_event)
+{
+	TimestampTz deadline = timeout < 0 ? DT_NOEND :
+		TimestampTzPlusMilliseconds(GetCurrentTimestamp(), timeout);
+
+	http_initialize();
+	if (http_running == 0)
+		http_forget_asleep();
+	while (dlist_is_empty(&http_finished))
+	{
+		bool		latch = http_step(deadline, wait_event);
+
+		if (dlist_is_empty(&http_finished) && (latch || deadline <= GetCurrentTimestamp()))
+			return false;
+	}
+	return true;
+}
+
+/*
+ * Returns a request that has finished, each one once; NULL if there is none.
+ */
+KaptureHttpRequest *
+kapture_http_next_finished(void)
+{
+	KaptureHttpRequest *request;
+
+	if (dlist_is_empty(&http_finished))
+		return NULL;
+	request = dlist_container(KaptureHttpRequest, node, dlist_pop_head_node(&http_finished));
+	request->queued = false;
+	return request;
+}
+
+/*
+ * Returns the answer of a finished request; it lives as long as the request.
+ */
+const KaptureHttpAnswer *
+kapture_http_answer(KaptureHttpRequest *request)
+{
+	Assert(request->finished);
+	return &request->answer;
+}
+
+/*
+ * Waits for one request and returns its answer, or NULL if it has none by
+ * "deadline".  Serves interrupts; others that finish meanwhile are left to
+ * kapture_http_next_finished().
+ */
+const KaptureHttpAnswer *
+kapture_http_perform_until(KaptureHttpRequest *request, TimestampTz deadline, uint32 wait_event)
+{
+	/* libcurl wants to start with what was just added */
+	http_act(false);
+	while (!request->finished)
+	{
+		if (deadline <= GetCurrentTimestamp())
+			return NULL;
+		(void) http_step(deadline, wait_event);
+	}
+	if (request->queued)
+		dlist_delete(&request->node);
+	request->queued = false;
+	return &request->answer;
+}
+
+/*
+ * As kapture_http_perform_until(), without a deadline.
+ */
+const KaptureHttpAnswer *
+kapture_http_perform(KaptureHttpRequest *request, uint32 wait_event)
+{
+	return kapture_http_perform_until(request, DT_NOEND, wait_event);
+}
+
+/*
+ * Waits until "when", letting requests go on.  Serves interrupts.
+ */
+void
+kapture_http_sleep_until(TimestampTz when, uint32 wait_event)
+{
+	http_initialize();
+	while (when > GetCurrentTimestamp())
+		(void) http_step(when, wait_event);
+}
+
+/* ------------------------------------------------------------------------
+ * Looking closely: for kapture_check() and kapture_preview()
+ * ------------------------------------------------------------------------
+ */
+
+/*
+ * Has a request that was just started tell its whole way: it makes a connection
+ * of its own, with a whole TLS handshake, instead of using one that stands.
+ */
+void
+kapture_http_inspect(KaptureHttpRequest *request)
+{
+	HTTP_SET(CURLOPT_FRESH_CONNECT, 1L);
+	HTTP_SET(CURLOPT_FORBID_REUSE, 1L);
+	HTTP_SET(CURLOPT_SSL_SESSIONID_CACHE, 0L);
+	HTTP_SET(CURLOPT_CERTINFO, 1L);
+}
+
+/* When the server's own certificate expires, as libcurl writes it; or NULL. */
+static char *
+http_certificate_expires(KaptureHttpRequest *request)
+{
+	static const char label[] = "Expire date:";
+	struct curl_certinfo *info = NULL;
+
+	if (curl_easy_getinfo(request->easy, CURLINFO_CERTINFO, &info) != CURLE_OK ||
+		info == NULL || info->num_of_certs == 0)
+		return NULL;
+	for (struct curl_slist *line = info->certinfo[0]; line; line = line->next)
+	{
+		if (strncmp(line->data, label, sizeof(label) - 1) == 0)
+			return pstrdup(line->data + sizeof(label) - 1);
+	}
+	return NULL;
+}
+
+/*
+ * Fills in what a finished request that was inspected tells.  The texts live as
+ * long as the request or the current memory context, whichever ends first.
+ */
+void
+kapture_http_details(KaptureHttpRequest *request, KaptureHttpDetails *details)
+{
+	struct curl_header *header;
+	char	   *peer = NULL;
+	long		port = 0;
+
+	(void) curl_easy_getinfo(request->easy, CURLINFO_PRIMARY_IP, &peer);
+	(void) curl_easy_getinfo(request->easy, CURLINFO_PRIMARY_PORT, &port);
+	details->peer = peer ? peer : "";
+	details->port = (int) port;
+	details->resolved = http_info(request, CURLINFO_NAMELOOKUP_TIME_T);
+	details->connected = http_info(request, CURLINFO_CONNECT_TIME_T);
+	details->secured = http_info(request, CURLINFO_APPCONNECT_TIME_T);
+	details->expires = http_certificate_expires(request);
+	details->date = -1;
+	if (curl_easy_header(request->easy, "Date", 0, CURLH_HEADER, -1, &header) == CURLHE_OK)
+		details->date = (int64) curl_getdate(header->value, NULL);
+}
+
+/* Is this header's value likely to be a secret? */
+static bool
+http_is_secret(const char *header)
+{
+	static const char *const words[] = {"auth", "key", "token", "secret", "cookie", "password"};
+	char	   *name = pnstrdup(header, strcspn(header, ":"));
+
+	for (char *p = name; *p; p++)
+		*p = pg_tolower((unsigned char) *p);
+	for (int i = 0; i < lengthof(words); i++)
+	{
+		if (strstr(name, words[i]))
+			return true;
+	}
+	return false;
+}
+
+/*
+ * Returns the header lines (char *, in the current memory context) of requests
+ * to one of a server's APIs, with stars for all that may be a secret.
+ */
+List *
+kapture_http_describe(const KaptureServer *server, KaptureApi api)
+{
+	List	   *lines = NIL;
+
+	lines = lappend(lines, pstrdup("Authorization: Basic ***"));
+	lines = lappend(lines, pstrdup("User-Agent: " HTTP_USER_AGENT));
+	lines = lappend(lines, pstrdup("Content-Type: application/json"));
+	lines = lappend(lines, pstrdup("Accept: application/json"));
+	for (char **header = server->headers; header && *header; header++)
+		lines = lappend(lines, http_is_secret(*header) ?
+						psprintf("%.*s: ***", (int) strcspn(*header, ":"), *header) :
+						pstrdup(*header));
+	return lines;
+}

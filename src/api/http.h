@@ -1,0 +1,75 @@
+/*
+ * http.h
+ *		HTTP POSTs, one or many at a time, under PostgreSQL's wait loop.
+ */
+#ifndef KAPTURE_HTTP_H
+#define KAPTURE_HTTP_H
+
+#include "postgres.h"
+
+#include "datatype/timestamp.h"
+#include "nodes/pg_list.h"
+
+#include "api/option.h"
+
+/* How far a request came. */
+typedef enum KaptureHttpOutcome
+{
+	KAPTURE_HTTP_ANSWERED,		/* a whole answer is here, whatever its code */
+	KAPTURE_HTTP_NOT_SENT,		/* failed before the server could act on it */
+	KAPTURE_HTTP_IN_DOUBT		/* the server may or may not have acted on it */
+} KaptureHttpOutcome;
+
+typedef struct KaptureHttpAnswer
+{
+	KaptureHttpOutcome outcome;
+	int			status;			/* HTTP code, 0 if none came */
+	const char *body;			/* not terminated; lives as long as the request */
+	size_t		body_len;
+	int64		retry_after;	/* milliseconds from now, -1 if not given */
+	int64		elapsed;		/* microseconds from start to end */
+
+	/* only where no whole answer came */
+	int			sqlstate;		/* class 08 or HV, see http.c */
+	const char *phase;			/* "resolving the host name", ... */
+	const char *option;			/* the server option whose limit was hit, or NULL */
+	const char *detail;			/* libcurl's words; never a secret */
+} KaptureHttpAnswer;
+
+typedef struct KaptureHttpRequest KaptureHttpRequest;
+
+/* What a request that was inspected tells of its way. */
+typedef struct KaptureHttpDetails
+{
+	const char *peer;			/* address that was connected to, "" if none */
+	int			port;
+	int64		resolved;		/* microseconds from the start; 0: not reached */
+	int64		connected;
+	int64		secured;		/* TLS stands; 0 for plain http, too */
+	char	   *expires;		/* when the certificate does, or NULL */
+	int64		date;			/* of the answer, in seconds since 1970, or -1 */
+} KaptureHttpDetails;
+
+extern KaptureHttpRequest *kapture_http_start(const KaptureServer *server,
+											  KaptureApi api,
+											  const char *body, size_t body_len,
+											  void *owner);
+extern void kapture_http_release(KaptureHttpRequest *request);
+extern void kapture_http_push(void);
+extern bool kapture_http_wait(long timeout, uint32 wait_event);
+extern KaptureHttpRequest *kapture_http_next_finished(void);
+extern const KaptureHttpAnswer *kapture_http_answer(KaptureHttpRequest *request);
+extern void *kapture_http_owner(KaptureHttpRequest *request);
+extern const KaptureHttpAnswer *kapture_http_perform(KaptureHttpRequest *request,
+													 uint32 wait_event);
+extern const KaptureHttpAnswer *kapture_http_perform_until(KaptureHttpRequest *request,
+														   TimestampTz deadline,
+														   uint32 wait_event);
+extern void kapture_http_sleep_until(TimestampTz when, uint32 wait_event);
+extern void kapture_http_inspect(KaptureHttpRequest *request);
+extern void kapture_http_details(KaptureHttpRequest *request, KaptureHttpDetails *details);
+extern List *kapture_http_describe(const KaptureServer *server, KaptureApi api);
+extern bool kapture_url_is_valid(const char *url, bool *is_https,
+								 bool *is_loopback, const char **why);
+
+#endif							/* KAPTURE_HTTP_H */

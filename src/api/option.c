@@ -1,0 +1,1114 @@
+/*
+ * option.c
+ *		Every setting of a connection: options of foreign servers and user
+ *		mappings, checked, typed and cached.
+ *
+ * One table, option_table, says everything about an option: its name, the
+ * catalog it belongs to, how its text becomes a value, the range, the default,
+ * where the value is kept, and whether it may be shown.  The validator and
+ * the reader walk the same table with the same parsing functions, so that what
+ * CREATE SERVER accepts is what a request uses.
+ *
+ * Secrets are options of user mappings only.  No message of this file shows
+ * the value of an option that the table marks as secret.
+ *
+ * kapture_server_get() keeps one entry for each server and user.  Syscache
+ * callbacks only count up option_generation; an entry that was built under an
+ * older count is built anew by the next kapture_server_get(), which is a safe
+ * point, and freed only there.
+ */
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "access/reloptions.h"
+#include "catalog/pg_foreign_data_wrapper.h"
+#include "catalog/pg_foreign_server.h"
+#include "catalog/pg_foreign_table.h"
+#include "catalog/pg_user_mapping.h"
+#include "commands/defrem.h"
+#include "common/jsonapi.h"
+#include "datatype/timestamp.h"
+#include "fmgr.h"
+#include "foreign/foreign.h"
+#include "mb/pg_wchar.h"
+#include "miscadmin.h"
+#include "pgtime.h"
+#include "utils/acl.h"
+#include "utils/builtins.h"
+#include "utils/datetime.h"
+#include "utils/guc.h"
+#include "utils/hsearch.h"
+#include "utils/inval.h"
+#include "utils/jsonb.h"
+#include "utils/memutils.h"
+#include "utils/syscache.h"
+
+#include "api/http.h"
+#include "api/option.h"
+#include "base/compat.h"
+
+#define OPTION_WRAPPER		"kapture_fdw"
+
+#define OPTION_MIN_TIMEOUT	1	/* milliseconds */
+#define OPTION_MAX_TIMEOUT	86400000	/* a day */
+#define OPTION_MAX_CONNECTIONS	1000
+#define OPTION_MAX_RATE		1000000 /* requests a second */
+#define OPTION_MIN_RESPONSE	1024	/* bytes */
+#define OPTION_MAX_RESPONSE	1073741824
+#define OPTION_MIN_RATE		0.001	/* of a sweep: there must be one */
+#define OPTION_MIN_WINDOW	1	/* seconds */
+#define OPTION_MAX_WINDOW	(INT64CONST(3660) * SECS_PER_DAY)
+
+/* All options of one server and mapping as they are read. */
+typedef struct OptionSet
+{
+	KaptureServer server;		/* first: this is what callers get */
+	char	   *url;			/* without slashes at the end */
+	char	   *path[KAPTURE_API_COUNT];
+	char	   *auth_key;		/* for all APIs */
+	bool		is_contacts;	/* of a foreign table: only checked here */
+} OptionSet;
+
+/* What is wrong with a value. */
+typedef struct OptionFault
+{
+	char	   *detail;
+	char	   *hint;			/* or NULL */
+	bool		hide;			/* the value must not be shown */
+} OptionFault;
+
+typedef struct OptionDef OptionDef;
+
+/*
+ * Turns the text of an option into a value at "place".  Returns false and says
+ * why in "fault" if it cannot; does not raise errors about the value.
+ */
+typedef bool (*OptionParse) (const OptionDef *def, const char *text,
+							 void *place, OptionFault *fault);
+
+struct OptionDef
+{
+	const char *name;
+	Oid			catalog;
+	OptionParse parse;
+	double		min;
+	double		max;
+	const char *initial;		/* default, or NULL */
+	bool		secret;
+	size_t		offset;			/* of the value in OptionSet */
+};
+
+static bool option_parse_url(const OptionDef *def, const char *text,
+							 void *place, OptionFault *fault);
+static bool option_parse_path(const OptionDef *def, const char *text,
+							  void *place, OptionFault *fault);
+static bool option_parse_body(const OptionDef *def, const char *text,
+							  void *place, OptionFault *fault);
+static bool option_parse_object(const OptionDef *def, const char *text,
+								void *place, OptionFault *fault);
+static bool option_parse_headers(const OptionDef *def, const char *text,
+								 void *place, OptionFault *fault);
+static bool option_parse_file(const OptionDef *def, const char *text,
+							  void *place, OptionFault *fault);
+static bool option_parse_time(const OptionDef *def, const char *text,
+							  void *place, OptionFault *fault);
+static bool option_parse_int(const OptionDef *def, const char *text,
+							 void *place, OptionFault *fault);
+static bool option_parse_real(const OptionDef *def, const char *text,
+							  void *place, OptionFault *fault);
+static bool option_parse_size(const OptionDef *def, const char *text,
+							  void *place, OptionFault *fault);
+static bool option_parse_timezone(const OptionDef *def, const char *text,
+								  void *place, OptionFault *fault);
+static bool option_parse_interval(const OptionDef *def, const char *text,
+								  void *place, OptionFault *fault);
+static bool option_parse_local_time(const OptionDef *def, const char *text,
+									void *place, OptionFault *fault);
+static bool option_parse_bool(const OptionDef *def, const char *text,
+							  void *place, OptionFault *fault);
+static bool option_parse_key(const OptionDef *def, const char *text,
+							 void *place, OptionFault *fault);
+static bool option_parse_user(const OptionDef *def, const char *text,
+							  void *place, OptionFault *fault);
+static bool option_parse_password(const OptionDef *def, const char *text,
+								  void *place, OptionFault *fault);
+
+#define OPTION_PLACE(field)			offsetof(OptionSet, field)
+#define OPTION_API_PLACE(field, api) \
+	(offsetof(OptionSet, field) + \
+	 (api) * sizeof(((OptionSet *) NULL)->field[0]))
+
+/* *INDENT-OFF* */
+static const OptionDef option_table[] = {
+	{"url", ForeignServerRelationId, option_parse_url,
+		0, 0, NULL, false, OPTION_PLACE(url)},
+	{"add_path", ForeignServerRelationId, option_parse_path,
+		0, 0, "/add-update-customer-from-other-source.html", false,
+		OPTION_API_PLACE(path, KAPTURE_API_ADD)},
+	{"update_path", ForeignServerRelationId, option_parse_path,
+		0, 0, "/add-update-customer-from-other-source.html", false,
+		OPTION_API_PLACE(path, KAPTURE_API_UPDATE)},
+	{"get_path", ForeignServerRelationId, option_parse_path,
+		0, 0, "/search-customer-by-customer-id.html", false,
+		OPTION_API_PLACE(path, KAPTURE_API_GET)},
+	{"pull_path", ForeignServerRelationId, option_parse_path,
+		0, 0, "/select-customer-between-start-and-end-dates.html", false,
+		OPTION_API_PLACE(path, KAPTURE_API_PULL)},
+	{"add_body", ForeignServerRelationId, option_parse_body,
+		0, 0, "object", false,
+		OPTION_API_PLACE(server.body_array, KAPTURE_API_ADD)},
+	{"update_body", ForeignServerRelationId, option_parse_body,
+		0, 0, "object", false,
+		OPTION_API_PLACE(server.body_array, KAPTURE_API_UPDATE)},
+	{"headers", ForeignServerRelationId, option_parse_headers,
+		0, 0, "{}", true, OPTION_PLACE(server.headers)},
+	{"ca_file", ForeignServerRelationId, option_parse_file,
+		0, 0, NULL, false, OPTION_PLACE(server.ca_file)},
+	{"connect_timeout", ForeignServerRelationId, option_parse_time,
+		OPTION_MIN_TIMEOUT, OPTION_MAX_TIMEOUT, "10s", false,
+		OPTION_PLACE(server.connect_timeout)},
+	{"timeout", ForeignServerRelationId, option_parse_time,
+		OPTION_MIN_TIMEOUT, OPTION_MAX_TIMEOUT, "60s", false,
+		OPTION_PLACE(server.timeout)},
+	{"max_connections", ForeignServerRelationId, option_parse_int,
+		1, OPTION_MAX_CONNECTIONS, "8", false,
+		OPTION_PLACE(server.max_connections)},
+	{"rate_limit", ForeignServerRelationId, option_parse_real,
+		0, OPTION_MAX_RATE, "0", false, OPTION_PLACE(server.rate_limit)},
+	{"max_response_size", ForeignServerRelationId, option_parse_size,
+		OPTION_MIN_RESPONSE, OPTION_MAX_RESPONSE, "64MB", false,
+		OPTION_PLACE(server.max_response_size)},
+	{"timezone", ForeignServerRelationId, option_parse_timezone,
+		0, 0, "Asia/Kolkata", false, OPTION_PLACE(server.timezone)},
+	{"pull_window", ForeignServerRelationId, option_parse_interval,
+		OPTION_MIN_WINDOW, OPTION_MAX_WINDOW, "24 hours", false,
+		OPTION_PLACE(server.pull_window)},
+	{"pull_interval", ForeignServerRelationId, option_parse_interval,
+		OPTION_MIN_WINDOW, OPTION_MAX_WINDOW, NULL, false,
+		OPTION_PLACE(server.pull_interval)},
+	{"pull_overlap", ForeignServerRelationId, option_parse_interval,
+		0, OPTION_MAX_WINDOW, "15 minutes", false,
+		OPTION_PLACE(server.pull_overlap)},
+	{"pull_since", ForeignServerRelationId, option_parse_local_time,
+		0, 0, NULL, false, OPTION_PLACE(server.pull_since)},
+	{"sweep_interval", ForeignServerRelationId, option_parse_interval,
+		OPTION_MIN_WINDOW, OPTION_MAX_WINDOW, NULL, false,
+		OPTION_PLACE(server.sweep_interval)},
+	{"sweep_rate", ForeignServerRelationId, option_parse_real,
+		OPTION_MIN_RATE, OPTION_MAX_RATE, "1", false,
+		OPTION_PLACE(server.sweep_rate)},
+	{"allow_http", ForeignServerRelationId, option_parse_bool,
+		0, 0, "false", false, OPTION_PLACE(server.allow_http)},
+	{"auth_key", UserMappingRelationId, option_parse_key,
+		0, 0, NULL, true, OPTION_PLACE(auth_key)},
+	{"user", UserMappingRelationId, option_parse_user,
+		0, 0, NULL, true, OPTION_PLACE(server.user)},
+	{"password", UserMappingRelationId, option_parse_password,
+		0, 0, NULL, true, OPTION_PLACE(server.password)},
+	{"add_auth_key", UserMappingRelationId, option_parse_key,
+		0, 0, NULL, true,
+		OPTION_API_PLACE(server.auth_key, KAPTURE_API_ADD)},
+	{"update_auth_key", UserMappingRelationId, option_parse_key,
+		0, 0, NULL, true,
+		OPTION_API_PLACE(server.auth_key, KAPTURE_API_UPDATE)},
+	{"get_auth_key", UserMappingRelationId, option_parse_key,
+		0, 0, NULL, true,
+		OPTION_API_PLACE(server.auth_key, KAPTURE_API_GET)},
+	{"pull_auth_key", UserMappingRelationId, option_parse_key,
+		0, 0, NULL, true,
+		OPTION_API_PLACE(server.auth_key, KAPTURE_API_PULL)},
+	{"object", ForeignTableRelationId, option_parse_object,
+		0, 0, "customers", false, OPTION_PLACE(is_contacts)},
+};
+/* *INDENT-ON* */
+
+/* Headers that the extension or libcurl must set itself. */
+static const char *const option_own_headers[] = {
+	"Accept", "Accept-Encoding", "Authorization", "Connection",
+	"Content-Encoding", "Content-Length", "Content-Type", "Expect", "Host",
+	"HTTP2-Settings", "Keep-Alive", "Proxy-Authorization", "Proxy-Connection",
+	"TE", "Trailer", "Transfer-Encoding", "Upgrade"
+};
+
+typedef struct OptionCacheKey
+{
+	Oid			serverid;
+	Oid			userid;
+} OptionCacheKey;
+
+typedef struct OptionCacheEntry
+{
+	OptionCacheKey key;			/* hash key: must be first */
+	uint64		generation;		/* of option_generation when it was read */
+	MemoryContext context;		/* holds "server"; NULL: nothing read yet */
+	KaptureServer *server;		/* means nothing while context is NULL */
+} OptionCacheEntry;
+
+static HTAB *option_cache = NULL;
+static uint64 option_generation = 0;	/* counts changes in the catalogs */
+
+PG_FUNCTION_INFO_V1(kapture_fdw_validator);
+
+
+/*
+ * Parsing of values
+ */
+
+/* Text without control characters (and so without line breaks)? */
+static bool
+option_is_clean(const char *text)
+{
+	for (; *text != '\0'; text++)
+	{
+		if ((unsigned char) *text < 0x20 || *text == 0x7F)
+			return false;
+	}
+	return true;
+}
+
+/* Visible ASCII only, as a URL must be? */
+static bool
+option_is_visible(const char *text)
+{
+	for (; *text != '\0'; text++)
+	{
+		if ((unsigned char) *text <= 0x20 || (unsigned char) *text >= 0x7F)
+			return false;
+	}
+	return true;
+}
+
+/* From the server's encoding to UTF-8; the result is always a copy. */
+static char *
+option_utf8(const char *text)
+{
+	char	   *utf8 = pg_server_to_any(text, strlen(text), PG_UTF8);
+
+	return utf8 == text ? pstrdup(text) : utf8;
+}
+
+static bool
+option_parse_url(const OptionDef *def, const char *text, void *place,
+				 OptionFault *fault)
+{
+	const char *why = NULL;
+	bool		is_https;
+	bool		is_loopback;
+	char	   *url;
+	size_t		len;
+
+	/* Somebody's password may be in there: do not repeat it. */
+	fault->hide = (strchr(text, '@') != NULL);
+	fault->hint = _("Give the address that Kapture assigned to the account, "
+					"such as https://acme.kapturecrm.com.");
+
+	if (!option_is_visible(text))
+	{
+		fault->detail = _("A URL has neither spaces nor control characters "
+						  "nor characters outside of ASCII.");
+		return false;
+	}
+	if (!kapture_url_is_valid(text, &is_https, &is_loopback, &why))
+	{
+		fault->detail = psprintf(_("Not an address that can be used: %s."), why);
+		return false;
+	}
+
+	if (strchr(text, '?') != NULL)
+	{
+		fault->detail = _("It must not have a query (?): paths are options of their own.");
+		return false;
+	}
+
+	url = pstrdup(text);
+	len = strlen(url);
+	while (len > 0 && url[len - 1] == '/')
+		url[--len] = '\0';
+	*(char **) place = url;
+	return true;
+}
+
+static bool
+option_parse_path(const OptionDef *def, const char *text, void *place,
+				  OptionFault *fault)
+{
+	if (text[0] != '/')
+	{
+		fault->detail = _("A path must begin with \"/\".");
+		return false;
+	}
+	if (!option_is_visible(text) || strpbrk(text, "#\\") != NULL)
+	{
+		fault->detail = _("A path has no spaces, control characters, \"#\", "
+						  "\"\\\" or characters outside of ASCII.");
+		return false;
+	}
+	*(char **) place = pstrdup(text);
+	return true;
+}
+
+static bool
+option_parse_body(const OptionDef *def, const char *text, void *place,
+				  OptionFault *fault)
+{
+	if (strcmp(text, "object") == 0)
+		*(bool *) place = false;
+	else if (strcmp(text, "array") == 0)
+		*(bool *) place = true;
+	else
+	{
+		fault->detail = _("It must be \"object\" or \"array\".");
+		return false;
+	}
+	return true;
+}
+
+static bool
+option_parse_object(const OptionDef *def, const char *text, void *place,
+					OptionFault *fault)
+{
+	bool	   *is_contacts = place;
+
+	*is_contacts = strcmp(text, "contacts") == 0;
+	if (!*is_contacts && strcmp(text, "customers") != 0)
+	{
+		fault->detail = _("It must be \"customers\" or \"contacts\".");
+		return false;
+	}
+	return true;
+}
+
+/* Is this a header's name that users may set? */
+static bool
+option_check_header_name(const char *name, OptionFault *fault)
+{
+	size_t		len = strlen(name);
+
+	if (len == 0 ||
+		strspn(name, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+			   "0123456789!#$%&'*+-.^_`|~") != len)
+	{
+		fault->detail = psprintf(_("\"%s\" is not the name of an HTTP header."),
+								 name);
+		return false;
+	}
+	for (int i = 0; i < lengthof(option_own_headers); i++)
+	{
+		if (pg_strcasecmp(name, option_own_headers[i]) == 0)
+		{
+			fault->detail = psprintf(_("Header \"%s\" is set by the extension itself."),
+									 name);
+			if (pg_strcasecmp(name, "Authorization") == 0)
+				fault->hint = _("Put the key into the user mapping, as option \"auth_key\".");
+			return false;
+		}
+	}
+	return true;
+}
+
+/* The text as jsonb, or NULL if it is not JSON. */
+static Jsonb *
+option_to_jsonb(const char *text)
+{
+	JsonLexContext *lex;
+
+	lex = makeJsonLexContextCstringLen(NULL, text, strlen(text),
+									   GetDatabaseEncoding(), true);
+	if (pg_parse_json(lex, &nullSemAction) != JSON_SUCCESS)
+		return NULL;
+	return DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum(text)));
+}
+
+static bool
+option_parse_headers(const OptionDef *def, const char *text, void *place,
+					 OptionFault *fault)
+{
+	Jsonb	   *json = option_to_jsonb(text);
+	JsonbIterator *it;
+	JsonbIteratorToken token;
+	JsonbValue	value;
+	char	  **lines;
+	int			n = 0;
+	char	   *name = NULL;
+
+	fault->hint = _("Write a JSON object of strings, such as {\"x-api-type\": \"crm\"}.");
+	if (json == NULL || !JB_ROOT_IS_OBJECT(json))
+	{
+		fault->detail = _("It must be a JSON object.");
+		return false;
+	}
+
+	lines = palloc0((JB_ROOT_COUNT(json) + 1) * sizeof(char *));
+	it = JsonbIteratorInit(&json->root);
+	while ((token = JsonbIteratorNext(&it, &value, true)) != WJB_DONE)
+	{
+		char	   *content;
+
+		if (token == WJB_KEY)
+		{
+			name = pnstrdup(value.val.string.val, value.val.string.len);
+			if (!option_check_header_name(name, fault))
+				return false;
+			continue;
+		}
+		if (token != WJB_VALUE)
+			continue;
+		if (value.type != jbvString || value.val.string.len == 0)
+		{
+			fault->detail = psprintf(_("The value of header \"%s\" must be a string that is not empty."),
+									 name);
+			return false;
+		}
+		content = pnstrdup(value.val.string.val, value.val.string.len);
+		if (!option_is_clean(content))
+		{
+			fault->detail = psprintf(_("The value of header \"%s\" has control characters."),
+									 name);
+			return false;
+		}
+		lines[n++] = option_utf8(psprintf("%s: %s", name, content));
+	}
+	*(char ***) place = lines;
+	return true;
+}
+
+static bool
+option_parse_file(const OptionDef *def, const char *text, void *place,
+				  OptionFault *fault)
+{
+	if (!is_absolute_path(text))
+	{
+		fault->detail = _("It must be the absolute path of a file of certificates on the database server.");
+		return false;
+	}
+	*(char **) place = pstrdup(text);
+	return true;
+}
+
+/* An integer with a unit of PostgreSQL's settings, within the range. */
+static bool
+option_parse_number(const OptionDef *def, const char *text, int flags,
+					int *result, OptionFault *fault)
+{
+	const char *hint = NULL;
+
+	if (!parse_int(text, result, flags, &hint))
+	{
+		fault->detail = (flags & GUC_UNIT) == 0 ?
+			_("It must be a whole number.") :
+			_("It must be a number, with a unit if need be.");
+		if (hint != NULL)
+			fault->hint = pstrdup(_(hint));
+		else if (flags & GUC_UNIT_TIME)
+			fault->hint = _("For example 500ms, 30s or 5min.");
+		else if (flags & GUC_UNIT_MEMORY)
+			fault->hint = _("For example 512kB or 64MB.");
+		return false;
+	}
+	return true;
+}
+
+static bool
+option_parse_time(const OptionDef *def, const char *text, void *place,
+				  OptionFault *fault)
+{
+	int			result;
+
+	if (!option_parse_number(def, text, GUC_UNIT_MS, &result, fault))
+		return false;
+	if (result < def->min || result > def->max)
+	{
+		fault->detail = psprintf(_("It must be between %d ms and %d ms."),
+								 (int) def->min, (int) def->max);
+		return false;
+	}
+	*(int *) place = result;
+	return true;
+}
+
+static bool
+option_parse_int(const OptionDef *def, const char *text, void *place,
+				 OptionFault *fault)
+{
+	int			result;
+
+	if (!option_parse_number(def, text, 0, &result, fault))
+		return false;
+	if (result < def->min || result > def->max)
+	{
+		fault->detail = psprintf(_("It must be between %d and %d."),
+								 (int) def->min, (int) def->max);
+		return false;
+	}
+	*(int *) place = result;
+	return true;
+}
+
+static bool
+option_parse_real(const OptionDef *def, const char *text, void *place,
+				  OptionFault *fault)
+{
+	const char *hint = NULL;
+	double		result;
+
+	if (!parse_real(text, &result, 0, &hint) ||
+		!(result >= def->min && result <= def->max))
+	{
+		fault->detail = psprintf(_("It must be a number between %g and %g."),
+								 def->min, def->max);
+		return false;
+	}
+	*(double *) place = result;
+	return true;
+}
+
+static bool
+option_parse_size(const OptionDef *def, const char *text, void *place,
+				  OptionFault *fault)
+{
+	int			result;
+
+	if (!option_parse_number(def, text, GUC_UNIT_BYTE, &result, fault))
+		return false;
+	if (result < def->min || result > def->max)
+	{
+		fault->detail = psprintf(_("It must be between %d and %d bytes."),
+								 (int) def->min, (int) def->max);
+		return false;
+	}
+	*(int64 *) place = result;
+	return true;
+}
+
+static bool
+option_parse_timezone(const OptionDef *def, const char *text, void *place,
+					  OptionFault *fault)
+{
+	pg_tz	   *zone = pg_tzset(text);
+
+	if (zone == NULL || !pg_tz_acceptable(zone))
+	{
+		fault->detail = _("PostgreSQL does not know this time zone.");
+		fault->hint = _("See the view pg_timezone_names for the names that are known.");
+		return false;
+	}
+	*(char **) place = pstrdup(text);
+	return true;
+}
+
+static bool
+option_parse_interval(const OptionDef *def, const char *text, void *place,
+					  OptionFault *fault)
+{
+	char		work[256];
+	char	   *field[MAXDATEFIELDS];
+	int			ftype[MAXDATEFIELDS];
+	int			nf;
+	int			dtype;
+	int			error;
+	int64		seconds;
+	struct pg_itm_in itm = {0};
+
+	error = ParseDateTime(text, work, sizeof(work), field, ftype,
+						  MAXDATEFIELDS, &nf);
+	if (error == 0)
+		error = DecodeInterval(field, ftype, nf, INTERVAL_FULL_RANGE,
+							   &dtype, &itm);
+	fault->hint = _("Write an interval of days, hours, minutes and seconds, such as \"24 hours\".");
+	if (error != 0 || dtype != DTK_DELTA)
+	{
+		fault->detail = _("It must be an interval.");
+		return false;
+	}
+	seconds = itm.tm_mday * (int64) SECS_PER_DAY + itm.tm_usec / USECS_PER_SEC;
+	if (itm.tm_year != 0 || itm.tm_mon != 0 ||
+		itm.tm_usec % USECS_PER_SEC != 0 ||
+		seconds < def->min || seconds > def->max)
+	{
+		fault->detail = psprintf(_("It must be a whole number of seconds between %d second and %d days, without months and years."),
+								 (int) def->min,
+								 (int) (def->max / SECS_PER_DAY));
+		return false;
+	}
+	*(int64 *) place = seconds;
+	return true;
+}
+
+/* A date, or a date and a time, as Kapture writes them. */
+static bool
+option_parse_local_time(const OptionDef *def, const char *text, void *place,
+						OptionFault *fault)
+{
+	struct pg_tm tm = {0};
+	int			len = 0;
+	int			n;
+
+	n = sscanf(text, "%4d-%2d-%2d%n %2d:%2d:%2d%n", &tm.tm_year, &tm.tm_mon, &tm.tm_mday, &len,
+			   &tm.tm_hour, &tm.tm_min, &tm.tm_sec, &len);
+	if ((n != 3 && n != 6) || text[len] != '\0' || tm.tm_year < 1970 ||
+		tm.tm_mon < 1 || tm.tm_mon > MONTHS_PER_YEAR ||
+		tm.tm_mday < 1 || tm.tm_mday > day_tab[isleap(tm.tm_year)][tm.tm_mon - 1] ||
+		tm.tm_hour < 0 || tm.tm_hour >= HOURS_PER_DAY || tm.tm_min < 0 || tm.tm_min >= MINS_PER_HOUR ||
+		tm.tm_sec < 0 || tm.tm_sec >= SECS_PER_MINUTE ||
+		tm2timestamp(&tm, 0, NULL, (Timestamp *) place) != 0)
+	{
+		fault->detail = _("It must be a date, or a date and a time, from 1970 on.");
+		fault->hint = _("Write it in the account's local time, such as \"2021-03-14\" or \"2021-03-14 14:21:11\".");
+		return false;
+	}
+	return true;
+}
+
+static bool
+option_parse_bool(const OptionDef *def, const char *text, void *place,
+				  OptionFault *fault)
+{
+	if (!parse_bool(text, (bool *) place))
+	{
+		fault->detail = _("It must be \"true\" or \"false\".");
+		return false;
+	}
+	return true;
+}
+
+/* What holds for all secrets. */
+static bool
+option_parse_secret(const char *text, void *place, OptionFault *fault)
+{
+	if (text[0] == '\0')
+	{
+		fault->detail = _("It must not be empty.");
+		return false;
+	}
+	if (!option_is_clean(text))
+	{
+		fault->detail = _("It must not have line breaks or other control characters.");
+		return false;
+	}
+	*(char **) place = option_utf8(text);
+	return true;
+}
+
+static bool
+option_parse_key(const OptionDef *def, const char *text, void *place,
+				 OptionFault *fault)
+{
+	if (pg_strncasecmp(text, "Basic ", 6) == 0)
+	{
+		fault->detail = _("The key must not begin with \"Basic \".");
+		fault->hint = _("Leave out \"Basic \": it is put before the key when a request is sent.");
+		return false;
+	}
+	if (text[0] == ' ' || (text[0] != '\0' && text[strlen(text) - 1] == ' '))
+	{
+		fault->detail = _("The key must not begin or end with a space.");
+		return false;
+	}
+	return option_parse_secret(text, place, fault);
+}
+
+static bool
+option_parse_user(const OptionDef *def, const char *text, void *place,
+				  OptionFault *fault)
+{
+	if (strchr(text, ':') != NULL)
+	{
+		fault->detail = _("HTTP basic authentication allows no colon in the name of the user.");
+		return false;
+	}
+	return option_parse_secret(text, place, fault);
+}
+
+static bool
+option_parse_password(const OptionDef *def, const char *text, void *place,
+					  OptionFault *fault)
+{
+	return option_parse_secret(text, place, fault);
+}
+
+
+/*
+ * The validator
+ */
+
+/* The definition of an option, or NULL if there is none in this catalog. */
+static const OptionDef *
+option_find(const char *name, Oid catalog)
+{
+	for (int i = 0; i < lengthof(option_table); i++)
+	{
+		if (option_table[i].catalog == catalog &&
+			strcmp(option_table[i].name, name) == 0)
+			return &option_table[i];
+	}
+	return NULL;
+}
+
+/* Raises the error about an option that does not exist. */
+static void
+option_raise_unknown(const char *name, Oid catalog)
+{
+	StringInfoData valid;
+
+	initStringInfo(&valid);
+	for (int i = 0; i < lengthof(option_table); i++)
+	{
+		if (option_table[i].catalog == catalog)
+			appendStringInfo(&valid, "%s%s", valid.len > 0 ? ", " : "",
+							 option_table[i].name);
+	}
+	ereport(ERROR,
+			(errcode(ERRCODE_FDW_INVALID_OPTION_NAME),
+			 errmsg("invalid option \"%s\"", name),
+			 valid.len > 0 ?
+			 errhint("Valid options in this context are: %s", valid.data) :
+			 errhint("There are no valid options in this context.")));
+}
+
+/* Puts the value of one option into the set; raises an error if it is bad. */
+static void
+option_apply(OptionSet *set, const OptionDef *def, const char *text)
+{
+	OptionFault fault = {0};
+
+	if (def->parse(def, text, (char *) set + def->offset, &fault))
+		return;
+
+	ereport(ERROR,
+			(errcode(ERRCODE_FDW_INVALID_ATTRIBUTE_VALUE),
+			 def->secret || fault.hide ?
+			 errmsg("invalid value for option \"%s\"", def->name) :
+			 errmsg("invalid value for option \"%s\": \"%s\"", def->name, text),
+			 errdetail_internal("%s", fault.detail),
+			 fault.hint != NULL ? errhint("%s", fault.hint) : 0));
+}
+
+/* Puts the options of one catalog's row into the set. */
+static void
+option_apply_list(OptionSet *set, List *options, Oid catalog)
+{
+	ListCell   *cell;
+
+	foreach(cell, options)
+	{
+		DefElem    *option = (DefElem *) lfirst(cell);
+		const OptionDef *def = option_find(option->defname, catalog);
+
+		if (def == NULL)
+			option_raise_unknown(option->defname, catalog);
+		option_apply(set, def, defGetString(option));
+	}
+}
+
+/* What only shows when all options of a server are known. */
+static void
+option_check_server(const OptionSet *set)
+{
+	const char *why = NULL;
+	bool		is_https = false;
+	bool		is_loopback = false;
+
+	if (set->url == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_FDW_OPTION_NAME_NOT_FOUND),
+				 errmsg("option \"url\" is required"),
+				 errhint("Add OPTIONS (url 'https://...') with the address that Kapture assigned to the account.")));
+
+	kapture_url_is_valid(set->url, &is_https, &is_loopback, &why);
+	if (!is_https && !is_loopback && !set->server.allow_http)
+		ereport(ERROR,
+				(errcode(ERRCODE_FDW_INVALID_ATTRIBUTE_VALUE),
+				 errmsg("invalid value for option \"%s\": \"%s\"",
+						"url", set->url),
+				 errdetail("Plain http would send keys and customers' data unencrypted to another host."),
+				 errhint("Use https, or set option \"%s\" to true.",
+						 "allow_http")));
+}
+
+/*
+ * kapture_fdw_validator(options text[], catalog oid)
+ *
+ * Checks the options of a foreign server or user mapping when they are
+ * created or altered; raises an error about the first one that is unknown
+ * (HV00D) or has a bad value (HV024), or if "url" is missing (HV00J).
+ */
+Datum
+kapture_fdw_validator(PG_FUNCTION_ARGS)
+{
+	List	   *options = untransformRelOptions(PG_GETARG_DATUM(0));
+	Oid			catalog = PG_GETARG_OID(1);
+	OptionSet  *set = palloc0(sizeof(OptionSet));
+
+	option_apply_list(set, options, catalog);
+	if (catalog == ForeignServerRelationId)
+		option_check_server(set);
+
+	PG_RETURN_VOID();
+}
+
+
+/*
+ * The reader
+ */
+
+/* Does this user, or PUBLIC with InvalidOid, have a mapping? */
+static bool
+option_has_mapping(Oid userid, Oid serverid)
+{
+	return SearchSysCacheExists2(USERMAPPINGUSERSERVER,
+								 ObjectIdGetDatum(userid),
+								 ObjectIdGetDatum(serverid));
+}
+
+/* The user's name for messages; palloc'ed. */
+static const char *
+option_user_name(Oid userid)
+{
+	const char *name = GetUserNameFromId(userid, true);
+
+	return name != NULL ? name : psprintf("%u", userid);
+}
+
+/* The mapping's options of the user, or else of PUBLIC. */
+static List *
+option_mapping_options(const ForeignServer *server, Oid userid)
+{
+	if (!option_has_mapping(userid, server->serverid) &&
+		!option_has_mapping(InvalidOid, server->serverid))
+	{
+		const char *user = option_user_name(userid);
+
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("user \"%s\" has no user mapping for server \"%s\"",
+						user, server->servername),
+				 errhint("Use CREATE USER MAPPING FOR %s SERVER %s OPTIONS (auth_key '...').",
+						 quote_identifier(user),
+						 quote_identifier(server->servername))));
+	}
+	return GetUserMapping(userid, server->serverid)->options;
+}
+
+/* The transaction that wrote a row of a catalog; 0 if there is no row. */
+static TransactionId
+option_writer(HeapTuple tuple)
+{
+	TransactionId xid = InvalidTransactionId;
+
+	if (HeapTupleIsValid(tuple))
+	{
+		xid = HeapTupleHeaderGetRawXmin(tuple->t_data);
+		ReleaseSysCache(tuple);
+	}
+	return xid;
+}
+
+/* Which version of server and mapping this is. */
+static uint64
+option_version(Oid serverid, Oid userid)
+{
+	Datum		server = ObjectIdGetDatum(serverid);
+	Oid			mapped = option_has_mapping(userid, serverid) ? userid : InvalidOid;
+
+	return (uint64) option_writer(SearchSysCache1(FOREIGNSERVEROID, server)) << 32 |
+		option_writer(SearchSysCache2(USERMAPPINGUSERSERVER, ObjectIdGetDatum(mapped), server));
+}
+
+/* Reads a server and a mapping from the catalogs into CurrentMemoryContext. */
+static KaptureServer *
+option_read(const ForeignServer *server, Oid userid)
+{
+	OptionSet  *set = palloc0(sizeof(OptionSet));
+	KaptureServer *result = &set->server;
+
+	for (int i = 0; i < lengthof(option_table); i++)
+	{
+		if (option_table[i].initial != NULL)
+			option_apply(set, &option_table[i], option_table[i].initial);
+	}
+	option_apply_list(set, server->options, ForeignServerRelationId);
+	option_check_server(set);
+	option_apply_list(set, option_mapping_options(server, userid),
+					  UserMappingRelationId);
+
+	result->serverid = server->serverid;
+	result->userid = userid;
+	result->version = option_version(server->serverid, userid);
+	result->name = pstrdup(server->servername);
+	result->body_array[KAPTURE_API_GET] = true;
+	result->body_array[KAPTURE_API_PULL] = true;
+	for (int api = 0; api < KAPTURE_API_COUNT; api++)
+	{
+		result->url[api] = psprintf("%s%s", set->url, set->path[api]);
+		if (result->auth_key[api] == NULL)
+			result->auth_key[api] = set->auth_key;
+	}
+	return result;
+}
+
+/* Something about servers, mappings or wrappers changed: mark, do no work. */
+static void
+option_invalidate(Datum arg, int cacheid, uint32 hashvalue)
+{
+	option_generation++;
+}
+
+/* Once in each process. */
+static void
+option_init_cache(void)
+{
+	HASHCTL		info = {0};
+
+	info.keysize = sizeof(OptionCacheKey);
+	info.entrysize = sizeof(OptionCacheEntry);
+	info.hcxt = CacheMemoryContext;
+	option_cache = hash_create("kapture servers", 16, &info,
+							   HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+	CacheRegisterSyscacheCallback(FOREIGNSERVEROID, option_invalidate,
+								  (Datum) 0);
+	CacheRegisterSyscacheCallback(FOREIGNDATAWRAPPEROID, option_invalidate,
+								  (Datum) 0);
+	CacheRegisterSyscacheCallback(USERMAPPINGOID, option_invalidate,
+								  (Datum) 0);
+}
+
+/* The server of that name, which the user may use; raises errors otherwise. */
+static ForeignServer *
+option_lookup_server(const char *name, Oid userid)
+{
+	ForeignServer *server = GetForeignServerByName(name, true);
+	AclResult	acl;
+
+	if (server == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("server \"%s\" does not exist", name),
+				 errhint("Use CREATE SERVER %s FOREIGN DATA WRAPPER %s OPTIONS (url 'https://...').",
+						 quote_identifier(name), OPTION_WRAPPER)));
+
+	if (strcmp(GetForeignDataWrapper(server->fdwid)->fdwname,
+			   OPTION_WRAPPER) != 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+				 errmsg("server \"%s\" is not a Kapture server", name),
+				 errhint("Use a server that was created with FOREIGN DATA WRAPPER %s.",
+						 OPTION_WRAPPER)));
+
+	acl = object_aclcheck(ForeignServerRelationId, server->serverid, userid,
+						  ACL_USAGE);
+	if (acl != ACLCHECK_OK)
+		aclcheck_error(acl, OBJECT_FOREIGN_SERVER, server->servername);
+	return server;
+}
+
+/*
+ * kapture_server_get
+ *		The server called "name" with the mapping of "userid", or else PUBLIC's.
+ *
+ * Needs a transaction.  The result belongs to the cache and is valid until
+ * the next call.  A mapping without keys is no error here: see
+ * kapture_server_require_key().
+ *
+ * Errors: 42704 no such server, or no mapping; 42809 a server of another
+ * foreign data wrapper; 42501 no USAGE; HV024, HV00D options that the catalogs
+ * should not hold.
+ */
+const KaptureServer *
+kapture_server_get(const char *name, Oid userid)
+{
+	OptionCacheKey key;
+	OptionCacheEntry *entry;
+	ForeignServer *server;
+	MemoryContext context;
+	MemoryContext old;
+	KaptureServer *result;
+	uint64		generation;
+	bool		found;
+
+	if (option_cache == NULL)
+		option_init_cache();
+
+	server = option_lookup_server(name, userid);
+	memset(&key, 0, sizeof(key));
+	key.serverid = server->serverid;
+	key.userid = userid;
+	entry = hash_search(option_cache, &key, HASH_ENTER, &found);
+	if (!found)
+		entry->context = NULL;
+	if (entry->context != NULL && entry->generation == option_generation)
+		return entry->server;
+
+	/*
+	 * Take the count before reading: a change that is noticed while we read
+	 * leaves an entry that the next call builds again.  The context becomes
+	 * the cache's only when all is read, so that an error leaks nothing.
+	 */
+	generation = option_generation;
+	context = AllocSetContextCreate(CurrentMemoryContext, "kapture server",
+									ALLOCSET_SMALL_SIZES);
+	old = MemoryContextSwitchTo(context);
+	result = option_read(server, userid);
+	MemoryContextSwitchTo(old);
+
+	if (entry->context != NULL)
+		MemoryContextDelete(entry->context);
+	MemoryContextSetParent(context, CacheMemoryContext);
+	entry->context = context;
+	entry->server = result;
+	entry->generation = generation;
+	return result;
+}
+
+/*
+ * kapture_server_require_key
+ *		Raises an error (HV00J) unless the mapping has what "api" needs: a key,
+ *		or user and password.
+ */
+void
+kapture_server_require_key(const KaptureServer *server, KaptureApi api)
+{
+	const char *missing;
+
+	if (server->auth_key[api] != NULL ||
+		(server->user != NULL && server->password != NULL))
+		return;
+
+	if (server->user != NULL)
+		missing = "password";
+	else if (server->password != NULL)
+		missing = "user";
+	else
+		missing = "auth_key";
+
+	ereport(ERROR,
+			(errcode(ERRCODE_FDW_OPTION_NAME_NOT_FOUND),
+			 errmsg("user mapping of server \"%s\" has no key for the API \"%s\"",
+					server->name, kapture_api_name(api)),
+			 errdetail("Option \"%s\" is missing in the mapping of user \"%s\" or PUBLIC.",
+					   missing, option_user_name(server->userid)),
+			 errhint("Use ALTER USER MAPPING ... SERVER %s OPTIONS (ADD ...) with \"auth_key\", with \"%s_auth_key\", or with both \"user\" and \"password\".",
+					 quote_identifier(server->name),
+					 kapture_api_name(api))));
+}
+
+/*
+ * kapture_api_name
+ *		The short name of an API, as in the names of its options; static.
+ */
+const char *
+kapture_api_name(KaptureApi api)
+{
+	switch (api)
+	{
+		case KAPTURE_API_ADD:
+			return "add";
+		case KAPTURE_API_UPDATE:
+			return "update";
+		case KAPTURE_API_GET:
+			return "get";
+		case KAPTURE_API_PULL:
+			return "pull";
+	}
+	elog(ERROR, "unknown Kapture API: %d", (int) api);
+	return NULL;				/* not reached */
+}

@@ -1,0 +1,1151 @@
+/*
+ * reply.c
+ *		Kapture's language: request bodies out, answers in.  No I/O.
+ *
+ * What travels is UTF-8; what the rest of the extension sees is text in the
+ * database's encoding and jsonb.
+ *
+ * Kapture's real answers are not always JSON as the standard has it: they hold
+ * raw line breaks inside strings.  message_clean() therefore walks over an
+ * answer once, turns raw control characters inside strings into escapes, and
+ * measures what the rest of PostgreSQL could only answer with an ERROR: depth
+ * of nesting, size as jsonb, numbers out of range.  After that, PostgreSQL's
+ * own parser decides; an answer that is not JSON is a result here, not an
+ * error, since it is somebody else's fault and the worker has to go on.
+ *
+ * Keys are found whatever their case, and with or without spaces and
+ * underscores: some accounts write "Kapture Customer Id".
+ */
+#include "postgres.h"
+
+#include <ctype.h>
+
+#include "catalog/namespace.h"
+#include "common/jsonapi.h"
+#include "fmgr.h"
+#include "mb/pg_wchar.h"
+#include "miscadmin.h"
+#include "utils/builtins.h"
+#include "utils/datetime.h"
+#include "utils/json.h"
+#include "utils/jsonb.h"
+#include "utils/memutils.h"
+#include "utils/numeric.h"
+#include "utils/timestamp.h"
+
+#include "api/reply.h"
+#include "base/compat.h"
+
+#define MESSAGE_MAX_DEPTH	100 /* of nested arrays and objects */
+#define MESSAGE_MAX_DIGITS	1000	/* of a number; also its largest exponent */
+#define MESSAGE_VALUE_SIZE	20	/* bytes that a value of jsonb needs besides
+								 * its text, at most */
+#define MESSAGE_MAX_JSONB	0x0FFFFFFF	/* bytes of one jsonb value */
+#define MESSAGE_MAX_TEXT	1000	/* bytes of Kapture's words that are kept */
+#define MESSAGE_MAX_WHY		200 /* bytes of a parser's complaint */
+
+
+/*
+ * From bytes to jsonb
+ */
+
+/* Is this "name", apart from case, spaces and underscores? */
+static bool
+message_is_key(const char *key, int len, const char *name)
+{
+	for (int i = 0; i < len; i++)
+	{
+		if (key[i] == ' ' || key[i] == '_')
+			continue;
+		if (*name == '\0' ||
+			pg_ascii_tolower((unsigned char) key[i]) != (unsigned char) *name)
+			return false;
+		name++;
+	}
+	return *name == '\0';
+}
+
+/* Appends a character that was given as a UTF-16 escape; false if it is none. */
+static const char *
+message_take_escape(const char *p, const char *end, StringInfo out)
+{
+	pg_wchar	code = 0;
+	unsigned char utf8[8];
+
+	for (int unit = 0; unit < 2; unit++)
+	{
+		pg_wchar	part = 0;
+
+		if (end - p < 6 || p[0] != '\\' || p[1] != 'u')
+			return NULL;
+		for (int i = 2; i < 6; i++)
+		{
+			char		c = p[i];
+
+			if (!isxdigit((unsigned char) c))
+				return NULL;
+			part = part * 16 + (c <= '9' ? c - '0' : (c | 0x20) - 'a' + 10);
+		}
+		p += 6;
+		if (unit == 0 && is_utf16_surrogate_first(part))
+			code = part;
+		else if (unit == 0)
+		{
+			if (part < 0x80 || is_utf16_surrogate_second(part))
+				return NULL;
+			code = part;
+			break;
+		}
+		else if (is_utf16_surrogate_second(part))
+			code = surrogate_pair_to_codepoint(code, part);
+		else
+			return NULL;
+	}
+	unicode_to_utf8(code, utf8);
+	appendBinaryStringInfo(out, (char *) utf8, pg_utf_mblen(utf8));
+	return p;
+}
+
+/*
+ * Copies a string from after its opening quote to its closing one; returns what
+ * follows.  Escapes of characters outside of ASCII become the characters
+ * themselves if "decode", so that a later conversion can tell which of them
+ * the database's encoding lacks.
+ */
+static const char *
+message_clean_string(const char *p, const char *end, bool decode,
+					 StringInfo out)
+{
+	while (p < end)
+	{
+		const char *start = p;
+
+		while (p < end && *p != '"' && *p != '\\' && (unsigned char) *p >= 0x20)
+			p++;
+		appendBinaryStringInfo(out, start, p - start);
+		if (p >= end)
+			break;
+		if (*p == '"')
+		{
+			appendStringInfoChar(out, '"');
+			return p + 1;
+		}
+		if (*p == '\\')
+		{
+			const char *next = decode ? message_take_escape(p, end, out) : NULL;
+
+			if (next == NULL)
+			{
+				next = Min(p + 2, end);
+				appendBinaryStringInfo(out, p, next - p);
+			}
+			p = next;
+		}
+		else
+			appendStringInfo(out, "\\u%04x", (unsigned char) *p++);
+	}
+	return p;
+}
+
+/*
+ * Skips a number, and whatever stands together with it; false if PostgreSQL's
+ * numeric might not hold it.
+ */
+static bool
+message_skip_number(const char **pos, const char *end)
+{
+	const char *p = *pos;
+	const char *start = p;
+	bool		in_exponent = false;
+	int			exponent = 0;
+
+	for (; p < end && (isdigit((unsigned char) *p) ||
+					   strchr("+-.eE", *p) != NULL) && *p != '\0'; p++)
+	{
+		if (*p == 'e' || *p == 'E')
+			in_exponent = true;
+		else if (in_exponent && isdigit((unsigned char) *p) &&
+				 exponent <= MESSAGE_MAX_DIGITS)
+			exponent = exponent * 10 + (*p - '0');
+	}
+	*pos = p;
+	return p - start <= MESSAGE_MAX_DIGITS && exponent <= MESSAGE_MAX_DIGITS;
+}
+
+/*
+ * Copies an answer with its control characters escaped.  Returns false and
+ * sets *why if PostgreSQL could not hold it.
+ */
+static bool
+message_clean(const char *json, size_t len, bool decode, StringInfo out,
+			  char **why)
+{
+	const char *p = json;
+	const char *end = json + len;
+	int			depth = 0;
+	uint64		size = len;
+
+	while (p < end)
+	{
+		char		c = *p;
+
+		if (isdigit((unsigned char) c) || c == '-')
+		{
+			const char *start = p;
+
+			if (!message_skip_number(&p, end))
+			{
+				*why = _("a number is out of range");
+				return false;
+			}
+			appendBinaryStringInfo(out, start, p - start);
+			continue;
+		}
+		p++;
+		if (c == '[' || c == '{')
+			depth++;
+		else if (c == ']' || c == '}')
+			depth--;
+		if (depth > MESSAGE_MAX_DEPTH)
+		{
+			*why = psprintf(_("values are nested more than %d deep"),
+							MESSAGE_MAX_DEPTH);
+			return false;
+		}
+		if (c == '[' || c == '{' || c == ',' || c == ':')
+			size += MESSAGE_VALUE_SIZE;
+		if (size > MESSAGE_MAX_JSONB)
+		{
+			*why = _("it has more data than a jsonb value can hold");
+			return false;
+		}
+		appendStringInfoCharMacro(out, c);
+		if (c == '"')
+			p = message_clean_string(p, end, decode, out);
+	}
+	return true;
+}
+
+/* From UTF-8 to the database's encoding; NULL if that cannot hold it. */
+static char *
+message_from_utf8(char *utf8, int len)
+{
+	int			encoding = GetDatabaseEncoding();
+	Oid			proc;
+	size_t		size;
+	unsigned char *result;
+
+	if (encoding == PG_UTF8 || encoding == PG_SQL_ASCII)
+		return utf8;
+	proc = FindDefaultConversionProc(PG_UTF8, encoding);
+	if (!OidIsValid(proc))
+		return NULL;
+	size = (size_t) len * MAX_CONVERSION_GROWTH + 1;
+	if (size > MaxAllocSize)
+		return NULL;
+	result = palloc(size);
+	if (pg_do_encoding_conversion_buf(proc, PG_UTF8, encoding,
+									  (unsigned char *) utf8, len,
+									  result, size, true) != len)
+		return NULL;
+	return (char *) result;
+}
+
+/*
+ * A parser's complaint, cut to a length that fits into a message.  It quotes the
+ * answer, of which control characters are not shown: they could do things to
+ * the terminal of who reads it.
+ */
+static char *
+message_complaint(JsonParseErrorType error, JsonLexContext *lex)
+{
+	char	   *why = json_errdetail(error, lex);
+	size_t		len = strlen(why);
+
+	if (len > MESSAGE_MAX_WHY)
+		why = psprintf("%s...",
+					   pnstrdup(why, pg_mbcliplen(why, len, MESSAGE_MAX_WHY)));
+	len = strlen(why);
+	why = pnstrdup(why, len > 0 && why[len - 1] == '.' ? len - 1 : len);
+	for (char *p = why; *p != '\0'; p++)
+	{
+		if ((unsigned char) *p < 0x20 || *p == 0x7F)
+			*p = '?';
+	}
+	return why;
+}
+
+/* Is the body text at all?  If not, *why says so. */
+static bool
+message_is_text(const char *utf8, size_t len, char **why)
+{
+	*why = NULL;
+	if (len == 0)
+		*why = _("it is empty");
+	/* cleaning makes six bytes of one at most */
+	else if (len > MESSAGE_MAX_JSONB / 2)
+		*why = _("it has more data than a jsonb value can hold");
+	else if (memchr(utf8, '\0', len) != NULL ||
+			 !pg_verify_mbstr(PG_UTF8, utf8, len, true))
+		*why = _("it is not UTF-8 text");
+	return *why == NULL;
+}
+
+/*
+ * An answer's body as text in the database's encoding, which may yet not be
+ * JSON; NULL with the reason in *why if it cannot be.
+ */
+static char *
+message_prepare(const char *utf8, size_t len, char **why)
+{
+	bool		decode = GetDatabaseEncoding() != PG_UTF8;
+	StringInfoData clean;
+	char	   *text;
+
+	if (!message_is_text(utf8, len, why))
+		return NULL;
+	initStringInfo(&clean);
+	if (!message_clean(utf8, len, decode, &clean, why))
+	{
+		pfree(clean.data);
+		return NULL;
+	}
+	text = message_from_utf8(clean.data, clean.len);
+	if (text == NULL)
+		*why = psprintf(_("it has characters that encoding \"%s\" lacks"),
+						GetDatabaseEncodingName());
+	if (text != clean.data)
+		pfree(clean.data);
+	return text;
+}
+
+/*
+ * kapture_message_parse
+ *		An answer's body as jsonb, or NULL with the reason in *why.
+ *
+ * Takes "len" bytes of UTF-8.  Control characters inside strings are accepted;
+ * all else that is not JSON, is not UTF-8, cannot be written in the database's
+ * encoding or cannot be held by jsonb is refused.  *why has neither capital
+ * nor period of a sentence and may quote a little of the body.  The result is
+ * palloc'ed.  Raises no errors but for lack of memory.
+ */
+Jsonb *
+kapture_message_parse(const char *utf8, size_t len, char **why)
+{
+	char	   *text = message_prepare(utf8, len, why);
+	JsonLexContext *lex;
+	JsonParseErrorType error;
+	Jsonb	   *result;
+
+	if (text == NULL)
+		return NULL;
+	/* only escapes need to be taken apart to be checked */
+	lex = makeJsonLexContextCstringLen(NULL, text, strlen(text),
+									   GetDatabaseEncoding(), strchr(text, '\\') != NULL);
+	error = pg_parse_json(lex, &nullSemAction);
+	if (error != JSON_SUCCESS)
+	{
+		*why = message_complaint(error, lex);
+		return NULL;
+	}
+	result = DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum(text)));
+	pfree(text);
+	return result;
+}
+
+
+/*
+ * Answers with many customers
+ *
+ * As jsonb, a customer takes about a dozen times the room of its text while it
+ * is built, and an answer may have thousands.  So the parser is made to tell
+ * where each of them is, and they become jsonb one by one.
+ */
+
+typedef struct MessageSplit
+{
+	JsonLexContext *lex;
+	KaptureList *list;
+	bool		inside;			/* the value of a key that holds customers */
+	const char *value;			/* its start */
+	const char *element;		/* start of the element of its array */
+	const char *list_start;		/* the last such value that is not a scalar */
+	const char *list_end;
+	int			size;			/* of list->customers */
+} MessageSplit;
+
+static void
+message_split_add(MessageSplit *split, const char *start)
+{
+	KaptureList *list = split->list;
+
+	if (list->ncustomers == split->size)
+	{
+		split->size *= 2;
+		list->customers = repalloc(list->customers, sizeof(KaptureSlice) * split->size);
+	}
+	list->customers[list->ncustomers].start = start - list->text;
+	list->customers[list->ncustomers].len = split->lex->prev_token_terminator - start;
+	list->ncustomers++;
+}
+
+KAPTURE_JSON_ACTION
+message_split_field_start(void *arg, char *name, bool isnull)
+{
+	MessageSplit *split = arg;
+
+	if (split->lex->lex_level == 1)
+	{
+		split->value = split->lex->token_start;
+		/* there is no token where the answer ends after a colon */
+		split->inside = split->value != NULL &&
+			(*split->value == '[' || *split->value == '{') &&
+			(message_is_key(name, strlen(name), "message") ||
+			 message_is_key(name, strlen(name), "customerdetails"));
+		if (split->inside)
+			split->list->ncustomers = 0;
+	}
+	KAPTURE_JSON_RETURN;
+}
+
+KAPTURE_JSON_ACTION
+message_split_field_end(void *arg, char *name, bool isnull)
+{
+	MessageSplit *split = arg;
+
+	if (split->lex->lex_level == 1 && split->inside)
+	{
+		if (*split->value == '{')
+			message_split_add(split, split->value);
+		split->list_start = split->value;
+		split->list_end = split->lex->prev_token_terminator;
+		split->inside = false;
+	}
+	KAPTURE_JSON_RETURN;
+}
+
+KAPTURE_JSON_ACTION
+message_split_element_start(void *arg, bool isnull)
+{
+	MessageSplit *split = arg;
+
+	if (split->lex->lex_level == 2 && split->inside && *split->value == '[')
+		split->element = split->lex->token_start;
+	KAPTURE_JSON_RETURN;
+}
+
+KAPTURE_JSON_ACTION
+message_split_element_end(void *arg, bool isnull)
+{
+	MessageSplit *split = arg;
+
+	if (split->lex->lex_level == 2 && split->inside && *split->value == '[')
+		message_split_add(split, split->element);
+	KAPTURE_JSON_RETURN;
+}
+
+/* The answer with something short in place of its customers. */
+static Jsonb *
+message_split_rest(MessageSplit *split)
+{
+	StringInfoData rest;
+	const char *text = split->list->text;
+
+	if (split->list_start == NULL)
+		return DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum(text)));
+	initStringInfo(&rest);
+	appendBinaryStringInfo(&rest, text, split->list_start - text);
+	appendStringInfoString(&rest, *split->list_start == '{' ? "{}" :
+						   split->list->ncustomers > 0 ? "[0]" : "[]");
+	appendStringInfoString(&rest, split->list_end);
+	return DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum(rest.data)));
+}
+
+/*
+ * kapture_message_split
+ *		An answer's body as a list of customers, or NULL with the reason in
+ *		*why.
+ *
+ * As kapture_message_parse(), but the customers stay text.  What is left of
+ * the answer is good for kapture_message_judge().  "scratch" is a context for
+ * what is needed meanwhile; what is returned is in the current one.
+ */
+KaptureList *
+kapture_message_split(const char *utf8, size_t len, MemoryContext scratch, char **why)
+{
+	KaptureList *list = palloc0(sizeof(KaptureList));
+	MemoryContext old;
+	MessageSplit split = {0};
+	JsonSemAction actions = {0};
+	JsonParseErrorType error;
+
+	list->text = message_prepare(utf8, len, why);
+	if (list->text == NULL)
+		return NULL;
+	split.list = list;
+	split.size = 64;
+	list->customers = palloc(sizeof(KaptureSlice) * split.size);
+
+	old = MemoryContextSwitchTo(scratch);
+	split.lex = makeJsonLexContextCstringLen(NULL, list->text, strlen(list->text),
+											 GetDatabaseEncoding(), true);
+	actions.semstate = &split;
+	actions.object_field_start = message_split_field_start;
+	actions.object_field_end = message_split_field_end;
+	actions.array_element_start = message_split_element_start;
+	actions.array_element_end = message_split_element_end;
+	error = pg_parse_json(split.lex, &actions);
+	if (error != JSON_SUCCESS)
+		*why = message_complaint(error, split.lex);
+	else
+		list->rest = message_split_rest(&split);
+	MemoryContextSwitchTo(old);
+	return error == JSON_SUCCESS ? list : NULL;
+}
+
+/*
+ * kapture_message_customer
+ *		The customer number "n" of a list as jsonb; palloc'ed.
+ */
+Jsonb *
+kapture_message_customer(const KaptureList *list, int n)
+{
+	const KaptureSlice *slice = &list->customers[n];
+	char	   *text = pnstrdup(list->text + slice->start, slice->len);
+	Jsonb	   *result;
+
+	result = DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum(text)));
+	pfree(text);
+	return result;
+}
+
+
+/*
+ * Looking into answers
+ */
+
+/*
+ * Finds the value of a key of an object; "name" is in lower case, without
+ * spaces and underscores.
+ */
+static bool
+message_find(JsonbContainer *object, const char *name, JsonbValue *value)
+{
+	JsonbIterator *it = JsonbIteratorInit(object);
+	JsonbIteratorToken token;
+	bool		found = false;
+
+	while ((token = JsonbIteratorNext(&it, value, true)) != WJB_DONE)
+	{
+		if (token == WJB_KEY)
+			found = message_is_key(value->val.string.val,
+								   value->val.string.len, name);
+		else if (token == WJB_VALUE && found)
+			return true;
+	}
+	return false;
+}
+
+/* Is this value an object?  Sets *object to it if so. */
+static bool
+message_is_object(const JsonbValue *value, JsonbContainer **object)
+{
+	if (value->type != jbvBinary || !JsonContainerIsObject(value->val.binary.data))
+		return false;
+	*object = value->val.binary.data;
+	return true;
+}
+
+/* A customer's id given as text of digits; 0 if it is none. */
+static int64
+message_id_of_text(const char *text)
+{
+	char	   *end;
+	int64		id;
+
+	while (*text == ' ')
+		text++;
+	if (!isdigit((unsigned char) *text))
+		return 0;
+	errno = 0;
+	id = strtoi64(text, &end, 10);
+	if (errno != 0)
+		return 0;
+	/* 65033646.0 is a number like 65033646 */
+	if (*end == '.')
+		end += 1 + strspn(end + 1, "0");
+	while (*end == ' ')
+		end++;
+	return *end == '\0' ? id : 0;
+}
+
+/* A customer's id given as number or text of digits; 0 if it is none. */
+static int64
+message_id(const JsonbValue *value)
+{
+	if (value->type == jbvString)
+		return message_id_of_text(pnstrdup(value->val.string.val, value->val.string.len));
+	if (value->type == jbvNumeric)
+		return message_id_of_text(DatumGetCString(DirectFunctionCall1(numeric_out,
+																	  NumericGetDatum(value->val.numeric))));
+	return 0;
+}
+
+/* Text on one line, without commas and spaces around it, not too long. */
+static char *
+message_one_line(const char *text, int len)
+{
+	StringInfoData line;
+
+	initStringInfo(&line);
+	for (int i = 0; i < len; i++)
+	{
+		bool		blank = (unsigned char) text[i] <= 0x20 || text[i] == 0x7F;
+
+		if (!blank && !(text[i] == ',' && line.len == 0))
+			appendStringInfoCharMacro(&line, text[i]);
+		else if (blank && line.len > 0 && line.data[line.len - 1] != ' ')
+			appendStringInfoCharMacro(&line, ' ');
+	}
+	while (line.len > 0 &&
+		   (line.data[line.len - 1] == ' ' || line.data[line.len - 1] == ','))
+		line.data[--line.len] = '\0';
+	if (line.len > MESSAGE_MAX_TEXT)
+		line.data[pg_mbcliplen(line.data, line.len, MESSAGE_MAX_TEXT)] = '\0';
+	return line.data;
+}
+
+/* Kapture's words, wherever they are; "" if there are none. */
+static char *
+message_words(JsonbContainer *answer)
+{
+	static const char *const names[] = {"message", "customerdetails", "error"};
+	JsonbValue	value;
+
+	for (int i = 0; i < lengthof(names); i++)
+	{
+		if (message_find(answer, names[i], &value) && value.type == jbvString)
+			return message_one_line(value.val.string.val, value.val.string.len);
+	}
+	return pstrdup("");
+}
+
+/* Does the answer have a status in words?  Is that "success"? */
+static bool
+message_has_status(JsonbContainer *answer, bool *is_success)
+{
+	JsonbValue	value;
+
+	*is_success = false;
+	if (!message_find(answer, "status", &value) || value.type != jbvString)
+		return false;
+	*is_success = message_is_key(value.val.string.val, value.val.string.len,
+								 "success");
+	return true;
+}
+
+/*
+ * Does the text contain the words?  Case does not matter, nor do spaces and
+ * hyphens; "words" is in lower case without them.
+ */
+static bool
+message_says(const char *text, const char *words)
+{
+	char	   *plain = palloc(strlen(text) + 1);
+	char	   *to = plain;
+	bool		result;
+
+	for (; *text != '\0'; text++)
+	{
+		if (*text != ' ' && *text != '-')
+			*to++ = pg_ascii_tolower((unsigned char) *text);
+	}
+	*to = '\0';
+	result = strstr(plain, words) != NULL;
+	pfree(plain);
+	return result;
+}
+
+
+/*
+ * Judging answers
+ */
+
+/* The ids in an answer to Add or Update, as far as it has them. */
+static void
+message_written_ids(JsonbContainer *answer, KaptureReply *reply)
+{
+	JsonbValue	value;
+	JsonbContainer *enquiry;
+
+	if (message_find(answer, "enquiry", &value) && message_is_object(&value, &enquiry))
+	{
+		if (message_find(enquiry, "kapturecustomerid", &value))
+			reply->customer_id = message_id(&value);
+		if (message_find(enquiry, "contactid", &value))
+			reply->contact_id = message_id(&value);
+	}
+	if (reply->customer_id == 0 && message_find(answer, "kapturecustomerid", &value))
+		reply->customer_id = message_id(&value);
+}
+
+/* The id of a customer that was found; 0 if it has none. */
+static int64
+message_details_id(JsonbContainer *customer)
+{
+	JsonbValue	value;
+
+	return message_find(customer, "id", &value) ? message_id(&value) : 0;
+}
+
+/* The id that all customers of an array share; 0 if there is none. */
+static int64
+message_common_id(JsonbContainer *customers)
+{
+	int64		common = 0;
+	uint32		n = JsonContainerSize(customers);
+
+	for (uint32 i = 0; i < n; i++)
+	{
+		JsonbValue *element = getIthJsonbValueFromContainer(customers, i);
+		JsonbContainer *customer;
+		int64		id = 0;
+
+		if (message_is_object(element, &customer))
+			id = message_details_id(customer);
+		if (id == 0 || (common != 0 && id != common))
+			return 0;
+		common = id;
+	}
+	return common;
+}
+
+/* What Get found. */
+static KaptureVerdict
+message_judge_found(JsonbContainer *answer, int64 *id)
+{
+	JsonbValue	value;
+
+	if (!message_find(answer, "customerdetails", &value) ||
+		value.type != jbvBinary)
+		return KAPTURE_BROKEN;
+	if (JsonContainerIsObject(value.val.binary.data))
+		*id = message_details_id(value.val.binary.data);
+	else if (JsonContainerSize(value.val.binary.data) == 0)
+		return KAPTURE_NOT_FOUND;
+	else
+		*id = message_common_id(value.val.binary.data);
+	return KAPTURE_SUCCESS;
+}
+
+/* An answer that says "success". */
+static KaptureVerdict
+message_judge_success(KaptureApi api, JsonbContainer *answer, KaptureReply *reply)
+{
+	JsonbValue	value;
+
+	switch (api)
+	{
+		case KAPTURE_API_ADD:
+			message_written_ids(answer, reply);
+			return reply->customer_id != 0 ? KAPTURE_SUCCESS : KAPTURE_BROKEN;
+		case KAPTURE_API_UPDATE:
+			message_written_ids(answer, reply);
+			return KAPTURE_SUCCESS;
+		case KAPTURE_API_GET:
+			return message_judge_found(answer, &reply->customer_id);
+		case KAPTURE_API_PULL:
+			if (message_find(answer, "message", &value) &&
+				value.type == jbvBinary &&
+				JsonContainerIsArray(value.val.binary.data))
+				return KAPTURE_SUCCESS;
+			break;
+	}
+	return KAPTURE_BROKEN;
+}
+
+/* An answer that does not say "success", by Kapture's words. */
+static KaptureVerdict
+message_judge_failure(KaptureApi api, const char *words)
+{
+	if (message_says(words, "invalidauthkey"))
+		return KAPTURE_DENIED;
+	if (api == KAPTURE_API_GET && message_says(words, "doesnotexist"))
+		return KAPTURE_NOT_FOUND;
+	if (api == KAPTURE_API_PULL && message_says(words, "nocustomer"))
+		return KAPTURE_NOT_FOUND;
+	if ((api == KAPTURE_API_ADD || api == KAPTURE_API_UPDATE) &&
+		message_says(words, "alreadyexist"))
+	{
+		bool		phone = message_says(words, "mobile") ||
+			message_says(words, "phone");
+		bool		email = message_says(words, "email");
+
+		if (phone && email)
+			return KAPTURE_DUPLICATE_BOTH;
+		if (phone)
+			return KAPTURE_DUPLICATE_PHONE;
+		if (email)
+			return KAPTURE_DUPLICATE_EMAIL;
+	}
+	return KAPTURE_REFUSED;
+}
+
+/* What an answer says, as far as that decides what it means. */
+typedef struct MessageFacts
+{
+	bool		is_object;
+	bool		has_status;		/* in words */
+	bool		is_success;		/* these are "success" */
+	char	   *words;			/* Kapture's, on one line; "" if none */
+} MessageFacts;
+
+/*
+ * What an answer means that is no success: by HTTP code first, then by
+ * Kapture's words.  False: it may be one, its content decides.
+ */
+static bool
+message_judge_facts(KaptureApi api, int status, const MessageFacts *facts, KaptureReply *reply)
+{
+	reply->customer_id = reply->contact_id = 0;
+	reply->message = facts->words;
+	reply->verdict = KAPTURE_BROKEN;
+	if (status == 401 || status == 403 || status == 404)
+		reply->verdict = KAPTURE_DENIED;
+	else if (status == 429)
+		reply->verdict = KAPTURE_THROTTLED;
+	else if (status >= 500 || (status >= 300 && status < 400) ||
+			 status == 408 || status == 425)
+		reply->verdict = KAPTURE_BROKEN;
+	else if (!facts->is_object)
+		reply->verdict = status >= 400 ? KAPTURE_REFUSED : KAPTURE_BROKEN;
+	else if (facts->is_success)
+		return status >= 400;
+	else
+	{
+		reply->verdict = message_judge_failure(api, facts->words);
+
+		/* neither success nor failure, and in words that mean nothing to us */
+		if (reply->verdict == KAPTURE_REFUSED && !facts->has_status && status < 400)
+			reply->verdict = KAPTURE_BROKEN;
+	}
+	return true;
+}
+
+/*
+ * kapture_message_judge
+ *		What an answer means.
+ *
+ * "status" is the HTTP code, "answer" the parsed body or NULL if that was not
+ * JSON.  Fills in all of "reply", palloc'ed.
+ *
+ * The HTTP code decides first: 401, 403 and 404 are KAPTURE_DENIED, 429 is
+ * KAPTURE_THROTTLED, 5xx and 3xx (never followed), 408 and 425 are
+ * KAPTURE_BROKEN.  Then Kapture's status and words; a bad key is
+ * KAPTURE_DENIED with any code.  Other 4xx are about the content
+ * (KAPTURE_REFUSED), JSON or not, so that one bad customer is no reason to
+ * think the server ill.  A "success" that lacks what it promises, such as an
+ * added customer's id, is KAPTURE_BROKEN.
+ */
+void
+kapture_message_judge(KaptureApi api, int status, Jsonb *answer,
+					  KaptureReply *reply)
+{
+	MessageFacts facts = {.is_object = answer != NULL && JB_ROOT_IS_OBJECT(answer)};
+
+	if (facts.is_object)
+		facts.has_status = message_has_status(&answer->root, &facts.is_success);
+	facts.words = facts.is_object ? message_words(&answer->root) : pstrdup("");
+	if (!message_judge_facts(api, status, &facts, reply))
+		reply->verdict = message_judge_success(api, &answer->root, reply);
+}
+
+
+/*
+ * Answers to Add and Update
+ *
+ * Of these, three or four values matter, while the answer repeats the whole
+ * customer; so it is not made jsonb first, the parser is listened to.
+ */
+
+typedef struct MessageScan
+{
+	JsonLexContext *lex;
+	bool		unescape;		/* the text has escapes */
+	bool		in_enquiry;		/* inside of an object of that name */
+	char	   *words[3];		/* see message_words() */
+	char	   *status;			/* NULL: none in words */
+	int64		id;
+	int64		enquiry_id;
+} MessageScan;
+
+/* The present token's text, without quotes and escapes. */
+static char *
+message_scan_text(const MessageScan *scan)
+{
+	const JsonLexContext *lex = scan->lex;
+
+	if (lex->token_type != JSON_TOKEN_STRING)
+		return pnstrdup(lex->token_start, lex->token_terminator - lex->token_start);
+	if (scan->unescape)
+		return pstrdup(lex->strval->data);
+	return pnstrdup(lex->token_start + 1, lex->token_terminator - lex->token_start - 2);
+}
+
+/* Likewise, if it is a string; else NULL. */
+static char *
+message_scan_string(const MessageScan *scan)
+{
+	return scan->lex->token_type == JSON_TOKEN_STRING ? message_scan_text(scan) : NULL;
+}
+
+/* Likewise as a customer's id, 0 if it is none. */
+static int64
+message_scan_id(const MessageScan *scan)
+{
+	JsonTokenType type = scan->lex->token_type;
+	char	   *text;
+
+	if (type != JSON_TOKEN_STRING && type != JSON_TOKEN_NUMBER)
+		return 0;
+	text = message_scan_text(scan);
+	if (type == JSON_TOKEN_NUMBER && strpbrk(text, "eE") != NULL)
+	{
+		const char *p = text;
+
+		if (!message_skip_number(&p, text + strlen(text)))
+			return 0;
+		text = DatumGetCString(DirectFunctionCall1(numeric_out,
+												   DirectFunctionCall3(numeric_in,
+																	   CStringGetDatum(text),
+																	   ObjectIdGetDatum(InvalidOid),
+																	   Int32GetDatum(-1))));
+	}
+	return message_id_of_text(text);
+}
+
+/*
+ * The name of the field whose value is the present token.  A parser that does
+ * not unescape does not tell it; it is what stands before the colon then.
+ */
+static const char *
+message_scan_name(const MessageScan *scan, const char *name, int *len)
+{
+	const char *end;
+
+	if (scan->unescape)
+	{
+		*len = strlen(name);
+		return name;
+	}
+	end = scan->lex->prev_token_terminator - 1;
+	while (end[-1] != '"')
+		end--;
+	name = --end;
+	while (name[-1] != '"')
+		name--;
+	*len = end - name;
+	return name;
+}
+
+KAPTURE_JSON_ACTION
+message_scan_field(void *arg, char *fname, bool isnull)
+{
+	static const char *const words[] = {"message", "customerdetails", "error"};
+	MessageScan *scan = arg;
+	int			level = scan->lex->lex_level;
+	const char *name;
+	int			len;
+
+	if (level == 1)
+		scan->in_enquiry = false;
+	if (level > 2 || (level == 2 && !scan->in_enquiry))
+		KAPTURE_JSON_RETURN;
+	name = message_scan_name(scan, fname, &len);
+	if (message_is_key(name, len, "kapturecustomerid"))
+		*(level == 1 ? &scan->id : &scan->enquiry_id) = message_scan_id(scan);
+	if (level == 2)
+		KAPTURE_JSON_RETURN;
+	if (message_is_key(name, len, "enquiry"))
+		scan->in_enquiry = scan->lex->token_type == JSON_TOKEN_OBJECT_START;
+	else if (message_is_key(name, len, "status"))
+		scan->status = message_scan_string(scan);
+	for (int i = 0; i < lengthof(words); i++)
+	{
+		if (message_is_key(name, len, words[i]))
+			scan->words[i] = message_scan_string(scan);
+	}
+	KAPTURE_JSON_RETURN;
+}
+
+/* Can the parser take the body as it came? */
+static bool
+message_is_clean(const char *utf8, size_t len)
+{
+	int			opened = 0;
+
+	if (GetDatabaseEncoding() != PG_UTF8)
+		return false;
+	for (size_t i = 0; i < len; i++)
+	{
+		if ((unsigned char) utf8[i] < 0x20)
+			return false;
+		opened += utf8[i] == '[' || utf8[i] == '{';
+	}
+	return opened <= MESSAGE_MAX_DEPTH;
+}
+
+/*
+ * kapture_message_judge_written
+ *		What the answer to an Add or Update means.
+ *
+ * "status" is the HTTP code, the body "len" bytes of UTF-8, which need not end
+ * with a zero byte.  Fills in "reply" as kapture_message_judge() does, but
+ * contact_id stays 0.
+ * *why is NULL, or says why the body is not JSON.
+ */
+void
+kapture_message_judge_written(KaptureApi api, int status, const char *utf8, size_t len,
+							  KaptureReply *reply, char **why)
+{
+	MessageScan scan = {0};
+	MessageFacts facts = {.words = ""};
+	const char *text;
+
+	if (!message_is_text(utf8, len, why))
+		text = NULL;
+	else if (message_is_clean(utf8, len))
+		text = utf8;
+	else if ((text = message_prepare(utf8, len, why)) != NULL)
+		len = strlen(text);
+
+	if (text != NULL)
+	{
+		JsonSemAction actions = {.semstate = &scan, .object_field_start = message_scan_field};
+		JsonParseErrorType error;
+
+		/* taking every string apart costs more than all the rest */
+		scan.unescape = memchr(text, '\\', len) != NULL;
+		scan.lex = makeJsonLexContextCstringLen(NULL, (char *) text, len, GetDatabaseEncoding(), scan.unescape);
+		error = pg_parse_json(scan.lex, &actions);
+		if (error != JSON_SUCCESS)
+			*why = message_complaint(error, scan.lex);
+		else
+			facts.is_object = text[strspn(text, " \t\n\r")] == '{';
+	}
+	if (facts.is_object)
+	{
+		facts.has_status = scan.status != NULL;
+		facts.is_success = scan.status && message_is_key(scan.status, strlen(scan.status), "success");
+		for (int i = lengthof(scan.words) - 1; i >= 0; i--)
+		{
+			if (scan.words[i])
+				facts.words = scan.words[i];
+		}
+	}
+	facts.words = message_one_line(facts.words, strlen(facts.words));
+
+	if (message_judge_facts(api, status, &facts, reply))
+		return;
+	reply->customer_id = scan.enquiry_id ? scan.enquiry_id : scan.id;
+	reply->verdict = api == KAPTURE_API_ADD && reply->customer_id == 0 ? KAPTURE_BROKEN : KAPTURE_SUCCESS;
+}
+
+/*
+ * kapture_message_customers
+ *		Finds the customers in a successful answer to Get or Pull: an array of
+ *		objects or one object.
+ *
+ * *customers becomes a part of the answer.  Returns false if it has none.
+ */
+bool
+kapture_message_customers(Jsonb *answer, JsonbValue *customers)
+{
+	static const char *const names[] = {"message", "customerdetails"};
+
+	if (!JB_ROOT_IS_OBJECT(answer))
+		return false;
+	for (int i = 0; i < lengthof(names); i++)
+	{
+		if (message_find(&answer->root, names[i], customers) &&
+			customers->type == jbvBinary)
+			return true;
+	}
+	return false;
+}
+
+
+/*
+ * Requests
+ */
+
+/*
+ * kapture_message_to_utf8
+ *		Text in the database's encoding as UTF-8, with its length in *len.
+ *
+ * The result is always a palloc'ed copy.  Errors: 22021 if the text cannot be
+ * UTF-8, as in a database with encoding SQL_ASCII.
+ */
+char *
+kapture_message_to_utf8(const char *text, size_t *len)
+{
+	size_t		text_len = strlen(text);
+	char	   *utf8 = pg_server_to_any(text, text_len, PG_UTF8);
+
+	if (GetDatabaseEncoding() == PG_SQL_ASCII)
+		(void) pg_verify_mbstr(PG_UTF8, text, text_len, false);
+	if (utf8 == text)
+		utf8 = pnstrdup(text, text_len);
+	*len = strlen(utf8);
+	return utf8;
+}
+
+/*
+ * kapture_message_append_field
+ *		Appends "name": "value" to an object that is being written as UTF-8,
+ *		with a comma before it unless the object just began.
+ *
+ * Name and value are in the database's encoding; NULL is written as "", which
+ * is how Kapture writes "no value".  Errors as kapture_message_to_utf8().
+ */
+void
+kapture_message_append_field(StringInfo body, const char *name,
+							 const char *value)
+{
+	size_t		len;
+	char	   *text;
+
+	if (body->len > 0 && body->data[body->len - 1] != '{')
+		appendStringInfoString(body, ", ");
+	text = kapture_message_to_utf8(name, &len);
+	escape_json(body, text);
+	pfree(text);
+	appendStringInfoString(body, ": ");
+	text = kapture_message_to_utf8(value != NULL ? value : "", &len);
+	escape_json(body, text);
+	pfree(text);
+}
+
+/*
+ * kapture_message_date
+ *		A time as Kapture reads it, YYYY-MM-DD hh:mm:ss, whatever DateStyle is;
+ *		palloc'ed.  Parts of a second are dropped.
+ *
+ * Errors: 22008 if it is infinite or its year has not four digits.
+ */
+char *
+kapture_message_date(Timestamp when)
+{
+	struct pg_tm tm;
+	fsec_t		fsec;
+	char		text[MAXDATELEN + 1];
+
+	if (TIMESTAMP_NOT_FINITE(when) ||
+		timestamp2tm(when, NULL, &tm, &fsec, NULL, NULL) != 0 ||
+		tm.tm_year < 1 || tm.tm_year > 9999)
+		ereport(ERROR,
+				(errcode(ERRCODE_DATETIME_VALUE_OUT_OF_RANGE),
+				 errmsg("timestamp out of range")));
+	EncodeDateTime(&tm, 0, false, 0, NULL, USE_ISO_DATES, text);
+	return pstrdup(text);
+}

@@ -1,0 +1,68 @@
+/*
+ * reply.h
+ *		Kapture's language: request bodies out, answers in.  No I/O.
+ */
+#ifndef KAPTURE_REPLY_H
+#define KAPTURE_REPLY_H
+
+#include "postgres.h"
+
+#include "lib/stringinfo.h"
+#include "utils/jsonb.h"
+#include "utils/timestamp.h"
+
+#include "api/option.h"
+
+/* What an answer of Kapture means. */
+typedef enum KaptureVerdict
+{
+	KAPTURE_SUCCESS,
+	KAPTURE_NOT_FOUND,			/* Get: does not exist; Pull: no customers */
+	KAPTURE_DUPLICATE_PHONE,	/* Add, Update: the phone belongs to another customer */
+	KAPTURE_DUPLICATE_EMAIL,
+	KAPTURE_DUPLICATE_BOTH,
+	KAPTURE_REFUSED,			/* the request's content is at fault */
+	KAPTURE_DENIED,				/* key or address is at fault: 401, 403, 404 */
+	KAPTURE_THROTTLED,			/* 429: later */
+	KAPTURE_BROKEN				/* 5xx, or an answer that is none */
+} KaptureVerdict;
+
+typedef struct KaptureReply
+{
+	KaptureVerdict verdict;
+	int64		customer_id;	/* Add, Update, Get; 0 if not given */
+	int64		contact_id;		/* Add; 0 if not given */
+	char	   *message;		/* Kapture's words on one line, trimmed; "" if none */
+} KaptureReply;
+
+/* Where a customer is in the text of an answer. */
+typedef struct KaptureSlice
+{
+	int			start;
+	int			len;
+} KaptureSlice;
+
+/* The customers of an answer, as text. */
+typedef struct KaptureList
+{
+	char	   *text;			/* the whole answer */
+	int			ncustomers;
+	KaptureSlice *customers;	/* any JSON values */
+	Jsonb	   *rest;			/* the answer without them, in "scratch" */
+} KaptureList;
+
+extern Jsonb *kapture_message_parse(const char *utf8, size_t len, char **why);
+extern KaptureList *kapture_message_split(const char *utf8, size_t len,
+										  MemoryContext scratch, char **why);
+extern Jsonb *kapture_message_customer(const KaptureList *list, int n);
+extern void kapture_message_judge(KaptureApi api, int status, Jsonb *answer,
+								  KaptureReply *reply);
+extern void kapture_message_judge_written(KaptureApi api, int status, const char *utf8, size_t len,
+										  KaptureReply *reply, char **why);
+extern bool kapture_message_customers(Jsonb *answer, JsonbValue *customers);
+extern void kapture_message_append_field(StringInfo body, const char *name,
+										 const char *value);
+extern char *kapture_message_to_utf8(const char *text, size_t *len);
+extern char *kapture_message_date(Timestamp when);
+
+#endif							/* KAPTURE_REPLY_H */

@@ -1,0 +1,90 @@
+/*
+ * catalog.h
+ *		Finds the extension's own tables and what is known of an attached
+ *		table.
+ */
+#ifndef KAPTURE_CATALOG_H
+#define KAPTURE_CATALOG_H
+
+#include "postgres.h"
+
+#include "access/attnum.h"
+#include "fmgr.h"
+#include "nodes/pg_list.h"
+#include "utils/relcache.h"
+
+#define KAPTURE_EXTENSION	"kapture_sync"
+
+typedef enum KaptureTable
+{
+	KAPTURE_TABLE_ATTACHMENT,
+	KAPTURE_TABLE_COLUMN,
+	KAPTURE_TABLE_OUTBOX,
+	KAPTURE_TABLE_DELIVERY,
+	KAPTURE_TABLE_HISTORY
+} KaptureTable;
+
+#define KAPTURE_TABLE_COUNT	5
+
+/* Statements that row_io.c prepares for a table. */
+#define KAPTURE_ROW_STATEMENTS	4
+
+/* As many mapped columns as fit into a mask of "changed" bits. */
+#define KAPTURE_MAX_COLUMNS	63
+
+typedef struct KaptureKeyColumn
+{
+	AttrNumber	attnum;
+	char	   *name;
+	char	   *type;			/* qualified, with its modifier */
+	char	   *equals;			/* qualified operator of the primary key */
+	FmgrInfo	output;
+} KaptureKeyColumn;
+
+typedef struct KaptureMappedColumn
+{
+	int			bit;
+	char	   *field;			/* Kapture's name */
+	AttrNumber	attnum;			/* InvalidAttrNumber: the column is gone */
+	char	   *name;			/* the column's name now */
+} KaptureMappedColumn;
+
+/* An attached table, or a partition of one. */
+typedef struct KaptureAttachment
+{
+	int32		id;
+	Oid			root;			/* the relation that was attached */
+	char	   *server;
+	bool		link_duplicates;
+	bool		paused;
+	bool		pull;			/* pulled customers become rows */
+	bool		remote_wins;	/* over changes that wait here */
+	char	   *id_column;		/* its name */
+	AttrNumber	id_attnum;		/* InvalidAttrNumber: the column is gone */
+	List	   *former_key;		/* names of the key's columns when it was attached */
+	int			nkeys;
+	KaptureKeyColumn *keys;		/* in the order of the primary key */
+	int			ncolumns;
+	KaptureMappedColumn *columns;	/* in the order of their bits */
+	int64		all_changed;	/* mask of all columns */
+
+	/* row_io.c's own */
+	struct _SPI_plan *plans[KAPTURE_ROW_STATEMENTS];
+	bool		plans_owned;
+} KaptureAttachment;
+
+extern bool kapture_catalog_extension_exists(void);
+extern char *kapture_catalog_schema(void);
+extern char *kapture_catalog_qualify(const char *sql);
+extern Oid	kapture_catalog_relid(KaptureTable table);
+extern bool kapture_catalog_outbox_packs(void);
+extern List *kapture_catalog_attached_relations(void);
+extern Oid	kapture_catalog_attached_relation(int32 attachment_id);
+extern bool kapture_catalog_is_paused(int32 attachment_id);
+extern KaptureAttachment *kapture_catalog_attachment(Relation rel);
+extern char *kapture_catalog_problem(const KaptureAttachment *att);
+extern int	kapture_catalog_text_settings(void);
+extern char *kapture_catalog_pack_key(char **values, int nkeys);
+extern char **kapture_catalog_unpack_key(const char *row_key, int nkeys);
+
+#endif							/* KAPTURE_CATALOG_H */

@@ -1,0 +1,152 @@
+/*
+ * bgworker.c
+ *		What the background processes of a database have in common: how they
+ *		begin and end, and what they report.
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "postmaster/bgworker.h"
+#include "postmaster/interrupt.h"
+#include "storage/ipc.h"
+#include "storage/lock.h"
+#include "tcop/tcopprot.h"
+#include "utils/guc.h"
+#include "utils/timestamp.h"
+
+#include "cluster/bgworker.h"
+
+/* When statistics are to be handed over that were too fresh for it, DT_NOEND: none are. */
+static TimestampTz process_stats_due = DT_NOEND;
+
+/*
+ * Settings that the worker's promises rest on must not come from ALTER
+ * DATABASE or ALTER ROLE.
+ */
+static void
+process_own_settings(void)
+{
+	static const struct
+	{
+		const char *name;
+		const char *value;
+	}			settings[] = {
+		{"search_path", "pg_catalog, pg_temp"},
+		{"statement_timeout", "0"},
+		{"lock_timeout", "0"},
+		/* a deadlock with users is seen here first, and given in to */
+		{"deadlock_timeout", "100ms"},
+		{"transaction_timeout", "0"},
+		{"idle_in_transaction_session_timeout", "0"},
+		{"idle_session_timeout", "0"},
+		{"default_transaction_read_only", "off"},
+		{"default_transaction_isolation", "read committed"},
+		{"default_transaction_deferrable", "off"},
+		{"session_replication_role", "origin"},
+		{"row_security", "on"},
+		{"kapture_sync.capture", "on"},
+		{"jit", "off"},
+	};
+
+	for (int i = 0; i < lengthof(settings); i++)
+	{
+		if (GetConfigOption(settings[i].name, true, false) != NULL)
+			SetConfigOption(settings[i].name, settings[i].value, PGC_SUSET, PGC_S_OVERRIDE);
+	}
+
+	/* a claim must be on disk before its request leaves */
+	if (synchronous_commit < SYNCHRONOUS_COMMIT_LOCAL_FLUSH)
+		SetConfigOption("synchronous_commit", "local", PGC_SUSET, PGC_S_OVERRIDE);
+}
+
+/*
+ * Ends the process for a reason the launcher is to know.
+ */
+void
+kapture_process_exit(KaptureExit reason)
+{
+	kapture_shmem_worker_reason(reason);
+	proc_exit(0);
+}
+
+/*
+ * Connects to the database and takes over the slot that the launcher has put
+ * into the arguments; does not return if the launcher has given up on it.
+ */
+void
+kapture_process_initialize(Datum arg)
+{
+	Oid			dbid;
+	uint32		generation;
+
+	memcpy(&dbid, MyBgworkerEntry->bgw_extra, sizeof(Oid));
+	memcpy(&generation, MyBgworkerEntry->bgw_extra + sizeof(Oid), sizeof(uint32));
+
+	pqsignal(SIGHUP, SignalHandlerForConfigReload);
+	pqsignal(SIGTERM, die);
+	BackgroundWorkerUnblockSignals();
+
+	if (!kapture_shmem_worker_attach(DatumGetInt32(arg), generation, dbid))
+		proc_exit(0);
+	if (kapture_shmem_worker_must_leave())
+		kapture_process_exit(KAPTURE_EXIT_ASKED);
+	BackgroundWorkerInitializeConnectionByOid(dbid, InvalidOid, 0);
+	process_own_settings();
+}
+
+/*
+ * One process of a kind for each database, whatever shared memory says: ends
+ * this one if there is another.  The functions for advisory locks have 1 and 2
+ * in the tag's last field, so nobody takes this lock by SQL and thus keeps the
+ * process from running.
+ */
+void
+kapture_process_lock_database(KaptureWorkerKind kind)
+{
+	LOCKTAG		tag;
+
+	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, 0x6b617074, 0x75726500 + kind, 3);
+	if (LockAcquire(&tag, ExclusiveLock, true, true) == LOCKACQUIRE_NOT_AVAIL)
+		ereport(FATAL,
+				(errcode(ERRCODE_OBJECT_IN_USE),
+				 errmsg("another kapture_sync worker is still active in this database")));
+}
+
+/*
+ * To be called after each commit: hands over to the cumulative statistics what
+ * the transaction did, or has that done later, as they are not updated more
+ * than once a second.
+ */
+void
+kapture_process_report_stat(void)
+{
+	long		wait = pgstat_report_stat(false);
+
+	process_stats_due = wait > 0 ? TimestampTzPlusMilliseconds(GetCurrentTimestamp(), wait) : DT_NOEND;
+}
+
+/*
+ * To be called before a wait of at most "timeout" milliseconds (-1: for good).
+ * Returns how long to wait lest statistics stay behind when there is nothing
+ * more to do: autovacuum goes by them.
+ */
+long
+kapture_process_timeout(long timeout)
+{
+	TimestampTz now;
+	long		rest;
+
+	if (process_stats_due == DT_NOEND)
+		return timeout;
+	now = GetCurrentTimestamp();
+	if (process_stats_due <= now)
+	{
+		(void) pgstat_report_stat(true);
+		process_stats_due = DT_NOEND;
+		return timeout;
+	}
+	rest = (long) ((process_stats_due - now) / 1000 + 1);
+	return timeout < 0 ? rest : Min(timeout, rest);
+}

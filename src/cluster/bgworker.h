@@ -1,0 +1,20 @@
+/*
+ * bgworker.h
+ *		What the background processes of a database have in common: how they
+ *		begin and end, and what they report.
+ */
+#ifndef KAPTURE_BGWORKER_H
+#define KAPTURE_BGWORKER_H
+
+#include "postgres.h"
+
+#include "base/compat.h"
+#include "cluster/shmem.h"
+
+extern void kapture_process_initialize(Datum arg);
+extern void kapture_process_lock_database(KaptureWorkerKind kind);
+pg_noreturn extern void kapture_process_exit(KaptureExit reason);
+extern void kapture_process_report_stat(void);
+extern long kapture_process_timeout(long timeout);
+
+#endif							/* KAPTURE_BGWORKER_H */

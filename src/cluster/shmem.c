@@ -1,0 +1,888 @@
+/*
+ * shmem.c
+ *		What launcher, workers and backends share: which database has which
+ *		workers, and who has to be woken.
+ *
+ * There is one slot for each worker that could run at a time, so
+ * max_worker_processes of them.  A slot goes FREE -> STARTING (launcher) ->
+ * RUNNING (worker) -> EXITED (worker, on its way out) -> FREE (launcher).  Its
+ * generation is counted up with each reservation, so that a late starter is
+ * never taken for its successor.
+ *
+ * "lock" protects everything but "work", which is atomic: a backend that
+ * commits sets it before it sets the latch, the worker clears it before it
+ * looks for work, so no commit goes unseen.  PGPROC pointers point into shared
+ * memory and are only followed under the lock, while the process that entered
+ * them is still there: it removes them on its way out.
+ *
+ * A crash of any process makes the postmaster set up all of this anew.
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "common/hashfn.h"
+#include "mb/pg_wchar.h"
+#include "miscadmin.h"
+#include "port/atomics.h"
+#include "storage/condition_variable.h"
+#include "storage/ipc.h"
+#include "storage/latch.h"
+#include "storage/lwlock.h"
+#include "storage/proc.h"
+#include "storage/procarray.h"
+#include "storage/shmem.h"
+#include "utils/builtins.h"
+#include "utils/resowner.h"
+
+#include "base/compat.h"
+#include "cluster/shmem.h"
+
+/* Commands under way that want a database to themselves. */
+#define SHMEM_MAX_BLOCKS	32
+
+/* Databases whose backends asked for a worker; more than this: all. */
+#define SHMEM_MAX_REQUESTS	64
+
+/*
+ * Servers and attached tables of the cluster whose state can be shown; of more,
+ * the rest is not.  They are open-addressed hash tables: powers of two.
+ */
+#define SHMEM_MAX_REPORTS	1024
+#define SHMEM_MAX_TABLES	4096
+
+typedef struct ShmemSlot
+{
+	KaptureSlotState state;
+	KaptureWorkerKind kind;
+	Oid			dbid;
+	uint32		generation;
+	KaptureExit reason;			/* when EXITED */
+	bool		wants_puller;	/* a pusher has seen servers to pull from */
+	bool		leave;			/* asked to make way */
+	pid_t		pid;			/* 0 until the process is there */
+	PGPROC	   *proc;
+	pg_atomic_uint32 work;		/* something may be waiting */
+	pg_atomic_uint32 listening; /* changes of rows are to wake it */
+} ShmemSlot;
+
+typedef struct ShmemBlock
+{
+	Oid			dbid;			/* InvalidOid: free */
+	pid_t		pid;			/* who blocks */
+} ShmemBlock;
+
+typedef struct ShmemServer
+{
+	bool		passed;			/* a search must not end here */
+	KaptureServerReport report; /* dbid InvalidOid: free */
+} ShmemServer;
+
+typedef struct ShmemTable
+{
+	bool		passed;
+	Oid			dbid;			/* InvalidOid: free */
+	int32		attachment_id;
+	KaptureTableReport report;
+} ShmemTable;
+
+typedef struct ShmemState
+{
+	LWLock	   *lock;
+	ConditionVariable exited;	/* a worker has gone */
+	PGPROC	   *launcher;
+	ShmemBlock	blocks[SHMEM_MAX_BLOCKS];
+	int			nrequests;		/* > SHMEM_MAX_REQUESTS: look at all */
+	Oid			requests[SHMEM_MAX_REQUESTS];	/* InvalidOid: list databases */
+	ShmemServer servers[SHMEM_MAX_REPORTS];
+	ShmemTable	tables[SHMEM_MAX_TABLES];
+	int			nslots;
+	ShmemSlot	slots[FLEXIBLE_ARRAY_MEMBER];
+} ShmemState;
+
+static ShmemState *shmem = NULL;
+static shmem_request_hook_type shmem_prev_request_hook = NULL;
+static shmem_startup_hook_type shmem_prev_startup_hook = NULL;
+
+/* this process's worker slot */
+static ShmemSlot *shmem_my_slot = NULL;
+static uint32 shmem_my_generation = 0;
+
+/* what to do when the running transaction commits */
+static bool shmem_wake_pending = false;
+static bool shmem_settings_pending = false; /* wake the puller, too */
+static bool shmem_request_pending = false;
+static bool shmem_relist_pending = false;
+static bool shmem_blocking = false; /* we keep a worker away until then */
+static bool shmem_committed = false;	/* it has; only the wake-ups are left */
+
+static Size
+shmem_size(void)
+{
+	return add_size(offsetof(ShmemState, slots),
+					mul_size(max_worker_processes, sizeof(ShmemSlot)));
+}
+
+static void
+shmem_request(void)
+{
+	if (shmem_prev_request_hook)
+		shmem_prev_request_hook();
+	RequestAddinShmemSpace(shmem_size());
+	RequestNamedLWLockTranche("kapture_sync", 1);
+}
+
+static void
+shmem_startup(void)
+{
+	bool		found;
+
+	if (shmem_prev_startup_hook)
+		shmem_prev_startup_hook();
+
+	LWLockAcquire(AddinShmemInitLock, LW_EXCLUSIVE);
+	shmem = ShmemInitStruct("kapture_sync", shmem_size(), &found);
+	if (!found)
+	{
+		memset(shmem, 0, shmem_size());
+		shmem->lock = &(GetNamedLWLockTranche("kapture_sync"))->lock;
+		ConditionVariableInit(&shmem->exited);
+		shmem->nslots = max_worker_processes;
+		for (int i = 0; i < shmem->nslots; i++)
+		{
+			pg_atomic_init_u32(&shmem->slots[i].work, 0);
+			pg_atomic_init_u32(&shmem->slots[i].listening, 1);
+		}
+	}
+	LWLockRelease(AddinShmemInitLock);
+}
+
+/*
+ * Asks for the shared memory.  Called from _PG_init() while the postmaster
+ * preloads libraries.
+ */
+void
+kapture_shmem_install(void)
+{
+	shmem_prev_request_hook = shmem_request_hook;
+	shmem_request_hook = shmem_request;
+	shmem_prev_startup_hook = shmem_startup_hook;
+	shmem_startup_hook = shmem_startup;
+}
+
+/*
+ * Tells whether the library was preloaded, so that workers can run.
+ */
+bool
+kapture_shmem_available(void)
+{
+	return shmem != NULL;
+}
+
+/* The slot of a database's live worker, or NULL.  The caller holds the lock. */
+static ShmemSlot *
+shmem_find_slot(Oid dbid, KaptureWorkerKind kind)
+{
+	for (int i = 0; i < shmem->nslots; i++)
+	{
+		ShmemSlot  *slot = &shmem->slots[i];
+
+		if (slot->dbid == dbid && slot->kind == kind &&
+			(slot->state == KAPTURE_SLOT_STARTING || slot->state == KAPTURE_SLOT_RUNNING))
+			return slot;
+	}
+	return NULL;
+}
+
+/* Tells the launcher to look at a database.  The caller holds the lock. */
+static void
+shmem_post_request(Oid dbid)
+{
+	if (shmem->nrequests < SHMEM_MAX_REQUESTS)
+		shmem->requests[shmem->nrequests] = dbid;
+	if (shmem->nrequests <= SHMEM_MAX_REQUESTS)
+		shmem->nrequests++;
+	if (shmem->launcher)
+		SetLatch(&shmem->launcher->procLatch);
+}
+
+/*
+ * Takes back kapture_shmem_make_way(): the databases may have workers again.
+ * Only at the end of the transaction: before that, a new worker would wait for
+ * the command's lock, or look for a database that is about to go.
+ */
+static void
+shmem_give_back(void)
+{
+	LWLockAcquire(shmem->lock, LW_EXCLUSIVE);
+	for (int i = 0; i < SHMEM_MAX_BLOCKS; i++)
+	{
+		if (shmem->blocks[i].pid == MyProcPid)
+			shmem->blocks[i].dbid = InvalidOid;
+	}
+	shmem_post_request(InvalidOid);
+	LWLockRelease(shmem->lock);
+	shmem_blocking = false;
+}
+
+/*
+ * (A prepared transaction is visible only after COMMIT PREPARED, which wakes
+ * by itself.)
+ */
+static void
+shmem_xact_callback(XactEvent event, void *arg)
+{
+	switch (event)
+	{
+		case XACT_EVENT_COMMIT:
+			shmem_committed = true;
+			break;
+		case XACT_EVENT_ABORT:
+		case XACT_EVENT_PREPARE:
+			shmem_wake_pending = shmem_settings_pending = shmem_request_pending = shmem_relist_pending = false;
+			if (shmem_blocking)
+				shmem_give_back();
+			break;
+		default:
+			break;
+	}
+}
+
+/*
+ * At commit the changes are visible: time to wake those who wait for them.
+ * But not in the transaction callback: that runs before the transaction's
+ * invalidation messages are sent, and who was woken would not see that tables
+ * or servers have changed.  The last step of releasing its resources comes
+ * after them, and after its locks.
+ */
+static void
+shmem_release_callback(ResourceReleasePhase phase, bool isCommit, bool isTopLevel, void *arg)
+{
+	if (!shmem_committed || phase != RESOURCE_RELEASE_AFTER_LOCKS || !isTopLevel)
+		return;
+	shmem_committed = false;
+	if (shmem_blocking)
+		shmem_give_back();
+	if (!shmem_wake_pending && !shmem_request_pending && !shmem_relist_pending)
+		return;
+
+	/*
+	 * Shared is enough for a wake-up; LWLocks serve as the barrier between
+	 * "work" and the latch.
+	 */
+	LWLockAcquire(shmem->lock,
+				  shmem_request_pending || shmem_relist_pending ? LW_EXCLUSIVE : LW_SHARED);
+	for (int kind = 0; kind < KAPTURE_WORKER_KINDS; kind++)
+	{
+		ShmemSlot  *slot = shmem_find_slot(MyDatabaseId, kind);
+
+		/* changes of rows are the pusher's business, those of settings both's */
+		if (slot == NULL || (kind == KAPTURE_PULLER && !shmem_settings_pending))
+			continue;
+		/* a barrier: kapture_shmem_worker_listen() does it the other way round */
+		(void) pg_atomic_exchange_u32(&slot->work, 1);
+		if (slot->proc && (shmem_settings_pending || pg_atomic_read_u32(&slot->listening) != 0))
+			SetLatch(&slot->proc->procLatch);
+	}
+	if (shmem_request_pending)
+		shmem_post_request(MyDatabaseId);
+	if (shmem_relist_pending)
+		shmem_post_request(InvalidOid);
+	LWLockRelease(shmem->lock);
+	shmem_wake_pending = shmem_settings_pending = shmem_request_pending = shmem_relist_pending = false;
+}
+
+/* Registers the callbacks once in each backend.  False: nobody to wake. */
+static bool
+shmem_arm(void)
+{
+	static bool armed = false;
+
+	if (shmem == NULL)
+		return false;
+	if (!armed)
+	{
+		RegisterXactCallback(shmem_xact_callback, NULL);
+		RegisterResourceReleaseCallback(shmem_release_callback, NULL);
+		armed = true;
+	}
+	return true;
+}
+
+/*
+ * Wakes this database's worker when the running transaction commits, if it
+ * listens: rows have changed.
+ */
+void
+kapture_shmem_wake_at_commit(void)
+{
+	if (!shmem_wake_pending && shmem_arm())
+		shmem_wake_pending = true;
+}
+
+/*
+ * Wakes all workers of this database when the running transaction commits:
+ * attachments, servers or the extension have changed.
+ */
+void
+kapture_shmem_wake_all_at_commit(void)
+{
+	if (shmem_arm())
+		shmem_wake_pending = shmem_settings_pending = true;
+}
+
+/*
+ * Has the launcher start a worker in this database, if it has none, when the
+ * running transaction commits.
+ */
+void
+kapture_shmem_request_worker_at_commit(void)
+{
+	if (shmem_arm())
+		shmem_request_pending = true;
+}
+
+/*
+ * Has the launcher list the databases anew when the running transaction
+ * commits.
+ */
+void
+kapture_shmem_relist_at_commit(void)
+{
+	if (shmem_arm())
+		shmem_relist_pending = true;
+}
+
+/*
+ * Returns the process id of a database's worker, 0 if none runs.
+ */
+int
+kapture_shmem_worker_pid(Oid dbid, KaptureWorkerKind kind)
+{
+	ShmemSlot  *slot;
+	int			pid = 0;
+
+	if (shmem == NULL)
+		return 0;
+	LWLockAcquire(shmem->lock, LW_SHARED);
+	slot = shmem_find_slot(dbid, kind);
+	if (slot && slot->state == KAPTURE_SLOT_RUNNING)
+		pid = slot->pid;
+	LWLockRelease(shmem->lock);
+	return pid;
+}
+
+/*
+ * Ends a database's workers and keeps them from coming back until the running
+ * transaction ends.  Returns when they have left the database; can be
+ * cancelled.
+ */
+void
+kapture_shmem_make_way(Oid dbid)
+{
+	bool		present = true;
+
+	if (!OidIsValid(dbid) || !shmem_arm())
+		return;
+
+	shmem_blocking = true;
+	LWLockAcquire(shmem->lock, LW_EXCLUSIVE);
+	for (int i = 0; i < SHMEM_MAX_BLOCKS; i++)
+	{
+		ShmemBlock *block = &shmem->blocks[i];
+
+		/* an entry whose owner died without giving back is free, too */
+		if (!OidIsValid(block->dbid) || BackendPidGetProc(block->pid) == NULL)
+		{
+			block->dbid = dbid;
+			block->pid = MyProcPid;
+			break;
+		}
+	}
+	LWLockRelease(shmem->lock);
+
+	ConditionVariablePrepareToSleep(&shmem->exited);
+	while (present)
+	{
+		present = false;
+		LWLockAcquire(shmem->lock, LW_EXCLUSIVE);
+		for (int kind = 0; kind < KAPTURE_WORKER_KINDS; kind++)
+		{
+			ShmemSlot  *slot = shmem_find_slot(dbid, kind);
+
+			if (slot == NULL)
+				continue;
+			present = true;
+			slot->leave = true;
+			if (slot->proc)
+				SetLatch(&slot->proc->procLatch);
+		}
+		LWLockRelease(shmem->lock);
+		if (present)
+			ConditionVariableTimedSleep(&shmem->exited, 1000L,
+										WaitEventExtensionNew("KaptureMakeWay"));
+	}
+	ConditionVariableCancelSleep();
+}
+
+static void
+shmem_launcher_detach(int code, Datum arg)
+{
+	LWLockAcquire(shmem->lock, LW_EXCLUSIVE);
+	if (shmem->launcher == MyProc)
+		shmem->launcher = NULL;
+	LWLockRelease(shmem->lock);
+}
+
+/*
+ * Makes this process the launcher that requests go to.
+ */
+void
+kapture_shmem_launcher_attach(void)
+{
+	before_shmem_exit(shmem_launcher_detach, (Datum) 0);
+	LWLockAcquire(shmem->lock, LW_EXCLUSIVE);
+	shmem->launcher = MyProc;
+	LWLockRelease(shmem->lock);
+}
+
+/*
+ * Returns how many slots there are.
+ */
+int
+kapture_shmem_slot_count(void)
+{
+	return shmem->nslots;
+}
+
+/*
+ * Returns a copy of what a slot says.
+ */
+KaptureSlotInfo
+kapture_shmem_slot_read(int slot)
+{
+	KaptureSlotInfo info;
+	ShmemSlot  *s = &shmem->slots[slot];
+
+	LWLockAcquire(shmem->lock, LW_SHARED);
+	info.state = s->state;
+	info.kind = s->kind;
+	info.wants_puller = s->wants_puller;
+	info.dbid = s->dbid;
+	info.generation = s->generation;
+	info.reason = s->reason;
+	LWLockRelease(shmem->lock);
+	return info;
+}
+
+/*
+ * Reserves a slot for a worker of a database, in state STARTING.  Returns its
+ * number, -1 if all are taken.
+ */
+int
+kapture_shmem_slot_reserve(Oid dbid, KaptureWorkerKind kind, uint32 *generation)
+{
+	int			result = -1;
+
+	LWLockAcquire(shmem->lock, LW_EXCLUSIVE);
+	for (int i = 0; i < shmem->nslots && result < 0; i++)
+	{
+		ShmemSlot  *slot = &shmem->slots[i];
+
+		if (slot->state != KAPTURE_SLOT_FREE)
+			continue;
+		slot->state = KAPTURE_SLOT_STARTING;
+		slot->kind = kind;
+		slot->wants_puller = false;
+		slot->dbid = dbid;
+		*generation = ++slot->generation;
+		slot->reason = KAPTURE_EXIT_FAILED;
+		slot->leave = false;
+		slot->pid = 0;
+		slot->proc = NULL;
+		pg_atomic_write_u32(&slot->work, 1);
+		pg_atomic_write_u32(&slot->listening, 1);
+		result = i;
+	}
+	LWLockRelease(shmem->lock);
+	return result;
+}
+
+/*
+ * Frees a slot whose worker has exited or never came, unless it has been
+ * reserved anew meanwhile.
+ */
+void
+kapture_shmem_slot_free(int slot, uint32 generation)
+{
+	ShmemSlot  *s = &shmem->slots[slot];
+
+	LWLockAcquire(shmem->lock, LW_EXCLUSIVE);
+	if (s->generation == generation)
+	{
+		s->state = KAPTURE_SLOT_FREE;
+		s->dbid = InvalidOid;
+	}
+	LWLockRelease(shmem->lock);
+	ConditionVariableBroadcast(&shmem->exited);
+}
+
+/*
+ * Tells whether a command wants the database without a worker.
+ */
+bool
+kapture_shmem_database_is_blocked(Oid dbid)
+{
+	bool		blocked = false;
+
+	LWLockAcquire(shmem->lock, LW_SHARED);
+	for (int i = 0; i < SHMEM_MAX_BLOCKS; i++)
+	{
+		ShmemBlock *block = &shmem->blocks[i];
+
+		if (block->dbid == dbid && BackendPidGetProc(block->pid) != NULL)
+			blocked = true;
+	}
+	LWLockRelease(shmem->lock);
+	return blocked;
+}
+
+/*
+ * Takes one request off the list.  Returns false if there is none; *dbid is
+ * InvalidOid for "list the databases anew", *lost says that requests for
+ * databases unknown were dropped.
+ */
+bool
+kapture_shmem_next_request(Oid *dbid, bool *lost)
+{
+	bool		any;
+
+	LWLockAcquire(shmem->lock, LW_EXCLUSIVE);
+	any = shmem->nrequests > 0;
+	*lost = shmem->nrequests > SHMEM_MAX_REQUESTS;
+	*dbid = InvalidOid;
+	if (*lost)
+		shmem->nrequests = SHMEM_MAX_REQUESTS;
+	else if (any)
+		*dbid = shmem->requests[--shmem->nrequests];
+	LWLockRelease(shmem->lock);
+	return any;
+}
+
+/* Takes back what a pusher has said of its servers and tables. */
+static void
+shmem_forget_reports(Oid dbid)
+{
+	bool		any = false;
+
+	for (int i = 0; i < SHMEM_MAX_REPORTS; i++)
+	{
+		if (shmem->servers[i].report.dbid == dbid)
+			shmem->servers[i].report.dbid = InvalidOid;
+		any |= OidIsValid(shmem->servers[i].report.dbid);
+	}
+	for (int i = 0; i < SHMEM_MAX_TABLES; i++)
+	{
+		if (shmem->tables[i].dbid == dbid)
+			shmem->tables[i].dbid = InvalidOid;
+		any |= OidIsValid(shmem->tables[i].dbid);
+	}
+	if (any)
+		return;
+	/* nobody's search passes by here any more */
+	for (int i = 0; i < SHMEM_MAX_REPORTS; i++)
+		shmem->servers[i].passed = false;
+	for (int i = 0; i < SHMEM_MAX_TABLES; i++)
+		shmem->tables[i].passed = false;
+}
+
+static void
+shmem_worker_detach(int code, Datum arg)
+{
+	LWLockAcquire(shmem->lock, LW_EXCLUSIVE);
+	if (shmem_my_slot->kind == KAPTURE_PUSHER)
+		shmem_forget_reports(shmem_my_slot->dbid);
+	if (shmem_my_slot->generation == shmem_my_generation)
+	{
+		shmem_my_slot->state = KAPTURE_SLOT_EXITED;
+		shmem_my_slot->proc = NULL;
+		shmem_my_slot->pid = 0;
+		if (shmem->launcher)
+			SetLatch(&shmem->launcher->procLatch);
+	}
+	LWLockRelease(shmem->lock);
+	ConditionVariableBroadcast(&shmem->exited);
+}
+
+/*
+ * Takes over the slot the launcher reserved.  Returns false if the launcher
+ * has given up on this process: it must go away.
+ */
+bool
+kapture_shmem_worker_attach(int slot, uint32 generation, Oid dbid)
+{
+	ShmemSlot  *s;
+	bool		mine;
+
+	if (slot < 0 || slot >= shmem->nslots)
+		return false;
+	s = &shmem->slots[slot];
+
+	LWLockAcquire(shmem->lock, LW_EXCLUSIVE);
+	mine = s->state == KAPTURE_SLOT_STARTING && s->generation == generation && s->dbid == dbid;
+	if (mine)
+	{
+		s->pid = MyProcPid;
+		s->proc = MyProc;
+	}
+	LWLockRelease(shmem->lock);
+	if (mine)
+	{
+		shmem_my_slot = s;
+		shmem_my_generation = generation;
+		before_shmem_exit(shmem_worker_detach, (Datum) 0);
+	}
+	return mine;
+}
+
+/*
+ * Says that the database has the extension and is being served.
+ */
+void
+kapture_shmem_worker_running(void)
+{
+	LWLockAcquire(shmem->lock, LW_EXCLUSIVE);
+	shmem_my_slot->state = KAPTURE_SLOT_RUNNING;
+	if (shmem->launcher)
+		SetLatch(&shmem->launcher->procLatch);
+	LWLockRelease(shmem->lock);
+}
+
+/*
+ * Says why this worker is about to exit.
+ */
+void
+kapture_shmem_worker_reason(KaptureExit reason)
+{
+	LWLockAcquire(shmem->lock, LW_EXCLUSIVE);
+	shmem_my_slot->reason = reason;
+	LWLockRelease(shmem->lock);
+}
+
+/*
+ * Says whether there are servers to pull from, so that the launcher starts
+ * a puller.
+ */
+void
+kapture_shmem_worker_wants_puller(bool wanted)
+{
+	LWLockAcquire(shmem->lock, LW_EXCLUSIVE);
+	if (shmem_my_slot->wants_puller != wanted)
+	{
+		shmem_my_slot->wants_puller = wanted;
+		if (wanted && shmem->launcher)
+			SetLatch(&shmem->launcher->procLatch);
+	}
+	LWLockRelease(shmem->lock);
+}
+
+/*
+ * Returns whether a transaction asked for attention since the last call.
+ */
+bool
+kapture_shmem_worker_take_work(void)
+{
+	return pg_atomic_exchange_u32(&shmem_my_slot->work, 0) != 0;
+}
+
+/*
+ * Before it sleeps, a worker says whether changes of rows are to wake it; if
+ * not, it will look for them by itself.  Returns false if there is something to
+ * look at already.
+ */
+bool
+kapture_shmem_worker_listen(bool listening)
+{
+	(void) pg_atomic_exchange_u32(&shmem_my_slot->listening, listening ? 1 : 0);
+	return !listening || pg_atomic_read_u32(&shmem_my_slot->work) == 0;
+}
+
+/*
+ * Tells whether this worker was asked to make way.
+ */
+bool
+kapture_shmem_worker_must_leave(void)
+{
+	bool		leave;
+
+	LWLockAcquire(shmem->lock, LW_SHARED);
+	leave = shmem_my_slot->leave;
+	LWLockRelease(shmem->lock);
+	return leave;
+}
+
+/* The place of a server's report, or a free one, or NULL.  The caller holds the lock. */
+static ShmemServer *
+shmem_find_server(const char *name, Oid owner, bool make)
+{
+	uint32		hash = hash_combine(hash_bytes((const unsigned char *) name, strlen(name)),
+									hash_combine(murmurhash32(MyDatabaseId), murmurhash32(owner)));
+	ShmemServer *free = NULL;
+
+	for (int i = 0; i < SHMEM_MAX_REPORTS; i++)
+	{
+		ShmemServer *server = &shmem->servers[(hash + i) % SHMEM_MAX_REPORTS];
+		KaptureServerReport *report = &server->report;
+
+		if (report->dbid == MyDatabaseId && report->owner == owner && strcmp(NameStr(report->server), name) == 0)
+			return server;
+		if (!OidIsValid(report->dbid) && free == NULL)
+			free = server;
+		if (!server->passed)
+			break;
+	}
+	return make ? free : NULL;
+}
+
+/*
+ * Makes a server's state visible in kapture_status.  The message is cut to
+ * what fits.  Returns false if there is no room for another server.
+ */
+bool
+kapture_shmem_report_server(const char *name, Oid owner, KaptureServerState state,
+							TimestampTz retry_at, const char *message)
+{
+	ShmemServer *server;
+
+	LWLockAcquire(shmem->lock, LW_EXCLUSIVE);
+	server = shmem_find_server(name, owner, true);
+	if (server)
+	{
+		KaptureServerReport *report = &server->report;
+
+		if (report->dbid != MyDatabaseId || report->state != state)
+			report->since = GetCurrentTimestamp();
+		server->passed = true;
+		report->dbid = MyDatabaseId;
+		namestrcpy(&report->server, name);
+		report->owner = owner;
+		report->state = state;
+		report->retry_at = retry_at;
+		strlcpy(report->message, message,
+				pg_mbcliplen(message, strlen(message), KAPTURE_STATE_MESSAGE_LEN - 1) + 1);
+	}
+	LWLockRelease(shmem->lock);
+	return server != NULL;
+}
+
+/*
+ * Takes that back: nothing goes to the server any more.
+ */
+void
+kapture_shmem_withdraw_server(const char *name, Oid owner)
+{
+	ShmemServer *server;
+
+	LWLockAcquire(shmem->lock, LW_EXCLUSIVE);
+	server = shmem_find_server(name, owner, false);
+	if (server)
+		server->report.dbid = InvalidOid;
+	LWLockRelease(shmem->lock);
+}
+
+/*
+ * Copies the next report of this database at or behind *i, which is moved
+ * behind it.  Returns false if there is none.
+ */
+bool
+kapture_shmem_read_report(int *i, KaptureServerReport *report)
+{
+	bool		found = false;
+
+	if (shmem == NULL)
+		return false;
+	LWLockAcquire(shmem->lock, LW_SHARED);
+	while (!found && *i < SHMEM_MAX_REPORTS)
+	{
+		*report = shmem->servers[(*i)++].report;
+		found = report->dbid == MyDatabaseId;
+	}
+	LWLockRelease(shmem->lock);
+	return found;
+}
+
+/* The place of a table's report, or a free one, or NULL.  The caller holds the lock. */
+static ShmemTable *
+shmem_find_table(int32 attachment_id, bool make)
+{
+	uint32		hash = hash_combine(murmurhash32(MyDatabaseId), murmurhash32((uint32) attachment_id));
+	ShmemTable *free = NULL;
+
+	for (int i = 0; i < SHMEM_MAX_TABLES; i++)
+	{
+		ShmemTable *table = &shmem->tables[(hash + i) % SHMEM_MAX_TABLES];
+
+		if (table->dbid == MyDatabaseId && table->attachment_id == attachment_id)
+			return table;
+		if (!OidIsValid(table->dbid) && free == NULL)
+			free = table;
+		if (!table->passed)
+			break;
+	}
+	return make ? free : NULL;
+}
+
+/*
+ * Says how far this worker is with a table.  Returns false if there is no room
+ * for another table.
+ */
+bool
+kapture_shmem_report_table(int32 attachment_id, const KaptureTableReport *report)
+{
+	ShmemTable *table;
+
+	LWLockAcquire(shmem->lock, LW_EXCLUSIVE);
+	table = shmem_find_table(attachment_id, true);
+	if (table)
+	{
+		table->passed = true;
+		table->dbid = MyDatabaseId;
+		table->attachment_id = attachment_id;
+		table->report = *report;
+	}
+	LWLockRelease(shmem->lock);
+	return table != NULL;
+}
+
+/*
+ * Takes that back: the table is no longer attached.
+ */
+void
+kapture_shmem_withdraw_table(int32 attachment_id)
+{
+	ShmemTable *table;
+
+	LWLockAcquire(shmem->lock, LW_EXCLUSIVE);
+	table = shmem_find_table(attachment_id, false);
+	if (table)
+		table->dbid = InvalidOid;
+	LWLockRelease(shmem->lock);
+}
+
+/*
+ * Fills in how far this database's worker is with a table; zeros if there is
+ * none, or none that says so.
+ */
+void
+kapture_shmem_read_table(int32 attachment_id, KaptureTableReport *report)
+{
+	ShmemTable *table;
+
+	memset(report, 0, sizeof(*report));
+	if (shmem == NULL)
+		return;
+	LWLockAcquire(shmem->lock, LW_SHARED);
+	table = shmem_find_table(attachment_id, false);
+	if (table)
+		*report = table->report;
+	LWLockRelease(shmem->lock);
+}

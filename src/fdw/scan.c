@@ -1,0 +1,743 @@
+/*
+ * scan.c
+ *		Foreign tables: reading customers and contacts of Kapture.
+ *
+ * Kapture answers two questions: who has this id, phone or email (Get), and
+ * who was generated between two times (Pull).  A scan asks the first one that
+ * its conditions allow, and PostgreSQL checks all of them again on the rows
+ * that come, so that a condition Kapture does not know is no wrong answer,
+ * only a longer one.  A scan without a condition that Kapture can be asked
+ * would have no end, and is refused when it starts.
+ *
+ * A join can ask for each of its outer rows: paths that take the value from
+ * there are offered beside the plain one.
+ */
+#include "postgres.h"
+
+#include "access/stratnum.h"
+#include "catalog/pg_collation.h"
+#include "catalog/pg_type.h"
+#include "commands/defrem.h"
+#include "executor/executor.h"
+#include "foreign/fdwapi.h"
+#include "foreign/foreign.h"
+#include "lib/qunique.h"
+#include "miscadmin.h"
+#include "nodes/makefuncs.h"
+#include "nodes/nodeFuncs.h"
+#include "optimizer/optimizer.h"
+#include "optimizer/pathnode.h"
+#include "optimizer/paths.h"
+#include "optimizer/planmain.h"
+#include "optimizer/restrictinfo.h"
+#include "pgtime.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/fmgroids.h"
+#include "utils/json.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/rel.h"
+#include "utils/timestamp.h"
+
+#include "api/columns.h"
+#include "api/option.h"
+#include "api/reply.h"
+#include "base/compat.h"
+#include "fdw/modify.h"
+#include "pull/fetch.h"
+#include "pull/pull_functions.h"
+
+/*
+ * Costs, so that a Get is better than a Pull, and a Pull than nothing; less than
+ * what has an expression compiled, since it is Kapture that takes the time.
+ */
+#define FDW_GET_COST		10.0
+#define FDW_PULL_COST		2.0e4
+#define FDW_NOTHING_COST	1.0e10
+#define FDW_PULL_ROWS		10000.0
+
+/* What a condition is good for. */
+typedef enum FdwUse
+{
+	FDW_USE_ID,					/* best first */
+	FDW_USE_PHONE,
+	FDW_USE_EMAIL,
+	FDW_USE_SINCE,
+	FDW_USE_UNTIL,
+	FDW_USE_NONE
+} FdwUse;
+
+/* A condition that is of use. */
+typedef struct FdwCondition
+{
+	FdwUse		use;
+	AttrNumber	attnum;
+	Expr	   *value;			/* the other side; an array: any of its elements */
+	bool		is_equal;
+} FdwCondition;
+
+/* Values for as many Gets are assumed in an array that is not known. */
+#define FDW_ARRAY_LENGTH	10
+
+/* A value that Kapture is asked for, and its text. */
+typedef struct FdwAsked
+{
+	Datum		value;
+	char	   *text;
+} FdwAsked;
+
+/* The fields of a Get's body. */
+static const char *const fdw_fields[] = {"kapture_customer_id", "phone", "email_id"};
+
+/* A scan that runs. */
+typedef struct FdwScan
+{
+	KaptureRowKind kind;
+	char	   *server;
+	Oid			userid;
+	FdwUse		use;			/* of a Get, or FDW_USE_SINCE */
+	AttrNumber	asked;			/* column a Get asks for */
+	FdwAsked   *asked_values;	/* one for each Get */
+	List	   *uses;			/* integers, one for each expression */
+	List	   *values;			/* states of the expressions */
+	MemoryContext context;		/* of the fetch; reset by a rescan */
+	KaptureRows *rows;			/* NULL: not begun */
+	bool		done;
+} FdwScan;
+
+PG_FUNCTION_INFO_V1(kapture_fdw_handler);
+
+
+/*
+ * Conditions
+ */
+
+/* What equality with a column is good for. */
+static FdwUse
+fdw_column_use(Oid relid, AttrNumber attnum)
+{
+	bool		is_customer = kapture_fdw_table_kind(relid) == KAPTURE_ROW_CUSTOMER;
+	char	   *name = attnum > 0 ? get_attname(relid, attnum, true) : NULL;
+
+	if (name == NULL)
+		return FDW_USE_NONE;
+	if (strcmp(name, is_customer ? "id" : "customer_id") == 0 ||
+		(is_customer && strcmp(name, "kapture_customer_id") == 0))
+		return FDW_USE_ID;
+	if (!is_customer)
+		return FDW_USE_NONE;	/* a customer may have other contacts, too */
+	if (strcmp(name, "phone") == 0)
+		return FDW_USE_PHONE;
+	if (strcmp(name, "email") == 0 || strcmp(name, "email_id") == 0)
+		return FDW_USE_EMAIL;
+	return FDW_USE_NONE;
+}
+
+/* Is this the column by which customers are pulled? */
+static bool
+fdw_is_generated(Oid relid, AttrNumber attnum)
+{
+	char	   *name = attnum > 0 ? get_attname(relid, attnum, true) : NULL;
+
+	return name != NULL && strcmp(name, "generation_date") == 0 &&
+		kapture_fdw_table_kind(relid) == KAPTURE_ROW_CUSTOMER;
+}
+
+/* What a comparison of generation_date is good for: a bound, or two. */
+static FdwUse
+fdw_time_use(Oid function, bool *is_equal)
+{
+	*is_equal = false;
+	switch (function)
+	{
+		case F_TIMESTAMPTZ_EQ:
+		case F_TIMESTAMPTZ_EQ_DATE:
+		case F_TIMESTAMPTZ_EQ_TIMESTAMP:
+			*is_equal = true;
+			return FDW_USE_SINCE;
+		case F_TIMESTAMPTZ_GE:
+		case F_TIMESTAMPTZ_GT:
+		case F_TIMESTAMPTZ_GE_DATE:
+		case F_TIMESTAMPTZ_GT_DATE:
+		case F_TIMESTAMPTZ_GE_TIMESTAMP:
+		case F_TIMESTAMPTZ_GT_TIMESTAMP:
+			return FDW_USE_SINCE;
+		case F_TIMESTAMPTZ_LE:
+		case F_TIMESTAMPTZ_LT:
+		case F_TIMESTAMPTZ_LE_DATE:
+		case F_TIMESTAMPTZ_LT_DATE:
+		case F_TIMESTAMPTZ_LE_TIMESTAMP:
+		case F_TIMESTAMPTZ_LT_TIMESTAMP:
+			return FDW_USE_UNTIL;
+		default:
+			return FDW_USE_NONE;
+	}
+}
+
+/* A date or a time without zone as timestamptz, as comparing it does. */
+static Expr *
+fdw_as_timestamptz(Expr *value)
+{
+	Oid			type = exprType((Node *) value);
+
+	if (type == TIMESTAMPTZOID)
+		return value;
+	return (Expr *) makeFuncExpr(type == DATEOID ? F_TIMESTAMPTZ_DATE : F_TIMESTAMPTZ_TIMESTAMP,
+								 TIMESTAMPTZOID, list_make1(value), InvalidOid,
+								 InvalidOid, COERCE_EXPLICIT_CAST);
+}
+
+/* Is this Var a column of the relation? */
+static bool
+fdw_is_column(Node *node, RelOptInfo *rel)
+{
+	return IsA(node, Var) && ((Var *) node)->varno == rel->relid &&
+		((Var *) node)->varlevelsup == 0;
+}
+
+/*
+ * Finds the sides of a comparison with a column, which becomes the left one,
+ * and its function.
+ */
+static bool
+fdw_take_apart(RelOptInfo *rel, Expr *clause, Node **left, Node **right, Oid *function)
+{
+	if (IsA(clause, ScalarArrayOpExpr) && ((ScalarArrayOpExpr *) clause)->useOr)
+	{
+		ScalarArrayOpExpr *op = (ScalarArrayOpExpr *) clause;
+
+		*left = linitial(op->args);
+		*right = lsecond(op->args);
+		*function = get_opcode(op->opno);
+	}
+	else if (IsA(clause, OpExpr) && list_length(((OpExpr *) clause)->args) == 2)
+	{
+		OpExpr	   *op = (OpExpr *) clause;
+		Oid			operator = op->opno;
+		bool		swap = !fdw_is_column(linitial(op->args), rel);
+
+		*left = swap ? lsecond(op->args) : linitial(op->args);
+		*right = swap ? linitial(op->args) : lsecond(op->args);
+		if (swap)
+			operator = get_commutator(operator);
+		*function = OidIsValid(operator) ? get_opcode(operator) : InvalidOid;
+	}
+	else
+		return false;
+	return fdw_is_column(*left, rel);
+}
+
+/* The collation that a comparison uses. */
+static bool
+fdw_is_deterministic(Expr *clause)
+{
+	return get_collation_isdeterministic(exprInputCollation((Node *) clause));
+}
+
+/*
+ * Finds out what a condition on the relation is good for, which it returns.
+ */
+static FdwUse
+fdw_examine(PlannerInfo *root, RelOptInfo *rel, Oid relid, Expr *clause, FdwCondition *condition)
+{
+	Node	   *left;
+	Node	   *right;
+	Oid			function;
+	FdwUse		use;
+
+	memset(condition, 0, sizeof(FdwCondition));
+	condition->use = FDW_USE_NONE;
+	if (!fdw_take_apart(rel, clause, &left, &right, &function) ||
+		bms_is_member(rel->relid, pull_varnos(root, right)) ||
+		contain_volatile_functions(right))
+		return FDW_USE_NONE;
+	condition->attnum = ((Var *) left)->varattno;
+	condition->value = (Expr *) right;
+
+	if (fdw_is_generated(relid, condition->attnum) && IsA(clause, OpExpr))
+	{
+		condition->use = fdw_time_use(function, &condition->is_equal);
+		if (condition->use != FDW_USE_NONE)
+			condition->value = fdw_as_timestamptz(condition->value);
+		return condition->use;
+	}
+	use = fdw_column_use(relid, condition->attnum);
+	if (use == FDW_USE_ID &&
+		(function == F_INT8EQ || function == F_INT84EQ || function == F_INT82EQ))
+		condition->use = use;
+	if ((use == FDW_USE_PHONE || use == FDW_USE_EMAIL) && function == F_TEXTEQ &&
+		fdw_is_deterministic(clause))
+		condition->use = use;
+	return condition->use;
+}
+
+/* For how many values a condition that is good for a Get asks. */
+static double
+fdw_count(const FdwCondition *condition)
+{
+	const Const *array = (const Const *) condition->value;
+
+	if (!OidIsValid(get_element_type(exprType((Node *) condition->value))))
+		return 1;
+	if (IsA(array, Const) && !array->constisnull)
+	{
+		ArrayType  *value = DatumGetArrayTypeP(array->constvalue);
+
+		return Max(ArrayGetNItems(ARR_NDIM(value), ARR_DIMS(value)), 1);
+	}
+	return FDW_ARRAY_LENGTH;
+}
+
+
+/*
+ * Planning
+ */
+
+static void
+fdw_get_rel_size(PlannerInfo *root, RelOptInfo *rel, Oid relid)
+{
+	rel->rows = FDW_PULL_ROWS;
+}
+
+/*
+ * The best use of the conditions in a list of RestrictInfos; *best becomes the
+ * one that has it.
+ */
+static FdwUse
+fdw_best_use(PlannerInfo *root, RelOptInfo *rel, Oid relid, List *conditions, FdwCondition *best)
+{
+	ListCell   *lc;
+
+	memset(best, 0, sizeof(FdwCondition));
+	best->use = FDW_USE_NONE;
+	foreach(lc, conditions)
+	{
+		FdwCondition condition;
+		FdwUse		use = fdw_examine(root, rel, relid, lfirst_node(RestrictInfo, lc)->clause,
+									  &condition);
+
+		if (use != FDW_USE_UNTIL && use < best->use)	/* an end alone is of no use */
+			*best = condition;
+	}
+	return best->use;
+}
+
+/* Adds a path that takes a value from these other relations. */
+static void
+fdw_add_join_path(PlannerInfo *root, RelOptInfo *rel, RestrictInfo *info, Oid relid)
+{
+	FdwCondition condition;
+	Relids		outer;
+	double		n;
+
+	if (!join_clause_is_movable_to(info, rel) ||
+		fdw_examine(root, rel, relid, info->clause, &condition) > FDW_USE_EMAIL)
+		return;
+	outer = bms_difference(info->clause_relids, rel->relids);
+	outer = bms_union(outer, rel->lateral_relids);
+	if (bms_is_empty(outer))
+		return;
+	(void) get_baserel_parampathinfo(root, rel, outer);
+	n = fdw_count(&condition);
+	add_path(rel, (Path *) kapture_foreignscan_path(root, rel, n, n * FDW_GET_COST, outer));
+}
+
+/* Is this member of an equivalence class one of the columns Get can ask for? */
+static bool
+fdw_is_key_member(PlannerInfo *root, RelOptInfo *rel, EquivalenceClass *ec,
+				  EquivalenceMember *em, void *arg)
+{
+	Var		   *var = (Var *) em->em_expr;
+
+	return IsA(var, Var) && var->varno == rel->relid &&
+		fdw_column_use(*(Oid *) arg, var->varattno) <= FDW_USE_EMAIL;
+}
+
+static void
+fdw_get_paths(PlannerInfo *root, RelOptInfo *rel, Oid relid)
+{
+	FdwCondition condition;
+	FdwUse		use = fdw_best_use(root, rel, relid, rel->baserestrictinfo, &condition);
+	bool		is_get = use <= FDW_USE_EMAIL;
+	double		rows = is_get ? fdw_count(&condition) : FDW_PULL_ROWS;
+	ListCell   *lc;
+
+	rel->rows = rows;
+	add_path(rel, (Path *) kapture_foreignscan_path(root, rel, rows,
+													is_get ? rows * FDW_GET_COST :
+													use == FDW_USE_SINCE ? FDW_PULL_COST :
+													FDW_NOTHING_COST,
+													rel->lateral_relids));
+	if (is_get)
+		return;
+	foreach(lc, rel->joininfo)
+		fdw_add_join_path(root, rel, lfirst_node(RestrictInfo, lc), relid);
+	if (rel->has_eclass_joins)
+	{
+		List	   *conditions;
+
+		conditions = generate_implied_equalities_for_column(root, rel, fdw_is_key_member,
+															&relid, rel->lateral_referencers);
+		foreach(lc, conditions)
+			fdw_add_join_path(root, rel, lfirst_node(RestrictInfo, lc), relid);
+	}
+}
+
+/*
+ * Makes the plan: which conditions Kapture is asked with.  All of them are
+ * checked here, too.
+ */
+static ForeignScan *
+fdw_get_plan(PlannerInfo *root, RelOptInfo *rel, Oid relid, ForeignPath *path,
+			 List *tlist, List *conditions, Plan *outer_plan)
+{
+	FdwCondition best;
+	List	   *uses = NIL;
+	List	   *values = NIL;
+	ListCell   *lc;
+
+	(void) fdw_best_use(root, rel, relid, conditions, &best);
+	if (best.use <= FDW_USE_EMAIL)
+	{
+		uses = list_make1_int(best.use);
+		values = list_make1(best.value);
+	}
+	foreach(lc, best.use == FDW_USE_SINCE ? conditions : NIL)
+	{
+		FdwCondition condition;
+		FdwUse		use = fdw_examine(root, rel, relid, lfirst_node(RestrictInfo, lc)->clause,
+									  &condition);
+
+		if (use != FDW_USE_SINCE && use != FDW_USE_UNTIL)
+			continue;
+		uses = lappend_int(uses, use);
+		values = lappend(values, condition.value);
+		if (condition.is_equal)
+		{
+			uses = lappend_int(uses, FDW_USE_UNTIL);
+			values = lappend(values, copyObject(condition.value));
+		}
+	}
+	return make_foreignscan(tlist, extract_actual_clauses(conditions, false), rel->relid,
+							values, list_make3(makeInteger(best.use), makeInteger(best.attnum), uses),
+							NIL, NIL, outer_plan);
+}
+
+
+/*
+ * Scans
+ */
+
+static void
+fdw_begin(ForeignScanState *node, int eflags)
+{
+	ForeignScan *plan = (ForeignScan *) node->ss.ps.plan;
+	Oid			relid = RelationGetRelid(node->ss.ss_currentRelation);
+	FdwScan    *scan = palloc0(sizeof(FdwScan));
+
+	scan->kind = kapture_fdw_table_kind(relid);
+	scan->server = GetForeignServer(plan->fs_server)->servername;
+	scan->userid = kapture_scan_user(node);
+	if (!OidIsValid(scan->userid))
+		scan->userid = GetUserId();
+	scan->use = intVal(linitial(plan->fdw_private));
+	scan->asked = intVal(lsecond(plan->fdw_private));
+	scan->uses = lthird(plan->fdw_private);
+	scan->values = ExecInitExprList(plan->fdw_exprs, (PlanState *) node);
+	scan->context = AllocSetContextCreate(CurrentMemoryContext, "kapture scan",
+										  ALLOCSET_DEFAULT_SIZES);
+	node->fdw_state = scan;
+	if (scan->use == FDW_USE_NONE && !(eflags & EXEC_FLAG_EXPLAIN_ONLY))
+		ereport(ERROR,
+				(errcode(ERRCODE_FDW_UNABLE_TO_CREATE_EXECUTION),
+				 errmsg("Kapture cannot be asked for all of \"%s\"",
+						RelationGetRelationName(node->ss.ss_currentRelation)),
+				 scan->kind == KAPTURE_ROW_CUSTOMER ?
+				 errhint("Add a condition \"id = ...\", \"phone = ...\", \"email = ...\" or \"generation_date >= ...\".") :
+				 errhint("Add a condition \"customer_id = ...\", or join with customers.")));
+}
+
+/*
+ * A time as the account's local time.  Around a change of clocks, the range is
+ * made longer by it: there, a local time may mean two.
+ */
+static Timestamp
+fdw_local_time(TimestampTz when, pg_tz *zone, bool is_start)
+{
+	int64		offset[3];
+
+	if (TIMESTAMP_NOT_FINITE(when))
+		ereport(ERROR,
+				(errcode(ERRCODE_DATETIME_VALUE_OUT_OF_RANGE),
+				 errmsg("generation_date must be compared with finite times")));
+	for (int i = 0; i < 3; i++)
+	{
+		struct pg_tm tm;
+		fsec_t		fsec;
+		int			west;
+
+		if (timestamp2tm(when + (i - 1) * USECS_PER_DAY, &west, &tm, &fsec, NULL, zone) != 0)
+			ereport(ERROR,
+					(errcode(ERRCODE_DATETIME_VALUE_OUT_OF_RANGE),
+					 errmsg("timestamp out of range")));
+		offset[i] = west * USECS_PER_SEC;
+	}
+	if (is_start)
+		return when - Max(offset[0], Max(offset[1], offset[2]));
+	return when - Min(offset[0], Min(offset[1], offset[2]));
+}
+
+/* The range that the bounds of a pull leave; false if it is empty. */
+static bool
+fdw_range(ForeignScanState *node, const char *timezone, Timestamp *start, Timestamp *end)
+{
+	FdwScan    *scan = node->fdw_state;
+	pg_tz	   *zone = pg_tzset(timezone);
+	TimestampTz since = DT_NOBEGIN;
+	TimestampTz until = GetCurrentTimestamp() + USECS_PER_HOUR;
+	bool		has_until = false;
+	ListCell   *lc;
+	ListCell   *lu;
+
+	forboth(lc, scan->values, lu, scan->uses)
+	{
+		bool		isnull;
+		Datum		value = ExecEvalExprSwitchContext(lfirst(lc), node->ss.ps.ps_ExprContext,
+													  &isnull);
+
+		if (isnull)
+			return false;
+		if (lfirst_int(lu) == FDW_USE_SINCE)
+			since = Max(since, DatumGetTimestampTz(value));
+		else
+			until = has_until ? Min(until, DatumGetTimestampTz(value)) : DatumGetTimestampTz(value);
+		has_until |= lfirst_int(lu) == FDW_USE_UNTIL;
+	}
+	if (since > until)
+		return false;
+	if (TIMESTAMP_IS_NOEND(until))
+		until = Max(since, GetCurrentTimestamp() + USECS_PER_HOUR);
+	*start = fdw_local_time(since, zone, true);
+	*end = fdw_local_time(until, zone, false);
+	return true;
+}
+
+static int
+fdw_compare_asked(const void *a, const void *b)
+{
+	return strcmp(((const FdwAsked *) a)->text, ((const FdwAsked *) b)->text);
+}
+
+/* Fills in the values that Gets are to ask for, each one once; returns how many. */
+static int
+fdw_find_asked(ForeignScanState *node)
+{
+	FdwScan    *scan = node->fdw_state;
+	ExprState  *state = linitial(scan->values);
+	Oid			type = exprType((Node *) state->expr);
+	Oid			element = get_element_type(type);
+	Oid			output;
+	bool		isvarlena;
+	bool		isnull;
+	bool	   *nulls = &isnull;
+	Datum		value = ExecEvalExprSwitchContext(state, node->ss.ps.ps_ExprContext, &isnull);
+	Datum	   *values = &value;
+	int			n = 1;
+	int			nasked = 0;
+
+	if (isnull)
+		return 0;
+	if (OidIsValid(element))
+	{
+		int16		len;
+		bool		byval;
+		char		align;
+
+		get_typlenbyvalalign(element, &len, &byval, &align);
+		deconstruct_array(DatumGetArrayTypeP(value), element, len, byval, align, &values, &nulls, &n);
+		type = element;
+	}
+	getTypeOutputInfo(type, &output, &isvarlena);
+	scan->asked_values = palloc(sizeof(FdwAsked) * Max(n, 1));
+	for (int i = 0; i < n; i++)
+	{
+		FdwAsked   *asked = &scan->asked_values[nasked];
+
+		if (nulls[i])
+			continue;
+		asked->text = OidOutputFunctionCall(output, values[i]);
+		asked->value = isvarlena ? PointerGetDatum(PG_DETOAST_DATUM_COPY(values[i])) : values[i];
+		nasked++;
+	}
+	qsort(scan->asked_values, nasked, sizeof(FdwAsked), fdw_compare_asked);
+	return qunique(scan->asked_values, nasked, sizeof(FdwAsked), fdw_compare_asked);
+}
+
+/* Begins Gets; NULL if there is nothing to ask for. */
+static KaptureFetch *
+fdw_begin_gets(ForeignScanState *node)
+{
+	FdwScan    *scan = node->fdw_state;
+	int			n = fdw_find_asked(node);
+	List	   *bodies = NIL;
+
+	for (int i = 0; i < n; i++)
+	{
+		StringInfoData body;
+
+		initStringInfo(&body);
+		appendStringInfo(&body, "{\"%s\": ", fdw_fields[scan->use]);
+		escape_json(&body, scan->asked_values[i].text);
+		appendStringInfoChar(&body, '}');
+		bodies = lappend(bodies, body.data);
+	}
+	return n > 0 ? kapture_fetch_gets(scan->server, scan->userid, bodies) : NULL;
+}
+
+/* Asks Kapture. */
+static void
+fdw_ask(ForeignScanState *node)
+{
+	FdwScan    *scan = node->fdw_state;
+	MemoryContext old = MemoryContextSwitchTo(scan->context);
+	char	   *timezone = pstrdup(kapture_server_get(scan->server, scan->userid)->timezone);
+	KaptureFetch *fetch = NULL;
+	Timestamp	start;
+	Timestamp	end;
+
+	if (scan->use == FDW_USE_SINCE)
+	{
+		if (fdw_range(node, timezone, &start, &end))
+			fetch = kapture_fetch_pull(scan->server, scan->userid, start, end);
+	}
+	else
+		fetch = fdw_begin_gets(node);
+	scan->done = fetch == NULL;
+	if (fetch != NULL)
+		scan->rows = kapture_rows_create(scan->kind, RelationGetDescr(node->ss.ss_currentRelation),
+										 timezone, fetch);
+	MemoryContextSwitchTo(old);
+}
+
+static TupleTableSlot *
+fdw_iterate(ForeignScanState *node)
+{
+	FdwScan    *scan = node->fdw_state;
+	TupleTableSlot *slot = node->ss.ss_ScanTupleSlot;
+
+	ExecClearTuple(slot);
+	if (scan->rows == NULL && !scan->done)
+		fdw_ask(node);
+	if (scan->done || !kapture_rows_next(scan->rows, slot->tts_values, slot->tts_isnull))
+	{
+		scan->done = true;
+		return slot;
+	}
+
+	/* Kapture knows the customer by it, but does not repeat it everywhere */
+	if ((scan->use == FDW_USE_PHONE || scan->use == FDW_USE_EMAIL) &&
+		slot->tts_isnull[scan->asked - 1])
+	{
+		slot->tts_values[scan->asked - 1] = scan->asked_values[kapture_rows_number(scan->rows)].value;
+		slot->tts_isnull[scan->asked - 1] = false;
+	}
+	return ExecStoreVirtualTuple(slot);
+}
+
+static void
+fdw_rescan(ForeignScanState *node)
+{
+	FdwScan    *scan = node->fdw_state;
+
+	ExecClearTuple(node->ss.ss_ScanTupleSlot);
+	MemoryContextReset(scan->context);
+	scan->rows = NULL;
+	scan->done = false;
+}
+
+static void
+fdw_end(ForeignScanState *node)
+{
+	FdwScan    *scan = node->fdw_state;
+
+	if (scan != NULL)
+		MemoryContextDelete(scan->context);
+}
+
+/* EXPLAIN (VERBOSE): which calls will be made. */
+static void
+fdw_explain(ForeignScanState *node, ExplainState *es)
+{
+	FdwScan    *scan = node->fdw_state;
+	StringInfoData text;
+
+	if (!es->verbose)
+		return;
+	initStringInfo(&text);
+	if (scan->use == FDW_USE_NONE)
+		appendStringInfoString(&text, "none: no condition that Kapture can be asked with");
+	else if (scan->use == FDW_USE_SINCE)
+		appendStringInfo(&text, "pull by generation_date, a call for each window");
+	else
+	{
+		ExprState  *state = linitial(scan->values);
+
+		appendStringInfo(&text, "get by %s", fdw_fields[scan->use]);
+		if (OidIsValid(get_element_type(exprType((Node *) state->expr))))
+			appendStringInfoString(&text, ", a call for each value");
+	}
+	ExplainPropertyText("Kapture API", text.data, es);
+}
+
+
+/*
+ * The wrapper
+ */
+
+static List *
+fdw_import_schema(ImportForeignSchemaStmt *stmt, Oid serverid)
+{
+	static const char *const names[] = {"customers", "contacts"};
+	static const KaptureRowKind kinds[] = {KAPTURE_ROW_CUSTOMER, KAPTURE_ROW_CONTACT};
+	char	   *server = GetForeignServer(serverid)->servername;
+	List	   *commands = NIL;
+
+	if (strcmp(stmt->remote_schema, "kapture") != 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_FDW_SCHEMA_NOT_FOUND),
+				 errmsg("schema \"%s\" is not there to import", stmt->remote_schema),
+				 errhint("Use IMPORT FOREIGN SCHEMA %s FROM SERVER %s INTO ...", "kapture",
+						 quote_identifier(server))));
+	if (stmt->options != NIL)
+		ereport(ERROR,
+				(errcode(ERRCODE_FDW_INVALID_OPTION_NAME),
+				 errmsg("IMPORT FOREIGN SCHEMA takes no options here")));
+	for (int i = 0; i < lengthof(names); i++)
+		commands = lappend(commands,
+						   psprintf("CREATE FOREIGN TABLE %s (%s) SERVER %s OPTIONS (object '%s')",
+									names[i], kapture_columns_sql(kinds[i]),
+									quote_identifier(server), names[i]));
+	return commands;
+}
+
+/*
+ * kapture_fdw_handler() returns fdw_handler
+ */
+Datum
+kapture_fdw_handler(PG_FUNCTION_ARGS)
+{
+	FdwRoutine *routine = makeNode(FdwRoutine);
+
+	routine->GetForeignRelSize = fdw_get_rel_size;
+	routine->GetForeignPaths = fdw_get_paths;
+	routine->GetForeignPlan = fdw_get_plan;
+	routine->BeginForeignScan = fdw_begin;
+	routine->IterateForeignScan = fdw_iterate;
+	routine->ReScanForeignScan = fdw_rescan;
+	routine->EndForeignScan = fdw_end;
+	routine->ExplainForeignScan = fdw_explain;
+	routine->ImportForeignSchema = fdw_import_schema;
+	kapture_fdw_add_modify(routine);
+	PG_RETURN_POINTER(routine);
+}

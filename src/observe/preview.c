@@ -1,0 +1,230 @@
+/*
+ * preview.c
+ *		kapture_preview(): the request that a row would be sent with now.
+ *
+ * The row goes the worker's own way: it is read as its owner, planned by
+ * task.c, and described by http.c.  Nothing is claimed and nothing is sent.
+ */
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "catalog/pg_class.h"
+#include "catalog/pg_type.h"
+#include "fmgr.h"
+#include "funcapi.h"
+#include "mb/pg_wchar.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/syscache.h"
+#include "utils/timestamp.h"
+#include "utils/tuplestore.h"
+
+#include "api/argument.h"
+#include "base/owner_sql.h"
+#include "push/task.h"
+#include "table/attach.h"
+
+PG_FUNCTION_INFO_V1(kapture_preview);
+
+/* The entries "c" of kapture_outbox that the row is in, perhaps among others. */
+#define PREVIEW_ENTRY \
+	"c.attachment_id = $1 AND (c.row_key = $2 OR $2 OPERATOR(pg_catalog.=) ANY (c.more_keys))"
+
+static Oid
+preview_owner(Oid relid)
+{
+	HeapTuple	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(relid));
+	Oid			owner;
+
+	if (!HeapTupleIsValid(tuple))
+		elog(ERROR, "cache lookup failed for relation %u", relid);
+	owner = ((Form_pg_class) GETSTRUCT(tuple))->relowner;
+	ReleaseSysCache(tuple);
+	return owner;
+}
+
+/* One value of what the queue knows of a row, or NULL. */
+static char *
+preview_queued(KaptureDelivery *delivery, const char *value)
+{
+	Oid			types[2] = {INT4OID, TEXTOID};
+	Datum		values[2] = {Int32GetDatum(delivery->attachment_id), CStringGetTextDatum(delivery->row_key)};
+
+	return kapture_own_text(psprintf("SELECT (%s)::text FROM @.kapture_delivery"
+									 " WHERE attachment_id = $1 AND row_key = $2", value),
+							2, types, values);
+}
+
+/*
+ * May an Add of what waits for the row have been sent already, by the original
+ * of this database or before it was restored?  As the worker sees it, or would
+ * after kapture_resume().
+ */
+static bool
+preview_is_in_doubt(KaptureDelivery *delivery)
+{
+	Oid			types[2] = {INT4OID, TEXTOID};
+	Datum		values[2] = {Int32GetDatum(delivery->attachment_id), CStringGetTextDatum(delivery->row_key)};
+
+	return kapture_own_text("SELECT 1 FROM @.kapture_origin AS o"
+							" WHERE NOT @.kapture_is_origin(o.system_identifier, o.database)"
+							" OR EXISTS (SELECT FROM @.kapture_outbox AS c"
+							" WHERE " PREVIEW_ENTRY " AND c.captured_at <= o.doubt_until"
+							" AND NOT EXISTS (SELECT FROM @.kapture_delivery AS d"
+							" WHERE d.attachment_id = $1 AND d.row_key = $2))",
+							2, types, values) != NULL;
+}
+
+/*
+ * Fills in what waits for the row.  Returns false if nothing does.  *captured:
+ * it has changed since the worker took it, or the worker has not.
+ */
+static bool
+preview_read_queue(KaptureDelivery *delivery, bool *captured)
+{
+	Oid			types[2] = {INT4OID, TEXTOID};
+	Datum		values[2] = {Int32GetDatum(delivery->attachment_id), CStringGetTextDatum(delivery->row_key)};
+	char	   *changed = kapture_own_text("SELECT pg_catalog.bit_or(c.changed)::text FROM @.kapture_outbox AS c"
+										   " WHERE " PREVIEW_ENTRY,
+										   2, types, values);
+	char	   *claimed = preview_queued(delivery, "changed | coalesce(again, 0)");
+	char	   *id = preview_queued(delivery, "customer_id");
+
+	if (changed)
+		delivery->changed |= pg_strtoint64(changed);
+	if (claimed)
+		delivery->changed |= pg_strtoint64(claimed);
+	if (id)
+		delivery->customer_id = pg_strtoint64(id);
+	delivery->sent_phone = preview_queued(delivery, "CASE WHEN in_doubt IS NOT NULL THEN sent_phone END");
+	delivery->sent_email = preview_queued(delivery, "CASE WHEN in_doubt IS NOT NULL THEN sent_email END");
+	*captured = changed != NULL;
+	return changed || claimed;
+}
+
+/* Raises an error unless the row could be read. */
+static void
+preview_check_row(Oid relid, const KaptureRow *row)
+{
+	switch (row->outcome)
+	{
+		case KAPTURE_ROW_DONE:
+			break;
+		case KAPTURE_ROW_GONE:
+			ereport(ERROR,
+					(errcode(ERRCODE_NO_DATA_FOUND),
+					 errmsg("there is no row with key \"%s\"", row->row_key),
+					 errhint("Give the primary key as text, as kapture_failures shows it; several columns as an array.")));
+			break;
+		case KAPTURE_ROW_LOCKED:
+			ereport(ERROR,
+					(errcode(ERRCODE_LOCK_NOT_AVAILABLE),
+					 errmsg("could not read the row with key \"%s\"", row->row_key),
+					 errdetail("Table \"%s\" or a partition of it is locked.", get_rel_name(relid)),
+					 errhint("pg_locks shows who holds the lock.")));
+			break;
+		case KAPTURE_ROW_FAILED:
+			ereport(ERROR,
+					(errcode(ERRCODE_DATA_EXCEPTION),
+					 errmsg("could not read the row with key \"%s\"", row->row_key),
+					 errdetail_internal("%s", row->error)));
+			break;
+	}
+}
+
+/* Says why what is shown is not sent just now, though it waits. */
+static void
+preview_say_state(KaptureDelivery *delivery, bool captured)
+{
+	char	   *state = preview_queued(delivery, "state");
+	char	   *over = preview_queued(delivery, "CASE WHEN state = 'retry' AND in_doubt > now() THEN in_doubt END");
+
+	if (state && strcmp(state, "sending") == 0)
+		ereport(NOTICE,
+				(errmsg("a request for the row with key \"%s\" is under way", delivery->row_key),
+				 errdetail("What is shown would be sent if it were not.")));
+	else if (over)
+		ereport(NOTICE,
+				(errmsg("an earlier request for the row with key \"%s\", which was not answered, may still be running", delivery->row_key),
+				 errdetail("Nothing is sent for the row before %s.", over)));
+	else if (state && strcmp(state, "parked") == 0 && !captured)
+		ereport(NOTICE,
+				(errmsg("the row with key \"%s\" is parked", delivery->row_key),
+				 errhint("It is sent when it changes, or after kapture_retry().")));
+}
+
+/* Puts the request of a planned task into the result. */
+static void
+preview_put(ReturnSetInfo *rsinfo, KaptureTask *task, const KaptureServer *server, bool waiting)
+{
+	KaptureApi	api = kapture_task_api(task);
+	List	   *lines = kapture_http_describe(server, api);
+	Datum	   *elems = palloc(sizeof(Datum) * list_length(lines));
+	int			n = 0;
+	ListCell   *lc;
+	Datum		values[5];
+	bool		nulls[5] = {0};
+
+	foreach(lc, lines)
+		elems[n++] = CStringGetTextDatum(lfirst(lc));
+	kapture_task_wrap(task, server);
+	values[0] = BoolGetDatum(waiting);
+	values[1] = CStringGetTextDatum(kapture_api_name(api));
+	values[2] = CStringGetTextDatum(server->url[api]);
+	values[3] = PointerGetDatum(construct_array(elems, n, TEXTOID, -1, false, TYPALIGN_INT));
+	values[4] = CStringGetTextDatum(pg_any_to_server(task->body, task->body_len, PG_UTF8));
+	tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
+}
+
+/*
+ * kapture_preview(relation regclass, row_key text)
+ *		returns table(waiting boolean, api text, url text, headers text[], body text)
+ *
+ * For the owner of the table.  A row for which nothing waits is shown as if all
+ * its columns had changed; no result: nothing would be sent.  Errors: those of
+ * kapture_attach_find() and kapture_server_get(); P0002 no such row,
+ * 55P03 it cannot be read for a lock, 22000 for another reason.
+ */
+Datum
+kapture_preview(PG_FUNCTION_ARGS)
+{
+	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
+	KaptureAttachment *att = kapture_attach_find(fcinfo, AccessShareLock, NULL);
+	Oid			owner = preview_owner(att->root);
+	KaptureDelivery delivery = {0};
+	KaptureTask task = {0};
+	bool		waiting;
+	bool		captured;
+
+	kapture_argument_check_null(fcinfo, 1, "row_key");
+	delivery.context = delivery.row.context = CurrentMemoryContext;
+	delivery.attachment_id = att->id;
+	delivery.row_key = text_to_cstring(PG_GETARG_TEXT_PP(1));
+	delivery.row.row_key = delivery.row_key;
+	InitMaterializedSRF(fcinfo, 0);
+
+	waiting = preview_read_queue(&delivery, &captured);
+	if (!waiting)
+		delivery.changed = att->all_changed;
+	kapture_row_read(att, kapture_server_get(att->server, owner)->timezone, list_make1(&delivery.row));
+	preview_check_row(att->root, &delivery.row);
+	preview_say_state(&delivery, captured);
+	if (waiting && !delivery.sent_phone && !delivery.sent_email && delivery.row.customer_id == 0 &&
+		preview_is_in_doubt(&delivery))
+		kapture_task_identify(att, &delivery);
+	/* what could be found is searched for, once it can no longer be running */
+	if (delivery.sent_phone || delivery.sent_email)
+		delivery.in_doubt = 1;
+
+	task.delivery = &delivery;
+	task.att = att;
+	kapture_task_plan(&task, GetCurrentTimestamp());
+	if (task.state == KAPTURE_TASK_SEND)
+		preview_put(rsinfo, &task, kapture_server_get(att->server, owner), waiting);
+	else
+		ereport(NOTICE,
+				(errmsg("nothing would be sent for the row with key \"%s\"", delivery.row_key)));
+	PG_RETURN_NULL();
+}

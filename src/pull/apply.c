@@ -1,0 +1,549 @@
+/*
+ * apply.c
+ *		Puts pulled customers into the rows of attached tables.
+ *
+ * A customer's row is the one with its id, else the one without an id that has
+ * its phone or email; several such rows are not guessed among.  If there is none,
+ * it is inserted.  The order of steps keeps local changes from being lost:
+ *
+ * 1. The row is locked, unless somebody else holds it: then it is tried later.
+ *    From here on no change of it can be committed.
+ * 2. What waits to be sent for it is looked at.  A change is noted in the same
+ *    transaction that makes it, so none is missed.  Columns that wait are left
+ *    alone, or, with on_conflict 'remote', what waits is given up.
+ * 3. If something of the row was sent after Kapture was asked, what was pulled
+ *    may be older: the row is left as it is.
+ * 4. The rest is written, as the table's owner, each row in a subtransaction.
+ *
+ * A row that is being added, or waits for it, will be linked to its customer by
+ * the worker; the customer waits for that.  One whose row was sent but is not
+ * there was deleted here, and stays away.
+ */
+#include "postgres.h"
+
+#include "catalog/pg_type.h"
+#include "executor/spi.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+
+#include "api/pacing.h"
+#include "base/compat.h"
+#include "pull/apply.h"
+#include "table/capture.h"
+#include "table/row_io.h"
+
+/* Milliseconds between tries of a customer, at most. */
+#define ARRIVAL_LONGEST		300000
+
+/* Milliseconds by which a customer's generation date may be before its Add ended. */
+#define ARRIVAL_ADD_TIME	600000
+
+/* A customer, and the row it belongs to. */
+typedef struct ArrivalItem
+{
+	KaptureArrival *arrival;
+	int			matches;		/* rows found */
+	bool		by_id;
+	KaptureRow	row;			/* the last of them */
+	const KaptureWaiting *waiting;	/* NULL: nothing waits */
+} ArrivalItem;
+
+typedef struct ArrivalBatch
+{
+	KaptureAttachment *att;
+	const char *timezone;
+	MemoryContext context;
+	List	   *items;			/* of ArrivalItem */
+
+	/* for writing one of them */
+	ArrivalItem *item;
+	int64		columns;		/* bits */
+	bool		insert;
+	bool		written;
+} ArrivalBatch;
+
+/* ------------------------------------------------------------------------
+ * Finding rows
+ * ------------------------------------------------------------------------
+ */
+
+/* "r.key1::text, ..." */
+static void
+arrival_append_keys(StringInfo sql, const KaptureAttachment *att)
+{
+	for (int i = 0; i < att->nkeys; i++)
+		appendStringInfo(sql, ", r.%s::text", quote_identifier(att->keys[i].name));
+}
+
+/* Takes in the rows of the last result; *items are in the order of its ordinals. */
+static void
+arrival_take_rows(ArrivalBatch *batch, List *items, bool by_id)
+{
+	for (uint64 i = 0; i < SPI_processed; i++)
+	{
+		HeapTuple	line = SPI_tuptable->vals[i];
+		bool		isnull;
+		int64		ord = DatumGetInt64(SPI_getbinval(line, SPI_tuptable->tupdesc, 1, &isnull));
+		ArrivalItem *item = list_nth(items, (int) ord - 1);
+		char	   *parts[INDEX_MAX_KEYS];
+
+		for (int k = 0; k < batch->att->nkeys; k++)
+			parts[k] = SPI_getvalue(line, SPI_tuptable->tupdesc, k + 2);
+		item->row.row_key = MemoryContextStrdup(batch->context, kapture_catalog_pack_key(parts, batch->att->nkeys));
+		item->by_id = by_id;
+		item->matches++;
+	}
+}
+
+static void
+arrival_find_by_id(ArrivalBatch *batch)
+{
+	Oid			types[] = {INT8ARRAYOID};
+	Datum		values[1];
+	Datum	   *ids = palloc(sizeof(Datum) * list_length(batch->items));
+	StringInfoData sql;
+	ListCell   *lc;
+	int			n = 0;
+
+	foreach(lc, batch->items)
+		ids[n++] = Int64GetDatum(((ArrivalItem *) lfirst(lc))->arrival->customer_id);
+	values[0] = PointerGetDatum(construct_array(ids, n, INT8OID, 8, FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
+	initStringInfo(&sql);
+	appendStringInfoString(&sql, "SELECT v.ord");
+	arrival_append_keys(&sql, batch->att);
+	appendStringInfo(&sql, " FROM unnest($1) WITH ORDINALITY AS v(id, ord) JOIN %s AS r ON r.%s = v.id",
+					 kapture_row_relation_name(batch->att->root), quote_identifier(batch->att->id_column));
+	if (SPI_execute_with_args(sql.data, 1, types, values, NULL, false, 0) != SPI_OK_SELECT)
+		elog(ERROR, "could not look for rows by id");
+	arrival_take_rows(batch, batch->items, true);
+}
+
+/* The column that is mapped to a field, as an expression; NULL if none is. */
+static char *
+arrival_column(const KaptureAttachment *att, const char *field)
+{
+	for (int i = 0; i < att->ncolumns; i++)
+	{
+		if (strcmp(att->columns[i].field, field) == 0 && att->columns[i].attnum != InvalidAttrNumber)
+			return psprintf("r.%s::text", quote_identifier(att->columns[i].name));
+	}
+	return NULL;
+}
+
+/* A text[] of phones or emails. */
+static Datum
+arrival_texts(List *items, bool phone)
+{
+	int			n = list_length(items);
+	Datum	   *elems = palloc(sizeof(Datum) * n);
+	bool	   *nulls = palloc(sizeof(bool) * n);
+	int			lbs[1] = {1};
+
+	for (int i = 0; i < n; i++)
+	{
+		KaptureArrival *arrival = ((ArrivalItem *) list_nth(items, i))->arrival;
+		char	   *text = phone ? arrival->phone : arrival->email;
+
+		nulls[i] = text == NULL;
+		elems[i] = text ? CStringGetTextDatum(text) : (Datum) 0;
+	}
+	return PointerGetDatum(construct_md_array(elems, nulls, 1, &n, lbs, TEXTOID, -1, false, TYPALIGN_INT));
+}
+
+/* Those that no row has the id of: by phone or email, among rows without one. */
+static void
+arrival_find_by_contact(ArrivalBatch *batch)
+{
+	char	   *phone = arrival_column(batch->att, "phone");
+	char	   *email = arrival_column(batch->att, "email_id");
+	Oid			types[] = {TEXTARRAYOID, TEXTARRAYOID};
+	Datum		values[2];
+	List	   *items = NIL;
+	StringInfoData sql;
+	ListCell   *lc;
+
+	foreach(lc, batch->items)
+	{
+		if (((ArrivalItem *) lfirst(lc))->matches == 0)
+			items = lappend(items, lfirst(lc));
+	}
+	if (items == NIL)
+		return;
+	values[0] = arrival_texts(items, true);
+	values[1] = arrival_texts(items, false);
+	initStringInfo(&sql);
+	appendStringInfoString(&sql, "SELECT v.ord");
+	arrival_append_keys(&sql, batch->att);
+	appendStringInfo(&sql, " FROM unnest($1, $2) WITH ORDINALITY AS v(phone, email, ord) JOIN %s AS r"
+					 " ON r.%s IS NULL AND (%s = v.phone OR %s = v.email)",
+					 kapture_row_relation_name(batch->att->root), quote_identifier(batch->att->id_column),
+					 phone ? phone : "NULL::text", email ? email : "NULL::text");
+	if (SPI_execute_with_args(sql.data, 2, types, values, NULL, false, 0) != SPI_OK_SELECT)
+		elog(ERROR, "could not look for rows by phone and email");
+	arrival_take_rows(batch, items, false);
+}
+
+static void
+arrival_do_find(void *arg)
+{
+	ArrivalBatch *batch = arg;
+
+	arrival_find_by_id(batch);
+	arrival_find_by_contact(batch);
+}
+
+/* ------------------------------------------------------------------------
+ * Writing rows
+ * ------------------------------------------------------------------------
+ */
+
+/* May a column be written, and has the customer a value for it? */
+static bool
+arrival_has_value(const KaptureAttachment *att, const KaptureArrival *arrival, int i)
+{
+	return arrival->values[i] != NULL && att->columns[i].attnum != InvalidAttrNumber &&
+		get_attgenerated(att->root, get_attnum(att->root, att->columns[i].name)) == '\0';
+}
+
+/* "$n::type", without the type's modifier: what is too long is an error, not cut. */
+static char *
+arrival_parameter(const KaptureAttachment *att, int i, int n)
+{
+	Oid			type = get_atttype(att->root, get_attnum(att->root, att->columns[i].name));
+
+	return psprintf("$%d::%s", n, format_type_extended(type, -1, FORMAT_TYPE_TYPEMOD_GIVEN | FORMAT_TYPE_FORCE_QUALIFY));
+}
+
+/* INSERT INTO t (id, c1, ...) VALUES ($1, $2::type, ...) */
+static void
+arrival_insert_sql(ArrivalBatch *batch, StringInfo sql)
+{
+	KaptureAttachment *att = batch->att;
+	StringInfoData values;
+	int			n = 1;
+
+	initStringInfo(&values);
+	appendStringInfo(sql, "INSERT INTO %s (%s", kapture_row_relation_name(att->root), quote_identifier(att->id_column));
+	for (int i = 0; i < att->ncolumns; i++)
+	{
+		if ((batch->columns & (INT64CONST(1) << att->columns[i].bit)) == 0)
+			continue;
+		appendStringInfo(sql, ", %s", quote_identifier(att->columns[i].name));
+		appendStringInfo(&values, ", %s", arrival_parameter(att, i, ++n));
+	}
+	appendStringInfo(sql, ") VALUES ($1%s)", values.data);
+}
+
+/* UPDATE t AS r SET id = $1, c1 = $2::type, ... WHERE r.key1 = $n::type AND ... */
+static void
+arrival_update_sql(ArrivalBatch *batch, StringInfo sql)
+{
+	KaptureAttachment *att = batch->att;
+	int			n = 1;
+
+	appendStringInfo(sql, "UPDATE %s AS r SET %s = $1", kapture_row_relation_name(att->root), quote_identifier(att->id_column));
+	for (int i = 0; i < att->ncolumns; i++)
+	{
+		if ((batch->columns & (INT64CONST(1) << att->columns[i].bit)) != 0)
+			appendStringInfo(sql, ", %s = %s", quote_identifier(att->columns[i].name), arrival_parameter(att, i, ++n));
+	}
+	for (int i = 0; i < att->nkeys; i++)
+		appendStringInfo(sql, "%s r.%s %s $%d::%s", i > 0 ? " AND" : " WHERE",
+						 quote_identifier(att->keys[i].name), att->keys[i].equals, ++n, att->keys[i].type);
+}
+
+static void
+arrival_do_write(void *arg)
+{
+	ArrivalBatch *batch = arg;
+	KaptureAttachment *att = batch->att;
+	KaptureArrival *arrival = batch->item->arrival;
+	Oid			types[1 + KAPTURE_MAX_COLUMNS + INDEX_MAX_KEYS];
+	Datum		values[1 + KAPTURE_MAX_COLUMNS + INDEX_MAX_KEYS];
+	StringInfoData sql;
+	int			n = 0;
+	int			rc;
+
+	if (SPI_execute("SET CONSTRAINTS ALL IMMEDIATE", false, 0) < 0)
+		elog(ERROR, "could not set constraints");
+	initStringInfo(&sql);
+	types[n] = INT8OID;
+	values[n++] = Int64GetDatum(arrival->customer_id);
+	for (int i = 0; i < att->ncolumns; i++)
+	{
+		if ((batch->columns & (INT64CONST(1) << att->columns[i].bit)) == 0)
+			continue;
+		types[n] = TEXTOID;
+		values[n++] = CStringGetTextDatum(arrival->values[i]);
+	}
+	if (batch->insert)
+		arrival_insert_sql(batch, &sql);
+	else
+	{
+		char	  **keys = kapture_catalog_unpack_key(batch->item->row.row_key, att->nkeys);
+
+		for (int i = 0; i < att->nkeys; i++)
+		{
+			types[n] = TEXTOID;
+			values[n++] = CStringGetTextDatum(keys[i]);
+		}
+		arrival_update_sql(batch, &sql);
+	}
+	rc = SPI_execute_with_args(sql.data, n, types, values, NULL, false, 0);
+	if (rc != SPI_OK_INSERT && rc != SPI_OK_UPDATE)
+		elog(ERROR, "unexpected SPI result %d", rc);
+	batch->written = SPI_processed > 0;
+}
+
+/* ------------------------------------------------------------------------
+ * Deciding
+ * ------------------------------------------------------------------------
+ */
+
+static void
+arrival_done(ArrivalBatch *batch, ArrivalItem *item)
+{
+	kapture_inbox_done(batch->att->id, item->arrival->customer_id);
+}
+
+static void
+arrival_park(ArrivalBatch *batch, ArrivalItem *item, const char *why)
+{
+	kapture_inbox_park(batch->att->id, item->arrival->customer_id, why);
+}
+
+static void
+arrival_later(ArrivalBatch *batch, ArrivalItem *item, const char *why)
+{
+	int64		wait = kapture_pacing_backoff(item->arrival->attempts + 1, ARRIVAL_LONGEST);
+
+	kapture_inbox_later(batch->att->id, item->arrival->customer_id,
+						TimestampTzPlusMilliseconds(GetCurrentTimestamp(), wait), why);
+}
+
+/* Writes a row and notes what became of it. */
+static void
+arrival_write(ArrivalBatch *batch, ArrivalItem *item)
+{
+	ErrorData  *error;
+
+	batch->item = item;
+	batch->written = false;
+	kapture_capture_ignore(batch->att->id, item->arrival->customer_id,
+						   batch->insert ? batch->att->all_changed : batch->columns);
+	error = kapture_row_run(batch->att, batch->timezone, arrival_do_write, batch);
+	kapture_capture_ignore(0, 0, 0);
+	if (error == NULL && batch->written)
+		arrival_done(batch, item);
+	else if (error == NULL)
+		arrival_park(batch, item, "writing the customer changed no row; a trigger or rule of the table prevents it");
+	else if (error->sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE || error->sqlerrcode == ERRCODE_T_R_DEADLOCK_DETECTED)
+		arrival_later(batch, item, "the row or the table is locked");
+	else
+		arrival_park(batch, item, error->message);
+	if (error)
+		FreeErrorData(error);
+}
+
+/* A customer without a row. */
+static void
+arrival_insert(ArrivalBatch *batch, ArrivalItem *item)
+{
+	KaptureAttachment *att = batch->att;
+	KaptureArrival *arrival = item->arrival;
+	TimestampTz since = arrival->generated == DT_NOEND ? arrival->asked_at :
+		TimestampTzPlusMilliseconds(Min(arrival->generated, arrival->asked_at), -ARRIVAL_ADD_TIME);
+
+	if (kapture_inbox_is_added(att->id, arrival->phone, arrival->email))
+	{
+		arrival_later(batch, item, "a row with this phone or email is being added to Kapture");
+		return;
+	}
+	if (kapture_inbox_was_sent(att->id, arrival->customer_id, since))
+	{
+		arrival_done(batch, item);	/* its row was deleted here */
+		return;
+	}
+	batch->columns = 0;
+	for (int i = 0; i < att->ncolumns; i++)
+	{
+		if (arrival_has_value(att, arrival, i))
+			batch->columns |= INT64CONST(1) << att->columns[i].bit;
+	}
+	batch->insert = true;
+	arrival_write(batch, item);
+}
+
+/* A customer with a row, which is locked for us. */
+static void
+arrival_update(ArrivalBatch *batch, ArrivalItem *item)
+{
+	KaptureAttachment *att = batch->att;
+	KaptureArrival *arrival = item->arrival;
+	int64		kept = item->waiting && !att->remote_wins ? item->waiting->changed : 0;
+
+	if (kapture_inbox_was_sent(att->id, arrival->customer_id, arrival->asked_at))
+	{
+		arrival_done(batch, item);
+		return;
+	}
+	if (item->waiting && att->remote_wins)
+	{
+		if (item->waiting->sending)
+		{
+			arrival_later(batch, item, "the row is being sent to Kapture");
+			return;
+		}
+		kapture_inbox_discard_waiting(att->id, item->row.row_key);
+	}
+	batch->columns = 0;
+	for (int i = 0; i < att->ncolumns; i++)
+	{
+		const char *now = item->row.values[i];
+		int64		bit = INT64CONST(1) << att->columns[i].bit;
+
+		if ((kept & bit) == 0 && arrival_has_value(att, arrival, i) &&
+			(now == NULL || strcmp(now, arrival->values[i]) != 0))
+			batch->columns |= bit;
+	}
+	if (batch->columns == 0 && item->row.customer_id != 0)
+	{
+		arrival_done(batch, item);
+		return;
+	}
+	batch->insert = false;
+	arrival_write(batch, item);
+}
+
+static void
+arrival_settle(ArrivalBatch *batch, ArrivalItem *item)
+{
+	KaptureArrival *arrival = item->arrival;
+
+	if (!arrival->present)
+		arrival_done(batch, item);	/* somebody has deleted the copy */
+	else if (item->matches == 0)
+		arrival_insert(batch, item);
+	else if (item->matches > 1)
+		arrival_park(batch, item, item->by_id ?
+					 psprintf("%d rows have the customer's id", item->matches) :
+					 psprintf("%d rows without an id have the customer's phone or email", item->matches));
+	else if (item->row.outcome == KAPTURE_ROW_FAILED)
+		arrival_park(batch, item, item->row.error);
+	else if (item->row.outcome != KAPTURE_ROW_DONE)
+		arrival_later(batch, item, "the row is locked");
+	else if (item->row.customer_id != arrival->customer_id && (item->by_id || item->row.customer_id != 0))
+		arrival_later(batch, item, "the row was changed meanwhile");
+	else if (!item->by_id && item->waiting)
+		arrival_later(batch, item, "the row with this phone or email is being added to Kapture");
+	else
+		arrival_update(batch, item);
+}
+
+/* Locks the rows that were found, and learns what waits for them. */
+static void
+arrival_hold(ArrivalBatch *batch)
+{
+	List	   *rows = NIL;
+	List	   *keys = NIL;
+	List	   *waiting;
+	ListCell   *lc;
+	ListCell   *wc;
+
+	foreach(lc, batch->items)
+	{
+		ArrivalItem *item = lfirst(lc);
+
+		if (item->matches != 1)
+			continue;
+		rows = lappend(rows, &item->row);
+		keys = lappend(keys, unconstify(char *, item->row.row_key));
+	}
+	if (rows == NIL)
+		return;
+	kapture_row_hold(batch->att, batch->timezone, rows);
+	waiting = kapture_inbox_waiting(batch->att->id, keys);
+	foreach(lc, batch->items)
+	{
+		ArrivalItem *item = lfirst(lc);
+
+		foreach(wc, waiting)
+		{
+			if (item->matches == 1 && strcmp(((KaptureWaiting *) lfirst(wc))->row_key, item->row.row_key) == 0)
+				item->waiting = lfirst(wc);
+		}
+	}
+}
+
+/*
+ * Brings customers (of KaptureArrival) into the table, and notes in the inbox
+ * what became of each.  Needs a transaction; the rows it touches stay locked
+ * until its end.  Errors: those of reading the table as a whole, as its owner.
+ */
+void
+kapture_arrival_apply(KaptureAttachment *att, const char *timezone, List *arrivals)
+{
+	ArrivalBatch batch = {.att = att, .timezone = timezone, .context = CurrentMemoryContext};
+	ErrorData  *error;
+	ListCell   *lc;
+
+	foreach(lc, arrivals)
+	{
+		ArrivalItem *item = palloc0(sizeof(ArrivalItem));
+
+		item->arrival = lfirst(lc);
+		item->row.context = batch.context;
+		batch.items = lappend(batch.items, item);
+	}
+	error = kapture_row_run(att, timezone, arrival_do_find, &batch);
+	if (error)
+		ReThrowError(error);
+	arrival_hold(&batch);
+	foreach(lc, batch.items)
+		arrival_settle(&batch, lfirst(lc));
+}
+
+/* For kapture_arrival_ids(). */
+typedef struct ArrivalIds
+{
+	KaptureAttachment *att;
+	int64		after;
+	int			limit;
+	int64	   *ids;
+	int			n;
+} ArrivalIds;
+
+static void
+arrival_do_ids(void *arg)
+{
+	ArrivalIds *batch = arg;
+	char	   *column = psprintf("r.%s", quote_identifier(batch->att->id_column));
+	Oid			types[] = {INT8OID, INT8OID};
+	Datum		values[] = {Int64GetDatum(batch->after), Int64GetDatum(batch->limit)};
+	bool		isnull;
+
+	if (SPI_execute_with_args(psprintf("SELECT %s FROM %s AS r WHERE %s > $1 ORDER BY %s LIMIT $2", column,
+									   kapture_row_relation_name(batch->att->root), column, column),
+							  lengthof(values), types, values, NULL, true, 0) != SPI_OK_SELECT)
+		elog(ERROR, "could not read ids");
+	for (uint64 i = 0; i < SPI_processed; i++)
+		batch->ids[batch->n++] = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 1, &isnull));
+}
+
+/*
+ * Fills in the ids of Kapture's that rows of the table have, from behind "after"
+ * on, in order; returns how many, "limit" at most.  Errors as reading the table
+ * as its owner does.
+ */
+int
+kapture_arrival_ids(KaptureAttachment *att, int64 after, int limit, int64 *ids)
+{
+	ArrivalIds	batch = {att, after, limit, ids, 0};
+	ErrorData  *error = kapture_row_run(att, NULL, arrival_do_ids, &batch);
+
+	if (error)
+		ReThrowError(error);
+	return batch.n;
+}

@@ -1,0 +1,712 @@
+/*
+ * fetch.c
+ *		Fetches customers from Kapture: many windows of a pull, several at a
+ *		time, handed out in order; and answers to many Gets in the same way.
+ *
+ * A fetch is a list of slots, one for each window that is to be asked for, is
+ * being asked for, or has been answered and waits for its turn; the first one
+ * is the next to be handed out.  An answer stays as libcurl left it until its
+ * turn comes, and its customers become jsonb one by one.  So memory is bounded by a few
+ * answers, however long the range: no window is asked for ahead if the answers
+ * are so large that the list would hold more than FETCH_AHEAD bytes.
+ *
+ * What may get better by itself is tried again: lost connections, timeouts,
+ * answers that are cut off, 5xx and 429.  All windows then wait, since they go
+ * to the same server.  What cannot get better is raised as an error when its
+ * window's turn comes, so that whoever reads has everything before it.
+ *
+ * Windows whose number of customers looks like a limit of the server's are
+ * halved, down to a second, and asked for again: what is beyond such a limit is
+ * left out without a word.
+ *
+ * Settings are read when a request is sent and when an answer is looked at.
+ * Outside of a transaction, as in a background process, that is a transaction
+ * of its own; none is open while the network is waited for.
+ *
+ * Between two calls of kapture_fetch_next() nobody serves the network.  A
+ * request that breaks then, say because a cursor was left alone for an hour,
+ * is nobody's fault: it is repeated as if it had never been sent.
+ *
+ * Everything belongs to one memory context; requests are given back with it
+ * (see http.c), be it after an error or because the reader has seen enough.
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "miscadmin.h"
+#include "nodes/pg_list.h"
+#include "pgtime.h"
+#include "storage/latch.h"
+#include "utils/datetime.h"
+#include "utils/memutils.h"
+
+#include "api/error.h"
+#include "api/http.h"
+#include "api/option.h"
+#include "api/pacing.h"
+#include "api/reply.h"
+#include "base/compat.h"
+#include "pull/fetch.h"
+
+/* Tries of one window. */
+#define FETCH_ATTEMPTS		5
+
+/* Milliseconds of a Retry-After that are still waited for. */
+#define FETCH_LONGEST_WAIT	600000
+
+/* Bytes of answers that may be fetched ahead. */
+#define FETCH_AHEAD			(16 * 1024 * 1024)
+
+/* Requests at a time before the first answer tells how large they are. */
+#define FETCH_FIRST			2
+
+/*
+ * A number of customers that is a multiple of this may be all that the server
+ * gives away at once.  Limits are round numbers; by chance one window in fifty
+ * looks like that, and costs two more requests.
+ */
+#define FETCH_ROUND			50
+
+typedef enum FetchState
+{
+	FETCH_DUE,					/* to be sent */
+	FETCH_RUNNING,
+	FETCH_FINISHED,				/* has an answer, or failed; not looked at */
+	FETCH_READY					/* waits for its turn */
+} FetchState;
+
+typedef struct FetchSlot
+{
+	KaptureFetch *fetch;
+	FetchState	state;
+	Timestamp	from;
+	Timestamp	to;
+	TimestampTz asked;			/* when it was last asked for */
+	int			number;			/* of the body, for a Get */
+	int			attempts;
+	bool		neglected;		/* nobody served the network meanwhile */
+	KaptureHttpRequest *request;
+} FetchSlot;
+
+struct KaptureFetch
+{
+	MemoryContext context;
+	MemoryContext answer_context;	/* of the window handed out */
+	char	   *server;
+	Oid			userid;
+	KaptureApi	api;
+	List	   *bodies;			/* of Gets */
+
+	pg_tz	   *zone;			/* of a Pull */
+	int64		window;			/* microseconds */
+	Timestamp	next;			/* start of the next window */
+	Timestamp	end;
+	int			planned;		/* slots made so far, but for halves */
+	bool		all_planned;
+
+	List	   *slots;			/* of FetchSlot */
+	int			connections;	/* requests at a time, at most */
+	int			running;		/* requests now */
+	int			allowed;		/* windows asked for ahead, at most */
+	size_t		largest;		/* bytes of an answer, about */
+	bool		answered;		/* the server has answered before */
+	int			timeout;		/* milliseconds */
+	TimestampTz not_before;		/* the server wants to be left alone */
+	TimestampTz next_start;		/* for rate_limit */
+	TimestampTz served;			/* when the network was served last */
+	KaptureWindow current;
+};
+
+
+/*
+ * Windows
+ */
+
+/* How far a local time is west of Greenwich, in microseconds. */
+static int64
+window_offset(const KaptureFetch *fetch, Timestamp local)
+{
+	struct pg_tm tm;
+	fsec_t		fsec;
+
+	if (timestamp2tm(local, NULL, &tm, &fsec, NULL, NULL) != 0)
+		return 0;
+	return DetermineTimeZoneOffset(&tm, fetch->zone) * USECS_PER_SEC;
+}
+
+/*
+ * How long a window may really be.  A day on which clocks are set back has 25
+ * hours, which is more than Kapture gives away at once.  A local time that
+ * comes twice may mean either to Kapture: the worse is assumed.
+ */
+static int64
+window_length(const KaptureFetch *fetch, Timestamp from, Timestamp to)
+{
+	int64		start = Min(window_offset(fetch, from),
+							window_offset(fetch, from - USECS_PER_DAY));
+	int64		end = Max(window_offset(fetch, to),
+						  window_offset(fetch, to + USECS_PER_DAY));
+
+	return (to + end) - (from + start);
+}
+
+/*
+ * The end of the window that starts at "from".  It is the start of the next
+ * one, so that nobody is lost between them.
+ */
+static Timestamp
+window_end(const KaptureFetch *fetch, Timestamp from)
+{
+	Timestamp	to = fetch->end;
+	int64		excess;
+	int64		half;
+
+	if (to - from > fetch->window)
+		to = from + fetch->window;
+	excess = window_length(fetch, from, to) - fetch->window;
+	half = Max(fetch->window / 2 / USECS_PER_SEC, 1) * USECS_PER_SEC;
+	if (excess > 0 && to - from > half)
+		to = Max(to - excess, from + half);
+	return to;
+}
+
+/*
+ * kapture_fetch_windows_left
+ *		About how many windows a pull has that is done up to "from".
+ */
+int64
+kapture_fetch_windows_left(const KaptureFetch *fetch, Timestamp from)
+{
+	return (fetch->end - from + fetch->window - 1) / fetch->window;
+}
+
+
+/*
+ * Slots
+ */
+
+/* The next slot to be handed out; NULL if there are none. */
+static FetchSlot *
+fetch_first(KaptureFetch *fetch)
+{
+	return fetch->slots == NIL ? NULL : linitial(fetch->slots);
+}
+
+/* Makes a slot, in the current context. */
+static FetchSlot *
+fetch_make_slot(KaptureFetch *fetch, Timestamp from, Timestamp to)
+{
+	FetchSlot  *slot = palloc0(sizeof(FetchSlot));
+
+	slot->fetch = fetch;
+	slot->state = FETCH_DUE;
+	slot->from = from;
+	slot->to = to;
+	return slot;
+}
+
+/* Adds windows to the list, as many as there is room for. */
+static void
+fetch_plan(KaptureFetch *fetch)
+{
+	while (!fetch->all_planned && list_length(fetch->slots) < fetch->allowed &&
+		   (fetch->slots == NIL || fetch->largest * (list_length(fetch->slots) + 1) <= FETCH_AHEAD))
+	{
+		Timestamp	from = fetch->next;
+		FetchSlot  *slot;
+
+		if (fetch->api == KAPTURE_API_PULL)
+			fetch->next = window_end(fetch, from);
+		slot = fetch_make_slot(fetch, from, fetch->next);
+		slot->number = fetch->planned++;
+		fetch->slots = lappend(fetch->slots, slot);
+		fetch->all_planned = fetch->api == KAPTURE_API_PULL ? fetch->next >= fetch->end :
+			fetch->planned >= list_length(fetch->bodies);
+	}
+}
+
+/*
+ * Replaces the first slot by two halves, if its answer may have been cut off
+ * and is for more than a second.
+ */
+static bool
+fetch_halve(KaptureFetch *fetch, FetchSlot *slot, const KaptureList *list)
+{
+	int64		seconds = (slot->to - slot->from) / USECS_PER_SEC;
+	Timestamp	middle = slot->from + seconds / 2 * USECS_PER_SEC;
+
+	if (fetch->api != KAPTURE_API_PULL || list->ncustomers == 0 || list->ncustomers % FETCH_ROUND != 0)
+		return false;
+	if (seconds <= 1)
+	{
+		ereport(AmBackgroundWorkerProcess() ? LOG : WARNING,
+				(errmsg("kapture_sync: server \"%s\" gave exactly %d customers for a single second, %s; there may be more",
+						fetch->server, list->ncustomers, kapture_message_date(slot->from))));
+		return false;
+	}
+	linitial(fetch->slots) = fetch_make_slot(fetch, middle, slot->to);
+	fetch->slots = lcons(fetch_make_slot(fetch, slot->from, middle), fetch->slots);
+	return true;
+}
+
+/*
+ * Whatever reads settings or converts text needs a transaction.  Begins one if
+ * there is none; returns whether it did.
+ */
+static bool
+fetch_begin_work(KaptureFetch *fetch)
+{
+	if (IsTransactionState())
+		return false;
+	StartTransactionCommand();
+	MemoryContextSwitchTo(fetch->context);
+	return true;
+}
+
+static void
+fetch_end_work(KaptureFetch *fetch, bool begun)
+{
+	if (!begun)
+		return;
+	CommitTransactionCommand();
+	MemoryContextSwitchTo(fetch->context);
+}
+
+/* Sends the request of a slot. */
+static void
+fetch_send(KaptureFetch *fetch, FetchSlot *slot)
+{
+	const KaptureServer *server = kapture_server_get(fetch->server, fetch->userid);
+	const char *text;
+	MemoryContext old;
+	char	   *body;
+	size_t		len;
+
+	/* the text is gone with the window, the request when it is released */
+	old = MemoryContextSwitchTo(fetch->answer_context);
+	if (fetch->api == KAPTURE_API_GET)
+		text = list_nth(fetch->bodies, slot->number);
+	else
+		text = psprintf("{\"start_date\": \"%s\", \"end_date\": \"%s\"}",
+						kapture_message_date(slot->from),
+						kapture_message_date(slot->to));
+	if (server->body_array[fetch->api])
+		text = psprintf("[%s]", text);
+	body = kapture_message_to_utf8(text, &len);
+	MemoryContextSwitchTo(old);
+	slot->request = kapture_http_start(server, fetch->api, body, len, slot);
+	slot->state = FETCH_RUNNING;
+	slot->neglected = false;
+	slot->asked = GetCurrentTimestamp();
+	fetch->running++;
+	if (server->rate_limit > 0)
+		fetch->next_start = slot->asked + (int64) (USECS_PER_SEC / server->rate_limit);
+}
+
+/*
+ * Sends what is due.  Returns when to come back for more; DT_NOEND: not before
+ * something has finished.
+ */
+static TimestampTz
+fetch_send_due(KaptureFetch *fetch)
+{
+	ListCell   *lc;
+	bool		begun = false;
+	TimestampTz when = DT_NOEND;
+
+	foreach(lc, fetch->slots)
+	{
+		FetchSlot  *slot = lfirst(lc);
+
+		if (slot->state != FETCH_DUE)
+			continue;
+		if (fetch->running >= fetch->connections)
+			break;
+		when = Max(fetch->not_before, fetch->next_start);
+		if (when > GetCurrentTimestamp())
+			break;
+		when = DT_NOEND;
+		begun |= fetch_begin_work(fetch);
+		fetch_send(fetch, slot);
+	}
+	fetch_end_work(fetch, begun);
+	return when;
+}
+
+/* Gives a slot another try. */
+static void
+fetch_repeat(FetchSlot *slot)
+{
+	kapture_http_release(slot->request);
+	slot->request = NULL;
+	slot->state = FETCH_DUE;
+}
+
+/* As fetch_repeat(), but later; false if it has been tried often enough. */
+static bool
+fetch_retry(KaptureFetch *fetch, FetchSlot *slot)
+{
+	int64		wait = kapture_http_answer(slot->request)->retry_after;
+
+	if (slot->attempts + 1 >= FETCH_ATTEMPTS || wait > FETCH_LONGEST_WAIT)
+	{
+		/* whoever comes again later is to know */
+		if (wait > 0)
+			fetch->not_before = Max(fetch->not_before,
+									TimestampTzPlusMilliseconds(GetCurrentTimestamp(), wait));
+		return false;
+	}
+	slot->attempts++;
+	if (wait < 0)
+		wait = kapture_pacing_backoff(slot->attempts, KAPTURE_SERVER_LONGEST);
+	fetch->not_before = Max(fetch->not_before,
+							TimestampTzPlusMilliseconds(GetCurrentTimestamp(), wait));
+	fetch_repeat(slot);
+	return true;
+}
+
+/* May a request that got no whole answer do better the next time? */
+static bool
+fetch_may_recover(KaptureFetch *fetch, const KaptureHttpAnswer *answer)
+{
+	/* too large, a certificate that does not fit, ... */
+	if (answer->option != NULL && strcmp(answer->option, "timeout") != 0 &&
+		strcmp(answer->option, "connect_timeout") != 0)
+		return false;
+
+	/* a server that never was there is more likely a wrong address */
+	return fetch->answered || answer->outcome != KAPTURE_HTTP_NOT_SENT;
+}
+
+/* Looks at a finished request, but not into its answer. */
+static void
+fetch_look(KaptureFetch *fetch, FetchSlot *slot)
+{
+	const KaptureHttpAnswer *answer = kapture_http_answer(slot->request);
+
+	ereport(DEBUG1,
+			(errmsg_internal("kapture %s request: HTTP code %d after %.3f ms",
+							 kapture_api_name(fetch->api), answer->status,
+							 answer->elapsed / 1000.0)));
+	slot->state = FETCH_READY;
+	if (answer->outcome != KAPTURE_HTTP_ANSWERED)
+	{
+		if (slot->neglected)
+			fetch_repeat(slot);
+		else if (fetch_may_recover(fetch, answer))
+			(void) fetch_retry(fetch, slot);
+		return;
+	}
+	fetch->answered = true;
+	if (answer->status >= 500 || answer->status == 429 ||
+		answer->status == 408 || answer->status == 425)
+		(void) fetch_retry(fetch, slot);
+	else
+		fetch->largest = Max(answer->body_len, fetch->largest - fetch->largest / 8);
+}
+
+/*
+ * Takes note of the requests that have finished, and looks at ours.  Those of
+ * other fetches, of other cursors, are noted for them.
+ */
+static void
+fetch_reap(KaptureFetch *fetch)
+{
+	KaptureHttpRequest *request;
+	ListCell   *lc;
+
+	while ((request = kapture_http_next_finished()) != NULL)
+	{
+		FetchSlot  *slot = kapture_http_owner(request);
+
+		if (slot == NULL)
+			continue;
+		slot->state = FETCH_FINISHED;
+		if (slot->fetch != fetch)
+			SetLatch(MyLatch);	/* its reader must not wait for it any more */
+	}
+	foreach(lc, fetch->slots)
+	{
+		FetchSlot  *slot = lfirst(lc);
+
+		if (slot->state == FETCH_FINISHED)
+		{
+			fetch->running--;
+			fetch_look(fetch, slot);
+		}
+	}
+}
+
+
+/*
+ * Answers
+ */
+
+/* The first slot is done with. */
+static void
+fetch_take_off(KaptureFetch *fetch, FetchSlot *slot)
+{
+	kapture_http_release(slot->request);
+	fetch->slots = list_delete_first(fetch->slots);
+	pfree(slot);
+}
+
+/* Makes a window of the first slot's answer.  False if it is asked for again. */
+static bool
+fetch_accept(KaptureFetch *fetch, FetchSlot *slot)
+{
+	const KaptureHttpAnswer *answer = kapture_http_answer(slot->request);
+	const KaptureServer *server = kapture_server_get(fetch->server, fetch->userid);
+	MemoryContext scratch;
+	MemoryContext old;
+	KaptureReply reply;
+	KaptureList *list;
+	char	   *why = NULL;
+	bool		done;
+
+	if (answer->outcome != KAPTURE_HTTP_ANSWERED)
+		kapture_complaint_no_answer(server, fetch->api, answer);
+
+	scratch = AllocSetContextCreate(fetch->context, "kapture answer",
+									ALLOCSET_DEFAULT_SIZES);
+	old = MemoryContextSwitchTo(fetch->answer_context);
+	list = kapture_message_split(answer->body, answer->body_len, scratch, &why);
+	MemoryContextSwitchTo(scratch);
+	kapture_message_judge(fetch->api, answer->status, list ? list->rest : NULL, &reply);
+	done = reply.verdict == KAPTURE_SUCCESS || reply.verdict == KAPTURE_NOT_FOUND;
+	MemoryContextSwitchTo(old);
+	if (done && reply.verdict == KAPTURE_SUCCESS && fetch_halve(fetch, slot, list))
+	{
+		kapture_http_release(slot->request);
+		pfree(slot);
+		done = false;
+	}
+	else if (done)
+	{
+		fetch->current.from = slot->from;
+		fetch->current.to = slot->to;
+		fetch->current.number = slot->number;
+		fetch->current.asked = slot->asked;
+		fetch->current.list = reply.verdict == KAPTURE_SUCCESS ? list : NULL;
+		if (list != NULL)
+			list->rest = NULL;	/* goes with "scratch" */
+		fetch_take_off(fetch, slot);
+		fetch->allowed = Min(fetch->allowed + 1, fetch->connections);
+	}
+	else if ((reply.verdict != KAPTURE_BROKEN && reply.verdict != KAPTURE_THROTTLED) ||
+			 !fetch_retry(fetch, slot))
+	{
+		if (list == NULL)
+			kapture_complaint_not_json(server, fetch->api, answer, why);
+		kapture_complaint_failed(server, fetch->api, answer->status, &reply);
+	}
+	MemoryContextDelete(scratch);
+	return done;
+}
+
+/* Notes that requests were left alone, if they were. */
+static void
+fetch_note_absence(KaptureFetch *fetch)
+{
+	ListCell   *lc;
+
+	if (GetCurrentTimestamp() - fetch->served < fetch->timeout * INT64CONST(1000) / 2)
+		return;
+	foreach(lc, fetch->slots)
+		((FetchSlot *) lfirst(lc))->neglected = true;
+}
+
+/*
+ * kapture_fetch_poll
+ *		As far as it goes without waiting: sends what is due, and sets *window
+ *		to the next window, in order, if it is there.
+ *
+ * WAIT: call again once the network has been served (kapture_http_wait,
+ * kapture_fetch_served), at *when at the latest.  The window is valid until the next call.  Errors as
+ * kapture_fetch_next(); after one, the fetch can only be dropped.
+ */
+KaptureFetchState
+kapture_fetch_poll(KaptureFetch *fetch, const KaptureWindow **window, TimestampTz *when)
+{
+	MemoryContext old = MemoryContextSwitchTo(fetch->context);
+	KaptureFetchState state = KAPTURE_FETCH_WAIT;
+
+	MemoryContextReset(fetch->answer_context);
+	fetch_note_absence(fetch);
+	do
+	{
+		fetch_plan(fetch);
+		if (fetch->slots == NIL)
+			state = KAPTURE_FETCH_END;
+		else
+		{
+			FetchSlot  *slot = fetch_first(fetch);
+
+			*when = fetch_send_due(fetch);
+			fetch_reap(fetch);
+			if (slot->state == FETCH_READY)
+			{
+				bool		begun = fetch_begin_work(fetch);
+
+				if (fetch_accept(fetch, slot))
+				{
+					*window = &fetch->current;
+					state = KAPTURE_FETCH_WINDOW;
+				}
+				fetch_end_work(fetch, begun);
+			}
+			else if (slot->state != FETCH_DUE || *when != DT_NOEND ||
+					 fetch->running >= fetch->connections)
+				break;
+		}
+	} while (state == KAPTURE_FETCH_WAIT);
+
+	/* the next ones may travel while this one is read */
+	if (state == KAPTURE_FETCH_WINDOW)
+	{
+		fetch_plan(fetch);
+		(void) fetch_send_due(fetch);
+	}
+	fetch->served = GetCurrentTimestamp();
+	MemoryContextSwitchTo(old);
+	return state;
+}
+
+/*
+ * kapture_fetch_served
+ *		Says that the network has been served since the last call, so that what
+ *		has timed out was given its time.
+ */
+void
+kapture_fetch_served(KaptureFetch *fetch)
+{
+	fetch->served = GetCurrentTimestamp();
+}
+
+/*
+ * kapture_fetch_next
+ *		The next window, in order; NULL if there are no more.
+ *
+ * It is valid until the next call.  Waits, serving interrupts.  Errors: those
+ * of kapture_server_get() and kapture_http_start(); no answer: see http.c;
+ * HV00M an answer that is not JSON; those of kapture_complaint_failed().
+ */
+const KaptureWindow *
+kapture_fetch_next(KaptureFetch *fetch)
+{
+	const KaptureWindow *window = NULL;
+	TimestampTz when;
+
+	for (;;)
+	{
+		long		timeout = -1;
+
+		CHECK_FOR_INTERRUPTS();
+		switch (kapture_fetch_poll(fetch, &window, &when))
+		{
+			case KAPTURE_FETCH_WINDOW:
+				return window;
+			case KAPTURE_FETCH_END:
+				return NULL;
+			case KAPTURE_FETCH_WAIT:
+				break;
+		}
+		if (when != DT_NOEND)
+			timeout = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), when);
+		(void) kapture_http_wait(timeout, WaitEventExtensionNew("KaptureHttp"));
+		kapture_fetch_served(fetch);
+	}
+}
+
+/*
+ * kapture_fetch_not_before
+ *		When the server may be asked again, as far as it has said so; in the
+ *		past if it has not.
+ */
+TimestampTz
+kapture_fetch_not_before(const KaptureFetch *fetch)
+{
+	return fetch->not_before;
+}
+
+
+/*
+ * Set-up
+ */
+
+static KaptureFetch *
+fetch_create(const char *name, Oid userid, KaptureApi api)
+{
+	const KaptureServer *server = kapture_server_get(name, userid);
+	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext,
+												  "kapture fetch",
+												  ALLOCSET_SMALL_SIZES);
+	KaptureFetch *fetch = MemoryContextAllocZero(context, sizeof(KaptureFetch));
+
+	kapture_server_require_key(server, api);
+	fetch->context = context;
+	fetch->answer_context = AllocSetContextCreate(context, "kapture window",
+												  ALLOCSET_DEFAULT_SIZES);
+	fetch->server = MemoryContextStrdup(context, name);
+	fetch->userid = userid;
+	fetch->api = api;
+	fetch->timeout = server->timeout;
+	fetch->connections = server->max_connections;
+	fetch->allowed = Min(FETCH_FIRST, fetch->connections);
+	fetch->served = GetCurrentTimestamp();
+	return fetch;
+}
+
+/*
+ * kapture_fetch_pull
+ *		Begins to fetch the customers between two local times of the account,
+ *		with the rights and the mapping of "userid".
+ *
+ * All of the fetch lives in a context below the current one and ends with it.
+ * Errors as kapture_server_get().
+ */
+KaptureFetch *
+kapture_fetch_pull(const char *server, Oid userid, Timestamp start, Timestamp end)
+{
+	KaptureFetch *fetch = fetch_create(server, userid, KAPTURE_API_PULL);
+	const KaptureServer *options = kapture_server_get(server, userid);
+
+	fetch->zone = pg_tzset(options->timezone);
+	if (fetch->zone == NULL)
+		elog(ERROR, "unknown time zone \"%s\"", options->timezone);
+	fetch->window = options->pull_window * USECS_PER_SEC;
+	fetch->next = start;
+	fetch->end = end;
+	return fetch;
+}
+
+/*
+ * kapture_fetch_gets
+ *		Begins to ask for the customers that Gets with these bodies find, one
+ *		or more of them; they are JSON (char *) in the database's encoding.
+ *
+ * As kapture_fetch_pull(); each answer is a window, in the order of the bodies.
+ */
+KaptureFetch *
+kapture_fetch_gets(const char *server, Oid userid, List *bodies)
+{
+	KaptureFetch *fetch = fetch_create(server, userid, KAPTURE_API_GET);
+	MemoryContext old = MemoryContextSwitchTo(fetch->context);
+	ListCell   *lc;
+
+	Assert(bodies != NIL);
+	foreach(lc, bodies)
+		fetch->bodies = lappend(fetch->bodies, pstrdup(lfirst(lc)));
+	MemoryContextSwitchTo(old);
+	return fetch;
+}
+
+/*
+ * kapture_fetch_is_pull
+ *		Are these windows of a pull, not answers to Gets?
+ */
+bool
+kapture_fetch_is_pull(const KaptureFetch *fetch)
+{
+	return fetch->api == KAPTURE_API_PULL;
+}

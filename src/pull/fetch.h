@@ -1,0 +1,49 @@
+/*
+ * fetch.h
+ *		Fetches customers from Kapture: many windows of a pull, several at a
+ *		time, handed out in order.
+ */
+#ifndef KAPTURE_FETCH_H
+#define KAPTURE_FETCH_H
+
+#include "postgres.h"
+
+#include "nodes/pg_list.h"
+#include "utils/timestamp.h"
+
+#include "api/reply.h"
+
+typedef struct KaptureFetch KaptureFetch;
+
+/* One answer. */
+typedef struct KaptureWindow
+{
+	Timestamp	from;			/* only for pulls, in the account's local time */
+	Timestamp	to;
+	int			number;			/* only for Gets: of the body, from 0 */
+	TimestampTz asked;			/* when its request was sent */
+	const KaptureList *list;	/* NULL: no customers */
+} KaptureWindow;
+
+/* What kapture_fetch_poll() came to. */
+typedef enum KaptureFetchState
+{
+	KAPTURE_FETCH_WINDOW,		/* a window is there */
+	KAPTURE_FETCH_WAIT,
+	KAPTURE_FETCH_END			/* there are no more */
+} KaptureFetchState;
+
+extern KaptureFetch *kapture_fetch_pull(const char *server, Oid userid,
+										Timestamp start, Timestamp end);
+extern KaptureFetch *kapture_fetch_gets(const char *server, Oid userid,
+										List *bodies);
+extern bool kapture_fetch_is_pull(const KaptureFetch *fetch);
+extern KaptureFetchState kapture_fetch_poll(KaptureFetch *fetch, const KaptureWindow **window,
+											TimestampTz *when);
+extern void kapture_fetch_served(KaptureFetch *fetch);
+extern const KaptureWindow *kapture_fetch_next(KaptureFetch *fetch);
+extern TimestampTz kapture_fetch_not_before(const KaptureFetch *fetch);
+extern int64 kapture_fetch_windows_left(const KaptureFetch *fetch,
+										Timestamp from);
+
+#endif							/* KAPTURE_FETCH_H */

@@ -1,0 +1,576 @@
+/*
+ * mirror.c
+ *		Writes windows of a pull into kapture_customers and kapture_contacts.
+ *
+ * A row that is as it was is not written.  Customers on the edge of two windows
+ * come with both and are taken in once: the ids of the window before are kept.
+ * Customers that were written are noted for the attached tables that take them
+ * (inbox.c).
+ *
+ * Customers are kept under the name of their server, and follow when it is
+ * renamed.  Who writes them holds the server against that until the end of the
+ * transaction, and makes sure that it has the name still.
+ */
+#include "postgres.h"
+
+#include "access/tupdesc.h"
+#include "catalog/pg_foreign_server.h"
+#include "catalog/pg_type.h"
+#include "commands/trigger.h"
+#include "executor/spi.h"
+#include "foreign/foreign.h"
+#include "miscadmin.h"
+#include "storage/lmgr.h"
+#include "storage/lock.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/guc.h"
+#include "utils/hsearch.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/rel.h"
+#include "utils/syscache.h"
+#include "utils/tuplestore.h"
+#include "utils/typcache.h"
+
+#include "api/columns.h"
+#include "base/catalog.h"
+#include "base/compat.h"
+#include "base/owner_sql.h"
+#include "pull/mirror.h"
+#include "table/inbox.h"
+
+PG_FUNCTION_INFO_V1(kapture_forget_contacts);
+
+/* The name of a window's rows in the statements that write them. */
+#define COPIES_ROWS		"kapture_window"
+
+/* One of the two tables, and the window's rows for it. */
+typedef struct CopiesTable
+{
+	TupleDesc	desc;			/* of kapture_customer or kapture_contact */
+	KaptureReader *reader;
+	char	   *upsert;			/* statement; $1: the server's name */
+	Datum	   *values;
+	bool	   *isnull;
+	Tuplestorestate *rows;
+	HTAB	   *ids;			/* of the window's rows */
+} CopiesTable;
+
+struct KaptureCopies
+{
+	Oid			namespace;		/* the extension's */
+	const char *schema;			/* its name, quoted */
+	const char *server;
+	Oid			serverid;
+	int			generation_date;	/* its place in a customer's row */
+	CopiesTable customers;
+	CopiesTable contacts;
+	bool		merge;			/* keep what the answer does not tell */
+	HTAB	   *ids_before;		/* of customers of the window before */
+	MemoryContext context;		/* of it all */
+	MemoryContext scratch;		/* of one window */
+	MemoryContext row;			/* of one customer */
+};
+
+
+/*
+ * Statements
+ */
+
+/*
+ * Runs a statement of ours, within SPI; its names are qualified, but for
+ * operators.  Errors: the statement's; XX000 if the result is not "expected".
+ */
+void
+kapture_copies_execute(const char *sql, int nargs, Oid *types, Datum *values,
+					   const char *nulls, int expected)
+{
+	MemoryContext old = CurrentMemoryContext;
+	int			level = NewGUCNestLevel();
+	int			rc;
+
+	(void) set_config_option("search_path", "pg_catalog, pg_temp", PGC_USERSET,
+							 PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
+	rc = SPI_execute_with_args(sql, nargs, types, values, nulls, false, 0);
+	if (rc != expected)
+		elog(ERROR, "SPI_execute_with_args failed: %s", SPI_result_code_string(rc));
+	AtEOXact_GUC(false, level);
+	MemoryContextSwitchTo(old); /* SPI leaves us in its own */
+}
+
+/* Appends "prefix.column" for each column of a type. */
+static void
+copies_append_columns(StringInfo sql, TupleDesc desc, const char *format)
+{
+	const char *separator = "";
+
+	for (int i = 0; i < desc->natts; i++)
+	{
+		Form_pg_attribute attr = TupleDescAttr(desc, i);
+		const char *name = quote_identifier(NameStr(attr->attname));
+
+		if (attr->attisdropped)
+			continue;
+		appendStringInfoString(sql, separator);
+		appendStringInfo(sql, format, name, name);
+		separator = ", ";
+	}
+}
+
+/* The statement that writes a window's rows to a table, if they differ. */
+static char *
+copies_upsert(const char *schema, const char *table, TupleDesc desc)
+{
+	StringInfoData sql;
+
+	initStringInfo(&sql);
+	appendStringInfo(&sql, "INSERT INTO %s.%s AS t (server, ", schema, table);
+	copies_append_columns(&sql, desc, "%s");
+	appendStringInfoString(&sql, ") SELECT $1, ");
+	copies_append_columns(&sql, desc, "w.%s");
+	appendStringInfoString(&sql, " FROM " COPIES_ROWS " w ON CONFLICT (server, id) DO UPDATE SET ");
+	copies_append_columns(&sql, desc, "%s = excluded.%s");
+	appendStringInfoString(&sql, " WHERE (");
+	copies_append_columns(&sql, desc, "t.%s");
+	appendStringInfoString(&sql, ") IS DISTINCT FROM (");
+	copies_append_columns(&sql, desc, "excluded.%s");
+	appendStringInfoString(&sql, ") RETURNING t.id");
+	return sql.data;
+}
+
+static void
+copies_open_table(KaptureCopies *copies, CopiesTable *table, KaptureRowKind kind,
+				  const char *timezone)
+{
+	bool		is_customer = kind == KAPTURE_ROW_CUSTOMER;
+	const char *type = is_customer ? "kapture_customer" : "kapture_contact";
+	Oid			typid = GetSysCacheOid2(TYPENAMENSP, Anum_pg_type_oid,
+										CStringGetDatum(type),
+										ObjectIdGetDatum(copies->namespace));
+
+	if (!OidIsValid(typid))
+		elog(ERROR, "type \"%s\" of extension kapture_sync is missing", type);
+	table->desc = lookup_rowtype_tupdesc_copy(typid, -1);
+	table->reader = kapture_reader_create(kind, table->desc, timezone);
+	table->upsert = copies_upsert(copies->schema,
+								  is_customer ? "kapture_customers" : "kapture_contacts",
+								  table->desc);
+	table->values = palloc(sizeof(Datum) * table->desc->natts);
+	table->isnull = palloc(sizeof(bool) * table->desc->natts);
+}
+
+
+/*
+ * One window
+ */
+
+/* Makes room for a window's rows of a table; its ids outlive the window. */
+static void
+copies_begin_rows(KaptureCopies *copies, CopiesTable *table)
+{
+	HASHCTL		info = {0};
+
+	info.keysize = sizeof(int64);
+	info.entrysize = sizeof(int64);
+	info.hcxt = copies->context;
+	table->ids = hash_create("kapture ids", 256, &info,
+							 HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+	table->rows = tuplestore_begin_heap(true, false, work_mem);
+}
+
+/* Is this the first row with that id in the window? */
+static bool
+copies_is_new(CopiesTable *table, int64 id)
+{
+	bool		found;
+
+	(void) hash_search(table->ids, &id, HASH_ENTER, &found);
+	return !found;
+}
+
+/* Takes in the contacts of a customer; those without an id have no place. */
+static void
+copies_take_contacts(CopiesTable *table, const JsonbValue *customer, int64 customer_id)
+{
+	JsonbContainer *contacts = kapture_customer_contacts(customer);
+	JsonbIterator *it = contacts ? JsonbIteratorInit(contacts) : NULL;
+	JsonbIteratorToken token;
+	JsonbValue	contact;
+	int64		id;
+
+	while (it != NULL &&
+		   (token = JsonbIteratorNext(&it, &contact, true)) != WJB_DONE)
+	{
+		if (token != WJB_ELEM || !kapture_is_object(&contact) ||
+			!kapture_customer_id(&contact, &id) || !copies_is_new(table, id))
+			continue;
+		kapture_reader_read(table->reader, &contact, table->values, table->isnull);
+		kapture_reader_set_bigint(table->reader, "customer_id", customer_id,
+								  table->values, table->isnull);
+		tuplestore_putvalues(table->rows, table->desc, table->values, table->isnull);
+	}
+}
+
+/*
+ * Is this the first time that this customer comes?  Those on the edge of two
+ * windows come with both.
+ */
+static bool
+copies_is_new_customer(KaptureCopies *copies, int64 id)
+{
+	if (copies->ids_before != NULL &&
+		hash_search(copies->ids_before, &id, HASH_FIND, NULL) != NULL)
+		return false;
+	return copies_is_new(&copies->customers, id);
+}
+
+/*
+ * Puts what is known of a customer, and not told this time, beside what is.
+ */
+static Jsonb *
+copies_merge(KaptureCopies *copies, int64 id, Jsonb *told)
+{
+	Oid			types[] = {NAMEOID, INT8OID};
+	Datum		values[] = {DirectFunctionCall1(namein, CStringGetDatum(copies->server)), Int64GetDatum(id)};
+	bool		isnull;
+	Datum		known;
+
+	kapture_copies_execute(psprintf("SELECT raw FROM %s.kapture_customers WHERE server = $1 AND id = $2", copies->schema),
+						   lengthof(values), types, values, NULL, SPI_OK_SELECT);
+	if (SPI_processed == 0)
+		return told;
+	known = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull);
+	if (!JB_ROOT_IS_OBJECT(DatumGetJsonbP(known)))
+		return told;
+	return DatumGetJsonbP(DirectFunctionCall2(jsonb_concat, known, JsonbPGetDatum(told)));
+}
+
+static void
+copies_as_value(Jsonb *jsonb, JsonbValue *value)
+{
+	value->type = jbvBinary;
+	value->val.binary.data = &jsonb->root;
+	value->val.binary.len = VARSIZE(jsonb) - VARHDRSZ;
+}
+
+/* Takes in the customers of a window. */
+static void
+copies_take_window(KaptureCopies *copies, const KaptureList *list, KaptureCopied *copied)
+{
+	CopiesTable *table = &copies->customers;
+	int			generated = copies->generation_date;
+
+	for (int i = 0; i < list->ncustomers; i++)
+	{
+		MemoryContext old = MemoryContextSwitchTo(copies->row);
+		Jsonb	   *jsonb = kapture_message_customer(list, i);
+		JsonbValue	customer;
+		int64		id;
+
+		copies_as_value(jsonb, &customer);
+		if (JB_ROOT_IS_OBJECT(jsonb) && kapture_customer_id(&customer, &id) &&
+			copies_is_new_customer(copies, id))
+		{
+			if (copies->merge)
+				copies_as_value(copies_merge(copies, id, jsonb), &customer);
+			kapture_reader_read(table->reader, &customer, table->values, table->isnull);
+			tuplestore_putvalues(table->rows, table->desc, table->values, table->isnull);
+			copies_take_contacts(&copies->contacts, &customer, id);
+			copied->seen++;
+			if (!table->isnull[generated])
+				copied->newest = Max(copied->newest, DatumGetTimestampTz(table->values[generated]));
+		}
+		MemoryContextSwitchTo(old);
+		MemoryContextReset(copies->row);
+	}
+}
+
+/* The ids in the last result, as bigint[]. */
+static Datum
+copies_written_ids(void)
+{
+	Datum	   *ids = palloc(sizeof(Datum) * Max(SPI_processed, 1));
+	bool		isnull;
+
+	for (uint64 i = 0; i < SPI_processed; i++)
+		ids[i] = SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 1, &isnull);
+	return PointerGetDatum(construct_array(ids, (int) SPI_processed, INT8OID, 8, FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
+}
+
+/* Writes the rows of a table that differ; returns how many. */
+static int64
+copies_write_table(KaptureCopies *copies, CopiesTable *table, TimestampTz asked_at)
+{
+	int64		written = 0;
+
+	if (tuplestore_tuple_count(table->rows) > 0)
+	{
+		EphemeralNamedRelation rows = palloc0(sizeof(EphemeralNamedRelationData));
+		Oid			types[] = {NAMEOID};
+		Datum		values[] = {
+			DirectFunctionCall1(namein, CStringGetDatum(copies->server))
+		};
+
+		rows->md.name = COPIES_ROWS;
+		rows->md.tupdesc = table->desc;
+		rows->md.enrtype = ENR_NAMED_TUPLESTORE;
+		rows->md.enrtuples = tuplestore_tuple_count(table->rows);
+		rows->reldata = table->rows;
+
+		/* SPI keeps its list of relations in the current context */
+		MemoryContextSwitchTo(copies->context);
+		if (SPI_register_relation(rows) != SPI_OK_REL_REGISTER)
+			elog(ERROR, "SPI_register_relation failed");
+		kapture_copies_execute(table->upsert, 1, types, values, NULL, SPI_OK_INSERT_RETURNING);
+		written = SPI_processed;
+		MemoryContextSwitchTo(copies->scratch);
+		if (written > 0 && table == &copies->customers && kapture_inbox_wanted(copies->server))
+			kapture_inbox_put(copies->server, copies_written_ids(), asked_at);
+		SPI_freetuptable(SPI_tuptable);
+		MemoryContextSwitchTo(copies->context);
+		if (SPI_unregister_relation(COPIES_ROWS) != SPI_OK_REL_UNREGISTER)
+			elog(ERROR, "SPI_unregister_relation failed");
+		MemoryContextSwitchTo(copies->scratch);
+	}
+	tuplestore_end(table->rows);
+	table->rows = NULL;
+	return written;
+}
+
+/*
+ * Keeps the server from being renamed before the transaction ends.  Errors:
+ * 55000 it has another name now.
+ */
+void
+kapture_copies_hold_name(KaptureCopies *copies)
+{
+	ForeignServer *server;
+
+	LockDatabaseObject(ForeignServerRelationId, copies->serverid, 0, AccessShareLock);
+	server = GetForeignServerExtended(copies->serverid, FSV_MISSING_OK);
+	if (server == NULL || strcmp(server->servername, copies->server) != 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("server \"%s\" was renamed or dropped while it was pulled from", copies->server),
+				 errhint("What was pulled before has followed. Call again with the new name to go on.")));
+}
+
+/*
+ * Writes the customers of the next window (NULL: it has none) and their
+ * contacts, and says in *copied what that came to.  "asked_at" is when Kapture
+ * was asked.  Within SPI, with the rights of the current user.  Errors: 42501 no rights on the tables;
+ * those of kapture_copies_hold_name().
+ */
+void
+kapture_copies_write(KaptureCopies *copies, const KaptureList *list, TimestampTz asked_at,
+					 KaptureCopied *copied)
+{
+	MemoryContext old = MemoryContextSwitchTo(copies->scratch);
+
+	kapture_copies_hold_name(copies);
+	memset(copied, 0, sizeof(KaptureCopied));
+	copied->newest = DT_NOBEGIN;
+	copies_begin_rows(copies, &copies->customers);
+	copies_begin_rows(copies, &copies->contacts);
+	if (list != NULL)
+		copies_take_window(copies, list, copied);
+	copied->written = copies_write_table(copies, &copies->customers, asked_at);
+	copied->written += copies_write_table(copies, &copies->contacts, asked_at);
+	if (copies->ids_before != NULL)
+		hash_destroy(copies->ids_before);
+	copies->ids_before = copies->customers.ids;
+	hash_destroy(copies->contacts.ids);
+	MemoryContextSwitchTo(old);
+	MemoryContextReset(copies->scratch);
+}
+
+
+/*
+ * Set-up
+ */
+
+/*
+ * Prepares for the windows of one pull from a server, whose account has this
+ * time zone; "namespace" is the extension's.  All lives in the current memory
+ * context or below.
+ */
+KaptureCopies *
+kapture_copies_create(Oid namespace, const char *server, const char *timezone)
+{
+	KaptureCopies *copies = palloc0(sizeof(KaptureCopies));
+
+	copies->namespace = namespace;
+	copies->schema = quote_identifier(get_namespace_name(namespace));
+	copies->server = pstrdup(server);
+	copies->serverid = get_foreign_server_oid(server, false);
+	copies->context = CurrentMemoryContext;
+	copies->scratch = AllocSetContextCreate(CurrentMemoryContext, "kapture copied window",
+											ALLOCSET_DEFAULT_SIZES);
+	copies->row = AllocSetContextCreate(CurrentMemoryContext, "kapture copied customer",
+										ALLOCSET_DEFAULT_SIZES);
+	copies_open_table(copies, &copies->customers, KAPTURE_ROW_CUSTOMER, timezone);
+	copies_open_table(copies, &copies->contacts, KAPTURE_ROW_CONTACT, timezone);
+	copies->generation_date = SPI_fnumber(copies->customers.desc, "generation_date") - 1;
+	if (copies->generation_date < 0)
+		elog(ERROR, "type \"%s\" has no column \"%s\"", "kapture_customer", "generation_date");
+	return copies;
+}
+
+/*
+ * Has what the tables know and an answer does not tell kept: Get and Pull tell
+ * different things.
+ */
+void
+kapture_copies_merge(KaptureCopies *copies)
+{
+	copies->merge = true;
+}
+
+static void
+copies_lock_tag(LOCKTAG *tag, Oid serverid)
+{
+	SET_LOCKTAG_OBJECT(*tag, MyDatabaseId, ForeignServerRelationId, serverid, 1);
+
+	/*
+	 * As advisory locks are: other locks of a session go with a transaction of
+	 * its that fails, and do not go if it ends outside of one.
+	 */
+	tag->locktag_lockmethodid = USER_LOCKMETHOD;
+}
+
+/*
+ * Locks out other refreshes of a server, for the session; false: there is one.
+ * The lock is that of the foreign server as an object with objsubid 1, which
+ * nothing else locks; kapture_progress shows by it whether a refresh is running.
+ */
+bool
+kapture_copies_lock(Oid serverid)
+{
+	LOCKTAG		tag;
+
+	copies_lock_tag(&tag, serverid);
+	return LockAcquire(&tag, ExclusiveLock, true, true) != LOCKACQUIRE_NOT_AVAIL;
+}
+
+/*
+ * Gives that lock back.
+ */
+void
+kapture_copies_unlock(Oid serverid)
+{
+	LOCKTAG		tag;
+
+	copies_lock_tag(&tag, serverid);
+	(void) LockRelease(&tag, ExclusiveLock, true);
+}
+
+
+/*
+ * Users' own deletions
+ */
+
+/*
+ * kapture_forget_contacts() returns trigger
+ *
+ * AFTER DELETE and AFTER TRUNCATE trigger of kapture_customers, in place of a
+ * foreign key with ON DELETE CASCADE: who may delete customers deletes their
+ * contacts.
+ */
+Datum
+kapture_forget_contacts(PG_FUNCTION_ARGS)
+{
+	TriggerData *trigdata = (TriggerData *) fcinfo->context;
+	static const char *const columns[] = {"server", "id"};
+	Oid			types[] = {NAMEOID, INT8OID};
+	Datum		values[lengthof(columns)];
+
+	if (!CALLED_AS_TRIGGER(fcinfo) || !TRIGGER_FIRED_AFTER(trigdata->tg_event) ||
+		!(TRIGGER_FIRED_BY_TRUNCATE(trigdata->tg_event) ||
+		  (TRIGGER_FIRED_BY_DELETE(trigdata->tg_event) && TRIGGER_FIRED_FOR_ROW(trigdata->tg_event))) ||
+		strcmp(RelationGetRelationName(trigdata->tg_relation), "kapture_customers") != 0 ||
+		RelationGetNamespace(trigdata->tg_relation) != get_rel_namespace(kapture_catalog_relid(KAPTURE_TABLE_ATTACHMENT)))
+		ereport(ERROR,
+				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
+				 errmsg("function \"%s\" must be called as a trigger of \"%s\"",
+						"kapture_forget_contacts", "kapture_customers")));
+
+	if (TRIGGER_FIRED_BY_TRUNCATE(trigdata->tg_event))
+	{
+		(void) kapture_own_execute("DELETE FROM @.kapture_contacts", 0, NULL, NULL);
+		return PointerGetDatum(NULL);
+	}
+	for (int i = 0; i < lengthof(columns); i++)
+	{
+		int			attnum = SPI_fnumber(RelationGetDescr(trigdata->tg_relation), columns[i]);
+		bool		isnull;
+
+		values[i] = heap_getattr(trigdata->tg_trigtuple, attnum, RelationGetDescr(trigdata->tg_relation), &isnull);
+	}
+	(void) kapture_own_execute("DELETE FROM @.kapture_contacts WHERE server = $1 AND customer_id = $2",
+							   lengthof(values), types, values);
+	return PointerGetDatum(NULL);
+}
+
+
+/*
+ * Renamed servers
+ */
+
+/*
+ * Is this a server of ours, which the current user may rename?  Then nobody
+ * writes customers of it until the transaction ends.
+ */
+bool
+kapture_copies_begin_rename(const char *name)
+{
+	Oid			serverid = get_foreign_server_oid(name, true);
+	ForeignServer *server;
+
+	if (!OidIsValid(serverid) || !object_ownercheck(ForeignServerRelationId, serverid, GetUserId()))
+		return false;
+	server = GetForeignServer(serverid);
+	if (strcmp(GetForeignDataWrapper(server->fdwid)->fdwname, "kapture_fdw") != 0)
+		return false;
+	LockDatabaseObject(ForeignServerRelationId, serverid, 0, AccessExclusiveLock);
+	return true;
+}
+
+/*
+ * A server was renamed: what is kept under its name follows.  Errors: 55000
+ * there are customers of an earlier server with the new name.
+ */
+void
+kapture_copies_follow_rename(const char *from, const char *to)
+{
+	static const char *const tables[] = {
+		"kapture_attachment", "kapture_customers", "kapture_contacts", "kapture_refresh_run", "kapture_pull"
+	};
+	NameData	names[2];
+	Oid			types[] = {NAMEOID, NAMEOID};
+	Datum		values[] = {NameGetDatum(&names[0]), NameGetDatum(&names[1])};
+	Oid			namespace = get_rel_namespace(kapture_catalog_relid(KAPTURE_TABLE_ATTACHMENT));
+
+	if (!OidIsValid(namespace))
+		return;
+	namestrcpy(&names[0], from);
+	namestrcpy(&names[1], to);
+	if (kapture_own_text("SELECT 't' WHERE $1 IS NOT NULL AND (EXISTS (SELECT FROM @.kapture_customers WHERE server = $2)"
+						 " OR EXISTS (SELECT FROM @.kapture_contacts WHERE server = $2))", 2, types, values) != NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("\"%s\" has customers of an earlier server \"%s\"", "kapture_customers", to),
+				 errhint("Delete them, or choose another name.")));
+	for (int i = 0; i < lengthof(tables); i++)
+	{
+		/* version 1.0 did not have all of them */
+		if (!OidIsValid(get_relname_relid(tables[i], namespace)))
+			continue;
+		/* the new name was free: whose state this was is no more */
+		if (strcmp(tables[i], "kapture_refresh_run") == 0 || strcmp(tables[i], "kapture_pull") == 0)
+			(void) kapture_own_execute(psprintf("DELETE FROM @.%s WHERE $1 IS NOT NULL AND server = $2", tables[i]),
+									   2, types, values);
+		(void) kapture_own_execute(psprintf("UPDATE @.%s SET server = $2 WHERE server = $1", tables[i]),
+								   2, types, values);
+	}
+}

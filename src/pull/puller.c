@@ -1,0 +1,837 @@
+/*
+ * puller.c
+ *		The process that pulls customers of one database from Kapture by itself.
+ *
+ * It runs only where a server has option pull_interval or a table takes what is
+ * pulled, and beside the worker
+ * that sends changes, so that neither keeps the other waiting.  Each server is
+ * pulled from with the key of its owner, when its interval is over, from its
+ * watermark to the present, window by window; a window and the watermark behind
+ * it are one transaction.  None is open while the network is waited for.
+ *
+ * Customers that were new or differed reach the attached tables that take them
+ * from kapture_inbox, in small transactions of their own (apply.c).
+ *
+ * Servers do not wait for each other: each has a fetch of its own (fetch.c),
+ * which is polled; this file decides when, and what a failure means.  Everything
+ * that must survive is in kapture_pull, so that whoever comes after a crash goes
+ * on from there.
+ */
+#include "postgres.h"
+
+#include "access/relation.h"
+#include "access/xact.h"
+#include "catalog/pg_foreign_server.h"
+#include "commands/dbcommands.h"
+#include "executor/spi.h"
+#include "foreign/foreign.h"
+#include "lib/ilist.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "postmaster/bgworker.h"
+#include "postmaster/interrupt.h"
+#include "storage/lmgr.h"
+#include "utils/acl.h"
+#include "utils/backend_status.h"
+#include "utils/inval.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/rel.h"
+#include "utils/snapmgr.h"
+#include "utils/syscache.h"
+
+#include "api/http.h"
+#include "api/option.h"
+#include "api/pacing.h"
+#include "base/catalog.h"
+#include "base/compat.h"
+#include "base/guc.h"
+#include "base/owner_sql.h"
+#include "base/version.h"
+#include "cluster/bgworker.h"
+#include "pull/apply.h"
+#include "pull/fetch.h"
+#include "pull/mirror.h"
+#include "pull/pull_state.h"
+#include "pull/puller.h"
+#include "pull/sweep.h"
+#include "pull/watermark.h"
+#include "table/capture.h"
+#include "table/origin.h"
+
+/* Milliseconds after which a server that somebody else refreshes is tried again. */
+#define PULL_BUSY_RETRY		5000
+
+/* Customers written to an attached table in a transaction. */
+#define PULL_BATCH			50
+
+/* Milliseconds after which a table that cannot be read is tried again. */
+#define PULL_TABLE_RETRY	60000
+
+/* Milliseconds between tries of a server that fails, at most. */
+#define PULL_LONGEST		600000
+
+/* A pull that is under way; it is all in one memory context. */
+typedef struct PullRun
+{
+	MemoryContext context;
+	KaptureFetch *fetch;
+	KaptureCopies *copies;
+	TimestampTz began;
+	Timestamp	end;
+	TimestampTz pulled_until;	/* the watermark, as committed */
+	TimestampTz when;			/* the fetch is to be polled then, or before */
+} PullRun;
+
+typedef struct PullServer
+{
+	dlist_node	node;
+	char	   *name;
+	Oid			serverid;
+	Oid			owner;
+	bool		present;		/* still to be pulled from */
+
+	/* from its settings */
+	int64		interval;		/* microseconds; 0: not known */
+	int64		overlap;		/* microseconds */
+	Timestamp	since;			/* 0: not given */
+	char	   *timezone;
+	int64		window;			/* seconds */
+
+	TimestampTz next;			/* of the next pull */
+	TimestampTz not_before;		/* nor any try before that */
+	int			failures;		/* in a row */
+	PullRun    *run;			/* NULL: none */
+
+	int64		sweep_interval; /* microseconds; 0: none */
+	double		sweep_rate;
+	TimestampTz next_sweep;
+	KaptureSweep *sweep;		/* NULL: none */
+	TimestampTz sweep_when;		/* it wants to be called then, or before */
+} PullServer;
+
+/* An attached table that takes pulled customers. */
+typedef struct PullTable
+{
+	dlist_node	node;
+	Oid			relid;
+	TimestampTz next_due;		/* of the next customer; DT_NOEND: none waits */
+} PullTable;
+
+static MemoryContext puller_context;	/* what lives as long as the process */
+static dlist_head puller_servers = DLIST_STATIC_INIT(puller_servers);
+static dlist_head puller_tables = DLIST_STATIC_INIT(puller_tables);
+static Oid	puller_installation = InvalidOid;	/* our kapture_attachment */
+static bool puller_ours = false;	/* the database is no copy */
+static bool puller_stale = true;	/* servers or attachments may have changed */
+static bool puller_settings_changed = false;	/* servers or mappings have */
+
+/* ------------------------------------------------------------------------
+ * Transactions
+ * ------------------------------------------------------------------------
+ */
+
+static void
+puller_begin(const char *activity)
+{
+	pgstat_report_activity(STATE_RUNNING, activity);
+	SetCurrentStatementStartTimestamp();
+	StartTransactionCommand();
+	PushActiveSnapshot(GetTransactionSnapshot());
+}
+
+static void
+puller_commit(void)
+{
+	PopActiveSnapshot();
+	CommitTransactionCommand();
+	kapture_process_report_stat();
+	pgstat_report_activity(STATE_IDLE, NULL);
+	MemoryContextSwitchTo(puller_context);
+}
+
+static void
+puller_relcache_callback(Datum arg, Oid relid)
+{
+	if (!OidIsValid(relid) || relid == puller_installation)
+		puller_stale = true;
+}
+
+static void
+puller_syscache_callback(Datum arg, int cacheid, uint32 hashvalue)
+{
+	puller_stale = puller_settings_changed = true;
+}
+
+/* ------------------------------------------------------------------------
+ * Pulls
+ * ------------------------------------------------------------------------
+ */
+
+static void puller_look(void);
+
+/* Drops the pull under way; what it has not committed comes again. */
+static void
+pull_drop(PullServer *server)
+{
+	if (server->run == NULL)
+		return;
+	MemoryContextDelete(server->run->context);
+	server->run = NULL;
+	kapture_copies_unlock(server->serverid);
+}
+
+/* Drops the sweep under way; another goes on from where it was. */
+static void
+sweep_drop(PullServer *server)
+{
+	if (server->sweep)
+		kapture_sweep_drop(server->sweep);
+	server->sweep = NULL;
+}
+
+/*
+ * A pull, or its beginning, failed: it is tried again after a while, which
+ * grows, and not before Kapture wants it.
+ */
+static void
+pull_fail(PullServer *server, const ErrorData *error)
+{
+	TimestampTz now = GetCurrentTimestamp();
+	TimestampTz asked = server->run && server->run->fetch ? kapture_fetch_not_before(server->run->fetch) : 0;
+	const char *text;
+
+	if (server->sweep)
+		asked = Max(asked, kapture_sweep_not_before(server->sweep));
+	pull_drop(server);
+	sweep_drop(server);
+	server->failures++;
+	server->not_before = Max(asked, TimestampTzPlusMilliseconds(now, kapture_pacing_backoff(server->failures, PULL_LONGEST)));
+	puller_begin("noting a failure");
+	text = error->detail ? psprintf("%s: %s", error->message, error->detail) : error->message;
+	if (server->failures == 1)
+		ereport(LOG,
+				(errmsg("kapture_sync: pulling from server \"%s\" failed: %s", server->name, error->message)));
+	kapture_pull_state_fail(server->name, text, server->not_before);
+	puller_commit();
+}
+
+/* Where a pull begins: an overlap before the watermark. */
+static Timestamp
+pull_start(const PullServer *server, TimestampTz pulled_until, TimestampTz now, Timestamp end)
+{
+	Timestamp	start = kapture_pull_local(pulled_until - server->overlap, server->timezone, now);
+
+	return Min(start, end - USECS_PER_SEC);
+}
+
+/* Begins a pull.  False: somebody else refreshes the server just now. */
+static bool
+pull_begin(PullServer *server)
+{
+	TimestampTz now = GetCurrentTimestamp();
+	MemoryContext context;
+	KapturePullState state;
+	PullRun    *run;
+	Timestamp	start;
+
+	puller_begin("beginning a pull");
+	if (!kapture_copies_lock(server->serverid))
+	{
+		puller_commit();
+		return false;
+	}
+	context = AllocSetContextCreate(puller_context, "kapture_sync pull", ALLOCSET_DEFAULT_SIZES);
+	MemoryContextSwitchTo(context);
+	run = server->run = palloc0(sizeof(PullRun));
+	run->context = context;
+	run->began = now;
+	kapture_pull_state_read(server->name, &state);
+	run->pulled_until = state.pulled_until;
+	if (run->pulled_until == DT_NOBEGIN)
+		run->pulled_until = server->since != 0 ?
+			Min(kapture_pull_instant(server->since, server->timezone) + server->overlap, now) : now;
+	run->end = kapture_pull_local(now, server->timezone, now);
+	start = pull_start(server, run->pulled_until, now, run->end);
+	run->fetch = kapture_fetch_pull(server->name, server->owner, start, run->end);
+	run->copies = kapture_copies_create(get_rel_namespace(puller_installation), server->name, server->timezone);
+	kapture_pull_state_begin(server->name, run->pulled_until, start, run->end);
+	server->next = now + server->interval;
+	puller_commit();
+	return true;
+}
+
+/* Writes a window as the owner of the tables, and moves the watermark. */
+static void
+pull_window(PullServer *server, const KaptureWindow *window)
+{
+	PullRun    *run = server->run;
+	KaptureCopied copied;
+	TimestampTz pulled_until;
+	Oid			userid;
+	int			sec_context;
+
+	puller_begin("writing pulled customers");
+	GetUserIdAndSecContext(&userid, &sec_context);
+	SetUserIdAndSecContext(kapture_own_role(),
+						   sec_context | SECURITY_LOCAL_USERID_CHANGE | SECURITY_RESTRICTED_OPERATION);
+	SPI_connect();
+	kapture_copies_write(run->copies, window->list, window->asked, &copied);
+	SPI_finish();
+	SetUserIdAndSecContext(userid, sec_context);
+
+	pulled_until = kapture_pull_watermark(run->pulled_until,
+										  kapture_pull_instant(window->from, server->timezone),
+										  kapture_pull_instant(window->to, server->timezone),
+										  run->began, copied.newest, window->to >= run->end);
+	kapture_pull_state_window(server->name, pulled_until, window->to,
+							  kapture_fetch_windows_left(run->fetch, window->to),
+							  copied.seen, copied.written);
+	puller_commit();
+	run->pulled_until = pulled_until;
+	puller_look();
+}
+
+static void
+pull_end(PullServer *server)
+{
+	pull_drop(server);
+	puller_begin("ending a pull");
+	kapture_pull_state_end(server->name, server->next);
+	puller_commit();
+	if (server->failures > 0)
+		ereport(LOG,
+				(errmsg("kapture_sync: pulling from server \"%s\" works again", server->name)));
+	server->failures = 0;
+	server->not_before = 0;
+}
+
+/* Goes on with a server as far as it can without waiting. */
+static void
+pull_step(PullServer *server)
+{
+	TimestampTz now = GetCurrentTimestamp();
+	const KaptureWindow *window;
+
+	if (server->run == NULL)
+	{
+		if (server->interval == 0 || Max(server->next, server->not_before) > now)
+			return;
+		if (!pull_begin(server))
+		{
+			server->not_before = TimestampTzPlusMilliseconds(now, PULL_BUSY_RETRY);
+			return;
+		}
+	}
+	switch (kapture_fetch_poll(server->run->fetch, &window, &server->run->when))
+	{
+		case KAPTURE_FETCH_WINDOW:
+			pull_window(server, window);
+			server->run->when = 0;	/* others first, but then at once */
+			break;
+		case KAPTURE_FETCH_END:
+			pull_end(server);
+			break;
+		case KAPTURE_FETCH_WAIT:
+			break;
+	}
+}
+
+/* Begins a sweep, or goes on with one that was interrupted. */
+static void
+sweep_start(PullServer *server)
+{
+	KapturePullServer wanted = {server->serverid, server->owner, server->name};
+	KapturePullState state;
+	Oid			namespace;
+
+	puller_begin("beginning a sweep");
+	kapture_pull_state_read(server->name, &state);
+	if (!state.sweeping)
+		kapture_pull_state_sweep(server->name, true);
+	namespace = get_rel_namespace(puller_installation);
+	puller_commit();
+	server->sweep = kapture_sweep_create(&wanted, namespace, server->timezone,
+										 server->sweep_rate, state.sweeping ? state.sweep_after : 0);
+	if (!state.sweeping)
+		server->next_sweep = GetCurrentTimestamp() + server->sweep_interval;
+}
+
+/* Goes on with a server's sweep as far as it can without waiting. */
+static void
+sweep_step(PullServer *server)
+{
+	bool		wrote;
+
+	if (server->sweep_interval == 0)
+		return;
+	if (server->sweep == NULL)
+	{
+		if (Max(server->next_sweep, server->not_before) > GetCurrentTimestamp())
+			return;
+		sweep_start(server);
+	}
+	if (kapture_sweep_step(server->sweep, &server->sweep_when, &wrote))
+	{
+		if (wrote)
+			puller_look();
+		return;
+	}
+	sweep_drop(server);
+	puller_begin("ending a sweep");
+	kapture_pull_state_sweep(server->name, false);
+	puller_commit();
+	server->failures = 0;
+}
+
+/* Something may have arrived for the tables. */
+static void
+puller_look(void)
+{
+	dlist_iter	iter;
+
+	dlist_foreach(iter, &puller_tables)
+		dlist_container(PullTable, node, iter.cur)->next_due = 0;
+}
+
+/* Brings customers into a table that is open; returns when the next is due. */
+static TimestampTz
+table_apply(Relation rel, KaptureAttachment *att)
+{
+	Oid			owner = GetForeignServerByName(att->server, false)->owner;
+	char	   *timezone = pstrdup(kapture_server_get(att->server, owner)->timezone);
+	char	   *problem;
+	List	   *arrivals;
+
+	/* what is pulled with an owner's key is not for others' eyes */
+	if (!has_privs_of_role(rel->rd_rel->relowner, owner))
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("the owner of table \"%s\" has not the rights of the owner of server \"%s\"",
+						RelationGetRelationName(rel), att->server)));
+	problem = kapture_catalog_problem(att);
+	if (problem)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg_internal("%s", problem)));
+	arrivals = kapture_inbox_take(att, PULL_BATCH);
+	if (arrivals != NIL)
+		kapture_arrival_apply(att, timezone, arrivals);
+	return list_length(arrivals) == PULL_BATCH ? 0 : kapture_inbox_next_due(att->id);
+}
+
+/* Goes on with a table by a batch, unless somebody has locked it. */
+static void
+table_step(PullTable *table)
+{
+	static MemoryContext context = NULL;
+	Relation	rel = NULL;
+	KaptureAttachment *att = NULL;
+
+	/* an error may have left something of the last one */
+	if (context == NULL)
+		context = AllocSetContextCreate(puller_context, "kapture_sync arrivals", ALLOCSET_DEFAULT_SIZES);
+	MemoryContextReset(context);
+	puller_begin("writing rows of an attached table");
+	if (!ConditionalLockRelationOid(table->relid, AccessShareLock))
+		table->next_due = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), KAPTURE_LOCKED_RETRY);
+	else if ((rel = try_relation_open(table->relid, NoLock)) == NULL)
+		table->next_due = DT_NOEND; /* dropped; the worker forgets it */
+	else
+	{
+		MemoryContextSwitchTo(context);
+		att = kapture_catalog_attachment(rel);
+		table->next_due = DT_NOEND;
+		if (att && att->pull && !att->paused)
+			table->next_due = table_apply(rel, att);
+		relation_close(rel, NoLock);
+	}
+	puller_commit();
+	MemoryContextReset(context);
+}
+
+/* Runs a table's step; an error of it as a whole is tried again after a while. */
+static void
+puller_run_table(PullTable *table)
+{
+	if (table->next_due > GetCurrentTimestamp())
+		return;
+	PG_TRY();
+	{
+		table_step(table);
+	}
+	PG_CATCH();
+	{
+		ErrorData  *error;
+
+		MemoryContextSwitchTo(puller_context);
+		error = CopyErrorData();
+		FlushErrorState();
+		AbortCurrentTransaction();
+		kapture_capture_ignore(0, 0, 0);
+		ereport(LOG,
+				(errmsg("kapture_sync: pulled customers cannot be written to an attached table: %s", error->message)));
+		FreeErrorData(error);
+		table->next_due = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), PULL_TABLE_RETRY);
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(puller_context);
+}
+
+/* Runs a step; an error is the server's alone. */
+static void
+puller_run(void (*step) (PullServer *server), PullServer *server)
+{
+	ErrorData  *volatile error = NULL;
+
+	PG_TRY();
+	{
+		step(server);
+	}
+	PG_CATCH();
+	{
+		MemoryContextSwitchTo(puller_context);
+		error = CopyErrorData();
+		FlushErrorState();
+		AbortCurrentTransaction();
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(puller_context);
+	if (error)
+	{
+		pull_fail(server, error);
+		FreeErrorData(error);
+	}
+}
+
+/* ------------------------------------------------------------------------
+ * Servers
+ * ------------------------------------------------------------------------
+ */
+
+static PullServer *
+puller_find_server(const KapturePullServer *wanted)
+{
+	dlist_iter	iter;
+	PullServer *server;
+
+	dlist_foreach(iter, &puller_servers)
+	{
+		server = dlist_container(PullServer, node, iter.cur);
+		if (server->serverid == wanted->serverid && server->owner == wanted->owner &&
+			strcmp(server->name, wanted->name) == 0)
+			return server;
+	}
+	server = MemoryContextAllocZero(puller_context, sizeof(PullServer));
+	server->name = MemoryContextStrdup(puller_context, wanted->name);
+	server->serverid = wanted->serverid;
+	server->owner = wanted->owner;
+	dlist_push_tail(&puller_servers, &server->node);
+	return server;
+}
+
+/*
+ * Takes in a server's settings.  A pull under way goes on if they do not change
+ * what it asks for.
+ */
+static void
+pull_configure(PullServer *server)
+{
+	const KaptureServer *settings;
+	KapturePullState state;
+
+	server->interval = server->sweep_interval = 0;	/* if they are of no use, until they change */
+	puller_begin("reading settings");
+	settings = kapture_server_get(server->name, server->owner);
+	if (server->timezone == NULL || strcmp(server->timezone, settings->timezone) != 0 ||
+		server->window != settings->pull_window || settings->pull_interval == 0)
+		pull_drop(server);
+	if (server->timezone)
+		pfree(server->timezone);
+	server->timezone = MemoryContextStrdup(puller_context, settings->timezone);
+	server->interval = settings->pull_interval * USECS_PER_SEC;
+	server->overlap = settings->pull_overlap * USECS_PER_SEC;
+	server->since = settings->pull_since;
+	server->window = settings->pull_window;
+	server->sweep_interval = settings->sweep_interval * USECS_PER_SEC;
+	server->sweep_rate = settings->sweep_rate;
+	sweep_drop(server);
+	kapture_pull_state_read(server->name, &state);
+	server->next = state.started_at == DT_NOBEGIN ? 0 : state.started_at + server->interval;
+	server->failures = state.failures;
+	server->next_sweep = state.sweeping || state.sweep_started_at == DT_NOBEGIN ? 0 :
+		state.sweep_started_at + server->sweep_interval;
+	puller_commit();
+}
+
+static void
+puller_forget_server(PullServer *server)
+{
+	pull_drop(server);
+	sweep_drop(server);
+	dlist_delete(&server->node);
+	if (server->timezone)
+		pfree(server->timezone);
+	pfree(server->name);
+	pfree(server);
+}
+
+/* Is this database still the one whose customers these are? */
+static void
+puller_check_origin(void)
+{
+	static bool said = false;
+	bool		copy = kapture_origin_check().state == KAPTURE_ORIGIN_COPY;
+
+	if (copy && !said)
+		ereport(LOG,
+				(errmsg("kapture_sync: this database is a copy; nothing is pulled"),
+				 errhint("If the original pulls no more, call kapture_resume().")));
+	said = copy;
+	puller_ours = !copy;
+}
+
+/* Reads which tables take customers. */
+static void
+puller_load_tables(void)
+{
+	ListCell   *lc;
+
+	while (!dlist_is_empty(&puller_tables))
+		pfree(dlist_container(PullTable, node, dlist_pop_head_node(&puller_tables)));
+	foreach(lc, kapture_inbox_tables())
+	{
+		PullTable  *table = MemoryContextAllocZero(puller_context, sizeof(PullTable));
+
+		table->relid = lfirst_oid(lc);
+		dlist_push_tail(&puller_tables, &table->node);
+	}
+}
+
+/* Reads anew what is to be done.  False: nothing is. */
+static bool
+puller_load(void)
+{
+	dlist_mutable_iter iter;
+	ListCell   *lc;
+	Oid			installation;
+	char	   *version;
+	bool		any = false;
+
+	puller_begin("reading servers");
+	puller_stale = false;
+	installation = kapture_catalog_relid(KAPTURE_TABLE_ATTACHMENT);
+	version = kapture_version_installed();
+	if (version == NULL || kapture_version_compare(version) != 0 || !OidIsValid(installation))
+	{
+		puller_commit();
+		return false;
+	}
+	if ((OidIsValid(puller_installation) && installation != puller_installation) ||
+		kapture_guc_database_is_excluded(get_database_name(MyDatabaseId)))
+		kapture_process_exit(KAPTURE_EXIT_ASKED);
+	puller_installation = installation;
+	puller_check_origin();
+	kapture_pull_state_tidy();
+	puller_load_tables();
+	any = kapture_inbox_any();
+	dlist_foreach_modify(iter, &puller_servers)
+		dlist_container(PullServer, node, iter.cur)->present = false;
+	foreach(lc, kapture_pull_servers())
+	{
+		puller_find_server(lfirst(lc))->present = true;
+		any = true;
+	}
+	puller_commit();
+
+	dlist_foreach_modify(iter, &puller_servers)
+	{
+		PullServer *server = dlist_container(PullServer, node, iter.cur);
+
+		if (!server->present)
+			puller_forget_server(server);
+	}
+	return any;
+}
+
+/* Takes in the settings of all servers; what was changed may be what was wrong. */
+static void
+puller_configure(void)
+{
+	bool		changed = puller_settings_changed;
+	dlist_iter	iter;
+
+	puller_settings_changed = false;
+	dlist_foreach(iter, &puller_servers)
+	{
+		PullServer *server = dlist_container(PullServer, node, iter.cur);
+
+		if (changed)
+			server->not_before = 0;
+		puller_run(pull_configure, server);
+	}
+}
+
+/* ------------------------------------------------------------------------
+ * The loop
+ * ------------------------------------------------------------------------
+ */
+
+/* Milliseconds until something is to be done by itself, -1: nothing is. */
+static long
+puller_timeout(void)
+{
+	TimestampTz now = GetCurrentTimestamp();
+	TimestampTz next = DT_NOEND;
+	dlist_iter	iter;
+
+	if (!kapture_enabled || !puller_ours)
+		return -1;
+	dlist_foreach(iter, &puller_servers)
+	{
+		PullServer *server = dlist_container(PullServer, node, iter.cur);
+
+		if (server->run)
+			next = Min(next, server->run->when);
+		else if (server->interval > 0)
+			next = Min(next, Max(server->next, server->not_before));
+		if (server->sweep)
+			next = Min(next, server->sweep_when);
+		else if (server->sweep_interval > 0)
+			next = Min(next, Max(server->next_sweep, server->not_before));
+	}
+	dlist_foreach(iter, &puller_tables)
+		next = Min(next, dlist_container(PullTable, node, iter.cur)->next_due);
+	if (next == DT_NOEND)
+		return -1;
+	return next <= now ? 0 : (long) Min((next - now) / 1000 + 1, 3600000);
+}
+
+/* Says in pg_stat_activity what is under way. */
+static void
+puller_report_activity(void)
+{
+	char		text[256] = "waiting for the next pull";
+	int			len = 0;
+	dlist_iter	iter;
+
+	if (!pgstat_track_activities)
+		return;
+	dlist_foreach(iter, &puller_servers)
+	{
+		PullServer *server = dlist_container(PullServer, node, iter.cur);
+
+		if (server->run && len < (int) sizeof(text))
+			len += snprintf(text + len, sizeof(text) - len, "%spulling from server \"%s\"",
+							len > 0 ? ", " : "", server->name);
+	}
+	pgstat_report_activity(len > 0 ? STATE_RUNNING : STATE_IDLE, text);
+}
+
+/* Serves the network until something is to be done. */
+static void
+puller_wait(long timeout)
+{
+	dlist_iter	iter;
+
+	puller_report_activity();
+	(void) kapture_http_wait(kapture_process_timeout(timeout), WaitEventExtensionNew("KapturePullerMain"));
+	dlist_foreach(iter, &puller_servers)
+	{
+		PullServer *server = dlist_container(PullServer, node, iter.cur);
+
+		if (server->run)
+			kapture_fetch_served(server->run->fetch);
+		if (server->sweep)
+			kapture_sweep_served(server->sweep);
+	}
+}
+
+/* Goes on with all servers.  Nothing of a copy's, nor while it is switched off. */
+static void
+puller_work(void)
+{
+	dlist_iter	iter;
+
+	dlist_foreach(iter, &puller_servers)
+	{
+		PullServer *server = dlist_container(PullServer, node, iter.cur);
+
+		if (kapture_enabled && puller_ours)
+		{
+			puller_run(pull_step, server);
+			puller_run(sweep_step, server);
+		}
+		else
+		{
+			pull_drop(server);
+			sweep_drop(server);
+		}
+	}
+	dlist_foreach(iter, &puller_tables)
+	{
+		if (kapture_enabled && puller_ours)
+			puller_run_table(dlist_container(PullTable, node, iter.cur));
+	}
+}
+
+static void
+puller_initialize(Datum arg)
+{
+	kapture_process_initialize(arg);
+	puller_context = AllocSetContextCreate(TopMemoryContext, "kapture_sync puller",
+										   ALLOCSET_DEFAULT_SIZES);
+	MemoryContextSwitchTo(puller_context);
+	CacheRegisterRelcacheCallback(puller_relcache_callback, (Datum) 0);
+	CacheRegisterSyscacheCallback(FOREIGNSERVEROID, puller_syscache_callback, (Datum) 0);
+	CacheRegisterSyscacheCallback(USERMAPPINGOID, puller_syscache_callback, (Datum) 0);
+	kapture_process_lock_database(KAPTURE_PULLER);
+}
+
+/*
+ * A puller's main function, called by the postmaster; the launcher has put slot,
+ * database and generation into the arguments.
+ */
+void
+kapture_puller_main(Datum arg)
+{
+	puller_initialize(arg);
+	kapture_shmem_worker_running();
+	ereport(LOG, (errmsg("%s started", MyBgworkerEntry->bgw_name)));
+
+	for (;;)
+	{
+		long		timeout;
+
+		CHECK_FOR_INTERRUPTS();
+		if (kapture_shmem_worker_must_leave())
+			kapture_process_exit(KAPTURE_EXIT_ASKED);
+		if (ConfigReloadPending)
+		{
+			ConfigReloadPending = false;
+			ProcessConfigFile(PGC_SIGHUP);
+			puller_stale = true;	/* exclusions may have changed */
+		}
+		if (kapture_shmem_worker_take_work())
+		{
+			StartTransactionCommand();	/* takes in invalidation messages */
+			CommitTransactionCommand();
+			MemoryContextSwitchTo(puller_context);
+			puller_look();
+		}
+		if (puller_stale)
+		{
+			if (!puller_load())
+				kapture_process_exit(KAPTURE_EXIT_ABSENT);
+
+			/* where a dump is being restored, servers are there before mappings */
+			if (puller_ours)
+				puller_configure();
+		}
+		puller_work();
+
+		timeout = puller_timeout();
+		if (timeout != 0 && !puller_stale)
+			puller_wait(timeout);
+	}
+}

@@ -1,0 +1,303 @@
+/*
+ * sweep.c
+ *		Asks again for each known customer of a server, slowly.
+ *
+ * Pulls go by the date on which a customer was made, so changes made in Kapture
+ * later do not come with them.  A sweep goes through the customers of a server
+ * in the order of their ids, those of kapture_customers and those that rows of
+ * attached tables are linked to, and asks Get for one after the other, at its own
+ * rate.  What it has done is in kapture_pull, so that it goes on from there after
+ * a restart.  A customer that Kapture does not find any more is left as it is.
+ */
+#include "postgres.h"
+
+#include "access/relation.h"
+#include "access/xact.h"
+#include "catalog/pg_type.h"
+#include "executor/spi.h"
+#include "miscadmin.h"
+#include "storage/lmgr.h"
+#include "utils/acl.h"
+#include "utils/builtins.h"
+#include "utils/memutils.h"
+#include "utils/rel.h"
+#include "utils/snapmgr.h"
+
+#include "base/catalog.h"
+#include "base/owner_sql.h"
+#include "cluster/bgworker.h"
+#include "pull/apply.h"
+#include "pull/fetch.h"
+#include "pull/mirror.h"
+#include "pull/pull_state.h"
+#include "pull/sweep.h"
+#include "table/inbox.h"
+
+/* Ids looked up at a time. */
+#define SWEEP_BATCH			1000
+
+/* Milliseconds after which a server that somebody else refreshes is tried again. */
+#define SWEEP_BUSY_RETRY	5000
+
+struct KaptureSweep
+{
+	MemoryContext context;
+	MemoryContext request;		/* of the Get under way */
+	MemoryContext caller;		/* that of who lets it go on */
+	KapturePullServer server;
+	Oid			namespace;
+	char	   *timezone;
+	double		rate;
+	int64		after;			/* the last customer that is done with */
+	TimestampTz next_request;
+	int64		ids[SWEEP_BATCH];
+	int			nids;
+	int			next;			/* the one that is asked for next */
+	KaptureFetch *fetch;		/* NULL: none is under way */
+};
+
+static void
+sweep_begin(void)
+{
+	SetCurrentStatementStartTimestamp();
+	StartTransactionCommand();
+	PushActiveSnapshot(GetTransactionSnapshot());
+}
+
+static void
+sweep_commit(KaptureSweep *sweep)
+{
+	PopActiveSnapshot();
+	CommitTransactionCommand();
+	kapture_process_report_stat();
+	MemoryContextSwitchTo(sweep->caller);
+}
+
+/*
+ * Begins a sweep of a server behind the customer "after", with "rate" requests a
+ * second; "namespace" is the extension's.  It lives in a context below the current
+ * one until kapture_sweep_drop().
+ */
+KaptureSweep *
+kapture_sweep_create(const KapturePullServer *server, Oid namespace, const char *timezone,
+					 double rate, int64 after)
+{
+	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "kapture_sync sweep", ALLOCSET_DEFAULT_SIZES);
+	KaptureSweep *sweep = MemoryContextAllocZero(context, sizeof(KaptureSweep));
+
+	sweep->context = context;
+	sweep->request = AllocSetContextCreate(context, "kapture_sync swept customer", ALLOCSET_DEFAULT_SIZES);
+	sweep->server = *server;
+	sweep->server.name = MemoryContextStrdup(context, server->name);
+	sweep->namespace = namespace;
+	sweep->timezone = MemoryContextStrdup(context, timezone);
+	sweep->rate = rate;
+	sweep->after = after;
+	return sweep;
+}
+
+static int
+sweep_compare(const void *a, const void *b)
+{
+	int64		x = *(const int64 *) a;
+	int64		y = *(const int64 *) b;
+
+	return x < y ? -1 : x > y;
+}
+
+/*
+ * Adds ids, which are in order, to the batch; what is beyond the last of a full
+ * batch comes with the next one.
+ */
+static void
+sweep_merge(KaptureSweep *sweep, const int64 *ids, int n)
+{
+	int64	   *all = palloc(sizeof(int64) * (sweep->nids + n));
+	int			total = 0;
+
+	memcpy(all, sweep->ids, sizeof(int64) * sweep->nids);
+	memcpy(all + sweep->nids, ids, sizeof(int64) * n);
+	qsort(all, sweep->nids + n, sizeof(int64), sweep_compare);
+	for (int i = 0, last = sweep->nids + n; i < last && total < SWEEP_BATCH; i++)
+	{
+		if (total == 0 || sweep->ids[total - 1] != all[i])
+			sweep->ids[total++] = all[i];
+	}
+	sweep->nids = total;
+	pfree(all);
+}
+
+/* The ids that rows of an attached table are linked to, unless it is locked. */
+static void
+sweep_read_table(KaptureSweep *sweep, Oid relid)
+{
+	Relation	rel;
+	KaptureAttachment *att;
+	int64		ids[SWEEP_BATCH];
+
+	if (!ConditionalLockRelationOid(relid, AccessShareLock) ||
+		(rel = try_relation_open(relid, NoLock)) == NULL)
+		return;
+	att = kapture_catalog_attachment(rel);
+	if (att && strcmp(att->server, sweep->server.name) == 0 && kapture_catalog_problem(att) == NULL &&
+		has_privs_of_role(rel->rd_rel->relowner, sweep->server.owner))
+		sweep_merge(sweep, ids, kapture_arrival_ids(att, sweep->after, SWEEP_BATCH, ids));
+	relation_close(rel, NoLock);
+}
+
+/* Looks up the next customers; false: there are no more. */
+static bool
+sweep_read(KaptureSweep *sweep)
+{
+	Oid			types[] = {NAMEOID, INT8OID, INT8OID};
+	Datum		values[] = {
+		DirectFunctionCall1(namein, CStringGetDatum(sweep->server.name)),
+		Int64GetDatum(sweep->after), Int64GetDatum(SWEEP_BATCH)
+	};
+	ListCell   *lc;
+	bool		isnull;
+
+	sweep_begin();
+	sweep->nids = sweep->next = 0;
+	SPI_connect();
+	if (SPI_execute_with_args(psprintf("SELECT id FROM %s.kapture_customers WHERE server = $1 AND id > $2 ORDER BY id LIMIT $3",
+									   kapture_catalog_schema()),
+							  lengthof(values), types, values, NULL, true, 0) != SPI_OK_SELECT)
+		elog(ERROR, "could not read kapture_customers");
+	for (uint64 i = 0; i < SPI_processed; i++)
+		sweep->ids[sweep->nids++] = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 1, &isnull));
+	SPI_finish();
+	foreach(lc, kapture_inbox_tables())
+		sweep_read_table(sweep, lfirst_oid(lc));
+	sweep_commit(sweep);
+	return sweep->nids > 0;
+}
+
+/* Sends the request for the next customer. */
+static void
+sweep_ask(KaptureSweep *sweep, TimestampTz now)
+{
+	char	   *body;
+
+	sweep_begin();
+	MemoryContextSwitchTo(sweep->request);
+	body = psprintf("{\"kapture_customer_id\": \"" INT64_FORMAT "\", \"customer_id\": \"\", \"email_id\": \"\", \"phone\": \"\"}",
+					sweep->ids[sweep->next]);
+	sweep->fetch = kapture_fetch_gets(sweep->server.name, sweep->server.owner, list_make1(body));
+	sweep_commit(sweep);
+	sweep->next_request = now + (int64) (USECS_PER_SEC / sweep->rate);
+}
+
+/* Writes what came; false: somebody else refreshes the server just now. */
+static bool
+sweep_write(KaptureSweep *sweep, const KaptureWindow *window)
+{
+	KaptureCopied copied = {0};
+	KaptureCopies *copies;
+	Oid			userid;
+	int			sec_context;
+
+	if (!kapture_copies_lock(sweep->server.serverid))
+		return false;
+	PG_TRY();
+	{
+		sweep_begin();
+		GetUserIdAndSecContext(&userid, &sec_context);
+		SetUserIdAndSecContext(kapture_own_role(),
+							   sec_context | SECURITY_LOCAL_USERID_CHANGE | SECURITY_RESTRICTED_OPERATION);
+		SPI_connect();
+		copies = kapture_copies_create(sweep->namespace, sweep->server.name, sweep->timezone);
+		kapture_copies_merge(copies);
+		kapture_copies_write(copies, window->list, window->asked, &copied);
+		SPI_finish();
+		SetUserIdAndSecContext(userid, sec_context);
+		kapture_pull_state_swept(sweep->server.name, sweep->ids[sweep->next], copied.written > 0);
+		sweep_commit(sweep);
+	}
+	PG_FINALLY();
+	{
+		kapture_copies_unlock(sweep->server.serverid);
+	}
+	PG_END_TRY();
+	return true;
+}
+
+/* The Get under way is over. */
+static void
+sweep_end_request(KaptureSweep *sweep)
+{
+	sweep->fetch = NULL;
+	MemoryContextReset(sweep->request);
+}
+
+/*
+ * Goes on as far as it can without waiting; *when is when it wants to be called
+ * again, at the latest; *wrote says whether an answer was written.  False: all
+ * customers are done with.  Errors as
+ * kapture_fetch_next(); after one, the sweep can only be dropped.
+ */
+bool
+kapture_sweep_step(KaptureSweep *sweep, TimestampTz *when, bool *wrote)
+{
+	TimestampTz now = GetCurrentTimestamp();
+	const KaptureWindow *window;
+
+	*wrote = false;
+	sweep->caller = CurrentMemoryContext;
+	if (sweep->fetch == NULL)
+	{
+		*when = sweep->next_request;
+		if (sweep->next_request > now)
+			return true;
+		if (sweep->next >= sweep->nids && !sweep_read(sweep))
+			return false;
+		sweep_ask(sweep, now);
+	}
+	switch (kapture_fetch_poll(sweep->fetch, &window, when))
+	{
+		case KAPTURE_FETCH_WINDOW:
+			*wrote = sweep_write(sweep, window);
+			if (*wrote)
+				sweep->after = sweep->ids[sweep->next++];
+			else
+				sweep->next_request = TimestampTzPlusMilliseconds(now, SWEEP_BUSY_RETRY);
+			sweep_end_request(sweep);
+			*when = sweep->next_request;
+			break;
+		case KAPTURE_FETCH_END:
+			sweep_end_request(sweep);
+			*when = sweep->next_request;
+			break;
+		case KAPTURE_FETCH_WAIT:
+			break;
+	}
+	return true;
+}
+
+/*
+ * As kapture_fetch_served().
+ */
+void
+kapture_sweep_served(KaptureSweep *sweep)
+{
+	if (sweep->fetch)
+		kapture_fetch_served(sweep->fetch);
+}
+
+/*
+ * As kapture_fetch_not_before().
+ */
+TimestampTz
+kapture_sweep_not_before(const KaptureSweep *sweep)
+{
+	return sweep->fetch ? kapture_fetch_not_before(sweep->fetch) : 0;
+}
+
+/*
+ * Ends a sweep; another one may go on from where it was.
+ */
+void
+kapture_sweep_drop(KaptureSweep *sweep)
+{
+	MemoryContextDelete(sweep->context);
+}

@@ -1,0 +1,146 @@
+/*
+ * notify.c
+ *		Notifications on channel kapture_sync, for whoever wants to be called.
+ *
+ * Off unless kapture_sync.notify is on.  Only the worker sends them, in its own
+ * transactions, so they come when what they say is committed.  Everybody may
+ * LISTEN, so they name tables and servers, never rows or what is in them.  A
+ * queue of notifications that fills up would make the worker's transactions
+ * fail; so it keeps silent when the queue is half full.
+ */
+#include "postgres.h"
+
+#include "commands/async.h"
+#include "lib/stringinfo.h"
+#include "utils/builtins.h"
+#include "utils/fmgroids.h"
+#include "utils/json.h"
+#include "utils/lsyscache.h"
+
+#include "base/guc.h"
+#include "push/notify.h"
+
+#define ALERT_CHANNEL		"kapture_sync"
+#define ALERT_QUEUE_LIMIT	0.5
+
+/* Appends a member with a text to an object that has been begun. */
+static void
+alert_append(StringInfo payload, const char *name, const char *value)
+{
+	appendStringInfo(payload, ", \"%s\": ", name);
+	escape_json(payload, value);
+}
+
+static void
+alert_send(StringInfo payload)
+{
+	appendStringInfoChar(payload, '}');
+	if (DatumGetFloat8(OidFunctionCall0(F_PG_NOTIFICATION_QUEUE_USAGE)) < ALERT_QUEUE_LIMIT)
+		Async_Notify(ALERT_CHANNEL, payload->data);
+	pfree(payload->data);
+}
+
+/* Begins a payload that is about a table. */
+static void
+alert_begin(StringInfo payload, const char *event, const char *relation, const char *server)
+{
+	initStringInfo(payload);
+	appendStringInfo(payload, "{\"event\": \"%s\"", event);
+	alert_append(payload, "relation", relation);
+	alert_append(payload, "server", server);
+}
+
+/*
+ * Takes note of what became of a row: it is with Kapture, or parked.  To be
+ * followed by kapture_alert_table() before the transaction ends.
+ */
+void
+kapture_alert_note(KaptureOutcomes *outcomes, bool parked)
+{
+	if (parked)
+	{
+		outcomes->first |= outcomes->parked == 0;
+		outcomes->new_parked++;
+	}
+	outcomes->parked += (int) parked - (int) outcomes->window[outcomes->at];
+	outcomes->window[outcomes->at] = parked;
+	outcomes->at = (outcomes->at + 1) % KAPTURE_ALERT_WINDOW;
+}
+
+/*
+ * Has the share of parked rows gone over kapture_sync.notify_parked_share, or
+ * under half of it again?  (Half, so that it does not go on and off.)
+ */
+static bool
+alert_share_has_crossed(KaptureOutcomes *outcomes)
+{
+	double		share = (double) outcomes->parked / KAPTURE_ALERT_WINDOW;
+	bool		above;
+
+	if (kapture_notify_parked_share <= 0)
+		above = false;
+	else
+		above = share >= kapture_notify_parked_share * (outcomes->above ? 0.5 : 1.0);
+	if (above == outcomes->above)
+		return false;
+	outcomes->above = above;
+	return true;
+}
+
+/*
+ * Says what is new about a table since the last call: {"event": "parked",
+ * "relation", "server", "rows", "first"} if rows were parked; {"event":
+ * "parked_share", "relation", "server", "share", "above"} if they became too
+ * many, or few again.  Needs a transaction, and sends nothing if notifications
+ * are off.
+ */
+void
+kapture_alert_table(Oid relid, const char *server, KaptureOutcomes *outcomes)
+{
+	bool		crossed = alert_share_has_crossed(outcomes);
+	int			new_parked = outcomes->new_parked;
+	bool		first = outcomes->first;
+	StringInfoData payload;
+	char	   *name;
+
+	outcomes->new_parked = 0;
+	outcomes->first = false;
+	if (!kapture_notify || (new_parked == 0 && !crossed))
+		return;
+	name = get_rel_name(relid);
+	if (name == NULL)
+		return;
+	name = quote_qualified_identifier(get_namespace_name(get_rel_namespace(relid)), name);
+	if (new_parked > 0)
+	{
+		alert_begin(&payload, "parked", name, server);
+		appendStringInfo(&payload, ", \"rows\": %d, \"first\": %s", new_parked, first ? "true" : "false");
+		alert_send(&payload);
+	}
+	if (crossed)
+	{
+		alert_begin(&payload, "parked_share", name, server);
+		appendStringInfo(&payload, ", \"share\": %.2f, \"above\": %s",
+						 (double) outcomes->parked / KAPTURE_ALERT_WINDOW, outcomes->above ? "true" : "false");
+		alert_send(&payload);
+	}
+}
+
+/*
+ * Says that a server's state has changed: {"event": "server", "server",
+ * "before", "state"}.  Likewise.
+ */
+void
+kapture_alert_server(const char *server, const char *before, const char *state)
+{
+	StringInfoData payload;
+
+	if (!kapture_notify)
+		return;
+	initStringInfo(&payload);
+	appendStringInfoString(&payload, "{\"event\": \"server\"");
+	alert_append(&payload, "server", server);
+	alert_append(&payload, "before", before);
+	alert_append(&payload, "state", state);
+	alert_send(&payload);
+}

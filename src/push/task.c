@@ -1,0 +1,511 @@
+/*
+ * task.c
+ *		From a claimed row to its requests, and from their answers to what
+ *		becomes of it.
+ *
+ * A row without an id is added, a row with one is updated with what changed.
+ * Kapture knows no idempotency key; what protects from adding a customer twice
+ * is that phone and email are unique there.  So two cases need searches (Get,
+ * by phone and then by email) first:
+ *
+ * - An Add was sent whose outcome nobody saw.  Once it can no longer be
+ *   running, it is searched for by the phone and email that it had, which the
+ *   row may have changed since.  Found: the id is taken and the row's values
+ *   are sent as an update.  Not found, twice: the Add is sent again; if Kapture
+ *   then says "already exists", that is our lost one.
+ * - Kapture answers a first Add with "already exists".  With on_duplicate
+ *   'link' the existing customer's id is taken, and the row's values are sent
+ *   as an update; with 'fail' the row is parked.
+ *
+ * Phone and email that belong to different customers park the row.
+ *
+ * Kapture tells no newer Update from an older one either: the last that it gets
+ * round to wins.  So while a request may be running whose outcome nobody saw,
+ * nothing else is sent for its row.
+ *
+ * No I/O here: the worker sends what is planned and brings the answers.
+ */
+#include "postgres.h"
+
+#include "mb/pg_wchar.h"
+#include "utils/memutils.h"
+
+#include "api/pacing.h"
+#include "base/compat.h"
+#include "push/task.h"
+
+#define TASK_FIELD_PHONE	"phone"
+#define TASK_FIELD_EMAIL	"email_id"
+
+/*
+ * Returns the API that the request of the task's step goes to.
+ */
+KaptureApi
+kapture_task_api(const KaptureTask *task)
+{
+	switch (task->step)
+	{
+		case KAPTURE_STEP_ADD:
+			return KAPTURE_API_ADD;
+		case KAPTURE_STEP_UPDATE:
+			return KAPTURE_API_UPDATE;
+		case KAPTURE_STEP_FIND_PHONE:
+		case KAPTURE_STEP_FIND_EMAIL:
+			break;
+	}
+	return KAPTURE_API_GET;
+}
+
+/* The row's value for a Kapture field; NULL if there is none. */
+static const char *
+task_value(const KaptureAttachment *att, const KaptureDelivery *delivery, const char *field)
+{
+	for (int i = 0; i < att->ncolumns; i++)
+	{
+		const char *value = delivery->row.values[i];
+
+		if (strcmp(att->columns[i].field, field) == 0)
+			return value && value[0] ? value : NULL;
+	}
+	return NULL;
+}
+
+/* Appends the fields of the mask that have a value; returns how many. */
+static int
+task_append_fields(const KaptureTask *task, StringInfo body, int64 mask)
+{
+	int			n = 0;
+
+	for (int i = 0; i < task->att->ncolumns; i++)
+	{
+		const KaptureMappedColumn *col = &task->att->columns[i];
+		const char *value = task->delivery->row.values[i];
+
+		/* to Kapture an empty string means "leave as it is" */
+		if ((mask & (INT64CONST(1) << col->bit)) == 0 || value == NULL || value[0] == '\0')
+			continue;
+		kapture_message_append_field(body, col->field, value);
+		n++;
+	}
+	return n;
+}
+
+/* Makes the body of a search by one criterion, with all the keys of the sample. */
+static void
+task_search_body(StringInfo body, const char *field, const char *value)
+{
+	static const char *const criteria[] = {"kapture_customer_id", "customer_id", TASK_FIELD_EMAIL, TASK_FIELD_PHONE};
+
+	appendStringInfoChar(body, '[');
+	appendStringInfoChar(body, '{');
+	for (int i = 0; i < lengthof(criteria); i++)
+		kapture_message_append_field(body, criteria[i], strcmp(criteria[i], field) == 0 ? value : "");
+	appendStringInfoString(body, "}]");
+}
+
+/*
+ * Makes the request of a step the task's next.  Returns false if the step has
+ * nothing to send.
+ */
+static bool
+task_prepare(KaptureTask *task, KaptureStep step)
+{
+	MemoryContext old = MemoryContextSwitchTo(task->delivery->context);
+	StringInfoData body;
+	bool		any = true;
+	char		id[32];
+
+	initStringInfo(&body);
+	switch (step)
+	{
+		case KAPTURE_STEP_ADD:
+			appendStringInfoChar(&body, '{');
+			(void) task_append_fields(task, &body, task->att->all_changed);
+			appendStringInfoChar(&body, '}');
+			break;
+		case KAPTURE_STEP_UPDATE:
+			snprintf(id, sizeof(id), INT64_FORMAT, task->customer_id);
+			appendStringInfoChar(&body, '{');
+			kapture_message_append_field(&body, "kapture_customer_id", id);
+			any = task_append_fields(task, &body, task->delivery->changed) > 0;
+			appendStringInfoChar(&body, '}');
+			break;
+		case KAPTURE_STEP_FIND_PHONE:
+			any = task->delivery->sent_phone != NULL;
+			if (any)
+				task_search_body(&body, TASK_FIELD_PHONE, task->delivery->sent_phone);
+			break;
+		case KAPTURE_STEP_FIND_EMAIL:
+			any = task->delivery->sent_email != NULL;
+			if (any)
+				task_search_body(&body, TASK_FIELD_EMAIL, task->delivery->sent_email);
+			break;
+	}
+	MemoryContextSwitchTo(old);
+	if (!any)
+		return false;
+	task->state = KAPTURE_TASK_SEND;
+	task->step = step;
+	task->body = body.data;
+	task->body_len = body.len;
+	return true;
+}
+
+/*
+ * Puts the array around the body of the task's request that some accounts want
+ * (options add_body and update_body); a search has one already.
+ */
+void
+kapture_task_wrap(KaptureTask *task, const KaptureServer *server)
+{
+	MemoryContext old;
+
+	if (!server->body_array[kapture_task_api(task)] || task->body[0] == '[')
+		return;
+	old = MemoryContextSwitchTo(task->delivery->context);
+	task->body = psprintf("[%s]", task->body);
+	task->body_len += 2;
+	MemoryContextSwitchTo(old);
+}
+
+/*
+ * Fills in by which phone and email an Add of the row's present values could
+ * be found.
+ */
+void
+kapture_task_identify(const KaptureAttachment *att, KaptureDelivery *delivery)
+{
+	delivery->sent_phone = (char *) task_value(att, delivery, TASK_FIELD_PHONE);
+	delivery->sent_email = (char *) task_value(att, delivery, TASK_FIELD_EMAIL);
+}
+
+/* Would an Add be found by what the lost one had? */
+static bool
+task_same_identity(const KaptureTask *task)
+{
+	const char *phone = task_value(task->att, task->delivery, TASK_FIELD_PHONE);
+	const char *email = task_value(task->att, task->delivery, TASK_FIELD_EMAIL);
+
+	return strcmp(phone ? phone : "", task->delivery->sent_phone ? task->delivery->sent_phone : "") == 0 &&
+		strcmp(email ? email : "", task->delivery->sent_email ? task->delivery->sent_email : "") == 0;
+}
+
+/* Nothing more is to be sent. */
+static void
+task_done(KaptureTask *task, const char *action)
+{
+	task->state = KAPTURE_TASK_DONE;
+	task->action = action;
+}
+
+/*
+ * Ends a task without success.  "park": it waits for a change of the row, else
+ * it is tried again at next_attempt.
+ */
+void
+kapture_task_fail(KaptureTask *task, bool park, TimestampTz next_attempt, const char *error)
+{
+	KaptureFailed *failed = &task->failed;
+
+	task->state = KAPTURE_TASK_FAILED;
+	failed->delivery = task->delivery;
+	failed->park = park;
+	failed->counts = true;
+	failed->next_attempt = next_attempt;
+	failed->in_doubt = task->delivery->in_doubt;
+	failed->customer_id = task->customer_id == task->delivery->row.customer_id ? 0 : task->customer_id;
+	if (task->body)
+	{
+		failed->api = kapture_api_name(kapture_task_api(task));
+		failed->request = pg_any_to_server(task->body, task->body_len, PG_UTF8);
+	}
+	failed->http_status = task->http_status;
+	failed->error = MemoryContextStrdup(task->delivery->context, error);
+}
+
+/* Fails for now; the delay grows with each failure. */
+static void
+task_retry(KaptureTask *task, TimestampTz now, const char *error)
+{
+	TimestampTz next = TimestampTzPlusMilliseconds(now, kapture_pacing_backoff(task->delivery->failures + 1,
+																			KAPTURE_ROW_LONGEST));
+
+	kapture_task_fail(task, false, Max(next, task->delivery->in_doubt), error);
+}
+
+/* Puts the row back; nothing was sent that would change Kapture. */
+static void
+task_release(KaptureTask *task, TimestampTz next_attempt)
+{
+	task->state = KAPTURE_TASK_RELEASE;
+	task->next_attempt = next_attempt;
+}
+
+/* No Add of ours is in doubt any more: the next one's identity is to be recorded before it is sent. */
+static void
+task_end_doubt(KaptureTask *task, TimestampTz now)
+{
+	task->delivery->in_doubt = 0;
+	task->delivery->searches = 0;
+	task_release(task, now);
+}
+
+/* Updates the customer, or finds that there is nothing to bring. */
+static void
+task_update(KaptureTask *task)
+{
+	if (!task_prepare(task, KAPTURE_STEP_UPDATE))
+		task_done(task, task->customer_id == task->delivery->row.customer_id ? "none" : "link");
+}
+
+/*
+ * There is no such row.  If it has got another key, what is known of its
+ * customer is wanted under that, so it is kept for a while.
+ */
+static void
+task_gone(KaptureTask *task, TimestampTz now)
+{
+	KaptureDelivery *delivery = task->delivery;
+
+	/* under its new key it comes much sooner, and takes this over */
+	if (delivery->moved ||
+		((delivery->customer_id != 0 || delivery->in_doubt != 0) && delivery->searches == 0 &&
+		 (delivery->changed & KAPTURE_CHANGED_DELETED) == 0))
+	{
+		delivery->searches = 1;
+		task_release(task, TimestampTzPlusMilliseconds(now, KAPTURE_GONE_RETRY));
+	}
+	else
+	{
+		task->customer_id = 0;	/* there is nowhere to write it */
+		task_done(task, "gone");
+	}
+}
+
+/*
+ * Works out a claimed row's first request from what the table holds, or that
+ * none is needed.
+ */
+void
+kapture_task_plan(KaptureTask *task, TimestampTz now)
+{
+	KaptureDelivery *delivery = task->delivery;
+
+	task->health = KAPTURE_SERVER_WELL;
+	task->retry_after = -1;
+	task->customer_id = delivery->customer_id;
+	switch (delivery->row.outcome)
+	{
+		case KAPTURE_ROW_GONE:
+			task_gone(task, now);
+			return;
+		case KAPTURE_ROW_LOCKED:
+			task_release(task, TimestampTzPlusMilliseconds(now, KAPTURE_LOCKED_RETRY));
+			return;
+		case KAPTURE_ROW_FAILED:
+			kapture_task_fail(task, true, 0, delivery->row.error);
+			return;
+		case KAPTURE_ROW_DONE:
+			break;
+	}
+
+	if (delivery->row.customer_id != 0)
+		task->customer_id = delivery->row.customer_id;
+	if (delivery->in_doubt > now)
+		task_release(task, delivery->in_doubt);
+	else if (task->customer_id != 0)
+		task_update(task);
+	else if (delivery->in_doubt == 0)
+	{
+		kapture_task_identify(task->att, delivery);
+		(void) task_prepare(task, KAPTURE_STEP_ADD);
+	}
+	else if (delivery->sent_phone || delivery->sent_email)
+	{
+		task->asked_first = true;
+		if (!task_prepare(task, KAPTURE_STEP_FIND_PHONE))
+			(void) task_prepare(task, KAPTURE_STEP_FIND_EMAIL);
+	}
+	else
+		task_end_doubt(task, now);	/* it was an Update */
+}
+
+/*
+ * A request may have been carried out, or may be yet.  Notes when it can no
+ * longer be running: then an Add is searched for, which allows for one that is
+ * later than that, and an Update is sent again.
+ */
+static void
+task_note_doubt(KaptureTask *task, const KaptureHttpAnswer *answer, TimestampTz now)
+{
+	/* a gateway gives up before the server behind it does */
+	bool		running = answer->outcome != KAPTURE_HTTP_ANSWERED ||
+		(answer->status >= 502 && answer->status <= 504);
+	int64		rest = running ? Max(task->timeout - answer->elapsed / 1000, 0) : 0;
+
+	if (task->step == KAPTURE_STEP_ADD)
+		task->delivery->in_doubt = TimestampTzPlusMilliseconds(now, rest);
+	else if (task->step == KAPTURE_STEP_UPDATE && running)
+		task->delivery->in_doubt = TimestampTzPlusMilliseconds(now, rest + KAPTURE_LATE_GRACE);
+}
+
+/* No whole answer came. */
+static void
+task_no_answer(KaptureTask *task, const KaptureHttpAnswer *answer, TimestampTz now)
+{
+	char		error[512];
+
+	snprintf(error, sizeof(error), "no answer from Kapture: %s%s%s%s%s%s failed",
+			 answer->detail ? answer->detail : "", answer->detail ? " (" : "(",
+			 answer->phase ? answer->phase : "the request",
+			 answer->option ? ", limited by " : "", answer->option ? answer->option : "", ")");
+	task->health = KAPTURE_SERVER_SICK;
+
+	if (answer->outcome == KAPTURE_HTTP_IN_DOUBT)
+		task_note_doubt(task, answer, now);
+	if (answer->outcome == KAPTURE_HTTP_NOT_SENT)
+	{
+		/* not the row's fault: it goes as soon as the server is well again */
+		kapture_task_fail(task, false, now, error);
+		task->failed.counts = false;
+	}
+	else
+		task_retry(task, now, error);
+}
+
+/* Both searches are done: whose are phone and email? */
+static void
+task_searched(KaptureTask *task, TimestampTz now)
+{
+	int64		found = task->by_phone ? task->by_phone : task->by_email;
+
+	if (task->by_phone && task->by_email && task->by_phone != task->by_email)
+		kapture_task_fail(task, true, 0,
+						  psprintf("the phone belongs to Kapture customer " INT64_FORMAT
+								   ", the email to Kapture customer " INT64_FORMAT,
+								   task->by_phone, task->by_email));
+	else if (found)
+	{
+		task->customer_id = found;
+		task->delivery->changed = task->att->all_changed;
+		task_update(task);
+	}
+	else if (task->asked_first && ++task->delivery->searches < KAPTURE_SEARCHES)
+		task_release(task, TimestampTzPlusMilliseconds(now, KAPTURE_SEARCH_RETRY));
+	else if (task->asked_first && task_same_identity(task))
+		(void) task_prepare(task, KAPTURE_STEP_ADD);
+	else if (task->asked_first)
+		task_end_doubt(task, now);
+	else
+		task_retry(task, now, "Kapture says that the customer exists, but does not find it by phone or email");
+}
+
+/* Kapture says that phone or email is taken already. */
+static void
+task_duplicate(KaptureTask *task, TimestampTz now, const char *message)
+{
+	if (task->step != KAPTURE_STEP_ADD ||
+		(!task->att->link_duplicates && !task->asked_first))
+	{
+		kapture_task_fail(task, true, 0, message);
+		return;
+	}
+
+	/* an Add of ours that was lost is settled now: it has this customer */
+	task->asked_first = false;
+	if (!task_prepare(task, KAPTURE_STEP_FIND_PHONE) &&
+		!task_prepare(task, KAPTURE_STEP_FIND_EMAIL))
+		kapture_task_fail(task, true, 0, message);
+}
+
+static void
+task_success(KaptureTask *task, const KaptureReply *reply, TimestampTz now)
+{
+	switch (task->step)
+	{
+		case KAPTURE_STEP_ADD:
+			task->customer_id = reply->customer_id;
+			task_done(task, "add");
+			break;
+		case KAPTURE_STEP_UPDATE:
+			task_done(task, task->delivery->row.customer_id == 0 ? "link" : "update");
+			break;
+		case KAPTURE_STEP_FIND_PHONE:
+			task->by_phone = reply->customer_id;
+			if (!task_prepare(task, KAPTURE_STEP_FIND_EMAIL))
+				task_searched(task, now);
+			break;
+		case KAPTURE_STEP_FIND_EMAIL:
+			task->by_email = reply->customer_id;
+			task_searched(task, now);
+			break;
+	}
+}
+
+/*
+ * Works out what an answer means for the task: its next request, that it is
+ * done, or that it failed.  Errors if the answer cannot be held in memory.
+ */
+void
+kapture_task_answer(KaptureTask *task, const KaptureHttpAnswer *answer, TimestampTz now)
+{
+	char	   *why = NULL;
+	KaptureReply reply = {0};
+
+	task->http_status = answer->status;
+	task->retry_after = answer->retry_after;
+	if (answer->outcome != KAPTURE_HTTP_ANSWERED)
+	{
+		task_no_answer(task, answer, now);
+		return;
+	}
+
+	if (kapture_task_api(task) == KAPTURE_API_GET)
+		kapture_message_judge(KAPTURE_API_GET, answer->status,
+							  kapture_message_parse(answer->body, answer->body_len, &why), &reply);
+	else
+		kapture_message_judge_written(kapture_task_api(task), answer->status,
+									  answer->body, answer->body_len, &reply, &why);
+	if (reply.message == NULL || reply.message[0] == '\0')
+		reply.message = why ?
+			psprintf("Kapture's answer is not JSON (HTTP code %d): %s", answer->status, why) :
+			psprintf("Kapture answered with HTTP code %d", answer->status);
+	task->message = MemoryContextStrdup(task->delivery->context, reply.message);
+
+	switch (reply.verdict)
+	{
+		case KAPTURE_NOT_FOUND:
+			Assert(kapture_task_api(task) == KAPTURE_API_GET);
+			reply.customer_id = 0;
+			pg_fallthrough;
+		case KAPTURE_SUCCESS:
+			task_success(task, &reply, now);
+			break;
+		case KAPTURE_DUPLICATE_PHONE:
+		case KAPTURE_DUPLICATE_EMAIL:
+		case KAPTURE_DUPLICATE_BOTH:
+			task_duplicate(task, now, reply.message);
+			break;
+		case KAPTURE_REFUSED:
+			if (task->step == KAPTURE_STEP_ADD)
+				task->delivery->in_doubt = 0;	/* it was not carried out */
+			kapture_task_fail(task, true, 0, reply.message);
+			break;
+		case KAPTURE_DENIED:
+			task->health = KAPTURE_SERVER_DENIES;
+			kapture_task_fail(task, false, now, reply.message);
+			task->failed.counts = false;
+			break;
+		case KAPTURE_THROTTLED:
+			task->health = KAPTURE_SERVER_THROTTLES;
+			kapture_task_fail(task, false, now, reply.message);
+			task->failed.counts = false;
+			break;
+		case KAPTURE_BROKEN:
+			/* who knows how far Kapture got */
+			task->health = KAPTURE_SERVER_SICK;
+			task_note_doubt(task, answer, now);
+			task_retry(task, now, reply.message);
+			break;
+	}
+}

@@ -1,0 +1,78 @@
+/*
+ * task.h
+ *		From a claimed row to its requests, and from their answers to what
+ *		becomes of it.
+ */
+#ifndef KAPTURE_TASK_H
+#define KAPTURE_TASK_H
+
+#include "postgres.h"
+
+#include "api/http.h"
+#include "api/reply.h"
+#include "base/catalog.h"
+#include "table/outbox.h"
+
+/* What a task's next (or current) request is for. */
+typedef enum KaptureStep
+{
+	KAPTURE_STEP_ADD,
+	KAPTURE_STEP_UPDATE,
+	KAPTURE_STEP_FIND_PHONE,	/* is the customer there, by its phone? */
+	KAPTURE_STEP_FIND_EMAIL
+} KaptureStep;
+
+typedef enum KaptureTaskState
+{
+	KAPTURE_TASK_SEND,			/* the request of "step" is to be sent */
+	KAPTURE_TASK_DONE,			/* nothing more to send */
+	KAPTURE_TASK_FAILED,		/* for this time */
+	KAPTURE_TASK_RELEASE		/* nothing was sent; due again at next_attempt */
+} KaptureTaskState;
+
+/* What an answer says of the server as a whole. */
+typedef enum KaptureServerHealth
+{
+	KAPTURE_SERVER_WELL,
+	KAPTURE_SERVER_DENIES,		/* the key or the address */
+	KAPTURE_SERVER_THROTTLES,
+	KAPTURE_SERVER_SICK
+} KaptureServerHealth;
+
+typedef struct KaptureTask
+{
+	KaptureDelivery *delivery;
+	const KaptureAttachment *att;
+	int64		timeout;		/* of the server, milliseconds */
+
+	KaptureTaskState state;
+	KaptureStep step;
+	char	   *body;			/* of the request of "step", UTF-8 */
+	size_t		body_len;
+	KaptureHttpRequest *request;	/* while it is under way */
+
+	int64		customer_id;	/* known by now, or 0 */
+	bool		asked_first;	/* looks before it adds, as an Add may be lost */
+	int64		by_phone;		/* found by the searches, or 0 */
+	int64		by_email;
+
+	/* the outcome */
+	const char *action;			/* if DONE */
+	KaptureFailed failed;		/* if FAILED */
+	TimestampTz next_attempt;	/* if RELEASE */
+	int			http_status;
+	char	   *message;
+	KaptureServerHealth health;
+	int64		retry_after;	/* milliseconds, -1 unknown */
+} KaptureTask;
+
+extern void kapture_task_identify(const KaptureAttachment *att, KaptureDelivery *delivery);
+extern void kapture_task_plan(KaptureTask *task, TimestampTz now);
+extern void kapture_task_answer(KaptureTask *task, const KaptureHttpAnswer *answer,
+								TimestampTz now);
+extern void kapture_task_fail(KaptureTask *task, bool park, TimestampTz next_attempt,
+							  const char *error);
+extern void kapture_task_wrap(KaptureTask *task, const KaptureServer *server);
+extern KaptureApi kapture_task_api(const KaptureTask *task);
+
+#endif							/* KAPTURE_TASK_H */

@@ -1,0 +1,1685 @@
+/*
+ * worker.c
+ *		The process that brings the changes of one database to Kapture.
+ *
+ * One loop, one process: claim rows (a transaction), send their requests, take
+ * answers as they come, record what became of them (a transaction), wait.  No
+ * transaction is open while a request is.  Requests are handled by http.c, SQL
+ * of the queue by outbox.c, users' rows by row_io.c, the meaning of answers by
+ * task.c; this file decides when.
+ *
+ * Everything that must survive is in tables.  So what is unexpected ends the
+ * process, and the launcher starts another one, which finds what was 'sending'
+ * and goes on from there.
+ */
+#include "postgres.h"
+
+#include "access/relation.h"
+#include "access/xact.h"
+#include "commands/dbcommands.h"
+#include "common/hashfn.h"
+#include "mb/pg_wchar.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "postmaster/bgworker.h"
+#include "postmaster/interrupt.h"
+#include "storage/ipc.h"
+#include "storage/latch.h"
+#include "storage/lock.h"
+#include "storage/lmgr.h"
+#include "tcop/tcopprot.h"
+#include "utils/backend_status.h"
+#include "utils/builtins.h"
+#include "utils/guc.h"
+#include "utils/inval.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/rel.h"
+#include "utils/resowner.h"
+#include "utils/snapmgr.h"
+#include "utils/syscache.h"
+
+#include "api/http.h"
+#include "api/pacing.h"
+#include "base/catalog.h"
+#include "base/compat.h"
+#include "base/guc.h"
+#include "base/version.h"
+#include "cluster/bgworker.h"
+#include "cluster/shmem.h"
+#include "observe/status.h"
+#include "pull/watermark.h"
+#include "push/notify.h"
+#include "push/task.h"
+#include "push/worker.h"
+#include "table/attach.h"
+#include "table/history.h"
+#include "table/inbox.h"
+#include "table/origin.h"
+#include "table/outbox.h"
+#include "table/vacuum.h"
+
+/* Rows claimed ahead of those being sent: at most, and if that is worthwhile. */
+#define WORKER_MAX_BATCH	500
+#define WORKER_AHEAD		256
+
+/*
+ * While there is more to send, answers are recorded so many at a time, or so
+ * many milliseconds after the first.
+ */
+#ifndef WORKER_RECORD_BATCH		/* script/bench tries others */
+#define WORKER_RECORD_BATCH	128
+#endif
+#define WORKER_RECORD_DELAY	5
+
+/* Milliseconds a request may take to a server whose settings cannot be read. */
+#define WORKER_DEFAULT_TIMEOUT	60000
+
+/*
+ * Milliseconds between two looks at the outbox while it may hold changes whose
+ * wake-up was lost (a session that ended between its commit and the wake-up).
+ */
+#define WORKER_SAFETY_LOOK	60000
+
+/* Milliseconds between two looks at a table that somebody has locked. */
+#define WORKER_LOCKED_LOOK	1000
+
+/* What all accounts of a server share. */
+typedef struct WorkerPace
+{
+	dlist_node	node;
+	char	   *name;			/* of the server */
+	int			in_flight;
+	TimestampTz next_start;		/* by the rate limit */
+} WorkerPace;
+
+/* An account: a server as seen by the owner of attached tables. */
+typedef struct WorkerServer
+{
+	dlist_node	node;
+	char	   *name;
+	Oid			owner;
+	char	   *problem;		/* why its settings cannot be used, or NULL */
+	uint64		version;		/* of its settings */
+
+	/* from its settings */
+	int			max_connections;
+	int64		timeout;		/* milliseconds */
+	double		rate_limit;		/* requests a second, 0: none */
+	char	   *timezone;
+
+	dlist_head	ready;			/* tasks whose request is to be sent */
+	int			nready;
+	int			in_flight;
+	WorkerPace *pace;
+	int			failures;		/* in a row, of different rows */
+	int			sick;			/* in a row, of any */
+	KaptureServerHealth said;	/* in the log */
+	KaptureServerState told;	/* to whoever listens */
+	bool		used;			/* attached tables go to it */
+	uint32		failed_row;		/* hash of the row that failed last */
+	KaptureServerHealth health;
+	TimestampTz not_before;		/* no request starts earlier, */
+	bool		asked;			/* as the server itself asked for */
+} WorkerServer;
+
+/* An attached table. */
+typedef struct WorkerTable
+{
+	dlist_node	node;
+	MemoryContext context;		/* of "att" */
+	KaptureAttachment *att;
+	List	   *retired;		/* contexts of older ones, still referred to */
+	int			ntasks;			/* which refer to one of them */
+	WorkerServer *server;
+	bool		attached;		/* still */
+	bool		present;		/* and fit to be sent */
+	char	   *problem;		/* why it is not, or NULL */
+	bool		recovered;		/* nothing of an earlier worker is 'sending' */
+	KaptureScan scan;
+	bool		look;			/* the outbox may hold something to take, */
+	bool		fresh;			/* perhaps newer than the pass under way sees */
+	TimestampTz next_due;		/* next try of a failed row, DT_NOEND: none */
+	TimestampTz well_since;		/* rows that failed before are due, 0: none are */
+	TimestampTz last_success;
+	KaptureOutcomes outcomes;	/* of its rows, for whoever is to be told */
+	KaptureTableReport said;	/* to whoever looks, */
+	bool		shown;			/* if anything was */
+} WorkerTable;
+
+typedef struct WorkerTask
+{
+	dlist_node	node;			/* in its server's queue */
+	WorkerServer *server;
+	WorkerTable *table;
+	KaptureTask task;
+} WorkerTask;
+
+static MemoryContext worker_context;	/* what lives as long as the process */
+static dlist_head worker_servers = DLIST_STATIC_INIT(worker_servers);
+static dlist_head worker_tables = DLIST_STATIC_INIT(worker_tables);
+static dlist_head worker_paces = DLIST_STATIC_INIT(worker_paces);
+static KaptureOrigin worker_origin;
+static dlist_head worker_answered = DLIST_STATIC_INIT(worker_answered); /* to be recorded */
+static int	worker_nanswered = 0;
+static TimestampTz worker_first_answer;
+static bool worker_trouble = false; /* one of them is no plain success */
+static bool worker_alone = false;	/* no other worker serves this database */
+static bool worker_outdated = false;	/* the extension is not of our version */
+static Oid	worker_installation = InvalidOid;	/* our kapture_attachment */
+static bool worker_stale = true;	/* attachments or servers may have changed */
+static TimestampTz worker_next_load = DT_NOEND; /* when to look again at tables that were locked */
+static TimestampTz worker_next_safety_look = DT_NOEND;
+static TimestampTz worker_next_expiry = 0;	/* of the history */
+
+/* ------------------------------------------------------------------------
+ * Transactions
+ * ------------------------------------------------------------------------
+ */
+
+static void
+worker_begin(const char *activity)
+{
+	pgstat_report_activity(STATE_RUNNING, activity);
+	SetCurrentStatementStartTimestamp();
+	StartTransactionCommand();
+	PushActiveSnapshot(GetTransactionSnapshot());
+}
+
+static void
+worker_commit(void)
+{
+	PopActiveSnapshot();
+	CommitTransactionCommand();
+	kapture_process_report_stat();
+	pgstat_report_activity(STATE_IDLE, NULL);
+	MemoryContextSwitchTo(worker_context);
+}
+
+/* ------------------------------------------------------------------------
+ * Servers and tables
+ * ------------------------------------------------------------------------
+ */
+
+static void
+worker_relcache_callback(Datum arg, Oid relid)
+{
+	dlist_iter	iter;
+
+	/* our own tables change when something is attached or detached */
+	if (!OidIsValid(relid) || relid == worker_installation)
+		worker_stale = true;
+	dlist_foreach(iter, &worker_tables)
+	{
+		if (dlist_container(WorkerTable, node, iter.cur)->att->root == relid)
+			worker_stale = true;
+	}
+}
+
+static void
+worker_syscache_callback(Datum arg, int cacheid, uint32 hashvalue)
+{
+	worker_stale = true;
+}
+
+/* Says, once, that shared memory has no room for all that there is to show. */
+static void
+worker_tell_room(bool room)
+{
+	static bool said = false;
+
+	if (!room && !said)
+		ereport(LOG,
+				(errmsg("kapture_sync: there are more servers or attached tables in this cluster than kapture_status can show the state of"),
+				 errdetail("Rows are sent all the same.")));
+	said |= !room;
+}
+
+/* Shows a server's state to whoever looks.  Needs a transaction. */
+static void
+worker_report(WorkerServer *server, const char *message)
+{
+	KaptureServerState state = KAPTURE_STATE_OK;
+
+	if (!server->used)
+		return;
+	if (worker_outdated)
+		state = KAPTURE_STATE_OUTDATED;
+	else if (server->problem)
+		state = KAPTURE_STATE_MISCONFIGURED;
+	else if (server->health == KAPTURE_SERVER_DENIES)
+		state = KAPTURE_STATE_DENIED;
+	else if (server->health == KAPTURE_SERVER_THROTTLES)
+		state = KAPTURE_STATE_THROTTLED;
+	else if (server->health == KAPTURE_SERVER_SICK)
+		state = KAPTURE_STATE_FAILING;
+	worker_tell_room(kapture_shmem_report_server(server->name, server->owner, state,
+												 state == KAPTURE_STATE_OK ? 0 : server->not_before,
+												 server->problem && !worker_outdated ? server->problem : message));
+	if (server->told != state)
+		kapture_alert_server(server->name, kapture_status_state_name(server->told),
+							 kapture_status_state_name(state));
+	server->told = state;
+}
+
+/* Finds out which servers attached tables go to, and takes back what others said. */
+static void
+worker_find_used_servers(void)
+{
+	dlist_iter	iter;
+
+	dlist_foreach(iter, &worker_servers)
+		dlist_container(WorkerServer, node, iter.cur)->used = false;
+	dlist_foreach(iter, &worker_tables)
+	{
+		WorkerTable *table = dlist_container(WorkerTable, node, iter.cur);
+
+		if (table->attached)
+			table->server->used = true;
+	}
+	dlist_foreach(iter, &worker_servers)
+	{
+		WorkerServer *server = dlist_container(WorkerServer, node, iter.cur);
+
+		if (server->used)
+			continue;
+		kapture_shmem_withdraw_server(server->name, server->owner);
+		server->told = KAPTURE_STATE_OK;
+	}
+}
+
+/*
+ * Reads a server's settings.  What is wrong with them becomes its problem.
+ * Returns whether they, and not just another's, have changed.
+ */
+static bool
+worker_configure_server(WorkerServer *server)
+{
+	MemoryContext context = CurrentMemoryContext;
+	ResourceOwner owner = CurrentResourceOwner;
+	char	   *volatile problem = NULL;
+	volatile uint64 version = 0;
+	bool		changed;
+
+	BeginInternalSubTransaction(NULL);
+	PG_TRY();
+	{
+		const KaptureServer *settings = kapture_server_get(server->name, server->owner);
+
+		version = settings->version;
+
+		server->max_connections = settings->max_connections;
+		server->timeout = settings->timeout;
+		server->rate_limit = settings->rate_limit;
+		if (server->timezone)
+			pfree(server->timezone);
+		server->timezone = MemoryContextStrdup(worker_context, settings->timezone);
+		ReleaseCurrentSubTransaction();
+	}
+	PG_CATCH();
+	{
+		ErrorData  *error;
+
+		MemoryContextSwitchTo(worker_context);
+		error = CopyErrorData();
+		FlushErrorState();
+		RollbackAndReleaseCurrentSubTransaction();
+		problem = MemoryContextStrdup(worker_context, error->message);
+		FreeErrorData(error);
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(context);
+	CurrentResourceOwner = owner;
+
+	if (problem && server->used && (server->problem == NULL || strcmp(problem, server->problem) != 0))
+		ereport(LOG,
+				(errmsg("kapture_sync cannot use server \"%s\": %s", server->name, problem)));
+	changed = version != server->version || problem || server->problem;
+	if (server->problem)
+		pfree(server->problem);
+	server->problem = problem;
+	server->version = version;
+	return changed;
+}
+
+static WorkerPace *
+worker_find_pace(const char *name)
+{
+	dlist_iter	iter;
+	WorkerPace *pace;
+
+	dlist_foreach(iter, &worker_paces)
+	{
+		pace = dlist_container(WorkerPace, node, iter.cur);
+		if (strcmp(pace->name, name) == 0)
+			return pace;
+	}
+	pace = MemoryContextAllocZero(worker_context, sizeof(WorkerPace));
+	pace->name = MemoryContextStrdup(worker_context, name);
+	/* a worker before us may have sent all that a second allows just now */
+	pace->next_start = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), 1000);
+	dlist_push_tail(&worker_paces, &pace->node);
+	return pace;
+}
+
+static WorkerServer *
+worker_find_server(const char *name, Oid owner)
+{
+	dlist_iter	iter;
+	WorkerServer *server;
+
+	dlist_foreach(iter, &worker_servers)
+	{
+		server = dlist_container(WorkerServer, node, iter.cur);
+		if (server->owner == owner && strcmp(server->name, name) == 0)
+			return server;
+	}
+	server = MemoryContextAllocZero(worker_context, sizeof(WorkerServer));
+	server->name = MemoryContextStrdup(worker_context, name);
+	server->owner = owner;
+	server->timeout = WORKER_DEFAULT_TIMEOUT;
+	server->pace = worker_find_pace(name);
+	dlist_init(&server->ready);
+	dlist_push_tail(&worker_servers, &server->node);
+	return server;
+}
+
+static WorkerTable *
+worker_find_table(int32 attachment_id)
+{
+	dlist_iter	iter;
+
+	dlist_foreach(iter, &worker_tables)
+	{
+		WorkerTable *table = dlist_container(WorkerTable, node, iter.cur);
+
+		if (table->att->id == attachment_id)
+			return table;
+	}
+	return NULL;
+}
+
+/* Frees what older descriptions of a table held, once no task needs them. */
+static void
+worker_free_retired(WorkerTable *table)
+{
+	ListCell   *lc;
+
+	if (table->ntasks > 0)
+		return;
+	foreach(lc, table->retired)
+		MemoryContextDelete(lfirst(lc));
+	list_free(table->retired);
+	table->retired = NIL;
+}
+
+/* Forgets a table that is not attached any more, and that no task needs. */
+static void
+worker_forget_table(WorkerTable *table)
+{
+	if (table->shown)
+		kapture_shmem_withdraw_table(table->att->id);
+	dlist_delete(&table->node);
+	worker_free_retired(table);
+	MemoryContextDelete(table->context);
+	MemoryContextDelete(table->scan.context);
+	if (table->problem)
+		pfree(table->problem);
+	pfree(table);
+}
+
+/* Attached tables that were dropped leave nothing behind. */
+static void
+worker_forget_dropped(void)
+{
+	int64		changes;
+	int64		tables = kapture_outbox_forget_dropped(&changes);
+
+	if (tables == 0)
+		return;
+	kapture_attach_announce();	/* the puller has to know, too */
+	ereport(LOG,
+			(errmsg("kapture_sync: " INT64_FORMAT " attached tables were dropped, with " INT64_FORMAT " waiting changes",
+					tables, changes)));
+}
+
+/* A table may have lost what it takes to send its rows; then they wait. */
+static void
+worker_note_problem(WorkerTable *table)
+{
+	char	   *problem = kapture_catalog_problem(table->att);
+
+	if (problem && (table->problem == NULL || strcmp(problem, table->problem) != 0))
+		ereport(LOG, (errmsg("kapture_sync sends no rows: %s", problem)));
+	if (table->problem)
+		pfree(table->problem);
+	table->problem = problem ? MemoryContextStrdup(worker_context, problem) : NULL;
+	table->present = problem == NULL;
+}
+
+/* What is known of a relation must do until the lock on it is gone, but for whether it is paused. */
+static void
+worker_keep_table(Oid relid)
+{
+	dlist_iter	iter;
+
+	dlist_foreach(iter, &worker_tables)
+	{
+		WorkerTable *table = dlist_container(WorkerTable, node, iter.cur);
+
+		if (table->att->root != relid)
+			continue;
+		table->attached = table->present = true;
+		table->att->paused = kapture_catalog_is_paused(table->att->id);
+	}
+	worker_next_load = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), WORKER_LOCKED_LOOK);
+}
+
+/*
+ * Brings what is known of an attached relation up to date.  False: it was
+ * dropped.
+ */
+static bool
+worker_load_table(Oid relid)
+{
+	Relation	rel;
+	MemoryContext context;
+	MemoryContext old;
+	KaptureAttachment *att;
+	WorkerTable *table;
+
+	/* whoever holds a lock on one table does not hold up the others */
+	if (!ConditionalLockRelationOid(relid, AccessShareLock))
+	{
+		worker_keep_table(relid);
+		return true;
+	}
+	rel = try_relation_open(relid, NoLock);
+	if (rel == NULL)
+	{
+		UnlockRelationOid(relid, AccessShareLock);
+		return false;
+	}
+	context = AllocSetContextCreate(worker_context, "kapture_sync attachment", ALLOCSET_SMALL_SIZES);
+	old = MemoryContextSwitchTo(context);
+	att = kapture_catalog_attachment(rel);
+	MemoryContextSwitchTo(worker_context);
+	if (att == NULL)
+	{
+		MemoryContextDelete(context);
+		context = NULL;
+	}
+	else if ((table = worker_find_table(att->id)) == NULL)
+	{
+		table = palloc0(sizeof(WorkerTable));
+		kapture_outbox_scan_init(&table->scan);
+		dlist_push_tail(&worker_tables, &table->node);
+	}
+	if (context)
+	{
+		if (table->context)
+			table->retired = lappend(table->retired, table->context);
+		worker_free_retired(table);
+		table->context = context;
+		table->att = att;
+		table->attached = true;
+		worker_note_problem(table);
+		table->look = table->fresh = true;
+		table->next_due = DT_NOBEGIN;	/* kapture_retry() may have moved it */
+		table->server = worker_find_server(att->server, rel->rd_rel->relowner);
+	}
+	MemoryContextSwitchTo(old);
+	relation_close(rel, AccessShareLock);
+	return true;
+}
+
+/* Is this database still what its outbox belongs to? */
+static void
+worker_check_origin(void)
+{
+	static bool said = false;
+	KaptureOrigin origin = kapture_origin_check();
+	bool		copy = origin.state == KAPTURE_ORIGIN_COPY && kapture_catalog_attached_relations() != NIL;
+	dlist_iter	iter;
+
+	if (copy && !said)
+		ereport(LOG,
+				(errmsg("kapture_sync: this database is a copy; nothing is sent"),
+				 errhint("If the original sends no more, call kapture_resume().")));
+	said = copy;
+	if (origin.stamped_at != worker_origin.stamped_at)
+	{
+		MemoryContext transaction = MemoryContextSwitchTo(worker_context);
+
+		/* the outbox may have come with transaction ids of another cluster */
+		dlist_foreach(iter, &worker_tables)
+			kapture_outbox_scan_init(&dlist_container(WorkerTable, node, iter.cur)->scan);
+		MemoryContextSwitchTo(transaction);
+	}
+	worker_origin = origin;
+}
+
+/*
+ * What an earlier worker left 'sending' in tables that are new to us goes on
+ * once its requests can no longer be running.
+ */
+static void
+worker_recover(void)
+{
+	TimestampTz now = GetCurrentTimestamp();
+	dlist_iter	iter;
+
+	dlist_foreach(iter, &worker_tables)
+	{
+		WorkerTable *table = dlist_container(WorkerTable, node, iter.cur);
+
+		if (table->recovered)
+			continue;
+		kapture_outbox_recover(table->att->id,
+							   TimestampTzPlusMilliseconds(now, table->server->timeout + KAPTURE_LATE_GRACE));
+		table->recovered = true;
+	}
+}
+
+/*
+ * Shows that the extension is of another version than ours, so that nothing can
+ * be sent.  What is attached is read as far as that version lets us.
+ */
+static void
+worker_tell_outdated(const char *installed)
+{
+	char	   *message = psprintf("the extension is of version %s, the library of version %s: %s",
+								   installed, KAPTURE_SQL_VERSION, kapture_version_hint(installed));
+	ResourceOwner owner = CurrentResourceOwner;
+	dlist_iter	iter;
+	ListCell   *lc;
+
+	if (!worker_outdated)
+		ereport(LOG,
+				(errmsg("kapture_sync sends nothing in database \"%s\": the extension is of version %s, the library of version %s",
+						get_database_name(MyDatabaseId), installed, KAPTURE_SQL_VERSION),
+				 errhint("%s", kapture_version_hint(installed))));
+	worker_outdated = true;
+
+	BeginInternalSubTransaction(NULL);
+	PG_TRY();
+	{
+		foreach(lc, kapture_catalog_attached_relations())
+			(void) worker_load_table(lfirst_oid(lc));
+		ReleaseCurrentSubTransaction();
+	}
+	PG_CATCH();
+	{
+		MemoryContextSwitchTo(worker_context);
+		FlushErrorState();
+		RollbackAndReleaseCurrentSubTransaction();
+	}
+	PG_END_TRY();
+	CurrentResourceOwner = owner;
+	worker_find_used_servers();
+	dlist_foreach(iter, &worker_servers)
+		worker_report(dlist_container(WorkerServer, node, iter.cur), message);
+}
+
+/* Reads attachments and servers anew.  False: the extension is gone. */
+static bool
+worker_load(void)
+{
+	dlist_mutable_iter iter;
+	ListCell   *lc;
+	Oid			installation;
+	bool		exists;
+	char	   *version;
+	bool		dropped = false;
+
+	worker_begin("reading attachments");
+	worker_stale = false;
+	worker_next_load = DT_NOEND;
+	installation = kapture_catalog_relid(KAPTURE_TABLE_ATTACHMENT);
+	exists = kapture_catalog_extension_exists() && OidIsValid(installation);
+	if (exists && OidIsValid(worker_installation) && installation != worker_installation)
+		kapture_process_exit(KAPTURE_EXIT_ASKED);	/* dropped and created anew: so are we */
+	if (kapture_guc_database_is_excluded(get_database_name(MyDatabaseId)))
+		kapture_process_exit(KAPTURE_EXIT_ASKED);
+	worker_installation = installation;
+	version = exists ? kapture_version_installed() : NULL;
+	if (version && kapture_version_compare(version) != 0)
+		worker_tell_outdated(version);
+	else if (exists && worker_outdated)
+		kapture_process_exit(KAPTURE_EXIT_ASKED);	/* no more: begin anew */
+	else if (exists)
+	{
+		worker_check_origin();
+		dlist_foreach_modify(iter, &worker_tables)
+		{
+			WorkerTable *table = dlist_container(WorkerTable, node, iter.cur);
+
+			table->attached = table->present = false;
+		}
+		foreach(lc, kapture_catalog_attached_relations())
+			dropped |= !worker_load_table(lfirst_oid(lc));
+		dlist_foreach_modify(iter, &worker_tables)
+		{
+			WorkerTable *table = dlist_container(WorkerTable, node, iter.cur);
+
+			if (!table->attached && table->ntasks == 0)
+				worker_forget_table(table);
+		}
+		worker_find_used_servers();
+		if (dropped && worker_alone)
+			worker_forget_dropped();
+		dlist_foreach_modify(iter, &worker_servers)
+		{
+			WorkerServer *server = dlist_container(WorkerServer, node, iter.cur);
+
+			if (worker_configure_server(server))
+			{
+				/* what was changed may be what was wrong */
+				server->not_before = 0;
+				server->asked = false;
+				server->failures = server->sick = 0;
+				server->health = KAPTURE_SERVER_WELL;
+			}
+			worker_report(server, "");
+		}
+		if (worker_alone)
+			worker_recover();
+	}
+	kapture_shmem_worker_wants_puller(exists && !worker_outdated &&
+									  (kapture_pull_servers() != NIL || kapture_inbox_any()));
+	worker_commit();
+	return exists;
+}
+
+/* ------------------------------------------------------------------------
+ * Claiming
+ * ------------------------------------------------------------------------
+ */
+
+/* Requests a server may have under way now: one while it is only probed. */
+static int
+worker_connections(WorkerServer *server)
+{
+	return server->health == KAPTURE_SERVER_DENIES || server->health == KAPTURE_SERVER_THROTTLES ||
+		server->failures >= KAPTURE_BREAKER_FAILURES ? 1 : server->max_connections;
+}
+
+/*
+ * How many rows to claim for a server ahead of what it is being sent: enough to
+ * make transactions worth their while, few enough to leave others be.  After a
+ * crash each of them has to be searched for, as if it had been sent.
+ */
+static int
+worker_ahead(WorkerServer *server)
+{
+	int			connections = worker_connections(server);
+	int			ahead = connections > 1 ? Min(connections * 8, Max(connections * 2, WORKER_AHEAD)) : 1;
+
+	/* no more than it takes in a second or two */
+	if (server->rate_limit > 0)
+		ahead = Min(ahead, (int) Max(server->rate_limit * 2, 1));
+	return Min(ahead, WORKER_MAX_BATCH);
+}
+
+/* How many more rows to claim for a server. */
+static int
+worker_room(WorkerServer *server, TimestampTz now)
+{
+	int			ahead = worker_ahead(server);
+
+	if (server->problem || server->not_before > now)
+		return 0;
+
+	/* small bites cost more than they bring */
+	if (server->nready > ahead / 2)
+		return 0;
+	return ahead - server->nready + Max(worker_connections(server) - server->pace->in_flight, 0);
+}
+
+/* Forgets tasks whose outcome is recorded. */
+static void
+worker_discard(dlist_head *tasks)
+{
+	while (!dlist_is_empty(tasks))
+	{
+		WorkerTask *task = dlist_container(WorkerTask, node, dlist_pop_head_node(tasks));
+		WorkerTable *table = task->table;
+
+		MemoryContextDelete(task->task.delivery->context);
+		table->ntasks--;
+		worker_free_retired(table);
+		if (table->ntasks == 0 && !table->attached)
+			worker_stale = true;	/* it can be forgotten */
+	}
+}
+
+/* Makes a task of a claimed row. */
+static WorkerTask *
+worker_make_task(WorkerTable *table, KaptureDelivery *delivery)
+{
+	WorkerTask *task = MemoryContextAllocZero(delivery->context, sizeof(WorkerTask));
+
+	task->server = table->server;
+	task->table = table;
+	task->task.delivery = delivery;
+	task->task.att = table->att;
+	task->task.timeout = table->server->timeout;
+	delivery->worker = task;
+	table->ntasks++;
+	return task;
+}
+
+static void worker_settle(dlist_head *tasks);
+
+/* Reads the rows of deliveries, and how a customer made of each could be found. */
+static void
+worker_read_rows(WorkerTable *table, List *deliveries)
+{
+	List	   *rows = NIL;
+	ListCell   *lc;
+
+	foreach(lc, deliveries)
+		rows = lappend(rows, &((KaptureDelivery *) lfirst(lc))->row);
+	kapture_row_read(table->att, table->server->timezone, rows);
+	foreach(lc, deliveries)
+	{
+		KaptureDelivery *delivery = lfirst(lc);
+
+		/* a claimed one may know of a lost Add, which had its own */
+		if (!delivery->claimed && delivery->row.outcome == KAPTURE_ROW_DONE && delivery->row.customer_id == 0)
+			kapture_task_identify(table->att, delivery);
+	}
+	list_free(rows);
+}
+
+/* Appends the deliveries whose rows are not there, though nobody deleted them. */
+static List *
+worker_append_missing(List *missing, List *deliveries)
+{
+	ListCell   *lc;
+
+	foreach(lc, deliveries)
+	{
+		KaptureDelivery *delivery = lfirst(lc);
+
+		if (delivery->row.outcome == KAPTURE_ROW_GONE && (delivery->changed & KAPTURE_CHANGED_DELETED) == 0)
+			missing = lappend(missing, delivery);
+	}
+	return missing;
+}
+
+/* Works out what is to be sent first for a claimed row, and queues it. */
+static WorkerTask *
+worker_plan(WorkerTable *table, KaptureDelivery *delivery, dlist_head *settled, TimestampTz now)
+{
+	WorkerTask *task = worker_make_task(table, delivery);
+
+	if ((delivery->old_key && !kapture_outbox_take_over(delivery)) ||
+		(worker_stale && delivery->row.outcome == KAPTURE_ROW_FAILED))
+		delivery->row.outcome = KAPTURE_ROW_LOCKED;
+	kapture_task_plan(&task->task, now);
+	if (task->task.state == KAPTURE_TASK_SEND)
+	{
+		dlist_push_tail(&task->server->ready, &task->node);
+		task->server->nready++;
+	}
+	else
+		dlist_push_tail(settled, &task->node);
+	return task;
+}
+
+/*
+ * Claims rows whose next try is due.  Those that are only due because their
+ * server is well again leave room for changes that have not been tried at all.
+ */
+static void
+worker_claim_due(WorkerTable *table, int room, TimestampTz now, List **deliveries)
+{
+	int			limit = table->well_since != 0 && table->look ? Max(room / 2, 1) : room;
+
+	kapture_outbox_claim_due(table->att->id, limit, now, table->well_since, deliveries);
+	if (list_length(*deliveries) < limit)
+		table->well_since = 0;
+}
+
+/* Claims rows of a table and queues their first requests. */
+static void
+worker_claim_table(WorkerTable *table, int room)
+{
+	TimestampTz now;
+	List	   *deliveries = NIL;
+	List	   *changes = NIL;
+	List	   *adds = NIL;
+	dlist_head	settled = DLIST_STATIC_INIT(settled);
+	ListCell   *lc;
+	bool		more = false;
+	MemoryContext transaction;
+
+	worker_begin("claiming changes");
+	now = GetCurrentTransactionStartTimestamp();	/* SQL's now() */
+	/* whoever paused a table and then changed it must not find that taken */
+	AcceptInvalidationMessages();
+	if (worker_stale)
+	{
+		worker_commit();
+		return;					/* the table may look different now */
+	}
+	transaction = MemoryContextSwitchTo(worker_context);
+	if (table->next_due <= now)
+		worker_claim_due(table, room, now, &deliveries);
+	if (table->look && list_length(deliveries) < room)
+	{
+		if (!table->scan.running)
+			table->fresh = false;	/* a new pass sees what is committed now */
+		kapture_outbox_take(table->att->id, &table->scan,
+							room - list_length(deliveries), &changes, &more);
+		table->look = more || table->fresh;
+	}
+	if (table->next_due <= now && table->well_since == 0)
+		table->next_due = kapture_outbox_next_due(table->att->id);
+	MemoryContextSwitchTo(transaction);
+
+	worker_read_rows(table, deliveries);
+	worker_read_rows(table, changes);
+	MemoryContextSwitchTo(worker_context);
+	changes = kapture_outbox_claim(changes, worker_origin.doubt_until);
+	MemoryContextSwitchTo(transaction);
+	/* what belongs to a row is not forgotten while its new key is waiting */
+	kapture_outbox_find_moved(worker_append_missing(worker_append_missing(NIL, deliveries), changes));
+
+	foreach(lc, deliveries)
+	{
+		WorkerTask *task = worker_plan(table, lfirst(lc), &settled, now);
+
+		/* the Add of a changed row may have another phone and email */
+		if (task->task.state == KAPTURE_TASK_SEND && task->task.step == KAPTURE_STEP_ADD)
+			adds = lappend(adds, task->task.delivery);
+	}
+	kapture_outbox_note_adds(adds);
+	foreach(lc, changes)
+		(void) worker_plan(table, lfirst(lc), &settled, now);
+	worker_settle(&settled);
+	worker_commit();
+	worker_discard(&settled);
+	list_free(deliveries);
+	list_free(changes);
+}
+
+/* May changes of this database be sent, and by us? */
+static bool
+worker_may_send(void)
+{
+	return kapture_enabled && !worker_outdated && worker_origin.state == KAPTURE_ORIGIN_OURS;
+}
+
+/* Claims what is waiting, as far as there is room for it. */
+static void
+worker_claim(void)
+{
+	TimestampTz now = GetCurrentTimestamp();
+	dlist_iter	iter;
+
+	if (!worker_may_send())
+		return;
+	dlist_foreach(iter, &worker_tables)
+	{
+		WorkerTable *table = dlist_container(WorkerTable, node, iter.cur);
+		int			room;
+
+		if (!table->present || table->att->paused || !(table->look || table->next_due <= now))
+			continue;
+		room = worker_room(table->server, now);
+		if (room > 0)
+			worker_claim_table(table, room);
+	}
+}
+
+/* ------------------------------------------------------------------------
+ * Sending
+ * ------------------------------------------------------------------------
+ */
+
+/* A server that is to be left alone gives back what was not sent yet. */
+static void
+worker_take_back(WorkerServer *server, TimestampTz now, dlist_head *settled)
+{
+	while (!dlist_is_empty(&server->ready))
+	{
+		WorkerTask *task = dlist_container(WorkerTask, node, dlist_pop_head_node(&server->ready));
+
+		server->nready--;
+		task->task.state = KAPTURE_TASK_RELEASE;
+		task->task.next_attempt = now;
+		dlist_push_tail(settled, &task->node);
+	}
+}
+
+/* Likewise, for a server whose settings turn out to be of no use. */
+static void
+worker_give_up_server(WorkerServer *server, const char *problem)
+{
+	dlist_head	settled = DLIST_STATIC_INIT(settled);
+
+	ereport(LOG,
+			(errmsg("kapture_sync cannot use server \"%s\": %s", server->name, problem)));
+	server->problem = MemoryContextStrdup(worker_context, problem);
+	worker_begin("putting back");
+	worker_report(server, "");
+	worker_take_back(server, GetCurrentTimestamp(), &settled);
+	worker_settle(&settled);
+	worker_commit();
+	worker_discard(&settled);
+}
+
+/* When the server may next be sent something; DT_NOEND: not before an answer. */
+static TimestampTz
+worker_next_send(WorkerServer *server)
+{
+	if (server->nready == 0 || server->problem || server->pace->in_flight >= worker_connections(server))
+		return DT_NOEND;
+	return Max(server->not_before, server->rate_limit > 0 ? server->pace->next_start : 0);
+}
+
+static void
+worker_start_request(WorkerServer *server, const KaptureServer *settings, TimestampTz now)
+{
+	WorkerTask *task = dlist_head_element(WorkerTask, node, &server->ready);
+	KaptureTask *t = &task->task;
+	MemoryContext old = MemoryContextSwitchTo(t->delivery->context);
+
+	kapture_task_wrap(t, settings);
+	t->request = kapture_http_start(settings, kapture_task_api(t), t->body, t->body_len, task);
+	(void) dlist_pop_head_node(&server->ready);
+	server->nready--;
+	server->in_flight++;
+	server->pace->in_flight++;
+	if (server->rate_limit > 0)
+		server->pace->next_start = kapture_pacing_next_start(server->pace->next_start, now, server->rate_limit);
+	MemoryContextSwitchTo(old);
+}
+
+/* Sends a server what may be sent now. */
+static void
+worker_send_server(WorkerServer *server)
+{
+	TimestampTz now = GetCurrentTimestamp();
+	ErrorData  *volatile error = NULL;
+
+	if (worker_next_send(server) > now)
+		return;
+
+	/* settings may have to be read again, which takes a transaction */
+	worker_begin("sending");
+	PG_TRY();
+	{
+		const KaptureServer *settings = kapture_server_get(server->name, server->owner);
+
+		while (worker_next_send(server) <= now)
+			worker_start_request(server, settings, now);
+	}
+	PG_CATCH();
+	{
+		MemoryContextSwitchTo(worker_context);
+		error = CopyErrorData();
+		FlushErrorState();
+		AbortCurrentTransaction();
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(worker_context);
+	if (error == NULL)
+		worker_commit();
+	else
+	{
+		worker_give_up_server(server, error->message);
+		FreeErrorData(error);
+	}
+}
+
+static void
+worker_send(void)
+{
+	dlist_iter	iter;
+
+	if (!kapture_enabled)
+		return;
+	dlist_foreach(iter, &worker_servers)
+		worker_send_server(dlist_container(WorkerServer, node, iter.cur));
+	kapture_http_push();
+}
+
+/* ------------------------------------------------------------------------
+ * Recording
+ * ------------------------------------------------------------------------
+ */
+
+/* Says in the log what a server's health is now. */
+static void
+worker_log_health(WorkerServer *server, KaptureServerHealth health)
+{
+	switch (health)
+	{
+		case KAPTURE_SERVER_WELL:
+			ereport(LOG,
+					(errmsg("kapture_sync: server \"%s\" works again", server->name)));
+			break;
+		case KAPTURE_SERVER_DENIES:
+			ereport(LOG,
+					(errmsg("kapture_sync: server \"%s\" refuses our key or address; its queue waits", server->name),
+					 errhint("Check the options of the server and of the user mapping.")));
+			break;
+		case KAPTURE_SERVER_THROTTLES:
+			ereport(LOG,
+					(errmsg("kapture_sync: server \"%s\" asks for fewer requests", server->name)));
+			break;
+		case KAPTURE_SERVER_SICK:
+			ereport(LOG,
+					(errmsg("kapture_sync: server \"%s\" does not answer as it should", server->name)));
+			break;
+	}
+	server->said = health;
+}
+
+/* How long a server that is not well is left alone, in milliseconds. */
+static int64
+worker_health_wait(WorkerServer *server, const KaptureTask *task)
+{
+	if (task->health == KAPTURE_SERVER_DENIES)
+		return KAPTURE_DENIED_PROBE;
+	if (task->retry_after >= 0)
+		return task->retry_after;
+	if (task->health == KAPTURE_SERVER_THROTTLES || server->failures >= KAPTURE_BREAKER_FAILURES)
+		return kapture_pacing_backoff(server->failures - KAPTURE_BREAKER_FAILURES + 1,
+									  KAPTURE_SERVER_LONGEST);
+	return 0;
+}
+
+/*
+ * A server that was only probed is well again: what it failed meanwhile need
+ * not wait for the rest of its delay.
+ */
+static void
+worker_hurry(WorkerServer *server, TimestampTz now)
+{
+	dlist_iter	iter;
+
+	dlist_foreach(iter, &worker_tables)
+	{
+		WorkerTable *table = dlist_container(WorkerTable, node, iter.cur);
+
+		if (table->server == server && table->next_due != DT_NOEND)
+		{
+			table->well_since = now;
+			table->next_due = Min(table->next_due, now);
+		}
+	}
+}
+
+/*
+ * Notes what an answer says of the server.  A single failure may be chance: it
+ * is said of a server that it is ill once some in a row have failed.  And a row
+ * that fails again and again by itself says nothing of the others: it opens no
+ * breaker.
+ */
+static void
+worker_note_health(WorkerServer *server, const KaptureTask *task, TimestampTz now)
+{
+	KaptureServerHealth before = server->health;
+	bool		asked = task->health == KAPTURE_SERVER_DENIES ||
+		(task->health != KAPTURE_SERVER_WELL && task->retry_after >= 0);
+	uint32		row = hash_combine(hash_uint32(task->delivery->attachment_id),
+								   string_hash(task->delivery->row_key, strlen(task->delivery->row_key) + 1));
+
+	/* answers to what was under way already do not lift it */
+	if (task->health == KAPTURE_SERVER_WELL && server->asked && server->not_before > now)
+		return;
+
+	server->health = task->health;
+	if (task->health == KAPTURE_SERVER_WELL)
+	{
+		if (server->failures >= KAPTURE_BREAKER_FAILURES)
+			worker_hurry(server, now);
+		server->failures = server->sick = 0;
+		server->failed_row = 0;
+		server->not_before = 0;
+		server->asked = false;
+	}
+	else
+	{
+		bool		own = row == server->failed_row && task->health == KAPTURE_SERVER_SICK &&
+			task->state == KAPTURE_TASK_FAILED && task->failed.counts;
+
+		if (!own)
+			server->failures++;
+		server->sick++;
+		server->failed_row = row;
+		server->asked |= asked;
+		server->not_before = Max(server->not_before,
+								 TimestampTzPlusMilliseconds(now, worker_health_wait(server, task)));
+	}
+	if (server->said != task->health &&
+		(task->health != KAPTURE_SERVER_SICK || server->sick >= KAPTURE_BREAKER_FAILURES))
+		worker_log_health(server, task->health);
+	if (before != task->health || task->health != KAPTURE_SERVER_WELL)
+		worker_report(server, task->state == KAPTURE_TASK_FAILED ? task->failed.error : "");
+}
+
+/* Takes an answer in; an answer that cannot be handled fails its row alone. */
+static void
+worker_take_answer(WorkerTask *task, TimestampTz now)
+{
+	MemoryContext context = CurrentMemoryContext;
+	ResourceOwner owner = CurrentResourceOwner;
+
+	BeginInternalSubTransaction(NULL);
+	PG_TRY();
+	{
+		MemoryContextSwitchTo(context);
+		kapture_task_answer(&task->task, kapture_http_answer(task->task.request), now);
+		ReleaseCurrentSubTransaction();
+	}
+	PG_CATCH();
+	{
+		ErrorData  *error;
+
+		MemoryContextSwitchTo(context);
+		error = CopyErrorData();
+		FlushErrorState();
+		RollbackAndReleaseCurrentSubTransaction();
+		MemoryContextSwitchTo(context);
+		CurrentResourceOwner = owner;
+		if (task->task.step == KAPTURE_STEP_ADD)
+			task->task.delivery->in_doubt = now;
+		kapture_task_fail(&task->task, true, 0, error->message);
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(context);
+	CurrentResourceOwner = owner;
+
+	kapture_http_release(task->task.request);
+	task->task.request = NULL;
+}
+
+/* Writes ids back to the rows of one table. */
+static void
+worker_write_back(WorkerTable *table, List *tasks, TimestampTz now)
+{
+	List	   *rows = NIL;
+	ListCell   *lc;
+
+	foreach(lc, tasks)
+	{
+		KaptureTask *t = &((WorkerTask *) lfirst(lc))->task;
+
+		t->delivery->row.new_id = t->customer_id;
+		rows = lappend(rows, &t->delivery->row);
+	}
+	kapture_row_write_ids(table->att, rows);
+
+	foreach(lc, tasks)
+	{
+		KaptureTask *t = &((WorkerTask *) lfirst(lc))->task;
+		KaptureRow *row = &t->delivery->row;
+		bool		sent = t->state == KAPTURE_TASK_DONE;
+
+		switch (row->outcome)
+		{
+			case KAPTURE_ROW_DONE:
+				if (!sent)
+					t->failed.customer_id = 0;
+				break;
+			case KAPTURE_ROW_GONE:
+				/* perhaps it has another key now, which will want the id */
+				if (!sent)
+					break;
+				row->customer_id = 0;
+				t->body = NULL;
+				kapture_task_fail(t, false, TimestampTzPlusMilliseconds(now, KAPTURE_GONE_RETRY),
+								  "the row was deleted or got another key while it was sent");
+				t->failed.arrived = true;
+				break;
+			case KAPTURE_ROW_FAILED:
+				if (worker_stale)
+					row->outcome = KAPTURE_ROW_LOCKED;	/* not its fault */
+				pg_fallthrough;
+			case KAPTURE_ROW_LOCKED:
+				if (!sent)
+					break;		/* the id is kept with the failure */
+				row->customer_id = 0;
+				t->body = NULL;
+				kapture_task_fail(t, row->outcome == KAPTURE_ROW_FAILED,
+								  TimestampTzPlusMilliseconds(now, KAPTURE_LOCKED_RETRY),
+								  row->outcome == KAPTURE_ROW_LOCKED ?
+								  "the row is locked; its Kapture customer id is written later" :
+								  row->error);
+				t->failed.arrived = true;
+				break;
+		}
+	}
+}
+
+/* Tells whoever listens what is new about tables. */
+static void
+worker_alert_tables(void)
+{
+	dlist_iter	iter;
+
+	dlist_foreach(iter, &worker_tables)
+	{
+		WorkerTable *table = dlist_container(WorkerTable, node, iter.cur);
+
+		kapture_alert_table(table->att->root, table->server->name, &table->outcomes);
+	}
+}
+
+/*
+ * Records what became of tasks: ids to the rows, then deliveries to the
+ * history or to their next try.
+ */
+static void
+worker_settle(dlist_head *tasks)
+{
+	TimestampTz now = GetCurrentTimestamp();
+	dlist_iter	iter;
+	dlist_iter	titer;
+	List	   *done = NIL;
+	ListCell   *lc;
+
+	if (dlist_is_empty(tasks))
+		return;
+	dlist_foreach(iter, &worker_tables)
+	{
+		WorkerTable *table = dlist_container(WorkerTable, node, iter.cur);
+		List	   *with_id = NIL;
+
+		dlist_foreach(titer, tasks)
+		{
+			WorkerTask *task = dlist_container(WorkerTask, node, titer.cur);
+			KaptureTask *t = &task->task;
+
+			if (task->table == table && table->present && t->state != KAPTURE_TASK_RELEASE &&
+				t->customer_id != 0 && t->customer_id != t->delivery->row.customer_id)
+				with_id = lappend(with_id, task);
+		}
+		if (with_id != NIL)
+			worker_write_back(table, with_id, now);
+	}
+
+	dlist_foreach(titer, tasks)
+	{
+		WorkerTask *task = dlist_container(WorkerTask, node, titer.cur);
+		KaptureTask *t = &task->task;
+
+		if (t->state == KAPTURE_TASK_DONE)
+		{
+			KaptureDone *d = palloc0(sizeof(KaptureDone));
+
+			d->delivery = t->delivery;
+			d->action = t->action;
+			d->customer_id = t->customer_id;
+			d->http_status = t->http_status;
+			d->message = t->message;
+			done = lappend(done, d);
+			task->table->last_success = now;
+			kapture_alert_note(&task->table->outcomes, false);
+			if (worker_next_expiry == DT_NOEND)
+				worker_next_expiry = now;
+		}
+		else if (t->state == KAPTURE_TASK_FAILED)
+		{
+			TimestampTz next = kapture_outbox_fail(&t->failed);
+
+			task->table->next_due = Min(task->table->next_due, next);
+			if (next == DT_NOEND)
+				kapture_alert_note(&task->table->outcomes, true);
+		}
+		else
+		{
+			kapture_outbox_release(t->delivery, t->next_attempt);
+			task->table->next_due = Min(task->table->next_due, t->next_attempt);
+		}
+	}
+	foreach(lc, kapture_outbox_finish(done))
+	{
+		WorkerTable *table = worker_find_table(lfirst_int(lc));
+
+		if (table)
+			table->next_due = Min(table->next_due, now);
+	}
+	worker_alert_tables();
+}
+
+/* Takes the requests that have finished off their connections. */
+static void
+worker_collect(void)
+{
+	KaptureHttpRequest *request;
+
+	while ((request = kapture_http_next_finished()) != NULL)
+	{
+		WorkerTask *task = kapture_http_owner(request);
+		const KaptureHttpAnswer *answer = kapture_http_answer(request);
+
+		task->server->in_flight--;
+		task->server->pace->in_flight--;
+		if (worker_nanswered++ == 0)
+			worker_first_answer = GetCurrentTimestamp();
+		/* trouble is looked into before more is sent */
+		if (answer->outcome != KAPTURE_HTTP_ANSWERED || answer->status != 200)
+			worker_trouble = true;
+		dlist_push_tail(&worker_answered, &task->node);
+	}
+}
+
+/* Is it time to record answers?  If nothing else is to be done, it is. */
+static bool
+worker_should_record(void)
+{
+	dlist_iter	iter;
+
+	if (worker_nanswered == 0)
+		return false;
+	if (worker_trouble || worker_nanswered >= WORKER_RECORD_BATCH ||
+		GetCurrentTimestamp() >= TimestampTzPlusMilliseconds(worker_first_answer, WORKER_RECORD_DELAY))
+		return true;
+	dlist_foreach(iter, &worker_servers)
+	{
+		WorkerServer *server = dlist_container(WorkerServer, node, iter.cur);
+
+		if (server->nready > 0 && server->not_before == 0)
+			return false;
+	}
+	return true;
+}
+
+/* Records what the answers that were collected mean. */
+static void
+worker_record(void)
+{
+	TimestampTz now;
+	dlist_head	settled = DLIST_STATIC_INIT(settled);
+
+	/*
+	 * Not worth a wait for the disk: if a crash takes it back, the rows are
+	 * 'sending' again, and are searched for before anything is added.
+	 */
+	worker_begin("recording answers");
+	(void) set_config_option("synchronous_commit", "off", PGC_USERSET, PGC_S_SESSION,
+							 GUC_ACTION_LOCAL, true, 0, false);
+	now = GetCurrentTimestamp();
+	while (!dlist_is_empty(&worker_answered))
+	{
+		WorkerTask *task = dlist_container(WorkerTask, node, dlist_pop_head_node(&worker_answered));
+		WorkerServer *server = task->server;
+
+		worker_take_answer(task, now);
+		worker_note_health(server, &task->task, now);
+		if (task->task.state == KAPTURE_TASK_SEND)
+		{
+			dlist_push_head(&server->ready, &task->node);
+			server->nready++;
+		}
+		else
+			dlist_push_tail(&settled, &task->node);
+		if (server->not_before > now)
+			worker_take_back(server, now, &settled);
+	}
+	worker_nanswered = 0;
+	worker_trouble = false;
+	worker_settle(&settled);
+	worker_commit();
+	worker_discard(&settled);
+}
+
+/* Lets a slice of the history go that is too old, when it is time for that. */
+static void
+worker_expire(void)
+{
+	if (worker_next_expiry > GetCurrentTimestamp() || !worker_may_send())
+		return;
+	worker_begin("expiring history");
+	worker_next_expiry = kapture_history_expire();
+	worker_commit();
+}
+
+/* ------------------------------------------------------------------------
+ * Telling
+ * ------------------------------------------------------------------------
+ */
+
+/* Lets others know how far we are with the tables, where that has changed. */
+static void
+worker_report_tables(void)
+{
+	dlist_iter	iter;
+
+	dlist_foreach(iter, &worker_tables)
+	{
+		WorkerTable *table = dlist_container(WorkerTable, node, iter.cur);
+		KaptureTableReport report = {0};
+
+		if (!table->attached)
+		{
+			if (table->shown)
+				kapture_shmem_withdraw_table(table->att->id);
+			table->shown = false;
+			continue;
+		}
+		report.floor = kapture_outbox_scan_floor(&table->scan);
+		report.in_flight = table->ntasks;
+		report.last_success = table->last_success;
+		if (table->problem)
+			strlcpy(report.problem, table->problem,
+					pg_mbcliplen(table->problem, strlen(table->problem), sizeof(report.problem) - 1) + 1);
+		if (table->shown && memcmp(&report, &table->said, sizeof(report)) == 0)
+			continue;
+		worker_tell_room(kapture_shmem_report_table(table->att->id, &report));
+		table->shown = true;
+		table->said = report;
+	}
+}
+
+/*
+ * Says in pg_stat_activity what is under way.  Only before a wait: that is
+ * seldom when there is much to do.
+ */
+static void
+worker_report_activity(void)
+{
+	char		text[256] = "waiting for changes";
+	int			len = 0;
+	dlist_iter	iter;
+
+	if (!pgstat_track_activities)
+		return;
+	dlist_foreach(iter, &worker_servers)
+	{
+		WorkerServer *server = dlist_container(WorkerServer, node, iter.cur);
+
+		if (server->in_flight > 0 && len < (int) sizeof(text))
+			len += snprintf(text + len, sizeof(text) - len, "%sserver \"%s\": %d in flight",
+							len > 0 ? ", " : "", server->name, server->in_flight);
+	}
+	pgstat_report_activity(len > 0 ? STATE_RUNNING : STATE_IDLE, text);
+}
+
+/* ------------------------------------------------------------------------
+ * The loop
+ * ------------------------------------------------------------------------
+ */
+
+/* Milliseconds until something is to be done by itself, -1: nothing is. */
+static long
+worker_timeout(void)
+{
+	TimestampTz now = GetCurrentTimestamp();
+	TimestampTz next = DT_NOEND;
+	dlist_iter	iter;
+
+	if (!worker_may_send())
+		return -1;
+	dlist_foreach(iter, &worker_servers)
+		next = Min(next, worker_next_send(dlist_container(WorkerServer, node, iter.cur)));
+	dlist_foreach(iter, &worker_tables)
+	{
+		WorkerTable *table = dlist_container(WorkerTable, node, iter.cur);
+		WorkerServer *server = table->server;
+
+		if (!table->present || table->att->paused || server->problem)
+			continue;
+		/* without room, the next answer makes some */
+		if ((table->look || table->next_due != DT_NOEND) &&
+			worker_room(server, PG_INT64_MAX) > 0)
+			next = Min(next, Max(server->not_before, table->look ? now : table->next_due));
+	}
+	next = Min(next, Min(worker_next_load, Min(worker_next_safety_look, worker_next_expiry)));
+	if (next == DT_NOEND)
+		return -1;
+	return next <= now ? 0 : (long) Min((next - now) / 1000 + 1, 3600000);
+}
+
+/*
+ * Are changes of rows to wake us?  Not if all tables are paused, nor while more
+ * is claimed than can be sent: then the next answer does.
+ */
+static bool
+worker_listens(void)
+{
+	dlist_iter	iter;
+
+	dlist_foreach(iter, &worker_tables)
+	{
+		WorkerTable *table = dlist_container(WorkerTable, node, iter.cur);
+
+		if (table->present && table->att->paused)
+			continue;
+		if (!table->present || table->server->problem || worker_room(table->server, PG_INT64_MAX) > 0)
+			return true;
+	}
+	return false;
+}
+
+/* Has all tables looked at. */
+static void
+worker_look(void)
+{
+	dlist_iter	iter;
+
+	dlist_foreach(iter, &worker_tables)
+	{
+		WorkerTable *table = dlist_container(WorkerTable, node, iter.cur);
+
+		table->look = table->fresh = true;
+	}
+}
+
+/*
+ * A transaction that was running when the outbox was read should wake us when
+ * it commits.  In case it cannot (its session may end in between), we look
+ * again by ourselves, and sleep for good only once none was running.
+ */
+static void
+worker_safety_look(void)
+{
+	TimestampTz now;
+	dlist_iter	iter;
+	bool		unfinished = false;
+
+	dlist_foreach(iter, &worker_tables)
+		unfinished |= dlist_container(WorkerTable, node, iter.cur)->scan.nseen > 0;
+	if (!unfinished)
+	{
+		worker_next_safety_look = DT_NOEND;
+		return;
+	}
+	now = GetCurrentTimestamp();
+	if (worker_next_safety_look <= now)
+	{
+		worker_look();
+		worker_next_safety_look = DT_NOEND;
+	}
+	if (worker_next_safety_look == DT_NOEND)
+		worker_next_safety_look = TimestampTzPlusMilliseconds(now, WORKER_SAFETY_LOOK);
+}
+
+/* Connects, takes the slot over, and finds out whether there is work here. */
+static void
+worker_initialize(Datum arg)
+{
+	kapture_process_initialize(arg);
+	worker_context = AllocSetContextCreate(TopMemoryContext, "kapture_sync worker",
+										   ALLOCSET_DEFAULT_SIZES);
+	MemoryContextSwitchTo(worker_context);
+
+	CacheRegisterRelcacheCallback(worker_relcache_callback, (Datum) 0);
+	CacheRegisterSyscacheCallback(FOREIGNSERVEROID, worker_syscache_callback, (Datum) 0);
+	CacheRegisterSyscacheCallback(USERMAPPINGOID, worker_syscache_callback, (Datum) 0);
+	if (!worker_load())
+		kapture_process_exit(KAPTURE_EXIT_ABSENT);
+	kapture_process_lock_database(KAPTURE_PUSHER);
+	worker_alone = true;
+	worker_stale = true;		/* once more, to recover what another left */
+}
+
+/*
+ * A worker's main function, called by the postmaster; the launcher has put
+ * slot, database and generation into the arguments.
+ */
+void
+kapture_worker_main(Datum arg)
+{
+	worker_initialize(arg);
+	kapture_shmem_worker_running();
+	ereport(LOG, (errmsg("%s started", MyBgworkerEntry->bgw_name)));
+
+	for (;;)
+	{
+		long		timeout;
+
+		CHECK_FOR_INTERRUPTS();
+		if (kapture_shmem_worker_must_leave())
+			kapture_process_exit(KAPTURE_EXIT_ASKED);
+		if (ConfigReloadPending)
+		{
+			ConfigReloadPending = false;
+			ProcessConfigFile(PGC_SIGHUP);
+			worker_stale = true;	/* exclusions may have changed, */
+			worker_next_expiry = 0;	/* and the retention */
+		}
+		if (kapture_shmem_worker_take_work())
+		{
+			worker_look();
+			StartTransactionCommand();	/* takes in invalidation messages */
+			CommitTransactionCommand();
+			MemoryContextSwitchTo(worker_context);
+		}
+		worker_stale |= worker_next_load <= GetCurrentTimestamp();
+		if (worker_stale && !worker_load())
+			kapture_process_exit(KAPTURE_EXIT_ABSENT);
+
+		/* connections are kept busy first, and while answers are recorded */
+		worker_collect();
+		if (worker_trouble)
+			worker_record();
+		worker_send();
+		worker_safety_look();
+		worker_claim();
+		worker_send();
+		worker_expire();
+		if (worker_should_record())
+		{
+			worker_record();
+			kapture_vacuum_run();
+			continue;
+		}
+
+		worker_report_tables();
+		timeout = worker_timeout();
+		if (worker_nanswered > 0)
+			timeout = timeout < 0 ? WORKER_RECORD_DELAY : Min(timeout, WORKER_RECORD_DELAY);
+		if (timeout != 0 && kapture_shmem_worker_listen(worker_listens()))
+		{
+			worker_report_activity();
+			(void) kapture_http_wait(kapture_process_timeout(timeout), WaitEventExtensionNew("KaptureWorkerMain"));
+		}
+	}
+}

@@ -1,0 +1,693 @@
+/*
+ * attach.c
+ *		Attaching tables, and steering the sync of attached ones.
+ *
+ * The functions are called by the owners of tables, who have no rights on the
+ * extension's tables.  So each checks that the caller owns the table (and may
+ * use the server), does DDL on the table as the caller, and writes to the
+ * extension's tables as their owner.  Changes reach the worker by a relcache
+ * invalidation of kapture_attachment and a wake-up at commit.
+ */
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "access/relation.h"
+#include "catalog/catalog.h"
+#include "catalog/objectaddress.h"
+#include "catalog/pg_class.h"
+#include "catalog/pg_index.h"
+#include "catalog/pg_inherits.h"
+#include "catalog/pg_type.h"
+#include "executor/spi.h"
+#include "fmgr.h"
+#include "foreign/foreign.h"
+#include "miscadmin.h"
+#include "parser/scansup.h"
+#include "utils/acl.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/inval.h"
+#include "utils/jsonb.h"
+#include "utils/lsyscache.h"
+#include "utils/rel.h"
+#include "utils/syscache.h"
+
+#include "api/option.h"
+#include "base/catalog.h"
+#include "base/compat.h"
+#include "base/owner_sql.h"
+#include "base/version.h"
+#include "cluster/shmem.h"
+#include "table/attach.h"
+#include "table/capture.h"
+#include "table/capture_buffer.h"
+#include "table/origin.h"
+#include "table/row_io.h"
+
+PG_FUNCTION_INFO_V1(kapture_attach);
+PG_FUNCTION_INFO_V1(kapture_detach);
+PG_FUNCTION_INFO_V1(kapture_pause);
+PG_FUNCTION_INFO_V1(kapture_resume);
+PG_FUNCTION_INFO_V1(kapture_retry);
+PG_FUNCTION_INFO_V1(kapture_discard);
+
+#define ATTACH_ID_COLUMN	"kapture_customer_id"
+#define ATTACH_TRIGGER		"kapture_capture"
+#define ATTACH_TRUNCATE_TRIGGER	"kapture_truncate"
+
+/* Kapture's fields of Add; those the server makes itself are left out. */
+static const char *const attach_fields[] = {
+	"customer_name", "phone", "email_id", "country", "state", "city", "zone",
+	"campaign_name", "secSource", "tertSource", "customer_assign_emp_code",
+	"customer_assign_emp_name", "customer_assign_emp_email",
+	"contact_person_name", "contact_person_phone", "contact_person_email",
+	"additional_contact_phone", "country_code", "gender"
+};
+
+typedef struct AttachColumn
+{
+	char	   *field;
+	char	   *name;
+	AttrNumber	attnum;
+} AttachColumn;
+
+/* Runs DDL as the caller. */
+static void
+attach_execute_ddl(const char *sql)
+{
+	SPI_connect();
+	if (SPI_execute(sql, false, 0) < 0)
+		elog(ERROR, "could not execute \"%s\"", sql);
+	SPI_finish();
+}
+
+static char *
+attach_relation_name(Relation rel)
+{
+	return quote_qualified_identifier(get_namespace_name(RelationGetNamespace(rel)),
+									  RelationGetRelationName(rel));
+}
+
+/*
+ * Tells worker and other backends that attachments have changed, when the
+ * transaction commits.
+ */
+void
+kapture_attach_announce(void)
+{
+	CacheInvalidateRelcacheByRelid(kapture_catalog_relid(KAPTURE_TABLE_ATTACHMENT));
+	kapture_shmem_wake_all_at_commit();
+}
+
+/* Has an attachment follow a renamed column. */
+static bool
+attach_follow(Oid relid, const char *from, const char *to)
+{
+	NameData	names[2];
+	Oid			types[3] = {REGCLASSOID, NAMEOID, NAMEOID};
+	Datum		values[3] = {ObjectIdGetDatum(relid), NameGetDatum(&names[0]), NameGetDatum(&names[1])};
+	uint64		n;
+
+	namestrcpy(&names[0], from);
+	namestrcpy(&names[1], to);
+	n = kapture_own_execute("UPDATE @.kapture_column c SET column_name = $3 FROM @.kapture_attachment a"
+							" WHERE a.attachment_id = c.attachment_id AND a.relation = $1 AND c.column_name = $2",
+							3, types, values);
+	n += kapture_own_execute("UPDATE @.kapture_attachment SET key_columns = pg_catalog.array_replace(key_columns, $2, $3),"
+							 " id_column = CASE id_column WHEN $2 THEN $3 ELSE id_column END"
+							 " WHERE relation = $1 AND (id_column = $2 OR $2 = ANY (key_columns))",
+							 3, types, values);
+	return n > 0;
+}
+
+/*
+ * A column was renamed, with those of the tables that inherit it: attachments
+ * follow, so that a new column of the old name is not taken for it.
+ */
+void
+kapture_attach_column_renamed(Oid relid, const char *from, const char *to)
+{
+	List	   *attached;
+	bool		any = false;
+	ListCell   *lc;
+
+	if (!OidIsValid(kapture_catalog_relid(KAPTURE_TABLE_COLUMN)))
+		return;
+	attached = kapture_catalog_attached_relations();
+	if (attached == NIL)
+		return;
+	foreach(lc, find_all_inheritors(relid, NoLock, NULL))
+	{
+		if (list_member_oid(attached, lfirst_oid(lc)))
+			any |= attach_follow(lfirst_oid(lc), from, to);
+	}
+	if (any)
+		kapture_attach_announce();
+}
+
+/* Errors out if a required argument is NULL. */
+static void
+attach_require(FunctionCallInfo fcinfo, int arg, const char *name)
+{
+	if (PG_ARGISNULL(arg))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("argument \"%s\" must not be null", name)));
+}
+
+/* Opens a relation that the caller must own. */
+static Relation
+attach_open_owned(Oid relid, LOCKMODE lockmode)
+{
+	Relation	rel = try_relation_open(relid, lockmode);
+
+	if (rel == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_TABLE),
+				 errmsg("relation with OID %u does not exist", relid)));
+	if (!object_ownercheck(RelationRelationId, relid, GetUserId()))
+		aclcheck_error(ACLCHECK_NOT_OWNER, get_relkind_objtype(rel->rd_rel->relkind),
+					   RelationGetRelationName(rel));
+	return rel;
+}
+
+/* Refuses what cannot be kept in step. */
+static void
+attach_check_relation(Relation rel)
+{
+	const char *name = RelationGetRelationName(rel);
+
+	if (rel->rd_rel->relkind != RELKIND_RELATION && rel->rd_rel->relkind != RELKIND_PARTITIONED_TABLE)
+		ereport(ERROR,
+				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+				 errmsg("\"%s\" cannot be attached to Kapture", name),
+				 errdetail("Only tables can be attached."),
+				 rel->rd_rel->relkind == RELKIND_VIEW ?
+				 errhint("Attach the table that the view shows.") : 0));
+	if (rel->rd_rel->relpersistence != RELPERSISTENCE_PERMANENT)
+		ereport(ERROR,
+				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+				 errmsg("\"%s\" cannot be attached to Kapture", name),
+				 errdetail("The worker cannot read temporary tables, and rows of unlogged tables are lost in a crash together with their Kapture ids.")));
+	if (IsCatalogRelation(rel) ||
+		RelationGetNamespace(rel) == get_rel_namespace(kapture_catalog_relid(KAPTURE_TABLE_OUTBOX)))
+	{
+		for (int i = 0; i < KAPTURE_TABLE_COUNT; i++)
+		{
+			if (IsCatalogRelation(rel) || RelationGetRelid(rel) == kapture_catalog_relid(i))
+				ereport(ERROR,
+						(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+						 errmsg("\"%s\" cannot be attached to Kapture", name)));
+		}
+	}
+	if (rel->rd_rel->relispartition)
+		ereport(ERROR,
+				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+				 errmsg("\"%s\" is a partition", name),
+				 errhint("Attach the partitioned table instead; it stands for all its partitions.")));
+	if (kapture_catalog_attachment(rel) != NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_DUPLICATE_OBJECT),
+				 errmsg("table \"%s\" is attached to Kapture already", name),
+				 errhint("Use kapture_detach() first to attach it differently.")));
+}
+
+/* The names of the primary key's columns. */
+static ArrayType *
+attach_key_columns(Relation rel)
+{
+	ListCell   *lc;
+	ArrayType  *result = NULL;
+	List	   *indexes = RelationGetIndexList(rel);
+
+	foreach(lc, indexes)
+	{
+		Relation	index = relation_open(lfirst_oid(lc), AccessShareLock);
+
+		if (index->rd_index->indisprimary)
+		{
+			int			n = index->rd_index->indnkeyatts;
+			Datum	   *names = palloc(sizeof(Datum) * n);
+
+			for (int i = 0; i < n; i++)
+			{
+				Form_pg_attribute attr = TupleDescAttr(RelationGetDescr(rel), index->rd_index->indkey.values[i] - 1);
+
+				names[i] = NameGetDatum(&attr->attname);
+			}
+			result = construct_array(names, n, NAMEOID, NAMEDATALEN, false, TYPALIGN_CHAR);
+		}
+		relation_close(index, AccessShareLock);
+	}
+	if (result == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("table \"%s\" has no primary key", RelationGetRelationName(rel)),
+				 errdetail("The worker finds a row again by its primary key."),
+				 errhint("Add one, for example with ALTER TABLE %s ADD COLUMN id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY.",
+						 attach_relation_name(rel))));
+	return result;
+}
+
+static void
+attach_add_column(Relation rel, List **columns, const char *field, const char *name)
+{
+	AttachColumn *col = palloc(sizeof(AttachColumn));
+	AttrNumber	attnum = get_attnum(RelationGetRelid(rel), name);
+
+	if (strcmp(field, "kapture_customer_id") == 0 || strcmp(field, "contact_id") == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("field \"%s\" cannot be mapped", field),
+				 errdetail("Kapture generates it.")));
+	if (attnum <= 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_COLUMN),
+				 errmsg("column \"%s\" of relation \"%s\" does not exist", name, RelationGetRelationName(rel)),
+				 errdetail("The argument \"columns\" maps the Kapture field \"%s\" to it.", field)));
+	if (strcmp(name, ATTACH_ID_COLUMN) == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("column \"%s\" cannot be mapped", name),
+				 errdetail("It receives the id that Kapture gives.")));
+	if (get_attgenerated(RelationGetRelid(rel), attnum) == ATTRIBUTE_GENERATED_VIRTUAL)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("column \"%s\" cannot be mapped", name),
+				 errdetail("It is computed when it is read, so no trigger sees it change."),
+				 errhint("Make it a stored generated column, or map the columns it is made of.")));
+	col->field = pstrdup(field);
+	col->name = pstrdup(name);
+	col->attnum = attnum;
+	*columns = lappend(*columns, col);
+}
+
+/* The columns the caller asked for. */
+static List *
+attach_mapped_columns(Relation rel, Jsonb *mapping)
+{
+	List	   *columns = NIL;
+	JsonbIterator *it;
+	JsonbValue	v;
+	JsonbIteratorToken token;
+	char	   *field = NULL;
+
+	if (!JB_ROOT_IS_OBJECT(mapping))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("argument \"columns\" must be a JSON object"),
+				 errhint("Give it as {\"Kapture field\": \"column\", ...}, for example {\"customer_name\": \"name\", \"phone\": \"mobile\"}.")));
+	it = JsonbIteratorInit(&mapping->root);
+	while ((token = JsonbIteratorNext(&it, &v, true)) != WJB_DONE)
+	{
+		if (token == WJB_KEY)
+			field = pnstrdup(v.val.string.val, v.val.string.len);
+		else if (token == WJB_VALUE)
+		{
+			if (v.type != jbvString)
+				ereport(ERROR,
+						(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+						 errmsg("argument \"columns\" has no column name for the Kapture field \"%s\"", field),
+						 errdetail("The name must be a JSON string.")));
+			attach_add_column(rel, &columns, field, pnstrdup(v.val.string.val, v.val.string.len));
+		}
+	}
+	if (columns == NIL)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("argument \"columns\" maps no column")));
+	return columns;
+}
+
+/* The columns that are named like Kapture's fields. */
+static List *
+attach_default_columns(Relation rel)
+{
+	List	   *columns = NIL;
+
+	for (int i = 0; i < lengthof(attach_fields); i++)
+	{
+		const char *name = attach_fields[i];
+		char	   *folded = downcase_identifier(name, strlen(name), false, false);
+
+		if (get_attnum(RelationGetRelid(rel), name) > 0)
+			attach_add_column(rel, &columns, name, name);
+		else if (get_attnum(RelationGetRelid(rel), folded) > 0)
+			attach_add_column(rel, &columns, name, folded);
+	}
+	if (columns == NIL)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_COLUMN),
+				 errmsg("table \"%s\" has no column named like a field of Kapture", RelationGetRelationName(rel)),
+				 errhint("Say which column feeds which field, for example columns => '{\"customer_name\": \"name\", \"phone\": \"mobile\"}'.")));
+	return columns;
+}
+
+/* The worker must be able to tell a customer: Kapture wants a name and one more. */
+static void
+attach_check_columns(List *columns)
+{
+	ListCell   *lc;
+	bool		name = false;
+	bool		contact = false;
+
+	if (list_length(columns) > KAPTURE_MAX_COLUMNS)
+		ereport(ERROR,
+				(errcode(ERRCODE_TOO_MANY_COLUMNS),
+				 errmsg("at most %d columns can be mapped", KAPTURE_MAX_COLUMNS)));
+	foreach(lc, columns)
+	{
+		AttachColumn *col = lfirst(lc);
+
+		name |= strcmp(col->field, "customer_name") == 0;
+		contact |= strcmp(col->field, "phone") == 0 || strcmp(col->field, "email_id") == 0;
+	}
+	if (!name || !contact)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("no column is mapped to %s", name ? "\"phone\" or \"email_id\"" : "\"customer_name\""),
+				 errdetail("Kapture accepts customers with a name and a phone or an email only."),
+				 errhint("Say which column feeds which field, for example columns => '{\"customer_name\": \"name\", \"phone\": \"mobile\"}'.")));
+}
+
+/* Tells whether the column for Kapture's id is there; errors if it does not fit. */
+static bool
+attach_has_id_column(Relation rel)
+{
+	AttrNumber	attnum = get_attnum(RelationGetRelid(rel), ATTACH_ID_COLUMN);
+
+	if (attnum == InvalidAttrNumber)
+		return false;
+	if (get_atttype(RelationGetRelid(rel), attnum) != INT8OID)
+		ereport(ERROR,
+				(errcode(ERRCODE_DATATYPE_MISMATCH),
+				 errmsg("column \"%s\" of table \"%s\" is of type %s, but Kapture's ids are of type bigint",
+						ATTACH_ID_COLUMN, RelationGetRelationName(rel),
+						format_type_be(get_atttype(RelationGetRelid(rel), attnum))),
+				 errhint("Use ALTER TABLE ... ALTER COLUMN ... TYPE bigint.")));
+	return true;
+}
+
+/* Writes attachment and columns into the extension's tables. */
+static void
+attach_store(Oid relid, ArrayType *keys, List *columns, Name server, const char *on_duplicate, bool replicated,
+			 bool pull, const char *on_conflict)
+{
+	Oid			types[8] = {REGCLASSOID, NAMEOID, NAMEARRAYOID, TEXTOID, BOOLOID, BOOLOID, TEXTOID};
+	Datum		values[8];
+	ListCell   *lc;
+	int			bit = 0;
+
+	values[0] = ObjectIdGetDatum(relid);
+	values[1] = NameGetDatum(server);
+	values[2] = PointerGetDatum(keys);
+	values[3] = CStringGetTextDatum(on_duplicate);
+	values[4] = BoolGetDatum(replicated);
+	values[5] = BoolGetDatum(pull);
+	values[6] = CStringGetTextDatum(on_conflict);
+	(void) kapture_own_execute("INSERT INTO @.kapture_attachment"
+							   " (relation, server, key_columns, on_duplicate, replicated, pull, on_conflict)"
+							   " VALUES ($1, $2, $3, $4, $5, $6, $7)",
+							   7, types, values);
+
+	types[1] = INT2OID;
+	types[2] = TEXTOID;
+	types[3] = TEXTOID;
+	types[4] = INT2OID;
+	foreach(lc, columns)
+	{
+		AttachColumn *col = lfirst(lc);
+
+		values[1] = Int16GetDatum(bit++);
+		values[2] = CStringGetTextDatum(col->field);
+		values[3] = CStringGetTextDatum(col->name);
+		values[4] = Int16GetDatum(col->attnum);
+		(void) kapture_own_execute("INSERT INTO @.kapture_column"
+								   " (attachment_id, bit, field, column_name, attnum)"
+								   " SELECT attachment_id, $2, $3, $4, $5"
+								   " FROM @.kapture_attachment WHERE relation = $1",
+								  5, types, values);
+	}
+}
+
+/*
+ * Pulls use the key of the server's owner, so what they bring is for the owner's
+ * tables, and for those of whoever has the owner's rights.
+ */
+static void
+attach_check_pull(Relation rel, const char *server)
+{
+	Oid			owner = GetForeignServerByName(server, false)->owner;
+
+	if (!has_privs_of_role(rel->rd_rel->relowner, owner))
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("customers of server \"%s\" cannot be pulled into table \"%s\"",
+						server, RelationGetRelationName(rel)),
+				 errdetail("They are pulled with the key of the server's owner, \"%s\", whose rights the table's owner does not have.",
+						   GetUserNameFromId(owner, false)),
+				 errhint("Use a server that belongs to the table's owner.")));
+}
+
+/* Pulled customers are looked for by the id column: it needs an index. */
+static void
+attach_index_id_column(Oid relid, const char *name)
+{
+	Relation	rel = relation_open(relid, AccessShareLock);
+	AttrNumber	attnum = get_attnum(relid, ATTACH_ID_COLUMN);
+	ListCell   *lc;
+	bool		found = false;
+
+	foreach(lc, RelationGetIndexList(rel))
+	{
+		Relation	index = relation_open(lfirst_oid(lc), AccessShareLock);
+
+		found |= index->rd_index->indkey.values[0] == attnum && index->rd_index->indisvalid &&
+			heap_attisnull(index->rd_indextuple, Anum_pg_index_indpred, NULL);
+		relation_close(index, AccessShareLock);
+	}
+	relation_close(rel, NoLock);
+	if (found)
+		return;
+	ereport(NOTICE,
+			(errmsg("creating an index on column \"%s\" of table \"%s\"", ATTACH_ID_COLUMN, get_rel_name(relid))));
+	attach_execute_ddl(psprintf("CREATE INDEX ON %s (" ATTACH_ID_COLUMN ")", name));
+}
+
+/*
+ * kapture_attach(relation regclass, columns jsonb, server name,
+ *				  on_duplicate text, replicated boolean, pull boolean,
+ *				  on_conflict text) returns void
+ *
+ * Checks, adds the id column where it is missing, creates the trigger.
+ */
+Datum
+kapture_attach(PG_FUNCTION_ARGS)
+{
+	Oid			relid;
+	Relation	rel;
+	Name		server;
+	char	   *on_duplicate;
+	bool		replicated;
+	bool		pull;
+	char	   *on_conflict;
+	bool		add_id;
+	char	   *name;
+	ArrayType  *keys;
+	List	   *columns;
+
+	kapture_version_require();	/* before it reads arguments that others have not */
+	attach_require(fcinfo, 0, "relation");
+	attach_require(fcinfo, 2, "server");
+	attach_require(fcinfo, 3, "on_duplicate");
+	attach_require(fcinfo, 4, "replicated");
+	server = PG_GETARG_NAME(2);
+	on_duplicate = text_to_cstring(PG_GETARG_TEXT_PP(3));
+	replicated = PG_GETARG_BOOL(4);
+	attach_require(fcinfo, 5, "pull");
+	attach_require(fcinfo, 6, "on_conflict");
+	pull = PG_GETARG_BOOL(5);
+	on_conflict = text_to_cstring(PG_GETARG_TEXT_PP(6));
+
+	if (strcmp(on_duplicate, "link") != 0 && strcmp(on_duplicate, "fail") != 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("invalid value for argument \"on_duplicate\": \"%s\"", on_duplicate),
+				 errhint("Valid values are \"link\" and \"fail\".")));
+	if (strcmp(on_conflict, "local") != 0 && strcmp(on_conflict, "remote") != 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("invalid value for argument \"on_conflict\": \"%s\"", on_conflict),
+				 errhint("Valid values are \"local\" and \"remote\".")));
+	if (!kapture_shmem_available())
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("kapture_sync must be loaded via shared_preload_libraries to keep tables in step"),
+				 errhint("Add kapture_sync to shared_preload_libraries in postgresql.conf and restart the server.")));
+
+	relid = PG_GETARG_OID(0);
+	rel = attach_open_owned(relid, ShareRowExclusiveLock);
+	attach_check_relation(rel);
+	name = attach_relation_name(rel);
+	keys = attach_key_columns(rel);
+	(void) kapture_server_get(NameStr(*server), rel->rd_rel->relowner);
+	if (pull)
+		attach_check_pull(rel, NameStr(*server));
+	columns = PG_ARGISNULL(1) ? attach_default_columns(rel) : attach_mapped_columns(rel, PG_GETARG_JSONB_P(1));
+	attach_check_columns(columns);
+	add_id = !attach_has_id_column(rel);
+	relation_close(rel, NoLock);	/* ALTER TABLE wants it for itself */
+
+	if (add_id)
+	{
+		ereport(NOTICE,
+				(errmsg("adding column \"%s\" to table \"%s\"", ATTACH_ID_COLUMN, get_rel_name(relid))));
+		attach_execute_ddl(psprintf("ALTER TABLE %s ADD COLUMN " ATTACH_ID_COLUMN " bigint", name));
+	}
+	if (pull)
+		attach_index_id_column(relid, name);
+	attach_store(relid, keys, columns, server, on_duplicate, replicated, pull, on_conflict);
+	kapture_origin_claim();
+	attach_execute_ddl(psprintf("CREATE TRIGGER " ATTACH_TRIGGER " AFTER INSERT OR UPDATE OR DELETE ON %s"
+								" FOR EACH ROW EXECUTE FUNCTION %s.kapture_capture()",
+								name, kapture_catalog_schema()));
+	attach_execute_ddl(psprintf("CREATE TRIGGER " ATTACH_TRUNCATE_TRIGGER " AFTER TRUNCATE ON %s"
+								" FOR EACH STATEMENT EXECUTE FUNCTION %s.kapture_capture()",
+								name, kapture_catalog_schema()));
+	if (replicated)
+		attach_execute_ddl(psprintf("ALTER TABLE %s ENABLE ALWAYS TRIGGER " ATTACH_TRIGGER
+									", ENABLE ALWAYS TRIGGER " ATTACH_TRUNCATE_TRIGGER, name));
+	kapture_attach_announce();
+	PG_RETURN_VOID();
+}
+
+/*
+ * Returns the attachment of the relation in a function's first argument, in the
+ * current memory context; *name (unless NULL) is the table's qualified name.
+ * The relation stays locked.  Errors: 22004 the argument is NULL, 42P01 there
+ * is no such relation, 42501 it is not the caller's, 42704 it is not attached,
+ * 55000 the extension is to be updated first.
+ */
+KaptureAttachment *
+kapture_attach_find(FunctionCallInfo fcinfo, LOCKMODE lockmode, char **name)
+{
+	Relation	rel;
+	KaptureAttachment *att;
+
+	attach_require(fcinfo, 0, "relation");
+	kapture_version_require();
+	rel = attach_open_owned(PG_GETARG_OID(0), lockmode);
+	att = kapture_catalog_attachment(rel);
+	if (att == NULL || att->root != RelationGetRelid(rel))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("table \"%s\" is not attached to Kapture", RelationGetRelationName(rel)),
+				 att ? errhint("Name the partitioned table it belongs to.") : 0));
+	if (name)
+		*name = attach_relation_name(rel);
+	relation_close(rel, NoLock);
+	return att;
+}
+
+/*
+ * kapture_detach(relation regclass) returns void
+ *
+ * Drops the trigger and forgets what is waiting.  Ids and history stay.
+ */
+Datum
+kapture_detach(PG_FUNCTION_ARGS)
+{
+	static const char *const tables[] = {"kapture_outbox", "kapture_delivery", "kapture_inbox", "kapture_backfill", "kapture_column", "kapture_attachment"};
+	char	   *name;
+	KaptureAttachment *att = kapture_attach_find(fcinfo, ShareRowExclusiveLock, &name);
+	Oid			types[1] = {INT4OID};
+	Datum		values[1] = {Int32GetDatum(att->id)};
+
+	/* what this transaction has captured so far goes, too */
+	kapture_notes_flush();
+	attach_execute_ddl(psprintf("DROP TRIGGER IF EXISTS " ATTACH_TRIGGER " ON %s", name));
+	attach_execute_ddl(psprintf("DROP TRIGGER IF EXISTS " ATTACH_TRUNCATE_TRIGGER " ON %s", name));
+	for (int i = 0; i < lengthof(tables); i++)
+		(void) kapture_own_execute(psprintf("DELETE FROM @.%s WHERE attachment_id = $1", tables[i]),
+								   1, types, values);
+	kapture_attach_announce();
+	PG_RETURN_VOID();
+}
+
+static void
+attach_set_paused(FunctionCallInfo fcinfo, bool paused)
+{
+	KaptureAttachment *att = kapture_attach_find(fcinfo, AccessShareLock, NULL);
+	Oid			types[2] = {INT4OID, BOOLOID};
+	Datum		values[2] = {Int32GetDatum(att->id), BoolGetDatum(paused)};
+
+	(void) kapture_own_execute("UPDATE @.kapture_attachment SET paused = $2 WHERE attachment_id = $1",
+							   2, types, values);
+	kapture_attach_announce();
+}
+
+/*
+ * kapture_pause(relation regclass) returns void
+ */
+Datum
+kapture_pause(PG_FUNCTION_ARGS)
+{
+	attach_set_paused(fcinfo, true);
+	PG_RETURN_VOID();
+}
+
+/*
+ * kapture_resume(relation regclass) returns void
+ */
+Datum
+kapture_resume(PG_FUNCTION_ARGS)
+{
+	attach_set_paused(fcinfo, false);
+	PG_RETURN_VOID();
+}
+
+/*
+ * Runs "sql" on failed rows, one or all; and "inbox_sql" on pulled customers that
+ * could not become rows, if on all.
+ */
+static uint64
+attach_change_failed(FunctionCallInfo fcinfo, const char *sql, const char *inbox_sql)
+{
+	KaptureAttachment *att = kapture_attach_find(fcinfo, AccessShareLock, NULL);
+	Oid			types[2] = {INT4OID, TEXTOID};
+	Datum		values[2] = {Int32GetDatum(att->id), (Datum) 0};
+	bool		all = PG_ARGISNULL(1);
+	uint64		n;
+
+	if (!all)
+		values[1] = PG_GETARG_DATUM(1);
+	n = kapture_own_execute(psprintf("%s WHERE attachment_id = $1 AND state <> 'sending' AND last_error IS NOT NULL%s",
+									sql, all ? "" : " AND row_key = $2"),
+						   all ? 1 : 2, types, values);
+	if (all)
+		n += kapture_own_execute(psprintf("%s WHERE attachment_id = $1 AND last_error IS NOT NULL", inbox_sql),
+								 1, types, values);
+	kapture_attach_announce();
+	return n;
+}
+
+/*
+ * kapture_retry(relation regclass, row_key text) returns bigint
+ */
+Datum
+kapture_retry(PG_FUNCTION_ARGS)
+{
+	PG_RETURN_INT64(attach_change_failed(fcinfo,
+										 "UPDATE @.kapture_delivery SET state = 'retry', next_attempt = pg_catalog.now()",
+										 "UPDATE @.kapture_inbox SET state = 'waiting', next_attempt = pg_catalog.now()"));
+}
+
+/*
+ * kapture_discard(relation regclass, row_key text) returns bigint
+ */
+Datum
+kapture_discard(PG_FUNCTION_ARGS)
+{
+	PG_RETURN_INT64(attach_change_failed(fcinfo, "DELETE FROM @.kapture_delivery",
+										 "DELETE FROM @.kapture_inbox"));
+}

@@ -1,0 +1,20 @@
+/*
+ * attach.h
+ *		Attaching tables, and steering the sync of attached ones.
+ */
+#ifndef KAPTURE_ATTACH_H
+#define KAPTURE_ATTACH_H
+
+#include "postgres.h"
+
+#include "fmgr.h"
+#include "storage/lockdefs.h"
+
+#include "base/catalog.h"
+
+extern KaptureAttachment *kapture_attach_find(FunctionCallInfo fcinfo, LOCKMODE lockmode,
+											  char **name);
+extern void kapture_attach_announce(void);
+extern void kapture_attach_column_renamed(Oid relid, const char *from, const char *to);
+
+#endif							/* KAPTURE_ATTACH_H */

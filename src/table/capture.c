@@ -1,0 +1,421 @@
+/*
+ * capture.c
+ *		The trigger that notes which rows of attached tables changed.
+ *
+ * Nothing here depends on Kapture, on a worker, or on the rights of the user;
+ * how the notes reach the outbox is capture_buffer.c's matter.
+ */
+#include "postgres.h"
+
+#include "access/sysattr.h"
+#include "catalog/pg_class.h"
+#include "catalog/pg_trigger.h"
+#include "catalog/pg_type.h"
+#include "commands/trigger.h"
+#include "executor/executor.h"
+#include "fmgr.h"
+#include "utils/datum.h"
+#include "utils/guc.h"
+#include "utils/hsearch.h"
+#include "utils/inval.h"
+#include "utils/memutils.h"
+#include "utils/rel.h"
+
+#include "base/catalog.h"
+#include "base/guc.h"
+#include "base/owner_sql.h"
+#include "table/capture.h"
+#include "table/capture_buffer.h"
+
+PG_FUNCTION_INFO_V1(kapture_capture);
+
+/* What a table's trigger needs to know; lives until the table changes. */
+typedef struct CaptureTable
+{
+	Oid			relid;			/* hash key */
+	bool		valid;
+	MemoryContext context;
+	KaptureAttachment *attachment;	/* NULL: not attached */
+	bool		plain_key;		/* its text does not depend on settings */
+	Bitmapset  *columns;		/* mapped and key columns, as in updatedCols; NULL:
+								 * what else changes them is not known */
+} CaptureTable;
+
+static HTAB *capture_tables = NULL;
+static Oid	capture_function = InvalidOid;	/* kapture_capture() itself */
+static ExecutorStart_hook_type capture_prev_executor_start = NULL;
+
+/* What is being written from a pull, and so is not to be captured. */
+static struct
+{
+	int32		attachment_id;	/* 0: nothing */
+	int64		customer_id;
+	int64		columns;
+}			capture_ignored;
+
+static void
+capture_relcache_callback(Datum arg, Oid relid)
+{
+	if (OidIsValid(relid))
+	{
+		CaptureTable *table = hash_search(capture_tables, &relid, HASH_FIND, NULL);
+
+		if (table)
+			table->valid = false;
+	}
+	else
+	{
+		HASH_SEQ_STATUS status;
+		CaptureTable *table;
+
+		hash_seq_init(&status, capture_tables);
+		while ((table = hash_seq_search(&status)) != NULL)
+			table->valid = false;
+	}
+}
+
+/*
+ * Are the columns that an UPDATE names all that it changes in this table?  BEFORE
+ * triggers may change others; partitions and children number theirs in their own way.
+ */
+static bool
+capture_names_all_changes(ResultRelInfo *rri)
+{
+	Form_pg_class form = rri->ri_RelationDesc->rd_rel;
+
+	return form->relkind == RELKIND_RELATION && !form->relispartition &&
+		rri->ri_RootResultRelInfo == NULL && !rri->ri_TrigDesc->trig_update_before_row;
+}
+
+/*
+ * Takes our trigger out of an UPDATE that names no mapped or key column: to queue
+ * the event and to fetch both versions of the row again costs more than all that
+ * kapture_capture() would do to find that nothing is to be noted.  What is altered
+ * is the executor's own copy of the triggers, so it ends with this statement.
+ */
+static void
+capture_leave_out(ResultRelInfo *rri, EState *estate)
+{
+	Oid			relid = RelationGetRelid(rri->ri_RelationDesc);
+	CaptureTable *table = hash_search(capture_tables, &relid, HASH_FIND, NULL);
+	TriggerDesc *triggers = rri->ri_TrigDesc;
+	bool		others = false;
+
+	if (table == NULL || !table->valid || table->columns == NULL || !capture_names_all_changes(rri) ||
+		bms_overlap(table->columns, ExecGetUpdatedCols(rri, estate)))
+		return;
+	for (int i = 0; i < triggers->numtriggers; i++)
+	{
+		Trigger    *trigger = &triggers->triggers[i];
+
+		if (!TRIGGER_TYPE_MATCHES(trigger->tgtype, TRIGGER_TYPE_ROW, TRIGGER_TYPE_AFTER, TRIGGER_TYPE_UPDATE))
+			continue;
+		if (trigger->tgfoid == capture_function)
+			trigger->tgtype &= ~TRIGGER_TYPE_UPDATE;
+		else
+			others = true;
+	}
+	triggers->trig_update_after_row = others;
+}
+
+static void
+capture_executor_start(QueryDesc *queryDesc, int eflags)
+{
+	if (capture_prev_executor_start)
+		capture_prev_executor_start(queryDesc, eflags);
+	else
+		standard_ExecutorStart(queryDesc, eflags);
+
+	if (queryDesc->operation == CMD_UPDATE)
+	{
+		ListCell   *lc;
+
+		foreach(lc, queryDesc->estate->es_opened_result_relations)
+		{
+			ResultRelInfo *rri = lfirst(lc);
+
+			if (rri->ri_TrigDesc && rri->ri_TrigDesc->trig_update_after_row)
+				capture_leave_out(rri, queryDesc->estate);
+		}
+	}
+}
+
+/* What a backend needs from its first capture on; others pay nothing. */
+static void
+capture_initialize(void)
+{
+	HASHCTL		ctl = {.keysize = sizeof(Oid), .entrysize = sizeof(CaptureTable)};
+
+	capture_tables = hash_create("kapture_sync captured tables", 16, &ctl, HASH_ELEM | HASH_BLOBS);
+	CacheRegisterRelcacheCallback(capture_relcache_callback, (Datum) 0);
+	capture_prev_executor_start = ExecutorStart_hook;
+	ExecutorStart_hook = capture_executor_start;
+}
+
+/* Tells whether a type's text form is the same whatever the settings are. */
+static bool
+capture_type_is_plain(Oid type)
+{
+	switch (type)
+	{
+		case INT2OID:
+		case INT4OID:
+		case INT8OID:
+		case TEXTOID:
+		case VARCHAROID:
+		case BPCHAROID:
+		case NAMEOID:
+		case UUIDOID:
+		case NUMERICOID:
+		case BOOLOID:
+		case OIDOID:
+			return true;
+		default:
+			return false;
+	}
+}
+
+/*
+ * The mapped and key columns; NULL if one of them is generated, and so changes
+ * along with others.
+ */
+static Bitmapset *
+capture_columns(KaptureAttachment *att, TupleDesc desc)
+{
+	Bitmapset  *columns = NULL;
+
+	for (int i = 0; i < att->nkeys; i++)
+		columns = bms_add_member(columns, att->keys[i].attnum - FirstLowInvalidHeapAttributeNumber);
+	for (int i = 0; i < att->ncolumns; i++)
+	{
+		if (att->columns[i].attnum != InvalidAttrNumber)
+			columns = bms_add_member(columns, att->columns[i].attnum - FirstLowInvalidHeapAttributeNumber);
+	}
+	for (int i = -1; (i = bms_next_member(columns, i)) >= 0;)
+	{
+		if (TupleDescAttr(desc, i + FirstLowInvalidHeapAttributeNumber - 1)->attgenerated != '\0')
+			return NULL;
+	}
+	return columns;
+}
+
+/* What the trigger needs to know of its table. */
+static CaptureTable *
+capture_table(Relation rel)
+{
+	Oid			relid = RelationGetRelid(rel);
+	bool		found;
+	CaptureTable *table;
+	MemoryContext old;
+
+	table = hash_search(capture_tables, &relid, HASH_ENTER, &found);
+	if (found && table->valid)
+		return table;
+
+	if (found && table->context)
+		MemoryContextDelete(table->context);
+	table->valid = false;
+	table->attachment = NULL;
+	table->columns = NULL;
+	table->context = NULL;
+	table->context = AllocSetContextCreate(CacheMemoryContext, "kapture_sync captured table",
+										   ALLOCSET_SMALL_SIZES);
+	old = MemoryContextSwitchTo(table->context);
+	table->attachment = kapture_catalog_attachment(rel);
+	if (table->attachment && table->attachment->nkeys > 0)
+		table->columns = capture_columns(table->attachment, RelationGetDescr(rel));
+	MemoryContextSwitchTo(old);
+
+	table->plain_key = true;
+	if (table->attachment && table->attachment->nkeys == 0)
+		ereport(WARNING,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("changes of table \"%s\" are not sent to Kapture", RelationGetRelationName(rel)),
+				 errdetail("It has no primary key, nor the columns of the one it was attached with."),
+				 errhint("Add a primary key, or use kapture_detach().")));
+	if (table->attachment)
+	{
+		for (int i = 0; i < table->attachment->nkeys; i++)
+		{
+			AttrNumber	attnum = table->attachment->keys[i].attnum;
+
+			table->plain_key &=
+				capture_type_is_plain(TupleDescAttr(RelationGetDescr(rel), attnum - 1)->atttypid);
+		}
+	}
+	table->valid = true;
+	return table;
+}
+
+/* The key of a row as text. */
+static char *
+capture_key(CaptureTable *table, TupleTableSlot *slot)
+{
+	KaptureAttachment *att = table->attachment;
+	char	   *values[INDEX_MAX_KEYS];
+	char	   *result;
+	int			nestlevel = 0;
+
+	if (!table->plain_key)
+		nestlevel = kapture_catalog_text_settings();
+	for (int i = 0; i < att->nkeys; i++)
+	{
+		bool		isnull;
+		Datum		value = slot_getattr(slot, att->keys[i].attnum, &isnull);
+
+		values[i] = isnull ? "" : OutputFunctionCall(&att->keys[i].output, value);
+	}
+	result = kapture_catalog_pack_key(values, att->nkeys);
+	if (!table->plain_key)
+		AtEOXact_GUC(true, nestlevel);
+	return result;
+}
+
+/* Tells whether a column differs between two versions of a row. */
+static bool
+capture_differs(TupleDesc desc, AttrNumber attnum, TupleTableSlot *a, TupleTableSlot *b)
+{
+	Form_pg_attribute attr = TupleDescAttr(desc, attnum - 1);
+	bool		anull;
+	bool		bnull;
+	Datum		avalue = slot_getattr(a, attnum, &anull);
+	Datum		bvalue = slot_getattr(b, attnum, &bnull);
+
+	if (anull || bnull)
+		return anull != bnull;
+
+	/* the second looks into values that are only stored differently */
+	return !datumIsEqual(avalue, bvalue, attr->attbyval, attr->attlen) &&
+		!datum_image_eq(avalue, bvalue, attr->attbyval, attr->attlen);
+}
+
+/* The mapped columns that an UPDATE changed. */
+static int64
+capture_changed_columns(KaptureAttachment *att, TriggerData *trigdata)
+{
+	TupleDesc	desc = RelationGetDescr(trigdata->tg_relation);
+	int64		changed = 0;
+
+	for (int i = 0; i < att->ncolumns; i++)
+	{
+		KaptureMappedColumn *col = &att->columns[i];
+
+		if (col->attnum != InvalidAttrNumber &&
+			capture_differs(desc, col->attnum, trigdata->tg_trigslot, trigdata->tg_newslot))
+			changed |= INT64CONST(1) << col->bit;
+	}
+	return changed;
+}
+
+/*
+ * Has changes of one row not captured, as far as they are in these columns: they
+ * come from Kapture.  The row is the one that has, when it is changed, this id
+ * of Kapture's.  attachment_id 0: from now on all is captured again.
+ */
+void
+kapture_capture_ignore(int32 attachment_id, int64 customer_id, int64 columns)
+{
+	capture_ignored.attachment_id = attachment_id;
+	capture_ignored.customer_id = customer_id;
+	capture_ignored.columns = columns;
+}
+
+/* The columns of a row that come from Kapture just now. */
+static int64
+capture_ignored_columns(KaptureAttachment *att, TupleTableSlot *slot)
+{
+	bool		isnull;
+	Datum		id;
+
+	if (capture_ignored.attachment_id != att->id || att->id_attnum == InvalidAttrNumber)
+		return 0;
+	id = slot_getattr(slot, att->id_attnum, &isnull);
+	return !isnull && DatumGetInt64(id) == capture_ignored.customer_id ? capture_ignored.columns : 0;
+}
+
+static void
+capture_update(CaptureTable *table, TriggerData *trigdata)
+{
+	KaptureAttachment *att = table->attachment;
+	TupleDesc	desc = RelationGetDescr(trigdata->tg_relation);
+	int64		changed = capture_changed_columns(att, trigdata) &
+		~capture_ignored_columns(att, trigdata->tg_newslot);
+	bool		rekeyed = false;
+
+	for (int i = 0; i < att->nkeys; i++)
+		rekeyed |= capture_differs(desc, att->keys[i].attnum, trigdata->tg_trigslot, trigdata->tg_newslot);
+
+	if (rekeyed)
+		kapture_notes_add(att->id, 'k', changed, capture_key(table, trigdata->tg_newslot),
+						  capture_key(table, trigdata->tg_trigslot));
+	else if (changed != 0)
+		kapture_notes_add(att->id, 'u', changed, capture_key(table, trigdata->tg_newslot), NULL);
+}
+
+/*
+ * Notes a row that was in the table before it was attached, as if it had just
+ * been inserted.  "row_key" is copied.
+ */
+void
+kapture_capture_existing(KaptureAttachment *att, const char *row_key)
+{
+	kapture_notes_add(att->id, 'i', att->all_changed, row_key, NULL);
+}
+
+/* TRUNCATE: Kapture has no delete, so all there is to do is to say so. */
+static void
+capture_truncate(KaptureAttachment *att)
+{
+	Oid			types[1] = {INT4OID};
+	Datum		values[1] = {Int32GetDatum(att->id)};
+
+	if (kapture_history_retention == 0)
+		return;
+	(void) kapture_own_execute("INSERT INTO @.kapture_history"
+							   " (attachment_id, row_key, action, attempts, captured_at, finished_at)"
+							   " VALUES ($1, '', 'truncate', 0, pg_catalog.now(), pg_catalog.clock_timestamp())",
+							   1, types, values);
+}
+
+/*
+ * kapture_capture() returns trigger
+ *
+ * AFTER ROW trigger of attached tables, and AFTER TRUNCATE.  Notes INSERT,
+ * UPDATE of a mapped or key column, and DELETE; a table that is not attached
+ * (any more) and a session with kapture_sync.capture off are left alone.
+ */
+Datum
+kapture_capture(PG_FUNCTION_ARGS)
+{
+	TriggerData *trigdata = (TriggerData *) fcinfo->context;
+	CaptureTable *table;
+
+	if (!CALLED_AS_TRIGGER(fcinfo) || !TRIGGER_FIRED_AFTER(trigdata->tg_event) ||
+		(!TRIGGER_FIRED_FOR_ROW(trigdata->tg_event) && !TRIGGER_FIRED_BY_TRUNCATE(trigdata->tg_event)))
+		ereport(ERROR,
+				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
+				 errmsg("function \"%s\" must be called as an AFTER ROW trigger", "kapture_capture"),
+				 errhint("Use kapture_attach() to create the triggers of a table.")));
+
+	if (!kapture_capture_enabled)
+		return PointerGetDatum(NULL);
+	if (capture_tables == NULL)
+		capture_initialize();
+	capture_function = fcinfo->flinfo->fn_oid;
+	table = capture_table(trigdata->tg_relation);
+	if (table->attachment == NULL || table->attachment->nkeys == 0)
+		return PointerGetDatum(NULL);
+
+	if (TRIGGER_FIRED_BY_TRUNCATE(trigdata->tg_event))
+		capture_truncate(table->attachment);
+	else if (TRIGGER_FIRED_BY_UPDATE(trigdata->tg_event))
+		capture_update(table, trigdata);
+	else if (TRIGGER_FIRED_BY_INSERT(trigdata->tg_event) &&
+			 capture_ignored_columns(table->attachment, trigdata->tg_trigslot) != 0)
+		return PointerGetDatum(NULL);	/* a new row is Kapture's as a whole */
+	else
+		kapture_notes_add(table->attachment->id, TRIGGER_FIRED_BY_INSERT(trigdata->tg_event) ? 'i' : 'd',
+						  table->attachment->all_changed,
+						  capture_key(table, trigdata->tg_trigslot), NULL);
+	return PointerGetDatum(NULL);
+}

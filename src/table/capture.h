@@ -1,0 +1,13 @@
+/*
+ * capture.h
+ *		The trigger that notes which rows of attached tables changed.
+ */
+#ifndef KAPTURE_CAPTURE_H
+#define KAPTURE_CAPTURE_H
+
+#include "base/catalog.h"
+
+extern void kapture_capture_existing(KaptureAttachment *att, const char *row_key);
+extern void kapture_capture_ignore(int32 attachment_id, int64 customer_id, int64 columns);
+
+#endif							/* KAPTURE_CAPTURE_H */

@@ -1,0 +1,423 @@
+/*
+ * capture_buffer.c
+ *		Changes captured by the running transaction, on their way to the
+ *		outbox.
+ *
+ * A change is noted in memory first and written to the outbox in bulk: when
+ * enough has come together, and before the transaction commits or is prepared.
+ * Changes that follow one another and differ only in the row's key make one
+ * entry of the outbox, so that a COPY of many rows writes few.
+ *
+ * Each entry belongs to the subtransaction that made the changes, and goes away
+ * when that is rolled back: it is written only while its own subtransaction is
+ * the current one, and passes to the parent when that ends well.  An entry has
+ * its number from the moment it is begun, so whatever is written first, the
+ * numbers give the order of the changes.
+ *
+ * The outbox is written below the executor's permission checks: nothing here
+ * depends on the rights of the user.
+ */
+#include "postgres.h"
+
+#include "access/tableam.h"
+#include "access/table.h"
+#include "access/xact.h"
+#include "catalog/pg_type.h"
+#include "executor/executor.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/memutils.h"
+#include "utils/rel.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+#include "utils/xid8.h"
+
+#include "base/catalog.h"
+#include "base/compat.h"
+#include "cluster/shmem.h"
+#include "table/capture_buffer.h"
+
+/* Entries held in memory before they are written. */
+#define NOTES_MAX_PACKS		100
+
+/* Bytes of keys in one entry: no more than fit into a row that is not toasted. */
+#define NOTES_PACK_SIZE		1800
+
+/* Columns of kapture_outbox. */
+#define OUTBOX_NATTS		9
+
+/* An entry of the outbox to be: changes that differ only in the row's key. */
+typedef struct NotesPack
+{
+	SubTransactionId subid;
+	SubTransactionId writer;	/* wrote it, but has not ended yet */
+	int32		attachment_id;
+	int64		changed;
+	char		op;
+	bool		open;			/* the outbox can hold several changes in one entry */
+	int32		seq;			/* number of the first change */
+	int			nkeys;			/* one for each change */
+	char	   *old_key;		/* or NULL */
+	int			len;
+	int			size;
+	char	   *keys;			/* text datums, aligned as in an array */
+} NotesPack;
+
+/* The running transaction's entries, in the order of their numbers. */
+static NotesPack *notes_packs = NULL;
+static int	notes_npacks = 0;
+static int	notes_maxpacks = 0;
+static int32 notes_seq = 0;		/* last number given in this transaction, */
+static int32 notes_written = 0; /* and last one of what was written */
+
+/* Frees what an entry holds. */
+static void
+notes_free(NotesPack *pack)
+{
+	pfree(pack->keys);
+	if (pack->old_key)
+		pfree(pack->old_key);
+}
+
+/* Makes room for so many more bytes of keys. */
+static void
+notes_enlarge(NotesPack *pack, int needed)
+{
+	int			size = Max(pack->len + needed, Min(pack->size * 4, NOTES_PACK_SIZE));
+
+	if (pack->len + needed <= pack->size)
+		return;
+	pack->keys = pack->keys ? repalloc(pack->keys, size) : MemoryContextAlloc(TopTransactionContext, size);
+	pack->size = size;
+}
+
+/*
+ * Tells whether changes may go on an entry: they are alike, and nothing that is
+ * written already came in between.
+ */
+static bool
+notes_alike(const NotesPack *pack, SubTransactionId subid, int32 attachment_id, char op, int64 changed)
+{
+	return pack->open && pack->attachment_id == attachment_id && pack->op == op &&
+		pack->changed == changed && pack->subid == subid &&
+		pack->writer == InvalidSubTransactionId && notes_written < pack->seq;
+}
+
+/* Has an entry take in the next one, if that is alike. */
+static bool
+notes_merge(NotesPack *pack, NotesPack *next)
+{
+	if (!next->open || next->writer != InvalidSubTransactionId ||
+		pack->len + next->len > NOTES_PACK_SIZE ||
+		!notes_alike(pack, next->subid, next->attachment_id, next->op, next->changed))
+		return false;
+	notes_enlarge(pack, next->len);
+	memcpy(pack->keys + pack->len, next->keys, next->len);
+	pack->len += next->len;
+	pack->nkeys += next->nkeys;
+	return true;
+}
+
+/* Drops the entries of a subtransaction that is rolled back. */
+static void
+notes_abort_sub(SubTransactionId subid)
+{
+	int			kept = 0;
+
+	for (int i = 0; i < notes_npacks; i++)
+	{
+		NotesPack  *pack = &notes_packs[i];
+
+		if (pack->subid == subid)
+		{
+			notes_free(pack);
+			continue;
+		}
+		if (pack->writer == subid)
+			pack->writer = InvalidSubTransactionId;
+		notes_packs[kept++] = *pack;
+	}
+	notes_npacks = kept;
+}
+
+/* Hands the entries of a subtransaction that ended well to its parent. */
+static void
+notes_commit_sub(SubTransactionId subid, SubTransactionId parent)
+{
+	int			first = notes_npacks;
+	int			kept;
+
+	/* they are the last ones: a parent can add none while its child runs */
+	while (first > 0 && (notes_packs[first - 1].subid == subid || notes_packs[first - 1].writer == subid))
+		first--;
+	kept = first;
+	for (int i = first; i < notes_npacks; i++)
+	{
+		NotesPack  *pack = &notes_packs[i];
+
+		pack->subid = parent;
+		if (pack->writer == subid || (kept > 0 && notes_merge(&notes_packs[kept - 1], pack)))
+			notes_free(pack);
+		else
+			notes_packs[kept++] = *pack;
+	}
+	notes_npacks = kept;
+}
+
+/* Puts an entry into a slot of the outbox; what it needs is allocated here and now. */
+static void
+notes_fill_slot(TupleTableSlot *slot, const NotesPack *pack)
+{
+	int			first = INTALIGN(VARSIZE(pack->keys));
+
+	ExecClearTuple(slot);
+	memset(slot->tts_isnull, false, slot->tts_tupleDescriptor->natts * sizeof(bool));
+	for (int i = 8; i < slot->tts_tupleDescriptor->natts; i++)
+		slot->tts_isnull[i] = true;
+	slot->tts_values[0] = Int32GetDatum(pack->attachment_id);
+	slot->tts_values[1] = FullTransactionIdGetDatum(GetTopFullTransactionId());
+	slot->tts_values[2] = Int32GetDatum(pack->seq);
+	slot->tts_values[3] = CharGetDatum(pack->op);
+	slot->tts_values[4] = PointerGetDatum(pack->keys);
+	slot->tts_isnull[5] = pack->old_key == NULL;
+	slot->tts_values[5] = pack->old_key ? CStringGetTextDatum(pack->old_key) : (Datum) 0;
+	slot->tts_values[6] = Int64GetDatum(pack->changed);
+	slot->tts_values[7] = TimestampTzGetDatum(GetCurrentTransactionStartTimestamp());
+	if (pack->nkeys > 1)
+	{
+		Size		size = ARR_OVERHEAD_NONULLS(1) + pack->len - first;
+		ArrayType  *array = palloc0(size);
+
+		if (slot->tts_tupleDescriptor->natts < OUTBOX_NATTS)
+			elog(ERROR, "the outbox of kapture_sync has become an older one");
+		SET_VARSIZE(array, size);
+		array->ndim = 1;
+		array->elemtype = TEXTOID;
+		ARR_DIMS(array)[0] = pack->nkeys - 1;
+		ARR_LBOUND(array)[0] = 1;
+		memcpy(ARR_DATA_PTR(array), pack->keys + first, pack->len - first);
+		slot->tts_values[8] = PointerGetDatum(array);
+		slot->tts_isnull[8] = false;
+	}
+	ExecStoreVirtualTuple(slot);
+}
+
+/* Writes the entries from "first" on. */
+static void
+notes_write(Relation outbox, int first)
+{
+	EState	   *estate = CreateExecutorState();
+	ResultRelInfo *rri = makeNode(ResultRelInfo);
+	TupleTableSlot *slots[NOTES_MAX_PACKS];
+	CommandId	cid = GetCurrentCommandId(true);
+	MemoryContext chunk = AllocSetContextCreate(CurrentMemoryContext, "kapture_sync outbox rows",
+												ALLOCSET_DEFAULT_SIZES);
+	int			nslots = Min(notes_npacks - first, NOTES_MAX_PACKS);
+
+	InitResultRelInfo(rri, outbox, 1, NULL, 0);
+	ExecOpenIndices(rri, false);
+	for (int i = 0; i < nslots; i++)
+		slots[i] = MakeSingleTupleTableSlot(RelationGetDescr(outbox), &TTSOpsVirtual);
+
+	while (first < notes_npacks)
+	{
+		MemoryContext old = MemoryContextSwitchTo(chunk);
+		int			n = Min(notes_npacks - first, nslots);
+
+		for (int i = 0; i < n; i++)
+			notes_fill_slot(slots[i], &notes_packs[first + i]);
+		if (n == 1)
+			table_tuple_insert(outbox, slots[0], cid, 0, NULL);
+		else
+			table_multi_insert(outbox, slots, n, cid, 0, NULL);
+		for (int i = 0; i < n; i++)
+		{
+			(void) kapture_insert_index_tuples(rri, slots[i], estate);
+			ResetPerTupleExprContext(estate);
+		}
+		MemoryContextSwitchTo(old);
+		MemoryContextReset(chunk);
+		first += n;
+		notes_written = Max(notes_written, notes_packs[first - 1].seq);
+	}
+
+	for (int i = 0; i < nslots; i++)
+		ExecDropSingleTupleTableSlot(slots[i]);
+	ExecCloseIndices(rri);
+	FreeExecutorState(estate);
+	MemoryContextDelete(chunk);
+}
+
+/* Likewise; returns false if there is no outbox. */
+static bool
+notes_write_out(int first)
+{
+	Oid			relid = kapture_catalog_relid(KAPTURE_TABLE_OUTBOX);
+	Relation	outbox;
+	bool		bare = !ActiveSnapshotSet();
+
+	if (!OidIsValid(relid))
+		return false;
+	outbox = table_open(relid, RowExclusiveLock);
+
+	/* a table that may be toasted wants a snapshot; at commit there is none any more */
+	if (bare)
+		PushActiveSnapshot(GetTransactionSnapshot());
+	notes_write(outbox, first);
+	if (bare)
+		PopActiveSnapshot();
+	table_close(outbox, RowExclusiveLock);
+	return true;
+}
+
+/*
+ * Writes to the outbox what the current subtransaction has captured; in the
+ * top transaction, with no subtransaction open, that is everything.  Without
+ * the extension it is forgotten.
+ */
+void
+kapture_notes_flush(void)
+{
+	SubTransactionId subid = GetCurrentSubTransactionId();
+	int			first = notes_npacks;
+
+	while (first > 0 && notes_packs[first - 1].subid == subid &&
+		   notes_packs[first - 1].writer == InvalidSubTransactionId)
+		first--;
+	if (first == notes_npacks)
+		return;
+	(void) notes_write_out(first);
+	for (int i = first; i < notes_npacks; i++)
+		notes_free(&notes_packs[i]);
+	notes_npacks = first;
+}
+
+/*
+ * Many subtransactions, each with a change or two, leave ever more to their
+ * parent, which may not come to write it before its end.  So one that is about
+ * to end well writes it for the parent.  Should it be rolled back after all,
+ * the parent still has it.
+ */
+static void
+notes_write_for_parent(SubTransactionId subid, SubTransactionId parent)
+{
+	int			first = notes_npacks;
+
+	while (first > 0 && notes_packs[first - 1].writer == InvalidSubTransactionId &&
+		   (notes_packs[first - 1].subid == subid || notes_packs[first - 1].subid == parent))
+		first--;
+	if (first == notes_npacks || !notes_write_out(first))
+		return;
+	for (int i = first; i < notes_npacks; i++)
+		notes_packs[i].writer = subid;
+}
+
+static void
+notes_subxact_callback(SubXactEvent event, SubTransactionId mySubid,
+					   SubTransactionId parentSubid, void *arg)
+{
+	switch (event)
+	{
+		case SUBXACT_EVENT_PRE_COMMIT_SUB:
+			if (notes_npacks >= NOTES_MAX_PACKS)
+				notes_write_for_parent(mySubid, parentSubid);
+			break;
+		case SUBXACT_EVENT_COMMIT_SUB:
+			notes_commit_sub(mySubid, parentSubid);
+			break;
+		case SUBXACT_EVENT_ABORT_SUB:
+			notes_abort_sub(mySubid);
+			break;
+		default:
+			break;
+	}
+}
+
+static void
+notes_xact_callback(XactEvent event, void *arg)
+{
+	switch (event)
+	{
+		case XACT_EVENT_PRE_COMMIT:
+		case XACT_EVENT_PRE_PREPARE:
+			if (notes_npacks > 0)
+				kapture_notes_flush();
+			break;
+		case XACT_EVENT_COMMIT:
+		case XACT_EVENT_PREPARE:
+		case XACT_EVENT_ABORT:
+			/* the memory goes with the transaction's context */
+			notes_packs = NULL;
+			notes_npacks = notes_maxpacks = 0;
+			notes_seq = notes_written = 0;
+			break;
+		default:
+			break;
+	}
+}
+
+/* Begins another entry. */
+static NotesPack *
+notes_begin_pack(void)
+{
+	static bool registered = false;
+
+	if (!registered)
+	{
+		RegisterXactCallback(notes_xact_callback, NULL);
+		RegisterSubXactCallback(notes_subxact_callback, NULL);
+		registered = true;
+	}
+	if (notes_npacks >= notes_maxpacks)
+	{
+		int			max = Max(4, notes_maxpacks * 4);
+
+		if (notes_packs == NULL)
+			notes_packs = MemoryContextAlloc(TopTransactionContext, max * sizeof(NotesPack));
+		else
+			notes_packs = repalloc(notes_packs, max * sizeof(NotesPack));
+		notes_maxpacks = max;
+	}
+	memset(&notes_packs[notes_npacks], 0, sizeof(NotesPack));
+	return &notes_packs[notes_npacks++];
+}
+
+/*
+ * Notes a change: of which attachment, what was done (see kapture_outbox.op),
+ * the mask of mapped columns that are concerned, and the row's key; "old_key"
+ * is the one it had before, NULL if it is the same.  The keys are copied.
+ */
+void
+kapture_notes_add(int32 attachment_id, char op, int64 changed, const char *row_key, const char *old_key)
+{
+	SubTransactionId subid = GetCurrentSubTransactionId();
+	int			keylen = strlen(row_key);
+	int			size = INTALIGN(VARHDRSZ + keylen);
+	NotesPack  *pack = notes_npacks > 0 ? &notes_packs[notes_npacks - 1] : NULL;
+	char	   *key;
+
+	if (pack == NULL || old_key || pack->len + size > NOTES_PACK_SIZE ||
+		!notes_alike(pack, subid, attachment_id, op, changed))
+	{
+		if (notes_npacks >= NOTES_MAX_PACKS && pack->subid == subid)
+			kapture_notes_flush();
+		pack = notes_begin_pack();
+		pack->subid = subid;
+		pack->attachment_id = attachment_id;
+		pack->changed = changed;
+		pack->op = op;
+		pack->seq = notes_seq + 1;
+		pack->old_key = old_key ? MemoryContextStrdup(TopTransactionContext, old_key) : NULL;
+		pack->open = old_key == NULL && kapture_catalog_outbox_packs();
+	}
+
+	notes_enlarge(pack, size);
+	key = pack->keys + pack->len;
+	memset(key + size - sizeof(int32), 0, sizeof(int32));	/* what aligns the next one */
+	SET_VARSIZE(key, VARHDRSZ + keylen);
+	memcpy(VARDATA(key), row_key, keylen);
+	pack->len += size;
+	pack->nkeys++;
+	notes_seq++;
+	kapture_shmem_wake_at_commit();
+}

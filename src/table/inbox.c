@@ -1,0 +1,377 @@
+/*
+ * inbox.c
+ *		Pulled customers on their way to attached tables: table kapture_inbox.
+ *
+ * Whatever writes kapture_customers notes, in the same transaction, which
+ * customers were new or differed, for each table attached with "pull".  The
+ * values are taken from kapture_customers when their turn comes, so that what
+ * waits for one customer comes together, and a crash loses nothing.
+ *
+ * What a table's columns are given is what Kapture has for their fields.  Empty
+ * values, masked ones, and fields that pulls do not give (zone is a number there)
+ * are left as they are in the table.
+ */
+#include "postgres.h"
+
+#include "catalog/pg_type.h"
+#include "executor/spi.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/snapmgr.h"
+#include "utils/xid8.h"
+
+#include "base/catalog.h"
+#include "base/owner_sql.h"
+#include "cluster/shmem.h"
+#include "table/inbox.h"
+
+/* Of a customer (c) and its primary contact (k): where a field of Add comes from. */
+static const struct
+{
+	const char *field;
+	const char *sql;			/* NULL: pulls do not tell */
+}			inbox_fields[] = {
+	{"customer_name", "c.name"},
+	{"phone", "CASE WHEN k.o->>'isMobileMasked' = 'true' OR c.phone ~ '[xX*]' THEN NULL ELSE c.phone END"},
+	{"email_id", "CASE WHEN k.o->>'isEmailMasked' = 'true' OR c.email ~ '[*]' THEN NULL ELSE c.email END"},
+	{"country", "c.country"},
+	{"state", "c.state"},
+	{"city", "c.city"},
+	{"zone", NULL},
+	{"campaign_name", NULL},
+	{"secSource", NULL},
+	{"tertSource", NULL},
+	{"customer_assign_emp_code", NULL},
+	{"customer_assign_emp_name", "c.assigned_to_name"},
+	{"customer_assign_emp_email", NULL},
+	{"contact_person_name", "k.o->>'contactPerson'"},
+	{"contact_person_phone", "CASE WHEN k.o->>'isMobileMasked' = 'true' OR k.o->>'phone' ~ '[xX*]' THEN NULL ELSE k.o->>'phone' END"},
+	{"contact_person_email", "CASE WHEN k.o->>'isEmailMasked' = 'true' OR k.o->>'email' ~ '[*]' THEN NULL ELSE k.o->>'email' END"},
+	{"additional_contact_phone", "k.o->>'additionalPhone'"},
+	{"country_code", "k.o->>'phoneCountryCode'"},
+	{"gender", "k.o->>'gender'"}
+};
+
+/* Columns of the list before those of the table. */
+#define INBOX_FIRST_VALUE	8
+
+static Datum
+inbox_name(const char *server)
+{
+	return DirectFunctionCall1(namein, CStringGetDatum(server));
+}
+
+/*
+ * Notes customers (bigint[]) of a server that were new or differed.
+ */
+void
+kapture_inbox_put(const char *server, Datum customer_ids, TimestampTz asked_at)
+{
+	Oid			types[] = {NAMEOID, INT8ARRAYOID, TIMESTAMPTZOID};
+	Datum		values[] = {inbox_name(server), customer_ids, TimestampTzGetDatum(asked_at)};
+
+	if (kapture_own_execute("INSERT INTO @.kapture_inbox AS i (attachment_id, customer_id, asked_at)"
+							" SELECT a.attachment_id, v.id, $3 FROM @.kapture_attachment a, unnest($2) AS v(id)"
+							" WHERE a.server = $1 AND a.pull ORDER BY 1, 2"
+							" ON CONFLICT (attachment_id, customer_id) DO UPDATE SET state = 'waiting',"
+							" asked_at = excluded.asked_at, next_attempt = excluded.next_attempt, attempts = 0,"
+							" last_error = NULL",
+							lengthof(values), types, values) > 0)
+		kapture_shmem_wake_all_at_commit();
+}
+
+/*
+ * Tells whether any table takes customers of a server.
+ */
+bool
+kapture_inbox_wanted(const char *server)
+{
+	Oid			types[] = {NAMEOID};
+	Datum		values[] = {inbox_name(server)};
+
+	return kapture_own_text("SELECT 't' FROM @.kapture_attachment WHERE server = $1 AND pull LIMIT 1",
+							1, types, values) != NULL;
+}
+
+/*
+ * Tells whether any table of this database takes pulled customers.
+ */
+bool
+kapture_inbox_any(void)
+{
+	return kapture_own_text("SELECT 't' FROM @.kapture_attachment WHERE pull LIMIT 1", 0, NULL, NULL) != NULL;
+}
+
+/*
+ * Returns the tables (oids) that take pulled customers, in the current memory
+ * context.
+ */
+List *
+kapture_inbox_tables(void)
+{
+	MemoryContext context = CurrentMemoryContext;
+	List	   *result = NIL;
+
+	PushActiveSnapshot(GetTransactionSnapshot());
+	SPI_connect();
+	if (SPI_execute(psprintf("SELECT relation FROM %s.kapture_attachment WHERE pull AND NOT paused", kapture_catalog_schema()),
+					true, 0) != SPI_OK_SELECT)
+		elog(ERROR, "could not read kapture_attachment");
+	MemoryContextSwitchTo(context);
+	for (uint64 i = 0; i < SPI_processed; i++)
+	{
+		bool		isnull;
+
+		result = lappend_oid(result, DatumGetObjectId(SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 1, &isnull)));
+	}
+	SPI_finish();
+	PopActiveSnapshot();
+	return result;
+}
+
+/* Appends what gives the value for a field. */
+static void
+inbox_append_field(StringInfo sql, const char *field)
+{
+	for (int i = 0; i < lengthof(inbox_fields); i++)
+	{
+		if (strcmp(inbox_fields[i].field, field) != 0)
+			continue;
+		if (inbox_fields[i].sql == NULL)
+			appendStringInfoString(sql, ", NULL::text");
+		else
+			appendStringInfo(sql, ", NULLIF(btrim(%s), '')", inbox_fields[i].sql);
+		return;
+	}
+	/* a field of the account's own, under its own name */
+	appendStringInfo(sql, ", CASE WHEN jsonb_typeof(c.raw->%s) IN ('string', 'number', 'boolean') THEN NULLIF(btrim(c.raw->>%s), '') END",
+					 quote_literal_cstr(field), quote_literal_cstr(field));
+}
+
+/* Makes an arrival of a line of the result, in the current context. */
+static KaptureArrival *
+inbox_make_arrival(const KaptureAttachment *att, HeapTuple row, TupleDesc desc)
+{
+	KaptureArrival *arrival = palloc0(sizeof(KaptureArrival));
+	bool		isnull;
+	Datum		value;
+
+	arrival->customer_id = DatumGetInt64(SPI_getbinval(row, desc, 1, &isnull));
+	arrival->asked_at = DatumGetTimestampTz(SPI_getbinval(row, desc, 2, &isnull));
+	arrival->attempts = DatumGetInt32(SPI_getbinval(row, desc, 3, &isnull));
+	arrival->present = DatumGetBool(SPI_getbinval(row, desc, 4, &isnull));
+	value = SPI_getbinval(row, desc, 5, &isnull);
+	arrival->generated = isnull ? DT_NOEND : DatumGetTimestampTz(value);
+	arrival->phone = SPI_getvalue(row, desc, 6);
+	arrival->email = SPI_getvalue(row, desc, 7);
+	arrival->values = palloc0(sizeof(char *) * Max(att->ncolumns, 1));
+	for (int i = 0; i < att->ncolumns; i++)
+		arrival->values[i] = SPI_getvalue(row, desc, INBOX_FIRST_VALUE + i);
+	return arrival;
+}
+
+/*
+ * Returns the next customers for a table that are due, at most "limit" of them,
+ * as a list of KaptureArrival in the current memory context.
+ */
+List *
+kapture_inbox_take(const KaptureAttachment *att, int limit)
+{
+	MemoryContext context = CurrentMemoryContext;
+	char	   *schema = kapture_catalog_schema();
+	Oid			types[] = {INT4OID, NAMEOID, INT8OID};
+	Datum		values[] = {Int32GetDatum(att->id), inbox_name(att->server), Int64GetDatum(limit)};
+	List	   *result = NIL;
+	StringInfoData sql;
+
+	initStringInfo(&sql);
+	appendStringInfoString(&sql, "SELECT i.customer_id, i.asked_at, i.attempts, c.id IS NOT NULL, c.generation_date");
+	inbox_append_field(&sql, "phone");
+	inbox_append_field(&sql, "email_id");
+	for (int i = 0; i < att->ncolumns; i++)
+		inbox_append_field(&sql, att->columns[i].field);
+	appendStringInfo(&sql, " FROM (SELECT * FROM %s.kapture_inbox WHERE attachment_id = $1 AND state = 'waiting'"
+					 " AND next_attempt <= clock_timestamp() ORDER BY attachment_id, next_attempt LIMIT $3) AS i"
+					 " LEFT JOIN %s.kapture_customers AS c ON c.server = $2 AND c.id = i.customer_id"
+					 " LEFT JOIN LATERAL (SELECT e AS o FROM"
+					 " jsonb_array_elements(CASE WHEN jsonb_typeof(c.contacts) = 'array' THEN c.contacts END) AS e"
+					 " WHERE jsonb_typeof(e) = 'object' ORDER BY (e->>'isPrimaryContact') = 'true' DESC NULLS LAST LIMIT 1) AS k ON true"
+					 " ORDER BY i.customer_id", schema, schema);
+
+	PushActiveSnapshot(GetTransactionSnapshot());
+	SPI_connect();
+	if (SPI_execute_with_args(sql.data, lengthof(values), types, values, NULL, true, 0) != SPI_OK_SELECT)
+		elog(ERROR, "could not read kapture_inbox");
+	MemoryContextSwitchTo(context);
+	for (uint64 i = 0; i < SPI_processed; i++)
+		result = lappend(result, inbox_make_arrival(att, SPI_tuptable->vals[i], SPI_tuptable->tupdesc));
+	SPI_finish();
+	PopActiveSnapshot();
+	return result;
+}
+
+/*
+ * A customer has reached the table, or need not.
+ */
+void
+kapture_inbox_done(int32 attachment_id, int64 customer_id)
+{
+	Oid			types[] = {INT4OID, INT8OID};
+	Datum		values[] = {Int32GetDatum(attachment_id), Int64GetDatum(customer_id)};
+
+	(void) kapture_own_execute("DELETE FROM @.kapture_inbox WHERE attachment_id = $1 AND customer_id = $2",
+							   lengthof(values), types, values);
+}
+
+/*
+ * It could not yet.
+ */
+void
+kapture_inbox_later(int32 attachment_id, int64 customer_id, TimestampTz when, const char *why)
+{
+	Oid			types[] = {INT4OID, INT8OID, TIMESTAMPTZOID, TEXTOID};
+	Datum		values[] = {
+		Int32GetDatum(attachment_id), Int64GetDatum(customer_id), TimestampTzGetDatum(when), CStringGetTextDatum(why)
+	};
+
+	(void) kapture_own_execute("UPDATE @.kapture_inbox SET next_attempt = $3, attempts = attempts + 1, last_error = $4"
+							   " WHERE attachment_id = $1 AND customer_id = $2",
+							   lengthof(values), types, values);
+}
+
+/*
+ * It cannot, before something is changed.
+ */
+void
+kapture_inbox_park(int32 attachment_id, int64 customer_id, const char *why)
+{
+	Oid			types[] = {INT4OID, INT8OID, TEXTOID};
+	Datum		values[] = {Int32GetDatum(attachment_id), Int64GetDatum(customer_id), CStringGetTextDatum(why)};
+
+	(void) kapture_own_execute("UPDATE @.kapture_inbox SET state = 'parked', attempts = attempts + 1, last_error = $3"
+							   " WHERE attachment_id = $1 AND customer_id = $2",
+							   lengthof(values), types, values);
+}
+
+/*
+ * Returns when the next customer of a table is due; DT_NOEND: none waits.
+ */
+TimestampTz
+kapture_inbox_next_due(int32 attachment_id)
+{
+	Oid			types[] = {INT4OID};
+	Datum		values[] = {Int32GetDatum(attachment_id)};
+	char	   *text = kapture_own_text("SELECT (extract(epoch FROM min(next_attempt) - '2000-01-01 UTC'::timestamptz) * 1000000)::bigint"
+										" FROM @.kapture_inbox WHERE attachment_id = $1 AND state = 'waiting'",
+										1, types, values);
+
+	return text ? pg_strtoint64(text) : DT_NOEND;
+}
+
+/* A text[] of C strings. */
+static Datum
+inbox_texts(List *strings)
+{
+	Datum	   *elems = palloc(sizeof(Datum) * Max(list_length(strings), 1));
+	ListCell   *lc;
+	int			n = 0;
+
+	foreach(lc, strings)
+		elems[n++] = CStringGetTextDatum((char *) lfirst(lc));
+	return PointerGetDatum(construct_array(elems, n, TEXTOID, -1, false, TYPALIGN_INT));
+}
+
+/*
+ * Returns what waits to be sent for rows (char *), as a list of KaptureWaiting
+ * in the current memory context; nothing for rows for which nothing waits.  Sees
+ * what has been committed by now.
+ */
+List *
+kapture_inbox_waiting(int32 attachment_id, List *row_keys)
+{
+	MemoryContext context = CurrentMemoryContext;
+	char	   *schema = kapture_catalog_schema();
+	Oid			types[] = {INT4OID, TEXTARRAYOID, XID8OID};
+	Datum		values[3];
+	KaptureTableReport report;
+	List	   *result = NIL;
+
+	kapture_shmem_read_table(attachment_id, &report);
+	values[0] = Int32GetDatum(attachment_id);
+	values[1] = inbox_texts(row_keys);
+	values[2] = FullTransactionIdGetDatum(FullTransactionIdFromU64(report.floor));
+	SPI_connect();
+	if (SPI_execute_with_args(psprintf("SELECT row_key, bit_or(changed), bool_or(sending) FROM ("
+									   "SELECT k AS row_key, changed, false AS sending FROM %s.kapture_outbox AS o,"
+									   " unnest(array_prepend(o.row_key, o.more_keys)) AS k"
+									   " WHERE attachment_id = $1 AND xact >= $3"
+									   " AND (o.row_key = ANY ($2) OR o.more_keys && $2) AND k = ANY ($2) UNION ALL"
+									   " SELECT row_key, changed | coalesce(again, 0), state = 'sending'"
+									   " FROM %s.kapture_delivery WHERE attachment_id = $1 AND row_key = ANY ($2)) AS w"
+									   " GROUP BY row_key", schema, schema),
+							  lengthof(values), types, values, NULL, false, 0) != SPI_OK_SELECT)
+		elog(ERROR, "could not read what waits");
+	MemoryContextSwitchTo(context);
+	for (uint64 i = 0; i < SPI_processed; i++)
+	{
+		HeapTuple	row = SPI_tuptable->vals[i];
+		KaptureWaiting *waiting = palloc(sizeof(KaptureWaiting));
+		bool		isnull;
+
+		waiting->row_key = SPI_getvalue(row, SPI_tuptable->tupdesc, 1);
+		waiting->changed = DatumGetInt64(SPI_getbinval(row, SPI_tuptable->tupdesc, 2, &isnull));
+		waiting->sending = DatumGetBool(SPI_getbinval(row, SPI_tuptable->tupdesc, 3, &isnull));
+		result = lappend(result, waiting);
+	}
+	SPI_finish();
+	return result;
+}
+
+/*
+ * Tells whether an Add with this phone or email (NULL: none) is being sent, or
+ * may have been: the customer may be the one of that row.
+ */
+bool
+kapture_inbox_is_added(int32 attachment_id, const char *phone, const char *email)
+{
+	Oid			types[] = {INT4OID, TEXTOID, TEXTOID};
+	Datum		values[] = {
+		Int32GetDatum(attachment_id), CStringGetTextDatum(phone ? phone : ""), CStringGetTextDatum(email ? email : "")
+	};
+
+	return kapture_own_text("SELECT 't' FROM @.kapture_delivery WHERE attachment_id = $1"
+							" AND (sent_phone = NULLIF($2, '') OR sent_email = NULLIF($3, '')) LIMIT 1",
+							lengthof(values), types, values) != NULL;
+}
+
+/*
+ * Tells whether something of a customer's row was sent since a time, as far as
+ * kapture_history goes.
+ */
+bool
+kapture_inbox_was_sent(int32 attachment_id, int64 customer_id, TimestampTz since)
+{
+	Oid			types[] = {INT4OID, INT8OID, TIMESTAMPTZOID};
+	Datum		values[] = {Int32GetDatum(attachment_id), Int64GetDatum(customer_id), TimestampTzGetDatum(since)};
+
+	return kapture_own_text("SELECT 't' FROM @.kapture_history WHERE attachment_id = $1 AND finished_at >= $3"
+							" AND customer_id = $2 LIMIT 1", lengthof(values), types, values) != NULL;
+}
+
+/*
+ * Gives up what waits to be sent for a row.  An entry of the outbox that is about
+ * other rows, too, is left to the worker: it names no values, so what it has
+ * sent are those that have just come from Kapture.
+ */
+void
+kapture_inbox_discard_waiting(int32 attachment_id, const char *row_key)
+{
+	Oid			types[] = {INT4OID, TEXTOID};
+	Datum		values[] = {Int32GetDatum(attachment_id), CStringGetTextDatum(row_key)};
+
+	(void) kapture_own_execute("DELETE FROM @.kapture_outbox WHERE attachment_id = $1 AND row_key = $2"
+							   " AND more_keys IS NULL",
+							   lengthof(values), types, values);
+	(void) kapture_own_execute("DELETE FROM @.kapture_delivery WHERE attachment_id = $1 AND row_key = $2"
+							   " AND state <> 'sending'", lengthof(values), types, values);
+}

@@ -1,0 +1,51 @@
+/*
+ * inbox.h
+ *		Pulled customers on their way to attached tables: table kapture_inbox.
+ */
+#ifndef KAPTURE_INBOX_H
+#define KAPTURE_INBOX_H
+
+#include "postgres.h"
+
+#include "nodes/pg_list.h"
+#include "utils/timestamp.h"
+
+#include "base/catalog.h"
+
+/* A customer for an attached table. */
+typedef struct KaptureArrival
+{
+	int64		customer_id;
+	bool		present;		/* its copy is still there */
+	TimestampTz asked_at;
+	TimestampTz generated;		/* DT_NOEND: not known */
+	int			attempts;
+	char	   *phone;			/* by which its row may be found, or NULL */
+	char	   *email;
+	char	  **values;			/* for the mapped columns; NULL: leave as it is */
+} KaptureArrival;
+
+/* What waits to be sent for a row. */
+typedef struct KaptureWaiting
+{
+	char	   *row_key;
+	int64		changed;		/* columns that wait */
+	bool		sending;		/* a request may be under way */
+} KaptureWaiting;
+
+extern void kapture_inbox_put(const char *server, Datum customer_ids, TimestampTz asked_at);
+extern bool kapture_inbox_wanted(const char *server);
+extern bool kapture_inbox_any(void);
+extern List *kapture_inbox_tables(void);
+extern List *kapture_inbox_take(const KaptureAttachment *att, int limit);
+extern void kapture_inbox_done(int32 attachment_id, int64 customer_id);
+extern void kapture_inbox_later(int32 attachment_id, int64 customer_id, TimestampTz when, const char *why);
+extern void kapture_inbox_park(int32 attachment_id, int64 customer_id, const char *why);
+extern TimestampTz kapture_inbox_next_due(int32 attachment_id);
+
+extern List *kapture_inbox_waiting(int32 attachment_id, List *row_keys);
+extern bool kapture_inbox_is_added(int32 attachment_id, const char *phone, const char *email);
+extern bool kapture_inbox_was_sent(int32 attachment_id, int64 customer_id, TimestampTz since);
+extern void kapture_inbox_discard_waiting(int32 attachment_id, const char *row_key);
+
+#endif							/* KAPTURE_INBOX_H */

@@ -1,0 +1,152 @@
+/*
+ * origin.c
+ *		Is this the database whose changes these are, or a copy of it?
+ *
+ * A restored dump, a database made from a template, a cluster restored from a
+ * backup: each carries waiting changes that the original will send, or has
+ * sent, itself.  So kapture_origin holds the stamp of the database that the
+ * outbox belongs to, its system identifier and oid, and is dumped along with
+ * it.  Where the stamp is another's, nothing is sent until kapture_resume().
+ *
+ * A new timeline with the right stamp is a promoted standby or a restore to an
+ * earlier point.  What it has as waiting may have been sent before it took
+ * over.  Updates may be sent again; Adds are in doubt, and are searched for
+ * first.
+ */
+#include "postgres.h"
+
+#include "access/xlog.h"
+#include "catalog/pg_type.h"
+#include "executor/spi.h"
+#include "fmgr.h"
+#include "miscadmin.h"
+#include "utils/builtins.h"
+#include "utils/inval.h"
+#include "utils/snapmgr.h"
+
+#include "base/catalog.h"
+#include "base/owner_sql.h"
+#include "base/version.h"
+#include "cluster/shmem.h"
+#include "table/origin.h"
+
+PG_FUNCTION_INFO_V1(kapture_resume_copy);
+PG_FUNCTION_INFO_V1(kapture_is_origin);
+
+/* $1 system identifier, $2 database, $3 timeline */
+static void
+origin_values(Oid *types, Datum *values)
+{
+	types[0] = INT8OID;
+	values[0] = Int64GetDatum((int64) GetSystemIdentifier());
+	types[1] = OIDOID;
+	values[1] = ObjectIdGetDatum(MyDatabaseId);
+	types[2] = INT4OID;
+	values[2] = Int32GetDatum((int32) GetWALInsertionTimeLine());
+}
+
+/* Everything that waits to be added may have been added already. */
+static void
+origin_doubt(void)
+{
+	(void) kapture_own_execute("UPDATE @.kapture_delivery SET in_doubt = pg_catalog.now(), searches = 0"
+							   " WHERE customer_id IS NULL AND in_doubt IS NULL", 0, NULL, NULL);
+}
+
+/*
+ * Stamps a database that has no stamp yet as ours: its first table is being
+ * attached.
+ */
+void
+kapture_origin_claim(void)
+{
+	Oid			types[3];
+	Datum		values[3];
+
+	origin_values(types, values);
+	(void) kapture_own_execute("INSERT INTO @.kapture_origin (system_identifier, database, timeline)"
+							   " SELECT $1, $2, $3 WHERE NOT EXISTS (SELECT FROM @.kapture_origin)",
+							   3, types, values);
+}
+
+/*
+ * For the worker, in a transaction: reads the stamp, and takes note of a new
+ * timeline.  A database without a stamp counts as a copy: a dump that is just
+ * being restored may look like this.
+ */
+KaptureOrigin
+kapture_origin_check(void)
+{
+	KaptureOrigin origin = {KAPTURE_ORIGIN_COPY, 0, DT_NOBEGIN};
+	Oid			types[3];
+	Datum		values[3];
+	bool		isnull;
+	bool		ours;
+	bool		same_timeline;
+
+	origin_values(types, values);
+	if (kapture_own_execute("UPDATE @.kapture_origin SET timeline = $3, doubt_until = pg_catalog.now()"
+							" WHERE system_identifier = $1 AND database = $2 AND timeline <> $3",
+							3, types, values) > 0)
+	{
+		origin_doubt();
+		CommandCounterIncrement();
+		ereport(LOG,
+				(errmsg("kapture_sync: this is a new timeline; customers that wait to be added are searched for first")));
+	}
+
+	PushActiveSnapshot(GetTransactionSnapshot());
+	SPI_connect();
+	if (SPI_execute_with_args(psprintf("SELECT pg_catalog.bool_and(system_identifier = $1 AND database = $2),"
+									   " pg_catalog.bool_and(timeline = $3),"
+									   " pg_catalog.max(stamped_at), pg_catalog.max(doubt_until)"
+									   " FROM %s.kapture_origin", kapture_catalog_schema()),
+							  3, types, values, NULL, true, 0) != SPI_OK_SELECT)
+		elog(ERROR, "could not read kapture_origin");
+	ours = DatumGetBool(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull));
+	if (!isnull)
+	{
+		same_timeline = DatumGetBool(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 2, &isnull));
+		origin.state = ours && same_timeline ? KAPTURE_ORIGIN_OURS : KAPTURE_ORIGIN_COPY;
+		origin.stamped_at = DatumGetTimestampTz(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 3, &isnull));
+		origin.doubt_until = DatumGetTimestampTz(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 4, &isnull));
+	}
+	SPI_finish();
+	PopActiveSnapshot();
+	return origin;
+}
+
+/*
+ * kapture_is_origin(system_identifier bigint, database oid) returns boolean
+ *
+ * For kapture_status: is this stamp that of the database we are in?
+ */
+Datum
+kapture_is_origin(PG_FUNCTION_ARGS)
+{
+	PG_RETURN_BOOL(PG_GETARG_INT64(0) == (int64) GetSystemIdentifier() &&
+				   PG_GETARG_OID(1) == MyDatabaseId);
+}
+
+/*
+ * kapture_resume() returns void
+ *
+ * Makes a copy the original of its changes from now on.  What waits is in
+ * doubt.
+ */
+Datum
+kapture_resume_copy(PG_FUNCTION_ARGS)
+{
+	Oid			types[3];
+	Datum		values[3];
+
+	kapture_version_require();
+	origin_values(types, values);
+	(void) kapture_own_execute("DELETE FROM @.kapture_origin", 0, NULL, NULL);
+	(void) kapture_own_execute("INSERT INTO @.kapture_origin (system_identifier, database, timeline, doubt_until)"
+							   " VALUES ($1, $2, $3, pg_catalog.clock_timestamp())", 3, types, values);
+	origin_doubt();
+	CacheInvalidateRelcacheByRelid(kapture_catalog_relid(KAPTURE_TABLE_ATTACHMENT));
+	kapture_shmem_wake_all_at_commit();
+	PG_RETURN_VOID();
+}

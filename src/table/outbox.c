@@ -1,0 +1,1295 @@
+/*
+ * outbox.c
+ *		The queue: changes taken from the outbox, deliveries and what becomes
+ *		of them.  All SQL of the queue is here.
+ *
+ * Transactions append to kapture_outbox.  The worker, the only one to read it,
+ * claims changes: in one transaction it removes them and enters or updates the
+ * row's entry in kapture_delivery, whose primary key makes changes of one row
+ * come together and keeps a second request for it from starting.  An entry is
+ * 'sending' while a request may be under way, durably so before the request
+ * leaves.  It is removed when all is done, else it is due at next_attempt or
+ * parked.  Each change of an entry names the attempt it belongs to, so an
+ * answer that comes late finds nothing to change.
+ *
+ * How the outbox is read.  Entries are ordered by transaction, and
+ * transactions do not commit in the order of their ids.  A pass is therefore
+ * described by two snapshots: what was visible to the last pass is done, and
+ * what is new belongs to transactions that were running then (its xip) or
+ * started later (its xmax and above).  So each entry is looked at once, with no
+ * index but the one on (attachment_id, xact, seq), and what is dead already is
+ * never walked over again, however long somebody's snapshot keeps it from
+ * being removed.
+ */
+#include "postgres.h"
+
+#include "access/transam.h"
+#include "access/xact.h"
+#include "catalog/pg_type.h"
+#include "common/hashfn.h"
+#include "executor/spi.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/guc.h"
+#include "utils/hsearch.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/xid8.h"
+
+#include "base/catalog.h"
+#include "base/compat.h"
+#include "base/guc.h"
+#include "table/outbox.h"
+#include "table/vacuum.h"
+
+typedef enum OutboxQuery
+{
+	OUTBOX_RECOVER,
+	OUTBOX_FORGET,
+	OUTBOX_SNAPSHOT,
+	OUTBOX_READ,
+	OUTBOX_REMOVE,
+	OUTBOX_SPLIT,
+	OUTBOX_KNOWN,
+	OUTBOX_ENTER,
+	OUTBOX_CLAIM,
+	OUTBOX_CLAIM_DUE,
+	OUTBOX_NOTE_ADDS,
+	OUTBOX_TAKE_OVER,
+	OUTBOX_MOVED,
+	OUTBOX_NEXT_DUE,
+	OUTBOX_FINISH,
+	OUTBOX_FINISH_REST,
+	OUTBOX_FAIL,
+	OUTBOX_RELEASE
+} OutboxQuery;
+
+#define OUTBOX_MAX_PARAMS	13
+
+/* Ordinary entries that the old version of one that was split counts for. */
+#define OUTBOX_SPLIT_WEIGHT	50
+
+/* Entries of the outbox read at a time. */
+#define OUTBOX_READ_CHUNK	50
+
+/* "@." stands for the extension's schema and a dot. */
+static const struct
+{
+	const char *sql;
+	int			nparams;
+	Oid			types[OUTBOX_MAX_PARAMS];
+}			outbox_queries[] =
+{
+	[OUTBOX_RECOVER] = {
+		"UPDATE @.kapture_delivery"
+		" SET state = 'retry', changed = changed | coalesce(again, 0), again = NULL,"
+		" in_doubt = $2, searches = 0, next_attempt = $2"
+		" WHERE attachment_id = $1 AND state = 'sending'",
+		2, {INT4OID, TIMESTAMPTZOID}
+	},
+	[OUTBOX_FORGET] = {
+		"WITH gone AS (DELETE FROM @.kapture_attachment AS a"
+		" WHERE NOT EXISTS (SELECT FROM pg_class AS c WHERE c.oid = a.relation) RETURNING attachment_id),"
+		" columns AS (DELETE FROM @.kapture_column WHERE attachment_id IN (TABLE gone)),"
+		" backfills AS (DELETE FROM @.kapture_backfill WHERE attachment_id IN (TABLE gone)),"
+		" pulled AS (DELETE FROM @.kapture_inbox WHERE attachment_id IN (TABLE gone)),"
+		" changes AS (DELETE FROM @.kapture_outbox WHERE attachment_id IN (TABLE gone) RETURNING 1 + coalesce(cardinality(more_keys), 0) AS n),"
+		" rows AS (DELETE FROM @.kapture_delivery WHERE attachment_id IN (TABLE gone) RETURNING 1)"
+		" SELECT (SELECT count(*) FROM gone), (SELECT coalesce(sum(n), 0)::bigint FROM changes) + (SELECT count(*) FROM rows)",
+		0, {}
+	},
+	[OUTBOX_SNAPSHOT] = {
+		"SELECT pg_snapshot_xmax(s), ARRAY(SELECT pg_snapshot_xip(s))"
+		" FROM pg_current_snapshot() AS s",
+		0, {}
+	},
+	[OUTBOX_READ] = {
+		"SELECT ctid, xact, seq, row_key, old_key, changed, captured_at, op = 'd', more_keys"
+		" FROM @.kapture_outbox"
+		" WHERE attachment_id = $1 AND (xact, seq) > ($2, $3) AND xact < $4"
+		" ORDER BY attachment_id, xact, seq",
+		4, {INT4OID, XID8OID, INT4OID, XID8OID}
+	},
+	[OUTBOX_REMOVE] = {
+		"DELETE FROM @.kapture_outbox WHERE ctid = ANY ($1) RETURNING xact, seq",
+		1, {TIDARRAYOID}
+	},
+	[OUTBOX_SPLIT] = {
+		"UPDATE @.kapture_outbox SET row_key = more_keys[$2],"
+		" more_keys = CASE WHEN cardinality(more_keys) > $2 THEN more_keys[$2 + 1:] END"
+		" WHERE ctid = $1 RETURNING xact, seq",
+		2, {TIDOID, INT4OID}
+	},
+	[OUTBOX_KNOWN] = {
+		"SELECT EXISTS (SELECT FROM unnest($2) AS v(row_key), LATERAL"
+		" (SELECT FROM @.kapture_delivery AS d WHERE d.attachment_id = $1 AND d.row_key = v.row_key OFFSET 0) AS known)",
+		2, {INT4OID, TEXTARRAYOID}
+	},
+	[OUTBOX_ENTER] = {
+		"INSERT INTO @.kapture_delivery"
+		" (attachment_id, row_key, state, changed, captured_at, old_key, sent_phone, sent_email,"
+		" in_doubt, last_attempt)"
+		" SELECT $1, v.row_key, 'sending', v.changed, v.captured_at, v.old_key, v.phone, v.email,"
+		" CASE WHEN v.captured_at <= $8 THEN now() END, statement_timestamp()"
+		" FROM unnest($2, $3, $4, $5, $6, $7) AS v(row_key, changed, captured_at, old_key, phone, email)"
+		" RETURNING ctid",
+		8, {INT4OID, TEXTARRAYOID, INT8ARRAYOID, TIMESTAMPTZARRAYOID, TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID,
+		TIMESTAMPTZOID}
+	},
+	[OUTBOX_CLAIM] = {
+		"INSERT INTO @.kapture_delivery AS d"
+		" (attachment_id, row_key, state, changed, captured_at, old_key, sent_phone, sent_email,"
+		" in_doubt, last_attempt)"
+		" SELECT $1, v.row_key, 'sending', v.changed, v.captured_at, v.old_key, v.phone, v.email,"
+		" CASE WHEN v.captured_at <= $8 THEN now() END, clock_timestamp()"
+		" FROM unnest($2, $3, $4, $5, $6, $7) AS v(row_key, changed, captured_at, old_key, phone, email)"
+		" ON CONFLICT (attachment_id, row_key) DO UPDATE SET"
+		" again = CASE WHEN d.state = 'sending' THEN coalesce(d.again, 0) | EXCLUDED.changed END,"
+		" changed = CASE WHEN d.state = 'sending' THEN d.changed ELSE d.changed | EXCLUDED.changed END,"
+		" attempts = CASE WHEN d.state = 'sending' THEN d.attempts ELSE d.attempts + 1 END,"
+		" last_attempt = CASE WHEN d.state = 'sending' THEN d.last_attempt ELSE clock_timestamp() END,"
+		" sent_phone = CASE WHEN d.state = 'sending' OR d.in_doubt IS NOT NULL THEN d.sent_phone ELSE EXCLUDED.sent_phone END,"
+		" sent_email = CASE WHEN d.state = 'sending' OR d.in_doubt IS NOT NULL THEN d.sent_email ELSE EXCLUDED.sent_email END,"
+		" old_key = coalesce(d.old_key, EXCLUDED.old_key), next_attempt = NULL, state = 'sending'"
+		" RETURNING row_key, attempts, failures, changed, customer_id, in_doubt, again IS NOT NULL,"
+		" old_key, sent_phone, sent_email, searches, ctid",
+		8, {INT4OID, TEXTARRAYOID, INT8ARRAYOID, TIMESTAMPTZARRAYOID, TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID,
+		TIMESTAMPTZOID}
+	},
+	[OUTBOX_CLAIM_DUE] = {
+		"UPDATE @.kapture_delivery"
+		" SET state = 'sending', attempts = attempts + 1, last_attempt = clock_timestamp(),"
+		" next_attempt = NULL"
+		" WHERE ctid = ANY (ARRAY(SELECT ctid FROM @.kapture_delivery"
+		" WHERE attachment_id = $1 AND state = 'retry' AND next_attempt <= $3"
+		" AND (next_attempt <= $4 OR (failures > 0 AND searches = 0 AND last_attempt < $5))"
+		" ORDER BY attachment_id, next_attempt LIMIT $2))"
+		" RETURNING row_key, attempts, failures, changed, customer_id, in_doubt, false,"
+		" old_key, sent_phone, sent_email, searches, ctid",
+		5, {INT4OID, INT8OID, TIMESTAMPTZOID, TIMESTAMPTZOID, TIMESTAMPTZOID}
+	},
+	[OUTBOX_NOTE_ADDS] = {
+		"UPDATE @.kapture_delivery AS d SET sent_phone = v.phone, sent_email = v.email"
+		" FROM unnest($2, $3, $4) AS v(row_key, phone, email)"
+		" WHERE d.attachment_id = $1 AND d.row_key = v.row_key",
+		4, {INT4OID, TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID}
+	},
+	[OUTBOX_TAKE_OVER] = {
+		"WITH old AS (DELETE FROM @.kapture_delivery"
+		" WHERE attachment_id = $1 AND row_key = $3 AND state <> 'sending'"
+		" RETURNING customer_id, in_doubt, changed, sent_phone, sent_email, old_key),"
+		" busy AS (SELECT FROM @.kapture_delivery"
+		" WHERE attachment_id = $1 AND row_key = $3 AND state = 'sending')"
+		" UPDATE @.kapture_delivery"
+		" SET old_key = nullif((SELECT old_key FROM old), $2), changed = changed | coalesce((SELECT changed FROM old), 0),"
+		" customer_id = coalesce(customer_id, (SELECT customer_id FROM old)),"
+		" in_doubt = greatest(in_doubt, (SELECT in_doubt FROM old)), searches = 0,"
+		" sent_phone = CASE WHEN (SELECT in_doubt FROM old) IS NULL THEN sent_phone"
+		" ELSE (SELECT sent_phone FROM old) END,"
+		" sent_email = CASE WHEN (SELECT in_doubt FROM old) IS NULL THEN sent_email"
+		" ELSE (SELECT sent_email FROM old) END"
+		" WHERE attachment_id = $1 AND row_key = $2 AND attempts = $4 AND NOT EXISTS (TABLE busy)"
+		" RETURNING changed, customer_id, in_doubt, sent_phone, sent_email, old_key",
+		4, {INT4OID, TEXTOID, TEXTOID, INT4OID}
+	},
+	[OUTBOX_MOVED] = {
+		"WITH moved AS MATERIALIZED (SELECT old_key FROM @.kapture_delivery WHERE attachment_id = $1 AND old_key = ANY ($2)"
+		" UNION ALL SELECT old_key FROM @.kapture_outbox WHERE attachment_id = $1 AND old_key = ANY ($2))"
+		" SELECT k IN (TABLE moved) FROM unnest($2) WITH ORDINALITY AS v(k, n) ORDER BY n",
+		2, {INT4OID, TEXTARRAYOID}
+	},
+	[OUTBOX_NEXT_DUE] = {
+		"SELECT next_attempt FROM @.kapture_delivery"
+		" WHERE attachment_id = $1 AND state = 'retry'"
+		" ORDER BY attachment_id, next_attempt LIMIT 1",
+		1, {INT4OID}
+	},
+	[OUTBOX_FINISH] = {
+		"WITH gone AS (DELETE FROM @.kapture_delivery AS d"
+		" USING unnest($1, $2, $3, $4, $5, $6, $7, $8)"
+		" AS v(place, attachment_id, row_key, attempts, action, customer_id, http_status, message)"
+		" WHERE d.ctid = v.place AND d.attachment_id = v.attachment_id AND d.row_key = v.row_key"
+		" AND d.attempts = v.attempts AND d.again IS NULL"
+		" RETURNING v.*, d.captured_at),"
+		" history AS (INSERT INTO @.kapture_history"
+		" (attachment_id, row_key, attempts, action, customer_id, http_status, message, captured_at, finished_at)"
+		" SELECT attachment_id, row_key, attempts, action, customer_id, http_status, message, captured_at,"
+		" statement_timestamp() FROM gone WHERE $9)"
+		" SELECT count(*) FROM gone",
+		9, {TIDARRAYOID, INT4ARRAYOID, TEXTARRAYOID, INT4ARRAYOID, TEXTARRAYOID, INT8ARRAYOID, INT4ARRAYOID, TEXTARRAYOID, BOOLOID}
+	},
+	[OUTBOX_FINISH_REST] = {
+		"WITH v AS MATERIALIZED (SELECT * FROM unnest($1, $2, $3, $4, $5, $6, $7)"
+		" AS v(attachment_id, row_key, attempts, action, customer_id, http_status, message)),"
+		" gone AS (DELETE FROM @.kapture_delivery AS d USING v"
+		" WHERE d.attachment_id = v.attachment_id AND d.row_key = v.row_key"
+		" AND d.attempts = v.attempts AND d.again IS NULL"
+		" RETURNING v.*, d.captured_at),"
+		" again AS (UPDATE @.kapture_delivery AS d"
+		" SET state = 'retry', next_attempt = now(), changed = d.again, again = NULL,"
+		" failures = 0, in_doubt = NULL, searches = 0, customer_id = NULL,"
+		" api = NULL, request = NULL, http_status = NULL, last_error = NULL FROM v"
+		" WHERE d.attachment_id = v.attachment_id AND d.row_key = v.row_key"
+		" AND d.attempts = v.attempts AND d.again IS NOT NULL"
+		" RETURNING v.*, d.captured_at),"
+		" history AS (INSERT INTO @.kapture_history"
+		" (attachment_id, row_key, attempts, action, customer_id, http_status, message, captured_at, finished_at)"
+		" SELECT attachment_id, row_key, attempts, action, customer_id, http_status, message, captured_at,"
+		" clock_timestamp() FROM (TABLE gone UNION ALL TABLE again) AS finished WHERE $8)"
+		" SELECT DISTINCT attachment_id FROM again",
+		8, {INT4ARRAYOID, TEXTARRAYOID, INT4ARRAYOID, TEXTARRAYOID, INT8ARRAYOID, INT4ARRAYOID, TEXTARRAYOID, BOOLOID}
+	},
+	[OUTBOX_FAIL] = {
+		"UPDATE @.kapture_delivery"
+		" SET state = CASE WHEN again IS NULL THEN $4 ELSE 'retry' END,"
+		" next_attempt = CASE WHEN again IS NOT NULL THEN now() WHEN $4 = 'retry' THEN $6 END,"
+		" changed = CASE WHEN $13 THEN 0 ELSE changed END | coalesce(again, 0), again = NULL,"
+		" failures = failures + $5, in_doubt = $7, searches = 0, customer_id = $8,"
+		" api = $9, request = $10, http_status = $11, last_error = $12"
+		" WHERE attachment_id = $1 AND row_key = $2 AND attempts = $3 AND state = 'sending'"
+		" RETURNING next_attempt",
+		13, {INT4OID, TEXTOID, INT4OID, TEXTOID, INT4OID, TIMESTAMPTZOID, TIMESTAMPTZOID, INT8OID,
+		TEXTOID, TEXTOID, INT4OID, TEXTOID, BOOLOID}
+	},
+	[OUTBOX_RELEASE] = {
+		"UPDATE @.kapture_delivery"
+		" SET state = 'retry', next_attempt = $4, changed = changed | coalesce(again, 0), again = NULL,"
+		" in_doubt = $5, searches = $6"
+		" WHERE attachment_id = $1 AND row_key = $2 AND attempts = $3 AND state = 'sending'",
+		6, {INT4OID, TEXTOID, INT4OID, TIMESTAMPTZOID, TIMESTAMPTZOID, INT4OID}
+	},
+};
+
+static SPIPlanPtr outbox_plans[lengthof(outbox_queries)];
+
+/*
+ * Has statements planned for tables that may be huge, whatever their statistics
+ * say now: by index, never by scanning, sorting or hashing them whole.  Returns the
+ * nesting level for AtEOXact_GUC().
+ */
+static int
+outbox_planner_settings(void)
+{
+	static const char *const off[] = {
+		"enable_seqscan", "enable_bitmapscan", "enable_sort", "enable_hashjoin", "enable_mergejoin"
+	};
+	int			nestlevel = NewGUCNestLevel();
+
+	for (int i = 0; i < lengthof(off); i++)
+		(void) set_config_option(off[i], "off", PGC_USERSET, PGC_S_SESSION,
+								 GUC_ACTION_SAVE, true, 0, false);
+	return nestlevel;
+}
+
+/* The plan of a statement. */
+static SPIPlanPtr
+outbox_plan(OutboxQuery query)
+{
+	if (outbox_plans[query] == NULL)
+	{
+		SPIPlanPtr	plan = SPI_prepare_cursor(kapture_catalog_qualify(outbox_queries[query].sql),
+											  outbox_queries[query].nparams,
+											  (Oid *) outbox_queries[query].types,
+											  CURSOR_OPT_GENERIC_PLAN);
+
+		if (plan == NULL || SPI_keepplan(plan) != 0)
+			elog(ERROR, "could not prepare statement %d of the outbox", query);
+		outbox_plans[query] = plan;
+	}
+	return outbox_plans[query];
+}
+
+/* Runs a statement. */
+static void
+outbox_execute(OutboxQuery query, Datum *values, const char *nulls)
+{
+	int			nestlevel = outbox_planner_settings();
+	int			rc;
+
+	rc = SPI_execute_plan(outbox_plan(query), values, nulls, false, 0);
+	if (rc < 0)
+		elog(ERROR, "statement %d of the outbox failed: %s", query, SPI_result_code_string(rc));
+	AtEOXact_GUC(true, nestlevel);
+}
+
+static Datum
+outbox_getattr(uint64 row, int col, bool *isnull)
+{
+	return SPI_getbinval(SPI_tuptable->vals[row], SPI_tuptable->tupdesc, col, isnull);
+}
+
+static Datum
+outbox_array(Datum *values, bool *nulls, int n, Oid type)
+{
+	int			dims[1] = {n};
+	int			lbs[1] = {1};
+	int16		len;
+	bool		byval;
+	char		align;
+
+	get_typlenbyvalalign(type, &len, &byval, &align);
+	return PointerGetDatum(construct_md_array(values, nulls, 1, dims, lbs, type, len, byval, align));
+}
+
+/*
+ * At the start of a worker: what an earlier one was sending for a table is in
+ * doubt until "in_doubt", when it can no longer be running.
+ */
+void
+kapture_outbox_recover(int32 attachment_id, TimestampTz in_doubt)
+{
+	Datum		values[2] = {Int32GetDatum(attachment_id), TimestampTzGetDatum(in_doubt)};
+
+	SPI_connect();
+	outbox_execute(OUTBOX_RECOVER, values, NULL);
+	SPI_finish();
+}
+
+/*
+ * Forgets attached tables that were dropped.  Returns how many; *changes is the
+ * number of changes that waited for them.
+ */
+int64
+kapture_outbox_forget_dropped(int64 *changes)
+{
+	int64		tables;
+	bool		isnull;
+
+	SPI_connect();
+	outbox_execute(OUTBOX_FORGET, NULL, NULL);
+	tables = DatumGetInt64(outbox_getattr(0, 1, &isnull));
+	*changes = DatumGetInt64(outbox_getattr(0, 2, &isnull));
+	SPI_finish();
+	return tables;
+}
+
+/*
+ * Prepares a scan (zeroed, or an older one), which will read everything there
+ * is.
+ */
+void
+kapture_outbox_scan_init(KaptureScan *scan)
+{
+	if (scan->context)
+		MemoryContextDelete(scan->context);
+	memset(scan, 0, sizeof(*scan));
+	scan->context = AllocSetContextCreate(CurrentMemoryContext, "kapture_sync scan",
+										  ALLOCSET_SMALL_SIZES);
+}
+
+static bool
+outbox_contains(const uint64 *xids, int n, uint64 xid)
+{
+	for (int i = 0; i < n; i++)
+	{
+		if (xids[i] == xid)
+			return true;
+	}
+	return false;
+}
+
+static void
+outbox_add_range(KaptureScan *scan, uint64 from, uint64 to)
+{
+	scan->ranges[scan->nranges * 2] = from;
+	scan->ranges[scan->nranges * 2 + 1] = to;
+	scan->nranges++;
+}
+
+/* Starts reading at the head of a range. */
+static void
+outbox_enter_range(KaptureScan *scan, int range)
+{
+	scan->range = range;
+	scan->at_seq = 0;			/* numbers start at 1 */
+	if (range < scan->nranges)
+		scan->at_xact = scan->ranges[range * 2];
+}
+
+/* Takes a snapshot and works out which transactions are new in it. */
+static void
+outbox_start_pass(KaptureScan *scan)
+{
+	bool		isnull;
+	ArrayType  *array;
+	Datum	   *xids;
+	int			n;
+
+	outbox_execute(OUTBOX_SNAPSHOT, NULL, NULL);
+	scan->next_xmax = U64FromFullTransactionId(DatumGetFullTransactionId(outbox_getattr(0, 1, &isnull)));
+	array = DatumGetArrayTypeP(outbox_getattr(0, 2, &isnull));
+	deconstruct_array(array, XID8OID, 8, FLOAT8PASSBYVAL, TYPALIGN_DOUBLE, &xids, NULL, &n);
+
+	if (scan->next_xip)
+		pfree(scan->next_xip);
+	scan->next_xip = MemoryContextAlloc(scan->context, sizeof(uint64) * (n + 1));
+	scan->nnext = n;
+	for (int i = 0; i < n; i++)
+		scan->next_xip[i] = U64FromFullTransactionId(DatumGetFullTransactionId(xids[i]));
+
+	if (scan->ranges)
+		pfree(scan->ranges);
+	scan->ranges = MemoryContextAlloc(scan->context, sizeof(uint64) * 2 * (scan->nseen + 1));
+	scan->nranges = 0;
+	if (!scan->ever)
+		outbox_add_range(scan, 0, PG_UINT64_MAX);
+	else
+	{
+		for (int i = 0; i < scan->nseen; i++)
+		{
+			if (!outbox_contains(scan->next_xip, scan->nnext, scan->seen_xip[i]))
+				outbox_add_range(scan, scan->seen_xip[i], scan->seen_xip[i] + 1);
+		}
+		if (scan->next_xmax > scan->seen_xmax)
+			outbox_add_range(scan, scan->seen_xmax, scan->next_xmax);
+	}
+	outbox_enter_range(scan, 0);
+	scan->running = true;
+}
+
+/* All ranges are read: what the pass saw is done. */
+static void
+outbox_end_pass(KaptureScan *scan)
+{
+	uint64	   *unused = scan->seen_xip;
+
+	scan->seen_xmax = scan->next_xmax;
+	scan->seen_xip = scan->next_xip;
+	scan->nseen = scan->nnext;
+	scan->next_xip = unused;
+	scan->ever = true;
+	scan->running = false;
+}
+
+/* Changes of one batch that belong to the same row. */
+typedef struct OutboxGroup
+{
+	int64		changed;
+	TimestampTz captured_at;
+	const char *row_key;
+	const char *old_key;		/* or NULL */
+	bool		moved;			/* its row has another key now */
+} OutboxGroup;
+
+/* Finds a row's place in a list. */
+typedef struct OutboxIndexEntry
+{
+	const char *row_key;		/* hash key */
+	int			position;
+} OutboxIndexEntry;
+
+/*
+ * Adds a change to the groups, which are in order of their first change.
+ * Returns the group.
+ */
+static OutboxGroup *
+outbox_group(HTAB *index, OutboxGroup *groups, int *ngroups, const char *row_key,
+			 int64 changed, TimestampTz captured_at)
+{
+	bool		found;
+	OutboxIndexEntry *entry = hash_search(index, &row_key, HASH_ENTER, &found);
+
+	if (!found)
+	{
+		entry->position = (*ngroups)++;
+		groups[entry->position].row_key = row_key;
+		groups[entry->position].old_key = NULL;
+		groups[entry->position].changed = 0;
+		groups[entry->position].captured_at = captured_at;
+	}
+	groups[entry->position].moved = false;
+	groups[entry->position].changed |= changed;
+	groups[entry->position].captured_at = Min(groups[entry->position].captured_at, captured_at);
+	return &groups[entry->position];
+}
+
+/*
+ * A row got another key.  What still waits under the old one in this batch
+ * moves along; what was claimed under it before is taken over later.
+ */
+static void
+outbox_rekey(HTAB *index, OutboxGroup *groups, int *ngroups, OutboxGroup *group, const char *old_key)
+{
+	OutboxGroup *old = outbox_group(index, groups, ngroups, old_key, 0, group->captured_at);
+
+	group->changed |= old->changed;
+	group->old_key = old->old_key ? old->old_key : old_key;
+	if (strcmp(group->old_key, group->row_key) == 0)
+		group->old_key = NULL;	/* there and back */
+	old->changed = 0;
+	old->old_key = NULL;
+	old->moved = true;
+}
+
+static uint32
+outbox_hash_key(const void *key, Size keysize)
+{
+	const char *text = *(const char *const *) key;
+
+	return string_hash(text, strlen(text) + 1);
+}
+
+static int
+outbox_match_key(const void *a, const void *b, Size keysize)
+{
+	return strcmp(*(const char *const *) a, *(const char *const *) b);
+}
+
+static HTAB *
+outbox_create_index(int size)
+{
+	HASHCTL		ctl = {
+		.keysize = sizeof(char *),
+		.entrysize = sizeof(OutboxIndexEntry),
+		.hash = outbox_hash_key,
+		.match = outbox_match_key,
+		.hcxt = CurrentMemoryContext
+	};
+
+	return hash_create("kapture_sync rows", Max(size, 16), &ctl,
+					   HASH_ELEM | HASH_FUNCTION | HASH_COMPARE | HASH_CONTEXT);
+}
+
+/* An entry of the outbox: changes of one or more rows. */
+typedef struct OutboxEntry
+{
+	ItemPointer tid;
+	uint64		xact;
+	int32		seq;
+	int			nkeys;
+	char	  **keys;
+	char	   *old_key;		/* or NULL */
+	int64		changed;
+	TimestampTz captured_at;
+	bool		taken;
+} OutboxEntry;
+
+/* Makes an entry of a row that OUTBOX_READ gave. */
+static OutboxEntry *
+outbox_make_entry(uint64 row)
+{
+	OutboxEntry *entry = palloc0(sizeof(OutboxEntry));
+	bool		isnull;
+	Datum		value;
+	Datum	   *more = NULL;
+
+	entry->tid = palloc(sizeof(ItemPointerData));
+	ItemPointerCopy((ItemPointer) DatumGetPointer(outbox_getattr(row, 1, &isnull)), entry->tid);
+	entry->xact = U64FromFullTransactionId(DatumGetFullTransactionId(outbox_getattr(row, 2, &isnull)));
+	entry->seq = DatumGetInt32(outbox_getattr(row, 3, &isnull));
+	value = outbox_getattr(row, 5, &isnull);
+	entry->old_key = isnull ? NULL : TextDatumGetCString(value);
+	entry->changed = DatumGetInt64(outbox_getattr(row, 6, &isnull));
+	entry->captured_at = DatumGetTimestampTz(outbox_getattr(row, 7, &isnull));
+	if (DatumGetBool(outbox_getattr(row, 8, &isnull)))
+		entry->changed |= KAPTURE_CHANGED_DELETED;
+
+	value = outbox_getattr(row, 9, &isnull);
+	if (!isnull)
+		deconstruct_array(DatumGetArrayTypeP(value), TEXTOID, -1, false, TYPALIGN_INT,
+						  &more, NULL, &entry->nkeys);
+	entry->nkeys++;
+	entry->keys = palloc(sizeof(char *) * entry->nkeys);
+	entry->keys[0] = TextDatumGetCString(outbox_getattr(row, 4, &isnull));
+	for (int i = 1; i < entry->nkeys; i++)
+		entry->keys[i] = TextDatumGetCString(more[i - 1]);
+	return entry;
+}
+
+/* Reads entries of the current range until they have "limit" changes; returns them in order. */
+static List *
+outbox_read(int32 attachment_id, KaptureScan *scan, int limit)
+{
+	Datum		values[4];
+	List	   *entries = NIL;
+	int			nchanges = 0;
+	int			nestlevel = outbox_planner_settings();
+	Portal		portal;
+
+	values[0] = Int32GetDatum(attachment_id);
+	values[1] = FullTransactionIdGetDatum(FullTransactionIdFromU64(scan->at_xact));
+	values[2] = Int32GetDatum(scan->at_seq);
+	values[3] = FullTransactionIdGetDatum(FullTransactionIdFromU64(scan->ranges[scan->range * 2 + 1]));
+	portal = SPI_cursor_open(NULL, outbox_plan(OUTBOX_READ), values, NULL, false);
+	while (nchanges < limit)
+	{
+		SPI_cursor_fetch(portal, true, Min(limit - nchanges, OUTBOX_READ_CHUNK));
+		for (uint64 i = 0; i < SPI_processed && nchanges < limit; i++)
+		{
+			OutboxEntry *entry = outbox_make_entry(i);
+
+			nchanges += entry->nkeys;
+			entries = lappend(entries, entry);
+		}
+		if (SPI_processed == 0)
+			break;
+		SPI_freetuptable(SPI_tuptable);
+	}
+	SPI_cursor_close(portal);
+	AtEOXact_GUC(true, nestlevel);
+	return entries;
+}
+
+/* Notes which entries a statement has dealt with; somebody may have been faster. */
+static void
+outbox_mark_taken(List *entries)
+{
+	ListCell   *lc;
+
+	foreach(lc, entries)
+	{
+		OutboxEntry *entry = lfirst(lc);
+
+		entry->taken = SPI_processed == list_length(entries);
+		for (uint64 i = 0; !entry->taken && i < SPI_processed; i++)
+		{
+			bool		isnull;
+			FullTransactionId xact = DatumGetFullTransactionId(outbox_getattr(i, 1, &isnull));
+
+			entry->taken = U64FromFullTransactionId(xact) == entry->xact &&
+				DatumGetInt32(outbox_getattr(i, 2, &isnull)) == entry->seq;
+		}
+	}
+}
+
+/* Removes entries from the outbox. */
+static void
+outbox_remove(List *entries)
+{
+	int			n = list_length(entries);
+	Datum	   *tids = palloc(sizeof(Datum) * Max(n, 1));
+	Datum		values[1];
+
+	if (n == 0)
+		return;
+	for (int i = 0; i < n; i++)
+		tids[i] = PointerGetDatum(((OutboxEntry *) list_nth(entries, i))->tid);
+	values[0] = outbox_array(tids, NULL, n, TIDOID);
+	outbox_execute(OUTBOX_REMOVE, values, NULL);
+	kapture_vacuum_note(KAPTURE_TABLE_OUTBOX, SPI_processed);
+	outbox_mark_taken(entries);
+}
+
+/* Removes only the first keys of an entry. */
+static void
+outbox_split(OutboxEntry *entry, int nkeys)
+{
+	Datum		values[2];
+
+	values[0] = PointerGetDatum(entry->tid);
+	values[1] = Int32GetDatum(nkeys);
+	outbox_execute(OUTBOX_SPLIT, values, NULL);
+	/* an entry with many keys takes the room of many */
+	kapture_vacuum_note(KAPTURE_TABLE_OUTBOX, OUTBOX_SPLIT_WEIGHT);
+	entry->nkeys = nkeys;
+	outbox_mark_taken(list_make1(entry));
+}
+
+/* Removes the next changes of the current range and groups them by row; returns how many. */
+static int
+outbox_take_range(int32 attachment_id, KaptureScan *scan, int limit,
+				  HTAB *index, OutboxGroup *groups, int *ngroups)
+{
+	List	   *entries = outbox_read(attachment_id, scan, limit);
+	int			nchanges = 0;
+	bool		split;
+	ListCell   *lc;
+
+	foreach(lc, entries)
+		nchanges += ((OutboxEntry *) lfirst(lc))->nkeys;
+	split = nchanges > limit;
+	if (split)
+	{
+		OutboxEntry *last = llast(entries);
+
+		outbox_split(last, last->nkeys - (nchanges - limit));
+		outbox_remove(list_truncate(list_copy(entries), list_length(entries) - 1));
+		nchanges = limit;
+	}
+	else
+		outbox_remove(entries);
+
+	foreach(lc, entries)
+	{
+		OutboxEntry *entry = lfirst(lc);
+
+		for (int i = 0; entry->taken && i < entry->nkeys; i++)
+		{
+			OutboxGroup *group = outbox_group(index, groups, ngroups, entry->keys[i],
+											  entry->changed, entry->captured_at);
+
+			if (entry->old_key)
+				outbox_rekey(index, groups, ngroups, group, entry->old_key);
+		}
+		scan->at_xact = entry->xact;
+		scan->at_seq = entry->seq;
+	}
+	if (split)
+		scan->at_seq--;			/* what is left of the entry is next */
+	return nchanges;
+}
+
+/* A delivery in a memory context of its own. */
+static KaptureDelivery *
+outbox_make_delivery(int32 attachment_id, const char *row_key, MemoryContext parent)
+{
+	MemoryContext context = AllocSetContextCreate(parent, "kapture_sync delivery", ALLOCSET_SMALL_SIZES);
+	KaptureDelivery *delivery = MemoryContextAllocZero(context, sizeof(KaptureDelivery));
+
+	delivery->context = context;
+	delivery->attachment_id = attachment_id;
+	delivery->row_key = MemoryContextStrdup(context, row_key);
+	delivery->row.context = context;
+	delivery->row.row_key = delivery->row_key;
+	return delivery;
+}
+
+/*
+ * Removes the changes of about "limit" rows at most from the outbox and appends
+ * a delivery for each row to *deliveries; list and deliveries live in the
+ * current memory context.  They are to be claimed in the same transaction.
+ * *more tells that the limit, not the end of the outbox, ended it.
+ */
+void
+kapture_outbox_take(int32 attachment_id, KaptureScan *scan, int limit,
+					List **deliveries, bool *more)
+{
+	MemoryContext parent = CurrentMemoryContext;
+	OutboxGroup *groups;
+	HTAB	   *index;
+	int			ngroups = 0;
+
+	*more = false;
+	SPI_connect();
+	groups = palloc(sizeof(OutboxGroup) * (2 * limit + 1));
+	index = outbox_create_index(limit);
+	if (!scan->running)
+		outbox_start_pass(scan);
+	while (scan->range < scan->nranges)
+	{
+		int			taken = outbox_take_range(attachment_id, scan, limit, index, groups, &ngroups);
+
+		if (taken >= limit)
+		{
+			*more = true;
+			break;
+		}
+		limit -= taken;
+		outbox_enter_range(scan, scan->range + 1);
+	}
+	if (!*more)
+		outbox_end_pass(scan);
+
+	for (int i = 0; i < ngroups; i++)
+	{
+		KaptureDelivery *delivery;
+		MemoryContext old;
+
+		if (groups[i].moved)
+			continue;			/* what waits under the old key is taken over */
+		delivery = outbox_make_delivery(attachment_id, groups[i].row_key, parent);
+		old = MemoryContextSwitchTo(parent);
+		delivery->changed = groups[i].changed;
+		delivery->captured_at = groups[i].captured_at;
+		if (groups[i].old_key)
+			delivery->old_key = MemoryContextStrdup(delivery->context, groups[i].old_key);
+		*deliveries = lappend(*deliveries, delivery);
+		MemoryContextSwitchTo(old);
+	}
+	SPI_finish();
+}
+
+/* Text in the delivery's context, NULL for NULL. */
+static char *
+outbox_gettext(KaptureDelivery *delivery, uint64 row, int col)
+{
+	bool		isnull;
+	Datum		value = outbox_getattr(row, col, &isnull);
+
+	return isnull ? NULL : MemoryContextStrdup(delivery->context, TextDatumGetCString(value));
+}
+
+/* Fills in what the table says of a claimed delivery. */
+static void
+outbox_fill(KaptureDelivery *delivery, uint64 row)
+{
+	bool		isnull;
+	Datum		value;
+
+	delivery->attempts = DatumGetInt32(outbox_getattr(row, 2, &isnull));
+	delivery->failures = DatumGetInt32(outbox_getattr(row, 3, &isnull));
+	delivery->changed = DatumGetInt64(outbox_getattr(row, 4, &isnull));
+	value = outbox_getattr(row, 5, &isnull);
+	delivery->customer_id = isnull ? 0 : DatumGetInt64(value);
+	value = outbox_getattr(row, 6, &isnull);
+	delivery->in_doubt = isnull ? 0 : DatumGetTimestampTz(value);
+	delivery->old_key = outbox_gettext(delivery, row, 8);
+	delivery->sent_phone = outbox_gettext(delivery, row, 9);
+	delivery->sent_email = outbox_gettext(delivery, row, 10);
+	delivery->searches = DatumGetInt32(outbox_getattr(row, 11, &isnull));
+	delivery->place = *(ItemPointer) DatumGetPointer(outbox_getattr(row, 12, &isnull));
+}
+
+static Datum
+outbox_text(const char *text, bool *isnull)
+{
+	*isnull = text == NULL;
+	return text ? CStringGetTextDatum(text) : (Datum) 0;
+}
+
+/*
+ * Where rows of a batch have an entry already: claims them with the others,
+ * and returns the list without those that are being sent.
+ */
+static List *
+outbox_claim_known(List *deliveries, Datum *values, MemoryContext parent)
+{
+	HTAB	   *index = outbox_create_index(list_length(deliveries));
+	List	   *claimed = NIL;
+
+	for (int i = 0; i < list_length(deliveries); i++)
+	{
+		KaptureDelivery *d = list_nth(deliveries, i);
+		OutboxIndexEntry *entry = hash_search(index, &d->row_key, HASH_ENTER, NULL);
+
+		entry->position = i;
+	}
+	outbox_execute(OUTBOX_CLAIM, values, NULL);
+	for (uint64 row = 0; row < SPI_processed; row++)
+	{
+		bool		isnull;
+		char	   *key = TextDatumGetCString(outbox_getattr(row, 1, &isnull));
+		OutboxIndexEntry *entry = hash_search(index, &key, HASH_FIND, NULL);
+		KaptureDelivery *d = list_nth(deliveries, entry->position);
+		MemoryContext old;
+
+		if (DatumGetBool(outbox_getattr(row, 7, &isnull)))
+			continue;
+		outbox_fill(d, row);
+		d->claimed = true;
+		old = MemoryContextSwitchTo(parent);
+		claimed = lappend(claimed, d);
+		MemoryContextSwitchTo(old);
+	}
+	for (int i = 0; i < list_length(deliveries); i++)
+	{
+		KaptureDelivery *d = list_nth(deliveries, i);
+
+		if (!d->claimed)
+			MemoryContextDelete(d->context);
+	}
+	list_free(deliveries);
+	return claimed;
+}
+
+/* Where none has, which is the usual case: enters them all. */
+static void
+outbox_enter(List *deliveries, Datum *values, TimestampTz doubt_until)
+{
+	outbox_execute(OUTBOX_ENTER, values, NULL);
+	if (SPI_processed != list_length(deliveries))
+		elog(ERROR, "some rows could not be claimed");
+	for (int i = 0; i < list_length(deliveries); i++)
+	{
+		KaptureDelivery *d = list_nth(deliveries, i);
+		bool		isnull;
+
+		/* in order of the arrays, as INSERT returns what it is given */
+		d->place = *(ItemPointer) DatumGetPointer(outbox_getattr(i, 1, &isnull));
+		d->attempts = 1;
+		if (d->captured_at <= doubt_until)
+			d->in_doubt = GetCurrentTransactionStartTimestamp();
+		d->claimed = true;
+	}
+}
+
+/*
+ * Enters taken deliveries into kapture_delivery, as being sent, together with
+ * the phone and email by which a lost Add could be found.  Adds of changes
+ * captured until "doubt_until" are in doubt: see catalog.h.  Returns the list
+ * without the rows that are being sent already, whose turn comes when that is
+ * over; those deliveries are freed.
+ */
+List *
+kapture_outbox_claim(List *deliveries, TimestampTz doubt_until)
+{
+	int			n = list_length(deliveries);
+	Datum	   *cols[6];
+	bool	   *nulls[6];
+	static const Oid types[6] = {TEXTOID, INT8OID, TIMESTAMPTZOID, TEXTOID, TEXTOID, TEXTOID};
+	Datum		values[8];
+	MemoryContext parent = CurrentMemoryContext;
+	int			i = 0;
+	bool		isnull;
+	ListCell   *lc;
+
+	if (n == 0)
+		return NIL;
+	SPI_connect();
+	for (int c = 0; c < 6; c++)
+	{
+		cols[c] = palloc0(sizeof(Datum) * n);
+		nulls[c] = palloc0(sizeof(bool) * n);
+	}
+	foreach(lc, deliveries)
+	{
+		KaptureDelivery *d = lfirst(lc);
+
+		cols[0][i] = CStringGetTextDatum(d->row_key);
+		cols[1][i] = Int64GetDatum(d->changed);
+		cols[2][i] = TimestampTzGetDatum(d->captured_at);
+		cols[3][i] = outbox_text(d->old_key, &nulls[3][i]);
+		cols[4][i] = outbox_text(d->sent_phone, &nulls[4][i]);
+		cols[5][i] = outbox_text(d->sent_email, &nulls[5][i]);
+		i++;
+	}
+	values[0] = Int32GetDatum(((KaptureDelivery *) linitial(deliveries))->attachment_id);
+	for (int c = 0; c < 6; c++)
+		values[c + 1] = outbox_array(cols[c], nulls[c], n, types[c]);
+	values[7] = TimestampTzGetDatum(doubt_until);
+
+	/* nobody but us adds entries, so what is not there now will not be */
+	outbox_execute(OUTBOX_KNOWN, values, NULL);
+	if (DatumGetBool(outbox_getattr(0, 1, &isnull)))
+		deliveries = outbox_claim_known(deliveries, values, parent);
+	else
+		outbox_enter(deliveries, values, doubt_until);
+	SPI_finish();
+	return deliveries;
+}
+
+/*
+ * Claims at most "limit" rows whose next try is due "now" and appends them to
+ * *deliveries, likewise.  With "well_since", so are rows that failed and have
+ * not been tried since then, whatever their delay; 0: without.
+ */
+void
+kapture_outbox_claim_due(int32 attachment_id, int limit, TimestampTz now, TimestampTz well_since,
+						 List **deliveries)
+{
+	MemoryContext parent = CurrentMemoryContext;
+	Datum		values[5] = {Int32GetDatum(attachment_id), Int64GetDatum(limit),
+		TimestampTzGetDatum(well_since != 0 ? DT_NOEND : now), TimestampTzGetDatum(now),
+		TimestampTzGetDatum(well_since != 0 ? well_since : DT_NOBEGIN)};
+
+	SPI_connect();
+	outbox_execute(OUTBOX_CLAIM_DUE, values, NULL);
+	for (uint64 i = 0; i < SPI_processed; i++)
+	{
+		bool		isnull;
+		KaptureDelivery *delivery =
+			outbox_make_delivery(attachment_id, TextDatumGetCString(outbox_getattr(i, 1, &isnull)), parent);
+		MemoryContext old;
+
+		outbox_fill(delivery, i);
+		delivery->claimed = true;
+		old = MemoryContextSwitchTo(parent);
+		*deliveries = lappend(*deliveries, delivery);
+		MemoryContextSwitchTo(old);
+	}
+	SPI_finish();
+}
+
+/*
+ * Records phone and email of Adds that are about to be sent for claimed
+ * deliveries of one table, so that they can be found should they be lost.
+ */
+void
+kapture_outbox_note_adds(List *deliveries)
+{
+	int			n = list_length(deliveries);
+	Datum	   *cols[3];
+	bool	   *nulls[3];
+	Datum		values[4];
+	int			i = 0;
+	ListCell   *lc;
+
+	if (n == 0)
+		return;
+	SPI_connect();
+	for (int c = 0; c < 3; c++)
+	{
+		cols[c] = palloc0(sizeof(Datum) * n);
+		nulls[c] = palloc0(sizeof(bool) * n);
+	}
+	foreach(lc, deliveries)
+	{
+		KaptureDelivery *d = lfirst(lc);
+
+		cols[0][i] = CStringGetTextDatum(d->row_key);
+		cols[1][i] = outbox_text(d->sent_phone, &nulls[1][i]);
+		cols[2][i] = outbox_text(d->sent_email, &nulls[2][i]);
+		i++;
+	}
+	values[0] = Int32GetDatum(((KaptureDelivery *) linitial(deliveries))->attachment_id);
+	for (int c = 0; c < 3; c++)
+		values[c + 1] = outbox_array(cols[c], nulls[c], n, TEXTOID);
+	outbox_execute(OUTBOX_NOTE_ADDS, values, NULL);
+	SPI_finish();
+}
+
+/* Takes over what waits under the delivery's former key; see below. */
+static bool
+outbox_take_over(KaptureDelivery *delivery)
+{
+	Datum		values[4];
+	Datum		value;
+	bool		isnull;
+
+	values[0] = Int32GetDatum(delivery->attachment_id);
+	values[1] = CStringGetTextDatum(delivery->row_key);
+	values[2] = CStringGetTextDatum(delivery->old_key);
+	values[3] = Int32GetDatum(delivery->attempts);
+	outbox_execute(OUTBOX_TAKE_OVER, values, NULL);
+	if (SPI_processed == 0)
+		return false;
+
+	delivery->changed = DatumGetInt64(outbox_getattr(0, 1, &isnull));
+	value = outbox_getattr(0, 2, &isnull);
+	delivery->customer_id = isnull ? 0 : DatumGetInt64(value);
+	value = outbox_getattr(0, 3, &isnull);
+	delivery->in_doubt = isnull ? 0 : DatumGetTimestampTz(value);
+	delivery->sent_phone = outbox_gettext(delivery, 0, 4);
+	delivery->sent_email = outbox_gettext(delivery, 0, 5);
+	delivery->searches = 0;
+	delivery->old_key = outbox_gettext(delivery, 0, 6);
+	return true;
+}
+
+/*
+ * A delivery whose row had another key before, or several: takes over what
+ * waits under them, an id received or a doubt above all.  Returns false if a
+ * request is still under way there.
+ */
+bool
+kapture_outbox_take_over(KaptureDelivery *delivery)
+{
+	bool		free = true;
+
+	SPI_connect();
+	while (free && delivery->old_key)
+		free = outbox_take_over(delivery);
+	SPI_finish();
+	return free;
+}
+
+/*
+ * Finds out which of the deliveries of one table, whose rows are not there, have
+ * rows that got another key under which they are not taken over yet.  All at
+ * once, since it reads what waits from end to end.
+ */
+void
+kapture_outbox_find_moved(List *deliveries)
+{
+	int			n = list_length(deliveries);
+	Datum	   *keys;
+	Datum		values[2];
+	ListCell   *lc;
+
+	if (n == 0)
+		return;
+	SPI_connect();
+	keys = palloc(sizeof(Datum) * n);
+	foreach(lc, deliveries)
+		keys[foreach_current_index(lc)] = CStringGetTextDatum(((KaptureDelivery *) lfirst(lc))->row_key);
+	values[0] = Int32GetDatum(((KaptureDelivery *) linitial(deliveries))->attachment_id);
+	values[1] = outbox_array(keys, NULL, n, TEXTOID);
+	outbox_execute(OUTBOX_MOVED, values, NULL);
+	foreach(lc, deliveries)
+	{
+		bool		isnull;
+
+		((KaptureDelivery *) lfirst(lc))->moved =
+			DatumGetBool(outbox_getattr(foreach_current_index(lc), 1, &isnull));
+	}
+	SPI_finish();
+}
+
+/*
+ * Returns when the next try of any row of the attachment is due, DT_NOEND if
+ * none is waiting.
+ */
+TimestampTz
+kapture_outbox_next_due(int32 attachment_id)
+{
+	Datum		values[1] = {Int32GetDatum(attachment_id)};
+	TimestampTz result = DT_NOEND;
+
+	SPI_connect();
+	outbox_execute(OUTBOX_NEXT_DUE, values, NULL);
+	if (SPI_processed > 0)
+	{
+		bool		isnull;
+		Datum		value = outbox_getattr(0, 1, &isnull);
+
+		if (!isnull)
+			result = DatumGetTimestampTz(value);
+	}
+	SPI_finish();
+	return result;
+}
+
+/*
+ * Ends deliveries (a list of KaptureDone) well: they go to the history.  A row
+ * that changed while it was being sent is due again at once: returns the ids of
+ * the attachments that have such rows.
+ */
+List *
+kapture_outbox_finish(List *done)
+{
+	int			n = list_length(done);
+	Datum	   *cols[8];
+	bool	   *nulls[8];
+	static const Oid types[8] = {TIDOID, INT4OID, TEXTOID, INT4OID, TEXTOID, INT8OID, INT4OID, TEXTOID};
+	Datum		values[9];
+	int			i = 0;
+	ListCell   *lc;
+	List	   *again = NIL;
+	MemoryContext context = CurrentMemoryContext;
+	bool		isnull;
+
+	if (n == 0)
+		return NIL;
+	for (int c = 0; c < 8; c++)
+	{
+		cols[c] = palloc0(sizeof(Datum) * n);
+		nulls[c] = palloc0(sizeof(bool) * n);
+	}
+	foreach(lc, done)
+	{
+		KaptureDone *d = lfirst(lc);
+
+		cols[0][i] = PointerGetDatum(&d->delivery->place);
+		cols[1][i] = Int32GetDatum(d->delivery->attachment_id);
+		cols[2][i] = CStringGetTextDatum(d->delivery->row_key);
+		cols[3][i] = Int32GetDatum(d->delivery->attempts);
+		cols[4][i] = CStringGetTextDatum(d->action);
+		cols[5][i] = Int64GetDatum(d->customer_id);
+		nulls[5][i] = d->customer_id == 0;
+		cols[6][i] = Int32GetDatum(d->http_status);
+		nulls[6][i] = d->http_status == 0;
+		cols[7][i] = outbox_text(d->message, &nulls[7][i]);
+		i++;
+	}
+	for (int c = 0; c < 8; c++)
+		values[c] = outbox_array(cols[c], nulls[c], n, types[c]);
+	values[8] = BoolGetDatum(kapture_history_retention > 0);
+
+	SPI_connect();
+	outbox_execute(OUTBOX_FINISH, values, NULL);
+	kapture_vacuum_note(KAPTURE_TABLE_DELIVERY, n);
+
+	/* others changed meanwhile, or are no longer where they were */
+	if (DatumGetInt64(outbox_getattr(0, 1, &isnull)) != n)
+	{
+		outbox_execute(OUTBOX_FINISH_REST, values + 1, NULL);
+		for (uint64 row = 0; row < SPI_processed; row++)
+		{
+			MemoryContext old = MemoryContextSwitchTo(context);
+
+			again = lappend_int(again, DatumGetInt32(outbox_getattr(row, 1, &isnull)));
+			MemoryContextSwitchTo(old);
+		}
+	}
+	SPI_finish();
+	return again;
+}
+
+/*
+ * Records that a delivery failed: when it is tried again, or that it is parked
+ * until the row changes or somebody asks for it.  Returns when it is due,
+ * DT_NOEND if it is parked.
+ */
+TimestampTz
+kapture_outbox_fail(KaptureFailed *failed)
+{
+	KaptureDelivery *d = failed->delivery;
+	Datum		values[13];
+	char		nulls[14] = "             ";
+	TimestampTz next = DT_NOEND;
+
+	values[0] = Int32GetDatum(d->attachment_id);
+	values[1] = CStringGetTextDatum(d->row_key);
+	values[2] = Int32GetDatum(d->attempts);
+	values[3] = CStringGetTextDatum(failed->park ? "parked" : "retry");
+	values[4] = Int32GetDatum(failed->counts ? 1 : 0);
+	values[5] = TimestampTzGetDatum(failed->next_attempt);
+	values[6] = TimestampTzGetDatum(failed->in_doubt);
+	values[7] = Int64GetDatum(failed->customer_id);
+	values[8] = failed->api ? CStringGetTextDatum(failed->api) : (Datum) 0;
+	values[9] = failed->request ? CStringGetTextDatum(failed->request) : (Datum) 0;
+	values[10] = Int32GetDatum(failed->http_status);
+	values[11] = CStringGetTextDatum(failed->error);
+	values[12] = BoolGetDatum(failed->arrived);
+	if (failed->in_doubt == 0)
+		nulls[6] = 'n';
+	if (failed->customer_id == 0)
+		nulls[7] = 'n';
+	if (failed->api == NULL)
+		nulls[8] = 'n';
+	if (failed->request == NULL)
+		nulls[9] = 'n';
+	if (failed->http_status == 0)
+		nulls[10] = 'n';
+
+	SPI_connect();
+	outbox_execute(OUTBOX_FAIL, values, nulls);
+	kapture_vacuum_note(KAPTURE_TABLE_DELIVERY, SPI_processed);
+	if (SPI_processed > 0)
+	{
+		bool		isnull;
+		Datum		value = outbox_getattr(0, 1, &isnull);
+
+		if (!isnull)
+			next = DatumGetTimestampTz(value);
+	}
+	SPI_finish();
+	return next;
+}
+
+/*
+ * Puts back a delivery for which no Add or Update was sent; it is due at
+ * next_attempt.  Its doubt is as the delivery now says.
+ */
+void
+kapture_outbox_release(KaptureDelivery *delivery, TimestampTz next_attempt)
+{
+	Datum		values[6];
+	char		nulls[7] = "      ";
+
+	values[0] = Int32GetDatum(delivery->attachment_id);
+	values[1] = CStringGetTextDatum(delivery->row_key);
+	values[2] = Int32GetDatum(delivery->attempts);
+	values[3] = TimestampTzGetDatum(next_attempt);
+	values[4] = TimestampTzGetDatum(delivery->in_doubt);
+	values[5] = Int32GetDatum(delivery->searches);
+	if (delivery->in_doubt == 0)
+		nulls[4] = 'n';
+	SPI_connect();
+	outbox_execute(OUTBOX_RELEASE, values, nulls);
+	SPI_finish();
+}
+
+/*
+ * Returns the transaction before which nothing waits any more for a scan: all
+ * that is left, or comes yet, is its or a later one's.
+ */
+uint64
+kapture_outbox_scan_floor(const KaptureScan *scan)
+{
+	uint64		floor;
+
+	if (!scan->running)
+	{
+		floor = scan->seen_xmax;	/* 0 before the first pass */
+		for (int i = 0; i < scan->nseen; i++)
+			floor = Min(floor, scan->seen_xip[i]);
+		return floor;
+	}
+	floor = scan->next_xmax;
+	for (int i = 0; i < scan->nnext; i++)
+		floor = Min(floor, scan->next_xip[i]);
+	for (int i = scan->range; i < scan->nranges; i++)
+		floor = Min(floor, i == scan->range ? scan->at_xact : scan->ranges[i * 2]);
+	return floor;
+}

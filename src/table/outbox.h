@@ -1,0 +1,113 @@
+/*
+ * outbox.h
+ *		The queue: changes taken from the outbox, deliveries and what becomes
+ *		of them.
+ */
+#ifndef KAPTURE_OUTBOX_H
+#define KAPTURE_OUTBOX_H
+
+#include "postgres.h"
+
+#include "lib/ilist.h"
+#include "nodes/pg_list.h"
+#include "storage/itemptr.h"
+#include "utils/timestamp.h"
+
+#include "table/row_io.h"
+
+/*
+ * In a mask of changed columns: the row was deleted, so that if it is not
+ * there, it has not just got another key.
+ */
+#define KAPTURE_CHANGED_DELETED		PG_INT64_MIN
+
+/*
+ * How far the outbox of one attachment has been read.  A pass takes up what
+ * became visible between two snapshots; see outbox.c.
+ */
+typedef struct KaptureScan
+{
+	MemoryContext context;		/* owns the arrays */
+	bool		running;		/* a pass is under way */
+	bool		ever;			/* false: the next pass reads everything */
+	uint64		seen_xmax;		/* up to which snapshot all was read */
+	int			nseen;
+	uint64	   *seen_xip;
+	uint64		next_xmax;		/* the running pass's snapshot */
+	int			nnext;
+	uint64	   *next_xip;
+	int			nranges;		/* of transactions the pass reads */
+	uint64	   *ranges;			/* pairs: from, up to but not including */
+	int			range;			/* the one being read, */
+	uint64		at_xact;		/* after which change */
+	int32		at_seq;
+} KaptureScan;
+
+/* A customer row that was claimed, and what its next request is to bring. */
+typedef struct KaptureDelivery
+{
+	dlist_node	node;			/* for the worker's queues */
+	MemoryContext context;		/* owns it all */
+	int32		attachment_id;
+	char	   *row_key;
+	ItemPointerData place;		/* of its entry when it was claimed */
+	int			attempts;		/* number of this attempt */
+	int			failures;
+	int64		changed;
+	int64		customer_id;	/* received, not in the table yet; or 0 */
+	TimestampTz in_doubt;		/* 0, or when a lost Add must be over */
+	TimestampTz captured_at;
+	char	   *old_key;		/* to be taken over first, or NULL */
+	char	   *sent_phone;		/* of the Add that is being sent or in doubt, */
+	char	   *sent_email;		/* NULL: none */
+	int			searches;		/* for a lost Add that found nothing so far */
+	bool		claimed;
+	bool		moved;			/* its row is not there, but waits under another key */
+	KaptureRow	row;
+	void	   *worker;			/* the worker's own */
+} KaptureDelivery;
+
+/* How a delivery ended well. */
+typedef struct KaptureDone
+{
+	KaptureDelivery *delivery;
+	const char *action;			/* see kapture_history */
+	int64		customer_id;
+	int			http_status;
+	const char *message;		/* or NULL */
+} KaptureDone;
+
+/* How it did not. */
+typedef struct KaptureFailed
+{
+	KaptureDelivery *delivery;
+	bool		park;
+	bool		counts;			/* towards the delay of the next try */
+	bool		arrived;		/* the changes are with Kapture; the rest failed */
+	TimestampTz next_attempt;
+	TimestampTz in_doubt;
+	int64		customer_id;	/* to be kept, or 0 */
+	const char *api;			/* NULL: not a matter of a request */
+	const char *request;		/* body, or NULL */
+	int			http_status;
+	const char *error;
+} KaptureFailed;
+
+extern void kapture_outbox_recover(int32 attachment_id, TimestampTz in_doubt);
+extern int64 kapture_outbox_forget_dropped(int64 *changes);
+extern void kapture_outbox_scan_init(KaptureScan *scan);
+extern uint64 kapture_outbox_scan_floor(const KaptureScan *scan);
+extern void kapture_outbox_take(int32 attachment_id, KaptureScan *scan, int limit,
+								List **deliveries, bool *more);
+extern List *kapture_outbox_claim(List *deliveries, TimestampTz doubt_until);
+extern void kapture_outbox_claim_due(int32 attachment_id, int limit, TimestampTz now,
+									 TimestampTz well_since, List **deliveries);
+extern void kapture_outbox_note_adds(List *deliveries);
+extern bool kapture_outbox_take_over(KaptureDelivery *delivery);
+extern void kapture_outbox_find_moved(List *deliveries);
+extern TimestampTz kapture_outbox_next_due(int32 attachment_id);
+extern List *kapture_outbox_finish(List *done);
+extern TimestampTz kapture_outbox_fail(KaptureFailed *failed);
+extern void kapture_outbox_release(KaptureDelivery *delivery, TimestampTz next_attempt);
+
+#endif							/* KAPTURE_OUTBOX_H */

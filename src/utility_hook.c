@@ -1,0 +1,250 @@
+/*
+ * utility_hook.c
+ *		Makes workers step aside for commands that need their database, and
+ *		tells them of commands that concern them.
+ *
+ * DROP DATABASE, CREATE DATABASE ... TEMPLATE, ALTER DATABASE ... RENAME and
+ * SET TABLESPACE refuse to work while anybody is connected.  A utility hook
+ * ends the database's worker before the command runs and keeps it away until
+ * its transaction is over.  Whoever may not run the command cannot end the worker
+ * by trying.
+ *
+ * The hook also wakes the worker after commands that may end a wait of its:
+ * changes of servers, user mappings and tables, DROP EXTENSION, and COMMIT PREPARED,
+ * which makes changes visible without running through the capturing session.
+ * And it has mappings follow renamed columns, and what is kept of a server its
+ * new name, and the worker look at the version of an extension that was updated.
+ */
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "catalog/namespace.h"
+#include "catalog/pg_authid.h"
+#include "catalog/pg_database.h"
+#include "commands/dbcommands.h"
+#include "commands/defrem.h"
+#include "miscadmin.h"
+#include "nodes/parsenodes.h"
+#include "tcop/utility.h"
+#include "utils/acl.h"
+#include "utils/guc.h"
+#include "utils/syscache.h"
+
+#include "base/catalog.h"
+#include "base/compat.h"
+#include "cluster/shmem.h"
+#include "pull/mirror.h"
+#include "pull/watermark.h"
+#include "table/attach.h"
+#include "table/origin.h"
+#include "utility_hook.h"
+
+static ProcessUtility_hook_type wayside_prev_hook = NULL;
+
+/* The value of an option given as a string, or NULL. */
+static const char *
+wayside_option(List *options, const char *name)
+{
+	ListCell   *lc;
+
+	foreach(lc, options)
+	{
+		DefElem    *def = lfirst_node(DefElem, lc);
+
+		if (strcmp(def->defname, name) == 0 && def->arg != NULL)
+			return defGetString(def);
+	}
+	return NULL;
+}
+
+/*
+ * May the user copy a database without owning it?  Only a template, and only who
+ * may create databases.  (PostgreSQL's own have_createdb_privilege() is out of
+ * reach in all but the newest minor versions.)
+ */
+static bool
+wayside_may_copy(Oid dbid)
+{
+	HeapTuple	role = SearchSysCache1(AUTHOID, ObjectIdGetDatum(GetUserId()));
+	HeapTuple	database = SearchSysCache1(DATABASEOID, ObjectIdGetDatum(dbid));
+	bool		result = HeapTupleIsValid(role) && HeapTupleIsValid(database) &&
+		((Form_pg_authid) GETSTRUCT(role))->rolcreatedb &&
+		((Form_pg_database) GETSTRUCT(database))->datistemplate;
+
+	if (HeapTupleIsValid(role))
+		ReleaseSysCache(role);
+	if (HeapTupleIsValid(database))
+		ReleaseSysCache(database);
+	return result;
+}
+
+/* The database a command wants to itself, InvalidOid if it does not. */
+static Oid
+wayside_wanted_database(Node *stmt)
+{
+	const char *dbname = NULL;
+	Oid			dbid;
+	bool		source = false;
+
+	switch (nodeTag(stmt))
+	{
+		case T_DropdbStmt:
+			dbname = ((DropdbStmt *) stmt)->dbname;
+			break;
+		case T_CreatedbStmt:
+			dbname = wayside_option(((CreatedbStmt *) stmt)->options, "template");
+			if (dbname == NULL)
+				dbname = "template1";
+			source = true;
+			break;
+		case T_RenameStmt:
+			if (((RenameStmt *) stmt)->renameType == OBJECT_DATABASE)
+				dbname = ((RenameStmt *) stmt)->subname;
+			break;
+		case T_AlterDatabaseStmt:
+			if (wayside_option(((AlterDatabaseStmt *) stmt)->options, "tablespace"))
+				dbname = ((AlterDatabaseStmt *) stmt)->dbname;
+			break;
+		default:
+			break;
+	}
+	if (dbname == NULL)
+		return InvalidOid;
+	dbid = get_database_oid(dbname, true);
+	/* its own database can be copied, not dropped or renamed */
+	if (!OidIsValid(dbid) || (dbid == MyDatabaseId && !source))
+		return InvalidOid;
+	if (!object_ownercheck(DatabaseRelationId, dbid, GetUserId()) &&
+		!(source && wayside_may_copy(dbid)))
+		return InvalidOid;
+	return dbid;
+}
+
+/* Has the worker look again where a command may have changed its world. */
+static void
+wayside_notice(Node *stmt)
+{
+	switch (nodeTag(stmt))
+	{
+		case T_AlterForeignServerStmt:
+		case T_CreateForeignServerStmt:
+		case T_CreateUserMappingStmt:
+		case T_AlterUserMappingStmt:
+		case T_DropUserMappingStmt:
+		case T_GrantStmt:
+			kapture_shmem_wake_all_at_commit();
+			break;
+		case T_AlterTableStmt:
+			kapture_shmem_wake_at_commit();
+			break;
+		case T_DropStmt:
+			if (((DropStmt *) stmt)->removeType == OBJECT_EXTENSION ||
+				((DropStmt *) stmt)->removeType == OBJECT_SCHEMA ||
+				((DropStmt *) stmt)->removeType == OBJECT_FOREIGN_SERVER)
+				kapture_shmem_wake_all_at_commit();
+			break;
+		case T_DropOwnedStmt:
+			kapture_shmem_wake_all_at_commit();
+			break;
+		case T_RenameStmt:
+			if (((RenameStmt *) stmt)->renameType == OBJECT_FOREIGN_SERVER)
+				kapture_shmem_wake_all_at_commit();
+			break;
+		case T_AlterOwnerStmt:
+			if (((AlterOwnerStmt *) stmt)->objectType == OBJECT_FOREIGN_SERVER)
+				kapture_shmem_wake_all_at_commit();
+			break;
+		case T_TransactionStmt:
+			if (((TransactionStmt *) stmt)->kind == TRANS_STMT_COMMIT_PREPARED)
+				kapture_shmem_wake_all_at_commit();
+			break;
+		case T_CreatedbStmt:
+			kapture_shmem_relist_at_commit();
+			break;
+		default:
+			break;
+	}
+}
+
+/*
+ * Is a dump being restored?  Then servers are created before the tables are
+ * filled, among them the one that says whose database this was.  The scripts of
+ * pg_dump and the sessions of pg_restore have in common that no name is found
+ * without its schema and bodies of functions are not checked.
+ */
+static bool
+wayside_is_restoring(void)
+{
+	return !check_function_bodies && namespace_search_path[0] == '\0';
+}
+
+/*
+ * Has an updated extension, and the mapping of a renamed column, taken note of;
+ * and a database that begins to pull know that it is the original.
+ */
+static void
+wayside_follow(Node *stmt)
+{
+	RenameStmt *rename = (RenameStmt *) stmt;
+	Oid			relid;
+
+	if (IsA(stmt, AlterExtensionStmt) &&
+		strcmp(((AlterExtensionStmt *) stmt)->extname, KAPTURE_EXTENSION) == 0 &&
+		OidIsValid(kapture_catalog_relid(KAPTURE_TABLE_ATTACHMENT)))
+		kapture_attach_announce();
+	if ((IsA(stmt, CreateForeignServerStmt) || IsA(stmt, AlterForeignServerStmt)) &&
+		!IsBinaryUpgrade && !wayside_is_restoring() && kapture_pull_servers() != NIL &&
+		OidIsValid(kapture_catalog_relid(KAPTURE_TABLE_ATTACHMENT)))
+		kapture_origin_claim();
+	if (!IsA(stmt, RenameStmt) || rename->renameType != OBJECT_COLUMN || rename->relation == NULL)
+		return;
+	relid = RangeVarGetRelid(rename->relation, NoLock, true);
+	if (OidIsValid(relid))
+		kapture_attach_column_renamed(relid, rename->subname, rename->newname);
+}
+
+/* The statement, if it renames a server of ours; it is locked then. */
+static RenameStmt *
+wayside_renamed_server(Node *stmt)
+{
+	RenameStmt *rename = (RenameStmt *) stmt;
+
+	if (!IsA(stmt, RenameStmt) || rename->renameType != OBJECT_FOREIGN_SERVER || IsBinaryUpgrade ||
+		!OidIsValid(kapture_catalog_relid(KAPTURE_TABLE_ATTACHMENT)) ||
+		!kapture_copies_begin_rename(strVal(rename->object)))
+		return NULL;
+	return rename;
+}
+
+static void
+wayside_process_utility(PlannedStmt *pstmt, const char *query_string,
+						bool read_only_tree, ProcessUtilityContext context,
+						ParamListInfo params, QueryEnvironment *query_env,
+						DestReceiver *dest, QueryCompletion *qc)
+{
+	Oid			dbid = wayside_wanted_database(pstmt->utilityStmt);
+	ProcessUtility_hook_type next = wayside_prev_hook ? wayside_prev_hook : standard_ProcessUtility;
+
+	RenameStmt *renames = wayside_renamed_server(pstmt->utilityStmt);
+
+	wayside_notice(pstmt->utilityStmt);
+	if (OidIsValid(dbid))
+		kapture_shmem_make_way(dbid);
+	next(pstmt, query_string, read_only_tree, context, params, query_env, dest, qc);
+	wayside_follow(pstmt->utilityStmt);
+	if (renames)
+	{
+		kapture_copies_follow_rename(strVal(renames->object), renames->newname);
+		kapture_attach_announce();
+	}
+}
+
+/*
+ * Installs the hook.  Called from _PG_init() while libraries are preloaded.
+ */
+void
+kapture_wayside_install(void)
+{
+	wayside_prev_hook = ProcessUtility_hook;
+	ProcessUtility_hook = wayside_process_utility;
+}

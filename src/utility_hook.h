@@ -1,0 +1,11 @@
+/*
+ * utility_hook.h
+ *		Makes workers step aside for commands that need their database, and
+ *		tells them of commands that concern them.
+ */
+#ifndef KAPTURE_UTILITY_HOOK_H
+#define KAPTURE_UTILITY_HOOK_H
+
+extern void kapture_wayside_install(void);
+
+#endif							/* KAPTURE_UTILITY_HOOK_H */
