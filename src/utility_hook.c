@@ -30,11 +30,11 @@
 #include "utils/guc.h"
 #include "utils/syscache.h"
 
+#include "api/server.h"
 #include "base/catalog.h"
 #include "base/compat.h"
 #include "cluster/shmem.h"
 #include "pull/mirror.h"
-#include "pull/watermark.h"
 #include "table/attach.h"
 #include "table/origin.h"
 #include "utility_hook.h"

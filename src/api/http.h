@@ -69,7 +69,5 @@ extern void kapture_http_sleep_until(TimestampTz when, uint32 wait_event);
 extern void kapture_http_inspect(KaptureHttpRequest *request);
 extern void kapture_http_details(KaptureHttpRequest *request, KaptureHttpDetails *details);
 extern List *kapture_http_describe(const KaptureServer *server, KaptureApi api);
-extern bool kapture_url_is_valid(const char *url, bool *is_https,
-								 bool *is_loopback, const char **why);
 
 #endif							/* KAPTURE_HTTP_H */

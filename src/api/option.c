@@ -43,7 +43,7 @@
 #include "utils/memutils.h"
 #include "utils/syscache.h"
 
-#include "api/http.h"
+#include "api/url.h"
 #include "api/option.h"
 #include "base/compat.h"
 

@@ -17,8 +17,8 @@
 #include "utils/tuplestore.h"
 
 #include "base/catalog.h"
+#include "cluster/report.h"
 #include "cluster/shmem.h"
-#include "observe/status.h"
 
 PG_FUNCTION_INFO_V1(kapture_worker_start);
 PG_FUNCTION_INFO_V1(kapture_worker_pid);
@@ -92,30 +92,6 @@ kapture_puller_pid(PG_FUNCTION_ARGS)
 }
 
 /*
- * Returns what users call a server's state; static.
- */
-const char *
-kapture_status_state_name(KaptureServerState state)
-{
-	switch (state)
-	{
-		case KAPTURE_STATE_OK:
-			return "ok";
-		case KAPTURE_STATE_MISCONFIGURED:
-			return "misconfigured";
-		case KAPTURE_STATE_DENIED:
-			return "denied";
-		case KAPTURE_STATE_THROTTLED:
-			return "throttled";
-		case KAPTURE_STATE_FAILING:
-			return "failing";
-		case KAPTURE_STATE_OUTDATED:
-			return "outdated";
-	}
-	return "unknown";
-}
-
-/*
  * kapture_server_states() returns setof record
  *
  * What this database's worker says of the servers it sends to, as far as it
@@ -142,7 +118,7 @@ kapture_server_states(PG_FUNCTION_ARGS)
 			continue;
 		values[0] = NameGetDatum(&report.server);
 		values[1] = ObjectIdGetDatum(report.owner);
-		values[2] = CStringGetTextDatum(kapture_status_state_name(report.state));
+		values[2] = CStringGetTextDatum(kapture_report_state_name(report.state));
 		values[3] = TimestampTzGetDatum(report.since);
 		values[4] = TimestampTzGetDatum(report.retry_at);
 		nulls[4] = report.retry_at == 0;

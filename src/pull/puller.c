@@ -43,6 +43,7 @@
 #include "api/http.h"
 #include "api/option.h"
 #include "api/pacing.h"
+#include "api/server.h"
 #include "base/catalog.h"
 #include "base/compat.h"
 #include "base/guc.h"

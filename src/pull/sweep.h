@@ -9,7 +9,7 @@
 
 #include "utils/timestamp.h"
 
-#include "pull/watermark.h"
+#include "api/server.h"
 
 typedef struct KaptureSweep KaptureSweep;
 

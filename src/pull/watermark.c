@@ -1,6 +1,6 @@
 /*
  * watermark.c
- *		Which servers are pulled from by themselves, and from which time on.
+ *		From which time on a server's automatic pulls go.
  *
  * The watermark is the time before which all customers have been pulled.  A
  * pull starts an overlap before it and ends at the present, as Kapture may show
@@ -14,70 +14,10 @@
  */
 #include "postgres.h"
 
-#include "access/genam.h"
-#include "access/htup_details.h"
-#include "access/table.h"
-#include "catalog/pg_foreign_server.h"
-#include "foreign/foreign.h"
 #include "pgtime.h"
 #include "utils/datetime.h"
-#include "utils/fmgroids.h"
-#include "utils/rel.h"
 
 #include "pull/watermark.h"
-
-#define PULL_WRAPPER	"kapture_fdw"
-
-/* Does the server ask to be pulled from? */
-static bool
-pull_is_wanted(Oid serverid)
-{
-	ListCell   *lc;
-
-	foreach(lc, GetForeignServer(serverid)->options)
-	{
-		DefElem    *option = lfirst(lc);
-
-		if (strcmp(option->defname, "pull_interval") == 0 || strcmp(option->defname, "sweep_interval") == 0)
-			return true;
-	}
-	return false;
-}
-
-/*
- * Returns the servers of ours with option pull_interval or sweep_interval, as a
- * list of KapturePullServer in the current memory context.  Needs a transaction.
- */
-List *
-kapture_pull_servers(void)
-{
-	ForeignDataWrapper *wrapper = GetForeignDataWrapperByName(PULL_WRAPPER, true);
-	Relation	rel;
-	SysScanDesc scan;
-	HeapTuple	tuple;
-	List	   *result = NIL;
-
-	if (wrapper == NULL)
-		return NIL;
-	rel = table_open(ForeignServerRelationId, AccessShareLock);
-	scan = systable_beginscan(rel, InvalidOid, false, NULL, 0, NULL);
-	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
-	{
-		Form_pg_foreign_server form = (Form_pg_foreign_server) GETSTRUCT(tuple);
-		KapturePullServer *server;
-
-		if (form->srvfdw != wrapper->fdwid || !pull_is_wanted(form->oid))
-			continue;
-		server = palloc(sizeof(KapturePullServer));
-		server->serverid = form->oid;
-		server->owner = form->srvowner;
-		server->name = pstrdup(NameStr(form->srvname));
-		result = lappend(result, server);
-	}
-	systable_endscan(scan);
-	table_close(rel, AccessShareLock);
-	return result;
-}
 
 static pg_tz *
 pull_zone(const char *timezone)

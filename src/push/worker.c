@@ -41,14 +41,14 @@
 
 #include "api/http.h"
 #include "api/pacing.h"
+#include "api/server.h"
 #include "base/catalog.h"
 #include "base/compat.h"
 #include "base/guc.h"
 #include "base/version.h"
 #include "cluster/bgworker.h"
+#include "cluster/report.h"
 #include "cluster/shmem.h"
-#include "observe/status.h"
-#include "pull/watermark.h"
 #include "push/notify.h"
 #include "push/task.h"
 #include "push/worker.h"
@@ -257,8 +257,8 @@ worker_report(WorkerServer *server, const char *message)
 												 state == KAPTURE_STATE_OK ? 0 : server->not_before,
 												 server->problem && !worker_outdated ? server->problem : message));
 	if (server->told != state)
-		kapture_alert_server(server->name, kapture_status_state_name(server->told),
-							 kapture_status_state_name(state));
+		kapture_alert_server(server->name, kapture_report_state_name(server->told),
+							 kapture_report_state_name(state));
 	server->told = state;
 }
 

@@ -1,0 +1,68 @@
+/*
+ * server.c
+ *		Which servers are pulled from automatically.
+ */
+#include "postgres.h"
+
+#include "access/genam.h"
+#include "access/htup_details.h"
+#include "access/table.h"
+#include "catalog/pg_foreign_server.h"
+#include "foreign/foreign.h"
+#include "utils/fmgroids.h"
+#include "utils/rel.h"
+
+#include "api/server.h"
+
+#define SERVER_WRAPPER	"kapture_fdw"
+
+/* Does the server ask to be pulled from? */
+static bool
+server_pulls(Oid serverid)
+{
+	ListCell   *lc;
+
+	foreach(lc, GetForeignServer(serverid)->options)
+	{
+		DefElem    *option = lfirst(lc);
+
+		if (strcmp(option->defname, "pull_interval") == 0 || strcmp(option->defname, "sweep_interval") == 0)
+			return true;
+	}
+	return false;
+}
+
+/*
+ * Returns the servers of ours with option pull_interval or sweep_interval, as a
+ * list of KapturePullServer in the current memory context.  Needs a transaction.
+ */
+List *
+kapture_pull_servers(void)
+{
+	ForeignDataWrapper *wrapper = GetForeignDataWrapperByName(SERVER_WRAPPER, true);
+	Relation	rel;
+	SysScanDesc scan;
+	HeapTuple	tuple;
+	List	   *result = NIL;
+
+	if (wrapper == NULL)
+		return NIL;
+	rel = table_open(ForeignServerRelationId, AccessShareLock);
+	scan = systable_beginscan(rel, InvalidOid, false, NULL, 0, NULL);
+	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
+	{
+		Form_pg_foreign_server form = (Form_pg_foreign_server) GETSTRUCT(tuple);
+		KapturePullServer *server;
+
+		if (form->srvfdw != wrapper->fdwid || !server_pulls(form->oid))
+			continue;
+		server = palloc(sizeof(KapturePullServer));
+		server->serverid = form->oid;
+		server->owner = form->srvowner;
+		server->name = pstrdup(NameStr(form->srvname));
+		result = lappend(result, server);
+	}
+	systable_endscan(scan);
+	table_close(rel, AccessShareLock);
+	return result;
+}

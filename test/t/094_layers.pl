@@ -1,0 +1,106 @@
+# The folders of src/ are layers: a file includes its own folder's headers and
+# those of the folders below.  Needs no server.
+use strict;
+use warnings;
+
+use Cwd qw(abs_path);
+use File::Basename qw(dirname);
+use Test::More;
+
+my $src = abs_path(dirname(__FILE__) . '/../../src');
+
+# what each folder may include from, besides itself
+my %below = (
+	base => [],
+	cluster => [qw(base)],
+	api => [qw(base)],
+	table => [qw(base cluster api)],
+	push => [qw(base cluster api table)],
+	pull => [qw(base cluster api table)],
+	fdw => [qw(base api pull)],
+	observe => [qw(base cluster api table push)],
+	'.' => [qw(base cluster api table push pull fdw observe)]);
+
+# names that "#include" would take for a directory of PostgreSQL's
+my @theirs = qw(catalog commands common foreign port storage utils);
+
+sub slurp
+{
+	my ($path) = @_;
+	open my $file, '<', $path or die "$path: $!";
+	local $/;
+	return <$file>;
+}
+
+# file => the files of ours that it includes, as paths below src
+sub includes
+{
+	my %includes;
+	foreach my $path (glob "$src/*.[ch] $src/*/*.[ch]")
+	{
+		(my $file = $path) =~ s{^\Q$src\E/}{};
+		my $text = slurp($path);
+		$includes{$file} = [ grep { -e "$src/$_" } $text =~ /^#include "([^"]+)"/mg ];
+		my @doubled = do { my %seen; grep { $seen{$_}++ } $text =~ /^#include ["<]([^">]+)/mg };
+		is("@doubled", '', "$file includes nothing twice") if @doubled;
+	}
+	return %includes;
+}
+
+# The circles among the keys of a graph, each as the path that closes it.
+sub circles
+{
+	my (%graph) = @_;
+	my (%state, @circles);
+	my $visit;
+	$visit = sub {
+		my ($node, @path) = @_;
+		if (($state{$node} || '') eq 'open') { push @circles, join(' -> ', @path, $node); return; }
+		return if $state{$node};
+		$state{$node} = 'open';
+		$visit->($_, @path, $node) foreach sort @{ $graph{$node} || [] };
+		$state{$node} = 'done';
+	};
+	$visit->($_) foreach sort keys %graph;
+	return @circles;
+}
+
+is_deeply([ circles(a => ['b'], b => ['c'], c => []) ], [], 'a chain is no circle');
+is(scalar(circles(a => ['b'], b => ['a'])), 1, 'a circle is found');
+
+my %includes = includes();
+cmp_ok(scalar keys %includes, '>', 60, 'the files are found');
+my (@upward, %folders, %count);
+foreach my $file (sort keys %includes)
+{
+	my $from = dirname($file);
+	$count{$from}++ if $file =~ /\.c$/;
+	ok(exists $below{$from}, "the folder of $file is known") or next unless exists $below{$from};
+	foreach my $header (@{ $includes{$file} })
+	{
+		my $to = dirname($header);
+		next if $to eq $from;
+		$folders{$from}{$to} = 1;
+		push @upward, "$file includes $header" unless grep { $_ eq $to } @{ $below{$from} };
+	}
+}
+is_deeply(\@upward, [], 'each folder includes only from those below it');
+is_deeply([ circles(map { $_ => [ keys %{ $folders{$_} } ] } keys %folders) ], [], 'no circle of folders');
+
+# A source file counts as its header: what one includes, the other depends on.
+my %units;
+foreach my $file (keys %includes)
+{
+	(my $unit = $file) =~ s/\.[ch]$//;
+	push @{ $units{$unit} }, grep { $_ ne $unit } map { s/\.h$//r } @{ $includes{$file} };
+}
+is_deeply([ circles(%units) ], [], 'no circle of files');
+
+foreach my $folder (grep { $_ ne '.' } sort keys %below)
+{
+	cmp_ok($count{$folder} || 0, '<=', 20, "$folder has at most 20 source files");
+	ok(-s "$src/$folder/README", "$folder has a README");
+	ok(!(grep { $_ eq $folder } @theirs), "$folder is no name of PostgreSQL's");
+}
+
+done_testing();
