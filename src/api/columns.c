@@ -27,6 +27,7 @@
 #include "utils/timestamp.h"
 
 #include "api/columns.h"
+#include "api/local_time.h"
 #include "base/compat.h"
 
 #define CUSTOMER_MAX_NUMBER	1000	/* characters of a number given as text */
@@ -325,23 +326,6 @@ read_text(const JsonbValue *value, Datum *result)
  */
 
 /*
- * A local time of the account as an instant.  Of a time that comes twice when
- * clocks are set back, the second is taken; one that never comes when they are
- * set forward is counted on from before.  Both are PostgreSQL's ways.
- */
-static bool
-time_from_local(struct pg_tm *tm, fsec_t fsec, pg_tz *zone, Datum *result)
-{
-	int			offset = DetermineTimeZoneOffset(tm, zone);
-	Timestamp	when;
-
-	if (tm2timestamp(tm, fsec, &offset, &when) != 0)
-		return false;
-	*result = TimestampTzGetDatum(when);
-	return true;
-}
-
-/*
  * A time as text: "Mar 14, 2021 2:21:11 PM", or another form that PostgreSQL
  * reads, with an offset or without.  Words such as "now" are no times here,
  * nor are names of time zones, whose meaning is a setting of the session.
@@ -383,7 +367,7 @@ time_from_text(const char *text, pg_tz *zone, Datum *result)
 		dtype != DTK_DATE)
 		return false;
 	if (!has_offset)
-		return time_from_local(&tm, fsec, zone, result);
+		return kapture_local_to_instant(&tm, fsec, zone, result);
 	if (tm2timestamp(&tm, fsec, &offset, &when) != 0)
 		return false;
 	*result = TimestampTzGetDatum(when);
@@ -421,7 +405,7 @@ time_from_calendar(JsonbContainer *calendar, pg_tz *zone, Datum *result)
 	tm.tm_mon++;
 	if (ValidateDate(DTK_DATE_M, false, false, false, &tm) != 0)
 		return false;
-	return time_from_local(&tm, 0, zone, result);
+	return kapture_local_to_instant(&tm, 0, zone, result);
 }
 
 static bool
@@ -542,9 +526,7 @@ kapture_reader_create(KaptureRowKind kind, TupleDesc desc, const char *timezone)
 {
 	KaptureReader *reader = palloc(sizeof(KaptureReader));
 
-	reader->zone = pg_tzset(timezone);
-	if (reader->zone == NULL)
-		elog(ERROR, "unknown time zone \"%s\"", timezone);
+	reader->zone = kapture_local_zone(timezone);
 	reader->natts = desc->natts;
 	reader->ncolumns = 0;
 	reader->columns = palloc(sizeof(ReaderColumn) * desc->natts);

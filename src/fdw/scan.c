@@ -41,6 +41,7 @@
 #include "utils/timestamp.h"
 
 #include "api/columns.h"
+#include "api/local_time.h"
 #include "api/option.h"
 #include "api/reply.h"
 #include "base/compat.h"
@@ -458,34 +459,15 @@ fdw_begin(ForeignScanState *node, int eflags)
 				 errhint("Add a condition \"customer_id = ...\", or join with customers.")));
 }
 
-/*
- * A time as the account's local time.  Around a change of clocks, the range is
- * made longer by it: there, a local time may mean two.
- */
-static Timestamp
-fdw_local_time(TimestampTz when, pg_tz *zone, bool is_start)
+/* Errors out on a bound that is no time. */
+static TimestampTz
+fdw_finite(TimestampTz when)
 {
-	int64		offset[3];
-
 	if (TIMESTAMP_NOT_FINITE(when))
 		ereport(ERROR,
 				(errcode(ERRCODE_DATETIME_VALUE_OUT_OF_RANGE),
 				 errmsg("generation_date must be compared with finite times")));
-	for (int i = 0; i < 3; i++)
-	{
-		struct pg_tm tm;
-		fsec_t		fsec;
-		int			west;
-
-		if (timestamp2tm(when + (i - 1) * USECS_PER_DAY, &west, &tm, &fsec, NULL, zone) != 0)
-			ereport(ERROR,
-					(errcode(ERRCODE_DATETIME_VALUE_OUT_OF_RANGE),
-					 errmsg("timestamp out of range")));
-		offset[i] = west * USECS_PER_SEC;
-	}
-	if (is_start)
-		return when - Max(offset[0], Max(offset[1], offset[2]));
-	return when - Min(offset[0], Min(offset[1], offset[2]));
+	return when;
 }
 
 /* The range that the bounds of a pull leave; false if it is empty. */
@@ -493,7 +475,7 @@ static bool
 fdw_range(ForeignScanState *node, const char *timezone, Timestamp *start, Timestamp *end)
 {
 	FdwScan    *scan = node->fdw_state;
-	pg_tz	   *zone = pg_tzset(timezone);
+	pg_tz	   *zone = kapture_local_zone(timezone);
 	TimestampTz since = DT_NOBEGIN;
 	TimestampTz until = GetCurrentTimestamp() + USECS_PER_HOUR;
 	bool		has_until = false;
@@ -518,8 +500,8 @@ fdw_range(ForeignScanState *node, const char *timezone, Timestamp *start, Timest
 		return false;
 	if (TIMESTAMP_IS_NOEND(until))
 		until = Max(since, GetCurrentTimestamp() + USECS_PER_HOUR);
-	*start = fdw_local_time(since, zone, true);
-	*end = fdw_local_time(until, zone, false);
+	*start = kapture_local_since(fdw_finite(since), zone);
+	*end = kapture_local_until(fdw_finite(until), zone);
 	return true;
 }
 

@@ -42,6 +42,7 @@
 
 #include "api/error.h"
 #include "api/http.h"
+#include "api/local_time.h"
 #include "api/option.h"
 #include "api/pacing.h"
 #include "api/reply.h"
@@ -122,32 +123,14 @@ struct KaptureFetch
  * Windows
  */
 
-/* How far a local time is west of Greenwich, in microseconds. */
-static int64
-window_offset(const KaptureFetch *fetch, Timestamp local)
-{
-	struct pg_tm tm;
-	fsec_t		fsec;
-
-	if (timestamp2tm(local, NULL, &tm, &fsec, NULL, NULL) != 0)
-		return 0;
-	return DetermineTimeZoneOffset(&tm, fetch->zone) * USECS_PER_SEC;
-}
-
 /*
  * How long a window may really be.  A day on which clocks are set back has 25
- * hours, which is more than Kapture gives away at once.  A local time that
- * comes twice may mean either to Kapture: the worse is assumed.
+ * hours, which is more than Kapture gives away at once.
  */
 static int64
 window_length(const KaptureFetch *fetch, Timestamp from, Timestamp to)
 {
-	int64		start = Min(window_offset(fetch, from),
-							window_offset(fetch, from - USECS_PER_DAY));
-	int64		end = Max(window_offset(fetch, to),
-						  window_offset(fetch, to + USECS_PER_DAY));
-
-	return (to + end) - (from + start);
+	return kapture_local_latest(to, fetch->zone) - kapture_local_earliest(from, fetch->zone);
 }
 
 /*
@@ -671,9 +654,7 @@ kapture_fetch_pull(const char *server, Oid userid, Timestamp start, Timestamp en
 	KaptureFetch *fetch = fetch_create(server, userid, KAPTURE_API_PULL);
 	const KaptureServer *options = kapture_server_get(server, userid);
 
-	fetch->zone = pg_tzset(options->timezone);
-	if (fetch->zone == NULL)
-		elog(ERROR, "unknown time zone \"%s\"", options->timezone);
+	fetch->zone = kapture_local_zone(options->timezone);
 	fetch->window = options->pull_window * USECS_PER_SEC;
 	fetch->next = start;
 	fetch->end = end;

@@ -41,6 +41,7 @@
 #include "utils/syscache.h"
 
 #include "api/http.h"
+#include "api/local_time.h"
 #include "api/option.h"
 #include "api/pacing.h"
 #include "api/server.h"
@@ -219,9 +220,9 @@ pull_fail(PullServer *server, const ErrorData *error)
 
 /* Where a pull begins: an overlap before the watermark. */
 static Timestamp
-pull_start(const PullServer *server, TimestampTz pulled_until, TimestampTz now, Timestamp end)
+pull_start(const PullServer *server, TimestampTz pulled_until, pg_tz *zone, Timestamp end)
 {
-	Timestamp	start = kapture_pull_local(pulled_until - server->overlap, server->timezone, now);
+	Timestamp	start = kapture_local_whole_seconds(kapture_local_since(pulled_until - server->overlap, zone));
 
 	return Min(start, end - USECS_PER_SEC);
 }
@@ -231,6 +232,7 @@ static bool
 pull_begin(PullServer *server)
 {
 	TimestampTz now = GetCurrentTimestamp();
+	pg_tz	   *zone = kapture_local_zone(server->timezone);
 	MemoryContext context;
 	KapturePullState state;
 	PullRun    *run;
@@ -251,9 +253,9 @@ pull_begin(PullServer *server)
 	run->pulled_until = state.pulled_until;
 	if (run->pulled_until == DT_NOBEGIN)
 		run->pulled_until = server->since != 0 ?
-			Min(kapture_pull_instant(server->since, server->timezone) + server->overlap, now) : now;
-	run->end = kapture_pull_local(now, server->timezone, now);
-	start = pull_start(server, run->pulled_until, now, run->end);
+			Min(kapture_local_earliest(server->since, zone) + server->overlap, now) : now;
+	run->end = kapture_local_whole_seconds(kapture_local_until(now, zone));
+	start = pull_start(server, run->pulled_until, zone, run->end);
 	run->fetch = kapture_fetch_pull(server->name, server->owner, start, run->end);
 	run->copies = kapture_copies_create(get_rel_namespace(puller_installation), server->name, server->timezone);
 	kapture_pull_state_begin(server->name, run->pulled_until, start, run->end);
@@ -271,6 +273,7 @@ pull_window(PullServer *server, const KaptureWindow *window)
 	TimestampTz pulled_until;
 	Oid			userid;
 	int			sec_context;
+	pg_tz	   *zone = kapture_local_zone(server->timezone);
 
 	puller_begin("writing pulled customers");
 	GetUserIdAndSecContext(&userid, &sec_context);
@@ -282,8 +285,8 @@ pull_window(PullServer *server, const KaptureWindow *window)
 	SetUserIdAndSecContext(userid, sec_context);
 
 	pulled_until = kapture_pull_watermark(run->pulled_until,
-										  kapture_pull_instant(window->from, server->timezone),
-										  kapture_pull_instant(window->to, server->timezone),
+										  kapture_local_earliest(window->from, zone),
+										  kapture_local_earliest(window->to, zone),
 										  run->began, copied.newest, window->to >= run->end);
 	kapture_pull_state_window(server->name, pulled_until, window->to,
 							  kapture_fetch_windows_left(run->fetch, window->to),

@@ -14,61 +14,7 @@
  */
 #include "postgres.h"
 
-#include "pgtime.h"
-#include "utils/datetime.h"
-
 #include "pull/watermark.h"
-
-static pg_tz *
-pull_zone(const char *timezone)
-{
-	pg_tz	   *zone = pg_tzset(timezone);
-
-	if (zone == NULL)
-		elog(ERROR, "unknown time zone \"%s\"", timezone);
-	return zone;
-}
-
-/* How far the zone is west of Greenwich at that moment, in microseconds. */
-static int64
-pull_offset(TimestampTz when, pg_tz *zone)
-{
-	struct pg_tm tm;
-	fsec_t		fsec;
-	int			west;
-
-	if (timestamp2tm(when, &west, &tm, &fsec, NULL, zone) != 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_DATETIME_VALUE_OUT_OF_RANGE),
-				 errmsg("timestamp out of range")));
-	return west * USECS_PER_SEC;
-}
-
-/*
- * Returns a time as the account's local time, in whole seconds.  If clocks have
- * been set between it and "now", the earlier of what it may be called.
- */
-Timestamp
-kapture_pull_local(TimestampTz when, const char *timezone, TimestampTz now)
-{
-	pg_tz	   *zone = pull_zone(timezone);
-	Timestamp	local = when - Max(pull_offset(when, zone), pull_offset(now, zone));
-
-	/* towards the past, before 2000 as well */
-	return local - (local % USECS_PER_SEC + USECS_PER_SEC) % USECS_PER_SEC;
-}
-
-/*
- * Returns the moment that a local time of the account means; the earlier one if
- * it may mean two.
- */
-TimestampTz
-kapture_pull_instant(Timestamp local, const char *timezone)
-{
-	pg_tz	   *zone = pull_zone(timezone);
-
-	return local + Min(pull_offset(local - USECS_PER_DAY, zone), pull_offset(local + USECS_PER_DAY, zone));
-}
 
 /*
  * Returns where the watermark is once a window has been committed.  "newest" is

@@ -1,0 +1,132 @@
+/*
+ * local_time.c
+ *		Times of an account, which are its wall clock's, as instants and back.
+ *
+ * Kapture's times carry no offset from UTC.  Around a change of clocks a local
+ * time may mean two instants, or none.  A value that is stored is read as
+ * PostgreSQL reads it.  A bound of a range that Kapture is asked for is taken
+ * so that the range is never too short: whichever instant Kapture takes a local
+ * time for, no customer falls between two ranges.
+ */
+#include "postgres.h"
+
+#include "utils/datetime.h"
+
+#include "api/local_time.h"
+
+/*
+ * Returns the zone of that name, which lives as long as the process.  Errors:
+ * XX000 for an unknown one, as the validator of option timezone knows them all.
+ */
+pg_tz *
+kapture_local_zone(const char *timezone)
+{
+	pg_tz	   *zone = pg_tzset(timezone);
+
+	if (zone == NULL)
+		elog(ERROR, "unknown time zone \"%s\"", timezone);
+	return zone;
+}
+
+/*
+ * Reads a local time as PostgreSQL does (DetermineTimeZoneOffset): of a time
+ * that comes twice the second is taken, one that never comes is counted on from
+ * before.  False: the result is out of range.
+ */
+bool
+kapture_local_to_instant(struct pg_tm *tm, fsec_t fsec, pg_tz *zone, TimestampTz *result)
+{
+	int			offset = DetermineTimeZoneOffset(tm, zone);
+
+	return tm2timestamp(tm, fsec, &offset, result) == 0;
+}
+
+/* How far the zone is west of Greenwich at that moment, in microseconds.  Errors: 22008. */
+static int64
+local_offset(TimestampTz when, pg_tz *zone)
+{
+	struct pg_tm tm;
+	fsec_t		fsec;
+	int			west;
+
+	if (timestamp2tm(when, &west, &tm, &fsec, NULL, zone) != 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_DATETIME_VALUE_OUT_OF_RANGE),
+				 errmsg("timestamp out of range")));
+	return west * USECS_PER_SEC;
+}
+
+/* The instants that a local time may mean: both where clocks change, in order. */
+static void
+local_meanings(Timestamp local, pg_tz *zone, TimestampTz *earliest, TimestampTz *latest)
+{
+	int64		before = local_offset(local - USECS_PER_DAY, zone);
+	int64		after = local_offset(local + USECS_PER_DAY, zone);
+	bool		is_before = local_offset(local + before, zone) == before;
+	bool		is_after = local_offset(local + after, zone) == after;
+
+	/* a time that never comes may be taken for either, too */
+	if (is_before == is_after)
+	{
+		*earliest = local + Min(before, after);
+		*latest = local + Max(before, after);
+	}
+	else
+		*earliest = *latest = local + (is_before ? before : after);
+}
+
+/*
+ * Returns the earliest instant that a local time may mean.  Errors: 22008.
+ */
+TimestampTz
+kapture_local_earliest(Timestamp local, pg_tz *zone)
+{
+	TimestampTz earliest;
+	TimestampTz latest;
+
+	local_meanings(local, zone, &earliest, &latest);
+	return earliest;
+}
+
+/*
+ * Returns the latest instant that a local time may mean.  Errors: 22008.
+ */
+TimestampTz
+kapture_local_latest(Timestamp local, pg_tz *zone)
+{
+	TimestampTz earliest;
+	TimestampTz latest;
+
+	local_meanings(local, zone, &earliest, &latest);
+	return latest;
+}
+
+/*
+ * Returns the local time to ask from, so that nothing since "when" is missed:
+ * clocks that are set back within a day show earlier times again.  Errors: 22008.
+ */
+Timestamp
+kapture_local_since(TimestampTz when, pg_tz *zone)
+{
+	return when - Max(local_offset(when, zone), local_offset(when + USECS_PER_DAY, zone));
+}
+
+/*
+ * Returns the local time to ask up to, so that nothing until "when" is missed:
+ * clocks that were set back within a day have shown later times.  Errors: 22008.
+ */
+Timestamp
+kapture_local_until(TimestampTz when, pg_tz *zone)
+{
+	return when - Min(local_offset(when, zone), local_offset(when - USECS_PER_DAY, zone));
+}
+
+/*
+ * Returns a local time without its parts of a second, towards the past.
+ */
+Timestamp
+kapture_local_whole_seconds(Timestamp when)
+{
+	/* the remainder is negative before 2000 */
+	return when - (when % USECS_PER_SEC + USECS_PER_SEC) % USECS_PER_SEC;
+}
