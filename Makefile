@@ -23,7 +23,7 @@ PG_CFLAGS += $(if $(findstring clang,$(CC)),-Wno-ignored-attributes -Wno-unknown
 # The version of the SQL objects that the library works with.
 PG_CPPFLAGS = -I$(srcdir)/src -DKAPTURE_SQL_VERSION='"$(EXTVERSION)"'
 SHLIB_LINK = -lcurl
-EXTRA_CLEAN = sql/kapture_sync--$(EXTVERSION).sql test/emulator/kapture-emulator
+EXTRA_CLEAN = sql/kapture_sync--$(EXTVERSION).sql test/emulator/kapture-emulator test/unit/kapture_units.so
 
 PG_CONFIG ?= pg_config
 PGXS := $(shell $(PG_CONFIG) --pgxs)
@@ -40,6 +40,11 @@ emulator: test/emulator/kapture-emulator
 test/emulator/kapture-emulator: $(wildcard test/emulator/*.c test/emulator/*.h)
 	$(CC) -O2 -g -Wall -Wextra -std=gnu11 -o $@ $(filter %.c,$^) -lmicrohttpd -ljansson -lpthread
 
+# Checks of the modules that do no I/O, for test/t/095_units.pl.
+units: test/unit/kapture_units.so
+test/unit/kapture_units.so: $(wildcard test/unit/*.c test/unit/*.h) $(OBJS)
+	$(CC) $(CFLAGS) $(CFLAGS_SL) $(CPPFLAGS) -shared -o $@ $(filter %.c %.o,$^) $(LDFLAGS) $(SHLIB_LINK)
+
 # The source as it is committed, under the name and in the forms that PGXN and
 # Debian want; of the same commit always the same bytes.
 DIST = kapture_sync-$(shell sed -n 's/^\t"version": "\(.*\)",/\1/p' META.json | head -1)
@@ -47,4 +52,4 @@ dist:
 	TZ=UTC git archive --format=zip --prefix=$(DIST)/ -o $(DIST).zip HEAD
 	git archive --format=tar --prefix=$(DIST)/ HEAD | gzip -n9 > $(DIST).tar.gz
 
-.PHONY: emulator dist
+.PHONY: emulator units dist

@@ -77,7 +77,7 @@ build_and_install() {
 	pack_checkout | tar xf - -C "$work/src"
 	[ "$(id -u)" = 0 ] && chown -R "$runner" "$work"
 	as_runner make -s -C "$work/src" PG_CONFIG="$pg_config" with_llvm=no COPT="${KAPTURE_COVERAGE:+--coverage -O0}" \
-		-j2 all emulator
+		-j2 all emulator units
 	as_root env ASAN_OPTIONS="${ASAN_OPTIONS:-}" make -s -C "$work/src" PG_CONFIG="$pg_config" with_llvm=no install >/dev/null
 }
 

@@ -1,0 +1,71 @@
+/*
+ * reply.c
+ *		Checks of what answers of Kapture mean (api/reply.c).
+ */
+#include "unit.h"
+
+#include "api/reply.h"
+
+/* Answers, and what they mean to an Add. */
+static const struct
+{
+	int			status;
+	const char *answer;
+	KaptureVerdict verdict;
+	int64		customer_id;
+	const char *message;
+}			added[] =
+{
+	{200, "{\"Enquiry\": {\"kapture_customer_id\": 65033646, \"contact_id\": 71186613}, \"message\": \"validation successfull\", \"status\": \"success\"}",
+	KAPTURE_SUCCESS, 65033646, "validation successfull"},
+	{200, "{\"Message\": \"Customer Added Successfully\", \"Kapture Customer Id\": \"48338968\", \"Status\": \"Success\"}",
+	KAPTURE_SUCCESS, 48338968, "Customer Added Successfully"},
+	{401, "{\"message\": \"Invalid Auth Key\", \"status\": \"failed\"}", KAPTURE_DENIED, 0, "Invalid Auth Key"},
+	{400, "{\"message\": \" ,Mobile number already exist\", \"status\": \"failed\"}",
+	KAPTURE_DUPLICATE_PHONE, 0, "Mobile number already exist"},
+	{400, "{\"message\": \"Invalid email\", \"status\": \"failed\"}", KAPTURE_REFUSED, 0, "Invalid email"},
+	{429, "{}", KAPTURE_THROTTLED, 0, ""},
+	{503, "{}", KAPTURE_BROKEN, 0, ""},
+	{404, "{}", KAPTURE_DENIED, 0, ""},
+};
+
+/* Texts that are JSON as Kapture writes it, and others. */
+static const struct
+{
+	const char *text;
+	bool		good;
+}			texts[] =
+{
+	{"{\"a\": 1}", true},
+	{"[]", true},
+	{"{\"remarks\": \"line\nbreak\ttab\"}", true},
+	{"{\"a\": 1", false},
+	{"{'a': 1}", false},
+	{"", false},
+	{"<html>", false},
+	{"{\"a\": 1} trailing", false},
+};
+
+void
+unit_reply(void)
+{
+	for (int i = 0; i < lengthof(added); i++)
+	{
+		KaptureReply reply = {0};
+		char	   *why = NULL;
+
+		kapture_message_judge_written(KAPTURE_API_ADD, added[i].status, added[i].answer, strlen(added[i].answer), &reply, &why);
+		unit_is_int(reply.verdict, added[i].verdict, psprintf("what %d %.60s means", added[i].status, added[i].answer));
+		unit_is_int(reply.customer_id, added[i].customer_id, "its id");
+		unit_is_text(reply.message, added[i].message, "its words");
+	}
+	for (int i = 0; i < lengthof(texts); i++)
+	{
+		char	   *why = NULL;
+		Jsonb	   *parsed = kapture_message_parse(texts[i].text, strlen(texts[i].text), &why);
+
+		unit_ok((parsed != NULL) == texts[i].good, "is it JSON: %.40s", texts[i].text);
+		unit_ok(parsed != NULL || why != NULL, "if not, there is a reason");
+	}
+	unit_is_text(kapture_message_date(unit_time("2021-03-14 14:21:11.9")), "2021-03-14 14:21:11", "a date as Kapture reads it");
+}
