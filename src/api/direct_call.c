@@ -18,32 +18,19 @@
 #include "fmgr.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
-#include "utils/hsearch.h"
 #include "utils/jsonb.h"
-#include "utils/memutils.h"
-#include "utils/numeric.h"
-#include "utils/timestamp.h"
 
 #include "api/argument.h"
+#include "api/direct_call.h"
 #include "api/error.h"
 #include "api/http.h"
 #include "api/option.h"
 #include "api/reply.h"
 #include "base/compat.h"
 
-#define CALL_ID_LEN			64	/* bytes of a customer's id */
-
-/* Customers of several windows put together. */
-typedef struct CallMerge
-{
-	JsonbInState state;
-	HTAB	   *seen;			/* ids that are in it */
-} CallMerge;
-
 PG_FUNCTION_INFO_V1(kapture_add_customer);
 PG_FUNCTION_INFO_V1(kapture_update_customer);
 PG_FUNCTION_INFO_V1(kapture_get_customer);
-PG_FUNCTION_INFO_V1(kapture_pull);
 
 
 /*
@@ -52,11 +39,12 @@ PG_FUNCTION_INFO_V1(kapture_pull);
 
 /*
  * Posts "text", JSON in the database's encoding, and returns the answer as
- * jsonb, with its HTTP code in *status.
+ * jsonb, whatever its HTTP code, in the current memory context.  Errors: those
+ * of kapture_http_start(); no answer: see http.c; HV00M an answer that is not
+ * JSON.
  */
-static Jsonb *
-call_post(const KaptureServer *server, KaptureApi api, const char *text,
-		  int *status)
+Jsonb *
+kapture_call_post(const KaptureServer *server, KaptureApi api, const char *text)
 {
 	KaptureHttpRequest *request;
 	const KaptureHttpAnswer *answer;
@@ -81,7 +69,6 @@ call_post(const KaptureServer *server, KaptureApi api, const char *text,
 	result = kapture_message_parse(answer->body, answer->body_len, &why);
 	if (result == NULL)
 		kapture_complaint_not_json(server, api, answer, why);
-	*status = answer->status;
 	kapture_http_release(request);
 	return result;
 }
@@ -117,7 +104,6 @@ call_send_object(FunctionCallInfo fcinfo, KaptureApi api, const char *name)
 {
 	Jsonb	   *object;
 	const KaptureServer *server;
-	int			status;
 
 	object = kapture_argument_object(fcinfo, 0, name);
 	kapture_argument_check_null(fcinfo, 1, "server");
@@ -127,7 +113,7 @@ call_send_object(FunctionCallInfo fcinfo, KaptureApi api, const char *name)
 		kapture_argument_check_criteria(object, false);
 
 	server = kapture_server_get(NameStr(*PG_GETARG_NAME(1)), GetUserId());
-	PG_RETURN_JSONB_P(call_post(server, api, kapture_argument_body(object), &status));
+	PG_RETURN_JSONB_P(kapture_call_post(server, api, kapture_argument_body(object)));
 }
 
 /*
@@ -159,205 +145,4 @@ Datum
 kapture_get_customer(PG_FUNCTION_ARGS)
 {
 	return call_send_object(fcinfo, KAPTURE_API_GET, "criteria");
-}
-
-
-/*
- * Pull
- */
-
-/* Fetches one window. */
-static Jsonb *
-call_pull_window(const KaptureServer *server, Timestamp start, Timestamp end,
-				 int *status)
-{
-	return call_post(server, KAPTURE_API_PULL,
-					 psprintf("{\"start_date\": \"%s\", \"end_date\": \"%s\"}",
-							  kapture_message_date(start),
-							  kapture_message_date(end)),
-					 status);
-}
-
-/* Makes a string of a value. */
-static void
-call_set_string(JsonbValue *value, char *text)
-{
-	value->type = jbvString;
-	value->val.string.val = text;
-	value->val.string.len = strlen(text);
-}
-
-/* A number's text. */
-static char *
-call_numeric_text(const JsonbValue *value)
-{
-	return DatumGetCString(DirectFunctionCall1(numeric_out,
-											   NumericGetDatum(value->val.numeric)));
-}
-
-static void
-call_merge_begin(CallMerge *merge)
-{
-	HASHCTL		info = {0};
-	JsonbValue	key;
-
-	info.keysize = CALL_ID_LEN;
-	info.entrysize = CALL_ID_LEN;
-	info.hcxt = CurrentMemoryContext;
-	merge->seen = hash_create("kapture customers", 1024, &info,
-							  HASH_ELEM | HASH_STRINGS | HASH_CONTEXT);
-	memset(&merge->state, 0, sizeof(merge->state));
-	pushJsonbValue(&merge->state, WJB_BEGIN_OBJECT, NULL);
-	call_set_string(&key, "message");
-	pushJsonbValue(&merge->state, WJB_KEY, &key);
-	pushJsonbValue(&merge->state, WJB_BEGIN_ARRAY, NULL);
-}
-
-/* Is this customer in already?  One without an id never is. */
-static bool
-call_merge_has(CallMerge *merge, const JsonbValue *customer)
-{
-	JsonbValue	id;
-	char	   *text;
-	bool		found;
-
-	if (customer->type != jbvBinary ||
-		!JsonContainerIsObject(customer->val.binary.data) ||
-		getKeyJsonValueFromContainer(customer->val.binary.data, "id", 2,
-									 &id) == NULL)
-		return false;
-	if (id.type == jbvNumeric)
-		text = call_numeric_text(&id);
-	else if (id.type == jbvString)
-		text = pnstrdup(id.val.string.val, id.val.string.len);
-	else
-		return false;
-	if (strlen(text) >= CALL_ID_LEN)
-		return false;
-	(void) hash_search(merge->seen, text, HASH_ENTER, &found);
-	return found;
-}
-
-/* Takes over the customers of a window that are not in yet. */
-static void
-call_merge_window(CallMerge *merge, Jsonb *answer)
-{
-	JsonbValue	message;
-	uint32		n;
-
-	if (getKeyJsonValueFromContainer(&answer->root, "message", 7,
-									 &message) == NULL ||
-		message.type != jbvBinary ||
-		!JsonContainerIsArray(message.val.binary.data))
-		return;
-	n = JsonContainerSize(message.val.binary.data);
-	for (uint32 i = 0; i < n; i++)
-	{
-		JsonbValue *customer;
-
-		customer = getIthJsonbValueFromContainer(message.val.binary.data, i);
-		if (!call_merge_has(merge, customer))
-			pushJsonbValue(&merge->state, WJB_ELEM, customer);
-	}
-}
-
-static Jsonb *
-call_merge_end(CallMerge *merge)
-{
-	JsonbValue	value;
-
-	pushJsonbValue(&merge->state, WJB_END_ARRAY, NULL);
-	call_set_string(&value, "status");
-	pushJsonbValue(&merge->state, WJB_KEY, &value);
-	call_set_string(&value, "success");
-	pushJsonbValue(&merge->state, WJB_VALUE, &value);
-	pushJsonbValue(&merge->state, WJB_END_OBJECT, NULL);
-	return JsonbValueToJsonb(merge->state.result);
-}
-
-/* Waits so that windows are not fetched faster than rate_limit allows. */
-static void
-call_pace(const KaptureServer *server, TimestampTz started)
-{
-	if (server->rate_limit > 0)
-		kapture_http_sleep_until(started + (int64) (USECS_PER_SEC / server->rate_limit),
-								 WaitEventExtensionNew("KapturePace"));
-}
-
-/*
- * Fetches windows from start to end, one after the other, and puts them
- * together.  Windows share the second between them, so that nobody is lost
- * there; customers that come twice are taken once.  Of windows without
- * customers, the last one's answer is returned if there are no others; any
- * other failure ends the pull and is returned as it is.
- */
-static Jsonb *
-call_pull_windows(const KaptureServer *server, Timestamp start, Timestamp end)
-{
-	int64		window = server->pull_window * USECS_PER_SEC;
-	MemoryContext context = CurrentMemoryContext;
-	MemoryContext temporary;
-	CallMerge	merge;
-	Jsonb	   *nobody = NULL;
-	bool		somebody = false;
-
-	call_merge_begin(&merge);
-	temporary = AllocSetContextCreate(context, "kapture pull window",
-									  ALLOCSET_DEFAULT_SIZES);
-	for (Timestamp from = start; from < end;)
-	{
-		Timestamp	to = end - from > window ? from + window : end;
-		TimestampTz started = GetCurrentTimestamp();
-		Jsonb	   *answer;
-		KaptureReply reply;
-		int			status;
-
-		MemoryContextSwitchTo(temporary);
-		answer = call_pull_window(server, from, to, &status);
-		kapture_message_judge(KAPTURE_API_PULL, status, answer, &reply);
-		MemoryContextSwitchTo(context);
-		answer = DatumGetJsonbPCopy(JsonbPGetDatum(answer));
-		MemoryContextReset(temporary);
-
-		if (reply.verdict == KAPTURE_SUCCESS)
-		{
-			call_merge_window(&merge, answer);
-			somebody = true;
-		}
-		else if (reply.verdict == KAPTURE_NOT_FOUND)
-		{
-			if (nobody != NULL)
-				pfree(nobody);
-			nobody = answer;
-		}
-		else
-			return answer;
-		from = to;
-		if (from < end)
-			call_pace(server, started);
-	}
-	return somebody ? call_merge_end(&merge) : nobody;
-}
-
-/*
- * kapture_pull(start_date timestamp, end_date timestamp, server name)
- *		returns jsonb
- *
- * Times are the account's local time.  An end_date at midnight means all of
- * that day, as a date without time does to Kapture.
- */
-Datum
-kapture_pull(PG_FUNCTION_ARGS)
-{
-	Timestamp	start;
-	Timestamp	end;
-	const KaptureServer *server;
-	int			status;
-
-	kapture_argument_range(fcinfo, &start, &end);
-	kapture_argument_check_null(fcinfo, 2, "server");
-	server = kapture_server_get(NameStr(*PG_GETARG_NAME(2)), GetUserId());
-	if (end - start > server->pull_window * USECS_PER_SEC)
-		PG_RETURN_JSONB_P(call_pull_windows(server, start, end));
-	PG_RETURN_JSONB_P(call_pull_window(server, start, end, &status));
 }

@@ -97,6 +97,7 @@ struct KaptureFetch
 	Oid			userid;
 	KaptureApi	api;
 	List	   *bodies;			/* of Gets */
+	bool		keeps_answers;	/* without customers, for whoever reads */
 
 	pg_tz	   *zone;			/* of a Pull */
 	int64		window;			/* microseconds */
@@ -270,9 +271,7 @@ fetch_send(KaptureFetch *fetch, FetchSlot *slot)
 	if (fetch->api == KAPTURE_API_GET)
 		text = list_nth(fetch->bodies, slot->number);
 	else
-		text = psprintf("{\"start_date\": \"%s\", \"end_date\": \"%s\"}",
-						kapture_message_date(slot->from),
-						kapture_message_date(slot->to));
+		text = kapture_fetch_pull_body(slot->from, slot->to);
 	if (server->body_array[fetch->api])
 		text = psprintf("[%s]", text);
 	body = kapture_message_to_utf8(text, &len);
@@ -434,6 +433,34 @@ fetch_take_off(KaptureFetch *fetch, FetchSlot *slot)
 	pfree(slot);
 }
 
+/* Hands the first slot's answer out as the current window. */
+static void
+fetch_hand_out(KaptureFetch *fetch, FetchSlot *slot, const KaptureReply *reply, KaptureList *list)
+{
+	const KaptureHttpAnswer *answer = kapture_http_answer(slot->request);
+	KaptureWindow *window = &fetch->current;
+	char	   *why;
+
+	window->from = slot->from;
+	window->to = slot->to;
+	window->number = slot->number;
+	window->asked = slot->asked;
+	window->list = reply->verdict == KAPTURE_SUCCESS ? list : NULL;
+	window->refused = reply->verdict != KAPTURE_SUCCESS && reply->verdict != KAPTURE_NOT_FOUND;
+	window->answer = NULL;
+	if (window->list == NULL && fetch->keeps_answers)
+	{
+		MemoryContext old = MemoryContextSwitchTo(fetch->answer_context);
+
+		window->answer = kapture_message_parse(answer->body, answer->body_len, &why);
+		MemoryContextSwitchTo(old);
+	}
+	if (list != NULL)
+		list->rest = NULL;		/* goes with "scratch" */
+	fetch_take_off(fetch, slot);
+	fetch->allowed = Min(fetch->allowed + 1, fetch->connections);
+}
+
 /* Makes a window of the first slot's answer.  False if it is asked for again. */
 static bool
 fetch_accept(KaptureFetch *fetch, FetchSlot *slot)
@@ -465,23 +492,17 @@ fetch_accept(KaptureFetch *fetch, FetchSlot *slot)
 		done = false;
 	}
 	else if (done)
-	{
-		fetch->current.from = slot->from;
-		fetch->current.to = slot->to;
-		fetch->current.number = slot->number;
-		fetch->current.asked = slot->asked;
-		fetch->current.list = reply.verdict == KAPTURE_SUCCESS ? list : NULL;
-		if (list != NULL)
-			list->rest = NULL;	/* goes with "scratch" */
-		fetch_take_off(fetch, slot);
-		fetch->allowed = Min(fetch->allowed + 1, fetch->connections);
-	}
+		fetch_hand_out(fetch, slot, &reply, list);
 	else if ((reply.verdict != KAPTURE_BROKEN && reply.verdict != KAPTURE_THROTTLED) ||
 			 !fetch_retry(fetch, slot))
 	{
-		if (list == NULL)
+		done = fetch->keeps_answers && list != NULL;
+		if (done)
+			fetch_hand_out(fetch, slot, &reply, list);
+		else if (list == NULL)
 			kapture_complaint_not_json(server, fetch->api, answer, why);
-		kapture_complaint_failed(server, fetch->api, answer->status, &reply);
+		else
+			kapture_complaint_failed(server, fetch->api, answer->status, &reply);
 	}
 	MemoryContextDelete(scratch);
 	return done;
@@ -659,6 +680,29 @@ kapture_fetch_pull(const char *server, Oid userid, Timestamp start, Timestamp en
 	fetch->next = start;
 	fetch->end = end;
 	return fetch;
+}
+
+/*
+ * kapture_fetch_keep_answers
+ *		Has windows without customers hand out their answer, and refusals be
+ *		windows, too, rather than errors.
+ */
+void
+kapture_fetch_keep_answers(KaptureFetch *fetch)
+{
+	fetch->keeps_answers = true;
+}
+
+/*
+ * kapture_fetch_pull_body
+ *		The body that asks for a window, JSON in the current memory context.
+ *		Errors: as kapture_message_date().
+ */
+char *
+kapture_fetch_pull_body(Timestamp from, Timestamp to)
+{
+	return psprintf("{\"start_date\": \"%s\", \"end_date\": \"%s\"}",
+					kapture_message_date(from), kapture_message_date(to));
 }
 
 /*

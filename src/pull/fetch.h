@@ -23,6 +23,8 @@ typedef struct KaptureWindow
 	int			number;			/* only for Gets: of the body, from 0 */
 	TimestampTz asked;			/* when its request was sent */
 	const KaptureList *list;	/* NULL: no customers */
+	bool		refused;		/* and that because Kapture refuses the request */
+	Jsonb	   *answer;			/* without customers, if it was to be kept */
 } KaptureWindow;
 
 /* What kapture_fetch_poll() came to. */
@@ -37,6 +39,8 @@ extern KaptureFetch *kapture_fetch_pull(const char *server, Oid userid,
 										Timestamp start, Timestamp end);
 extern KaptureFetch *kapture_fetch_gets(const char *server, Oid userid,
 										List *bodies);
+extern void kapture_fetch_keep_answers(KaptureFetch *fetch);
+extern char *kapture_fetch_pull_body(Timestamp from, Timestamp to);
 extern bool kapture_fetch_is_pull(const KaptureFetch *fetch);
 extern KaptureFetchState kapture_fetch_poll(KaptureFetch *fetch, const KaptureWindow **window,
 											TimestampTz *when);

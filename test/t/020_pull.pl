@@ -107,6 +107,17 @@ emulator_faults($emulator, { api => 'get', action => 'status', code => 503, coun
 is($node->safe_psql('postgres', "SELECT name FROM kapture_find_customers('{\"phone\": \"9000000000\"}')"),
 	'At 2021-03-10 00:00:00', 'a search is repeated, too');
 
+# kapture_pull() of a longer range repeats its windows in the same way, and gives back what Kapture refuses
+sub pulled
+{
+	return $node->safe_psql('postgres', "SELECT string_agg(c->>'name', E'\\n' ORDER BY c->>'name') FROM jsonb_array_elements(kapture_pull('2021-03-10', '2021-03-19')->'message') AS c");
+}
+emulator_faults($emulator, { api => 'pull', action => 'status', code => 503, skip => 1, count => 2 });
+is(pulled(), lines(sort @times), 'kapture_pull repeats windows');
+emulator_faults($emulator, { api => 'pull', action => 'status', code => 401, body => '{"message": "Invalid Auth Key", "status": "failed"}', skip => 1 });
+is($node->safe_psql('postgres', "SELECT kapture_pull('2021-03-10', '2021-03-19')"), '{"status": "failed", "message": "Invalid Auth Key"}',
+	'and returns a refusal as it is');
+
 # Retry-After is kept
 server_options("SET max_connections '1'");
 seed($emulator, @times);
