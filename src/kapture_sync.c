@@ -10,6 +10,7 @@
 #include "fmgr.h"
 #include "miscadmin.h"
 
+#include "api/limiter.h"
 #include "api/request_stats.h"
 #include "base/guc.h"
 #include "cluster/launcher.h"
@@ -30,6 +31,7 @@ _PG_init(void)
 
 	kapture_shmem_install();
 	kapture_counter_install();
+	kapture_limiter_install();
 	kapture_wayside_install();
 	kapture_launcher_register();
 }

@@ -56,7 +56,7 @@ kapture_call_post(const KaptureServer *server, KaptureApi api, const char *text)
 	if (server->body_array[api])
 		text = psprintf("[%s]", text);
 	body = kapture_message_to_utf8(text, &len);
-	request = kapture_http_start(server, api, body, len, NULL);
+	request = kapture_http_start_in_turn(server, api, body, len, WaitEventExtensionNew("KapturePace"));
 	pfree(body);
 	answer = kapture_http_perform(request, WaitEventExtensionNew("KaptureHttp"));
 	ereport(DEBUG1,

@@ -48,6 +48,7 @@
 #include "utils/timestamp.h"
 
 #include "api/http.h"
+#include "api/limiter.h"
 #include "api/request_stats.h"
 #include "base/compat.h"
 
@@ -82,6 +83,7 @@ struct KaptureHttpRequest
 	void	   *owner;
 	Oid			serverid;
 	KaptureApi	api;
+	int			place;			/* of the limiter */
 
 	CURL	   *easy;
 	struct curl_slist *headers;
@@ -372,6 +374,13 @@ http_initialize(void)
  * ------------------------------------------------------------------------
  */
 
+static void
+http_release_place(KaptureHttpRequest *request)
+{
+	kapture_limiter_release(request->place);
+	request->place = KAPTURE_LIMITER_NONE;
+}
+
 /* The context of a request goes: give back what libcurl and malloc hold. */
 static void
 http_reset_callback(void *arg)
@@ -405,6 +414,7 @@ http_reset_callback(void *arg)
 	http_restore_signals(old);
 	if (request->queued)
 		dlist_delete(&request->node);
+	http_release_place(request);
 }
 
 static void
@@ -507,15 +517,9 @@ http_set_options(KaptureHttpRequest *request, const KaptureServer *server, Kaptu
 	HTTP_SET(CURLOPT_CLOSESOCKETFUNCTION, http_close_callback);
 }
 
-/*
- * Starts a POST of "body" (UTF-8 JSON) to one of a server's APIs.  The request
- * lives in a context of its own below the current one; body is copied.
- * "owner" is handed back by kapture_http_owner().  Errors: no key for the API,
- * a ca_file that cannot be one, no memory.  Returns at once.
- */
-KaptureHttpRequest *
-kapture_http_start(const KaptureServer *server, KaptureApi api,
-				   const char *body, size_t body_len, void *owner)
+static KaptureHttpRequest *
+http_start(const KaptureServer *server, KaptureApi api,
+		   const char *body, size_t body_len, void *owner)
 {
 	MemoryContext context;
 	MemoryContext old;
@@ -531,6 +535,7 @@ kapture_http_start(const KaptureServer *server, KaptureApi api,
 									ALLOCSET_SMALL_SIZES);
 	old = MemoryContextSwitchTo(context);
 	request = palloc0(sizeof(KaptureHttpRequest));
+	request->place = KAPTURE_LIMITER_NONE;
 	request->context = context;
 	request->callback.func = http_reset_callback;
 	request->callback.arg = request;
@@ -560,6 +565,40 @@ kapture_http_start(const KaptureServer *server, KaptureApi api,
 	request->started = true;
 	http_running++;
 	MemoryContextSwitchTo(old);
+	return request;
+}
+
+/*
+ * Starts a POST of "body" (UTF-8 JSON) to one of a server's APIs, if the
+ * options max_connections and rate_limit allow one more now.  Returns NULL if
+ * they do not; then *when is the time to try again, at the latest, and the latch
+ * may be set earlier.
+ *
+ * The request lives in a context of its own below the current one; body is
+ * copied.  "owner" is handed back by kapture_http_owner().  Errors: no key for
+ * the API, a ca_file that cannot be one, no memory.  Does not wait.
+ */
+KaptureHttpRequest *
+kapture_http_start(const KaptureServer *server, KaptureApi api,
+				   const char *body, size_t body_len, void *owner, TimestampTz *when)
+{
+	int			place = kapture_limiter_take(server->serverid, server->max_connections, server->rate_limit,
+										 server->timeout, when);
+	KaptureHttpRequest *request = NULL;
+
+	if (place == KAPTURE_LIMITER_NONE)
+		return NULL;
+	PG_TRY();
+	{
+		request = http_start(server, api, body, body_len, owner);
+	}
+	PG_CATCH();
+	{
+		kapture_limiter_release(place);
+		PG_RE_THROW();
+	}
+	PG_END_TRY();
+	request->place = place;
 	return request;
 }
 
@@ -702,6 +741,7 @@ http_finish(KaptureHttpRequest *request, CURLcode code)
 						answer->elapsed);
 
 	request->finished = true;
+	http_release_place(request);
 	http_running--;
 	dlist_push_tail(&http_finished, &request->node);
 	request->queued = true;
@@ -786,6 +826,26 @@ http_step(TimestampTz deadline, uint32 wait_event)
 }
 
 /*
+ * As kapture_http_start(), but waits until the request may start.  Serves
+ * interrupts.
+ */
+KaptureHttpRequest *
+kapture_http_start_in_turn(const KaptureServer *server, KaptureApi api,
+						   const char *body, size_t body_len, uint32 wait_event)
+{
+	KaptureHttpRequest *request;
+	TimestampTz when;
+
+	http_initialize();
+	while ((request = kapture_http_start(server, api, body, body_len, NULL, &when)) == NULL)
+	{
+		CHECK_FOR_INTERRUPTS();
+		(void) http_step(when, wait_event);
+	}
+	return request;
+}
+
+/*
  * Has the requests that were just started leave now, not with the next wait.
  */
 void
@@ -845,7 +905,8 @@ kapture_http_answer(KaptureHttpRequest *request)
 
 /*
  * Waits for one request and returns its answer, or NULL if it has none by
- * "deadline".  Serves interrupts; others that finish meanwhile are left to
+ * "deadline", or if there is a deadline and the latch is set before it.  Serves
+ * interrupts; others that finish meanwhile are left to
  * kapture_http_next_finished().
  */
 const KaptureHttpAnswer *
@@ -857,7 +918,8 @@ kapture_http_perform_until(KaptureHttpRequest *request, TimestampTz deadline, ui
 	{
 		if (deadline <= GetCurrentTimestamp())
 			return NULL;
-		(void) http_step(deadline, wait_event);
+		if (http_step(deadline, wait_event) && deadline != DT_NOEND && !request->finished)
+			return NULL;
 	}
 	if (request->queued)
 		dlist_delete(&request->node);
@@ -875,14 +937,15 @@ kapture_http_perform(KaptureHttpRequest *request, uint32 wait_event)
 }
 
 /*
- * Waits until "when", letting requests go on.  Serves interrupts.
+ * Waits until "when", or until the latch is set, letting requests go on.  Serves
+ * interrupts.
  */
 void
 kapture_http_sleep_until(TimestampTz when, uint32 wait_event)
 {
 	http_initialize();
-	while (when > GetCurrentTimestamp())
-		(void) http_step(when, wait_event);
+	while (when > GetCurrentTimestamp() && !http_step(when, wait_event))
+		 /* go on */ ;
 }
 
 /* ------------------------------------------------------------------------

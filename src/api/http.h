@@ -53,7 +53,11 @@ typedef struct KaptureHttpDetails
 extern KaptureHttpRequest *kapture_http_start(const KaptureServer *server,
 											  KaptureApi api,
 											  const char *body, size_t body_len,
-											  void *owner);
+											  void *owner, TimestampTz *when);
+extern KaptureHttpRequest *kapture_http_start_in_turn(const KaptureServer *server,
+													  KaptureApi api,
+													  const char *body, size_t body_len,
+													  uint32 wait_event);
 extern void kapture_http_release(KaptureHttpRequest *request);
 extern void kapture_http_push(void);
 extern bool kapture_http_wait(long timeout, uint32 wait_event);

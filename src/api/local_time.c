@@ -31,14 +31,18 @@ kapture_local_zone(const char *timezone)
 /*
  * Reads a local time as PostgreSQL does (DetermineTimeZoneOffset): of a time
  * that comes twice the second is taken, one that never comes is counted on from
- * before.  False: the result is out of range.
+ * before.  The result is a timestamptz.  False: it is out of range.
  */
 bool
-kapture_local_to_instant(struct pg_tm *tm, fsec_t fsec, pg_tz *zone, TimestampTz *result)
+kapture_local_to_instant(struct pg_tm *tm, fsec_t fsec, pg_tz *zone, Datum *result)
 {
 	int			offset = DetermineTimeZoneOffset(tm, zone);
+	TimestampTz when;
 
-	return tm2timestamp(tm, fsec, &offset, result) == 0;
+	if (tm2timestamp(tm, fsec, &offset, &when) != 0)
+		return false;
+	*result = TimestampTzGetDatum(when);
+	return true;
 }
 
 /* How far the zone is west of Greenwich at that moment, in microseconds.  Errors: 22008. */

@@ -11,7 +11,7 @@
 #include "utils/timestamp.h"
 
 extern pg_tz *kapture_local_zone(const char *timezone);
-extern bool kapture_local_to_instant(struct pg_tm *tm, fsec_t fsec, pg_tz *zone, TimestampTz *result);
+extern bool kapture_local_to_instant(struct pg_tm *tm, fsec_t fsec, pg_tz *zone, Datum *result);
 extern TimestampTz kapture_local_earliest(Timestamp local, pg_tz *zone);
 extern TimestampTz kapture_local_latest(Timestamp local, pg_tz *zone);
 extern Timestamp kapture_local_since(TimestampTz when, pg_tz *zone);

@@ -74,7 +74,8 @@ typedef struct Modify
 	AttrNumber	row_junk;
 	bool		has_trigger;	/* UPDATE: a trigger may have changed more columns */
 	bool		skip_duplicates;
-	TimestampTz not_before;		/* by rate_limit, or as Kapture says */
+	TimestampTz not_before;		/* as Kapture says */
+	TimestampTz next_start;		/* when the limiter is to be asked again */
 	int64		done;			/* rows before this batch */
 	MemoryContext context;		/* of one batch */
 } Modify;
@@ -408,16 +409,18 @@ modify_make_update(const Modify *modify, ModifyRow *row, TupleTableSlot *slot, T
  * Requests
  */
 
-static void
+/* Starts a row's request; false if it is not our turn. */
+static bool
 modify_start(Modify *modify, ModifyRow *row)
 {
 	const KaptureServer *server = kapture_server_get(modify->server, modify->userid);
 
-	row->request = kapture_http_start(server, modify->api, row->body, row->body_len, NULL);
+	row->request = kapture_http_start(server, modify->api, row->body, row->body_len, NULL, &modify->next_start);
+	if (row->request == NULL)
+		return false;
 	row->state = MODIFY_RUNNING;
 	kapture_undone_begin_request();
-	if (server->rate_limit > 0)
-		modify->not_before = GetCurrentTimestamp() + (int64) (USECS_PER_SEC / server->rate_limit);
+	return true;
 }
 
 /* Puts a row off if that is what Kapture wants; false if it has been long enough. */
@@ -517,6 +520,7 @@ modify_send(Modify *modify, ModifyRow *rows, int n)
 	for (;;)
 	{
 		ModifyRow  *oldest = NULL;
+		TimestampTz until = DT_NOEND;
 		bool		is_due = false;
 		int			running = 0;
 
@@ -531,9 +535,7 @@ modify_send(Modify *modify, ModifyRow *rows, int n)
 				row->state = MODIFY_DONE;
 			if (row->state == MODIFY_DUE && failed < 0 && running < most)
 			{
-				if (modify->not_before <= GetCurrentTimestamp())
-					modify_start(modify, row);
-				else
+				if (is_due || modify->not_before > GetCurrentTimestamp() || !modify_start(modify, row))
 					is_due = true;
 			}
 			if (row->state != MODIFY_RUNNING)
@@ -542,16 +544,16 @@ modify_send(Modify *modify, ModifyRow *rows, int n)
 			if (oldest == NULL)
 				oldest = row;
 		}
+		if (is_due)
+			until = Max(modify->not_before, modify->next_start);
 		if (oldest)
 		{
-			oldest->answer = kapture_http_perform_until(oldest->request,
-														is_due ? modify->not_before : DT_NOEND,
-														wait_event);
+			oldest->answer = kapture_http_perform_until(oldest->request, until, wait_event);
 			if (oldest->answer)
 				modify_judge(modify, oldest);
 		}
 		else if (is_due)
-			kapture_http_sleep_until(modify->not_before, wait_event);
+			kapture_http_sleep_until(until, wait_event);
 		else
 			break;
 	}

@@ -89,7 +89,8 @@ check_options(Check *check, const char *name)
 			kapture_server_require_key(server, api);
 		check->timeout = server->timeout;
 		check->is_https = strncmp(server->url[KAPTURE_API_GET], "https:", 6) == 0;
-		check->request = kapture_http_start(server, KAPTURE_API_GET, CHECK_BODY, strlen(CHECK_BODY), NULL);
+		check->request = kapture_http_start_in_turn(server, KAPTURE_API_GET, CHECK_BODY, strlen(CHECK_BODY),
+													WaitEventExtensionNew("KapturePace"));
 		kapture_http_inspect(check->request);
 		ReleaseCurrentSubTransaction();
 		check_say(check, "options", CHECK_OK, server->url[KAPTURE_API_GET]);

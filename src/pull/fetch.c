@@ -114,7 +114,7 @@ struct KaptureFetch
 	bool		answered;		/* the server has answered before */
 	int			timeout;		/* milliseconds */
 	TimestampTz not_before;		/* the server wants to be left alone */
-	TimestampTz next_start;		/* for rate_limit */
+	TimestampTz next_start;		/* when the limiter is to be asked again, 0: at once */
 	TimestampTz served;			/* when the network was served last */
 	KaptureWindow current;
 };
@@ -256,13 +256,14 @@ fetch_end_work(KaptureFetch *fetch, bool begun)
 	MemoryContextSwitchTo(fetch->context);
 }
 
-/* Sends the request of a slot. */
-static void
+/* Sends the request of a slot.  Returns 0, or when to try again. */
+static TimestampTz
 fetch_send(KaptureFetch *fetch, FetchSlot *slot)
 {
 	const KaptureServer *server = kapture_server_get(fetch->server, fetch->userid);
 	const char *text;
 	MemoryContext old;
+	TimestampTz when;
 	char	   *body;
 	size_t		len;
 
@@ -276,13 +277,14 @@ fetch_send(KaptureFetch *fetch, FetchSlot *slot)
 		text = psprintf("[%s]", text);
 	body = kapture_message_to_utf8(text, &len);
 	MemoryContextSwitchTo(old);
-	slot->request = kapture_http_start(server, fetch->api, body, len, slot);
+	slot->request = kapture_http_start(server, fetch->api, body, len, slot, &when);
+	if (slot->request == NULL)
+		return when;
 	slot->state = FETCH_RUNNING;
 	slot->neglected = false;
 	slot->asked = GetCurrentTimestamp();
 	fetch->running++;
-	if (server->rate_limit > 0)
-		fetch->next_start = slot->asked + (int64) (USECS_PER_SEC / server->rate_limit);
+	return 0;
 }
 
 /*
@@ -309,7 +311,12 @@ fetch_send_due(KaptureFetch *fetch)
 			break;
 		when = DT_NOEND;
 		begun |= fetch_begin_work(fetch);
-		fetch_send(fetch, slot);
+		fetch->next_start = fetch_send(fetch, slot);
+		if (fetch->next_start != 0)
+		{
+			when = fetch->next_start;
+			break;
+		}
 	}
 	fetch_end_work(fetch, begun);
 	return when;

@@ -84,15 +84,6 @@
 /* Milliseconds between two looks at a table that somebody has locked. */
 #define WORKER_LOCKED_LOOK	1000
 
-/* What all accounts of a server share. */
-typedef struct WorkerPace
-{
-	dlist_node	node;
-	char	   *name;			/* of the server */
-	int			in_flight;
-	TimestampTz next_start;		/* by the rate limit */
-} WorkerPace;
-
 /* An account: a server as seen by the owner of attached tables. */
 typedef struct WorkerServer
 {
@@ -111,7 +102,7 @@ typedef struct WorkerServer
 	dlist_head	ready;			/* tasks whose request is to be sent */
 	int			nready;
 	int			in_flight;
-	WorkerPace *pace;
+	TimestampTz next_start;		/* when the limiter is to be asked again, 0: at once */
 	int			failures;		/* in a row, of different rows */
 	int			sick;			/* in a row, of any */
 	KaptureServerHealth said;	/* in the log */
@@ -158,7 +149,6 @@ typedef struct WorkerTask
 static MemoryContext worker_context;	/* what lives as long as the process */
 static dlist_head worker_servers = DLIST_STATIC_INIT(worker_servers);
 static dlist_head worker_tables = DLIST_STATIC_INIT(worker_tables);
-static dlist_head worker_paces = DLIST_STATIC_INIT(worker_paces);
 static KaptureOrigin worker_origin;
 static dlist_head worker_answered = DLIST_STATIC_INIT(worker_answered); /* to be recorded */
 static int	worker_nanswered = 0;
@@ -342,26 +332,6 @@ worker_configure_server(WorkerServer *server)
 	return changed;
 }
 
-static WorkerPace *
-worker_find_pace(const char *name)
-{
-	dlist_iter	iter;
-	WorkerPace *pace;
-
-	dlist_foreach(iter, &worker_paces)
-	{
-		pace = dlist_container(WorkerPace, node, iter.cur);
-		if (strcmp(pace->name, name) == 0)
-			return pace;
-	}
-	pace = MemoryContextAllocZero(worker_context, sizeof(WorkerPace));
-	pace->name = MemoryContextStrdup(worker_context, name);
-	/* a worker before us may have sent all that a second allows just now */
-	pace->next_start = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), 1000);
-	dlist_push_tail(&worker_paces, &pace->node);
-	return pace;
-}
-
 static WorkerServer *
 worker_find_server(const char *name, Oid owner)
 {
@@ -378,7 +348,6 @@ worker_find_server(const char *name, Oid owner)
 	server->name = MemoryContextStrdup(worker_context, name);
 	server->owner = owner;
 	server->timeout = WORKER_DEFAULT_TIMEOUT;
-	server->pace = worker_find_pace(name);
 	dlist_init(&server->ready);
 	dlist_push_tail(&worker_servers, &server->node);
 	return server;
@@ -733,7 +702,7 @@ worker_room(WorkerServer *server, TimestampTz now)
 	/* small bites cost more than they bring */
 	if (server->nready > ahead / 2)
 		return 0;
-	return ahead - server->nready + Max(worker_connections(server) - server->pace->in_flight, 0);
+	return ahead - server->nready + Max(worker_connections(server) - server->in_flight, 0);
 }
 
 /* Forgets tasks whose outcome is recorded. */
@@ -975,26 +944,29 @@ worker_give_up_server(WorkerServer *server, const char *problem)
 static TimestampTz
 worker_next_send(WorkerServer *server)
 {
-	if (server->nready == 0 || server->problem || server->pace->in_flight >= worker_connections(server))
+	if (server->nready == 0 || server->problem || server->in_flight >= worker_connections(server))
 		return DT_NOEND;
-	return Max(server->not_before, server->rate_limit > 0 ? server->pace->next_start : 0);
+	return Max(server->not_before, server->next_start);
 }
 
+/* Starts the request of the next task that is ready, if the limiter allows that. */
 static void
-worker_start_request(WorkerServer *server, const KaptureServer *settings, TimestampTz now)
+worker_start_request(WorkerServer *server, const KaptureServer *settings)
 {
 	WorkerTask *task = dlist_head_element(WorkerTask, node, &server->ready);
 	KaptureTask *t = &task->task;
 	MemoryContext old = MemoryContextSwitchTo(t->delivery->context);
+	TimestampTz when;
 
 	kapture_task_wrap(t, settings);
-	t->request = kapture_http_start(settings, kapture_task_api(t), t->body, t->body_len, task);
-	(void) dlist_pop_head_node(&server->ready);
-	server->nready--;
-	server->in_flight++;
-	server->pace->in_flight++;
-	if (server->rate_limit > 0)
-		server->pace->next_start = kapture_pacing_next_start(server->pace->next_start, now, server->rate_limit);
+	t->request = kapture_http_start(settings, kapture_task_api(t), t->body, t->body_len, task, &when);
+	if (t->request)
+	{
+		(void) dlist_pop_head_node(&server->ready);
+		server->nready--;
+		server->in_flight++;
+	}
+	server->next_start = t->request ? 0 : when;
 	MemoryContextSwitchTo(old);
 }
 
@@ -1015,7 +987,7 @@ worker_send_server(WorkerServer *server)
 		const KaptureServer *settings = kapture_server_get(server->name, server->owner);
 
 		while (worker_next_send(server) <= now)
-			worker_start_request(server, settings, now);
+			worker_start_request(server, settings);
 	}
 	PG_CATCH();
 	{
@@ -1033,6 +1005,16 @@ worker_send_server(WorkerServer *server)
 		worker_give_up_server(server, error->message);
 		FreeErrorData(error);
 	}
+}
+
+/* The latch may have been set because it is our turn: the limiter is asked again. */
+static void
+worker_ask_limiter(void)
+{
+	dlist_iter	iter;
+
+	dlist_foreach(iter, &worker_servers)
+		dlist_container(WorkerServer, node, iter.cur)->next_start = 0;
 }
 
 static void
@@ -1360,7 +1342,7 @@ worker_collect(void)
 		const KaptureHttpAnswer *answer = kapture_http_answer(request);
 
 		task->server->in_flight--;
-		task->server->pace->in_flight--;
+		task->server->next_start = 0;
 		if (worker_nanswered++ == 0)
 			worker_first_answer = GetCurrentTimestamp();
 		/* trouble is looked into before more is sent */
@@ -1645,6 +1627,7 @@ kapture_worker_main(Datum arg)
 			worker_stale = true;	/* exclusions may have changed, */
 			worker_next_expiry = 0;	/* and the retention */
 		}
+		worker_ask_limiter();
 		if (kapture_shmem_worker_take_work())
 		{
 			worker_look();

@@ -74,11 +74,19 @@ perform(Exchange *exchange)
 					 "<!DOCTYPE html>\n<html><head><title>Kapture CRM</title></head><body>Please log in.</body></html>\n");
 }
 
+/* The request does not count as in flight any more. */
 static void
-free_exchange(Exchange *exchange)
+end_exchange(Exchange *exchange)
 {
 	if (exchange->counted)
 		record_end();
+	exchange->counted = false;
+}
+
+static void
+free_exchange(Exchange *exchange)
+{
+	end_exchange(exchange);
 	api_free(&exchange->request);
 	buf_free(&exchange->body);
 	buf_free(&exchange->headers);
@@ -117,11 +125,7 @@ wake(void *arg)
 	if (exchange->fault.action == FAULT_LATE)
 		perform(exchange);
 	else if (exchange->fault.action == FAULT_HANG)
-	{
-		/* it is over now, not when its thread comes to close it */
-		exchange->counted = false;
-		record_end();
-	}
+		end_exchange(exchange); /* now, not when its thread comes to close it */
 	exchange->waited = true;
 	MHD_resume_connection(exchange->connection);
 }
@@ -183,6 +187,9 @@ respond(Exchange *exchange)
 		json_object_foreach(exchange->fault.headers, name, value)
 		if (json_is_string(value))
 			MHD_add_response_header(response, name, json_string_value(value));
+	/* whoever reads the answer may send the next request before this thread goes on */
+	if (exchange->fault.action != FAULT_ENDLESS)
+		end_exchange(exchange);
 	result = MHD_queue_response(exchange->connection, (unsigned) reply->code, response);
 	MHD_destroy_response(response);
 	return result;

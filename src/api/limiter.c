@@ -1,0 +1,397 @@
+/*
+ * limiter.c
+ *		Options max_connections and rate_limit, for all processes of a database
+ *		together.
+ *
+ * Worker, puller and sessions take a place here for each request, just before
+ * it starts, and release it when it has ended.  A process that gets none is
+ * queued: places are given in turn, one to each process that waits, so that
+ * none of them starves another, however many requests it has.  Whose turn it is
+ * is woken by its latch; whoever does not come then loses the turn.
+ *
+ * A session that leaves a cursor alone does not see that its request has ended.
+ * So a place is given to another when the request's time is up, whatever its
+ * process does.
+ *
+ * Without the library preloaded there is no shared memory: then the limits hold
+ * for each session by itself.
+ */
+#include "postgres.h"
+
+#include "miscadmin.h"
+#include "storage/ipc.h"
+#include "storage/latch.h"
+#include "storage/lwlock.h"
+#include "storage/proc.h"
+#include "storage/shmem.h"
+#include "utils/memutils.h"
+#include "utils/timestamp.h"
+
+#include "api/limiter.h"
+#include "api/pacing.h"
+#include "base/compat.h"
+
+#define LIMITER_SERVERS		1024
+
+/* Requests of all processes together. */
+#define LIMITER_PLACES		8192
+
+/* Processes that wait for one server; more of them try again and again. */
+#define LIMITER_QUEUE		32
+
+/* Milliseconds after which a process looks again that is not woken. */
+#define LIMITER_LOOK		100
+
+/* Milliseconds for which a turn is kept for a process that does not come. */
+#define LIMITER_PATIENCE	50
+
+/* Milliseconds that a request may take beyond its timeout. */
+#define LIMITER_GRACE		1000
+
+/* A request that is in flight. */
+typedef struct LimiterPlace
+{
+	int			pid;			/* 0: the place is free */
+	int			entry;			/* -1: its time was up */
+	TimestampTz expires;
+} LimiterPlace;
+
+typedef struct LimiterWaiter
+{
+	PGPROC	   *proc;
+	TimestampTz expected;		/* when it is to look again */
+} LimiterWaiter;
+
+typedef struct LimiterEntry
+{
+	Oid			dbid;
+	Oid			serverid;		/* InvalidOid: the entry is free */
+	int			in_flight;
+	TimestampTz next_start;		/* by rate_limit */
+	TimestampTz next_expiry;	/* when to look for places whose time is up */
+	int			nwaiting;
+	LimiterWaiter waiting[LIMITER_QUEUE];	/* in the order of their turns */
+} LimiterEntry;
+
+typedef struct LimiterState
+{
+	LWLock	   *lock;			/* NULL: this process's own */
+	int			last_place;		/* that was given */
+	LimiterPlace places[LIMITER_PLACES];
+	LimiterEntry entries[LIMITER_SERVERS];
+} LimiterState;
+
+static LimiterState *limiter_state = NULL;
+static shmem_request_hook_type limiter_prev_request_hook = NULL;
+static shmem_startup_hook_type limiter_prev_startup_hook = NULL;
+
+/* ------------------------------------------------------------------------
+ * Set-up
+ * ------------------------------------------------------------------------
+ */
+
+static void
+limiter_request(void)
+{
+	if (limiter_prev_request_hook)
+		limiter_prev_request_hook();
+	RequestAddinShmemSpace(sizeof(LimiterState));
+	RequestNamedLWLockTranche("kapture_sync_limiter", 1);
+}
+
+static void
+limiter_startup(void)
+{
+	bool		found;
+
+	if (limiter_prev_startup_hook)
+		limiter_prev_startup_hook();
+	LWLockAcquire(AddinShmemInitLock, LW_EXCLUSIVE);
+	limiter_state = ShmemInitStruct("kapture_sync limiter", sizeof(LimiterState), &found);
+	if (!found)
+	{
+		memset(limiter_state, 0, sizeof(LimiterState));
+		limiter_state->lock = &(GetNamedLWLockTranche("kapture_sync_limiter"))->lock;
+	}
+	LWLockRelease(AddinShmemInitLock);
+}
+
+/*
+ * Asks for the shared memory.  Called from _PG_init() while the postmaster
+ * preloads libraries.
+ */
+void
+kapture_limiter_install(void)
+{
+	limiter_prev_request_hook = shmem_request_hook;
+	shmem_request_hook = limiter_request;
+	limiter_prev_startup_hook = shmem_startup_hook;
+	shmem_startup_hook = limiter_startup;
+}
+
+static void
+limiter_lock(void)
+{
+	if (limiter_state->lock)
+		LWLockAcquire(limiter_state->lock, LW_EXCLUSIVE);
+}
+
+static void
+limiter_unlock(void)
+{
+	if (limiter_state->lock)
+		LWLockRelease(limiter_state->lock);
+}
+
+/* ------------------------------------------------------------------------
+ * Turns
+ * ------------------------------------------------------------------------
+ */
+
+/* Wakes the process whose turn it is. */
+static void
+limiter_wake(const LimiterEntry *entry)
+{
+	if (entry->nwaiting > 0 && entry->waiting[0].proc != MyProc)
+		SetLatch(&entry->waiting[0].proc->procLatch);
+}
+
+/* Takes a process out of the queue. */
+static void
+limiter_dequeue(LimiterEntry *entry, int position)
+{
+	entry->nwaiting--;
+	memmove(entry->waiting + position, entry->waiting + position + 1,
+			sizeof(LimiterWaiter) * (entry->nwaiting - position));
+}
+
+/* Drops those from the queue that have not come back, and returns our position in it. */
+static int
+limiter_position(LimiterEntry *entry, TimestampTz now)
+{
+	int			position = 0;
+
+	while (position < entry->nwaiting && entry->waiting[position].proc != MyProc)
+	{
+		if (now > TimestampTzPlusMilliseconds(entry->waiting[position].expected, LIMITER_PATIENCE))
+			limiter_dequeue(entry, position);
+		else
+			position++;
+	}
+	return position;
+}
+
+/* Queues this process, or notes that it still waits, and returns when it is to look again. */
+static TimestampTz
+limiter_enqueue(LimiterEntry *entry, int position, TimestampTz when)
+{
+	if (position == entry->nwaiting)
+	{
+		if (position == LIMITER_QUEUE)
+			return when;
+		entry->nwaiting++;
+		entry->waiting[position].proc = MyProc;
+	}
+	entry->waiting[position].expected = when;
+	return when;
+}
+
+/* Is nothing lost if the entry is forgotten? */
+static bool
+limiter_is_idle(const LimiterEntry *entry, TimestampTz now)
+{
+	return entry->in_flight == 0 && entry->next_start < now;
+}
+
+/* The entry of a server; NULL if all are busy. */
+static LimiterEntry *
+limiter_find(Oid serverid, TimestampTz now)
+{
+	LimiterEntry *idle = NULL;
+	uint32		start = (MyDatabaseId * 31 + serverid) % LIMITER_SERVERS;
+
+	for (uint32 i = 0; i < LIMITER_SERVERS; i++)
+	{
+		LimiterEntry *entry = &limiter_state->entries[(start + i) % LIMITER_SERVERS];
+
+		if (entry->serverid == serverid && entry->dbid == MyDatabaseId)
+			return entry;
+		if (idle == NULL && (entry->serverid == InvalidOid || limiter_is_idle(entry, now)))
+			idle = entry;
+		if (entry->serverid == InvalidOid)
+			break;
+	}
+	if (idle)
+	{
+		memset(idle, 0, sizeof(LimiterEntry));
+		idle->dbid = MyDatabaseId;
+		idle->serverid = serverid;
+		/* before a restart, others may have used up what a second allows */
+		idle->next_start = TimestampTzPlusMilliseconds(PgStartTime, 1000);
+	}
+	return idle;
+}
+
+/* ------------------------------------------------------------------------
+ * Places
+ * ------------------------------------------------------------------------
+ */
+
+/* Gives a free place to a server's request; KAPTURE_LIMITER_NONE if there is none. */
+static int
+limiter_give(LimiterEntry *entry, TimestampTz expires)
+{
+	for (int i = 0; i < LIMITER_PLACES; i++)
+	{
+		int			n = (limiter_state->last_place + 1 + i) % LIMITER_PLACES;
+		LimiterPlace *place = &limiter_state->places[n];
+
+		if (place->pid != 0)
+			continue;
+		place->pid = MyProcPid;
+		place->entry = entry - limiter_state->entries;
+		place->expires = expires;
+		entry->in_flight++;
+		limiter_state->last_place = n;
+		return n;
+	}
+	return KAPTURE_LIMITER_NONE;
+}
+
+/* The request of a place does not count any more. */
+static void
+limiter_clear(LimiterPlace *place)
+{
+	if (place->entry < 0)
+		return;
+	limiter_state->entries[place->entry].in_flight--;
+	place->entry = -1;
+}
+
+/* Clears the places of a server whose time is up, from time to time. */
+static void
+limiter_expire(LimiterEntry *entry, TimestampTz now)
+{
+	if (entry->next_expiry > now)
+		return;
+	entry->next_expiry = TimestampTzPlusMilliseconds(now, LIMITER_LOOK);
+	for (int i = 0; i < LIMITER_PLACES; i++)
+	{
+		LimiterPlace *place = &limiter_state->places[i];
+
+		if (place->pid != 0 && place->entry == entry - limiter_state->entries && place->expires < now)
+			limiter_clear(place);
+	}
+}
+
+/* At the end of a process: gives back what it has. */
+static void
+limiter_exit(int code, Datum arg)
+{
+	limiter_lock();
+	for (int i = 0; i < LIMITER_PLACES; i++)
+	{
+		LimiterPlace *place = &limiter_state->places[i];
+		LimiterEntry *entry = place->entry < 0 ? NULL : &limiter_state->entries[place->entry];
+
+		if (place->pid != MyProcPid)
+			continue;
+		limiter_clear(place);
+		place->pid = 0;
+		if (entry)
+			limiter_wake(entry);
+	}
+	limiter_unlock();
+}
+
+/* Once in each process. */
+static void
+limiter_initialize(void)
+{
+	static bool done = false;
+
+	if (done)
+		return;
+	if (limiter_state == NULL)
+		limiter_state = MemoryContextAllocZero(TopMemoryContext, sizeof(LimiterState));
+	before_shmem_exit(limiter_exit, (Datum) 0);
+	done = true;
+}
+
+/*
+ * When the process in that position may start a request; 0: now.  A time in the
+ * future is when to look again.
+ */
+static TimestampTz
+limiter_next(LimiterEntry *entry, int position, int max_connections, double rate_limit, TimestampTz now)
+{
+	if (entry->in_flight >= max_connections)
+		limiter_expire(entry, now);
+	if (entry->in_flight >= max_connections)
+		return TimestampTzPlusMilliseconds(now, LIMITER_LOOK);
+	if (rate_limit > 0 && entry->next_start > now)
+		return entry->next_start + (TimestampTz) (position * USECS_PER_SEC / rate_limit);
+	return position > 0 ? TimestampTzPlusMilliseconds(now, LIMITER_PATIENCE) : 0;
+}
+
+/*
+ * Takes a place for a request that starts now, for its timeout (milliseconds)
+ * at most.  Returns what is to be released when it has ended; or
+ * KAPTURE_LIMITER_NONE, then *when is the time to ask again, at the latest: the
+ * process's latch is set if it is its turn earlier.  rate_limit is in requests
+ * a second, 0 for none.
+ */
+int
+kapture_limiter_take(Oid serverid, int max_connections, double rate_limit, int64 timeout, TimestampTz *when)
+{
+	TimestampTz now = GetCurrentTimestamp();
+	LimiterEntry *entry;
+	int			taken = KAPTURE_LIMITER_NONE;
+
+	limiter_initialize();
+	*when = TimestampTzPlusMilliseconds(now, LIMITER_LOOK);
+	limiter_lock();
+	entry = limiter_find(serverid, now);
+	if (entry)					/* else, a thousand other servers are busy */
+	{
+		int			position = limiter_position(entry, now);
+		TimestampTz next = limiter_next(entry, position, max_connections, rate_limit, now);
+
+		if (next != 0)
+			*when = limiter_enqueue(entry, position, next);
+		else
+			taken = limiter_give(entry, TimestampTzPlusMilliseconds(now, timeout + LIMITER_GRACE));
+		if (taken != KAPTURE_LIMITER_NONE)
+		{
+			if (entry->nwaiting > 0 && entry->waiting[0].proc == MyProc)
+				limiter_dequeue(entry, 0);
+			if (rate_limit > 0)
+				entry->next_start = kapture_pacing_next_start(entry->next_start, now, rate_limit);
+			else if (entry->in_flight < max_connections)
+				limiter_wake(entry);	/* with a rate, the next one knows its time */
+		}
+	}
+	limiter_unlock();
+	return taken;
+}
+
+/*
+ * Gives back what kapture_limiter_take() returned.
+ */
+void
+kapture_limiter_release(int taken)
+{
+	LimiterPlace *place;
+	int			entry;
+
+	if (taken == KAPTURE_LIMITER_NONE)
+		return;
+	limiter_lock();
+	place = &limiter_state->places[taken];
+	entry = place->entry;
+	limiter_clear(place);
+	place->pid = 0;
+	if (entry >= 0)
+		limiter_wake(&limiter_state->entries[entry]);
+	limiter_unlock();
+}

@@ -1,0 +1,21 @@
+/*
+ * limiter.h
+ *		Options max_connections and rate_limit, for all processes of a database
+ *		together.
+ */
+#ifndef KAPTURE_LIMITER_H
+#define KAPTURE_LIMITER_H
+
+#include "postgres.h"
+
+#include "datatype/timestamp.h"
+
+/* Nothing taken. */
+#define KAPTURE_LIMITER_NONE	(-1)
+
+extern void kapture_limiter_install(void);
+extern int	kapture_limiter_take(Oid serverid, int max_connections, double rate_limit, int64 timeout,
+								 TimestampTz *when);
+extern void kapture_limiter_release(int taken);
+
+#endif							/* KAPTURE_LIMITER_H */
