@@ -10,6 +10,7 @@
 #include "utils/timestamp.h"
 
 #include "api/argument.h"
+#include "api/field.h"
 #include "api/reply.h"
 #include "base/compat.h"
 
@@ -72,21 +73,11 @@ kapture_argument_is_given(const JsonbValue *value)
 	return value->type != jbvNull;
 }
 
-/* Is this what Kapture can search by? */
-static bool
-argument_is_criterion(const JsonbValue *key)
+/* The field of Kapture's that an object's key names, or NULL. */
+static const KaptureField *
+argument_field(const JsonbValue *key)
 {
-	static const char *const fields[] = {
-		"kapture_customer_id", "customer_id", "phone", "email_id"
-	};
-
-	for (int i = 0; i < lengthof(fields); i++)
-	{
-		if (key->val.string.len == strlen(fields[i]) &&
-			memcmp(key->val.string.val, fields[i], key->val.string.len) == 0)
-			return true;
-	}
-	return false;
+	return kapture_field_find(key->val.string.val, key->val.string.len);
 }
 
 /*
@@ -108,7 +99,11 @@ kapture_argument_check_criteria(Jsonb *criteria, bool documented)
 	while ((token = JsonbIteratorNext(&it, &value, true)) != WJB_DONE)
 	{
 		if (token == WJB_KEY)
-			counts = !documented || argument_is_criterion(&value);
+		{
+			const KaptureField *field = argument_field(&value);
+
+			counts = !documented || (field && field->is_searched);
+		}
 		else if (token == WJB_VALUE && kapture_argument_is_given(&value))
 		{
 			if (counts)
@@ -122,23 +117,6 @@ kapture_argument_check_criteria(Jsonb *criteria, bool documented)
 			 errmsg("argument \"%s\" has no criterion that Kapture searches by", "criteria") :
 			 errmsg("argument \"%s\" has no criterion that is not empty", "criteria"),
 			 errhint("Give at least one of \"kapture_customer_id\", \"customer_id\", \"phone\" and \"email_id\".")));
-}
-
-/* Is this one of the fields that Kapture takes as strings of digits? */
-static bool
-argument_is_digits_field(const JsonbValue *key)
-{
-	static const char *const fields[] = {
-		"kapture_customer_id", "customer_id", "contact_id", "phone"
-	};
-
-	for (int i = 0; i < lengthof(fields); i++)
-	{
-		if (key->val.string.len == strlen(fields[i]) &&
-			memcmp(key->val.string.val, fields[i], key->val.string.len) == 0)
-			return true;
-	}
-	return false;
 }
 
 /* Makes a string of a value. */
@@ -172,7 +150,11 @@ kapture_argument_body(Jsonb *object)
 	while ((token = JsonbIteratorNext(&it, &value, true)) != WJB_DONE)
 	{
 		if (token == WJB_KEY)
-			digits = argument_is_digits_field(&value);
+		{
+			const KaptureField *field = argument_field(&value);
+
+			digits = field && field->is_digits;
+		}
 		else if (token != WJB_VALUE)
 			continue;
 		else if (value.type == jbvNull)

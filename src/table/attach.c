@@ -32,6 +32,7 @@
 #include "utils/rel.h"
 #include "utils/syscache.h"
 
+#include "api/field.h"
 #include "api/option.h"
 #include "base/catalog.h"
 #include "base/compat.h"
@@ -54,15 +55,6 @@ PG_FUNCTION_INFO_V1(kapture_discard);
 #define ATTACH_ID_COLUMN	"kapture_customer_id"
 #define ATTACH_TRIGGER		"kapture_capture"
 #define ATTACH_TRUNCATE_TRIGGER	"kapture_truncate"
-
-/* Kapture's fields of Add; those the server makes itself are left out. */
-static const char *const attach_fields[] = {
-	"customer_name", "phone", "email_id", "country", "state", "city", "zone",
-	"campaign_name", "secSource", "tertSource", "customer_assign_emp_code",
-	"customer_assign_emp_name", "customer_assign_emp_email",
-	"contact_person_name", "contact_person_phone", "contact_person_email",
-	"additional_contact_phone", "country_code", "gender"
-};
 
 typedef struct AttachColumn
 {
@@ -325,11 +317,13 @@ attach_default_columns(Relation rel)
 {
 	List	   *columns = NIL;
 
-	for (int i = 0; i < lengthof(attach_fields); i++)
+	for (int i = 0; i < kapture_nfields; i++)
 	{
-		const char *name = attach_fields[i];
+		const char *name = kapture_fields[i].name;
 		char	   *folded = downcase_identifier(name, strlen(name), false, false);
 
+		if (!kapture_fields[i].is_mapped)
+			continue;
 		if (get_attnum(RelationGetRelid(rel), name) > 0)
 			attach_add_column(rel, &columns, name, name);
 		else if (get_attnum(RelationGetRelid(rel), folded) > 0)

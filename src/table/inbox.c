@@ -20,37 +20,11 @@
 #include "utils/snapmgr.h"
 #include "utils/xid8.h"
 
+#include "api/field.h"
 #include "base/catalog.h"
 #include "base/owner_sql.h"
 #include "cluster/shmem.h"
 #include "table/inbox.h"
-
-/* Of a customer (c) and its primary contact (k): where a field of Add comes from. */
-static const struct
-{
-	const char *field;
-	const char *sql;			/* NULL: pulls do not tell */
-}			inbox_fields[] = {
-	{"customer_name", "c.name"},
-	{"phone", "CASE WHEN k.o->>'isMobileMasked' = 'true' OR c.phone ~ '[xX*]' THEN NULL ELSE c.phone END"},
-	{"email_id", "CASE WHEN k.o->>'isEmailMasked' = 'true' OR c.email ~ '[*]' THEN NULL ELSE c.email END"},
-	{"country", "c.country"},
-	{"state", "c.state"},
-	{"city", "c.city"},
-	{"zone", NULL},
-	{"campaign_name", NULL},
-	{"secSource", NULL},
-	{"tertSource", NULL},
-	{"customer_assign_emp_code", NULL},
-	{"customer_assign_emp_name", "c.assigned_to_name"},
-	{"customer_assign_emp_email", NULL},
-	{"contact_person_name", "k.o->>'contactPerson'"},
-	{"contact_person_phone", "CASE WHEN k.o->>'isMobileMasked' = 'true' OR k.o->>'phone' ~ '[xX*]' THEN NULL ELSE k.o->>'phone' END"},
-	{"contact_person_email", "CASE WHEN k.o->>'isEmailMasked' = 'true' OR k.o->>'email' ~ '[*]' THEN NULL ELSE k.o->>'email' END"},
-	{"additional_contact_phone", "k.o->>'additionalPhone'"},
-	{"country_code", "k.o->>'phoneCountryCode'"},
-	{"gender", "k.o->>'gender'"}
-};
 
 /* Columns of the list before those of the table. */
 #define INBOX_FIRST_VALUE	8
@@ -131,21 +105,18 @@ kapture_inbox_tables(void)
 
 /* Appends what gives the value for a field. */
 static void
-inbox_append_field(StringInfo sql, const char *field)
+inbox_append_field(StringInfo sql, const char *name)
 {
-	for (int i = 0; i < lengthof(inbox_fields); i++)
-	{
-		if (strcmp(inbox_fields[i].field, field) != 0)
-			continue;
-		if (inbox_fields[i].sql == NULL)
-			appendStringInfoString(sql, ", NULL::text");
-		else
-			appendStringInfo(sql, ", NULLIF(btrim(%s), '')", inbox_fields[i].sql);
-		return;
-	}
-	/* a field of the account's own, under its own name */
-	appendStringInfo(sql, ", CASE WHEN jsonb_typeof(c.raw->%s) IN ('string', 'number', 'boolean') THEN NULLIF(btrim(c.raw->>%s), '') END",
-					 quote_literal_cstr(field), quote_literal_cstr(field));
+	const KaptureField *field = kapture_field_find(name, strlen(name));
+
+	/* a field of the account's own is pulled under its own name */
+	if (field == NULL || !field->is_mapped)
+		appendStringInfo(sql, ", CASE WHEN jsonb_typeof(c.raw->%s) IN ('string', 'number', 'boolean') THEN NULLIF(btrim(c.raw->>%s), '') END",
+						 quote_literal_cstr(name), quote_literal_cstr(name));
+	else if (field->pulled == NULL)
+		appendStringInfoString(sql, ", NULL::text");
+	else
+		appendStringInfo(sql, ", NULLIF(btrim(%s), '')", field->pulled);
 }
 
 /* Makes an arrival of a line of the result, in the current context. */
@@ -194,8 +165,8 @@ kapture_inbox_take(const KaptureAttachment *att, int limit)
 					 " AND next_attempt <= clock_timestamp() ORDER BY attachment_id, next_attempt LIMIT $3) AS i"
 					 " LEFT JOIN %s.kapture_customers AS c ON c.server = $2 AND c.id = i.customer_id"
 					 " LEFT JOIN LATERAL (SELECT e AS o FROM"
-					 " jsonb_array_elements(CASE WHEN jsonb_typeof(c.contacts) = 'array' THEN c.contacts END) AS e"
-					 " WHERE jsonb_typeof(e) = 'object' ORDER BY (e->>'isPrimaryContact') = 'true' DESC NULLS LAST LIMIT 1) AS k ON true"
+					 " jsonb_array_elements(CASE WHEN jsonb_typeof(c.contacts) = 'array' THEN c.contacts END) WITH ORDINALITY AS x(e, n)"
+					 " WHERE jsonb_typeof(e) = 'object' ORDER BY coalesce((e->>'isPrimaryContact') = 'true', false) DESC, n LIMIT 1) AS k ON true"
 					 " ORDER BY i.customer_id", schema, schema);
 
 	PushActiveSnapshot(GetTransactionSnapshot());

@@ -1,0 +1,29 @@
+/*
+ * field.h
+ *		The fields of a customer that Kapture's API knows by name.
+ */
+#ifndef KAPTURE_FIELD_H
+#define KAPTURE_FIELD_H
+
+#include "postgres.h"
+
+typedef struct KaptureField
+{
+	const char *name;
+	bool		is_mapped;		/* may come from a column of an attached table */
+	bool		is_searched;	/* Get finds customers by it */
+	bool		is_digits;		/* a string of digits, also where users write a number */
+
+	/*
+	 * Where a pulled customer has it: SQL over kapture_customers (c) and its
+	 * primary contact (k.o); NULL: pulls do not tell.
+	 */
+	const char *pulled;
+} KaptureField;
+
+extern const KaptureField kapture_fields[];
+extern const int kapture_nfields;
+
+extern const KaptureField *kapture_field_find(const char *name, size_t len);
+
+#endif							/* KAPTURE_FIELD_H */
