@@ -932,6 +932,7 @@ option_read(const ForeignServer *server, Oid userid)
 					  UserMappingRelationId);
 
 	result->serverid = server->serverid;
+	result->owner = server->owner;
 	result->userid = userid;
 	result->version = option_version(server->serverid, userid);
 	result->name = pstrdup(server->servername);
@@ -1057,6 +1058,22 @@ kapture_server_get(const char *name, Oid userid)
 	entry->server = result;
 	entry->generation = generation;
 	return result;
+}
+
+/*
+ * kapture_server_require_same
+ *		Raises an error (55000) unless this is the server that an operation began
+ *		with, and still its owner's.
+ */
+void
+kapture_server_require_same(const KaptureServer *server, Oid serverid, Oid owner)
+{
+	if (server->serverid != serverid || server->owner != owner)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("server \"%s\" is not the one any more that was asked before", server->name),
+				 errdetail("It was dropped and created anew, renamed, or given to another owner."),
+				 errhint("Try again if it is the right one.")));
 }
 
 /*

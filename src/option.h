@@ -25,6 +25,7 @@ typedef enum KaptureApi
 typedef struct KaptureServer
 {
 	Oid			serverid;
+	Oid			owner;			/* of the server */
 	Oid			userid;			/* whose mapping; the user asked for, not PUBLIC */
 	uint64		version;		/* another one after each change of server or mapping */
 	char	   *name;
@@ -53,6 +54,7 @@ typedef struct KaptureServer
 
 extern const char *kapture_api_name(KaptureApi api);
 extern const KaptureServer *kapture_server_get(const char *name, Oid userid);
+extern void kapture_server_require_same(const KaptureServer *server, Oid serverid, Oid owner);
 extern void kapture_server_require_key(const KaptureServer *server,
 									   KaptureApi api);
 

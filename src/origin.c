@@ -24,6 +24,7 @@
 #include "utils/inval.h"
 #include "utils/snapmgr.h"
 
+#include "binding.h"
 #include "catalog.h"
 #include "origin.h"
 #include "own.h"
@@ -141,6 +142,7 @@ kapture_resume_copy(PG_FUNCTION_ARGS)
 	Datum		values[3];
 
 	kapture_version_require();
+	kapture_binding_renew(true);
 	origin_values(types, values);
 	(void) kapture_own_execute("DELETE FROM @.kapture_origin", 0, NULL, NULL);
 	(void) kapture_own_execute("INSERT INTO @.kapture_origin (system_identifier, database, timeline, doubt_until)"

@@ -41,6 +41,7 @@
 #include "utils/syscache.h"
 
 #include "arrival.h"
+#include "binding.h"
 #include "capture.h"
 #include "catalog.h"
 #include "compat.h"
@@ -246,6 +247,7 @@ pull_begin(PullServer *server)
 	run = server->run = palloc0(sizeof(PullRun));
 	run->context = context;
 	run->began = now;
+	kapture_binding_hold_copies(GetForeignServer(server->serverid));
 	kapture_pull_state_read(server->name, &state);
 	run->pulled_until = state.pulled_until;
 	if (run->pulled_until == DT_NOBEGIN)
@@ -346,6 +348,7 @@ sweep_start(PullServer *server)
 	Oid			namespace;
 
 	puller_begin("beginning a sweep");
+	kapture_binding_hold_copies(GetForeignServer(server->serverid));
 	kapture_pull_state_read(server->name, &state);
 	if (!state.sweeping)
 		kapture_pull_state_sweep(server->name, true);

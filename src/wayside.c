@@ -12,8 +12,8 @@
  * The hook also wakes the worker after commands that may end a wait of its:
  * changes of servers, user mappings and tables, DROP EXTENSION, and COMMIT PREPARED,
  * which makes changes visible without running through the capturing session.
- * And it has mappings follow renamed columns, and what is kept of a server its
- * new name, and the worker look at the version of an extension that was updated.
+ * And it has mappings follow renamed columns, what is kept of a server its
+ * new name or its end, and the worker look at the version of an extension that was updated.
  */
 #include "postgres.h"
 
@@ -31,6 +31,7 @@
 #include "utils/syscache.h"
 
 #include "attach.h"
+#include "binding.h"
 #include "catalog.h"
 #include "compat.h"
 #include "copies.h"
@@ -178,9 +179,21 @@ wayside_is_restoring(void)
 	return !check_function_bodies && namespace_search_path[0] == '\0';
 }
 
+/* May servers have been dropped by this statement? */
+static bool
+wayside_drops_servers(Node *stmt)
+{
+	DropStmt   *drop = (DropStmt *) stmt;
+
+	return !IsBinaryUpgrade &&
+		(IsA(stmt, DropOwnedStmt) ||
+		 (IsA(stmt, DropStmt) &&
+		  (drop->removeType == OBJECT_FOREIGN_SERVER || drop->removeType == OBJECT_FDW || drop->removeType == OBJECT_EXTENSION)));
+}
+
 /*
- * Has an updated extension, and the mapping of a renamed column, taken note of;
- * and a database that begins to pull know that it is the original.
+ * Has an updated extension, dropped servers and the mapping of a renamed column
+ * taken note of; and a database that begins to pull know that it is the original.
  */
 static void
 wayside_follow(Node *stmt)
@@ -191,7 +204,12 @@ wayside_follow(Node *stmt)
 	if (IsA(stmt, AlterExtensionStmt) &&
 		strcmp(((AlterExtensionStmt *) stmt)->extname, KAPTURE_EXTENSION) == 0 &&
 		OidIsValid(kapture_catalog_relid(KAPTURE_TABLE_ATTACHMENT)))
+	{
+		kapture_binding_renew(false);
 		kapture_attach_announce();
+	}
+	if (wayside_drops_servers(stmt))
+		kapture_binding_follow_drop();
 	if ((IsA(stmt, CreateForeignServerStmt) || IsA(stmt, AlterForeignServerStmt)) &&
 		!IsBinaryUpgrade && !wayside_is_restoring() && kapture_pull_servers() != NIL &&
 		OidIsValid(kapture_catalog_relid(KAPTURE_TABLE_ATTACHMENT)))

@@ -41,6 +41,7 @@
 
 #include "alert.h"
 #include "attach.h"
+#include "binding.h"
 #include "catalog.h"
 #include "compat.h"
 #include "guc.h"
@@ -987,6 +988,7 @@ worker_start_request(WorkerServer *server, const KaptureServer *settings, Timest
 	KaptureTask *t = &task->task;
 	MemoryContext old = MemoryContextSwitchTo(t->delivery->context);
 
+	kapture_binding_require(t->att, settings);
 	kapture_task_wrap(t, settings);
 	t->request = kapture_http_start(settings, kapture_task_api(t), t->body, t->body_len, task);
 	(void) dlist_pop_head_node(&server->ready);
@@ -1031,6 +1033,8 @@ worker_send_server(WorkerServer *server)
 	else
 	{
 		worker_give_up_server(server, error->message);
+		/* another server of the name may be of use to other tables */
+		worker_stale |= error->sqlerrcode == ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE;
 		FreeErrorData(error);
 	}
 }
