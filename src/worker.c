@@ -1034,7 +1034,8 @@ worker_send_server(WorkerServer *server)
 	{
 		worker_give_up_server(server, error->message);
 		/* another server of the name may be of use to other tables */
-		worker_stale |= error->sqlerrcode == ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE;
+		if (error->sqlerrcode == ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE)
+			worker_next_load = 0;
 		FreeErrorData(error);
 	}
 }
