@@ -541,6 +541,7 @@ DECLARE
 	done bigint := 0;
 	progress record;
 	said timestamptz := pg_catalog.clock_timestamp();
+	name text := (SELECT c.relname FROM pg_catalog.pg_class c WHERE c.oid OPERATOR(pg_catalog.=) kapture_backfill.relation);
 BEGIN
 	LOOP
 		noted := @extschema@.kapture_backfill_slice(relation, slice);
@@ -553,11 +554,11 @@ BEGIN
 			WHERE p.activity OPERATOR(pg_catalog.=) 'backfill'
 			AND p.relation OPERATOR(pg_catalog.=) kapture_backfill.relation;
 			RAISE NOTICE '% of % rows of "%" are on their way, % a second, % left',
-				progress.done, progress.total, relation, progress.rate, progress.time_left;
+				progress.done, progress.total, name, progress.rate, progress.time_left;
 			said := pg_catalog.clock_timestamp();
 		END IF;
 	END LOOP;
-	RAISE NOTICE '% rows of "%" are on their way, that is all', done, relation;
+	RAISE NOTICE '% rows of "%" are on their way, that is all', done, name;
 END $$;
 COMMENT ON PROCEDURE @extschema@.kapture_backfill(regclass, integer) IS
 'has the rows sent that have no Kapture id yet, in slices; interrupted, it goes on where it stopped';

@@ -36,6 +36,7 @@ typedef struct KaptureServer
 	char	   *password;		/* secret */
 	bool		body_array[KAPTURE_API_COUNT];	/* wrap the body in an array */
 	char	  **headers;		/* extra "Name: value" lines, NULL at the end */
+	char	  **secret_headers; /* those of them that are the mapping's, or NULL */
 	char	   *ca_file;		/* NULL: the system's */
 	int			connect_timeout;	/* milliseconds */
 	int			timeout;		/* milliseconds, of one whole request */

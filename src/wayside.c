@@ -173,8 +173,8 @@ wayside_notice(Node *stmt)
  * pg_dump and the sessions of pg_restore have in common that no name is found
  * without its schema and bodies of functions are not checked.
  */
-static bool
-wayside_is_restoring(void)
+bool
+kapture_wayside_is_restoring(void)
 {
 	return !check_function_bodies && namespace_search_path[0] == '\0';
 }
@@ -211,7 +211,7 @@ wayside_follow(Node *stmt)
 	if (wayside_drops_servers(stmt))
 		kapture_binding_follow_drop();
 	if ((IsA(stmt, CreateForeignServerStmt) || IsA(stmt, AlterForeignServerStmt)) &&
-		!IsBinaryUpgrade && !wayside_is_restoring() && kapture_pull_servers() != NIL &&
+		!IsBinaryUpgrade && !kapture_wayside_is_restoring() && kapture_pull_servers() != NIL &&
 		OidIsValid(kapture_catalog_relid(KAPTURE_TABLE_ATTACHMENT)))
 		kapture_origin_claim();
 	if (!IsA(stmt, RenameStmt) || rename->renameType != OBJECT_COLUMN || rename->relation == NULL)
