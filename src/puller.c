@@ -782,6 +782,7 @@ static void
 puller_initialize(Datum arg)
 {
 	kapture_process_initialize(arg);
+	kapture_process_count();
 	puller_context = AllocSetContextCreate(TopMemoryContext, "kapture_sync puller",
 										   ALLOCSET_DEFAULT_SIZES);
 	MemoryContextSwitchTo(puller_context);

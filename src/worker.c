@@ -1620,6 +1620,7 @@ worker_initialize(Datum arg)
 	CacheRegisterSyscacheCallback(USERMAPPINGOID, worker_syscache_callback, (Datum) 0);
 	if (!worker_load())
 		kapture_process_exit(KAPTURE_EXIT_ABSENT);
+	kapture_process_count();
 	kapture_process_lock_database(KAPTURE_PUSHER);
 	worker_alone = true;
 	worker_stale = true;		/* once more, to recover what another left */

@@ -94,7 +94,7 @@ like(call('plain_for_tls', start_hostile(), 'https', ", connect_timeout '1s'"), 
 mkfifo("$dir/pipe", 0644) or die "mkfifo: $!";
 append_to_file("$dir/$_", "no certificates\n") foreach qw(text large);
 truncate("$dir/large", 17 << 20) or die "$dir/large: $!";
-my $no_certificates = qr/^HV024 invalid value for option "ca_file": "\Q$dir\E\/[^"]*"\|There is no file of certificates in PEM format, of at most 16 MB, that the server can read\.$/;
+my $no_certificates = qr/^HV024 invalid value for option "ca_file": "\Q$dir\E\/[^"]*" \/ There is no file of certificates in PEM format, of at most 16 MB, that the server can read\.$/;
 foreach my $case ((map { [ $_, $no_certificates ] } 'pipe', '.', 'large', 'text', 'missing', 'missing/file', 'text/file'), [ 'ca.pem', $good ])
 {
 	my ($file, $says) = @$case;
