@@ -36,6 +36,10 @@ SELECT * FROM bad WHERE id = '1';
 SELECT * FROM bad;
 DROP FOREIGN TABLE bad;
 
+CREATE FOREIGN TABLE bad (id bigint, phone varchar(15)) SERVER kapture;
+SELECT * FROM bad WHERE phone = '9845765226';
+DROP FOREIGN TABLE bad;
+
 -- what Kapture is asked
 EXPLAIN (VERBOSE, COSTS OFF) SELECT name FROM few WHERE id = 65245;
 EXPLAIN (VERBOSE, COSTS OFF) SELECT id FROM customers WHERE phone = '9845765226' AND city IS NULL;

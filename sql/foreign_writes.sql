@@ -142,6 +142,33 @@ DROP TRIGGER tell ON few;
 ALTER TABLE everybody ATTACH PARTITION few DEFAULT;
 INSERT INTO everybody VALUES ('Home', '1'), ('Away', '9000000805') RETURNING name, id > 0 AS has_id;
 UPDATE everybody SET name = 'Farther' WHERE phone = '9000000805' AND name = 'Away' RETURNING name, id > 0 AS has_id;
+-- what moves into it is added, but not by what updates it; nothing is sent then
+INSERT INTO everybody VALUES ('Home', '9000000806');
+UPDATE everybody SET name = 'Moved' WHERE phone = '9000000806' AND name = 'Home' RETURNING name, id > 0 AS has_id;
+INSERT INTO everybody VALUES ('Home', '9000000807');
+UPDATE everybody SET name = 'Lost' WHERE phone IN ('9000000805', '9000000807');
+CREATE FUNCTION leave() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN NEW.name := 'Lost'; RETURN NEW; END $$;
+CREATE TRIGGER leave BEFORE UPDATE ON at_home FOR EACH ROW EXECUTE FUNCTION leave();
+UPDATE everybody SET phone = '9000000807' WHERE phone = '9000000807';
+DROP TRIGGER leave ON at_home;
+SELECT name FROM at_home WHERE phone = '9000000807';
+SELECT name FROM few WHERE phone IN ('9000000805', '9000000807');
+UPDATE everybody SET phone = '9000000808' WHERE phone = '9000000805' RETURNING name, phone;
+
+-- a join that finds a customer twice updates it once
+CREATE TABLE twice (phone text, city text);
+INSERT INTO twice VALUES ('9000000808', 'First'), ('9000000808', 'Second');
+BEGIN;
+UPDATE customers c SET city = t.city FROM twice t WHERE c.phone = '9000000808' AND t.phone = '9000000808' RETURNING c.city;
+ROLLBACK;
+SELECT city FROM customers WHERE phone = '9000000808';
+
+-- cursors
+BEGIN;
+DECLARE one CURSOR FOR SELECT * FROM few WHERE phone = '9000000808';
+FETCH 1 FROM one;
+UPDATE few SET name = 'x' WHERE CURRENT OF one;
+ROLLBACK;
 
 RESET search_path;
 DROP SCHEMA crm CASCADE;

@@ -15,9 +15,13 @@ COMMENT ON FUNCTION @extschema@.kapture_puller_pid() IS 'process id of the proce
 
 ALTER TABLE @extschema@.kapture_attachment
 	ADD COLUMN pull boolean NOT NULL DEFAULT false,
-	ADD COLUMN on_conflict text NOT NULL DEFAULT 'local' CHECK (on_conflict IN ('local', 'remote'));
+	ADD COLUMN on_conflict text NOT NULL DEFAULT 'local' CHECK (on_conflict IN ('local', 'remote')),
+	ADD COLUMN server_oid oid NOT NULL DEFAULT 0,
+	ADD COLUMN server_owner oid NOT NULL DEFAULT 0;
 COMMENT ON COLUMN @extschema@.kapture_attachment.pull IS 'pulled customers update rows of the table, or become new ones';
 COMMENT ON COLUMN @extschema@.kapture_attachment.on_conflict IS 'local: a change that waits to be sent wins over the pulled value; remote: the pulled value wins';
+COMMENT ON COLUMN @extschema@.kapture_attachment.server_oid IS 'that server itself: another one that has its name later is not sent to; means nothing in a copy of a database';
+COMMENT ON COLUMN @extschema@.kapture_attachment.server_owner IS 'its owner when the table was attached';
 
 COMMENT ON COLUMN @extschema@.kapture_delivery.in_doubt IS 'a request was sent and its outcome never seen: before this time it may be running, and nothing else is sent for the row; Kapture is asked before an Add is sent again';
 
@@ -95,6 +99,20 @@ COMMENT ON COLUMN @extschema@.kapture_pull.sweep_after IS 'the last customer it 
 COMMENT ON COLUMN @extschema@.kapture_pull.swept IS 'customers it has asked for';
 COMMENT ON COLUMN @extschema@.kapture_pull.sweep_changed IS 'those that were new or differed';
 
+CREATE TABLE @extschema@.kapture_copied (
+	server name PRIMARY KEY,
+	server_oid oid NOT NULL,
+	server_owner oid NOT NULL,
+	system_identifier bigint NOT NULL,
+	database oid NOT NULL
+);
+COMMENT ON TABLE @extschema@.kapture_copied IS 'which server the rows of kapture_customers and kapture_contacts under a name come from: those of another one are not mixed with them';
+COMMENT ON COLUMN @extschema@.kapture_copied.server IS 'name of the foreign server';
+COMMENT ON COLUMN @extschema@.kapture_copied.server_oid IS 'the server itself; 0: it was dropped';
+COMMENT ON COLUMN @extschema@.kapture_copied.server_owner IS 'its owner when it was first pulled from';
+COMMENT ON COLUMN @extschema@.kapture_copied.system_identifier IS 'cluster in which the server has this oid';
+COMMENT ON COLUMN @extschema@.kapture_copied.database IS 'database in which it has';
+
 -- no foreign key: pg_restore fills the tables of an extension in any order.
 CREATE FUNCTION @extschema@.kapture_forget_contacts() RETURNS trigger
 LANGUAGE C AS 'MODULE_PATHNAME', 'kapture_forget_contacts';
@@ -109,6 +127,7 @@ ALTER TABLE @extschema@.kapture_contacts DROP CONSTRAINT kapture_contacts_server
 
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.kapture_pull', '');
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.kapture_inbox', '');
+SELECT pg_catalog.pg_extension_config_dump('@extschema@.kapture_copied', '');
 
 CREATE VIEW @extschema@.kapture_pull_status WITH (security_barrier) AS
 SELECT s.srvname AS server,
@@ -300,6 +319,7 @@ DECLARE
 	done bigint := 0;
 	progress record;
 	said timestamptz := pg_catalog.clock_timestamp();
+	name text := (SELECT c.relname FROM pg_catalog.pg_class c WHERE c.oid OPERATOR(pg_catalog.=) kapture_backfill.relation);
 BEGIN
 	LOOP
 		noted := @extschema@.kapture_backfill_slice(relation, slice);
@@ -312,11 +332,11 @@ BEGIN
 			WHERE p.activity OPERATOR(pg_catalog.=) 'backfill'
 			AND p.relation OPERATOR(pg_catalog.=) kapture_backfill.relation;
 			RAISE NOTICE '% of % rows of "%" are on their way, % a second, % left',
-				progress.done, progress.total, relation, progress.rate, progress.time_left;
+				progress.done, progress.total, name, progress.rate, progress.time_left;
 			said := pg_catalog.clock_timestamp();
 		END IF;
 	END LOOP;
-	RAISE NOTICE '% rows of "%" are on their way, that is all', done, relation;
+	RAISE NOTICE '% rows of "%" are on their way, that is all', done, name;
 END $$;
 
 -- One entry of the outbox holds changes of many rows that differ only in the key.

@@ -19,7 +19,9 @@ CREATE TABLE @extschema@.kapture_attachment (
 	paused boolean NOT NULL DEFAULT false,
 	attached_at timestamptz NOT NULL DEFAULT pg_catalog.now(),
 	pull boolean NOT NULL DEFAULT false,
-	on_conflict text NOT NULL DEFAULT 'local' CHECK (on_conflict IN ('local', 'remote'))
+	on_conflict text NOT NULL DEFAULT 'local' CHECK (on_conflict IN ('local', 'remote')),
+	server_oid oid NOT NULL DEFAULT 0,
+	server_owner oid NOT NULL DEFAULT 0
 );
 COMMENT ON TABLE @extschema@.kapture_attachment IS 'tables whose rows are kept in step with Kapture; written by kapture_attach and kapture_detach';
 COMMENT ON COLUMN @extschema@.kapture_attachment.relation IS 'the attached table; a partitioned table stands for all its partitions';
@@ -30,6 +32,8 @@ COMMENT ON COLUMN @extschema@.kapture_attachment.on_duplicate IS 'link: take the
 COMMENT ON COLUMN @extschema@.kapture_attachment.replicated IS 'capture changes applied by logical replication, too';
 COMMENT ON COLUMN @extschema@.kapture_attachment.pull IS 'pulled customers update rows of the table, or become new ones';
 COMMENT ON COLUMN @extschema@.kapture_attachment.on_conflict IS 'local: a change that waits to be sent wins over the pulled value; remote: the pulled value wins';
+COMMENT ON COLUMN @extschema@.kapture_attachment.server_oid IS 'that server itself: another one that has its name later is not sent to; means nothing in a copy of a database';
+COMMENT ON COLUMN @extschema@.kapture_attachment.server_owner IS 'its owner when the table was attached';
 
 CREATE TABLE @extschema@.kapture_column (
 	attachment_id integer NOT NULL,
@@ -537,6 +541,7 @@ DECLARE
 	done bigint := 0;
 	progress record;
 	said timestamptz := pg_catalog.clock_timestamp();
+	name text := (SELECT c.relname FROM pg_catalog.pg_class c WHERE c.oid OPERATOR(pg_catalog.=) kapture_backfill.relation);
 BEGIN
 	LOOP
 		noted := @extschema@.kapture_backfill_slice(relation, slice);
@@ -549,11 +554,11 @@ BEGIN
 			WHERE p.activity OPERATOR(pg_catalog.=) 'backfill'
 			AND p.relation OPERATOR(pg_catalog.=) kapture_backfill.relation;
 			RAISE NOTICE '% of % rows of "%" are on their way, % a second, % left',
-				progress.done, progress.total, relation, progress.rate, progress.time_left;
+				progress.done, progress.total, name, progress.rate, progress.time_left;
 			said := pg_catalog.clock_timestamp();
 		END IF;
 	END LOOP;
-	RAISE NOTICE '% rows of "%" are on their way, that is all', done, relation;
+	RAISE NOTICE '% rows of "%" are on their way, that is all', done, name;
 END $$;
 COMMENT ON PROCEDURE @extschema@.kapture_backfill(regclass, integer) IS
 'has the rows sent that have no Kapture id yet, in slices; interrupted, it goes on where it stopped';
@@ -824,6 +829,20 @@ CREATE TRIGGER kapture_forget_all AFTER TRUNCATE ON @extschema@.kapture_customer
 COMMENT ON TRIGGER kapture_forget ON @extschema@.kapture_customers IS 'contacts go with their customers';
 COMMENT ON TRIGGER kapture_forget_all ON @extschema@.kapture_customers IS 'contacts go with their customers';
 
+CREATE TABLE @extschema@.kapture_copied (
+	server name PRIMARY KEY,
+	server_oid oid NOT NULL,
+	server_owner oid NOT NULL,
+	system_identifier bigint NOT NULL,
+	database oid NOT NULL
+);
+COMMENT ON TABLE @extschema@.kapture_copied IS 'which server the rows of kapture_customers and kapture_contacts under a name come from: those of another one are not mixed with them';
+COMMENT ON COLUMN @extschema@.kapture_copied.server IS 'name of the foreign server';
+COMMENT ON COLUMN @extschema@.kapture_copied.server_oid IS 'the server itself; 0: it was dropped';
+COMMENT ON COLUMN @extschema@.kapture_copied.server_owner IS 'its owner when it was first pulled from';
+COMMENT ON COLUMN @extschema@.kapture_copied.system_identifier IS 'cluster in which the server has this oid';
+COMMENT ON COLUMN @extschema@.kapture_copied.database IS 'database in which it has';
+
 CREATE TABLE @extschema@.kapture_refresh_run (
 	server name NOT NULL,
 	start_date timestamp NOT NULL,
@@ -1024,6 +1043,7 @@ SELECT pg_catalog.pg_extension_config_dump('@extschema@.kapture_contacts', '');
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.kapture_refresh_run', '');
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.kapture_pull', '');
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.kapture_inbox', '');
+SELECT pg_catalog.pg_extension_config_dump('@extschema@.kapture_copied', '');
 
 CREATE VIEW @extschema@.kapture_pull_status WITH (security_barrier) AS
 SELECT s.srvname AS server,

@@ -24,13 +24,15 @@ CREATE SERVER loopback FOREIGN DATA WRAPPER kapture_fdw OPTIONS (url 'http://127
 CREATE SERVER loopback6 FOREIGN DATA WRAPPER kapture_fdw OPTIONS (url 'http://[::1]:8080');
 CREATE SERVER localhost FOREIGN DATA WRAPPER kapture_fdw OPTIONS (url 'http://localhost');
 CREATE SERVER bad FOREIGN DATA WRAPPER kapture_fdw OPTIONS (url 'http://localhost.example.com');
+CREATE SERVER bad FOREIGN DATA WRAPPER kapture_fdw OPTIONS (url 'HTTP://acme.kapturecrm.com');
+CREATE SERVER bad FOREIGN DATA WRAPPER kapture_fdw OPTIONS (url 'HtTp://localhost.example.com');
 
 -- all the others, good
 CREATE SERVER kapture FOREIGN DATA WRAPPER kapture_fdw OPTIONS (
 	url 'https://acme.kapturecrm.com',
 	add_path '/add', update_path '/update', get_path '/get', pull_path '/pull',
 	add_body 'array', update_body 'array',
-	headers '{"x-api-key": "a", "x-api-type": "b"}',
+	headers '{"x-api-type": "b", "X-Trace": "c"}',
 	ca_file '/etc/ssl/certs/ca.pem',
 	connect_timeout '3s', timeout '30s', max_connections '4', rate_limit '12.5',
 	max_response_size '1MB', timezone 'Europe/Berlin', pull_window '6 hours', allow_http 'off');
@@ -65,6 +67,23 @@ SELECT try_option('headers', '{"Authorization": "Basic a"}');
 SELECT try_option('headers', '{"Content-Type": "text/plain"}');
 SELECT try_option('headers', '{"x y": "a"}');
 SELECT try_option('headers', '{"x-a": "a\r\nx-evil: b"}');
+
+-- what looks like a secret is not for everybody to read; no message may show it
+SELECT try_option('headers', '{"x-api-key": "swordfish"}');
+SELECT try_option('headers', '{"x-ok": "a", "X-ACCESS-TOKEN": "swordfish"}');
+SELECT try_option('headers', '{"Cookie": "swordfish"}');
+SELECT try_option('headers', '{"x-client-secret": "swordfish"}');
+SELECT try_option('headers', '{"X-Password": "swordfish"}');
+SELECT try_option('headers', '{"x-authentication": "swordfish"}');
+SELECT try_option('headers', '{"x-credentials": "swordfish"}');
+ALTER SERVER kapture OPTIONS (SET headers '{"x-api-key": "swordfish"}');
+-- a dump may have it
+BEGIN;
+SET LOCAL check_function_bodies = off;
+SELECT set_config('search_path', '', true);
+ALTER SERVER kapture OPTIONS (SET headers '{"x-api-key": "swordfish"}');
+ROLLBACK;
+
 SELECT try_option('ca_file', 'ca.pem');
 SELECT try_option('connect_timeout', '0');
 SELECT try_option('connect_timeout', 'soon');
@@ -75,6 +94,11 @@ SELECT try_option('max_connections', '0');
 SELECT try_option('max_connections', '1001');
 SELECT try_option('max_connections', '2.5 many');
 SELECT try_option('rate_limit', '-1');
+SELECT try_option('rate_limit', '0');
+SELECT try_option('rate_limit', '0.001');
+SELECT try_option('rate_limit', '0.0009');
+SELECT try_option('rate_limit', '1e-300');
+SELECT try_option('rate_limit', 'Infinity');
 SELECT try_option('rate_limit', 'NaN');
 SELECT try_option('rate_limit', 'fast');
 SELECT try_option('max_response_size', '10');
@@ -97,13 +121,32 @@ CREATE USER MAPPING FOR CURRENT_USER SERVER kapture OPTIONS ("user" '');
 CREATE USER MAPPING FOR CURRENT_USER SERVER kapture OPTIONS (password '');
 CREATE USER MAPPING FOR CURRENT_USER SERVER kapture OPTIONS (pull_auth_key 'Basic swordfish');
 CREATE USER MAPPING FOR CURRENT_USER SERVER kapture OPTIONS ("user" 'u', password 'p', auth_key 'k',
-	add_auth_key 'a', update_auth_key 'b', get_auth_key 'c', pull_auth_key 'd');
+	add_auth_key 'a', update_auth_key 'b', get_auth_key 'c', pull_auth_key 'd', headers '{"x-api-key": "swordfish", "X-TRACE": "d"}');
+ALTER USER MAPPING FOR CURRENT_USER SERVER kapture OPTIONS (SET headers '{"x-api-key": 1234567}');
+ALTER USER MAPPING FOR CURRENT_USER SERVER kapture OPTIONS (SET headers '{"Authorization": "swordfish"}');
+ALTER USER MAPPING FOR CURRENT_USER SERVER kapture OPTIONS (SET headers '{"x-api-key": "sword\nfish"}');
+ALTER USER MAPPING FOR CURRENT_USER SERVER kapture OPTIONS (SET headers 'swordfish');
 
 -- options of a mapping are hidden from others, as ever
 CREATE ROLE regress_kapture_other;
 SET ROLE regress_kapture_other;
 SELECT umoptions IS NULL AS hidden FROM pg_user_mappings WHERE srvname = 'kapture';
 RESET ROLE;
+
+-- whose changes others may hide, and whose rights are missing, is not for everybody
+SET ROLE regress_kapture_other;
+SET kapture_sync.capture = off;
+RESET ROLE;
+GRANT SET ON PARAMETER kapture_sync.capture TO regress_kapture_other;
+SET ROLE regress_kapture_other;
+SET kapture_sync.capture = off;
+RESET kapture_sync.capture;
+RESET ROLE;
+REVOKE SET ON PARAMETER kapture_sync.capture FROM regress_kapture_other;
+CREATE TABLE others (id int PRIMARY KEY, customer_name text, phone text);
+ALTER TABLE others OWNER TO regress_kapture_other;
+SELECT kapture_attach('others');
+DROP TABLE others;
 
 DROP ROLE regress_kapture_other;
 DROP FUNCTION try_option;

@@ -12,8 +12,8 @@
  * The hook also wakes the worker after commands that may end a wait of its:
  * changes of servers, user mappings and tables, DROP EXTENSION, and COMMIT PREPARED,
  * which makes changes visible without running through the capturing session.
- * And it has mappings follow renamed columns, and what is kept of a server its
- * new name, and the worker look at the version of an extension that was updated.
+ * And it has mappings follow renamed columns, what is kept of a server its
+ * new name or its end, and the worker look at the version of an extension that was updated.
  */
 #include "postgres.h"
 
@@ -36,6 +36,7 @@
 #include "cluster/shmem.h"
 #include "pull/mirror.h"
 #include "table/attach.h"
+#include "table/binding.h"
 #include "table/origin.h"
 #include "utility_hook.h"
 
@@ -172,15 +173,27 @@ wayside_notice(Node *stmt)
  * pg_dump and the sessions of pg_restore have in common that no name is found
  * without its schema and bodies of functions are not checked.
  */
-static bool
-wayside_is_restoring(void)
+bool
+kapture_wayside_is_restoring(void)
 {
 	return !check_function_bodies && namespace_search_path[0] == '\0';
 }
 
+/* May servers have been dropped by this statement? */
+static bool
+wayside_drops_servers(Node *stmt)
+{
+	DropStmt   *drop = (DropStmt *) stmt;
+
+	return !IsBinaryUpgrade &&
+		(IsA(stmt, DropOwnedStmt) ||
+		 (IsA(stmt, DropStmt) &&
+		  (drop->removeType == OBJECT_FOREIGN_SERVER || drop->removeType == OBJECT_FDW || drop->removeType == OBJECT_EXTENSION)));
+}
+
 /*
- * Has an updated extension, and the mapping of a renamed column, taken note of;
- * and a database that begins to pull know that it is the original.
+ * Has an updated extension, dropped servers and the mapping of a renamed column
+ * taken note of; and a database that begins to pull know that it is the original.
  */
 static void
 wayside_follow(Node *stmt)
@@ -191,9 +204,14 @@ wayside_follow(Node *stmt)
 	if (IsA(stmt, AlterExtensionStmt) &&
 		strcmp(((AlterExtensionStmt *) stmt)->extname, KAPTURE_EXTENSION) == 0 &&
 		OidIsValid(kapture_catalog_relid(KAPTURE_TABLE_ATTACHMENT)))
+	{
+		kapture_binding_renew(false);
 		kapture_attach_announce();
+	}
+	if (wayside_drops_servers(stmt))
+		kapture_binding_follow_drop();
 	if ((IsA(stmt, CreateForeignServerStmt) || IsA(stmt, AlterForeignServerStmt)) &&
-		!IsBinaryUpgrade && !wayside_is_restoring() && kapture_pull_servers() != NIL &&
+		!IsBinaryUpgrade && !kapture_wayside_is_restoring() && kapture_pull_servers() != NIL &&
 		OidIsValid(kapture_catalog_relid(KAPTURE_TABLE_ATTACHMENT)))
 		kapture_origin_claim();
 	if (!IsA(stmt, RenameStmt) || rename->renameType != OBJECT_COLUMN || rename->relation == NULL)

@@ -6,6 +6,9 @@
 #ifndef KAPTURE_UTILITY_HOOK_H
 #define KAPTURE_UTILITY_HOOK_H
 
+#include "postgres.h"
+
 extern void kapture_wayside_install(void);
+extern bool kapture_wayside_is_restoring(void);
 
 #endif							/* KAPTURE_UTILITY_HOOK_H */

@@ -498,11 +498,15 @@ column_find(KaptureRowKind kind, Form_pg_attribute attr)
 	const CustomerColumn *defs = is_customer ? customer_columns : contact_columns;
 	int			ndefs = is_customer ? lengthof(customer_columns) : lengthof(contact_columns);
 
+	const char *type = NULL;
+
 	for (int i = 0; i < ndefs; i++)
 	{
-		if (strcmp(defs[i].name, NameStr(attr->attname)) == 0 &&
-			column_types[defs[i].kind] == attr->atttypid)
+		if (strcmp(defs[i].name, NameStr(attr->attname)) != 0)
+			continue;
+		if (column_types[defs[i].kind] == attr->atttypid)
 			return &defs[i];
+		type = format_type_be(column_types[defs[i].kind]);
 	}
 	ereport(ERROR,
 			(errcode(ERRCODE_FDW_INVALID_COLUMN_NAME),
@@ -510,7 +514,23 @@ column_find(KaptureRowKind kind, Form_pg_attribute attr)
 					is_customer ? "customers" : "contacts",
 					NameStr(attr->attname),
 					format_type_be(attr->atttypid)),
+			 type ? errhint("Give the column the type %s.", type) :
 			 errhint("See the types kapture_customer and kapture_contact.")));
+}
+
+/*
+ * kapture_columns_check
+ *		Raises HV007 if a row type has a column that customers or contacts do not
+ *		have, or with another type.
+ */
+void
+kapture_columns_check(KaptureRowKind kind, TupleDesc desc)
+{
+	for (int i = 0; i < desc->natts; i++)
+	{
+		if (!TupleDescAttr(desc, i)->attisdropped)
+			(void) column_find(kind, TupleDescAttr(desc, i));
+	}
 }
 
 /*

@@ -87,6 +87,7 @@ complaint_excerpt(const KaptureServer *server, KaptureApi api,
 {
 	const char *secrets[] = {server->auth_key[api], server->password, "Basic "};
 	int			shown = Min(len, COMPLAINT_EXCERPT);
+	bool		repeats = false;
 	bool		is_text;
 	StringInfoData out;
 
@@ -111,11 +112,10 @@ complaint_excerpt(const KaptureServer *server, KaptureApi api,
 			appendStringInfoCharMacro(&out, c);
 	}
 	for (int i = 0; i < lengthof(secrets); i++)
-	{
-		if (secrets[i] != NULL && strstr(out.data, secrets[i]) != NULL)
-			return pstrdup(_("(not shown, since it repeats the key)"));
-	}
-	return out.data;
+		repeats |= secrets[i] != NULL && strstr(out.data, secrets[i]) != NULL;
+	for (char **header = server->secret_headers; header && *header; header++)
+		repeats |= strstr(out.data, *header + strcspn(*header, ":") + 2) != NULL;
+	return repeats ? pstrdup(_("(not shown, since it repeats the key)")) : out.data;
 }
 
 /* What to do about an answer that is not JSON. */

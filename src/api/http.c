@@ -30,6 +30,7 @@
 #include "postgres.h"
 
 #include <curl/curl.h>
+#include <fcntl.h>
 #ifdef __GLIBC__
 #include <malloc.h>
 #endif
@@ -444,24 +445,58 @@ http_make_headers(KaptureHttpRequest *request, const KaptureServer *server, Kapt
 		http_append_header(request, *header);
 }
 
+/* What begins a certificate in PEM format ends like this. */
+#define HTTP_CERTIFICATE	"CERTIFICATE-----"
+
+/* Has an open file of moderate size a certificate in it? */
+static bool
+http_has_certificate(int fd)
+{
+	char		buf[8192 + sizeof(HTTP_CERTIFICATE)];
+	size_t		len = 0;
+	ssize_t		n;
+
+	while ((n = read(fd, buf + len, 8192)) > 0)
+	{
+		size_t		kept;
+
+		len += n;
+		buf[len] = '\0';
+		for (size_t i = 0; i < len; i++)
+		{
+			if (strncmp(buf + i, HTTP_CERTIFICATE, strlen(HTTP_CERTIFICATE)) == 0)
+				return true;
+		}
+		/* it may go on in what is read next */
+		kept = Min(len, strlen(HTTP_CERTIFICATE) - 1);
+		memmove(buf, buf + len - kept, kept);
+		len = kept;
+	}
+	return false;
+}
+
 /*
  * libcurl reads the file of certificates while signals are blocked: a pipe in
- * its place would hold up the process for good, even a shutdown.  (That a file
- * is missing or no good is for libcurl to say.)
+ * its place would hold up the process for good, even a shutdown.  And whoever
+ * may create servers is not to find out which files there are: all that is no
+ * file of certificates gets the same answer.
  */
 static void
 http_check_ca_file(const char *path)
 {
 	struct stat st;
+	bool		ok = stat(path, &st) == 0 && S_ISREG(st.st_mode) && st.st_size <= HTTP_MAX_CA_FILE;
+	int			fd = ok ? OpenTransientFile(path, O_RDONLY | O_NONBLOCK | PG_BINARY) : -1;
 
-	if (stat(path, &st) != 0 || (S_ISREG(st.st_mode) && st.st_size <= HTTP_MAX_CA_FILE))
-		return;
-	ereport(ERROR,
-			(errcode(ERRCODE_FDW_INVALID_ATTRIBUTE_VALUE),
-			 errmsg("invalid value for option \"%s\": \"%s\"", "ca_file", path),
-			 S_ISREG(st.st_mode) ?
-			 errdetail("The file is larger than %d MB.", HTTP_MAX_CA_FILE / (1024 * 1024)) :
-			 errdetail("It is not a regular file.")));
+	ok = fd >= 0 && fstat(fd, &st) == 0 && S_ISREG(st.st_mode) && http_has_certificate(fd);
+	if (fd >= 0)
+		CloseTransientFile(fd);
+	if (!ok)
+		ereport(ERROR,
+				(errcode(ERRCODE_FDW_INVALID_ATTRIBUTE_VALUE),
+				 errmsg("invalid value for option \"%s\": \"%s\"", "ca_file", path),
+				 errdetail("There is no file of certificates in PEM format, of at most %d MB, that the server can read.",
+						   HTTP_MAX_CA_FILE / (1024 * 1024))));
 }
 
 #define HTTP_SET(option, value) \
@@ -543,7 +578,7 @@ http_start(const KaptureServer *server, KaptureApi api,
 	request->owner = owner;
 	request->serverid = server->serverid;
 	request->api = api;
-	request->loopback_only = !server->allow_http && strncmp(server->url[api], "http://", 7) == 0;
+	request->loopback_only = !server->allow_http && pg_strncasecmp(server->url[api], "http://", 7) == 0;
 	request->timeout = server->timeout;
 	request->max_size = server->max_response_size;
 	request->sent_len = body_len;
@@ -1008,11 +1043,13 @@ kapture_http_details(KaptureHttpRequest *request, KaptureHttpDetails *details)
 		details->date = (int64) curl_getdate(header->value, NULL);
 }
 
-/* Is this header's value likely to be a secret? */
-static bool
-http_is_secret(const char *header)
+/*
+ * Is the value of this header, given as its line or name, likely to be a secret?
+ */
+bool
+kapture_http_is_secret(const char *header)
 {
-	static const char *const words[] = {"auth", "key", "token", "secret", "cookie", "password"};
+	static const char *const words[] = {"auth", "key", "token", "secret", "cookie", "password", "credential"};
 	char	   *name = pnstrdup(header, strcspn(header, ":"));
 
 	for (char *p = name; *p; p++)
@@ -1020,6 +1057,18 @@ http_is_secret(const char *header)
 	for (int i = 0; i < lengthof(words); i++)
 	{
 		if (strstr(name, words[i]))
+			return true;
+	}
+	return false;
+}
+
+/* Is this line one of those, which may be NULL? */
+static bool
+http_is_among(char **lines, const char *line)
+{
+	for (; lines && *lines; lines++)
+	{
+		if (*lines == line)
 			return true;
 	}
 	return false;
@@ -1039,7 +1088,7 @@ kapture_http_describe(const KaptureServer *server, KaptureApi api)
 	lines = lappend(lines, pstrdup("Content-Type: application/json"));
 	lines = lappend(lines, pstrdup("Accept: application/json"));
 	for (char **header = server->headers; header && *header; header++)
-		lines = lappend(lines, http_is_secret(*header) ?
+		lines = lappend(lines, kapture_http_is_secret(*header) || http_is_among(server->secret_headers, *header) ?
 						psprintf("%.*s: ***", (int) strcspn(*header, ":"), *header) :
 						pstrdup(*header));
 	return lines;

@@ -72,6 +72,7 @@ extern const KaptureHttpAnswer *kapture_http_perform_until(KaptureHttpRequest *r
 extern void kapture_http_sleep_until(TimestampTz when, uint32 wait_event);
 extern void kapture_http_inspect(KaptureHttpRequest *request);
 extern void kapture_http_details(KaptureHttpRequest *request, KaptureHttpDetails *details);
+extern bool kapture_http_is_secret(const char *header);
 extern List *kapture_http_describe(const KaptureServer *server, KaptureApi api);
 
 #endif							/* KAPTURE_HTTP_H */

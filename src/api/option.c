@@ -9,8 +9,9 @@
  * the reader walk the same table with the same parsing functions, so that what
  * CREATE SERVER accepts is what a request uses.
  *
- * Secrets are options of user mappings only.  No message of this file shows
- * the value of an option that the table marks as secret.
+ * Secrets are options of user mappings only: those of servers are there for
+ * everybody to read.  No message of this file shows the value of an option that
+ * the table marks as secret.
  *
  * kapture_server_get() keeps one entry for each server and user.  Syscache
  * callbacks only count up option_generation; an entry that was built under an
@@ -43,9 +44,10 @@
 #include "utils/memutils.h"
 #include "utils/syscache.h"
 
-#include "api/url.h"
 #include "api/option.h"
+#include "api/url.h"
 #include "base/compat.h"
+#include "utility_hook.h"
 
 #define OPTION_WRAPPER		"kapture_fdw"
 
@@ -55,7 +57,7 @@
 #define OPTION_MAX_RATE		1000000 /* requests a second */
 #define OPTION_MIN_RESPONSE	1024	/* bytes */
 #define OPTION_MAX_RESPONSE	1073741824
-#define OPTION_MIN_RATE		0.001	/* of a sweep: there must be one */
+#define OPTION_MIN_RATE		0.001	/* the time between two must be one that can be reckoned with */
 #define OPTION_MIN_WINDOW	1	/* seconds */
 #define OPTION_MAX_WINDOW	(INT64CONST(3660) * SECS_PER_DAY)
 
@@ -66,6 +68,8 @@ typedef struct OptionSet
 	char	   *url;			/* without slashes at the end */
 	char	   *path[KAPTURE_API_COUNT];
 	char	   *auth_key;		/* for all APIs */
+	char	  **server_headers;
+	char	  **mapping_headers;	/* which go before those; secret */
 	bool		is_contacts;	/* of a foreign table: only checked here */
 } OptionSet;
 
@@ -116,6 +120,8 @@ static bool option_parse_int(const OptionDef *def, const char *text,
 							 void *place, OptionFault *fault);
 static bool option_parse_real(const OptionDef *def, const char *text,
 							  void *place, OptionFault *fault);
+static bool option_parse_rate(const OptionDef *def, const char *text,
+							  void *place, OptionFault *fault);
 static bool option_parse_size(const OptionDef *def, const char *text,
 							  void *place, OptionFault *fault);
 static bool option_parse_timezone(const OptionDef *def, const char *text,
@@ -161,7 +167,7 @@ static const OptionDef option_table[] = {
 		0, 0, "object", false,
 		OPTION_API_PLACE(server.body_array, KAPTURE_API_UPDATE)},
 	{"headers", ForeignServerRelationId, option_parse_headers,
-		0, 0, "{}", true, OPTION_PLACE(server.headers)},
+		0, 0, "{}", true, OPTION_PLACE(server_headers)},
 	{"ca_file", ForeignServerRelationId, option_parse_file,
 		0, 0, NULL, false, OPTION_PLACE(server.ca_file)},
 	{"connect_timeout", ForeignServerRelationId, option_parse_time,
@@ -173,7 +179,7 @@ static const OptionDef option_table[] = {
 	{"max_connections", ForeignServerRelationId, option_parse_int,
 		1, OPTION_MAX_CONNECTIONS, "8", false,
 		OPTION_PLACE(server.max_connections)},
-	{"rate_limit", ForeignServerRelationId, option_parse_real,
+	{"rate_limit", ForeignServerRelationId, option_parse_rate,
 		0, OPTION_MAX_RATE, "0", false, OPTION_PLACE(server.rate_limit)},
 	{"max_response_size", ForeignServerRelationId, option_parse_size,
 		OPTION_MIN_RESPONSE, OPTION_MAX_RESPONSE, "64MB", false,
@@ -217,6 +223,8 @@ static const OptionDef option_table[] = {
 	{"pull_auth_key", UserMappingRelationId, option_parse_key,
 		0, 0, NULL, true,
 		OPTION_API_PLACE(server.auth_key, KAPTURE_API_PULL)},
+	{"headers", UserMappingRelationId, option_parse_headers,
+		0, 0, NULL, true, OPTION_PLACE(mapping_headers)},
 	{"object", ForeignTableRelationId, option_parse_object,
 		0, 0, "customers", false, OPTION_PLACE(is_contacts)},
 };
@@ -321,6 +329,8 @@ option_parse_url(const OptionDef *def, const char *text, void *place,
 	}
 
 	url = pstrdup(text);
+	for (char *p = url; *p != '\0' && *p != ':'; p++)
+		*p = pg_ascii_tolower((unsigned char) *p);	/* the scheme, as others compare it */
 	len = strlen(url);
 	while (len > 0 && url[len - 1] == '/')
 		url[--len] = '\0';
@@ -559,6 +569,24 @@ option_parse_real(const OptionDef *def, const char *text, void *place,
 		return false;
 	}
 	*(double *) place = result;
+	return true;
+}
+
+/* Requests a second; 0: no limit. */
+static bool
+option_parse_rate(const OptionDef *def, const char *text, void *place,
+				  OptionFault *fault)
+{
+	double	   *rate = place;
+
+	if (!option_parse_real(def, text, place, fault))
+		return false;
+	if (*rate > 0 && *rate < OPTION_MIN_RATE)
+	{
+		fault->detail = psprintf(_("It must be 0, for no limit, or a number between %g and %g."),
+								 OPTION_MIN_RATE, def->max);
+		return false;
+	}
 	return true;
 }
 
@@ -826,11 +854,33 @@ option_check_server(const OptionSet *set)
 }
 
 /*
+ * A server's headers can be read by everybody who can connect.  A dump that has a
+ * secret there, which earlier versions took, can be restored all the same.
+ */
+static void
+option_check_headers(const OptionSet *set)
+{
+	int			level = IsBinaryUpgrade || kapture_wayside_is_restoring() ? WARNING : ERROR;
+
+	for (char **header = set->server_headers; header && *header; header++)
+	{
+		if (kapture_http_is_secret(*header))
+			ereport(level,
+					(errcode(ERRCODE_FDW_INVALID_ATTRIBUTE_VALUE),
+					 errmsg("header \"%.*s\" of option \"%s\" looks like a secret",
+							(int) strcspn(*header, ":"), *header, "headers"),
+					 errdetail("Everybody who can connect to the database can read the options of servers."),
+					 errhint("Put it into the user mapping, which has an option \"%s\", too.", "headers")));
+	}
+}
+
+/*
  * kapture_fdw_validator(options text[], catalog oid)
  *
  * Checks the options of a foreign server or user mapping when they are
  * created or altered; raises an error about the first one that is unknown
- * (HV00D) or has a bad value (HV024), or if "url" is missing (HV00J).
+ * (HV00D) or has a bad value (HV024), among them headers of a server that look
+ * like secrets, or if "url" is missing (HV00J).
  */
 Datum
 kapture_fdw_validator(PG_FUNCTION_ARGS)
@@ -841,7 +891,10 @@ kapture_fdw_validator(PG_FUNCTION_ARGS)
 
 	option_apply_list(set, options, catalog);
 	if (catalog == ForeignServerRelationId)
+	{
 		option_check_server(set);
+		option_check_headers(set);
+	}
 
 	PG_RETURN_VOID();
 }
@@ -914,6 +967,42 @@ option_version(Oid serverid, Oid userid)
 		option_writer(SearchSysCache2(USERMAPPINGUSERSERVER, ObjectIdGetDatum(mapped), server));
 }
 
+/* Do these two header lines have the same name? */
+static bool
+option_same_header(const char *a, const char *b)
+{
+	size_t		len = strcspn(a, ":");
+
+	return strcspn(b, ":") == len && pg_strncasecmp(a, b, len) == 0;
+}
+
+/* The headers of the mapping, and those of the server that it does not have. */
+static char **
+option_merge_headers(char **of_server, char **of_mapping)
+{
+	int			most = 0;
+	int			n = 0;
+	char	  **result;
+
+	for (char **header = of_server; *header; header++)
+		most++;
+	for (char **header = of_mapping; header && *header; header++)
+		most++;
+	result = palloc0((most + 1) * sizeof(char *));
+	for (char **header = of_mapping; header && *header; header++)
+		result[n++] = *header;
+	for (char **header = of_server; *header; header++)
+	{
+		bool		is_replaced = false;
+
+		for (char **other = of_mapping; other && *other; other++)
+			is_replaced |= option_same_header(*header, *other);
+		if (!is_replaced)
+			result[n++] = *header;
+	}
+	return result;
+}
+
 /* Reads a server and a mapping from the catalogs into CurrentMemoryContext. */
 static KaptureServer *
 option_read(const ForeignServer *server, Oid userid)
@@ -932,9 +1021,12 @@ option_read(const ForeignServer *server, Oid userid)
 					  UserMappingRelationId);
 
 	result->serverid = server->serverid;
+	result->owner = server->owner;
 	result->userid = userid;
 	result->version = option_version(server->serverid, userid);
 	result->name = pstrdup(server->servername);
+	result->headers = option_merge_headers(set->server_headers, set->mapping_headers);
+	result->secret_headers = set->mapping_headers;
 	result->body_array[KAPTURE_API_GET] = true;
 	result->body_array[KAPTURE_API_PULL] = true;
 	for (int api = 0; api < KAPTURE_API_COUNT; api++)
@@ -996,8 +1088,16 @@ option_lookup_server(const char *name, Oid userid)
 
 	acl = object_aclcheck(ForeignServerRelationId, server->serverid, userid,
 						  ACL_USAGE);
-	if (acl != ACLCHECK_OK)
+	if (acl != ACLCHECK_OK && userid == GetUserId())
 		aclcheck_error(acl, OBJECT_FOREIGN_SERVER, server->servername);
+	if (acl != ACLCHECK_OK)
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("permission denied for foreign server %s to role \"%s\"",
+						server->servername, option_user_name(userid)),
+				 errdetail("Rows are sent with the rights of their table's owner."),
+				 errhint("Use GRANT USAGE ON FOREIGN SERVER %s TO %s.",
+						 quote_identifier(server->servername), quote_identifier(option_user_name(userid)))));
 	return server;
 }
 
@@ -1057,6 +1157,22 @@ kapture_server_get(const char *name, Oid userid)
 	entry->server = result;
 	entry->generation = generation;
 	return result;
+}
+
+/*
+ * kapture_server_require_same
+ *		Raises an error (55000) unless this is the server that an operation began
+ *		with, and still its owner's.
+ */
+void
+kapture_server_require_same(const KaptureServer *server, Oid serverid, Oid owner)
+{
+	if (server->serverid != serverid || server->owner != owner)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("server \"%s\" is not the one any more that was asked before", server->name),
+				 errdetail("It was dropped and created anew, renamed, or given to another owner."),
+				 errhint("Try again if it is the right one.")));
 }
 
 /*

@@ -25,6 +25,7 @@ typedef enum KaptureApi
 typedef struct KaptureServer
 {
 	Oid			serverid;
+	Oid			owner;			/* of the server */
 	Oid			userid;			/* whose mapping; the user asked for, not PUBLIC */
 	uint64		version;		/* another one after each change of server or mapping */
 	char	   *name;
@@ -35,6 +36,7 @@ typedef struct KaptureServer
 	char	   *password;		/* secret */
 	bool		body_array[KAPTURE_API_COUNT];	/* wrap the body in an array */
 	char	  **headers;		/* extra "Name: value" lines, NULL at the end */
+	char	  **secret_headers; /* those of them that are the mapping's, or NULL */
 	char	   *ca_file;		/* NULL: the system's */
 	int			connect_timeout;	/* milliseconds */
 	int			timeout;		/* milliseconds, of one whole request */
@@ -53,6 +55,7 @@ typedef struct KaptureServer
 
 extern const char *kapture_api_name(KaptureApi api);
 extern const KaptureServer *kapture_server_get(const char *name, Oid userid);
+extern void kapture_server_require_same(const KaptureServer *server, Oid serverid, Oid owner);
 extern void kapture_server_require_key(const KaptureServer *server,
 									   KaptureApi api);
 

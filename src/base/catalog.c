@@ -42,6 +42,7 @@
 
 #include "base/catalog.h"
 #include "base/compat.h"
+#include "table/binding.h"
 
 /* Column numbers, as in the install script. */
 #define ATTACHMENT_ID			1
@@ -53,6 +54,8 @@
 #define ATTACHMENT_PAUSED		8
 #define ATTACHMENT_PULL			10
 #define ATTACHMENT_ON_CONFLICT	11
+#define ATTACHMENT_SERVER_OID	12
+#define ATTACHMENT_SERVER_OWNER	13
 
 #define COLUMN_ATTACHMENT		1
 #define COLUMN_BIT				2
@@ -290,8 +293,10 @@ catalog_read_attachment(List *relids)
 		result->paused = DatumGetBool(catalog_getattr(tuple, rel, ATTACHMENT_PAUSED));
 		result->link_duplicates =
 			strcmp(TextDatumGetCString(catalog_getattr(tuple, rel, ATTACHMENT_ON_DUPLICATE)), "link") == 0;
-		if (RelationGetDescr(rel)->natts < ATTACHMENT_ON_CONFLICT)
+		if (RelationGetDescr(rel)->natts < ATTACHMENT_SERVER_OWNER)
 			continue;			/* of version 1.0 */
+		result->serverid = DatumGetObjectId(catalog_getattr(tuple, rel, ATTACHMENT_SERVER_OID));
+		result->server_owner = DatumGetObjectId(catalog_getattr(tuple, rel, ATTACHMENT_SERVER_OWNER));
 		result->pull = DatumGetBool(catalog_getattr(tuple, rel, ATTACHMENT_PULL));
 		result->remote_wins =
 			strcmp(TextDatumGetCString(catalog_getattr(tuple, rel, ATTACHMENT_ON_CONFLICT)), "remote") == 0;
@@ -481,7 +486,24 @@ kapture_catalog_problem(const KaptureAttachment *att)
 	if (att->id_attnum == InvalidAttrNumber)
 		return psprintf("table \"%s\" has no column \"%s\" any more, which receives the Kapture customer ids",
 						get_rel_name(att->root), att->id_column);
-	return NULL;
+	return kapture_binding_problem(att);
+}
+
+/*
+ * Returns the owner of a relation; InvalidOid if there is no such relation.
+ */
+Oid
+kapture_catalog_owner(Oid relid)
+{
+	HeapTuple	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(relid));
+	Oid			owner = InvalidOid;
+
+	if (HeapTupleIsValid(tuple))
+	{
+		owner = ((Form_pg_class) GETSTRUCT(tuple))->relowner;
+		ReleaseSysCache(tuple);
+	}
+	return owner;
 }
 
 /*

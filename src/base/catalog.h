@@ -55,6 +55,8 @@ typedef struct KaptureAttachment
 	int32		id;
 	Oid			root;			/* the relation that was attached */
 	char	   *server;
+	Oid			serverid;		/* of that name when the table was attached */
+	Oid			server_owner;	/* its owner then */
 	bool		link_duplicates;
 	bool		paused;
 	bool		pull;			/* pulled customers become rows */
@@ -83,6 +85,7 @@ extern Oid	kapture_catalog_attached_relation(int32 attachment_id);
 extern bool kapture_catalog_is_paused(int32 attachment_id);
 extern KaptureAttachment *kapture_catalog_attachment(Relation rel);
 extern char *kapture_catalog_problem(const KaptureAttachment *att);
+extern Oid	kapture_catalog_owner(Oid relid);
 extern int	kapture_catalog_text_settings(void);
 extern char *kapture_catalog_pack_key(char **values, int nkeys);
 extern char **kapture_catalog_unpack_key(const char *row_key, int nkeys);

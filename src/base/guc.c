@@ -20,7 +20,10 @@
  */
 bool		kapture_enabled = true;
 
-/* For the owner of a bulk load whose rows Kapture has already. */
+/*
+ * For a bulk load whose rows Kapture has already.  Who may write a table could
+ * hide changes from its owner with it, so that is for superusers to grant.
+ */
 bool		kapture_capture_enabled = true;
 
 /* For the administrator who wants databases left alone. */
@@ -68,7 +71,7 @@ kapture_guc_define(void)
 							 "Captures changes of attached tables.",
 							 "Switch it off in a session whose changes Kapture must not be told of.",
 							 &kapture_capture_enabled, true,
-							 PGC_USERSET, 0, NULL, NULL, NULL);
+							 PGC_SUSET, 0, NULL, NULL, NULL);
 	DefineCustomStringVariable("kapture_sync.excluded_databases",
 							   "Databases that get no kapture_sync worker.",
 							   "A list of names separated by commas.",

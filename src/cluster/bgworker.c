@@ -21,6 +21,9 @@
 /* When statistics are to be handed over that were too fresh for it, DT_NOEND: none are. */
 static TimestampTz process_stats_due = DT_NOEND;
 
+/* What track_counts is, while it is not heeded. */
+static bool process_track_counts = true;
+
 /*
  * Settings that the worker's promises rest on must not come from ALTER
  * DATABASE or ALTER ROLE.
@@ -72,8 +75,20 @@ kapture_process_exit(KaptureExit reason)
 }
 
 /*
+ * To be called when there is work in the database: from here on, what the process
+ * does counts in the cumulative statistics.  A database that was merely looked at
+ * has no entry there for it.
+ */
+void
+kapture_process_count(void)
+{
+	pgstat_track_counts = process_track_counts;
+}
+
+/*
  * Connects to the database and takes over the slot that the launcher has put
  * into the arguments; does not return if the launcher has given up on it.
+ * Statistics are not counted before kapture_process_count().
  */
 void
 kapture_process_initialize(Datum arg)
@@ -92,6 +107,8 @@ kapture_process_initialize(Datum arg)
 		proc_exit(0);
 	if (kapture_shmem_worker_must_leave())
 		kapture_process_exit(KAPTURE_EXIT_ASKED);
+	process_track_counts = pgstat_track_counts;
+	pgstat_track_counts = false;
 	BackgroundWorkerInitializeConnectionByOid(dbid, InvalidOid, 0);
 	process_own_settings();
 }

@@ -12,6 +12,7 @@
 #include "cluster/shmem.h"
 
 extern void kapture_process_initialize(Datum arg);
+extern void kapture_process_count(void);
 extern void kapture_process_lock_database(KaptureWorkerKind kind);
 pg_noreturn extern void kapture_process_exit(KaptureExit reason);
 extern void kapture_process_report_stat(void);

@@ -14,6 +14,7 @@
 #include "postgres.h"
 
 #include "access/htup_details.h"
+#include "access/sysattr.h"
 #include "access/table.h"
 #include "catalog/pg_type.h"
 #include "commands/defrem.h"
@@ -22,10 +23,13 @@
 #include "miscadmin.h"
 #include "nodes/makefuncs.h"
 #include "optimizer/appendinfo.h"
+#include "optimizer/optimizer.h"
 #include "parser/parsetree.h"
 #include "utils/builtins.h"
+#include "utils/hsearch.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
+#include "utils/partcache.h"
 #include "utils/rel.h"
 #include "utils/timestamp.h"
 
@@ -66,6 +70,8 @@ typedef struct Modify
 	KaptureApi	api;
 	Relation	rel;
 	char	   *server;
+	Oid			serverid;
+	Oid			owner;			/* of the server */
 	Oid			userid;
 	int			ncolumns;
 	ModifyColumn *columns;
@@ -73,6 +79,7 @@ typedef struct Modify
 	AttrNumber	id_junk;		/* UPDATE: where the scan has id and old row */
 	AttrNumber	row_junk;
 	bool		has_trigger;	/* UPDATE: a trigger may have changed more columns */
+	HTAB	   *updated;		/* UPDATE: ids of customers that it is done with */
 	bool		skip_duplicates;
 	TimestampTz not_before;		/* as Kapture says */
 	TimestampTz next_start;		/* when the limiter is to be asked again */
@@ -361,6 +368,24 @@ modify_check_id(const Modify *modify, TupleTableSlot *slot, TupleTableSlot *plan
 }
 
 /*
+ * Is this the first row of the UPDATE for a customer?  A join may find several,
+ * of which one counts, as with any table.
+ */
+static bool
+modify_is_first(Modify *modify, TupleTableSlot *plan)
+{
+	bool		isnull;
+	Datum		id = ExecGetJunkAttribute(plan, modify->id_junk, &isnull);
+	int64		key = isnull ? 0 : DatumGetInt64(id);
+	bool		found;
+
+	if (isnull)
+		return true;			/* an error, a little later */
+	(void) hash_search(modify->updated, &key, HASH_ENTER, &found);
+	return !found;
+}
+
+/*
  * Makes the body of an Update.  What is empty is left alone by Kapture; so a
  * column cannot be emptied.
  */
@@ -415,6 +440,7 @@ modify_start(Modify *modify, ModifyRow *row)
 {
 	const KaptureServer *server = kapture_server_get(modify->server, modify->userid);
 
+	kapture_server_require_same(server, modify->serverid, modify->owner);
 	row->request = kapture_http_start(server, modify->api, row->body, row->body_len, NULL, &modify->next_start);
 	if (row->request == NULL)
 		return false;
@@ -689,8 +715,11 @@ modify_exec_update(EState *estate, ResultRelInfo *rri, TupleTableSlot *slot, Tup
 {
 	Modify	   *modify = rri->ri_FdwState;
 	MemoryContext old = CurrentMemoryContext;
-	ModifyRow  *row = modify_begin_batch(modify, 1);
+	ModifyRow  *row;
 
+	if (!modify_is_first(modify, plan))
+		return NULL;
+	row = modify_begin_batch(modify, 1);
 	if (rri->ri_WithCheckOptions != NIL)
 		ExecWithCheckOptions(WCO_VIEW_CHECK, rri, slot, estate);
 	modify_make_update(modify, row, slot, plan);
@@ -773,10 +802,13 @@ modify_create(EState *estate, ResultRelInfo *rri, KaptureApi api, int eflags)
 {
 	Modify	   *modify = palloc0(sizeof(Modify));
 	Oid			relid = RelationGetRelid(rri->ri_RelationDesc);
+	ForeignServer *server = GetForeignServer(GetForeignTable(relid)->serverid);
 
 	modify->api = api;
 	modify->rel = rri->ri_RelationDesc;
-	modify->server = GetForeignServer(GetForeignTable(relid)->serverid)->servername;
+	modify->server = server->servername;
+	modify->serverid = server->serverid;
+	modify->owner = server->owner;
 	modify->userid = ExecGetResultRelCheckAsUser(rri, estate);
 	modify->not_before = DT_NOBEGIN;
 	modify_find_columns(modify);
@@ -786,6 +818,46 @@ modify_create(EState *estate, ResultRelInfo *rri, KaptureApi api, int eflags)
 											ALLOCSET_DEFAULT_SIZES);
 	rri->ri_FdwState = modify;
 	return modify;
+}
+
+/* The room for the ids of the customers that an UPDATE is done with. */
+static HTAB *
+modify_create_updated(void)
+{
+	HASHCTL		info = {0};
+
+	info.keysize = sizeof(int64);
+	info.entrysize = sizeof(int64);
+	info.hcxt = CurrentMemoryContext;
+	return hash_create("kapture updated customers", 64, &info, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+}
+
+/* Raises the error about rows that would come from other partitions. */
+static void
+modify_refuse_moves(Relation rel)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+			 errmsg("cannot route tuples into foreign table to be updated \"%s\"", RelationGetRelationName(rel)),
+			 errdetail("Customers that come into it from other partitions would have to be added by the UPDATE that updates those in it."),
+			 errhint("Update the partitions one by one.")));
+}
+
+/*
+ * Kapture has no transactions, so it is not waited for the first row that wants
+ * to come in: nothing is sent if the UPDATE of several partitions sets what
+ * decides about them.
+ */
+static void
+modify_check_moves(ModifyTableState *state, ResultRelInfo *rri, Bitmapset *updated)
+{
+	Bitmapset  *key = NULL;
+
+	if (state->mt_nrels < 2 || !rri->ri_RelationDesc->rd_rel->relispartition)
+		return;
+	pull_varattnos((Node *) RelationGetPartitionQual(rri->ri_RelationDesc), 1, &key);
+	if (bms_overlap(key, updated))
+		modify_refuse_moves(rri->ri_RelationDesc);
 }
 
 static void
@@ -803,6 +875,9 @@ modify_begin(ModifyTableState *state, ResultRelInfo *rri, List *private, int sub
 	}
 	modify = modify_create(estate, rri, KAPTURE_API_UPDATE, eflags);
 	modify_find_set(modify, ExecGetUpdatedCols(rri, estate));
+	if (!(eflags & EXEC_FLAG_EXPLAIN_ONLY))
+		modify_check_moves(state, rri, ExecGetUpdatedCols(rri, estate));
+	modify->updated = modify_create_updated();
 	modify->id_junk = ExecFindJunkAttributeInTlist(targets, MODIFY_ID);
 	modify->row_junk = ExecFindJunkAttributeInTlist(targets, "wholerow");
 	if (!AttributeNumberIsValid(modify->id_junk) || !AttributeNumberIsValid(modify->row_junk))
@@ -817,6 +892,9 @@ modify_begin_insert(ModifyTableState *state, ResultRelInfo *rri)
 	EState	   *estate = state->ps.state;
 
 	modify_check_command(rri->ri_RelationDesc, CMD_INSERT);
+	/* what it updates is known by that; a trigger may have set the partition key */
+	if (state->ps.plan && state->operation == CMD_UPDATE && rri->ri_FdwState)
+		modify_refuse_moves(rri->ri_RelationDesc);
 	(void) modify_create(estate, rri, KAPTURE_API_ADD, 0);
 	if (state->ps.plan && state->operation == CMD_INSERT)
 		((Modify *) rri->ri_FdwState)->skip_duplicates =

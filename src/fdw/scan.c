@@ -398,6 +398,14 @@ fdw_get_plan(PlannerInfo *root, RelOptInfo *rel, Oid relid, ForeignPath *path,
 	List	   *values = NIL;
 	ListCell   *lc;
 
+	foreach(lc, conditions)
+	{
+		if (IsA(lfirst_node(RestrictInfo, lc)->clause, CurrentOfExpr))
+			ereport(ERROR,
+					(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+					 errmsg("WHERE CURRENT OF is not supported for this table type"),
+					 errhint("Use the customer's id instead.")));
+	}
 	(void) fdw_best_use(root, rel, relid, conditions, &best);
 	if (best.use <= FDW_USE_EMAIL)
 	{
@@ -449,14 +457,17 @@ fdw_begin(ForeignScanState *node, int eflags)
 	scan->context = AllocSetContextCreate(CurrentMemoryContext, "kapture scan",
 										  ALLOCSET_DEFAULT_SIZES);
 	node->fdw_state = scan;
-	if (scan->use == FDW_USE_NONE && !(eflags & EXEC_FLAG_EXPLAIN_ONLY))
-		ereport(ERROR,
-				(errcode(ERRCODE_FDW_UNABLE_TO_CREATE_EXECUTION),
-				 errmsg("Kapture cannot be asked for all of \"%s\"",
-						RelationGetRelationName(node->ss.ss_currentRelation)),
-				 scan->kind == KAPTURE_ROW_CUSTOMER ?
-				 errhint("Add a condition \"id = ...\", \"phone = ...\", \"email = ...\" or \"generation_date >= ...\".") :
-				 errhint("Add a condition \"customer_id = ...\", or join with customers.")));
+	if (scan->use != FDW_USE_NONE || (eflags & EXEC_FLAG_EXPLAIN_ONLY))
+		return;
+	/* a condition may be of no use because its column is of another type */
+	kapture_columns_check(scan->kind, RelationGetDescr(node->ss.ss_currentRelation));
+	ereport(ERROR,
+			(errcode(ERRCODE_FDW_UNABLE_TO_CREATE_EXECUTION),
+			 errmsg("Kapture cannot be asked for all of \"%s\"",
+					RelationGetRelationName(node->ss.ss_currentRelation)),
+			 scan->kind == KAPTURE_ROW_CUSTOMER ?
+			 errhint("Add a condition \"id = ...\", \"phone = ...\", \"email = ...\" or \"generation_date >= ...\".") :
+			 errhint("Add a condition \"customer_id = ...\", or join with customers.")));
 }
 
 /* Errors out on a bound that is no time. */

@@ -32,19 +32,6 @@ PG_FUNCTION_INFO_V1(kapture_preview);
 #define PREVIEW_ENTRY \
 	"c.attachment_id = $1 AND (c.row_key = $2 OR $2 OPERATOR(pg_catalog.=) ANY (c.more_keys))"
 
-static Oid
-preview_owner(Oid relid)
-{
-	HeapTuple	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(relid));
-	Oid			owner;
-
-	if (!HeapTupleIsValid(tuple))
-		elog(ERROR, "cache lookup failed for relation %u", relid);
-	owner = ((Form_pg_class) GETSTRUCT(tuple))->relowner;
-	ReleaseSysCache(tuple);
-	return owner;
-}
-
 /* One value of what the queue knows of a row, or NULL. */
 static char *
 preview_queued(KaptureDelivery *delivery, const char *value)
@@ -192,7 +179,7 @@ kapture_preview(PG_FUNCTION_ARGS)
 {
 	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
 	KaptureAttachment *att = kapture_attach_find(fcinfo, AccessShareLock, NULL);
-	Oid			owner = preview_owner(att->root);
+	Oid			owner = kapture_catalog_owner(att->root);
 	KaptureDelivery delivery = {0};
 	KaptureTask task = {0};
 	bool		waiting;
@@ -208,7 +195,8 @@ kapture_preview(PG_FUNCTION_ARGS)
 	waiting = preview_read_queue(&delivery, &captured);
 	if (!waiting)
 		delivery.changed = att->all_changed;
-	kapture_row_read(att, kapture_server_get(att->server, owner)->timezone, list_make1(&delivery.row));
+	/* the table's code may have the settings read anew, and those freed */
+	kapture_row_read(att, pstrdup(kapture_server_get(att->server, owner)->timezone), list_make1(&delivery.row));
 	preview_check_row(att->root, &delivery.row);
 	preview_say_state(&delivery, captured);
 	if (waiting && !delivery.sent_phone && !delivery.sent_email && delivery.row.customer_id == 0 &&

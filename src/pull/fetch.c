@@ -94,6 +94,8 @@ struct KaptureFetch
 	MemoryContext context;
 	MemoryContext answer_context;	/* of the window handed out */
 	char	   *server;
+	Oid			serverid;
+	Oid			owner;			/* of the server */
 	Oid			userid;
 	KaptureApi	api;
 	List	   *bodies;			/* of Gets */
@@ -267,6 +269,7 @@ fetch_send(KaptureFetch *fetch, FetchSlot *slot)
 	char	   *body;
 	size_t		len;
 
+	kapture_server_require_same(server, fetch->serverid, fetch->owner);
 	/* the text is gone with the window, the request when it is released */
 	old = MemoryContextSwitchTo(fetch->answer_context);
 	if (fetch->api == KAPTURE_API_GET)
@@ -659,6 +662,8 @@ fetch_create(const char *name, Oid userid, KaptureApi api)
 	fetch->answer_context = AllocSetContextCreate(context, "kapture window",
 												  ALLOCSET_DEFAULT_SIZES);
 	fetch->server = MemoryContextStrdup(context, name);
+	fetch->serverid = server->serverid;
+	fetch->owner = server->owner;
 	fetch->userid = userid;
 	fetch->api = api;
 	fetch->timeout = server->timeout;

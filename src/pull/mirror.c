@@ -38,6 +38,7 @@
 #include "base/compat.h"
 #include "base/owner_sql.h"
 #include "pull/mirror.h"
+#include "table/binding.h"
 #include "table/inbox.h"
 
 PG_FUNCTION_INFO_V1(kapture_forget_contacts);
@@ -340,7 +341,7 @@ copies_write_table(KaptureCopies *copies, CopiesTable *table, TimestampTz asked_
 
 /*
  * Keeps the server from being renamed before the transaction ends.  Errors:
- * 55000 it has another name now.
+ * 55000 it has another name now; those of kapture_binding_hold_copies().
  */
 void
 kapture_copies_hold_name(KaptureCopies *copies)
@@ -354,6 +355,7 @@ kapture_copies_hold_name(KaptureCopies *copies)
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("server \"%s\" was renamed or dropped while it was pulled from", copies->server),
 				 errhint("What was pulled before has followed. Call again with the new name to go on.")));
+	kapture_binding_hold_copies(server);
 }
 
 /*
@@ -544,7 +546,7 @@ void
 kapture_copies_follow_rename(const char *from, const char *to)
 {
 	static const char *const tables[] = {
-		"kapture_attachment", "kapture_customers", "kapture_contacts", "kapture_refresh_run", "kapture_pull"
+		"kapture_attachment", "kapture_customers", "kapture_contacts", "kapture_refresh_run", "kapture_pull", "kapture_copied"
 	};
 	NameData	names[2];
 	Oid			types[] = {NAMEOID, NAMEOID};
@@ -567,7 +569,8 @@ kapture_copies_follow_rename(const char *from, const char *to)
 		if (!OidIsValid(get_relname_relid(tables[i], namespace)))
 			continue;
 		/* the new name was free: whose state this was is no more */
-		if (strcmp(tables[i], "kapture_refresh_run") == 0 || strcmp(tables[i], "kapture_pull") == 0)
+		if (strcmp(tables[i], "kapture_refresh_run") == 0 || strcmp(tables[i], "kapture_pull") == 0 ||
+			strcmp(tables[i], "kapture_copied") == 0)
 			(void) kapture_own_execute(psprintf("DELETE FROM @.%s WHERE $1 IS NOT NULL AND server = $2", tables[i]),
 									   2, types, values);
 		(void) kapture_own_execute(psprintf("UPDATE @.%s SET server = $2 WHERE server = $1", tables[i]),

@@ -58,6 +58,7 @@
 #include "pull/puller.h"
 #include "pull/sweep.h"
 #include "pull/watermark.h"
+#include "table/binding.h"
 #include "table/capture.h"
 #include "table/origin.h"
 
@@ -249,6 +250,7 @@ pull_begin(PullServer *server)
 	run = server->run = palloc0(sizeof(PullRun));
 	run->context = context;
 	run->began = now;
+	kapture_binding_hold_copies(GetForeignServer(server->serverid));
 	kapture_pull_state_read(server->name, &state);
 	run->pulled_until = state.pulled_until;
 	if (run->pulled_until == DT_NOBEGIN)
@@ -350,6 +352,7 @@ sweep_start(PullServer *server)
 	Oid			namespace;
 
 	puller_begin("beginning a sweep");
+	kapture_binding_hold_copies(GetForeignServer(server->serverid));
 	kapture_pull_state_read(server->name, &state);
 	if (!state.sweeping)
 		kapture_pull_state_sweep(server->name, true);
@@ -783,6 +786,7 @@ static void
 puller_initialize(Datum arg)
 {
 	kapture_process_initialize(arg);
+	kapture_process_count();
 	puller_context = AllocSetContextCreate(TopMemoryContext, "kapture_sync puller",
 										   ALLOCSET_DEFAULT_SIZES);
 	MemoryContextSwitchTo(puller_context);

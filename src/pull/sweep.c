@@ -23,6 +23,7 @@
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
 
+#include "api/option.h"
 #include "base/catalog.h"
 #include "base/owner_sql.h"
 #include "cluster/bgworker.h"
@@ -181,6 +182,8 @@ sweep_ask(KaptureSweep *sweep, TimestampTz now)
 
 	sweep_begin();
 	MemoryContextSwitchTo(sweep->request);
+	kapture_server_require_same(kapture_server_get(sweep->server.name, sweep->server.owner),
+								sweep->server.serverid, sweep->server.owner);
 	body = psprintf("{\"kapture_customer_id\": \"" INT64_FORMAT "\", \"customer_id\": \"\", \"email_id\": \"\", \"phone\": \"\"}",
 					sweep->ids[sweep->next]);
 	sweep->fetch = kapture_fetch_gets(sweep->server.name, sweep->server.owner, list_make1(body));

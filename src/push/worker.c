@@ -53,6 +53,7 @@
 #include "push/task.h"
 #include "push/worker.h"
 #include "table/attach.h"
+#include "table/binding.h"
 #include "table/history.h"
 #include "table/inbox.h"
 #include "table/origin.h"
@@ -958,6 +959,7 @@ worker_start_request(WorkerServer *server, const KaptureServer *settings)
 	MemoryContext old = MemoryContextSwitchTo(t->delivery->context);
 	TimestampTz when;
 
+	kapture_binding_require(t->att, settings);
 	kapture_task_wrap(t, settings);
 	t->request = kapture_http_start(settings, kapture_task_api(t), t->body, t->body_len, task, &when);
 	if (t->request)
@@ -1003,6 +1005,9 @@ worker_send_server(WorkerServer *server)
 	else
 	{
 		worker_give_up_server(server, error->message);
+		/* another server of the name may be of use to other tables */
+		if (error->sqlerrcode == ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE)
+			worker_next_load = 0;
 		FreeErrorData(error);
 	}
 }
@@ -1597,6 +1602,7 @@ worker_initialize(Datum arg)
 	CacheRegisterSyscacheCallback(USERMAPPINGOID, worker_syscache_callback, (Datum) 0);
 	if (!worker_load())
 		kapture_process_exit(KAPTURE_EXIT_ABSENT);
+	kapture_process_count();
 	kapture_process_lock_database(KAPTURE_PUSHER);
 	worker_alone = true;
 	worker_stale = true;		/* once more, to recover what another left */

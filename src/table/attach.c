@@ -40,6 +40,7 @@
 #include "base/version.h"
 #include "cluster/shmem.h"
 #include "table/attach.h"
+#include "table/binding.h"
 #include "table/capture.h"
 #include "table/capture_buffer.h"
 #include "table/origin.h"
@@ -53,8 +54,6 @@ PG_FUNCTION_INFO_V1(kapture_retry);
 PG_FUNCTION_INFO_V1(kapture_discard);
 
 #define ATTACH_ID_COLUMN	"kapture_customer_id"
-#define ATTACH_TRIGGER		"kapture_capture"
-#define ATTACH_TRUNCATE_TRIGGER	"kapture_truncate"
 
 typedef struct AttachColumn
 {
@@ -400,8 +399,8 @@ attach_store(Oid relid, ArrayType *keys, List *columns, Name server, const char 
 	values[5] = BoolGetDatum(pull);
 	values[6] = CStringGetTextDatum(on_conflict);
 	(void) kapture_own_execute("INSERT INTO @.kapture_attachment"
-							   " (relation, server, key_columns, on_duplicate, replicated, pull, on_conflict)"
-							   " VALUES ($1, $2, $3, $4, $5, $6, $7)",
+							   " (relation, server, key_columns, on_duplicate, replicated, pull, on_conflict, server_oid, server_owner)"
+							   " SELECT $1, $2, $3, $4, $5, $6, $7, s.oid, s.srvowner FROM pg_foreign_server AS s WHERE s.srvname = $2",
 							   7, types, values);
 
 	types[1] = INT2OID;
@@ -481,6 +480,7 @@ kapture_attach(PG_FUNCTION_ARGS)
 	Oid			relid;
 	Relation	rel;
 	Name		server;
+	Oid			serverid;
 	char	   *on_duplicate;
 	bool		replicated;
 	bool		pull;
@@ -524,6 +524,7 @@ kapture_attach(PG_FUNCTION_ARGS)
 	attach_check_relation(rel);
 	name = attach_relation_name(rel);
 	keys = attach_key_columns(rel);
+	serverid = kapture_binding_lock(NameStr(*server));
 	(void) kapture_server_get(NameStr(*server), rel->rd_rel->relowner);
 	if (pull)
 		attach_check_pull(rel, NameStr(*server));
@@ -542,15 +543,16 @@ kapture_attach(PG_FUNCTION_ARGS)
 		attach_index_id_column(relid, name);
 	attach_store(relid, keys, columns, server, on_duplicate, replicated, pull, on_conflict);
 	kapture_origin_claim();
-	attach_execute_ddl(psprintf("CREATE TRIGGER " ATTACH_TRIGGER " AFTER INSERT OR UPDATE OR DELETE ON %s"
+	attach_execute_ddl(psprintf("CREATE TRIGGER " KAPTURE_TRIGGER " AFTER INSERT OR UPDATE OR DELETE ON %s"
 								" FOR EACH ROW EXECUTE FUNCTION %s.kapture_capture()",
 								name, kapture_catalog_schema()));
-	attach_execute_ddl(psprintf("CREATE TRIGGER " ATTACH_TRUNCATE_TRIGGER " AFTER TRUNCATE ON %s"
+	attach_execute_ddl(psprintf("CREATE TRIGGER " KAPTURE_TRUNCATE_TRIGGER " AFTER TRUNCATE ON %s"
 								" FOR EACH STATEMENT EXECUTE FUNCTION %s.kapture_capture()",
 								name, kapture_catalog_schema()));
 	if (replicated)
-		attach_execute_ddl(psprintf("ALTER TABLE %s ENABLE ALWAYS TRIGGER " ATTACH_TRIGGER
-									", ENABLE ALWAYS TRIGGER " ATTACH_TRUNCATE_TRIGGER, name));
+		attach_execute_ddl(psprintf("ALTER TABLE %s ENABLE ALWAYS TRIGGER " KAPTURE_TRIGGER
+									", ENABLE ALWAYS TRIGGER " KAPTURE_TRUNCATE_TRIGGER, name));
+	kapture_binding_depend(relid, serverid);
 	kapture_attach_announce();
 	PG_RETURN_VOID();
 }
@@ -584,6 +586,21 @@ kapture_attach_find(FunctionCallInfo fcinfo, LOCKMODE lockmode, char **name)
 }
 
 /*
+ * Deletes what is kept of an attachment, and of what waits for it.
+ */
+void
+kapture_attach_forget(int32 attachment_id)
+{
+	static const char *const tables[] = {"kapture_outbox", "kapture_delivery", "kapture_inbox", "kapture_backfill", "kapture_column", "kapture_attachment"};
+	Oid			types[1] = {INT4OID};
+	Datum		values[1] = {Int32GetDatum(attachment_id)};
+
+	for (int i = 0; i < lengthof(tables); i++)
+		(void) kapture_own_execute(psprintf("DELETE FROM @.%s WHERE attachment_id = $1", tables[i]),
+								   1, types, values);
+}
+
+/*
  * kapture_detach(relation regclass) returns void
  *
  * Drops the trigger and forgets what is waiting.  Ids and history stay.
@@ -591,19 +608,14 @@ kapture_attach_find(FunctionCallInfo fcinfo, LOCKMODE lockmode, char **name)
 Datum
 kapture_detach(PG_FUNCTION_ARGS)
 {
-	static const char *const tables[] = {"kapture_outbox", "kapture_delivery", "kapture_inbox", "kapture_backfill", "kapture_column", "kapture_attachment"};
 	char	   *name;
 	KaptureAttachment *att = kapture_attach_find(fcinfo, ShareRowExclusiveLock, &name);
-	Oid			types[1] = {INT4OID};
-	Datum		values[1] = {Int32GetDatum(att->id)};
 
 	/* what this transaction has captured so far goes, too */
 	kapture_notes_flush();
-	attach_execute_ddl(psprintf("DROP TRIGGER IF EXISTS " ATTACH_TRIGGER " ON %s", name));
-	attach_execute_ddl(psprintf("DROP TRIGGER IF EXISTS " ATTACH_TRUNCATE_TRIGGER " ON %s", name));
-	for (int i = 0; i < lengthof(tables); i++)
-		(void) kapture_own_execute(psprintf("DELETE FROM @.%s WHERE attachment_id = $1", tables[i]),
-								   1, types, values);
+	attach_execute_ddl(psprintf("DROP TRIGGER IF EXISTS " KAPTURE_TRIGGER " ON %s", name));
+	attach_execute_ddl(psprintf("DROP TRIGGER IF EXISTS " KAPTURE_TRUNCATE_TRIGGER " ON %s", name));
+	kapture_attach_forget(att->id);
 	kapture_attach_announce();
 	PG_RETURN_VOID();
 }

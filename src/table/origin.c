@@ -28,6 +28,7 @@
 #include "base/owner_sql.h"
 #include "base/version.h"
 #include "cluster/shmem.h"
+#include "table/binding.h"
 #include "table/origin.h"
 
 PG_FUNCTION_INFO_V1(kapture_resume_copy);
@@ -141,6 +142,7 @@ kapture_resume_copy(PG_FUNCTION_ARGS)
 	Datum		values[3];
 
 	kapture_version_require();
+	kapture_binding_renew(true);
 	origin_values(types, values);
 	(void) kapture_own_execute("DELETE FROM @.kapture_origin", 0, NULL, NULL);
 	(void) kapture_own_execute("INSERT INTO @.kapture_origin (system_identifier, database, timeline, doubt_until)"

@@ -273,7 +273,9 @@ row_check(KaptureAttachment *att)
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg_internal("%s", problem),
 				 att->nkeys == 0 ? errhint("Add a primary key, or use kapture_detach().") :
-				 errhint("Add the column as bigint, or use kapture_detach() and kapture_attach().")));
+				 att->id_attnum == InvalidAttrNumber ?
+				 errhint("Add the column as bigint, or use kapture_detach() and kapture_attach().") :
+				 errhint("If it is the right server, use kapture_detach() and kapture_attach().")));
 }
 
 /*

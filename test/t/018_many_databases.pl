@@ -48,6 +48,8 @@ $node->start;
 # all are looked at, three are kept
 wait_for(sub { my $starts = starts(slurp_file($node->logfile)); !grep { !$starts->{$_} } @empty, @served }, 'all databases to be looked at');
 poll_ok($node, "SELECT ($workers) = 3", 'databases without the extension keep no process');
+is($node->safe_psql('postgres', "SELECT count(*) FROM pg_database WHERE datname LIKE 'empty%' AND pg_stat_have_stats('database', oid, 0)"), '0', 'nor statistics');
+is($node->safe_psql('postgres', "SELECT count(*) FROM pg_database WHERE datname IN ('one', 'two', 'three') AND pg_stat_have_stats('database', oid, 0)"), '3', 'the others have some');
 is($node->safe_psql('postgres', "SELECT count(*) FROM pg_stat_activity WHERE datname LIKE 'empty%'"), '0', 'nor a connection');
 my $memory = launcher_memory();
 

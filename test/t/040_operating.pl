@@ -121,7 +121,8 @@ poll_ok($node, "SELECT NOT ok AND detail ~ 'holds the queue back' FROM kapture_c
 sql("DROP TABLE denied");
 
 # --- kapture_preview
-sql(q(ALTER SERVER kapture OPTIONS (ADD headers '{"x-api-type": "crm", "x-api-key": "hush"}')));
+sql(q(ALTER SERVER kapture OPTIONS (ADD headers '{"x-api-type": "crm", "x-replaced": "by the server"}');
+	ALTER USER MAPPING FOR CURRENT_USER SERVER kapture OPTIONS (ADD headers '{"x-api-key": "hush", "X-Replaced": "hushed", "x-tenant": "hushing"}')));
 sql("SELECT kapture_pause('customers')");
 sql(q(INSERT INTO customers (customer_name, phone, city) VALUES ('Pre "view"', '9845765226', 'Pune')));
 my $preview = decode_json(sql("SELECT row_to_json(p) FROM kapture_preview('customers', '1') p"));
@@ -139,6 +140,8 @@ foreach my $name (qw(user-agent content-type accept x-api-type))
 {
 	is($shown{$name}, $headers{$name}, "header $name is what was shown");
 }
+is(join(' ', @headers{qw(x-api-key x-replaced x-tenant)}), 'hush hushed hushing', "headers of the mapping are sent, in place of the server's");
+is(join(' ', @shown{qw(x-api-key x-replaced x-tenant)}), '*** *** ***', 'and shown as secrets');
 is($shown{'user-agent'}, 'kapture_sync/' . sql("SELECT extversion FROM pg_extension WHERE extname = 'kapture_sync'"), 'they name the version');
 is_deeply([ sort grep { !/^(host|content-length)$/ } keys %headers ], [ sort grep { exists $headers{$_} || $_ ne 'authorization' } keys %shown ],
 	'and there are no others');

@@ -144,5 +144,34 @@ foreach my $key ('abc', '', '{1,2}')
 	like($err, qr/ERROR:  could not read the row with key "\Q$key\E"\n.*DETAIL:  invalid input syntax for type bigint: "\Q$key\E"/, "key '$key' is no number");
 }
 
+# --- code of the table that has the server's settings read anew, and those in use freed
+sql(qq(
+CREATE ROLE keeper;
+GRANT USAGE ON FOREIGN DATA WRAPPER kapture_fdw TO keeper;
+CREATE SCHEMA keeper AUTHORIZATION keeper;
+SET ROLE keeper;
+CREATE SERVER kept FOREIGN DATA WRAPPER kapture_fdw OPTIONS (url '$emulator->{url}', timezone 'Asia/Kolkata');
+CREATE USER MAPPING FOR keeper SERVER kept OPTIONS (auth_key 'a2FwZGVtbzprYXAxMjM=');
+CREATE TYPE keeper.named AS (name text);
+CREATE SEQUENCE keeper.calls;
+CREATE FUNCTION keeper.as_text(keeper.named) RETURNS text LANGUAGE plpgsql AS \$\$
+BEGIN
+	ALTER SERVER kept OPTIONS (SET timezone 'Asia/Kathmandu');
+	PERFORM public.kapture_check('kept');
+	ALTER SERVER kept OPTIONS (SET timezone 'Asia/Kolkata');
+	PERFORM public.kapture_check('kept');
+	IF nextval('keeper.calls') = 1 THEN
+		RAISE EXCEPTION 'once more, each row by itself';
+	END IF;
+	RETURN (\$1).name;
+END \$\$;
+CREATE CAST (keeper.named AS text) WITH FUNCTION keeper.as_text(keeper.named);
+CREATE TABLE keeper.odd (id int PRIMARY KEY, customer_name keeper.named, phone text, met timestamptz);
+SELECT kapture_attach('keeper.odd', '{"customer_name": "customer_name", "phone": "phone", "met": "met"}', 'kept');
+SELECT kapture_pause('keeper.odd');
+INSERT INTO keeper.odd VALUES (1, ROW('Kept'), '9000000777', '2021-03-14 08:51:11+00')));
+like((preview(1, of => 'keeper.odd', before => 'SET ROLE keeper;'))[0], qr/"met": "2021-03-14 14:21:11\+05:30", "phone": "9000000777", "customer_name": "Kept"/, 'settings that code of the table has read anew');
+cmp_ok(sql("SELECT last_value FROM keeper.calls"), '>', 1, 'which ran, and failed once');
+
 $node->stop;
 done_testing();

@@ -1,0 +1,342 @@
+/*
+ * binding.c
+ *		Which foreign server belongs to what is kept under a server's name.
+ *
+ * Attached tables, copies of customers and watermarks are kept under the name
+ * of their server.  A name may pass to another server, and a server to another
+ * owner, who can send everything to an address of their own.  So the oid of the
+ * server and its owner are kept beside the name; a server is the same one if it
+ * has that oid, and belongs to that owner or to a role that could have redirected
+ * it before.
+ *
+ * The triggers of an attached table depend on its server: DROP SERVER says so,
+ * and needs CASCADE, which detaches the table.
+ *
+ * A dump brings neither the oids nor the dependencies along.  In a copy of a
+ * database the name decides, as nothing is sent there; kapture_resume() binds
+ * everything anew.
+ */
+#include "postgres.h"
+
+#include "catalog/dependency.h"
+#include "catalog/pg_foreign_server.h"
+#include "catalog/pg_trigger.h"
+#include "catalog/pg_type.h"
+#include "commands/defrem.h"
+#include "commands/trigger.h"
+#include "executor/spi.h"
+#include "miscadmin.h"
+#include "storage/lmgr.h"
+#include "utils/acl.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+
+#include "base/compat.h"
+#include "base/owner_sql.h"
+#include "table/attach.h"
+#include "table/binding.h"
+#include "table/capture_buffer.h"
+
+/* Is this database the one that its stamp names?  In statements of owner_sql.c. */
+#define BINDING_IS_ORIGIN \
+	"(SELECT coalesce(bool_and(@.kapture_is_origin(o.system_identifier, o.database)), false) FROM @.kapture_origin AS o)"
+
+static const char *const binding_triggers[] = {KAPTURE_TRIGGER, KAPTURE_TRUNCATE_TRIGGER};
+
+/* Do the extension's tables know about bindings?  Those of version 1.0 do not. */
+static bool
+binding_is_known(void)
+{
+	Oid			relid = kapture_catalog_relid(KAPTURE_TABLE_ATTACHMENT);
+
+	return OidIsValid(relid) && get_attnum(relid, "server_oid") != InvalidAttrNumber;
+}
+
+/*
+ * Has a server passed to somebody who could not redirect it before?  Not if the
+ * table that it is about is theirs.
+ */
+static bool
+binding_owner_is_other(Oid owner, Oid was_owner, Oid table_owner)
+{
+	return owner != was_owner && owner != table_owner && !has_privs_of_role(owner, was_owner);
+}
+
+/*
+ * kapture_binding_lock
+ *		Returns the oid of the server of that name, InvalidOid if there is none;
+ *		it is neither dropped nor renamed before the transaction ends.
+ */
+Oid
+kapture_binding_lock(const char *name)
+{
+	Oid			serverid = get_foreign_server_oid(name, true);
+
+	while (OidIsValid(serverid))
+	{
+		Oid			locked = serverid;
+
+		LockDatabaseObject(ForeignServerRelationId, locked, 0, AccessShareLock);
+		serverid = get_foreign_server_oid(name, true);
+		if (serverid == locked)
+			break;
+		UnlockDatabaseObject(ForeignServerRelationId, locked, 0, AccessShareLock);
+	}
+	return serverid;
+}
+
+/*
+ * kapture_binding_depend
+ *		Has the triggers of an attached table depend on its server.
+ */
+void
+kapture_binding_depend(Oid relid, Oid serverid)
+{
+	for (int i = 0; i < lengthof(binding_triggers); i++)
+	{
+		Oid			trigger = get_trigger_oid(relid, binding_triggers[i], true);
+		ObjectAddress depender;
+		ObjectAddress referenced;
+
+		if (!OidIsValid(trigger))
+			continue;
+		ObjectAddressSet(depender, TriggerRelationId, trigger);
+		ObjectAddressSet(referenced, ForeignServerRelationId, serverid);
+		(void) deleteDependencyRecordsForClass(TriggerRelationId, trigger,
+											   ForeignServerRelationId, DEPENDENCY_NORMAL);
+		recordDependencyOn(&depender, &referenced, DEPENDENCY_NORMAL);
+	}
+}
+
+/* Why this server is not the one that a table was attached to; NULL: it is. */
+static char *
+binding_mismatch(const KaptureAttachment *att, Oid serverid, Oid owner)
+{
+	if (serverid != att->serverid)
+		return psprintf("server \"%s\" is another one than table \"%s\" was attached to",
+						att->server, get_rel_name(att->root));
+	if (binding_owner_is_other(owner, att->server_owner, kapture_catalog_owner(att->root)))
+		return psprintf("server \"%s\" has passed to role \"%s\" since table \"%s\" was attached",
+						att->server, GetUserNameFromId(owner, false), get_rel_name(att->root));
+	return NULL;
+}
+
+/*
+ * kapture_binding_problem
+ *		Returns why an attached table's server is not the one it was attached
+ *		to, in the current memory context; NULL if it is, or if there is no
+ *		server of that name, or if this is a copy of a database, which says
+ *		nothing.
+ */
+char *
+kapture_binding_problem(const KaptureAttachment *att)
+{
+	ForeignServer *server = GetForeignServerByName(att->server, true);
+	char	   *problem = server ? binding_mismatch(att, server->serverid, server->owner) : NULL;
+
+	if (problem && kapture_own_text("SELECT 't' WHERE " BINDING_IS_ORIGIN, 0, NULL, NULL) == NULL)
+		return NULL;
+	return problem;
+}
+
+/*
+ * kapture_binding_require
+ *		Raises an error (55000) unless this is the server that a table was
+ *		attached to: what was read of it decides, not what was seen before.
+ */
+void
+kapture_binding_require(const KaptureAttachment *att, const KaptureServer *server)
+{
+	char	   *problem = binding_mismatch(att, server->serverid, server->owner);
+
+	if (problem)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg_internal("%s", problem)));
+}
+
+
+/*
+ * Copies of customers
+ */
+
+/* Binds copies to a server; what is known of pulls from an earlier one is forgotten. */
+static void
+binding_take_copies(const ForeignServer *server, bool was_other)
+{
+	static const char *const states[] = {"kapture_pull", "kapture_refresh_run"};
+	Oid			types[] = {NAMEOID, OIDOID, OIDOID, INT8OID, OIDOID};
+	Datum		values[] = {
+		DirectFunctionCall1(namein, CStringGetDatum(server->servername)),
+		ObjectIdGetDatum(server->serverid), ObjectIdGetDatum(server->owner),
+		Int64GetDatum((int64) GetSystemIdentifier()), ObjectIdGetDatum(MyDatabaseId)
+	};
+
+	for (int i = 0; was_other && i < lengthof(states); i++)
+		(void) kapture_own_execute(psprintf("DELETE FROM @.%s WHERE server = $1", states[i]), 1, types, values);
+	(void) kapture_own_execute("INSERT INTO @.kapture_copied AS c (server, server_oid, server_owner, system_identifier, database)"
+							   " VALUES ($1, $2, $3, $4, $5) ON CONFLICT (server) DO UPDATE SET"
+							   " server_oid = excluded.server_oid, server_owner = excluded.server_owner,"
+							   " system_identifier = excluded.system_identifier, database = excluded.database",
+							   lengthof(values), types, values);
+}
+
+/*
+ * kapture_binding_hold_copies
+ *		To be called before customers of a server are pulled, and in each
+ *		transaction that writes them: raises an error (55000) if there are
+ *		customers of another server with its name.
+ */
+void
+kapture_binding_hold_copies(const ForeignServer *server)
+{
+	Oid			types[] = {NAMEOID, OIDOID};
+	Datum		values[] = {
+		DirectFunctionCall1(namein, CStringGetDatum(server->servername)),
+		ObjectIdGetDatum(server->serverid)
+	};
+	char	   *bound;
+	bool		other;
+
+	if (!binding_is_known())
+		return;
+	bound = kapture_own_text("SELECT CASE WHEN server_oid = 0 THEN 'other'"
+							 " WHEN NOT @.kapture_is_origin(system_identifier, database) THEN 'copy'"
+							 " WHEN server_oid <> $2 THEN 'other' ELSE server_owner::text END"
+							 " FROM @.kapture_copied WHERE server = $1", 2, types, values);
+	if (bound == NULL || strcmp(bound, "copy") == 0)
+	{
+		binding_take_copies(server, false);
+		return;
+	}
+	other = strcmp(bound, "other") == 0;
+	if (!other && !binding_owner_is_other(server->owner, (Oid) strtoul(bound, NULL, 10), InvalidOid))
+		return;
+	if (kapture_own_text("SELECT 't' WHERE $2 IS NOT NULL AND (EXISTS (SELECT FROM @.kapture_customers WHERE server = $1)"
+						 " OR EXISTS (SELECT FROM @.kapture_contacts WHERE server = $1))", 2, types, values) != NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 other ?
+				 errmsg("\"%s\" has customers of an earlier server \"%s\"", "kapture_customers", server->servername) :
+				 errmsg("\"%s\" has customers from before server \"%s\" passed to role \"%s\"", "kapture_customers",
+						server->servername, GetUserNameFromId(server->owner, false)),
+				 other ? errhint("Delete them, or choose another name.") :
+				 errhint("Delete them, or have a superuser call kapture_resume().")));
+	binding_take_copies(server, true);
+}
+
+
+/*
+ * Following
+ */
+
+/* Has the triggers of all attached tables depend on their servers. */
+static void
+binding_depend_all(void)
+{
+	SPI_connect();
+	if (SPI_execute(kapture_catalog_qualify("SELECT relation, server_oid FROM @.kapture_attachment"
+											" WHERE server_oid OPERATOR(pg_catalog.<>) 0"), false, 0) != SPI_OK_SELECT)
+		elog(ERROR, "could not read kapture_attachment");
+	for (uint64 i = 0; i < SPI_processed; i++)
+	{
+		HeapTuple	row = SPI_tuptable->vals[i];
+		bool		isnull;
+		Oid			relid = DatumGetObjectId(SPI_getbinval(row, SPI_tuptable->tupdesc, 1, &isnull));
+		Oid			serverid = DatumGetObjectId(SPI_getbinval(row, SPI_tuptable->tupdesc, 2, &isnull));
+
+		kapture_binding_depend(relid, serverid);
+	}
+	SPI_finish();
+}
+
+/*
+ * kapture_binding_renew
+ *		Binds attached tables of version 1.0, which have not been bound, to the
+ *		servers that have the names now; with "all" everything in a copy of a
+ *		database, too, and what belongs to servers that have passed to another
+ *		owner.
+ */
+void
+kapture_binding_renew(bool all)
+{
+	Oid			types[] = {INT8OID, OIDOID};
+	Datum		values[] = {Int64GetDatum((int64) GetSystemIdentifier()), ObjectIdGetDatum(MyDatabaseId)};
+	Oid			userid;
+	int			sec_context;
+
+	if (!binding_is_known())
+		return;
+	(void) kapture_own_execute(psprintf("UPDATE @.kapture_attachment AS a SET server_oid = s.oid, server_owner = s.srvowner"
+										" FROM pg_foreign_server AS s WHERE s.srvname = a.server AND (a.server_oid = 0%s)",
+										all ? " OR a.server_oid = s.oid OR NOT " BINDING_IS_ORIGIN : ""), 0, NULL, NULL);
+	if (all)
+		(void) kapture_own_execute("UPDATE @.kapture_copied AS c SET server_oid = s.oid, server_owner = s.srvowner,"
+								   " system_identifier = $1, database = $2 FROM pg_foreign_server AS s"
+								   " WHERE s.srvname = c.server AND c.server_oid <> 0"
+								   " AND (c.server_oid = s.oid OR NOT @.kapture_is_origin(c.system_identifier, c.database))",
+								   2, types, values);
+	GetUserIdAndSecContext(&userid, &sec_context);
+	SetUserIdAndSecContext(kapture_own_role(), sec_context | SECURITY_LOCAL_USERID_CHANGE);
+	binding_depend_all();
+	SetUserIdAndSecContext(userid, sec_context);
+}
+
+/* Detaches a table whose server was dropped, whoever owns it. */
+static void
+binding_detach(int32 attachment_id)
+{
+	Oid			relid = kapture_catalog_attached_relation(attachment_id);
+	char	   *name = get_rel_name(relid);
+
+	/* CASCADE has dropped the triggers, but in a copy, where nothing depends on the server */
+	for (int i = 0; name && i < lengthof(binding_triggers); i++)
+	{
+		Oid			trigger = get_trigger_oid(relid, binding_triggers[i], true);
+		ObjectAddress object;
+
+		if (!OidIsValid(trigger))
+			continue;
+		ObjectAddressSet(object, TriggerRelationId, trigger);
+		performDeletion(&object, DROP_RESTRICT, PERFORM_DELETION_INTERNAL);
+	}
+	kapture_attach_forget(attachment_id);
+	if (name)
+		ereport(NOTICE,
+				(errmsg("table \"%s\" is no longer attached to Kapture", name),
+				 errdetail("Its server was dropped.")));
+}
+
+/*
+ * kapture_binding_follow_drop
+ *		To be called when servers may have been dropped: tables that were
+ *		attached to them are detached, what is known of pulls goes, and copies
+ *		are marked as those of an earlier server.
+ */
+void
+kapture_binding_follow_drop(void)
+{
+	char	   *id;
+	bool		any = false;
+
+	if (!binding_is_known())
+		return;
+	while ((id = kapture_own_text("SELECT a.attachment_id FROM @.kapture_attachment AS a WHERE NOT EXISTS"
+								  " (SELECT FROM pg_foreign_server AS s WHERE CASE WHEN a.server_oid <> 0 AND " BINDING_IS_ORIGIN
+								  " THEN s.oid = a.server_oid ELSE s.srvname = a.server END) LIMIT 1", 0, NULL, NULL)) != NULL)
+	{
+		if (!any)
+			kapture_notes_flush();	/* what this transaction has captured so far goes, too */
+		any = true;
+		binding_detach(pg_strtoint32(id));
+	}
+	if (any)
+		kapture_attach_announce();
+	(void) kapture_own_execute("UPDATE @.kapture_copied AS c SET server_oid = 0 WHERE server_oid <> 0 AND NOT EXISTS"
+							   " (SELECT FROM pg_foreign_server AS s WHERE CASE WHEN @.kapture_is_origin(c.system_identifier, c.database)"
+							   " THEN s.oid = c.server_oid ELSE s.srvname = c.server END)", 0, NULL, NULL);
+	(void) kapture_own_execute("DELETE FROM @.kapture_pull AS p WHERE NOT EXISTS"
+							   " (SELECT FROM pg_foreign_server AS s WHERE s.srvname = p.server)", 0, NULL, NULL);
+	(void) kapture_own_execute("DELETE FROM @.kapture_refresh_run AS r WHERE NOT EXISTS"
+							   " (SELECT FROM pg_foreign_server AS s WHERE s.srvname = r.server)", 0, NULL, NULL);
+}

@@ -1,0 +1,195 @@
+# A server is the one a table was attached to, not whichever has its name: DROP
+# SERVER says what depends on it, CASCADE detaches, and neither a namesake nor a
+# new owner gets what is another's.
+use strict;
+use warnings;
+
+use FindBin;
+use lib "$FindBin::RealBin/../perl";
+use KaptureTest;
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+my $emulator = start_emulator();
+my $stranger = start_emulator();
+my $node = new_node('main');
+my $key = 'a2FwZGVtbzprYXAxMjM=';
+my $n = 9600000000;
+
+sub sql { return $node->safe_psql('postgres', $_[0]) }
+# as somebody: what it prints, errors and notices included
+sub said
+{
+	my ($role, $statement, $db) = @_;
+	my ($rc, $out, $err) = $node->psql($db || 'postgres', "SET ROLE $role; $statement");
+	return "$out\n$err";
+}
+sub insert { my ($table) = @_; $n++; return sql("SET ROLE alice; INSERT INTO $table (customer_name, phone) VALUES ('Alice $n', '$n')") }
+# what a stranger has been asked or told
+sub strangers_log { return scalar(@{ emulator_get($stranger, 'log') }) }
+sub state { return "SELECT state = '$_[0]' AND coalesce(last_error, '') LIKE '$_[1]' FROM kapture_status WHERE relation = 'alice.customers'::regclass" }
+sub servers_oid { return sql("SELECT oid FROM pg_foreign_server WHERE srvname = 'kapture'") }
+
+# a server of boss, which everybody may use; mallory may create some, too
+sub create_server
+{
+	my ($role, $url, $options) = @_;
+	return said($role, "CREATE SERVER kapture FOREIGN DATA WRAPPER kapture_fdw OPTIONS (url '$url', timeout '2s'" . ($options || '') . ");"
+		  . " CREATE USER MAPPING FOR PUBLIC SERVER kapture OPTIONS (auth_key '$key'); GRANT USAGE ON FOREIGN SERVER kapture TO PUBLIC");
+}
+
+sql(qq(
+CREATE EXTENSION kapture_sync;
+CREATE ROLE boss; CREATE ROLE alice; CREATE ROLE mallory;
+GRANT USAGE ON FOREIGN DATA WRAPPER kapture_fdw TO boss, mallory;
+CREATE SCHEMA alice AUTHORIZATION alice;
+SET ROLE alice;
+CREATE TABLE alice.customers (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, customer_name text, phone text);
+CREATE TABLE alice.parts (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, customer_name text, phone text) PARTITION BY RANGE (id);
+CREATE TABLE alice.parts_all PARTITION OF alice.parts DEFAULT));
+create_server('boss', $emulator->{url});
+said('alice', "SELECT kapture_attach('alice.customers'), kapture_attach('alice.parts', replicated => true)");
+insert($_) foreach qw(alice.customers alice.parts);
+poll_ok($node, "SELECT count(kapture_customer_id) = 1 FROM $_", "$_ is in step") foreach qw(alice.customers alice.parts);
+
+# --- dropping it
+like(said('boss', "DROP SERVER kapture"), qr/cannot drop server kapture because other objects depend on it.*trigger kapture_capture on table alice.customers depends on server kapture.*HINT:  Use DROP \.\.\. CASCADE/s,
+	'DROP SERVER says that a table is attached');
+like(said('postgres', "DROP OWNED BY boss"), qr/cannot drop.*trigger kapture_capture on table alice.customers depends on server kapture/s, 'so does DROP OWNED');
+sql("BEGIN; DROP SERVER kapture CASCADE; ROLLBACK");
+insert('alice.customers');
+poll_ok($node, "SELECT count(kapture_customer_id) = 2 FROM alice.customers", 'rolled back, all goes on');
+said('alice', "SELECT kapture_pause('alice.customers')");
+insert('alice.customers');
+like(said('boss', "DROP SERVER kapture CASCADE"), qr/NOTICE:  table "customers" is no longer attached to Kapture\n.*Its server was dropped/, 'CASCADE detaches it');
+is(sql("SELECT count(*) FROM kapture_attachment UNION ALL SELECT count(*) FROM kapture_column UNION ALL SELECT count(*) FROM kapture_outbox UNION ALL SELECT count(*) FROM pg_trigger WHERE tgname LIKE 'kapture\\_%' AND tgrelid <> 'kapture_customers'::regclass"),
+	"0\n0\n0\n0", 'nothing is left of it, of partitions either');
+create_server('mallory', $stranger->{url});
+insert($_) foreach qw(alice.customers alice.parts);
+is(sql("SELECT count(*) FROM kapture_outbox"), '0', 'nothing is captured for a namesake');
+is(sql("SELECT count(*) FROM alice.customers"), '4', 'her rows are hers');
+restart_worker($node);
+is(strangers_log(), 0, 'nor sent to it');
+said('mallory', "DROP SERVER kapture CASCADE");
+
+# --- a namesake: in one transaction, with rows that wait
+create_server('boss', $emulator->{url}, ", rate_limit '0.5'");
+said('alice', "SELECT kapture_attach('alice.customers')");
+my $first = $n;
+insert('alice.customers') foreach 1 .. 20;
+wait_for(sub { @{ emulator_get($emulator, 'log') } > 4 }, 'the first of many rows');
+my $oid = servers_oid();
+# as if it had been dropped and created without the sync's taking note of it
+sub become
+{
+	my ($from, $to, $url) = @_;
+	return sql(qq(
+SET allow_system_table_mods = on;
+BEGIN;
+UPDATE pg_user_mapping SET umserver = $to WHERE umserver = $from;
+UPDATE pg_foreign_server SET oid = $to, srvoptions = ARRAY['url=$url', 'timeout=2s'] WHERE oid = $from;
+COMMIT));
+}
+become($oid, 999999, $stranger->{url});
+poll_ok($node, state('misconfigured', '%server "kapture" is another one than table "customers" was attached to%'), 'a server with another oid is not the one');
+is(strangers_log(), 0, 'which gets nothing of what was claimed for it');
+like(said('alice', "SELECT * FROM kapture_preview('alice.customers', (SELECT max(id)::text FROM alice.customers))"), qr/is another one than table/, 'kapture_preview says so');
+like(said('alice', "SELECT kapture_backfill_slice('alice.customers', 10)"), qr/is another one than table/, 'so does a backfill');
+restart_worker($node, 'a new worker');
+poll_ok($node, state('misconfigured', '%another one%'), 'says the same');
+is(strangers_log(), 0, 'still nothing was sent');
+become(999999, $oid, $emulator->{url});
+sql("ALTER SERVER kapture OPTIONS (SET timeout '3s')");    # which wakes the worker
+poll_ok($node, "SELECT bool_and(kapture_customer_id IS NOT NULL) FROM alice.customers WHERE phone > '$first'", 'the server it was attached to gets all of it');
+
+# --- another owner
+sql("GRANT CREATE ON DATABASE postgres TO mallory");
+said('alice', "SELECT kapture_pause('alice.customers')");
+insert('alice.customers');
+sql("BEGIN; ALTER SERVER kapture OWNER TO mallory; SET LOCAL ROLE mallory; ALTER SERVER kapture OPTIONS (SET url '$stranger->{url}'); COMMIT; SELECT kapture_resume('alice.customers')");
+poll_ok($node, state('misconfigured', '%server "kapture" has passed to role "mallory" since table "customers" was attached%'), 'a stranger who is given the server is not trusted');
+insert('alice.customers');
+restart_worker($node);
+poll_ok($node, state('misconfigured', '%'), 'by nobody');
+is(strangers_log(), 0, 'he gets nothing');
+sql("ALTER SERVER kapture OPTIONS (SET url '$emulator->{url}'); ALTER SERVER kapture OWNER TO boss");
+poll_ok($node, "SELECT pending + in_flight + retrying = 0 AND state = 'running' FROM kapture_status WHERE relation = 'alice.customers'::regclass", 'given back, it goes on');
+sql("ALTER SERVER kapture OWNER TO postgres");
+insert('alice.customers');
+poll_ok($node, "SELECT pending + in_flight + retrying = 0 AND state = 'running' FROM kapture_status WHERE relation = 'alice.customers'::regclass", 'a superuser could have redirected it before');
+sql("ALTER SERVER kapture OWNER TO alice");
+insert('alice.customers');
+poll_ok($node, "SELECT pending + in_flight + retrying = 0 AND state = 'running' FROM kapture_status WHERE relation = 'alice.customers'::regclass", 'the owner of the table may have it');
+sql("ALTER SERVER kapture OWNER TO mallory");
+insert('alice.customers');
+poll_ok($node, state('misconfigured', '%passed to role "mallory"%'), 'once more the stranger');
+said('alice', "SELECT kapture_detach('alice.customers'); SELECT kapture_attach('alice.customers'); CALL kapture_backfill('alice.customers')");
+poll_ok($node, "SELECT bool_and(kapture_customer_id IS NOT NULL) FROM alice.customers", 'attached anew, it goes to him');
+sql("DROP SERVER kapture CASCADE; DROP TABLE alice.customers, alice.parts");
+
+# --- copies, watermarks, refreshes and sweeps
+emulator_post($stranger, 'seed', [ { customer_name => 'Of the stranger', phone => '9700000001', generated => '2021-03-14 12:00:00' } ]);
+emulator_post($emulator, 'reset', {});
+emulator_post($emulator, 'seed', [ { customer_name => 'Ours', phone => '9700000002', generated => '2021-03-14 12:00:00' } ]);
+my $pulls = ", pull_interval '1s', pull_since '2021-03-14', pull_window '3660 days'";
+create_server('boss', $emulator->{url}, $pulls);
+poll_ok($node, "SELECT count(*) = 1 FROM kapture_customers WHERE name = 'Ours'", 'customers are pulled');
+poll_ok($node, "SELECT finished_at IS NOT NULL FROM kapture_pull_status", 'with a watermark');
+said('boss', "DROP SERVER kapture CASCADE");
+is(sql("SELECT count(*) FROM kapture_pull"), '0', 'which is forgotten with the server');
+create_server('mallory', $stranger->{url}, "$pulls, sweep_interval '1s'");
+poll_ok($node, "SELECT state = 'failing' AND last_error LIKE '%kapture_customers\" has customers of an earlier server \"kapture\"%' FROM kapture_pull_status", 'a namesake is not pulled from');
+is(strangers_log(), 0, 'nor asked for customers of the other one');
+like(sql("SELECT 1") && said('postgres', "CALL kapture_refresh('2021-03-14', '2021-03-14')"), qr/ERROR:  "kapture_customers" has customers of an earlier server "kapture"\n.*HINT:  Delete them/, 'kapture_refresh says so');
+is(sql("SELECT string_agg(name, ' ') FROM kapture_customers"), 'Ours', 'nothing is mixed');
+sql("DELETE FROM kapture_customers");
+poll_ok($node, "SELECT count(*) = 1 FROM kapture_customers WHERE name = 'Of the stranger'", 'once they are gone, those of the new server come');
+sql("ALTER SERVER kapture OPTIONS (DROP sweep_interval); ALTER SERVER kapture OWNER TO boss");
+poll_ok($node, "SELECT state = 'failing' AND last_error LIKE '%customers from before server \"kapture\" passed to role \"boss\"%' FROM kapture_pull_status", 'nor is one that passed to another owner');
+sql("SELECT kapture_resume()");
+poll_ok($node, "SELECT state <> 'failing' FROM kapture_pull_status", 'a superuser may say that this is right');
+sql("DROP SERVER kapture CASCADE; DELETE FROM kapture_customers");
+
+# --- dumps: neither oids nor dependencies come along
+my $dir = PostgreSQL::Test::Utils::tempdir();
+emulator_post($emulator, 'reset', {});
+create_server('boss', $emulator->{url});
+sql("CREATE TABLE alice.customers (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, customer_name text, phone text); ALTER TABLE alice.customers OWNER TO alice");
+said('alice', "SELECT kapture_attach('alice.customers'); SELECT kapture_pause('alice.customers')");
+insert('alice.customers');
+$node->command_ok([ 'pg_dump', '-Fc', '-f', "$dir/dump", 'postgres' ], 'a database is dumped');
+said('alice', "SELECT kapture_resume('alice.customers')");
+foreach my $db ('restored', 'dropped')
+{
+	# other servers first, so that oids differ
+	$node->safe_psql('postgres', "CREATE DATABASE $db");
+	$node->command_ok([ 'pg_restore', '--exit-on-error', '-d', $db, "$dir/dump" ], 'and restored');
+	poll_ok($node, "SELECT state = 'copy' AND last_error IS NULL FROM kapture_status", 'as a copy', $db);
+}
+isnt($node->safe_psql('restored', "SELECT oid FROM pg_foreign_server"), servers_oid(), 'its server has another oid');
+emulator_post($emulator, 'reset', {});
+$node->safe_psql('restored', "SELECT kapture_resume(), kapture_resume('alice.customers')");
+poll_ok($node, "SELECT kapture_customer_id IS NOT NULL FROM alice.customers", 'told that it is the original, it sends', 'restored');
+poll_ok($node, "SELECT state = 'running' FROM kapture_status", 'to its server', 'restored');
+like(said('boss', "DROP SERVER kapture", 'restored'), qr/trigger kapture_capture on table alice.customers depends on server kapture/, 'which tells again what depends on it');
+like(said('boss', "DROP SERVER kapture CASCADE", 'dropped'), qr/table "customers" is no longer attached to Kapture/, 'in a copy, too, CASCADE detaches');
+is($node->safe_psql('dropped', "SELECT count(*) FROM pg_trigger WHERE tgrelid = 'alice.customers'::regclass"), '0', 'with the triggers');
+$node->safe_psql('dropped', "SET ROLE mallory; CREATE SERVER kapture FOREIGN DATA WRAPPER kapture_fdw OPTIONS (url '$stranger->{url}'); RESET ROLE; SELECT kapture_resume()");
+is($node->safe_psql('dropped', "SELECT count(*) FROM kapture_attachment"), '0', 'so that no namesake gets it');
+
+# --- version 1.0 knows names only
+$node->safe_psql('postgres', "CREATE DATABASE old");
+$node->safe_psql('old', qq(
+CREATE EXTENSION kapture_sync VERSION '1.0';
+CREATE SERVER kapture FOREIGN DATA WRAPPER kapture_fdw OPTIONS (url '$emulator->{url}');
+CREATE SERVER other FOREIGN DATA WRAPPER kapture_fdw OPTIONS (url '$emulator->{url}');
+CREATE TABLE customers (id bigint PRIMARY KEY, customer_name text, phone text, kapture_customer_id bigint);
+INSERT INTO kapture_attachment (relation, server, key_columns) VALUES ('customers', 'kapture', '{id}');
+CREATE TRIGGER kapture_capture AFTER INSERT OR UPDATE OR DELETE ON customers FOR EACH ROW EXECUTE FUNCTION kapture_capture();
+DROP SERVER other;
+ALTER EXTENSION kapture_sync UPDATE));
+is($node->safe_psql('old', "SELECT a.server_oid = s.oid AND a.server_owner = s.srvowner FROM kapture_attachment a JOIN pg_foreign_server s ON s.srvname = a.server"), 't', 'an update binds attached tables');
+like(said('postgres', "DROP SERVER kapture", 'old'), qr/trigger kapture_capture on table customers depends on server kapture/, 'as if they were new');
+
+$node->stop;
+done_testing();
