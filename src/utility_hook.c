@@ -33,6 +33,7 @@
 #include "api/server.h"
 #include "base/catalog.h"
 #include "base/compat.h"
+#include "base/restore.h"
 #include "cluster/shmem.h"
 #include "pull/mirror.h"
 #include "table/attach.h"
@@ -167,18 +168,6 @@ wayside_notice(Node *stmt)
 	}
 }
 
-/*
- * Is a dump being restored?  Then servers are created before the tables are
- * filled, among them the one that says whose database this was.  The scripts of
- * pg_dump and the sessions of pg_restore have in common that no name is found
- * without its schema and bodies of functions are not checked.
- */
-bool
-kapture_wayside_is_restoring(void)
-{
-	return !check_function_bodies && namespace_search_path[0] == '\0';
-}
-
 /* May servers have been dropped by this statement? */
 static bool
 wayside_drops_servers(Node *stmt)
@@ -211,7 +200,7 @@ wayside_follow(Node *stmt)
 	if (wayside_drops_servers(stmt))
 		kapture_binding_follow_drop();
 	if ((IsA(stmt, CreateForeignServerStmt) || IsA(stmt, AlterForeignServerStmt)) &&
-		!IsBinaryUpgrade && !kapture_wayside_is_restoring() && kapture_pull_servers() != NIL &&
+		!IsBinaryUpgrade && !kapture_is_restoring() && kapture_pull_servers() != NIL &&
 		OidIsValid(kapture_catalog_relid(KAPTURE_TABLE_ATTACHMENT)))
 		kapture_origin_claim();
 	if (!IsA(stmt, RenameStmt) || rename->renameType != OBJECT_COLUMN || rename->relation == NULL)

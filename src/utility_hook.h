@@ -9,6 +9,5 @@
 #include "postgres.h"
 
 extern void kapture_wayside_install(void);
-extern bool kapture_wayside_is_restoring(void);
 
 #endif							/* KAPTURE_UTILITY_HOOK_H */

@@ -44,10 +44,11 @@
 #include "utils/memutils.h"
 #include "utils/syscache.h"
 
+#include "api/http.h"
 #include "api/option.h"
 #include "api/url.h"
 #include "base/compat.h"
-#include "utility_hook.h"
+#include "base/restore.h"
 
 #define OPTION_WRAPPER		"kapture_fdw"
 
@@ -860,7 +861,7 @@ option_check_server(const OptionSet *set)
 static void
 option_check_headers(const OptionSet *set)
 {
-	int			level = IsBinaryUpgrade || kapture_wayside_is_restoring() ? WARNING : ERROR;
+	int			level = IsBinaryUpgrade || kapture_is_restoring() ? WARNING : ERROR;
 
 	for (char **header = set->server_headers; header && *header; header++)
 	{

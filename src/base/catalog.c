@@ -42,7 +42,6 @@
 
 #include "base/catalog.h"
 #include "base/compat.h"
-#include "table/binding.h"
 
 /* Column numbers, as in the install script. */
 #define ATTACHMENT_ID			1
@@ -486,7 +485,7 @@ kapture_catalog_problem(const KaptureAttachment *att)
 	if (att->id_attnum == InvalidAttrNumber)
 		return psprintf("table \"%s\" has no column \"%s\" any more, which receives the Kapture customer ids",
 						get_rel_name(att->root), att->id_column);
-	return kapture_binding_problem(att);
+	return NULL;
 }
 
 /*

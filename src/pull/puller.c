@@ -416,7 +416,7 @@ table_apply(Relation rel, KaptureAttachment *att)
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				 errmsg("the owner of table \"%s\" has not the rights of the owner of server \"%s\"",
 						RelationGetRelationName(rel), att->server)));
-	problem = kapture_catalog_problem(att);
+	problem = kapture_binding_problem(att);
 	if (problem)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),

@@ -32,6 +32,7 @@
 #include "pull/mirror.h"
 #include "pull/pull_state.h"
 #include "pull/sweep.h"
+#include "table/binding.h"
 #include "table/inbox.h"
 
 /* Ids looked up at a time. */
@@ -140,7 +141,7 @@ sweep_read_table(KaptureSweep *sweep, Oid relid)
 		(rel = try_relation_open(relid, NoLock)) == NULL)
 		return;
 	att = kapture_catalog_attachment(rel);
-	if (att && strcmp(att->server, sweep->server.name) == 0 && kapture_catalog_problem(att) == NULL &&
+	if (att && strcmp(att->server, sweep->server.name) == 0 && kapture_binding_problem(att) == NULL &&
 		has_privs_of_role(rel->rd_rel->relowner, sweep->server.owner))
 		sweep_merge(sweep, ids, kapture_arrival_ids(att, sweep->after, SWEEP_BATCH, ids));
 	relation_close(rel, NoLock);

@@ -417,7 +417,7 @@ worker_forget_dropped(void)
 static void
 worker_note_problem(WorkerTable *table)
 {
-	char	   *problem = kapture_catalog_problem(table->att);
+	char	   *problem = kapture_binding_problem(table->att);
 
 	if (problem && (table->problem == NULL || strcmp(problem, table->problem) != 0))
 		ereport(LOG, (errmsg("kapture_sync sends no rows: %s", problem)));

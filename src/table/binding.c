@@ -122,14 +122,12 @@ binding_mismatch(const KaptureAttachment *att, Oid serverid, Oid owner)
 }
 
 /*
- * kapture_binding_problem
- *		Returns why an attached table's server is not the one it was attached
- *		to, in the current memory context; NULL if it is, or if there is no
- *		server of that name, or if this is a copy of a database, which says
- *		nothing.
+ * Why an attached table's server is not the one it was attached to; NULL if it
+ * is, or if there is no server of that name, or if this is a copy of a database,
+ * which says nothing.
  */
-char *
-kapture_binding_problem(const KaptureAttachment *att)
+static char *
+binding_problem(const KaptureAttachment *att)
 {
 	ForeignServer *server = GetForeignServerByName(att->server, true);
 	char	   *problem = server ? binding_mismatch(att, server->serverid, server->owner) : NULL;
@@ -137,6 +135,20 @@ kapture_binding_problem(const KaptureAttachment *att)
 	if (problem && kapture_own_text("SELECT 't' WHERE " BINDING_IS_ORIGIN, 0, NULL, NULL) == NULL)
 		return NULL;
 	return problem;
+}
+
+/*
+ * kapture_binding_problem
+ *		Returns why rows of an attached table can be neither sent nor written,
+ *		in the current memory context; NULL if they can: because of its columns,
+ *		or because its server is not the one it was attached to.
+ */
+char *
+kapture_binding_problem(const KaptureAttachment *att)
+{
+	char	   *problem = kapture_catalog_problem(att);
+
+	return problem ? problem : binding_problem(att);
 }
 
 /*

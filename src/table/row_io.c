@@ -36,6 +36,7 @@
 #include "utils/timestamp.h"
 
 #include "base/compat.h"
+#include "table/binding.h"
 #include "table/row_io.h"
 
 /* How long a lock on the whole table is waited for. */
@@ -266,7 +267,7 @@ row_run_each(RowWork work, KaptureAttachment *att, const char *timezone, List *r
 static void
 row_check(KaptureAttachment *att)
 {
-	char	   *problem = kapture_catalog_problem(att);
+	char	   *problem = kapture_binding_problem(att);
 
 	if (problem)
 		ereport(ERROR,
