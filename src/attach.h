@@ -12,8 +12,7 @@
 
 #include "catalog.h"
 
-extern KaptureAttachment *kapture_attach_find(FunctionCallInfo fcinfo, LOCKMODE lockmode,
-											  char **name);
+extern KaptureAttachment *kapture_attach_find(FunctionCallInfo fcinfo, LOCKMODE lockmode);
 extern void kapture_attach_announce(void);
 extern void kapture_attach_column_renamed(Oid relid, const char *from, const char *to);
 
