@@ -160,6 +160,7 @@ wayside_notice(Node *stmt)
 		case T_DropStmt:
 			if (((DropStmt *) stmt)->removeType == OBJECT_EXTENSION ||
 				((DropStmt *) stmt)->removeType == OBJECT_SCHEMA ||
+				((DropStmt *) stmt)->removeType == OBJECT_FOREIGN_TABLE ||
 				((DropStmt *) stmt)->removeType == OBJECT_FOREIGN_SERVER)
 				kapture_shmem_wake_all_at_commit();
 			break;
