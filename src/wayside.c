@@ -155,6 +155,7 @@ wayside_notice(Node *stmt)
 			kapture_shmem_wake_all_at_commit();
 			break;
 		case T_AlterTableStmt:
+		case T_CreateForeignTableStmt:
 			kapture_shmem_wake_at_commit();
 			break;
 		case T_DropStmt:

@@ -286,6 +286,7 @@ $node->run_log([ 'psql', '-X', '-q', '-d', $node->connstr('postgres'), '-f', $no
 like(said("SELECT kapture_detach('alone')"), qr/NOTICE:  table "alone" was not attached to Kapture; dropped the triggers that were left on it/, 'detach drops triggers that were left');
 is(sql("SELECT count(*) FROM pg_trigger WHERE tgrelid = 'alone'::regclass"), '0', 'all of them');
 like(said("SELECT kapture_detach('alone')"), qr/ERROR:  table "alone" is not attached/, 'without any, it is an error');
+$session->quit;
 
 # partitions with triggers of their own
 sql(q(
@@ -339,6 +340,107 @@ sql("ALTER ROLE shop BYPASSRLS; SET ROLE shop; SELECT kapture_attach('secret'); 
 settled('unless the owner may bypass it');
 is(strays('secret'), '', 'and then its rows are sent');
 
-$session->quit;
+# --- what is renamed or moved while rows wait: one that was sent before, one that
+# waits, one that comes after; then all of them are changed
+sql(q(
+CREATE ROLE merchant;
+GRANT USAGE ON FOREIGN SERVER kapture TO merchant;
+CREATE USER MAPPING FOR merchant SERVER kapture OPTIONS (auth_key 'a2FwZGVtbzprYXAxMjM=');
+CREATE SCHEMA moved AUTHORIZATION merchant;
+GRANT CREATE ON SCHEMA moved, public TO merchant;
+CREATE COLLATION sorted FROM "C";
+CREATE DOMAIN sorted_text AS text COLLATE "POSIX";
+CREATE TYPE tier AS ENUM ('0', '1', '2');
+CREATE TYPE whole AS (id int, customer_name text, phone text, city text, kapture_customer_id bigint);
+));
+my $typed = 'CREATE TYPE %s_row AS (id int, customer_name text, phone text, city text, kapture_customer_id bigint); CREATE TABLE %s OF %s_row (PRIMARY KEY (id))';
+my $plain = 'CREATE TABLE %s (id int PRIMARY KEY, customer_name text, phone text, city text)';
+my $keyed = sub { return "CREATE TABLE %s (id $_[0] PRIMARY KEY, customer_name text, phone text, city text)" };
+my @moves = (
+	[ 'the table', $plain, 'ALTER TABLE %s RENAME TO renamed', table => 'renamed' ],
+	[ 'its name, which another table has then', $plain, "ALTER TABLE %s RENAME TO former; $plain", table => 'former' ],
+	[ 'the table, to another schema', $plain, 'ALTER TABLE %s SET SCHEMA moved', table => 'moved.%s' ],
+	[ 'its schema', 'CREATE SCHEMA of_%s; CREATE TABLE of_%s.t (id int PRIMARY KEY, customer_name text, phone text, city text)', 'ALTER SCHEMA of_%s RENAME TO was_%s', before => 'of_%s.t', table => 'was_%s.t' ],
+	[ 'a mapped column', $plain, 'ALTER TABLE %s RENAME city TO town; ALTER TABLE %s ADD city text', city => 'town' ],
+	[ 'a mapped column, by a block', $plain, 'DO $$BEGIN ALTER TABLE %s RENAME city TO town; END$$; ALTER TABLE %s ADD city text', city => 'town' ],
+	[ 'two mapped columns, crosswise', $plain, 'ALTER TABLE %s RENAME city TO x; ALTER TABLE %s RENAME customer_name TO city; ALTER TABLE %s RENAME x TO customer_name', city => 'customer_name', customer_name => 'city' ],
+	[ 'the key', $plain, 'ALTER TABLE %s RENAME id TO nr; ALTER TABLE %s ADD id int', id => 'nr' ],
+	[ 'the column of ids', $plain, 'ALTER TABLE %s RENAME kapture_customer_id TO crm; ALTER TABLE %s ADD kapture_customer_id bigint', kapture_customer_id => 'crm' ],
+	[ 'columns, but not after all', $plain, 'BEGIN; ALTER TABLE %s RENAME city TO town; ALTER TABLE %s RENAME id TO nr; ROLLBACK' ],
+	[ 'a column of a typed table', $typed, 'ALTER TYPE %s_row RENAME ATTRIBUTE city TO town CASCADE; ALTER TYPE %s_row ADD ATTRIBUTE city text CASCADE', city => 'town' ],
+	[ 'key and column of ids of a typed table', $typed, 'ALTER TYPE %s_row RENAME ATTRIBUTE id TO nr CASCADE; ALTER TYPE %s_row RENAME ATTRIBUTE kapture_customer_id TO crm CASCADE', id => 'nr', kapture_customer_id => 'crm' ],
+	[ 'a column of a table that became typed', 'CREATE TABLE %s (id int PRIMARY KEY, customer_name text, phone text, city text, kapture_customer_id bigint)',
+		'ALTER TABLE %s OF whole; ALTER TYPE whole RENAME ATTRIBUTE city TO town CASCADE; ALTER TABLE %s NOT OF; ALTER TABLE %s ADD city text', city => 'town' ],
+	[ 'a column of the parent', 'CREATE TABLE of_%s (id int, customer_name text, phone text, city text); CREATE TABLE %s (PRIMARY KEY (id)) INHERITS (of_%s)', 'ALTER TABLE of_%s RENAME city TO town; ALTER TABLE of_%s ADD city text', city => 'town' ],
+	[ 'a parent that comes and goes', $plain, 'CREATE TABLE of_%s (LIKE %s); ALTER TABLE %s INHERIT of_%s; ALTER TABLE of_%s RENAME city TO town; ALTER TABLE %s NO INHERIT of_%s; ALTER TABLE %s ADD city text', city => 'town' ],
+	[ 'a column of a partitioned table', 'CREATE TABLE %s (id int PRIMARY KEY, customer_name text, phone text, city text) PARTITION BY RANGE (id); CREATE TABLE %s_1 PARTITION OF %s FOR VALUES FROM (0) TO (2)',
+		'ALTER TABLE %s RENAME city TO town; CREATE TABLE %s_2 (city text, kapture_customer_id bigint, phone text, town text, customer_name text, id int NOT NULL); ALTER TABLE %s_2 DROP city; ALTER TABLE %s ATTACH PARTITION %s_2 FOR VALUES FROM (2) TO (9)', city => 'town' ],
+	[ 'a partition that became a table', 'CREATE TABLE of_%s (id int PRIMARY KEY, customer_name text, phone text, city text, kapture_customer_id bigint) PARTITION BY RANGE (id); CREATE TABLE %s (LIKE of_%s INCLUDING ALL)',
+		'ALTER TABLE of_%s ATTACH PARTITION %s FOR VALUES FROM (0) TO (9); ALTER TABLE of_%s RENAME city TO town; ALTER TABLE of_%s DETACH PARTITION %s', city => 'town' ],
+	[ 'the key\'s type', $plain, 'ALTER TABLE %s ALTER id TYPE bigint' ],
+	[ 'the key\'s type, to text', $plain, 'ALTER TABLE %s ALTER id TYPE text' ],
+	[ 'the key\'s collation', $keyed->('text'), 'ALTER TABLE %s ALTER id TYPE text COLLATE "C"' ],
+	[ 'the name of the key\'s collation', $keyed->('sorted_text COLLATE sorted'), 'ALTER COLLATION sorted RENAME TO "Sorted"; ALTER COLLATION "Sorted" SET SCHEMA moved' ],
+	[ 'the name of the key\'s type', $keyed->('tier'), 'ALTER TYPE tier RENAME TO "Tier"; ALTER TYPE "Tier" SET SCHEMA moved' ],
+	[ 'the key\'s type, of an extension', $keyed->('"Odd Types".citext'), 'ALTER EXTENSION citext SET SCHEMA moved' ],
+	[ 'operators of the key\'s type', $keyed->('shifty'), 'ALTER OPERATOR === (shifty, shifty) SET SCHEMA moved; ALTER OPERATOR >>>! (shifty, shifty) SET SCHEMA moved' ],
+	[ 'the primary key\'s name and index', $plain, 'ALTER TABLE %s RENAME CONSTRAINT %s_pkey TO pk_%s; ALTER INDEX pk_%s RENAME TO "Pk %s"' ],
+	[ 'the primary key itself', $plain, 'CREATE UNIQUE INDEX new_%s ON %s (id); ALTER TABLE %s DROP CONSTRAINT %s_pkey, ADD PRIMARY KEY USING INDEX new_%s' ],
+	[ 'the types of mapped columns', $plain, 'CREATE DOMAIN of_%s AS varchar(40); ALTER TABLE %s ALTER city TYPE of_%s, ALTER phone TYPE bigint USING phone::bigint; ALTER DOMAIN of_%s RENAME TO was_%s' ],
+	[ 'columns before the mapped ones', 'CREATE TABLE %s (a int, id int PRIMARY KEY, b int, customer_name text, phone text, city text)', 'ALTER TABLE %s DROP a, DROP b' ],
+	[ 'the owner', $plain, 'ALTER TABLE %s OWNER TO merchant' ],
+	[ 'the owner\'s name', "$plain; ALTER TABLE %s OWNER TO shop", 'ALTER ROLE shop RENAME TO store' ],
+	[ 'the server\'s name', $plain, 'ALTER SERVER kapture RENAME TO crm; ALTER SERVER crm RENAME TO kapture' ]);
+sql("CREATE OR REPLACE FUNCTION shifty_out(shifty) RETURNS cstring LANGUAGE internal IMMUTABLE STRICT AS 'int4out'");
+foreach my $m (0 .. $#moves)
+{
+	my ($what, $setup, $ddl, %names) = @{ $moves[$m] };
+	my $name = "m$m";
+	my $fill = sub { return $_[0] =~ s/%s/$name/gr };
+	my $table = $fill->($names{before} || '%s');
+	my $insert = sub { my ($n) = @_; my @c = map { $names{$_} || $_ } qw(id customer_name phone city); return "INSERT INTO $table (" . join(', ', @c) . ") VALUES ('$n', 'Move $m', '" . sprintf('96%06d%02d', $m, $n) . "', 'City $n')" };
+	my %after = %names;
+	%names = ();
+	sql($fill->("$setup; ") . "SELECT kapture_attach('$table'); " . $insert->(0));
+	settled("$what: a row is sent");
+	sql("SELECT kapture_pause('$table'); " . $insert->(1));
+	sql($fill->($ddl));
+	%names = %after;
+	$table = $fill->($names{table} || '%s');
+	sql($insert->(2) . "; SELECT kapture_resume('$table')");
+	settled("$what is changed while a row waits");
+	sql("UPDATE $table SET " . ($names{city} || 'city') . " = 'Changed'");
+	settled("$what: all rows are changed");
+	my %customers = map { ($_->{phone} => $_) } grep { ($_->{customer_name} // '') eq "Move $m" } @{ emulator_get($emulator, 'customers') };
+	is(join(' ', map { "$_->{kapture_customer_id}:$_->{city}" } @customers{ sort keys %customers }),
+		sql("SELECT string_agg(" . ($names{kapture_customer_id} || 'kapture_customer_id') . " || ':Changed', ' ' ORDER BY " . ($names{id} || 'id') . "::text) FROM $table"),
+		"$what: Kapture has them");
+	is(keys %customers, 3, "$what: each once");
+	sql("SELECT kapture_detach('$table')");
+}
+
+# --- the same under a worker that knows the table, and is not told
+my @unseen = (
+	[ 'its schema', 'CREATE SCHEMA of_%s; CREATE TABLE of_%s.t (id int PRIMARY KEY, customer_name text, phone text, city text)', 'ALTER SCHEMA of_%s RENAME TO was_%s', 'of_%s.t', 'was_%s.t' ],
+	[ 'a namesake of its schema', 'CREATE SCHEMA of_%s; CREATE TABLE of_%s.t (id int PRIMARY KEY, customer_name text, phone text, city text)',
+		'ALTER SCHEMA of_%s RENAME TO was_%s; CREATE SCHEMA of_%s; CREATE TABLE of_%s.t (LIKE was_%s.t); INSERT INTO of_%s.t VALUES (2, \'Namesake\', \'12\', \'Nowhere\')', 'of_%s.t', 'was_%s.t' ],
+	[ 'the key\'s type', 'CREATE TYPE of_%s AS ENUM (\'0\', \'2\');' . $keyed->('of_%s'), 'ALTER TYPE of_%s RENAME TO was_%s; ALTER TYPE was_%s SET SCHEMA moved' ],
+	[ 'the key\'s collation', 'CREATE COLLATION of_%s FROM "C";' . $keyed->('sorted_text COLLATE of_%s'), 'ALTER COLLATION of_%s RENAME TO was_%s' ],
+	[ 'the schema of an extension', $keyed->('moved.citext'), 'ALTER EXTENSION citext SET SCHEMA public' ],
+	[ 'operators', $keyed->('shifty'), 'ALTER OPERATOR moved.=== (shifty, shifty) SET SCHEMA public' ]);
+foreach my $u (0 .. $#unseen)
+{
+	my ($what, $setup, $ddl, $before, $after) = map { s/%s/u$u/gr } @{ $unseen[$u] };
+	$before //= "u$u";
+	$after //= $before;
+	sql("$setup; SELECT kapture_attach('$before'); INSERT INTO $before VALUES ('0', 'Unseen $u', '" . (9500000000 + $u) . "', 'Pune')");
+	settled("$what: a row is sent");
+	sql("$ddl; INSERT INTO $after VALUES ('2', 'Unseen $u', '" . (9500000100 + $u) . "', 'Pune')");
+	settled("$what is changed behind the worker\'s back");
+	is(strays($after), '', "$what: rows go on being sent");
+	is(sql("SELECT count(*) FROM kapture_failures WHERE relation = '$after'::regclass"), '0', "$what: none fails");
+	sql("SELECT kapture_detach('$after')");
+}
+
 $node->stop;
 done_testing();
