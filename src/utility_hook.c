@@ -12,14 +12,19 @@
  * The hook also wakes the worker after commands that may end a wait of its:
  * changes of servers, user mappings and tables, DROP EXTENSION, and COMMIT PREPARED,
  * which makes changes visible without running through the capturing session.
- * And it has mappings follow renamed columns, what is kept of a server its
- * new name or its end, and the worker look at the version of an extension that was updated.
+ * And it has mappings follow renamed columns, however that came about (renaming
+ * an attribute of a type renames those of its tables; an access hook sees each),
+ * what is kept of a server its new name or its end, and the worker look at the
+ * version of an extension that was updated.
  */
 #include "postgres.h"
 
 #include "access/htup_details.h"
+#include "access/xact.h"
 #include "catalog/namespace.h"
+#include "catalog/objectaccess.h"
 #include "catalog/pg_authid.h"
+#include "catalog/pg_class.h"
 #include "catalog/pg_database.h"
 #include "commands/dbcommands.h"
 #include "commands/defrem.h"
@@ -28,6 +33,8 @@
 #include "tcop/utility.h"
 #include "utils/acl.h"
 #include "utils/guc.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
 #include "utils/syscache.h"
 
 #include "api/server.h"
@@ -42,6 +49,19 @@
 #include "utility_hook.h"
 
 static ProcessUtility_hook_type wayside_prev_hook = NULL;
+static object_access_hook_type wayside_prev_access_hook = NULL;
+
+/* A column that a command altered, and the name it had before. */
+typedef struct WaysideColumn
+{
+	Oid			relid;
+	AttrNumber	attnum;
+	char	   *name;
+} WaysideColumn;
+
+/* Columns altered by the command that runs, and the memory they are in (NULL: none runs). */
+static List *wayside_columns = NIL;
+static MemoryContext wayside_context = NULL;
 
 /* The value of an option given as a string, or NULL. */
 static const char *
@@ -137,11 +157,13 @@ wayside_notice(Node *stmt)
 			kapture_shmem_wake_all_at_commit();
 			break;
 		case T_AlterTableStmt:
+		case T_CreateForeignTableStmt:
 			kapture_shmem_wake_at_commit();
 			break;
 		case T_DropStmt:
 			if (((DropStmt *) stmt)->removeType == OBJECT_EXTENSION ||
 				((DropStmt *) stmt)->removeType == OBJECT_SCHEMA ||
+				((DropStmt *) stmt)->removeType == OBJECT_FOREIGN_TABLE ||
 				((DropStmt *) stmt)->removeType == OBJECT_FOREIGN_SERVER)
 				kapture_shmem_wake_all_at_commit();
 			break;
@@ -180,21 +202,74 @@ wayside_drops_servers(Node *stmt)
 		  (drop->removeType == OBJECT_FOREIGN_SERVER || drop->removeType == OBJECT_FDW || drop->removeType == OBJECT_EXTENSION)));
 }
 
+/* Notes the columns that the command alters; their new names are not to be seen yet. */
+static void
+wayside_object_access(ObjectAccessType access, Oid classid, Oid objectid, int subid, void *arg)
+{
+	if (wayside_prev_access_hook)
+		wayside_prev_access_hook(access, classid, objectid, subid, arg);
+
+	if (access == OAT_POST_ALTER && classid == RelationRelationId && subid > 0 && wayside_context)
+	{
+		MemoryContext old = MemoryContextSwitchTo(wayside_context);
+		char	   *name = get_attname(objectid, subid, true);
+
+		if (name)
+		{
+			WaysideColumn *column = palloc(sizeof(WaysideColumn));
+
+			column->relid = objectid;
+			column->attnum = subid;
+			column->name = name;
+			wayside_columns = lappend(wayside_columns, column);
+		}
+		MemoryContextSwitchTo(old);
+	}
+}
+
+/* Has mappings follow the columns that were renamed. */
+static void
+wayside_follow_columns(List *columns)
+{
+	ListCell   *lc;
+
+	if (columns == NIL)
+		return;
+	CommandCounterIncrement();
+	foreach(lc, columns)
+	{
+		WaysideColumn *column = lfirst(lc);
+		char	   *name = get_attname(column->relid, column->attnum, true);
+
+		if (name && strcmp(name, column->name) != 0)
+			kapture_attach_column_renamed(column->relid, column->name, name);
+	}
+}
+
+/* Does a statement create a trigger of ours? */
+static bool
+wayside_creates_trigger(Node *stmt)
+{
+	return IsA(stmt, CreateTrigStmt) &&
+		strcmp(strVal(llast(((CreateTrigStmt *) stmt)->funcname)), "kapture_capture") == 0;
+}
+
 /*
- * Has an updated extension, dropped servers and the mapping of a renamed column
- * taken note of; and a database that begins to pull know that it is the original.
+ * Has an updated extension and dropped servers taken note of, and triggers that
+ * make a table's rows count as those of the one it inherits from; and a database
+ * that begins to pull know that it is the original.
  */
 static void
 wayside_follow(Node *stmt)
 {
-	RenameStmt *rename = (RenameStmt *) stmt;
-	Oid			relid;
+	bool		updates = IsA(stmt, AlterExtensionStmt) &&
+		strcmp(((AlterExtensionStmt *) stmt)->extname, KAPTURE_EXTENSION) == 0;
 
-	if (IsA(stmt, AlterExtensionStmt) &&
-		strcmp(((AlterExtensionStmt *) stmt)->extname, KAPTURE_EXTENSION) == 0 &&
+	if ((updates || wayside_creates_trigger(stmt)) &&
 		OidIsValid(kapture_catalog_relid(KAPTURE_TABLE_ATTACHMENT)))
 	{
-		kapture_binding_renew(false);
+		if (updates)
+			kapture_binding_renew(false);
 		kapture_attach_announce();
 	}
 	if (wayside_drops_servers(stmt))
@@ -203,11 +278,6 @@ wayside_follow(Node *stmt)
 		!IsBinaryUpgrade && !kapture_is_restoring() && kapture_pull_servers() != NIL &&
 		OidIsValid(kapture_catalog_relid(KAPTURE_TABLE_ATTACHMENT)))
 		kapture_origin_claim();
-	if (!IsA(stmt, RenameStmt) || rename->renameType != OBJECT_COLUMN || rename->relation == NULL)
-		return;
-	relid = RangeVarGetRelid(rename->relation, NoLock, true);
-	if (OidIsValid(relid))
-		kapture_attach_column_renamed(relid, rename->subname, rename->newname);
 }
 
 /* The statement, if it renames a server of ours; it is locked then. */
@@ -233,11 +303,27 @@ wayside_process_utility(PlannedStmt *pstmt, const char *query_string,
 	ProcessUtility_hook_type next = wayside_prev_hook ? wayside_prev_hook : standard_ProcessUtility;
 
 	RenameStmt *renames = wayside_renamed_server(pstmt->utilityStmt);
+	List	   *outer_columns = wayside_columns;
+	MemoryContext outer_context = wayside_context;
+	List	   *columns = NIL;
 
 	wayside_notice(pstmt->utilityStmt);
 	if (OidIsValid(dbid))
 		kapture_shmem_make_way(dbid);
-	next(pstmt, query_string, read_only_tree, context, params, query_env, dest, qc);
+	wayside_columns = NIL;
+	wayside_context = CurrentMemoryContext;
+	PG_TRY();
+	{
+		next(pstmt, query_string, read_only_tree, context, params, query_env, dest, qc);
+	}
+	PG_FINALLY();
+	{
+		columns = wayside_columns;
+		wayside_columns = outer_columns;
+		wayside_context = outer_context;
+	}
+	PG_END_TRY();
+	wayside_follow_columns(columns);
 	wayside_follow(pstmt->utilityStmt);
 	if (renames)
 	{
@@ -247,11 +333,13 @@ wayside_process_utility(PlannedStmt *pstmt, const char *query_string,
 }
 
 /*
- * Installs the hook.  Called from _PG_init() while libraries are preloaded.
+ * Installs the hooks.  Called from _PG_init() while libraries are preloaded.
  */
 void
 kapture_wayside_install(void)
 {
 	wayside_prev_hook = ProcessUtility_hook;
 	ProcessUtility_hook = wayside_process_utility;
+	wayside_prev_access_hook = object_access_hook;
+	object_access_hook = wayside_object_access;
 }

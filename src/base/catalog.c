@@ -25,12 +25,17 @@
 #include "catalog/partition.h"
 #include "catalog/pg_am.h"
 #include "catalog/pg_attribute.h"
+#include "catalog/pg_constraint.h"
 #include "catalog/pg_extension.h"
 #include "catalog/pg_index.h"
-#include "catalog/pg_operator.h"
+#include "catalog/pg_inherits.h"
+#include "catalog/pg_opclass.h"
+#include "catalog/pg_proc.h"
+#include "catalog/pg_trigger.h"
 #include "catalog/pg_type.h"
 #include "commands/defrem.h"
 #include "commands/extension.h"
+#include "commands/trigger.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
@@ -71,12 +76,24 @@ static Oid	catalog_relids[KAPTURE_TABLE_COUNT];
 static bool catalog_packs = false;
 static bool catalog_valid = false;
 
+/* The latest answer of catalog_counts_children(), which looks at each of them. */
+static struct
+{
+	Oid			root;
+	bool		result;
+	uint64		changes;		/* when it was given */
+}			catalog_counted;
+static uint64 catalog_changes = 1;	/* of what it depends on */
+
 /* Any of our tables changed, or perhaps the extension was dropped. */
 static void
 catalog_relcache_callback(Datum arg, Oid relid)
 {
 	if (!OidIsValid(relid))
 		catalog_valid = false;
+	if (!OidIsValid(relid) || relid == catalog_counted.root ||
+		relid == catalog_relids[KAPTURE_TABLE_ATTACHMENT])
+		catalog_changes++;
 	for (int i = 0; i < KAPTURE_TABLE_COUNT; i++)
 	{
 		if (catalog_relids[i] == relid)
@@ -262,46 +279,60 @@ kapture_catalog_is_paused(int32 attachment_id)
 	return DatumGetBool(catalog_attachment_value(attachment_id, ATTACHMENT_PAUSED));
 }
 
-/* Reads the attachment of one of the relations, the first that has one. */
+/* Makes an attachment of its row in kapture_attachment, with column numbers as in "rel". */
 static KaptureAttachment *
-catalog_read_attachment(List *relids)
+catalog_make_attachment(HeapTuple tuple, Relation attachments, Relation rel)
 {
-	Relation	rel = table_open(kapture_catalog_relid(KAPTURE_TABLE_ATTACHMENT), AccessShareLock);
-	SysScanDesc scan = systable_beginscan(rel, InvalidOid, false, NULL, 0, NULL);
+	KaptureAttachment *result = palloc0(sizeof(KaptureAttachment));
+	Datum	   *names;
+	int			n;
+
+	result->id = DatumGetInt32(catalog_getattr(tuple, attachments, ATTACHMENT_ID));
+	result->root = DatumGetObjectId(catalog_getattr(tuple, attachments, ATTACHMENT_RELATION));
+	deconstruct_array(DatumGetArrayTypeP(catalog_getattr(tuple, attachments, ATTACHMENT_KEYS)),
+					  NAMEOID, NAMEDATALEN, false, TYPALIGN_CHAR, &names, NULL, &n);
+	for (int i = 0; i < n; i++)
+		result->former_key = lappend(result->former_key, pstrdup(NameStr(*DatumGetName(names[i]))));
+	result->server = pstrdup(NameStr(*DatumGetName(catalog_getattr(tuple, attachments, ATTACHMENT_SERVER))));
+	result->id_column = pstrdup(NameStr(*DatumGetName(catalog_getattr(tuple, attachments, ATTACHMENT_ID_COLUMN))));
+	result->id_attnum = get_attnum(RelationGetRelid(rel), result->id_column);
+	result->paused = DatumGetBool(catalog_getattr(tuple, attachments, ATTACHMENT_PAUSED));
+	result->link_duplicates =
+		strcmp(TextDatumGetCString(catalog_getattr(tuple, attachments, ATTACHMENT_ON_DUPLICATE)), "link") == 0;
+	if (RelationGetDescr(attachments)->natts < ATTACHMENT_SERVER_OWNER)
+		return result;			/* of version 1.0 */
+	result->serverid = DatumGetObjectId(catalog_getattr(tuple, attachments, ATTACHMENT_SERVER_OID));
+	result->server_owner = DatumGetObjectId(catalog_getattr(tuple, attachments, ATTACHMENT_SERVER_OWNER));
+	result->pull = DatumGetBool(catalog_getattr(tuple, attachments, ATTACHMENT_PULL));
+	result->remote_wins =
+		strcmp(TextDatumGetCString(catalog_getattr(tuple, attachments, ATTACHMENT_ON_CONFLICT)), "remote") == 0;
+	return result;
+}
+
+/* Reads the attachment of the first of the relations that has one, for "rel". */
+static KaptureAttachment *
+catalog_read_attachment(List *relids, Relation rel)
+{
+	Relation	attachments = table_open(kapture_catalog_relid(KAPTURE_TABLE_ATTACHMENT), AccessShareLock);
+	SysScanDesc scan = systable_beginscan(attachments, InvalidOid, false, NULL, 0, NULL);
+	int			best = list_length(relids);
 	HeapTuple	tuple;
 	KaptureAttachment *result = NULL;
 
-	while (result == NULL && HeapTupleIsValid(tuple = systable_getnext(scan)))
+	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
 	{
-		Oid			root = DatumGetObjectId(catalog_getattr(tuple, rel, ATTACHMENT_RELATION));
-		Datum	   *names;
-		int			n;
+		Oid			root = DatumGetObjectId(catalog_getattr(tuple, attachments, ATTACHMENT_RELATION));
+		int			position = 0;
 
-		if (!list_member_oid(relids, root))
+		while (position < best && list_nth_oid(relids, position) != root)
+			position++;
+		if (position >= best)
 			continue;
-		result = palloc0(sizeof(KaptureAttachment));
-		result->id = DatumGetInt32(catalog_getattr(tuple, rel, ATTACHMENT_ID));
-		result->root = root;
-		deconstruct_array(DatumGetArrayTypeP(catalog_getattr(tuple, rel, ATTACHMENT_KEYS)),
-						  NAMEOID, NAMEDATALEN, false, TYPALIGN_CHAR, &names, NULL, &n);
-		for (int i = 0; i < n; i++)
-			result->former_key = lappend(result->former_key, pstrdup(NameStr(*DatumGetName(names[i]))));
-		result->server = pstrdup(NameStr(*DatumGetName(catalog_getattr(tuple, rel, ATTACHMENT_SERVER))));
-		result->id_column = pstrdup(NameStr(*DatumGetName(catalog_getattr(tuple, rel, ATTACHMENT_ID_COLUMN))));
-		result->id_attnum = get_attnum(root, result->id_column);
-		result->paused = DatumGetBool(catalog_getattr(tuple, rel, ATTACHMENT_PAUSED));
-		result->link_duplicates =
-			strcmp(TextDatumGetCString(catalog_getattr(tuple, rel, ATTACHMENT_ON_DUPLICATE)), "link") == 0;
-		if (RelationGetDescr(rel)->natts < ATTACHMENT_SERVER_OWNER)
-			continue;			/* of version 1.0 */
-		result->serverid = DatumGetObjectId(catalog_getattr(tuple, rel, ATTACHMENT_SERVER_OID));
-		result->server_owner = DatumGetObjectId(catalog_getattr(tuple, rel, ATTACHMENT_SERVER_OWNER));
-		result->pull = DatumGetBool(catalog_getattr(tuple, rel, ATTACHMENT_PULL));
-		result->remote_wins =
-			strcmp(TextDatumGetCString(catalog_getattr(tuple, rel, ATTACHMENT_ON_CONFLICT)), "remote") == 0;
+		best = position;
+		result = catalog_make_attachment(tuple, attachments, rel);
 	}
 	systable_endscan(scan);
-	table_close(rel, AccessShareLock);
+	table_close(attachments, AccessShareLock);
 	return result;
 }
 
@@ -347,46 +378,85 @@ catalog_read_columns(KaptureAttachment *att, Relation rel)
 	qsort(att->columns, att->ncolumns, sizeof(KaptureMappedColumn), catalog_compare_bits);
 }
 
-/* The qualified name of the equality operator of an operator class. */
-static char *
-catalog_equality(Oid opclass)
+/*
+ * The primary key of a table, as the tuple of its index, to be released; NULL if
+ * there is none.  Needs no lock on the table: a trigger asks for its parent's.
+ */
+static HeapTuple
+catalog_primary_key(Oid relid)
+{
+	Oid			constraint = InvalidOid;
+	HeapTuple	tuple;
+
+	bms_free(get_primary_key_attnos(relid, true, &constraint));
+	if (!OidIsValid(constraint))
+		return NULL;
+	tuple = SearchSysCache1(INDEXRELID, ObjectIdGetDatum(get_constraint_index(constraint)));
+	if (HeapTupleIsValid(tuple) && !((Form_pg_index) GETSTRUCT(tuple))->indisvalid)
+	{
+		ReleaseSysCache(tuple);
+		return NULL;
+	}
+	return tuple;
+}
+
+/* An operator class, if it is for b-trees; otherwise, the type's default one. */
+static Oid
+catalog_btree_opclass(Oid opclass, Oid type)
+{
+	HeapTuple	tuple = SearchSysCache1(CLAOID, ObjectIdGetDatum(opclass));
+	bool		btree = false;
+
+	if (HeapTupleIsValid(tuple))
+	{
+		btree = ((Form_pg_opclass) GETSTRUCT(tuple))->opcmethod == BTREE_AM_OID;
+		ReleaseSysCache(tuple);
+	}
+	return btree ? opclass : GetDefaultOpClass(type, BTREE_AM_OID);
+}
+
+/* Fills in the operators of a column of the key, if its type has any. */
+static void
+catalog_read_operators(KaptureKeyColumn *key, Oid opclass)
 {
 	Oid			family;
 	Oid			type;
-	Oid			oper;
-	HeapTuple	tuple;
-	Form_pg_operator form;
-	char	   *result;
 
-	if (!get_opclass_opfamily_and_input_type(opclass, &family, &type))
-		elog(ERROR, "cache lookup failed for operator class %u", opclass);
-	oper = get_opfamily_member(family, type, type, BTEqualStrategyNumber);
-	tuple = SearchSysCache1(OPEROID, ObjectIdGetDatum(oper));
-	if (!HeapTupleIsValid(tuple))
-		elog(ERROR, "cache lookup failed for operator %u", oper);
-	form = (Form_pg_operator) GETSTRUCT(tuple);
-	result = psprintf("OPERATOR(%s.%s)",
-					  quote_identifier(get_namespace_name(form->oprnamespace)),
-					  NameStr(form->oprname));
-	ReleaseSysCache(tuple);
-	return result;
+	if (!OidIsValid(opclass) || !get_opclass_opfamily_and_input_type(opclass, &family, &type))
+		return;
+	key->compared_as = IsPolymorphicType(type) || get_typtype(type) == TYPTYPE_PSEUDO ?
+		getBaseType(key->type) : type;
+	key->equals = get_opfamily_member(family, type, type, BTEqualStrategyNumber);
+	key->less = get_opfamily_member(family, type, type, BTLessStrategyNumber);
+	key->greater = get_opfamily_member(family, type, type, BTGreaterStrategyNumber);
+	if (!OidIsValid(key->less) || !OidIsValid(key->greater))
+		key->equals = InvalidOid;
 }
 
-/* Fills in one column of the key. */
-static void
-catalog_read_key_column(KaptureKeyColumn *key, Relation rel, AttrNumber attnum, Oid opclass)
+/*
+ * Fills in one column of the key, by its name.  "opclass" is that of the primary key's
+ * index, InvalidOid if there is none.  Returns false if there is no such column.
+ */
+static bool
+catalog_read_key_column(KaptureKeyColumn *key, Relation rel, char *name, Oid opclass)
 {
-	Form_pg_attribute attr = TupleDescAttr(RelationGetDescr(rel), attnum - 1);
+	Form_pg_attribute attr;
 	Oid			output;
 	bool		varlena;
 
-	key->attnum = attnum;
-	key->name = pstrdup(NameStr(attr->attname));
-	key->type = format_type_extended(attr->atttypid, attr->atttypmod,
-									 FORMAT_TYPE_TYPEMOD_GIVEN | FORMAT_TYPE_FORCE_QUALIFY);
-	key->equals = catalog_equality(opclass);
+	key->name = name;
+	key->attnum = get_attnum(RelationGetRelid(rel), name);
+	if (key->attnum <= 0)
+		return false;
+	attr = TupleDescAttr(RelationGetDescr(rel), key->attnum - 1);
+	key->type = attr->atttypid;
+	key->typmod = attr->atttypmod;
+	key->collation = attr->attcollation;
+	/* the index of a key WITHOUT OVERLAPS is no b-tree */
+	catalog_read_operators(key, catalog_btree_opclass(opclass, key->type));
 	getTypeOutputInfo(attr->atttypid, &output, &varlena);
 	fmgr_info_cxt(output, &key->output, CurrentMemoryContext);
+	return true;
 }
 
 /*
@@ -401,56 +471,169 @@ catalog_read_former_key(KaptureAttachment *att, Relation rel)
 	att->keys = palloc0(sizeof(KaptureKeyColumn) * n);
 	for (int i = 0; i < n; i++)
 	{
-		AttrNumber	attnum = get_attnum(RelationGetRelid(rel), list_nth(att->former_key, i));
-
-		if (attnum <= 0)
+		if (!catalog_read_key_column(&att->keys[i], rel, list_nth(att->former_key, i), InvalidOid))
 			return;
-		catalog_read_key_column(&att->keys[i], rel, attnum,
-								GetDefaultOpClass(get_atttype(RelationGetRelid(rel), attnum), BTREE_AM_OID));
 	}
 	att->nkeys = n;
 }
 
 /*
- * Fills in the primary key.  Leaves nkeys 0 if the table has none, nor the
- * columns of the one it had.
+ * Fills in the key: the attached table's primary key, with the column numbers of
+ * "rel".  Leaves nkeys 0 if it has none, nor the columns of the one it had.
  */
 static void
 catalog_read_key(KaptureAttachment *att, Relation rel)
 {
-	ListCell   *lc;
-	List	   *indexes = RelationGetIndexList(rel);
+	HeapTuple	tuple = catalog_primary_key(att->root);
+	Form_pg_index index;
+	oidvector  *opclasses;
+	bool		isnull;
 
-	foreach(lc, indexes)
+	if (!HeapTupleIsValid(tuple))
 	{
-		HeapTuple	tuple = SearchSysCache1(INDEXRELID, ObjectIdGetDatum(lfirst_oid(lc)));
-		Form_pg_index index;
-		oidvector  *opclasses;
-		bool		isnull;
-
-		if (!HeapTupleIsValid(tuple))
-			continue;
-		index = (Form_pg_index) GETSTRUCT(tuple);
-		if (index->indisprimary && index->indisvalid)
-		{
-			opclasses = (oidvector *)
-				DatumGetPointer(SysCacheGetAttr(INDEXRELID, tuple, Anum_pg_index_indclass, &isnull));
-			att->nkeys = index->indnkeyatts;
-			att->keys = palloc0(sizeof(KaptureKeyColumn) * att->nkeys);
-			for (int i = 0; i < att->nkeys; i++)
-				catalog_read_key_column(&att->keys[i], rel, index->indkey.values[i], opclasses->values[i]);
-		}
-		ReleaseSysCache(tuple);
-	}
-	list_free(indexes);
-	if (att->nkeys == 0)
 		catalog_read_former_key(att, rel);
+		return;
+	}
+	index = (Form_pg_index) GETSTRUCT(tuple);
+	opclasses = (oidvector *)
+		DatumGetPointer(SysCacheGetAttr(INDEXRELID, tuple, Anum_pg_index_indclass, &isnull));
+	att->keys = palloc0(sizeof(KaptureKeyColumn) * index->indnkeyatts);
+	for (int i = 0; i < index->indnkeyatts; i++)
+	{
+		if (!catalog_read_key_column(&att->keys[i], rel, get_attname(att->root, index->indkey.values[i], false),
+									 opclasses->values[i]))
+			break;
+		att->nkeys++;
+	}
+	if (att->nkeys < index->indnkeyatts)
+		att->nkeys = 0;
+	ReleaseSysCache(tuple);
+}
+
+/* The trigger function, InvalidOid without the extension. */
+static Oid
+catalog_capture_function(void)
+{
+	return GetSysCacheOid3(PROCNAMEARGSNSP, Anum_pg_proc_oid, CStringGetDatum("kapture_capture"),
+						   PointerGetDatum(buildoidvector(NULL, 0)), ObjectIdGetDatum(catalog_schema_oid()));
 }
 
 /*
- * Returns what is known of an attached table or of a partition of one, in the
- * current memory context, with column numbers as in "rel"; NULL if it is not
- * attached.  Costs two short scans: callers keep the result.
+ * Scans the triggers of a relation for ours.  Returns whether one captures its
+ * rows; *names, unless NULL, are those that were not cloned from a partitioned
+ * table's.
+ */
+static bool
+catalog_scan_triggers(Oid relid, List **names)
+{
+	Oid			function = catalog_capture_function();
+	Relation	rel = table_open(TriggerRelationId, AccessShareLock);
+	ScanKeyData key[1];
+	SysScanDesc scan;
+	HeapTuple	tuple;
+	bool		result = false;
+
+	ScanKeyInit(&key[0], Anum_pg_trigger_tgrelid, BTEqualStrategyNumber, F_OIDEQ, ObjectIdGetDatum(relid));
+	scan = systable_beginscan(rel, TriggerRelidNameIndexId, true, NULL, 1, key);
+	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
+	{
+		Form_pg_trigger trigger = (Form_pg_trigger) GETSTRUCT(tuple);
+
+		if (trigger->tgfoid != function)
+			continue;
+		result |= TRIGGER_FOR_ROW(trigger->tgtype) && trigger->tgenabled != TRIGGER_DISABLED;
+		if (names && !OidIsValid(trigger->tgparentid))
+			*names = lappend(*names, pstrdup(NameStr(trigger->tgname)));
+	}
+	systable_endscan(scan);
+	table_close(rel, AccessShareLock);
+	return result;
+}
+
+/*
+ * Returns the names (char *) of the triggers of ours that a relation has, but for
+ * those that come and go with a partitioned table's, in the current memory context.
+ */
+List *
+kapture_catalog_triggers(Oid relid)
+{
+	List	   *names = NIL;
+
+	(void) catalog_scan_triggers(relid, &names);
+	return names;
+}
+
+/*
+ * Do the rows of all tables that inherit from an attached one count as its rows?
+ * They do if each of these has the trigger and none is attached itself: so it is
+ * where a trigger of the parent is cloned to its children, as it is to the chunks
+ * of TimescaleDB.
+ */
+static bool
+catalog_counts_children(Oid root)
+{
+	uint64		changes = catalog_changes;
+	List	   *children;
+	List	   *attached;
+	bool		result;
+	ListCell   *lc;
+
+	if (catalog_counted.root == root && catalog_counted.changes == changes)
+		return catalog_counted.result;
+	catalog_counted.root = root;
+	children = find_all_inheritors(root, NoLock, NULL);
+	attached = kapture_catalog_attached_relations();
+	result = list_length(children) > 1;
+	foreach(lc, children)
+	{
+		Oid			relid = lfirst_oid(lc);
+
+		if (relid != root && result)
+			result = get_rel_relkind(relid) == RELKIND_RELATION && !list_member_oid(attached, relid) &&
+				catalog_scan_triggers(relid, NULL);
+	}
+	catalog_counted.result = result;
+	catalog_counted.changes = changes;
+	return result;
+}
+
+/* The tables that a plain table inherits from, the nearest first. */
+static List *
+catalog_parents(Oid relid)
+{
+	Relation	inherits = table_open(InheritsRelationId, AccessShareLock);
+	List	   *result = list_make1_oid(relid);
+
+	for (int i = 0; i < list_length(result); i++)
+	{
+		ScanKeyData key[1];
+		SysScanDesc scan;
+		HeapTuple	tuple;
+
+		ScanKeyInit(&key[0], Anum_pg_inherits_inhrelid, BTEqualStrategyNumber, F_OIDEQ,
+					ObjectIdGetDatum(list_nth_oid(result, i)));
+		scan = systable_beginscan(inherits, InheritsRelidSeqnoIndexId, true, NULL, 1, key);
+		while (HeapTupleIsValid(tuple = systable_getnext(scan)))
+			result = list_append_unique_oid(result, ((Form_pg_inherits) GETSTRUCT(tuple))->inhparent);
+		systable_endscan(scan);
+	}
+	table_close(inherits, AccessShareLock);
+	return list_delete_first(result);
+}
+
+/* Does a table inherit, other than as a partition? */
+static bool
+catalog_inherits(Relation rel)
+{
+	return rel->rd_rel->relkind == RELKIND_RELATION && !rel->rd_rel->relispartition &&
+		has_superclass(RelationGetRelid(rel));
+}
+
+/*
+ * Returns what is known of an attached table, of a partition of one, or of a
+ * table that inherits from one and whose rows count as its rows, in the current
+ * memory context, with column numbers as in "rel"; NULL if it is not attached.
+ * Costs two short scans: callers keep the result.
  */
 KaptureAttachment *
 kapture_catalog_attachment(Relation rel)
@@ -463,13 +646,69 @@ kapture_catalog_attachment(Relation rel)
 	if (rel->rd_rel->relispartition)
 		relids = list_concat(relids, get_partition_ancestors(RelationGetRelid(rel)));
 
-	att = catalog_read_attachment(relids);
+	att = catalog_read_attachment(relids, rel);
+	if (att == NULL && catalog_inherits(rel))
+	{
+		att = catalog_read_attachment(catalog_parents(RelationGetRelid(rel)), rel);
+		if (att && (get_rel_relkind(att->root) != RELKIND_RELATION || !catalog_counts_children(att->root)))
+			att = NULL;
+	}
 	if (att)
 	{
+		att->only = rel->rd_rel->relkind == RELKIND_RELATION && rel->rd_rel->relhassubclass &&
+			!catalog_counts_children(att->root);
 		catalog_read_columns(att, rel);
 		catalog_read_key(att, rel);
 	}
 	return att;
+}
+
+/*
+ * Returns the attached table that a table inherits from, whether its rows count as
+ * that one's or not; InvalidOid if there is none.
+ */
+Oid
+kapture_catalog_attached_parent(Relation rel)
+{
+	List	   *attached = kapture_catalog_attached_relations();
+	ListCell   *lc;
+
+	if (!catalog_inherits(rel))
+		return InvalidOid;
+	foreach(lc, catalog_parents(RelationGetRelid(rel)))
+	{
+		if (list_member_oid(attached, lfirst_oid(lc)))
+			return lfirst_oid(lc);
+	}
+	return InvalidOid;
+}
+
+/*
+ * Returns a partition of a table, or of a partition of it, that is a foreign
+ * table; InvalidOid if there is none.
+ */
+Oid
+kapture_catalog_foreign_partition(Oid relid)
+{
+	ListCell   *lc;
+
+	HeapTuple	key;
+
+	if (get_rel_relkind(relid) != RELKIND_PARTITIONED_TABLE)
+		return InvalidOid;
+	/* with a primary key, it can have none */
+	key = catalog_primary_key(relid);
+	if (HeapTupleIsValid(key))
+	{
+		ReleaseSysCache(key);
+		return InvalidOid;
+	}
+	foreach(lc, find_all_inheritors(relid, NoLock, NULL))
+	{
+		if (get_rel_relkind(lfirst_oid(lc)) == RELKIND_FOREIGN_TABLE)
+			return lfirst_oid(lc);
+	}
+	return InvalidOid;
 }
 
 /*
@@ -479,12 +718,23 @@ kapture_catalog_attachment(Relation rel)
 char *
 kapture_catalog_problem(const KaptureAttachment *att)
 {
+	const char *name = get_rel_name(att->root);
+	Oid			foreign;
+
 	if (att->nkeys == 0)
-		return psprintf("table \"%s\" has no primary key, nor the columns of the one it was attached with",
-						get_rel_name(att->root));
+		return psprintf("table \"%s\" has no primary key, nor the columns of the one it was attached with", name);
+	foreign = kapture_catalog_foreign_partition(att->root);
+	if (OidIsValid(foreign))
+		return psprintf("partition \"%s\" of table \"%s\" is a foreign table", get_rel_name(foreign), name);
+	for (int i = 0; i < att->nkeys; i++)
+	{
+		if (!OidIsValid(att->keys[i].equals))
+			return psprintf("column \"%s\" of table \"%s\", which is part of its key, is of type %s, whose values cannot be compared",
+							att->keys[i].name, name, format_type_be(att->keys[i].type));
+	}
 	if (att->id_attnum == InvalidAttrNumber)
 		return psprintf("table \"%s\" has no column \"%s\" any more, which receives the Kapture customer ids",
-						get_rel_name(att->root), att->id_column);
+						name, att->id_column);
 	return NULL;
 }
 
@@ -572,10 +822,10 @@ kapture_catalog_unpack_key(const char *row_key, int nkeys)
 	}
 
 	if (row_key[0] != '{')
-		return NULL;
+		return NULL;			/* array_in() would complain of it */
 	array = DatumGetArrayTypeP(OidInputFunctionCall(F_ARRAY_IN, pstrdup(row_key), TEXTOID, -1));
 	deconstruct_array(array, TEXTOID, -1, false, TYPALIGN_INT, &elems, &nulls, &n);
-	if (n != nkeys)
+	if (n != nkeys || ARR_NDIM(array) != 1 || ARR_HASNULL(array))
 		return NULL;
 	for (int i = 0; i < nkeys; i++)
 		values[i] = TextDatumGetCString(elems[i]);

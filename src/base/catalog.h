@@ -36,8 +36,14 @@ typedef struct KaptureKeyColumn
 {
 	AttrNumber	attnum;
 	char	   *name;
-	char	   *type;			/* qualified, with its modifier */
-	char	   *equals;			/* qualified operator of the primary key */
+	Oid			type;
+	int32		typmod;
+	Oid			collation;
+	Oid			compared_as;	/* type that the operators take */
+	Oid			equals;			/* operators of the primary key; InvalidOid: the
+								 * type has none */
+	Oid			less;
+	Oid			greater;
 	FmgrInfo	output;
 } KaptureKeyColumn;
 
@@ -49,11 +55,12 @@ typedef struct KaptureMappedColumn
 	char	   *name;			/* the column's name now */
 } KaptureMappedColumn;
 
-/* An attached table, or a partition of one. */
+/* An attached table, or a partition or counted child of one. */
 typedef struct KaptureAttachment
 {
 	int32		id;
 	Oid			root;			/* the relation that was attached */
+	bool		only;			/* rows of tables that inherit from it are not its rows */
 	char	   *server;
 	Oid			serverid;		/* of that name when the table was attached */
 	Oid			server_owner;	/* its owner then */
@@ -84,6 +91,9 @@ extern List *kapture_catalog_attached_relations(void);
 extern Oid	kapture_catalog_attached_relation(int32 attachment_id);
 extern bool kapture_catalog_is_paused(int32 attachment_id);
 extern KaptureAttachment *kapture_catalog_attachment(Relation rel);
+extern Oid	kapture_catalog_attached_parent(Relation rel);
+extern List *kapture_catalog_triggers(Oid relid);
+extern Oid	kapture_catalog_foreign_partition(Oid relid);
 extern char *kapture_catalog_problem(const KaptureAttachment *att);
 extern Oid	kapture_catalog_owner(Oid relid);
 extern int	kapture_catalog_text_settings(void);

@@ -178,7 +178,7 @@ Datum
 kapture_preview(PG_FUNCTION_ARGS)
 {
 	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
-	KaptureAttachment *att = kapture_attach_find(fcinfo, AccessShareLock, NULL);
+	KaptureAttachment *att = kapture_attach_find(fcinfo, AccessShareLock);
 	Oid			owner = kapture_catalog_owner(att->root);
 	KaptureDelivery delivery = {0};
 	KaptureTask task = {0};
@@ -190,6 +190,12 @@ kapture_preview(PG_FUNCTION_ARGS)
 	delivery.attachment_id = att->id;
 	delivery.row_key = text_to_cstring(PG_GETARG_TEXT_PP(1));
 	delivery.row.row_key = delivery.row_key;
+	if (att->nkeys > 0 && kapture_catalog_unpack_key(delivery.row_key, att->nkeys) == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("\"%s\" is not a key of table \"%s\"", delivery.row_key, get_rel_name(att->root)),
+				 errdetail("Its key has %d columns.", att->nkeys),
+				 errhint("Give the values as an array, such as {1,x}, in the order of the primary key.")));
 	InitMaterializedSRF(fcinfo, 0);
 
 	waiting = preview_read_queue(&delivery, &captured);

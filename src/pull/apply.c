@@ -33,6 +33,7 @@
 #include "pull/apply.h"
 #include "table/capture.h"
 #include "table/row_io.h"
+#include "table/row_sql.h"
 
 /* Milliseconds between tries of a customer, at most. */
 #define ARRIVAL_LONGEST		300000
@@ -69,14 +70,6 @@ typedef struct ArrivalBatch
  * ------------------------------------------------------------------------
  */
 
-/* "r.key1::text, ..." */
-static void
-arrival_append_keys(StringInfo sql, const KaptureAttachment *att)
-{
-	for (int i = 0; i < att->nkeys; i++)
-		appendStringInfo(sql, ", r.%s::text", quote_identifier(att->keys[i].name));
-}
-
 /* Takes in the rows of the last result; *items are in the order of its ordinals. */
 static void
 arrival_take_rows(ArrivalBatch *batch, List *items, bool by_id)
@@ -111,10 +104,9 @@ arrival_find_by_id(ArrivalBatch *batch)
 		ids[n++] = Int64GetDatum(((ArrivalItem *) lfirst(lc))->arrival->customer_id);
 	values[0] = PointerGetDatum(construct_array(ids, n, INT8OID, 8, FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
 	initStringInfo(&sql);
-	appendStringInfoString(&sql, "SELECT v.ord");
-	arrival_append_keys(&sql, batch->att);
+	appendStringInfo(&sql, "SELECT v.ord, %s", kapture_row_keys(batch->att));
 	appendStringInfo(&sql, " FROM unnest($1) WITH ORDINALITY AS v(id, ord) JOIN %s AS r ON r.%s = v.id",
-					 kapture_row_relation_name(batch->att->root), quote_identifier(batch->att->id_column));
+					 kapture_row_source(batch->att), quote_identifier(batch->att->id_column));
 	if (SPI_execute_with_args(sql.data, 1, types, values, NULL, false, 0) != SPI_OK_SELECT)
 		elog(ERROR, "could not look for rows by id");
 	arrival_take_rows(batch, batch->items, true);
@@ -174,11 +166,10 @@ arrival_find_by_contact(ArrivalBatch *batch)
 	values[0] = arrival_texts(items, true);
 	values[1] = arrival_texts(items, false);
 	initStringInfo(&sql);
-	appendStringInfoString(&sql, "SELECT v.ord");
-	arrival_append_keys(&sql, batch->att);
+	appendStringInfo(&sql, "SELECT v.ord, %s", kapture_row_keys(batch->att));
 	appendStringInfo(&sql, " FROM unnest($1, $2) WITH ORDINALITY AS v(phone, email, ord) JOIN %s AS r"
 					 " ON r.%s IS NULL AND (%s = v.phone OR %s = v.email)",
-					 kapture_row_relation_name(batch->att->root), quote_identifier(batch->att->id_column),
+					 kapture_row_source(batch->att), quote_identifier(batch->att->id_column),
 					 phone ? phone : "NULL::text", email ? email : "NULL::text");
 	if (SPI_execute_with_args(sql.data, 2, types, values, NULL, false, 0) != SPI_OK_SELECT)
 		elog(ERROR, "could not look for rows by phone and email");
@@ -236,22 +227,21 @@ arrival_insert_sql(ArrivalBatch *batch, StringInfo sql)
 	appendStringInfo(sql, ") VALUES ($1%s)", values.data);
 }
 
-/* UPDATE t AS r SET id = $1, c1 = $2::type, ... WHERE r.key1 = $n::type AND ... */
+/* UPDATE t AS r SET id = $1, c1 = $2::type, ... WHERE r.key1 = $n AND ... */
 static void
 arrival_update_sql(ArrivalBatch *batch, StringInfo sql)
 {
 	KaptureAttachment *att = batch->att;
 	int			n = 1;
 
-	appendStringInfo(sql, "UPDATE %s AS r SET %s = $1", kapture_row_relation_name(att->root), quote_identifier(att->id_column));
+	appendStringInfo(sql, "UPDATE %s AS r SET %s = $1", kapture_row_source(att), quote_identifier(att->id_column));
 	for (int i = 0; i < att->ncolumns; i++)
 	{
 		if ((batch->columns & (INT64CONST(1) << att->columns[i].bit)) != 0)
 			appendStringInfo(sql, ", %s = %s", quote_identifier(att->columns[i].name), arrival_parameter(att, i, ++n));
 	}
-	for (int i = 0; i < att->nkeys; i++)
-		appendStringInfo(sql, "%s r.%s %s $%d::%s", i > 0 ? " AND" : " WHERE",
-						 quote_identifier(att->keys[i].name), att->keys[i].equals, ++n, att->keys[i].type);
+	appendStringInfoString(sql, " WHERE ");
+	kapture_row_append_match(sql, att, "$", n + 1);
 }
 
 static void
@@ -525,7 +515,7 @@ arrival_do_ids(void *arg)
 	bool		isnull;
 
 	if (SPI_execute_with_args(psprintf("SELECT %s FROM %s AS r WHERE %s > $1 ORDER BY %s LIMIT $2", column,
-									   kapture_row_relation_name(batch->att->root), column, column),
+									   kapture_row_source(batch->att), column, column),
 							  lengthof(values), types, values, NULL, true, 0) != SPI_OK_SELECT)
 		elog(ERROR, "could not read ids");
 	for (uint64 i = 0; i < SPI_processed; i++)

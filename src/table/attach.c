@@ -14,6 +14,7 @@
 #include "access/relation.h"
 #include "catalog/catalog.h"
 #include "catalog/objectaddress.h"
+#include "catalog/partition.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_index.h"
 #include "catalog/pg_inherits.h"
@@ -45,6 +46,7 @@
 #include "table/capture_buffer.h"
 #include "table/origin.h"
 #include "table/row_io.h"
+#include "table/row_sql.h"
 
 PG_FUNCTION_INFO_V1(kapture_attach);
 PG_FUNCTION_INFO_V1(kapture_detach);
@@ -70,13 +72,6 @@ attach_execute_ddl(const char *sql)
 	if (SPI_execute(sql, false, 0) < 0)
 		elog(ERROR, "could not execute \"%s\"", sql);
 	SPI_finish();
-}
-
-static char *
-attach_relation_name(Relation rel)
-{
-	return quote_qualified_identifier(get_namespace_name(RelationGetNamespace(rel)),
-									  RelationGetRelationName(rel));
 }
 
 /*
@@ -112,27 +107,15 @@ attach_follow(Oid relid, const char *from, const char *to)
 }
 
 /*
- * A column was renamed, with those of the tables that inherit it: attachments
- * follow, so that a new column of the old name is not taken for it.
+ * A column of a relation was renamed: its attachment, if it has one, follows, so
+ * that a new column of the old name is not taken for it.
  */
 void
 kapture_attach_column_renamed(Oid relid, const char *from, const char *to)
 {
-	List	   *attached;
-	bool		any = false;
-	ListCell   *lc;
-
-	if (!OidIsValid(kapture_catalog_relid(KAPTURE_TABLE_COLUMN)))
-		return;
-	attached = kapture_catalog_attached_relations();
-	if (attached == NIL)
-		return;
-	foreach(lc, find_all_inheritors(relid, NoLock, NULL))
-	{
-		if (list_member_oid(attached, lfirst_oid(lc)))
-			any |= attach_follow(lfirst_oid(lc), from, to);
-	}
-	if (any)
+	if (OidIsValid(kapture_catalog_relid(KAPTURE_TABLE_COLUMN)) &&
+		list_member_oid(kapture_catalog_attached_relations(), relid) &&
+		attach_follow(relid, from, to))
 		kapture_attach_announce();
 }
 
@@ -160,6 +143,32 @@ attach_open_owned(Oid relid, LOCKMODE lockmode)
 		aclcheck_error(ACLCHECK_NOT_OWNER, get_relkind_objtype(rel->rd_rel->relkind),
 					   RelationGetRelationName(rel));
 	return rel;
+}
+
+/* Refuses a table that is attached already, or belongs to one that is, or should be. */
+static void
+attach_check_membership(Relation rel)
+{
+	const char *name = RelationGetRelationName(rel);
+	KaptureAttachment *att = kapture_catalog_attachment(rel);
+
+	if (att && att->root == RelationGetRelid(rel))
+		ereport(ERROR,
+				(errcode(ERRCODE_DUPLICATE_OBJECT),
+				 errmsg("table \"%s\" is attached to Kapture already", name),
+				 errhint("Use kapture_detach() first to attach it differently.")));
+	/* by itself if the table it is a partition of cannot be attached */
+	if (rel->rd_rel->relispartition &&
+		!OidIsValid(kapture_catalog_foreign_partition(llast_oid(get_partition_ancestors(RelationGetRelid(rel))))))
+		ereport(ERROR,
+				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+				 errmsg("\"%s\" is a partition", name),
+				 errhint("Attach the partitioned table instead; it stands for all its partitions.")));
+	if (att)
+		ereport(ERROR,
+				(errcode(ERRCODE_DUPLICATE_OBJECT),
+				 errmsg("rows of table \"%s\" are kept in step as those of \"%s\"", name, get_rel_name(att->root)),
+				 errdetail("It inherits from that table, and has its trigger.")));
 }
 
 /* Refuses what cannot be kept in step. */
@@ -191,16 +200,15 @@ attach_check_relation(Relation rel)
 						 errmsg("\"%s\" cannot be attached to Kapture", name)));
 		}
 	}
-	if (rel->rd_rel->relispartition)
+	attach_check_membership(rel);
+	if (rel->rd_rel->relrowsecurity && rel->rd_rel->relforcerowsecurity &&
+		!has_bypassrls_privilege(rel->rd_rel->relowner))
 		ereport(ERROR,
-				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
-				 errmsg("\"%s\" is a partition", name),
-				 errhint("Attach the partitioned table instead; it stands for all its partitions.")));
-	if (kapture_catalog_attachment(rel) != NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_DUPLICATE_OBJECT),
-				 errmsg("table \"%s\" is attached to Kapture already", name),
-				 errhint("Use kapture_detach() first to attach it differently.")));
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("\"%s\" cannot be attached to Kapture", name),
+				 errdetail("The worker acts as the table's owner, \"%s\", on whom row-level security is forced.",
+						   GetUserNameFromId(rel->rd_rel->relowner, false)),
+				 errhint("Use ALTER TABLE ... NO FORCE ROW LEVEL SECURITY, or give the owner BYPASSRLS.")));
 }
 
 /* The names of the primary key's columns. */
@@ -209,6 +217,7 @@ attach_key_columns(Relation rel)
 {
 	ListCell   *lc;
 	ArrayType  *result = NULL;
+	Oid			foreign;
 	List	   *indexes = RelationGetIndexList(rel);
 
 	foreach(lc, indexes)
@@ -230,13 +239,21 @@ attach_key_columns(Relation rel)
 		}
 		relation_close(index, AccessShareLock);
 	}
+	foreign = result ? InvalidOid : kapture_catalog_foreign_partition(RelationGetRelid(rel));
+	if (OidIsValid(foreign))
+		ereport(ERROR,
+				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+				 errmsg("\"%s\" cannot be attached to Kapture", RelationGetRelationName(rel)),
+				 errdetail("Its partition \"%s\" is a foreign table, so it can have no primary key, by which the worker finds rows.",
+						   get_rel_name(foreign)),
+				 errhint("Attach its other partitions, each by itself.")));
 	if (result == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("table \"%s\" has no primary key", RelationGetRelationName(rel)),
 				 errdetail("The worker finds a row again by its primary key."),
 				 errhint("Add one, for example with ALTER TABLE %s ADD COLUMN id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY.",
-						 attach_relation_name(rel))));
+						 kapture_row_relation_name(RelationGetRelid(rel)))));
 	return result;
 }
 
@@ -467,6 +484,86 @@ attach_index_id_column(Oid relid, const char *name)
 	attach_execute_ddl(psprintf("CREATE INDEX ON %s (" ATTACH_ID_COLUMN ")", name));
 }
 
+/* Drops the triggers of ours that a relation has by itself.  Returns how many. */
+static int
+attach_drop_triggers(Oid relid)
+{
+	List	   *names = kapture_catalog_triggers(relid);
+	ListCell   *lc;
+
+	foreach(lc, names)
+		attach_execute_ddl(psprintf("DROP TRIGGER IF EXISTS %s ON %s", quote_identifier(lfirst(lc)),
+									kapture_row_relation_name(relid)));
+	return list_length(names);
+}
+
+/*
+ * Drops triggers that an earlier attachment left, as a table restored without the
+ * extension's tables has them, from a table and its partitions.
+ */
+static void
+attach_drop_leftovers(Oid relid)
+{
+	List	   *attached = kapture_catalog_attached_relations();
+	ListCell   *lc;
+
+	if (get_rel_relkind(relid) != RELKIND_PARTITIONED_TABLE)
+	{
+		(void) attach_drop_triggers(relid);
+		return;
+	}
+	foreach(lc, find_all_inheritors(relid, NoLock, NULL))
+	{
+		if (lfirst_oid(lc) != relid && list_member_oid(attached, lfirst_oid(lc)))
+			ereport(ERROR,
+					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+					 errmsg("partition \"%s\" is attached to Kapture by itself", get_rel_name(lfirst_oid(lc))),
+					 errhint("Use kapture_detach() for it first.")));
+		(void) attach_drop_triggers(lfirst_oid(lc));
+	}
+}
+
+/* Creates the triggers. */
+static void
+attach_create_triggers(const char *name, bool replicated)
+{
+	attach_execute_ddl(psprintf("CREATE TRIGGER " KAPTURE_TRIGGER " AFTER INSERT OR UPDATE OR DELETE ON %s"
+								" FOR EACH ROW EXECUTE FUNCTION %s.kapture_capture()",
+								name, kapture_catalog_schema()));
+	attach_execute_ddl(psprintf("CREATE TRIGGER " KAPTURE_TRUNCATE_TRIGGER " AFTER TRUNCATE ON %s"
+								" FOR EACH STATEMENT EXECUTE FUNCTION %s.kapture_capture()",
+								name, kapture_catalog_schema()));
+	if (replicated)
+		attach_execute_ddl(psprintf("ALTER TABLE %s ENABLE ALWAYS TRIGGER " KAPTURE_TRIGGER
+									", ENABLE ALWAYS TRIGGER " KAPTURE_TRUNCATE_TRIGGER, name));
+}
+
+/*
+ * Refuses a table whose rows the worker would not find, and says whose rows are
+ * not sent.
+ */
+static void
+attach_try(Oid relid)
+{
+	Relation	rel = relation_open(relid, AccessShareLock);
+	KaptureAttachment *att = kapture_catalog_attachment(rel);
+	char	   *problem = kapture_catalog_problem(att);
+	ErrorData  *error = problem ? NULL : kapture_row_try(att);
+
+	if (problem || error)
+		ereport(ERROR,
+				(errcode(error ? error->sqlerrcode : ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("\"%s\" cannot be attached to Kapture", RelationGetRelationName(rel)),
+				 problem ? errdetail_internal("%s", problem) :
+				 errdetail("Its rows cannot be found by their primary key: %s.", error->message),
+				 errhint("The primary key's types must be such that a value can be written as text, read again and compared.")));
+	if (att->only)
+		ereport(NOTICE,
+				(errmsg("rows of tables that inherit from \"%s\" are not sent to Kapture", RelationGetRelationName(rel)),
+				 errhint("Attach those tables, too.")));
+	relation_close(rel, NoLock);
+}
+
 /*
  * kapture_attach(relation regclass, columns jsonb, server name,
  *				  on_duplicate text, replicated boolean, pull boolean,
@@ -522,7 +619,7 @@ kapture_attach(PG_FUNCTION_ARGS)
 	relid = PG_GETARG_OID(0);
 	rel = attach_open_owned(relid, ShareRowExclusiveLock);
 	attach_check_relation(rel);
-	name = attach_relation_name(rel);
+	name = kapture_row_relation_name(RelationGetRelid(rel));
 	keys = attach_key_columns(rel);
 	serverid = kapture_binding_lock(NameStr(*server));
 	(void) kapture_server_get(NameStr(*server), rel->rd_rel->relowner);
@@ -533,6 +630,11 @@ kapture_attach(PG_FUNCTION_ARGS)
 	add_id = !attach_has_id_column(rel);
 	relation_close(rel, NoLock);	/* ALTER TABLE wants it for itself */
 
+	if (add_id && get_rel_relispartition(relid))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_COLUMN),
+				 errmsg("column \"%s\" of partition \"%s\" does not exist", ATTACH_ID_COLUMN, get_rel_name(relid)),
+				 errhint("Add it, as bigint, to the partitioned table.")));
 	if (add_id)
 	{
 		ereport(NOTICE,
@@ -543,29 +645,22 @@ kapture_attach(PG_FUNCTION_ARGS)
 		attach_index_id_column(relid, name);
 	attach_store(relid, keys, columns, server, on_duplicate, replicated, pull, on_conflict);
 	kapture_origin_claim();
-	attach_execute_ddl(psprintf("CREATE TRIGGER " KAPTURE_TRIGGER " AFTER INSERT OR UPDATE OR DELETE ON %s"
-								" FOR EACH ROW EXECUTE FUNCTION %s.kapture_capture()",
-								name, kapture_catalog_schema()));
-	attach_execute_ddl(psprintf("CREATE TRIGGER " KAPTURE_TRUNCATE_TRIGGER " AFTER TRUNCATE ON %s"
-								" FOR EACH STATEMENT EXECUTE FUNCTION %s.kapture_capture()",
-								name, kapture_catalog_schema()));
-	if (replicated)
-		attach_execute_ddl(psprintf("ALTER TABLE %s ENABLE ALWAYS TRIGGER " KAPTURE_TRIGGER
-									", ENABLE ALWAYS TRIGGER " KAPTURE_TRUNCATE_TRIGGER, name));
+	attach_drop_leftovers(relid);
+	attach_create_triggers(name, replicated);
 	kapture_binding_depend(relid, serverid);
+	attach_try(relid);
 	kapture_attach_announce();
 	PG_RETURN_VOID();
 }
 
 /*
  * Returns the attachment of the relation in a function's first argument, in the
- * current memory context; *name (unless NULL) is the table's qualified name.
- * The relation stays locked.  Errors: 22004 the argument is NULL, 42P01 there
+ * current memory context.  The relation stays locked.  Errors: 22004 the argument is NULL, 42P01 there
  * is no such relation, 42501 it is not the caller's, 42704 it is not attached,
  * 55000 the extension is to be updated first.
  */
 KaptureAttachment *
-kapture_attach_find(FunctionCallInfo fcinfo, LOCKMODE lockmode, char **name)
+kapture_attach_find(FunctionCallInfo fcinfo, LOCKMODE lockmode)
 {
 	Relation	rel;
 	KaptureAttachment *att;
@@ -578,11 +673,49 @@ kapture_attach_find(FunctionCallInfo fcinfo, LOCKMODE lockmode, char **name)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
 				 errmsg("table \"%s\" is not attached to Kapture", RelationGetRelationName(rel)),
-				 att ? errhint("Name the partitioned table it belongs to.") : 0));
-	if (name)
-		*name = attach_relation_name(rel);
+				 att ? errhint("It is kept in step as part of table \"%s\"; name that one.", get_rel_name(att->root)) : 0));
 	relation_close(rel, NoLock);
 	return att;
+}
+
+/* Drops the triggers of a table and of those whose rows count as its rows. */
+static int
+attach_drop_all_triggers(Oid relid)
+{
+	List	   *attached = kapture_catalog_attached_relations();
+	int			n = attach_drop_triggers(relid);
+	ListCell   *lc;
+
+	foreach(lc, find_all_inheritors(relid, NoLock, NULL))
+	{
+		if (lfirst_oid(lc) != relid && !list_member_oid(attached, lfirst_oid(lc)) &&
+			object_ownercheck(RelationRelationId, lfirst_oid(lc), GetUserId()))
+			n += attach_drop_triggers(lfirst_oid(lc));
+	}
+	return n;
+}
+
+/*
+ * Drops triggers that a table has without being attached, or belonging to one that
+ * is.  Returns whether it had any.
+ */
+static bool
+attach_drop_orphans(FunctionCallInfo fcinfo)
+{
+	Relation	rel;
+	bool		orphan;
+
+	attach_require(fcinfo, 0, "relation");
+	kapture_version_require();
+	rel = attach_open_owned(PG_GETARG_OID(0), ShareRowExclusiveLock);
+	orphan = kapture_catalog_attachment(rel) == NULL;
+	relation_close(rel, NoLock);
+	if (!orphan || attach_drop_all_triggers(PG_GETARG_OID(0)) == 0)
+		return false;
+	ereport(NOTICE,
+			(errmsg("table \"%s\" was not attached to Kapture; dropped the triggers that were left on it",
+					get_rel_name(PG_GETARG_OID(0)))));
+	return true;
 }
 
 /*
@@ -608,13 +741,15 @@ kapture_attach_forget(int32 attachment_id)
 Datum
 kapture_detach(PG_FUNCTION_ARGS)
 {
-	char	   *name;
-	KaptureAttachment *att = kapture_attach_find(fcinfo, ShareRowExclusiveLock, &name);
+	KaptureAttachment *att;
+
+	if (attach_drop_orphans(fcinfo))
+		PG_RETURN_VOID();
+	att = kapture_attach_find(fcinfo, ShareRowExclusiveLock);
 
 	/* what this transaction has captured so far goes, too */
 	kapture_notes_flush();
-	attach_execute_ddl(psprintf("DROP TRIGGER IF EXISTS " KAPTURE_TRIGGER " ON %s", name));
-	attach_execute_ddl(psprintf("DROP TRIGGER IF EXISTS " KAPTURE_TRUNCATE_TRIGGER " ON %s", name));
+	(void) attach_drop_all_triggers(att->root);
 	kapture_attach_forget(att->id);
 	kapture_attach_announce();
 	PG_RETURN_VOID();
@@ -623,7 +758,7 @@ kapture_detach(PG_FUNCTION_ARGS)
 static void
 attach_set_paused(FunctionCallInfo fcinfo, bool paused)
 {
-	KaptureAttachment *att = kapture_attach_find(fcinfo, AccessShareLock, NULL);
+	KaptureAttachment *att = kapture_attach_find(fcinfo, AccessShareLock);
 	Oid			types[2] = {INT4OID, BOOLOID};
 	Datum		values[2] = {Int32GetDatum(att->id), BoolGetDatum(paused)};
 
@@ -659,7 +794,7 @@ kapture_resume(PG_FUNCTION_ARGS)
 static uint64
 attach_change_failed(FunctionCallInfo fcinfo, const char *sql, const char *inbox_sql)
 {
-	KaptureAttachment *att = kapture_attach_find(fcinfo, AccessShareLock, NULL);
+	KaptureAttachment *att = kapture_attach_find(fcinfo, AccessShareLock);
 	Oid			types[2] = {INT4OID, TEXTOID};
 	Datum		values[2] = {Int32GetDatum(att->id), (Datum) 0};
 	bool		all = PG_ARGISNULL(1);

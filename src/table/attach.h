@@ -16,8 +16,7 @@
 #define KAPTURE_TRIGGER				"kapture_capture"
 #define KAPTURE_TRUNCATE_TRIGGER	"kapture_truncate"
 
-extern KaptureAttachment *kapture_attach_find(FunctionCallInfo fcinfo, LOCKMODE lockmode,
-											  char **name);
+extern KaptureAttachment *kapture_attach_find(FunctionCallInfo fcinfo, LOCKMODE lockmode);
 extern void kapture_attach_announce(void);
 extern void kapture_attach_forget(int32 attachment_id);
 extern void kapture_attach_column_renamed(Oid relid, const char *from, const char *to);

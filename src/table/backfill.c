@@ -89,7 +89,7 @@ backfill_record(KaptureAttachment *att, const char *last_key, int rows, bool fin
 Datum
 kapture_backfill_slice(PG_FUNCTION_ARGS)
 {
-	KaptureAttachment *att = kapture_attach_find(fcinfo, AccessShareLock, NULL);
+	KaptureAttachment *att = kapture_attach_find(fcinfo, AccessShareLock);
 	int			slice;
 	Oid			types[1] = {INT4OID};
 	Datum		values[1] = {Int32GetDatum(att->id)};

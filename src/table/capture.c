@@ -18,6 +18,7 @@
 #include "utils/guc.h"
 #include "utils/hsearch.h"
 #include "utils/inval.h"
+#include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
 
@@ -36,12 +37,18 @@ typedef struct CaptureTable
 	bool		valid;
 	MemoryContext context;
 	KaptureAttachment *attachment;	/* NULL: not attached */
+	bool		depends;		/* not attached itself, nor as a partition */
+	bool		warned;			/* that its changes are not sent */
 	bool		plain_key;		/* its text does not depend on settings */
 	Bitmapset  *columns;		/* mapped and key columns, as in updatedCols; NULL:
 								 * what else changes them is not known */
 } CaptureTable;
 
 static HTAB *capture_tables = NULL;
+
+/* Relations on which it depends what others' changes belong to. */
+static Oid	capture_attachments = InvalidOid;	/* the table of attachments */
+static List *capture_parents = NIL; /* attached tables that others inherit from */
 static Oid	capture_function = InvalidOid;	/* kapture_capture() itself */
 static ExecutorStart_hook_type capture_prev_executor_start = NULL;
 
@@ -53,23 +60,26 @@ static struct
 	int64		columns;
 }			capture_ignored;
 
+/*
+ * What is known of a table goes when it changes; of one that is not attached itself,
+ * when attachments or the attached table it inherits from do, too.
+ */
 static void
 capture_relcache_callback(Datum arg, Oid relid)
 {
+	HASH_SEQ_STATUS status;
+	CaptureTable *table = NULL;
+
 	if (OidIsValid(relid))
+		table = hash_search(capture_tables, &relid, HASH_FIND, NULL);
+	if (table)
+		table->valid = false;
+	if (OidIsValid(relid) && relid != capture_attachments && !list_member_oid(capture_parents, relid))
+		return;
+	hash_seq_init(&status, capture_tables);
+	while ((table = hash_seq_search(&status)) != NULL)
 	{
-		CaptureTable *table = hash_search(capture_tables, &relid, HASH_FIND, NULL);
-
-		if (table)
-			table->valid = false;
-	}
-	else
-	{
-		HASH_SEQ_STATUS status;
-		CaptureTable *table;
-
-		hash_seq_init(&status, capture_tables);
-		while ((table = hash_seq_search(&status)) != NULL)
+		if (table->depends || !OidIsValid(relid))
 			table->valid = false;
 	}
 }
@@ -199,40 +209,85 @@ capture_columns(KaptureAttachment *att, TupleDesc desc)
 	return columns;
 }
 
+/* Has this table forgotten when the attached one that it inherits from changes. */
+static void
+capture_depend(Oid parent)
+{
+	MemoryContext old = MemoryContextSwitchTo(CacheMemoryContext);
+
+	capture_parents = list_append_unique_oid(capture_parents, parent);
+	MemoryContextSwitchTo(old);
+}
+
+/* Says, once in a session, that changes of a table are not sent, and why. */
+static void
+capture_warn(CaptureTable *table, Relation rel, Oid parent)
+{
+	if (table->warned)
+		return;
+	table->warned = true;
+	ereport(WARNING,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("changes of table \"%s\" are not sent to Kapture", RelationGetRelationName(rel)),
+			 table->attachment ?
+			 errdetail("It has no primary key, nor the columns of the one it was attached with.") :
+			 OidIsValid(parent) ?
+			 errdetail("Not all tables that inherit from \"%s\" have the trigger, so only that table's own rows are sent.",
+					   get_rel_name(parent)) :
+			 errdetail("It has the trigger, but is not attached."),
+			 table->attachment ? errhint("Add a primary key, or use kapture_detach().") :
+			 OidIsValid(parent) ? errhint("Use kapture_attach() for this table, too.") :
+			 errhint("Use kapture_attach() to have them sent from here on, or kapture_detach() to drop the trigger.")));
+}
+
+/* Reads what is known of the table into its context. */
+static void
+capture_read(CaptureTable *table, Relation rel)
+{
+	MemoryContext old = MemoryContextSwitchTo(table->context);
+
+	capture_attachments = kapture_catalog_relid(KAPTURE_TABLE_ATTACHMENT);
+	table->attachment = kapture_catalog_attachment(rel);
+	if (table->attachment && table->attachment->nkeys > 0)
+		table->columns = capture_columns(table->attachment, RelationGetDescr(rel));
+	MemoryContextSwitchTo(old);
+}
+
 /* What the trigger needs to know of its table. */
 static CaptureTable *
 capture_table(Relation rel)
 {
 	Oid			relid = RelationGetRelid(rel);
+	Oid			parent = InvalidOid;
 	bool		found;
 	CaptureTable *table;
-	MemoryContext old;
 
 	table = hash_search(capture_tables, &relid, HASH_ENTER, &found);
 	if (found && table->valid)
 		return table;
 
-	if (found && table->context)
+	if (!found)
+		table->warned = false;
+	else if (table->context)
 		MemoryContextDelete(table->context);
 	table->valid = false;
+	table->depends = true;
 	table->attachment = NULL;
 	table->columns = NULL;
 	table->context = NULL;
 	table->context = AllocSetContextCreate(CacheMemoryContext, "kapture_sync captured table",
 										   ALLOCSET_SMALL_SIZES);
-	old = MemoryContextSwitchTo(table->context);
-	table->attachment = kapture_catalog_attachment(rel);
-	if (table->attachment && table->attachment->nkeys > 0)
-		table->columns = capture_columns(table->attachment, RelationGetDescr(rel));
-	MemoryContextSwitchTo(old);
+	capture_read(table, rel);
+	table->depends = table->attachment == NULL ||
+		(table->attachment->root != relid && !rel->rd_rel->relispartition);
+	if (OidIsValid(capture_attachments) && table->depends)
+		parent = kapture_catalog_attached_parent(rel);
+	if (OidIsValid(parent))
+		capture_depend(parent);
+	if (OidIsValid(capture_attachments) && (table->attachment == NULL || table->attachment->nkeys == 0))
+		capture_warn(table, rel, parent);
 
 	table->plain_key = true;
-	if (table->attachment && table->attachment->nkeys == 0)
-		ereport(WARNING,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("changes of table \"%s\" are not sent to Kapture", RelationGetRelationName(rel)),
-				 errdetail("It has no primary key, nor the columns of the one it was attached with."),
-				 errhint("Add a primary key, or use kapture_detach().")));
 	if (table->attachment)
 	{
 		for (int i = 0; i < table->attachment->nkeys; i++)
@@ -381,8 +436,8 @@ capture_truncate(KaptureAttachment *att)
  * kapture_capture() returns trigger
  *
  * AFTER ROW trigger of attached tables, and AFTER TRUNCATE.  Notes INSERT,
- * UPDATE of a mapped or key column, and DELETE; a table that is not attached
- * (any more) and a session with kapture_sync.capture off are left alone.
+ * UPDATE of a mapped or key column, and DELETE; for a table that is not attached
+ * it warns, and a session with kapture_sync.capture off is left alone.
  */
 Datum
 kapture_capture(PG_FUNCTION_ARGS)

@@ -38,6 +38,7 @@
 #include "base/compat.h"
 #include "table/binding.h"
 #include "table/row_io.h"
+#include "table/row_sql.h"
 
 /* How long a lock on the whole table is waited for. */
 #define ROW_LOCK_TIMEOUT	"200ms"
@@ -69,16 +70,6 @@ typedef struct RowBatch
 } RowBatch;
 
 typedef void (*RowWork) (RowBatch *batch);
-
-typedef enum RowStatement
-{
-	ROW_READ,
-	ROW_LOCK,
-	ROW_WRITE,
-	ROW_LOOK					/* is it there at all? */
-} RowStatement;
-
-StaticAssertDecl(ROW_LOOK + 1 == KAPTURE_ROW_STATEMENTS, "a plan for each statement");
 
 static void
 row_set(const char *name, const char *value)
@@ -279,79 +270,6 @@ row_check(KaptureAttachment *att)
 				 errhint("If it is the right server, use kapture_detach() and kapture_attach().")));
 }
 
-/*
- * Returns "schema"."table", in the current memory context.
- */
-char *
-kapture_row_relation_name(Oid relid)
-{
-	return quote_qualified_identifier(get_namespace_name(get_rel_namespace(relid)),
-									  get_rel_name(relid));
-}
-
-/* unnest($1::type1[], ..., [$n::bigint[]]) WITH ORDINALITY AS v(k1, ..., [id], ord) */
-static void
-row_append_keys(StringInfo sql, KaptureAttachment *att, bool with_id)
-{
-	appendStringInfoString(sql, "unnest(");
-	for (int i = 0; i < att->nkeys; i++)
-		appendStringInfo(sql, "%s$%d::%s[]", i > 0 ? ", " : "", i + 1, att->keys[i].type);
-	if (with_id)
-		appendStringInfo(sql, ", $%d", att->nkeys + 1);
-	appendStringInfoString(sql, ") WITH ORDINALITY AS v(");
-	for (int i = 0; i < att->nkeys; i++)
-		appendStringInfo(sql, "k%d, ", i + 1);
-	appendStringInfoString(sql, with_id ? "id, ord)" : "ord)");
-}
-
-/* r.key1 = v.k1 AND ... */
-static void
-row_append_match(StringInfo sql, KaptureAttachment *att)
-{
-	for (int i = 0; i < att->nkeys; i++)
-		appendStringInfo(sql, "%sr.%s %s v.k%d", i > 0 ? " AND " : "",
-						 quote_identifier(att->keys[i].name), att->keys[i].equals, i + 1);
-}
-
-/* The text of a statement over rows that are given by their keys. */
-static char *
-row_sql(KaptureAttachment *att, RowStatement statement)
-{
-	char	   *relation = kapture_row_relation_name(att->root);
-	const char *id_column = quote_identifier(att->id_column);
-	StringInfoData sql;
-
-	initStringInfo(&sql);
-	if (statement == ROW_WRITE)
-	{
-		appendStringInfo(&sql, "UPDATE %s AS r SET %s = v.id FROM ", relation, id_column);
-		row_append_keys(&sql, att, true);
-		appendStringInfoString(&sql, " WHERE ");
-		row_append_match(&sql, att);
-		appendStringInfo(&sql, " AND (r.%s IS NULL OR r.%s::text IN ('', '0')) RETURNING v.ord",
-						 id_column, id_column);
-		return sql.data;
-	}
-
-	appendStringInfoString(&sql, "SELECT v.ord");
-	if (statement != ROW_LOOK)
-		appendStringInfo(&sql, ", r.%s::text", id_column);
-	for (int i = 0; statement == ROW_READ && i < att->ncolumns; i++)
-	{
-		if (att->columns[i].attnum == InvalidAttrNumber)
-			appendStringInfoString(&sql, ", NULL");
-		else
-			appendStringInfo(&sql, ", r.%s::text", quote_identifier(att->columns[i].name));
-	}
-	appendStringInfoString(&sql, " FROM ");
-	row_append_keys(&sql, att, false);
-	appendStringInfo(&sql, " JOIN %s AS r ON ", relation);
-	row_append_match(&sql, att);
-	if (statement == ROW_LOCK)
-		appendStringInfoString(&sql, " FOR NO KEY UPDATE OF r SKIP LOCKED");
-	return sql.data;
-}
-
 /* The plans go with the description of the table that they were made for. */
 static void
 row_free_plans(void *arg)
@@ -367,19 +285,31 @@ row_free_plans(void *arg)
 }
 
 /*
- * The plan of a statement, prepared once for each description of a table.  It
+ * The plan of a statement, prepared once for each description of a table, and again
+ * when something it depends on has changed: its text may name what was renamed.  It
  * is to go by the primary key, however small the table looks now.
  */
 static SPIPlanPtr
-row_plan(KaptureAttachment *att, RowStatement statement, int nparams, Oid *types)
+row_plan(KaptureAttachment *att, KaptureRowStatement statement)
 {
 	SPIPlanPtr	plan = att->plans[statement];
+	int			nparams = att->nkeys;
+	Oid			types[INDEX_MAX_KEYS + 1];
 	char	   *sql;
 
-	if (plan)
+	if (plan && SPI_plan_is_valid(plan))
 		return plan;
+	if (plan)
+	{
+		att->plans[statement] = NULL;
+		SPI_freeplan(plan);
+	}
 	row_check(att);
-	sql = row_sql(att, statement);
+	for (int i = 0; i < nparams; i++)
+		types[i] = TEXTARRAYOID;
+	if (statement == KAPTURE_SQL_WRITE)
+		types[nparams++] = INT8ARRAYOID;
+	sql = kapture_row_sql(att, statement);
 	plan = SPI_prepare_cursor(sql, nparams, types, CURSOR_OPT_GENERIC_PLAN);
 	if (plan == NULL)
 		elog(ERROR, "could not prepare \"%s\": %s", sql, SPI_result_code_string(SPI_result));
@@ -398,16 +328,38 @@ row_plan(KaptureAttachment *att, RowStatement statement, int nparams, Oid *types
 	return plan;
 }
 
-/* Executes a statement over the rows' keys and, if asked for, new ids. */
+/*
+ * Errors out if a row came more than once in the last result: without a primary
+ * key, or in several tables that inherit from one, rows may have the same key.
+ */
 static void
-row_execute(RowStatement statement, RowBatch *batch, bool with_id, int expected)
+row_check_unique(RowBatch *batch)
 {
+	bool	   *seen = palloc0(sizeof(bool) * (list_length(batch->rows) + 1));
+
+	for (uint64 i = 0; i < SPI_processed; i++)
+	{
+		bool		isnull;
+		int64		ord = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 1, &isnull));
+
+		if (seen[ord])
+			ereport(ERROR,
+					(errcode(ERRCODE_CARDINALITY_VIOLATION),
+					 errmsg("several rows of table \"%s\" have this key", get_rel_name(batch->att->root))));
+		seen[ord] = true;
+	}
+	pfree(seen);
+}
+
+/* Executes a statement over the rows' keys and, for WRITE, new ids. */
+static void
+row_execute(KaptureRowStatement statement, RowBatch *batch, int expected)
+{
+	SPIPlanPtr	plan = row_plan(batch->att, statement);
 	int			nkeys = batch->att->nkeys;
 	int			nrows = list_length(batch->rows);
-	Oid			types[INDEX_MAX_KEYS + 1];
 	Datum		params[INDEX_MAX_KEYS + 1];
 	Datum	   *elems = palloc(sizeof(Datum) * nrows * (nkeys + 1));
-	int			nparams = nkeys + (with_id ? 1 : 0);
 	int			rc;
 
 	for (int r = 0; r < nrows; r++)
@@ -425,18 +377,15 @@ row_execute(RowStatement statement, RowBatch *batch, bool with_id, int expected)
 		elems[nkeys * nrows + r] = Int64GetDatum(row->new_id);
 	}
 	for (int i = 0; i < nkeys; i++)
-	{
-		types[i] = TEXTARRAYOID;
 		params[i] = PointerGetDatum(construct_array(elems + i * nrows, nrows, TEXTOID,
 													-1, false, TYPALIGN_INT));
-	}
-	types[nkeys] = INT8ARRAYOID;
 	params[nkeys] = PointerGetDatum(construct_array(elems + nkeys * nrows, nrows, INT8OID,
 													8, FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
 
-	rc = SPI_execute_plan(row_plan(batch->att, statement, nparams, types), params, NULL, false, 0);
+	rc = SPI_execute_plan(plan, params, NULL, false, 0);
 	if (rc != expected)
 		elog(ERROR, "unexpected SPI result %d", rc);
+	row_check_unique(batch);
 }
 
 /* Column "col" of row "i" of the last result, NULL for NULL. */
@@ -471,7 +420,7 @@ row_do_read(RowBatch *batch)
 
 	foreach(lc, batch->rows)
 		((KaptureRow *) lfirst(lc))->outcome = KAPTURE_ROW_GONE;
-	row_execute(ROW_READ, batch, false, SPI_OK_SELECT);
+	row_execute(KAPTURE_SQL_READ, batch, SPI_OK_SELECT);
 	for (uint64 i = 0; i < SPI_processed; i++)
 	{
 		KaptureRow *row = row_of(batch, i);
@@ -507,33 +456,16 @@ row_do_list(RowBatch *batch)
 	char	  **values = batch->after ? kapture_catalog_unpack_key(batch->after, att->nkeys) : NULL;
 	Oid			types[INDEX_MAX_KEYS];
 	Datum		params[INDEX_MAX_KEYS];
-	StringInfoData sql;
-	StringInfoData keys;
-	StringInfoData marks;
+	char	   *sql;
 
 	row_check(att);
-	initStringInfo(&sql);
-	initStringInfo(&keys);
-	initStringInfo(&marks);
-	appendStringInfoString(&sql, "SELECT ");
-	for (int i = 0; i < att->nkeys; i++)
+	for (int i = 0; values && i < att->nkeys; i++)
 	{
-		const char *name = quote_identifier(att->keys[i].name);
-
-		appendStringInfo(&sql, "%sr.%s::text", i > 0 ? ", " : "", name);
-		appendStringInfo(&keys, "%sr.%s", i > 0 ? ", " : "", name);
-		appendStringInfo(&marks, "%s$%d::%s", i > 0 ? ", " : "", i + 1, att->keys[i].type);
 		types[i] = TEXTOID;
-		if (values)
-			params[i] = CStringGetTextDatum(values[i]);
+		params[i] = CStringGetTextDatum(values[i]);
 	}
-	appendStringInfo(&sql, " FROM %s AS r WHERE r.%s IS NULL", kapture_row_relation_name(att->root),
-					 quote_identifier(att->id_column));
-	if (values)
-		appendStringInfo(&sql, " AND (%s) > (%s)", keys.data, marks.data);
-	appendStringInfo(&sql, " ORDER BY %s LIMIT %d", keys.data, batch->limit);
-
-	if (SPI_execute_with_args(sql.data, values ? att->nkeys : 0, types, params, NULL, true, 0) != SPI_OK_SELECT)
+	sql = psprintf("%s LIMIT %d", kapture_row_list_sql(att, values != NULL), batch->limit);
+	if (SPI_execute_with_args(sql, values ? att->nkeys : 0, types, params, NULL, true, 0) != SPI_OK_SELECT)
 		elog(ERROR, "could not list rows");
 	for (uint64 i = 0; i < SPI_processed; i++)
 	{
@@ -574,7 +506,7 @@ row_do_count(RowBatch *batch)
 
 	row_check(batch->att);
 	if (SPI_execute(psprintf("SELECT pg_catalog.count(*) FROM %s AS r WHERE r.%s IS NULL",
-							 kapture_row_relation_name(batch->att->root), quote_identifier(batch->att->id_column)),
+							 kapture_row_source(batch->att), quote_identifier(batch->att->id_column)),
 					true, 0) != SPI_OK_SELECT)
 		elog(ERROR, "could not count rows");
 	batch->count = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull));
@@ -592,6 +524,49 @@ kapture_row_count_without_id(KaptureAttachment *att)
 	if (error)
 		ReThrowError(error);
 	return batch.count;
+}
+
+/* Prepares all statements, and looks for some row by its key. */
+static void
+row_do_try(RowBatch *batch)
+{
+	KaptureAttachment *att = batch->att;
+	KaptureRow	row = {.context = CurrentMemoryContext};
+	Oid			types[INDEX_MAX_KEYS];
+	char	   *parts[INDEX_MAX_KEYS];
+
+	for (int i = 0; i < KAPTURE_ROW_STATEMENTS; i++)
+		(void) row_plan(att, (KaptureRowStatement) i);
+	for (int i = 0; i < att->nkeys; i++)
+		types[i] = TEXTOID;
+	if (SPI_prepare(kapture_row_list_sql(att, true), att->nkeys, types) == NULL)
+		elog(ERROR, "could not prepare the listing of rows: %s", SPI_result_code_string(SPI_result));
+	if (SPI_execute(psprintf("SELECT %s FROM %s AS r LIMIT 1", kapture_row_keys(att), kapture_row_source(att)),
+					true, 0) != SPI_OK_SELECT)
+		elog(ERROR, "could not read a key");
+	if (SPI_processed == 0)
+		return;
+	for (int k = 0; k < att->nkeys; k++)
+		parts[k] = row_value(0, k + 1);
+	row.row_key = kapture_catalog_pack_key(parts, att->nkeys);
+	batch->rows = list_make1(&row);
+	row_execute(KAPTURE_SQL_LOOK, batch, SPI_OK_SELECT);
+	if (SPI_processed == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("the row with key \"%s\" is not found by it", row.row_key)));
+}
+
+/*
+ * Tries whether rows of the table can be found by their keys.  Returns NULL if so,
+ * or the error, in the current memory context.
+ */
+ErrorData *
+kapture_row_try(KaptureAttachment *att)
+{
+	RowBatch	batch = {.att = att};
+
+	return row_run(row_do_try, &batch);
 }
 
 /*
@@ -613,7 +588,7 @@ row_explain_missing(RowBatch *batch)
 	if (missing.rows == NIL)
 		return;
 
-	row_execute(ROW_LOOK, &missing, false, SPI_OK_SELECT);
+	row_execute(KAPTURE_SQL_LOOK, &missing, SPI_OK_SELECT);
 	for (uint64 i = 0; i < SPI_processed; i++)
 		row_of(&missing, i)->outcome = KAPTURE_ROW_LOCKED;
 }
@@ -628,7 +603,7 @@ row_do_hold(RowBatch *batch)
 	foreach(lc, batch->rows)
 		((KaptureRow *) lfirst(lc))->outcome = KAPTURE_ROW_GONE;
 	held.rows = NIL;
-	row_execute(ROW_LOCK, batch, false, SPI_OK_SELECT);
+	row_execute(KAPTURE_SQL_LOCK, batch, SPI_OK_SELECT);
 	for (uint64 i = 0; i < SPI_processed; i++)
 		held.rows = lappend(held.rows, row_of(batch, i));
 	if (held.rows != NIL)
@@ -667,7 +642,7 @@ row_do_write(RowBatch *batch)
 	foreach(lc, batch->rows)
 		((KaptureRow *) lfirst(lc))->outcome = KAPTURE_ROW_GONE;
 	locked.rows = NIL;
-	row_execute(ROW_LOCK, batch, false, SPI_OK_SELECT);
+	row_execute(KAPTURE_SQL_LOCK, batch, SPI_OK_SELECT);
 	for (uint64 i = 0; i < SPI_processed; i++)
 	{
 		KaptureRow *row = row_of(batch, i);
@@ -684,7 +659,7 @@ row_do_write(RowBatch *batch)
 	/* and write where no id is yet */
 	if (locked.rows != NIL)
 	{
-		row_execute(ROW_WRITE, &locked, true, SPI_OK_UPDATE_RETURNING);
+		row_execute(KAPTURE_SQL_WRITE, &locked, SPI_OK_UPDATE_RETURNING);
 		for (uint64 i = 0; i < SPI_processed; i++)
 			row_of(&locked, i)->outcome = KAPTURE_ROW_DONE;
 		foreach(lc, locked.rows)
@@ -714,7 +689,7 @@ row_do_write_simply(RowBatch *batch)
 	row_set("lock_timeout", ROW_BUSY_TIMEOUT);
 	foreach(lc, batch->rows)
 		((KaptureRow *) lfirst(lc))->outcome = KAPTURE_ROW_GONE;
-	row_execute(ROW_WRITE, batch, true, SPI_OK_UPDATE_RETURNING);
+	row_execute(KAPTURE_SQL_WRITE, batch, SPI_OK_UPDATE_RETURNING);
 	for (uint64 i = 0; i < SPI_processed; i++)
 	{
 		KaptureRow *row = row_of(batch, i);

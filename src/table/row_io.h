@@ -39,6 +39,6 @@ extern void kapture_row_write_ids(KaptureAttachment *att, List *rows);
 extern void kapture_row_hold(KaptureAttachment *att, const char *timezone, List *rows);
 extern ErrorData *kapture_row_run(KaptureAttachment *att, const char *timezone,
 								  void (*work) (void *arg), void *arg);
-extern char *kapture_row_relation_name(Oid relid);
+extern ErrorData *kapture_row_try(KaptureAttachment *att);
 
 #endif							/* KAPTURE_ROW_IO_H */

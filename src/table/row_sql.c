@@ -1,0 +1,264 @@
+/*
+ * row_sql.c
+ *		The text of statements over the rows of attached tables.
+ *
+ * All of it is made from numbers (of the relation, its columns, types, operators
+ * and collations) at the time it is needed, so nothing is out of date when one of
+ * them was renamed or moved to another schema.
+ *
+ * Rows are found by the operators of the primary key's operator class, on operands
+ * of the type that it compares.  Values of keys are passed as text and cast one by
+ * one: an array of arrays or of rows would come apart in unnest().
+ */
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "catalog/pg_collation.h"
+#include "catalog/pg_operator.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+#include "utils/syscache.h"
+
+#include "table/row_sql.h"
+
+/*
+ * Returns "schema"."table", in the current memory context.
+ */
+char *
+kapture_row_relation_name(Oid relid)
+{
+	return quote_qualified_identifier(get_namespace_name(get_rel_namespace(relid)),
+									  get_rel_name(relid));
+}
+
+/*
+ * Returns what stands behind FROM, JOIN or UPDATE for the rows of an attached table, in
+ * the current memory context.
+ */
+char *
+kapture_row_source(const KaptureAttachment *att)
+{
+	return psprintf("%s%s", att->only ? "ONLY " : "", kapture_row_relation_name(att->root));
+}
+
+/* The quoted name of a column of the attached table. */
+static const char *
+row_sql_column(const KaptureAttachment *att, AttrNumber attnum, const char *name)
+{
+	char	   *now = get_attname(att->root, attnum, true);
+
+	return quote_identifier(now ? now : name);
+}
+
+static char *
+row_sql_type(Oid type, int32 typmod)
+{
+	return format_type_extended(type, typmod, FORMAT_TYPE_TYPEMOD_GIVEN | FORMAT_TYPE_FORCE_QUALIFY);
+}
+
+/* OPERATOR(schema.name) */
+static char *
+row_sql_operator(Oid oper)
+{
+	HeapTuple	tuple = SearchSysCache1(OPEROID, ObjectIdGetDatum(oper));
+	Form_pg_operator form;
+	char	   *result;
+
+	if (!HeapTupleIsValid(tuple))
+		elog(ERROR, "cache lookup failed for operator %u", oper);
+	form = (Form_pg_operator) GETSTRUCT(tuple);
+	result = psprintf("OPERATOR(%s.%s)", quote_identifier(get_namespace_name(form->oprnamespace)),
+					  NameStr(form->oprname));
+	ReleaseSysCache(tuple);
+	return result;
+}
+
+/* A column of the key, as what its operators compare. */
+static char *
+row_sql_key(const KaptureAttachment *att, int i)
+{
+	const KaptureKeyColumn *key = &att->keys[i];
+	const char *name = row_sql_column(att, key->attnum, key->name);
+
+	if (key->type == key->compared_as)
+		return psprintf("r.%s", name);
+	return psprintf("r.%s::%s", name, row_sql_type(key->compared_as, -1));
+}
+
+/*
+ * A value of the key that "text" is the text of, likewise.  It has the base type of
+ * a domain: what the domain checks is users' code, and the row is there already.
+ */
+static char *
+row_sql_value(const KaptureKeyColumn *key, const char *text)
+{
+	int32		typmod = key->typmod;
+	Oid			base = getBaseTypeAndTypmod(key->type, &typmod);
+	char	   *result = psprintf("%s::%s", text, row_sql_type(base, typmod));
+	HeapTuple	tuple;
+
+	if (base != key->compared_as)
+		result = psprintf("%s::%s", result, row_sql_type(key->compared_as, -1));
+	if (!OidIsValid(key->collation) || key->collation == get_typcollation(key->compared_as))
+		return result;
+	tuple = SearchSysCache1(COLLOID, ObjectIdGetDatum(key->collation));
+	if (!HeapTupleIsValid(tuple))
+		elog(ERROR, "cache lookup failed for collation %u", key->collation);
+	result = psprintf("(%s COLLATE %s)", result,
+					  quote_qualified_identifier(get_namespace_name(((Form_pg_collation) GETSTRUCT(tuple))->collnamespace),
+												 NameStr(((Form_pg_collation) GETSTRUCT(tuple))->collname)));
+	ReleaseSysCache(tuple);
+	return result;
+}
+
+/*
+ * Returns "r.key1, r.key2, ...", in the current memory context.  The result is to
+ * be turned to text by the types' output functions, as capture does; a cast to
+ * text gives other text for some types (boolean, character, inet).
+ */
+char *
+kapture_row_keys(const KaptureAttachment *att)
+{
+	StringInfoData sql;
+
+	initStringInfo(&sql);
+	for (int i = 0; i < att->nkeys; i++)
+		appendStringInfo(&sql, "%sr.%s", i > 0 ? ", " : "",
+						 row_sql_column(att, att->keys[i].attnum, att->keys[i].name));
+	return sql.data;
+}
+
+/*
+ * Appends the condition that a row has a key whose values are the texts "prefix"
+ * followed by the numbers from "first" on.
+ */
+void
+kapture_row_append_match(StringInfo sql, const KaptureAttachment *att, const char *prefix, int first)
+{
+	for (int i = 0; i < att->nkeys; i++)
+		appendStringInfo(sql, "%s%s %s %s", i > 0 ? " AND " : "", row_sql_key(att, i),
+						 row_sql_operator(att->keys[i].equals),
+						 row_sql_value(&att->keys[i], psprintf("%s%d", prefix, first + i)));
+}
+
+/* unnest($1, ..., [$n]) WITH ORDINALITY AS v(k1, ..., [id], ord) */
+static void
+row_sql_append_unnest(StringInfo sql, const KaptureAttachment *att, bool with_id)
+{
+	appendStringInfoString(sql, "unnest(");
+	for (int i = 0; i < att->nkeys + (with_id ? 1 : 0); i++)
+		appendStringInfo(sql, "%s$%d", i > 0 ? ", " : "", i + 1);
+	appendStringInfoString(sql, ") WITH ORDINALITY AS v(");
+	for (int i = 0; i < att->nkeys; i++)
+		appendStringInfo(sql, "k%d, ", i + 1);
+	appendStringInfoString(sql, with_id ? "id, ord)" : "ord)");
+}
+
+/*
+ * Returns the text of a statement over rows that are given by their keys, a
+ * text[] for each column of the key as parameter (and, for WRITE, a bigint[]
+ * of ids), in the current memory context.  Column 1 of its result is the row's
+ * ordinal.
+ */
+char *
+kapture_row_sql(const KaptureAttachment *att, KaptureRowStatement statement)
+{
+	const char *id_column = row_sql_column(att, att->id_attnum, att->id_column);
+	StringInfoData sql;
+
+	initStringInfo(&sql);
+	if (statement == KAPTURE_SQL_WRITE)
+	{
+		appendStringInfo(&sql, "UPDATE %s AS r SET %s = v.id FROM ", kapture_row_source(att), id_column);
+		row_sql_append_unnest(&sql, att, true);
+		appendStringInfoString(&sql, " WHERE ");
+		kapture_row_append_match(&sql, att, "v.k", 1);
+		appendStringInfo(&sql, " AND (r.%s IS NULL OR r.%s::text IN ('', '0')) RETURNING v.ord",
+						 id_column, id_column);
+		return sql.data;
+	}
+
+	appendStringInfoString(&sql, "SELECT v.ord");
+	if (statement != KAPTURE_SQL_LOOK)
+		appendStringInfo(&sql, ", r.%s::text", id_column);
+	for (int i = 0; statement == KAPTURE_SQL_READ && i < att->ncolumns; i++)
+	{
+		if (att->columns[i].attnum == InvalidAttrNumber)
+			appendStringInfoString(&sql, ", NULL");
+		else
+			appendStringInfo(&sql, ", r.%s::text",
+							 row_sql_column(att, att->columns[i].attnum, att->columns[i].name));
+	}
+	appendStringInfoString(&sql, " FROM ");
+	row_sql_append_unnest(&sql, att, false);
+	appendStringInfo(&sql, " JOIN %s AS r ON ", kapture_row_source(att));
+	kapture_row_append_match(&sql, att, "v.k", 1);
+	if (statement == KAPTURE_SQL_LOCK)
+		appendStringInfoString(&sql, " FOR NO KEY UPDATE OF r SKIP LOCKED");
+	return sql.data;
+}
+
+/*
+ * The condition that a row's key comes after that of the parameters.  One
+ * comparison of rows is what an index is best at; it takes one name for the
+ * operators of all columns.
+ */
+static void
+row_sql_append_after(StringInfo sql, const KaptureAttachment *att)
+{
+	char	   *oper = row_sql_operator(att->keys[0].greater);
+	StringInfoData keys;
+	StringInfoData values;
+	bool		alike = true;
+
+	initStringInfo(&keys);
+	initStringInfo(&values);
+	for (int i = 0; i < att->nkeys; i++)
+	{
+		alike &= strcmp(row_sql_operator(att->keys[i].greater), oper) == 0;
+		appendStringInfo(&keys, "%s%s", i > 0 ? ", " : "", row_sql_key(att, i));
+		appendStringInfo(&values, "%s%s", i > 0 ? ", " : "",
+						 row_sql_value(&att->keys[i], psprintf("$%d", i + 1)));
+	}
+	if (alike && att->nkeys > 1)
+		appendStringInfo(sql, "ROW(%s) %s ROW(%s)", keys.data, oper, values.data);
+	else
+	{
+		/* k1 > $1 OR (k1 = $1 AND (k2 > $2 OR ...)) */
+		for (int i = 0; i < att->nkeys; i++)
+		{
+			char	   *key = row_sql_key(att, i);
+			char	   *value = row_sql_value(&att->keys[i], psprintf("$%d", i + 1));
+
+			appendStringInfo(sql, "(%s %s %s", key, row_sql_operator(att->keys[i].greater), value);
+			if (i < att->nkeys - 1)
+				appendStringInfo(sql, " OR (%s %s %s AND ", key, row_sql_operator(att->keys[i].equals), value);
+		}
+		for (int i = 0; i < 2 * att->nkeys - 1; i++)
+			appendStringInfoChar(sql, ')');
+	}
+}
+
+/*
+ * Returns the text of the query of the keys of rows without an id, in order of the
+ * key, in the current memory context; if "after" is set, of those behind the key
+ * whose values are the parameters, as text.  The caller bounds the result.
+ */
+char *
+kapture_row_list_sql(const KaptureAttachment *att, bool after)
+{
+	StringInfoData sql;
+
+	initStringInfo(&sql);
+	appendStringInfo(&sql, "SELECT %s FROM %s AS r WHERE r.%s IS NULL", kapture_row_keys(att),
+					 kapture_row_source(att), row_sql_column(att, att->id_attnum, att->id_column));
+	if (after)
+	{
+		appendStringInfoString(&sql, " AND ");
+		row_sql_append_after(&sql, att);
+	}
+	for (int i = 0; i < att->nkeys; i++)
+		appendStringInfo(&sql, "%s%s USING %s", i > 0 ? ", " : " ORDER BY ", row_sql_key(att, i),
+						 row_sql_operator(att->keys[i].less));
+	return sql.data;
+}

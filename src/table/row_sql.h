@@ -1,0 +1,33 @@
+/*
+ * row_sql.h
+ *		The text of statements over the rows of attached tables.
+ */
+#ifndef KAPTURE_ROW_SQL_H
+#define KAPTURE_ROW_SQL_H
+
+#include "postgres.h"
+
+#include "lib/stringinfo.h"
+
+#include "base/catalog.h"
+
+/* Statements over rows that are given by their keys. */
+typedef enum KaptureRowStatement
+{
+	KAPTURE_SQL_READ,
+	KAPTURE_SQL_LOCK,
+	KAPTURE_SQL_WRITE,
+	KAPTURE_SQL_LOOK			/* is it there at all? */
+} KaptureRowStatement;
+
+StaticAssertDecl(KAPTURE_SQL_LOOK + 1 == KAPTURE_ROW_STATEMENTS, "a plan for each statement");
+
+extern char *kapture_row_relation_name(Oid relid);
+extern char *kapture_row_source(const KaptureAttachment *att);
+extern char *kapture_row_keys(const KaptureAttachment *att);
+extern void kapture_row_append_match(StringInfo sql, const KaptureAttachment *att,
+									 const char *prefix, int first);
+extern char *kapture_row_sql(const KaptureAttachment *att, KaptureRowStatement statement);
+extern char *kapture_row_list_sql(const KaptureAttachment *att, bool after);
+
+#endif							/* KAPTURE_ROW_SQL_H */
