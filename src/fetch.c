@@ -295,6 +295,8 @@ fetch_send(KaptureFetch *fetch, FetchSlot *slot)
 	body = kapture_message_to_utf8(text, &len);
 	MemoryContextSwitchTo(old);
 	slot->request = kapture_http_start(server, fetch->api, body, len, slot);
+	if (slot->attempts > 0)
+		kapture_http_connect_anew(slot->request);
 	slot->state = FETCH_RUNNING;
 	slot->neglected = false;
 	slot->asked = GetCurrentTimestamp();
@@ -709,4 +711,14 @@ bool
 kapture_fetch_is_pull(const KaptureFetch *fetch)
 {
 	return fetch->api == KAPTURE_API_PULL;
+}
+
+/*
+ * kapture_fetch_server
+ *		The server that is asked; as long as the fetch.
+ */
+const char *
+kapture_fetch_server(const KaptureFetch *fetch)
+{
+	return fetch->server;
 }

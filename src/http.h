@@ -54,6 +54,8 @@ extern KaptureHttpRequest *kapture_http_start(const KaptureServer *server,
 											  KaptureApi api,
 											  const char *body, size_t body_len,
 											  void *owner);
+extern void kapture_http_connect_anew(KaptureHttpRequest *request);
+extern void kapture_http_distrust(KaptureHttpRequest *request);
 extern void kapture_http_release(KaptureHttpRequest *request);
 extern void kapture_http_push(void);
 extern bool kapture_http_wait(long timeout, uint32 wait_event);

@@ -989,6 +989,9 @@ worker_start_request(WorkerServer *server, const KaptureServer *settings, Timest
 
 	kapture_task_wrap(t, settings);
 	t->request = kapture_http_start(settings, kapture_task_api(t), t->body, t->body_len, task);
+	/* a host that does not answer as it should may have moved */
+	if (server->health != KAPTURE_SERVER_WELL)
+		kapture_http_connect_anew(t->request);
 	(void) dlist_pop_head_node(&server->ready);
 	server->nready--;
 	server->in_flight++;
@@ -1195,6 +1198,8 @@ worker_take_answer(WorkerTask *task, TimestampTz now)
 	MemoryContextSwitchTo(context);
 	CurrentResourceOwner = owner;
 
+	if (task->task.strange)
+		kapture_http_distrust(task->task.request);
 	kapture_http_release(task->task.request);
 	task->task.request = NULL;
 }
