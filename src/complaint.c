@@ -237,7 +237,7 @@ kapture_complaint_altered(const char *server, const int64 *ids, int n)
 	for (int i = 0; i < Min(n, COMPLAINT_MAX_IDS); i++)
 		appendStringInfo(&list, "%s" INT64_FORMAT, i > 0 ? ", " : "", ids[i]);
 	if (n > COMPLAINT_MAX_IDS)
-		appendStringInfoString(&list, ", ...");
+		appendStringInfoString(&list, _(" and others"));
 	ereport(AmBackgroundWorkerProcess() ? LOG : WARNING,
 			(errmsg("kapture_sync: the answer of server \"%s\" has values that this database cannot hold", server),
 			 n > 0 ?
