@@ -324,6 +324,7 @@ say_unasked(void *arg)
 	buf_printf(&answer, "HTTP/1.1 200 OK\r\nContent-Type: " TYPE_JSON "\r\nContent-Length: %zu\r\n\r\n%s",
 			   strlen(unasked->body), unasked->body);
 	(void) !send(unasked->fd, answer.data, answer.len, MSG_NOSIGNAL | MSG_DONTWAIT);
+	record_unasked();
 	close(unasked->fd);
 	buf_free(&answer);
 	free(unasked);
