@@ -3,7 +3,7 @@
 rows=$(by_mode 10000 30000 100000)
 figure choice_flush - - 'rows/s' 'Drain with the disk waited for, and without (fsync off, which nobody should do)'
 figure choice_batch - - 'rows/s' 'Drain by answers recorded at a time (built so; 128 is the default)'
-figure choice_http - - 'rows/s' 'Drain over TLS, through nginx: HTTP/1.1 and HTTP/2'
+figure choice_http - - 'rows/s' 'Drain over TLS, through nginx'
 # drain_once [URL OPTIONS]: over another way than straight to the emulator
 drain_once() {
 	fresh 64
@@ -39,36 +39,32 @@ for ((i = 0; i < times; i++)); do
 done
 build
 
-need_packages nginx-light openssl
+need_packages nginx openssl
 tls_port=$((${url##*:} + 1))
 openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost -addext subjectAltName=IP:127.0.0.1 \
 	-keyout "$work/tls.key" -out "$work/tls.crt" 2>/dev/null
 chmod 644 "$work/tls.key" "$work/tls.crt"
-for version in 1.1 2; do
-	cat >"$work/nginx$version.conf" <<-END
-		daemon off; pid $work/run/nginx.pid; error_log $work/run/nginx.log; worker_processes 1;
-		events { worker_connections 1024; }
-		http {
-			access_log off; keepalive_requests 1000000;
-			client_body_temp_path $work/run/body; proxy_temp_path $work/run/proxy; fastcgi_temp_path $work/run/f;
-			uwsgi_temp_path $work/run/u; scgi_temp_path $work/run/s;
-			upstream emulator { server ${url#http://}; keepalive 256; }
-			server {
-				listen 127.0.0.1:$tls_port ssl$([ $version = 2 ] && echo ' http2');
-				ssl_certificate $work/tls.crt; ssl_certificate_key $work/tls.key;
-				location / { proxy_pass http://emulator; proxy_http_version 1.1; proxy_set_header Connection ""; }
-			}
+cat >"$work/nginx.conf" <<-END
+	daemon off; pid $work/run/nginx.pid; error_log $work/run/nginx.log; worker_processes 1;
+	events { worker_connections 1024; }
+	http {
+		access_log off; keepalive_requests 1000000;
+		client_body_temp_path $work/run/body; proxy_temp_path $work/run/proxy; fastcgi_temp_path $work/run/f;
+		uwsgi_temp_path $work/run/u; scgi_temp_path $work/run/s;
+		upstream emulator { server ${url#http://}; keepalive 256; }
+		server {
+			listen 127.0.0.1:$tls_port ssl;
+			ssl_certificate $work/tls.crt; ssl_certificate_key $work/tls.key;
+			location / { proxy_pass http://emulator; proxy_http_version 1.1; proxy_set_header Connection ""; }
 		}
-	END
-done
+	}
+END
 for ((i = 0; i < times; i++)); do
-	for version in 1.1 2; do
-		as_runner nginx -c "$work/nginx$version.conf" &
-		nginx=$!
-		until curl -sk -o /dev/null "https://127.0.0.1:$tls_port/"; do kill -0 $nginx; done
-		drain_once "https://127.0.0.1:$tls_port" "ca_file '$work/tls.crt'"
-		kill "$(cat "$work/run/nginx.pid")"
-		wait $nginx || true
-		point choice_http "HTTP/$version" "$rate"
-	done
+	as_runner nginx -c "$work/nginx.conf" &
+	nginx=$!
+	until curl -sk -o /dev/null "https://127.0.0.1:$tls_port/"; do kill -0 $nginx; done
+	drain_once "https://127.0.0.1:$tls_port" "ca_file '$work/tls.crt'"
+	kill "$(cat "$work/run/nginx.pid")"
+	wait $nginx || true
+	point choice_http TLS "$rate"
 done

@@ -28,3 +28,16 @@ SELECT status, left(message, 50) AS message, kapture_hint(message, status) AS hi
 SELECT status, kapture_hint('something else', status) AS hint
 FROM unnest(ARRAY[NULL, 200, 302, 400, 401, 403, 404, 422, 429, 500, 503]) AS status;
 SELECT kapture_hint(NULL, NULL) IS NULL AS unknown, kapture_hint(NULL, 429) AS throttled;
+-- by the call; none: the table itself
+SELECT api, left(message, 50) AS message, kapture_hint(message, 200, api) AS hint FROM (VALUES
+	('add', 'This mobile number already exists. Please enter a new one.'),
+	('update', 'This mobile number already exists. Please enter a new one.'),
+	('update', E'This email-id\nalready exists. Please enter a new one.'),
+	('update', ' ,Both email and mobile number already exist. Please enter new details.'),
+	('update', 'Customer does not exist.'),
+	('add', 'Kapture''s answer is about another customer: its phone is not the one that was sent'),
+	('add', 'Kapture''s answer has two customer ids, 1 and 2'),
+	('get', 'something else'),
+	(NULL, 'new row for relation "t" violates check constraint "c"'),
+	(NULL, 'the row is locked; its Kapture customer id is written later'),
+	(NULL, NULL)) AS f(api, message);

@@ -343,3 +343,25 @@ END $$;
 ALTER TABLE @extschema@.kapture_outbox ADD COLUMN more_keys text[];
 COMMENT ON COLUMN @extschema@.kapture_outbox.more_keys IS 'row_key of further rows that the same transaction changed likewise; NULL: none';
 COMMENT ON COLUMN @extschema@.kapture_status.pending IS 'changes that the worker has not taken up; beyond 10000 they may be an estimate';
+
+-- values of any length
+DROP INDEX @extschema@.kapture_customers_phone, @extschema@.kapture_customers_email,
+	@extschema@.kapture_contacts_phone, @extschema@.kapture_contacts_email;
+CREATE INDEX kapture_customers_phone ON @extschema@.kapture_customers USING hash (phone);
+CREATE INDEX kapture_customers_email ON @extschema@.kapture_customers USING hash (email);
+CREATE INDEX kapture_contacts_phone ON @extschema@.kapture_contacts USING hash (phone);
+CREATE INDEX kapture_contacts_email ON @extschema@.kapture_contacts USING hash (email);
+
+-- hints by the call that failed
+CREATE FUNCTION @extschema@.kapture_hint(message text, http_status integer, api text) RETURNS text
+LANGUAGE C IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'kapture_hint_1_1';
+COMMENT ON FUNCTION @extschema@.kapture_hint(text, integer, text) IS
+'what to do about a failure of a call (NULL: of the table itself), in plain words; NULL for what is not known';
+CREATE OR REPLACE VIEW @extschema@.kapture_failures WITH (security_barrier) AS
+SELECT a.relation, d.row_key, d.state, d.api, d.request, d.http_status, d.last_error AS message,
+	d.attempts, d.captured_at, d.last_attempt, d.next_attempt,
+	@extschema@.kapture_hint(d.last_error, d.http_status, d.api) AS hint
+FROM @extschema@.kapture_delivery d
+JOIN @extschema@.kapture_attachment a USING (attachment_id)
+JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) a.relation
+WHERE d.last_error IS NOT NULL AND pg_catalog.pg_has_role(c.relowner, 'USAGE');

@@ -586,6 +586,7 @@ COMMENT ON FUNCTION @extschema@.kapture_discard(regclass, text) IS
 -- decides who may refresh and who may read.
 --
 
+-- Indexes of text are hashes: Kapture's values may be longer than an entry of a B-tree.
 CREATE TABLE @extschema@.kapture_customers (
 	server name NOT NULL,
 	id bigint NOT NULL,
@@ -664,8 +665,8 @@ CREATE TABLE @extschema@.kapture_customers (
 	raw jsonb NOT NULL,
 	PRIMARY KEY (server, id)
 );
-CREATE INDEX kapture_customers_phone ON @extschema@.kapture_customers (phone);
-CREATE INDEX kapture_customers_email ON @extschema@.kapture_customers (email);
+CREATE INDEX kapture_customers_phone ON @extschema@.kapture_customers USING hash (phone);
+CREATE INDEX kapture_customers_email ON @extschema@.kapture_customers USING hash (email);
 CREATE INDEX kapture_customers_generated ON @extschema@.kapture_customers (generation_date);
 CREATE INDEX kapture_customers_modified ON @extschema@.kapture_customers (last_modification_time);
 COMMENT ON TABLE @extschema@.kapture_customers IS 'customers as kapture_refresh last saw them';
@@ -781,8 +782,8 @@ CREATE TABLE @extschema@.kapture_contacts (
 	PRIMARY KEY (server, id)
 );
 CREATE INDEX kapture_contacts_customer ON @extschema@.kapture_contacts (server, customer_id);
-CREATE INDEX kapture_contacts_phone ON @extschema@.kapture_contacts (phone);
-CREATE INDEX kapture_contacts_email ON @extschema@.kapture_contacts (email);
+CREATE INDEX kapture_contacts_phone ON @extschema@.kapture_contacts USING hash (phone);
+CREATE INDEX kapture_contacts_email ON @extschema@.kapture_contacts USING hash (email);
 CREATE INDEX kapture_contacts_generated ON @extschema@.kapture_contacts (generation_date);
 COMMENT ON TABLE @extschema@.kapture_contacts IS 'contacts of customers as kapture_refresh last saw them';
 COMMENT ON COLUMN @extschema@.kapture_contacts.server IS 'foreign server it was pulled from';
@@ -1162,11 +1163,15 @@ CREATE FUNCTION @extschema@.kapture_hint(message text, http_status integer DEFAU
 LANGUAGE C IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'kapture_hint';
 COMMENT ON FUNCTION @extschema@.kapture_hint(text, integer) IS
 'what to do about a failure, in plain words; NULL for what is not known';
+CREATE FUNCTION @extschema@.kapture_hint(message text, http_status integer, api text) RETURNS text
+LANGUAGE C IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'kapture_hint_1_1';
+COMMENT ON FUNCTION @extschema@.kapture_hint(text, integer, text) IS
+'what to do about a failure of a call (NULL: of the table itself), in plain words; NULL for what is not known';
 
 CREATE VIEW @extschema@.kapture_failures WITH (security_barrier) AS
 SELECT a.relation, d.row_key, d.state, d.api, d.request, d.http_status, d.last_error AS message,
 	d.attempts, d.captured_at, d.last_attempt, d.next_attempt,
-	@extschema@.kapture_hint(d.last_error, d.http_status) AS hint
+	@extschema@.kapture_hint(d.last_error, d.http_status, d.api) AS hint
 FROM @extschema@.kapture_delivery d
 JOIN @extschema@.kapture_attachment a USING (attachment_id)
 JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) a.relation

@@ -49,6 +49,7 @@ kapture_call_post(const KaptureServer *server, KaptureApi api, const char *text)
 	KaptureHttpRequest *request;
 	const KaptureHttpAnswer *answer;
 	Jsonb	   *result;
+	bool		altered;
 	char	   *why = NULL;
 	char	   *body;
 	size_t		len;
@@ -66,9 +67,11 @@ kapture_call_post(const KaptureServer *server, KaptureApi api, const char *text)
 
 	if (answer->outcome != KAPTURE_HTTP_ANSWERED)
 		kapture_complaint_no_answer(server, api, answer);
-	result = kapture_message_parse(answer->body, answer->body_len, &why);
+	result = kapture_message_parse(answer->body, answer->body_len, &altered, &why);
 	if (result == NULL)
 		kapture_complaint_not_json(server, api, answer, why);
+	if (altered)
+		kapture_complaint_altered(server->name, NULL, 0);
 	kapture_http_release(request);
 	return result;
 }

@@ -8,12 +8,14 @@
 #include "postgres.h"
 
 #include "mb/pg_wchar.h"
+#include "miscadmin.h"
 
 #include "api/error.h"
 #include "api/hint.h"
 #include "base/compat.h"
 
 #define COMPLAINT_EXCERPT	200 /* bytes of a bad answer that are shown */
+#define COMPLAINT_MAX_IDS	10	/* customers that are named */
 
 /* May a request that got no good answer have changed something at Kapture? */
 static const char *
@@ -177,7 +179,7 @@ complaint_hint_failed(KaptureApi api, int status, const KaptureReply *reply)
 			return errhint("Another customer has this phone or email: find them with kapture_get_customer().");
 		case KAPTURE_REFUSED:
 			if (is_write)
-				return errhint("What to do: %s.", _(kapture_hint_find(reply->message, 400)));
+				return errhint("What to do: %s.", _(kapture_hint_find(reply->message, 400, kapture_api_name(api))));
 			pg_fallthrough;
 		default:
 			return status >= 300 ? complaint_hint_status(api, status) : 0;
@@ -217,4 +219,30 @@ kapture_complaint_failed(const KaptureServer *server, KaptureApi api,
 			 errdetail("The answer has HTTP code %d and no message.%s", status,
 					   reply->verdict == KAPTURE_BROKEN ? complaint_doubt(api) : ""),
 			 complaint_hint_failed(api, status, reply)));
+}
+
+/*
+ * kapture_complaint_altered
+ *		Says that values of an answer were replaced, as the database cannot hold
+ *		them, and of which customers; no ids (0 is none): of the one it is about.
+ *
+ * A warning, or in a background process a line in the log.
+ */
+void
+kapture_complaint_altered(const char *server, const int64 *ids, int n)
+{
+	StringInfoData list;
+
+	initStringInfo(&list);
+	for (int i = 0; i < Min(n, COMPLAINT_MAX_IDS); i++)
+		appendStringInfo(&list, "%s" INT64_FORMAT, i > 0 ? ", " : "", ids[i]);
+	if (n > COMPLAINT_MAX_IDS)
+		appendStringInfoString(&list, _(" and others"));
+	ereport(AmBackgroundWorkerProcess() ? LOG : WARNING,
+			(errmsg("kapture_sync: the answer of server \"%s\" has values that this database cannot hold", server),
+			 n > 0 ?
+			 errdetail_plural("They were replaced. %d customer has such values: %s.",
+							  "They were replaced. %d customers have such values: %s.", n, n, list.data) :
+			 errdetail("They were replaced.")));
+	pfree(list.data);
 }

@@ -17,12 +17,17 @@
 #include "base/compat.h"
 
 PG_FUNCTION_INFO_V1(kapture_hint);
+PG_FUNCTION_INFO_V1(kapture_hint_1_1);
 
-/* A message with all of "words", in lower case, is explained by "hint". */
+/*
+ * A message with all of "words", in lower case, is explained by "hint", or, as
+ * the answer to an Update, by "update" if there is one.
+ */
 static const struct
 {
 	const char *words[3];
 	const char *hint;
+	const char *update;
 }			hint_messages[] =
 {
 	/* Add and Update */
@@ -35,11 +40,16 @@ static const struct
 	{{"invalid phone number"},
 	"phone must have 10 digits and start with 6-9"},
 	{{"both email and mobile number already exist"},
-	"another customer has this phone, and one has this email_id: change them, or attach with on_duplicate => 'link'"},
+	"another customer has this phone, and one has this email_id: change them, or attach with on_duplicate => 'link'",
+	"another customer has this phone, and one has this email_id: change them, here or in Kapture"},
 	{{"mobile number already exists"},
-	"another customer has this phone: change it, or attach with on_duplicate => 'link'"},
+	"another customer has this phone: change it, or attach with on_duplicate => 'link'",
+	"another customer has this phone: change it, here or in Kapture"},
 	{{"email-id already exists"},
-	"another customer has this email_id: change it, or attach with on_duplicate => 'link'"},
+	"another customer has this email_id: change it, or attach with on_duplicate => 'link'",
+	"another customer has this email_id: change it, here or in Kapture"},
+	{{"customer does not exist"},
+	"Kapture has no customer with the row's id, perhaps no more: set the id to NULL, then kapture_retry, and the row is added"},
 
 	/* Get and Pull */
 	{{"information given by you does not exist"},
@@ -50,6 +60,10 @@ static const struct
 	/* the worker */
 	{{"the phone belongs to kapture customer", "the email to"},
 	"phone and email_id belong to two customers: correct one of them, or merge the two in Kapture"},
+	{{"kapture's answer is about another customer"},
+	"nothing: the row is looked for and tried again; if this goes on, whatever stands before Kapture mixes up answers"},
+	{{"kapture's answer has two customer ids"},
+	"nothing: the row is looked for and tried again; if this goes on, ask Kapture"},
 	{{"does not find it by phone or email"},
 	"nothing: Kapture's search may lag behind, and the row is tried again"},
 	{{"the row is locked"},
@@ -125,10 +139,12 @@ hint_normalize(const char *message)
  *		What to do about a failure, as a part of a sentence, not translated;
  *		NULL if that is not known.
  *
- * "message" may be NULL.  "status" is the HTTP code, 0 if there is none.
+ * "message" may be NULL.  "status" is the HTTP code, 0 if there is none.  "api"
+ * is the call that failed, "" if that is not known, NULL if it was none: then
+ * the message is one of the table or of ours.
  */
 const char *
-kapture_hint_find(const char *message, int status)
+kapture_hint_find(const char *message, int status, const char *api)
 {
 	char	   *normal = message ? hint_normalize(message) : NULL;
 
@@ -139,9 +155,23 @@ kapture_hint_find(const char *message, int status)
 		for (int w = 0; w < lengthof(hint_messages[i].words) && hint_messages[i].words[w]; w++)
 			all &= strstr(normal, hint_messages[i].words[w]) != NULL;
 		if (all)
-			return hint_messages[i].hint;
+			return hint_messages[i].update && api && strcmp(api, "update") == 0 ?
+				hint_messages[i].update : hint_messages[i].hint;
 	}
+	if (api == NULL)
+		return message ? "the table, or a trigger, check or cast of it, raises this error: correct the table or the row, then kapture_retry" : NULL;
 	return hint_of_status(status);
+}
+
+static Datum
+hint_result(FunctionCallInfo fcinfo, const char *api)
+{
+	char	   *message = PG_ARGISNULL(0) ? NULL : text_to_cstring(PG_GETARG_TEXT_PP(0));
+	const char *hint = kapture_hint_find(message, PG_ARGISNULL(1) ? 0 : PG_GETARG_INT32(1), api);
+
+	if (hint == NULL)
+		PG_RETURN_NULL();
+	PG_RETURN_TEXT_P(cstring_to_text(_(hint)));
 }
 
 /*
@@ -152,10 +182,16 @@ kapture_hint_find(const char *message, int status)
 Datum
 kapture_hint(PG_FUNCTION_ARGS)
 {
-	char	   *message = PG_ARGISNULL(0) ? NULL : text_to_cstring(PG_GETARG_TEXT_PP(0));
-	const char *hint = kapture_hint_find(message, PG_ARGISNULL(1) ? 0 : PG_GETARG_INT32(1));
+	return hint_result(fcinfo, "");
+}
 
-	if (hint == NULL)
-		PG_RETURN_NULL();
-	PG_RETURN_TEXT_P(cstring_to_text(_(hint)));
+/*
+ * kapture_hint(message text, http_status integer, api text) returns text
+ *
+ * Likewise; api as in kapture_failures.
+ */
+Datum
+kapture_hint_1_1(PG_FUNCTION_ARGS)
+{
+	return hint_result(fcinfo, PG_ARGISNULL(2) ? NULL : text_to_cstring(PG_GETARG_TEXT_PP(2)));
 }

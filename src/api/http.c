@@ -18,6 +18,16 @@
  * - A request belongs to a memory context, whose reset callback gives
  *   everything back, so that no error leaks a handle.
  *
+ * An answer belongs to the request that it follows, and to nothing else: HTTP/1.1
+ * has no other sign.  So a connection on which something arrived that nobody
+ * asked for is not used.  The prerequisite callback sees that, and the request
+ * goes on a connection of its own.  What arrives between that look and the
+ * request is for those to see who know what was asked (reply.c).
+ *
+ * HTTP/2 is not spoken: where a server ends a connection (GOAWAY), as proxies do
+ * after a thousand requests, libcurl does not tell which of those under way the
+ * server has left undone.
+ *
  * A POST must not be sent twice behind our back.  libcurl repeats a request by
  * itself when a kept-alive connection turns out to be dead; the prerequisite
  * callback, called before each sending, stops the second one.  It also tells
@@ -29,15 +39,18 @@
  */
 #include "postgres.h"
 
+#include <ctype.h>
 #include <curl/curl.h>
 #include <fcntl.h>
 #ifdef __GLIBC__
 #include <malloc.h>
 #endif
+#include <netinet/in.h>
 #include <signal.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "lib/ilist.h"
@@ -48,6 +61,7 @@
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
+#include "api/header.h"
 #include "api/http.h"
 #include "api/limiter.h"
 #include "api/request_stats.h"
@@ -71,6 +85,15 @@
 /* Bytes of a file of certificates. */
 #define HTTP_MAX_CA_FILE	(16 * 1024 * 1024)
 
+/*
+ * Seconds after which a connection is not used again.  Whoever moves a host gives
+ * its name another address, and looks on until the old one is idle.
+ */
+#define HTTP_MAX_LIFETIME	300L
+
+/* Seconds for which an answer to a Retry-After is heeded, at most. */
+#define HTTP_MAX_RETRY_AFTER	86400
+
 #define HTTP_USER_AGENT		"kapture_sync/" KAPTURE_SQL_VERSION
 
 struct KaptureHttpRequest
@@ -88,6 +111,7 @@ struct KaptureHttpRequest
 
 	CURL	   *easy;
 	struct curl_slist *headers;
+	bool		is_https;
 	bool		loopback_only;
 	int64		timeout;		/* milliseconds */
 	size_t		max_size;
@@ -102,6 +126,10 @@ struct KaptureHttpRequest
 	bool		too_large;
 	bool		no_memory;
 	bool		not_loopback;
+	bool		out_of_turn;	/* its connection had something to read already */
+	bool		alone;			/* on a connection of its own */
+	curl_socket_t fd;			/* of its connection, if that is known, */
+	uint64		opened;			/* which is this one of those that had it */
 	char		error[CURL_ERROR_SIZE];
 
 	KaptureHttpAnswer answer;
@@ -134,10 +162,15 @@ typedef struct HttpSocket
 	bool		connection;		/* opened and closed through our callbacks */
 	bool		wanted;			/* libcurl asks for events, */
 	uint32		events;			/* which the set has; 0: it is not in there */
+	bool		used;			/* a request was sent */
+	uint64		opened;			/* which of all sockets it is, from 1 on */
+	int			local_port;		/* 0: not known yet */
+	int			peer_port;
 } HttpSocket;
 
 static HttpSocket *http_sockets = NULL; /* by descriptor; malloc'ed */
 static int	http_nsockets = 0;
+static uint64 http_nopened = 0;
 
 /* The entry of a descriptor; NULL if there is no memory for one. */
 static HttpSocket *
@@ -211,6 +244,7 @@ http_open_callback(void *arg, curlsocktype purpose, struct curl_sockaddr *addres
 	{
 		memset(sock, 0, sizeof(HttpSocket));
 		sock->connection = true;
+		sock->opened = ++http_nopened;
 	}
 	return fd < 0 ? CURL_SOCKET_BAD : fd;
 }
@@ -265,6 +299,16 @@ static size_t
 http_header_callback(char *data, size_t size, size_t nmemb, void *arg)
 {
 	KaptureHttpRequest *request = arg;
+	long		status = 0;
+
+	/*
+	 * Who answers so may be the wrong one, and the host has moved: the next
+	 * request is to look where it is now.
+	 */
+	if (size * nmemb > 5 && strncmp(data, "HTTP/", 5) == 0 &&
+		curl_easy_getinfo(request->easy, CURLINFO_RESPONSE_CODE, &status) == CURLE_OK &&
+		(status >= 500 || status == 401 || status == 403 || status == 404))
+		(void) curl_easy_setopt(request->easy, CURLOPT_FORBID_REUSE, 1L);
 
 	request->header_len += size * nmemb;
 	if (request->header_len > HTTP_MAX_HEADERS)
@@ -273,6 +317,67 @@ http_header_callback(char *data, size_t size, size_t nmemb, void *arg)
 		return 0;
 	}
 	return size * nmemb;
+}
+
+/* Fills in the ports of a connected socket. */
+static void
+http_learn_ports(curl_socket_t fd, HttpSocket *sock)
+{
+	struct sockaddr_storage ends[2];
+	socklen_t	len[2] = {sizeof(ends[0]), sizeof(ends[1])};
+	int			ports[2];
+
+	if (getsockname(fd, (struct sockaddr *) &ends[0], &len[0]) != 0 ||
+		getpeername(fd, (struct sockaddr *) &ends[1], &len[1]) != 0)
+		return;
+	for (int i = 0; i < 2; i++)
+		ports[i] = ntohs(ends[i].ss_family == AF_INET6 ?
+						 ((struct sockaddr_in6 *) &ends[i])->sin6_port :
+						 ((struct sockaddr_in *) &ends[i])->sin_port);
+	sock->local_port = ports[0];
+	sock->peer_port = ports[1];
+}
+
+/* The socket of the connection between these ports; -1 if there is none. */
+static curl_socket_t
+http_find_socket(int local_port, int peer_port)
+{
+	for (curl_socket_t fd = 0; fd < http_nsockets; fd++)
+	{
+		HttpSocket *sock = &http_sockets[fd];
+
+		if (!sock->connection)
+			continue;
+		if (sock->local_port == 0)
+			http_learn_ports(fd, sock);
+		if (sock->local_port == local_port && sock->peer_port == peer_port)
+			return fd;
+	}
+	return -1;
+}
+
+/*
+ * Is there something to read on the connection that a request is about to be sent
+ * on?  (If the server has closed it, libcurl sees that by itself.)  With TLS, a
+ * new connection may have tickets for the next one; a used one has nothing.
+ */
+static bool
+http_is_out_of_turn(KaptureHttpRequest *request, int local_port, int peer_port)
+{
+	HttpSocket *sock;
+	bool		fresh;
+	char		byte;
+
+	request->fd = http_find_socket(local_port, peer_port);
+	if (request->fd < 0)
+		return false;
+	sock = &http_sockets[request->fd];
+	request->opened = sock->opened;
+	fresh = !sock->used;
+	sock->used = true;
+	if (fresh && request->is_https)
+		return false;
+	return recv(request->fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) > 0;
 }
 
 /* The connection stands, the request is about to be sent. */
@@ -286,6 +391,11 @@ http_prereq_callback(void *arg, char *peer, char *local, int peer_port, int loca
 		strncmp(peer, "::ffff:127.", 11) != 0)
 	{
 		request->not_loopback = true;
+		return CURL_PREREQFUNC_ABORT;
+	}
+	if (request->sends == 0 && http_is_out_of_turn(request, local_port, peer_port))
+	{
+		request->out_of_turn = true;
 		return CURL_PREREQFUNC_ABORT;
 	}
 	return ++request->sends > 1 ? CURL_PREREQFUNC_ABORT : CURL_PREREQFUNC_OK;
@@ -418,6 +528,13 @@ http_reset_callback(void *arg)
 	http_release_place(request);
 }
 
+/* What answers may be packed with; NULL: nothing. */
+static const char *
+http_encoding(void)
+{
+	return curl_version_info(CURLVERSION_NOW)->features & CURL_VERSION_LIBZ ? "gzip" : NULL;
+}
+
 static void
 http_append_header(KaptureHttpRequest *request, const char *header)
 {
@@ -524,7 +641,9 @@ http_set_options(KaptureHttpRequest *request, const KaptureServer *server, Kaptu
 	HTTP_SET(CURLOPT_PROTOCOLS_STR, "http,https");
 	HTTP_SET(CURLOPT_FOLLOWLOCATION, 0L);
 	HTTP_SET(CURLOPT_PROXY, "");
-	HTTP_SET(CURLOPT_HTTP_VERSION, CURL_HTTP_VERSION_2TLS);
+	HTTP_SET(CURLOPT_HTTP_VERSION, CURL_HTTP_VERSION_1_1);
+	HTTP_SET(CURLOPT_ACCEPT_ENCODING, http_encoding());
+	HTTP_SET(CURLOPT_MAXLIFETIME_CONN, HTTP_MAX_LIFETIME);
 	HTTP_SET(CURLOPT_SSL_VERIFYPEER, 1L);
 	HTTP_SET(CURLOPT_SSL_VERIFYHOST, 2L);
 	HTTP_SET(CURLOPT_SSLVERSION, CURL_SSLVERSION_TLSv1_2);
@@ -578,7 +697,9 @@ http_start(const KaptureServer *server, KaptureApi api,
 	request->owner = owner;
 	request->serverid = server->serverid;
 	request->api = api;
+	request->is_https = pg_strncasecmp(server->url[api], "https://", 8) == 0;
 	request->loopback_only = !server->allow_http && pg_strncasecmp(server->url[api], "http://", 7) == 0;
+	request->fd = -1;
 	request->timeout = server->timeout;
 	request->max_size = server->max_response_size;
 	request->sent_len = body_len;
@@ -638,6 +759,37 @@ kapture_http_start(const KaptureServer *server, KaptureApi api,
 }
 
 /*
+ * Has a request that was just started make a connection of its own, to whatever
+ * address the host has now: the old one may be where it was before.
+ */
+void
+kapture_http_connect_anew(KaptureHttpRequest *request)
+{
+	HTTP_SET(CURLOPT_FRESH_CONNECT, 1L);
+	HTTP_SET(CURLOPT_DNS_CACHE_TIMEOUT, 0L);
+	request->alone = true;
+}
+
+/*
+ * Has the connection that brought a finished request's answer not be used again:
+ * it was the answer to another one.
+ */
+void
+kapture_http_distrust(KaptureHttpRequest *request)
+{
+	curl_socket_t fd = request->fd;
+	char		rest[4096];
+
+	if (fd < 0 || fd >= http_nsockets || !http_sockets[fd].connection ||
+		http_sockets[fd].opened != request->opened)
+		return;
+	/* libcurl takes a connection for dead if it has come to its end */
+	(void) shutdown(fd, SHUT_RDWR);
+	while (recv(fd, rest, sizeof(rest), MSG_DONTWAIT) > 0)
+		;
+}
+
+/*
  * Forgets a request.  If it is under way, its connection is closed.
  */
 void
@@ -673,6 +825,8 @@ http_info(KaptureHttpRequest *request, CURLINFO info)
 static const char *
 http_phase(KaptureHttpRequest *request, CURLcode code)
 {
+	if (request->out_of_turn)
+		return "sending the request";
 	switch (code)
 	{
 		case CURLE_COULDNT_RESOLVE_HOST:
@@ -741,6 +895,8 @@ http_explain(KaptureHttpRequest *request, CURLcode code)
 		answer->option = "allow_http";
 		answer->detail = "plain http to another host is not allowed";
 	}
+	else if (request->out_of_turn)
+		answer->detail = "the server talks before it is asked";
 	else if (code == CURLE_ABORTED_BY_CALLBACK && request->sends > 1)
 		answer->detail = "the server closed the connection";
 	else if (code == CURLE_OPERATION_TIMEDOUT)
@@ -750,20 +906,83 @@ http_explain(KaptureHttpRequest *request, CURLcode code)
 		answer->option = "ca_file";
 }
 
+/* A time in a header of the answer, in seconds since 1970; -1 if it has none. */
+static int64
+http_header_date(KaptureHttpRequest *request, const char *name)
+{
+	struct curl_header *header;
+
+	if (curl_easy_header(request->easy, name, 0, CURLH_HEADER, -1, &header) != CURLHE_OK)
+		return -1;
+	return (int64) curl_getdate(header->value, NULL);
+}
+
+/*
+ * For how many milliseconds the server wants to be left alone; -1: it does not
+ * say.  A time is read by the server's own clock, which may be wrong.
+ */
+static int64
+http_retry_after(KaptureHttpRequest *request)
+{
+	struct curl_header *header;
+	int64		seconds;
+
+	if (curl_easy_header(request->easy, "Retry-After", 0, CURLH_HEADER, -1, &header) != CURLHE_OK)
+		return -1;
+	if (isdigit((unsigned char) header->value[0]))
+	{
+		errno = 0;
+		seconds = strtoll(header->value, NULL, 10);
+		if (errno != 0)
+			return -1;
+	}
+	else
+	{
+		int64		until = http_header_date(request, "Retry-After");
+		int64		now = http_header_date(request, "Date");
+
+		if (until < 0)
+			return -1;
+		seconds = until - (now < 0 ? (int64) time(NULL) : now);
+	}
+	return seconds > 0 ? Min(seconds, HTTP_MAX_RETRY_AFTER) * 1000 : -1;
+}
+
+/*
+ * Has a request start again on a connection of its own, if it was not sent as the
+ * one that was to be used had something to read.
+ */
+static bool
+http_start_again(KaptureHttpRequest *request)
+{
+	if (!request->out_of_turn || request->alone || request->sends > 0)
+		return false;
+	request->out_of_turn = false;
+	request->alone = true;
+	request->error[0] = '\0';
+	curl_multi_remove_handle(http_multi, request->easy);
+	if (curl_easy_setopt(request->easy, CURLOPT_FRESH_CONNECT, 1L) != CURLE_OK ||
+		curl_multi_add_handle(http_multi, request->easy) != CURLM_OK)
+	{
+		/* http_finish() is to say so; the handle is none of libcurl's any more */
+		request->started = false;
+		request->no_memory = true;
+		return false;
+	}
+	return true;
+}
+
 /* Notes the end of a request. */
 static void
 http_finish(KaptureHttpRequest *request, CURLcode code)
 {
 	KaptureHttpAnswer *answer = &request->answer;
 	long		status = 0;
-	curl_off_t	retry_after = 0;
 
 	(void) curl_easy_getinfo(request->easy, CURLINFO_RESPONSE_CODE, &status);
 	answer->status = (int) status;
 	answer->elapsed = http_info(request, CURLINFO_TOTAL_TIME_T);
-	answer->retry_after = -1;
-	if (curl_easy_getinfo(request->easy, CURLINFO_RETRY_AFTER, &retry_after) == CURLE_OK && retry_after > 0)
-		answer->retry_after = Min(retry_after, 86400) * 1000;
+	answer->retry_after = http_retry_after(request);
 	if (code == CURLE_OK)
 	{
 		answer->outcome = KAPTURE_HTTP_ANSWERED;
@@ -799,7 +1018,7 @@ http_act(bool network)
 
 		if (!sock->wanted)
 		{
-			/* the server closes or talks out of turn; libcurl looks before it uses it */
+			/* the server closes or talks out of turn; that is seen before it is used */
 			http_watch(events[i].data.fd, sock, 0);
 			continue;
 		}
@@ -822,7 +1041,12 @@ http_act(bool network)
 
 		if (msg->msg == CURLMSG_DONE &&
 			curl_easy_getinfo(msg->easy_handle, CURLINFO_PRIVATE, (char **) &request) == CURLE_OK)
-			http_finish(request, msg->data.result);
+		{
+			CURLcode	code = msg->data.result;
+
+			if (!http_start_again(request))
+				http_finish(request, code);
+		}
 	}
 	http_restore_signals(old);
 }
@@ -995,7 +1219,7 @@ kapture_http_sleep_until(TimestampTz when, uint32 wait_event)
 void
 kapture_http_inspect(KaptureHttpRequest *request)
 {
-	HTTP_SET(CURLOPT_FRESH_CONNECT, 1L);
+	kapture_http_connect_anew(request);
 	HTTP_SET(CURLOPT_FORBID_REUSE, 1L);
 	HTTP_SET(CURLOPT_SSL_SESSIONID_CACHE, 0L);
 	HTTP_SET(CURLOPT_CERTINFO, 1L);
@@ -1026,7 +1250,6 @@ http_certificate_expires(KaptureHttpRequest *request)
 void
 kapture_http_details(KaptureHttpRequest *request, KaptureHttpDetails *details)
 {
-	struct curl_header *header;
 	char	   *peer = NULL;
 	long		port = 0;
 
@@ -1038,28 +1261,7 @@ kapture_http_details(KaptureHttpRequest *request, KaptureHttpDetails *details)
 	details->connected = http_info(request, CURLINFO_CONNECT_TIME_T);
 	details->secured = http_info(request, CURLINFO_APPCONNECT_TIME_T);
 	details->expires = http_certificate_expires(request);
-	details->date = -1;
-	if (curl_easy_header(request->easy, "Date", 0, CURLH_HEADER, -1, &header) == CURLHE_OK)
-		details->date = (int64) curl_getdate(header->value, NULL);
-}
-
-/*
- * Is the value of this header, given as its line or name, likely to be a secret?
- */
-bool
-kapture_http_is_secret(const char *header)
-{
-	static const char *const words[] = {"auth", "key", "token", "secret", "cookie", "password", "credential"};
-	char	   *name = pnstrdup(header, strcspn(header, ":"));
-
-	for (char *p = name; *p; p++)
-		*p = pg_tolower((unsigned char) *p);
-	for (int i = 0; i < lengthof(words); i++)
-	{
-		if (strstr(name, words[i]))
-			return true;
-	}
-	return false;
+	details->date = http_header_date(request, "Date");
 }
 
 /* Is this line one of those, which may be NULL? */
@@ -1085,10 +1287,12 @@ kapture_http_describe(const KaptureServer *server, KaptureApi api)
 
 	lines = lappend(lines, pstrdup("Authorization: Basic ***"));
 	lines = lappend(lines, pstrdup("User-Agent: " HTTP_USER_AGENT));
+	if (http_encoding())
+		lines = lappend(lines, psprintf("Accept-Encoding: %s", http_encoding()));
 	lines = lappend(lines, pstrdup("Content-Type: application/json"));
 	lines = lappend(lines, pstrdup("Accept: application/json"));
 	for (char **header = server->headers; header && *header; header++)
-		lines = lappend(lines, kapture_http_is_secret(*header) || http_is_among(server->secret_headers, *header) ?
+		lines = lappend(lines, kapture_header_is_secret(*header) || http_is_among(server->secret_headers, *header) ?
 						psprintf("%.*s: ***", (int) strcspn(*header, ":"), *header) :
 						pstrdup(*header));
 	return lines;

@@ -58,6 +58,8 @@ extern KaptureHttpRequest *kapture_http_start_in_turn(const KaptureServer *serve
 													  KaptureApi api,
 													  const char *body, size_t body_len,
 													  uint32 wait_event);
+extern void kapture_http_connect_anew(KaptureHttpRequest *request);
+extern void kapture_http_distrust(KaptureHttpRequest *request);
 extern void kapture_http_release(KaptureHttpRequest *request);
 extern void kapture_http_push(void);
 extern bool kapture_http_wait(long timeout, uint32 wait_event);
@@ -72,7 +74,6 @@ extern const KaptureHttpAnswer *kapture_http_perform_until(KaptureHttpRequest *r
 extern void kapture_http_sleep_until(TimestampTz when, uint32 wait_event);
 extern void kapture_http_inspect(KaptureHttpRequest *request);
 extern void kapture_http_details(KaptureHttpRequest *request, KaptureHttpDetails *details);
-extern bool kapture_http_is_secret(const char *header);
 extern List *kapture_http_describe(const KaptureServer *server, KaptureApi api);
 
 #endif							/* KAPTURE_HTTP_H */

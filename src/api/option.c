@@ -44,7 +44,7 @@
 #include "utils/memutils.h"
 #include "utils/syscache.h"
 
-#include "api/http.h"
+#include "api/header.h"
 #include "api/option.h"
 #include "api/url.h"
 #include "base/compat.h"
@@ -865,7 +865,7 @@ option_check_headers(const OptionSet *set)
 
 	for (char **header = set->server_headers; header && *header; header++)
 	{
-		if (kapture_http_is_secret(*header))
+		if (kapture_header_is_secret(*header))
 			ereport(level,
 					(errcode(ERRCODE_FDW_INVALID_ATTRIBUTE_VALUE),
 					 errmsg("header \"%.*s\" of option \"%s\" looks like a secret",

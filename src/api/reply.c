@@ -5,13 +5,9 @@
  * What travels is UTF-8; what the rest of the extension sees is text in the
  * database's encoding and jsonb.
  *
- * Kapture's real answers are not always JSON as the standard has it: they hold
- * raw line breaks inside strings.  message_clean() therefore walks over an
- * answer once, turns raw control characters inside strings into escapes, and
- * measures what the rest of PostgreSQL could only answer with an ERROR: depth
- * of nesting, size as jsonb, numbers out of range.  After that, PostgreSQL's
- * own parser decides; an answer that is not JSON is a result here, not an
- * error, since it is somebody else's fault and the worker has to go on.
+ * cleanse.c makes of an answer what PostgreSQL can hold.  After that,
+ * PostgreSQL's own parser decides; an answer that is not JSON is a result here,
+ * not an error, since it is somebody else's fault and the worker has to go on.
  *
  * Keys are found whatever their case, and with or without spaces and
  * underscores: some accounts write "Kapture Customer Id".
@@ -20,7 +16,6 @@
 
 #include <ctype.h>
 
-#include "catalog/namespace.h"
 #include "common/jsonapi.h"
 #include "fmgr.h"
 #include "mb/pg_wchar.h"
@@ -33,14 +28,11 @@
 #include "utils/numeric.h"
 #include "utils/timestamp.h"
 
+#include "api/cleanse.h"
+#include "api/identity.h"
 #include "api/reply.h"
 #include "base/compat.h"
 
-#define MESSAGE_MAX_DEPTH	100 /* of nested arrays and objects */
-#define MESSAGE_MAX_DIGITS	1000	/* of a number; also its largest exponent */
-#define MESSAGE_VALUE_SIZE	20	/* bytes that a value of jsonb needs besides
-								 * its text, at most */
-#define MESSAGE_MAX_JSONB	0x0FFFFFFF	/* bytes of one jsonb value */
 #define MESSAGE_MAX_TEXT	1000	/* bytes of Kapture's words that are kept */
 #define MESSAGE_MAX_WHY		200 /* bytes of a parser's complaint */
 
@@ -63,192 +55,6 @@ message_is_key(const char *key, int len, const char *name)
 		name++;
 	}
 	return *name == '\0';
-}
-
-/* Appends a character that was given as a UTF-16 escape; false if it is none. */
-static const char *
-message_take_escape(const char *p, const char *end, StringInfo out)
-{
-	pg_wchar	code = 0;
-	unsigned char utf8[8];
-
-	for (int unit = 0; unit < 2; unit++)
-	{
-		pg_wchar	part = 0;
-
-		if (end - p < 6 || p[0] != '\\' || p[1] != 'u')
-			return NULL;
-		for (int i = 2; i < 6; i++)
-		{
-			char		c = p[i];
-
-			if (!isxdigit((unsigned char) c))
-				return NULL;
-			part = part * 16 + (c <= '9' ? c - '0' : (c | 0x20) - 'a' + 10);
-		}
-		p += 6;
-		if (unit == 0 && is_utf16_surrogate_first(part))
-			code = part;
-		else if (unit == 0)
-		{
-			if (part < 0x80 || is_utf16_surrogate_second(part))
-				return NULL;
-			code = part;
-			break;
-		}
-		else if (is_utf16_surrogate_second(part))
-			code = surrogate_pair_to_codepoint(code, part);
-		else
-			return NULL;
-	}
-	unicode_to_utf8(code, utf8);
-	appendBinaryStringInfo(out, (char *) utf8, pg_utf_mblen(utf8));
-	return p;
-}
-
-/*
- * Copies a string from after its opening quote to its closing one; returns what
- * follows.  Escapes of characters outside of ASCII become the characters
- * themselves if "decode", so that a later conversion can tell which of them
- * the database's encoding lacks.
- */
-static const char *
-message_clean_string(const char *p, const char *end, bool decode,
-					 StringInfo out)
-{
-	while (p < end)
-	{
-		const char *start = p;
-
-		while (p < end && *p != '"' && *p != '\\' && (unsigned char) *p >= 0x20)
-			p++;
-		appendBinaryStringInfo(out, start, p - start);
-		if (p >= end)
-			break;
-		if (*p == '"')
-		{
-			appendStringInfoChar(out, '"');
-			return p + 1;
-		}
-		if (*p == '\\')
-		{
-			const char *next = decode ? message_take_escape(p, end, out) : NULL;
-
-			if (next == NULL)
-			{
-				next = Min(p + 2, end);
-				appendBinaryStringInfo(out, p, next - p);
-			}
-			p = next;
-		}
-		else
-			appendStringInfo(out, "\\u%04x", (unsigned char) *p++);
-	}
-	return p;
-}
-
-/*
- * Skips a number, and whatever stands together with it; false if PostgreSQL's
- * numeric might not hold it.
- */
-static bool
-message_skip_number(const char **pos, const char *end)
-{
-	const char *p = *pos;
-	const char *start = p;
-	bool		in_exponent = false;
-	int			exponent = 0;
-
-	for (; p < end && (isdigit((unsigned char) *p) ||
-					   strchr("+-.eE", *p) != NULL) && *p != '\0'; p++)
-	{
-		if (*p == 'e' || *p == 'E')
-			in_exponent = true;
-		else if (in_exponent && isdigit((unsigned char) *p) &&
-				 exponent <= MESSAGE_MAX_DIGITS)
-			exponent = exponent * 10 + (*p - '0');
-	}
-	*pos = p;
-	return p - start <= MESSAGE_MAX_DIGITS && exponent <= MESSAGE_MAX_DIGITS;
-}
-
-/*
- * Copies an answer with its control characters escaped.  Returns false and
- * sets *why if PostgreSQL could not hold it.
- */
-static bool
-message_clean(const char *json, size_t len, bool decode, StringInfo out,
-			  char **why)
-{
-	const char *p = json;
-	const char *end = json + len;
-	int			depth = 0;
-	uint64		size = len;
-
-	while (p < end)
-	{
-		char		c = *p;
-
-		if (isdigit((unsigned char) c) || c == '-')
-		{
-			const char *start = p;
-
-			if (!message_skip_number(&p, end))
-			{
-				*why = _("a number is out of range");
-				return false;
-			}
-			appendBinaryStringInfo(out, start, p - start);
-			continue;
-		}
-		p++;
-		if (c == '[' || c == '{')
-			depth++;
-		else if (c == ']' || c == '}')
-			depth--;
-		if (depth > MESSAGE_MAX_DEPTH)
-		{
-			*why = psprintf(_("values are nested more than %d deep"),
-							MESSAGE_MAX_DEPTH);
-			return false;
-		}
-		if (c == '[' || c == '{' || c == ',' || c == ':')
-			size += MESSAGE_VALUE_SIZE;
-		if (size > MESSAGE_MAX_JSONB)
-		{
-			*why = _("it has more data than a jsonb value can hold");
-			return false;
-		}
-		appendStringInfoCharMacro(out, c);
-		if (c == '"')
-			p = message_clean_string(p, end, decode, out);
-	}
-	return true;
-}
-
-/* From UTF-8 to the database's encoding; NULL if that cannot hold it. */
-static char *
-message_from_utf8(char *utf8, int len)
-{
-	int			encoding = GetDatabaseEncoding();
-	Oid			proc;
-	size_t		size;
-	unsigned char *result;
-
-	if (encoding == PG_UTF8 || encoding == PG_SQL_ASCII)
-		return utf8;
-	proc = FindDefaultConversionProc(PG_UTF8, encoding);
-	if (!OidIsValid(proc))
-		return NULL;
-	size = (size_t) len * MAX_CONVERSION_GROWTH + 1;
-	if (size > MaxAllocSize)
-		return NULL;
-	result = palloc(size);
-	if (pg_do_encoding_conversion_buf(proc, PG_UTF8, encoding,
-									  (unsigned char *) utf8, len,
-									  result, size, true) != len)
-		return NULL;
-	return (char *) result;
 }
 
 /*
@@ -275,68 +81,29 @@ message_complaint(JsonParseErrorType error, JsonLexContext *lex)
 	return why;
 }
 
-/* Is the body text at all?  If not, *why says so. */
-static bool
-message_is_text(const char *utf8, size_t len, char **why)
-{
-	*why = NULL;
-	if (len == 0)
-		*why = _("it is empty");
-	/* cleaning makes six bytes of one at most */
-	else if (len > MESSAGE_MAX_JSONB / 2)
-		*why = _("it has more data than a jsonb value can hold");
-	else if (memchr(utf8, '\0', len) != NULL ||
-			 !pg_verify_mbstr(PG_UTF8, utf8, len, true))
-		*why = _("it is not UTF-8 text");
-	return *why == NULL;
-}
-
-/*
- * An answer's body as text in the database's encoding, which may yet not be
- * JSON; NULL with the reason in *why if it cannot be.
- */
-static char *
-message_prepare(const char *utf8, size_t len, char **why)
-{
-	bool		decode = GetDatabaseEncoding() != PG_UTF8;
-	StringInfoData clean;
-	char	   *text;
-
-	if (!message_is_text(utf8, len, why))
-		return NULL;
-	initStringInfo(&clean);
-	if (!message_clean(utf8, len, decode, &clean, why))
-	{
-		pfree(clean.data);
-		return NULL;
-	}
-	text = message_from_utf8(clean.data, clean.len);
-	if (text == NULL)
-		*why = psprintf(_("it has characters that encoding \"%s\" lacks"),
-						GetDatabaseEncodingName());
-	if (text != clean.data)
-		pfree(clean.data);
-	return text;
-}
-
 /*
  * kapture_message_parse
  *		An answer's body as jsonb, or NULL with the reason in *why.
  *
- * Takes "len" bytes of UTF-8.  Control characters inside strings are accepted;
- * all else that is not JSON, is not UTF-8, cannot be written in the database's
- * encoding or cannot be held by jsonb is refused.  *why has neither capital
- * nor period of a sentence and may quote a little of the body.  The result is
- * palloc'ed.  Raises no errors but for lack of memory.
+ * Takes "len" bytes.  What the database cannot hold is replaced (cleanse.c),
+ * and *altered says so, unless it is NULL; all else that is not JSON is refused.
+ * *why has neither capital nor period of a sentence and may quote a little of
+ * the body.  The result is palloc'ed.  Raises no errors but for lack of memory.
  */
 Jsonb *
-kapture_message_parse(const char *utf8, size_t len, char **why)
+kapture_message_parse(const char *body, size_t len, bool *altered, char **why)
 {
-	char	   *text = message_prepare(utf8, len, why);
+	StringInfoData marks;
+	char	   *text;
 	JsonLexContext *lex;
 	JsonParseErrorType error;
 	Jsonb	   *result;
 
+	initStringInfo(&marks);
+	text = kapture_cleanse(body, len, &marks, why);
+	if (altered)
+		*altered = marks.len > 0;
+	pfree(marks.data);
 	if (text == NULL)
 		return NULL;
 	/* only escapes need to be taken apart to be checked */
@@ -461,6 +228,40 @@ message_split_rest(MessageSplit *split)
 	return DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum(rest.data)));
 }
 
+static int64 message_details_id(JsonbContainer *customer);
+
+/*
+ * Fills in which customers have a value that was replaced, by the places in the
+ * text where that was done.
+ */
+static void
+message_find_altered(KaptureList *list, const int *marks, int nmarks, MemoryContext scratch)
+{
+	int			m = 0;
+
+	for (int i = 0; i < list->ncustomers && m < nmarks; i++)
+	{
+		const KaptureSlice *slice = &list->customers[i];
+		MemoryContext old;
+		Jsonb	   *customer;
+		int64		id = 0;
+
+		while (m < nmarks && marks[m] < slice->start)
+			m++;
+		if (m == nmarks || marks[m] >= slice->start + slice->len)
+			continue;
+		old = MemoryContextSwitchTo(scratch);
+		customer = kapture_message_customer(list, i);
+		if (JB_ROOT_IS_OBJECT(customer))
+			id = message_details_id(&customer->root);
+		pfree(customer);
+		MemoryContextSwitchTo(old);
+		if (list->altered == NULL)
+			list->altered = palloc(sizeof(int64) * list->ncustomers);
+		list->altered[list->naltered++] = id;
+	}
+}
+
 /*
  * kapture_message_split
  *		An answer's body as a list of customers, or NULL with the reason in
@@ -471,15 +272,17 @@ message_split_rest(MessageSplit *split)
  * what is needed meanwhile; what is returned is in the current one.
  */
 KaptureList *
-kapture_message_split(const char *utf8, size_t len, MemoryContext scratch, char **why)
+kapture_message_split(const char *body, size_t len, MemoryContext scratch, char **why)
 {
 	KaptureList *list = palloc0(sizeof(KaptureList));
 	MemoryContext old;
 	MessageSplit split = {0};
 	JsonSemAction actions = {0};
 	JsonParseErrorType error;
+	StringInfoData marks;
 
-	list->text = message_prepare(utf8, len, why);
+	initStringInfo(&marks);
+	list->text = kapture_cleanse(body, len, &marks, why);
 	if (list->text == NULL)
 		return NULL;
 	split.list = list;
@@ -500,7 +303,11 @@ kapture_message_split(const char *utf8, size_t len, MemoryContext scratch, char 
 	else
 		list->rest = message_split_rest(&split);
 	MemoryContextSwitchTo(old);
-	return error == JSON_SUCCESS ? list : NULL;
+	if (error != JSON_SUCCESS)
+		return NULL;
+	message_find_altered(list, (int *) marks.data, marks.len / sizeof(int), scratch);
+	pfree(marks.data);
+	return list;
 }
 
 /*
@@ -671,13 +478,109 @@ message_says(const char *text, const char *words)
  * Judging answers
  */
 
-/* The ids in an answer to Add or Update, as far as it has them. */
+/*
+ * Two ids in an answer to one Add or Update: who knows which of them, if any, is
+ * that of the customer that was sent.
+ */
 static void
-message_written_ids(JsonbContainer *answer, KaptureReply *reply)
+message_refuse_ids(KaptureReply *reply, int64 a, int64 b)
+{
+	reply->verdict = KAPTURE_BROKEN;
+	reply->customer_id = reply->contact_id = 0;
+	reply->message = psprintf("Kapture's answer has two customer ids, " INT64_FORMAT " and " INT64_FORMAT,
+							  Min(a, b), Max(a, b));
+}
+
+/* The text of a value of an object; NULL if it has none. */
+static char *
+message_text(JsonbContainer *object, const char *name)
 {
 	JsonbValue	value;
-	JsonbContainer *enquiry;
 
+	if (!message_find(object, name, &value))
+		return NULL;
+	if (value.type == jbvString && value.val.string.len > 0)
+		return pnstrdup(value.val.string.val, value.val.string.len);
+	if (value.type == jbvNumeric)
+		return DatumGetCString(DirectFunctionCall1(numeric_out, NumericGetDatum(value.val.numeric)));
+	return NULL;
+}
+
+static void
+message_object_identity(JsonbContainer *object, KaptureIdentity *identity)
+{
+	identity->name = message_text(object, "customername");
+	identity->phone = message_text(object, "phone");
+	identity->email = message_text(object, "emailid");
+}
+
+/*
+ * kapture_message_confirm
+ *		Is a success of Add or Update about the customer that was sent?
+ *
+ * "id" is that of an Update, or 0.  If not, the verdict becomes KAPTURE_BROKEN,
+ * as nobody knows what became of the request, the message says what is wrong,
+ * and the result is false.
+ */
+bool
+kapture_message_confirm(KaptureReply *reply, const KaptureIdentity *sent, int64 id)
+{
+	const char *what;
+
+	if (reply->verdict != KAPTURE_SUCCESS)
+		return true;
+	if (id != 0 && reply->customer_id != 0)
+		what = id == reply->customer_id ? NULL : "id";
+	else
+		what = kapture_identity_conflict(sent, &reply->repeated);
+	if (what == NULL)
+		return true;
+	reply->verdict = KAPTURE_BROKEN;
+	reply->customer_id = reply->contact_id = 0;
+	reply->message = psprintf("Kapture's answer is about another customer: its %s is not the one that was sent", what);
+	return false;
+}
+
+/*
+ * kapture_message_confirm_body
+ *		Likewise, with the customer as it is in the request's body.
+ */
+bool
+kapture_message_confirm_body(KaptureReply *reply, const char *body, size_t len)
+{
+	char	   *why;
+	Jsonb	   *sent;
+	JsonbContainer *object;
+	JsonbValue	value;
+	KaptureIdentity identity;
+
+	if (reply->verdict != KAPTURE_SUCCESS ||
+		(sent = kapture_message_parse(body, len, NULL, &why)) == NULL)
+		return true;
+	object = &sent->root;
+	if (JsonContainerIsArray(object))
+	{
+		/* see options add_body and update_body */
+		JsonbValue *element = getIthJsonbValueFromContainer(object, 0);
+
+		if (element == NULL || !message_is_object(element, &object))
+			return true;
+	}
+	message_object_identity(object, &identity);
+	return kapture_message_confirm(reply, &identity,
+								   message_find(object, "kapturecustomerid", &value) ? message_id(&value) : 0);
+}
+
+/* What an answer to Add or Update has of ids, and of the customer sent. */
+static KaptureVerdict
+message_judge_done(KaptureApi api, JsonbContainer *answer, KaptureReply *reply)
+{
+	JsonbValue	value;
+	JsonbContainer *enquiry = answer;
+	int64		id = 0;
+
+	if (message_find(answer, "kapturecustomerid", &value))
+		id = message_id(&value);
 	if (message_find(answer, "enquiry", &value) && message_is_object(&value, &enquiry))
 	{
 		if (message_find(enquiry, "kapturecustomerid", &value))
@@ -685,8 +588,16 @@ message_written_ids(JsonbContainer *answer, KaptureReply *reply)
 		if (message_find(enquiry, "contactid", &value))
 			reply->contact_id = message_id(&value);
 	}
-	if (reply->customer_id == 0 && message_find(answer, "kapturecustomerid", &value))
-		reply->customer_id = message_id(&value);
+	message_object_identity(enquiry, &reply->repeated);
+	if (id != 0 && reply->customer_id != 0 && id != reply->customer_id)
+		message_refuse_ids(reply, id, reply->customer_id);
+	else
+	{
+		if (reply->customer_id == 0)
+			reply->customer_id = id;
+		reply->verdict = api == KAPTURE_API_ADD && reply->customer_id == 0 ? KAPTURE_BROKEN : KAPTURE_SUCCESS;
+	}
+	return reply->verdict;
 }
 
 /* The id of a customer that was found; 0 if it has none. */
@@ -747,11 +658,8 @@ message_judge_success(KaptureApi api, JsonbContainer *answer, KaptureReply *repl
 	switch (api)
 	{
 		case KAPTURE_API_ADD:
-			message_written_ids(answer, reply);
-			return reply->customer_id != 0 ? KAPTURE_SUCCESS : KAPTURE_BROKEN;
 		case KAPTURE_API_UPDATE:
-			message_written_ids(answer, reply);
-			return KAPTURE_SUCCESS;
+			return message_judge_done(api, answer, reply);
 		case KAPTURE_API_GET:
 			return message_judge_found(answer, &reply->customer_id);
 		case KAPTURE_API_PULL:
@@ -808,6 +716,7 @@ static bool
 message_judge_facts(KaptureApi api, int status, const MessageFacts *facts, KaptureReply *reply)
 {
 	reply->customer_id = reply->contact_id = 0;
+	memset(&reply->repeated, 0, sizeof(reply->repeated));
 	reply->message = facts->words;
 	reply->verdict = KAPTURE_BROKEN;
 	if (status == 401 || status == 403 || status == 404)
@@ -864,8 +773,8 @@ kapture_message_judge(KaptureApi api, int status, Jsonb *answer,
 /*
  * Answers to Add and Update
  *
- * Of these, three or four values matter, while the answer repeats the whole
- * customer; so it is not made jsonb first, the parser is listened to.
+ * Of these, a few values matter, while the answer repeats the whole customer; so
+ * it is not made jsonb first, the parser is listened to.
  */
 
 typedef struct MessageScan
@@ -877,6 +786,8 @@ typedef struct MessageScan
 	char	   *status;			/* NULL: none in words */
 	int64		id;
 	int64		enquiry_id;
+	char	   *repeated[3];	/* see message_scan_repeated() */
+	bool		has_enquiry;	/* from which these are */
 } MessageScan;
 
 /* The present token's text, without quotes and escapes. */
@@ -911,9 +822,7 @@ message_scan_id(const MessageScan *scan)
 	text = message_scan_text(scan);
 	if (type == JSON_TOKEN_NUMBER && strpbrk(text, "eE") != NULL)
 	{
-		const char *p = text;
-
-		if (!message_skip_number(&p, text + strlen(text)))
+		if (!kapture_cleanse_number_fits(text, strlen(text)))
 			return 0;
 		text = DatumGetCString(DirectFunctionCall1(numeric_out,
 												   DirectFunctionCall3(numeric_in,
@@ -948,6 +857,22 @@ message_scan_name(const MessageScan *scan, const char *name, int *len)
 	return name;
 }
 
+/* Takes in what is repeated of the customer that was sent. */
+static void
+message_scan_repeated(MessageScan *scan, const char *name, int len)
+{
+	static const char *const names[] = {"customername", "phone", "emailid"};
+	JsonTokenType type = scan->lex->token_type;
+
+	for (int i = 0; i < lengthof(names); i++)
+	{
+		if (!message_is_key(name, len, names[i]))
+			continue;
+		scan->repeated[i] = type == JSON_TOKEN_STRING || type == JSON_TOKEN_NUMBER ?
+			message_scan_text(scan) : NULL;
+	}
+}
+
 KAPTURE_JSON_ACTION
 message_scan_field(void *arg, char *fname, bool isnull)
 {
@@ -964,10 +889,15 @@ message_scan_field(void *arg, char *fname, bool isnull)
 	name = message_scan_name(scan, fname, &len);
 	if (message_is_key(name, len, "kapturecustomerid"))
 		*(level == 1 ? &scan->id : &scan->enquiry_id) = message_scan_id(scan);
+	if (level == 2 || !scan->has_enquiry)
+		message_scan_repeated(scan, name, len);
 	if (level == 2)
 		KAPTURE_JSON_RETURN;
-	if (message_is_key(name, len, "enquiry"))
-		scan->in_enquiry = scan->lex->token_type == JSON_TOKEN_OBJECT_START;
+	if (message_is_key(name, len, "enquiry") && scan->lex->token_type == JSON_TOKEN_OBJECT_START)
+	{
+		scan->in_enquiry = scan->has_enquiry = true;
+		memset(scan->repeated, 0, sizeof(scan->repeated));
+	}
 	else if (message_is_key(name, len, "status"))
 		scan->status = message_scan_string(scan);
 	for (int i = 0; i < lengthof(words); i++)
@@ -978,61 +908,57 @@ message_scan_field(void *arg, char *fname, bool isnull)
 	KAPTURE_JSON_RETURN;
 }
 
-/* Can the parser take the body as it came? */
+/*
+ * Listens to the parser of an answer.  Returns whether the answer is an object;
+ * *why is set if it is not JSON.
+ */
 static bool
-message_is_clean(const char *utf8, size_t len)
+message_scan(MessageScan *scan, const char *body, size_t len, char **why)
 {
-	int			opened = 0;
+	JsonSemAction actions = {.semstate = scan, .object_field_start = message_scan_field};
+	const char *text = body;
+	JsonParseErrorType error;
 
-	if (GetDatabaseEncoding() != PG_UTF8)
-		return false;
-	for (size_t i = 0; i < len; i++)
+	*why = NULL;
+	if (kapture_cleanse_is_needed(body, len))
 	{
-		if ((unsigned char) utf8[i] < 0x20)
+		StringInfoData marks;
+
+		initStringInfo(&marks);
+		text = kapture_cleanse(body, len, &marks, why);
+		if (text == NULL)
 			return false;
-		opened += utf8[i] == '[' || utf8[i] == '{';
+		len = strlen(text);
 	}
-	return opened <= MESSAGE_MAX_DEPTH;
+	/* taking every string apart costs more than all the rest */
+	scan->unescape = memchr(text, '\\', len) != NULL;
+	scan->lex = makeJsonLexContextCstringLen(NULL, (char *) text, len, GetDatabaseEncoding(), scan->unescape);
+	error = pg_parse_json(scan->lex, &actions);
+	if (error != JSON_SUCCESS)
+	{
+		*why = message_complaint(error, scan->lex);
+		return false;
+	}
+	return text[strspn(text, " \t\n\r")] == '{';
 }
 
 /*
  * kapture_message_judge_written
  *		What the answer to an Add or Update means.
  *
- * "status" is the HTTP code, the body "len" bytes of UTF-8, which need not end
- * with a zero byte.  Fills in "reply" as kapture_message_judge() does, but
- * contact_id stays 0.
+ * "status" is the HTTP code, the body "len" bytes, which need not end with a
+ * zero byte.  Fills in "reply" as kapture_message_judge() does, but contact_id
+ * stays 0.
  * *why is NULL, or says why the body is not JSON.
  */
 void
-kapture_message_judge_written(KaptureApi api, int status, const char *utf8, size_t len,
+kapture_message_judge_written(KaptureApi api, int status, const char *body, size_t len,
 							  KaptureReply *reply, char **why)
 {
 	MessageScan scan = {0};
 	MessageFacts facts = {.words = ""};
-	const char *text;
 
-	if (!message_is_text(utf8, len, why))
-		text = NULL;
-	else if (message_is_clean(utf8, len))
-		text = utf8;
-	else if ((text = message_prepare(utf8, len, why)) != NULL)
-		len = strlen(text);
-
-	if (text != NULL)
-	{
-		JsonSemAction actions = {.semstate = &scan, .object_field_start = message_scan_field};
-		JsonParseErrorType error;
-
-		/* taking every string apart costs more than all the rest */
-		scan.unescape = memchr(text, '\\', len) != NULL;
-		scan.lex = makeJsonLexContextCstringLen(NULL, (char *) text, len, GetDatabaseEncoding(), scan.unescape);
-		error = pg_parse_json(scan.lex, &actions);
-		if (error != JSON_SUCCESS)
-			*why = message_complaint(error, scan.lex);
-		else
-			facts.is_object = text[strspn(text, " \t\n\r")] == '{';
-	}
+	facts.is_object = message_scan(&scan, body, len, why);
 	if (facts.is_object)
 	{
 		facts.has_status = scan.status != NULL;
@@ -1047,8 +973,62 @@ kapture_message_judge_written(KaptureApi api, int status, const char *utf8, size
 
 	if (message_judge_facts(api, status, &facts, reply))
 		return;
+	reply->repeated.name = scan.repeated[0];
+	reply->repeated.phone = scan.repeated[1];
+	reply->repeated.email = scan.repeated[2];
+	if (scan.id != 0 && scan.enquiry_id != 0 && scan.id != scan.enquiry_id)
+	{
+		message_refuse_ids(reply, scan.id, scan.enquiry_id);
+		return;
+	}
 	reply->customer_id = scan.enquiry_id ? scan.enquiry_id : scan.id;
 	reply->verdict = api == KAPTURE_API_ADD && reply->customer_id == 0 ? KAPTURE_BROKEN : KAPTURE_SUCCESS;
+}
+
+
+/*
+ * Answers to searches
+ */
+
+/* Takes one more comparison into account: one that fits is enough. */
+static void
+message_add_match(KaptureMatch *sum, KaptureMatch match)
+{
+	if (match == KAPTURE_MATCH_YES || *sum == KAPTURE_MATCH_UNKNOWN)
+		*sum = match;
+}
+
+/*
+ * kapture_message_match_found
+ *		Has the customer that a Get found the phone and the email that it was
+ *		searched by (NULL: it was not)?
+ *
+ * Customers have several phones and emails; any of them will do.
+ */
+void
+kapture_message_match_found(Jsonb *answer, const char *phone, const char *email,
+							KaptureMatch *by_phone, KaptureMatch *by_email)
+{
+	JsonbIterator *it = JsonbIteratorInit(&answer->root);
+	JsonbIteratorToken token;
+	JsonbValue	value;
+	char	   *key = NULL;
+
+	*by_phone = *by_email = KAPTURE_MATCH_UNKNOWN;
+	while ((token = JsonbIteratorNext(&it, &value, false)) != WJB_DONE)
+	{
+		char	   *text;
+
+		if (token == WJB_KEY)
+			key = pnstrdup(value.val.string.val, value.val.string.len);
+		if (token != WJB_VALUE || key == NULL || value.type != jbvString)
+			continue;
+		text = pnstrdup(value.val.string.val, value.val.string.len);
+		if (message_says(key, "phone") || message_says(key, "mobile") || message_says(key, "landline"))
+			message_add_match(by_phone, kapture_match_phones(phone, text));
+		else if (message_says(key, "email"))
+			message_add_match(by_email, kapture_match_emails(email, text));
+	}
 }
 
 /*

@@ -11,6 +11,7 @@
 #include "utils/jsonb.h"
 #include "utils/timestamp.h"
 
+#include "api/identity.h"
 #include "api/option.h"
 
 /* What an answer of Kapture means. */
@@ -33,6 +34,7 @@ typedef struct KaptureReply
 	int64		customer_id;	/* Add, Update, Get; 0 if not given */
 	int64		contact_id;		/* Add; 0 if not given */
 	char	   *message;		/* Kapture's words on one line, trimmed; "" if none */
+	KaptureIdentity repeated;	/* Add, Update: of the customer that was sent */
 } KaptureReply;
 
 /* Where a customer is in the text of an answer. */
@@ -49,16 +51,22 @@ typedef struct KaptureList
 	int			ncustomers;
 	KaptureSlice *customers;	/* any JSON values */
 	Jsonb	   *rest;			/* the answer without them, in "scratch" */
+	int			naltered;		/* customers with a value that was replaced */
+	int64	   *altered;		/* their ids, 0: not known */
 } KaptureList;
 
-extern Jsonb *kapture_message_parse(const char *utf8, size_t len, char **why);
-extern KaptureList *kapture_message_split(const char *utf8, size_t len,
+extern Jsonb *kapture_message_parse(const char *body, size_t len, bool *altered, char **why);
+extern KaptureList *kapture_message_split(const char *body, size_t len,
 										  MemoryContext scratch, char **why);
 extern Jsonb *kapture_message_customer(const KaptureList *list, int n);
 extern void kapture_message_judge(KaptureApi api, int status, Jsonb *answer,
 								  KaptureReply *reply);
-extern void kapture_message_judge_written(KaptureApi api, int status, const char *utf8, size_t len,
+extern void kapture_message_judge_written(KaptureApi api, int status, const char *body, size_t len,
 										  KaptureReply *reply, char **why);
+extern void kapture_message_match_found(Jsonb *answer, const char *phone, const char *email,
+										KaptureMatch *by_phone, KaptureMatch *by_email);
+extern bool kapture_message_confirm(KaptureReply *reply, const KaptureIdentity *sent, int64 id);
+extern bool kapture_message_confirm_body(KaptureReply *reply, const char *body, size_t len);
 extern bool kapture_message_customers(Jsonb *answer, JsonbValue *customers);
 extern void kapture_message_append_field(StringInfo body, const char *name,
 										 const char *value);

@@ -481,8 +481,10 @@ modify_judge(Modify *modify, ModifyRow *row)
 	row->state = MODIFY_FAILED;
 	if (row->answer->outcome == KAPTURE_HTTP_ANSWERED)
 	{
-		row->parsed = kapture_message_parse(row->answer->body, row->answer->body_len, &row->why);
+		row->parsed = kapture_message_parse(row->answer->body, row->answer->body_len, NULL, &row->why);
 		kapture_message_judge(modify->api, row->answer->status, row->parsed, &row->reply);
+		if (!kapture_message_confirm_body(&row->reply, row->body, row->body_len))
+			kapture_http_distrust(row->request);
 		if (row->reply.verdict == KAPTURE_SUCCESS)
 		{
 			row->state = MODIFY_DONE;

@@ -245,7 +245,7 @@ check_auth(Check *check, const KaptureHttpAnswer *answer)
 							   answer->option ? _("; see option ") : "", answer->option ? answer->option : ""));
 		return;
 	}
-	json = kapture_message_parse(answer->body, answer->body_len, &why);
+	json = kapture_message_parse(answer->body, answer->body_len, NULL, &why);
 	kapture_message_judge(KAPTURE_API_GET, answer->status, json, &reply);
 	if (reply.verdict == KAPTURE_NOT_FOUND || reply.verdict == KAPTURE_SUCCESS)
 		check_say(check, "auth", CHECK_OK, _("the get request was accepted"));

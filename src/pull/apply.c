@@ -3,7 +3,8 @@
  *		Puts pulled customers into the rows of attached tables.
  *
  * A customer's row is the one with its id, else the one without an id that has
- * its phone or email; several such rows are not guessed among.  If there is none,
+ * its phone or email, the latter in whatever case; several such rows are not
+ * guessed among.  If there is none,
  * it is inserted.  The order of steps keeps local changes from being lost:
  *
  * 1. The row is locked, unless somebody else holds it: then it is tried later.
@@ -25,6 +26,7 @@
 #include "executor/spi.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
+#include "utils/guc.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 
@@ -176,6 +178,44 @@ arrival_find_by_contact(ArrivalBatch *batch)
 	arrival_take_rows(batch, items, false);
 }
 
+/*
+ * Those of which there is no row with that email, either: perhaps one has it in
+ * another case, which an index on the column does not find.
+ */
+static void
+arrival_find_by_email(ArrivalBatch *batch)
+{
+	char	   *email = arrival_column(batch->att, "email_id");
+	Oid			types[] = {TEXTARRAYOID};
+	Datum		values[1];
+	List	   *items = NIL;
+	StringInfoData sql;
+	ListCell   *lc;
+
+	foreach(lc, batch->items)
+	{
+		ArrivalItem *item = lfirst(lc);
+
+		if (item->matches == 0 && item->arrival->email != NULL)
+			items = lappend(items, item);
+	}
+	if (items == NIL || email == NULL)
+		return;
+	values[0] = arrival_texts(items, false);
+	initStringInfo(&sql);
+	appendStringInfo(&sql, "SELECT v.ord, %s", kapture_row_keys(batch->att));
+	appendStringInfo(&sql, " FROM unnest($1) WITH ORDINALITY AS v(email, ord) JOIN %s AS r"
+					 " ON r.%s IS NULL AND lower(%s) = lower(v.email)",
+					 kapture_row_source(batch->att), quote_identifier(batch->att->id_column), email);
+
+	/* without an index on that, the rows are to be read once, not for each customer */
+	(void) set_config_option("enable_hashjoin", "on", PGC_USERSET, PGC_S_SESSION,
+							 GUC_ACTION_SAVE, true, 0, false);
+	if (SPI_execute_with_args(sql.data, 1, types, values, NULL, false, 0) != SPI_OK_SELECT)
+		elog(ERROR, "could not look for rows by email");
+	arrival_take_rows(batch, items, false);
+}
+
 static void
 arrival_do_find(void *arg)
 {
@@ -183,6 +223,7 @@ arrival_do_find(void *arg)
 
 	arrival_find_by_id(batch);
 	arrival_find_by_contact(batch);
+	arrival_find_by_email(batch);
 }
 
 /* ------------------------------------------------------------------------
@@ -366,6 +407,17 @@ arrival_insert(ArrivalBatch *batch, ArrivalItem *item)
 	arrival_write(batch, item);
 }
 
+/* Is what the row has for a column the customer's value?  The case of an email is nobody's. */
+static bool
+arrival_is_same(const KaptureAttachment *att, int i, const char *now, const char *value)
+{
+	if (now == NULL)
+		return false;
+	if (strcmp(att->columns[i].field, "email_id") == 0)
+		return pg_strcasecmp(now, value) == 0;
+	return strcmp(now, value) == 0;
+}
+
 /* A customer with a row, which is locked for us. */
 static void
 arrival_update(ArrivalBatch *batch, ArrivalItem *item)
@@ -395,7 +447,7 @@ arrival_update(ArrivalBatch *batch, ArrivalItem *item)
 		int64		bit = INT64CONST(1) << att->columns[i].bit;
 
 		if ((kept & bit) == 0 && arrival_has_value(att, arrival, i) &&
-			(now == NULL || strcmp(now, arrival->values[i]) != 0))
+			!arrival_is_same(att, i, now, arrival->values[i]))
 			batch->columns |= bit;
 	}
 	if (batch->columns == 0 && item->row.customer_id != 0)

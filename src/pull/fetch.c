@@ -283,6 +283,8 @@ fetch_send(KaptureFetch *fetch, FetchSlot *slot)
 	slot->request = kapture_http_start(server, fetch->api, body, len, slot, &when);
 	if (slot->request == NULL)
 		return when;
+	if (slot->attempts > 0)
+		kapture_http_connect_anew(slot->request);
 	slot->state = FETCH_RUNNING;
 	slot->neglected = false;
 	slot->asked = GetCurrentTimestamp();
@@ -462,7 +464,7 @@ fetch_hand_out(KaptureFetch *fetch, FetchSlot *slot, const KaptureReply *reply, 
 	{
 		MemoryContext old = MemoryContextSwitchTo(fetch->answer_context);
 
-		window->answer = kapture_message_parse(answer->body, answer->body_len, &why);
+		window->answer = kapture_message_parse(answer->body, answer->body_len, NULL, &why);
 		MemoryContextSwitchTo(old);
 	}
 	if (list != NULL)
@@ -746,4 +748,14 @@ bool
 kapture_fetch_is_pull(const KaptureFetch *fetch)
 {
 	return fetch->api == KAPTURE_API_PULL;
+}
+
+/*
+ * kapture_fetch_server
+ *		The server that is asked; as long as the fetch.
+ */
+const char *
+kapture_fetch_server(const KaptureFetch *fetch)
+{
+	return fetch->server;
 }

@@ -34,6 +34,7 @@
 #include "utils/typcache.h"
 
 #include "api/columns.h"
+#include "api/error.h"
 #include "base/catalog.h"
 #include "base/compat.h"
 #include "base/owner_sql.h"
@@ -72,6 +73,7 @@ struct KaptureCopies
 	MemoryContext context;		/* of it all */
 	MemoryContext scratch;		/* of one window */
 	MemoryContext row;			/* of one customer */
+	const KaptureList *list;	/* the window's; NULL: it has none */
 };
 
 
@@ -299,6 +301,44 @@ copies_written_ids(void)
 	return PointerGetDatum(construct_array(ids, (int) SPI_processed, INT8OID, 8, FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
 }
 
+static int
+copies_compare_ids(const void *a, const void *b)
+{
+	int64		x = *(const int64 *) a;
+	int64		y = *(const int64 *) b;
+
+	return x < y ? -1 : x > y;
+}
+
+/*
+ * Says which customers of the last result, those that were written, have values
+ * that were replaced.  So it is said once, not with each pull.
+ */
+static void
+copies_say_altered(KaptureCopies *copies)
+{
+	const KaptureList *list = copies->list;
+	int64	   *written;
+	int64	   *ids;
+	int			n = 0;
+	bool		isnull;
+
+	if (list == NULL || list->naltered == 0 || SPI_processed == 0)
+		return;
+	written = palloc(sizeof(int64) * SPI_processed);
+	for (uint64 i = 0; i < SPI_processed; i++)
+		written[i] = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 1, &isnull));
+	qsort(written, SPI_processed, sizeof(int64), copies_compare_ids);
+	ids = palloc(sizeof(int64) * list->naltered);
+	for (int i = 0; i < list->naltered; i++)
+	{
+		if (bsearch(&list->altered[i], written, SPI_processed, sizeof(int64), copies_compare_ids))
+			ids[n++] = list->altered[i];
+	}
+	if (n > 0)
+		kapture_complaint_altered(copies->server, ids, n);
+}
+
 /* Writes the rows of a table that differ; returns how many. */
 static int64
 copies_write_table(KaptureCopies *copies, CopiesTable *table, TimestampTz asked_at)
@@ -326,6 +366,8 @@ copies_write_table(KaptureCopies *copies, CopiesTable *table, TimestampTz asked_
 		kapture_copies_execute(table->upsert, 1, types, values, NULL, SPI_OK_INSERT_RETURNING);
 		written = SPI_processed;
 		MemoryContextSwitchTo(copies->scratch);
+		if (table == &copies->customers)
+			copies_say_altered(copies);
 		if (written > 0 && table == &copies->customers && kapture_inbox_wanted(copies->server))
 			kapture_inbox_put(copies->server, copies_written_ids(), asked_at);
 		SPI_freetuptable(SPI_tuptable);
@@ -373,6 +415,7 @@ kapture_copies_write(KaptureCopies *copies, const KaptureList *list, TimestampTz
 	kapture_copies_hold_name(copies);
 	memset(copied, 0, sizeof(KaptureCopied));
 	copied->newest = DT_NOBEGIN;
+	copies->list = list;
 	copies_begin_rows(copies, &copies->customers);
 	copies_begin_rows(copies, &copies->contacts);
 	if (list != NULL)
@@ -383,6 +426,7 @@ kapture_copies_write(KaptureCopies *copies, const KaptureList *list, TimestampTz
 		hash_destroy(copies->ids_before);
 	copies->ids_before = copies->customers.ids;
 	hash_destroy(copies->contacts.ids);
+	copies->list = NULL;
 	MemoryContextSwitchTo(old);
 	MemoryContextReset(copies->scratch);
 }

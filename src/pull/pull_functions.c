@@ -166,6 +166,9 @@ rows_next_fetched(KaptureRows *state, JsonbValue *customer)
 		/* the same customer may be found by several Gets */
 		if (state->ids == NULL || kapture_fetch_is_pull(state->fetch))
 			rows_turn(state);
+		if (window->list != NULL && window->list->naltered > 0)
+			kapture_complaint_altered(kapture_fetch_server(state->fetch), window->list->altered,
+									  window->list->naltered);
 		state->list = window->list;
 		state->number = window->number;
 		state->next = 0;

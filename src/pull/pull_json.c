@@ -18,6 +18,7 @@
 
 #include "api/argument.h"
 #include "api/direct_call.h"
+#include "api/error.h"
 #include "api/option.h"
 #include "api/reply.h"
 #include "base/compat.h"
@@ -143,6 +144,8 @@ pull_windows(const char *server, Timestamp start, Timestamp end)
 	{
 		if (window->list)
 		{
+			if (window->list->naltered > 0)
+				kapture_complaint_altered(server, window->list->altered, window->list->naltered);
 			pull_merge_window(&merge, window->list);
 			continue;
 		}

@@ -9,8 +9,8 @@
  * by phone and then by email) first:
  *
  * - An Add was sent whose outcome nobody saw.  Once it can no longer be
- *   running, it is searched for by the phone and email that it had, which the
- *   row may have changed since.  Found: the id is taken and the row's values
+ *   running, it is searched for by the phone and email that it had, with one
+ *   request; the row may have changed them since.  Found: the id is taken and the row's values
  *   are sent as an update.  Not found, twice: the Add is sent again; if Kapture
  *   then says "already exists", that is our lost one.
  * - Kapture answers a first Add with "already exists".  With on_duplicate
@@ -18,6 +18,9 @@
  *   as an update; with 'fail' the row is parked.
  *
  * Phone and email that belong to different customers park the row.
+ *
+ * An answer that is not about the customer that was sent or searched for is one to
+ * another request (a server or proxy has got out of step).  It counts as none.
  *
  * Kapture tells no newer Update from an older one either: the last that it gets
  * round to wins.  So while a request may be running whose outcome nobody saw,
@@ -34,6 +37,7 @@
 #include "base/compat.h"
 #include "push/task.h"
 
+#define TASK_FIELD_NAME		"customer_name"
 #define TASK_FIELD_PHONE	"phone"
 #define TASK_FIELD_EMAIL	"email_id"
 
@@ -51,6 +55,7 @@ kapture_task_api(const KaptureTask *task)
 			return KAPTURE_API_UPDATE;
 		case KAPTURE_STEP_FIND_PHONE:
 		case KAPTURE_STEP_FIND_EMAIL:
+		case KAPTURE_STEP_FIND_BOTH:
 			break;
 	}
 	return KAPTURE_API_GET;
@@ -90,16 +95,18 @@ task_append_fields(const KaptureTask *task, StringInfo body, int64 mask)
 	return n;
 }
 
-/* Makes the body of a search by one criterion, with all the keys of the sample. */
+/*
+ * Makes the body of a search by phone, email or both (NULL: not by this), with
+ * all the keys of the sample.
+ */
 static void
-task_search_body(StringInfo body, const char *field, const char *value)
+task_search_body(StringInfo body, const char *phone, const char *email)
 {
-	static const char *const criteria[] = {"kapture_customer_id", "customer_id", TASK_FIELD_EMAIL, TASK_FIELD_PHONE};
-
-	appendStringInfoChar(body, '[');
-	appendStringInfoChar(body, '{');
-	for (int i = 0; i < lengthof(criteria); i++)
-		kapture_message_append_field(body, criteria[i], strcmp(criteria[i], field) == 0 ? value : "");
+	appendStringInfoString(body, "[{");
+	kapture_message_append_field(body, "kapture_customer_id", "");
+	kapture_message_append_field(body, "customer_id", "");
+	kapture_message_append_field(body, TASK_FIELD_EMAIL, email);
+	kapture_message_append_field(body, TASK_FIELD_PHONE, phone);
 	appendStringInfoString(body, "}]");
 }
 
@@ -132,13 +139,15 @@ task_prepare(KaptureTask *task, KaptureStep step)
 			break;
 		case KAPTURE_STEP_FIND_PHONE:
 			any = task->delivery->sent_phone != NULL;
-			if (any)
-				task_search_body(&body, TASK_FIELD_PHONE, task->delivery->sent_phone);
+			task_search_body(&body, task->delivery->sent_phone, NULL);
 			break;
 		case KAPTURE_STEP_FIND_EMAIL:
 			any = task->delivery->sent_email != NULL;
-			if (any)
-				task_search_body(&body, TASK_FIELD_EMAIL, task->delivery->sent_email);
+			task_search_body(&body, NULL, task->delivery->sent_email);
+			break;
+		case KAPTURE_STEP_FIND_BOTH:
+			any = task->delivery->sent_phone != NULL && task->delivery->sent_email != NULL;
+			task_search_body(&body, task->delivery->sent_phone, task->delivery->sent_email);
 			break;
 	}
 	MemoryContextSwitchTo(old);
@@ -187,7 +196,7 @@ task_same_identity(const KaptureTask *task)
 	const char *email = task_value(task->att, task->delivery, TASK_FIELD_EMAIL);
 
 	return strcmp(phone ? phone : "", task->delivery->sent_phone ? task->delivery->sent_phone : "") == 0 &&
-		strcmp(email ? email : "", task->delivery->sent_email ? task->delivery->sent_email : "") == 0;
+		pg_strcasecmp(email ? email : "", task->delivery->sent_email ? task->delivery->sent_email : "") == 0;
 }
 
 /* Nothing more is to be sent. */
@@ -282,6 +291,13 @@ task_gone(KaptureTask *task, TimestampTz now)
 	}
 }
 
+/* Searches by phone, then by email; false if there is neither. */
+static bool
+task_search_singly(KaptureTask *task)
+{
+	return task_prepare(task, KAPTURE_STEP_FIND_PHONE) || task_prepare(task, KAPTURE_STEP_FIND_EMAIL);
+}
+
 /*
  * Works out a claimed row's first request from what the table holds, or that
  * none is needed.
@@ -322,9 +338,10 @@ kapture_task_plan(KaptureTask *task, TimestampTz now)
 	}
 	else if (delivery->sent_phone || delivery->sent_email)
 	{
+		/* an Add that was carried out has both */
 		task->asked_first = true;
-		if (!task_prepare(task, KAPTURE_STEP_FIND_PHONE))
-			(void) task_prepare(task, KAPTURE_STEP_FIND_EMAIL);
+		if (!task_prepare(task, KAPTURE_STEP_FIND_BOTH))
+			task_search_singly(task);
 	}
 	else
 		task_end_doubt(task, now);	/* it was an Update */
@@ -339,7 +356,7 @@ static void
 task_note_doubt(KaptureTask *task, const KaptureHttpAnswer *answer, TimestampTz now)
 {
 	/* a gateway gives up before the server behind it does */
-	bool		running = answer->outcome != KAPTURE_HTTP_ANSWERED ||
+	bool		running = answer->outcome != KAPTURE_HTTP_ANSWERED || task->strange ||
 		(answer->status >= 502 && answer->status <= 504);
 	int64		rest = running ? Max(task->timeout - answer->elapsed / 1000, 0) : 0;
 
@@ -413,8 +430,7 @@ task_duplicate(KaptureTask *task, TimestampTz now, const char *message)
 
 	/* an Add of ours that was lost is settled now: it has this customer */
 	task->asked_first = false;
-	if (!task_prepare(task, KAPTURE_STEP_FIND_PHONE) &&
-		!task_prepare(task, KAPTURE_STEP_FIND_EMAIL))
+	if (!task_search_singly(task))
 		kapture_task_fail(task, true, 0, message);
 }
 
@@ -439,7 +455,66 @@ task_success(KaptureTask *task, const KaptureReply *reply, TimestampTz now)
 			task->by_email = reply->customer_id;
 			task_searched(task, now);
 			break;
+		case KAPTURE_STEP_FIND_BOTH:
+			task->by_phone = task->by_email = reply->customer_id;
+			task_searched(task, now);
+			break;
 	}
+}
+
+/*
+ * Is what Kapture says that it did about the customer that was sent?  If not, the
+ * answer is one to another request.
+ */
+static void
+task_confirm_written(KaptureTask *task, KaptureReply *reply)
+{
+	const KaptureDelivery *delivery = task->delivery;
+	bool		is_add = task->step == KAPTURE_STEP_ADD;
+	KaptureIdentity sent = {0};
+
+	for (int i = 0; i < task->att->ncolumns; i++)
+	{
+		const KaptureMappedColumn *col = &task->att->columns[i];
+
+		/* an Update names what has changed, and no more */
+		if (!is_add && (delivery->changed & (INT64CONST(1) << col->bit)) == 0)
+			continue;
+		if (strcmp(col->field, TASK_FIELD_NAME) == 0)
+			sent.name = delivery->row.values[i];
+		else if (strcmp(col->field, TASK_FIELD_PHONE) == 0)
+			sent.phone = delivery->row.values[i];
+		else if (strcmp(col->field, TASK_FIELD_EMAIL) == 0)
+			sent.email = delivery->row.values[i];
+	}
+	task->strange = !kapture_message_confirm(reply, &sent, is_add ? 0 : task->customer_id);
+}
+
+/*
+ * Likewise, has the customer that was found what was searched for?  Kapture may
+ * search by phone or email if it is given both: then each is searched for by
+ * itself, and the result is true.
+ */
+static bool
+task_confirm_found(KaptureTask *task, Jsonb *answer, KaptureReply *reply)
+{
+	KaptureMatch phone;
+	KaptureMatch email;
+	bool		both = task->step == KAPTURE_STEP_FIND_BOTH;
+
+	if (reply->verdict != KAPTURE_SUCCESS || reply->customer_id == 0)
+		return false;
+	kapture_message_match_found(answer, task->step == KAPTURE_STEP_FIND_EMAIL ? NULL : task->delivery->sent_phone,
+								task->step == KAPTURE_STEP_FIND_PHONE ? NULL : task->delivery->sent_email,
+								&phone, &email);
+	if (phone != KAPTURE_MATCH_NO && email != KAPTURE_MATCH_NO)
+		return false;
+	if (both && (phone != KAPTURE_MATCH_NO || email != KAPTURE_MATCH_NO))
+		return task_search_singly(task);
+	task->strange = true;
+	reply->verdict = KAPTURE_BROKEN;
+	reply->message = pstrdup("Kapture's answer is about another customer than the one that was searched for");
+	return false;
 }
 
 /*
@@ -452,6 +527,7 @@ kapture_task_answer(KaptureTask *task, const KaptureHttpAnswer *answer, Timestam
 	char	   *why = NULL;
 	KaptureReply reply = {0};
 
+	task->strange = false;
 	task->http_status = answer->status;
 	task->retry_after = answer->retry_after;
 	if (answer->outcome != KAPTURE_HTTP_ANSWERED)
@@ -461,11 +537,19 @@ kapture_task_answer(KaptureTask *task, const KaptureHttpAnswer *answer, Timestam
 	}
 
 	if (kapture_task_api(task) == KAPTURE_API_GET)
-		kapture_message_judge(KAPTURE_API_GET, answer->status,
-							  kapture_message_parse(answer->body, answer->body_len, &why), &reply);
+	{
+		Jsonb	   *found = kapture_message_parse(answer->body, answer->body_len, NULL, &why);
+
+		kapture_message_judge(KAPTURE_API_GET, answer->status, found, &reply);
+		if (task_confirm_found(task, found, &reply))
+			return;
+	}
 	else
+	{
 		kapture_message_judge_written(kapture_task_api(task), answer->status,
 									  answer->body, answer->body_len, &reply, &why);
+		task_confirm_written(task, &reply);
+	}
 	if (reply.message == NULL || reply.message[0] == '\0')
 		reply.message = why ?
 			psprintf("Kapture's answer is not JSON (HTTP code %d): %s", answer->status, why) :

@@ -19,7 +19,8 @@ typedef enum KaptureStep
 	KAPTURE_STEP_ADD,
 	KAPTURE_STEP_UPDATE,
 	KAPTURE_STEP_FIND_PHONE,	/* is the customer there, by its phone? */
-	KAPTURE_STEP_FIND_EMAIL
+	KAPTURE_STEP_FIND_EMAIL,
+	KAPTURE_STEP_FIND_BOTH		/* by phone and email at once */
 } KaptureStep;
 
 typedef enum KaptureTaskState
@@ -53,6 +54,7 @@ typedef struct KaptureTask
 
 	int64		customer_id;	/* known by now, or 0 */
 	bool		asked_first;	/* looks before it adds, as an Add may be lost */
+	bool		strange;		/* the answer was one to another request */
 	int64		by_phone;		/* found by the searches, or 0 */
 	int64		by_email;
 

@@ -967,6 +967,9 @@ worker_start_request(WorkerServer *server, const KaptureServer *settings)
 		(void) dlist_pop_head_node(&server->ready);
 		server->nready--;
 		server->in_flight++;
+		/* a host that does not answer as it should may have moved */
+		if (server->health != KAPTURE_SERVER_WELL)
+			kapture_http_connect_anew(t->request);
 	}
 	server->next_start = t->request ? 0 : when;
 	MemoryContextSwitchTo(old);
@@ -1182,6 +1185,8 @@ worker_take_answer(WorkerTask *task, TimestampTz now)
 	MemoryContextSwitchTo(context);
 	CurrentResourceOwner = owner;
 
+	if (task->task.strange)
+		kapture_http_distrust(task->task.request);
 	kapture_http_release(task->task.request);
 	task->task.request = NULL;
 }

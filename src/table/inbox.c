@@ -311,7 +311,7 @@ kapture_inbox_is_added(int32 attachment_id, const char *phone, const char *email
 	};
 
 	return kapture_own_text("SELECT 't' FROM @.kapture_delivery WHERE attachment_id = $1"
-							" AND (sent_phone = NULLIF($2, '') OR sent_email = NULLIF($3, '')) LIMIT 1",
+							" AND (sent_phone = NULLIF($2, '') OR lower(sent_email) = lower(NULLIF($3, ''))) LIMIT 1",
 							lengthof(values), types, values) != NULL;
 }
 

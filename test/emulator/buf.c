@@ -10,6 +10,7 @@
 #include <stdarg.h>
 #include <stdbool.h>
 #include <stdio.h>
+#include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -207,4 +208,56 @@ buf_free(Buf *buf)
 {
 	free(buf->data);
 	memset(buf, 0, sizeof(*buf));
+}
+
+/* The checksum of gzip, bit by bit: what is packed here is short. */
+static uint32_t
+crc32(const unsigned char *data, size_t len)
+{
+	uint32_t	crc = 0xFFFFFFFF;
+
+	for (size_t i = 0; i < len; i++)
+	{
+		crc ^= data[i];
+		for (int bit = 0; bit < 8; bit++)
+			crc = crc >> 1 ^ (crc & 1 ? 0xEDB88320 : 0);
+	}
+	return ~crc;
+}
+
+static void
+put_le(Buf *buf, uint32_t value, int bytes)
+{
+	for (int i = 0; i < bytes; i++)
+	{
+		char		byte = (char) (value >> 8 * i);
+
+		buf_append(buf, &byte, 1);
+	}
+}
+
+/* Packs what is in the buffer: blocks as they are, which is gzip, too. */
+void
+buf_gzip(Buf *buf)
+{
+	static const char header[10] = {'\x1f', '\x8b', 8, 0, 0, 0, 0, 0, 0, 3};
+	static const size_t max = 65535;
+	Buf			packed = {0};
+	size_t		done = 0;
+
+	buf_append(&packed, header, sizeof(header));
+	do
+	{
+		size_t		len = buf->len - done < max ? buf->len - done : max;
+
+		put_le(&packed, done + len == buf->len, 1);
+		put_le(&packed, (uint32_t) len, 2);
+		put_le(&packed, (uint32_t) ~len, 2);
+		buf_append(&packed, buf->data + done, len);
+		done += len;
+	} while (done < buf->len);
+	put_le(&packed, crc32((const unsigned char *) buf->data, buf->len), 4);
+	put_le(&packed, (uint32_t) buf->len, 4);
+	buf_free(buf);
+	*buf = packed;
 }

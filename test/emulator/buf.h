@@ -29,5 +29,6 @@ extern void buf_printf(Buf *buf, const char *format,...) __attribute__((format(p
 extern void buf_json(Buf *buf, const char *text);
 extern void buf_json_inner(Buf *buf, const char *text);
 extern void buf_free(Buf *buf);
+extern void buf_gzip(Buf *buf);
 
 #endif

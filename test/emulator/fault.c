@@ -46,7 +46,11 @@ static const struct
 	{"late", FAULT_LATE, 200},
 	{"gateway", FAULT_GATEWAY, 502},
 	{"flat_answer", FAULT_FLAT, 200},
-	{"not_found", FAULT_NOT_FOUND, 200}
+	{"not_found", FAULT_NOT_FOUND, 200},
+	{"instead", FAULT_INSTEAD, 200},
+	{"unasked", FAULT_UNASKED, 200},
+	{"bom", FAULT_BOM, 200},
+	{"gzip", FAULT_GZIP, 200}
 };
 
 static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;

@@ -27,7 +27,11 @@ typedef enum FaultAction
 	FAULT_LATE,					/* wait, then do it and answer */
 	FAULT_GATEWAY,				/* answer 502 at once, do it later */
 	FAULT_FLAT,					/* do it, answer in the other shape */
-	FAULT_NOT_FOUND				/* a Get that lags behind */
+	FAULT_NOT_FOUND,			/* a Get that lags behind */
+	FAULT_INSTEAD,				/* do it, answer with the body of the rule */
+	FAULT_UNASKED,				/* do it, answer, and say more a while later */
+	FAULT_BOM,					/* do it, a byte order mark before the answer */
+	FAULT_GZIP					/* do it, pack the answer */
 } FaultAction;
 
 /* What to do about one request; pointers stay valid for good. */

@@ -36,6 +36,7 @@ typedef struct Counters
 	int64_t		unauthorized;
 	int64_t		faults;
 	int64_t		connections;
+	int64_t		unasked;		/* answers that nobody asked for */
 	int64_t		max_in_flight;
 	int64_t		max_in_second;
 } Counters;
@@ -60,6 +61,15 @@ record_connection(bool opened)
 	if (opened)
 		counters.connections++;
 	open_connections += opened ? 1 : -1;
+	pthread_mutex_unlock(&mutex);
+}
+
+/* An answer was sent that nobody asked for. */
+void
+record_unasked(void)
+{
+	pthread_mutex_lock(&mutex);
+	counters.unasked++;
 	pthread_mutex_unlock(&mutex);
 }
 
@@ -172,11 +182,11 @@ record_stats(Buf *out, size_t customers)
 	for (int i = 0; i < N_APIS; i++)
 		buf_printf(out, ", \"%s_requests\": %lld", api_names[i], (long long) counters.by_api[i]);
 	buf_printf(out, ", \"duplicate_refusals\": %lld, \"unauthorized\": %lld, \"faults\": %lld,"
-			   " \"in_flight\": %lld, \"max_in_flight\": %lld, \"connections\": %lld, \"open_connections\": %lld,"
+			   " \"in_flight\": %lld, \"max_in_flight\": %lld, \"connections\": %lld, \"open_connections\": %lld, \"unasked\": %lld,"
 			   " \"max_requests_in_any_second\": %lld}",
 			   (long long) counters.duplicate_refusals, (long long) counters.unauthorized,
 			   (long long) counters.faults, (long long) in_flight, (long long) counters.max_in_flight,
-			   (long long) counters.connections, (long long) open_connections,
+			   (long long) counters.connections, (long long) open_connections, (long long) counters.unasked,
 			   (long long) counters.max_in_second);
 	pthread_mutex_unlock(&mutex);
 }

@@ -12,6 +12,7 @@
 #include "buf.h"
 
 extern void record_connection(bool opened);
+extern void record_unasked(void);
 extern void record_begin(void);
 extern void record_end(void);
 extern void record_request(Api api, const Reply *reply, const char *fault, Buf *headers, Buf *body);

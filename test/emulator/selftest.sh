@@ -105,6 +105,22 @@ check 'html' '<html>.*200' "$(fault html)"
 check 'redirect' '302' "$(fault redirect)"
 check 'redirect does nothing' '0' "$(was_done redirect)"
 check 'flat_answer' '"Kapture Customer Id": "[0-9]+", "Status": "Success"}\|200' "$(fault flat_answer)"
+check 'instead' '^not yours\|200 curl 0' "$(fault instead '"body": "not yours"')"
+check 'instead does it' '1' "$(was_done instead)"
+check 'bom' '^efbbbf7b22' "$(fault bom | head -c 5 | od -An -tx1 | tr -d ' ')"
+admin faults '[{"action": "gzip", "count": 2}]' >/dev/null
+check 'gzip' '^\{"Enquiry".*"status":"success"\}$' "$(post $add '{"customer_name": "F", "email_id": "gzip@fault.in"}' -w '' | gunzip)"
+check 'gzip says so' '"Customer Details".*"status":"success"\}\|200' "$(post $get '[{"email_id": "gzip@fault.in"}]' --compressed)"
+check 'a Date that is off' '^Date: Thu, 01 Jan 1970 00:00:00 GMT' \
+	"$(admin faults '[{"action": "status", "count": 1, "headers": {"Date": "Thu, 01 Jan 1970 00:00:00 GMT"}}]' >/dev/null; post $get '[{}]' -D - -o /dev/null | grep '^Date')"
+# an answer and then another one, on a connection that is left open
+admin faults '[{"action": "unasked", "count": 1, "ms": 20, "body": "not asked for"}]' >/dev/null
+exec 3<>"/dev/tcp/127.0.0.1/${url##*:}"
+printf 'POST /%s HTTP/1.1\r\nHost: x\r\nAuthorization: Basic %s\r\nContent-Length: 2\r\n\r\n[]' "$get" "$key" >&3
+said=
+while [[ $said != *'not asked for' ]] && IFS= read -r -t 5 -n 1 -d '' c <&3; do said+=${c:-}; done
+exec 3>&-
+check 'unasked' 'HTTP/1\.1 400.*Bad Request.*HTTP/1\.1 200 OK.*not asked for$' "$said"
 check 'late' 'success.*200' "$(fault late '"ms": 20')"
 check 'gateway' '502 curl 0' "$(fault gateway '"ms": 300')"
 check 'gateway does nothing yet' '"in_flight": 1' "$(admin stats)"

@@ -9,9 +9,11 @@
 
 #include <arpa/inet.h>
 #include <netinet/in.h>
+#include <sys/socket.h>
 #include <string.h>
 #include <strings.h>
 #include <stdlib.h>
+#include <unistd.h>
 
 #include <microhttpd.h>
 
@@ -69,6 +71,19 @@ perform(Exchange *exchange)
 		answer_flat(reply);
 	else if (fault->action == FAULT_GARBAGE)
 		answer_plain(reply, fault->code, TYPE_JSON, fault->body ? fault->body : "\x01\x02 {\"message\": nonsense \xff\xfe");
+	else if (fault->action == FAULT_INSTEAD)
+		answer_plain(reply, fault->code, TYPE_JSON, fault->body ? fault->body : "{}");
+	else if (fault->action == FAULT_BOM)
+	{
+		Buf			body = reply->body;
+
+		reply->body = (Buf) {0};
+		buf_puts(&reply->body, "\xEF\xBB\xBF");
+		buf_append(&reply->body, body.data, body.len);
+		buf_free(&body);
+	}
+	else if (fault->action == FAULT_GZIP)
+		buf_gzip(&reply->body);
 	else if (fault->action == FAULT_HTML)
 		answer_plain(reply, fault->code, TYPE_HTML,
 					 "<!DOCTYPE html>\n<html><head><title>Kapture CRM</title></head><body>Please log in.</body></html>\n");
@@ -183,6 +198,8 @@ respond(Exchange *exchange)
 	MHD_add_response_header(response, MHD_HTTP_HEADER_CONTENT_TYPE, reply->content_type);
 	if (exchange->fault.action == FAULT_REDIRECT && !json_object_get(exchange->fault.headers, "Location"))
 		MHD_add_response_header(response, MHD_HTTP_HEADER_LOCATION, "http://127.0.0.1:1/elsewhere");
+	if (exchange->fault.action == FAULT_GZIP)
+		MHD_add_response_header(response, MHD_HTTP_HEADER_CONTENT_ENCODING, "gzip");
 	if (exchange->fault.headers)
 		json_object_foreach(exchange->fault.headers, name, value)
 		if (json_is_string(value))
@@ -261,7 +278,7 @@ handle(Exchange *exchange, const char *path, const char *method)
 		timer_hold(wake, exchange);
 		return MHD_YES;
 	}
-	if (exchange->fault.delay_ms > 0 || exchange->fault.action == FAULT_LATE)
+	if ((exchange->fault.delay_ms > 0 && exchange->fault.action != FAULT_UNASKED) || exchange->fault.action == FAULT_LATE)
 	{
 		MHD_suspend_connection(connection);
 		timer_add(exchange->fault.delay_ms, wake, exchange);
@@ -298,6 +315,40 @@ on_request(void *arg, struct MHD_Connection *connection, const char *path, const
 	return handle(exchange, path, method);
 }
 
+/* What is said on a connection that nobody asks anything on. */
+typedef struct Unasked
+{
+	int			fd;
+	const char *body;
+} Unasked;
+
+static void
+say_unasked(void *arg)
+{
+	Unasked    *unasked = arg;
+	Buf			answer = {0};
+
+	buf_printf(&answer, "HTTP/1.1 200 OK\r\nContent-Type: " TYPE_JSON "\r\nContent-Length: %zu\r\n\r\n%s",
+			   strlen(unasked->body), unasked->body);
+	(void) !send(unasked->fd, answer.data, answer.len, MSG_NOSIGNAL | MSG_DONTWAIT);
+	record_unasked();
+	close(unasked->fd);
+	buf_free(&answer);
+	free(unasked);
+}
+
+/* The connection may be closed before that, so it is held by a descriptor of its own. */
+static void
+plan_unasked(const Exchange *exchange)
+{
+	const union MHD_ConnectionInfo *info = MHD_get_connection_info(exchange->connection, MHD_CONNECTION_INFO_CONNECTION_FD);
+	Unasked    *unasked = xcalloc(1, sizeof(Unasked));
+
+	unasked->fd = info ? dup(info->connect_fd) : -1;
+	unasked->body = exchange->fault.body ? exchange->fault.body : "{\"message\": \"nobody asked\", \"status\": \"success\"}";
+	timer_add(exchange->fault.delay_ms, say_unasked, unasked);
+}
+
 static void
 on_completed(void *arg, struct MHD_Connection *connection, void **context, enum MHD_RequestTerminationCode why)
 {
@@ -305,9 +356,10 @@ on_completed(void *arg, struct MHD_Connection *connection, void **context, enum 
 
 	(void) arg;
 	(void) connection;
-	(void) why;
 	if (exchange == NULL)
 		return;
+	if (exchange->fault.action == FAULT_UNASKED && why == MHD_REQUEST_TERMINATED_COMPLETED_OK)
+		plan_unasked(exchange);
 	free_exchange(exchange);
 	*context = NULL;
 }

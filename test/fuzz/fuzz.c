@@ -422,7 +422,7 @@ fuzz_answer(KaptureApi api, int status, const char *body, size_t len)
 	MemoryContext scratch = fuzz_context_create(CurrentMemoryContext, "scratch", 0, 0, 0);
 	char	   *why = NULL;
 	char	   *split_why = NULL;
-	Jsonb	   *whole = kapture_message_parse(body, len, &why);
+	Jsonb	   *whole = kapture_message_parse(body, len, NULL, &why);
 	KaptureList *list = kapture_message_split(body, len, scratch, &split_why);
 	KaptureReply reply;
 	KaptureReply split_reply;
@@ -478,7 +478,7 @@ fuzz_values(const char *body, size_t len)
 		escape_json(&json, text);
 	}
 	appendStringInfoChar(&json, '}');
-	jsonb = kapture_message_parse(json.data, json.len, &why);
+	jsonb = kapture_message_parse(json.data, json.len, NULL, &why);
 	if (jsonb != NULL)
 		fuzz_read(jsonb);
 }

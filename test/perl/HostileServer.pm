@@ -200,22 +200,9 @@ sub frame
 
 my %h2 = (
 	h2_goaway => sub { print { $_[0] } frame(7, 0, 0, pack('NN', 0, 0)) },
-	h2_goaway_after => sub { print { $_[0] } frame(7, 0, 0, pack('NN', 1, 2)) },
-	h2_reset => sub { print { $_[0] } frame(3, 0, 1, pack('N', 8)) },
-	h2_refused => sub { print { $_[0] } frame(3, 0, 1, pack('N', 7)) },
-	h2_http11_required => sub { print { $_[0] } frame(3, 0, 1, pack('N', 13)) },
-	h2_bad_frame => sub { print { $_[0] } frame(0, 0, 0, 'data on stream 0') },
-	h2_huge_frame => sub { print { $_[0] } "\xff\xff\xff\x00\x00\x00\x00\x00\x01" . 'x' x (100 * $kilo) },
-	h2_bad_headers => sub { print { $_[0] } frame(1, 4, 1, "\xff\xff\xff\xff\xff\xff") },
-	h2_no_status => sub { print { $_[0] } frame(1, 5, 1, "\x00\x01a\x01b") },
-	h2_endless_continuation => sub { print { $_[0] } frame(1, 0, 1, "\x88"); endless($_[0], frame(9, 0, 1, "\x00\x04abcd\x7f\x81\x07" . 'v' x 1000)) },
 	h2_endless_data => sub { print { $_[0] } frame(1, 4, 1, "\x88"); endless($_[0], frame(0, 0, 1, ' ' x 16000), 0, 100_000) },
 	h2_ping_flood => sub { endless($_[0], frame(6, 0, 0, 'pingpong'), 0, 1_000_000) },
-	h2_settings_flood => sub { endless($_[0], frame(4, 0, 0, ''), 0, 1_000_000) },
-	h2_push => sub { print { $_[0] } frame(5, 4, 1, pack('N', 2) . "\x82\x84\x87") },
-	h2_cut_body => sub { print { $_[0] } frame(1, 4, 1, "\x88") . frame(0, 0, 1, '{"message"') },
 	h2_good => sub { my ($s, $a) = @_; print $s frame(1, 4, 1, "\x88") . frame(0, 1, 1, $a); wait_for_end($s) },
-	h2_nonsense => sub { print { $_[0] } "HTTP/1.1 200 OK\r\n\r\n{}" },
 	h2_silence => sub { wait_for_end($_[0]) });
 
 # One request; its head and body, or nothing.
@@ -321,6 +308,7 @@ sub serve
 		require IO::Socket::SSL;
 		IO::Socket::SSL->start_SSL($s, SSL_server => 1, %{ $with{tls} }) or return;
 		binmode $s;
+		note($dir, 'agreed on ' . ($s->alpn_selected || 'nothing')) if $with{tls}{SSL_alpn_protocols};
 	}
 	my $at_once = $with{at_once} || '';
 	if ($at_once eq 'close') { return; }
@@ -350,7 +338,7 @@ sub serve_connections
 }
 
 # Starts a server; returns { port, dir }.  tls: arguments of IO::Socket::SSL;
-# http2: the mode of a server that speaks it; at_once: what it does before any
+# http2: the mode of a server that speaks it, whatever was agreed on; at_once: what it does before any
 # request.
 sub start_hostile
 {

@@ -236,5 +236,23 @@ $node->safe_psql('postgres', "ALTER SERVER kapture OPTIONS (SET timeout '50s')")
 poll_ok($node, "SELECT count(*) = 0 FROM kapture_inbox", 'a dropped table leaves nothing');
 poll_ok($node, "SELECT kapture_puller_pid() IS NULL", 'and no puller');
 
+# emails in another case are the same, for columns of citext and of text
+$node->safe_psql('postgres', q(
+CREATE EXTENSION citext;
+CREATE TABLE cased (id int PRIMARY KEY, customer_name text, email_id citext UNIQUE, kapture_customer_id bigint);
+CREATE TABLE plain (id int PRIMARY KEY, customer_name text, email_id text, kapture_customer_id bigint);
+ALTER SERVER kapture OPTIONS (ADD pull_interval '1h')));
+foreach my $table (qw(cased plain))
+{
+	my ($id, $new) = map { $_ + ($table eq 'plain' ? 2 : 0) } 9001, 9002;
+	# a row from before the table was attached, which is not sent by itself
+	$node->safe_psql('postgres', "INSERT INTO $table VALUES (1, 'Row', 'Some.$table\@Example.com'); SELECT kapture_attach('$table', pull => true)");
+	seed({ kapture_customer_id => $id, customer_name => 'Kapture', email_id => "some.$table\@example.COM" });
+	$node->safe_psql('postgres', "CALL kapture_refresh('" . substr(ago(86400), 0, 10) . "', '" . substr(ago(0), 0, 10) . "', restart => true)");
+	poll_ok($node, "SELECT customer_name = 'Kapture' AND kapture_customer_id = $id FROM $table WHERE email_id::text = 'Some.$table\@Example.com'", "$table: a customer with the email in another case is the row's, whose case stays");
+	poll_ok($node, "SELECT count(*) = 0 FROM kapture_inbox WHERE customer_id = $id AND last_error IS NOT NULL", 'and nothing waits');
+	$node->safe_psql('postgres', "SELECT kapture_detach('$table'); DROP TABLE $table");
+}
+
 $node->stop;
 done_testing();

@@ -112,7 +112,7 @@ isnt(id(5), '', 'with success');
 emulator_faults($emulator, { api => 'add', action => 'drop_after' }, { api => 'get', action => 'status', code => 503 });
 sql("INSERT INTO customers (customer_name, phone, email_id) VALUES ('Doubt', '9000000006', 'd\@example.com')");
 poll_ok($node, "SELECT count(*) = 1 FROM kapture_failures WHERE row_key = '6'", 'an Add without an answer');
-preview_says(6, 't|get|[{"kapture_customer_id": "", "customer_id": "", "email_id": "", "phone": "9000000006"}]', 'is looked for before it is sent again');
+preview_says(6, 't|get|[{"kapture_customer_id": "", "customer_id": "", "email_id": "d@example.com", "phone": "9000000006"}]', 'is looked for before it is sent again');
 emulator_faults($emulator);
 poll_ok($node, $idle, 'and found');
 oracle_ok($node, $emulator, 'nobody was added twice');

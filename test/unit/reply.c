@@ -62,7 +62,7 @@ unit_reply(void)
 	for (int i = 0; i < lengthof(texts); i++)
 	{
 		char	   *why = NULL;
-		Jsonb	   *parsed = kapture_message_parse(texts[i].text, strlen(texts[i].text), &why);
+		Jsonb	   *parsed = kapture_message_parse(texts[i].text, strlen(texts[i].text), NULL, &why);
 
 		unit_ok((parsed != NULL) == texts[i].good, "is it JSON: %.40s", texts[i].text);
 		unit_ok(parsed != NULL || why != NULL, "if not, there is a reason");
