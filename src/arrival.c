@@ -33,6 +33,7 @@
 #include "compat.h"
 #include "pacing.h"
 #include "row.h"
+#include "user_code.h"
 
 /* Milliseconds between tries of a customer, at most. */
 #define ARRIVAL_LONGEST		300000
@@ -115,7 +116,7 @@ arrival_find_by_id(ArrivalBatch *batch)
 	arrival_append_keys(&sql, batch->att);
 	appendStringInfo(&sql, " FROM unnest($1) WITH ORDINALITY AS v(id, ord) JOIN %s AS r ON r.%s = v.id",
 					 kapture_row_relation_name(batch->att->root), quote_identifier(batch->att->id_column));
-	if (SPI_execute_with_args(sql.data, 1, types, values, NULL, false, 0) != SPI_OK_SELECT)
+	if (kapture_user_code_execute(sql.data, 1, types, values, false) != SPI_OK_SELECT)
 		elog(ERROR, "could not look for rows by id");
 	arrival_take_rows(batch, batch->items, true);
 }
@@ -180,7 +181,7 @@ arrival_find_by_contact(ArrivalBatch *batch)
 					 " ON r.%s IS NULL AND (%s = v.phone OR %s = v.email)",
 					 kapture_row_relation_name(batch->att->root), quote_identifier(batch->att->id_column),
 					 phone ? phone : "NULL::text", email ? email : "NULL::text");
-	if (SPI_execute_with_args(sql.data, 2, types, values, NULL, false, 0) != SPI_OK_SELECT)
+	if (kapture_user_code_execute(sql.data, 2, types, values, false) != SPI_OK_SELECT)
 		elog(ERROR, "could not look for rows by phone and email");
 	arrival_take_rows(batch, items, false);
 }
@@ -266,6 +267,7 @@ arrival_do_write(void *arg)
 	int			n = 0;
 	int			rc;
 
+	kapture_user_code_check_partitions();
 	if (SPI_execute("SET CONSTRAINTS ALL IMMEDIATE", false, 0) < 0)
 		elog(ERROR, "could not set constraints");
 	initStringInfo(&sql);
@@ -291,7 +293,7 @@ arrival_do_write(void *arg)
 		}
 		arrival_update_sql(batch, &sql);
 	}
-	rc = SPI_execute_with_args(sql.data, n, types, values, NULL, false, 0);
+	rc = kapture_user_code_execute(sql.data, n, types, values, false);
 	if (rc != SPI_OK_INSERT && rc != SPI_OK_UPDATE)
 		elog(ERROR, "unexpected SPI result %d", rc);
 	batch->written = SPI_processed > 0;
@@ -339,7 +341,7 @@ arrival_write(ArrivalBatch *batch, ArrivalItem *item)
 		arrival_done(batch, item);
 	else if (error == NULL)
 		arrival_park(batch, item, "writing the customer changed no row; a trigger or rule of the table prevents it");
-	else if (error->sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE || error->sqlerrcode == ERRCODE_T_R_DEADLOCK_DETECTED)
+	else if (kapture_row_is_passing(error) || error->sqlerrcode == ERRCODE_T_R_DEADLOCK_DETECTED)
 		arrival_later(batch, item, "the row or the table is locked");
 	else
 		arrival_park(batch, item, error->message);
@@ -524,9 +526,9 @@ arrival_do_ids(void *arg)
 	Datum		values[] = {Int64GetDatum(batch->after), Int64GetDatum(batch->limit)};
 	bool		isnull;
 
-	if (SPI_execute_with_args(psprintf("SELECT %s FROM %s AS r WHERE %s > $1 ORDER BY %s LIMIT $2", column,
-									   kapture_row_relation_name(batch->att->root), column, column),
-							  lengthof(values), types, values, NULL, true, 0) != SPI_OK_SELECT)
+	if (kapture_user_code_execute(psprintf("SELECT %s FROM %s AS r WHERE %s > $1 ORDER BY %s LIMIT $2", column,
+										   kapture_row_relation_name(batch->att->root), column, column),
+								  lengthof(values), types, values, true) != SPI_OK_SELECT)
 		elog(ERROR, "could not read ids");
 	for (uint64 i = 0; i < SPI_processed; i++)
 		batch->ids[batch->n++] = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 1, &isnull));

@@ -368,6 +368,15 @@ catalog_equality(Oid opclass)
 	return result;
 }
 
+/* Fills in the names of what a column of the key is made of. */
+static void
+catalog_name_key_column(KaptureKeyColumn *key)
+{
+	key->type = format_type_extended(key->type_oid, key->typmod,
+									 FORMAT_TYPE_TYPEMOD_GIVEN | FORMAT_TYPE_FORCE_QUALIFY);
+	key->equals = catalog_equality(key->opclass);
+}
+
 /* Fills in one column of the key. */
 static void
 catalog_read_key_column(KaptureKeyColumn *key, Relation rel, AttrNumber attnum, Oid opclass)
@@ -378,9 +387,10 @@ catalog_read_key_column(KaptureKeyColumn *key, Relation rel, AttrNumber attnum, 
 
 	key->attnum = attnum;
 	key->name = pstrdup(NameStr(attr->attname));
-	key->type = format_type_extended(attr->atttypid, attr->atttypmod,
-									 FORMAT_TYPE_TYPEMOD_GIVEN | FORMAT_TYPE_FORCE_QUALIFY);
-	key->equals = catalog_equality(opclass);
+	key->type_oid = attr->atttypid;
+	key->typmod = attr->atttypmod;
+	key->opclass = opclass;
+	catalog_name_key_column(key);
 	getTypeOutputInfo(attr->atttypid, &output, &varlena);
 	fmgr_info_cxt(output, &key->output, CurrentMemoryContext);
 }
@@ -466,6 +476,29 @@ kapture_catalog_attachment(Relation rel)
 		catalog_read_key(att, rel);
 	}
 	return att;
+}
+
+/*
+ * Types and operators of the key may have got other names since the attachment
+ * was read, of which there is no notice; brings those names up to date.
+ */
+void
+kapture_catalog_refresh_names(KaptureAttachment *att)
+{
+	MemoryContext old;
+
+	for (int i = 0; i < att->nkeys; i++)
+	{
+		KaptureKeyColumn now = att->keys[i];
+
+		catalog_name_key_column(&now);
+		if (strcmp(now.type, att->keys[i].type) == 0 && strcmp(now.equals, att->keys[i].equals) == 0)
+			continue;
+		old = MemoryContextSwitchTo(GetMemoryChunkContext(att));
+		att->keys[i].type = pstrdup(now.type);
+		att->keys[i].equals = pstrdup(now.equals);
+		MemoryContextSwitchTo(old);
+	}
 }
 
 /*

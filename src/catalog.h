@@ -36,6 +36,9 @@ typedef struct KaptureKeyColumn
 {
 	AttrNumber	attnum;
 	char	   *name;
+	Oid			type_oid;
+	int32		typmod;
+	Oid			opclass;		/* of the primary key */
 	char	   *type;			/* qualified, with its modifier */
 	char	   *equals;			/* qualified operator of the primary key */
 	FmgrInfo	output;
@@ -82,6 +85,7 @@ extern List *kapture_catalog_attached_relations(void);
 extern Oid	kapture_catalog_attached_relation(int32 attachment_id);
 extern bool kapture_catalog_is_paused(int32 attachment_id);
 extern KaptureAttachment *kapture_catalog_attachment(Relation rel);
+extern void kapture_catalog_refresh_names(KaptureAttachment *att);
 extern char *kapture_catalog_problem(const KaptureAttachment *att);
 extern int	kapture_catalog_text_settings(void);
 extern char *kapture_catalog_pack_key(char **values, int nkeys);

@@ -14,6 +14,7 @@
 #include "guc.h"
 #include "launcher.h"
 #include "shmem.h"
+#include "user_code.h"
 #include "wayside.h"
 
 PG_MODULE_MAGIC;
@@ -24,6 +25,7 @@ void
 _PG_init(void)
 {
 	kapture_guc_define();
+	kapture_user_code_install();
 
 	if (!process_shared_preload_libraries_in_progress)
 		return;

@@ -17,6 +17,7 @@
 #include "utils/timestamp.h"
 
 #include "process.h"
+#include "user_code.h"
 
 /* When statistics are to be handed over that were too fresh for it, DT_NOEND: none are. */
 static TimestampTz process_stats_due = DT_NOEND;
@@ -93,6 +94,7 @@ kapture_process_initialize(Datum arg)
 	if (kapture_shmem_worker_must_leave())
 		kapture_process_exit(KAPTURE_EXIT_ASKED);
 	BackgroundWorkerInitializeConnectionByOid(dbid, InvalidOid, 0);
+	kapture_user_code_enter_process();
 	process_own_settings();
 }
 

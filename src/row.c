@@ -4,6 +4,7 @@
  *
  * What runs here may run users' code: triggers, output functions, defaults,
  * checks.  So it runs as the table's owner in a security-restricted operation,
+ * without the code of those who must not act as the owner (user_code.c),
  * with constraints immediate (a deferred trigger would fire at commit, as the
  * worker), with its own settings, and in a subtransaction, so that an error
  * stays here.  A whole batch is tried at once; if that fails, row by row, and
@@ -37,6 +38,7 @@
 
 #include "compat.h"
 #include "row.h"
+#include "user_code.h"
 
 /* How long a lock on the whole table is waited for. */
 #define ROW_LOCK_TIMEOUT	"200ms"
@@ -161,10 +163,11 @@ kapture_row_run(KaptureAttachment *att, const char *timezone, void (*work) (void
 			row_set("TimeZone", timezone);
 
 		rel = relation_open(att->root, AccessShareLock);
+		kapture_catalog_refresh_names(att);
 		SetUserIdAndSecContext(rel->rd_rel->relowner,
 							   sec_context | SECURITY_RESTRICTED_OPERATION);
 		SPI_connect();
-		work(arg);
+		kapture_user_code_run(rel, work, arg);
 		SPI_finish();
 		relation_close(rel, NoLock);
 		AtEOXact_GUC(false, nestlevel);
@@ -192,6 +195,17 @@ kapture_row_run(KaptureAttachment *att, const char *timezone, void (*work) (void
 	MemoryContextSwitchTo(context);
 	CurrentResourceOwner = owner;
 	return error;
+}
+
+/*
+ * Will an error of kapture_row_run() be gone in a moment?  Somebody has locked or
+ * renamed what is needed.
+ */
+bool
+kapture_row_is_passing(const ErrorData *error)
+{
+	return error->sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE ||
+		error->sqlerrcode == ERRCODE_T_R_SERIALIZATION_FAILURE;
 }
 
 /* A batch's work, for kapture_row_run(). */
@@ -249,7 +263,7 @@ row_run_each(RowWork work, KaptureAttachment *att, const char *timezone, List *r
 		error = row_run(work, &batch);
 		if (error == NULL)
 			continue;
-		if (error->sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE)
+		if (kapture_row_is_passing(error))
 			row->outcome = KAPTURE_ROW_LOCKED;
 		else
 		{
@@ -331,7 +345,9 @@ row_sql(KaptureAttachment *att, RowStatement statement)
 	}
 
 	appendStringInfoString(&sql, "SELECT v.ord");
-	if (statement != ROW_LOOK)
+	if (statement == ROW_LOOK)
+		appendStringInfoString(&sql, ", r.tableoid");
+	else
 		appendStringInfo(&sql, ", r.%s::text", id_column);
 	for (int i = 0; statement == ROW_READ && i < att->ncolumns; i++)
 	{
@@ -364,8 +380,9 @@ row_free_plans(void *arg)
 }
 
 /*
- * The plan of a statement, prepared once for each description of a table.  It
- * is to go by the primary key, however small the table looks now.
+ * The plan of a statement, prepared once for each description of a table, and
+ * anew when something in it has got another name.  It is to go by the primary
+ * key, however small the table looks now.
  */
 static SPIPlanPtr
 row_plan(KaptureAttachment *att, RowStatement statement, int nparams, Oid *types)
@@ -373,13 +390,14 @@ row_plan(KaptureAttachment *att, RowStatement statement, int nparams, Oid *types
 	SPIPlanPtr	plan = att->plans[statement];
 	char	   *sql;
 
-	if (plan)
-		return plan;
 	row_check(att);
 	sql = row_sql(att, statement);
-	plan = SPI_prepare_cursor(sql, nparams, types, CURSOR_OPT_GENERIC_PLAN);
-	if (plan == NULL)
-		elog(ERROR, "could not prepare \"%s\": %s", sql, SPI_result_code_string(SPI_result));
+	if (plan && kapture_user_code_is_plan_of(plan, sql))
+		return plan;
+	if (plan)
+		SPI_freeplan(plan);
+	att->plans[statement] = NULL;
+	plan = kapture_user_code_prepare(sql, nparams, types, CURSOR_OPT_GENERIC_PLAN);
 	if (!att->plans_owned)
 	{
 		MemoryContext context = GetMemoryChunkContext(att);
@@ -431,7 +449,7 @@ row_execute(RowStatement statement, RowBatch *batch, bool with_id, int expected)
 	params[nkeys] = PointerGetDatum(construct_array(elems + nkeys * nrows, nrows, INT8OID,
 													8, FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
 
-	rc = SPI_execute_plan(row_plan(batch->att, statement, nparams, types), params, NULL, false, 0);
+	rc = kapture_user_code_execute_plan(row_plan(batch->att, statement, nparams, types), params, false);
 	if (rc != expected)
 		elog(ERROR, "unexpected SPI result %d", rc);
 }
@@ -460,11 +478,28 @@ row_parse_id(const char *text)
 	return text == NULL || text[0] == '\0' ? 0 : pg_strtoint64(text);
 }
 
+/* Rows that lie in a partition of somebody who must not act as the table's owner are refused. */
+static void
+row_refuse_strangers(RowBatch *batch)
+{
+	if (!kapture_user_code_has_strangers())
+		return;
+	row_execute(ROW_LOOK, batch, false, SPI_OK_SELECT);
+	for (uint64 i = 0; i < SPI_processed; i++)
+	{
+		bool		isnull;
+
+		kapture_user_code_check_partition(DatumGetObjectId(SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 2, &isnull)));
+	}
+}
+
 static void
 row_do_read(RowBatch *batch)
 {
 	KaptureAttachment *att = batch->att;
 	ListCell   *lc;
+
+	row_refuse_strangers(batch);
 
 	foreach(lc, batch->rows)
 		((KaptureRow *) lfirst(lc))->outcome = KAPTURE_ROW_GONE;
@@ -530,7 +565,7 @@ row_do_list(RowBatch *batch)
 		appendStringInfo(&sql, " AND (%s) > (%s)", keys.data, marks.data);
 	appendStringInfo(&sql, " ORDER BY %s LIMIT %d", keys.data, batch->limit);
 
-	if (SPI_execute_with_args(sql.data, values ? att->nkeys : 0, types, params, NULL, true, 0) != SPI_OK_SELECT)
+	if (kapture_user_code_execute(sql.data, values ? att->nkeys : 0, types, params, true) != SPI_OK_SELECT)
 		elog(ERROR, "could not list rows");
 	for (uint64 i = 0; i < SPI_processed; i++)
 	{
@@ -570,9 +605,9 @@ row_do_count(RowBatch *batch)
 	bool		isnull;
 
 	row_check(batch->att);
-	if (SPI_execute(psprintf("SELECT pg_catalog.count(*) FROM %s AS r WHERE r.%s IS NULL",
-							 kapture_row_relation_name(batch->att->root), quote_identifier(batch->att->id_column)),
-					true, 0) != SPI_OK_SELECT)
+	if (kapture_user_code_execute(psprintf("SELECT pg_catalog.count(*) FROM %s AS r WHERE r.%s IS NULL",
+										   kapture_row_relation_name(batch->att->root), quote_identifier(batch->att->id_column)),
+								  0, NULL, NULL, true) != SPI_OK_SELECT)
 		elog(ERROR, "could not count rows");
 	batch->count = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull));
 }
@@ -622,6 +657,7 @@ row_do_hold(RowBatch *batch)
 	RowBatch	held = *batch;
 	ListCell   *lc;
 
+	row_refuse_strangers(batch);
 	foreach(lc, batch->rows)
 		((KaptureRow *) lfirst(lc))->outcome = KAPTURE_ROW_GONE;
 	held.rows = NIL;
@@ -659,6 +695,7 @@ row_do_write(RowBatch *batch)
 	ListCell   *lc;
 
 	row_set_constraints();
+	row_refuse_strangers(batch);
 
 	/* lock what is free */
 	foreach(lc, batch->rows)
@@ -708,6 +745,7 @@ row_do_write_simply(RowBatch *batch)
 	ListCell   *lc;
 
 	row_set_constraints();
+	row_refuse_strangers(batch);
 	row_set("lock_timeout", ROW_BUSY_TIMEOUT);
 	foreach(lc, batch->rows)
 		((KaptureRow *) lfirst(lc))->outcome = KAPTURE_ROW_GONE;
