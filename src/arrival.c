@@ -482,7 +482,8 @@ arrival_hold(ArrivalBatch *batch)
 /*
  * Brings customers (of KaptureArrival) into the table, and notes in the inbox
  * what became of each.  Needs a transaction; the rows it touches stay locked
- * until its end.  Errors: those of reading the table as a whole, as its owner.
+ * until its end.  Errors: those of reading the table as a whole, as its
+ * owner, but for a lack of rights, which parks them.
  */
 void
 kapture_arrival_apply(KaptureAttachment *att, const char *timezone, List *arrivals)
@@ -500,6 +501,13 @@ kapture_arrival_apply(KaptureAttachment *att, const char *timezone, List *arriva
 		batch.items = lappend(batch.items, item);
 	}
 	error = kapture_row_run(att, timezone, arrival_do_find, &batch);
+	if (error && error->sqlerrcode == ERRCODE_INSUFFICIENT_PRIVILEGE)
+	{
+		/* nothing will change that by itself: to be seen, as for rows that are sent */
+		foreach(lc, batch.items)
+			arrival_park(&batch, lfirst(lc), error->message);
+		return;
+	}
 	if (error)
 		ReThrowError(error);
 	arrival_hold(&batch);

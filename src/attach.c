@@ -12,12 +12,14 @@
 
 #include "access/htup_details.h"
 #include "access/relation.h"
+#include "access/xact.h"
 #include "catalog/catalog.h"
 #include "catalog/objectaddress.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_index.h"
 #include "catalog/pg_inherits.h"
 #include "catalog/pg_type.h"
+#include "commands/trigger.h"
 #include "executor/spi.h"
 #include "fmgr.h"
 #include "foreign/foreign.h"
@@ -79,6 +81,21 @@ attach_execute_ddl(const char *sql)
 	if (SPI_execute(sql, false, 0) < 0)
 		elog(ERROR, "could not execute \"%s\"", sql);
 	SPI_finish();
+}
+
+/*
+ * DDL goes by names: errors out if it went to another table, as the schema has
+ * got another name in the meantime.
+ */
+static void
+attach_check_name(Oid relid, bool attached)
+{
+	CommandCounterIncrement();
+	if (OidIsValid(get_trigger_oid(relid, ATTACH_TRIGGER, true)) != attached)
+		ereport(ERROR,
+				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+				 errmsg("table \"%s\" was renamed meanwhile", get_rel_name(relid)),
+				 errhint("Try again.")));
 }
 
 static char *
@@ -554,6 +571,7 @@ kapture_attach(PG_FUNCTION_ARGS)
 	attach_execute_ddl(psprintf("CREATE TRIGGER " ATTACH_TRUNCATE_TRIGGER " AFTER TRUNCATE ON %s"
 								" FOR EACH STATEMENT EXECUTE FUNCTION %s.kapture_capture()",
 								name, kapture_catalog_schema()));
+	attach_check_name(relid, true);
 	if (replicated)
 		attach_execute_ddl(psprintf("ALTER TABLE %s ENABLE ALWAYS TRIGGER " ATTACH_TRIGGER
 									", ENABLE ALWAYS TRIGGER " ATTACH_TRUNCATE_TRIGGER, name));
@@ -607,6 +625,7 @@ kapture_detach(PG_FUNCTION_ARGS)
 	kapture_notes_flush();
 	attach_execute_ddl(psprintf("DROP TRIGGER IF EXISTS " ATTACH_TRIGGER " ON %s", name));
 	attach_execute_ddl(psprintf("DROP TRIGGER IF EXISTS " ATTACH_TRUNCATE_TRIGGER " ON %s", name));
+	attach_check_name(att->root, false);
 	for (int i = 0; i < lengthof(tables); i++)
 		(void) kapture_own_execute(psprintf("DELETE FROM @.%s WHERE attachment_id = $1", tables[i]),
 								   1, types, values);

@@ -156,6 +156,7 @@ kapture_row_run(KaptureAttachment *att, const char *timezone, void (*work) (void
 		row_set("lock_timeout", ROW_LOCK_TIMEOUT);
 		row_set("search_path", "pg_catalog, pg_temp");
 		row_set("row_security", "off");
+		row_set("max_parallel_workers_per_gather", "0");	/* whose processes know nothing of all this */
 		row_set("enable_seqscan", "off");
 		row_set("enable_hashjoin", "off");
 		row_set("enable_mergejoin", "off");

@@ -452,40 +452,66 @@ user_code_analyzed(ParseState *pstate, Query *query, KaptureJumbleState *jstate)
 		(void) user_code_check_node((Node *) query, NULL);
 }
 
-/* Checks a table that is about to be written, and its partitions. */
-static void
-user_code_check_target(RangeTblEntry *rte, bool ours)
+static Oid
+user_code_owner(Oid relid)
 {
-	ListCell   *lc;
+	HeapTuple	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(relid));
+	Oid			owner;
 
-	if (ours && !user_code->strangers)
-		kapture_user_code_check_partition(rte->relid);
-	if (get_rel_relkind(rte->relid) != RELKIND_PARTITIONED_TABLE)
+	if (!HeapTupleIsValid(tuple))
+		elog(ERROR, "cache lookup failed for relation %u", relid);
+	owner = ((Form_pg_class) GETSTRUCT(tuple))->relowner;
+	ReleaseSysCache(tuple);
+	return owner;
+}
+
+/*
+ * Checks a table that is about to be written.  A stranger's part of the table of
+ * ours is none of the statement's if its rows were sorted out before.
+ */
+static void
+user_code_check_target(Oid relid, bool ours)
+{
+	if (ours && relid != user_code->relid && (get_rel_relispartition(relid) || has_superclass(relid)) &&
+		!user_code_trusts(GetUserId(), user_code_owner(relid)))
 	{
-		user_code_check_triggers(rte->relid);
+		if (!user_code->strangers)
+			kapture_user_code_check_partition(relid);
 		return;
 	}
-	/* rows may be routed to any: locked, so that no trigger comes in after the check */
-	foreach(lc, find_all_inheritors(rte->relid, RowExclusiveLock, NULL))
-		user_code_check_triggers(lfirst_oid(lc));
+	user_code_check_triggers(relid);
+}
+
+/* Checks the tables that a statement is to write. */
+static void
+user_code_check_targets(QueryDesc *desc)
+{
+	bool		ours = OidIsValid(user_code->relid) && user_code_is_ours(desc->sourceText);
+	ListCell   *lc;
+	ListCell   *pc;
+
+	foreach(lc, desc->plannedstmt->rtable)
+	{
+		RangeTblEntry *rte = lfirst_node(RangeTblEntry, lc);
+
+		if (rte->rtekind != RTE_RELATION || rte->rellockmode != RowExclusiveLock)
+			continue;
+		if (get_rel_relkind(rte->relid) != RELKIND_PARTITIONED_TABLE)
+		{
+			user_code_check_target(rte->relid, ours);
+			continue;
+		}
+		/* rows may be routed to any: locked, so that no trigger comes in after the check */
+		foreach(pc, find_all_inheritors(rte->relid, RowExclusiveLock, NULL))
+			user_code_check_target(lfirst_oid(pc), ours);
+	}
 }
 
 static void
 user_code_executor_start(QueryDesc *desc, int eflags)
 {
 	if (user_code)
-	{
-		bool		ours = OidIsValid(user_code->relid) && user_code_is_ours(desc->sourceText);
-		ListCell   *lc;
-
-		foreach(lc, desc->plannedstmt->rtable)
-		{
-			RangeTblEntry *rte = lfirst_node(RangeTblEntry, lc);
-
-			if (rte->rtekind == RTE_RELATION && rte->rellockmode == RowExclusiveLock)
-				user_code_check_target(rte, ours);
-		}
-	}
+		user_code_check_targets(desc);
 	if (user_code_prev_start_hook)
 		user_code_prev_start_hook(desc, eflags);
 	else
@@ -500,15 +526,9 @@ user_code_find_strangers(Relation rel)
 
 	if (rel->rd_rel->relkind != RELKIND_PARTITIONED_TABLE)
 		return false;
-	foreach(lc, find_all_inheritors(RelationGetRelid(rel), NoLock, NULL))
+	foreach(lc, find_all_inheritors(RelationGetRelid(rel), AccessShareLock, NULL))
 	{
-		HeapTuple	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(lfirst_oid(lc)));
-		bool		stranger = HeapTupleIsValid(tuple) &&
-			!user_code_trusts(GetUserId(), ((Form_pg_class) GETSTRUCT(tuple))->relowner);
-
-		if (HeapTupleIsValid(tuple))
-			ReleaseSysCache(tuple);
-		if (stranger)
+		if (!user_code_trusts(GetUserId(), user_code_owner(lfirst_oid(lc))))
 			return true;
 	}
 	return false;
@@ -531,13 +551,8 @@ kapture_user_code_has_strangers(void)
 void
 kapture_user_code_check_partition(Oid relid)
 {
-	HeapTuple	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(relid));
-	Oid			owner;
+	Oid			owner = user_code_owner(relid);
 
-	if (!HeapTupleIsValid(tuple))
-		elog(ERROR, "cache lookup failed for relation %u", relid);
-	owner = ((Form_pg_class) GETSTRUCT(tuple))->relowner;
-	ReleaseSysCache(tuple);
 	if (!user_code_trusts(GetUserId(), owner))
 		user_code_refuse(owner, psprintf(_("partition %s"),
 										 quote_qualified_identifier(get_namespace_name(get_rel_namespace(relid)),
