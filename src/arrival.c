@@ -116,7 +116,7 @@ arrival_find_by_id(ArrivalBatch *batch)
 	arrival_append_keys(&sql, batch->att);
 	appendStringInfo(&sql, " FROM unnest($1) WITH ORDINALITY AS v(id, ord) JOIN %s AS r ON r.%s = v.id",
 					 kapture_row_relation_name(batch->att->root), quote_identifier(batch->att->id_column));
-	if (kapture_user_code_execute(sql.data, 1, types, values, false) != SPI_OK_SELECT)
+	if (kapture_user_code_execute(sql.data, 1, types, values, NULL, false) != SPI_OK_SELECT)
 		elog(ERROR, "could not look for rows by id");
 	arrival_take_rows(batch, batch->items, true);
 }
@@ -181,7 +181,7 @@ arrival_find_by_contact(ArrivalBatch *batch)
 					 " ON r.%s IS NULL AND (%s = v.phone OR %s = v.email)",
 					 kapture_row_relation_name(batch->att->root), quote_identifier(batch->att->id_column),
 					 phone ? phone : "NULL::text", email ? email : "NULL::text");
-	if (kapture_user_code_execute(sql.data, 2, types, values, false) != SPI_OK_SELECT)
+	if (kapture_user_code_execute(sql.data, 2, types, values, NULL, false) != SPI_OK_SELECT)
 		elog(ERROR, "could not look for rows by phone and email");
 	arrival_take_rows(batch, items, false);
 }
@@ -293,7 +293,7 @@ arrival_do_write(void *arg)
 		}
 		arrival_update_sql(batch, &sql);
 	}
-	rc = kapture_user_code_execute(sql.data, n, types, values, false);
+	rc = kapture_user_code_execute(sql.data, n, types, values, NULL, false);
 	if (rc != SPI_OK_INSERT && rc != SPI_OK_UPDATE)
 		elog(ERROR, "unexpected SPI result %d", rc);
 	batch->written = SPI_processed > 0;
@@ -536,7 +536,7 @@ arrival_do_ids(void *arg)
 
 	if (kapture_user_code_execute(psprintf("SELECT %s FROM %s AS r WHERE %s > $1 ORDER BY %s LIMIT $2", column,
 										   kapture_row_relation_name(batch->att->root), column, column),
-								  lengthof(values), types, values, true) != SPI_OK_SELECT)
+								  lengthof(values), types, values, NULL, true) != SPI_OK_SELECT)
 		elog(ERROR, "could not read ids");
 	for (uint64 i = 0; i < SPI_processed; i++)
 		batch->ids[batch->n++] = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 1, &isnull));

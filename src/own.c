@@ -53,7 +53,7 @@ own_call(void *arg)
 	int			rc;
 
 	SPI_connect();
-	rc = kapture_user_code_execute(kapture_catalog_qualify(call->sql), call->nargs, call->types, call->values, false);
+	rc = kapture_user_code_execute(kapture_catalog_qualify(call->sql), call->nargs, call->types, call->values, NULL, false);
 	if (rc < 0)
 		elog(ERROR, "statement failed: %s", SPI_result_code_string(rc));
 	call->processed = SPI_processed;

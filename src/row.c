@@ -566,7 +566,7 @@ row_do_list(RowBatch *batch)
 		appendStringInfo(&sql, " AND (%s) > (%s)", keys.data, marks.data);
 	appendStringInfo(&sql, " ORDER BY %s LIMIT %d", keys.data, batch->limit);
 
-	if (kapture_user_code_execute(sql.data, values ? att->nkeys : 0, types, params, true) != SPI_OK_SELECT)
+	if (kapture_user_code_execute(sql.data, values ? att->nkeys : 0, types, params, NULL, true) != SPI_OK_SELECT)
 		elog(ERROR, "could not list rows");
 	for (uint64 i = 0; i < SPI_processed; i++)
 	{
@@ -608,7 +608,7 @@ row_do_count(RowBatch *batch)
 	row_check(batch->att);
 	if (kapture_user_code_execute(psprintf("SELECT pg_catalog.count(*) FROM %s AS r WHERE r.%s IS NULL",
 										   kapture_row_relation_name(batch->att->root), quote_identifier(batch->att->id_column)),
-								  0, NULL, NULL, true) != SPI_OK_SELECT)
+								  0, NULL, NULL, NULL, true) != SPI_OK_SELECT)
 		elog(ERROR, "could not count rows");
 	batch->count = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull));
 }

@@ -607,17 +607,26 @@ kapture_user_code_run(Relation rel, void (*work) (void *arg), void *arg)
 	PG_END_TRY();
 }
 
+/* Names the statement that runs next; in sessions, our tables are read without. */
+static void
+user_code_expect(const char *statement)
+{
+	if (user_code)
+		user_code->statement = statement;
+}
+
 /*
- * As SPI_prepare_cursor(), for a statement on the table that runs.
+ * As SPI_prepare_cursor(), for a statement on the table that runs, or on the
+ * extension's tables; does not return without a plan.
  */
 SPIPlanPtr
 kapture_user_code_prepare(const char *sql, int nargs, Oid *types, int options)
 {
 	SPIPlanPtr	plan;
 
-	user_code->statement = sql;
+	user_code_expect(sql);
 	plan = SPI_prepare_cursor(sql, nargs, types, options);
-	user_code->statement = NULL;
+	user_code_expect(NULL);
 	if (plan == NULL)
 		elog(ERROR, "could not prepare \"%s\": %s", sql, SPI_result_code_string(SPI_result));
 	return plan;
@@ -639,6 +648,15 @@ kapture_user_code_is_plan_of(SPIPlanPtr plan, const char *sql)
 }
 
 /*
+ * Says which plan, one that stays, runs next, for those who run it themselves.
+ */
+void
+kapture_user_code_expect(SPIPlanPtr plan)
+{
+	user_code_expect(user_code_plan_text(plan));
+}
+
+/*
  * As SPI_execute_plan(), for one of kapture_user_code_prepare()'s.
  */
 int
@@ -646,23 +664,25 @@ kapture_user_code_execute_plan(SPIPlanPtr plan, Datum *values, bool read_only)
 {
 	int			rc;
 
-	user_code->statement = user_code_plan_text(plan);
+	kapture_user_code_expect(plan);
 	rc = SPI_execute_plan(plan, values, NULL, read_only, 0);
-	user_code->statement = NULL;
+	user_code_expect(NULL);
 	return rc;
 }
 
 /*
- * As SPI_execute_with_args(), for a statement on the table that runs.
+ * As SPI_execute_with_args(), for a statement on the table that runs, or on the
+ * extension's tables.
  */
 int
-kapture_user_code_execute(const char *sql, int nargs, Oid *types, Datum *values, bool read_only)
+kapture_user_code_execute(const char *sql, int nargs, Oid *types, Datum *values,
+						  const char *nulls, bool read_only)
 {
 	int			rc;
 
-	user_code->statement = sql;
-	rc = SPI_execute_with_args(sql, nargs, types, values, NULL, read_only, 0);
-	user_code->statement = NULL;
+	user_code_expect(sql);
+	rc = SPI_execute_with_args(sql, nargs, types, values, nulls, read_only, 0);
+	user_code_expect(NULL);
 	return rc;
 }
 
