@@ -268,8 +268,6 @@ arrival_do_write(void *arg)
 	int			rc;
 
 	kapture_user_code_check_partitions();
-	if (SPI_execute("SET CONSTRAINTS ALL IMMEDIATE", false, 0) < 0)
-		elog(ERROR, "could not set constraints");
 	initStringInfo(&sql);
 	types[n] = INT8OID;
 	values[n++] = Int64GetDatum(arrival->customer_id);

@@ -130,6 +130,21 @@ row_stop_clock(void)
 }
 
 /*
+ * What is put off to the end of the transaction would run as whoever that belongs
+ * to: so nothing is.  In a worker, constraints are immediate, and user_code.c has
+ * them stay so.  In a session, whose own constraints may be pending, tables are
+ * only read here.
+ */
+static void
+row_leave_nothing(void)
+{
+	if (!AmBackgroundWorkerProcess())
+		row_set("transaction_read_only", "on");
+	else if (SPI_execute("SET CONSTRAINTS ALL IMMEDIATE", false, 0) < 0)
+		elog(ERROR, "could not set constraints");
+}
+
+/*
  * Runs work(arg) as the owner of an attached table, as the file's header says,
  * within SPI.  Times have their text form in "timezone" (NULL: UTC).  Returns
  * NULL, or the error, in the current memory context, after which nothing has
@@ -168,6 +183,7 @@ kapture_row_run(KaptureAttachment *att, const char *timezone, void (*work) (void
 		SetUserIdAndSecContext(rel->rd_rel->relowner,
 							   sec_context | SECURITY_RESTRICTED_OPERATION);
 		SPI_connect();
+		row_leave_nothing();
 		kapture_user_code_run(rel, work, arg);
 		SPI_finish();
 		relation_close(rel, NoLock);
@@ -681,13 +697,6 @@ kapture_row_hold(KaptureAttachment *att, const char *timezone, List *rows)
 	row_run_each(row_do_hold, att, timezone, rows);
 }
 
-static void
-row_set_constraints(void)
-{
-	if (SPI_execute("SET CONSTRAINTS ALL IMMEDIATE", false, 0) < 0)
-		elog(ERROR, "could not set constraints");
-}
-
 /* Writes what can be written, having looked for locks first. */
 static void
 row_do_write(RowBatch *batch)
@@ -695,7 +704,6 @@ row_do_write(RowBatch *batch)
 	RowBatch	locked = *batch;
 	ListCell   *lc;
 
-	row_set_constraints();
 	row_refuse_strangers(batch);
 
 	/* lock what is free */
@@ -745,7 +753,6 @@ row_do_write_simply(RowBatch *batch)
 	RowBatch	rest = *batch;
 	ListCell   *lc;
 
-	row_set_constraints();
 	row_refuse_strangers(batch);
 	row_set("lock_timeout", ROW_BUSY_TIMEOUT);
 	foreach(lc, batch->rows)

@@ -32,6 +32,9 @@
  * conditions may also call volatile functions of such roles; so who revokes TRIGGER
  * should look at the triggers made under it.
  *
+ * Nothing is put off: deferred triggers would fire at the end of the transaction,
+ * as whoever that belongs to.  Constraints are immediate (row.c), and stay so.
+ *
  * All this holds in our processes, and in sessions while our statements run.  To run
  * functions as their owners instead would not do: who holds TRIGGER could have
  * the functions of others run in their names.
@@ -55,6 +58,7 @@
 #include "miscadmin.h"
 #include "nodes/nodeFuncs.h"
 #include "parser/analyze.h"
+#include "tcop/utility.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
@@ -88,6 +92,7 @@ static fmgr_hook_type user_code_prev_fmgr_hook = NULL;
 static object_access_hook_type user_code_prev_access_hook = NULL;
 static post_parse_analyze_hook_type user_code_prev_analyze_hook = NULL;
 static ExecutorStart_hook_type user_code_prev_start_hook = NULL;
+static ProcessUtility_hook_type user_code_prev_utility_hook = NULL;
 
 /* Is a role the same as the user, a superuser, or able to act as the user? */
 static bool
@@ -518,6 +523,22 @@ user_code_executor_start(QueryDesc *desc, int eflags)
 		standard_ExecutorStart(desc, eflags);
 }
 
+/* A deferred trigger would fire when all this is over, as somebody else. */
+static void
+user_code_utility(PlannedStmt *pstmt, const char *text, bool read_only_tree, ProcessUtilityContext context,
+				  ParamListInfo params, QueryEnvironment *env, DestReceiver *dest, QueryCompletion *qc)
+{
+	if (user_code && IsA(pstmt->utilityStmt, ConstraintsSetStmt) &&
+		((ConstraintsSetStmt *) pstmt->utilityStmt)->deferred)
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("constraints cannot be deferred by code of an attached table that kapture_sync runs")));
+	if (user_code_prev_utility_hook)
+		user_code_prev_utility_hook(pstmt, text, read_only_tree, context, params, env, dest, qc);
+	else
+		standard_ProcessUtility(pstmt, text, read_only_tree, context, params, env, dest, qc);
+}
+
 /* Does a partition of the table belong to a stranger? */
 static bool
 user_code_find_strangers(Relation rel)
@@ -711,4 +732,6 @@ kapture_user_code_install(void)
 	post_parse_analyze_hook = user_code_analyzed;
 	user_code_prev_start_hook = ExecutorStart_hook;
 	ExecutorStart_hook = user_code_executor_start;
+	user_code_prev_utility_hook = ProcessUtility_hook;
+	ProcessUtility_hook = user_code_utility;
 }

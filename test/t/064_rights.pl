@@ -139,6 +139,16 @@ foreach my $owner ('postgres', 'alice')
 	as('mallory', "CREATE TRIGGER fire BEFORE UPDATE ON $table FOR EACH ROW WHEN (OLD.phone <> '' AND pg_trigger_depth() = 0 AND NEW.customer_name ~ 'Row' AND clock_timestamp() > now()) EXECUTE FUNCTION suppress_redundant_updates_trigger()");
 	fares($table, 'sent', "$of, a harmless condition");
 
+	if ($owner eq 'alice')
+	{
+		$table = waiting($owner);
+		as('alice', "REVOKE TRIGGER ON $table FROM mallory; CREATE FUNCTION alice.minds$n(text) RETURNS boolean LANGUAGE plpgsql AS 'BEGIN RETURN true; END';"
+			  . "CREATE TRIGGER fire BEFORE UPDATE ON $table FOR EACH ROW WHEN (alice.minds$n(NEW.phone)) EXECUTE FUNCTION suppress_redundant_updates_trigger()");
+		fares($table, 'sent', "$of, her own condition with a volatile function");
+		as('alice', "GRANT TRIGGER ON $table TO mallory; INSERT INTO $table VALUES (2, 'Minded', '97500000$n')");
+		fares($table, qr/^condition of trigger "fire" of table "t$n" must not call function alice\.minds/, "$of, the same when others hold TRIGGER");
+	}
+
 	# --- types
 	my $d = "mallory.d$n";
 	as('mallory', "CREATE DOMAIN $d AS text");
@@ -233,6 +243,29 @@ sql("ALTER TABLE mallory.hers OWNER TO postgres; GRANT INSERT ON mallory.hers TO
 as('mallory', "INSERT INTO mallory.hers VALUES (2, 'Given', '9740000002')");
 poll_ok($node, "SELECT message LIKE 'code of role \"mallory\" must not run as role \"postgres\": function mallory.fire()' FROM kapture_failures WHERE relation = 'mallory.hers'::regclass", 'given to a superuser, it is not, with her trigger');
 nothing_gained('a table that was hers');
+
+# --- what is put off until those have the word who may do more than the table's owner
+as('mallory', q(
+CREATE TABLE mallory.log (a text);
+CREATE CONSTRAINT TRIGGER fire AFTER INSERT ON mallory.log DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION mallory.fire();
+CREATE TYPE mallory.logged AS ENUM ('a');
+CREATE FUNCTION mallory.logged_text(mallory.logged) RETURNS text LANGUAGE plpgsql AS $$ BEGIN INSERT INTO mallory.log VALUES ('read'); RETURN 'a'; END $$;
+CREATE CAST (mallory.logged AS text) WITH FUNCTION mallory.logged_text(mallory.logged);
+CREATE FUNCTION mallory.defer() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN SET CONSTRAINTS ALL DEFERRED; INSERT INTO mallory.log VALUES ('written'); RETURN NEW; END $$;
+CREATE TABLE mallory.putting_off (id int PRIMARY KEY, customer_name text, phone text, city mallory.logged);
+CREATE TABLE mallory.deferring (id int PRIMARY KEY, customer_name text, phone text);
+SELECT kapture_attach('mallory.putting_off'), kapture_attach('mallory.deferring');
+CREATE TRIGGER defer BEFORE UPDATE ON mallory.deferring FOR EACH ROW EXECUTE FUNCTION mallory.defer();
+INSERT INTO mallory.putting_off VALUES (1, 'Putting off', '9750000001', 'a'); INSERT INTO mallory.deferring VALUES (1, 'Deferring', '9750000002')));
+my $worker = sql("SELECT kapture_worker_pid()");
+poll_ok($node, "SELECT kapture_customer_id IS NOT NULL FROM mallory.putting_off", "what a cast of hers puts off is done at once, as herself");
+is(sql("SELECT count(*) > 0 FROM mallory.log WHERE a = 'read'"), 't', 'and done');
+poll_ok($node, "SELECT message LIKE 'constraints cannot be deferred%' FROM kapture_failures WHERE relation = 'mallory.deferring'::regclass", 'her trigger cannot defer constraints');
+nothing_gained('what is put off in a worker');
+sql("TRUNCATE loot");
+like(try_as('postgres', "SELECT * FROM kapture_preview('mallory.putting_off', '1')"), qr/cannot execute INSERT in a read-only transaction/, 'nor does a preview leave something to do to the session');
+nothing_gained('what is put off in a session');
+is(sql("SELECT kapture_worker_pid()"), $worker, 'the worker goes on');
 
 # --- what is pulled
 foreach my $owner ('postgres', 'alice')
