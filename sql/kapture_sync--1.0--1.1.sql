@@ -3,6 +3,10 @@
 -- complain if script is sourced in psql, rather than via ALTER EXTENSION
 \echo Use "ALTER EXTENSION kapture_sync UPDATE TO '1.1'" to load this file. \quit
 
+-- Names without a schema are PostgreSQL's own, whatever operators and functions
+-- somebody has planted in the extension's schema that would fit better.
+SET LOCAL search_path = pg_catalog, pg_temp;
+
 -- First, so that a library of 1.0, which has no such function, ends this here.
 CREATE FUNCTION @extschema@.kapture_library_version() RETURNS text
 LANGUAGE C STABLE PARALLEL SAFE STRICT AS 'MODULE_PATHNAME', 'kapture_library_version';

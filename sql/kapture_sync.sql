@@ -3,6 +3,10 @@
 -- complain if script is sourced in psql, rather than via CREATE EXTENSION
 \echo Use "CREATE EXTENSION kapture_sync" to load this file. \quit
 
+-- Names without a schema are PostgreSQL's own, whatever operators and functions
+-- somebody has planted in the extension's schema that would fit better.
+SET LOCAL search_path = pg_catalog, pg_temp;
+
 --
 -- Tables.  Nothing in them is granted to anybody: users look through the
 -- views at the end, which show each role the rows of its own tables.

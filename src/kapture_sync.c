@@ -13,6 +13,7 @@
 #include "api/limiter.h"
 #include "api/request_stats.h"
 #include "base/guc.h"
+#include "base/user_code.h"
 #include "cluster/launcher.h"
 #include "cluster/shmem.h"
 #include "utility_hook.h"
@@ -25,6 +26,7 @@ void
 _PG_init(void)
 {
 	kapture_guc_define();
+	kapture_user_code_install();
 
 	if (!process_shared_preload_libraries_in_progress)
 		return;

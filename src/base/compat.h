@@ -16,6 +16,7 @@
 #include "common/jsonapi.h"
 #include "executor/executor.h"
 #include "miscadmin.h"
+#include "parser/analyze.h"
 #include "storage/latch.h"
 #include "utils/acl.h"
 #include "utils/datetime.h"
@@ -46,6 +47,18 @@ object_ownercheck(Oid classid, Oid objectid, Oid roleid)
 	Assert(classid == RelationRelationId);
 	return pg_class_ownercheck(objectid, roleid);
 }
+#endif
+
+/* 16 tells memberships that allow SET ROLE from others. */
+#if PG_VERSION_NUM < 160000
+#define member_can_set_role(member, role) is_member_of_role((member), (role))
+#endif
+
+/* 19 has hooks leave the jumbled query alone. */
+#if PG_VERSION_NUM < 190000
+typedef JumbleState KaptureJumbleState;
+#else
+typedef const JumbleState KaptureJumbleState;
 #endif
 
 /* 15.4 marks databases whose DROP DATABASE broke off. */

@@ -15,6 +15,7 @@
 
 #include "base/catalog.h"
 #include "base/owner_sql.h"
+#include "base/user_code.h"
 
 /*
  * Returns the owner of the extension's tables.
@@ -32,16 +33,47 @@ kapture_own_role(void)
 	return owner;
 }
 
-/* Runs a statement as the owner; if asked for, *text is the first value of its result. */
+/* A statement, and what it gives. */
+typedef struct OwnCall
+{
+	const char *sql;
+	int			nargs;
+	Oid		   *types;
+	Datum	   *values;
+	MemoryContext context;
+	char	  **text;			/* NULL: not asked for */
+	uint64		processed;
+} OwnCall;
+
+/* Runs a statement; if asked for, *text is the first value of its result. */
+static void
+own_call(void *arg)
+{
+	OwnCall    *call = arg;
+	int			rc;
+
+	SPI_connect();
+	rc = kapture_user_code_execute(kapture_catalog_qualify(call->sql), call->nargs, call->types, call->values, NULL, false);
+	if (rc < 0)
+		elog(ERROR, "statement failed: %s", SPI_result_code_string(rc));
+	call->processed = SPI_processed;
+	if (call->text && SPI_processed > 0)
+	{
+		char	   *value = SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1);
+
+		*call->text = value ? MemoryContextStrdup(call->context, value) : NULL;
+	}
+	SPI_finish();
+}
+
+/* Likewise, as the owner, whom no code of those may use that hold rights on the tables. */
 static uint64
 own_execute(const char *sql, int nargs, Oid *types, Datum *values, char **text)
 {
+	OwnCall		call = {sql, nargs, types, values, CurrentMemoryContext, text};
 	Oid			userid;
 	int			sec_context;
 	int			nestlevel;
-	int			rc;
-	uint64		processed;
-	MemoryContext context = CurrentMemoryContext;
 	Oid			owner = kapture_own_role();
 
 	GetUserIdAndSecContext(&userid, &sec_context);
@@ -49,21 +81,10 @@ own_execute(const char *sql, int nargs, Oid *types, Datum *values, char **text)
 	nestlevel = NewGUCNestLevel();
 	(void) set_config_option("search_path", "pg_catalog, pg_temp", PGC_USERSET, PGC_S_SESSION,
 							 GUC_ACTION_SAVE, true, 0, false);
-	SPI_connect();
-	rc = SPI_execute_with_args(kapture_catalog_qualify(sql), nargs, types, values, NULL, false, 0);
-	if (rc < 0)
-		elog(ERROR, "statement failed: %s", SPI_result_code_string(rc));
-	processed = SPI_processed;
-	if (text && processed > 0)
-	{
-		char	   *value = SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1);
-
-		*text = value ? MemoryContextStrdup(context, value) : NULL;
-	}
-	SPI_finish();
+	kapture_user_code_run(NULL, own_call, &call);
 	AtEOXact_GUC(false, nestlevel);
 	SetUserIdAndSecContext(userid, sec_context);
-	return processed;
+	return call.processed;
 }
 
 /*

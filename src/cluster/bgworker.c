@@ -16,6 +16,7 @@
 #include "utils/guc.h"
 #include "utils/timestamp.h"
 
+#include "base/user_code.h"
 #include "cluster/bgworker.h"
 
 /* When statistics are to be handed over that were too fresh for it, DT_NOEND: none are. */
@@ -110,6 +111,7 @@ kapture_process_initialize(Datum arg)
 	process_track_counts = pgstat_track_counts;
 	pgstat_track_counts = false;
 	BackgroundWorkerInitializeConnectionByOid(dbid, InvalidOid, 0);
+	kapture_user_code_enter_process();
 	process_own_settings();
 }
 

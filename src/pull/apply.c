@@ -32,6 +32,7 @@
 
 #include "api/pacing.h"
 #include "base/compat.h"
+#include "base/user_code.h"
 #include "pull/apply.h"
 #include "table/capture.h"
 #include "table/row_io.h"
@@ -109,7 +110,7 @@ arrival_find_by_id(ArrivalBatch *batch)
 	appendStringInfo(&sql, "SELECT v.ord, %s", kapture_row_keys(batch->att));
 	appendStringInfo(&sql, " FROM unnest($1) WITH ORDINALITY AS v(id, ord) JOIN %s AS r ON r.%s = v.id",
 					 kapture_row_source(batch->att), quote_identifier(batch->att->id_column));
-	if (SPI_execute_with_args(sql.data, 1, types, values, NULL, false, 0) != SPI_OK_SELECT)
+	if (kapture_user_code_execute(sql.data, 1, types, values, NULL, false) != SPI_OK_SELECT)
 		elog(ERROR, "could not look for rows by id");
 	arrival_take_rows(batch, batch->items, true);
 }
@@ -173,7 +174,7 @@ arrival_find_by_contact(ArrivalBatch *batch)
 					 " ON r.%s IS NULL AND (%s = v.phone OR %s = v.email)",
 					 kapture_row_source(batch->att), quote_identifier(batch->att->id_column),
 					 phone ? phone : "NULL::text", email ? email : "NULL::text");
-	if (SPI_execute_with_args(sql.data, 2, types, values, NULL, false, 0) != SPI_OK_SELECT)
+	if (kapture_user_code_execute(sql.data, 2, types, values, NULL, false) != SPI_OK_SELECT)
 		elog(ERROR, "could not look for rows by phone and email");
 	arrival_take_rows(batch, items, false);
 }
@@ -211,7 +212,7 @@ arrival_find_by_email(ArrivalBatch *batch)
 	/* without an index on that, the rows are to be read once, not for each customer */
 	(void) set_config_option("enable_hashjoin", "on", PGC_USERSET, PGC_S_SESSION,
 							 GUC_ACTION_SAVE, true, 0, false);
-	if (SPI_execute_with_args(sql.data, 1, types, values, NULL, false, 0) != SPI_OK_SELECT)
+	if (kapture_user_code_execute(sql.data, 1, types, values, NULL, false) != SPI_OK_SELECT)
 		elog(ERROR, "could not look for rows by email");
 	arrival_take_rows(batch, items, false);
 }
@@ -297,8 +298,7 @@ arrival_do_write(void *arg)
 	int			n = 0;
 	int			rc;
 
-	if (SPI_execute("SET CONSTRAINTS ALL IMMEDIATE", false, 0) < 0)
-		elog(ERROR, "could not set constraints");
+	kapture_user_code_check_partitions();
 	initStringInfo(&sql);
 	types[n] = INT8OID;
 	values[n++] = Int64GetDatum(arrival->customer_id);
@@ -322,7 +322,7 @@ arrival_do_write(void *arg)
 		}
 		arrival_update_sql(batch, &sql);
 	}
-	rc = SPI_execute_with_args(sql.data, n, types, values, NULL, false, 0);
+	rc = kapture_user_code_execute(sql.data, n, types, values, NULL, false);
 	if (rc != SPI_OK_INSERT && rc != SPI_OK_UPDATE)
 		elog(ERROR, "unexpected SPI result %d", rc);
 	batch->written = SPI_processed > 0;
@@ -370,7 +370,7 @@ arrival_write(ArrivalBatch *batch, ArrivalItem *item)
 		arrival_done(batch, item);
 	else if (error == NULL)
 		arrival_park(batch, item, "writing the customer changed no row; a trigger or rule of the table prevents it");
-	else if (error->sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE || error->sqlerrcode == ERRCODE_T_R_DEADLOCK_DETECTED)
+	else if (kapture_row_is_passing(error) || error->sqlerrcode == ERRCODE_T_R_DEADLOCK_DETECTED)
 		arrival_later(batch, item, "the row or the table is locked");
 	else
 		arrival_park(batch, item, error->message);
@@ -522,7 +522,8 @@ arrival_hold(ArrivalBatch *batch)
 /*
  * Brings customers (of KaptureArrival) into the table, and notes in the inbox
  * what became of each.  Needs a transaction; the rows it touches stay locked
- * until its end.  Errors: those of reading the table as a whole, as its owner.
+ * until its end.  Errors: those of reading the table as a whole, as its
+ * owner, but for a lack of rights, which parks them.
  */
 void
 kapture_arrival_apply(KaptureAttachment *att, const char *timezone, List *arrivals)
@@ -540,6 +541,13 @@ kapture_arrival_apply(KaptureAttachment *att, const char *timezone, List *arriva
 		batch.items = lappend(batch.items, item);
 	}
 	error = kapture_row_run(att, timezone, arrival_do_find, &batch);
+	if (error && error->sqlerrcode == ERRCODE_INSUFFICIENT_PRIVILEGE)
+	{
+		/* nothing will change that by itself: to be seen, as for rows that are sent */
+		foreach(lc, batch.items)
+			arrival_park(&batch, lfirst(lc), error->message);
+		return;
+	}
 	if (error)
 		ReThrowError(error);
 	arrival_hold(&batch);
@@ -566,9 +574,9 @@ arrival_do_ids(void *arg)
 	Datum		values[] = {Int64GetDatum(batch->after), Int64GetDatum(batch->limit)};
 	bool		isnull;
 
-	if (SPI_execute_with_args(psprintf("SELECT %s FROM %s AS r WHERE %s > $1 ORDER BY %s LIMIT $2", column,
-									   kapture_row_source(batch->att), column, column),
-							  lengthof(values), types, values, NULL, true, 0) != SPI_OK_SELECT)
+	if (kapture_user_code_execute(psprintf("SELECT %s FROM %s AS r WHERE %s > $1 ORDER BY %s LIMIT $2", column,
+										   kapture_row_source(batch->att), column, column),
+								  lengthof(values), types, values, NULL, true) != SPI_OK_SELECT)
 		elog(ERROR, "could not read ids");
 	for (uint64 i = 0; i < SPI_processed; i++)
 		batch->ids[batch->n++] = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 1, &isnull));

@@ -38,6 +38,7 @@
 #include "base/catalog.h"
 #include "base/compat.h"
 #include "base/owner_sql.h"
+#include "base/user_code.h"
 #include "pull/mirror.h"
 #include "table/binding.h"
 #include "table/inbox.h"
@@ -95,9 +96,9 @@ kapture_copies_execute(const char *sql, int nargs, Oid *types, Datum *values,
 
 	(void) set_config_option("search_path", "pg_catalog, pg_temp", PGC_USERSET,
 							 PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
-	rc = SPI_execute_with_args(sql, nargs, types, values, nulls, false, 0);
+	rc = kapture_user_code_execute(sql, nargs, types, values, nulls, false);
 	if (rc != expected)
-		elog(ERROR, "SPI_execute_with_args failed: %s", SPI_result_code_string(rc));
+		elog(ERROR, "statement failed: %s", SPI_result_code_string(rc));
 	AtEOXact_GUC(false, level);
 	MemoryContextSwitchTo(old); /* SPI leaves us in its own */
 }

@@ -15,6 +15,7 @@
 
 #include "base/catalog.h"
 #include "base/owner_sql.h"
+#include "base/user_code.h"
 #include "pull/pull_state.h"
 
 static Datum
@@ -40,10 +41,10 @@ kapture_pull_state_read(const char *server, KapturePullState *state)
 	state->sweep_after = 0;
 	PushActiveSnapshot(GetTransactionSnapshot());
 	SPI_connect();
-	if (SPI_execute_with_args(psprintf("SELECT coalesce(pulled_until, '-infinity'), coalesce(started_at, '-infinity'),"
+	if (kapture_user_code_execute(psprintf("SELECT coalesce(pulled_until, '-infinity'), coalesce(started_at, '-infinity'),"
 									   " failures, coalesce(sweep_started_at, '-infinity'),"
 									   " sweep_started_at IS NOT NULL AND sweep_finished_at IS NULL, sweep_after FROM %s.kapture_pull WHERE server = $1", kapture_catalog_schema()),
-							  1, types, values, NULL, true, 1) != SPI_OK_SELECT)
+							  1, types, values, NULL, true) != SPI_OK_SELECT)
 		elog(ERROR, "could not read kapture_pull");
 	if (SPI_processed > 0)
 	{

@@ -26,6 +26,7 @@
 #include "api/option.h"
 #include "base/catalog.h"
 #include "base/owner_sql.h"
+#include "base/user_code.h"
 #include "cluster/bgworker.h"
 #include "pull/apply.h"
 #include "pull/fetch.h"
@@ -162,9 +163,9 @@ sweep_read(KaptureSweep *sweep)
 	sweep_begin();
 	sweep->nids = sweep->next = 0;
 	SPI_connect();
-	if (SPI_execute_with_args(psprintf("SELECT id FROM %s.kapture_customers WHERE server = $1 AND id > $2 ORDER BY id LIMIT $3",
+	if (kapture_user_code_execute(psprintf("SELECT id FROM %s.kapture_customers WHERE server = $1 AND id > $2 ORDER BY id LIMIT $3",
 									   kapture_catalog_schema()),
-							  lengthof(values), types, values, NULL, true, 0) != SPI_OK_SELECT)
+							  lengthof(values), types, values, NULL, true) != SPI_OK_SELECT)
 		elog(ERROR, "could not read kapture_customers");
 	for (uint64 i = 0; i < SPI_processed; i++)
 		sweep->ids[sweep->nids++] = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 1, &isnull));

@@ -12,6 +12,7 @@
 
 #include "access/htup_details.h"
 #include "access/relation.h"
+#include "access/xact.h"
 #include "catalog/catalog.h"
 #include "catalog/objectaddress.h"
 #include "catalog/partition.h"
@@ -19,6 +20,7 @@
 #include "catalog/pg_index.h"
 #include "catalog/pg_inherits.h"
 #include "catalog/pg_type.h"
+#include "commands/trigger.h"
 #include "executor/spi.h"
 #include "fmgr.h"
 #include "foreign/foreign.h"
@@ -72,6 +74,21 @@ attach_execute_ddl(const char *sql)
 	if (SPI_execute(sql, false, 0) < 0)
 		elog(ERROR, "could not execute \"%s\"", sql);
 	SPI_finish();
+}
+
+/*
+ * DDL goes by names: errors out if it went to another table, as the schema has
+ * got another name in the meantime.
+ */
+static void
+attach_check_name(Oid relid, bool attached)
+{
+	CommandCounterIncrement();
+	if (OidIsValid(get_trigger_oid(relid, KAPTURE_TRIGGER, true)) != attached)
+		ereport(ERROR,
+				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+				 errmsg("table \"%s\" was renamed meanwhile", get_rel_name(relid)),
+				 errhint("Try again.")));
 }
 
 /*
@@ -550,6 +567,12 @@ attach_try(Oid relid)
 	char	   *problem = kapture_catalog_problem(att);
 	ErrorData  *error = problem ? NULL : kapture_row_try(att);
 
+	if (error && error->sqlerrcode == ERRCODE_INSUFFICIENT_PRIVILEGE)
+		ereport(ERROR,
+				(errcode(error->sqlerrcode),
+				 errmsg("\"%s\" cannot be attached to Kapture", RelationGetRelationName(rel)),
+				 errdetail_internal("%s.", error->message),
+				 error->hint ? errhint("%s", error->hint) : 0));
 	if (problem || error)
 		ereport(ERROR,
 				(errcode(error ? error->sqlerrcode : ERRCODE_FEATURE_NOT_SUPPORTED),
@@ -647,6 +670,7 @@ kapture_attach(PG_FUNCTION_ARGS)
 	kapture_origin_claim();
 	attach_drop_leftovers(relid);
 	attach_create_triggers(name, replicated);
+	attach_check_name(relid, true);
 	kapture_binding_depend(relid, serverid);
 	attach_try(relid);
 	kapture_attach_announce();
@@ -750,6 +774,7 @@ kapture_detach(PG_FUNCTION_ARGS)
 	/* what this transaction has captured so far goes, too */
 	kapture_notes_flush();
 	(void) attach_drop_all_triggers(att->root);
+	attach_check_name(att->root, false);
 	kapture_attach_forget(att->id);
 	kapture_attach_announce();
 	PG_RETURN_VOID();

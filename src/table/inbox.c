@@ -23,6 +23,7 @@
 #include "api/field.h"
 #include "base/catalog.h"
 #include "base/owner_sql.h"
+#include "base/user_code.h"
 #include "cluster/shmem.h"
 #include "table/inbox.h"
 
@@ -88,8 +89,8 @@ kapture_inbox_tables(void)
 
 	PushActiveSnapshot(GetTransactionSnapshot());
 	SPI_connect();
-	if (SPI_execute(psprintf("SELECT relation FROM %s.kapture_attachment WHERE pull AND NOT paused", kapture_catalog_schema()),
-					true, 0) != SPI_OK_SELECT)
+	if (kapture_user_code_execute(psprintf("SELECT relation FROM %s.kapture_attachment WHERE pull AND NOT paused", kapture_catalog_schema()),
+								  0, NULL, NULL, NULL, true) != SPI_OK_SELECT)
 		elog(ERROR, "could not read kapture_attachment");
 	MemoryContextSwitchTo(context);
 	for (uint64 i = 0; i < SPI_processed; i++)
@@ -171,7 +172,7 @@ kapture_inbox_take(const KaptureAttachment *att, int limit)
 
 	PushActiveSnapshot(GetTransactionSnapshot());
 	SPI_connect();
-	if (SPI_execute_with_args(sql.data, lengthof(values), types, values, NULL, true, 0) != SPI_OK_SELECT)
+	if (kapture_user_code_execute(sql.data, lengthof(values), types, values, NULL, true) != SPI_OK_SELECT)
 		elog(ERROR, "could not read kapture_inbox");
 	MemoryContextSwitchTo(context);
 	for (uint64 i = 0; i < SPI_processed; i++)
@@ -272,7 +273,7 @@ kapture_inbox_waiting(int32 attachment_id, List *row_keys)
 	values[1] = inbox_texts(row_keys);
 	values[2] = FullTransactionIdGetDatum(FullTransactionIdFromU64(report.floor));
 	SPI_connect();
-	if (SPI_execute_with_args(psprintf("SELECT row_key, bit_or(changed), bool_or(sending) FROM ("
+	if (kapture_user_code_execute(psprintf("SELECT row_key, bit_or(changed), bool_or(sending) FROM ("
 									   "SELECT k AS row_key, changed, false AS sending FROM %s.kapture_outbox AS o,"
 									   " unnest(array_prepend(o.row_key, o.more_keys)) AS k"
 									   " WHERE attachment_id = $1 AND xact >= $3"
@@ -280,7 +281,7 @@ kapture_inbox_waiting(int32 attachment_id, List *row_keys)
 									   " SELECT row_key, changed | coalesce(again, 0), state = 'sending'"
 									   " FROM %s.kapture_delivery WHERE attachment_id = $1 AND row_key = ANY ($2)) AS w"
 									   " GROUP BY row_key", schema, schema),
-							  lengthof(values), types, values, NULL, false, 0) != SPI_OK_SELECT)
+							  lengthof(values), types, values, NULL, false) != SPI_OK_SELECT)
 		elog(ERROR, "could not read what waits");
 	MemoryContextSwitchTo(context);
 	for (uint64 i = 0; i < SPI_processed; i++)

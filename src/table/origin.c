@@ -26,6 +26,7 @@
 
 #include "base/catalog.h"
 #include "base/owner_sql.h"
+#include "base/user_code.h"
 #include "base/version.h"
 #include "cluster/shmem.h"
 #include "table/binding.h"
@@ -98,11 +99,11 @@ kapture_origin_check(void)
 
 	PushActiveSnapshot(GetTransactionSnapshot());
 	SPI_connect();
-	if (SPI_execute_with_args(psprintf("SELECT pg_catalog.bool_and(system_identifier = $1 AND database = $2),"
+	if (kapture_user_code_execute(psprintf("SELECT pg_catalog.bool_and(system_identifier = $1 AND database = $2),"
 									   " pg_catalog.bool_and(timeline = $3),"
 									   " pg_catalog.max(stamped_at), pg_catalog.max(doubt_until)"
 									   " FROM %s.kapture_origin", kapture_catalog_schema()),
-							  3, types, values, NULL, true, 0) != SPI_OK_SELECT)
+							  3, types, values, NULL, true) != SPI_OK_SELECT)
 		elog(ERROR, "could not read kapture_origin");
 	ours = DatumGetBool(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull));
 	if (!isnull)

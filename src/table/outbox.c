@@ -39,6 +39,7 @@
 #include "base/catalog.h"
 #include "base/compat.h"
 #include "base/guc.h"
+#include "base/user_code.h"
 #include "table/outbox.h"
 #include "table/vacuum.h"
 
@@ -281,21 +282,28 @@ outbox_planner_settings(void)
 	return nestlevel;
 }
 
-/* The plan of a statement. */
+/* The plan of a statement, made anew when the extension's schema has got another name. */
 static SPIPlanPtr
 outbox_plan(OutboxQuery query)
 {
+	char	   *sql = kapture_catalog_qualify(outbox_queries[query].sql);
+
+	if (outbox_plans[query] && !kapture_user_code_is_plan_of(outbox_plans[query], sql))
+	{
+		SPI_freeplan(outbox_plans[query]);
+		outbox_plans[query] = NULL;
+	}
 	if (outbox_plans[query] == NULL)
 	{
-		SPIPlanPtr	plan = SPI_prepare_cursor(kapture_catalog_qualify(outbox_queries[query].sql),
-											  outbox_queries[query].nparams,
-											  (Oid *) outbox_queries[query].types,
-											  CURSOR_OPT_GENERIC_PLAN);
+		SPIPlanPtr	plan = kapture_user_code_prepare(sql, outbox_queries[query].nparams,
+													 (Oid *) outbox_queries[query].types,
+													 CURSOR_OPT_GENERIC_PLAN);
 
-		if (plan == NULL || SPI_keepplan(plan) != 0)
-			elog(ERROR, "could not prepare statement %d of the outbox", query);
+		if (SPI_keepplan(plan) != 0)
+			elog(ERROR, "could not keep statement %d of the outbox", query);
 		outbox_plans[query] = plan;
 	}
+	kapture_user_code_expect(outbox_plans[query]);
 	return outbox_plans[query];
 }
 

@@ -4,6 +4,7 @@
  *
  * What runs here may run users' code: triggers, output functions, defaults,
  * checks.  So it runs as the table's owner in a security-restricted operation,
+ * without the code of those who must not act as the owner (user_code.c),
  * with constraints immediate (a deferred trigger would fire at commit, as the
  * worker), with its own settings, and in a subtransaction, so that an error
  * stays here.  A whole batch is tried at once; if that fails, row by row, and
@@ -36,6 +37,7 @@
 #include "utils/timestamp.h"
 
 #include "base/compat.h"
+#include "base/user_code.h"
 #include "table/binding.h"
 #include "table/row_io.h"
 #include "table/row_sql.h"
@@ -120,6 +122,21 @@ row_stop_clock(void)
 }
 
 /*
+ * What is put off to the end of the transaction would run as whoever that belongs
+ * to: so nothing is.  In a worker, constraints are immediate, and user_code.c has
+ * them stay so.  In a session, whose own constraints may be pending, tables are
+ * only read here.
+ */
+static void
+row_leave_nothing(void)
+{
+	if (!AmBackgroundWorkerProcess())
+		row_set("transaction_read_only", "on");
+	else if (SPI_execute("SET CONSTRAINTS ALL IMMEDIATE", false, 0) < 0)
+		elog(ERROR, "could not set constraints");
+}
+
+/*
  * Runs work(arg) as the owner of an attached table, as the file's header says,
  * within SPI.  Times have their text form in "timezone" (NULL: UTC).  Returns
  * NULL, or the error, in the current memory context, after which nothing has
@@ -146,6 +163,7 @@ kapture_row_run(KaptureAttachment *att, const char *timezone, void (*work) (void
 		row_set("lock_timeout", ROW_LOCK_TIMEOUT);
 		row_set("search_path", "pg_catalog, pg_temp");
 		row_set("row_security", "off");
+		row_set("max_parallel_workers_per_gather", "0");	/* whose processes know nothing of all this */
 		row_set("enable_seqscan", "off");
 		row_set("enable_hashjoin", "off");
 		row_set("enable_mergejoin", "off");
@@ -156,7 +174,8 @@ kapture_row_run(KaptureAttachment *att, const char *timezone, void (*work) (void
 		SetUserIdAndSecContext(rel->rd_rel->relowner,
 							   sec_context | SECURITY_RESTRICTED_OPERATION);
 		SPI_connect();
-		work(arg);
+		row_leave_nothing();
+		kapture_user_code_run(rel, work, arg);
 		SPI_finish();
 		relation_close(rel, NoLock);
 		AtEOXact_GUC(false, nestlevel);
@@ -184,6 +203,17 @@ kapture_row_run(KaptureAttachment *att, const char *timezone, void (*work) (void
 	MemoryContextSwitchTo(context);
 	CurrentResourceOwner = owner;
 	return error;
+}
+
+/*
+ * Will an error of kapture_row_run() be gone in a moment?  Somebody has locked or
+ * renamed what is needed.
+ */
+bool
+kapture_row_is_passing(const ErrorData *error)
+{
+	return error->sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE ||
+		error->sqlerrcode == ERRCODE_T_R_SERIALIZATION_FAILURE;
 }
 
 /* A batch's work, for kapture_row_run(). */
@@ -241,7 +271,7 @@ row_run_each(RowWork work, KaptureAttachment *att, const char *timezone, List *r
 		error = row_run(work, &batch);
 		if (error == NULL)
 			continue;
-		if (error->sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE)
+		if (kapture_row_is_passing(error))
 			row->outcome = KAPTURE_ROW_LOCKED;
 		else
 		{
@@ -285,9 +315,9 @@ row_free_plans(void *arg)
 }
 
 /*
- * The plan of a statement, prepared once for each description of a table, and again
- * when something it depends on has changed: its text may name what was renamed.  It
- * is to go by the primary key, however small the table looks now.
+ * The plan of a statement, prepared once for each description of a table, and
+ * anew when something in it has got another name.  It is to go by the primary
+ * key, however small the table looks now.
  */
 static SPIPlanPtr
 row_plan(KaptureAttachment *att, KaptureRowStatement statement)
@@ -297,22 +327,18 @@ row_plan(KaptureAttachment *att, KaptureRowStatement statement)
 	Oid			types[INDEX_MAX_KEYS + 1];
 	char	   *sql;
 
-	if (plan && SPI_plan_is_valid(plan))
-		return plan;
-	if (plan)
-	{
-		att->plans[statement] = NULL;
-		SPI_freeplan(plan);
-	}
 	row_check(att);
 	for (int i = 0; i < nparams; i++)
 		types[i] = TEXTARRAYOID;
 	if (statement == KAPTURE_SQL_WRITE)
 		types[nparams++] = INT8ARRAYOID;
 	sql = kapture_row_sql(att, statement);
-	plan = SPI_prepare_cursor(sql, nparams, types, CURSOR_OPT_GENERIC_PLAN);
-	if (plan == NULL)
-		elog(ERROR, "could not prepare \"%s\": %s", sql, SPI_result_code_string(SPI_result));
+	if (plan && kapture_user_code_is_plan_of(plan, sql))
+		return plan;
+	if (plan)
+		SPI_freeplan(plan);
+	att->plans[statement] = NULL;
+	plan = kapture_user_code_prepare(sql, nparams, types, CURSOR_OPT_GENERIC_PLAN);
 	if (!att->plans_owned)
 	{
 		MemoryContext context = GetMemoryChunkContext(att);
@@ -382,7 +408,7 @@ row_execute(KaptureRowStatement statement, RowBatch *batch, int expected)
 	params[nkeys] = PointerGetDatum(construct_array(elems + nkeys * nrows, nrows, INT8OID,
 													8, FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
 
-	rc = SPI_execute_plan(plan, params, NULL, false, 0);
+	rc = kapture_user_code_execute_plan(plan, params, false);
 	if (rc != expected)
 		elog(ERROR, "unexpected SPI result %d", rc);
 	row_check_unique(batch);
@@ -412,11 +438,28 @@ row_parse_id(const char *text)
 	return text == NULL || text[0] == '\0' ? 0 : pg_strtoint64(text);
 }
 
+/* Rows that lie in a partition of somebody who must not act as the table's owner are refused. */
+static void
+row_refuse_strangers(RowBatch *batch)
+{
+	if (!kapture_user_code_has_strangers())
+		return;
+	row_execute(KAPTURE_SQL_LOOK, batch, SPI_OK_SELECT);
+	for (uint64 i = 0; i < SPI_processed; i++)
+	{
+		bool		isnull;
+
+		kapture_user_code_check_partition(DatumGetObjectId(SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 2, &isnull)));
+	}
+}
+
 static void
 row_do_read(RowBatch *batch)
 {
 	KaptureAttachment *att = batch->att;
 	ListCell   *lc;
+
+	row_refuse_strangers(batch);
 
 	foreach(lc, batch->rows)
 		((KaptureRow *) lfirst(lc))->outcome = KAPTURE_ROW_GONE;
@@ -465,7 +508,7 @@ row_do_list(RowBatch *batch)
 		params[i] = CStringGetTextDatum(values[i]);
 	}
 	sql = psprintf("%s LIMIT %d", kapture_row_list_sql(att, values != NULL), batch->limit);
-	if (SPI_execute_with_args(sql, values ? att->nkeys : 0, types, params, NULL, true, 0) != SPI_OK_SELECT)
+	if (kapture_user_code_execute(sql, values ? att->nkeys : 0, types, params, NULL, true) != SPI_OK_SELECT)
 		elog(ERROR, "could not list rows");
 	for (uint64 i = 0; i < SPI_processed; i++)
 	{
@@ -505,9 +548,9 @@ row_do_count(RowBatch *batch)
 	bool		isnull;
 
 	row_check(batch->att);
-	if (SPI_execute(psprintf("SELECT pg_catalog.count(*) FROM %s AS r WHERE r.%s IS NULL",
-							 kapture_row_source(batch->att), quote_identifier(batch->att->id_column)),
-					true, 0) != SPI_OK_SELECT)
+	if (kapture_user_code_execute(psprintf("SELECT pg_catalog.count(*) FROM %s AS r WHERE r.%s IS NULL",
+										   kapture_row_source(batch->att), quote_identifier(batch->att->id_column)),
+								  0, NULL, NULL, NULL, true) != SPI_OK_SELECT)
 		elog(ERROR, "could not count rows");
 	batch->count = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull));
 }
@@ -539,10 +582,9 @@ row_do_try(RowBatch *batch)
 		(void) row_plan(att, (KaptureRowStatement) i);
 	for (int i = 0; i < att->nkeys; i++)
 		types[i] = TEXTOID;
-	if (SPI_prepare(kapture_row_list_sql(att, true), att->nkeys, types) == NULL)
-		elog(ERROR, "could not prepare the listing of rows: %s", SPI_result_code_string(SPI_result));
-	if (SPI_execute(psprintf("SELECT %s FROM %s AS r LIMIT 1", kapture_row_keys(att), kapture_row_source(att)),
-					true, 0) != SPI_OK_SELECT)
+	SPI_freeplan(kapture_user_code_prepare(kapture_row_list_sql(att, true), att->nkeys, types, 0));
+	if (kapture_user_code_execute(psprintf("SELECT %s FROM %s AS r LIMIT 1", kapture_row_keys(att), kapture_row_source(att)),
+								  0, NULL, NULL, NULL, true) != SPI_OK_SELECT)
 		elog(ERROR, "could not read a key");
 	if (SPI_processed == 0)
 		return;
@@ -600,6 +642,7 @@ row_do_hold(RowBatch *batch)
 	RowBatch	held = *batch;
 	ListCell   *lc;
 
+	row_refuse_strangers(batch);
 	foreach(lc, batch->rows)
 		((KaptureRow *) lfirst(lc))->outcome = KAPTURE_ROW_GONE;
 	held.rows = NIL;
@@ -622,13 +665,6 @@ kapture_row_hold(KaptureAttachment *att, const char *timezone, List *rows)
 	row_run_each(row_do_hold, att, timezone, rows);
 }
 
-static void
-row_set_constraints(void)
-{
-	if (SPI_execute("SET CONSTRAINTS ALL IMMEDIATE", false, 0) < 0)
-		elog(ERROR, "could not set constraints");
-}
-
 /* Writes what can be written, having looked for locks first. */
 static void
 row_do_write(RowBatch *batch)
@@ -636,7 +672,7 @@ row_do_write(RowBatch *batch)
 	RowBatch	locked = *batch;
 	ListCell   *lc;
 
-	row_set_constraints();
+	row_refuse_strangers(batch);
 
 	/* lock what is free */
 	foreach(lc, batch->rows)
@@ -685,7 +721,7 @@ row_do_write_simply(RowBatch *batch)
 	RowBatch	rest = *batch;
 	ListCell   *lc;
 
-	row_set_constraints();
+	row_refuse_strangers(batch);
 	row_set("lock_timeout", ROW_BUSY_TIMEOUT);
 	foreach(lc, batch->rows)
 		((KaptureRow *) lfirst(lc))->outcome = KAPTURE_ROW_GONE;

@@ -40,5 +40,6 @@ extern void kapture_row_hold(KaptureAttachment *att, const char *timezone, List 
 extern ErrorData *kapture_row_run(KaptureAttachment *att, const char *timezone,
 								  void (*work) (void *arg), void *arg);
 extern ErrorData *kapture_row_try(KaptureAttachment *att);
+extern bool kapture_row_is_passing(const ErrorData *error);
 
 #endif							/* KAPTURE_ROW_IO_H */

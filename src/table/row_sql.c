@@ -179,7 +179,9 @@ kapture_row_sql(const KaptureAttachment *att, KaptureRowStatement statement)
 	}
 
 	appendStringInfoString(&sql, "SELECT v.ord");
-	if (statement != KAPTURE_SQL_LOOK)
+	if (statement == KAPTURE_SQL_LOOK)
+		appendStringInfoString(&sql, ", r.tableoid");
+	else
 		appendStringInfo(&sql, ", r.%s::text", id_column);
 	for (int i = 0; statement == KAPTURE_SQL_READ && i < att->ncolumns; i++)
 	{

@@ -1,0 +1,737 @@
+/*
+ * user_code.c
+ *		Whose code may run where the extension touches users' tables.
+ *
+ * Reading and writing an attached table runs code of many authors, as the table's
+ * owner, who may be a superuser: triggers, casts, operators, checks, defaults,
+ * policies, index expressions, domains.  No code may run with rights that its
+ * author lacks.  A role is trusted by another if it is the same, is a superuser,
+ * or may act as it (has its rights, or may SET ROLE to it); all others are
+ * strangers to it.
+ *
+ * This is why nothing is left out:
+ *
+ * - The table.  A statement names a table, but an oid is meant.  Each time one of
+ *	 ours is analysed, again for kept plans, too, its tables are compared with the
+ *	 one that was meant, before rules, planner and executor see them.
+ * - Functions.  Whatever is written in a procedural language, SQL included, is run
+ *	 by the function manager, which asks here at each call: the function's owner
+ *	 (now, not when it was looked up) must be trusted by the user it would run as.
+ *	 Such functions are not inlined, as the same hook prevents it.  The body of C and
+ *	 internal functions can only come from a superuser.
+ * - Expressions.  They are written by the owner of the table (checks, defaults,
+ *	 generated columns, rules, policies, indexes), of a partition, or of a domain,
+ *	 or by whoever holds TRIGGER (conditions of triggers).  Partitions and types of
+ *	 strangers are refused as such.  Conditions of triggers bear no author, so what
+ *	 they call must be harmless: not volatile, and nothing that runs SQL which it is
+ *	 given.  In none, functions that not everybody may execute are run by themselves.
+ *
+ * What functions do with their arguments is up to their authors: who owns a trigger
+ * function that anybody may use in a trigger, must expect any arguments.  If nobody
+ * but trusted roles holds TRIGGER on a table of a role that is not a superuser, its
+ * conditions may also call volatile functions of such roles; so who revokes TRIGGER
+ * should look at the triggers made under it.
+ *
+ * Nothing is put off: deferred triggers would fire at the end of the transaction,
+ * as whoever that belongs to.  Constraints are immediate (row_io.c), and stay so.
+ *
+ * All this holds in our processes, and in sessions while our statements run.  To run
+ * functions as their owners instead would not do: who holds TRIGGER could have
+ * the functions of others run in their names.
+ */
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "access/relation.h"
+#include "access/transam.h"
+#include "access/tupdesc.h"
+#include "catalog/objectaccess.h"
+#include "catalog/pg_inherits.h"
+#include "catalog/pg_language.h"
+#include "catalog/pg_namespace.h"
+#include "catalog/pg_proc.h"
+#include "catalog/pg_trigger.h"
+#include "catalog/pg_type.h"
+#include "commands/trigger.h"
+#include "executor/executor.h"
+#include "fmgr.h"
+#include "miscadmin.h"
+#include "nodes/nodeFuncs.h"
+#include "parser/analyze.h"
+#include "tcop/utility.h"
+#include "utils/acl.h"
+#include "utils/builtins.h"
+#include "utils/fmgroids.h"
+#include "utils/lsyscache.h"
+#include "utils/plancache.h"
+#include "utils/regproc.h"
+#include "utils/rel.h"
+#include "utils/syscache.h"
+#include "utils/typcache.h"
+
+#include "base/catalog.h"
+#include "base/compat.h"
+#include "base/user_code.h"
+
+/* What runs just now. */
+typedef struct UserCode
+{
+	struct UserCode *outer;
+	Oid			relid;			/* the attached table; InvalidOid: tables of ours */
+	const char *statement;		/* text of the one of ours that runs */
+	int			depth;			/* of calls of users' functions */
+	bool		strangers;		/* own partitions of the table */
+} UserCode;
+
+/* In our processes, what is not within a run, is on our own tables. */
+static UserCode user_code_process;
+static UserCode *user_code = NULL;
+
+static needs_fmgr_hook_type user_code_prev_needs_hook = NULL;
+static fmgr_hook_type user_code_prev_fmgr_hook = NULL;
+static object_access_hook_type user_code_prev_access_hook = NULL;
+static post_parse_analyze_hook_type user_code_prev_analyze_hook = NULL;
+static ExecutorStart_hook_type user_code_prev_start_hook = NULL;
+static ProcessUtility_hook_type user_code_prev_utility_hook = NULL;
+
+/* Is a role the same as the user, a superuser, or able to act as the user? */
+static bool
+user_code_trusts(Oid userid, Oid role)
+{
+	return role == userid || superuser_arg(role) ||
+		has_privs_of_role(role, userid) || member_can_set_role(role, userid);
+}
+
+/* Refuses "what", palloc'ed, as its owner is a stranger. */
+pg_noreturn static void
+user_code_refuse(Oid owner, const char *what)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+			 errmsg("code of role \"%s\" must not run as role \"%s\": %s",
+					GetUserNameFromId(owner, true) ? GetUserNameFromId(owner, true) : "?",
+					GetUserNameFromId(GetUserId(), false), what),
+			 errhint("Give it to a superuser or to role \"%s\", or grant that role to its owner.",
+					 GetUserNameFromId(GetUserId(), false))));
+}
+
+/* ------------------------------------------------------------------------
+ * Functions
+ * ------------------------------------------------------------------------
+ */
+
+static void
+user_code_check_function(Oid funcid)
+{
+	HeapTuple	tuple = SearchSysCache1(PROCOID, ObjectIdGetDatum(funcid));
+	Form_pg_proc proc;
+	Oid			owner;
+	bool		ours;
+
+	if (!HeapTupleIsValid(tuple))
+		elog(ERROR, "cache lookup failed for function %u", funcid);
+	proc = (Form_pg_proc) GETSTRUCT(tuple);
+	owner = proc->proowner;
+	ours = proc->prolang == ClanguageId || proc->prolang == INTERNALlanguageId;
+	ReleaseSysCache(tuple);
+	if (!ours && !user_code_trusts(GetUserId(), owner))
+		user_code_refuse(owner, psprintf(_("function %s"), format_procedure(funcid)));
+}
+
+/* All but PostgreSQL's own, for "depth" to be right. */
+static bool
+user_code_needs_hook(Oid funcid)
+{
+	if (user_code_prev_needs_hook && user_code_prev_needs_hook(funcid))
+		return true;
+	return user_code != NULL && funcid >= FirstNormalObjectId;
+}
+
+static void
+user_code_call(FmgrHookEventType event, FmgrInfo *flinfo, Datum *arg)
+{
+	bool		watched = user_code != NULL && flinfo->fn_oid >= FirstNormalObjectId;
+
+	if (watched && event == FHET_START)
+		user_code_check_function(flinfo->fn_oid);
+	if (user_code_prev_fmgr_hook)
+		user_code_prev_fmgr_hook(event, flinfo, arg);
+	if (watched)
+		user_code->depth += event == FHET_START ? 1 : -1;
+}
+
+/* May everybody execute a function? */
+static bool
+user_code_is_public(HeapTuple proc)
+{
+	bool		isnull;
+	Datum		value = SysCacheGetAttr(PROCOID, proc, Anum_pg_proc_proacl, &isnull);
+	Acl		   *acl;
+	AclItem    *items;
+
+	if (isnull)
+		return true;
+	acl = DatumGetAclP(value);
+	items = ACL_DAT(acl);
+	for (int i = 0; i < ACL_NUM(acl); i++)
+	{
+		if (items[i].ai_grantee == ACL_ID_PUBLIC && (ACLITEM_GET_PRIVS(items[i]) & ACL_EXECUTE))
+			return true;
+	}
+	return false;
+}
+
+/* An expression is about to call a function. */
+static void
+user_code_access(ObjectAccessType access, Oid class, Oid object, int subid, void *arg)
+{
+	HeapTuple	tuple;
+	bool		refused;
+
+	if (user_code_prev_access_hook)
+		user_code_prev_access_hook(access, class, object, subid, arg);
+	if (access != OAT_FUNCTION_EXECUTE || object >= FirstNormalObjectId ||
+		user_code == NULL || !OidIsValid(user_code->relid) || user_code->depth > 0)
+		return;
+	tuple = SearchSysCache1(PROCOID, ObjectIdGetDatum(object));
+	refused = HeapTupleIsValid(tuple) && !user_code_is_public(tuple);
+	if (HeapTupleIsValid(tuple))
+		ReleaseSysCache(tuple);
+	if (refused)
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("expressions of a table must not call function %s here", format_procedure(object)),
+				 errdetail("Not everybody may execute it, and nobody knows who wrote the expression."),
+				 errhint("Call it in a function.")));
+}
+
+/* ------------------------------------------------------------------------
+ * Types
+ * ------------------------------------------------------------------------
+ */
+
+static void user_code_check_type(Oid type);
+
+/* The types of the columns of a relation, or of the fields of a composite type. */
+static void
+user_code_check_columns(TupleDesc desc)
+{
+	for (int i = 0; i < desc->natts; i++)
+	{
+		Form_pg_attribute attr = TupleDescAttr(desc, i);
+
+		if (!attr->attisdropped)
+			user_code_check_type(attr->atttypid);
+	}
+}
+
+/* Refuses types that hold an expression of a stranger's: domains, in whatever they are. */
+static void
+user_code_check_type(Oid type)
+{
+	HeapTuple	tuple;
+	Form_pg_type form;
+	Oid			owner;
+	Oid			inner;
+	char		kind;
+
+	if (type < FirstNormalObjectId)
+		return;
+	check_stack_depth();
+	tuple = SearchSysCache1(TYPEOID, ObjectIdGetDatum(type));
+	if (!HeapTupleIsValid(tuple))
+		elog(ERROR, "cache lookup failed for type %u", type);
+	form = (Form_pg_type) GETSTRUCT(tuple);
+	owner = form->typowner;
+	kind = form->typtype;
+	inner = kind == TYPTYPE_DOMAIN ? form->typbasetype : get_element_type(type);
+	ReleaseSysCache(tuple);
+
+	if (kind == TYPTYPE_RANGE)
+		inner = get_range_subtype(type);
+	else if (kind == TYPTYPE_MULTIRANGE)
+		inner = get_multirange_range(type);
+	if ((kind == TYPTYPE_DOMAIN || kind == TYPTYPE_COMPOSITE) && !user_code_trusts(GetUserId(), owner))
+		user_code_refuse(owner, psprintf(_("type %s"), format_type_extended(type, -1, FORMAT_TYPE_FORCE_QUALIFY)));
+	if (OidIsValid(inner))
+		user_code_check_type(inner);
+	else if (kind == TYPTYPE_COMPOSITE)
+	{
+		TupleDesc	desc = lookup_rowtype_tupdesc(type, -1);
+
+		user_code_check_columns(desc);
+		ReleaseTupleDesc(desc);
+	}
+}
+
+/* ------------------------------------------------------------------------
+ * Conditions of triggers
+ * ------------------------------------------------------------------------
+ */
+
+typedef struct UserCodeCondition
+{
+	bool		closed;			/* TRIGGER is held by trusted roles only */
+	Oid			culprit;		/* a function that it must not call */
+} UserCodeCondition;
+
+/* Functions that are not volatile, but run SQL on what they are given. */
+static bool
+user_code_is_query(Oid funcid)
+{
+	static const Oid queries[] = {
+		F_TABLE_TO_XML, F_TABLE_TO_XMLSCHEMA, F_TABLE_TO_XML_AND_XMLSCHEMA,
+		F_SCHEMA_TO_XML, F_SCHEMA_TO_XMLSCHEMA, F_SCHEMA_TO_XML_AND_XMLSCHEMA,
+		F_DATABASE_TO_XML, F_DATABASE_TO_XMLSCHEMA, F_DATABASE_TO_XML_AND_XMLSCHEMA,
+	};
+
+	for (int i = 0; i < lengthof(queries); i++)
+	{
+		if (queries[i] == funcid)
+			return true;
+	}
+	return false;
+}
+
+/* Notes a function that a condition must not call. */
+static bool
+user_code_check_call(Oid funcid, void *context)
+{
+	UserCodeCondition *condition = context;
+	HeapTuple	tuple = SearchSysCache1(PROCOID, ObjectIdGetDatum(funcid));
+	Form_pg_proc proc;
+	bool		allowed;
+
+	if (!HeapTupleIsValid(tuple))
+		elog(ERROR, "cache lookup failed for function %u", funcid);
+	proc = (Form_pg_proc) GETSTRUCT(tuple);
+	if (proc->provolatile != PROVOLATILE_VOLATILE || funcid == F_CLOCK_TIMESTAMP)
+		allowed = !user_code_is_query(funcid) && (funcid >= FirstNormalObjectId || user_code_is_public(tuple));
+	else
+		allowed = condition->closed && funcid >= FirstNormalObjectId && !superuser_arg(proc->proowner);
+	ReleaseSysCache(tuple);
+	if (!allowed)
+		condition->culprit = funcid;
+	return !allowed;
+}
+
+static bool
+user_code_check_condition(Node *node, void *context)
+{
+	if (node == NULL)
+		return false;
+	if (check_functions_in_node(node, user_code_check_call, context))
+		return true;
+	return expression_tree_walker(node, user_code_check_condition, context);
+}
+
+/* Does nobody but trusted roles hold TRIGGER on a table of an ordinary role? */
+static bool
+user_code_is_closed(Relation rel)
+{
+	HeapTuple	tuple;
+	Datum		value;
+	bool		isnull;
+	bool		closed = !superuser_arg(GetUserId());
+
+	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(RelationGetRelid(rel)));
+	if (!HeapTupleIsValid(tuple))
+		elog(ERROR, "cache lookup failed for relation %u", RelationGetRelid(rel));
+	value = SysCacheGetAttr(RELOID, tuple, Anum_pg_class_relacl, &isnull);
+	if (!user_code_trusts(GetUserId(), rel->rd_rel->relowner))
+		closed = false;
+	if (!isnull)
+	{
+		Acl		   *acl = DatumGetAclP(value);
+		AclItem    *items = ACL_DAT(acl);
+
+		for (int i = 0; i < ACL_NUM(acl); i++)
+		{
+			if ((ACLITEM_GET_PRIVS(items[i]) & ACL_TRIGGER) &&
+				(items[i].ai_grantee == ACL_ID_PUBLIC || !user_code_trusts(GetUserId(), items[i].ai_grantee)))
+				closed = false;
+		}
+	}
+	ReleaseSysCache(tuple);
+	return closed;
+}
+
+/* Refuses conditions of a table's triggers that call what is not harmless. */
+static void
+user_code_check_triggers(Oid relid)
+{
+	Relation	rel = relation_open(relid, NoLock);
+
+	for (int i = 0; rel->trigdesc && i < rel->trigdesc->numtriggers; i++)
+	{
+		Trigger    *trigger = &rel->trigdesc->triggers[i];
+		UserCodeCondition condition = {0};
+
+		if (trigger->tgqual == NULL || trigger->tgenabled == TRIGGER_DISABLED)
+			continue;
+		condition.closed = user_code_is_closed(rel);
+		if (user_code_check_condition(stringToNode(trigger->tgqual), &condition))
+			ereport(ERROR,
+					(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+					 errmsg("condition of trigger \"%s\" of table \"%s\" must not call function %s as role \"%s\"",
+							trigger->tgname, RelationGetRelationName(rel), format_procedure(condition.culprit),
+							GetUserNameFromId(GetUserId(), false)),
+					 errdetail("Whoever holds TRIGGER on the table may have written the condition."),
+					 errhint("Move the condition into the trigger's function, or call no volatile functions in it.")));
+	}
+	relation_close(rel, NoLock);
+}
+
+/* ------------------------------------------------------------------------
+ * Tables
+ * ------------------------------------------------------------------------
+ */
+
+/* Is this the statement of ours that runs?  (If a user's is the same, it means the same.) */
+static bool
+user_code_is_ours(const char *text)
+{
+	return user_code->statement && text && strcmp(text, user_code->statement) == 0;
+}
+
+/* A table in a statement of ours must be the one that is meant, or one of the extension's. */
+static void
+user_code_check_table(Oid relid)
+{
+	Oid			namespace = get_rel_namespace(relid);
+
+	if (OidIsValid(user_code->relid) ? relid == user_code->relid :
+		namespace == PG_CATALOG_NAMESPACE || namespace == get_rel_namespace(kapture_catalog_relid(KAPTURE_TABLE_ATTACHMENT)))
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+			 OidIsValid(user_code->relid) ?
+			 errmsg("table \"%s\" was renamed meanwhile", get_rel_name(user_code->relid)) :
+			 errmsg("the schema of extension \"%s\" was renamed meanwhile", KAPTURE_EXTENSION)));
+}
+
+/* Tables and types in a statement of ours. */
+static bool
+user_code_check_node(Node *node, void *context)
+{
+	if (node == NULL)
+		return false;
+	if (IsA(node, Query))
+	{
+		ListCell   *lc;
+
+		foreach(lc, ((Query *) node)->rtable)
+		{
+			RangeTblEntry *rte = lfirst_node(RangeTblEntry, lc);
+
+			if (rte->rtekind == RTE_RELATION)
+				user_code_check_table(rte->relid);
+		}
+		return query_tree_walker((Query *) node, user_code_check_node, context, 0);
+	}
+	switch (nodeTag(node))
+	{
+		case T_Var:
+		case T_Param:
+		case T_FuncExpr:
+		case T_OpExpr:
+		case T_RelabelType:
+		case T_CoerceViaIO:
+		case T_ArrayCoerceExpr:
+		case T_CoerceToDomain:
+			user_code_check_type(exprType(node));
+			break;
+		default:
+			break;
+	}
+	return expression_tree_walker(node, user_code_check_node, context);
+}
+
+/* A statement was analysed: does it mean what it was made for? */
+static void
+user_code_analyzed(ParseState *pstate, Query *query, KaptureJumbleState *jstate)
+{
+	if (user_code_prev_analyze_hook)
+		user_code_prev_analyze_hook(pstate, query, jstate);
+	if (user_code && user_code_is_ours(pstate->p_sourcetext))
+		(void) user_code_check_node((Node *) query, NULL);
+}
+
+static Oid
+user_code_owner(Oid relid)
+{
+	HeapTuple	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(relid));
+	Oid			owner;
+
+	if (!HeapTupleIsValid(tuple))
+		elog(ERROR, "cache lookup failed for relation %u", relid);
+	owner = ((Form_pg_class) GETSTRUCT(tuple))->relowner;
+	ReleaseSysCache(tuple);
+	return owner;
+}
+
+/*
+ * Checks a table that is about to be written.  A stranger's part of the table of
+ * ours is none of the statement's if its rows were sorted out before.
+ */
+static void
+user_code_check_target(Oid relid, bool ours)
+{
+	if (ours && relid != user_code->relid && (get_rel_relispartition(relid) || has_superclass(relid)) &&
+		!user_code_trusts(GetUserId(), user_code_owner(relid)))
+	{
+		if (!user_code->strangers)
+			kapture_user_code_check_partition(relid);
+		return;
+	}
+	user_code_check_triggers(relid);
+}
+
+/* Checks the tables that a statement is to write. */
+static void
+user_code_check_targets(QueryDesc *desc)
+{
+	bool		ours = OidIsValid(user_code->relid) && user_code_is_ours(desc->sourceText);
+	ListCell   *lc;
+	ListCell   *pc;
+
+	foreach(lc, desc->plannedstmt->rtable)
+	{
+		RangeTblEntry *rte = lfirst_node(RangeTblEntry, lc);
+
+		if (rte->rtekind != RTE_RELATION || rte->rellockmode != RowExclusiveLock)
+			continue;
+		if (get_rel_relkind(rte->relid) != RELKIND_PARTITIONED_TABLE)
+		{
+			user_code_check_target(rte->relid, ours);
+			continue;
+		}
+		/* rows may be routed to any: locked, so that no trigger comes in after the check */
+		foreach(pc, find_all_inheritors(rte->relid, RowExclusiveLock, NULL))
+			user_code_check_target(lfirst_oid(pc), ours);
+	}
+}
+
+static void
+user_code_executor_start(QueryDesc *desc, int eflags)
+{
+	if (user_code)
+		user_code_check_targets(desc);
+	if (user_code_prev_start_hook)
+		user_code_prev_start_hook(desc, eflags);
+	else
+		standard_ExecutorStart(desc, eflags);
+}
+
+/* A deferred trigger would fire when all this is over, as somebody else. */
+static void
+user_code_utility(PlannedStmt *pstmt, const char *text, bool read_only_tree, ProcessUtilityContext context,
+				  ParamListInfo params, QueryEnvironment *env, DestReceiver *dest, QueryCompletion *qc)
+{
+	if (user_code && IsA(pstmt->utilityStmt, ConstraintsSetStmt) &&
+		((ConstraintsSetStmt *) pstmt->utilityStmt)->deferred)
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("constraints cannot be deferred by code of an attached table that kapture_sync runs")));
+	if (user_code_prev_utility_hook)
+		user_code_prev_utility_hook(pstmt, text, read_only_tree, context, params, env, dest, qc);
+	else
+		standard_ProcessUtility(pstmt, text, read_only_tree, context, params, env, dest, qc);
+}
+
+/* Does a partition of the table belong to a stranger? */
+static bool
+user_code_find_strangers(Relation rel)
+{
+	ListCell   *lc;
+
+	if (rel->rd_rel->relkind != RELKIND_PARTITIONED_TABLE)
+		return false;
+	foreach(lc, find_all_inheritors(RelationGetRelid(rel), AccessShareLock, NULL))
+	{
+		if (!user_code_trusts(GetUserId(), user_code_owner(lfirst_oid(lc))))
+			return true;
+	}
+	return false;
+}
+
+/*
+ * Has a partition of the table that runs a stranger as owner?  Then each row is
+ * to be checked with kapture_user_code_check_partition().
+ */
+bool
+kapture_user_code_has_strangers(void)
+{
+	return user_code && user_code->strangers;
+}
+
+/*
+ * Errors out (42501) if a row's table does not belong to a role that the current
+ * user trusts: its checks, indexes and triggers are its owner's.
+ */
+void
+kapture_user_code_check_partition(Oid relid)
+{
+	Oid			owner = user_code_owner(relid);
+
+	if (!user_code_trusts(GetUserId(), owner))
+		user_code_refuse(owner, psprintf(_("partition %s"),
+										 quote_qualified_identifier(get_namespace_name(get_rel_namespace(relid)),
+																	get_rel_name(relid))));
+}
+
+/*
+ * Likewise for all partitions of the table that runs, for statements that may
+ * put a row into any of them.
+ */
+void
+kapture_user_code_check_partitions(void)
+{
+	ListCell   *lc;
+
+	if (!kapture_user_code_has_strangers())
+		return;
+	foreach(lc, find_all_inheritors(user_code->relid, AccessShareLock, NULL))
+		kapture_user_code_check_partition(lfirst_oid(lc));
+}
+
+/* ------------------------------------------------------------------------
+ * Running
+ * ------------------------------------------------------------------------
+ */
+
+/*
+ * Runs work(arg), as the current user, on an attached table, or, if "rel" is NULL,
+ * on the extension's own ones, with all that the file's header says.  Errors: 42501
+ * for a stranger's code, 40001 if the table was renamed, and those of the work.
+ */
+void
+kapture_user_code_run(Relation rel, void (*work) (void *arg), void *arg)
+{
+	UserCode	run = {.outer = user_code};
+
+	run.relid = rel ? RelationGetRelid(rel) : InvalidOid;
+	user_code = &run;
+	PG_TRY();
+	{
+		if (rel)
+		{
+			user_code_check_columns(RelationGetDescr(rel));
+			run.strangers = user_code_find_strangers(rel);
+		}
+		work(arg);
+	}
+	PG_FINALLY();
+	{
+		user_code = run.outer;
+	}
+	PG_END_TRY();
+}
+
+/* Names the statement that runs next; in sessions, our tables are read without. */
+static void
+user_code_expect(const char *statement)
+{
+	if (user_code)
+		user_code->statement = statement;
+}
+
+/*
+ * As SPI_prepare_cursor(), for a statement on the table that runs, or on the
+ * extension's tables; does not return without a plan.
+ */
+SPIPlanPtr
+kapture_user_code_prepare(const char *sql, int nargs, Oid *types, int options)
+{
+	SPIPlanPtr	plan;
+
+	user_code_expect(sql);
+	plan = SPI_prepare_cursor(sql, nargs, types, options);
+	user_code_expect(NULL);
+	if (plan == NULL)
+		elog(ERROR, "could not prepare \"%s\": %s", sql, SPI_result_code_string(SPI_result));
+	return plan;
+}
+
+static const char *
+user_code_plan_text(SPIPlanPtr plan)
+{
+	return ((CachedPlanSource *) linitial(SPI_plan_get_plan_sources(plan)))->query_string;
+}
+
+/*
+ * Was a plan made for just this text?
+ */
+bool
+kapture_user_code_is_plan_of(SPIPlanPtr plan, const char *sql)
+{
+	return strcmp(user_code_plan_text(plan), sql) == 0;
+}
+
+/*
+ * Says which plan, one that stays, runs next, for those who run it themselves.
+ */
+void
+kapture_user_code_expect(SPIPlanPtr plan)
+{
+	user_code_expect(user_code_plan_text(plan));
+}
+
+/*
+ * As SPI_execute_plan(), for one of kapture_user_code_prepare()'s.
+ */
+int
+kapture_user_code_execute_plan(SPIPlanPtr plan, Datum *values, bool read_only)
+{
+	int			rc;
+
+	kapture_user_code_expect(plan);
+	rc = SPI_execute_plan(plan, values, NULL, read_only, 0);
+	user_code_expect(NULL);
+	return rc;
+}
+
+/*
+ * As SPI_execute_with_args(), for a statement on the table that runs, or on the
+ * extension's tables.
+ */
+int
+kapture_user_code_execute(const char *sql, int nargs, Oid *types, Datum *values,
+						  const char *nulls, bool read_only)
+{
+	int			rc;
+
+	user_code_expect(sql);
+	rc = SPI_execute_with_args(sql, nargs, types, values, nulls, read_only, 0);
+	user_code_expect(NULL);
+	return rc;
+}
+
+/*
+ * From now on, the whole process is one of ours.
+ */
+void
+kapture_user_code_enter_process(void)
+{
+	user_code = &user_code_process;
+}
+
+/*
+ * Installs the hooks.  Called once from _PG_init().
+ */
+void
+kapture_user_code_install(void)
+{
+	user_code_prev_needs_hook = needs_fmgr_hook;
+	needs_fmgr_hook = user_code_needs_hook;
+	user_code_prev_fmgr_hook = fmgr_hook;
+	fmgr_hook = user_code_call;
+	user_code_prev_access_hook = object_access_hook;
+	object_access_hook = user_code_access;
+	user_code_prev_analyze_hook = post_parse_analyze_hook;
+	post_parse_analyze_hook = user_code_analyzed;
+	user_code_prev_start_hook = ExecutorStart_hook;
+	ExecutorStart_hook = user_code_executor_start;
+	user_code_prev_utility_hook = ProcessUtility_hook;
+	ProcessUtility_hook = user_code_utility;
+}

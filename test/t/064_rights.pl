@@ -1,0 +1,339 @@
+# No code of a role runs with rights that the role lacks: whoever owns function,
+# type, partition, schema or table, whichever way their code is reached, and
+# whatever is renamed or given away meanwhile.  (033_privileges.pl has the code of
+# a table's own owner.)
+use strict;
+use warnings;
+
+use FindBin;
+use lib "$FindBin::RealBin/../perl";
+use KaptureTest;
+use Test::More;
+
+my $key = 'a2FwZGVtbzprYXAxMjM=';
+my $emulator = start_emulator();
+my $hers = start_emulator();
+my $node = new_node('main');
+my $n = 0;
+
+sub sql { return $node->safe_psql('postgres', $_[0]) }
+sub as { my ($role, $statement) = @_; return sql("SET SESSION AUTHORIZATION $role; $statement"); }
+sub try_as
+{
+	my ($role, $statement) = @_;
+	my ($rc, $out, $err) = $node->psql('postgres', "SET SESSION AUTHORIZATION $role; $statement");
+	return "$out\n$err";
+}
+
+setup_sync($node, $emulator, options => "pull_interval '1s'");
+# loot is what only those can take who have the rights of alice or of postgres
+sql(qq(
+CREATE ROLE alice; CREATE ROLE mallory; CREATE ROLE helper IN ROLE alice; CREATE ROLE other SUPERUSER;
+CREATE SCHEMA AUTHORIZATION alice; CREATE SCHEMA AUTHORIZATION mallory; CREATE SCHEMA AUTHORIZATION helper; CREATE SCHEMA AUTHORIZATION other;
+CREATE SCHEMA root; GRANT USAGE ON SCHEMA mallory, helper, other TO PUBLIC; GRANT USAGE ON SCHEMA alice, root TO mallory;
+GRANT CREATE ON DATABASE postgres TO alice, mallory;
+GRANT USAGE ON FOREIGN DATA WRAPPER kapture_fdw TO alice;
+GRANT SET ON PARAMETER kapture_sync.capture TO alice, mallory;
+CREATE TABLE loot (who text); GRANT INSERT ON loot TO alice;
+));
+as('alice', "CREATE SERVER hers FOREIGN DATA WRAPPER kapture_fdw OPTIONS (url '$hers->{url}', timeout '2s', pull_interval '1s'); CREATE USER MAPPING FOR PUBLIC SERVER hers OPTIONS (auth_key '$key')");
+as('mallory', q(
+CREATE FUNCTION mallory.steal() RETURNS boolean LANGUAGE plpgsql AS $$ BEGIN
+  BEGIN EXECUTE 'ALTER ROLE mallory SUPERUSER'; EXCEPTION WHEN OTHERS THEN NULL; END;
+  BEGIN INSERT INTO public.loot VALUES (current_user); EXCEPTION WHEN OTHERS THEN NULL; END;
+  RETURN true;
+END $$;
+CREATE FUNCTION mallory.steal(anyelement) RETURNS boolean LANGUAGE sql IMMUTABLE AS 'SELECT mallory.steal()';
+CREATE FUNCTION mallory.steal_sql() RETURNS boolean LANGUAGE sql AS 'SELECT mallory.steal()';
+CREATE FUNCTION mallory.fire() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM mallory.steal(); RETURN NEW; END $$;
+CREATE FUNCTION mallory.fire_herself() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$ BEGIN PERFORM mallory.steal(); RETURN NEW; END $$;
+CREATE TYPE mallory.mood AS ENUM ('good', 'bad');
+CREATE FUNCTION mallory.mood_text(mallory.mood) RETURNS text LANGUAGE plpgsql IMMUTABLE AS $$ BEGIN PERFORM mallory.steal(); RETURN 'good'; END $$;
+CREATE CAST (mallory.mood AS text) WITH FUNCTION mallory.mood_text(mallory.mood);
+CREATE TYPE mallory.code AS ENUM ('one', 'two');
+));
+
+# Nothing was gained by what was tried.
+sub nothing_gained
+{
+	my ($name) = @_;
+	is(sql("SELECT (SELECT count(*) FROM loot), (SELECT rolsuper FROM pg_roles WHERE rolname = 'mallory'), (SELECT count(*) FROM pg_largeobject_metadata)"),
+		'0|f|0', "$name: nothing is gained");
+	sql("TRUNCATE loot; ALTER ROLE mallory NOSUPERUSER; SELECT lo_unlink(oid) FROM pg_largeobject_metadata");
+	return;
+}
+
+# A table of the owner's with a row that waits; returns its name.
+sub waiting
+{
+	my ($owner, %params) = @_;
+	my $schema = $params{schema} // ($owner eq 'postgres' ? 'root' : $owner);
+	my $server = $owner eq 'postgres' ? 'kapture' : 'hers';
+	my $table = "$schema.t" . ++$n;
+	my $id = $params{id} // 'int';
+	my $value = $params{value} // 1;
+	my $columns = $params{columns} ? ", $params{columns}" : '';
+	my $phone = 9600000000 + $n;
+	as($owner, qq(
+CREATE TABLE $table (id $id PRIMARY KEY, customer_name text, phone text$columns) @{[ $params{partitioned} ? 'PARTITION BY RANGE (id)' : '' ]};
+@{[ $params{partitioned} // '' ]}
+SELECT kapture_attach('$table', server => '$server'@{[ $params{attach} // '' ]}); SELECT kapture_pause('$table');
+GRANT TRIGGER ON $table TO mallory;
+INSERT INTO $table (id, customer_name, phone) VALUES ('$value', 'Row $n', '$phone');
+@{[ $params{after} // '' ]}) =~ s/TABLE/$table/gr =~ s/CREATE $table/CREATE TABLE/gr =~ s/ALTER $table/ALTER TABLE/gr);
+	return $table;
+}
+
+# Is a table refused when it is attached?
+sub refuses
+{
+	my ($owner, $columns, $what, $name) = @_;
+	my $table = ($owner eq 'postgres' ? 'root' : $owner) . '.r' . ++$n;
+	my $server = $owner eq 'postgres' ? 'kapture' : 'hers';
+	as($owner, "CREATE TABLE $table ($columns)");
+	like(try_as($owner, "SELECT kapture_attach('$table', server => '$server')"), qr/cannot be attached to Kapture.*code of role "mallory" must not run as role "$owner": $what/s, "$name: it is not attached");
+	nothing_gained($name);
+	return;
+}
+
+# Has the row sent, and looks how it fares: "parked", with a message, or "sent".
+sub fares
+{
+	my ($table, $expected, $name) = @_;
+	sql("TRUNCATE loot; SELECT kapture_resume('$table')");
+	if (ref $expected)
+	{
+		poll_ok($node, "SELECT count(*) = 1 FROM kapture_failures WHERE relation = '$table'::regclass AND state = 'parked'", "$name: the row is parked");
+		like(sql("SELECT message || ' Hint: ' || coalesce(kapture_hint(message), 'none') FROM kapture_failures WHERE relation = '$table'::regclass"), $expected, "$name: the reason is plain");
+	}
+	else
+	{
+		poll_ok($node, "SELECT bool_and(kapture_customer_id IS NOT NULL) FROM $table", "$name: the row is sent")
+		  || diag(sql("SELECT message FROM kapture_failures WHERE relation = '$table'::regclass"));
+	}
+	nothing_gained($name);
+	return;
+}
+
+my $table;
+foreach my $owner ('postgres', 'alice')
+{
+	my $of = "table of $owner";
+	my $refused = qr/^code of role "mallory" must not run as role "$owner": .* Hint: give what is named to the table's owner or a superuser/;
+
+	# --- who holds TRIGGER
+	$table = waiting($owner);
+	as('mallory', "CREATE TRIGGER fire BEFORE UPDATE ON $table FOR EACH ROW EXECUTE FUNCTION mallory.fire()");
+	fares($table, qr/^code of role "mallory" must not run as role "$owner": function mallory\.fire\(\)/, "$of, her trigger");
+	as($owner, "ALTER TABLE $table DISABLE TRIGGER fire");
+	sql("SELECT kapture_retry('$table')");
+	poll_ok($node, "SELECT kapture_customer_id IS NOT NULL FROM $table", "$of, her trigger disabled: the row gets its id");
+
+	$table = waiting($owner);
+	as('mallory', "CREATE CONSTRAINT TRIGGER fire AFTER UPDATE ON $table DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION mallory.fire()");
+	fares($table, $refused, "$of, her deferred trigger");
+
+	$table = waiting($owner);
+	as('mallory', "CREATE TRIGGER fire AFTER UPDATE ON $table FOR EACH STATEMENT EXECUTE FUNCTION mallory.fire()");
+	fares($table, $refused, "$of, her trigger of statements");
+
+	$table = waiting($owner);
+	as('mallory', "CREATE TRIGGER fire BEFORE UPDATE ON $table FOR EACH ROW EXECUTE FUNCTION mallory.fire_herself()");
+	fares($table, 'sent', "$of, her trigger that runs as herself");
+
+	foreach my $condition ('mallory.steal()', 'mallory.steal_sql()', 'lo_create(4711) > 0', "query_to_xml('SELECT mallory.steal()', true, true, '') IS NOT NULL",
+		"database_to_xml(true, true, '') IS NOT NULL", "pg_read_file('PG_VERSION') <> NEW.phone", "set_config('role', 'mallory', false) = 'x'")
+	{
+		$table = waiting($owner);
+		as('mallory', "CREATE TRIGGER fire BEFORE UPDATE ON $table FOR EACH ROW WHEN ($condition) EXECUTE FUNCTION suppress_redundant_updates_trigger()");
+		fares($table, qr/^condition of trigger "fire" of table "t$n" must not call function .* as role "$owner" Hint: move the condition/, "$of, her condition $condition");
+	}
+	$table = waiting($owner);
+	as('mallory', "CREATE TRIGGER fire BEFORE UPDATE ON $table FOR EACH ROW WHEN (OLD.phone <> '' AND pg_trigger_depth() = 0 AND NEW.customer_name ~ 'Row' AND clock_timestamp() > now()) EXECUTE FUNCTION suppress_redundant_updates_trigger()");
+	fares($table, 'sent', "$of, a harmless condition");
+
+	if ($owner eq 'alice')
+	{
+		$table = waiting($owner);
+		as('alice', "REVOKE TRIGGER ON $table FROM mallory; CREATE FUNCTION alice.minds$n(text) RETURNS boolean LANGUAGE plpgsql AS 'BEGIN RETURN true; END';"
+			  . "CREATE TRIGGER fire BEFORE UPDATE ON $table FOR EACH ROW WHEN (alice.minds$n(NEW.phone)) EXECUTE FUNCTION suppress_redundant_updates_trigger()");
+		fares($table, 'sent', "$of, her own condition with a volatile function");
+		as('alice', "GRANT TRIGGER ON $table TO mallory; INSERT INTO $table VALUES (2, 'Minded', '97500000$n')");
+		fares($table, qr/^condition of trigger "fire" of table "t$n" must not call function alice\.minds/, "$of, the same when others hold TRIGGER");
+	}
+
+	# --- types
+	my $d = "mallory.d$n";
+	as('mallory', "CREATE DOMAIN $d AS text");
+	refuses($owner, "id int PRIMARY KEY, customer_name text, phone text, city $d", "type $d", "$of, her domain");
+	sql("ALTER DOMAIN $d OWNER TO $owner");
+	$table = waiting($owner, columns => "city $d");
+	sql("ALTER DOMAIN $d OWNER TO mallory");
+	as('mallory', "ALTER DOMAIN $d ADD CHECK (mallory.steal()) NOT VALID");
+	fares($table, qr/^code of role "mallory" must not run as role "$owner": type mallory\.d/, "$of, her domain");
+
+	as('mallory', "CREATE DOMAIN ${d}x AS text; CREATE TYPE mallory.c$n AS (a int, b ${d}x)");
+	my $c = "mallory.c$n";
+	refuses($owner, "id int PRIMARY KEY, customer_name text, phone text, city ${c}[]", "type $c", "$of, an array of her composite type");
+	sql("ALTER TYPE $c OWNER TO $owner; ALTER DOMAIN ${d}x OWNER TO $owner");
+	$table = waiting($owner, columns => "city ${c}[]");
+	sql("ALTER TYPE $c OWNER TO mallory; ALTER DOMAIN ${d}x OWNER TO mallory");
+	fares($table, $refused, "$of, an array of her composite type");
+
+	$table = waiting($owner, columns => "city mallory.mood DEFAULT 'good'");
+	fares($table, qr/^code of role "mallory" must not run as role "$owner": function mallory\.mood_text/, "$of, her cast");
+	like(try_as('postgres', "SELECT * FROM kapture_preview('$table', '1')"), qr/code of role "mallory" must not run as role "$owner": function mallory\.mood_text/, "$of, her cast, previewed");
+	nothing_gained("$of, her cast, previewed");
+
+	# keys are written by their output functions, whatever casts there are
+	$table = waiting($owner, id => 'mallory.mood', value => 'good');
+	sql("TRUNCATE loot");
+	unlike(try_as('postgres', "CALL kapture_backfill('$table')"), qr/ERROR/, "$of, her cast of the key, in a backfill, is not called");
+	nothing_gained("$of, her cast of the key, in a backfill");
+
+	# --- functions of hers that the owner's expressions call
+	$table = waiting($owner, after => 'ALTER TABLE TABLE ADD CONSTRAINT fine CHECK (mallory.steal(customer_name)) NOT VALID;');
+	fares($table, $refused, "$of, her function in a check");
+
+	# --- partitions
+	$table = waiting($owner, partitioned => "CREATE TABLE TABLE_1 PARTITION OF TABLE FOR VALUES FROM (1) TO (2); CREATE TABLE TABLE_2 PARTITION OF TABLE FOR VALUES FROM (2) TO (3);");
+	as($owner, "INSERT INTO $table VALUES (2, 'Hers', '97000000$n')");
+	sql("ALTER TABLE ${table}_2 OWNER TO mallory");
+	as('mallory', "ALTER TABLE ${table}_2 ADD CHECK (lo_create(4711) > 0) NOT VALID; CREATE TRIGGER fire BEFORE UPDATE ON ${table}_2 FOR EACH ROW WHEN (mallory.steal()) EXECUTE FUNCTION mallory.fire()");
+	fares($table, qr/^code of role "mallory" must not run as role "$owner": partition /, "$of, a partition of hers");
+	poll_ok($node, "SELECT kapture_customer_id IS NOT NULL FROM $table WHERE id = 1", "$of, the other partition's row is sent");
+	like(sql("SELECT row_key FROM kapture_failures WHERE relation = '$table'::regclass"), qr/^2$/, "$of, hers is the one that is parked");
+
+	# --- who is trusted
+	foreach my $friend ($owner eq 'alice' ? 'helper' : (), 'other', $owner)
+	{
+		my $schema = $friend eq 'postgres' ? 'public' : $friend;
+		$table = waiting($owner);
+		as($friend, "CREATE FUNCTION $schema.fire$n() RETURNS trigger LANGUAGE plpgsql AS \$\$ BEGIN NEW.customer_name := 'Fired'; RETURN NEW; END \$\$; GRANT EXECUTE ON FUNCTION $schema.fire$n() TO PUBLIC");
+		as($owner, "CREATE TRIGGER fire BEFORE UPDATE ON $table FOR EACH ROW EXECUTE FUNCTION $schema.fire$n()");
+		fares($table, 'sent', "$of, a function of $friend");
+		is(sql("SELECT customer_name FROM $table"), 'Fired', "$of, the trigger of $friend fires");
+	}
+
+	# --- given away, while plans are kept
+	$table = waiting($owner);
+	as($owner, "CREATE FUNCTION public.given$n() RETURNS trigger LANGUAGE plpgsql AS \$\$ BEGIN RETURN NEW; END \$\$; CREATE TRIGGER given BEFORE UPDATE ON $table FOR EACH ROW EXECUTE FUNCTION public.given$n()") if $owner eq 'postgres';
+	as($owner, "CREATE FUNCTION $owner.given$n() RETURNS trigger LANGUAGE plpgsql AS \$\$ BEGIN RETURN NEW; END \$\$; CREATE TRIGGER given BEFORE UPDATE ON $table FOR EACH ROW EXECUTE FUNCTION $owner.given$n()") if $owner ne 'postgres';
+	fares($table, 'sent', "$of, a function of the owner's");
+	my $given = ($owner eq 'postgres' ? 'public' : $owner) . ".given$n()";
+	sql("ALTER FUNCTION $given OWNER TO mallory; GRANT USAGE, CREATE ON SCHEMA public, alice TO mallory");
+	as('mallory', "CREATE OR REPLACE FUNCTION $given RETURNS trigger LANGUAGE plpgsql AS \$\$ BEGIN PERFORM mallory.steal(); RETURN NEW; END \$\$");
+	as($owner, "INSERT INTO $table VALUES (2, 'Given', '97100000$n')");
+	fares($table, $refused, "$of, a function that is given to her");
+	sql("REVOKE CREATE ON SCHEMA public, alice FROM mallory");
+
+	# --- names
+	$n++;
+	as('mallory', "CREATE SCHEMA s$n");
+	sql("GRANT USAGE, CREATE ON SCHEMA s$n TO alice");
+	my $s = "s$n";
+	$table = waiting($owner, schema => $s);
+	my ($name) = $table =~ /\.(.*)/;
+	fares($table, 'sent', "$of in her schema");
+	as('mallory', "ALTER SCHEMA $s RENAME TO moved_$s; CREATE SCHEMA $s; GRANT USAGE ON SCHEMA moved_$s, $s TO PUBLIC; CREATE TABLE $s.$name (id int PRIMARY KEY, customer_name text, phone text, kapture_customer_id bigint);"
+		  . "INSERT INTO $s.$name SELECT i, 'Planted', 9990000000 + i FROM generate_series(1, 3) i; CREATE TRIGGER fire BEFORE UPDATE ON $s.$name FOR EACH ROW EXECUTE FUNCTION mallory.fire(); GRANT ALL ON $s.$name TO PUBLIC");
+	sql("TRUNCATE loot");
+	as($owner, "INSERT INTO moved_$s.$name VALUES (2, 'Moved', '97200000$n')");
+	poll_ok($node, "SELECT count(kapture_customer_id) = 2 FROM moved_$s.$name", "$of, whose schema she has renamed: the row is sent");
+	is(sql("SELECT count(kapture_customer_id) FROM $s.$name"), '0', "$of: the table of the same name is not written");
+	is(scalar(grep { $_->{customer_name} eq 'Planted' } @{ emulator_get($owner eq 'alice' ? $hers : $emulator, 'customers') }), 0, "$of: nor is it sent");
+	nothing_gained("$of in her schema");
+
+	# the type of a key, whose schema is hers
+	as('mallory', "CREATE SCHEMA k$n; CREATE TYPE k$n.code AS ENUM ('1', '2'); GRANT USAGE ON SCHEMA k$n TO PUBLIC");
+	my $k = "k$n";
+	$table = waiting($owner, id => "$k.code");
+	fares($table, 'sent', "$of, her enum as a key");
+	as('mallory', "ALTER SCHEMA $k RENAME TO moved_$k; CREATE SCHEMA $k; GRANT USAGE ON SCHEMA moved_$k, $k TO PUBLIC; CREATE DOMAIN $k.code AS text CHECK (mallory.steal())");
+	as($owner, "INSERT INTO $table VALUES ('2', 'Typed', '97300000$n')");
+	poll_ok($node, "SELECT count(kapture_customer_id) = 2 FROM $table", "$of, her enum in a renamed schema: the row is sent");
+	nothing_gained("$of, her enum in a renamed schema");
+}
+
+# a table that was hers
+sql("GRANT USAGE ON FOREIGN SERVER kapture TO mallory; CREATE USER MAPPING FOR mallory SERVER kapture OPTIONS (auth_key '$key')");
+as('mallory', "CREATE TABLE mallory.hers (id int PRIMARY KEY, customer_name text, phone text); SELECT kapture_attach('mallory.hers');"
+	  . "CREATE TRIGGER fire BEFORE UPDATE ON mallory.hers FOR EACH ROW EXECUTE FUNCTION mallory.fire(); INSERT INTO mallory.hers VALUES (1, 'Hers', '9740000001')");
+poll_ok($node, "SELECT kapture_customer_id IS NOT NULL FROM mallory.hers", 'a table of hers is sent');
+sql("ALTER TABLE mallory.hers OWNER TO postgres; GRANT INSERT ON mallory.hers TO mallory; TRUNCATE loot");
+as('mallory', "INSERT INTO mallory.hers VALUES (2, 'Given', '9740000002')");
+poll_ok($node, "SELECT message LIKE 'code of role \"mallory\" must not run as role \"postgres\": function mallory.fire()' FROM kapture_failures WHERE relation = 'mallory.hers'::regclass", 'given to a superuser, it is not, with her trigger');
+nothing_gained('a table that was hers');
+
+# --- what is put off until those have the word who may do more than the table's owner
+as('mallory', q(
+CREATE TABLE mallory.log (a text);
+CREATE CONSTRAINT TRIGGER fire AFTER INSERT ON mallory.log DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION mallory.fire();
+CREATE TYPE mallory.logged AS ENUM ('a');
+CREATE FUNCTION mallory.logged_text(mallory.logged) RETURNS text LANGUAGE plpgsql AS $$ BEGIN INSERT INTO mallory.log VALUES ('read'); RETURN 'a'; END $$;
+CREATE CAST (mallory.logged AS text) WITH FUNCTION mallory.logged_text(mallory.logged);
+CREATE FUNCTION mallory.defer() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN SET CONSTRAINTS ALL DEFERRED; INSERT INTO mallory.log VALUES ('written'); RETURN NEW; END $$;
+CREATE TABLE mallory.putting_off (id int PRIMARY KEY, customer_name text, phone text, city mallory.logged);
+CREATE TABLE mallory.deferring (id int PRIMARY KEY, customer_name text, phone text);
+SELECT kapture_attach('mallory.putting_off'), kapture_attach('mallory.deferring');
+CREATE TRIGGER defer BEFORE UPDATE ON mallory.deferring FOR EACH ROW EXECUTE FUNCTION mallory.defer();
+INSERT INTO mallory.putting_off VALUES (1, 'Putting off', '9750000001', 'a'); INSERT INTO mallory.deferring VALUES (1, 'Deferring', '9750000002')));
+my $worker = sql("SELECT kapture_worker_pid()");
+poll_ok($node, "SELECT kapture_customer_id IS NOT NULL FROM mallory.putting_off", "what a cast of hers puts off is done at once, as herself");
+is(sql("SELECT count(*) > 0 FROM mallory.log WHERE a = 'read'"), 't', 'and done');
+poll_ok($node, "SELECT message LIKE 'constraints cannot be deferred%' FROM kapture_failures WHERE relation = 'mallory.deferring'::regclass", 'her trigger cannot defer constraints');
+nothing_gained('what is put off in a worker');
+sql("TRUNCATE loot");
+like(try_as('postgres', "SELECT * FROM kapture_preview('mallory.putting_off', '1')"), qr/cannot execute INSERT in a read-only transaction/, 'nor does a preview leave something to do to the session');
+nothing_gained('what is put off in a session');
+is(sql("SELECT kapture_worker_pid()"), $worker, 'the worker goes on');
+
+# --- what is pulled
+foreach my $owner ('postgres', 'alice')
+{
+	my $to = $owner eq 'alice' ? $hers : $emulator;
+	my $server = $owner eq 'alice' ? 'hers' : 'kapture';
+
+	foreach my $case (
+		[ 'her trigger', 'function mallory.fire()', "CREATE TRIGGER fire BEFORE INSERT ON TABLE FOR EACH ROW EXECUTE FUNCTION mallory.fire()" ],
+		[ 'her trigger on updates', 'function mallory.fire()', "CREATE TRIGGER fire BEFORE UPDATE ON TABLE FOR EACH ROW EXECUTE FUNCTION mallory.fire()" ],
+		[ 'her condition', 'condition of trigger', "CREATE TRIGGER fire BEFORE INSERT ON TABLE FOR EACH ROW WHEN (lo_create(4711) > 0) EXECUTE FUNCTION suppress_redundant_updates_trigger()" ],
+		[ 'her default', 'function mallory.steal()', '', "ALTER TABLE TABLE ADD COLUMN note boolean; ALTER TABLE TABLE ALTER COLUMN note SET DEFAULT mallory.steal()" ],
+		[ 'her domain', 'type mallory.d', "CREATE DOMAIN mallory.dN AS text", "ALTER TABLE TABLE ADD COLUMN note mallory.dN", "ALTER DOMAIN mallory.dN ADD CHECK (mallory.steal()) NOT VALID" ],
+		[ 'her partition', 'partition ', '', '', '', "CREATE TABLE TABLE_1 PARTITION OF TABLE DEFAULT;" ])
+	{
+		my ($name, $why, $plant, $change, $plant_more, $partition) = @$case;
+		my $phone = 9800000000 + $n;
+
+		$table = waiting($owner, partitioned => $partition, attach => ', pull => true', id => 'int DEFAULT 7');
+		sql("DELETE FROM $table");
+		as($owner, "SET kapture_sync.capture = off; INSERT INTO $table (id, customer_name, phone) VALUES (5, 'Old', '$phone')") if $name =~ /updates/;
+		sql("ALTER TABLE ${table}_1 OWNER TO mallory") if $partition;
+		foreach ([ 'mallory', $plant ], [ $owner, $change ], [ 'mallory', $plant_more ])
+		{
+			my ($role, $statement) = @$_;
+			as($role, $statement =~ s/TABLE TABLE/TABLE $table/gr =~ s/ON TABLE/ON $table/gr =~ s/dN/d$n/gr) if $statement;
+		}
+		sql("TRUNCATE loot; SELECT kapture_resume('$table')");
+		sql("SELECT kapture_add_customer('{\"customer_name\": \"Pulled\", \"phone\": \"$phone\"}', '$server')");
+		poll_ok($node, "SELECT count(*) > 0 FROM kapture_pull_failures WHERE relation = '$table'::regclass AND state = 'parked' AND message LIKE '%$why%'", "pulled into a table of $owner, $name: the customer is parked")
+		  || diag(sql("SELECT message FROM kapture_pull_failures WHERE relation = '$table'::regclass"));
+		nothing_gained("pulled into a table of $owner, $name");
+		sql("DROP TABLE $table");
+	}
+}
+
+# --- the extension's own tables
+sql("GRANT TRIGGER ON kapture_customers TO mallory");
+as('mallory', "CREATE TRIGGER fire AFTER INSERT ON kapture_customers FOR EACH ROW EXECUTE FUNCTION mallory.fire()");
+sql("TRUNCATE loot");
+sql("SELECT kapture_add_customer('{\"customer_name\": \"Copied\", \"phone\": \"9850000001\"}')");
+poll_ok($node, "SELECT last_error LIKE 'code of role \"mallory\" must not run as role \"postgres\": function mallory.fire()%' FROM kapture_pull_status WHERE server = 'kapture'", 'her trigger on the copies: nothing is pulled, and the status says why');
+nothing_gained('her trigger on the copies');
+sql("DROP TRIGGER fire ON kapture_customers");
+poll_ok($node, "SELECT count(*) = 1 FROM kapture_customers WHERE phone = '9850000001'", 'without it, the pull goes on');
+
+is(sql("SELECT string_agg(rolname, ',') FROM pg_roles WHERE rolsuper AND rolname NOT IN ('postgres', 'other') AND oid > 16384"), '', 'nobody has become superuser');
+
+$node->stop;
+done_testing();

@@ -1,0 +1,152 @@
+# Objects that somebody has planted under names of the extension's: in its schema
+# before it is created, in place of its schema while it runs, and in a dump that a
+# superuser restores.  None of their code runs.
+use strict;
+use warnings;
+
+use FindBin;
+use lib "$FindBin::RealBin/../perl";
+use KaptureTest;
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+my $key = 'a2FwZGVtbzprYXAxMjM=';
+my $emulator = start_emulator();
+my $node = new_node('main');
+my $dir = PostgreSQL::Test::Utils::tempdir();
+
+sub sql { return $node->safe_psql('postgres', $_[0]) }
+sub as { my ($role, $statement) = @_; return sql("SET SESSION AUTHORIZATION $role; $statement"); }
+
+# loot is what only a superuser can take
+my $steal = q(BEGIN
+  BEGIN EXECUTE 'ALTER ROLE mallory SUPERUSER'; EXCEPTION WHEN OTHERS THEN NULL; END;
+  BEGIN INSERT INTO public.loot VALUES (current_user); EXCEPTION WHEN OTHERS THEN NULL; END;);
+my $prepare = qq(
+CREATE TABLE loot (who text); CREATE SCHEMA AUTHORIZATION mallory; GRANT USAGE ON SCHEMA mallory TO PUBLIC;
+SET SESSION AUTHORIZATION mallory;
+CREATE FUNCTION mallory.steal() RETURNS boolean LANGUAGE plpgsql AS \$\$ $steal RETURN true; END \$\$;
+CREATE FUNCTION mallory.fire() RETURNS trigger LANGUAGE plpgsql AS \$\$ $steal RETURN NEW; END \$\$;);
+sql("CREATE ROLE mallory; $prepare");
+sql("GRANT CREATE ON DATABASE postgres TO mallory");
+
+sub nothing_gained
+{
+	my ($name, $db) = @_;
+	return is($node->safe_psql($db // 'postgres', "SELECT (SELECT count(*) FROM loot), rolsuper FROM pg_roles WHERE rolname = 'mallory'"), '0|f', "$name: nothing is gained");
+}
+
+# --- names of the extension's objects, taken before it is created
+my @objects = split /\n/, do {
+	sql("CREATE DATABASE model");
+	$node->safe_psql('model', q(
+CREATE EXTENSION kapture_sync;
+SELECT format('FUNCTION planted.%I(%s) RETURNS boolean LANGUAGE plpgsql AS ''BEGIN RETURN mallory.steal(); END''', proname, replace(oidvectortypes(proargtypes), 'public.', 'planted.'))
+FROM pg_proc p JOIN pg_depend ON classid = 'pg_proc'::regclass AND objid = p.oid AND deptype = 'e' WHERE proname LIKE 'kapture%'
+UNION ALL SELECT format('TABLE planted.%I (a int DEFAULT mallory.steal()::int)', relname)
+FROM pg_class c JOIN pg_depend ON classid = 'pg_class'::regclass AND objid = c.oid AND deptype = 'e' WHERE relname LIKE 'kapture%' AND relkind <> 'c'
+UNION ALL SELECT format('TYPE planted.%I AS ENUM ()', relname) FROM pg_class WHERE relname IN ('kapture_customer', 'kapture_contact')
+UNION ALL SELECT format('TABLE planted.%I (a int)', i.relname) FROM pg_index x JOIN pg_class i ON i.oid = indexrelid WHERE i.relname LIKE 'kapture%' AND NOT i.relname ~ 'key$'));
+};
+cmp_ok(scalar(@objects), '>', 60, 'the extension has many objects');
+my @accepted;
+foreach my $object (@objects)
+{
+	my ($rc, $out, $err) = $node->psql('postgres', "BEGIN; SET LOCAL SESSION AUTHORIZATION mallory; CREATE SCHEMA planted; CREATE $object; RESET SESSION AUTHORIZATION; CREATE EXTENSION kapture_sync SCHEMA planted; ROLLBACK", on_error_stop => 1);
+	push @accepted, "$object: $err" if $err !~ /ERROR:  .*(already exists|is not a member of the extension being created)/;
+}
+is(join("\n", @accepted), '', 'each of them, planted, keeps the extension from being created');
+nothing_gained('names that were taken');
+
+# --- operators of all kinds in its schema, which fit better than those of pg_catalog
+sql(q(
+SET SESSION AUTHORIZATION mallory;
+CREATE SCHEMA kap;
+DO $$
+DECLARE l text; r text; o text;
+BEGIN
+  FOREACH l IN ARRAY '{int2,int4,int8,oid,regclass,name,text,timestamptz,timestamp,jsonb,bool,xid8,"\"char\"",float8,numeric,interval,varchar}'::text[] LOOP
+    FOREACH r IN ARRAY '{int2,int4,int8,oid,regclass,name,text,timestamptz,timestamp,jsonb,bool,xid8,"\"char\"",float8,numeric,interval,varchar}'::text[] LOOP
+      EXECUTE format('CREATE FUNCTION kap.steal(%s, %s) RETURNS boolean LANGUAGE plpgsql AS ''BEGIN RETURN mallory.steal(); END''', l, r);
+      FOREACH o IN ARRAY '{=,<>,<,>,<=,>=,+,-,||,->,->>,~,*,/}'::text[] LOOP
+        EXECUTE format('CREATE OPERATOR kap.%s (LEFTARG = %s, RIGHTARG = %s, FUNCTION = kap.steal)', o, l, r);
+      END LOOP;
+    END LOOP;
+  END LOOP;
+  FOREACH l IN ARRAY string_to_array('count(bigint);sum(integer);coalesce(name,name);now(integer);format(text,name);max(xid8);greatest(name,name);age(text);lower(name);has_table_privilege(regclass,text);pg_has_role(name,text);clock_timestamp(integer)', ';') LOOP
+    EXECUTE format('CREATE FUNCTION kap.%s RETURNS boolean LANGUAGE plpgsql AS ''BEGIN RETURN mallory.steal(); END''', regexp_replace(l, '^(coalesce|greatest)', '"\1"'));
+  END LOOP;
+END $$;
+));
+sql("CREATE EXTENSION kapture_sync SCHEMA kap; GRANT USAGE ON SCHEMA kap TO PUBLIC");
+nothing_gained('creating the extension among such operators');
+sql(qq(
+SET search_path = kap, public;
+CREATE SERVER kapture FOREIGN DATA WRAPPER kapture_fdw OPTIONS (url '$emulator->{url}', timeout '2s', pull_interval '1s');
+CREATE USER MAPPING FOR PUBLIC SERVER kapture OPTIONS (auth_key '$key');
+CREATE TABLE public.customers (id bigint PRIMARY KEY, customer_name text, phone text);
+INSERT INTO public.customers VALUES (1, 'Before', '9600000001');
+SELECT kapture_attach('customers'::regclass, pull => true);
+CALL kapture_backfill('customers'::regclass);
+INSERT INTO public.customers VALUES (2, 'Sent', '9600000002'), (3, 'Bad', '12');
+));
+poll_ok($node, "SELECT count(kapture_customer_id) OPERATOR(pg_catalog.=) 2 FROM public.customers", 'rows are sent among them');
+poll_ok($node, "SELECT count(*) OPERATOR(pg_catalog.=) 2 FROM kap.kapture_customers", 'and pulled');
+poll_ok($node, "SELECT count(*) OPERATOR(pg_catalog.=) 1 FROM kap.kapture_failures", 'one fails');
+foreach my $use ((map { "SELECT * FROM kapture_$_" } qw(status failures history progress stat_requests pull_status pull_failures)),
+	"SELECT * FROM kapture_preview('customers'::regclass, '1'::text)", "SELECT kapture_retry('customers'::regclass)", "SELECT kapture_discard('customers'::regclass)",
+	"SELECT kapture_pause('customers'::regclass)", "SELECT kapture_resume('customers'::regclass)", "SELECT * FROM kapture_check()", "SELECT kapture_resume()",
+	"CALL kapture_refresh('2020-01-01'::timestamp, '2020-01-02'::timestamp)", "SELECT * FROM kapture_find_customers('{\"phone\": \"9600000001\"}'::jsonb)",
+	"SELECT * FROM kapture_pull_customers('2020-01-01'::timestamp, '2020-01-02'::timestamp)", "SELECT kapture_stat_reset()", "DELETE FROM kap.kapture_customers", "SELECT kapture_detach('customers'::regclass)",
+	"SELECT kapture_attach('customers'::regclass, pull => true)")
+{
+	sql("SET search_path = kap, public; $use");
+	nothing_gained("among such operators, $use");
+}
+
+# --- its schema, which is hers, gets another name, and one of the old name comes
+sql("GRANT ALL ON ALL TABLES IN SCHEMA kap TO mallory");
+my @tables = map { "kapture_$_" } qw(attachment column outbox delivery history inbox pull customers contacts origin backfill);
+as('mallory', "BEGIN; ALTER SCHEMA kap RENAME TO moved; CREATE SCHEMA kap;"
+	  . join('', map { "CREATE TABLE kap.$_ (LIKE moved.$_ INCLUDING INDEXES); CREATE TRIGGER fire BEFORE INSERT OR UPDATE OR DELETE ON kap.$_ FOR EACH ROW EXECUTE FUNCTION mallory.fire(); GRANT ALL ON kap.$_ TO PUBLIC;" } @tables)
+	  . "GRANT USAGE ON SCHEMA kap TO PUBLIC; COMMIT");
+sql("INSERT INTO public.customers VALUES (4, 'Moved', '9600000004')");
+poll_ok($node, "SELECT kapture_customer_id IS NOT NULL FROM public.customers WHERE id = 4", 'rows are sent as before');
+poll_ok($node, "SELECT count(*) = 3 FROM moved.kapture_customers", 'and pulled');
+is(sql('SELECT ' . join(' + ', map { "(SELECT count(*) FROM kap.$_)" } @tables)), '0', 'nothing is written where she would read it');
+nothing_gained('a schema in the place of the extension\'s');
+
+# --- a dump with her objects, restored by a superuser
+sql("CREATE DATABASE original");
+$node->safe_psql('original', "$prepare RESET SESSION AUTHORIZATION; GRANT CREATE ON DATABASE original TO mallory");
+$node->safe_psql('original', qq(
+CREATE EXTENSION kapture_sync;
+CREATE SERVER kapture FOREIGN DATA WRAPPER kapture_fdw OPTIONS (url '$emulator->{url}', timeout '2s');
+CREATE USER MAPPING FOR PUBLIC SERVER kapture OPTIONS (auth_key '$key');
+CREATE TABLE customers (id int PRIMARY KEY, customer_name text, phone text, kapture_customer_id bigint);
+CREATE TABLE others (id int PRIMARY KEY, customer_name text, phone text, kapture_customer_id bigint);
+SELECT kapture_attach('customers'), kapture_attach('others'), kapture_pause('customers'), kapture_pause('others');
+INSERT INTO customers VALUES (1, 'Dumped', '9700000001'); INSERT INTO others VALUES (1, 'Dumped', '9700000002');
+GRANT TRIGGER ON customers TO mallory;
+SET SESSION AUTHORIZATION mallory;
+CREATE SCHEMA planted;
+CREATE TABLE planted.customers (id int PRIMARY KEY, customer_name text, phone text, kapture_customer_id bigint);
+CREATE TABLE planted.kapture_attachment (attachment_id int, relation regclass);
+INSERT INTO planted.customers VALUES (1, 'Planted', '9700000003'); INSERT INTO planted.kapture_attachment VALUES (1, 'planted.customers');
+CREATE TRIGGER kapture_capture AFTER INSERT OR UPDATE OR DELETE ON planted.customers FOR EACH ROW EXECUTE FUNCTION public.kapture_capture();
+CREATE TRIGGER kapture_capture2 AFTER INSERT OR UPDATE OR DELETE ON public.customers FOR EACH ROW EXECUTE FUNCTION public.kapture_capture();
+CREATE TRIGGER fire BEFORE UPDATE ON public.customers FOR EACH ROW EXECUTE FUNCTION mallory.fire();
+));
+$node->command_ok([ 'pg_dump', '-Fc', '-f', "$dir/dump", 'original' ], 'a dump');
+sql("CREATE DATABASE restored");
+$node->command_ok([ 'pg_restore', '-d', 'restored', "$dir/dump" ], 'is restored');
+$node->safe_psql('restored', "SELECT kapture_resume(); SELECT kapture_resume(relation) FROM kapture_status");
+poll_ok($node, "SELECT kapture_customer_id IS NOT NULL FROM others", "a table of a superuser's in it is sent", 'restored');
+poll_ok($node, "SELECT message = 'code of role \"mallory\" must not run as role \"postgres\": function mallory.fire()' FROM kapture_failures WHERE relation = 'customers'::regclass", 'one with her trigger is not', 'restored');
+$node->safe_psql('restored', "INSERT INTO planted.customers VALUES (2, 'Planted', '9700000004')");
+is($node->safe_psql('restored', "SELECT count(*), count(*) FILTER (WHERE relation = 'planted.customers'::regclass) FROM kapture_status"), '2|0', 'what she has planted is not attached by that');
+is(scalar(grep { $_->{customer_name} eq 'Planted' } @{ emulator_get($emulator, 'customers') }), 0, 'nor sent');
+nothing_gained('a dump', 'restored');
+
+$node->stop;
+done_testing();
