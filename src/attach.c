@@ -18,6 +18,7 @@
 #include "catalog/pg_class.h"
 #include "catalog/pg_index.h"
 #include "catalog/pg_inherits.h"
+#include "catalog/pg_namespace.h"
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "fmgr.h"
@@ -180,6 +181,18 @@ attach_check_membership(Relation rel)
 				 errdetail("It inherits from that table, and has its trigger.")));
 }
 
+/* Is it a table that Citus manages?  Its rows, and their triggers, are in other tables. */
+static bool
+attach_is_of_citus(Oid relid)
+{
+	Oid			types[1] = {REGCLASSOID};
+	Datum		values[1] = {ObjectIdGetDatum(relid)};
+
+	return OidIsValid(get_relname_relid("pg_dist_partition", PG_CATALOG_NAMESPACE)) &&
+		kapture_own_execute("SELECT FROM pg_catalog.pg_dist_partition WHERE logicalrelid = $1",
+							lengthof(types), types, values) > 0;
+}
+
 /* Refuses what cannot be kept in step. */
 static void
 attach_check_relation(Relation rel)
@@ -210,6 +223,12 @@ attach_check_relation(Relation rel)
 		}
 	}
 	attach_check_membership(rel);
+	if (attach_is_of_citus(RelationGetRelid(rel)))
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("\"%s\" cannot be attached to Kapture", name),
+				 errdetail("Citus keeps its rows in other tables, so their changes are not seen to be those of this one."),
+				 errhint("Use undistribute_table() first, if it need not be distributed.")));
 	if (rel->rd_rel->relrowsecurity && rel->rd_rel->relforcerowsecurity &&
 		!has_bypassrls_privilege(rel->rd_rel->relowner))
 		ereport(ERROR,

@@ -430,7 +430,7 @@ catalog_read_operators(KaptureKeyColumn *key, Oid opclass)
 }
 
 /*
- * Fills in one column of the key, by its name.  "opclass" is that of the primary key's
+ * Fills in one column of the key, by its name (NULL: it is gone).  "opclass" is that of the primary key's
  * index, InvalidOid if there is none.  Returns false if there is no such column.
  */
 static bool
@@ -441,7 +441,7 @@ catalog_read_key_column(KaptureKeyColumn *key, Relation rel, char *name, Oid opc
 	bool		varlena;
 
 	key->name = name;
-	key->attnum = get_attnum(RelationGetRelid(rel), name);
+	key->attnum = name ? get_attnum(RelationGetRelid(rel), name) : InvalidAttrNumber;
 	if (key->attnum <= 0)
 		return false;
 	attr = TupleDescAttr(RelationGetDescr(rel), key->attnum - 1);
@@ -496,7 +496,7 @@ catalog_read_key(KaptureAttachment *att, Relation rel)
 	att->keys = palloc0(sizeof(KaptureKeyColumn) * index->indnkeyatts);
 	for (int i = 0; i < index->indnkeyatts; i++)
 	{
-		if (!catalog_read_key_column(&att->keys[i], rel, get_attname(att->root, index->indkey.values[i], false),
+		if (!catalog_read_key_column(&att->keys[i], rel, get_attname(att->root, index->indkey.values[i], true),
 									 opclasses->values[i]))
 			break;
 		att->nkeys++;

@@ -340,6 +340,30 @@ sql("ALTER ROLE shop BYPASSRLS; SET ROLE shop; SELECT kapture_attach('secret'); 
 settled('unless the owner may bypass it');
 is(strays('secret'), '', 'and then its rows are sent');
 
+# --- a table of Citus, as its catalog says
+sql(q(
+SET allow_system_table_mods = on;
+CREATE TABLE pg_catalog.pg_dist_partition (logicalrelid regclass);
+CREATE TABLE distributed (id int PRIMARY KEY, customer_name text, phone text);
+INSERT INTO pg_catalog.pg_dist_partition VALUES ('distributed');
+GRANT SELECT ON pg_catalog.pg_dist_partition TO PUBLIC;
+));
+like(said("SELECT kapture_attach('distributed')"), qr/ERROR:  "distributed" cannot be attached to Kapture\n.*DETAIL:  Citus keeps its rows in other tables.*\n.*HINT:  Use undistribute_table\(\)/s, 'a table of Citus is refused');
+sql("DELETE FROM pg_catalog.pg_dist_partition; SELECT kapture_attach('distributed'); SET allow_system_table_mods = on; DROP TABLE pg_catalog.pg_dist_partition");
+
+# --- a key whose values cannot be compared any more
+sql(q(
+CREATE TABLE changing (id text PRIMARY KEY, customer_name text, phone text);
+SELECT kapture_attach('changing');
+ALTER TABLE changing DROP CONSTRAINT changing_pkey;
+ALTER TABLE changing ALTER id TYPE json USING '1';
+INSERT INTO changing VALUES ('2', 'Cannot be found', '9700000071');
+));
+poll_ok($node, "SELECT state = 'misconfigured' AND last_error LIKE 'column \"id\" of table \"changing\", which is part of its key, is of type json,%' AND pending = 1 FROM kapture_status WHERE relation = 'changing'::regclass", 'a key of type json is a state of the table, not an error');
+sql("ALTER TABLE changing ALTER id TYPE text USING id::text");
+settled('as text again');
+is(strays('changing'), '', 'what waited is sent');
+
 # --- what is renamed or moved while rows wait: one that was sent before, one that
 # waits, one that comes after; then all of them are changed
 sql(q(
