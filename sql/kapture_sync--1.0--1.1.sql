@@ -16,6 +16,15 @@ COMMENT ON FUNCTION @extschema@.kapture_puller_pid() IS 'process id of the proce
 ALTER TABLE @extschema@.kapture_attachment
 	ADD COLUMN pull boolean NOT NULL DEFAULT false,
 	ADD COLUMN on_conflict text NOT NULL DEFAULT 'local' CHECK (on_conflict IN ('local', 'remote'));
+-- a primary key that has changed since is the one that what waits goes by
+UPDATE @extschema@.kapture_attachment AS a SET key_columns = k.names
+FROM (SELECT i.indrelid, pg_catalog.array_agg(c.attname ORDER BY n.n) AS names
+	FROM pg_catalog.pg_index AS i, pg_catalog.generate_series(1, i.indnkeyatts) AS n(n), pg_catalog.pg_attribute AS c
+	WHERE i.indisprimary AND c.attrelid OPERATOR(pg_catalog.=) i.indrelid
+		AND c.attnum OPERATOR(pg_catalog.=) i.indkey[n.n OPERATOR(pg_catalog.-) 1]
+	GROUP BY i.indrelid) AS k
+WHERE k.indrelid OPERATOR(pg_catalog.=) a.relation AND k.names OPERATOR(pg_catalog.<>) a.key_columns;
+COMMENT ON COLUMN @extschema@.kapture_attachment.key_columns IS 'primary key of the table';
 COMMENT ON COLUMN @extschema@.kapture_attachment.pull IS 'pulled customers update rows of the table, or become new ones';
 COMMENT ON COLUMN @extschema@.kapture_attachment.on_conflict IS 'local: a change that waits to be sent wins over the pulled value; remote: the pulled value wins';
 

@@ -660,6 +660,26 @@ kapture_catalog_attachment(Relation rel)
 }
 
 /*
+ * Returns an attachment with the key of the columns that made it when the table was
+ * attached, in the current memory context; its nkeys is 0 if one of them is gone.
+ */
+KaptureAttachment *
+kapture_catalog_with_former_key(const KaptureAttachment *att, Relation rel)
+{
+	KaptureAttachment *result = palloc(sizeof(KaptureAttachment));
+
+	*result = *att;
+	result->nkeys = 0;
+	catalog_read_former_key(result, rel);
+	for (int i = 0; i < result->nkeys; i++)
+	{
+		if (!OidIsValid(result->keys[i].equals))
+			result->nkeys = 0;
+	}
+	return result;
+}
+
+/*
  * Returns the attached table that a table inherits from, whether its rows count as
  * that one's or not; InvalidOid if there is none.
  */

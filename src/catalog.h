@@ -89,6 +89,7 @@ extern List *kapture_catalog_attached_relations(void);
 extern Oid	kapture_catalog_attached_relation(int32 attachment_id);
 extern bool kapture_catalog_is_paused(int32 attachment_id);
 extern KaptureAttachment *kapture_catalog_attachment(Relation rel);
+extern KaptureAttachment *kapture_catalog_with_former_key(const KaptureAttachment *att, Relation rel);
 extern Oid	kapture_catalog_attached_parent(Relation rel);
 extern List *kapture_catalog_triggers(Oid relid);
 extern Oid	kapture_catalog_foreign_partition(Oid relid);

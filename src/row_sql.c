@@ -262,3 +262,20 @@ kapture_row_list_sql(const KaptureAttachment *att, bool after)
 						 row_sql_operator(att->keys[i].less));
 	return sql.data;
 }
+
+/*
+ * Returns the text of the query of the keys of "to" of rows that are given by those of
+ * "from", the same table with another key, as kapture_row_sql() has them.
+ */
+char *
+kapture_row_rekey_sql(const KaptureAttachment *from, const KaptureAttachment *to)
+{
+	StringInfoData sql;
+
+	initStringInfo(&sql);
+	appendStringInfo(&sql, "SELECT v.ord, %s FROM ", kapture_row_keys(to));
+	row_sql_append_unnest(&sql, from, false);
+	appendStringInfo(&sql, " JOIN %s AS r ON ", kapture_row_source(from));
+	kapture_row_append_match(&sql, from, "v.k", 1);
+	return sql.data;
+}

@@ -43,6 +43,7 @@
 #include "copies.h"
 #include "origin.h"
 #include "pull_rule.h"
+#include "rekey.h"
 #include "shmem.h"
 #include "wayside.h"
 
@@ -253,13 +254,21 @@ wayside_creates_trigger(Node *stmt)
 }
 
 /*
- * Has an updated extension taken note of, and triggers that make a table's rows
+ * Has what waits follow to another primary key, an updated extension taken note of, and triggers that make a table's rows
  * count as those of the one it inherits from; and a database that begins to pull
  * know that it is the original.
  */
 static void
 wayside_follow(Node *stmt)
 {
+	if (IsA(stmt, AlterTableStmt) && !IsBinaryUpgrade && ((AlterTableStmt *) stmt)->objtype == OBJECT_TABLE &&
+		OidIsValid(kapture_catalog_relid(KAPTURE_TABLE_ATTACHMENT)))
+	{
+		Oid			relid = RangeVarGetRelid(((AlterTableStmt *) stmt)->relation, NoLock, true);
+
+		if (OidIsValid(relid))
+			kapture_rekey_altered(relid);
+	}
 	if (((IsA(stmt, AlterExtensionStmt) &&
 		  strcmp(((AlterExtensionStmt *) stmt)->extname, KAPTURE_EXTENSION) == 0) ||
 		 wayside_creates_trigger(stmt)) &&
