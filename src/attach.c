@@ -38,6 +38,7 @@
 #include "capture.h"
 #include "catalog.h"
 #include "compat.h"
+#include "family.h"
 #include "notes.h"
 #include "option.h"
 #include "origin.h"
@@ -169,7 +170,7 @@ attach_check_membership(Relation rel)
 				 errhint("Use kapture_detach() first to attach it differently.")));
 	/* by itself if the table it is a partition of cannot be attached */
 	if (rel->rd_rel->relispartition &&
-		!OidIsValid(kapture_catalog_foreign_partition(llast_oid(get_partition_ancestors(RelationGetRelid(rel))))))
+		!OidIsValid(kapture_family_foreign_partition(llast_oid(get_partition_ancestors(RelationGetRelid(rel))))))
 		ereport(ERROR,
 				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
 				 errmsg("\"%s\" is a partition", name),
@@ -267,7 +268,7 @@ attach_key_columns(Relation rel)
 		}
 		relation_close(index, AccessShareLock);
 	}
-	foreign = result ? InvalidOid : kapture_catalog_foreign_partition(RelationGetRelid(rel));
+	foreign = result ? InvalidOid : kapture_family_foreign_partition(RelationGetRelid(rel));
 	if (OidIsValid(foreign))
 		ereport(ERROR,
 				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
@@ -514,7 +515,7 @@ attach_index_id_column(Oid relid, const char *name)
 static int
 attach_drop_triggers(Oid relid)
 {
-	List	   *names = kapture_catalog_triggers(relid);
+	List	   *names = kapture_family_triggers(relid);
 	ListCell   *lc;
 
 	foreach(lc, names)

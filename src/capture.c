@@ -24,6 +24,7 @@
 
 #include "capture.h"
 #include "catalog.h"
+#include "family.h"
 #include "guc.h"
 #include "notes.h"
 #include "own.h"
@@ -281,7 +282,7 @@ capture_table(Relation rel)
 	table->depends = table->attachment == NULL ||
 		(table->attachment->root != relid && !rel->rd_rel->relispartition);
 	if (OidIsValid(capture_attachments) && table->depends)
-		parent = kapture_catalog_attached_parent(rel);
+		parent = kapture_family_attached_parent(rel);
 	if (OidIsValid(parent))
 		capture_depend(parent);
 	if (OidIsValid(capture_attachments) && (table->attachment == NULL || table->attachment->nkeys == 0))
