@@ -584,7 +584,8 @@ attach_try(Oid relid)
 				 problem ? errdetail_internal("%s", problem) :
 				 errdetail("Its rows cannot be found by their primary key: %s.", error->message),
 				 errhint("The primary key's types must be such that a value can be written as text, read again and compared.")));
-	if (att->only)
+	if (rel->rd_rel->relkind == RELKIND_RELATION && find_inheritance_children(relid, NoLock) != NIL &&
+		!kapture_family_counts_children(relid))
 		ereport(NOTICE,
 				(errmsg("rows of tables that inherit from \"%s\" are not sent to Kapture", RelationGetRelationName(rel)),
 				 errhint("Attach those tables, too.")));

@@ -517,8 +517,6 @@ kapture_catalog_attachment(Relation rel)
 	}
 	if (att)
 	{
-		att->only = rel->rd_rel->relkind == RELKIND_RELATION && rel->rd_rel->relhassubclass &&
-			!kapture_family_counts_children(att->root);
 		catalog_read_columns(att, rel);
 		catalog_read_key(att, rel);
 	}

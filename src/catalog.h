@@ -60,7 +60,6 @@ typedef struct KaptureAttachment
 {
 	int32		id;
 	Oid			root;			/* the relation that was attached */
-	bool		only;			/* rows of tables that inherit from it are not its rows */
 	char	   *server;
 	bool		link_duplicates;
 	bool		paused;

@@ -13,12 +13,15 @@
 #include "postgres.h"
 
 #include "access/htup_details.h"
+#include "catalog/pg_class.h"
 #include "catalog/pg_collation.h"
+#include "catalog/pg_inherits.h"
 #include "catalog/pg_operator.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/syscache.h"
 
+#include "family.h"
 #include "row_sql.h"
 
 /*
@@ -33,12 +36,16 @@ kapture_row_relation_name(Oid relid)
 
 /*
  * Returns what stands behind FROM, JOIN or UPDATE for the rows of an attached table, in
- * the current memory context.
+ * the current memory context.  Rows of tables that inherit from it are not its rows,
+ * unless they count as such.
  */
 char *
 kapture_row_source(const KaptureAttachment *att)
 {
-	return psprintf("%s%s", att->only ? "ONLY " : "", kapture_row_relation_name(att->root));
+	bool		only = get_rel_relkind(att->root) == RELKIND_RELATION &&
+		!(has_subclass(att->root) && kapture_family_counts_children(att->root));
+
+	return psprintf("%s%s", only ? "ONLY " : "", kapture_row_relation_name(att->root));
 }
 
 /* The quoted name of a column of the attached table. */
