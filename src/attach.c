@@ -565,6 +565,44 @@ attach_create_triggers(const char *name, bool replicated)
 									", ENABLE ALWAYS TRIGGER " ATTACH_TRUNCATE_TRIGGER, name));
 }
 
+/* Is a type's text a name, which may be another one tomorrow, or in another search_path? */
+static bool
+attach_is_named(Oid type)
+{
+	Oid			element = get_base_element_type(type);
+
+	switch (OidIsValid(element) ? element : getBaseType(type))
+	{
+		case REGPROCOID:
+		case REGPROCEDUREOID:
+		case REGOPEROID:
+		case REGOPERATOROID:
+		case REGCLASSOID:
+		case REGTYPEOID:
+		case REGCONFIGOID:
+		case REGDICTIONARYOID:
+		case REGNAMESPACEOID:
+		case REGROLEOID:
+		case REGCOLLATIONOID:
+			return true;
+		default:
+			return false;
+	}
+}
+
+/* Why values of a column cannot tell rows apart; NULL: they can. */
+static char *
+attach_key_problem(const KaptureAttachment *att)
+{
+	for (int i = 0; i < att->nkeys; i++)
+	{
+		if (attach_is_named(att->keys[i].type))
+			return psprintf("The text of values of column \"%s\", of type %s, is a name, which may change.",
+							att->keys[i].name, format_type_be(att->keys[i].type));
+	}
+	return NULL;
+}
+
 /*
  * Refuses a table whose rows the worker would not find, and says whose rows are
  * not sent.
@@ -574,7 +612,7 @@ attach_try(Oid relid)
 {
 	Relation	rel = relation_open(relid, AccessShareLock);
 	KaptureAttachment *att = kapture_catalog_attachment(rel);
-	char	   *problem = kapture_catalog_problem(att);
+	char	   *problem = attach_key_problem(att);
 	ErrorData  *error = problem ? NULL : kapture_row_try(att);
 
 	if (problem || error)
@@ -680,9 +718,9 @@ kapture_attach(PG_FUNCTION_ARGS)
 
 /*
  * Returns the attachment of the relation in a function's first argument, in the
- * current memory context.  The relation stays locked.  Errors: 22004 the argument is NULL, 42P01 there
- * is no such relation, 42501 it is not the caller's, 42704 it is not attached,
- * 55000 the extension is to be updated first.
+ * current memory context.  The relation stays locked.  Errors: 22004 the
+ * argument is NULL, 42P01 there is no such relation, 42501 it is not the
+ * caller's, 42704 it is not attached, 55000 the extension is to be updated first.
  */
 KaptureAttachment *
 kapture_attach_find(FunctionCallInfo fcinfo, LOCKMODE lockmode)
@@ -703,7 +741,25 @@ kapture_attach_find(FunctionCallInfo fcinfo, LOCKMODE lockmode)
 	return att;
 }
 
-/* Drops the triggers of a table and of those whose rows count as its rows. */
+/* Is a table attached, or below another one that is, among those that inherit from "relid"? */
+static bool
+attach_is_anothers(Oid child, Oid relid, List *attached)
+{
+	ListCell   *lc;
+
+	if (list_member_oid(attached, child))
+		return true;
+	foreach(lc, kapture_family_parents(child))
+	{
+		if (lfirst_oid(lc) == relid)
+			return false;
+		if (list_member_oid(attached, lfirst_oid(lc)))
+			return true;
+	}
+	return false;
+}
+
+/* Drops the triggers of a table and of those whose rows count as its rows.  Returns how many. */
 static int
 attach_drop_all_triggers(Oid relid)
 {
@@ -713,7 +769,7 @@ attach_drop_all_triggers(Oid relid)
 
 	foreach(lc, find_all_inheritors(relid, NoLock, NULL))
 	{
-		if (lfirst_oid(lc) != relid && !list_member_oid(attached, lfirst_oid(lc)) &&
+		if (lfirst_oid(lc) != relid && !attach_is_anothers(lfirst_oid(lc), relid, attached) &&
 			object_ownercheck(RelationRelationId, lfirst_oid(lc), GetUserId()))
 			n += attach_drop_triggers(lfirst_oid(lc));
 	}

@@ -172,6 +172,12 @@ sql("SELECT kapture_detach('shifty_keys'); CREATE OR REPLACE FUNCTION shifty_out
 like(said("SELECT kapture_attach('shifty_keys')"), qr/ERROR:  "shifty_keys" cannot be attached to Kapture\n.*DETAIL:  Its rows cannot be found by their primary key: .*out of range.*\n.*HINT:  /s, 'a type whose text cannot be read again is refused');
 is(sql("SELECT count(*) FROM pg_trigger WHERE tgrelid = 'shifty_keys'::regclass"), '0', 'and nothing is left of the attempt');
 
+foreach my $type ('regclass', 'regtype[]', 'regrole')
+{
+	like(said("CREATE TABLE named (id $type PRIMARY KEY, customer_name text, phone text); SELECT kapture_attach('named')"), qr/ERROR:  "named" cannot be attached to Kapture\n.*DETAIL:  The text of values of column "id", of type \Q$type\E, is a name/s, "so is $type");
+	sql('DROP TABLE named');
+}
+
 # --- a key that is not one
 sql("CREATE TABLE pairs (a int, b text, customer_name text, phone text, PRIMARY KEY (a, b)); SELECT kapture_attach('pairs')");
 foreach my $key ('1', '{1}', '{1,x,y}', '{1,NULL}', '{{1,x}}')
