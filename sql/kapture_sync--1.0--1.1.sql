@@ -22,6 +22,15 @@ ALTER TABLE @extschema@.kapture_attachment
 	ADD COLUMN on_conflict text NOT NULL DEFAULT 'local' CHECK (on_conflict IN ('local', 'remote')),
 	ADD COLUMN server_oid oid NOT NULL DEFAULT 0,
 	ADD COLUMN server_owner oid NOT NULL DEFAULT 0;
+-- a primary key that has changed since is the one that what waits goes by
+UPDATE @extschema@.kapture_attachment AS a SET key_columns = k.names
+FROM (SELECT i.indrelid, pg_catalog.array_agg(c.attname ORDER BY n.n) AS names
+	FROM pg_catalog.pg_index AS i, pg_catalog.generate_series(1, i.indnkeyatts) AS n(n), pg_catalog.pg_attribute AS c
+	WHERE i.indisprimary AND c.attrelid OPERATOR(pg_catalog.=) i.indrelid
+		AND c.attnum OPERATOR(pg_catalog.=) i.indkey[n.n OPERATOR(pg_catalog.-) 1]
+	GROUP BY i.indrelid) AS k
+WHERE k.indrelid OPERATOR(pg_catalog.=) a.relation AND k.names OPERATOR(pg_catalog.<>) a.key_columns;
+COMMENT ON COLUMN @extschema@.kapture_attachment.key_columns IS 'primary key of the table';
 COMMENT ON COLUMN @extschema@.kapture_attachment.pull IS 'pulled customers update rows of the table, or become new ones';
 COMMENT ON COLUMN @extschema@.kapture_attachment.on_conflict IS 'local: a change that waits to be sent wins over the pulled value; remote: the pulled value wins';
 COMMENT ON COLUMN @extschema@.kapture_attachment.server_oid IS 'that server itself: another one that has its name later is not sent to; means nothing in a copy of a database';

@@ -30,7 +30,7 @@ CREATE TABLE @extschema@.kapture_attachment (
 COMMENT ON TABLE @extschema@.kapture_attachment IS 'tables whose rows are kept in step with Kapture; written by kapture_attach and kapture_detach';
 COMMENT ON COLUMN @extschema@.kapture_attachment.relation IS 'the attached table; a partitioned table stands for all its partitions';
 COMMENT ON COLUMN @extschema@.kapture_attachment.server IS 'name of the foreign server the rows go to';
-COMMENT ON COLUMN @extschema@.kapture_attachment.key_columns IS 'primary key of the table when it was attached';
+COMMENT ON COLUMN @extschema@.kapture_attachment.key_columns IS 'primary key of the table';
 COMMENT ON COLUMN @extschema@.kapture_attachment.id_column IS 'column that receives the Kapture customer id';
 COMMENT ON COLUMN @extschema@.kapture_attachment.on_duplicate IS 'link: take the existing customer''s id; fail: park the row';
 COMMENT ON COLUMN @extschema@.kapture_attachment.replicated IS 'capture changes applied by logical replication, too';

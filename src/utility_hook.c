@@ -46,6 +46,7 @@
 #include "table/attach.h"
 #include "table/binding.h"
 #include "table/origin.h"
+#include "table/rekey.h"
 #include "utility_hook.h"
 
 static ProcessUtility_hook_type wayside_prev_hook = NULL;
@@ -255,9 +256,10 @@ wayside_creates_trigger(Node *stmt)
 }
 
 /*
- * Has an updated extension and dropped servers taken note of, and triggers that
- * make a table's rows count as those of the one it inherits from; and a database
- * that begins to pull know that it is the original.
+ * Has an updated extension and dropped servers taken note of, what waits follow
+ * to another primary key, and triggers that make a table's rows count as those of
+ * the one it inherits from; and a database that begins to pull know that it is
+ * the original.
  */
 static void
 wayside_follow(Node *stmt)
@@ -265,6 +267,14 @@ wayside_follow(Node *stmt)
 	bool		updates = IsA(stmt, AlterExtensionStmt) &&
 		strcmp(((AlterExtensionStmt *) stmt)->extname, KAPTURE_EXTENSION) == 0;
 
+	if (IsA(stmt, AlterTableStmt) && !IsBinaryUpgrade && ((AlterTableStmt *) stmt)->objtype == OBJECT_TABLE &&
+		OidIsValid(kapture_catalog_relid(KAPTURE_TABLE_ATTACHMENT)))
+	{
+		Oid			relid = RangeVarGetRelid(((AlterTableStmt *) stmt)->relation, NoLock, true);
+
+		if (OidIsValid(relid))
+			kapture_rekey_altered(relid);
+	}
 	if ((updates || wayside_creates_trigger(stmt)) &&
 		OidIsValid(kapture_catalog_relid(KAPTURE_TABLE_ATTACHMENT)))
 	{

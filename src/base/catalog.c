@@ -28,14 +28,10 @@
 #include "catalog/pg_constraint.h"
 #include "catalog/pg_extension.h"
 #include "catalog/pg_index.h"
-#include "catalog/pg_inherits.h"
 #include "catalog/pg_opclass.h"
-#include "catalog/pg_proc.h"
-#include "catalog/pg_trigger.h"
 #include "catalog/pg_type.h"
 #include "commands/defrem.h"
 #include "commands/extension.h"
-#include "commands/trigger.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
@@ -47,6 +43,7 @@
 
 #include "base/catalog.h"
 #include "base/compat.h"
+#include "base/family.h"
 
 /* Column numbers, as in the install script. */
 #define ATTACHMENT_ID			1
@@ -76,24 +73,12 @@ static Oid	catalog_relids[KAPTURE_TABLE_COUNT];
 static bool catalog_packs = false;
 static bool catalog_valid = false;
 
-/* The latest answer of catalog_counts_children(), which looks at each of them. */
-static struct
-{
-	Oid			root;
-	bool		result;
-	uint64		changes;		/* when it was given */
-}			catalog_counted;
-static uint64 catalog_changes = 1;	/* of what it depends on */
-
 /* Any of our tables changed, or perhaps the extension was dropped. */
 static void
 catalog_relcache_callback(Datum arg, Oid relid)
 {
 	if (!OidIsValid(relid))
 		catalog_valid = false;
-	if (!OidIsValid(relid) || relid == catalog_counted.root ||
-		relid == catalog_relids[KAPTURE_TABLE_ATTACHMENT])
-		catalog_changes++;
 	for (int i = 0; i < KAPTURE_TABLE_COUNT; i++)
 	{
 		if (catalog_relids[i] == relid)
@@ -434,7 +419,7 @@ catalog_read_operators(KaptureKeyColumn *key, Oid opclass)
 }
 
 /*
- * Fills in one column of the key, by its name.  "opclass" is that of the primary key's
+ * Fills in one column of the key, by its name (NULL: it is gone).  "opclass" is that of the primary key's
  * index, InvalidOid if there is none.  Returns false if there is no such column.
  */
 static bool
@@ -445,7 +430,7 @@ catalog_read_key_column(KaptureKeyColumn *key, Relation rel, char *name, Oid opc
 	bool		varlena;
 
 	key->name = name;
-	key->attnum = get_attnum(RelationGetRelid(rel), name);
+	key->attnum = name ? get_attnum(RelationGetRelid(rel), name) : InvalidAttrNumber;
 	if (key->attnum <= 0)
 		return false;
 	attr = TupleDescAttr(RelationGetDescr(rel), key->attnum - 1);
@@ -500,7 +485,7 @@ catalog_read_key(KaptureAttachment *att, Relation rel)
 	att->keys = palloc0(sizeof(KaptureKeyColumn) * index->indnkeyatts);
 	for (int i = 0; i < index->indnkeyatts; i++)
 	{
-		if (!catalog_read_key_column(&att->keys[i], rel, get_attname(att->root, index->indkey.values[i], false),
+		if (!catalog_read_key_column(&att->keys[i], rel, get_attname(att->root, index->indkey.values[i], true),
 									 opclasses->values[i]))
 			break;
 		att->nkeys++;
@@ -508,125 +493,6 @@ catalog_read_key(KaptureAttachment *att, Relation rel)
 	if (att->nkeys < index->indnkeyatts)
 		att->nkeys = 0;
 	ReleaseSysCache(tuple);
-}
-
-/* The trigger function, InvalidOid without the extension. */
-static Oid
-catalog_capture_function(void)
-{
-	return GetSysCacheOid3(PROCNAMEARGSNSP, Anum_pg_proc_oid, CStringGetDatum("kapture_capture"),
-						   PointerGetDatum(buildoidvector(NULL, 0)), ObjectIdGetDatum(catalog_schema_oid()));
-}
-
-/*
- * Scans the triggers of a relation for ours.  Returns whether one captures its
- * rows; *names, unless NULL, are those that were not cloned from a partitioned
- * table's.
- */
-static bool
-catalog_scan_triggers(Oid relid, List **names)
-{
-	Oid			function = catalog_capture_function();
-	Relation	rel = table_open(TriggerRelationId, AccessShareLock);
-	ScanKeyData key[1];
-	SysScanDesc scan;
-	HeapTuple	tuple;
-	bool		result = false;
-
-	ScanKeyInit(&key[0], Anum_pg_trigger_tgrelid, BTEqualStrategyNumber, F_OIDEQ, ObjectIdGetDatum(relid));
-	scan = systable_beginscan(rel, TriggerRelidNameIndexId, true, NULL, 1, key);
-	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
-	{
-		Form_pg_trigger trigger = (Form_pg_trigger) GETSTRUCT(tuple);
-
-		if (trigger->tgfoid != function)
-			continue;
-		result |= TRIGGER_FOR_ROW(trigger->tgtype) && trigger->tgenabled != TRIGGER_DISABLED;
-		if (names && !OidIsValid(trigger->tgparentid))
-			*names = lappend(*names, pstrdup(NameStr(trigger->tgname)));
-	}
-	systable_endscan(scan);
-	table_close(rel, AccessShareLock);
-	return result;
-}
-
-/*
- * Returns the names (char *) of the triggers of ours that a relation has, but for
- * those that come and go with a partitioned table's, in the current memory context.
- */
-List *
-kapture_catalog_triggers(Oid relid)
-{
-	List	   *names = NIL;
-
-	(void) catalog_scan_triggers(relid, &names);
-	return names;
-}
-
-/*
- * Do the rows of all tables that inherit from an attached one count as its rows?
- * They do if each of these has the trigger and none is attached itself: so it is
- * where a trigger of the parent is cloned to its children, as it is to the chunks
- * of TimescaleDB.
- */
-static bool
-catalog_counts_children(Oid root)
-{
-	uint64		changes = catalog_changes;
-	List	   *children;
-	List	   *attached;
-	bool		result;
-	ListCell   *lc;
-
-	if (catalog_counted.root == root && catalog_counted.changes == changes)
-		return catalog_counted.result;
-	catalog_counted.root = root;
-	children = find_all_inheritors(root, NoLock, NULL);
-	attached = kapture_catalog_attached_relations();
-	result = list_length(children) > 1;
-	foreach(lc, children)
-	{
-		Oid			relid = lfirst_oid(lc);
-
-		if (relid != root && result)
-			result = get_rel_relkind(relid) == RELKIND_RELATION && !list_member_oid(attached, relid) &&
-				catalog_scan_triggers(relid, NULL);
-	}
-	catalog_counted.result = result;
-	catalog_counted.changes = changes;
-	return result;
-}
-
-/* The tables that a plain table inherits from, the nearest first. */
-static List *
-catalog_parents(Oid relid)
-{
-	Relation	inherits = table_open(InheritsRelationId, AccessShareLock);
-	List	   *result = list_make1_oid(relid);
-
-	for (int i = 0; i < list_length(result); i++)
-	{
-		ScanKeyData key[1];
-		SysScanDesc scan;
-		HeapTuple	tuple;
-
-		ScanKeyInit(&key[0], Anum_pg_inherits_inhrelid, BTEqualStrategyNumber, F_OIDEQ,
-					ObjectIdGetDatum(list_nth_oid(result, i)));
-		scan = systable_beginscan(inherits, InheritsRelidSeqnoIndexId, true, NULL, 1, key);
-		while (HeapTupleIsValid(tuple = systable_getnext(scan)))
-			result = list_append_unique_oid(result, ((Form_pg_inherits) GETSTRUCT(tuple))->inhparent);
-		systable_endscan(scan);
-	}
-	table_close(inherits, AccessShareLock);
-	return list_delete_first(result);
-}
-
-/* Does a table inherit, other than as a partition? */
-static bool
-catalog_inherits(Relation rel)
-{
-	return rel->rd_rel->relkind == RELKIND_RELATION && !rel->rd_rel->relispartition &&
-		has_superclass(RelationGetRelid(rel));
 }
 
 /*
@@ -647,16 +513,14 @@ kapture_catalog_attachment(Relation rel)
 		relids = list_concat(relids, get_partition_ancestors(RelationGetRelid(rel)));
 
 	att = catalog_read_attachment(relids, rel);
-	if (att == NULL && catalog_inherits(rel))
+	if (att == NULL && kapture_family_inherits(rel))
 	{
-		att = catalog_read_attachment(catalog_parents(RelationGetRelid(rel)), rel);
-		if (att && (get_rel_relkind(att->root) != RELKIND_RELATION || !catalog_counts_children(att->root)))
+		att = catalog_read_attachment(kapture_family_parents(RelationGetRelid(rel)), rel);
+		if (att && (get_rel_relkind(att->root) != RELKIND_RELATION || !kapture_family_counts_children(att->root)))
 			att = NULL;
 	}
 	if (att)
 	{
-		att->only = rel->rd_rel->relkind == RELKIND_RELATION && rel->rd_rel->relhassubclass &&
-			!catalog_counts_children(att->root);
 		catalog_read_columns(att, rel);
 		catalog_read_key(att, rel);
 	}
@@ -664,51 +528,23 @@ kapture_catalog_attachment(Relation rel)
 }
 
 /*
- * Returns the attached table that a table inherits from, whether its rows count as
- * that one's or not; InvalidOid if there is none.
+ * Returns an attachment with the key of the columns that made it when the table was
+ * attached, in the current memory context; its nkeys is 0 if one of them is gone.
  */
-Oid
-kapture_catalog_attached_parent(Relation rel)
+KaptureAttachment *
+kapture_catalog_with_former_key(const KaptureAttachment *att, Relation rel)
 {
-	List	   *attached = kapture_catalog_attached_relations();
-	ListCell   *lc;
+	KaptureAttachment *result = palloc(sizeof(KaptureAttachment));
 
-	if (!catalog_inherits(rel))
-		return InvalidOid;
-	foreach(lc, catalog_parents(RelationGetRelid(rel)))
+	*result = *att;
+	result->nkeys = 0;
+	catalog_read_former_key(result, rel);
+	for (int i = 0; i < result->nkeys; i++)
 	{
-		if (list_member_oid(attached, lfirst_oid(lc)))
-			return lfirst_oid(lc);
+		if (!OidIsValid(result->keys[i].equals))
+			result->nkeys = 0;
 	}
-	return InvalidOid;
-}
-
-/*
- * Returns a partition of a table, or of a partition of it, that is a foreign
- * table; InvalidOid if there is none.
- */
-Oid
-kapture_catalog_foreign_partition(Oid relid)
-{
-	ListCell   *lc;
-
-	HeapTuple	key;
-
-	if (get_rel_relkind(relid) != RELKIND_PARTITIONED_TABLE)
-		return InvalidOid;
-	/* with a primary key, it can have none */
-	key = catalog_primary_key(relid);
-	if (HeapTupleIsValid(key))
-	{
-		ReleaseSysCache(key);
-		return InvalidOid;
-	}
-	foreach(lc, find_all_inheritors(relid, NoLock, NULL))
-	{
-		if (get_rel_relkind(lfirst_oid(lc)) == RELKIND_FOREIGN_TABLE)
-			return lfirst_oid(lc);
-	}
-	return InvalidOid;
+	return result;
 }
 
 /*
@@ -723,7 +559,7 @@ kapture_catalog_problem(const KaptureAttachment *att)
 
 	if (att->nkeys == 0)
 		return psprintf("table \"%s\" has no primary key, nor the columns of the one it was attached with", name);
-	foreign = kapture_catalog_foreign_partition(att->root);
+	foreign = kapture_family_foreign_partition(att->root);
 	if (OidIsValid(foreign))
 		return psprintf("partition \"%s\" of table \"%s\" is a foreign table", get_rel_name(foreign), name);
 	for (int i = 0; i < att->nkeys; i++)

@@ -60,7 +60,6 @@ typedef struct KaptureAttachment
 {
 	int32		id;
 	Oid			root;			/* the relation that was attached */
-	bool		only;			/* rows of tables that inherit from it are not its rows */
 	char	   *server;
 	Oid			serverid;		/* of that name when the table was attached */
 	Oid			server_owner;	/* its owner then */
@@ -91,9 +90,7 @@ extern List *kapture_catalog_attached_relations(void);
 extern Oid	kapture_catalog_attached_relation(int32 attachment_id);
 extern bool kapture_catalog_is_paused(int32 attachment_id);
 extern KaptureAttachment *kapture_catalog_attachment(Relation rel);
-extern Oid	kapture_catalog_attached_parent(Relation rel);
-extern List *kapture_catalog_triggers(Oid relid);
-extern Oid	kapture_catalog_foreign_partition(Oid relid);
+extern KaptureAttachment *kapture_catalog_with_former_key(const KaptureAttachment *att, Relation rel);
 extern char *kapture_catalog_problem(const KaptureAttachment *att);
 extern Oid	kapture_catalog_owner(Oid relid);
 extern int	kapture_catalog_text_settings(void);

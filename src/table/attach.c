@@ -19,6 +19,7 @@
 #include "catalog/pg_class.h"
 #include "catalog/pg_index.h"
 #include "catalog/pg_inherits.h"
+#include "catalog/pg_namespace.h"
 #include "catalog/pg_type.h"
 #include "commands/trigger.h"
 #include "executor/spi.h"
@@ -39,6 +40,7 @@
 #include "api/option.h"
 #include "base/catalog.h"
 #include "base/compat.h"
+#include "base/family.h"
 #include "base/owner_sql.h"
 #include "base/version.h"
 #include "cluster/shmem.h"
@@ -176,7 +178,7 @@ attach_check_membership(Relation rel)
 				 errhint("Use kapture_detach() first to attach it differently.")));
 	/* by itself if the table it is a partition of cannot be attached */
 	if (rel->rd_rel->relispartition &&
-		!OidIsValid(kapture_catalog_foreign_partition(llast_oid(get_partition_ancestors(RelationGetRelid(rel))))))
+		!OidIsValid(kapture_family_foreign_partition(llast_oid(get_partition_ancestors(RelationGetRelid(rel))))))
 		ereport(ERROR,
 				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
 				 errmsg("\"%s\" is a partition", name),
@@ -186,6 +188,18 @@ attach_check_membership(Relation rel)
 				(errcode(ERRCODE_DUPLICATE_OBJECT),
 				 errmsg("rows of table \"%s\" are kept in step as those of \"%s\"", name, get_rel_name(att->root)),
 				 errdetail("It inherits from that table, and has its trigger.")));
+}
+
+/* Is it a table that Citus manages?  Its rows, and their triggers, are in other tables. */
+static bool
+attach_is_of_citus(Oid relid)
+{
+	Oid			types[1] = {REGCLASSOID};
+	Datum		values[1] = {ObjectIdGetDatum(relid)};
+
+	return OidIsValid(get_relname_relid("pg_dist_partition", PG_CATALOG_NAMESPACE)) &&
+		kapture_own_execute("SELECT FROM pg_catalog.pg_dist_partition WHERE logicalrelid = $1",
+							lengthof(types), types, values) > 0;
 }
 
 /* Refuses what cannot be kept in step. */
@@ -218,6 +232,12 @@ attach_check_relation(Relation rel)
 		}
 	}
 	attach_check_membership(rel);
+	if (attach_is_of_citus(RelationGetRelid(rel)))
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("\"%s\" cannot be attached to Kapture", name),
+				 errdetail("Citus keeps its rows in other tables, so their changes are not seen to be those of this one."),
+				 errhint("Use undistribute_table() first, if it need not be distributed.")));
 	if (rel->rd_rel->relrowsecurity && rel->rd_rel->relforcerowsecurity &&
 		!has_bypassrls_privilege(rel->rd_rel->relowner))
 		ereport(ERROR,
@@ -256,7 +276,7 @@ attach_key_columns(Relation rel)
 		}
 		relation_close(index, AccessShareLock);
 	}
-	foreign = result ? InvalidOid : kapture_catalog_foreign_partition(RelationGetRelid(rel));
+	foreign = result ? InvalidOid : kapture_family_foreign_partition(RelationGetRelid(rel));
 	if (OidIsValid(foreign))
 		ereport(ERROR,
 				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
@@ -505,7 +525,7 @@ attach_index_id_column(Oid relid, const char *name)
 static int
 attach_drop_triggers(Oid relid)
 {
-	List	   *names = kapture_catalog_triggers(relid);
+	List	   *names = kapture_family_triggers(relid);
 	ListCell   *lc;
 
 	foreach(lc, names)
@@ -555,6 +575,44 @@ attach_create_triggers(const char *name, bool replicated)
 									", ENABLE ALWAYS TRIGGER " KAPTURE_TRUNCATE_TRIGGER, name));
 }
 
+/* Is a type's text a name, which may be another one tomorrow, or in another search_path? */
+static bool
+attach_is_named(Oid type)
+{
+	Oid			element = get_base_element_type(type);
+
+	switch (OidIsValid(element) ? element : getBaseType(type))
+	{
+		case REGPROCOID:
+		case REGPROCEDUREOID:
+		case REGOPEROID:
+		case REGOPERATOROID:
+		case REGCLASSOID:
+		case REGTYPEOID:
+		case REGCONFIGOID:
+		case REGDICTIONARYOID:
+		case REGNAMESPACEOID:
+		case REGROLEOID:
+		case REGCOLLATIONOID:
+			return true;
+		default:
+			return false;
+	}
+}
+
+/* Why values of a column cannot tell rows apart; NULL: they can. */
+static char *
+attach_key_problem(const KaptureAttachment *att)
+{
+	for (int i = 0; i < att->nkeys; i++)
+	{
+		if (attach_is_named(att->keys[i].type))
+			return psprintf("The text of values of column \"%s\", of type %s, is a name, which may change.",
+							att->keys[i].name, format_type_be(att->keys[i].type));
+	}
+	return NULL;
+}
+
 /*
  * Refuses a table whose rows the worker would not find, and says whose rows are
  * not sent.
@@ -564,7 +622,7 @@ attach_try(Oid relid)
 {
 	Relation	rel = relation_open(relid, AccessShareLock);
 	KaptureAttachment *att = kapture_catalog_attachment(rel);
-	char	   *problem = kapture_catalog_problem(att);
+	char	   *problem = attach_key_problem(att);
 	ErrorData  *error = problem ? NULL : kapture_row_try(att);
 
 	if (error && error->sqlerrcode == ERRCODE_INSUFFICIENT_PRIVILEGE)
@@ -580,7 +638,8 @@ attach_try(Oid relid)
 				 problem ? errdetail_internal("%s", problem) :
 				 errdetail("Its rows cannot be found by their primary key: %s.", error->message),
 				 errhint("The primary key's types must be such that a value can be written as text, read again and compared.")));
-	if (att->only)
+	if (rel->rd_rel->relkind == RELKIND_RELATION && find_inheritance_children(relid, NoLock) != NIL &&
+		!kapture_family_counts_children(relid))
 		ereport(NOTICE,
 				(errmsg("rows of tables that inherit from \"%s\" are not sent to Kapture", RelationGetRelationName(rel)),
 				 errhint("Attach those tables, too.")));
@@ -679,9 +738,9 @@ kapture_attach(PG_FUNCTION_ARGS)
 
 /*
  * Returns the attachment of the relation in a function's first argument, in the
- * current memory context.  The relation stays locked.  Errors: 22004 the argument is NULL, 42P01 there
- * is no such relation, 42501 it is not the caller's, 42704 it is not attached,
- * 55000 the extension is to be updated first.
+ * current memory context.  The relation stays locked.  Errors: 22004 the
+ * argument is NULL, 42P01 there is no such relation, 42501 it is not the
+ * caller's, 42704 it is not attached, 55000 the extension is to be updated first.
  */
 KaptureAttachment *
 kapture_attach_find(FunctionCallInfo fcinfo, LOCKMODE lockmode)
@@ -702,7 +761,25 @@ kapture_attach_find(FunctionCallInfo fcinfo, LOCKMODE lockmode)
 	return att;
 }
 
-/* Drops the triggers of a table and of those whose rows count as its rows. */
+/* Is a table attached, or below another one that is, among those that inherit from "relid"? */
+static bool
+attach_is_anothers(Oid child, Oid relid, List *attached)
+{
+	ListCell   *lc;
+
+	if (list_member_oid(attached, child))
+		return true;
+	foreach(lc, kapture_family_parents(child))
+	{
+		if (lfirst_oid(lc) == relid)
+			return false;
+		if (list_member_oid(attached, lfirst_oid(lc)))
+			return true;
+	}
+	return false;
+}
+
+/* Drops the triggers of a table and of those whose rows count as its rows.  Returns how many. */
 static int
 attach_drop_all_triggers(Oid relid)
 {
@@ -712,7 +789,7 @@ attach_drop_all_triggers(Oid relid)
 
 	foreach(lc, find_all_inheritors(relid, NoLock, NULL))
 	{
-		if (lfirst_oid(lc) != relid && !list_member_oid(attached, lfirst_oid(lc)) &&
+		if (lfirst_oid(lc) != relid && !attach_is_anothers(lfirst_oid(lc), relid, attached) &&
 			object_ownercheck(RelationRelationId, lfirst_oid(lc), GetUserId()))
 			n += attach_drop_triggers(lfirst_oid(lc));
 	}

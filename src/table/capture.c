@@ -23,6 +23,7 @@
 #include "utils/rel.h"
 
 #include "base/catalog.h"
+#include "base/family.h"
 #include "base/guc.h"
 #include "base/owner_sql.h"
 #include "table/capture.h"
@@ -281,7 +282,7 @@ capture_table(Relation rel)
 	table->depends = table->attachment == NULL ||
 		(table->attachment->root != relid && !rel->rd_rel->relispartition);
 	if (OidIsValid(capture_attachments) && table->depends)
-		parent = kapture_catalog_attached_parent(rel);
+		parent = kapture_family_attached_parent(rel);
 	if (OidIsValid(parent))
 		capture_depend(parent);
 	if (OidIsValid(capture_attachments) && (table->attachment == NULL || table->attachment->nkeys == 0))

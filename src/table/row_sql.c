@@ -13,12 +13,15 @@
 #include "postgres.h"
 
 #include "access/htup_details.h"
+#include "catalog/pg_class.h"
 #include "catalog/pg_collation.h"
+#include "catalog/pg_inherits.h"
 #include "catalog/pg_operator.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/syscache.h"
 
+#include "base/family.h"
 #include "table/row_sql.h"
 
 /*
@@ -33,12 +36,16 @@ kapture_row_relation_name(Oid relid)
 
 /*
  * Returns what stands behind FROM, JOIN or UPDATE for the rows of an attached table, in
- * the current memory context.
+ * the current memory context.  Rows of tables that inherit from it are not its rows,
+ * unless they count as such.
  */
 char *
 kapture_row_source(const KaptureAttachment *att)
 {
-	return psprintf("%s%s", att->only ? "ONLY " : "", kapture_row_relation_name(att->root));
+	bool		only = get_rel_relkind(att->root) == RELKIND_RELATION &&
+		!(has_subclass(att->root) && kapture_family_counts_children(att->root));
+
+	return psprintf("%s%s", only ? "ONLY " : "", kapture_row_relation_name(att->root));
 }
 
 /* The quoted name of a column of the attached table. */
@@ -262,5 +269,22 @@ kapture_row_list_sql(const KaptureAttachment *att, bool after)
 	for (int i = 0; i < att->nkeys; i++)
 		appendStringInfo(&sql, "%s%s USING %s", i > 0 ? ", " : " ORDER BY ", row_sql_key(att, i),
 						 row_sql_operator(att->keys[i].less));
+	return sql.data;
+}
+
+/*
+ * Returns the text of the query of the keys of "to" of rows that are given by those of
+ * "from", the same table with another key, as kapture_row_sql() has them.
+ */
+char *
+kapture_row_rekey_sql(const KaptureAttachment *from, const KaptureAttachment *to)
+{
+	StringInfoData sql;
+
+	initStringInfo(&sql);
+	appendStringInfo(&sql, "SELECT v.ord, %s FROM ", kapture_row_keys(to));
+	row_sql_append_unnest(&sql, from, false);
+	appendStringInfo(&sql, " JOIN %s AS r ON ", kapture_row_source(from));
+	kapture_row_append_match(&sql, from, "v.k", 1);
 	return sql.data;
 }

@@ -29,5 +29,6 @@ extern void kapture_row_append_match(StringInfo sql, const KaptureAttachment *at
 									 const char *prefix, int first);
 extern char *kapture_row_sql(const KaptureAttachment *att, KaptureRowStatement statement);
 extern char *kapture_row_list_sql(const KaptureAttachment *att, bool after);
+extern char *kapture_row_rekey_sql(const KaptureAttachment *from, const KaptureAttachment *to);
 
 #endif							/* KAPTURE_ROW_SQL_H */

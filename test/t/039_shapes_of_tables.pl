@@ -172,6 +172,12 @@ sql("SELECT kapture_detach('shifty_keys'); CREATE OR REPLACE FUNCTION shifty_out
 like(said("SELECT kapture_attach('shifty_keys')"), qr/ERROR:  "shifty_keys" cannot be attached to Kapture\n.*DETAIL:  Its rows cannot be found by their primary key: .*out of range.*\n.*HINT:  /s, 'a type whose text cannot be read again is refused');
 is(sql("SELECT count(*) FROM pg_trigger WHERE tgrelid = 'shifty_keys'::regclass"), '0', 'and nothing is left of the attempt');
 
+foreach my $type ('regclass', 'regtype[]', 'regrole')
+{
+	like(said("CREATE TABLE named (id $type PRIMARY KEY, customer_name text, phone text); SELECT kapture_attach('named')"), qr/ERROR:  "named" cannot be attached to Kapture\n.*DETAIL:  The text of values of column "id", of type \Q$type\E, is a name/s, "so is $type");
+	sql('DROP TABLE named');
+}
+
 # --- a key that is not one
 sql("CREATE TABLE pairs (a int, b text, customer_name text, phone text, PRIMARY KEY (a, b)); SELECT kapture_attach('pairs')");
 foreach my $key ('1', '{1}', '{1,x,y}', '{1,NULL}', '{{1,x}}')
@@ -339,6 +345,52 @@ like(said("SET ROLE shop; SELECT kapture_attach('secret')"), qr/ERROR:  "secret"
 sql("ALTER ROLE shop BYPASSRLS; SET ROLE shop; SELECT kapture_attach('secret'); INSERT INTO secret VALUES (1, 'Secret', '9700000061')");
 settled('unless the owner may bypass it');
 is(strays('secret'), '', 'and then its rows are sent');
+
+# --- a table of Citus, as its catalog says
+sql(q(
+SET allow_system_table_mods = on;
+CREATE TABLE pg_catalog.pg_dist_partition (logicalrelid regclass);
+CREATE TABLE distributed (id int PRIMARY KEY, customer_name text, phone text);
+INSERT INTO pg_catalog.pg_dist_partition VALUES ('distributed');
+GRANT SELECT ON pg_catalog.pg_dist_partition TO PUBLIC;
+));
+like(said("SELECT kapture_attach('distributed')"), qr/ERROR:  "distributed" cannot be attached to Kapture\n.*DETAIL:  Citus keeps its rows in other tables.*\n.*HINT:  Use undistribute_table\(\)/s, 'a table of Citus is refused');
+sql("DELETE FROM pg_catalog.pg_dist_partition; SELECT kapture_attach('distributed'); SET allow_system_table_mods = on; DROP TABLE pg_catalog.pg_dist_partition");
+
+# --- a key whose values cannot be compared any more
+sql(q(
+CREATE TABLE changing (id text PRIMARY KEY, customer_name text, phone text);
+SELECT kapture_attach('changing');
+ALTER TABLE changing DROP CONSTRAINT changing_pkey;
+ALTER TABLE changing ALTER id TYPE json USING '1';
+INSERT INTO changing VALUES ('2', 'Cannot be found', '9700000071');
+));
+poll_ok($node, "SELECT state = 'misconfigured' AND last_error LIKE 'column \"id\" of table \"changing\", which is part of its key, is of type json,%' AND pending = 1 FROM kapture_status WHERE relation = 'changing'::regclass", 'a key of type json is a state of the table, not an error');
+sql("ALTER TABLE changing ALTER id TYPE text USING id::text");
+settled('as text again');
+is(strays('changing'), '', 'what waited is sent');
+
+# --- another primary key, while rows wait, are in flight and are parked under the former one
+sql(q(
+CREATE TABLE swapped (a int PRIMARY KEY, b int NOT NULL, customer_name text, phone text, city text);
+SELECT kapture_attach('swapped');
+));
+hold_adds($node, $emulator);
+sql("INSERT INTO swapped SELECT n, 100 + n, 'Swapped ' || n, '970000008' || n FROM generate_series(1, 2) AS n");
+poll_ok($node, "SELECT in_flight = 2 FROM kapture_status WHERE relation = 'swapped'::regclass", 'two rows are in flight');
+sql("SELECT kapture_pause('swapped'); INSERT INTO swapped SELECT n, 100 + n, 'Swapped ' || n, '970000008' || n FROM generate_series(3, 4) AS n");
+is(sql("SELECT count(*) FROM kapture_outbox"), '1', 'two wait');
+sql("ALTER TABLE swapped DROP CONSTRAINT swapped_pkey, ADD PRIMARY KEY (b)");
+is(sql("SELECT key_columns FROM kapture_attachment WHERE relation = 'swapped'::regclass"), '{b}', 'another column is the key');
+release_adds($node, $emulator);
+sql("SELECT kapture_resume('swapped')");
+settled('all are sent');
+is(strays('swapped'), '', 'no row has got another\'s id');
+is(join(' ', map { customer("970000008$_")->{customer_name} } 1 .. 4), 'Swapped 1 Swapped 2 Swapped 3 Swapped 4', 'nor its values');
+is(scalar(grep { ($_->{phone} // '') =~ /^970000008/ } @{ emulator_get($emulator, 'customers') }), 4, 'each was added once');
+sql("SELECT kapture_pause('swapped'); UPDATE swapped SET city = 'Kochi'; ALTER TABLE swapped DROP b, ADD c int; UPDATE swapped SET c = 5 - a; ALTER TABLE swapped ADD PRIMARY KEY (c); UPDATE swapped SET city = 'Pune' WHERE c = 1; SELECT kapture_resume('swapped')");
+settled('the columns of the former key are gone');
+is(join(' ', map { customer("970000008$_")->{city} // 'none' } 1 .. 4), 'none none none Pune', 'only what was noted since is sent');
 
 # --- what is renamed or moved while rows wait: one that was sent before, one that
 # waits, one that comes after; then all of them are changed

@@ -1,0 +1,190 @@
+/*
+ * rekey.c
+ *		Has what waits for an attached table follow it to another primary key.
+ *
+ * What waits names rows by the values of their key.  If other columns become the
+ * primary key, these values are those of other rows, or of none.  So the command
+ * that makes the new key notes a change of key for each row that waits; as it has
+ * locked the table, everything noted before is under the old key, and everything
+ * after under the new one.
+ */
+#include "postgres.h"
+
+#include "access/relation.h"
+#include "catalog/pg_type.h"
+#include "executor/spi.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/fmgroids.h"
+#include "utils/guc.h"
+#include "utils/lsyscache.h"
+#include "utils/rel.h"
+
+#include "base/catalog.h"
+#include "base/owner_sql.h"
+#include "table/attach.h"
+#include "table/capture_buffer.h"
+#include "table/rekey.h"
+#include "table/row_io.h"
+#include "table/row_sql.h"
+
+typedef struct RekeyBatch
+{
+	KaptureAttachment *from;	/* with the key it had */
+	KaptureAttachment *to;
+	MemoryContext context;
+	int			nrows;
+	Datum	   *old_keys;		/* text */
+	char	  **new_keys;		/* in that context; NULL: the row is not there */
+} RekeyBatch;
+
+/* Are the columns of the key those it was attached with, in their order? */
+static bool
+rekey_is_same(const KaptureAttachment *att)
+{
+	bool		same = att->nkeys == list_length(att->former_key);
+
+	for (int i = 0; same && i < att->nkeys; i++)
+		same = strcmp(att->keys[i].name, list_nth(att->former_key, i)) == 0;
+	return same;
+}
+
+/* The keys (text[]) that changes wait under. */
+static ArrayType *
+rekey_waiting(int32 attachment_id)
+{
+	Oid			types[1] = {INT4OID};
+	Datum		values[1] = {Int32GetDatum(attachment_id)};
+	char	   *text = kapture_own_text("SELECT ARRAY(SELECT k FROM @.kapture_outbox AS o,"
+										" LATERAL unnest(row_key || more_keys) AS k WHERE o.attachment_id = $1"
+										" UNION SELECT row_key FROM @.kapture_delivery AS d WHERE d.attachment_id = $1)::text[]",
+										1, types, values);
+
+	return DatumGetArrayTypeP(OidInputFunctionCall(F_ARRAY_IN, text, TEXTOID, -1));
+}
+
+/* Looks for the rows by their old keys. */
+static void
+rekey_do_find(void *arg)
+{
+	RekeyBatch *batch = arg;
+	int			nkeys = batch->from->nkeys;
+	Oid			types[INDEX_MAX_KEYS];
+	Datum		params[INDEX_MAX_KEYS];
+	Datum	   *elems = palloc(sizeof(Datum) * batch->nrows * nkeys);
+	bool	   *nulls = palloc0(sizeof(bool) * batch->nrows * nkeys);
+	int			lbs[1] = {1};
+
+	/* the old key may have no index any more */
+	(void) set_config_option("enable_seqscan", "on", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
+	(void) set_config_option("enable_hashjoin", "on", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
+	for (int r = 0; r < batch->nrows; r++)
+	{
+		char	  **values = kapture_catalog_unpack_key(TextDatumGetCString(batch->old_keys[r]), nkeys);
+
+		for (int i = 0; i < nkeys; i++)
+		{
+			nulls[i * batch->nrows + r] = values == NULL;
+			elems[i * batch->nrows + r] = values ? CStringGetTextDatum(values[i]) : (Datum) 0;
+		}
+	}
+	for (int i = 0; i < nkeys; i++)
+	{
+		types[i] = TEXTARRAYOID;
+		params[i] = PointerGetDatum(construct_md_array(elems + i * batch->nrows, nulls + i * batch->nrows, 1,
+													   &batch->nrows, lbs, TEXTOID, -1, false, TYPALIGN_INT));
+	}
+	if (SPI_execute_with_args(kapture_row_rekey_sql(batch->from, batch->to), nkeys, types, params, NULL, false, 0) != SPI_OK_SELECT)
+		elog(ERROR, "could not look for rows by their former key");
+	for (uint64 i = 0; i < SPI_processed; i++)
+	{
+		HeapTuple	line = SPI_tuptable->vals[i];
+		bool		isnull;
+		int64		ord = DatumGetInt64(SPI_getbinval(line, SPI_tuptable->tupdesc, 1, &isnull));
+		char	   *parts[INDEX_MAX_KEYS];
+
+		for (int k = 0; k < batch->to->nkeys; k++)
+			parts[k] = SPI_getvalue(line, SPI_tuptable->tupdesc, k + 2);
+		batch->new_keys[ord - 1] = MemoryContextStrdup(batch->context, kapture_catalog_pack_key(parts, batch->to->nkeys));
+	}
+}
+
+/* Notes the change of key of each row that waits; a row that is not found is gone. */
+static void
+rekey_note(RekeyBatch *batch)
+{
+	for (int r = 0; r < batch->nrows; r++)
+	{
+		char	   *old_key = TextDatumGetCString(batch->old_keys[r]);
+
+		if (batch->new_keys[r] == NULL)
+			kapture_notes_add(batch->to->id, 'd', batch->to->all_changed, old_key, NULL);
+		else if (strcmp(batch->new_keys[r], old_key) != 0)
+			kapture_notes_add(batch->to->id, 'k', 0, batch->new_keys[r], old_key);
+	}
+}
+
+/* The key's columns are the ones it is known by from now on. */
+static void
+rekey_store(const KaptureAttachment *att)
+{
+	Datum	   *names = palloc(sizeof(Datum) * att->nkeys);
+	Oid			types[2] = {INT4OID, NAMEARRAYOID};
+	Datum		values[2] = {Int32GetDatum(att->id)};
+
+	for (int i = 0; i < att->nkeys; i++)
+	{
+		Name		name = palloc(sizeof(NameData));
+
+		namestrcpy(name, att->keys[i].name);
+		names[i] = NameGetDatum(name);
+	}
+	values[1] = PointerGetDatum(construct_array(names, att->nkeys, NAMEOID, NAMEDATALEN, false, TYPALIGN_CHAR));
+	(void) kapture_own_execute("UPDATE @.kapture_attachment SET key_columns = $2 WHERE attachment_id = $1",
+							   2, types, values);
+	kapture_attach_announce();
+}
+
+static void
+rekey_follow(KaptureAttachment *att, Relation rel)
+{
+	RekeyBatch	batch = {.to = att, .context = CurrentMemoryContext};
+	ErrorData  *error = NULL;
+
+	kapture_notes_flush();		/* what this transaction has captured so far */
+	deconstruct_array(rekey_waiting(att->id), TEXTOID, -1, false, TYPALIGN_INT, &batch.old_keys, NULL, &batch.nrows);
+	batch.new_keys = palloc0(sizeof(char *) * (batch.nrows + 1));
+	batch.from = kapture_catalog_with_former_key(att, rel);
+	if (batch.from->nkeys > 0 && batch.nrows > 0)
+		error = kapture_row_run(att, NULL, rekey_do_find, &batch);
+	if (error)
+		ereport(WARNING,
+				(errcode(error->sqlerrcode),
+				 errmsg("what waits to be sent for table \"%s\" is given up, as its primary key is another one now",
+						RelationGetRelationName(rel)),
+				 errdetail("The rows cannot be found by the former key: %s.", error->message),
+				 errhint("kapture_backfill() sends the rows that have no id.")));
+	rekey_note(&batch);
+	rekey_store(att);
+}
+
+/*
+ * Called after ALTER TABLE, in its transaction: if the table is attached and other
+ * columns are its primary key now, what waits follows.  Rows that cannot be found
+ * count as gone, with a warning if that is by an error.
+ */
+void
+kapture_rekey_altered(Oid relid)
+{
+	Relation	rel;
+	KaptureAttachment *att;
+
+	/* version 1.0 knew the key by the index alone */
+	if (!kapture_catalog_outbox_packs() || !list_member_oid(kapture_catalog_attached_relations(), relid))
+		return;
+	rel = relation_open(relid, AccessShareLock);
+	att = kapture_catalog_attachment(rel);
+	if (att && att->nkeys > 0 && !rekey_is_same(att))
+		rekey_follow(att, rel);
+	relation_close(rel, NoLock);
+}
