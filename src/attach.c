@@ -605,6 +605,7 @@ kapture_detach(PG_FUNCTION_ARGS)
 
 	/* what this transaction has captured so far goes, too */
 	kapture_notes_flush();
+	kapture_notes_forget(att->id);
 	attach_execute_ddl(psprintf("DROP TRIGGER IF EXISTS " ATTACH_TRIGGER " ON %s", name));
 	attach_execute_ddl(psprintf("DROP TRIGGER IF EXISTS " ATTACH_TRUNCATE_TRIGGER " ON %s", name));
 	for (int i = 0; i < lengthof(tables); i++)

@@ -208,7 +208,7 @@ kapture_preview(PG_FUNCTION_ARGS)
 	waiting = preview_read_queue(&delivery, &captured);
 	if (!waiting)
 		delivery.changed = att->all_changed;
-	kapture_row_read(att, kapture_server_get(att->server, owner)->timezone, list_make1(&delivery.row));
+	kapture_row_read(att, kapture_server_get(att->server, owner)->timezone, list_make1(&delivery.row), NULL);
 	preview_check_row(att->root, &delivery.row);
 	preview_say_state(&delivery, captured);
 	if (waiting && !delivery.sent_phone && !delivery.sent_email && delivery.row.customer_id == 0 &&

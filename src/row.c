@@ -57,6 +57,7 @@ typedef struct RowBatch
 	KaptureAttachment *att;
 	const char *timezone;
 	List	   *rows;			/* of KaptureRow */
+	Snapshot	snapshot;		/* in which they have their keys; NULL: the latest */
 
 	/* for listing keys */
 	const char *after;
@@ -219,9 +220,9 @@ row_run(RowWork work, RowBatch *batch)
 
 /* Runs "work" on all rows at once if that goes well, else on each by itself. */
 static void
-row_run_each(RowWork work, KaptureAttachment *att, const char *timezone, List *rows)
+row_run_each(RowWork work, KaptureAttachment *att, const char *timezone, List *rows, Snapshot snapshot)
 {
-	RowBatch	batch = {.att = att, .timezone = timezone, .rows = rows};
+	RowBatch	batch = {.att = att, .timezone = timezone, .rows = rows, .snapshot = snapshot};
 	ErrorData  *error;
 	TimestampTz deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), ROW_TIME_TOGETHER);
 	char	   *endless = NULL;
@@ -431,7 +432,8 @@ row_execute(RowStatement statement, RowBatch *batch, bool with_id, int expected)
 	params[nkeys] = PointerGetDatum(construct_array(elems + nkeys * nrows, nrows, INT8OID,
 													8, FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
 
-	rc = SPI_execute_plan(row_plan(batch->att, statement, nparams, types), params, NULL, false, 0);
+	rc = SPI_execute_snapshot(row_plan(batch->att, statement, nparams, types), params, NULL,
+							  batch->snapshot, InvalidSnapshot, false, true, 0);
 	if (rc != expected)
 		elog(ERROR, "unexpected SPI result %d", rc);
 }
@@ -488,13 +490,14 @@ row_do_read(RowBatch *batch)
 
 /*
  * Fills in what the table holds for the rows (of KaptureRow).  "timezone" is
- * the zone in which times are written out.  Each row gets an outcome; no error
- * leaves here but those that end the transaction.
+ * the zone in which times are written out, "snapshot" the one that is read, and
+ * in which the rows have their keys; NULL: the latest.  Each row gets an outcome;
+ * no error leaves here but those that end the transaction.
  */
 void
-kapture_row_read(KaptureAttachment *att, const char *timezone, List *rows)
+kapture_row_read(KaptureAttachment *att, const char *timezone, List *rows, Snapshot snapshot)
 {
-	row_run_each(row_do_read, att, timezone, rows);
+	row_run_each(row_do_read, att, timezone, rows, snapshot);
 }
 
 static void
@@ -641,7 +644,7 @@ row_do_hold(RowBatch *batch)
 void
 kapture_row_hold(KaptureAttachment *att, const char *timezone, List *rows)
 {
-	row_run_each(row_do_hold, att, timezone, rows);
+	row_run_each(row_do_hold, att, timezone, rows, NULL);
 }
 
 static void
@@ -735,16 +738,17 @@ row_do_write_simply(RowBatch *batch)
 /*
  * Writes new_id of the rows (of KaptureRow) into the id column where it is
  * still NULL.  Each row gets an outcome: DONE also where an id was there
- * already (see customer_id), LOCKED if a user holds the row.
+ * already (see customer_id), LOCKED if a user holds the row, or if it no longer
+ * has the key that it has in "snapshot".
  */
 void
-kapture_row_write_ids(KaptureAttachment *att, List *rows)
+kapture_row_write_ids(KaptureAttachment *att, List *rows, Snapshot snapshot)
 {
-	RowBatch	batch = {.att = att, .rows = rows};
+	RowBatch	batch = {.att = att, .rows = rows, .snapshot = snapshot};
 	ErrorData  *error = row_run(row_do_write_simply, &batch);
 
 	if (error == NULL)
 		return;
 	FreeErrorData(error);
-	row_run_each(row_do_write, att, NULL, rows);
+	row_run_each(row_do_write, att, NULL, rows, snapshot);
 }
