@@ -69,7 +69,7 @@ COMMENT ON COLUMN @extschema@.kapture_outbox.row_key IS 'primary key: the value 
 COMMENT ON COLUMN @extschema@.kapture_outbox.old_key IS 'the row''s key before this change, if the change altered it';
 COMMENT ON COLUMN @extschema@.kapture_outbox.changed IS 'bit n: the column of kapture_column with that bit has changed';
 COMMENT ON COLUMN @extschema@.kapture_outbox.more_keys IS 'row_key of further rows that the same transaction changed likewise; NULL: none';
-COMMENT ON COLUMN @extschema@.kapture_outbox.command IS 'number, within its transaction, of the first change of the same command; NULL where the order does not matter';
+COMMENT ON COLUMN @extschema@.kapture_outbox.command IS 'number, within its transaction, of the first change of the same command, negative if the transaction had written the row before; NULL where the order does not matter';
 COMMENT ON COLUMN @extschema@.kapture_outbox.snapshot IS 'transactions that had ended when this one committed, in one of its entries that tell which row has a key';
 
 CREATE TABLE @extschema@.kapture_delivery (

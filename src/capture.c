@@ -347,6 +347,14 @@ capture_command(Relation rel, HeapTuple tuple, bool deleted)
 	return deleted ? HeapTupleHeaderGetCmax(tuple->t_data) : HeapTupleHeaderGetCmin(tuple->t_data);
 }
 
+/* Has the running transaction written this version of a row? */
+static bool
+capture_is_own(Relation rel, HeapTuple tuple)
+{
+	return rel->rd_tableam == GetHeapamTableAmRoutine() &&
+		TransactionIdIsCurrentTransactionId(HeapTupleHeaderGetXmin(tuple->t_data));
+}
+
 /* A row is deleted, or leaves its partition for another one. */
 static void
 capture_delete(CaptureTable *table, TriggerData *trigdata)
@@ -354,13 +362,14 @@ capture_delete(CaptureTable *table, TriggerData *trigdata)
 	KaptureAttachment *att = table->attachment;
 	HeapTuple	tuple = trigdata->tg_trigtuple;
 	CommandId	cid = capture_command(trigdata->tg_relation, tuple, true);
+	bool		own = capture_is_own(trigdata->tg_relation, tuple);
 	char	   *key = capture_key(table, trigdata->tg_trigslot);
 
 	if (trigdata->tg_relation->rd_tableam == GetHeapamTableAmRoutine() &&
 		HeapTupleHeaderIndicatesMovedPartitions(tuple->t_data))
-		kapture_notes_add_leaving(att->id, att->all_changed, key, cid);
+		kapture_notes_add_leaving(att->id, att->all_changed, key, cid, own);
 	else
-		kapture_notes_add(att->id, KAPTURE_NOTE_DELETED, att->all_changed, key, NULL, cid);
+		kapture_notes_add(att->id, KAPTURE_NOTE_DELETED, att->all_changed, key, NULL, cid, own);
 }
 
 static void
@@ -378,9 +387,11 @@ capture_update(CaptureTable *table, TriggerData *trigdata)
 
 	if (rekeyed)
 		kapture_notes_add(att->id, KAPTURE_NOTE_REKEYED, changed, capture_key(table, trigdata->tg_newslot),
-						  capture_key(table, trigdata->tg_trigslot), cid);
+						  capture_key(table, trigdata->tg_trigslot), cid,
+						  capture_is_own(trigdata->tg_relation, trigdata->tg_trigtuple));
 	else if (changed != 0)
-		kapture_notes_add(att->id, KAPTURE_NOTE_UPDATED, changed, capture_key(table, trigdata->tg_newslot), NULL, cid);
+		kapture_notes_add(att->id, KAPTURE_NOTE_UPDATED, changed, capture_key(table, trigdata->tg_newslot), NULL,
+						  cid, false);
 }
 
 /*
@@ -400,7 +411,7 @@ capture_truncate(KaptureAttachment *att)
 	Oid			types[1] = {INT4OID};
 	Datum		values[1] = {Int32GetDatum(att->id)};
 
-	kapture_notes_add(att->id, KAPTURE_NOTE_TRUNCATED, 0, "", NULL, GetCurrentCommandId(false));
+	kapture_notes_add(att->id, KAPTURE_NOTE_TRUNCATED, 0, "", NULL, GetCurrentCommandId(false), false);
 	if (kapture_history_retention == 0)
 		return;
 	(void) kapture_own_execute("INSERT INTO @.kapture_history"
@@ -448,7 +459,7 @@ kapture_capture(PG_FUNCTION_ARGS)
 	else if (TRIGGER_FIRED_BY_INSERT(trigdata->tg_event))
 		kapture_notes_add(table->attachment->id, KAPTURE_NOTE_INSERTED, table->attachment->all_changed,
 						  capture_key(table, trigdata->tg_trigslot), NULL,
-						  capture_command(trigdata->tg_relation, trigdata->tg_trigtuple, false));
+						  capture_command(trigdata->tg_relation, trigdata->tg_trigtuple, false), false);
 	else
 		capture_delete(table, trigdata);
 	return PointerGetDatum(NULL);

@@ -14,6 +14,9 @@
  * shows grows with time.  That tells, too, whether a change of a transaction
  * without such events, which has no snapshot, came before or after.
  *
+ * A constraint that is deferred lets two rows have one key for a while.  What
+ * tells them apart then is whether the transaction has written the row before.
+ *
  * In memory only: what the queue makes of it is outbox.c's matter.
  */
 #include "postgres.h"
@@ -43,7 +46,16 @@ typedef struct KeysChain
 	const char *key;			/* hash key */
 	KaptureKeyEvent *first;
 	KaptureKeyEvent *last;
+	KaptureKeyEvent *arrivals;	/* events that give it to a row, in no order */
 } KeysChain;
+
+/* Has a transaction written a row before? */
+typedef enum KeysOwn
+{
+	KEYS_OTHERS,				/* it may have, but has not given it its key */
+	KEYS_OWN,
+	KEYS_UNKNOWN
+} KeysOwn;
 
 struct KaptureKeys
 {
@@ -183,6 +195,18 @@ keys_compare_events(const void *a, const void *b)
 	return x->seq < y->seq ? -1 : x->seq > y->seq;
 }
 
+/* The chain of a key, which is made if there is none. */
+static KeysChain *
+keys_chain(KaptureKeys *keys, const char *key)
+{
+	bool		found;
+	KeysChain  *chain = hash_search(keys->chains, &key, HASH_ENTER, &found);
+
+	if (!found)
+		chain->first = chain->last = chain->arrivals = NULL;
+	return chain;
+}
+
 /* Finds the order in which the transactions committed. */
 static void
 keys_order_transactions(KaptureKeys *keys)
@@ -235,14 +259,20 @@ kapture_keys_arrange(KaptureKeys *keys)
 			keys->truncations = lappend(keys->truncations, event);
 		else if (event->op != KAPTURE_NOTE_PLACED)
 		{
-			bool		found;
-			KeysChain  *chain = hash_search(keys->chains, &event->key, HASH_ENTER, &found);
+			KeysChain  *chain = keys_chain(keys, event->key);
 
-			if (found)
+			if (chain->last)
 				chain->last->next = event;
 			else
 				chain->first = event;
 			chain->last = event;
+		}
+		if (event->new_key)
+		{
+			KeysChain  *chain = keys_chain(keys, event->new_key);
+
+			event->next_arrival = chain->arrivals;
+			chain->arrivals = event;
 		}
 	}
 	for (int i = 0; i < keys->nevents; i++)
@@ -292,15 +322,38 @@ keys_is_after(const KaptureKeyEvent *event, int place, int64 command)
 	return event->place > place || (event->place == place && event->command > command);
 }
 
+/*
+ * Is an event after a command one of this row, and not of another one that has
+ * the same key for a while?  "own": the row has been written by the transaction
+ * at "place".
+ */
+static bool
+keys_meets(const KeysChain *chain, const KaptureKeyEvent *event, int place, int64 command, KeysOwn own)
+{
+	if (event->kept || !keys_is_after(event, place, command))
+		return false;
+	if (own == KEYS_UNKNOWN)
+		return true;
+	if (event->place == place && own == KEYS_OWN)
+		return event->own;
+	for (KaptureKeyEvent *arrival = event->own ? chain->arrivals : NULL; arrival; arrival = arrival->next_arrival)
+	{
+		if (arrival->place == event->place && arrival->command < event->command &&
+			keys_is_after(arrival, place, command))
+			return false;
+	}
+	return true;
+}
+
 /* The next event that a row with this key meets after a command. */
 static KaptureKeyEvent *
-keys_next(const KaptureKeys *keys, const char *key, int place, int64 command)
+keys_next(const KaptureKeys *keys, const char *key, int place, int64 command, KeysOwn own)
 {
 	KeysChain  *chain = hash_search(keys->chains, &key, HASH_FIND, NULL);
 	KaptureKeyEvent *event = chain ? chain->first : NULL;
 	ListCell   *lc;
 
-	while (event && (event->kept || !keys_is_after(event, place, command)))
+	while (event && !keys_meets(chain, event, place, command, own))
 		event = event->next;
 	foreach(lc, keys->truncations)
 	{
@@ -315,12 +368,13 @@ keys_next(const KaptureKeys *keys, const char *key, int place, int64 command)
 
 /* The key that the row which had "key" after a command has in the end; see below. */
 static const char *
-keys_follow(const KaptureKeys *keys, const char *key, int place, int64 command, KaptureKeyEvent **last)
+keys_follow(const KaptureKeys *keys, const char *key, int place, int64 command, KeysOwn own,
+			KaptureKeyEvent **last)
 {
 	KaptureKeyEvent *event;
 
 	*last = NULL;
-	while ((event = keys_next(keys, key, place, command)) != NULL)
+	while ((event = keys_next(keys, key, place, command, own)) != NULL)
 	{
 		*last = event;
 		if (event->new_key == NULL)
@@ -328,6 +382,7 @@ keys_follow(const KaptureKeys *keys, const char *key, int place, int64 command, 
 		key = event->new_key;
 		place = event->place;
 		command = event->command;
+		own = KEYS_OWN;
 	}
 	return key;
 }
@@ -339,7 +394,7 @@ keys_follow(const KaptureKeys *keys, const char *key, int place, int64 command, 
 const char *
 kapture_keys_follow(KaptureKeys *keys, const char *key, KaptureKeyEvent **last)
 {
-	return keys_follow(keys, key, -1, 0, last);
+	return keys_follow(keys, key, -1, 0, KEYS_OTHERS, last);
 }
 
 /*
@@ -350,7 +405,8 @@ kapture_keys_follow_event(KaptureKeys *keys, const KaptureKeyEvent *event)
 {
 	KaptureKeyEvent *last;
 
-	return keys_follow(keys, event->new_key ? event->new_key : event->key, event->place, event->command, &last);
+	return keys_follow(keys, event->new_key ? event->new_key : event->key, event->place, event->command,
+					   KEYS_OWN, &last);
 }
 
 /* Had a transaction ended when another one, which has events, did? */
@@ -398,6 +454,6 @@ kapture_keys_follow_change(KaptureKeys *keys, const char *key, uint64 xact, int3
 	KaptureKeyEvent *last;
 
 	if (own)
-		return keys_follow(keys, key, own->place, seq, &last);
-	return keys_follow(keys, key, keys_place(keys, xact), PG_INT64_MAX, &last);
+		return keys_follow(keys, key, own->place, seq, KEYS_UNKNOWN, &last);
+	return keys_follow(keys, key, keys_place(keys, xact), PG_INT64_MAX, KEYS_OTHERS, &last);
 }

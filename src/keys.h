@@ -14,6 +14,7 @@
 typedef struct KaptureKeyEvent
 {
 	char		op;
+	bool		own;			/* the row had been written by the transaction before */
 	bool		kept;			/* the deleted row came back in the same command */
 	bool		met;			/* a delivery's row was deleted by it */
 	uint64		xact;
@@ -24,7 +25,8 @@ typedef struct KaptureKeyEvent
 	const char *new_key;		/* NULL but for a change of key */
 	int64		changed;
 	TimestampTz captured_at;
-	struct KaptureKeyEvent *next;	/* that a row with this key meets */
+	struct KaptureKeyEvent *next;	/* that a row with this key meets, */
+	struct KaptureKeyEvent *next_arrival;	/* that gives a row the same new key */
 } KaptureKeyEvent;
 
 typedef struct KaptureKeys KaptureKeys;

@@ -68,7 +68,7 @@ typedef struct NotesPack
 	bool		open;			/* the outbox can hold several changes in one entry */
 	bool		seal;			/* tells when the transaction committed */
 	int32		seq;			/* number of the first change */
-	int32		command;		/* of the command's first change; 0: does not matter */
+	int32		command;		/* see kapture_outbox.command; 0: does not matter */
 	int			nkeys;			/* one for each change */
 	char	   *old_key;		/* or NULL */
 	int			len;
@@ -665,12 +665,12 @@ notes_enter(const char *row_key)
 /*
  * Notes a change: of which attachment, what was done (see notes.h), the mask of
  * mapped columns that are concerned, and the row's key; "old_key" is the one it
- * had before, NULL if it is the same.  "cid" is the command that made it.  The
- * keys are copied.
+ * had before, NULL if it is the same.  "cid" is the command that made it; "own":
+ * the transaction had written the row before.  The keys are copied.
  */
 void
 kapture_notes_add(int32 attachment_id, char op, int64 changed, const char *row_key, const char *old_key,
-				  CommandId cid)
+				  CommandId cid, bool own)
 {
 	NotesCommand *command = notes_command(cid);
 	int32		number = 0;
@@ -687,7 +687,7 @@ kapture_notes_add(int32 attachment_id, char op, int64 changed, const char *row_k
 
 	command->deletes |= op == KAPTURE_NOTE_DELETED;
 	if (op == KAPTURE_NOTE_REKEYED || op == KAPTURE_NOTE_DELETED || op == KAPTURE_NOTE_TRUNCATED)
-		number = command->first;
+		number = own ? -command->first : command->first;
 	else if ((op == KAPTURE_NOTE_INSERTED && command->deletes) || (command->crossed && notes_rekeyed))
 	{
 		/* what was deleted may be this very row, or its key another's by now */
@@ -702,10 +702,10 @@ kapture_notes_add(int32 attachment_id, char op, int64 changed, const char *row_k
  * row that the command inserts is this one.
  */
 void
-kapture_notes_add_leaving(int32 attachment_id, int64 changed, const char *row_key, CommandId cid)
+kapture_notes_add_leaving(int32 attachment_id, int64 changed, const char *row_key, CommandId cid, bool own)
 {
 	notes_settle_leaving();
-	notes_leaving.command = notes_command(cid)->first;
+	notes_leaving.command = notes_command(cid)->first * (own ? -1 : 1);
 	notes_leaving.subid = GetCurrentSubTransactionId();
 	notes_leaving.attachment_id = attachment_id;
 	notes_leaving.changed = changed;

@@ -18,8 +18,9 @@
 #define KAPTURE_NOTE_END		'c' /* nothing; tells when the transaction committed */
 
 extern void kapture_notes_add(int32 attachment_id, char op, int64 changed,
-							  const char *row_key, const char *old_key, CommandId cid);
-extern void kapture_notes_add_leaving(int32 attachment_id, int64 changed, const char *row_key, CommandId cid);
+							  const char *row_key, const char *old_key, CommandId cid, bool own);
+extern void kapture_notes_add_leaving(int32 attachment_id, int64 changed, const char *row_key,
+									  CommandId cid, bool own);
 extern void kapture_notes_add_existing(int32 attachment_id, int64 changed, const char *row_key);
 extern void kapture_notes_flush(void);
 extern void kapture_notes_forget(int32 attachment_id);

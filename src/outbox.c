@@ -1129,7 +1129,8 @@ outbox_read_keys(int32 attachment_id, KaptureScan *scan)
 		{
 			OutboxEntry *entry = lfirst(lc);
 			KaptureKeyEvent event = {
-				.op = entry->op,.xact = entry->xact,.command = entry->command,.seq = entry->seq,
+				.op = entry->op,.xact = entry->xact,.command = abs(entry->command),.own = entry->command < 0,
+				.seq = entry->seq,
 				.new_key = entry->op == KAPTURE_NOTE_REKEYED ? entry->keys[0] : NULL,
 				.changed = entry->changed,.captured_at = entry->captured_at
 			};

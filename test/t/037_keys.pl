@@ -60,6 +60,21 @@ sub settled
 	return;
 }
 
+# What was sent for those who are not as they should be.
+sub explain_wrong
+{
+	my %names = map { /(row \d+)/ ? ($1 => 1) : () } @_;
+
+	diag("KAPTURE_KEYS_SEED=$seed");
+	foreach my $request (@{ emulator_get($emulator, 'log') })
+	{
+		my $line = encode_json($request);
+		diag($line) if grep { (my $digits = $_) =~ s/\D//g; $line =~ /\b$_\b|[89]0*$digits\b/ } keys %names;
+	}
+	diag(sql("SELECT * FROM kapture_history ORDER BY finished_at"));
+	return;
+}
+
 # Each row has its customer, with its values; nobody is there twice; and what
 # Kapture has of others was theirs.
 sub judge
@@ -99,7 +114,7 @@ sub judge
 		}
 	}
 	push @wrong, map { "$local{$_}{table}: $_ is missing" } grep { !$seen{$_} } sort keys %local;
-	is(join("\n", @wrong), '', $name) or diag("KAPTURE_KEYS_SEED=$seed");
+	is(join("\n", @wrong), '', $name) or explain_wrong(@wrong);
 	return;
 }
 
