@@ -441,6 +441,28 @@ COPY customers (id, customer_name, phone) FROM STDIN;
 SELECT * FROM noted;
 DELETE FROM kapture_outbox;
 
+-- what tells which row has a key: the command, whether its row is an earlier one's, and the end of the transaction
+BEGIN;
+INSERT INTO customers SELECT i, 'a', '1' FROM generate_series(61, 64) i;
+UPDATE customers SET phone = '2' WHERE id = 64;
+UPDATE customers SET id = id + 10 WHERE id IN (61, 62);
+UPDATE customers SET id = 80 WHERE id = 71;
+WITH gone AS (DELETE FROM customers WHERE id IN (63, 64) RETURNING *) INSERT INTO customers SELECT id + 20, customer_name, phone FROM gone;
+DELETE FROM customers WHERE id = 72;
+COMMIT;
+SELECT seq, op, row_key, more_keys, old_key, command, snapshot IS NOT NULL AS ends FROM kapture_outbox ORDER BY xact, seq;
+DELETE FROM kapture_outbox;
+-- rolled back, as much as is written early, too
+BEGIN;
+SAVEPOINT s;
+UPDATE customers SET id = id + 1000;
+DELETE FROM customers;
+INSERT INTO customers SELECT i, 'b', '1' FROM generate_series(1, 20000) i;
+UPDATE customers SET id = -id;
+ROLLBACK TO s;
+COMMIT;
+SELECT count(*) FROM kapture_outbox;
+
 -- switched off
 SET kapture_sync.capture = off;
 INSERT INTO customers VALUES (30, 'silent', '1');

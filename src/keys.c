@@ -298,6 +298,20 @@ kapture_keys_any(const KaptureKeys *keys, char op)
 }
 
 /*
+ * Tells whether all events are of a kind.
+ */
+bool
+kapture_keys_only(const KaptureKeys *keys, char op)
+{
+	for (int i = 0; i < keys->nevents; i++)
+	{
+		if (keys->events[i]->op != op)
+			return false;
+	}
+	return true;
+}
+
+/*
  * Returns the number of events.
  */
 int

@@ -36,6 +36,7 @@ extern void kapture_keys_add(KaptureKeys *keys, const KaptureKeyEvent *event);
 extern void kapture_keys_add_end(KaptureKeys *keys, uint64 xact, int64 rank, Datum snapshot);
 extern void kapture_keys_arrange(KaptureKeys *keys);
 extern bool kapture_keys_any(const KaptureKeys *keys, char op);
+extern bool kapture_keys_only(const KaptureKeys *keys, char op);
 extern int	kapture_keys_count(const KaptureKeys *keys);
 extern KaptureKeyEvent *kapture_keys_event(const KaptureKeys *keys, int i);
 extern const char *kapture_keys_follow(KaptureKeys *keys, const char *key, KaptureKeyEvent **last);

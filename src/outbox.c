@@ -59,6 +59,7 @@ typedef enum OutboxQuery
 	OUTBOX_SNAPSHOT,
 	OUTBOX_READ,
 	OUTBOX_READ_KEYS,
+	OUTBOX_REKEYS,
 	OUTBOX_REMOVE,
 	OUTBOX_SPLIT,
 	OUTBOX_KNOWN,
@@ -90,6 +91,9 @@ typedef enum OutboxQuery
 
 /* Keys, entries or changes that one statement is about. */
 #define OUTBOX_CHUNK		1000
+
+/* Deletions that are held in memory, if they are all that happened to keys. */
+#define OUTBOX_MAX_DELETIONS	20000
 
 /* Entries that tell which row has a key; see the index kapture_outbox_keys. */
 #define OUTBOX_IS_ABOUT_KEYS	"op NOT IN ('i', 'u')"
@@ -145,6 +149,12 @@ static const struct
 		" FROM @.kapture_outbox"
 		" WHERE attachment_id = $1 AND (xact, seq) > ($2, $3) AND xact < $4 AND " OUTBOX_IS_ABOUT_KEYS
 		" ORDER BY attachment_id, xact, seq",
+		4, {INT4OID, XID8OID, INT4OID, XID8OID}
+	},
+	[OUTBOX_REKEYS] = {
+		"SELECT EXISTS (SELECT FROM @.kapture_outbox"
+		" WHERE attachment_id = $1 AND (xact, seq) > ($2, $3) AND xact < $4 AND " OUTBOX_IS_ABOUT_KEYS
+		" AND op NOT IN ('d', 'c'))",
 		4, {INT4OID, XID8OID, INT4OID, XID8OID}
 	},
 	[OUTBOX_REMOVE] = {
@@ -651,6 +661,19 @@ outbox_make_entry(uint64 row)
 	return entry;
 }
 
+/* The parameters of a query of what is left of a range. */
+static void
+outbox_range_values(Datum *values, int32 attachment_id, const KaptureScan *scan, int range)
+{
+	bool		current = range == scan->range;
+	uint64		from = current ? scan->at_xact : scan->ranges[range * 2];
+
+	values[0] = Int32GetDatum(attachment_id);
+	values[1] = FullTransactionIdGetDatum(FullTransactionIdFromU64(from));
+	values[2] = Int32GetDatum(current ? scan->at_seq : 0);
+	values[3] = FullTransactionIdGetDatum(FullTransactionIdFromU64(scan->ranges[range * 2 + 1]));
+}
+
 /*
  * Reads entries of the current range, as the transaction's snapshot shows them,
  * until they have "limit" changes; returns them in order.
@@ -664,10 +687,7 @@ outbox_read(OutboxQuery query, int32 attachment_id, KaptureScan *scan, int limit
 	int			nestlevel = outbox_planner_settings();
 	Portal		portal;
 
-	values[0] = Int32GetDatum(attachment_id);
-	values[1] = FullTransactionIdGetDatum(FullTransactionIdFromU64(scan->at_xact));
-	values[2] = Int32GetDatum(scan->at_seq);
-	values[3] = FullTransactionIdGetDatum(FullTransactionIdFromU64(scan->ranges[scan->range * 2 + 1]));
+	outbox_range_values(values, attachment_id, scan, scan->range);
 	/* what this transaction has removed itself is not to come again */
 	CommandCounterIncrement();
 	UpdateActiveSnapshotCommandId();
@@ -1098,28 +1118,53 @@ kapture_outbox_note_adds(List *deliveries)
  */
 
 /* What is to happen to deliveries whose rows have got another key. */
-typedef struct OutboxMoves
+typedef struct OutboxMove
 {
-	int			n;
-	int			max;
-	Datum	   *ids;
-	Datum	   *keys;			/* of the row at last, */
-	Datum	   *new_keys;		/* and now */
-	Datum	   *gone;			/* it has been deleted */
-} OutboxMoves;
+	int64		delivery_id;
+	const char *key;			/* of the row at last, */
+	const char *new_key;		/* and now; NULL: it has been deleted */
+} OutboxMove;
 
-/* Takes all entries about keys that are new out of the outbox, and their events in. */
+/* Is nothing but deletions left of a pass? */
+static bool
+outbox_only_deletions(int32 attachment_id, const KaptureScan *scan)
+{
+	for (int range = scan->range; range < scan->nranges; range++)
+	{
+		Datum		values[4];
+		bool		isnull;
+
+		outbox_range_values(values, attachment_id, scan, range);
+		outbox_run(OUTBOX_REKEYS, values, NULL, true);
+		if (DatumGetBool(outbox_getattr(0, 1, &isnull)))
+			return false;
+	}
+	return true;
+}
+
+/*
+ * Takes entries about keys that are new out of the outbox, and their events in:
+ * all of them, since their order is not that of the outbox.  The order of mere
+ * deletions does not matter, so many are taken bit by bit.  Returns NULL if none
+ * are left.
+ */
 static KaptureKeys *
 outbox_read_keys(int32 attachment_id, KaptureScan *scan)
 {
 	KaptureKeys *keys = NULL;
+	bool		only_deletions = true;
+	List	   *entries;
+	ListCell   *lc;
 
-	outbox_start_pass(scan);
 	while (scan->range < scan->nranges)
 	{
-		List	   *entries = outbox_read(OUTBOX_READ_KEYS, attachment_id, scan, OUTBOX_CHUNK);
-		ListCell   *lc;
-
+		if (only_deletions && keys && kapture_keys_count(keys) >= OUTBOX_MAX_DELETIONS)
+		{
+			only_deletions = kapture_keys_only(keys, KAPTURE_NOTE_DELETED) && outbox_only_deletions(attachment_id, scan);
+			if (only_deletions)
+				break;
+		}
+		entries = outbox_read(OUTBOX_READ_KEYS, attachment_id, scan, OUTBOX_CHUNK);
 		if (entries == NIL)
 			outbox_enter_range(scan, scan->range + 1);
 		else if (keys == NULL)
@@ -1146,59 +1191,57 @@ outbox_read_keys(int32 attachment_id, KaptureScan *scan)
 			scan->at_seq = entry->seq;
 		}
 	}
-	outbox_end_pass(scan);
 	if (keys)
 		kapture_keys_arrange(keys);
 	return keys;
 }
 
 /* Adds a delivery, which had this key, to those whose rows have another one, or none. */
-static void
-outbox_add_move(OutboxMoves *moves, KaptureKeys *keys, HTAB *arrived, int64 delivery_id, const char *key)
+static List *
+outbox_add_move(List *moves, KaptureKeys *keys, HTAB *arrived, int64 delivery_id, const char *key)
 {
 	KaptureKeyEvent *last;
 	const char *new_key = kapture_keys_follow(keys, key, &last);
 	bool		found = false;
+	OutboxMove *move;
 
 	if (last == NULL)
-		return;
+		return moves;
 	last->met = true;
 	if (new_key && strcmp(new_key, key) == 0)
-		return;					/* there and back */
+		return moves;			/* there and back */
+
+	/* two rows cannot have one key: the end of one of them was not captured */
 	if (new_key)
 		(void) hash_search(arrived, &new_key, HASH_ENTER, &found);
-	if (moves->n == moves->max)
-	{
-		moves->max = Max(64, moves->max * 2);
-		moves->ids = moves->ids ? repalloc(moves->ids, moves->max * sizeof(Datum)) : palloc(moves->max * sizeof(Datum));
-		moves->keys = moves->keys ? repalloc(moves->keys, moves->max * sizeof(Datum)) : palloc(moves->max * sizeof(Datum));
-		moves->new_keys = moves->new_keys ? repalloc(moves->new_keys, moves->max * sizeof(Datum)) : palloc(moves->max * sizeof(Datum));
-		moves->gone = moves->gone ? repalloc(moves->gone, moves->max * sizeof(Datum)) : palloc(moves->max * sizeof(Datum));
-	}
-	moves->ids[moves->n] = Int64GetDatum(delivery_id);
-	moves->keys[moves->n] = CStringGetTextDatum(last->op == KAPTURE_NOTE_DELETED ? last->key : key);
-	moves->gone[moves->n] = BoolGetDatum(new_key == NULL || found);
-	moves->new_keys[moves->n++] = new_key && !found ? CStringGetTextDatum(new_key) : (Datum) 0;
+	move = palloc(sizeof(OutboxMove));
+	move->delivery_id = delivery_id;
+	move->key = last->op == KAPTURE_NOTE_DELETED ? last->key : key;
+	move->new_key = found ? NULL : new_key;
+	return lappend(moves, move);
 }
 
 /* Does so for what the last statement has found. */
-static void
-outbox_add_moves(OutboxMoves *moves, KaptureKeys *keys, HTAB *arrived)
+static List *
+outbox_add_moves(List *moves, KaptureKeys *keys, HTAB *arrived)
 {
 	for (uint64 row = 0; row < SPI_processed; row++)
 	{
 		bool		isnull;
 		int64		delivery_id = DatumGetInt64(outbox_getattr(row, 1, &isnull));
 
-		outbox_add_move(moves, keys, arrived, delivery_id, TextDatumGetCString(outbox_getattr(row, 2, &isnull)));
+		moves = outbox_add_move(moves, keys, arrived, delivery_id,
+								TextDatumGetCString(outbox_getattr(row, 2, &isnull)));
 	}
 	SPI_freetuptable(SPI_tuptable);
+	return moves;
 }
 
-/* Finds the deliveries that events concern. */
-static void
-outbox_find_moves(int32 attachment_id, KaptureKeys *keys, OutboxMoves *moves)
+/* Finds the deliveries whose rows have got another key, or none. */
+static List *
+outbox_find_moves(int32 attachment_id, KaptureKeys *keys)
 {
+	List	   *moves = NIL;
 	Datum		values[2] = {Int32GetDatum(attachment_id)};
 	Datum	   *elems = palloc(sizeof(Datum) * OUTBOX_CHUNK);
 	HTAB	   *asked = outbox_create_index(OUTBOX_CHUNK);
@@ -1208,8 +1251,7 @@ outbox_find_moves(int32 attachment_id, KaptureKeys *keys, OutboxMoves *moves)
 	if (kapture_keys_any(keys, KAPTURE_NOTE_TRUNCATED))
 	{
 		outbox_execute(OUTBOX_WITH_ANY_KEY, values, NULL);
-		outbox_add_moves(moves, keys, arrived);
-		return;
+		return outbox_add_moves(moves, keys, arrived);
 	}
 	for (int i = 0; i < kapture_keys_count(keys); i++)
 	{
@@ -1226,9 +1268,10 @@ outbox_find_moves(int32 attachment_id, KaptureKeys *keys, OutboxMoves *moves)
 			continue;
 		values[1] = outbox_array(elems, NULL, n, TEXTOID);
 		outbox_execute(OUTBOX_WITH_KEYS, values, NULL);
-		outbox_add_moves(moves, keys, arrived);
+		moves = outbox_add_moves(moves, keys, arrived);
 		n = 0;
 	}
+	return moves;
 }
 
 /* Appends what the last statement has done to deliveries to *moved. */
@@ -1259,34 +1302,41 @@ outbox_note_moved(List **moved, MemoryContext context)
  * has one of the new keys is that of a row whose end was not captured.
  */
 static void
-outbox_move(int32 attachment_id, const OutboxMoves *moves, List **moved, MemoryContext context)
+outbox_move(int32 attachment_id, List *moves, List **moved, MemoryContext context)
 {
-	Datum	   *ids = palloc(sizeof(Datum) * Max(moves->n, 1));
-	Datum	   *keys = palloc(sizeof(Datum) * Max(moves->n, 1));
+	int			nmoves = list_length(moves);
+	Datum	   *cols[5];		/* of all: id, last key, is it gone; of those that are not: id, key */
 	Datum		values[4] = {Int32GetDatum(attachment_id)};
 	int			n = 0;
 
-	if (moves->n == 0)
+	if (nmoves == 0)
 		return;
-	for (int i = 0; i < moves->n; i++)
+	for (int c = 0; c < lengthof(cols); c++)
+		cols[c] = palloc(sizeof(Datum) * nmoves);
+	for (int i = 0; i < nmoves; i++)
 	{
-		if (DatumGetBool(moves->gone[i]))
+		OutboxMove *move = list_nth(moves, i);
+
+		cols[0][i] = Int64GetDatum(move->delivery_id);
+		cols[1][i] = CStringGetTextDatum(move->key);
+		cols[2][i] = BoolGetDatum(move->new_key == NULL);
+		if (move->new_key == NULL)
 			continue;
-		ids[n] = moves->ids[i];
-		keys[n++] = moves->new_keys[i];
+		cols[3][n] = Int64GetDatum(move->delivery_id);
+		cols[4][n++] = CStringGetTextDatum(move->new_key);
 	}
-	values[1] = outbox_array(moves->ids, NULL, moves->n, INT8OID);
-	values[2] = outbox_array(moves->keys, NULL, moves->n, TEXTOID);
-	values[3] = outbox_array(moves->gone, NULL, moves->n, BOOLOID);
+	values[1] = outbox_array(cols[0], NULL, nmoves, INT8OID);
+	values[2] = outbox_array(cols[1], NULL, nmoves, TEXTOID);
+	values[3] = outbox_array(cols[2], NULL, nmoves, BOOLOID);
 	outbox_execute(OUTBOX_LEAVE, values, NULL);
 	outbox_note_moved(moved, context);
 	if (n == 0)
 		return;
-	values[1] = outbox_array(keys, NULL, n, TEXTOID);
+	values[1] = outbox_array(cols[4], NULL, n, TEXTOID);
 	outbox_execute(OUTBOX_EVICT, values, NULL);
 	outbox_note_moved(moved, context);
-	values[1] = outbox_array(ids, NULL, n, INT8OID);
-	values[2] = outbox_array(keys, NULL, n, TEXTOID);
+	values[1] = outbox_array(cols[3], NULL, n, INT8OID);
+	values[2] = outbox_array(cols[4], NULL, n, TEXTOID);
 	outbox_execute(OUTBOX_ARRIVE, values, NULL);
 	outbox_note_moved(moved, context);
 }
@@ -1348,22 +1398,22 @@ outbox_wait_events(int32 attachment_id, KaptureKeys *keys)
 static bool
 outbox_wait_changes(int32 attachment_id, KaptureScan *scan, KaptureKeys *keys)
 {
-	MemoryContext chunk = AllocSetContextCreate(CurrentMemoryContext, "kapture_sync outbox rows",
-												ALLOCSET_DEFAULT_SIZES);
 	bool		any = false;
 
 	while (scan->range < scan->nranges)
 	{
-		MemoryContext old = MemoryContextSwitchTo(chunk);
-		OutboxGroup *groups = palloc(sizeof(OutboxGroup) * OUTBOX_CHUNK);
+		OutboxGroup *groups;
 		int			ngroups = 0;
-		int			taken = outbox_take_range(attachment_id, scan, OUTBOX_CHUNK, keys,
-											  outbox_create_index(OUTBOX_CHUNK), groups, &ngroups);
+		int			taken;
 
+		/* SPI's memory is what each round takes */
+		SPI_connect();
+		groups = palloc(sizeof(OutboxGroup) * OUTBOX_CHUNK);
+		taken = outbox_take_range(attachment_id, scan, OUTBOX_CHUNK, keys,
+								  outbox_create_index(OUTBOX_CHUNK), groups, &ngroups);
 		outbox_wait(attachment_id, groups, ngroups);
 		any |= ngroups > 0;
-		MemoryContextSwitchTo(old);
-		MemoryContextReset(chunk);
+		SPI_finish();
 		if (taken < OUTBOX_CHUNK)
 			outbox_enter_range(scan, scan->range + 1);
 	}
@@ -1414,16 +1464,14 @@ kapture_outbox_follow(int32 attachment_id, KaptureScan *keys_scan, KaptureScan *
 {
 	MemoryContext context = CurrentMemoryContext;
 	KaptureKeys *keys;
-	OutboxMoves moves = {0};
 	List	   *moved = NIL;
 
 	SPI_connect();
-	keys = outbox_read_keys(attachment_id, keys_scan);
-	if (keys)
+	outbox_start_pass(keys_scan);
+	while ((keys = outbox_read_keys(attachment_id, keys_scan)) != NULL)
 	{
-		outbox_find_moves(attachment_id, keys, &moves);
-		outbox_move(attachment_id, &moves, &moved, context);
-		*waiting |= moves.n > 0;
+		outbox_move(attachment_id, outbox_find_moves(attachment_id, keys), &moved, context);
+		*waiting |= moved != NIL;
 		if (kapture_keys_any(keys, KAPTURE_NOTE_REKEYED))
 		{
 			/* a pass that is under way does not see all that this transaction does */
@@ -1434,7 +1482,12 @@ kapture_outbox_follow(int32 attachment_id, KaptureScan *keys_scan, KaptureScan *
 		}
 		*waiting |= outbox_wait_events(attachment_id, keys);
 		outbox_note_gone(attachment_id, keys);
+
+		/* what is in memory goes, before there is more */
+		SPI_finish();
+		SPI_connect();
 	}
+	outbox_end_pass(keys_scan);
 	SPI_finish();
 	return moved;
 }

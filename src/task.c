@@ -408,15 +408,16 @@ static void
 task_searched(KaptureTask *task, TimestampTz now)
 {
 	int64		found = task->by_phone ? task->by_phone : task->by_email;
+	bool		different = task->by_phone && task->by_email && task->by_phone != task->by_email;
 	bool		search_again = task->asked_first && found == 0 && ++task->delivery->searches < KAPTURE_SEARCHES;
 
 	if (task->delivery->gone && !search_again)
 	{
 		/* of somebody else's customer nothing is left to be said */
-		task->customer_id = task->asked_first && !(task->by_phone && task->by_email && task->by_phone != task->by_email) ? found : 0;
+		task->customer_id = task->asked_first && !different ? found : 0;
 		task_done(task, "gone");
 	}
-	else if (task->by_phone && task->by_email && task->by_phone != task->by_email)
+	else if (different)
 		kapture_task_fail(task, true, 0,
 						  psprintf("the phone belongs to Kapture customer " INT64_FORMAT
 								   ", the email to Kapture customer " INT64_FORMAT,
