@@ -6,7 +6,7 @@ BEGIN;
 SELECT kapture_attach('customers');
 SELECT kapture_pause('customers');
 COMMIT;
-CREATE VIEW noted AS SELECT op, k.row_key, old_key, changed FROM kapture_outbox, unnest(row_key || more_keys) WITH ORDINALITY AS k(row_key, n) ORDER BY xact, seq, n;
+CREATE VIEW noted AS SELECT op, k.row_key, old_key, changed FROM kapture_outbox, unnest(row_key || more_keys) WITH ORDINALITY AS k(row_key, n) WHERE op NOT IN ('t', 'c') ORDER BY xact, seq, n;
 
 -- insert, update of each column, delete
 INSERT INTO customers VALUES (1, 'One', '9000000001');
@@ -440,6 +440,28 @@ COPY customers (id, customer_name, phone) FROM STDIN;
 \.
 SELECT * FROM noted;
 DELETE FROM kapture_outbox;
+
+-- what tells which row has a key: the command, whether its row is an earlier one's, and the end of the transaction
+BEGIN;
+INSERT INTO customers SELECT i, 'a', '1' FROM generate_series(61, 64) i;
+UPDATE customers SET phone = '2' WHERE id = 64;
+UPDATE customers SET id = id + 10 WHERE id IN (61, 62);
+UPDATE customers SET id = 80 WHERE id = 71;
+WITH gone AS (DELETE FROM customers WHERE id IN (63, 64) RETURNING *) INSERT INTO customers SELECT id + 20, customer_name, phone FROM gone;
+DELETE FROM customers WHERE id = 72;
+COMMIT;
+SELECT seq, op, row_key, more_keys, old_key, command, snapshot IS NOT NULL AS ends FROM kapture_outbox ORDER BY xact, seq;
+DELETE FROM kapture_outbox;
+-- rolled back, as much as is written early, too
+BEGIN;
+SAVEPOINT s;
+UPDATE customers SET id = id + 1000;
+DELETE FROM customers;
+INSERT INTO customers SELECT i, 'b', '1' FROM generate_series(1, 20000) i;
+UPDATE customers SET id = -id;
+ROLLBACK TO s;
+COMMIT;
+SELECT count(*) FROM kapture_outbox;
 
 -- switched off
 SET kapture_sync.capture = off;

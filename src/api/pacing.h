@@ -22,9 +22,6 @@
 /* Milliseconds after which a row locked by a user is tried again. */
 #define KAPTURE_LOCKED_RETRY		1000
 
-/* Milliseconds for which a received id waits for its row to come back. */
-#define KAPTURE_GONE_RETRY			60000
-
 /*
  * A lost Add is searched for so many times, so many milliseconds apart, before
  * it counts as not carried out: a search may lag behind.

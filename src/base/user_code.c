@@ -678,15 +678,16 @@ kapture_user_code_expect(SPIPlanPtr plan)
 }
 
 /*
- * As SPI_execute_plan(), for one of kapture_user_code_prepare()'s.
+ * As SPI_execute_plan(), for one of kapture_user_code_prepare()'s; under a
+ * snapshot of the caller's, if one is given.
  */
 int
-kapture_user_code_execute_plan(SPIPlanPtr plan, Datum *values, bool read_only)
+kapture_user_code_execute_plan(SPIPlanPtr plan, Datum *values, Snapshot snapshot)
 {
 	int			rc;
 
 	kapture_user_code_expect(plan);
-	rc = SPI_execute_plan(plan, values, NULL, read_only, 0);
+	rc = SPI_execute_snapshot(plan, values, NULL, snapshot, InvalidSnapshot, false, true, 0);
 	user_code_expect(NULL);
 	return rc;
 }

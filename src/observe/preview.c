@@ -202,7 +202,7 @@ kapture_preview(PG_FUNCTION_ARGS)
 	if (!waiting)
 		delivery.changed = att->all_changed;
 	/* the table's code may have the settings read anew, and those freed */
-	kapture_row_read(att, pstrdup(kapture_server_get(att->server, owner)->timezone), list_make1(&delivery.row));
+	kapture_row_read(att, pstrdup(kapture_server_get(att->server, owner)->timezone), list_make1(&delivery.row), NULL);
 	preview_check_row(att->root, &delivery.row);
 	preview_say_state(&delivery, captured);
 	if (waiting && !delivery.sent_phone && !delivery.sent_email && delivery.row.customer_id == 0 &&

@@ -38,6 +38,7 @@
 #include "base/catalog.h"
 #include "base/compat.h"
 #include "cluster/shmem.h"
+#include "table/capture_buffer.h"
 
 #define QUEUE_BOUND		10000
 
@@ -134,10 +135,14 @@ queue_read_outbox(Queue *queue)
 	{
 		TimestampTz captured = DatumGetTimestampTz(queue_column(&scan, tuple, "captured_at", &isnull));
 
-		queue->oldest = Min(queue->oldest, captured);
-		queue->pending++;
+		char		op = DatumGetChar(queue_column(&scan, tuple, "op", &isnull));
+
 		entries++;
 		cost++;
+		if (op == KAPTURE_NOTE_TRUNCATED || op == KAPTURE_NOTE_END)
+			continue;			/* about no row */
+		queue->oldest = Min(queue->oldest, captured);
+		queue->pending++;
 		if (kapture_catalog_outbox_packs())
 		{
 			Datum		more = queue_column(&scan, tuple, "more_keys", &isnull);

@@ -268,26 +268,54 @@ task_update(KaptureTask *task)
 }
 
 /*
- * There is no such row.  If it has got another key, what is known of its
- * customer is wanted under that, so it is kept for a while.
+ * The row is no more.  Kapture keeps its customer, so the history is to name it:
+ * one that a lost Add may have made is searched for.
  */
 static void
 task_gone(KaptureTask *task, TimestampTz now)
 {
 	KaptureDelivery *delivery = task->delivery;
 
-	/* under its new key it comes much sooner, and takes this over */
-	if (delivery->moved ||
-		((delivery->customer_id != 0 || delivery->in_doubt != 0) && delivery->searches == 0 &&
-		 (delivery->changed & KAPTURE_CHANGED_DELETED) == 0))
+	delivery->gone = true;
+	if (delivery->in_doubt > now)
+		task_release(task, delivery->in_doubt);
+	else if (delivery->in_doubt != 0 && task->customer_id == 0 && (delivery->sent_phone || delivery->sent_email))
 	{
-		delivery->searches = 1;
-		task_release(task, TimestampTzPlusMilliseconds(now, KAPTURE_GONE_RETRY));
+		task->asked_first = true;
+		if (!task_prepare(task, KAPTURE_STEP_FIND_PHONE))
+			(void) task_prepare(task, KAPTURE_STEP_FIND_EMAIL);
 	}
 	else
-	{
-		task->customer_id = 0;	/* there is nowhere to write it */
 		task_done(task, "gone");
+}
+
+/*
+ * The row was deleted while a request of its was under way, whose answer has
+ * been taken in: nothing else is sent for it, but a search for its lost Add.
+ */
+static void
+task_gone_meanwhile(KaptureTask *task)
+{
+	bool		searching = task->step == KAPTURE_STEP_FIND_PHONE || task->step == KAPTURE_STEP_FIND_EMAIL;
+
+	switch (task->state)
+	{
+		case KAPTURE_TASK_SEND:
+			if (task->asked_first && searching)
+				break;
+			/* the customer that it would have been linked to is somebody else's */
+			task->customer_id = 0;
+			task_done(task, "gone");
+			break;
+		case KAPTURE_TASK_FAILED:
+			if (task->delivery->in_doubt == 0 || task->failed.park)
+				task_done(task, "gone");
+			break;
+		case KAPTURE_TASK_DONE:
+			task_done(task, "gone");
+			break;
+		case KAPTURE_TASK_RELEASE:
+			break;
 	}
 }
 
@@ -310,6 +338,8 @@ kapture_task_plan(KaptureTask *task, TimestampTz now)
 	task->health = KAPTURE_SERVER_WELL;
 	task->retry_after = -1;
 	task->customer_id = delivery->customer_id;
+	if (delivery->gone)
+		delivery->row.outcome = KAPTURE_ROW_GONE;
 	switch (delivery->row.outcome)
 	{
 		case KAPTURE_ROW_GONE:
@@ -395,8 +425,16 @@ static void
 task_searched(KaptureTask *task, TimestampTz now)
 {
 	int64		found = task->by_phone ? task->by_phone : task->by_email;
+	bool		different = task->by_phone && task->by_email && task->by_phone != task->by_email;
+	bool		search_again = task->asked_first && found == 0 && ++task->delivery->searches < KAPTURE_SEARCHES;
 
-	if (task->by_phone && task->by_email && task->by_phone != task->by_email)
+	if (task->delivery->gone && !search_again)
+	{
+		/* of somebody else's customer nothing is left to be said */
+		task->customer_id = task->asked_first && !different ? found : 0;
+		task_done(task, "gone");
+	}
+	else if (different)
 		kapture_task_fail(task, true, 0,
 						  psprintf("the phone belongs to Kapture customer " INT64_FORMAT
 								   ", the email to Kapture customer " INT64_FORMAT,
@@ -407,7 +445,7 @@ task_searched(KaptureTask *task, TimestampTz now)
 		task->delivery->changed = task->att->all_changed;
 		task_update(task);
 	}
-	else if (task->asked_first && ++task->delivery->searches < KAPTURE_SEARCHES)
+	else if (search_again)
 		task_release(task, TimestampTzPlusMilliseconds(now, KAPTURE_SEARCH_RETRY));
 	else if (task->asked_first && task_same_identity(task))
 		(void) task_prepare(task, KAPTURE_STEP_ADD);
@@ -517,12 +555,9 @@ task_confirm_found(KaptureTask *task, Jsonb *answer, KaptureReply *reply)
 	return false;
 }
 
-/*
- * Works out what an answer means for the task: its next request, that it is
- * done, or that it failed.  Errors if the answer cannot be held in memory.
- */
-void
-kapture_task_answer(KaptureTask *task, const KaptureHttpAnswer *answer, TimestampTz now)
+/* What an answer means for the task, as if its row were still there. */
+static void
+task_judge(KaptureTask *task, const KaptureHttpAnswer *answer, TimestampTz now)
 {
 	char	   *why = NULL;
 	KaptureReply reply = {0};
@@ -592,4 +627,16 @@ kapture_task_answer(KaptureTask *task, const KaptureHttpAnswer *answer, Timestam
 			task_retry(task, now, reply.message);
 			break;
 	}
+}
+
+/*
+ * Works out what an answer means for the task: its next request, that it is
+ * done, or that it failed.  Errors if the answer cannot be held in memory.
+ */
+void
+kapture_task_answer(KaptureTask *task, const KaptureHttpAnswer *answer, TimestampTz now)
+{
+	task_judge(task, answer, now);
+	if (task->delivery->gone)
+		task_gone_meanwhile(task);
 }

@@ -17,7 +17,6 @@
 #include "access/relation.h"
 #include "access/xact.h"
 #include "commands/dbcommands.h"
-#include "common/hashfn.h"
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "pgstat.h"
@@ -31,6 +30,7 @@
 #include "utils/backend_status.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
+#include "utils/hsearch.h"
 #include "utils/inval.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
@@ -109,7 +109,7 @@ typedef struct WorkerServer
 	KaptureServerHealth said;	/* in the log */
 	KaptureServerState told;	/* to whoever listens */
 	bool		used;			/* attached tables go to it */
-	uint32		failed_row;		/* hash of the row that failed last */
+	int64		failed_row;		/* delivery that failed last */
 	KaptureServerHealth health;
 	TimestampTz not_before;		/* no request starts earlier, */
 	bool		asked;			/* as the server itself asked for */
@@ -129,6 +129,7 @@ typedef struct WorkerTable
 	char	   *problem;		/* why it is not, or NULL */
 	bool		recovered;		/* nothing of an earlier worker is 'sending' */
 	KaptureScan scan;
+	KaptureScan keys;			/* likewise, of changes of keys and deletions */
 	bool		look;			/* the outbox may hold something to take, */
 	bool		fresh;			/* perhaps newer than the pass under way sees */
 	TimestampTz next_due;		/* next try of a failed row, DT_NOEND: none */
@@ -147,7 +148,15 @@ typedef struct WorkerTask
 	KaptureTask task;
 } WorkerTask;
 
+/* Finds what is claimed. */
+typedef struct WorkerDelivery
+{
+	int64		delivery_id;	/* hash key */
+	KaptureDelivery *delivery;
+} WorkerDelivery;
+
 static MemoryContext worker_context;	/* what lives as long as the process */
+static HTAB *worker_deliveries;
 static dlist_head worker_servers = DLIST_STATIC_INIT(worker_servers);
 static dlist_head worker_tables = DLIST_STATIC_INIT(worker_tables);
 static KaptureOrigin worker_origin;
@@ -393,6 +402,7 @@ worker_forget_table(WorkerTable *table)
 	worker_free_retired(table);
 	MemoryContextDelete(table->context);
 	MemoryContextDelete(table->scan.context);
+	MemoryContextDelete(table->keys.context);
 	if (table->problem)
 		pfree(table->problem);
 	pfree(table);
@@ -483,6 +493,7 @@ worker_load_table(Oid relid)
 	{
 		table = palloc0(sizeof(WorkerTable));
 		kapture_outbox_scan_init(&table->scan);
+		kapture_outbox_scan_init(&table->keys);
 		dlist_push_tail(&worker_tables, &table->node);
 	}
 	if (context)
@@ -523,7 +534,10 @@ worker_check_origin(void)
 
 		/* the outbox may have come with transaction ids of another cluster */
 		dlist_foreach(iter, &worker_tables)
+		{
 			kapture_outbox_scan_init(&dlist_container(WorkerTable, node, iter.cur)->scan);
+			kapture_outbox_scan_init(&dlist_container(WorkerTable, node, iter.cur)->keys);
+		}
 		MemoryContextSwitchTo(transaction);
 	}
 	worker_origin = origin;
@@ -715,6 +729,7 @@ worker_discard(dlist_head *tasks)
 		WorkerTask *task = dlist_container(WorkerTask, node, dlist_pop_head_node(tasks));
 		WorkerTable *table = task->table;
 
+		(void) hash_search(worker_deliveries, &task->task.delivery->delivery_id, HASH_REMOVE, NULL);
 		MemoryContextDelete(task->task.delivery->context);
 		table->ntasks--;
 		worker_free_retired(table);
@@ -736,7 +751,53 @@ worker_make_task(WorkerTable *table, KaptureDelivery *delivery)
 	task->task.timeout = table->server->timeout;
 	delivery->worker = task;
 	table->ntasks++;
+	((WorkerDelivery *) hash_search(worker_deliveries, &delivery->delivery_id, HASH_ENTER, NULL))->delivery = delivery;
 	return task;
+}
+
+/* Takes in that a row has got another key, or was deleted, while something is under way for it. */
+static void
+worker_note_moved(KaptureDelivery *delivery, const KaptureMoved *moved, dlist_head *settled, TimestampTz now)
+{
+	WorkerTask *task = delivery->worker;
+
+	delivery->place = moved->place;
+	delivery->gone = moved->row_key == NULL;
+	if (moved->row_key)
+		delivery->row.row_key = delivery->row_key = MemoryContextStrdup(delivery->context, moved->row_key);
+	else if (task->task.state == KAPTURE_TASK_SEND && task->task.request == NULL)
+	{
+		/* it is not sent any more */
+		dlist_delete(&task->node);
+		task->server->nready--;
+		task->task.state = KAPTURE_TASK_RELEASE;
+		task->task.next_attempt = now;
+		dlist_push_tail(settled, &task->node);
+	}
+}
+
+/*
+ * Follows the changes of keys and the deletions in a table that are committed
+ * by now, which is as the transaction's snapshot shows it: before rows are read
+ * or written.  What is not to be sent any more is appended to *settled.
+ */
+static void
+worker_follow(WorkerTable *table, dlist_head *settled)
+{
+	TimestampTz now = GetCurrentTransactionStartTimestamp();
+	bool		waiting = false;
+	ListCell   *lc;
+
+	foreach(lc, kapture_outbox_follow(table->att->id, &table->keys, &table->scan, &waiting))
+	{
+		KaptureMoved *moved = lfirst(lc);
+		WorkerDelivery *found = hash_search(worker_deliveries, &moved->delivery_id, HASH_FIND, NULL);
+
+		if (found)
+			worker_note_moved(found->delivery, moved, settled, now);
+	}
+	if (waiting)
+		table->next_due = Min(table->next_due, now);
 }
 
 static void worker_settle(dlist_head *tasks);
@@ -749,33 +810,38 @@ worker_read_rows(WorkerTable *table, List *deliveries)
 	ListCell   *lc;
 
 	foreach(lc, deliveries)
-		rows = lappend(rows, &((KaptureDelivery *) lfirst(lc))->row);
-	kapture_row_read(table->att, table->server->timezone, rows);
+	{
+		KaptureDelivery *delivery = lfirst(lc);
+
+		if (!delivery->gone)
+			rows = lappend(rows, &delivery->row);
+	}
+	kapture_row_read(table->att, table->server->timezone, rows, GetActiveSnapshot());
 	foreach(lc, deliveries)
 	{
 		KaptureDelivery *delivery = lfirst(lc);
 
-		/* a claimed one may know of a lost Add, which had its own */
-		if (!delivery->claimed && delivery->row.outcome == KAPTURE_ROW_DONE && delivery->row.customer_id == 0)
+		/* one that was claimed before may know of a lost Add, which had its own */
+		if (!delivery->gone && (!delivery->claimed || delivery->attempts == 1) && delivery->in_doubt == 0 &&
+			delivery->row.outcome == KAPTURE_ROW_DONE && delivery->row.customer_id == 0)
 			kapture_task_identify(table->att, delivery);
 	}
 	list_free(rows);
 }
 
-/* Appends the deliveries whose rows are not there, though nobody deleted them. */
-static List *
-worker_append_missing(List *missing, List *deliveries)
+/*
+ * A row that has waited in kapture_delivery is claimed for the first time: like
+ * any other, it is in doubt if it was captured in another copy of this database.
+ * Returns whether that is so.
+ */
+static bool
+worker_is_doubtful(KaptureDelivery *delivery, TimestampTz now)
 {
-	ListCell   *lc;
-
-	foreach(lc, deliveries)
-	{
-		KaptureDelivery *delivery = lfirst(lc);
-
-		if (delivery->row.outcome == KAPTURE_ROW_GONE && (delivery->changed & KAPTURE_CHANGED_DELETED) == 0)
-			missing = lappend(missing, delivery);
-	}
-	return missing;
+	if (delivery->attempts != 1 || delivery->in_doubt != 0 || delivery->gone ||
+		delivery->captured_at > worker_origin.doubt_until)
+		return false;
+	delivery->in_doubt = now;
+	return true;
 }
 
 /* Works out what is to be sent first for a claimed row, and queues it. */
@@ -784,8 +850,7 @@ worker_plan(WorkerTable *table, KaptureDelivery *delivery, dlist_head *settled, 
 {
 	WorkerTask *task = worker_make_task(table, delivery);
 
-	if ((delivery->old_key && !kapture_outbox_take_over(delivery)) ||
-		(worker_stale && delivery->row.outcome == KAPTURE_ROW_FAILED))
+	if (worker_stale && delivery->row.outcome == KAPTURE_ROW_FAILED)
 		delivery->row.outcome = KAPTURE_ROW_LOCKED;
 	kapture_task_plan(&task->task, now);
 	if (task->task.state == KAPTURE_TASK_SEND)
@@ -834,6 +899,7 @@ worker_claim_table(WorkerTable *table, int room)
 		worker_commit();
 		return;					/* the table may look different now */
 	}
+	worker_follow(table, &settled);
 	transaction = MemoryContextSwitchTo(worker_context);
 	if (table->next_due <= now)
 		worker_claim_due(table, room, now, &deliveries);
@@ -854,15 +920,16 @@ worker_claim_table(WorkerTable *table, int room)
 	MemoryContextSwitchTo(worker_context);
 	changes = kapture_outbox_claim(changes, worker_origin.doubt_until);
 	MemoryContextSwitchTo(transaction);
-	/* what belongs to a row is not forgotten while its new key is waiting */
-	kapture_outbox_find_moved(worker_append_missing(worker_append_missing(NIL, deliveries), changes));
 
 	foreach(lc, deliveries)
 	{
+		bool		doubtful = worker_is_doubtful(lfirst(lc), now);
 		WorkerTask *task = worker_plan(table, lfirst(lc), &settled, now);
 
 		/* the Add of a changed row may have another phone and email */
-		if (task->task.state == KAPTURE_TASK_SEND && task->task.step == KAPTURE_STEP_ADD)
+		if (doubtful)
+			adds = lappend(adds, task->task.delivery);
+		else if (task->task.state == KAPTURE_TASK_SEND && task->task.step == KAPTURE_STEP_ADD)
 			adds = lappend(adds, task->task.delivery);
 	}
 	kapture_outbox_note_adds(adds);
@@ -1116,8 +1183,7 @@ worker_note_health(WorkerServer *server, const KaptureTask *task, TimestampTz no
 	KaptureServerHealth before = server->health;
 	bool		asked = task->health == KAPTURE_SERVER_DENIES ||
 		(task->health != KAPTURE_SERVER_WELL && task->retry_after >= 0);
-	uint32		row = hash_combine(hash_uint32(task->delivery->attachment_id),
-								   string_hash(task->delivery->row_key, strlen(task->delivery->row_key) + 1));
+	int64		row = task->delivery->delivery_id;
 
 	/* answers to what was under way already do not lift it */
 	if (task->health == KAPTURE_SERVER_WELL && server->asked && server->not_before > now)
@@ -1205,7 +1271,7 @@ worker_write_back(WorkerTable *table, List *tasks, TimestampTz now)
 		t->delivery->row.new_id = t->customer_id;
 		rows = lappend(rows, &t->delivery->row);
 	}
-	kapture_row_write_ids(table->att, rows);
+	kapture_row_write_ids(table->att, rows, GetActiveSnapshot());
 
 	foreach(lc, tasks)
 	{
@@ -1220,14 +1286,9 @@ worker_write_back(WorkerTable *table, List *tasks, TimestampTz now)
 					t->failed.customer_id = 0;
 				break;
 			case KAPTURE_ROW_GONE:
-				/* perhaps it has another key now, which will want the id */
-				if (!sent)
-					break;
-				row->customer_id = 0;
-				t->body = NULL;
-				kapture_task_fail(t, false, TimestampTzPlusMilliseconds(now, KAPTURE_GONE_RETRY),
-								  "the row was deleted or got another key while it was sent");
-				t->failed.arrived = true;
+				/* deleted, though that was not captured */
+				if (sent)
+					t->action = "gone";
 				break;
 			case KAPTURE_ROW_FAILED:
 				if (worker_stale)
@@ -1289,7 +1350,7 @@ worker_settle(dlist_head *tasks)
 			KaptureTask *t = &task->task;
 
 			if (task->table == table && table->present && t->state != KAPTURE_TASK_RELEASE &&
-				t->customer_id != 0 && t->customer_id != t->delivery->row.customer_id)
+				!t->delivery->gone && t->customer_id != 0 && t->customer_id != t->delivery->row.customer_id)
 				with_id = lappend(with_id, task);
 		}
 		if (with_id != NIL)
@@ -1383,6 +1444,25 @@ worker_should_record(void)
 	return true;
 }
 
+/* Finds out where the rows are by now to which answers belong. */
+static void
+worker_follow_answered(dlist_head *settled)
+{
+	dlist_iter	iter;
+	dlist_iter	titer;
+
+	dlist_foreach(iter, &worker_tables)
+	{
+		WorkerTable *table = dlist_container(WorkerTable, node, iter.cur);
+		bool		answered = false;
+
+		dlist_foreach(titer, &worker_answered)
+			answered |= dlist_container(WorkerTask, node, titer.cur)->table == table;
+		if (answered && table->attached)
+			worker_follow(table, settled);
+	}
+}
+
 /* Records what the answers that were collected mean. */
 static void
 worker_record(void)
@@ -1397,6 +1477,7 @@ worker_record(void)
 	worker_begin("recording answers");
 	(void) set_config_option("synchronous_commit", "off", PGC_USERSET, PGC_S_SESSION,
 							 GUC_ACTION_LOCAL, true, 0, false);
+	worker_follow_answered(&settled);
 	now = GetCurrentTimestamp();
 	while (!dlist_is_empty(&worker_answered))
 	{
@@ -1597,10 +1678,15 @@ worker_safety_look(void)
 static void
 worker_initialize(Datum arg)
 {
+	HASHCTL		ctl = {.keysize = sizeof(int64),.entrysize = sizeof(WorkerDelivery)};
+
 	kapture_process_initialize(arg);
 	worker_context = AllocSetContextCreate(TopMemoryContext, "kapture_sync worker",
 										   ALLOCSET_DEFAULT_SIZES);
+	ctl.hcxt = worker_context;
 	MemoryContextSwitchTo(worker_context);
+	worker_deliveries = hash_create("kapture_sync claimed rows", WORKER_MAX_BATCH, &ctl,
+									HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
 
 	CacheRegisterRelcacheCallback(worker_relcache_callback, (Datum) 0);
 	CacheRegisterSyscacheCallback(FOREIGNSERVEROID, worker_syscache_callback, (Datum) 0);

@@ -850,6 +850,7 @@ kapture_detach(PG_FUNCTION_ARGS)
 
 	/* what this transaction has captured so far goes, too */
 	kapture_notes_flush();
+	kapture_notes_forget(att->id);
 	(void) attach_drop_all_triggers(att->root);
 	attach_check_name(att->root, false);
 	kapture_attach_forget(att->id);

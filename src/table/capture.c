@@ -7,7 +7,10 @@
  */
 #include "postgres.h"
 
+#include "access/htup_details.h"
 #include "access/sysattr.h"
+#include "access/tableam.h"
+#include "access/xact.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_trigger.h"
 #include "catalog/pg_type.h"
@@ -389,6 +392,42 @@ capture_ignored_columns(KaptureAttachment *att, TupleTableSlot *slot)
 	return !isnull && DatumGetInt64(id) == capture_ignored.customer_id ? capture_ignored.columns : 0;
 }
 
+/* The command that wrote a version of a row, or, if "deleted", ended it. */
+static CommandId
+capture_command(Relation rel, HeapTuple tuple, bool deleted)
+{
+	if (rel->rd_tableam != GetHeapamTableAmRoutine())
+		return GetCurrentCommandId(false);
+	if ((tuple->t_data->t_infomask & HEAP_COMBOCID) == 0)
+		return HeapTupleHeaderGetRawCommandId(tuple->t_data);
+	return deleted ? HeapTupleHeaderGetCmax(tuple->t_data) : HeapTupleHeaderGetCmin(tuple->t_data);
+}
+
+/* Has the running transaction written this version of a row? */
+static bool
+capture_is_own(Relation rel, HeapTuple tuple)
+{
+	return rel->rd_tableam == GetHeapamTableAmRoutine() &&
+		TransactionIdIsCurrentTransactionId(HeapTupleHeaderGetXmin(tuple->t_data));
+}
+
+/* A row is deleted, or leaves its partition for another one. */
+static void
+capture_delete(CaptureTable *table, TriggerData *trigdata)
+{
+	KaptureAttachment *att = table->attachment;
+	HeapTuple	tuple = trigdata->tg_trigtuple;
+	CommandId	cid = capture_command(trigdata->tg_relation, tuple, true);
+	bool		own = capture_is_own(trigdata->tg_relation, tuple);
+	char	   *key = capture_key(table, trigdata->tg_trigslot);
+
+	if (trigdata->tg_relation->rd_tableam == GetHeapamTableAmRoutine() &&
+		HeapTupleHeaderIndicatesMovedPartitions(tuple->t_data))
+		kapture_notes_add_leaving(att->id, att->all_changed, key, cid, own);
+	else
+		kapture_notes_add(att->id, KAPTURE_NOTE_DELETED, att->all_changed, key, NULL, cid, own);
+}
+
 static void
 capture_update(CaptureTable *table, TriggerData *trigdata)
 {
@@ -397,15 +436,18 @@ capture_update(CaptureTable *table, TriggerData *trigdata)
 	int64		changed = capture_changed_columns(att, trigdata) &
 		~capture_ignored_columns(att, trigdata->tg_newslot);
 	bool		rekeyed = false;
+	CommandId	cid = capture_command(trigdata->tg_relation, trigdata->tg_newtuple, false);
 
 	for (int i = 0; i < att->nkeys; i++)
 		rekeyed |= capture_differs(desc, att->keys[i].attnum, trigdata->tg_trigslot, trigdata->tg_newslot);
 
 	if (rekeyed)
-		kapture_notes_add(att->id, 'k', changed, capture_key(table, trigdata->tg_newslot),
-						  capture_key(table, trigdata->tg_trigslot));
+		kapture_notes_add(att->id, KAPTURE_NOTE_REKEYED, changed, capture_key(table, trigdata->tg_newslot),
+						  capture_key(table, trigdata->tg_trigslot), cid,
+						  capture_is_own(trigdata->tg_relation, trigdata->tg_trigtuple));
 	else if (changed != 0)
-		kapture_notes_add(att->id, 'u', changed, capture_key(table, trigdata->tg_newslot), NULL);
+		kapture_notes_add(att->id, KAPTURE_NOTE_UPDATED, changed, capture_key(table, trigdata->tg_newslot), NULL,
+						  cid, false);
 }
 
 /*
@@ -415,16 +457,17 @@ capture_update(CaptureTable *table, TriggerData *trigdata)
 void
 kapture_capture_existing(KaptureAttachment *att, const char *row_key)
 {
-	kapture_notes_add(att->id, 'i', att->all_changed, row_key, NULL);
+	kapture_notes_add_existing(att->id, att->all_changed, row_key);
 }
 
-/* TRUNCATE: Kapture has no delete, so all there is to do is to say so. */
+/* TRUNCATE: whatever has these keys next is another row.  Kapture has no delete, so the rest is to say so. */
 static void
 capture_truncate(KaptureAttachment *att)
 {
 	Oid			types[1] = {INT4OID};
 	Datum		values[1] = {Int32GetDatum(att->id)};
 
+	kapture_notes_add(att->id, KAPTURE_NOTE_TRUNCATED, 0, "", NULL, GetCurrentCommandId(false), false);
 	if (kapture_history_retention == 0)
 		return;
 	(void) kapture_own_execute("INSERT INTO @.kapture_history"
@@ -469,9 +512,11 @@ kapture_capture(PG_FUNCTION_ARGS)
 	else if (TRIGGER_FIRED_BY_INSERT(trigdata->tg_event) &&
 			 capture_ignored_columns(table->attachment, trigdata->tg_trigslot) != 0)
 		return PointerGetDatum(NULL);	/* a new row is Kapture's as a whole */
+	else if (TRIGGER_FIRED_BY_INSERT(trigdata->tg_event))
+		kapture_notes_add(table->attachment->id, KAPTURE_NOTE_INSERTED, table->attachment->all_changed,
+						  capture_key(table, trigdata->tg_trigslot), NULL,
+						  capture_command(trigdata->tg_relation, trigdata->tg_trigtuple, false), false);
 	else
-		kapture_notes_add(table->attachment->id, TRIGGER_FIRED_BY_INSERT(trigdata->tg_event) ? 'i' : 'd',
-						  table->attachment->all_changed,
-						  capture_key(table, trigdata->tg_trigslot), NULL);
+		capture_delete(table, trigdata);
 	return PointerGetDatum(NULL);
 }

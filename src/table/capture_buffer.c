@@ -14,6 +14,12 @@
  * its number from the moment it is begun, so whatever is written first, the
  * numbers give the order of the changes.
  *
+ * Changes of keys and deletions have to be applied in the order in which they
+ * happened, those of one command at once.  So they carry the number of their
+ * command's first change, and the last one of a transaction a snapshot taken as
+ * it commits: by then it has waited for all that it conflicts with, so what the
+ * snapshot shows came before, and the rest did not.  Nothing else carries that.
+ *
  * The outbox is written below the executor's permission checks: nothing here
  * depends on the rights of the user.
  */
@@ -26,6 +32,7 @@
 #include "executor/executor.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
+#include "utils/fmgroids.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
@@ -43,8 +50,12 @@
 /* Bytes of keys in one entry: no more than fit into a row that is not toasted. */
 #define NOTES_PACK_SIZE		1800
 
-/* Columns of kapture_outbox. */
-#define OUTBOX_NATTS		9
+/* Columns of kapture_outbox: in all, and those that each version has. */
+#define OUTBOX_NATTS		11
+#define OUTBOX_PLAIN_NATTS	9
+
+/* Commands whose changes may come in between those of one another. */
+#define NOTES_MAX_COMMANDS	32
 
 /* An entry of the outbox to be: changes that differ only in the row's key. */
 typedef struct NotesPack
@@ -55,7 +66,9 @@ typedef struct NotesPack
 	int64		changed;
 	char		op;
 	bool		open;			/* the outbox can hold several changes in one entry */
+	bool		seal;			/* tells when the transaction committed */
 	int32		seq;			/* number of the first change */
+	int32		command;		/* see kapture_outbox.command; 0: does not matter */
 	int			nkeys;			/* one for each change */
 	char	   *old_key;		/* or NULL */
 	int			len;
@@ -69,6 +82,52 @@ static int	notes_npacks = 0;
 static int	notes_maxpacks = 0;
 static int32 notes_seq = 0;		/* last number given in this transaction, */
 static int32 notes_written = 0; /* and last one of what was written */
+
+/* A command of the running transaction that made changes. */
+typedef struct NotesCommand
+{
+	CommandId	cid;
+	int32		first;			/* number of its first change */
+	bool		deletes;		/* it deletes rows, too */
+	bool		crossed;		/* changes of others came in between its own */
+} NotesCommand;
+
+/* The latest commands, by cid: one that comes again may have others inside. */
+static NotesCommand notes_commands[NOTES_MAX_COMMANDS];
+static int	notes_ncommands = 0;
+static bool notes_rekeyed = false;	/* the transaction changed keys, or deleted */
+
+/* A row that has left its partition, and is about to enter another one. */
+static struct
+{
+	char	   *row_key;		/* NULL: none */
+	SubTransactionId subid;
+	int32		attachment_id;
+	int64		changed;
+	CommandId	cid;
+	int32		command;
+}			notes_leaving;
+
+/* What was written of changes of keys, by which subtransaction, before the end. */
+typedef struct NotesUnsealed
+{
+	SubTransactionId subid;
+	int32		attachment_id;
+} NotesUnsealed;
+
+static NotesUnsealed *notes_unsealed = NULL;
+static int	notes_nunsealed = 0;
+static int	notes_maxunsealed = 0;
+
+static void notes_append(int32 attachment_id, char op, int64 changed, const char *row_key,
+						 const char *old_key, int32 command);
+
+/* Does an entry say which row has a key? */
+static bool
+notes_is_structural(const NotesPack *pack)
+{
+	return pack->command != 0;
+}
 
 /* Frees what an entry holds. */
 static void
@@ -96,10 +155,11 @@ notes_enlarge(NotesPack *pack, int needed)
  * written already came in between.
  */
 static bool
-notes_alike(const NotesPack *pack, SubTransactionId subid, int32 attachment_id, char op, int64 changed)
+notes_alike(const NotesPack *pack, SubTransactionId subid, int32 attachment_id, char op, int64 changed,
+			int32 command)
 {
 	return pack->open && pack->attachment_id == attachment_id && pack->op == op &&
-		pack->changed == changed && pack->subid == subid &&
+		pack->changed == changed && pack->subid == subid && pack->command == command &&
 		pack->writer == InvalidSubTransactionId && notes_written < pack->seq;
 }
 
@@ -109,7 +169,7 @@ notes_merge(NotesPack *pack, NotesPack *next)
 {
 	if (!next->open || next->writer != InvalidSubTransactionId ||
 		pack->len + next->len > NOTES_PACK_SIZE ||
-		!notes_alike(pack, next->subid, next->attachment_id, next->op, next->changed))
+		!notes_alike(pack, next->subid, next->attachment_id, next->op, next->changed, next->command))
 		return false;
 	notes_enlarge(pack, next->len);
 	memcpy(pack->keys + pack->len, next->keys, next->len);
@@ -138,6 +198,16 @@ notes_abort_sub(SubTransactionId subid)
 		notes_packs[kept++] = *pack;
 	}
 	notes_npacks = kept;
+
+	kept = 0;
+	for (int i = 0; i < notes_nunsealed; i++)
+	{
+		if (notes_unsealed[i].subid != subid)
+			notes_unsealed[kept++] = notes_unsealed[i];
+	}
+	notes_nunsealed = kept;
+	if (notes_leaving.subid == subid)
+		notes_leaving.row_key = NULL;
 }
 
 /* Hands the entries of a subtransaction that ended well to its parent. */
@@ -162,6 +232,26 @@ notes_commit_sub(SubTransactionId subid, SubTransactionId parent)
 			notes_packs[kept++] = *pack;
 	}
 	notes_npacks = kept;
+
+	for (int i = 0; i < notes_nunsealed; i++)
+	{
+		if (notes_unsealed[i].subid == subid)
+			notes_unsealed[i].subid = parent;
+	}
+	if (notes_leaving.subid == subid)
+		notes_leaving.subid = parent;
+}
+
+/* The transactions that have ended by now, as pg_snapshot. */
+static Datum
+notes_snapshot(void)
+{
+	Datum		snapshot;
+
+	PushActiveSnapshot(GetLatestSnapshot());
+	snapshot = OidFunctionCall0(F_PG_CURRENT_SNAPSHOT);
+	PopActiveSnapshot();
+	return snapshot;
 }
 
 /* Puts an entry into a slot of the outbox; what it needs is allocated here and now. */
@@ -188,7 +278,7 @@ notes_fill_slot(TupleTableSlot *slot, const NotesPack *pack)
 		Size		size = ARR_OVERHEAD_NONULLS(1) + pack->len - first;
 		ArrayType  *array = palloc0(size);
 
-		if (slot->tts_tupleDescriptor->natts < OUTBOX_NATTS)
+		if (slot->tts_tupleDescriptor->natts < OUTBOX_PLAIN_NATTS)
 			elog(ERROR, "the outbox of kapture_sync has become an older one");
 		SET_VARSIZE(array, size);
 		array->ndim = 1;
@@ -199,7 +289,38 @@ notes_fill_slot(TupleTableSlot *slot, const NotesPack *pack)
 		slot->tts_values[8] = PointerGetDatum(array);
 		slot->tts_isnull[8] = false;
 	}
+	if (notes_is_structural(pack) && slot->tts_tupleDescriptor->natts >= OUTBOX_NATTS)
+	{
+		slot->tts_values[9] = Int32GetDatum(pack->command);
+		slot->tts_isnull[9] = false;
+		if (pack->seal)
+			slot->tts_values[10] = notes_snapshot();
+		slot->tts_isnull[10] = !pack->seal;
+	}
 	ExecStoreVirtualTuple(slot);
+}
+
+/* Remembers that entries about keys are written before the transaction's end. */
+static void
+notes_note_unsealed(const NotesPack *pack)
+{
+	if (!notes_is_structural(pack) || pack->seal)
+		return;
+	for (int i = 0; i < notes_nunsealed; i++)
+	{
+		if (notes_unsealed[i].attachment_id == pack->attachment_id && notes_unsealed[i].subid == pack->subid)
+			return;
+	}
+	if (notes_nunsealed >= notes_maxunsealed)
+	{
+		notes_maxunsealed = Max(4, notes_maxunsealed * 2);
+		if (notes_unsealed == NULL)
+			notes_unsealed = MemoryContextAlloc(TopTransactionContext, notes_maxunsealed * sizeof(NotesUnsealed));
+		else
+			notes_unsealed = repalloc(notes_unsealed, notes_maxunsealed * sizeof(NotesUnsealed));
+	}
+	notes_unsealed[notes_nunsealed].subid = GetCurrentSubTransactionId();
+	notes_unsealed[notes_nunsealed++].attachment_id = pack->attachment_id;
 }
 
 /* Writes the entries from "first" on. */
@@ -234,6 +355,7 @@ notes_write(Relation outbox, int first)
 		{
 			(void) kapture_insert_index_tuples(rri, slots[i], estate);
 			ResetPerTupleExprContext(estate);
+			notes_note_unsealed(&notes_packs[first + i]);
 		}
 		MemoryContextSwitchTo(old);
 		MemoryContextReset(chunk);
@@ -293,6 +415,23 @@ kapture_notes_flush(void)
 }
 
 /*
+ * The running transaction has removed an attachment, with all that was written
+ * for it: nothing about it is to be written at the end.
+ */
+void
+kapture_notes_forget(int32 attachment_id)
+{
+	int			kept = 0;
+
+	for (int i = 0; i < notes_nunsealed; i++)
+	{
+		if (notes_unsealed[i].attachment_id != attachment_id)
+			notes_unsealed[kept++] = notes_unsealed[i];
+	}
+	notes_nunsealed = kept;
+}
+
+/*
  * Many subtransactions, each with a change or two, leave ever more to their
  * parent, which may not come to write it before its end.  So one that is about
  * to end well writes it for the parent.  Should it be rolled back after all,
@@ -333,6 +472,58 @@ notes_subxact_callback(SubXactEvent event, SubTransactionId mySubid,
 	}
 }
 
+/* The row that has left its partition has not entered another one: it is gone. */
+static void
+notes_settle_leaving(void)
+{
+	char	   *row_key = notes_leaving.row_key;
+
+	if (row_key == NULL)
+		return;
+	notes_leaving.row_key = NULL;
+	notes_append(notes_leaving.attachment_id, KAPTURE_NOTE_DELETED, notes_leaving.changed, row_key, NULL,
+				 notes_leaving.command);
+	pfree(row_key);
+}
+
+/* The last entry about keys of an attachment, NULL if none is in memory. */
+static NotesPack *
+notes_last_structural(int32 attachment_id)
+{
+	for (int i = notes_npacks - 1; i >= 0; i--)
+	{
+		if (notes_packs[i].attachment_id == attachment_id && notes_is_structural(&notes_packs[i]))
+			return &notes_packs[i];
+	}
+	return NULL;
+}
+
+/*
+ * The transaction is about to end: for each attachment, one entry about keys is
+ * to tell when.  Where all are written already, another one does.
+ */
+static void
+notes_seal(void)
+{
+	if (!notes_rekeyed)
+		return;
+	for (int i = notes_npacks - 1; i >= 0; i--)
+	{
+		if (notes_is_structural(&notes_packs[i]))
+			notes_last_structural(notes_packs[i].attachment_id)->seal = true;
+	}
+	for (int i = 0; i < notes_nunsealed; i++)
+	{
+		int32		attachment_id = notes_unsealed[i].attachment_id;
+
+		if (notes_last_structural(attachment_id) == NULL)
+		{
+			notes_append(attachment_id, KAPTURE_NOTE_END, 0, "", NULL, notes_seq + 1);
+			notes_last_structural(attachment_id)->seal = true;
+		}
+	}
+}
+
 static void
 notes_xact_callback(XactEvent event, void *arg)
 {
@@ -340,6 +531,8 @@ notes_xact_callback(XactEvent event, void *arg)
 	{
 		case XACT_EVENT_PRE_COMMIT:
 		case XACT_EVENT_PRE_PREPARE:
+			notes_settle_leaving();
+			notes_seal();
 			if (notes_npacks > 0)
 				kapture_notes_flush();
 			break;
@@ -350,6 +543,11 @@ notes_xact_callback(XactEvent event, void *arg)
 			notes_packs = NULL;
 			notes_npacks = notes_maxpacks = 0;
 			notes_seq = notes_written = 0;
+			notes_ncommands = 0;
+			notes_rekeyed = false;
+			notes_leaving.row_key = NULL;
+			notes_unsealed = NULL;
+			notes_nunsealed = notes_maxunsealed = 0;
 			break;
 		default:
 			break;
@@ -382,13 +580,10 @@ notes_begin_pack(void)
 	return &notes_packs[notes_npacks++];
 }
 
-/*
- * Notes a change: of which attachment, what was done (see kapture_outbox.op),
- * the mask of mapped columns that are concerned, and the row's key; "old_key"
- * is the one it had before, NULL if it is the same.  The keys are copied.
- */
-void
-kapture_notes_add(int32 attachment_id, char op, int64 changed, const char *row_key, const char *old_key)
+/* Notes a change, as kapture_notes_add(); "command" is kept as it is. */
+static void
+notes_append(int32 attachment_id, char op, int64 changed, const char *row_key, const char *old_key,
+			 int32 command)
 {
 	SubTransactionId subid = GetCurrentSubTransactionId();
 	int			keylen = strlen(row_key);
@@ -397,7 +592,7 @@ kapture_notes_add(int32 attachment_id, char op, int64 changed, const char *row_k
 	char	   *key;
 
 	if (pack == NULL || old_key || pack->len + size > NOTES_PACK_SIZE ||
-		!notes_alike(pack, subid, attachment_id, op, changed))
+		!notes_alike(pack, subid, attachment_id, op, changed, command))
 	{
 		if (notes_npacks >= NOTES_MAX_PACKS && pack->subid == subid)
 			kapture_notes_flush();
@@ -407,6 +602,7 @@ kapture_notes_add(int32 attachment_id, char op, int64 changed, const char *row_k
 		pack->changed = changed;
 		pack->op = op;
 		pack->seq = notes_seq + 1;
+		pack->command = command;
 		pack->old_key = old_key ? MemoryContextStrdup(TopTransactionContext, old_key) : NULL;
 		pack->open = old_key == NULL && kapture_catalog_outbox_packs();
 	}
@@ -419,5 +615,109 @@ kapture_notes_add(int32 attachment_id, char op, int64 changed, const char *row_k
 	pack->len += size;
 	pack->nkeys++;
 	notes_seq++;
+	notes_rekeyed |= command != 0;
 	kapture_shmem_wake_at_commit();
+}
+
+/*
+ * The command that makes a change now.  A trigger of one that has made changes
+ * already may run others, and then it goes on.
+ */
+static NotesCommand *
+notes_command(CommandId cid)
+{
+	int			n = notes_ncommands;
+	bool		crossed = false;
+	NotesCommand *command;
+
+	while (n > 0 && notes_commands[n - 1].cid > cid)
+		n--;
+	crossed = n < notes_ncommands;
+	if (n > 0 && notes_commands[n - 1].cid == cid)
+	{
+		notes_ncommands = n;
+		notes_commands[n - 1].crossed |= crossed;
+		return &notes_commands[n - 1];
+	}
+	if (n == NOTES_MAX_COMMANDS)
+		memmove(notes_commands, notes_commands + 1, --n * sizeof(NotesCommand));
+	command = &notes_commands[n];
+	command->cid = cid;
+	command->first = notes_seq + 1;
+	command->deletes = command->crossed = false;
+	notes_ncommands = n + 1;
+	return command;
+}
+
+/* A row comes in that has just left another partition: it is the same one. */
+static void
+notes_enter(const char *row_key)
+{
+	char	   *old_key = notes_leaving.row_key;
+	bool		same = strcmp(old_key, row_key) == 0;
+
+	notes_leaving.row_key = NULL;
+	notes_append(notes_leaving.attachment_id, same ? KAPTURE_NOTE_UPDATED : KAPTURE_NOTE_REKEYED,
+				 notes_leaving.changed, row_key, same ? NULL : old_key, same ? 0 : notes_leaving.command);
+	pfree(old_key);
+}
+
+/*
+ * Notes a change: of which attachment, what was done (see notes.h), the mask of
+ * mapped columns that are concerned, and the row's key; "old_key" is the one it
+ * had before, NULL if it is the same.  "cid" is the command that made it; "own":
+ * the transaction had written the row before.  The keys are copied.
+ */
+void
+kapture_notes_add(int32 attachment_id, char op, int64 changed, const char *row_key, const char *old_key,
+				  CommandId cid, bool own)
+{
+	NotesCommand *command = notes_command(cid);
+	int32		number = 0;
+
+	if (notes_leaving.row_key && notes_leaving.cid == cid)
+	{
+		if (op == KAPTURE_NOTE_INSERTED && notes_leaving.attachment_id == attachment_id)
+		{
+			notes_enter(row_key);
+			return;
+		}
+		notes_settle_leaving();
+	}
+
+	command->deletes |= op == KAPTURE_NOTE_DELETED;
+	if (op == KAPTURE_NOTE_REKEYED || op == KAPTURE_NOTE_DELETED || op == KAPTURE_NOTE_TRUNCATED)
+		number = own ? -command->first : command->first;
+	else if ((op == KAPTURE_NOTE_INSERTED && command->deletes) || (command->crossed && notes_rekeyed))
+	{
+		/* what was deleted may be this very row, or its key another's by now */
+		op = KAPTURE_NOTE_PLACED;
+		number = command->first;
+	}
+	notes_append(attachment_id, op, changed, row_key, old_key, number);
+}
+
+/*
+ * Notes that a row has left its partition for another one, likewise; the next
+ * row that the command inserts is this one.
+ */
+void
+kapture_notes_add_leaving(int32 attachment_id, int64 changed, const char *row_key, CommandId cid, bool own)
+{
+	notes_settle_leaving();
+	notes_leaving.command = notes_command(cid)->first * (own ? -1 : 1);
+	notes_leaving.subid = GetCurrentSubTransactionId();
+	notes_leaving.attachment_id = attachment_id;
+	notes_leaving.changed = changed;
+	notes_leaving.cid = cid;
+	notes_leaving.row_key = MemoryContextStrdup(TopTransactionContext, row_key);
+}
+
+/*
+ * Notes a row as if it had just been inserted, though it was there before.
+ */
+void
+kapture_notes_add_existing(int32 attachment_id, int64 changed, const char *row_key)
+{
+	notes_append(attachment_id, KAPTURE_NOTE_INSERTED, changed, row_key, NULL, 0);
 }

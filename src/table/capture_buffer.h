@@ -8,8 +8,21 @@
 
 #include "postgres.h"
 
+/* What was done, as in kapture_outbox.op. */
+#define KAPTURE_NOTE_INSERTED	'i'
+#define KAPTURE_NOTE_UPDATED	'u'
+#define KAPTURE_NOTE_REKEYED	'k'
+#define KAPTURE_NOTE_DELETED	'd'
+#define KAPTURE_NOTE_TRUNCATED	't' /* all rows; no key */
+#define KAPTURE_NOTE_PLACED		'm' /* inserted or updated, at its command's place in the order */
+#define KAPTURE_NOTE_END		'c' /* nothing; tells when the transaction committed */
+
 extern void kapture_notes_add(int32 attachment_id, char op, int64 changed,
-							  const char *row_key, const char *old_key);
+							  const char *row_key, const char *old_key, CommandId cid, bool own);
+extern void kapture_notes_add_leaving(int32 attachment_id, int64 changed, const char *row_key,
+									  CommandId cid, bool own);
+extern void kapture_notes_add_existing(int32 attachment_id, int64 changed, const char *row_key);
 extern void kapture_notes_flush(void);
+extern void kapture_notes_forget(int32 attachment_id);
 
 #endif							/* KAPTURE_CAPTURE_BUFFER_H */

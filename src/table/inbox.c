@@ -255,7 +255,8 @@ inbox_texts(List *strings)
 
 /*
  * Returns what waits to be sent for rows (char *), as a list of KaptureWaiting
- * in the current memory context; nothing for rows for which nothing waits.  Sees
+ * in the current memory context; nothing for rows for which nothing waits.  What
+ * waits under a key that a row has given up counts for that row as well.  Sees
  * what has been committed by now.
  */
 List *
@@ -273,14 +274,20 @@ kapture_inbox_waiting(int32 attachment_id, List *row_keys)
 	values[1] = inbox_texts(row_keys);
 	values[2] = FullTransactionIdGetDatum(FullTransactionIdFromU64(report.floor));
 	SPI_connect();
-	if (kapture_user_code_execute(psprintf("SELECT row_key, bit_or(changed), bool_or(sending) FROM ("
-									   "SELECT k AS row_key, changed, false AS sending FROM %s.kapture_outbox AS o,"
+	if (kapture_user_code_execute(psprintf("WITH RECURSIVE named(row_key, k) AS (SELECT k, k FROM unnest($2) AS k UNION"
+									   " SELECT n.row_key, o.old_key FROM named AS n JOIN %s.kapture_outbox AS o"
+									   " ON o.attachment_id = $1 AND o.xact >= $3 AND o.op NOT IN ('i', 'u')"
+									   " AND o.row_key = n.k AND o.old_key IS NOT NULL),"
+									   " names AS MATERIALIZED (SELECT array_agg(k) AS ks FROM named)"
+									   " SELECT n.row_key, bit_or(changed), bool_or(sending) FROM ("
+									   "SELECT k, changed, false AS sending FROM %s.kapture_outbox AS o,"
 									   " unnest(array_prepend(o.row_key, o.more_keys)) AS k"
 									   " WHERE attachment_id = $1 AND xact >= $3"
-									   " AND (o.row_key = ANY ($2) OR o.more_keys && $2) AND k = ANY ($2) UNION ALL"
-									   " SELECT row_key, changed | coalesce(again, 0), state = 'sending'"
-									   " FROM %s.kapture_delivery WHERE attachment_id = $1 AND row_key = ANY ($2)) AS w"
-									   " GROUP BY row_key", schema, schema),
+									   " AND (o.row_key = ANY ((SELECT ks FROM names)::text[]) OR o.more_keys && (SELECT ks FROM names))"
+									   " UNION ALL"
+									   " SELECT row_key AS k, changed | coalesce(again, 0), state = 'sending'"
+									   " FROM %s.kapture_delivery WHERE attachment_id = $1 AND row_key = ANY ((SELECT ks FROM names)::text[])) AS w"
+									   " JOIN named AS n USING (k) GROUP BY n.row_key", schema, schema, schema),
 							  lengthof(values), types, values, NULL, false) != SPI_OK_SELECT)
 		elog(ERROR, "could not read what waits");
 	MemoryContextSwitchTo(context);
@@ -332,7 +339,7 @@ kapture_inbox_was_sent(int32 attachment_id, int64 customer_id, TimestampTz since
 
 /*
  * Gives up what waits to be sent for a row.  An entry of the outbox that is about
- * other rows, too, is left to the worker: it names no values, so what it has
+ * other rows, too, or tells which row has a key, is left to the worker: it names no values, so what it has
  * sent are those that have just come from Kapture.
  */
 void
@@ -342,7 +349,7 @@ kapture_inbox_discard_waiting(int32 attachment_id, const char *row_key)
 	Datum		values[] = {Int32GetDatum(attachment_id), CStringGetTextDatum(row_key)};
 
 	(void) kapture_own_execute("DELETE FROM @.kapture_outbox WHERE attachment_id = $1 AND row_key = $2"
-							   " AND more_keys IS NULL",
+							   " AND more_keys IS NULL AND op IN ('i', 'u')",
 							   lengthof(values), types, values);
 	(void) kapture_own_execute("DELETE FROM @.kapture_delivery WHERE attachment_id = $1 AND row_key = $2"
 							   " AND state <> 'sending'", lengthof(values), types, values);

@@ -5,12 +5,19 @@
  *
  * Transactions append to kapture_outbox.  The worker, the only one to read it,
  * claims changes: in one transaction it removes them and enters or updates the
- * row's entry in kapture_delivery, whose primary key makes changes of one row
- * come together and keeps a second request for it from starting.  An entry is
+ * row's entry in kapture_delivery, of which each row has one: changes of a row
+ * come together there, and a second request for it cannot start.  An entry is
  * 'sending' while a request may be under way, durably so before the request
  * leaves.  It is removed when all is done, else it is due at next_attempt or
  * parked.  Each change of an entry names the attempt it belongs to, so an
  * answer that comes late finds nothing to change.
+ *
+ * A row is found by its key, but the key may become another row's: so an entry
+ * has an id of its own, and its key follows the row (keys.c).  Nothing is
+ * claimed, and no answer recorded, before the changes of keys and the deletions
+ * that are committed have been followed; and what is read or written then is so
+ * under the same snapshot, in which each entry has its row's key.  A row that
+ * gets another one meanwhile is not found any more, and its turn comes again.
  *
  * How the outbox is read.  Entries are ordered by transaction, and
  * transactions do not commit in the order of their ids.  A pass is therefore
@@ -34,12 +41,15 @@
 #include "utils/hsearch.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
+#include "utils/snapmgr.h"
 #include "utils/xid8.h"
 
 #include "base/catalog.h"
 #include "base/compat.h"
 #include "base/guc.h"
 #include "base/user_code.h"
+#include "table/capture_buffer.h"
+#include "table/keys.h"
 #include "table/outbox.h"
 #include "table/vacuum.h"
 
@@ -49,6 +59,8 @@ typedef enum OutboxQuery
 	OUTBOX_FORGET,
 	OUTBOX_SNAPSHOT,
 	OUTBOX_READ,
+	OUTBOX_READ_KEYS,
+	OUTBOX_REKEYS,
 	OUTBOX_REMOVE,
 	OUTBOX_SPLIT,
 	OUTBOX_KNOWN,
@@ -56,8 +68,13 @@ typedef enum OutboxQuery
 	OUTBOX_CLAIM,
 	OUTBOX_CLAIM_DUE,
 	OUTBOX_NOTE_ADDS,
-	OUTBOX_TAKE_OVER,
-	OUTBOX_MOVED,
+	OUTBOX_WITH_KEYS,
+	OUTBOX_WITH_ANY_KEY,
+	OUTBOX_LEAVE,
+	OUTBOX_EVICT,
+	OUTBOX_ARRIVE,
+	OUTBOX_WAIT,
+	OUTBOX_GONE,
 	OUTBOX_NEXT_DUE,
 	OUTBOX_FINISH,
 	OUTBOX_FINISH_REST,
@@ -72,6 +89,23 @@ typedef enum OutboxQuery
 
 /* Entries of the outbox read at a time. */
 #define OUTBOX_READ_CHUNK	50
+
+/* Keys, entries or changes that one statement is about. */
+#define OUTBOX_CHUNK		1000
+
+/* Deletions that are held in memory, if they are all that happened to keys. */
+#define OUTBOX_MAX_DELETIONS	20000
+
+/* Entries that tell which row has a key; see the index kapture_outbox_keys. */
+#define OUTBOX_IS_ABOUT_KEYS	"op NOT IN ('i', 'u')"
+
+/*
+ * How many transactions a snapshot shows as ended: those before its xmax that
+ * were not running, its own not counted.
+ */
+#define OUTBOX_RANK \
+	"pg_snapshot_xmax(snapshot)::text::bigint - (SELECT count(*) FROM pg_snapshot_xip(snapshot))" \
+	" - CASE WHEN xact < pg_snapshot_xmax(snapshot) THEN 1 ELSE 0 END"
 
 /* "@." stands for the extension's schema and a dot. */
 static const struct
@@ -105,10 +139,23 @@ static const struct
 		0, {}
 	},
 	[OUTBOX_READ] = {
-		"SELECT ctid, xact, seq, row_key, old_key, changed, captured_at, op = 'd', more_keys"
+		"SELECT ctid, xact, seq, row_key, old_key, changed, captured_at, op, more_keys, command, NULL, NULL"
 		" FROM @.kapture_outbox"
-		" WHERE attachment_id = $1 AND (xact, seq) > ($2, $3) AND xact < $4"
+		" WHERE attachment_id = $1 AND (xact, seq) > ($2, $3) AND xact < $4 AND NOT (" OUTBOX_IS_ABOUT_KEYS ")"
 		" ORDER BY attachment_id, xact, seq",
+		4, {INT4OID, XID8OID, INT4OID, XID8OID}
+	},
+	[OUTBOX_READ_KEYS] = {
+		"SELECT ctid, xact, seq, row_key, old_key, changed, captured_at, op, more_keys, command, snapshot, " OUTBOX_RANK
+		" FROM @.kapture_outbox"
+		" WHERE attachment_id = $1 AND (xact, seq) > ($2, $3) AND xact < $4 AND " OUTBOX_IS_ABOUT_KEYS
+		" ORDER BY attachment_id, xact, seq",
+		4, {INT4OID, XID8OID, INT4OID, XID8OID}
+	},
+	[OUTBOX_REKEYS] = {
+		"SELECT EXISTS (SELECT FROM @.kapture_outbox"
+		" WHERE attachment_id = $1 AND (xact, seq) > ($2, $3) AND xact < $4 AND " OUTBOX_IS_ABOUT_KEYS
+		" AND op NOT IN ('d', 'c'))",
 		4, {INT4OID, XID8OID, INT4OID, XID8OID}
 	},
 	[OUTBOX_REMOVE] = {
@@ -128,22 +175,19 @@ static const struct
 	},
 	[OUTBOX_ENTER] = {
 		"INSERT INTO @.kapture_delivery"
-		" (attachment_id, row_key, state, changed, captured_at, old_key, sent_phone, sent_email,"
-		" in_doubt, last_attempt)"
-		" SELECT $1, v.row_key, 'sending', v.changed, v.captured_at, v.old_key, v.phone, v.email,"
-		" CASE WHEN v.captured_at <= $8 THEN now() END, statement_timestamp()"
-		" FROM unnest($2, $3, $4, $5, $6, $7) AS v(row_key, changed, captured_at, old_key, phone, email)"
-		" RETURNING ctid",
-		8, {INT4OID, TEXTARRAYOID, INT8ARRAYOID, TIMESTAMPTZARRAYOID, TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID,
-		TIMESTAMPTZOID}
+		" (attachment_id, row_key, state, changed, captured_at, sent_phone, sent_email, in_doubt, last_attempt)"
+		" SELECT $1, v.row_key, 'sending', v.changed, v.captured_at, v.phone, v.email,"
+		" CASE WHEN v.captured_at <= $7 THEN now() END, statement_timestamp()"
+		" FROM unnest($2, $3, $4, $5, $6) AS v(row_key, changed, captured_at, phone, email)"
+		" RETURNING ctid, delivery_id",
+		7, {INT4OID, TEXTARRAYOID, INT8ARRAYOID, TIMESTAMPTZARRAYOID, TEXTARRAYOID, TEXTARRAYOID, TIMESTAMPTZOID}
 	},
 	[OUTBOX_CLAIM] = {
 		"INSERT INTO @.kapture_delivery AS d"
-		" (attachment_id, row_key, state, changed, captured_at, old_key, sent_phone, sent_email,"
-		" in_doubt, last_attempt)"
-		" SELECT $1, v.row_key, 'sending', v.changed, v.captured_at, v.old_key, v.phone, v.email,"
-		" CASE WHEN v.captured_at <= $8 THEN now() END, clock_timestamp()"
-		" FROM unnest($2, $3, $4, $5, $6, $7) AS v(row_key, changed, captured_at, old_key, phone, email)"
+		" (attachment_id, row_key, state, changed, captured_at, sent_phone, sent_email, in_doubt, last_attempt)"
+		" SELECT $1, v.row_key, 'sending', v.changed, v.captured_at, v.phone, v.email,"
+		" CASE WHEN v.captured_at <= $7 THEN now() END, clock_timestamp()"
+		" FROM unnest($2, $3, $4, $5, $6) AS v(row_key, changed, captured_at, phone, email)"
 		" ON CONFLICT (attachment_id, row_key) DO UPDATE SET"
 		" again = CASE WHEN d.state = 'sending' THEN coalesce(d.again, 0) | EXCLUDED.changed END,"
 		" changed = CASE WHEN d.state = 'sending' THEN d.changed ELSE d.changed | EXCLUDED.changed END,"
@@ -151,11 +195,10 @@ static const struct
 		" last_attempt = CASE WHEN d.state = 'sending' THEN d.last_attempt ELSE clock_timestamp() END,"
 		" sent_phone = CASE WHEN d.state = 'sending' OR d.in_doubt IS NOT NULL THEN d.sent_phone ELSE EXCLUDED.sent_phone END,"
 		" sent_email = CASE WHEN d.state = 'sending' OR d.in_doubt IS NOT NULL THEN d.sent_email ELSE EXCLUDED.sent_email END,"
-		" old_key = coalesce(d.old_key, EXCLUDED.old_key), next_attempt = NULL, state = 'sending'"
+		" next_attempt = NULL, state = 'sending'"
 		" RETURNING row_key, attempts, failures, changed, customer_id, in_doubt, again IS NOT NULL,"
-		" old_key, sent_phone, sent_email, searches, ctid",
-		8, {INT4OID, TEXTARRAYOID, INT8ARRAYOID, TIMESTAMPTZARRAYOID, TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID,
-		TIMESTAMPTZOID}
+		" sent_phone, sent_email, searches, ctid, delivery_id, captured_at, false",
+		7, {INT4OID, TEXTARRAYOID, INT8ARRAYOID, TIMESTAMPTZARRAYOID, TEXTARRAYOID, TEXTARRAYOID, TIMESTAMPTZOID}
 	},
 	[OUTBOX_CLAIM_DUE] = {
 		"UPDATE @.kapture_delivery"
@@ -165,39 +208,68 @@ static const struct
 		" WHERE attachment_id = $1 AND state = 'retry' AND next_attempt <= $3"
 		" AND (next_attempt <= $4 OR (failures > 0 AND searches = 0 AND last_attempt < $5))"
 		" ORDER BY attachment_id, next_attempt LIMIT $2))"
-		" RETURNING row_key, attempts, failures, changed, customer_id, in_doubt, false,"
-		" old_key, sent_phone, sent_email, searches, ctid",
+		" RETURNING coalesce(row_key, old_key), attempts, failures, changed, customer_id, in_doubt, false,"
+		" sent_phone, sent_email, searches, ctid, delivery_id, captured_at, row_key IS NULL",
 		5, {INT4OID, INT8OID, TIMESTAMPTZOID, TIMESTAMPTZOID, TIMESTAMPTZOID}
 	},
 	[OUTBOX_NOTE_ADDS] = {
 		"UPDATE @.kapture_delivery AS d SET sent_phone = v.phone, sent_email = v.email"
-		" FROM unnest($2, $3, $4) AS v(row_key, phone, email)"
-		" WHERE d.attachment_id = $1 AND d.row_key = v.row_key",
-		4, {INT4OID, TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID}
+		" FROM unnest($2, $3, $4) AS v(delivery_id, phone, email)"
+		" WHERE d.attachment_id = $1 AND d.delivery_id = v.delivery_id",
+		4, {INT4OID, INT8ARRAYOID, TEXTARRAYOID, TEXTARRAYOID}
 	},
-	[OUTBOX_TAKE_OVER] = {
-		"WITH old AS (DELETE FROM @.kapture_delivery"
-		" WHERE attachment_id = $1 AND row_key = $3 AND state <> 'sending'"
-		" RETURNING customer_id, in_doubt, changed, sent_phone, sent_email, old_key),"
-		" busy AS (SELECT FROM @.kapture_delivery"
-		" WHERE attachment_id = $1 AND row_key = $3 AND state = 'sending')"
-		" UPDATE @.kapture_delivery"
-		" SET old_key = nullif((SELECT old_key FROM old), $2), changed = changed | coalesce((SELECT changed FROM old), 0),"
-		" customer_id = coalesce(customer_id, (SELECT customer_id FROM old)),"
-		" in_doubt = greatest(in_doubt, (SELECT in_doubt FROM old)), searches = 0,"
-		" sent_phone = CASE WHEN (SELECT in_doubt FROM old) IS NULL THEN sent_phone"
-		" ELSE (SELECT sent_phone FROM old) END,"
-		" sent_email = CASE WHEN (SELECT in_doubt FROM old) IS NULL THEN sent_email"
-		" ELSE (SELECT sent_email FROM old) END"
-		" WHERE attachment_id = $1 AND row_key = $2 AND attempts = $4 AND NOT EXISTS (TABLE busy)"
-		" RETURNING changed, customer_id, in_doubt, sent_phone, sent_email, old_key",
-		4, {INT4OID, TEXTOID, TEXTOID, INT4OID}
-	},
-	[OUTBOX_MOVED] = {
-		"WITH moved AS MATERIALIZED (SELECT old_key FROM @.kapture_delivery WHERE attachment_id = $1 AND old_key = ANY ($2)"
-		" UNION ALL SELECT old_key FROM @.kapture_outbox WHERE attachment_id = $1 AND old_key = ANY ($2))"
-		" SELECT k IN (TABLE moved) FROM unnest($2) WITH ORDINALITY AS v(k, n) ORDER BY n",
+	[OUTBOX_WITH_KEYS] = {
+		"SELECT d.delivery_id, d.row_key FROM unnest($2) AS v(row_key), LATERAL"
+		" (SELECT delivery_id, row_key FROM @.kapture_delivery AS d"
+		" WHERE d.attachment_id = $1 AND d.row_key = v.row_key OFFSET 0) AS d",
 		2, {INT4OID, TEXTARRAYOID}
+	},
+	[OUTBOX_WITH_ANY_KEY] = {
+		"SELECT delivery_id, row_key FROM @.kapture_delivery WHERE attachment_id = $1 AND row_key IS NOT NULL",
+		1, {INT4OID}
+	},
+	[OUTBOX_LEAVE] = {
+		"UPDATE @.kapture_delivery AS d SET row_key = NULL, old_key = v.row_key,"
+		" state = CASE WHEN v.gone AND d.state <> 'sending' THEN 'retry' ELSE d.state END,"
+		" next_attempt = CASE WHEN v.gone AND d.state <> 'sending' THEN now() ELSE d.next_attempt END,"
+		" again = CASE WHEN NOT v.gone THEN d.again END"
+		" FROM unnest($2, $3, $4) AS v(delivery_id, row_key, gone)"
+		" WHERE d.attachment_id = $1 AND d.delivery_id = v.delivery_id"
+		" RETURNING d.delivery_id, d.ctid, NULL",
+		4, {INT4OID, INT8ARRAYOID, TEXTARRAYOID, BOOLARRAYOID}
+	},
+	[OUTBOX_EVICT] = {
+		"UPDATE @.kapture_delivery SET row_key = NULL, old_key = row_key,"
+		" state = CASE WHEN state <> 'sending' THEN 'retry' ELSE state END,"
+		" next_attempt = CASE WHEN state <> 'sending' THEN now() END, again = NULL"
+		" WHERE attachment_id = $1 AND row_key = ANY ($2)"
+		" RETURNING delivery_id, ctid, NULL",
+		2, {INT4OID, TEXTARRAYOID}
+	},
+	[OUTBOX_ARRIVE] = {
+		"UPDATE @.kapture_delivery AS d SET row_key = v.row_key, old_key = NULL"
+		" FROM unnest($2, $3) AS v(delivery_id, row_key)"
+		" WHERE d.attachment_id = $1 AND d.delivery_id = v.delivery_id"
+		" RETURNING d.delivery_id, d.ctid, d.row_key",
+		3, {INT4OID, INT8ARRAYOID, TEXTARRAYOID}
+	},
+	[OUTBOX_WAIT] = {
+		"INSERT INTO @.kapture_delivery AS d"
+		" (attachment_id, row_key, state, changed, captured_at, attempts, last_attempt, next_attempt)"
+		" SELECT $1, v.row_key, 'retry', v.changed, v.captured_at, 0, statement_timestamp(), now()"
+		" FROM unnest($2, $3, $4) AS v(row_key, changed, captured_at)"
+		" ON CONFLICT (attachment_id, row_key) DO UPDATE SET"
+		" again = CASE WHEN d.state = 'sending' THEN coalesce(d.again, 0) | EXCLUDED.changed END,"
+		" changed = CASE WHEN d.state = 'sending' THEN d.changed ELSE d.changed | EXCLUDED.changed END,"
+		" next_attempt = CASE WHEN d.state <> 'sending' THEN now() END,"
+		" state = CASE WHEN d.state = 'sending' THEN d.state ELSE 'retry' END",
+		4, {INT4OID, TEXTARRAYOID, INT8ARRAYOID, TIMESTAMPTZARRAYOID}
+	},
+	[OUTBOX_GONE] = {
+		"INSERT INTO @.kapture_history (attachment_id, row_key, attempts, action, captured_at, finished_at)"
+		" SELECT $1, v.row_key, 0, 'gone', v.captured_at, statement_timestamp()"
+		" FROM unnest($2, $3) AS v(row_key, captured_at)",
+		3, {INT4OID, TEXTARRAYOID, TIMESTAMPTZARRAYOID}
 	},
 	[OUTBOX_NEXT_DUE] = {
 		"SELECT next_attempt FROM @.kapture_delivery"
@@ -208,37 +280,37 @@ static const struct
 	[OUTBOX_FINISH] = {
 		"WITH gone AS (DELETE FROM @.kapture_delivery AS d"
 		" USING unnest($1, $2, $3, $4, $5, $6, $7, $8)"
-		" AS v(place, attachment_id, row_key, attempts, action, customer_id, http_status, message)"
-		" WHERE d.ctid = v.place AND d.attachment_id = v.attachment_id AND d.row_key = v.row_key"
+		" AS v(place, attachment_id, delivery_id, attempts, action, customer_id, http_status, message)"
+		" WHERE d.ctid = v.place AND d.attachment_id = v.attachment_id AND d.delivery_id = v.delivery_id"
 		" AND d.attempts = v.attempts AND d.again IS NULL"
-		" RETURNING v.*, d.captured_at),"
+		" RETURNING v.*, d.captured_at, coalesce(d.row_key, d.old_key) AS row_key),"
 		" history AS (INSERT INTO @.kapture_history"
 		" (attachment_id, row_key, attempts, action, customer_id, http_status, message, captured_at, finished_at)"
 		" SELECT attachment_id, row_key, attempts, action, customer_id, http_status, message, captured_at,"
 		" statement_timestamp() FROM gone WHERE $9)"
 		" SELECT count(*) FROM gone",
-		9, {TIDARRAYOID, INT4ARRAYOID, TEXTARRAYOID, INT4ARRAYOID, TEXTARRAYOID, INT8ARRAYOID, INT4ARRAYOID, TEXTARRAYOID, BOOLOID}
+		9, {TIDARRAYOID, INT4ARRAYOID, INT8ARRAYOID, INT4ARRAYOID, TEXTARRAYOID, INT8ARRAYOID, INT4ARRAYOID, TEXTARRAYOID, BOOLOID}
 	},
 	[OUTBOX_FINISH_REST] = {
 		"WITH v AS MATERIALIZED (SELECT * FROM unnest($1, $2, $3, $4, $5, $6, $7)"
-		" AS v(attachment_id, row_key, attempts, action, customer_id, http_status, message)),"
+		" AS v(attachment_id, delivery_id, attempts, action, customer_id, http_status, message)),"
 		" gone AS (DELETE FROM @.kapture_delivery AS d USING v"
-		" WHERE d.attachment_id = v.attachment_id AND d.row_key = v.row_key"
+		" WHERE d.attachment_id = v.attachment_id AND d.delivery_id = v.delivery_id"
 		" AND d.attempts = v.attempts AND d.again IS NULL"
-		" RETURNING v.*, d.captured_at),"
+		" RETURNING v.*, d.captured_at, coalesce(d.row_key, d.old_key) AS row_key),"
 		" again AS (UPDATE @.kapture_delivery AS d"
 		" SET state = 'retry', next_attempt = now(), changed = d.again, again = NULL,"
 		" failures = 0, in_doubt = NULL, searches = 0, customer_id = NULL,"
 		" api = NULL, request = NULL, http_status = NULL, last_error = NULL FROM v"
-		" WHERE d.attachment_id = v.attachment_id AND d.row_key = v.row_key"
+		" WHERE d.attachment_id = v.attachment_id AND d.delivery_id = v.delivery_id"
 		" AND d.attempts = v.attempts AND d.again IS NOT NULL"
-		" RETURNING v.*, d.captured_at),"
+		" RETURNING v.*, d.captured_at, coalesce(d.row_key, d.old_key) AS row_key),"
 		" history AS (INSERT INTO @.kapture_history"
 		" (attachment_id, row_key, attempts, action, customer_id, http_status, message, captured_at, finished_at)"
 		" SELECT attachment_id, row_key, attempts, action, customer_id, http_status, message, captured_at,"
 		" clock_timestamp() FROM (TABLE gone UNION ALL TABLE again) AS finished WHERE $8)"
 		" SELECT DISTINCT attachment_id FROM again",
-		8, {INT4ARRAYOID, TEXTARRAYOID, INT4ARRAYOID, TEXTARRAYOID, INT8ARRAYOID, INT4ARRAYOID, TEXTARRAYOID, BOOLOID}
+		8, {INT4ARRAYOID, INT8ARRAYOID, INT4ARRAYOID, TEXTARRAYOID, INT8ARRAYOID, INT4ARRAYOID, TEXTARRAYOID, BOOLOID}
 	},
 	[OUTBOX_FAIL] = {
 		"UPDATE @.kapture_delivery"
@@ -247,17 +319,17 @@ static const struct
 		" changed = CASE WHEN $13 THEN 0 ELSE changed END | coalesce(again, 0), again = NULL,"
 		" failures = failures + $5, in_doubt = $7, searches = 0, customer_id = $8,"
 		" api = $9, request = $10, http_status = $11, last_error = $12"
-		" WHERE attachment_id = $1 AND row_key = $2 AND attempts = $3 AND state = 'sending'"
+		" WHERE attachment_id = $1 AND delivery_id = $2 AND attempts = $3 AND state = 'sending'"
 		" RETURNING next_attempt",
-		13, {INT4OID, TEXTOID, INT4OID, TEXTOID, INT4OID, TIMESTAMPTZOID, TIMESTAMPTZOID, INT8OID,
+		13, {INT4OID, INT8OID, INT4OID, TEXTOID, INT4OID, TIMESTAMPTZOID, TIMESTAMPTZOID, INT8OID,
 		TEXTOID, TEXTOID, INT4OID, TEXTOID, BOOLOID}
 	},
 	[OUTBOX_RELEASE] = {
 		"UPDATE @.kapture_delivery"
 		" SET state = 'retry', next_attempt = $4, changed = changed | coalesce(again, 0), again = NULL,"
 		" in_doubt = $5, searches = $6"
-		" WHERE attachment_id = $1 AND row_key = $2 AND attempts = $3 AND state = 'sending'",
-		6, {INT4OID, TEXTOID, INT4OID, TIMESTAMPTZOID, TIMESTAMPTZOID, INT4OID}
+		" WHERE attachment_id = $1 AND delivery_id = $2 AND attempts = $3 AND state = 'sending'",
+		6, {INT4OID, INT8OID, INT4OID, TIMESTAMPTZOID, TIMESTAMPTZOID, INT4OID}
 	},
 };
 
@@ -307,17 +379,23 @@ outbox_plan(OutboxQuery query)
 	return outbox_plans[query];
 }
 
-/* Runs a statement. */
+/* Runs a statement: a query of what the transaction's snapshot shows, or one that sees all. */
 static void
-outbox_execute(OutboxQuery query, Datum *values, const char *nulls)
+outbox_run(OutboxQuery query, Datum *values, const char *nulls, bool snapshot)
 {
 	int			nestlevel = outbox_planner_settings();
 	int			rc;
 
-	rc = SPI_execute_plan(outbox_plan(query), values, nulls, false, 0);
+	rc = SPI_execute_plan(outbox_plan(query), values, nulls, snapshot, 0);
 	if (rc < 0)
 		elog(ERROR, "statement %d of the outbox failed: %s", query, SPI_result_code_string(rc));
 	AtEOXact_GUC(true, nestlevel);
+}
+
+static void
+outbox_execute(OutboxQuery query, Datum *values, const char *nulls)
+{
+	outbox_run(query, values, nulls, false);
 }
 
 static Datum
@@ -423,7 +501,7 @@ outbox_start_pass(KaptureScan *scan)
 	Datum	   *xids;
 	int			n;
 
-	outbox_execute(OUTBOX_SNAPSHOT, NULL, NULL);
+	outbox_run(OUTBOX_SNAPSHOT, NULL, NULL, true);
 	scan->next_xmax = U64FromFullTransactionId(DatumGetFullTransactionId(outbox_getattr(0, 1, &isnull)));
 	array = DatumGetArrayTypeP(outbox_getattr(0, 2, &isnull));
 	deconstruct_array(array, XID8OID, 8, FLOAT8PASSBYVAL, TYPALIGN_DOUBLE, &xids, NULL, &n);
@@ -475,8 +553,6 @@ typedef struct OutboxGroup
 	int64		changed;
 	TimestampTz captured_at;
 	const char *row_key;
-	const char *old_key;		/* or NULL */
-	bool		moved;			/* its row has another key now */
 } OutboxGroup;
 
 /* Finds a row's place in a list. */
@@ -486,11 +562,8 @@ typedef struct OutboxIndexEntry
 	int			position;
 } OutboxIndexEntry;
 
-/*
- * Adds a change to the groups, which are in order of their first change.
- * Returns the group.
- */
-static OutboxGroup *
+/* Adds a change to the groups, which are in order of their first change. */
+static void
 outbox_group(HTAB *index, OutboxGroup *groups, int *ngroups, const char *row_key,
 			 int64 changed, TimestampTz captured_at)
 {
@@ -501,32 +574,11 @@ outbox_group(HTAB *index, OutboxGroup *groups, int *ngroups, const char *row_key
 	{
 		entry->position = (*ngroups)++;
 		groups[entry->position].row_key = row_key;
-		groups[entry->position].old_key = NULL;
 		groups[entry->position].changed = 0;
 		groups[entry->position].captured_at = captured_at;
 	}
-	groups[entry->position].moved = false;
 	groups[entry->position].changed |= changed;
 	groups[entry->position].captured_at = Min(groups[entry->position].captured_at, captured_at);
-	return &groups[entry->position];
-}
-
-/*
- * A row got another key.  What still waits under the old one in this batch
- * moves along; what was claimed under it before is taken over later.
- */
-static void
-outbox_rekey(HTAB *index, OutboxGroup *groups, int *ngroups, OutboxGroup *group, const char *old_key)
-{
-	OutboxGroup *old = outbox_group(index, groups, ngroups, old_key, 0, group->captured_at);
-
-	group->changed |= old->changed;
-	group->old_key = old->old_key ? old->old_key : old_key;
-	if (strcmp(group->old_key, group->row_key) == 0)
-		group->old_key = NULL;	/* there and back */
-	old->changed = 0;
-	old->old_key = NULL;
-	old->moved = true;
 }
 
 static uint32
@@ -570,9 +622,15 @@ typedef struct OutboxEntry
 	int64		changed;
 	TimestampTz captured_at;
 	bool		taken;
+
+	/* of entries about keys */
+	char		op;
+	int32		command;
+	Datum		snapshot;		/* taken as the transaction committed; or 0 */
+	int64		rank;
 } OutboxEntry;
 
-/* Makes an entry of a row that OUTBOX_READ gave. */
+/* Makes an entry of a row that OUTBOX_READ or OUTBOX_READ_KEYS gave. */
 static OutboxEntry *
 outbox_make_entry(uint64 row)
 {
@@ -589,8 +647,15 @@ outbox_make_entry(uint64 row)
 	entry->old_key = isnull ? NULL : TextDatumGetCString(value);
 	entry->changed = DatumGetInt64(outbox_getattr(row, 6, &isnull));
 	entry->captured_at = DatumGetTimestampTz(outbox_getattr(row, 7, &isnull));
-	if (DatumGetBool(outbox_getattr(row, 8, &isnull)))
-		entry->changed |= KAPTURE_CHANGED_DELETED;
+	entry->op = DatumGetChar(outbox_getattr(row, 8, &isnull));
+	value = outbox_getattr(row, 10, &isnull);
+	entry->command = isnull ? entry->seq : DatumGetInt32(value);
+	value = outbox_getattr(row, 11, &isnull);
+	if (!isnull)
+	{
+		entry->snapshot = PointerGetDatum(PG_DETOAST_DATUM_COPY(value));
+		entry->rank = DatumGetInt64(outbox_getattr(row, 12, &isnull));
+	}
 
 	value = outbox_getattr(row, 9, &isnull);
 	if (!isnull)
@@ -604,9 +669,25 @@ outbox_make_entry(uint64 row)
 	return entry;
 }
 
-/* Reads entries of the current range until they have "limit" changes; returns them in order. */
+/* The parameters of a query of what is left of a range. */
+static void
+outbox_range_values(Datum *values, int32 attachment_id, const KaptureScan *scan, int range)
+{
+	bool		current = range == scan->range;
+	uint64		from = current ? scan->at_xact : scan->ranges[range * 2];
+
+	values[0] = Int32GetDatum(attachment_id);
+	values[1] = FullTransactionIdGetDatum(FullTransactionIdFromU64(from));
+	values[2] = Int32GetDatum(current ? scan->at_seq : 0);
+	values[3] = FullTransactionIdGetDatum(FullTransactionIdFromU64(scan->ranges[range * 2 + 1]));
+}
+
+/*
+ * Reads entries of the current range, as the transaction's snapshot shows them,
+ * until they have "limit" changes; returns them in order.
+ */
 static List *
-outbox_read(int32 attachment_id, KaptureScan *scan, int limit)
+outbox_read(OutboxQuery query, int32 attachment_id, KaptureScan *scan, int limit)
 {
 	Datum		values[4];
 	List	   *entries = NIL;
@@ -614,11 +695,11 @@ outbox_read(int32 attachment_id, KaptureScan *scan, int limit)
 	int			nestlevel = outbox_planner_settings();
 	Portal		portal;
 
-	values[0] = Int32GetDatum(attachment_id);
-	values[1] = FullTransactionIdGetDatum(FullTransactionIdFromU64(scan->at_xact));
-	values[2] = Int32GetDatum(scan->at_seq);
-	values[3] = FullTransactionIdGetDatum(FullTransactionIdFromU64(scan->ranges[scan->range * 2 + 1]));
-	portal = SPI_cursor_open(NULL, outbox_plan(OUTBOX_READ), values, NULL, false);
+	outbox_range_values(values, attachment_id, scan, scan->range);
+	/* what this transaction has removed itself is not to come again */
+	CommandCounterIncrement();
+	UpdateActiveSnapshotCommandId();
+	portal = SPI_cursor_open(NULL, outbox_plan(query), values, NULL, true);
 	while (nchanges < limit)
 	{
 		SPI_cursor_fetch(portal, true, Min(limit - nchanges, OUTBOX_READ_CHUNK));
@@ -693,12 +774,16 @@ outbox_split(OutboxEntry *entry, int nkeys)
 	outbox_mark_taken(list_make1(entry));
 }
 
-/* Removes the next changes of the current range and groups them by row; returns how many. */
+/*
+ * Removes the next changes of the current range and groups them by row, which
+ * is known by the key that it has after the events in "keys" (NULL: none);
+ * returns how many.
+ */
 static int
-outbox_take_range(int32 attachment_id, KaptureScan *scan, int limit,
+outbox_take_range(int32 attachment_id, KaptureScan *scan, int limit, KaptureKeys *keys,
 				  HTAB *index, OutboxGroup *groups, int *ngroups)
 {
-	List	   *entries = outbox_read(attachment_id, scan, limit);
+	List	   *entries = outbox_read(OUTBOX_READ, attachment_id, scan, limit);
 	int			nchanges = 0;
 	bool		split;
 	ListCell   *lc;
@@ -723,11 +808,12 @@ outbox_take_range(int32 attachment_id, KaptureScan *scan, int limit,
 
 		for (int i = 0; entry->taken && i < entry->nkeys; i++)
 		{
-			OutboxGroup *group = outbox_group(index, groups, ngroups, entry->keys[i],
-											  entry->changed, entry->captured_at);
+			const char *key = entry->keys[i];
 
-			if (entry->old_key)
-				outbox_rekey(index, groups, ngroups, group, entry->old_key);
+			if (keys)
+				key = kapture_keys_follow_change(keys, key, entry->xact, entry->seq);
+			if (key)
+				outbox_group(index, groups, ngroups, key, entry->changed, entry->captured_at);
 		}
 		scan->at_xact = entry->xact;
 		scan->at_seq = entry->seq;
@@ -769,13 +855,13 @@ kapture_outbox_take(int32 attachment_id, KaptureScan *scan, int limit,
 
 	*more = false;
 	SPI_connect();
-	groups = palloc(sizeof(OutboxGroup) * (2 * limit + 1));
+	groups = palloc(sizeof(OutboxGroup) * limit);
 	index = outbox_create_index(limit);
 	if (!scan->running)
 		outbox_start_pass(scan);
 	while (scan->range < scan->nranges)
 	{
-		int			taken = outbox_take_range(attachment_id, scan, limit, index, groups, &ngroups);
+		int			taken = outbox_take_range(attachment_id, scan, limit, NULL, index, groups, &ngroups);
 
 		if (taken >= limit)
 		{
@@ -793,14 +879,10 @@ kapture_outbox_take(int32 attachment_id, KaptureScan *scan, int limit,
 		KaptureDelivery *delivery;
 		MemoryContext old;
 
-		if (groups[i].moved)
-			continue;			/* what waits under the old key is taken over */
 		delivery = outbox_make_delivery(attachment_id, groups[i].row_key, parent);
 		old = MemoryContextSwitchTo(parent);
 		delivery->changed = groups[i].changed;
 		delivery->captured_at = groups[i].captured_at;
-		if (groups[i].old_key)
-			delivery->old_key = MemoryContextStrdup(delivery->context, groups[i].old_key);
 		*deliveries = lappend(*deliveries, delivery);
 		MemoryContextSwitchTo(old);
 	}
@@ -831,11 +913,13 @@ outbox_fill(KaptureDelivery *delivery, uint64 row)
 	delivery->customer_id = isnull ? 0 : DatumGetInt64(value);
 	value = outbox_getattr(row, 6, &isnull);
 	delivery->in_doubt = isnull ? 0 : DatumGetTimestampTz(value);
-	delivery->old_key = outbox_gettext(delivery, row, 8);
-	delivery->sent_phone = outbox_gettext(delivery, row, 9);
-	delivery->sent_email = outbox_gettext(delivery, row, 10);
-	delivery->searches = DatumGetInt32(outbox_getattr(row, 11, &isnull));
-	delivery->place = *(ItemPointer) DatumGetPointer(outbox_getattr(row, 12, &isnull));
+	delivery->sent_phone = outbox_gettext(delivery, row, 8);
+	delivery->sent_email = outbox_gettext(delivery, row, 9);
+	delivery->searches = DatumGetInt32(outbox_getattr(row, 10, &isnull));
+	delivery->place = *(ItemPointer) DatumGetPointer(outbox_getattr(row, 11, &isnull));
+	delivery->delivery_id = DatumGetInt64(outbox_getattr(row, 12, &isnull));
+	delivery->captured_at = DatumGetTimestampTz(outbox_getattr(row, 13, &isnull));
+	delivery->gone = DatumGetBool(outbox_getattr(row, 14, &isnull));
 }
 
 static Datum
@@ -904,6 +988,7 @@ outbox_enter(List *deliveries, Datum *values, TimestampTz doubt_until)
 
 		/* in order of the arrays, as INSERT returns what it is given */
 		d->place = *(ItemPointer) DatumGetPointer(outbox_getattr(i, 1, &isnull));
+		d->delivery_id = DatumGetInt64(outbox_getattr(i, 2, &isnull));
 		d->attempts = 1;
 		if (d->captured_at <= doubt_until)
 			d->in_doubt = GetCurrentTransactionStartTimestamp();
@@ -922,10 +1007,10 @@ List *
 kapture_outbox_claim(List *deliveries, TimestampTz doubt_until)
 {
 	int			n = list_length(deliveries);
-	Datum	   *cols[6];
-	bool	   *nulls[6];
-	static const Oid types[6] = {TEXTOID, INT8OID, TIMESTAMPTZOID, TEXTOID, TEXTOID, TEXTOID};
-	Datum		values[8];
+	Datum	   *cols[5];
+	bool	   *nulls[5];
+	static const Oid types[5] = {TEXTOID, INT8OID, TIMESTAMPTZOID, TEXTOID, TEXTOID};
+	Datum		values[7];
 	MemoryContext parent = CurrentMemoryContext;
 	int			i = 0;
 	bool		isnull;
@@ -934,7 +1019,7 @@ kapture_outbox_claim(List *deliveries, TimestampTz doubt_until)
 	if (n == 0)
 		return NIL;
 	SPI_connect();
-	for (int c = 0; c < 6; c++)
+	for (int c = 0; c < lengthof(types); c++)
 	{
 		cols[c] = palloc0(sizeof(Datum) * n);
 		nulls[c] = palloc0(sizeof(bool) * n);
@@ -946,15 +1031,14 @@ kapture_outbox_claim(List *deliveries, TimestampTz doubt_until)
 		cols[0][i] = CStringGetTextDatum(d->row_key);
 		cols[1][i] = Int64GetDatum(d->changed);
 		cols[2][i] = TimestampTzGetDatum(d->captured_at);
-		cols[3][i] = outbox_text(d->old_key, &nulls[3][i]);
-		cols[4][i] = outbox_text(d->sent_phone, &nulls[4][i]);
-		cols[5][i] = outbox_text(d->sent_email, &nulls[5][i]);
+		cols[3][i] = outbox_text(d->sent_phone, &nulls[3][i]);
+		cols[4][i] = outbox_text(d->sent_email, &nulls[4][i]);
 		i++;
 	}
 	values[0] = Int32GetDatum(((KaptureDelivery *) linitial(deliveries))->attachment_id);
-	for (int c = 0; c < 6; c++)
+	for (int c = 0; c < lengthof(types); c++)
 		values[c + 1] = outbox_array(cols[c], nulls[c], n, types[c]);
-	values[7] = TimestampTzGetDatum(doubt_until);
+	values[6] = TimestampTzGetDatum(doubt_until);
 
 	/* nobody but us adds entries, so what is not there now will not be */
 	outbox_execute(OUTBOX_KNOWN, values, NULL);
@@ -1024,93 +1108,396 @@ kapture_outbox_note_adds(List *deliveries)
 	{
 		KaptureDelivery *d = lfirst(lc);
 
-		cols[0][i] = CStringGetTextDatum(d->row_key);
+		cols[0][i] = Int64GetDatum(d->delivery_id);
 		cols[1][i] = outbox_text(d->sent_phone, &nulls[1][i]);
 		cols[2][i] = outbox_text(d->sent_email, &nulls[2][i]);
 		i++;
 	}
 	values[0] = Int32GetDatum(((KaptureDelivery *) linitial(deliveries))->attachment_id);
 	for (int c = 0; c < 3; c++)
-		values[c + 1] = outbox_array(cols[c], nulls[c], n, TEXTOID);
+		values[c + 1] = outbox_array(cols[c], nulls[c], n, c == 0 ? INT8OID : TEXTOID);
 	outbox_execute(OUTBOX_NOTE_ADDS, values, NULL);
 	SPI_finish();
 }
 
-/* Takes over what waits under the delivery's former key; see below. */
-static bool
-outbox_take_over(KaptureDelivery *delivery)
+/* ------------------------------------------------------------------------
+ * Following keys
+ * ------------------------------------------------------------------------
+ */
+
+/* What is to happen to deliveries whose rows have got another key. */
+typedef struct OutboxMove
 {
-	Datum		values[4];
-	Datum		value;
-	bool		isnull;
+	int64		delivery_id;
+	const char *key;			/* of the row at last, */
+	const char *new_key;		/* and now; NULL: it has been deleted */
+} OutboxMove;
 
-	values[0] = Int32GetDatum(delivery->attachment_id);
-	values[1] = CStringGetTextDatum(delivery->row_key);
-	values[2] = CStringGetTextDatum(delivery->old_key);
-	values[3] = Int32GetDatum(delivery->attempts);
-	outbox_execute(OUTBOX_TAKE_OVER, values, NULL);
-	if (SPI_processed == 0)
-		return false;
+/* Is nothing but deletions left of a pass? */
+static bool
+outbox_only_deletions(int32 attachment_id, const KaptureScan *scan)
+{
+	for (int range = scan->range; range < scan->nranges; range++)
+	{
+		Datum		values[4];
+		bool		isnull;
 
-	delivery->changed = DatumGetInt64(outbox_getattr(0, 1, &isnull));
-	value = outbox_getattr(0, 2, &isnull);
-	delivery->customer_id = isnull ? 0 : DatumGetInt64(value);
-	value = outbox_getattr(0, 3, &isnull);
-	delivery->in_doubt = isnull ? 0 : DatumGetTimestampTz(value);
-	delivery->sent_phone = outbox_gettext(delivery, 0, 4);
-	delivery->sent_email = outbox_gettext(delivery, 0, 5);
-	delivery->searches = 0;
-	delivery->old_key = outbox_gettext(delivery, 0, 6);
+		outbox_range_values(values, attachment_id, scan, range);
+		outbox_run(OUTBOX_REKEYS, values, NULL, true);
+		if (DatumGetBool(outbox_getattr(0, 1, &isnull)))
+			return false;
+	}
 	return true;
 }
 
 /*
- * A delivery whose row had another key before, or several: takes over what
- * waits under them, an id received or a doubt above all.  Returns false if a
- * request is still under way there.
+ * Takes entries about keys that are new out of the outbox, and their events in:
+ * all of them, since their order is not that of the outbox.  The order of mere
+ * deletions does not matter, so many are taken bit by bit.  Returns NULL if none
+ * are left.
  */
-bool
-kapture_outbox_take_over(KaptureDelivery *delivery)
+static KaptureKeys *
+outbox_read_keys(int32 attachment_id, KaptureScan *scan)
 {
-	bool		free = true;
+	KaptureKeys *keys = NULL;
+	bool		only_deletions = true;
+	List	   *entries;
+	ListCell   *lc;
 
-	SPI_connect();
-	while (free && delivery->old_key)
-		free = outbox_take_over(delivery);
-	SPI_finish();
-	return free;
+	while (scan->range < scan->nranges)
+	{
+		if (only_deletions && keys && kapture_keys_count(keys) >= OUTBOX_MAX_DELETIONS)
+		{
+			only_deletions = kapture_keys_only(keys, KAPTURE_NOTE_DELETED) && outbox_only_deletions(attachment_id, scan);
+			if (only_deletions)
+				break;
+		}
+		entries = outbox_read(OUTBOX_READ_KEYS, attachment_id, scan, OUTBOX_CHUNK);
+		if (entries == NIL)
+			outbox_enter_range(scan, scan->range + 1);
+		else if (keys == NULL)
+			keys = kapture_keys_create();
+		outbox_remove(entries);
+		foreach(lc, entries)
+		{
+			OutboxEntry *entry = lfirst(lc);
+			KaptureKeyEvent event = {
+				.op = entry->op,.xact = entry->xact,.command = abs(entry->command),.own = entry->command < 0,
+				.seq = entry->seq,
+				.new_key = entry->op == KAPTURE_NOTE_REKEYED ? entry->keys[0] : NULL,
+				.changed = entry->changed,.captured_at = entry->captured_at
+			};
+
+			for (int i = 0; entry->op != KAPTURE_NOTE_END && i < entry->nkeys; i++)
+			{
+				event.key = entry->old_key ? entry->old_key : entry->keys[i];
+				kapture_keys_add(keys, &event);
+			}
+			if (entry->snapshot != (Datum) 0)
+				kapture_keys_add_end(keys, entry->xact, entry->rank, entry->snapshot);
+			scan->at_xact = entry->xact;
+			scan->at_seq = entry->seq;
+		}
+	}
+	if (keys)
+		kapture_keys_arrange(keys);
+	return keys;
+}
+
+/* Adds a delivery, which had this key, to those whose rows have another one, or none. */
+static List *
+outbox_add_move(List *moves, KaptureKeys *keys, HTAB *arrived, int64 delivery_id, const char *key)
+{
+	KaptureKeyEvent *last;
+	const char *new_key = kapture_keys_follow(keys, key, &last);
+	bool		found = false;
+	OutboxMove *move;
+
+	if (last == NULL)
+		return moves;
+	last->met = true;
+	if (new_key && strcmp(new_key, key) == 0)
+		return moves;			/* there and back */
+
+	/* two rows cannot have one key: the end of one of them was not captured */
+	if (new_key)
+		(void) hash_search(arrived, &new_key, HASH_ENTER, &found);
+	move = palloc(sizeof(OutboxMove));
+	move->delivery_id = delivery_id;
+	move->key = last->op == KAPTURE_NOTE_DELETED ? last->key : key;
+	move->new_key = found ? NULL : new_key;
+	return lappend(moves, move);
+}
+
+/* Does so for what the last statement has found. */
+static List *
+outbox_add_moves(List *moves, KaptureKeys *keys, HTAB *arrived)
+{
+	for (uint64 row = 0; row < SPI_processed; row++)
+	{
+		bool		isnull;
+		int64		delivery_id = DatumGetInt64(outbox_getattr(row, 1, &isnull));
+
+		moves = outbox_add_move(moves, keys, arrived, delivery_id,
+								TextDatumGetCString(outbox_getattr(row, 2, &isnull)));
+	}
+	SPI_freetuptable(SPI_tuptable);
+	return moves;
+}
+
+/* Finds the deliveries whose rows have got another key, or none. */
+static List *
+outbox_find_moves(int32 attachment_id, KaptureKeys *keys)
+{
+	List	   *moves = NIL;
+	Datum		values[2] = {Int32GetDatum(attachment_id)};
+	Datum	   *elems = palloc(sizeof(Datum) * OUTBOX_CHUNK);
+	HTAB	   *asked = outbox_create_index(OUTBOX_CHUNK);
+	HTAB	   *arrived = outbox_create_index(OUTBOX_CHUNK);
+	int			n = 0;
+
+	if (kapture_keys_any(keys, KAPTURE_NOTE_TRUNCATED))
+	{
+		outbox_execute(OUTBOX_WITH_ANY_KEY, values, NULL);
+		return outbox_add_moves(moves, keys, arrived);
+	}
+	for (int i = 0; i < kapture_keys_count(keys); i++)
+	{
+		KaptureKeyEvent *event = kapture_keys_event(keys, i);
+		bool		found = false;
+
+		if (event->op == KAPTURE_NOTE_DELETED || event->op == KAPTURE_NOTE_REKEYED)
+			(void) hash_search(asked, &event->key, HASH_ENTER, &found);
+		else
+			found = true;
+		if (!found)
+			elems[n++] = CStringGetTextDatum(event->key);
+		if (n == 0 || (n < OUTBOX_CHUNK && i < kapture_keys_count(keys) - 1))
+			continue;
+		values[1] = outbox_array(elems, NULL, n, TEXTOID);
+		outbox_execute(OUTBOX_WITH_KEYS, values, NULL);
+		moves = outbox_add_moves(moves, keys, arrived);
+		n = 0;
+	}
+	return moves;
+}
+
+/* Appends what the last statement has done to deliveries to *moved. */
+static void
+outbox_note_moved(List **moved, MemoryContext context)
+{
+	MemoryContext old = MemoryContextSwitchTo(context);
+
+	for (uint64 row = 0; row < SPI_processed; row++)
+	{
+		KaptureMoved *m = palloc(sizeof(KaptureMoved));
+		bool		isnull;
+		Datum		key;
+
+		m->delivery_id = DatumGetInt64(outbox_getattr(row, 1, &isnull));
+		m->place = *(ItemPointer) DatumGetPointer(outbox_getattr(row, 2, &isnull));
+		key = outbox_getattr(row, 3, &isnull);
+		m->row_key = isnull ? NULL : TextDatumGetCString(key);
+		*moved = lappend(*moved, m);
+	}
+	MemoryContextSwitchTo(old);
+	kapture_vacuum_note(KAPTURE_TABLE_DELIVERY, SPI_processed);
 }
 
 /*
- * Finds out which of the deliveries of one table, whose rows are not there, have
- * rows that got another key under which they are not taken over yet.  All at
- * once, since it reads what waits from end to end.
+ * Gives deliveries their rows' present keys.  They may be each other's, so all
+ * keys are given up before any is taken.  A delivery that is not among them and
+ * has one of the new keys is that of a row whose end was not captured.
  */
-void
-kapture_outbox_find_moved(List *deliveries)
+static void
+outbox_move(int32 attachment_id, List *moves, List **moved, MemoryContext context)
 {
-	int			n = list_length(deliveries);
-	Datum	   *keys;
-	Datum		values[2];
-	ListCell   *lc;
+	int			nmoves = list_length(moves);
+	Datum	   *cols[5];		/* of all: id, last key, is it gone; of those that are not: id, key */
+	Datum		values[4] = {Int32GetDatum(attachment_id)};
+	int			n = 0;
 
+	if (nmoves == 0)
+		return;
+	for (int c = 0; c < lengthof(cols); c++)
+		cols[c] = palloc(sizeof(Datum) * nmoves);
+	for (int i = 0; i < nmoves; i++)
+	{
+		OutboxMove *move = list_nth(moves, i);
+
+		cols[0][i] = Int64GetDatum(move->delivery_id);
+		cols[1][i] = CStringGetTextDatum(move->key);
+		cols[2][i] = BoolGetDatum(move->new_key == NULL);
+		if (move->new_key == NULL)
+			continue;
+		cols[3][n] = Int64GetDatum(move->delivery_id);
+		cols[4][n++] = CStringGetTextDatum(move->new_key);
+	}
+	values[1] = outbox_array(cols[0], NULL, nmoves, INT8OID);
+	values[2] = outbox_array(cols[1], NULL, nmoves, TEXTOID);
+	values[3] = outbox_array(cols[2], NULL, nmoves, BOOLOID);
+	outbox_execute(OUTBOX_LEAVE, values, NULL);
+	outbox_note_moved(moved, context);
 	if (n == 0)
 		return;
-	SPI_connect();
-	keys = palloc(sizeof(Datum) * n);
-	foreach(lc, deliveries)
-		keys[foreach_current_index(lc)] = CStringGetTextDatum(((KaptureDelivery *) lfirst(lc))->row_key);
-	values[0] = Int32GetDatum(((KaptureDelivery *) linitial(deliveries))->attachment_id);
-	values[1] = outbox_array(keys, NULL, n, TEXTOID);
-	outbox_execute(OUTBOX_MOVED, values, NULL);
-	foreach(lc, deliveries)
-	{
-		bool		isnull;
+	values[1] = outbox_array(cols[4], NULL, n, TEXTOID);
+	outbox_execute(OUTBOX_EVICT, values, NULL);
+	outbox_note_moved(moved, context);
+	values[1] = outbox_array(cols[3], NULL, n, INT8OID);
+	values[2] = outbox_array(cols[4], NULL, n, TEXTOID);
+	outbox_execute(OUTBOX_ARRIVE, values, NULL);
+	outbox_note_moved(moved, context);
+}
 
-		((KaptureDelivery *) lfirst(lc))->moved =
-			DatumGetBool(outbox_getattr(foreach_current_index(lc), 1, &isnull));
+/* Enters changes that are to be claimed later, together with what is there already. */
+static void
+outbox_wait(int32 attachment_id, const OutboxGroup *groups, int ngroups)
+{
+	Datum	   *cols[3];
+	Datum		values[4] = {Int32GetDatum(attachment_id)};
+
+	for (int first = 0; first < ngroups; first += OUTBOX_CHUNK)
+	{
+		int			n = Min(ngroups - first, OUTBOX_CHUNK);
+
+		for (int c = 0; c < lengthof(cols); c++)
+			cols[c] = palloc(sizeof(Datum) * n);
+		for (int i = 0; i < n; i++)
+		{
+			cols[0][i] = CStringGetTextDatum(groups[first + i].row_key);
+			cols[1][i] = Int64GetDatum(groups[first + i].changed);
+			cols[2][i] = TimestampTzGetDatum(groups[first + i].captured_at);
+		}
+		values[1] = outbox_array(cols[0], NULL, n, TEXTOID);
+		values[2] = outbox_array(cols[1], NULL, n, INT8OID);
+		values[3] = outbox_array(cols[2], NULL, n, TIMESTAMPTZOID);
+		outbox_execute(OUTBOX_WAIT, values, NULL);
 	}
+}
+
+/* Enters the changes that came with events.  Returns whether there were any. */
+static bool
+outbox_wait_events(int32 attachment_id, KaptureKeys *keys)
+{
+	int			n = kapture_keys_count(keys);
+	OutboxGroup *groups = MemoryContextAllocHuge(CurrentMemoryContext, sizeof(OutboxGroup) * Max(n, 1));
+	HTAB	   *index = outbox_create_index(OUTBOX_CHUNK);
+	int			ngroups = 0;
+
+	for (int i = 0; i < n; i++)
+	{
+		KaptureKeyEvent *event = kapture_keys_event(keys, i);
+		const char *key;
+
+		if (event->op != KAPTURE_NOTE_REKEYED && event->op != KAPTURE_NOTE_PLACED)
+			continue;
+		key = kapture_keys_follow_event(keys, event);
+		if (key)
+			outbox_group(index, groups, &ngroups, key, event->changed, event->captured_at);
+	}
+	outbox_wait(attachment_id, groups, ngroups);
+	return ngroups > 0;
+}
+
+/*
+ * Enters all other changes that are committed: they name keys as they were
+ * before the events, after them or in between, which will not be known later.
+ */
+static bool
+outbox_wait_changes(int32 attachment_id, KaptureScan *scan, KaptureKeys *keys)
+{
+	bool		any = false;
+
+	while (scan->range < scan->nranges)
+	{
+		OutboxGroup *groups;
+		int			ngroups = 0;
+		int			taken;
+
+		/* SPI's memory is what each round takes */
+		SPI_connect();
+		groups = palloc(sizeof(OutboxGroup) * OUTBOX_CHUNK);
+		taken = outbox_take_range(attachment_id, scan, OUTBOX_CHUNK, keys,
+								  outbox_create_index(OUTBOX_CHUNK), groups, &ngroups);
+		outbox_wait(attachment_id, groups, ngroups);
+		any |= ngroups > 0;
+		SPI_finish();
+		if (taken < OUTBOX_CHUNK)
+			outbox_enter_range(scan, scan->range + 1);
+	}
+	outbox_end_pass(scan);
+	return any;
+}
+
+/* Records rows that were deleted, and of which nothing was being sent. */
+static void
+outbox_note_gone(int32 attachment_id, KaptureKeys *keys)
+{
+	Datum	   *cols[2];
+	Datum		values[3] = {Int32GetDatum(attachment_id)};
+	int			n = 0;
+
+	if (kapture_history_retention == 0)
+		return;
+	for (int c = 0; c < lengthof(cols); c++)
+		cols[c] = palloc(sizeof(Datum) * OUTBOX_CHUNK);
+	for (int i = 0; i < kapture_keys_count(keys); i++)
+	{
+		KaptureKeyEvent *event = kapture_keys_event(keys, i);
+
+		if (event->op == KAPTURE_NOTE_DELETED && !event->kept && !event->met)
+		{
+			cols[0][n] = CStringGetTextDatum(event->key);
+			cols[1][n++] = TimestampTzGetDatum(event->captured_at);
+		}
+		if (n == 0 || (n < OUTBOX_CHUNK && i < kapture_keys_count(keys) - 1))
+			continue;
+		values[1] = outbox_array(cols[0], NULL, n, TEXTOID);
+		values[2] = outbox_array(cols[1], NULL, n, TIMESTAMPTZOID);
+		outbox_execute(OUTBOX_GONE, values, NULL);
+		n = 0;
+	}
+}
+
+/*
+ * Follows the changes of keys and the deletions in an attached table that the
+ * transaction's snapshot shows: afterwards, each delivery has the key that its
+ * row has in this snapshot.  "keys_scan" is how far such entries have been read,
+ * "scan" how far the others have.  Returns what became of deliveries, a list of
+ * KaptureMoved in the current memory context; *waiting is set if changes are
+ * due that were not before.
+ */
+List *
+kapture_outbox_follow(int32 attachment_id, KaptureScan *keys_scan, KaptureScan *scan, bool *waiting)
+{
+	MemoryContext context = CurrentMemoryContext;
+	KaptureKeys *keys;
+	List	   *moved = NIL;
+
+	SPI_connect();
+	outbox_start_pass(keys_scan);
+	while ((keys = outbox_read_keys(attachment_id, keys_scan)) != NULL)
+	{
+		outbox_move(attachment_id, outbox_find_moves(attachment_id, keys), &moved, context);
+		*waiting |= moved != NIL;
+		if (kapture_keys_any(keys, KAPTURE_NOTE_REKEYED))
+		{
+			/* a pass that is under way does not see all that this transaction does */
+			if (scan->running)
+				*waiting |= outbox_wait_changes(attachment_id, scan, keys);
+			outbox_start_pass(scan);
+			*waiting |= outbox_wait_changes(attachment_id, scan, keys);
+		}
+		*waiting |= outbox_wait_events(attachment_id, keys);
+		outbox_note_gone(attachment_id, keys);
+
+		/* what is in memory goes, before there is more */
+		SPI_finish();
+		SPI_connect();
+	}
+	outbox_end_pass(keys_scan);
 	SPI_finish();
+	return moved;
 }
 
 /*
@@ -1148,7 +1535,7 @@ kapture_outbox_finish(List *done)
 	int			n = list_length(done);
 	Datum	   *cols[8];
 	bool	   *nulls[8];
-	static const Oid types[8] = {TIDOID, INT4OID, TEXTOID, INT4OID, TEXTOID, INT8OID, INT4OID, TEXTOID};
+	static const Oid types[8] = {TIDOID, INT4OID, INT8OID, INT4OID, TEXTOID, INT8OID, INT4OID, TEXTOID};
 	Datum		values[9];
 	int			i = 0;
 	ListCell   *lc;
@@ -1169,7 +1556,7 @@ kapture_outbox_finish(List *done)
 
 		cols[0][i] = PointerGetDatum(&d->delivery->place);
 		cols[1][i] = Int32GetDatum(d->delivery->attachment_id);
-		cols[2][i] = CStringGetTextDatum(d->delivery->row_key);
+		cols[2][i] = Int64GetDatum(d->delivery->delivery_id);
 		cols[3][i] = Int32GetDatum(d->delivery->attempts);
 		cols[4][i] = CStringGetTextDatum(d->action);
 		cols[5][i] = Int64GetDatum(d->customer_id);
@@ -1217,7 +1604,7 @@ kapture_outbox_fail(KaptureFailed *failed)
 	TimestampTz next = DT_NOEND;
 
 	values[0] = Int32GetDatum(d->attachment_id);
-	values[1] = CStringGetTextDatum(d->row_key);
+	values[1] = Int64GetDatum(d->delivery_id);
 	values[2] = Int32GetDatum(d->attempts);
 	values[3] = CStringGetTextDatum(failed->park ? "parked" : "retry");
 	values[4] = Int32GetDatum(failed->counts ? 1 : 0);
@@ -1266,7 +1653,7 @@ kapture_outbox_release(KaptureDelivery *delivery, TimestampTz next_attempt)
 	char		nulls[7] = "      ";
 
 	values[0] = Int32GetDatum(delivery->attachment_id);
-	values[1] = CStringGetTextDatum(delivery->row_key);
+	values[1] = Int64GetDatum(delivery->delivery_id);
 	values[2] = Int32GetDatum(delivery->attempts);
 	values[3] = TimestampTzGetDatum(next_attempt);
 	values[4] = TimestampTzGetDatum(delivery->in_doubt);

@@ -16,12 +16,6 @@
 #include "table/row_io.h"
 
 /*
- * In a mask of changed columns: the row was deleted, so that if it is not
- * there, it has not just got another key.
- */
-#define KAPTURE_CHANGED_DELETED		PG_INT64_MIN
-
-/*
  * How far the outbox of one attachment has been read.  A pass takes up what
  * became visible between two snapshots; see outbox.c.
  */
@@ -49,23 +43,31 @@ typedef struct KaptureDelivery
 	dlist_node	node;			/* for the worker's queues */
 	MemoryContext context;		/* owns it all */
 	int32		attachment_id;
-	char	   *row_key;
-	ItemPointerData place;		/* of its entry when it was claimed */
+	int64		delivery_id;
+	char	   *row_key;		/* the row's present one */
+	bool		gone;			/* the row is no more; row_key was its last one */
+	ItemPointerData place;		/* of its entry when it was claimed, or moved */
 	int			attempts;		/* number of this attempt */
 	int			failures;
 	int64		changed;
 	int64		customer_id;	/* received, not in the table yet; or 0 */
 	TimestampTz in_doubt;		/* 0, or when a lost Add must be over */
 	TimestampTz captured_at;
-	char	   *old_key;		/* to be taken over first, or NULL */
 	char	   *sent_phone;		/* of the Add that is being sent or in doubt, */
 	char	   *sent_email;		/* NULL: none */
 	int			searches;		/* for a lost Add that found nothing so far */
 	bool		claimed;
-	bool		moved;			/* its row is not there, but waits under another key */
 	KaptureRow	row;
 	void	   *worker;			/* the worker's own */
 } KaptureDelivery;
+
+/* What became of a delivery's row. */
+typedef struct KaptureMoved
+{
+	int64		delivery_id;
+	ItemPointerData place;
+	char	   *row_key;		/* its new key; NULL: it was deleted */
+} KaptureMoved;
 
 /* How a delivery ended well. */
 typedef struct KaptureDone
@@ -103,8 +105,8 @@ extern List *kapture_outbox_claim(List *deliveries, TimestampTz doubt_until);
 extern void kapture_outbox_claim_due(int32 attachment_id, int limit, TimestampTz now,
 									 TimestampTz well_since, List **deliveries);
 extern void kapture_outbox_note_adds(List *deliveries);
-extern bool kapture_outbox_take_over(KaptureDelivery *delivery);
-extern void kapture_outbox_find_moved(List *deliveries);
+extern List *kapture_outbox_follow(int32 attachment_id, KaptureScan *keys_scan, KaptureScan *scan,
+								   bool *waiting);
 extern TimestampTz kapture_outbox_next_due(int32 attachment_id);
 extern List *kapture_outbox_finish(List *done);
 extern TimestampTz kapture_outbox_fail(KaptureFailed *failed);

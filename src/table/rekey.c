@@ -10,6 +10,7 @@
  */
 #include "postgres.h"
 
+#include "access/xact.h"
 #include "access/relation.h"
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
@@ -22,6 +23,7 @@
 
 #include "base/catalog.h"
 #include "base/owner_sql.h"
+#include "base/user_code.h"
 #include "table/attach.h"
 #include "table/capture_buffer.h"
 #include "table/rekey.h"
@@ -94,7 +96,7 @@ rekey_do_find(void *arg)
 		params[i] = PointerGetDatum(construct_md_array(elems + i * batch->nrows, nulls + i * batch->nrows, 1,
 													   &batch->nrows, lbs, TEXTOID, -1, false, TYPALIGN_INT));
 	}
-	if (SPI_execute_with_args(kapture_row_rekey_sql(batch->from, batch->to), nkeys, types, params, NULL, false, 0) != SPI_OK_SELECT)
+	if (kapture_user_code_execute(kapture_row_rekey_sql(batch->from, batch->to), nkeys, types, params, NULL, false) != SPI_OK_SELECT)
 		elog(ERROR, "could not look for rows by their former key");
 	for (uint64 i = 0; i < SPI_processed; i++)
 	{
@@ -113,14 +115,16 @@ rekey_do_find(void *arg)
 static void
 rekey_note(RekeyBatch *batch)
 {
+	CommandId	cid = GetCurrentCommandId(true);	/* of one command: all at once, not one after the other */
+
 	for (int r = 0; r < batch->nrows; r++)
 	{
 		char	   *old_key = TextDatumGetCString(batch->old_keys[r]);
 
 		if (batch->new_keys[r] == NULL)
-			kapture_notes_add(batch->to->id, 'd', batch->to->all_changed, old_key, NULL);
+			kapture_notes_add(batch->to->id, KAPTURE_NOTE_DELETED, batch->to->all_changed, old_key, NULL, cid, false);
 		else if (strcmp(batch->new_keys[r], old_key) != 0)
-			kapture_notes_add(batch->to->id, 'k', 0, batch->new_keys[r], old_key);
+			kapture_notes_add(batch->to->id, KAPTURE_NOTE_REKEYED, 0, batch->new_keys[r], old_key, cid, false);
 	}
 }
 

@@ -61,6 +61,7 @@ typedef struct RowBatch
 	KaptureAttachment *att;
 	const char *timezone;
 	List	   *rows;			/* of KaptureRow */
+	Snapshot	snapshot;		/* in which they have their keys; NULL: the latest */
 
 	/* for listing keys */
 	const char *after;
@@ -241,9 +242,9 @@ row_run(RowWork work, RowBatch *batch)
 
 /* Runs "work" on all rows at once if that goes well, else on each by itself. */
 static void
-row_run_each(RowWork work, KaptureAttachment *att, const char *timezone, List *rows)
+row_run_each(RowWork work, KaptureAttachment *att, const char *timezone, List *rows, Snapshot snapshot)
 {
-	RowBatch	batch = {.att = att, .timezone = timezone, .rows = rows};
+	RowBatch	batch = {.att = att, .timezone = timezone, .rows = rows, .snapshot = snapshot};
 	ErrorData  *error;
 	TimestampTz deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), ROW_TIME_TOGETHER);
 	char	   *endless = NULL;
@@ -408,7 +409,7 @@ row_execute(KaptureRowStatement statement, RowBatch *batch, int expected)
 	params[nkeys] = PointerGetDatum(construct_array(elems + nkeys * nrows, nrows, INT8OID,
 													8, FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
 
-	rc = kapture_user_code_execute_plan(plan, params, false);
+	rc = kapture_user_code_execute_plan(plan, params, batch->snapshot);
 	if (rc != expected)
 		elog(ERROR, "unexpected SPI result %d", rc);
 	row_check_unique(batch);
@@ -483,13 +484,14 @@ row_do_read(RowBatch *batch)
 
 /*
  * Fills in what the table holds for the rows (of KaptureRow).  "timezone" is
- * the zone in which times are written out.  Each row gets an outcome; no error
- * leaves here but those that end the transaction.
+ * the zone in which times are written out, "snapshot" the one that is read, and
+ * in which the rows have their keys; NULL: the latest.  Each row gets an outcome;
+ * no error leaves here but those that end the transaction.
  */
 void
-kapture_row_read(KaptureAttachment *att, const char *timezone, List *rows)
+kapture_row_read(KaptureAttachment *att, const char *timezone, List *rows, Snapshot snapshot)
 {
-	row_run_each(row_do_read, att, timezone, rows);
+	row_run_each(row_do_read, att, timezone, rows, snapshot);
 }
 
 static void
@@ -662,7 +664,7 @@ row_do_hold(RowBatch *batch)
 void
 kapture_row_hold(KaptureAttachment *att, const char *timezone, List *rows)
 {
-	row_run_each(row_do_hold, att, timezone, rows);
+	row_run_each(row_do_hold, att, timezone, rows, NULL);
 }
 
 /* Writes what can be written, having looked for locks first. */
@@ -749,16 +751,17 @@ row_do_write_simply(RowBatch *batch)
 /*
  * Writes new_id of the rows (of KaptureRow) into the id column where it is
  * still NULL.  Each row gets an outcome: DONE also where an id was there
- * already (see customer_id), LOCKED if a user holds the row.
+ * already (see customer_id), LOCKED if a user holds the row, or if it no longer
+ * has the key that it has in "snapshot".
  */
 void
-kapture_row_write_ids(KaptureAttachment *att, List *rows)
+kapture_row_write_ids(KaptureAttachment *att, List *rows, Snapshot snapshot)
 {
-	RowBatch	batch = {.att = att, .rows = rows};
+	RowBatch	batch = {.att = att, .rows = rows, .snapshot = snapshot};
 	ErrorData  *error = row_run(row_do_write_simply, &batch);
 
 	if (error == NULL)
 		return;
 	FreeErrorData(error);
-	row_run_each(row_do_write, att, NULL, rows);
+	row_run_each(row_do_write, att, NULL, rows, snapshot);
 }

@@ -8,6 +8,7 @@
 #include "postgres.h"
 
 #include "nodes/pg_list.h"
+#include "utils/snapshot.h"
 
 #include "base/catalog.h"
 
@@ -32,10 +33,10 @@ typedef struct KaptureRow
 	char	  **values;			/* of the mapped columns, NULL for NULL */
 } KaptureRow;
 
-extern void kapture_row_read(KaptureAttachment *att, const char *timezone, List *rows);
+extern void kapture_row_read(KaptureAttachment *att, const char *timezone, List *rows, Snapshot snapshot);
 extern List *kapture_row_keys_without_id(KaptureAttachment *att, const char *after, int limit);
 extern int64 kapture_row_count_without_id(KaptureAttachment *att);
-extern void kapture_row_write_ids(KaptureAttachment *att, List *rows);
+extern void kapture_row_write_ids(KaptureAttachment *att, List *rows, Snapshot snapshot);
 extern void kapture_row_hold(KaptureAttachment *att, const char *timezone, List *rows);
 extern ErrorData *kapture_row_run(KaptureAttachment *att, const char *timezone,
 								  void (*work) (void *arg), void *arg);

@@ -1,0 +1,473 @@
+/*
+ * keys.c
+ *		Which row has a key, after changes of keys and deletions.
+ *
+ * Rows exchange their keys: by "id = id + 1", by a swap, by a deletion and an
+ * insertion under the same key.  So what is known of a row under its key stays
+ * right only if these events are followed: transactions in the order of their
+ * commits, their commands one after the other, and the events of one command
+ * all at once, as a permutation of the keys before it.
+ *
+ * The order of commits comes from snapshots that transactions with such events
+ * take as they commit.  One that conflicts with another has waited for its end,
+ * so its snapshot shows it, and the number of transactions that a snapshot
+ * shows grows with time.  That tells, too, whether a change of a transaction
+ * without such events, which has no snapshot, came before or after.
+ *
+ * A constraint that is deferred lets two rows have one key for a while.  What
+ * tells them apart then is whether the transaction has written the row before.
+ *
+ * In memory only: what the queue makes of it is outbox.c's matter.
+ */
+#include "postgres.h"
+
+#include "common/hashfn.h"
+#include "fmgr.h"
+#include "utils/fmgrprotos.h"
+#include "utils/hsearch.h"
+#include "utils/memutils.h"
+#include "utils/xid8.h"
+
+#include "table/capture_buffer.h"
+#include "table/keys.h"
+
+/* A transaction with events. */
+typedef struct KeysTransaction
+{
+	uint64		xact;			/* hash key */
+	int64		rank;			/* transactions that had ended by its end */
+	Datum		snapshot;		/* pg_snapshot; 0: unknown */
+	int			place;			/* in the order of commits */
+} KeysTransaction;
+
+/* The events that rows with a key meet, in order. */
+typedef struct KeysChain
+{
+	const char *key;			/* hash key */
+	KaptureKeyEvent *first;
+	KaptureKeyEvent *last;
+	KaptureKeyEvent *arrivals;	/* events that give it to a row, in no order */
+} KeysChain;
+
+/* Has a transaction written a row before? */
+typedef enum KeysOwn
+{
+	KEYS_OTHERS,				/* it may have, but has not given it its key */
+	KEYS_OWN,
+	KEYS_UNKNOWN
+} KeysOwn;
+
+struct KaptureKeys
+{
+	MemoryContext context;
+	KaptureKeyEvent **events;
+	int			nevents;
+	int			maxevents;
+	HTAB	   *transactions;
+	KeysTransaction **order;	/* in the order of commits */
+	int			norder;
+	HTAB	   *chains;
+	List	   *truncations;	/* of KaptureKeyEvent, in order */
+
+	/* the transaction that was asked for last, and after which one it came */
+	uint64		asked_xact;
+	int			asked_place;
+};
+
+static uint32
+keys_hash(const void *key, Size keysize)
+{
+	const char *text = *(const char *const *) key;
+
+	return string_hash(text, strlen(text) + 1);
+}
+
+static int
+keys_match(const void *a, const void *b, Size keysize)
+{
+	return strcmp(*(const char *const *) a, *(const char *const *) b);
+}
+
+/*
+ * Returns an empty set of events, in the current memory context.
+ */
+KaptureKeys *
+kapture_keys_create(void)
+{
+	KaptureKeys *keys = palloc0(sizeof(KaptureKeys));
+	HASHCTL		ctl = {
+		.keysize = sizeof(char *),
+		.entrysize = sizeof(KeysChain),
+		.hash = keys_hash,
+		.match = keys_match,
+		.hcxt = CurrentMemoryContext
+	};
+	HASHCTL		xact_ctl = {
+		.keysize = sizeof(uint64),
+		.entrysize = sizeof(KeysTransaction),
+		.hcxt = CurrentMemoryContext
+	};
+
+	keys->context = CurrentMemoryContext;
+	keys->chains = hash_create("kapture_sync keys", 64, &ctl,
+							   HASH_ELEM | HASH_FUNCTION | HASH_COMPARE | HASH_CONTEXT);
+	keys->transactions = hash_create("kapture_sync transactions with keys", 16, &xact_ctl,
+									 HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+	keys->asked_xact = PG_UINT64_MAX;
+	return keys;
+}
+
+static KeysTransaction *
+keys_transaction(KaptureKeys *keys, uint64 xact)
+{
+	bool		found;
+	KeysTransaction *transaction = hash_search(keys->transactions, &xact, HASH_ENTER, &found);
+
+	if (!found)
+	{
+		/* one of an older version: as if transactions committed in the order of their ids */
+		transaction->rank = (int64) xact;
+		transaction->snapshot = (Datum) 0;
+		transaction->place = 0;
+	}
+	return transaction;
+}
+
+/*
+ * Adds an event, which is copied; its texts must live as long as the set does.
+ */
+void
+kapture_keys_add(KaptureKeys *keys, const KaptureKeyEvent *event)
+{
+	MemoryContext old = MemoryContextSwitchTo(keys->context);
+	KaptureKeyEvent *copy = palloc(sizeof(KaptureKeyEvent));
+
+	*copy = *event;
+	copy->kept = copy->met = false;
+	copy->next = NULL;
+	if (keys->nevents == keys->maxevents)
+	{
+		keys->maxevents = Max(64, keys->maxevents * 2);
+		if (keys->events == NULL)
+			keys->events = palloc(keys->maxevents * sizeof(KaptureKeyEvent *));
+		else
+			keys->events = repalloc_huge(keys->events, (Size) keys->maxevents * sizeof(KaptureKeyEvent *));
+	}
+	keys->events[keys->nevents++] = copy;
+	(void) keys_transaction(keys, event->xact);
+	MemoryContextSwitchTo(old);
+}
+
+/*
+ * Says when a transaction committed: how many had ended before ("rank"), and
+ * which (a pg_snapshot, which must live as long as the set does).
+ */
+void
+kapture_keys_add_end(KaptureKeys *keys, uint64 xact, int64 rank, Datum snapshot)
+{
+	KeysTransaction *transaction = keys_transaction(keys, xact);
+
+	transaction->rank = rank;
+	transaction->snapshot = snapshot;
+}
+
+static int
+keys_compare_transactions(const void *a, const void *b)
+{
+	const KeysTransaction *x = *(KeysTransaction *const *) a;
+	const KeysTransaction *y = *(KeysTransaction *const *) b;
+
+	if (x->rank != y->rank)
+		return x->rank < y->rank ? -1 : 1;
+	return x->xact < y->xact ? -1 : x->xact > y->xact;
+}
+
+static int
+keys_compare_events(const void *a, const void *b)
+{
+	const KaptureKeyEvent *x = *(KaptureKeyEvent *const *) a;
+	const KaptureKeyEvent *y = *(KaptureKeyEvent *const *) b;
+
+	if (x->place != y->place)
+		return x->place < y->place ? -1 : 1;
+	if (x->command != y->command)
+		return x->command < y->command ? -1 : 1;
+	return x->seq < y->seq ? -1 : x->seq > y->seq;
+}
+
+/* The chain of a key, which is made if there is none. */
+static KeysChain *
+keys_chain(KaptureKeys *keys, const char *key)
+{
+	bool		found;
+	KeysChain  *chain = hash_search(keys->chains, &key, HASH_ENTER, &found);
+
+	if (!found)
+		chain->first = chain->last = chain->arrivals = NULL;
+	return chain;
+}
+
+/* Finds the order in which the transactions committed. */
+static void
+keys_order_transactions(KaptureKeys *keys)
+{
+	HASH_SEQ_STATUS status;
+	KeysTransaction *transaction;
+
+	keys->order = palloc(sizeof(KeysTransaction *) * Max(hash_get_num_entries(keys->transactions), 1));
+	hash_seq_init(&status, keys->transactions);
+	while ((transaction = hash_seq_search(&status)) != NULL)
+		keys->order[keys->norder++] = transaction;
+	qsort(keys->order, keys->norder, sizeof(KeysTransaction *), keys_compare_transactions);
+	for (int i = 0; i < keys->norder; i++)
+		keys->order[i]->place = i;
+}
+
+/* A command that deletes a row and inserts one with its key has moved it. */
+static void
+keys_pair_placed(KaptureKeys *keys, const KaptureKeyEvent *placed)
+{
+	KeysChain  *chain = hash_search(keys->chains, &placed->key, HASH_FIND, NULL);
+
+	for (KaptureKeyEvent *event = chain ? chain->first : NULL; event; event = event->next)
+	{
+		if (event->op == KAPTURE_NOTE_DELETED && event->place == placed->place &&
+			event->command == placed->command)
+			event->kept = true;
+	}
+}
+
+/*
+ * Puts the events in order, once all are there.
+ */
+void
+kapture_keys_arrange(KaptureKeys *keys)
+{
+	MemoryContext old = MemoryContextSwitchTo(keys->context);
+
+	keys_order_transactions(keys);
+	for (int i = 0; i < keys->nevents; i++)
+		keys->events[i]->place = keys_transaction(keys, keys->events[i]->xact)->place;
+	if (keys->nevents > 1)
+		qsort(keys->events, keys->nevents, sizeof(KaptureKeyEvent *), keys_compare_events);
+
+	for (int i = 0; i < keys->nevents; i++)
+	{
+		KaptureKeyEvent *event = keys->events[i];
+
+		if (event->op == KAPTURE_NOTE_TRUNCATED)
+			keys->truncations = lappend(keys->truncations, event);
+		else if (event->op != KAPTURE_NOTE_PLACED)
+		{
+			KeysChain  *chain = keys_chain(keys, event->key);
+
+			if (chain->last)
+				chain->last->next = event;
+			else
+				chain->first = event;
+			chain->last = event;
+		}
+		if (event->new_key)
+		{
+			KeysChain  *chain = keys_chain(keys, event->new_key);
+
+			event->next_arrival = chain->arrivals;
+			chain->arrivals = event;
+		}
+	}
+	for (int i = 0; i < keys->nevents; i++)
+	{
+		if (keys->events[i]->op == KAPTURE_NOTE_PLACED)
+			keys_pair_placed(keys, keys->events[i]);
+	}
+	MemoryContextSwitchTo(old);
+}
+
+/*
+ * Tells whether there are events of a kind.
+ */
+bool
+kapture_keys_any(const KaptureKeys *keys, char op)
+{
+	for (int i = 0; i < keys->nevents; i++)
+	{
+		if (keys->events[i]->op == op)
+			return true;
+	}
+	return false;
+}
+
+/*
+ * Tells whether all events are of a kind.
+ */
+bool
+kapture_keys_only(const KaptureKeys *keys, char op)
+{
+	for (int i = 0; i < keys->nevents; i++)
+	{
+		if (keys->events[i]->op != op)
+			return false;
+	}
+	return true;
+}
+
+/*
+ * Returns the number of events.
+ */
+int
+kapture_keys_count(const KaptureKeys *keys)
+{
+	return keys->nevents;
+}
+
+/*
+ * Returns an event, by its number in the order of events.
+ */
+KaptureKeyEvent *
+kapture_keys_event(const KaptureKeys *keys, int i)
+{
+	return keys->events[i];
+}
+
+/* Does an event come after a command? */
+static bool
+keys_is_after(const KaptureKeyEvent *event, int place, int64 command)
+{
+	return event->place > place || (event->place == place && event->command > command);
+}
+
+/*
+ * Is an event after a command one of this row, and not of another one that has
+ * the same key for a while?  "own": the row has been written by the transaction
+ * at "place".
+ */
+static bool
+keys_meets(const KeysChain *chain, const KaptureKeyEvent *event, int place, int64 command, KeysOwn own)
+{
+	if (event->kept || !keys_is_after(event, place, command))
+		return false;
+	if (own == KEYS_UNKNOWN)
+		return true;
+	if (event->place == place && own == KEYS_OWN)
+		return event->own;
+	for (KaptureKeyEvent *arrival = event->own ? chain->arrivals : NULL; arrival; arrival = arrival->next_arrival)
+	{
+		if (arrival->place == event->place && arrival->command < event->command &&
+			keys_is_after(arrival, place, command))
+			return false;
+	}
+	return true;
+}
+
+/* The next event that a row with this key meets after a command. */
+static KaptureKeyEvent *
+keys_next(const KaptureKeys *keys, const char *key, int place, int64 command, KeysOwn own)
+{
+	KeysChain  *chain = hash_search(keys->chains, &key, HASH_FIND, NULL);
+	KaptureKeyEvent *event = chain ? chain->first : NULL;
+	ListCell   *lc;
+
+	while (event && !keys_meets(chain, event, place, command, own))
+		event = event->next;
+	foreach(lc, keys->truncations)
+	{
+		KaptureKeyEvent *truncation = lfirst(lc);
+
+		if (!keys_is_after(truncation, place, command))
+			continue;
+		return event == NULL || keys_is_after(event, truncation->place, truncation->command) ? truncation : event;
+	}
+	return event;
+}
+
+/* The key that the row which had "key" after a command has in the end; see below. */
+static const char *
+keys_follow(const KaptureKeys *keys, const char *key, int place, int64 command, KeysOwn own,
+			KaptureKeyEvent **last)
+{
+	KaptureKeyEvent *event;
+
+	*last = NULL;
+	while ((event = keys_next(keys, key, place, command, own)) != NULL)
+	{
+		*last = event;
+		if (event->new_key == NULL)
+			return NULL;
+		key = event->new_key;
+		place = event->place;
+		command = event->command;
+		own = KEYS_OWN;
+	}
+	return key;
+}
+
+/*
+ * Returns the key that the row which had "key" before all events has after
+ * them, NULL if it was deleted.  *last is the last event it met, or NULL.
+ */
+const char *
+kapture_keys_follow(KaptureKeys *keys, const char *key, KaptureKeyEvent **last)
+{
+	return keys_follow(keys, key, -1, 0, KEYS_OTHERS, last);
+}
+
+/*
+ * Likewise, for the row that was inserted, or got its key, by an event.
+ */
+const char *
+kapture_keys_follow_event(KaptureKeys *keys, const KaptureKeyEvent *event)
+{
+	KaptureKeyEvent *last;
+
+	return keys_follow(keys, event->new_key ? event->new_key : event->key, event->place, event->command,
+					   KEYS_OWN, &last);
+}
+
+/* Had a transaction ended when another one, which has events, did? */
+static bool
+keys_is_before(const KeysTransaction *transaction, uint64 xact)
+{
+	if (transaction->snapshot == (Datum) 0)
+		return xact < transaction->xact;
+	return DatumGetBool(DirectFunctionCall2(pg_visible_in_snapshot,
+											FullTransactionIdGetDatum(FullTransactionIdFromU64(xact)),
+											transaction->snapshot));
+}
+
+/* The place of the last transaction with events that ended before another one, or -1. */
+static int
+keys_place(KaptureKeys *keys, uint64 xact)
+{
+	int			low = 0;
+	int			high = keys->norder;
+
+	if (keys->asked_xact == xact)
+		return keys->asked_place;
+	while (low < high)
+	{
+		int			middle = (low + high) / 2;
+
+		if (keys_is_before(keys->order[middle], xact))
+			high = middle;
+		else
+			low = middle + 1;
+	}
+	keys->asked_xact = xact;
+	keys->asked_place = low - 1;
+	return low - 1;
+}
+
+/*
+ * Likewise, for the row that had "key" when a change was made, which is none of
+ * the events: the change "seq" of a transaction.
+ */
+const char *
+kapture_keys_follow_change(KaptureKeys *keys, const char *key, uint64 xact, int32 seq)
+{
+	KeysTransaction *own = hash_search(keys->transactions, &xact, HASH_FIND, NULL);
+	KaptureKeyEvent *last;
+
+	if (own)
+		return keys_follow(keys, key, own->place, seq, KEYS_UNKNOWN, &last);
+	return keys_follow(keys, key, keys_place(keys, xact), PG_INT64_MAX, KEYS_OTHERS, &last);
+}

@@ -1,0 +1,46 @@
+/*
+ * keys.h
+ *		Which row has a key, after changes of keys and deletions.
+ */
+#ifndef KAPTURE_KEYS_H
+#define KAPTURE_KEYS_H
+
+#include "postgres.h"
+
+#include "nodes/pg_list.h"
+#include "utils/timestamp.h"
+
+/* Something that happened to a row's key; see notes.h. */
+typedef struct KaptureKeyEvent
+{
+	char		op;
+	bool		own;			/* the row had been written by the transaction before */
+	bool		kept;			/* the deleted row came back in the same command */
+	bool		met;			/* a delivery's row was deleted by it */
+	uint64		xact;
+	int			place;			/* of the transaction, in the order of commits */
+	int32		command;
+	int32		seq;
+	const char *key;			/* the row's before, or of an inserted one, or "" */
+	const char *new_key;		/* NULL but for a change of key */
+	int64		changed;
+	TimestampTz captured_at;
+	struct KaptureKeyEvent *next;	/* that a row with this key meets, */
+	struct KaptureKeyEvent *next_arrival;	/* that gives a row the same new key */
+} KaptureKeyEvent;
+
+typedef struct KaptureKeys KaptureKeys;
+
+extern KaptureKeys *kapture_keys_create(void);
+extern void kapture_keys_add(KaptureKeys *keys, const KaptureKeyEvent *event);
+extern void kapture_keys_add_end(KaptureKeys *keys, uint64 xact, int64 rank, Datum snapshot);
+extern void kapture_keys_arrange(KaptureKeys *keys);
+extern bool kapture_keys_any(const KaptureKeys *keys, char op);
+extern bool kapture_keys_only(const KaptureKeys *keys, char op);
+extern int	kapture_keys_count(const KaptureKeys *keys);
+extern KaptureKeyEvent *kapture_keys_event(const KaptureKeys *keys, int i);
+extern const char *kapture_keys_follow(KaptureKeys *keys, const char *key, KaptureKeyEvent **last);
+extern const char *kapture_keys_follow_event(KaptureKeys *keys, const KaptureKeyEvent *event);
+extern const char *kapture_keys_follow_change(KaptureKeys *keys, const char *key, uint64 xact, int32 seq);
+
+#endif							/* KAPTURE_KEYS_H */

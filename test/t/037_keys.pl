@@ -1,0 +1,321 @@
+# A customer stays its row's, whatever becomes of the row's key while requests
+# are under way, late, lost or refused: shifts, swaps, permutations, deletions and
+# other rows under the same key, moves to another partition.
+#
+#	KAPTURE_KEYS_SEED		repeats the choices of an earlier run
+#	KAPTURE_KEYS_ROUNDS		how many rounds of changes (default 8)
+use strict;
+use warnings;
+
+use FindBin;
+use lib "$FindBin::RealBin/../perl";
+use IPC::Run ();
+use JSON::PP;
+use KaptureTest;
+use Test::More;
+
+my $seed = $ENV{KAPTURE_KEYS_SEED} || int(rand(2**31));
+my $rounds = $ENV{KAPTURE_KEYS_ROUNDS} || 8;
+note("KAPTURE_KEYS_SEED=$seed KAPTURE_KEYS_ROUNDS=$rounds");
+my $emulator = start_emulator();
+my $node = new_node('main');
+srand $seed;
+setup_sync($node, $emulator, options => "max_connections '8'");
+
+sub sql { return $node->safe_psql('postgres', $_[0]) }
+
+# Who was ever there is written down as it is, and who was deleted.
+sql(q(
+ALTER SERVER kapture OPTIONS (SET timeout '1s');
+CREATE SEQUENCE persons;
+CREATE TABLE born (name text);
+CREATE FUNCTION note_born() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN INSERT INTO born VALUES (NEW.customer_name); RETURN NULL; END $$;
+CREATE TABLE plain (id int PRIMARY KEY, customer_name text, phone text, city text);
+CREATE TABLE loose (id int PRIMARY KEY DEFERRABLE, customer_name text, phone text, city text);
+CREATE TABLE pair (a int, b int, customer_name text, phone text, city text, PRIMARY KEY (a, b));
+CREATE TABLE parted (id int, region text, customer_name text, phone text, city text, PRIMARY KEY (id, region)) PARTITION BY LIST (region);
+CREATE TABLE north PARTITION OF parted FOR VALUES IN ('n');
+CREATE TABLE south PARTITION OF parted FOR VALUES IN ('s', 't');
+SELECT kapture_attach('plain');
+SELECT kapture_attach('loose');
+SELECT kapture_attach('pair');
+SELECT kapture_attach('parted', on_duplicate => 'fail');
+));
+my @tables = qw(plain loose pair parted);
+sql("CREATE TRIGGER born AFTER INSERT ON $_ FOR EACH ROW EXECUTE FUNCTION note_born()") foreach @tables;
+
+# A new row: name, phone and city say who it is.
+sub person
+{
+	my ($table, $key) = @_;
+	return "INSERT INTO $table SELECT $key, 'row ' || n, '9' || lpad(n::text, 9, '0'), 'row ' || n FROM nextval('persons') n;";
+}
+
+sub settled
+{
+	wait_for(sub {
+		sql("SELECT kapture_retry('$_')") foreach @tables;
+		return sql("SELECT sum(pending + in_flight + retrying + parked) = 0 FROM kapture_status") eq 't';
+	}, 'everything to be sent');
+	return;
+}
+
+# What was sent for those who are not as they should be.
+sub explain_wrong
+{
+	my %names = map { /(row \d+)/ ? ($1 => 1) : () } @_;
+
+	diag("KAPTURE_KEYS_SEED=$seed");
+	foreach my $request (@{ emulator_get($emulator, 'log') })
+	{
+		my $line = encode_json($request);
+		diag($line) if grep { (my $digits = $_) =~ s/\D//g; $line =~ /\b$_\b|[89]0*$digits\b/ } keys %names;
+	}
+	diag(sql("SELECT * FROM kapture_history ORDER BY finished_at"));
+	return;
+}
+
+# Each row has its customer, with its values; nobody is there twice; and what
+# Kapture has of others was theirs.
+sub judge
+{
+	my ($name) = @_;
+	my (%local, %seen, @wrong);
+
+	emulator_faults($emulator);
+	settled();
+	foreach my $table (@tables)
+	{
+		foreach my $line (split /\n/, sql("SELECT row_to_json(t) FROM $table t"))
+		{
+			my $row = decode_json($line);
+			$row->{table} = $table;
+			$local{ $row->{customer_name} } = $row;
+		}
+	}
+	my %born = map { $_ => 1 } split /\n/, sql('SELECT name FROM born');
+	foreach my $customer (@{ emulator_get($emulator, 'customers') })
+	{
+		my $who = $customer->{customer_name};
+		my $row = $local{$who};
+		my ($n) = $who =~ /^row (\d+)$/ or die "who is $who?";
+
+		push @wrong, "$who is there twice" if $seen{$who}++;
+		push @wrong, "$who was never committed" unless $born{$who};
+		push @wrong, "$who has the phone $customer->{phone}" unless $customer->{phone} =~ /^[89]0*$n$/;
+		push @wrong, "$who has the city $customer->{city}" unless $customer->{city} =~ /^$who( |$)/;
+		next unless $row;
+		push @wrong, "$row->{table}: $who has id " . ($row->{kapture_customer_id} // 'none') . ", Kapture says $customer->{kapture_customer_id}"
+		  if ($row->{kapture_customer_id} // 0) != $customer->{kapture_customer_id};
+		foreach my $field (qw(phone city))
+		{
+			push @wrong, "$row->{table}: ${who}'s $field is $row->{$field}, Kapture has $customer->{$field}"
+			  if $row->{$field} ne $customer->{$field};
+		}
+	}
+	push @wrong, map { "$local{$_}{table}: $_ is missing" } grep { !$seen{$_} } sort keys %local;
+	is(join("\n", @wrong), '', $name) or explain_wrong(@wrong);
+	return;
+}
+
+sub id_of { return sql("SELECT kapture_customer_id FROM $_[0] WHERE customer_name = '$_[1]'") }
+
+sub customer { return (grep { $_->{customer_name} eq $_[0] } @{ emulator_get($emulator, 'customers') })[0] }
+
+# Adds are carried out, but not answered, until they are released.
+sub held
+{
+	my ($table, $n) = @_;
+	my $before = scalar @{ emulator_get($emulator, 'customers') };
+	hold_adds($node, $emulator);
+	return sub { wait_for(sub { @{ emulator_get($emulator, 'customers') } >= $before + $n }, 'the Adds to be carried out') };
+}
+
+# --- one after the other: what is in flight as something happens to the keys
+my @happens = (
+	[ 'a shift of neighbours', 'loose', "UPDATE loose SET id = id + 1, city = customer_name || ' Goa'" ],
+	[ 'a shift of neighbours from the last one on', 'plain', "UPDATE plain SET id = id + 1" ],
+	[ 'a shift there and back', 'loose', "UPDATE loose SET id = id + 1; UPDATE loose SET id = id - 1, city = customer_name || ' Goa'" ],
+	[ 'a rotation', 'loose', "UPDATE loose SET id = id % 3 + 1" ],
+	[ 'a swap over a third key', 'plain', "BEGIN; UPDATE plain SET id = -1 WHERE id = 1; UPDATE plain SET id = 1 WHERE id = 2; UPDATE plain SET id = 2 WHERE id = -1; COMMIT" ],
+	[ 'a swap in three transactions', 'plain', "UPDATE plain SET id = -1 WHERE id = 1; UPDATE plain SET id = 1 WHERE id = 2; UPDATE plain SET id = 2 WHERE id = -1" ],
+	[ 'a swap of half the key', 'pair', "BEGIN; UPDATE pair SET b = -1 WHERE b = 1; UPDATE pair SET b = 1 WHERE b = 2; UPDATE pair SET b = 2 WHERE b = -1; COMMIT" ],
+	[ 'a move to another partition', 'parted', "UPDATE parted SET region = 's', city = customer_name || ' south'" ],
+	[ 'a move by hand', 'parted', "WITH d AS (DELETE FROM parted WHERE id = 1 RETURNING *) INSERT INTO parted SELECT id, region, customer_name, phone, customer_name || ' again' FROM d" ]);
+my %keys = (plain => sub { $_[0] }, loose => sub { $_[0] }, pair => sub { "1, $_[0]" }, parted => sub { "$_[0], 'n'" });
+foreach my $case (@happens)
+{
+	my ($name, $table, $statement) = @$case;
+	foreach my $when ('held', 'paused')
+	{
+		my $added = $when eq 'held' ? held($table, 3) : sub { };
+		sql("SELECT kapture_pause('$table')") if $when eq 'paused';
+		# from the last one on, so that none is in the way of the one before it
+		sql(join ' ', map { person($table, $keys{$table}->($_)) } 3, 2, 1);
+		$added->();
+		sql($statement);
+		release_adds($node, $emulator) if $when eq 'held';
+		sql("SELECT kapture_resume('$table')") if $when eq 'paused';
+		judge("$name, Adds $when");
+		sql("TRUNCATE $table");
+	}
+}
+
+# --- another row under the same key
+foreach my $case (
+	[ 'deleted, and another one inserted', 'BEGIN; DELETE FROM plain WHERE id = 1; %s COMMIT' ],
+	[ 'deleted, and another one inserted later', 'DELETE FROM plain WHERE id = 1; %s' ],
+	[ 'truncated and loaded again', 'BEGIN; TRUNCATE plain; %s COMMIT' ],
+	[ 'moved away, and another one inserted', 'BEGIN; UPDATE plain SET id = 2 WHERE id = 1; %s COMMIT' ])
+{
+	my ($name, $statement) = @$case;
+	my $added = held('plain', 1);
+	sql(person('plain', 1));
+	$added->();
+	my $first = sql("SELECT customer_name FROM plain WHERE id = 1");
+	sql(sprintf $statement, person('plain', 1));
+	my $second = sql("SELECT customer_name FROM plain WHERE id = 1");
+	sql("UPDATE plain SET city = customer_name || ' Goa' WHERE id = 1");
+	release_adds($node, $emulator);
+	judge($name);
+	isnt($first, $second, 'it is another row');
+	is(id_of('plain', $second), customer($second)->{kapture_customer_id}, 'with its own customer');
+	is(customer($first)->{city}, $first, 'and nothing of it is with the one before');
+	next if $name =~ /away/;
+	is(sql("SELECT customer_id FROM kapture_history WHERE row_key = '1' AND action = 'gone' AND customer_id IS NOT NULL ORDER BY finished_at DESC LIMIT 1"),
+		customer($first)->{kapture_customer_id}, 'the history names the customer that is left');
+	sql('TRUNCATE plain');
+	settled();
+}
+sql('TRUNCATE plain');
+settled();
+
+# --- the answer is lost
+emulator_faults($emulator, { api => 'add', action => 'drop_after', count => 1 });
+sql(person('plain', 1));
+poll_ok($node, "SELECT count(*) = 1 FROM kapture_failures WHERE state = 'retry'", 'an Add is lost');
+my $lost = sql("SELECT customer_name FROM plain");
+sql('BEGIN; DELETE FROM plain; ' . person('plain', 1) . 'COMMIT');
+judge('another row has the key of one whose Add was lost');
+is(sql("SELECT customer_id FROM kapture_history WHERE action = 'gone' ORDER BY finished_at DESC LIMIT 1"),
+	customer($lost)->{kapture_customer_id}, 'whose customer was searched for');
+
+# --- parked rows
+emulator_faults($emulator, { api => 'add', action => 'status', code => 400, body => '{"message": "no", "status": "failed"}' });
+sql("TRUNCATE plain; " . join ' ', map { person('plain', $_) } 1, 2);
+poll_ok($node, "SELECT parked = 2 FROM kapture_status WHERE relation = 'plain'::regclass", 'two rows are parked');
+my @names = split /\n/, sql('SELECT customer_name FROM plain ORDER BY id');
+sql('BEGIN; UPDATE plain SET id = 3 WHERE id = 1; UPDATE plain SET id = 1 WHERE id = 2; UPDATE plain SET id = 2 WHERE id = 3; COMMIT');
+poll_ok($node, "SELECT count(*) = 2 FROM kapture_failures WHERE state = 'parked' AND attempts >= 2", 'and again, under new keys');
+is(sql("SELECT string_agg((request::json) ->> 'customer_name', ' ' ORDER BY row_key) FROM kapture_failures"), "$names[1] $names[0]", 'which they are shown with');
+is(sql("SELECT kapture_discard('plain', '1')"), '1', 'and can be called by');
+emulator_faults($emulator);
+is(sql("SELECT kapture_retry('plain', '2')"), '1', 'each by itself');
+poll_ok($node, "SELECT pending + in_flight + retrying + parked = 0 FROM kapture_status WHERE relation = 'plain'::regclass", 'what was not discarded is sent');
+is(customer($names[0])->{kapture_customer_id}, id_of('plain', $names[0]), 'the right one');
+is(customer($names[1]), undef, 'and no other');
+sql("UPDATE plain SET city = customer_name || ' Pune'");
+judge('both');
+
+# --- anything, by chance, in two sessions
+my @faults = (
+	{ action => 'drop_after' }, { action => 'truncate' }, { action => 'drop_before' }, { action => 'late', ms => 300 },
+	{ action => 'delay', ms => 100 }, { action => 'status', code => 500 },
+	{ api => 'add', action => 'status', code => 400, body => '{"message": "no", "status": "failed"}' });
+
+sub some { return 1 + int rand 6 }
+
+sub some_key
+{
+	my ($table) = @_;
+	return 'id = ' . some() if $table eq 'plain' || $table eq 'loose';
+	return 'a = ' . (1 + int rand 2) . ' AND b = ' . (1 + int rand 3) if $table eq 'pair';
+	return 'id = ' . (1 + int rand 3);
+}
+
+sub new_key
+{
+	my ($table) = @_;
+	return some() if $table eq 'plain' || $table eq 'loose';
+	return (1 + int rand 2) . ', ' . (1 + int rand 3) if $table eq 'pair';
+	return (1 + int rand 3) . ", '" . ('n', 's', 't')[ rand 3 ] . "'";
+}
+
+sub swap
+{
+	my ($table, $column) = @_;
+	my ($one, $other) = (1 + int rand 3, 1 + int rand 3);
+	return "UPDATE $table SET $column = -1 WHERE $column = $one; UPDATE $table SET $column = $one WHERE $column = $other;"
+	  . " UPDATE $table SET $column = $other WHERE $column = -1;";
+}
+
+my %special = (
+	plain => [
+		sub { swap('plain', 'id') }, sub { 'UPDATE plain SET id = ' . some() . ' WHERE id = ' . some() . ';' },
+		sub { 'UPDATE plain SET id = id + 100; UPDATE plain SET id = id - 99;' }, sub { 'UPDATE plain SET id = id + 1;' } ],
+	loose => [
+		sub { 'UPDATE loose SET id = id % 6 + 1;' }, sub { "UPDATE loose SET id = id % 6 + 1, city = customer_name || ' ' || random();" },
+		sub { 'UPDATE loose SET id = CASE id WHEN 1 THEN 3 WHEN 3 THEN 1 WHEN 2 THEN 5 ELSE 2 END WHERE id IN (1, 2, 3, 5);' },
+		sub { 'SET CONSTRAINTS ALL DEFERRED; UPDATE loose SET id = 2 WHERE id = 1; UPDATE loose SET id = 1 WHERE id = 2 AND ctid = (SELECT min(ctid) FROM loose WHERE id = 2);' },
+		sub { swap('loose', 'id') } ],
+	pair => [ sub { swap('pair', 'a') }, sub { swap('pair', 'b') }, sub { 'UPDATE pair SET a = b, b = a WHERE a <> b AND a + b = 3;' } ],
+	parted => [
+		map { my $region = $_; sub { "UPDATE parted SET region = '$region', city = customer_name || ' ' || random() WHERE " . some_key('parted') . ';' } } qw(n s t) ]);
+my @general = (
+	(sub { person($_[0], new_key($_[0])) }) x 4,
+	sub { "DELETE FROM $_[0] WHERE " . some_key($_[0]) . ';' },
+	sub { my $key = new_key($_[0]); my $where = some_key($_[0]); "DELETE FROM $_[0] WHERE $where; " . person($_[0], $key) },
+	(sub { "UPDATE $_[0] SET city = customer_name || ' ' || random() WHERE " . some_key($_[0]) . ';' }) x 2,
+	sub { "UPDATE $_[0] SET phone = translate(left(phone, 1), '89', '98') || substr(phone, 2) WHERE " . some_key($_[0]) . ';' },
+	sub { rand() < 0.2 ? "TRUNCATE $_[0]; " . person($_[0], new_key($_[0])) : '' });
+
+sub change
+{
+	my $table = $tables[ rand @tables ];
+	my @kinds = rand() < 0.5 ? @{ $special{$table} } : @general;
+	return $kinds[ rand @kinds ]->($table);
+}
+
+sub transaction
+{
+	return change() if rand() < 0.4;
+	my $script = 'BEGIN; ';
+	for (1 .. 1 + int rand 4)
+	{
+		my $change = change();
+		$change = "SAVEPOINT s; $change " . (rand() < 0.5 ? 'ROLLBACK TO s; ' : '') . 'RELEASE s;' if rand() < 0.3;
+		$script .= "$change ";
+		$script .= 'SELECT pg_sleep(' . (rand 0.05) . '); ' if rand() < 0.3;
+	}
+	return $script . (rand() < 0.15 ? 'ROLLBACK;' : 'COMMIT;');
+}
+
+# Errors, of keys that are taken and of deadlocks, are part of it.
+sub play
+{
+	my @sessions;
+	foreach my $n (1, 2)
+	{
+		my $script = join "\n", map { transaction() . (rand() < 0.3 ? ' SELECT pg_sleep(' . (rand 0.1) . ');' : '') } 1 .. 40;
+		my $out = '';
+		push @sessions, IPC::Run::start([ $node->installed_command('psql'), '-XAtq', '-d', $node->connstr('postgres'), '-f', '-' ], \$script, '>', \$out, '2>&1');
+	}
+	my $choice = rand;
+	my $table = $tables[ rand @tables ];
+	sql("SELECT pg_terminate_backend(kapture_worker_pid())") if $choice < 0.3;
+	sql("SELECT kapture_pause('$table')") if $choice > 0.7;
+	$_->finish foreach @sessions;
+	sql("SELECT kapture_resume('$table')") if $choice > 0.7;
+	return;
+}
+
+for my $round (1 .. $rounds)
+{
+	emulator_faults($emulator, map { { %{ $faults[ rand @faults ] }, probability => 0.2 } } 1 .. 2);
+	play();
+	judge("round $round") if $round % 4 == 0 || $round == $rounds;
+}
+cmp_ok(sql('SELECT count(*) FROM born'), '>', $rounds * 5, 'there were rows');
+
+$node->stop;
+done_testing();
