@@ -169,6 +169,7 @@ wayside_notice(Node *stmt)
 				kapture_shmem_wake_all_at_commit();
 			break;
 		case T_DropOwnedStmt:
+		case T_ReassignOwnedStmt:
 			kapture_shmem_wake_all_at_commit();
 			break;
 		case T_RenameStmt:

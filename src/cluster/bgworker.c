@@ -22,7 +22,8 @@
 /* When statistics are to be handed over that were too fresh for it, DT_NOEND: none are. */
 static TimestampTz process_stats_due = DT_NOEND;
 
-/* What track_counts is, while it is not heeded. */
+/* Does what the process does count?  And what track_counts is, while it does not. */
+static bool process_counts = false;
 static bool process_track_counts = true;
 
 /*
@@ -72,17 +73,21 @@ void
 kapture_process_exit(KaptureExit reason)
 {
 	kapture_shmem_worker_reason(reason);
+	/* what is counted all the same (reads, since 16) is not to be the database's */
+	if (!process_counts)
+		MyDatabaseId = InvalidOid;
 	proc_exit(0);
 }
 
 /*
  * To be called when there is work in the database: from here on, what the process
- * does counts in the cumulative statistics.  A database that was merely looked at
- * has no entry there for it.
+ * does counts in the cumulative statistics, but not for a database that is merely
+ * looked at.
  */
 void
 kapture_process_count(void)
 {
+	process_counts = true;
 	pgstat_track_counts = process_track_counts;
 }
 
@@ -141,8 +146,11 @@ kapture_process_lock_database(KaptureWorkerKind kind)
 void
 kapture_process_report_stat(void)
 {
-	long		wait = pgstat_report_stat(false);
+	long		wait;
 
+	if (!process_counts)
+		return;
+	wait = pgstat_report_stat(false);
 	process_stats_due = wait > 0 ? TimestampTzPlusMilliseconds(GetCurrentTimestamp(), wait) : DT_NOEND;
 }
 

@@ -125,6 +125,11 @@ insert('alice.customers');
 poll_ok($node, state('misconfigured', '%passed to role "mallory"%'), 'once more the stranger');
 said('alice', "SELECT kapture_detach('alice.customers'); SELECT kapture_attach('alice.customers'); CALL kapture_backfill('alice.customers')");
 poll_ok($node, "SELECT bool_and(kapture_customer_id IS NOT NULL) FROM alice.customers", 'attached anew, it goes to him');
+sql("REASSIGN OWNED BY mallory TO boss");
+insert('alice.customers');
+poll_ok($node, state('misconfigured', '%passed to role "boss"%'), 'and is his alone');
+sql("SELECT kapture_resume()");
+poll_ok($node, "SELECT bool_and(kapture_customer_id IS NOT NULL) FROM alice.customers", 'a superuser may say that the new owner is right');
 sql("DROP SERVER kapture CASCADE; DROP TABLE alice.customers, alice.parts");
 
 # --- copies, watermarks, refreshes and sweeps
