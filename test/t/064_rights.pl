@@ -234,6 +234,26 @@ foreach my $owner ('postgres', 'alice')
 	nothing_gained("$of, her enum in a renamed schema");
 }
 
+# two tables change places again and again while rows are sent
+as('mallory', q(CREATE SCHEMA swap; GRANT USAGE, CREATE ON SCHEMA swap TO PUBLIC;
+CREATE PROCEDURE mallory.swap(times int) LANGUAGE plpgsql AS $$ BEGIN
+  FOR i IN 1 .. times LOOP
+    ALTER SCHEMA swap RENAME TO swap_moved; ALTER SCHEMA swap_planted RENAME TO swap; COMMIT;
+    ALTER SCHEMA swap RENAME TO swap_planted; ALTER SCHEMA swap_moved RENAME TO swap; COMMIT;
+  END LOOP; END $$));
+as('postgres', "CREATE TABLE swap.places (id int PRIMARY KEY, customer_name text, phone text); SELECT kapture_attach('swap.places')");
+my $places = sql("SELECT 'swap.places'::regclass::oid");
+as('mallory', q(CREATE SCHEMA swap_planted; GRANT USAGE ON SCHEMA swap_planted TO PUBLIC; CREATE TABLE swap_planted.places (id int PRIMARY KEY, customer_name text, phone text, kapture_customer_id bigint);
+CREATE TRIGGER fire BEFORE UPDATE ON swap_planted.places FOR EACH ROW EXECUTE FUNCTION mallory.fire(); GRANT ALL ON swap_planted.places TO PUBLIC;
+INSERT INTO swap_planted.places SELECT i, 'Planted', 9990001000 + i FROM generate_series(1, 300) i));
+sql("TRUNCATE loot; INSERT INTO swap.places SELECT i, 'Swapped', 9760000000 + i FROM generate_series(1, 300) i");
+as('mallory', "CALL mallory.swap(200)");
+poll_ok($node, "SELECT count(kapture_customer_id) = 300 FROM swap.places", 'rows of a table that changes places with another are sent')
+  || diag(sql("SELECT DISTINCT message FROM kapture_failures WHERE relation = $places"));
+is(sql("SELECT count(kapture_customer_id) FROM swap_planted.places"), '0', 'the other is not written');
+is(scalar(grep { $_->{customer_name} eq 'Planted' } @{ emulator_get($emulator, 'customers') }), 0, 'nor sent');
+nothing_gained('a table that changes places');
+
 # a table that was hers
 sql("GRANT USAGE ON FOREIGN SERVER kapture TO mallory; CREATE USER MAPPING FOR mallory SERVER kapture OPTIONS (auth_key '$key')");
 as('mallory', "CREATE TABLE mallory.hers (id int PRIMARY KEY, customer_name text, phone text); SELECT kapture_attach('mallory.hers');"
