@@ -80,6 +80,7 @@ typedef struct UserCode
 	Oid			relid;			/* the attached table; InvalidOid: tables of ours */
 	const char *statement;		/* text of the one of ours that runs */
 	int			depth;			/* of calls of users' functions */
+	bool		called;			/* has the statement called any? */
 	bool		strangers;		/* own partitions of the table */
 } UserCode;
 
@@ -157,7 +158,10 @@ user_code_call(FmgrHookEventType event, FmgrInfo *flinfo, Datum *arg)
 	if (user_code_prev_fmgr_hook)
 		user_code_prev_fmgr_hook(event, flinfo, arg);
 	if (watched)
+	{
 		user_code->depth += event == FHET_START ? 1 : -1;
+		user_code->called = true;
+	}
 }
 
 /* May everybody execute a function? */
@@ -601,6 +605,25 @@ kapture_user_code_check_partitions(void)
  */
 
 /*
+ * In PG_CATCH: has the table, which is there, got another name since the statement
+ * was written?  Then that is the error.
+ */
+static void
+user_code_rethrow(const UserCode *run, MemoryContext context)
+{
+	ErrorData  *error;
+
+	if (!OidIsValid(run->relid) || run->statement == NULL || run->called ||
+		(geterrcode() != ERRCODE_UNDEFINED_TABLE && geterrcode() != ERRCODE_UNDEFINED_SCHEMA))
+		PG_RE_THROW();
+	MemoryContextSwitchTo(context);
+	error = CopyErrorData();
+	FlushErrorState();
+	error->sqlerrcode = ERRCODE_T_R_SERIALIZATION_FAILURE;
+	ReThrowError(error);
+}
+
+/*
  * Runs work(arg), as the current user, on an attached table, or, if "rel" is NULL,
  * on the extension's own ones, with all that the file's header says.  Errors: 42501
  * for a stranger's code, 40001 if the table was renamed, and those of the work.
@@ -608,6 +631,7 @@ kapture_user_code_check_partitions(void)
 void
 kapture_user_code_run(Relation rel, void (*work) (void *arg), void *arg)
 {
+	MemoryContext context = CurrentMemoryContext;
 	UserCode	run = {.outer = user_code};
 
 	run.relid = rel ? RelationGetRelid(rel) : InvalidOid;
@@ -621,19 +645,23 @@ kapture_user_code_run(Relation rel, void (*work) (void *arg), void *arg)
 		}
 		work(arg);
 	}
-	PG_FINALLY();
+	PG_CATCH();
 	{
 		user_code = run.outer;
+		user_code_rethrow(&run, context);
 	}
 	PG_END_TRY();
+	user_code = run.outer;
 }
 
 /* Names the statement that runs next; in sessions, our tables are read without. */
 static void
 user_code_expect(const char *statement)
 {
-	if (user_code)
-		user_code->statement = statement;
+	if (user_code == NULL)
+		return;
+	user_code->statement = statement;
+	user_code->called = false;
 }
 
 /*

@@ -50,7 +50,6 @@ CREATE FUNCTION mallory.fire_herself() RETURNS trigger LANGUAGE plpgsql SECURITY
 CREATE TYPE mallory.mood AS ENUM ('good', 'bad');
 CREATE FUNCTION mallory.mood_text(mallory.mood) RETURNS text LANGUAGE plpgsql IMMUTABLE AS $$ BEGIN PERFORM mallory.steal(); RETURN 'good'; END $$;
 CREATE CAST (mallory.mood AS text) WITH FUNCTION mallory.mood_text(mallory.mood);
-CREATE TYPE mallory.code AS ENUM ('one', 'two');
 ));
 
 # Nothing was gained by what was tried.
@@ -63,7 +62,8 @@ sub nothing_gained
 	return;
 }
 
-# A table of the owner's with a row that waits; returns its name.
+# A table of the owner's with a row that waits; returns its name, which is THIS in
+# the parameters.
 sub waiting
 {
 	my ($owner, %params) = @_;
@@ -80,7 +80,7 @@ CREATE TABLE $table (id $id PRIMARY KEY, customer_name text, phone text$columns)
 SELECT kapture_attach('$table', server => '$server'@{[ $params{attach} // '' ]}); SELECT kapture_pause('$table');
 GRANT TRIGGER ON $table TO mallory;
 INSERT INTO $table (id, customer_name, phone) VALUES ('$value', 'Row $n', '$phone');
-@{[ $params{after} // '' ]}) =~ s/TABLE/$table/gr =~ s/CREATE $table/CREATE TABLE/gr =~ s/ALTER $table/ALTER TABLE/gr);
+@{[ $params{after} // '' ]}) =~ s/\bTHIS/$table/gr);
 	return $table;
 }
 
@@ -192,11 +192,11 @@ foreach my $owner ('postgres', 'alice')
 	nothing_gained("$of, her cast of the key, in a backfill");
 
 	# --- functions of hers that the owner's expressions call
-	$table = waiting($owner, after => 'ALTER TABLE TABLE ADD CONSTRAINT fine CHECK (mallory.steal(customer_name)) NOT VALID;');
+	$table = waiting($owner, after => 'ALTER TABLE THIS ADD CONSTRAINT fine CHECK (mallory.steal(customer_name)) NOT VALID;');
 	fares($table, $refused, "$of, her function in a check");
 
 	# --- partitions
-	$table = waiting($owner, partitioned => "CREATE TABLE TABLE_1 PARTITION OF TABLE FOR VALUES FROM (1) TO (2); CREATE TABLE TABLE_2 PARTITION OF TABLE FOR VALUES FROM (2) TO (3);");
+	$table = waiting($owner, partitioned => "CREATE TABLE THIS_1 PARTITION OF THIS FOR VALUES FROM (1) TO (2); CREATE TABLE THIS_2 PARTITION OF THIS FOR VALUES FROM (2) TO (3);");
 	as($owner, "INSERT INTO $table VALUES (2, 'Hers', '97000000$n')");
 	sql("ALTER TABLE ${table}_2 OWNER TO mallory");
 	as('mallory', "ALTER TABLE ${table}_2 ADD CHECK (lo_create(4711) > 0) NOT VALID; CREATE TRIGGER fire BEFORE UPDATE ON ${table}_2 FOR EACH ROW WHEN (mallory.steal()) EXECUTE FUNCTION mallory.fire()");
@@ -255,6 +255,26 @@ foreach my $owner ('postgres', 'alice')
 	nothing_gained("$of, her enum in a renamed schema");
 }
 
+# two tables change places again and again while rows are sent
+as('mallory', q(CREATE SCHEMA swap; GRANT USAGE, CREATE ON SCHEMA swap TO PUBLIC;
+CREATE PROCEDURE mallory.swap(times int) LANGUAGE plpgsql AS $$ BEGIN
+  FOR i IN 1 .. times LOOP
+    ALTER SCHEMA swap RENAME TO swap_moved; ALTER SCHEMA swap_planted RENAME TO swap; COMMIT;
+    ALTER SCHEMA swap RENAME TO swap_planted; ALTER SCHEMA swap_moved RENAME TO swap; COMMIT;
+  END LOOP; END $$));
+as('postgres', "CREATE TABLE swap.places (id int PRIMARY KEY, customer_name text, phone text); SELECT kapture_attach('swap.places')");
+my $places = sql("SELECT 'swap.places'::regclass::oid");
+as('mallory', q(CREATE SCHEMA swap_planted; GRANT USAGE ON SCHEMA swap_planted TO PUBLIC; CREATE TABLE swap_planted.places (id int PRIMARY KEY, customer_name text, phone text, kapture_customer_id bigint);
+CREATE TRIGGER fire BEFORE UPDATE ON swap_planted.places FOR EACH ROW EXECUTE FUNCTION mallory.fire(); GRANT ALL ON swap_planted.places TO PUBLIC;
+INSERT INTO swap_planted.places SELECT i, 'Planted', 9990001000 + i FROM generate_series(1, 300) i));
+sql("TRUNCATE loot; INSERT INTO swap.places SELECT i, 'Swapped', 9760000000 + i FROM generate_series(1, 300) i");
+as('mallory', "CALL mallory.swap(200)");
+poll_ok($node, "SELECT count(kapture_customer_id) = 300 FROM swap.places", 'rows of a table that changes places with another are sent')
+  || diag(sql("SELECT DISTINCT message FROM kapture_failures WHERE relation = $places"));
+is(sql("SELECT count(kapture_customer_id) FROM swap_planted.places"), '0', 'the other is not written');
+is(scalar(grep { $_->{customer_name} eq 'Planted' } @{ emulator_get($emulator, 'customers') }), 0, 'nor sent');
+nothing_gained('a table that changes places');
+
 # a table that was hers
 sql("GRANT USAGE ON FOREIGN SERVER kapture TO mallory; CREATE USER MAPPING FOR mallory SERVER kapture OPTIONS (auth_key '$key')");
 as('mallory', "CREATE TABLE mallory.hers (id int PRIMARY KEY, customer_name text, phone text); SELECT kapture_attach('mallory.hers');"
@@ -295,12 +315,12 @@ foreach my $owner ('postgres', 'alice')
 	my $server = $owner eq 'alice' ? 'hers' : 'kapture';
 
 	foreach my $case (
-		[ 'her trigger', 'function mallory.fire()', "CREATE TRIGGER fire BEFORE INSERT ON TABLE FOR EACH ROW EXECUTE FUNCTION mallory.fire()" ],
-		[ 'her trigger on updates', 'function mallory.fire()', "CREATE TRIGGER fire BEFORE UPDATE ON TABLE FOR EACH ROW EXECUTE FUNCTION mallory.fire()" ],
-		[ 'her condition', 'condition of trigger', "CREATE TRIGGER fire BEFORE INSERT ON TABLE FOR EACH ROW WHEN (lo_create(4711) > 0) EXECUTE FUNCTION suppress_redundant_updates_trigger()" ],
-		[ 'her default', 'function mallory.steal()', '', "ALTER TABLE TABLE ADD COLUMN note boolean; ALTER TABLE TABLE ALTER COLUMN note SET DEFAULT mallory.steal()" ],
-		[ 'her domain', 'type mallory.d', "CREATE DOMAIN mallory.dN AS text", "ALTER TABLE TABLE ADD COLUMN note mallory.dN", "ALTER DOMAIN mallory.dN ADD CHECK (mallory.steal()) NOT VALID" ],
-		[ 'her partition', 'partition ', '', '', '', "CREATE TABLE TABLE_1 PARTITION OF TABLE DEFAULT;" ])
+		[ 'her trigger', 'function mallory.fire()', "CREATE TRIGGER fire BEFORE INSERT ON THIS FOR EACH ROW EXECUTE FUNCTION mallory.fire()" ],
+		[ 'her trigger on updates', 'function mallory.fire()', "CREATE TRIGGER fire BEFORE UPDATE ON THIS FOR EACH ROW EXECUTE FUNCTION mallory.fire()" ],
+		[ 'her condition', 'condition of trigger', "CREATE TRIGGER fire BEFORE INSERT ON THIS FOR EACH ROW WHEN (lo_create(4711) > 0) EXECUTE FUNCTION suppress_redundant_updates_trigger()" ],
+		[ 'her default', 'function mallory.steal()', '', "ALTER TABLE THIS ADD COLUMN note boolean; ALTER TABLE THIS ALTER COLUMN note SET DEFAULT mallory.steal()" ],
+		[ 'her domain', 'type mallory.d', "CREATE DOMAIN mallory.dN AS text", "ALTER TABLE THIS ADD COLUMN note mallory.dN", "ALTER DOMAIN mallory.dN ADD CHECK (mallory.steal()) NOT VALID" ],
+		[ 'her partition', 'partition ', '', '', '', "CREATE TABLE THIS_1 PARTITION OF THIS DEFAULT;" ])
 	{
 		my ($name, $why, $plant, $change, $plant_more, $partition) = @$case;
 		my $phone = 9800000000 + $n;
@@ -312,7 +332,7 @@ foreach my $owner ('postgres', 'alice')
 		foreach ([ 'mallory', $plant ], [ $owner, $change ], [ 'mallory', $plant_more ])
 		{
 			my ($role, $statement) = @$_;
-			as($role, $statement =~ s/TABLE TABLE/TABLE $table/gr =~ s/ON TABLE/ON $table/gr =~ s/dN/d$n/gr) if $statement;
+			as($role, $statement =~ s/\bTHIS/$table/gr =~ s/\bdN\b/d$n/gr) if $statement;
 		}
 		sql("TRUNCATE loot; SELECT kapture_resume('$table')");
 		sql("SELECT kapture_add_customer('{\"customer_name\": \"Pulled\", \"phone\": \"$phone\"}', '$server')");
