@@ -51,6 +51,24 @@ PG_FUNCTION_INFO_V1(kapture_pull);
  */
 
 /*
+ * Raises an error if the answer to an Add or Update is about somebody else: then
+ * it is one to another request.
+ */
+static void
+call_confirm(const KaptureServer *server, KaptureApi api, KaptureHttpRequest *request,
+			 Jsonb *result, const char *body, size_t len)
+{
+	int			status = kapture_http_answer(request)->status;
+	KaptureReply reply;
+
+	kapture_message_judge(api, status, result, &reply);
+	if (kapture_message_confirm_body(&reply, body, len))
+		return;
+	kapture_http_distrust(request);
+	kapture_complaint_failed(server, api, status, &reply);
+}
+
+/*
  * Posts "text", JSON in the database's encoding, and returns the answer as
  * jsonb, with its HTTP code in *status.
  */
@@ -70,7 +88,6 @@ call_post(const KaptureServer *server, KaptureApi api, const char *text,
 		text = psprintf("[%s]", text);
 	body = kapture_message_to_utf8(text, &len);
 	request = kapture_http_start(server, api, body, len, NULL);
-	pfree(body);
 	answer = kapture_http_perform(request, WaitEventExtensionNew("KaptureHttp"));
 	ereport(DEBUG1,
 			(errmsg_internal("kapture %s request: HTTP code %d after %.3f ms",
@@ -84,6 +101,9 @@ call_post(const KaptureServer *server, KaptureApi api, const char *text,
 		kapture_complaint_not_json(server, api, answer, why);
 	if (altered)
 		kapture_complaint_altered(server->name, NULL, 0);
+	if (api == KAPTURE_API_ADD || api == KAPTURE_API_UPDATE)
+		call_confirm(server, api, request, result, body, len);
+	pfree(body);
 	*status = answer->status;
 	kapture_http_release(request);
 	return result;
@@ -138,7 +158,7 @@ call_send_object(FunctionCallInfo fcinfo, KaptureApi api, const char *name)
  *
  * Errors of all functions here: 22004 and 22023 bad arguments; those of
  * kapture_server_get() and kapture_http_start(); no answer: see http.c;
- * HV00M an answer that is not JSON.
+ * HV00M an answer that is not JSON; HV000 one that is about another customer.
  */
 Datum
 kapture_add_customer(PG_FUNCTION_ARGS)

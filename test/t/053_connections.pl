@@ -158,6 +158,9 @@ emulator_faults($emulator, { api => 'add', action => 'instead', body => stranger
 my ($rc, $out, $err) = $node->psql('postgres', "INSERT INTO remote.customers (customer_name, phone) VALUES ('Foreign', '9500011000') RETURNING id");
 like($err, qr/Kapture's answer is about another customer: its phone is not the one that was sent.*may or may not/, 'an INSERT that is answered with somebody else is an error');
 is($out, '', 'and gives no id');
+emulator_faults($emulator, { api => 'add', action => 'instead', body => stranger(phone => '9999999999'), count => 1 });
+($rc, $out, $err) = $node->psql('postgres', "SELECT kapture_add_customer('{\"customer_name\": \"Direct\", \"phone\": \"9500011001\"}')");
+like($err, qr/Kapture's answer is about another customer: its phone is not the one that was sent.*may or may not/, 'so is a direct call');
 
 # --- a clock that is off: a time to come back is read by the server's own
 foreach my $off (-86400, 86400)
