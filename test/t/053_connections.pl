@@ -50,7 +50,7 @@ is(get(1), 1, 'a call');
 is(get(2), 2, 'and another, on the same connection');
 is(stats()->{open_connections}, 2, 'which is kept');
 my $said = '{"Customer Details": {"id": 666, "name": "Not yours", "contacts": []}, "status": "success"}';
-emulator_faults($emulator, { api => 'get', action => 'unasked', ms => 0, body => $said, count => 1 });
+emulator_faults($emulator, { api => 'get', action => 'unasked', ms => 20, body => $said, count => 1 });
 is(get(3), 3, 'a call whose connection speaks again afterwards');
 wait_for(sub { stats()->{unasked} == 1 }, 'the second answer');
 is(get(4), 4, 'the next call has its own answer');
