@@ -529,13 +529,19 @@ fuzz_http(const char *bytes, size_t len)
 	static const char request_body[] = "{}";
 	KaptureHttpRequest *request;
 	const KaptureHttpAnswer *answer;
+	char		asked[1024];
+	bool		said = false;
 	int			fd = -1;
 
 	request = kapture_http_start(&fuzz_server, KAPTURE_API_PULL, request_body, 2, NULL);
 	while (!kapture_http_wait(0, 0))
 	{
-		if (fd >= 0 || (fd = accept4(fuzz_listener, NULL, NULL, SOCK_CLOEXEC)) < 0)
+		if (fd < 0)
+			fd = accept4(fuzz_listener, NULL, NULL, SOCK_CLOEXEC);
+		/* what is said before the request is heard is no answer to it */
+		if (fd < 0 || said || recv(fd, asked, sizeof(asked), MSG_DONTWAIT) <= 0)
 			continue;
+		said = true;
 		(void) !send(fd, bytes, len, MSG_NOSIGNAL);
 		(void) shutdown(fd, SHUT_WR);
 	}
