@@ -89,7 +89,7 @@
  */
 #define HTTP_MAX_LIFETIME	300L
 
-/* Seconds for which an answer to a Retry-After is heeded, at most. */
+/* Seconds for which a Retry-After is heeded, at most. */
 #define HTTP_MAX_RETRY_AFTER	86400
 
 #define HTTP_USER_AGENT		"kapture_sync/" KAPTURE_SQL_VERSION

@@ -16,6 +16,7 @@ BEGIN
 		my @mount = ('unshare', '-Urm', 'sh', '-c', 'mount --bind "$0" /etc/hosts && exec unshare -U --map-user="$1" --map-group="$2" "$3" "$4"', $name, $<, int($());
 		$ENV{KAPTURE_TEST_HOSTS} = system("@mount[0, 1] true 2>/dev/null") == 0 && system(@mount, 'test', '-n') == 0 ? $name : '';
 		if ($ENV{KAPTURE_TEST_HOSTS}) { exec(@mount, $^X, $0) or die "exec: $!"; }
+		unlink $name;
 	}
 }
 
