@@ -24,6 +24,7 @@
 #include "api/direct_call.h"
 #include "api/error.h"
 #include "api/http.h"
+#include "api/identity.h"
 #include "api/option.h"
 #include "api/reply.h"
 #include "base/compat.h"
@@ -36,6 +37,24 @@ PG_FUNCTION_INFO_V1(kapture_get_customer);
 /*
  * One request
  */
+
+/*
+ * Raises an error if the answer to an Add or Update is about somebody else: then
+ * it is one to another request.
+ */
+static void
+call_confirm(const KaptureServer *server, KaptureApi api, KaptureHttpRequest *request,
+			 Jsonb *result, const char *body, size_t len)
+{
+	int			status = kapture_http_answer(request)->status;
+	KaptureReply reply;
+
+	kapture_message_judge(api, status, result, &reply);
+	if (kapture_message_confirm_body(&reply, body, len))
+		return;
+	kapture_http_distrust(request);
+	kapture_complaint_failed(server, api, status, &reply);
+}
 
 /*
  * Posts "text", JSON in the database's encoding, and returns the answer as
@@ -58,7 +77,6 @@ kapture_call_post(const KaptureServer *server, KaptureApi api, const char *text)
 		text = psprintf("[%s]", text);
 	body = kapture_message_to_utf8(text, &len);
 	request = kapture_http_start_in_turn(server, api, body, len, WaitEventExtensionNew("KapturePace"));
-	pfree(body);
 	answer = kapture_http_perform(request, WaitEventExtensionNew("KaptureHttp"));
 	ereport(DEBUG1,
 			(errmsg_internal("kapture %s request: HTTP code %d after %.3f ms",
@@ -72,6 +90,9 @@ kapture_call_post(const KaptureServer *server, KaptureApi api, const char *text)
 		kapture_complaint_not_json(server, api, answer, why);
 	if (altered)
 		kapture_complaint_altered(server->name, NULL, 0);
+	if (api == KAPTURE_API_ADD || api == KAPTURE_API_UPDATE)
+		call_confirm(server, api, request, result, body, len);
+	pfree(body);
 	kapture_http_release(request);
 	return result;
 }
@@ -124,7 +145,7 @@ call_send_object(FunctionCallInfo fcinfo, KaptureApi api, const char *name)
  *
  * Errors of all functions here: 22004 and 22023 bad arguments; those of
  * kapture_server_get() and kapture_http_start(); no answer: see http.c;
- * HV00M an answer that is not JSON.
+ * HV00M an answer that is not JSON; HV000 one that is about another customer.
  */
 Datum
 kapture_add_customer(PG_FUNCTION_ARGS)

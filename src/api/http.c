@@ -91,7 +91,7 @@
  */
 #define HTTP_MAX_LIFETIME	300L
 
-/* Seconds for which an answer to a Retry-After is heeded, at most. */
+/* Seconds for which a Retry-After is heeded, at most. */
 #define HTTP_MAX_RETRY_AFTER	86400
 
 #define HTTP_USER_AGENT		"kapture_sync/" KAPTURE_SQL_VERSION
@@ -358,8 +358,8 @@ http_find_socket(int local_port, int peer_port)
 
 /*
  * Is there something to read on the connection that a request is about to be sent
- * on?  (If the server has closed it, libcurl sees that by itself.)  With TLS, a
- * new connection may have tickets for the next one; a used one has nothing.
+ * on, if only its end?  With TLS, a new connection may have tickets for the next
+ * one; a used one has nothing.
  */
 static bool
 http_is_out_of_turn(KaptureHttpRequest *request, int local_port, int peer_port)
@@ -367,6 +367,7 @@ http_is_out_of_turn(KaptureHttpRequest *request, int local_port, int peer_port)
 	HttpSocket *sock;
 	bool		fresh;
 	char		byte;
+	ssize_t		n;
 
 	request->fd = http_find_socket(local_port, peer_port);
 	if (request->fd < 0)
@@ -377,7 +378,8 @@ http_is_out_of_turn(KaptureHttpRequest *request, int local_port, int peer_port)
 	sock->used = true;
 	if (fresh && request->is_https)
 		return false;
-	return recv(request->fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) > 0;
+	n = recv(request->fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT);
+	return n > 0 || (n == 0 && !fresh);
 }
 
 /* The connection stands, the request is about to be sent. */

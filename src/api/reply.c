@@ -803,11 +803,17 @@ message_scan_text(const MessageScan *scan)
 	return pnstrdup(lex->token_start + 1, lex->token_terminator - lex->token_start - 2);
 }
 
-/* Likewise, if it is a string; else NULL. */
+/* Likewise, if it is a string, or what cleanse.c makes one; else NULL. */
 static char *
 message_scan_string(const MessageScan *scan)
 {
-	return scan->lex->token_type == JSON_TOKEN_STRING ? message_scan_text(scan) : NULL;
+	const JsonLexContext *lex = scan->lex;
+
+	if (lex->token_type == JSON_TOKEN_STRING ||
+		(lex->token_type == JSON_TOKEN_NUMBER &&
+		 !kapture_cleanse_number_fits(lex->token_start, lex->token_terminator - lex->token_start)))
+		return message_scan_text(scan);
+	return NULL;
 }
 
 /* Likewise as a customer's id, 0 if it is none. */

@@ -402,6 +402,9 @@ fuzz_written(KaptureApi api, int status, const char *body, size_t len,
 	FUZZ_ASSERT(written.verdict != KAPTURE_NOT_FOUND);
 	FUZZ_ASSERT(written.customer_id >= 0 && written.contact_id == 0);
 	FUZZ_ASSERT(api != KAPTURE_API_ADD || written.verdict != KAPTURE_SUCCESS || written.customer_id > 0);
+	/* nothing conflicts with itself */
+	FUZZ_ASSERT(kapture_identity_conflict(&written.repeated, &written.repeated) == NULL);
+	(void) kapture_identity_conflict(&reply->repeated, &written.repeated);
 	if (written_why != NULL)
 	{
 		fuzz_check_text(written_why, strlen(written_why), true);
@@ -440,7 +443,12 @@ fuzz_answer(KaptureApi api, int status, const char *body, size_t len)
 	}
 	else
 	{
+		KaptureMatch phone;
+		KaptureMatch email;
+
 		(void) fuzz_jsonb_text(whole);
+		kapture_message_match_found(whole, "9874563725", "a@example.com", &phone, &email);
+		FUZZ_ASSERT(list->naltered <= list->ncustomers);
 		(void) fuzz_jsonb_text(list->rest);
 		fuzz_read(whole);
 		fuzz_compare(whole, list);
@@ -521,13 +529,19 @@ fuzz_http(const char *bytes, size_t len)
 	static const char request_body[] = "{}";
 	KaptureHttpRequest *request;
 	const KaptureHttpAnswer *answer;
+	char		asked[1024];
+	bool		said = false;
 	int			fd = -1;
 
 	request = kapture_http_start(&fuzz_server, KAPTURE_API_PULL, request_body, 2, NULL);
 	while (!kapture_http_wait(0, 0))
 	{
-		if (fd >= 0 || (fd = accept4(fuzz_listener, NULL, NULL, SOCK_CLOEXEC)) < 0)
+		if (fd < 0)
+			fd = accept4(fuzz_listener, NULL, NULL, SOCK_CLOEXEC);
+		/* what is said before the request is heard is no answer to it */
+		if (fd < 0 || said || recv(fd, asked, sizeof(asked), MSG_DONTWAIT) <= 0)
 			continue;
+		said = true;
 		(void) !send(fd, bytes, len, MSG_NOSIGNAL);
 		(void) shutdown(fd, SHUT_WR);
 	}

@@ -4,6 +4,22 @@
 use strict;
 use warnings;
 
+# The file of host names becomes one of ours, where an ordinary user may have that.
+# (Before the modules that redirect output.)
+BEGIN
+{
+	require File::Temp;
+	if (!defined $ENV{KAPTURE_TEST_HOSTS})
+	{
+		my ($file, $name) = File::Temp::tempfile('kapture_hostsXXXX', TMPDIR => 1);
+		chmod 0644, $name;
+		my @mount = ('unshare', '-Urm', 'sh', '-c', 'mount --bind "$0" /etc/hosts && exec unshare -U --map-user="$1" --map-group="$2" "$3" "$4"', $name, $<, int($());
+		$ENV{KAPTURE_TEST_HOSTS} = system("@mount[0, 1] true 2>/dev/null") == 0 && system(@mount, 'test', '-n') == 0 ? $name : '';
+		if ($ENV{KAPTURE_TEST_HOSTS}) { exec(@mount, $^X, $0) or die "exec: $!"; }
+		unlink $name;
+	}
+}
+
 use FindBin;
 use lib "$FindBin::RealBin/../perl";
 use IO::Socket::SSL::Utils;
@@ -50,7 +66,7 @@ is(get(1), 1, 'a call');
 is(get(2), 2, 'and another, on the same connection');
 is(stats()->{open_connections}, 2, 'which is kept');
 my $said = '{"Customer Details": {"id": 666, "name": "Not yours", "contacts": []}, "status": "success"}';
-emulator_faults($emulator, { api => 'get', action => 'unasked', ms => 0, body => $said, count => 1 });
+emulator_faults($emulator, { api => 'get', action => 'unasked', ms => 20, body => $said, count => 1 });
 is(get(3), 3, 'a call whose connection speaks again afterwards');
 wait_for(sub { stats()->{unasked} == 1 }, 'the second answer');
 is(get(4), 4, 'the next call has its own answer');
@@ -158,6 +174,9 @@ emulator_faults($emulator, { api => 'add', action => 'instead', body => stranger
 my ($rc, $out, $err) = $node->psql('postgres', "INSERT INTO remote.customers (customer_name, phone) VALUES ('Foreign', '9500011000') RETURNING id");
 like($err, qr/Kapture's answer is about another customer: its phone is not the one that was sent.*may or may not/, 'an INSERT that is answered with somebody else is an error');
 is($out, '', 'and gives no id');
+emulator_faults($emulator, { api => 'add', action => 'instead', body => stranger(phone => '9999999999'), count => 1 });
+($rc, $out, $err) = $node->psql('postgres', "SELECT kapture_add_customer('{\"customer_name\": \"Direct\", \"phone\": \"9500011001\"}')");
+like($err, qr/Kapture's answer is about another customer: its phone is not the one that was sent.*may or may not/, 'so is a direct call');
 
 # --- a clock that is off: a time to come back is read by the server's own
 foreach my $off (-86400, 86400)
@@ -255,7 +274,34 @@ SKIP:
 	is(emulator_get($new, 'stats')->{adds}, 50, 'and has the new rows');
 	cmp_ok(scalar(grep { $_->{code} == 503 } @{ emulator_get($emulator, 'log') }), '<=', 20, 'after few requests to the old one');
 	stop_nginx($_) foreach $old_host, $new_host;
+
+	# the same with a name whose address changes
+	skip 'no hosts file of our own', 1 unless $ENV{KAPTURE_TEST_HOSTS};
+	fresh();
+	emulator_post($new, 'reset', {});
+	@both = ($start->('127.0.0.1', $emulator), $start->('127.0.0.2', $new));
+	name_host('127.0.0.1');
+	sql("ALTER SERVER kapture OPTIONS (SET url 'http://kapture.test:$port', ADD allow_http 'true')");
+	sql("INSERT INTO customers (customer_name, phone) SELECT 'Old ' || i, (9500018000 + i)::text FROM generate_series(1, 50) i");
+	poll_ok($node, $idle, 'rows go to the address of a name');
+	emulator_faults($emulator, { action => 'status', code => 503 });
+	name_host('127.0.0.2');
+	sql("INSERT INTO customers (customer_name, phone) SELECT 'New ' || i, (9500019000 + i)::text FROM generate_series(1, 50) i");
+	poll_ok($node, $idle, 'another address of the name is found, while the old one still answers');
+	is(emulator_get($new, 'stats')->{adds}, 50, 'and has the new rows');
+	cmp_ok(scalar(grep { $_->{code} == 503 } @{ emulator_get($emulator, 'log') }), '<=', 20, 'after few requests to the old one');
+	stop_nginx($_) foreach @both;
 	stop_emulator($new);
+}
+
+# Gives the name its address.
+sub name_host
+{
+	my ($address) = @_;
+	open(my $file, '>', $ENV{KAPTURE_TEST_HOSTS}) or die "$ENV{KAPTURE_TEST_HOSTS}: $!";
+	print $file "127.0.0.1 localhost\n$address kapture.test\n";
+	close $file;
+	return;
 }
 
 # Starts nginx with this server; returns what stop_nginx() takes.
@@ -279,4 +325,5 @@ sub stop_nginx
 }
 
 $node->stop;
+unlink $ENV{KAPTURE_TEST_HOSTS} if $ENV{KAPTURE_TEST_HOSTS};
 done_testing();
