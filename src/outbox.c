@@ -192,8 +192,8 @@ static const struct
 		" changed = CASE WHEN d.state = 'sending' THEN d.changed ELSE d.changed | EXCLUDED.changed END,"
 		" attempts = CASE WHEN d.state = 'sending' THEN d.attempts ELSE d.attempts + 1 END,"
 		" last_attempt = CASE WHEN d.state = 'sending' THEN d.last_attempt ELSE clock_timestamp() END,"
-		" sent_phone = CASE WHEN d.state = 'sending' OR d.in_doubt IS NOT NULL THEN d.sent_phone ELSE EXCLUDED.sent_phone END,"
-		" sent_email = CASE WHEN d.state = 'sending' OR d.in_doubt IS NOT NULL THEN d.sent_email ELSE EXCLUDED.sent_email END,"
+		" sent_phone = CASE WHEN d.state = 'sending' OR (d.in_doubt IS NOT NULL AND d.attempts > 0) THEN d.sent_phone ELSE EXCLUDED.sent_phone END,"
+		" sent_email = CASE WHEN d.state = 'sending' OR (d.in_doubt IS NOT NULL AND d.attempts > 0) THEN d.sent_email ELSE EXCLUDED.sent_email END,"
 		" next_attempt = NULL, state = 'sending'"
 		" RETURNING row_key, attempts, failures, changed, customer_id, in_doubt, again IS NOT NULL,"
 		" sent_phone, sent_email, searches, ctid, delivery_id, captured_at, false",
