@@ -1388,7 +1388,7 @@ outbox_wait_events(int32 attachment_id, KaptureKeys *keys)
 
 		if (event->op != KAPTURE_NOTE_REKEYED && event->op != KAPTURE_NOTE_PLACED)
 			continue;
-		key = kapture_keys_follow_event(keys, event);
+		key = kapture_keys_follow_event(event);
 		if (key)
 			outbox_group(index, groups, &ngroups, key, event->changed, event->captured_at);
 	}
