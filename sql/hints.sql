@@ -22,7 +22,6 @@ SELECT status, left(message, 50) AS message, kapture_hint(message, status) AS hi
 	(200, 'the phone belongs to Kapture customer 1, the email to Kapture customer 2'),
 	(200, 'Kapture says that the customer exists, but does not find it by phone or email'),
 	(200, 'the row is locked; its Kapture customer id is written later'),
-	(200, 'the row was deleted or got another key while it was sent'),
 	(200, 'writing the Kapture customer id back changed no row; a trigger or rule of the table prevents it'),
 	(NULL, 'the primary key of table "t" has changed since the row was captured')) AS f(status, message);
 SELECT status, kapture_hint('something else', status) AS hint

@@ -68,8 +68,6 @@ static const struct
 	"nothing: Kapture's search may lag behind, and the row is tried again"},
 	{{"the row is locked"},
 	"nothing: a transaction holds the row, and the id is written when it ends"},
-	{{"the row was deleted or got another key"},
-	"nothing: if the row is there under another key, that is sent"},
 	{{"changed no row"},
 	"a trigger or rule of the table keeps the id from being written: let it pass changes of the id column, then kapture_retry"},
 	{{"code of role", "must not run as role"},

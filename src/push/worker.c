@@ -822,26 +822,11 @@ worker_read_rows(WorkerTable *table, List *deliveries)
 		KaptureDelivery *delivery = lfirst(lc);
 
 		/* one that was claimed before may know of a lost Add, which had its own */
-		if (!delivery->gone && (!delivery->claimed || delivery->attempts == 1) && delivery->in_doubt == 0 &&
+		if (!delivery->gone && (!delivery->claimed || delivery->attempts == 1) &&
 			delivery->row.outcome == KAPTURE_ROW_DONE && delivery->row.customer_id == 0)
 			kapture_task_identify(table->att, delivery);
 	}
 	list_free(rows);
-}
-
-/*
- * A row that has waited in kapture_delivery is claimed for the first time: like
- * any other, it is in doubt if it was captured in another copy of this database.
- * Returns whether that is so.
- */
-static bool
-worker_is_doubtful(KaptureDelivery *delivery, TimestampTz now)
-{
-	if (delivery->attempts != 1 || delivery->in_doubt != 0 || delivery->gone ||
-		delivery->captured_at > worker_origin.doubt_until)
-		return false;
-	delivery->in_doubt = now;
-	return true;
 }
 
 /* Works out what is to be sent first for a claimed row, and queues it. */
@@ -850,6 +835,9 @@ worker_plan(WorkerTable *table, KaptureDelivery *delivery, dlist_head *settled, 
 {
 	WorkerTask *task = worker_make_task(table, delivery);
 
+	/* the original of this database may have sent what has waited in kapture_delivery so far */
+	if (delivery->attempts == 1 && delivery->in_doubt == 0 && delivery->captured_at <= worker_origin.doubt_until)
+		delivery->in_doubt = now;
 	if (worker_stale && delivery->row.outcome == KAPTURE_ROW_FAILED)
 		delivery->row.outcome = KAPTURE_ROW_LOCKED;
 	kapture_task_plan(&task->task, now);
@@ -923,13 +911,11 @@ worker_claim_table(WorkerTable *table, int room)
 
 	foreach(lc, deliveries)
 	{
-		bool		doubtful = worker_is_doubtful(lfirst(lc), now);
 		WorkerTask *task = worker_plan(table, lfirst(lc), &settled, now);
 
-		/* the Add of a changed row may have another phone and email */
-		if (doubtful)
-			adds = lappend(adds, task->task.delivery);
-		else if (task->task.state == KAPTURE_TASK_SEND && task->task.step == KAPTURE_STEP_ADD)
+		/* the Add of a changed row may have another phone and email, that of a new one has none yet */
+		if (task->task.delivery->attempts == 1 ||
+			(task->task.state == KAPTURE_TASK_SEND && task->task.step == KAPTURE_STEP_ADD))
 			adds = lappend(adds, task->task.delivery);
 	}
 	kapture_outbox_note_adds(adds);

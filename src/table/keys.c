@@ -40,13 +40,20 @@ typedef struct KeysTransaction
 	int			place;			/* in the order of commits */
 } KeysTransaction;
 
-/* The events that rows with a key meet, in order. */
+/* Events in their order. */
+typedef struct KeysList
+{
+	KaptureKeyEvent **events;
+	int			n;
+	int			max;
+} KeysList;
+
+/* The events about a key. */
 typedef struct KeysChain
 {
 	const char *key;			/* hash key */
-	KaptureKeyEvent *first;
-	KaptureKeyEvent *last;
-	KaptureKeyEvent *arrivals;	/* events that give it to a row, in no order */
+	KeysList	met;			/* that rows with this key meet */
+	KeysList	arrivals;		/* that give it to a row */
 } KeysChain;
 
 /* Has a transaction written a row before? */
@@ -144,7 +151,8 @@ kapture_keys_add(KaptureKeys *keys, const KaptureKeyEvent *event)
 
 	*copy = *event;
 	copy->kept = copy->met = false;
-	copy->next = NULL;
+	copy->end = copy;
+	copy->final_key = NULL;
 	if (keys->nevents == keys->maxevents)
 	{
 		keys->maxevents = Max(64, keys->maxevents * 2);
@@ -203,8 +211,51 @@ keys_chain(KaptureKeys *keys, const char *key)
 	KeysChain  *chain = hash_search(keys->chains, &key, HASH_ENTER, &found);
 
 	if (!found)
-		chain->first = chain->last = chain->arrivals = NULL;
+	{
+		memset(&chain->met, 0, sizeof(KeysList));
+		memset(&chain->arrivals, 0, sizeof(KeysList));
+	}
 	return chain;
+}
+
+static void
+keys_append(KeysList *list, KaptureKeyEvent *event)
+{
+	if (list->n == list->max)
+	{
+		list->max = Max(2, list->max * 2);
+		if (list->events == NULL)
+			list->events = palloc(list->max * sizeof(KaptureKeyEvent *));
+		else
+			list->events = repalloc_huge(list->events, (Size) list->max * sizeof(KaptureKeyEvent *));
+	}
+	list->events[list->n++] = event;
+}
+
+/* Does an event come after a command? */
+static bool
+keys_is_after(const KaptureKeyEvent *event, int place, int64 command)
+{
+	return event->place > place || (event->place == place && event->command > command);
+}
+
+/* Where in a list the events after a command begin. */
+static int
+keys_search(const KeysList *list, int place, int64 command)
+{
+	int			low = 0;
+	int			high = list->n;
+
+	while (low < high)
+	{
+		int			middle = (low + high) / 2;
+
+		if (keys_is_after(list->events[middle], place, command))
+			high = middle;
+		else
+			low = middle + 1;
+	}
+	return low;
 }
 
 /* Finds the order in which the transactions committed. */
@@ -229,12 +280,67 @@ keys_pair_placed(KaptureKeys *keys, const KaptureKeyEvent *placed)
 {
 	KeysChain  *chain = hash_search(keys->chains, &placed->key, HASH_FIND, NULL);
 
-	for (KaptureKeyEvent *event = chain ? chain->first : NULL; event; event = event->next)
+	if (chain == NULL)
+		return;
+	for (int i = keys_search(&chain->met, placed->place, (int64) placed->command - 1); i < chain->met.n; i++)
 	{
-		if (event->op == KAPTURE_NOTE_DELETED && event->place == placed->place &&
-			event->command == placed->command)
+		KaptureKeyEvent *event = chain->met.events[i];
+
+		if (event->place != placed->place || event->command != placed->command)
+			break;
+		if (event->op == KAPTURE_NOTE_DELETED)
 			event->kept = true;
 	}
+}
+
+/*
+ * Is an event after a command one of this row, and not of another one that has
+ * the same key for a while?  "own": the row has been written by the transaction
+ * at "place".
+ */
+static bool
+keys_meets(const KeysChain *chain, const KaptureKeyEvent *event, int place, int64 command, KeysOwn own)
+{
+	if (event->kept)
+		return false;
+	if (own == KEYS_UNKNOWN)
+		return true;
+	if (event->place == place && own == KEYS_OWN)
+		return event->own;
+	if (event->own)
+	{
+		/* has another one come in between? */
+		bool		same = event->place == place;
+		int			i = keys_search(&chain->arrivals, same ? place : event->place - 1, same ? command : PG_INT64_MAX);
+
+		return i == chain->arrivals.n || keys_is_after(chain->arrivals.events[i], event->place, (int64) event->command - 1);
+	}
+	return true;
+}
+
+/* The next event that a row with this key meets after a command. */
+static KaptureKeyEvent *
+keys_next(const KaptureKeys *keys, const char *key, int place, int64 command, KeysOwn own)
+{
+	KeysChain  *chain = hash_search(keys->chains, &key, HASH_FIND, NULL);
+	KaptureKeyEvent *event = NULL;
+	ListCell   *lc;
+
+	for (int i = chain ? keys_search(&chain->met, place, command) : 0;
+		 chain && event == NULL && i < chain->met.n; i++)
+	{
+		if (keys_meets(chain, chain->met.events[i], place, command, own))
+			event = chain->met.events[i];
+	}
+	foreach(lc, keys->truncations)
+	{
+		KaptureKeyEvent *truncation = lfirst(lc);
+
+		if (!keys_is_after(truncation, place, command))
+			continue;
+		return event == NULL || keys_is_after(event, truncation->place, truncation->command) ? truncation : event;
+	}
+	return event;
 }
 
 /*
@@ -258,27 +364,25 @@ kapture_keys_arrange(KaptureKeys *keys)
 		if (event->op == KAPTURE_NOTE_TRUNCATED)
 			keys->truncations = lappend(keys->truncations, event);
 		else if (event->op != KAPTURE_NOTE_PLACED)
-		{
-			KeysChain  *chain = keys_chain(keys, event->key);
-
-			if (chain->last)
-				chain->last->next = event;
-			else
-				chain->first = event;
-			chain->last = event;
-		}
+			keys_append(&keys_chain(keys, event->key)->met, event);
 		if (event->new_key)
-		{
-			KeysChain  *chain = keys_chain(keys, event->new_key);
-
-			event->next_arrival = chain->arrivals;
-			chain->arrivals = event;
-		}
+			keys_append(&keys_chain(keys, event->new_key)->arrivals, event);
 	}
 	for (int i = 0; i < keys->nevents; i++)
 	{
 		if (keys->events[i]->op == KAPTURE_NOTE_PLACED)
 			keys_pair_placed(keys, keys->events[i]);
+	}
+
+	/* the way of a row goes on as that of the next event does */
+	for (int i = keys->nevents - 1; i >= 0; i--)
+	{
+		KaptureKeyEvent *event = keys->events[i];
+		const char *key = event->op == KAPTURE_NOTE_PLACED ? event->key : event->new_key;
+		KaptureKeyEvent *next = key ? keys_next(keys, key, event->place, event->command, KEYS_OWN) : NULL;
+
+		event->end = next ? next->end : event;
+		event->final_key = next ? next->final_key : key;
 	}
 	MemoryContextSwitchTo(old);
 }
@@ -329,76 +433,15 @@ kapture_keys_event(const KaptureKeys *keys, int i)
 	return keys->events[i];
 }
 
-/* Does an event come after a command? */
-static bool
-keys_is_after(const KaptureKeyEvent *event, int place, int64 command)
-{
-	return event->place > place || (event->place == place && event->command > command);
-}
-
-/*
- * Is an event after a command one of this row, and not of another one that has
- * the same key for a while?  "own": the row has been written by the transaction
- * at "place".
- */
-static bool
-keys_meets(const KeysChain *chain, const KaptureKeyEvent *event, int place, int64 command, KeysOwn own)
-{
-	if (event->kept || !keys_is_after(event, place, command))
-		return false;
-	if (own == KEYS_UNKNOWN)
-		return true;
-	if (event->place == place && own == KEYS_OWN)
-		return event->own;
-	for (KaptureKeyEvent *arrival = event->own ? chain->arrivals : NULL; arrival; arrival = arrival->next_arrival)
-	{
-		if (arrival->place == event->place && arrival->command < event->command &&
-			keys_is_after(arrival, place, command))
-			return false;
-	}
-	return true;
-}
-
-/* The next event that a row with this key meets after a command. */
-static KaptureKeyEvent *
-keys_next(const KaptureKeys *keys, const char *key, int place, int64 command, KeysOwn own)
-{
-	KeysChain  *chain = hash_search(keys->chains, &key, HASH_FIND, NULL);
-	KaptureKeyEvent *event = chain ? chain->first : NULL;
-	ListCell   *lc;
-
-	while (event && !keys_meets(chain, event, place, command, own))
-		event = event->next;
-	foreach(lc, keys->truncations)
-	{
-		KaptureKeyEvent *truncation = lfirst(lc);
-
-		if (!keys_is_after(truncation, place, command))
-			continue;
-		return event == NULL || keys_is_after(event, truncation->place, truncation->command) ? truncation : event;
-	}
-	return event;
-}
-
 /* The key that the row which had "key" after a command has in the end; see below. */
 static const char *
 keys_follow(const KaptureKeys *keys, const char *key, int place, int64 command, KeysOwn own,
 			KaptureKeyEvent **last)
 {
-	KaptureKeyEvent *event;
+	KaptureKeyEvent *next = keys_next(keys, key, place, command, own);
 
-	*last = NULL;
-	while ((event = keys_next(keys, key, place, command, own)) != NULL)
-	{
-		*last = event;
-		if (event->new_key == NULL)
-			return NULL;
-		key = event->new_key;
-		place = event->place;
-		command = event->command;
-		own = KEYS_OWN;
-	}
-	return key;
+	*last = next ? next->end : NULL;
+	return next ? next->final_key : key;
 }
 
 /*
@@ -415,12 +458,9 @@ kapture_keys_follow(KaptureKeys *keys, const char *key, KaptureKeyEvent **last)
  * Likewise, for the row that was inserted, or got its key, by an event.
  */
 const char *
-kapture_keys_follow_event(KaptureKeys *keys, const KaptureKeyEvent *event)
+kapture_keys_follow_event(const KaptureKeyEvent *event)
 {
-	KaptureKeyEvent *last;
-
-	return keys_follow(keys, event->new_key ? event->new_key : event->key, event->place, event->command,
-					   KEYS_OWN, &last);
+	return event->final_key;
 }
 
 /* Had a transaction ended when another one, which has events, did? */

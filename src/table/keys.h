@@ -25,8 +25,8 @@ typedef struct KaptureKeyEvent
 	const char *new_key;		/* NULL but for a change of key */
 	int64		changed;
 	TimestampTz captured_at;
-	struct KaptureKeyEvent *next;	/* that a row with this key meets, */
-	struct KaptureKeyEvent *next_arrival;	/* that gives a row the same new key */
+	struct KaptureKeyEvent *end;	/* the last one that the row meets */
+	const char *final_key;		/* of the row in the end; NULL: it is deleted */
 } KaptureKeyEvent;
 
 typedef struct KaptureKeys KaptureKeys;
@@ -40,7 +40,7 @@ extern bool kapture_keys_only(const KaptureKeys *keys, char op);
 extern int	kapture_keys_count(const KaptureKeys *keys);
 extern KaptureKeyEvent *kapture_keys_event(const KaptureKeys *keys, int i);
 extern const char *kapture_keys_follow(KaptureKeys *keys, const char *key, KaptureKeyEvent **last);
-extern const char *kapture_keys_follow_event(KaptureKeys *keys, const KaptureKeyEvent *event);
+extern const char *kapture_keys_follow_event(const KaptureKeyEvent *event);
 extern const char *kapture_keys_follow_change(KaptureKeys *keys, const char *key, uint64 xact, int32 seq);
 
 #endif							/* KAPTURE_KEYS_H */

@@ -93,6 +93,10 @@ typedef enum OutboxQuery
 /* Keys, entries or changes that one statement is about. */
 #define OUTBOX_CHUNK		1000
 
+/* How the delivery "d" of the row with the key "v.row_key" is found, and what makes it the only one. */
+#define OUTBOX_IS_ROW		"d.row_key = v.row_key"
+#define OUTBOX_ROW_INDEX	"(attachment_id, row_key)"
+
 /* Deletions that are held in memory, if they are all that happened to keys. */
 #define OUTBOX_MAX_DELETIONS	20000
 
@@ -170,7 +174,7 @@ static const struct
 	},
 	[OUTBOX_KNOWN] = {
 		"SELECT EXISTS (SELECT FROM unnest($2) AS v(row_key), LATERAL"
-		" (SELECT FROM @.kapture_delivery AS d WHERE d.attachment_id = $1 AND d.row_key = v.row_key OFFSET 0) AS known)",
+		" (SELECT FROM @.kapture_delivery AS d WHERE d.attachment_id = $1 AND " OUTBOX_IS_ROW " OFFSET 0) AS known)",
 		2, {INT4OID, TEXTARRAYOID}
 	},
 	[OUTBOX_ENTER] = {
@@ -188,13 +192,13 @@ static const struct
 		" SELECT $1, v.row_key, 'sending', v.changed, v.captured_at, v.phone, v.email,"
 		" CASE WHEN v.captured_at <= $7 THEN now() END, clock_timestamp()"
 		" FROM unnest($2, $3, $4, $5, $6) AS v(row_key, changed, captured_at, phone, email)"
-		" ON CONFLICT (attachment_id, row_key) DO UPDATE SET"
+		" ON CONFLICT " OUTBOX_ROW_INDEX " DO UPDATE SET"
 		" again = CASE WHEN d.state = 'sending' THEN coalesce(d.again, 0) | EXCLUDED.changed END,"
 		" changed = CASE WHEN d.state = 'sending' THEN d.changed ELSE d.changed | EXCLUDED.changed END,"
 		" attempts = CASE WHEN d.state = 'sending' THEN d.attempts ELSE d.attempts + 1 END,"
 		" last_attempt = CASE WHEN d.state = 'sending' THEN d.last_attempt ELSE clock_timestamp() END,"
-		" sent_phone = CASE WHEN d.state = 'sending' OR d.in_doubt IS NOT NULL THEN d.sent_phone ELSE EXCLUDED.sent_phone END,"
-		" sent_email = CASE WHEN d.state = 'sending' OR d.in_doubt IS NOT NULL THEN d.sent_email ELSE EXCLUDED.sent_email END,"
+		" sent_phone = CASE WHEN d.state = 'sending' OR (d.in_doubt IS NOT NULL AND d.attempts > 0) THEN d.sent_phone ELSE EXCLUDED.sent_phone END,"
+		" sent_email = CASE WHEN d.state = 'sending' OR (d.in_doubt IS NOT NULL AND d.attempts > 0) THEN d.sent_email ELSE EXCLUDED.sent_email END,"
 		" next_attempt = NULL, state = 'sending'"
 		" RETURNING row_key, attempts, failures, changed, customer_id, in_doubt, again IS NOT NULL,"
 		" sent_phone, sent_email, searches, ctid, delivery_id, captured_at, false",
@@ -221,7 +225,7 @@ static const struct
 	[OUTBOX_WITH_KEYS] = {
 		"SELECT d.delivery_id, d.row_key FROM unnest($2) AS v(row_key), LATERAL"
 		" (SELECT delivery_id, row_key FROM @.kapture_delivery AS d"
-		" WHERE d.attachment_id = $1 AND d.row_key = v.row_key OFFSET 0) AS d",
+		" WHERE d.attachment_id = $1 AND " OUTBOX_IS_ROW " OFFSET 0) AS d",
 		2, {INT4OID, TEXTARRAYOID}
 	},
 	[OUTBOX_WITH_ANY_KEY] = {
@@ -239,11 +243,12 @@ static const struct
 		4, {INT4OID, INT8ARRAYOID, TEXTARRAYOID, BOOLARRAYOID}
 	},
 	[OUTBOX_EVICT] = {
-		"UPDATE @.kapture_delivery SET row_key = NULL, old_key = row_key,"
-		" state = CASE WHEN state <> 'sending' THEN 'retry' ELSE state END,"
-		" next_attempt = CASE WHEN state <> 'sending' THEN now() END, again = NULL"
-		" WHERE attachment_id = $1 AND row_key = ANY ($2)"
-		" RETURNING delivery_id, ctid, NULL",
+		"UPDATE @.kapture_delivery AS d SET row_key = NULL, old_key = d.row_key,"
+		" state = CASE WHEN d.state <> 'sending' THEN 'retry' ELSE d.state END,"
+		" next_attempt = CASE WHEN d.state <> 'sending' THEN now() END, again = NULL"
+		" FROM unnest($2) AS v(row_key)"
+		" WHERE d.attachment_id = $1 AND " OUTBOX_IS_ROW
+		" RETURNING d.delivery_id, d.ctid, NULL",
 		2, {INT4OID, TEXTARRAYOID}
 	},
 	[OUTBOX_ARRIVE] = {
@@ -258,7 +263,7 @@ static const struct
 		" (attachment_id, row_key, state, changed, captured_at, attempts, last_attempt, next_attempt)"
 		" SELECT $1, v.row_key, 'retry', v.changed, v.captured_at, 0, statement_timestamp(), now()"
 		" FROM unnest($2, $3, $4) AS v(row_key, changed, captured_at)"
-		" ON CONFLICT (attachment_id, row_key) DO UPDATE SET"
+		" ON CONFLICT " OUTBOX_ROW_INDEX " DO UPDATE SET"
 		" again = CASE WHEN d.state = 'sending' THEN coalesce(d.again, 0) | EXCLUDED.changed END,"
 		" changed = CASE WHEN d.state = 'sending' THEN d.changed ELSE d.changed | EXCLUDED.changed END,"
 		" next_attempt = CASE WHEN d.state <> 'sending' THEN now() END,"
@@ -1391,7 +1396,7 @@ outbox_wait_events(int32 attachment_id, KaptureKeys *keys)
 
 		if (event->op != KAPTURE_NOTE_REKEYED && event->op != KAPTURE_NOTE_PLACED)
 			continue;
-		key = kapture_keys_follow_event(keys, event);
+		key = kapture_keys_follow_event(event);
 		if (key)
 			outbox_group(index, groups, &ngroups, key, event->changed, event->captured_at);
 	}

@@ -200,6 +200,19 @@ judge('another row has the key of one whose Add was lost');
 is(sql("SELECT customer_id FROM kapture_history WHERE action = 'gone' ORDER BY finished_at DESC LIMIT 1"),
 	customer($lost)->{kapture_customer_id}, 'whose customer was searched for');
 
+# --- in a copy of the database, where the original may have added what waits
+sql("SELECT kapture_pause('parted')");
+sql(person('parted', "1, 'n'") . person('parted', "2, 'n'"));
+sql("UPDATE parted SET region = 's'");
+foreach my $row (map { decode_json($_) } split /\n/, sql("SELECT json_build_object('customer_name', customer_name, 'phone', phone) FROM parted WHERE id = 1"))
+{
+	sql("SELECT kapture_add_customer('" . encode_json($row) . "')");
+}
+sql("UPDATE kapture_origin SET system_identifier = 1");
+sql("SELECT kapture_resume(), kapture_resume('parted')");
+poll_ok($node, "SELECT count(*) = 2 FROM parted WHERE kapture_customer_id IS NOT NULL", 'rows are searched for under their new keys');
+judge('and found');
+
 # --- parked rows
 emulator_faults($emulator, { api => 'add', action => 'status', code => 400, body => '{"message": "no", "status": "failed"}' });
 sql("TRUNCATE plain; " . join ' ', map { person('plain', $_) } 1, 2);
