@@ -39,6 +39,7 @@
 #include "copies.h"
 #include "customer.h"
 #include "inbox.h"
+#include "lock.h"
 #include "own.h"
 #include "own.h"
 
@@ -433,12 +434,6 @@ static void
 copies_lock_tag(LOCKTAG *tag, Oid serverid)
 {
 	SET_LOCKTAG_OBJECT(*tag, MyDatabaseId, ForeignServerRelationId, serverid, 1);
-
-	/*
-	 * As advisory locks are: other locks of a session go with a transaction of
-	 * its that fails, and do not go if it ends outside of one.
-	 */
-	tag->locktag_lockmethodid = USER_LOCKMETHOD;
 }
 
 /*
@@ -452,7 +447,7 @@ kapture_copies_lock(Oid serverid)
 	LOCKTAG		tag;
 
 	copies_lock_tag(&tag, serverid);
-	return LockAcquire(&tag, ExclusiveLock, true, true) != LOCKACQUIRE_NOT_AVAIL;
+	return kapture_lock_keep(&tag);
 }
 
 /*
@@ -464,7 +459,7 @@ kapture_copies_unlock(Oid serverid)
 	LOCKTAG		tag;
 
 	copies_lock_tag(&tag, serverid);
-	(void) LockRelease(&tag, ExclusiveLock, true);
+	kapture_lock_drop(&tag);
 }
 
 

@@ -467,7 +467,7 @@ puller_run_table(PullTable *table)
 		MemoryContextSwitchTo(puller_context);
 		error = CopyErrorData();
 		FlushErrorState();
-		AbortCurrentTransaction();
+		kapture_process_abort();
 		kapture_capture_ignore(0, 0, 0);
 		ereport(LOG,
 				(errmsg("kapture_sync: pulled customers cannot be written to an attached table: %s", error->message)));
@@ -493,7 +493,7 @@ puller_run(void (*step) (PullServer *server), PullServer *server)
 		MemoryContextSwitchTo(puller_context);
 		error = CopyErrorData();
 		FlushErrorState();
-		AbortCurrentTransaction();
+		kapture_process_abort();
 	}
 	PG_END_TRY();
 	MemoryContextSwitchTo(puller_context);

@@ -10,8 +10,10 @@
  * only the culprit bears the error.
  *
  * Users' code may also take its time, and all tables of a database wait for one
- * worker: so it is cancelled after ROW_TIME_LIMIT, and if it takes no notice,
- * the worker ends and another one begins.
+ * worker: so a batch is given up after ROW_TIME_BATCH, and a row by itself after
+ * ROW_TIME_LIMIT (clock.c).  Rows that there is no time for are
+ * KAPTURE_ROW_LOCKED; the worker sees to it that they do not come again before
+ * others had their turn (share.c).
  *
  * Hidden is not deleted: row_security is off, so that a policy that would hide
  * rows from their owner is an error instead.  Locks of users are not waited
@@ -32,11 +34,13 @@
 #include "utils/memutils.h"
 #include "utils/rel.h"
 #include "utils/resowner.h"
-#include "utils/timeout.h"
 #include "utils/timestamp.h"
 
+#include "clock.h"
 #include "compat.h"
+#include "process.h"
 #include "row.h"
+#include "text.h"
 
 /* How long a lock on the whole table is waited for. */
 #define ROW_LOCK_TIMEOUT	"200ms"
@@ -45,12 +49,18 @@
 #define ROW_BUSY_TIMEOUT	"5ms"
 
 /*
- * Milliseconds that users' code may take in a worker: for a batch or, if that is
- * too short, for each row; and for all rows together, before others have their
- * turn.
+ * Once a lock of a batch was waited for in vain: somebody holds the table or a
+ * partition of it, and many other rows may be in there.
  */
+#define ROW_LOCKED_TIMEOUT	"1ms"
+
+/*
+ * Milliseconds that users' code may take in a worker: for a batch; for each row
+ * if that is too short; and for all rows of it one by one, but for the last.
+ */
+#define ROW_TIME_BATCH		1000
 #define ROW_TIME_LIMIT		5000
-#define ROW_TIME_TOGETHER	10000
+#define ROW_TIME_TOGETHER	1000
 
 typedef struct RowBatch
 {
@@ -86,55 +96,37 @@ row_set(const char *name, const char *value)
 							 GUC_ACTION_SAVE, true, 0, false);
 }
 
-/* How often the time limit of the work that runs has passed. */
-static volatile sig_atomic_t row_times_out = 0;
-static TimeoutId row_timeout = MAX_TIMEOUTS;
+/* Did users' code run out of time in the last run? */
+static bool row_timed_out = false;
 
-/* A signal handler: cancels the work and, if it goes on, ends the process. */
-static void
-row_time_is_up(void)
+/*
+ * Takes the error that is being handled off its stack; what it says is cut to
+ * what is worth keeping.  In the current memory context.
+ */
+static ErrorData *
+row_take_error(bool timed_out)
 {
-	if (++row_times_out == 1)
-		QueryCancelPending = true;
-	else
-		ProcDiePending = true;
-	InterruptPending = true;
-	SetLatch(MyLatch);
-}
+	ErrorData  *error = CopyErrorData();
 
-/* Only a worker has others waiting; a session has a statement_timeout. */
-static void
-row_start_clock(void)
-{
-	if (!AmBackgroundWorkerProcess())
-		return;
-	if (row_timeout == MAX_TIMEOUTS)
-		row_timeout = RegisterTimeout(USER_TIMEOUT, row_time_is_up);
-	row_times_out = 0;
-	enable_timeout_every(row_timeout, TimestampTzPlusMilliseconds(GetCurrentTimestamp(), ROW_TIME_LIMIT),
-						 ROW_TIME_LIMIT);
-}
-
-/* Returns whether the time was up, which must not hit what comes next. */
-static bool
-row_stop_clock(void)
-{
-	if (!AmBackgroundWorkerProcess())
-		return false;
-	disable_timeout(row_timeout, false);
-	if (row_times_out > 0)
-		QueryCancelPending = false;
-	return row_times_out > 0;
+	FlushErrorState();
+	row_timed_out = timed_out && error->sqlerrcode == ERRCODE_QUERY_CANCELED && !kapture_clock_is_running();
+	if (row_timed_out)
+	{
+		error->sqlerrcode = ERRCODE_PROGRAM_LIMIT_EXCEEDED;
+		error->message = psprintf("a trigger, check or function of the table took longer than %d s",
+								  ROW_TIME_LIMIT / 1000);
+	}
+	error->message = kapture_text_cut(error->message);
+	return error;
 }
 
 /*
- * Runs work(arg) as the owner of an attached table, as the file's header says,
- * within SPI.  Times have their text form in "timezone" (NULL: UTC).  Returns
- * NULL, or the error, in the current memory context, after which nothing has
- * happened.
+ * As kapture_row_run(), with a limit for users' code, in milliseconds, and for
+ * the wait for a lock.
  */
-ErrorData *
-kapture_row_run(KaptureAttachment *att, const char *timezone, void (*work) (void *arg), void *arg)
+static ErrorData *
+row_run_within(KaptureAttachment *att, const char *timezone, void (*work) (void *arg), void *arg,
+			   int limit, const char *lock_timeout)
 {
 	MemoryContext context = CurrentMemoryContext;
 	ResourceOwner owner = CurrentResourceOwner;
@@ -144,14 +136,14 @@ kapture_row_run(KaptureAttachment *att, const char *timezone, void (*work) (void
 
 	GetUserIdAndSecContext(&userid, &sec_context);
 	BeginInternalSubTransaction(NULL);
-	row_start_clock();
+	kapture_clock_start(limit);
 	PG_TRY();
 	{
 		Relation	rel;
 		int			nestlevel;
 
 		nestlevel = kapture_catalog_text_settings();
-		row_set("lock_timeout", ROW_LOCK_TIMEOUT);
+		row_set("lock_timeout", lock_timeout);
 		row_set("search_path", "pg_catalog, pg_temp");
 		row_set("row_security", "off");
 		row_set("enable_seqscan", "off");
@@ -169,29 +161,37 @@ kapture_row_run(KaptureAttachment *att, const char *timezone, void (*work) (void
 		relation_close(rel, NoLock);
 		AtEOXact_GUC(false, nestlevel);
 		SetUserIdAndSecContext(userid, sec_context);
-		(void) row_stop_clock();
+		(void) kapture_clock_stop();
 		ReleaseCurrentSubTransaction();
 	}
 	PG_CATCH();
 	{
-		bool		timed_out = row_stop_clock();
+		bool		timed_out = kapture_clock_stop();
 
 		MemoryContextSwitchTo(context);
-		error = CopyErrorData();
-		FlushErrorState();
-		if (timed_out && error->sqlerrcode == ERRCODE_QUERY_CANCELED)
-		{
-			error->sqlerrcode = ERRCODE_PROGRAM_LIMIT_EXCEEDED;
-			error->message = psprintf("a trigger, check or function of the table took longer than %d s",
-									  ROW_TIME_LIMIT / 1000);
-		}
+		error = row_take_error(timed_out);
 		RollbackAndReleaseCurrentSubTransaction();
 		SetUserIdAndSecContext(userid, sec_context);
 	}
 	PG_END_TRY();
 	MemoryContextSwitchTo(context);
 	CurrentResourceOwner = owner;
+	/* a cancel is for the users' code that we are called from, if there is any */
+	if (error && error->sqlerrcode == ERRCODE_QUERY_CANCELED && kapture_clock_is_running())
+		ReThrowError(error);
 	return error;
+}
+
+/*
+ * Runs work(arg) as the owner of an attached table, as the file's header says,
+ * within SPI.  Times have their text form in "timezone" (NULL: UTC).  Returns
+ * NULL, or the error, in the current memory context, after which nothing has
+ * happened.
+ */
+ErrorData *
+kapture_row_run(KaptureAttachment *att, const char *timezone, void (*work) (void *arg), void *arg)
+{
+	return row_run_within(att, timezone, work, arg, ROW_TIME_LIMIT, ROW_LOCK_TIMEOUT);
 }
 
 /* A batch's work, for kapture_row_run(). */
@@ -210,11 +210,52 @@ row_call(void *arg)
 }
 
 static ErrorData *
-row_run(RowWork work, RowBatch *batch)
+row_run(RowWork work, RowBatch *batch, int limit, const char *lock_timeout)
 {
 	RowCall		call = {work, batch};
 
-	return kapture_row_run(batch->att, batch->timezone, row_call, &call);
+	return row_run_within(batch->att, batch->timezone, row_call, &call, limit, lock_timeout);
+}
+
+/* Runs "work" on each row by itself, as far as there is time. */
+static void
+row_run_singly(RowWork work, RowBatch *batch, List *rows)
+{
+	TimestampTz deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), ROW_TIME_TOGETHER);
+	const char *lock_timeout = ROW_LOCK_TIMEOUT;
+	char	   *endless = NULL;
+	ListCell   *lc;
+
+	foreach(lc, rows)
+	{
+		KaptureRow *row = lfirst(lc);
+		ErrorData  *error;
+
+		/* if one row takes for ever, so will the others */
+		if (endless || (kapture_process_is_ours() && GetCurrentTimestamp() > deadline))
+		{
+			row->outcome = endless ? KAPTURE_ROW_FAILED : KAPTURE_ROW_LOCKED;
+			row->error = endless ? MemoryContextStrdup(row->context, endless) : NULL;
+			continue;
+		}
+		batch->rows = list_make1(row);
+		error = row_run(work, batch, ROW_TIME_LIMIT, lock_timeout);
+		if (error == NULL)
+			continue;
+		if (error->sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE)
+		{
+			row->outcome = KAPTURE_ROW_LOCKED;
+			lock_timeout = ROW_LOCKED_TIMEOUT;
+		}
+		else
+		{
+			row->outcome = KAPTURE_ROW_FAILED;
+			row->error = MemoryContextStrdup(row->context, error->message);
+			if (row_timed_out)
+				endless = row->error;
+		}
+		FreeErrorData(error);
+	}
 }
 
 /* Runs "work" on all rows at once if that goes well, else on each by itself. */
@@ -222,44 +263,16 @@ static void
 row_run_each(RowWork work, KaptureAttachment *att, const char *timezone, List *rows)
 {
 	RowBatch	batch = {.att = att, .timezone = timezone, .rows = rows};
-	ErrorData  *error;
-	TimestampTz deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), ROW_TIME_TOGETHER);
-	char	   *endless = NULL;
-	ListCell   *lc;
 
-	if (rows == NIL)
-		return;
-	error = row_run(work, &batch);
-	if (error == NULL)
-		return;
-	FreeErrorData(error);
-
-	foreach(lc, rows)
+	if (list_length(rows) > 1)
 	{
-		KaptureRow *row = lfirst(lc);
+		ErrorData  *error = row_run(work, &batch, ROW_TIME_BATCH, ROW_LOCK_TIMEOUT);
 
-		/* if one row takes for ever, so will the others */
-		if (endless || (AmBackgroundWorkerProcess() && GetCurrentTimestamp() > deadline))
-		{
-			row->outcome = endless ? KAPTURE_ROW_FAILED : KAPTURE_ROW_LOCKED;
-			row->error = endless ? MemoryContextStrdup(row->context, endless) : NULL;
-			continue;
-		}
-		batch.rows = list_make1(row);
-		error = row_run(work, &batch);
 		if (error == NULL)
-			continue;
-		if (error->sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE)
-			row->outcome = KAPTURE_ROW_LOCKED;
-		else
-		{
-			row->outcome = KAPTURE_ROW_FAILED;
-			row->error = MemoryContextStrdup(row->context, error->message);
-			if (error->sqlerrcode == ERRCODE_PROGRAM_LIMIT_EXCEEDED && row_times_out > 0)
-				endless = row->error;
-		}
+			return;
 		FreeErrorData(error);
 	}
+	row_run_singly(work, &batch, rows);
 }
 
 /* Errors out if the table is not what it was attached as. */
@@ -557,7 +570,7 @@ List *
 kapture_row_keys_without_id(KaptureAttachment *att, const char *after, int limit)
 {
 	RowBatch	batch = {.att = att, .after = after, .limit = limit, .context = CurrentMemoryContext};
-	ErrorData  *error = row_run(row_do_list, &batch);
+	ErrorData  *error = row_run(row_do_list, &batch, ROW_TIME_LIMIT, ROW_LOCK_TIMEOUT);
 
 	if (error)
 		ReThrowError(error);
@@ -584,7 +597,7 @@ int64
 kapture_row_count_without_id(KaptureAttachment *att)
 {
 	RowBatch	batch = {.att = att};
-	ErrorData  *error = row_run(row_do_count, &batch);
+	ErrorData  *error = row_run(row_do_count, &batch, ROW_TIME_LIMIT, ROW_LOCK_TIMEOUT);
 
 	if (error)
 		ReThrowError(error);
@@ -741,10 +754,13 @@ void
 kapture_row_write_ids(KaptureAttachment *att, List *rows)
 {
 	RowBatch	batch = {.att = att, .rows = rows};
-	ErrorData  *error = row_run(row_do_write_simply, &batch);
+	ErrorData  *error = row_run(row_do_write_simply, &batch, ROW_TIME_BATCH, ROW_LOCK_TIMEOUT);
 
 	if (error == NULL)
 		return;
 	FreeErrorData(error);
-	row_run_each(row_do_write, att, NULL, rows);
+	if (row_timed_out)
+		row_run_singly(row_do_write, &batch, rows);
+	else
+		row_run_each(row_do_write, att, NULL, rows);
 }

@@ -1022,7 +1022,7 @@ worker_send_server(WorkerServer *server)
 		MemoryContextSwitchTo(worker_context);
 		error = CopyErrorData();
 		FlushErrorState();
-		AbortCurrentTransaction();
+		kapture_process_abort();
 	}
 	PG_END_TRY();
 	MemoryContextSwitchTo(worker_context);

@@ -1,0 +1,89 @@
+/*
+ * clock.c
+ *		Limits what users' code takes and leaves in the background processes.
+ *
+ * Triggers, checks and casts of attached tables run in worker and puller, where
+ * other tables wait.  So they are cancelled when their time is up, and if they
+ * take no notice, the process ends and another one begins.
+ *
+ * Users' code may call functions of ours that run users' code in turn.  The
+ * outermost limit holds for all of it: what is within neither stops the clock
+ * nor starts it anew.
+ *
+ * Advisory locks of users' code go when it ends: those of a session would stay
+ * with the process for good.
+ *
+ * In a session there is no clock: it has a statement_timeout, and its locks are
+ * its own.
+ */
+#include "postgres.h"
+
+#include "miscadmin.h"
+#include "storage/latch.h"
+#include "storage/lock.h"
+#include "utils/timeout.h"
+#include "utils/timestamp.h"
+
+#include "clock.h"
+#include "compat.h"
+#include "process.h"
+
+/* Milliseconds that users' code has to end in once it was cancelled. */
+#define CLOCK_GRACE			2000
+
+/* How often the time of the work under way was up. */
+static volatile sig_atomic_t clock_rings = 0;
+static int	clock_depth = 0;
+static TimeoutId clock_timeout = MAX_TIMEOUTS;
+
+/* A signal handler: cancels the work and, if it goes on, ends the process. */
+static void
+clock_ring(void)
+{
+	if (++clock_rings == 1)
+		QueryCancelPending = true;
+	else
+		ProcDiePending = true;
+	InterruptPending = true;
+	SetLatch(MyLatch);
+}
+
+/*
+ * Users' code begins, which may take "limit" milliseconds.  To be followed by
+ * kapture_clock_stop(), also after an error.
+ */
+void
+kapture_clock_start(int limit)
+{
+	if (!kapture_process_is_ours() || clock_depth++ > 0)
+		return;
+	if (clock_timeout == MAX_TIMEOUTS)
+		clock_timeout = RegisterTimeout(USER_TIMEOUT, clock_ring);
+	clock_rings = 0;
+	enable_timeout_every(clock_timeout, TimestampTzPlusMilliseconds(GetCurrentTimestamp(), limit), CLOCK_GRACE);
+}
+
+/*
+ * Users' code has ended.  Returns whether its time was up; a cancel that has not
+ * been served by then does not hit what comes next.
+ */
+bool
+kapture_clock_stop(void)
+{
+	if (!kapture_process_is_ours() || --clock_depth > 0)
+		return clock_rings > 0;
+	disable_timeout(clock_timeout, false);
+	if (clock_rings > 0)
+		QueryCancelPending = false;
+	LockReleaseAll(USER_LOCKMETHOD, true);
+	return clock_rings > 0;
+}
+
+/*
+ * Tells whether users' code is running, so that a cancel is meant for it.
+ */
+bool
+kapture_clock_is_running(void)
+{
+	return clock_depth > 0;
+}

@@ -1,0 +1,14 @@
+/*
+ * clock.h
+ *		Limits what users' code takes and leaves in the background processes.
+ */
+#ifndef KAPTURE_CLOCK_H
+#define KAPTURE_CLOCK_H
+
+#include "postgres.h"
+
+extern void kapture_clock_start(int limit);
+extern bool kapture_clock_stop(void);
+extern bool kapture_clock_is_running(void);
+
+#endif							/* KAPTURE_CLOCK_H */
