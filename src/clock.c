@@ -50,7 +50,7 @@ clock_ring(void)
 
 /*
  * Users' code begins, which may take "limit" milliseconds.  To be followed by
- * kapture_clock_stop(), also after an error.
+ * kapture_clock_stop(), or after an error by kapture_clock_reset().
  */
 void
 kapture_clock_start(int limit)
@@ -77,6 +77,18 @@ kapture_clock_stop(void)
 		QueryCancelPending = false;
 	LockReleaseAll(USER_LOCKMETHOD, true);
 	return clock_rings > 0;
+}
+
+/*
+ * An error has ended all that was running, wherever it was.
+ */
+void
+kapture_clock_reset(void)
+{
+	if (clock_depth == 0)
+		return;
+	clock_depth = 1;
+	(void) kapture_clock_stop();
 }
 
 /*

@@ -10,5 +10,6 @@
 extern void kapture_clock_start(int limit);
 extern bool kapture_clock_stop(void);
 extern bool kapture_clock_is_running(void);
+extern void kapture_clock_reset(void);
 
 #endif							/* KAPTURE_CLOCK_H */

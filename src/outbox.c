@@ -23,6 +23,7 @@
  */
 #include "postgres.h"
 
+#include "access/detoast.h"
 #include "access/transam.h"
 #include "access/xact.h"
 #include "catalog/pg_type.h"
@@ -69,8 +70,11 @@ typedef enum OutboxQuery
 /* Ordinary entries that the old version of one that was split counts for. */
 #define OUTBOX_SPLIT_WEIGHT	50
 
-/* Entries of the outbox read at a time. */
+/* Entries of the outbox read at a time, */
 #define OUTBOX_READ_CHUNK	50
+
+/* and bytes of keys, from which on it is enough. */
+#define OUTBOX_READ_BYTES	((Size) 1024 * 1024)
 
 /* "@." stands for the extension's schema and a dot. */
 static const struct
@@ -163,7 +167,7 @@ static const struct
 		" WHERE ctid = ANY (ARRAY(SELECT ctid FROM @.kapture_delivery"
 		" WHERE attachment_id = $1 AND state = 'retry' AND next_attempt <= $3"
 		" AND (next_attempt <= $4 OR (failures > 0 AND searches = 0 AND last_attempt < $5))"
-		" ORDER BY attachment_id, next_attempt LIMIT $2))"
+		" ORDER BY attachment_id, next_attempt LIMIT $2 FOR UPDATE SKIP LOCKED))"
 		" RETURNING row_key, attempts, failures, changed, customer_id, in_doubt, false,"
 		" old_key, sent_phone, sent_email, searches, ctid",
 		5, {INT4OID, INT8OID, TIMESTAMPTZOID, TIMESTAMPTZOID, TIMESTAMPTZOID}
@@ -596,13 +600,35 @@ outbox_make_entry(uint64 row)
 	return entry;
 }
 
-/* Reads entries of the current range until they have "limit" changes; returns them in order. */
+/* Bytes of the keys in a row that OUTBOX_READ gave, without reading them. */
+static Size
+outbox_entry_bytes(uint64 row)
+{
+	static const int columns[] = {4, 5, 9}; /* row_key, old_key, more_keys */
+	Size		bytes = 0;
+
+	for (int i = 0; i < lengthof(columns); i++)
+	{
+		bool		isnull;
+		Datum		value = outbox_getattr(row, columns[i], &isnull);
+
+		if (!isnull)
+			bytes += toast_raw_datum_size(value);
+	}
+	return bytes;
+}
+
+/*
+ * Reads entries of the current range until they have "limit" changes, or many
+ * bytes; returns them in order.  *full: that, not the end of the range, ended it.
+ */
 static List *
-outbox_read(int32 attachment_id, KaptureScan *scan, int limit)
+outbox_read(int32 attachment_id, KaptureScan *scan, int limit, bool *full)
 {
 	Datum		values[4];
 	List	   *entries = NIL;
 	int			nchanges = 0;
+	Size		bytes = 0;
 	int			nestlevel = outbox_planner_settings();
 	Portal		portal;
 
@@ -611,15 +637,24 @@ outbox_read(int32 attachment_id, KaptureScan *scan, int limit)
 	values[2] = Int32GetDatum(scan->at_seq);
 	values[3] = FullTransactionIdGetDatum(FullTransactionIdFromU64(scan->ranges[scan->range * 2 + 1]));
 	portal = SPI_cursor_open(NULL, outbox_plan(OUTBOX_READ), values, NULL, false);
-	while (nchanges < limit)
+	*full = false;
+	while (!*full)
 	{
 		SPI_cursor_fetch(portal, true, Min(limit - nchanges, OUTBOX_READ_CHUNK));
-		for (uint64 i = 0; i < SPI_processed && nchanges < limit; i++)
+		for (uint64 i = 0; i < SPI_processed && !*full; i++)
 		{
-			OutboxEntry *entry = outbox_make_entry(i);
+			OutboxEntry *entry;
 
+			bytes += outbox_entry_bytes(i);
+			if (bytes > OUTBOX_READ_BYTES && entries != NIL)
+			{
+				*full = true;
+				break;
+			}
+			entry = outbox_make_entry(i);
 			nchanges += entry->nkeys;
 			entries = lappend(entries, entry);
+			*full = nchanges >= limit || bytes > OUTBOX_READ_BYTES;
 		}
 		if (SPI_processed == 0)
 			break;
@@ -685,12 +720,15 @@ outbox_split(OutboxEntry *entry, int nkeys)
 	outbox_mark_taken(list_make1(entry));
 }
 
-/* Removes the next changes of the current range and groups them by row; returns how many. */
+/*
+ * Removes the next changes of the current range and groups them by row; returns
+ * how many.  *full: there may be more of them.
+ */
 static int
-outbox_take_range(int32 attachment_id, KaptureScan *scan, int limit,
+outbox_take_range(int32 attachment_id, KaptureScan *scan, int limit, bool *full,
 				  HTAB *index, OutboxGroup *groups, int *ngroups)
 {
-	List	   *entries = outbox_read(attachment_id, scan, limit);
+	List	   *entries = outbox_read(attachment_id, scan, limit, full);
 	int			nchanges = 0;
 	bool		split;
 	ListCell   *lc;
@@ -767,13 +805,10 @@ kapture_outbox_take(int32 attachment_id, KaptureScan *scan, int limit,
 		outbox_start_pass(scan);
 	while (scan->range < scan->nranges)
 	{
-		int			taken = outbox_take_range(attachment_id, scan, limit, index, groups, &ngroups);
+		int			taken = outbox_take_range(attachment_id, scan, limit, more, index, groups, &ngroups);
 
-		if (taken >= limit)
-		{
-			*more = true;
+		if (*more)
 			break;
-		}
 		limit -= taken;
 		outbox_enter_range(scan, scan->range + 1);
 	}

@@ -16,6 +16,7 @@
 #include "utils/guc.h"
 #include "utils/timestamp.h"
 
+#include "clock.h"
 #include "lock.h"
 #include "process.h"
 
@@ -138,6 +139,7 @@ void
 kapture_process_abort(void)
 {
 	AbortCurrentTransaction();
+	kapture_clock_reset();
 	kapture_lock_renew();
 }
 

@@ -16,6 +16,7 @@
 #include "catalog.h"
 #include "own.h"
 #include "pull_state.h"
+#include "text.h"
 
 static Datum
 pull_name(const char *server)
@@ -126,7 +127,7 @@ void
 kapture_pull_state_fail(const char *server, const char *error, TimestampTz next_pull)
 {
 	Oid			types[] = {NAMEOID, TEXTOID, TIMESTAMPTZOID};
-	Datum		values[] = {pull_name(server), CStringGetTextDatum(error), TimestampTzGetDatum(next_pull)};
+	Datum		values[] = {pull_name(server), CStringGetTextDatum(kapture_text_cut(error)), TimestampTzGetDatum(next_pull)};
 
 	(void) kapture_own_execute("INSERT INTO @.kapture_pull AS p (server, failures, last_error, failed_at, next_pull)"
 							   " VALUES ($1, 1, $2, clock_timestamp(), $3)"

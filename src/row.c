@@ -21,11 +21,13 @@
  */
 #include "postgres.h"
 
+#include "access/detoast.h"
 #include "access/relation.h"
 #include "access/xact.h"
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
+#include "parser/parse_coerce.h"
 #include "utils/acl.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
@@ -62,6 +64,21 @@
 #define ROW_TIME_LIMIT		5000
 #define ROW_TIME_TOGETHER	1000
 
+/* Bytes that a value may have, and all that are mapped of a row; more is not sent. */
+#define ROW_MAX_VALUE		(1024 * 1024)
+#define ROW_MAX_BYTES		(2 * 1024 * 1024)
+
+/* Bytes of the rows of a batch that are read at a time; the others come later. */
+#define ROW_BATCH_BYTES		((Size) 2 * 1024 * 1024)
+
+/*
+ * Bytes that the values of a row have together if they are read with those of the
+ * other rows: text, and what can only be measured as it is stored, which may be
+ * compressed to a 255th.
+ */
+#define ROW_SMALL_TEXT		16384
+#define ROW_SMALL_OTHER		256
+
 typedef struct RowBatch
 {
 	KaptureAttachment *att;
@@ -81,7 +98,9 @@ typedef void (*RowWork) (RowBatch *batch);
 
 typedef enum RowStatement
 {
-	ROW_READ,
+	ROW_READ,					/* but for large values */
+	ROW_MEASURE,				/* their values as they are stored */
+	ROW_READ_LARGE,				/* whatever their size */
 	ROW_LOCK,
 	ROW_WRITE,
 	ROW_LOOK					/* is it there at all? */
@@ -323,6 +342,81 @@ row_append_match(StringInfo sql, KaptureAttachment *att)
 						 quote_identifier(att->keys[i].name), att->keys[i].equals, i + 1);
 }
 
+/* The type of a mapped column that is there, below its domains. */
+static Oid
+row_column_type(const KaptureAttachment *att, int i)
+{
+	return getBaseType(get_atttype(att->root, get_attnum(att->root, att->columns[i].name)));
+}
+
+/* Is the type's size that of its text, which is known without reading it? */
+static bool
+row_is_text(Oid type)
+{
+	return type == BPCHAROID || type == BYTEAOID || IsBinaryCoercible(type, TEXTOID);
+}
+
+/* Can values of a mapped column be large? */
+static bool
+row_may_be_large(const KaptureAttachment *att, int i)
+{
+	return att->columns[i].attnum != InvalidAttrNumber && get_typlen(row_column_type(att, i)) == -1;
+}
+
+/* "size(r.column) > limit", from which on a value counts as large. */
+static void
+row_append_is_large(StringInfo sql, const KaptureAttachment *att, int i, int ntexts, int nothers)
+{
+	const char *name = quote_identifier(att->columns[i].name);
+	Oid			type = row_column_type(att, i);
+
+	if (!row_is_text(type))
+		appendStringInfo(sql, "pg_catalog.pg_column_size(r.%s) > %d", name, ROW_SMALL_OTHER / nothers);
+	else
+		appendStringInfo(sql, "pg_catalog.octet_length(r.%s%s) > %d", name,
+						 type == BPCHAROID || type == BYTEAOID ? "" : "::pg_catalog.text", ROW_SMALL_TEXT / ntexts);
+}
+
+/*
+ * ", value, ..., is any of them large": with ROW_READ, large values are left out;
+ * with ROW_MEASURE, all are as they are stored.
+ */
+static void
+row_append_values(StringInfo sql, const KaptureAttachment *att, RowStatement statement)
+{
+	StringInfoData large;
+	int			ntexts = 0;
+	int			nothers = 0;
+
+	initStringInfo(&large);
+	for (int i = 0; i < att->ncolumns; i++)
+	{
+		if (row_may_be_large(att, i))
+			*(row_is_text(row_column_type(att, i)) ? &ntexts : &nothers) += 1;
+	}
+	for (int i = 0; i < att->ncolumns; i++)
+	{
+		const char *name = quote_identifier(att->columns[i].name);
+
+		if (att->columns[i].attnum == InvalidAttrNumber)
+			appendStringInfoString(sql, ", NULL");
+		else if (statement == ROW_MEASURE)
+			appendStringInfo(sql, ", r.%s", name);
+		else if (statement == ROW_READ_LARGE || !row_may_be_large(att, i))
+			appendStringInfo(sql, ", r.%s::text", name);
+		else
+		{
+			appendStringInfoString(sql, ", CASE WHEN ");
+			row_append_is_large(sql, att, i, ntexts, nothers);
+			appendStringInfo(sql, " THEN NULL ELSE r.%s::text END", name);
+			appendStringInfoString(&large, large.len > 0 ? " OR (" : "(");
+			row_append_is_large(&large, att, i, ntexts, nothers);
+			appendStringInfoString(&large, ") IS TRUE");
+		}
+	}
+	appendStringInfo(sql, ", %s", large.len > 0 ? large.data : "false");
+}
+
 /* The text of a statement over rows that are given by their keys. */
 static char *
 row_sql(KaptureAttachment *att, RowStatement statement)
@@ -346,13 +440,8 @@ row_sql(KaptureAttachment *att, RowStatement statement)
 	appendStringInfoString(&sql, "SELECT v.ord");
 	if (statement != ROW_LOOK)
 		appendStringInfo(&sql, ", r.%s::text", id_column);
-	for (int i = 0; statement == ROW_READ && i < att->ncolumns; i++)
-	{
-		if (att->columns[i].attnum == InvalidAttrNumber)
-			appendStringInfoString(&sql, ", NULL");
-		else
-			appendStringInfo(&sql, ", r.%s::text", quote_identifier(att->columns[i].name));
-	}
+	if (statement == ROW_READ || statement == ROW_MEASURE || statement == ROW_READ_LARGE)
+		row_append_values(&sql, att, statement);
 	appendStringInfoString(&sql, " FROM ");
 	row_append_keys(&sql, att, false);
 	appendStringInfo(&sql, " JOIN %s AS r ON ", relation);
@@ -473,10 +562,110 @@ row_parse_id(const char *text)
 	return text == NULL || text[0] == '\0' ? 0 : pg_strtoint64(text);
 }
 
+/* A value is not sent: what is known of it is all that is kept of the row. */
+static void
+row_refuse(KaptureRow *row, const char *column, Size size, Size limit)
+{
+	MemoryContext old = MemoryContextSwitchTo(row->context);
+
+	row->outcome = KAPTURE_ROW_FAILED;
+	row->values = NULL;
+	row->error = column ?
+		psprintf("value too long: column \"%s\" has %zu bytes, at most %zu are sent", column, size, limit) :
+		psprintf("values too long: the mapped columns have %zu bytes together, at most %zu are sent", size, limit);
+	MemoryContextSwitchTo(old);
+}
+
+/* Takes in a row as line "i" of the last result has it. */
+static void
+row_take(RowBatch *batch, KaptureRow *row, int i)
+{
+	KaptureAttachment *att = batch->att;
+
+	row->outcome = KAPTURE_ROW_DONE;
+	row->customer_id = row_parse_id(row_value(i, 2));
+	row->bytes = strlen(row->row_key);
+	row->values = MemoryContextAllocZero(row->context, sizeof(char *) * Max(att->ncolumns, 1));
+	for (int c = 0; c < att->ncolumns; c++)
+	{
+		char	   *value = row_value(i, c + 3);
+		Size		size = value ? strlen(value) : 0;
+
+		/* a cast of the user's may make much of little */
+		if (size > ROW_MAX_VALUE)
+		{
+			row_refuse(row, att->columns[c].name, size, ROW_MAX_VALUE);
+			return;
+		}
+		row->bytes += size;
+		if (value)
+			row->values[c] = MemoryContextStrdup(row->context, value);
+	}
+}
+
+/* Finds out, without reading them, whether the values of a row can be sent. */
+static bool
+row_measure(RowBatch *single)
+{
+	KaptureAttachment *att = single->att;
+	KaptureRow *row = linitial(single->rows);
+	Size		sum = 0;
+
+	row_execute(ROW_MEASURE, single, false, SPI_OK_SELECT);
+	for (int c = 0; SPI_processed > 0 && c < att->ncolumns; c++)
+	{
+		bool		isnull;
+		Datum		value = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, c + 3, &isnull);
+		Size		size;
+
+		if (isnull || !row_may_be_large(att, c))
+			continue;
+		size = toast_raw_datum_size(value) - VARHDRSZ;
+		sum += size;
+		if (size > ROW_MAX_VALUE)
+		{
+			row_refuse(row, att->columns[c].name, size, ROW_MAX_VALUE);
+			return false;
+		}
+	}
+	if (sum > ROW_MAX_BYTES)
+		row_refuse(row, NULL, sum, ROW_MAX_BYTES);
+	return sum <= ROW_MAX_BYTES;
+}
+
+/* Reads the rows of a batch that have large values, as far as there is room. */
+static void
+row_read_large(RowBatch *batch, List *rows, Size bytes)
+{
+	RowBatch	single = *batch;
+	ListCell   *lc;
+
+	foreach(lc, rows)
+	{
+		KaptureRow *row = lfirst(lc);
+
+		row->outcome = KAPTURE_ROW_LOCKED;
+		if (bytes > ROW_BATCH_BYTES)
+			continue;
+		single.rows = list_make1(row);
+		if (row_measure(&single))
+		{
+			SPI_freetuptable(SPI_tuptable);
+			row->outcome = KAPTURE_ROW_GONE;
+			row_execute(ROW_READ_LARGE, &single, false, SPI_OK_SELECT);
+			if (SPI_processed > 0)
+				row_take(batch, row, 0);
+			bytes += row->bytes;
+		}
+		SPI_freetuptable(SPI_tuptable);
+	}
+}
+
 static void
 row_do_read(RowBatch *batch)
 {
-	KaptureAttachment *att = batch->att;
+	List	   *large = NIL;
+	Size		bytes = 0;
 	ListCell   *lc;
 
 	foreach(lc, batch->rows)
@@ -485,18 +674,16 @@ row_do_read(RowBatch *batch)
 	for (uint64 i = 0; i < SPI_processed; i++)
 	{
 		KaptureRow *row = row_of(batch, i);
+		bool		isnull;
 
-		row->outcome = KAPTURE_ROW_DONE;
-		row->customer_id = row_parse_id(row_value(i, 2));
-		row->values = MemoryContextAllocZero(row->context, sizeof(char *) * Max(att->ncolumns, 1));
-		for (int c = 0; c < att->ncolumns; c++)
-		{
-			char	   *value = row_value(i, c + 3);
-
-			if (value)
-				row->values[c] = MemoryContextStrdup(row->context, value);
-		}
+		if (DatumGetBool(SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, batch->att->ncolumns + 3, &isnull)))
+			large = lappend(large, row);
+		else
+			row_take(batch, row, i);
+		bytes += row->bytes;
 	}
+	SPI_freetuptable(SPI_tuptable);
+	row_read_large(batch, large, bytes);
 }
 
 /*

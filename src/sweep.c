@@ -25,6 +25,7 @@
 
 #include "arrival.h"
 #include "catalog.h"
+#include "clock.h"
 #include "copies.h"
 #include "fetch.h"
 #include "inbox.h"
@@ -208,7 +209,9 @@ sweep_write(KaptureSweep *sweep, const KaptureWindow *window)
 		SPI_connect();
 		copies = kapture_copies_create(sweep->namespace, sweep->server.name, sweep->timezone);
 		kapture_copies_merge(copies);
+		kapture_clock_start(KAPTURE_COPIES_LIMIT);
 		kapture_copies_write(copies, window->list, window->asked, &copied);
+		(void) kapture_clock_stop();
 		SPI_finish();
 		SetUserIdAndSecContext(userid, sec_context);
 		kapture_pull_state_swept(sweep->server.name, sweep->ids[sweep->next], copied.written > 0);

@@ -33,6 +33,7 @@
 #include "compat.h"
 #include "pacing.h"
 #include "task.h"
+#include "text.h"
 
 #define TASK_FIELD_PHONE	"phone"
 #define TASK_FIELD_EMAIL	"email_id"
@@ -220,7 +221,7 @@ kapture_task_fail(KaptureTask *task, bool park, TimestampTz next_attempt, const 
 		failed->request = pg_any_to_server(task->body, task->body_len, PG_UTF8);
 	}
 	failed->http_status = task->http_status;
-	failed->error = MemoryContextStrdup(task->delivery->context, error);
+	failed->error = MemoryContextStrdup(task->delivery->context, kapture_text_cut(error));
 }
 
 /* Fails for now; the delay grows with each failure. */
@@ -470,6 +471,7 @@ kapture_task_answer(KaptureTask *task, const KaptureHttpAnswer *answer, Timestam
 		reply.message = why ?
 			psprintf("Kapture's answer is not JSON (HTTP code %d): %s", answer->status, why) :
 			psprintf("Kapture answered with HTTP code %d", answer->status);
+	reply.message = kapture_text_cut(reply.message);
 	task->message = MemoryContextStrdup(task->delivery->context, reply.message);
 
 	switch (reply.verdict)
