@@ -34,6 +34,10 @@
 /* How often the time of the work under way was up. */
 static volatile sig_atomic_t clock_rings = 0;
 static int	clock_depth = 0;
+
+/* Whose code it is. */
+static Oid	clock_owner = InvalidOid;
+static int32 clock_attachment = 0;
 static TimeoutId clock_timeout = MAX_TIMEOUTS;
 
 /* A signal handler: cancels the work and, if it goes on, ends the process. */
@@ -60,6 +64,7 @@ kapture_clock_start(int limit)
 	if (clock_timeout == MAX_TIMEOUTS)
 		clock_timeout = RegisterTimeout(USER_TIMEOUT, clock_ring);
 	clock_rings = 0;
+	clock_owner = InvalidOid;
 	enable_timeout_every(clock_timeout, TimestampTzPlusMilliseconds(GetCurrentTimestamp(), limit), CLOCK_GRACE);
 }
 
@@ -89,6 +94,30 @@ kapture_clock_reset(void)
 		return;
 	clock_depth = 1;
 	(void) kapture_clock_stop();
+}
+
+/*
+ * Says whose code it is that runs.
+ */
+void
+kapture_clock_name(Oid owner, int32 attachment_id)
+{
+	if (clock_depth != 1)
+		return;
+	clock_owner = owner;
+	clock_attachment = attachment_id;
+}
+
+/*
+ * For a process that is ending: tells whether it does because users' code took no
+ * notice of being cancelled, and whose.
+ */
+bool
+kapture_clock_has_killed(Oid *owner, int32 *attachment_id)
+{
+	*owner = clock_owner;
+	*attachment_id = clock_attachment;
+	return clock_depth > 0 && clock_rings > 1 && OidIsValid(clock_owner);
 }
 
 /*

@@ -86,10 +86,12 @@ static const struct
 {
 	[OUTBOX_RECOVER] = {
 		"UPDATE @.kapture_delivery"
-		" SET state = 'retry', changed = changed | coalesce(again, 0), again = NULL,"
-		" in_doubt = $2, searches = 0, next_attempt = $2"
-		" WHERE attachment_id = $1 AND state = 'sending'",
-		2, {INT4OID, TIMESTAMPTZOID}
+		" SET state = CASE WHEN $3 IS NULL THEN 'retry' ELSE 'parked' END,"
+		" changed = changed | coalesce(again, 0), again = NULL,"
+		" in_doubt = CASE WHEN state = 'sending' THEN $2 ELSE in_doubt END, searches = 0,"
+		" next_attempt = CASE WHEN $3 IS NULL THEN $2 END, last_error = coalesce($3, last_error)"
+		" WHERE attachment_id = $1 AND (state = 'sending' OR ($3 IS NOT NULL AND state = 'retry' AND next_attempt <= now()))",
+		3, {INT4OID, TIMESTAMPTZOID, TEXTOID}
 	},
 	[OUTBOX_FORGET] = {
 		"WITH gone AS (DELETE FROM @.kapture_attachment AS a"
@@ -337,15 +339,18 @@ outbox_array(Datum *values, bool *nulls, int n, Oid type)
 
 /*
  * At the start of a worker: what an earlier one was sending for a table is in
- * doubt until "in_doubt", when it can no longer be running.
+ * doubt until "in_doubt", when it can no longer be running.  With "error", it is
+ * parked, and so is what is due.
  */
 void
-kapture_outbox_recover(int32 attachment_id, TimestampTz in_doubt)
+kapture_outbox_recover(int32 attachment_id, TimestampTz in_doubt, const char *error)
 {
-	Datum		values[2] = {Int32GetDatum(attachment_id), TimestampTzGetDatum(in_doubt)};
+	Datum		values[3] = {Int32GetDatum(attachment_id), TimestampTzGetDatum(in_doubt), (Datum) 0};
 
 	SPI_connect();
-	outbox_execute(OUTBOX_RECOVER, values, NULL);
+	if (error)
+		values[2] = CStringGetTextDatum(error);
+	outbox_execute(OUTBOX_RECOVER, values, error ? NULL : "  n");
 	SPI_finish();
 }
 

@@ -79,6 +79,19 @@ kapture_process_exit(KaptureExit reason)
 	proc_exit(0);
 }
 
+/* If users' code is why we end, others go on at once, but it does not. */
+static void
+process_exit_callback(int code, Datum arg)
+{
+	Oid			owner;
+	int32		attachment_id;
+
+	if (!kapture_clock_has_killed(&owner, &attachment_id))
+		return;
+	kapture_shmem_worker_blame(owner, attachment_id);
+	kapture_shmem_worker_reason(KAPTURE_EXIT_ASKED);
+}
+
 /*
  * Connects to the database and takes over the slot that the launcher has put
  * into the arguments; does not return if the launcher has given up on it.
@@ -100,6 +113,7 @@ kapture_process_initialize(Datum arg)
 		proc_exit(0);
 	if (kapture_shmem_worker_must_leave())
 		kapture_process_exit(KAPTURE_EXIT_ASKED);
+	before_shmem_exit(process_exit_callback, (Datum) 0);
 	BackgroundWorkerInitializeConnectionByOid(dbid, InvalidOid, 0);
 	process_own_settings();
 	process_ours = true;
@@ -125,7 +139,7 @@ kapture_process_lock_database(KaptureWorkerKind kind)
 {
 	LOCKTAG		tag;
 
-	SET_LOCKTAG_OBJECT(tag, MyDatabaseId, DatabaseRelationId, MyDatabaseId, 1 + kind);
+	SET_LOCKTAG_OBJECT(tag, MyDatabaseId, DatabaseRelationId, MyDatabaseId, 2 + kind);
 	if (!kapture_lock_keep(&tag))
 		ereport(FATAL,
 				(errcode(ERRCODE_OBJECT_IN_USE),

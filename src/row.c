@@ -172,6 +172,7 @@ row_run_within(KaptureAttachment *att, const char *timezone, void (*work) (void 
 			row_set("TimeZone", timezone);
 
 		rel = relation_open(att->root, AccessShareLock);
+		kapture_clock_name(rel->rd_rel->relowner, att->id);
 		SetUserIdAndSecContext(rel->rd_rel->relowner,
 							   sec_context | SECURITY_RESTRICTED_OPERATION);
 		SPI_connect();

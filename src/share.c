@@ -19,6 +19,7 @@
 #include "utils/timestamp.h"
 
 #include "share.h"
+#include "shmem.h"
 
 /* Microseconds that are usual: for a batch, and for each of its rows. */
 #define SHARE_FREE			INT64CONST(100000)
@@ -85,6 +86,7 @@ kapture_share_join(Oid owner)
 	{
 		share = MemoryContextAllocZero(TopMemoryContext, sizeof(KaptureShare));
 		share->owner = owner;
+		share->turn = kapture_shmem_worker_banned(owner);
 		dlist_push_tail(&share_list, &share->node);
 	}
 	share->uses++;

@@ -42,11 +42,13 @@
 #include "alert.h"
 #include "attach.h"
 #include "catalog.h"
+#include "clock.h"
 #include "compat.h"
 #include "guc.h"
 #include "history.h"
 #include "http.h"
 #include "inbox.h"
+#include "lock.h"
 #include "origin.h"
 #include "outbox.h"
 #include "pacing.h"
@@ -87,6 +89,13 @@
 
 /* Milliseconds of claiming after which answers are looked at, too. */
 #define WORKER_CLAIM_TIME	100
+
+/* Why rows are parked whose table ended a worker. */
+#define WORKER_BLAME \
+	"a trigger, check or function of the table took no notice of being cancelled; the worker had to end for it"
+
+/* Milliseconds for which a worker that has to end waits for answers. */
+#define WORKER_FAREWELL		2000
 
 /* Microseconds that a claim of a slow table should take. */
 #define WORKER_SLOW_CLAIM	INT64CONST(250000)
@@ -184,6 +193,9 @@ static dlist_head worker_tables = DLIST_STATIC_INIT(worker_tables);
 static dlist_head worker_paces = DLIST_STATIC_INIT(worker_paces);
 static KaptureOrigin worker_origin;
 static dlist_head worker_answered = DLIST_STATIC_INIT(worker_answered); /* to be recorded */
+static dlist_head worker_settled = DLIST_STATIC_INIT(worker_settled);	/* is being recorded */
+static bool worker_leaving = false; /* no users' code is run any more, */
+static int32 worker_blamed = 0; /* because of this attachment's */
 static int	worker_nanswered = 0;
 static TimestampTz worker_first_answer;
 static bool worker_trouble = false; /* one of them is no plain success */
@@ -708,10 +720,11 @@ static void
 worker_recover_table(void *arg)
 {
 	WorkerTable *table = arg;
+	TimestampTz in_doubt = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
+													   table->server->timeout + KAPTURE_LATE_GRACE);
 
-	kapture_outbox_recover(table->att->id,
-						   TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
-													   table->server->timeout + KAPTURE_LATE_GRACE));
+	kapture_outbox_recover(table->att->id, in_doubt,
+						   kapture_shmem_worker_take_blame(table->att->id) ? WORKER_BLAME : NULL);
 }
 
 /*
@@ -1546,7 +1559,7 @@ static void
 worker_write_back(WorkerTable *table, List *tasks, TimestampTz now)
 {
 	TimestampTz began = GetCurrentTimestamp();
-	bool		spent = kapture_share_is_spent(table->share);
+	bool		spent = worker_leaving || kapture_share_is_spent(table->share);
 	TimestampTz later = Max(TimestampTzPlusMilliseconds(now, KAPTURE_LOCKED_RETRY), spent ? worker_table_turn(table) : 0);
 	List	   *rows = NIL;
 	ListCell   *lc;
@@ -1597,9 +1610,10 @@ worker_write_back(WorkerTable *table, List *tasks, TimestampTz now)
 					break;		/* the id is kept with the failure */
 				row->customer_id = 0;
 				t->body = NULL;
-				kapture_task_fail(t, row->outcome == KAPTURE_ROW_FAILED, later,
+				kapture_task_fail(t, row->outcome == KAPTURE_ROW_FAILED || table->att->id == worker_blamed, later,
 								  row->outcome == KAPTURE_ROW_FAILED ? row->error :
-								  spent ? "the table's owner has had its share of the worker's time; the Kapture customer id is written later" :
+								  table->att->id == worker_blamed ? WORKER_BLAME :
+								  spent ? "others come first; the Kapture customer id is written later" :
 								  "the row is locked; its Kapture customer id is written later");
 				t->failed.arrived = true;
 				break;
@@ -1841,11 +1855,9 @@ worker_do_record(void *arg)
 static void
 worker_record(void)
 {
-	dlist_head	settled = DLIST_STATIC_INIT(settled);
-
-	if (!worker_try("recording answers", worker_do_record, &settled))
-		worker_settle_apart(&settled);
-	worker_discard(&settled);
+	if (!worker_try("recording answers", worker_do_record, &worker_settled))
+		worker_settle_apart(&worker_settled);
+	worker_discard(&worker_settled);
 }
 
 static void
@@ -2025,6 +2037,53 @@ worker_safety_look(void)
 		worker_next_safety_look = TimestampTzPlusMilliseconds(now, WORKER_SAFETY_LOOK);
 }
 
+/* Waits for the answers to requests that are under way, but not for long. */
+static void
+worker_await_answers(void)
+{
+	TimestampTz deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), WORKER_FAREWELL);
+
+	for (;;)
+	{
+		long		rest = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), deadline);
+		int			in_flight = 0;
+		dlist_iter	iter;
+
+		worker_collect();
+		dlist_foreach(iter, &worker_paces)
+			in_flight += dlist_container(WorkerPace, node, iter.cur)->in_flight;
+		if (in_flight == 0 || rest <= 0)
+			break;
+		(void) kapture_http_wait(rest, WaitEventExtensionNew("KaptureWorkerMain"));
+	}
+}
+
+/*
+ * If users' code is why we end, what was sent for others is not left in doubt, nor
+ * what was not sent to the next worker's timeout.  It runs nobody's code.
+ */
+static void
+worker_exit_callback(int code, Datum arg)
+{
+	Oid			owner;
+	dlist_iter	iter;
+
+	if (!kapture_clock_has_killed(&owner, &worker_blamed))
+		return;
+	ereport(LOG,
+			(errmsg("kapture_sync: a trigger, check or function of an attached table took no notice of being cancelled; the worker ends for it")));
+	worker_leaving = true;
+	AbortOutOfAnyTransaction();
+	kapture_lock_renew();
+	MemoryContextSwitchTo(worker_context);
+	worker_await_answers();
+	if (worker_nanswered > 0)
+		worker_record();
+	dlist_foreach(iter, &worker_servers)
+		worker_take_back(dlist_container(WorkerServer, node, iter.cur), GetCurrentTimestamp(), &worker_settled);
+	worker_settle_apart(&worker_settled);
+}
+
 /* Connects, takes the slot over, and finds out whether there is work here. */
 static void
 worker_initialize(Datum arg)
@@ -2040,6 +2099,7 @@ worker_initialize(Datum arg)
 	if (!worker_load())
 		kapture_process_exit(KAPTURE_EXIT_ABSENT);
 	kapture_process_lock_database(KAPTURE_PUSHER);
+	before_shmem_exit(worker_exit_callback, (Datum) 0);
 	worker_alone = true;
 	worker_stale = true;		/* once more, to recover what another left */
 }
