@@ -33,6 +33,7 @@
 
 /* How often the time of the work under way was up. */
 static volatile sig_atomic_t clock_rings = 0;
+static volatile sig_atomic_t clock_killed = false;	/* the process ends for it */
 static int	clock_depth = 0;
 
 /* Whose code it is. */
@@ -47,7 +48,7 @@ clock_ring(void)
 	if (++clock_rings == 1)
 		QueryCancelPending = true;
 	else
-		ProcDiePending = true;
+		ProcDiePending = clock_killed = true;
 	InterruptPending = true;
 	SetLatch(MyLatch);
 }
@@ -64,7 +65,8 @@ kapture_clock_start(int limit)
 	if (clock_timeout == MAX_TIMEOUTS)
 		clock_timeout = RegisterTimeout(USER_TIMEOUT, clock_ring);
 	clock_rings = 0;
-	clock_owner = InvalidOid;
+	if (!clock_killed)
+		clock_owner = InvalidOid;
 	enable_timeout_every(clock_timeout, TimestampTzPlusMilliseconds(GetCurrentTimestamp(), limit), CLOCK_GRACE);
 }
 
@@ -102,7 +104,7 @@ kapture_clock_reset(void)
 void
 kapture_clock_name(Oid owner, int32 attachment_id)
 {
-	if (clock_depth != 1)
+	if (clock_depth != 1 || clock_killed)
 		return;
 	clock_owner = owner;
 	clock_attachment = attachment_id;
@@ -117,7 +119,7 @@ kapture_clock_has_killed(Oid *owner, int32 *attachment_id)
 {
 	*owner = clock_owner;
 	*attachment_id = clock_attachment;
-	return clock_depth > 0 && clock_rings > 1 && OidIsValid(clock_owner);
+	return clock_killed && OidIsValid(clock_owner);
 }
 
 /*

@@ -196,8 +196,9 @@ row_run_within(KaptureAttachment *att, const char *timezone, void (*work) (void 
 	PG_END_TRY();
 	MemoryContextSwitchTo(context);
 	CurrentResourceOwner = owner;
-	/* a cancel is for the users' code that we are called from, if there is any */
-	if (error && error->sqlerrcode == ERRCODE_QUERY_CANCELED && kapture_clock_is_running())
+	/* a cancel is for the session, or for the users' code that we are called from */
+	if (error && error->sqlerrcode == ERRCODE_QUERY_CANCELED &&
+		(!kapture_process_is_ours() || kapture_clock_is_running()))
 		ReThrowError(error);
 	return error;
 }

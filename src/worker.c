@@ -75,6 +75,9 @@
 #endif
 #define WORKER_RECORD_DELAY	5
 
+/* Bytes of an answer: it is about one customer, and many may come at a time. */
+#define WORKER_MAX_ANSWER	(1024 * 1024)
+
 /* Milliseconds a request may take to a server whose settings cannot be read. */
 #define WORKER_DEFAULT_TIMEOUT	60000
 
@@ -1338,10 +1341,12 @@ worker_start_request(WorkerServer *server, const KaptureServer *settings, Timest
 {
 	WorkerTask *task = dlist_head_element(WorkerTask, node, &server->ready);
 	KaptureTask *t = &task->task;
+	KaptureServer bounded = *settings;
 	MemoryContext old = MemoryContextSwitchTo(t->delivery->context);
 
 	kapture_task_wrap(t, settings);
-	t->request = kapture_http_start(settings, kapture_task_api(t), t->body, t->body_len, task);
+	bounded.max_response_size = Min(settings->max_response_size, WORKER_MAX_ANSWER);
+	t->request = kapture_http_start(&bounded, kapture_task_api(t), t->body, t->body_len, task);
 	(void) dlist_pop_head_node(&server->ready);
 	server->nready--;
 	server->in_flight++;

@@ -247,10 +247,10 @@ poll_ok($node, "SELECT count(*) = 40 AND bool_and(message ~ '^value too long: co
 	'they are parked');
 memory_ok(worker_memory($hwm) - $before, 48 * 1024, 'and were not read');
 mallory('DELETE FROM mallory.customers WHERE length(city) > 1000000');
-mallory_inserts('customers', 100, "i, 'Not so large', i::text, repeat(chr(97 + (i % 26)::int) || md5(i::text), 30000)");
+mallory_inserts('customers', 40, "i, 'Not so large', i::text, repeat(chr(97 + (i % 26)::int) || md5(i::text), 30000)");
 alice_is_served('rows just below the limit', 3);
 poll_ok($node, $idle->('customers'), 'they are sent');
-is(sql("SELECT count(*) FROM mallory.customers WHERE customer_name = 'Not so large' AND kapture_customer_id IS NOT NULL"), 100, 'all of them');
+is(sql("SELECT count(*) FROM mallory.customers WHERE customer_name = 'Not so large' AND kapture_customer_id IS NOT NULL"), 40, 'all of them');
 memory_ok(worker_memory($hwm) - $before, 64 * 1024, 'and were not read at once');
 hostile_table('loud', q(RAISE EXCEPTION '%', repeat('x', 20000000);));
 mallory_inserts('loud', 8);
