@@ -157,32 +157,6 @@ SELECT kapture_attach('mallory.$name', server => 'mallory');
 sub drop { mallory("DROP TABLE mallory.$_[0]"); return; }
 my $idle = sub { my ($table) = @_; return "SELECT pending + in_flight + retrying = 0 FROM kapture_status WHERE relation = 'mallory.$table'::regclass" };
 
-# --- each function of ours, called by a trigger that then sleeps for ever
-my %argument = (regclass => "'mallory.customers'::regclass", name => "'mallory'", text => "'1'", jsonb => q('{"phone": "9700000000"}'), boolean => 'false', integer => '1', bigint => '1', oid => '1',
-	'timestamp without time zone' => "'2021-03-14'", 'text[]' => "'{}'");
-my @functions = split /\n/, sql("SELECT format('%s|%s', p.oid::regprocedure, prokind) FROM pg_proc p JOIN pg_depend d ON d.objid = p.oid"
-	  . " WHERE d.classid = 'pg_proc'::regclass AND d.deptype = 'e' AND d.refobjid = (SELECT oid FROM pg_extension WHERE extname = 'kapture_sync') ORDER BY 1");
-my $calls = '';
-foreach my $function (@functions)
-{
-	my ($signature, $kind) = split /\|/, $function;
-	my ($name, $types) = $signature =~ /^([\w.]+)\((.*)\)$/ or die $signature;
-	my $call = "$name(" . join(', ', map { $argument{$_} or die "no argument of type $_" } split /,/, $types) . ")";
-	$call = $kind eq 'p' ? "CALL $call" : "SELECT count(*) FROM $call";
-	$call =~ s/'/''/g;
-	$calls .= "RAISE LOG 'calls $name'; BEGIN EXECUTE '$call'; EXCEPTION WHEN OTHERS THEN NULL; END;\n";
-}
-cmp_ok(scalar(@functions), '>', 30, 'functions of ours are known');
-hostile_table('functions', "$calls PERFORM pg_sleep(100000);");
-my $log = -s $node->logfile;
-mallory_inserts('functions', 1);
-wait_for(sub { slurp_file($node->logfile, $log) =~ /calls/ }, 'the trigger');
-alice_is_served('functions of ours and then for ever');
-poll_ok($node, "SELECT state = 'parked' AND message LIKE '%took longer than 5 s' FROM kapture_failures WHERE relation = 'mallory.functions'::regclass", 'the row is parked');
-my $logged = slurp_file($node->logfile, $log);
-is(join(' ', grep { $logged !~ /calls \Q$_\E\b/ } map { /^([\w.]+)/ } @functions), '', 'all functions were called');
-drop('functions');
-
 # --- locks of transactions that stay open
 mallory_inserts('customers', 1, "i, 'Refused', '12'");
 poll_ok($node, "SELECT count(*) = 1 FROM kapture_failures WHERE relation = 'mallory.customers'::regclass AND state = 'parked'", 'mallory has a failure');
@@ -232,32 +206,6 @@ end($part, 'ROLLBACK');
 poll_ok($node, 'SELECT count(kapture_customer_id) > 100 FROM mallory.parts', 'and the rows go when it is free');
 mallory('DROP TABLE mallory.parts');
 
-# --- slow, but allowed
-hostile_table('slow', 'PERFORM pg_sleep(4.5);');
-mallory_inserts('slow', 20);
-alice_is_served('4.5 s for a row', 10);
-poll_ok($node, 'SELECT count(kapture_customer_id) > 0 FROM mallory.slow', 'it goes on, too');
-drop('slow');
-
-# --- memory
-my $before = worker_memory($hwm);
-mallory_inserts('customers', 40, "i, 'Large', i::text, repeat(chr(97 + (i % 26)::int) || md5(i::text), 600000)");
-alice_is_served('rows of 20 MB', 3);
-poll_ok($node, "SELECT count(*) = 40 AND bool_and(message ~ '^value too long: column \"city\" has 19800000 bytes') FROM kapture_failures WHERE relation = 'mallory.customers'::regclass AND message ~ 'too long'",
-	'they are parked');
-memory_ok(worker_memory($hwm) - $before, 48 * 1024, 'and were not read');
-mallory('DELETE FROM mallory.customers WHERE length(city) > 1000000');
-mallory_inserts('customers', 40, "i, 'Not so large', i::text, repeat(chr(97 + (i % 26)::int) || md5(i::text), 30000)");
-alice_is_served('rows just below the limit', 3);
-poll_ok($node, $idle->('customers'), 'they are sent');
-is(sql("SELECT count(*) FROM mallory.customers WHERE customer_name = 'Not so large' AND kapture_customer_id IS NOT NULL"), 40, 'all of them');
-memory_ok(worker_memory($hwm) - $before, 64 * 1024, 'and were not read at once');
-hostile_table('loud', q(RAISE EXCEPTION '%', repeat('x', 20000000);));
-mallory_inserts('loud', 8);
-poll_ok($node, "SELECT count(*) = 8 AND max(length(message)) < 5000 FROM kapture_failures WHERE relation = 'mallory.loud'::regclass AND state = 'parked'", 'errors of 20 MB are cut');
-memory_ok(worker_memory($rss) - $before, 96 * 1024, 'nor does memory grow with them');
-drop('loud');
-
 # --- what users' code leaves behind
 my $held = "FROM pg_locks WHERE pid = kapture_worker_pid() AND granted";
 my $own = sql("SELECT count(*) $held AND locktype = 'object'");
@@ -306,6 +254,60 @@ foreach my $i (1 .. 5)
 }
 cmp_ok(stats_are_flushed() - $scans, '<', 60, 'a change of one table has only that read again');
 mallory(join ';', map { "DROP TABLE mallory.m$_" } 1 .. 60);
+
+# --- memory
+my $before = worker_memory($hwm);
+mallory_inserts('customers', 20, "i, 'Large', i::text, repeat(chr(97 + (i % 26)::int) || md5(i::text), 600000)");
+alice_is_served('rows of 20 MB', 3);
+poll_ok($node, "SELECT count(*) = 20 AND bool_and(message ~ '^value too long: column \"city\" has 19800000 bytes') FROM kapture_failures WHERE relation = 'mallory.customers'::regclass AND message ~ 'too long'",
+	'they are parked');
+memory_ok(worker_memory($hwm) - $before, 48 * 1024, 'and were not read');
+mallory('DELETE FROM mallory.customers WHERE length(city) > 1000000');
+mallory_inserts('customers', 40, "i, 'Not so large', i::text, repeat(chr(97 + (i % 26)::int) || md5(i::text), 30000)");
+alice_is_served('rows just below the limit', 3);
+poll_ok($node, $idle->('customers'), 'they are sent');
+is(sql("SELECT count(*) FROM mallory.customers WHERE customer_name = 'Not so large' AND kapture_customer_id IS NOT NULL"), 40, 'all of them');
+memory_ok(worker_memory($hwm) - $before, 64 * 1024, 'and were not read at once');
+
+# --- each function of ours, called by a trigger that then sleeps for ever
+my %argument = (regclass => "'mallory.customers'::regclass", name => "'mallory'", text => "'1'", jsonb => q('{"phone": "9700000000"}'), boolean => 'false', integer => '1', bigint => '1', oid => '1',
+	'timestamp without time zone' => "'2021-03-14'", 'text[]' => "'{}'");
+my @functions = split /\n/, sql("SELECT format('%s|%s', p.oid::regprocedure, prokind) FROM pg_proc p JOIN pg_depend d ON d.objid = p.oid"
+	  . " WHERE d.classid = 'pg_proc'::regclass AND d.deptype = 'e' AND d.refobjid = (SELECT oid FROM pg_extension WHERE extname = 'kapture_sync') ORDER BY 1");
+my $calls = '';
+foreach my $function (@functions)
+{
+	my ($signature, $kind) = split /\|/, $function;
+	my ($name, $types) = $signature =~ /^([\w.]+)\((.*)\)$/ or die $signature;
+	my $call = "$name(" . join(', ', map { $argument{$_} or die "no argument of type $_" } split /,/, $types) . ")";
+	$call = $kind eq 'p' ? "CALL $call" : "SELECT count(*) FROM $call";
+	$call =~ s/'/''/g;
+	$calls .= "RAISE LOG 'calls $name'; BEGIN EXECUTE '$call'; EXCEPTION WHEN OTHERS THEN NULL; END;\n";
+}
+cmp_ok(scalar(@functions), '>', 30, 'functions of ours are known');
+hostile_table('functions', "$calls PERFORM pg_sleep(100000);");
+my $log = -s $node->logfile;
+mallory_inserts('functions', 1);
+wait_for(sub { slurp_file($node->logfile, $log) =~ /calls/ }, 'the trigger');
+alice_is_served('functions of ours and then for ever');
+poll_ok($node, "SELECT state = 'parked' AND message LIKE '%took longer than 5 s' FROM kapture_failures WHERE relation = 'mallory.functions'::regclass", 'the row is parked');
+my $logged = slurp_file($node->logfile, $log);
+is(join(' ', grep { $logged !~ /calls \Q$_\E\b/ } map { /^([\w.]+)/ } @functions), '', 'all functions were called');
+drop('functions');
+
+# --- slow, but allowed
+hostile_table('slow', 'PERFORM pg_sleep(4.5);');
+mallory_inserts('slow', 20);
+alice_is_served('4.5 s for a row', 10);
+poll_ok($node, 'SELECT count(kapture_customer_id) > 0 FROM mallory.slow', 'it goes on, too');
+drop('slow');
+
+# --- errors of any length
+hostile_table('loud', q(RAISE EXCEPTION '%', repeat('x', 20000000);));
+mallory_inserts('loud', 4);
+poll_ok($node, "SELECT count(*) = 4 AND max(length(message)) < 5000 FROM kapture_failures WHERE relation = 'mallory.loud'::regclass AND state = 'parked'", 'errors of 10 MB are cut');
+memory_ok(worker_memory($rss) - $before, 96 * 1024, 'nor does memory grow with them');
+drop('loud');
 
 # --- the puller
 my $pulled = 0;
