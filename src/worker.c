@@ -93,6 +93,9 @@
 /* Milliseconds of claiming after which answers are looked at, too. */
 #define WORKER_CLAIM_TIME	100
 
+/* How long a lock is waited for where the answers of other tables wait, too. */
+#define WORKER_BUSY_TIMEOUT	"10ms"
+
 /* Why rows are parked whose table ended a worker. */
 #define WORKER_BLAME \
 	"a trigger, check or function of the table took no notice of being cancelled; the worker had to end for it"
@@ -197,6 +200,8 @@ static dlist_head worker_paces = DLIST_STATIC_INIT(worker_paces);
 static KaptureOrigin worker_origin;
 static dlist_head worker_answered = DLIST_STATIC_INIT(worker_answered); /* to be recorded */
 static dlist_head worker_settled = DLIST_STATIC_INIT(worker_settled);	/* is being recorded */
+static dlist_head worker_unrecorded = DLIST_STATIC_INIT(worker_unrecorded); /* is to be, later */
+static TimestampTz worker_next_record = DT_NOEND;	/* of those */
 static bool worker_leaving = false; /* no users' code is run any more, */
 static int32 worker_blamed = 0; /* because of this attachment's */
 static int	worker_nanswered = 0;
@@ -1791,39 +1796,67 @@ static void
 worker_do_settle(void *arg)
 {
 	worker_record_lazily();
+	(void) set_config_option("lock_timeout", WORKER_BUSY_TIMEOUT, PGC_USERSET, PGC_S_SESSION,
+							 GUC_ACTION_LOCAL, true, 0, false);
 	worker_settle(arg);
+}
+
+/* Moves the tasks of a table, or all (NULL), to the end of another list. */
+static void
+worker_move_tasks(dlist_head *from, dlist_head *to, WorkerTable *table)
+{
+	dlist_mutable_iter iter;
+
+	dlist_foreach_modify(iter, from)
+	{
+		WorkerTask *task = dlist_container(WorkerTask, node, iter.cur);
+
+		if (table && task->table != table)
+			continue;
+		dlist_delete(&task->node);
+		dlist_push_tail(to, &task->node);
+	}
 }
 
 /*
  * Somebody has locked what became of tasks is to be written to (a kapture_detach()
  * that is not committed): each table is tried by itself.  What cannot be recorded
- * is as after a crash, and begins anew when the lock is gone.
+ * is kept for a while.
  */
 static void
 worker_settle_apart(dlist_head *tasks)
 {
+	TimestampTz began = GetCurrentTimestamp();
+	TimestampTz now;
+
 	while (!dlist_is_empty(tasks))
 	{
-		WorkerTable *table = dlist_head_element(WorkerTask, node, tasks)->table;
 		dlist_head	its = DLIST_STATIC_INIT(its);
-		dlist_mutable_iter iter;
 
-		dlist_foreach_modify(iter, tasks)
-		{
-			WorkerTask *task = dlist_container(WorkerTask, node, iter.cur);
-
-			if (task->table != table)
-				continue;
-			dlist_delete(&task->node);
-			dlist_push_tail(&its, &task->node);
-		}
-		if (!worker_try("recording answers", worker_do_settle, &its))
-		{
-			table->recovered = false;
-			worker_look_later();
-		}
-		worker_discard(&its);
+		worker_move_tasks(tasks, &its, dlist_head_element(WorkerTask, node, tasks)->table);
+		if (worker_try("recording answers", worker_do_settle, &its))
+			worker_discard(&its);
+		else
+			worker_move_tasks(&its, &worker_unrecorded, NULL);
 	}
+	if (dlist_is_empty(&worker_unrecorded))
+		return;
+	/* what takes long is tried the more seldom */
+	now = GetCurrentTimestamp();
+	worker_next_record = TimestampTzPlusMilliseconds(now, KAPTURE_LOCKED_RETRY) + (now - began) * 10;
+}
+
+/* Tries again to record what could not be recorded before. */
+static void
+worker_record_rest(void)
+{
+	dlist_head	tasks = DLIST_STATIC_INIT(tasks);
+
+	if (worker_next_record > GetCurrentTimestamp())
+		return;
+	worker_next_record = DT_NOEND;
+	worker_move_tasks(&worker_unrecorded, &tasks, NULL);
+	worker_settle_apart(&tasks);
 }
 
 /* Takes in the answers that were collected, and records what they mean. */
@@ -1972,6 +2005,7 @@ worker_timeout(void)
 			next = Min(next, Max(Max(server->not_before, worker_table_turn(table)),
 								 table->look ? now : table->next_due));
 	}
+	next = Min(next, worker_next_record);
 	next = Min(next, Min(worker_next_load, Min(worker_next_safety_look, worker_next_expiry)));
 	if (next == DT_NOEND)
 		return -1;
@@ -2086,6 +2120,7 @@ worker_exit_callback(int code, Datum arg)
 		worker_record();
 	dlist_foreach(iter, &worker_servers)
 		worker_take_back(dlist_container(WorkerServer, node, iter.cur), GetCurrentTimestamp(), &worker_settled);
+	worker_move_tasks(&worker_unrecorded, &worker_settled, NULL);
 	worker_settle_apart(&worker_settled);
 }
 
@@ -2154,6 +2189,7 @@ kapture_worker_main(Datum arg)
 		worker_claim();
 		worker_send();
 		worker_expire();
+		worker_record_rest();
 		if (worker_should_record())
 		{
 			worker_record();
