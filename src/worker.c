@@ -241,15 +241,19 @@ worker_commit(void)
 	MemoryContextSwitchTo(worker_context);
 }
 
-/* Takes an error in that is about somebody's lock; others go on. */
+/*
+ * Takes an error in that others can cause at any time: by a lock, or by so many
+ * notifications that those of users' code have no room.  Other errors go on.
+ */
 static void
-worker_forgive_lock(MemoryContext context)
+worker_forgive(MemoryContext context)
 {
 	ErrorData  *error;
 
 	MemoryContextSwitchTo(context);
 	error = CopyErrorData();
-	if (error->sqlerrcode != ERRCODE_LOCK_NOT_AVAILABLE && error->sqlerrcode != ERRCODE_T_R_DEADLOCK_DETECTED)
+	if (error->sqlerrcode != ERRCODE_LOCK_NOT_AVAILABLE && error->sqlerrcode != ERRCODE_T_R_DEADLOCK_DETECTED &&
+		error->sqlerrcode != ERRCODE_PROGRAM_LIMIT_EXCEEDED)
 		PG_RE_THROW();
 	FlushErrorState();
 	FreeErrorData(error);
@@ -273,7 +277,7 @@ worker_try(const char *activity, void (*work) (void *arg), void *arg)
 	}
 	PG_CATCH();
 	{
-		worker_forgive_lock(worker_context);
+		worker_forgive(worker_context);
 		kapture_process_abort();
 		pgstat_report_activity(STATE_IDLE, NULL);
 	}
@@ -300,7 +304,7 @@ worker_try_within(void (*work) (void *arg), void *arg)
 	}
 	PG_CATCH();
 	{
-		worker_forgive_lock(context);
+		worker_forgive(context);
 		RollbackAndReleaseCurrentSubTransaction();
 	}
 	PG_END_TRY();
