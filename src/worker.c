@@ -75,8 +75,11 @@
 #endif
 #define WORKER_RECORD_DELAY	5
 
-/* Bytes of an answer: it is about one customer, and many may come at a time. */
-#define WORKER_MAX_ANSWER	(1024 * 1024)
+/*
+ * Bytes of an answer: it is about one customer, and many may come at a time.  It
+ * may repeat what was sent, escaped.
+ */
+#define WORKER_MAX_ANSWER(body_len)	(1024 * 1024 + 6 * (int64) (body_len))
 
 /* Milliseconds a request may take to a server whose settings cannot be read. */
 #define WORKER_DEFAULT_TIMEOUT	60000
@@ -1354,7 +1357,7 @@ worker_start_request(WorkerServer *server, const KaptureServer *settings, Timest
 	MemoryContext old = MemoryContextSwitchTo(t->delivery->context);
 
 	kapture_task_wrap(t, settings);
-	bounded.max_response_size = Min(settings->max_response_size, WORKER_MAX_ANSWER);
+	bounded.max_response_size = Min(settings->max_response_size, WORKER_MAX_ANSWER(t->body_len));
 	t->request = kapture_http_start(&bounded, kapture_task_api(t), t->body, t->body_len, task);
 	(void) dlist_pop_head_node(&server->ready);
 	server->nready--;
