@@ -256,6 +256,7 @@ row_run_singly(RowWork work, RowBatch *batch, List *rows)
 		if (endless || (kapture_process_is_ours() && GetCurrentTimestamp() > deadline))
 		{
 			row->outcome = endless ? KAPTURE_ROW_FAILED : KAPTURE_ROW_LOCKED;
+			row->slow = endless != NULL;
 			row->error = endless ? MemoryContextStrdup(row->context, endless) : NULL;
 			continue;
 		}
@@ -272,6 +273,7 @@ row_run_singly(RowWork work, RowBatch *batch, List *rows)
 		{
 			row->outcome = KAPTURE_ROW_FAILED;
 			row->error = MemoryContextStrdup(row->context, error->message);
+			row->slow = row_timed_out;
 			if (row_timed_out)
 				endless = row->error;
 		}

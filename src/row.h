@@ -28,6 +28,7 @@ typedef struct KaptureRow
 	/* filled in */
 	KaptureRowOutcome outcome;
 	char	   *error;
+	bool		slow;			/* FAILED, as its time was up */
 	int64		customer_id;	/* as in the table, 0 for NULL */
 	char	  **values;			/* of the mapped columns, NULL for NULL */
 	Size		bytes;			/* of them and the key */

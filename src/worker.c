@@ -1113,7 +1113,7 @@ worker_plan(WorkerClaim *claim, KaptureDelivery *delivery, TimestampTz now)
 	WorkerTask *task = worker_make_task(claim->table, delivery);
 
 	if ((delivery->old_key && !kapture_outbox_take_over(delivery)) ||
-		(worker_stale && delivery->row.outcome == KAPTURE_ROW_FAILED))
+		(worker_stale && delivery->row.outcome == KAPTURE_ROW_FAILED && !delivery->row.slow))
 		delivery->row.outcome = KAPTURE_ROW_LOCKED;
 	kapture_task_plan(&task->task, now);
 	dlist_push_tail(task->task.state == KAPTURE_TASK_SEND ? &claim->ready : &claim->settled, &task->node);
@@ -1619,7 +1619,7 @@ worker_write_back(WorkerTable *table, List *tasks, TimestampTz now)
 				t->failed.arrived = true;
 				break;
 			case KAPTURE_ROW_FAILED:
-				if (worker_stale)
+				if (worker_stale && !row->slow)
 					row->outcome = KAPTURE_ROW_LOCKED;	/* not its fault */
 				pg_fallthrough;
 			case KAPTURE_ROW_LOCKED:
