@@ -16,7 +16,7 @@
  * kapture_server_get() keeps one entry for each server and user.  Syscache
  * callbacks only count up option_generation; an entry that was built under an
  * older count is built anew by the next kapture_server_get(), which is a safe
- * point, and freed only there.
+ * point, and freed only there; and so are those of servers that were dropped.
  */
 #include "postgres.h"
 
@@ -51,6 +51,10 @@
 #include "base/restore.h"
 
 #define OPTION_WRAPPER		"kapture_fdw"
+
+/* bytes of text; what is longer is no setting, and each process keeps it */
+#define OPTION_MAX_URL		2048
+#define OPTION_MAX_TEXT		8192
 
 #define OPTION_MIN_TIMEOUT	1	/* milliseconds */
 #define OPTION_MAX_TIMEOUT	86400000	/* a day */
@@ -794,13 +798,27 @@ option_raise_unknown(const char *name, Oid catalog)
 			 errhint("There are no valid options in this context.")));
 }
 
+/* Is the text of an option no longer than such a thing may be? */
+static bool
+option_check_length(const OptionDef *def, const char *text, OptionFault *fault)
+{
+	size_t		limit = def->parse == option_parse_url ? OPTION_MAX_URL : OPTION_MAX_TEXT;
+
+	if (strlen(text) <= limit)
+		return true;
+	fault->hide = true;
+	fault->detail = psprintf(_("It has %zu bytes; at most %zu are allowed."), strlen(text), limit);
+	return false;
+}
+
 /* Puts the value of one option into the set; raises an error if it is bad. */
 static void
 option_apply(OptionSet *set, const OptionDef *def, const char *text)
 {
 	OptionFault fault = {0};
 
-	if (def->parse(def, text, (char *) set + def->offset, &fault))
+	if (option_check_length(def, text, &fault) &&
+		def->parse(def, text, (char *) set + def->offset, &fault))
 		return;
 
 	ereport(ERROR,
@@ -1065,6 +1083,28 @@ option_init_cache(void)
 								  (Datum) 0);
 }
 
+/* Forgets the entries of servers that are no more, if any may have been dropped. */
+static void
+option_tidy_cache(void)
+{
+	static uint64 tidied = 0;
+	HASH_SEQ_STATUS status;
+	OptionCacheEntry *entry;
+
+	if (tidied == option_generation)
+		return;
+	tidied = option_generation;
+	hash_seq_init(&status, option_cache);
+	while ((entry = hash_seq_search(&status)) != NULL)
+	{
+		if (SearchSysCacheExists1(FOREIGNSERVEROID, ObjectIdGetDatum(entry->key.serverid)))
+			continue;
+		if (entry->context)
+			MemoryContextDelete(entry->context);
+		(void) hash_search(option_cache, &entry->key, HASH_REMOVE, NULL);
+	}
+}
+
 /* The server of that name, which the user may use; raises errors otherwise. */
 static ForeignServer *
 option_lookup_server(const char *name, Oid userid)
@@ -1128,6 +1168,7 @@ kapture_server_get(const char *name, Oid userid)
 
 	if (option_cache == NULL)
 		option_init_cache();
+	option_tidy_cache();
 
 	server = option_lookup_server(name, userid);
 	memset(&key, 0, sizeof(key));

@@ -204,6 +204,50 @@ catalog_getattr(HeapTuple tuple, Relation rel, AttrNumber attnum)
 	return value;
 }
 
+/* Which version of a row this is. */
+static void
+catalog_read_version(HeapTuple tuple, KaptureAttachedVersion *version)
+{
+	version->xmin = HeapTupleHeaderGetRawXmin(tuple->t_data);
+	version->place = tuple->t_self;
+}
+
+/*
+ * Tells whether two versions are the same.
+ */
+bool
+kapture_catalog_same_version(const KaptureAttachedVersion *a, const KaptureAttachedVersion *b)
+{
+	return a->xmin == b->xmin &&
+		ItemPointerEquals(unconstify(ItemPointerData *, &a->place), unconstify(ItemPointerData *, &b->place));
+}
+
+/*
+ * Returns the list of attached tables (of KaptureAttached), in the current memory
+ * context.
+ */
+List *
+kapture_catalog_attached(void)
+{
+	Relation	rel = table_open(kapture_catalog_relid(KAPTURE_TABLE_ATTACHMENT), AccessShareLock);
+	SysScanDesc scan = systable_beginscan(rel, InvalidOid, false, NULL, 0, NULL);
+	HeapTuple	tuple;
+	List	   *result = NIL;
+
+	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
+	{
+		KaptureAttached *attached = palloc(sizeof(KaptureAttached));
+
+		attached->id = DatumGetInt32(catalog_getattr(tuple, rel, ATTACHMENT_ID));
+		attached->relid = DatumGetObjectId(catalog_getattr(tuple, rel, ATTACHMENT_RELATION));
+		catalog_read_version(tuple, &attached->version);
+		result = lappend(result, attached);
+	}
+	systable_endscan(scan);
+	table_close(rel, AccessShareLock);
+	return result;
+}
+
 /*
  * Returns the oids of all attached relations, as a list in the current memory
  * context.
@@ -274,6 +318,7 @@ catalog_make_attachment(HeapTuple tuple, Relation attachments, Relation rel)
 
 	result->id = DatumGetInt32(catalog_getattr(tuple, attachments, ATTACHMENT_ID));
 	result->root = DatumGetObjectId(catalog_getattr(tuple, attachments, ATTACHMENT_RELATION));
+	catalog_read_version(tuple, &result->version);
 	deconstruct_array(DatumGetArrayTypeP(catalog_getattr(tuple, attachments, ATTACHMENT_KEYS)),
 					  NAMEOID, NAMEDATALEN, false, TYPALIGN_CHAR, &names, NULL, &n);
 	for (int i = 0; i < n; i++)
@@ -338,7 +383,8 @@ catalog_read_columns(KaptureAttachment *att, Relation rel)
 
 	att->columns = palloc0(sizeof(KaptureMappedColumn) * KAPTURE_MAX_COLUMNS);
 	ScanKeyInit(&key[0], COLUMN_ATTACHMENT, BTEqualStrategyNumber, F_INT4EQ, Int32GetDatum(att->id));
-	scan = systable_beginscan(columns, InvalidOid, false, NULL, 1, key);
+	scan = systable_beginscan(columns, get_relname_relid("kapture_column_pkey", RelationGetNamespace(columns)),
+							  true, NULL, 1, key);
 	while (att->ncolumns < KAPTURE_MAX_COLUMNS && HeapTupleIsValid(tuple = systable_getnext(scan)))
 	{
 		KaptureMappedColumn *col = &att->columns[att->ncolumns++];

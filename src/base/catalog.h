@@ -11,6 +11,7 @@
 #include "access/attnum.h"
 #include "fmgr.h"
 #include "nodes/pg_list.h"
+#include "storage/itemptr.h"
 #include "utils/relcache.h"
 
 #define KAPTURE_EXTENSION	"kapture_sync"
@@ -27,7 +28,7 @@ typedef enum KaptureTable
 #define KAPTURE_TABLE_COUNT	5
 
 /* Statements that row_io.c prepares for a table. */
-#define KAPTURE_ROW_STATEMENTS	4
+#define KAPTURE_ROW_STATEMENTS	6
 
 /* As many mapped columns as fit into a mask of "changed" bits. */
 #define KAPTURE_MAX_COLUMNS	63
@@ -55,10 +56,26 @@ typedef struct KaptureMappedColumn
 	char	   *name;			/* the column's name now */
 } KaptureMappedColumn;
 
+/* Which version of its row in kapture_attachment something was read from. */
+typedef struct KaptureAttachedVersion
+{
+	TransactionId xmin;
+	ItemPointerData place;
+} KaptureAttachedVersion;
+
+/* An entry of the list of attached tables. */
+typedef struct KaptureAttached
+{
+	int32		id;
+	Oid			relid;
+	KaptureAttachedVersion version;
+} KaptureAttached;
+
 /* An attached table, or a partition or counted child of one. */
 typedef struct KaptureAttachment
 {
 	int32		id;
+	KaptureAttachedVersion version;
 	Oid			root;			/* the relation that was attached */
 	char	   *server;
 	Oid			serverid;		/* of that name when the table was attached */
@@ -86,6 +103,8 @@ extern char *kapture_catalog_schema(void);
 extern char *kapture_catalog_qualify(const char *sql);
 extern Oid	kapture_catalog_relid(KaptureTable table);
 extern bool kapture_catalog_outbox_packs(void);
+extern List *kapture_catalog_attached(void);
+extern bool kapture_catalog_same_version(const KaptureAttachedVersion *a, const KaptureAttachedVersion *b);
 extern List *kapture_catalog_attached_relations(void);
 extern Oid	kapture_catalog_attached_relation(int32 attachment_id);
 extern bool kapture_catalog_is_paused(int32 attachment_id);

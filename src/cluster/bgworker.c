@@ -6,18 +6,25 @@
 #include "postgres.h"
 
 #include "access/xact.h"
+#include "catalog/pg_database.h"
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "postmaster/bgworker.h"
 #include "postmaster/interrupt.h"
 #include "storage/ipc.h"
-#include "storage/lock.h"
 #include "tcop/tcopprot.h"
 #include "utils/guc.h"
 #include "utils/timestamp.h"
 
+#include "base/lock.h"
 #include "base/user_code.h"
 #include "cluster/bgworker.h"
+#include "table/clock.h"
+
+/* How long any lock is waited for. */
+#define PROCESS_LOCK_TIMEOUT	"200ms"
+
+static bool process_ours = false;
 
 /* When statistics are to be handed over that were too fresh for it, DT_NOEND: none are. */
 static TimestampTz process_stats_due = DT_NOEND;
@@ -40,7 +47,8 @@ process_own_settings(void)
 	}			settings[] = {
 		{"search_path", "pg_catalog, pg_temp"},
 		{"statement_timeout", "0"},
-		{"lock_timeout", "0"},
+		/* somebody's lock holds up nobody else for long */
+		{"lock_timeout", PROCESS_LOCK_TIMEOUT},
 		/* a deadlock with users is seen here first, and given in to */
 		{"deadlock_timeout", "100ms"},
 		{"transaction_timeout", "0"},
@@ -79,6 +87,19 @@ kapture_process_exit(KaptureExit reason)
 	proc_exit(0);
 }
 
+/* If users' code is why we end, others go on at once, but it does not. */
+static void
+process_exit_callback(int code, Datum arg)
+{
+	Oid			owner;
+	int32		attachment_id;
+
+	if (!kapture_clock_has_killed(&owner, &attachment_id))
+		return;
+	kapture_shmem_worker_blame(owner, attachment_id);
+	kapture_shmem_worker_reason(KAPTURE_EXIT_ASKED);
+}
+
 /*
  * To be called when there is work in the database: from here on, what the process
  * does counts in the cumulative statistics, but not for a database that is merely
@@ -115,27 +136,49 @@ kapture_process_initialize(Datum arg)
 		kapture_process_exit(KAPTURE_EXIT_ASKED);
 	process_track_counts = pgstat_track_counts;
 	pgstat_track_counts = false;
+	before_shmem_exit(process_exit_callback, (Datum) 0);
 	BackgroundWorkerInitializeConnectionByOid(dbid, InvalidOid, 0);
 	kapture_user_code_enter_process();
 	process_own_settings();
+	process_ours = true;
+}
+
+/*
+ * Tells whether this is the worker or the puller of a database.
+ */
+bool
+kapture_process_is_ours(void)
+{
+	return process_ours;
 }
 
 /*
  * One process of a kind for each database, whatever shared memory says: ends
- * this one if there is another.  The functions for advisory locks have 1 and 2
- * in the tag's last field, so nobody takes this lock by SQL and thus keeps the
- * process from running.
+ * this one if there is another.  The lock is that of the database as an object
+ * of its own with an objsubid that nothing else locks; nobody takes it by SQL,
+ * and so keeps the process from running, or gives it back.
  */
 void
 kapture_process_lock_database(KaptureWorkerKind kind)
 {
 	LOCKTAG		tag;
 
-	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, 0x6b617074, 0x75726500 + kind, 3);
-	if (LockAcquire(&tag, ExclusiveLock, true, true) == LOCKACQUIRE_NOT_AVAIL)
+	SET_LOCKTAG_OBJECT(tag, MyDatabaseId, DatabaseRelationId, MyDatabaseId, 2 + kind);
+	if (!kapture_lock_keep(&tag))
 		ereport(FATAL,
 				(errcode(ERRCODE_OBJECT_IN_USE),
 				 errmsg("another kapture_sync worker is still active in this database")));
+}
+
+/*
+ * Ends a transaction that failed, but not what the process holds beyond it.
+ */
+void
+kapture_process_abort(void)
+{
+	AbortCurrentTransaction();
+	kapture_clock_reset();
+	kapture_lock_renew();
 }
 
 /*

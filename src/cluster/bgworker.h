@@ -13,7 +13,9 @@
 
 extern void kapture_process_initialize(Datum arg);
 extern void kapture_process_count(void);
+extern bool kapture_process_is_ours(void);
 extern void kapture_process_lock_database(KaptureWorkerKind kind);
+extern void kapture_process_abort(void);
 pg_noreturn extern void kapture_process_exit(KaptureExit reason);
 extern void kapture_process_report_stat(void);
 extern long kapture_process_timeout(long timeout);

@@ -50,6 +50,13 @@
 #define SHMEM_MAX_REPORTS	1024
 #define SHMEM_MAX_TABLES	4096
 
+/* Owners whose code ended a worker: of more, the one whose ban ends first is forgotten. */
+#define SHMEM_MAX_BANS		64
+
+/* Milliseconds for which they are left alone: at first, and at most. */
+#define SHMEM_FIRST_BAN		INT64CONST(30000)
+#define SHMEM_LONGEST_BAN	INT64CONST(3600000)
+
 typedef struct ShmemSlot
 {
 	KaptureSlotState state;
@@ -70,6 +77,19 @@ typedef struct ShmemBlock
 	Oid			dbid;			/* InvalidOid: free */
 	pid_t		pid;			/* who blocks */
 } ShmemBlock;
+
+/*
+ * An owner whose code ended a worker of the database, which it may do again only
+ * after a while.
+ */
+typedef struct ShmemBan
+{
+	Oid			dbid;			/* InvalidOid: free */
+	Oid			owner;
+	int32		attachment_id;	/* whose rows are to be parked; 0: that is done */
+	int			times;
+	TimestampTz until;
+} ShmemBan;
 
 typedef struct ShmemServer
 {
@@ -93,6 +113,7 @@ typedef struct ShmemState
 	ShmemBlock	blocks[SHMEM_MAX_BLOCKS];
 	int			nrequests;		/* > SHMEM_MAX_REQUESTS: look at all */
 	Oid			requests[SHMEM_MAX_REQUESTS];	/* InvalidOid: list databases */
+	ShmemBan	bans[SHMEM_MAX_BANS];
 	ShmemServer servers[SHMEM_MAX_REPORTS];
 	ShmemTable	tables[SHMEM_MAX_TABLES];
 	int			nslots;
@@ -683,6 +704,92 @@ kapture_shmem_worker_wants_puller(bool wanted)
 			SetLatch(&shmem->launcher->procLatch);
 	}
 	LWLockRelease(shmem->lock);
+}
+
+/* The ban of an owner in this database, NULL if there is none.  Needs the lock. */
+static ShmemBan *
+shmem_find_ban(Oid owner)
+{
+	for (int i = 0; i < SHMEM_MAX_BANS; i++)
+	{
+		ShmemBan   *ban = &shmem->bans[i];
+
+		if (ban->dbid == shmem_my_slot->dbid && ban->owner == owner)
+			return ban;
+	}
+	return NULL;
+}
+
+/*
+ * This process ends because of an owner's code, in an attached table; so it is
+ * left alone for a while, longer each time.
+ */
+void
+kapture_shmem_worker_blame(Oid owner, int32 attachment_id)
+{
+	ShmemBan   *ban;
+	TimestampTz now = GetCurrentTimestamp();
+	int64		wait;
+
+	LWLockAcquire(shmem->lock, LW_EXCLUSIVE);
+	ban = shmem_find_ban(owner);
+	if (ban == NULL)
+	{
+		ban = &shmem->bans[0];
+		for (int i = 1; i < SHMEM_MAX_BANS; i++)
+		{
+			if (shmem->bans[i].until < ban->until)
+				ban = &shmem->bans[i];
+		}
+		ban->dbid = shmem_my_slot->dbid;
+		ban->owner = owner;
+		ban->times = 0;
+	}
+	else if (TimestampTzPlusMilliseconds(ban->until, SHMEM_LONGEST_BAN) < now)
+		ban->times = 0;			/* long ago */
+	wait = Min(SHMEM_FIRST_BAN << Min(ban->times, 20), SHMEM_LONGEST_BAN);
+	ban->times++;
+	ban->attachment_id = attachment_id;
+	ban->until = TimestampTzPlusMilliseconds(now, wait);
+	LWLockRelease(shmem->lock);
+}
+
+/*
+ * Returns until when an owner's code must not run; 0: it may.
+ */
+TimestampTz
+kapture_shmem_worker_banned(Oid owner)
+{
+	ShmemBan   *ban;
+	TimestampTz until;
+
+	LWLockAcquire(shmem->lock, LW_SHARED);
+	ban = shmem_find_ban(owner);
+	until = ban ? ban->until : 0;
+	LWLockRelease(shmem->lock);
+	return until;
+}
+
+/*
+ * Tells, once, whether an attached table's code ended the process before this one.
+ */
+bool
+kapture_shmem_worker_take_blame(int32 attachment_id)
+{
+	bool		blamed = false;
+
+	LWLockAcquire(shmem->lock, LW_EXCLUSIVE);
+	for (int i = 0; i < SHMEM_MAX_BANS; i++)
+	{
+		ShmemBan   *ban = &shmem->bans[i];
+
+		if (ban->dbid != shmem_my_slot->dbid || ban->attachment_id != attachment_id)
+			continue;
+		ban->attachment_id = 0;
+		blamed = true;
+	}
+	LWLockRelease(shmem->lock);
+	return blamed;
 }
 
 /*

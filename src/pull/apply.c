@@ -38,6 +38,9 @@
 #include "table/row_io.h"
 #include "table/row_sql.h"
 
+/* Milliseconds after which the rest of a batch is left for another time. */
+#define ARRIVAL_TIME		1000
+
 /* Milliseconds between tries of a customer, at most. */
 #define ARRIVAL_LONGEST		300000
 
@@ -522,15 +525,18 @@ arrival_hold(ArrivalBatch *batch)
 /*
  * Brings customers (of KaptureArrival) into the table, and notes in the inbox
  * what became of each.  Needs a transaction; the rows it touches stay locked
- * until its end.  Errors: those of reading the table as a whole, as its
- * owner, but for a lack of rights, which parks them.
+ * until its end.  Returns how many it came to before its time was up, at least
+ * one.  Errors: those of reading the table as a whole, as its owner, but for a
+ * lack of rights, which parks them.
  */
-void
+int
 kapture_arrival_apply(KaptureAttachment *att, const char *timezone, List *arrivals)
 {
 	ArrivalBatch batch = {.att = att, .timezone = timezone, .context = CurrentMemoryContext};
+	TimestampTz deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), ARRIVAL_TIME);
 	ErrorData  *error;
 	ListCell   *lc;
+	int			n = 0;
 
 	foreach(lc, arrivals)
 	{
@@ -552,7 +558,13 @@ kapture_arrival_apply(KaptureAttachment *att, const char *timezone, List *arriva
 		ReThrowError(error);
 	arrival_hold(&batch);
 	foreach(lc, batch.items)
+	{
+		if (n > 0 && GetCurrentTimestamp() > deadline)
+			break;
 		arrival_settle(&batch, lfirst(lc));
+		n++;
+	}
+	return n;
 }
 
 /* For kapture_arrival_ids(). */

@@ -10,6 +10,6 @@
 #include "table/inbox.h"
 
 extern int	kapture_arrival_ids(KaptureAttachment *att, int64 after, int limit, int64 *ids);
-extern void kapture_arrival_apply(KaptureAttachment *att, const char *timezone, List *arrivals);
+extern int	kapture_arrival_apply(KaptureAttachment *att, const char *timezone, List *arrivals);
 
 #endif							/* KAPTURE_APPLY_H */

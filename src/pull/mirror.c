@@ -37,6 +37,7 @@
 #include "api/error.h"
 #include "base/catalog.h"
 #include "base/compat.h"
+#include "base/lock.h"
 #include "base/owner_sql.h"
 #include "base/user_code.h"
 #include "pull/mirror.h"
@@ -478,12 +479,6 @@ static void
 copies_lock_tag(LOCKTAG *tag, Oid serverid)
 {
 	SET_LOCKTAG_OBJECT(*tag, MyDatabaseId, ForeignServerRelationId, serverid, 1);
-
-	/*
-	 * As advisory locks are: other locks of a session go with a transaction of
-	 * its that fails, and do not go if it ends outside of one.
-	 */
-	tag->locktag_lockmethodid = USER_LOCKMETHOD;
 }
 
 /*
@@ -497,7 +492,7 @@ kapture_copies_lock(Oid serverid)
 	LOCKTAG		tag;
 
 	copies_lock_tag(&tag, serverid);
-	return LockAcquire(&tag, ExclusiveLock, true, true) != LOCKACQUIRE_NOT_AVAIL;
+	return kapture_lock_keep(&tag);
 }
 
 /*
@@ -509,7 +504,7 @@ kapture_copies_unlock(Oid serverid)
 	LOCKTAG		tag;
 
 	copies_lock_tag(&tag, serverid);
-	(void) LockRelease(&tag, ExclusiveLock, true);
+	kapture_lock_drop(&tag);
 }
 
 

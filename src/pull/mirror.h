@@ -12,6 +12,12 @@
 #include "api/reply.h"
 
 /* What writing one window came to. */
+/*
+ * Milliseconds that a window may take in a background process: the two tables may
+ * have triggers of users.
+ */
+#define KAPTURE_COPIES_LIMIT	60000
+
 typedef struct KaptureCopied
 {
 	int64		seen;			/* customers that came for the first time */

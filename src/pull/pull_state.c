@@ -15,6 +15,7 @@
 
 #include "base/catalog.h"
 #include "base/owner_sql.h"
+#include "base/text.h"
 #include "base/user_code.h"
 #include "pull/pull_state.h"
 
@@ -127,7 +128,7 @@ void
 kapture_pull_state_fail(const char *server, const char *error, TimestampTz next_pull)
 {
 	Oid			types[] = {NAMEOID, TEXTOID, TIMESTAMPTZOID};
-	Datum		values[] = {pull_name(server), CStringGetTextDatum(error), TimestampTzGetDatum(next_pull)};
+	Datum		values[] = {pull_name(server), CStringGetTextDatum(kapture_text_cut(error)), TimestampTzGetDatum(next_pull)};
 
 	(void) kapture_own_execute("INSERT INTO @.kapture_pull AS p (server, failures, last_error, failed_at, next_pull)"
 							   " VALUES ($1, 1, $2, clock_timestamp(), $3)"

@@ -49,6 +49,7 @@
 #include "base/compat.h"
 #include "base/guc.h"
 #include "base/owner_sql.h"
+#include "base/text.h"
 #include "base/version.h"
 #include "cluster/bgworker.h"
 #include "pull/apply.h"
@@ -60,13 +61,21 @@
 #include "pull/watermark.h"
 #include "table/binding.h"
 #include "table/capture.h"
+#include "table/clock.h"
 #include "table/origin.h"
+#include "table/share.h"
 
 /* Milliseconds after which a server that somebody else refreshes is tried again. */
 #define PULL_BUSY_RETRY		5000
 
-/* Customers written to an attached table in a transaction. */
+/* Customers written to an attached table in a transaction, at most. */
 #define PULL_BATCH			50
+
+/* Milliseconds of that after which servers are looked at, too. */
+#define PULL_TABLES_TIME	100
+
+/* Microseconds that a batch of a slow table should take. */
+#define PULL_SLOW_BATCH		INT64CONST(250000)
 
 /* Milliseconds after which a table that cannot be read is tried again. */
 #define PULL_TABLE_RETRY	60000
@@ -118,7 +127,14 @@ typedef struct PullTable
 {
 	dlist_node	node;
 	Oid			relid;
+	bool		present;		/* still to be brought customers */
 	TimestampTz next_due;		/* of the next customer; DT_NOEND: none waits */
+
+	/* what it takes of others' time */
+	KaptureShare *share;		/* its owner's; NULL: not known yet */
+	TimestampTz turn;			/* nothing of it before then */
+	uint64		round;			/* in which it last had its turn */
+	int			batch;			/* customers worth taking at a time */
 } PullTable;
 
 static MemoryContext puller_context;	/* what lives as long as the process */
@@ -127,6 +143,7 @@ static dlist_head puller_tables = DLIST_STATIC_INIT(puller_tables);
 static Oid	puller_installation = InvalidOid;	/* our kapture_attachment */
 static bool puller_ours = false;	/* the database is no copy */
 static bool puller_stale = true;	/* servers or attachments may have changed */
+static TimestampTz puller_next_load = DT_NOEND; /* when to look again at what was locked */
 static bool puller_settings_changed = false;	/* servers or mappings have */
 
 /* ------------------------------------------------------------------------
@@ -211,10 +228,10 @@ pull_fail(PullServer *server, const ErrorData *error)
 	server->failures++;
 	server->not_before = Max(asked, TimestampTzPlusMilliseconds(now, kapture_pacing_backoff(server->failures, PULL_LONGEST)));
 	puller_begin("noting a failure");
-	text = error->detail ? psprintf("%s: %s", error->message, error->detail) : error->message;
+	text = kapture_text_cut(error->detail ? psprintf("%s: %s", error->message, error->detail) : error->message);
 	if (server->failures == 1)
 		ereport(LOG,
-				(errmsg("kapture_sync: pulling from server \"%s\" failed: %s", server->name, error->message)));
+				(errmsg("kapture_sync: pulling from server \"%s\" failed: %s", server->name, kapture_text_cut(error->message))));
 	kapture_pull_state_fail(server->name, text, server->not_before);
 	puller_commit();
 }
@@ -282,7 +299,9 @@ pull_window(PullServer *server, const KaptureWindow *window)
 	SetUserIdAndSecContext(kapture_own_role(),
 						   sec_context | SECURITY_LOCAL_USERID_CHANGE | SECURITY_RESTRICTED_OPERATION);
 	SPI_connect();
+	kapture_clock_start(KAPTURE_COPIES_LIMIT);
 	kapture_copies_write(run->copies, window->list, window->asked, &copied);
+	(void) kapture_clock_stop();
 	SPI_finish();
 	SetUserIdAndSecContext(userid, sec_context);
 
@@ -403,12 +422,13 @@ puller_look(void)
 
 /* Brings customers into a table that is open; returns when the next is due. */
 static TimestampTz
-table_apply(Relation rel, KaptureAttachment *att)
+table_apply(PullTable *table, Relation rel, KaptureAttachment *att)
 {
 	Oid			owner = GetForeignServerByName(att->server, false)->owner;
 	char	   *timezone = pstrdup(kapture_server_get(att->server, owner)->timezone);
 	char	   *problem;
 	List	   *arrivals;
+	bool		more;
 
 	/* what is pulled with an owner's key is not for others' eyes */
 	if (!has_privs_of_role(rel->rd_rel->relowner, owner))
@@ -421,10 +441,34 @@ table_apply(Relation rel, KaptureAttachment *att)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg_internal("%s", problem)));
-	arrivals = kapture_inbox_take(att, PULL_BATCH);
+	arrivals = kapture_inbox_take(att, table->batch, &more);
 	if (arrivals != NIL)
-		kapture_arrival_apply(att, timezone, arrivals);
-	return list_length(arrivals) == PULL_BATCH ? 0 : kapture_inbox_next_due(att->id);
+	{
+		TimestampTz began = GetCurrentTimestamp();
+		int			n = kapture_arrival_apply(att, timezone, arrivals);
+
+		more |= n < list_length(arrivals);
+		if (kapture_share_charge(table->share, &table->turn, began, n))
+			table->batch = (int) Max(n * PULL_SLOW_BATCH / (GetCurrentTimestamp() - began), 1);
+		else
+			table->batch = Min(table->batch * 2, PULL_BATCH);
+	}
+	if (more)
+		return 0;
+	/* what is due is locked by somebody */
+	return Max(kapture_inbox_next_due(att->id),
+			   TimestampTzPlusMilliseconds(GetCurrentTimestamp(), arrivals == NIL ? KAPTURE_LOCKED_RETRY : 0));
+}
+
+/* Notes whose a table is; InvalidOid: nobody's any more. */
+static void
+table_join(PullTable *table, Oid owner)
+{
+	if (table->share && table->share->owner == owner)
+		return;
+	if (table->share)
+		kapture_share_leave(table->share);
+	table->share = OidIsValid(owner) ? kapture_share_join(owner) : NULL;
 }
 
 /* Goes on with a table by a batch, unless somebody has locked it. */
@@ -449,8 +493,9 @@ table_step(PullTable *table)
 		MemoryContextSwitchTo(context);
 		att = kapture_catalog_attachment(rel);
 		table->next_due = DT_NOEND;
+		table_join(table, rel->rd_rel->relowner);
 		if (att && att->pull && !att->paused)
-			table->next_due = table_apply(rel, att);
+			table->next_due = table_apply(table, rel, att);
 		relation_close(rel, NoLock);
 	}
 	puller_commit();
@@ -461,8 +506,8 @@ table_step(PullTable *table)
 static void
 puller_run_table(PullTable *table)
 {
-	if (table->next_due > GetCurrentTimestamp())
-		return;
+	TimestampTz began = GetCurrentTimestamp();
+
 	PG_TRY();
 	{
 		table_step(table);
@@ -474,12 +519,20 @@ puller_run_table(PullTable *table)
 		MemoryContextSwitchTo(puller_context);
 		error = CopyErrorData();
 		FlushErrorState();
-		AbortCurrentTransaction();
+		kapture_process_abort();
 		kapture_capture_ignore(0, 0, 0);
-		ereport(LOG,
-				(errmsg("kapture_sync: pulled customers cannot be written to an attached table: %s", error->message)));
+		if (error->sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE)
+			table->next_due = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), KAPTURE_LOCKED_RETRY);
+		else
+		{
+			ereport(LOG,
+					(errmsg("kapture_sync: pulled customers cannot be written to an attached table: %s",
+							kapture_text_cut(error->message))));
+			table->next_due = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), PULL_TABLE_RETRY);
+		}
 		FreeErrorData(error);
-		table->next_due = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), PULL_TABLE_RETRY);
+		if (table->share)
+			(void) kapture_share_charge(table->share, &table->turn, began, 0);
 	}
 	PG_END_TRY();
 	MemoryContextSwitchTo(puller_context);
@@ -500,7 +553,7 @@ puller_run(void (*step) (PullServer *server), PullServer *server)
 		MemoryContextSwitchTo(puller_context);
 		error = CopyErrorData();
 		FlushErrorState();
-		AbortCurrentTransaction();
+		kapture_process_abort();
 	}
 	PG_END_TRY();
 	MemoryContextSwitchTo(puller_context);
@@ -598,20 +651,46 @@ puller_check_origin(void)
 	puller_ours = !copy;
 }
 
+static PullTable *
+puller_find_table(Oid relid)
+{
+	dlist_iter	iter;
+	PullTable  *table;
+
+	dlist_foreach(iter, &puller_tables)
+	{
+		table = dlist_container(PullTable, node, iter.cur);
+		if (table->relid == relid)
+			return table;
+	}
+	table = MemoryContextAllocZero(puller_context, sizeof(PullTable));
+	table->relid = relid;
+	table->batch = PULL_BATCH;
+	dlist_push_tail(&puller_tables, &table->node);
+	return table;
+}
+
 /* Reads which tables take customers. */
 static void
 puller_load_tables(void)
 {
+	dlist_mutable_iter iter;
 	ListCell   *lc;
 
-	while (!dlist_is_empty(&puller_tables))
-		pfree(dlist_container(PullTable, node, dlist_pop_head_node(&puller_tables)));
+	dlist_foreach_modify(iter, &puller_tables)
+		dlist_container(PullTable, node, iter.cur)->present = false;
 	foreach(lc, kapture_inbox_tables())
+		puller_find_table(lfirst_oid(lc))->present = true;
+	dlist_foreach_modify(iter, &puller_tables)
 	{
-		PullTable  *table = MemoryContextAllocZero(puller_context, sizeof(PullTable));
+		PullTable  *table = dlist_container(PullTable, node, iter.cur);
 
-		table->relid = lfirst_oid(lc);
-		dlist_push_tail(&puller_tables, &table->node);
+		table->next_due = 0;
+		if (table->present)
+			continue;
+		table_join(table, InvalidOid);
+		dlist_delete(&table->node);
+		pfree(table);
 	}
 }
 
@@ -627,6 +706,7 @@ puller_load(void)
 
 	puller_begin("reading servers");
 	puller_stale = false;
+	puller_next_load = DT_NOEND;
 	installation = kapture_catalog_relid(KAPTURE_TABLE_ATTACHMENT);
 	version = kapture_version_installed();
 	if (version == NULL || kapture_version_compare(version) != 0 || !OidIsValid(installation))
@@ -661,6 +741,37 @@ puller_load(void)
 	return any;
 }
 
+/*
+ * Likewise; if somebody has locked what is to be read, that is tried again after
+ * a while.
+ */
+static bool
+puller_try_load(void)
+{
+	volatile bool any = true;
+
+	PG_TRY();
+	{
+		any = puller_load();
+	}
+	PG_CATCH();
+	{
+		ErrorData  *error;
+
+		MemoryContextSwitchTo(puller_context);
+		error = CopyErrorData();
+		if (error->sqlerrcode != ERRCODE_LOCK_NOT_AVAILABLE)
+			PG_RE_THROW();
+		FlushErrorState();
+		FreeErrorData(error);
+		kapture_process_abort();
+		puller_next_load = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), KAPTURE_LOCKED_RETRY);
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(puller_context);
+	return any;
+}
+
 /* Takes in the settings of all servers; what was changed may be what was wrong. */
 static void
 puller_configure(void)
@@ -683,6 +794,13 @@ puller_configure(void)
  * The loop
  * ------------------------------------------------------------------------
  */
+
+/* When a table may be gone on with, at the earliest. */
+static TimestampTz
+puller_table_turn(PullTable *table)
+{
+	return table->share ? Max(table->turn, table->share->turn) : table->turn;
+}
 
 /* Milliseconds until something is to be done by itself, -1: nothing is. */
 static long
@@ -708,7 +826,12 @@ puller_timeout(void)
 			next = Min(next, Max(server->next_sweep, server->not_before));
 	}
 	dlist_foreach(iter, &puller_tables)
-		next = Min(next, dlist_container(PullTable, node, iter.cur)->next_due);
+	{
+		PullTable  *table = dlist_container(PullTable, node, iter.cur);
+
+		next = Min(next, Max(table->next_due, puller_table_turn(table)));
+	}
+	next = Min(next, puller_next_load);
 	if (next == DT_NOEND)
 		return -1;
 	return next <= now ? 0 : (long) Min((next - now) / 1000 + 1, 3600000);
@@ -754,6 +877,53 @@ puller_wait(long timeout)
 	}
 }
 
+/*
+ * The table to go on with: of those whose turn it is, one of the owner who had
+ * the least so far.  NULL: this round is over.
+ */
+static PullTable *
+puller_next_table(uint64 round, TimestampTz now)
+{
+	PullTable  *next = NULL;
+	int64		least = 0;
+	dlist_iter	iter;
+
+	dlist_foreach(iter, &puller_tables)
+	{
+		PullTable  *table = dlist_container(PullTable, node, iter.cur);
+		int64		served = table->share ? table->share->served : 0;
+
+		if (table->round == round || table->next_due > now || puller_table_turn(table) > now)
+			continue;
+		if (next && (served > least || (served == least && table->round >= next->round)))
+			continue;
+		next = table;
+		least = served;
+	}
+	return next;
+}
+
+/* Goes on with tables, for a while. */
+static void
+puller_work_tables(void)
+{
+	static uint64 round = 0;
+	TimestampTz began = GetCurrentTimestamp();
+	TimestampTz now = began;
+	PullTable  *table;
+
+	round++;
+	while (now < TimestampTzPlusMilliseconds(began, PULL_TABLES_TIME) &&
+		   (table = puller_next_table(round, now)) != NULL)
+	{
+		table->round = round;
+		if (table->share)
+			kapture_share_pick(table->share);
+		puller_run_table(table);
+		now = GetCurrentTimestamp();
+	}
+}
+
 /* Goes on with all servers.  Nothing of a copy's, nor while it is switched off. */
 static void
 puller_work(void)
@@ -775,11 +945,8 @@ puller_work(void)
 			sweep_drop(server);
 		}
 	}
-	dlist_foreach(iter, &puller_tables)
-	{
-		if (kapture_enabled && puller_ours)
-			puller_run_table(dlist_container(PullTable, node, iter.cur));
-	}
+	if (kapture_enabled && puller_ours)
+		puller_work_tables();
 }
 
 static void
@@ -827,9 +994,10 @@ kapture_puller_main(Datum arg)
 			MemoryContextSwitchTo(puller_context);
 			puller_look();
 		}
+		puller_stale |= puller_next_load <= GetCurrentTimestamp();
 		if (puller_stale)
 		{
-			if (!puller_load())
+			if (!puller_try_load())
 				kapture_process_exit(KAPTURE_EXIT_ABSENT);
 
 			/* where a dump is being restored, servers are there before mappings */

@@ -34,6 +34,7 @@
 #include "pull/pull_state.h"
 #include "pull/sweep.h"
 #include "table/binding.h"
+#include "table/clock.h"
 #include "table/inbox.h"
 
 /* Ids looked up at a time. */
@@ -213,7 +214,9 @@ sweep_write(KaptureSweep *sweep, const KaptureWindow *window)
 		SPI_connect();
 		copies = kapture_copies_create(sweep->namespace, sweep->server.name, sweep->timezone);
 		kapture_copies_merge(copies);
+		kapture_clock_start(KAPTURE_COPIES_LIMIT);
 		kapture_copies_write(copies, window->list, window->asked, &copied);
+		(void) kapture_clock_stop();
 		SPI_finish();
 		SetUserIdAndSecContext(userid, sec_context);
 		kapture_pull_state_swept(sweep->server.name, sweep->ids[sweep->next], copied.written > 0);

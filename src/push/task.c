@@ -35,6 +35,7 @@
 
 #include "api/pacing.h"
 #include "base/compat.h"
+#include "base/text.h"
 #include "push/task.h"
 
 #define TASK_FIELD_NAME		"customer_name"
@@ -229,7 +230,7 @@ kapture_task_fail(KaptureTask *task, bool park, TimestampTz next_attempt, const 
 		failed->request = pg_any_to_server(task->body, task->body_len, PG_UTF8);
 	}
 	failed->http_status = task->http_status;
-	failed->error = MemoryContextStrdup(task->delivery->context, error);
+	failed->error = MemoryContextStrdup(task->delivery->context, kapture_text_cut(error));
 }
 
 /* Fails for now; the delay grows with each failure. */
@@ -589,6 +590,7 @@ task_judge(KaptureTask *task, const KaptureHttpAnswer *answer, TimestampTz now)
 		reply.message = why ?
 			psprintf("Kapture's answer is not JSON (HTTP code %d): %s", answer->status, why) :
 			psprintf("Kapture answered with HTTP code %d", answer->status);
+	reply.message = kapture_text_cut(reply.message);
 	task->message = MemoryContextStrdup(task->delivery->context, reply.message);
 
 	switch (reply.verdict)

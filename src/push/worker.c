@@ -45,6 +45,7 @@
 #include "base/catalog.h"
 #include "base/compat.h"
 #include "base/guc.h"
+#include "base/lock.h"
 #include "base/version.h"
 #include "cluster/bgworker.h"
 #include "cluster/report.h"
@@ -54,10 +55,12 @@
 #include "push/worker.h"
 #include "table/attach.h"
 #include "table/binding.h"
+#include "table/clock.h"
 #include "table/history.h"
 #include "table/inbox.h"
 #include "table/origin.h"
 #include "table/outbox.h"
+#include "table/share.h"
 #include "table/vacuum.h"
 
 /* Rows claimed ahead of those being sent: at most, and if that is worthwhile. */
@@ -73,6 +76,12 @@
 #endif
 #define WORKER_RECORD_DELAY	5
 
+/*
+ * Bytes of an answer: it is about one customer, and many may come at a time.  It
+ * may repeat what was sent, escaped.
+ */
+#define WORKER_MAX_ANSWER(body_len)	(1024 * 1024 + 6 * (int64) (body_len))
+
 /* Milliseconds a request may take to a server whose settings cannot be read. */
 #define WORKER_DEFAULT_TIMEOUT	60000
 
@@ -84,6 +93,22 @@
 
 /* Milliseconds between two looks at a table that somebody has locked. */
 #define WORKER_LOCKED_LOOK	1000
+
+/* Milliseconds of claiming after which answers are looked at, too. */
+#define WORKER_CLAIM_TIME	100
+
+/* How long a lock is waited for where the answers of other tables wait, too. */
+#define WORKER_BUSY_TIMEOUT	"10ms"
+
+/* Why rows are parked whose table ended a worker. */
+#define WORKER_BLAME \
+	"a trigger, check or function of the table took no notice of being cancelled; the worker had to end for it"
+
+/* Milliseconds for which a worker that has to end waits for answers. */
+#define WORKER_FAREWELL		2000
+
+/* Microseconds that a claim of a slow table should take. */
+#define WORKER_SLOW_CLAIM	INT64CONST(250000)
 
 /* An account: a server as seen by the owner of attached tables. */
 typedef struct WorkerServer
@@ -103,6 +128,8 @@ typedef struct WorkerServer
 	dlist_head	ready;			/* tasks whose request is to be sent */
 	int			nready;
 	int			in_flight;
+	int			ntasks;			/* these, those in flight, and those answered */
+	int			ntables;		/* that refer to it */
 	TimestampTz next_start;		/* when the limiter is to be asked again, 0: at once */
 	int			failures;		/* in a row, of different rows */
 	int			sick;			/* in a row, of any */
@@ -124,6 +151,9 @@ typedef struct WorkerTable
 	List	   *retired;		/* contexts of older ones, still referred to */
 	int			ntasks;			/* which refer to one of them */
 	WorkerServer *server;
+	KaptureAttachedVersion version; /* of the attachment that was read */
+	bool		stale;			/* it, or the table, has changed since */
+	bool		seen;			/* is attached, says the list that is being read */
 	bool		attached;		/* still */
 	bool		present;		/* and fit to be sent */
 	char	   *problem;		/* why it is not, or NULL */
@@ -138,6 +168,14 @@ typedef struct WorkerTable
 	KaptureOutcomes outcomes;	/* of its rows, for whoever is to be told */
 	KaptureTableReport said;	/* to whoever looks, */
 	bool		shown;			/* if anything was */
+
+	/* what it takes of others' time and memory */
+	KaptureShare *share;		/* its owner's */
+	TimestampTz turn;			/* nothing of it before then */
+	uint64		round;			/* in which it was last claimed from */
+	int			batch;			/* rows worth claiming at a time */
+	Size		row_bytes;		/* of a row, in the last batch */
+	List	   *settling;		/* tasks whose ids are being written */
 } WorkerTable;
 
 typedef struct WorkerTask
@@ -145,6 +183,8 @@ typedef struct WorkerTask
 	dlist_node	node;			/* in its server's queue */
 	WorkerServer *server;
 	WorkerTable *table;
+	KaptureShare *share;
+	Size		bytes;			/* held in memory for it */
 	KaptureTask task;
 } WorkerTask;
 
@@ -161,6 +201,12 @@ static dlist_head worker_servers = DLIST_STATIC_INIT(worker_servers);
 static dlist_head worker_tables = DLIST_STATIC_INIT(worker_tables);
 static KaptureOrigin worker_origin;
 static dlist_head worker_answered = DLIST_STATIC_INIT(worker_answered); /* to be recorded */
+static dlist_head worker_settled = DLIST_STATIC_INIT(worker_settled);	/* is being recorded */
+static dlist_head worker_unrecorded = DLIST_STATIC_INIT(worker_unrecorded); /* is to be, later */
+static List *worker_followed = NIL; /* tables whose keys this transaction has followed */
+static TimestampTz worker_next_record = DT_NOEND;	/* of those */
+static bool worker_leaving = false; /* no users' code is run any more, */
+static int32 worker_blamed = 0; /* because of this attachment's */
 static int	worker_nanswered = 0;
 static TimestampTz worker_first_answer;
 static bool worker_trouble = false; /* one of them is no plain success */
@@ -168,6 +214,8 @@ static bool worker_alone = false;	/* no other worker serves this database */
 static bool worker_outdated = false;	/* the extension is not of our version */
 static Oid	worker_installation = InvalidOid;	/* our kapture_attachment */
 static bool worker_stale = true;	/* attachments or servers may have changed */
+static bool worker_all_stale = true;	/* all tables are to be read anew */
+static uint64 worker_round = 0;	/* of claims */
 static TimestampTz worker_next_load = DT_NOEND; /* when to look again at tables that were locked */
 static TimestampTz worker_next_safety_look = DT_NOEND;
 static TimestampTz worker_next_expiry = 0;	/* of the history */
@@ -180,6 +228,8 @@ static TimestampTz worker_next_expiry = 0;	/* of the history */
 static void
 worker_begin(const char *activity)
 {
+	list_free(worker_followed);
+	worker_followed = NIL;
 	pgstat_report_activity(STATE_RUNNING, activity);
 	SetCurrentStatementStartTimestamp();
 	StartTransactionCommand();
@@ -196,6 +246,98 @@ worker_commit(void)
 	MemoryContextSwitchTo(worker_context);
 }
 
+/*
+ * Takes an error in that others can cause at any time: by a lock, or by so many
+ * notifications that those of users' code have no room.  Other errors go on.
+ */
+static void
+worker_forgive(MemoryContext context)
+{
+	ErrorData  *error;
+
+	MemoryContextSwitchTo(context);
+	error = CopyErrorData();
+	if (error->sqlerrcode != ERRCODE_LOCK_NOT_AVAILABLE && error->sqlerrcode != ERRCODE_T_R_DEADLOCK_DETECTED &&
+		error->sqlerrcode != ERRCODE_PROGRAM_LIMIT_EXCEEDED)
+		PG_RE_THROW();
+	FlushErrorState();
+	FreeErrorData(error);
+}
+
+/* What was read of keys in a transaction that failed is to be read again. */
+static void
+worker_forget_followed(void)
+{
+	ListCell   *lc;
+
+	MemoryContextSwitchTo(worker_context);
+	foreach(lc, worker_followed)
+	{
+		WorkerTable *table = lfirst(lc);
+
+		kapture_outbox_scan_init(&table->keys);
+		kapture_outbox_scan_init(&table->scan);
+		table->look = table->fresh = true;
+	}
+	list_free(worker_followed);
+	worker_followed = NIL;
+}
+
+/*
+ * Runs work(arg) in a transaction.  False: somebody has locked what it needs,
+ * and nothing has happened.
+ */
+static bool
+worker_try(const char *activity, void (*work) (void *arg), void *arg)
+{
+	volatile bool done = false;
+
+	worker_begin(activity);
+	PG_TRY();
+	{
+		work(arg);
+		worker_commit();
+		done = true;
+	}
+	PG_CATCH();
+	{
+		worker_forgive(worker_context);
+		kapture_process_abort();
+		worker_forget_followed();
+		pgstat_report_activity(STATE_IDLE, NULL);
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(worker_context);
+	return done;
+}
+
+/* Likewise, in a subtransaction of the one under way. */
+static bool
+worker_try_within(void (*work) (void *arg), void *arg)
+{
+	MemoryContext context = CurrentMemoryContext;
+	ResourceOwner owner = CurrentResourceOwner;
+	volatile bool done = false;
+
+	BeginInternalSubTransaction(NULL);
+	PG_TRY();
+	{
+		MemoryContextSwitchTo(context);
+		work(arg);
+		ReleaseCurrentSubTransaction();
+		done = true;
+	}
+	PG_CATCH();
+	{
+		worker_forgive(context);
+		RollbackAndReleaseCurrentSubTransaction();
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(context);
+	CurrentResourceOwner = owner;
+	return done;
+}
+
 /* ------------------------------------------------------------------------
  * Servers and tables
  * ------------------------------------------------------------------------
@@ -209,10 +351,13 @@ worker_relcache_callback(Datum arg, Oid relid)
 	/* our own tables change when something is attached or detached */
 	if (!OidIsValid(relid) || relid == worker_installation)
 		worker_stale = true;
+	worker_all_stale |= !OidIsValid(relid);
 	dlist_foreach(iter, &worker_tables)
 	{
-		if (dlist_container(WorkerTable, node, iter.cur)->att->root == relid)
-			worker_stale = true;
+		WorkerTable *table = dlist_container(WorkerTable, node, iter.cur);
+
+		if (table->att->root == relid)
+			worker_stale = table->stale = true;
 	}
 }
 
@@ -220,6 +365,8 @@ static void
 worker_syscache_callback(Datum arg, int cacheid, uint32 hashvalue)
 {
 	worker_stale = true;
+	/* tables know their servers by name only */
+	worker_all_stale |= cacheid != FOREIGNSERVEROID && cacheid != USERMAPPINGOID;
 }
 
 /* Says, once, that shared memory has no room for all that there is to show. */
@@ -262,11 +409,25 @@ worker_report(WorkerServer *server, const char *message)
 	server->told = state;
 }
 
+/* Forgets an account that nothing goes to any more. */
+static void
+worker_forget_server(WorkerServer *server)
+{
+	dlist_delete(&server->node);
+	if (server->problem)
+		pfree(server->problem);
+	if (server->timezone)
+		pfree(server->timezone);
+	pfree(server->name);
+	pfree(server);
+}
+
 /* Finds out which servers attached tables go to, and takes back what others said. */
 static void
 worker_find_used_servers(void)
 {
 	dlist_iter	iter;
+	dlist_mutable_iter miter;
 
 	dlist_foreach(iter, &worker_servers)
 		dlist_container(WorkerServer, node, iter.cur)->used = false;
@@ -277,14 +438,16 @@ worker_find_used_servers(void)
 		if (table->attached)
 			table->server->used = true;
 	}
-	dlist_foreach(iter, &worker_servers)
+	dlist_foreach_modify(miter, &worker_servers)
 	{
-		WorkerServer *server = dlist_container(WorkerServer, node, iter.cur);
+		WorkerServer *server = dlist_container(WorkerServer, node, miter.cur);
 
 		if (server->used)
 			continue;
 		kapture_shmem_withdraw_server(server->name, server->owner);
 		server->told = KAPTURE_STATE_OK;
+		if (server->ntasks == 0 && server->ntables == 0)
+			worker_forget_server(server);
 	}
 }
 
@@ -378,6 +541,20 @@ worker_find_table(int32 attachment_id)
 	return NULL;
 }
 
+/* Changes whose a table is, and where its rows go; NULL: nowhere. */
+static void
+worker_place_table(WorkerTable *table, WorkerServer *server, KaptureShare *share)
+{
+	if (server)
+		server->ntables++;
+	if (table->server)
+		table->server->ntables--;
+	if (table->share)
+		kapture_share_leave(table->share);
+	table->server = server;
+	table->share = share;
+}
+
 /* Frees what older descriptions of a table held, once no task needs them. */
 static void
 worker_free_retired(WorkerTable *table)
@@ -398,6 +575,7 @@ worker_forget_table(WorkerTable *table)
 {
 	if (table->shown)
 		kapture_shmem_withdraw_table(table->att->id);
+	worker_place_table(table, NULL, NULL);
 	dlist_delete(&table->node);
 	worker_free_retired(table);
 	MemoryContextDelete(table->context);
@@ -410,7 +588,7 @@ worker_forget_table(WorkerTable *table)
 
 /* Attached tables that were dropped leave nothing behind. */
 static void
-worker_forget_dropped(void)
+worker_forget_dropped(void *arg)
 {
 	int64		changes;
 	int64		tables = kapture_outbox_forget_dropped(&changes);
@@ -437,6 +615,13 @@ worker_note_problem(WorkerTable *table)
 	table->present = problem == NULL;
 }
 
+/* Somebody's lock is in the way: attachments are looked at again in a while. */
+static void
+worker_look_later(void)
+{
+	worker_next_load = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), WORKER_LOCKED_LOOK);
+}
+
 /* What is known of a relation must do until the lock on it is gone, but for whether it is paused. */
 static void
 worker_keep_table(Oid relid)
@@ -449,10 +634,10 @@ worker_keep_table(Oid relid)
 
 		if (table->att->root != relid)
 			continue;
-		table->attached = table->present = true;
+		table->seen = table->attached = table->present = true;
 		table->att->paused = kapture_catalog_is_paused(table->att->id);
 	}
-	worker_next_load = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), WORKER_LOCKED_LOOK);
+	worker_look_later();
 }
 
 /*
@@ -492,6 +677,7 @@ worker_load_table(Oid relid)
 	else if ((table = worker_find_table(att->id)) == NULL)
 	{
 		table = palloc0(sizeof(WorkerTable));
+		table->batch = WORKER_MAX_BATCH;
 		kapture_outbox_scan_init(&table->scan);
 		kapture_outbox_scan_init(&table->keys);
 		dlist_push_tail(&worker_tables, &table->node);
@@ -503,11 +689,12 @@ worker_load_table(Oid relid)
 		worker_free_retired(table);
 		table->context = context;
 		table->att = att;
-		table->attached = true;
+		table->attached = table->seen = true;
+		table->stale = false;
+		table->version = att->version;
+		worker_place_table(table, worker_find_server(att->server, rel->rd_rel->relowner),
+						   kapture_share_join(rel->rd_rel->relowner));
 		worker_note_problem(table);
-		table->look = table->fresh = true;
-		table->next_due = DT_NOBEGIN;	/* kapture_retry() may have moved it */
-		table->server = worker_find_server(att->server, rel->rd_rel->relowner);
 	}
 	MemoryContextSwitchTo(old);
 	relation_close(rel, AccessShareLock);
@@ -543,6 +730,17 @@ worker_check_origin(void)
 	worker_origin = origin;
 }
 
+static void
+worker_recover_table(void *arg)
+{
+	WorkerTable *table = arg;
+	TimestampTz in_doubt = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
+													   table->server->timeout + KAPTURE_LATE_GRACE);
+
+	kapture_outbox_recover(table->att->id, in_doubt,
+						   kapture_shmem_worker_take_blame(table->att->id) ? WORKER_BLAME : NULL);
+}
+
 /*
  * What an earlier worker left 'sending' in tables that are new to us goes on
  * once its requests can no longer be running.
@@ -550,7 +748,6 @@ worker_check_origin(void)
 static void
 worker_recover(void)
 {
-	TimestampTz now = GetCurrentTimestamp();
 	dlist_iter	iter;
 
 	dlist_foreach(iter, &worker_tables)
@@ -559,9 +756,9 @@ worker_recover(void)
 
 		if (table->recovered)
 			continue;
-		kapture_outbox_recover(table->att->id,
-							   TimestampTzPlusMilliseconds(now, table->server->timeout + KAPTURE_LATE_GRACE));
-		table->recovered = true;
+		table->recovered = worker_try_within(worker_recover_table, table);
+		if (!table->recovered)
+			worker_look_later();
 	}
 }
 
@@ -605,74 +802,116 @@ worker_tell_outdated(const char *installed)
 		worker_report(dlist_container(WorkerServer, node, iter.cur), message);
 }
 
-/* Reads attachments and servers anew.  False: the extension is gone. */
-static bool
-worker_load(void)
+/* Reads the list of attachments, and those tables of it anew that have changed. */
+static void
+worker_load_tables(void)
 {
+	bool		all = worker_all_stale;
+	bool		dropped = false;
 	dlist_mutable_iter iter;
 	ListCell   *lc;
-	Oid			installation;
-	bool		exists;
-	char	   *version;
-	bool		dropped = false;
 
-	worker_begin("reading attachments");
-	worker_stale = false;
-	worker_next_load = DT_NOEND;
-	installation = kapture_catalog_relid(KAPTURE_TABLE_ATTACHMENT);
-	exists = kapture_catalog_extension_exists() && OidIsValid(installation);
-	if (exists && OidIsValid(worker_installation) && installation != worker_installation)
+	worker_all_stale = false;
+	dlist_foreach_modify(iter, &worker_tables)
+		dlist_container(WorkerTable, node, iter.cur)->seen = false;
+	foreach(lc, kapture_catalog_attached())
+	{
+		KaptureAttached *attached = lfirst(lc);
+		WorkerTable *table = worker_find_table(attached->id);
+
+		if (all || table == NULL || table->stale || !table->attached ||
+			!kapture_catalog_same_version(&table->version, &attached->version))
+		{
+			if (table)
+				table->stale = true;	/* until it has been read */
+			dropped |= !worker_load_table(attached->relid);
+		}
+		else
+			table->seen = true;
+	}
+	dlist_foreach_modify(iter, &worker_tables)
+	{
+		WorkerTable *table = dlist_container(WorkerTable, node, iter.cur);
+
+		table->look = table->fresh = true;
+		table->next_due = DT_NOBEGIN;	/* kapture_retry() may have moved it */
+		if (table->seen)
+			continue;
+		table->attached = table->present = false;
+		if (table->ntasks == 0)
+			worker_forget_table(table);
+	}
+	worker_find_used_servers();
+	if (dropped && worker_alone && !worker_try_within(worker_forget_dropped, NULL))
+		worker_look_later();
+}
+
+/* Reads the settings of all servers. */
+static void
+worker_load_servers(void)
+{
+	dlist_iter	iter;
+
+	dlist_foreach(iter, &worker_servers)
+	{
+		WorkerServer *server = dlist_container(WorkerServer, node, iter.cur);
+
+		if (worker_configure_server(server))
+		{
+			/* what was changed may be what was wrong */
+			server->not_before = 0;
+			server->asked = false;
+			server->failures = server->sick = 0;
+			server->health = KAPTURE_SERVER_WELL;
+		}
+		worker_report(server, "");
+	}
+}
+
+/* Within a transaction; *exists: the extension does. */
+static void
+worker_do_load(void *arg)
+{
+	bool	   *exists = arg;
+	Oid			installation = kapture_catalog_relid(KAPTURE_TABLE_ATTACHMENT);
+	char	   *version;
+
+	*exists = kapture_catalog_extension_exists() && OidIsValid(installation);
+	if (*exists && OidIsValid(worker_installation) && installation != worker_installation)
 		kapture_process_exit(KAPTURE_EXIT_ASKED);	/* dropped and created anew: so are we */
 	if (kapture_guc_database_is_excluded(get_database_name(MyDatabaseId)))
 		kapture_process_exit(KAPTURE_EXIT_ASKED);
 	worker_installation = installation;
-	version = exists ? kapture_version_installed() : NULL;
+	version = *exists ? kapture_version_installed() : NULL;
 	if (version && kapture_version_compare(version) != 0)
 		worker_tell_outdated(version);
-	else if (exists && worker_outdated)
+	else if (*exists && worker_outdated)
 		kapture_process_exit(KAPTURE_EXIT_ASKED);	/* no more: begin anew */
-	else if (exists)
+	else if (*exists)
 	{
 		worker_check_origin();
-		dlist_foreach_modify(iter, &worker_tables)
-		{
-			WorkerTable *table = dlist_container(WorkerTable, node, iter.cur);
-
-			table->attached = table->present = false;
-		}
-		foreach(lc, kapture_catalog_attached_relations())
-			dropped |= !worker_load_table(lfirst_oid(lc));
-		dlist_foreach_modify(iter, &worker_tables)
-		{
-			WorkerTable *table = dlist_container(WorkerTable, node, iter.cur);
-
-			if (!table->attached && table->ntasks == 0)
-				worker_forget_table(table);
-		}
-		worker_find_used_servers();
-		if (dropped && worker_alone)
-			worker_forget_dropped();
-		dlist_foreach_modify(iter, &worker_servers)
-		{
-			WorkerServer *server = dlist_container(WorkerServer, node, iter.cur);
-
-			if (worker_configure_server(server))
-			{
-				/* what was changed may be what was wrong */
-				server->not_before = 0;
-				server->asked = false;
-				server->failures = server->sick = 0;
-				server->health = KAPTURE_SERVER_WELL;
-			}
-			worker_report(server, "");
-		}
+		worker_load_tables();
+		worker_load_servers();
 		if (worker_alone)
 			worker_recover();
 	}
-	kapture_shmem_worker_wants_puller(exists && !worker_outdated &&
+	kapture_shmem_worker_wants_puller(*exists && !worker_outdated &&
 									  (kapture_pull_servers() != NIL || kapture_inbox_any()));
-	worker_commit();
-	return exists;
+}
+
+/* Reads anew what has changed of attachments and servers.  False: the extension is gone. */
+static bool
+worker_load(void)
+{
+	bool		exists = true;
+
+	worker_stale = false;
+	worker_next_load = DT_NOEND;
+	if (worker_try("reading attachments", worker_do_load, &exists))
+		return exists;
+	worker_all_stale = true;
+	worker_look_later();
+	return true;
 }
 
 /* ------------------------------------------------------------------------
@@ -720,7 +959,28 @@ worker_room(WorkerServer *server, TimestampTz now)
 	return ahead - server->nready + Max(worker_connections(server) - server->in_flight, 0);
 }
 
-/* Forgets tasks whose outcome is recorded. */
+/*
+ * How many more rows to claim of a table: fewer, if its rows are slow or large.
+ */
+static int
+worker_table_room(WorkerTable *table, TimestampTz now)
+{
+	int			room = Min(worker_room(table->server, now), table->batch);
+	Size		bytes = kapture_share_room(table->share);
+
+	if (room <= 0 || bytes == 0)
+		return 0;
+	return table->row_bytes > 0 ? (int) Max(Min(room, bytes / table->row_bytes), 1) : room;
+}
+
+/* When a table that has something to claim may be claimed from, at the earliest. */
+static TimestampTz
+worker_table_turn(WorkerTable *table)
+{
+	return Max(table->turn, table->share->turn);
+}
+
+/* Forgets tasks whose outcome is recorded, or cannot be. */
 static void
 worker_discard(dlist_head *tasks)
 {
@@ -730,6 +990,9 @@ worker_discard(dlist_head *tasks)
 		WorkerTable *table = task->table;
 
 		(void) hash_search(worker_deliveries, &task->task.delivery->delivery_id, HASH_REMOVE, NULL);
+		kapture_share_release(task->share, task->bytes);
+		kapture_share_leave(task->share);
+		task->server->ntasks--;
 		MemoryContextDelete(task->task.delivery->context);
 		table->ntasks--;
 		worker_free_retired(table);
@@ -745,7 +1008,12 @@ worker_make_task(WorkerTable *table, KaptureDelivery *delivery)
 	WorkerTask *task = MemoryContextAllocZero(delivery->context, sizeof(WorkerTask));
 
 	task->server = table->server;
+	task->server->ntasks++;
 	task->table = table;
+	task->share = table->share;
+	kapture_share_keep(task->share);
+	task->bytes = delivery->row.bytes;
+	kapture_share_hold(task->share, task->bytes);
 	task->task.delivery = delivery;
 	task->task.att = table->att;
 	task->task.timeout = table->server->timeout;
@@ -785,9 +1053,12 @@ static void
 worker_follow(WorkerTable *table, dlist_head *settled)
 {
 	TimestampTz now = GetCurrentTransactionStartTimestamp();
+	MemoryContext old = MemoryContextSwitchTo(worker_context);
 	bool		waiting = false;
 	ListCell   *lc;
 
+	worker_followed = lappend(worker_followed, table);
+	MemoryContextSwitchTo(old);
 	foreach(lc, kapture_outbox_follow(table->att->id, &table->keys, &table->scan, &waiting))
 	{
 		KaptureMoved *moved = lfirst(lc);
@@ -801,14 +1072,39 @@ worker_follow(WorkerTable *table, dlist_head *settled)
 }
 
 static void worker_settle(dlist_head *tasks);
+static void worker_settle_apart(dlist_head *tasks);
+
+/* None of the rows is dealt with now: others come first. */
+static void
+worker_put_off(List *rows)
+{
+	ListCell   *lc;
+
+	foreach(lc, rows)
+		((KaptureRow *) lfirst(lc))->outcome = KAPTURE_ROW_LOCKED;
+}
+
+/* Notes how long a batch of rows took, and makes the next one shorter if that was long. */
+static void
+worker_charge(WorkerTable *table, TimestampTz began, int nrows)
+{
+	if (kapture_share_charge(table->share, &table->turn, began, nrows))
+		table->batch = (int) Max(nrows * WORKER_SLOW_CLAIM / (GetCurrentTimestamp() - began), 1);
+	else
+		table->batch = Min(table->batch * 2, WORKER_MAX_BATCH);
+}
 
 /* Reads the rows of deliveries, and how a customer made of each could be found. */
 static void
 worker_read_rows(WorkerTable *table, List *deliveries)
 {
+	TimestampTz began = GetCurrentTimestamp();
 	List	   *rows = NIL;
+	Size		bytes = 0;
 	ListCell   *lc;
 
+	if (deliveries == NIL)
+		return;
 	foreach(lc, deliveries)
 	{
 		KaptureDelivery *delivery = lfirst(lc);
@@ -816,38 +1112,70 @@ worker_read_rows(WorkerTable *table, List *deliveries)
 		if (!delivery->gone)
 			rows = lappend(rows, &delivery->row);
 	}
-	kapture_row_read(table->att, table->server->timezone, rows, GetActiveSnapshot());
+	if (kapture_share_is_spent(table->share))
+		worker_put_off(rows);
+	else if (rows != NIL)
+	{
+		kapture_row_read(table->att, table->server->timezone, rows, GetActiveSnapshot());
+		worker_charge(table, began, list_length(rows));
+	}
 	foreach(lc, deliveries)
 	{
 		KaptureDelivery *delivery = lfirst(lc);
 
+		bytes += delivery->row.bytes;
 		/* one that was claimed before may know of a lost Add, which had its own */
 		if (!delivery->gone && (!delivery->claimed || delivery->attempts == 1) &&
 			delivery->row.outcome == KAPTURE_ROW_DONE && delivery->row.customer_id == 0)
 			kapture_task_identify(table->att, delivery);
 	}
+	table->row_bytes = rows ? bytes / list_length(rows) : 0;
 	list_free(rows);
 }
 
+/* Moves the tasks of a table, or all (NULL), to the end of another list. */
+static void
+worker_move_tasks(dlist_head *from, dlist_head *to, WorkerTable *table)
+{
+	dlist_mutable_iter iter;
+
+	dlist_foreach_modify(iter, from)
+	{
+		WorkerTask *task = dlist_container(WorkerTask, node, iter.cur);
+
+		if (table && task->table != table)
+			continue;
+		dlist_delete(&task->node);
+		dlist_push_tail(to, &task->node);
+	}
+}
+
+/* A claim of rows of a table. */
+typedef struct WorkerClaim
+{
+	WorkerTable *table;
+	int			room;
+	MemoryContext context;		/* of the deliveries, as long as it may come to nothing */
+	List	   *deliveries;		/* of rows whose next try is due, */
+	List	   *changes;		/* and of changed ones */
+	dlist_head	ready;			/* tasks whose request is to be sent, */
+	dlist_head	settled;		/* those without any, */
+	dlist_head	moved;			/* and earlier ones whose row is gone */
+} WorkerClaim;
+
 /* Works out what is to be sent first for a claimed row, and queues it. */
 static WorkerTask *
-worker_plan(WorkerTable *table, KaptureDelivery *delivery, dlist_head *settled, TimestampTz now)
+worker_plan(WorkerClaim *claim, KaptureDelivery *delivery, TimestampTz now)
 {
-	WorkerTask *task = worker_make_task(table, delivery);
+	WorkerTask *task = worker_make_task(claim->table, delivery);
 
 	/* the original of this database may have sent what has waited in kapture_delivery so far */
 	if (delivery->attempts == 1 && delivery->in_doubt == 0 && delivery->captured_at <= worker_origin.doubt_until)
 		delivery->in_doubt = now;
-	if (worker_stale && delivery->row.outcome == KAPTURE_ROW_FAILED)
+	if (worker_stale && delivery->row.outcome == KAPTURE_ROW_FAILED && !delivery->row.slow)
 		delivery->row.outcome = KAPTURE_ROW_LOCKED;
 	kapture_task_plan(&task->task, now);
-	if (task->task.state == KAPTURE_TASK_SEND)
-	{
-		dlist_push_tail(&task->server->ready, &task->node);
-		task->server->nready++;
-	}
-	else
-		dlist_push_tail(settled, &task->node);
+	dlist_push_tail(task->task.state == KAPTURE_TASK_SEND ? &claim->ready : &claim->settled, &task->node);
 	return task;
 }
 
@@ -863,55 +1191,59 @@ worker_claim_due(WorkerTable *table, int room, TimestampTz now, List **deliverie
 	kapture_outbox_claim_due(table->att->id, limit, now, table->well_since, deliveries);
 	if (list_length(*deliveries) < limit)
 		table->well_since = 0;
+	table->next_due = table->well_since != 0 ? now : kapture_outbox_next_due(table->att->id);
+	/* somebody has locked it */
+	if (list_length(*deliveries) < limit && table->next_due <= now)
+		table->next_due = TimestampTzPlusMilliseconds(now, KAPTURE_LOCKED_RETRY);
 }
 
-/* Claims rows of a table and queues their first requests. */
+/* Takes from the queue what there is room for. */
 static void
-worker_claim_table(WorkerTable *table, int room)
+worker_take(WorkerClaim *claim, TimestampTz now)
 {
-	TimestampTz now;
-	List	   *deliveries = NIL;
-	List	   *changes = NIL;
-	List	   *adds = NIL;
-	dlist_head	settled = DLIST_STATIC_INIT(settled);
-	ListCell   *lc;
+	WorkerTable *table = claim->table;
+	MemoryContext transaction = MemoryContextSwitchTo(claim->context);
 	bool		more = false;
-	MemoryContext transaction;
 
-	worker_begin("claiming changes");
-	now = GetCurrentTransactionStartTimestamp();	/* SQL's now() */
-	/* whoever paused a table and then changed it must not find that taken */
-	AcceptInvalidationMessages();
-	if (worker_stale)
-	{
-		worker_commit();
-		return;					/* the table may look different now */
-	}
-	worker_follow(table, &settled);
-	transaction = MemoryContextSwitchTo(worker_context);
 	if (table->next_due <= now)
-		worker_claim_due(table, room, now, &deliveries);
-	if (table->look && list_length(deliveries) < room)
+		worker_claim_due(table, claim->room, now, &claim->deliveries);
+	if (table->look && list_length(claim->deliveries) < claim->room)
 	{
 		if (!table->scan.running)
 			table->fresh = false;	/* a new pass sees what is committed now */
 		kapture_outbox_take(table->att->id, &table->scan,
-							room - list_length(deliveries), &changes, &more);
+							claim->room - list_length(claim->deliveries), &claim->changes, &more);
 		table->look = more || table->fresh;
 	}
-	if (table->next_due <= now && table->well_since == 0)
-		table->next_due = kapture_outbox_next_due(table->att->id);
+	MemoryContextSwitchTo(transaction);
+}
+
+/* Claims rows and plans their first requests. */
+static void
+worker_do_claim(void *arg)
+{
+	WorkerClaim *claim = arg;
+	WorkerTable *table = claim->table;
+	TimestampTz now = GetCurrentTransactionStartTimestamp();	/* SQL's now() */
+	List	   *adds = NIL;
+	ListCell   *lc;
+	MemoryContext transaction;
+
+	/* whoever paused a table and then changed it must not find that taken */
+	AcceptInvalidationMessages();
+	if (worker_stale)
+		return;					/* the table may look different now */
+	worker_follow(table, &claim->moved);
+	worker_take(claim, now);
+	worker_read_rows(table, claim->deliveries);
+	worker_read_rows(table, claim->changes);
+	transaction = MemoryContextSwitchTo(claim->context);
+	claim->changes = kapture_outbox_claim(claim->changes, worker_origin.doubt_until);
 	MemoryContextSwitchTo(transaction);
 
-	worker_read_rows(table, deliveries);
-	worker_read_rows(table, changes);
-	MemoryContextSwitchTo(worker_context);
-	changes = kapture_outbox_claim(changes, worker_origin.doubt_until);
-	MemoryContextSwitchTo(transaction);
-
-	foreach(lc, deliveries)
+	foreach(lc, claim->deliveries)
 	{
-		WorkerTask *task = worker_plan(table, lfirst(lc), &settled, now);
+		WorkerTask *task = worker_plan(claim, lfirst(lc), now);
 
 		/* the Add of a changed row may have another phone and email, that of a new one has none yet */
 		if (task->task.delivery->attempts == 1 ||
@@ -919,13 +1251,63 @@ worker_claim_table(WorkerTable *table, int room)
 			adds = lappend(adds, task->task.delivery);
 	}
 	kapture_outbox_note_adds(adds);
-	foreach(lc, changes)
-		(void) worker_plan(table, lfirst(lc), &settled, now);
-	worker_settle(&settled);
-	worker_commit();
-	worker_discard(&settled);
-	list_free(deliveries);
-	list_free(changes);
+	foreach(lc, claim->changes)
+		(void) worker_plan(claim, lfirst(lc), now);
+	worker_settle(&claim->settled);
+	worker_settle(&claim->moved);
+}
+
+/* The rows that were claimed outlive the claim. */
+static void
+worker_adopt(List *deliveries)
+{
+	ListCell   *lc;
+
+	foreach(lc, deliveries)
+		MemoryContextSetParent(((KaptureDelivery *) lfirst(lc))->context, worker_context);
+}
+
+/* Claims rows of a table and queues their first requests. */
+static void
+worker_claim_table(WorkerTable *table, int room)
+{
+	WorkerClaim claim = {.table = table,.room = room};
+	TimestampTz began = GetCurrentTimestamp();
+	int64		served = table->share->served;
+
+	dlist_init(&claim.ready);
+	dlist_init(&claim.settled);
+	dlist_init(&claim.moved);
+	claim.context = AllocSetContextCreate(worker_context, "kapture_sync claim", ALLOCSET_SMALL_SIZES);
+	if (worker_try("claiming changes", worker_do_claim, &claim))
+	{
+		worker_discard(&claim.moved);
+		worker_adopt(claim.deliveries);
+		worker_adopt(claim.changes);
+		while (!dlist_is_empty(&claim.ready))
+		{
+			WorkerTask *task = dlist_container(WorkerTask, node, dlist_pop_head_node(&claim.ready));
+
+			dlist_push_tail(&task->server->ready, &task->node);
+			task->server->nready++;
+		}
+	}
+	else
+	{
+		/* it begins anew when the lock may be gone */
+		worker_discard(&claim.ready);
+		worker_move_tasks(&claim.moved, &worker_unrecorded, NULL);
+		worker_next_record = Min(worker_next_record, TimestampTzPlusMilliseconds(GetCurrentTimestamp(), KAPTURE_LOCKED_RETRY));
+		kapture_outbox_scan_init(&table->scan);
+		table->look = table->fresh = true;
+		table->next_due = DT_NOBEGIN;
+		table->turn = Max(table->turn, TimestampTzPlusMilliseconds(GetCurrentTimestamp(), KAPTURE_LOCKED_RETRY));
+	}
+	worker_discard(&claim.settled);
+	MemoryContextDelete(claim.context);
+	/* the rest of it counts, too */
+	(void) kapture_share_charge(table->share, &table->turn, began + Max(table->share->served - served, 0),
+								list_length(claim.deliveries) + list_length(claim.changes));
 }
 
 /* May changes of this database be sent, and by us? */
@@ -935,25 +1317,53 @@ worker_may_send(void)
 	return kapture_enabled && !worker_outdated && worker_origin.state == KAPTURE_ORIGIN_OURS;
 }
 
-/* Claims what is waiting, as far as there is room for it. */
-static void
-worker_claim(void)
+/*
+ * The table to claim from next, with *room for so many rows: of those whose turn
+ * it is, one of the owner who had the least so far.  NULL: this round is over.
+ */
+static WorkerTable *
+worker_next_claim(int *room, TimestampTz now)
 {
-	TimestampTz now = GetCurrentTimestamp();
+	WorkerTable *next = NULL;
 	dlist_iter	iter;
 
-	if (!worker_may_send())
-		return;
 	dlist_foreach(iter, &worker_tables)
 	{
 		WorkerTable *table = dlist_container(WorkerTable, node, iter.cur);
-		int			room;
 
-		if (!table->present || table->att->paused || !(table->look || table->next_due <= now))
+		if (!table->present || table->att->paused || table->round == worker_round ||
+			!(table->look || table->next_due <= now) || worker_table_turn(table) > now)
 			continue;
-		room = worker_room(table->server, now);
-		if (room > 0)
-			worker_claim_table(table, room);
+		if (next && (table->share->served > next->share->served ||
+					 (table->share->served == next->share->served && table->round >= next->round)))
+			continue;
+		if ((*room = worker_table_room(table, now)) > 0)
+			next = table;
+	}
+	if (next)
+		*room = worker_table_room(next, now);
+	return next;
+}
+
+/* Claims what is waiting, as far as there is room and time for it. */
+static void
+worker_claim(void)
+{
+	TimestampTz began = GetCurrentTimestamp();
+	TimestampTz now = began;
+	WorkerTable *table;
+	int			room;
+
+	if (!worker_may_send())
+		return;
+	worker_round++;
+	while (now < TimestampTzPlusMilliseconds(began, WORKER_CLAIM_TIME) &&
+		   (table = worker_next_claim(&room, now)) != NULL)
+	{
+		table->round = worker_round;
+		kapture_share_pick(table->share);
+		worker_claim_table(table, room);
+		now = GetCurrentTimestamp();
 	}
 }
 
@@ -988,10 +1398,9 @@ worker_give_up_server(WorkerServer *server, const char *problem)
 	server->problem = MemoryContextStrdup(worker_context, problem);
 	worker_begin("putting back");
 	worker_report(server, "");
-	worker_take_back(server, GetCurrentTimestamp(), &settled);
-	worker_settle(&settled);
 	worker_commit();
-	worker_discard(&settled);
+	worker_take_back(server, GetCurrentTimestamp(), &settled);
+	worker_settle_apart(&settled);
 }
 
 /* When the server may next be sent something; DT_NOEND: not before an answer. */
@@ -1009,12 +1418,14 @@ worker_start_request(WorkerServer *server, const KaptureServer *settings)
 {
 	WorkerTask *task = dlist_head_element(WorkerTask, node, &server->ready);
 	KaptureTask *t = &task->task;
+	KaptureServer bounded = *settings;
 	MemoryContext old = MemoryContextSwitchTo(t->delivery->context);
 	TimestampTz when;
 
 	kapture_binding_require(t->att, settings);
 	kapture_task_wrap(t, settings);
-	t->request = kapture_http_start(settings, kapture_task_api(t), t->body, t->body_len, task, &when);
+	bounded.max_response_size = Min(settings->max_response_size, WORKER_MAX_ANSWER(t->body_len));
+	t->request = kapture_http_start(&bounded, kapture_task_api(t), t->body, t->body_len, task, &when);
 	if (t->request)
 	{
 		(void) dlist_pop_head_node(&server->ready);
@@ -1052,12 +1463,14 @@ worker_send_server(WorkerServer *server)
 		MemoryContextSwitchTo(worker_context);
 		error = CopyErrorData();
 		FlushErrorState();
-		AbortCurrentTransaction();
+		kapture_process_abort();
 	}
 	PG_END_TRY();
 	MemoryContextSwitchTo(worker_context);
 	if (error == NULL)
 		worker_commit();
+	else if (error->sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE)
+		server->not_before = TimestampTzPlusMilliseconds(now, KAPTURE_LOCKED_RETRY);
 	else
 	{
 		worker_give_up_server(server, error->message);
@@ -1247,6 +1660,9 @@ worker_take_answer(WorkerTask *task, TimestampTz now)
 static void
 worker_write_back(WorkerTable *table, List *tasks, TimestampTz now)
 {
+	TimestampTz began = GetCurrentTimestamp();
+	bool		spent = worker_leaving || kapture_share_is_spent(table->share);
+	TimestampTz later = Max(TimestampTzPlusMilliseconds(now, KAPTURE_LOCKED_RETRY), spent ? worker_table_turn(table) : 0);
 	List	   *rows = NIL;
 	ListCell   *lc;
 
@@ -1257,7 +1673,13 @@ worker_write_back(WorkerTable *table, List *tasks, TimestampTz now)
 		t->delivery->row.new_id = t->customer_id;
 		rows = lappend(rows, &t->delivery->row);
 	}
-	kapture_row_write_ids(table->att, rows, GetActiveSnapshot());
+	if (spent)
+		worker_put_off(rows);
+	else
+	{
+		kapture_row_write_ids(table->att, rows, GetActiveSnapshot());
+		worker_charge(table, began, list_length(rows));
+	}
 
 	foreach(lc, tasks)
 	{
@@ -1277,7 +1699,7 @@ worker_write_back(WorkerTable *table, List *tasks, TimestampTz now)
 					t->action = "gone";
 				break;
 			case KAPTURE_ROW_FAILED:
-				if (worker_stale)
+				if (worker_stale && !row->slow)
 					row->outcome = KAPTURE_ROW_LOCKED;	/* not its fault */
 				pg_fallthrough;
 			case KAPTURE_ROW_LOCKED:
@@ -1285,11 +1707,11 @@ worker_write_back(WorkerTable *table, List *tasks, TimestampTz now)
 					break;		/* the id is kept with the failure */
 				row->customer_id = 0;
 				t->body = NULL;
-				kapture_task_fail(t, row->outcome == KAPTURE_ROW_FAILED,
-								  TimestampTzPlusMilliseconds(now, KAPTURE_LOCKED_RETRY),
-								  row->outcome == KAPTURE_ROW_LOCKED ?
-								  "the row is locked; its Kapture customer id is written later" :
-								  row->error);
+				kapture_task_fail(t, row->outcome == KAPTURE_ROW_FAILED || table->att->id == worker_blamed, later,
+								  row->outcome == KAPTURE_ROW_FAILED ? row->error :
+								  table->att->id == worker_blamed ? WORKER_BLAME :
+								  spent ? "others come first; the Kapture customer id is written later" :
+								  "the row is locked; its Kapture customer id is written later");
 				t->failed.arrived = true;
 				break;
 		}
@@ -1310,6 +1732,39 @@ worker_alert_tables(void)
 	}
 }
 
+/* Writes the ids of tasks back, table by table. */
+static void
+worker_write_ids(dlist_head *tasks, TimestampTz now)
+{
+	List	   *tables = NIL;
+	dlist_iter	iter;
+	ListCell   *lc;
+
+	dlist_foreach(iter, tasks)
+	{
+		WorkerTask *task = dlist_container(WorkerTask, node, iter.cur);
+		WorkerTable *table = task->table;
+		KaptureTask *t = &task->task;
+
+		if (!table->present || t->state == KAPTURE_TASK_RELEASE || t->delivery->gone ||
+			t->customer_id == 0 || t->customer_id == t->delivery->row.customer_id)
+			continue;
+		if (!list_member_ptr(tables, table))
+		{
+			tables = lappend(tables, table);
+			table->settling = NIL;
+		}
+		table->settling = lappend(table->settling, task);
+	}
+	foreach(lc, tables)
+	{
+		WorkerTable *table = lfirst(lc);
+
+		worker_write_back(table, table->settling, now);
+		table->settling = NIL;
+	}
+}
+
 /*
  * Records what became of tasks: ids to the rows, then deliveries to the
  * history or to their next try.
@@ -1318,31 +1773,13 @@ static void
 worker_settle(dlist_head *tasks)
 {
 	TimestampTz now = GetCurrentTimestamp();
-	dlist_iter	iter;
 	dlist_iter	titer;
 	List	   *done = NIL;
 	ListCell   *lc;
 
 	if (dlist_is_empty(tasks))
 		return;
-	dlist_foreach(iter, &worker_tables)
-	{
-		WorkerTable *table = dlist_container(WorkerTable, node, iter.cur);
-		List	   *with_id = NIL;
-
-		dlist_foreach(titer, tasks)
-		{
-			WorkerTask *task = dlist_container(WorkerTask, node, titer.cur);
-			KaptureTask *t = &task->task;
-
-			if (task->table == table && table->present && t->state != KAPTURE_TASK_RELEASE &&
-				!t->delivery->gone && t->customer_id != 0 && t->customer_id != t->delivery->row.customer_id)
-				with_id = lappend(with_id, task);
-		}
-		if (with_id != NIL)
-			worker_write_back(table, with_id, now);
-	}
-
+	worker_write_ids(tasks, now);
 	dlist_foreach(titer, tasks)
 	{
 		WorkerTask *task = dlist_container(WorkerTask, node, titer.cur);
@@ -1430,41 +1867,97 @@ worker_should_record(void)
 	return true;
 }
 
-/* Finds out where the rows are by now to which answers belong. */
+/* Finds out where the rows of tasks are by now.  What need not be sent any more is appended to *settled. */
 static void
-worker_follow_answered(dlist_head *settled)
+worker_follow_tasks(dlist_head *tasks, dlist_head *settled)
 {
+	List	   *tables = NIL;
 	dlist_iter	iter;
-	dlist_iter	titer;
+	ListCell   *lc;
 
-	dlist_foreach(iter, &worker_tables)
+	dlist_foreach(iter, tasks)
 	{
-		WorkerTable *table = dlist_container(WorkerTable, node, iter.cur);
-		bool		answered = false;
+		WorkerTable *table = dlist_container(WorkerTask, node, iter.cur)->table;
 
-		dlist_foreach(titer, &worker_answered)
-			answered |= dlist_container(WorkerTask, node, titer.cur)->table == table;
-		if (answered && table->attached)
-			worker_follow(table, settled);
+		if (table->attached)
+			tables = list_append_unique_ptr(tables, table);
 	}
+	foreach(lc, tables)
+		worker_follow(lfirst(lc), settled);
 }
 
-/* Records what the answers that were collected mean. */
+/*
+ * To be called in a transaction that records answers.  That is not worth a wait
+ * for the disk: if a crash takes it back, the rows are 'sending' again, and are
+ * searched for before anything is added.
+ */
 static void
-worker_record(void)
+worker_record_lazily(void)
 {
-	TimestampTz now;
-	dlist_head	settled = DLIST_STATIC_INIT(settled);
-
-	/*
-	 * Not worth a wait for the disk: if a crash takes it back, the rows are
-	 * 'sending' again, and are searched for before anything is added.
-	 */
-	worker_begin("recording answers");
 	(void) set_config_option("synchronous_commit", "off", PGC_USERSET, PGC_S_SESSION,
 							 GUC_ACTION_LOCAL, true, 0, false);
-	worker_follow_answered(&settled);
+}
+
+static void
+worker_do_settle(void *arg)
+{
+	worker_record_lazily();
+	(void) set_config_option("lock_timeout", WORKER_BUSY_TIMEOUT, PGC_USERSET, PGC_S_SESSION,
+							 GUC_ACTION_LOCAL, true, 0, false);
+	worker_follow_tasks(arg, arg);
+	worker_settle(arg);
+}
+
+/*
+ * Somebody has locked what became of tasks is to be written to (a kapture_detach()
+ * that is not committed): each table is tried by itself.  What cannot be recorded
+ * is kept for a while.
+ */
+static void
+worker_settle_apart(dlist_head *tasks)
+{
+	TimestampTz began = GetCurrentTimestamp();
+	TimestampTz now;
+
+	while (!dlist_is_empty(tasks))
+	{
+		dlist_head	its = DLIST_STATIC_INIT(its);
+
+		worker_move_tasks(tasks, &its, dlist_head_element(WorkerTask, node, tasks)->table);
+		if (worker_try("recording answers", worker_do_settle, &its))
+			worker_discard(&its);
+		else
+			worker_move_tasks(&its, &worker_unrecorded, NULL);
+	}
+	if (dlist_is_empty(&worker_unrecorded))
+		return;
+	/* what takes long is tried the more seldom */
 	now = GetCurrentTimestamp();
+	worker_next_record = TimestampTzPlusMilliseconds(now, KAPTURE_LOCKED_RETRY) + (now - began) * 10;
+}
+
+/* Tries again to record what could not be recorded before. */
+static void
+worker_record_rest(void)
+{
+	dlist_head	tasks = DLIST_STATIC_INIT(tasks);
+
+	if (worker_next_record > GetCurrentTimestamp())
+		return;
+	worker_next_record = DT_NOEND;
+	worker_move_tasks(&worker_unrecorded, &tasks, NULL);
+	worker_settle_apart(&tasks);
+}
+
+/* Takes in the answers that were collected, and records what they mean. */
+static void
+worker_do_record(void *arg)
+{
+	dlist_head *settled = arg;
+	TimestampTz now = GetCurrentTimestamp();
+
+	worker_record_lazily();
+	worker_follow_tasks(&worker_answered, settled);
 	while (!dlist_is_empty(&worker_answered))
 	{
 		WorkerTask *task = dlist_container(WorkerTask, node, dlist_pop_head_node(&worker_answered));
@@ -1478,15 +1971,28 @@ worker_record(void)
 			server->nready++;
 		}
 		else
-			dlist_push_tail(&settled, &task->node);
+			dlist_push_tail(settled, &task->node);
 		if (server->not_before > now)
-			worker_take_back(server, now, &settled);
+			worker_take_back(server, now, settled);
 	}
 	worker_nanswered = 0;
 	worker_trouble = false;
-	worker_settle(&settled);
-	worker_commit();
-	worker_discard(&settled);
+	worker_settle(settled);
+}
+
+/* Records what the answers that were collected mean. */
+static void
+worker_record(void)
+{
+	if (!worker_try("recording answers", worker_do_record, &worker_settled))
+		worker_settle_apart(&worker_settled);
+	worker_discard(&worker_settled);
+}
+
+static void
+worker_do_expire(void *arg)
+{
+	worker_next_expiry = kapture_history_expire();
 }
 
 /* Lets a slice of the history go that is too old, when it is time for that. */
@@ -1495,9 +2001,8 @@ worker_expire(void)
 {
 	if (worker_next_expiry > GetCurrentTimestamp() || !worker_may_send())
 		return;
-	worker_begin("expiring history");
-	worker_next_expiry = kapture_history_expire();
-	worker_commit();
+	if (!worker_try("expiring history", worker_do_expire, NULL))
+		worker_next_expiry = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), WORKER_LOCKED_LOOK);
 }
 
 /* ------------------------------------------------------------------------
@@ -1587,9 +2092,11 @@ worker_timeout(void)
 			continue;
 		/* without room, the next answer makes some */
 		if ((table->look || table->next_due != DT_NOEND) &&
-			worker_room(server, PG_INT64_MAX) > 0)
-			next = Min(next, Max(server->not_before, table->look ? now : table->next_due));
+			worker_table_room(table, PG_INT64_MAX) > 0)
+			next = Min(next, Max(Max(server->not_before, worker_table_turn(table)),
+								 table->look ? now : table->next_due));
 	}
+	next = Min(next, worker_next_record);
 	next = Min(next, Min(worker_next_load, Min(worker_next_safety_look, worker_next_expiry)));
 	if (next == DT_NOEND)
 		return -1;
@@ -1611,7 +2118,7 @@ worker_listens(void)
 
 		if (table->present && table->att->paused)
 			continue;
-		if (!table->present || table->server->problem || worker_room(table->server, PG_INT64_MAX) > 0)
+		if (!table->present || table->server->problem || worker_table_room(table, PG_INT64_MAX) > 0)
 			return true;
 	}
 	return false;
@@ -1660,6 +2167,54 @@ worker_safety_look(void)
 		worker_next_safety_look = TimestampTzPlusMilliseconds(now, WORKER_SAFETY_LOOK);
 }
 
+/* Waits for the answers to requests that are under way, but not for long. */
+static void
+worker_await_answers(void)
+{
+	TimestampTz deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), WORKER_FAREWELL);
+
+	for (;;)
+	{
+		long		rest = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), deadline);
+		int			in_flight = 0;
+		dlist_iter	iter;
+
+		worker_collect();
+		dlist_foreach(iter, &worker_servers)
+			in_flight += dlist_container(WorkerServer, node, iter.cur)->in_flight;
+		if (in_flight == 0 || rest <= 0)
+			break;
+		(void) kapture_http_wait(rest, WaitEventExtensionNew("KaptureWorkerMain"));
+	}
+}
+
+/*
+ * If users' code is why we end, what was sent for others is not left in doubt, nor
+ * what was not sent to the next worker's timeout.  It runs nobody's code.
+ */
+static void
+worker_exit_callback(int code, Datum arg)
+{
+	Oid			owner;
+	dlist_iter	iter;
+
+	if (!kapture_clock_has_killed(&owner, &worker_blamed))
+		return;
+	ereport(LOG,
+			(errmsg("kapture_sync: a trigger, check or function of an attached table took no notice of being cancelled; the worker ends for it")));
+	worker_leaving = true;
+	AbortOutOfAnyTransaction();
+	kapture_lock_renew();
+	MemoryContextSwitchTo(worker_context);
+	worker_await_answers();
+	if (worker_nanswered > 0)
+		worker_record();
+	dlist_foreach(iter, &worker_servers)
+		worker_take_back(dlist_container(WorkerServer, node, iter.cur), GetCurrentTimestamp(), &worker_settled);
+	worker_move_tasks(&worker_unrecorded, &worker_settled, NULL);
+	worker_settle_apart(&worker_settled);
+}
+
 /* Connects, takes the slot over, and finds out whether there is work here. */
 static void
 worker_initialize(Datum arg)
@@ -1681,6 +2236,7 @@ worker_initialize(Datum arg)
 		kapture_process_exit(KAPTURE_EXIT_ABSENT);
 	kapture_process_count();
 	kapture_process_lock_database(KAPTURE_PUSHER);
+	before_shmem_exit(worker_exit_callback, (Datum) 0);
 	worker_alone = true;
 	worker_stale = true;		/* once more, to recover what another left */
 }
@@ -1731,6 +2287,7 @@ kapture_worker_main(Datum arg)
 		worker_claim();
 		worker_send();
 		worker_expire();
+		worker_record_rest();
 		if (worker_should_record())
 		{
 			worker_record();

@@ -13,6 +13,7 @@
  */
 #include "postgres.h"
 
+#include "access/detoast.h"
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "utils/array.h"
@@ -23,9 +24,17 @@
 #include "api/field.h"
 #include "base/catalog.h"
 #include "base/owner_sql.h"
+#include "base/text.h"
 #include "base/user_code.h"
 #include "cluster/shmem.h"
 #include "table/inbox.h"
+
+/* The next $3 customers for attachment $1 that are due, and that nobody has locked. */
+#define INBOX_DUE	" WHERE attachment_id = $1 AND state = 'waiting' AND next_attempt <= clock_timestamp()" \
+	" ORDER BY attachment_id, next_attempt LIMIT $3 FOR UPDATE SKIP LOCKED"
+
+/* Bytes of customers, as Kapture gave them, that are taken at a time. */
+#define INBOX_MAX_BYTES	((Size) 4 * 1024 * 1024)
 
 /* Columns of the list before those of the table. */
 #define INBOX_FIRST_VALUE	8
@@ -143,16 +152,53 @@ inbox_make_arrival(const KaptureAttachment *att, HeapTuple row, TupleDesc desc)
 }
 
 /*
+ * How many of the next customers for a table have INBOX_MAX_BYTES together, as
+ * Kapture gave them; at least one.  *more: there may be more of them.
+ */
+static int
+inbox_fitting(const KaptureAttachment *att, int limit, bool *more)
+{
+	char	   *schema = kapture_catalog_schema();
+	Oid			types[] = {INT4OID, NAMEOID, INT8OID};
+	Datum		values[] = {Int32GetDatum(att->id), inbox_name(att->server), Int64GetDatum(limit)};
+	Size		bytes = 0;
+	int			n = 0;
+
+	if (kapture_user_code_execute(psprintf("SELECT c.raw FROM (SELECT customer_id, next_attempt FROM %s.kapture_inbox" INBOX_DUE ") AS i"
+									   " LEFT JOIN %s.kapture_customers AS c ON c.server = $2 AND c.id = i.customer_id"
+									   " ORDER BY i.next_attempt", schema, schema),
+								  lengthof(values), types, values, NULL, false) != SPI_OK_SELECT)
+		elog(ERROR, "could not read kapture_inbox");
+	*more = SPI_processed == limit;
+	while (n < SPI_processed)
+	{
+		bool		isnull;
+		Datum		raw = SPI_getbinval(SPI_tuptable->vals[n], SPI_tuptable->tupdesc, 1, &isnull);
+
+		bytes += isnull ? 0 : toast_raw_datum_size(raw);
+		if (bytes > INBOX_MAX_BYTES && n > 0)
+		{
+			*more = true;
+			break;
+		}
+		n++;
+	}
+	SPI_freetuptable(SPI_tuptable);
+	return n;
+}
+
+/*
  * Returns the next customers for a table that are due, at most "limit" of them,
- * as a list of KaptureArrival in the current memory context.
+ * as a list of KaptureArrival in the current memory context.  Those that somebody
+ * has locked are left out.  *more: there may be more of them.
  */
 List *
-kapture_inbox_take(const KaptureAttachment *att, int limit)
+kapture_inbox_take(const KaptureAttachment *att, int limit, bool *more)
 {
 	MemoryContext context = CurrentMemoryContext;
 	char	   *schema = kapture_catalog_schema();
 	Oid			types[] = {INT4OID, NAMEOID, INT8OID};
-	Datum		values[] = {Int32GetDatum(att->id), inbox_name(att->server), Int64GetDatum(limit)};
+	Datum		values[] = {Int32GetDatum(att->id), inbox_name(att->server), (Datum) 0};
 	List	   *result = NIL;
 	StringInfoData sql;
 
@@ -162,8 +208,7 @@ kapture_inbox_take(const KaptureAttachment *att, int limit)
 	inbox_append_field(&sql, "email_id");
 	for (int i = 0; i < att->ncolumns; i++)
 		inbox_append_field(&sql, att->columns[i].field);
-	appendStringInfo(&sql, " FROM (SELECT * FROM %s.kapture_inbox WHERE attachment_id = $1 AND state = 'waiting'"
-					 " AND next_attempt <= clock_timestamp() ORDER BY attachment_id, next_attempt LIMIT $3) AS i"
+	appendStringInfo(&sql, " FROM (SELECT * FROM %s.kapture_inbox" INBOX_DUE ") AS i"
 					 " LEFT JOIN %s.kapture_customers AS c ON c.server = $2 AND c.id = i.customer_id"
 					 " LEFT JOIN LATERAL (SELECT e AS o FROM"
 					 " jsonb_array_elements(CASE WHEN jsonb_typeof(c.contacts) = 'array' THEN c.contacts END) WITH ORDINALITY AS x(e, n)"
@@ -172,7 +217,8 @@ kapture_inbox_take(const KaptureAttachment *att, int limit)
 
 	PushActiveSnapshot(GetTransactionSnapshot());
 	SPI_connect();
-	if (kapture_user_code_execute(sql.data, lengthof(values), types, values, NULL, true) != SPI_OK_SELECT)
+	values[2] = Int64GetDatum(inbox_fitting(att, limit, more));
+	if (kapture_user_code_execute(sql.data, lengthof(values), types, values, NULL, false) != SPI_OK_SELECT)
 		elog(ERROR, "could not read kapture_inbox");
 	MemoryContextSwitchTo(context);
 	for (uint64 i = 0; i < SPI_processed; i++)
@@ -203,7 +249,7 @@ kapture_inbox_later(int32 attachment_id, int64 customer_id, TimestampTz when, co
 {
 	Oid			types[] = {INT4OID, INT8OID, TIMESTAMPTZOID, TEXTOID};
 	Datum		values[] = {
-		Int32GetDatum(attachment_id), Int64GetDatum(customer_id), TimestampTzGetDatum(when), CStringGetTextDatum(why)
+		Int32GetDatum(attachment_id), Int64GetDatum(customer_id), TimestampTzGetDatum(when), CStringGetTextDatum(kapture_text_cut(why))
 	};
 
 	(void) kapture_own_execute("UPDATE @.kapture_inbox SET next_attempt = $3, attempts = attempts + 1, last_error = $4"
@@ -218,7 +264,7 @@ void
 kapture_inbox_park(int32 attachment_id, int64 customer_id, const char *why)
 {
 	Oid			types[] = {INT4OID, INT8OID, TEXTOID};
-	Datum		values[] = {Int32GetDatum(attachment_id), Int64GetDatum(customer_id), CStringGetTextDatum(why)};
+	Datum		values[] = {Int32GetDatum(attachment_id), Int64GetDatum(customer_id), CStringGetTextDatum(kapture_text_cut(why))};
 
 	(void) kapture_own_execute("UPDATE @.kapture_inbox SET state = 'parked', attempts = attempts + 1, last_error = $3"
 							   " WHERE attachment_id = $1 AND customer_id = $2",

@@ -37,7 +37,7 @@ extern void kapture_inbox_put(const char *server, Datum customer_ids, TimestampT
 extern bool kapture_inbox_wanted(const char *server);
 extern bool kapture_inbox_any(void);
 extern List *kapture_inbox_tables(void);
-extern List *kapture_inbox_take(const KaptureAttachment *att, int limit);
+extern List *kapture_inbox_take(const KaptureAttachment *att, int limit, bool *more);
 extern void kapture_inbox_done(int32 attachment_id, int64 customer_id);
 extern void kapture_inbox_later(int32 attachment_id, int64 customer_id, TimestampTz when, const char *why);
 extern void kapture_inbox_park(int32 attachment_id, int64 customer_id, const char *why);

@@ -30,6 +30,7 @@
  */
 #include "postgres.h"
 
+#include "access/detoast.h"
 #include "access/transam.h"
 #include "access/xact.h"
 #include "catalog/pg_type.h"
@@ -87,8 +88,11 @@ typedef enum OutboxQuery
 /* Ordinary entries that the old version of one that was split counts for. */
 #define OUTBOX_SPLIT_WEIGHT	50
 
-/* Entries of the outbox read at a time. */
+/* Entries of the outbox read at a time, */
 #define OUTBOX_READ_CHUNK	50
+
+/* and bytes of keys, from which on it is enough. */
+#define OUTBOX_READ_BYTES	((Size) 1024 * 1024)
 
 /* Keys, entries or changes that one statement is about. */
 #define OUTBOX_CHUNK		1000
@@ -121,10 +125,12 @@ static const struct
 {
 	[OUTBOX_RECOVER] = {
 		"UPDATE @.kapture_delivery"
-		" SET state = 'retry', changed = changed | coalesce(again, 0), again = NULL,"
-		" in_doubt = $2, searches = 0, next_attempt = $2"
-		" WHERE attachment_id = $1 AND state = 'sending'",
-		2, {INT4OID, TIMESTAMPTZOID}
+		" SET state = CASE WHEN $3 IS NULL THEN 'retry' ELSE 'parked' END,"
+		" changed = changed | coalesce(again, 0), again = NULL,"
+		" in_doubt = CASE WHEN state = 'sending' THEN $2 ELSE in_doubt END, searches = 0,"
+		" next_attempt = CASE WHEN $3 IS NULL THEN $2 END, last_error = coalesce($3, last_error)"
+		" WHERE attachment_id = $1 AND (state = 'sending' OR ($3 IS NOT NULL AND state = 'retry' AND next_attempt <= now()))",
+		3, {INT4OID, TIMESTAMPTZOID, TEXTOID}
 	},
 	[OUTBOX_FORGET] = {
 		"WITH gone AS (DELETE FROM @.kapture_attachment AS a"
@@ -211,7 +217,7 @@ static const struct
 		" WHERE ctid = ANY (ARRAY(SELECT ctid FROM @.kapture_delivery"
 		" WHERE attachment_id = $1 AND state = 'retry' AND next_attempt <= $3"
 		" AND (next_attempt <= $4 OR (failures > 0 AND searches = 0 AND last_attempt < $5))"
-		" ORDER BY attachment_id, next_attempt LIMIT $2))"
+		" ORDER BY attachment_id, next_attempt LIMIT $2 FOR UPDATE SKIP LOCKED))"
 		" RETURNING coalesce(row_key, old_key), attempts, failures, changed, customer_id, in_doubt, false,"
 		" sent_phone, sent_email, searches, ctid, delivery_id, captured_at, row_key IS NULL",
 		5, {INT4OID, INT8OID, TIMESTAMPTZOID, TIMESTAMPTZOID, TIMESTAMPTZOID}
@@ -424,15 +430,18 @@ outbox_array(Datum *values, bool *nulls, int n, Oid type)
 
 /*
  * At the start of a worker: what an earlier one was sending for a table is in
- * doubt until "in_doubt", when it can no longer be running.
+ * doubt until "in_doubt", when it can no longer be running.  With "error", it is
+ * parked, and so is what is due.
  */
 void
-kapture_outbox_recover(int32 attachment_id, TimestampTz in_doubt)
+kapture_outbox_recover(int32 attachment_id, TimestampTz in_doubt, const char *error)
 {
-	Datum		values[2] = {Int32GetDatum(attachment_id), TimestampTzGetDatum(in_doubt)};
+	Datum		values[3] = {Int32GetDatum(attachment_id), TimestampTzGetDatum(in_doubt), (Datum) 0};
 
 	SPI_connect();
-	outbox_execute(OUTBOX_RECOVER, values, NULL);
+	if (error)
+		values[2] = CStringGetTextDatum(error);
+	outbox_execute(OUTBOX_RECOVER, values, error ? NULL : "  n");
 	SPI_finish();
 }
 
@@ -687,16 +696,36 @@ outbox_range_values(Datum *values, int32 attachment_id, const KaptureScan *scan,
 	values[3] = FullTransactionIdGetDatum(FullTransactionIdFromU64(scan->ranges[range * 2 + 1]));
 }
 
+/* Bytes of the keys in a row that OUTBOX_READ gave, without reading them. */
+static Size
+outbox_entry_bytes(uint64 row)
+{
+	static const int columns[] = {4, 5, 9}; /* row_key, old_key, more_keys */
+	Size		bytes = 0;
+
+	for (int i = 0; i < lengthof(columns); i++)
+	{
+		bool		isnull;
+		Datum		value = outbox_getattr(row, columns[i], &isnull);
+
+		if (!isnull)
+			bytes += toast_raw_datum_size(value);
+	}
+	return bytes;
+}
+
 /*
  * Reads entries of the current range, as the transaction's snapshot shows them,
- * until they have "limit" changes; returns them in order.
+ * until they have "limit" changes, or many bytes; returns them in order.  *full:
+ * that, not the end of the range, ended it.
  */
 static List *
-outbox_read(OutboxQuery query, int32 attachment_id, KaptureScan *scan, int limit)
+outbox_read(OutboxQuery query, int32 attachment_id, KaptureScan *scan, int limit, bool *full)
 {
 	Datum		values[4];
 	List	   *entries = NIL;
 	int			nchanges = 0;
+	Size		bytes = 0;
 	int			nestlevel = outbox_planner_settings();
 	Portal		portal;
 
@@ -705,15 +734,24 @@ outbox_read(OutboxQuery query, int32 attachment_id, KaptureScan *scan, int limit
 	CommandCounterIncrement();
 	UpdateActiveSnapshotCommandId();
 	portal = SPI_cursor_open(NULL, outbox_plan(query), values, NULL, true);
-	while (nchanges < limit)
+	*full = false;
+	while (!*full)
 	{
 		SPI_cursor_fetch(portal, true, Min(limit - nchanges, OUTBOX_READ_CHUNK));
-		for (uint64 i = 0; i < SPI_processed && nchanges < limit; i++)
+		for (uint64 i = 0; i < SPI_processed && !*full; i++)
 		{
-			OutboxEntry *entry = outbox_make_entry(i);
+			OutboxEntry *entry;
 
+			bytes += outbox_entry_bytes(i);
+			if (bytes > OUTBOX_READ_BYTES && entries != NIL)
+			{
+				*full = true;
+				break;
+			}
+			entry = outbox_make_entry(i);
 			nchanges += entry->nkeys;
 			entries = lappend(entries, entry);
+			*full = nchanges >= limit || bytes > OUTBOX_READ_BYTES;
 		}
 		if (SPI_processed == 0)
 			break;
@@ -782,13 +820,13 @@ outbox_split(OutboxEntry *entry, int nkeys)
 /*
  * Removes the next changes of the current range and groups them by row, which
  * is known by the key that it has after the events in "keys" (NULL: none);
- * returns how many.
+ * returns how many.  *full: there may be more of them.
  */
 static int
-outbox_take_range(int32 attachment_id, KaptureScan *scan, int limit, KaptureKeys *keys,
+outbox_take_range(int32 attachment_id, KaptureScan *scan, int limit, bool *full, KaptureKeys *keys,
 				  HTAB *index, OutboxGroup *groups, int *ngroups)
 {
-	List	   *entries = outbox_read(OUTBOX_READ, attachment_id, scan, limit);
+	List	   *entries = outbox_read(OUTBOX_READ, attachment_id, scan, limit, full);
 	int			nchanges = 0;
 	bool		split;
 	ListCell   *lc;
@@ -866,13 +904,10 @@ kapture_outbox_take(int32 attachment_id, KaptureScan *scan, int limit,
 		outbox_start_pass(scan);
 	while (scan->range < scan->nranges)
 	{
-		int			taken = outbox_take_range(attachment_id, scan, limit, NULL, index, groups, &ngroups);
+		int			taken = outbox_take_range(attachment_id, scan, limit, more, NULL, index, groups, &ngroups);
 
-		if (taken >= limit)
-		{
-			*more = true;
+		if (*more)
 			break;
-		}
 		limit -= taken;
 		outbox_enter_range(scan, scan->range + 1);
 	}
@@ -1166,6 +1201,7 @@ outbox_read_keys(int32 attachment_id, KaptureScan *scan)
 {
 	KaptureKeys *keys = NULL;
 	bool		only_deletions = true;
+	bool		full;
 	List	   *entries;
 	ListCell   *lc;
 
@@ -1177,7 +1213,7 @@ outbox_read_keys(int32 attachment_id, KaptureScan *scan)
 			if (only_deletions)
 				break;
 		}
-		entries = outbox_read(OUTBOX_READ_KEYS, attachment_id, scan, OUTBOX_CHUNK);
+		entries = outbox_read(OUTBOX_READ_KEYS, attachment_id, scan, OUTBOX_CHUNK, &full);
 		if (entries == NIL)
 			outbox_enter_range(scan, scan->range + 1);
 		else if (keys == NULL)
@@ -1417,17 +1453,17 @@ outbox_wait_changes(int32 attachment_id, KaptureScan *scan, KaptureKeys *keys)
 	{
 		OutboxGroup *groups;
 		int			ngroups = 0;
-		int			taken;
+		bool		more;
 
 		/* SPI's memory is what each round takes */
 		SPI_connect();
 		groups = palloc(sizeof(OutboxGroup) * OUTBOX_CHUNK);
-		taken = outbox_take_range(attachment_id, scan, OUTBOX_CHUNK, keys,
-								  outbox_create_index(OUTBOX_CHUNK), groups, &ngroups);
+		(void) outbox_take_range(attachment_id, scan, OUTBOX_CHUNK, &more, keys,
+								 outbox_create_index(OUTBOX_CHUNK), groups, &ngroups);
 		outbox_wait(attachment_id, groups, ngroups);
 		any |= ngroups > 0;
 		SPI_finish();
-		if (taken < OUTBOX_CHUNK)
+		if (!more)
 			outbox_enter_range(scan, scan->range + 1);
 	}
 	outbox_end_pass(scan);

@@ -95,7 +95,7 @@ typedef struct KaptureFailed
 	const char *error;
 } KaptureFailed;
 
-extern void kapture_outbox_recover(int32 attachment_id, TimestampTz in_doubt);
+extern void kapture_outbox_recover(int32 attachment_id, TimestampTz in_doubt, const char *error);
 extern int64 kapture_outbox_forget_dropped(int64 *changes);
 extern void kapture_outbox_scan_init(KaptureScan *scan);
 extern uint64 kapture_outbox_scan_floor(const KaptureScan *scan);

@@ -20,6 +20,7 @@
  */
 #include "postgres.h"
 
+#include "access/detoast.h"
 #include "access/relation.h"
 #include "access/xact.h"
 #include "catalog/pg_type.h"
@@ -33,12 +34,14 @@
 #include "utils/memutils.h"
 #include "utils/rel.h"
 #include "utils/resowner.h"
-#include "utils/timeout.h"
 #include "utils/timestamp.h"
 
 #include "base/compat.h"
+#include "base/text.h"
 #include "base/user_code.h"
+#include "cluster/bgworker.h"
 #include "table/binding.h"
+#include "table/clock.h"
 #include "table/row_io.h"
 #include "table/row_sql.h"
 
@@ -49,12 +52,25 @@
 #define ROW_BUSY_TIMEOUT	"5ms"
 
 /*
- * Milliseconds that users' code may take in a worker: for a batch or, if that is
- * too short, for each row; and for all rows together, before others have their
- * turn.
+ * Once a lock of a batch was waited for in vain: somebody holds the table or a
+ * partition of it, and many other rows may be in there.
  */
+#define ROW_LOCKED_TIMEOUT	"1ms"
+
+/*
+ * Milliseconds that users' code may take in a worker: for a batch; for each row
+ * if that is too short; and for all rows of it one by one, but for the last.
+ */
+#define ROW_TIME_BATCH		1000
 #define ROW_TIME_LIMIT		5000
-#define ROW_TIME_TOGETHER	10000
+#define ROW_TIME_TOGETHER	1000
+
+/* Bytes that a value may have, and all that are mapped of a row; more is not sent. */
+#define ROW_MAX_VALUE		(1024 * 1024)
+#define ROW_MAX_BYTES		(2 * 1024 * 1024)
+
+/* Bytes of the rows of a batch that are read at a time; the others come later. */
+#define ROW_BATCH_BYTES		((Size) 2 * 1024 * 1024)
 
 typedef struct RowBatch
 {
@@ -81,45 +97,28 @@ row_set(const char *name, const char *value)
 							 GUC_ACTION_SAVE, true, 0, false);
 }
 
-/* How often the time limit of the work that runs has passed. */
-static volatile sig_atomic_t row_times_out = 0;
-static TimeoutId row_timeout = MAX_TIMEOUTS;
+/* Did users' code run out of time in the last run? */
+static bool row_timed_out = false;
 
-/* A signal handler: cancels the work and, if it goes on, ends the process. */
-static void
-row_time_is_up(void)
+/*
+ * Takes the error that is being handled off its stack; what it says is cut to
+ * what is worth keeping.  In the current memory context.
+ */
+static ErrorData *
+row_take_error(bool timed_out)
 {
-	if (++row_times_out == 1)
-		QueryCancelPending = true;
-	else
-		ProcDiePending = true;
-	InterruptPending = true;
-	SetLatch(MyLatch);
-}
+	ErrorData  *error = CopyErrorData();
 
-/* Only a worker has others waiting; a session has a statement_timeout. */
-static void
-row_start_clock(void)
-{
-	if (!AmBackgroundWorkerProcess())
-		return;
-	if (row_timeout == MAX_TIMEOUTS)
-		row_timeout = RegisterTimeout(USER_TIMEOUT, row_time_is_up);
-	row_times_out = 0;
-	enable_timeout_every(row_timeout, TimestampTzPlusMilliseconds(GetCurrentTimestamp(), ROW_TIME_LIMIT),
-						 ROW_TIME_LIMIT);
-}
-
-/* Returns whether the time was up, which must not hit what comes next. */
-static bool
-row_stop_clock(void)
-{
-	if (!AmBackgroundWorkerProcess())
-		return false;
-	disable_timeout(row_timeout, false);
-	if (row_times_out > 0)
-		QueryCancelPending = false;
-	return row_times_out > 0;
+	FlushErrorState();
+	row_timed_out = timed_out && error->sqlerrcode == ERRCODE_QUERY_CANCELED && !kapture_clock_is_running();
+	if (row_timed_out)
+	{
+		error->sqlerrcode = ERRCODE_PROGRAM_LIMIT_EXCEEDED;
+		error->message = psprintf("a trigger, check or function of the table took longer than %d s",
+								  ROW_TIME_LIMIT / 1000);
+	}
+	error->message = kapture_text_cut(error->message);
+	return error;
 }
 
 /*
@@ -131,10 +130,76 @@ row_stop_clock(void)
 static void
 row_leave_nothing(void)
 {
-	if (!AmBackgroundWorkerProcess())
+	if (!kapture_process_is_ours())
 		row_set("transaction_read_only", "on");
 	else if (SPI_execute("SET CONSTRAINTS ALL IMMEDIATE", false, 0) < 0)
 		elog(ERROR, "could not set constraints");
+}
+
+/*
+ * As kapture_row_run(), with a limit for users' code, in milliseconds, and for
+ * the wait for a lock.
+ */
+static ErrorData *
+row_run_within(KaptureAttachment *att, const char *timezone, void (*work) (void *arg), void *arg,
+			   int limit, const char *lock_timeout)
+{
+	MemoryContext context = CurrentMemoryContext;
+	ResourceOwner owner = CurrentResourceOwner;
+	ErrorData  *volatile error = NULL;
+	Oid			userid;
+	int			sec_context;
+
+	GetUserIdAndSecContext(&userid, &sec_context);
+	BeginInternalSubTransaction(NULL);
+	kapture_clock_start(limit);
+	PG_TRY();
+	{
+		Relation	rel;
+		int			nestlevel;
+
+		nestlevel = kapture_catalog_text_settings();
+		row_set("lock_timeout", lock_timeout);
+		row_set("search_path", "pg_catalog, pg_temp");
+		row_set("row_security", "off");
+		row_set("max_parallel_workers_per_gather", "0");	/* whose processes know nothing of all this */
+		row_set("enable_seqscan", "off");
+		row_set("enable_hashjoin", "off");
+		row_set("enable_mergejoin", "off");
+		if (timezone)
+			row_set("TimeZone", timezone);
+
+		rel = relation_open(att->root, AccessShareLock);
+		kapture_clock_name(rel->rd_rel->relowner, att->id);
+		SetUserIdAndSecContext(rel->rd_rel->relowner,
+							   sec_context | SECURITY_RESTRICTED_OPERATION);
+		SPI_connect();
+		row_leave_nothing();
+		kapture_user_code_run(rel, work, arg);
+		SPI_finish();
+		relation_close(rel, NoLock);
+		AtEOXact_GUC(false, nestlevel);
+		SetUserIdAndSecContext(userid, sec_context);
+		(void) kapture_clock_stop();
+		ReleaseCurrentSubTransaction();
+	}
+	PG_CATCH();
+	{
+		bool		timed_out = kapture_clock_stop();
+
+		MemoryContextSwitchTo(context);
+		error = row_take_error(timed_out);
+		RollbackAndReleaseCurrentSubTransaction();
+		SetUserIdAndSecContext(userid, sec_context);
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(context);
+	CurrentResourceOwner = owner;
+	/* a cancel is for the session, or for the users' code that we are called from */
+	if (error && error->sqlerrcode == ERRCODE_QUERY_CANCELED &&
+		(!kapture_process_is_ours() || kapture_clock_is_running()))
+		ReThrowError(error);
+	return error;
 }
 
 /*
@@ -146,64 +211,7 @@ row_leave_nothing(void)
 ErrorData *
 kapture_row_run(KaptureAttachment *att, const char *timezone, void (*work) (void *arg), void *arg)
 {
-	MemoryContext context = CurrentMemoryContext;
-	ResourceOwner owner = CurrentResourceOwner;
-	ErrorData  *volatile error = NULL;
-	Oid			userid;
-	int			sec_context;
-
-	GetUserIdAndSecContext(&userid, &sec_context);
-	BeginInternalSubTransaction(NULL);
-	row_start_clock();
-	PG_TRY();
-	{
-		Relation	rel;
-		int			nestlevel;
-
-		nestlevel = kapture_catalog_text_settings();
-		row_set("lock_timeout", ROW_LOCK_TIMEOUT);
-		row_set("search_path", "pg_catalog, pg_temp");
-		row_set("row_security", "off");
-		row_set("max_parallel_workers_per_gather", "0");	/* whose processes know nothing of all this */
-		row_set("enable_seqscan", "off");
-		row_set("enable_hashjoin", "off");
-		row_set("enable_mergejoin", "off");
-		if (timezone)
-			row_set("TimeZone", timezone);
-
-		rel = relation_open(att->root, AccessShareLock);
-		SetUserIdAndSecContext(rel->rd_rel->relowner,
-							   sec_context | SECURITY_RESTRICTED_OPERATION);
-		SPI_connect();
-		row_leave_nothing();
-		kapture_user_code_run(rel, work, arg);
-		SPI_finish();
-		relation_close(rel, NoLock);
-		AtEOXact_GUC(false, nestlevel);
-		SetUserIdAndSecContext(userid, sec_context);
-		(void) row_stop_clock();
-		ReleaseCurrentSubTransaction();
-	}
-	PG_CATCH();
-	{
-		bool		timed_out = row_stop_clock();
-
-		MemoryContextSwitchTo(context);
-		error = CopyErrorData();
-		FlushErrorState();
-		if (timed_out && error->sqlerrcode == ERRCODE_QUERY_CANCELED)
-		{
-			error->sqlerrcode = ERRCODE_PROGRAM_LIMIT_EXCEEDED;
-			error->message = psprintf("a trigger, check or function of the table took longer than %d s",
-									  ROW_TIME_LIMIT / 1000);
-		}
-		RollbackAndReleaseCurrentSubTransaction();
-		SetUserIdAndSecContext(userid, sec_context);
-	}
-	PG_END_TRY();
-	MemoryContextSwitchTo(context);
-	CurrentResourceOwner = owner;
-	return error;
+	return row_run_within(att, timezone, work, arg, ROW_TIME_LIMIT, ROW_LOCK_TIMEOUT);
 }
 
 /*
@@ -233,11 +241,55 @@ row_call(void *arg)
 }
 
 static ErrorData *
-row_run(RowWork work, RowBatch *batch)
+row_run(RowWork work, RowBatch *batch, int limit, const char *lock_timeout)
 {
 	RowCall		call = {work, batch};
 
-	return kapture_row_run(batch->att, batch->timezone, row_call, &call);
+	return row_run_within(batch->att, batch->timezone, row_call, &call, limit, lock_timeout);
+}
+
+/* Runs "work" on each row by itself, as far as there is time. */
+static void
+row_run_singly(RowWork work, RowBatch *batch, List *rows)
+{
+	TimestampTz deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), ROW_TIME_TOGETHER);
+	const char *lock_timeout = ROW_LOCK_TIMEOUT;
+	char	   *endless = NULL;
+	ListCell   *lc;
+
+	foreach(lc, rows)
+	{
+		KaptureRow *row = lfirst(lc);
+		ErrorData  *error;
+
+		/* if one row takes for ever, so will the others */
+		if (endless || (kapture_process_is_ours() && GetCurrentTimestamp() > deadline))
+		{
+			row->outcome = endless ? KAPTURE_ROW_FAILED : KAPTURE_ROW_LOCKED;
+			row->slow = endless != NULL;
+			row->error = endless ? MemoryContextStrdup(row->context, endless) : NULL;
+			continue;
+		}
+		batch->rows = list_make1(row);
+		error = row_run(work, batch, ROW_TIME_LIMIT, lock_timeout);
+		if (error == NULL)
+			continue;
+		if (kapture_row_is_passing(error))
+		{
+			row->outcome = KAPTURE_ROW_LOCKED;
+			if (error->sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE)
+				lock_timeout = ROW_LOCKED_TIMEOUT;
+		}
+		else
+		{
+			row->outcome = KAPTURE_ROW_FAILED;
+			row->error = MemoryContextStrdup(row->context, error->message);
+			row->slow = row_timed_out;
+			if (row_timed_out)
+				endless = row->error;
+		}
+		FreeErrorData(error);
+	}
 }
 
 /* Runs "work" on all rows at once if that goes well, else on each by itself. */
@@ -245,44 +297,16 @@ static void
 row_run_each(RowWork work, KaptureAttachment *att, const char *timezone, List *rows, Snapshot snapshot)
 {
 	RowBatch	batch = {.att = att, .timezone = timezone, .rows = rows, .snapshot = snapshot};
-	ErrorData  *error;
-	TimestampTz deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), ROW_TIME_TOGETHER);
-	char	   *endless = NULL;
-	ListCell   *lc;
 
-	if (rows == NIL)
-		return;
-	error = row_run(work, &batch);
-	if (error == NULL)
-		return;
-	FreeErrorData(error);
-
-	foreach(lc, rows)
+	if (list_length(rows) > 1)
 	{
-		KaptureRow *row = lfirst(lc);
+		ErrorData  *error = row_run(work, &batch, ROW_TIME_BATCH, ROW_LOCK_TIMEOUT);
 
-		/* if one row takes for ever, so will the others */
-		if (endless || (AmBackgroundWorkerProcess() && GetCurrentTimestamp() > deadline))
-		{
-			row->outcome = endless ? KAPTURE_ROW_FAILED : KAPTURE_ROW_LOCKED;
-			row->error = endless ? MemoryContextStrdup(row->context, endless) : NULL;
-			continue;
-		}
-		batch.rows = list_make1(row);
-		error = row_run(work, &batch);
 		if (error == NULL)
-			continue;
-		if (kapture_row_is_passing(error))
-			row->outcome = KAPTURE_ROW_LOCKED;
-		else
-		{
-			row->outcome = KAPTURE_ROW_FAILED;
-			row->error = MemoryContextStrdup(row->context, error->message);
-			if (error->sqlerrcode == ERRCODE_PROGRAM_LIMIT_EXCEEDED && row_times_out > 0)
-				endless = row->error;
-		}
+			return;
 		FreeErrorData(error);
 	}
+	row_run_singly(work, &batch, rows);
 }
 
 /* Errors out if the table is not what it was attached as. */
@@ -454,32 +478,129 @@ row_refuse_strangers(RowBatch *batch)
 	}
 }
 
+/* A value is not sent: what is known of it is all that is kept of the row. */
+static void
+row_refuse(KaptureRow *row, const char *column, Size size, Size limit)
+{
+	MemoryContext old = MemoryContextSwitchTo(row->context);
+
+	row->outcome = KAPTURE_ROW_FAILED;
+	row->values = NULL;
+	row->error = column ?
+		psprintf("value too long: column \"%s\" has %zu bytes, at most %zu are sent", column, size, limit) :
+		psprintf("values too long: the mapped columns have %zu bytes together, at most %zu are sent", size, limit);
+	MemoryContextSwitchTo(old);
+}
+
+/* Takes in a row as line "i" of the last result has it. */
+static void
+row_take(RowBatch *batch, KaptureRow *row, int i)
+{
+	KaptureAttachment *att = batch->att;
+
+	row->outcome = KAPTURE_ROW_DONE;
+	row->customer_id = row_parse_id(row_value(i, 2));
+	row->bytes = strlen(row->row_key);
+	row->values = MemoryContextAllocZero(row->context, sizeof(char *) * Max(att->ncolumns, 1));
+	for (int c = 0; c < att->ncolumns; c++)
+	{
+		char	   *value = row_value(i, c + 3);
+		Size		size = value ? strlen(value) : 0;
+
+		/* a cast of the user's may make much of little */
+		if (size > ROW_MAX_VALUE)
+		{
+			row_refuse(row, att->columns[c].name, size, ROW_MAX_VALUE);
+			return;
+		}
+		row->bytes += size;
+		if (value)
+			row->values[c] = MemoryContextStrdup(row->context, value);
+	}
+}
+
+/* Finds out, without reading them, whether the values of a row can be sent. */
+static bool
+row_measure(RowBatch *single)
+{
+	KaptureAttachment *att = single->att;
+	KaptureRow *row = linitial(single->rows);
+	Size		sum = 0;
+
+	row_execute(KAPTURE_SQL_MEASURE, single, SPI_OK_SELECT);
+	for (int c = 0; SPI_processed > 0 && c < att->ncolumns; c++)
+	{
+		bool		isnull;
+		Datum		value = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, c + 3, &isnull);
+		Size		size;
+
+		if (isnull || !kapture_row_may_be_large(att, c))
+			continue;
+		size = toast_raw_datum_size(value) - VARHDRSZ;
+		sum += size;
+		if (size > ROW_MAX_VALUE)
+		{
+			row_refuse(row, att->columns[c].name, size, ROW_MAX_VALUE);
+			return false;
+		}
+	}
+	if (sum > ROW_MAX_BYTES)
+		row_refuse(row, NULL, sum, ROW_MAX_BYTES);
+	return sum <= ROW_MAX_BYTES;
+}
+
+/* Reads the rows of a batch that have large values, as far as there is room. */
+static void
+row_read_large(RowBatch *batch, List *rows, Size bytes)
+{
+	RowBatch	single = *batch;
+	ListCell   *lc;
+
+	foreach(lc, rows)
+	{
+		KaptureRow *row = lfirst(lc);
+
+		row->outcome = KAPTURE_ROW_LOCKED;
+		if (bytes > ROW_BATCH_BYTES)
+			continue;
+		single.rows = list_make1(row);
+		if (row_measure(&single))
+		{
+			SPI_freetuptable(SPI_tuptable);
+			row->outcome = KAPTURE_ROW_GONE;
+			row_execute(KAPTURE_SQL_READ_LARGE, &single, SPI_OK_SELECT);
+			if (SPI_processed > 0)
+				row_take(batch, row, 0);
+			bytes += row->bytes;
+		}
+		SPI_freetuptable(SPI_tuptable);
+	}
+}
+
 static void
 row_do_read(RowBatch *batch)
 {
-	KaptureAttachment *att = batch->att;
+	List	   *large = NIL;
+	Size		bytes = 0;
 	ListCell   *lc;
 
 	row_refuse_strangers(batch);
-
 	foreach(lc, batch->rows)
 		((KaptureRow *) lfirst(lc))->outcome = KAPTURE_ROW_GONE;
 	row_execute(KAPTURE_SQL_READ, batch, SPI_OK_SELECT);
 	for (uint64 i = 0; i < SPI_processed; i++)
 	{
 		KaptureRow *row = row_of(batch, i);
+		bool		isnull;
 
-		row->outcome = KAPTURE_ROW_DONE;
-		row->customer_id = row_parse_id(row_value(i, 2));
-		row->values = MemoryContextAllocZero(row->context, sizeof(char *) * Max(att->ncolumns, 1));
-		for (int c = 0; c < att->ncolumns; c++)
-		{
-			char	   *value = row_value(i, c + 3);
-
-			if (value)
-				row->values[c] = MemoryContextStrdup(row->context, value);
-		}
+		if (DatumGetBool(SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, batch->att->ncolumns + 3, &isnull)))
+			large = lappend(large, row);
+		else
+			row_take(batch, row, i);
+		bytes += row->bytes;
 	}
+	SPI_freetuptable(SPI_tuptable);
+	row_read_large(batch, large, bytes);
 }
 
 /*
@@ -537,7 +658,7 @@ List *
 kapture_row_keys_without_id(KaptureAttachment *att, const char *after, int limit)
 {
 	RowBatch	batch = {.att = att, .after = after, .limit = limit, .context = CurrentMemoryContext};
-	ErrorData  *error = row_run(row_do_list, &batch);
+	ErrorData  *error = row_run(row_do_list, &batch, ROW_TIME_LIMIT, ROW_LOCK_TIMEOUT);
 
 	if (error)
 		ReThrowError(error);
@@ -564,7 +685,7 @@ int64
 kapture_row_count_without_id(KaptureAttachment *att)
 {
 	RowBatch	batch = {.att = att};
-	ErrorData  *error = row_run(row_do_count, &batch);
+	ErrorData  *error = row_run(row_do_count, &batch, ROW_TIME_LIMIT, ROW_LOCK_TIMEOUT);
 
 	if (error)
 		ReThrowError(error);
@@ -610,7 +731,7 @@ kapture_row_try(KaptureAttachment *att)
 {
 	RowBatch	batch = {.att = att};
 
-	return row_run(row_do_try, &batch);
+	return row_run(row_do_try, &batch, ROW_TIME_LIMIT, ROW_LOCK_TIMEOUT);
 }
 
 /*
@@ -758,10 +879,13 @@ void
 kapture_row_write_ids(KaptureAttachment *att, List *rows, Snapshot snapshot)
 {
 	RowBatch	batch = {.att = att, .rows = rows, .snapshot = snapshot};
-	ErrorData  *error = row_run(row_do_write_simply, &batch);
+	ErrorData  *error = row_run(row_do_write_simply, &batch, ROW_TIME_BATCH, ROW_LOCK_TIMEOUT);
 
 	if (error == NULL)
 		return;
 	FreeErrorData(error);
-	row_run_each(row_do_write, att, NULL, rows, snapshot);
+	if (row_timed_out)
+		row_run_singly(row_do_write, &batch, rows);
+	else
+		row_run_each(row_do_write, att, NULL, rows, snapshot);
 }

@@ -16,7 +16,7 @@ typedef enum KaptureRowOutcome
 {
 	KAPTURE_ROW_DONE,			/* read, or written */
 	KAPTURE_ROW_GONE,			/* there is no such row */
-	KAPTURE_ROW_LOCKED,			/* somebody holds its lock: later */
+	KAPTURE_ROW_LOCKED,			/* somebody holds its lock, or no room or time is left: later */
 	KAPTURE_ROW_FAILED			/* "error" says why */
 } KaptureRowOutcome;
 
@@ -29,8 +29,10 @@ typedef struct KaptureRow
 	/* filled in */
 	KaptureRowOutcome outcome;
 	char	   *error;
+	bool		slow;			/* FAILED, as its time was up */
 	int64		customer_id;	/* as in the table, 0 for NULL */
 	char	  **values;			/* of the mapped columns, NULL for NULL */
+	Size		bytes;			/* of them and the key */
 } KaptureRow;
 
 extern void kapture_row_read(KaptureAttachment *att, const char *timezone, List *rows, Snapshot snapshot);

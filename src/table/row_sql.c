@@ -17,12 +17,22 @@
 #include "catalog/pg_collation.h"
 #include "catalog/pg_inherits.h"
 #include "catalog/pg_operator.h"
+#include "catalog/pg_type.h"
+#include "parser/parse_coerce.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/syscache.h"
 
 #include "base/family.h"
 #include "table/row_sql.h"
+
+/*
+ * Bytes that the values of a row have together if they are read with those of the
+ * other rows: text, and what can only be measured as it is stored, which may be
+ * compressed to a 255th.
+ */
+#define ROW_SMALL_TEXT		16384
+#define ROW_SMALL_OTHER		256
 
 /*
  * Returns "schema"."table", in the current memory context.
@@ -161,6 +171,87 @@ row_sql_append_unnest(StringInfo sql, const KaptureAttachment *att, bool with_id
 	appendStringInfoString(sql, with_id ? "id, ord)" : "ord)");
 }
 
+/* The type of a mapped column that is there, below its domains. */
+static Oid
+row_sql_column_type(const KaptureAttachment *att, int i)
+{
+	return getBaseType(get_atttype(att->root, get_attnum(att->root, att->columns[i].name)));
+}
+
+/* Is the type's size that of its text, which is known without reading it? */
+static bool
+row_sql_is_text(Oid type)
+{
+	return type == BPCHAROID || type == BYTEAOID || IsBinaryCoercible(type, TEXTOID);
+}
+
+/*
+ * Tells whether values of a mapped column can be large.
+ */
+bool
+kapture_row_may_be_large(const KaptureAttachment *att, int i)
+{
+	return att->columns[i].attnum != InvalidAttrNumber && get_typlen(row_sql_column_type(att, i)) == -1;
+}
+
+/* "size(r.column) > limit", from which on a value counts as large. */
+static void
+row_sql_append_is_large(StringInfo sql, const KaptureAttachment *att, int i, int ntexts, int nothers)
+{
+	const char *name = row_sql_column(att, att->columns[i].attnum, att->columns[i].name);
+	Oid			type = row_sql_column_type(att, i);
+
+	if (!row_sql_is_text(type))
+		appendStringInfo(sql, "pg_catalog.pg_column_size(r.%s) > %d", name, ROW_SMALL_OTHER / nothers);
+	else
+		appendStringInfo(sql, "pg_catalog.octet_length(r.%s%s) > %d", name,
+						 type == BPCHAROID || type == BYTEAOID ? "" : "::pg_catalog.text", ROW_SMALL_TEXT / ntexts);
+}
+
+/*
+ * ", value, ..., is any of them large": with READ, large values are left out;
+ * with MEASURE, all are as they are stored.
+ */
+static void
+row_sql_append_values(StringInfo sql, const KaptureAttachment *att, KaptureRowStatement statement)
+{
+	StringInfoData large;
+	int			ntexts = 0;
+	int			nothers = 0;
+
+	initStringInfo(&large);
+	for (int i = 0; i < att->ncolumns; i++)
+	{
+		if (kapture_row_may_be_large(att, i))
+			*(row_sql_is_text(row_sql_column_type(att, i)) ? &ntexts : &nothers) += 1;
+	}
+	for (int i = 0; i < att->ncolumns; i++)
+	{
+		const char *name;
+
+		if (att->columns[i].attnum == InvalidAttrNumber)
+		{
+			appendStringInfoString(sql, ", NULL");
+			continue;
+		}
+		name = row_sql_column(att, att->columns[i].attnum, att->columns[i].name);
+		if (statement == KAPTURE_SQL_MEASURE)
+			appendStringInfo(sql, ", r.%s", name);
+		else if (statement == KAPTURE_SQL_READ_LARGE || !kapture_row_may_be_large(att, i))
+			appendStringInfo(sql, ", r.%s::text", name);
+		else
+		{
+			appendStringInfoString(sql, ", CASE WHEN ");
+			row_sql_append_is_large(sql, att, i, ntexts, nothers);
+			appendStringInfo(sql, " THEN NULL ELSE r.%s::text END", name);
+			appendStringInfoString(&large, large.len > 0 ? " OR (" : "(");
+			row_sql_append_is_large(&large, att, i, ntexts, nothers);
+			appendStringInfoString(&large, ") IS TRUE");
+		}
+	}
+	appendStringInfo(sql, ", %s", large.len > 0 ? large.data : "false");
+}
+
 /*
  * Returns the text of a statement over rows that are given by their keys, a
  * text[] for each column of the key as parameter (and, for WRITE, a bigint[]
@@ -190,14 +281,8 @@ kapture_row_sql(const KaptureAttachment *att, KaptureRowStatement statement)
 		appendStringInfoString(&sql, ", r.tableoid");
 	else
 		appendStringInfo(&sql, ", r.%s::text", id_column);
-	for (int i = 0; statement == KAPTURE_SQL_READ && i < att->ncolumns; i++)
-	{
-		if (att->columns[i].attnum == InvalidAttrNumber)
-			appendStringInfoString(&sql, ", NULL");
-		else
-			appendStringInfo(&sql, ", r.%s::text",
-							 row_sql_column(att, att->columns[i].attnum, att->columns[i].name));
-	}
+	if (statement == KAPTURE_SQL_READ || statement == KAPTURE_SQL_MEASURE || statement == KAPTURE_SQL_READ_LARGE)
+		row_sql_append_values(&sql, att, statement);
 	appendStringInfoString(&sql, " FROM ");
 	row_sql_append_unnest(&sql, att, false);
 	appendStringInfo(&sql, " JOIN %s AS r ON ", kapture_row_source(att));

@@ -14,7 +14,9 @@
 /* Statements over rows that are given by their keys. */
 typedef enum KaptureRowStatement
 {
-	KAPTURE_SQL_READ,
+	KAPTURE_SQL_READ,			/* but for large values */
+	KAPTURE_SQL_MEASURE,		/* their values as they are stored */
+	KAPTURE_SQL_READ_LARGE,		/* whatever their size */
 	KAPTURE_SQL_LOCK,
 	KAPTURE_SQL_WRITE,
 	KAPTURE_SQL_LOOK			/* is it there at all? */
@@ -27,6 +29,7 @@ extern char *kapture_row_source(const KaptureAttachment *att);
 extern char *kapture_row_keys(const KaptureAttachment *att);
 extern void kapture_row_append_match(StringInfo sql, const KaptureAttachment *att,
 									 const char *prefix, int first);
+extern bool kapture_row_may_be_large(const KaptureAttachment *att, int i);
 extern char *kapture_row_sql(const KaptureAttachment *att, KaptureRowStatement statement);
 extern char *kapture_row_list_sql(const KaptureAttachment *att, bool after);
 extern char *kapture_row_rekey_sql(const KaptureAttachment *from, const KaptureAttachment *to);

@@ -30,6 +30,7 @@
 #include "utils/timestamp.h"
 
 #include "base/compat.h"
+#include "cluster/bgworker.h"
 #include "table/vacuum.h"
 
 /* Milliseconds between two looks at who still needs them. */
@@ -156,7 +157,7 @@ kapture_vacuum_run(void)
 			MemoryContextSwitchTo(context);
 			EmitErrorReport();
 			FlushErrorState();
-			AbortCurrentTransaction();
+			kapture_process_abort();
 			vacuum_forget(table);
 		}
 		PG_END_TRY();

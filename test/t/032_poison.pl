@@ -185,10 +185,13 @@ poll_ok($node, "SELECT kapture_customer_id IS NOT NULL FROM hidden", 'and goes w
 # --- values
 sql("ALTER SERVER kapture OPTIONS (SET timeout '1h')");	# a busy machine may need long for it
 my $big = insert('Big');
-sql("UPDATE customers SET city = repeat('x', 10 * 1024 * 1024) WHERE id = $big");
-poll_ok($node, $idle, 'ten million characters are sent');
+sql("UPDATE customers SET city = repeat('x', 1024 * 1024) WHERE id = $big");
+poll_ok($node, $idle, 'a million characters are sent');
 sql("ALTER SERVER kapture OPTIONS (SET timeout '2s')");
-is(length(emulator_get($emulator, 'customers?id=' . sql("SELECT kapture_customer_id FROM customers WHERE id = $big"))->[0]{city}), 10 * 1024 * 1024, 'and arrive');
+is(length(emulator_get($emulator, 'customers?id=' . sql("SELECT kapture_customer_id FROM customers WHERE id = $big"))->[0]{city}), 1024 * 1024, 'and arrive');
+sql("UPDATE customers SET city = city || 'x' WHERE id = $big");
+poll_ok($node, "SELECT state = 'parked' AND message = 'value too long: column \"city\" has 1048577 bytes, at most 1048576 are sent' FROM kapture_failures WHERE row_key = '$big'",
+	'one more is not');
 sql("DELETE FROM customers WHERE id = $big");
 
 my $odd = insert('Odd');

@@ -202,7 +202,7 @@ $locker->finish;
 
 # the locks by which the extension's processes know of each other: SQL cannot take them
 my $locks = sql("SELECT string_agg(format('SELECT pg_advisory_lock(%s, %s), pg_advisory_lock(%s)', classid, objid, (classid::bigint << 32) + objid::bigint), '; ')"
-	  . " FROM pg_locks WHERE locktype = 'advisory' AND pid = kapture_worker_pid()");
+	  . " FROM pg_locks WHERE locktype = 'object' AND classid = 'pg_database'::regclass AND objsubid > 0 AND pid = kapture_worker_pid()");
 like($locks, qr/^SELECT pg_advisory_lock/, 'a worker has a lock');
 ($in, $out) = ('', '');
 $locker = IPC::Run::start([ 'psql', '-XAtq', '-d', $node->connstr('postgres') . ' user=mallory' ], '<', \$in, '>', \$out, '2>&1');

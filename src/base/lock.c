@@ -1,0 +1,143 @@
+/*
+ * lock.c
+ *		Locks that are kept over transactions.
+ *
+ * They are no advisory locks, although those are made for that: users' code that
+ * runs in the same process gives those back with pg_advisory_unlock_all().
+ * Other locks of a session go with a transaction that fails, and stay behind if
+ * the process ends outside of one; so they are taken anew after the one, and
+ * given back before the other.
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "storage/ipc.h"
+#include "utils/memutils.h"
+
+#include "base/lock.h"
+
+typedef struct KeptLock
+{
+	LOCKTAG		tag;
+	int			count;			/* how often it was taken */
+	bool		lost;			/* with a transaction that failed */
+} KeptLock;
+
+static List *lock_kept = NIL;	/* of KeptLock */
+
+static KeptLock *
+lock_find(const LOCKTAG *tag)
+{
+	ListCell   *lc;
+
+	foreach(lc, lock_kept)
+	{
+		if (memcmp(&((KeptLock *) lfirst(lc))->tag, tag, sizeof(LOCKTAG)) == 0)
+			return lfirst(lc);
+	}
+	return NULL;
+}
+
+static void
+lock_xact_callback(XactEvent event, void *arg)
+{
+	ListCell   *lc;
+
+	if (event != XACT_EVENT_ABORT)
+		return;
+	foreach(lc, lock_kept)
+		((KeptLock *) lfirst(lc))->lost = true;
+}
+
+static void
+lock_exit_callback(int code, Datum arg)
+{
+	ListCell   *lc;
+
+	AbortOutOfAnyTransaction();
+	foreach(lc, lock_kept)
+	{
+		KeptLock   *kept = lfirst(lc);
+
+		if (!kept->lost)
+			(void) LockRelease(&kept->tag, ExclusiveLock, true);
+		kept->lost = true;
+	}
+}
+
+/*
+ * Takes a lock, exclusively, until as many kapture_lock_drop() or the end of the
+ * process.  False: another process has it.
+ */
+bool
+kapture_lock_keep(const LOCKTAG *tag)
+{
+	static bool registered = false;
+	MemoryContext old;
+	KeptLock   *kept = lock_find(tag);
+
+	if (kept)
+	{
+		kept->count++;
+		return true;
+	}
+	if (!registered)
+	{
+		RegisterXactCallback(lock_xact_callback, NULL);
+		before_shmem_exit(lock_exit_callback, (Datum) 0);
+		registered = true;
+	}
+	old = MemoryContextSwitchTo(TopMemoryContext);
+	kept = palloc0(sizeof(KeptLock));
+	kept->tag = *tag;
+	kept->count = 1;
+	kept->lost = true;
+	lock_kept = lappend(lock_kept, kept);
+	MemoryContextSwitchTo(old);
+	if (LockAcquire(tag, ExclusiveLock, true, true) == LOCKACQUIRE_NOT_AVAIL)
+	{
+		kapture_lock_drop(tag);
+		return false;
+	}
+	kept->lost = false;
+	return true;
+}
+
+/*
+ * Gives such a lock back.
+ */
+void
+kapture_lock_drop(const LOCKTAG *tag)
+{
+	KeptLock   *kept = lock_find(tag);
+
+	if (kept == NULL || --kept->count > 0)
+		return;
+	if (!kept->lost)
+		(void) LockRelease(tag, ExclusiveLock, true);
+	lock_kept = list_delete_ptr(lock_kept, kept);
+	pfree(kept);
+}
+
+/*
+ * To be called after a transaction that failed: takes again what went with it.
+ * Ends the process if somebody else was faster.
+ */
+void
+kapture_lock_renew(void)
+{
+	ListCell   *lc;
+
+	foreach(lc, lock_kept)
+	{
+		KeptLock   *kept = lfirst(lc);
+
+		if (!kept->lost)
+			continue;
+		if (LockAcquire(&kept->tag, ExclusiveLock, true, true) == LOCKACQUIRE_NOT_AVAIL)
+			ereport(FATAL,
+					(errcode(ERRCODE_OBJECT_IN_USE),
+					 errmsg("kapture_sync lost a lock to another process")));
+		kept->lost = false;
+	}
+}

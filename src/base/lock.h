@@ -1,0 +1,16 @@
+/*
+ * lock.h
+ *		Locks that are kept over transactions.
+ */
+#ifndef KAPTURE_LOCK_H
+#define KAPTURE_LOCK_H
+
+#include "postgres.h"
+
+#include "storage/lock.h"
+
+extern bool kapture_lock_keep(const LOCKTAG *tag);
+extern void kapture_lock_drop(const LOCKTAG *tag);
+extern void kapture_lock_renew(void);
+
+#endif							/* KAPTURE_LOCK_H */

@@ -1,0 +1,132 @@
+/*
+ * clock.c
+ *		Limits what users' code takes and leaves in the background processes.
+ *
+ * Triggers, checks and casts of attached tables run in worker and puller, where
+ * other tables wait.  So they are cancelled when their time is up, and if they
+ * take no notice, the process ends and another one begins.
+ *
+ * Users' code may call functions of ours that run users' code in turn.  The
+ * outermost limit holds for all of it: what is within neither stops the clock
+ * nor starts it anew.
+ *
+ * Advisory locks of users' code go when it ends: those of a session would stay
+ * with the process for good.
+ *
+ * In a session there is no clock: it has a statement_timeout, and its locks are
+ * its own.
+ */
+#include "postgres.h"
+
+#include "miscadmin.h"
+#include "storage/latch.h"
+#include "storage/lock.h"
+#include "utils/timeout.h"
+#include "utils/timestamp.h"
+
+#include "base/compat.h"
+#include "cluster/bgworker.h"
+#include "table/clock.h"
+
+/* Milliseconds that users' code has to end in once it was cancelled. */
+#define CLOCK_GRACE			2000
+
+/* How often the time of the work under way was up. */
+static volatile sig_atomic_t clock_rings = 0;
+static volatile sig_atomic_t clock_killed = false;	/* the process ends for it */
+static int	clock_depth = 0;
+
+/* Whose code it is. */
+static Oid	clock_owner = InvalidOid;
+static int32 clock_attachment = 0;
+static TimeoutId clock_timeout = MAX_TIMEOUTS;
+
+/* A signal handler: cancels the work and, if it goes on, ends the process. */
+static void
+clock_ring(void)
+{
+	if (++clock_rings == 1)
+		QueryCancelPending = true;
+	else
+		ProcDiePending = clock_killed = true;
+	InterruptPending = true;
+	SetLatch(MyLatch);
+}
+
+/*
+ * Users' code begins, which may take "limit" milliseconds.  To be followed by
+ * kapture_clock_stop(), or after an error by kapture_clock_reset().
+ */
+void
+kapture_clock_start(int limit)
+{
+	if (!kapture_process_is_ours() || clock_depth++ > 0)
+		return;
+	if (clock_timeout == MAX_TIMEOUTS)
+		clock_timeout = RegisterTimeout(USER_TIMEOUT, clock_ring);
+	clock_rings = 0;
+	if (!clock_killed)
+		clock_owner = InvalidOid;
+	enable_timeout_every(clock_timeout, TimestampTzPlusMilliseconds(GetCurrentTimestamp(), limit), CLOCK_GRACE);
+}
+
+/*
+ * Users' code has ended.  Returns whether its time was up; a cancel that has not
+ * been served by then does not hit what comes next.
+ */
+bool
+kapture_clock_stop(void)
+{
+	if (!kapture_process_is_ours() || --clock_depth > 0)
+		return clock_rings > 0;
+	disable_timeout(clock_timeout, false);
+	if (clock_rings > 0)
+		QueryCancelPending = false;
+	LockReleaseAll(USER_LOCKMETHOD, true);
+	return clock_rings > 0;
+}
+
+/*
+ * An error has ended all that was running, wherever it was.
+ */
+void
+kapture_clock_reset(void)
+{
+	if (clock_depth == 0)
+		return;
+	clock_depth = 1;
+	(void) kapture_clock_stop();
+}
+
+/*
+ * Says whose code it is that runs.
+ */
+void
+kapture_clock_name(Oid owner, int32 attachment_id)
+{
+	if (clock_depth != 1 || clock_killed)
+		return;
+	clock_owner = owner;
+	clock_attachment = attachment_id;
+}
+
+/*
+ * For a process that is ending: tells whether it does because users' code took no
+ * notice of being cancelled, and whose.
+ */
+bool
+kapture_clock_has_killed(Oid *owner, int32 *attachment_id)
+{
+	*owner = clock_owner;
+	*attachment_id = clock_attachment;
+	return clock_killed && OidIsValid(clock_owner);
+}
+
+/*
+ * Tells whether users' code is running, so that a cancel is meant for it.
+ */
+bool
+kapture_clock_is_running(void)
+{
+	return clock_depth > 0;
+}

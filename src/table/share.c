@@ -1,0 +1,188 @@
+/*
+ * share.c
+ *		How much of a process's time and memory each owner of attached tables
+ *		takes.
+ *
+ * All tables of a database share one worker and one puller.  What their code
+ * (triggers, checks, casts) and waits for locks take beyond what is usual, their
+ * owner waits for in proportion, and the table twice as long, so that the owner's
+ * other tables come first: somebody with slow triggers has the process for a
+ * fourth of the time at most, in pieces, and others have their turn in between.
+ * Among those who need not wait, who had the least so far is next.
+ *
+ * Rows are held in memory until they are sent.  An owner whose rows take much
+ * gets no more of them until some are done with.
+ */
+#include "postgres.h"
+
+#include "utils/memutils.h"
+#include "utils/timestamp.h"
+
+#include "cluster/shmem.h"
+#include "table/share.h"
+
+/* Microseconds that are usual: for a batch, and for each of its rows. */
+#define SHARE_FREE			INT64CONST(100000)
+#define SHARE_FREE_ROW		INT64CONST(2000)
+
+/* What is beyond that is waited for so many times, but not longer than that. */
+#define SHARE_FACTOR		3
+#define SHARE_TABLE_FACTOR	6
+#define SHARE_LONGEST		(60 * USECS_PER_SEC)
+
+/*
+ * A wait of so many microseconds ends a transaction's work for the owner; less
+ * may be chance, and it would cost more to put rows back.
+ */
+#define SHARE_SPENT			USECS_PER_SEC
+
+/* Bytes of rows in memory: of an owner, and of all. */
+#define SHARE_OWNER_BYTES	((Size) 4 * 1024 * 1024)
+#define SHARE_ALL_BYTES		((Size) 8 * 1024 * 1024)
+
+/* With less than that, a batch is not worthwhile. */
+#define SHARE_LEAST_BYTES	((Size) 64 * 1024)
+
+static dlist_head share_list = DLIST_STATIC_INIT(share_list);
+static int64 share_time = 0;	/* what the one who was served last had */
+static Size share_bytes = 0;	/* of all */
+
+/* Forgets accounts that nobody uses, once they owe nothing. */
+static void
+share_tidy(void)
+{
+	TimestampTz now = GetCurrentTimestamp();
+	dlist_mutable_iter iter;
+
+	dlist_foreach_modify(iter, &share_list)
+	{
+		KaptureShare *share = dlist_container(KaptureShare, node, iter.cur);
+
+		if (share->uses > 0 || share->turn > now)
+			continue;
+		dlist_delete(&share->node);
+		pfree(share);
+	}
+}
+
+/*
+ * Returns an owner's account for a table, until kapture_share_leave().
+ */
+KaptureShare *
+kapture_share_join(Oid owner)
+{
+	KaptureShare *share = NULL;
+	dlist_iter	iter;
+
+	share_tidy();
+	dlist_foreach(iter, &share_list)
+	{
+		share = dlist_container(KaptureShare, node, iter.cur);
+		if (share->owner == owner)
+			break;
+		share = NULL;
+	}
+	if (share == NULL)
+	{
+		share = MemoryContextAllocZero(TopMemoryContext, sizeof(KaptureShare));
+		share->owner = owner;
+		share->turn = kapture_shmem_worker_banned(owner);
+		dlist_push_tail(&share_list, &share->node);
+	}
+	share->uses++;
+	return share;
+}
+
+/*
+ * A row in memory that counts there keeps an account, too, likewise.
+ */
+void
+kapture_share_keep(KaptureShare *share)
+{
+	share->uses++;
+}
+
+/*
+ * A table, or a row in memory, has no use for an account any more.
+ */
+void
+kapture_share_leave(KaptureShare *share)
+{
+	share->uses--;
+}
+
+/*
+ * Notes that a table's batch of so many rows took from "began" until now;
+ * *table_turn is when the table may come again.  Returns whether that was more
+ * than is usual.
+ */
+bool
+kapture_share_charge(KaptureShare *share, TimestampTz *table_turn, TimestampTz began, int rows)
+{
+	TimestampTz now = GetCurrentTimestamp();
+	int64		taken = Max(now - began, 0);
+	int64		excess = taken - SHARE_FREE - rows * SHARE_FREE_ROW;
+
+	share->served = Max(share->served, share_time) + taken;
+	if (excess <= 0)
+		return false;
+	share->turn = Min(Max(share->turn, now) + excess * SHARE_FACTOR, now + SHARE_LONGEST);
+	*table_turn = Min(Max(*table_turn, now) + excess * SHARE_TABLE_FACTOR, now + SHARE_LONGEST);
+	return true;
+}
+
+/*
+ * Tells whether an owner has had so much that others are to come first, even if
+ * its rows are claimed already.
+ */
+bool
+kapture_share_is_spent(const KaptureShare *share)
+{
+	return share->turn > GetCurrentTimestamp() + SHARE_SPENT;
+}
+
+/*
+ * An owner is the next to be served.  Who had nothing to do for a while has not
+ * saved that up.
+ */
+void
+kapture_share_pick(KaptureShare *share)
+{
+	share->served = Max(share->served, share_time);
+	share_time = share->served;
+}
+
+/*
+ * Rows of an owner are in memory from here on.
+ */
+void
+kapture_share_hold(KaptureShare *share, Size bytes)
+{
+	share->bytes += bytes;
+	share_bytes += bytes;
+}
+
+/*
+ * They are no more.
+ */
+void
+kapture_share_release(KaptureShare *share, Size bytes)
+{
+	share->bytes -= bytes;
+	share_bytes -= bytes;
+}
+
+/*
+ * Returns how many more bytes of an owner's rows may be held; 0: let some go
+ * first.  What all have is never used up by those who came first.
+ */
+Size
+kapture_share_room(const KaptureShare *share)
+{
+	Size		room = share->bytes < SHARE_OWNER_BYTES ? SHARE_OWNER_BYTES - share->bytes : 0;
+
+	room = Min(room, share_bytes < SHARE_ALL_BYTES ? (SHARE_ALL_BYTES - share_bytes) / 2 : 0);
+	if (share->bytes == 0)
+		return Max(room, SHARE_LEAST_BYTES);
+	return room < SHARE_LEAST_BYTES ? 0 : room;
+}

@@ -1,0 +1,383 @@
+# One tenant at its worst starves nobody: not by what its code does and calls in
+# the worker, not by locks, not by large values, not by what stays behind, nor by
+# all of it together.
+use strict;
+use warnings;
+
+use FindBin;
+use lib "$FindBin::RealBin/../perl";
+use IPC::Run ();
+use KaptureTest;
+use POSIX qw(strftime);
+use PostgreSQL::Test::Utils;
+use Test::More;
+use Time::HiRes qw(time usleep);
+
+my $slowness = $ENV{KAPTURE_SLOWNESS} || 1;
+my $emulator = start_emulator();
+my $other = start_emulator();
+my $node = new_node('main');
+my $key = 'a2FwZGVtbzprYXAxMjM=';
+
+# the buffers that a process has touched count as its own memory
+$node->append_conf('postgresql.conf', "shared_buffers = '4MB'\nmax_locks_per_transaction = 500\n");
+$node->restart;
+
+sub sql { return $node->safe_psql('postgres', $_[0]) }
+
+sub as
+{
+	my ($role, $statement) = @_;
+	my ($rc, $out, $err) = $node->psql('postgres', $statement, connstr => $node->connstr('postgres') . " user=$role", on_error_stop => 0);
+	return "$out\n$err";
+}
+sub mallory { return as('mallory', $_[0]) }
+
+# A session of mallory's that keeps what it did open.
+sub session
+{
+	my ($statement) = @_;
+	my $session = { in => '', out => '' };
+	$session->{handle} = IPC::Run::start([ 'psql', '-XAtq', '-d', $node->connstr('postgres') . ' user=mallory' ],
+		'<', \$session->{in}, '>', \$session->{out}, '2>&1');
+	$session->{in} .= "$statement; SELECT 'done';\n";
+	wait_for(sub { $session->{handle}->pump_nb; $session->{out} =~ /done/ }, 'a session');
+	unlike($session->{out}, qr/ERROR/, "is open: $statement");
+	return $session;
+}
+
+sub end
+{
+	my ($session, $statement) = @_;
+	$session->{in} .= "$statement;\n\\q\n";
+	$session->{handle}->finish;
+	return;
+}
+
+my ($rss, $hwm) = (qr/^VmRSS:\s+(\d+) kB/m, qr/^VmHWM:\s+(\d+) kB/m);
+sub worker_memory
+{
+	my ($what) = @_;
+	my $pid = sql("SELECT kapture_worker_pid()");
+	slurp_file("/proc/$pid/status") =~ $what or die "no memory of process $pid";
+	return $1;
+}
+
+sql(qq(
+CREATE EXTENSION kapture_sync;
+CREATE ROLE alice LOGIN; CREATE ROLE mallory LOGIN;
+CREATE SCHEMA AUTHORIZATION alice; CREATE SCHEMA AUTHORIZATION mallory;
+GRANT USAGE ON FOREIGN DATA WRAPPER kapture_fdw TO alice, mallory;
+));
+my $since = strftime('%Y-%m-%d %H:%M:%S', gmtime(time + 19800 - 86400));
+sub servers
+{
+	my ($role, $url) = @_;
+	return qq(
+CREATE SERVER $role FOREIGN DATA WRAPPER kapture_fdw OPTIONS (url '$url', timeout '30s', pull_interval '1s', pull_since '$since');
+CREATE USER MAPPING FOR $role SERVER $role OPTIONS (auth_key '$key');
+CREATE TABLE customers (id bigint PRIMARY KEY, customer_name text, phone text, city text);
+SELECT kapture_attach('customers', server => '$role');
+CREATE TABLE pulled (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, customer_name text, phone text);
+SELECT kapture_attach('pulled', server => '$role', pull => true);
+);
+}
+unlike(as('alice', servers('alice', $emulator->{url})), qr/ERROR/, 'alice is set up');
+unlike(mallory(servers('mallory', $other->{url})), qr/ERROR/, 'mallory is set up');
+
+# --- how long alice waits
+my $alices = 9600000000;
+my %worst;
+my @all;
+
+sub served
+{
+	my ($what, $ids) = @_;
+	my $began = time;
+	my $query = "SELECT count(*) = " . scalar(@$ids) . " FROM alice.customers WHERE id IN (" . join(',', @$ids) . ") AND kapture_customer_id IS NOT NULL";
+	my $ok = 0;
+	wait_for(sub { $ok = sql($query) eq 't'; $ok || time - $began > 60 * $slowness }, $what);
+	my $took = time - $began;
+	push @all, $took;
+	$worst{$what} = $took if $took > ($worst{$what} || 0);
+	return $ok;
+}
+
+sub alice_inserts
+{
+	$alices++;
+	sql("SET ROLE alice; INSERT INTO alice.customers VALUES ($alices, 'Alice', '$alices')");
+	return $alices;
+}
+
+# Alice's rows go, several times in a row, while mallory does what she does.
+sub alice_is_served
+{
+	my ($what, $times) = @_;
+	my $ok = 1;
+	foreach (1 .. $times || 5)
+	{
+		$ok &&= served($what, [ alice_inserts() ]);
+	}
+	ok($ok && $worst{$what} < 20 * $slowness, "alice is served: $what") or diag("after $worst{$what} s");
+	return;
+}
+alice_is_served('nobody else', 3);
+
+my $mallorys = 9700000000;
+sub mallory_inserts
+{
+	my ($table, $n, $values) = @_;
+	my $first = $mallorys + 1;
+	$mallorys += $n;
+	$values ||= "i, 'Mallory', i::text";
+	my $said = mallory("INSERT INTO mallory.$table SELECT $values FROM generate_series($first, $mallorys) i");
+	unlike($said, qr/ERROR/, "$n rows of mallory's wait in $table");
+	return;
+}
+
+# A table of mallory's whose trigger runs in the worker only.
+sub hostile_table
+{
+	my ($name, $body, $declare) = @_;
+	$declare = $declare ? "DECLARE $declare" : '';
+	my $said = mallory(qq(
+CREATE TABLE mallory.$name (id bigint PRIMARY KEY, customer_name text, phone text, city text, kapture_customer_id bigint);
+CREATE FUNCTION mallory.$name() RETURNS trigger LANGUAGE plpgsql AS \$f\$ $declare BEGIN
+  IF current_setting('application_name') <> '' THEN RETURN NEW; END IF;
+  $body
+  RETURN NEW;
+END \$f\$;
+CREATE TRIGGER hostile BEFORE UPDATE ON mallory.$name FOR EACH ROW EXECUTE FUNCTION mallory.$name();
+SELECT kapture_attach('mallory.$name', server => 'mallory');
+));
+	unlike($said, qr/ERROR/, "$name is attached");
+	return;
+}
+sub drop { mallory("DROP TABLE mallory.$_[0]"); return; }
+my $idle = sub { my ($table) = @_; return "SELECT pending + in_flight + retrying = 0 FROM kapture_status WHERE relation = 'mallory.$table'::regclass" };
+
+# --- locks of transactions that stay open
+mallory_inserts('customers', 1, "i, 'Refused', '12'");
+poll_ok($node, "SELECT count(*) = 1 FROM kapture_failures WHERE relation = 'mallory.customers'::regclass AND state = 'parked'", 'mallory has a failure');
+foreach my $call ("kapture_retry('mallory.customers')", "kapture_discard('mallory.customers')", "kapture_pause('mallory.customers')", "kapture_backfill_slice('mallory.customers', 10)",
+	"kapture_detach('mallory.customers')")
+{
+	my $session = session("BEGIN; SELECT $call");
+	# (a table that is being detached cannot be written to)
+	mallory("UPDATE mallory.customers SET city = 'Pune' WHERE phone = '12'") unless $call =~ /detach/;
+	mallory_inserts('customers', 1) unless $call =~ /detach/;
+	alice_is_served("$call is open", 2);
+	restart_worker($node, 'a new worker') if $call =~ /retry/;
+	alice_is_served("$call is open", 2);
+	end($session, 'ROLLBACK');
+	poll_ok($node, "SELECT bool_and(kapture_customer_id IS NOT NULL) FROM mallory.customers WHERE phone <> '12'", 'and mallory when it is over');
+}
+mallory("BEGIN; SELECT kapture_retry('mallory.customers'); PREPARE TRANSACTION 'mallory'");
+mallory("UPDATE mallory.customers SET city = 'Goa' WHERE phone = '12'");
+mallory_inserts('customers', 1);
+alice_is_served('a prepared transaction', 3);
+mallory("COMMIT PREPARED 'mallory'");
+poll_ok($node, $idle->('customers'), 'which ends');
+
+# answers that come while their table is being detached
+emulator_faults($other, { action => 'delay', ms => 1000 });
+mallory_inserts('customers', 4);
+poll_ok($node, "SELECT in_flight > 0 FROM kapture_status WHERE relation = 'mallory.customers'::regclass", 'requests are under way');
+my $detach = session("BEGIN; SELECT kapture_detach('mallory.customers')");
+emulator_faults($other);
+alice_is_served('answers for a table that is being detached');
+end($detach, 'ROLLBACK');
+poll_ok($node, "SELECT bool_and(kapture_customer_id IS NOT NULL) FROM mallory.customers WHERE phone <> '12'", 'what could not be recorded is recorded then');
+my %added = map { $_ => 1 } split /\n/, sql("SELECT phone FROM mallory.customers WHERE phone <> '12'");
+is(scalar(grep { $added{ $_->{phone} } } @{ emulator_get($other, 'customers') }), scalar(keys %added), 'and nothing was added twice');
+
+# a lock on one partition
+mallory(q(CREATE TABLE mallory.parts (id bigint PRIMARY KEY, customer_name text, phone text) PARTITION BY RANGE (id);
+CREATE TABLE mallory.parts_1 PARTITION OF mallory.parts DEFAULT; SELECT kapture_attach('mallory.parts', server => 'mallory')));
+my $part = session("BEGIN; LOCK TABLE mallory.customers; SAVEPOINT a; LOCK TABLE mallory.pulled");
+end($part, 'ROLLBACK');
+mallory("SELECT kapture_pause('mallory.parts')");
+mallory_inserts('parts', 300);
+$part = session("BEGIN; LOCK TABLE mallory.parts_1");
+mallory("SELECT kapture_resume('mallory.parts')");
+alice_is_served('a locked partition with 300 rows');
+end($part, 'ROLLBACK');
+poll_ok($node, 'SELECT count(kapture_customer_id) > 100 FROM mallory.parts', 'and the rows go when it is free');
+mallory('DROP TABLE mallory.parts');
+
+# --- what users' code leaves behind
+my $held = "FROM pg_locks WHERE pid = kapture_worker_pid() AND granted";
+my $own = sql("SELECT count(*) $held AND locktype = 'object'");
+is($own, 1, 'the worker has its lock');
+hostile_table('locker', 'PERFORM pg_advisory_lock(i), pg_advisory_xact_lock(i, 1) FROM generate_series(1, 1000) i; PERFORM pg_advisory_unlock_all() FROM generate_series(1, NEW.id % 2);'
+	  . " PERFORM set_config('lock_timeout', '0', false), set_config('search_path', 'mallory', false);");
+mallory_inserts('locker', 5);
+poll_ok($node, 'SELECT bool_and(kapture_customer_id IS NOT NULL) FROM mallory.locker', 'code that takes locks');
+is(sql("SELECT count(*) $held AND locktype = 'advisory'"), 0, 'leaves none');
+is(sql("SELECT count(*) $held AND locktype = 'object'"), 1, 'and takes none away');
+foreach my $statement ('DECLARE c CURSOR WITH HOLD FOR SELECT 1', 'PREPARE p AS SELECT 1', 'LISTEN mallory', 'CREATE TEMP TABLE t (a int)')
+{
+	mallory(qq(CREATE OR REPLACE FUNCTION mallory.locker() RETURNS trigger LANGUAGE plpgsql AS \$f\$ BEGIN
+IF current_setting('application_name') = '' THEN EXECUTE '$statement'; END IF; RETURN NEW; END \$f\$));
+	mallory_inserts('locker', 1);
+	poll_ok($node, "SELECT count(*) = 1 FROM kapture_failures WHERE row_key = '$mallorys' AND state = 'parked' AND message ~ 'security-restricted'", "and cannot: $statement");
+}
+drop('locker');
+
+# --- caches
+sub refused { my ($options) = @_; return like(mallory("CREATE SERVER long FOREIGN DATA WRAPPER kapture_fdw OPTIONS ($options)"), qr/invalid value for option "\w+"\n.*DETAIL:  It has \d+ bytes; at most/s, $_[1]); }
+refused("url 'https://example.com/" . ('x' x 3000) . "'", 'a url has a length');
+refused("url 'https://example.com', add_path '/" . ('x' x 9000) . "'", 'and a path');
+refused("url 'https://example.com', headers '{\"X-A\": \"" . ('x' x 9000) . "\"}'", 'and headers');
+sql('GRANT SELECT ON pg_backend_memory_contexts TO mallory; GRANT EXECUTE ON FUNCTION pg_get_backend_memory_contexts() TO mallory');
+my $headers = '{"X-A": "' . ('x' x 8000) . '"}';
+my $many = join '', map { "CREATE SERVER s$_ FOREIGN DATA WRAPPER kapture_fdw OPTIONS (url 'http://127.0.0.1:1', headers '$headers'); CREATE USER MAPPING FOR mallory SERVER s$_ OPTIONS (auth_key '$key');"
+	  . "SELECT count(*) FROM kapture_check('s$_'); DROP SERVER s$_ CASCADE;" } 1 .. 20;
+like(mallory("$many SELECT count(*) FROM kapture_check('mallory'); SELECT 'entries ' || count(*) FROM pg_backend_memory_contexts WHERE name = 'kapture server'"), qr/entries 1$/m,
+	'a session forgets servers that were dropped');
+
+mallory(join ';', map { "CREATE TABLE mallory.m$_ (id int PRIMARY KEY, customer_name text, phone text); SELECT kapture_attach('mallory.m$_', server => 'mallory')" } 1 .. 60);
+alice_is_served('60 more tables', 2);
+sub column_scans { return sql("SELECT seq_scan + idx_scan FROM pg_stat_all_tables WHERE relname = 'kapture_column'"); }
+sub stats_are_flushed
+{
+	alice_is_served('60 more tables', 1);
+	poll_ok($node, "SELECT n_tup_ins = (SELECT count(*) FROM kapture_history) FROM pg_stat_all_tables WHERE relname = 'kapture_history'", 'statistics are there');
+	return column_scans();
+}
+my $scans = stats_are_flushed();
+foreach my $i (1 .. 5)
+{
+	mallory("ALTER TABLE mallory.m$i SET (fillfactor = 90)");
+	alice_is_served('60 more tables', 1);
+}
+cmp_ok(stats_are_flushed() - $scans, '<', 60, 'a change of one table has only that read again');
+mallory(join ';', map { "DROP TABLE mallory.m$_" } 1 .. 60);
+
+# --- memory
+my $before = worker_memory($hwm);
+mallory_inserts('customers', 20, "i, 'Large', i::text, repeat(chr(97 + (i % 26)::int) || md5(i::text), 600000)");
+alice_is_served('rows of 20 MB', 3);
+poll_ok($node, "SELECT count(*) = 20 AND bool_and(message ~ '^value too long: column \"city\" has 19800000 bytes') FROM kapture_failures WHERE relation = 'mallory.customers'::regclass AND message ~ 'too long'",
+	'they are parked');
+memory_ok(worker_memory($hwm) - $before, 48 * 1024, 'and were not read');
+mallory('DELETE FROM mallory.customers WHERE length(city) > 1000000');
+mallory_inserts('customers', 30, "i, 'Not so large', i::text, repeat(chr(97 + (i % 26)::int) || md5(i::text), 30000)");
+alice_is_served('rows just below the limit', 3);
+poll_ok($node, $idle->('customers'), 'they are sent');
+is(sql("SELECT count(*) FROM mallory.customers WHERE customer_name = 'Not so large' AND kapture_customer_id IS NOT NULL"), 30, 'all of them');
+memory_ok(worker_memory($hwm) - $before, 64 * 1024, 'and were not read at once');
+
+# --- each function of ours, called by a trigger that then sleeps for ever
+my %argument = (regclass => "'mallory.customers'::regclass", name => "'mallory'", text => "'1'", jsonb => q('{"phone": "9700000000"}'), boolean => 'false', integer => '1', bigint => '1', oid => '1',
+	'timestamp without time zone' => "'2021-03-14'", 'text[]' => "'{}'");
+my @functions = split /\n/, sql("SELECT format('%s|%s', p.oid::regprocedure, prokind) FROM pg_proc p JOIN pg_depend d ON d.objid = p.oid"
+	  . " WHERE d.classid = 'pg_proc'::regclass AND d.deptype = 'e' AND d.refobjid = (SELECT oid FROM pg_extension WHERE extname = 'kapture_sync') ORDER BY 1");
+my $calls = '';
+foreach my $function (@functions)
+{
+	my ($signature, $kind) = split /\|/, $function;
+	my ($name, $types) = $signature =~ /^([\w.]+)\((.*)\)$/ or die $signature;
+	my $call = "public.$name(" . join(', ', map { $argument{$_} or die "no argument of type $_" } split /,/, $types) . ")";
+	$call = $kind eq 'p' ? "CALL $call" : "SELECT count(*) FROM $call";
+	$call =~ s/'/''/g;
+	$calls .= "RAISE LOG 'calls $name'; BEGIN EXECUTE '$call'; EXCEPTION WHEN OTHERS THEN NULL; END;\n";
+}
+cmp_ok(scalar(@functions), '>', 30, 'functions of ours are known');
+hostile_table('functions', "$calls PERFORM pg_sleep(100000);");
+my $log = -s $node->logfile;
+mallory_inserts('functions', 1);
+wait_for(sub { slurp_file($node->logfile, $log) =~ /calls/ }, 'the trigger');
+alice_is_served('functions of ours and then for ever');
+poll_ok($node, "SELECT state = 'parked' AND message LIKE '%took longer than 5 s' FROM kapture_failures WHERE relation = 'mallory.functions'::regclass", 'the row is parked');
+my $logged = slurp_file($node->logfile, $log);
+is(join(' ', grep { $logged !~ /calls \Q$_\E\b/ } map { /^([\w.]+)/ } @functions), '', 'all functions were called');
+drop('functions');
+
+# --- slow, but allowed
+hostile_table('slow', 'PERFORM pg_sleep(4.5);');
+mallory_inserts('slow', 20);
+alice_is_served('4.5 s for a row', 10);
+poll_ok($node, 'SELECT count(kapture_customer_id) > 0 FROM mallory.slow', 'it goes on, too');
+drop('slow');
+
+# --- errors of any length
+hostile_table('loud', q(RAISE EXCEPTION '%', repeat('x', 20000000);));
+mallory_inserts('loud', 4);
+poll_ok($node, "SELECT count(*) = 4 AND max(length(message)) < 5000 FROM kapture_failures WHERE relation = 'mallory.loud'::regclass AND state = 'parked'", 'errors of 10 MB are cut');
+memory_ok(worker_memory($rss) - $before, 96 * 1024, 'nor does memory grow with them');
+drop('loud');
+
+# --- the puller
+my $pulled = 0;
+sub seed
+{
+	my ($where, $n) = @_;
+	emulator_post($where, 'seed', [ map { $pulled++; { customer_name => "Pulled $pulled", phone => (8000000000 + $pulled) . '', kapture_customer_id => 5000000 + $pulled,
+			generated => strftime('%Y-%m-%d %H:%M:%S', gmtime(time + 19800 - 1)) } } 1 .. $n ]);
+	return;
+}
+sub alice_pulls
+{
+	my ($what, $times) = @_;
+	my $slowest = 0;
+	foreach (1 .. $times || 3)
+	{
+		my $began = time;
+		seed($emulator, 1);
+		my $id = 5000000 + $pulled;
+		wait_for(sub { sql("SELECT count(*) FROM alice.pulled WHERE kapture_customer_id = $id") eq '1' || time - $began > 60 * $slowness }, $what);
+		my $took = time - $began;
+		$slowest = $took if $took > $slowest;
+	}
+	ok($slowest < 25 * $slowness, "alice's customers are pulled: $what") or diag("after $slowest s");
+	note("$what: $slowest s");
+	return;
+}
+alice_pulls('nobody else', 1);
+mallory(q(CREATE FUNCTION mallory.pulled() RETURNS trigger LANGUAGE plpgsql AS $f$ BEGIN IF NEW.kapture_customer_id % 10 = 0 THEN RAISE EXCEPTION 'no'; END IF; PERFORM pg_sleep(2); RETURN NEW; END $f$;
+CREATE TRIGGER slow BEFORE INSERT ON mallory.pulled FOR EACH ROW EXECUTE FUNCTION mallory.pulled()));
+seed($other, 20);
+poll_ok($node, "SELECT count(*) > 10 FROM kapture_inbox i JOIN kapture_attachment a USING (attachment_id) WHERE a.relation = 'mallory.pulled'::regclass", 'many customers wait for mallory');
+alice_pulls('2 s for a row', 5);
+mallory(q(CREATE OR REPLACE FUNCTION mallory.pulled() RETURNS trigger LANGUAGE plpgsql AS $f$ BEGIN IF NEW.kapture_customer_id % 10 = 0 THEN RAISE EXCEPTION 'no'; END IF; RETURN NEW; END $f$));
+poll_ok($node, "SELECT count(*) = 0 FROM kapture_inbox i JOIN kapture_attachment a USING (attachment_id) WHERE a.relation = 'mallory.pulled'::regclass AND i.state = 'waiting'", 'they arrive');
+cmp_ok(sql("SELECT count(*) FROM kapture_pull_failures WHERE relation = 'mallory.pulled'::regclass"), '>', 0, 'but some');
+my $open = session("BEGIN; SELECT kapture_retry('mallory.pulled')");
+seed($other, 5);
+alice_pulls('kapture_retry is open');
+end($open, 'ROLLBACK');
+
+# --- all of it together
+hostile_table('together', "$calls PERFORM pg_advisory_lock(1); IF NEW.id % 3 = 0 THEN PERFORM pg_sleep(100000); ELSIF NEW.id % 3 = 1 THEN PERFORM pg_sleep(4.5); ELSE RAISE EXCEPTION '%', repeat('x', 5000000); END IF;");
+my $retry = session("BEGIN; SELECT kapture_retry('mallory.customers')");
+mallory("UPDATE mallory.customers SET city = 'Delhi' WHERE phone = '12'");
+mallory_inserts('together', 60);
+mallory_inserts('customers', 3, "i, 'Large', i::text, repeat(md5(i::text), 600000)");
+alice_is_served('all of it', 10);
+alice_pulls('all of it');
+end($retry, 'ROLLBACK');
+
+# --- code that takes no notice of being cancelled
+hostile_table('endless', 'LOOP BEGIN PERFORM pg_sleep(100000); EXCEPTION WHEN query_canceled THEN NULL; END; END LOOP;');
+emulator_faults($emulator, { action => 'delay', ms => 300 });
+my $pid = sql("SELECT kapture_worker_pid()");
+mallory_inserts('endless', 3);
+wait_for(sub { alice_inserts(); return sql("SELECT kapture_worker_pid()") ne $pid }, 'the worker to end');
+served('code that cannot be cancelled', [ alice_inserts() ]);
+emulator_faults($emulator);
+poll_ok($node, "SELECT bool_and(kapture_customer_id IS NOT NULL) FROM alice.customers", 'nothing of alice is left behind');
+is(sql("SELECT count(*) FROM kapture_history h JOIN kapture_attachment a USING (attachment_id) WHERE a.relation = 'alice.customers'::regclass AND h.attempts > 2"), '0', 'nor in doubt');
+poll_ok($node, "SELECT count(*) = 3 AND bool_and(message ~ 'took no notice of being cancelled') FROM kapture_failures WHERE relation = 'mallory.endless'::regclass AND state = 'parked'", 'its rows are parked');
+$pid = sql("SELECT kapture_worker_pid()");
+mallory("SELECT kapture_retry('mallory.endless')");
+alice_is_served('code that cannot be cancelled', 10);
+is(sql("SELECT kapture_worker_pid()"), $pid, 'and not tried again at once');
+drop('endless');
+
+note(sprintf '%s: at worst %.2f s', $_, $worst{$_}) foreach sort keys %worst;
+@all = sort { $a <=> $b } @all;
+note(sprintf 'median of %d: %.2f s', scalar(@all), $all[ $#all / 2 ]);
+$node->stop('immediate');
+done_testing();
