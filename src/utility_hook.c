@@ -47,6 +47,7 @@
 #include "table/binding.h"
 #include "table/origin.h"
 #include "table/rekey.h"
+#include "table/unbind.h"
 #include "utility_hook.h"
 
 static ProcessUtility_hook_type wayside_prev_hook = NULL;
@@ -284,7 +285,7 @@ wayside_follow(Node *stmt)
 		kapture_attach_announce();
 	}
 	if (wayside_drops_servers(stmt))
-		kapture_binding_follow_drop();
+		kapture_unbind_dropped();
 	if ((IsA(stmt, CreateForeignServerStmt) || IsA(stmt, AlterForeignServerStmt)) &&
 		!IsBinaryUpgrade && !kapture_is_restoring() && kapture_pull_servers() != NIL &&
 		OidIsValid(kapture_catalog_relid(KAPTURE_TABLE_ATTACHMENT)))

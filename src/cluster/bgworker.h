@@ -11,6 +11,10 @@
 #include "base/compat.h"
 #include "cluster/shmem.h"
 
+/* Called after a transaction was ended by an error, before own locks are renewed. */
+typedef void (*kapture_process_abort_hook_type) (void);
+extern kapture_process_abort_hook_type kapture_process_abort_hook;
+
 extern void kapture_process_initialize(Datum arg);
 extern void kapture_process_count(void);
 extern bool kapture_process_is_ours(void);
