@@ -387,14 +387,6 @@ COMMENT ON COLUMN @extschema@.kapture_delivery.changed IS 'mapped columns this d
 COMMENT ON COLUMN @extschema@.kapture_delivery.old_key IS 'the key that the row had when it was deleted';
 COMMENT ON COLUMN @extschema@.kapture_delivery.delivery_id IS 'stays the same when the row''s key changes';
 COMMENT ON COLUMN @extschema@.kapture_history.action IS 'add, update, link (the customer was there already), none (nothing to send), gone (the row is no more; Kapture has no delete, and keeps the customer with the id that is named), truncate (likewise, of all rows)';
-CREATE OR REPLACE VIEW @extschema@.kapture_failures WITH (security_barrier) AS
-SELECT a.relation, COALESCE(d.row_key, d.old_key) AS row_key, d.state, d.api, d.request, d.http_status, d.last_error AS message,
-	d.attempts, d.captured_at, d.last_attempt, d.next_attempt,
-	@extschema@.kapture_hint(d.last_error, d.http_status) AS hint
-FROM @extschema@.kapture_delivery d
-JOIN @extschema@.kapture_attachment a USING (attachment_id)
-JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) a.relation
-WHERE d.last_error IS NOT NULL AND pg_catalog.pg_has_role(c.relowner, 'USAGE');
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.kapture_delivery_delivery_id_seq', '');
 COMMENT ON COLUMN @extschema@.kapture_status.pending IS 'changes that the worker has not taken up; beyond 10000 they may be an estimate';
 
@@ -412,7 +404,7 @@ LANGUAGE C IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'kapture_hint_1_1';
 COMMENT ON FUNCTION @extschema@.kapture_hint(text, integer, text) IS
 'what to do about a failure of a call (NULL: of the table itself), in plain words; NULL for what is not known';
 CREATE OR REPLACE VIEW @extschema@.kapture_failures WITH (security_barrier) AS
-SELECT a.relation, d.row_key, d.state, d.api, d.request, d.http_status, d.last_error AS message,
+SELECT a.relation, COALESCE(d.row_key, d.old_key) AS row_key, d.state, d.api, d.request, d.http_status, d.last_error AS message,
 	d.attempts, d.captured_at, d.last_attempt, d.next_attempt,
 	@extschema@.kapture_hint(d.last_error, d.http_status, d.api) AS hint
 FROM @extschema@.kapture_delivery d
