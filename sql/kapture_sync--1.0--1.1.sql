@@ -319,6 +319,12 @@ BEGIN
 	RAISE NOTICE '% rows of "%" are on their way, that is all', done, relation;
 END $$;
 
+-- Keys of deliveries may be longer than an entry of an index.
+ALTER TABLE @extschema@.kapture_delivery DROP CONSTRAINT kapture_delivery_pkey;
+CREATE UNIQUE INDEX kapture_delivery_key ON @extschema@.kapture_delivery
+	(attachment_id, pg_catalog.hashtextextended(row_key, 0), pg_catalog.hashtextextended(row_key, 1));
+ALTER TABLE @extschema@.kapture_delivery REPLICA IDENTITY FULL;
+
 -- One entry of the outbox holds changes of many rows that differ only in the key.
 ALTER TABLE @extschema@.kapture_outbox ADD COLUMN more_keys text[];
 COMMENT ON COLUMN @extschema@.kapture_outbox.more_keys IS 'row_key of further rows that the same transaction changed likewise; NULL: none';

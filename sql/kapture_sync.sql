@@ -87,9 +87,12 @@ CREATE TABLE @extschema@.kapture_delivery (
 	api text,
 	request text,
 	http_status integer,
-	last_error text,
-	PRIMARY KEY (attachment_id, row_key)
+	last_error text
 ) WITH (fillfactor = 70);
+-- Hashes, as a key may be longer than an entry of an index.
+CREATE UNIQUE INDEX kapture_delivery_key ON @extschema@.kapture_delivery
+	(attachment_id, pg_catalog.hashtextextended(row_key, 0), pg_catalog.hashtextextended(row_key, 1));
+ALTER TABLE @extschema@.kapture_delivery REPLICA IDENTITY FULL;
 CREATE INDEX kapture_delivery_due ON @extschema@.kapture_delivery (attachment_id, next_attempt) WHERE state = 'retry';
 COMMENT ON TABLE @extschema@.kapture_delivery IS 'customer rows the worker has taken up: being sent, waiting for another try, or parked';
 COMMENT ON COLUMN @extschema@.kapture_delivery.state IS 'sending: claimed, a request may be under way; retry: due at next_attempt; parked: waits for a change of the row or kapture_retry';

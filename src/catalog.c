@@ -398,11 +398,14 @@ catalog_read_former_key(KaptureAttachment *att, Relation rel)
 	for (int i = 0; i < n; i++)
 	{
 		AttrNumber	attnum = get_attnum(RelationGetRelid(rel), list_nth(att->former_key, i));
+		Oid			opclass = InvalidOid;
 
-		if (attnum <= 0)
+		/* the type may have become one whose values cannot be compared */
+		if (attnum > 0)
+			opclass = GetDefaultOpClass(get_atttype(RelationGetRelid(rel), attnum), BTREE_AM_OID);
+		if (!OidIsValid(opclass))
 			return;
-		catalog_read_key_column(&att->keys[i], rel, attnum,
-								GetDefaultOpClass(get_atttype(RelationGetRelid(rel), attnum), BTREE_AM_OID));
+		catalog_read_key_column(&att->keys[i], rel, attnum, opclass);
 	}
 	att->nkeys = n;
 }

@@ -22,6 +22,7 @@
 
 #include "catalog.h"
 #include "inbox.h"
+#include "outbox.h"
 #include "own.h"
 #include "shmem.h"
 
@@ -307,7 +308,9 @@ kapture_inbox_waiting(int32 attachment_id, List *row_keys)
 									   " WHERE attachment_id = $1 AND xact >= $3"
 									   " AND (o.row_key = ANY ($2) OR o.more_keys && $2) AND k = ANY ($2) UNION ALL"
 									   " SELECT row_key, changed | coalesce(again, 0), state = 'sending'"
-									   " FROM %s.kapture_delivery WHERE attachment_id = $1 AND row_key = ANY ($2)) AS w"
+									   " FROM %s.kapture_delivery WHERE attachment_id = $1"
+									   " AND " KAPTURE_KEY_HASH("row_key") " = ANY (ARRAY(SELECT " KAPTURE_KEY_HASH("k") " FROM unnest($2) AS k))"
+									   " AND row_key = ANY ($2)) AS w"
 									   " GROUP BY row_key", schema, schema),
 							  lengthof(values), types, values, NULL, false, 0) != SPI_OK_SELECT)
 		elog(ERROR, "could not read what waits");
@@ -372,6 +375,6 @@ kapture_inbox_discard_waiting(int32 attachment_id, const char *row_key)
 	(void) kapture_own_execute("DELETE FROM @.kapture_outbox WHERE attachment_id = $1 AND row_key = $2"
 							   " AND more_keys IS NULL",
 							   lengthof(values), types, values);
-	(void) kapture_own_execute("DELETE FROM @.kapture_delivery WHERE attachment_id = $1 AND row_key = $2"
+	(void) kapture_own_execute("DELETE FROM @.kapture_delivery WHERE attachment_id = $1 AND " KAPTURE_KEY_IS("row_key", "$2")
 							   " AND state <> 'sending'", lengthof(values), types, values);
 }

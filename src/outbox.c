@@ -5,7 +5,7 @@
  *
  * Transactions append to kapture_outbox.  The worker, the only one to read it,
  * claims changes: in one transaction it removes them and enters or updates the
- * row's entry in kapture_delivery, whose primary key makes changes of one row
+ * row's entry in kapture_delivery, whose unique index makes changes of one row
  * come together and keeps a second request for it from starting.  An entry is
  * 'sending' while a request may be under way, durably so before the request
  * leaves.  It is removed when all is done, else it is due at next_attempt or
@@ -72,6 +72,10 @@ typedef enum OutboxQuery
 /* Entries of the outbox read at a time. */
 #define OUTBOX_READ_CHUNK	50
 
+/* The unique index of kapture_delivery; two hashes are as good as the key itself. */
+#define OUTBOX_KEY_INDEX \
+	"(attachment_id, pg_catalog.hashtextextended(row_key, 0), pg_catalog.hashtextextended(row_key, 1))"
+
 /* "@." stands for the extension's schema and a dot. */
 static const struct
 {
@@ -122,7 +126,7 @@ static const struct
 	},
 	[OUTBOX_KNOWN] = {
 		"SELECT EXISTS (SELECT FROM unnest($2) AS v(row_key), LATERAL"
-		" (SELECT FROM @.kapture_delivery AS d WHERE d.attachment_id = $1 AND d.row_key = v.row_key OFFSET 0) AS known)",
+		" (SELECT FROM @.kapture_delivery AS d WHERE d.attachment_id = $1 AND " KAPTURE_KEY_IS("d.row_key", "v.row_key") " OFFSET 0) AS known)",
 		2, {INT4OID, TEXTARRAYOID}
 	},
 	[OUTBOX_ENTER] = {
@@ -143,7 +147,7 @@ static const struct
 		" SELECT $1, v.row_key, 'sending', v.changed, v.captured_at, v.old_key, v.phone, v.email,"
 		" CASE WHEN v.captured_at <= $8 THEN now() END, clock_timestamp()"
 		" FROM unnest($2, $3, $4, $5, $6, $7) AS v(row_key, changed, captured_at, old_key, phone, email)"
-		" ON CONFLICT (attachment_id, row_key) DO UPDATE SET"
+		" ON CONFLICT " OUTBOX_KEY_INDEX " DO UPDATE SET"
 		" again = CASE WHEN d.state = 'sending' THEN coalesce(d.again, 0) | EXCLUDED.changed END,"
 		" changed = CASE WHEN d.state = 'sending' THEN d.changed ELSE d.changed | EXCLUDED.changed END,"
 		" attempts = CASE WHEN d.state = 'sending' THEN d.attempts ELSE d.attempts + 1 END,"
@@ -151,6 +155,7 @@ static const struct
 		" sent_phone = CASE WHEN d.state = 'sending' OR d.in_doubt IS NOT NULL THEN d.sent_phone ELSE EXCLUDED.sent_phone END,"
 		" sent_email = CASE WHEN d.state = 'sending' OR d.in_doubt IS NOT NULL THEN d.sent_email ELSE EXCLUDED.sent_email END,"
 		" old_key = coalesce(d.old_key, EXCLUDED.old_key), next_attempt = NULL, state = 'sending'"
+		" WHERE d.row_key = EXCLUDED.row_key"
 		" RETURNING row_key, attempts, failures, changed, customer_id, in_doubt, again IS NOT NULL,"
 		" old_key, sent_phone, sent_email, searches, ctid",
 		8, {INT4OID, TEXTARRAYOID, INT8ARRAYOID, TIMESTAMPTZARRAYOID, TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID,
@@ -171,15 +176,15 @@ static const struct
 	[OUTBOX_NOTE_ADDS] = {
 		"UPDATE @.kapture_delivery AS d SET sent_phone = v.phone, sent_email = v.email"
 		" FROM unnest($2, $3, $4) AS v(row_key, phone, email)"
-		" WHERE d.attachment_id = $1 AND d.row_key = v.row_key",
+		" WHERE d.attachment_id = $1 AND " KAPTURE_KEY_IS("d.row_key", "v.row_key"),
 		4, {INT4OID, TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID}
 	},
 	[OUTBOX_TAKE_OVER] = {
 		"WITH old AS (DELETE FROM @.kapture_delivery"
-		" WHERE attachment_id = $1 AND row_key = $3 AND state <> 'sending'"
+		" WHERE attachment_id = $1 AND " KAPTURE_KEY_IS("row_key", "$3") " AND state <> 'sending'"
 		" RETURNING customer_id, in_doubt, changed, sent_phone, sent_email, old_key),"
 		" busy AS (SELECT FROM @.kapture_delivery"
-		" WHERE attachment_id = $1 AND row_key = $3 AND state = 'sending')"
+		" WHERE attachment_id = $1 AND " KAPTURE_KEY_IS("row_key", "$3") " AND state = 'sending')"
 		" UPDATE @.kapture_delivery"
 		" SET old_key = nullif((SELECT old_key FROM old), $2), changed = changed | coalesce((SELECT changed FROM old), 0),"
 		" customer_id = coalesce(customer_id, (SELECT customer_id FROM old)),"
@@ -188,7 +193,7 @@ static const struct
 		" ELSE (SELECT sent_phone FROM old) END,"
 		" sent_email = CASE WHEN (SELECT in_doubt FROM old) IS NULL THEN sent_email"
 		" ELSE (SELECT sent_email FROM old) END"
-		" WHERE attachment_id = $1 AND row_key = $2 AND attempts = $4 AND NOT EXISTS (TABLE busy)"
+		" WHERE attachment_id = $1 AND " KAPTURE_KEY_IS("row_key", "$2") " AND attempts = $4 AND NOT EXISTS (TABLE busy)"
 		" RETURNING changed, customer_id, in_doubt, sent_phone, sent_email, old_key",
 		4, {INT4OID, TEXTOID, TEXTOID, INT4OID}
 	},
@@ -222,14 +227,14 @@ static const struct
 		"WITH v AS MATERIALIZED (SELECT * FROM unnest($1, $2, $3, $4, $5, $6, $7)"
 		" AS v(attachment_id, row_key, attempts, action, customer_id, http_status, message)),"
 		" gone AS (DELETE FROM @.kapture_delivery AS d USING v"
-		" WHERE d.attachment_id = v.attachment_id AND d.row_key = v.row_key"
+		" WHERE d.attachment_id = v.attachment_id AND " KAPTURE_KEY_IS("d.row_key", "v.row_key")
 		" AND d.attempts = v.attempts AND d.again IS NULL"
 		" RETURNING v.*, d.captured_at),"
 		" again AS (UPDATE @.kapture_delivery AS d"
 		" SET state = 'retry', next_attempt = now(), changed = d.again, again = NULL,"
 		" failures = 0, in_doubt = NULL, searches = 0, customer_id = NULL,"
 		" api = NULL, request = NULL, http_status = NULL, last_error = NULL FROM v"
-		" WHERE d.attachment_id = v.attachment_id AND d.row_key = v.row_key"
+		" WHERE d.attachment_id = v.attachment_id AND " KAPTURE_KEY_IS("d.row_key", "v.row_key")
 		" AND d.attempts = v.attempts AND d.again IS NOT NULL"
 		" RETURNING v.*, d.captured_at),"
 		" history AS (INSERT INTO @.kapture_history"
@@ -246,7 +251,7 @@ static const struct
 		" changed = CASE WHEN $13 THEN 0 ELSE changed END | coalesce(again, 0), again = NULL,"
 		" failures = failures + $5, in_doubt = $7, searches = 0, customer_id = $8,"
 		" api = $9, request = $10, http_status = $11, last_error = $12"
-		" WHERE attachment_id = $1 AND row_key = $2 AND attempts = $3 AND state = 'sending'"
+		" WHERE attachment_id = $1 AND " KAPTURE_KEY_IS("row_key", "$2") " AND attempts = $3 AND state = 'sending'"
 		" RETURNING next_attempt",
 		13, {INT4OID, TEXTOID, INT4OID, TEXTOID, INT4OID, TIMESTAMPTZOID, TIMESTAMPTZOID, INT8OID,
 		TEXTOID, TEXTOID, INT4OID, TEXTOID, BOOLOID}
@@ -255,7 +260,7 @@ static const struct
 		"UPDATE @.kapture_delivery"
 		" SET state = 'retry', next_attempt = $4, changed = changed | coalesce(again, 0), again = NULL,"
 		" in_doubt = $5, searches = $6"
-		" WHERE attachment_id = $1 AND row_key = $2 AND attempts = $3 AND state = 'sending'",
+		" WHERE attachment_id = $1 AND " KAPTURE_KEY_IS("row_key", "$2") " AND attempts = $3 AND state = 'sending'",
 		6, {INT4OID, TEXTOID, INT4OID, TIMESTAMPTZOID, TIMESTAMPTZOID, INT4OID}
 	},
 };

@@ -200,6 +200,16 @@ queue_count_retrying(int32 attachment_id)
 	return n;
 }
 
+/* The index of deliveries by attachment; version 1.0 had only the one of their primary key. */
+static const char *
+queue_delivery_index(void)
+{
+	Oid			schema = get_rel_namespace(kapture_catalog_relid(KAPTURE_TABLE_DELIVERY));
+
+	return OidIsValid(get_relname_relid("kapture_delivery_key", schema)) ?
+		"kapture_delivery_key" : "kapture_delivery_pkey";
+}
+
 /* Rows that the worker has taken up. */
 static void
 queue_read_deliveries(Queue *queue)
@@ -208,7 +218,7 @@ queue_read_deliveries(Queue *queue)
 	HeapTuple	tuple;
 	int			n = 0;
 
-	queue_begin(&scan, KAPTURE_TABLE_DELIVERY, "kapture_delivery_pkey", queue->attachment_id, 0);
+	queue_begin(&scan, KAPTURE_TABLE_DELIVERY, queue_delivery_index(), queue->attachment_id, 0);
 	while (n <= QUEUE_BOUND &&
 		   HeapTupleIsValid(tuple = systable_getnext_ordered(scan.scan, ForwardScanDirection)))
 	{
