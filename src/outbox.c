@@ -38,6 +38,7 @@
 
 #include "catalog.h"
 #include "compat.h"
+#include "fault.h"
 #include "guc.h"
 #include "outbox.h"
 #include "vacuum.h"
@@ -53,6 +54,8 @@ typedef enum OutboxQuery
 	OUTBOX_KNOWN,
 	OUTBOX_ENTER,
 	OUTBOX_CLAIM,
+	OUTBOX_PARK,
+	OUTBOX_PARK_DUE,
 	OUTBOX_CLAIM_DUE,
 	OUTBOX_NOTE_ADDS,
 	OUTBOX_TAKE_OVER,
@@ -160,6 +163,24 @@ static const struct
 		" old_key, sent_phone, sent_email, searches, ctid",
 		8, {INT4OID, TEXTARRAYOID, INT8ARRAYOID, TIMESTAMPTZARRAYOID, TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID,
 		TIMESTAMPTZOID}
+	},
+	[OUTBOX_PARK] = {
+		"INSERT INTO @.kapture_delivery AS d"
+		" (attachment_id, row_key, state, changed, captured_at, old_key, in_doubt, last_attempt, last_error)"
+		" VALUES ($1, $2, 'parked', $3, $4, $5, CASE WHEN $4 <= $6 THEN now() END, clock_timestamp(), $7)"
+		" ON CONFLICT " OUTBOX_KEY_INDEX " DO UPDATE SET"
+		" again = CASE WHEN d.state = 'sending' THEN coalesce(d.again, 0) | EXCLUDED.changed END,"
+		" changed = CASE WHEN d.state = 'sending' THEN d.changed ELSE d.changed | EXCLUDED.changed END,"
+		" old_key = coalesce(d.old_key, EXCLUDED.old_key),"
+		" next_attempt = NULL, state = CASE WHEN d.state = 'sending' THEN d.state ELSE 'parked' END,"
+		" last_error = CASE WHEN d.state = 'sending' THEN d.last_error ELSE EXCLUDED.last_error END",
+		7, {INT4OID, TEXTOID, INT8OID, TIMESTAMPTZOID, TEXTOID, TIMESTAMPTZOID, TEXTOID}
+	},
+	[OUTBOX_PARK_DUE] = {
+		"UPDATE @.kapture_delivery SET state = 'parked', next_attempt = NULL,"
+		" attempts = attempts + 1, last_attempt = clock_timestamp(), last_error = $3"
+		" WHERE attachment_id = $1 AND " KAPTURE_KEY_IS("row_key", "$2") " AND state = 'retry'",
+		3, {INT4OID, TEXTOID, TEXTOID}
 	},
 	[OUTBOX_CLAIM_DUE] = {
 		"UPDATE @.kapture_delivery"
@@ -316,6 +337,11 @@ outbox_execute(OutboxQuery query, Datum *values, const char *nulls)
 		elog(ERROR, "statement %d of the outbox failed: %s", query, SPI_result_code_string(rc));
 	AtEOXact_GUC(true, nestlevel);
 }
+
+/* Each statement is a fault point. */
+#define outbox_execute(query, values, nulls) \
+	(KAPTURE_FAULT_ARGUMENTS(#query, outbox_queries[query].nparams, outbox_queries[query].types, values, nulls), \
+	 outbox_execute(query, values, nulls))
 
 static Datum
 outbox_getattr(uint64 row, int col, bool *isnull)
@@ -741,6 +767,7 @@ outbox_make_delivery(int32 attachment_id, const char *row_key, MemoryContext par
 	MemoryContext context = AllocSetContextCreate(parent, "kapture_sync delivery", ALLOCSET_SMALL_SIZES);
 	KaptureDelivery *delivery = MemoryContextAllocZero(context, sizeof(KaptureDelivery));
 
+	KAPTURE_FAULT_ROW("delivery", row_key);
 	delivery->context = context;
 	delivery->attachment_id = attachment_id;
 	delivery->row_key = MemoryContextStrdup(context, row_key);
@@ -961,6 +988,48 @@ kapture_outbox_claim(List *deliveries, TimestampTz doubt_until)
 		outbox_enter(deliveries, values, doubt_until);
 	SPI_finish();
 	return deliveries;
+}
+
+/*
+ * Parks a row that was taken, but cannot be claimed because of an error.  Where
+ * it is being sent, its turn comes when that is over.
+ */
+void
+kapture_outbox_park(KaptureDelivery *delivery, TimestampTz doubt_until, const char *error)
+{
+	Datum		values[7];
+	char		nulls[8] = "       ";
+	bool		isnull;
+
+	values[0] = Int32GetDatum(delivery->attachment_id);
+	values[1] = CStringGetTextDatum(delivery->row_key);
+	values[2] = Int64GetDatum(delivery->changed);
+	values[3] = TimestampTzGetDatum(delivery->captured_at);
+	values[4] = outbox_text(delivery->old_key, &isnull);
+	if (isnull)
+		nulls[4] = 'n';
+	values[5] = TimestampTzGetDatum(doubt_until);
+	values[6] = CStringGetTextDatum(error);
+	SPI_connect();
+	outbox_execute(OUTBOX_PARK, values, nulls);
+	SPI_finish();
+}
+
+/*
+ * Likewise, a row that waits for its next try.  Returns false if there is none
+ * such.
+ */
+bool
+kapture_outbox_park_due(int32 attachment_id, const char *row_key, const char *error)
+{
+	Datum		values[3] = {Int32GetDatum(attachment_id), CStringGetTextDatum(row_key), CStringGetTextDatum(error)};
+	bool		parked;
+
+	SPI_connect();
+	outbox_execute(OUTBOX_PARK_DUE, values, NULL);
+	parked = SPI_processed > 0;
+	SPI_finish();
+	return parked;
 }
 
 /*

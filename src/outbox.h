@@ -110,6 +110,8 @@ extern uint64 kapture_outbox_scan_floor(const KaptureScan *scan);
 extern void kapture_outbox_take(int32 attachment_id, KaptureScan *scan, int limit,
 								List **deliveries, bool *more);
 extern List *kapture_outbox_claim(List *deliveries, TimestampTz doubt_until);
+extern void kapture_outbox_park(KaptureDelivery *delivery, TimestampTz doubt_until, const char *error);
+extern bool kapture_outbox_park_due(int32 attachment_id, const char *row_key, const char *error);
 extern void kapture_outbox_claim_due(int32 attachment_id, int limit, TimestampTz now,
 									 TimestampTz well_since, List **deliveries);
 extern void kapture_outbox_note_adds(List *deliveries);

@@ -36,6 +36,7 @@
 #include "utils/timestamp.h"
 
 #include "compat.h"
+#include "fault.h"
 #include "row.h"
 
 /* How long a lock on the whole table is waited for. */
@@ -435,6 +436,10 @@ row_execute(RowStatement statement, RowBatch *batch, bool with_id, int expected)
 	if (rc != expected)
 		elog(ERROR, "unexpected SPI result %d", rc);
 }
+
+/* Each statement is a fault point. */
+#define row_execute(statement, batch, with_id, expected) \
+	(KAPTURE_FAULT_ROW(#statement, NULL), row_execute(statement, batch, with_id, expected))
 
 /* Column "col" of row "i" of the last result, NULL for NULL. */
 static char *

@@ -8,9 +8,15 @@
  * of the queue by outbox.c, users' rows by row.c, the meaning of answers by
  * task.c; this file decides when.
  *
- * Everything that must survive is in tables.  So what is unexpected ends the
- * process, and the launcher starts another one, which finds what was 'sending'
- * and goes on from there.
+ * Everything that must survive is in tables: whoever comes after a crash finds
+ * what was 'sending' and goes on from there.
+ *
+ * An error ends neither the process nor what has nothing to do with it (guard.c).
+ * Claiming: the transaction is rolled back, and with it all that it was about in
+ * memory; the table's next claims are ever smaller, until the row is alone that
+ * raises it, which is parked.  Sending: the row is parked, or the server is left
+ * alone for a while.  Recording: the answers are kept and recorded one by one.
+ * What cannot even be parked is tried again after a while, beside all others.
  */
 #include "postgres.h"
 
@@ -43,6 +49,8 @@
 #include "attach.h"
 #include "catalog.h"
 #include "compat.h"
+#include "fault.h"
+#include "guard.h"
 #include "guc.h"
 #include "history.h"
 #include "http.h"
@@ -84,6 +92,12 @@
 /* Milliseconds between two looks at a table that somebody has locked. */
 #define WORKER_LOCKED_LOOK	1000
 
+/* Milliseconds between two tries of what an error has stopped, at most. */
+#define WORKER_ERROR_LONGEST	60000
+
+/* After so many in a row, errors that usually pass are taken for a row's own. */
+#define WORKER_PASSING_ERRORS	3
+
 /* What all accounts of a server share. */
 typedef struct WorkerPace
 {
@@ -118,6 +132,7 @@ typedef struct WorkerServer
 	KaptureServerState told;	/* to whoever listens */
 	bool		used;			/* attached tables go to it */
 	uint32		failed_row;		/* hash of the row that failed last */
+	int			start_errors;	/* requests in a row that could not be started */
 	KaptureServerHealth health;
 	TimestampTz not_before;		/* no request starts earlier, */
 	bool		asked;			/* as the server itself asked for */
@@ -136,6 +151,11 @@ typedef struct WorkerTable
 	bool		present;		/* and fit to be sent */
 	char	   *problem;		/* why it is not, or NULL */
 	bool		recovered;		/* nothing of an earlier worker is 'sending' */
+	bool		loaded;			/* by the load that is under way */
+	int			limit;			/* rows to claim at once after an error, 0: as many as may be */
+	int			errors;			/* in a row that stopped the table as a whole */
+	TimestampTz not_before;		/* after those, nothing is claimed earlier */
+	bool		in_trouble;		/* and says so in kapture_status */
 	KaptureScan scan;
 	bool		look;			/* the outbox may hold something to take, */
 	bool		fresh;			/* perhaps newer than the pass under way sees */
@@ -152,6 +172,7 @@ typedef struct WorkerTask
 	dlist_node	node;			/* in its server's queue */
 	WorkerServer *server;
 	WorkerTable *table;
+	int			start_errors;	/* its request could not be started */
 	KaptureTask task;
 } WorkerTask;
 
@@ -162,6 +183,9 @@ static dlist_head worker_paces = DLIST_STATIC_INIT(worker_paces);
 static KaptureOrigin worker_origin;
 static dlist_head worker_answered = DLIST_STATIC_INIT(worker_answered); /* to be recorded */
 static int	worker_nanswered = 0;
+static dlist_head worker_settled = DLIST_STATIC_INIT(worker_settled);	/* judged, likewise */
+static int	worker_record_errors = 0;	/* in a row that left some of them there */
+static TimestampTz worker_next_record = 0;	/* those are tried again */
 static TimestampTz worker_first_answer;
 static bool worker_trouble = false; /* one of them is no plain success */
 static bool worker_alone = false;	/* no other worker serves this database */
@@ -169,6 +193,10 @@ static bool worker_outdated = false;	/* the extension is not of our version */
 static Oid	worker_installation = InvalidOid;	/* our kapture_attachment */
 static bool worker_stale = true;	/* attachments or servers may have changed */
 static TimestampTz worker_next_load = DT_NOEND; /* when to look again at tables that were locked */
+static int	worker_load_errors = 0; /* in a row */
+static TimestampTz worker_load_not_before = 0;
+static int	worker_pass_errors = 0; /* likewise, between all that is guarded by itself */
+static bool worker_in_trouble = false;	/* and says so in kapture_status */
 static TimestampTz worker_next_safety_look = DT_NOEND;
 static TimestampTz worker_next_expiry = 0;	/* of the history */
 
@@ -194,6 +222,56 @@ worker_commit(void)
 	kapture_process_report_stat();
 	pgstat_report_activity(STATE_IDLE, NULL);
 	MemoryContextSwitchTo(worker_context);
+}
+
+/* ------------------------------------------------------------------------
+ * Errors
+ * ------------------------------------------------------------------------
+ */
+
+/* When to try again what has failed so many times in a row. */
+static TimestampTz
+worker_retry_at(int errors)
+{
+	return TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
+									   kapture_pacing_backoff(errors, WORKER_ERROR_LONGEST));
+}
+
+/* Shows and logs an error; of a table, and there of a row, if they are known. */
+static void
+worker_report_error(KapturePhase phase, WorkerTable *table, const char *row_key, const ErrorData *error)
+{
+	char	   *message = kapture_guard_message(error);
+
+	kapture_guard_report(KAPTURE_PUSHER, phase, table ? table->att->id : 0, row_key, message);
+	if (table)
+		table->in_trouble = true;
+	else
+		worker_in_trouble = true;
+	pfree(message);
+}
+
+/* A phase has gone well, for a table or as a whole. */
+static void
+worker_report_success(KapturePhase phase, WorkerTable *table)
+{
+	bool	   *in_trouble = table ? &table->in_trouble : &worker_in_trouble;
+
+	if (*in_trouble)
+		*in_trouble = !kapture_guard_report_end(KAPTURE_PUSHER, phase, table ? table->att->id : 0);
+}
+
+/* Does what no other work depends on; an error is shown, and returned as false. */
+static bool
+worker_try(KaptureGuarded work, void *arg, WorkerTable *table)
+{
+	ErrorData  *error = kapture_guard_step(work, arg);
+
+	if (error == NULL)
+		return true;
+	worker_report_error(KAPTURE_PHASE_LOAD, table, NULL, error);
+	FreeErrorData(error);
+	return false;
 }
 
 /* ------------------------------------------------------------------------
@@ -262,6 +340,28 @@ worker_report(WorkerServer *server, const char *message)
 	server->told = state;
 }
 
+static void
+worker_do_show(void *arg)
+{
+	worker_begin("reporting a server's state");
+	worker_report(arg, "");
+	worker_commit();
+}
+
+/* Likewise, in a transaction of its own. */
+static void
+worker_show_server(WorkerServer *server)
+{
+	ErrorData  *error = kapture_guard_transaction(worker_do_show, server);
+
+	if (error)
+	{
+		/* it is shown when settings are read next */
+		worker_report_error(KAPTURE_PHASE_SEND, NULL, NULL, error);
+		FreeErrorData(error);
+	}
+}
+
 /* Finds out which servers attached tables go to, and takes back what others said. */
 static void
 worker_find_used_servers(void)
@@ -288,6 +388,21 @@ worker_find_used_servers(void)
 	}
 }
 
+static void
+worker_do_configure(void *arg)
+{
+	WorkerServer *server = arg;
+	const KaptureServer *settings = kapture_server_get(server->name, server->owner);
+
+	server->version = settings->version;
+	server->max_connections = settings->max_connections;
+	server->timeout = settings->timeout;
+	server->rate_limit = settings->rate_limit;
+	if (server->timezone)
+		pfree(server->timezone);
+	server->timezone = MemoryContextStrdup(worker_context, settings->timezone);
+}
+
 /*
  * Reads a server's settings.  What is wrong with them becomes its problem.
  * Returns whether they, and not just another's, have changed.
@@ -295,50 +410,22 @@ worker_find_used_servers(void)
 static bool
 worker_configure_server(WorkerServer *server)
 {
-	MemoryContext context = CurrentMemoryContext;
-	ResourceOwner owner = CurrentResourceOwner;
-	char	   *volatile problem = NULL;
-	volatile uint64 version = 0;
+	uint64		version = server->version;
+	ErrorData  *error = kapture_guard_step(worker_do_configure, server);
 	bool		changed;
 
-	BeginInternalSubTransaction(NULL);
-	PG_TRY();
-	{
-		const KaptureServer *settings = kapture_server_get(server->name, server->owner);
-
-		version = settings->version;
-
-		server->max_connections = settings->max_connections;
-		server->timeout = settings->timeout;
-		server->rate_limit = settings->rate_limit;
-		if (server->timezone)
-			pfree(server->timezone);
-		server->timezone = MemoryContextStrdup(worker_context, settings->timezone);
-		ReleaseCurrentSubTransaction();
-	}
-	PG_CATCH();
-	{
-		ErrorData  *error;
-
-		MemoryContextSwitchTo(worker_context);
-		error = CopyErrorData();
-		FlushErrorState();
-		RollbackAndReleaseCurrentSubTransaction();
-		problem = MemoryContextStrdup(worker_context, error->message);
-		FreeErrorData(error);
-	}
-	PG_END_TRY();
-	MemoryContextSwitchTo(context);
-	CurrentResourceOwner = owner;
-
-	if (problem && server->used && (server->problem == NULL || strcmp(problem, server->problem) != 0))
+	if (error && server->used && (server->problem == NULL || strcmp(error->message, server->problem) != 0))
 		ereport(LOG,
-				(errmsg("kapture_sync cannot use server \"%s\": %s", server->name, problem)));
-	changed = version != server->version || problem || server->problem;
+				(errmsg("kapture_sync cannot use server \"%s\": %s", server->name, error->message)));
+	changed = version != server->version || error || server->problem;
 	if (server->problem)
 		pfree(server->problem);
-	server->problem = problem;
-	server->version = version;
+	server->problem = error ? MemoryContextStrdup(worker_context, error->message) : NULL;
+	if (error)
+	{
+		server->version = 0;
+		FreeErrorData(error);
+	}
 	return changed;
 }
 
@@ -425,12 +512,14 @@ worker_forget_table(WorkerTable *table)
 	MemoryContextDelete(table->scan.context);
 	if (table->problem)
 		pfree(table->problem);
+	if (table->in_trouble)
+		kapture_shmem_report_trouble(KAPTURE_PUSHER, table->att->id, NULL);
 	pfree(table);
 }
 
 /* Attached tables that were dropped leave nothing behind. */
 static void
-worker_forget_dropped(void)
+worker_forget_dropped(void *arg)
 {
 	int64		changes;
 	int64		tables = kapture_outbox_forget_dropped(&changes);
@@ -469,68 +558,138 @@ worker_keep_table(Oid relid)
 
 		if (table->att->root != relid)
 			continue;
-		table->attached = table->present = true;
+		table->loaded = table->attached = table->present = true;
 		table->att->paused = kapture_catalog_is_paused(table->att->id);
 	}
-	worker_next_load = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), WORKER_LOCKED_LOOK);
+	worker_next_load = Min(worker_next_load,
+						   TimestampTzPlusMilliseconds(GetCurrentTimestamp(), WORKER_LOCKED_LOOK));
 }
 
-/*
- * Brings what is known of an attached relation up to date.  False: it was
- * dropped.
- */
-static bool
-worker_load_table(Oid relid)
+/* Takes in the description of an attached table, which is in a context of its own. */
+static void
+worker_take_attachment(KaptureAttachment *att, MemoryContext context, WorkerServer *server)
 {
-	Relation	rel;
-	MemoryContext context;
-	MemoryContext old;
-	KaptureAttachment *att;
-	WorkerTable *table;
+	WorkerTable *table = worker_find_table(att->id);
 
-	/* whoever holds a lock on one table does not hold up the others */
-	if (!ConditionalLockRelationOid(relid, AccessShareLock))
-	{
-		worker_keep_table(relid);
-		return true;
-	}
-	rel = try_relation_open(relid, NoLock);
-	if (rel == NULL)
-	{
-		UnlockRelationOid(relid, AccessShareLock);
-		return false;
-	}
-	context = AllocSetContextCreate(worker_context, "kapture_sync attachment", ALLOCSET_SMALL_SIZES);
-	old = MemoryContextSwitchTo(context);
-	att = kapture_catalog_attachment(rel);
-	MemoryContextSwitchTo(worker_context);
-	if (att == NULL)
-	{
-		MemoryContextDelete(context);
-		context = NULL;
-	}
-	else if ((table = worker_find_table(att->id)) == NULL)
+	if (table == NULL)
 	{
 		table = palloc0(sizeof(WorkerTable));
 		kapture_outbox_scan_init(&table->scan);
 		dlist_push_tail(&worker_tables, &table->node);
 	}
-	if (context)
+	if (table->context)
+		table->retired = lappend(table->retired, table->context);
+	worker_free_retired(table);
+	MemoryContextSetParent(context, worker_context);
+	table->context = context;
+	table->att = att;
+	table->server = server;
+	table->loaded = table->attached = true;
+	table->look = table->fresh = true;
+	table->next_due = DT_NOBEGIN;	/* kapture_retry() may have moved it */
+	worker_note_problem(table);
+}
+
+/* An attached relation, and whether it was dropped. */
+typedef struct WorkerRelation
+{
+	Oid			relid;
+	bool		dropped;
+} WorkerRelation;
+
+/* Brings what is known of an attached relation up to date. */
+static void
+worker_load_table(void *arg)
+{
+	WorkerRelation *relation = arg;
+	Oid			relid = relation->relid;
+	Relation	rel;
+	MemoryContext context;
+	MemoryContext old;
+	KaptureAttachment *att;
+
+	/* whoever holds a lock on one table does not hold up the others */
+	if (!ConditionalLockRelationOid(relid, AccessShareLock))
 	{
-		if (table->context)
-			table->retired = lappend(table->retired, table->context);
-		worker_free_retired(table);
-		table->context = context;
-		table->att = att;
-		table->attached = true;
-		worker_note_problem(table);
-		table->look = table->fresh = true;
-		table->next_due = DT_NOBEGIN;	/* kapture_retry() may have moved it */
-		table->server = worker_find_server(att->server, rel->rd_rel->relowner);
+		worker_keep_table(relid);
+		return;
 	}
+	rel = try_relation_open(relid, NoLock);
+	if (rel == NULL)
+	{
+		UnlockRelationOid(relid, AccessShareLock);
+		relation->dropped = true;
+		return;
+	}
+	/* an error leaves nothing of it */
+	context = AllocSetContextCreate(CurTransactionContext, "kapture_sync attachment", ALLOCSET_SMALL_SIZES);
+	old = MemoryContextSwitchTo(context);
+	att = kapture_catalog_attachment(rel);
+	MemoryContextSwitchTo(worker_context);
+	if (att)
+		worker_take_attachment(att, context, worker_find_server(att->server, rel->rd_rel->relowner));
 	MemoryContextSwitchTo(old);
 	relation_close(rel, AccessShareLock);
-	return true;
+}
+
+/* The table of a relation that is attached, as far as it is known yet, or NULL. */
+static WorkerTable *
+worker_find_relation(Oid relid)
+{
+	dlist_iter	iter;
+
+	dlist_foreach(iter, &worker_tables)
+	{
+		WorkerTable *table = dlist_container(WorkerTable, node, iter.cur);
+
+		if (table->att->root == relid)
+			return table;
+	}
+	return NULL;
+}
+
+/*
+ * Likewise, for all attached relations; returns whether any was dropped.  One
+ * that cannot be read keeps what is known of it, and is tried again after a while.
+ */
+static bool
+worker_load_tables(void)
+{
+	dlist_iter	iter;
+	ListCell   *lc;
+	bool		dropped = false;
+
+	dlist_foreach(iter, &worker_tables)
+		dlist_container(WorkerTable, node, iter.cur)->loaded = false;
+	foreach(lc, kapture_catalog_attached_relations())
+	{
+		WorkerRelation relation = {lfirst_oid(lc), false};
+		WorkerTable *table = worker_find_relation(relation.relid);
+
+		if (worker_try(worker_load_table, &relation, table))
+		{
+			table = worker_find_relation(relation.relid);
+			if (table)
+				worker_report_success(KAPTURE_PHASE_LOAD, table);
+		}
+		else
+		{
+			if (table)
+				table->loaded = true;
+			worker_next_load = Min(worker_next_load, worker_retry_at(table ? ++table->errors : 1));
+			if (table)
+				table->not_before = worker_next_load;
+		}
+		dropped |= relation.dropped;
+	}
+	dlist_foreach(iter, &worker_tables)
+	{
+		WorkerTable *table = dlist_container(WorkerTable, node, iter.cur);
+
+		if (!table->loaded)
+			table->attached = table->present = false;
+	}
+	return dropped;
 }
 
 /* Is this database still what its outbox belongs to? */
@@ -559,6 +718,15 @@ worker_check_origin(void)
 	worker_origin = origin;
 }
 
+static void
+worker_recover_table(void *arg)
+{
+	WorkerTable *table = arg;
+
+	kapture_outbox_recover(table->att->id,
+						   TimestampTzPlusMilliseconds(GetCurrentTimestamp(), table->server->timeout + KAPTURE_LATE_GRACE));
+}
+
 /*
  * What an earlier worker left 'sending' in tables that are new to us goes on
  * once its requests can no longer be running.
@@ -566,7 +734,6 @@ worker_check_origin(void)
 static void
 worker_recover(void)
 {
-	TimestampTz now = GetCurrentTimestamp();
 	dlist_iter	iter;
 
 	dlist_foreach(iter, &worker_tables)
@@ -575,9 +742,22 @@ worker_recover(void)
 
 		if (table->recovered)
 			continue;
-		kapture_outbox_recover(table->att->id,
-							   TimestampTzPlusMilliseconds(now, table->server->timeout + KAPTURE_LATE_GRACE));
-		table->recovered = true;
+		table->recovered = worker_try(worker_recover_table, table, table);
+		if (!table->recovered)
+			worker_next_load = Min(worker_next_load, worker_retry_at(++table->errors));
+	}
+}
+
+static void
+worker_load_outdated(void *arg)
+{
+	ListCell   *lc;
+
+	foreach(lc, kapture_catalog_attached_relations())
+	{
+		WorkerRelation relation = {lfirst_oid(lc), false};
+
+		worker_load_table(&relation);
 	}
 }
 
@@ -590,9 +770,8 @@ worker_tell_outdated(const char *installed)
 {
 	char	   *message = psprintf("the extension is of version %s, the library of version %s: %s",
 								   installed, KAPTURE_SQL_VERSION, kapture_version_hint(installed));
-	ResourceOwner owner = CurrentResourceOwner;
+	ErrorData  *error;
 	dlist_iter	iter;
-	ListCell   *lc;
 
 	if (!worker_outdated)
 		ereport(LOG,
@@ -601,94 +780,122 @@ worker_tell_outdated(const char *installed)
 				 errhint("%s", kapture_version_hint(installed))));
 	worker_outdated = true;
 
-	BeginInternalSubTransaction(NULL);
-	PG_TRY();
-	{
-		foreach(lc, kapture_catalog_attached_relations())
-			(void) worker_load_table(lfirst_oid(lc));
-		ReleaseCurrentSubTransaction();
-	}
-	PG_CATCH();
-	{
-		MemoryContextSwitchTo(worker_context);
-		FlushErrorState();
-		RollbackAndReleaseCurrentSubTransaction();
-	}
-	PG_END_TRY();
-	CurrentResourceOwner = owner;
+	error = kapture_guard_step(worker_load_outdated, NULL);
+	if (error)
+		FreeErrorData(error);
 	worker_find_used_servers();
 	dlist_foreach(iter, &worker_servers)
 		worker_report(dlist_container(WorkerServer, node, iter.cur), message);
 }
 
-/* Reads attachments and servers anew.  False: the extension is gone. */
-static bool
-worker_load(void)
+static void
+worker_find_pulls(void *arg)
+{
+	*(bool *) arg = kapture_pull_servers() != NIL || kapture_inbox_any();
+}
+
+/* Reads what belongs to the version that is ours. */
+static void
+worker_load_current(void)
 {
 	dlist_mutable_iter iter;
-	ListCell   *lc;
+	bool		dropped;
+
+	worker_check_origin();
+	dropped = worker_load_tables();
+	dlist_foreach_modify(iter, &worker_tables)
+	{
+		WorkerTable *table = dlist_container(WorkerTable, node, iter.cur);
+
+		if (!table->attached && table->ntasks == 0)
+			worker_forget_table(table);
+	}
+	worker_find_used_servers();
+	if (dropped && worker_alone && !worker_try(worker_forget_dropped, NULL, NULL))
+		worker_next_load = Min(worker_next_load, worker_retry_at(1));
+	dlist_foreach_modify(iter, &worker_servers)
+	{
+		WorkerServer *server = dlist_container(WorkerServer, node, iter.cur);
+
+		if (worker_configure_server(server))
+		{
+			/* what was changed may be what was wrong */
+			server->not_before = 0;
+			server->asked = false;
+			server->failures = server->sick = 0;
+			server->health = KAPTURE_SERVER_WELL;
+		}
+		worker_report(server, "");
+	}
+	if (worker_alone)
+		worker_recover();
+}
+
+/* Reads attachments and servers anew; says whether the extension is there. */
+static void
+worker_do_load(void *arg)
+{
+	bool	   *exists = arg;
 	Oid			installation;
-	bool		exists;
 	char	   *version;
-	bool		dropped = false;
+	bool		pulls = false;
 
 	worker_begin("reading attachments");
 	worker_stale = false;
 	worker_next_load = DT_NOEND;
 	installation = kapture_catalog_relid(KAPTURE_TABLE_ATTACHMENT);
-	exists = kapture_catalog_extension_exists() && OidIsValid(installation);
-	if (exists && OidIsValid(worker_installation) && installation != worker_installation)
+	*exists = kapture_catalog_extension_exists() && OidIsValid(installation);
+	if (*exists && OidIsValid(worker_installation) && installation != worker_installation)
 		kapture_process_exit(KAPTURE_EXIT_ASKED);	/* dropped and created anew: so are we */
 	if (kapture_guc_database_is_excluded(get_database_name(MyDatabaseId)))
 		kapture_process_exit(KAPTURE_EXIT_ASKED);
 	worker_installation = installation;
-	version = exists ? kapture_version_installed() : NULL;
+	version = *exists ? kapture_version_installed() : NULL;
 	if (version && kapture_version_compare(version) != 0)
 		worker_tell_outdated(version);
-	else if (exists && worker_outdated)
+	else if (*exists && worker_outdated)
 		kapture_process_exit(KAPTURE_EXIT_ASKED);	/* no more: begin anew */
-	else if (exists)
-	{
-		worker_check_origin();
-		dlist_foreach_modify(iter, &worker_tables)
-		{
-			WorkerTable *table = dlist_container(WorkerTable, node, iter.cur);
-
-			table->attached = table->present = false;
-		}
-		foreach(lc, kapture_catalog_attached_relations())
-			dropped |= !worker_load_table(lfirst_oid(lc));
-		dlist_foreach_modify(iter, &worker_tables)
-		{
-			WorkerTable *table = dlist_container(WorkerTable, node, iter.cur);
-
-			if (!table->attached && table->ntasks == 0)
-				worker_forget_table(table);
-		}
-		worker_find_used_servers();
-		if (dropped && worker_alone)
-			worker_forget_dropped();
-		dlist_foreach_modify(iter, &worker_servers)
-		{
-			WorkerServer *server = dlist_container(WorkerServer, node, iter.cur);
-
-			if (worker_configure_server(server))
-			{
-				/* what was changed may be what was wrong */
-				server->not_before = 0;
-				server->asked = false;
-				server->failures = server->sick = 0;
-				server->health = KAPTURE_SERVER_WELL;
-			}
-			worker_report(server, "");
-		}
-		if (worker_alone)
-			worker_recover();
-	}
-	kapture_shmem_worker_wants_puller(exists && !worker_outdated &&
-									  (kapture_pull_servers() != NIL || kapture_inbox_any()));
+	else if (*exists)
+		worker_load_current();
+	if (*exists && !worker_outdated && !worker_try(worker_find_pulls, &pulls, NULL))
+		worker_next_load = Min(worker_next_load, worker_retry_at(1));
+	kapture_shmem_worker_wants_puller(pulls);
 	worker_commit();
-	return exists;
+}
+
+/*
+ * Likewise.  False: it is gone.  After an error, nothing is claimed until it has
+ * gone well: tables may look different, or be another's.
+ */
+static bool
+worker_load(void)
+{
+	bool		exists = true;
+	ErrorData  *error = kapture_guard_transaction(worker_do_load, &exists);
+
+	if (error == NULL)
+	{
+		worker_load_errors = 0;
+		worker_load_not_before = 0;
+		if (worker_next_load == DT_NOEND)
+			worker_report_success(KAPTURE_PHASE_LOAD, NULL);
+		return exists;
+	}
+	worker_report_error(KAPTURE_PHASE_LOAD, NULL, NULL, error);
+	FreeErrorData(error);
+	worker_stale = true;
+	worker_load_not_before = worker_retry_at(++worker_load_errors);
+	return true;
+}
+
+/* Is it time for that? */
+static bool
+worker_should_load(void)
+{
+	TimestampTz now = GetCurrentTimestamp();
+
+	worker_stale |= worker_next_load <= now;
+	return worker_stale && worker_load_not_before <= now;
 }
 
 /* ------------------------------------------------------------------------
@@ -770,6 +977,8 @@ worker_make_task(WorkerTable *table, KaptureDelivery *delivery)
 }
 
 static void worker_settle(dlist_head *tasks);
+static void worker_record_settled(void);
+static void worker_alert_tables(void);
 
 /* Reads the rows of deliveries, and how a customer made of each could be found. */
 static void
@@ -808,24 +1017,75 @@ worker_append_missing(List *missing, List *deliveries)
 	return missing;
 }
 
-/* Works out what is to be sent first for a claimed row, and queues it. */
-static WorkerTask *
-worker_plan(WorkerTable *table, KaptureDelivery *delivery, dlist_head *settled, TimestampTz now)
+/* A claim that is under way: all that it makes goes with its context if it fails. */
+typedef struct WorkerClaim
 {
-	WorkerTask *task = worker_make_task(table, delivery);
+	WorkerTable *table;
+	int			room;			/* rows to be claimed at most */
+	MemoryContext context;
+	TimestampTz now;
+	List	   *deliveries;		/* whose next try is due */
+	List	   *changes;		/* taken from the outbox */
+	int			nrows;			/* of both; */
+	const char *row_key;		/* if that is one, its key */
+	bool		done;			/* not put off */
+	dlist_head	ready;			/* tasks whose request is to be sent */
+	dlist_head	settled;		/* the others */
+} WorkerClaim;
 
-	if ((delivery->old_key && !kapture_outbox_take_over(delivery)) ||
-		(worker_stale && delivery->row.outcome == KAPTURE_ROW_FAILED))
-		delivery->row.outcome = KAPTURE_ROW_LOCKED;
-	kapture_task_plan(&task->task, now);
-	if (task->task.state == KAPTURE_TASK_SEND)
+/* Deliveries whose tasks are planned together. */
+typedef struct WorkerPlan
+{
+	List	   *deliveries;
+	TimestampTz now;
+} WorkerPlan;
+
+static void
+worker_do_plan(void *arg)
+{
+	WorkerPlan *plan = arg;
+	ListCell   *lc;
+
+	foreach(lc, plan->deliveries)
+		kapture_task_plan(&((WorkerTask *) ((KaptureDelivery *) lfirst(lc))->worker)->task, plan->now);
+}
+
+/*
+ * Works out what is to be sent first for claimed rows.  A row of which no request
+ * can be made is parked.
+ */
+static void
+worker_plan(WorkerClaim *claim, List *deliveries)
+{
+	WorkerPlan	plan = {deliveries, claim->now};
+	ErrorData  *error;
+	ListCell   *lc;
+
+	foreach(lc, deliveries)
 	{
-		dlist_push_tail(&task->server->ready, &task->node);
-		task->server->nready++;
+		KaptureDelivery *delivery = lfirst(lc);
+
+		(void) worker_make_task(claim->table, delivery);
+		if ((delivery->old_key && !kapture_outbox_take_over(delivery)) ||
+			(worker_stale && delivery->row.outcome == KAPTURE_ROW_FAILED))
+			delivery->row.outcome = KAPTURE_ROW_LOCKED;
 	}
-	else
-		dlist_push_tail(settled, &task->node);
-	return task;
+	error = kapture_guard_step(worker_do_plan, &plan);
+	foreach(lc, deliveries)
+	{
+		WorkerTask *task = ((KaptureDelivery *) lfirst(lc))->worker;
+
+		if (error)
+		{
+			ErrorData  *own;
+
+			plan.deliveries = list_make1(lfirst(lc));
+			own = kapture_guard_step(worker_do_plan, &plan);
+			if (own)
+				kapture_task_park(&task->task, own);
+		}
+		dlist_push_tail(task->task.state == KAPTURE_TASK_SEND ? &claim->ready : &claim->settled, &task->node);
+	}
 }
 
 /*
@@ -833,30 +1093,52 @@ worker_plan(WorkerTable *table, KaptureDelivery *delivery, dlist_head *settled, 
  * server is well again leave room for changes that have not been tried at all.
  */
 static void
-worker_claim_due(WorkerTable *table, int room, TimestampTz now, List **deliveries)
+worker_claim_due(WorkerClaim *claim)
 {
-	int			limit = table->well_since != 0 && table->look ? Max(room / 2, 1) : room;
+	WorkerTable *table = claim->table;
+	int			limit = table->well_since != 0 && table->look ? Max(claim->room / 2, 1) : claim->room;
 
-	kapture_outbox_claim_due(table->att->id, limit, now, table->well_since, deliveries);
-	if (list_length(*deliveries) < limit)
+	kapture_outbox_claim_due(table->att->id, limit, claim->now, table->well_since, &claim->deliveries);
+	if (list_length(claim->deliveries) < limit)
 		table->well_since = 0;
 }
 
-/* Claims rows of a table and queues their first requests. */
+/* Takes up what is due, and changes. */
 static void
-worker_claim_table(WorkerTable *table, int room)
+worker_take(WorkerClaim *claim)
 {
-	TimestampTz now;
-	List	   *deliveries = NIL;
-	List	   *changes = NIL;
-	List	   *adds = NIL;
-	dlist_head	settled = DLIST_STATIC_INIT(settled);
-	ListCell   *lc;
+	WorkerTable *table = claim->table;
 	bool		more = false;
+
+	if (table->next_due <= claim->now)
+		worker_claim_due(claim);
+	if (table->look && list_length(claim->deliveries) < claim->room)
+	{
+		if (!table->scan.running)
+			table->fresh = false;	/* a new pass sees what is committed now */
+		kapture_outbox_take(table->att->id, &table->scan,
+							claim->room - list_length(claim->deliveries), &claim->changes, &more);
+		table->look = more || table->fresh;
+	}
+	claim->nrows = list_length(claim->deliveries) + list_length(claim->changes);
+	if (claim->nrows == 1)
+		claim->row_key = pstrdup(((KaptureDelivery *) linitial(claim->deliveries ? claim->deliveries : claim->changes))->row_key);
+	if (table->next_due <= claim->now && table->well_since == 0)
+		table->next_due = kapture_outbox_next_due(table->att->id);
+}
+
+/* Claims rows of a table and plans their first requests. */
+static void
+worker_do_claim(void *arg)
+{
+	WorkerClaim *claim = arg;
+	WorkerTable *table = claim->table;
+	List	   *adds = NIL;
+	ListCell   *lc;
 	MemoryContext transaction;
 
 	worker_begin("claiming changes");
-	now = GetCurrentTransactionStartTimestamp();	/* SQL's now() */
+	claim->now = GetCurrentTransactionStartTimestamp(); /* SQL's now() */
 	/* whoever paused a table and then changed it must not find that taken */
 	AcceptInvalidationMessages();
 	if (worker_stale)
@@ -864,45 +1146,171 @@ worker_claim_table(WorkerTable *table, int room)
 		worker_commit();
 		return;					/* the table may look different now */
 	}
-	transaction = MemoryContextSwitchTo(worker_context);
-	if (table->next_due <= now)
-		worker_claim_due(table, room, now, &deliveries);
-	if (table->look && list_length(deliveries) < room)
-	{
-		if (!table->scan.running)
-			table->fresh = false;	/* a new pass sees what is committed now */
-		kapture_outbox_take(table->att->id, &table->scan,
-							room - list_length(deliveries), &changes, &more);
-		table->look = more || table->fresh;
-	}
-	if (table->next_due <= now && table->well_since == 0)
-		table->next_due = kapture_outbox_next_due(table->att->id);
+	transaction = MemoryContextSwitchTo(claim->context);
+	worker_take(claim);
 	MemoryContextSwitchTo(transaction);
 
-	worker_read_rows(table, deliveries);
-	worker_read_rows(table, changes);
-	MemoryContextSwitchTo(worker_context);
-	changes = kapture_outbox_claim(changes, worker_origin.doubt_until);
+	worker_read_rows(table, claim->deliveries);
+	worker_read_rows(table, claim->changes);
+	MemoryContextSwitchTo(claim->context);
+	claim->changes = kapture_outbox_claim(claim->changes, worker_origin.doubt_until);
 	MemoryContextSwitchTo(transaction);
 	/* what belongs to a row is not forgotten while its new key is waiting */
-	kapture_outbox_find_moved(worker_append_missing(worker_append_missing(NIL, deliveries), changes));
+	kapture_outbox_find_moved(worker_append_missing(worker_append_missing(NIL, claim->deliveries), claim->changes));
 
-	foreach(lc, deliveries)
+	worker_plan(claim, claim->deliveries);
+	foreach(lc, claim->deliveries)
 	{
-		WorkerTask *task = worker_plan(table, lfirst(lc), &settled, now);
+		KaptureDelivery *delivery = lfirst(lc);
+		KaptureTask *task = &((WorkerTask *) delivery->worker)->task;
 
 		/* the Add of a changed row may have another phone and email */
-		if (task->task.state == KAPTURE_TASK_SEND && task->task.step == KAPTURE_STEP_ADD)
-			adds = lappend(adds, task->task.delivery);
+		if (task->state == KAPTURE_TASK_SEND && task->step == KAPTURE_STEP_ADD)
+			adds = lappend(adds, delivery);
 	}
 	kapture_outbox_note_adds(adds);
-	foreach(lc, changes)
-		(void) worker_plan(table, lfirst(lc), &settled, now);
-	worker_settle(&settled);
+	worker_plan(claim, claim->changes);
+	worker_settle(&claim->settled);
 	worker_commit();
-	worker_discard(&settled);
-	list_free(deliveries);
-	list_free(changes);
+	claim->done = true;
+}
+
+/* Queues what was claimed. */
+static void
+worker_end_claim(WorkerClaim *claim)
+{
+	WorkerTable *table = claim->table;
+
+	worker_discard(&claim->settled);
+	while (!dlist_is_empty(&claim->ready))
+	{
+		WorkerTask *task = dlist_container(WorkerTask, node, dlist_pop_head_node(&claim->ready));
+
+		MemoryContextSetParent(task->task.delivery->context, worker_context);
+		dlist_push_tail(&task->server->ready, &task->node);
+		task->server->nready++;
+	}
+	if (!claim->done)
+		return;
+	table->errors = 0;
+	if (table->limit > 0)
+		table->limit = table->limit * 2 < WORKER_MAX_BATCH ? table->limit * 2 : 0;
+	worker_report_success(KAPTURE_PHASE_CLAIM, table);
+}
+
+/* Has a table looked at from the start: what a failed claim has read was put back. */
+static void
+worker_rewind(WorkerTable *table)
+{
+	kapture_outbox_scan_init(&table->scan);
+	table->look = table->fresh = true;
+	table->next_due = DT_NOBEGIN;
+}
+
+/* A row that cannot be claimed, and why. */
+typedef struct WorkerPoison
+{
+	WorkerTable *table;
+	const char *row_key;
+	const char *message;
+	MemoryContext context;
+	bool		parked;
+} WorkerPoison;
+
+/* Parks it, if it is still the next one that is due or was changed. */
+static void
+worker_do_park(void *arg)
+{
+	WorkerPoison *poison = arg;
+	WorkerTable *table = poison->table;
+	List	   *changes = NIL;
+	bool		more;
+
+	worker_begin("parking a row");
+	poison->parked = kapture_outbox_park_due(table->att->id, poison->row_key, poison->message);
+	if (!poison->parked)
+	{
+		MemoryContextSwitchTo(poison->context);
+		kapture_outbox_take(table->att->id, &table->scan, 1, &changes, &more);
+		if (list_length(changes) == 1 &&
+			strcmp(((KaptureDelivery *) linitial(changes))->row_key, poison->row_key) == 0)
+		{
+			kapture_outbox_park(linitial(changes), worker_origin.doubt_until, poison->message);
+			poison->parked = true;
+		}
+	}
+	if (poison->parked)
+	{
+		kapture_alert_note(&table->outcomes, true);
+		worker_alert_tables();
+		worker_commit();
+	}
+	else
+	{
+		AbortCurrentTransaction();
+		MemoryContextSwitchTo(worker_context);
+	}
+}
+
+/* Parks a row that cannot be claimed.  False: not even that can be done. */
+static bool
+worker_park(WorkerTable *table, const char *row_key, const ErrorData *cause)
+{
+	WorkerPoison poison = {.table = table, .row_key = row_key};
+	ErrorData  *error;
+
+	poison.context = AllocSetContextCreate(worker_context, "kapture_sync parked row", ALLOCSET_SMALL_SIZES);
+	MemoryContextSwitchTo(poison.context);
+	poison.message = kapture_guard_message(cause);
+	MemoryContextSwitchTo(worker_context);
+	error = kapture_guard_transaction(worker_do_park, &poison);
+	worker_rewind(table);
+	if (error)
+	{
+		worker_report_error(KAPTURE_PHASE_CLAIM, table, row_key, error);
+		FreeErrorData(error);
+	}
+	MemoryContextDelete(poison.context);
+	return error == NULL;
+}
+
+/* A claim failed: the next ones are smaller, until the row that is to blame is parked. */
+static void
+worker_fail_claim(WorkerClaim *claim, const ErrorData *error)
+{
+	WorkerTable *table = claim->table;
+	bool		will_pass = kapture_guard_will_pass(error) && table->errors < WORKER_PASSING_ERRORS;
+
+	worker_rewind(table);
+	worker_report_error(KAPTURE_PHASE_CLAIM, table, claim->row_key, error);
+	if (claim->nrows > 1 && !will_pass)
+		table->limit = claim->nrows / 2;
+	else if (claim->row_key == NULL || will_pass ||
+			 !worker_park(table, claim->row_key, error))
+		table->not_before = worker_retry_at(++table->errors);
+}
+
+/* Claims rows of a table and queues their first requests. */
+static void
+worker_claim_table(WorkerTable *table, int room)
+{
+	WorkerClaim claim = {.table = table, .room = room};
+	int			ntasks = table->ntasks;
+	ErrorData  *error;
+
+	dlist_init(&claim.ready);
+	dlist_init(&claim.settled);
+	claim.context = AllocSetContextCreate(worker_context, "kapture_sync claim", ALLOCSET_SMALL_SIZES);
+	error = kapture_guard_transaction(worker_do_claim, &claim);
+	if (error == NULL)
+		worker_end_claim(&claim);
+	else
+	{
+		table->ntasks = ntasks;
+		worker_fail_claim(&claim, error);
+		FreeErrorData(error);
+	}
+	MemoryContextDelete(claim.context);
 }
 
 /* May changes of this database be sent, and by us? */
@@ -919,16 +1327,19 @@ worker_claim(void)
 	TimestampTz now = GetCurrentTimestamp();
 	dlist_iter	iter;
 
-	if (!worker_may_send())
+	if (!worker_may_send() || worker_stale)
 		return;
 	dlist_foreach(iter, &worker_tables)
 	{
 		WorkerTable *table = dlist_container(WorkerTable, node, iter.cur);
 		int			room;
 
-		if (!table->present || table->att->paused || !(table->look || table->next_due <= now))
+		if (!table->present || table->att->paused || table->not_before > now ||
+			!(table->look || table->next_due <= now))
 			continue;
 		room = worker_room(table->server, now);
+		if (table->limit > 0)
+			room = Min(room, table->limit);
 		if (room > 0)
 			worker_claim_table(table, room);
 	}
@@ -954,21 +1365,21 @@ worker_take_back(WorkerServer *server, TimestampTz now, dlist_head *settled)
 	}
 }
 
-/* Likewise, for a server whose settings turn out to be of no use. */
+/*
+ * Likewise, for a server whose settings turn out to be of no use, or to which no
+ * request can be started.  It is tried again when the settings are read next.
+ */
 static void
 worker_give_up_server(WorkerServer *server, const char *problem)
 {
-	dlist_head	settled = DLIST_STATIC_INIT(settled);
-
 	ereport(LOG,
 			(errmsg("kapture_sync cannot use server \"%s\": %s", server->name, problem)));
 	server->problem = MemoryContextStrdup(worker_context, problem);
-	worker_begin("putting back");
-	worker_report(server, "");
-	worker_take_back(server, GetCurrentTimestamp(), &settled);
-	worker_settle(&settled);
-	worker_commit();
-	worker_discard(&settled);
+	server->start_errors = 0;
+	worker_next_load = Min(worker_next_load, TimestampTzPlusMilliseconds(GetCurrentTimestamp(), WORKER_ERROR_LONGEST));
+	worker_take_back(server, GetCurrentTimestamp(), &worker_settled);
+	worker_record_settled();
+	worker_show_server(server);
 }
 
 /* When the server may next be sent something; DT_NOEND: not before an answer. */
@@ -980,59 +1391,109 @@ worker_next_send(WorkerServer *server)
 	return Max(server->not_before, server->rate_limit > 0 ? server->pace->next_start : 0);
 }
 
-static void
-worker_start_request(WorkerServer *server, const KaptureServer *settings, TimestampTz now)
+/* A server that is being sent something. */
+typedef struct WorkerSending
 {
+	WorkerServer *server;
+	TimestampTz now;
+	WorkerTask *wrapping;		/* the task whose body is being made, or NULL */
+	WorkerTask *starting;		/* the task whose request is being started, or NULL */
+} WorkerSending;
+
+static void
+worker_start_request(WorkerSending *sending, const KaptureServer *settings)
+{
+	WorkerServer *server = sending->server;
 	WorkerTask *task = dlist_head_element(WorkerTask, node, &server->ready);
 	KaptureTask *t = &task->task;
 	MemoryContext old = MemoryContextSwitchTo(t->delivery->context);
 
+	sending->wrapping = task;
 	kapture_task_wrap(t, settings);
+	sending->wrapping = NULL;
+	sending->starting = task;
+	KAPTURE_FAULT_ROW("start request", t->delivery->row_key);
 	t->request = kapture_http_start(settings, kapture_task_api(t), t->body, t->body_len, task);
+	sending->starting = NULL;
+	server->start_errors = 0;
 	(void) dlist_pop_head_node(&server->ready);
 	server->nready--;
 	server->in_flight++;
 	server->pace->in_flight++;
 	if (server->rate_limit > 0)
-		server->pace->next_start = kapture_pacing_next_start(server->pace->next_start, now, server->rate_limit);
+		server->pace->next_start = kapture_pacing_next_start(server->pace->next_start, sending->now, server->rate_limit);
 	MemoryContextSwitchTo(old);
+}
+
+static void
+worker_do_send(void *arg)
+{
+	WorkerSending *sending = arg;
+	const KaptureServer *settings;
+
+	/* settings may have to be read again, which takes a transaction */
+	worker_begin("sending");
+	settings = kapture_server_get(sending->server->name, sending->server->owner);
+	while (worker_next_send(sending->server) <= sending->now)
+		worker_start_request(sending, settings);
+	worker_commit();
+}
+
+/* A task whose request cannot be sent is parked. */
+static void
+worker_fail_ready(WorkerTask *task, const ErrorData *error)
+{
+	dlist_delete(&task->node);
+	task->server->nready--;
+	kapture_task_park(&task->task, error);
+	dlist_push_tail(&worker_settled, &task->node);
+	worker_record_settled();
+}
+
+/*
+ * A request could not be started.  Is that the server's fault, or the row's?  It
+ * is the row's if it happens again while others go in between.
+ */
+static void
+worker_fail_start(WorkerTask *task, const ErrorData *error)
+{
+	WorkerServer *server = task->server;
+
+	server->start_errors++;
+	task->start_errors++;
+	if (task->start_errors > 1 && server->start_errors == 1)
+		worker_fail_ready(task, error);
+	else if (server->start_errors > 1 || server->nready == 1)
+		worker_give_up_server(server, error->message);
+	else
+	{
+		dlist_delete(&task->node);
+		dlist_push_tail(&server->ready, &task->node);
+	}
 }
 
 /* Sends a server what may be sent now. */
 static void
 worker_send_server(WorkerServer *server)
 {
-	TimestampTz now = GetCurrentTimestamp();
-	ErrorData  *volatile error = NULL;
+	WorkerSending sending = {.server = server, .now = GetCurrentTimestamp()};
+	ErrorData  *error;
 
-	if (worker_next_send(server) > now)
+	if (worker_next_send(server) > sending.now)
 		return;
-
-	/* settings may have to be read again, which takes a transaction */
-	worker_begin("sending");
-	PG_TRY();
-	{
-		const KaptureServer *settings = kapture_server_get(server->name, server->owner);
-
-		while (worker_next_send(server) <= now)
-			worker_start_request(server, settings, now);
-	}
-	PG_CATCH();
-	{
-		MemoryContextSwitchTo(worker_context);
-		error = CopyErrorData();
-		FlushErrorState();
-		AbortCurrentTransaction();
-	}
-	PG_END_TRY();
-	MemoryContextSwitchTo(worker_context);
+	error = kapture_guard_transaction(worker_do_send, &sending);
 	if (error == NULL)
-		worker_commit();
+		return;
+	worker_report_error(KAPTURE_PHASE_SEND, NULL, NULL, error);
+	if (sending.wrapping)
+		worker_fail_ready(sending.wrapping, error);
+	else if (sending.starting)
+		worker_fail_start(sending.starting, error);
 	else
-	{
 		worker_give_up_server(server, error->message);
-		FreeErrorData(error);
-	}
+	/* what became of it shows as a failed row, or as the server's state */
+	worker_report_success(KAPTURE_PHASE_SEND, NULL);
+	FreeErrorData(error);
 }
 
 static void
@@ -1163,38 +1624,47 @@ worker_note_health(WorkerServer *server, const KaptureTask *task, TimestampTz no
 		worker_report(server, task->state == KAPTURE_TASK_FAILED ? task->failed.error : "");
 }
 
+/* An answer, and what has become of it. */
+typedef struct WorkerAnswer
+{
+	WorkerTask *task;
+	TimestampTz now;
+	const ErrorData *error;
+} WorkerAnswer;
+
+static void
+worker_do_take_answer(void *arg)
+{
+	WorkerAnswer *answer = arg;
+	KaptureTask *task = &answer->task->task;
+
+	kapture_task_answer(task, kapture_http_answer(task->request), answer->now);
+}
+
+static void
+worker_do_refuse_answer(void *arg)
+{
+	WorkerAnswer *answer = arg;
+
+	kapture_task_fail(&answer->task->task, true, 0, answer->error->message);
+}
+
 /* Takes an answer in; an answer that cannot be handled fails its row alone. */
 static void
 worker_take_answer(WorkerTask *task, TimestampTz now)
 {
-	MemoryContext context = CurrentMemoryContext;
-	ResourceOwner owner = CurrentResourceOwner;
+	WorkerAnswer answer = {.task = task, .now = now};
+	ErrorData  *error = kapture_guard_step(worker_do_take_answer, &answer);
 
-	BeginInternalSubTransaction(NULL);
-	PG_TRY();
+	if (error)
 	{
-		MemoryContextSwitchTo(context);
-		kapture_task_answer(&task->task, kapture_http_answer(task->task.request), now);
-		ReleaseCurrentSubTransaction();
-	}
-	PG_CATCH();
-	{
-		ErrorData  *error;
-
-		MemoryContextSwitchTo(context);
-		error = CopyErrorData();
-		FlushErrorState();
-		RollbackAndReleaseCurrentSubTransaction();
-		MemoryContextSwitchTo(context);
-		CurrentResourceOwner = owner;
 		if (task->task.step == KAPTURE_STEP_ADD)
 			task->task.delivery->in_doubt = now;
-		kapture_task_fail(&task->task, true, 0, error->message);
+		answer.error = error;
+		/* what was sent may be the cause */
+		if (kapture_guard_step(worker_do_refuse_answer, &answer) != NULL)
+			kapture_task_park(&task->task, error);
 	}
-	PG_END_TRY();
-	MemoryContextSwitchTo(context);
-	CurrentResourceOwner = owner;
-
 	kapture_http_release(task->task.request);
 	task->task.request = NULL;
 }
@@ -1348,6 +1818,22 @@ worker_settle(dlist_head *tasks)
 	worker_alert_tables();
 }
 
+/*
+ * An outcome that cannot be recorded becomes a failure, with what it has brought:
+ * a customer's id, or that the changes are with Kapture.
+ */
+static void
+worker_fail_record(WorkerTask *task, const ErrorData *error)
+{
+	KaptureTask *t = &task->task;
+	bool		arrived = t->state == KAPTURE_TASK_DONE ||
+		(t->state == KAPTURE_TASK_FAILED && t->failed.arrived);
+
+	t->delivery->row.customer_id = 0;
+	kapture_task_park(t, error);
+	t->failed.arrived = arrived;
+}
+
 /* Takes the requests that have finished off their connections. */
 static void
 worker_collect(void)
@@ -1391,54 +1877,168 @@ worker_should_record(void)
 	return true;
 }
 
-/* Records what the answers that were collected mean. */
+/*
+ * Begins to record.  That is not worth a wait for the disk: if a crash takes it
+ * back, the rows are 'sending' again, and are searched for before anything is
+ * added.
+ */
 static void
-worker_record(void)
+worker_begin_record(void)
 {
-	TimestampTz now;
-	dlist_head	settled = DLIST_STATIC_INIT(settled);
-
-	/*
-	 * Not worth a wait for the disk: if a crash takes it back, the rows are
-	 * 'sending' again, and are searched for before anything is added.
-	 */
 	worker_begin("recording answers");
 	(void) set_config_option("synchronous_commit", "off", PGC_USERSET, PGC_S_SESSION,
 							 GUC_ACTION_LOCAL, true, 0, false);
-	now = GetCurrentTimestamp();
+}
+
+/* Works out what the answers that were collected mean. */
+static void
+worker_judge(void)
+{
+	TimestampTz now = GetCurrentTimestamp();
+
 	while (!dlist_is_empty(&worker_answered))
 	{
 		WorkerTask *task = dlist_container(WorkerTask, node, dlist_pop_head_node(&worker_answered));
 		WorkerServer *server = task->server;
 
 		worker_take_answer(task, now);
-		worker_note_health(server, &task->task, now);
 		if (task->task.state == KAPTURE_TASK_SEND)
 		{
 			dlist_push_head(&server->ready, &task->node);
 			server->nready++;
 		}
 		else
-			dlist_push_tail(&settled, &task->node);
+			dlist_push_tail(&worker_settled, &task->node);
+		worker_note_health(server, &task->task, now);
 		if (server->not_before > now)
-			worker_take_back(server, now, &settled);
+			worker_take_back(server, now, &worker_settled);
 	}
 	worker_nanswered = 0;
 	worker_trouble = false;
-	worker_settle(&settled);
+}
+
+static void
+worker_do_judge(void *arg)
+{
+	worker_begin_record();
+	worker_judge();
+	worker_settle(&worker_settled);
 	worker_commit();
-	worker_discard(&settled);
+}
+
+static void
+worker_do_settle(void *arg)
+{
+	worker_begin_record();
+	worker_settle(arg);
+	worker_commit();
+}
+
+/*
+ * What could not be recorded together is recorded one by one: an outcome that
+ * cannot be is made a failure with the error as its reason.  What even that
+ * cannot be done with stays, known to nobody but us; should the process end, it is
+ * in doubt.
+ */
+static void
+worker_record_each(void)
+{
+	dlist_head	left = DLIST_STATIC_INIT(left);
+	int			nleft = 0;
+
+	while (!dlist_is_empty(&worker_settled))
+	{
+		dlist_head	one = DLIST_STATIC_INIT(one);
+		WorkerTask *task = dlist_container(WorkerTask, node, dlist_pop_head_node(&worker_settled));
+		ErrorData  *error;
+
+		dlist_push_tail(&one, &task->node);
+		error = kapture_guard_transaction(worker_do_settle, &one);
+		if (error && (!kapture_guard_will_pass(error) || worker_record_errors >= WORKER_PASSING_ERRORS))
+		{
+			worker_report_error(KAPTURE_PHASE_RECORD, task->table, task->task.delivery->row_key, error);
+			worker_fail_record(task, error);
+			FreeErrorData(error);
+			error = kapture_guard_transaction(worker_do_settle, &one);
+		}
+		if (error == NULL)
+		{
+			worker_report_success(KAPTURE_PHASE_RECORD, task->table);
+			worker_discard(&one);
+			continue;
+		}
+		worker_report_error(KAPTURE_PHASE_RECORD, task->table, task->task.delivery->row_key, error);
+		FreeErrorData(error);
+		dlist_delete(&task->node);
+		dlist_push_tail(&left, &task->node);
+		nleft++;
+	}
+	while (!dlist_is_empty(&left))
+		dlist_push_tail(&worker_settled, dlist_pop_head_node(&left));
+	worker_record_errors = nleft > 0 ? worker_record_errors + 1 : 0;
+	worker_next_record = nleft > 0 ? worker_retry_at(worker_record_errors) : 0;
+	if (nleft == 0)
+		worker_report_success(KAPTURE_PHASE_RECORD, NULL);
+}
+
+/* Records with "work" what is settled, or will be by that. */
+static void
+worker_record_with(KaptureGuarded work, void *arg)
+{
+	ErrorData  *error = kapture_guard_transaction(work, arg);
+
+	if (error == NULL)
+	{
+		worker_discard(&worker_settled);
+		worker_record_errors = 0;
+		worker_report_success(KAPTURE_PHASE_RECORD, NULL);
+		return;
+	}
+	worker_report_error(KAPTURE_PHASE_RECORD, NULL, NULL, error);
+	FreeErrorData(error);
+	worker_record_each();
+}
+
+/* Records what the answers that were collected mean. */
+static void
+worker_record(void)
+{
+	worker_record_with(worker_do_judge, NULL);
+}
+
+/* Records what is settled. */
+static void
+worker_record_settled(void)
+{
+	if (!dlist_is_empty(&worker_settled))
+		worker_record_with(worker_do_settle, &worker_settled);
+}
+
+static void
+worker_do_expire(void *arg)
+{
+	worker_begin("expiring history");
+	worker_next_expiry = kapture_history_expire();
+	worker_commit();
 }
 
 /* Lets a slice of the history go that is too old, when it is time for that. */
 static void
 worker_expire(void)
 {
+	ErrorData  *error;
+
 	if (worker_next_expiry > GetCurrentTimestamp() || !worker_may_send())
 		return;
-	worker_begin("expiring history");
-	worker_next_expiry = kapture_history_expire();
-	worker_commit();
+	error = kapture_guard_transaction(worker_do_expire, NULL);
+	if (error == NULL)
+		worker_report_success(KAPTURE_PHASE_EXPIRE, NULL);
+	else
+	{
+		worker_report_error(KAPTURE_PHASE_EXPIRE, NULL, NULL, error);
+		FreeErrorData(error);
+		worker_next_expiry = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), WORKER_ERROR_LONGEST);
+	}
 }
 
 /* ------------------------------------------------------------------------
@@ -1507,16 +2107,13 @@ worker_report_activity(void)
  * ------------------------------------------------------------------------
  */
 
-/* Milliseconds until something is to be done by itself, -1: nothing is. */
-static long
-worker_timeout(void)
+/* When something is to be sent or claimed. */
+static TimestampTz
+worker_next_work(TimestampTz now)
 {
-	TimestampTz now = GetCurrentTimestamp();
-	TimestampTz next = DT_NOEND;
+	TimestampTz next = Min(worker_next_safety_look, worker_next_expiry);
 	dlist_iter	iter;
 
-	if (!worker_may_send())
-		return -1;
 	dlist_foreach(iter, &worker_servers)
 		next = Min(next, worker_next_send(dlist_container(WorkerServer, node, iter.cur)));
 	dlist_foreach(iter, &worker_tables)
@@ -1524,14 +2121,28 @@ worker_timeout(void)
 		WorkerTable *table = dlist_container(WorkerTable, node, iter.cur);
 		WorkerServer *server = table->server;
 
-		if (!table->present || table->att->paused || server->problem)
+		/* nothing is claimed before attachments have been read */
+		if (!table->present || table->att->paused || server->problem || worker_stale)
 			continue;
 		/* without room, the next answer makes some */
 		if ((table->look || table->next_due != DT_NOEND) &&
 			worker_room(server, PG_INT64_MAX) > 0)
-			next = Min(next, Max(server->not_before, table->look ? now : table->next_due));
+			next = Min(next, Max(Max(server->not_before, table->not_before), table->look ? now : table->next_due));
 	}
-	next = Min(next, Min(worker_next_load, Min(worker_next_safety_look, worker_next_expiry)));
+	return next;
+}
+
+/* Milliseconds until something is to be done by itself, -1: nothing is. */
+static long
+worker_timeout(void)
+{
+	TimestampTz now = GetCurrentTimestamp();
+	TimestampTz next = worker_stale ? worker_load_not_before : worker_next_load;
+
+	if (worker_may_send())
+		next = Min(next, worker_next_work(now));
+	if (!dlist_is_empty(&worker_settled))
+		next = Min(next, worker_next_record);
 	if (next == DT_NOEND)
 		return -1;
 	return next <= now ? 0 : (long) Min((next - now) / 1000 + 1, 3600000);
@@ -1620,6 +2231,61 @@ worker_initialize(Datum arg)
 	worker_stale = true;		/* once more, to recover what another left */
 }
 
+/* Does once all that is to be done, and waits for more. */
+static void
+worker_pass(void *arg)
+{
+	long		timeout;
+
+	CHECK_FOR_INTERRUPTS();
+	if (kapture_shmem_worker_must_leave())
+		kapture_process_exit(KAPTURE_EXIT_ASKED);
+	if (ConfigReloadPending)
+	{
+		ConfigReloadPending = false;
+		ProcessConfigFile(PGC_SIGHUP);
+		worker_stale = true;	/* exclusions may have changed, */
+		worker_next_expiry = 0; /* and the retention */
+	}
+	if (kapture_shmem_worker_take_work())
+	{
+		worker_look();
+		StartTransactionCommand();	/* takes in invalidation messages */
+		CommitTransactionCommand();
+		MemoryContextSwitchTo(worker_context);
+	}
+	if (worker_should_load() && !worker_load())
+		kapture_process_exit(KAPTURE_EXIT_ABSENT);
+
+	/* connections are kept busy first, and while answers are recorded */
+	worker_collect();
+	if (worker_trouble)
+		worker_record();
+	worker_send();
+	worker_safety_look();
+	worker_claim();
+	worker_send();
+	worker_expire();
+	if (worker_should_record())
+	{
+		worker_record();
+		kapture_vacuum_run();
+		return;
+	}
+	if (worker_next_record <= GetCurrentTimestamp())
+		worker_record_settled();
+
+	worker_report_tables();
+	timeout = worker_timeout();
+	if (worker_nanswered > 0)
+		timeout = timeout < 0 ? WORKER_RECORD_DELAY : Min(timeout, WORKER_RECORD_DELAY);
+	if (timeout != 0 && kapture_shmem_worker_listen(worker_listens()))
+	{
+		worker_report_activity();
+		(void) kapture_http_wait(kapture_process_timeout(timeout), WaitEventExtensionNew("KaptureWorkerMain"));
+	}
+}
+
 /*
  * A worker's main function, called by the postmaster; the launcher has put
  * slot, database and generation into the arguments.
@@ -1633,53 +2299,22 @@ kapture_worker_main(Datum arg)
 
 	for (;;)
 	{
-		long		timeout;
+		ErrorData  *error = kapture_guard_transaction(worker_pass, NULL);
 
-		CHECK_FOR_INTERRUPTS();
-		if (kapture_shmem_worker_must_leave())
-			kapture_process_exit(KAPTURE_EXIT_ASKED);
-		if (ConfigReloadPending)
+		if (error == NULL)
 		{
-			ConfigReloadPending = false;
-			ProcessConfigFile(PGC_SIGHUP);
-			worker_stale = true;	/* exclusions may have changed, */
-			worker_next_expiry = 0;	/* and the retention */
-		}
-		if (kapture_shmem_worker_take_work())
-		{
-			worker_look();
-			StartTransactionCommand();	/* takes in invalidation messages */
-			CommitTransactionCommand();
-			MemoryContextSwitchTo(worker_context);
-		}
-		worker_stale |= worker_next_load <= GetCurrentTimestamp();
-		if (worker_stale && !worker_load())
-			kapture_process_exit(KAPTURE_EXIT_ABSENT);
-
-		/* connections are kept busy first, and while answers are recorded */
-		worker_collect();
-		if (worker_trouble)
-			worker_record();
-		worker_send();
-		worker_safety_look();
-		worker_claim();
-		worker_send();
-		worker_expire();
-		if (worker_should_record())
-		{
-			worker_record();
-			kapture_vacuum_run();
+			worker_pass_errors = 0;
+			worker_report_success(KAPTURE_PHASE_LOOP, NULL);
 			continue;
 		}
-
-		worker_report_tables();
-		timeout = worker_timeout();
-		if (worker_nanswered > 0)
-			timeout = timeout < 0 ? WORKER_RECORD_DELAY : Min(timeout, WORKER_RECORD_DELAY);
-		if (timeout != 0 && kapture_shmem_worker_listen(worker_listens()))
-		{
-			worker_report_activity();
-			(void) kapture_http_wait(kapture_process_timeout(timeout), WaitEventExtensionNew("KaptureWorkerMain"));
-		}
+		/* none of what is guarded by itself */
+		worker_report_error(KAPTURE_PHASE_LOOP, NULL, NULL, error);
+		FreeErrorData(error);
+		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+						 kapture_pacing_backoff(++worker_pass_errors, WORKER_ERROR_LONGEST),
+						 WaitEventExtensionNew("KaptureWorkerMain"));
+		ResetLatch(MyLatch);
+		worker_look();
+		worker_stale = true;
 	}
 }
