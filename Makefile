@@ -23,7 +23,7 @@ PG_CFLAGS += $(if $(findstring clang,$(CC)),-Wno-ignored-attributes -Wno-unknown
 # The version of the SQL objects that the library works with.
 PG_CPPFLAGS = -DKAPTURE_SQL_VERSION='"$(EXTVERSION)"'
 SHLIB_LINK = -lcurl
-EXTRA_CLEAN = sql/kapture_sync--$(EXTVERSION).sql test/emulator/kapture-emulator
+EXTRA_CLEAN = sql/kapture_sync--$(EXTVERSION).sql test/emulator/kapture-emulator test/faults
 
 PG_CONFIG ?= pg_config
 PGXS := $(shell $(PG_CONFIG) --pgxs)
@@ -40,6 +40,15 @@ emulator: test/emulator/kapture-emulator
 test/emulator/kapture-emulator: $(wildcard test/emulator/*.c test/emulator/*.h)
 	$(CC) -O2 -g -Wall -Wextra -std=gnu11 -o $@ $(filter %.c,$^) -lmicrohttpd -ljansson -lpthread
 
+# The library with fault points, for test/t/038_fault_points.pl.
+FAULT_OBJS = $(patsubst src/%.c,test/faults/%.o,$(sort $(wildcard src/*.c)))
+fault_points: test/faults/kapture_sync.so
+test/faults/%.o: src/%.c $(wildcard src/*.h) kapture_sync.control
+	@mkdir -p $(@D)
+	$(CC) $(CPPFLAGS) $(CFLAGS) $(CFLAGS_SL) -O1 -DKAPTURE_FAULT_POINTS -include src/fault.h -c -o $@ $<
+test/faults/kapture_sync.so: $(FAULT_OBJS)
+	$(CC) $(CFLAGS) -shared -o $@ $(FAULT_OBJS) $(LDFLAGS) $(LDFLAGS_SL) $(SHLIB_LINK)
+
 # The source as it is committed, under the name and in the forms that PGXN and
 # Debian want; of the same commit always the same bytes.
 DIST = kapture_sync-$(shell sed -n 's/^\t"version": "\(.*\)",/\1/p' META.json | head -1)
@@ -47,4 +56,4 @@ dist:
 	TZ=UTC git archive --format=zip --prefix=$(DIST)/ -o $(DIST).zip HEAD
 	git archive --format=tar --prefix=$(DIST)/ HEAD | gzip -n9 > $(DIST).tar.gz
 
-.PHONY: emulator dist
+.PHONY: emulator fault_points dist

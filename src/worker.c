@@ -2310,10 +2310,8 @@ kapture_worker_main(Datum arg)
 		/* none of what is guarded by itself */
 		worker_report_error(KAPTURE_PHASE_LOOP, NULL, NULL, error);
 		FreeErrorData(error);
-		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
-						 kapture_pacing_backoff(++worker_pass_errors, WORKER_ERROR_LONGEST),
-						 WaitEventExtensionNew("KaptureWorkerMain"));
-		ResetLatch(MyLatch);
+		kapture_process_rest(kapture_pacing_backoff(++worker_pass_errors, WORKER_ERROR_LONGEST),
+							 WaitEventExtensionNew("KaptureWorkerMain"));
 		worker_look();
 		worker_stale = true;
 	}
