@@ -23,7 +23,7 @@ PG_CFLAGS += $(if $(findstring clang,$(CC)),-Wno-ignored-attributes -Wno-unknown
 # The version of the SQL objects that the library works with.
 PG_CPPFLAGS = -DKAPTURE_SQL_VERSION='"$(EXTVERSION)"'
 SHLIB_LINK = -lcurl
-EXTRA_CLEAN = sql/kapture_sync--$(EXTVERSION).sql test/emulator/kapture-emulator test/faults
+EXTRA_CLEAN = sql/kapture_sync--$(EXTVERSION).sql test/emulator/kapture-emulator $(wildcard test/faults/*)
 
 PG_CONFIG ?= pg_config
 PGXS := $(shell $(PG_CONFIG) --pgxs)
@@ -45,7 +45,7 @@ FAULT_OBJS = $(patsubst src/%.c,test/faults/%.o,$(sort $(wildcard src/*.c)))
 fault_points: test/faults/kapture_sync.so
 test/faults/%.o: src/%.c $(wildcard src/*.h) kapture_sync.control
 	@mkdir -p $(@D)
-	$(CC) $(CPPFLAGS) $(CFLAGS) $(CFLAGS_SL) -O1 -DKAPTURE_FAULT_POINTS -include src/fault.h -c -o $@ $<
+	$(CC) $(CPPFLAGS) $(CFLAGS) $(CFLAGS_SL) -O1 -DKAPTURE_FAULT_POINTS -DPACING_FIRST=100 -include src/fault.h -c -o $@ $<
 test/faults/kapture_sync.so: $(FAULT_OBJS)
 	$(CC) $(CFLAGS) -shared -o $@ $(FAULT_OBJS) $(LDFLAGS) $(LDFLAGS_SL) $(SHLIB_LINK)
 

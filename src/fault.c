@@ -5,10 +5,13 @@
  * Files in the data directory tell, and are told:
  *
  *	kapture_fault			a line "NAME once|always [KEY]": raise an error where
- *							NAME is reached, in a background process, with KEY, if
- *							given, as the row's key or among the statement's arguments
+ *							NAME is reached, in a background process.  With KEY, only
+ *							if that is the row's key or among the statement's
+ *							arguments; "#N" is the attachment with that id.
+ *	kapture_fault_cause		likewise, beside it
  *	kapture_fault_fired		a line for each error that was raised
- *	kapture_fault_reached	names of points that were reached, some twice
+ *	kapture_fault_trace		"KEY #N": note the points that are reached in
+ *	kapture_fault_reached	lines "NAME row|table|all": are they about KEY, or #N?
  *	kapture_fault_points	names of all points that there are
  *
  * A name is that of file, function, and label or line.
@@ -39,9 +42,19 @@
 extern const KaptureFaultPoint __start_kapture_faults[] __attribute__((visibility("hidden")));
 extern const KaptureFaultPoint __stop_kapture_faults[] __attribute__((visibility("hidden")));
 
-#define FAULT_MAX_POINTS	1024
+#define FAULT_KEY_LEN	64
+#define FAULT_NAME_LEN	256
 
-static bool fault_reached[FAULT_MAX_POINTS];
+/* What a point is about: a row, or a statement with its arguments. */
+typedef struct FaultSubject
+{
+	const char *row_key;
+	int			nargs;
+	const Oid  *types;
+	const Datum *values;
+	const char *nulls;
+} FaultSubject;
+
 static bool fault_listed = false;
 
 static void
@@ -77,7 +90,7 @@ static void
 fault_list(void)
 {
 	FILE	   *file;
-	char		name[256];
+	char		name[FAULT_NAME_LEN];
 
 	if (fault_listed)
 		return;
@@ -92,70 +105,6 @@ fault_list(void)
 	}
 	fclose(file);
 	(void) rename("kapture_fault_points.new", "kapture_fault_points");
-}
-
-/* A point that is armed: is it this one, and for which key (""; any)? */
-static bool
-fault_is_armed(const char *name, bool *once, char *key, Size size)
-{
-	FILE	   *file = fopen("kapture_fault", "r");
-	char		armed[256] = "";
-	char		how[16] = "";
-	char		rest[64] = "";
-
-	if (file == NULL)
-		return false;
-	(void) fscanf(file, "%255s %15s %63s", armed, how, rest);
-	fclose(file);
-	*once = strcmp(how, "once") == 0;
-	strlcpy(key, rest, size);
-	return strcmp(armed, name) == 0;
-}
-
-static void
-fault_raise(const char *name, bool once)
-{
-	/* of two processes, one is to have it */
-	if (once && unlink("kapture_fault") != 0)
-		return;
-	fault_append("kapture_fault_fired", name);
-	ereport(ERROR,
-			(errcode(ERRCODE_INTERNAL_ERROR),
-			 errmsg("fault point \"%s\"", name)));
-}
-
-/* Notes that a point is reached; returns whether it is armed. */
-static bool
-fault_check(const KaptureFaultPoint *point, char *name, bool *once, char *key)
-{
-	int			i = point - __start_kapture_faults;
-
-	if (!AmBackgroundWorkerProcess())
-		return false;
-	fault_list();
-	fault_name(point, name, 256);
-	if (i < FAULT_MAX_POINTS && !fault_reached[i])
-	{
-		fault_reached[i] = true;
-		fault_append("kapture_fault_reached", name);
-	}
-	return fault_is_armed(name, once, key, 64);
-}
-
-/*
- * To be called where a point is, about a row with this key (NULL: about none).
- * Raises an error if it is armed.
- */
-void
-kapture_fault_reach(const KaptureFaultPoint *point, const char *row_key)
-{
-	char		name[256];
-	char		key[64];
-	bool		once;
-
-	if (fault_check(point, name, &once, key) &&
-		(key[0] == '\0' || (row_key && strcmp(key, row_key) == 0)))
-		fault_raise(name, once);
 }
 
 /* Is a key among the elements of an array? */
@@ -185,6 +134,8 @@ fault_argument_is(Oid type, Datum value, const char *key)
 {
 	switch (type)
 	{
+		case INT4OID:
+			return key[0] == '#' && DatumGetInt32(value) == atoi(key + 1);
 		case TEXTOID:
 			return strcmp(TextDatumGetCString(value), key) == 0;
 		case INT8OID:
@@ -198,6 +149,96 @@ fault_argument_is(Oid type, Datum value, const char *key)
 	}
 }
 
+/* Is a point about a row or attachment? */
+static bool
+fault_is_about(const FaultSubject *subject, const char *key)
+{
+	if (subject->row_key && strcmp(subject->row_key, key) == 0)
+		return true;
+	for (int i = 0; i < subject->nargs && subject->values; i++)
+	{
+		if ((subject->nulls == NULL || subject->nulls[i] != 'n') &&
+			fault_argument_is(subject->types[i], subject->values[i], key))
+			return true;
+	}
+	return false;
+}
+
+/* Reads up to three words of a file; returns how many there are. */
+static int
+fault_read(const char *path, char *a, char *b, char *c)
+{
+	FILE	   *file = fopen(path, "r");
+	int			n;
+
+	if (file == NULL)
+		return 0;
+	n = fscanf(file, "%255s %63s %63s", a, b, c);
+	fclose(file);
+	return n;
+}
+
+/* Notes that a point is reached. */
+static void
+fault_trace(const char *name, const FaultSubject *subject)
+{
+	char		key[FAULT_NAME_LEN];
+	char		attachment[FAULT_KEY_LEN];
+	char		unused[FAULT_KEY_LEN];
+
+	if (fault_read("kapture_fault_trace", key, attachment, unused) < 2)
+		return;
+	fault_append("kapture_fault_reached",
+				 psprintf("%s %s", name, fault_is_about(subject, key) ? "row" :
+						  fault_is_about(subject, attachment) ? "table" : "all"));
+}
+
+/* Raises an error if a point is armed in a file. */
+static void
+fault_raise(const char *path, const char *name, const FaultSubject *subject)
+{
+	char		armed[FAULT_NAME_LEN];
+	char		how[FAULT_KEY_LEN];
+	char		key[FAULT_KEY_LEN];
+	int			n = fault_read(path, armed, how, key);
+
+	if (n < 2 || strcmp(armed, name) != 0 || (n > 2 && !fault_is_about(subject, key)))
+		return;
+	/* of two processes, one is to have it */
+	if (strcmp(how, "once") == 0 && unlink(path) != 0)
+		return;
+	fault_append("kapture_fault_fired", name);
+	ereport(ERROR,
+			(errcode(ERRCODE_INTERNAL_ERROR),
+			 errmsg("fault point \"%s\"", name)));
+}
+
+static void
+fault_reach(const KaptureFaultPoint *point, const FaultSubject *subject)
+{
+	char		name[FAULT_NAME_LEN];
+
+	if (!AmBackgroundWorkerProcess())
+		return;
+	fault_list();
+	fault_name(point, name, sizeof(name));
+	fault_trace(name, subject);
+	fault_raise("kapture_fault", name, subject);
+	fault_raise("kapture_fault_cause", name, subject);
+}
+
+/*
+ * To be called where a point is, about a row with this key (NULL: about none).
+ * Raises an error if it is armed.
+ */
+void
+kapture_fault_reach(const KaptureFaultPoint *point, const char *row_key)
+{
+	FaultSubject subject = {.row_key = row_key};
+
+	fault_reach(point, &subject);
+}
+
 /*
  * Likewise, about a statement with these arguments.
  */
@@ -205,18 +246,9 @@ void
 kapture_fault_reach_statement(const KaptureFaultPoint *point, int nargs, const Oid *types,
 							  const Datum *values, const char *nulls)
 {
-	char		name[256];
-	char		key[64];
-	bool		once;
-	bool		hit;
+	FaultSubject subject = {.nargs = nargs, .types = types, .values = values, .nulls = nulls};
 
-	if (!fault_check(point, name, &once, key))
-		return;
-	hit = key[0] == '\0';
-	for (int i = 0; i < nargs && !hit && values; i++)
-		hit = (nulls == NULL || nulls[i] != 'n') && fault_argument_is(types[i], values[i], key);
-	if (hit)
-		fault_raise(name, once);
+	fault_reach(point, &subject);
 }
 
 /*

@@ -128,6 +128,7 @@ typedef struct PullTable
 	int32		attachment_id;
 	int			ncustomers;
 	int64		customer_id;	/* if it is one */
+	int64		suspect;		/* one that could not be written by itself, once; or 0 */
 } PullTable;
 
 static MemoryContext puller_context;	/* what lives as long as the process */
@@ -555,6 +556,12 @@ table_fail(PullTable *table, const ErrorData *error)
 	if (table->ncustomers > 1 && !will_pass)
 	{
 		table->limit = table->ncustomers / 2;
+		return;
+	}
+	if (table->ncustomers == 1 && table->suspect != table->customer_id)
+	{
+		table->suspect = table->customer_id;
+		table->limit = 1;
 		return;
 	}
 	if (table->ncustomers == 1 && !will_pass)

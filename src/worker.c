@@ -153,6 +153,7 @@ typedef struct WorkerTable
 	bool		recovered;		/* nothing of an earlier worker is 'sending' */
 	bool		loaded;			/* by the load that is under way */
 	int			limit;			/* rows to claim at once after an error, 0: as many as may be */
+	char	   *suspect;		/* key of a row that could not be claimed by itself, once */
 	int			errors;			/* in a row that stopped the table as a whole */
 	TimestampTz not_before;		/* after those, nothing is claimed earlier */
 	bool		in_trouble;		/* and says so in kapture_status */
@@ -172,7 +173,7 @@ typedef struct WorkerTask
 	dlist_node	node;			/* in its server's queue */
 	WorkerServer *server;
 	WorkerTable *table;
-	int			start_errors;	/* its request could not be started */
+	int			start_errors;	/* how often its request could not be made or started */
 	KaptureTask task;
 } WorkerTask;
 
@@ -512,6 +513,8 @@ worker_forget_table(WorkerTable *table)
 	MemoryContextDelete(table->scan.context);
 	if (table->problem)
 		pfree(table->problem);
+	if (table->suspect)
+		pfree(table->suspect);
 	if (table->in_trouble)
 		kapture_shmem_report_trouble(KAPTURE_PUSHER, table->att->id, NULL);
 	pfree(table);
@@ -1274,6 +1277,21 @@ worker_park(WorkerTable *table, const char *row_key, const ErrorData *cause)
 	return error == NULL;
 }
 
+/*
+ * Remembers the row that could not be claimed (NULL: it is not known which), so
+ * that it is tried once more.  False: it has been.
+ */
+static bool
+worker_suspect(WorkerTable *table, const char *row_key)
+{
+	bool		again = table->suspect && row_key && strcmp(table->suspect, row_key) == 0;
+
+	if (table->suspect)
+		pfree(table->suspect);
+	table->suspect = row_key && !again ? MemoryContextStrdup(worker_context, row_key) : NULL;
+	return row_key && !again;
+}
+
 /* A claim failed: the next ones are smaller, until the row that is to blame is parked. */
 static void
 worker_fail_claim(WorkerClaim *claim, const ErrorData *error)
@@ -1285,6 +1303,8 @@ worker_fail_claim(WorkerClaim *claim, const ErrorData *error)
 	worker_report_error(KAPTURE_PHASE_CLAIM, table, claim->row_key, error);
 	if (claim->nrows > 1 && !will_pass)
 		table->limit = claim->nrows / 2;
+	else if (worker_suspect(table, claim->row_key) && !will_pass)
+		table->limit = 1;
 	else if (claim->row_key == NULL || will_pass ||
 			 !worker_park(table, claim->row_key, error))
 		table->not_before = worker_retry_at(++table->errors);
@@ -1450,6 +1470,14 @@ worker_fail_ready(WorkerTask *task, const ErrorData *error)
 	worker_record_settled();
 }
 
+/* It is tried once more, after the others. */
+static void
+worker_requeue(WorkerTask *task)
+{
+	dlist_delete(&task->node);
+	dlist_push_tail(&task->server->ready, &task->node);
+}
+
 /*
  * A request could not be started.  Is that the server's fault, or the row's?  It
  * is the row's if it happens again while others go in between.
@@ -1466,10 +1494,7 @@ worker_fail_start(WorkerTask *task, const ErrorData *error)
 	else if (server->start_errors > 1 || server->nready == 1)
 		worker_give_up_server(server, error->message);
 	else
-	{
-		dlist_delete(&task->node);
-		dlist_push_tail(&server->ready, &task->node);
-	}
+		worker_requeue(task);
 }
 
 /* Sends a server what may be sent now. */
@@ -1485,7 +1510,9 @@ worker_send_server(WorkerServer *server)
 	if (error == NULL)
 		return;
 	worker_report_error(KAPTURE_PHASE_SEND, NULL, NULL, error);
-	if (sending.wrapping)
+	if (sending.wrapping && sending.wrapping->start_errors++ == 0)
+		worker_requeue(sending.wrapping);
+	else if (sending.wrapping)
 		worker_fail_ready(sending.wrapping, error);
 	else if (sending.starting)
 		worker_fail_start(sending.starting, error);
