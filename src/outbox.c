@@ -767,7 +767,6 @@ outbox_make_delivery(int32 attachment_id, const char *row_key, MemoryContext par
 	MemoryContext context = AllocSetContextCreate(parent, "kapture_sync delivery", ALLOCSET_SMALL_SIZES);
 	KaptureDelivery *delivery = MemoryContextAllocZero(context, sizeof(KaptureDelivery));
 
-	KAPTURE_FAULT_ROW("delivery", row_key);
 	delivery->context = context;
 	delivery->attachment_id = attachment_id;
 	delivery->row_key = MemoryContextStrdup(context, row_key);

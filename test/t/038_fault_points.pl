@@ -91,21 +91,25 @@ sub await
 }
 
 # All that has been asked for is done; parked rows and customers are tried again.
-my $settled = "SELECT sum(kapture_retry(relation)) IS NOT NULL AND bool_and(pending + in_flight + retrying + parked = 0)"
+my $settled = "SELECT sum(CASE WHEN parked > 0 OR EXISTS (SELECT FROM kapture_inbox WHERE state = 'parked') THEN kapture_retry(relation) END) IS NULL AND bool_and(pending + in_flight + retrying + parked = 0)"
   . " AND NOT EXISTS (SELECT FROM kapture_inbox) AND NOT EXISTS (SELECT FROM customers WHERE kapture_customer_id IS NULL)"
   . " AND NOT EXISTS (SELECT FROM others WHERE kapture_customer_id IS NULL) FROM kapture_status WHERE state = 'running'";
 my $parked = "SELECT parked > 0 FROM kapture_status WHERE relation = 'customers'::regclass";
 my $in_flight = "SELECT in_flight > 0 FROM kapture_status WHERE relation = 'customers'::regclass";
 
 sub add_customer { my ($key, $phone) = @_; return sql("INSERT INTO customers (id, customer_name, phone) VALUES ($key, 'Row', '" . ($phone || phone()) . "')") }
+# Has a pull begin, as the settings have changed.
+sub pull_now
+{
+	my $timeout = 2 + $n++ % 2;
+	return sql("UPDATE kapture_pull SET started_at = NULL; ALTER SERVER crm OPTIONS (SET timeout '${timeout}s')");
+}
 sub seed
 {
 	my ($key, %values) = @_;
 	emulator_post($crm, 'seed', [ { kapture_customer_id => $key, customer_name => 'Pulled', phone => phone(),
 				generated => POSIX::strftime('%Y-%m-%d %H:%M:%S', gmtime(time + 19800 - 1)), %values } ]);
-	# at once, as the settings have changed
-	my $timeout = 2 + $n++ % 2;
-	sql("UPDATE kapture_pull SET started_at = NULL; ALTER SERVER crm OPTIONS (SET timeout '${timeout}s')");
+	pull_now();
 	return;
 }
 sub is_pulled { my ($key, $city) = @_; return "SELECT count(*) = 1 FROM pulled WHERE kapture_customer_id = $key AND city = '$city'" }
@@ -139,6 +143,14 @@ my @work = (
 		sql("SELECT kapture_pause('customers')");
 		sql("UPDATE customers SET id = id + 1000000, phone = '" . phone() . "' WHERE id = $key; SELECT kapture_retry('customers'); SELECT kapture_resume('customers')");
 	},
+	# where writing ids back in the usual way fails
+	written_singly => sub {
+		my ($key) = @_;
+		note_in('kapture_fault_cause', name_of('row_do_write_simply:ROW_WRITE') . ' always');
+		add_customer($key);
+		await("SELECT kapture_customer_id IS NOT NULL FROM customers WHERE id = $key");
+		forget('kapture_fault_cause');
+	},
 	locked => sub {
 		my ($key) = @_;
 		my $other = $key + 2000000;
@@ -153,19 +165,12 @@ my @work = (
 		$session->quit;
 	},
 	bulk => sub { my ($key) = @_; sql("INSERT INTO customers (id, customer_name, phone) SELECT 1000 * (10000 + $key) + i, 'Bulk', 7000000000 + 1000 * $key + i FROM generate_series(1, 400) i"); add_customer($key) },
-	# where claiming a row fails anyway, or writing its id back in the usual way
+	# where claiming a row fails anyway
 	poison => sub {
 		my ($key) = @_;
 		note_in('kapture_fault_cause', name_of('OUTBOX_ENTER') . " always $key");
 		add_customer($key);
 		await($parked);
-		forget('kapture_fault_cause');
-	},
-	written_singly => sub {
-		my ($key) = @_;
-		note_in('kapture_fault_cause', name_of('row_do_write_simply:ROW_WRITE') . ' always');
-		add_customer($key);
-		await("SELECT kapture_customer_id IS NOT NULL FROM customers WHERE id = $key");
 		forget('kapture_fault_cause');
 	},
 	poison_again => sub {
@@ -223,9 +228,13 @@ my @work = (
 		await(is_pulled($key, 'Thiruvananthapuram'));
 	},
 	no_pull => sub {
+		pull_now();
+		await("SELECT bool_and(failures = 0) FROM kapture_pull_status");
 		emulator_faults($crm, { api => 'pull', action => 'status', code => 500 });
+		pull_now();
 		await("SELECT failures > 0 FROM kapture_pull_status");
 		emulator_faults($crm);
+		pull_now();
 		await("SELECT failures = 0 FROM kapture_pull_status");
 	},
 	sweep => sub {
@@ -256,11 +265,20 @@ foreach my $name (@names)
 		$reached{$point}{$name}{$about} = 1;
 	}
 }
+my $only = $ENV{KAPTURE_FAULT_POINT} || '';    # a pattern, to try some
 # what only sessions do, and what a promotion of a standby does
 my $sessions = qr/^(?:attach|backfill|preview|capture)\.c:|:(?:kapture_copies_follow_rename|kapture_forget_contacts|kapture_resume_copy|kapture_origin_claim|origin_doubt|row_do_count|row_do_list):/;
-my @points = grep { !/$sessions/ } lines_of('kapture_fault_points');
-cmp_ok(scalar @points, '>', 50, 'there are fault points');
+my @points = grep { !/$sessions/ && /$only/ } lines_of('kapture_fault_points');
+cmp_ok(scalar @points, '>', $only ? 0 : 50, 'there are fault points');
 is(join("\n", grep { !$reached{$_} } @points), '', 'all are reached');
+
+# The cheapest work that reaches a point; a process prepares a statement once.
+sub way_to
+{
+	my ($point) = @_;
+	my ($name) = grep { $reached{$point}{$_} } $point =~ /:prepare$/ ? 'restart' : (), @names;
+	return $name;
+}
 
 # What an error leads to, if anything is to be seen of it.
 sub shown
@@ -296,7 +314,7 @@ sub work
 # --- once: all goes on, by itself or when it is tried again
 foreach my $point (@points)
 {
-	my ($name) = grep { $reached{$point}{$_} } @names or next;
+	my $name = way_to($point) or next;
 	arm($point, 'once');
 	work($name, ++$n);
 	disarm();
@@ -305,32 +323,33 @@ foreach my $point (@points)
 
 # --- for ever: it shows, and others go on
 my $pulls = qr/pull|long|sweep/;
-# what nothing can do without: reading attachments and the outbox
-my $needed = qr/:(?:kapture_origin_check|outbox_read|outbox_start_pass|outbox_remove|outbox_execute|outbox_plan|own_execute|kapture_inbox_any|kapture_inbox_tables|row_execute|row_do_read|row_plan)\b/;
-# whose failure leads to another way, or is nobody's
+# without these, nothing is sent: is the database a copy, what is in the outbox?
+my $needed = qr/:(?:kapture_origin_check|outbox_read:fetch|outbox_start_pass|outbox_remove|outbox_plan|own_execute|row_do_read|row_plan)\b/;
+# another way is gone then
 my $another_way = qr/:row_do_write_simply:|:row_set_constraints:/;
 foreach my $point (@points)
 {
-	my ($name) = grep { $reached{$point}{$_} } @names or next;
+	my $name = way_to($point) or next;
 	my $key = ++$n;
 	my ($about) = grep { $reached{$point}{$name}{$_} } qw(row table all);
 	my $attachment = $name =~ $pulls ? $pulled : $customers;
-	my $is_row = $about eq 'row' && $name !~ $pulls && $name !~ /^(?:moved|poison)/;
 
 	arm($point, 'always' . ($about eq 'row' ? " $key" : $about eq 'table' ? " #$attachment" : ''));
 	work($name, $key);
-	if ($is_row)
+	# other work goes on to what sets it right
+	if ($name eq 'add' && $about eq 'row' && $point !~ /:outbox_execute:/)
 	{
 		poll_ok($node, "SELECT count(*) = 1 FROM kapture_failures WHERE row_key = '$key' AND state = 'parked' AND strpos(message, '$point') > 0", "$point, for ever: the row is parked");
 	}
-	elsif ($point !~ $another_way)
+	elsif ($name =~ /^(?:add|pull|restart)$/ && $point !~ $another_way)
 	{
 		poll_ok($node, shown($point), "$point, for ever: it shows");
 	}
-	if ($about eq 'row' || $about eq 'table' || $point !~ $needed)
+	if ($point !~ $needed)
 	{
-		sql("INSERT INTO others VALUES ($key, 'Other', '" . phone() . "')");
-		poll_ok($node, "SELECT kapture_customer_id IS NOT NULL FROM others WHERE id = $key", "$point, for ever: another table's row is sent");
+		my $other = $key + 5000000;
+		sql("INSERT INTO others VALUES ($other, 'Other', '" . phone() . "')");
+		poll_ok($node, "SELECT kapture_customer_id IS NOT NULL FROM others WHERE id = $other", "$point, for ever: another table's row is sent");
 	}
 	disarm();
 	poll_ok($node, $settled, "$point: nothing is left when it is over");
