@@ -1478,23 +1478,42 @@ worker_requeue(WorkerTask *task)
 	dlist_push_tail(&task->server->ready, &task->node);
 }
 
+/* Starts a request of the task's kind with nothing in it, and drops it again unsent. */
+static void
+worker_do_probe(void *arg)
+{
+	WorkerTask *task = arg;
+	const KaptureServer *settings;
+
+	worker_begin("sending");
+	settings = kapture_server_get(task->server->name, task->server->owner);
+	kapture_http_release(kapture_http_start(settings, kapture_task_api(&task->task), "{}", 2, NULL));
+	worker_commit();
+}
+
 /*
- * A request could not be started.  Is that the server's fault, or the row's?  It
- * is the row's if it happens again while others go in between.
+ * A request could not be started, which is tried once more.  Then, is it the
+ * server's fault, or the row's?  It is the row's if another can be started.
  */
 static void
 worker_fail_start(WorkerTask *task, const ErrorData *error)
 {
 	WorkerServer *server = task->server;
+	ErrorData  *another;
 
-	server->start_errors++;
-	task->start_errors++;
-	if (task->start_errors > 1 && server->start_errors == 1)
-		worker_fail_ready(task, error);
-	else if (server->start_errors > 1 || server->nready == 1)
-		worker_give_up_server(server, error->message);
-	else
+	if (task->start_errors++ == 0 && server->start_errors++ == 0)
+	{
 		worker_requeue(task);
+		return;
+	}
+	another = kapture_guard_transaction(worker_do_probe, task);
+	if (another == NULL)
+		worker_fail_ready(task, error);
+	else
+	{
+		worker_give_up_server(server, another->message);
+		FreeErrorData(another);
+	}
 }
 
 /* Sends a server what may be sent now. */

@@ -305,9 +305,14 @@ sub disarm { forget('kapture_fault', 'kapture_fault_fired'); $armed = ''; return
 sub work
 {
 	my ($name, $key) = @_;
+	my $looks = 0;
 	$work{$name}->($key);
-	sql("SELECT kapture_retry(relation), pg_reload_conf() FROM kapture_status");
-	wait_for(sub { fired() }, "$armed to be reached");
+	# some are only reached when all is looked at anew
+	wait_for(sub {
+		return 1 if fired();
+		sql("SELECT kapture_retry(relation), pg_reload_conf() FROM kapture_status") if ++$looks % 25 == 10;
+		return 0;
+	}, "$armed to be reached");
 	return;
 }
 
@@ -324,7 +329,7 @@ foreach my $point (@points)
 # --- for ever: it shows, and others go on
 my $pulls = qr/pull|long|sweep/;
 # without these, nothing is sent: is the database a copy, what is in the outbox?
-my $needed = qr/:(?:kapture_origin_check|outbox_read:fetch|outbox_start_pass|outbox_remove|outbox_plan|own_execute|row_do_read|row_plan)\b/;
+my $needed = qr/:(?:kapture_origin_check|outbox_read:fetch|outbox_start_pass|outbox_remove|outbox_plan|own_execute|row_do_read|row_set_constraints|row_plan)\b/;
 # another way is gone then
 my $another_way = qr/:row_do_write_simply:|:row_set_constraints:/;
 foreach my $point (@points)
