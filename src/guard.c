@@ -204,3 +204,20 @@ kapture_guard_report_end(KaptureWorkerKind kind, KapturePhase phase, int32 attac
 	kapture_shmem_report_trouble(kind, attachment_id, NULL);
 	return true;
 }
+
+/*
+ * Notes, likewise, what ends this process, for the next one.
+ */
+void
+kapture_guard_report_fatal(KaptureWorkerKind kind, KapturePhase phase, int32 attachment_id,
+						   const char *row_key, const char *message)
+{
+	KaptureTrouble before;
+	KaptureTrouble trouble = {.phase = phase, .since = GetCurrentTimestamp()};
+
+	(void) kapture_shmem_read_trouble(kind, attachment_id, &before);
+	trouble.deaths = before.deaths + 1;
+	guard_copy(trouble.row_key, row_key ? row_key : "", sizeof(trouble.row_key));
+	guard_copy(trouble.message, message, sizeof(trouble.message));
+	kapture_shmem_report_trouble(kind, attachment_id, &trouble);
+}

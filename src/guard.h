@@ -18,6 +18,8 @@ extern bool kapture_guard_will_pass(const ErrorData *error);
 extern void kapture_guard_report(KaptureWorkerKind kind, KapturePhase phase, int32 attachment_id,
 								 const char *row_key, const char *message);
 extern bool kapture_guard_report_end(KaptureWorkerKind kind, KapturePhase phase, int32 attachment_id);
+extern void kapture_guard_report_fatal(KaptureWorkerKind kind, KapturePhase phase, int32 attachment_id,
+									   const char *row_key, const char *message);
 extern const char *kapture_guard_phase_name(KapturePhase phase);
 
 #endif							/* KAPTURE_GUARD_H */

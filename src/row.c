@@ -103,6 +103,16 @@ row_time_is_up(void)
 	SetLatch(MyLatch);
 }
 
+/*
+ * Tells whether this process ends because users' code took no notice that it was
+ * cancelled.
+ */
+bool
+kapture_row_gave_up(void)
+{
+	return row_times_out > 1;
+}
+
 /* Only a worker has others waiting; a session has a statement_timeout. */
 static void
 row_start_clock(void)

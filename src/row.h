@@ -39,6 +39,7 @@ extern void kapture_row_write_ids(KaptureAttachment *att, List *rows);
 extern void kapture_row_hold(KaptureAttachment *att, const char *timezone, List *rows);
 extern ErrorData *kapture_row_run(KaptureAttachment *att, const char *timezone,
 								  void (*work) (void *arg), void *arg);
+extern bool kapture_row_gave_up(void);
 extern char *kapture_row_relation_name(Oid relid);
 
 #endif							/* KAPTURE_ROW_H */

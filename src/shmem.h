@@ -98,7 +98,7 @@ typedef enum KapturePhase
 typedef struct KaptureTrouble
 {
 	KapturePhase phase;			/* KAPTURE_PHASE_NONE: there is none */
-	bool		fatal;			/* it ended the process */
+	int			deaths;			/* processes in a row that it ended */
 	TimestampTz since;
 	char		row_key[KAPTURE_TROUBLE_KEY_LEN];	/* or customer, "": no certain one; may be cut */
 	char		message[KAPTURE_STATE_MESSAGE_LEN];

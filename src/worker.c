@@ -95,6 +95,13 @@
 /* Milliseconds between two tries of what an error has stopped, at most. */
 #define WORKER_ERROR_LONGEST	60000
 
+/* Of a row that has ended a worker; also in the log of the one it ended. */
+#define WORKER_FATAL_MESSAGE \
+	"a trigger, check or function of the table took no notice of being cancelled and ended the worker"
+
+/* Workers that users' code of a table may end before it is not run any more. */
+#define WORKER_DEATHS		3
+
 /* After so many in a row, errors that usually pass are taken for a row's own. */
 #define WORKER_PASSING_ERRORS	3
 
@@ -154,6 +161,8 @@ typedef struct WorkerTable
 	bool		loaded;			/* by the load that is under way */
 	int			limit;			/* rows to claim at once after an error, 0: as many as may be */
 	char	   *suspect;		/* key of a row that could not be claimed by itself, once */
+	int			deaths;			/* earlier workers in a row that it ended */
+	char	   *fatal_row;		/* key, perhaps cut, of the row that did; NULL: not known */
 	int			errors;			/* in a row that stopped the table as a whole */
 	TimestampTz not_before;		/* after those, nothing is claimed earlier */
 	bool		in_trouble;		/* and says so in kapture_status */
@@ -198,6 +207,9 @@ static int	worker_load_errors = 0; /* in a row */
 static TimestampTz worker_load_not_before = 0;
 static int	worker_pass_errors = 0; /* likewise, between all that is guarded by itself */
 static bool worker_in_trouble = false;	/* and says so in kapture_status */
+static WorkerTable *worker_table = NULL;	/* whose rows are being read or written, */
+static KapturePhase worker_phase;	/* in which phase, */
+static const char *worker_row_key = NULL;	/* and which one; NULL: several */
 static TimestampTz worker_next_safety_look = DT_NOEND;
 static TimestampTz worker_next_expiry = 0;	/* of the history */
 
@@ -273,6 +285,80 @@ worker_try(KaptureGuarded work, void *arg, WorkerTable *table)
 	worker_report_error(KAPTURE_PHASE_LOAD, table, NULL, error);
 	FreeErrorData(error);
 	return false;
+}
+
+static void
+worker_at_exit(int code, Datum arg)
+{
+	if (worker_table && kapture_row_gave_up())
+		kapture_guard_report_fatal(KAPTURE_PUSHER, worker_phase, worker_table->att->id, worker_row_key,
+								   WORKER_FATAL_MESSAGE);
+}
+
+/*
+ * Users' code is about to run for rows of a table: if it ends the process, the
+ * next one is to know.
+ */
+static void
+worker_enter_table(KapturePhase phase, WorkerTable *table, List *rows)
+{
+	worker_phase = phase;
+	worker_row_key = list_length(rows) == 1 ? ((KaptureRow *) linitial(rows))->row_key : NULL;
+	worker_table = table;
+}
+
+/* It has come back. */
+static void
+worker_leave_table(void)
+{
+	worker_table = NULL;
+}
+
+/* Forgets that. */
+static void
+worker_lift_warning(WorkerTable *table)
+{
+	if (table->deaths == 0)
+		return;
+	table->deaths = 0;
+	if (table->fatal_row)
+		pfree(table->fatal_row);
+	table->fatal_row = NULL;
+	kapture_shmem_report_trouble(KAPTURE_PUSHER, table->att->id, NULL);
+}
+
+/*
+ * A table that is new to us may be what ended an earlier worker: its rows are
+ * claimed one by one then, and one that was alone when it happened is parked
+ * unseen; after WORKER_DEATHS times, each is.  Somebody who changes the table or
+ * wants rows retried lifts that.
+ */
+static void
+worker_take_warning(WorkerTable *table)
+{
+	KaptureTrouble trouble;
+
+	if (table->recovered || !kapture_shmem_read_trouble(KAPTURE_PUSHER, table->att->id, &trouble) ||
+		trouble.deaths == 0)
+	{
+		worker_lift_warning(table);
+		return;
+	}
+	table->in_trouble = true;
+	table->deaths = trouble.deaths;
+	table->limit = 1;
+	if (trouble.row_key[0] && table->fatal_row == NULL)
+		table->fatal_row = MemoryContextStrdup(worker_context, trouble.row_key);
+}
+
+/* Is this the row that has ended an earlier worker? */
+static bool
+worker_is_fatal(WorkerTable *table, const KaptureRow *row)
+{
+	if (table->deaths >= WORKER_DEATHS)
+		return true;
+	return table->fatal_row &&
+		strncmp(row->row_key, table->fatal_row, KAPTURE_TROUBLE_KEY_LEN - MAX_MULTIBYTE_CHAR_LEN) == 0;
 }
 
 /* ------------------------------------------------------------------------
@@ -515,6 +601,8 @@ worker_forget_table(WorkerTable *table)
 		pfree(table->problem);
 	if (table->suspect)
 		pfree(table->suspect);
+	if (table->fatal_row)
+		pfree(table->fatal_row);
 	if (table->in_trouble)
 		kapture_shmem_report_trouble(KAPTURE_PUSHER, table->att->id, NULL);
 	pfree(table);
@@ -590,6 +678,7 @@ worker_take_attachment(KaptureAttachment *att, MemoryContext context, WorkerServ
 	table->loaded = table->attached = true;
 	table->look = table->fresh = true;
 	table->next_due = DT_NOBEGIN;	/* kapture_retry() may have moved it */
+	worker_take_warning(table);
 	worker_note_problem(table);
 }
 
@@ -991,8 +1080,20 @@ worker_read_rows(WorkerTable *table, List *deliveries)
 	ListCell   *lc;
 
 	foreach(lc, deliveries)
-		rows = lappend(rows, &((KaptureDelivery *) lfirst(lc))->row);
+	{
+		KaptureRow *row = &((KaptureDelivery *) lfirst(lc))->row;
+
+		if (!worker_is_fatal(table, row))
+		{
+			rows = lappend(rows, row);
+			continue;
+		}
+		row->outcome = KAPTURE_ROW_FAILED;
+		row->error = MemoryContextStrdup(row->context, WORKER_FATAL_MESSAGE);
+	}
+	worker_enter_table(KAPTURE_PHASE_CLAIM, table, rows);
 	kapture_row_read(table->att, table->server->timezone, rows);
+	worker_leave_table();
 	foreach(lc, deliveries)
 	{
 		KaptureDelivery *delivery = lfirst(lc);
@@ -1729,7 +1830,9 @@ worker_write_back(WorkerTable *table, List *tasks, TimestampTz now)
 		t->delivery->row.new_id = t->customer_id;
 		rows = lappend(rows, &t->delivery->row);
 	}
+	worker_enter_table(KAPTURE_PHASE_RECORD, table, rows);
 	kapture_row_write_ids(table->att, rows);
+	worker_leave_table();
 
 	foreach(lc, tasks)
 	{
@@ -2273,6 +2376,7 @@ worker_initialize(Datum arg)
 	if (!worker_load())
 		kapture_process_exit(KAPTURE_EXIT_ABSENT);
 	kapture_process_lock_database(KAPTURE_PUSHER);
+	before_shmem_exit(worker_at_exit, (Datum) 0);
 	worker_alone = true;
 	worker_stale = true;		/* once more, to recover what another left */
 }
