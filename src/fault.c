@@ -157,7 +157,8 @@ fault_is_about(const FaultSubject *subject, const char *key)
 		return true;
 	for (int i = 0; i < subject->nargs && subject->values; i++)
 	{
-		if ((subject->nulls == NULL || subject->nulls[i] != 'n') &&
+		/* an attachment's id is the first argument */
+		if ((i == 0 || key[0] != '#') && (subject->nulls == NULL || subject->nulls[i] != 'n') &&
 			fault_argument_is(subject->types[i], subject->values[i], key))
 			return true;
 	}
