@@ -95,7 +95,7 @@
 /* Milliseconds between two tries of what an error has stopped, at most. */
 #define WORKER_ERROR_LONGEST	60000
 
-/* Of a row that has ended a worker; also in the log of the one it ended. */
+/* Why a row is parked that has ended a worker. */
 #define WORKER_FATAL_MESSAGE \
 	"a trigger, check or function of the table took no notice of being cancelled and ended the worker"
 
