@@ -12,6 +12,7 @@
 #include "postmaster/bgworker.h"
 #include "postmaster/interrupt.h"
 #include "storage/ipc.h"
+#include "storage/latch.h"
 #include "tcop/tcopprot.h"
 #include "utils/guc.h"
 #include "utils/timestamp.h"
@@ -208,4 +209,14 @@ kapture_process_timeout(long timeout)
 	}
 	rest = (long) ((process_stats_due - now) / 1000 + 1);
 	return timeout < 0 ? rest : Min(timeout, rest);
+}
+
+/*
+ * After an error: waits for so many milliseconds, or until something is to be done.
+ */
+void
+kapture_process_rest(long timeout, uint32 wait_event)
+{
+	(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, timeout, wait_event);
+	ResetLatch(MyLatch);
 }

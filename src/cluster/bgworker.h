@@ -22,6 +22,7 @@ extern void kapture_process_lock_database(KaptureWorkerKind kind);
 extern void kapture_process_abort(void);
 pg_noreturn extern void kapture_process_exit(KaptureExit reason);
 extern void kapture_process_report_stat(void);
+extern void kapture_process_rest(long timeout, uint32 wait_event);
 extern long kapture_process_timeout(long timeout);
 
 #endif							/* KAPTURE_BGWORKER_H */
