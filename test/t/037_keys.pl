@@ -330,6 +330,24 @@ for my $round (1 .. $rounds)
 }
 cmp_ok(sql('SELECT count(*) FROM born'), '>', $rounds * 5, 'there were rows');
 
+# --- other columns become the primary key while a deleted row's Add is under way, after a TRUNCATE
+sql(q(
+CREATE TABLE changing (id int PRIMARY KEY, customer_name text, phone text, city text, number int GENERATED ALWAYS AS (id + 100) STORED NOT NULL);
+SELECT kapture_attach('changing');
+CREATE TRIGGER born AFTER INSERT ON changing FOR EACH ROW EXECUTE FUNCTION note_born();
+));
+push @tables, 'changing';
+my $begun = held('changing', 2);
+sql(person('changing', 1) . person('changing', 2));
+$begun->();
+sql('DELETE FROM changing WHERE id = 1');
+poll_ok($node, 'SELECT count(*) = 1 FROM kapture_delivery WHERE row_key IS NULL', 'the row of an Add is deleted');
+my ($status, $out, $errors) = $node->psql('postgres',
+	"BEGIN; TRUNCATE changing; " . person('changing', 3) . 'ALTER TABLE changing DROP CONSTRAINT changing_pkey, ADD PRIMARY KEY (number); COMMIT');
+is($errors, '', 'other columns become the primary key');
+release_adds($node, $emulator);
+judge('what waits follows');
+
 # --- rows that leave with their partition, of which no trigger tells
 sql(q(
 CREATE TABLE split (id int PRIMARY KEY, customer_name text, phone text, city text) PARTITION BY RANGE (id);
