@@ -665,6 +665,17 @@ user_code_expect(const char *statement)
 }
 
 /*
+ * In PG_CATCH: the statement ended by an error, and its text goes with the memory
+ * of whoever ran it.  That one of ours failed is still to be known.
+ */
+static void
+user_code_forget_text(void)
+{
+	if (user_code && user_code->statement)
+		user_code->statement = "";
+}
+
+/*
  * As SPI_prepare_cursor(), for a statement on the table that runs, or on the
  * extension's tables; does not return without a plan.
  */
@@ -674,7 +685,16 @@ kapture_user_code_prepare(const char *sql, int nargs, Oid *types, int options)
 	SPIPlanPtr	plan;
 
 	user_code_expect(sql);
-	plan = SPI_prepare_cursor(sql, nargs, types, options);
+	PG_TRY();
+	{
+		plan = SPI_prepare_cursor(sql, nargs, types, options);
+	}
+	PG_CATCH();
+	{
+		user_code_forget_text();
+		PG_RE_THROW();
+	}
+	PG_END_TRY();
 	user_code_expect(NULL);
 	if (plan == NULL)
 		elog(ERROR, "could not prepare \"%s\": %s", sql, SPI_result_code_string(SPI_result));
@@ -715,7 +735,16 @@ kapture_user_code_execute_plan(SPIPlanPtr plan, Datum *values, Snapshot snapshot
 	int			rc;
 
 	kapture_user_code_expect(plan);
-	rc = SPI_execute_snapshot(plan, values, NULL, snapshot, InvalidSnapshot, false, true, 0);
+	PG_TRY();
+	{
+		rc = SPI_execute_snapshot(plan, values, NULL, snapshot, InvalidSnapshot, false, true, 0);
+	}
+	PG_CATCH();
+	{
+		user_code_forget_text();
+		PG_RE_THROW();
+	}
+	PG_END_TRY();
 	user_code_expect(NULL);
 	return rc;
 }
@@ -731,7 +760,16 @@ kapture_user_code_execute(const char *sql, int nargs, Oid *types, Datum *values,
 	int			rc;
 
 	user_code_expect(sql);
-	rc = SPI_execute_with_args(sql, nargs, types, values, nulls, read_only, 0);
+	PG_TRY();
+	{
+		rc = SPI_execute_with_args(sql, nargs, types, values, nulls, read_only, 0);
+	}
+	PG_CATCH();
+	{
+		user_code_forget_text();
+		PG_RE_THROW();
+	}
+	PG_END_TRY();
 	user_code_expect(NULL);
 	return rc;
 }
