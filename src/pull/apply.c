@@ -552,7 +552,7 @@ kapture_arrival_apply(KaptureAttachment *att, const char *timezone, List *arriva
 		/* nothing will change that by itself: to be seen, as for rows that are sent */
 		foreach(lc, batch.items)
 			arrival_park(&batch, lfirst(lc), error->message);
-		return;
+		return list_length(batch.items);
 	}
 	if (error)
 		ReThrowError(error);
