@@ -500,6 +500,8 @@ kapture_catalog_text_settings(void)
 /*
  * Makes the text under which outbox and deliveries know a row: the key's value
  * itself (values[0], not a copy), or a text array if the key has several columns.
+ * Error (22004) if a value is NULL: without its primary key, a table may have rows
+ * that nothing tells apart.
  */
 char *
 kapture_catalog_pack_key(char **values, int nkeys)
@@ -507,6 +509,13 @@ kapture_catalog_pack_key(char **values, int nkeys)
 	Datum	   *elems;
 	ArrayType  *array;
 
+	for (int i = 0; i < nkeys; i++)
+	{
+		if (values[i] == NULL)
+			ereport(ERROR,
+					(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+					 errmsg("a row has NULL in a column of its key")));
+	}
 	if (nkeys == 1)
 		return values[0];
 

@@ -123,6 +123,8 @@ kapture_family_counts_children(Oid root)
 	}
 	if (family_counted.root == root && family_counted.changes == changes)
 		return family_counted.result;
+	/* no answer, should an error come in between; but told of what changes */
+	family_counted.changes = 0;
 	family_counted.root = root;
 	family_counted.attachments = kapture_catalog_relid(KAPTURE_TABLE_ATTACHMENT);
 	children = find_all_inheritors(root, NoLock, NULL);

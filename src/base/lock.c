@@ -78,6 +78,10 @@ kapture_lock_keep(const LOCKTAG *tag)
 
 	if (kept)
 	{
+		/* a transaction that failed took it along */
+		if (kept->lost && LockAcquire(tag, ExclusiveLock, true, true) == LOCKACQUIRE_NOT_AVAIL)
+			return false;
+		kept->lost = false;
 		kept->count++;
 		return true;
 	}

@@ -53,6 +53,7 @@ typedef struct ArrivalItem
 	KaptureArrival *arrival;
 	int			matches;		/* rows found */
 	bool		by_id;
+	bool		keyless;		/* one of them has NULL in its key */
 	KaptureRow	row;			/* the last of them */
 	const KaptureWaiting *waiting;	/* NULL: nothing waits */
 } ArrivalItem;
@@ -88,11 +89,16 @@ arrival_take_rows(ArrivalBatch *batch, List *items, bool by_id)
 		ArrivalItem *item = list_nth(items, (int) ord - 1);
 		char	   *parts[INDEX_MAX_KEYS];
 
-		for (int k = 0; k < batch->att->nkeys; k++)
-			parts[k] = SPI_getvalue(line, SPI_tuptable->tupdesc, k + 2);
-		item->row.row_key = MemoryContextStrdup(batch->context, kapture_catalog_pack_key(parts, batch->att->nkeys));
 		item->by_id = by_id;
 		item->matches++;
+		for (int k = 0; k < batch->att->nkeys; k++)
+		{
+			parts[k] = SPI_getvalue(line, SPI_tuptable->tupdesc, k + 2);
+			/* the table may have lost its primary key */
+			item->keyless |= parts[k] == NULL;
+		}
+		if (!item->keyless)
+			item->row.row_key = MemoryContextStrdup(batch->context, kapture_catalog_pack_key(parts, batch->att->nkeys));
 	}
 }
 
@@ -471,6 +477,8 @@ arrival_settle(ArrivalBatch *batch, ArrivalItem *item)
 		arrival_done(batch, item);	/* somebody has deleted the copy */
 	else if (item->matches == 0)
 		arrival_insert(batch, item);
+	else if (item->keyless)
+		arrival_park(batch, item, "the customer's row has NULL in a column of its key");
 	else if (item->matches > 1)
 		arrival_park(batch, item, item->by_id ?
 					 psprintf("%d rows have the customer's id", item->matches) :
@@ -501,7 +509,7 @@ arrival_hold(ArrivalBatch *batch)
 	{
 		ArrivalItem *item = lfirst(lc);
 
-		if (item->matches != 1)
+		if (item->matches != 1 || item->keyless)
 			continue;
 		rows = lappend(rows, &item->row);
 		keys = lappend(keys, unconstify(char *, item->row.row_key));
@@ -516,7 +524,8 @@ arrival_hold(ArrivalBatch *batch)
 
 		foreach(wc, waiting)
 		{
-			if (item->matches == 1 && strcmp(((KaptureWaiting *) lfirst(wc))->row_key, item->row.row_key) == 0)
+			if (item->matches == 1 && !item->keyless &&
+				strcmp(((KaptureWaiting *) lfirst(wc))->row_key, item->row.row_key) == 0)
 				item->waiting = lfirst(wc);
 		}
 	}
@@ -552,7 +561,7 @@ kapture_arrival_apply(KaptureAttachment *att, const char *timezone, List *arriva
 		/* nothing will change that by itself: to be seen, as for rows that are sent */
 		foreach(lc, batch.items)
 			arrival_park(&batch, lfirst(lc), error->message);
-		return list_length(batch.items);
+		return list_length(arrivals);
 	}
 	if (error)
 		ReThrowError(error);

@@ -30,6 +30,7 @@
 #include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
+#include "utils/memutils.h"
 
 #include "base/compat.h"
 #include "base/owner_sql.h"
@@ -145,9 +146,21 @@ binding_problem(const KaptureAttachment *att)
 char *
 kapture_binding_problem(const KaptureAttachment *att)
 {
-	char	   *problem = kapture_catalog_problem(att);
+	MemoryContext scratch;
+	MemoryContext old;
+	char	   *problem;
 
-	return problem ? problem : binding_problem(att);
+	/* the current context may be that of a process, and a server has kilobytes of options */
+	scratch = AllocSetContextCreate(CurTransactionContext, "kapture_sync binding", ALLOCSET_SMALL_SIZES);
+	old = MemoryContextSwitchTo(scratch);
+	problem = kapture_catalog_problem(att);
+	if (problem == NULL)
+		problem = binding_problem(att);
+	MemoryContextSwitchTo(old);
+	if (problem)
+		problem = pstrdup(problem);
+	MemoryContextDelete(scratch);
+	return problem;
 }
 
 /*

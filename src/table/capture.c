@@ -24,6 +24,7 @@
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
+#include "utils/syscache.h"
 
 #include "base/catalog.h"
 #include "base/family.h"
@@ -49,6 +50,7 @@ typedef struct CaptureTable
 } CaptureTable;
 
 static HTAB *capture_tables = NULL;
+static uint64 capture_changes = 0;	/* of relations, as far as this process has heard */
 
 /* Relations on which it depends what others' changes belong to. */
 static Oid	capture_attachments = InvalidOid;	/* the table of attachments */
@@ -74,6 +76,7 @@ capture_relcache_callback(Datum arg, Oid relid)
 	HASH_SEQ_STATUS status;
 	CaptureTable *table = NULL;
 
+	capture_changes++;
 	if (OidIsValid(relid))
 		table = hash_search(capture_tables, &relid, HASH_FIND, NULL);
 	if (table)
@@ -257,6 +260,31 @@ capture_read(CaptureTable *table, Relation rel)
 	MemoryContextSwitchTo(old);
 }
 
+/*
+ * Forgets tables that were dropped, such as partitions of the past, when another
+ * one comes in.
+ */
+static void
+capture_tidy(void)
+{
+	static uint64 tidied = 0;
+	HASH_SEQ_STATUS status;
+	CaptureTable *table;
+
+	if (tidied == capture_changes)
+		return;
+	tidied = capture_changes;
+	hash_seq_init(&status, capture_tables);
+	while ((table = hash_seq_search(&status)) != NULL)
+	{
+		if (table->valid || SearchSysCacheExists1(RELOID, ObjectIdGetDatum(table->relid)))
+			continue;
+		if (table->context)
+			MemoryContextDelete(table->context);
+		(void) hash_search(capture_tables, &table->relid, HASH_REMOVE, NULL);
+	}
+}
+
 /* What the trigger needs to know of its table. */
 static CaptureTable *
 capture_table(Relation rel)
@@ -264,12 +292,15 @@ capture_table(Relation rel)
 	Oid			relid = RelationGetRelid(rel);
 	Oid			parent = InvalidOid;
 	bool		found;
-	CaptureTable *table;
+	CaptureTable *table = hash_search(capture_tables, &relid, HASH_FIND, NULL);
+	uint64		changes;
 
-	table = hash_search(capture_tables, &relid, HASH_ENTER, &found);
-	if (found && table->valid)
+	if (table && table->valid)
 		return table;
 
+	if (table == NULL)
+		capture_tidy();
+	table = hash_search(capture_tables, &relid, HASH_ENTER, &found);
 	if (!found)
 		table->warned = false;
 	else if (table->context)
@@ -281,6 +312,7 @@ capture_table(Relation rel)
 	table->context = NULL;
 	table->context = AllocSetContextCreate(CacheMemoryContext, "kapture_sync captured table",
 										   ALLOCSET_SMALL_SIZES);
+	changes = capture_changes;
 	capture_read(table, rel);
 	table->depends = table->attachment == NULL ||
 		(table->attachment->root != relid && !rel->rd_rel->relispartition);
@@ -302,7 +334,8 @@ capture_table(Relation rel)
 				capture_type_is_plain(TupleDescAttr(RelationGetDescr(rel), attnum - 1)->atttypid);
 		}
 	}
-	table->valid = true;
+	/* what is told while it is read may be what was read too early */
+	table->valid = changes == capture_changes;
 	return table;
 }
 

@@ -254,5 +254,22 @@ foreach my $table (qw(cased plain))
 	$node->safe_psql('postgres', "SELECT kapture_detach('$table'); DROP TABLE $table");
 }
 
+# rows without a key, in a table that has lost its primary key, are nobody's end
+$node->safe_psql('postgres', qq(
+CREATE TABLE keyless (a int, b text, customer_name text, phone text, kapture_customer_id bigint, PRIMARY KEY (a, b));
+SELECT kapture_attach('keyless', pull => true);
+ALTER TABLE keyless DROP CONSTRAINT keyless_pkey, ALTER a DROP NOT NULL, ALTER b DROP NOT NULL;
+SET kapture_sync.capture = off;
+INSERT INTO keyless VALUES (1, NULL, 'Row', '1', 9101), (NULL, 'x', 'No id', '9000009102', NULL), (2, 'y', 'Whole', '9000009103', NULL)));
+seed({ kapture_customer_id => 9101, customer_name => 'Kapture' });
+($rc, $out, $err) = $node->psql('postgres', "CALL kapture_refresh('" . substr(ago(86400), 0, 10) . "', '" . substr(ago(0), 0, 10) . "', restart => true)");
+is($rc, 0, 'a refresh goes on') or diag($err);
+is($node->safe_psql('postgres', "$failure 9101"), "9101|parked|the customer's row has NULL in a column of its key", 'a customer whose row has no key is parked')
+	if poll_ok($node, "SELECT count(*) = 1 FROM kapture_pull_failures WHERE customer_id = 9101", 'it is reported');
+$node->safe_psql('postgres', "CALL kapture_backfill('keyless')");
+poll_ok($node, "SELECT count(kapture_customer_id) = 1 FROM keyless WHERE b = 'y'", 'rows with a key are backfilled');
+is($node->safe_psql('postgres', "SELECT count(kapture_customer_id) FROM keyless WHERE a IS NULL OR b IS NULL"), '1', 'rows without one are not');
+$node->safe_psql('postgres', "SELECT kapture_detach('keyless'); DROP TABLE keyless");
+
 $node->stop;
 done_testing();

@@ -177,7 +177,7 @@ my @work = (
 		my ($key) = @_;
 		add_customer($key, 'abc');
 		await($parked);
-		note_in('kapture_fault_cause', name_of('OUTBOX_NOTE_ADDS') . " always $key");
+		note_in('kapture_fault_cause', name_of('kapture_task_plan:plan') . " always $key");
 		sql("SELECT kapture_retry('customers')");
 		await("SELECT count(*) = 1 FROM kapture_failures WHERE row_key = '$key' AND state = 'parked' AND message LIKE 'fault point%'");
 		forget('kapture_fault_cause');

@@ -143,5 +143,34 @@ is($node->safe_psql('postgres', 'SELECT kapture_worker_pid()'), $worker, 'it is 
 is($node->safe_psql('postgres', 'SELECT count(kapture_customer_id) FROM customers'), $rounds * $round, 'all rows were sent');
 flat_ok('worker', @usage);
 
+# --- a worker that reads a table anew again and again, whose server has long options
+my $long = 'x' x 7000;
+$node->safe_psql('postgres', "ALTER SERVER kapture OPTIONS (ADD headers '{\"X-Long\": \"$long\"}')");
+@usage = ();
+for my $i (0 .. 1)
+{
+	my $first = 8500000000 + $i * 100;
+	for my $j (0 .. 29)
+	{
+		# sent only after the table has been read
+		$node->safe_psql('postgres', "ALTER TABLE customers SET (fillfactor = " . (50 + $j) . "); INSERT INTO customers (customer_name, phone) VALUES ('Again', '" . ($first + $j) . "')");
+		die 'rows are not sent' unless $node->poll_query_until('postgres', "SELECT count(kapture_customer_id) = 1 FROM customers WHERE phone = '" . ($first + $j) . "'");
+	}
+	push @usage, { contexts => worker_contexts() };
+}
+diag("worker that reads a table: contexts $usage[0]{contexts} $usage[1]{contexts}");
+cmp_ok($usage[1]{contexts} - $usage[0]{contexts}, '<', $context_slack, 'reading a table anew leaves nothing in the worker');
+
+# --- a session that captures changes of partitions which are dropped later
+$node->safe_psql('postgres', q(
+CREATE TABLE days (day int, id int, customer_name text, phone text, PRIMARY KEY (day, id)) PARTITION BY LIST (day);
+SELECT kapture_attach('days');
+SELECT kapture_pause('days')));
+$session = $node->background_psql('postgres', on_error_stop => 1);
+my $captured = "SELECT count(*) FROM pg_backend_memory_contexts WHERE name = 'kapture_sync captured table'";
+$session->query_safe("CREATE TABLE days_$_ PARTITION OF days FOR VALUES IN ($_); INSERT INTO days VALUES ($_, 1, 'Day', '9000000000'); DROP TABLE days_$_") for 1 .. 20;
+cmp_ok($session->query_safe($captured), '<=', 2, 'a session forgets the partitions that were dropped');
+$session->quit;
+
 $node->stop;
 done_testing();
