@@ -249,6 +249,16 @@ row_run(RowWork work, RowBatch *batch, int limit, const char *lock_timeout)
 	return row_run_within(batch->att, batch->timezone, row_call, &call, limit, lock_timeout);
 }
 
+/*
+ * Is an error one of the whole table, not of a row?  Then its rows wait until the
+ * background process has taken note of it, too.
+ */
+static bool
+row_is_of_table(const KaptureAttachment *att)
+{
+	return kapture_process_is_ours() && kapture_binding_problem(att) != NULL;
+}
+
 /* Runs "work" on each row by itself, as far as there is time. */
 static void
 row_run_singly(RowWork work, RowBatch *batch, List *rows)
@@ -275,7 +285,7 @@ row_run_singly(RowWork work, RowBatch *batch, List *rows)
 		error = row_run(work, batch, ROW_TIME_LIMIT, lock_timeout);
 		if (error == NULL)
 			continue;
-		if (kapture_row_is_passing(error))
+		if (kapture_row_is_passing(error) || row_is_of_table(batch->att))
 		{
 			row->outcome = KAPTURE_ROW_LOCKED;
 			if (error->sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE)
