@@ -228,6 +228,9 @@ kapture_task_fail(KaptureTask *task, bool park, TimestampTz next_attempt, const 
 	{
 		failed->api = kapture_api_name(kapture_task_api(task));
 		failed->request = pg_any_to_server(task->body, task->body_len, PG_UTF8);
+		/* it may be recorded by a later transaction */
+		if (failed->request != task->body)
+			failed->request = MemoryContextStrdup(task->delivery->context, failed->request);
 	}
 	failed->http_status = task->http_status;
 	failed->error = MemoryContextStrdup(task->delivery->context, kapture_text_cut(error));
