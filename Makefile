@@ -17,13 +17,13 @@ REGRESS += calls pull_rows foreign_tables foreign_writes
 endif
 REGRESS_OPTS = --inputdir=. --load-extension=kapture_sync
 
-PG_CFLAGS = -Wall -Wextra -Werror=missing-prototypes -Wno-unused-parameter -Wno-sign-compare -Wno-missing-field-initializers $(shell curl-config --cflags 2>/dev/null)
+PG_CFLAGS = -Wall -Wextra -Werror=missing-prototypes -Werror=return-type -Wno-unused-parameter -Wno-sign-compare -Wno-missing-field-initializers $(shell curl-config --cflags 2>/dev/null)
 # A server built with gcc leaves its own flags and attributes in PGXS and headers.
 PG_CFLAGS += $(if $(findstring clang,$(CC)),-Wno-ignored-attributes -Wno-unknown-warning-option -Wno-ignored-optimization-argument)
 # The version of the SQL objects that the library works with.
 PG_CPPFLAGS = -I$(srcdir)/src -DKAPTURE_SQL_VERSION='"$(EXTVERSION)"'
 SHLIB_LINK = -lcurl
-EXTRA_CLEAN = sql/kapture_sync--$(EXTVERSION).sql test/emulator/kapture-emulator test/unit/kapture_units.so
+EXTRA_CLEAN = sql/kapture_sync--$(EXTVERSION).sql test/emulator/kapture-emulator test/unit/kapture_units.so $(wildcard test/faults/*)
 
 PG_CONFIG ?= pg_config
 PGXS := $(shell $(PG_CONFIG) --pgxs)
@@ -45,6 +45,15 @@ units: test/unit/kapture_units.so
 test/unit/kapture_units.so: $(wildcard test/unit/*.c test/unit/*.h) $(OBJS)
 	$(CC) $(CFLAGS) $(CFLAGS_SL) $(CPPFLAGS) -shared -o $@ $(filter %.c %.o,$^) $(LDFLAGS) $(SHLIB_LINK)
 
+# The library with fault points, for test/t/038_fault_points.pl.
+FAULT_OBJS = $(patsubst src/%.c,test/faults/%.o,$(sort $(wildcard src/*.c src/*/*.c)))
+fault_points: test/faults/kapture_sync.so
+test/faults/%.o: src/%.c $(wildcard src/*.h src/*/*.h) kapture_sync.control
+	@mkdir -p $(@D)
+	$(CC) $(CPPFLAGS) $(CFLAGS) $(CFLAGS_SL) -O1 -DKAPTURE_FAULT_POINTS -DPACING_FIRST=100 -include base/fault.h -c -o $@ $<
+test/faults/kapture_sync.so: $(FAULT_OBJS)
+	$(CC) $(CFLAGS) -shared -o $@ $(FAULT_OBJS) $(LDFLAGS) $(LDFLAGS_SL) $(SHLIB_LINK)
+
 # The source as it is committed, under the name and in the forms that PGXN and
 # Debian want; of the same commit always the same bytes.
 DIST = kapture_sync-$(shell sed -n 's/^\t"version": "\(.*\)",/\1/p' META.json | head -1)
@@ -52,4 +61,4 @@ dist:
 	TZ=UTC git archive --format=zip --prefix=$(DIST)/ -o $(DIST).zip HEAD
 	git archive --format=tar --prefix=$(DIST)/ HEAD | gzip -n9 > $(DIST).tar.gz
 
-.PHONY: emulator units dist
+.PHONY: emulator units fault_points dist

@@ -205,6 +205,10 @@ CREATE FUNCTION @extschema@.kapture_table_problem(attachment_id integer) RETURNS
 LANGUAGE C STABLE STRICT AS 'MODULE_PATHNAME', 'kapture_table_problem';
 COMMENT ON FUNCTION @extschema@.kapture_table_problem(integer) IS 'why the worker cannot send the rows of an attached table; see kapture_status';
 
+CREATE FUNCTION @extschema@.kapture_table_error(attachment_id integer) RETURNS text
+LANGUAGE C STABLE STRICT AS 'MODULE_PATHNAME', 'kapture_table_error';
+COMMENT ON FUNCTION @extschema@.kapture_table_error(integer) IS 'which error keeps worker or puller from their work on an attached table; see kapture_status';
+
 -- who may read all statistics sees the numbers of all tables
 CREATE OR REPLACE VIEW @extschema@.kapture_status WITH (security_barrier) AS
 SELECT a.relation, a.server,
@@ -220,7 +224,8 @@ SELECT a.relation, a.server,
 	q.last_success, COALESCE(t.problem, q.last_error) AS last_error,
 	s.state AS server_state, s.message AS server_message, s.retry_at AS server_retry_at,
 	q.exact,
-	p.state AS pull_state, p.pulled_until, p.next_pull, p.last_error AS pull_error
+	p.state AS pull_state, p.pulled_until, p.next_pull, p.last_error AS pull_error,
+	@extschema@.kapture_table_error(a.attachment_id) AS worker_error
 FROM @extschema@.kapture_attachment a
 JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) a.relation
 LEFT JOIN @extschema@.kapture_server_states() s
@@ -237,6 +242,7 @@ COMMENT ON COLUMN @extschema@.kapture_status.pull_state IS 'of pulls from the se
 COMMENT ON COLUMN @extschema@.kapture_status.pulled_until IS 'customers generated before have been pulled';
 COMMENT ON COLUMN @extschema@.kapture_status.next_pull IS 'time of the next pull, or of the next try; NULL: a pull is under way';
 COMMENT ON COLUMN @extschema@.kapture_status.pull_error IS 'why the last pull failed; NULL: it did not';
+COMMENT ON COLUMN @extschema@.kapture_status.worker_error IS 'error that the worker or the puller works around: what they were doing, for which row if that is certain, and the message; NULL: the same has gone well since';
 
 COMMENT ON FUNCTION @extschema@.kapture_fdw_handler() IS 'customers and contacts of Kapture as foreign tables';
 -- how far backfills have come
@@ -352,6 +358,7 @@ BEGIN
 	RAISE NOTICE '% rows of "%" are on their way, that is all', done, name;
 END $$;
 
+
 -- One entry of the outbox holds changes of many rows that differ only in the key.
 ALTER TABLE @extschema@.kapture_outbox ADD COLUMN more_keys text[];
 COMMENT ON COLUMN @extschema@.kapture_outbox.more_keys IS 'row_key of further rows that the same transaction changed likewise; NULL: none';
@@ -381,20 +388,14 @@ FROM later WHERE d.delivery_id OPERATOR(pg_catalog.=) later.delivery_id;
 UPDATE @extschema@.kapture_delivery SET old_key = NULL, changed = changed OPERATOR(pg_catalog.&) 9223372036854775807
 WHERE old_key IS NOT NULL OR changed OPERATOR(pg_catalog.<) 0;
 ALTER TABLE @extschema@.kapture_delivery ADD PRIMARY KEY (attachment_id, delivery_id);
-CREATE UNIQUE INDEX kapture_delivery_row ON @extschema@.kapture_delivery (attachment_id, row_key);
+-- Hashes, as a key may be longer than an entry of an index.
+CREATE UNIQUE INDEX kapture_delivery_row ON @extschema@.kapture_delivery
+	(attachment_id, pg_catalog.hashtextextended(row_key, 0), pg_catalog.hashtextextended(row_key, 1));
 COMMENT ON COLUMN @extschema@.kapture_delivery.row_key IS 'present primary key of the row; NULL: the row is no more';
 COMMENT ON COLUMN @extschema@.kapture_delivery.changed IS 'mapped columns this delivery is to bring to Kapture';
 COMMENT ON COLUMN @extschema@.kapture_delivery.old_key IS 'the key that the row had when it was deleted';
 COMMENT ON COLUMN @extschema@.kapture_delivery.delivery_id IS 'stays the same when the row''s key changes';
 COMMENT ON COLUMN @extschema@.kapture_history.action IS 'add, update, link (the customer was there already), none (nothing to send), gone (the row is no more; Kapture has no delete, and keeps the customer with the id that is named), truncate (likewise, of all rows)';
-CREATE OR REPLACE VIEW @extschema@.kapture_failures WITH (security_barrier) AS
-SELECT a.relation, COALESCE(d.row_key, d.old_key) AS row_key, d.state, d.api, d.request, d.http_status, d.last_error AS message,
-	d.attempts, d.captured_at, d.last_attempt, d.next_attempt,
-	@extschema@.kapture_hint(d.last_error, d.http_status) AS hint
-FROM @extschema@.kapture_delivery d
-JOIN @extschema@.kapture_attachment a USING (attachment_id)
-JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) a.relation
-WHERE d.last_error IS NOT NULL AND pg_catalog.pg_has_role(c.relowner, 'USAGE');
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.kapture_delivery_delivery_id_seq', '');
 COMMENT ON COLUMN @extschema@.kapture_status.pending IS 'changes that the worker has not taken up; beyond 10000 they may be an estimate';
 
@@ -412,7 +413,7 @@ LANGUAGE C IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'kapture_hint_1_1';
 COMMENT ON FUNCTION @extschema@.kapture_hint(text, integer, text) IS
 'what to do about a failure of a call (NULL: of the table itself), in plain words; NULL for what is not known';
 CREATE OR REPLACE VIEW @extschema@.kapture_failures WITH (security_barrier) AS
-SELECT a.relation, d.row_key, d.state, d.api, d.request, d.http_status, d.last_error AS message,
+SELECT a.relation, COALESCE(d.row_key, d.old_key) AS row_key, d.state, d.api, d.request, d.http_status, d.last_error AS message,
 	d.attempts, d.captured_at, d.last_attempt, d.next_attempt,
 	@extschema@.kapture_hint(d.last_error, d.http_status, d.api) AS hint
 FROM @extschema@.kapture_delivery d

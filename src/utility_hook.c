@@ -15,7 +15,8 @@
  * And it has mappings follow renamed columns, however that came about (renaming
  * an attribute of a type renames those of its tables; an access hook sees each),
  * what is kept of a server its new name or its end, and the worker look at the
- * version of an extension that was updated.
+ * version of an extension that was updated.  What waits for rows that leave with
+ * their partition is not left to others that get their keys.
  */
 #include "postgres.h"
 
@@ -45,8 +46,10 @@
 #include "pull/mirror.h"
 #include "table/attach.h"
 #include "table/binding.h"
+#include "table/leave.h"
 #include "table/origin.h"
 #include "table/rekey.h"
+#include "table/unbind.h"
 #include "utility_hook.h"
 
 static ProcessUtility_hook_type wayside_prev_hook = NULL;
@@ -63,6 +66,9 @@ typedef struct WaysideColumn
 /* Columns altered by the command that runs, and the memory they are in (NULL: none runs). */
 static List *wayside_columns = NIL;
 static MemoryContext wayside_context = NULL;
+
+/* Likewise, partitions that it takes out of their tables. */
+static List *wayside_leaving = NIL;
 
 /* The value of an option given as a string, or NULL. */
 static const char *
@@ -204,7 +210,7 @@ wayside_drops_servers(Node *stmt)
 		  (drop->removeType == OBJECT_FOREIGN_SERVER || drop->removeType == OBJECT_FDW || drop->removeType == OBJECT_EXTENSION)));
 }
 
-/* Notes the columns that the command alters; their new names are not to be seen yet. */
+/* Notes the columns that the command alters, whose new names are not to be seen yet, and the partitions that it drops. */
 static void
 wayside_object_access(ObjectAccessType access, Oid classid, Oid objectid, int subid, void *arg)
 {
@@ -227,6 +233,13 @@ wayside_object_access(ObjectAccessType access, Oid classid, Oid objectid, int su
 		}
 		MemoryContextSwitchTo(old);
 	}
+	if (access == OAT_DROP && classid == RelationRelationId && subid == 0 && wayside_context && !IsBinaryUpgrade)
+	{
+		MemoryContext old = MemoryContextSwitchTo(wayside_context);
+
+		kapture_leave_dropped(objectid, &wayside_leaving);
+		MemoryContextSwitchTo(old);
+	}
 }
 
 /* Has mappings follow the columns that were renamed. */
@@ -245,6 +258,30 @@ wayside_follow_columns(List *columns)
 
 		if (name && strcmp(name, column->name) != 0)
 			kapture_attach_column_renamed(column->relid, column->name, name);
+	}
+}
+
+/* Adds the partitions whose rows a statement has taken away, or may have replaced. */
+static void
+wayside_add_leaving(Node *stmt, List **leaving)
+{
+	if (IsBinaryUpgrade || kapture_is_restoring())
+		return;
+	if (IsA(stmt, TruncateStmt))
+		kapture_leave_truncated((TruncateStmt *) stmt, leaving);
+	else if (IsA(stmt, CreateStmt) && ((CreateStmt *) stmt)->partbound)
+		kapture_leave_made(((CreateStmt *) stmt)->relation, false, leaving);
+	else if (IsA(stmt, AlterTableStmt))
+	{
+		ListCell   *lc;
+
+		foreach(lc, ((AlterTableStmt *) stmt)->cmds)
+		{
+			AlterTableCmd *cmd = lfirst_node(AlterTableCmd, lc);
+
+			if (cmd->subtype == AT_AttachPartition)
+				kapture_leave_made(castNode(PartitionCmd, cmd->def)->name, true, leaving);
+		}
 	}
 }
 
@@ -284,7 +321,7 @@ wayside_follow(Node *stmt)
 		kapture_attach_announce();
 	}
 	if (wayside_drops_servers(stmt))
-		kapture_binding_follow_drop();
+		kapture_unbind_dropped();
 	if ((IsA(stmt, CreateForeignServerStmt) || IsA(stmt, AlterForeignServerStmt)) &&
 		!IsBinaryUpgrade && !kapture_is_restoring() && kapture_pull_servers() != NIL &&
 		OidIsValid(kapture_catalog_relid(KAPTURE_TABLE_ATTACHMENT)))
@@ -315,13 +352,16 @@ wayside_process_utility(PlannedStmt *pstmt, const char *query_string,
 
 	RenameStmt *renames = wayside_renamed_server(pstmt->utilityStmt);
 	List	   *outer_columns = wayside_columns;
+	List	   *outer_leaving = wayside_leaving;
 	MemoryContext outer_context = wayside_context;
 	List	   *columns = NIL;
+	List	   *leaving = NIL;
 
 	wayside_notice(pstmt->utilityStmt);
 	if (OidIsValid(dbid))
 		kapture_shmem_make_way(dbid);
 	wayside_columns = NIL;
+	wayside_leaving = NIL;
 	wayside_context = CurrentMemoryContext;
 	PG_TRY();
 	{
@@ -330,10 +370,14 @@ wayside_process_utility(PlannedStmt *pstmt, const char *query_string,
 	PG_FINALLY();
 	{
 		columns = wayside_columns;
+		leaving = wayside_leaving;
 		wayside_columns = outer_columns;
+		wayside_leaving = outer_leaving;
 		wayside_context = outer_context;
 	}
 	PG_END_TRY();
+	wayside_add_leaving(pstmt->utilityStmt, &leaving);
+	kapture_leave_follow(leaving);
 	wayside_follow_columns(columns);
 	wayside_follow(pstmt->utilityStmt);
 	if (renames)

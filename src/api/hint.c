@@ -81,7 +81,7 @@ static const struct
 	{{"code of role", "must not run as role"},
 	"give what is named to the table's owner or a superuser (ALTER ... OWNER TO), or the table to its owner, or grant the role it would run as; then kapture_retry"},
 	{{"condition of trigger", "must not call"},
-	"move the condition into the trigger's function, or call no volatile functions in it; then kapture_retry"},
+	"move the condition into the trigger's function, or call no functions in it that are volatile or not for everybody; then kapture_retry"},
 	{{"the primary key of table", "has changed"},
 	"detach the table and attach it again"},
 	{{"no answer from kapture", "resolving the host name"},

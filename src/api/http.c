@@ -105,6 +105,7 @@ struct KaptureHttpRequest
 	bool		started;		/* handle is in the multi handle */
 	bool		finished;
 	void	   *owner;
+	bool		fetched;		/* it is one of a fetch's */
 	Oid			serverid;
 	KaptureApi	api;
 	int			place;			/* of the limiter */
@@ -801,6 +802,17 @@ kapture_http_release(KaptureHttpRequest *request)
 }
 
 /*
+ * Has a request that was just started be one of a fetch's: these are for
+ * kapture_http_next_fetched(), wherever they are waited for.  Users' code that
+ * runs amid the worker's requests may fetch, and must not take their answers.
+ */
+void
+kapture_http_belongs_to_fetch(KaptureHttpRequest *request)
+{
+	request->fetched = true;
+}
+
+/*
  * Returns a request's owner.
  */
 void *
@@ -1116,12 +1128,30 @@ kapture_http_push(void)
 		http_act(false);
 }
 
-/*
- * Waits until a request has finished (true), or until the latch is set or
- * "timeout" (milliseconds, -1: none) is over (false).  Serves interrupts.
- */
-bool
-kapture_http_wait(long timeout, uint32 wait_event)
+/* The first request that has finished; with "fetched", of those of fetches. */
+static KaptureHttpRequest *
+http_first_finished(bool fetched)
+{
+	dlist_iter	iter;
+
+	dlist_foreach(iter, &http_finished)
+	{
+		KaptureHttpRequest *request = dlist_container(KaptureHttpRequest, node, iter.cur);
+
+		if (request->fetched == fetched)
+			return request;
+	}
+	return NULL;
+}
+
+static bool
+http_any_finished(bool only_fetched)
+{
+	return only_fetched ? http_first_finished(true) != NULL : !dlist_is_empty(&http_finished);
+}
+
+static bool
+http_wait(long timeout, bool only_fetched, uint32 wait_event)
 {
 	TimestampTz deadline = timeout < 0 ? DT_NOEND :
 		TimestampTzPlusMilliseconds(GetCurrentTimestamp(), timeout);
@@ -1129,29 +1159,64 @@ kapture_http_wait(long timeout, uint32 wait_event)
 	http_initialize();
 	if (http_running == 0)
 		http_forget_asleep();
-	while (dlist_is_empty(&http_finished))
+	while (!http_any_finished(only_fetched))
 	{
 		bool		latch = http_step(deadline, wait_event);
 
-		if (dlist_is_empty(&http_finished) && (latch || deadline <= GetCurrentTimestamp()))
+		if (!http_any_finished(only_fetched) && (latch || deadline <= GetCurrentTimestamp()))
 			return false;
 	}
 	return true;
 }
 
 /*
- * Returns a request that has finished, each one once; NULL if there is none.
+ * Waits until a request has finished (true), or until the latch is set or
+ * "timeout" (milliseconds, -1: none) is over (false).  Serves interrupts.
+ */
+bool
+kapture_http_wait(long timeout, uint32 wait_event)
+{
+	return http_wait(timeout, false, wait_event);
+}
+
+/*
+ * Likewise, for a request of a fetch.
+ */
+bool
+kapture_http_wait_fetched(long timeout, uint32 wait_event)
+{
+	return http_wait(timeout, true, wait_event);
+}
+
+static KaptureHttpRequest *
+http_take_finished(bool fetched)
+{
+	KaptureHttpRequest *request = http_first_finished(fetched);
+
+	if (request == NULL)
+		return NULL;
+	dlist_delete(&request->node);
+	request->queued = false;
+	return request;
+}
+
+/*
+ * Returns a request that has finished, other than those of fetches, each one
+ * once; NULL if there is none.
  */
 KaptureHttpRequest *
 kapture_http_next_finished(void)
 {
-	KaptureHttpRequest *request;
+	return http_take_finished(false);
+}
 
-	if (dlist_is_empty(&http_finished))
-		return NULL;
-	request = dlist_container(KaptureHttpRequest, node, dlist_pop_head_node(&http_finished));
-	request->queued = false;
-	return request;
+/*
+ * Likewise, one of a fetch's.
+ */
+KaptureHttpRequest *
+kapture_http_next_fetched(void)
+{
+	return http_take_finished(true);
 }
 
 /*
@@ -1168,7 +1233,7 @@ kapture_http_answer(KaptureHttpRequest *request)
  * Waits for one request and returns its answer, or NULL if it has none by
  * "deadline", or if there is a deadline and the latch is set before it.  Serves
  * interrupts; others that finish meanwhile are left to
- * kapture_http_next_finished().
+ * kapture_http_next_finished() and kapture_http_next_fetched().
  */
 const KaptureHttpAnswer *
 kapture_http_perform_until(KaptureHttpRequest *request, TimestampTz deadline, uint32 wait_event)

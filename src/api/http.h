@@ -60,10 +60,13 @@ extern KaptureHttpRequest *kapture_http_start_in_turn(const KaptureServer *serve
 													  uint32 wait_event);
 extern void kapture_http_connect_anew(KaptureHttpRequest *request);
 extern void kapture_http_distrust(KaptureHttpRequest *request);
+extern void kapture_http_belongs_to_fetch(KaptureHttpRequest *request);
 extern void kapture_http_release(KaptureHttpRequest *request);
 extern void kapture_http_push(void);
 extern bool kapture_http_wait(long timeout, uint32 wait_event);
+extern bool kapture_http_wait_fetched(long timeout, uint32 wait_event);
 extern KaptureHttpRequest *kapture_http_next_finished(void);
+extern KaptureHttpRequest *kapture_http_next_fetched(void);
 extern const KaptureHttpAnswer *kapture_http_answer(KaptureHttpRequest *request);
 extern void *kapture_http_owner(KaptureHttpRequest *request);
 extern const KaptureHttpAnswer *kapture_http_perform(KaptureHttpRequest *request,

@@ -1,7 +1,6 @@
 /*
  * catalog.c
- *		Finds the extension's own tables and what is known of an attached
- *		table.
+ *		What is known of an attached table.
  *
  * The extension's tables are read like catalogs, by heap scan and without
  * permission checks: a trigger that runs as any user needs them.  They hold a
@@ -20,22 +19,17 @@
 #include "access/htup_details.h"
 #include "access/stratnum.h"
 #include "access/table.h"
-#include "catalog/indexing.h"
-#include "catalog/namespace.h"
 #include "catalog/partition.h"
 #include "catalog/pg_am.h"
 #include "catalog/pg_attribute.h"
 #include "catalog/pg_constraint.h"
-#include "catalog/pg_extension.h"
 #include "catalog/pg_index.h"
 #include "catalog/pg_opclass.h"
 #include "catalog/pg_type.h"
 #include "commands/defrem.h"
-#include "commands/extension.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
-#include "utils/inval.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
@@ -45,9 +39,8 @@
 #include "base/compat.h"
 #include "base/family.h"
 
-/* Column numbers, as in the install script. */
+/* Column numbers, as in the install script; another one is in catalog_tables.h. */
 #define ATTACHMENT_ID			1
-#define ATTACHMENT_RELATION		2
 #define ATTACHMENT_SERVER		3
 #define ATTACHMENT_KEYS			4
 #define ATTACHMENT_ID_COLUMN	5
@@ -63,146 +56,6 @@
 #define COLUMN_FIELD			3
 #define COLUMN_NAME				4
 #define COLUMN_ATTNUM			5
-
-static const char *const catalog_table_names[KAPTURE_TABLE_COUNT] = {
-	"kapture_attachment", "kapture_column", "kapture_outbox",
-	"kapture_delivery", "kapture_history"
-};
-
-static Oid	catalog_relids[KAPTURE_TABLE_COUNT];
-static bool catalog_packs = false;
-static bool catalog_valid = false;
-
-/* Any of our tables changed, or perhaps the extension was dropped. */
-static void
-catalog_relcache_callback(Datum arg, Oid relid)
-{
-	if (!OidIsValid(relid))
-		catalog_valid = false;
-	for (int i = 0; i < KAPTURE_TABLE_COUNT; i++)
-	{
-		if (catalog_relids[i] == relid)
-			catalog_valid = false;
-	}
-}
-
-/* The schema of the extension, InvalidOid if it is not installed. */
-static Oid
-catalog_schema_oid(void)
-{
-	Relation	rel = table_open(ExtensionRelationId, AccessShareLock);
-	ScanKeyData key[1];
-	SysScanDesc scan;
-	HeapTuple	tuple;
-	Oid			result = InvalidOid;
-
-	ScanKeyInit(&key[0], Anum_pg_extension_extname, BTEqualStrategyNumber, F_NAMEEQ,
-				CStringGetDatum(KAPTURE_EXTENSION));
-	scan = systable_beginscan(rel, ExtensionNameIndexId, true, NULL, 1, key);
-	tuple = systable_getnext(scan);
-	if (HeapTupleIsValid(tuple))
-		result = ((Form_pg_extension) GETSTRUCT(tuple))->extnamespace;
-	systable_endscan(scan);
-	table_close(rel, AccessShareLock);
-	return result;
-}
-
-/*
- * Tells whether this database has the extension.
- */
-bool
-kapture_catalog_extension_exists(void)
-{
-	return OidIsValid(get_extension_oid(KAPTURE_EXTENSION, true));
-}
-
-/*
- * Returns the name of the extension's schema, quoted where needed, in the
- * current memory context.
- */
-char *
-kapture_catalog_schema(void)
-{
-	char	   *name = get_namespace_name(catalog_schema_oid());
-
-	if (name == NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_OBJECT),
-				 errmsg("extension \"%s\" does not exist", KAPTURE_EXTENSION),
-				 errhint("Use CREATE EXTENSION %s.", KAPTURE_EXTENSION)));
-	return pstrdup(quote_identifier(name));
-}
-
-/*
- * kapture_catalog_qualify
- *		Returns a statement with "@." replaced by the extension's schema and a
- *		dot, palloc'ed.  Errors as kapture_catalog_schema().
- */
-char *
-kapture_catalog_qualify(const char *sql)
-{
-	char	   *schema = kapture_catalog_schema();
-	StringInfoData result;
-
-	initStringInfo(&result);
-	for (const char *p = sql; *p; p++)
-	{
-		if (p[0] == '@' && p[1] == '.')
-			appendStringInfoString(&result, schema);
-		else
-			appendStringInfoChar(&result, *p);
-	}
-	return result.data;
-}
-
-/*
- * Returns the oid of one of the extension's tables, InvalidOid if the
- * extension is not installed.
- */
-Oid
-kapture_catalog_relid(KaptureTable table)
-{
-	static bool registered = false;
-
-	if (!registered)
-	{
-		CacheRegisterRelcacheCallback(catalog_relcache_callback, (Datum) 0);
-		registered = true;
-	}
-	if (!catalog_valid)
-	{
-		Oid			schema = catalog_schema_oid();
-
-		for (int i = 0; i < KAPTURE_TABLE_COUNT; i++)
-			catalog_relids[i] = OidIsValid(schema) ?
-				get_relname_relid(catalog_table_names[i], schema) : InvalidOid;
-		catalog_valid = OidIsValid(schema);
-		catalog_packs = OidIsValid(catalog_relids[KAPTURE_TABLE_OUTBOX]) &&
-			get_attnum(catalog_relids[KAPTURE_TABLE_OUTBOX], "more_keys") != InvalidAttrNumber;
-	}
-	return catalog_relids[table];
-}
-
-/*
- * Tells whether one entry of the outbox can hold several changes: it could not
- * in version 1.0, which a new library may meet until the extension is updated.
- */
-bool
-kapture_catalog_outbox_packs(void)
-{
-	return OidIsValid(kapture_catalog_relid(KAPTURE_TABLE_OUTBOX)) && catalog_packs;
-}
-
-static Datum
-catalog_getattr(HeapTuple tuple, Relation rel, AttrNumber attnum)
-{
-	bool		isnull;
-	Datum		value = heap_getattr(tuple, attnum, RelationGetDescr(rel), &isnull);
-
-	if (isnull)
-		elog(ERROR, "unexpected null in column %d of \"%s\"", attnum, RelationGetRelationName(rel));
-	return value;
-}
 
 /* Which version of a row this is. */
 static void
@@ -238,31 +91,11 @@ kapture_catalog_attached(void)
 	{
 		KaptureAttached *attached = palloc(sizeof(KaptureAttached));
 
-		attached->id = DatumGetInt32(catalog_getattr(tuple, rel, ATTACHMENT_ID));
-		attached->relid = DatumGetObjectId(catalog_getattr(tuple, rel, ATTACHMENT_RELATION));
+		attached->id = DatumGetInt32(kapture_catalog_getattr(tuple, rel, ATTACHMENT_ID));
+		attached->relid = DatumGetObjectId(kapture_catalog_getattr(tuple, rel, KAPTURE_ATTACHMENT_RELATION));
 		catalog_read_version(tuple, &attached->version);
 		result = lappend(result, attached);
 	}
-	systable_endscan(scan);
-	table_close(rel, AccessShareLock);
-	return result;
-}
-
-/*
- * Returns the oids of all attached relations, as a list in the current memory
- * context.
- */
-List *
-kapture_catalog_attached_relations(void)
-{
-	Relation	rel = table_open(kapture_catalog_relid(KAPTURE_TABLE_ATTACHMENT), AccessShareLock);
-	SysScanDesc scan = systable_beginscan(rel, InvalidOid, false, NULL, 0, NULL);
-	HeapTuple	tuple;
-	List	   *result = NIL;
-
-	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
-		result = lappend_oid(result,
-							 DatumGetObjectId(catalog_getattr(tuple, rel, ATTACHMENT_RELATION)));
 	systable_endscan(scan);
 	table_close(rel, AccessShareLock);
 	return result;
@@ -279,9 +112,9 @@ catalog_attachment_value(int32 attachment_id, AttrNumber attnum)
 
 	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
 	{
-		if (DatumGetInt32(catalog_getattr(tuple, rel, ATTACHMENT_ID)) != attachment_id)
+		if (DatumGetInt32(kapture_catalog_getattr(tuple, rel, ATTACHMENT_ID)) != attachment_id)
 			continue;
-		result = catalog_getattr(tuple, rel, attnum);
+		result = kapture_catalog_getattr(tuple, rel, attnum);
 		break;
 	}
 	systable_endscan(scan);
@@ -296,7 +129,7 @@ catalog_attachment_value(int32 attachment_id, AttrNumber attnum)
 Oid
 kapture_catalog_attached_relation(int32 attachment_id)
 {
-	return DatumGetObjectId(catalog_attachment_value(attachment_id, ATTACHMENT_RELATION));
+	return DatumGetObjectId(catalog_attachment_value(attachment_id, KAPTURE_ATTACHMENT_RELATION));
 }
 
 /*
@@ -316,26 +149,26 @@ catalog_make_attachment(HeapTuple tuple, Relation attachments, Relation rel)
 	Datum	   *names;
 	int			n;
 
-	result->id = DatumGetInt32(catalog_getattr(tuple, attachments, ATTACHMENT_ID));
-	result->root = DatumGetObjectId(catalog_getattr(tuple, attachments, ATTACHMENT_RELATION));
+	result->id = DatumGetInt32(kapture_catalog_getattr(tuple, attachments, ATTACHMENT_ID));
+	result->root = DatumGetObjectId(kapture_catalog_getattr(tuple, attachments, KAPTURE_ATTACHMENT_RELATION));
 	catalog_read_version(tuple, &result->version);
-	deconstruct_array(DatumGetArrayTypeP(catalog_getattr(tuple, attachments, ATTACHMENT_KEYS)),
+	deconstruct_array(DatumGetArrayTypeP(kapture_catalog_getattr(tuple, attachments, ATTACHMENT_KEYS)),
 					  NAMEOID, NAMEDATALEN, false, TYPALIGN_CHAR, &names, NULL, &n);
 	for (int i = 0; i < n; i++)
 		result->former_key = lappend(result->former_key, pstrdup(NameStr(*DatumGetName(names[i]))));
-	result->server = pstrdup(NameStr(*DatumGetName(catalog_getattr(tuple, attachments, ATTACHMENT_SERVER))));
-	result->id_column = pstrdup(NameStr(*DatumGetName(catalog_getattr(tuple, attachments, ATTACHMENT_ID_COLUMN))));
+	result->server = pstrdup(NameStr(*DatumGetName(kapture_catalog_getattr(tuple, attachments, ATTACHMENT_SERVER))));
+	result->id_column = pstrdup(NameStr(*DatumGetName(kapture_catalog_getattr(tuple, attachments, ATTACHMENT_ID_COLUMN))));
 	result->id_attnum = get_attnum(RelationGetRelid(rel), result->id_column);
-	result->paused = DatumGetBool(catalog_getattr(tuple, attachments, ATTACHMENT_PAUSED));
+	result->paused = DatumGetBool(kapture_catalog_getattr(tuple, attachments, ATTACHMENT_PAUSED));
 	result->link_duplicates =
-		strcmp(TextDatumGetCString(catalog_getattr(tuple, attachments, ATTACHMENT_ON_DUPLICATE)), "link") == 0;
+		strcmp(TextDatumGetCString(kapture_catalog_getattr(tuple, attachments, ATTACHMENT_ON_DUPLICATE)), "link") == 0;
 	if (RelationGetDescr(attachments)->natts < ATTACHMENT_SERVER_OWNER)
 		return result;			/* of version 1.0 */
-	result->serverid = DatumGetObjectId(catalog_getattr(tuple, attachments, ATTACHMENT_SERVER_OID));
-	result->server_owner = DatumGetObjectId(catalog_getattr(tuple, attachments, ATTACHMENT_SERVER_OWNER));
-	result->pull = DatumGetBool(catalog_getattr(tuple, attachments, ATTACHMENT_PULL));
+	result->serverid = DatumGetObjectId(kapture_catalog_getattr(tuple, attachments, ATTACHMENT_SERVER_OID));
+	result->server_owner = DatumGetObjectId(kapture_catalog_getattr(tuple, attachments, ATTACHMENT_SERVER_OWNER));
+	result->pull = DatumGetBool(kapture_catalog_getattr(tuple, attachments, ATTACHMENT_PULL));
 	result->remote_wins =
-		strcmp(TextDatumGetCString(catalog_getattr(tuple, attachments, ATTACHMENT_ON_CONFLICT)), "remote") == 0;
+		strcmp(TextDatumGetCString(kapture_catalog_getattr(tuple, attachments, ATTACHMENT_ON_CONFLICT)), "remote") == 0;
 	return result;
 }
 
@@ -351,7 +184,7 @@ catalog_read_attachment(List *relids, Relation rel)
 
 	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
 	{
-		Oid			root = DatumGetObjectId(catalog_getattr(tuple, attachments, ATTACHMENT_RELATION));
+		Oid			root = DatumGetObjectId(kapture_catalog_getattr(tuple, attachments, KAPTURE_ATTACHMENT_RELATION));
 		int			position = 0;
 
 		while (position < best && list_nth_oid(relids, position) != root)
@@ -388,11 +221,11 @@ catalog_read_columns(KaptureAttachment *att, Relation rel)
 	while (att->ncolumns < KAPTURE_MAX_COLUMNS && HeapTupleIsValid(tuple = systable_getnext(scan)))
 	{
 		KaptureMappedColumn *col = &att->columns[att->ncolumns++];
-		AttrNumber	attnum = DatumGetInt16(catalog_getattr(tuple, columns, COLUMN_ATTNUM));
-		char	   *name = pstrdup(NameStr(*DatumGetName(catalog_getattr(tuple, columns, COLUMN_NAME))));
+		AttrNumber	attnum = DatumGetInt16(kapture_catalog_getattr(tuple, columns, COLUMN_ATTNUM));
+		char	   *name = pstrdup(NameStr(*DatumGetName(kapture_catalog_getattr(tuple, columns, COLUMN_NAME))));
 
-		col->bit = DatumGetInt16(catalog_getattr(tuple, columns, COLUMN_BIT));
-		col->field = TextDatumGetCString(catalog_getattr(tuple, columns, COLUMN_FIELD));
+		col->bit = DatumGetInt16(kapture_catalog_getattr(tuple, columns, COLUMN_BIT));
+		col->field = TextDatumGetCString(kapture_catalog_getattr(tuple, columns, COLUMN_FIELD));
 		if (get_attnum(att->root, name) == InvalidAttrNumber)
 		{
 			char	   *renamed = get_attname(att->root, attnum, true);

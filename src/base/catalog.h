@@ -1,7 +1,6 @@
 /*
  * catalog.h
- *		Finds the extension's own tables and what is known of an attached
- *		table.
+ *		What is known of an attached table.
  */
 #ifndef KAPTURE_CATALOG_H
 #define KAPTURE_CATALOG_H
@@ -14,18 +13,7 @@
 #include "storage/itemptr.h"
 #include "utils/relcache.h"
 
-#define KAPTURE_EXTENSION	"kapture_sync"
-
-typedef enum KaptureTable
-{
-	KAPTURE_TABLE_ATTACHMENT,
-	KAPTURE_TABLE_COLUMN,
-	KAPTURE_TABLE_OUTBOX,
-	KAPTURE_TABLE_DELIVERY,
-	KAPTURE_TABLE_HISTORY
-} KaptureTable;
-
-#define KAPTURE_TABLE_COUNT	5
+#include "base/catalog_tables.h"
 
 /* Statements that row_io.c prepares for a table. */
 #define KAPTURE_ROW_STATEMENTS	6
@@ -98,14 +86,8 @@ typedef struct KaptureAttachment
 	bool		plans_owned;
 } KaptureAttachment;
 
-extern bool kapture_catalog_extension_exists(void);
-extern char *kapture_catalog_schema(void);
-extern char *kapture_catalog_qualify(const char *sql);
-extern Oid	kapture_catalog_relid(KaptureTable table);
-extern bool kapture_catalog_outbox_packs(void);
 extern List *kapture_catalog_attached(void);
 extern bool kapture_catalog_same_version(const KaptureAttachedVersion *a, const KaptureAttachedVersion *b);
-extern List *kapture_catalog_attached_relations(void);
 extern Oid	kapture_catalog_attached_relation(int32 attachment_id);
 extern bool kapture_catalog_is_paused(int32 attachment_id);
 extern KaptureAttachment *kapture_catalog_attachment(Relation rel);

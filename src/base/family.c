@@ -25,7 +25,7 @@
 #include "utils/rel.h"
 #include "utils/syscache.h"
 
-#include "base/catalog.h"
+#include "base/catalog_tables.h"
 #include "base/family.h"
 
 /* The latest answer of kapture_family_counts_children(), which looks at each of them. */
@@ -208,9 +208,9 @@ Oid
 kapture_family_foreign_partition(Oid relid)
 {
 	ListCell   *lc;
-
 	Bitmapset  *key;
 	Oid			constraint;
+
 	if (get_rel_relkind(relid) != RELKIND_PARTITIONED_TABLE)
 		return InvalidOid;
 	/* with a primary key, it can have none */

@@ -95,7 +95,7 @@ own_execute(const char *sql, int nargs, Oid *types, Datum *values, char **text)
  * The caller has checked that its user may do this.
  */
 uint64
-kapture_own_execute(const char *sql, int nargs, Oid *types, Datum *values)
+(kapture_own_execute) (const char *sql, int nargs, Oid *types, Datum *values)
 {
 	return own_execute(sql, nargs, types, values, NULL);
 }
@@ -105,7 +105,7 @@ kapture_own_execute(const char *sql, int nargs, Oid *types, Datum *values)
  * memory context; NULL if it is null or there is none.
  */
 char *
-kapture_own_text(const char *sql, int nargs, Oid *types, Datum *values)
+(kapture_own_text) (const char *sql, int nargs, Oid *types, Datum *values)
 {
 	char	   *text = NULL;
 

@@ -8,8 +8,16 @@
 
 #include "postgres.h"
 
+#include "fault.h"
+
 extern Oid	kapture_own_role(void);
 extern uint64 kapture_own_execute(const char *sql, int nargs, Oid *types, Datum *values);
 extern char *kapture_own_text(const char *sql, int nargs, Oid *types, Datum *values);
+
+/* Each statement is a fault point, so their definitions have their names in parentheses. */
+#define kapture_own_execute(sql, nargs, types, values) \
+	(KAPTURE_FAULT_ARGUMENTS(NULL, nargs, types, values, NULL), kapture_own_execute(sql, nargs, types, values))
+#define kapture_own_text(sql, nargs, types, values) \
+	(KAPTURE_FAULT_ARGUMENTS(NULL, nargs, types, values, NULL), kapture_own_text(sql, nargs, types, values))
 
 #endif							/* KAPTURE_OWNER_SQL_H */

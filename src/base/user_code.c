@@ -22,15 +22,16 @@
  * - Expressions.  They are written by the owner of the table (checks, defaults,
  *	 generated columns, rules, policies, indexes), of a partition, or of a domain,
  *	 or by whoever holds TRIGGER (conditions of triggers).  Partitions and types of
- *	 strangers are refused as such.  Conditions of triggers bear no author, so what
- *	 they call must be harmless: not volatile, and nothing that runs SQL which it is
- *	 given.  In none, functions that not everybody may execute are run by themselves.
+ *	 strangers are refused as such, in conditions of triggers, too.  These bear no
+ *	 author, so what they call must be harmless: not volatile, open to everybody, and
+ *	 nothing that runs SQL, or reads a value of a type, which it is given by name.  In
+ *	 none, functions that not everybody may execute are run by themselves.
  *
  * What functions do with their arguments is up to their authors: who owns a trigger
  * function that anybody may use in a trigger, must expect any arguments.  If nobody
  * but trusted roles holds TRIGGER on a table of a role that is not a superuser, its
- * conditions may also call volatile functions of such roles; so who revokes TRIGGER
- * should look at the triggers made under it.
+ * conditions may also call volatile functions of such roles, and private ones; so
+ * who revokes TRIGGER should look at the triggers made under it.
  *
  * Nothing is put off: deferred triggers would fire at the end of the transaction,
  * as whoever that belongs to.  Constraints are immediate (row_io.c), and stay so.
@@ -279,19 +280,26 @@ typedef struct UserCodeCondition
 	Oid			culprit;		/* a function that it must not call */
 } UserCodeCondition;
 
-/* Functions that are not volatile, but run SQL on what they are given. */
+/*
+ * Functions that are not volatile, but run code that their arguments name: SQL, or
+ * what a type checks.
+ */
 static bool
-user_code_is_query(Oid funcid)
+user_code_runs_arguments(Oid funcid)
 {
-	static const Oid queries[] = {
+	static const Oid functions[] = {
 		F_TABLE_TO_XML, F_TABLE_TO_XMLSCHEMA, F_TABLE_TO_XML_AND_XMLSCHEMA,
 		F_SCHEMA_TO_XML, F_SCHEMA_TO_XMLSCHEMA, F_SCHEMA_TO_XML_AND_XMLSCHEMA,
 		F_DATABASE_TO_XML, F_DATABASE_TO_XMLSCHEMA, F_DATABASE_TO_XML_AND_XMLSCHEMA,
+		F_DOMAIN_IN, F_ARRAY_IN, F_RECORD_IN, F_RANGE_IN, F_MULTIRANGE_IN,
+#if PG_VERSION_NUM >= 160000
+		F_PG_INPUT_IS_VALID, F_PG_INPUT_ERROR_INFO,
+#endif
 	};
 
-	for (int i = 0; i < lengthof(queries); i++)
+	for (int i = 0; i < lengthof(functions); i++)
 	{
-		if (queries[i] == funcid)
+		if (functions[i] == funcid)
 			return true;
 	}
 	return false;
@@ -310,7 +318,8 @@ user_code_check_call(Oid funcid, void *context)
 		elog(ERROR, "cache lookup failed for function %u", funcid);
 	proc = (Form_pg_proc) GETSTRUCT(tuple);
 	if (proc->provolatile != PROVOLATILE_VOLATILE || funcid == F_CLOCK_TIMESTAMP)
-		allowed = !user_code_is_query(funcid) && (funcid >= FirstNormalObjectId || user_code_is_public(tuple));
+		allowed = !user_code_runs_arguments(funcid) &&
+			((condition->closed && funcid >= FirstNormalObjectId) || user_code_is_public(tuple));
 	else
 		allowed = condition->closed && funcid >= FirstNormalObjectId && !superuser_arg(proc->proowner);
 	ReleaseSysCache(tuple);
@@ -324,7 +333,23 @@ user_code_check_condition(Node *node, void *context)
 {
 	if (node == NULL)
 		return false;
-	if (check_functions_in_node(node, user_code_check_call, context))
+	switch (nodeTag(node))
+	{
+		case T_Const:
+		case T_FuncExpr:
+		case T_OpExpr:
+		case T_RelabelType:
+		case T_CoerceViaIO:
+		case T_ArrayCoerceExpr:
+		case T_CoerceToDomain:
+		case T_ConvertRowtypeExpr:
+			user_code_check_type(exprType(node));	/* whose checks are no functions of the condition */
+			break;
+		default:
+			break;
+	}
+	/* what a CoerceViaIO reads is of the type that was just checked */
+	if (!IsA(node, CoerceViaIO) && check_functions_in_node(node, user_code_check_call, context))
 		return true;
 	return expression_tree_walker(node, user_code_check_condition, context);
 }
@@ -381,7 +406,7 @@ user_code_check_triggers(Oid relid)
 							trigger->tgname, RelationGetRelationName(rel), format_procedure(condition.culprit),
 							GetUserNameFromId(GetUserId(), false)),
 					 errdetail("Whoever holds TRIGGER on the table may have written the condition."),
-					 errhint("Move the condition into the trigger's function, or call no volatile functions in it.")));
+					 errhint("Move the condition into the trigger's function, or call no functions in it that are volatile or not for everybody.")));
 	}
 	relation_close(rel, NoLock);
 }

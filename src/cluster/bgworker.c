@@ -12,6 +12,7 @@
 #include "postmaster/bgworker.h"
 #include "postmaster/interrupt.h"
 #include "storage/ipc.h"
+#include "storage/latch.h"
 #include "tcop/tcopprot.h"
 #include "utils/guc.h"
 #include "utils/timestamp.h"
@@ -19,12 +20,14 @@
 #include "base/lock.h"
 #include "base/user_code.h"
 #include "cluster/bgworker.h"
-#include "table/clock.h"
 
 /* How long any lock is waited for. */
 #define PROCESS_LOCK_TIMEOUT	"200ms"
 
 static bool process_ours = false;
+
+/* What users' code leaves behind goes by this when an error has ended it. */
+kapture_process_abort_hook_type kapture_process_abort_hook = NULL;
 
 /* When statistics are to be handed over that were too fresh for it, DT_NOEND: none are. */
 static TimestampTz process_stats_due = DT_NOEND;
@@ -87,19 +90,6 @@ kapture_process_exit(KaptureExit reason)
 	proc_exit(0);
 }
 
-/* If users' code is why we end, others go on at once, but it does not. */
-static void
-process_exit_callback(int code, Datum arg)
-{
-	Oid			owner;
-	int32		attachment_id;
-
-	if (!kapture_clock_has_killed(&owner, &attachment_id))
-		return;
-	kapture_shmem_worker_blame(owner, attachment_id);
-	kapture_shmem_worker_reason(KAPTURE_EXIT_ASKED);
-}
-
 /*
  * To be called when there is work in the database: from here on, what the process
  * does counts in the cumulative statistics, but not for a database that is merely
@@ -136,7 +126,6 @@ kapture_process_initialize(Datum arg)
 		kapture_process_exit(KAPTURE_EXIT_ASKED);
 	process_track_counts = pgstat_track_counts;
 	pgstat_track_counts = false;
-	before_shmem_exit(process_exit_callback, (Datum) 0);
 	BackgroundWorkerInitializeConnectionByOid(dbid, InvalidOid, 0);
 	kapture_user_code_enter_process();
 	process_own_settings();
@@ -177,7 +166,8 @@ void
 kapture_process_abort(void)
 {
 	AbortCurrentTransaction();
-	kapture_clock_reset();
+	if (kapture_process_abort_hook)
+		kapture_process_abort_hook();
 	kapture_lock_renew();
 }
 
@@ -219,4 +209,14 @@ kapture_process_timeout(long timeout)
 	}
 	rest = (long) ((process_stats_due - now) / 1000 + 1);
 	return timeout < 0 ? rest : Min(timeout, rest);
+}
+
+/*
+ * After an error: waits for so many milliseconds, or until something is to be done.
+ */
+void
+kapture_process_rest(long timeout, uint32 wait_event)
+{
+	(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, timeout, wait_event);
+	ResetLatch(MyLatch);
 }

@@ -57,6 +57,9 @@
 #define SHMEM_FIRST_BAN		INT64CONST(30000)
 #define SHMEM_LONGEST_BAN	INT64CONST(3600000)
 
+/* Errors shown at a time; of more, the oldest are forgotten. */
+#define SHMEM_MAX_TROUBLES	256
+
 typedef struct ShmemSlot
 {
 	KaptureSlotState state;
@@ -105,6 +108,14 @@ typedef struct ShmemTable
 	KaptureTableReport report;
 } ShmemTable;
 
+typedef struct ShmemTrouble
+{
+	Oid			dbid;			/* InvalidOid: free */
+	KaptureWorkerKind kind;
+	int32		attachment_id;	/* 0: of no table */
+	KaptureTrouble trouble;
+} ShmemTrouble;
+
 typedef struct ShmemState
 {
 	LWLock	   *lock;
@@ -116,6 +127,7 @@ typedef struct ShmemState
 	ShmemBan	bans[SHMEM_MAX_BANS];
 	ShmemServer servers[SHMEM_MAX_REPORTS];
 	ShmemTable	tables[SHMEM_MAX_TABLES];
+	ShmemTrouble troubles[SHMEM_MAX_TROUBLES];
 	int			nslots;
 	ShmemSlot	slots[FLEXIBLE_ARRAY_MEMBER];
 } ShmemState;
@@ -992,4 +1004,80 @@ kapture_shmem_read_table(int32 attachment_id, KaptureTableReport *report)
 	if (table)
 		*report = table->report;
 	LWLockRelease(shmem->lock);
+}
+
+/* The place of a worker's trouble with a table, or NULL.  The caller holds the lock. */
+static ShmemTrouble *
+shmem_find_trouble(KaptureWorkerKind kind, int32 attachment_id)
+{
+	for (int i = 0; i < SHMEM_MAX_TROUBLES; i++)
+	{
+		ShmemTrouble *t = &shmem->troubles[i];
+
+		if (t->dbid == MyDatabaseId && t->kind == kind && t->attachment_id == attachment_id)
+			return t;
+	}
+	return NULL;
+}
+
+/* A free place for one, or that of the oldest.  The caller holds the lock. */
+static ShmemTrouble *
+shmem_make_trouble(void)
+{
+	ShmemTrouble *oldest = &shmem->troubles[0];
+
+	for (int i = 0; i < SHMEM_MAX_TROUBLES; i++)
+	{
+		ShmemTrouble *t = &shmem->troubles[i];
+
+		if (!OidIsValid(t->dbid))
+			return t;
+		if (t->trouble.since < oldest->trouble.since)
+			oldest = t;
+	}
+	return oldest;
+}
+
+/*
+ * Says what keeps a worker of this database from its work on an attached table
+ * (0: on all of it); NULL: nothing does any more.  It outlives the process.
+ */
+void
+kapture_shmem_report_trouble(KaptureWorkerKind kind, int32 attachment_id, const KaptureTrouble *trouble)
+{
+	ShmemTrouble *t;
+
+	LWLockAcquire(shmem->lock, LW_EXCLUSIVE);
+	t = shmem_find_trouble(kind, attachment_id);
+	if (t == NULL && trouble)
+		t = shmem_make_trouble();
+	if (t && trouble)
+	{
+		t->dbid = MyDatabaseId;
+		t->kind = kind;
+		t->attachment_id = attachment_id;
+		t->trouble = *trouble;
+	}
+	else if (t)
+		t->dbid = InvalidOid;
+	LWLockRelease(shmem->lock);
+}
+
+/*
+ * Fills in such a trouble of this database.  Returns false if there is none.
+ */
+bool
+kapture_shmem_read_trouble(KaptureWorkerKind kind, int32 attachment_id, KaptureTrouble *trouble)
+{
+	ShmemTrouble *t;
+
+	memset(trouble, 0, sizeof(*trouble));
+	if (shmem == NULL)
+		return false;
+	LWLockAcquire(shmem->lock, LW_SHARED);
+	t = shmem_find_trouble(kind, attachment_id);
+	if (t)
+		*trouble = t->trouble;
+	LWLockRelease(shmem->lock);
+	return t != NULL;
 }

@@ -79,6 +79,31 @@ typedef struct KaptureTableReport
 	char		problem[KAPTURE_STATE_MESSAGE_LEN]; /* why it cannot be sent, or "" */
 } KaptureTableReport;
 
+/* What a worker was doing when an error stopped it. */
+typedef enum KapturePhase
+{
+	KAPTURE_PHASE_NONE,
+	KAPTURE_PHASE_LOAD,
+	KAPTURE_PHASE_CLAIM,
+	KAPTURE_PHASE_SEND,
+	KAPTURE_PHASE_RECORD,
+	KAPTURE_PHASE_EXPIRE,
+	KAPTURE_PHASE_PULL,
+	KAPTURE_PHASE_APPLY,
+	KAPTURE_PHASE_LOOP			/* between all these */
+} KapturePhase;
+
+#define KAPTURE_TROUBLE_KEY_LEN		64
+
+typedef struct KaptureTrouble
+{
+	KapturePhase phase;			/* KAPTURE_PHASE_NONE: there is none */
+	int			deaths;			/* processes in a row that it ended */
+	TimestampTz since;
+	char		row_key[KAPTURE_TROUBLE_KEY_LEN];	/* or customer, "": no certain one; may be cut */
+	char		message[KAPTURE_STATE_MESSAGE_LEN];
+} KaptureTrouble;
+
 extern void kapture_shmem_install(void);
 extern bool kapture_shmem_available(void);
 
@@ -115,9 +140,12 @@ extern bool kapture_shmem_report_server(const char *name, Oid owner, KaptureServ
 extern void kapture_shmem_withdraw_server(const char *name, Oid owner);
 extern bool kapture_shmem_report_table(int32 attachment_id, const KaptureTableReport *report);
 extern void kapture_shmem_withdraw_table(int32 attachment_id);
+extern void kapture_shmem_report_trouble(KaptureWorkerKind kind, int32 attachment_id,
+										 const KaptureTrouble *trouble);
 
 /* for whoever looks */
 extern void kapture_shmem_read_table(int32 attachment_id, KaptureTableReport *report);
+extern bool kapture_shmem_read_trouble(KaptureWorkerKind kind, int32 attachment_id, KaptureTrouble *trouble);
 extern bool kapture_shmem_read_report(int *i, KaptureServerReport *report);
 
 #endif							/* KAPTURE_SHMEM_H */

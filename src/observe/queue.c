@@ -37,6 +37,7 @@
 
 #include "base/catalog.h"
 #include "base/compat.h"
+#include "cluster/guard.h"
 #include "cluster/shmem.h"
 #include "table/capture_buffer.h"
 
@@ -70,6 +71,7 @@ typedef struct QueueScan
 
 PG_FUNCTION_INFO_V1(kapture_queue);
 PG_FUNCTION_INFO_V1(kapture_table_problem);
+PG_FUNCTION_INFO_V1(kapture_table_error);
 
 /*
  * Begins to read the entries of an attachment, in the order of an index;
@@ -340,4 +342,40 @@ kapture_table_problem(PG_FUNCTION_ARGS)
 	if (report.problem[0] == '\0')
 		PG_RETURN_NULL();
 	PG_RETURN_TEXT_P(cstring_to_text(report.problem));
+}
+
+/*
+ * Finds an error that stands in the way of a table: its own, or one of the whole
+ * process.  Those of the worker come first.
+ */
+static bool
+queue_find_trouble(int32 attachment_id, KaptureTrouble *trouble)
+{
+	for (int kind = 0; kind < KAPTURE_WORKER_KINDS; kind++)
+	{
+		if (kapture_shmem_read_trouble(kind, attachment_id, trouble) ||
+			kapture_shmem_read_trouble(kind, 0, trouble))
+			return true;
+	}
+	return false;
+}
+
+/*
+ * kapture_table_error(attachment_id integer) returns text
+ *
+ * For who has the rights of the table's owner, as it may show what is in a row.
+ */
+Datum
+kapture_table_error(PG_FUNCTION_ARGS)
+{
+	int32		attachment_id = PG_GETARG_INT32(0);
+	Oid			owner = queue_owner(attachment_id);
+	KaptureTrouble trouble;
+
+	if (!OidIsValid(owner) || !has_privs_of_role(GetUserId(), owner) ||
+		!queue_find_trouble(attachment_id, &trouble))
+		PG_RETURN_NULL();
+	PG_RETURN_TEXT_P(cstring_to_text(psprintf("%s%s%s%s: %s", kapture_guard_phase_name(trouble.phase),
+											  trouble.row_key[0] ? ", key \"" : "", trouble.row_key,
+											  trouble.row_key[0] ? "\"" : "", trouble.message)));
 }

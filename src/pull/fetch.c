@@ -283,6 +283,7 @@ fetch_send(KaptureFetch *fetch, FetchSlot *slot)
 	slot->request = kapture_http_start(server, fetch->api, body, len, slot, &when);
 	if (slot->request == NULL)
 		return when;
+	kapture_http_belongs_to_fetch(slot->request);
 	if (slot->attempts > 0)
 		kapture_http_connect_anew(slot->request);
 	slot->state = FETCH_RUNNING;
@@ -409,12 +410,10 @@ fetch_reap(KaptureFetch *fetch)
 	KaptureHttpRequest *request;
 	ListCell   *lc;
 
-	while ((request = kapture_http_next_finished()) != NULL)
+	while ((request = kapture_http_next_fetched()) != NULL)
 	{
 		FetchSlot  *slot = kapture_http_owner(request);
 
-		if (slot == NULL)
-			continue;
 		slot->state = FETCH_FINISHED;
 		if (slot->fetch != fetch)
 			SetLatch(MyLatch);	/* its reader must not wait for it any more */
@@ -629,7 +628,7 @@ kapture_fetch_next(KaptureFetch *fetch)
 		}
 		if (when != DT_NOEND)
 			timeout = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), when);
-		(void) kapture_http_wait(timeout, WaitEventExtensionNew("KaptureHttp"));
+		(void) kapture_http_wait_fetched(timeout, WaitEventExtensionNew("KaptureHttp"));
 		kapture_fetch_served(fetch);
 	}
 }

@@ -52,6 +52,7 @@
 #include "base/text.h"
 #include "base/version.h"
 #include "cluster/bgworker.h"
+#include "cluster/guard.h"
 #include "pull/apply.h"
 #include "pull/fetch.h"
 #include "pull/mirror.h"
@@ -62,6 +63,7 @@
 #include "table/binding.h"
 #include "table/capture.h"
 #include "table/clock.h"
+#include "table/inbox.h"
 #include "table/origin.h"
 #include "table/share.h"
 
@@ -77,7 +79,7 @@
 /* Microseconds that a batch of a slow table should take. */
 #define PULL_SLOW_BATCH		INT64CONST(250000)
 
-/* Milliseconds after which a table that cannot be read is tried again. */
+/* Milliseconds after which a table that cannot be read is tried again, at most. */
 #define PULL_TABLE_RETRY	60000
 
 /* Milliseconds between tries of a server that fails, at most. */
@@ -135,6 +137,18 @@ typedef struct PullTable
 	TimestampTz turn;			/* nothing of it before then */
 	uint64		round;			/* in which it last had its turn */
 	int			batch;			/* customers worth taking at a time */
+
+	/* after errors */
+	int			limit;			/* customers at once, 0: as many as may be */
+	int			errors;			/* in a row that stopped the table as a whole */
+	TimestampTz not_before;		/* nothing is written earlier */
+	bool		in_trouble;		/* and says so in kapture_status */
+
+	/* what is being written */
+	int32		attachment_id;
+	int			ncustomers;
+	int64		customer_id;	/* if it is one */
+	int64		suspect;		/* one that could not be written by itself, once; or 0 */
 } PullTable;
 
 static MemoryContext puller_context;	/* what lives as long as the process */
@@ -145,6 +159,8 @@ static bool puller_ours = false;	/* the database is no copy */
 static bool puller_stale = true;	/* servers or attachments may have changed */
 static TimestampTz puller_next_load = DT_NOEND; /* when to look again at what was locked */
 static bool puller_settings_changed = false;	/* servers or mappings have */
+static int	puller_errors = 0;	/* in a row of what is not of a server or table */
+static TimestampTz puller_load_not_before = 0;	/* after those */
 
 /* ------------------------------------------------------------------------
  * Transactions
@@ -210,6 +226,35 @@ sweep_drop(PullServer *server)
 	server->sweep = NULL;
 }
 
+/* Notes an error that belongs to no server or table. */
+static void
+puller_report_error(KapturePhase phase, const ErrorData *error)
+{
+	char	   *message = kapture_guard_message(error);
+
+	kapture_guard_report(KAPTURE_PULLER, phase, 0, NULL, message);
+	pfree(message);
+}
+
+/* A failure that is to be noted in kapture_pull. */
+typedef struct PullFailure
+{
+	PullServer *server;
+	const ErrorData *error;
+} PullFailure;
+
+static void
+pull_note_failure(void *arg)
+{
+	PullFailure *failure = arg;
+
+	puller_begin("noting a failure");
+	kapture_pull_state_fail(failure->server->name,
+							kapture_text_cut(kapture_guard_message(failure->error)),
+							failure->server->not_before);
+	puller_commit();
+}
+
 /*
  * A pull, or its beginning, failed: it is tried again after a while, which
  * grows, and not before Kapture wants it.
@@ -217,9 +262,10 @@ sweep_drop(PullServer *server)
 static void
 pull_fail(PullServer *server, const ErrorData *error)
 {
+	PullFailure failure = {server, error};
+	ErrorData  *another;
 	TimestampTz now = GetCurrentTimestamp();
 	TimestampTz asked = server->run && server->run->fetch ? kapture_fetch_not_before(server->run->fetch) : 0;
-	const char *text;
 
 	if (server->sweep)
 		asked = Max(asked, kapture_sweep_not_before(server->sweep));
@@ -227,13 +273,17 @@ pull_fail(PullServer *server, const ErrorData *error)
 	sweep_drop(server);
 	server->failures++;
 	server->not_before = Max(asked, TimestampTzPlusMilliseconds(now, kapture_pacing_backoff(server->failures, PULL_LONGEST)));
-	puller_begin("noting a failure");
-	text = kapture_text_cut(error->detail ? psprintf("%s: %s", error->message, error->detail) : error->message);
 	if (server->failures == 1)
 		ereport(LOG,
 				(errmsg("kapture_sync: pulling from server \"%s\" failed: %s", server->name, kapture_text_cut(error->message))));
-	kapture_pull_state_fail(server->name, text, server->not_before);
-	puller_commit();
+	another = kapture_guard_transaction(pull_note_failure, &failure);
+	if (another)
+	{
+		puller_report_error(KAPTURE_PHASE_PULL, another);
+		FreeErrorData(another);
+	}
+	else
+		(void) kapture_guard_report_end(KAPTURE_PULLER, KAPTURE_PHASE_PULL, 0);
 }
 
 /* Where a pull begins: an overlap before the watermark. */
@@ -333,8 +383,9 @@ pull_end(PullServer *server)
 
 /* Goes on with a server as far as it can without waiting. */
 static void
-pull_step(PullServer *server)
+pull_step(void *arg)
 {
+	PullServer *server = arg;
 	TimestampTz now = GetCurrentTimestamp();
 	const KaptureWindow *window;
 
@@ -385,8 +436,9 @@ sweep_start(PullServer *server)
 
 /* Goes on with a server's sweep as far as it can without waiting. */
 static void
-sweep_step(PullServer *server)
+sweep_step(void *arg)
 {
+	PullServer *server = arg;
 	bool		wrote;
 
 	if (server->sweep_interval == 0)
@@ -424,6 +476,7 @@ puller_look(void)
 static TimestampTz
 table_apply(PullTable *table, Relation rel, KaptureAttachment *att)
 {
+	int			limit = table->limit > 0 ? Min(table->limit, table->batch) : table->batch;
 	Oid			owner = GetForeignServerByName(att->server, false)->owner;
 	char	   *timezone = pstrdup(kapture_server_get(att->server, owner)->timezone);
 	char	   *problem;
@@ -441,7 +494,10 @@ table_apply(PullTable *table, Relation rel, KaptureAttachment *att)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg_internal("%s", problem)));
-	arrivals = kapture_inbox_take(att, table->batch, &more);
+	arrivals = kapture_inbox_take(att, limit, &more);
+	table->ncustomers = list_length(arrivals);
+	if (table->ncustomers == 1)
+		table->customer_id = ((KaptureArrival *) linitial(arrivals))->customer_id;
 	if (arrivals != NIL)
 	{
 		TimestampTz began = GetCurrentTimestamp();
@@ -473,9 +529,10 @@ table_join(PullTable *table, Oid owner)
 
 /* Goes on with a table by a batch, unless somebody has locked it. */
 static void
-table_step(PullTable *table)
+table_step(void *arg)
 {
 	static MemoryContext context = NULL;
+	PullTable  *table = arg;
 	Relation	rel = NULL;
 	KaptureAttachment *att = NULL;
 
@@ -483,6 +540,7 @@ table_step(PullTable *table)
 	if (context == NULL)
 		context = AllocSetContextCreate(puller_context, "kapture_sync arrivals", ALLOCSET_DEFAULT_SIZES);
 	MemoryContextReset(context);
+	table->ncustomers = 0;
 	puller_begin("writing rows of an attached table");
 	if (!ConditionalLockRelationOid(table->relid, AccessShareLock))
 		table->next_due = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), KAPTURE_LOCKED_RETRY);
@@ -493,6 +551,8 @@ table_step(PullTable *table)
 		MemoryContextSwitchTo(context);
 		att = kapture_catalog_attachment(rel);
 		table->next_due = DT_NOEND;
+		if (att)
+			table->attachment_id = att->id;
 		table_join(table, rel->rd_rel->relowner);
 		if (att && att->pull && !att->paused)
 			table->next_due = table_apply(table, rel, att);
@@ -502,61 +562,113 @@ table_step(PullTable *table)
 	MemoryContextReset(context);
 }
 
-/* Runs a table's step; an error of it as a whole is tried again after a while. */
+/* A customer that cannot become a row, and why. */
+typedef struct PullPoison
+{
+	PullTable  *table;
+	const ErrorData *error;
+} PullPoison;
+
+static void
+table_do_park(void *arg)
+{
+	PullPoison *poison = arg;
+
+	puller_begin("parking a customer");
+	kapture_inbox_park(poison->table->attachment_id, poison->table->customer_id,
+					   kapture_guard_message(poison->error));
+	puller_commit();
+}
+
+/* Notes an error of a table's. */
+static void
+table_report_error(PullTable *table, const ErrorData *error)
+{
+	char	   *message = kapture_guard_message(error);
+	char	   *customer = table->ncustomers == 1 ? psprintf(INT64_FORMAT, table->customer_id) : NULL;
+
+	kapture_guard_report(KAPTURE_PULLER, KAPTURE_PHASE_APPLY, table->attachment_id, customer, message);
+	table->in_trouble = true;
+	pfree(message);
+	if (customer)
+		pfree(customer);
+}
+
+/*
+ * A batch of customers failed: the next ones are smaller, until the one that is to
+ * blame is parked.  An error of the table as a whole is tried again after a while.
+ */
+static void
+table_fail(PullTable *table, const ErrorData *error)
+{
+	PullPoison	poison = {table, error};
+	bool		will_pass = kapture_guard_will_pass(error);
+	ErrorData  *another = NULL;
+
+	table->next_due = 0;
+	if (error->sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE)
+	{
+		table->next_due = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), KAPTURE_LOCKED_RETRY);
+		return;
+	}
+	table_report_error(table, error);
+	if (table->ncustomers > 1 && !will_pass)
+	{
+		table->limit = table->ncustomers / 2;
+		return;
+	}
+	if (table->ncustomers == 1 && table->suspect != table->customer_id)
+	{
+		table->suspect = table->customer_id;
+		table->limit = 1;
+		return;
+	}
+	if (table->ncustomers == 1 && !will_pass)
+	{
+		another = kapture_guard_transaction(table_do_park, &poison);
+		if (another == NULL)
+			return;
+		table_report_error(table, another);
+		FreeErrorData(another);
+	}
+	table->not_before = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
+													kapture_pacing_backoff(++table->errors, PULL_TABLE_RETRY));
+}
+
+/* Runs a table's step. */
 static void
 puller_run_table(PullTable *table)
 {
 	TimestampTz began = GetCurrentTimestamp();
+	ErrorData  *error = kapture_guard_transaction(table_step, table);
 
-	PG_TRY();
+	if (error)
 	{
-		table_step(table);
-	}
-	PG_CATCH();
-	{
-		ErrorData  *error;
-
-		MemoryContextSwitchTo(puller_context);
-		error = CopyErrorData();
-		FlushErrorState();
-		kapture_process_abort();
 		kapture_capture_ignore(0, 0, 0);
-		if (error->sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE)
-			table->next_due = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), KAPTURE_LOCKED_RETRY);
-		else
-		{
-			ereport(LOG,
-					(errmsg("kapture_sync: pulled customers cannot be written to an attached table: %s",
-							kapture_text_cut(error->message))));
-			table->next_due = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), PULL_TABLE_RETRY);
-		}
-		FreeErrorData(error);
 		if (table->share)
 			(void) kapture_share_charge(table->share, &table->turn, began, 0);
+		table_fail(table, error);
+		FreeErrorData(error);
+		return;
 	}
-	PG_END_TRY();
-	MemoryContextSwitchTo(puller_context);
+	table->errors = 0;
+	if (table->limit > 0)
+		table->limit = table->limit * 2 < PULL_BATCH ? table->limit * 2 : 0;
+	if (table->in_trouble)
+	{
+		table->in_trouble = false;
+		(void) kapture_guard_report_end(KAPTURE_PULLER, KAPTURE_PHASE_APPLY, table->attachment_id);
+		/* it may have failed before that was known */
+		(void) kapture_guard_report_end(KAPTURE_PULLER, KAPTURE_PHASE_APPLY, 0);
+	}
 }
 
 /* Runs a step; an error is the server's alone. */
 static void
-puller_run(void (*step) (PullServer *server), PullServer *server)
+puller_run(KaptureGuarded step, PullServer *server)
 {
-	ErrorData  *volatile error = NULL;
+	ErrorData  *error = kapture_guard_transaction(step, server);
 
-	PG_TRY();
-	{
-		step(server);
-	}
-	PG_CATCH();
-	{
-		MemoryContextSwitchTo(puller_context);
-		error = CopyErrorData();
-		FlushErrorState();
-		kapture_process_abort();
-	}
-	PG_END_TRY();
-	MemoryContextSwitchTo(puller_context);
 	if (error)
 	{
 		pull_fail(server, error);
@@ -595,8 +707,9 @@ puller_find_server(const KapturePullServer *wanted)
  * what it asks for.
  */
 static void
-pull_configure(PullServer *server)
+pull_configure(void *arg)
 {
+	PullServer *server = arg;
 	const KaptureServer *settings;
 	KapturePullState state;
 
@@ -677,9 +790,11 @@ puller_load_tables(void)
 	dlist_mutable_iter iter;
 	ListCell   *lc;
 
+	List	   *relids = kapture_inbox_tables();
+
 	dlist_foreach_modify(iter, &puller_tables)
 		dlist_container(PullTable, node, iter.cur)->present = false;
-	foreach(lc, kapture_inbox_tables())
+	foreach(lc, relids)
 		puller_find_table(lfirst_oid(lc))->present = true;
 	dlist_foreach_modify(iter, &puller_tables)
 	{
@@ -688,22 +803,25 @@ puller_load_tables(void)
 		table->next_due = 0;
 		if (table->present)
 			continue;
+		if (table->in_trouble)
+			kapture_shmem_report_trouble(KAPTURE_PULLER, table->attachment_id, NULL);
 		table_join(table, InvalidOid);
 		dlist_delete(&table->node);
 		pfree(table);
 	}
 }
 
-/* Reads anew what is to be done.  False: nothing is. */
-static bool
-puller_load(void)
+/* Reads anew what is to be done, and says whether anything is. */
+static void
+puller_do_load(void *arg)
 {
+	bool	   *any = arg;
 	dlist_mutable_iter iter;
 	ListCell   *lc;
 	Oid			installation;
 	char	   *version;
-	bool		any = false;
 
+	*any = false;
 	puller_begin("reading servers");
 	puller_stale = false;
 	puller_next_load = DT_NOEND;
@@ -712,7 +830,7 @@ puller_load(void)
 	if (version == NULL || kapture_version_compare(version) != 0 || !OidIsValid(installation))
 	{
 		puller_commit();
-		return false;
+		return;
 	}
 	if ((OidIsValid(puller_installation) && installation != puller_installation) ||
 		kapture_guc_database_is_excluded(get_database_name(MyDatabaseId)))
@@ -721,13 +839,13 @@ puller_load(void)
 	puller_check_origin();
 	kapture_pull_state_tidy();
 	puller_load_tables();
-	any = kapture_inbox_any();
+	*any = kapture_inbox_any();
 	dlist_foreach_modify(iter, &puller_servers)
 		dlist_container(PullServer, node, iter.cur)->present = false;
 	foreach(lc, kapture_pull_servers())
 	{
 		puller_find_server(lfirst(lc))->present = true;
-		any = true;
+		*any = true;
 	}
 	puller_commit();
 
@@ -738,38 +856,36 @@ puller_load(void)
 		if (!server->present)
 			puller_forget_server(server);
 	}
-	return any;
 }
 
 /*
- * Likewise; if somebody has locked what is to be read, that is tried again after
- * a while.
+ * Likewise.  False: nothing is.  What cannot be read, as somebody has locked
+ * something or for another reason, is tried again after a while.
  */
 static bool
-puller_try_load(void)
+puller_load(void)
 {
-	volatile bool any = true;
+	bool		any = true;
+	ErrorData  *error = kapture_guard_transaction(puller_do_load, &any);
 
-	PG_TRY();
+	if (error == NULL)
 	{
-		any = puller_load();
+		puller_errors = 0;
+		puller_load_not_before = 0;
+		(void) kapture_guard_report_end(KAPTURE_PULLER, KAPTURE_PHASE_LOAD, 0);
+		return any;
 	}
-	PG_CATCH();
-	{
-		ErrorData  *error;
-
-		MemoryContextSwitchTo(puller_context);
-		error = CopyErrorData();
-		if (error->sqlerrcode != ERRCODE_LOCK_NOT_AVAILABLE)
-			PG_RE_THROW();
-		FlushErrorState();
-		FreeErrorData(error);
-		kapture_process_abort();
+	if (error->sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE)
 		puller_next_load = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), KAPTURE_LOCKED_RETRY);
+	else
+	{
+		puller_report_error(KAPTURE_PHASE_LOAD, error);
+		puller_stale = true;
+		puller_load_not_before = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
+															 kapture_pacing_backoff(++puller_errors, PULL_TABLE_RETRY));
 	}
-	PG_END_TRY();
-	MemoryContextSwitchTo(puller_context);
-	return any;
+	FreeErrorData(error);
+	return true;
 }
 
 /* Takes in the settings of all servers; what was changed may be what was wrong. */
@@ -799,19 +915,18 @@ puller_configure(void)
 static TimestampTz
 puller_table_turn(PullTable *table)
 {
-	return table->share ? Max(table->turn, table->share->turn) : table->turn;
+	TimestampTz turn = Max(table->turn, table->not_before);
+
+	return table->share ? Max(turn, table->share->turn) : turn;
 }
 
-/* Milliseconds until something is to be done by itself, -1: nothing is. */
-static long
-puller_timeout(void)
+/* When something is to be pulled or written. */
+static TimestampTz
+puller_next_work(void)
 {
-	TimestampTz now = GetCurrentTimestamp();
 	TimestampTz next = DT_NOEND;
 	dlist_iter	iter;
 
-	if (!kapture_enabled || !puller_ours)
-		return -1;
 	dlist_foreach(iter, &puller_servers)
 	{
 		PullServer *server = dlist_container(PullServer, node, iter.cur);
@@ -831,7 +946,20 @@ puller_timeout(void)
 
 		next = Min(next, Max(table->next_due, puller_table_turn(table)));
 	}
-	next = Min(next, puller_next_load);
+	return next;
+}
+
+/* Milliseconds until something is to be done by itself, -1: nothing is. */
+static long
+puller_timeout(void)
+{
+	TimestampTz now = GetCurrentTimestamp();
+	TimestampTz next = puller_next_load;
+
+	if (puller_stale)
+		next = puller_load_not_before;
+	else if (kapture_enabled && puller_ours)
+		next = Min(next, puller_next_work());
 	if (next == DT_NOEND)
 		return -1;
 	return next <= now ? 0 : (long) Min((next - now) / 1000 + 1, 3600000);
@@ -963,6 +1091,46 @@ puller_initialize(Datum arg)
 	kapture_process_lock_database(KAPTURE_PULLER);
 }
 
+/* Does once all that is to be done, and waits for more. */
+static void
+puller_pass(void *arg)
+{
+	long		timeout;
+
+	CHECK_FOR_INTERRUPTS();
+	if (kapture_shmem_worker_must_leave())
+		kapture_process_exit(KAPTURE_EXIT_ASKED);
+	if (ConfigReloadPending)
+	{
+		ConfigReloadPending = false;
+		ProcessConfigFile(PGC_SIGHUP);
+		puller_stale = true;	/* exclusions may have changed */
+	}
+	if (kapture_shmem_worker_take_work())
+	{
+		StartTransactionCommand();	/* takes in invalidation messages */
+		CommitTransactionCommand();
+		MemoryContextSwitchTo(puller_context);
+		puller_look();
+	}
+	puller_stale |= puller_next_load <= GetCurrentTimestamp();
+	if (puller_stale && puller_load_not_before <= GetCurrentTimestamp())
+	{
+		if (!puller_load())
+			kapture_process_exit(KAPTURE_EXIT_ABSENT);
+
+		/* where a dump is being restored, servers are there before mappings */
+		if (puller_ours && !puller_stale)
+			puller_configure();
+	}
+	if (puller_load_not_before == 0)
+		puller_work();
+
+	timeout = puller_timeout();
+	if (timeout != 0)
+		puller_wait(timeout);
+}
+
 /*
  * A puller's main function, called by the postmaster; the launcher has put slot,
  * database and generation into the arguments.
@@ -970,44 +1138,28 @@ puller_initialize(Datum arg)
 void
 kapture_puller_main(Datum arg)
 {
+	int			errors = 0;
+
 	puller_initialize(arg);
 	kapture_shmem_worker_running();
 	ereport(LOG, (errmsg("%s started", MyBgworkerEntry->bgw_name)));
 
 	for (;;)
 	{
-		long		timeout;
+		ErrorData  *error = kapture_guard_transaction(puller_pass, NULL);
 
-		CHECK_FOR_INTERRUPTS();
-		if (kapture_shmem_worker_must_leave())
-			kapture_process_exit(KAPTURE_EXIT_ASKED);
-		if (ConfigReloadPending)
+		if (error == NULL)
 		{
-			ConfigReloadPending = false;
-			ProcessConfigFile(PGC_SIGHUP);
-			puller_stale = true;	/* exclusions may have changed */
+			if (errors > 0)
+				(void) kapture_guard_report_end(KAPTURE_PULLER, KAPTURE_PHASE_LOOP, 0);
+			errors = 0;
+			continue;
 		}
-		if (kapture_shmem_worker_take_work())
-		{
-			StartTransactionCommand();	/* takes in invalidation messages */
-			CommitTransactionCommand();
-			MemoryContextSwitchTo(puller_context);
-			puller_look();
-		}
-		puller_stale |= puller_next_load <= GetCurrentTimestamp();
-		if (puller_stale)
-		{
-			if (!puller_try_load())
-				kapture_process_exit(KAPTURE_EXIT_ABSENT);
-
-			/* where a dump is being restored, servers are there before mappings */
-			if (puller_ours)
-				puller_configure();
-		}
-		puller_work();
-
-		timeout = puller_timeout();
-		if (timeout != 0 && !puller_stale)
-			puller_wait(timeout);
+		/* none of what is guarded by itself */
+		puller_report_error(KAPTURE_PHASE_LOOP, error);
+		FreeErrorData(error);
+		kapture_process_rest(kapture_pacing_backoff(++errors, PULL_TABLE_RETRY),
+							 WaitEventExtensionNew("KapturePullerMain"));
+		puller_stale = true;
 	}
 }

@@ -35,7 +35,9 @@
 
 #include "api/pacing.h"
 #include "base/compat.h"
+#include "base/fault.h"
 #include "base/text.h"
+#include "cluster/guard.h"
 #include "push/task.h"
 
 #define TASK_FIELD_NAME		"customer_name"
@@ -123,6 +125,7 @@ task_prepare(KaptureTask *task, KaptureStep step)
 	bool		any = true;
 	char		id[32];
 
+	KAPTURE_FAULT_ROW("body", task->delivery->row_key);
 	initStringInfo(&body);
 	switch (step)
 	{
@@ -170,6 +173,7 @@ kapture_task_wrap(KaptureTask *task, const KaptureServer *server)
 {
 	MemoryContext old;
 
+	KAPTURE_FAULT_ROW("wrap", task->delivery->row_key);
 	if (!server->body_array[kapture_task_api(task)] || task->body[0] == '[')
 		return;
 	old = MemoryContextSwitchTo(task->delivery->context);
@@ -226,14 +230,30 @@ kapture_task_fail(KaptureTask *task, bool park, TimestampTz next_attempt, const 
 	failed->customer_id = task->customer_id == task->delivery->row.customer_id ? 0 : task->customer_id;
 	if (task->body)
 	{
+		/* it may have to outlive a transaction that fails */
+		MemoryContext old = MemoryContextSwitchTo(task->delivery->context);
+
+		KAPTURE_FAULT_ROW("request as text", task->delivery->row_key);
 		failed->api = kapture_api_name(kapture_task_api(task));
 		failed->request = pg_any_to_server(task->body, task->body_len, PG_UTF8);
-		/* it may be recorded by a later transaction */
-		if (failed->request != task->body)
-			failed->request = MemoryContextStrdup(task->delivery->context, failed->request);
+		MemoryContextSwitchTo(old);
 	}
 	failed->http_status = task->http_status;
 	failed->error = MemoryContextStrdup(task->delivery->context, kapture_text_cut(error));
+}
+
+/*
+ * Parks a task because of an error of ours.  What was or would be sent is left
+ * out, as it may be the cause.
+ */
+void
+kapture_task_park(KaptureTask *task, const ErrorData *error)
+{
+	char	   *message = kapture_guard_message(error);
+
+	task->body = NULL;
+	kapture_task_fail(task, true, 0, message);
+	pfree(message);
 }
 
 /* Fails for now; the delay grows with each failure. */
@@ -344,6 +364,7 @@ kapture_task_plan(KaptureTask *task, TimestampTz now)
 	task->customer_id = delivery->customer_id;
 	if (delivery->gone)
 		delivery->row.outcome = KAPTURE_ROW_GONE;
+	KAPTURE_FAULT_ROW("plan", delivery->row_key);
 	switch (delivery->row.outcome)
 	{
 		case KAPTURE_ROW_GONE:
@@ -569,6 +590,7 @@ task_judge(KaptureTask *task, const KaptureHttpAnswer *answer, TimestampTz now)
 	task->strange = false;
 	task->http_status = answer->status;
 	task->retry_after = answer->retry_after;
+	KAPTURE_FAULT_ROW("answer", task->delivery->row_key);
 	if (answer->outcome != KAPTURE_HTTP_ANSWERED)
 	{
 		task_no_answer(task, answer, now);

@@ -74,6 +74,7 @@ extern void kapture_task_answer(KaptureTask *task, const KaptureHttpAnswer *answ
 								TimestampTz now);
 extern void kapture_task_fail(KaptureTask *task, bool park, TimestampTz next_attempt,
 							  const char *error);
+extern void kapture_task_park(KaptureTask *task, const ErrorData *error);
 extern void kapture_task_wrap(KaptureTask *task, const KaptureServer *server);
 extern KaptureApi kapture_task_api(const KaptureTask *task);
 

@@ -8,9 +8,15 @@
  * of the queue by outbox.c, users' rows by row_io.c, the meaning of answers by
  * task.c; this file decides when.
  *
- * Everything that must survive is in tables.  So what is unexpected ends the
- * process, and the launcher starts another one, which finds what was 'sending'
- * and goes on from there.
+ * Everything that must survive is in tables: whoever comes after a crash finds
+ * what was 'sending' and goes on from there.
+ *
+ * An error ends neither the process nor what has nothing to do with it (guard.c).
+ * Claiming: the transaction is rolled back, and with it all that it was about in
+ * memory; the table's next claims are ever smaller, until the row is alone that
+ * raises it, which is parked.  Sending: the row is parked, or the server is left
+ * alone for a while.  Recording: the answers are kept and recorded one by one.
+ * What cannot even be parked is tried again after a while, beside all others.
  */
 #include "postgres.h"
 
@@ -44,10 +50,12 @@
 #include "api/server.h"
 #include "base/catalog.h"
 #include "base/compat.h"
+#include "base/fault.h"
 #include "base/guc.h"
 #include "base/lock.h"
 #include "base/version.h"
 #include "cluster/bgworker.h"
+#include "cluster/guard.h"
 #include "cluster/report.h"
 #include "cluster/shmem.h"
 #include "push/notify.h"
@@ -94,6 +102,12 @@
 /* Milliseconds between two looks at a table that somebody has locked. */
 #define WORKER_LOCKED_LOOK	1000
 
+/* Milliseconds between two tries of what an error has stopped, at most. */
+#define WORKER_ERROR_LONGEST	60000
+
+/* After so many in a row, errors that usually pass are taken for a row's own. */
+#define WORKER_PASSING_ERRORS	3
+
 /* Milliseconds of claiming after which answers are looked at, too. */
 #define WORKER_CLAIM_TIME	100
 
@@ -131,6 +145,7 @@ typedef struct WorkerServer
 	int			ntasks;			/* these, those in flight, and those answered */
 	int			ntables;		/* that refer to it */
 	TimestampTz next_start;		/* when the limiter is to be asked again, 0: at once */
+	int			start_errors;	/* requests in a row that could not be started */
 	int			failures;		/* in a row, of different rows */
 	int			sick;			/* in a row, of any */
 	KaptureServerHealth said;	/* in the log */
@@ -158,6 +173,11 @@ typedef struct WorkerTable
 	bool		present;		/* and fit to be sent */
 	char	   *problem;		/* why it is not, or NULL */
 	bool		recovered;		/* nothing of an earlier worker is 'sending' */
+	int			limit;			/* rows to claim at once after an error, 0: as many as may be */
+	char	   *suspect;		/* key of a row that could not be claimed by itself, once */
+	int			errors;			/* in a row that stopped the table as a whole */
+	TimestampTz not_before;		/* after those, nothing is claimed earlier */
+	bool		in_trouble;		/* and says so in kapture_status */
 	KaptureScan scan;
 	KaptureScan keys;			/* likewise, of changes of keys and deletions */
 	bool		look;			/* the outbox may hold something to take, */
@@ -183,6 +203,7 @@ typedef struct WorkerTask
 	dlist_node	node;			/* in its server's queue */
 	WorkerServer *server;
 	WorkerTable *table;
+	int			start_errors;	/* how often its request could not be made or started */
 	KaptureShare *share;
 	Size		bytes;			/* held in memory for it */
 	KaptureTask task;
@@ -204,6 +225,11 @@ static dlist_head worker_answered = DLIST_STATIC_INIT(worker_answered); /* to be
 static dlist_head worker_settled = DLIST_STATIC_INIT(worker_settled);	/* is being recorded */
 static dlist_head worker_unrecorded = DLIST_STATIC_INIT(worker_unrecorded); /* is to be, later */
 static List *worker_followed = NIL; /* tables whose keys this transaction has followed */
+static int	worker_record_errors = 0;	/* in a row that left some of them there */
+static int	worker_load_errors = 0; /* in a row */
+static TimestampTz worker_load_not_before = 0;	/* after those */
+static int	worker_pass_errors = 0; /* likewise, between all that is guarded by itself */
+static bool worker_in_trouble = false;	/* and says so in kapture_status */
 static TimestampTz worker_next_record = DT_NOEND;	/* of those */
 static bool worker_leaving = false; /* no users' code is run any more, */
 static int32 worker_blamed = 0; /* because of this attachment's */
@@ -246,24 +272,6 @@ worker_commit(void)
 	MemoryContextSwitchTo(worker_context);
 }
 
-/*
- * Takes an error in that others can cause at any time: by a lock, or by so many
- * notifications that those of users' code have no room.  Other errors go on.
- */
-static void
-worker_forgive(MemoryContext context)
-{
-	ErrorData  *error;
-
-	MemoryContextSwitchTo(context);
-	error = CopyErrorData();
-	if (error->sqlerrcode != ERRCODE_LOCK_NOT_AVAILABLE && error->sqlerrcode != ERRCODE_T_R_DEADLOCK_DETECTED &&
-		error->sqlerrcode != ERRCODE_PROGRAM_LIMIT_EXCEEDED)
-		PG_RE_THROW();
-	FlushErrorState();
-	FreeErrorData(error);
-}
-
 /* What was read of keys in a transaction that failed is to be read again. */
 static void
 worker_forget_followed(void)
@@ -283,59 +291,91 @@ worker_forget_followed(void)
 	worker_followed = NIL;
 }
 
-/*
- * Runs work(arg) in a transaction.  False: somebody has locked what it needs,
- * and nothing has happened.
- */
-static bool
-worker_try(const char *activity, void (*work) (void *arg), void *arg)
+typedef struct WorkerTransaction
 {
-	volatile bool done = false;
+	const char *activity;
+	KaptureGuarded work;
+	void	   *arg;
+} WorkerTransaction;
 
-	worker_begin(activity);
-	PG_TRY();
-	{
-		work(arg);
-		worker_commit();
-		done = true;
-	}
-	PG_CATCH();
-	{
-		worker_forgive(worker_context);
-		kapture_process_abort();
-		worker_forget_followed();
-		pgstat_report_activity(STATE_IDLE, NULL);
-	}
-	PG_END_TRY();
-	MemoryContextSwitchTo(worker_context);
-	return done;
+static void
+worker_do_transaction(void *arg)
+{
+	WorkerTransaction *transaction = arg;
+
+	worker_begin(transaction->activity);
+	transaction->work(transaction->arg);
+	worker_commit();
 }
 
-/* Likewise, in a subtransaction of the one under way. */
-static bool
-worker_try_within(void (*work) (void *arg), void *arg)
+/* Runs work(arg) in a transaction.  Returns NULL, or the error, and nothing has happened. */
+static ErrorData *
+worker_run(const char *activity, KaptureGuarded work, void *arg)
 {
-	MemoryContext context = CurrentMemoryContext;
-	ResourceOwner owner = CurrentResourceOwner;
-	volatile bool done = false;
+	WorkerTransaction transaction = {activity, work, arg};
+	ErrorData  *error = kapture_guard_transaction(worker_do_transaction, &transaction);
 
-	BeginInternalSubTransaction(NULL);
-	PG_TRY();
-	{
-		MemoryContextSwitchTo(context);
-		work(arg);
-		ReleaseCurrentSubTransaction();
-		done = true;
-	}
-	PG_CATCH();
-	{
-		worker_forgive(context);
-		RollbackAndReleaseCurrentSubTransaction();
-	}
-	PG_END_TRY();
-	MemoryContextSwitchTo(context);
-	CurrentResourceOwner = owner;
-	return done;
+	if (error)
+		worker_forget_followed();
+	return error;
+}
+
+/* When to try again what has failed so many times in a row. */
+static TimestampTz
+worker_retry_at(int errors)
+{
+	return TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
+									   kapture_pacing_backoff(errors, WORKER_ERROR_LONGEST));
+}
+
+/* Is it just somebody's lock? */
+static bool
+worker_is_lock(const ErrorData *error)
+{
+	return error->sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE || error->sqlerrcode == ERRCODE_T_R_DEADLOCK_DETECTED;
+}
+
+/*
+ * Shows and logs an error, of a table, and there of a row, if they are known.
+ * Locks of users are nothing to be shown.
+ */
+static void
+worker_report_error(KapturePhase phase, WorkerTable *table, const char *row_key, const ErrorData *error)
+{
+	char	   *message;
+
+	if (worker_is_lock(error))
+		return;
+	message = kapture_guard_message(error);
+	kapture_guard_report(KAPTURE_PUSHER, phase, table ? table->att->id : 0, row_key, message);
+	if (table)
+		table->in_trouble = true;
+	else
+		worker_in_trouble = true;
+	pfree(message);
+}
+
+/* A phase has gone well, for a table or as a whole. */
+static void
+worker_report_success(KapturePhase phase, WorkerTable *table)
+{
+	bool	   *in_trouble = table ? &table->in_trouble : &worker_in_trouble;
+
+	if (*in_trouble)
+		*in_trouble = !kapture_guard_report_end(KAPTURE_PUSHER, phase, table ? table->att->id : 0);
+}
+
+/* Does, in a subtransaction, what no other work depends on; an error is shown, and returned as false. */
+static bool
+worker_try_within(KaptureGuarded work, void *arg, WorkerTable *table)
+{
+	ErrorData  *error = kapture_guard_step(work, arg);
+
+	if (error == NULL)
+		return true;
+	worker_report_error(KAPTURE_PHASE_LOAD, table, NULL, error);
+	FreeErrorData(error);
+	return false;
 }
 
 /* ------------------------------------------------------------------------
@@ -451,6 +491,21 @@ worker_find_used_servers(void)
 	}
 }
 
+static void
+worker_do_configure(void *arg)
+{
+	WorkerServer *server = arg;
+	const KaptureServer *settings = kapture_server_get(server->name, server->owner);
+
+	server->version = settings->version;
+	server->max_connections = settings->max_connections;
+	server->timeout = settings->timeout;
+	server->rate_limit = settings->rate_limit;
+	if (server->timezone)
+		pfree(server->timezone);
+	server->timezone = MemoryContextStrdup(worker_context, settings->timezone);
+}
+
 /*
  * Reads a server's settings.  What is wrong with them becomes its problem.
  * Returns whether they, and not just another's, have changed.
@@ -458,50 +513,22 @@ worker_find_used_servers(void)
 static bool
 worker_configure_server(WorkerServer *server)
 {
-	MemoryContext context = CurrentMemoryContext;
-	ResourceOwner owner = CurrentResourceOwner;
-	char	   *volatile problem = NULL;
-	volatile uint64 version = 0;
+	uint64		version = server->version;
+	ErrorData  *error = kapture_guard_step(worker_do_configure, server);
 	bool		changed;
 
-	BeginInternalSubTransaction(NULL);
-	PG_TRY();
-	{
-		const KaptureServer *settings = kapture_server_get(server->name, server->owner);
-
-		version = settings->version;
-
-		server->max_connections = settings->max_connections;
-		server->timeout = settings->timeout;
-		server->rate_limit = settings->rate_limit;
-		if (server->timezone)
-			pfree(server->timezone);
-		server->timezone = MemoryContextStrdup(worker_context, settings->timezone);
-		ReleaseCurrentSubTransaction();
-	}
-	PG_CATCH();
-	{
-		ErrorData  *error;
-
-		MemoryContextSwitchTo(worker_context);
-		error = CopyErrorData();
-		FlushErrorState();
-		RollbackAndReleaseCurrentSubTransaction();
-		problem = MemoryContextStrdup(worker_context, error->message);
-		FreeErrorData(error);
-	}
-	PG_END_TRY();
-	MemoryContextSwitchTo(context);
-	CurrentResourceOwner = owner;
-
-	if (problem && server->used && (server->problem == NULL || strcmp(problem, server->problem) != 0))
+	if (error && server->used && (server->problem == NULL || strcmp(error->message, server->problem) != 0))
 		ereport(LOG,
-				(errmsg("kapture_sync cannot use server \"%s\": %s", server->name, problem)));
-	changed = version != server->version || problem || server->problem;
+				(errmsg("kapture_sync cannot use server \"%s\": %s", server->name, error->message)));
+	changed = version != server->version || error || server->problem;
 	if (server->problem)
 		pfree(server->problem);
-	server->problem = problem;
-	server->version = version;
+	server->problem = error ? MemoryContextStrdup(worker_context, error->message) : NULL;
+	if (error)
+	{
+		server->version = 0;
+		FreeErrorData(error);
+	}
 	return changed;
 }
 
@@ -583,6 +610,10 @@ worker_forget_table(WorkerTable *table)
 	MemoryContextDelete(table->keys.context);
 	if (table->problem)
 		pfree(table->problem);
+	if (table->suspect)
+		pfree(table->suspect);
+	if (table->in_trouble)
+		kapture_shmem_report_trouble(KAPTURE_PUSHER, table->att->id, NULL);
 	pfree(table);
 }
 
@@ -619,7 +650,7 @@ worker_note_problem(WorkerTable *table)
 static void
 worker_look_later(void)
 {
-	worker_next_load = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), WORKER_LOCKED_LOOK);
+	worker_next_load = Min(worker_next_load, TimestampTzPlusMilliseconds(GetCurrentTimestamp(), WORKER_LOCKED_LOOK));
 }
 
 /* What is known of a relation must do until the lock on it is gone, but for whether it is paused. */
@@ -640,13 +671,19 @@ worker_keep_table(Oid relid)
 	worker_look_later();
 }
 
-/*
- * Brings what is known of an attached relation up to date.  False: it was
- * dropped.
- */
-static bool
-worker_load_table(Oid relid)
+/* An attached relation, and whether it was dropped. */
+typedef struct WorkerRelation
 {
+	Oid			relid;
+	bool		dropped;
+} WorkerRelation;
+
+/* Brings what is known of an attached relation up to date. */
+static void
+worker_load_table(void *arg)
+{
+	WorkerRelation *relation = arg;
+	Oid			relid = relation->relid;
 	Relation	rel;
 	MemoryContext context;
 	MemoryContext old;
@@ -657,15 +694,17 @@ worker_load_table(Oid relid)
 	if (!ConditionalLockRelationOid(relid, AccessShareLock))
 	{
 		worker_keep_table(relid);
-		return true;
+		return;
 	}
 	rel = try_relation_open(relid, NoLock);
 	if (rel == NULL)
 	{
 		UnlockRelationOid(relid, AccessShareLock);
-		return false;
+		relation->dropped = true;
+		return;
 	}
-	context = AllocSetContextCreate(worker_context, "kapture_sync attachment", ALLOCSET_SMALL_SIZES);
+	/* an error leaves nothing of it */
+	context = AllocSetContextCreate(CurTransactionContext, "kapture_sync attachment", ALLOCSET_SMALL_SIZES);
 	old = MemoryContextSwitchTo(context);
 	att = kapture_catalog_attachment(rel);
 	MemoryContextSwitchTo(worker_context);
@@ -687,6 +726,7 @@ worker_load_table(Oid relid)
 		if (table->context)
 			table->retired = lappend(table->retired, table->context);
 		worker_free_retired(table);
+		MemoryContextSetParent(context, worker_context);
 		table->context = context;
 		table->att = att;
 		table->attached = table->seen = true;
@@ -698,7 +738,6 @@ worker_load_table(Oid relid)
 	}
 	MemoryContextSwitchTo(old);
 	relation_close(rel, AccessShareLock);
-	return true;
 }
 
 /* Is this database still what its outbox belongs to? */
@@ -756,9 +795,22 @@ worker_recover(void)
 
 		if (table->recovered)
 			continue;
-		table->recovered = worker_try_within(worker_recover_table, table);
+		table->recovered = worker_try_within(worker_recover_table, table, table);
 		if (!table->recovered)
 			worker_look_later();
+	}
+}
+
+static void
+worker_load_outdated(void *arg)
+{
+	ListCell   *lc;
+
+	foreach(lc, kapture_catalog_attached_relations())
+	{
+		WorkerRelation relation = {lfirst_oid(lc), false};
+
+		worker_load_table(&relation);
 	}
 }
 
@@ -771,9 +823,8 @@ worker_tell_outdated(const char *installed)
 {
 	char	   *message = psprintf("the extension is of version %s, the library of version %s: %s",
 								   installed, KAPTURE_SQL_VERSION, kapture_version_hint(installed));
-	ResourceOwner owner = CurrentResourceOwner;
+	ErrorData  *error;
 	dlist_iter	iter;
-	ListCell   *lc;
 
 	if (!worker_outdated)
 		ereport(LOG,
@@ -782,24 +833,38 @@ worker_tell_outdated(const char *installed)
 				 errhint("%s", kapture_version_hint(installed))));
 	worker_outdated = true;
 
-	BeginInternalSubTransaction(NULL);
-	PG_TRY();
-	{
-		foreach(lc, kapture_catalog_attached_relations())
-			(void) worker_load_table(lfirst_oid(lc));
-		ReleaseCurrentSubTransaction();
-	}
-	PG_CATCH();
-	{
-		MemoryContextSwitchTo(worker_context);
-		FlushErrorState();
-		RollbackAndReleaseCurrentSubTransaction();
-	}
-	PG_END_TRY();
-	CurrentResourceOwner = owner;
+	error = kapture_guard_step(worker_load_outdated, NULL);
+	if (error)
+		FreeErrorData(error);
 	worker_find_used_servers();
 	dlist_foreach(iter, &worker_servers)
 		worker_report(dlist_container(WorkerServer, node, iter.cur), message);
+}
+
+/*
+ * Reads an attached table; returns whether it was dropped.  One that cannot be
+ * read keeps what is known of it, and is tried again after a while.
+ */
+static bool
+worker_load_attached(const KaptureAttached *attached, WorkerTable *table)
+{
+	WorkerRelation relation = {attached->relid, false};
+
+	if (table)
+		table->stale = true;	/* until it has been read */
+	if (worker_try_within(worker_load_table, &relation, table))
+	{
+		if (table)
+			worker_report_success(KAPTURE_PHASE_LOAD, table);
+		return relation.dropped;
+	}
+	worker_next_load = Min(worker_next_load, worker_retry_at(table ? ++table->errors : 1));
+	if (table)
+	{
+		table->seen = true;
+		table->not_before = worker_next_load;
+	}
+	return false;
 }
 
 /* Reads the list of attachments, and those tables of it anew that have changed. */
@@ -821,11 +886,7 @@ worker_load_tables(void)
 
 		if (all || table == NULL || table->stale || !table->attached ||
 			!kapture_catalog_same_version(&table->version, &attached->version))
-		{
-			if (table)
-				table->stale = true;	/* until it has been read */
-			dropped |= !worker_load_table(attached->relid);
-		}
+			dropped |= worker_load_attached(attached, table);
 		else
 			table->seen = true;
 	}
@@ -842,7 +903,7 @@ worker_load_tables(void)
 			worker_forget_table(table);
 	}
 	worker_find_used_servers();
-	if (dropped && worker_alone && !worker_try_within(worker_forget_dropped, NULL))
+	if (dropped && worker_alone && !worker_try_within(worker_forget_dropped, NULL, NULL))
 		worker_look_later();
 }
 
@@ -868,6 +929,12 @@ worker_load_servers(void)
 	}
 }
 
+static void
+worker_find_pulls(void *arg)
+{
+	*(bool *) arg = kapture_pull_servers() != NIL || kapture_inbox_any();
+}
+
 /* Within a transaction; *exists: the extension does. */
 static void
 worker_do_load(void *arg)
@@ -875,6 +942,7 @@ worker_do_load(void *arg)
 	bool	   *exists = arg;
 	Oid			installation = kapture_catalog_relid(KAPTURE_TABLE_ATTACHMENT);
 	char	   *version;
+	bool		pulls = false;
 
 	*exists = kapture_catalog_extension_exists() && OidIsValid(installation);
 	if (*exists && OidIsValid(worker_installation) && installation != worker_installation)
@@ -895,23 +963,54 @@ worker_do_load(void *arg)
 		if (worker_alone)
 			worker_recover();
 	}
-	kapture_shmem_worker_wants_puller(*exists && !worker_outdated &&
-									  (kapture_pull_servers() != NIL || kapture_inbox_any()));
+	if (*exists && !worker_outdated && !worker_try_within(worker_find_pulls, &pulls, NULL))
+		worker_look_later();
+	kapture_shmem_worker_wants_puller(pulls);
 }
 
-/* Reads anew what has changed of attachments and servers.  False: the extension is gone. */
+/*
+ * Reads anew what has changed of attachments and servers.  False: the extension is
+ * gone.  After an error, nothing is claimed until that has gone well: tables may
+ * look different, or be another's.
+ */
 static bool
 worker_load(void)
 {
 	bool		exists = true;
+	ErrorData  *error;
 
 	worker_stale = false;
 	worker_next_load = DT_NOEND;
-	if (worker_try("reading attachments", worker_do_load, &exists))
+	error = worker_run("reading attachments", worker_do_load, &exists);
+	if (error == NULL)
+	{
+		worker_load_errors = 0;
+		worker_load_not_before = 0;
+		if (worker_next_load == DT_NOEND)
+			worker_report_success(KAPTURE_PHASE_LOAD, NULL);
 		return exists;
+	}
+	worker_report_error(KAPTURE_PHASE_LOAD, NULL, NULL, error);
 	worker_all_stale = true;
-	worker_look_later();
+	if (worker_is_lock(error))
+		worker_look_later();
+	else
+	{
+		worker_stale = true;
+		worker_load_not_before = worker_retry_at(++worker_load_errors);
+	}
+	FreeErrorData(error);
 	return true;
+}
+
+/* Is it time for that? */
+static bool
+worker_should_load(void)
+{
+	TimestampTz now = GetCurrentTimestamp();
+
+	worker_stale |= worker_next_load <= now;
+	return worker_stale && worker_load_not_before <= now;
 }
 
 /* ------------------------------------------------------------------------
@@ -965,7 +1064,7 @@ worker_room(WorkerServer *server, TimestampTz now)
 static int
 worker_table_room(WorkerTable *table, TimestampTz now)
 {
-	int			room = Min(worker_room(table->server, now), table->batch);
+	int			room = Min(Min(worker_room(table->server, now), table->batch), table->limit > 0 ? table->limit : WORKER_MAX_BATCH);
 	Size		bytes = kapture_share_room(table->share);
 
 	if (room <= 0 || bytes == 0)
@@ -977,7 +1076,7 @@ worker_table_room(WorkerTable *table, TimestampTz now)
 static TimestampTz
 worker_table_turn(WorkerTable *table)
 {
-	return Max(table->turn, table->share->turn);
+	return Max(table->not_before, Max(table->turn, table->share->turn));
 }
 
 /* Forgets tasks whose outcome is recorded, or cannot be. */
@@ -1150,33 +1249,97 @@ worker_move_tasks(dlist_head *from, dlist_head *to, WorkerTable *table)
 	}
 }
 
+/* What cannot be recorded now is tried again in a while. */
+static void
+worker_keep_unrecorded(dlist_head *tasks)
+{
+	if (dlist_is_empty(tasks))
+		return;
+	worker_move_tasks(tasks, &worker_unrecorded, NULL);
+	worker_next_record = Min(worker_next_record, TimestampTzPlusMilliseconds(GetCurrentTimestamp(), KAPTURE_LOCKED_RETRY));
+}
+
 /* A claim of rows of a table. */
 typedef struct WorkerClaim
 {
 	WorkerTable *table;
 	int			room;
+	TimestampTz now;
+	int			nrows;			/* that were taken up; */
+	const char *row_key;		/* if that is one, its key */
+	bool		done;			/* not put off */
 	MemoryContext context;		/* of the deliveries, as long as it may come to nothing */
 	List	   *deliveries;		/* of rows whose next try is due, */
 	List	   *changes;		/* and of changed ones */
+	List	   *tasks;			/* of them, as far as they are made */
 	dlist_head	ready;			/* tasks whose request is to be sent, */
 	dlist_head	settled;		/* those without any, */
 	dlist_head	moved;			/* and earlier ones whose row is gone */
 } WorkerClaim;
 
-/* Works out what is to be sent first for a claimed row, and queues it. */
-static WorkerTask *
-worker_plan(WorkerClaim *claim, KaptureDelivery *delivery, TimestampTz now)
+/* Deliveries whose tasks are planned together. */
+typedef struct WorkerPlan
 {
-	WorkerTask *task = worker_make_task(claim->table, delivery);
+	List	   *deliveries;
+	TimestampTz now;
+} WorkerPlan;
 
+static void
+worker_do_plan(void *arg)
+{
+	WorkerPlan *plan = arg;
+	ListCell   *lc;
+
+	foreach(lc, plan->deliveries)
+		kapture_task_plan(&((WorkerTask *) ((KaptureDelivery *) lfirst(lc))->worker)->task, plan->now);
+}
+
+/* Makes the task of a claimed row. */
+static void
+worker_prepare(WorkerClaim *claim, KaptureDelivery *delivery)
+{
+	MemoryContext old = MemoryContextSwitchTo(claim->context);
+
+	claim->tasks = lappend(claim->tasks, worker_make_task(claim->table, delivery));
+	MemoryContextSwitchTo(old);
 	/* the original of this database may have sent what has waited in kapture_delivery so far */
 	if (delivery->attempts == 1 && delivery->in_doubt == 0 && delivery->captured_at <= worker_origin.doubt_until)
-		delivery->in_doubt = now;
+		delivery->in_doubt = claim->now;
 	if (worker_stale && delivery->row.outcome == KAPTURE_ROW_FAILED && !delivery->row.slow)
 		delivery->row.outcome = KAPTURE_ROW_LOCKED;
-	kapture_task_plan(&task->task, now);
-	dlist_push_tail(task->task.state == KAPTURE_TASK_SEND ? &claim->ready : &claim->settled, &task->node);
-	return task;
+}
+
+/*
+ * Works out what is to be sent first for claimed rows, and queues it.  A row of
+ * which no request can be made is parked.
+ */
+static void
+worker_plan(WorkerClaim *claim, List *deliveries)
+{
+	WorkerPlan	plan = {deliveries, claim->now};
+	ErrorData  *error;
+	ListCell   *lc;
+
+	if (deliveries == NIL)
+		return;
+	foreach(lc, deliveries)
+		worker_prepare(claim, lfirst(lc));
+	error = kapture_guard_step(worker_do_plan, &plan);
+	foreach(lc, deliveries)
+	{
+		WorkerTask *task = ((KaptureDelivery *) lfirst(lc))->worker;
+
+		if (error)
+		{
+			ErrorData  *own;
+
+			plan.deliveries = list_make1(lfirst(lc));
+			own = kapture_guard_step(worker_do_plan, &plan);
+			if (own)
+				kapture_task_park(&task->task, own);
+		}
+		dlist_push_tail(task->task.state == KAPTURE_TASK_SEND ? &claim->ready : &claim->settled, &task->node);
+	}
 }
 
 /*
@@ -1215,6 +1378,9 @@ worker_take(WorkerClaim *claim, TimestampTz now)
 							claim->room - list_length(claim->deliveries), &claim->changes, &more);
 		table->look = more || table->fresh;
 	}
+	claim->nrows = list_length(claim->deliveries) + list_length(claim->changes);
+	if (claim->nrows == 1)
+		claim->row_key = pstrdup(((KaptureDelivery *) linitial(claim->deliveries ? claim->deliveries : claim->changes))->row_key);
 	MemoryContextSwitchTo(transaction);
 }
 
@@ -1224,37 +1390,38 @@ worker_do_claim(void *arg)
 {
 	WorkerClaim *claim = arg;
 	WorkerTable *table = claim->table;
-	TimestampTz now = GetCurrentTransactionStartTimestamp();	/* SQL's now() */
 	List	   *adds = NIL;
 	ListCell   *lc;
 	MemoryContext transaction;
 
+	claim->now = GetCurrentTransactionStartTimestamp(); /* SQL's now() */
 	/* whoever paused a table and then changed it must not find that taken */
 	AcceptInvalidationMessages();
 	if (worker_stale)
 		return;					/* the table may look different now */
 	worker_follow(table, &claim->moved);
-	worker_take(claim, now);
+	worker_take(claim, claim->now);
 	worker_read_rows(table, claim->deliveries);
 	worker_read_rows(table, claim->changes);
 	transaction = MemoryContextSwitchTo(claim->context);
 	claim->changes = kapture_outbox_claim(claim->changes, worker_origin.doubt_until);
 	MemoryContextSwitchTo(transaction);
 
+	worker_plan(claim, claim->deliveries);
 	foreach(lc, claim->deliveries)
 	{
-		WorkerTask *task = worker_plan(claim, lfirst(lc), now);
+		KaptureDelivery *delivery = lfirst(lc);
+		KaptureTask *task = &((WorkerTask *) delivery->worker)->task;
 
 		/* the Add of a changed row may have another phone and email, that of a new one has none yet */
-		if (task->task.delivery->attempts == 1 ||
-			(task->task.state == KAPTURE_TASK_SEND && task->task.step == KAPTURE_STEP_ADD))
-			adds = lappend(adds, task->task.delivery);
+		if (delivery->attempts == 1 || (task->state == KAPTURE_TASK_SEND && task->step == KAPTURE_STEP_ADD))
+			adds = lappend(adds, delivery);
 	}
 	kapture_outbox_note_adds(adds);
-	foreach(lc, claim->changes)
-		(void) worker_plan(claim, lfirst(lc), now);
+	worker_plan(claim, claim->changes);
 	worker_settle(&claim->settled);
 	worker_settle(&claim->moved);
+	claim->done = true;
 }
 
 /* The rows that were claimed outlive the claim. */
@@ -1267,6 +1434,176 @@ worker_adopt(List *deliveries)
 		MemoryContextSetParent(((KaptureDelivery *) lfirst(lc))->context, worker_context);
 }
 
+/* The tasks of a claim that has failed go; some may be in no list yet. */
+static void
+worker_drop_claimed(WorkerClaim *claim)
+{
+	dlist_head	tasks = DLIST_STATIC_INIT(tasks);
+	ListCell   *lc;
+
+	foreach(lc, claim->tasks)
+		dlist_push_tail(&tasks, &((WorkerTask *) lfirst(lc))->node);
+	worker_discard(&tasks);
+	dlist_init(&claim->ready);
+	dlist_init(&claim->settled);
+}
+
+/* Queues what was claimed. */
+static void
+worker_end_claim(WorkerClaim *claim)
+{
+	WorkerTable *table = claim->table;
+
+	worker_discard(&claim->moved);
+	worker_adopt(claim->deliveries);
+	worker_adopt(claim->changes);
+	while (!dlist_is_empty(&claim->ready))
+	{
+		WorkerTask *task = dlist_container(WorkerTask, node, dlist_pop_head_node(&claim->ready));
+
+		dlist_push_tail(&task->server->ready, &task->node);
+		task->server->nready++;
+	}
+	if (!claim->done)
+		return;
+	table->errors = 0;
+	if (table->limit > 0)
+		table->limit = table->limit * 2 < WORKER_MAX_BATCH ? table->limit * 2 : 0;
+	worker_report_success(KAPTURE_PHASE_CLAIM, table);
+}
+
+/* Has a table looked at from the start: what a failed claim has read was put back. */
+static void
+worker_rewind(WorkerTable *table)
+{
+	kapture_outbox_scan_init(&table->scan);
+	table->look = table->fresh = true;
+	table->next_due = DT_NOBEGIN;
+}
+
+/* Tells whoever listens what is new about tables. */
+static void
+worker_alert_tables(void)
+{
+	dlist_iter	iter;
+
+	dlist_foreach(iter, &worker_tables)
+	{
+		WorkerTable *table = dlist_container(WorkerTable, node, iter.cur);
+
+		kapture_alert_table(table->att->root, table->server->name, &table->outcomes);
+	}
+}
+
+/* A row that cannot be claimed, and why. */
+typedef struct WorkerPoison
+{
+	WorkerTable *table;
+	const char *row_key;
+	const char *message;
+	MemoryContext context;
+	dlist_head	moved;
+	bool		parked;
+	bool		other;			/* another row comes first by now */
+} WorkerPoison;
+
+/* Parks it, if it is still the next one that is due or was changed. */
+static void
+worker_do_park(void *arg)
+{
+	WorkerPoison *poison = arg;
+	WorkerTable *table = poison->table;
+	List	   *changes = NIL;
+	bool		more;
+	MemoryContext transaction;
+
+	worker_follow(table, &poison->moved);
+	poison->parked = kapture_outbox_park_due(table->att->id, poison->row_key, poison->message);
+	if (!poison->parked)
+	{
+		transaction = MemoryContextSwitchTo(poison->context);
+		kapture_outbox_take(table->att->id, &table->scan, 1, &changes, &more);
+		MemoryContextSwitchTo(transaction);
+		poison->parked = list_length(changes) == 1 &&
+			strcmp(((KaptureDelivery *) linitial(changes))->row_key, poison->row_key) == 0;
+		poison->other = changes != NIL && !poison->parked;
+		if (poison->parked)
+			kapture_outbox_park(linitial(changes), worker_origin.doubt_until, poison->message);
+		else if (poison->other)
+			elog(ERROR, "another row comes first by now");	/* to put that back */
+	}
+	worker_settle(&poison->moved);
+	if (!poison->parked)
+		return;
+	kapture_alert_note(&table->outcomes, true);
+	worker_alert_tables();
+}
+
+/* Parks a row that cannot be claimed.  False: not even that can be done. */
+static bool
+worker_park(WorkerTable *table, const char *row_key, const ErrorData *cause)
+{
+	WorkerPoison poison = {.table = table,.row_key = row_key};
+	ErrorData  *error;
+
+	dlist_init(&poison.moved);
+	poison.context = AllocSetContextCreate(worker_context, "kapture_sync parked row", ALLOCSET_SMALL_SIZES);
+	MemoryContextSwitchTo(poison.context);
+	poison.message = kapture_guard_message(cause);
+	MemoryContextSwitchTo(worker_context);
+	error = worker_run("parking a row", worker_do_park, &poison);
+	worker_rewind(table);
+	if (error)
+	{
+		if (!poison.other)
+			worker_report_error(KAPTURE_PHASE_CLAIM, table, row_key, error);
+		FreeErrorData(error);
+		worker_keep_unrecorded(&poison.moved);
+	}
+	worker_discard(&poison.moved);
+	MemoryContextDelete(poison.context);
+	return error == NULL;
+}
+
+/*
+ * Remembers the row that could not be claimed (NULL: it is not known which), so
+ * that it is tried once more.  False: it has been.
+ */
+static bool
+worker_suspect(WorkerTable *table, const char *row_key)
+{
+	bool		again = table->suspect && row_key && strcmp(table->suspect, row_key) == 0;
+
+	if (table->suspect)
+		pfree(table->suspect);
+	table->suspect = row_key && !again ? MemoryContextStrdup(worker_context, row_key) : NULL;
+	return row_key && !again;
+}
+
+/* A claim failed: the next ones are smaller, until the row that is to blame is parked. */
+static void
+worker_fail_claim(WorkerClaim *claim, const ErrorData *error)
+{
+	WorkerTable *table = claim->table;
+	bool		will_pass = kapture_guard_will_pass(error) && table->errors < WORKER_PASSING_ERRORS;
+
+	worker_rewind(table);
+	if (worker_is_lock(error))
+	{
+		/* it begins anew when the lock may be gone */
+		table->turn = Max(table->turn, TimestampTzPlusMilliseconds(GetCurrentTimestamp(), KAPTURE_LOCKED_RETRY));
+		return;
+	}
+	worker_report_error(KAPTURE_PHASE_CLAIM, table, claim->row_key, error);
+	if (claim->nrows > 1 && !will_pass)
+		table->limit = claim->nrows / 2;
+	else if (worker_suspect(table, claim->row_key) && !will_pass)
+		table->limit = 1;
+	else if (claim->row_key == NULL || will_pass ||
+			 !worker_park(table, claim->row_key, error))
+		table->not_before = worker_retry_at(++table->errors);
+}
+
 /* Claims rows of a table and queues their first requests. */
 static void
 worker_claim_table(WorkerTable *table, int room)
@@ -1274,40 +1611,27 @@ worker_claim_table(WorkerTable *table, int room)
 	WorkerClaim claim = {.table = table,.room = room};
 	TimestampTz began = GetCurrentTimestamp();
 	int64		served = table->share->served;
+	ErrorData  *error;
 
 	dlist_init(&claim.ready);
 	dlist_init(&claim.settled);
 	dlist_init(&claim.moved);
 	claim.context = AllocSetContextCreate(worker_context, "kapture_sync claim", ALLOCSET_SMALL_SIZES);
-	if (worker_try("claiming changes", worker_do_claim, &claim))
-	{
-		worker_discard(&claim.moved);
-		worker_adopt(claim.deliveries);
-		worker_adopt(claim.changes);
-		while (!dlist_is_empty(&claim.ready))
-		{
-			WorkerTask *task = dlist_container(WorkerTask, node, dlist_pop_head_node(&claim.ready));
-
-			dlist_push_tail(&task->server->ready, &task->node);
-			task->server->nready++;
-		}
-	}
+	error = worker_run("claiming changes", worker_do_claim, &claim);
+	if (error == NULL)
+		worker_end_claim(&claim);
 	else
 	{
-		/* it begins anew when the lock may be gone */
-		worker_discard(&claim.ready);
-		worker_move_tasks(&claim.moved, &worker_unrecorded, NULL);
-		worker_next_record = Min(worker_next_record, TimestampTzPlusMilliseconds(GetCurrentTimestamp(), KAPTURE_LOCKED_RETRY));
-		kapture_outbox_scan_init(&table->scan);
-		table->look = table->fresh = true;
-		table->next_due = DT_NOBEGIN;
-		table->turn = Max(table->turn, TimestampTzPlusMilliseconds(GetCurrentTimestamp(), KAPTURE_LOCKED_RETRY));
+		worker_drop_claimed(&claim);
+		worker_keep_unrecorded(&claim.moved);
+		worker_fail_claim(&claim, error);
+		FreeErrorData(error);
 	}
 	worker_discard(&claim.settled);
 	MemoryContextDelete(claim.context);
 	/* the rest of it counts, too */
 	(void) kapture_share_charge(table->share, &table->turn, began + Max(table->share->served - served, 0),
-								list_length(claim.deliveries) + list_length(claim.changes));
+								claim.nrows);
 }
 
 /* May changes of this database be sent, and by us? */
@@ -1354,7 +1678,7 @@ worker_claim(void)
 	WorkerTable *table;
 	int			room;
 
-	if (!worker_may_send())
+	if (!worker_may_send() || worker_stale)
 		return;
 	worker_round++;
 	while (now < TimestampTzPlusMilliseconds(began, WORKER_CLAIM_TIME) &&
@@ -1387,20 +1711,36 @@ worker_take_back(WorkerServer *server, TimestampTz now, dlist_head *settled)
 	}
 }
 
-/* Likewise, for a server whose settings turn out to be of no use. */
+static void
+worker_do_show(void *arg)
+{
+	worker_report(arg, "");
+}
+
+/*
+ * Likewise, for a server whose settings turn out to be of no use, or to which no
+ * request can be started.  It is tried again when the settings are read next.
+ */
 static void
 worker_give_up_server(WorkerServer *server, const char *problem)
 {
 	dlist_head	settled = DLIST_STATIC_INIT(settled);
+	ErrorData  *error;
 
 	ereport(LOG,
 			(errmsg("kapture_sync cannot use server \"%s\": %s", server->name, problem)));
 	server->problem = MemoryContextStrdup(worker_context, problem);
-	worker_begin("putting back");
-	worker_report(server, "");
-	worker_commit();
+	server->start_errors = 0;
+	worker_next_load = Min(worker_next_load, TimestampTzPlusMilliseconds(GetCurrentTimestamp(), WORKER_ERROR_LONGEST));
 	worker_take_back(server, GetCurrentTimestamp(), &settled);
 	worker_settle_apart(&settled);
+	error = worker_run("reporting a server's state", worker_do_show, server);
+	if (error)
+	{
+		/* it is shown when settings are read next */
+		worker_report_error(KAPTURE_PHASE_SEND, NULL, NULL, error);
+		FreeErrorData(error);
+	}
 }
 
 /* When the server may next be sent something; DT_NOEND: not before an answer. */
@@ -1412,10 +1752,20 @@ worker_next_send(WorkerServer *server)
 	return Max(server->not_before, server->next_start);
 }
 
+/* A server that is being sent something. */
+typedef struct WorkerSending
+{
+	WorkerServer *server;
+	TimestampTz now;
+	WorkerTask *wrapping;		/* the task whose body is being made, or NULL */
+	WorkerTask *starting;		/* the task whose request is being started, or NULL */
+} WorkerSending;
+
 /* Starts the request of the next task that is ready, if the limiter allows that. */
 static void
-worker_start_request(WorkerServer *server, const KaptureServer *settings)
+worker_start_request(WorkerSending *sending, const KaptureServer *settings)
 {
+	WorkerServer *server = sending->server;
 	WorkerTask *task = dlist_head_element(WorkerTask, node, &server->ready);
 	KaptureTask *t = &task->task;
 	KaptureServer bounded = *settings;
@@ -1423,9 +1773,15 @@ worker_start_request(WorkerServer *server, const KaptureServer *settings)
 	TimestampTz when;
 
 	kapture_binding_require(t->att, settings);
+	sending->wrapping = task;
 	kapture_task_wrap(t, settings);
+	sending->wrapping = NULL;
+	sending->starting = task;
+	KAPTURE_FAULT_ROW("start request", t->delivery->row_key);
 	bounded.max_response_size = Min(settings->max_response_size, WORKER_MAX_ANSWER(t->body_len));
 	t->request = kapture_http_start(&bounded, kapture_task_api(t), t->body, t->body_len, task, &when);
+	sending->starting = NULL;
+	server->start_errors = 0;
 	if (t->request)
 	{
 		(void) dlist_pop_head_node(&server->ready);
@@ -1439,46 +1795,117 @@ worker_start_request(WorkerServer *server, const KaptureServer *settings)
 	MemoryContextSwitchTo(old);
 }
 
+/* Settings may have to be read again, which takes a transaction. */
+static void
+worker_do_send(void *arg)
+{
+	WorkerSending *sending = arg;
+	const KaptureServer *settings = kapture_server_get(sending->server->name, sending->server->owner);
+
+	while (worker_next_send(sending->server) <= sending->now)
+		worker_start_request(sending, settings);
+}
+
+/* A task whose request cannot be sent is parked. */
+static void
+worker_fail_ready(WorkerTask *task, const ErrorData *error)
+{
+	dlist_head	one = DLIST_STATIC_INIT(one);
+
+	dlist_delete(&task->node);
+	task->server->nready--;
+	kapture_task_park(&task->task, error);
+	dlist_push_tail(&one, &task->node);
+	worker_settle_apart(&one);
+}
+
+/* It is tried once more, after the others. */
+static void
+worker_requeue(WorkerTask *task)
+{
+	dlist_delete(&task->node);
+	dlist_push_tail(&task->server->ready, &task->node);
+}
+
+/* Starts a request of the task's kind with nothing in it, and drops it again unsent. */
+static void
+worker_do_probe(void *arg)
+{
+	WorkerTask *task = arg;
+	const KaptureServer *settings = kapture_server_get(task->server->name, task->server->owner);
+	TimestampTz when;
+	KaptureHttpRequest *request = kapture_http_start(settings, kapture_task_api(&task->task), "{}", 2, NULL, &when);
+
+	if (request)
+		kapture_http_release(request);
+}
+
+/*
+ * A request could not be started, which is tried once more.  Then, is it the
+ * server's fault, or the row's?  It is the row's if another can be started.
+ */
+static void
+worker_fail_start(WorkerTask *task, const ErrorData *error)
+{
+	WorkerServer *server = task->server;
+	ErrorData  *another;
+
+	if (task->start_errors++ == 0 && server->start_errors++ == 0)
+	{
+		worker_requeue(task);
+		return;
+	}
+	another = worker_run("sending", worker_do_probe, task);
+	if (another == NULL)
+		worker_fail_ready(task, error);
+	else
+	{
+		worker_give_up_server(server, another->message);
+		FreeErrorData(another);
+	}
+}
+
+/* What becomes of a server to which something could not be sent. */
+static void
+worker_fail_send(WorkerSending *sending, const ErrorData *error)
+{
+	if (worker_is_lock(error))
+	{
+		sending->server->not_before = TimestampTzPlusMilliseconds(sending->now, KAPTURE_LOCKED_RETRY);
+		return;
+	}
+	worker_report_error(KAPTURE_PHASE_SEND, NULL, NULL, error);
+	if (sending->wrapping && sending->wrapping->start_errors++ == 0)
+		worker_requeue(sending->wrapping);
+	else if (sending->wrapping)
+		worker_fail_ready(sending->wrapping, error);
+	else if (sending->starting)
+		worker_fail_start(sending->starting, error);
+	else
+	{
+		worker_give_up_server(sending->server, error->message);
+		/* another server of the name may be of use to other tables */
+		if (error->sqlerrcode == ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE)
+			worker_next_load = 0;
+	}
+	/* what became of it shows as a failed row, or as the server's state */
+	worker_report_success(KAPTURE_PHASE_SEND, NULL);
+}
+
 /* Sends a server what may be sent now. */
 static void
 worker_send_server(WorkerServer *server)
 {
-	TimestampTz now = GetCurrentTimestamp();
-	ErrorData  *volatile error = NULL;
+	WorkerSending sending = {.server = server,.now = GetCurrentTimestamp()};
+	ErrorData  *error;
 
-	if (worker_next_send(server) > now)
+	if (worker_next_send(server) > sending.now)
 		return;
-
-	/* settings may have to be read again, which takes a transaction */
-	worker_begin("sending");
-	PG_TRY();
-	{
-		const KaptureServer *settings = kapture_server_get(server->name, server->owner);
-
-		while (worker_next_send(server) <= now)
-			worker_start_request(server, settings);
-	}
-	PG_CATCH();
-	{
-		MemoryContextSwitchTo(worker_context);
-		error = CopyErrorData();
-		FlushErrorState();
-		kapture_process_abort();
-	}
-	PG_END_TRY();
-	MemoryContextSwitchTo(worker_context);
+	error = worker_run("sending", worker_do_send, &sending);
 	if (error == NULL)
-		worker_commit();
-	else if (error->sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE)
-		server->not_before = TimestampTzPlusMilliseconds(now, KAPTURE_LOCKED_RETRY);
-	else
-	{
-		worker_give_up_server(server, error->message);
-		/* another server of the name may be of use to other tables */
-		if (error->sqlerrcode == ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE)
-			worker_next_load = 0;
-		FreeErrorData(error);
-	}
+		return;
+	worker_fail_send(&sending, error);
+	FreeErrorData(error);
 }
 
 /* The latch may have been set because it is our turn: the limiter is asked again. */
@@ -1618,38 +2045,47 @@ worker_note_health(WorkerServer *server, const KaptureTask *task, TimestampTz no
 		worker_report(server, task->state == KAPTURE_TASK_FAILED ? task->failed.error : "");
 }
 
+/* An answer, and what has become of it. */
+typedef struct WorkerAnswer
+{
+	WorkerTask *task;
+	TimestampTz now;
+	const ErrorData *error;
+} WorkerAnswer;
+
+static void
+worker_do_take_answer(void *arg)
+{
+	WorkerAnswer *answer = arg;
+	KaptureTask *task = &answer->task->task;
+
+	kapture_task_answer(task, kapture_http_answer(task->request), answer->now);
+}
+
+static void
+worker_do_refuse_answer(void *arg)
+{
+	WorkerAnswer *answer = arg;
+
+	kapture_task_fail(&answer->task->task, true, 0, answer->error->message);
+}
+
 /* Takes an answer in; an answer that cannot be handled fails its row alone. */
 static void
 worker_take_answer(WorkerTask *task, TimestampTz now)
 {
-	MemoryContext context = CurrentMemoryContext;
-	ResourceOwner owner = CurrentResourceOwner;
+	WorkerAnswer answer = {.task = task,.now = now};
+	ErrorData  *error = kapture_guard_step(worker_do_take_answer, &answer);
 
-	BeginInternalSubTransaction(NULL);
-	PG_TRY();
+	if (error)
 	{
-		MemoryContextSwitchTo(context);
-		kapture_task_answer(&task->task, kapture_http_answer(task->task.request), now);
-		ReleaseCurrentSubTransaction();
-	}
-	PG_CATCH();
-	{
-		ErrorData  *error;
-
-		MemoryContextSwitchTo(context);
-		error = CopyErrorData();
-		FlushErrorState();
-		RollbackAndReleaseCurrentSubTransaction();
-		MemoryContextSwitchTo(context);
-		CurrentResourceOwner = owner;
 		if (task->task.step == KAPTURE_STEP_ADD)
 			task->task.delivery->in_doubt = now;
-		kapture_task_fail(&task->task, true, 0, error->message);
+		answer.error = error;
+		/* what was sent may be the cause */
+		if (kapture_guard_step(worker_do_refuse_answer, &answer) != NULL)
+			kapture_task_park(&task->task, error);
 	}
-	PG_END_TRY();
-	MemoryContextSwitchTo(context);
-	CurrentResourceOwner = owner;
-
 	if (task->task.strange)
 		kapture_http_distrust(task->task.request);
 	kapture_http_release(task->task.request);
@@ -1715,20 +2151,6 @@ worker_write_back(WorkerTable *table, List *tasks, TimestampTz now)
 				t->failed.arrived = true;
 				break;
 		}
-	}
-}
-
-/* Tells whoever listens what is new about tables. */
-static void
-worker_alert_tables(void)
-{
-	dlist_iter	iter;
-
-	dlist_foreach(iter, &worker_tables)
-	{
-		WorkerTable *table = dlist_container(WorkerTable, node, iter.cur);
-
-		kapture_alert_table(table->att->root, table->server->name, &table->outcomes);
 	}
 }
 
@@ -1909,9 +2331,58 @@ worker_do_settle(void *arg)
 }
 
 /*
- * Somebody has locked what became of tasks is to be written to (a kapture_detach()
- * that is not committed): each table is tried by itself.  What cannot be recorded
- * is kept for a while.
+ * An outcome that cannot be recorded becomes a failure, with what it has brought:
+ * a customer's id, or that the changes are with Kapture.
+ */
+static void
+worker_fail_record(WorkerTask *task, const ErrorData *error)
+{
+	KaptureTask *t = &task->task;
+	bool		arrived = t->state == KAPTURE_TASK_DONE ||
+		(t->state == KAPTURE_TASK_FAILED && t->failed.arrived);
+
+	t->delivery->row.customer_id = 0;
+	kapture_task_park(t, error);
+	t->failed.arrived = arrived;
+}
+
+/*
+ * Records what became of one task: if that cannot be, it is made a failure with the
+ * error as its reason.  What even that cannot be done with stays, known to nobody
+ * but us; should the process end, it is in doubt.
+ */
+static void
+worker_settle_one(WorkerTask *task)
+{
+	dlist_head	one = DLIST_STATIC_INIT(one);
+	ErrorData  *error;
+
+	dlist_push_tail(&one, &task->node);
+	error = worker_run("recording answers", worker_do_settle, &one);
+	if (error && !worker_is_lock(error) &&
+		(!kapture_guard_will_pass(error) || worker_record_errors >= WORKER_PASSING_ERRORS))
+	{
+		worker_report_error(KAPTURE_PHASE_RECORD, task->table, task->task.delivery->row_key, error);
+		worker_fail_record(task, error);
+		FreeErrorData(error);
+		error = worker_run("recording answers", worker_do_settle, &one);
+	}
+	if (error == NULL)
+	{
+		worker_report_success(KAPTURE_PHASE_RECORD, task->table);
+		worker_discard(&one);
+		return;
+	}
+	worker_report_error(KAPTURE_PHASE_RECORD, task->table, task->task.delivery->row_key, error);
+	FreeErrorData(error);
+	worker_move_tasks(&one, &worker_unrecorded, NULL);
+}
+
+/*
+ * What became of tasks could not be recorded together: somebody has locked what it
+ * is to be written to (a kapture_detach() that is not committed), or one of them is
+ * to blame.  Each table is tried by itself, and then each row.  What cannot be
+ * recorded is kept for a while.
  */
 static void
 worker_settle_apart(dlist_head *tasks)
@@ -1922,15 +2393,25 @@ worker_settle_apart(dlist_head *tasks)
 	while (!dlist_is_empty(tasks))
 	{
 		dlist_head	its = DLIST_STATIC_INIT(its);
+		ErrorData  *error;
 
 		worker_move_tasks(tasks, &its, dlist_head_element(WorkerTask, node, tasks)->table);
-		if (worker_try("recording answers", worker_do_settle, &its))
+		error = worker_run("recording answers", worker_do_settle, &its);
+		if (error == NULL)
 			worker_discard(&its);
-		else
+		else if (worker_is_lock(error))
 			worker_move_tasks(&its, &worker_unrecorded, NULL);
+		while (error && !dlist_is_empty(&its))
+			worker_settle_one(dlist_container(WorkerTask, node, dlist_pop_head_node(&its)));
+		if (error)
+			FreeErrorData(error);
 	}
+	worker_record_errors = dlist_is_empty(&worker_unrecorded) ? 0 : worker_record_errors + 1;
 	if (dlist_is_empty(&worker_unrecorded))
+	{
+		worker_report_success(KAPTURE_PHASE_RECORD, NULL);
 		return;
+	}
 	/* what takes long is tried the more seldom */
 	now = GetCurrentTimestamp();
 	worker_next_record = TimestampTzPlusMilliseconds(now, KAPTURE_LOCKED_RETRY) + (now - began) * 10;
@@ -1964,7 +2445,6 @@ worker_do_record(void *arg)
 		WorkerServer *server = task->server;
 
 		worker_take_answer(task, now);
-		worker_note_health(server, &task->task, now);
 		if (task->task.state == KAPTURE_TASK_SEND)
 		{
 			dlist_push_head(&server->ready, &task->node);
@@ -1972,6 +2452,7 @@ worker_do_record(void *arg)
 		}
 		else
 			dlist_push_tail(settled, &task->node);
+		worker_note_health(server, &task->task, now);
 		if (server->not_before > now)
 			worker_take_back(server, now, settled);
 	}
@@ -1984,9 +2465,17 @@ worker_do_record(void *arg)
 static void
 worker_record(void)
 {
-	if (!worker_try("recording answers", worker_do_record, &worker_settled))
+	ErrorData  *error = worker_run("recording answers", worker_do_record, &worker_settled);
+
+	if (error)
+	{
+		worker_report_error(KAPTURE_PHASE_RECORD, NULL, NULL, error);
+		FreeErrorData(error);
 		worker_settle_apart(&worker_settled);
+		return;
+	}
 	worker_discard(&worker_settled);
+	worker_report_success(KAPTURE_PHASE_RECORD, NULL);
 }
 
 static void
@@ -1999,10 +2488,20 @@ worker_do_expire(void *arg)
 static void
 worker_expire(void)
 {
+	ErrorData  *error;
+
 	if (worker_next_expiry > GetCurrentTimestamp() || !worker_may_send())
 		return;
-	if (!worker_try("expiring history", worker_do_expire, NULL))
-		worker_next_expiry = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), WORKER_LOCKED_LOOK);
+	error = worker_run("expiring history", worker_do_expire, NULL);
+	if (error == NULL)
+	{
+		worker_report_success(KAPTURE_PHASE_EXPIRE, NULL);
+		return;
+	}
+	worker_report_error(KAPTURE_PHASE_EXPIRE, NULL, NULL, error);
+	worker_next_expiry = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
+													 worker_is_lock(error) ? WORKER_LOCKED_LOOK : WORKER_ERROR_LONGEST);
+	FreeErrorData(error);
 }
 
 /* ------------------------------------------------------------------------
@@ -2071,16 +2570,13 @@ worker_report_activity(void)
  * ------------------------------------------------------------------------
  */
 
-/* Milliseconds until something is to be done by itself, -1: nothing is. */
-static long
-worker_timeout(void)
+/* When something is to be sent or claimed. */
+static TimestampTz
+worker_next_work(TimestampTz now)
 {
-	TimestampTz now = GetCurrentTimestamp();
-	TimestampTz next = DT_NOEND;
+	TimestampTz next = Min(worker_next_record, Min(worker_next_safety_look, worker_next_expiry));
 	dlist_iter	iter;
 
-	if (!worker_may_send())
-		return -1;
 	dlist_foreach(iter, &worker_servers)
 		next = Min(next, worker_next_send(dlist_container(WorkerServer, node, iter.cur)));
 	dlist_foreach(iter, &worker_tables)
@@ -2088,7 +2584,8 @@ worker_timeout(void)
 		WorkerTable *table = dlist_container(WorkerTable, node, iter.cur);
 		WorkerServer *server = table->server;
 
-		if (!table->present || table->att->paused || server->problem)
+		/* nothing is claimed before attachments have been read */
+		if (!table->present || table->att->paused || server->problem || worker_stale)
 			continue;
 		/* without room, the next answer makes some */
 		if ((table->look || table->next_due != DT_NOEND) &&
@@ -2096,8 +2593,18 @@ worker_timeout(void)
 			next = Min(next, Max(Max(server->not_before, worker_table_turn(table)),
 								 table->look ? now : table->next_due));
 	}
-	next = Min(next, worker_next_record);
-	next = Min(next, Min(worker_next_load, Min(worker_next_safety_look, worker_next_expiry)));
+	return next;
+}
+
+/* Milliseconds until something is to be done without being woken, -1: nothing is. */
+static long
+worker_timeout(void)
+{
+	TimestampTz now = GetCurrentTimestamp();
+	TimestampTz next = worker_stale ? worker_load_not_before : worker_next_load;
+
+	if (worker_may_send())
+		next = Min(next, worker_next_work(now));
 	if (next == DT_NOEND)
 		return -1;
 	return next <= now ? 0 : (long) Min((next - now) / 1000 + 1, 3600000);
@@ -2241,6 +2748,61 @@ worker_initialize(Datum arg)
 	worker_stale = true;		/* once more, to recover what another left */
 }
 
+/* Does once all that is to be done, and waits for more. */
+static void
+worker_pass(void *arg)
+{
+	long		timeout;
+
+	CHECK_FOR_INTERRUPTS();
+	if (kapture_shmem_worker_must_leave())
+		kapture_process_exit(KAPTURE_EXIT_ASKED);
+	if (ConfigReloadPending)
+	{
+		ConfigReloadPending = false;
+		ProcessConfigFile(PGC_SIGHUP);
+		worker_stale = true;	/* exclusions may have changed, */
+		worker_next_expiry = 0;	/* and the retention */
+	}
+	worker_ask_limiter();
+	if (kapture_shmem_worker_take_work())
+	{
+		worker_look();
+		StartTransactionCommand();	/* takes in invalidation messages */
+		CommitTransactionCommand();
+		MemoryContextSwitchTo(worker_context);
+	}
+	if (worker_should_load() && !worker_load())
+		kapture_process_exit(KAPTURE_EXIT_ABSENT);
+
+	/* connections are kept busy first, and while answers are recorded */
+	worker_collect();
+	if (worker_trouble)
+		worker_record();
+	worker_send();
+	worker_safety_look();
+	worker_claim();
+	worker_send();
+	worker_expire();
+	worker_record_rest();
+	if (worker_should_record())
+	{
+		worker_record();
+		kapture_vacuum_run();
+		return;
+	}
+
+	worker_report_tables();
+	timeout = worker_timeout();
+	if (worker_nanswered > 0)
+		timeout = timeout < 0 ? WORKER_RECORD_DELAY : Min(timeout, WORKER_RECORD_DELAY);
+	if (timeout != 0 && kapture_shmem_worker_listen(worker_listens()))
+	{
+		worker_report_activity();
+		(void) kapture_http_wait(kapture_process_timeout(timeout), WaitEventExtensionNew("KaptureWorkerMain"));
+	}
+}
+
 /*
  * A worker's main function, called by the postmaster; the launcher has put
  * slot, database and generation into the arguments.
@@ -2254,55 +2816,20 @@ kapture_worker_main(Datum arg)
 
 	for (;;)
 	{
-		long		timeout;
+		ErrorData  *error = kapture_guard_transaction(worker_pass, NULL);
 
-		CHECK_FOR_INTERRUPTS();
-		if (kapture_shmem_worker_must_leave())
-			kapture_process_exit(KAPTURE_EXIT_ASKED);
-		if (ConfigReloadPending)
+		if (error == NULL)
 		{
-			ConfigReloadPending = false;
-			ProcessConfigFile(PGC_SIGHUP);
-			worker_stale = true;	/* exclusions may have changed, */
-			worker_next_expiry = 0;	/* and the retention */
-		}
-		worker_ask_limiter();
-		if (kapture_shmem_worker_take_work())
-		{
-			worker_look();
-			StartTransactionCommand();	/* takes in invalidation messages */
-			CommitTransactionCommand();
-			MemoryContextSwitchTo(worker_context);
-		}
-		worker_stale |= worker_next_load <= GetCurrentTimestamp();
-		if (worker_stale && !worker_load())
-			kapture_process_exit(KAPTURE_EXIT_ABSENT);
-
-		/* connections are kept busy first, and while answers are recorded */
-		worker_collect();
-		if (worker_trouble)
-			worker_record();
-		worker_send();
-		worker_safety_look();
-		worker_claim();
-		worker_send();
-		worker_expire();
-		worker_record_rest();
-		if (worker_should_record())
-		{
-			worker_record();
-			kapture_vacuum_run();
+			worker_pass_errors = 0;
+			worker_report_success(KAPTURE_PHASE_LOOP, NULL);
 			continue;
 		}
-
-		worker_report_tables();
-		timeout = worker_timeout();
-		if (worker_nanswered > 0)
-			timeout = timeout < 0 ? WORKER_RECORD_DELAY : Min(timeout, WORKER_RECORD_DELAY);
-		if (timeout != 0 && kapture_shmem_worker_listen(worker_listens()))
-		{
-			worker_report_activity();
-			(void) kapture_http_wait(kapture_process_timeout(timeout), WaitEventExtensionNew("KaptureWorkerMain"));
-		}
+		/* none of what is guarded by itself */
+		worker_report_error(KAPTURE_PHASE_LOOP, NULL, NULL, error);
+		FreeErrorData(error);
+		kapture_process_rest(kapture_pacing_backoff(++worker_pass_errors, WORKER_ERROR_LONGEST),
+							 WaitEventExtensionNew("KaptureWorkerMain"));
+		worker_look();
+		worker_stale = true;
 	}
 }

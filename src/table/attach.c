@@ -49,6 +49,7 @@
 #include "table/capture.h"
 #include "table/capture_buffer.h"
 #include "table/origin.h"
+#include "table/outbox.h"
 #include "table/row_io.h"
 #include "table/row_sql.h"
 
@@ -906,7 +907,7 @@ attach_change_failed(FunctionCallInfo fcinfo, const char *sql, const char *inbox
 	if (!all)
 		values[1] = PG_GETARG_DATUM(1);
 	n = kapture_own_execute(psprintf("%s WHERE attachment_id = $1 AND state <> 'sending' AND last_error IS NOT NULL%s",
-									sql, all ? "" : " AND row_key = $2"),
+									sql, all ? "" : " AND " KAPTURE_KEY_IS("row_key", "$2")),
 						   all ? 1 : 2, types, values);
 	if (all)
 		n += kapture_own_execute(psprintf("%s WHERE attachment_id = $1 AND last_error IS NOT NULL", inbox_sql),

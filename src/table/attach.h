@@ -12,10 +12,6 @@
 
 #include "base/catalog.h"
 
-/* The triggers of an attached table. */
-#define KAPTURE_TRIGGER				"kapture_capture"
-#define KAPTURE_TRUNCATE_TRIGGER	"kapture_truncate"
-
 extern KaptureAttachment *kapture_attach_find(FunctionCallInfo fcinfo, LOCKMODE lockmode);
 extern void kapture_attach_announce(void);
 extern void kapture_attach_forget(int32 attachment_id);

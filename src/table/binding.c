@@ -10,7 +10,7 @@
  * it before.
  *
  * The triggers of an attached table depend on its server: DROP SERVER says so,
- * and needs CASCADE, which detaches the table.
+ * and needs CASCADE, which detaches the table (unbind.c).
  *
  * A dump brings neither the oids nor the dependencies along.  In a copy of a
  * database the name decides, as nothing is sent there; kapture_resume() binds
@@ -34,19 +34,18 @@
 
 #include "base/compat.h"
 #include "base/owner_sql.h"
-#include "table/attach.h"
 #include "table/binding.h"
-#include "table/capture_buffer.h"
-
-/* Is this database the one that its stamp names?  In statements of owner_sql.c. */
-#define BINDING_IS_ORIGIN \
-	"(SELECT coalesce(bool_and(@.kapture_is_origin(o.system_identifier, o.database)), false) FROM @.kapture_origin AS o)"
+#include "table/capture.h"
 
 static const char *const binding_triggers[] = {KAPTURE_TRIGGER, KAPTURE_TRUNCATE_TRIGGER};
 
-/* Do the extension's tables know about bindings?  Those of version 1.0 do not. */
-static bool
-binding_is_known(void)
+/*
+ * kapture_binding_is_known
+ *		Tells whether the extension's tables know about bindings: those of version
+ *		1.0 do not.
+ */
+bool
+kapture_binding_is_known(void)
 {
 	Oid			relid = kapture_catalog_relid(KAPTURE_TABLE_ATTACHMENT);
 
@@ -133,7 +132,7 @@ binding_problem(const KaptureAttachment *att)
 	ForeignServer *server = GetForeignServerByName(att->server, true);
 	char	   *problem = server ? binding_mismatch(att, server->serverid, server->owner) : NULL;
 
-	if (problem && kapture_own_text("SELECT 't' WHERE " BINDING_IS_ORIGIN, 0, NULL, NULL) == NULL)
+	if (problem && kapture_own_text("SELECT 't' WHERE " KAPTURE_BINDING_IS_ORIGIN, 0, NULL, NULL) == NULL)
 		return NULL;
 	return problem;
 }
@@ -223,7 +222,7 @@ kapture_binding_hold_copies(const ForeignServer *server)
 	char	   *bound;
 	bool		other;
 
-	if (!binding_is_known())
+	if (!kapture_binding_is_known())
 		return;
 	bound = kapture_own_text("SELECT CASE WHEN server_oid = 0 THEN 'other'"
 							 " WHEN NOT @.kapture_is_origin(system_identifier, database) THEN 'copy'"
@@ -290,11 +289,11 @@ kapture_binding_renew(bool all)
 	Oid			userid;
 	int			sec_context;
 
-	if (!binding_is_known())
+	if (!kapture_binding_is_known())
 		return;
 	(void) kapture_own_execute(psprintf("UPDATE @.kapture_attachment AS a SET server_oid = s.oid, server_owner = s.srvowner"
 										" FROM pg_foreign_server AS s WHERE s.srvname = a.server AND (a.server_oid = 0%s)",
-										all ? " OR a.server_oid = s.oid OR NOT " BINDING_IS_ORIGIN : ""), 0, NULL, NULL);
+										all ? " OR a.server_oid = s.oid OR NOT " KAPTURE_BINDING_IS_ORIGIN : ""), 0, NULL, NULL);
 	if (all)
 		(void) kapture_own_execute("UPDATE @.kapture_copied AS c SET server_oid = s.oid, server_owner = s.srvowner,"
 								   " system_identifier = $1, database = $2 FROM pg_foreign_server AS s"
@@ -305,63 +304,4 @@ kapture_binding_renew(bool all)
 	SetUserIdAndSecContext(kapture_own_role(), sec_context | SECURITY_LOCAL_USERID_CHANGE);
 	binding_depend_all();
 	SetUserIdAndSecContext(userid, sec_context);
-}
-
-/* Detaches a table whose server was dropped, whoever owns it. */
-static void
-binding_detach(int32 attachment_id)
-{
-	Oid			relid = kapture_catalog_attached_relation(attachment_id);
-	char	   *name = get_rel_name(relid);
-
-	/* CASCADE has dropped the triggers, but in a copy, where nothing depends on the server */
-	for (int i = 0; name && i < lengthof(binding_triggers); i++)
-	{
-		Oid			trigger = get_trigger_oid(relid, binding_triggers[i], true);
-		ObjectAddress object;
-
-		if (!OidIsValid(trigger))
-			continue;
-		ObjectAddressSet(object, TriggerRelationId, trigger);
-		performDeletion(&object, DROP_RESTRICT, PERFORM_DELETION_INTERNAL);
-	}
-	kapture_attach_forget(attachment_id);
-	if (name)
-		ereport(NOTICE,
-				(errmsg("table \"%s\" is no longer attached to Kapture", name),
-				 errdetail("Its server was dropped.")));
-}
-
-/*
- * kapture_binding_follow_drop
- *		To be called when servers may have been dropped: tables that were
- *		attached to them are detached, what is known of pulls goes, and copies
- *		are marked as those of an earlier server.
- */
-void
-kapture_binding_follow_drop(void)
-{
-	char	   *id;
-	bool		any = false;
-
-	if (!binding_is_known())
-		return;
-	while ((id = kapture_own_text("SELECT a.attachment_id FROM @.kapture_attachment AS a WHERE NOT EXISTS"
-								  " (SELECT FROM pg_foreign_server AS s WHERE CASE WHEN a.server_oid <> 0 AND " BINDING_IS_ORIGIN
-								  " THEN s.oid = a.server_oid ELSE s.srvname = a.server END) LIMIT 1", 0, NULL, NULL)) != NULL)
-	{
-		if (!any)
-			kapture_notes_flush();	/* what this transaction has captured so far goes, too */
-		any = true;
-		binding_detach(pg_strtoint32(id));
-	}
-	if (any)
-		kapture_attach_announce();
-	(void) kapture_own_execute("UPDATE @.kapture_copied AS c SET server_oid = 0 WHERE server_oid <> 0 AND NOT EXISTS"
-							   " (SELECT FROM pg_foreign_server AS s WHERE CASE WHEN @.kapture_is_origin(c.system_identifier, c.database)"
-							   " THEN s.oid = c.server_oid ELSE s.srvname = c.server END)", 0, NULL, NULL);
-	(void) kapture_own_execute("DELETE FROM @.kapture_pull AS p WHERE NOT EXISTS"
-							   " (SELECT FROM pg_foreign_server AS s WHERE s.srvname = p.server)", 0, NULL, NULL);
-	(void) kapture_own_execute("DELETE FROM @.kapture_refresh_run AS r WHERE NOT EXISTS"
-							   " (SELECT FROM pg_foreign_server AS s WHERE s.srvname = r.server)", 0, NULL, NULL);
 }

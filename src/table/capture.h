@@ -7,6 +7,10 @@
 
 #include "base/catalog.h"
 
+/* The triggers of an attached table. */
+#define KAPTURE_TRIGGER				"kapture_capture"
+#define KAPTURE_TRUNCATE_TRIGGER	"kapture_truncate"
+
 extern void kapture_capture_existing(KaptureAttachment *att, const char *row_key);
 extern void kapture_capture_ignore(int32 attachment_id, int64 customer_id, int64 columns);
 

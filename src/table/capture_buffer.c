@@ -415,6 +415,15 @@ kapture_notes_flush(void)
 }
 
 /*
+ * Tells whether the running transaction has noted any change.
+ */
+bool
+kapture_notes_any(void)
+{
+	return notes_seq > 0;
+}
+
+/*
  * The running transaction has removed an attachment, with all that was written
  * for it: nothing about it is to be written at the end.
  */

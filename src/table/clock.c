@@ -19,6 +19,7 @@
 #include "postgres.h"
 
 #include "miscadmin.h"
+#include "storage/ipc.h"
 #include "storage/latch.h"
 #include "storage/lock.h"
 #include "utils/timeout.h"
@@ -26,6 +27,7 @@
 
 #include "base/compat.h"
 #include "cluster/bgworker.h"
+#include "cluster/shmem.h"
 #include "table/clock.h"
 
 /* Milliseconds that users' code has to end in once it was cancelled. */
@@ -54,6 +56,33 @@ clock_ring(void)
 }
 
 /*
+ * If users' code took no notice of being cancelled, and this process ends for it,
+ * others go on at once, but it does not.
+ */
+static void
+clock_exit_callback(int code, Datum arg)
+{
+	Oid			owner;
+	int32		attachment_id;
+
+	if (!kapture_clock_has_killed(&owner, &attachment_id))
+		return;
+	kapture_shmem_worker_blame(owner, attachment_id);
+	kapture_shmem_worker_reason(KAPTURE_EXIT_ASKED);
+}
+
+/* Once in a process that has a clock. */
+static void
+clock_register(void)
+{
+	if (clock_timeout != MAX_TIMEOUTS)
+		return;
+	clock_timeout = RegisterTimeout(USER_TIMEOUT, clock_ring);
+	before_shmem_exit(clock_exit_callback, (Datum) 0);
+	kapture_process_abort_hook = kapture_clock_reset;
+}
+
+/*
  * Users' code begins, which may take "limit" milliseconds.  To be followed by
  * kapture_clock_stop(), or after an error by kapture_clock_reset().
  */
@@ -62,8 +91,7 @@ kapture_clock_start(int limit)
 {
 	if (!kapture_process_is_ours() || clock_depth++ > 0)
 		return;
-	if (clock_timeout == MAX_TIMEOUTS)
-		clock_timeout = RegisterTimeout(USER_TIMEOUT, clock_ring);
+	clock_register();
 	clock_rings = 0;
 	if (!clock_killed)
 		clock_owner = InvalidOid;

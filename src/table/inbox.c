@@ -28,6 +28,7 @@
 #include "base/user_code.h"
 #include "cluster/shmem.h"
 #include "table/inbox.h"
+#include "table/outbox.h"
 
 /* The next $3 customers for attachment $1 that are due, and that nobody has locked. */
 #define INBOX_DUE	" WHERE attachment_id = $1 AND state = 'waiting' AND next_attempt <= clock_timestamp()" \
@@ -332,7 +333,9 @@ kapture_inbox_waiting(int32 attachment_id, List *row_keys)
 									   " AND (o.row_key = ANY ((SELECT ks FROM names)::text[]) OR o.more_keys && (SELECT ks FROM names))"
 									   " UNION ALL"
 									   " SELECT row_key AS k, changed | coalesce(again, 0), state = 'sending'"
-									   " FROM %s.kapture_delivery WHERE attachment_id = $1 AND row_key = ANY ((SELECT ks FROM names)::text[])) AS w"
+									   " FROM %s.kapture_delivery WHERE attachment_id = $1"
+									   " AND " KAPTURE_KEY_HASH("row_key") " = ANY (ARRAY(SELECT " KAPTURE_KEY_HASH("n.k") " FROM named AS n))"
+									   " AND row_key = ANY ((SELECT ks FROM names)::text[])) AS w"
 									   " JOIN named AS n USING (k) GROUP BY n.row_key", schema, schema, schema),
 							  lengthof(values), types, values, NULL, false) != SPI_OK_SELECT)
 		elog(ERROR, "could not read what waits");
@@ -397,6 +400,6 @@ kapture_inbox_discard_waiting(int32 attachment_id, const char *row_key)
 	(void) kapture_own_execute("DELETE FROM @.kapture_outbox WHERE attachment_id = $1 AND row_key = $2"
 							   " AND more_keys IS NULL AND op IN ('i', 'u')",
 							   lengthof(values), types, values);
-	(void) kapture_own_execute("DELETE FROM @.kapture_delivery WHERE attachment_id = $1 AND row_key = $2"
+	(void) kapture_own_execute("DELETE FROM @.kapture_delivery WHERE attachment_id = $1 AND " KAPTURE_KEY_IS("row_key", "$2")
 							   " AND state <> 'sending'", lengthof(values), types, values);
 }

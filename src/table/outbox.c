@@ -47,6 +47,7 @@
 
 #include "base/catalog.h"
 #include "base/compat.h"
+#include "base/fault.h"
 #include "base/guc.h"
 #include "base/user_code.h"
 #include "table/capture_buffer.h"
@@ -67,6 +68,8 @@ typedef enum OutboxQuery
 	OUTBOX_KNOWN,
 	OUTBOX_ENTER,
 	OUTBOX_CLAIM,
+	OUTBOX_PARK,
+	OUTBOX_PARK_DUE,
 	OUTBOX_CLAIM_DUE,
 	OUTBOX_NOTE_ADDS,
 	OUTBOX_WITH_KEYS,
@@ -97,9 +100,13 @@ typedef enum OutboxQuery
 /* Keys, entries or changes that one statement is about. */
 #define OUTBOX_CHUNK		1000
 
-/* How the delivery "d" of the row with the key "v.row_key" is found, and what makes it the only one. */
-#define OUTBOX_IS_ROW		"d.row_key = v.row_key"
-#define OUTBOX_ROW_INDEX	"(attachment_id, row_key)"
+/*
+ * How the delivery "d" of the row with the key "v.row_key" is found, and what makes
+ * it the only one: two hashes are as good as the key itself.
+ */
+#define OUTBOX_IS_ROW		KAPTURE_KEY_IS("d.row_key", "v.row_key")
+#define OUTBOX_ROW_INDEX \
+	"(attachment_id, pg_catalog.hashtextextended(row_key, 0), pg_catalog.hashtextextended(row_key, 1))"
 
 /* Deletions that are held in memory, if they are all that happened to keys. */
 #define OUTBOX_MAX_DELETIONS	20000
@@ -209,6 +216,24 @@ static const struct
 		" RETURNING row_key, attempts, failures, changed, customer_id, in_doubt, again IS NOT NULL,"
 		" sent_phone, sent_email, searches, ctid, delivery_id, captured_at, false",
 		7, {INT4OID, TEXTARRAYOID, INT8ARRAYOID, TIMESTAMPTZARRAYOID, TEXTARRAYOID, TEXTARRAYOID, TIMESTAMPTZOID}
+	},
+	[OUTBOX_PARK] = {
+		"INSERT INTO @.kapture_delivery AS d"
+		" (attachment_id, row_key, state, changed, captured_at, in_doubt, last_attempt, last_error)"
+		" VALUES ($1, $2, 'parked', $3, $4, CASE WHEN $4 <= $5 THEN now() END, clock_timestamp(), $6)"
+		" ON CONFLICT " OUTBOX_ROW_INDEX " DO UPDATE SET"
+		" again = CASE WHEN d.state = 'sending' THEN coalesce(d.again, 0) | EXCLUDED.changed END,"
+		" changed = CASE WHEN d.state = 'sending' THEN d.changed ELSE d.changed | EXCLUDED.changed END,"
+		" next_attempt = NULL, state = CASE WHEN d.state = 'sending' THEN d.state ELSE 'parked' END,"
+		" last_error = CASE WHEN d.state = 'sending' THEN d.last_error ELSE EXCLUDED.last_error END",
+		6, {INT4OID, TEXTOID, INT8OID, TIMESTAMPTZOID, TIMESTAMPTZOID, TEXTOID}
+	},
+	[OUTBOX_PARK_DUE] = {
+		"UPDATE @.kapture_delivery SET state = 'parked', next_attempt = NULL,"
+		" attempts = attempts + 1, last_attempt = clock_timestamp(), last_error = $3"
+		" WHERE attachment_id = $1 AND state = 'retry'"
+		" AND ((" KAPTURE_KEY_IS("row_key", "$2") ") OR (row_key IS NULL AND old_key = $2))",
+		3, {INT4OID, TEXTOID, TEXTOID}
 	},
 	[OUTBOX_CLAIM_DUE] = {
 		"UPDATE @.kapture_delivery"
@@ -408,6 +433,11 @@ outbox_execute(OutboxQuery query, Datum *values, const char *nulls)
 {
 	outbox_run(query, values, nulls, false);
 }
+
+/* Each statement is a fault point. */
+#define outbox_execute(query, values, nulls) \
+	(KAPTURE_FAULT_ARGUMENTS(#query, outbox_queries[query].nparams, outbox_queries[query].types, values, nulls), \
+	 outbox_execute(query, values, nulls))
 
 static Datum
 outbox_getattr(uint64 row, int col, bool *isnull)
@@ -1088,6 +1118,43 @@ kapture_outbox_claim(List *deliveries, TimestampTz doubt_until)
 		outbox_enter(deliveries, values, doubt_until);
 	SPI_finish();
 	return deliveries;
+}
+
+/*
+ * Parks a row that was taken, but cannot be claimed because of an error.  Where
+ * it is being sent, its turn comes when that is over.
+ */
+void
+kapture_outbox_park(KaptureDelivery *delivery, TimestampTz doubt_until, const char *error)
+{
+	Datum		values[6];
+
+	values[0] = Int32GetDatum(delivery->attachment_id);
+	values[1] = CStringGetTextDatum(delivery->row_key);
+	values[2] = Int64GetDatum(delivery->changed);
+	values[3] = TimestampTzGetDatum(delivery->captured_at);
+	values[4] = TimestampTzGetDatum(doubt_until);
+	values[5] = CStringGetTextDatum(error);
+	SPI_connect();
+	outbox_execute(OUTBOX_PARK, values, NULL);
+	SPI_finish();
+}
+
+/*
+ * Likewise, a row that waits for its next try.  Returns false if there is none
+ * such.
+ */
+bool
+kapture_outbox_park_due(int32 attachment_id, const char *row_key, const char *error)
+{
+	Datum		values[3] = {Int32GetDatum(attachment_id), CStringGetTextDatum(row_key), CStringGetTextDatum(error)};
+	bool		parked;
+
+	SPI_connect();
+	outbox_execute(OUTBOX_PARK_DUE, values, NULL);
+	parked = SPI_processed > 0;
+	SPI_finish();
+	return parked;
 }
 
 /*

@@ -37,6 +37,16 @@ typedef struct KaptureScan
 	int32		at_seq;
 } KaptureScan;
 
+/*
+ * In SQL: is the key of an entry of kapture_delivery this one?  Keys may be as
+ * long as those of users' indexes, or longer where there is no index any more, so
+ * the index of kapture_delivery has hashes of them.
+ */
+#define KAPTURE_KEY_HASH(key)	"pg_catalog.hashtextextended(" key ", 0)"
+#define KAPTURE_KEY_IS(column, key) \
+	KAPTURE_KEY_HASH(column) " OPERATOR(pg_catalog.=) " KAPTURE_KEY_HASH(key) \
+	" AND " column " OPERATOR(pg_catalog.=) " key
+
 /* A customer row that was claimed, and what its next request is to bring. */
 typedef struct KaptureDelivery
 {
@@ -102,6 +112,8 @@ extern uint64 kapture_outbox_scan_floor(const KaptureScan *scan);
 extern void kapture_outbox_take(int32 attachment_id, KaptureScan *scan, int limit,
 								List **deliveries, bool *more);
 extern List *kapture_outbox_claim(List *deliveries, TimestampTz doubt_until);
+extern void kapture_outbox_park(KaptureDelivery *delivery, TimestampTz doubt_until, const char *error);
+extern bool kapture_outbox_park_due(int32 attachment_id, const char *row_key, const char *error);
 extern void kapture_outbox_claim_due(int32 attachment_id, int limit, TimestampTz now,
 									 TimestampTz well_since, List **deliveries);
 extern void kapture_outbox_note_adds(List *deliveries);

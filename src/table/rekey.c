@@ -58,8 +58,8 @@ rekey_waiting(int32 attachment_id)
 	Oid			types[1] = {INT4OID};
 	Datum		values[1] = {Int32GetDatum(attachment_id)};
 	char	   *text = kapture_own_text("SELECT ARRAY(SELECT k FROM @.kapture_outbox AS o,"
-										" LATERAL unnest(row_key || more_keys) AS k WHERE o.attachment_id = $1"
-										" UNION SELECT row_key FROM @.kapture_delivery AS d WHERE d.attachment_id = $1)::text[]",
+										" LATERAL unnest(row_key || more_keys) AS k WHERE o.attachment_id = $1 AND o.op NOT IN ('t', 'c')"
+										" UNION SELECT row_key FROM @.kapture_delivery AS d WHERE d.attachment_id = $1 AND d.row_key IS NOT NULL)::text[]",
 										1, types, values);
 
 	return DatumGetArrayTypeP(OidInputFunctionCall(F_ARRAY_IN, text, TEXTOID, -1));

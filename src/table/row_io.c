@@ -37,6 +37,7 @@
 #include "utils/timestamp.h"
 
 #include "base/compat.h"
+#include "base/fault.h"
 #include "base/text.h"
 #include "base/user_code.h"
 #include "cluster/bgworker.h"
@@ -438,6 +439,10 @@ row_execute(KaptureRowStatement statement, RowBatch *batch, int expected)
 		elog(ERROR, "unexpected SPI result %d", rc);
 	row_check_unique(batch);
 }
+
+/* Each statement is a fault point. */
+#define row_execute(statement, batch, expected) \
+	(KAPTURE_FAULT_ROW(#statement, NULL), row_execute(statement, batch, expected))
 
 /* Column "col" of row "i" of the last result, NULL for NULL. */
 static char *

@@ -529,11 +529,13 @@ fuzz_http(const char *bytes, size_t len)
 	static const char request_body[] = "{}";
 	KaptureHttpRequest *request;
 	const KaptureHttpAnswer *answer;
+	TimestampTz when;
 	char		asked[1024];
 	bool		said = false;
 	int			fd = -1;
 
-	request = kapture_http_start(&fuzz_server, KAPTURE_API_PULL, request_body, 2, NULL);
+	request = kapture_http_start(&fuzz_server, KAPTURE_API_PULL, request_body, 2, NULL, &when);
+	FUZZ_ASSERT(request != NULL);
 	while (!kapture_http_wait(0, 0))
 	{
 		if (fd < 0)

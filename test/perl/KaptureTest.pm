@@ -227,7 +227,7 @@ log_min_messages = info
 	return $node;
 }
 
-# Extension, server and mapping.
+# Extension, server and mapping; nothing is pulled before the server has its key.
 sub setup_sync
 {
 	my ($node, $emulator, %params) = @_;
@@ -236,9 +236,11 @@ sub setup_sync
 	my $timeout = 2 * ($ENV{KAPTURE_SLOWNESS} || 1);
 	$node->safe_psql($db, qq(
 CREATE EXTENSION kapture_sync;
+BEGIN;
 CREATE SERVER kapture FOREIGN DATA WRAPPER kapture_fdw
   OPTIONS (url '$emulator->{url}', timeout '${timeout}s'$options);
 CREATE USER MAPPING FOR CURRENT_USER SERVER kapture OPTIONS (auth_key '$key');
+COMMIT;
 ));
 	return;
 }

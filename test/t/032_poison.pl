@@ -200,6 +200,27 @@ poll_ok($node, $idle, 'odd characters are sent');
 is(emulator_get($emulator, 'customers?id=' . sql("SELECT kapture_customer_id FROM customers WHERE id = $odd"))->[0]{customer_name},
 	"\"quoted\" \\back\\ \t\n\x01 \x{e4}\x{20ac}\x{1F600}", 'and arrive');
 
+# --- keys as long as their own index takes them, and longer
+sql("CREATE TABLE long_keys (key text PRIMARY KEY, customer_name text, phone text); ALTER TABLE long_keys ALTER key SET STORAGE PLAIN; SELECT kapture_attach('long_keys')");
+sql("INSERT INTO long_keys SELECT string_agg(md5(i::text), ''), 'Long', '9560000001' FROM generate_series(1, 84) i");
+sql("INSERT INTO long_keys SELECT left(string_agg(md5(i::text), ''), 2692), 'Longest', '9560000002' FROM generate_series(1, 85) i");
+sql("CREATE TABLE quoted (a text, b text, customer_name text, phone text, PRIMARY KEY (a, b)); SELECT kapture_attach('quoted')");
+sql("INSERT INTO quoted SELECT left(k, 1300), right(k, 1300), 'Quoted', '9560000003' FROM (SELECT string_agg(md5(i::text) || '\"\"\"', '') AS k FROM generate_series(1, 80) i) s");
+poll_ok($node, "SELECT count(kapture_customer_id) = 2 FROM long_keys", 'keys of 2,692 bytes go');
+poll_ok($node, "SELECT kapture_customer_id IS NOT NULL FROM quoted", 'so do two columns of 1,300 with quotes');
+sql("UPDATE long_keys SET customer_name = 'Changed'");
+poll_ok($node, "SELECT count(*) = 2 FROM kapture_history h JOIN kapture_attachment a USING (attachment_id) WHERE a.relation = 'long_keys'::regclass AND action = 'update'", 'and are found again');
+sql("ALTER TABLE long_keys DROP CONSTRAINT long_keys_pkey, ALTER key SET STORAGE EXTENDED; UPDATE long_keys SET key = repeat(key, 100), phone = 'abc'");
+poll_ok($node, "SELECT count(*) = 2 FROM kapture_failures WHERE relation = 'long_keys'::regclass AND length(row_key) > 200000", 'without an index, keys of any length');
+is(sql("SELECT sum(kapture_discard('long_keys', row_key)) FROM kapture_failures WHERE relation = 'long_keys'::regclass"), '2', 'by which they can be named');
+
+# a former key whose values can no longer be compared
+sql("CREATE TABLE former (id text PRIMARY KEY, customer_name text, phone text); SELECT kapture_attach('former')");
+sql("ALTER TABLE former DROP CONSTRAINT former_pkey; ALTER TABLE former ALTER id TYPE json USING to_json(id)");
+sql(q(INSERT INTO former VALUES ('"x"', 'Former', '9570000001')));
+is(sql("SELECT count(*) FROM former"), '1', 'the user can write all the same');
+poll_ok($node, "SELECT state = 'misconfigured' FROM kapture_status WHERE relation = 'former'::regclass", 'and sees that it is not sent');
+
 # --- answers
 my %answer = (
 	'a NUL' => '{"message": "a\\\\u0000b", "status": "failed"}',
@@ -267,6 +288,22 @@ $locker->query_safe("ROLLBACK");
 $locker->quit;
 poll_ok($node, "SELECT count(*) = 1 FROM kapture_delivery WHERE last_error IS NOT NULL", 'and refused later', 'latin');
 is($node->safe_psql('latin', "SELECT (request::jsonb ->> 'customer_name') = 'caf' || chr(233) || repeat(' au lait', 2000) FROM kapture_delivery"), 't', 'with the request that was sent');
+
+# --- text that cannot be sent as UTF-8
+foreach my $db ([ 'ascii', 'SQL_ASCII', '\xff', 'invalid byte sequence' ], [ 'win', 'WIN1252', '\x81', 'no equivalent in encoding "UTF8"' ])
+{
+	my ($name, $encoding, $byte, $message) = @$db;
+	$node->safe_psql('postgres', "CREATE DATABASE $name ENCODING '$encoding' TEMPLATE template0 LOCALE 'C'");
+	setup_sync($node, $emulator, db => $name);
+	create_customers($node, db => $name);
+	my $pid = $node->safe_psql($name, "SELECT kapture_worker_pid()");
+	$node->safe_psql($name, "INSERT INTO customers (customer_name, phone) SELECT CASE WHEN i % 5 = 0 THEN convert_from('$byte', '$encoding') ELSE 'Good' END, 9580000000 + hashtext('$name') % 1000 * 100 + i FROM generate_series(1, 20) i");
+	poll_ok($node, "SELECT count(kapture_customer_id) = 16 FROM customers", "$encoding: others go", $name);
+	poll_ok($node, "SELECT count(*) = 4 FROM kapture_failures WHERE state = 'parked' AND strpos(message, '$message') > 0", "$encoding: rows that cannot be sent are parked with the reason", $name);
+	$node->safe_psql($name, "UPDATE customers SET customer_name = 'Fixed' WHERE kapture_customer_id IS NULL");
+	poll_ok($node, "SELECT count(kapture_customer_id) = 20 FROM customers", "$encoding: and go when they are fixed", $name);
+	is($node->safe_psql($name, "SELECT kapture_worker_pid()"), $pid, "$encoding: by the same worker");
+}
 
 is(sql("SELECT kapture_worker_pid()"), $worker, 'the worker has lived through all this');
 $node->stop;

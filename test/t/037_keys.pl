@@ -330,5 +330,58 @@ for my $round (1 .. $rounds)
 }
 cmp_ok(sql('SELECT count(*) FROM born'), '>', $rounds * 5, 'there were rows');
 
+# --- other columns become the primary key while a deleted row's Add is under way, after a TRUNCATE
+sql(q(
+CREATE TABLE changing (id int PRIMARY KEY, customer_name text, phone text, city text, number int GENERATED ALWAYS AS (id + 100) STORED NOT NULL);
+SELECT kapture_attach('changing');
+CREATE TRIGGER born AFTER INSERT ON changing FOR EACH ROW EXECUTE FUNCTION note_born();
+));
+push @tables, 'changing';
+my $begun = held('changing', 2);
+sql(person('changing', 1) . person('changing', 2));
+$begun->();
+sql('DELETE FROM changing WHERE id = 1');
+poll_ok($node, 'SELECT count(*) = 1 FROM kapture_delivery WHERE row_key IS NULL', 'the row of an Add is deleted');
+my ($status, $out, $errors) = $node->psql('postgres',
+	"BEGIN; TRUNCATE changing; " . person('changing', 3) . 'ALTER TABLE changing DROP CONSTRAINT changing_pkey, ADD PRIMARY KEY (number); COMMIT');
+is($errors, '', 'other columns become the primary key');
+release_adds($node, $emulator);
+judge('what waits follows');
+
+# --- rows that leave with their partition, of which no trigger tells
+sql(q(
+CREATE TABLE split (id int PRIMARY KEY, customer_name text, phone text, city text) PARTITION BY RANGE (id);
+CREATE TABLE low PARTITION OF split FOR VALUES FROM (1) TO (10);
+CREATE TABLE high PARTITION OF split FOR VALUES FROM (10) TO (20);
+CREATE TABLE source (id int PRIMARY KEY);
+SELECT kapture_attach('split');
+CREATE TRIGGER born AFTER INSERT ON split FOR EACH ROW EXECUTE FUNCTION note_born();
+));
+push @tables, 'split';
+my $load = join ' ', map { person('split', $_) } 1, 2;
+foreach my $case (
+	[ 'a partition is truncated and loaded again', "TRUNCATE low; $load" ],
+	[ 'in one transaction', "BEGIN; TRUNCATE low; $load COMMIT" ],
+	[ 'along with what it refers to', "INSERT INTO source VALUES (1), (2), (11) ON CONFLICT DO NOTHING; ALTER TABLE low ADD FOREIGN KEY (id) REFERENCES source;"
+		. " TRUNCATE source CASCADE; ALTER TABLE low DROP CONSTRAINT low_id_fkey; $load" ],
+	[ 'after rows went and came', "BEGIN; UPDATE split SET id = 12 WHERE id = 2; UPDATE split SET id = 2 WHERE id = 11; TRUNCATE low; $load COMMIT" ],
+	[ 'a partition is dropped and made again', "DROP TABLE low; CREATE TABLE low PARTITION OF split FOR VALUES FROM (1) TO (10); $load" ],
+	[ 'detached, dropped and made again', "ALTER TABLE split DETACH PARTITION low; DROP TABLE low; CREATE TABLE low PARTITION OF split FOR VALUES FROM (1) TO (10); $load" ],
+	[ 'detached, loaded and attached', "ALTER TABLE split DETACH PARTITION low; TRUNCATE low; " . ($load =~ s/split/low/gr)
+		. " INSERT INTO born SELECT customer_name FROM low; ALTER TABLE split ATTACH PARTITION low FOR VALUES FROM (1) TO (10)" ],
+	[ 'detached and attached as it was', "ALTER TABLE split DETACH PARTITION low; ALTER TABLE split ATTACH PARTITION low FOR VALUES FROM (1) TO (10)" ])
+{
+	my ($name, $statement) = @$case;
+	my $before = @{ emulator_get($emulator, 'customers') };
+	my $added = held('split', 3);
+	sql(person('split', 11) . " $load");
+	$added->();
+	sql($statement);
+	release_adds($node, $emulator);
+	judge($name);
+	is(@{ emulator_get($emulator, 'customers') } - $before, $name =~ /as it was/ ? 3 : 5, 'each row has a customer of its own');
+	sql('TRUNCATE split');
+}
+
 $node->stop;
 done_testing();

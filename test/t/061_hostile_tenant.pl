@@ -183,6 +183,7 @@ foreach my $slow ('PERFORM pg_sleep(100000)', 'LOOP END LOOP', 'LOOP BEGIN PERFO
 		  . "INSERT INTO mallory.slow SELECT i, 'Slow', 9701000000 + i FROM generate_series(1, 50) i;");
 	alice_is_served("alice is served beside: $slow");
 	poll_ok($node, "SELECT count(*) > 0 FROM kapture_failures WHERE relation = 'mallory.slow'::regclass AND state = 'parked' AND message LIKE '%took longer than 5 s'", 'the slow rows are parked') unless $slow =~ /query_canceled/;
+	poll_ok($node, "SELECT count(*) > 0 FROM kapture_failures WHERE relation = 'mallory.slow'::regclass AND state = 'parked' AND message LIKE '%took no notice of being cancelled%'", 'those that end the worker are, too') if $slow =~ /query_canceled/;
 	mallory("DROP TABLE mallory.slow");
 }
 alice_is_served('and afterwards');

@@ -15,6 +15,7 @@ my $emulator = start_emulator();
 my $hers = start_emulator();
 my $node = new_node('main');
 my $n = 0;
+my $pg = $node->safe_psql('postgres', 'SHOW server_version_num') / 10000;
 
 sub sql { return $node->safe_psql('postgres', $_[0]) }
 sub as { my ($role, $statement) = @_; return sql("SET SESSION AUTHORIZATION $role; $statement"); }
@@ -50,6 +51,8 @@ CREATE FUNCTION mallory.fire_herself() RETURNS trigger LANGUAGE plpgsql SECURITY
 CREATE TYPE mallory.mood AS ENUM ('good', 'bad');
 CREATE FUNCTION mallory.mood_text(mallory.mood) RETURNS text LANGUAGE plpgsql IMMUTABLE AS $$ BEGIN PERFORM mallory.steal(); RETURN 'good'; END $$;
 CREATE CAST (mallory.mood AS text) WITH FUNCTION mallory.mood_text(mallory.mood);
+CREATE DOMAIN mallory.trap AS text CHECK (lo_create(4711) > 0);
+CREATE TYPE mallory.box AS (a int, b mallory.trap);
 ));
 
 # Nothing was gained by what was tried.
@@ -148,6 +151,30 @@ foreach my $owner ('postgres', 'alice')
 		as('mallory', "CREATE TRIGGER fire BEFORE UPDATE ON $table FOR EACH ROW WHEN ($condition) EXECUTE FUNCTION suppress_redundant_updates_trigger()");
 		fares($table, qr/^condition of trigger "fire" of table "t$n" must not call function .* as role "$owner" Hint: move the condition/, "$of, her condition $condition");
 	}
+
+	# what checks a domain of hers, by whichever way
+	foreach my $condition ("NEW.phone::mallory.trap <> ''", "ARRAY[NEW.phone]::mallory.trap[] <> '{}'", "concat('(1,', NEW.phone, ')')::mallory.box IS NOT NULL",
+		"CASE WHEN NEW.phone > '' THEN jsonb_populate_record(NULL::mallory.box, '{\"b\": 1}') IS NOT NULL END")
+	{
+		$table = waiting($owner);
+		as('mallory', "CREATE TRIGGER fire BEFORE UPDATE ON $table FOR EACH ROW WHEN ($condition) EXECUTE FUNCTION suppress_redundant_updates_trigger()");
+		fares($table, qr/^code of role "mallory" must not run as role "$owner": type mallory\.(trap|box)/, "$of, her condition $condition");
+	}
+	foreach my $condition ("domain_in(NEW.phone::cstring, 'mallory.trap'::regtype, -1) IS NOT NULL", "array_in(concat('{', NEW.phone, '}')::cstring, 'mallory.trap'::regtype, -1) IS NOT NULL",
+		"record_in(concat('(1,', NEW.phone, ')')::cstring, 'mallory.box'::regtype, -1) IS NOT NULL", $pg >= 16 ? "pg_input_is_valid(NEW.phone, 'mallory.trap')" : ())
+	{
+		$table = waiting($owner);
+		as('mallory', "CREATE TRIGGER fire BEFORE UPDATE ON $table FOR EACH ROW WHEN ($condition) EXECUTE FUNCTION suppress_redundant_updates_trigger()");
+		fares($table, qr/^condition of trigger "fire" of table "t$n" must not call function (domain_in|array_in|record_in|pg_input_is_valid)\(/, "$of, her condition $condition");
+	}
+
+	# a function that she may not execute
+	$table = waiting($owner);
+	my $private = ($owner eq 'postgres' ? 'root' : $owner) . ".private$n";
+	as($owner, "CREATE FUNCTION $private(text) RETURNS boolean STABLE LANGUAGE plpgsql AS 'BEGIN RETURN true; END'; REVOKE ALL ON FUNCTION $private FROM PUBLIC");
+	as('mallory', "CREATE TRIGGER fire BEFORE UPDATE ON $table FOR EACH ROW WHEN ($private('anything')) EXECUTE FUNCTION suppress_redundant_updates_trigger()");
+	fares($table, qr/^condition of trigger "fire" of table "t$n" must not call function \Q$private\E\(text\)/, "$of, her condition with a function that she may not execute");
+
 	$table = waiting($owner);
 	as('mallory', "CREATE TRIGGER fire BEFORE UPDATE ON $table FOR EACH ROW WHEN (OLD.phone <> '' AND pg_trigger_depth() = 0 AND NEW.customer_name ~ 'Row' AND clock_timestamp() > now()) EXECUTE FUNCTION suppress_redundant_updates_trigger()");
 	fares($table, 'sent', "$of, a harmless condition");

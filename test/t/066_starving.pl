@@ -295,6 +295,18 @@ my $logged = slurp_file($node->logfile, $log);
 is(join(' ', grep { $logged !~ /calls \Q$_\E\b/ } map { /^([\w.]+)/ } @functions), '', 'all functions were called');
 drop('functions');
 
+# --- a pull by users' code while others' answers arrive: they are not its own
+hostile_table('pulls', "PERFORM public.kapture_pull('2021-03-14', '2021-03-15', 'mallory');");
+emulator_faults($emulator, { api => 'add', action => 'delay', ms => 2000 });
+emulator_faults($other, { api => 'pull', action => 'delay', ms => 4000 });
+my @slow = map { alice_inserts() } 1 .. 3;
+mallory_inserts('pulls', 1);
+ok(served('a pull in a trigger', \@slow), 'answers to alice that arrive while a trigger pulls are hers') or diag("after $worst{'a pull in a trigger'} s");
+emulator_faults($_) foreach $emulator, $other;
+poll_ok($node, $idle->('pulls'), 'and mallory has what she pulled');
+is(sql("SELECT count(*) FROM mallory.pulls WHERE kapture_customer_id IS NOT NULL"), '1', 'with the id written');
+drop('pulls');
+
 # --- slow, but allowed
 hostile_table('slow', 'PERFORM pg_sleep(4.5);');
 mallory_inserts('slow', 20);

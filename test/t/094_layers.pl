@@ -100,6 +100,9 @@ foreach my $folder (grep { $_ ne '.' } sort keys %below)
 {
 	cmp_ok($count{$folder} || 0, '<=', 20, "$folder has at most 20 source files");
 	ok(-s "$src/$folder/README", "$folder has a README");
+	my $readme = slurp("$src/$folder/README");
+	my @unnamed = grep { $readme !~ /\b\Q$_\E\b/ } map { s{.*/}{}r =~ s/\.[ch]$//r } glob "$src/$folder/*.[ch]";
+	is("@unnamed", '', "which names each of its files");
 	ok(!(grep { $_ eq $folder } @theirs), "$folder is no name of PostgreSQL's");
 }
 

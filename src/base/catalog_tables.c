@@ -1,0 +1,186 @@
+/*
+ * catalog_tables.c
+ *		Finds the extension's own tables, and which relations are attached.
+ *
+ * What the extension knows of its tables is in catalog.c; this much of it is all
+ * that what stands below that file needs.
+ */
+#include "postgres.h"
+
+#include "access/genam.h"
+#include "access/htup_details.h"
+#include "access/table.h"
+#include "catalog/indexing.h"
+#include "catalog/pg_extension.h"
+#include "commands/extension.h"
+#include "lib/stringinfo.h"
+#include "utils/builtins.h"
+#include "utils/fmgroids.h"
+#include "utils/inval.h"
+#include "utils/lsyscache.h"
+#include "utils/rel.h"
+
+#include "base/catalog_tables.h"
+
+static const char *const catalog_table_names[KAPTURE_TABLE_COUNT] = {
+	"kapture_attachment", "kapture_column", "kapture_outbox",
+	"kapture_delivery", "kapture_history"
+};
+
+static Oid	catalog_relids[KAPTURE_TABLE_COUNT];
+static bool catalog_packs = false;
+static bool catalog_valid = false;
+
+/* Any of our tables changed, or perhaps the extension was dropped. */
+static void
+catalog_relcache_callback(Datum arg, Oid relid)
+{
+	if (!OidIsValid(relid))
+		catalog_valid = false;
+	for (int i = 0; i < KAPTURE_TABLE_COUNT; i++)
+	{
+		if (catalog_relids[i] == relid)
+			catalog_valid = false;
+	}
+}
+
+/* The schema of the extension, InvalidOid if it is not installed. */
+static Oid
+catalog_schema_oid(void)
+{
+	Relation	rel = table_open(ExtensionRelationId, AccessShareLock);
+	ScanKeyData key[1];
+	SysScanDesc scan;
+	HeapTuple	tuple;
+	Oid			result = InvalidOid;
+
+	ScanKeyInit(&key[0], Anum_pg_extension_extname, BTEqualStrategyNumber, F_NAMEEQ,
+				CStringGetDatum(KAPTURE_EXTENSION));
+	scan = systable_beginscan(rel, ExtensionNameIndexId, true, NULL, 1, key);
+	tuple = systable_getnext(scan);
+	if (HeapTupleIsValid(tuple))
+		result = ((Form_pg_extension) GETSTRUCT(tuple))->extnamespace;
+	systable_endscan(scan);
+	table_close(rel, AccessShareLock);
+	return result;
+}
+
+/*
+ * Tells whether this database has the extension.
+ */
+bool
+kapture_catalog_extension_exists(void)
+{
+	return OidIsValid(get_extension_oid(KAPTURE_EXTENSION, true));
+}
+
+/*
+ * Returns the name of the extension's schema, quoted where needed, in the
+ * current memory context.
+ */
+char *
+kapture_catalog_schema(void)
+{
+	char	   *name = get_namespace_name(catalog_schema_oid());
+
+	if (name == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("extension \"%s\" does not exist", KAPTURE_EXTENSION),
+				 errhint("Use CREATE EXTENSION %s.", KAPTURE_EXTENSION)));
+	return pstrdup(quote_identifier(name));
+}
+
+/*
+ * kapture_catalog_qualify
+ *		Returns a statement with "@." replaced by the extension's schema and a
+ *		dot, palloc'ed.  Errors as kapture_catalog_schema().
+ */
+char *
+kapture_catalog_qualify(const char *sql)
+{
+	char	   *schema = kapture_catalog_schema();
+	StringInfoData result;
+
+	initStringInfo(&result);
+	for (const char *p = sql; *p; p++)
+	{
+		if (p[0] == '@' && p[1] == '.')
+			appendStringInfoString(&result, schema);
+		else
+			appendStringInfoChar(&result, *p);
+	}
+	return result.data;
+}
+
+/*
+ * Returns the oid of one of the extension's tables, InvalidOid if the
+ * extension is not installed.
+ */
+Oid
+kapture_catalog_relid(KaptureTable table)
+{
+	static bool registered = false;
+
+	if (!registered)
+	{
+		CacheRegisterRelcacheCallback(catalog_relcache_callback, (Datum) 0);
+		registered = true;
+	}
+	if (!catalog_valid)
+	{
+		Oid			schema = catalog_schema_oid();
+
+		for (int i = 0; i < KAPTURE_TABLE_COUNT; i++)
+			catalog_relids[i] = OidIsValid(schema) ?
+				get_relname_relid(catalog_table_names[i], schema) : InvalidOid;
+		catalog_valid = OidIsValid(schema);
+		catalog_packs = OidIsValid(catalog_relids[KAPTURE_TABLE_OUTBOX]) &&
+			get_attnum(catalog_relids[KAPTURE_TABLE_OUTBOX], "more_keys") != InvalidAttrNumber;
+	}
+	return catalog_relids[table];
+}
+
+/*
+ * Tells whether one entry of the outbox can hold several changes: it could not
+ * in version 1.0, which a new library may meet until the extension is updated.
+ */
+bool
+kapture_catalog_outbox_packs(void)
+{
+	return OidIsValid(kapture_catalog_relid(KAPTURE_TABLE_OUTBOX)) && catalog_packs;
+}
+
+/*
+ * Returns a column, which cannot be null, of a row of an own table.
+ */
+Datum
+kapture_catalog_getattr(HeapTuple tuple, Relation rel, AttrNumber attnum)
+{
+	bool		isnull;
+	Datum		value = heap_getattr(tuple, attnum, RelationGetDescr(rel), &isnull);
+
+	if (isnull)
+		elog(ERROR, "unexpected null in column %d of \"%s\"", attnum, RelationGetRelationName(rel));
+	return value;
+}
+
+/*
+ * Returns the oids of all attached relations, as a list in the current memory
+ * context.
+ */
+List *
+kapture_catalog_attached_relations(void)
+{
+	Relation	rel = table_open(kapture_catalog_relid(KAPTURE_TABLE_ATTACHMENT), AccessShareLock);
+	SysScanDesc scan = systable_beginscan(rel, InvalidOid, false, NULL, 0, NULL);
+	HeapTuple	tuple;
+	List	   *result = NIL;
+
+	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
+		result = lappend_oid(result,
+							 DatumGetObjectId(kapture_catalog_getattr(tuple, rel, KAPTURE_ATTACHMENT_RELATION)));
+	systable_endscan(scan);
+	table_close(rel, AccessShareLock);
+	return result;
+}

@@ -1,0 +1,23 @@
+/*
+ * guard.h
+ *		Keeps errors from ending a background process.
+ */
+#ifndef KAPTURE_GUARD_H
+#define KAPTURE_GUARD_H
+
+#include "postgres.h"
+
+#include "cluster/shmem.h"
+
+typedef void (*KaptureGuarded) (void *arg);
+
+extern ErrorData *kapture_guard_step(KaptureGuarded work, void *arg);
+extern ErrorData *kapture_guard_transaction(KaptureGuarded work, void *arg);
+extern char *kapture_guard_message(const ErrorData *error);
+extern bool kapture_guard_will_pass(const ErrorData *error);
+extern void kapture_guard_report(KaptureWorkerKind kind, KapturePhase phase, int32 attachment_id,
+								 const char *row_key, const char *message);
+extern bool kapture_guard_report_end(KaptureWorkerKind kind, KapturePhase phase, int32 attachment_id);
+extern const char *kapture_guard_phase_name(KapturePhase phase);
+
+#endif							/* KAPTURE_GUARD_H */

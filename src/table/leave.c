@@ -1,0 +1,348 @@
+/*
+ * leave.c
+ *		Rows that leave an attached table together with their partition.
+ *
+ * DETACH PARTITION, DROP TABLE and TRUNCATE of a partition take rows out of the
+ * table, and no trigger of it fires.  Whatever has their keys next is another row,
+ * so what is being sent under these keys must not pass to it.
+ *
+ * Rows that are dropped or truncated are gone at once.  Those of a partition that
+ * is detached may come back, so they are left alone until a partition with such
+ * keys is made or attached.  If one is attached, its rows may be those that were
+ * there before or others: they are sent as new ones, and what has been sent for
+ * them already is found in Kapture.
+ *
+ * Which keys are the partition's follows from its bounds, as the columns that these
+ * are about are part of the primary key; no row is looked at.  That is done after
+ * the command, which has waited for all who were writing to the partition.
+ */
+#include "postgres.h"
+
+#include "access/relation.h"
+#include "access/xact.h"
+#include "catalog/heap.h"
+#include "catalog/namespace.h"
+#include "catalog/partition.h"
+#include "catalog/pg_class.h"
+#include "catalog/pg_inherits.h"
+#include "catalog/pg_type.h"
+#include "executor/executor.h"
+#include "miscadmin.h"
+#include "nodes/parsenodes.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/fmgroids.h"
+#include "utils/guc.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/partcache.h"
+#include "utils/rel.h"
+#include "utils/resowner.h"
+
+#include "base/catalog.h"
+#include "base/guc.h"
+#include "base/owner_sql.h"
+#include "table/capture_buffer.h"
+#include "table/leave.h"
+
+/* A partition whose rows leave. */
+typedef struct LeavePartition
+{
+	char	   *name;
+	Oid			parent;
+	KaptureAttachment *att;		/* of its table */
+	TupleDesc	desc;
+	List	   *bounds;			/* conditions, with the partition's column numbers */
+	bool		may_return;		/* it may have the rows that were there before */
+} LeavePartition;
+
+/*
+ * Returns what is to be known of a partition of an attached table once its rows have
+ * left, in the current memory context; NULL if the relation is none.  The relation
+ * must be locked.
+ */
+static LeavePartition *
+leave_describe(Oid relid, bool may_return)
+{
+	Relation	rel = try_relation_open(relid, NoLock);
+	KaptureAttachment *att = NULL;
+	LeavePartition *partition = NULL;
+
+	if (rel == NULL)
+		return NULL;
+	if (rel->rd_rel->relispartition)
+		att = kapture_catalog_attachment(rel);
+	if (att && att->root != relid && att->nkeys > 0)
+	{
+		partition = palloc(sizeof(LeavePartition));
+		partition->name = pstrdup(RelationGetRelationName(rel));
+		partition->parent = get_partition_parent(relid, true);
+		partition->att = att;
+		partition->desc = CreateTupleDescCopy(RelationGetDescr(rel));
+		partition->bounds = copyObject(RelationGetPartitionQual(rel));
+		partition->may_return = may_return;
+	}
+	relation_close(rel, NoLock);
+	return partition;
+}
+
+/*
+ * Adds to *leaving a relation that is being dropped, if it is a partition of an
+ * attached table.  It is locked.
+ */
+void
+kapture_leave_dropped(Oid relid, List **leaving)
+{
+	LeavePartition *partition;
+
+	if (!kapture_capture_enabled || !get_rel_relispartition(relid) ||
+		!OidIsValid(kapture_catalog_relid(KAPTURE_TABLE_ATTACHMENT)))
+		return;
+	partition = leave_describe(relid, false);
+	if (partition)
+		*leaving = lappend(*leaving, partition);
+}
+
+/*
+ * Adds to *leaving a partition that a command has made, or attached, if its table is
+ * an attached one: whatever had its keys before is not in it, or need not be the
+ * same.
+ */
+void
+kapture_leave_made(const RangeVar *name, bool may_return, List **leaving)
+{
+	LeavePartition *partition;
+	Oid			relid;
+
+	if (!kapture_capture_enabled || !OidIsValid(kapture_catalog_relid(KAPTURE_TABLE_ATTACHMENT)))
+		return;
+	relid = RangeVarGetRelid(name, AccessShareLock, true);
+	if (!OidIsValid(relid))
+		return;
+	CommandCounterIncrement();
+	partition = leave_describe(relid, may_return);
+	if (partition)
+		*leaving = lappend(*leaving, partition);
+}
+
+/* The relations that a TRUNCATE has emptied. */
+static List *
+leave_truncated_relations(const TruncateStmt *stmt)
+{
+	List	   *relids = NIL;
+	ListCell   *lc;
+
+	foreach(lc, stmt->relations)
+	{
+		RangeVar   *rv = lfirst_node(RangeVar, lc);
+		Oid			relid = RangeVarGetRelid(rv, NoLock, true);
+
+		if (OidIsValid(relid))
+			relids = list_concat_unique_oid(relids, rv->inh ? find_all_inheritors(relid, NoLock, NULL) : list_make1_oid(relid));
+	}
+	while (stmt->behavior == DROP_CASCADE)
+	{
+		List	   *more = heap_truncate_find_FKs(relids);
+
+		if (more == NIL)
+			break;
+		foreach(lc, more)
+			relids = list_concat_unique_oid(relids, find_all_inheritors(lfirst_oid(lc), NoLock, NULL));
+	}
+	return relids;
+}
+
+/*
+ * Adds to *leaving the partitions of attached tables that a command has emptied, but
+ * for those whose parent it has emptied, too.
+ */
+void
+kapture_leave_truncated(const TruncateStmt *stmt, List **leaving)
+{
+	List	   *relids;
+	ListCell   *lc;
+
+	if (!kapture_capture_enabled || !OidIsValid(kapture_catalog_relid(KAPTURE_TABLE_ATTACHMENT)))
+		return;
+	relids = leave_truncated_relations(stmt);
+	foreach(lc, relids)
+	{
+		LeavePartition *partition;
+
+		if (!get_rel_relispartition(lfirst_oid(lc)) ||
+			list_member_oid(relids, get_partition_parent(lfirst_oid(lc), true)))
+			continue;
+		partition = leave_describe(lfirst_oid(lc), false);
+		if (partition)
+			*leaving = lappend(*leaving, partition);
+	}
+}
+
+/* The keys (text[]) of rows that something was or may be sent for, and those they have got. */
+static ArrayType *
+leave_keys_in_use(int32 attachment_id)
+{
+	Oid			types[1] = {INT4OID};
+	Datum		values[1] = {Int32GetDatum(attachment_id)};
+	char	   *text = kapture_own_text("SELECT ARRAY(SELECT k FROM @.kapture_outbox AS o,"
+										" LATERAL unnest(row_key || more_keys) AS k"
+										" WHERE o.attachment_id = $1 AND o.op NOT IN ('i', 'u') AND o.op NOT IN ('t', 'c')"
+										" UNION SELECT row_key FROM @.kapture_delivery AS d"
+										" WHERE d.attachment_id = $1 AND d.row_key IS NOT NULL)::text[]",
+										1, types, values);
+
+	return DatumGetArrayTypeP(OidInputFunctionCall(F_ARRAY_IN, text, TEXTOID, -1));
+}
+
+/* Puts the columns of a key into a row that has no others.  Errors as input of their types does. */
+static bool
+leave_fill_slot(const LeavePartition *partition, TupleTableSlot *slot, const char *key)
+{
+	KaptureAttachment *att = partition->att;
+	char	  **values = kapture_catalog_unpack_key(key, att->nkeys);
+
+	if (values == NULL)
+		return false;
+	ExecClearTuple(slot);
+	memset(slot->tts_isnull, true, slot->tts_tupleDescriptor->natts * sizeof(bool));
+	for (int i = 0; i < att->nkeys; i++)
+	{
+		int			column = att->keys[i].attnum - 1;
+		Oid			input;
+		Oid			param;
+
+		getTypeInputInfo(getBaseType(att->keys[i].type), &input, &param);
+		slot->tts_values[column] = OidInputFunctionCall(input, values[i], param, -1);
+		slot->tts_isnull[column] = false;
+	}
+	ExecStoreVirtualTuple(slot);
+	return true;
+}
+
+/* Those keys that are within a partition's bounds. */
+static List *
+leave_compare(const LeavePartition *partition)
+{
+	EState	   *estate = CreateExecutorState();
+	ExprContext *econtext = GetPerTupleExprContext(estate);
+	TupleTableSlot *slot = MakeSingleTupleTableSlot(partition->desc, &TTSOpsVirtual);
+	ExprState  *bounds = ExecPrepareCheck(partition->bounds, estate);
+	int			nestlevel = kapture_catalog_text_settings();
+	List	   *result = NIL;
+	Datum	   *keys;
+	int			n;
+
+	deconstruct_array(leave_keys_in_use(partition->att->id), TEXTOID, -1, false, TYPALIGN_INT, &keys, NULL, &n);
+	econtext->ecxt_scantuple = slot;
+	for (int i = 0; i < n; i++)
+	{
+		char	   *key = TextDatumGetCString(keys[i]);
+		MemoryContext old = MemoryContextSwitchTo(GetPerTupleMemoryContext(estate));
+		bool		within = leave_fill_slot(partition, slot, key) && ExecCheck(bounds, econtext);
+
+		MemoryContextSwitchTo(old);
+		ExecClearTuple(slot);
+		ResetExprContext(econtext);
+		if (within)
+			result = lappend(result, key);
+		CHECK_FOR_INTERRUPTS();
+	}
+	AtEOXact_GUC(true, nestlevel);
+	ExecDropSingleTupleTableSlot(slot);
+	FreeExecutorState(estate);
+	return result;
+}
+
+/*
+ * Likewise; NULL, with a warning, if a key cannot be compared, such as one of a type
+ * that the column has no longer.  The user's command does not fail for that.
+ */
+static List *
+leave_find_keys(const LeavePartition *partition)
+{
+	MemoryContext context = CurrentMemoryContext;
+	ResourceOwner owner = CurrentResourceOwner;
+	List	   *volatile result = NIL;
+
+	BeginInternalSubTransaction(NULL);
+	MemoryContextSwitchTo(context);
+	PG_TRY();
+	{
+		result = leave_compare(partition);
+		ReleaseCurrentSubTransaction();
+	}
+	PG_CATCH();
+	{
+		ErrorData  *error;
+
+		MemoryContextSwitchTo(context);
+		error = CopyErrorData();
+		if (error->sqlerrcode == ERRCODE_QUERY_CANCELED || error->sqlerrcode == ERRCODE_ADMIN_SHUTDOWN)
+			PG_RE_THROW();
+		FlushErrorState();
+		RollbackAndReleaseCurrentSubTransaction();
+		result = NIL;
+		ereport(WARNING,
+				(errcode(error->sqlerrcode),
+				 errmsg("could not tell which of the rows that are being sent to Kapture were in partition \"%s\"",
+						partition->name),
+				 errdetail_internal("%s", error->message)));
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(context);
+	CurrentResourceOwner = owner;
+	return result;
+}
+
+/*
+ * Notes that the rows are gone: those that this transaction has written are told from
+ * others.  If the partition may have them again, they are as new ones.
+ */
+static void
+leave_note(const LeavePartition *partition)
+{
+	KaptureAttachment *att = partition->att;
+	bool		own = kapture_notes_any();
+	List	   *keys;
+	CommandId	cid;
+	ListCell   *lc;
+
+	kapture_notes_flush();		/* what this transaction has captured so far waits, too */
+	keys = leave_find_keys(partition);
+	CommandCounterIncrement();
+	cid = GetCurrentCommandId(true);
+	foreach(lc, keys)
+		kapture_notes_add(att->id, KAPTURE_NOTE_DELETED, att->all_changed, lfirst(lc), NULL, cid, false);
+	if (own)
+	{
+		foreach(lc, keys)
+			kapture_notes_add(att->id, KAPTURE_NOTE_DELETED, att->all_changed, lfirst(lc), NULL, cid, true);
+	}
+	if (partition->may_return)
+	{
+		foreach(lc, keys)
+			kapture_notes_add_existing(att->id, att->all_changed, lfirst(lc));
+	}
+}
+
+/*
+ * Called after the command that has done so to these partitions, in its transaction.
+ */
+void
+kapture_leave_follow(List *leaving)
+{
+	ListCell   *lc;
+
+	if (leaving == NIL)
+		return;
+	CommandCounterIncrement();
+	foreach(lc, leaving)
+	{
+		LeavePartition *partition = lfirst(lc);
+
+		/* nothing is to be told of a table that is gone, or of a part of what is */
+		if (OidIsValid(kapture_catalog_relid(KAPTURE_TABLE_ATTACHMENT)) && kapture_catalog_outbox_packs() &&
+			get_rel_relkind(partition->att->root) != '\0' && get_rel_relkind(partition->parent) != '\0')
+			leave_note(partition);
+	}
+}

@@ -1,0 +1,82 @@
+/*
+ * unbind.c
+ *		What goes with a server that was dropped.
+ *
+ * The triggers of attached tables depend on their server (binding.c), so CASCADE
+ * has dropped them; here the tables are detached.
+ */
+#include "postgres.h"
+
+#include "catalog/dependency.h"
+#include "catalog/pg_trigger.h"
+#include "commands/trigger.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+
+#include "base/owner_sql.h"
+#include "table/attach.h"
+#include "table/binding.h"
+#include "table/capture.h"
+#include "table/capture_buffer.h"
+#include "table/unbind.h"
+
+static const char *const unbind_triggers[] = {KAPTURE_TRIGGER, KAPTURE_TRUNCATE_TRIGGER};
+
+/* Detaches a table whose server was dropped, whoever owns it. */
+static void
+unbind_detach(int32 attachment_id)
+{
+	Oid			relid = kapture_catalog_attached_relation(attachment_id);
+	char	   *name = get_rel_name(relid);
+
+	/* CASCADE has dropped the triggers, but in a copy, where nothing depends on the server */
+	for (int i = 0; name && i < lengthof(unbind_triggers); i++)
+	{
+		Oid			trigger = get_trigger_oid(relid, unbind_triggers[i], true);
+		ObjectAddress object;
+
+		if (!OidIsValid(trigger))
+			continue;
+		ObjectAddressSet(object, TriggerRelationId, trigger);
+		performDeletion(&object, DROP_RESTRICT, PERFORM_DELETION_INTERNAL);
+	}
+	kapture_attach_forget(attachment_id);
+	if (name)
+		ereport(NOTICE,
+				(errmsg("table \"%s\" is no longer attached to Kapture", name),
+				 errdetail("Its server was dropped.")));
+}
+
+/*
+ * kapture_unbind_dropped
+ *		To be called when servers may have been dropped: tables that were
+ *		attached to them are detached, what is known of pulls goes, and copies
+ *		are marked as those of an earlier server.
+ */
+void
+kapture_unbind_dropped(void)
+{
+	char	   *id;
+	bool		any = false;
+
+	if (!kapture_binding_is_known())
+		return;
+	while ((id = kapture_own_text("SELECT a.attachment_id FROM @.kapture_attachment AS a WHERE NOT EXISTS"
+								  " (SELECT FROM pg_foreign_server AS s WHERE CASE WHEN a.server_oid <> 0 AND " KAPTURE_BINDING_IS_ORIGIN
+								  " THEN s.oid = a.server_oid ELSE s.srvname = a.server END) LIMIT 1", 0, NULL, NULL)) != NULL)
+	{
+		if (!any)
+			kapture_notes_flush();	/* what this transaction has captured so far goes, too */
+		any = true;
+		unbind_detach(pg_strtoint32(id));
+	}
+	if (any)
+		kapture_attach_announce();
+	(void) kapture_own_execute("UPDATE @.kapture_copied AS c SET server_oid = 0 WHERE server_oid <> 0 AND NOT EXISTS"
+							   " (SELECT FROM pg_foreign_server AS s WHERE CASE WHEN @.kapture_is_origin(c.system_identifier, c.database)"
+							   " THEN s.oid = c.server_oid ELSE s.srvname = c.server END)", 0, NULL, NULL);
+	(void) kapture_own_execute("DELETE FROM @.kapture_pull AS p WHERE NOT EXISTS"
+							   " (SELECT FROM pg_foreign_server AS s WHERE s.srvname = p.server)", 0, NULL, NULL);
+	(void) kapture_own_execute("DELETE FROM @.kapture_refresh_run AS r WHERE NOT EXISTS"
+							   " (SELECT FROM pg_foreign_server AS s WHERE s.srvname = r.server)", 0, NULL, NULL);
+}
