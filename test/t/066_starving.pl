@@ -225,6 +225,19 @@ IF current_setting('application_name') = '' THEN EXECUTE '$statement'; END IF; R
 }
 drop('locker');
 
+# settings by which an error, or a time that is up, would end the worker
+my $pg = sql('SHOW server_version_num') / 10000;
+hostile_table('settings', q(BEGIN PERFORM set_config('exit_on_error', 'on', true); EXCEPTION WHEN OTHERS THEN NULL; END; RAISE EXCEPTION 'no';));
+hostile_table('times', q(PERFORM set_config('transaction_timeout', '10', true), pg_sleep(1);)) if $pg >= 17;
+my $unharmed = sql("SELECT kapture_worker_pid()");
+foreach my $table ('settings', $pg >= 17 ? 'times' : ())
+{
+	mallory_inserts($table, 2);
+	poll_ok($node, "SELECT count(*) = 2 FROM kapture_failures WHERE relation = 'mallory.$table'::regclass AND state = 'parked' AND message IN ('no', 'parameter \"transaction_timeout\" cannot be changed')", "rows with such $table are parked");
+	is(sql("SELECT kapture_worker_pid()"), $unharmed, 'the worker goes on');
+	drop($table);
+}
+
 # --- caches
 sub refused { my ($options) = @_; return like(mallory("CREATE SERVER long FOREIGN DATA WRAPPER kapture_fdw OPTIONS ($options)"), qr/invalid value for option "\w+"\n.*DETAIL:  It has \d+ bytes; at most/s, $_[1]); }
 refused("url 'https://example.com/" . ('x' x 3000) . "'", 'a url has a length');
