@@ -261,19 +261,34 @@ wayside_follow_columns(List *columns)
 	}
 }
 
-/* Adds the partitions whose rows a statement has taken away, or may have replaced. */
+/* Is a statement about to make a partition? */
+static bool
+wayside_makes_partition(Node *stmt)
+{
+	CreateStmt *create = (CreateStmt *) stmt;
+
+	return IsA(stmt, CreateStmt) && create->partbound &&
+		!(create->if_not_exists && OidIsValid(RangeVarGetRelid(create->relation, NoLock, true)));
+}
+
+/*
+ * Adds to those partitions that a statement has dropped the others whose rows it has
+ * taken away, or may have replaced.  ALTER TABLE drops none whose rows do not stay.
+ */
 static void
-wayside_add_leaving(Node *stmt, List **leaving)
+wayside_add_leaving(Node *stmt, bool makes_partition, List **leaving)
 {
 	if (IsBinaryUpgrade || kapture_is_restoring())
 		return;
 	if (IsA(stmt, TruncateStmt))
 		kapture_leave_truncated((TruncateStmt *) stmt, leaving);
-	else if (IsA(stmt, CreateStmt) && ((CreateStmt *) stmt)->partbound)
+	else if (makes_partition)
 		kapture_leave_made(((CreateStmt *) stmt)->relation, false, leaving);
 	else if (IsA(stmt, AlterTableStmt))
 	{
 		ListCell   *lc;
+
+		*leaving = NIL;
 
 		foreach(lc, ((AlterTableStmt *) stmt)->cmds)
 		{
@@ -356,6 +371,7 @@ wayside_process_utility(PlannedStmt *pstmt, const char *query_string,
 	MemoryContext outer_context = wayside_context;
 	List	   *columns = NIL;
 	List	   *leaving = NIL;
+	bool		makes_partition = wayside_makes_partition(pstmt->utilityStmt);
 
 	wayside_notice(pstmt->utilityStmt);
 	if (OidIsValid(dbid))
@@ -376,7 +392,7 @@ wayside_process_utility(PlannedStmt *pstmt, const char *query_string,
 		wayside_context = outer_context;
 	}
 	PG_END_TRY();
-	wayside_add_leaving(pstmt->utilityStmt, &leaving);
+	wayside_add_leaving(pstmt->utilityStmt, makes_partition, &leaving);
 	kapture_leave_follow(leaving);
 	wayside_follow_columns(columns);
 	wayside_follow(pstmt->utilityStmt);

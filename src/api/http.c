@@ -426,6 +426,16 @@ http_restore_signals(sigset_t old)
 	(void) pthread_sigmask(SIG_SETMASK, &old, NULL);
 }
 
+/*
+ * How many connections there may be.  Each takes a file, which a process has only so
+ * many of; if PostgreSQL finds none left, it may be for its log.
+ */
+static int
+http_most(void)
+{
+	return Max(max_safe_fds / 3, 8);
+}
+
 static void
 http_fail_setup(const char *what)
 {
@@ -475,7 +485,7 @@ http_initialize(void)
 	{
 		curl_multi_setopt(multi, CURLMOPT_SOCKETFUNCTION, http_socket_callback);
 		curl_multi_setopt(multi, CURLMOPT_TIMERFUNCTION, http_timer_callback);
-		curl_multi_setopt(multi, CURLMOPT_MAXCONNECTS, HTTP_MAX_IDLE);
+		curl_multi_setopt(multi, CURLMOPT_MAXCONNECTS, Min(HTTP_MAX_IDLE, (long) http_most()));
 	}
 	http_restore_signals(old);
 	if (multi == NULL)
@@ -728,6 +738,19 @@ http_start(const KaptureServer *server, KaptureApi api,
 }
 
 /*
+ * How many requests a server may have under way, as far as that goes.  A server that
+ * has many must leave as many to others, and the last ones are for those that have
+ * none.
+ */
+static int
+http_room(void)
+{
+	int			room = Max(http_most() - http_running, 0);
+
+	return Max(room - http_most() / 4, Min(room, 1));
+}
+
+/*
  * Starts a POST of "body" (UTF-8 JSON) to one of a server's APIs, if the
  * options max_connections and rate_limit allow one more now.  Returns NULL if
  * they do not; then *when is the time to try again, at the latest, and the latch
@@ -741,8 +764,8 @@ KaptureHttpRequest *
 kapture_http_start(const KaptureServer *server, KaptureApi api,
 				   const char *body, size_t body_len, void *owner, TimestampTz *when)
 {
-	int			place = kapture_limiter_take(server->serverid, server->max_connections, server->rate_limit,
-										 server->timeout, when);
+	int			place = kapture_limiter_take(server->serverid, Min(server->max_connections, http_room()),
+										 server->rate_limit, server->timeout, when);
 	KaptureHttpRequest *request = NULL;
 
 	if (place == KAPTURE_LIMITER_NONE)

@@ -1160,6 +1160,7 @@ kapture_server_get(const char *name, Oid userid)
 	OptionCacheKey key;
 	OptionCacheEntry *entry;
 	ForeignServer *server;
+	MemoryContext scratch;
 	MemoryContext context;
 	MemoryContext old;
 	KaptureServer *result;
@@ -1170,6 +1171,9 @@ kapture_server_get(const char *name, Oid userid)
 		option_init_cache();
 	option_tidy_cache();
 
+	/* whoever asks for each of many requests is not to keep what it takes to look */
+	scratch = AllocSetContextCreate(CurTransactionContext, "kapture server lookup", ALLOCSET_SMALL_SIZES);
+	old = MemoryContextSwitchTo(scratch);
 	server = option_lookup_server(name, userid);
 	memset(&key, 0, sizeof(key));
 	key.serverid = server->serverid;
@@ -1178,7 +1182,11 @@ kapture_server_get(const char *name, Oid userid)
 	if (!found)
 		entry->context = NULL;
 	if (entry->context != NULL && entry->generation == option_generation)
+	{
+		MemoryContextSwitchTo(old);
+		MemoryContextDelete(scratch);
 		return entry->server;
+	}
 
 	/*
 	 * Take the count before reading: a change that is noticed while we read
@@ -1186,9 +1194,9 @@ kapture_server_get(const char *name, Oid userid)
 	 * the cache's only when all is read, so that an error leaks nothing.
 	 */
 	generation = option_generation;
-	context = AllocSetContextCreate(CurrentMemoryContext, "kapture server",
+	context = AllocSetContextCreate(scratch, "kapture server",
 									ALLOCSET_SMALL_SIZES);
-	old = MemoryContextSwitchTo(context);
+	MemoryContextSwitchTo(context);
 	result = option_read(server, userid);
 	MemoryContextSwitchTo(old);
 
@@ -1198,6 +1206,7 @@ kapture_server_get(const char *name, Oid userid)
 	entry->context = context;
 	entry->server = result;
 	entry->generation = generation;
+	MemoryContextDelete(scratch);
 	return result;
 }
 

@@ -21,6 +21,7 @@
 #include "utils/acl.h"
 #include "utils/datetime.h"
 #include "utils/guc.h"
+#include "utils/guc_tables.h"
 #include "utils/jsonb.h"
 #include "utils/wait_event.h"
 
@@ -216,6 +217,18 @@ kapture_result_user(ResultRelInfo *rri, EState *estate)
 
 	return OidIsValid(userid) ? userid : GetUserId();
 }
+#endif
+
+/* 16 keeps all settings in a hash table. */
+#if PG_VERSION_NUM < 160000
+static inline struct config_generic **
+kapture_all_settings(int *n)
+{
+	*n = GetNumConfigOptions();
+	return get_guc_variables();
+}
+#else
+#define kapture_all_settings(n) get_guc_variables(n)
 #endif
 
 #endif							/* KAPTURE_COMPAT_H */

@@ -17,6 +17,7 @@
 #include "utils/guc.h"
 #include "utils/timestamp.h"
 
+#include "base/compat.h"
 #include "base/lock.h"
 #include "base/user_code.h"
 #include "cluster/bgworker.h"
@@ -37,6 +38,27 @@ static bool process_counts = false;
 static bool process_track_counts = true;
 
 /*
+ * Settings that any user may change, and by which users' code could end the
+ * process: by an error of its own, or by a time that is up.  They are off for good.
+ */
+static void
+process_lock_settings(void)
+{
+	static const char *const names[] = {"exit_on_error", "transaction_timeout"};
+	int			n;
+	struct config_generic **settings = kapture_all_settings(&n);
+
+	for (int i = 0; i < n; i++)
+	{
+		for (int k = 0; k < lengthof(names); k++)
+		{
+			if (strcmp(settings[i]->name, names[k]) == 0)
+				settings[i]->context = PGC_INTERNAL;
+		}
+	}
+}
+
+/*
  * Settings that the worker's promises rest on must not come from ALTER
  * DATABASE or ALTER ROLE.
  */
@@ -55,6 +77,7 @@ process_own_settings(void)
 		/* a deadlock with users is seen here first, and given in to */
 		{"deadlock_timeout", "100ms"},
 		{"transaction_timeout", "0"},
+		{"exit_on_error", "off"},
 		{"idle_in_transaction_session_timeout", "0"},
 		{"idle_session_timeout", "0"},
 		{"default_transaction_read_only", "off"},
@@ -75,6 +98,7 @@ process_own_settings(void)
 	/* a claim must be on disk before its request leaves */
 	if (synchronous_commit < SYNCHRONOUS_COMMIT_LOCAL_FLUSH)
 		SetConfigOption("synchronous_commit", "local", PGC_SUSET, PGC_S_OVERRIDE);
+	process_lock_settings();
 }
 
 /*

@@ -70,7 +70,8 @@ leave_describe(Oid relid, bool may_return)
 
 	if (rel == NULL)
 		return NULL;
-	if (rel->rd_rel->relispartition)
+	if (rel->rd_rel->relispartition &&
+		(rel->rd_rel->relkind == RELKIND_RELATION || rel->rd_rel->relkind == RELKIND_PARTITIONED_TABLE))
 		att = kapture_catalog_attachment(rel);
 	if (att && att->root != relid && att->nkeys > 0)
 	{

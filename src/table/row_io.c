@@ -132,7 +132,8 @@ static void
 row_leave_nothing(void)
 {
 	if (!kapture_process_is_ours())
-		row_set("transaction_read_only", "on");
+		(void) set_config_option("transaction_read_only", "on", PGC_USERSET, PGC_S_SESSION,
+								 GUC_ACTION_LOCAL, true, 0, false);	/* until the nesting level ends, too */
 	else if (SPI_execute("SET CONSTRAINTS ALL IMMEDIATE", false, 0) < 0)
 		elog(ERROR, "could not set constraints");
 }

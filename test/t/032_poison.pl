@@ -276,6 +276,19 @@ emulator_faults($emulator);
 $node->safe_psql('latin', "SELECT kapture_retry('customers')");
 poll_ok($node, "SELECT count(kapture_customer_id) = 2 FROM customers", 'and it goes again', 'latin');
 
+# what is recorded in the end, after others had locked it, is what was sent
+emulator_faults($emulator, { api => 'add', action => 'delay', ms => 700, count => 1 });
+$node->safe_psql('latin', "INSERT INTO customers (customer_name, phone) VALUES ('caf' || chr(233) || repeat(' au lait', 2000), '1')");
+poll_ok($node, "SELECT count(*) = 1 FROM kapture_delivery WHERE state = 'sending'", 'a row that Kapture is about to refuse', 'latin');
+my $locker = $node->background_psql('latin', on_error_stop => 1);
+$locker->query_safe("BEGIN; SELECT FROM kapture_delivery FOR UPDATE");
+$node->safe_psql('latin', "SELECT pg_sleep(2)");
+is($node->safe_psql('latin', "SELECT count(*) FROM kapture_delivery WHERE state = 'sending'"), '1', 'is locked when the answer comes');
+$locker->query_safe("ROLLBACK");
+$locker->quit;
+poll_ok($node, "SELECT count(*) = 1 FROM kapture_delivery WHERE last_error IS NOT NULL", 'and refused later', 'latin');
+is($node->safe_psql('latin', "SELECT (request::jsonb ->> 'customer_name') = 'caf' || chr(233) || repeat(' au lait', 2000) FROM kapture_delivery"), 't', 'with the request that was sent');
+
 # --- text that cannot be sent as UTF-8
 foreach my $db ([ 'ascii', 'SQL_ASCII', '\xff', 'invalid byte sequence' ], [ 'win', 'WIN1252', '\x81', 'no equivalent in encoding "UTF8"' ])
 {

@@ -369,6 +369,7 @@ foreach my $case (
 	[ 'detached, dropped and made again', "ALTER TABLE split DETACH PARTITION low; DROP TABLE low; CREATE TABLE low PARTITION OF split FOR VALUES FROM (1) TO (10); $load" ],
 	[ 'detached, loaded and attached', "ALTER TABLE split DETACH PARTITION low; TRUNCATE low; " . ($load =~ s/split/low/gr)
 		. " INSERT INTO born SELECT customer_name FROM low; ALTER TABLE split ATTACH PARTITION low FOR VALUES FROM (1) TO (10)" ],
+	[ 'made again if it was not there, as it was', "CREATE TABLE IF NOT EXISTS low PARTITION OF split FOR VALUES FROM (1) TO (10); BEGIN; TRUNCATE low; DROP TABLE high; ROLLBACK" ],
 	[ 'detached and attached as it was', "ALTER TABLE split DETACH PARTITION low; ALTER TABLE split ATTACH PARTITION low FOR VALUES FROM (1) TO (10)" ])
 {
 	my ($name, $statement) = @$case;

@@ -161,6 +161,17 @@ for my $i (0 .. 1)
 diag("worker that reads a table: contexts $usage[0]{contexts} $usage[1]{contexts}");
 cmp_ok($usage[1]{contexts} - $usage[0]{contexts}, '<', $context_slack, 'reading a table anew leaves nothing in the worker');
 
+# --- a pull of many windows, likewise
+$session = $node->background_psql('postgres', on_error_stop => 1);
+$pid = $session->query_safe('SELECT pg_backend_pid()');
+chomp $pid;
+$node->safe_psql('postgres', "ALTER SERVER kapture OPTIONS (ADD pull_window '1min')");
+$session->query_safe("SELECT count(*) FROM kapture_pull_customers('2021-03-15 00:00:00', '2021-03-15 00:30:00')");
+my $before = resident($pid);
+$session->query_safe("SELECT count(*) FROM kapture_pull_customers('2021-03-15 00:00:00', '2021-03-15 20:00:00')");
+memory_ok(resident($pid) - $before, $resident_slack, 'a window of a pull leaves nothing for the next one');
+$session->quit;
+
 # --- a session that captures changes of partitions which are dropped later
 $node->safe_psql('postgres', q(
 CREATE TABLE days (day int, id int, customer_name text, phone text, PRIMARY KEY (day, id)) PARTITION BY LIST (day);

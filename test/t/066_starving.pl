@@ -7,6 +7,7 @@ use warnings;
 use FindBin;
 use lib "$FindBin::RealBin/../perl";
 use IPC::Run ();
+use IO::Socket::INET;
 use KaptureTest;
 use POSIX qw(strftime);
 use PostgreSQL::Test::Utils;
@@ -20,7 +21,7 @@ my $node = new_node('main');
 my $key = 'a2FwZGVtbzprYXAxMjM=';
 
 # the buffers that a process has touched count as its own memory
-$node->append_conf('postgresql.conf', "shared_buffers = '4MB'\nmax_locks_per_transaction = 500\n");
+$node->append_conf('postgresql.conf', "shared_buffers = '4MB'\nmax_locks_per_transaction = 500\nmax_files_per_process = 200\n");
 $node->restart;
 
 sub sql { return $node->safe_psql('postgres', $_[0]) }
@@ -32,6 +33,9 @@ sub as
 	return "$out\n$err";
 }
 sub mallory { return as('mallory', $_[0]) }
+
+# The sockets of a process.
+sub sockets { my ($pid) = @_; return scalar(grep { (readlink($_) // '') =~ /^socket/ } glob("/proc/$pid/fd/*")); }
 
 # A session of mallory's that keeps what it did open.
 sub session
@@ -241,6 +245,35 @@ IF current_setting('application_name') = '' THEN EXECUTE '$statement'; END IF; R
 	poll_ok($node, "SELECT count(*) = 1 FROM kapture_failures WHERE row_key = '$mallorys' AND state = 'parked' AND message ~ 'security-restricted'", "and cannot: $statement");
 }
 drop('locker');
+
+# settings by which an error, or a time that is up, would end the worker
+my $pg = sql('SHOW server_version_num') / 10000;
+hostile_table('settings', q(BEGIN PERFORM set_config('exit_on_error', 'on', true); EXCEPTION WHEN OTHERS THEN NULL; END; RAISE EXCEPTION 'no';));
+hostile_table('times', q(PERFORM set_config('transaction_timeout', '10', true), pg_sleep(1);)) if $pg >= 17;
+my $unharmed = sql("SELECT kapture_worker_pid()");
+foreach my $table ('settings', $pg >= 17 ? 'times' : ())
+{
+	mallory_inserts($table, 2);
+	poll_ok($node, "SELECT count(*) = 2 FROM kapture_failures WHERE relation = 'mallory.$table'::regclass AND state = 'parked' AND message IN ('no', 'parameter \"transaction_timeout\" cannot be changed')", "rows with such $table are parked");
+	is(sql("SELECT kapture_worker_pid()"), $unharmed, 'the worker goes on');
+	drop($table);
+}
+
+# --- files: each connection is one
+my @holes = map { IO::Socket::INET->new(Listen => 1000, LocalAddr => '127.0.0.1') } 1 .. 3;
+foreach my $i (0 .. 2)
+{
+	unlike(mallory("CREATE SERVER hole$i FOREIGN DATA WRAPPER kapture_fdw OPTIONS (url 'http://127.0.0.1:" . $holes[$i]->sockport . "', timeout '60s', max_connections '1000');"
+		  . "CREATE USER MAPPING FOR mallory SERVER hole$i OPTIONS (auth_key '$key');"
+		  . "CREATE TABLE mallory.hole$i (id bigint PRIMARY KEY, customer_name text, phone text, city text); SELECT kapture_attach('mallory.hole$i', server => 'hole$i')"), qr/ERROR/, 'a server that never answers');
+	mallory_inserts("hole$i", 300);
+}
+wait_for(sub { sql("SELECT count(*) = 3 FROM kapture_status WHERE server LIKE 'hole%' AND in_flight > 0") eq 't' }, 'requests to all of them');
+alice_is_served('connections that never answer', 5);
+my $holder = sql("SELECT kapture_worker_pid()");
+cmp_ok(sockets($holder), '<', 100, 'connections leave files to PostgreSQL');
+is(sql("SELECT string_agg(DISTINCT server_state, ' ') FROM kapture_status"), 'ok', 'and all servers count as well');
+mallory("DROP SERVER hole$_ CASCADE; DROP TABLE mallory.hole$_") foreach 0 .. 2;
 
 # --- caches
 sub refused { my ($options) = @_; return like(mallory("CREATE SERVER long FOREIGN DATA WRAPPER kapture_fdw OPTIONS ($options)"), qr/invalid value for option "\w+"\n.*DETAIL:  It has \d+ bytes; at most/s, $_[1]); }
