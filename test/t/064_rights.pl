@@ -207,6 +207,11 @@ foreach my $owner ('postgres', 'alice')
 	sql("ALTER TYPE $c OWNER TO mallory; ALTER DOMAIN ${d}x OWNER TO mallory");
 	fares($table, $refused, "$of, an array of her composite type");
 
+	my $r = "mallory.r$n";
+	as('mallory', "SET check_function_bodies = off; CREATE TYPE $r; CREATE FUNCTION ${r}_canonical($r) RETURNS $r LANGUAGE plpgsql IMMUTABLE AS \$\$ BEGIN PERFORM mallory.steal(); RETURN \$1; END \$\$;"
+		  . "CREATE TYPE $r AS RANGE (subtype = int4, canonical = ${r}_canonical)");
+	refuses($owner, "id $r PRIMARY KEY, customer_name text, phone text", "function ${r}_canonical", "$of, her range type");
+
 	$table = waiting($owner, columns => "city mallory.mood DEFAULT 'good'");
 	fares($table, qr/^code of role "mallory" must not run as role "$owner": function mallory\.mood_text/, "$of, her cast");
 	like(try_as('postgres', "SELECT * FROM kapture_preview('$table', '1')"), qr/code of role "mallory" must not run as role "$owner": function mallory\.mood_text/, "$of, her cast, previewed");
