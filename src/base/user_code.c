@@ -51,7 +51,6 @@
 #include "catalog/pg_language.h"
 #include "catalog/pg_namespace.h"
 #include "catalog/pg_proc.h"
-#include "catalog/pg_range.h"
 #include "catalog/pg_trigger.h"
 #include "catalog/pg_type.h"
 #include "commands/trigger.h"
@@ -231,30 +230,6 @@ user_code_check_columns(TupleDesc desc)
 	}
 }
 
-/*
- * Refuses a range whose own functions are a stranger's.  The type cache may have
- * looked them up before, when their calls were not to be watched.
- */
-static void
-user_code_check_range(Oid type)
-{
-	HeapTuple	tuple = SearchSysCache1(RANGETYPE, ObjectIdGetDatum(type));
-	Form_pg_range form;
-	Oid			functions[2];
-
-	if (!HeapTupleIsValid(tuple))
-		elog(ERROR, "cache lookup failed for range type %u", type);
-	form = (Form_pg_range) GETSTRUCT(tuple);
-	functions[0] = form->rngcanonical;
-	functions[1] = form->rngsubdiff;
-	ReleaseSysCache(tuple);
-	for (int i = 0; i < lengthof(functions); i++)
-	{
-		if (OidIsValid(functions[i]))
-			user_code_check_function(functions[i]);
-	}
-}
-
 /* Refuses types that hold an expression of a stranger's: domains, in whatever they are. */
 static void
 user_code_check_type(Oid type)
@@ -278,10 +253,7 @@ user_code_check_type(Oid type)
 	ReleaseSysCache(tuple);
 
 	if (kind == TYPTYPE_RANGE)
-	{
-		user_code_check_range(type);
 		inner = get_range_subtype(type);
-	}
 	else if (kind == TYPTYPE_MULTIRANGE)
 		inner = get_multirange_range(type);
 	if ((kind == TYPTYPE_DOMAIN || kind == TYPTYPE_COMPOSITE) && !user_code_trusts(GetUserId(), owner))
