@@ -83,23 +83,42 @@ struct KaptureCopies
  * Statements
  */
 
+typedef struct CopiesCall
+{
+	const char *sql;
+	int			nargs;
+	Oid		   *types;
+	Datum	   *values;
+	const char *nulls;
+	int			result;			/* SPI's */
+} CopiesCall;
+
+static void
+copies_call(void *arg)
+{
+	CopiesCall *call = arg;
+
+	call->result = kapture_user_code_execute(call->sql, call->nargs, call->types, call->values, call->nulls, false);
+}
+
 /*
  * Runs a statement of ours, within SPI; its names are qualified, but for
- * operators.  Errors: the statement's; XX000 if the result is not "expected".
+ * operators.  No code of those who hold rights on the tables runs as a caller who
+ * has other rights.  Errors: the statement's; XX000 if the result is not "expected".
  */
 void
 kapture_copies_execute(const char *sql, int nargs, Oid *types, Datum *values,
 					   const char *nulls, int expected)
 {
+	CopiesCall	call = {sql, nargs, types, values, nulls};
 	MemoryContext old = CurrentMemoryContext;
 	int			level = NewGUCNestLevel();
-	int			rc;
 
 	(void) set_config_option("search_path", "pg_catalog, pg_temp", PGC_USERSET,
 							 PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
-	rc = kapture_user_code_execute(sql, nargs, types, values, nulls, false);
-	if (rc != expected)
-		elog(ERROR, "statement failed: %s", SPI_result_code_string(rc));
+	kapture_user_code_run(NULL, copies_call, &call);
+	if (call.result != expected)
+		elog(ERROR, "statement failed: %s", SPI_result_code_string(call.result));
 	AtEOXact_GUC(false, level);
 	MemoryContextSwitchTo(old); /* SPI leaves us in its own */
 }

@@ -796,7 +796,9 @@ worker_recover(void)
 		if (table->recovered)
 			continue;
 		table->recovered = worker_try_within(worker_recover_table, table, table);
-		if (!table->recovered)
+		if (table->recovered)
+			worker_report_success(KAPTURE_PHASE_LOAD, table);
+		else
 			worker_look_later();
 	}
 }

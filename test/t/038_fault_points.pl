@@ -183,6 +183,41 @@ my @work = (
 		forget('kapture_fault_cause');
 		sql("UPDATE customers SET phone = '" . phone() . "' WHERE id = $key");
 	},
+	deleted => sub {
+		my ($key) = @_;
+		add_customer($key);
+		await("SELECT kapture_customer_id IS NOT NULL FROM customers WHERE id = $key");
+		sql("DELETE FROM customers WHERE id = $key");
+		await("SELECT count(*) > 0 FROM kapture_history WHERE row_key = '$key' AND action = 'gone'");
+	},
+	truncated => sub {
+		sql("TRUNCATE customers");
+		await("SELECT count(*) > 0 FROM kapture_history WHERE action = 'truncate' AND finished_at > now() - interval '10 s'");
+		add_customer(@_);
+	},
+	large => sub {
+		my ($key) = @_;
+		sql("INSERT INTO customers (id, customer_name, phone, city) VALUES ($key, 'Large', '" . phone() . "', repeat('x', 500000))");
+	},
+	# the server is left alone: what waits for a connection is put back
+	released => sub {
+		my ($key) = @_;
+		emulator_faults($emulator, { api => 'add', action => 'status', code => 503 });
+		sql("INSERT INTO customers (id, customer_name, phone) SELECT 1000 * (20000 + $key) + i, 'Released', 6000000000 + 1000 * $key + i FROM generate_series(1, 100) i");
+		await("SELECT server_state <> 'ok' FROM kapture_status WHERE relation = 'customers'::regclass");
+		emulator_faults($emulator);
+		sql("SELECT kapture_retry('customers')");
+		add_customer($key);
+	},
+	# by that name there is another server for a while
+	another => sub {
+		my ($key) = @_;
+		my $serverid = sql("SELECT server_oid FROM kapture_attachment WHERE attachment_id = $customers");
+		sql("UPDATE kapture_attachment SET server_oid = 1 WHERE attachment_id = $customers");
+		await("SELECT state <> 'running' FROM kapture_status WHERE relation = 'customers'::regclass");
+		sql("UPDATE kapture_attachment SET server_oid = $serverid WHERE attachment_id = $customers");
+		add_customer($key);
+	},
 	dropped => sub {
 		my ($key) = @_;
 		sql("CREATE TABLE extra (id bigint PRIMARY KEY, customer_name text, phone text); SELECT kapture_attach('extra'); INSERT INTO extra VALUES ($key, 'Extra', '" . phone() . "')");
@@ -227,6 +262,13 @@ my @work = (
 		sql("ALTER TABLE pulled DROP CONSTRAINT short; SELECT kapture_retry('pulled')");
 		await(is_pulled($key, 'Thiruvananthapuram'));
 	},
+	# what was pulled by that name was another server's
+	pull_anew => sub {
+		my ($key) = @_;
+		sql("DELETE FROM kapture_customers; DELETE FROM kapture_contacts; UPDATE kapture_copied SET server_oid = 0");
+		seed($key, city => 'Pune');
+		await(is_pulled($key, 'Pune'));
+	},
 	no_pull => sub {
 		pull_now();
 		await("SELECT bool_and(failures = 0) FROM kapture_pull_status");
@@ -267,7 +309,7 @@ foreach my $name (@names)
 }
 my $only = $ENV{KAPTURE_FAULT_POINT} || '';    # a pattern, to try some
 # what only sessions do, and what a promotion of a standby does
-my $sessions = qr/^(?:attach|backfill|preview|capture)\.c:|:(?:kapture_copies_follow_rename|kapture_forget_contacts|kapture_resume_copy|kapture_origin_claim|origin_doubt|row_do_count|row_do_list):/;
+my $sessions = qr/^(?:attach|backfill|preview|capture|leave|rekey|unbind)\.c:|:(?:kapture_binding_renew|binding_depend_all|row_do_try|row_refuse_strangers|kapture_copies_follow_rename|kapture_forget_contacts|kapture_resume_copy|kapture_origin_claim|origin_doubt|row_do_count|row_do_list):/;
 my @points = grep { !/$sessions/ && /$only/ } lines_of('kapture_fault_points');
 cmp_ok(scalar @points, '>', $only ? 0 : 50, 'there are fault points');
 is(join("\n", grep { !$reached{$_} } @points), '', 'all are reached');
@@ -329,7 +371,7 @@ foreach my $point (@points)
 # --- for ever: it shows, and others go on
 my $pulls = qr/pull|long|sweep/;
 # without these, nothing is sent: is the database a copy, what is in the outbox?
-my $needed = qr/:(?:kapture_origin_check|outbox_read:fetch|outbox_start_pass|outbox_remove|outbox_plan|own_execute|row_do_read|row_set_constraints|row_plan)\b/;
+my $needed = qr/:(?:kapture_origin_check|outbox_read:fetch|outbox_start_pass|outbox_remove|kapture_user_code_prepare|own_execute|row_do_read|row_set_constraints)\b/;
 # another way is gone then
 my $another_way = qr/:row_do_write_simply:|:row_set_constraints:/;
 foreach my $point (@points)

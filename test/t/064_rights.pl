@@ -377,8 +377,13 @@ sql("TRUNCATE loot");
 sql("SELECT kapture_add_customer('{\"customer_name\": \"Copied\", \"phone\": \"9850000001\"}')");
 poll_ok($node, "SELECT last_error LIKE 'code of role \"mallory\" must not run as role \"postgres\": function mallory.fire()%' FROM kapture_pull_status WHERE server = 'kapture'", 'her trigger on the copies: nothing is pulled, and the status says why');
 nothing_gained('her trigger on the copies');
+sql("CREATE SERVER quiet FOREIGN DATA WRAPPER kapture_fdw OPTIONS (url '$emulator->{url}', timeout '2s'); CREATE USER MAPPING FOR PUBLIC SERVER quiet OPTIONS (auth_key '$key'); TRUNCATE loot");
+my $refresh = "CALL kapture_refresh(localtimestamp - interval '2 days', localtimestamp + interval '1 day', 'quiet')";
+like(try_as('postgres', $refresh), qr/code of role "mallory" must not run as role "postgres": function mallory\.fire\(\)/, 'nor does a refresh by a superuser run it');
+nothing_gained('her trigger on the copies, in a refresh');
 sql("DROP TRIGGER fire ON kapture_customers");
-poll_ok($node, "SELECT count(*) = 1 FROM kapture_customers WHERE phone = '9850000001'", 'without it, the pull goes on');
+like(try_as('postgres', $refresh), qr/refreshed \d+ windows/, 'without it, the refresh is done');
+poll_ok($node, "SELECT count(*) = 1 FROM kapture_customers WHERE server = 'kapture' AND phone = '9850000001'", 'without it, the pull goes on');
 
 is(sql("SELECT string_agg(rolname, ',') FROM pg_roles WHERE rolsuper AND rolname NOT IN ('postgres', 'other') AND oid > 16384"), '', 'nobody has become superuser');
 

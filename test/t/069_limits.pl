@@ -42,7 +42,8 @@ $node->safe_psql('postgres', "INSERT INTO customers (customer_name, phone) SELEC
 my $refresh = start_session("CALL kapture_refresh('2021-03-10 00:00:00', '2021-03-10 23:59:59')");
 my @sessions = map { start_session(join ';', ("SELECT $get") x 20) } 1 .. 2;
 my $pull = start_session("SELECT count(*) FROM kapture_pull_customers('2021-03-10 00:00:00', '2021-03-10 23:59:59')");
-# the puller waits for the end of the refresh
+# the puller waits for the end of the refresh, once that has begun
+poll_ok($node, "SELECT count(*) = 1 FROM kapture_progress WHERE activity = 'refresh' AND state = 'running'", 'the refresh has begun');
 $node->safe_psql('postgres', "ALTER SERVER kapture OPTIONS (ADD pull_interval '1s')");
 unlike(finish($refresh), qr{ERROR}, 'the refresh has ended well');
 is($node->safe_psql('postgres', "SELECT count(*) FROM kapture_customers WHERE name LIKE 'There%'"), '3', 'and found its customers');
