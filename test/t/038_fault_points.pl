@@ -213,9 +213,9 @@ my @work = (
 	another => sub {
 		my ($key) = @_;
 		my $serverid = sql("SELECT server_oid FROM kapture_attachment WHERE attachment_id = $customers");
-		sql("UPDATE kapture_attachment SET server_oid = 1 WHERE attachment_id = $customers");
+		sql("UPDATE kapture_attachment SET server_oid = 1 WHERE attachment_id = $customers; SELECT pg_reload_conf()");
 		await("SELECT state <> 'running' FROM kapture_status WHERE relation = 'customers'::regclass");
-		sql("UPDATE kapture_attachment SET server_oid = $serverid WHERE attachment_id = $customers");
+		sql("UPDATE kapture_attachment SET server_oid = $serverid WHERE attachment_id = $customers; SELECT pg_reload_conf()");
 		add_customer($key);
 	},
 	dropped => sub {
