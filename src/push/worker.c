@@ -405,8 +405,8 @@ static void
 worker_syscache_callback(Datum arg, int cacheid, uint32 hashvalue)
 {
 	worker_stale = true;
-	/* tables know their servers by name only */
-	worker_all_stale |= cacheid != FOREIGNSERVEROID && cacheid != USERMAPPINGOID;
+	/* whose a server is decides whether a table's rows may go there */
+	worker_all_stale |= cacheid != USERMAPPINGOID;
 }
 
 /* Says, once, that shared memory has no room for all that there is to show. */

@@ -384,7 +384,7 @@ foreach my $point (@points)
 	arm($point, 'always' . ($about eq 'row' ? " $key" : $about eq 'table' ? " #$attachment" : ''));
 	work($name, $key);
 	# other work goes on to what sets it right
-	if ($name eq 'add' && $about eq 'row' && $point !~ /:outbox_execute:/)
+	if ($name eq 'add' && $about eq 'row' && $point !~ /:outbox_(?:execute|run):/)
 	{
 		poll_ok($node, "SELECT count(*) = 1 FROM kapture_failures WHERE row_key = '$key' AND state = 'parked' AND strpos(message, '$point') > 0", "$point, for ever: the row is parked");
 	}
