@@ -371,9 +371,9 @@ foreach my $point (@points)
 # --- for ever: it shows, and others go on
 my $pulls = qr/pull|long|sweep/;
 # without these, nothing is sent: is the database a copy, what is in the outbox?
-my $needed = qr/:(?:kapture_origin_check|outbox_read:fetch|outbox_start_pass|outbox_remove|kapture_user_code_prepare|own_execute|row_do_read|row_set_constraints)\b/;
+my $needed = qr/:(?:kapture_origin_check|outbox_read:fetch|outbox_start_pass|outbox_remove|kapture_user_code_prepare|own_execute|row_do_read|row_leave_nothing)\b/;
 # another way is gone then
-my $another_way = qr/:row_do_write_simply:|:row_set_constraints:/;
+my $another_way = qr/:row_do_write_simply:|:row_leave_nothing:/;
 foreach my $point (@points)
 {
 	my $name = way_to($point) or next;
