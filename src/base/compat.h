@@ -16,6 +16,7 @@
 #include "common/jsonapi.h"
 #include "executor/executor.h"
 #include "miscadmin.h"
+#include "nodes/nodeFuncs.h"
 #include "parser/analyze.h"
 #include "storage/latch.h"
 #include "utils/acl.h"
@@ -229,6 +230,18 @@ kapture_all_settings(int *n)
 }
 #else
 #define kapture_all_settings(n) get_guc_variables(n)
+#endif
+
+/*
+ * Until 16 walkers were declared without parameters, which C23 takes for none.
+ * The cast between is the one that compilers take for intended.
+ */
+#if PG_VERSION_NUM < 160000
+#define KAPTURE_WALKER(walker)	((bool (*) ()) (void (*) (void)) (walker))
+#define expression_tree_walker(node, walker, context) \
+	expression_tree_walker(node, KAPTURE_WALKER(walker), context)
+#define query_tree_walker(query, walker, context, flags) \
+	query_tree_walker(query, KAPTURE_WALKER(walker), context, flags)
 #endif
 
 #endif							/* KAPTURE_COMPAT_H */
