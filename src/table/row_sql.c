@@ -346,9 +346,13 @@ kapture_row_list_sql(const KaptureAttachment *att, bool after)
 	initStringInfo(&sql);
 	appendStringInfo(&sql, "SELECT %s FROM %s AS r WHERE r.%s IS NULL", kapture_row_keys(att),
 					 kapture_row_source(att), row_sql_column(att, att->id_attnum, att->id_column));
-	/* a table that has lost its primary key may have rows that nothing tells apart */
+	/*
+	 * A table that has lost its primary key may have rows that nothing tells apart.
+	 * A composite key with a null in it is one that is, but not one that IS NOT NULL.
+	 */
 	for (int i = 0; i < att->nkeys; i++)
-		appendStringInfo(&sql, " AND r.%s IS NOT NULL", row_sql_column(att, att->keys[i].attnum, att->keys[i].name));
+		appendStringInfo(&sql, " AND r.%s IS DISTINCT FROM NULL",
+						 row_sql_column(att, att->keys[i].attnum, att->keys[i].name));
 	if (after)
 	{
 		appendStringInfoString(&sql, " AND ");
