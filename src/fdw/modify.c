@@ -542,7 +542,6 @@ static void
 modify_send(Modify *modify, ModifyRow *rows, int n)
 {
 	int			most = kapture_server_get(modify->server, modify->userid)->max_connections;
-	uint32		wait_event = WaitEventExtensionNew("KaptureHttp");
 	int			failed = -1;
 
 	for (;;)
@@ -576,12 +575,12 @@ modify_send(Modify *modify, ModifyRow *rows, int n)
 			until = Max(modify->not_before, modify->next_start);
 		if (oldest)
 		{
-			oldest->answer = kapture_http_perform_until(oldest->request, until, wait_event);
+			oldest->answer = kapture_http_perform_until(oldest->request, until, WaitEventExtensionNew("KaptureHttp"));
 			if (oldest->answer)
 				modify_judge(modify, oldest);
 		}
 		else if (is_due)
-			kapture_http_sleep_until(until, wait_event);
+			kapture_http_sleep_until(until, WaitEventExtensionNew("KapturePace"));
 		else
 			break;
 	}

@@ -628,7 +628,7 @@ kapture_fetch_next(KaptureFetch *fetch)
 		}
 		if (when != DT_NOEND)
 			timeout = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), when);
-		(void) kapture_http_wait_fetched(timeout, WaitEventExtensionNew("KaptureHttp"));
+		(void) kapture_http_wait_fetched(timeout, WaitEventExtensionNew(fetch->running > 0 ? "KaptureHttp" : "KapturePace"));
 		kapture_fetch_served(fetch);
 	}
 }
