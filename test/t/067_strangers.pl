@@ -124,7 +124,8 @@ alice("INSERT INTO alice.customers VALUES ('key-of-dar 1', 'Zanzibar 1', '965430
 	  . "INSERT INTO alice.by_password VALUES ('key-of-dar 1', 'Zanzibar 3', '9654300003')");
 status_is("pending + in_flight + retrying = 0 AND last_success IS NOT NULL", 'rows are sent');
 poll_ok($node, "SELECT server_state = 'denied' FROM kapture_status WHERE relation = 'alice.by_password'::regclass", 'to one server with a password that it refuses');
-is(emulator_get($emulator, 'log')->[0]{headers}{'x-tenant'}, $secrets{'a header of the mapping'}, 'with the secret header');
+# the other server's request may be first
+is_deeply([ grep { defined } map { $_->{headers}{'x-tenant'} } @{ emulator_get($emulator, 'log') } ], [ ($secrets{'a header of the mapping'}) x 2 ], 'with the secret header');
 look('sync');
 
 # --- pulls

@@ -122,7 +122,8 @@ my %commands = (
 	},
 	'script/coverage' => sub {
 		my $page = slurp_file("$top/docs/coverage.md");
-		my @unknown = grep { index($page, "| `$_` |") < 0 } map { s{.*/src/}{}r } glob "$top/src/{,*/}*.c";
+		# fault.c is empty but in the build with fault points
+		my @unknown = grep { $_ ne 'base/fault.c' && index($page, "| `$_` |") < 0 } map { s{.*/src/}{}r } glob "$top/src/{,*/}*.c";
 		is("@unknown", '', 'the page of script/coverage has all files');
 		cmp_ok($page =~ /^\| all \| .* ([\d.]+) %/m ? $1 : 0, '>=', 95, 'and says that the tests reach 95 % of the lines');
 	},
