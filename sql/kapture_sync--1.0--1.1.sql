@@ -390,7 +390,7 @@ WHERE old_key IS NOT NULL OR changed OPERATOR(pg_catalog.<) 0;
 ALTER TABLE @extschema@.kapture_delivery ADD PRIMARY KEY (attachment_id, delivery_id);
 -- Hashes, as a key may be longer than an entry of an index.
 CREATE UNIQUE INDEX kapture_delivery_row ON @extschema@.kapture_delivery
-	(attachment_id, pg_catalog.hashtextextended(row_key, 0), pg_catalog.hashtextextended(row_key, 1));
+	(pg_catalog.hashtextextended(row_key, 0), pg_catalog.hashtextextended(row_key, 1), attachment_id);
 COMMENT ON COLUMN @extschema@.kapture_delivery.row_key IS 'present primary key of the row; NULL: the row is no more';
 COMMENT ON COLUMN @extschema@.kapture_delivery.changed IS 'mapped columns this delivery is to bring to Kapture';
 COMMENT ON COLUMN @extschema@.kapture_delivery.old_key IS 'the key that the row had when it was deleted';

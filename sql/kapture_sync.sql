@@ -106,7 +106,7 @@ CREATE TABLE @extschema@.kapture_delivery (
 ) WITH (fillfactor = 70);
 -- Hashes, as a key may be longer than an entry of an index.
 CREATE UNIQUE INDEX kapture_delivery_row ON @extschema@.kapture_delivery
-	(attachment_id, pg_catalog.hashtextextended(row_key, 0), pg_catalog.hashtextextended(row_key, 1));
+	(pg_catalog.hashtextextended(row_key, 0), pg_catalog.hashtextextended(row_key, 1), attachment_id);
 CREATE INDEX kapture_delivery_due ON @extschema@.kapture_delivery (attachment_id, next_attempt) WHERE state = 'retry';
 COMMENT ON TABLE @extschema@.kapture_delivery IS 'customer rows the worker has taken up: being sent, waiting for another try, or parked';
 COMMENT ON COLUMN @extschema@.kapture_delivery.state IS 'sending: claimed, a request may be under way; retry: due at next_attempt; parked: waits for a change of the row or kapture_retry';

@@ -40,7 +40,7 @@ preview_queued(KaptureDelivery *delivery, const char *value)
 	Datum		values[2] = {Int32GetDatum(delivery->attachment_id), CStringGetTextDatum(delivery->row_key)};
 
 	return kapture_own_text(psprintf("SELECT (%s)::text FROM @.kapture_delivery"
-									 " WHERE attachment_id = $1 AND " KAPTURE_KEY_IS("row_key", "$2"), value),
+									 " WHERE attachment_id + 0 = $1 AND " KAPTURE_KEY_IS("row_key", "$2"), value),
 							2, types, values);
 }
 
@@ -60,7 +60,7 @@ preview_is_in_doubt(KaptureDelivery *delivery)
 							" OR EXISTS (SELECT FROM @.kapture_outbox AS c"
 							" WHERE " PREVIEW_ENTRY " AND c.captured_at <= o.doubt_until"
 							" AND NOT EXISTS (SELECT FROM @.kapture_delivery AS d"
-							" WHERE d.attachment_id = $1 AND " KAPTURE_KEY_IS("d.row_key", "$2") "))",
+							" WHERE d.attachment_id + 0 = $1 AND " KAPTURE_KEY_IS("d.row_key", "$2") "))",
 							2, types, values) != NULL;
 }
 

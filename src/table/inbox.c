@@ -400,6 +400,6 @@ kapture_inbox_discard_waiting(int32 attachment_id, const char *row_key)
 	(void) kapture_own_execute("DELETE FROM @.kapture_outbox WHERE attachment_id = $1 AND row_key = $2"
 							   " AND more_keys IS NULL AND op IN ('i', 'u')",
 							   lengthof(values), types, values);
-	(void) kapture_own_execute("DELETE FROM @.kapture_delivery WHERE attachment_id = $1 AND " KAPTURE_KEY_IS("row_key", "$2")
+	(void) kapture_own_execute("DELETE FROM @.kapture_delivery WHERE attachment_id + 0 = $1 AND " KAPTURE_KEY_IS("row_key", "$2")
 							   " AND state <> 'sending'", lengthof(values), types, values);
 }

@@ -102,11 +102,15 @@ typedef enum OutboxQuery
 
 /*
  * How the delivery "d" of the row with the key "v.row_key" is found, and what makes
- * it the only one: two hashes are as good as the key itself.
+ * it the only one: two hashes are as good as the key itself.  The planner is to take
+ * the index of them, whatever it believes: by one that begins with the attachment,
+ * it would look at all entries of that.
  */
-#define OUTBOX_IS_ROW		KAPTURE_KEY_IS("d.row_key", "v.row_key")
+#define OUTBOX_IS_ROW(attachment_id) \
+	KAPTURE_KEY_IS("d.row_key", "v.row_key") " AND d.attachment_id + 0 = " attachment_id
+
 #define OUTBOX_ROW_INDEX \
-	"(attachment_id, pg_catalog.hashtextextended(row_key, 0), pg_catalog.hashtextextended(row_key, 1))"
+	"(pg_catalog.hashtextextended(row_key, 0), pg_catalog.hashtextextended(row_key, 1), attachment_id)"
 
 /* Deletions that are held in memory, if they are all that happened to keys. */
 #define OUTBOX_MAX_DELETIONS	20000
@@ -187,7 +191,7 @@ static const struct
 	},
 	[OUTBOX_KNOWN] = {
 		"SELECT EXISTS (SELECT FROM unnest($2) AS v(row_key), LATERAL"
-		" (SELECT FROM @.kapture_delivery AS d WHERE d.attachment_id = $1 AND " OUTBOX_IS_ROW " OFFSET 0) AS known)",
+		" (SELECT FROM @.kapture_delivery AS d WHERE " OUTBOX_IS_ROW("$1") " OFFSET 0) AS known)",
 		2, {INT4OID, TEXTARRAYOID}
 	},
 	[OUTBOX_ENTER] = {
@@ -256,7 +260,7 @@ static const struct
 	[OUTBOX_WITH_KEYS] = {
 		"SELECT d.delivery_id, d.row_key FROM unnest($2) AS v(row_key), LATERAL"
 		" (SELECT delivery_id, row_key FROM @.kapture_delivery AS d"
-		" WHERE d.attachment_id = $1 AND " OUTBOX_IS_ROW " OFFSET 0) AS d",
+		" WHERE " OUTBOX_IS_ROW("$1") " OFFSET 0) AS d",
 		2, {INT4OID, TEXTARRAYOID}
 	},
 	[OUTBOX_WITH_ANY_KEY] = {
@@ -278,7 +282,7 @@ static const struct
 		" state = CASE WHEN d.state <> 'sending' THEN 'retry' ELSE d.state END,"
 		" next_attempt = CASE WHEN d.state <> 'sending' THEN now() END, again = NULL"
 		" FROM unnest($2) AS v(row_key)"
-		" WHERE d.attachment_id = $1 AND " OUTBOX_IS_ROW
+		" WHERE " OUTBOX_IS_ROW("$1")
 		" RETURNING d.delivery_id, d.ctid, NULL",
 		2, {INT4OID, TEXTARRAYOID}
 	},
