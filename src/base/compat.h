@@ -51,6 +51,12 @@ object_ownercheck(Oid classid, Oid objectid, Oid roleid)
 }
 #endif
 
+/* 16 added functions that try whether a text is good input; InvalidOid is no function. */
+#if PG_VERSION_NUM < 160000
+#define F_PG_INPUT_IS_VALID		InvalidOid
+#define F_PG_INPUT_ERROR_INFO	InvalidOid
+#endif
+
 /* 16 tells memberships that allow SET ROLE from others. */
 #if PG_VERSION_NUM < 160000
 #define member_can_set_role(member, role) is_member_of_role((member), (role))

@@ -212,6 +212,20 @@ kapture_process_report_stat(void)
 }
 
 /*
+ * Returns how many milliseconds to wait until "next", an hour at most; -1, for
+ * good, if that is DT_NOEND.
+ */
+long
+kapture_process_wait_until(TimestampTz next)
+{
+	TimestampTz now = GetCurrentTimestamp();
+
+	if (next == DT_NOEND)
+		return -1;
+	return next <= now ? 0 : (long) Min((next - now) / 1000 + 1, 3600000);
+}
+
+/*
  * To be called before a wait of at most "timeout" milliseconds (-1: for good).
  * Returns how long to wait lest statistics stay behind when there is nothing
  * more to do: autovacuum goes by them.

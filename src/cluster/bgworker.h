@@ -23,6 +23,7 @@ extern void kapture_process_abort(void);
 pg_noreturn extern void kapture_process_exit(KaptureExit reason);
 extern void kapture_process_report_stat(void);
 extern void kapture_process_rest(long timeout, uint32 wait_event);
+extern long kapture_process_wait_until(TimestampTz next);
 extern long kapture_process_timeout(long timeout);
 
 #endif							/* KAPTURE_BGWORKER_H */

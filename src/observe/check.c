@@ -9,7 +9,6 @@
  */
 #include "postgres.h"
 
-#include "access/xact.h"
 #include "access/xlog.h"
 #include "commands/dbcommands.h"
 #include "fmgr.h"
@@ -17,8 +16,6 @@
 #include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
-#include "utils/memutils.h"
-#include "utils/resowner.h"
 #include "utils/timestamp.h"
 #include "utils/tuplestore.h"
 
@@ -28,6 +25,7 @@
 #include "api/reply.h"
 #include "base/compat.h"
 #include "base/guc.h"
+#include "cluster/guard.h"
 #include "cluster/shmem.h"
 
 /* Days before a certificate's end from which the check fails. */
@@ -50,6 +48,8 @@ typedef enum CheckResult
 typedef struct Check
 {
 	ReturnSetInfo *rsinfo;
+	const char *server;			/* its name */
+	const char *url;
 	int			timeout;
 	bool		is_https;
 	KaptureHttpRequest *request;
@@ -70,44 +70,33 @@ check_say(Check *check, const char *step, CheckResult result, const char *detail
 	tuplestore_putvalues(check->rsinfo->setResult, check->rsinfo->setDesc, values, nulls);
 }
 
+static void
+check_start(void *arg)
+{
+	Check	   *check = arg;
+	const KaptureServer *server = kapture_server_get(check->server, GetUserId());
+
+	for (int api = 0; api < KAPTURE_API_COUNT; api++)
+		kapture_server_require_key(server, api);
+	check->timeout = server->timeout;
+	check->url = server->url[KAPTURE_API_GET];
+	check->is_https = strncmp(check->url, "https:", 6) == 0;
+	check->request = kapture_http_start_in_turn(server, KAPTURE_API_GET, CHECK_BODY, strlen(CHECK_BODY),
+												WaitEventExtensionNew("KapturePace"));
+	kapture_http_inspect(check->request);
+}
+
 /* Takes server and mapping and starts the request, which tells what is wrong with them. */
 static bool
-check_options(Check *check, const char *name)
+check_options(Check *check)
 {
-	MemoryContext context = CurrentMemoryContext;
-	ResourceOwner owner = CurrentResourceOwner;
-	ErrorData  *volatile error = NULL;
-
-	BeginInternalSubTransaction(NULL);
-	PG_TRY();
-	{
-		const KaptureServer *server;
-
-		MemoryContextSwitchTo(context);
-		server = kapture_server_get(name, GetUserId());
-		for (int api = 0; api < KAPTURE_API_COUNT; api++)
-			kapture_server_require_key(server, api);
-		check->timeout = server->timeout;
-		check->is_https = strncmp(server->url[KAPTURE_API_GET], "https:", 6) == 0;
-		check->request = kapture_http_start_in_turn(server, KAPTURE_API_GET, CHECK_BODY, strlen(CHECK_BODY),
-													WaitEventExtensionNew("KapturePace"));
-		kapture_http_inspect(check->request);
-		ReleaseCurrentSubTransaction();
-		check_say(check, "options", CHECK_OK, server->url[KAPTURE_API_GET]);
-	}
-	PG_CATCH();
-	{
-		MemoryContextSwitchTo(context);
-		error = CopyErrorData();
-		FlushErrorState();
-		RollbackAndReleaseCurrentSubTransaction();
-	}
-	PG_END_TRY();
-	MemoryContextSwitchTo(context);
-	CurrentResourceOwner = owner;
+	ErrorData  *error = kapture_guard_step(check_start, check);
 
 	if (error == NULL)
+	{
+		check_say(check, "options", CHECK_OK, check->url);
 		return true;
+	}
 	if (error->sqlerrcode == ERRCODE_QUERY_CANCELED)
 		ReThrowError(error);
 	check_say(check, "options", CHECK_FAILED,
@@ -305,7 +294,8 @@ kapture_check(PG_FUNCTION_ARGS)
 	InitMaterializedSRF(fcinfo, 0);
 	check.rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
 
-	started = check_options(&check, server);
+	check.server = server;
+	started = check_options(&check);
 	check_worker(&check, server);
 	if (!started)
 	{

@@ -9,6 +9,5 @@
 
 #include "cluster/shmem.h"
 
-extern const char *kapture_status_state_name(KaptureServerState state);
 
 #endif							/* KAPTURE_STATUS_H */

@@ -953,16 +953,13 @@ puller_next_work(void)
 static long
 puller_timeout(void)
 {
-	TimestampTz now = GetCurrentTimestamp();
 	TimestampTz next = puller_next_load;
 
 	if (puller_stale)
 		next = puller_load_not_before;
 	else if (kapture_enabled && puller_ours)
 		next = Min(next, puller_next_work());
-	if (next == DT_NOEND)
-		return -1;
-	return next <= now ? 0 : (long) Min((next - now) / 1000 + 1, 3600000);
+	return kapture_process_wait_until(next);
 }
 
 /* Says in pg_stat_activity what is under way. */

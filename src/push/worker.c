@@ -2602,14 +2602,11 @@ worker_next_work(TimestampTz now)
 static long
 worker_timeout(void)
 {
-	TimestampTz now = GetCurrentTimestamp();
 	TimestampTz next = worker_stale ? worker_load_not_before : worker_next_load;
 
 	if (worker_may_send())
-		next = Min(next, worker_next_work(now));
-	if (next == DT_NOEND)
-		return -1;
-	return next <= now ? 0 : (long) Min((next - now) / 1000 + 1, 3600000);
+		next = Min(next, worker_next_work(GetCurrentTimestamp()));
+	return kapture_process_wait_until(next);
 }
 
 /*

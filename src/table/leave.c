@@ -37,11 +37,11 @@
 #include "utils/memutils.h"
 #include "utils/partcache.h"
 #include "utils/rel.h"
-#include "utils/resowner.h"
 
 #include "base/catalog.h"
 #include "base/guc.h"
 #include "base/owner_sql.h"
+#include "cluster/guard.h"
 #include "table/capture_buffer.h"
 #include "table/leave.h"
 
@@ -254,6 +254,21 @@ leave_compare(const LeavePartition *partition)
 	return result;
 }
 
+/* A partition, and the keys that were found. */
+typedef struct LeaveSearch
+{
+	const LeavePartition *partition;
+	List	   *keys;
+} LeaveSearch;
+
+static void
+leave_do_find_keys(void *arg)
+{
+	LeaveSearch *search = arg;
+
+	search->keys = leave_compare(search->partition);
+}
+
 /*
  * Likewise; NULL, with a warning, if a key cannot be compared, such as one of a type
  * that the column has no longer.  The user's command does not fail for that.
@@ -261,38 +276,19 @@ leave_compare(const LeavePartition *partition)
 static List *
 leave_find_keys(const LeavePartition *partition)
 {
-	MemoryContext context = CurrentMemoryContext;
-	ResourceOwner owner = CurrentResourceOwner;
-	List	   *volatile result = NIL;
+	LeaveSearch search = {partition, NIL};
+	ErrorData  *error = kapture_guard_step(leave_do_find_keys, &search);
 
-	BeginInternalSubTransaction(NULL);
-	MemoryContextSwitchTo(context);
-	PG_TRY();
-	{
-		result = leave_compare(partition);
-		ReleaseCurrentSubTransaction();
-	}
-	PG_CATCH();
-	{
-		ErrorData  *error;
-
-		MemoryContextSwitchTo(context);
-		error = CopyErrorData();
-		if (error->sqlerrcode == ERRCODE_QUERY_CANCELED || error->sqlerrcode == ERRCODE_ADMIN_SHUTDOWN)
-			PG_RE_THROW();
-		FlushErrorState();
-		RollbackAndReleaseCurrentSubTransaction();
-		result = NIL;
-		ereport(WARNING,
-				(errcode(error->sqlerrcode),
-				 errmsg("could not tell which of the rows that are being sent to Kapture were in partition \"%s\"",
-						partition->name),
-				 errdetail_internal("%s", error->message)));
-	}
-	PG_END_TRY();
-	MemoryContextSwitchTo(context);
-	CurrentResourceOwner = owner;
-	return result;
+	if (error == NULL)
+		return search.keys;
+	if (error->sqlerrcode == ERRCODE_QUERY_CANCELED || error->sqlerrcode == ERRCODE_ADMIN_SHUTDOWN)
+		ReThrowError(error);
+	ereport(WARNING,
+			(errcode(error->sqlerrcode),
+			 errmsg("could not tell which of the rows that are being sent to Kapture were in partition \"%s\"",
+					partition->name),
+			 errdetail_internal("%s", error->message)));
+	return NIL;
 }
 
 /*

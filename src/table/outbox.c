@@ -109,8 +109,12 @@ typedef enum OutboxQuery
 #define OUTBOX_IS_ROW(attachment_id) \
 	KAPTURE_KEY_IS("d.row_key", "v.row_key") " AND d.attachment_id + 0 = " attachment_id
 
-#define OUTBOX_ROW_INDEX \
-	"(pg_catalog.hashtextextended(row_key, 0), pg_catalog.hashtextextended(row_key, 1), attachment_id)"
+/* A change of a row that has a delivery joins it, or waits where that is being sent. */
+#define OUTBOX_OR_JOIN \
+	" ON CONFLICT (pg_catalog.hashtextextended(row_key, 0), pg_catalog.hashtextextended(row_key, 1), attachment_id)" \
+	" DO UPDATE SET" \
+	" again = CASE WHEN d.state = 'sending' THEN coalesce(d.again, 0) | EXCLUDED.changed END," \
+	" changed = CASE WHEN d.state = 'sending' THEN d.changed ELSE d.changed | EXCLUDED.changed END,"
 
 /* Deletions that are held in memory, if they are all that happened to keys. */
 #define OUTBOX_MAX_DELETIONS	20000
@@ -209,9 +213,7 @@ static const struct
 		" SELECT $1, v.row_key, 'sending', v.changed, v.captured_at, v.phone, v.email,"
 		" CASE WHEN v.captured_at <= $7 THEN now() END, clock_timestamp()"
 		" FROM unnest($2, $3, $4, $5, $6) AS v(row_key, changed, captured_at, phone, email)"
-		" ON CONFLICT " OUTBOX_ROW_INDEX " DO UPDATE SET"
-		" again = CASE WHEN d.state = 'sending' THEN coalesce(d.again, 0) | EXCLUDED.changed END,"
-		" changed = CASE WHEN d.state = 'sending' THEN d.changed ELSE d.changed | EXCLUDED.changed END,"
+		OUTBOX_OR_JOIN
 		" attempts = CASE WHEN d.state = 'sending' THEN d.attempts ELSE d.attempts + 1 END,"
 		" last_attempt = CASE WHEN d.state = 'sending' THEN d.last_attempt ELSE clock_timestamp() END,"
 		" sent_phone = CASE WHEN d.state = 'sending' OR (d.in_doubt IS NOT NULL AND d.attempts > 0) THEN d.sent_phone ELSE EXCLUDED.sent_phone END,"
@@ -225,9 +227,7 @@ static const struct
 		"INSERT INTO @.kapture_delivery AS d"
 		" (attachment_id, row_key, state, changed, captured_at, in_doubt, last_attempt, last_error)"
 		" VALUES ($1, $2, 'parked', $3, $4, CASE WHEN $4 <= $5 THEN now() END, clock_timestamp(), $6)"
-		" ON CONFLICT " OUTBOX_ROW_INDEX " DO UPDATE SET"
-		" again = CASE WHEN d.state = 'sending' THEN coalesce(d.again, 0) | EXCLUDED.changed END,"
-		" changed = CASE WHEN d.state = 'sending' THEN d.changed ELSE d.changed | EXCLUDED.changed END,"
+		OUTBOX_OR_JOIN
 		" next_attempt = NULL, state = CASE WHEN d.state = 'sending' THEN d.state ELSE 'parked' END,"
 		" last_error = CASE WHEN d.state = 'sending' THEN d.last_error ELSE EXCLUDED.last_error END",
 		6, {INT4OID, TEXTOID, INT8OID, TIMESTAMPTZOID, TIMESTAMPTZOID, TEXTOID}
@@ -298,9 +298,7 @@ static const struct
 		" (attachment_id, row_key, state, changed, captured_at, attempts, last_attempt, next_attempt)"
 		" SELECT $1, v.row_key, 'retry', v.changed, v.captured_at, 0, statement_timestamp(), now()"
 		" FROM unnest($2, $3, $4) AS v(row_key, changed, captured_at)"
-		" ON CONFLICT " OUTBOX_ROW_INDEX " DO UPDATE SET"
-		" again = CASE WHEN d.state = 'sending' THEN coalesce(d.again, 0) | EXCLUDED.changed END,"
-		" changed = CASE WHEN d.state = 'sending' THEN d.changed ELSE d.changed | EXCLUDED.changed END,"
+		OUTBOX_OR_JOIN
 		" next_attempt = CASE WHEN d.state <> 'sending' THEN now() END,"
 		" state = CASE WHEN d.state = 'sending' THEN d.state ELSE 'retry' END",
 		4, {INT4OID, TEXTARRAYOID, INT8ARRAYOID, TIMESTAMPTZARRAYOID}

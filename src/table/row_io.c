@@ -774,18 +774,26 @@ row_explain_missing(RowBatch *batch)
 		row_of(&missing, i)->outcome = KAPTURE_ROW_LOCKED;
 }
 
-/* Locks the rows that are free, and says what the table holds for them. */
+/* Locks the rows that are free, which are the result; until more is known, all are GONE. */
 static void
-row_do_hold(RowBatch *batch)
+row_lock(RowBatch *batch)
 {
-	RowBatch	held = *batch;
 	ListCell   *lc;
 
 	row_refuse_strangers(batch);
 	foreach(lc, batch->rows)
 		((KaptureRow *) lfirst(lc))->outcome = KAPTURE_ROW_GONE;
-	held.rows = NIL;
 	row_execute(KAPTURE_SQL_LOCK, batch, SPI_OK_SELECT);
+}
+
+/* Locks the rows that are free, and says what the table holds for them. */
+static void
+row_do_hold(RowBatch *batch)
+{
+	RowBatch	held = *batch;
+
+	held.rows = NIL;
+	row_lock(batch);
 	for (uint64 i = 0; i < SPI_processed; i++)
 		held.rows = lappend(held.rows, row_of(batch, i));
 	if (held.rows != NIL)
@@ -811,13 +819,8 @@ row_do_write(RowBatch *batch)
 	RowBatch	locked = *batch;
 	ListCell   *lc;
 
-	row_refuse_strangers(batch);
-
-	/* lock what is free */
-	foreach(lc, batch->rows)
-		((KaptureRow *) lfirst(lc))->outcome = KAPTURE_ROW_GONE;
 	locked.rows = NIL;
-	row_execute(KAPTURE_SQL_LOCK, batch, SPI_OK_SELECT);
+	row_lock(batch);
 	for (uint64 i = 0; i < SPI_processed; i++)
 	{
 		KaptureRow *row = row_of(batch, i);
