@@ -173,6 +173,10 @@ complaint_hint_failed(KaptureApi api, int status, const KaptureReply *reply)
 	{
 		case KAPTURE_DENIED:
 			return complaint_hint_status(api, status < 300 ? 401 : status);
+		case KAPTURE_MISFIT:
+			return is_write ?
+				errhint("The account may want another form of body: check options \"%s_body\" and \"dialect\" of the server.", kapture_api_name(api)) :
+				errhint("The account may want another form of body: check options \"%s_path\" and \"pull_form\" of the server.", kapture_api_name(api));
 		case KAPTURE_DUPLICATE_PHONE:
 		case KAPTURE_DUPLICATE_EMAIL:
 		case KAPTURE_DUPLICATE_BOTH:

@@ -853,9 +853,9 @@ option_check_length(const OptionDef *def, const char *text, OptionFault *fault)
 
 /* Reports what is wrong with the value of an option. */
 static void
-option_report(const OptionDef *def, const char *text, const OptionFault *fault, int level)
+option_report(const OptionDef *def, const char *text, const OptionFault *fault, int elevel)
 {
-	ereport(level,
+	ereport(elevel,
 			(errcode(ERRCODE_FDW_INVALID_ATTRIBUTE_VALUE),
 			 def->secret || fault->hide ?
 			 errmsg("invalid value for option \"%s\"", def->name) :

@@ -11,6 +11,7 @@
 
 #include <jansson.h>
 
+#include "account.h"
 #include "api.h"
 #include "clock.h"
 #include "fault.h"
@@ -177,6 +178,17 @@ set_keys(Reply *reply, json_t *body)
 }
 
 static void
+set_account(Reply *reply, json_t *body)
+{
+	const char *problem = account_set(body);
+
+	if (problem)
+		wrong(reply, problem);
+	else
+		done(reply);
+}
+
+static void
 reset(Reply *reply)
 {
 	json_t	   *none = json_array();
@@ -259,6 +271,8 @@ admin_perform(const char *what, const char *since, const char *id,
 		faults(reply, json);
 	else if (strcmp(what, "keys") == 0)
 		set_keys(reply, json);
+	else if (strcmp(what, "account") == 0)
+		set_account(reply, json);
 	else
 		answer_failed(reply, 404, "unknown; see README.md");
 	json_decref(json);

@@ -37,7 +37,7 @@ extern void api_set_pull_rows(int rows);
 
 extern bool api_by_name(const char *name, Api *api);
 extern bool api_read(ApiRequest *request, const char *path, const char *body, size_t len);
-extern void api_perform(const ApiRequest *request, const char *authorization, Reply *reply);
+extern void api_perform(const ApiRequest *request, const char *authorization, const char *api_key, Reply *reply);
 extern void api_free(ApiRequest *request);
 
 /* Also how seeding reads a customer; values point into the object. */
