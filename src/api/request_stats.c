@@ -31,6 +31,7 @@
 #include "utils/timestamp.h"
 #include "utils/tuplestore.h"
 
+#include "api/modules.h"
 #include "api/request_stats.h"
 #include "base/compat.h"
 
@@ -185,7 +186,7 @@ kapture_counter_install(void)
  */
 
 static bool
-counter_is(const Counter *counter, Oid serverid, KaptureApi api, int http_code)
+counter_is(const Counter *counter, Oid serverid, int api, int http_code)
 {
 	return counter->dbid == MyDatabaseId && counter->serverid == serverid &&
 		counter->api == api && counter->http_code == http_code;
@@ -193,7 +194,7 @@ counter_is(const Counter *counter, Oid serverid, KaptureApi api, int http_code)
 
 /* Finds or makes a counter.  The caller holds the lock. */
 static Counter *
-counter_find(Oid serverid, KaptureApi api, int http_code, TimestampTz now)
+counter_find(Oid serverid, int api, int http_code, TimestampTz now)
 {
 	static int	last = 0;		/* most often it is the same again */
 	Counter    *oldest = &counter_state->counters[0];
@@ -225,12 +226,12 @@ counter_find(Oid serverid, KaptureApi api, int http_code, TimestampTz now)
 }
 
 /*
- * Counts a request that has ended after "elapsed" microseconds, with HTTP code
+ * Counts a request to an API (see kapture_module_counted_name()) that has ended after "elapsed" microseconds, with HTTP code
  * "http_code", 0 if no whole answer came.  Neither allocates nor raises errors;
  * without the shared memory it does nothing.
  */
 void
-kapture_counter_add(Oid serverid, KaptureApi api, int http_code, int64 elapsed)
+kapture_counter_add(Oid serverid, int api, int http_code, int64 elapsed)
 {
 	double		ms = elapsed / 1000.0;
 	TimestampTz now;
@@ -283,7 +284,7 @@ counter_put(ReturnSetInfo *rsinfo, const Counter *counter)
 		buckets[i] = Int64GetDatum(counter->buckets[i]);
 	}
 	values[0] = CStringGetTextDatum(GetForeignServer(counter->serverid)->servername);
-	values[1] = CStringGetTextDatum(kapture_api_name((KaptureApi) counter->api));
+	values[1] = CStringGetTextDatum(kapture_module_counted_name(counter->api));
 	values[2] = Int32GetDatum(counter->http_code);
 	nulls[2] = counter->http_code == 0;
 	values[3] = Int64GetDatum(counter->count);
