@@ -31,7 +31,6 @@
 #include "utils/timestamp.h"
 #include "utils/tuplestore.h"
 
-#include "api/modules.h"
 #include "api/request_stats.h"
 #include "base/compat.h"
 
@@ -68,6 +67,7 @@ typedef struct CounterState
 } CounterState;
 
 static CounterState *counter_state = NULL;
+static const char *(*counter_name) (int api) = NULL;
 static shmem_request_hook_type counter_prev_request_hook = NULL;
 static shmem_startup_hook_type counter_prev_startup_hook = NULL;
 
@@ -169,11 +169,12 @@ counter_startup(void)
 
 /*
  * Asks for the shared memory.  Called from _PG_init() while the postmaster
- * preloads libraries.
+ * preloads libraries.  "name" gives the name of an API for its number.
  */
 void
-kapture_counter_install(void)
+kapture_counter_install(const char *(*name) (int api))
 {
+	counter_name = name;
 	counter_prev_request_hook = shmem_request_hook;
 	shmem_request_hook = counter_request;
 	counter_prev_startup_hook = shmem_startup_hook;
@@ -226,7 +227,7 @@ counter_find(Oid serverid, int api, int http_code, TimestampTz now)
 }
 
 /*
- * Counts a request to an API (see kapture_module_counted_name()) that has ended after "elapsed" microseconds, with HTTP code
+ * Counts a request to an API (see kapture_counter_install()) that has ended after "elapsed" microseconds, with HTTP code
  * "http_code", 0 if no whole answer came.  Neither allocates nor raises errors;
  * without the shared memory it does nothing.
  */
@@ -284,7 +285,7 @@ counter_put(ReturnSetInfo *rsinfo, const Counter *counter)
 		buckets[i] = Int64GetDatum(counter->buckets[i]);
 	}
 	values[0] = CStringGetTextDatum(GetForeignServer(counter->serverid)->servername);
-	values[1] = CStringGetTextDatum(kapture_module_counted_name(counter->api));
+	values[1] = CStringGetTextDatum(counter_name(counter->api));
 	values[2] = Int32GetDatum(counter->http_code);
 	nulls[2] = counter->http_code == 0;
 	values[3] = Int64GetDatum(counter->count);

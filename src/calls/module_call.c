@@ -14,8 +14,8 @@
 
 #include "api/argument.h"
 #include "api/direct_call.h"
-#include "api/module_call.h"
-#include "api/modules.h"
+#include "calls/module_call.h"
+#include "calls/modules.h"
 #include "api/option.h"
 #include "base/compat.h"
 

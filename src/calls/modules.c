@@ -10,7 +10,7 @@
 
 #include "lib/stringinfo.h"
 
-#include "api/modules.h"
+#include "calls/modules.h"
 #include "api/url.h"
 
 typedef struct Module
