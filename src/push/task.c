@@ -37,12 +37,12 @@
 #include "mb/pg_wchar.h"
 #include "utils/memutils.h"
 
-#include "api/pacing.h"
 #include "base/compat.h"
 #include "base/fault.h"
 #include "base/text.h"
 #include "cluster/guard.h"
 #include "push/task.h"
+#include "traffic/pacing.h"
 
 #define TASK_FIELD_NAME		"customer_name"
 #define TASK_FIELD_PHONE	"phone"
