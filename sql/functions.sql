@@ -89,6 +89,16 @@ LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'kapture_pull';
 COMMENT ON FUNCTION @extschema@.kapture_pull(text, text, name) IS
 'the same between two times of the account''s time zone, as text';
 
+CREATE OR REPLACE FUNCTION @extschema@.kapture_call(api text, body jsonb, server name DEFAULT 'kapture') RETURNS jsonb
+LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'kapture_call';
+COMMENT ON FUNCTION @extschema@.kapture_call(text, jsonb, name) IS
+'calls any API of the account, by name (ticket_add, order_add, ...) or path, and returns its answer as it is; raises an error if there is none';
+
+CREATE OR REPLACE FUNCTION @extschema@.kapture_phone(phone text) RETURNS text
+LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'kapture_phone';
+COMMENT ON FUNCTION @extschema@.kapture_phone(text) IS
+'a phone number as people write it, as the ten digits that Kapture takes; NULL: it is none that is certain';
+
 --
 -- Pulled customers as rows
 --
