@@ -72,6 +72,11 @@ LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'kapture_pull';
 COMMENT ON FUNCTION @extschema@.kapture_pull(timestamp, timestamp, name) IS
 'returns the customers that changed between two times of the account''s time zone, as Kapture answers; long ranges are fetched in windows of option pull_window';
 
+CREATE OR REPLACE FUNCTION @extschema@.kapture_phone(phone text) RETURNS text
+LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'kapture_phone';
+COMMENT ON FUNCTION @extschema@.kapture_phone(text) IS
+'a phone number as people write it, as the ten digits that Kapture takes; NULL: it is none that is certain';
+
 --
 -- Pulled customers as rows
 --
