@@ -212,6 +212,8 @@ static const OptionDef option_table[] = {
 		OPTION_PLACE(server.sweep_rate)},
 	{"allow_http", ForeignServerRelationId, option_parse_bool,
 		0, 0, "false", false, OPTION_PLACE(server.allow_http)},
+	{"check_rows", ForeignServerRelationId, option_parse_bool,
+		0, 0, "true", false, OPTION_PLACE(server.check_rows)},
 	{"auth_key", UserMappingRelationId, option_parse_key,
 		0, 0, NULL, true, OPTION_PLACE(auth_key)},
 	{"user", UserMappingRelationId, option_parse_user,

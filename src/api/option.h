@@ -51,6 +51,7 @@ typedef struct KaptureServer
 	int64		sweep_interval; /* seconds, 0: not swept */
 	double		sweep_rate;		/* requests a second */
 	bool		allow_http;		/* plain http to other hosts than this one */
+	bool		check_rows;		/* rows that Kapture is known to refuse are not sent */
 } KaptureServer;
 
 extern const char *kapture_api_name(KaptureApi api);
