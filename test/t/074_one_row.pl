@@ -89,5 +89,66 @@ idle_ok('another column is sent');
 is(requests('update'), 1, 'by one request');
 is(emulator_get($emulator, 'customers')->[0]{phone}, '9845765226', 'Kapture keeps the phone');
 
+#
+# kapture_touch
+#
+
+# what the worker has not taken up yet: rows, with their fields
+sub noted
+{
+	return sql("SELECT string_agg(k || ':' || o.changed, ' ' ORDER BY o.seq) FROM kapture_outbox o, unnest(row_key || more_keys) k");
+}
+
+sql("SELECT kapture_pause('customers')");
+sql("UPDATE customers SET city = 'Surat'; SELECT kapture_discard('customers')");
+my $key = sql("SELECT id FROM customers");
+my $all = sql("SELECT sum(1 << bit) FROM kapture_column");
+my $city = sql("SELECT 1 << bit FROM kapture_column WHERE field = 'city'");
+sql("DELETE FROM kapture_outbox");
+sql("BEGIN; SELECT kapture_touch('customers', '$key'), kapture_touch('customers', '$key'); SELECT kapture_touch('customers', ' 0$key'); COMMIT");
+is(noted(), "$key:$all", 'a touched row is noted with all its fields, once in a transaction, however its key is written');
+sql("DELETE FROM kapture_outbox");
+sql("SELECT kapture_touch('customers', '$key', '{city}')");
+is(noted(), "$key:$city", 'or with those named');
+sql("DELETE FROM kapture_outbox");
+sql("BEGIN; SELECT kapture_touch('customers', '$key'); ROLLBACK");
+is(noted(), '', 'not if the transaction is rolled back');
+sql("BEGIN; SAVEPOINT s; SELECT kapture_touch('customers', '$key'); ROLLBACK TO s; COMMIT");
+is(noted(), '', 'nor if the savepoint is');
+sql("BEGIN; SAVEPOINT s; SELECT kapture_touch('customers', '$key'); ROLLBACK TO s; SELECT kapture_touch('customers', '$key'); COMMIT");
+is(noted(), "$key:$all", 'but if it is touched again after that');
+sql("DELETE FROM kapture_outbox");
+
+my $before = requests('update');
+sql("SELECT kapture_touch('customers', '$key', '{city}'), kapture_touch('customers', '123456'), kapture_resume('customers')");
+idle_ok('what was touched is sent');
+is(requests('update'), $before + 1, 'by one request');
+is(emulator_get($emulator, 'customers')->[0]{city}, 'Surat', 'with the value that the row has');
+is(sql("SELECT action FROM kapture_history WHERE row_key = '123456'"), 'gone', 'a key that is not there ends as gone');
+
+sql(q{CREATE ROLE clerk LOGIN; CREATE ROLE reader LOGIN; GRANT SELECT ON customers TO clerk, reader; GRANT UPDATE ON customers TO clerk;
+	CREATE TABLE pairs (a int, b date, customer_name text, phone text, kapture_customer_id bigint, PRIMARY KEY (a, b));
+	SELECT kapture_attach('pairs'), kapture_pause('pairs'); CREATE TABLE plain (id int PRIMARY KEY)});
+sub touch_error
+{
+	my ($role, @arguments) = @_;
+	(undef, undef, my $stderr) = $node->psql('postgres', "SET ROLE $role; SELECT kapture_touch(" . join(', ', @arguments) . ')');
+	return $stderr;
+}
+is(touch_error('clerk', "'customers'", "'$key'"), '', 'whoever may update the table may touch its rows');
+like(touch_error('reader', "'customers'", "'$key'"), qr/ERROR:  permission denied for table customers/, 'who may not, may not');
+like(touch_error('postgres', "'plain'", "'1'"), qr/ERROR:  table "plain" is not attached to Kapture\nHINT:  Use kapture_attach/, 'a table that is not attached is named');
+like(touch_error('postgres', "'customers'", "'x'"), qr/ERROR:  invalid input syntax for type bigint: "x"/, 'what is no key is an error');
+like(touch_error('postgres', "'customers'", 'NULL'), qr/ERROR:  argument "row_key" must not be null/, 'so is none');
+like(touch_error('postgres', "'pairs'", "'1'"), qr/ERROR:  "1" is not a key of table "pairs"\nDETAIL:  Its key has 2 columns\.\nHINT:  Give the values as an array/,
+	'a key of several columns is an array');
+like(touch_error('postgres', "'customers'", "'$key'", "'{town}'"), qr/ERROR:  .*"town"/, 'a field that the table does not feed is named');
+sql("SET datestyle = 'German'; SELECT kapture_touch('pairs', '{1,2021-3-4}')");
+is(noted(), '{1,2021-03-04}:' . sql("SELECT sum(1 << bit) FROM kapture_column JOIN kapture_attachment USING (attachment_id) WHERE relation = 'pairs'::regclass"),
+	'and noted as the trigger would, whatever the settings are');
+idle_ok('nothing else waits') if sql("SELECT kapture_detach('pairs') IS NOT NULL");
+($rc, $out, $err) = $node->psql('postgres', "BEGIN READ ONLY; SELECT kapture_touch('customers', '$key')");
+like($err, qr/ERROR:  cannot execute kapture_touch\(\) in a read-only transaction/, 'a read-only transaction touches nothing');
+
 $node->stop;
 done_testing();
