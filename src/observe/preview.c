@@ -3,7 +3,7 @@
  *		kapture_preview(): the request that a row would be sent with now.
  *
  * The row goes the worker's own way: it is read as its owner, planned by
- * task.c, and described by http.c.  Nothing is claimed and nothing is sent.
+ * task.c, and described by api/http.c.  Nothing is claimed and nothing is sent.
  */
 #include "postgres.h"
 

@@ -46,7 +46,6 @@
 #include "utils/syscache.h"
 
 #include "api/http.h"
-#include "api/pacing.h"
 #include "api/server.h"
 #include "base/catalog.h"
 #include "base/compat.h"
@@ -70,6 +69,7 @@
 #include "table/outbox.h"
 #include "table/share.h"
 #include "table/vacuum.h"
+#include "traffic/pacing.h"
 
 /* Rows claimed ahead of those being sent: at most, and if that is worthwhile. */
 #define WORKER_MAX_BATCH	500
