@@ -513,9 +513,15 @@ capture_truncate(KaptureAttachment *att)
 	kapture_notes_add(att->id, KAPTURE_NOTE_TRUNCATED, 0, "", NULL, GetCurrentCommandId(false), false);
 	if (kapture_history_retention == 0)
 		return;
-	(void) kapture_own_execute("INSERT INTO @.kapture_history"
+	/* version 1.0 did not name the table */
+	(void) kapture_own_execute(get_attnum(kapture_catalog_relid(KAPTURE_TABLE_HISTORY), "relation") == InvalidAttrNumber ?
+							   "INSERT INTO @.kapture_history"
 							   " (attachment_id, row_key, action, attempts, captured_at, finished_at)"
-							   " VALUES ($1, '', 'truncate', 0, pg_catalog.now(), pg_catalog.clock_timestamp())",
+							   " VALUES ($1, '', 'truncate', 0, pg_catalog.now(), pg_catalog.clock_timestamp())" :
+							   "INSERT INTO @.kapture_history"
+							   " (attachment_id, row_key, action, attempts, captured_at, finished_at, relation)"
+							   " SELECT $1, '', 'truncate', 0, pg_catalog.now(), pg_catalog.clock_timestamp(), relation"
+							   " FROM @.kapture_attachment WHERE attachment_id = $1",
 							   1, types, values);
 }
 
