@@ -1,0 +1,183 @@
+/*
+ * state.c
+ *		What the worker of a database knows: servers and attached tables.
+ *
+ * They are read by load.c; a server or table that is no longer needed is forgotten
+ * once no task refers to it.
+ */
+#include "postgres.h"
+
+#include "utils/memutils.h"
+
+#include "base/guc.h"
+#include "cluster/shmem.h"
+#include "push/state.h"
+
+/* Milliseconds a request may take to a server whose settings cannot be read. */
+#define STATE_DEFAULT_TIMEOUT	60000
+
+/* Microseconds that a claim of a slow table should take. */
+#define STATE_SLOW_CLAIM	INT64CONST(250000)
+
+/*
+ * Returns the state of a worker that knows nothing yet.  It lives as long as the process,
+ * and so does its memory context, which becomes the current one.
+ */
+Worker *
+kapture_state_create(void)
+{
+	MemoryContext context = AllocSetContextCreate(TopMemoryContext, "kapture_sync worker",
+												  ALLOCSET_DEFAULT_SIZES);
+	Worker	   *worker;
+
+	MemoryContextSwitchTo(context);
+	worker = palloc0(sizeof(Worker));
+	worker->context = context;
+	dlist_init(&worker->servers);
+	dlist_init(&worker->tables);
+	dlist_init(&worker->answered);
+	dlist_init(&worker->settled);
+	dlist_init(&worker->unrecorded);
+	worker->stale = worker->all_stale = true;
+	worker->next_load = worker->next_record = worker->next_safety_look = DT_NOEND;
+	return worker;
+}
+
+/* Returns what is known of an account, which may be nothing yet. */
+WorkerServer *
+kapture_state_find_server(Worker *worker, const char *name, Oid owner)
+{
+	dlist_iter	iter;
+	WorkerServer *server;
+
+	dlist_foreach(iter, &worker->servers)
+	{
+		server = dlist_container(WorkerServer, node, iter.cur);
+		if (server->owner == owner && strcmp(server->name, name) == 0)
+			return server;
+	}
+	server = MemoryContextAllocZero(worker->context, sizeof(WorkerServer));
+	server->worker = worker;
+	server->name = MemoryContextStrdup(worker->context, name);
+	server->owner = owner;
+	server->timeout = STATE_DEFAULT_TIMEOUT;
+	dlist_init(&server->ready);
+	dlist_push_tail(&worker->servers, &server->node);
+	return server;
+}
+
+/* Returns an attached table, NULL if it is not known. */
+WorkerTable *
+kapture_state_find_table(Worker *worker, int32 attachment_id)
+{
+	dlist_iter	iter;
+
+	dlist_foreach(iter, &worker->tables)
+	{
+		WorkerTable *table = dlist_container(WorkerTable, node, iter.cur);
+
+		if (table->att->id == attachment_id)
+			return table;
+	}
+	return NULL;
+}
+
+/* Changes whose a table is, and where its rows go; NULL: nowhere. */
+void
+kapture_state_place_table(WorkerTable *table, WorkerServer *server, KaptureShare *share)
+{
+	if (server)
+		server->ntables++;
+	if (table->server)
+		table->server->ntables--;
+	if (table->share)
+		kapture_share_leave(table->share);
+	table->server = server;
+	table->share = share;
+}
+
+/* Frees what older descriptions of a table held, once no task needs them. */
+void
+kapture_state_free_retired(WorkerTable *table)
+{
+	ListCell   *lc;
+
+	if (table->ntasks > 0)
+		return;
+	foreach(lc, table->retired)
+		MemoryContextDelete(lfirst(lc));
+	list_free(table->retired);
+	table->retired = NIL;
+}
+
+/* Forgets an account that nothing goes to any more. */
+void
+kapture_state_forget_server(WorkerServer *server)
+{
+	dlist_delete(&server->node);
+	if (server->problem)
+		pfree(server->problem);
+	if (server->timezone)
+		pfree(server->timezone);
+	pfree(server->name);
+	pfree(server);
+}
+
+/* Forgets a table that is not attached any more, and that no task needs. */
+void
+kapture_state_forget_table(WorkerTable *table)
+{
+	if (table->shown)
+		kapture_shmem_withdraw_table(table->att->id);
+	kapture_state_place_table(table, NULL, NULL);
+	dlist_delete(&table->node);
+	kapture_state_free_retired(table);
+	MemoryContextDelete(table->context);
+	MemoryContextDelete(table->scan.context);
+	MemoryContextDelete(table->keys.context);
+	if (table->problem)
+		pfree(table->problem);
+	if (table->suspect)
+		pfree(table->suspect);
+	if (table->in_trouble)
+		kapture_shmem_report_trouble(KAPTURE_PUSHER, table->att->id, NULL);
+	pfree(table);
+}
+
+/* Returns when a table that has something to claim may be claimed from, at the earliest. */
+TimestampTz
+kapture_state_turn(WorkerTable *table)
+{
+	return Max(table->not_before, Max(table->turn, table->share->turn));
+}
+
+/* Notes how long a batch of rows took, and makes the next one shorter if that was long. */
+void
+kapture_state_charge(WorkerTable *table, TimestampTz began, int nrows)
+{
+	if (kapture_share_charge(table->share, &table->turn, began, nrows))
+		table->batch = (int) Max(nrows * STATE_SLOW_CLAIM / (GetCurrentTimestamp() - began), 1);
+	else
+		table->batch = Min(table->batch * 2, WORKER_MAX_BATCH);
+}
+
+/* Tells whether changes of this database may be sent, and by us. */
+bool
+kapture_state_may_send(Worker *worker)
+{
+	return kapture_enabled && !worker->outdated && worker->origin.state == KAPTURE_ORIGIN_OURS;
+}
+
+/* Has all tables looked at. */
+void
+kapture_state_look(Worker *worker)
+{
+	dlist_iter	iter;
+
+	dlist_foreach(iter, &worker->tables)
+	{
+		WorkerTable *table = dlist_container(WorkerTable, node, iter.cur);
+
+		table->look = table->fresh = true;
+	}
+}
