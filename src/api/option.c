@@ -36,7 +36,6 @@
 #include "pgtime.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
-#include "utils/datetime.h"
 #include "utils/guc.h"
 #include "utils/hsearch.h"
 #include "utils/inval.h"
@@ -44,6 +43,7 @@
 #include "utils/memutils.h"
 #include "utils/syscache.h"
 
+#include "api/duration.h"
 #include "api/header.h"
 #include "api/option.h"
 #include "api/url.h"
@@ -84,6 +84,8 @@ typedef struct OptionFault
 	char	   *detail;
 	char	   *hint;			/* or NULL */
 	bool		hide;			/* the value must not be shown */
+	bool		stored;			/* earlier versions may have taken the value */
+	bool		dated;			/* they did, and it means what it meant to them */
 } OptionFault;
 
 typedef struct OptionDef OptionDef;
@@ -514,8 +516,6 @@ option_parse_number(const OptionDef *def, const char *text, int flags,
 			_("It must be a number, with a unit if need be.");
 		if (hint != NULL)
 			fault->hint = pstrdup(_(hint));
-		else if (flags & GUC_UNIT_TIME)
-			fault->hint = _("For example 500ms, 30s or 5min.");
 		else if (flags & GUC_UNIT_MEMORY)
 			fault->hint = _("For example 512kB or 64MB.");
 		return false;
@@ -523,21 +523,48 @@ option_parse_number(const OptionDef *def, const char *text, int flags,
 	return true;
 }
 
+/*
+ * A length of time in microseconds.  "bare_unit" is what earlier versions took a
+ * number without a unit for.
+ */
+static bool
+option_parse_duration(const char *text, int64 bare_unit, int64 *usec, OptionFault *fault)
+{
+	fault->hint = _("Write a number and a unit, such as \"500ms\", \"30s\", \"5min\" or \"24 hours\".");
+	switch (kapture_duration_parse(text, bare_unit, usec))
+	{
+		case KAPTURE_DURATION_GOOD:
+			return true;
+		case KAPTURE_DURATION_BARE:
+			fault->detail = _("It has no unit.");
+			fault->hint = psprintf(_("Write \"%ss\" for seconds, or another unit: ms, min, h or d."), text);
+			fault->dated = fault->stored;
+			return fault->stored;
+		case KAPTURE_DURATION_CALENDAR:
+			fault->detail = _("It must not have months or years, whose length varies.");
+			return false;
+		case KAPTURE_DURATION_BAD:
+			break;
+	}
+	fault->detail = _("It must be a length of time.");
+	return false;
+}
+
 static bool
 option_parse_time(const OptionDef *def, const char *text, void *place,
 				  OptionFault *fault)
 {
-	int			result;
+	int64		usec;
 
-	if (!option_parse_number(def, text, GUC_UNIT_MS, &result, fault))
+	if (!option_parse_duration(text, 1000, &usec, fault))
 		return false;
-	if (result < def->min || result > def->max)
+	if (usec % 1000 != 0 || usec / 1000 < def->min || usec / 1000 > def->max)
 	{
-		fault->detail = psprintf(_("It must be between %d ms and %d ms."),
-								 (int) def->min, (int) def->max);
+		fault->detail = psprintf(_("It must be a whole number of milliseconds between %d ms and %d h."),
+								 (int) def->min, (int) (def->max / 1000 / SECS_PER_HOUR));
 		return false;
 	}
-	*(int *) place = result;
+	*(int *) place = (int) (usec / 1000);
 	return true;
 }
 
@@ -613,17 +640,47 @@ option_parse_size(const OptionDef *def, const char *text, void *place,
 	return true;
 }
 
+/*
+ * Is this the name of a time zone, rather than an abbreviation or an offset?  Of
+ * what PostgreSQL takes, offsets ("UTC+5:30", which is west of Greenwich) have
+ * digits, and abbreviations ("EST", which has no summer time) are short.
+ */
+static bool
+option_is_zone_name(const char *text)
+{
+	static const char *const short_names[] = {"UTC", "GMT", "UCT", "PRC", "ROC", "ROK", "Zulu"};
+	size_t		len = strlen(text);
+
+	if (pg_strncasecmp(text, "Etc/GMT", 7) == 0 && strspn(text + 7, "+-0123456789") == len - 7)
+		return true;
+	if (strpbrk(text, "0123456789<>,:+") != NULL)
+		return false;
+	for (int i = 0; i < lengthof(short_names); i++)
+	{
+		if (pg_strcasecmp(text, short_names[i]) == 0)
+			return true;
+	}
+	return len > 4 || strchr(text, '/') != NULL;
+}
+
 static bool
 option_parse_timezone(const OptionDef *def, const char *text, void *place,
 					  OptionFault *fault)
 {
 	pg_tz	   *zone = pg_tzset(text);
 
+	fault->hint = _("Write the name of a region, such as \"Asia/Kolkata\": the view pg_timezone_names shows those that are known.");
 	if (zone == NULL || !pg_tz_acceptable(zone))
 	{
 		fault->detail = _("PostgreSQL does not know this time zone.");
-		fault->hint = _("See the view pg_timezone_names for the names that are known.");
 		return false;
+	}
+	if (!option_is_zone_name(text))
+	{
+		fault->detail = _("It is an abbreviation or an offset, which does not say when clocks are changed, nor, to everybody, in which direction it goes.");
+		fault->dated = fault->stored;
+		if (!fault->stored)
+			return false;
 	}
 	*(char **) place = pstrdup(text);
 	return true;
@@ -633,32 +690,15 @@ static bool
 option_parse_interval(const OptionDef *def, const char *text, void *place,
 					  OptionFault *fault)
 {
-	char		work[256];
-	char	   *field[MAXDATEFIELDS];
-	int			ftype[MAXDATEFIELDS];
-	int			nf;
-	int			dtype;
-	int			error;
+	int64		usec;
 	int64		seconds;
-	struct pg_itm_in itm = {0};
 
-	error = ParseDateTime(text, work, sizeof(work), field, ftype,
-						  MAXDATEFIELDS, &nf);
-	if (error == 0)
-		error = DecodeInterval(field, ftype, nf, INTERVAL_FULL_RANGE,
-							   &dtype, &itm);
-	fault->hint = _("Write an interval of days, hours, minutes and seconds, such as \"24 hours\".");
-	if (error != 0 || dtype != DTK_DELTA)
-	{
-		fault->detail = _("It must be an interval.");
+	if (!option_parse_duration(text, USECS_PER_SEC, &usec, fault))
 		return false;
-	}
-	seconds = itm.tm_mday * (int64) SECS_PER_DAY + itm.tm_usec / USECS_PER_SEC;
-	if (itm.tm_year != 0 || itm.tm_mon != 0 ||
-		itm.tm_usec % USECS_PER_SEC != 0 ||
-		seconds < def->min || seconds > def->max)
+	seconds = usec / USECS_PER_SEC;
+	if (usec % USECS_PER_SEC != 0 || seconds < def->min || seconds > def->max)
 	{
-		fault->detail = psprintf(_("It must be a whole number of seconds between %d second and %d days, without months and years."),
+		fault->detail = psprintf(_("It must be a whole number of seconds between %d second and %d days."),
 								 (int) def->min,
 								 (int) (def->max / SECS_PER_DAY));
 		return false;
@@ -811,28 +851,39 @@ option_check_length(const OptionDef *def, const char *text, OptionFault *fault)
 	return false;
 }
 
-/* Puts the value of one option into the set; raises an error if it is bad. */
+/* Reports what is wrong with the value of an option. */
 static void
-option_apply(OptionSet *set, const OptionDef *def, const char *text)
+option_report(const OptionDef *def, const char *text, const OptionFault *fault, int level)
 {
-	OptionFault fault = {0};
-
-	if (option_check_length(def, text, &fault) &&
-		def->parse(def, text, (char *) set + def->offset, &fault))
-		return;
-
-	ereport(ERROR,
+	ereport(level,
 			(errcode(ERRCODE_FDW_INVALID_ATTRIBUTE_VALUE),
-			 def->secret || fault.hide ?
+			 def->secret || fault->hide ?
 			 errmsg("invalid value for option \"%s\"", def->name) :
 			 errmsg("invalid value for option \"%s\": \"%s\"", def->name, text),
-			 errdetail_internal("%s", fault.detail),
-			 fault.hint != NULL ? errhint("%s", fault.hint) : 0));
+			 errdetail_internal("%s", fault->detail),
+			 fault->hint != NULL ? errhint("%s", fault->hint) : 0));
+}
+
+/*
+ * Puts the value of one option into the set; raises an error if it is bad.
+ * "reading": what is in the catalogs is used as earlier versions did.  A dump of
+ * such a database can be restored, too.
+ */
+static void
+option_apply(OptionSet *set, const OptionDef *def, const char *text, bool reading)
+{
+	OptionFault fault = {.stored = reading || IsBinaryUpgrade || kapture_is_restoring()};
+
+	if (!option_check_length(def, text, &fault) ||
+		!def->parse(def, text, (char *) set + def->offset, &fault))
+		option_report(def, text, &fault, ERROR);
+	if (fault.dated && !reading)
+		option_report(def, text, &fault, WARNING);
 }
 
 /* Puts the options of one catalog's row into the set. */
 static void
-option_apply_list(OptionSet *set, List *options, Oid catalog)
+option_apply_list(OptionSet *set, List *options, Oid catalog, bool reading)
 {
 	ListCell   *cell;
 
@@ -843,7 +894,7 @@ option_apply_list(OptionSet *set, List *options, Oid catalog)
 
 		if (def == NULL)
 			option_raise_unknown(option->defname, catalog);
-		option_apply(set, def, defGetString(option));
+		option_apply(set, def, defGetString(option), reading);
 	}
 }
 
@@ -908,7 +959,7 @@ kapture_fdw_validator(PG_FUNCTION_ARGS)
 	Oid			catalog = PG_GETARG_OID(1);
 	OptionSet  *set = palloc0(sizeof(OptionSet));
 
-	option_apply_list(set, options, catalog);
+	option_apply_list(set, options, catalog, false);
 	if (catalog == ForeignServerRelationId)
 	{
 		option_check_server(set);
@@ -1032,12 +1083,12 @@ option_read(const ForeignServer *server, Oid userid)
 	for (int i = 0; i < lengthof(option_table); i++)
 	{
 		if (option_table[i].initial != NULL)
-			option_apply(set, &option_table[i], option_table[i].initial);
+			option_apply(set, &option_table[i], option_table[i].initial, true);
 	}
-	option_apply_list(set, server->options, ForeignServerRelationId);
+	option_apply_list(set, server->options, ForeignServerRelationId, true);
 	option_check_server(set);
 	option_apply_list(set, option_mapping_options(server, userid),
-					  UserMappingRelationId);
+					  UserMappingRelationId, true);
 
 	result->serverid = server->serverid;
 	result->owner = server->owner;

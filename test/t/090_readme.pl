@@ -13,7 +13,7 @@ use Test::More;
 
 my $top = abs_path("$FindBin::RealBin/../..");
 my $readme = slurp_file("$top/README.md");
-my $source = join '', map { slurp_file($_) } glob("$top/src/{,*/}*.c"), glob("$top/sql/kapture_sync.sql"), glob("$top/test/emulator/api.c");
+my $source = join '', map { slurp_file($_) } glob("$top/src/{,*/}*.c"), glob("$top/sql/{tables,functions,views}.sql"), glob("$top/test/emulator/api.c");
 
 my $emulator = start_emulator();
 my $node = new_node('main');

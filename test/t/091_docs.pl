@@ -64,7 +64,7 @@ sub check_all_are_explained
 	return;
 }
 
-foreach my $file (sort glob("$top/docs/*.md"), "$top/CONTRIBUTING.md")
+foreach my $file (sort glob("$top/docs/{,dev/}*.md"), "$top/CONTRIBUTING.md")
 {
 	my ($name) = $file =~ m{([^/]+)$};
 	my $text = slurp_file($file);
@@ -94,7 +94,7 @@ foreach my $file (sort glob("$top/docs/*.md"), "$top/CONTRIBUTING.md")
 }
 
 # the drawings name each file of src/, and none that is not there
-my $picture = slurp_file("$top/docs/architecture.md");
+my $picture = slurp_file("$top/docs/dev/architecture.md");
 my %files = map { s{^\Q$top\E/src/}{}r =~ s{\.c$}{}r => 1 } glob("$top/src/{,*/}*.c");
 foreach my $file (sort keys %files)
 {
@@ -114,11 +114,11 @@ foreach my $state (slurp_file("$top/src/cluster/report.c") =~ /return "(\w+)"/g)
 
 # each fault has a test that is there, or a reason
 my $regress = join ' ', map { /^REGRESS\s*\+?=\s*(.*)$/ ? $1 : () } split /\n/, slurp_file("$top/Makefile");
-my @faults = grep { /^\| / && !/^\| fault / } split /\n/, slurp_file("$top/docs/faults.md");
-cmp_ok(scalar @faults, '>', 60, 'docs/faults.md has its lines');
+my @faults = grep { /^\| / && !/^\| fault / } split /\n/, slurp_file("$top/docs/dev/faults.md");
+cmp_ok(scalar @faults, '>', 60, 'docs/dev/faults.md has its lines');
 foreach my $line (@faults)
 {
-	my ($fault, $here, $tests) = $line =~ /^\| (.+) \| (.+) \| (.+) \|$/ or fail("a line of docs/faults.md: $line"), next;
+	my ($fault, $here, $tests) = $line =~ /^\| (.+) \| (.+) \| (.+) \|$/ or fail("a line of docs/dev/faults.md: $line"), next;
 	my @missing = grep { my @there = glob("$top/test/t/${_}_*.pl"); !@there } $tests =~ /\b(\d{3})\b/g;
 	push @missing, grep { $regress !~ /\b\Q$_\E\b/ } $tests =~ /regress `(\w+)`/g;
 	ok(!@missing && ($tests =~ /\b\d{3}\b|regress `/ || $tests eq 'by design'), "tested: $fault") or diag("missing: @missing");

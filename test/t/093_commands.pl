@@ -12,7 +12,7 @@ use PostgreSQL::Test::Utils;
 use Test::More;
 
 my $top = abs_path("$FindBin::RealBin/../..");
-my @files = map { s{^\Q$top\E/}{}r } "$top/README.md", "$top/CONTRIBUTING.md", glob("$top/docs/*.md"), "$top/test/fuzz/README.md";
+my @files = map { s{^\Q$top\E/}{}r } "$top/README.md", "$top/CONTRIBUTING.md", glob("$top/docs/{,dev/}*.md"), "$top/test/fuzz/README.md";
 my %text = map { $_ => slurp_file("$top/$_") } @files;
 my $test = slurp_file("$top/script/test");
 my $dir = PostgreSQL::Test::Utils::tempdir();
@@ -121,7 +121,7 @@ my %commands = (
 		command_fails_like([ "$top/script/bench", 'nonsense' ], qr/no such part: nonsense/, 'and knows its parts');
 	},
 	'script/coverage' => sub {
-		my $page = slurp_file("$top/docs/coverage.md");
+		my $page = slurp_file("$top/docs/dev/coverage.md");
 		# fault.c is empty but in the build with fault points
 		my @unknown = grep { $_ ne 'base/fault.c' && index($page, "| `$_` |") < 0 } map { s{.*/src/}{}r } glob "$top/src/{,*/}*.c";
 		is("@unknown", '', 'the page of script/coverage has all files');
