@@ -68,8 +68,8 @@ claim_server_room(WorkerServer *server, TimestampTz now)
 int
 kapture_claim_room(WorkerTable *table, TimestampTz now)
 {
-	int			room = Min(Min(claim_server_room(table->server, now), table->batch), table->limit > 0 ? table->limit : WORKER_MAX_BATCH);
-	Size		bytes = kapture_share_room(table->share);
+	int			room = Min(claim_server_room(table->server, now), kapture_turn_rows(&table->turn));
+	Size		bytes = kapture_share_room(table->turn.share);
 
 	if (room <= 0 || bytes == 0)
 		return 0;
@@ -94,12 +94,12 @@ claim_read_rows(WorkerTable *table, List *deliveries)
 		if (!delivery->gone)
 			rows = lappend(rows, &delivery->row);
 	}
-	if (kapture_share_is_spent(table->share))
+	if (kapture_share_is_spent(table->turn.share))
 		kapture_queue_put_off(rows);
 	else if (rows != NIL)
 	{
 		kapture_row_read(table->att, table->server->timezone, rows, GetActiveSnapshot());
-		kapture_state_charge(table, began, list_length(rows));
+		kapture_turn_charge(&table->turn, began, list_length(rows));
 	}
 	foreach(lc, deliveries)
 	{
@@ -323,10 +323,8 @@ claim_end(Worker *worker, WorkerClaim *claim)
 	}
 	if (!claim->done)
 		return;
-	table->errors = 0;
-	if (table->limit > 0)
-		table->limit = table->limit * 2 < WORKER_MAX_BATCH ? table->limit * 2 : 0;
-	kapture_transaction_report_success(worker, KAPTURE_PHASE_CLAIM, table);
+	kapture_turn_went_well(&table->turn);
+	kapture_transaction_report_success(KAPTURE_PHASE_CLAIM, table);
 }
 
 /* Has a table looked at from the start: what a failed claim has read was put back. */
@@ -400,7 +398,7 @@ claim_park(Worker *worker, WorkerTable *table, const char *row_key, const ErrorD
 	if (error)
 	{
 		if (!poison.other)
-			kapture_transaction_report_error(worker, KAPTURE_PHASE_CLAIM, table, row_key, error);
+			kapture_transaction_report_error(KAPTURE_PHASE_CLAIM, table, row_key, error);
 		FreeErrorData(error);
 		kapture_record_keep(worker, &poison.moved);
 	}
@@ -429,23 +427,23 @@ static void
 claim_fail(Worker *worker, WorkerClaim *claim, const ErrorData *error)
 {
 	WorkerTable *table = claim->table;
-	bool		will_pass = kapture_guard_will_pass(error) && table->errors < WORKER_PASSING_ERRORS;
+	bool		will_pass = kapture_guard_will_pass(error) && table->turn.errors < WORKER_PASSING_ERRORS;
 
 	claim_rewind(table);
-	if (kapture_transaction_is_lock(error))
+	if (kapture_guard_is_lock(error))
 	{
 		/* it begins anew when the lock may be gone */
-		table->turn = Max(table->turn, TimestampTzPlusMilliseconds(GetCurrentTimestamp(), KAPTURE_LOCKED_RETRY));
+		table->turn.at = Max(table->turn.at, TimestampTzPlusMilliseconds(GetCurrentTimestamp(), KAPTURE_LOCKED_RETRY));
 		return;
 	}
-	kapture_transaction_report_error(worker, KAPTURE_PHASE_CLAIM, table, claim->row_key, error);
+	kapture_transaction_report_error(KAPTURE_PHASE_CLAIM, table, claim->row_key, error);
 	if (claim->nrows > 1 && !will_pass)
-		table->limit = claim->nrows / 2;
+		table->turn.limit = claim->nrows / 2;
 	else if (claim_suspect(worker, table, claim->row_key) && !will_pass)
-		table->limit = 1;
+		table->turn.limit = 1;
 	else if (claim->row_key == NULL || will_pass ||
 			 !claim_park(worker, table, claim->row_key, error))
-		table->not_before = kapture_transaction_retry_at(++table->errors);
+		table->turn.not_before = kapture_transaction_retry_at(++table->turn.errors);
 }
 
 /* Claims rows of a table and queues their first requests. */
@@ -454,7 +452,7 @@ claim_table(Worker *worker, WorkerTable *table, int room)
 {
 	WorkerClaim claim = {.table = table,.room = room};
 	TimestampTz began = GetCurrentTimestamp();
-	int64		served = table->share->served;
+	int64		served = table->turn.share->served;
 	ErrorData  *error;
 
 	dlist_init(&claim.ready);
@@ -474,8 +472,7 @@ claim_table(Worker *worker, WorkerTable *table, int room)
 	kapture_queue_discard(worker, &claim.settled);
 	MemoryContextDelete(claim.context);
 	/* the rest of it counts, too */
-	(void) kapture_share_charge(table->share, &table->turn, began + Max(table->share->served - served, 0),
-								claim.nrows);
+	kapture_turn_charge_rest(&table->turn, began + Max(table->turn.share->served - served, 0), claim.nrows);
 }
 
 /*
@@ -492,11 +489,10 @@ claim_next_table(Worker *worker, int *room, TimestampTz now)
 	{
 		WorkerTable *table = dlist_container(WorkerTable, node, iter.cur);
 
-		if (!table->present || table->att->paused || table->round == worker->round ||
-			!(table->look || table->next_due <= now) || kapture_state_turn(table) > now)
+		if (!table->present || table->att->paused || table->turn.round == worker->round ||
+			!(table->look || table->next_due <= now) || kapture_turn_next(&table->turn) > now)
 			continue;
-		if (next && (table->share->served > next->share->served ||
-					 (table->share->served == next->share->served && table->round >= next->round)))
+		if (next && !kapture_turn_comes_before(&table->turn, &next->turn))
 			continue;
 		if ((*room = kapture_claim_room(table, now)) > 0)
 			next = table;
@@ -521,8 +517,7 @@ kapture_claim(Worker *worker)
 	while (now < TimestampTzPlusMilliseconds(began, CLAIM_TIME) &&
 		   (table = claim_next_table(worker, &room, now)) != NULL)
 	{
-		table->round = worker->round;
-		kapture_share_pick(table->share);
+		kapture_turn_begin(&table->turn, worker->round);
 		claim_table(worker, table, room);
 		now = GetCurrentTimestamp();
 	}

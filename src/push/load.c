@@ -245,7 +245,8 @@ load_table(void *arg)
 	{
 		table = palloc0(sizeof(WorkerTable));
 		table->worker = worker;
-		table->batch = WORKER_MAX_BATCH;
+		table->in_trouble = true;	/* an earlier worker may have left some */
+		kapture_turn_init(&table->turn, WORKER_MAX_BATCH);
 		kapture_outbox_scan_init(&table->scan);
 		kapture_outbox_scan_init(&table->keys);
 		dlist_push_tail(&worker->tables, &table->node);
@@ -261,8 +262,8 @@ load_table(void *arg)
 		table->attached = table->seen = true;
 		table->stale = false;
 		table->version = att->version;
-		kapture_state_place_table(table, kapture_state_find_server(worker, att->server, rel->rd_rel->relowner),
-								  kapture_share_join(rel->rd_rel->relowner));
+		kapture_turn_join(&table->turn, rel->rd_rel->relowner);
+		kapture_state_place_table(table, kapture_state_find_server(worker, att->server, rel->rd_rel->relowner));
 		load_problem(worker, table);
 	}
 	MemoryContextSwitchTo(old);
@@ -323,9 +324,9 @@ load_recover(Worker *worker)
 
 		if (table->recovered)
 			continue;
-		table->recovered = kapture_transaction_try_within(worker, load_recover_table, table, table);
+		table->recovered = kapture_transaction_try_within(load_recover_table, table, table);
 		if (table->recovered)
-			kapture_transaction_report_success(worker, KAPTURE_PHASE_LOAD, table);
+			kapture_transaction_report_success(KAPTURE_PHASE_LOAD, table);
 		else
 			load_later(worker);
 	}
@@ -382,17 +383,17 @@ load_attached(Worker *worker, const KaptureAttached *attached, WorkerTable *tabl
 
 	if (table)
 		table->stale = true;	/* until it has been read */
-	if (kapture_transaction_try_within(worker, load_table, &relation, table))
+	if (kapture_transaction_try_within(load_table, &relation, table))
 	{
 		if (table)
-			kapture_transaction_report_success(worker, KAPTURE_PHASE_LOAD, table);
+			kapture_transaction_report_success(KAPTURE_PHASE_LOAD, table);
 		return relation.dropped;
 	}
-	worker->next_load = Min(worker->next_load, kapture_transaction_retry_at(table ? ++table->errors : 1));
+	worker->next_load = Min(worker->next_load, kapture_transaction_retry_at(table ? ++table->turn.errors : 1));
 	if (table)
 	{
 		table->seen = true;
-		table->not_before = worker->next_load;
+		table->turn.not_before = worker->next_load;
 	}
 	return false;
 }
@@ -433,7 +434,7 @@ load_tables(Worker *worker)
 			kapture_state_forget_table(table);
 	}
 	load_used_servers(worker);
-	if (dropped && worker->alone && !kapture_transaction_try_within(worker, load_forget_dropped, NULL, NULL))
+	if (dropped && worker->alone && !kapture_transaction_try_within(load_forget_dropped, NULL, NULL))
 		load_later(worker);
 }
 
@@ -478,16 +479,11 @@ load_do(void *arg)
 	WorkerLoading *loading = arg;
 	Worker	   *worker = loading->worker;
 	bool		exists;
-	Oid			installation = kapture_catalog_relid(KAPTURE_TABLE_ATTACHMENT);
 	char	   *version;
 	bool		pulls = false;
 
-	exists = loading->exists = kapture_catalog_extension_exists() && OidIsValid(installation);
-	if (exists && OidIsValid(worker->installation) && installation != worker->installation)
-		kapture_process_exit(KAPTURE_EXIT_ASKED);	/* dropped and created anew: so are we */
-	if (kapture_guc_database_is_excluded(get_database_name(MyDatabaseId)))
-		kapture_process_exit(KAPTURE_EXIT_ASKED);
-	worker->installation = installation;
+	kapture_process_require_installation(&worker->installation);
+	exists = loading->exists = OidIsValid(worker->installation);
 	version = exists ? kapture_version_installed() : NULL;
 	if (version && kapture_version_compare(version) != 0)
 		load_tell_outdated(worker, version);
@@ -501,7 +497,7 @@ load_do(void *arg)
 		if (worker->alone)
 			load_recover(worker);
 	}
-	if (exists && !worker->outdated && !kapture_transaction_try_within(worker, load_find_pulls, &pulls, NULL))
+	if (exists && !worker->outdated && !kapture_transaction_try_within(load_find_pulls, &pulls, NULL))
 		load_later(worker);
 	kapture_shmem_worker_wants_puller(pulls);
 }
@@ -525,12 +521,12 @@ kapture_load(Worker *worker)
 		worker->load_errors = 0;
 		worker->load_not_before = 0;
 		if (worker->next_load == DT_NOEND)
-			kapture_transaction_report_success(worker, KAPTURE_PHASE_LOAD, NULL);
+			kapture_transaction_report_success(KAPTURE_PHASE_LOAD, NULL);
 		return loading.exists;
 	}
-	kapture_transaction_report_error(worker, KAPTURE_PHASE_LOAD, NULL, NULL, error);
+	kapture_transaction_report_error(KAPTURE_PHASE_LOAD, NULL, NULL, error);
 	worker->all_stale = true;
-	if (kapture_transaction_is_lock(error))
+	if (kapture_guard_is_lock(error))
 		load_later(worker);
 	else
 	{

@@ -41,7 +41,7 @@ kapture_queue_make_task(Worker *worker, WorkerTable *table, KaptureDelivery *del
 	task->server = table->server;
 	task->server->ntasks++;
 	task->table = table;
-	task->share = table->share;
+	task->share = table->turn.share;
 	kapture_share_keep(task->share);
 	task->bytes = delivery->row.bytes;
 	kapture_share_hold(task->share, task->bytes);

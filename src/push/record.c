@@ -100,8 +100,8 @@ static void
 record_write_back(Worker *worker, WorkerTable *table, List *tasks, TimestampTz now)
 {
 	TimestampTz began = GetCurrentTimestamp();
-	bool		spent = worker->leaving || kapture_share_is_spent(table->share);
-	TimestampTz later = Max(TimestampTzPlusMilliseconds(now, KAPTURE_LOCKED_RETRY), spent ? kapture_state_turn(table) : 0);
+	bool		spent = worker->leaving || kapture_share_is_spent(table->turn.share);
+	TimestampTz later = Max(TimestampTzPlusMilliseconds(now, KAPTURE_LOCKED_RETRY), spent ? kapture_turn_next(&table->turn) : 0);
 	List	   *rows = NIL;
 	ListCell   *lc;
 
@@ -117,7 +117,7 @@ record_write_back(Worker *worker, WorkerTable *table, List *tasks, TimestampTz n
 	else
 	{
 		kapture_row_write_ids(table->att, rows, GetActiveSnapshot());
-		kapture_state_charge(table, began, list_length(rows));
+		kapture_turn_charge(&table->turn, began, list_length(rows));
 	}
 
 	foreach(lc, tasks)
@@ -380,21 +380,21 @@ record_settle_one(Worker *worker, WorkerTask *task)
 
 	dlist_push_tail(&one, &task->node);
 	error = record_settle(worker, &one);
-	if (error && !kapture_transaction_is_lock(error) &&
+	if (error && !kapture_guard_is_lock(error) &&
 		(!kapture_guard_will_pass(error) || worker->record_errors >= WORKER_PASSING_ERRORS))
 	{
-		kapture_transaction_report_error(worker, KAPTURE_PHASE_RECORD, task->table, task->task.delivery->row_key, error);
+		kapture_transaction_report_error(KAPTURE_PHASE_RECORD, task->table, task->task.delivery->row_key, error);
 		record_fail(task, error);
 		FreeErrorData(error);
 		error = record_settle(worker, &one);
 	}
 	if (error == NULL)
 	{
-		kapture_transaction_report_success(worker, KAPTURE_PHASE_RECORD, task->table);
+		kapture_transaction_report_success(KAPTURE_PHASE_RECORD, task->table);
 		kapture_queue_discard(worker, &one);
 		return;
 	}
-	kapture_transaction_report_error(worker, KAPTURE_PHASE_RECORD, task->table, task->task.delivery->row_key, error);
+	kapture_transaction_report_error(KAPTURE_PHASE_RECORD, task->table, task->task.delivery->row_key, error);
 	FreeErrorData(error);
 	kapture_queue_move(&one, &worker->unrecorded, NULL);
 }
@@ -420,7 +420,7 @@ kapture_record_settle_apart(Worker *worker, dlist_head *tasks)
 		error = record_settle(worker, &its);
 		if (error == NULL)
 			kapture_queue_discard(worker, &its);
-		else if (kapture_transaction_is_lock(error))
+		else if (kapture_guard_is_lock(error))
 			kapture_queue_move(&its, &worker->unrecorded, NULL);
 		while (error && !dlist_is_empty(&its))
 			record_settle_one(worker, dlist_container(WorkerTask, node, dlist_pop_head_node(&its)));
@@ -430,7 +430,7 @@ kapture_record_settle_apart(Worker *worker, dlist_head *tasks)
 	worker->record_errors = dlist_is_empty(&worker->unrecorded) ? 0 : worker->record_errors + 1;
 	if (dlist_is_empty(&worker->unrecorded))
 	{
-		kapture_transaction_report_success(worker, KAPTURE_PHASE_RECORD, NULL);
+		kapture_transaction_report_success(KAPTURE_PHASE_RECORD, NULL);
 		return;
 	}
 	/* what takes long is tried the more seldom */
@@ -501,11 +501,11 @@ kapture_record(Worker *worker)
 
 	if (error)
 	{
-		kapture_transaction_report_error(worker, KAPTURE_PHASE_RECORD, NULL, NULL, error);
+		kapture_transaction_report_error(KAPTURE_PHASE_RECORD, NULL, NULL, error);
 		FreeErrorData(error);
 		kapture_record_settle_apart(worker, &worker->settled);
 		return;
 	}
 	kapture_queue_discard(worker, &worker->settled);
-	kapture_transaction_report_success(worker, KAPTURE_PHASE_RECORD, NULL);
+	kapture_transaction_report_success(KAPTURE_PHASE_RECORD, NULL);
 }

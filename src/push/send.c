@@ -58,7 +58,7 @@ send_give_up_server(Worker *worker, WorkerServer *server, const char *problem)
 	if (error)
 	{
 		/* it is shown when settings are read next */
-		kapture_transaction_report_error(worker, KAPTURE_PHASE_SEND, NULL, NULL, error);
+		kapture_transaction_report_error(KAPTURE_PHASE_SEND, NULL, NULL, error);
 		FreeErrorData(error);
 	}
 }
@@ -189,12 +189,12 @@ send_fail_start(Worker *worker, WorkerTask *task, const ErrorData *error)
 static void
 send_fail(Worker *worker, WorkerSending *sending, const ErrorData *error)
 {
-	if (kapture_transaction_is_lock(error))
+	if (kapture_guard_is_lock(error))
 	{
 		sending->server->not_before = TimestampTzPlusMilliseconds(sending->now, KAPTURE_LOCKED_RETRY);
 		return;
 	}
-	kapture_transaction_report_error(worker, KAPTURE_PHASE_SEND, NULL, NULL, error);
+	kapture_transaction_report_error(KAPTURE_PHASE_SEND, NULL, NULL, error);
 	if (sending->wrapping && sending->wrapping->start_errors++ == 0)
 		send_requeue(sending->wrapping);
 	else if (sending->wrapping)
@@ -209,7 +209,7 @@ send_fail(Worker *worker, WorkerSending *sending, const ErrorData *error)
 			worker->next_load = 0;
 	}
 	/* what became of it shows as a failed row, or as the server's state */
-	kapture_transaction_report_success(worker, KAPTURE_PHASE_SEND, NULL);
+	kapture_transaction_report_success(KAPTURE_PHASE_SEND, NULL);
 }
 
 /* Sends a server what may be sent now. */

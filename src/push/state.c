@@ -16,22 +16,15 @@
 /* Milliseconds a request may take to a server whose settings cannot be read. */
 #define STATE_DEFAULT_TIMEOUT	60000
 
-/* Microseconds that a claim of a slow table should take. */
-#define STATE_SLOW_CLAIM	INT64CONST(250000)
-
 /*
- * Returns the state of a worker that knows nothing yet.  It lives as long as the process,
- * and so does its memory context, which becomes the current one.
+ * Returns the state of a worker that knows nothing yet, in the context given, which is to
+ * live as long as the process.
  */
 Worker *
-kapture_state_create(void)
+kapture_state_create(MemoryContext context)
 {
-	MemoryContext context = AllocSetContextCreate(TopMemoryContext, "kapture_sync worker",
-												  ALLOCSET_DEFAULT_SIZES);
-	Worker	   *worker;
+	Worker	   *worker = MemoryContextAllocZero(context, sizeof(Worker));
 
-	MemoryContextSwitchTo(context);
-	worker = palloc0(sizeof(Worker));
 	worker->context = context;
 	dlist_init(&worker->servers);
 	dlist_init(&worker->tables);
@@ -82,18 +75,15 @@ kapture_state_find_table(Worker *worker, int32 attachment_id)
 	return NULL;
 }
 
-/* Changes whose a table is, and where its rows go; NULL: nowhere. */
+/* Changes where the rows of a table go; NULL: nowhere. */
 void
-kapture_state_place_table(WorkerTable *table, WorkerServer *server, KaptureShare *share)
+kapture_state_place_table(WorkerTable *table, WorkerServer *server)
 {
 	if (server)
 		server->ntables++;
 	if (table->server)
 		table->server->ntables--;
-	if (table->share)
-		kapture_share_leave(table->share);
 	table->server = server;
-	table->share = share;
 }
 
 /* Frees what older descriptions of a table held, once no task needs them. */
@@ -129,7 +119,8 @@ kapture_state_forget_table(WorkerTable *table)
 {
 	if (table->shown)
 		kapture_shmem_withdraw_table(table->att->id);
-	kapture_state_place_table(table, NULL, NULL);
+	kapture_state_place_table(table, NULL);
+	kapture_turn_join(&table->turn, InvalidOid);
 	dlist_delete(&table->node);
 	kapture_state_free_retired(table);
 	MemoryContextDelete(table->context);
@@ -142,23 +133,6 @@ kapture_state_forget_table(WorkerTable *table)
 	if (table->in_trouble)
 		kapture_shmem_report_trouble(KAPTURE_PUSHER, table->att->id, NULL);
 	pfree(table);
-}
-
-/* Returns when a table that has something to claim may be claimed from, at the earliest. */
-TimestampTz
-kapture_state_turn(WorkerTable *table)
-{
-	return Max(table->not_before, Max(table->turn, table->share->turn));
-}
-
-/* Notes how long a batch of rows took, and makes the next one shorter if that was long. */
-void
-kapture_state_charge(WorkerTable *table, TimestampTz began, int nrows)
-{
-	if (kapture_share_charge(table->share, &table->turn, began, nrows))
-		table->batch = (int) Max(nrows * STATE_SLOW_CLAIM / (GetCurrentTimestamp() - began), 1);
-	else
-		table->batch = Min(table->batch * 2, WORKER_MAX_BATCH);
 }
 
 /* Tells whether changes of this database may be sent, and by us. */

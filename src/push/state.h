@@ -88,10 +88,7 @@ typedef struct WorkerTable
 	bool		present;		/* and fit to be sent */
 	char	   *problem;		/* why it is not, or NULL */
 	bool		recovered;		/* nothing of an earlier worker is 'sending' */
-	int			limit;			/* rows to claim at once after an error, 0: as many as may be */
 	char	   *suspect;		/* key of a row that could not be claimed by itself, once */
-	int			errors;			/* in a row that stopped the table as a whole */
-	TimestampTz not_before;		/* after those, nothing is claimed earlier */
 	bool		in_trouble;		/* and says so in kapture_status */
 	KaptureScan scan;
 	KaptureScan keys;			/* likewise, of changes of keys and deletions */
@@ -105,10 +102,7 @@ typedef struct WorkerTable
 	bool		shown;			/* if anything was */
 
 	/* what it takes of others' time and memory */
-	KaptureShare *share;		/* its owner's */
-	TimestampTz turn;			/* nothing of it before then */
-	uint64		round;			/* in which it was last claimed from */
-	int			batch;			/* rows worth claiming at a time */
+	KaptureTurn turn;
 	Size		row_bytes;		/* of a row, in the last batch */
 	List	   *settling;		/* tasks whose ids are being written */
 } WorkerTable;
@@ -136,8 +130,6 @@ typedef struct Worker
 	bool		alone;			/* no other worker serves this database */
 	bool		outdated;		/* the extension is not of our version */
 	bool		said_copy;		/* in the log, that the database is one */
-	bool		in_trouble;		/* and says so in kapture_status */
-	int			pass_errors;	/* in a row, between all that is guarded by itself */
 
 	/* reading attachments and servers */
 	bool		stale;			/* they may have changed */
@@ -170,15 +162,13 @@ typedef struct Worker
 	int32		blamed;			/* because of this attachment's */
 } Worker;
 
-extern Worker *kapture_state_create(void);
+extern Worker *kapture_state_create(MemoryContext context);
 extern WorkerServer *kapture_state_find_server(Worker *worker, const char *name, Oid owner);
 extern WorkerTable *kapture_state_find_table(Worker *worker, int32 attachment_id);
-extern void kapture_state_place_table(WorkerTable *table, WorkerServer *server, KaptureShare *share);
+extern void kapture_state_place_table(WorkerTable *table, WorkerServer *server);
 extern void kapture_state_free_retired(WorkerTable *table);
 extern void kapture_state_forget_server(WorkerServer *server);
 extern void kapture_state_forget_table(WorkerTable *table);
-extern TimestampTz kapture_state_turn(WorkerTable *table);
-extern void kapture_state_charge(WorkerTable *table, TimestampTz began, int nrows);
 extern bool kapture_state_may_send(Worker *worker);
 extern void kapture_state_look(Worker *worker);
 

@@ -12,10 +12,9 @@
 
 extern ErrorData *kapture_transaction_run(Worker *worker, const char *activity, KaptureGuarded work, void *arg);
 extern TimestampTz kapture_transaction_retry_at(int errors);
-extern bool kapture_transaction_is_lock(const ErrorData *error);
-extern void kapture_transaction_report_error(Worker *worker, KapturePhase phase, WorkerTable *table,
-											 const char *row_key, const ErrorData *error);
-extern void kapture_transaction_report_success(Worker *worker, KapturePhase phase, WorkerTable *table);
-extern bool kapture_transaction_try_within(Worker *worker, KaptureGuarded work, void *arg, WorkerTable *table);
+extern void kapture_transaction_report_error(KapturePhase phase, WorkerTable *table, const char *row_key,
+											 const ErrorData *error);
+extern void kapture_transaction_report_success(KapturePhase phase, WorkerTable *table);
+extern bool kapture_transaction_try_within(KaptureGuarded work, void *arg, WorkerTable *table);
 
 #endif							/* KAPTURE_TRANSACTION_H */

@@ -19,13 +19,7 @@
 
 #include "access/xact.h"
 #include "mb/pg_wchar.h"
-#include "miscadmin.h"
-#include "pgstat.h"
-#include "postmaster/bgworker.h"
-#include "postmaster/interrupt.h"
 #include "storage/ipc.h"
-#include "utils/backend_status.h"
-#include "utils/guc.h"
 #include "utils/memutils.h"
 
 #include "api/http.h"
@@ -76,12 +70,12 @@ worker_expire(Worker *worker)
 	error = kapture_transaction_run(worker, "expiring history", worker_do_expire, worker);
 	if (error == NULL)
 	{
-		kapture_transaction_report_success(worker, KAPTURE_PHASE_EXPIRE, NULL);
+		kapture_transaction_report_success(KAPTURE_PHASE_EXPIRE, NULL);
 		return;
 	}
-	kapture_transaction_report_error(worker, KAPTURE_PHASE_EXPIRE, NULL, NULL, error);
+	kapture_transaction_report_error(KAPTURE_PHASE_EXPIRE, NULL, NULL, error);
 	worker->next_expiry = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
-													  kapture_transaction_is_lock(error) ? WORKER_LOCKED_LOOK : WORKER_ERROR_LONGEST);
+													  kapture_guard_is_lock(error) ? WORKER_LOCKED_LOOK : WORKER_ERROR_LONGEST);
 	FreeErrorData(error);
 }
 
@@ -117,28 +111,21 @@ worker_report_tables(Worker *worker)
 	}
 }
 
-/*
- * Says in pg_stat_activity what is under way.  Only before a wait: that is
- * seldom when there is much to do.
- */
+/* Reports in pg_stat_activity what is in flight. */
 static void
 worker_report_activity(Worker *worker)
 {
-	char		text[256] = "waiting for changes";
-	int			len = 0;
+	KaptureActivity activity = {0};
 	dlist_iter	iter;
 
-	if (!pgstat_track_activities)
-		return;
 	dlist_foreach(iter, &worker->servers)
 	{
 		WorkerServer *server = dlist_container(WorkerServer, node, iter.cur);
 
-		if (server->in_flight > 0 && len < (int) sizeof(text))
-			len += snprintf(text + len, sizeof(text) - len, "%sserver \"%s\": %d in flight",
-							len > 0 ? ", " : "", server->name, server->in_flight);
+		if (server->in_flight > 0)
+			kapture_process_note_activity(&activity, "server \"%s\": %d in flight", server->name, server->in_flight);
 	}
-	pgstat_report_activity(len > 0 ? STATE_RUNNING : STATE_IDLE, text);
+	kapture_process_report_activity(&activity, "waiting for changes");
 }
 
 /* When something is to be sent or claimed. */
@@ -161,7 +148,7 @@ worker_next_work(Worker *worker, TimestampTz now)
 		/* without room, the next answer makes some */
 		if ((table->look || table->next_due != DT_NOEND) &&
 			kapture_claim_room(table, PG_INT64_MAX) > 0)
-			next = Min(next, Max(Max(server->not_before, kapture_state_turn(table)),
+			next = Min(next, Max(Max(server->not_before, kapture_turn_next(&table->turn)),
 								 table->look ? now : table->next_due));
 	}
 	return next;
@@ -281,16 +268,14 @@ worker_exit_callback(int code, Datum arg)
 static Worker *
 worker_initialize(Datum arg)
 {
-	Worker	   *worker;
+	Worker	   *worker = kapture_state_create(kapture_process_initialize(arg, KAPTURE_PUSHER));
 
-	kapture_process_initialize(arg);
-	worker = kapture_state_create();
 	kapture_queue_create(worker);
 	kapture_load_watch(worker);
 	if (!kapture_load(worker))
 		kapture_process_exit(KAPTURE_EXIT_ABSENT);
 	kapture_process_count();
-	kapture_process_lock_database(KAPTURE_PUSHER);
+	kapture_process_lock_database();
 	before_shmem_exit(worker_exit_callback, PointerGetDatum(worker));
 	worker->alone = true;
 	worker->stale = true;		/* once more, to recover what another left */
@@ -303,25 +288,18 @@ worker_pass(void *arg)
 {
 	Worker	   *worker = arg;
 	long		timeout;
+	bool		reloaded;
+	bool		woken;
 
-	CHECK_FOR_INTERRUPTS();
-	if (kapture_shmem_worker_must_leave())
-		kapture_process_exit(KAPTURE_EXIT_ASKED);
-	if (ConfigReloadPending)
+	kapture_process_take_in(&reloaded, &woken);
+	if (reloaded)
 	{
-		ConfigReloadPending = false;
-		ProcessConfigFile(PGC_SIGHUP);
 		worker->stale = true;	/* exclusions may have changed, */
 		worker->next_expiry = 0;	/* and the retention */
 	}
-	kapture_send_ask_limiter(worker);
-	if (kapture_shmem_worker_take_work())
-	{
+	if (woken)
 		kapture_state_look(worker);
-		StartTransactionCommand();	/* takes in invalidation messages */
-		CommitTransactionCommand();
-		MemoryContextSwitchTo(worker->context);
-	}
+	kapture_send_ask_limiter(worker);
 	if (kapture_load_is_due(worker) && !kapture_load(worker))
 		kapture_process_exit(KAPTURE_EXIT_ABSENT);
 
@@ -353,6 +331,22 @@ worker_pass(void *arg)
 	}
 }
 
+/* After an error that none of what is guarded by itself has dealt with. */
+static void
+worker_look_again(void *arg)
+{
+	Worker	   *worker = arg;
+
+	kapture_state_look(worker);
+	worker->stale = true;
+}
+
+static int64
+worker_backoff(int errors)
+{
+	return kapture_pacing_backoff(errors, WORKER_ERROR_LONGEST);
+}
+
 /*
  * A worker's main function, called by the postmaster; the launcher has put
  * slot, database and generation into the arguments.
@@ -360,27 +354,7 @@ worker_pass(void *arg)
 void
 kapture_worker_main(Datum arg)
 {
-	Worker	   *worker = worker_initialize(arg);
+	static const KaptureProcessLoop loop = {worker_pass, worker_look_again, worker_backoff, "KaptureWorkerMain"};
 
-	kapture_shmem_worker_running();
-	ereport(LOG, (errmsg("%s started", MyBgworkerEntry->bgw_name)));
-
-	for (;;)
-	{
-		ErrorData  *error = kapture_guard_transaction(worker_pass, worker);
-
-		if (error == NULL)
-		{
-			worker->pass_errors = 0;
-			kapture_transaction_report_success(worker, KAPTURE_PHASE_LOOP, NULL);
-			continue;
-		}
-		/* none of what is guarded by itself */
-		kapture_transaction_report_error(worker, KAPTURE_PHASE_LOOP, NULL, NULL, error);
-		FreeErrorData(error);
-		kapture_process_rest(kapture_pacing_backoff(++worker->pass_errors, WORKER_ERROR_LONGEST),
-							 WaitEventExtensionNew("KaptureWorkerMain"));
-		kapture_state_look(worker);
-		worker->stale = true;
-	}
+	kapture_process_run_loop(&loop, worker_initialize(arg));
 }
