@@ -76,7 +76,7 @@ check_start(void *arg)
 	Check	   *check = arg;
 	const KaptureServer *server = kapture_server_get(check->server, GetUserId());
 
-	for (int api = 0; api < KAPTURE_API_COUNT; api++)
+	for (int api = 0; api < KAPTURE_API_CUSTOMER_COUNT; api++)
 		kapture_server_require_key(server, api);
 	check->timeout = server->timeout;
 	check->url = server->url[KAPTURE_API_GET];

@@ -35,6 +35,8 @@ kapture_health_report(Worker *worker, WorkerServer *server, const char *message)
 		state = KAPTURE_STATE_OUTDATED;
 	else if (server->problem)
 		state = KAPTURE_STATE_MISCONFIGURED;
+	else if (server->health == KAPTURE_SERVER_MISFITS)
+		state = KAPTURE_STATE_MISCONFIGURED;
 	else if (server->health == KAPTURE_SERVER_DENIES)
 		state = KAPTURE_STATE_DENIED;
 	else if (server->health == KAPTURE_SERVER_THROTTLES)
@@ -54,7 +56,8 @@ kapture_health_report(Worker *worker, WorkerServer *server, const char *message)
 int
 kapture_health_connections(WorkerServer *server)
 {
-	return server->health == KAPTURE_SERVER_DENIES || server->health == KAPTURE_SERVER_THROTTLES ||
+	return server->health == KAPTURE_SERVER_DENIES || server->health == KAPTURE_SERVER_MISFITS ||
+		server->health == KAPTURE_SERVER_THROTTLES ||
 		server->failures >= KAPTURE_BREAKER_FAILURES ? 1 : server->max_connections;
 }
 
@@ -73,6 +76,11 @@ health_log(WorkerServer *server, KaptureServerHealth health)
 					(errmsg("kapture_sync: server \"%s\" refuses our key or address; its queue waits", server->name),
 					 errhint("Check the options of the server and of the user mapping.")));
 			break;
+		case KAPTURE_SERVER_MISFITS:
+			ereport(LOG,
+					(errmsg("kapture_sync: server \"%s\" cannot read our requests; its queue waits", server->name),
+					 errhint("kapture_status and kapture_failures say which option of the server to set.")));
+			break;
 		case KAPTURE_SERVER_THROTTLES:
 			ereport(LOG,
 					(errmsg("kapture_sync: server \"%s\" asks for fewer requests", server->name)));
@@ -89,7 +97,7 @@ health_log(WorkerServer *server, KaptureServerHealth health)
 static int64
 health_wait(WorkerServer *server, const KaptureTask *task)
 {
-	if (task->health == KAPTURE_SERVER_DENIES)
+	if (task->health == KAPTURE_SERVER_DENIES || task->health == KAPTURE_SERVER_MISFITS)
 		return KAPTURE_DENIED_PROBE;
 	if (task->retry_after >= 0)
 		return task->retry_after;
@@ -130,7 +138,7 @@ void
 kapture_health_note(Worker *worker, WorkerServer *server, const KaptureTask *task, TimestampTz now)
 {
 	KaptureServerHealth before = server->health;
-	bool		asked = task->health == KAPTURE_SERVER_DENIES ||
+	bool		asked = task->health == KAPTURE_SERVER_DENIES || task->health == KAPTURE_SERVER_MISFITS ||
 		(task->health != KAPTURE_SERVER_WELL && task->retry_after >= 0);
 	int64		row = task->delivery->delivery_id;
 
