@@ -219,6 +219,7 @@ kapture_preview(PG_FUNCTION_ARGS)
 		preview_put(rsinfo, &task, kapture_server_get(att->server, owner), waiting);
 	else
 		ereport(NOTICE,
-				(errmsg("nothing would be sent for the row with key \"%s\"", delivery.row_key)));
+				(errmsg("nothing would be sent for the row with key \"%s\"", delivery.row_key),
+				 delivery.row.outside ? errdetail("The filter leaves it out.") : 0));
 	PG_RETURN_NULL();
 }
