@@ -115,7 +115,7 @@ complaint_excerpt(const KaptureServer *server, KaptureApi api,
 	}
 	for (int i = 0; i < lengthof(secrets); i++)
 		repeats |= secrets[i] != NULL && strstr(out.data, secrets[i]) != NULL;
-	for (char **header = server->secret_headers; header && *header; header++)
+	for (char **header = server->secret_headers[api]; header && *header; header++)
 		repeats |= strstr(out.data, *header + strcspn(*header, ":") + 2) != NULL;
 	return repeats ? pstrdup(_("(not shown, since it repeats the key)")) : out.data;
 }

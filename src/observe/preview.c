@@ -188,7 +188,7 @@ kapture_preview(PG_FUNCTION_ARGS)
 	kapture_argument_check_null(fcinfo, 1, "row_key");
 	delivery.context = delivery.row.context = CurrentMemoryContext;
 	delivery.attachment_id = att->id;
-	delivery.row_key = text_to_cstring(PG_GETARG_TEXT_PP(1));
+	delivery.row_key = kapture_argument_key(fcinfo, 1);
 	delivery.row.row_key = delivery.row_key;
 	if (att->nkeys > 0 && kapture_catalog_unpack_key(delivery.row_key, att->nkeys) == NULL)
 		ereport(ERROR,

@@ -32,9 +32,9 @@
 
 #include "base/compat.h"
 #include "base/user_code.h"
+#include "mapping/expression.h"
 #include "pull/apply.h"
 #include "table/capture.h"
-#include "table/expression.h"
 #include "table/row_io.h"
 #include "table/row_sql.h"
 #include "traffic/pacing.h"

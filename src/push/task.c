@@ -37,6 +37,7 @@
 #include "mb/pg_wchar.h"
 #include "utils/memutils.h"
 
+#include "api/dialect.h"
 #include "base/compat.h"
 #include "base/fault.h"
 #include "base/text.h"
@@ -127,12 +128,12 @@ task_append_on_leave(const KaptureTask *task, StringInfo body)
 static void
 task_search_body(StringInfo body, const char *id, const char *phone, const char *email)
 {
-	appendStringInfoString(body, "[{");
+	appendStringInfoChar(body, '{');
 	kapture_message_append_field(body, "kapture_customer_id", id);
 	kapture_message_append_field(body, "customer_id", "");
 	kapture_message_append_field(body, TASK_FIELD_EMAIL, email);
 	kapture_message_append_field(body, TASK_FIELD_PHONE, phone);
-	appendStringInfoString(body, "}]");
+	appendStringInfoChar(body, '}');
 }
 
 /*
@@ -189,12 +190,13 @@ task_prepare(KaptureTask *task, KaptureStep step)
 	task->step = step;
 	task->body = body.data;
 	task->body_len = body.len;
+	task->is_wrapped = false;
 	return true;
 }
 
 /*
- * Puts the array around the body of the task's request that some accounts want
- * (options add_body and update_body); a search has one already.
+ * Gives the body of the task's request the form that the account wants (dialect.c),
+ * once.  Errors as kapture_dialect_body().
  */
 void
 kapture_task_wrap(KaptureTask *task, const KaptureServer *server)
@@ -202,11 +204,11 @@ kapture_task_wrap(KaptureTask *task, const KaptureServer *server)
 	MemoryContext old;
 
 	KAPTURE_FAULT_ROW("wrap", task->delivery->row_key);
-	if (!server->body_array[kapture_task_api(task)] || task->body[0] == '[')
+	if (task->is_wrapped)
 		return;
 	old = MemoryContextSwitchTo(task->delivery->context);
-	task->body = psprintf("[%s]", task->body);
-	task->body_len += 2;
+	task->body = kapture_dialect_body(server, kapture_task_api(task), task->body, task->body_len, &task->body_len);
+	task->is_wrapped = true;
 	MemoryContextSwitchTo(old);
 }
 

@@ -52,6 +52,7 @@ typedef struct KaptureTask
 	KaptureStep step;
 	char	   *body;			/* of the request of "step", UTF-8 */
 	size_t		body_len;
+	bool		is_wrapped;		/* it has the account's form */
 	KaptureHttpRequest *request;	/* while it is under way */
 
 	int64		customer_id;	/* known by now, or 0 */

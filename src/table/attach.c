@@ -37,6 +37,7 @@
 #include "utils/rel.h"
 #include "utils/syscache.h"
 
+#include "api/argument.h"
 #include "api/option.h"
 #include "base/catalog.h"
 #include "base/compat.h"
@@ -44,12 +45,12 @@
 #include "base/owner_sql.h"
 #include "base/version.h"
 #include "cluster/shmem.h"
+#include "mapping/expression.h"
+#include "mapping/field_map.h"
 #include "table/attach.h"
 #include "table/binding.h"
 #include "table/capture.h"
 #include "table/capture_buffer.h"
-#include "table/expression.h"
-#include "table/mapping.h"
 #include "table/origin.h"
 #include "table/outbox.h"
 #include "table/row_io.h"
@@ -886,7 +887,7 @@ attach_change_failed(FunctionCallInfo fcinfo, const char *sql, const char *inbox
 	uint64		n;
 
 	if (!all)
-		values[1] = PG_GETARG_DATUM(1);
+		values[1] = CStringGetTextDatum(kapture_argument_key(fcinfo, 1));
 	n = kapture_own_execute(psprintf("%s WHERE attachment_id = $1 AND state <> 'sending' AND last_error IS NOT NULL%s",
 									sql, all ? "" : " AND " KAPTURE_KEY_IS("row_key", "$2")),
 						   all ? 1 : 2, types, values);

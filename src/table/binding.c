@@ -34,9 +34,9 @@
 
 #include "base/compat.h"
 #include "base/owner_sql.h"
+#include "mapping/expression.h"
 #include "table/binding.h"
 #include "table/capture.h"
-#include "table/expression.h"
 
 static const char *const binding_triggers[] = {KAPTURE_TRIGGER, KAPTURE_TRUNCATE_TRIGGER};
 

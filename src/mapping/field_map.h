@@ -1,9 +1,9 @@
 /*
- * mapping.h
+ * field_map.h
  *		Which columns, expressions and constants feed Kapture's fields.
  */
-#ifndef KAPTURE_MAPPING_H
-#define KAPTURE_MAPPING_H
+#ifndef KAPTURE_FIELD_MAP_H
+#define KAPTURE_FIELD_MAP_H
 
 #include "postgres.h"
 
@@ -11,7 +11,7 @@
 #include "utils/jsonb.h"
 #include "utils/relcache.h"
 
-#include "table/expression.h"
+#include "mapping/expression.h"
 
 /* Where a field's value comes from. */
 typedef struct KaptureMapping
@@ -26,4 +26,4 @@ typedef struct KaptureMapping
 extern List *kapture_mapping_take(Relation rel, Jsonb *columns, const char *id_column);
 extern Jsonb *kapture_mapping_take_constants(Jsonb *constants, const char *argument);
 
-#endif							/* KAPTURE_MAPPING_H */
+#endif							/* KAPTURE_FIELD_MAP_H */

@@ -1,5 +1,5 @@
 /*
- * mapping.c
+ * field_map.c
  *		Which columns, expressions and constants feed Kapture's fields.
  *
  * Understands what kapture_attach() is given, and says what is wrong with it.
@@ -14,7 +14,7 @@
 
 #include "api/field.h"
 #include "base/compat.h"
-#include "table/mapping.h"
+#include "mapping/field_map.h"
 
 #define MAPPING_HINT \
 	"Say which column feeds which field, for example columns => '{\"customer_name\": \"name\", \"phone\": \"mobile\"}'."

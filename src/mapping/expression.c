@@ -51,7 +51,7 @@
 #include "base/owner_sql.h"
 #include "base/user_code.h"
 #include "cluster/guard.h"
-#include "table/expression.h"
+#include "mapping/expression.h"
 
 /* What is being understood, for its errors. */
 typedef struct ExpressionSubject
