@@ -72,6 +72,11 @@ LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'kapture_pull';
 COMMENT ON FUNCTION @extschema@.kapture_pull(timestamp, timestamp, name) IS
 'returns the customers that changed between two times of the account''s time zone, as Kapture answers; long ranges are fetched in windows of option pull_window';
 
+CREATE OR REPLACE FUNCTION @extschema@.kapture_call(api text, body jsonb, server name DEFAULT 'kapture') RETURNS jsonb
+LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'kapture_call';
+COMMENT ON FUNCTION @extschema@.kapture_call(text, jsonb, name) IS
+'calls any API of the account, by name (ticket_add, order_add, ...) or path, and returns its answer as it is; raises an error if there is none';
+
 CREATE OR REPLACE FUNCTION @extschema@.kapture_phone(phone text) RETURNS text
 LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'kapture_phone';
 COMMENT ON FUNCTION @extschema@.kapture_phone(text) IS

@@ -176,3 +176,39 @@ CREATE INDEX kapture_customers_phone ON @extschema@.kapture_customers USING hash
 CREATE INDEX kapture_customers_email ON @extschema@.kapture_customers USING hash (email);
 CREATE INDEX kapture_contacts_phone ON @extschema@.kapture_contacts USING hash (phone);
 CREATE INDEX kapture_contacts_email ON @extschema@.kapture_contacts USING hash (email);
+
+-- which row is which customer, and what it was last sent
+CREATE TABLE @extschema@.kapture_row (
+	attachment_id integer NOT NULL,
+	row_key text NOT NULL,
+	customer_id bigint NOT NULL,
+	digests bytea,
+	gone_at timestamptz,
+	left_at timestamptz
+) WITH (fillfactor = 80);
+CREATE UNIQUE INDEX kapture_row_key ON @extschema@.kapture_row
+	(pg_catalog.hashtextextended(row_key, 0), pg_catalog.hashtextextended(row_key, 1), attachment_id) WHERE gone_at IS NULL;
+CREATE INDEX kapture_row_customer ON @extschema@.kapture_row (customer_id);
+ALTER TABLE @extschema@.kapture_row REPLICA IDENTITY FULL;
+COMMENT ON TABLE @extschema@.kapture_row IS 'rows that are with Kapture: which customer each of them is, and digests of what it was last sent';
+COMMENT ON COLUMN @extschema@.kapture_row.row_key IS 'present primary key of the row, or the one that it had when it was deleted';
+COMMENT ON COLUMN @extschema@.kapture_row.customer_id IS 'its customer in Kapture, as it was last sent; a user may have given the row another one since';
+COMMENT ON COLUMN @extschema@.kapture_row.digests IS 'eight bytes for each bit of kapture_column: a keyed hash of the value that Kapture has of us; zero or missing: not known';
+COMMENT ON COLUMN @extschema@.kapture_row.gone_at IS 'when the row was found to be deleted; NULL: it was not';
+COMMENT ON COLUMN @extschema@.kapture_row.left_at IS 'when the row was found to be outside of the filter; NULL: it is not';
+
+CREATE TABLE @extschema@.kapture_salt (
+	salt bytea PRIMARY KEY
+);
+COMMENT ON TABLE @extschema@.kapture_salt IS 'key of the digests of kapture_row, without which nobody can guess values by them; no dump has it, and another one makes all digests unknown';
+
+-- Not in a dump, which would have both the digests and their key.
+INSERT INTO @extschema@.kapture_salt VALUES (pg_catalog.uuid_send(pg_catalog.gen_random_uuid()) || pg_catalog.uuid_send(pg_catalog.gen_random_uuid()));
+SELECT pg_catalog.pg_extension_config_dump('@extschema@.kapture_row', '');
+ALTER TABLE @extschema@.kapture_delivery ADD COLUMN waits_for bigint;
+CREATE INDEX kapture_delivery_customer ON @extschema@.kapture_delivery (customer_id) WHERE customer_id IS NOT NULL;
+CREATE INDEX kapture_delivery_waiting ON @extschema@.kapture_delivery (waits_for) WHERE waits_for IS NOT NULL;
+COMMENT ON COLUMN @extschema@.kapture_delivery.waits_for IS 'customer that another row has: parked until that row''s phone or email changes, or it is deleted';
+ALTER TABLE @extschema@.kapture_attachment DROP CONSTRAINT kapture_attachment_on_duplicate_check;
+ALTER TABLE @extschema@.kapture_attachment ADD CONSTRAINT kapture_attachment_on_duplicate_check CHECK (on_duplicate IN ('link', 'fail', 'link only'));
+COMMENT ON COLUMN @extschema@.kapture_attachment.on_duplicate IS 'link: take the existing customer''s id, and send the row as an update; link only: take the id, and send nothing before the row changes; fail: park the row';

@@ -14,6 +14,7 @@
 #include "api/request_stats.h"
 #include "base/guc.h"
 #include "base/user_code.h"
+#include "calls/modules.h"
 #include "cluster/launcher.h"
 #include "cluster/shmem.h"
 #include "utility_hook.h"
@@ -32,7 +33,7 @@ _PG_init(void)
 		return;
 
 	kapture_shmem_install();
-	kapture_counter_install();
+	kapture_counter_install(kapture_module_counted_name);
 	kapture_limiter_install();
 	kapture_wayside_install();
 	kapture_launcher_register();

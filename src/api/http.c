@@ -107,7 +107,7 @@ struct KaptureHttpRequest
 	void	   *owner;
 	bool		fetched;		/* it is one of a fetch's */
 	Oid			serverid;
-	KaptureApi	api;
+	int			counted_as;		/* KaptureApi, or a module's number */
 	int			place;			/* of the limiter */
 
 	CURL	   *easy;
@@ -709,7 +709,7 @@ http_start(const KaptureServer *server, KaptureApi api,
 	MemoryContextRegisterResetCallback(context, &request->callback);
 	request->owner = owner;
 	request->serverid = server->serverid;
-	request->api = api;
+	request->counted_as = api == KAPTURE_API_MODULE ? server->counted_as : (int) api;
 	request->is_https = pg_strncasecmp(server->url[api], "https://", 8) == 0;
 	request->loopback_only = !server->allow_http && pg_strncasecmp(server->url[api], "http://", 7) == 0;
 	request->fd = -1;
@@ -1028,7 +1028,7 @@ http_finish(KaptureHttpRequest *request, CURLcode code)
 	}
 	else
 		http_explain(request, code);
-	kapture_counter_add(request->serverid, request->api, code == CURLE_OK ? answer->status : 0,
+	kapture_counter_add(request->serverid, request->counted_as, code == CURLE_OK ? answer->status : 0,
 						answer->elapsed);
 
 	request->finished = true;

@@ -129,6 +129,10 @@ static bool option_parse_names(const OptionDef *def, const char *text,
 							   void *place, OptionFault *fault);
 static bool option_parse_constants(const OptionDef *def, const char *text,
 								   void *place, OptionFault *fault);
+static bool option_parse_paths(const OptionDef *def, const char *text,
+							   void *place, OptionFault *fault);
+static bool option_parse_keys(const OptionDef *def, const char *text,
+							  void *place, OptionFault *fault);
 static bool option_parse_file(const OptionDef *def, const char *text,
 							  void *place, OptionFault *fault);
 static bool option_parse_time(const OptionDef *def, const char *text,
@@ -235,6 +239,8 @@ static const OptionDef option_table[] = {
 		OPTION_PLACE(server.sweep_rate)},
 	{"allow_http", ForeignServerRelationId, option_parse_bool,
 		0, 0, "false", false, OPTION_PLACE(server.allow_http)},
+	{"api_paths", ForeignServerRelationId, option_parse_paths,
+		0, 0, NULL, false, OPTION_PLACE(server.api_paths)},
 	{"auth_key", UserMappingRelationId, option_parse_key,
 		0, 0, NULL, true, OPTION_PLACE(auth_key)},
 	{"user", UserMappingRelationId, option_parse_user,
@@ -253,6 +259,8 @@ static const OptionDef option_table[] = {
 	{"pull_auth_key", UserMappingRelationId, option_parse_key,
 		0, 0, NULL, true,
 		OPTION_API_PLACE(server.auth_key, KAPTURE_API_PULL)},
+	{"auth_keys", UserMappingRelationId, option_parse_keys,
+		0, 0, NULL, true, OPTION_PLACE(server.auth_keys)},
 	{"headers", UserMappingRelationId, option_parse_headers,
 		0, 0, NULL, true, OPTION_PLACE(mapping_headers)},
 	{"add_headers", UserMappingRelationId, option_parse_headers,
@@ -517,6 +525,139 @@ option_parse_headers(const OptionDef *def, const char *text, void *place,
 		lines[n++] = option_utf8(psprintf("%s: %s", name, content));
 	}
 	*(char ***) place = lines;
+	return true;
+}
+
+/*
+ * The names and values of an object of JSON, with room for each; NULL if the
+ * text is something else.
+ */
+static KaptureApiEntry *
+option_entries(const char *text, JsonbIterator **it, OptionFault *fault)
+{
+	Jsonb	   *json = option_to_jsonb(text);
+
+	if (json == NULL || !JB_ROOT_IS_OBJECT(json))
+	{
+		fault->detail = _("It must be a JSON object.");
+		return NULL;
+	}
+	*it = JsonbIteratorInit(&json->root);
+	return palloc0((JB_ROOT_COUNT(json) + 1) * sizeof(KaptureApiEntry));
+}
+
+/* A string among the values of an object; NULL: it is no string. */
+static char *
+option_string(const JsonbValue *value)
+{
+	return value && value->type == jbvString ? pnstrdup(value->val.string.val, value->val.string.len) : NULL;
+}
+
+/* Fills in an entry of api_paths from {"path": ..., "body": "object" or "array"}. */
+static bool
+option_parse_path_object(KaptureApiEntry *entry, JsonbContainer *object, OptionFault *fault)
+{
+	JsonbValue	path;
+	JsonbValue	body;
+	bool		has_path = getKeyJsonValueFromContainer(object, "path", 4, &path) != NULL;
+
+	entry->has_form = getKeyJsonValueFromContainer(object, "body", 4, &body) != NULL;
+	entry->value = has_path ? option_string(&path) : NULL;
+	if (JsonContainerSize(object) != (has_path ? 1 : 0) + (entry->has_form ? 1 : 0) ||
+		(has_path && entry->value == NULL))
+	{
+		fault->detail = psprintf(_("The entry of API \"%s\" must have nothing but \"path\" and \"body\", which are strings."),
+								 entry->name);
+		return false;
+	}
+	return !entry->has_form ||
+		option_parse_body(NULL, option_string(&body) ? option_string(&body) : "", &entry->is_array, fault);
+}
+
+/* The paths of other modules: {"name": "/path" or {"path": ..., "body": ...}, ...}. */
+static bool
+option_parse_paths(const OptionDef *def, const char *text, void *place,
+				   OptionFault *fault)
+{
+	JsonbIterator *it;
+	JsonbIteratorToken token;
+	JsonbValue	value;
+	KaptureApiEntry *entries;
+	KaptureApiEntry *entry;
+	const char *why;
+
+	fault->hint = _("Write a JSON object such as {\"ticket_add\": \"/add-ticket.html\"} or "
+					"{\"ticket_add\": {\"path\": \"/add-ticket.html\", \"body\": \"object\"}}.");
+	entries = entry = option_entries(text, &it, fault);
+	if (entries == NULL)
+		return false;
+	(void) JsonbIteratorNext(&it, &value, true);
+	while ((token = JsonbIteratorNext(&it, &value, true)) == WJB_KEY)
+	{
+		entry->name = option_string(&value);
+		if (entry->name[0] == '\0' ||
+			strspn(entry->name, "abcdefghijklmnopqrstuvwxyz0123456789_") != strlen(entry->name))
+		{
+			fault->detail = psprintf(_("\"%s\" cannot be the name of an API: it may have lower-case letters, digits and underscores."),
+									 entry->name);
+			return false;
+		}
+		(void) JsonbIteratorNext(&it, &value, true);
+		entry->value = option_string(&value);
+		if (value.type == jbvBinary && JsonContainerIsObject(value.val.binary.data))
+		{
+			if (!option_parse_path_object(entry, value.val.binary.data, fault))
+				return false;
+		}
+		else if (entry->value == NULL)
+		{
+			fault->detail = psprintf(_("The entry of API \"%s\" must be a path or an object."), entry->name);
+			return false;
+		}
+		if (entry->value && kapture_url_join("https://localhost", entry->value, &why) == NULL)
+		{
+			fault->detail = psprintf(_("The path of API \"%s\" cannot be used: %s."), entry->name, why);
+			return false;
+		}
+		entry++;
+	}
+	*(KaptureApiEntry **) place = entries;
+	return true;
+}
+
+/* The keys of other modules: {"name": "key", ...}. */
+static bool
+option_parse_keys(const OptionDef *def, const char *text, void *place,
+				  OptionFault *fault)
+{
+	JsonbIterator *it;
+	JsonbIteratorToken token;
+	JsonbValue	value;
+	KaptureApiEntry *entries;
+	KaptureApiEntry *entry;
+
+	fault->hint = _("Write a JSON object of strings, such as {\"ticket_add\": \"...\"}.");
+	entries = entry = option_entries(text, &it, fault);
+	if (entries == NULL)
+		return false;
+	(void) JsonbIteratorNext(&it, &value, true);
+	while ((token = JsonbIteratorNext(&it, &value, true)) == WJB_KEY)
+	{
+		char	   *key;
+
+		entry->name = option_string(&value);
+		(void) JsonbIteratorNext(&it, &value, true);
+		key = option_string(&value);
+		if (key == NULL)
+		{
+			fault->detail = psprintf(_("The key of API \"%s\" must be a string."), entry->name);
+			return false;
+		}
+		if (!option_parse_key(def, key, &entry->value, fault))
+			return false;
+		entry++;
+	}
+	*(KaptureApiEntry **) place = entries;
 	return true;
 }
 
@@ -1222,9 +1363,11 @@ option_read(const ForeignServer *server, Oid userid)
 	result->name = pstrdup(server->servername);
 	result->body_array[KAPTURE_API_GET] = true;
 	result->body_array[KAPTURE_API_PULL] = true;
+	result->base = set->url;
 	for (int api = 0; api < KAPTURE_API_COUNT; api++)
 	{
-		result->url[api] = psprintf("%s%s", set->url, set->path[api]);
+		if (set->path[api])
+			result->url[api] = psprintf("%s%s", set->url, set->path[api]);
 		result->secret_headers[api] = option_merge_headers(set->mapping_headers, set->api_headers[api]);
 		result->headers[api] = option_merge_headers(set->server_headers, result->secret_headers[api]);
 		if (result->auth_key[api] == NULL)
@@ -1426,9 +1569,12 @@ kapture_server_require_key(const KaptureServer *server, KaptureApi api)
 	ereport(ERROR,
 			(errcode(ERRCODE_FDW_OPTION_NAME_NOT_FOUND),
 			 errmsg("user mapping of server \"%s\" has no key for the API \"%s\"",
-					server->name, kapture_api_name(api)),
+					server->name, kapture_api_label(server, api)),
 			 errdetail("Option \"%s\" is missing in the mapping of user \"%s\" or PUBLIC.",
 					   missing, option_user_name(server->userid)),
+			 api == KAPTURE_API_MODULE ?
+			 errhint("Use ALTER USER MAPPING ... SERVER %s OPTIONS (ADD ...) with \"auth_key\", with \"auth_keys\", or with both \"user\" and \"password\".",
+					 quote_identifier(server->name)) :
 			 errhint("Use ALTER USER MAPPING ... SERVER %s OPTIONS (ADD ...) with \"auth_key\", with \"%s_auth_key\", or with both \"user\" and \"password\".",
 					 quote_identifier(server->name),
 					 kapture_api_name(api))));
@@ -1451,7 +1597,20 @@ kapture_api_name(KaptureApi api)
 			return "get";
 		case KAPTURE_API_PULL:
 			return "pull";
+		case KAPTURE_API_MODULE:
+			return "module";
 	}
 	elog(ERROR, "unknown Kapture API: %d", (int) api);
 	return NULL;				/* not reached */
+}
+
+/*
+ * kapture_api_label
+ *		What messages call an API: its name; of another module, what the caller
+ *		named, which lives as long as the server.
+ */
+const char *
+kapture_api_label(const KaptureServer *server, KaptureApi api)
+{
+	return api == KAPTURE_API_MODULE && server->module ? server->module : kapture_api_name(api);
 }

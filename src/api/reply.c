@@ -650,6 +650,8 @@ message_judge_success(KaptureApi api, JsonbContainer *answer, KaptureReply *repl
 				JsonContainerIsArray(value.val.binary.data))
 				return KAPTURE_SUCCESS;
 			break;
+		case KAPTURE_API_MODULE:
+			return KAPTURE_SUCCESS;
 	}
 	return KAPTURE_BROKEN;
 }

@@ -79,7 +79,7 @@ check_start(void *arg)
 	char	   *body;
 	size_t		len;
 
-	for (int api = 0; api < KAPTURE_API_COUNT; api++)
+	for (int api = 0; api < KAPTURE_API_CUSTOMER_COUNT; api++)
 		kapture_server_require_key(server, api);
 	check->timeout = server->timeout;
 	check->url = server->url[KAPTURE_API_GET];

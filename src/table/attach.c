@@ -826,7 +826,7 @@ attach_drop_orphans(FunctionCallInfo fcinfo)
 void
 kapture_attach_forget(int32 attachment_id)
 {
-	static const char *const tables[] = {"kapture_outbox", "kapture_delivery", "kapture_inbox", "kapture_backfill", "kapture_column", "kapture_attachment"};
+	static const char *const tables[] = {"kapture_outbox", "kapture_delivery", "kapture_inbox", "kapture_backfill", "kapture_row", "kapture_column", "kapture_attachment"};
 	Oid			types[1] = {INT4OID};
 	Datum		values[1] = {Int32GetDatum(attachment_id)};
 

@@ -15,6 +15,7 @@
 #include "api.h"
 #include "clock.h"
 #include "fault.h"
+#include "modules.h"
 #include "record.h"
 #include "timer.h"
 
@@ -198,6 +199,7 @@ reset(Reply *reply)
 	timer_release();
 	store_lock();
 	store_reset();
+	module_reset();
 	store_unlock();
 	record_reset();
 	done(reply);
@@ -253,6 +255,11 @@ admin_perform(const char *what, const char *since, const char *id,
 		stats(reply);
 	else if (strcmp(what, "customers") == 0)
 		list_customers(reply, id);
+	else if (strcmp(what, "items") == 0)
+	{
+		answer_plain(reply, 200, TYPE_JSON, "");
+		module_list(&reply->body);
+	}
 	else if (strcmp(what, "log") == 0)
 	{
 		answer_plain(reply, 200, TYPE_JSON, "");

@@ -1,6 +1,6 @@
 /*
  * api.c
- *		The four APIs: what a request asks for, and doing it.
+ *		The APIs: what a request asks for, and doing it.
  *
  * The checks and their messages are those of the failure tables in the
  * vendor's document, line breaks and all.
@@ -16,10 +16,15 @@
 
 #include "account.h"
 #include "clock.h"
+#include "modules.h"
 
 #define KEY_SIZE	512
 
-const char *const api_names[N_APIS] = {"add", "update", "get", "pull"};
+const char *const api_names[N_APIS] = {
+	"add", "update", "get", "pull",
+	"ticket_add", "ticket_update", "ticket_get", "ticket_pull", "order_add", "order_v1",
+	"enquiry_add", "product_add", "faq_contents", "faq_categories"
+};
 
 static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
 static char keys[N_APIS][KEY_SIZE];
@@ -150,7 +155,7 @@ api_read(ApiRequest *request, const char *path, const char *body, size_t len)
 		request->api = API_GET;
 	else if (strcmp(path, "/select-customer-between-start-and-end-dates.html") == 0)
 		request->api = API_PULL;
-	else
+	else if (!module_by_path(path, &request->api))
 		return false;
 
 	request->body = json_loadb(body ? body : "", len, 0, NULL);
@@ -470,10 +475,16 @@ perform_pull(json_t *object, Reply *reply)
 void
 api_perform(const ApiRequest *request, const char *authorization, const char *api_key, Reply *reply)
 {
-	if (!key_is_right(request->api, authorization) ||
-		(account.api_keys[request->api] && (!api_key || strcmp(api_key, account.api_keys[request->api]) != 0)))
+	const char *wanted = request->api <= API_PULL ? account.api_keys[request->api] : NULL;
+
+	if (!key_is_right(request->api, authorization) || (wanted && (!api_key || strcmp(api_key, wanted) != 0)))
 	{
 		answer_failed(reply, 401, "Invalid Auth Key");
+		return;
+	}
+	if (request->api >= API_TICKET_ADD)
+	{
+		module_perform(request, reply);
 		return;
 	}
 	if (request->object == NULL || json_is_array(request->body) != wants_array[request->api])

@@ -15,11 +15,12 @@ my %below = (
 	cluster => [qw(base)],
 	api => [qw(base)],
 	table => [qw(base cluster api)],
-	push => [qw(base cluster api table)],
+	calls => [qw(base cluster api)],
+	push => [qw(base cluster api calls table)],
 	pull => [qw(base cluster api table)],
 	fdw => [qw(base api pull)],
-	observe => [qw(base cluster api table push)],
-	'.' => [qw(base cluster api table push pull fdw observe)]);
+	observe => [qw(base cluster api calls table push)],
+	'.' => [qw(base cluster api calls table push pull fdw observe)]);
 
 # names that "#include" would take for a directory of PostgreSQL's
 my @theirs = qw(catalog commands common foreign port storage utils);
