@@ -94,6 +94,7 @@ typedef struct PullRun
 	TimestampTz began;
 	Timestamp	end;
 	TimestampTz pulled_until;	/* the watermark, as committed */
+	TimestampTz newest;			/* of the pages of a window so far */
 	TimestampTz when;			/* the fetch is to be polled then, or before */
 } PullRun;
 
@@ -355,10 +356,11 @@ pull_window(PullServer *server, const KaptureWindow *window)
 	SPI_finish();
 	SetUserIdAndSecContext(userid, sec_context);
 
+	run->newest = window->continues ? Max(run->newest, copied.newest) : copied.newest;
 	pulled_until = kapture_pull_watermark(run->pulled_until,
 										  kapture_local_earliest(window->from, zone),
 										  kapture_local_earliest(window->to, zone),
-										  run->began, copied.newest, window->to >= run->end);
+										  run->began, run->newest, window->to >= run->end);
 	kapture_pull_state_window(server->name, pulled_until, window->to,
 							  kapture_fetch_windows_left(run->fetch, window->to),
 							  copied.seen, copied.written);
