@@ -59,7 +59,7 @@ complaint_hint(const KaptureServer *server, KaptureApi api, const KaptureHttpAns
  *		Raises the error about a request without a whole answer.
  *
  * Says how far the request came, which option set the limit that was hit, and
- * whether Kapture may have carried it out.  SQLSTATEs: see http.c.
+ * whether Kapture may have carried it out.  SQLSTATEs: see api/http.c.
  */
 void
 kapture_complaint_no_answer(const KaptureServer *server, KaptureApi api,

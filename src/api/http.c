@@ -63,9 +63,9 @@
 
 #include "api/header.h"
 #include "api/http.h"
-#include "api/limiter.h"
 #include "api/request_stats.h"
 #include "base/compat.h"
+#include "traffic/limiter.h"
 
 /* All headers of an answer together may have this many bytes. */
 #define HTTP_MAX_HEADERS	(64 * 1024)

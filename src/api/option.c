@@ -126,16 +126,16 @@ static bool option_parse_object(const OptionDef *def, const char *text,
 								void *place, OptionFault *fault);
 static bool option_parse_headers(const OptionDef *def, const char *text,
 								 void *place, OptionFault *fault);
+static bool option_parse_paths(const OptionDef *def, const char *text,
+							   void *place, OptionFault *fault);
+static bool option_parse_keys(const OptionDef *def, const char *text,
+							  void *place, OptionFault *fault);
 static bool option_parse_dialect(const OptionDef *def, const char *text,
 								 void *place, OptionFault *fault);
 static bool option_parse_names(const OptionDef *def, const char *text,
 							   void *place, OptionFault *fault);
 static bool option_parse_constants(const OptionDef *def, const char *text,
 								   void *place, OptionFault *fault);
-static bool option_parse_paths(const OptionDef *def, const char *text,
-							   void *place, OptionFault *fault);
-static bool option_parse_keys(const OptionDef *def, const char *text,
-							  void *place, OptionFault *fault);
 static bool option_parse_file(const OptionDef *def, const char *text,
 							  void *place, OptionFault *fault);
 static bool option_parse_time(const OptionDef *def, const char *text,
@@ -248,6 +248,8 @@ static const OptionDef option_table[] = {
 		OPTION_PLACE(server.sweep_rate)},
 	{"allow_http", ForeignServerRelationId, option_parse_bool,
 		0, 0, "false", false, OPTION_PLACE(server.allow_http)},
+	{"check_rows", ForeignServerRelationId, option_parse_bool,
+		0, 0, "true", false, OPTION_PLACE(server.check_rows)},
 	{"api_paths", ForeignServerRelationId, option_parse_paths,
 		0, 0, NULL, false, OPTION_PLACE(server.api_paths)},
 	{"auth_key", UserMappingRelationId, option_parse_key,

@@ -37,11 +37,11 @@
 #include "api/error.h"
 #include "api/http.h"
 #include "api/option.h"
-#include "api/pacing.h"
 #include "api/reply.h"
 #include "base/compat.h"
 #include "fdw/modify.h"
 #include "fdw/remote_writes.h"
+#include "traffic/pacing.h"
 
 /* Rows of an INSERT that come together. */
 #define MODIFY_BATCH		100

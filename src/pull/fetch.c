@@ -52,10 +52,10 @@
 #include "api/http.h"
 #include "api/local_time.h"
 #include "api/option.h"
-#include "api/pacing.h"
 #include "api/reply.h"
 #include "base/compat.h"
 #include "pull/fetch.h"
+#include "traffic/pacing.h"
 
 /* Tries of one window. */
 #define FETCH_ATTEMPTS		5

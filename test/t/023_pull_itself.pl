@@ -29,7 +29,7 @@ my $count = 'SELECT count(*) FROM kapture_customers';
 
 # options
 my @bad = (
-	[ "pull_interval 'soon'", qr/invalid value for option "pull_interval": "soon"\n.*HINT:  Write an interval/s ],
+	[ "pull_interval 'soon'", qr/invalid value for option "pull_interval": "soon"\n.*HINT:  Write a number and a unit/s ],
 	[ "pull_interval '0'", qr/between 1 second and/ ],
 	[ "pull_overlap '1 month'", qr/It must not have months or years/ ],
 	[ "pull_since 'yesterday'", qr/HINT:  Write it in the account's local time/ ],
