@@ -20,7 +20,7 @@ my %below = (
 	push => [qw(base cluster traffic api calls table)],
 	pull => [qw(base cluster traffic api table)],
 	fdw => [qw(base traffic api pull)],
-	observe => [qw(base cluster traffic api calls table push)],
+	observe => [qw(base cluster traffic api calls table push pull)],
 	'.' => [qw(base cluster traffic api calls table push pull fdw observe)]);
 
 # names that "#include" would take for a directory of PostgreSQL's
