@@ -500,8 +500,7 @@ kapture_capture_existing(KaptureAttachment *att, const char *row_key)
 void
 kapture_capture_again(KaptureAttachment *att, const char *row_key, int64 columns, bool force)
 {
-	/* all that is noted is sent, as yet */
-	kapture_notes_add_changed(att->id, columns, row_key);
+	kapture_notes_add_changed(att->id, columns | (force ? KAPTURE_CHANGED_FORCE : 0), row_key);
 }
 
 /* TRUNCATE: whatever has these keys next is another row.  Kapture has no delete, so the rest is to say so. */
