@@ -246,6 +246,13 @@ LANGUAGE C AS 'MODULE_PATHNAME', 'kapture_verify_into';
 COMMENT ON PROCEDURE @extschema@.kapture_verify_into(regclass, regclass, text, boolean, integer, boolean) IS
 'as kapture_verify, with the results in columns of the same names of a table of the caller''s; commits after each slice of rows; interrupted, the same call goes on where it stopped, unless restart';
 
+CREATE OR REPLACE FUNCTION @extschema@.kapture_match(relation regclass, write boolean DEFAULT false,
+	OUT row_key text, OUT kapture_customer_id bigint, OUT found_by text, OUT problem text)
+RETURNS SETOF record
+LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'kapture_match';
+COMMENT ON FUNCTION @extschema@.kapture_match(regclass, boolean) IS
+'asks Kapture for the phones and emails of the rows of a table that have no id, and returns those whose customer is there; write: has the worker write the ids of those without a problem';
+
 CREATE OR REPLACE FUNCTION @extschema@.kapture_is_origin(system_identifier bigint, database oid)
 RETURNS boolean
 LANGUAGE C STABLE STRICT AS 'MODULE_PATHNAME', 'kapture_is_origin';

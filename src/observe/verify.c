@@ -213,29 +213,15 @@ verify_find_shared(Verify *verify)
 		ReThrowError(error);
 }
 
-/* Reads the rows of the items; those that do not fit into memory at once come after the others. */
 static void
 verify_read_rows(Verify *verify, List *items)
 {
-	while (items != NIL)
-	{
-		List	   *rows = NIL;
-		List	   *left = NIL;
-		ListCell   *lc;
+	List	   *rows = NIL;
+	ListCell   *lc;
 
-		CHECK_FOR_INTERRUPTS();
-		foreach(lc, items)
-			rows = lappend(rows, &((VerifyItem *) lfirst(lc))->row);
-		kapture_row_read(verify->att, verify->timezone, rows, NULL);
-		foreach(lc, items)
-		{
-			if (((VerifyItem *) lfirst(lc))->row.outcome == KAPTURE_ROW_LOCKED)
-				left = lappend(left, lfirst(lc));
-		}
-		if (list_length(left) == list_length(items))
-			return;				/* somebody has locked them */
-		items = left;
-	}
+	foreach(lc, items)
+		rows = lappend(rows, &((VerifyItem *) lfirst(lc))->row);
+	kapture_row_read_all(verify->att, verify->timezone, rows);
 }
 
 /* What waits for rows, read as the owner of the queue. */

@@ -347,8 +347,6 @@ kapture_row_selection(const KaptureAttachment *att, bool without_id, const char 
 		appendStringInfo(&sql, "r.%s IS NULL", row_sql_column(att, att->id_attnum, att->id_column));
 	else
 		appendStringInfoString(&sql, "true");
-	if (att->filter)
-		appendStringInfo(&sql, " AND %s", kapture_expression_sql(att, att->filter));
 	/* a comment at its end must not hide what follows */
 	if (condition)
 		appendStringInfo(&sql, " AND (%s\n)", condition);
