@@ -850,6 +850,30 @@ kapture_fetch_pull_body(Timestamp from, Timestamp to)
 }
 
 /*
+ * kapture_fetch_get_body
+ *		The body that asks for a customer by its id (0: not by it), or by phone
+ *		or email (NULL: not by this), with all the keys of the sample; JSON in the
+ *		current memory context.
+ */
+char *
+kapture_fetch_get_body(int64 customer_id, const char *phone, const char *email)
+{
+	StringInfoData body;
+	char		id[32] = "";
+
+	if (customer_id != 0)
+		snprintf(id, sizeof(id), INT64_FORMAT, customer_id);
+	initStringInfo(&body);
+	appendStringInfoChar(&body, '{');
+	kapture_message_append_field(&body, "kapture_customer_id", id);
+	kapture_message_append_field(&body, "customer_id", "");
+	kapture_message_append_field(&body, "email_id", email);
+	kapture_message_append_field(&body, "phone", phone);
+	appendStringInfoChar(&body, '}');
+	return body.data;
+}
+
+/*
  * kapture_fetch_gets
  *		Begins to ask for the customers that Gets with these bodies find, one
  *		or more of them; they are JSON (char *) in the database's encoding.
