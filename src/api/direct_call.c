@@ -135,6 +135,7 @@ call_send_object(FunctionCallInfo fcinfo, KaptureApi api, const char *name)
 		call_check_id(object);
 	else if (api == KAPTURE_API_GET)
 		kapture_argument_check_criteria(object, false);
+	kapture_argument_advise(object, api == KAPTURE_API_GET);
 
 	server = kapture_server_get(NameStr(*PG_GETARG_NAME(1)), GetUserId());
 	PG_RETURN_JSONB_P(kapture_call_post(server, api, kapture_argument_body(object)));

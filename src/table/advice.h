@@ -1,0 +1,20 @@
+/*
+ * advice.h
+ *		What is reported to those who attach and detach tables.
+ */
+#ifndef KAPTURE_ADVICE_H
+#define KAPTURE_ADVICE_H
+
+#include "postgres.h"
+
+#include "utils/relcache.h"
+
+#include "base/catalog.h"
+
+extern void kapture_advice_mapped(Relation rel, const char *field, const char *column);
+extern char *kapture_advice_no_column(Relation rel, const char *field, const char *column);
+extern void kapture_advice_attached(Oid relid);
+extern void kapture_advice_given_up(const KaptureAttachment *att);
+extern void kapture_advice_column_dropped(Oid relid, AttrNumber attnum);
+
+#endif							/* KAPTURE_ADVICE_H */
