@@ -115,17 +115,31 @@ SELECT pg_catalog.pg_extension_config_dump('@extschema@.kapture_pull', '');
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.kapture_inbox', '');
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.kapture_copied', '');
 
--- how far backfills have come
+-- how far runs through tables have come, those of other kinds than backfills, too
 ALTER TABLE @extschema@.kapture_backfill
+	DROP CONSTRAINT kapture_backfill_pkey,
 	ADD COLUMN total bigint NOT NULL DEFAULT 0,
 	ADD COLUMN pid integer NOT NULL DEFAULT pg_catalog.pg_backend_pid(),
 	ADD COLUMN resumed_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
-	ADD COLUMN resumed_rows bigint NOT NULL DEFAULT 0;
-COMMENT ON COLUMN @extschema@.kapture_backfill.rows IS 'rows noted so far';
-COMMENT ON COLUMN @extschema@.kapture_backfill.total IS 'rows without an id when it began';
+	ADD COLUMN resumed_rows bigint NOT NULL DEFAULT 0,
+	ADD COLUMN activity text NOT NULL DEFAULT 'backfill' CHECK (activity IN ('backfill', 'resync', 'verify')),
+	ADD COLUMN condition text NOT NULL DEFAULT '',
+	ADD COLUMN fields text[] NOT NULL DEFAULT '{}',
+	ADD COLUMN force boolean NOT NULL DEFAULT false,
+	ADD COLUMN target regclass NOT NULL DEFAULT 0;
+ALTER TABLE @extschema@.kapture_backfill ADD PRIMARY KEY (attachment_id, activity);
+COMMENT ON TABLE @extschema@.kapture_backfill IS 'how far the last run of each kind through the rows of each table has come: kapture_backfill, kapture_resync, kapture_verify_into';
+COMMENT ON COLUMN @extschema@.kapture_backfill.last_key IS 'key of the last row that is done; the next step goes on behind it';
+COMMENT ON COLUMN @extschema@.kapture_backfill.rows IS 'rows done so far';
+COMMENT ON COLUMN @extschema@.kapture_backfill.total IS 'rows to do when it began';
 COMMENT ON COLUMN @extschema@.kapture_backfill.pid IS 'server process of the latest call';
 COMMENT ON COLUMN @extschema@.kapture_backfill.resumed_at IS 'time of the latest call';
-COMMENT ON COLUMN @extschema@.kapture_backfill.resumed_rows IS 'rows that were noted before the latest call';
+COMMENT ON COLUMN @extschema@.kapture_backfill.resumed_rows IS 'rows that were done before the latest call';
+COMMENT ON COLUMN @extschema@.kapture_backfill.activity IS 'backfill, resync, verify';
+COMMENT ON COLUMN @extschema@.kapture_backfill.condition IS 'which rows, as the call says; empty: all';
+COMMENT ON COLUMN @extschema@.kapture_backfill.fields IS 'which fields, likewise';
+COMMENT ON COLUMN @extschema@.kapture_backfill.force IS 'send what Kapture is known to have, too; of a verification: repair';
+COMMENT ON COLUMN @extschema@.kapture_backfill.target IS 'table that the results of a verification go to; 0: none';
 
 -- One entry of the outbox holds changes of many rows that differ only in the key.
 ALTER TABLE @extschema@.kapture_outbox ADD COLUMN more_keys text[];
@@ -166,6 +180,8 @@ COMMENT ON COLUMN @extschema@.kapture_delivery.row_key IS 'present primary key o
 COMMENT ON COLUMN @extschema@.kapture_delivery.changed IS 'mapped columns this delivery is to bring to Kapture';
 COMMENT ON COLUMN @extschema@.kapture_delivery.old_key IS 'the key that the row had when it was deleted';
 COMMENT ON COLUMN @extschema@.kapture_delivery.delivery_id IS 'stays the same when the row''s key changes';
+ALTER TABLE @extschema@.kapture_history ADD COLUMN relation regclass;
+COMMENT ON COLUMN @extschema@.kapture_history.relation IS 'the table that was attached; NULL: not known, of version 1.0';
 COMMENT ON COLUMN @extschema@.kapture_history.action IS 'add, update, link (the customer was there already), none (nothing to send), gone (the row is no more; Kapture has no delete, and keeps the customer with the id that is named), truncate (likewise, of all rows)';
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.kapture_delivery_delivery_id_seq', '');
 
@@ -176,3 +192,39 @@ CREATE INDEX kapture_customers_phone ON @extschema@.kapture_customers USING hash
 CREATE INDEX kapture_customers_email ON @extschema@.kapture_customers USING hash (email);
 CREATE INDEX kapture_contacts_phone ON @extschema@.kapture_contacts USING hash (phone);
 CREATE INDEX kapture_contacts_email ON @extschema@.kapture_contacts USING hash (email);
+
+-- which row is which customer, and what it was last sent
+CREATE TABLE @extschema@.kapture_row (
+	attachment_id integer NOT NULL,
+	row_key text NOT NULL,
+	customer_id bigint NOT NULL,
+	digests bytea,
+	gone_at timestamptz,
+	left_at timestamptz
+) WITH (fillfactor = 80);
+CREATE UNIQUE INDEX kapture_row_key ON @extschema@.kapture_row
+	(pg_catalog.hashtextextended(row_key, 0), pg_catalog.hashtextextended(row_key, 1), attachment_id) WHERE gone_at IS NULL;
+CREATE INDEX kapture_row_customer ON @extschema@.kapture_row (customer_id);
+ALTER TABLE @extschema@.kapture_row REPLICA IDENTITY FULL;
+COMMENT ON TABLE @extschema@.kapture_row IS 'rows that are with Kapture: which customer each of them is, and digests of what it was last sent';
+COMMENT ON COLUMN @extschema@.kapture_row.row_key IS 'present primary key of the row, or the one that it had when it was deleted';
+COMMENT ON COLUMN @extschema@.kapture_row.customer_id IS 'its customer in Kapture, as it was last sent; a user may have given the row another one since';
+COMMENT ON COLUMN @extschema@.kapture_row.digests IS 'eight bytes for each bit of kapture_column: a keyed hash of the value that Kapture has of us; zero or missing: not known';
+COMMENT ON COLUMN @extschema@.kapture_row.gone_at IS 'when the row was found to be deleted; NULL: it was not';
+COMMENT ON COLUMN @extschema@.kapture_row.left_at IS 'when the row was found to be outside of the filter; NULL: it is not';
+
+CREATE TABLE @extschema@.kapture_salt (
+	salt bytea PRIMARY KEY
+);
+COMMENT ON TABLE @extschema@.kapture_salt IS 'key of the digests of kapture_row, without which nobody can guess values by them; no dump has it, and another one makes all digests unknown';
+
+-- Not in a dump, which would have both the digests and their key.
+INSERT INTO @extschema@.kapture_salt VALUES (pg_catalog.uuid_send(pg_catalog.gen_random_uuid()) || pg_catalog.uuid_send(pg_catalog.gen_random_uuid()));
+SELECT pg_catalog.pg_extension_config_dump('@extschema@.kapture_row', '');
+ALTER TABLE @extschema@.kapture_delivery ADD COLUMN waits_for bigint;
+CREATE INDEX kapture_delivery_customer ON @extschema@.kapture_delivery (customer_id) WHERE customer_id IS NOT NULL;
+CREATE INDEX kapture_delivery_waiting ON @extschema@.kapture_delivery (waits_for) WHERE waits_for IS NOT NULL;
+COMMENT ON COLUMN @extschema@.kapture_delivery.waits_for IS 'customer that another row has: parked until that row''s phone or email changes, or it is deleted';
+ALTER TABLE @extschema@.kapture_attachment DROP CONSTRAINT kapture_attachment_on_duplicate_check;
+ALTER TABLE @extschema@.kapture_attachment ADD CONSTRAINT kapture_attachment_on_duplicate_check CHECK (on_duplicate IN ('link', 'fail', 'link only'));
+COMMENT ON COLUMN @extschema@.kapture_attachment.on_duplicate IS 'link: take the existing customer''s id, and send the row as an update; link only: take the id, and send nothing before the row changes; fail: park the row';

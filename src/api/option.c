@@ -43,6 +43,7 @@
 #include "utils/memutils.h"
 #include "utils/syscache.h"
 
+#include "api/dialect.h"
 #include "api/duration.h"
 #include "api/header.h"
 #include "api/option.h"
@@ -75,6 +76,9 @@ typedef struct OptionSet
 	char	   *auth_key;		/* for all APIs */
 	char	  **server_headers;
 	char	  **mapping_headers;	/* which go before those; secret */
+	char	  **api_headers[KAPTURE_API_COUNT]; /* before both; of the mapping; secret */
+	char	   *dialect;
+	struct KaptureDialectEntry *field_names;	/* of Add and Update */
 	bool		is_contacts;	/* of a foreign table: only checked here */
 } OptionSet;
 
@@ -119,6 +123,16 @@ static bool option_parse_object(const OptionDef *def, const char *text,
 								void *place, OptionFault *fault);
 static bool option_parse_headers(const OptionDef *def, const char *text,
 								 void *place, OptionFault *fault);
+static bool option_parse_paths(const OptionDef *def, const char *text,
+							   void *place, OptionFault *fault);
+static bool option_parse_keys(const OptionDef *def, const char *text,
+							  void *place, OptionFault *fault);
+static bool option_parse_dialect(const OptionDef *def, const char *text,
+								 void *place, OptionFault *fault);
+static bool option_parse_names(const OptionDef *def, const char *text,
+							   void *place, OptionFault *fault);
+static bool option_parse_constants(const OptionDef *def, const char *text,
+								   void *place, OptionFault *fault);
 static bool option_parse_file(const OptionDef *def, const char *text,
 							  void *place, OptionFault *fault);
 static bool option_parse_time(const OptionDef *def, const char *text,
@@ -173,6 +187,19 @@ static const OptionDef option_table[] = {
 	{"update_body", ForeignServerRelationId, option_parse_body,
 		0, 0, "object", false,
 		OPTION_API_PLACE(server.body_array, KAPTURE_API_UPDATE)},
+	{"dialect", ForeignServerRelationId, option_parse_dialect,
+		0, 0, "seed", false, OPTION_PLACE(dialect)},
+	{"field_names", ForeignServerRelationId, option_parse_names,
+		0, 0, NULL, false, OPTION_PLACE(field_names)},
+	{"get_field_names", ForeignServerRelationId, option_parse_names,
+		0, 0, NULL, false,
+		OPTION_API_PLACE(server.names, KAPTURE_API_GET)},
+	{"add_fields", ForeignServerRelationId, option_parse_constants,
+		0, 0, NULL, false,
+		OPTION_API_PLACE(server.constants, KAPTURE_API_ADD)},
+	{"update_fields", ForeignServerRelationId, option_parse_constants,
+		0, 0, NULL, false,
+		OPTION_API_PLACE(server.constants, KAPTURE_API_UPDATE)},
 	{"headers", ForeignServerRelationId, option_parse_headers,
 		0, 0, "{}", true, OPTION_PLACE(server_headers)},
 	{"ca_file", ForeignServerRelationId, option_parse_file,
@@ -212,6 +239,10 @@ static const OptionDef option_table[] = {
 		OPTION_PLACE(server.sweep_rate)},
 	{"allow_http", ForeignServerRelationId, option_parse_bool,
 		0, 0, "false", false, OPTION_PLACE(server.allow_http)},
+	{"check_rows", ForeignServerRelationId, option_parse_bool,
+		0, 0, "true", false, OPTION_PLACE(server.check_rows)},
+	{"api_paths", ForeignServerRelationId, option_parse_paths,
+		0, 0, NULL, false, OPTION_PLACE(server.api_paths)},
 	{"auth_key", UserMappingRelationId, option_parse_key,
 		0, 0, NULL, true, OPTION_PLACE(auth_key)},
 	{"user", UserMappingRelationId, option_parse_user,
@@ -230,8 +261,18 @@ static const OptionDef option_table[] = {
 	{"pull_auth_key", UserMappingRelationId, option_parse_key,
 		0, 0, NULL, true,
 		OPTION_API_PLACE(server.auth_key, KAPTURE_API_PULL)},
+	{"auth_keys", UserMappingRelationId, option_parse_keys,
+		0, 0, NULL, true, OPTION_PLACE(server.auth_keys)},
 	{"headers", UserMappingRelationId, option_parse_headers,
 		0, 0, NULL, true, OPTION_PLACE(mapping_headers)},
+	{"add_headers", UserMappingRelationId, option_parse_headers,
+		0, 0, NULL, true, OPTION_API_PLACE(api_headers, KAPTURE_API_ADD)},
+	{"update_headers", UserMappingRelationId, option_parse_headers,
+		0, 0, NULL, true, OPTION_API_PLACE(api_headers, KAPTURE_API_UPDATE)},
+	{"get_headers", UserMappingRelationId, option_parse_headers,
+		0, 0, NULL, true, OPTION_API_PLACE(api_headers, KAPTURE_API_GET)},
+	{"pull_headers", UserMappingRelationId, option_parse_headers,
+		0, 0, NULL, true, OPTION_API_PLACE(api_headers, KAPTURE_API_PULL)},
 	{"object", ForeignTableRelationId, option_parse_object,
 		0, 0, "customers", false, OPTION_PLACE(is_contacts)},
 };
@@ -487,6 +528,185 @@ option_parse_headers(const OptionDef *def, const char *text, void *place,
 	}
 	*(char ***) place = lines;
 	return true;
+}
+
+/*
+ * The names and values of an object of JSON, with room for each; NULL if the
+ * text is something else.
+ */
+static KaptureApiEntry *
+option_entries(const char *text, JsonbIterator **it, OptionFault *fault)
+{
+	Jsonb	   *json = option_to_jsonb(text);
+
+	if (json == NULL || !JB_ROOT_IS_OBJECT(json))
+	{
+		fault->detail = _("It must be a JSON object.");
+		return NULL;
+	}
+	*it = JsonbIteratorInit(&json->root);
+	return palloc0((JB_ROOT_COUNT(json) + 1) * sizeof(KaptureApiEntry));
+}
+
+/* A string among the values of an object; NULL: it is no string. */
+static char *
+option_string(const JsonbValue *value)
+{
+	return value && value->type == jbvString ? pnstrdup(value->val.string.val, value->val.string.len) : NULL;
+}
+
+/* Fills in an entry of api_paths from {"path": ..., "body": "object" or "array"}. */
+static bool
+option_parse_path_object(KaptureApiEntry *entry, JsonbContainer *object, OptionFault *fault)
+{
+	JsonbValue	path;
+	JsonbValue	body;
+	bool		has_path = getKeyJsonValueFromContainer(object, "path", 4, &path) != NULL;
+
+	entry->has_form = getKeyJsonValueFromContainer(object, "body", 4, &body) != NULL;
+	entry->value = has_path ? option_string(&path) : NULL;
+	if (JsonContainerSize(object) != (has_path ? 1 : 0) + (entry->has_form ? 1 : 0) ||
+		(has_path && entry->value == NULL))
+	{
+		fault->detail = psprintf(_("The entry of API \"%s\" must have nothing but \"path\" and \"body\", which are strings."),
+								 entry->name);
+		return false;
+	}
+	return !entry->has_form ||
+		option_parse_body(NULL, option_string(&body) ? option_string(&body) : "", &entry->is_array, fault);
+}
+
+/* The paths of other modules: {"name": "/path" or {"path": ..., "body": ...}, ...}. */
+static bool
+option_parse_paths(const OptionDef *def, const char *text, void *place,
+				   OptionFault *fault)
+{
+	JsonbIterator *it;
+	JsonbIteratorToken token;
+	JsonbValue	value;
+	KaptureApiEntry *entries;
+	KaptureApiEntry *entry;
+	const char *why;
+
+	fault->hint = _("Write a JSON object such as {\"ticket_add\": \"/add-ticket.html\"} or "
+					"{\"ticket_add\": {\"path\": \"/add-ticket.html\", \"body\": \"object\"}}.");
+	entries = entry = option_entries(text, &it, fault);
+	if (entries == NULL)
+		return false;
+	(void) JsonbIteratorNext(&it, &value, true);
+	while ((token = JsonbIteratorNext(&it, &value, true)) == WJB_KEY)
+	{
+		entry->name = option_string(&value);
+		if (entry->name[0] == '\0' ||
+			strspn(entry->name, "abcdefghijklmnopqrstuvwxyz0123456789_") != strlen(entry->name))
+		{
+			fault->detail = psprintf(_("\"%s\" cannot be the name of an API: it may have lower-case letters, digits and underscores."),
+									 entry->name);
+			return false;
+		}
+		(void) JsonbIteratorNext(&it, &value, true);
+		entry->value = option_string(&value);
+		if (value.type == jbvBinary && JsonContainerIsObject(value.val.binary.data))
+		{
+			if (!option_parse_path_object(entry, value.val.binary.data, fault))
+				return false;
+		}
+		else if (entry->value == NULL)
+		{
+			fault->detail = psprintf(_("The entry of API \"%s\" must be a path or an object."), entry->name);
+			return false;
+		}
+		if (entry->value && kapture_url_join("https://localhost", entry->value, &why) == NULL)
+		{
+			fault->detail = psprintf(_("The path of API \"%s\" cannot be used: %s."), entry->name, why);
+			return false;
+		}
+		entry++;
+	}
+	*(KaptureApiEntry **) place = entries;
+	return true;
+}
+
+/* The keys of other modules: {"name": "key", ...}. */
+static bool
+option_parse_keys(const OptionDef *def, const char *text, void *place,
+				  OptionFault *fault)
+{
+	JsonbIterator *it;
+	JsonbIteratorToken token;
+	JsonbValue	value;
+	KaptureApiEntry *entries;
+	KaptureApiEntry *entry;
+
+	fault->hint = _("Write a JSON object of strings, such as {\"ticket_add\": \"...\"}.");
+	entries = entry = option_entries(text, &it, fault);
+	if (entries == NULL)
+		return false;
+	(void) JsonbIteratorNext(&it, &value, true);
+	while ((token = JsonbIteratorNext(&it, &value, true)) == WJB_KEY)
+	{
+		char	   *key;
+
+		entry->name = option_string(&value);
+		(void) JsonbIteratorNext(&it, &value, true);
+		key = option_string(&value);
+		if (key == NULL)
+		{
+			fault->detail = psprintf(_("The key of API \"%s\" must be a string."), entry->name);
+			return false;
+		}
+		if (!option_parse_key(def, key, &entry->value, fault))
+			return false;
+		entry++;
+	}
+	*(KaptureApiEntry **) place = entries;
+	return true;
+}
+
+static bool
+option_parse_dialect(const OptionDef *def, const char *text, void *place,
+					 OptionFault *fault)
+{
+	if (!kapture_dialect_exists(text))
+	{
+		fault->detail = _("It must be \"seed\", \"array-name\" or \"v1\".");
+		fault->hint = _("Other forms are described by \"field_names\", \"add_fields\", \"update_fields\" and \"add_body\".");
+		return false;
+	}
+	*(char **) place = pstrdup(text);
+	return true;
+}
+
+/* The names of fields in an account's requests. */
+static bool
+option_parse_names(const OptionDef *def, const char *text, void *place,
+				   OptionFault *fault)
+{
+	Jsonb	   *json = option_to_jsonb(text);
+
+	fault->hint = _("Write a JSON object of our field names and those of the account, such as {\"customer_name\": \"name\"}.");
+	if (json == NULL || !JB_ROOT_IS_OBJECT(json))
+	{
+		fault->detail = _("It must be a JSON object.");
+		return false;
+	}
+	return (*(KaptureDialectEntry **) place = kapture_dialect_read_names(json, &fault->detail)) != NULL;
+}
+
+/* What goes with each of an account's requests. */
+static bool
+option_parse_constants(const OptionDef *def, const char *text, void *place,
+					   OptionFault *fault)
+{
+	Jsonb	   *json = option_to_jsonb(text);
+
+	fault->hint = _("Write a JSON object of what is to go with each request, such as {\"customer_info.update\": true}.");
+	if (json == NULL || !JB_ROOT_IS_OBJECT(json))
+	{
+		fault->detail = _("It must be a JSON object.");
+		return false;
+	}
+	return (*(KaptureDialectEntry **) place = kapture_dialect_read_constants(json, &fault->detail)) != NULL;
 }
 
 static bool
@@ -853,9 +1073,9 @@ option_check_length(const OptionDef *def, const char *text, OptionFault *fault)
 
 /* Reports what is wrong with the value of an option. */
 static void
-option_report(const OptionDef *def, const char *text, const OptionFault *fault, int level)
+option_report(const OptionDef *def, const char *text, const OptionFault *fault, int elevel)
 {
-	ereport(level,
+	ereport(elevel,
 			(errcode(ERRCODE_FDW_INVALID_ATTRIBUTE_VALUE),
 			 def->secret || fault->hide ?
 			 errmsg("invalid value for option \"%s\"", def->name) :
@@ -881,12 +1101,36 @@ option_apply(OptionSet *set, const OptionDef *def, const char *text, bool readin
 		option_report(def, text, &fault, WARNING);
 }
 
+/* Puts what a server's dialect stands for into the set. */
+static void
+option_apply_dialect(OptionSet *set, List *options)
+{
+	const char *dialect = NULL;
+	ListCell   *cell;
+
+	foreach(cell, options)
+	{
+		if (strcmp(((DefElem *) lfirst(cell))->defname, "dialect") == 0)
+			dialect = defGetString(lfirst(cell));
+	}
+	for (int i = 0; dialect && i < lengthof(option_table); i++)
+	{
+		const char *value = option_table[i].catalog != ForeignServerRelationId ? NULL :
+			kapture_dialect_preset(dialect, option_table[i].name);
+
+		if (value)
+			option_apply(set, &option_table[i], value, true);
+	}
+}
+
 /* Puts the options of one catalog's row into the set. */
 static void
 option_apply_list(OptionSet *set, List *options, Oid catalog, bool reading)
 {
 	ListCell   *cell;
 
+	if (catalog == ForeignServerRelationId)
+		option_apply_dialect(set, options);
 	foreach(cell, options)
 	{
 		DefElem    *option = (DefElem *) lfirst(cell);
@@ -921,6 +1165,28 @@ option_check_server(const OptionSet *set)
 				 errdetail("Plain http would send keys and customers' data unencrypted to another host."),
 				 errhint("Use https, or set option \"%s\" to true.",
 						 "allow_http")));
+}
+
+/* Names and constants must be those of one body.  Fills in the names of both APIs that have them. */
+static void
+option_check_dialect(OptionSet *set)
+{
+	static const KaptureApi apis[] = {KAPTURE_API_ADD, KAPTURE_API_UPDATE};
+
+	for (int i = 0; i < lengthof(apis); i++)
+	{
+		KaptureDialectEntry *constants = set->server.constants[apis[i]];
+		char	   *why = NULL;
+
+		set->server.names[apis[i]] = set->field_names;
+		if (set->field_names || constants)
+			why = kapture_dialect_conflict(set->field_names, constants);
+		if (why)
+			ereport(ERROR,
+					(errcode(ERRCODE_FDW_INVALID_ATTRIBUTE_VALUE),
+					 errmsg("options \"%s\" and \"%s_fields\" make no body", "field_names", kapture_api_name(apis[i])),
+					 errdetail_internal("%s", why)));
+	}
 }
 
 /*
@@ -995,6 +1261,7 @@ kapture_fdw_validator(PG_FUNCTION_ARGS)
 	if (catalog == ForeignServerRelationId)
 	{
 		option_check_server(set);
+		option_check_dialect(set);
 		option_check_headers(set);
 	}
 	if (catalog == UserMappingRelationId)
@@ -1080,26 +1347,26 @@ option_same_header(const char *a, const char *b)
 	return strcspn(b, ":") == len && pg_strncasecmp(a, b, len) == 0;
 }
 
-/* The headers of the mapping, and those of the server that it does not have. */
+/* The headers of one list, and those of another that it does not have; either may be NULL. */
 static char **
-option_merge_headers(char **of_server, char **of_mapping)
+option_merge_headers(char **more, char **special)
 {
 	int			most = 0;
 	int			n = 0;
 	char	  **result;
 
-	for (char **header = of_server; *header; header++)
+	for (char **header = more; header && *header; header++)
 		most++;
-	for (char **header = of_mapping; header && *header; header++)
+	for (char **header = special; header && *header; header++)
 		most++;
 	result = palloc0((most + 1) * sizeof(char *));
-	for (char **header = of_mapping; header && *header; header++)
+	for (char **header = special; header && *header; header++)
 		result[n++] = *header;
-	for (char **header = of_server; *header; header++)
+	for (char **header = more; header && *header; header++)
 	{
 		bool		is_replaced = false;
 
-		for (char **other = of_mapping; other && *other; other++)
+		for (char **other = special; other && *other; other++)
 			is_replaced |= option_same_header(*header, *other);
 		if (!is_replaced)
 			result[n++] = *header;
@@ -1121,6 +1388,7 @@ option_read(const ForeignServer *server, Oid userid)
 	}
 	option_apply_list(set, server->options, ForeignServerRelationId, true);
 	option_check_server(set);
+	option_check_dialect(set);
 	option_apply_list(set, option_mapping_options(server, userid),
 					  UserMappingRelationId, true);
 
@@ -1129,13 +1397,15 @@ option_read(const ForeignServer *server, Oid userid)
 	result->userid = userid;
 	result->version = option_version(server->serverid, userid);
 	result->name = pstrdup(server->servername);
-	result->headers = option_merge_headers(set->server_headers, set->mapping_headers);
-	result->secret_headers = set->mapping_headers;
 	result->body_array[KAPTURE_API_GET] = true;
 	result->body_array[KAPTURE_API_PULL] = true;
+	result->base = set->url;
 	for (int api = 0; api < KAPTURE_API_COUNT; api++)
 	{
-		result->url[api] = psprintf("%s%s", set->url, set->path[api]);
+		if (set->path[api])
+			result->url[api] = psprintf("%s%s", set->url, set->path[api]);
+		result->secret_headers[api] = option_merge_headers(set->mapping_headers, set->api_headers[api]);
+		result->headers[api] = option_merge_headers(set->server_headers, result->secret_headers[api]);
 		if (result->auth_key[api] == NULL)
 			result->auth_key[api] = set->auth_key;
 	}
@@ -1335,9 +1605,12 @@ kapture_server_require_key(const KaptureServer *server, KaptureApi api)
 	ereport(ERROR,
 			(errcode(ERRCODE_FDW_OPTION_NAME_NOT_FOUND),
 			 errmsg("user mapping of server \"%s\" has no key for the API \"%s\"",
-					server->name, kapture_api_name(api)),
+					server->name, kapture_api_label(server, api)),
 			 errdetail("Option \"%s\" is missing in the mapping of user \"%s\" or PUBLIC.",
 					   missing, option_user_name(server->userid)),
+			 api == KAPTURE_API_MODULE ?
+			 errhint("Use ALTER USER MAPPING ... SERVER %s OPTIONS (ADD ...) with \"auth_key\", with \"auth_keys\", or with both \"user\" and \"password\".",
+					 quote_identifier(server->name)) :
 			 errhint("Use ALTER USER MAPPING ... SERVER %s OPTIONS (ADD ...) with \"auth_key\", with \"%s_auth_key\", or with both \"user\" and \"password\".",
 					 quote_identifier(server->name),
 					 kapture_api_name(api))));
@@ -1360,7 +1633,20 @@ kapture_api_name(KaptureApi api)
 			return "get";
 		case KAPTURE_API_PULL:
 			return "pull";
+		case KAPTURE_API_MODULE:
+			return "module";
 	}
 	elog(ERROR, "unknown Kapture API: %d", (int) api);
 	return NULL;				/* not reached */
+}
+
+/*
+ * kapture_api_label
+ *		What messages call an API: its name; of another module, what the caller
+ *		named, which lives as long as the server.
+ */
+const char *
+kapture_api_label(const KaptureServer *server, KaptureApi api)
+{
+	return api == KAPTURE_API_MODULE && server->module ? server->module : kapture_api_name(api);
 }

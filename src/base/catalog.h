@@ -21,6 +21,9 @@
 /* As many mapped columns as fit into a mask of "changed" bits. */
 #define KAPTURE_MAX_COLUMNS	63
 
+/* In such a mask: what has changed is sent even if Kapture is known to have it. */
+#define KAPTURE_CHANGED_FORCE	PG_INT64_MIN
+
 typedef struct KaptureKeyColumn
 {
 	AttrNumber	attnum;
@@ -93,6 +96,7 @@ extern bool kapture_catalog_is_paused(int32 attachment_id);
 extern KaptureAttachment *kapture_catalog_attachment(Relation rel);
 extern KaptureAttachment *kapture_catalog_with_former_key(const KaptureAttachment *att, Relation rel);
 extern char *kapture_catalog_problem(const KaptureAttachment *att);
+extern int64 kapture_catalog_fields(const KaptureAttachment *att, Datum fields);
 extern Oid	kapture_catalog_owner(Oid relid);
 extern int	kapture_catalog_text_settings(void);
 extern char *kapture_catalog_pack_key(char **values, int nkeys);

@@ -46,7 +46,6 @@
 #include "utils/syscache.h"
 
 #include "api/http.h"
-#include "api/pacing.h"
 #include "api/server.h"
 #include "base/catalog.h"
 #include "base/compat.h"
@@ -70,6 +69,7 @@
 #include "table/outbox.h"
 #include "table/share.h"
 #include "table/vacuum.h"
+#include "traffic/pacing.h"
 
 /* Rows claimed ahead of those being sent: at most, and if that is worthwhile. */
 #define WORKER_MAX_BATCH	500
@@ -137,6 +137,7 @@ typedef struct WorkerServer
 	int			max_connections;
 	int64		timeout;		/* milliseconds */
 	double		rate_limit;		/* requests a second, 0: none */
+	bool		check_rows;
 	char	   *timezone;
 
 	dlist_head	ready;			/* tasks whose request is to be sent */
@@ -434,6 +435,8 @@ worker_report(WorkerServer *server, const char *message)
 		state = KAPTURE_STATE_OUTDATED;
 	else if (server->problem)
 		state = KAPTURE_STATE_MISCONFIGURED;
+	else if (server->health == KAPTURE_SERVER_MISFITS)
+		state = KAPTURE_STATE_MISCONFIGURED;
 	else if (server->health == KAPTURE_SERVER_DENIES)
 		state = KAPTURE_STATE_DENIED;
 	else if (server->health == KAPTURE_SERVER_THROTTLES)
@@ -501,6 +504,7 @@ worker_do_configure(void *arg)
 	server->max_connections = settings->max_connections;
 	server->timeout = settings->timeout;
 	server->rate_limit = settings->rate_limit;
+	server->check_rows = settings->check_rows;
 	if (server->timezone)
 		pfree(server->timezone);
 	server->timezone = MemoryContextStrdup(worker_context, settings->timezone);
@@ -1024,7 +1028,8 @@ worker_should_load(void)
 static int
 worker_connections(WorkerServer *server)
 {
-	return server->health == KAPTURE_SERVER_DENIES || server->health == KAPTURE_SERVER_THROTTLES ||
+	return server->health == KAPTURE_SERVER_DENIES || server->health == KAPTURE_SERVER_MISFITS ||
+		server->health == KAPTURE_SERVER_THROTTLES ||
 		server->failures >= KAPTURE_BREAKER_FAILURES ? 1 : server->max_connections;
 }
 
@@ -1118,6 +1123,7 @@ worker_make_task(WorkerTable *table, KaptureDelivery *delivery)
 	task->task.delivery = delivery;
 	task->task.att = table->att;
 	task->task.timeout = table->server->timeout;
+	task->task.check_rows = table->server->check_rows;
 	delivery->worker = task;
 	table->ntasks++;
 	((WorkerDelivery *) hash_search(worker_deliveries, &delivery->delivery_id, HASH_ENTER, NULL))->delivery = delivery;
@@ -1952,6 +1958,11 @@ worker_log_health(WorkerServer *server, KaptureServerHealth health)
 					(errmsg("kapture_sync: server \"%s\" refuses our key or address; its queue waits", server->name),
 					 errhint("Check the options of the server and of the user mapping.")));
 			break;
+		case KAPTURE_SERVER_MISFITS:
+			ereport(LOG,
+					(errmsg("kapture_sync: server \"%s\" cannot read our requests; its queue waits", server->name),
+					 errhint("kapture_status and kapture_failures say which option of the server to set.")));
+			break;
 		case KAPTURE_SERVER_THROTTLES:
 			ereport(LOG,
 					(errmsg("kapture_sync: server \"%s\" asks for fewer requests", server->name)));
@@ -1968,7 +1979,7 @@ worker_log_health(WorkerServer *server, KaptureServerHealth health)
 static int64
 worker_health_wait(WorkerServer *server, const KaptureTask *task)
 {
-	if (task->health == KAPTURE_SERVER_DENIES)
+	if (task->health == KAPTURE_SERVER_DENIES || task->health == KAPTURE_SERVER_MISFITS)
 		return KAPTURE_DENIED_PROBE;
 	if (task->retry_after >= 0)
 		return task->retry_after;
@@ -2009,7 +2020,7 @@ static void
 worker_note_health(WorkerServer *server, const KaptureTask *task, TimestampTz now)
 {
 	KaptureServerHealth before = server->health;
-	bool		asked = task->health == KAPTURE_SERVER_DENIES ||
+	bool		asked = task->health == KAPTURE_SERVER_DENIES || task->health == KAPTURE_SERVER_MISFITS ||
 		(task->health != KAPTURE_SERVER_WELL && task->retry_after >= 0);
 	int64		row = task->delivery->delivery_id;
 

@@ -1,82 +1,73 @@
 /*
  * backfill.c
- *		Has the rows of an attached table sent that were there before.
+ *		Has rows of an attached table sent that are not changed: those that were
+ *		there before, those that Kapture is to get again, and the one that its
+ *		user names.
  *
- * A backfill goes through the rows without an id in order of the primary key, a
- * slice a transaction.  How far it came is in kapture_backfill, so that it goes
- * on where it stopped.  A row that is waiting already is not sent twice: what
- * waits for one row comes together.
+ * A backfill takes the rows without an id, a resync those of a condition, a touch
+ * one row.  They only note the rows, as if they had been changed: the table is not
+ * written and none of its triggers fires.  A row that is waiting already is not sent
+ * twice: what waits for one row comes together.
  */
 #include "postgres.h"
 
-#include "catalog/pg_class.h"
-#include "catalog/pg_type.h"
+#include "access/relation.h"
+#include "access/xact.h"
+#include "common/hashfn.h"
 #include "fmgr.h"
 #include "miscadmin.h"
-#include "storage/lock.h"
+#include "tcop/utility.h"
+#include "utils/acl.h"
+#include "utils/array.h"
 #include "utils/builtins.h"
+#include "utils/guc.h"
+#include "utils/hsearch.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/rel.h"
 
 #include "api/argument.h"
 #include "base/catalog.h"
-#include "base/owner_sql.h"
-#include "table/attach.h"
+#include "base/version.h"
 #include "table/capture.h"
-#include "table/row_io.h"
+#include "table/run.h"
 
-/* Rows a slice has, at most. */
-#define BACKFILL_MAX_SLICE	100000
-
+PG_FUNCTION_INFO_V1(kapture_backfill);
 PG_FUNCTION_INFO_V1(kapture_backfill_slice);
+PG_FUNCTION_INFO_V1(kapture_resync);
+PG_FUNCTION_INFO_V1(kapture_touch);
 
-/*
- * One slice of a table at a time.  The lock is that of the table as an object
- * with objsubid 1, which nothing else locks; kapture_progress shows by it
- * whether a slice is under way.
- */
-static void
-backfill_lock(Oid relid)
+/* Rows that are remembered as touched; more are noted as often as they are touched. */
+#define TOUCH_MAX_REMEMBERED	10000
+
+/* A row that the running transaction has touched. */
+typedef struct TouchedRow
 {
-	LOCKTAG		tag;
+	uint64		key[2];			/* hashes of it */
+	int64		columns;
+	int64		attachment_id;
+} TouchedRow;
 
-	SET_LOCKTAG_OBJECT(tag, MyDatabaseId, RelationRelationId, relid, 1);
-	(void) LockAcquire(&tag, ExclusiveLock, false, false);
+static HTAB *touched_rows = NULL;	/* in TopTransactionContext */
+
+static void
+backfill_work(KaptureRun *run, KaptureAttachment *att, List *keys)
+{
+	ListCell   *lc;
+
+	foreach(lc, keys)
+		kapture_capture_existing(att, lfirst(lc));
 }
 
-/* Begins a backfill, if none is under way, by counting what there is to do. */
+/* The bits of the fields that are to be sent again. */
 static void
-backfill_begin(KaptureAttachment *att)
+resync_work(KaptureRun *run, KaptureAttachment *att, List *keys)
 {
-	Oid			types[2] = {INT4OID, INT8OID};
-	Datum		values[2] = {Int32GetDatum(att->id)};
+	int64		fields = kapture_catalog_fields(att, run->fields);
+	ListCell   *lc;
 
-	if (kapture_own_text("SELECT 1 FROM @.kapture_backfill WHERE attachment_id = $1 AND finished_at IS NULL",
-						 1, types, values) != NULL)
-		return;
-	values[1] = Int64GetDatum(kapture_row_count_without_id(att));
-	(void) kapture_own_execute("DELETE FROM @.kapture_backfill WHERE attachment_id = $1", 1, types, values);
-	(void) kapture_own_execute("INSERT INTO @.kapture_backfill (attachment_id, last_key, rows, total)"
-							   " VALUES ($1, '', 0, $2)", 2, types, values);
-}
-
-/*
- * Records how far it came.  A call by another session, or after a minute, counts
- * as a new one, for the rate.
- */
-static void
-backfill_record(KaptureAttachment *att, const char *last_key, int rows, bool finished)
-{
-	Oid			types[4] = {INT4OID, TEXTOID, INT4OID, BOOLOID};
-	Datum		values[4] = {Int32GetDatum(att->id), CStringGetTextDatum(last_key),
-		Int32GetDatum(rows), BoolGetDatum(finished)};
-
-	(void) kapture_own_execute("UPDATE @.kapture_backfill AS b SET last_key = $2, rows = rows + $3,"
-							   " total = greatest(total, rows + $3), updated_at = clock_timestamp(),"
-							   " finished_at = CASE WHEN $4 THEN clock_timestamp() END, pid = pg_backend_pid(),"
-							   " resumed_at = CASE WHEN anew THEN now() ELSE resumed_at END,"
-							   " resumed_rows = CASE WHEN anew THEN rows ELSE resumed_rows END"
-							   " FROM (SELECT pid <> pg_backend_pid() OR updated_at < now() - interval '1 minute'"
-							   " FROM @.kapture_backfill WHERE attachment_id = $1) AS call(anew)"
-							   " WHERE attachment_id = $1", 4, types, values);
+	foreach(lc, keys)
+		kapture_capture_again(att, lfirst(lc), fields, run->force);
 }
 
 /*
@@ -89,31 +80,186 @@ backfill_record(KaptureAttachment *att, const char *last_key, int rows, bool fin
 Datum
 kapture_backfill_slice(PG_FUNCTION_ARGS)
 {
-	KaptureAttachment *att = kapture_attach_find(fcinfo, AccessShareLock);
-	int			slice;
-	Oid			types[1] = {INT4OID};
-	Datum		values[1] = {Int32GetDatum(att->id)};
-	char	   *last_key;
-	List	   *keys;
-	ListCell   *lc;
+	KaptureRun	run = {.activity = KAPTURE_BACKFILL, .work = backfill_work};
 
-	kapture_argument_check_null(fcinfo, 1, "slice");
-	slice = PG_GETARG_INT32(1);
-	if (slice < 1 || slice > BACKFILL_MAX_SLICE)
+	kapture_argument_check_null(fcinfo, 0, "relation");
+	kapture_run_check_slice(fcinfo, 1, &run.slice);
+	PG_RETURN_INT32(kapture_run_slice(fcinfo, &run));
+}
+
+/*
+ * kapture_backfill(relation regclass, slice integer), a procedure
+ *
+ * Errors: those of kapture_run_call(), 22023 for the size.
+ */
+Datum
+kapture_backfill(PG_FUNCTION_ARGS)
+{
+	KaptureRun	run = {.activity = KAPTURE_BACKFILL, .name = "kapture_backfill", .work = backfill_work};
+
+	run.notice = _("are on their way");
+	kapture_run_check_slice(fcinfo, 1, &run.slice);
+	kapture_run_call(fcinfo, &run);
+	PG_RETURN_VOID();
+}
+
+/*
+ * kapture_resync(relation regclass, condition text, fields text[], slice integer,
+ *		force boolean), a procedure
+ *
+ * Errors: those of kapture_run_call(), of kapture_condition_check(), of
+ * kapture_catalog_fields(); 22023 for the size.
+ */
+Datum
+kapture_resync(PG_FUNCTION_ARGS)
+{
+	KaptureRun	run = {.activity = KAPTURE_RESYNC, .name = "kapture_resync", .work = resync_work};
+
+	run.notice = _("are on their way");
+	if (!PG_ARGISNULL(1))
+		run.condition = text_to_cstring(PG_GETARG_TEXT_PP(1));
+	if (!PG_ARGISNULL(2))
+		run.fields = PointerGetDatum(PG_GETARG_ARRAYTYPE_P_COPY(2));
+	kapture_run_check_slice(fcinfo, 3, &run.slice);
+	kapture_argument_check_null(fcinfo, 4, "force");
+	run.force = PG_GETARG_BOOL(4);
+	kapture_run_call(fcinfo, &run);
+	PG_RETURN_VOID();
+}
+
+/* What was touched is known for a transaction, */
+static void
+touch_xact_callback(XactEvent event, void *arg)
+{
+	touched_rows = NULL;
+}
+
+/* and not beyond the end of a savepoint, which may have taken it back. */
+static void
+touch_subxact_callback(SubXactEvent event, SubTransactionId mySubid, SubTransactionId parentSubid, void *arg)
+{
+	if (event == SUBXACT_EVENT_ABORT_SUB && touched_rows)
+	{
+		hash_destroy(touched_rows);
+		touched_rows = NULL;
+	}
+}
+
+/* Is it the first time that this transaction touches the row?  Remembers it. */
+static bool
+touch_is_new(int32 attachment_id, const char *row_key, int64 columns)
+{
+	static bool registered = false;
+	int			len = strlen(row_key);
+	TouchedRow	row = {
+		.key = {hash_bytes_extended((const unsigned char *) row_key, len, 0),
+		hash_bytes_extended((const unsigned char *) row_key, len, 1)},
+		.columns = columns,.attachment_id = attachment_id
+	};
+	bool		found;
+
+	if (!registered)
+	{
+		RegisterXactCallback(touch_xact_callback, NULL);
+		RegisterSubXactCallback(touch_subxact_callback, NULL);
+		registered = true;
+	}
+	if (touched_rows == NULL)
+	{
+		HASHCTL		ctl = {.keysize = sizeof(TouchedRow), .entrysize = sizeof(TouchedRow), .hcxt = TopTransactionContext};
+
+		touched_rows = hash_create("kapture_sync touched rows", 64, &ctl, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+	}
+	(void) hash_search(touched_rows, &row,
+					   hash_get_num_entries(touched_rows) < TOUCH_MAX_REMEMBERED ? HASH_ENTER : HASH_FIND, &found);
+	return !found;
+}
+
+/* The attachment of a relation that the caller may update. */
+static KaptureAttachment *
+touch_find(Oid relid)
+{
+	Relation	rel = try_relation_open(relid, AccessShareLock);
+	KaptureAttachment *att;
+
+	if (rel == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_TABLE),
+				 errmsg("relation with OID %u does not exist", relid)));
+	if (pg_class_aclcheck(relid, GetUserId(), ACL_UPDATE) != ACLCHECK_OK)
+		aclcheck_error(ACLCHECK_NO_PRIV, get_relkind_objtype(rel->rd_rel->relkind), RelationGetRelationName(rel));
+	att = kapture_catalog_attachment(rel);
+	if (att == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("table \"%s\" is not attached to Kapture", RelationGetRelationName(rel)),
+				 errhint("Use kapture_attach() to have its rows sent.")));
+	if (att->nkeys == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("table \"%s\" has no primary key any more", RelationGetRelationName(rel)),
+				 errhint("Add a primary key, or use kapture_detach().")));
+	relation_close(rel, NoLock);
+	return att;
+}
+
+/*
+ * The key as the trigger would note it, whichever way it is written: two texts of
+ * one key would be two rows to the worker.
+ */
+static char *
+touch_key(const KaptureAttachment *att, const char *row_key)
+{
+	char	  **values = kapture_catalog_unpack_key(row_key, att->nkeys);
+	char	   *result;
+	int			nestlevel;
+
+	if (values == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("argument \"slice\" must be between 1 and %d", BACKFILL_MAX_SLICE)));
-
-	backfill_lock(att->root);
-	backfill_begin(att);
-	last_key = kapture_own_text("SELECT CASE WHEN rows > 0 THEN last_key END FROM @.kapture_backfill WHERE attachment_id = $1",
-								1, types, values);
-	keys = kapture_row_keys_without_id(att, last_key, slice);
-	foreach(lc, keys)
+				 errmsg("\"%s\" is not a key of table \"%s\"", row_key, get_rel_name(att->root)),
+				 errdetail("Its key has %d columns.", att->nkeys),
+				 errhint("Give the values as an array, such as {1,x}, in the order of the primary key.")));
+	nestlevel = kapture_catalog_text_settings();
+	for (int i = 0; i < att->nkeys; i++)
 	{
-		last_key = lfirst(lc);
-		kapture_capture_existing(att, last_key);
+		KaptureKeyColumn *col = &att->keys[i];
+		Oid			input;
+		Oid			param;
+
+		getTypeInputInfo(col->type, &input, &param);
+		values[i] = OutputFunctionCall(&col->output, OidInputFunctionCall(input, values[i], param, col->typmod));
 	}
-	backfill_record(att, last_key ? last_key : "", list_length(keys), list_length(keys) < slice);
-	PG_RETURN_INT32(list_length(keys));
+	result = kapture_catalog_pack_key(values, att->nkeys);
+	AtEOXact_GUC(true, nestlevel);
+	return result;
+}
+
+/*
+ * kapture_touch(relation regclass, row_key text, fields text[]) returns void
+ *
+ * For whoever may update the table.  Errors: 22004 relation or row_key is NULL, 42P01
+ * no such relation, 42501 no right to update it, 42704 not attached, or a field that
+ * it does not feed, 22023 or those of the columns' types for what is no key, 55000 the
+ * extension is to be updated first, or the table has no primary key, 25006 the
+ * transaction is read-only.
+ */
+Datum
+kapture_touch(PG_FUNCTION_ARGS)
+{
+	KaptureAttachment *att;
+	int64		columns;
+	char	   *key;
+
+	kapture_argument_check_null(fcinfo, 0, "relation");
+	kapture_argument_check_null(fcinfo, 1, "row_key");
+	PreventCommandIfReadOnly("kapture_touch()");
+	PreventCommandDuringRecovery("kapture_touch()");
+	kapture_version_require();
+	att = touch_find(PG_GETARG_OID(0));
+	columns = PG_ARGISNULL(2) ? att->all_changed : kapture_catalog_fields(att, PG_GETARG_DATUM(2));
+	key = touch_key(att, text_to_cstring(PG_GETARG_TEXT_PP(1)));
+	if (touch_is_new(att->id, key, columns))
+		kapture_capture_again(att, key, columns, false);
+	PG_RETURN_VOID();
 }
