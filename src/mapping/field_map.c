@@ -14,6 +14,7 @@
 
 #include "api/field.h"
 #include "base/compat.h"
+#include "mapping/field_advice.h"
 #include "mapping/field_map.h"
 
 #define MAPPING_HINT \
@@ -46,6 +47,7 @@ mapping_of_column(Relation rel, const char *field, const char *name, const char 
 {
 	KaptureMapping *mapping = mapping_make(field);
 	AttrNumber	attnum = get_attnum(RelationGetRelid(rel), name);
+	char	   *hint;
 
 	if (attnum <= 0)
 		ereport(ERROR,
@@ -53,7 +55,8 @@ mapping_of_column(Relation rel, const char *field, const char *name, const char 
 				 errmsg("column \"%s\" of relation \"%s\" does not exist", name, RelationGetRelationName(rel)),
 				 errdetail("The argument \"columns\" maps the Kapture field \"%s\" to it.", field),
 				 strpbrk(name, "( |") ?
-				 errhint("Write an expression as {\"%s\": {\"expression\": \"...\"}}.", field) : 0));
+				 errhint("Write an expression as {\"%s\": {\"expression\": \"...\"}}.", field) :
+				 (hint = kapture_advice_no_column(rel, field, name)) ? errhint("%s", hint) : 0));
 	if (strcmp(name, id_column) == 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
@@ -65,6 +68,7 @@ mapping_of_column(Relation rel, const char *field, const char *name, const char 
 				 errmsg("column \"%s\" cannot be mapped", name),
 				 errdetail("It is computed when it is read, so no trigger sees it change."),
 				 errhint("Make it a stored generated column, or map the columns it is made of.")));
+	kapture_advice_mapped(rel, field, name);
 	mapping->name = pstrdup(name);
 	mapping->attnum = attnum;
 	return mapping;

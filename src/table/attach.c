@@ -47,6 +47,7 @@
 #include "cluster/shmem.h"
 #include "mapping/expression.h"
 #include "mapping/field_map.h"
+#include "table/advice.h"
 #include "table/attach.h"
 #include "table/binding.h"
 #include "table/capture.h"
@@ -715,6 +716,7 @@ kapture_attach(PG_FUNCTION_ARGS)
 	attach_check_name(relid, true);
 	kapture_binding_depend(relid, serverid);
 	attach_try(relid);
+	kapture_advice_attached(relid);
 	kapture_attach_announce();
 	PG_RETURN_VOID();
 }
@@ -739,7 +741,8 @@ kapture_attach_find(FunctionCallInfo fcinfo, LOCKMODE lockmode)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
 				 errmsg("table \"%s\" is not attached to Kapture", RelationGetRelationName(rel)),
-				 att ? errhint("It is kept in step as part of table \"%s\"; name that one.", get_rel_name(att->root)) : 0));
+				 att ? errhint("It is kept in step as part of table \"%s\"; name that one.", get_rel_name(att->root)) :
+				 errhint("Use kapture_attach() to attach it; the view kapture_status shows attached tables.")));
 	relation_close(rel, NoLock);
 	return att;
 }
@@ -834,6 +837,7 @@ kapture_detach(PG_FUNCTION_ARGS)
 	/* what this transaction has captured so far goes, too */
 	kapture_notes_flush();
 	kapture_notes_forget(att->id);
+	kapture_advice_given_up(att);
 	(void) attach_drop_all_triggers(att->root);
 	attach_check_name(att->root, false);
 	kapture_attach_forget(att->id);
@@ -848,8 +852,11 @@ attach_set_paused(FunctionCallInfo fcinfo, bool paused)
 	Oid			types[2] = {INT4OID, BOOLOID};
 	Datum		values[2] = {Int32GetDatum(att->id), BoolGetDatum(paused)};
 
-	(void) kapture_own_execute("UPDATE @.kapture_attachment SET paused = $2 WHERE attachment_id = $1",
-							   2, types, values);
+	if (kapture_own_execute("UPDATE @.kapture_attachment SET paused = $2 WHERE attachment_id = $1 AND paused <> $2",
+							2, types, values) == 0)
+		ereport(NOTICE,
+				(paused ? errmsg("table \"%s\" is paused already", get_rel_name(att->root)) :
+				 errmsg("table \"%s\" is not paused", get_rel_name(att->root))));
 	kapture_attach_announce();
 }
 
@@ -894,6 +901,11 @@ attach_change_failed(FunctionCallInfo fcinfo, const char *sql, const char *inbox
 	if (all)
 		n += kapture_own_execute(psprintf("%s WHERE attachment_id = $1 AND last_error IS NOT NULL", inbox_sql),
 								 1, types, values);
+	else if (n == 0)
+		ereport(NOTICE,
+				(errmsg("table \"%s\" has no failed row with key \"%s\"", get_rel_name(att->root), TextDatumGetCString(values[1])),
+				 errdetail("There is no such row, or its last try did not fail."),
+				 errhint("The keys of failed rows are in the view kapture_failures.")));
 	kapture_attach_announce();
 	return n;
 }
