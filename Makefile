@@ -6,16 +6,18 @@ MODULE_big = kapture_sync
 OBJS = $(patsubst %.c,%.o,$(sort $(wildcard src/*.c src/*/*.c)))
 PGFILEDESC = "kapture_sync - keeps a customers table and the Kapture CRM in step"
 
-DATA_built = sql/kapture_sync--$(EXTVERSION).sql
+# Scripts of the version that is not released yet; see CONTRIBUTING.md.
+UPGRADES = $(patsubst sql/upgrade--%.sql,sql/kapture_sync--%.sql,$(wildcard sql/upgrade--*--$(EXTVERSION).sql))
+DATA_built = sql/kapture_sync--$(EXTVERSION).sql $(UPGRADES)
 DATA = $(filter-out $(DATA_built),$(wildcard sql/kapture_sync--*.sql))
 
 # The tests that need nothing but a server with the library preloaded; and, given
 # the address of an emulator, those that need Kapture.
-REGRESS = attach capture shapes options call_errors hints
+REGRESS = attach capture shapes options call_errors hints phone
 ifdef KAPTURE_EMULATOR_URL
 REGRESS += calls pull_rows foreign_tables foreign_writes
 endif
-REGRESS_OPTS = --inputdir=. --load-extension=kapture_sync
+REGRESS_OPTS = --inputdir=test --load-extension=kapture_sync
 
 PG_CFLAGS = -Wall -Wextra -Werror=missing-prototypes -Werror=return-type -Wno-unused-parameter -Wno-sign-compare -Wno-missing-field-initializers $(shell curl-config --cflags 2>/dev/null)
 # A server built with gcc leaves its own flags and attributes in PGXS and headers.
@@ -23,14 +25,28 @@ PG_CFLAGS += $(if $(findstring clang,$(CC)),-Wno-ignored-attributes -Wno-unknown
 # The version of the SQL objects that the library works with.
 PG_CPPFLAGS = -I$(srcdir)/src -DKAPTURE_SQL_VERSION='"$(EXTVERSION)"'
 SHLIB_LINK = -lcurl
-EXTRA_CLEAN = sql/kapture_sync--$(EXTVERSION).sql test/emulator/kapture-emulator test/unit/kapture_units.so $(wildcard test/faults/*)
+EXTRA_CLEAN = $(DATA_built) test/emulator/kapture-emulator test/unit/kapture_units.so $(wildcard test/faults/*)
 
 PG_CONFIG ?= pg_config
 PGXS := $(shell $(PG_CONFIG) --pgxs)
 include $(PGXS)
 
-sql/kapture_sync--$(EXTVERSION).sql: sql/kapture_sync.sql
-	cp $< $@
+# $(call script,what,command): a script that PostgreSQL runs, of its prerequisites.
+define script
+	@mkdir -p $(@D)
+	@( printf '%s\n' '/* kapture_sync: $(1) */' '' \
+	'-- complain if script is sourced in psql, rather than via $(firstword $(2)) EXTENSION' \
+	'\echo Use "$(2)" to load this file. \quit' '' \
+	"-- Names without a schema are PostgreSQL's own, whatever operators and functions" \
+	"-- somebody has planted in the extension's schema that would fit better." \
+	'SET LOCAL search_path = pg_catalog, pg_temp;'; \
+	for part in $^; do echo; cat $$part; done ) > $@
+endef
+OBJECTS = sql/functions.sql sql/views.sql
+sql/kapture_sync--$(EXTVERSION).sql: sql/tables.sql $(OBJECTS) sql/install.sql
+	$(call script,version $(EXTVERSION),CREATE EXTENSION kapture_sync)
+$(UPGRADES): sql/kapture_sync--%.sql: sql/upgrade--%.sql $(OBJECTS)
+	$(call script,from version $(subst --, to ,$*),ALTER EXTENSION kapture_sync UPDATE TO '"'$(EXTVERSION)'"')
 
 $(OBJS): $(wildcard src/*.h src/*/*.h)
 src/api/http.o src/base/version.o src/push/worker.o: kapture_sync.control

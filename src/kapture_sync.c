@@ -10,12 +10,13 @@
 #include "fmgr.h"
 #include "miscadmin.h"
 
-#include "api/limiter.h"
 #include "api/request_stats.h"
 #include "base/guc.h"
 #include "base/user_code.h"
+#include "calls/modules.h"
 #include "cluster/launcher.h"
 #include "cluster/shmem.h"
+#include "traffic/limiter.h"
 #include "utility_hook.h"
 
 PG_MODULE_MAGIC;
@@ -32,7 +33,7 @@ _PG_init(void)
 		return;
 
 	kapture_shmem_install();
-	kapture_counter_install();
+	kapture_counter_install(kapture_module_counted_name);
 	kapture_limiter_install();
 	kapture_wayside_install();
 	kapture_launcher_register();

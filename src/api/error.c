@@ -21,7 +21,7 @@
 static const char *
 complaint_doubt(KaptureApi api)
 {
-	return api == KAPTURE_API_ADD || api == KAPTURE_API_UPDATE ?
+	return api == KAPTURE_API_ADD || api == KAPTURE_API_UPDATE || api == KAPTURE_API_MODULE ?
 		_(" Kapture may or may not have carried it out.") : "";
 }
 
@@ -59,7 +59,7 @@ complaint_hint(const KaptureServer *server, KaptureApi api, const KaptureHttpAns
  *		Raises the error about a request without a whole answer.
  *
  * Says how far the request came, which option set the limit that was hit, and
- * whether Kapture may have carried it out.  SQLSTATEs: see http.c.
+ * whether Kapture may have carried it out.  SQLSTATEs: see api/http.c.
  */
 void
 kapture_complaint_no_answer(const KaptureServer *server, KaptureApi api,
@@ -73,7 +73,7 @@ kapture_complaint_no_answer(const KaptureServer *server, KaptureApi api,
 			 errmsg("could not connect to server \"%s\"", server->name) :
 			 errmsg("got no answer from server \"%s\"", server->name),
 			 errdetail("The %s request failed in this phase: %s (%s).%s",
-					   kapture_api_name(api), answer->phase, answer->detail,
+					   kapture_api_label(server, api), answer->phase, answer->detail,
 					   not_sent ? "" : complaint_doubt(api)),
 			 complaint_hint(server, api, answer)));
 }
@@ -115,7 +115,7 @@ complaint_excerpt(const KaptureServer *server, KaptureApi api,
 	}
 	for (int i = 0; i < lengthof(secrets); i++)
 		repeats |= secrets[i] != NULL && strstr(out.data, secrets[i]) != NULL;
-	for (char **header = server->secret_headers; header && *header; header++)
+	for (char **header = server->secret_headers[api]; header && *header; header++)
 		repeats |= strstr(out.data, *header + strcspn(*header, ":") + 2) != NULL;
 	return repeats ? pstrdup(_("(not shown, since it repeats the key)")) : out.data;
 }
@@ -129,6 +129,9 @@ complaint_hint_status(KaptureApi api, int status)
 					   "url");
 	if (status == 401 || status == 403)
 		return errhint("Check the key in the user mapping.");
+	if (status == 404 && api == KAPTURE_API_MODULE)
+		return errhint("Check option \"%s\" of the server and the path, which option \"%s\" sets for a name.",
+					   "url", "api_paths");
 	if (status == 404)
 		return errhint("Check options \"%s\" and \"%s_path\" of the server.",
 					   "url", kapture_api_name(api));
@@ -154,10 +157,10 @@ kapture_complaint_not_json(const KaptureServer *server, KaptureApi api,
 			 errmsg("answer of server \"%s\" is not JSON", server->name),
 			 answer->body_len == 0 ?
 			 errdetail("The answer to the %s request has HTTP code %d and is empty.%s",
-					   kapture_api_name(api), answer->status,
+					   kapture_api_label(server, api), answer->status,
 					   refused ? "" : complaint_doubt(api)) :
 			 errdetail("The answer to the %s request has HTTP code %d; %s. It begins with: %s%s",
-					   kapture_api_name(api), answer->status, why,
+					   kapture_api_label(server, api), answer->status, why,
 					   complaint_excerpt(server, api, answer->body, answer->body_len),
 					   refused ? "" : complaint_doubt(api)),
 			 complaint_hint_status(api, answer->status)));
@@ -173,6 +176,10 @@ complaint_hint_failed(KaptureApi api, int status, const KaptureReply *reply)
 	{
 		case KAPTURE_DENIED:
 			return complaint_hint_status(api, status < 300 ? 401 : status);
+		case KAPTURE_MISFIT:
+			return is_write ?
+				errhint("The account may want another form of body: check options \"%s_body\" and \"dialect\" of the server.", kapture_api_name(api)) :
+				errhint("The account may want another form of body: check options \"%s_path\" and \"pull_form\" of the server.", kapture_api_name(api));
 		case KAPTURE_DUPLICATE_PHONE:
 		case KAPTURE_DUPLICATE_EMAIL:
 		case KAPTURE_DUPLICATE_BOTH:
@@ -207,11 +214,11 @@ kapture_complaint_failed(const KaptureServer *server, KaptureApi api,
 					 ERRCODE_FDW_ERROR),
 			 denied ?
 			 errmsg("server \"%s\" denied the %s request", server->name,
-					kapture_api_name(api)) :
+					kapture_api_label(server, api)) :
 			 throttled ?
 			 errmsg("server \"%s\" allows no more requests for now", server->name) :
 			 errmsg("the %s request to server \"%s\" failed",
-					kapture_api_name(api), server->name),
+					kapture_api_label(server, api), server->name),
 			 reply->message[0] != '\0' ?
 			 errdetail("The answer has HTTP code %d. Kapture says: %s%s", status,
 					   reply->message,

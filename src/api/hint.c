@@ -14,6 +14,7 @@
 #include "utils/builtins.h"
 
 #include "api/hint.h"
+#include "api/words.h"
 #include "base/compat.h"
 
 PG_FUNCTION_INFO_V1(kapture_hint);
@@ -31,8 +32,6 @@ static const struct
 }			hint_messages[] =
 {
 	/* Add and Update */
-	{{"invalid auth key"},
-	"the key is wrong or has expired: ALTER USER MAPPING ... OPTIONS (SET auth_key '...'), and the queue goes on by itself"},
 	{{"name and (phone number or email id) are required"},
 	"the row needs customer_name, and phone or email_id"},
 	{{"invalid email"},
@@ -58,6 +57,12 @@ static const struct
 	"there are no customers in that range, or a date is not valid"},
 
 	/* the worker */
+	{{"kapture cannot read the body of the"},
+	"the account wants another form of body: set the option of the server that the message names, and the queue goes on by itself"},
+	{{"kapture added the customer, but did not say its id, and there is neither"},
+	"find the customer in Kapture, and write its id into the row; then map phone or email_id"},
+	{{"kapture added the customer, but did not say its id"},
+	"nothing: Kapture's search may lag behind, and the id is looked up again by itself"},
 	{{"the phone belongs to kapture customer", "the email to"},
 	"phone and email_id belong to two customers: correct one of them, or merge the two in Kapture"},
 	{{"kapture's answer is about another customer"},
@@ -98,6 +103,9 @@ static const struct
 	"nothing: Kapture did not answer in time or broke off, and the row is tried again by itself"},
 };
 
+#define HINT_KEY \
+	"the key is wrong or has expired: ALTER USER MAPPING ... OPTIONS (SET auth_key '...'), and the queue goes on by itself"
+
 /* What an HTTP code says by itself. */
 static const char *
 hint_of_status(int status)
@@ -107,7 +115,7 @@ hint_of_status(int status)
 		case 0:
 			return NULL;
 		case 401:
-			return "the key is wrong or has expired: ALTER USER MAPPING ... OPTIONS (SET auth_key '...'), and the queue goes on by itself";
+			return HINT_KEY;
 		case 403:
 			return "Kapture refuses this key or this host's address: ask Kapture to allow them";
 		case 404:
@@ -168,6 +176,8 @@ kapture_hint_find(const char *message, int status, const char *api)
 			return hint_messages[i].update && api && strcmp(api, "update") == 0 ?
 				hint_messages[i].update : hint_messages[i].hint;
 	}
+	if (api != NULL && message && kapture_words_mean(KAPTURE_API_ADD, message) == KAPTURE_MEANS_BAD_KEY)
+		return HINT_KEY;
 	if (api == NULL)
 		return message ? "the table, or a trigger, check or cast of it, raises this error: correct the table or the row, then kapture_retry" : NULL;
 	return hint_of_status(status);

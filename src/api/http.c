@@ -63,9 +63,9 @@
 
 #include "api/header.h"
 #include "api/http.h"
-#include "api/limiter.h"
 #include "api/request_stats.h"
 #include "base/compat.h"
+#include "traffic/limiter.h"
 
 /* All headers of an answer together may have this many bytes. */
 #define HTTP_MAX_HEADERS	(64 * 1024)
@@ -107,7 +107,7 @@ struct KaptureHttpRequest
 	void	   *owner;
 	bool		fetched;		/* it is one of a fetch's */
 	Oid			serverid;
-	KaptureApi	api;
+	int			counted_as;		/* KaptureApi, or a module's number */
 	int			place;			/* of the limiter */
 
 	CURL	   *easy;
@@ -571,7 +571,7 @@ http_make_headers(KaptureHttpRequest *request, const KaptureServer *server, Kapt
 		http_append_header(request, header);
 		explicit_bzero(header, strlen(header));
 	}
-	for (char **header = server->headers; header && *header; header++)
+	for (char **header = server->headers[api]; header && *header; header++)
 		http_append_header(request, *header);
 }
 
@@ -709,7 +709,7 @@ http_start(const KaptureServer *server, KaptureApi api,
 	MemoryContextRegisterResetCallback(context, &request->callback);
 	request->owner = owner;
 	request->serverid = server->serverid;
-	request->api = api;
+	request->counted_as = api == KAPTURE_API_MODULE ? server->counted_as : (int) api;
 	request->is_https = pg_strncasecmp(server->url[api], "https://", 8) == 0;
 	request->loopback_only = !server->allow_http && pg_strncasecmp(server->url[api], "http://", 7) == 0;
 	request->fd = -1;
@@ -1028,7 +1028,7 @@ http_finish(KaptureHttpRequest *request, CURLcode code)
 	}
 	else
 		http_explain(request, code);
-	kapture_counter_add(request->serverid, request->api, code == CURLE_OK ? answer->status : 0,
+	kapture_counter_add(request->serverid, request->counted_as, code == CURLE_OK ? answer->status : 0,
 						answer->elapsed);
 
 	request->finished = true;
@@ -1381,8 +1381,8 @@ kapture_http_describe(const KaptureServer *server, KaptureApi api)
 		lines = lappend(lines, psprintf("Accept-Encoding: %s", http_encoding()));
 	lines = lappend(lines, pstrdup("Content-Type: application/json"));
 	lines = lappend(lines, pstrdup("Accept: application/json"));
-	for (char **header = server->headers; header && *header; header++)
-		lines = lappend(lines, kapture_header_is_secret(*header) || http_is_among(server->secret_headers, *header) ?
+	for (char **header = server->headers[api]; header && *header; header++)
+		lines = lappend(lines, kapture_header_is_secret(*header) || http_is_among(server->secret_headers[api], *header) ?
 						psprintf("%.*s: ***", (int) strcspn(*header, ":"), *header) :
 						pstrdup(*header));
 	return lines;

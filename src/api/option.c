@@ -36,7 +36,6 @@
 #include "pgtime.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
-#include "utils/datetime.h"
 #include "utils/guc.h"
 #include "utils/hsearch.h"
 #include "utils/inval.h"
@@ -44,6 +43,8 @@
 #include "utils/memutils.h"
 #include "utils/syscache.h"
 
+#include "api/dialect.h"
+#include "api/duration.h"
 #include "api/header.h"
 #include "api/option.h"
 #include "api/url.h"
@@ -75,6 +76,9 @@ typedef struct OptionSet
 	char	   *auth_key;		/* for all APIs */
 	char	  **server_headers;
 	char	  **mapping_headers;	/* which go before those; secret */
+	char	  **api_headers[KAPTURE_API_COUNT]; /* before both; of the mapping; secret */
+	char	   *dialect;
+	struct KaptureDialectEntry *field_names;	/* of Add and Update */
 	bool		is_contacts;	/* of a foreign table: only checked here */
 } OptionSet;
 
@@ -84,6 +88,8 @@ typedef struct OptionFault
 	char	   *detail;
 	char	   *hint;			/* or NULL */
 	bool		hide;			/* the value must not be shown */
+	bool		stored;			/* earlier versions may have taken the value */
+	bool		dated;			/* they did, and it means what it meant to them */
 } OptionFault;
 
 typedef struct OptionDef OptionDef;
@@ -117,6 +123,16 @@ static bool option_parse_object(const OptionDef *def, const char *text,
 								void *place, OptionFault *fault);
 static bool option_parse_headers(const OptionDef *def, const char *text,
 								 void *place, OptionFault *fault);
+static bool option_parse_paths(const OptionDef *def, const char *text,
+							   void *place, OptionFault *fault);
+static bool option_parse_keys(const OptionDef *def, const char *text,
+							  void *place, OptionFault *fault);
+static bool option_parse_dialect(const OptionDef *def, const char *text,
+								 void *place, OptionFault *fault);
+static bool option_parse_names(const OptionDef *def, const char *text,
+							   void *place, OptionFault *fault);
+static bool option_parse_constants(const OptionDef *def, const char *text,
+								   void *place, OptionFault *fault);
 static bool option_parse_file(const OptionDef *def, const char *text,
 							  void *place, OptionFault *fault);
 static bool option_parse_time(const OptionDef *def, const char *text,
@@ -171,6 +187,19 @@ static const OptionDef option_table[] = {
 	{"update_body", ForeignServerRelationId, option_parse_body,
 		0, 0, "object", false,
 		OPTION_API_PLACE(server.body_array, KAPTURE_API_UPDATE)},
+	{"dialect", ForeignServerRelationId, option_parse_dialect,
+		0, 0, "seed", false, OPTION_PLACE(dialect)},
+	{"field_names", ForeignServerRelationId, option_parse_names,
+		0, 0, NULL, false, OPTION_PLACE(field_names)},
+	{"get_field_names", ForeignServerRelationId, option_parse_names,
+		0, 0, NULL, false,
+		OPTION_API_PLACE(server.names, KAPTURE_API_GET)},
+	{"add_fields", ForeignServerRelationId, option_parse_constants,
+		0, 0, NULL, false,
+		OPTION_API_PLACE(server.constants, KAPTURE_API_ADD)},
+	{"update_fields", ForeignServerRelationId, option_parse_constants,
+		0, 0, NULL, false,
+		OPTION_API_PLACE(server.constants, KAPTURE_API_UPDATE)},
 	{"headers", ForeignServerRelationId, option_parse_headers,
 		0, 0, "{}", true, OPTION_PLACE(server_headers)},
 	{"ca_file", ForeignServerRelationId, option_parse_file,
@@ -210,6 +239,8 @@ static const OptionDef option_table[] = {
 		OPTION_PLACE(server.sweep_rate)},
 	{"allow_http", ForeignServerRelationId, option_parse_bool,
 		0, 0, "false", false, OPTION_PLACE(server.allow_http)},
+	{"api_paths", ForeignServerRelationId, option_parse_paths,
+		0, 0, NULL, false, OPTION_PLACE(server.api_paths)},
 	{"auth_key", UserMappingRelationId, option_parse_key,
 		0, 0, NULL, true, OPTION_PLACE(auth_key)},
 	{"user", UserMappingRelationId, option_parse_user,
@@ -228,8 +259,18 @@ static const OptionDef option_table[] = {
 	{"pull_auth_key", UserMappingRelationId, option_parse_key,
 		0, 0, NULL, true,
 		OPTION_API_PLACE(server.auth_key, KAPTURE_API_PULL)},
+	{"auth_keys", UserMappingRelationId, option_parse_keys,
+		0, 0, NULL, true, OPTION_PLACE(server.auth_keys)},
 	{"headers", UserMappingRelationId, option_parse_headers,
 		0, 0, NULL, true, OPTION_PLACE(mapping_headers)},
+	{"add_headers", UserMappingRelationId, option_parse_headers,
+		0, 0, NULL, true, OPTION_API_PLACE(api_headers, KAPTURE_API_ADD)},
+	{"update_headers", UserMappingRelationId, option_parse_headers,
+		0, 0, NULL, true, OPTION_API_PLACE(api_headers, KAPTURE_API_UPDATE)},
+	{"get_headers", UserMappingRelationId, option_parse_headers,
+		0, 0, NULL, true, OPTION_API_PLACE(api_headers, KAPTURE_API_GET)},
+	{"pull_headers", UserMappingRelationId, option_parse_headers,
+		0, 0, NULL, true, OPTION_API_PLACE(api_headers, KAPTURE_API_PULL)},
 	{"object", ForeignTableRelationId, option_parse_object,
 		0, 0, "customers", false, OPTION_PLACE(is_contacts)},
 };
@@ -487,6 +528,185 @@ option_parse_headers(const OptionDef *def, const char *text, void *place,
 	return true;
 }
 
+/*
+ * The names and values of an object of JSON, with room for each; NULL if the
+ * text is something else.
+ */
+static KaptureApiEntry *
+option_entries(const char *text, JsonbIterator **it, OptionFault *fault)
+{
+	Jsonb	   *json = option_to_jsonb(text);
+
+	if (json == NULL || !JB_ROOT_IS_OBJECT(json))
+	{
+		fault->detail = _("It must be a JSON object.");
+		return NULL;
+	}
+	*it = JsonbIteratorInit(&json->root);
+	return palloc0((JB_ROOT_COUNT(json) + 1) * sizeof(KaptureApiEntry));
+}
+
+/* A string among the values of an object; NULL: it is no string. */
+static char *
+option_string(const JsonbValue *value)
+{
+	return value && value->type == jbvString ? pnstrdup(value->val.string.val, value->val.string.len) : NULL;
+}
+
+/* Fills in an entry of api_paths from {"path": ..., "body": "object" or "array"}. */
+static bool
+option_parse_path_object(KaptureApiEntry *entry, JsonbContainer *object, OptionFault *fault)
+{
+	JsonbValue	path;
+	JsonbValue	body;
+	bool		has_path = getKeyJsonValueFromContainer(object, "path", 4, &path) != NULL;
+
+	entry->has_form = getKeyJsonValueFromContainer(object, "body", 4, &body) != NULL;
+	entry->value = has_path ? option_string(&path) : NULL;
+	if (JsonContainerSize(object) != (has_path ? 1 : 0) + (entry->has_form ? 1 : 0) ||
+		(has_path && entry->value == NULL))
+	{
+		fault->detail = psprintf(_("The entry of API \"%s\" must have nothing but \"path\" and \"body\", which are strings."),
+								 entry->name);
+		return false;
+	}
+	return !entry->has_form ||
+		option_parse_body(NULL, option_string(&body) ? option_string(&body) : "", &entry->is_array, fault);
+}
+
+/* The paths of other modules: {"name": "/path" or {"path": ..., "body": ...}, ...}. */
+static bool
+option_parse_paths(const OptionDef *def, const char *text, void *place,
+				   OptionFault *fault)
+{
+	JsonbIterator *it;
+	JsonbIteratorToken token;
+	JsonbValue	value;
+	KaptureApiEntry *entries;
+	KaptureApiEntry *entry;
+	const char *why;
+
+	fault->hint = _("Write a JSON object such as {\"ticket_add\": \"/add-ticket.html\"} or "
+					"{\"ticket_add\": {\"path\": \"/add-ticket.html\", \"body\": \"object\"}}.");
+	entries = entry = option_entries(text, &it, fault);
+	if (entries == NULL)
+		return false;
+	(void) JsonbIteratorNext(&it, &value, true);
+	while ((token = JsonbIteratorNext(&it, &value, true)) == WJB_KEY)
+	{
+		entry->name = option_string(&value);
+		if (entry->name[0] == '\0' ||
+			strspn(entry->name, "abcdefghijklmnopqrstuvwxyz0123456789_") != strlen(entry->name))
+		{
+			fault->detail = psprintf(_("\"%s\" cannot be the name of an API: it may have lower-case letters, digits and underscores."),
+									 entry->name);
+			return false;
+		}
+		(void) JsonbIteratorNext(&it, &value, true);
+		entry->value = option_string(&value);
+		if (value.type == jbvBinary && JsonContainerIsObject(value.val.binary.data))
+		{
+			if (!option_parse_path_object(entry, value.val.binary.data, fault))
+				return false;
+		}
+		else if (entry->value == NULL)
+		{
+			fault->detail = psprintf(_("The entry of API \"%s\" must be a path or an object."), entry->name);
+			return false;
+		}
+		if (entry->value && kapture_url_join("https://localhost", entry->value, &why) == NULL)
+		{
+			fault->detail = psprintf(_("The path of API \"%s\" cannot be used: %s."), entry->name, why);
+			return false;
+		}
+		entry++;
+	}
+	*(KaptureApiEntry **) place = entries;
+	return true;
+}
+
+/* The keys of other modules: {"name": "key", ...}. */
+static bool
+option_parse_keys(const OptionDef *def, const char *text, void *place,
+				  OptionFault *fault)
+{
+	JsonbIterator *it;
+	JsonbIteratorToken token;
+	JsonbValue	value;
+	KaptureApiEntry *entries;
+	KaptureApiEntry *entry;
+
+	fault->hint = _("Write a JSON object of strings, such as {\"ticket_add\": \"...\"}.");
+	entries = entry = option_entries(text, &it, fault);
+	if (entries == NULL)
+		return false;
+	(void) JsonbIteratorNext(&it, &value, true);
+	while ((token = JsonbIteratorNext(&it, &value, true)) == WJB_KEY)
+	{
+		char	   *key;
+
+		entry->name = option_string(&value);
+		(void) JsonbIteratorNext(&it, &value, true);
+		key = option_string(&value);
+		if (key == NULL)
+		{
+			fault->detail = psprintf(_("The key of API \"%s\" must be a string."), entry->name);
+			return false;
+		}
+		if (!option_parse_key(def, key, &entry->value, fault))
+			return false;
+		entry++;
+	}
+	*(KaptureApiEntry **) place = entries;
+	return true;
+}
+
+static bool
+option_parse_dialect(const OptionDef *def, const char *text, void *place,
+					 OptionFault *fault)
+{
+	if (!kapture_dialect_exists(text))
+	{
+		fault->detail = _("It must be \"seed\", \"array-name\" or \"v1\".");
+		fault->hint = _("Other forms are described by \"field_names\", \"add_fields\", \"update_fields\" and \"add_body\".");
+		return false;
+	}
+	*(char **) place = pstrdup(text);
+	return true;
+}
+
+/* The names of fields in an account's requests. */
+static bool
+option_parse_names(const OptionDef *def, const char *text, void *place,
+				   OptionFault *fault)
+{
+	Jsonb	   *json = option_to_jsonb(text);
+
+	fault->hint = _("Write a JSON object of our field names and those of the account, such as {\"customer_name\": \"name\"}.");
+	if (json == NULL || !JB_ROOT_IS_OBJECT(json))
+	{
+		fault->detail = _("It must be a JSON object.");
+		return false;
+	}
+	return (*(KaptureDialectEntry **) place = kapture_dialect_read_names(json, &fault->detail)) != NULL;
+}
+
+/* What goes with each of an account's requests. */
+static bool
+option_parse_constants(const OptionDef *def, const char *text, void *place,
+					   OptionFault *fault)
+{
+	Jsonb	   *json = option_to_jsonb(text);
+
+	fault->hint = _("Write a JSON object of what is to go with each request, such as {\"customer_info.update\": true}.");
+	if (json == NULL || !JB_ROOT_IS_OBJECT(json))
+	{
+		fault->detail = _("It must be a JSON object.");
+		return false;
+	}
+	return (*(KaptureDialectEntry **) place = kapture_dialect_read_constants(json, &fault->detail)) != NULL;
+}
+
 static bool
 option_parse_file(const OptionDef *def, const char *text, void *place,
 				  OptionFault *fault)
@@ -514,8 +734,6 @@ option_parse_number(const OptionDef *def, const char *text, int flags,
 			_("It must be a number, with a unit if need be.");
 		if (hint != NULL)
 			fault->hint = pstrdup(_(hint));
-		else if (flags & GUC_UNIT_TIME)
-			fault->hint = _("For example 500ms, 30s or 5min.");
 		else if (flags & GUC_UNIT_MEMORY)
 			fault->hint = _("For example 512kB or 64MB.");
 		return false;
@@ -523,21 +741,48 @@ option_parse_number(const OptionDef *def, const char *text, int flags,
 	return true;
 }
 
+/*
+ * A length of time in microseconds.  "bare_unit" is what earlier versions took a
+ * number without a unit for.
+ */
+static bool
+option_parse_duration(const char *text, int64 bare_unit, int64 *usec, OptionFault *fault)
+{
+	fault->hint = _("Write a number and a unit, such as \"500ms\", \"30s\", \"5min\" or \"24 hours\".");
+	switch (kapture_duration_parse(text, bare_unit, usec))
+	{
+		case KAPTURE_DURATION_GOOD:
+			return true;
+		case KAPTURE_DURATION_BARE:
+			fault->detail = _("It has no unit.");
+			fault->hint = psprintf(_("Write \"%ss\" for seconds, or another unit: ms, min, h or d."), text);
+			fault->dated = fault->stored;
+			return fault->stored;
+		case KAPTURE_DURATION_CALENDAR:
+			fault->detail = _("It must not have months or years, whose length varies.");
+			return false;
+		case KAPTURE_DURATION_BAD:
+			break;
+	}
+	fault->detail = _("It must be a length of time.");
+	return false;
+}
+
 static bool
 option_parse_time(const OptionDef *def, const char *text, void *place,
 				  OptionFault *fault)
 {
-	int			result;
+	int64		usec;
 
-	if (!option_parse_number(def, text, GUC_UNIT_MS, &result, fault))
+	if (!option_parse_duration(text, 1000, &usec, fault))
 		return false;
-	if (result < def->min || result > def->max)
+	if (usec % 1000 != 0 || usec / 1000 < def->min || usec / 1000 > def->max)
 	{
-		fault->detail = psprintf(_("It must be between %d ms and %d ms."),
-								 (int) def->min, (int) def->max);
+		fault->detail = psprintf(_("It must be a whole number of milliseconds between %d ms and %d h."),
+								 (int) def->min, (int) (def->max / 1000 / SECS_PER_HOUR));
 		return false;
 	}
-	*(int *) place = result;
+	*(int *) place = (int) (usec / 1000);
 	return true;
 }
 
@@ -613,17 +858,47 @@ option_parse_size(const OptionDef *def, const char *text, void *place,
 	return true;
 }
 
+/*
+ * Is this the name of a time zone, rather than an abbreviation or an offset?  Of
+ * what PostgreSQL takes, offsets ("UTC+5:30", which is west of Greenwich) have
+ * digits, and abbreviations ("EST", which has no summer time) are short.
+ */
+static bool
+option_is_zone_name(const char *text)
+{
+	static const char *const short_names[] = {"UTC", "GMT", "UCT", "PRC", "ROC", "ROK", "Zulu"};
+	size_t		len = strlen(text);
+
+	if (pg_strncasecmp(text, "Etc/GMT", 7) == 0 && strspn(text + 7, "+-0123456789") == len - 7)
+		return true;
+	if (strpbrk(text, "0123456789<>,:+") != NULL)
+		return false;
+	for (int i = 0; i < lengthof(short_names); i++)
+	{
+		if (pg_strcasecmp(text, short_names[i]) == 0)
+			return true;
+	}
+	return len > 4 || strchr(text, '/') != NULL;
+}
+
 static bool
 option_parse_timezone(const OptionDef *def, const char *text, void *place,
 					  OptionFault *fault)
 {
 	pg_tz	   *zone = pg_tzset(text);
 
+	fault->hint = _("Write the name of a region, such as \"Asia/Kolkata\": the view pg_timezone_names shows those that are known.");
 	if (zone == NULL || !pg_tz_acceptable(zone))
 	{
 		fault->detail = _("PostgreSQL does not know this time zone.");
-		fault->hint = _("See the view pg_timezone_names for the names that are known.");
 		return false;
+	}
+	if (!option_is_zone_name(text))
+	{
+		fault->detail = _("It is an abbreviation or an offset, which does not say when clocks are changed, nor, to everybody, in which direction it goes.");
+		fault->dated = fault->stored;
+		if (!fault->stored)
+			return false;
 	}
 	*(char **) place = pstrdup(text);
 	return true;
@@ -633,32 +908,15 @@ static bool
 option_parse_interval(const OptionDef *def, const char *text, void *place,
 					  OptionFault *fault)
 {
-	char		work[256];
-	char	   *field[MAXDATEFIELDS];
-	int			ftype[MAXDATEFIELDS];
-	int			nf;
-	int			dtype;
-	int			error;
+	int64		usec;
 	int64		seconds;
-	struct pg_itm_in itm = {0};
 
-	error = ParseDateTime(text, work, sizeof(work), field, ftype,
-						  MAXDATEFIELDS, &nf);
-	if (error == 0)
-		error = DecodeInterval(field, ftype, nf, INTERVAL_FULL_RANGE,
-							   &dtype, &itm);
-	fault->hint = _("Write an interval of days, hours, minutes and seconds, such as \"24 hours\".");
-	if (error != 0 || dtype != DTK_DELTA)
-	{
-		fault->detail = _("It must be an interval.");
+	if (!option_parse_duration(text, USECS_PER_SEC, &usec, fault))
 		return false;
-	}
-	seconds = itm.tm_mday * (int64) SECS_PER_DAY + itm.tm_usec / USECS_PER_SEC;
-	if (itm.tm_year != 0 || itm.tm_mon != 0 ||
-		itm.tm_usec % USECS_PER_SEC != 0 ||
-		seconds < def->min || seconds > def->max)
+	seconds = usec / USECS_PER_SEC;
+	if (usec % USECS_PER_SEC != 0 || seconds < def->min || seconds > def->max)
 	{
-		fault->detail = psprintf(_("It must be a whole number of seconds between %d second and %d days, without months and years."),
+		fault->detail = psprintf(_("It must be a whole number of seconds between %d second and %d days."),
 								 (int) def->min,
 								 (int) (def->max / SECS_PER_DAY));
 		return false;
@@ -811,31 +1069,66 @@ option_check_length(const OptionDef *def, const char *text, OptionFault *fault)
 	return false;
 }
 
-/* Puts the value of one option into the set; raises an error if it is bad. */
+/* Reports what is wrong with the value of an option. */
 static void
-option_apply(OptionSet *set, const OptionDef *def, const char *text)
+option_report(const OptionDef *def, const char *text, const OptionFault *fault, int elevel)
 {
-	OptionFault fault = {0};
-
-	if (option_check_length(def, text, &fault) &&
-		def->parse(def, text, (char *) set + def->offset, &fault))
-		return;
-
-	ereport(ERROR,
+	ereport(elevel,
 			(errcode(ERRCODE_FDW_INVALID_ATTRIBUTE_VALUE),
-			 def->secret || fault.hide ?
+			 def->secret || fault->hide ?
 			 errmsg("invalid value for option \"%s\"", def->name) :
 			 errmsg("invalid value for option \"%s\": \"%s\"", def->name, text),
-			 errdetail_internal("%s", fault.detail),
-			 fault.hint != NULL ? errhint("%s", fault.hint) : 0));
+			 errdetail_internal("%s", fault->detail),
+			 fault->hint != NULL ? errhint("%s", fault->hint) : 0));
+}
+
+/*
+ * Puts the value of one option into the set; raises an error if it is bad.
+ * "reading": what is in the catalogs is used as earlier versions did.  A dump of
+ * such a database can be restored, too.
+ */
+static void
+option_apply(OptionSet *set, const OptionDef *def, const char *text, bool reading)
+{
+	OptionFault fault = {.stored = reading || IsBinaryUpgrade || kapture_is_restoring()};
+
+	if (!option_check_length(def, text, &fault) ||
+		!def->parse(def, text, (char *) set + def->offset, &fault))
+		option_report(def, text, &fault, ERROR);
+	if (fault.dated && !reading)
+		option_report(def, text, &fault, WARNING);
+}
+
+/* Puts what a server's dialect stands for into the set. */
+static void
+option_apply_dialect(OptionSet *set, List *options)
+{
+	const char *dialect = NULL;
+	ListCell   *cell;
+
+	foreach(cell, options)
+	{
+		if (strcmp(((DefElem *) lfirst(cell))->defname, "dialect") == 0)
+			dialect = defGetString(lfirst(cell));
+	}
+	for (int i = 0; dialect && i < lengthof(option_table); i++)
+	{
+		const char *value = option_table[i].catalog != ForeignServerRelationId ? NULL :
+			kapture_dialect_preset(dialect, option_table[i].name);
+
+		if (value)
+			option_apply(set, &option_table[i], value, true);
+	}
 }
 
 /* Puts the options of one catalog's row into the set. */
 static void
-option_apply_list(OptionSet *set, List *options, Oid catalog)
+option_apply_list(OptionSet *set, List *options, Oid catalog, bool reading)
 {
 	ListCell   *cell;
 
+	if (catalog == ForeignServerRelationId)
+		option_apply_dialect(set, options);
 	foreach(cell, options)
 	{
 		DefElem    *option = (DefElem *) lfirst(cell);
@@ -843,7 +1136,7 @@ option_apply_list(OptionSet *set, List *options, Oid catalog)
 
 		if (def == NULL)
 			option_raise_unknown(option->defname, catalog);
-		option_apply(set, def, defGetString(option));
+		option_apply(set, def, defGetString(option), reading);
 	}
 }
 
@@ -870,6 +1163,28 @@ option_check_server(const OptionSet *set)
 				 errdetail("Plain http would send keys and customers' data unencrypted to another host."),
 				 errhint("Use https, or set option \"%s\" to true.",
 						 "allow_http")));
+}
+
+/* Names and constants must be those of one body.  Fills in the names of both APIs that have them. */
+static void
+option_check_dialect(OptionSet *set)
+{
+	static const KaptureApi apis[] = {KAPTURE_API_ADD, KAPTURE_API_UPDATE};
+
+	for (int i = 0; i < lengthof(apis); i++)
+	{
+		KaptureDialectEntry *constants = set->server.constants[apis[i]];
+		char	   *why = NULL;
+
+		set->server.names[apis[i]] = set->field_names;
+		if (set->field_names || constants)
+			why = kapture_dialect_conflict(set->field_names, constants);
+		if (why)
+			ereport(ERROR,
+					(errcode(ERRCODE_FDW_INVALID_ATTRIBUTE_VALUE),
+					 errmsg("options \"%s\" and \"%s_fields\" make no body", "field_names", kapture_api_name(apis[i])),
+					 errdetail_internal("%s", why)));
+	}
 }
 
 /*
@@ -908,10 +1223,11 @@ kapture_fdw_validator(PG_FUNCTION_ARGS)
 	Oid			catalog = PG_GETARG_OID(1);
 	OptionSet  *set = palloc0(sizeof(OptionSet));
 
-	option_apply_list(set, options, catalog);
+	option_apply_list(set, options, catalog, false);
 	if (catalog == ForeignServerRelationId)
 	{
 		option_check_server(set);
+		option_check_dialect(set);
 		option_check_headers(set);
 	}
 
@@ -995,26 +1311,26 @@ option_same_header(const char *a, const char *b)
 	return strcspn(b, ":") == len && pg_strncasecmp(a, b, len) == 0;
 }
 
-/* The headers of the mapping, and those of the server that it does not have. */
+/* The headers of one list, and those of another that it does not have; either may be NULL. */
 static char **
-option_merge_headers(char **of_server, char **of_mapping)
+option_merge_headers(char **more, char **special)
 {
 	int			most = 0;
 	int			n = 0;
 	char	  **result;
 
-	for (char **header = of_server; *header; header++)
+	for (char **header = more; header && *header; header++)
 		most++;
-	for (char **header = of_mapping; header && *header; header++)
+	for (char **header = special; header && *header; header++)
 		most++;
 	result = palloc0((most + 1) * sizeof(char *));
-	for (char **header = of_mapping; header && *header; header++)
+	for (char **header = special; header && *header; header++)
 		result[n++] = *header;
-	for (char **header = of_server; *header; header++)
+	for (char **header = more; header && *header; header++)
 	{
 		bool		is_replaced = false;
 
-		for (char **other = of_mapping; other && *other; other++)
+		for (char **other = special; other && *other; other++)
 			is_replaced |= option_same_header(*header, *other);
 		if (!is_replaced)
 			result[n++] = *header;
@@ -1032,25 +1348,28 @@ option_read(const ForeignServer *server, Oid userid)
 	for (int i = 0; i < lengthof(option_table); i++)
 	{
 		if (option_table[i].initial != NULL)
-			option_apply(set, &option_table[i], option_table[i].initial);
+			option_apply(set, &option_table[i], option_table[i].initial, true);
 	}
-	option_apply_list(set, server->options, ForeignServerRelationId);
+	option_apply_list(set, server->options, ForeignServerRelationId, true);
 	option_check_server(set);
+	option_check_dialect(set);
 	option_apply_list(set, option_mapping_options(server, userid),
-					  UserMappingRelationId);
+					  UserMappingRelationId, true);
 
 	result->serverid = server->serverid;
 	result->owner = server->owner;
 	result->userid = userid;
 	result->version = option_version(server->serverid, userid);
 	result->name = pstrdup(server->servername);
-	result->headers = option_merge_headers(set->server_headers, set->mapping_headers);
-	result->secret_headers = set->mapping_headers;
 	result->body_array[KAPTURE_API_GET] = true;
 	result->body_array[KAPTURE_API_PULL] = true;
+	result->base = set->url;
 	for (int api = 0; api < KAPTURE_API_COUNT; api++)
 	{
-		result->url[api] = psprintf("%s%s", set->url, set->path[api]);
+		if (set->path[api])
+			result->url[api] = psprintf("%s%s", set->url, set->path[api]);
+		result->secret_headers[api] = option_merge_headers(set->mapping_headers, set->api_headers[api]);
+		result->headers[api] = option_merge_headers(set->server_headers, result->secret_headers[api]);
 		if (result->auth_key[api] == NULL)
 			result->auth_key[api] = set->auth_key;
 	}
@@ -1250,9 +1569,12 @@ kapture_server_require_key(const KaptureServer *server, KaptureApi api)
 	ereport(ERROR,
 			(errcode(ERRCODE_FDW_OPTION_NAME_NOT_FOUND),
 			 errmsg("user mapping of server \"%s\" has no key for the API \"%s\"",
-					server->name, kapture_api_name(api)),
+					server->name, kapture_api_label(server, api)),
 			 errdetail("Option \"%s\" is missing in the mapping of user \"%s\" or PUBLIC.",
 					   missing, option_user_name(server->userid)),
+			 api == KAPTURE_API_MODULE ?
+			 errhint("Use ALTER USER MAPPING ... SERVER %s OPTIONS (ADD ...) with \"auth_key\", with \"auth_keys\", or with both \"user\" and \"password\".",
+					 quote_identifier(server->name)) :
 			 errhint("Use ALTER USER MAPPING ... SERVER %s OPTIONS (ADD ...) with \"auth_key\", with \"%s_auth_key\", or with both \"user\" and \"password\".",
 					 quote_identifier(server->name),
 					 kapture_api_name(api))));
@@ -1275,7 +1597,20 @@ kapture_api_name(KaptureApi api)
 			return "get";
 		case KAPTURE_API_PULL:
 			return "pull";
+		case KAPTURE_API_MODULE:
+			return "module";
 	}
 	elog(ERROR, "unknown Kapture API: %d", (int) api);
 	return NULL;				/* not reached */
+}
+
+/*
+ * kapture_api_label
+ *		What messages call an API: its name; of another module, what the caller
+ *		named, which lives as long as the server.
+ */
+const char *
+kapture_api_label(const KaptureServer *server, KaptureApi api)
+{
+	return api == KAPTURE_API_MODULE && server->module ? server->module : kapture_api_name(api);
 }

@@ -10,16 +10,27 @@
 
 #include "datatype/timestamp.h"
 
-/* The four calls of the Kapture customer API. */
+/* The four calls of the Kapture customer API, and those of all other modules. */
 typedef enum KaptureApi
 {
 	KAPTURE_API_ADD,
 	KAPTURE_API_UPDATE,
 	KAPTURE_API_GET,
-	KAPTURE_API_PULL
+	KAPTURE_API_PULL,
+	KAPTURE_API_MODULE			/* the one that KaptureServer.module names, see modules.c */
 } KaptureApi;
 
-#define KAPTURE_API_COUNT	4
+#define KAPTURE_API_CUSTOMER_COUNT	4
+#define KAPTURE_API_COUNT	5
+
+/* An entry of option api_paths or auth_keys. */
+typedef struct KaptureApiEntry
+{
+	char	   *name;			/* of the API; NULL: end of the list */
+	char	   *value;			/* path or key */
+	bool		has_form;		/* the entry says which body the API takes: */
+	bool		is_array;		/* an array of one object, or the object */
+} KaptureApiEntry;
 
 /* A server as seen by one user: defaults filled in, mapping resolved. */
 typedef struct KaptureServer
@@ -35,8 +46,12 @@ typedef struct KaptureServer
 	char	   *user;			/* with password, or NULL */
 	char	   *password;		/* secret */
 	bool		body_array[KAPTURE_API_COUNT];	/* wrap the body in an array */
-	char	  **headers;		/* extra "Name: value" lines, NULL at the end */
-	char	  **secret_headers; /* those of them that are the mapping's, or NULL */
+	struct KaptureDialectEntry *names[KAPTURE_API_COUNT];	/* of fields in requests, or
+															 * NULL; see dialect.c */
+	struct KaptureDialectEntry *constants[KAPTURE_API_COUNT];	/* that go with each
+																 * request, or NULL */
+	char	  **headers[KAPTURE_API_COUNT]; /* extra "Name: value" lines, NULL at the end */
+	char	  **secret_headers[KAPTURE_API_COUNT];	/* those of them that are the mapping's */
 	char	   *ca_file;		/* NULL: the system's */
 	int			connect_timeout;	/* milliseconds */
 	int			timeout;		/* milliseconds, of one whole request */
@@ -51,9 +66,15 @@ typedef struct KaptureServer
 	int64		sweep_interval; /* seconds, 0: not swept */
 	double		sweep_rate;		/* requests a second */
 	bool		allow_http;		/* plain http to other hosts than this one */
+	char	   *base;			/* the URL without a path */
+	KaptureApiEntry *api_paths; /* of other modules, or NULL */
+	KaptureApiEntry *auth_keys; /* likewise; secret */
+	const char *module;			/* what KAPTURE_API_MODULE stands for, NULL: nothing yet */
+	int			counted_as;		/* number under which its requests are counted */
 } KaptureServer;
 
 extern const char *kapture_api_name(KaptureApi api);
+extern const char *kapture_api_label(const KaptureServer *server, KaptureApi api);
 extern const KaptureServer *kapture_server_get(const char *name, Oid userid);
 extern void kapture_server_require_same(const KaptureServer *server, Oid serverid, Oid owner);
 extern void kapture_server_require_key(const KaptureServer *server,

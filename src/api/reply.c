@@ -31,10 +31,14 @@
 #include "api/cleanse.h"
 #include "api/identity.h"
 #include "api/reply.h"
+#include "api/words.h"
 #include "base/compat.h"
 
 #define MESSAGE_MAX_TEXT	1000	/* bytes of Kapture's words that are kept */
 #define MESSAGE_MAX_WHY		200 /* bytes of a parser's complaint */
+
+/* keys of Kapture's words, the best first */
+#define MESSAGE_WORDS		"message", "customerdetails", "error", "reason"
 
 
 /*
@@ -426,7 +430,7 @@ message_one_line(const char *text, int len)
 static char *
 message_words(JsonbContainer *answer)
 {
-	static const char *const names[] = {"message", "customerdetails", "error"};
+	static const char *const names[] = {MESSAGE_WORDS};
 	JsonbValue	value;
 
 	for (int i = 0; i < lengthof(names); i++)
@@ -449,28 +453,6 @@ message_has_status(JsonbContainer *answer, bool *is_success)
 	*is_success = message_is_key(value.val.string.val, value.val.string.len,
 								 "success");
 	return true;
-}
-
-/*
- * Does the text contain the words?  Case does not matter, nor do spaces and
- * hyphens; "words" is in lower case without them.
- */
-static bool
-message_says(const char *text, const char *words)
-{
-	char	   *plain = palloc(strlen(text) + 1);
-	char	   *to = plain;
-	bool		result;
-
-	for (; *text != '\0'; text++)
-	{
-		if (*text != ' ' && *text != '-')
-			*to++ = pg_ascii_tolower((unsigned char) *text);
-	}
-	*to = '\0';
-	result = strstr(plain, words) != NULL;
-	pfree(plain);
-	return result;
 }
 
 
@@ -573,7 +555,7 @@ kapture_message_confirm_body(KaptureReply *reply, const char *body, size_t len)
 
 /* What an answer to Add or Update has of ids, and of the customer sent. */
 static KaptureVerdict
-message_judge_done(KaptureApi api, JsonbContainer *answer, KaptureReply *reply)
+message_judge_done(JsonbContainer *answer, KaptureReply *reply)
 {
 	JsonbValue	value;
 	JsonbContainer *enquiry = answer;
@@ -595,7 +577,7 @@ message_judge_done(KaptureApi api, JsonbContainer *answer, KaptureReply *reply)
 	{
 		if (reply->customer_id == 0)
 			reply->customer_id = id;
-		reply->verdict = api == KAPTURE_API_ADD && reply->customer_id == 0 ? KAPTURE_BROKEN : KAPTURE_SUCCESS;
+		reply->verdict = KAPTURE_SUCCESS;
 	}
 	return reply->verdict;
 }
@@ -659,7 +641,7 @@ message_judge_success(KaptureApi api, JsonbContainer *answer, KaptureReply *repl
 	{
 		case KAPTURE_API_ADD:
 		case KAPTURE_API_UPDATE:
-			return message_judge_done(api, answer, reply);
+			return message_judge_done(answer, reply);
 		case KAPTURE_API_GET:
 			return message_judge_found(answer, &reply->customer_id);
 		case KAPTURE_API_PULL:
@@ -668,33 +650,46 @@ message_judge_success(KaptureApi api, JsonbContainer *answer, KaptureReply *repl
 				JsonContainerIsArray(value.val.binary.data))
 				return KAPTURE_SUCCESS;
 			break;
+		case KAPTURE_API_MODULE:
+			return KAPTURE_SUCCESS;
 	}
 	return KAPTURE_BROKEN;
 }
 
+/* Whose is the phone or email that is taken already?  By Kapture's words. */
+static KaptureVerdict
+message_judge_taken(const char *words, KaptureReply *reply)
+{
+	bool		phone = kapture_words_say(words, "mobile") || kapture_words_say(words, "phone");
+	bool		email = kapture_words_say(words, "email");
+
+	reply->named_id = kapture_words_customer_id(words);
+	if (phone != email)
+		return phone ? KAPTURE_DUPLICATE_PHONE : KAPTURE_DUPLICATE_EMAIL;
+	/* "Lead already exists" says whose it is instead */
+	return phone || reply->named_id != 0 ? KAPTURE_DUPLICATE_BOTH : KAPTURE_REFUSED;
+}
+
 /* An answer that does not say "success", by Kapture's words. */
 static KaptureVerdict
-message_judge_failure(KaptureApi api, const char *words)
+message_judge_failure(KaptureApi api, const char *words, KaptureReply *reply)
 {
-	if (message_says(words, "invalidauthkey"))
-		return KAPTURE_DENIED;
-	if (api == KAPTURE_API_GET && message_says(words, "doesnotexist"))
-		return KAPTURE_NOT_FOUND;
-	if (api == KAPTURE_API_PULL && message_says(words, "nocustomer"))
-		return KAPTURE_NOT_FOUND;
-	if ((api == KAPTURE_API_ADD || api == KAPTURE_API_UPDATE) &&
-		message_says(words, "alreadyexist"))
-	{
-		bool		phone = message_says(words, "mobile") ||
-			message_says(words, "phone");
-		bool		email = message_says(words, "email");
+	KaptureMeaning meaning = kapture_words_mean(api, words);
 
-		if (phone && email)
-			return KAPTURE_DUPLICATE_BOTH;
-		if (phone)
-			return KAPTURE_DUPLICATE_PHONE;
-		if (email)
-			return KAPTURE_DUPLICATE_EMAIL;
+	reply->is_known = meaning != KAPTURE_MEANS_UNKNOWN;
+	switch (meaning)
+	{
+		case KAPTURE_MEANS_BAD_KEY:
+			return KAPTURE_DENIED;
+		case KAPTURE_MEANS_BAD_FORM:
+			return KAPTURE_MISFIT;
+		case KAPTURE_MEANS_NOBODY:
+			return KAPTURE_NOT_FOUND;
+		case KAPTURE_MEANS_TAKEN:
+			return message_judge_taken(words, reply);
+		case KAPTURE_MEANS_BAD_VALUE:
+		case KAPTURE_MEANS_UNKNOWN:
+			break;
 	}
 	return KAPTURE_REFUSED;
 }
@@ -709,17 +704,18 @@ typedef struct MessageFacts
 } MessageFacts;
 
 /*
- * What an answer means that is no success: by HTTP code first, then by
- * Kapture's words.  False: it may be one, its content decides.
+ * What an answer means that is no success: by words about the key, the HTTP code,
+ * and all other words.  False: it may be one, its content decides.
  */
 static bool
 message_judge_facts(KaptureApi api, int status, const MessageFacts *facts, KaptureReply *reply)
 {
-	reply->customer_id = reply->contact_id = 0;
-	memset(&reply->repeated, 0, sizeof(reply->repeated));
+	memset(reply, 0, sizeof(*reply));
 	reply->message = facts->words;
 	reply->verdict = KAPTURE_BROKEN;
-	if (status == 401 || status == 403 || status == 404)
+	if (!facts->is_success && kapture_words_mean(api, facts->words) == KAPTURE_MEANS_BAD_KEY)
+		reply->verdict = KAPTURE_DENIED;	/* some accounts say so with 200, 400 or 500 */
+	else if (status == 401 || status == 403 || status == 404)
 		reply->verdict = KAPTURE_DENIED;
 	else if (status == 429)
 		reply->verdict = KAPTURE_THROTTLED;
@@ -732,7 +728,7 @@ message_judge_facts(KaptureApi api, int status, const MessageFacts *facts, Kaptu
 		return status >= 400;
 	else
 	{
-		reply->verdict = message_judge_failure(api, facts->words);
+		reply->verdict = message_judge_failure(api, facts->words, reply);
 
 		/* neither success nor failure, and in words that mean nothing to us */
 		if (reply->verdict == KAPTURE_REFUSED && !facts->has_status && status < 400)
@@ -748,13 +744,13 @@ message_judge_facts(KaptureApi api, int status, const MessageFacts *facts, Kaptu
  * "status" is the HTTP code, "answer" the parsed body or NULL if that was not
  * JSON.  Fills in all of "reply", palloc'ed.
  *
- * The HTTP code decides first: 401, 403 and 404 are KAPTURE_DENIED, 429 is
- * KAPTURE_THROTTLED, 5xx and 3xx (never followed), 408 and 425 are
- * KAPTURE_BROKEN.  Then Kapture's status and words; a bad key is
- * KAPTURE_DENIED with any code.  Other 4xx are about the content
- * (KAPTURE_REFUSED), JSON or not, so that one bad customer is no reason to
- * think the server ill.  A "success" that lacks what it promises, such as an
- * added customer's id, is KAPTURE_BROKEN.
+ * Words about a bad key are KAPTURE_DENIED with any HTTP code.  Then that code
+ * decides: 401, 403 and 404 are KAPTURE_DENIED, 429 is KAPTURE_THROTTLED, 5xx and
+ * 3xx (never followed), 408 and 425 are KAPTURE_BROKEN.  Then Kapture's status and
+ * words (words.c).  Other 4xx are about the content (KAPTURE_REFUSED), JSON or
+ * not, so that one bad customer is no reason to think the server ill.  A
+ * "success" that lacks what it promises is KAPTURE_BROKEN; but there are accounts
+ * that do not say an added customer's id.
  */
 void
 kapture_message_judge(KaptureApi api, int status, Jsonb *answer,
@@ -782,7 +778,7 @@ typedef struct MessageScan
 	JsonLexContext *lex;
 	bool		unescape;		/* the text has escapes */
 	bool		in_enquiry;		/* inside of an object of that name */
-	char	   *words[3];		/* see message_words() */
+	char	   *words[4];		/* see message_words() */
 	char	   *status;			/* NULL: none in words */
 	int64		id;
 	int64		enquiry_id;
@@ -882,7 +878,7 @@ message_scan_repeated(MessageScan *scan, const char *name, int len)
 KAPTURE_JSON_ACTION
 message_scan_field(void *arg, char *fname, bool isnull)
 {
-	static const char *const words[] = {"message", "customerdetails", "error"};
+	static const char *const words[] = {MESSAGE_WORDS};
 	MessageScan *scan = arg;
 	int			level = scan->lex->lex_level;
 	const char *name;
@@ -988,7 +984,7 @@ kapture_message_judge_written(KaptureApi api, int status, const char *body, size
 		return;
 	}
 	reply->customer_id = scan.enquiry_id ? scan.enquiry_id : scan.id;
-	reply->verdict = api == KAPTURE_API_ADD && reply->customer_id == 0 ? KAPTURE_BROKEN : KAPTURE_SUCCESS;
+	reply->verdict = KAPTURE_SUCCESS;
 }
 
 
@@ -1030,9 +1026,9 @@ kapture_message_match_found(Jsonb *answer, const char *phone, const char *email,
 		if (token != WJB_VALUE || key == NULL || value.type != jbvString)
 			continue;
 		text = pnstrdup(value.val.string.val, value.val.string.len);
-		if (message_says(key, "phone") || message_says(key, "mobile") || message_says(key, "landline"))
+		if (kapture_words_say(key, "phone") || kapture_words_say(key, "mobile") || kapture_words_say(key, "landline"))
 			message_add_match(by_phone, kapture_match_phones(phone, text));
-		else if (message_says(key, "email"))
+		else if (kapture_words_say(key, "email"))
 			message_add_match(by_email, kapture_match_emails(email, text));
 	}
 }

@@ -23,6 +23,7 @@ typedef enum KaptureVerdict
 	KAPTURE_DUPLICATE_EMAIL,
 	KAPTURE_DUPLICATE_BOTH,
 	KAPTURE_REFUSED,			/* the request's content is at fault */
+	KAPTURE_MISFIT,				/* the account wants another form of body */
 	KAPTURE_DENIED,				/* key or address is at fault: 401, 403, 404 */
 	KAPTURE_THROTTLED,			/* 429: later */
 	KAPTURE_BROKEN				/* 5xx, or an answer that is none */
@@ -33,6 +34,8 @@ typedef struct KaptureReply
 	KaptureVerdict verdict;
 	int64		customer_id;	/* Add, Update, Get; 0 if not given */
 	int64		contact_id;		/* Add; 0 if not given */
+	int64		named_id;		/* of a duplicate, as its words name it; or 0 */
+	bool		is_known;		/* refused in words that are known to be about values */
 	char	   *message;		/* Kapture's words on one line, trimmed; "" if none */
 	KaptureIdentity repeated;	/* Add, Update: of the customer that was sent */
 } KaptureReply;

@@ -67,6 +67,7 @@ typedef struct CounterState
 } CounterState;
 
 static CounterState *counter_state = NULL;
+static const char *(*counter_name) (int api) = NULL;
 static shmem_request_hook_type counter_prev_request_hook = NULL;
 static shmem_startup_hook_type counter_prev_startup_hook = NULL;
 
@@ -168,11 +169,12 @@ counter_startup(void)
 
 /*
  * Asks for the shared memory.  Called from _PG_init() while the postmaster
- * preloads libraries.
+ * preloads libraries.  "name" gives the name of an API for its number.
  */
 void
-kapture_counter_install(void)
+kapture_counter_install(const char *(*name) (int api))
 {
+	counter_name = name;
 	counter_prev_request_hook = shmem_request_hook;
 	shmem_request_hook = counter_request;
 	counter_prev_startup_hook = shmem_startup_hook;
@@ -185,7 +187,7 @@ kapture_counter_install(void)
  */
 
 static bool
-counter_is(const Counter *counter, Oid serverid, KaptureApi api, int http_code)
+counter_is(const Counter *counter, Oid serverid, int api, int http_code)
 {
 	return counter->dbid == MyDatabaseId && counter->serverid == serverid &&
 		counter->api == api && counter->http_code == http_code;
@@ -193,7 +195,7 @@ counter_is(const Counter *counter, Oid serverid, KaptureApi api, int http_code)
 
 /* Finds or makes a counter.  The caller holds the lock. */
 static Counter *
-counter_find(Oid serverid, KaptureApi api, int http_code, TimestampTz now)
+counter_find(Oid serverid, int api, int http_code, TimestampTz now)
 {
 	static int	last = 0;		/* most often it is the same again */
 	Counter    *oldest = &counter_state->counters[0];
@@ -225,12 +227,12 @@ counter_find(Oid serverid, KaptureApi api, int http_code, TimestampTz now)
 }
 
 /*
- * Counts a request that has ended after "elapsed" microseconds, with HTTP code
+ * Counts a request to an API (see kapture_counter_install()) that has ended after "elapsed" microseconds, with HTTP code
  * "http_code", 0 if no whole answer came.  Neither allocates nor raises errors;
  * without the shared memory it does nothing.
  */
 void
-kapture_counter_add(Oid serverid, KaptureApi api, int http_code, int64 elapsed)
+kapture_counter_add(Oid serverid, int api, int http_code, int64 elapsed)
 {
 	double		ms = elapsed / 1000.0;
 	TimestampTz now;
@@ -283,7 +285,7 @@ counter_put(ReturnSetInfo *rsinfo, const Counter *counter)
 		buckets[i] = Int64GetDatum(counter->buckets[i]);
 	}
 	values[0] = CStringGetTextDatum(GetForeignServer(counter->serverid)->servername);
-	values[1] = CStringGetTextDatum(kapture_api_name((KaptureApi) counter->api));
+	values[1] = CStringGetTextDatum(counter_name(counter->api));
 	values[2] = Int32GetDatum(counter->http_code);
 	nulls[2] = counter->http_code == 0;
 	values[3] = Int64GetDatum(counter->count);

@@ -9,7 +9,7 @@
 
 #include "api/option.h"
 
-extern void kapture_counter_install(void);
-extern void kapture_counter_add(Oid serverid, KaptureApi api, int http_code, int64 elapsed);
+extern void kapture_counter_install(const char *(*name) (int api));
+extern void kapture_counter_add(Oid serverid, int api, int http_code, int64 elapsed);
 
 #endif							/* KAPTURE_REQUEST_STATS_H */

@@ -1,10 +1,11 @@
 /*
  * url.c
- *		Is a text the URL of a server?
+ *		Is a text the URL of a server, or a path below it?
  */
 #include "postgres.h"
 
 #include <arpa/inet.h>
+#include <ctype.h>
 #include <curl/curl.h>
 
 #include "api/url.h"
@@ -51,4 +52,121 @@ kapture_url_is_valid(const char *url, bool *is_https, bool *is_loopback, const c
 	curl_free(extra);
 	curl_url_cleanup(parsed);
 	return *why == NULL;
+}
+
+/* The byte that two hexadecimal digits stand for, -1: they are none. */
+static int
+url_hex_byte(const char *digits)
+{
+	char		both[3] = {digits[0], digits[0] ? digits[1] : '\0', '\0'};
+
+	if (!isxdigit((unsigned char) both[0]) || !isxdigit((unsigned char) both[1]))
+		return -1;
+	return (int) strtol(both, NULL, 16);
+}
+
+/*
+ * Why a text is no plain path; NULL: it is one.  What a server or a proxy may
+ * read as something else than it looks like is refused, too, escaped or not.
+ */
+static const char *
+url_path_problem(const char *path)
+{
+	if (path[0] != '/')
+		return "it does not begin with \"/\"";
+	if (path[1] == '/')
+		return "it begins with \"//\", behind which a host is named";
+	for (const char *p = path; *p != '\0'; p++)
+	{
+		if ((unsigned char) *p <= 0x20 || (unsigned char) *p >= 0x7F)
+			return "it has spaces, control characters or characters outside of ASCII";
+		if (strchr("\\@#", *p) != NULL)
+			return "it has one of the characters \"\\\", \"@\" and \"#\"";
+		if (*p == '%')
+		{
+			int			byte = url_hex_byte(p + 1);
+
+			if (byte < 0)
+				return "it has a \"%\" without two hexadecimal digits";
+			if (byte < 0x20 || byte == 0x7F || strchr("./\\@#?%:;", byte) != NULL)
+				return "it has an escaped control character or one of the characters ./\\@#?%:; escaped";
+		}
+	}
+	return NULL;
+}
+
+/* Do two URLs have the same text in this part, or both none? */
+static bool
+url_same_part(CURLU *a, CURLU *b, CURLUPart part)
+{
+	char	   *of_a = NULL;
+	char	   *of_b = NULL;
+	CURLUcode	code_a = curl_url_get(a, part, &of_a, CURLU_DEFAULT_PORT);
+	CURLUcode	code_b = curl_url_get(b, part, &of_b, CURLU_DEFAULT_PORT);
+	bool		same = code_a == code_b && (code_a != CURLUE_OK || strcmp(of_a, of_b) == 0);
+
+	curl_free(of_a);
+	curl_free(of_b);
+	return same;
+}
+
+/* Does libcurl read the joined URL as the base's host, with this path below its own? */
+static bool
+url_stays_below(CURLU *base, CURLU *joined, const char *path)
+{
+	static const CURLUPart parts[] = {CURLUPART_SCHEME, CURLUPART_USER, CURLUPART_PASSWORD, CURLUPART_HOST, CURLUPART_PORT};
+	char	   *above = NULL;
+	char	   *whole = NULL;
+	size_t		len = strcspn(path, "?");
+	size_t		above_len;
+	bool		same;
+
+	for (int i = 0; i < lengthof(parts); i++)
+	{
+		if (!url_same_part(base, joined, parts[i]))
+			return false;
+	}
+	same = curl_url_get(base, CURLUPART_PATH, &above, 0) == CURLUE_OK &&
+		curl_url_get(joined, CURLUPART_PATH, &whole, 0) == CURLUE_OK;
+	if (same)
+	{
+		/* libcurl gives a URL without a path the path "/" */
+		above_len = strcmp(above, "/") == 0 ? 0 : strlen(above);
+		same = strncmp(whole, above, above_len) == 0 && strlen(whole) == above_len + len &&
+			strncmp(whole + above_len, path, len) == 0;
+	}
+	curl_free(above);
+	curl_free(whole);
+	return same;
+}
+
+/*
+ * kapture_url_join
+ *		Returns the URL of a path below a server's URL, palloc'ed; NULL if the
+ *		path cannot be used, and *why says so.
+ *
+ * Whatever the path is, the request goes to the server's scheme, host and port:
+ * who may use the server need not be who decided where it is.
+ */
+char *
+kapture_url_join(const char *base, const char *path, const char **why)
+{
+	CURLU	   *of_base;
+	CURLU	   *of_both;
+	char	   *both;
+
+	*why = url_path_problem(path);
+	if (*why != NULL)
+		return NULL;
+	both = psprintf("%s%s", base, path);
+	of_base = curl_url();
+	of_both = curl_url();
+	if (of_base == NULL || of_both == NULL ||
+		curl_url_set(of_base, CURLUPART_URL, base, 0) != CURLUE_OK ||
+		curl_url_set(of_both, CURLUPART_URL, both, 0) != CURLUE_OK ||
+		!url_stays_below(of_base, of_both, path))
+		*why = "it leads out of the server's URL, or has \".\" or \"..\" as a part";
+	curl_url_cleanup(of_base);
+	curl_url_cleanup(of_both);
+	return *why == NULL ? both : NULL;
 }

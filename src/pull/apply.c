@@ -30,13 +30,13 @@
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 
-#include "api/pacing.h"
 #include "base/compat.h"
 #include "base/user_code.h"
 #include "pull/apply.h"
 #include "table/capture.h"
 #include "table/row_io.h"
 #include "table/row_sql.h"
+#include "traffic/pacing.h"
 
 /* Milliseconds after which the rest of a batch is left for another time. */
 #define ARRIVAL_TIME		1000

@@ -43,7 +43,6 @@
 #include "api/http.h"
 #include "api/local_time.h"
 #include "api/option.h"
-#include "api/pacing.h"
 #include "api/server.h"
 #include "base/catalog.h"
 #include "base/compat.h"
@@ -66,6 +65,7 @@
 #include "table/inbox.h"
 #include "table/origin.h"
 #include "table/share.h"
+#include "traffic/pacing.h"
 
 /* Milliseconds after which a server that somebody else refreshes is tried again. */
 #define PULL_BUSY_RETRY		5000

@@ -17,7 +17,11 @@
  *   'link' the existing customer's id is taken, and the row's values are sent
  *   as an update; with 'fail' the row is parked.
  *
- * Phone and email that belong to different customers park the row.
+ * Phone and email that belong to different customers park the row.  A refusal that
+ * names the customer is believed if that customer has the phone or the email.
+ *
+ * Some accounts do not say the id of a customer that they have added.  Then it is
+ * looked up.
  *
  * An answer that is not about the customer that was sent or searched for is one to
  * another request (a server or proxy has got out of step).  It counts as none.
@@ -33,12 +37,13 @@
 #include "mb/pg_wchar.h"
 #include "utils/memutils.h"
 
-#include "api/pacing.h"
+#include "api/dialect.h"
 #include "base/compat.h"
 #include "base/fault.h"
 #include "base/text.h"
 #include "cluster/guard.h"
 #include "push/task.h"
+#include "traffic/pacing.h"
 
 #define TASK_FIELD_NAME		"customer_name"
 #define TASK_FIELD_PHONE	"phone"
@@ -59,6 +64,7 @@ kapture_task_api(const KaptureTask *task)
 		case KAPTURE_STEP_FIND_PHONE:
 		case KAPTURE_STEP_FIND_EMAIL:
 		case KAPTURE_STEP_FIND_BOTH:
+		case KAPTURE_STEP_FIND_NAMED:
 			break;
 	}
 	return KAPTURE_API_GET;
@@ -99,18 +105,18 @@ task_append_fields(const KaptureTask *task, StringInfo body, int64 mask)
 }
 
 /*
- * Makes the body of a search by phone, email or both (NULL: not by this), with
- * all the keys of the sample.
+ * Makes the body of a search by id, phone, email or both of these (NULL: not by
+ * this), with all the keys of the sample.
  */
 static void
-task_search_body(StringInfo body, const char *phone, const char *email)
+task_search_body(StringInfo body, const char *id, const char *phone, const char *email)
 {
-	appendStringInfoString(body, "[{");
-	kapture_message_append_field(body, "kapture_customer_id", "");
+	appendStringInfoChar(body, '{');
+	kapture_message_append_field(body, "kapture_customer_id", id);
 	kapture_message_append_field(body, "customer_id", "");
 	kapture_message_append_field(body, TASK_FIELD_EMAIL, email);
 	kapture_message_append_field(body, TASK_FIELD_PHONE, phone);
-	appendStringInfoString(body, "}]");
+	appendStringInfoChar(body, '}');
 }
 
 /*
@@ -143,15 +149,20 @@ task_prepare(KaptureTask *task, KaptureStep step)
 			break;
 		case KAPTURE_STEP_FIND_PHONE:
 			any = task->delivery->sent_phone != NULL;
-			task_search_body(&body, task->delivery->sent_phone, NULL);
+			task_search_body(&body, NULL, task->delivery->sent_phone, NULL);
 			break;
 		case KAPTURE_STEP_FIND_EMAIL:
 			any = task->delivery->sent_email != NULL;
-			task_search_body(&body, NULL, task->delivery->sent_email);
+			task_search_body(&body, NULL, NULL, task->delivery->sent_email);
 			break;
 		case KAPTURE_STEP_FIND_BOTH:
 			any = task->delivery->sent_phone != NULL && task->delivery->sent_email != NULL;
-			task_search_body(&body, task->delivery->sent_phone, task->delivery->sent_email);
+			task_search_body(&body, NULL, task->delivery->sent_phone, task->delivery->sent_email);
+			break;
+		case KAPTURE_STEP_FIND_NAMED:
+			snprintf(id, sizeof(id), INT64_FORMAT, task->named_id);
+			any = task->named_id != 0;
+			task_search_body(&body, id, NULL, NULL);
 			break;
 	}
 	MemoryContextSwitchTo(old);
@@ -161,12 +172,13 @@ task_prepare(KaptureTask *task, KaptureStep step)
 	task->step = step;
 	task->body = body.data;
 	task->body_len = body.len;
+	task->is_wrapped = false;
 	return true;
 }
 
 /*
- * Puts the array around the body of the task's request that some accounts want
- * (options add_body and update_body); a search has one already.
+ * Gives the body of the task's request the form that the account wants (dialect.c),
+ * once.  Errors as kapture_dialect_body().
  */
 void
 kapture_task_wrap(KaptureTask *task, const KaptureServer *server)
@@ -174,11 +186,11 @@ kapture_task_wrap(KaptureTask *task, const KaptureServer *server)
 	MemoryContext old;
 
 	KAPTURE_FAULT_ROW("wrap", task->delivery->row_key);
-	if (!server->body_array[kapture_task_api(task)] || task->body[0] == '[')
+	if (task->is_wrapped)
 		return;
 	old = MemoryContextSwitchTo(task->delivery->context);
-	task->body = psprintf("[%s]", task->body);
-	task->body_len += 2;
+	task->body = kapture_dialect_body(server, kapture_task_api(task), task->body, task->body_len, &task->body_len);
+	task->is_wrapped = true;
 	MemoryContextSwitchTo(old);
 }
 
@@ -445,13 +457,28 @@ task_no_answer(KaptureTask *task, const KaptureHttpAnswer *answer, TimestampTz n
 		task_retry(task, now, error);
 }
 
+/*
+ * Kapture has added the customer, but does not say its id, as some accounts do:
+ * it is looked up.
+ */
+static void
+task_look_up(KaptureTask *task, TimestampTz now)
+{
+	task->delivery->in_doubt = now;
+	task->delivery->searches = 0;
+	task->asked_first = task->added = true;
+	if (!task_prepare(task, KAPTURE_STEP_FIND_BOTH) && !task_search_singly(task))
+		kapture_task_fail(task, true, 0, "Kapture added the customer, but did not say its id, and there is neither phone nor email to look it up by");
+}
+
 /* Both searches are done: whose are phone and email? */
 static void
 task_searched(KaptureTask *task, TimestampTz now)
 {
 	int64		found = task->by_phone ? task->by_phone : task->by_email;
 	bool		different = task->by_phone && task->by_email && task->by_phone != task->by_email;
-	bool		search_again = task->asked_first && found == 0 && ++task->delivery->searches < KAPTURE_SEARCHES;
+	bool		search_again = task->asked_first && found == 0 && !task->added &&
+		++task->delivery->searches < KAPTURE_SEARCHES;
 
 	if (task->delivery->gone && !search_again)
 	{
@@ -464,6 +491,13 @@ task_searched(KaptureTask *task, TimestampTz now)
 						  psprintf("the phone belongs to Kapture customer " INT64_FORMAT
 								   ", the email to Kapture customer " INT64_FORMAT,
 								   task->by_phone, task->by_email));
+	else if (found && task->added)
+	{
+		task->customer_id = found;
+		task_done(task, "add");
+	}
+	else if (task->added)
+		task_retry(task, now, "Kapture added the customer, but did not say its id, and does not find it yet by phone or email");
 	else if (found)
 	{
 		task->customer_id = found;
@@ -482,8 +516,10 @@ task_searched(KaptureTask *task, TimestampTz now)
 
 /* Kapture says that phone or email is taken already. */
 static void
-task_duplicate(KaptureTask *task, TimestampTz now, const char *message)
+task_duplicate(KaptureTask *task, const KaptureReply *reply)
 {
+	const char *message = reply->message;
+
 	if (task->step != KAPTURE_STEP_ADD ||
 		(!task->att->link_duplicates && !task->asked_first))
 	{
@@ -493,8 +529,31 @@ task_duplicate(KaptureTask *task, TimestampTz now, const char *message)
 
 	/* an Add of ours that was lost is settled now: it has this customer */
 	task->asked_first = false;
-	if (!task_search_singly(task))
+	task->named_id = reply->named_id;
+	if (!task_prepare(task, KAPTURE_STEP_FIND_NAMED) && !task_search_singly(task))
 		kapture_task_fail(task, true, 0, message);
+}
+
+/*
+ * The account wants another form of body: all rows wait for the option that says
+ * which.  This row comes back later than the server's next probe, so that it is
+ * another one's turn: it may be the row's fault after all.
+ */
+static void
+task_misfit(KaptureTask *task, const KaptureReply *reply, TimestampTz now)
+{
+	KaptureApi	api = kapture_task_api(task);
+	bool		is_array = task->body[0] == '[';
+	char	   *what = api == KAPTURE_API_GET ? pstrdup("check option get_path of the server") :
+		psprintf("set option %s_body of the server to '%s', or option dialect",
+				 kapture_api_name(api), is_array ? "object" : "array");
+
+	if (task->step == KAPTURE_STEP_ADD)
+		task->delivery->in_doubt = 0;	/* it was not carried out */
+	task->health = KAPTURE_SERVER_MISFITS;
+	kapture_task_fail(task, false, TimestampTzPlusMilliseconds(now, KAPTURE_DENIED_PROBE + KAPTURE_LOCKED_RETRY),
+					  psprintf("Kapture cannot read the body of the %s request (%s): %s",
+							   kapture_api_name(api), reply->message, what));
 }
 
 static void
@@ -504,7 +563,10 @@ task_success(KaptureTask *task, const KaptureReply *reply, TimestampTz now)
 	{
 		case KAPTURE_STEP_ADD:
 			task->customer_id = reply->customer_id;
-			task_done(task, "add");
+			if (task->customer_id != 0)
+				task_done(task, "add");
+			else
+				task_look_up(task, now);
 			break;
 		case KAPTURE_STEP_UPDATE:
 			task_done(task, task->delivery->row.customer_id == 0 ? "link" : "update");
@@ -521,6 +583,12 @@ task_success(KaptureTask *task, const KaptureReply *reply, TimestampTz now)
 		case KAPTURE_STEP_FIND_BOTH:
 			task->by_phone = task->by_email = reply->customer_id;
 			task_searched(task, now);
+			break;
+		case KAPTURE_STEP_FIND_NAMED:
+			task->by_phone = task->by_email = reply->customer_id;
+			/* the words may have been about somebody else */
+			if (reply->customer_id != 0 || !task_search_singly(task))
+				task_searched(task, now);
 			break;
 	}
 }
@@ -554,6 +622,21 @@ task_confirm_written(KaptureTask *task, KaptureReply *reply)
 }
 
 /*
+ * Is the customer that a refusal has named the one that was sent?  It counts as
+ * not found unless it has the phone or the email.
+ */
+static void
+task_confirm_named(const KaptureTask *task, Jsonb *answer, KaptureReply *reply)
+{
+	KaptureMatch phone;
+	KaptureMatch email;
+
+	kapture_message_match_found(answer, task->delivery->sent_phone, task->delivery->sent_email, &phone, &email);
+	if (reply->customer_id != task->named_id || (phone != KAPTURE_MATCH_YES && email != KAPTURE_MATCH_YES))
+		reply->customer_id = 0;
+}
+
+/*
  * Likewise, has the customer that was found what was searched for?  Kapture may
  * search by phone or email if it is given both: then each is searched for by
  * itself, and the result is true.
@@ -567,6 +650,11 @@ task_confirm_found(KaptureTask *task, Jsonb *answer, KaptureReply *reply)
 
 	if (reply->verdict != KAPTURE_SUCCESS || reply->customer_id == 0)
 		return false;
+	if (task->step == KAPTURE_STEP_FIND_NAMED)
+	{
+		task_confirm_named(task, answer, reply);
+		return false;
+	}
 	kapture_message_match_found(answer, task->step == KAPTURE_STEP_FIND_EMAIL ? NULL : task->delivery->sent_phone,
 								task->step == KAPTURE_STEP_FIND_PHONE ? NULL : task->delivery->sent_email,
 								&phone, &email);
@@ -630,12 +718,15 @@ task_judge(KaptureTask *task, const KaptureHttpAnswer *answer, TimestampTz now)
 		case KAPTURE_DUPLICATE_PHONE:
 		case KAPTURE_DUPLICATE_EMAIL:
 		case KAPTURE_DUPLICATE_BOTH:
-			task_duplicate(task, now, reply.message);
+			task_duplicate(task, &reply);
 			break;
 		case KAPTURE_REFUSED:
 			if (task->step == KAPTURE_STEP_ADD)
 				task->delivery->in_doubt = 0;	/* it was not carried out */
 			kapture_task_fail(task, true, 0, reply.message);
+			break;
+		case KAPTURE_MISFIT:
+			task_misfit(task, &reply, now);
 			break;
 		case KAPTURE_DENIED:
 			task->health = KAPTURE_SERVER_DENIES;

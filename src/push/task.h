@@ -20,7 +20,8 @@ typedef enum KaptureStep
 	KAPTURE_STEP_UPDATE,
 	KAPTURE_STEP_FIND_PHONE,	/* is the customer there, by its phone? */
 	KAPTURE_STEP_FIND_EMAIL,
-	KAPTURE_STEP_FIND_BOTH		/* by phone and email at once */
+	KAPTURE_STEP_FIND_BOTH,		/* by phone and email at once */
+	KAPTURE_STEP_FIND_NAMED		/* by the id that a refusal names */
 } KaptureStep;
 
 typedef enum KaptureTaskState
@@ -36,6 +37,7 @@ typedef enum KaptureServerHealth
 {
 	KAPTURE_SERVER_WELL,
 	KAPTURE_SERVER_DENIES,		/* the key or the address */
+	KAPTURE_SERVER_MISFITS,		/* wants another form of body */
 	KAPTURE_SERVER_THROTTLES,
 	KAPTURE_SERVER_SICK
 } KaptureServerHealth;
@@ -50,11 +52,14 @@ typedef struct KaptureTask
 	KaptureStep step;
 	char	   *body;			/* of the request of "step", UTF-8 */
 	size_t		body_len;
+	bool		is_wrapped;		/* it has the account's form */
 	KaptureHttpRequest *request;	/* while it is under way */
 
 	int64		customer_id;	/* known by now, or 0 */
 	bool		asked_first;	/* looks before it adds, as an Add may be lost */
 	bool		strange;		/* the answer was one to another request */
+	bool		added;			/* by its last Add, which did not say the id */
+	int64		named_id;		/* of whom a refusal says that it is the customer, or 0 */
 	int64		by_phone;		/* found by the searches, or 0 */
 	int64		by_email;
 

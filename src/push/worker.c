@@ -46,7 +46,6 @@
 #include "utils/syscache.h"
 
 #include "api/http.h"
-#include "api/pacing.h"
 #include "api/server.h"
 #include "base/catalog.h"
 #include "base/compat.h"
@@ -70,6 +69,7 @@
 #include "table/outbox.h"
 #include "table/share.h"
 #include "table/vacuum.h"
+#include "traffic/pacing.h"
 
 /* Rows claimed ahead of those being sent: at most, and if that is worthwhile. */
 #define WORKER_MAX_BATCH	500
@@ -433,6 +433,8 @@ worker_report(WorkerServer *server, const char *message)
 	if (worker_outdated)
 		state = KAPTURE_STATE_OUTDATED;
 	else if (server->problem)
+		state = KAPTURE_STATE_MISCONFIGURED;
+	else if (server->health == KAPTURE_SERVER_MISFITS)
 		state = KAPTURE_STATE_MISCONFIGURED;
 	else if (server->health == KAPTURE_SERVER_DENIES)
 		state = KAPTURE_STATE_DENIED;
@@ -1024,7 +1026,8 @@ worker_should_load(void)
 static int
 worker_connections(WorkerServer *server)
 {
-	return server->health == KAPTURE_SERVER_DENIES || server->health == KAPTURE_SERVER_THROTTLES ||
+	return server->health == KAPTURE_SERVER_DENIES || server->health == KAPTURE_SERVER_MISFITS ||
+		server->health == KAPTURE_SERVER_THROTTLES ||
 		server->failures >= KAPTURE_BREAKER_FAILURES ? 1 : server->max_connections;
 }
 
@@ -1952,6 +1955,11 @@ worker_log_health(WorkerServer *server, KaptureServerHealth health)
 					(errmsg("kapture_sync: server \"%s\" refuses our key or address; its queue waits", server->name),
 					 errhint("Check the options of the server and of the user mapping.")));
 			break;
+		case KAPTURE_SERVER_MISFITS:
+			ereport(LOG,
+					(errmsg("kapture_sync: server \"%s\" cannot read our requests; its queue waits", server->name),
+					 errhint("kapture_status and kapture_failures say which option of the server to set.")));
+			break;
 		case KAPTURE_SERVER_THROTTLES:
 			ereport(LOG,
 					(errmsg("kapture_sync: server \"%s\" asks for fewer requests", server->name)));
@@ -1968,7 +1976,7 @@ worker_log_health(WorkerServer *server, KaptureServerHealth health)
 static int64
 worker_health_wait(WorkerServer *server, const KaptureTask *task)
 {
-	if (task->health == KAPTURE_SERVER_DENIES)
+	if (task->health == KAPTURE_SERVER_DENIES || task->health == KAPTURE_SERVER_MISFITS)
 		return KAPTURE_DENIED_PROBE;
 	if (task->retry_after >= 0)
 		return task->retry_after;
@@ -2009,7 +2017,7 @@ static void
 worker_note_health(WorkerServer *server, const KaptureTask *task, TimestampTz now)
 {
 	KaptureServerHealth before = server->health;
-	bool		asked = task->health == KAPTURE_SERVER_DENIES ||
+	bool		asked = task->health == KAPTURE_SERVER_DENIES || task->health == KAPTURE_SERVER_MISFITS ||
 		(task->health != KAPTURE_SERVER_WELL && task->retry_after >= 0);
 	int64		row = task->delivery->delivery_id;
 

@@ -36,6 +36,7 @@
 #include "utils/rel.h"
 #include "utils/syscache.h"
 
+#include "api/argument.h"
 #include "api/field.h"
 #include "api/option.h"
 #include "base/catalog.h"
@@ -826,7 +827,7 @@ attach_drop_orphans(FunctionCallInfo fcinfo)
 void
 kapture_attach_forget(int32 attachment_id)
 {
-	static const char *const tables[] = {"kapture_outbox", "kapture_delivery", "kapture_inbox", "kapture_backfill", "kapture_column", "kapture_attachment"};
+	static const char *const tables[] = {"kapture_outbox", "kapture_delivery", "kapture_inbox", "kapture_backfill", "kapture_row", "kapture_column", "kapture_attachment"};
 	Oid			types[1] = {INT4OID};
 	Datum		values[1] = {Int32GetDatum(attachment_id)};
 
@@ -905,7 +906,7 @@ attach_change_failed(FunctionCallInfo fcinfo, const char *sql, const char *inbox
 	uint64		n;
 
 	if (!all)
-		values[1] = PG_GETARG_DATUM(1);
+		values[1] = CStringGetTextDatum(kapture_argument_key(fcinfo, 1));
 	n = kapture_own_execute(psprintf("%s WHERE attachment_id = $1 AND state <> 'sending' AND last_error IS NOT NULL%s",
 									sql, all ? "" : " AND " KAPTURE_KEY_IS("row_key", "$2")),
 						   all ? 1 : 2, types, values);

@@ -493,6 +493,17 @@ kapture_capture_existing(KaptureAttachment *att, const char *row_key)
 	kapture_notes_add_existing(att->id, att->all_changed, row_key);
 }
 
+/*
+ * Notes a row as if these of its columns (bits) had just been changed.  "force":
+ * they are sent even if Kapture is known to have them.  "row_key" is copied.
+ */
+void
+kapture_capture_again(KaptureAttachment *att, const char *row_key, int64 columns, bool force)
+{
+	/* all that is noted is sent, as yet */
+	kapture_notes_add_changed(att->id, columns, row_key);
+}
+
 /* TRUNCATE: whatever has these keys next is another row.  Kapture has no delete, so the rest is to say so. */
 static void
 capture_truncate(KaptureAttachment *att)

@@ -153,6 +153,7 @@ static const struct
 		" columns AS (DELETE FROM @.kapture_column WHERE attachment_id IN (TABLE gone)),"
 		" backfills AS (DELETE FROM @.kapture_backfill WHERE attachment_id IN (TABLE gone)),"
 		" pulled AS (DELETE FROM @.kapture_inbox WHERE attachment_id IN (TABLE gone)),"
+		" known AS (DELETE FROM @.kapture_row WHERE attachment_id IN (TABLE gone)),"
 		" changes AS (DELETE FROM @.kapture_outbox WHERE attachment_id IN (TABLE gone) RETURNING 1 + coalesce(cardinality(more_keys), 0) AS n),"
 		" rows AS (DELETE FROM @.kapture_delivery WHERE attachment_id IN (TABLE gone) RETURNING 1)"
 		" SELECT (SELECT count(*) FROM gone), (SELECT coalesce(sum(n), 0)::bigint FROM changes) + (SELECT count(*) FROM rows)",

@@ -11,9 +11,11 @@
 
 #include <jansson.h>
 
+#include "account.h"
 #include "api.h"
 #include "clock.h"
 #include "fault.h"
+#include "modules.h"
 #include "record.h"
 #include "timer.h"
 
@@ -177,6 +179,17 @@ set_keys(Reply *reply, json_t *body)
 }
 
 static void
+set_account(Reply *reply, json_t *body)
+{
+	const char *problem = account_set(body);
+
+	if (problem)
+		wrong(reply, problem);
+	else
+		done(reply);
+}
+
+static void
 reset(Reply *reply)
 {
 	json_t	   *none = json_array();
@@ -186,6 +199,7 @@ reset(Reply *reply)
 	timer_release();
 	store_lock();
 	store_reset();
+	module_reset();
 	store_unlock();
 	record_reset();
 	done(reply);
@@ -241,6 +255,11 @@ admin_perform(const char *what, const char *since, const char *id,
 		stats(reply);
 	else if (strcmp(what, "customers") == 0)
 		list_customers(reply, id);
+	else if (strcmp(what, "items") == 0)
+	{
+		answer_plain(reply, 200, TYPE_JSON, "");
+		module_list(&reply->body);
+	}
 	else if (strcmp(what, "log") == 0)
 	{
 		answer_plain(reply, 200, TYPE_JSON, "");
@@ -259,6 +278,8 @@ admin_perform(const char *what, const char *since, const char *id,
 		faults(reply, json);
 	else if (strcmp(what, "keys") == 0)
 		set_keys(reply, json);
+	else if (strcmp(what, "account") == 0)
+		set_account(reply, json);
 	else
 		answer_failed(reply, 404, "unknown; see README.md");
 	json_decref(json);

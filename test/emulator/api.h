@@ -1,6 +1,6 @@
 /*
  * api.h
- *		The four APIs: what a request asks for, and doing it.
+ *		The APIs: what a request asks for, and doing it.
  */
 #ifndef API_H
 #define API_H
@@ -18,6 +18,17 @@ typedef enum Api
 	API_UPDATE,
 	API_GET,
 	API_PULL,
+	/* other modules, see modules.c */
+	API_TICKET_ADD,
+	API_TICKET_UPDATE,
+	API_TICKET_GET,
+	API_TICKET_PULL,
+	API_ORDER_ADD,
+	API_ORDER_V1,
+	API_ENQUIRY_ADD,
+	API_PRODUCT_ADD,
+	API_FAQ_CONTENTS,
+	API_FAQ_CATEGORIES,
 	N_APIS
 } Api;
 
@@ -37,7 +48,7 @@ extern void api_set_pull_rows(int rows);
 
 extern bool api_by_name(const char *name, Api *api);
 extern bool api_read(ApiRequest *request, const char *path, const char *body, size_t len);
-extern void api_perform(const ApiRequest *request, const char *authorization, Reply *reply);
+extern void api_perform(const ApiRequest *request, const char *authorization, const char *api_key, Reply *reply);
 extern void api_free(ApiRequest *request);
 
 /* Also how seeding reads a customer; values point into the object. */

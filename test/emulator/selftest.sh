@@ -75,6 +75,29 @@ check 'Pull of nobody' '\{"message": "No customer between dates\.", "status": "f
 check 'Pull without dates' 'No customer between dates.*200' "$(post $pull '[{}]')"
 check 'Pull of bad dates' 'No customer between dates.*200' "$(post $pull '[{"start_date": "2021-02-30", "end_date": "2021-03-30"}]')"
 
+tickets=v.2.0
+added=$(post "add-ticket-from-other-source.html/$tickets" '[{"title": "Payment failed", "phone": "9845765226", "queue": {"any": [1]}}]')
+check 'a ticket' '^\{"ticket_id": "[0-9]{10,16}", "ticket": \{.*"title": "Payment failed".*"status": "success"\}\|200' "$added"
+ticket=$(grep -o '"ticket_id": "[0-9]*"' <<<"$added" | grep -o '[0-9]*')
+check 'a ticket without a title' 'title is mandatory.*\|400' "$(post "add-ticket-from-other-source.html/$tickets" '[{}]')"
+check 'a ticket that is wrapped wrongly' '"Invalid Json\.".*"failed".*\|200' "$(post "add-ticket-from-other-source.html/$tickets" '{"title": "A"}')"
+check 'update of a ticket' 'Updated.*success.*\|200' "$(post "update-ticket-from-other-source.html/$tickets" "[{\"ticket_id\": \"$ticket\", \"comment\": \"paid\"}]")"
+check 'update of no ticket' 'does not exist.*failed.*\|200' "$(post "update-ticket-from-other-source.html/$tickets" '[{"ticket_id": "1"}]')"
+check 'tickets by number: a bare array' '^\[\{"ticketId": "[0-9]+".*"comment": "paid"\}\]\|200' "$(post "search-ticket-by-ticket-id.html/$tickets" "{\"ticket_ids\": \"1,$ticket\"}")"
+check 'no ticket by number' '^\[\]\|200' "$(post "search-ticket-by-ticket-id.html/$tickets" '{"ticket_ids": "1"}')"
+today=$(TZ=Asia/Kolkata date +%F)
+check 'one ticket of a day: an object' '^\{"message": \{"ticketId".*"status": "success"\}\|200' "$(post "select-ticket-between-start-and-end-dates.html/$tickets" "[{\"start_date\": \"$today\", \"end_date\": \"$today\"}]")"
+post "add-ticket-from-other-source.html/$tickets" '[{"title": "Another"}]' >/dev/null
+check 'two tickets of a day: an array' '^\{"message": \[\{"ticketId".*\], "status": "success"\}\|200' "$(post "select-ticket-between-start-and-end-dates.html/$tickets" "[{\"start_date\": \"$today\", \"end_date\": \"$today\"}]")"
+check 'no ticket of a day: a text' '^\{"message": "No ticket.*failed' "$(post "select-ticket-between-start-and-end-dates.html/$tickets" '[{"start_date": "2020-01-01", "end_date": "2020-01-01"}]')"
+check 'an order: its id twice' '^\[\{"Order Id": "[0-9]+", "order_id": "[0-9]+".*\|200' "$(post add-update-order-from-other-source.html '[{"items": []}]')"
+check 'an order of the newer API' '^\{"order_id": [0-9]+.*\|200' "$(post ms/customer/order/api/v1/add-update '{"items": []}')"
+check 'an enquiry of somebody who is known: the ids are in the text' 'Customer ID :61371820, Enquiry ID :[0-9]+, Contact ID : [0-9]+.*\|200' "$(post add-update-enquiry-from-other-source.html '[{"customer_name": "N", "phone": "9845765226"}]')"
+check 'a product' 'product_id.*\|200' "$(post add-update-product-from-other-source.html '[{"name": "P"}]')"
+check 'FAQs' 'faqs.*\|200' "$(post get-faq-contents.html '[{"category_id": 1}]')"
+check 'categories of FAQs: a bare array' '^\[\{"id".*\|200' "$(post get-all-faq-categories.html '[{}]')"
+check 'what the modules keep' '^\[\{"api": "ticket_add", "id": "[0-9]+", "updates": 1, "body": \{.*"product_add"' "$(admin items)"
+
 check 'another method' '405' "$(curl -s -o /dev/null -w '%{http_code}' "$url/$add")"
 check 'another path' '404$' "$(post nowhere '{}')"
 check 'counters' '"customers": 4.*"adds": 2, "updates": 2.*"duplicate_refusals": 4, "unauthorized": 1,' "$(admin stats)"

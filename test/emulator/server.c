@@ -33,6 +33,7 @@ typedef struct Exchange
 	Buf			body;
 	Buf			headers;		/* JSON, for the log */
 	char	   *authorization;
+	char	   *api_key;
 	ApiRequest	request;
 	Fault		fault;
 	Reply		reply;
@@ -62,7 +63,7 @@ perform(Exchange *exchange)
 			answer_not_found(reply);
 			break;
 		default:
-			api_perform(&exchange->request, exchange->authorization, reply);
+			api_perform(&exchange->request, exchange->authorization, exchange->api_key, reply);
 			break;
 	}
 	record_request(exchange->request.api, reply, fault->name, &exchange->headers, &exchange->body);
@@ -107,6 +108,7 @@ free_exchange(Exchange *exchange)
 	buf_free(&exchange->headers);
 	buf_free(&exchange->reply.body);
 	free(exchange->authorization);
+	free(exchange->api_key);
 	free(exchange);
 }
 
@@ -236,6 +238,7 @@ handle(Exchange *exchange, const char *path, const char *method)
 	static const char admin[] = "/_emulator/";
 	struct MHD_Connection *connection = exchange->connection;
 	const char *authorization;
+	const char *api_key;
 
 	if (strncmp(path, admin, sizeof(admin) - 1) == 0)
 	{
@@ -260,6 +263,8 @@ handle(Exchange *exchange, const char *path, const char *method)
 	exchange->counted = true;
 	authorization = MHD_lookup_connection_value(connection, MHD_HEADER_KIND, MHD_HTTP_HEADER_AUTHORIZATION);
 	exchange->authorization = authorization ? xstrdup(authorization) : NULL;
+	api_key = MHD_lookup_connection_value(connection, MHD_HEADER_KIND, "x-api-key");
+	exchange->api_key = api_key ? xstrdup(api_key) : NULL;
 	buf_puts(&exchange->headers, "{");
 	MHD_get_connection_values(connection, MHD_HEADER_KIND, put_header, &exchange->headers);
 	buf_puts(&exchange->headers, "}");

@@ -53,7 +53,7 @@ my @accepted;
 foreach my $object (@objects)
 {
 	my ($rc, $out, $err) = $node->psql('postgres', "BEGIN; SET LOCAL SESSION AUTHORIZATION mallory; CREATE SCHEMA planted; CREATE $object; RESET SESSION AUTHORIZATION; CREATE EXTENSION kapture_sync SCHEMA planted; ROLLBACK", on_error_stop => 1);
-	push @accepted, "$object: $err" if $err !~ /ERROR:  .*(already exists|is not a member of the extension being created)/;
+	push @accepted, "$object: $err" if $err !~ /ERROR:  .*(already exists|is not a member of|cannot change (return type of existing function|routine kind)|is not a view)/;
 }
 is(join("\n", @accepted), '', 'each of them, planted, keeps the extension from being created');
 nothing_gained('names that were taken');

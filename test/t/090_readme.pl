@@ -1,5 +1,5 @@
-# What README says is so: its SQL runs, its tables name what there is, its
-# messages are the ones in the source.
+# What README and the pages that tell a story with it say is so: their SQL runs,
+# what they show is what psql shows, and they name what there is.
 use strict;
 use warnings;
 
@@ -12,63 +12,143 @@ use PostgreSQL::Test::Utils;
 use Test::More;
 
 my $top = abs_path("$FindBin::RealBin/../..");
-my $readme = slurp_file("$top/README.md");
-my $source = join '', map { slurp_file($_) } glob("$top/src/{,*/}*.c"), glob("$top/sql/kapture_sync.sql"), glob("$top/test/emulator/api.c");
+my %page = map { $_ => slurp_file("$top/$_") } 'README.md', map { s{^\Q$top\E/}{}r } glob("$top/docs/*.md");
+my $readme = $page{'README.md'};
 
 my $emulator = start_emulator();
 my $node = new_node('main');
 
-# the SQL, in the order in which a reader would run it
-my @blocks = $readme =~ /^```sql\n(.*?)^```$/msg;
-cmp_ok(scalar @blocks, '>', 0, 'there is SQL in README');
-foreach my $block (@blocks)
+cmp_ok(scalar split(/\s+/, $readme), '<=', 1800, 'README is read in minutes');
+
+# README's account becomes the emulator; and so that days are few, "since" is yesterday
+sub sql_of
 {
-	(my $sql = $block) =~ s/https:\/\/acme\.kapturecrm\.com/$emulator->{url}/g;
+	my ($sql) = @_;
+	$sql =~ s/https:\/\/acme\.kapturecrm\.com/$emulator->{url}/g;
 	$sql =~ s/auth_key '\.\.\.'/auth_key 'a2FwZGVtbzprYXAxMjM='/g;
-	my ($rc, $out, $err) = $node->psql('postgres', $sql, on_error_stop => 1);
-	is($rc, 0, 'SQL of README runs: ' . (split /\n/, $block)[0]) or diag($err);
+	$sql =~ s/pull_since '2021-01-01'/"pull_since '" . strftime('%F', localtime time - 86400) . "'"/eg;
+	return $sql;
 }
-# whom README added by a foreign table, the oracle would take for a stranger
-$node->safe_psql('postgres', "INSERT INTO customers (customer_name, phone, kapture_customer_id)"
-	  . " SELECT name, phone, id FROM crm.customers WHERE phone = '9845765227'");
-poll_ok($node, "SELECT bool_and(kapture_customer_id IS NOT NULL) FROM customers", 'and its rows get their ids');
-poll_ok($node, "SELECT state = 'running' AND server_state = 'ok' FROM kapture_status", 'and the status says so');
-oracle_ok($node, $emulator, 'and Kapture has them');
 
-# its pulls, in a database where the table is not attached yet
-my ($pulls) = $readme =~ /^### By itself\n(.*?)^### Foreign tables/ms;
-my @pulls = $pulls =~ /^```postgresql\n(.*?)^```$/msg;
-is(scalar @pulls, 2, 'README shows how to pull');
-$node->safe_psql('postgres', 'CREATE DATABASE pulled');
-setup_sync($node, $emulator, db => 'pulled');
-$node->safe_psql('pulled', 'CREATE TABLE customers (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, customer_name text, phone text)');
-foreach my $block (@pulls)
+# The blocks of a page in one language, and for each the lines that are shown as its output.
+sub blocks
 {
-	(my $sql = $block) =~ s/'2021-01-01'/strftime "'%F'", localtime time - 86400/e;
-	my ($rc, $out, $err) = $node->psql('pulled', $sql, on_error_stop => 1);
-	is($rc, 0, 'SQL of README runs: ' . (split /\n/, $block)[0]) or diag($err);
+	my ($name, $language) = @_;
+	my @blocks;
+	while ($page{$name} =~ /^```$language\n((?:(?!```)[^\n]*\n)+)```\n(?:\n```\n((?:(?!```)[^\n]*\n)+)```$)?/mg)
+	{
+		push @blocks, [ $1, defined $2 ? $2 : '' ];
+	}
+	return @blocks;
 }
-poll_ok($node, "SELECT count(*) > 0 FROM kapture_customers WHERE phone = '9845765226'", 'a customer is pulled', 'pulled');
 
-# its pictures, of the document's own customer
-emulator_post($emulator, 'seed', [ { customer_name => 'Ker', phone => '63582', kapture_customer_id => 65245, generated => '2021-03-14 14:21:11' } ]);
-my @pictures = $readme =~ /^```sql\n((?:(?!```)[^\n]*\n)+)```\n\n```\n([^\n]*\n-[-+]+\n(?:(?!```)[^\n]*\n)*)```$/mg;
-while (my ($sql, $picture) = splice @pictures, 0, 2)
+# One of the statements gives the lines that are shown (customers' ids differ each time).
+sub shows_ok
 {
-	# the statement that it shows is the first that gives as many lines of it
-	my @lines = map { s/\s+$//r } split /\n/, $picture;
-	next if $picture =~ /kapture_customer_id\n/;    # differs each time
-	my ($shown, $output) = (0, '');
+	my ($db, $sql, $picture) = @_;
+	my @lines = map { s/^\s+|\s+$//gr } split /\n/, $picture;
+	my $output = '';
+
+	return unless @lines > 2 && $lines[1] =~ /^-[-+]+$/ && $lines[0] ne 'kapture_customer_id';
 	foreach my $statement (split /;\s*(?:--[^\n]*)?\n/, $sql)
 	{
 		next unless $statement =~ /^(SELECT|EXPLAIN)/;
-		my ($stdout) = run_command([ 'psql', '-X', '-d', $node->connstr('postgres'), '-c', "SET timezone = 'Asia/Kolkata'", '-c', $statement ]);
-		my @got = grep { !/^\(\d+ rows?\)$|^SET$|^$/ } map { s/\s+$//r } split /\n/, $stdout;
+		my ($stdout) = run_command([ 'psql', '-X', '-d', $node->connstr($db), '-c', "SET timezone = 'Asia/Kolkata'", '-c', $statement ]);
+		my @got = grep { !/^\(\d+ rows?\)$|^SET$|^$/ } map { s/^\s+|\s+$//gr } split /\n/, $stdout;
 		$output .= $stdout;
-		$shown ||= join("\n", map { s/^\s+//r } @got) eq join("\n", map { s/^\s+//r } @lines);
+		return pass("psql shows: $lines[0]") if "@got" eq "@lines";
 	}
-	ok($shown, 'a picture of README is what psql shows: ' . (grep { !/^-/ } @lines)[0]) or diag($output);
+	fail("psql shows: $lines[0]");
+	diag($output);
+	return;
 }
+
+# Runs a page's SQL, in the order in which a reader would run it.
+sub run_page
+{
+	my ($name, $db, $language, $after) = @_;
+	my @blocks = blocks($name, $language);
+
+	cmp_ok(scalar @blocks, '>', 0, "there is SQL in $name");
+	foreach my $block (@blocks)
+	{
+		my ($rc, $out, $err) = $node->psql($db, sql_of($block->[0]), on_error_stop => 1);
+		is($rc, 0, "SQL of $name runs: " . (split /\n/, $block->[0])[0]) or diag($err);
+		$after->($block->[0]) if $after;
+		shows_ok($db, @$block);
+	}
+	return;
+}
+
+# A database of its own for a page, in which README has been followed; every
+# name is found though the extension is in a schema of its own.
+sub database
+{
+	my ($db) = @_;
+	$node->safe_psql('postgres', "CREATE DATABASE $db");
+	$node->safe_psql('postgres', qq(ALTER DATABASE $db SET search_path = "\$user", public, kapture));
+	$node->safe_psql($db, sql_of("CREATE SCHEMA kapture; CREATE EXTENSION kapture_sync SCHEMA kapture;"
+		  . "BEGIN; CREATE SERVER kapture FOREIGN DATA WRAPPER kapture_fdw OPTIONS (url 'https://acme.kapturecrm.com');"
+		  . "CREATE USER MAPPING FOR CURRENT_USER SERVER kapture OPTIONS (auth_key '...'); COMMIT;"
+		  . "CREATE TABLE customers (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, customer_name text, phone text, email_id text, city text);"));
+	return $db;
+}
+
+# the customer of Kapture's document
+emulator_post($emulator, 'seed', [ { customer_name => 'Ker', phone => '63582', kapture_customer_id => 65245, generated => '2021-03-14 14:21:11' } ]);
+
+# README itself
+$node->safe_psql('postgres', 'ALTER DATABASE postgres SET search_path = "$user", public, kapture');
+run_page('README.md', 'postgres', 'sql', sub {
+	my ($block) = @_;
+	# what it shows of failures is there once Kapture has answered
+	poll_ok($node, 'SELECT parked = 1 FROM kapture_status', 'the wrong number is refused') if $block =~ /kapture_failures/;
+	poll_ok($node, 'SELECT bool_and(kapture_customer_id IS NOT NULL) FROM customers', 'the first row gets its id') if $block =~ /kapture_attach/;
+});
+is($node->safe_psql('postgres', "SELECT string_agg(step, ' ') FROM kapture_check() WHERE ok IS NOT TRUE"), '', 'kapture_check finds nothing wrong');
+poll_ok($node, "SELECT state = 'running' AND server_state = 'ok' FROM kapture_status", 'and the status says so');
+poll_ok($node, "SELECT failures = 0 AND pulled_until IS NOT NULL FROM kapture_pull_status", 'it is pulled from automatically');
+$node->safe_psql('postgres', "UPDATE customers SET phone = '9845700001' WHERE phone = '12345'");
+poll_ok($node, 'SELECT bool_and(kapture_customer_id IS NOT NULL) FROM customers', 'the row that is corrected gets its id, too');
+oracle_ok_but_the_seed();
+
+# Kapture has what README sent, beside the customer that was there
+sub oracle_ok_but_the_seed
+{
+	$node->safe_psql('postgres', 'SET kapture_sync.capture = off; INSERT INTO customers (customer_name, phone, kapture_customer_id) VALUES (\'Ker\', \'63582\', 65245)');
+	return oracle_ok($node, $emulator, 'and Kapture has them');
+}
+
+# the roles of docs/install.md: the superuser's part and the owner's
+{
+	my @blocks = grep { /crm_owner LOGIN|GRANT SELECT, INSERT, UPDATE ON customers TO crm_clerk/ } map { $_->[0] } blocks('docs/install.md', 'postgresql');
+	is(scalar @blocks, 2, 'docs/install.md shows how roles are made');
+	$node->safe_psql('postgres', 'CREATE DATABASE roles');
+	foreach my $role ('postgres', 'crm_owner')
+	{
+		my $sql = sql_of(shift @blocks);
+		$sql = "SET ROLE crm_owner; $sql" if $role eq 'crm_owner';
+		my ($rc, $out, $err) = $node->psql('roles', $sql, on_error_stop => 1);
+		is($rc, 0, "the part of $role runs") or diag($err);
+	}
+	$node->safe_psql('roles', "SET ROLE crm_clerk; INSERT INTO customers (customer_name, phone) VALUES ('By the clerk', '9845700002')");
+	poll_ok($node, 'SELECT bool_and(kapture_customer_id IS NOT NULL) FROM customers', "what a clerk writes is sent", 'roles');
+}
+
+# the pages whose blocks build on each other
+database('pulling');
+run_page('docs/pull.md', 'pulling', 'sql');
+run_page('docs/pull.md', 'pulling', 'postgresql');
+poll_ok($node, "SELECT count(*) > 0 FROM kapture_customers WHERE phone = '9845765226'", 'a customer is pulled', 'pulling');
+
+database('foreign_tables');
+$node->safe_psql('foreign_tables', "SELECT kapture_attach('customers')");
+$node->safe_psql('foreign_tables', "INSERT INTO customers (customer_name, phone, city) VALUES ('Of a foreign table', '9845765228', 'Pune')");
+poll_ok($node, 'SELECT count(kapture_customer_id) = 1 FROM customers', 'a row to join with', 'foreign_tables');
+run_page('docs/foreign-tables.md', 'foreign_tables', 'sql');
+
+database('direct');
+run_page('docs/direct-calls.md', 'direct', 'sql');
 
 # options
 foreach my $what ([ 'SERVER', 'option' ], [ 'USER MAPPING', 'mapping option' ])
@@ -77,34 +157,22 @@ foreach my $what ([ 'SERVER', 'option' ], [ 'USER MAPPING', 'mapping option' ])
 		? "ALTER SERVER kapture OPTIONS (ADD nothing 'x')"
 		: "ALTER USER MAPPING FOR CURRENT_USER SERVER kapture OPTIONS (ADD nothing 'x')");
 	my ($list) = $err =~ /Valid options in this context are: (.*)/;
-	my ($table) = $readme =~ /^\| \Q$what->[1]\E [^\n]*\n(.*?)\n\n/ms;
-	($table) = $readme =~ /^\| server option [^\n]*\n(.*?)\n\n/ms if $what->[0] eq 'SERVER';
+	my ($table) = $page{'docs/options.md'} =~ /^\| \Q$what->[1]\E [^\n]*\n(.*?)\n\n/ms;
+	($table) = $page{'docs/options.md'} =~ /^\| server option [^\n]*\n(.*?)\n\n/ms if $what->[0] eq 'SERVER';
 	my @documented = map { (my $cells = $_) =~ s/^\| ([^|]*) \|.*/$1/; $cells =~ /"?(\w+)"?(?=`)/g } grep { /^\| `/ } split /\n/, $table;
-	is(join(' ', sort @documented), join(' ', sort split /, /, $list), "README lists the options of a $what->[0]");
+	is(join(' ', sort @documented), join(' ', sort split /, /, $list), "docs/options.md lists the options of a $what->[0]");
 }
 
-# functions, settings, views
-my @functions = split /\n/, $node->safe_psql('postgres', qq(
-SELECT DISTINCT p.proname FROM pg_depend d JOIN pg_proc p ON p.oid = d.objid
-WHERE d.classid = 'pg_proc'::regclass AND d.refclassid = 'pg_extension'::regclass
-AND d.deptype = 'e'
-AND d.refobjid = (SELECT oid FROM pg_extension WHERE extname = 'kapture_sync')
-AND p.prorettype <> 'trigger'::regtype
-AND p.proname NOT IN ('kapture_fdw_validator', 'kapture_fdw_handler', 'kapture_worker_start', 'kapture_pull_stream')));
-foreach my $function (@functions)
+# the reference is the catalog's
 {
-	like($readme, qr/`(?:CALL )?$function\(/, "README documents $function");
-}
-foreach my $setting (split /\n/, $node->safe_psql('postgres', "SELECT name FROM pg_settings WHERE name LIKE 'kapture_sync.%'"))
-{
-	like($readme, qr/^\| `\Q$setting\E` \|/m, "README documents $setting");
-}
-foreach my $view (split /\n/, $node->safe_psql('postgres', qq(
-SELECT c.relname FROM pg_depend d JOIN pg_class c ON c.oid = d.objid
-WHERE d.classid = 'pg_class'::regclass AND d.refclassid = 'pg_extension'::regclass
-AND d.refobjid = (SELECT oid FROM pg_extension WHERE extname = 'kapture_sync') AND c.relkind = 'v')))
-{
-	like($readme, qr/`$view`/, "README documents $view");
+	my ($stdout, $stderr) = run_command([ 'psql', '-X', '-d', $node->connstr('postgres'), '-f', "$top/script/reference.sql" ]);
+	is($stderr, '', 'script/reference.sql runs');
+	my @lines = split /\n/, $stdout;
+	my @written = split /\n/, $page{'docs/reference.md'};
+	my (%lines, %written);
+	@lines{@lines} = @written{@written} = ();
+	ok("@lines" eq "@written", 'docs/reference.md is what the catalog says')
+	  or diag(join "\n", 'Run script/reference --write.', (map { "- $_" } grep { !exists $lines{$_} } @written), (map { "+ $_" } grep { !exists $written{$_} } @lines));
 }
 
 # every object has a comment
@@ -115,19 +183,6 @@ WHERE d.refclassid = 'pg_extension'::regclass AND d.deptype = 'e' AND c.descript
 AND d.classid <> 'pg_type'::regclass
 AND d.refobjid = (SELECT oid FROM pg_extension WHERE extname = 'kapture_sync')
 AND NOT EXISTS (SELECT FROM pg_class s WHERE s.oid = d.objid AND s.relkind IN ('S', 'i')))), '', 'every object has a comment');
-
-# messages
-my ($troubleshooting) = $readme =~ /^## Troubleshooting\n(.*)/ms;
-my @messages = $troubleshooting =~ /^\| `(.*?)`/mg;
-cmp_ok(scalar @messages, '>', 3, 'README lists messages');
-(my $squeezed = $source) =~ s/"\s*\n\s*"//g;
-$squeezed =~ s/\\n/ /g;
-$squeezed =~ s/\\"/"/g;
-foreach my $message (@messages)
-{
-	(my $pattern = quotemeta $message) =~ s/\\"(?:kapture|\\\.\\\.\\\.)\\"/(?:"%s"|"\[^"\\n]*")/g;
-	like($squeezed, qr/$pattern/, "the source has the message: $message");
-}
 
 $node->stop;
 done_testing();

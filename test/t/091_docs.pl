@@ -30,6 +30,30 @@ my $squeezed = join '', map { slurp_file($_) } glob("$top/src/{,*/}*.c");
 $squeezed =~ s/"\s*\n\s*"//g;
 $squeezed =~ s/\\"/"/g;
 
+# and what Kapture says, as the emulator has it
+(my $kapture = slurp_file("$top/test/emulator/api.c")) =~ s/\\n/ /g;
+
+# A link goes to a page that is there, and to a heading in it.
+sub check_links
+{
+	my ($file, $text) = @_;
+	my $dir = $file =~ s{/[^/]+$}{}r;
+	my @broken;
+
+	foreach my $link ($text =~ /\]\(([^)\s]+)\)/g)
+	{
+		next if $link =~ /^\w+:/;
+		my ($path, $anchor) = $link =~ /^([^#]*)(?:#(.*))?$/;
+		my $target = $path eq '' ? $file : "$dir/$path";
+		if (!-e $target) { push @broken, $link; next; }
+		next unless defined $anchor;
+		my @anchors = map { (my $a = lc) =~ s/[^\w -]//g; $a =~ s/ /-/g; $a } slurp_file($target) =~ /^#+ (.*)$/mg;
+		push @broken, $link unless grep { $_ eq $anchor } @anchors;
+	}
+	is("@broken", '', ($file =~ s{^\Q$top\E/}{}r) . ': links lead somewhere');
+	return;
+}
+
 # what a documented message looks like in the source: names, and three dots, are filled in
 sub pattern_of
 {
@@ -64,12 +88,17 @@ sub check_all_are_explained
 	return;
 }
 
-foreach my $file (sort glob("$top/docs/*.md"), "$top/CONTRIBUTING.md")
+# those whose blocks build on each other, and are run by 090_readme.pl
+my %elsewhere = map { $_ => 1 } qw(pull.md foreign-tables.md direct-calls.md);
+
+foreach my $file (sort glob("$top/docs/{,dev/}*.md"), "$top/CONTRIBUTING.md", "$top/README.md")
 {
 	my ($name) = $file =~ m{([^/]+)$};
 	my $text = slurp_file($file);
 
-	foreach my $block ($text =~ /^```sql\n(.*?)^```$/msg)
+	check_links($file, $text);
+	next if $name eq 'README.md';
+	foreach my $block ($elsewhere{$name} ? () : $text =~ /^```sql\n(.*?)^```$/msg)
 	{
 		foreach my $statement (grep { /\S/ } split /;\n/, $block)
 		{
@@ -83,7 +112,7 @@ foreach my $file (sort glob("$top/docs/*.md"), "$top/CONTRIBUTING.md")
 		cmp_ok(scalar @messages, '>', 10, 'messages are listed');
 		foreach my $message (@messages)
 		{
-			like($squeezed, pattern_of($message), "the source has the message: $message");
+			like("$squeezed$kapture", pattern_of($message), "the source has the message: $message");
 		}
 		check_all_are_explained($text =~ /`(.*?)`/g);
 	}
@@ -94,7 +123,7 @@ foreach my $file (sort glob("$top/docs/*.md"), "$top/CONTRIBUTING.md")
 }
 
 # the drawings name each file of src/, and none that is not there
-my $picture = slurp_file("$top/docs/architecture.md");
+my $picture = slurp_file("$top/docs/dev/architecture.md");
 my %files = map { s{^\Q$top\E/src/}{}r =~ s{\.c$}{}r => 1 } glob("$top/src/{,*/}*.c");
 foreach my $file (sort keys %files)
 {
@@ -114,11 +143,11 @@ foreach my $state (slurp_file("$top/src/cluster/report.c") =~ /return "(\w+)"/g)
 
 # each fault has a test that is there, or a reason
 my $regress = join ' ', map { /^REGRESS\s*\+?=\s*(.*)$/ ? $1 : () } split /\n/, slurp_file("$top/Makefile");
-my @faults = grep { /^\| / && !/^\| fault / } split /\n/, slurp_file("$top/docs/faults.md");
-cmp_ok(scalar @faults, '>', 60, 'docs/faults.md has its lines');
+my @faults = grep { /^\| / && !/^\| fault / } split /\n/, slurp_file("$top/docs/dev/faults.md");
+cmp_ok(scalar @faults, '>', 60, 'docs/dev/faults.md has its lines');
 foreach my $line (@faults)
 {
-	my ($fault, $here, $tests) = $line =~ /^\| (.+) \| (.+) \| (.+) \|$/ or fail("a line of docs/faults.md: $line"), next;
+	my ($fault, $here, $tests) = $line =~ /^\| (.+) \| (.+) \| (.+) \|$/ or fail("a line of docs/dev/faults.md: $line"), next;
 	my @missing = grep { my @there = glob("$top/test/t/${_}_*.pl"); !@there } $tests =~ /\b(\d{3})\b/g;
 	push @missing, grep { $regress !~ /\b\Q$_\E\b/ } $tests =~ /regress `(\w+)`/g;
 	ok(!@missing && ($tests =~ /\b\d{3}\b|regress `/ || $tests eq 'by design'), "tested: $fault") or diag("missing: @missing");

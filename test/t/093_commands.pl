@@ -12,7 +12,7 @@ use PostgreSQL::Test::Utils;
 use Test::More;
 
 my $top = abs_path("$FindBin::RealBin/../..");
-my @files = map { s{^\Q$top\E/}{}r } "$top/README.md", "$top/CONTRIBUTING.md", glob("$top/docs/*.md"), "$top/test/fuzz/README.md";
+my @files = map { s{^\Q$top\E/}{}r } "$top/README.md", "$top/CONTRIBUTING.md", glob("$top/docs/{,dev/}*.md"), "$top/test/fuzz/README.md";
 my %text = map { $_ => slurp_file("$top/$_") } @files;
 my $test = slurp_file("$top/script/test");
 my $dir = PostgreSQL::Test::Utils::tempdir();
@@ -99,6 +99,13 @@ my %commands = (
 	'--cassert' => sub { has_option('test', '--cassert') },
 	'--asan' => sub { has_option('test', '--asan') },
 	'--valgrind' => sub { has_option('test', '--valgrind') },
+	'script/soak --minutes N' => sub { has_option('soak', '--minutes') },
+	'script/reference --write' => sub { has_option('reference', '--write') },
+	'script/docs' => sub {
+		has_option('docs', 'DIR');
+		is_run_by_suite(qr{/script/docs" });
+	},
+	'make emulator' => sub { ok(-x "$top/test/emulator/kapture-emulator" || $ENV{KAPTURE_EMULATOR}, 'the tests have made it') },
 	'--try' => sub {
 		has_option('package', '--try');
 		is_run_by_suite(qr{/script/package" --try 15\b});
@@ -121,13 +128,12 @@ my %commands = (
 		command_fails_like([ "$top/script/bench", 'nonsense' ], qr/no such part: nonsense/, 'and knows its parts');
 	},
 	'script/coverage' => sub {
-		my $page = slurp_file("$top/docs/coverage.md");
+		my $page = slurp_file("$top/docs/dev/coverage.md");
 		# fault.c is empty but in the build with fault points
 		my @unknown = grep { $_ ne 'base/fault.c' && index($page, "| `$_` |") < 0 } map { s{.*/src/}{}r } glob "$top/src/{,*/}*.c";
 		is("@unknown", '', 'the page of script/coverage has all files');
 		cmp_ok($page =~ /^\| all \| .* ([\d.]+) %/m ? $1 : 0, '>=', 95, 'and says that the tests reach 95 % of the lines');
 	},
-	'script/soak --minutes N' => sub { has_option('soak', '--minutes') },
 	'psql -f script/live.sql' => \&run_live_view,
 	'--extend.query-path' => sub { like(slurp_file("$top/test/t/042_metrics.pl"), qr/'prometheus-postgres-exporter', split/, 'the exporter runs as documented') },
 	'promtool test rules' => sub { like(slurp_file("$top/test/t/042_metrics.pl"), qr/\[ 'test', 'rules', 'alerts_test.yml' \]/, 'promtool tests the rules') },
@@ -144,6 +150,12 @@ my %blocks = (
 		{
 			ok((grep { $_ =~ $file } @there), "it installs $file") or diag("@there");
 		}
+	},
+	'README.md: script/package 15' => sub {
+		my ($block) = @_;
+		# the suite builds, installs and removes it; here, that it is the one that is named
+		like($block, qr{^sudo apt install \./packages/postgresql-15-kapture-sync_\*\.deb$}m, 'README installs what script/package builds');
+		like(slurp_file("$top/script/package"), qr{name=postgresql-\$version-kapture-sync\b.*cp "\$work/\$\{name\}_"\*\.deb "\$top/packages"}s, 'which has that name, and is put there');
 	},
 	'CONTRIBUTING.md: make with_llvm=no all emulator && sudo make with_llvm=no install' => sub {
 		my ($block) = @_;

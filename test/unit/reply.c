@@ -5,6 +5,7 @@
 #include "unit.h"
 
 #include "api/reply.h"
+#include "api/words.h"
 
 /* Answers, and what they mean to an Add. */
 static const struct
@@ -24,9 +25,33 @@ static const struct
 	{400, "{\"message\": \" ,Mobile number already exist\", \"status\": \"failed\"}",
 	KAPTURE_DUPLICATE_PHONE, 0, "Mobile number already exist"},
 	{400, "{\"message\": \"Invalid email\", \"status\": \"failed\"}", KAPTURE_REFUSED, 0, "Invalid email"},
+	{200, "{\"Message\": \"Auth Key Expired\", \"Status\": \"Fail\"}", KAPTURE_DENIED, 0, "Auth Key Expired"},
+	{400, "{\"message\": \"Message Key Expired\", \"status\": \"failed\"}", KAPTURE_DENIED, 0, "Message Key Expired"},
+	{500, "{\"reason\": \"AuthKeyInvalid\", \"status\": \"Failed\"}", KAPTURE_DENIED, 0, "AuthKeyInvalid"},
+	{200, "{\"message\": \"Invalid Json.\", \"status\": \"failed\"}", KAPTURE_MISFIT, 0, "Invalid Json."},
+	{200, "{\"Message\": \"Customer Added Successfully\", \"Status\": \"Success\"}", KAPTURE_SUCCESS, 0, "Customer Added Successfully"},
+	{400, "{\"message\": \"Lead already exists, Customer ID :12, Enquiry ID :34\", \"status\": \"failed\"}",
+	KAPTURE_DUPLICATE_BOTH, 0, "Lead already exists, Customer ID :12, Enquiry ID :34"},
+	{400, "{\"message\": \"Lead already exists\", \"status\": \"failed\"}", KAPTURE_REFUSED, 0, "Lead already exists"},
 	{429, "{}", KAPTURE_THROTTLED, 0, ""},
 	{503, "{}", KAPTURE_BROKEN, 0, ""},
 	{404, "{}", KAPTURE_DENIED, 0, ""},
+};
+
+/* Ids that refusals name. */
+static const struct
+{
+	const char *text;
+	int64		id;
+}			named[] =
+{
+	{"Lead already exists, Customer ID :12, Enquiry ID :34, Contact ID : 56", 12},
+	{"customer id: 7.", 7},
+	{"Customer ID :12x", 0},
+	{"Customer ID :99999999999999999999", 0},
+	{"Customer ID", 0},
+	{"Enquiry ID :34", 0},
+	{"", 0},
 };
 
 /* Texts that are JSON as Kapture writes it, and others. */
@@ -59,6 +84,8 @@ unit_reply(void)
 		unit_is_int(reply.customer_id, added[i].customer_id, "its id");
 		unit_is_text(reply.message, added[i].message, "its words");
 	}
+	for (int i = 0; i < lengthof(named); i++)
+		unit_is_int(kapture_words_customer_id(named[i].text), named[i].id, psprintf("the id that \"%s\" names", named[i].text));
 	for (int i = 0; i < lengthof(texts); i++)
 	{
 		char	   *why = NULL;

@@ -1,0 +1,341 @@
+--
+-- Functions, procedures and triggers.  Also a part of upgrade scripts; there, a
+-- function whose result or arguments changed is dropped before.
+--
+
+--
+-- Capture, and what the worker needs
+--
+
+CREATE OR REPLACE FUNCTION @extschema@.kapture_capture() RETURNS trigger
+LANGUAGE C AS 'MODULE_PATHNAME', 'kapture_capture';
+COMMENT ON FUNCTION @extschema@.kapture_capture() IS 'trigger of attached tables: notes in the outbox which row changed';
+
+CREATE OR REPLACE FUNCTION @extschema@.kapture_library_version() RETURNS text
+LANGUAGE C STABLE PARALLEL SAFE STRICT AS 'MODULE_PATHNAME', 'kapture_library_version';
+COMMENT ON FUNCTION @extschema@.kapture_library_version() IS 'version of the extension that the loaded library works with';
+
+CREATE OR REPLACE FUNCTION @extschema@.kapture_worker_start() RETURNS void
+LANGUAGE C VOLATILE STRICT AS 'MODULE_PATHNAME', 'kapture_worker_start';
+REVOKE ALL ON FUNCTION @extschema@.kapture_worker_start() FROM PUBLIC;
+COMMENT ON FUNCTION @extschema@.kapture_worker_start() IS 'asks the launcher for a worker in this database, at commit';
+
+CREATE OR REPLACE FUNCTION @extschema@.kapture_worker_pid() RETURNS integer
+LANGUAGE C VOLATILE STRICT AS 'MODULE_PATHNAME', 'kapture_worker_pid';
+COMMENT ON FUNCTION @extschema@.kapture_worker_pid() IS 'process id of this database''s worker; NULL if none runs';
+
+CREATE OR REPLACE FUNCTION @extschema@.kapture_puller_pid() RETURNS integer
+LANGUAGE C VOLATILE STRICT AS 'MODULE_PATHNAME', 'kapture_puller_pid';
+COMMENT ON FUNCTION @extschema@.kapture_puller_pid() IS 'process id of the process that pulls in this database by itself; NULL if none runs';
+
+CREATE OR REPLACE FUNCTION @extschema@.kapture_may_see(attachment_id integer) RETURNS boolean
+LANGUAGE C STABLE STRICT AS 'MODULE_PATHNAME', 'kapture_may_see';
+COMMENT ON FUNCTION @extschema@.kapture_may_see(integer) IS 'does the attached table belong to the current role?';
+
+--
+-- Connections and direct calls
+--
+
+CREATE OR REPLACE FUNCTION @extschema@.kapture_fdw_validator(text[], oid) RETURNS void
+LANGUAGE C STRICT AS 'MODULE_PATHNAME', 'kapture_fdw_validator';
+COMMENT ON FUNCTION @extschema@.kapture_fdw_validator(text[], oid) IS 'checks the options of servers, user mappings and foreign tables';
+
+CREATE OR REPLACE FUNCTION @extschema@.kapture_fdw_handler() RETURNS fdw_handler
+LANGUAGE C STRICT AS 'MODULE_PATHNAME', 'kapture_fdw_handler';
+COMMENT ON FUNCTION @extschema@.kapture_fdw_handler() IS 'customers and contacts of Kapture as foreign tables';
+
+CREATE OR REPLACE FUNCTION @extschema@.kapture_server_states(
+	OUT server name, OUT owner oid, OUT state text, OUT since timestamptz,
+	OUT retry_at timestamptz, OUT message text)
+RETURNS SETOF record
+LANGUAGE C VOLATILE STRICT AS 'MODULE_PATHNAME', 'kapture_server_states';
+COMMENT ON FUNCTION @extschema@.kapture_server_states() IS
+'what the worker says of the servers it sends to: ok, misconfigured, denied, throttled, failing, outdated';
+
+CREATE OR REPLACE FUNCTION @extschema@.kapture_add_customer(customer jsonb, server name DEFAULT 'kapture') RETURNS jsonb
+LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'kapture_add_customer';
+COMMENT ON FUNCTION @extschema@.kapture_add_customer(jsonb, name) IS
+'adds a customer to Kapture and returns its answer; raises an error if there is none';
+
+CREATE OR REPLACE FUNCTION @extschema@.kapture_update_customer(customer jsonb, server name DEFAULT 'kapture') RETURNS jsonb
+LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'kapture_update_customer';
+COMMENT ON FUNCTION @extschema@.kapture_update_customer(jsonb, name) IS
+'changes the given fields of the customer that kapture_customer_id names, and returns Kapture''s answer';
+
+CREATE OR REPLACE FUNCTION @extschema@.kapture_get_customer(criteria jsonb, server name DEFAULT 'kapture') RETURNS jsonb
+LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'kapture_get_customer';
+COMMENT ON FUNCTION @extschema@.kapture_get_customer(jsonb, name) IS
+'searches a customer by kapture_customer_id, customer_id, phone or email_id, and returns Kapture''s answer';
+
+CREATE OR REPLACE FUNCTION @extschema@.kapture_pull(start_date timestamp, end_date timestamp, server name DEFAULT 'kapture') RETURNS jsonb
+LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'kapture_pull';
+COMMENT ON FUNCTION @extschema@.kapture_pull(timestamp, timestamp, name) IS
+'returns the customers that changed between two times of the account''s time zone, as Kapture answers; long ranges are fetched in windows of option pull_window';
+
+-- Instants, and what would become instants if it were not for these: literals and
+-- days, which are the account's.
+CREATE OR REPLACE FUNCTION @extschema@.kapture_pull(start_date timestamptz, end_date timestamptz, server name DEFAULT 'kapture') RETURNS jsonb
+LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'kapture_pull';
+COMMENT ON FUNCTION @extschema@.kapture_pull(timestamptz, timestamptz, name) IS
+'the same between two instants, taken in the account''s time zone';
+
+CREATE OR REPLACE FUNCTION @extschema@.kapture_pull(start_date date, end_date date, server name DEFAULT 'kapture') RETURNS jsonb
+LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'kapture_pull';
+COMMENT ON FUNCTION @extschema@.kapture_pull(date, date, name) IS
+'the same between two days of the account';
+
+CREATE OR REPLACE FUNCTION @extschema@.kapture_pull(start_date text, end_date text, server name DEFAULT 'kapture') RETURNS jsonb
+LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'kapture_pull';
+COMMENT ON FUNCTION @extschema@.kapture_pull(text, text, name) IS
+'the same between two times of the account''s time zone, as text';
+
+CREATE OR REPLACE FUNCTION @extschema@.kapture_call(api text, body jsonb, server name DEFAULT 'kapture') RETURNS jsonb
+LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'kapture_call';
+COMMENT ON FUNCTION @extschema@.kapture_call(text, jsonb, name) IS
+'calls any API of the account, by name (ticket_add, order_add, ...) or path, and returns its answer as it is; raises an error if there is none';
+
+CREATE OR REPLACE FUNCTION @extschema@.kapture_phone(phone text) RETURNS text
+LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'kapture_phone';
+COMMENT ON FUNCTION @extschema@.kapture_phone(text) IS
+'a phone number as people write it, as the ten digits that Kapture takes; NULL: it is none that is certain';
+
+--
+-- Pulled customers as rows
+--
+
+CREATE OR REPLACE FUNCTION @extschema@.kapture_pull_stream(start_date timestamp, end_date timestamp, server name)
+RETURNS SETOF @extschema@.kapture_customer
+LANGUAGE C VOLATILE PARALLEL UNSAFE ROWS 10000 AS 'MODULE_PATHNAME', 'kapture_pull_stream';
+COMMENT ON FUNCTION @extschema@.kapture_pull_stream(timestamp, timestamp, name) IS
+'what kapture_pull_customers is made of: gives rows one by one, but only in a SELECT list';
+
+-- Unfolded by the planner (so it must be STABLE and have no settings): rows
+-- then come as the windows do.  A function in C is read to its end in FROM.
+CREATE OR REPLACE FUNCTION @extschema@.kapture_pull_customers(start_date timestamp, end_date timestamp, server name DEFAULT 'kapture')
+RETURNS SETOF @extschema@.kapture_customer
+LANGUAGE sql STABLE PARALLEL UNSAFE ROWS 10000
+AS $$ SELECT (s.customer).* FROM (SELECT @extschema@.kapture_pull_stream($1, $2, $3) AS customer) s $$;
+COMMENT ON FUNCTION @extschema@.kapture_pull_customers(timestamp, timestamp, name) IS
+'customers between two times of the account''s time zone, as typed rows; long ranges are fetched in windows of option pull_window, several at a time';
+
+CREATE OR REPLACE FUNCTION @extschema@.kapture_pull_stream(start_date timestamptz, end_date timestamptz, server name)
+RETURNS SETOF @extschema@.kapture_customer
+LANGUAGE C VOLATILE PARALLEL UNSAFE ROWS 10000 AS 'MODULE_PATHNAME', 'kapture_pull_stream';
+COMMENT ON FUNCTION @extschema@.kapture_pull_stream(timestamptz, timestamptz, name) IS
+'what kapture_pull_customers is made of, for instants, taken in the account''s time zone';
+CREATE OR REPLACE FUNCTION @extschema@.kapture_pull_customers(start_date timestamptz, end_date timestamptz, server name DEFAULT 'kapture')
+RETURNS SETOF @extschema@.kapture_customer
+LANGUAGE sql STABLE PARALLEL UNSAFE ROWS 10000
+AS $$ SELECT (s.customer).* FROM (SELECT @extschema@.kapture_pull_stream($1, $2, $3) AS customer) s $$;
+COMMENT ON FUNCTION @extschema@.kapture_pull_customers(timestamptz, timestamptz, name) IS
+'customers between two instants, taken in the account''s time zone, as typed rows';
+
+CREATE OR REPLACE FUNCTION @extschema@.kapture_pull_stream(start_date date, end_date date, server name)
+RETURNS SETOF @extschema@.kapture_customer
+LANGUAGE C VOLATILE PARALLEL UNSAFE ROWS 10000 AS 'MODULE_PATHNAME', 'kapture_pull_stream';
+COMMENT ON FUNCTION @extschema@.kapture_pull_stream(date, date, name) IS
+'what kapture_pull_customers is made of, for days of the account';
+CREATE OR REPLACE FUNCTION @extschema@.kapture_pull_customers(start_date date, end_date date, server name DEFAULT 'kapture')
+RETURNS SETOF @extschema@.kapture_customer
+LANGUAGE sql STABLE PARALLEL UNSAFE ROWS 10000
+AS $$ SELECT (s.customer).* FROM (SELECT @extschema@.kapture_pull_stream($1, $2, $3) AS customer) s $$;
+COMMENT ON FUNCTION @extschema@.kapture_pull_customers(date, date, name) IS
+'customers between two days of the account, as typed rows';
+
+CREATE OR REPLACE FUNCTION @extschema@.kapture_pull_stream(start_date text, end_date text, server name)
+RETURNS SETOF @extschema@.kapture_customer
+LANGUAGE C VOLATILE PARALLEL UNSAFE ROWS 10000 AS 'MODULE_PATHNAME', 'kapture_pull_stream';
+COMMENT ON FUNCTION @extschema@.kapture_pull_stream(text, text, name) IS
+'what kapture_pull_customers is made of, for times of the account''s time zone, as text';
+CREATE OR REPLACE FUNCTION @extschema@.kapture_pull_customers(start_date text, end_date text, server name DEFAULT 'kapture')
+RETURNS SETOF @extschema@.kapture_customer
+LANGUAGE sql STABLE PARALLEL UNSAFE ROWS 10000
+AS $$ SELECT (s.customer).* FROM (SELECT @extschema@.kapture_pull_stream($1, $2, $3) AS customer) s $$;
+COMMENT ON FUNCTION @extschema@.kapture_pull_customers(text, text, name) IS
+'customers between two times of the account''s time zone, as text, as typed rows';
+
+CREATE OR REPLACE FUNCTION @extschema@.kapture_find_customers(criteria jsonb, server name DEFAULT 'kapture')
+RETURNS SETOF @extschema@.kapture_customer
+LANGUAGE C VOLATILE PARALLEL UNSAFE ROWS 1 AS 'MODULE_PATHNAME', 'kapture_find_customers';
+COMMENT ON FUNCTION @extschema@.kapture_find_customers(jsonb, name) IS
+'customers with that kapture_customer_id, customer_id, phone or email_id, as typed rows';
+
+CREATE OR REPLACE FUNCTION @extschema@.kapture_customer_rows(answer jsonb, server name DEFAULT 'kapture')
+RETURNS SETOF @extschema@.kapture_customer
+LANGUAGE C STABLE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'kapture_customer_rows';
+COMMENT ON FUNCTION @extschema@.kapture_customer_rows(jsonb, name) IS
+'the customers of an answer of kapture_pull or kapture_get_customer, as typed rows';
+
+CREATE OR REPLACE FUNCTION @extschema@.kapture_contact_rows(answer jsonb, server name DEFAULT 'kapture')
+RETURNS SETOF @extschema@.kapture_contact
+LANGUAGE C STABLE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'kapture_contact_rows';
+COMMENT ON FUNCTION @extschema@.kapture_contact_rows(jsonb, name) IS
+'the contacts of the customers of such an answer, as typed rows';
+
+--
+-- Running the sync
+--
+
+CREATE OR REPLACE FUNCTION @extschema@.kapture_attach(relation regclass, columns jsonb DEFAULT NULL,
+	server name DEFAULT 'kapture', on_duplicate text DEFAULT 'link', replicated boolean DEFAULT false,
+	pull boolean DEFAULT false, on_conflict text DEFAULT 'local')
+RETURNS void
+LANGUAGE C VOLATILE AS 'MODULE_PATHNAME', 'kapture_attach';
+COMMENT ON FUNCTION @extschema@.kapture_attach(regclass, jsonb, name, text, boolean, boolean, text) IS
+'keeps a table and Kapture in step from here on; columns: {"kapture field": "column", ...}, by default the columns named like Kapture''s fields';
+
+CREATE OR REPLACE FUNCTION @extschema@.kapture_detach(relation regclass)
+RETURNS void
+LANGUAGE C VOLATILE AS 'MODULE_PATHNAME', 'kapture_detach';
+COMMENT ON FUNCTION @extschema@.kapture_detach(regclass) IS
+'ends the sync of a table and forgets its waiting changes; the table keeps its Kapture ids';
+
+CREATE OR REPLACE FUNCTION @extschema@.kapture_pause(relation regclass)
+RETURNS void
+LANGUAGE C VOLATILE AS 'MODULE_PATHNAME', 'kapture_pause';
+COMMENT ON FUNCTION @extschema@.kapture_pause(regclass) IS
+'stops sending changes of a table; they are still captured, requests under way finish';
+
+CREATE OR REPLACE FUNCTION @extschema@.kapture_resume(relation regclass)
+RETURNS void
+LANGUAGE C VOLATILE AS 'MODULE_PATHNAME', 'kapture_resume';
+COMMENT ON FUNCTION @extschema@.kapture_resume(regclass) IS
+'sends changes of a paused table again';
+
+CREATE OR REPLACE FUNCTION @extschema@.kapture_resume()
+RETURNS void
+LANGUAGE C VOLATILE AS 'MODULE_PATHNAME', 'kapture_resume_copy';
+REVOKE ALL ON FUNCTION @extschema@.kapture_resume() FROM PUBLIC;
+COMMENT ON FUNCTION @extschema@.kapture_resume() IS
+'has a copy of a database send the changes that wait in it; only for copies whose original sends no more';
+
+CREATE OR REPLACE FUNCTION @extschema@.kapture_backfill_slice(relation regclass, slice integer)
+RETURNS integer
+LANGUAGE C VOLATILE AS 'MODULE_PATHNAME', 'kapture_backfill_slice';
+COMMENT ON FUNCTION @extschema@.kapture_backfill_slice(regclass, integer) IS
+'a step of kapture_backfill: has the next rows without an id sent; returns how many';
+
+CREATE OR REPLACE PROCEDURE @extschema@.kapture_backfill(relation regclass, slice integer DEFAULT 1000)
+LANGUAGE C AS 'MODULE_PATHNAME', 'kapture_backfill';
+COMMENT ON PROCEDURE @extschema@.kapture_backfill(regclass, integer) IS
+'has the rows sent that have no Kapture id yet, in slices; interrupted, it goes on where it stopped';
+
+CREATE OR REPLACE PROCEDURE @extschema@.kapture_resync(relation regclass, condition text DEFAULT NULL,
+	fields text[] DEFAULT NULL, slice integer DEFAULT 1000, force boolean DEFAULT false)
+LANGUAGE C AS 'MODULE_PATHNAME', 'kapture_resync';
+COMMENT ON PROCEDURE @extschema@.kapture_resync(regclass, text, text[], integer, boolean) IS
+'has rows sent again, all or those for which the condition holds, with all fields or those named, in slices; the table is not written; interrupted, the same call goes on where it stopped';
+
+CREATE OR REPLACE FUNCTION @extschema@.kapture_is_origin(system_identifier bigint, database oid)
+RETURNS boolean
+LANGUAGE C STABLE STRICT AS 'MODULE_PATHNAME', 'kapture_is_origin';
+COMMENT ON FUNCTION @extschema@.kapture_is_origin(bigint, oid) IS
+'is this the stamp of the database we are in?';
+
+CREATE OR REPLACE FUNCTION @extschema@.kapture_retry(relation regclass, row_key text DEFAULT NULL)
+RETURNS bigint
+LANGUAGE C VOLATILE AS 'MODULE_PATHNAME', 'kapture_retry';
+COMMENT ON FUNCTION @extschema@.kapture_retry(regclass, text) IS
+'tries failed rows of a table again at once, all or the one with that key; returns how many';
+
+CREATE OR REPLACE FUNCTION @extschema@.kapture_retry(relation regclass, row_key anynonarray)
+RETURNS bigint
+LANGUAGE C VOLATILE AS 'MODULE_PATHNAME', 'kapture_retry';
+COMMENT ON FUNCTION @extschema@.kapture_retry(regclass, anynonarray) IS
+'tries the failed row with that key again at once; the key may be of any type, a key of several columns is the text of an array';
+
+CREATE OR REPLACE FUNCTION @extschema@.kapture_discard(relation regclass, row_key text DEFAULT NULL)
+RETURNS bigint
+LANGUAGE C VOLATILE AS 'MODULE_PATHNAME', 'kapture_discard';
+COMMENT ON FUNCTION @extschema@.kapture_discard(regclass, text) IS
+'gives up the failed changes of a table, all or those of the row with that key; returns how many';
+
+CREATE OR REPLACE FUNCTION @extschema@.kapture_discard(relation regclass, row_key anynonarray)
+RETURNS bigint
+LANGUAGE C VOLATILE AS 'MODULE_PATHNAME', 'kapture_discard';
+COMMENT ON FUNCTION @extschema@.kapture_discard(regclass, anynonarray) IS
+'gives up the failed changes of the row with that key; the key may be of any type, a key of several columns is the text of an array';
+
+-- No foreign key: pg_restore fills the tables of an extension in any order.
+CREATE OR REPLACE FUNCTION @extschema@.kapture_forget_contacts() RETURNS trigger
+LANGUAGE C AS 'MODULE_PATHNAME', 'kapture_forget_contacts';
+COMMENT ON FUNCTION @extschema@.kapture_forget_contacts() IS 'trigger of kapture_customers: deletes the contacts of deleted customers';
+CREATE OR REPLACE TRIGGER kapture_forget AFTER DELETE ON @extschema@.kapture_customers
+	FOR EACH ROW EXECUTE FUNCTION @extschema@.kapture_forget_contacts();
+CREATE OR REPLACE TRIGGER kapture_forget_all AFTER TRUNCATE ON @extschema@.kapture_customers
+	FOR EACH STATEMENT EXECUTE FUNCTION @extschema@.kapture_forget_contacts();
+COMMENT ON TRIGGER kapture_forget ON @extschema@.kapture_customers IS 'contacts go with their customers';
+COMMENT ON TRIGGER kapture_forget_all ON @extschema@.kapture_customers IS 'contacts go with their customers';
+
+--
+-- Local copies
+--
+
+CREATE OR REPLACE PROCEDURE @extschema@.kapture_refresh(start_date timestamp, end_date timestamp,
+	server name DEFAULT 'kapture', restart boolean DEFAULT false)
+LANGUAGE C AS 'MODULE_PATHNAME', 'kapture_refresh';
+COMMENT ON PROCEDURE @extschema@.kapture_refresh(timestamp, timestamp, name, boolean) IS
+'pulls customers into kapture_customers and kapture_contacts, a window a transaction; goes on where it was interrupted, unless restart';
+
+--
+-- What people look at
+--
+
+CREATE OR REPLACE FUNCTION @extschema@.kapture_queue(attachment_id integer,
+	OUT pending bigint, OUT in_flight bigint, OUT retrying bigint, OUT parked bigint, OUT exact boolean,
+	OUT oldest timestamptz, OUT last_success timestamptz, OUT last_error text)
+LANGUAGE C STABLE STRICT AS 'MODULE_PATHNAME', 'kapture_queue';
+COMMENT ON FUNCTION @extschema@.kapture_queue(integer) IS 'what waits for an attached table, at a cost that does not grow with it; see kapture_status';
+
+CREATE OR REPLACE FUNCTION @extschema@.kapture_table_problem(attachment_id integer) RETURNS text
+LANGUAGE C STABLE STRICT AS 'MODULE_PATHNAME', 'kapture_table_problem';
+COMMENT ON FUNCTION @extschema@.kapture_table_problem(integer) IS 'why the worker cannot send the rows of an attached table; see kapture_status';
+
+CREATE OR REPLACE FUNCTION @extschema@.kapture_table_error(attachment_id integer) RETURNS text
+LANGUAGE C STABLE STRICT AS 'MODULE_PATHNAME', 'kapture_table_error';
+COMMENT ON FUNCTION @extschema@.kapture_table_error(integer) IS 'which error keeps worker or puller from their work on an attached table; see kapture_status';
+
+CREATE OR REPLACE FUNCTION @extschema@.kapture_hint(message text, http_status integer DEFAULT NULL) RETURNS text
+LANGUAGE C IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'kapture_hint';
+COMMENT ON FUNCTION @extschema@.kapture_hint(text, integer) IS
+'what to do about a failure, in plain words; NULL for what is not known';
+
+CREATE OR REPLACE FUNCTION @extschema@.kapture_hint(message text, http_status integer, api text) RETURNS text
+LANGUAGE C IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'kapture_hint_1_1';
+COMMENT ON FUNCTION @extschema@.kapture_hint(text, integer, text) IS
+'what to do about a failure of a call (NULL: of the table itself), in plain words; NULL for what is not known';
+
+CREATE OR REPLACE FUNCTION @extschema@.kapture_request_counters(
+	OUT server text, OUT api text, OUT http_code integer, OUT requests bigint,
+	OUT total_time double precision, OUT min_time double precision, OUT max_time double precision,
+	OUT mean_time double precision, OUT bounds double precision[], OUT histogram bigint[],
+	OUT since timestamptz)
+RETURNS SETOF record
+LANGUAGE C VOLATILE STRICT AS 'MODULE_PATHNAME', 'kapture_request_counters';
+COMMENT ON FUNCTION @extschema@.kapture_request_counters() IS 'what kapture_stat_requests shows';
+
+CREATE OR REPLACE FUNCTION @extschema@.kapture_stat_reset() RETURNS void
+LANGUAGE C VOLATILE STRICT AS 'MODULE_PATHNAME', 'kapture_stat_reset';
+REVOKE ALL ON FUNCTION @extschema@.kapture_stat_reset() FROM PUBLIC;
+COMMENT ON FUNCTION @extschema@.kapture_stat_reset() IS 'starts the counters of this database anew';
+
+CREATE OR REPLACE FUNCTION @extschema@.kapture_check(server name DEFAULT 'kapture',
+	OUT step text, OUT ok boolean, OUT detail text)
+RETURNS SETOF record
+LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'kapture_check';
+COMMENT ON FUNCTION @extschema@.kapture_check(name) IS
+'checks step by step whether a server can be used: options, worker, name, connection, TLS, certificate, key, clock, time; sends one search that finds nobody';
+
+CREATE OR REPLACE FUNCTION @extschema@.kapture_preview(relation regclass, row_key text,
+	OUT waiting boolean, OUT api text, OUT url text, OUT headers text[], OUT body text)
+RETURNS SETOF record
+LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'kapture_preview';
+COMMENT ON FUNCTION @extschema@.kapture_preview(regclass, text) IS
+'the request that would be sent for a row now, the key masked; if nothing waits for the row, as if all its columns had changed';
+
+CREATE OR REPLACE FUNCTION @extschema@.kapture_preview(relation regclass, row_key anynonarray,
+	OUT waiting boolean, OUT api text, OUT url text, OUT headers text[], OUT body text)
+RETURNS SETOF record
+LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'kapture_preview';
+COMMENT ON FUNCTION @extschema@.kapture_preview(regclass, anynonarray) IS
+'the request that would be sent for the row with that key; the key may be of any type, a key of several columns is the text of an array';

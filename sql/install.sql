@@ -1,0 +1,35 @@
+--
+-- What is made once, of tables and functions.  A change here goes into the
+-- upgrade script, too.
+--
+
+-- Who owns a table reads what became of its changes.
+CREATE POLICY kapture_history_owner ON @extschema@.kapture_history FOR SELECT
+	USING (@extschema@.kapture_may_see(attachment_id));
+COMMENT ON POLICY kapture_history_owner ON @extschema@.kapture_history IS 'who owns a table reads what became of its changes';
+
+CREATE FOREIGN DATA WRAPPER kapture_fdw HANDLER @extschema@.kapture_fdw_handler VALIDATOR @extschema@.kapture_fdw_validator;
+COMMENT ON FOREIGN DATA WRAPPER kapture_fdw IS 'accounts of the Kapture CRM';
+
+-- Not in a dump, which would have both the digests and their key.
+INSERT INTO @extschema@.kapture_salt VALUES (pg_catalog.uuid_send(pg_catalog.gen_random_uuid()) || pg_catalog.uuid_send(pg_catalog.gen_random_uuid()));
+
+-- What a dump holds.
+SELECT pg_catalog.pg_extension_config_dump('@extschema@.kapture_customers', '');
+SELECT pg_catalog.pg_extension_config_dump('@extschema@.kapture_contacts', '');
+SELECT pg_catalog.pg_extension_config_dump('@extschema@.kapture_refresh_run', '');
+SELECT pg_catalog.pg_extension_config_dump('@extschema@.kapture_pull', '');
+SELECT pg_catalog.pg_extension_config_dump('@extschema@.kapture_inbox', '');
+SELECT pg_catalog.pg_extension_config_dump('@extschema@.kapture_copied', '');
+SELECT pg_catalog.pg_extension_config_dump('@extschema@.kapture_attachment', '');
+SELECT pg_catalog.pg_extension_config_dump('@extschema@.kapture_attachment_attachment_id_seq', '');
+SELECT pg_catalog.pg_extension_config_dump('@extschema@.kapture_column', '');
+SELECT pg_catalog.pg_extension_config_dump('@extschema@.kapture_outbox', '');
+SELECT pg_catalog.pg_extension_config_dump('@extschema@.kapture_delivery', '');
+SELECT pg_catalog.pg_extension_config_dump('@extschema@.kapture_delivery_delivery_id_seq', '');
+SELECT pg_catalog.pg_extension_config_dump('@extschema@.kapture_row', '');
+SELECT pg_catalog.pg_extension_config_dump('@extschema@.kapture_backfill', '');
+SELECT pg_catalog.pg_extension_config_dump('@extschema@.kapture_origin', '');
+SELECT pg_catalog.pg_extension_config_dump('@extschema@.kapture_history', '');
+
+SELECT @extschema@.kapture_worker_start();

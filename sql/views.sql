@@ -1,0 +1,233 @@
+--
+-- Views.  Also a part of upgrade scripts, so new columns come last.
+--
+
+CREATE OR REPLACE VIEW @extschema@.kapture_progress WITH (security_barrier) AS
+SELECT 'refresh'::text AS activity, r.server,
+	CASE WHEN r.finished_at IS NOT NULL THEN 'done'
+		 WHEN EXISTS (SELECT FROM pg_catalog.pg_locks l
+			  WHERE l.locktype = 'object'
+				AND l.database = (SELECT d.oid FROM pg_catalog.pg_database d
+					WHERE d.datname = pg_catalog.current_database())
+				AND l.classid = 'pg_catalog.pg_foreign_server'::pg_catalog.regclass
+				AND l.objid = s.oid AND l.objsubid = 1
+				AND l.pid = r.pid AND l.granted) THEN 'running'
+		 ELSE 'interrupted' END AS state,
+	r.start_date, r.end_date, r.done_until, r.windows_done, r.windows_total, r.customers, r.written,
+	(r.customers - r.resumed_customers)::double precision /
+		NULLIF(EXTRACT(epoch FROM r.updated_at - r.resumed_at)::double precision, 0) AS customers_per_second,
+	CASE WHEN r.finished_at IS NULL THEN
+		(r.updated_at - r.resumed_at) *
+		((r.windows_total - r.windows_done)::double precision /
+		NULLIF(r.windows_done - r.resumed_windows, 0)) END AS time_left,
+	r.started_at, r.resumed_at, r.updated_at, r.finished_at, r.pid,
+	NULL::regclass AS relation, r.windows_done AS done, r.windows_total AS total
+FROM @extschema@.kapture_refresh_run r
+JOIN pg_catalog.pg_foreign_server s ON s.srvname = r.server
+WHERE pg_catalog.has_server_privilege(s.oid, 'USAGE') OR pg_catalog.pg_has_role('pg_read_all_stats', 'USAGE')
+UNION ALL
+SELECT b.activity, a.server,
+	CASE WHEN b.finished_at IS NOT NULL THEN 'done'
+		 WHEN EXISTS (SELECT FROM pg_catalog.pg_locks l
+			  WHERE l.locktype = 'object'
+				AND l.database = (SELECT d.oid FROM pg_catalog.pg_database d
+					WHERE d.datname = pg_catalog.current_database())
+				AND l.classid = 'pg_catalog.pg_class'::pg_catalog.regclass
+				AND l.objid = a.relation
+				AND l.objsubid = pg_catalog.array_position(ARRAY['backfill', 'resync', 'verify'], b.activity)
+				AND l.granted) THEN 'running'
+		 ELSE 'interrupted' END,
+	NULL, NULL, NULL, NULL, NULL, b.rows, NULL,
+	(b.rows - b.resumed_rows)::double precision /
+		NULLIF(EXTRACT(epoch FROM b.updated_at - b.resumed_at)::double precision, 0),
+	CASE WHEN b.finished_at IS NULL THEN
+		(b.updated_at - b.resumed_at) *
+		((b.total - b.rows)::double precision /
+		NULLIF(b.rows - b.resumed_rows, 0)) END,
+	b.started_at, b.resumed_at, b.updated_at, b.finished_at, b.pid,
+	a.relation, b.rows, b.total
+FROM @extschema@.kapture_backfill b
+JOIN @extschema@.kapture_attachment a USING (attachment_id)
+JOIN pg_catalog.pg_class c ON c.oid = a.relation
+WHERE pg_catalog.pg_has_role(c.relowner, 'USAGE') OR pg_catalog.pg_has_role('pg_read_all_stats', 'USAGE')
+UNION ALL
+SELECT 'pull', p.server,
+	CASE WHEN p.finished_at IS NOT NULL THEN 'done'
+		 WHEN p.pid = @extschema@.kapture_puller_pid()
+			  AND (p.failed_at IS NULL OR p.failed_at < p.started_at) THEN 'running'
+		 ELSE 'interrupted' END,
+	p.start_date, p.end_date, p.done_until, p.windows_done, p.windows_total, p.customers, p.written,
+	p.customers::double precision /
+		NULLIF(EXTRACT(epoch FROM p.updated_at - p.started_at)::double precision, 0),
+	CASE WHEN p.finished_at IS NULL THEN
+		(p.updated_at - p.started_at) *
+		((p.windows_total - p.windows_done)::double precision /
+		NULLIF(p.windows_done, 0)) END,
+	p.started_at, p.started_at, p.updated_at, p.finished_at, p.pid,
+	NULL, p.windows_done, p.windows_total
+FROM @extschema@.kapture_pull p
+JOIN pg_catalog.pg_foreign_server s ON s.srvname = p.server
+WHERE p.started_at IS NOT NULL AND
+	(pg_catalog.has_server_privilege(s.oid, 'USAGE') OR pg_catalog.pg_has_role('pg_read_all_stats', 'USAGE'));
+COMMENT ON VIEW @extschema@.kapture_progress IS 'how far refreshes of servers that the current role may use, pulls from them by themselves, and runs through the rows of its tables have come; of all, if it may read all statistics';
+COMMENT ON COLUMN @extschema@.kapture_progress.activity IS 'what is done: refresh, pull (by itself: the latest one), backfill, resync, verify';
+COMMENT ON COLUMN @extschema@.kapture_progress.server IS 'foreign server that is pulled from, or that the rows go to';
+COMMENT ON COLUMN @extschema@.kapture_progress.state IS 'running, interrupted (the next call goes on; also between the slices of a backfill), done';
+COMMENT ON COLUMN @extschema@.kapture_progress.start_date IS 'start of the range, in the account''s local time';
+COMMENT ON COLUMN @extschema@.kapture_progress.end_date IS 'end of the range';
+COMMENT ON COLUMN @extschema@.kapture_progress.done_until IS 'end of the last window that is in the tables';
+COMMENT ON COLUMN @extschema@.kapture_progress.windows_done IS 'windows that are in the tables';
+COMMENT ON COLUMN @extschema@.kapture_progress.windows_total IS 'windows of the range';
+COMMENT ON COLUMN @extschema@.kapture_progress.customers IS 'customers in the answers, or rows of the table that are done: noted to be sent, or verified';
+COMMENT ON COLUMN @extschema@.kapture_progress.written IS 'rows of customers and contacts that were new or differed';
+COMMENT ON COLUMN @extschema@.kapture_progress.customers_per_second IS 'of the latest call';
+COMMENT ON COLUMN @extschema@.kapture_progress.time_left IS 'if it goes on like that; NULL: done, or not known yet';
+COMMENT ON COLUMN @extschema@.kapture_progress.started_at IS 'time of the first call';
+COMMENT ON COLUMN @extschema@.kapture_progress.resumed_at IS 'time of the latest call';
+COMMENT ON COLUMN @extschema@.kapture_progress.updated_at IS 'time of the last window or slice';
+COMMENT ON COLUMN @extschema@.kapture_progress.finished_at IS 'time of the end';
+COMMENT ON COLUMN @extschema@.kapture_progress.pid IS 'server process of the latest call';
+COMMENT ON COLUMN @extschema@.kapture_progress.relation IS 'table whose rows are sent; NULL for a refresh';
+COMMENT ON COLUMN @extschema@.kapture_progress.done IS 'windows of a refresh, or rows of the table that are done';
+COMMENT ON COLUMN @extschema@.kapture_progress.total IS 'of so many; rows are counted when the run begins';
+GRANT SELECT ON @extschema@.kapture_progress TO PUBLIC;
+
+CREATE OR REPLACE VIEW @extschema@.kapture_pull_status WITH (security_barrier) AS
+SELECT s.srvname AS server,
+	CASE WHEN NOT COALESCE((SELECT pg_catalog.bool_and(@extschema@.kapture_is_origin(o.system_identifier, o.database))
+							  FROM @extschema@.kapture_origin o), false) THEN 'copy'
+		 WHEN @extschema@.kapture_puller_pid() IS NULL THEN 'no worker'
+		 WHEN p.failures > 0 THEN 'failing'
+		 WHEN p.started_at IS NOT NULL AND p.finished_at IS NULL THEN 'pulling'
+		 ELSE 'waiting' END AS state,
+	p.pulled_until, p.next_pull, p.started_at, p.finished_at, p.windows_done, p.windows_total,
+	p.customers, p.written, p.failures,
+	CASE WHEN pg_catalog.has_server_privilege(s.oid, 'USAGE') THEN p.last_error END AS last_error,
+	p.sweep_started_at, p.sweep_finished_at, p.swept, p.sweep_changed
+FROM pg_catalog.pg_foreign_server s
+JOIN pg_catalog.pg_foreign_data_wrapper w ON w.oid = s.srvfdw
+LEFT JOIN @extschema@.kapture_pull p ON p.server = s.srvname
+WHERE w.fdwname = 'kapture_fdw'
+	AND (pg_catalog.has_server_privilege(s.oid, 'USAGE') OR pg_catalog.pg_has_role('pg_read_all_stats', 'USAGE'))
+	AND EXISTS (SELECT FROM pg_catalog.pg_options_to_table(s.srvoptions) o
+		WHERE o.option_name = ANY (ARRAY['pull_interval', 'sweep_interval']));
+COMMENT ON VIEW @extschema@.kapture_pull_status IS 'one row for each server with option pull_interval or sweep_interval that the current role may use, or, without messages, for each one if it may read all statistics';
+COMMENT ON COLUMN @extschema@.kapture_pull_status.server IS 'foreign server that is pulled from, with the key of its owner';
+COMMENT ON COLUMN @extschema@.kapture_pull_status.state IS 'waiting (for the next pull), pulling, failing (see last_error), copy (see kapture_resume), no worker';
+COMMENT ON COLUMN @extschema@.kapture_pull_status.pulled_until IS 'customers generated before have been pulled; the next pull starts pull_overlap earlier';
+COMMENT ON COLUMN @extschema@.kapture_pull_status.next_pull IS 'time of the next pull, or of the next try; NULL: a pull is under way';
+COMMENT ON COLUMN @extschema@.kapture_pull_status.started_at IS 'when the latest pull began';
+COMMENT ON COLUMN @extschema@.kapture_pull_status.finished_at IS 'when it ended; NULL: it has not';
+COMMENT ON COLUMN @extschema@.kapture_pull_status.windows_done IS 'its windows that are in the tables';
+COMMENT ON COLUMN @extschema@.kapture_pull_status.windows_total IS 'windows of its range';
+COMMENT ON COLUMN @extschema@.kapture_pull_status.customers IS 'customers in the answers';
+COMMENT ON COLUMN @extschema@.kapture_pull_status.written IS 'rows of customers and contacts that were new or differed';
+COMMENT ON COLUMN @extschema@.kapture_pull_status.failures IS 'failed tries in a row';
+COMMENT ON COLUMN @extschema@.kapture_pull_status.last_error IS 'why the last one failed; NULL: it did not';
+COMMENT ON COLUMN @extschema@.kapture_pull_status.sweep_started_at IS 'when the latest sweep began';
+COMMENT ON COLUMN @extschema@.kapture_pull_status.sweep_finished_at IS 'when it was done; NULL: it is not';
+COMMENT ON COLUMN @extschema@.kapture_pull_status.swept IS 'customers it has asked for';
+COMMENT ON COLUMN @extschema@.kapture_pull_status.sweep_changed IS 'those that were new or differed';
+GRANT SELECT ON @extschema@.kapture_pull_status TO PUBLIC;
+
+CREATE OR REPLACE VIEW @extschema@.kapture_pull_failures WITH (security_barrier) AS
+SELECT a.relation, i.customer_id, i.state, i.last_error AS message, i.attempts, i.asked_at,
+	CASE WHEN i.state = 'waiting' THEN i.next_attempt END AS next_attempt
+FROM @extschema@.kapture_inbox i
+JOIN @extschema@.kapture_attachment a USING (attachment_id)
+JOIN pg_catalog.pg_class c ON c.oid = a.relation
+WHERE i.last_error IS NOT NULL AND pg_catalog.pg_has_role(c.relowner, 'USAGE');
+COMMENT ON VIEW @extschema@.kapture_pull_failures IS 'pulled customers that could not become rows of attached tables';
+COMMENT ON COLUMN @extschema@.kapture_pull_failures.relation IS 'the attached table';
+COMMENT ON COLUMN @extschema@.kapture_pull_failures.customer_id IS 'Kapture''s id of the customer';
+COMMENT ON COLUMN @extschema@.kapture_pull_failures.state IS 'waiting: tried again at next_attempt; parked: waits for a change of the customer, or kapture_retry';
+COMMENT ON COLUMN @extschema@.kapture_pull_failures.message IS 'why it could not';
+COMMENT ON COLUMN @extschema@.kapture_pull_failures.attempts IS 'tries so far';
+COMMENT ON COLUMN @extschema@.kapture_pull_failures.asked_at IS 'when Kapture was asked for it';
+COMMENT ON COLUMN @extschema@.kapture_pull_failures.next_attempt IS 'time of the next try; NULL: parked';
+GRANT SELECT ON @extschema@.kapture_pull_failures TO PUBLIC;
+
+CREATE OR REPLACE VIEW @extschema@.kapture_status WITH (security_barrier) AS
+SELECT a.relation, a.server,
+	CASE WHEN NOT COALESCE((SELECT pg_catalog.bool_and(@extschema@.kapture_is_origin(o.system_identifier, o.database))
+							  FROM @extschema@.kapture_origin o), false) THEN 'copy'
+		 WHEN s.state = 'outdated' THEN 'outdated'
+		 WHEN a.paused THEN 'paused'
+		 WHEN t.problem IS NOT NULL THEN 'misconfigured'
+		 WHEN @extschema@.kapture_worker_pid() IS NULL THEN 'no worker'
+		 ELSE 'running' END AS state,
+	q.pending, q.in_flight, q.retrying, q.parked,
+	pg_catalog.now() - q.oldest AS oldest_age,
+	q.last_success, COALESCE(t.problem, q.last_error) AS last_error,
+	s.state AS server_state, s.message AS server_message, s.retry_at AS server_retry_at,
+	q.exact,
+	p.state AS pull_state, p.pulled_until, p.next_pull, p.last_error AS pull_error,
+	@extschema@.kapture_table_error(a.attachment_id) AS worker_error
+FROM @extschema@.kapture_attachment a
+JOIN pg_catalog.pg_class c ON c.oid = a.relation
+LEFT JOIN @extschema@.kapture_server_states() s
+	ON s.server = a.server AND s.owner = c.relowner
+LEFT JOIN @extschema@.kapture_pull_status p ON p.server = a.server
+CROSS JOIN LATERAL @extschema@.kapture_queue(a.attachment_id) q
+CROSS JOIN LATERAL (SELECT @extschema@.kapture_table_problem(a.attachment_id) AS problem) t
+WHERE pg_catalog.pg_has_role(c.relowner, 'USAGE') OR pg_catalog.pg_has_role('pg_read_all_stats', 'USAGE');
+COMMENT ON VIEW @extschema@.kapture_status IS 'one row for each attached table that belongs to the current role, or, without messages, for each one if it may read all statistics; cheap enough to be looked at each second';
+COMMENT ON COLUMN @extschema@.kapture_status.relation IS 'the attached table';
+COMMENT ON COLUMN @extschema@.kapture_status.server IS 'foreign server its rows go to';
+COMMENT ON COLUMN @extschema@.kapture_status.state IS 'running, paused, misconfigured (see last_error), copy (see kapture_resume), outdated (see server_message), no worker';
+COMMENT ON COLUMN @extschema@.kapture_status.pending IS 'changes that the worker has not taken up; beyond 10000 they may be an estimate';
+COMMENT ON COLUMN @extschema@.kapture_status.in_flight IS 'rows being sent';
+COMMENT ON COLUMN @extschema@.kapture_status.retrying IS 'rows that wait for another try';
+COMMENT ON COLUMN @extschema@.kapture_status.parked IS 'rows that wait for a correction; beyond 10000 an estimate';
+COMMENT ON COLUMN @extschema@.kapture_status.oldest_age IS 'age of the oldest change that is not with Kapture; NULL: nothing waits';
+COMMENT ON COLUMN @extschema@.kapture_status.last_success IS 'when a row was last done with';
+COMMENT ON COLUMN @extschema@.kapture_status.last_error IS 'why no rows of the table can be sent, or the latest failure of those that wait';
+COMMENT ON COLUMN @extschema@.kapture_status.server_state IS 'ok, misconfigured, denied, throttled, failing, outdated; NULL: no worker, or no room for it (see docs/operating.md)';
+COMMENT ON COLUMN @extschema@.kapture_status.server_message IS 'what the server said';
+COMMENT ON COLUMN @extschema@.kapture_status.server_retry_at IS 'no request before that';
+COMMENT ON COLUMN @extschema@.kapture_status.exact IS 'are the numbers counts? false: estimates by the statistics of the queue''s tables, which count all attached tables together';
+COMMENT ON COLUMN @extschema@.kapture_status.pull_state IS 'of pulls from the server by themselves: waiting, pulling, failing, copy, no worker; NULL: option pull_interval is not set';
+COMMENT ON COLUMN @extschema@.kapture_status.pulled_until IS 'customers generated before have been pulled';
+COMMENT ON COLUMN @extschema@.kapture_status.next_pull IS 'time of the next pull, or of the next try; NULL: a pull is under way';
+COMMENT ON COLUMN @extschema@.kapture_status.pull_error IS 'why the last pull failed; NULL: it did not';
+COMMENT ON COLUMN @extschema@.kapture_status.worker_error IS 'error that the worker or the puller works around: what they were doing, for which row if that is certain, and the message; NULL: the same has gone well since';
+GRANT SELECT ON @extschema@.kapture_status TO PUBLIC;
+
+CREATE OR REPLACE VIEW @extschema@.kapture_failures WITH (security_barrier) AS
+SELECT a.relation, COALESCE(d.row_key, d.old_key) AS row_key, d.state, d.api, d.request, d.http_status, d.last_error AS message,
+	d.attempts, d.captured_at, d.last_attempt, d.next_attempt,
+	@extschema@.kapture_hint(d.last_error, d.http_status, d.api) AS hint
+FROM @extschema@.kapture_delivery d
+JOIN @extschema@.kapture_attachment a USING (attachment_id)
+JOIN pg_catalog.pg_class c ON c.oid = a.relation
+WHERE d.last_error IS NOT NULL AND pg_catalog.pg_has_role(c.relowner, 'USAGE');
+COMMENT ON VIEW @extschema@.kapture_failures IS 'rows whose last try failed: what was sent, what Kapture said, when the next try is, and what to do';
+COMMENT ON COLUMN @extschema@.kapture_failures.relation IS 'the attached table';
+COMMENT ON COLUMN @extschema@.kapture_failures.row_key IS 'primary key of the row, as text; several columns as an array';
+COMMENT ON COLUMN @extschema@.kapture_failures.state IS 'parked: waits for a change of the row or kapture_retry; retry: tried again at next_attempt; sending: being tried again';
+COMMENT ON COLUMN @extschema@.kapture_failures.api IS 'call that failed: add, update, get; NULL if it was no call';
+COMMENT ON COLUMN @extschema@.kapture_failures.request IS 'body that was sent';
+COMMENT ON COLUMN @extschema@.kapture_failures.http_status IS 'HTTP code of the answer; NULL: none came';
+COMMENT ON COLUMN @extschema@.kapture_failures.message IS 'what Kapture said, or why there was no answer';
+COMMENT ON COLUMN @extschema@.kapture_failures.attempts IS 'how often the row was taken up';
+COMMENT ON COLUMN @extschema@.kapture_failures.captured_at IS 'when its first change that is not with Kapture was made';
+COMMENT ON COLUMN @extschema@.kapture_failures.last_attempt IS 'time of the last try';
+COMMENT ON COLUMN @extschema@.kapture_failures.next_attempt IS 'time of the next one; NULL: parked';
+COMMENT ON COLUMN @extschema@.kapture_failures.hint IS 'what to do, in plain words';
+GRANT SELECT ON @extschema@.kapture_failures TO PUBLIC;
+
+CREATE OR REPLACE VIEW @extschema@.kapture_stat_requests AS
+SELECT * FROM @extschema@.kapture_request_counters();
+COMMENT ON VIEW @extschema@.kapture_stat_requests IS 'requests from this database, of worker and sessions, to servers that the current role may use';
+COMMENT ON COLUMN @extschema@.kapture_stat_requests.server IS 'foreign server';
+COMMENT ON COLUMN @extschema@.kapture_stat_requests.api IS 'add, update, get, pull';
+COMMENT ON COLUMN @extschema@.kapture_stat_requests.http_code IS 'HTTP code of the answers; NULL: no whole answer came';
+COMMENT ON COLUMN @extschema@.kapture_stat_requests.requests IS 'number of requests';
+COMMENT ON COLUMN @extschema@.kapture_stat_requests.total_time IS 'their time together, in milliseconds';
+COMMENT ON COLUMN @extschema@.kapture_stat_requests.min_time IS 'shortest time of a request, in milliseconds';
+COMMENT ON COLUMN @extschema@.kapture_stat_requests.max_time IS 'longest time of a request, in milliseconds';
+COMMENT ON COLUMN @extschema@.kapture_stat_requests.mean_time IS 'mean time of a request, in milliseconds';
+COMMENT ON COLUMN @extschema@.kapture_stat_requests.bounds IS 'upper bounds of the histogram''s buckets, in milliseconds';
+COMMENT ON COLUMN @extschema@.kapture_stat_requests.histogram IS 'number of requests in each bucket: longer than the bound before, up to its own';
+COMMENT ON COLUMN @extschema@.kapture_stat_requests.since IS 'when this counting began';
+GRANT SELECT ON @extschema@.kapture_stat_requests TO PUBLIC;

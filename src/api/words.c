@@ -1,0 +1,140 @@
+/*
+ * words.c
+ *		What Kapture's words mean.  (Source: the failure tables of the customer API
+ *		document, and what accounts have been seen to answer.)
+ *
+ * All that is known of words is in word_rules; the first rule that fits decides.
+ * Kapture is not strict about capitals, spaces, hyphens and underscores, so these
+ * are left out of account.
+ */
+#include "postgres.h"
+
+#include <ctype.h>
+
+#include "api/words.h"
+
+#define WORDS_ADD		(1 << KAPTURE_API_ADD)
+#define WORDS_UPDATE	(1 << KAPTURE_API_UPDATE)
+#define WORDS_GET		(1 << KAPTURE_API_GET)
+#define WORDS_PULL		(1 << KAPTURE_API_PULL)
+#define WORDS_WRITE		(WORDS_ADD | WORDS_UPDATE)
+#define WORDS_ANY		(WORDS_WRITE | WORDS_GET | WORDS_PULL)
+
+/* A text with "words", in lower case and without blanks, has that meaning. */
+static const struct
+{
+	int			apis;
+	const char *words;
+	KaptureMeaning meaning;
+}			word_rules[] =
+{
+	/* the key of an API: each has one of its own, and each expires */
+	{WORDS_ANY, "invalidauthkey", KAPTURE_MEANS_BAD_KEY},
+	{WORDS_ANY, "authkeyinvalid", KAPTURE_MEANS_BAD_KEY},
+	{WORDS_ANY, "authkeyexpired", KAPTURE_MEANS_BAD_KEY},
+	{WORDS_ANY, "messagekeyexpired", KAPTURE_MEANS_BAD_KEY},
+	{WORDS_ANY, "apiexpired", KAPTURE_MEANS_BAD_KEY},
+	{WORDS_ANY, "apikeyexpired", KAPTURE_MEANS_BAD_KEY},
+	{WORDS_ANY, "invalidapikey", KAPTURE_MEANS_BAD_KEY},
+	{WORDS_ANY, "insufficientpermission", KAPTURE_MEANS_BAD_KEY},
+
+	/* an object where an array is wanted, or the other way round; another dialect */
+	{WORDS_ANY, "invalidjson", KAPTURE_MEANS_BAD_FORM},
+	{WORDS_ANY, "invalidapi", KAPTURE_MEANS_BAD_FORM},
+	{WORDS_ANY, "unknownapi", KAPTURE_MEANS_BAD_FORM},
+
+	{WORDS_GET, "doesnotexist", KAPTURE_MEANS_NOBODY},
+	{WORDS_PULL, "nocustomer", KAPTURE_MEANS_NOBODY},
+
+	{WORDS_WRITE, "alreadyexist", KAPTURE_MEANS_TAKEN},
+
+	{WORDS_WRITE, "doesnotexist", KAPTURE_MEANS_BAD_VALUE},
+	{WORDS_WRITE, "required", KAPTURE_MEANS_BAD_VALUE},
+	{WORDS_WRITE, "mandatory", KAPTURE_MEANS_BAD_VALUE},
+	{WORDS_WRITE, "phone", KAPTURE_MEANS_BAD_VALUE},
+	{WORDS_WRITE, "mobile", KAPTURE_MEANS_BAD_VALUE},
+	{WORDS_WRITE, "email", KAPTURE_MEANS_BAD_VALUE},
+	{WORDS_WRITE, "name", KAPTURE_MEANS_BAD_VALUE},
+};
+
+/* Is this character left out of account? */
+static bool
+words_is_blank(char c)
+{
+	return c == ' ' || c == '-' || c == '_';
+}
+
+/*
+ * kapture_words_say
+ *		Does the text contain the words, which are in lower case and without
+ *		blanks?
+ */
+bool
+kapture_words_say(const char *text, const char *words)
+{
+	for (; *text != '\0'; text++)
+	{
+		const char *t = text;
+		const char *w = words;
+
+		while (*w != '\0' && *t != '\0')
+		{
+			if (w > words && words_is_blank(*t))
+				t++;
+			else if (pg_ascii_tolower((unsigned char) *t) == (unsigned char) *w)
+			{
+				t++;
+				w++;
+			}
+			else
+				break;
+		}
+		if (*w == '\0')
+			return true;
+	}
+	return *words == '\0';
+}
+
+/*
+ * kapture_words_mean
+ *		What the text of an answer of that API means, if it is no success.
+ */
+KaptureMeaning
+kapture_words_mean(KaptureApi api, const char *text)
+{
+	for (int i = 0; i < lengthof(word_rules); i++)
+	{
+		if ((word_rules[i].apis & (1 << api)) != 0 && kapture_words_say(text, word_rules[i].words))
+			return word_rules[i].meaning;
+	}
+	return KAPTURE_MEANS_UNKNOWN;
+}
+
+/*
+ * kapture_words_customer_id
+ *		The customer's id that a text names, as in "Lead already exists, Customer
+ *		ID :12, Enquiry ID :34"; 0 if it names none.
+ */
+int64
+kapture_words_customer_id(const char *text)
+{
+	static const char label[] = "customer id";
+	size_t		len = sizeof(label) - 1;
+
+	for (; *text != '\0'; text++)
+	{
+		const char *p = text + len;
+		char	   *end;
+		int64		id;
+
+		if (pg_strncasecmp(text, label, len) != 0)
+			continue;
+		p += strspn(p, " :=#");
+		if (!isdigit((unsigned char) *p))
+			continue;
+		errno = 0;
+		id = strtoi64(p, &end, 10);
+		return errno == 0 && !isalnum((unsigned char) *end) ? id : 0;
+	}
+	return 0;
+}

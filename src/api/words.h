@@ -1,0 +1,27 @@
+/*
+ * words.h
+ *		What Kapture's words mean.
+ */
+#ifndef KAPTURE_WORDS_H
+#define KAPTURE_WORDS_H
+
+#include "postgres.h"
+
+#include "api/option.h"
+
+/* What an answer that is no success says, by its words. */
+typedef enum KaptureMeaning
+{
+	KAPTURE_MEANS_UNKNOWN,		/* words that no rule knows */
+	KAPTURE_MEANS_BAD_KEY,		/* the key is wrong, or has expired */
+	KAPTURE_MEANS_BAD_FORM,		/* the body does not have the account's form */
+	KAPTURE_MEANS_NOBODY,		/* Get, Pull: there is no such customer */
+	KAPTURE_MEANS_TAKEN,		/* Add, Update: the customer exists already */
+	KAPTURE_MEANS_BAD_VALUE		/* Add, Update: a value of the customer is at fault */
+} KaptureMeaning;
+
+extern bool kapture_words_say(const char *text, const char *words);
+extern KaptureMeaning kapture_words_mean(KaptureApi api, const char *text);
+extern int64 kapture_words_customer_id(const char *text);
+
+#endif							/* KAPTURE_WORDS_H */

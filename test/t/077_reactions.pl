@@ -1,0 +1,122 @@
+# What the worker makes of words that the vendor's document does not have, but
+# that accounts have been seen to answer: keys that have expired, bodies of
+# another form, duplicates by their id, customers that are added without an id.
+use strict;
+use warnings;
+
+use FindBin;
+use lib "$FindBin::RealBin/../perl";
+use KaptureTest;
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+my $emulator = start_emulator();
+my $node = new_node('main');
+setup_sync($node, $emulator);
+create_customers($node);
+my $idle = "SELECT pending + in_flight + retrying = 0 FROM kapture_status WHERE relation = 'customers'::regclass";
+my $state = "SELECT server_state FROM kapture_status WHERE relation = 'customers'::regclass";
+my $seconds = 2;
+
+sub sql { return $node->safe_psql('postgres', $_[0]) }
+sub account { return emulator_post($emulator, 'account', {@_}) }
+sub requests { return emulator_get($emulator, 'stats')->{"$_[0]_requests"} }
+
+# A change of the server's settings has the worker try a held server at once.
+sub try_again { return sql("ALTER SERVER kapture OPTIONS (SET timeout '" . ++$seconds . "s')") }
+
+# Starts anew: no rows, no customers, the account of the document.
+sub fresh
+{
+	emulator_faults($emulator);
+	sql("TRUNCATE customers; DELETE FROM kapture_history");
+	try_again();
+	poll_ok($node, $idle, 'all quiet');
+	emulator_post($emulator, 'reset', {});
+	account(@_);
+	return;
+}
+
+# --- keys, in all words, under any HTTP code
+my @keys = (
+	[ 200, '{"Message": "Auth Key Expired", "Status": "Fail"}', 'Auth Key Expired' ],
+	[ 400, '{"message": "Message Key Expired", "status": "failed"}', 'Message Key Expired' ],
+	[ 200, '{"reason": "AuthKeyInvalid", "status": "Failed"}', 'AuthKeyInvalid' ],
+	[ 500, '{"message": "APIExpired", "status": "failed"}', 'APIExpired' ],
+	[ 200, '{"message": "Insufficient permission"}', 'Insufficient permission' ]);
+foreach my $key (@keys)
+{
+	my ($code, $body, $words) = @$key;
+
+	fresh();
+	emulator_faults($emulator, { api => 'add', action => 'status', code => $code, body => $body });
+	sql("INSERT INTO customers (customer_name, phone) SELECT 'n' || i, '90000000' || (10 + i) FROM generate_series(1, 30) i");
+	poll_ok($node, "SELECT server_state = 'denied' FROM kapture_status", "$words with HTTP code $code: the server is denied");
+	is(sql("SELECT parked FROM kapture_status"), 0, 'nothing is parked');
+	is(sql("SELECT count(*) FROM kapture_failures WHERE hint LIKE 'the key is wrong or has expired%' AND message = '$words'") > 0 ? 'yes' : 'no', 'yes', 'and the hint is about the key');
+	emulator_faults($emulator);
+	try_again();
+	poll_ok($node, "SELECT count(kapture_customer_id) = 30 FROM customers", 'all rows are sent when the key is right');
+}
+my ($rc, $out, $err) = $node->psql('postgres', "SELECT * FROM kapture_pull_customers('2021-03-14', '2021-03-14')");
+is($rc, 0, 'a pull works');
+emulator_faults($emulator, { api => 'pull', action => 'status', code => 200, body => '{"Message": "Auth Key Expired", "Status": "Fail"}' });
+($rc, $out, $err) = $node->psql('postgres', "\\set VERBOSITY verbose\nSELECT * FROM kapture_pull_customers('2021-03-14', '2021-03-14')");
+like($err, qr/28000.*denied the pull request.*Auth Key Expired/s, 'an expired key of a pull is an error about the key');
+
+# --- a body of another form
+fresh(dialect => 'array-name', invalid_json => \1);
+sql("INSERT INTO customers (customer_name, phone) SELECT 'n' || i, '91000000' || (10 + i) FROM generate_series(1, 30) i");
+poll_ok($node, "SELECT server_state = 'misconfigured' FROM kapture_status", 'a wrong wrap: the server is misconfigured');
+is(sql("SELECT parked FROM kapture_status"), 0, 'nothing is parked');
+like(sql("SELECT message FROM kapture_server_states() WHERE server = 'kapture'"), qr/Invalid Json\.\): set option add_body of the server to 'array'/, 'the reason has the option to set');
+fresh();
+
+# one row that Kapture cannot read is parked by itself, once others have been read
+sql("INSERT INTO customers (customer_name, phone) VALUES ('good', '9200000001')");
+poll_ok($node, "SELECT kapture_customer_id IS NOT NULL FROM customers", 'a row is sent');
+
+# --- duplicates named by their id
+fresh(lead_exists => \1);
+emulator_post($emulator, 'seed', [
+	{ kapture_customer_id => 101, customer_name => 'Known', phone => '9300000001', email_id => 'a@example.com' },
+	{ kapture_customer_id => 102, customer_name => 'Other', phone => '9300000002', email_id => 'b@example.com' } ]);
+sql("INSERT INTO customers (customer_name, phone, city) VALUES ('Known here', '9300000001', 'Pune')");
+poll_ok($node, "SELECT kapture_customer_id = 101 FROM customers", 'a duplicate named by its id is linked');
+poll_ok($node, $idle, 'and done with');
+is(requests('get'), 1, 'after one look at that customer');
+is(emulator_get($emulator, 'customers?id=101')->[0]{city}, 'Pune', 'and gets the values of the row');
+# an id that is somebody else's
+emulator_faults($emulator, { api => 'add', action => 'status', code => 400, count => 1,
+	body => '{"message": "Lead already exists, Customer ID :102, Enquiry ID :34, Contact ID : 56", "status": "failed"}' });
+sql("TRUNCATE customers; INSERT INTO customers (customer_name, phone) VALUES ('Known again', '9300000001')");
+poll_ok($node, "SELECT kapture_customer_id = 101 FROM customers", 'an id of somebody else is not believed: the phone decides');
+is(emulator_get($emulator, 'customers?id=102')->[0]{customer_name}, 'Other', 'who is left alone');
+sql("CREATE TABLE strict (id int PRIMARY KEY, customer_name text, phone text); SELECT kapture_attach('strict', on_duplicate => 'fail')");
+sql("INSERT INTO strict VALUES (1, 'Known', '9300000001')");
+poll_ok($node, "SELECT parked = 1 FROM kapture_status WHERE relation = 'strict'::regclass", 'with on_duplicate fail it is parked');
+sql("SELECT kapture_detach('strict')");
+
+# --- customers that are added without their id being told
+foreach my $form ('no_id', 'flat')
+{
+	fresh(answer => $form);
+	sql("INSERT INTO customers (customer_name, phone, email_id) SELECT 'n' || i, '94000000' || (10 + i), 'c' || i || '\@example.com' FROM generate_series(1, 20) i");
+	poll_ok($node, "SELECT count(kapture_customer_id) = 20 FROM customers", "$form: all rows get their ids");
+	oracle_ok($node, $emulator, 'the right ones');
+	is(requests('add'), 20, 'with one Add each');
+	is(requests('get'), $form eq 'flat' ? 0 : 20, 'ids that are not told are looked up');
+	is(requests('update'), 0, 'and nothing is sent twice');
+	is(sql($state), 'ok', 'which is no failure of the server');
+	is(sql("SELECT DISTINCT action FROM kapture_history"), 'add', 'but an Add');
+}
+# the search lags behind
+fresh(answer => 'no_id');
+emulator_faults($emulator, { api => 'get', action => 'not_found', count => 1 });
+sql("INSERT INTO customers (customer_name, phone) VALUES ('late', '9500000001')");
+poll_ok($node, "SELECT kapture_customer_id IS NOT NULL FROM customers", 'an id that is found late is written, too');
+oracle_ok($node, $emulator, 'of one customer');
+account();
+
+$node->stop;
+done_testing();
