@@ -137,6 +137,7 @@ typedef struct WorkerServer
 	int			max_connections;
 	int64		timeout;		/* milliseconds */
 	double		rate_limit;		/* requests a second, 0: none */
+	bool		check_rows;
 	char	   *timezone;
 
 	dlist_head	ready;			/* tasks whose request is to be sent */
@@ -503,6 +504,7 @@ worker_do_configure(void *arg)
 	server->max_connections = settings->max_connections;
 	server->timeout = settings->timeout;
 	server->rate_limit = settings->rate_limit;
+	server->check_rows = settings->check_rows;
 	if (server->timezone)
 		pfree(server->timezone);
 	server->timezone = MemoryContextStrdup(worker_context, settings->timezone);
@@ -1121,6 +1123,7 @@ worker_make_task(WorkerTable *table, KaptureDelivery *delivery)
 	task->task.delivery = delivery;
 	task->task.att = table->att;
 	task->task.timeout = table->server->timeout;
+	task->task.check_rows = table->server->check_rows;
 	delivery->worker = task;
 	table->ntasks++;
 	((WorkerDelivery *) hash_search(worker_deliveries, &delivery->delivery_id, HASH_ENTER, NULL))->delivery = delivery;
