@@ -72,6 +72,23 @@ LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'kapture_pull';
 COMMENT ON FUNCTION @extschema@.kapture_pull(timestamp, timestamp, name) IS
 'returns the customers that changed between two times of the account''s time zone, as Kapture answers; long ranges are fetched in windows of option pull_window';
 
+-- Instants, and what would become instants if it were not for these: literals and
+-- days, which are the account's.
+CREATE OR REPLACE FUNCTION @extschema@.kapture_pull(start_date timestamptz, end_date timestamptz, server name DEFAULT 'kapture') RETURNS jsonb
+LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'kapture_pull';
+COMMENT ON FUNCTION @extschema@.kapture_pull(timestamptz, timestamptz, name) IS
+'the same between two instants, taken in the account''s time zone';
+
+CREATE OR REPLACE FUNCTION @extschema@.kapture_pull(start_date date, end_date date, server name DEFAULT 'kapture') RETURNS jsonb
+LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'kapture_pull';
+COMMENT ON FUNCTION @extschema@.kapture_pull(date, date, name) IS
+'the same between two days of the account';
+
+CREATE OR REPLACE FUNCTION @extschema@.kapture_pull(start_date text, end_date text, server name DEFAULT 'kapture') RETURNS jsonb
+LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'kapture_pull';
+COMMENT ON FUNCTION @extschema@.kapture_pull(text, text, name) IS
+'the same between two times of the account''s time zone, as text';
+
 CREATE OR REPLACE FUNCTION @extschema@.kapture_call(api text, body jsonb, server name DEFAULT 'kapture') RETURNS jsonb
 LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'kapture_call';
 COMMENT ON FUNCTION @extschema@.kapture_call(text, jsonb, name) IS
@@ -100,6 +117,42 @@ LANGUAGE sql STABLE PARALLEL UNSAFE ROWS 10000
 AS $$ SELECT (s.customer).* FROM (SELECT @extschema@.kapture_pull_stream($1, $2, $3) AS customer) s $$;
 COMMENT ON FUNCTION @extschema@.kapture_pull_customers(timestamp, timestamp, name) IS
 'customers between two times of the account''s time zone, as typed rows; long ranges are fetched in windows of option pull_window, several at a time';
+
+CREATE OR REPLACE FUNCTION @extschema@.kapture_pull_stream(start_date timestamptz, end_date timestamptz, server name)
+RETURNS SETOF @extschema@.kapture_customer
+LANGUAGE C VOLATILE PARALLEL UNSAFE ROWS 10000 AS 'MODULE_PATHNAME', 'kapture_pull_stream';
+COMMENT ON FUNCTION @extschema@.kapture_pull_stream(timestamptz, timestamptz, name) IS
+'what kapture_pull_customers is made of, for instants, taken in the account''s time zone';
+CREATE OR REPLACE FUNCTION @extschema@.kapture_pull_customers(start_date timestamptz, end_date timestamptz, server name DEFAULT 'kapture')
+RETURNS SETOF @extschema@.kapture_customer
+LANGUAGE sql STABLE PARALLEL UNSAFE ROWS 10000
+AS $$ SELECT (s.customer).* FROM (SELECT @extschema@.kapture_pull_stream($1, $2, $3) AS customer) s $$;
+COMMENT ON FUNCTION @extschema@.kapture_pull_customers(timestamptz, timestamptz, name) IS
+'customers between two instants, taken in the account''s time zone, as typed rows';
+
+CREATE OR REPLACE FUNCTION @extschema@.kapture_pull_stream(start_date date, end_date date, server name)
+RETURNS SETOF @extschema@.kapture_customer
+LANGUAGE C VOLATILE PARALLEL UNSAFE ROWS 10000 AS 'MODULE_PATHNAME', 'kapture_pull_stream';
+COMMENT ON FUNCTION @extschema@.kapture_pull_stream(date, date, name) IS
+'what kapture_pull_customers is made of, for days of the account';
+CREATE OR REPLACE FUNCTION @extschema@.kapture_pull_customers(start_date date, end_date date, server name DEFAULT 'kapture')
+RETURNS SETOF @extschema@.kapture_customer
+LANGUAGE sql STABLE PARALLEL UNSAFE ROWS 10000
+AS $$ SELECT (s.customer).* FROM (SELECT @extschema@.kapture_pull_stream($1, $2, $3) AS customer) s $$;
+COMMENT ON FUNCTION @extschema@.kapture_pull_customers(date, date, name) IS
+'customers between two days of the account, as typed rows';
+
+CREATE OR REPLACE FUNCTION @extschema@.kapture_pull_stream(start_date text, end_date text, server name)
+RETURNS SETOF @extschema@.kapture_customer
+LANGUAGE C VOLATILE PARALLEL UNSAFE ROWS 10000 AS 'MODULE_PATHNAME', 'kapture_pull_stream';
+COMMENT ON FUNCTION @extschema@.kapture_pull_stream(text, text, name) IS
+'what kapture_pull_customers is made of, for times of the account''s time zone, as text';
+CREATE OR REPLACE FUNCTION @extschema@.kapture_pull_customers(start_date text, end_date text, server name DEFAULT 'kapture')
+RETURNS SETOF @extschema@.kapture_customer
+LANGUAGE sql STABLE PARALLEL UNSAFE ROWS 10000
+AS $$ SELECT (s.customer).* FROM (SELECT @extschema@.kapture_pull_stream($1, $2, $3) AS customer) s $$;
+COMMENT ON FUNCTION @extschema@.kapture_pull_customers(text, text, name) IS
+'customers between two times of the account''s time zone, as text, as typed rows';
 
 CREATE OR REPLACE FUNCTION @extschema@.kapture_find_customers(criteria jsonb, server name DEFAULT 'kapture')
 RETURNS SETOF @extschema@.kapture_customer
@@ -163,33 +216,15 @@ COMMENT ON FUNCTION @extschema@.kapture_backfill_slice(regclass, integer) IS
 'a step of kapture_backfill: has the next rows without an id sent; returns how many';
 
 CREATE OR REPLACE PROCEDURE @extschema@.kapture_backfill(relation regclass, slice integer DEFAULT 1000)
-LANGUAGE plpgsql AS $$
-DECLARE
-	noted bigint;
-	done bigint := 0;
-	progress record;
-	said timestamptz := pg_catalog.clock_timestamp();
-	name text := (SELECT c.relname FROM pg_catalog.pg_class c WHERE c.oid OPERATOR(pg_catalog.=) kapture_backfill.relation);
-BEGIN
-	LOOP
-		noted := @extschema@.kapture_backfill_slice(relation, slice);
-		COMMIT;
-		done := done OPERATOR(pg_catalog.+) noted;
-		EXIT WHEN noted OPERATOR(pg_catalog.<) slice;
-		IF pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) said OPERATOR(pg_catalog.>=) interval '1 second' THEN
-			SELECT p.done, p.total, p.customers_per_second::bigint AS rate, pg_catalog.date_trunc('second', p.time_left) AS time_left
-			INTO progress FROM @extschema@.kapture_progress p
-			WHERE p.activity OPERATOR(pg_catalog.=) 'backfill'
-			AND p.relation OPERATOR(pg_catalog.=) kapture_backfill.relation;
-			RAISE NOTICE '% of % rows of "%" are on their way, % a second, % left',
-				progress.done, progress.total, name, progress.rate, progress.time_left;
-			said := pg_catalog.clock_timestamp();
-		END IF;
-	END LOOP;
-	RAISE NOTICE '% rows of "%" are on their way, that is all', done, name;
-END $$;
+LANGUAGE C AS 'MODULE_PATHNAME', 'kapture_backfill';
 COMMENT ON PROCEDURE @extschema@.kapture_backfill(regclass, integer) IS
 'has the rows sent that have no Kapture id yet, in slices; interrupted, it goes on where it stopped';
+
+CREATE OR REPLACE PROCEDURE @extschema@.kapture_resync(relation regclass, condition text DEFAULT NULL,
+	fields text[] DEFAULT NULL, slice integer DEFAULT 1000, force boolean DEFAULT false)
+LANGUAGE C AS 'MODULE_PATHNAME', 'kapture_resync';
+COMMENT ON PROCEDURE @extschema@.kapture_resync(regclass, text, text[], integer, boolean) IS
+'has rows sent again, all or those for which the condition holds, with all fields or those named, in slices; the table is not written; interrupted, the same call goes on where it stopped';
 
 CREATE OR REPLACE FUNCTION @extschema@.kapture_is_origin(system_identifier bigint, database oid)
 RETURNS boolean
@@ -203,11 +238,23 @@ LANGUAGE C VOLATILE AS 'MODULE_PATHNAME', 'kapture_retry';
 COMMENT ON FUNCTION @extschema@.kapture_retry(regclass, text) IS
 'tries failed rows of a table again at once, all or the one with that key; returns how many';
 
+CREATE OR REPLACE FUNCTION @extschema@.kapture_retry(relation regclass, row_key anynonarray)
+RETURNS bigint
+LANGUAGE C VOLATILE AS 'MODULE_PATHNAME', 'kapture_retry';
+COMMENT ON FUNCTION @extschema@.kapture_retry(regclass, anynonarray) IS
+'tries the failed row with that key again at once; the key may be of any type, a key of several columns is the text of an array';
+
 CREATE OR REPLACE FUNCTION @extschema@.kapture_discard(relation regclass, row_key text DEFAULT NULL)
 RETURNS bigint
 LANGUAGE C VOLATILE AS 'MODULE_PATHNAME', 'kapture_discard';
 COMMENT ON FUNCTION @extschema@.kapture_discard(regclass, text) IS
 'gives up the failed changes of a table, all or those of the row with that key; returns how many';
+
+CREATE OR REPLACE FUNCTION @extschema@.kapture_discard(relation regclass, row_key anynonarray)
+RETURNS bigint
+LANGUAGE C VOLATILE AS 'MODULE_PATHNAME', 'kapture_discard';
+COMMENT ON FUNCTION @extschema@.kapture_discard(regclass, anynonarray) IS
+'gives up the failed changes of the row with that key; the key may be of any type, a key of several columns is the text of an array';
 
 -- No foreign key: pg_restore fills the tables of an extension in any order.
 CREATE OR REPLACE FUNCTION @extschema@.kapture_forget_contacts() RETURNS trigger
@@ -285,3 +332,10 @@ RETURNS SETOF record
 LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'kapture_preview';
 COMMENT ON FUNCTION @extschema@.kapture_preview(regclass, text) IS
 'the request that would be sent for a row now, the key masked; if nothing waits for the row, as if all its columns had changed';
+
+CREATE OR REPLACE FUNCTION @extschema@.kapture_preview(relation regclass, row_key anynonarray,
+	OUT waiting boolean, OUT api text, OUT url text, OUT headers text[], OUT body text)
+RETURNS SETOF record
+LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'kapture_preview';
+COMMENT ON FUNCTION @extschema@.kapture_preview(regclass, anynonarray) IS
+'the request that would be sent for the row with that key; the key may be of any type, a key of several columns is the text of an array';

@@ -146,7 +146,7 @@ CREATE TABLE @extschema@.kapture_salt (
 COMMENT ON TABLE @extschema@.kapture_salt IS 'key of the digests of kapture_row, without which nobody can guess values by them; no dump has it, and another one makes all digests unknown';
 
 CREATE TABLE @extschema@.kapture_backfill (
-	attachment_id integer PRIMARY KEY,
+	attachment_id integer NOT NULL,
 	last_key text NOT NULL,
 	rows bigint NOT NULL,
 	started_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
@@ -155,15 +155,26 @@ CREATE TABLE @extschema@.kapture_backfill (
 	total bigint NOT NULL DEFAULT 0,
 	pid integer NOT NULL DEFAULT pg_catalog.pg_backend_pid(),
 	resumed_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
-	resumed_rows bigint NOT NULL DEFAULT 0
+	resumed_rows bigint NOT NULL DEFAULT 0,
+	activity text NOT NULL DEFAULT 'backfill' CHECK (activity IN ('backfill', 'resync', 'verify')),
+	condition text NOT NULL DEFAULT '',
+	fields text[] NOT NULL DEFAULT '{}',
+	force boolean NOT NULL DEFAULT false,
+	target regclass NOT NULL DEFAULT 0,
+	PRIMARY KEY (attachment_id, activity)
 );
-COMMENT ON TABLE @extschema@.kapture_backfill IS 'how far the last kapture_backfill of each table has come';
-COMMENT ON COLUMN @extschema@.kapture_backfill.last_key IS 'key of the last row noted; the next step goes on behind it';
-COMMENT ON COLUMN @extschema@.kapture_backfill.rows IS 'rows noted so far';
-COMMENT ON COLUMN @extschema@.kapture_backfill.total IS 'rows without an id when it began';
+COMMENT ON TABLE @extschema@.kapture_backfill IS 'how far the last run of each kind through the rows of each table has come: kapture_backfill, kapture_resync, kapture_verify_into';
+COMMENT ON COLUMN @extschema@.kapture_backfill.last_key IS 'key of the last row that is done; the next step goes on behind it';
+COMMENT ON COLUMN @extschema@.kapture_backfill.rows IS 'rows done so far';
+COMMENT ON COLUMN @extschema@.kapture_backfill.total IS 'rows to do when it began';
 COMMENT ON COLUMN @extschema@.kapture_backfill.pid IS 'server process of the latest call';
 COMMENT ON COLUMN @extschema@.kapture_backfill.resumed_at IS 'time of the latest call';
-COMMENT ON COLUMN @extschema@.kapture_backfill.resumed_rows IS 'rows that were noted before the latest call';
+COMMENT ON COLUMN @extschema@.kapture_backfill.resumed_rows IS 'rows that were done before the latest call';
+COMMENT ON COLUMN @extschema@.kapture_backfill.activity IS 'backfill, resync, verify';
+COMMENT ON COLUMN @extschema@.kapture_backfill.condition IS 'which rows, as the call says; empty: all';
+COMMENT ON COLUMN @extschema@.kapture_backfill.fields IS 'which fields, likewise';
+COMMENT ON COLUMN @extschema@.kapture_backfill.force IS 'send what Kapture is known to have, too; of a verification: repair';
+COMMENT ON COLUMN @extschema@.kapture_backfill.target IS 'table that the results of a verification go to; 0: none';
 
 CREATE TABLE @extschema@.kapture_origin (
 	system_identifier bigint NOT NULL,

@@ -115,17 +115,31 @@ SELECT pg_catalog.pg_extension_config_dump('@extschema@.kapture_pull', '');
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.kapture_inbox', '');
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.kapture_copied', '');
 
--- how far backfills have come
+-- how far runs through tables have come, those of other kinds than backfills, too
 ALTER TABLE @extschema@.kapture_backfill
+	DROP CONSTRAINT kapture_backfill_pkey,
 	ADD COLUMN total bigint NOT NULL DEFAULT 0,
 	ADD COLUMN pid integer NOT NULL DEFAULT pg_catalog.pg_backend_pid(),
 	ADD COLUMN resumed_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
-	ADD COLUMN resumed_rows bigint NOT NULL DEFAULT 0;
-COMMENT ON COLUMN @extschema@.kapture_backfill.rows IS 'rows noted so far';
-COMMENT ON COLUMN @extschema@.kapture_backfill.total IS 'rows without an id when it began';
+	ADD COLUMN resumed_rows bigint NOT NULL DEFAULT 0,
+	ADD COLUMN activity text NOT NULL DEFAULT 'backfill' CHECK (activity IN ('backfill', 'resync', 'verify')),
+	ADD COLUMN condition text NOT NULL DEFAULT '',
+	ADD COLUMN fields text[] NOT NULL DEFAULT '{}',
+	ADD COLUMN force boolean NOT NULL DEFAULT false,
+	ADD COLUMN target regclass NOT NULL DEFAULT 0;
+ALTER TABLE @extschema@.kapture_backfill ADD PRIMARY KEY (attachment_id, activity);
+COMMENT ON TABLE @extschema@.kapture_backfill IS 'how far the last run of each kind through the rows of each table has come: kapture_backfill, kapture_resync, kapture_verify_into';
+COMMENT ON COLUMN @extschema@.kapture_backfill.last_key IS 'key of the last row that is done; the next step goes on behind it';
+COMMENT ON COLUMN @extschema@.kapture_backfill.rows IS 'rows done so far';
+COMMENT ON COLUMN @extschema@.kapture_backfill.total IS 'rows to do when it began';
 COMMENT ON COLUMN @extschema@.kapture_backfill.pid IS 'server process of the latest call';
 COMMENT ON COLUMN @extschema@.kapture_backfill.resumed_at IS 'time of the latest call';
-COMMENT ON COLUMN @extschema@.kapture_backfill.resumed_rows IS 'rows that were noted before the latest call';
+COMMENT ON COLUMN @extschema@.kapture_backfill.resumed_rows IS 'rows that were done before the latest call';
+COMMENT ON COLUMN @extschema@.kapture_backfill.activity IS 'backfill, resync, verify';
+COMMENT ON COLUMN @extschema@.kapture_backfill.condition IS 'which rows, as the call says; empty: all';
+COMMENT ON COLUMN @extschema@.kapture_backfill.fields IS 'which fields, likewise';
+COMMENT ON COLUMN @extschema@.kapture_backfill.force IS 'send what Kapture is known to have, too; of a verification: repair';
+COMMENT ON COLUMN @extschema@.kapture_backfill.target IS 'table that the results of a verification go to; 0: none';
 
 -- One entry of the outbox holds changes of many rows that differ only in the key.
 ALTER TABLE @extschema@.kapture_outbox ADD COLUMN more_keys text[];

@@ -26,14 +26,15 @@ FROM @extschema@.kapture_refresh_run r
 JOIN pg_catalog.pg_foreign_server s ON s.srvname = r.server
 WHERE pg_catalog.has_server_privilege(s.oid, 'USAGE') OR pg_catalog.pg_has_role('pg_read_all_stats', 'USAGE')
 UNION ALL
-SELECT 'backfill', a.server,
+SELECT b.activity, a.server,
 	CASE WHEN b.finished_at IS NOT NULL THEN 'done'
 		 WHEN EXISTS (SELECT FROM pg_catalog.pg_locks l
 			  WHERE l.locktype = 'object'
 				AND l.database = (SELECT d.oid FROM pg_catalog.pg_database d
 					WHERE d.datname = pg_catalog.current_database())
 				AND l.classid = 'pg_catalog.pg_class'::pg_catalog.regclass
-				AND l.objid = a.relation AND l.objsubid = 1
+				AND l.objid = a.relation
+				AND l.objsubid = pg_catalog.array_position(ARRAY['backfill', 'resync', 'verify'], b.activity)
 				AND l.granted) THEN 'running'
 		 ELSE 'interrupted' END,
 	NULL, NULL, NULL, NULL, NULL, b.rows, NULL,
@@ -68,8 +69,8 @@ FROM @extschema@.kapture_pull p
 JOIN pg_catalog.pg_foreign_server s ON s.srvname = p.server
 WHERE p.started_at IS NOT NULL AND
 	(pg_catalog.has_server_privilege(s.oid, 'USAGE') OR pg_catalog.pg_has_role('pg_read_all_stats', 'USAGE'));
-COMMENT ON VIEW @extschema@.kapture_progress IS 'how far refreshes of servers that the current role may use, pulls from them by themselves, and backfills of its tables have come; of all, if it may read all statistics';
-COMMENT ON COLUMN @extschema@.kapture_progress.activity IS 'what is done: refresh, pull (by itself: the latest one), backfill';
+COMMENT ON VIEW @extschema@.kapture_progress IS 'how far refreshes of servers that the current role may use, pulls from them by themselves, and runs through the rows of its tables have come; of all, if it may read all statistics';
+COMMENT ON COLUMN @extschema@.kapture_progress.activity IS 'what is done: refresh, pull (by itself: the latest one), backfill, resync, verify';
 COMMENT ON COLUMN @extschema@.kapture_progress.server IS 'foreign server that is pulled from, or that the rows go to';
 COMMENT ON COLUMN @extschema@.kapture_progress.state IS 'running, interrupted (the next call goes on; also between the slices of a backfill), done';
 COMMENT ON COLUMN @extschema@.kapture_progress.start_date IS 'start of the range, in the account''s local time';
@@ -77,7 +78,7 @@ COMMENT ON COLUMN @extschema@.kapture_progress.end_date IS 'end of the range';
 COMMENT ON COLUMN @extschema@.kapture_progress.done_until IS 'end of the last window that is in the tables';
 COMMENT ON COLUMN @extschema@.kapture_progress.windows_done IS 'windows that are in the tables';
 COMMENT ON COLUMN @extschema@.kapture_progress.windows_total IS 'windows of the range';
-COMMENT ON COLUMN @extschema@.kapture_progress.customers IS 'customers in the answers, or rows that a backfill has noted to be sent';
+COMMENT ON COLUMN @extschema@.kapture_progress.customers IS 'customers in the answers, or rows of the table that are done: noted to be sent, or verified';
 COMMENT ON COLUMN @extschema@.kapture_progress.written IS 'rows of customers and contacts that were new or differed';
 COMMENT ON COLUMN @extschema@.kapture_progress.customers_per_second IS 'of the latest call';
 COMMENT ON COLUMN @extschema@.kapture_progress.time_left IS 'if it goes on like that; NULL: done, or not known yet';
@@ -87,8 +88,8 @@ COMMENT ON COLUMN @extschema@.kapture_progress.updated_at IS 'time of the last w
 COMMENT ON COLUMN @extschema@.kapture_progress.finished_at IS 'time of the end';
 COMMENT ON COLUMN @extschema@.kapture_progress.pid IS 'server process of the latest call';
 COMMENT ON COLUMN @extschema@.kapture_progress.relation IS 'table whose rows are sent; NULL for a refresh';
-COMMENT ON COLUMN @extschema@.kapture_progress.done IS 'windows of a refresh, rows of a backfill that are done';
-COMMENT ON COLUMN @extschema@.kapture_progress.total IS 'of so many; a backfill counts rows without an id when it begins';
+COMMENT ON COLUMN @extschema@.kapture_progress.done IS 'windows of a refresh, or rows of the table that are done';
+COMMENT ON COLUMN @extschema@.kapture_progress.total IS 'of so many; rows are counted when the run begins';
 GRANT SELECT ON @extschema@.kapture_progress TO PUBLIC;
 
 CREATE OR REPLACE VIEW @extschema@.kapture_pull_status WITH (security_barrier) AS

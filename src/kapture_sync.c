@@ -10,13 +10,13 @@
 #include "fmgr.h"
 #include "miscadmin.h"
 
-#include "api/limiter.h"
 #include "api/request_stats.h"
 #include "base/guc.h"
 #include "base/user_code.h"
 #include "calls/modules.h"
 #include "cluster/launcher.h"
 #include "cluster/shmem.h"
+#include "traffic/limiter.h"
 #include "utility_hook.h"
 
 PG_MODULE_MAGIC;

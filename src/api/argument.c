@@ -5,13 +5,21 @@
  */
 #include "postgres.h"
 
+#include "catalog/pg_type.h"
+#include "miscadmin.h"
 #include "utils/builtins.h"
+#include "utils/date.h"
+#include "utils/guc.h"
+#include "utils/lsyscache.h"
 #include "utils/numeric.h"
 #include "utils/timestamp.h"
 
 #include "api/argument.h"
 #include "api/field.h"
+#include "api/local_time.h"
+#include "api/option.h"
 #include "api/reply.h"
+#include "base/catalog.h"
 #include "base/compat.h"
 
 /*
@@ -169,41 +177,110 @@ kapture_argument_body(Jsonb *object)
 	return JsonbToCString(NULL, &body->root, VARSIZE(body));
 }
 
-/* A date of a pull, which must be finite. */
+/* An instant as the local time to ask from, or up to, of the account of argument 2 (server). */
 static Timestamp
-argument_date(FunctionCallInfo fcinfo, int argno, const char *name)
+argument_local(FunctionCallInfo fcinfo, TimestampTz when, bool from)
 {
-	Timestamp	date;
+	pg_tz	   *zone;
+
+	kapture_argument_check_null(fcinfo, 2, "server");
+	zone = kapture_local_zone(kapture_server_get(NameStr(*PG_GETARG_NAME(2)), GetUserId())->timezone);
+	return kapture_local_whole_seconds(from ? kapture_local_since(when, zone) : kapture_local_until(when, zone));
+}
+
+/*
+ * A time of a pull, which must be finite, as the account's local time.  An
+ * instant is taken to the second that it is in; *exact tells one.
+ */
+static Timestamp
+argument_time(FunctionCallInfo fcinfo, int argno, const char *name, bool *exact)
+{
+	Timestamp	result;
+	bool		finite = true;
 
 	kapture_argument_check_null(fcinfo, argno, name);
-	date = PG_GETARG_TIMESTAMP(argno);
-	if (TIMESTAMP_NOT_FINITE(date))
+	*exact = false;
+	switch (get_fn_expr_argtype(fcinfo->flinfo, argno))
+	{
+		case TEXTOID:
+			result = DatumGetTimestamp(DirectFunctionCall3(timestamp_in,
+														   CStringGetDatum(text_to_cstring(PG_GETARG_TEXT_PP(argno))),
+														   ObjectIdGetDatum(InvalidOid), Int32GetDatum(-1)));
+			break;
+		case DATEOID:
+			result = DatumGetTimestamp(DirectFunctionCall1(date_timestamp, PG_GETARG_DATUM(argno)));
+			break;
+		case TIMESTAMPTZOID:
+			*exact = true;
+			finite = !TIMESTAMP_NOT_FINITE(PG_GETARG_TIMESTAMPTZ(argno));
+			result = finite ? argument_local(fcinfo, PG_GETARG_TIMESTAMPTZ(argno), argno == 0) : 0;
+			break;
+		default:
+			result = PG_GETARG_TIMESTAMP(argno);
+			break;
+	}
+	if (!finite || TIMESTAMP_NOT_FINITE(result))
 		ereport(ERROR,
 				(errcode(ERRCODE_DATETIME_VALUE_OUT_OF_RANGE),
 				 errmsg("argument \"%s\" must be finite", name)));
-	return date;
+	return result;
 }
 
 /*
  * kapture_argument_range
- *		The range of a pull, from arguments 0 (start_date) and 1 (end_date).
+ *		The range of a pull, from arguments 0 (start_date) and 1 (end_date), in
+ *		the local time of the account of argument 2 (server).
  *
- * An end_date at midnight means all of that day, as a date without time does
- * to Kapture.  Errors: 22004 one is NULL; 22008 one is infinite or beyond four
- * digits of a year; 22023 the end is before the start.
+ * They are of type timestamp, date or text, which are local times, or instants
+ * (timestamptz).  A local end_date at midnight means all of that day, as a date
+ * without time does to Kapture.  Errors: 22004 one is NULL; 22007 text that is no
+ * time; 22008 one is infinite or beyond four digits of a year; 22023 the end is
+ * before the start; for instants, those of kapture_server_get().
  */
 void
 kapture_argument_range(FunctionCallInfo fcinfo, Timestamp *start, Timestamp *end)
 {
-	*start = argument_date(fcinfo, 0, "start_date");
-	*end = argument_date(fcinfo, 1, "end_date");
+	bool		exact;
+
+	*start = argument_time(fcinfo, 0, "start_date", &exact);
+	*end = argument_time(fcinfo, 1, "end_date", &exact);
 	(void) kapture_message_date(*start);
 	(void) kapture_message_date(*end);
-	if (*end % USECS_PER_DAY == 0)
+	if (*end % USECS_PER_DAY == 0 && !exact)
 		*end += USECS_PER_DAY - USECS_PER_SEC;
 	if (*start > *end)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("argument \"%s\" is after \"%s\"",
 						"start_date", "end_date")));
+}
+
+/*
+ * kapture_argument_key
+ *		The key of a row, palloc'ed, as outbox and deliveries know it: text as it
+ *		is, a value of another type as capture writes it out.
+ *
+ * Errors: 42804 a composite value.
+ */
+char *
+kapture_argument_key(FunctionCallInfo fcinfo, int argno)
+{
+	Oid			type = get_fn_expr_argtype(fcinfo->flinfo, argno);
+	Oid			output;
+	bool		varlena;
+	char	   *result;
+	int			nestlevel;
+
+	if (!OidIsValid(type) || type == TEXTOID)
+		return text_to_cstring(PG_GETARG_TEXT_PP(argno));
+	if (type_is_rowtype(type))
+		ereport(ERROR,
+				(errcode(ERRCODE_DATATYPE_MISMATCH),
+				 errmsg("argument \"%s\" must not be a row", "row_key"),
+				 errhint("Give a key of several columns as the text of an array, such as '{1,x}', in the order of the primary key.")));
+	getTypeOutputInfo(type, &output, &varlena);
+	nestlevel = kapture_catalog_text_settings();
+	result = OidOutputFunctionCall(output, PG_GETARG_DATUM(argno));
+	AtEOXact_GUC(true, nestlevel);
+	return result;
 }

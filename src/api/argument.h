@@ -21,5 +21,6 @@ extern void kapture_argument_check_criteria(Jsonb *criteria, bool documented);
 extern char *kapture_argument_body(Jsonb *object);
 extern void kapture_argument_range(FunctionCallInfo fcinfo, Timestamp *start,
 								   Timestamp *end);
+extern char *kapture_argument_key(FunctionCallInfo fcinfo, int argno);
 
 #endif							/* KAPTURE_ARGUMENT_H */

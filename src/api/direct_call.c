@@ -21,6 +21,7 @@
 #include "utils/jsonb.h"
 
 #include "api/argument.h"
+#include "api/dialect.h"
 #include "api/direct_call.h"
 #include "api/error.h"
 #include "api/http.h"
@@ -104,13 +105,12 @@ kapture_call_post(const KaptureServer *server, KaptureApi api, const char *text)
 
 /* Raises an error unless an update says whom it is for. */
 static void
-call_check_id(Jsonb *customer)
+call_check_id(const KaptureServer *server, Jsonb *customer)
 {
 	JsonbValue	id;
-	const char *field = "kapture_customer_id";
+	const char *field = kapture_dialect_path(server, KAPTURE_API_UPDATE, "kapture_customer_id");
 
-	if (getKeyJsonValueFromContainer(&customer->root, field, strlen(field),
-									 &id) == NULL ||
+	if (!kapture_dialect_value(server, KAPTURE_API_UPDATE, customer, "kapture_customer_id", &id) ||
 		!kapture_argument_is_given(&id))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
@@ -131,12 +131,12 @@ call_send_object(FunctionCallInfo fcinfo, KaptureApi api, const char *name)
 
 	object = kapture_argument_object(fcinfo, 0, name);
 	kapture_argument_check_null(fcinfo, 1, "server");
-	if (api == KAPTURE_API_UPDATE)
-		call_check_id(object);
-	else if (api == KAPTURE_API_GET)
+	if (api == KAPTURE_API_GET)
 		kapture_argument_check_criteria(object, false);
 
 	server = kapture_server_get(NameStr(*PG_GETARG_NAME(1)), GetUserId());
+	if (api == KAPTURE_API_UPDATE)
+		call_check_id(server, object);
 	PG_RETURN_JSONB_P(kapture_call_post(server, api, kapture_argument_body(object)));
 }
 

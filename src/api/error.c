@@ -59,7 +59,7 @@ complaint_hint(const KaptureServer *server, KaptureApi api, const KaptureHttpAns
  *		Raises the error about a request without a whole answer.
  *
  * Says how far the request came, which option set the limit that was hit, and
- * whether Kapture may have carried it out.  SQLSTATEs: see http.c.
+ * whether Kapture may have carried it out.  SQLSTATEs: see api/http.c.
  */
 void
 kapture_complaint_no_answer(const KaptureServer *server, KaptureApi api,
@@ -115,7 +115,7 @@ complaint_excerpt(const KaptureServer *server, KaptureApi api,
 	}
 	for (int i = 0; i < lengthof(secrets); i++)
 		repeats |= secrets[i] != NULL && strstr(out.data, secrets[i]) != NULL;
-	for (char **header = server->secret_headers; header && *header; header++)
+	for (char **header = server->secret_headers[api]; header && *header; header++)
 		repeats |= strstr(out.data, *header + strcspn(*header, ":") + 2) != NULL;
 	return repeats ? pstrdup(_("(not shown, since it repeats the key)")) : out.data;
 }

@@ -63,9 +63,9 @@
 
 #include "api/header.h"
 #include "api/http.h"
-#include "api/limiter.h"
 #include "api/request_stats.h"
 #include "base/compat.h"
+#include "traffic/limiter.h"
 
 /* All headers of an answer together may have this many bytes. */
 #define HTTP_MAX_HEADERS	(64 * 1024)
@@ -571,7 +571,7 @@ http_make_headers(KaptureHttpRequest *request, const KaptureServer *server, Kapt
 		http_append_header(request, header);
 		explicit_bzero(header, strlen(header));
 	}
-	for (char **header = server->headers; header && *header; header++)
+	for (char **header = server->headers[api]; header && *header; header++)
 		http_append_header(request, *header);
 }
 
@@ -1381,8 +1381,8 @@ kapture_http_describe(const KaptureServer *server, KaptureApi api)
 		lines = lappend(lines, psprintf("Accept-Encoding: %s", http_encoding()));
 	lines = lappend(lines, pstrdup("Content-Type: application/json"));
 	lines = lappend(lines, pstrdup("Accept: application/json"));
-	for (char **header = server->headers; header && *header; header++)
-		lines = lappend(lines, kapture_header_is_secret(*header) || http_is_among(server->secret_headers, *header) ?
+	for (char **header = server->headers[api]; header && *header; header++)
+		lines = lappend(lines, kapture_header_is_secret(*header) || http_is_among(server->secret_headers[api], *header) ?
 						psprintf("%.*s: ***", (int) strcspn(*header, ":"), *header) :
 						pstrdup(*header));
 	return lines;

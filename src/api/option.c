@@ -43,6 +43,7 @@
 #include "utils/memutils.h"
 #include "utils/syscache.h"
 
+#include "api/dialect.h"
 #include "api/duration.h"
 #include "api/header.h"
 #include "api/option.h"
@@ -75,6 +76,9 @@ typedef struct OptionSet
 	char	   *auth_key;		/* for all APIs */
 	char	  **server_headers;
 	char	  **mapping_headers;	/* which go before those; secret */
+	char	  **api_headers[KAPTURE_API_COUNT]; /* before both; of the mapping; secret */
+	char	   *dialect;
+	struct KaptureDialectEntry *field_names;	/* of Add and Update */
 	bool		is_contacts;	/* of a foreign table: only checked here */
 } OptionSet;
 
@@ -123,6 +127,12 @@ static bool option_parse_paths(const OptionDef *def, const char *text,
 							   void *place, OptionFault *fault);
 static bool option_parse_keys(const OptionDef *def, const char *text,
 							  void *place, OptionFault *fault);
+static bool option_parse_dialect(const OptionDef *def, const char *text,
+								 void *place, OptionFault *fault);
+static bool option_parse_names(const OptionDef *def, const char *text,
+							   void *place, OptionFault *fault);
+static bool option_parse_constants(const OptionDef *def, const char *text,
+								   void *place, OptionFault *fault);
 static bool option_parse_file(const OptionDef *def, const char *text,
 							  void *place, OptionFault *fault);
 static bool option_parse_time(const OptionDef *def, const char *text,
@@ -177,6 +187,19 @@ static const OptionDef option_table[] = {
 	{"update_body", ForeignServerRelationId, option_parse_body,
 		0, 0, "object", false,
 		OPTION_API_PLACE(server.body_array, KAPTURE_API_UPDATE)},
+	{"dialect", ForeignServerRelationId, option_parse_dialect,
+		0, 0, "seed", false, OPTION_PLACE(dialect)},
+	{"field_names", ForeignServerRelationId, option_parse_names,
+		0, 0, NULL, false, OPTION_PLACE(field_names)},
+	{"get_field_names", ForeignServerRelationId, option_parse_names,
+		0, 0, NULL, false,
+		OPTION_API_PLACE(server.names, KAPTURE_API_GET)},
+	{"add_fields", ForeignServerRelationId, option_parse_constants,
+		0, 0, NULL, false,
+		OPTION_API_PLACE(server.constants, KAPTURE_API_ADD)},
+	{"update_fields", ForeignServerRelationId, option_parse_constants,
+		0, 0, NULL, false,
+		OPTION_API_PLACE(server.constants, KAPTURE_API_UPDATE)},
 	{"headers", ForeignServerRelationId, option_parse_headers,
 		0, 0, "{}", true, OPTION_PLACE(server_headers)},
 	{"ca_file", ForeignServerRelationId, option_parse_file,
@@ -240,6 +263,14 @@ static const OptionDef option_table[] = {
 		0, 0, NULL, true, OPTION_PLACE(server.auth_keys)},
 	{"headers", UserMappingRelationId, option_parse_headers,
 		0, 0, NULL, true, OPTION_PLACE(mapping_headers)},
+	{"add_headers", UserMappingRelationId, option_parse_headers,
+		0, 0, NULL, true, OPTION_API_PLACE(api_headers, KAPTURE_API_ADD)},
+	{"update_headers", UserMappingRelationId, option_parse_headers,
+		0, 0, NULL, true, OPTION_API_PLACE(api_headers, KAPTURE_API_UPDATE)},
+	{"get_headers", UserMappingRelationId, option_parse_headers,
+		0, 0, NULL, true, OPTION_API_PLACE(api_headers, KAPTURE_API_GET)},
+	{"pull_headers", UserMappingRelationId, option_parse_headers,
+		0, 0, NULL, true, OPTION_API_PLACE(api_headers, KAPTURE_API_PULL)},
 	{"object", ForeignTableRelationId, option_parse_object,
 		0, 0, "customers", false, OPTION_PLACE(is_contacts)},
 };
@@ -628,6 +659,52 @@ option_parse_keys(const OptionDef *def, const char *text, void *place,
 	}
 	*(KaptureApiEntry **) place = entries;
 	return true;
+}
+
+static bool
+option_parse_dialect(const OptionDef *def, const char *text, void *place,
+					 OptionFault *fault)
+{
+	if (!kapture_dialect_exists(text))
+	{
+		fault->detail = _("It must be \"seed\", \"array-name\" or \"v1\".");
+		fault->hint = _("Other forms are described by \"field_names\", \"add_fields\", \"update_fields\" and \"add_body\".");
+		return false;
+	}
+	*(char **) place = pstrdup(text);
+	return true;
+}
+
+/* The names of fields in an account's requests. */
+static bool
+option_parse_names(const OptionDef *def, const char *text, void *place,
+				   OptionFault *fault)
+{
+	Jsonb	   *json = option_to_jsonb(text);
+
+	fault->hint = _("Write a JSON object of our field names and those of the account, such as {\"customer_name\": \"name\"}.");
+	if (json == NULL || !JB_ROOT_IS_OBJECT(json))
+	{
+		fault->detail = _("It must be a JSON object.");
+		return false;
+	}
+	return (*(KaptureDialectEntry **) place = kapture_dialect_read_names(json, &fault->detail)) != NULL;
+}
+
+/* What goes with each of an account's requests. */
+static bool
+option_parse_constants(const OptionDef *def, const char *text, void *place,
+					   OptionFault *fault)
+{
+	Jsonb	   *json = option_to_jsonb(text);
+
+	fault->hint = _("Write a JSON object of what is to go with each request, such as {\"customer_info.update\": true}.");
+	if (json == NULL || !JB_ROOT_IS_OBJECT(json))
+	{
+		fault->detail = _("It must be a JSON object.");
+		return false;
+	}
+	return (*(KaptureDialectEntry **) place = kapture_dialect_read_constants(json, &fault->detail)) != NULL;
 }
 
 static bool
@@ -1022,12 +1099,36 @@ option_apply(OptionSet *set, const OptionDef *def, const char *text, bool readin
 		option_report(def, text, &fault, WARNING);
 }
 
+/* Puts what a server's dialect stands for into the set. */
+static void
+option_apply_dialect(OptionSet *set, List *options)
+{
+	const char *dialect = NULL;
+	ListCell   *cell;
+
+	foreach(cell, options)
+	{
+		if (strcmp(((DefElem *) lfirst(cell))->defname, "dialect") == 0)
+			dialect = defGetString(lfirst(cell));
+	}
+	for (int i = 0; dialect && i < lengthof(option_table); i++)
+	{
+		const char *value = option_table[i].catalog != ForeignServerRelationId ? NULL :
+			kapture_dialect_preset(dialect, option_table[i].name);
+
+		if (value)
+			option_apply(set, &option_table[i], value, true);
+	}
+}
+
 /* Puts the options of one catalog's row into the set. */
 static void
 option_apply_list(OptionSet *set, List *options, Oid catalog, bool reading)
 {
 	ListCell   *cell;
 
+	if (catalog == ForeignServerRelationId)
+		option_apply_dialect(set, options);
 	foreach(cell, options)
 	{
 		DefElem    *option = (DefElem *) lfirst(cell);
@@ -1062,6 +1163,28 @@ option_check_server(const OptionSet *set)
 				 errdetail("Plain http would send keys and customers' data unencrypted to another host."),
 				 errhint("Use https, or set option \"%s\" to true.",
 						 "allow_http")));
+}
+
+/* Names and constants must be those of one body.  Fills in the names of both APIs that have them. */
+static void
+option_check_dialect(OptionSet *set)
+{
+	static const KaptureApi apis[] = {KAPTURE_API_ADD, KAPTURE_API_UPDATE};
+
+	for (int i = 0; i < lengthof(apis); i++)
+	{
+		KaptureDialectEntry *constants = set->server.constants[apis[i]];
+		char	   *why = NULL;
+
+		set->server.names[apis[i]] = set->field_names;
+		if (set->field_names || constants)
+			why = kapture_dialect_conflict(set->field_names, constants);
+		if (why)
+			ereport(ERROR,
+					(errcode(ERRCODE_FDW_INVALID_ATTRIBUTE_VALUE),
+					 errmsg("options \"%s\" and \"%s_fields\" make no body", "field_names", kapture_api_name(apis[i])),
+					 errdetail_internal("%s", why)));
+	}
 }
 
 /*
@@ -1104,6 +1227,7 @@ kapture_fdw_validator(PG_FUNCTION_ARGS)
 	if (catalog == ForeignServerRelationId)
 	{
 		option_check_server(set);
+		option_check_dialect(set);
 		option_check_headers(set);
 	}
 
@@ -1187,26 +1311,26 @@ option_same_header(const char *a, const char *b)
 	return strcspn(b, ":") == len && pg_strncasecmp(a, b, len) == 0;
 }
 
-/* The headers of the mapping, and those of the server that it does not have. */
+/* The headers of one list, and those of another that it does not have; either may be NULL. */
 static char **
-option_merge_headers(char **of_server, char **of_mapping)
+option_merge_headers(char **more, char **special)
 {
 	int			most = 0;
 	int			n = 0;
 	char	  **result;
 
-	for (char **header = of_server; *header; header++)
+	for (char **header = more; header && *header; header++)
 		most++;
-	for (char **header = of_mapping; header && *header; header++)
+	for (char **header = special; header && *header; header++)
 		most++;
 	result = palloc0((most + 1) * sizeof(char *));
-	for (char **header = of_mapping; header && *header; header++)
+	for (char **header = special; header && *header; header++)
 		result[n++] = *header;
-	for (char **header = of_server; *header; header++)
+	for (char **header = more; header && *header; header++)
 	{
 		bool		is_replaced = false;
 
-		for (char **other = of_mapping; other && *other; other++)
+		for (char **other = special; other && *other; other++)
 			is_replaced |= option_same_header(*header, *other);
 		if (!is_replaced)
 			result[n++] = *header;
@@ -1228,6 +1352,7 @@ option_read(const ForeignServer *server, Oid userid)
 	}
 	option_apply_list(set, server->options, ForeignServerRelationId, true);
 	option_check_server(set);
+	option_check_dialect(set);
 	option_apply_list(set, option_mapping_options(server, userid),
 					  UserMappingRelationId, true);
 
@@ -1236,8 +1361,6 @@ option_read(const ForeignServer *server, Oid userid)
 	result->userid = userid;
 	result->version = option_version(server->serverid, userid);
 	result->name = pstrdup(server->servername);
-	result->headers = option_merge_headers(set->server_headers, set->mapping_headers);
-	result->secret_headers = set->mapping_headers;
 	result->body_array[KAPTURE_API_GET] = true;
 	result->body_array[KAPTURE_API_PULL] = true;
 	result->base = set->url;
@@ -1245,6 +1368,8 @@ option_read(const ForeignServer *server, Oid userid)
 	{
 		if (set->path[api])
 			result->url[api] = psprintf("%s%s", set->url, set->path[api]);
+		result->secret_headers[api] = option_merge_headers(set->mapping_headers, set->api_headers[api]);
+		result->headers[api] = option_merge_headers(set->server_headers, result->secret_headers[api]);
 		if (result->auth_key[api] == NULL)
 			result->auth_key[api] = set->auth_key;
 	}

@@ -46,8 +46,12 @@ typedef struct KaptureServer
 	char	   *user;			/* with password, or NULL */
 	char	   *password;		/* secret */
 	bool		body_array[KAPTURE_API_COUNT];	/* wrap the body in an array */
-	char	  **headers;		/* extra "Name: value" lines, NULL at the end */
-	char	  **secret_headers; /* those of them that are the mapping's, or NULL */
+	struct KaptureDialectEntry *names[KAPTURE_API_COUNT];	/* of fields in requests, or
+															 * NULL; see dialect.c */
+	struct KaptureDialectEntry *constants[KAPTURE_API_COUNT];	/* that go with each
+																 * request, or NULL */
+	char	  **headers[KAPTURE_API_COUNT]; /* extra "Name: value" lines, NULL at the end */
+	char	  **secret_headers[KAPTURE_API_COUNT];	/* those of them that are the mapping's */
 	char	   *ca_file;		/* NULL: the system's */
 	int			connect_timeout;	/* milliseconds */
 	int			timeout;		/* milliseconds, of one whole request */

@@ -453,6 +453,51 @@ kapture_catalog_problem(const KaptureAttachment *att)
 	return NULL;
 }
 
+/* The bit of a field; errors out if the table does not feed it. */
+static int64
+catalog_field(const KaptureAttachment *att, const char *field)
+{
+	StringInfoData known;
+
+	initStringInfo(&known);
+	for (int i = 0; i < att->ncolumns; i++)
+	{
+		if (strcmp(att->columns[i].field, field) == 0)
+			return INT64CONST(1) << att->columns[i].bit;
+		appendStringInfo(&known, "%s\"%s\"", i > 0 ? ", " : "", att->columns[i].field);
+	}
+	ereport(ERROR,
+			(errcode(ERRCODE_UNDEFINED_OBJECT),
+			 errmsg("no column of table \"%s\" feeds the Kapture field \"%s\"", get_rel_name(att->root), field),
+			 errhint("Its fields are %s.", known.data)));
+	return 0;
+}
+
+/*
+ * Returns the bits of the fields that a text[] names, of all fields for 0 or an
+ * empty array.  Errors: 22004 a NULL in it, 42704 a field that the table does not feed.
+ */
+int64
+kapture_catalog_fields(const KaptureAttachment *att, Datum fields)
+{
+	Datum	   *names;
+	bool	   *nulls;
+	int			n = 0;
+	int64		result = 0;
+
+	if (fields != (Datum) 0)
+		deconstruct_array(DatumGetArrayTypeP(fields), TEXTOID, -1, false, TYPALIGN_INT, &names, &nulls, &n);
+	for (int i = 0; i < n; i++)
+	{
+		if (nulls[i])
+			ereport(ERROR,
+					(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+					 errmsg("argument \"fields\" must not contain nulls")));
+		result |= catalog_field(att, TextDatumGetCString(names[i]));
+	}
+	return n > 0 ? result : att->all_changed;
+}
+
 /*
  * Returns the owner of a relation; InvalidOid if there is no such relation.
  */

@@ -93,6 +93,7 @@ extern bool kapture_catalog_is_paused(int32 attachment_id);
 extern KaptureAttachment *kapture_catalog_attachment(Relation rel);
 extern KaptureAttachment *kapture_catalog_with_former_key(const KaptureAttachment *att, Relation rel);
 extern char *kapture_catalog_problem(const KaptureAttachment *att);
+extern int64 kapture_catalog_fields(const KaptureAttachment *att, Datum fields);
 extern Oid	kapture_catalog_owner(Oid relid);
 extern int	kapture_catalog_text_settings(void);
 extern char *kapture_catalog_pack_key(char **values, int nkeys);

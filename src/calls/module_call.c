@@ -14,10 +14,10 @@
 
 #include "api/argument.h"
 #include "api/direct_call.h"
-#include "calls/module_call.h"
-#include "calls/modules.h"
 #include "api/option.h"
 #include "base/compat.h"
+#include "calls/module_call.h"
+#include "calls/modules.h"
 
 PG_FUNCTION_INFO_V1(kapture_call);
 

@@ -10,8 +10,8 @@
 
 #include "lib/stringinfo.h"
 
-#include "calls/modules.h"
 #include "api/url.h"
+#include "calls/modules.h"
 
 typedef struct Module
 {

@@ -33,14 +33,15 @@
 #include "utils/rel.h"
 #include "utils/timestamp.h"
 
+#include "api/dialect.h"
 #include "api/error.h"
 #include "api/http.h"
 #include "api/option.h"
-#include "api/pacing.h"
 #include "api/reply.h"
 #include "base/compat.h"
 #include "fdw/modify.h"
 #include "fdw/remote_writes.h"
+#include "traffic/pacing.h"
 
 /* Rows of an INSERT that come together. */
 #define MODIFY_BATCH		100
@@ -100,7 +101,9 @@ typedef enum ModifyState
 typedef struct ModifyRow
 {
 	ModifyState state;
-	char	   *body;			/* UTF-8; NULL: nothing to send */
+	char	   *flat;			/* the body with our names of the fields */
+	size_t		flat_len;
+	char	   *body;			/* as it is sent, UTF-8; NULL: nothing to send */
 	size_t		body_len;
 	bool	   *sent;			/* by column */
 	int			attempts;
@@ -301,10 +304,9 @@ modify_end_body(const Modify *modify, ModifyRow *row, StringInfo body, bool any)
 	if (!any)
 		return;
 	appendStringInfoChar(body, '}');
-	row->body = body->data;
-	if (server->body_array[modify->api])
-		row->body = psprintf("[%s]", body->data);
-	row->body_len = strlen(row->body);
+	row->flat = body->data;
+	row->flat_len = body->len;
+	row->body = kapture_dialect_body(server, modify->api, body->data, body->len, &row->body_len);
 }
 
 /* Makes the body of an Add. */
@@ -483,7 +485,7 @@ modify_judge(Modify *modify, ModifyRow *row)
 	{
 		row->parsed = kapture_message_parse(row->answer->body, row->answer->body_len, NULL, &row->why);
 		kapture_message_judge(modify->api, row->answer->status, row->parsed, &row->reply);
-		if (!kapture_message_confirm_body(&row->reply, row->body, row->body_len))
+		if (!kapture_message_confirm_body(&row->reply, row->flat, row->flat_len))
 			kapture_http_distrust(row->request);
 		if (row->reply.verdict == KAPTURE_SUCCESS)
 		{

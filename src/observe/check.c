@@ -20,6 +20,7 @@
 #include "utils/tuplestore.h"
 
 #include "api/argument.h"
+#include "api/dialect.h"
 #include "api/http.h"
 #include "api/option.h"
 #include "api/reply.h"
@@ -36,7 +37,7 @@
 
 /* Nobody has this id. */
 #define CHECK_BODY \
-	"[{\"kapture_customer_id\": \"0\", \"customer_id\": \"\", \"email_id\": \"\", \"phone\": \"\"}]"
+	"{\"kapture_customer_id\": \"0\", \"customer_id\": \"\", \"email_id\": \"\", \"phone\": \"\"}"
 
 typedef enum CheckResult
 {
@@ -75,13 +76,16 @@ check_start(void *arg)
 {
 	Check	   *check = arg;
 	const KaptureServer *server = kapture_server_get(check->server, GetUserId());
+	char	   *body;
+	size_t		len;
 
 	for (int api = 0; api < KAPTURE_API_CUSTOMER_COUNT; api++)
 		kapture_server_require_key(server, api);
 	check->timeout = server->timeout;
 	check->url = server->url[KAPTURE_API_GET];
 	check->is_https = strncmp(check->url, "https:", 6) == 0;
-	check->request = kapture_http_start_in_turn(server, KAPTURE_API_GET, CHECK_BODY, strlen(CHECK_BODY),
+	body = kapture_dialect_body(server, KAPTURE_API_GET, CHECK_BODY, strlen(CHECK_BODY), &len);
+	check->request = kapture_http_start_in_turn(server, KAPTURE_API_GET, body, len,
 												WaitEventExtensionNew("KapturePace"));
 	kapture_http_inspect(check->request);
 }

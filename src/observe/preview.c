@@ -3,7 +3,7 @@
  *		kapture_preview(): the request that a row would be sent with now.
  *
  * The row goes the worker's own way: it is read as its owner, planned by
- * task.c, and described by http.c.  Nothing is claimed and nothing is sent.
+ * task.c, and described by api/http.c.  Nothing is claimed and nothing is sent.
  */
 #include "postgres.h"
 
@@ -188,7 +188,7 @@ kapture_preview(PG_FUNCTION_ARGS)
 	kapture_argument_check_null(fcinfo, 1, "row_key");
 	delivery.context = delivery.row.context = CurrentMemoryContext;
 	delivery.attachment_id = att->id;
-	delivery.row_key = text_to_cstring(PG_GETARG_TEXT_PP(1));
+	delivery.row_key = kapture_argument_key(fcinfo, 1);
 	delivery.row.row_key = delivery.row_key;
 	if (att->nkeys > 0 && kapture_catalog_unpack_key(delivery.row_key, att->nkeys) == NULL)
 		ereport(ERROR,

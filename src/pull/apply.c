@@ -30,13 +30,13 @@
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 
-#include "api/pacing.h"
 #include "base/compat.h"
 #include "base/user_code.h"
 #include "pull/apply.h"
 #include "table/capture.h"
 #include "table/row_io.h"
 #include "table/row_sql.h"
+#include "traffic/pacing.h"
 
 /* Milliseconds after which the rest of a batch is left for another time. */
 #define ARRIVAL_TIME		1000
@@ -69,6 +69,7 @@ typedef struct ArrivalBatch
 	ArrivalItem *item;
 	int64		columns;		/* bits */
 	bool		insert;
+	ErrorData  *error;			/* of the last write, or NULL */
 	bool		written;
 } ArrivalBatch;
 
@@ -363,6 +364,14 @@ arrival_later(ArrivalBatch *batch, ArrivalItem *item, const char *why)
 						TimestampTzPlusMilliseconds(GetCurrentTimestamp(), wait), why);
 }
 
+static void
+arrival_write_as_owner(void *arg)
+{
+	ArrivalBatch *batch = arg;
+
+	batch->error = kapture_row_run(batch->att, batch->timezone, arrival_do_write, batch);
+}
+
 /* Writes a row and notes what became of it. */
 static void
 arrival_write(ArrivalBatch *batch, ArrivalItem *item)
@@ -371,10 +380,10 @@ arrival_write(ArrivalBatch *batch, ArrivalItem *item)
 
 	batch->item = item;
 	batch->written = false;
-	kapture_capture_ignore(batch->att->id, item->arrival->customer_id,
-						   batch->insert ? batch->att->all_changed : batch->columns);
-	error = kapture_row_run(batch->att, batch->timezone, arrival_do_write, batch);
-	kapture_capture_ignore(0, 0, 0);
+	kapture_capture_ignoring(batch->att->id, item->arrival->customer_id,
+							 batch->insert ? batch->att->all_changed : batch->columns,
+							 arrival_write_as_owner, batch);
+	error = batch->error;
 	if (error == NULL && batch->written)
 		arrival_done(batch, item);
 	else if (error == NULL)

@@ -40,14 +40,15 @@
 #include "utils/datetime.h"
 #include "utils/memutils.h"
 
+#include "api/dialect.h"
 #include "api/error.h"
 #include "api/http.h"
 #include "api/local_time.h"
 #include "api/option.h"
-#include "api/pacing.h"
 #include "api/reply.h"
 #include "base/compat.h"
 #include "pull/fetch.h"
+#include "traffic/pacing.h"
 
 /* Tries of one window. */
 #define FETCH_ATTEMPTS		5
@@ -276,9 +277,8 @@ fetch_send(KaptureFetch *fetch, FetchSlot *slot)
 		text = list_nth(fetch->bodies, slot->number);
 	else
 		text = kapture_fetch_pull_body(slot->from, slot->to);
-	if (server->body_array[fetch->api])
-		text = psprintf("[%s]", text);
 	body = kapture_message_to_utf8(text, &len);
+	body = kapture_dialect_body(server, fetch->api, body, len, &len);
 	MemoryContextSwitchTo(old);
 	slot->request = kapture_http_start(server, fetch->api, body, len, slot, &when);
 	if (slot->request == NULL)

@@ -12,12 +12,10 @@
 #include "postgres.h"
 
 #include "access/htup_details.h"
-#include "access/xlog.h"
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "fmgr.h"
 #include "miscadmin.h"
-#include "nodes/parsenodes.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
@@ -26,6 +24,7 @@
 #include "api/argument.h"
 #include "api/option.h"
 #include "api/reply.h"
+#include "base/procedure.h"
 #include "base/version.h"
 #include "pull/fetch.h"
 #include "pull/mirror.h"
@@ -241,14 +240,7 @@ kapture_refresh(PG_FUNCTION_ARGS)
 	kapture_argument_check_null(fcinfo, 2, "server");
 	kapture_argument_check_null(fcinfo, 3, "restart");
 	refresh.server = NameStr(*PG_GETARG_NAME(2));
-	PreventCommandDuringRecovery("CALL kapture_refresh()");
-	if (fcinfo->context == NULL || !IsA(fcinfo->context, CallContext) ||
-		castNode(CallContext, fcinfo->context)->atomic)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_TRANSACTION_TERMINATION),
-				 errmsg("%s cannot run inside a transaction block", "kapture_refresh"),
-				 errdetail("It commits each window of the pull."),
-				 errhint("Use CALL outside of BEGIN and of functions.")));
+	kapture_procedure_require_own_transactions(fcinfo, "kapture_refresh", _("It commits each window of the pull."));
 
 	if (SPI_connect_ext(SPI_OPT_NONATOMIC) != SPI_OK_CONNECT)
 		elog(ERROR, "SPI_connect_ext failed");

@@ -36,6 +36,7 @@
 #include "utils/rel.h"
 #include "utils/syscache.h"
 
+#include "api/argument.h"
 #include "api/field.h"
 #include "api/option.h"
 #include "base/catalog.h"
@@ -905,7 +906,7 @@ attach_change_failed(FunctionCallInfo fcinfo, const char *sql, const char *inbox
 	uint64		n;
 
 	if (!all)
-		values[1] = PG_GETARG_DATUM(1);
+		values[1] = CStringGetTextDatum(kapture_argument_key(fcinfo, 1));
 	n = kapture_own_execute(psprintf("%s WHERE attachment_id = $1 AND state <> 'sending' AND last_error IS NOT NULL%s",
 									sql, all ? "" : " AND " KAPTURE_KEY_IS("row_key", "$2")),
 						   all ? 1 : 2, types, values);

@@ -730,3 +730,12 @@ kapture_notes_add_existing(int32 attachment_id, int64 changed, const char *row_k
 {
 	notes_append(attachment_id, KAPTURE_NOTE_INSERTED, changed, row_key, NULL, 0);
 }
+
+/*
+ * Notes a row as changed that is not; likewise.
+ */
+void
+kapture_notes_add_changed(int32 attachment_id, int64 changed, const char *row_key)
+{
+	notes_append(attachment_id, KAPTURE_NOTE_UPDATED, changed, row_key, NULL, 0);
+}

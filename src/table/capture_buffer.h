@@ -22,6 +22,7 @@ extern void kapture_notes_add(int32 attachment_id, char op, int64 changed,
 extern void kapture_notes_add_leaving(int32 attachment_id, int64 changed, const char *row_key,
 									  CommandId cid, bool own);
 extern void kapture_notes_add_existing(int32 attachment_id, int64 changed, const char *row_key);
+extern void kapture_notes_add_changed(int32 attachment_id, int64 changed, const char *row_key);
 extern void kapture_notes_flush(void);
 extern bool kapture_notes_any(void);
 extern void kapture_notes_forget(int32 attachment_id);

@@ -81,6 +81,8 @@ typedef struct RowBatch
 	Snapshot	snapshot;		/* in which they have their keys; NULL: the latest */
 
 	/* for listing keys */
+	bool		without_id;
+	const char *condition;
 	const char *after;
 	int			limit;
 	MemoryContext context;
@@ -646,7 +648,7 @@ row_do_list(RowBatch *batch)
 		types[i] = TEXTOID;
 		params[i] = CStringGetTextDatum(values[i]);
 	}
-	sql = psprintf("%s LIMIT %d", kapture_row_list_sql(att, values != NULL), batch->limit);
+	sql = psprintf("%s LIMIT %d", kapture_row_list_sql(att, kapture_row_selection(att, batch->without_id, batch->condition), values != NULL), batch->limit);
 	if (kapture_user_code_execute(sql, values ? att->nkeys : 0, types, params, NULL, true) != SPI_OK_SELECT)
 		elog(ERROR, "could not list rows");
 	for (uint64 i = 0; i < SPI_processed; i++)
@@ -667,13 +669,15 @@ row_do_list(RowBatch *batch)
 
 /*
  * Returns the keys (char *, in the current memory context) of at most "limit"
- * rows without an id, in order of the primary key, from "after" (NULL: the
- * start) on.  Errors as reading the table as its owner does.
+ * rows, in order of the primary key, from "after" (NULL: the start) on: those
+ * without an id, if "without_id" is set, for which "condition" (NULL: none), checked
+ * by kapture_condition_check(), holds.  Errors as reading the table as its owner does.
  */
 List *
-kapture_row_keys_without_id(KaptureAttachment *att, const char *after, int limit)
+kapture_row_keys_after(KaptureAttachment *att, bool without_id, const char *condition, const char *after, int limit)
 {
-	RowBatch	batch = {.att = att, .after = after, .limit = limit, .context = CurrentMemoryContext};
+	RowBatch	batch = {.att = att, .without_id = without_id, .condition = condition,
+	.after = after, .limit = limit, .context = CurrentMemoryContext};
 	ErrorData  *error = row_run(row_do_list, &batch, ROW_TIME_LIMIT, ROW_LOCK_TIMEOUT);
 
 	if (error)
@@ -687,20 +691,21 @@ row_do_count(RowBatch *batch)
 	bool		isnull;
 
 	row_check(batch->att);
-	if (kapture_user_code_execute(psprintf("SELECT pg_catalog.count(*) FROM %s AS r WHERE r.%s IS NULL",
-										   kapture_row_source(batch->att), quote_identifier(batch->att->id_column)),
+	if (kapture_user_code_execute(psprintf("SELECT pg_catalog.count(*) FROM %s AS r WHERE %s",
+										   kapture_row_source(batch->att),
+										   kapture_row_selection(batch->att, batch->without_id, batch->condition)),
 								  0, NULL, NULL, NULL, true) != SPI_OK_SELECT)
 		elog(ERROR, "could not count rows");
 	batch->count = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull));
 }
 
 /*
- * Returns how many rows have no id; reads the whole table.  Errors likewise.
+ * Returns how many such rows there are; reads the whole table.  Errors likewise.
  */
 int64
-kapture_row_count_without_id(KaptureAttachment *att)
+kapture_row_count(KaptureAttachment *att, bool without_id, const char *condition)
 {
-	RowBatch	batch = {.att = att};
+	RowBatch	batch = {.att = att, .without_id = without_id, .condition = condition};
 	ErrorData  *error = row_run(row_do_count, &batch, ROW_TIME_LIMIT, ROW_LOCK_TIMEOUT);
 
 	if (error)
@@ -721,7 +726,7 @@ row_do_try(RowBatch *batch)
 		(void) row_plan(att, (KaptureRowStatement) i);
 	for (int i = 0; i < att->nkeys; i++)
 		types[i] = TEXTOID;
-	SPI_freeplan(kapture_user_code_prepare(kapture_row_list_sql(att, true), att->nkeys, types, 0));
+	SPI_freeplan(kapture_user_code_prepare(kapture_row_list_sql(att, kapture_row_selection(att, true, NULL), true), att->nkeys, types, 0));
 	if (kapture_user_code_execute(psprintf("SELECT %s FROM %s AS r LIMIT 1", kapture_row_keys(att), kapture_row_source(att)),
 								  0, NULL, NULL, NULL, true) != SPI_OK_SELECT)
 		elog(ERROR, "could not read a key");

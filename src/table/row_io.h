@@ -36,8 +36,9 @@ typedef struct KaptureRow
 } KaptureRow;
 
 extern void kapture_row_read(KaptureAttachment *att, const char *timezone, List *rows, Snapshot snapshot);
-extern List *kapture_row_keys_without_id(KaptureAttachment *att, const char *after, int limit);
-extern int64 kapture_row_count_without_id(KaptureAttachment *att);
+extern List *kapture_row_keys_after(KaptureAttachment *att, bool without_id, const char *condition,
+									const char *after, int limit);
+extern int64 kapture_row_count(KaptureAttachment *att, bool without_id, const char *condition);
 extern void kapture_row_write_ids(KaptureAttachment *att, List *rows, Snapshot snapshot);
 extern void kapture_row_hold(KaptureAttachment *att, const char *timezone, List *rows);
 extern ErrorData *kapture_row_run(KaptureAttachment *att, const char *timezone,

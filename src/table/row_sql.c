@@ -334,18 +334,39 @@ row_sql_append_after(StringInfo sql, const KaptureAttachment *att)
 }
 
 /*
- * Returns the text of the query of the keys of rows without an id, in order of the
- * key, in the current memory context; if "after" is set, of those behind the key
- * whose values are the parameters, as text.  The caller bounds the result.
+ * Returns the condition that rows "r" have no id, if "without_id" is set, and that
+ * "condition" (NULL: none) holds for them, in the current memory context.
  */
 char *
-kapture_row_list_sql(const KaptureAttachment *att, bool after)
+kapture_row_selection(const KaptureAttachment *att, bool without_id, const char *condition)
 {
 	StringInfoData sql;
 
 	initStringInfo(&sql);
-	appendStringInfo(&sql, "SELECT %s FROM %s AS r WHERE r.%s IS NULL", kapture_row_keys(att),
-					 kapture_row_source(att), row_sql_column(att, att->id_attnum, att->id_column));
+	if (without_id)
+		appendStringInfo(&sql, "r.%s IS NULL", row_sql_column(att, att->id_attnum, att->id_column));
+	else
+		appendStringInfoString(&sql, "true");
+	/* a comment at its end must not hide what follows */
+	if (condition)
+		appendStringInfo(&sql, " AND (%s\n)", condition);
+	return sql.data;
+}
+
+/*
+ * Returns the text of the query of the keys of rows that are selected (see
+ * kapture_row_selection()), in order of the key, in the current memory context; if
+ * "after" is set, of those behind the key whose values are the parameters, as text.
+ * The caller bounds the result.
+ */
+char *
+kapture_row_list_sql(const KaptureAttachment *att, const char *selection, bool after)
+{
+	StringInfoData sql;
+
+	initStringInfo(&sql);
+	appendStringInfo(&sql, "SELECT %s FROM %s AS r WHERE %s", kapture_row_keys(att),
+					 kapture_row_source(att), selection);
 	/*
 	 * A table that has lost its primary key may have rows that nothing tells apart.
 	 * A composite key with a null in it is one that is, but not one that IS NOT NULL.

@@ -31,7 +31,8 @@ extern void kapture_row_append_match(StringInfo sql, const KaptureAttachment *at
 									 const char *prefix, int first);
 extern bool kapture_row_may_be_large(const KaptureAttachment *att, int i);
 extern char *kapture_row_sql(const KaptureAttachment *att, KaptureRowStatement statement);
-extern char *kapture_row_list_sql(const KaptureAttachment *att, bool after);
+extern char *kapture_row_selection(const KaptureAttachment *att, bool without_id, const char *condition);
+extern char *kapture_row_list_sql(const KaptureAttachment *att, const char *selection, bool after);
 extern char *kapture_row_rekey_sql(const KaptureAttachment *from, const KaptureAttachment *to);
 
 #endif							/* KAPTURE_ROW_SQL_H */

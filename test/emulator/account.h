@@ -9,6 +9,7 @@
 
 #include <jansson.h>
 
+#include "api.h"
 #include "store.h"
 
 /* Names of the fields in requests to Add and Update. */
@@ -41,7 +42,7 @@ typedef struct Account
 	bool		page_repeats;	/* the offset is ignored */
 	bool		page_newest;	/* the newest customer comes first */
 	int			page_grows;		/* customers added after each page */
-	const char *api_keys[4];	/* x-api-key of each API, or NULL */
+	const char *api_keys[N_APIS];	/* x-api-key of each API, or NULL */
 } Account;
 
 extern Account account;

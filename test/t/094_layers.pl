@@ -13,14 +13,15 @@ my $src = abs_path(dirname(__FILE__) . '/../../src');
 my %below = (
 	base => [],
 	cluster => [qw(base)],
-	api => [qw(base)],
-	table => [qw(base cluster api)],
-	calls => [qw(base cluster api)],
-	push => [qw(base cluster api calls table)],
-	pull => [qw(base cluster api table)],
-	fdw => [qw(base api pull)],
-	observe => [qw(base cluster api calls table push)],
-	'.' => [qw(base cluster api calls table push pull fdw observe)]);
+	traffic => [qw(base)],
+	api => [qw(base traffic)],
+	table => [qw(base cluster traffic api)],
+	calls => [qw(base cluster traffic api)],
+	push => [qw(base cluster traffic api calls table)],
+	pull => [qw(base cluster traffic api table)],
+	fdw => [qw(base traffic api pull)],
+	observe => [qw(base cluster traffic api calls table push)],
+	'.' => [qw(base cluster traffic api calls table push pull fdw observe)]);
 
 # names that "#include" would take for a directory of PostgreSQL's
 my @theirs = qw(catalog commands common foreign port storage utils);

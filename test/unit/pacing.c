@@ -1,12 +1,12 @@
 /*
  * pacing.c
- *		Checks of api/pacing.c.
+ *		Checks of traffic/pacing.c.
  */
 #include "unit.h"
 
 #include <math.h>
 
-#include "api/pacing.h"
+#include "traffic/pacing.h"
 
 #define PACING_SHORTEST	100		/* milliseconds */
 

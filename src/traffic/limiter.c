@@ -27,9 +27,9 @@
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
-#include "api/limiter.h"
-#include "api/pacing.h"
 #include "base/compat.h"
+#include "traffic/limiter.h"
+#include "traffic/pacing.h"
 
 #define LIMITER_SERVERS		1024
 

@@ -6,7 +6,7 @@
 
 #include "common/pg_prng.h"
 
-#include "api/pacing.h"
+#include "traffic/pacing.h"
 
 /* Bound of the first delay, in milliseconds. */
 #ifndef PACING_FIRST			/* tests of errors have less time */

@@ -1,0 +1,256 @@
+/*
+ * run.c
+ *		Runs through the rows of an attached table, in slices.
+ *
+ * A run goes through rows in order of the primary key, a slice a transaction.
+ * How far it came is in kapture_backfill, so that the same call goes on where it
+ * was interrupted; one that asks for something else begins anew.
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "catalog/pg_class.h"
+#include "catalog/pg_type.h"
+#include "executor/spi.h"
+#include "miscadmin.h"
+#include "storage/lock.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/timestamp.h"
+
+#include "api/argument.h"
+#include "base/owner_sql.h"
+#include "base/procedure.h"
+#include "table/attach.h"
+#include "table/condition.h"
+#include "table/row_io.h"
+#include "table/run.h"
+
+/* Rows a slice has, at most. */
+#define RUN_MAX_SLICE		100000
+
+/* Microseconds between two reports. */
+#define RUN_REPORT			USECS_PER_SEC
+
+/* As kapture_backfill.activity has them. */
+static const char *const run_activities[] = {"backfill", "resync", "verify"};
+
+/* The condition that finds the run in kapture_backfill. */
+#define RUN_IS_IT			" attachment_id = $1 AND activity = $2"
+
+/*
+ * The lock of a run is that of the table as an object with an objsubid that
+ * nothing else locks, by activity; kapture_progress shows by it whether it runs.
+ */
+static LOCKTAG
+run_lock_tag(Oid relid, KaptureActivity activity)
+{
+	LOCKTAG		tag;
+
+	SET_LOCKTAG_OBJECT(tag, MyDatabaseId, RelationRelationId, relid, 1 + (int) activity);
+	return tag;
+}
+
+/* What kapture_backfill is asked by: the attachment and the activity, then the run's arguments. */
+static void
+run_values(const KaptureRun *run, const KaptureAttachment *att, Oid *types, Datum *values)
+{
+	static const Oid all[6] = {INT4OID, TEXTOID, TEXTOID, TEXTARRAYOID, BOOLOID, REGCLASSOID};
+
+	memcpy(types, all, sizeof(all));
+	values[0] = Int32GetDatum(att->id);
+	values[1] = CStringGetTextDatum(run_activities[run->activity]);
+	values[2] = CStringGetTextDatum(run->condition ? run->condition : "");
+	values[3] = run->fields ? run->fields : PointerGetDatum(construct_empty_array(TEXTOID));
+	values[4] = BoolGetDatum(run->force);
+	values[5] = ObjectIdGetDatum(run->target);
+}
+
+/*
+ * Begins a run, by counting what there is to do, unless one that does the same
+ * was interrupted.
+ */
+static void
+run_begin(KaptureRun *run, KaptureAttachment *att)
+{
+	Oid			types[7];
+	Datum		values[7];
+
+	run_values(run, att, types, values);
+	if (!run->restart &&
+		kapture_own_text("SELECT 1 FROM @.kapture_backfill WHERE" RUN_IS_IT " AND finished_at IS NULL"
+						 " AND condition = $3 AND fields = $4 AND force = $5 AND target = $6",
+						 6, types, values) != NULL)
+		return;
+	run->restart = false;
+	types[6] = INT8OID;
+	values[6] = Int64GetDatum(kapture_row_count(att, run->activity == KAPTURE_BACKFILL, run->condition));
+	(void) kapture_own_execute("DELETE FROM @.kapture_backfill WHERE" RUN_IS_IT, 2, types, values);
+	(void) kapture_own_execute("INSERT INTO @.kapture_backfill"
+							   " (attachment_id, activity, condition, fields, force, target, last_key, rows, total)"
+							   " VALUES ($1, $2, $3, $4, $5, $6, '', 0, $7)", 7, types, values);
+}
+
+/*
+ * Records how far it came.  A call by another session, or after a minute, counts
+ * as a new one, for the rate.
+ */
+static void
+run_record(KaptureRun *run, KaptureAttachment *att, const char *last_key, int rows, bool finished)
+{
+	Oid			types[5] = {INT4OID, TEXTOID, TEXTOID, INT4OID, BOOLOID};
+	Datum		values[5] = {Int32GetDatum(att->id), CStringGetTextDatum(run_activities[run->activity]),
+		CStringGetTextDatum(last_key), Int32GetDatum(rows), BoolGetDatum(finished)};
+	char	   *text = kapture_own_text("UPDATE @.kapture_backfill AS b SET last_key = $3, rows = rows + $4,"
+										" total = greatest(total, rows + $4), updated_at = clock_timestamp(),"
+										" finished_at = CASE WHEN $5 THEN clock_timestamp() END, pid = pg_backend_pid(),"
+										" resumed_at = CASE WHEN anew THEN now() ELSE resumed_at END,"
+										" resumed_rows = CASE WHEN anew THEN rows ELSE resumed_rows END"
+										" FROM (SELECT pid <> pg_backend_pid() OR updated_at < now() - interval '1 minute'"
+										" FROM @.kapture_backfill WHERE" RUN_IS_IT ") AS call(anew)"
+										" WHERE" RUN_IS_IT " RETURNING rows || ' ' || total", 5, types, values);
+	long long	done = 0;
+	long long	total = 0;
+
+	if (text)
+		(void) sscanf(text, "%lld %lld", &done, &total);
+	run->rows = done;
+	run->total = total;
+}
+
+/*
+ * Takes the argument that says how many rows a slice has.  Errors: 22004, 22023.
+ */
+void
+kapture_run_check_slice(FunctionCallInfo fcinfo, int argno, int *slice)
+{
+	kapture_argument_check_null(fcinfo, argno, "slice");
+	*slice = PG_GETARG_INT32(argno);
+	if (*slice < 1 || *slice > RUN_MAX_SLICE)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("argument \"slice\" must be between 1 and %d", RUN_MAX_SLICE)));
+}
+
+/* As kapture_run_slice(), for an attachment that is locked. */
+static int
+run_step(KaptureRun *run, KaptureAttachment *att)
+{
+	Oid			types[2] = {INT4OID, TEXTOID};
+	Datum		values[2] = {Int32GetDatum(att->id), CStringGetTextDatum(run_activities[run->activity])};
+	char	   *last_key;
+	List	   *keys;
+
+	run_begin(run, att);
+	last_key = kapture_own_text("SELECT CASE WHEN rows > 0 THEN last_key END FROM @.kapture_backfill WHERE" RUN_IS_IT,
+								2, types, values);
+	keys = kapture_row_keys_after(att, run->activity == KAPTURE_BACKFILL, run->condition, last_key, run->slice);
+	if (keys != NIL)
+	{
+		run->work(run, att, keys);
+		last_key = llast(keys);
+	}
+	run_record(run, att, last_key ? last_key : "", list_length(keys), list_length(keys) < run->slice);
+	return list_length(keys);
+}
+
+/*
+ * Does the next slice of a run over the table in a function's first argument,
+ * within the caller's transaction.  Returns how many rows it had; fewer than a
+ * slice has means that the run is done.  Errors: those of kapture_attach_find(),
+ * of reading the table as its owner, and of the work.
+ */
+int
+kapture_run_slice(FunctionCallInfo fcinfo, KaptureRun *run)
+{
+	KaptureAttachment *att = kapture_attach_find(fcinfo, AccessShareLock);
+	LOCKTAG		tag = run_lock_tag(att->root, run->activity);
+
+	(void) LockAcquire(&tag, ExclusiveLock, false, false);
+	return run_step(run, att);
+}
+
+/* Says, once a second, how far a run is. */
+static void
+run_report(KaptureRun *run, const char *name, int64 done)
+{
+	TimestampTz now = GetCurrentTimestamp();
+	double		rate = done / (Max(now - run->began, 1) / (double) USECS_PER_SEC);
+	int64		left;
+
+	if (now - run->reported < RUN_REPORT || done == 0)
+		return;
+	run->reported = now;
+	left = (int64) ((run->total - run->rows) / rate);
+	ereport(NOTICE,
+			(errmsg("%lld of %lld rows of \"%s\" %s, %.0f a second, %02lld:%02lld:%02lld left",
+					(long long) run->rows, (long long) run->total, name, run->notice, rate,
+					(long long) (left / SECS_PER_HOUR), (long long) (left / SECS_PER_MINUTE % MINS_PER_HOUR),
+					(long long) (left % SECS_PER_MINUTE))));
+}
+
+/* Does slice after slice, each committed. */
+static void
+run_loop(FunctionCallInfo fcinfo, KaptureRun *run, const char *name)
+{
+	MemoryContext slice = AllocSetContextCreate(CurrentMemoryContext, "kapture_sync slice", ALLOCSET_DEFAULT_SIZES);
+	MemoryContext old = CurrentMemoryContext;
+	int64		done = 0;
+	int			n;
+
+	do
+	{
+		kapture_procedure_begin();
+		MemoryContextSwitchTo(slice);
+		/* runs of other kinds have their lock for the session */
+		n = run->activity == KAPTURE_BACKFILL ? kapture_run_slice(fcinfo, run) :
+			run_step(run, kapture_attach_find(fcinfo, AccessShareLock));
+		MemoryContextSwitchTo(old);
+		MemoryContextReset(slice);
+		kapture_procedure_commit();
+		done += n;
+		if (n == run->slice)
+			run_report(run, name, done);
+	} while (n == run->slice);
+	ereport(NOTICE,
+			(errmsg("%lld rows of \"%s\" %s, that is all", (long long) done, name, run->notice)));
+}
+
+/*
+ * Does a run over the table in a procedure's first argument, to its end; commits
+ * each slice.  Errors: 2D000 in a transaction block, 55006 if another session does
+ * the same, and those of kapture_run_slice().
+ */
+void
+kapture_run_call(FunctionCallInfo fcinfo, KaptureRun *run)
+{
+	KaptureAttachment *att;
+	LOCKTAG		tag;
+
+	run->began = run->reported = GetCurrentTimestamp();
+	kapture_procedure_require_own_transactions(fcinfo, run->name, _("It commits each slice of rows."));
+	att = kapture_attach_find(fcinfo, AccessShareLock);
+	if (run->condition)
+		kapture_condition_check("condition", run->condition);
+	if (SPI_connect_ext(SPI_OPT_NONATOMIC) != SPI_OK_CONNECT)
+		elog(ERROR, "SPI_connect_ext failed");
+	tag = run_lock_tag(att->root, run->activity);
+	if (run->activity != KAPTURE_BACKFILL &&
+		LockAcquire(&tag, ExclusiveLock, true, true) == LOCKACQUIRE_NOT_AVAIL)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_IN_USE),
+				 errmsg("another session is running %s for table \"%s\"", run->name, get_rel_name(att->root)),
+				 errhint("See the view kapture_progress.")));
+	PG_TRY();
+	{
+		run_loop(fcinfo, run, pstrdup(get_rel_name(att->root)));
+	}
+	PG_FINALLY();
+	{
+		if (run->activity != KAPTURE_BACKFILL)
+			(void) LockRelease(&tag, ExclusiveLock, true);
+	}
+	PG_END_TRY();
+	SPI_finish();
+}

@@ -1,0 +1,51 @@
+/*
+ * run.h
+ *		Runs through the rows of an attached table, in slices.
+ */
+#ifndef KAPTURE_RUN_H
+#define KAPTURE_RUN_H
+
+#include "postgres.h"
+
+#include "fmgr.h"
+#include "nodes/pg_list.h"
+#include "utils/timestamp.h"
+
+#include "base/catalog.h"
+
+typedef enum KaptureActivity
+{
+	KAPTURE_BACKFILL,
+	KAPTURE_RESYNC,
+	KAPTURE_VERIFY
+} KaptureActivity;
+
+typedef struct KaptureRun
+{
+	KaptureActivity activity;
+	const char *name;			/* of the procedure */
+	int			slice;			/* rows */
+	const char *condition;		/* over the table's row; NULL: all rows */
+	Datum		fields;			/* text[]; 0: all */
+	bool		force;
+	Oid			target;			/* table that results go to, or InvalidOid */
+	bool		restart;		/* do not go on with an interrupted one */
+
+	/* does the rows with these keys (char *) */
+	void		(*work) (struct KaptureRun *run, KaptureAttachment *att, List *keys);
+
+	/* what it does is "N rows of "table" ..." */
+	const char *notice;
+
+	/* filled in */
+	TimestampTz began;			/* this call */
+	TimestampTz reported;
+	int64		rows;			/* of all calls */
+	int64		total;
+} KaptureRun;
+
+extern void kapture_run_check_slice(FunctionCallInfo fcinfo, int argno, int *slice);
+extern int	kapture_run_slice(FunctionCallInfo fcinfo, KaptureRun *run);
+extern void kapture_run_call(FunctionCallInfo fcinfo, KaptureRun *run);
+
+#endif							/* KAPTURE_RUN_H */

@@ -1,0 +1,178 @@
+# Accounts that want other names, nested bodies, arrays and headers: what is
+# sent in each way of sending, and that all of them work against such an account.
+use strict;
+use warnings;
+
+use FindBin;
+use lib "$FindBin::RealBin/../perl";
+use JSON::PP;
+use KaptureTest;
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+my $emulator = start_emulator();
+my $node = new_node('main');
+setup_sync($node, $emulator);
+create_customers($node);
+my $idle = "SELECT pending + in_flight + retrying = 0 FROM kapture_status WHERE relation = 'customers'::regclass";
+
+sub sql { return $node->safe_psql('postgres', $_[0]) }
+sub account { return emulator_post($emulator, 'account', {@_}) }
+
+# What an error says: SQLSTATE, message, detail and hint.
+sub error_of
+{
+	my (undef, undef, $err) = $node->psql('postgres', "\\set VERBOSITY verbose\n$_[0]");
+	return $err;
+}
+
+# The options that make a server other than the document's, and nothing else.
+my @set;
+sub server
+{
+	my %options = @_;
+	my @drop = map { "DROP $_" } @set;
+
+	@set = sort keys %options;
+	sql("ALTER SERVER kapture OPTIONS (" . join(', ', @drop, map { "ADD $_ '$options{$_}'" } @set) . ")") if @drop || @set;
+	return;
+}
+
+# The bodies of requests to an API, in the order of arrival.
+sub bodies
+{
+	my ($api) = @_;
+	return map { $_->{body} } grep { $_->{api} eq $api } @{ emulator_get($emulator, 'log') };
+}
+
+# Starts anew with another account.
+sub fresh
+{
+	my ($account, %options) = @_;
+	sql("TRUNCATE customers; DELETE FROM kapture_history");
+	server();
+	poll_ok($node, $idle, 'all quiet');
+	emulator_post($emulator, 'reset', {});
+	account(%$account);
+	server(%options);
+	return;
+}
+
+# All ways of sending and searching, against an account of another dialect.
+sub works
+{
+	my ($name) = @_;
+
+	sql("INSERT INTO customers (customer_name, phone, email_id, city) VALUES ('Priya', '9845765226', 'priya\@example.com', 'Pune')");
+	poll_ok($node, "SELECT kapture_customer_id IS NOT NULL FROM customers", "$name: a row is added");
+	sql("UPDATE customers SET city = 'Agra'");
+	poll_ok($node, $idle, 'and updated');
+	oracle_ok($node, $emulator, 'with its values');
+	# an Add whose outcome nobody saw is searched for
+	emulator_faults($emulator, { api => 'add', action => 'drop_after', count => 1 });
+	sql("INSERT INTO customers (customer_name, phone) VALUES ('Lost', '9845765227')");
+	poll_ok($node, "SELECT count(kapture_customer_id) = 2 FROM customers", 'a lost Add is found');
+	oracle_ok($node, $emulator, 'and not repeated');
+	# foreign tables
+	sql("IMPORT FOREIGN SCHEMA kapture LIMIT TO (customers) FROM SERVER kapture INTO remote");
+	my $id = sql("INSERT INTO remote.customers (name, phone) VALUES ('Foreign', '9845765228') RETURNING id");
+	like($id, qr/^\d+$/, 'a foreign table adds a customer');
+	sql("UPDATE remote.customers SET city = 'Delhi' WHERE id = $id");
+	is(emulator_get($emulator, "customers?id=$id")->[0]{city}, 'Delhi', 'and updates it');
+	is(sql("SELECT name FROM kapture_find_customers('{\"phone\": \"9845765228\"}')"), 'Foreign', 'who is found');
+	sql("DROP FOREIGN TABLE remote.customers");
+	return;
+}
+
+sql("CREATE SCHEMA remote");
+
+# --- an array of one object with other names
+fresh({ dialect => 'array-name', answer => 'flat' }, dialect => 'array-name');
+works('array-name');
+is((bodies('add'))[0], '[{"name": "Priya", "phone": "9845765226", "email": "priya@example.com", "city": "Pune"}]', 'what is sent has the names of the account');
+like((bodies('update'))[0], qr/^\[\{"customer_id": "\d+", "city": "Agra"\}\]$/, 'updates, too');
+like(sql(q(SELECT kapture_add_customer('{"name": "Direct", "phone": "9845765229"}'))), qr/"Kapture Customer Id"/, 'kapture_add_customer sends what it is given');
+is((bodies('add'))[-1], '[{"name": "Direct", "phone": "9845765229"}]', 'in the array that the account wants');
+my $direct = (map { $_->{kapture_customer_id} } grep { $_->{customer_name} eq 'Direct' } @{ emulator_get($emulator, 'customers') })[0];
+like(sql(qq(SELECT kapture_update_customer('{"customer_id": $direct, "city": "Goa"}'))), qr/Success/, 'and kapture_update_customer takes the id by its name there');
+is(emulator_get($emulator, "customers?id=$direct")->[0]{city}, 'Goa', 'so the customer is updated');
+like(error_of(qq(SELECT kapture_update_customer('{"kapture_customer_id": $direct, "city": "Goa"}'))), qr/22023.*has no "customer_id"/s, 'which it must have');
+
+# --- nested
+fresh({ dialect => 'v1' }, dialect => 'v1');
+works('v1');
+is((bodies('add'))[0],
+	'{"customer_info": {"customer_name": "Priya", "phone": "9845765226", "email_id": "priya@example.com", "city": "Pune"}}', 'nested bodies');
+like((bodies('update'))[0], qr/^\{"customer_info": \{"customer_id": "\d+", "city": "Agra"\}\}$/, 'and updates');
+is((grep { $_->{api} eq 'add' } @{ emulator_get($emulator, 'log') })[0]{code}, 200, 'at the path of that API');
+
+# --- single options win over the dialect, and make forms of their own
+fresh({ dialect => 'array-name' }, dialect => 'array-name', add_fields => '{"source": {"id": 7, "live": true}, "tags": ["a", null]}',
+	update_fields => '{"update": true, "city": "nowhere"}');
+sql("INSERT INTO customers (customer_name, phone) VALUES ('Priya', '9845765226')");
+poll_ok($node, "SELECT kapture_customer_id IS NOT NULL FROM customers", 'a row is added with what goes with each Add');
+is((bodies('add'))[0], '[{"tags": ["a", null], "source": {"id": 7, "live": true}, "name": "Priya", "phone": "9845765226"}]', 'typed as JSON has it');
+sql("UPDATE customers SET city = 'Agra'");
+poll_ok($node, $idle, 'and updated');
+like((bodies('update'))[0], qr/^\[\{"city": "Agra", "update": true, "customer_id": "\d+"\}\]$/, 'what the row has wins');
+server(dialect => 'array-name', add_body => 'object', field_names => '{"customer_name": "who.names[0].first", "phone": "who.phone"}');
+sql("INSERT INTO customers (customer_name, phone, email_id) VALUES ('Q \"x\", {y}', '9845765230', 'q\@example.com')");
+is(sql("SELECT body FROM kapture_preview('customers', (SELECT max(id) FROM customers)::text)"),
+	'{"who": {"names": [{"first": "Q \"x\", {y}"}], "phone": "9845765230"}, "email_id": "q@example.com"}', 'kapture_preview shows the form');
+sql("DELETE FROM customers WHERE phone = '9845765230'");
+
+# names of searches
+fresh({}, get_field_names => '{"phone": "mobile", "kapture_customer_id": "lead.id"}');
+emulator_faults($emulator, { api => 'get', action => 'status', code => 200, body => '{"Customer Details": [], "status": "success"}' });
+is(sql("SELECT count(*) FROM kapture_find_customers('{\"phone\": \"9845765228\"}')"), 0, 'a search');
+is((bodies('get'))[-1], '[{"mobile": "9845765228"}]', 'by the name that the account has for it');
+
+# --- what the validator says
+sub refused
+{
+	my ($option, $value, $pattern) = @_;
+	like(error_of("ALTER SERVER kapture OPTIONS (ADD $option '$value')"), $pattern, "$option $value: refused");
+	return;
+}
+server();
+refused('dialect', 'v2', qr/HV024.*"dialect": "v2".*must be "seed", "array-name" or "v1".*field_names/s);
+refused('field_names', '["a"]', qr/HV024.*must be a JSON object/s);
+refused('field_names', '{"fone": "phone"}', qr/HV024.*"fone" is not one of Kapture's fields/s);
+refused('field_names', '{"phone": 1}', qr/HV024.*name of field "phone" must be a string/s);
+refused('field_names', "{\"phone\": \"$_\"}", qr/HV024.*"\Q$_\E" is not a name/s) foreach '', '.', 'a.', 'a..b', 'a[', 'a[x]', 'a[10]', '[0]', 'a]b';
+refused('field_names', '{"*": "info"}', qr/HV024.*must have a star/s);
+refused('field_names', '{"phone": "email_id"}', qr/HV024.*make no body.*has the name "email_id", like another field/s);
+refused('field_names', '{"phone": "city.phone"}', qr/HV024.*make no body.*something else of that name/s);
+refused('add_fields', '1', qr/HV024.*must be a JSON object/s);
+refused('add_fields', '{"a..b": 1}', qr/HV024.*"a..b" is not a name/s);
+refused('add_fields', '{"a": 1, "a.b": 2}', qr/HV024.*"add_fields" make no body/s);
+refused('update_fields', '{"city.part": 1}', qr/HV024.*"update_fields" make no body.*Field "city"/s);
+
+# --- headers of each API, which are secrets of the mapping
+fresh({ api_keys => { add => 'secret-a', update => 'secret-u', get => 'secret-g', pull => 'secret-p' } }, headers => '{"x-api-type": "crm"}');
+sql("ALTER USER MAPPING FOR CURRENT_USER SERVER kapture OPTIONS (ADD headers '{\"x-api-key\": \"for-all\"}')");
+sql("INSERT INTO customers (customer_name, phone) VALUES ('Priya', '9845765226')");
+poll_ok($node, "SELECT server_state = 'denied' FROM kapture_status", 'one key for all is none');
+sql("ALTER USER MAPPING FOR CURRENT_USER SERVER kapture OPTIONS (ADD ${_}_headers '{\"X-Api-Key\": \"secret-" . substr($_, 0, 1) . "\"}')") foreach qw(add update get pull);
+poll_ok($node, "SELECT kapture_customer_id IS NOT NULL FROM customers", 'each API with its own key: a row is added');
+sql("UPDATE customers SET city = 'Agra'");
+poll_ok($node, $idle, 'and updated');
+oracle_ok($node, $emulator, 'with its values');
+is(sql("SELECT name FROM kapture_find_customers('{\"phone\": \"9845765226\"}')"), 'Priya', 'a search has its own');
+is(sql("SELECT count(*) FROM kapture_pull_customers('2021-03-14', '2021-03-14')"), 0, 'and a pull');
+is(sql("CALL kapture_refresh('2021-03-14', '2021-03-14')"), '', 'and a refresh');
+is(sql("SELECT ok FROM kapture_check() WHERE step = 'auth'"), 't', 'and kapture_check');
+like(sql("SELECT kapture_update_customer(jsonb_build_object('kapture_customer_id', kapture_customer_id, 'city', 'Goa')) FROM customers"), qr/success/, 'and a direct call');
+sql("UPDATE customers SET city = 'Pune'");
+my $shown = sql("SELECT array_to_string(headers, E'\\n') FROM kapture_preview('customers', (SELECT id FROM customers)::text)");
+like($shown, qr/^X-Api-Key: \*\*\*$/m, 'kapture_preview shows the name of a secret header');
+like($shown, qr/^x-api-type: crm$/m, 'and public ones whole');
+unlike($shown, qr/secret|for-all/, 'but no secret');
+like(error_of("ALTER USER MAPPING FOR CURRENT_USER SERVER kapture OPTIONS (SET add_headers 'swordfish')"), qr/HV024.*must be a JSON object/s, 'a bad value');
+unlike(error_of("ALTER USER MAPPING FOR CURRENT_USER SERVER kapture OPTIONS (SET add_headers 'swordfish')"), qr/option "add_headers": "swordfish"/, 'is not repeated');
+sql("CREATE ROLE other LOGIN");
+is(sql("SET ROLE other; SELECT umoptions IS NULL FROM pg_user_mappings WHERE srvname = 'kapture'"), 't', 'nor shown to others');
+unlike(slurp_file($node->logfile), qr/secret-[augp]\b/, 'secrets are in no message of the log');
+
+$node->stop;
+done_testing();
