@@ -220,6 +220,12 @@ LANGUAGE C AS 'MODULE_PATHNAME', 'kapture_backfill';
 COMMENT ON PROCEDURE @extschema@.kapture_backfill(regclass, integer) IS
 'has the rows sent that have no Kapture id yet, in slices; interrupted, it goes on where it stopped';
 
+CREATE OR REPLACE FUNCTION @extschema@.kapture_touch(relation regclass, row_key text, fields text[] DEFAULT NULL)
+RETURNS void
+LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'kapture_touch';
+COMMENT ON FUNCTION @extschema@.kapture_touch(regclass, text, text[]) IS
+'notes a row as changed, with all fields or those named, in the caller''s transaction, without writing to it; for those who may update the table';
+
 CREATE OR REPLACE PROCEDURE @extschema@.kapture_resync(relation regclass, condition text DEFAULT NULL,
 	fields text[] DEFAULT NULL, slice integer DEFAULT 1000, force boolean DEFAULT false)
 LANGUAGE C AS 'MODULE_PATHNAME', 'kapture_resync';

@@ -239,6 +239,8 @@ static const OptionDef option_table[] = {
 		OPTION_PLACE(server.sweep_rate)},
 	{"allow_http", ForeignServerRelationId, option_parse_bool,
 		0, 0, "false", false, OPTION_PLACE(server.allow_http)},
+	{"check_rows", ForeignServerRelationId, option_parse_bool,
+		0, 0, "true", false, OPTION_PLACE(server.check_rows)},
 	{"api_paths", ForeignServerRelationId, option_parse_paths,
 		0, 0, NULL, false, OPTION_PLACE(server.api_paths)},
 	{"auth_key", UserMappingRelationId, option_parse_key,

@@ -66,6 +66,7 @@ typedef struct KaptureServer
 	int64		sweep_interval; /* seconds, 0: not swept */
 	double		sweep_rate;		/* requests a second */
 	bool		allow_http;		/* plain http to other hosts than this one */
+	bool		check_rows;		/* rows that Kapture is known to refuse are not sent */
 	char	   *base;			/* the URL without a path */
 	KaptureApiEntry *api_paths; /* of other modules, or NULL */
 	KaptureApiEntry *auth_keys; /* likewise; secret */

@@ -112,6 +112,7 @@ load_do_settings(void *arg)
 	server->max_connections = settings->max_connections;
 	server->timeout = settings->timeout;
 	server->rate_limit = settings->rate_limit;
+	server->check_rows = settings->check_rows;
 	if (server->timezone)
 		pfree(server->timezone);
 	server->timezone = MemoryContextStrdup(server->worker->context, settings->timezone);
