@@ -442,16 +442,26 @@ capture_changed_columns(KaptureAttachment *att, TriggerData *trigdata)
 }
 
 /*
- * Has changes of one row not captured, as far as they are in these columns: they
- * come from Kapture.  The row is the one that has, when it is changed, this id
- * of Kapture's.  attachment_id 0: from now on all is captured again.
+ * Runs work(arg), which changes rows with what comes from Kapture: that is not captured,
+ * as far as it is in these columns of the row that has, when it is changed, this id of
+ * Kapture's.  Errors: those of the work.
  */
 void
-kapture_capture_ignore(int32 attachment_id, int64 customer_id, int64 columns)
+kapture_capture_ignoring(int32 attachment_id, int64 customer_id, int64 columns,
+						 void (*work) (void *arg), void *arg)
 {
 	capture_ignored.attachment_id = attachment_id;
 	capture_ignored.customer_id = customer_id;
 	capture_ignored.columns = columns;
+	PG_TRY();
+	{
+		work(arg);
+	}
+	PG_FINALLY();
+	{
+		capture_ignored.attachment_id = 0;
+	}
+	PG_END_TRY();
 }
 
 /* The columns of a row that come from Kapture just now. */
