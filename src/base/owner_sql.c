@@ -81,7 +81,7 @@ own_execute(const char *sql, int nargs, Oid *types, Datum *values, char **text)
 	nestlevel = NewGUCNestLevel();
 	(void) set_config_option("search_path", "pg_catalog, pg_temp", PGC_USERSET, PGC_S_SESSION,
 							 GUC_ACTION_SAVE, true, 0, false);
-	kapture_user_code_run(NULL, own_call, &call);
+	kapture_user_code_run(NULL, NIL, own_call, &call);
 	AtEOXact_GUC(false, nestlevel);
 	SetUserIdAndSecContext(userid, sec_context);
 	return call.processed;
