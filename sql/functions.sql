@@ -221,11 +221,38 @@ LANGUAGE C AS 'MODULE_PATHNAME', 'kapture_backfill';
 COMMENT ON PROCEDURE @extschema@.kapture_backfill(regclass, integer) IS
 'has the rows sent that have no Kapture id yet, in slices; interrupted, it goes on where it stopped';
 
+CREATE OR REPLACE FUNCTION @extschema@.kapture_touch(relation regclass, row_key text, fields text[] DEFAULT NULL)
+RETURNS void
+LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'kapture_touch';
+COMMENT ON FUNCTION @extschema@.kapture_touch(regclass, text, text[]) IS
+'notes a row as changed, with all fields or those named, in the caller''s transaction, without writing to it; for those who may update the table';
+
 CREATE OR REPLACE PROCEDURE @extschema@.kapture_resync(relation regclass, condition text DEFAULT NULL,
 	fields text[] DEFAULT NULL, slice integer DEFAULT 1000, force boolean DEFAULT false)
 LANGUAGE C AS 'MODULE_PATHNAME', 'kapture_resync';
 COMMENT ON PROCEDURE @extschema@.kapture_resync(regclass, text, text[], integer, boolean) IS
 'has rows sent again, all or those for which the condition holds, with all fields or those named, in slices; the table is not written; interrupted, the same call goes on where it stopped';
+
+CREATE OR REPLACE FUNCTION @extschema@.kapture_verify(relation regclass, condition text DEFAULT NULL,
+	repair boolean DEFAULT false,
+	OUT row_key text, OUT kapture_customer_id bigint, OUT problem text, OUT field text, OUT here text, OUT there text)
+RETURNS SETOF record
+LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'kapture_verify';
+COMMENT ON FUNCTION @extschema@.kapture_verify(regclass, text, boolean) IS
+'asks Kapture what it has for the rows of a table, all or those for which the condition holds, and returns what is wrong: differs, not emptied, unknown id, other customer, shared id, no id, waiting, parked, unreadable; repair: has just these rows and fields sent';
+
+CREATE OR REPLACE PROCEDURE @extschema@.kapture_verify_into(relation regclass, into_table regclass,
+	condition text DEFAULT NULL, repair boolean DEFAULT false, slice integer DEFAULT 500, restart boolean DEFAULT false)
+LANGUAGE C AS 'MODULE_PATHNAME', 'kapture_verify_into';
+COMMENT ON PROCEDURE @extschema@.kapture_verify_into(regclass, regclass, text, boolean, integer, boolean) IS
+'as kapture_verify, with the results in columns of the same names of a table of the caller''s; commits after each slice of rows; interrupted, the same call goes on where it stopped, unless restart';
+
+CREATE OR REPLACE FUNCTION @extschema@.kapture_match(relation regclass, write boolean DEFAULT false,
+	OUT row_key text, OUT kapture_customer_id bigint, OUT found_by text, OUT problem text)
+RETURNS SETOF record
+LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'kapture_match';
+COMMENT ON FUNCTION @extschema@.kapture_match(regclass, boolean) IS
+'asks Kapture for the phones and emails of the rows of a table that have no id, and returns those whose customer is there; write: has the worker write the ids of those without a problem';
 
 CREATE OR REPLACE FUNCTION @extschema@.kapture_is_origin(system_identifier bigint, database oid)
 RETURNS boolean

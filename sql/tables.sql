@@ -215,12 +215,14 @@ CREATE TABLE @extschema@.kapture_history (
 	captured_at timestamptz NOT NULL,
 	finished_at timestamptz NOT NULL,
 	http_status integer,
-	message text
+	message text,
+	relation regclass
 );
 CREATE INDEX kapture_history_finished ON @extschema@.kapture_history (attachment_id, finished_at);
 ALTER TABLE @extschema@.kapture_history REPLICA IDENTITY FULL;
 COMMENT ON TABLE @extschema@.kapture_history IS 'what became of each change';
 COMMENT ON COLUMN @extschema@.kapture_history.action IS 'add, update, link (the customer was there already), none (nothing to send), gone (the row is no more; Kapture has no delete, and keeps the customer with the id that is named), truncate (likewise, of all rows)';
+COMMENT ON COLUMN @extschema@.kapture_history.relation IS 'the table that was attached; NULL: not known, of version 1.0';
 -- Who owns a table reads what became of its changes.
 ALTER TABLE @extschema@.kapture_history ENABLE ROW LEVEL SECURITY;
 GRANT SELECT ON @extschema@.kapture_history TO PUBLIC;

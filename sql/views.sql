@@ -147,6 +147,29 @@ COMMENT ON COLUMN @extschema@.kapture_pull_failures.asked_at IS 'when Kapture wa
 COMMENT ON COLUMN @extschema@.kapture_pull_failures.next_attempt IS 'time of the next try; NULL: parked';
 GRANT SELECT ON @extschema@.kapture_pull_failures TO PUBLIC;
 
+CREATE OR REPLACE VIEW @extschema@.kapture_attachments WITH (security_barrier) AS
+SELECT a.attachment_id, a.relation, a.server,
+	(SELECT pg_catalog.jsonb_object_agg(k.field, k.column_name ORDER BY k.bit)
+	 FROM @extschema@.kapture_column k WHERE k.attachment_id = a.attachment_id) AS columns,
+	a.on_duplicate, a.replicated, a.pull, a.on_conflict, a.id_column, a.key_columns, a.paused, a.attached_at
+FROM @extschema@.kapture_attachment a
+JOIN pg_catalog.pg_class c ON c.oid = a.relation
+WHERE pg_catalog.pg_has_role(c.relowner, 'USAGE');
+COMMENT ON VIEW @extschema@.kapture_attachments IS 'attached tables of the current role, and how they are attached: what kapture_attach was given, with the defaults filled in';
+COMMENT ON COLUMN @extschema@.kapture_attachments.attachment_id IS 'number of the attachment, as in kapture_history';
+COMMENT ON COLUMN @extschema@.kapture_attachments.relation IS 'the attached table';
+COMMENT ON COLUMN @extschema@.kapture_attachments.server IS 'foreign server its rows go to';
+COMMENT ON COLUMN @extschema@.kapture_attachments.columns IS 'which column feeds which Kapture field, as kapture_attach takes it';
+COMMENT ON COLUMN @extschema@.kapture_attachments.on_duplicate IS 'link: take the existing customer''s id; fail: park the row';
+COMMENT ON COLUMN @extschema@.kapture_attachments.replicated IS 'changes applied by logical replication are captured, too';
+COMMENT ON COLUMN @extschema@.kapture_attachments.pull IS 'pulled customers update rows of the table, or become new ones';
+COMMENT ON COLUMN @extschema@.kapture_attachments.on_conflict IS 'local: a change that waits to be sent wins over the pulled value; remote: the pulled value wins';
+COMMENT ON COLUMN @extschema@.kapture_attachments.id_column IS 'column that receives the Kapture customer id';
+COMMENT ON COLUMN @extschema@.kapture_attachments.key_columns IS 'primary key of the table, in whose order a row_key has its values';
+COMMENT ON COLUMN @extschema@.kapture_attachments.paused IS 'changes are captured, but not sent; see kapture_pause';
+COMMENT ON COLUMN @extschema@.kapture_attachments.attached_at IS 'when the table was attached';
+GRANT SELECT ON @extschema@.kapture_attachments TO PUBLIC;
+
 CREATE OR REPLACE VIEW @extschema@.kapture_status WITH (security_barrier) AS
 SELECT a.relation, a.server,
 	CASE WHEN NOT COALESCE((SELECT pg_catalog.bool_and(@extschema@.kapture_is_origin(o.system_identifier, o.database))

@@ -60,12 +60,16 @@ typedef struct KaptureServer
 	int64		max_response_size;	/* bytes */
 	char	   *timezone;
 	int64		pull_window;	/* seconds */
+	bool		pull_paged;		/* pulls are of whole days, in pages */
+	int			cm_id;			/* the account's number in such pulls; 0: not given */
+	int			pull_limit;		/* customers of a page to ask for */
 	int64		pull_interval;	/* seconds, 0: not pulled by itself */
 	int64		pull_overlap;	/* seconds */
 	Timestamp	pull_since;		/* local time of the account, 0: not given */
 	int64		sweep_interval; /* seconds, 0: not swept */
 	double		sweep_rate;		/* requests a second */
 	bool		allow_http;		/* plain http to other hosts than this one */
+	bool		check_rows;		/* rows that Kapture is known to refuse are not sent */
 	char	   *base;			/* the URL without a path */
 	KaptureApiEntry *api_paths; /* of other modules, or NULL */
 	KaptureApiEntry *auth_keys; /* likewise; secret */

@@ -21,6 +21,9 @@
 /* As many mapped columns as fit into a mask of "changed" bits. */
 #define KAPTURE_MAX_COLUMNS	63
 
+/* In such a mask: what has changed is sent even if Kapture is known to have it. */
+#define KAPTURE_CHANGED_FORCE	PG_INT64_MIN
+
 typedef struct KaptureKeyColumn
 {
 	AttrNumber	attnum;

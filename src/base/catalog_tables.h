@@ -19,10 +19,11 @@ typedef enum KaptureTable
 	KAPTURE_TABLE_COLUMN,
 	KAPTURE_TABLE_OUTBOX,
 	KAPTURE_TABLE_DELIVERY,
-	KAPTURE_TABLE_HISTORY
+	KAPTURE_TABLE_HISTORY,
+	KAPTURE_INDEX_OUTBOX_KEYS
 } KaptureTable;
 
-#define KAPTURE_TABLE_COUNT	5
+#define KAPTURE_TABLE_COUNT	6
 
 /* Column number in kapture_attachment, as in the install script. */
 #define KAPTURE_ATTACHMENT_RELATION	2

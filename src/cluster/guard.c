@@ -22,8 +22,11 @@
 #include "utils/timestamp.h"
 
 #include "base/compat.h"
-#include "cluster/bgworker.h"
+#include "base/lock.h"
 #include "cluster/guard.h"
+
+/* What users' code leaves behind goes by this when an error has ended it. */
+kapture_guard_abort_hook_type kapture_guard_abort_hook = NULL;
 
 /*
  * kapture_guard_step
@@ -60,6 +63,18 @@ kapture_guard_step(KaptureGuarded work, void *arg)
 }
 
 /*
+ * Ends a transaction that failed, but not what the process holds beyond it.
+ */
+void
+kapture_guard_abort(void)
+{
+	AbortCurrentTransaction();
+	if (kapture_guard_abort_hook)
+		kapture_guard_abort_hook();
+	kapture_lock_renew();
+}
+
+/*
  * kapture_guard_transaction
  *		Runs work(arg), which begins and commits transactions by itself.
  *
@@ -85,7 +100,7 @@ kapture_guard_transaction(KaptureGuarded work, void *arg)
 		LWLockReleaseAll();
 		ConditionVariableCancelSleep();
 		pgstat_report_wait_end();
-		kapture_process_abort();
+		kapture_guard_abort();
 		pgstat_report_activity(STATE_IDLE, NULL);
 	}
 	PG_END_TRY();
@@ -125,6 +140,15 @@ kapture_guard_will_pass(const ErrorData *error)
 				error->sqlerrcode == ERRCODE_TOO_MANY_CONNECTIONS ||
 				error->sqlerrcode == ERRCODE_CONFIGURATION_LIMIT_EXCEEDED;
 	}
+}
+
+/*
+ * Tells whether an error is just somebody's lock, which is nothing to be reported.
+ */
+bool
+kapture_guard_is_lock(const ErrorData *error)
+{
+	return error->sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE || error->sqlerrcode == ERRCODE_T_R_DEADLOCK_DETECTED;
 }
 
 /*

@@ -22,6 +22,7 @@
 #include "utils/tuplestore.h"
 
 #include "api/argument.h"
+#include "api/hint.h"
 #include "base/owner_sql.h"
 #include "push/task.h"
 #include "table/attach.h"
@@ -165,6 +166,20 @@ preview_put(ReturnSetInfo *rsinfo, KaptureTask *task, const KaptureServer *serve
 	tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
 }
 
+/* Says that nothing would be sent, and why, where there is a reason. */
+static void
+preview_say_nothing(const KaptureTask *task)
+{
+	const char *error = task->state == KAPTURE_TASK_FAILED ? task->failed.error : NULL;
+	const char *hint = error ? kapture_hint_find(error, 0, "") : NULL;
+
+	ereport(NOTICE,
+			(errmsg("nothing would be sent for the row with key \"%s\"", task->delivery->row_key),
+			 error ? errdetail_internal("%s", error) :
+			 task->delivery->row.outside ? errdetail("The filter leaves it out.") : 0,
+			 hint ? errhint("What to do: %s.", _(hint)) : 0));
+}
+
 /*
  * kapture_preview(relation regclass, row_key text)
  *		returns table(waiting boolean, api text, url text, headers text[], body text)
@@ -214,12 +229,11 @@ kapture_preview(PG_FUNCTION_ARGS)
 
 	task.delivery = &delivery;
 	task.att = att;
+	task.check_rows = kapture_server_get(att->server, owner)->check_rows;
 	kapture_task_plan(&task, GetCurrentTimestamp());
 	if (task.state == KAPTURE_TASK_SEND)
 		preview_put(rsinfo, &task, kapture_server_get(att->server, owner), waiting);
 	else
-		ereport(NOTICE,
-				(errmsg("nothing would be sent for the row with key \"%s\"", delivery.row_key),
-				 delivery.row.outside ? errdetail("The filter leaves it out.") : 0));
+		preview_say_nothing(&task);
 	PG_RETURN_NULL();
 }

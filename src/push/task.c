@@ -23,6 +23,8 @@
  * Some accounts do not say the id of a customer that they have added.  Then it is
  * looked up.
  *
+ * What Kapture is known to refuse (api/rules.c) is parked without a request.
+ *
  * An answer that is not about the customer that was sent or searched for is one to
  * another request (a server or proxy has got out of step).  It counts as none.
  *
@@ -38,6 +40,7 @@
 #include "utils/memutils.h"
 
 #include "api/dialect.h"
+#include "api/rules.h"
 #include "base/compat.h"
 #include "base/fault.h"
 #include "base/text.h"
@@ -82,6 +85,27 @@ task_value(const KaptureAttachment *att, const KaptureDelivery *delivery, const 
 			return value && value[0] ? value : NULL;
 	}
 	return NULL;
+}
+
+/* What the row says of the fields of the mask that a customer is known by. */
+static void
+task_identity(const KaptureTask *task, int64 mask, KaptureIdentity *identity)
+{
+	memset(identity, 0, sizeof(*identity));
+	for (int i = 0; i < task->att->ncolumns; i++)
+	{
+		const KaptureMappedColumn *col = &task->att->columns[i];
+		const char *value = task->delivery->row.values[i];
+
+		if ((mask & (INT64CONST(1) << col->bit)) == 0)
+			continue;
+		if (strcmp(col->field, TASK_FIELD_NAME) == 0)
+			identity->name = value;
+		else if (strcmp(col->field, TASK_FIELD_PHONE) == 0)
+			identity->phone = value;
+		else if (strcmp(col->field, TASK_FIELD_EMAIL) == 0)
+			identity->email = value;
+	}
 }
 
 /* Appends the fields of the mask that have a value; returns how many. */
@@ -313,13 +337,46 @@ task_end_doubt(KaptureTask *task, TimestampTz now)
 	task_release(task, now);
 }
 
+/*
+ * Parks a row that Kapture is known to refuse, if what is to be sent of it has
+ * these fields; it has cost no request.  Returns whether it did.
+ */
+static bool
+task_refused(KaptureTask *task, bool is_add, int64 mask)
+{
+	KaptureIdentity sent;
+	const char *refusal;
+
+	if (!task->check_rows)
+		return false;
+	task_identity(task, mask, &sent);
+	refusal = kapture_rules_refusal(is_add, sent.name, sent.phone, sent.email);
+	if (refusal == NULL)
+		return false;
+	task->body = NULL;
+	task->http_status = 0;
+	kapture_task_fail(task, true, 0, refusal);
+	return true;
+}
+
+/* Adds the customer. */
+static void
+task_add(KaptureTask *task)
+{
+	if (!task_refused(task, true, task->att->all_changed))
+		(void) task_prepare(task, KAPTURE_STEP_ADD);
+}
+
 /* Updates the customer, or finds that there is nothing to bring. */
 static void
 task_update(KaptureTask *task)
 {
+	bool		outside = task->delivery->row.outside;
+
+	if (!outside && task_refused(task, false, task->delivery->changed))
+		return;
 	if (!task_prepare(task, KAPTURE_STEP_UPDATE))
-		task_done(task, task->delivery->row.outside ? "left" :
-				  task->customer_id == task->delivery->row.customer_id ? "none" : "link");
+		task_done(task, outside ? "left" : task->customer_id == task->delivery->row.customer_id ? "none" : "link");
 }
 
 /*
@@ -422,7 +479,7 @@ kapture_task_plan(KaptureTask *task, TimestampTz now)
 	else if (delivery->in_doubt == 0)
 	{
 		kapture_task_identify(task->att, delivery);
-		(void) task_prepare(task, KAPTURE_STEP_ADD);
+		task_add(task);
 	}
 	else if (delivery->sent_phone || delivery->sent_email)
 	{
@@ -530,7 +587,7 @@ task_searched(KaptureTask *task, TimestampTz now)
 	else if (task->delivery->row.outside)
 		task_done(task, "left");
 	else if (task->asked_first && task_same_identity(task))
-		(void) task_prepare(task, KAPTURE_STEP_ADD);
+		task_add(task);
 	else if (task->asked_first)
 		task_end_doubt(task, now);
 	else
@@ -624,24 +681,11 @@ task_success(KaptureTask *task, const KaptureReply *reply, TimestampTz now)
 static void
 task_confirm_written(KaptureTask *task, KaptureReply *reply)
 {
-	const KaptureDelivery *delivery = task->delivery;
 	bool		is_add = task->step == KAPTURE_STEP_ADD;
-	KaptureIdentity sent = {0};
+	KaptureIdentity sent;
 
-	for (int i = 0; i < task->att->ncolumns; i++)
-	{
-		const KaptureMappedColumn *col = &task->att->columns[i];
-
-		/* an Update names what has changed, and no more */
-		if (!is_add && (delivery->changed & (INT64CONST(1) << col->bit)) == 0)
-			continue;
-		if (strcmp(col->field, TASK_FIELD_NAME) == 0)
-			sent.name = delivery->row.values[i];
-		else if (strcmp(col->field, TASK_FIELD_PHONE) == 0)
-			sent.phone = delivery->row.values[i];
-		else if (strcmp(col->field, TASK_FIELD_EMAIL) == 0)
-			sent.email = delivery->row.values[i];
-	}
+	/* an Update names what has changed, and no more */
+	task_identity(task, is_add ? task->att->all_changed : task->delivery->changed, &sent);
 	task->strange = !kapture_message_confirm(reply, &sent, is_add ? 0 : task->customer_id);
 }
 

@@ -47,6 +47,7 @@ typedef struct KaptureTask
 	KaptureDelivery *delivery;
 	const KaptureAttachment *att;
 	int64		timeout;		/* of the server, milliseconds */
+	bool		check_rows;		/* what Kapture is known to refuse is not sent there */
 
 	KaptureTaskState state;
 	KaptureStep step;

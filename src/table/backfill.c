@@ -1,28 +1,54 @@
 /*
  * backfill.c
  *		Has rows of an attached table sent that are not changed: those that were
- *		there before, and those that Kapture is to get again.
+ *		there before, those that Kapture is to get again, and the one that its
+ *		user names.
  *
- * A backfill takes the rows without an id, a resync those of a condition.  Both
- * only note the rows, as if they had been changed: the table is not written and
- * none of its triggers fires.  A row that is waiting already is not sent twice:
- * what waits for one row comes together.
+ * A backfill takes the rows without an id, a resync those of a condition, a touch
+ * one row.  They only note the rows, as if they had been changed: the table is not
+ * written and none of its triggers fires.  A row that is waiting already is not sent
+ * twice: what waits for one row comes together.
  */
 #include "postgres.h"
 
+#include "access/relation.h"
+#include "access/xact.h"
+#include "common/hashfn.h"
 #include "fmgr.h"
+#include "miscadmin.h"
+#include "tcop/utility.h"
+#include "utils/acl.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
+#include "utils/guc.h"
+#include "utils/hsearch.h"
 #include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/rel.h"
 
 #include "api/argument.h"
 #include "base/catalog.h"
+#include "base/version.h"
 #include "table/capture.h"
 #include "table/run.h"
 
 PG_FUNCTION_INFO_V1(kapture_backfill);
 PG_FUNCTION_INFO_V1(kapture_backfill_slice);
 PG_FUNCTION_INFO_V1(kapture_resync);
+PG_FUNCTION_INFO_V1(kapture_touch);
+
+/* Rows that are remembered as touched; more are noted as often as they are touched. */
+#define TOUCH_MAX_REMEMBERED	10000
+
+/* A row that the running transaction has touched. */
+typedef struct TouchedRow
+{
+	uint64		key[2];			/* hashes of it */
+	int64		columns;
+	int64		attachment_id;
+} TouchedRow;
+
+static HTAB *touched_rows = NULL;	/* in TopTransactionContext */
 
 static void
 backfill_work(KaptureRun *run, KaptureAttachment *att, List *keys)
@@ -98,5 +124,142 @@ kapture_resync(PG_FUNCTION_ARGS)
 	kapture_argument_check_null(fcinfo, 4, "force");
 	run.force = PG_GETARG_BOOL(4);
 	kapture_run_call(fcinfo, &run);
+	PG_RETURN_VOID();
+}
+
+/* What was touched is known for a transaction, */
+static void
+touch_xact_callback(XactEvent event, void *arg)
+{
+	touched_rows = NULL;
+}
+
+/* and not beyond the end of a savepoint, which may have taken it back. */
+static void
+touch_subxact_callback(SubXactEvent event, SubTransactionId mySubid, SubTransactionId parentSubid, void *arg)
+{
+	if (event == SUBXACT_EVENT_ABORT_SUB && touched_rows)
+	{
+		hash_destroy(touched_rows);
+		touched_rows = NULL;
+	}
+}
+
+/* Is it the first time that this transaction touches the row?  Remembers it. */
+static bool
+touch_is_new(int32 attachment_id, const char *row_key, int64 columns)
+{
+	static bool registered = false;
+	int			len = strlen(row_key);
+	TouchedRow	row = {
+		.key = {hash_bytes_extended((const unsigned char *) row_key, len, 0),
+		hash_bytes_extended((const unsigned char *) row_key, len, 1)},
+		.columns = columns,.attachment_id = attachment_id
+	};
+	bool		found;
+
+	if (!registered)
+	{
+		RegisterXactCallback(touch_xact_callback, NULL);
+		RegisterSubXactCallback(touch_subxact_callback, NULL);
+		registered = true;
+	}
+	if (touched_rows == NULL)
+	{
+		HASHCTL		ctl = {.keysize = sizeof(TouchedRow), .entrysize = sizeof(TouchedRow), .hcxt = TopTransactionContext};
+
+		touched_rows = hash_create("kapture_sync touched rows", 64, &ctl, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+	}
+	(void) hash_search(touched_rows, &row,
+					   hash_get_num_entries(touched_rows) < TOUCH_MAX_REMEMBERED ? HASH_ENTER : HASH_FIND, &found);
+	return !found;
+}
+
+/* The attachment of a relation that the caller may update. */
+static KaptureAttachment *
+touch_find(Oid relid)
+{
+	Relation	rel = try_relation_open(relid, AccessShareLock);
+	KaptureAttachment *att;
+
+	if (rel == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_TABLE),
+				 errmsg("relation with OID %u does not exist", relid)));
+	if (pg_class_aclcheck(relid, GetUserId(), ACL_UPDATE) != ACLCHECK_OK)
+		aclcheck_error(ACLCHECK_NO_PRIV, get_relkind_objtype(rel->rd_rel->relkind), RelationGetRelationName(rel));
+	att = kapture_catalog_attachment(rel);
+	if (att == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("table \"%s\" is not attached to Kapture", RelationGetRelationName(rel)),
+				 errhint("Use kapture_attach() to have its rows sent.")));
+	if (att->nkeys == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("table \"%s\" has no primary key any more", RelationGetRelationName(rel)),
+				 errhint("Add a primary key, or use kapture_detach().")));
+	relation_close(rel, NoLock);
+	return att;
+}
+
+/*
+ * The key as the trigger would note it, whichever way it is written: two texts of
+ * one key would be two rows to the worker.
+ */
+static char *
+touch_key(const KaptureAttachment *att, const char *row_key)
+{
+	char	  **values = kapture_catalog_unpack_key(row_key, att->nkeys);
+	char	   *result;
+	int			nestlevel;
+
+	if (values == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("\"%s\" is not a key of table \"%s\"", row_key, get_rel_name(att->root)),
+				 errdetail("Its key has %d columns.", att->nkeys),
+				 errhint("Give the values as an array, such as {1,x}, in the order of the primary key.")));
+	nestlevel = kapture_catalog_text_settings();
+	for (int i = 0; i < att->nkeys; i++)
+	{
+		KaptureKeyColumn *col = &att->keys[i];
+		Oid			input;
+		Oid			param;
+
+		getTypeInputInfo(col->type, &input, &param);
+		values[i] = OutputFunctionCall(&col->output, OidInputFunctionCall(input, values[i], param, col->typmod));
+	}
+	result = kapture_catalog_pack_key(values, att->nkeys);
+	AtEOXact_GUC(true, nestlevel);
+	return result;
+}
+
+/*
+ * kapture_touch(relation regclass, row_key text, fields text[]) returns void
+ *
+ * For whoever may update the table.  Errors: 22004 relation or row_key is NULL, 42P01
+ * no such relation, 42501 no right to update it, 42704 not attached, or a field that
+ * it does not feed, 22023 or those of the columns' types for what is no key, 55000 the
+ * extension is to be updated first, or the table has no primary key, 25006 the
+ * transaction is read-only.
+ */
+Datum
+kapture_touch(PG_FUNCTION_ARGS)
+{
+	KaptureAttachment *att;
+	int64		columns;
+	char	   *key;
+
+	kapture_argument_check_null(fcinfo, 0, "relation");
+	kapture_argument_check_null(fcinfo, 1, "row_key");
+	PreventCommandIfReadOnly("kapture_touch()");
+	PreventCommandDuringRecovery("kapture_touch()");
+	kapture_version_require();
+	att = touch_find(PG_GETARG_OID(0));
+	columns = PG_ARGISNULL(2) ? att->all_changed : kapture_catalog_fields(att, PG_GETARG_DATUM(2));
+	key = touch_key(att, text_to_cstring(PG_GETARG_TEXT_PP(1)));
+	if (touch_is_new(att->id, key, columns))
+		kapture_capture_again(att, key, columns, false);
 	PG_RETURN_VOID();
 }

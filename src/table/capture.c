@@ -543,8 +543,7 @@ kapture_capture_existing(KaptureAttachment *att, const char *row_key)
 void
 kapture_capture_again(KaptureAttachment *att, const char *row_key, int64 columns, bool force)
 {
-	/* all that is noted is sent, as yet */
-	kapture_notes_add_changed(att->id, columns, row_key);
+	kapture_notes_add_changed(att->id, columns | (force ? KAPTURE_CHANGED_FORCE : 0), row_key);
 }
 
 /* TRUNCATE: whatever has these keys next is another row.  Kapture has no delete, so the rest is to say so. */
@@ -557,9 +556,15 @@ capture_truncate(KaptureAttachment *att)
 	kapture_notes_add(att->id, KAPTURE_NOTE_TRUNCATED, 0, "", NULL, GetCurrentCommandId(false), false);
 	if (kapture_history_retention == 0)
 		return;
-	(void) kapture_own_execute("INSERT INTO @.kapture_history"
+	/* version 1.0 did not name the table */
+	(void) kapture_own_execute(get_attnum(kapture_catalog_relid(KAPTURE_TABLE_HISTORY), "relation") == InvalidAttrNumber ?
+							   "INSERT INTO @.kapture_history"
 							   " (attachment_id, row_key, action, attempts, captured_at, finished_at)"
-							   " VALUES ($1, '', 'truncate', 0, pg_catalog.now(), pg_catalog.clock_timestamp())",
+							   " VALUES ($1, '', 'truncate', 0, pg_catalog.now(), pg_catalog.clock_timestamp())" :
+							   "INSERT INTO @.kapture_history"
+							   " (attachment_id, row_key, action, attempts, captured_at, finished_at, relation)"
+							   " SELECT $1, '', 'truncate', 0, pg_catalog.now(), pg_catalog.clock_timestamp(), relation"
+							   " FROM @.kapture_attachment WHERE attachment_id = $1",
 							   1, types, values);
 }
 

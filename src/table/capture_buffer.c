@@ -25,9 +25,11 @@
  */
 #include "postgres.h"
 
-#include "access/tableam.h"
+#include "access/genam.h"
 #include "access/table.h"
+#include "access/tableam.h"
 #include "access/xact.h"
+#include "catalog/index.h"
 #include "catalog/pg_type.h"
 #include "executor/executor.h"
 #include "utils/array.h"
@@ -49,6 +51,9 @@
 
 /* Bytes of keys in one entry: no more than fit into a row that is not toasted. */
 #define NOTES_PACK_SIZE		1800
+
+/* Indexes of the outbox, and some that somebody may have made. */
+#define NOTES_MAX_INDEXES	4
 
 /* Columns of kapture_outbox: in all, and those that each version has. */
 #define OUTBOX_NATTS		11
@@ -323,20 +328,117 @@ notes_note_unsealed(const NotesPack *pack)
 	notes_unsealed[notes_nunsealed++].attachment_id = pack->attachment_id;
 }
 
+/* How entries get into the indexes of the outbox. */
+typedef struct NotesIndexes
+{
+	Relation	rels[NOTES_MAX_INDEXES];
+	IndexInfo  *infos[NOTES_MAX_INDEXES];
+	int			n;
+	ResultRelInfo *rri;			/* NULL: straight into those above */
+	EState	   *estate;
+} NotesIndexes;
+
+/*
+ * Opens the indexes into which entries can go without the executor.  That spares
+ * a single-row transaction a state of its own and the condition of
+ * kapture_outbox_keys, which entries that are not about keys do not meet.  Returns
+ * false, with none open, where there is another index than expected.
+ */
+static bool
+notes_open_indexes(Relation outbox, NotesIndexes *indexes)
+{
+	List	   *oids = RelationGetIndexList(outbox);
+	ListCell   *lc;
+	bool		plain = list_length(oids) <= NOTES_MAX_INDEXES;
+
+	indexes->n = 0;
+	foreach(lc, oids)
+	{
+		IndexInfo  *info;
+		Relation	rel;
+
+		if (!plain || lfirst_oid(lc) == kapture_catalog_relid(KAPTURE_INDEX_OUTBOX_KEYS))
+			continue;
+		rel = index_open(lfirst_oid(lc), RowExclusiveLock);
+		info = BuildIndexInfo(rel);
+		indexes->rels[indexes->n] = rel;
+		indexes->infos[indexes->n++] = info;
+		plain = info->ii_Predicate == NIL && info->ii_Expressions == NIL && !info->ii_Unique &&
+			info->ii_ExclusionOps == NULL && info->ii_ReadyForInserts;
+	}
+	list_free(oids);
+	if (!plain)
+	{
+		while (indexes->n > 0)
+			index_close(indexes->rels[--indexes->n], NoLock);
+	}
+	return plain;
+}
+
+/* Gets ready for the index entries of what is written from "first" on. */
+static void
+notes_begin_indexes(Relation outbox, int first, NotesIndexes *indexes)
+{
+	bool		keys = false;
+
+	/* the condition of kapture_outbox_keys */
+	for (int i = first; i < notes_npacks && !keys; i++)
+		keys = notes_packs[i].op != 'i' && notes_packs[i].op != 'u';
+	indexes->rri = NULL;
+	indexes->n = 0;
+	if (!keys && notes_open_indexes(outbox, indexes))
+		return;
+	indexes->estate = CreateExecutorState();
+	indexes->rri = makeNode(ResultRelInfo);
+	InitResultRelInfo(indexes->rri, outbox, 1, NULL, 0);
+	ExecOpenIndices(indexes->rri, false);
+}
+
+static void
+notes_insert_index_entries(Relation outbox, NotesIndexes *indexes, TupleTableSlot *slot)
+{
+	if (indexes->rri)
+	{
+		(void) kapture_insert_index_tuples(indexes->rri, slot, indexes->estate);
+		ResetPerTupleExprContext(indexes->estate);
+		return;
+	}
+	for (int i = 0; i < indexes->n; i++)
+	{
+		Datum		values[INDEX_MAX_KEYS];
+		bool		isnull[INDEX_MAX_KEYS];
+
+		FormIndexDatum(indexes->infos[i], slot, NULL, values, isnull);
+		(void) index_insert(indexes->rels[i], values, isnull, &slot->tts_tid, outbox,
+							UNIQUE_CHECK_NO, false, indexes->infos[i]);
+	}
+}
+
+static void
+notes_end_indexes(NotesIndexes *indexes)
+{
+	if (indexes->rri)
+	{
+		ExecCloseIndices(indexes->rri);
+		FreeExecutorState(indexes->estate);
+		return;
+	}
+	for (int i = 0; i < indexes->n; i++)
+		index_close(indexes->rels[i], RowExclusiveLock);
+}
+
 /* Writes the entries from "first" on. */
 static void
 notes_write(Relation outbox, int first)
 {
-	EState	   *estate = CreateExecutorState();
-	ResultRelInfo *rri = makeNode(ResultRelInfo);
+	NotesIndexes indexes;
 	TupleTableSlot *slots[NOTES_MAX_PACKS];
 	CommandId	cid = GetCurrentCommandId(true);
 	MemoryContext chunk = AllocSetContextCreate(CurrentMemoryContext, "kapture_sync outbox rows",
 												ALLOCSET_DEFAULT_SIZES);
 	int			nslots = Min(notes_npacks - first, NOTES_MAX_PACKS);
 
-	InitResultRelInfo(rri, outbox, 1, NULL, 0);
-	ExecOpenIndices(rri, false);
+	notes_begin_indexes(outbox, first, &indexes);
 	for (int i = 0; i < nslots; i++)
 		slots[i] = MakeSingleTupleTableSlot(RelationGetDescr(outbox), &TTSOpsVirtual);
 
@@ -353,8 +455,7 @@ notes_write(Relation outbox, int first)
 			table_multi_insert(outbox, slots, n, cid, 0, NULL);
 		for (int i = 0; i < n; i++)
 		{
-			(void) kapture_insert_index_tuples(rri, slots[i], estate);
-			ResetPerTupleExprContext(estate);
+			notes_insert_index_entries(outbox, &indexes, slots[i]);
 			notes_note_unsealed(&notes_packs[first + i]);
 		}
 		MemoryContextSwitchTo(old);
@@ -365,8 +466,7 @@ notes_write(Relation outbox, int first)
 
 	for (int i = 0; i < nslots; i++)
 		ExecDropSingleTupleTableSlot(slots[i]);
-	ExecCloseIndices(rri);
-	FreeExecutorState(estate);
+	notes_end_indexes(&indexes);
 	MemoryContextDelete(chunk);
 }
 
@@ -382,7 +482,7 @@ notes_write_out(int first)
 		return false;
 	outbox = table_open(relid, RowExclusiveLock);
 
-	/* a table that may be toasted wants a snapshot; at commit there is none any more */
+	/* a row that may be toasted wants a snapshot; at commit there is none any more */
 	if (bare)
 		PushActiveSnapshot(GetTransactionSnapshot());
 	notes_write(outbox, first);

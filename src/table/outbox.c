@@ -100,6 +100,10 @@ typedef enum OutboxQuery
 /* Keys, entries or changes that one statement is about. */
 #define OUTBOX_CHUNK		1000
 
+/* The table of an attachment, for the history, which may outlive the attachment. */
+#define OUTBOX_RELATION(attachment_id) \
+	"(SELECT relation FROM @.kapture_attachment AS a WHERE a.attachment_id = " attachment_id ")"
+
 /*
  * How the delivery "d" of the row with the key "v.row_key" is found, and what makes
  * it the only one: two hashes are as good as the key itself.  The planner is to take
@@ -305,8 +309,8 @@ static const struct
 		4, {INT4OID, TEXTARRAYOID, INT8ARRAYOID, TIMESTAMPTZARRAYOID}
 	},
 	[OUTBOX_GONE] = {
-		"INSERT INTO @.kapture_history (attachment_id, row_key, attempts, action, captured_at, finished_at)"
-		" SELECT $1, v.row_key, 0, 'gone', v.captured_at, statement_timestamp()"
+		"INSERT INTO @.kapture_history (attachment_id, row_key, attempts, action, captured_at, finished_at, relation)"
+		" SELECT $1, v.row_key, 0, 'gone', v.captured_at, statement_timestamp(), " OUTBOX_RELATION("$1")
 		" FROM unnest($2, $3) AS v(row_key, captured_at)",
 		3, {INT4OID, TEXTARRAYOID, TIMESTAMPTZARRAYOID}
 	},
@@ -324,9 +328,9 @@ static const struct
 		" AND d.attempts = v.attempts AND d.again IS NULL"
 		" RETURNING v.*, d.captured_at, coalesce(d.row_key, d.old_key) AS row_key),"
 		" history AS (INSERT INTO @.kapture_history"
-		" (attachment_id, row_key, attempts, action, customer_id, http_status, message, captured_at, finished_at)"
+		" (attachment_id, row_key, attempts, action, customer_id, http_status, message, captured_at, finished_at, relation)"
 		" SELECT attachment_id, row_key, attempts, action, customer_id, http_status, message, captured_at,"
-		" statement_timestamp() FROM gone WHERE $9)"
+		" statement_timestamp(), " OUTBOX_RELATION("gone.attachment_id") " FROM gone WHERE $9)"
 		" SELECT count(*) FROM gone",
 		9, {TIDARRAYOID, INT4ARRAYOID, INT8ARRAYOID, INT4ARRAYOID, TEXTARRAYOID, INT8ARRAYOID, INT4ARRAYOID, TEXTARRAYOID, BOOLOID}
 	},
@@ -345,9 +349,9 @@ static const struct
 		" AND d.attempts = v.attempts AND d.again IS NOT NULL"
 		" RETURNING v.*, d.captured_at, coalesce(d.row_key, d.old_key) AS row_key),"
 		" history AS (INSERT INTO @.kapture_history"
-		" (attachment_id, row_key, attempts, action, customer_id, http_status, message, captured_at, finished_at)"
+		" (attachment_id, row_key, attempts, action, customer_id, http_status, message, captured_at, finished_at, relation)"
 		" SELECT attachment_id, row_key, attempts, action, customer_id, http_status, message, captured_at,"
-		" clock_timestamp() FROM (TABLE gone UNION ALL TABLE again) AS finished WHERE $8)"
+		" clock_timestamp(), " OUTBOX_RELATION("finished.attachment_id") " FROM (TABLE gone UNION ALL TABLE again) AS finished WHERE $8)"
 		" SELECT DISTINCT attachment_id FROM again",
 		8, {INT4ARRAYOID, INT8ARRAYOID, INT4ARRAYOID, TEXTARRAYOID, INT8ARRAYOID, INT4ARRAYOID, TEXTARRAYOID, BOOLOID}
 	},

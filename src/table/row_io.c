@@ -713,6 +713,32 @@ kapture_row_read(KaptureAttachment *att, const char *timezone, List *rows, Snaps
 	row_run_each(row_do_read, att, timezone, rows, snapshot);
 }
 
+/*
+ * Likewise, for as many rows as the caller has memory for: those that do not fit
+ * into a batch come after the others.  LOCKED is but a row that somebody has locked.
+ */
+void
+kapture_row_read_all(KaptureAttachment *att, const char *timezone, List *rows)
+{
+	int			n = 0;
+
+	while (rows != NIL && list_length(rows) != n)
+	{
+		List	   *left = NIL;
+		ListCell   *lc;
+
+		CHECK_FOR_INTERRUPTS();
+		n = list_length(rows);
+		kapture_row_read(att, timezone, rows, NULL);
+		foreach(lc, rows)
+		{
+			if (((KaptureRow *) lfirst(lc))->outcome == KAPTURE_ROW_LOCKED)
+				left = lappend(left, lfirst(lc));
+		}
+		rows = left;
+	}
+}
+
 static void
 row_do_list(RowBatch *batch)
 {

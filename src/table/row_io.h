@@ -37,6 +37,7 @@ typedef struct KaptureRow
 } KaptureRow;
 
 extern void kapture_row_read(KaptureAttachment *att, const char *timezone, List *rows, Snapshot snapshot);
+extern void kapture_row_read_all(KaptureAttachment *att, const char *timezone, List *rows);
 extern List *kapture_row_keys_after(KaptureAttachment *att, bool without_id, const char *condition,
 									const char *after, int limit);
 extern int64 kapture_row_count(KaptureAttachment *att, bool without_id, const char *condition);

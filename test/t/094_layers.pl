@@ -21,7 +21,7 @@ my %below = (
 	push => [qw(base cluster traffic api mapping calls table)],
 	pull => [qw(base cluster traffic api mapping table)],
 	fdw => [qw(base traffic api pull)],
-	observe => [qw(base cluster traffic api mapping calls table push)],
+	observe => [qw(base cluster traffic api mapping calls table push pull)],
 	'.' => [qw(base cluster traffic api mapping calls table push pull fdw observe)]);
 
 # names that "#include" would take for a directory of PostgreSQL's

@@ -1,0 +1,154 @@
+# What is sent of a row, and what is not: rows that Kapture is known to refuse,
+# kapture_touch, and rows that share a customer.
+use strict;
+use warnings;
+
+use FindBin;
+use lib "$FindBin::RealBin/../perl";
+use KaptureTest;
+use Test::More;
+
+my $emulator = start_emulator();
+my $node = new_node('main');
+setup_sync($node, $emulator);
+create_customers($node);
+
+sub sql { return $node->safe_psql('postgres', $_[0]) }
+
+# requests of an API so far
+sub requests
+{
+	my ($api) = @_;
+	return scalar grep { $_->{api} eq $api } @{ emulator_get($emulator, 'log') };
+}
+
+sub idle_ok
+{
+	my ($name) = @_;
+	return poll_ok($node, "SELECT sum(pending + in_flight + retrying) = 0 FROM kapture_status", $name);
+}
+
+#
+# Rows that Kapture is known to refuse
+#
+
+my %refused = (
+	"NULL, '9845765226', NULL" => 'Name and (Phone Number or Email Id) are required fields',
+	"'', '9845765226', NULL" => 'Name and (Phone Number or Email Id) are required fields',
+	"'No contact', NULL, NULL" => 'Name and (Phone Number or Email Id) are required fields',
+	"'Empty', '', ''" => 'Name and (Phone Number or Email Id) are required fields',
+	"'Letters', 'abc', NULL" => 'Invalid phone number, number must contain 10 digits and must start from 6 or above',
+	"'Short', '984576522', NULL" => 'Invalid phone number, number must contain 10 digits and must start from 6 or above',
+	"'Low', '5845765226', NULL" => 'Invalid phone number, number must contain 10 digits and must start from 6 or above',
+	"'Blanks', '98457 65226', NULL" => 'Invalid phone number, number must contain 10 digits and must start from 6 or above',
+	"'With email', '123', 'a\@b.example'" => 'Invalid phone number, number must contain 10 digits and must start from 6 or above',
+	"'No at', NULL, 'example.com'" => 'Invalid email id.',
+	"'No name', NULL, '\@example.com'" => 'Invalid email id.',
+	"'No dot', NULL, 'priya\@example'" => 'Invalid email id.',
+	"'Two', NULL, 'a\@b.example,c\@d.example'" => 'Invalid email id.',
+	"'Blank in it', '9845765226', 'pri ya\@example.com'" => 'Invalid email id.');
+my @rows = sort keys %refused;
+sql("INSERT INTO customers (customer_name, phone, email_id) VALUES " . join ', ', map { "($_)" } @rows);
+my $n = @rows;
+poll_ok($node, "SELECT parked = $n FROM kapture_status", 'rows that Kapture is known to refuse are parked');
+is(requests('add') + requests('update') + requests('get'), 0, 'without a request');
+is(sql("SELECT string_agg(message, '|' ORDER BY row_key::int) FROM kapture_failures"), join('|', map { $refused{$_} } @rows),
+	'with the words of Kapture');
+is(sql("SELECT count(*) FROM kapture_failures WHERE hint IS NULL OR request IS NOT NULL OR api IS NOT NULL OR http_status IS NOT NULL"), '0',
+	'a hint, and no request');
+
+# what is said is what Kapture says: the same rows, sent
+sql("ALTER SERVER kapture OPTIONS (ADD check_rows 'off'); SELECT kapture_retry('customers')");
+poll_ok($node, "SELECT count(*) = $n AND bool_and(http_status = 400 AND api = 'add') FROM kapture_failures WHERE state = 'parked'",
+	'with check_rows off they are sent, and Kapture refuses them');
+is(requests('add'), $n, 'one request for each');
+is(sql("SELECT string_agg(message, '|' ORDER BY row_key::int) FROM kapture_failures"), join('|', map { $refused{$_} } @rows),
+	'in the same words');
+sql("ALTER SERVER kapture OPTIONS (SET check_rows 'on')");
+
+my ($rc, $out, $err) = $node->psql('postgres', "SELECT * FROM kapture_preview('customers', (SELECT id::text FROM customers WHERE customer_name = 'Letters'))");
+like("$out$err", qr/NOTICE:  nothing would be sent for the row with key "\d+"\nDETAIL:  Invalid phone number, .*\nHINT:  What to do: phone must have 10 digits/,
+	'kapture_preview says so');
+
+sql("UPDATE customers SET phone = '9845765226' WHERE customer_name = 'Letters'; DELETE FROM customers WHERE customer_name IS DISTINCT FROM 'Letters'");
+poll_ok($node, "SELECT count(*) = 0 FROM kapture_failures", 'a corrected row is sent by itself');
+idle_ok('nothing waits');
+is(requests('add'), $n + 1, 'once');
+
+# Updates: what is malformed is refused, what is emptied is not sent
+my $id = sql("SELECT kapture_customer_id FROM customers");
+sql("UPDATE customers SET phone = '123', city = 'Pune'");
+poll_ok($node, "SELECT message LIKE 'Invalid phone number%' AND request IS NULL FROM kapture_failures", 'an update to a malformed phone is parked');
+sql("UPDATE customers SET phone = '', customer_name = NULL, email_id = NULL, city = NULL");
+poll_ok($node, "SELECT count(*) = 0 FROM kapture_failures", 'a linked row may lose name, phone and email');
+idle_ok('and nothing waits');
+is(requests('update'), 0, 'as nothing of it is to be sent');
+is(sql("SELECT action || ' ' || customer_id FROM kapture_history ORDER BY finished_at DESC LIMIT 1"), "none $id", 'which the history says');
+sql("UPDATE customers SET phone = NULL, city = 'Nagpur'");
+idle_ok('another column is sent');
+is(requests('update'), 1, 'by one request');
+is(emulator_get($emulator, 'customers')->[0]{phone}, '9845765226', 'Kapture keeps the phone');
+
+#
+# kapture_touch
+#
+
+# what the worker has not taken up yet: rows, with their fields
+sub noted
+{
+	return sql("SELECT string_agg(k || ':' || o.changed, ' ' ORDER BY o.seq) FROM kapture_outbox o, unnest(row_key || more_keys) k");
+}
+
+sql("SELECT kapture_pause('customers')");
+sql("UPDATE customers SET city = 'Surat'; SELECT kapture_discard('customers')");
+my $key = sql("SELECT id FROM customers");
+my $all = sql("SELECT sum(1 << bit) FROM kapture_column");
+my $city = sql("SELECT 1 << bit FROM kapture_column WHERE field = 'city'");
+sql("DELETE FROM kapture_outbox");
+sql("BEGIN; SELECT kapture_touch('customers', '$key'), kapture_touch('customers', '$key'); SELECT kapture_touch('customers', ' 0$key'); COMMIT");
+is(noted(), "$key:$all", 'a touched row is noted with all its fields, once in a transaction, however its key is written');
+sql("DELETE FROM kapture_outbox");
+sql("SELECT kapture_touch('customers', '$key', '{city}')");
+is(noted(), "$key:$city", 'or with those named');
+sql("DELETE FROM kapture_outbox");
+sql("BEGIN; SELECT kapture_touch('customers', '$key'); ROLLBACK");
+is(noted(), '', 'not if the transaction is rolled back');
+sql("BEGIN; SAVEPOINT s; SELECT kapture_touch('customers', '$key'); ROLLBACK TO s; COMMIT");
+is(noted(), '', 'nor if the savepoint is');
+sql("BEGIN; SAVEPOINT s; SELECT kapture_touch('customers', '$key'); ROLLBACK TO s; SELECT kapture_touch('customers', '$key'); COMMIT");
+is(noted(), "$key:$all", 'but if it is touched again after that');
+sql("DELETE FROM kapture_outbox");
+
+my $before = requests('update');
+sql("SELECT kapture_touch('customers', '$key', '{city}'), kapture_touch('customers', '123456'), kapture_resume('customers')");
+idle_ok('what was touched is sent');
+is(requests('update'), $before + 1, 'by one request');
+is(emulator_get($emulator, 'customers')->[0]{city}, 'Surat', 'with the value that the row has');
+is(sql("SELECT action FROM kapture_history WHERE row_key = '123456'"), 'gone', 'a key that is not there ends as gone');
+
+sql(q{CREATE ROLE clerk LOGIN; CREATE ROLE reader LOGIN; GRANT SELECT ON customers TO clerk, reader; GRANT UPDATE ON customers TO clerk;
+	CREATE TABLE pairs (a int, b date, customer_name text, phone text, kapture_customer_id bigint, PRIMARY KEY (a, b));
+	SELECT kapture_attach('pairs'), kapture_pause('pairs'); CREATE TABLE plain (id int PRIMARY KEY)});
+sub touch_error
+{
+	my ($role, @arguments) = @_;
+	(undef, undef, my $stderr) = $node->psql('postgres', "SET ROLE $role; SELECT kapture_touch(" . join(', ', @arguments) . ')');
+	return $stderr;
+}
+is(touch_error('clerk', "'customers'", "'$key'"), '', 'whoever may update the table may touch its rows');
+like(touch_error('reader', "'customers'", "'$key'"), qr/ERROR:  permission denied for table customers/, 'who may not, may not');
+like(touch_error('postgres', "'plain'", "'1'"), qr/ERROR:  table "plain" is not attached to Kapture\nHINT:  Use kapture_attach/, 'a table that is not attached is named');
+like(touch_error('postgres', "'customers'", "'x'"), qr/ERROR:  invalid input syntax for type bigint: "x"/, 'what is no key is an error');
+like(touch_error('postgres', "'customers'", 'NULL'), qr/ERROR:  argument "row_key" must not be null/, 'so is none');
+like(touch_error('postgres', "'pairs'", "'1'"), qr/ERROR:  "1" is not a key of table "pairs"\nDETAIL:  Its key has 2 columns\.\nHINT:  Give the values as an array/,
+	'a key of several columns is an array');
+like(touch_error('postgres', "'customers'", "'$key'", "'{town}'"), qr/ERROR:  .*"town"/, 'a field that the table does not feed is named');
+sql("SET datestyle = 'German'; SELECT kapture_touch('pairs', '{1,2021-3-4}')");
+is(noted(), '{1,2021-03-04}:' . sql("SELECT sum(1 << bit) FROM kapture_column JOIN kapture_attachment USING (attachment_id) WHERE relation = 'pairs'::regclass"),
+	'and noted as the trigger would, whatever the settings are');
+idle_ok('nothing else waits') if sql("SELECT kapture_detach('pairs') IS NOT NULL");
+($rc, $out, $err) = $node->psql('postgres', "BEGIN READ ONLY; SELECT kapture_touch('customers', '$key')");
+like($err, qr/ERROR:  cannot execute kapture_touch\(\) in a read-only transaction/, 'a read-only transaction touches nothing');
+
+$node->stop;
+done_testing();
