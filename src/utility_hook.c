@@ -226,6 +226,7 @@ wayside_affects_expressions(Node *stmt)
 				case OBJECT_TYPE:
 				case OBJECT_DOMAIN:
 				case OBJECT_CAST:
+				case OBJECT_VIEW:
 				case OBJECT_COLLATION:
 				case OBJECT_SCHEMA:
 				case OBJECT_EXTENSION:
@@ -394,6 +395,9 @@ wayside_follow(Node *stmt)
 		kapture_fdw_advise_created(((CreateForeignTableStmt *) stmt)->base.relation);
 	if (wayside_drops_servers(stmt))
 		kapture_unbind_dropped();
+	if (IsA(stmt, ViewStmt) && !IsBinaryUpgrade && !kapture_is_restoring() &&
+		OidIsValid(kapture_catalog_relid(KAPTURE_TABLE_ATTACHMENT)))
+		kapture_attach_view_changed(((ViewStmt *) stmt)->view);
 	if (wayside_affects_expressions(stmt) && OidIsValid(kapture_catalog_relid(KAPTURE_TABLE_ATTACHMENT)))
 		kapture_attach_reconsider();
 	if ((IsA(stmt, CreateForeignServerStmt) || IsA(stmt, AlterForeignServerStmt)) &&
