@@ -13,7 +13,7 @@ DATA = $(filter-out $(DATA_built),$(wildcard sql/kapture_sync--*.sql))
 
 # The tests that need nothing but a server with the library preloaded; and, given
 # the address of an emulator, those that need Kapture.
-REGRESS = attach capture shapes options call_errors hints phone
+REGRESS = attach capture expressions shapes options call_errors hints phone
 ifdef KAPTURE_EMULATOR_URL
 REGRESS += calls pull_rows foreign_tables foreign_writes
 endif

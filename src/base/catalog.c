@@ -30,6 +30,7 @@
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
+#include "utils/jsonb.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
@@ -56,6 +57,93 @@
 #define COLUMN_FIELD			3
 #define COLUMN_NAME				4
 #define COLUMN_ATTNUM			5
+
+/* A column of a row of an own table that may be null, or not be there in version 1.0. */
+static Datum
+catalog_getattr_or_null(HeapTuple tuple, Relation rel, const char *name, bool *isnull)
+{
+	AttrNumber	attnum = get_attnum(RelationGetRelid(rel), name);
+
+	*isnull = true;
+	return attnum == InvalidAttrNumber ? (Datum) 0 : heap_getattr(tuple, attnum, RelationGetDescr(rel), isnull);
+}
+
+/* Likewise as text, NULL for null. */
+static char *
+catalog_gettext_or_null(HeapTuple tuple, Relation rel, const char *name)
+{
+	bool		isnull;
+	Datum		value = catalog_getattr_or_null(tuple, rel, name, &isnull);
+
+	return isnull ? NULL : TextDatumGetCString(value);
+}
+
+/*
+ * Makes an expression of its text and the names of the columns that it reads, null if
+ * that is the whole row, with their numbers in "rel".
+ */
+static KaptureExpression *
+catalog_make_expression(char *text, Datum reads, bool reads_all, Relation rel)
+{
+	KaptureExpression *result = palloc0(sizeof(KaptureExpression));
+	Datum	   *names;
+	int			n;
+
+	result->text = text;
+	result->reads_all = reads_all;
+	if (reads_all)
+		return result;
+	deconstruct_array(DatumGetArrayTypeP(reads), NAMEOID, NAMEDATALEN, false, TYPALIGN_CHAR, &names, NULL, &n);
+	for (int i = 0; i < n; i++)
+	{
+		AttrNumber	attnum = get_attnum(RelationGetRelid(rel), NameStr(*DatumGetName(names[i])));
+
+		if (attnum != InvalidAttrNumber)
+			result->reads = lappend_int(result->reads, attnum);
+	}
+	return result;
+}
+
+/* The constants that are sent when a row leaves, from the jsonb that names them. */
+static List *
+catalog_make_field_values(Jsonb *object)
+{
+	JsonbIterator *it = JsonbIteratorInit(&object->root);
+	JsonbIteratorToken token;
+	JsonbValue	v;
+	KaptureFieldValue *field = NULL;
+	List	   *result = NIL;
+
+	while ((token = JsonbIteratorNext(&it, &v, true)) != WJB_DONE)
+	{
+		if (token == WJB_KEY)
+		{
+			field = palloc(sizeof(KaptureFieldValue));
+			field->field = pnstrdup(v.val.string.val, v.val.string.len);
+		}
+		else if (token == WJB_VALUE && v.type == jbvString)
+		{
+			field->value = pnstrdup(v.val.string.val, v.val.string.len);
+			result = lappend(result, field);
+		}
+	}
+	return result;
+}
+
+/* Fills in what says which rows go to Kapture. */
+static void
+catalog_read_filter(KaptureAttachment *att, HeapTuple tuple, Relation attachments, Relation rel)
+{
+	char	   *text = catalog_gettext_or_null(tuple, attachments, "filter");
+	bool		isnull;
+	Datum		value = catalog_getattr_or_null(tuple, attachments, "filter_columns", &isnull);
+
+	if (text)
+		att->filter = catalog_make_expression(text, value, isnull, rel);
+	value = catalog_getattr_or_null(tuple, attachments, "on_leave", &isnull);
+	if (!isnull)
+		att->on_leave = catalog_make_field_values(DatumGetJsonbP(value));
+}
 
 /* Which version of a row this is. */
 static void
@@ -149,6 +237,7 @@ catalog_make_attachment(HeapTuple tuple, Relation attachments, Relation rel)
 	Datum	   *names;
 	int			n;
 
+	result->computing = palloc0(sizeof(KaptureComputing));
 	result->id = DatumGetInt32(kapture_catalog_getattr(tuple, attachments, ATTACHMENT_ID));
 	result->root = DatumGetObjectId(kapture_catalog_getattr(tuple, attachments, KAPTURE_ATTACHMENT_RELATION));
 	catalog_read_version(tuple, &result->version);
@@ -169,6 +258,7 @@ catalog_make_attachment(HeapTuple tuple, Relation attachments, Relation rel)
 	result->pull = DatumGetBool(kapture_catalog_getattr(tuple, attachments, ATTACHMENT_PULL));
 	result->remote_wins =
 		strcmp(TextDatumGetCString(kapture_catalog_getattr(tuple, attachments, ATTACHMENT_ON_CONFLICT)), "remote") == 0;
+	catalog_read_filter(result, tuple, attachments, rel);
 	return result;
 }
 
@@ -205,6 +295,43 @@ catalog_compare_bits(const void *a, const void *b)
 	return ((const KaptureMappedColumn *) a)->bit - ((const KaptureMappedColumn *) b)->bit;
 }
 
+/* Fills in the column that a field's value comes from, with its number in "rel". */
+static void
+catalog_read_plain_column(KaptureMappedColumn *col, HeapTuple tuple, Relation columns, Oid root, Relation rel)
+{
+	AttrNumber	attnum = DatumGetInt16(kapture_catalog_getattr(tuple, columns, COLUMN_ATTNUM));
+
+	col->name = pstrdup(NameStr(*DatumGetName(kapture_catalog_getattr(tuple, columns, COLUMN_NAME))));
+	if (get_attnum(root, col->name) == InvalidAttrNumber)
+	{
+		char	   *renamed = get_attname(root, attnum, true);
+
+		if (renamed)
+			col->name = renamed;
+	}
+	col->attnum = get_attnum(RelationGetRelid(rel), col->name);
+}
+
+/* Fills in where a field's value comes from. */
+static void
+catalog_read_column(KaptureMappedColumn *col, HeapTuple tuple, Relation columns, Oid root, Relation rel)
+{
+	char	   *expression = catalog_gettext_or_null(tuple, columns, "expression");
+
+	col->bit = DatumGetInt16(kapture_catalog_getattr(tuple, columns, COLUMN_BIT));
+	col->field = TextDatumGetCString(kapture_catalog_getattr(tuple, columns, COLUMN_FIELD));
+	col->constant = catalog_gettext_or_null(tuple, columns, "constant");
+	if (expression)
+	{
+		bool		isnull;
+		Datum		reads = catalog_getattr_or_null(tuple, columns, "reads", &isnull);
+
+		col->expression = catalog_make_expression(expression, reads, isnull, rel);
+	}
+	else if (col->constant == NULL)
+		catalog_read_plain_column(col, tuple, columns, root, rel);
+}
+
 /* Fills in the mapped columns, with their numbers in "rel". */
 static void
 catalog_read_columns(KaptureAttachment *att, Relation rel)
@@ -221,20 +348,8 @@ catalog_read_columns(KaptureAttachment *att, Relation rel)
 	while (att->ncolumns < KAPTURE_MAX_COLUMNS && HeapTupleIsValid(tuple = systable_getnext(scan)))
 	{
 		KaptureMappedColumn *col = &att->columns[att->ncolumns++];
-		AttrNumber	attnum = DatumGetInt16(kapture_catalog_getattr(tuple, columns, COLUMN_ATTNUM));
-		char	   *name = pstrdup(NameStr(*DatumGetName(kapture_catalog_getattr(tuple, columns, COLUMN_NAME))));
 
-		col->bit = DatumGetInt16(kapture_catalog_getattr(tuple, columns, COLUMN_BIT));
-		col->field = TextDatumGetCString(kapture_catalog_getattr(tuple, columns, COLUMN_FIELD));
-		if (get_attnum(att->root, name) == InvalidAttrNumber)
-		{
-			char	   *renamed = get_attname(att->root, attnum, true);
-
-			if (renamed)
-				name = renamed;
-		}
-		col->name = name;
-		col->attnum = get_attnum(RelationGetRelid(rel), name);
+		catalog_read_column(col, tuple, columns, att->root, rel);
 		att->all_changed |= INT64CONST(1) << col->bit;
 	}
 	systable_endscan(scan);

@@ -303,6 +303,24 @@ user_code_runs_arguments(Oid funcid)
 	return false;
 }
 
+/*
+ * Tells whether an expression may call a function of PostgreSQL's own whoever wrote
+ * it: it changes nothing, everybody may execute it, and it runs no other code.
+ */
+bool
+kapture_user_code_is_harmless(Oid funcid)
+{
+	HeapTuple	tuple = SearchSysCache1(PROCOID, ObjectIdGetDatum(funcid));
+	bool		result;
+
+	if (!HeapTupleIsValid(tuple))
+		elog(ERROR, "cache lookup failed for function %u", funcid);
+	result = ((Form_pg_proc) GETSTRUCT(tuple))->provolatile != PROVOLATILE_VOLATILE &&
+		!user_code_runs_arguments(funcid) && user_code_is_public(tuple);
+	ReleaseSysCache(tuple);
+	return result;
+}
+
 /* Notes a function that a condition must not call. */
 static bool
 user_code_check_call(Oid funcid, void *context)

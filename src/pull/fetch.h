@@ -20,6 +20,8 @@ typedef struct KaptureWindow
 {
 	Timestamp	from;			/* only for pulls, in the account's local time */
 	Timestamp	to;
+	bool		continues;		/* another page of the window before, */
+	bool		unfinished;		/* and there may be more: "to" is as if nothing had come */
 	int			number;			/* only for Gets: of the body, from 0 */
 	TimestampTz asked;			/* when its request was sent */
 	const KaptureList *list;	/* NULL: no customers */

@@ -164,10 +164,11 @@ pull_window(PullServer *server, const KaptureWindow *window)
 
 	kapture_process_begin("writing pulled customers");
 	kapture_copies_write_as_owner(run->copies, window->list, window->asked, &copied);
+	run->newest = window->continues ? Max(run->newest, copied.newest) : copied.newest;
 	pulled_until = kapture_pull_watermark(run->pulled_until,
 										  kapture_local_earliest(window->from, zone),
 										  kapture_local_earliest(window->to, zone),
-										  run->began, copied.newest, window->to >= run->end);
+										  run->began, run->newest, window->to >= run->end);
 	kapture_pull_state_window(server->server.name, pulled_until, window->to,
 							  kapture_fetch_windows_left(run->fetch, window->to),
 							  copied.seen, copied.written);

@@ -128,6 +128,23 @@ task_append_fields(const KaptureTask *task, StringInfo body, int64 mask)
 	return n;
 }
 
+/* Appends the constants for customers whose row has left; returns how many. */
+static int
+task_append_on_leave(const KaptureTask *task, StringInfo body)
+{
+	ListCell   *lc;
+
+	if ((task->delivery->changed & KAPTURE_CHANGED_FILTER) == 0)
+		return 0;				/* it had left before */
+	foreach(lc, task->att->on_leave)
+	{
+		KaptureFieldValue *constant = lfirst(lc);
+
+		kapture_message_append_field(body, constant->field, constant->value);
+	}
+	return list_length(task->att->on_leave);
+}
+
 /*
  * Makes the body of a search by id, phone, email or both of these (NULL: not by
  * this), with all the keys of the sample.
@@ -168,7 +185,8 @@ task_prepare(KaptureTask *task, KaptureStep step)
 			snprintf(id, sizeof(id), INT64_FORMAT, task->customer_id);
 			appendStringInfoChar(&body, '{');
 			kapture_message_append_field(&body, "kapture_customer_id", id);
-			any = task_append_fields(task, &body, task->delivery->changed) > 0;
+			any = task->delivery->row.outside ? task_append_on_leave(task, &body) > 0 :
+				task_append_fields(task, &body, task->delivery->changed) > 0;
 			appendStringInfoChar(&body, '}');
 			break;
 		case KAPTURE_STEP_FIND_PHONE:
@@ -353,9 +371,12 @@ task_add(KaptureTask *task)
 static void
 task_update(KaptureTask *task)
 {
-	if (!task_refused(task, false, task->delivery->changed) &&
-		!task_prepare(task, KAPTURE_STEP_UPDATE))
-		task_done(task, task->customer_id == task->delivery->row.customer_id ? "none" : "link");
+	bool		outside = task->delivery->row.outside;
+
+	if (!outside && task_refused(task, false, task->delivery->changed))
+		return;
+	if (!task_prepare(task, KAPTURE_STEP_UPDATE))
+		task_done(task, outside ? "left" : task->customer_id == task->delivery->row.customer_id ? "none" : "link");
 }
 
 /*
@@ -453,6 +474,8 @@ kapture_task_plan(KaptureTask *task, TimestampTz now)
 		task_release(task, delivery->in_doubt);
 	else if (task->customer_id != 0)
 		task_update(task);
+	else if (delivery->in_doubt == 0 && delivery->row.outside)
+		task_done(task, "left");
 	else if (delivery->in_doubt == 0)
 	{
 		kapture_task_identify(task->att, delivery);
@@ -561,6 +584,8 @@ task_searched(KaptureTask *task, TimestampTz now)
 	}
 	else if (search_again)
 		task_release(task, TimestampTzPlusMilliseconds(now, KAPTURE_SEARCH_RETRY));
+	else if (task->delivery->row.outside)
+		task_done(task, "left");
 	else if (task->asked_first && task_same_identity(task))
 		task_add(task);
 	else if (task->asked_first)
@@ -624,7 +649,8 @@ task_success(KaptureTask *task, const KaptureReply *reply, TimestampTz now)
 				task_look_up(task, now);
 			break;
 		case KAPTURE_STEP_UPDATE:
-			task_done(task, task->delivery->row.customer_id == 0 ? "link" : "update");
+			task_done(task, task->delivery->row.outside ? "left" :
+					  task->delivery->row.customer_id == 0 ? "link" : "update");
 			break;
 		case KAPTURE_STEP_FIND_PHONE:
 			task->by_phone = reply->customer_id;

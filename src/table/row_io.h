@@ -30,6 +30,7 @@ typedef struct KaptureRow
 	KaptureRowOutcome outcome;
 	char	   *error;
 	bool		slow;			/* FAILED, as its time was up */
+	bool		outside;		/* DONE, but it is none of the filter's: no values */
 	int64		customer_id;	/* as in the table, 0 for NULL */
 	char	  **values;			/* of the mapped columns, NULL for NULL */
 	Size		bytes;			/* of them and the key */

@@ -29,9 +29,9 @@ my $count = 'SELECT count(*) FROM kapture_customers';
 
 # options
 my @bad = (
-	[ "pull_interval 'soon'", qr/invalid value for option "pull_interval": "soon"\n.*HINT:  Write an interval/s ],
+	[ "pull_interval 'soon'", qr/invalid value for option "pull_interval": "soon"\n.*HINT:  Write a number and a unit/s ],
 	[ "pull_interval '0'", qr/between 1 second and/ ],
-	[ "pull_overlap '1 month'", qr/without months/ ],
+	[ "pull_overlap '1 month'", qr/It must not have months or years/ ],
 	[ "pull_since 'yesterday'", qr/HINT:  Write it in the account's local time/ ],
 	[ "pull_since '2021-02-29'", qr/It must be a date/ ],
 	[ "pull_since '2021-03-14 25:00:00'", qr/It must be a date/ ],
