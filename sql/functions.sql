@@ -254,6 +254,12 @@ LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'kapture_match';
 COMMENT ON FUNCTION @extschema@.kapture_match(regclass, boolean) IS
 'asks Kapture for the phones and emails of the rows of a table that have no id, and returns those whose customer is there; write: has the worker write the ids of those without a problem';
 
+CREATE OR REPLACE FUNCTION @extschema@.kapture_acknowledge(server name, kapture_customer_id bigint)
+RETURNS boolean
+LANGUAGE C VOLATILE AS 'MODULE_PATHNAME', 'kapture_acknowledge';
+COMMENT ON FUNCTION @extschema@.kapture_acknowledge(name, bigint) IS
+'has kapture_orphans show a customer no more; returns whether it did';
+
 CREATE OR REPLACE FUNCTION @extschema@.kapture_is_origin(system_identifier bigint, database oid)
 RETURNS boolean
 LANGUAGE C STABLE STRICT AS 'MODULE_PATHNAME', 'kapture_is_origin';
