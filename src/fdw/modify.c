@@ -306,7 +306,8 @@ modify_end_body(const Modify *modify, ModifyRow *row, StringInfo body, bool any)
 	appendStringInfoChar(body, '}');
 	row->flat = body->data;
 	row->flat_len = body->len;
-	row->body = kapture_dialect_body(server, modify->api, body->data, body->len, &row->body_len);
+	row->body = kapture_dialect_body(server->names[modify->api], server->constants[modify->api],
+									 server->body_array[modify->api], body->data, body->len, &row->body_len);
 }
 
 /* Makes the body of an Add. */

@@ -54,6 +54,7 @@
 #include "api/option.h"
 #include "api/reply.h"
 #include "base/compat.h"
+#include "base/text.h"
 #include "pull/fetch.h"
 #include "traffic/pacing.h"
 
@@ -326,8 +327,9 @@ fetch_send(KaptureFetch *fetch, FetchSlot *slot)
 		text = fetch_page_body(server, slot);
 	else
 		text = kapture_fetch_pull_body(slot->from, slot->to);
-	body = kapture_message_to_utf8(text, &len);
-	body = kapture_dialect_body(server, fetch->api, body, len, &len);
+	body = kapture_text_to_utf8(text, &len);
+	body = kapture_dialect_body(server->names[fetch->api], server->constants[fetch->api], server->body_array[fetch->api],
+								body, len, &len);
 	MemoryContextSwitchTo(old);
 	slot->request = kapture_http_start(server, fetch->api, body, len, slot, &when);
 	if (slot->request == NULL)
