@@ -25,14 +25,14 @@ done
 sql 'ALTER SYSTEM RESET fsync' && sql 'SELECT pg_reload_conf()' >/dev/null
 
 build() {
-	touch "$work/src/src/push/worker.c"
+	touch "$work/src/src/push/record.c"
 	as_runner make -s -C "$work/src" PG_CONFIG="$pg_config" with_llvm=no COPT="${1:-}" all
 	as_root make -s -C "$work/src" PG_CONFIG="$pg_config" with_llvm=no install >/dev/null
 	restart_server
 }
 for ((i = 0; i < times; i++)); do
 	for batch in 1 32 128 512; do
-		build "-DWORKER_RECORD_BATCH=$batch"
+		build "-DRECORD_BATCH=$batch"
 		drain_once
 		point choice_batch "$batch at a time" "$rate"
 	done

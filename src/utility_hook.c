@@ -44,6 +44,7 @@
 #include "base/restore.h"
 #include "cluster/shmem.h"
 #include "fdw/modify.h"
+#include "mapping/expression.h"
 #include "pull/mirror.h"
 #include "table/advice.h"
 #include "table/attach.h"
@@ -200,6 +201,53 @@ wayside_notice(Node *stmt)
 	}
 }
 
+/* May a statement give something another name, or schema? */
+static bool
+wayside_renames(Node *stmt)
+{
+	return !IsBinaryUpgrade && (IsA(stmt, RenameStmt) || IsA(stmt, AlterObjectSchemaStmt)) &&
+		OidIsValid(kapture_catalog_relid(KAPTURE_TABLE_ATTACHMENT));
+}
+
+/* May a statement make or drop what expressions use, other than columns of their table? */
+static bool
+wayside_affects_expressions(Node *stmt)
+{
+	if (IsBinaryUpgrade || kapture_is_restoring())
+		return false;
+	switch (nodeTag(stmt))
+	{
+		case T_DropStmt:
+			switch (((DropStmt *) stmt)->removeType)
+			{
+				case OBJECT_FUNCTION:
+				case OBJECT_ROUTINE:
+				case OBJECT_OPERATOR:
+				case OBJECT_TYPE:
+				case OBJECT_DOMAIN:
+				case OBJECT_CAST:
+				case OBJECT_VIEW:
+				case OBJECT_COLLATION:
+				case OBJECT_SCHEMA:
+				case OBJECT_EXTENSION:
+					return true;
+				default:
+					return false;
+			}
+		case T_DropOwnedStmt:
+		case T_CreateFunctionStmt:
+		case T_CreateExtensionStmt:
+		case T_DefineStmt:
+		case T_CreateCastStmt:
+		case T_CreateDomainStmt:
+		case T_CreateEnumStmt:
+		case T_CreateRangeStmt:
+			return true;
+		default:
+			return false;
+	}
+}
+
 /* May servers have been dropped by this statement? */
 static bool
 wayside_drops_servers(Node *stmt)
@@ -347,6 +395,11 @@ wayside_follow(Node *stmt)
 		kapture_fdw_advise_created(((CreateForeignTableStmt *) stmt)->base.relation);
 	if (wayside_drops_servers(stmt))
 		kapture_unbind_dropped();
+	if (IsA(stmt, ViewStmt) && !IsBinaryUpgrade && !kapture_is_restoring() &&
+		OidIsValid(kapture_catalog_relid(KAPTURE_TABLE_ATTACHMENT)))
+		kapture_attach_view_changed(((ViewStmt *) stmt)->view);
+	if (wayside_affects_expressions(stmt) && OidIsValid(kapture_catalog_relid(KAPTURE_TABLE_ATTACHMENT)))
+		kapture_attach_reconsider();
 	if ((IsA(stmt, CreateForeignServerStmt) || IsA(stmt, AlterForeignServerStmt)) &&
 		!IsBinaryUpgrade && !kapture_is_restoring() && kapture_pull_servers() != NIL &&
 		OidIsValid(kapture_catalog_relid(KAPTURE_TABLE_ATTACHMENT)))
@@ -382,6 +435,7 @@ wayside_process_utility(PlannedStmt *pstmt, const char *query_string,
 	List	   *columns = NIL;
 	List	   *leaving = NIL;
 	bool		makes_partition = wayside_makes_partition(pstmt->utilityStmt);
+	List	   *expressions = wayside_renames(pstmt->utilityStmt) ? kapture_expression_before_rename() : NIL;
 
 	wayside_notice(pstmt->utilityStmt);
 	if (OidIsValid(dbid))
@@ -405,6 +459,7 @@ wayside_process_utility(PlannedStmt *pstmt, const char *query_string,
 	wayside_add_leaving(pstmt->utilityStmt, makes_partition, &leaving);
 	kapture_leave_follow(leaving);
 	wayside_follow_columns(columns);
+	kapture_attach_renamed(expressions);
 	wayside_follow(pstmt->utilityStmt);
 	if (renames)
 	{

@@ -39,13 +39,46 @@ typedef struct KaptureKeyColumn
 	FmgrInfo	output;
 } KaptureKeyColumn;
 
+/*
+ * This bit of a mask of changes says that columns of the filter have changed, so that
+ * the row may have come in or left.  No mapped column has it.
+ */
+#define KAPTURE_CHANGED_FILTER	PG_INT64_MIN
+
+/* An expression over the columns of a row. */
+typedef struct KaptureExpression
+{
+	char	   *text;			/* as it is kept */
+	bool		reads_all;		/* it is about the row as a whole */
+	List	   *reads;			/* numbers of the columns that it is about */
+	struct Node *node;			/* expression.c's own */
+} KaptureExpression;
+
+/* What is known of whether the expressions of an attachment can be evaluated. */
+typedef struct KaptureComputing
+{
+	bool		parsed;
+	char	   *problem;		/* NULL: they can */
+} KaptureComputing;
+
 typedef struct KaptureMappedColumn
 {
 	int			bit;
 	char	   *field;			/* Kapture's name */
-	AttrNumber	attnum;			/* InvalidAttrNumber: the column is gone */
-	char	   *name;			/* the column's name now */
+	AttrNumber	attnum;			/* InvalidAttrNumber: the column is gone, or there is
+								 * none */
+	char	   *name;			/* the column's name now, that of the view if the
+								 * values come from one; NULL: the value is computed */
+	KaptureExpression *expression;	/* of a computed value, or NULL: */
+	char	   *constant;		/* it is the same for all rows */
 } KaptureMappedColumn;
+
+/* A field of Kapture's and the value it gets, whatever the row. */
+typedef struct KaptureFieldValue
+{
+	char	   *field;
+	char	   *value;
+} KaptureFieldValue;
 
 /* Which version of its row in kapture_attachment something was read from. */
 typedef struct KaptureAttachedVersion
@@ -83,6 +116,16 @@ typedef struct KaptureAttachment
 	int			ncolumns;
 	KaptureMappedColumn *columns;	/* in the order of their bits */
 	int64		all_changed;	/* mask of all columns */
+	KaptureExpression *filter;	/* NULL: all rows go to Kapture */
+	char	   *source_name;	/* of the view that its values come from; NULL: they
+								 * are its own */
+	Oid			source;			/* the view; InvalidOid: it is gone */
+	List	   *source_keys;	/* names of its columns that are the key */
+	KaptureExpression *source_reads;	/* columns of the table that it reads */
+	List	   *beside;			/* relations that its statements may read, besides */
+	List	   *on_leave;		/* of KaptureFieldValue, for customers whose row
+								 * has left the filter */
+	KaptureComputing *computing;
 
 	/* row_io.c's own */
 	struct _SPI_plan *plans[KAPTURE_ROW_STATEMENTS];
@@ -95,6 +138,7 @@ extern Oid	kapture_catalog_attached_relation(int32 attachment_id);
 extern bool kapture_catalog_is_paused(int32 attachment_id);
 extern KaptureAttachment *kapture_catalog_attachment(Relation rel);
 extern KaptureAttachment *kapture_catalog_with_former_key(const KaptureAttachment *att, Relation rel);
+extern Oid	kapture_catalog_find_relation(const char *name);
 extern char *kapture_catalog_problem(const KaptureAttachment *att);
 extern int64 kapture_catalog_fields(const KaptureAttachment *att, Datum fields);
 extern Oid	kapture_catalog_owner(Oid relid);

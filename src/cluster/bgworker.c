@@ -1,12 +1,18 @@
 /*
  * bgworker.c
  *		What the background processes of a database have in common: how they
- *		begin and end, and what they report.
+ *		begin, work and end, and what they report.
+ *
+ * Worker and puller are loops over passes (kapture_process_run_loop).  A pass does
+ * what is to be done in transactions of its own, each with an activity to be shown,
+ * and waits.  Between transactions, the process's memory context is the current one.
  */
 #include "postgres.h"
 
 #include "access/xact.h"
 #include "catalog/pg_database.h"
+#include "commands/dbcommands.h"
+#include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "postmaster/bgworker.h"
@@ -14,10 +20,15 @@
 #include "storage/ipc.h"
 #include "storage/latch.h"
 #include "tcop/tcopprot.h"
+#include "utils/backend_status.h"
 #include "utils/guc.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
+#include "base/catalog_tables.h"
 #include "base/compat.h"
+#include "base/guc.h"
 #include "base/lock.h"
 #include "base/user_code.h"
 #include "cluster/bgworker.h"
@@ -26,9 +37,15 @@
 #define PROCESS_LOCK_TIMEOUT	"200ms"
 
 static bool process_ours = false;
+static KaptureWorkerKind process_kind;
+static MemoryContext process_context;	/* what lives as long as the process */
+static const char *process_database = NULL; /* its name */
 
-/* What users' code leaves behind goes by this when an error has ended it. */
-kapture_process_abort_hook_type kapture_process_abort_hook = NULL;
+/*
+ * Is anything noted in kapture_status that is of no table?  An earlier process may
+ * have left something.
+ */
+static bool process_in_trouble = true;
 
 /* When statistics are to be handed over that were too fresh for it, DT_NOEND: none are. */
 static TimestampTz process_stats_due = DT_NOEND;
@@ -127,12 +144,41 @@ kapture_process_count(void)
 }
 
 /*
+ * To be called once by each background process: has signals noticed.
+ */
+void
+kapture_process_handle_signals(void)
+{
+	pqsignal(SIGHUP, SignalHandlerForConfigReload);
+	pqsignal(SIGTERM, die);
+	BackgroundWorkerUnblockSignals();
+}
+
+/*
+ * To be called in each round of a background process's loop.  Returns whether
+ * settings were read anew.
+ */
+bool
+kapture_process_serve_signals(void)
+{
+	CHECK_FOR_INTERRUPTS();
+	if (!ConfigReloadPending)
+		return false;
+	ConfigReloadPending = false;
+	ProcessConfigFile(PGC_SIGHUP);
+	return true;
+}
+
+/*
  * Connects to the database and takes over the slot that the launcher has put
  * into the arguments; does not return if the launcher has given up on it.
  * Statistics are not counted before kapture_process_count().
+ *
+ * Returns the memory context of what lives as long as the process, which is the
+ * current one from here on.
  */
-void
-kapture_process_initialize(Datum arg)
+MemoryContext
+kapture_process_initialize(Datum arg, KaptureWorkerKind kind)
 {
 	Oid			dbid;
 	uint32		generation;
@@ -140,10 +186,7 @@ kapture_process_initialize(Datum arg)
 	memcpy(&dbid, MyBgworkerEntry->bgw_extra, sizeof(Oid));
 	memcpy(&generation, MyBgworkerEntry->bgw_extra + sizeof(Oid), sizeof(uint32));
 
-	pqsignal(SIGHUP, SignalHandlerForConfigReload);
-	pqsignal(SIGTERM, die);
-	BackgroundWorkerUnblockSignals();
-
+	kapture_process_handle_signals();
 	if (!kapture_shmem_worker_attach(DatumGetInt32(arg), generation, dbid))
 		proc_exit(0);
 	if (kapture_shmem_worker_must_leave())
@@ -154,6 +197,13 @@ kapture_process_initialize(Datum arg)
 	kapture_user_code_enter_process();
 	process_own_settings();
 	process_ours = true;
+	process_kind = kind;
+	process_context = AllocSetContextCreate(TopMemoryContext, "kapture_sync process", ALLOCSET_DEFAULT_SIZES);
+	StartTransactionCommand();
+	process_database = MemoryContextStrdup(process_context, get_database_name(MyDatabaseId));
+	CommitTransactionCommand();
+	MemoryContextSwitchTo(process_context);
+	return process_context;
 }
 
 /*
@@ -166,17 +216,26 @@ kapture_process_is_ours(void)
 }
 
 /*
+ * Returns the name of the database, which cannot change while the process is there.
+ */
+const char *
+kapture_process_database(void)
+{
+	return process_database;
+}
+
+/*
  * One process of a kind for each database, whatever shared memory says: ends
  * this one if there is another.  The lock is that of the database as an object
  * of its own with an objsubid that nothing else locks; nobody takes it by SQL,
  * and so keeps the process from running, or gives it back.
  */
 void
-kapture_process_lock_database(KaptureWorkerKind kind)
+kapture_process_lock_database(void)
 {
 	LOCKTAG		tag;
 
-	SET_LOCKTAG_OBJECT(tag, MyDatabaseId, DatabaseRelationId, MyDatabaseId, 2 + kind);
+	SET_LOCKTAG_OBJECT(tag, MyDatabaseId, DatabaseRelationId, MyDatabaseId, 2 + process_kind);
 	if (!kapture_lock_keep(&tag))
 		ereport(FATAL,
 				(errcode(ERRCODE_OBJECT_IN_USE),
@@ -184,24 +243,40 @@ kapture_process_lock_database(KaptureWorkerKind kind)
 }
 
 /*
- * Ends a transaction that failed, but not what the process holds beyond it.
+ * Ends the process if the extension was dropped and created anew since *installation
+ * was the oid of our kapture_attachment (InvalidOid: not known yet), or if the database
+ * is excluded by now: another process begins anew where there is something to do.  Sets
+ * *installation to what is there, InvalidOid: nothing.  Needs a transaction.
  */
 void
-kapture_process_abort(void)
+kapture_process_require_installation(Oid *installation)
 {
-	AbortCurrentTransaction();
-	if (kapture_process_abort_hook)
-		kapture_process_abort_hook();
-	kapture_lock_renew();
+	Oid			found = kapture_catalog_extension_exists() ? kapture_catalog_relid(KAPTURE_TABLE_ATTACHMENT) : InvalidOid;
+
+	if ((OidIsValid(found) && OidIsValid(*installation) && found != *installation) ||
+		kapture_guc_database_is_excluded(process_database))
+		kapture_process_exit(KAPTURE_EXIT_ASKED);
+	*installation = found;
 }
 
 /*
- * To be called after each commit: hands over to the cumulative statistics what
- * the transaction did, or has that done later, as they are not updated more
- * than once a second.
+ * Begins a transaction, with a snapshot.  "activity" is what pg_stat_activity shows.
  */
 void
-kapture_process_report_stat(void)
+kapture_process_begin(const char *activity)
+{
+	pgstat_report_activity(STATE_RUNNING, activity);
+	SetCurrentStatementStartTimestamp();
+	StartTransactionCommand();
+	PushActiveSnapshot(GetTransactionSnapshot());
+}
+
+/*
+ * Hands over to the cumulative statistics what a transaction did, or has that done
+ * later, as they are not updated more than once a second.
+ */
+static void
+process_report_stat(void)
 {
 	long		wait;
 
@@ -209,6 +284,154 @@ kapture_process_report_stat(void)
 		return;
 	wait = pgstat_report_stat(false);
 	process_stats_due = wait > 0 ? TimestampTzPlusMilliseconds(GetCurrentTimestamp(), wait) : DT_NOEND;
+}
+
+/*
+ * Commits what kapture_process_begin() began.
+ */
+void
+kapture_process_commit(void)
+{
+	PopActiveSnapshot();
+	CommitTransactionCommand();
+	process_report_stat();
+	pgstat_report_activity(STATE_IDLE, NULL);
+	MemoryContextSwitchTo(process_context);
+}
+
+/* What is done in a transaction. */
+typedef struct ProcessTransaction
+{
+	const char *activity;
+	KaptureGuarded work;
+	void	   *arg;
+} ProcessTransaction;
+
+static void
+process_do_transaction(void *arg)
+{
+	ProcessTransaction *transaction = arg;
+
+	kapture_process_begin(transaction->activity);
+	transaction->work(transaction->arg);
+	kapture_process_commit();
+}
+
+/*
+ * Runs work(arg) in a transaction.  Returns NULL, or the error, in the current memory
+ * context, after which nothing has happened.
+ */
+ErrorData *
+kapture_process_run(const char *activity, KaptureGuarded work, void *arg)
+{
+	ProcessTransaction transaction = {activity, work, arg};
+
+	return kapture_guard_transaction(process_do_transaction, &transaction);
+}
+
+/* Copies as much of a text as fits, without cutting a character. */
+static void
+process_copy(char *to, const char *from, Size size)
+{
+	strlcpy(to, from, pg_mbcliplen(from, strlen(from), size - 1) + 1);
+}
+
+/* Notes an error for kapture_status.  It goes to the log, without the key, unless that has it already. */
+static void
+process_note_trouble(KapturePhase phase, int32 attachment_id, const char *row_key, const char *message)
+{
+	KaptureTrouble before;
+	KaptureTrouble trouble = {.phase = phase, .since = GetCurrentTimestamp()};
+
+	process_copy(trouble.row_key, row_key ? row_key : "", sizeof(trouble.row_key));
+	process_copy(trouble.message, message, sizeof(trouble.message));
+	if (!kapture_shmem_read_trouble(process_kind, attachment_id, &before) || before.phase != phase ||
+		strcmp(before.message, trouble.message) != 0)
+		ereport(LOG,
+				(errmsg("kapture_sync: an error while %s in database \"%s\" is worked around: %s",
+						kapture_guard_phase_name(phase), process_database, message),
+				 attachment_id != 0 ? errdetail("It is about the table with attachment_id %d.", attachment_id) : 0));
+	else
+		trouble.since = before.since;
+	kapture_shmem_report_trouble(process_kind, attachment_id, &trouble);
+}
+
+/*
+ * What was noted of a phase is over.  Returns whether nothing is noted any more.
+ */
+static bool
+process_end_trouble(KapturePhase phase, int32 attachment_id)
+{
+	KaptureTrouble trouble;
+
+	if (!kapture_shmem_read_trouble(process_kind, attachment_id, &trouble))
+		return true;
+	if (trouble.phase != phase)
+		return false;
+	kapture_shmem_report_trouble(process_kind, attachment_id, NULL);
+	return true;
+}
+
+/*
+ * Reports an error of a phase in kapture_status and in the log: of an attached table
+ * if attachment_id is not 0, and there of a row if row_key is not NULL.  *in_trouble,
+ * the table's (NULL: that of the process), is set.  Locks of users are not reported.
+ */
+void
+kapture_process_report_error(KapturePhase phase, bool *in_trouble, int32 attachment_id,
+							 const char *row_key, const ErrorData *error)
+{
+	char	   *message;
+
+	if (kapture_guard_is_lock(error))
+		return;
+	message = kapture_guard_message(error);
+	process_note_trouble(phase, attachment_id, row_key, message);
+	*(in_trouble ? in_trouble : &process_in_trouble) = true;
+	pfree(message);
+}
+
+/*
+ * A phase has gone well: what was reported of it, likewise, is over.
+ */
+void
+kapture_process_report_success(KapturePhase phase, bool *in_trouble, int32 attachment_id)
+{
+	if (in_trouble == NULL)
+		in_trouble = &process_in_trouble;
+	if (*in_trouble)
+		*in_trouble = !process_end_trouble(phase, attachment_id);
+}
+
+/*
+ * Adds what is in flight to what is going to be reported.
+ */
+void
+kapture_process_note_activity(KaptureActivity *activity, const char *format,...)
+{
+	int			size = (int) sizeof(activity->text);
+	va_list		args;
+
+	if (!pgstat_track_activities || activity->len + 2 >= size)
+		return;
+	if (activity->len > 0)
+		activity->len += snprintf(activity->text + activity->len, size - activity->len, ", ");
+	va_start(args, format);
+	activity->len += vsnprintf(activity->text + activity->len, size - activity->len, format, args);
+	va_end(args);
+}
+
+/*
+ * Shows it in pg_stat_activity; "idle", if nothing was noted.  To be called only
+ * before a wait: that is seldom when there is much to do.
+ */
+void
+kapture_process_report_activity(const KaptureActivity *activity, const char *idle)
+{
+	if (activity->len > 0)
+		pgstat_report_activity(STATE_RUNNING, activity->text);
+	else
+		pgstat_report_activity(STATE_IDLE, idle);
 }
 
 /*
@@ -250,11 +473,51 @@ kapture_process_timeout(long timeout)
 }
 
 /*
- * After an error: waits for so many milliseconds, or until something is to be done.
+ * To be called at the beginning of each pass.  Ends the process if it is to leave.
+ * *reloaded: settings were read anew; *woken: there may be something to do, and
+ * invalidation messages were taken in.
  */
 void
-kapture_process_rest(long timeout, uint32 wait_event)
+kapture_process_take_in(bool *reloaded, bool *woken)
 {
-	(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, timeout, wait_event);
-	ResetLatch(MyLatch);
+	*reloaded = kapture_process_serve_signals();
+	if (kapture_shmem_worker_must_leave())
+		kapture_process_exit(KAPTURE_EXIT_ASKED);
+	*woken = kapture_shmem_worker_take_work();
+	if (!*woken)
+		return;
+	StartTransactionCommand();	/* takes in invalidation messages */
+	CommitTransactionCommand();
+	MemoryContextSwitchTo(process_context);
+}
+
+/*
+ * Runs passes for good.  An error that none of what a pass does has dealt with costs
+ * that pass, and a rest, which ends early if something is to be done.
+ */
+void
+kapture_process_run_loop(const KaptureProcessLoop *loop, void *arg)
+{
+	int			errors = 0;
+
+	kapture_shmem_worker_running();
+	ereport(LOG, (errmsg("%s started", MyBgworkerEntry->bgw_name)));
+
+	for (;;)
+	{
+		ErrorData  *error = kapture_guard_transaction(loop->pass, arg);
+
+		if (error == NULL)
+		{
+			errors = 0;
+			kapture_process_report_success(KAPTURE_PHASE_LOOP, NULL, 0);
+			continue;
+		}
+		kapture_process_report_error(KAPTURE_PHASE_LOOP, NULL, 0, NULL, error);
+		FreeErrorData(error);
+		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+						 loop->backoff(++errors), WaitEventExtensionNew(loop->wait_event));
+		ResetLatch(MyLatch);
+		loop->failed(arg);
+	}
 }

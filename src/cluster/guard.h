@@ -11,13 +11,16 @@
 
 typedef void (*KaptureGuarded) (void *arg);
 
+/* Called after a transaction was ended by an error, before own locks are renewed. */
+typedef void (*kapture_guard_abort_hook_type) (void);
+extern kapture_guard_abort_hook_type kapture_guard_abort_hook;
+
 extern ErrorData *kapture_guard_step(KaptureGuarded work, void *arg);
 extern ErrorData *kapture_guard_transaction(KaptureGuarded work, void *arg);
+extern void kapture_guard_abort(void);
 extern char *kapture_guard_message(const ErrorData *error);
 extern bool kapture_guard_will_pass(const ErrorData *error);
-extern void kapture_guard_report(KaptureWorkerKind kind, KapturePhase phase, int32 attachment_id,
-								 const char *row_key, const char *message);
-extern bool kapture_guard_report_end(KaptureWorkerKind kind, KapturePhase phase, int32 attachment_id);
+extern bool kapture_guard_is_lock(const ErrorData *error);
 extern const char *kapture_guard_phase_name(KapturePhase phase);
 
 #endif							/* KAPTURE_GUARD_H */

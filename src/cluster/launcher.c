@@ -43,6 +43,7 @@
 
 #include "base/compat.h"
 #include "base/guc.h"
+#include "cluster/bgworker.h"
 #include "cluster/launcher.h"
 #include "cluster/shmem.h"
 
@@ -378,10 +379,7 @@ kapture_launcher_main(Datum arg)
 	HASHCTL		ctl = {.keysize = sizeof(Oid), .entrysize = sizeof(LauncherDatabase)};
 	bool		enabled = false;
 
-	pqsignal(SIGHUP, SignalHandlerForConfigReload);
-	pqsignal(SIGTERM, die);
-	BackgroundWorkerUnblockSignals();
-
+	kapture_process_handle_signals();
 	BackgroundWorkerInitializeConnection(NULL, NULL, 0);
 	launcher_databases = hash_create("kapture_sync databases", 64, &ctl, HASH_ELEM | HASH_BLOBS);
 	kapture_shmem_launcher_attach();
@@ -390,14 +388,8 @@ kapture_launcher_main(Datum arg)
 	{
 		long		wait = -1;
 
-		CHECK_FOR_INTERRUPTS();
-		if (ConfigReloadPending)
-		{
-			ConfigReloadPending = false;
-			ProcessConfigFile(PGC_SIGHUP);
+		if (kapture_process_serve_signals())
 			enabled = false;	/* exclusions may have changed */
-		}
-
 		launcher_collect();
 		launcher_take_requests();
 		if (!enabled)

@@ -15,6 +15,12 @@
  * to the same server.  What cannot get better is raised as an error when its
  * window's turn comes, so that whoever reads has everything before it.
  *
+ * Some accounts give pages of whole days (option pull_form): then a window is a
+ * day, whose pages are asked for one after the other until one is empty, or two in
+ * a row are shorter than others were.  That a page has fewer customers than were
+ * asked for says nothing, as the account may give no more.  A customer who is added meanwhile may push others to the next page, where
+ * they come again; readers take that for what it is.
+ *
  * Windows whose number of customers looks like a limit of the server's are
  * halved, down to a second, and asked for again: what is beyond such a limit is
  * left out without a word.
@@ -33,6 +39,7 @@
 #include "postgres.h"
 
 #include "access/xact.h"
+#include "common/hashfn.h"
 #include "miscadmin.h"
 #include "nodes/pg_list.h"
 #include "pgtime.h"
@@ -69,6 +76,12 @@
  */
 #define FETCH_ROUND			50
 
+/* Pages in a row with fewer customers than others, after which there are no more: what still comes is new. */
+#define FETCH_SHORTER		2
+
+/* Pages in a row that only repeat the one before, after which there is no point. */
+#define FETCH_REPEATS		3
+
 typedef enum FetchState
 {
 	FETCH_DUE,					/* to be sent */
@@ -85,6 +98,12 @@ typedef struct FetchSlot
 	Timestamp	to;
 	TimestampTz asked;			/* when it was last asked for */
 	int			number;			/* of the body, for a Get */
+	int			offset;			/* of the page: customers before it */
+	int			repeats;		/* pages in a row with nobody new */
+	int			fullest;		/* customers of a page so far, at most */
+	int			shorter;		/* pages in a row with fewer */
+	uint64	   *last;			/* hashes of the page before, in order; NULL: none */
+	int			nlast;
 	int			attempts;
 	bool		neglected;		/* nobody served the network meanwhile */
 	KaptureHttpRequest *request;
@@ -102,6 +121,8 @@ struct KaptureFetch
 	List	   *bodies;			/* of Gets */
 	bool		keeps_answers;	/* without customers, for whoever reads */
 
+	bool		paged;
+	int			limit;			/* customers of a page */
 	pg_tz	   *zone;			/* of a Pull */
 	int64		window;			/* microseconds */
 	Timestamp	next;			/* start of the next window */
@@ -137,6 +158,15 @@ window_length(const KaptureFetch *fetch, Timestamp from, Timestamp to)
 	return kapture_local_latest(to, fetch->zone) - kapture_local_earliest(from, fetch->zone);
 }
 
+/* The beginning of a time's day. */
+static Timestamp
+fetch_day(Timestamp time)
+{
+	int64		rest = time % USECS_PER_DAY;
+
+	return time - (rest < 0 ? rest + USECS_PER_DAY : rest);
+}
+
 /*
  * The end of the window that starts at "from".  It is the start of the next
  * one, so that nobody is lost between them.
@@ -148,6 +178,8 @@ window_end(const KaptureFetch *fetch, Timestamp from)
 	int64		excess;
 	int64		half;
 
+	if (fetch->paged)
+		return Min(to, fetch_day(from) + USECS_PER_DAY);
 	if (to - from > fetch->window)
 		to = from + fetch->window;
 	excess = window_length(fetch, from, to) - fetch->window;
@@ -222,7 +254,7 @@ fetch_halve(KaptureFetch *fetch, FetchSlot *slot, const KaptureList *list)
 	int64		seconds = (slot->to - slot->from) / USECS_PER_SEC;
 	Timestamp	middle = slot->from + seconds / 2 * USECS_PER_SEC;
 
-	if (fetch->api != KAPTURE_API_PULL || list->ncustomers == 0 || list->ncustomers % FETCH_ROUND != 0)
+	if (fetch->api != KAPTURE_API_PULL || fetch->paged || list->ncustomers == 0 || list->ncustomers % FETCH_ROUND != 0)
 		return false;
 	if (seconds <= 1)
 	{
@@ -259,6 +291,21 @@ fetch_end_work(KaptureFetch *fetch, bool begun)
 	MemoryContextSwitchTo(fetch->context);
 }
 
+/*
+ * The body that asks for a page, JSON in the current memory context.  To an account
+ * that takes the end for the beginning of its day, one that is the same as the start
+ * would be nothing at all.
+ */
+static char *
+fetch_page_body(const KaptureServer *server, const FetchSlot *slot)
+{
+	Timestamp	day = fetch_day(slot->from);
+
+	return psprintf("{\"cm_id\": %d, \"createStartDate\": \"%.10s\", \"createEndDate\": \"%.10s\", \"offset\": %d, \"limit\": %d}",
+					server->cm_id, kapture_message_date(day), kapture_message_date(day + USECS_PER_DAY),
+					slot->offset, slot->fetch->limit);
+}
+
 /* Sends the request of a slot.  Returns 0, or when to try again. */
 static TimestampTz
 fetch_send(KaptureFetch *fetch, FetchSlot *slot)
@@ -275,6 +322,8 @@ fetch_send(KaptureFetch *fetch, FetchSlot *slot)
 	old = MemoryContextSwitchTo(fetch->answer_context);
 	if (fetch->api == KAPTURE_API_GET)
 		text = list_nth(fetch->bodies, slot->number);
+	else if (fetch->paged)
+		text = fetch_page_body(server, slot);
 	else
 		text = kapture_fetch_pull_body(slot->from, slot->to);
 	body = kapture_message_to_utf8(text, &len);
@@ -441,7 +490,81 @@ fetch_take_off(KaptureFetch *fetch, FetchSlot *slot)
 {
 	kapture_http_release(slot->request);
 	fetch->slots = list_delete_first(fetch->slots);
+	if (slot->last)
+		pfree(slot->last);
 	pfree(slot);
+}
+
+static int
+fetch_compare_hashes(const void *a, const void *b)
+{
+	uint64		x = *(const uint64 *) a;
+	uint64		y = *(const uint64 *) b;
+
+	return x < y ? -1 : x > y;
+}
+
+/* Has this page nobody who was not on the one before it?  It takes that one's place. */
+static bool
+fetch_is_repeated(FetchSlot *slot, const KaptureList *list)
+{
+	int			n = list->ncustomers;
+	uint64	   *hashes = MemoryContextAlloc(slot->fetch->context, sizeof(uint64) * n);
+	bool		repeated = slot->last != NULL;
+
+	for (int i = 0; i < n; i++)
+	{
+		const KaptureSlice *slice = &list->customers[i];
+
+		hashes[i] = DatumGetUInt64(hash_any_extended((const unsigned char *) list->text + slice->start, slice->len, 0));
+		repeated = repeated &&
+			bsearch(&hashes[i], slot->last, slot->nlast, sizeof(uint64), fetch_compare_hashes) != NULL;
+	}
+	qsort(hashes, n, sizeof(uint64), fetch_compare_hashes);
+	if (slot->last)
+		pfree(slot->last);
+	slot->last = hashes;
+	slot->nlast = n;
+	return repeated;
+}
+
+/*
+ * Was this the last page of its window?  If not, the slot is to ask for the next
+ * one.  An account may leave the offset out of account: then a page that was full,
+ * or looks like a limit, is all that it will ever give.
+ */
+static bool
+fetch_is_last_page(FetchSlot *slot, const KaptureList *list)
+{
+	KaptureFetch *fetch = slot->fetch;
+	int			n = list ? list->ncustomers : 0;
+
+	if (n == 0)
+		return true;
+	if (!fetch_is_repeated(slot, list))
+		slot->repeats = 0;
+	else if (n < fetch->limit && n % FETCH_ROUND != 0)
+		return true;
+	else if (++slot->repeats >= FETCH_REPEATS)
+		ereport(ERROR,
+				(errcode(ERRCODE_FDW_ERROR),
+				 errmsg("server \"%s\" gives the same %d customers on each page", fetch->server, n),
+				 errdetail("There may be more of %.10s, which cannot be pulled.", kapture_message_date(slot->from)),
+				 errhint("Check options \"%s\" and \"%s\" of the server.", "pull_form", "pull_limit")));
+	slot->offset += n;
+	slot->shorter = n < slot->fullest ? slot->shorter + 1 : 0;
+	slot->fullest = Max(slot->fullest, n);
+	return slot->shorter >= FETCH_SHORTER;
+}
+
+/* Has the first slot ask for its next page. */
+static void
+fetch_turn_page(FetchSlot *slot)
+{
+	kapture_http_release(slot->request);
+	slot->request = NULL;
+	slot->attempts = 0;
+	slot->state = FETCH_DUE;
 }
 
 /* Hands the first slot's answer out as the current window. */
@@ -450,10 +573,13 @@ fetch_hand_out(KaptureFetch *fetch, FetchSlot *slot, const KaptureReply *reply, 
 {
 	const KaptureHttpAnswer *answer = kapture_http_answer(slot->request);
 	KaptureWindow *window = &fetch->current;
+	bool		is_paged = fetch->paged && (reply->verdict == KAPTURE_SUCCESS || reply->verdict == KAPTURE_NOT_FOUND);
 	char	   *why;
 
+	window->continues = slot->offset > 0;
+	window->unfinished = is_paged && !fetch_is_last_page(slot, reply->verdict == KAPTURE_SUCCESS ? list : NULL);
 	window->from = slot->from;
-	window->to = slot->to;
+	window->to = window->unfinished ? slot->from : slot->to;
 	window->number = slot->number;
 	window->asked = slot->asked;
 	window->list = reply->verdict == KAPTURE_SUCCESS ? list : NULL;
@@ -468,7 +594,10 @@ fetch_hand_out(KaptureFetch *fetch, FetchSlot *slot, const KaptureReply *reply, 
 	}
 	if (list != NULL)
 		list->rest = NULL;		/* goes with "scratch" */
-	fetch_take_off(fetch, slot);
+	if (window->unfinished)
+		fetch_turn_page(slot);
+	else
+		fetch_take_off(fetch, slot);
 	fetch->allowed = Min(fetch->allowed + 1, fetch->connections);
 }
 
@@ -689,7 +818,9 @@ kapture_fetch_pull(const char *server, Oid userid, Timestamp start, Timestamp en
 	const KaptureServer *options = kapture_server_get(server, userid);
 
 	fetch->zone = kapture_local_zone(options->timezone);
-	fetch->window = options->pull_window * USECS_PER_SEC;
+	fetch->paged = options->pull_paged;
+	fetch->limit = options->pull_limit;
+	fetch->window = fetch->paged ? USECS_PER_DAY : options->pull_window * USECS_PER_SEC;
 	fetch->next = start;
 	fetch->end = end;
 	return fetch;
@@ -716,6 +847,30 @@ kapture_fetch_pull_body(Timestamp from, Timestamp to)
 {
 	return psprintf("{\"start_date\": \"%s\", \"end_date\": \"%s\"}",
 					kapture_message_date(from), kapture_message_date(to));
+}
+
+/*
+ * kapture_fetch_get_body
+ *		The body that asks for a customer by its id (0: not by it), or by phone
+ *		or email (NULL: not by this), with all the keys of the sample; JSON in the
+ *		current memory context.
+ */
+char *
+kapture_fetch_get_body(int64 customer_id, const char *phone, const char *email)
+{
+	StringInfoData body;
+	char		id[32] = "";
+
+	if (customer_id != 0)
+		snprintf(id, sizeof(id), INT64_FORMAT, customer_id);
+	initStringInfo(&body);
+	appendStringInfoChar(&body, '{');
+	kapture_message_append_field(&body, "kapture_customer_id", id);
+	kapture_message_append_field(&body, "customer_id", "");
+	kapture_message_append_field(&body, "email_id", email);
+	kapture_message_append_field(&body, "phone", phone);
+	appendStringInfoChar(&body, '}');
+	return body.data;
 }
 
 /*

@@ -42,12 +42,16 @@
 #include "base/user_code.h"
 #include "pull/mirror.h"
 #include "table/binding.h"
+#include "table/clock.h"
 #include "table/inbox.h"
 
 PG_FUNCTION_INFO_V1(kapture_forget_contacts);
 
 /* The name of a window's rows in the statements that write them. */
 #define COPIES_ROWS		"kapture_window"
+
+/* Milliseconds that a window may take in a background process. */
+#define COPIES_LIMIT		60000
 
 /* One of the two tables, and the window's rows for it. */
 typedef struct CopiesTable
@@ -116,7 +120,7 @@ kapture_copies_execute(const char *sql, int nargs, Oid *types, Datum *values,
 
 	(void) set_config_option("search_path", "pg_catalog, pg_temp", PGC_USERSET,
 							 PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
-	kapture_user_code_run(NULL, copies_call, &call);
+	kapture_user_code_run(NULL, NIL, copies_call, &call);
 	if (call.result != expected)
 		elog(ERROR, "statement failed: %s", SPI_result_code_string(call.result));
 	AtEOXact_GUC(false, level);
@@ -450,6 +454,28 @@ kapture_copies_write(KaptureCopies *copies, const KaptureList *list, TimestampTz
 	copies->list = NULL;
 	MemoryContextSwitchTo(old);
 	MemoryContextReset(copies->scratch);
+}
+
+/*
+ * Likewise, in a background process: as the owner of the extension's tables, which may
+ * have triggers of users, and for COPIES_LIMIT at most.
+ */
+void
+kapture_copies_write_as_owner(KaptureCopies *copies, const KaptureList *list, TimestampTz asked_at,
+							  KaptureCopied *copied)
+{
+	Oid			userid;
+	int			sec_context;
+
+	GetUserIdAndSecContext(&userid, &sec_context);
+	SetUserIdAndSecContext(kapture_own_role(),
+						   sec_context | SECURITY_LOCAL_USERID_CHANGE | SECURITY_RESTRICTED_OPERATION);
+	SPI_connect();
+	kapture_clock_start(COPIES_LIMIT);
+	kapture_copies_write(copies, list, asked_at, copied);
+	(void) kapture_clock_stop();
+	SPI_finish();
+	SetUserIdAndSecContext(userid, sec_context);
 }
 
 

@@ -12,12 +12,6 @@
 #include "api/reply.h"
 
 /* What writing one window came to. */
-/*
- * Milliseconds that a window may take in a background process: the two tables may
- * have triggers of users.
- */
-#define KAPTURE_COPIES_LIMIT	60000
-
 typedef struct KaptureCopied
 {
 	int64		seen;			/* customers that came for the first time */
@@ -31,6 +25,8 @@ extern KaptureCopies *kapture_copies_create(Oid namespace, const char *server, c
 extern void kapture_copies_hold_name(KaptureCopies *copies);
 extern void kapture_copies_write(KaptureCopies *copies, const KaptureList *list,
 								 TimestampTz asked_at, KaptureCopied *copied);
+extern void kapture_copies_write_as_owner(KaptureCopies *copies, const KaptureList *list,
+										  TimestampTz asked_at, KaptureCopied *copied);
 extern void kapture_copies_merge(KaptureCopies *copies);
 extern bool kapture_copies_lock(Oid serverid);
 extern void kapture_copies_unlock(Oid serverid);

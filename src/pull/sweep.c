@@ -12,20 +12,16 @@
 #include "postgres.h"
 
 #include "access/relation.h"
-#include "access/xact.h"
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
-#include "miscadmin.h"
 #include "storage/lmgr.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
-#include "utils/snapmgr.h"
 
 #include "api/option.h"
 #include "base/catalog.h"
-#include "base/owner_sql.h"
 #include "base/user_code.h"
 #include "cluster/bgworker.h"
 #include "pull/apply.h"
@@ -34,7 +30,6 @@
 #include "pull/pull_state.h"
 #include "pull/sweep.h"
 #include "table/binding.h"
-#include "table/clock.h"
 #include "table/inbox.h"
 
 /* Ids looked up at a time. */
@@ -47,7 +42,6 @@ struct KaptureSweep
 {
 	MemoryContext context;
 	MemoryContext request;		/* of the Get under way */
-	MemoryContext caller;		/* that of who lets it go on */
 	KapturePullServer server;
 	Oid			namespace;
 	char	   *timezone;
@@ -59,23 +53,6 @@ struct KaptureSweep
 	int			next;			/* the one that is asked for next */
 	KaptureFetch *fetch;		/* NULL: none is under way */
 };
-
-static void
-sweep_begin(void)
-{
-	SetCurrentStatementStartTimestamp();
-	StartTransactionCommand();
-	PushActiveSnapshot(GetTransactionSnapshot());
-}
-
-static void
-sweep_commit(KaptureSweep *sweep)
-{
-	PopActiveSnapshot();
-	CommitTransactionCommand();
-	kapture_process_report_stat();
-	MemoryContextSwitchTo(sweep->caller);
-}
 
 /*
  * Begins a sweep of a server behind the customer "after", with "rate" requests a
@@ -161,7 +138,7 @@ sweep_read(KaptureSweep *sweep)
 	ListCell   *lc;
 	bool		isnull;
 
-	sweep_begin();
+	kapture_process_begin("reading known customers");
 	sweep->nids = sweep->next = 0;
 	SPI_connect();
 	if (kapture_user_code_execute(psprintf("SELECT id FROM %s.kapture_customers WHERE server = $1 AND id > $2 ORDER BY id LIMIT $3",
@@ -173,7 +150,7 @@ sweep_read(KaptureSweep *sweep)
 	SPI_finish();
 	foreach(lc, kapture_inbox_tables())
 		sweep_read_table(sweep, lfirst_oid(lc));
-	sweep_commit(sweep);
+	kapture_process_commit();
 	return sweep->nids > 0;
 }
 
@@ -183,14 +160,13 @@ sweep_ask(KaptureSweep *sweep, TimestampTz now)
 {
 	char	   *body;
 
-	sweep_begin();
+	kapture_process_begin("asking for a known customer");
 	MemoryContextSwitchTo(sweep->request);
 	kapture_server_require_same(kapture_server_get(sweep->server.name, sweep->server.owner),
 								sweep->server.serverid, sweep->server.owner);
-	body = psprintf("{\"kapture_customer_id\": \"" INT64_FORMAT "\", \"customer_id\": \"\", \"email_id\": \"\", \"phone\": \"\"}",
-					sweep->ids[sweep->next]);
+	body = kapture_fetch_get_body(sweep->ids[sweep->next], NULL, NULL);
 	sweep->fetch = kapture_fetch_gets(sweep->server.name, sweep->server.owner, list_make1(body));
-	sweep_commit(sweep);
+	kapture_process_commit();
 	sweep->next_request = now + (int64) (USECS_PER_SEC / sweep->rate);
 }
 
@@ -200,27 +176,17 @@ sweep_write(KaptureSweep *sweep, const KaptureWindow *window)
 {
 	KaptureCopied copied = {0};
 	KaptureCopies *copies;
-	Oid			userid;
-	int			sec_context;
 
 	if (!kapture_copies_lock(sweep->server.serverid))
 		return false;
 	PG_TRY();
 	{
-		sweep_begin();
-		GetUserIdAndSecContext(&userid, &sec_context);
-		SetUserIdAndSecContext(kapture_own_role(),
-							   sec_context | SECURITY_LOCAL_USERID_CHANGE | SECURITY_RESTRICTED_OPERATION);
-		SPI_connect();
+		kapture_process_begin("writing a known customer");
 		copies = kapture_copies_create(sweep->namespace, sweep->server.name, sweep->timezone);
 		kapture_copies_merge(copies);
-		kapture_clock_start(KAPTURE_COPIES_LIMIT);
-		kapture_copies_write(copies, window->list, window->asked, &copied);
-		(void) kapture_clock_stop();
-		SPI_finish();
-		SetUserIdAndSecContext(userid, sec_context);
+		kapture_copies_write_as_owner(copies, window->list, window->asked, &copied);
 		kapture_pull_state_swept(sweep->server.name, sweep->ids[sweep->next], copied.written > 0);
-		sweep_commit(sweep);
+		kapture_process_commit();
 	}
 	PG_FINALLY();
 	{
@@ -251,7 +217,6 @@ kapture_sweep_step(KaptureSweep *sweep, TimestampTz *when, bool *wrote)
 	const KaptureWindow *window;
 
 	*wrote = false;
-	sweep->caller = CurrentMemoryContext;
 	if (sweep->fetch == NULL)
 	{
 		*when = sweep->next_request;

@@ -7,12 +7,8 @@
 
 #include "postgres.h"
 
-#include "utils/relcache.h"
-
 #include "base/catalog.h"
 
-extern void kapture_advice_mapped(Relation rel, const char *field, const char *column);
-extern char *kapture_advice_no_column(Relation rel, const char *field, const char *column);
 extern void kapture_advice_attached(Oid relid);
 extern void kapture_advice_given_up(const KaptureAttachment *att);
 extern void kapture_advice_column_dropped(Oid relid, AttrNumber attnum);

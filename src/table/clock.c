@@ -27,6 +27,7 @@
 
 #include "base/compat.h"
 #include "cluster/bgworker.h"
+#include "cluster/guard.h"
 #include "cluster/shmem.h"
 #include "table/clock.h"
 
@@ -79,7 +80,7 @@ clock_register(void)
 		return;
 	clock_timeout = RegisterTimeout(USER_TIMEOUT, clock_ring);
 	before_shmem_exit(clock_exit_callback, (Datum) 0);
-	kapture_process_abort_hook = kapture_clock_reset;
+	kapture_guard_abort_hook = kapture_clock_reset;
 }
 
 /*

@@ -1,7 +1,7 @@
 /*
  * share.c
  *		How much of a process's time and memory each owner of attached tables
- *		takes.
+ *		takes, and when and for how many rows a table has its turn.
  *
  * All tables of a database share one worker and one puller.  What their code
  * (triggers, checks, casts) and waits for locks take beyond what is usual, their
@@ -9,6 +9,10 @@
  * other tables come first: somebody with slow triggers has the process for a
  * fourth of the time at most, in pieces, and others have their turn in between.
  * Among those who need not wait, who had the least so far is next.
+ *
+ * A table takes a batch of rows in its turn: a smaller one if its rows are slow.
+ * After an error, the batches are halved until the row is alone that raises it, and
+ * doubled again while they go well.
  *
  * Rows are held in memory until they are sent.  An owner whose rows take much
  * gets no more of them until some are done with.
@@ -35,6 +39,9 @@
  * may be chance, and it would cost more to put rows back.
  */
 #define SHARE_SPENT			USECS_PER_SEC
+
+/* Microseconds that a batch of a slow table should take. */
+#define SHARE_SLOW_BATCH	INT64CONST(250000)
 
 /* Bytes of rows in memory: of an owner, and of all. */
 #define SHARE_OWNER_BYTES	((Size) 4 * 1024 * 1024)
@@ -185,4 +192,107 @@ kapture_share_room(const KaptureShare *share)
 	if (share->bytes == 0)
 		return Max(room, SHARE_LEAST_BYTES);
 	return room < SHARE_LEAST_BYTES ? 0 : room;
+}
+
+/*
+ * Begins with batches of "most" rows, for nobody.
+ */
+void
+kapture_turn_init(KaptureTurn *turn, int most)
+{
+	memset(turn, 0, sizeof(*turn));
+	turn->most = turn->batch = most;
+}
+
+/*
+ * Notes whose the table is; InvalidOid: nobody's any more.
+ */
+void
+kapture_turn_join(KaptureTurn *turn, Oid owner)
+{
+	KaptureShare *before = turn->share;
+
+	if (before && before->owner == owner)
+		return;
+	turn->share = OidIsValid(owner) ? kapture_share_join(owner) : NULL;
+	if (before)
+		kapture_share_leave(before);
+}
+
+/*
+ * The table has its turn of a round.
+ */
+void
+kapture_turn_begin(KaptureTurn *turn, uint64 round)
+{
+	turn->round = round;
+	if (turn->share)
+		kapture_share_pick(turn->share);
+}
+
+/*
+ * Returns when the table may have its next turn, at the earliest.
+ */
+TimestampTz
+kapture_turn_next(const KaptureTurn *turn)
+{
+	TimestampTz next = Max(turn->at, turn->not_before);
+
+	return turn->share ? Max(next, turn->share->turn) : next;
+}
+
+/*
+ * Tells whether a table comes before another in a round: its owner had less, or it
+ * has waited for more rounds.
+ */
+bool
+kapture_turn_comes_before(const KaptureTurn *turn, const KaptureTurn *other)
+{
+	int64		served = turn->share ? turn->share->served : 0;
+	int64		other_served = other->share ? other->share->served : 0;
+
+	return served < other_served || (served == other_served && turn->round < other->round);
+}
+
+/*
+ * Returns how many rows to take at once.
+ */
+int
+kapture_turn_rows(const KaptureTurn *turn)
+{
+	return turn->limit > 0 ? Min(turn->limit, turn->batch) : turn->batch;
+}
+
+/*
+ * Notes that a batch of so many rows took from "began" until now, and makes the next
+ * one shorter if that was long.
+ */
+void
+kapture_turn_charge(KaptureTurn *turn, TimestampTz began, int rows)
+{
+	if (kapture_share_charge(turn->share, &turn->at, began, rows))
+		turn->batch = (int) Max(rows * SHARE_SLOW_BATCH / (GetCurrentTimestamp() - began), 1);
+	else
+		turn->batch = Min(turn->batch * 2, turn->most);
+}
+
+/*
+ * Likewise, of what went on beside a batch, or of a turn that failed.
+ */
+void
+kapture_turn_charge_rest(KaptureTurn *turn, TimestampTz began, int rows)
+{
+	if (turn->share)
+		(void) kapture_share_charge(turn->share, &turn->at, began, rows);
+}
+
+/*
+ * A turn has gone well.
+ */
+void
+kapture_turn_went_well(KaptureTurn *turn)
+{
+	turn->errors = 0;
+	if (turn->limit > 0)
+		turn->limit = turn->limit * 2 < turn->most ? turn->limit * 2 : 0;
 }

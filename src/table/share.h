@@ -1,7 +1,7 @@
 /*
  * share.h
  *		How much of a process's time and memory each owner of attached tables
- *		takes.
+ *		takes, and when and for how many rows a table has its turn.
  */
 #ifndef KAPTURE_SHARE_H
 #define KAPTURE_SHARE_H
@@ -22,6 +22,19 @@ typedef struct KaptureShare
 	Size		bytes;			/* of its rows in memory */
 } KaptureShare;
 
+/* When a table has its turn in worker or puller, and for how many rows. */
+typedef struct KaptureTurn
+{
+	KaptureShare *share;		/* its owner's; NULL: not known yet */
+	TimestampTz at;				/* nothing of it before then, as it takes long */
+	uint64		round;			/* in which it had its last one */
+	int			most;			/* rows at a time */
+	int			batch;			/* rows worth taking at a time */
+	int			limit;			/* rows at a time after an error, 0: as many as may be */
+	int			errors;			/* in a row that stopped the table as a whole */
+	TimestampTz not_before;		/* after those, nothing earlier */
+} KaptureTurn;
+
 extern KaptureShare *kapture_share_join(Oid owner);
 extern void kapture_share_keep(KaptureShare *share);
 extern void kapture_share_leave(KaptureShare *share);
@@ -31,5 +44,15 @@ extern void kapture_share_pick(KaptureShare *share);
 extern void kapture_share_hold(KaptureShare *share, Size bytes);
 extern void kapture_share_release(KaptureShare *share, Size bytes);
 extern Size kapture_share_room(const KaptureShare *share);
+
+extern void kapture_turn_init(KaptureTurn *turn, int most);
+extern void kapture_turn_join(KaptureTurn *turn, Oid owner);
+extern void kapture_turn_begin(KaptureTurn *turn, uint64 round);
+extern TimestampTz kapture_turn_next(const KaptureTurn *turn);
+extern bool kapture_turn_comes_before(const KaptureTurn *turn, const KaptureTurn *other);
+extern int	kapture_turn_rows(const KaptureTurn *turn);
+extern void kapture_turn_charge(KaptureTurn *turn, TimestampTz began, int rows);
+extern void kapture_turn_charge_rest(KaptureTurn *turn, TimestampTz began, int rows);
+extern void kapture_turn_went_well(KaptureTurn *turn);
 
 #endif							/* KAPTURE_SHARE_H */

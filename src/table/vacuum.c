@@ -30,7 +30,7 @@
 #include "utils/timestamp.h"
 
 #include "base/compat.h"
-#include "cluster/bgworker.h"
+#include "cluster/guard.h"
 #include "table/vacuum.h"
 
 /* Milliseconds between two looks at who still needs them. */
@@ -157,7 +157,7 @@ kapture_vacuum_run(void)
 			MemoryContextSwitchTo(context);
 			EmitErrorReport();
 			FlushErrorState();
-			kapture_process_abort();
+			kapture_guard_abort();
 			vacuum_forget(table);
 		}
 		PG_END_TRY();

@@ -15,13 +15,14 @@ my %below = (
 	cluster => [qw(base)],
 	traffic => [qw(base)],
 	api => [qw(base traffic)],
-	table => [qw(base cluster traffic api)],
+	mapping => [qw(base cluster api)],
+	table => [qw(base cluster traffic api mapping)],
 	calls => [qw(base cluster traffic api)],
-	push => [qw(base cluster traffic api calls table)],
-	pull => [qw(base cluster traffic api table)],
+	push => [qw(base cluster traffic api mapping calls table)],
+	pull => [qw(base cluster traffic api mapping table)],
 	fdw => [qw(base traffic api pull)],
-	observe => [qw(base cluster traffic api calls table push)],
-	'.' => [qw(base cluster traffic api calls table push pull fdw observe)]);
+	observe => [qw(base cluster traffic api mapping calls table push pull)],
+	'.' => [qw(base cluster traffic api mapping calls table push pull fdw observe)]);
 
 # names that "#include" would take for a directory of PostgreSQL's
 my @theirs = qw(catalog commands common foreign port storage utils);

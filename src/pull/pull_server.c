@@ -1,0 +1,400 @@
+/*
+ * pull_server.c
+ *		A server that customers are pulled from automatically: its pulls and
+ *		periodic re-checks.
+ *
+ * A server is pulled from with the key of its owner, when its interval is over, from
+ * its watermark to the present, window by window; a window and the watermark behind
+ * it are one transaction.  None is open while the network is waited for.
+ *
+ * What failed is tried again after a while, which grows; it holds up no other server.
+ */
+#include "postgres.h"
+
+#include "foreign/foreign.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+
+#include "api/local_time.h"
+#include "api/option.h"
+#include "base/catalog_tables.h"
+#include "base/text.h"
+#include "cluster/bgworker.h"
+#include "pull/pull_server.h"
+#include "pull/pull_state.h"
+#include "pull/watermark.h"
+#include "table/binding.h"
+#include "traffic/pacing.h"
+
+/* Milliseconds after which a server that somebody else refreshes is tried again. */
+#define PULL_BUSY_RETRY		5000
+
+/* Milliseconds between tries of a server that fails, at most. */
+#define PULL_LONGEST		600000
+
+/* Drops the pull in flight; what it has not committed comes again. */
+static void
+pull_drop(PullServer *server)
+{
+	if (server->run == NULL)
+		return;
+	MemoryContextDelete(server->run->context);
+	server->run = NULL;
+	kapture_copies_unlock(server->server.serverid);
+}
+
+/* Drops the sweep in flight; another goes on from where it was. */
+static void
+pull_drop_sweep(PullServer *server)
+{
+	if (server->sweep)
+		kapture_sweep_drop(server->sweep);
+	server->sweep = NULL;
+}
+
+/* A failure that is to be noted in kapture_pull. */
+typedef struct PullFailure
+{
+	PullServer *server;
+	const ErrorData *error;
+} PullFailure;
+
+static void
+pull_note_failure(void *arg)
+{
+	PullFailure *failure = arg;
+
+	kapture_pull_state_fail(failure->server->server.name,
+							kapture_text_cut(kapture_guard_message(failure->error)),
+							failure->server->not_before);
+}
+
+/*
+ * A pull, or its beginning, failed: it is tried again after a while, which
+ * grows, and not before Kapture wants it.
+ */
+static void
+pull_fail(PullServer *server, const ErrorData *error)
+{
+	PullFailure failure = {server, error};
+	ErrorData  *another;
+	TimestampTz now = GetCurrentTimestamp();
+	TimestampTz asked = server->run && server->run->fetch ? kapture_fetch_not_before(server->run->fetch) : 0;
+
+	if (server->sweep)
+		asked = Max(asked, kapture_sweep_not_before(server->sweep));
+	kapture_pull_server_stop(server);
+	server->failures++;
+	server->not_before = Max(asked, TimestampTzPlusMilliseconds(now, kapture_pacing_backoff(server->failures, PULL_LONGEST)));
+	if (server->failures == 1)
+		ereport(LOG,
+				(errmsg("kapture_sync: pulling from server \"%s\" in database \"%s\" failed: %s",
+						server->server.name, kapture_process_database(), kapture_text_cut(error->message))));
+	another = kapture_process_run("noting a failure", pull_note_failure, &failure);
+	if (another)
+	{
+		kapture_process_report_error(KAPTURE_PHASE_PULL, NULL, 0, NULL, another);
+		FreeErrorData(another);
+	}
+	else
+		kapture_process_report_success(KAPTURE_PHASE_PULL, NULL, 0);
+}
+
+/* Where a pull begins: an overlap before the watermark. */
+static Timestamp
+pull_start(const PullServer *server, TimestampTz pulled_until, pg_tz *zone, Timestamp end)
+{
+	Timestamp	start = kapture_local_whole_seconds(kapture_local_since(pulled_until - server->overlap, zone));
+
+	return Min(start, end - USECS_PER_SEC);
+}
+
+/* The schema of the extension. */
+static Oid
+pull_namespace(void)
+{
+	return get_rel_namespace(kapture_catalog_relid(KAPTURE_TABLE_ATTACHMENT));
+}
+
+/* Begins a pull.  False: somebody else refreshes the server just now. */
+static bool
+pull_begin(PullServer *server)
+{
+	TimestampTz now = GetCurrentTimestamp();
+	pg_tz	   *zone = kapture_local_zone(server->timezone);
+	MemoryContext context;
+	KapturePullState state;
+	PullRun    *run;
+	Timestamp	start;
+
+	kapture_process_begin("beginning a pull");
+	if (!kapture_copies_lock(server->server.serverid))
+	{
+		kapture_process_commit();
+		return false;
+	}
+	context = AllocSetContextCreate(server->context, "kapture_sync pull", ALLOCSET_DEFAULT_SIZES);
+	MemoryContextSwitchTo(context);
+	run = server->run = palloc0(sizeof(PullRun));
+	run->context = context;
+	run->began = now;
+	kapture_binding_hold_copies(GetForeignServer(server->server.serverid));
+	kapture_pull_state_read(server->server.name, &state);
+	run->pulled_until = state.pulled_until;
+	if (run->pulled_until == DT_NOBEGIN)
+		run->pulled_until = server->since != 0 ?
+			Min(kapture_local_earliest(server->since, zone) + server->overlap, now) : now;
+	run->end = kapture_local_whole_seconds(kapture_local_until(now, zone));
+	start = pull_start(server, run->pulled_until, zone, run->end);
+	run->fetch = kapture_fetch_pull(server->server.name, server->server.owner, start, run->end);
+	run->copies = kapture_copies_create(pull_namespace(), server->server.name, server->timezone);
+	kapture_pull_state_begin(server->server.name, run->pulled_until, start, run->end);
+	server->next = now + server->interval;
+	kapture_process_commit();
+	return true;
+}
+
+/* Writes a window, and moves the watermark. */
+static void
+pull_window(PullServer *server, const KaptureWindow *window)
+{
+	PullRun    *run = server->run;
+	KaptureCopied copied;
+	TimestampTz pulled_until;
+	pg_tz	   *zone = kapture_local_zone(server->timezone);
+
+	kapture_process_begin("writing pulled customers");
+	kapture_copies_write_as_owner(run->copies, window->list, window->asked, &copied);
+	run->newest = window->continues ? Max(run->newest, copied.newest) : copied.newest;
+	pulled_until = kapture_pull_watermark(run->pulled_until,
+										  kapture_local_earliest(window->from, zone),
+										  kapture_local_earliest(window->to, zone),
+										  run->began, run->newest, window->to >= run->end);
+	kapture_pull_state_window(server->server.name, pulled_until, window->to,
+							  kapture_fetch_windows_left(run->fetch, window->to),
+							  copied.seen, copied.written);
+	kapture_process_commit();
+	run->pulled_until = pulled_until;
+	server->wrote = true;
+}
+
+static void
+pull_end(PullServer *server)
+{
+	pull_drop(server);
+	kapture_process_begin("ending a pull");
+	kapture_pull_state_end(server->server.name, server->next);
+	kapture_process_commit();
+	if (server->failures > 0)
+		ereport(LOG,
+				(errmsg("kapture_sync: pulling from server \"%s\" in database \"%s\" works again",
+						server->server.name, kapture_process_database())));
+	server->failures = 0;
+	server->not_before = 0;
+}
+
+/* Goes on with a server's pulls as far as it can without waiting. */
+static void
+pull_step(void *arg)
+{
+	PullServer *server = arg;
+	TimestampTz now = GetCurrentTimestamp();
+	const KaptureWindow *window;
+
+	if (server->run == NULL)
+	{
+		if (server->interval == 0 || Max(server->next, server->not_before) > now)
+			return;
+		if (!pull_begin(server))
+		{
+			server->not_before = TimestampTzPlusMilliseconds(now, PULL_BUSY_RETRY);
+			return;
+		}
+	}
+	switch (kapture_fetch_poll(server->run->fetch, &window, &server->run->when))
+	{
+		case KAPTURE_FETCH_WINDOW:
+			pull_window(server, window);
+			server->run->when = 0;	/* others first, but then at once */
+			break;
+		case KAPTURE_FETCH_END:
+			pull_end(server);
+			break;
+		case KAPTURE_FETCH_WAIT:
+			break;
+	}
+}
+
+/* Begins a sweep, or goes on with one that was interrupted. */
+static void
+pull_start_sweep(PullServer *server)
+{
+	KapturePullState state;
+	Oid			namespace;
+
+	kapture_process_begin("beginning a sweep");
+	kapture_binding_hold_copies(GetForeignServer(server->server.serverid));
+	kapture_pull_state_read(server->server.name, &state);
+	if (!state.sweeping)
+		kapture_pull_state_sweep(server->server.name, true);
+	namespace = pull_namespace();
+	kapture_process_commit();
+	server->sweep = kapture_sweep_create(&server->server, namespace, server->timezone,
+										 server->sweep_rate, state.sweeping ? state.sweep_after : 0);
+	if (!state.sweeping)
+		server->next_sweep = GetCurrentTimestamp() + server->sweep_interval;
+}
+
+/* Goes on with a server's sweep as far as it can without waiting. */
+static void
+pull_sweep_step(void *arg)
+{
+	PullServer *server = arg;
+	bool		wrote;
+
+	if (server->sweep_interval == 0)
+		return;
+	if (server->sweep == NULL)
+	{
+		if (Max(server->next_sweep, server->not_before) > GetCurrentTimestamp())
+			return;
+		pull_start_sweep(server);
+	}
+	if (kapture_sweep_step(server->sweep, &server->sweep_when, &wrote))
+	{
+		server->wrote |= wrote;
+		return;
+	}
+	pull_drop_sweep(server);
+	kapture_process_begin("ending a sweep");
+	kapture_pull_state_sweep(server->server.name, false);
+	kapture_process_commit();
+	server->failures = 0;
+}
+
+/* Takes in a server's settings and what is kept of its pulls. */
+static void
+pull_configure(void *arg)
+{
+	PullServer *server = arg;
+	const KaptureServer *settings = kapture_server_get(server->server.name, server->server.owner);
+	KapturePullState state;
+
+	if (server->timezone == NULL || strcmp(server->timezone, settings->timezone) != 0 ||
+		server->window != settings->pull_window || settings->pull_interval == 0)
+		pull_drop(server);
+	if (server->timezone)
+		pfree(server->timezone);
+	server->timezone = MemoryContextStrdup(server->context, settings->timezone);
+	server->interval = settings->pull_interval * USECS_PER_SEC;
+	server->overlap = settings->pull_overlap * USECS_PER_SEC;
+	server->since = settings->pull_since;
+	server->window = settings->pull_window;
+	server->sweep_interval = settings->sweep_interval * USECS_PER_SEC;
+	server->sweep_rate = settings->sweep_rate;
+	pull_drop_sweep(server);
+	kapture_pull_state_read(server->server.name, &state);
+	server->next = state.started_at == DT_NOBEGIN ? 0 : state.started_at + server->interval;
+	server->failures = state.failures;
+	server->next_sweep = state.sweeping || state.sweep_started_at == DT_NOBEGIN ? 0 :
+		state.sweep_started_at + server->sweep_interval;
+}
+
+/* What became of a step; an error is the server's alone. */
+static void
+pull_check(PullServer *server, ErrorData *error)
+{
+	if (error == NULL)
+		return;
+	pull_fail(server, error);
+	FreeErrorData(error);
+}
+
+/*
+ * Returns a server of which nothing is known yet, in a context below the current one,
+ * until kapture_pull_server_forget().
+ */
+PullServer *
+kapture_pull_server_create(const KapturePullServer *server)
+{
+	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "kapture_sync pulled server", ALLOCSET_SMALL_SIZES);
+	PullServer *result = MemoryContextAllocZero(context, sizeof(PullServer));
+
+	result->context = context;
+	result->server = *server;
+	result->server.name = MemoryContextStrdup(context, server->name);
+	return result;
+}
+
+/*
+ * Forgets a server that is in no list any more.
+ */
+void
+kapture_pull_server_forget(PullServer *server)
+{
+	kapture_pull_server_stop(server);
+	MemoryContextDelete(server->context);
+}
+
+/*
+ * Reads a server's settings, which is tried again like a pull.  One in flight goes on
+ * if they do not change what it asks for.
+ */
+void
+kapture_pull_server_configure(PullServer *server)
+{
+	server->interval = server->sweep_interval = 0;	/* if they are of no use, until they change */
+	pull_check(server, kapture_process_run("reading settings", pull_configure, server));
+}
+
+/*
+ * Goes on with a server as far as it can without waiting.  Sets server->wrote if
+ * customers came.
+ */
+void
+kapture_pull_server_work(PullServer *server)
+{
+	pull_check(server, kapture_guard_transaction(pull_step, server));
+	pull_check(server, kapture_guard_transaction(pull_sweep_step, server));
+}
+
+/*
+ * Drops what is in flight; it goes on from where it was.
+ */
+void
+kapture_pull_server_stop(PullServer *server)
+{
+	pull_drop(server);
+	pull_drop_sweep(server);
+}
+
+/*
+ * Returns when a server is to be gone on with.
+ */
+TimestampTz
+kapture_pull_server_next(const PullServer *server)
+{
+	TimestampTz next = DT_NOEND;
+
+	if (server->run)
+		next = server->run->when;
+	else if (server->interval > 0)
+		next = Max(server->next, server->not_before);
+	if (server->sweep)
+		next = Min(next, server->sweep_when);
+	else if (server->sweep_interval > 0)
+		next = Min(next, Max(server->next_sweep, server->not_before));
+	return next;
+}
+
+/*
+ * As kapture_fetch_served().
+ */
+void
+kapture_pull_server_served(PullServer *server)
+{
+	if (server->run)
+		kapture_fetch_served(server->run->fetch);
+	if (server->sweep)
+		kapture_sweep_served(server->sweep);
+}

@@ -1,0 +1,67 @@
+/*
+ * pull_server.h
+ *		A server that customers are pulled from automatically: its pulls and
+ *		periodic re-checks.
+ */
+#ifndef KAPTURE_PULL_SERVER_H
+#define KAPTURE_PULL_SERVER_H
+
+#include "postgres.h"
+
+#include "lib/ilist.h"
+#include "utils/timestamp.h"
+
+#include "api/server.h"
+#include "pull/fetch.h"
+#include "pull/mirror.h"
+#include "pull/sweep.h"
+
+/* A pull in flight; it is all in one memory context. */
+typedef struct PullRun
+{
+	MemoryContext context;
+	KaptureFetch *fetch;
+	KaptureCopies *copies;
+	TimestampTz began;
+	Timestamp	end;
+	TimestampTz pulled_until;	/* the watermark, as committed */
+	TimestampTz newest;			/* of the pages of a window so far */
+	TimestampTz when;			/* the fetch is to be polled then, or before */
+} PullRun;
+
+typedef struct PullServer
+{
+	dlist_node	node;
+	MemoryContext context;		/* of all that belongs to it */
+	KapturePullServer server;
+	bool		present;		/* still to be pulled from */
+	bool		wrote;			/* customers came that attached tables may take */
+
+	/* from its settings */
+	int64		interval;		/* microseconds; 0: not known */
+	int64		overlap;		/* microseconds */
+	Timestamp	since;			/* 0: not given */
+	char	   *timezone;
+	int64		window;			/* seconds */
+
+	TimestampTz next;			/* of the next pull */
+	TimestampTz not_before;		/* nor any try before that */
+	int			failures;		/* in a row */
+	PullRun    *run;			/* NULL: none */
+
+	int64		sweep_interval; /* microseconds; 0: none */
+	double		sweep_rate;
+	TimestampTz next_sweep;
+	KaptureSweep *sweep;		/* NULL: none */
+	TimestampTz sweep_when;		/* it wants to be called then, or before */
+} PullServer;
+
+extern PullServer *kapture_pull_server_create(const KapturePullServer *server);
+extern void kapture_pull_server_forget(PullServer *server);
+extern void kapture_pull_server_configure(PullServer *server);
+extern void kapture_pull_server_work(PullServer *server);
+extern void kapture_pull_server_stop(PullServer *server);
+extern TimestampTz kapture_pull_server_next(const PullServer *server);
+extern void kapture_pull_server_served(PullServer *server);
+
+#endif							/* KAPTURE_PULL_SERVER_H */

@@ -1,0 +1,523 @@
+/*
+ * claim.c
+ *		Takes changes from the outbox and plans what to request for them.
+ *
+ * After an error, the transaction is rolled back, and with it all that it was about
+ * in memory; the next claims of the table are ever smaller, until the row is alone
+ * that raises it, which is parked.
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "utils/inval.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
+
+#include "cluster/guard.h"
+#include "push/claim.h"
+#include "push/queue.h"
+#include "push/record.h"
+#include "push/server_health.h"
+#include "push/transaction.h"
+#include "table/outbox.h"
+#include "table/row_io.h"
+#include "traffic/pacing.h"
+
+/* Rows claimed ahead of those being sent, if that is worthwhile. */
+#define CLAIM_AHEAD		256
+
+/* Milliseconds of claiming after which answers are looked at, too. */
+#define CLAIM_TIME		100
+
+/*
+ * How many rows to claim for a server ahead of what it is being sent: enough to
+ * make transactions worth their while, few enough to leave others be.  After a
+ * crash each of them has to be searched for, as if it had been sent.
+ */
+static int
+claim_ahead(WorkerServer *server)
+{
+	int			connections = kapture_health_connections(server);
+	int			ahead = connections > 1 ? Min(connections * 8, Max(connections * 2, CLAIM_AHEAD)) : 1;
+
+	/* no more than it takes in a second or two */
+	if (server->rate_limit > 0)
+		ahead = Min(ahead, (int) Max(server->rate_limit * 2, 1));
+	return Min(ahead, WORKER_MAX_BATCH);
+}
+
+/* Returns how many more rows to claim for a server. */
+static int
+claim_server_room(WorkerServer *server, TimestampTz now)
+{
+	int			ahead = claim_ahead(server);
+
+	if (server->problem || server->not_before > now)
+		return 0;
+
+	/* small bites cost more than they bring */
+	if (server->nready > ahead / 2)
+		return 0;
+	return ahead - server->nready + Max(kapture_health_connections(server) - server->in_flight, 0);
+}
+
+/*
+ * Returns how many more rows to claim of a table by "now": fewer, if its rows are slow
+ * or large.
+ */
+int
+kapture_claim_room(WorkerTable *table, TimestampTz now)
+{
+	int			room = Min(claim_server_room(table->server, now), kapture_turn_rows(&table->turn));
+	Size		bytes = kapture_share_room(table->turn.share);
+
+	if (room <= 0 || bytes == 0)
+		return 0;
+	return table->row_bytes > 0 ? (int) Max(Min(room, bytes / table->row_bytes), 1) : room;
+}
+
+/* Reads the rows of deliveries, and how a customer made of each could be found. */
+static void
+claim_read_rows(WorkerTable *table, List *deliveries)
+{
+	TimestampTz began = GetCurrentTimestamp();
+	List	   *rows = NIL;
+	Size		bytes = 0;
+	ListCell   *lc;
+
+	if (deliveries == NIL)
+		return;
+	foreach(lc, deliveries)
+	{
+		KaptureDelivery *delivery = lfirst(lc);
+
+		if (!delivery->gone)
+			rows = lappend(rows, &delivery->row);
+	}
+	if (kapture_share_is_spent(table->turn.share))
+		kapture_queue_put_off(rows);
+	else if (rows != NIL)
+	{
+		kapture_row_read(table->att, table->server->timezone, rows, GetActiveSnapshot());
+		kapture_turn_charge(&table->turn, began, list_length(rows));
+	}
+	foreach(lc, deliveries)
+	{
+		KaptureDelivery *delivery = lfirst(lc);
+
+		bytes += delivery->row.bytes;
+		/* one that was claimed before may know of a lost Add, which had its own */
+		if (!delivery->gone && (!delivery->claimed || delivery->attempts == 1) &&
+			delivery->row.outcome == KAPTURE_ROW_DONE && delivery->row.customer_id == 0)
+			kapture_task_identify(table->att, delivery);
+	}
+	table->row_bytes = rows ? bytes / list_length(rows) : 0;
+	list_free(rows);
+}
+
+/* A claim of rows of a table. */
+typedef struct WorkerClaim
+{
+	WorkerTable *table;
+	int			room;
+	TimestampTz now;
+	int			nrows;			/* that were taken up; */
+	const char *row_key;		/* if that is one, its key */
+	bool		done;			/* not put off */
+	MemoryContext context;		/* of the deliveries, as long as it may come to nothing */
+	List	   *deliveries;		/* of rows whose next try is due, */
+	List	   *changes;		/* and of changed ones */
+	List	   *tasks;			/* of them, as far as they are made */
+	dlist_head	ready;			/* tasks whose request is to be sent, */
+	dlist_head	settled;		/* those without any, */
+	dlist_head	moved;			/* and earlier ones whose row is gone */
+} WorkerClaim;
+
+/* Deliveries whose tasks are planned together. */
+typedef struct WorkerPlan
+{
+	List	   *deliveries;
+	TimestampTz now;
+} WorkerPlan;
+
+static void
+claim_do_plan(void *arg)
+{
+	WorkerPlan *plan = arg;
+	ListCell   *lc;
+
+	foreach(lc, plan->deliveries)
+		kapture_task_plan(&((WorkerTask *) ((KaptureDelivery *) lfirst(lc))->worker)->task, plan->now);
+}
+
+/* Makes the task of a claimed row. */
+static void
+claim_prepare(Worker *worker, WorkerClaim *claim, KaptureDelivery *delivery)
+{
+	MemoryContext old = MemoryContextSwitchTo(claim->context);
+
+	claim->tasks = lappend(claim->tasks, kapture_queue_make_task(worker, claim->table, delivery));
+	MemoryContextSwitchTo(old);
+	/* the original of this database may have sent what has waited in kapture_delivery so far */
+	if (delivery->attempts == 1 && delivery->in_doubt == 0 && delivery->captured_at <= worker->origin.doubt_until)
+		delivery->in_doubt = claim->now;
+	kapture_queue_excuse(worker, &delivery->row);
+}
+
+/*
+ * Works out what is to be sent first for claimed rows, and queues it.  A row of
+ * which no request can be made is parked.
+ */
+static void
+claim_plan(Worker *worker, WorkerClaim *claim, List *deliveries)
+{
+	WorkerPlan	plan = {deliveries, claim->now};
+	ErrorData  *error;
+	ListCell   *lc;
+
+	if (deliveries == NIL)
+		return;
+	foreach(lc, deliveries)
+		claim_prepare(worker, claim, lfirst(lc));
+	error = kapture_guard_step(claim_do_plan, &plan);
+	foreach(lc, deliveries)
+	{
+		WorkerTask *task = ((KaptureDelivery *) lfirst(lc))->worker;
+
+		if (error)
+		{
+			ErrorData  *own;
+
+			plan.deliveries = list_make1(lfirst(lc));
+			own = kapture_guard_step(claim_do_plan, &plan);
+			if (own)
+				kapture_task_park(&task->task, own);
+		}
+		dlist_push_tail(task->task.state == KAPTURE_TASK_SEND ? &claim->ready : &claim->settled, &task->node);
+	}
+}
+
+/*
+ * Claims rows whose next try is due.  Those that are only due because their
+ * server is well again leave room for changes that have not been tried at all.
+ */
+static void
+claim_due(WorkerTable *table, int room, TimestampTz now, List **deliveries)
+{
+	int			limit = table->well_since != 0 && table->look ? Max(room / 2, 1) : room;
+
+	kapture_outbox_claim_due(table->att->id, limit, now, table->well_since, deliveries);
+	if (list_length(*deliveries) < limit)
+		table->well_since = 0;
+	table->next_due = table->well_since != 0 ? now : kapture_outbox_next_due(table->att->id);
+	/* somebody has locked it */
+	if (list_length(*deliveries) < limit && table->next_due <= now)
+		table->next_due = TimestampTzPlusMilliseconds(now, KAPTURE_LOCKED_RETRY);
+}
+
+/* Takes from the queue what there is room for. */
+static void
+claim_take(WorkerClaim *claim, TimestampTz now)
+{
+	WorkerTable *table = claim->table;
+	MemoryContext transaction = MemoryContextSwitchTo(claim->context);
+	bool		more = false;
+
+	if (table->next_due <= now)
+		claim_due(table, claim->room, now, &claim->deliveries);
+	if (table->look && list_length(claim->deliveries) < claim->room)
+	{
+		if (!table->scan.running)
+			table->fresh = false;	/* a new pass sees what is committed now */
+		kapture_outbox_take(table->att->id, &table->scan,
+							claim->room - list_length(claim->deliveries), &claim->changes, &more);
+		table->look = more || table->fresh;
+	}
+	claim->nrows = list_length(claim->deliveries) + list_length(claim->changes);
+	if (claim->nrows == 1)
+		claim->row_key = pstrdup(((KaptureDelivery *) linitial(claim->deliveries ? claim->deliveries : claim->changes))->row_key);
+	MemoryContextSwitchTo(transaction);
+}
+
+/* Claims rows and plans their first requests. */
+static void
+claim_do(void *arg)
+{
+	WorkerClaim *claim = arg;
+	WorkerTable *table = claim->table;
+	Worker	   *worker = table->worker;
+	List	   *adds = NIL;
+	ListCell   *lc;
+	MemoryContext transaction;
+
+	claim->now = GetCurrentTransactionStartTimestamp(); /* SQL's now() */
+	/* whoever paused a table and then changed it must not find that taken */
+	AcceptInvalidationMessages();
+	if (worker->stale)
+		return;					/* the table may look different now */
+	kapture_queue_follow(worker, table, &claim->moved);
+	claim_take(claim, claim->now);
+	claim_read_rows(table, claim->deliveries);
+	claim_read_rows(table, claim->changes);
+	transaction = MemoryContextSwitchTo(claim->context);
+	claim->changes = kapture_outbox_claim(claim->changes, worker->origin.doubt_until);
+	MemoryContextSwitchTo(transaction);
+
+	claim_plan(worker, claim, claim->deliveries);
+	foreach(lc, claim->deliveries)
+	{
+		KaptureDelivery *delivery = lfirst(lc);
+		KaptureTask *task = &((WorkerTask *) delivery->worker)->task;
+
+		/* the Add of a changed row may have another phone and email, that of a new one has none yet */
+		if (delivery->attempts == 1 || (task->state == KAPTURE_TASK_SEND && task->step == KAPTURE_STEP_ADD))
+			adds = lappend(adds, delivery);
+	}
+	kapture_outbox_note_adds(adds);
+	claim_plan(worker, claim, claim->changes);
+	kapture_record_settle(worker, &claim->settled);
+	kapture_record_settle(worker, &claim->moved);
+	claim->done = true;
+}
+
+/* The rows that were claimed outlive the claim. */
+static void
+claim_adopt(Worker *worker, List *deliveries)
+{
+	ListCell   *lc;
+
+	foreach(lc, deliveries)
+		MemoryContextSetParent(((KaptureDelivery *) lfirst(lc))->context, worker->context);
+}
+
+/* The tasks of a claim that has failed go; some may be in no list yet. */
+static void
+claim_drop(Worker *worker, WorkerClaim *claim)
+{
+	dlist_head	tasks = DLIST_STATIC_INIT(tasks);
+	ListCell   *lc;
+
+	foreach(lc, claim->tasks)
+		dlist_push_tail(&tasks, &((WorkerTask *) lfirst(lc))->node);
+	kapture_queue_discard(worker, &tasks);
+	dlist_init(&claim->ready);
+	dlist_init(&claim->settled);
+}
+
+/* Queues what was claimed. */
+static void
+claim_end(Worker *worker, WorkerClaim *claim)
+{
+	WorkerTable *table = claim->table;
+
+	kapture_queue_discard(worker, &claim->moved);
+	claim_adopt(worker, claim->deliveries);
+	claim_adopt(worker, claim->changes);
+	while (!dlist_is_empty(&claim->ready))
+	{
+		WorkerTask *task = dlist_container(WorkerTask, node, dlist_pop_head_node(&claim->ready));
+
+		dlist_push_tail(&task->server->ready, &task->node);
+		task->server->nready++;
+	}
+	if (!claim->done)
+		return;
+	kapture_turn_went_well(&table->turn);
+	kapture_transaction_report_success(KAPTURE_PHASE_CLAIM, table);
+}
+
+/* Has a table looked at from the start: what a failed claim has read was put back. */
+static void
+claim_rewind(WorkerTable *table)
+{
+	kapture_outbox_scan_init(&table->scan);
+	table->look = table->fresh = true;
+	table->next_due = DT_NOBEGIN;
+}
+
+/* A row that cannot be claimed, and why. */
+typedef struct WorkerPoison
+{
+	WorkerTable *table;
+	const char *row_key;
+	const char *message;
+	MemoryContext context;
+	dlist_head	moved;
+	bool		parked;
+	bool		other;			/* another row comes first by now */
+} WorkerPoison;
+
+/* Parks it, if it is still the next one that is due or was changed. */
+static void
+claim_do_park(void *arg)
+{
+	WorkerPoison *poison = arg;
+	WorkerTable *table = poison->table;
+	Worker	   *worker = table->worker;
+	List	   *changes = NIL;
+	bool		more;
+	MemoryContext transaction;
+
+	kapture_queue_follow(worker, table, &poison->moved);
+	poison->parked = kapture_outbox_park_due(table->att->id, poison->row_key, poison->message);
+	if (!poison->parked)
+	{
+		transaction = MemoryContextSwitchTo(poison->context);
+		kapture_outbox_take(table->att->id, &table->scan, 1, &changes, &more);
+		MemoryContextSwitchTo(transaction);
+		poison->parked = list_length(changes) == 1 &&
+			strcmp(((KaptureDelivery *) linitial(changes))->row_key, poison->row_key) == 0;
+		poison->other = changes != NIL && !poison->parked;
+		if (poison->parked)
+			kapture_outbox_park(linitial(changes), worker->origin.doubt_until, poison->message);
+		else if (poison->other)
+			elog(ERROR, "another row comes first by now");	/* to put that back */
+	}
+	kapture_record_settle(worker, &poison->moved);
+	if (!poison->parked)
+		return;
+	kapture_alert_note(&table->outcomes, true);
+	kapture_record_alert(worker);
+}
+
+/* Parks a row that cannot be claimed.  False: not even that can be done. */
+static bool
+claim_park(Worker *worker, WorkerTable *table, const char *row_key, const ErrorData *cause)
+{
+	WorkerPoison poison = {.table = table,.row_key = row_key};
+	ErrorData  *error;
+
+	dlist_init(&poison.moved);
+	poison.context = AllocSetContextCreate(worker->context, "kapture_sync parked row", ALLOCSET_SMALL_SIZES);
+	MemoryContextSwitchTo(poison.context);
+	poison.message = kapture_guard_message(cause);
+	MemoryContextSwitchTo(worker->context);
+	error = kapture_transaction_run(worker, "parking a row", claim_do_park, &poison);
+	claim_rewind(table);
+	if (error)
+	{
+		if (!poison.other)
+			kapture_transaction_report_error(KAPTURE_PHASE_CLAIM, table, row_key, error);
+		FreeErrorData(error);
+		kapture_record_keep(worker, &poison.moved);
+	}
+	kapture_queue_discard(worker, &poison.moved);
+	MemoryContextDelete(poison.context);
+	return error == NULL;
+}
+
+/*
+ * Remembers the row that could not be claimed (NULL: it is not known which), so
+ * that it is tried once more.  False: it has been.
+ */
+static bool
+claim_suspect(Worker *worker, WorkerTable *table, const char *row_key)
+{
+	bool		again = table->suspect && row_key && strcmp(table->suspect, row_key) == 0;
+
+	if (table->suspect)
+		pfree(table->suspect);
+	table->suspect = row_key && !again ? MemoryContextStrdup(worker->context, row_key) : NULL;
+	return row_key && !again;
+}
+
+/* A claim failed: the next ones are smaller, until the row that is to blame is parked. */
+static void
+claim_fail(Worker *worker, WorkerClaim *claim, const ErrorData *error)
+{
+	WorkerTable *table = claim->table;
+	bool		will_pass = kapture_guard_will_pass(error) && table->turn.errors < WORKER_PASSING_ERRORS;
+
+	claim_rewind(table);
+	if (kapture_guard_is_lock(error))
+	{
+		/* it begins anew when the lock may be gone */
+		table->turn.at = Max(table->turn.at, TimestampTzPlusMilliseconds(GetCurrentTimestamp(), KAPTURE_LOCKED_RETRY));
+		return;
+	}
+	kapture_transaction_report_error(KAPTURE_PHASE_CLAIM, table, claim->row_key, error);
+	if (claim->nrows > 1 && !will_pass)
+		table->turn.limit = claim->nrows / 2;
+	else if (claim_suspect(worker, table, claim->row_key) && !will_pass)
+		table->turn.limit = 1;
+	else if (claim->row_key == NULL || will_pass ||
+			 !claim_park(worker, table, claim->row_key, error))
+		table->turn.not_before = kapture_transaction_retry_at(++table->turn.errors);
+}
+
+/* Claims rows of a table and queues their first requests. */
+static void
+claim_table(Worker *worker, WorkerTable *table, int room)
+{
+	WorkerClaim claim = {.table = table,.room = room};
+	TimestampTz began = GetCurrentTimestamp();
+	int64		served = table->turn.share->served;
+	ErrorData  *error;
+
+	dlist_init(&claim.ready);
+	dlist_init(&claim.settled);
+	dlist_init(&claim.moved);
+	claim.context = AllocSetContextCreate(worker->context, "kapture_sync claim", ALLOCSET_SMALL_SIZES);
+	error = kapture_transaction_run(worker, "claiming changes", claim_do, &claim);
+	if (error == NULL)
+		claim_end(worker, &claim);
+	else
+	{
+		claim_drop(worker, &claim);
+		kapture_record_keep(worker, &claim.moved);
+		claim_fail(worker, &claim, error);
+		FreeErrorData(error);
+	}
+	kapture_queue_discard(worker, &claim.settled);
+	MemoryContextDelete(claim.context);
+	/* the rest of it counts, too */
+	kapture_turn_charge_rest(&table->turn, began + Max(table->turn.share->served - served, 0), claim.nrows);
+}
+
+/*
+ * The table to claim from next, with *room for so many rows: of those whose turn
+ * it is, one of the owner who had the least so far.  NULL: this round is over.
+ */
+static WorkerTable *
+claim_next_table(Worker *worker, int *room, TimestampTz now)
+{
+	WorkerTable *next = NULL;
+	dlist_iter	iter;
+
+	dlist_foreach(iter, &worker->tables)
+	{
+		WorkerTable *table = dlist_container(WorkerTable, node, iter.cur);
+
+		if (!table->present || table->att->paused || table->turn.round == worker->round ||
+			!(table->look || table->next_due <= now) || kapture_turn_next(&table->turn) > now)
+			continue;
+		if (next && !kapture_turn_comes_before(&table->turn, &next->turn))
+			continue;
+		if ((*room = kapture_claim_room(table, now)) > 0)
+			next = table;
+	}
+	if (next)
+		*room = kapture_claim_room(next, now);
+	return next;
+}
+
+/* Claims what is waiting, as far as there is room and time for it. */
+void
+kapture_claim(Worker *worker)
+{
+	TimestampTz began = GetCurrentTimestamp();
+	TimestampTz now = began;
+	WorkerTable *table;
+	int			room;
+
+	if (!kapture_state_may_send(worker) || worker->stale)
+		return;
+	worker->round++;
+	while (now < TimestampTzPlusMilliseconds(began, CLAIM_TIME) &&
+		   (table = claim_next_table(worker, &room, now)) != NULL)
+	{
+		kapture_turn_begin(&table->turn, worker->round);
+		claim_table(worker, table, room);
+		now = GetCurrentTimestamp();
+	}
+}

@@ -1,0 +1,550 @@
+/*
+ * load.c
+ *		Reads what is attached, and the settings of its servers.
+ *
+ * A table or server that cannot be read keeps what is known of it and is read
+ * again after a while; it holds up no other.
+ */
+#include "postgres.h"
+
+#include "access/relation.h"
+#include "commands/dbcommands.h"
+#include "miscadmin.h"
+#include "storage/lmgr.h"
+#include "utils/inval.h"
+#include "utils/memutils.h"
+#include "utils/rel.h"
+#include "utils/syscache.h"
+
+#include "api/server.h"
+#include "base/catalog.h"
+#include "base/guc.h"
+#include "base/version.h"
+#include "cluster/bgworker.h"
+#include "cluster/guard.h"
+#include "push/load.h"
+#include "push/server_health.h"
+#include "push/transaction.h"
+#include "table/attach.h"
+#include "table/binding.h"
+#include "table/inbox.h"
+#include "table/origin.h"
+#include "table/outbox.h"
+#include "traffic/pacing.h"
+
+static void
+load_relcache_callback(Datum arg, Oid relid)
+{
+	Worker	   *worker = (Worker *) DatumGetPointer(arg);
+	dlist_iter	iter;
+
+	/* our own tables change when something is attached or detached */
+	if (!OidIsValid(relid) || relid == worker->installation)
+		worker->stale = true;
+	worker->all_stale |= !OidIsValid(relid);
+	dlist_foreach(iter, &worker->tables)
+	{
+		WorkerTable *table = dlist_container(WorkerTable, node, iter.cur);
+
+		if (table->att->root == relid)
+			worker->stale = table->stale = true;
+	}
+}
+
+static void
+load_syscache_callback(Datum arg, int cacheid, uint32 hashvalue)
+{
+	Worker	   *worker = (Worker *) DatumGetPointer(arg);
+
+	worker->stale = true;
+	/* whose a server is decides whether a table's rows may go there */
+	worker->all_stale |= cacheid != USERMAPPINGOID;
+}
+
+/*
+ * Has changes of attachments, servers and user mappings noticed.  To be called once,
+ * with what lives as long as the process.
+ */
+void
+kapture_load_watch(Worker *worker)
+{
+	CacheRegisterRelcacheCallback(load_relcache_callback, PointerGetDatum(worker));
+	CacheRegisterSyscacheCallback(FOREIGNSERVEROID, load_syscache_callback, PointerGetDatum(worker));
+	CacheRegisterSyscacheCallback(USERMAPPINGOID, load_syscache_callback, PointerGetDatum(worker));
+}
+
+/* Finds out which servers attached tables go to, and takes back what others said. */
+static void
+load_used_servers(Worker *worker)
+{
+	dlist_iter	iter;
+	dlist_mutable_iter miter;
+
+	dlist_foreach(iter, &worker->servers)
+		dlist_container(WorkerServer, node, iter.cur)->used = false;
+	dlist_foreach(iter, &worker->tables)
+	{
+		WorkerTable *table = dlist_container(WorkerTable, node, iter.cur);
+
+		if (table->attached)
+			table->server->used = true;
+	}
+	dlist_foreach_modify(miter, &worker->servers)
+	{
+		WorkerServer *server = dlist_container(WorkerServer, node, miter.cur);
+
+		if (server->used)
+			continue;
+		kapture_shmem_withdraw_server(server->name, server->owner);
+		server->told = KAPTURE_STATE_OK;
+		if (server->ntasks == 0 && server->ntables == 0)
+			kapture_state_forget_server(server);
+	}
+}
+
+static void
+load_do_settings(void *arg)
+{
+	WorkerServer *server = arg;
+	const KaptureServer *settings = kapture_server_get(server->name, server->owner);
+
+	server->version = settings->version;
+	server->max_connections = settings->max_connections;
+	server->timeout = settings->timeout;
+	server->rate_limit = settings->rate_limit;
+	server->check_rows = settings->check_rows;
+	if (server->timezone)
+		pfree(server->timezone);
+	server->timezone = MemoryContextStrdup(server->worker->context, settings->timezone);
+}
+
+/*
+ * Reads a server's settings.  What is wrong with them becomes its problem.
+ * Returns whether they, and not just another's, have changed.
+ */
+static bool
+load_settings(Worker *worker, WorkerServer *server)
+{
+	uint64		version = server->version;
+	ErrorData  *error = kapture_guard_step(load_do_settings, server);
+	bool		changed;
+
+	if (error && server->used && (server->problem == NULL || strcmp(error->message, server->problem) != 0))
+		ereport(LOG,
+				(errmsg("kapture_sync cannot use server \"%s\" in database \"%s\": %s",
+						server->name, kapture_process_database(), error->message)));
+	changed = version != server->version || error || server->problem;
+	if (server->problem)
+		pfree(server->problem);
+	server->problem = error ? MemoryContextStrdup(worker->context, error->message) : NULL;
+	if (error)
+	{
+		server->version = 0;
+		FreeErrorData(error);
+	}
+	return changed;
+}
+
+/* Attached tables that were dropped leave nothing behind. */
+static void
+load_forget_dropped(void *arg)
+{
+	int64		changes;
+	int64		tables = kapture_outbox_forget_dropped(&changes);
+
+	if (tables == 0)
+		return;
+	kapture_attach_announce();	/* the puller has to know, too */
+	ereport(LOG,
+			(errmsg("kapture_sync: " INT64_FORMAT " attached tables of database \"%s\" were dropped, with " INT64_FORMAT " waiting changes",
+					tables, kapture_process_database(), changes)));
+}
+
+/* A table may have lost what it takes to send its rows; then they wait. */
+static void
+load_problem(Worker *worker, WorkerTable *table)
+{
+	char	   *problem = kapture_binding_problem(table->att);
+
+	if (problem && (table->problem == NULL || strcmp(problem, table->problem) != 0))
+		ereport(LOG, (errmsg("kapture_sync sends no rows of database \"%s\": %s", kapture_process_database(), problem)));
+	if (table->problem)
+		pfree(table->problem);
+	table->problem = problem ? MemoryContextStrdup(worker->context, problem) : NULL;
+	table->present = problem == NULL;
+}
+
+/* Somebody's lock is in the way: attachments are looked at again in a while. */
+static void
+load_later(Worker *worker)
+{
+	worker->next_load = Min(worker->next_load, TimestampTzPlusMilliseconds(GetCurrentTimestamp(), WORKER_LOCKED_LOOK));
+}
+
+/* What is known of a relation must do until the lock on it is gone, but for whether it is paused. */
+static void
+load_keep_table(Worker *worker, Oid relid)
+{
+	dlist_iter	iter;
+
+	dlist_foreach(iter, &worker->tables)
+	{
+		WorkerTable *table = dlist_container(WorkerTable, node, iter.cur);
+
+		if (table->att->root != relid)
+			continue;
+		table->seen = table->attached = table->present = true;
+		table->att->paused = kapture_catalog_is_paused(table->att->id);
+	}
+	load_later(worker);
+}
+
+/* An attached relation, and whether it was dropped. */
+typedef struct WorkerRelation
+{
+	Worker	   *worker;
+	Oid			relid;
+	bool		dropped;
+} WorkerRelation;
+
+/* Brings what is known of an attached relation up to date. */
+static void
+load_table(void *arg)
+{
+	WorkerRelation *relation = arg;
+	Worker	   *worker = relation->worker;
+	Oid			relid = relation->relid;
+	Relation	rel;
+	MemoryContext context;
+	MemoryContext old;
+	KaptureAttachment *att;
+	WorkerTable *table;
+
+	/* whoever holds a lock on one table does not hold up the others */
+	if (!ConditionalLockRelationOid(relid, AccessShareLock))
+	{
+		load_keep_table(worker, relid);
+		return;
+	}
+	rel = try_relation_open(relid, NoLock);
+	if (rel == NULL)
+	{
+		UnlockRelationOid(relid, AccessShareLock);
+		relation->dropped = true;
+		return;
+	}
+	/* an error leaves nothing of it */
+	context = AllocSetContextCreate(CurTransactionContext, "kapture_sync attachment", ALLOCSET_SMALL_SIZES);
+	old = MemoryContextSwitchTo(context);
+	att = kapture_catalog_attachment(rel);
+	MemoryContextSwitchTo(worker->context);
+	if (att == NULL)
+	{
+		MemoryContextDelete(context);
+		context = NULL;
+	}
+	else if ((table = kapture_state_find_table(worker, att->id)) == NULL)
+	{
+		table = palloc0(sizeof(WorkerTable));
+		table->worker = worker;
+		table->in_trouble = true;	/* an earlier worker may have left some */
+		kapture_turn_init(&table->turn, WORKER_MAX_BATCH);
+		kapture_outbox_scan_init(&table->scan);
+		kapture_outbox_scan_init(&table->keys);
+		dlist_push_tail(&worker->tables, &table->node);
+	}
+	if (context)
+	{
+		if (table->context)
+			table->retired = lappend(table->retired, table->context);
+		kapture_state_free_retired(table);
+		MemoryContextSetParent(context, worker->context);
+		table->context = context;
+		table->att = att;
+		table->attached = table->seen = true;
+		table->stale = false;
+		table->version = att->version;
+		kapture_turn_join(&table->turn, rel->rd_rel->relowner);
+		kapture_state_place_table(table, kapture_state_find_server(worker, att->server, rel->rd_rel->relowner));
+		load_problem(worker, table);
+	}
+	MemoryContextSwitchTo(old);
+	relation_close(rel, AccessShareLock);
+}
+
+/* Is this database still what its outbox belongs to? */
+static void
+load_origin(Worker *worker)
+{
+	KaptureOrigin origin = kapture_origin_check();
+	bool		copy = origin.state == KAPTURE_ORIGIN_COPY && kapture_catalog_attached_relations() != NIL;
+	dlist_iter	iter;
+
+	if (copy && !worker->said_copy)
+		ereport(LOG,
+				(errmsg("kapture_sync: database \"%s\" is a copy; nothing is sent", kapture_process_database()),
+				 errhint("If the original sends no more, call kapture_resume().")));
+	worker->said_copy = copy;
+	if (origin.stamped_at != worker->origin.stamped_at)
+	{
+		MemoryContext transaction = MemoryContextSwitchTo(worker->context);
+
+		/* the outbox may have come with transaction ids of another cluster */
+		dlist_foreach(iter, &worker->tables)
+		{
+			kapture_outbox_scan_init(&dlist_container(WorkerTable, node, iter.cur)->scan);
+			kapture_outbox_scan_init(&dlist_container(WorkerTable, node, iter.cur)->keys);
+		}
+		MemoryContextSwitchTo(transaction);
+	}
+	worker->origin = origin;
+}
+
+static void
+load_recover_table(void *arg)
+{
+	WorkerTable *table = arg;
+	TimestampTz in_doubt = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
+													   table->server->timeout + KAPTURE_LATE_GRACE);
+
+	kapture_outbox_recover(table->att->id, in_doubt,
+						   kapture_shmem_worker_take_blame(table->att->id) ? WORKER_BLAME : NULL);
+}
+
+/*
+ * What an earlier worker left 'sending' in tables that are new to us goes on
+ * once its requests can no longer be running.
+ */
+static void
+load_recover(Worker *worker)
+{
+	dlist_iter	iter;
+
+	dlist_foreach(iter, &worker->tables)
+	{
+		WorkerTable *table = dlist_container(WorkerTable, node, iter.cur);
+
+		if (table->recovered)
+			continue;
+		table->recovered = kapture_transaction_try_within(load_recover_table, table, table);
+		if (table->recovered)
+			kapture_transaction_report_success(KAPTURE_PHASE_LOAD, table);
+		else
+			load_later(worker);
+	}
+}
+
+static void
+load_outdated(void *arg)
+{
+	ListCell   *lc;
+
+	foreach(lc, kapture_catalog_attached_relations())
+	{
+		WorkerRelation relation = {arg, lfirst_oid(lc), false};
+
+		load_table(&relation);
+	}
+}
+
+/*
+ * Shows that the extension is of another version than ours, so that nothing can
+ * be sent.  What is attached is read as far as that version lets us.
+ */
+static void
+load_tell_outdated(Worker *worker, const char *installed)
+{
+	char	   *message = psprintf("the extension is of version %s, the library of version %s: %s",
+								   installed, KAPTURE_SQL_VERSION, kapture_version_hint(installed));
+	ErrorData  *error;
+	dlist_iter	iter;
+
+	if (!worker->outdated)
+		ereport(LOG,
+				(errmsg("kapture_sync sends nothing in database \"%s\": the extension is of version %s, the library of version %s",
+						kapture_process_database(), installed, KAPTURE_SQL_VERSION),
+				 errhint("%s", kapture_version_hint(installed))));
+	worker->outdated = true;
+
+	error = kapture_guard_step(load_outdated, worker);
+	if (error)
+		FreeErrorData(error);
+	load_used_servers(worker);
+	dlist_foreach(iter, &worker->servers)
+		kapture_health_report(worker, dlist_container(WorkerServer, node, iter.cur), message);
+}
+
+/*
+ * Reads an attached table; returns whether it was dropped.  One that cannot be
+ * read keeps what is known of it, and is tried again after a while.
+ */
+static bool
+load_attached(Worker *worker, const KaptureAttached *attached, WorkerTable *table)
+{
+	WorkerRelation relation = {worker, attached->relid, false};
+
+	if (table)
+		table->stale = true;	/* until it has been read */
+	if (kapture_transaction_try_within(load_table, &relation, table))
+	{
+		if (table)
+			kapture_transaction_report_success(KAPTURE_PHASE_LOAD, table);
+		return relation.dropped;
+	}
+	worker->next_load = Min(worker->next_load, kapture_transaction_retry_at(table ? ++table->turn.errors : 1));
+	if (table)
+	{
+		table->seen = true;
+		table->turn.not_before = worker->next_load;
+	}
+	return false;
+}
+
+/* Reads the list of attachments, and those tables of it anew that have changed. */
+static void
+load_tables(Worker *worker)
+{
+	bool		all = worker->all_stale;
+	bool		dropped = false;
+	dlist_mutable_iter iter;
+	ListCell   *lc;
+
+	worker->all_stale = false;
+	dlist_foreach_modify(iter, &worker->tables)
+		dlist_container(WorkerTable, node, iter.cur)->seen = false;
+	foreach(lc, kapture_catalog_attached())
+	{
+		KaptureAttached *attached = lfirst(lc);
+		WorkerTable *table = kapture_state_find_table(worker, attached->id);
+
+		if (all || table == NULL || table->stale || !table->attached ||
+			!kapture_catalog_same_version(&table->version, &attached->version))
+			dropped |= load_attached(worker, attached, table);
+		else
+			table->seen = true;
+	}
+	dlist_foreach_modify(iter, &worker->tables)
+	{
+		WorkerTable *table = dlist_container(WorkerTable, node, iter.cur);
+
+		table->look = table->fresh = true;
+		table->next_due = DT_NOBEGIN;	/* kapture_retry() may have moved it */
+		if (table->seen)
+			continue;
+		table->attached = table->present = false;
+		if (table->ntasks == 0)
+			kapture_state_forget_table(table);
+	}
+	load_used_servers(worker);
+	if (dropped && worker->alone && !kapture_transaction_try_within(load_forget_dropped, NULL, NULL))
+		load_later(worker);
+}
+
+/* Reads the settings of all servers. */
+static void
+load_servers(Worker *worker)
+{
+	dlist_iter	iter;
+
+	dlist_foreach(iter, &worker->servers)
+	{
+		WorkerServer *server = dlist_container(WorkerServer, node, iter.cur);
+
+		if (load_settings(worker, server))
+		{
+			/* what was changed may be what was wrong */
+			server->not_before = 0;
+			server->asked = false;
+			server->failures = server->sick = 0;
+			server->health = KAPTURE_STATE_OK;
+		}
+		kapture_health_report(worker, server, "");
+	}
+}
+
+static void
+load_find_pulls(void *arg)
+{
+	*(bool *) arg = kapture_pull_servers() != NIL || kapture_inbox_any();
+}
+
+/* What is read in a transaction. */
+typedef struct WorkerLoading
+{
+	Worker	   *worker;
+	bool		exists;			/* the extension does */
+} WorkerLoading;
+
+static void
+load_do(void *arg)
+{
+	WorkerLoading *loading = arg;
+	Worker	   *worker = loading->worker;
+	bool		exists;
+	char	   *version;
+	bool		pulls = false;
+
+	kapture_process_require_installation(&worker->installation);
+	exists = loading->exists = OidIsValid(worker->installation);
+	version = exists ? kapture_version_installed() : NULL;
+	if (version && kapture_version_compare(version) != 0)
+		load_tell_outdated(worker, version);
+	else if (exists && worker->outdated)
+		kapture_process_exit(KAPTURE_EXIT_ASKED);	/* no more: begin anew */
+	else if (exists)
+	{
+		load_origin(worker);
+		load_tables(worker);
+		load_servers(worker);
+		if (worker->alone)
+			load_recover(worker);
+	}
+	if (exists && !worker->outdated && !kapture_transaction_try_within(load_find_pulls, &pulls, NULL))
+		load_later(worker);
+	kapture_shmem_worker_wants_puller(pulls);
+}
+
+/*
+ * Reads anew what has changed of attachments and servers.  Returns false if the extension
+ * is gone.  After an error, nothing is claimed until that has gone well: tables may
+ * look different, or be another's.
+ */
+bool
+kapture_load(Worker *worker)
+{
+	WorkerLoading loading = {worker, true};
+	ErrorData  *error;
+
+	worker->stale = false;
+	worker->next_load = DT_NOEND;
+	error = kapture_transaction_run(worker, "reading attachments", load_do, &loading);
+	if (error == NULL)
+	{
+		worker->load_errors = 0;
+		worker->load_not_before = 0;
+		if (worker->next_load == DT_NOEND)
+			kapture_transaction_report_success(KAPTURE_PHASE_LOAD, NULL);
+		return loading.exists;
+	}
+	kapture_transaction_report_error(KAPTURE_PHASE_LOAD, NULL, NULL, error);
+	worker->all_stale = true;
+	if (kapture_guard_is_lock(error))
+		load_later(worker);
+	else
+	{
+		worker->stale = true;
+		worker->load_not_before = kapture_transaction_retry_at(++worker->load_errors);
+	}
+	FreeErrorData(error);
+	return true;
+}
+
+/* Tells whether it is time for that. */
+bool
+kapture_load_is_due(Worker *worker)
+{
+	TimestampTz now = GetCurrentTimestamp();
+
+	worker->stale |= worker->next_load <= now;
+	return worker->stale && worker->load_not_before <= now;
+}

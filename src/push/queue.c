@@ -1,0 +1,178 @@
+/*
+ * queue.c
+ *		The tasks of claimed rows, as the worker has them in memory.
+ *
+ * A task is made of a claimed row, moves from list to list as its requests are sent
+ * and answered, follows its row to other keys, and is dropped once its outcome is
+ * recorded.
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "utils/memutils.h"
+
+#include "push/queue.h"
+#include "table/outbox.h"
+#include "table/row_io.h"
+
+/* Finds what is claimed. */
+typedef struct WorkerDelivery
+{
+	int64		delivery_id;	/* hash key */
+	KaptureDelivery *delivery;
+} WorkerDelivery;
+
+/* Makes room for what is claimed, which lives as long as the worker. */
+void
+kapture_queue_create(Worker *worker)
+{
+	HASHCTL		ctl = {.keysize = sizeof(int64),.entrysize = sizeof(WorkerDelivery),.hcxt = worker->context};
+
+	worker->deliveries = hash_create("kapture_sync claimed rows", WORKER_MAX_BATCH, &ctl,
+									 HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+}
+
+/* Makes a task of a claimed row, in the memory of the delivery. */
+WorkerTask *
+kapture_queue_make_task(Worker *worker, WorkerTable *table, KaptureDelivery *delivery)
+{
+	WorkerTask *task = MemoryContextAllocZero(delivery->context, sizeof(WorkerTask));
+
+	task->server = table->server;
+	task->server->ntasks++;
+	task->table = table;
+	task->share = table->turn.share;
+	kapture_share_keep(task->share);
+	task->bytes = delivery->row.bytes;
+	kapture_share_hold(task->share, task->bytes);
+	task->task.delivery = delivery;
+	task->task.att = table->att;
+	task->task.timeout = table->server->timeout;
+	task->task.check_rows = table->server->check_rows;
+	delivery->worker = task;
+	table->ntasks++;
+	((WorkerDelivery *) hash_search(worker->deliveries, &delivery->delivery_id, HASH_ENTER, NULL))->delivery = delivery;
+	return task;
+}
+
+/* Forgets tasks whose outcome is recorded, or cannot be. */
+void
+kapture_queue_discard(Worker *worker, dlist_head *tasks)
+{
+	while (!dlist_is_empty(tasks))
+	{
+		WorkerTask *task = dlist_container(WorkerTask, node, dlist_pop_head_node(tasks));
+		WorkerTable *table = task->table;
+
+		(void) hash_search(worker->deliveries, &task->task.delivery->delivery_id, HASH_REMOVE, NULL);
+		kapture_share_release(task->share, task->bytes);
+		kapture_share_leave(task->share);
+		task->server->ntasks--;
+		MemoryContextDelete(task->task.delivery->context);
+		table->ntasks--;
+		kapture_state_free_retired(table);
+		if (table->ntasks == 0 && !table->attached)
+			worker->stale = true;	/* it can be forgotten */
+	}
+}
+
+/* Moves the tasks of a table, or all (NULL), to the end of another list. */
+void
+kapture_queue_move(dlist_head *from, dlist_head *to, WorkerTable *table)
+{
+	dlist_mutable_iter iter;
+
+	dlist_foreach_modify(iter, from)
+	{
+		WorkerTask *task = dlist_container(WorkerTask, node, iter.cur);
+
+		if (table && task->table != table)
+			continue;
+		dlist_delete(&task->node);
+		dlist_push_tail(to, &task->node);
+	}
+}
+
+/* Takes in that a row has got another key, or was deleted, while something is under way for it. */
+static void
+queue_note_moved(KaptureDelivery *delivery, const KaptureMoved *moved, dlist_head *settled, TimestampTz now)
+{
+	WorkerTask *task = delivery->worker;
+
+	delivery->place = moved->place;
+	delivery->gone = moved->row_key == NULL;
+	if (moved->row_key)
+		delivery->row.row_key = delivery->row_key = MemoryContextStrdup(delivery->context, moved->row_key);
+	else if (task->task.state == KAPTURE_TASK_SEND && task->task.request == NULL)
+	{
+		/* it is not sent any more */
+		dlist_delete(&task->node);
+		task->server->nready--;
+		task->task.state = KAPTURE_TASK_RELEASE;
+		task->task.next_attempt = now;
+		dlist_push_tail(settled, &task->node);
+	}
+}
+
+/*
+ * Follows the changes of keys and the deletions in a table that are committed
+ * by now, which is as the transaction's snapshot shows it: before rows are read
+ * or written.  What is not to be sent any more is appended to *settled.
+ */
+void
+kapture_queue_follow(Worker *worker, WorkerTable *table, dlist_head *settled)
+{
+	TimestampTz now = GetCurrentTransactionStartTimestamp();
+	MemoryContext old = MemoryContextSwitchTo(worker->context);
+	bool		waiting = false;
+	ListCell   *lc;
+
+	worker->followed = lappend(worker->followed, table);
+	MemoryContextSwitchTo(old);
+	foreach(lc, kapture_outbox_follow(table->att->id, &table->keys, &table->scan, &waiting))
+	{
+		KaptureMoved *moved = lfirst(lc);
+		WorkerDelivery *found = hash_search(worker->deliveries, &moved->delivery_id, HASH_FIND, NULL);
+
+		if (found)
+			queue_note_moved(found->delivery, moved, settled, now);
+	}
+	if (waiting)
+		table->next_due = Min(table->next_due, now);
+}
+
+/* A server that is to be left alone gives back what was not sent yet. */
+void
+kapture_queue_take_back(WorkerServer *server, TimestampTz now, dlist_head *settled)
+{
+	while (!dlist_is_empty(&server->ready))
+	{
+		WorkerTask *task = dlist_container(WorkerTask, node, dlist_pop_head_node(&server->ready));
+
+		server->nready--;
+		task->task.state = KAPTURE_TASK_RELEASE;
+		task->task.next_attempt = now;
+		dlist_push_tail(settled, &task->node);
+	}
+}
+
+/* None of the rows is dealt with now: others come first. */
+void
+kapture_queue_put_off(List *rows)
+{
+	ListCell   *lc;
+
+	foreach(lc, rows)
+		((KaptureRow *) lfirst(lc))->outcome = KAPTURE_ROW_LOCKED;
+}
+
+/*
+ * A row that failed while its table may look different is not at fault, unless it took
+ * too long: it is tried again like one that is locked.
+ */
+void
+kapture_queue_excuse(Worker *worker, KaptureRow *row)
+{
+	if (worker->stale && row->outcome == KAPTURE_ROW_FAILED && !row->slow)
+		row->outcome = KAPTURE_ROW_LOCKED;
+}

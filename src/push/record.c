@@ -1,0 +1,479 @@
+/*
+ * record.c
+ *		Records what answers mean: ids in rows, deliveries in the history or to be
+ *		tried again.
+ *
+ * Answers that cannot be recorded together are kept, and recorded by table, then one
+ * by one.  What cannot even be parked is tried again after a while, beside all others.
+ */
+#include "postgres.h"
+
+#include "utils/guc.h"
+#include "utils/snapmgr.h"
+
+#include "api/http.h"
+#include "cluster/guard.h"
+#include "push/notify.h"
+#include "push/queue.h"
+#include "push/record.h"
+#include "push/server_health.h"
+#include "push/transaction.h"
+#include "table/outbox.h"
+#include "table/row_io.h"
+#include "traffic/pacing.h"
+
+/*
+ * While there is more to send, answers are recorded so many at a time, or so
+ * many milliseconds after the first.
+ */
+#ifndef RECORD_BATCH			/* script/bench tries others */
+#define RECORD_BATCH	128
+#endif
+
+/* How long a lock is waited for where the answers of other tables wait, too. */
+#define RECORD_BUSY_TIMEOUT	"10ms"
+
+/* Tells whoever listens what is new about tables. */
+void
+kapture_record_alert(Worker *worker)
+{
+	dlist_iter	iter;
+
+	dlist_foreach(iter, &worker->tables)
+	{
+		WorkerTable *table = dlist_container(WorkerTable, node, iter.cur);
+
+		kapture_alert_table(table->att->root, table->server->name, &table->outcomes);
+	}
+}
+
+/* An answer, and what has become of it. */
+typedef struct WorkerAnswer
+{
+	WorkerTask *task;
+	TimestampTz now;
+	const ErrorData *error;
+} WorkerAnswer;
+
+static void
+record_do_take(void *arg)
+{
+	WorkerAnswer *answer = arg;
+	KaptureTask *task = &answer->task->task;
+
+	kapture_task_answer(task, kapture_http_answer(task->request), answer->now);
+}
+
+static void
+record_do_refuse(void *arg)
+{
+	WorkerAnswer *answer = arg;
+
+	kapture_task_fail(&answer->task->task, true, 0, answer->error->message);
+}
+
+/* Takes an answer in; an answer that cannot be handled fails its row alone. */
+static void
+record_take(WorkerTask *task, TimestampTz now)
+{
+	WorkerAnswer answer = {.task = task,.now = now};
+	ErrorData  *error = kapture_guard_step(record_do_take, &answer);
+
+	if (error)
+	{
+		if (task->task.step == KAPTURE_STEP_ADD)
+			task->task.delivery->in_doubt = now;
+		answer.error = error;
+		/* what was sent may be the cause */
+		if (kapture_guard_step(record_do_refuse, &answer) != NULL)
+			kapture_task_park(&task->task, error);
+	}
+	if (task->task.strange)
+		kapture_http_distrust(task->task.request);
+	kapture_http_release(task->task.request);
+	task->task.request = NULL;
+}
+
+/* Writes ids back to the rows of one table. */
+static void
+record_write_back(Worker *worker, WorkerTable *table, List *tasks, TimestampTz now)
+{
+	TimestampTz began = GetCurrentTimestamp();
+	bool		spent = worker->leaving || kapture_share_is_spent(table->turn.share);
+	TimestampTz later = Max(TimestampTzPlusMilliseconds(now, KAPTURE_LOCKED_RETRY), spent ? kapture_turn_next(&table->turn) : 0);
+	const char *why = spent ? "others come first; the Kapture customer id is written later" :
+		"the row is locked; its Kapture customer id is written later";
+	List	   *rows = NIL;
+	ListCell   *lc;
+
+	foreach(lc, tasks)
+	{
+		KaptureTask *t = &((WorkerTask *) lfirst(lc))->task;
+
+		t->delivery->row.new_id = t->customer_id;
+		rows = lappend(rows, &t->delivery->row);
+	}
+	if (spent)
+		kapture_queue_put_off(rows);
+	else
+	{
+		kapture_row_write_ids(table->att, rows, GetActiveSnapshot());
+		kapture_turn_charge(&table->turn, began, list_length(rows));
+	}
+
+	foreach(lc, tasks)
+	{
+		KaptureTask *t = &((WorkerTask *) lfirst(lc))->task;
+
+		kapture_queue_excuse(worker, &t->delivery->row);
+		kapture_task_written(t, later, why, table->att->id == worker->blamed ? WORKER_BLAME : NULL);
+	}
+}
+
+/* Writes the ids of tasks back, table by table. */
+static void
+record_write_ids(Worker *worker, dlist_head *tasks, TimestampTz now)
+{
+	List	   *tables = NIL;
+	dlist_iter	iter;
+	ListCell   *lc;
+
+	dlist_foreach(iter, tasks)
+	{
+		WorkerTask *task = dlist_container(WorkerTask, node, iter.cur);
+		WorkerTable *table = task->table;
+		KaptureTask *t = &task->task;
+
+		if (!table->present || t->state == KAPTURE_TASK_RELEASE || t->delivery->gone ||
+			t->customer_id == 0 || t->customer_id == t->delivery->row.customer_id)
+			continue;
+		if (!list_member_ptr(tables, table))
+		{
+			tables = lappend(tables, table);
+			table->settling = NIL;
+		}
+		table->settling = lappend(table->settling, task);
+	}
+	foreach(lc, tables)
+	{
+		WorkerTable *table = lfirst(lc);
+
+		record_write_back(worker, table, table->settling, now);
+		table->settling = NIL;
+	}
+}
+
+/* Notes that a row was parked, and why. */
+static void
+record_note_parked(WorkerTask *task)
+{
+	char	   *cause = kapture_task_log_text(&task->task);
+
+	kapture_alert_note(&task->table->outcomes, true);
+	if (cause)
+		kapture_alert_note_cause(&task->table->outcomes, cause);
+}
+
+/*
+ * Records what became of tasks: ids to the rows, then deliveries to the
+ * history or to their next try.
+ */
+void
+kapture_record_settle(Worker *worker, dlist_head *tasks)
+{
+	TimestampTz now = GetCurrentTimestamp();
+	dlist_iter	titer;
+	List	   *done = NIL;
+	ListCell   *lc;
+
+	if (dlist_is_empty(tasks))
+		return;
+	record_write_ids(worker, tasks, now);
+	dlist_foreach(titer, tasks)
+	{
+		WorkerTask *task = dlist_container(WorkerTask, node, titer.cur);
+		KaptureTask *t = &task->task;
+
+		if (t->state == KAPTURE_TASK_DONE)
+		{
+			KaptureDone *d = palloc0(sizeof(KaptureDone));
+
+			d->delivery = t->delivery;
+			d->action = t->action;
+			d->customer_id = t->customer_id;
+			d->http_status = t->http_status;
+			d->message = t->message;
+			done = lappend(done, d);
+			task->table->last_success = now;
+			kapture_alert_note(&task->table->outcomes, false);
+			if (worker->next_expiry == DT_NOEND)
+				worker->next_expiry = now;
+		}
+		else if (t->state == KAPTURE_TASK_FAILED)
+		{
+			TimestampTz next = kapture_outbox_fail(&t->failed);
+
+			task->table->next_due = Min(task->table->next_due, next);
+			if (next == DT_NOEND)
+				record_note_parked(task);
+		}
+		else
+		{
+			kapture_outbox_release(t->delivery, t->next_attempt);
+			task->table->next_due = Min(task->table->next_due, t->next_attempt);
+		}
+	}
+	foreach(lc, kapture_outbox_finish(done))
+	{
+		WorkerTable *table = kapture_state_find_table(worker, lfirst_int(lc));
+
+		if (table)
+			table->next_due = Min(table->next_due, now);
+	}
+	kapture_record_alert(worker);
+}
+
+/* Takes the requests that have finished off their connections. */
+void
+kapture_record_collect(Worker *worker)
+{
+	KaptureHttpRequest *request;
+
+	while ((request = kapture_http_next_finished()) != NULL)
+	{
+		WorkerTask *task = kapture_http_owner(request);
+		const KaptureHttpAnswer *answer = kapture_http_answer(request);
+
+		task->server->in_flight--;
+		task->server->next_start = 0;
+		if (worker->nanswered++ == 0)
+			worker->first_answer = GetCurrentTimestamp();
+		/* trouble is looked into before more is sent */
+		if (answer->outcome != KAPTURE_HTTP_ANSWERED || answer->status != 200)
+			worker->trouble = true;
+		dlist_push_tail(&worker->answered, &task->node);
+	}
+}
+
+/* Tells whether it is time to record answers.  If nothing else is to be done, it is. */
+bool
+kapture_record_is_due(Worker *worker)
+{
+	dlist_iter	iter;
+
+	if (worker->nanswered == 0)
+		return false;
+	if (worker->trouble || worker->nanswered >= RECORD_BATCH ||
+		GetCurrentTimestamp() >= TimestampTzPlusMilliseconds(worker->first_answer, KAPTURE_RECORD_DELAY))
+		return true;
+	dlist_foreach(iter, &worker->servers)
+	{
+		WorkerServer *server = dlist_container(WorkerServer, node, iter.cur);
+
+		if (server->nready > 0 && server->not_before == 0)
+			return false;
+	}
+	return true;
+}
+
+/* Finds out where the rows of tasks are by now.  What need not be sent any more is appended to *settled. */
+static void
+record_follow(Worker *worker, dlist_head *tasks, dlist_head *settled)
+{
+	List	   *tables = NIL;
+	dlist_iter	iter;
+	ListCell   *lc;
+
+	dlist_foreach(iter, tasks)
+	{
+		WorkerTable *table = dlist_container(WorkerTask, node, iter.cur)->table;
+
+		if (table->attached)
+			tables = list_append_unique_ptr(tables, table);
+	}
+	foreach(lc, tables)
+		kapture_queue_follow(worker, lfirst(lc), settled);
+}
+
+/*
+ * To be called in a transaction that records answers.  That is not worth a wait
+ * for the disk: if a crash takes it back, the rows are 'sending' again, and are
+ * searched for before anything is added.
+ */
+static void
+record_lazily(void)
+{
+	(void) set_config_option("synchronous_commit", "off", PGC_USERSET, PGC_S_SESSION,
+							 GUC_ACTION_LOCAL, true, 0, false);
+}
+
+/* Tasks that are recorded together. */
+typedef struct WorkerSettling
+{
+	Worker	   *worker;
+	dlist_head *tasks;
+} WorkerSettling;
+
+static void
+record_do_settle(void *arg)
+{
+	WorkerSettling *settling = arg;
+
+	record_lazily();
+	(void) set_config_option("lock_timeout", RECORD_BUSY_TIMEOUT, PGC_USERSET, PGC_S_SESSION,
+							 GUC_ACTION_LOCAL, true, 0, false);
+	record_follow(settling->worker, settling->tasks, settling->tasks);
+	kapture_record_settle(settling->worker, settling->tasks);
+}
+
+/* Records them in a transaction of their own.  Returns NULL, or the error. */
+static ErrorData *
+record_settle(Worker *worker, dlist_head *tasks)
+{
+	WorkerSettling settling = {worker, tasks};
+
+	return kapture_transaction_run(worker, "recording answers", record_do_settle, &settling);
+}
+
+/*
+ * Records what became of one task: if that cannot be, it is made a failure with the
+ * error as its reason.  What even that cannot be done with stays, known to nobody
+ * but us; should the process end, it is in doubt.
+ */
+static void
+record_settle_one(Worker *worker, WorkerTask *task)
+{
+	dlist_head	one = DLIST_STATIC_INIT(one);
+	ErrorData  *error;
+
+	dlist_push_tail(&one, &task->node);
+	error = record_settle(worker, &one);
+	if (error && !kapture_guard_is_lock(error) &&
+		(!kapture_guard_will_pass(error) || worker->record_errors >= WORKER_PASSING_ERRORS))
+	{
+		kapture_transaction_report_error(KAPTURE_PHASE_RECORD, task->table, task->task.delivery->row_key, error);
+		kapture_task_unrecorded(&task->task, error);
+		FreeErrorData(error);
+		error = record_settle(worker, &one);
+	}
+	if (error == NULL)
+	{
+		kapture_transaction_report_success(KAPTURE_PHASE_RECORD, task->table);
+		kapture_queue_discard(worker, &one);
+		return;
+	}
+	kapture_transaction_report_error(KAPTURE_PHASE_RECORD, task->table, task->task.delivery->row_key, error);
+	FreeErrorData(error);
+	kapture_queue_move(&one, &worker->unrecorded, NULL);
+}
+
+/*
+ * What became of tasks could not be recorded together: somebody has locked what it
+ * is to be written to (a kapture_detach() that is not committed), or one of them is
+ * to blame.  Each table is tried by itself, and then each row.  What cannot be
+ * recorded is kept for a while.
+ */
+void
+kapture_record_settle_apart(Worker *worker, dlist_head *tasks)
+{
+	TimestampTz began = GetCurrentTimestamp();
+	TimestampTz now;
+
+	while (!dlist_is_empty(tasks))
+	{
+		dlist_head	its = DLIST_STATIC_INIT(its);
+		ErrorData  *error;
+
+		kapture_queue_move(tasks, &its, dlist_head_element(WorkerTask, node, tasks)->table);
+		error = record_settle(worker, &its);
+		if (error == NULL)
+			kapture_queue_discard(worker, &its);
+		else if (kapture_guard_is_lock(error))
+			kapture_queue_move(&its, &worker->unrecorded, NULL);
+		while (error && !dlist_is_empty(&its))
+			record_settle_one(worker, dlist_container(WorkerTask, node, dlist_pop_head_node(&its)));
+		if (error)
+			FreeErrorData(error);
+	}
+	worker->record_errors = dlist_is_empty(&worker->unrecorded) ? 0 : worker->record_errors + 1;
+	if (dlist_is_empty(&worker->unrecorded))
+	{
+		kapture_transaction_report_success(KAPTURE_PHASE_RECORD, NULL);
+		return;
+	}
+	/* what takes long is tried the more seldom */
+	now = GetCurrentTimestamp();
+	worker->next_record = TimestampTzPlusMilliseconds(now, KAPTURE_LOCKED_RETRY) + (now - began) * 10;
+}
+
+/* What cannot be recorded now is tried again in a while. */
+void
+kapture_record_keep(Worker *worker, dlist_head *tasks)
+{
+	if (dlist_is_empty(tasks))
+		return;
+	kapture_queue_move(tasks, &worker->unrecorded, NULL);
+	worker->next_record = Min(worker->next_record, TimestampTzPlusMilliseconds(GetCurrentTimestamp(), KAPTURE_LOCKED_RETRY));
+}
+
+/* Tries again to record what could not be recorded before. */
+void
+kapture_record_rest(Worker *worker)
+{
+	dlist_head	tasks = DLIST_STATIC_INIT(tasks);
+
+	if (worker->next_record > GetCurrentTimestamp())
+		return;
+	worker->next_record = DT_NOEND;
+	kapture_queue_move(&worker->unrecorded, &tasks, NULL);
+	kapture_record_settle_apart(worker, &tasks);
+}
+
+/* Takes in the answers that were collected, and records what they mean. */
+static void
+record_do(void *arg)
+{
+	Worker	   *worker = arg;
+	dlist_head *settled = &worker->settled;
+	TimestampTz now = GetCurrentTimestamp();
+
+	record_lazily();
+	record_follow(worker, &worker->answered, settled);
+	while (!dlist_is_empty(&worker->answered))
+	{
+		WorkerTask *task = dlist_container(WorkerTask, node, dlist_pop_head_node(&worker->answered));
+		WorkerServer *server = task->server;
+
+		record_take(task, now);
+		if (task->task.state == KAPTURE_TASK_SEND)
+		{
+			dlist_push_head(&server->ready, &task->node);
+			server->nready++;
+		}
+		else
+			dlist_push_tail(settled, &task->node);
+		kapture_health_note(worker, server, &task->task, now);
+		if (server->not_before > now)
+			kapture_queue_take_back(server, now, settled);
+	}
+	worker->nanswered = 0;
+	worker->trouble = false;
+	kapture_record_settle(worker, settled);
+}
+
+/* Records what the answers that were collected mean. */
+void
+kapture_record(Worker *worker)
+{
+	ErrorData  *error = kapture_transaction_run(worker, "recording answers", record_do, worker);
+
+	if (error)
+	{
+		kapture_transaction_report_error(KAPTURE_PHASE_RECORD, NULL, NULL, error);
+		FreeErrorData(error);
+		kapture_record_settle_apart(worker, &worker->settled);
+		return;
+	}
+	kapture_queue_discard(worker, &worker->settled);
+	kapture_transaction_report_success(KAPTURE_PHASE_RECORD, NULL);
+}

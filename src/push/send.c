@@ -1,0 +1,254 @@
+/*
+ * send.c
+ *		Sends the requests of tasks.
+ *
+ * If a request cannot be made or started, its row is parked, or the server is left
+ * alone for a while: whichever of them is to blame.
+ */
+#include "postgres.h"
+
+#include "utils/memutils.h"
+
+#include "api/http.h"
+#include "api/server.h"
+#include "base/fault.h"
+#include "base/guc.h"
+#include "cluster/bgworker.h"
+#include "cluster/guard.h"
+#include "push/queue.h"
+#include "push/record.h"
+#include "push/send.h"
+#include "push/server_health.h"
+#include "push/transaction.h"
+#include "table/binding.h"
+#include "traffic/pacing.h"
+
+/*
+ * Bytes of an answer: it is about one customer, and many may come at a time.  It
+ * may repeat what was sent, escaped.
+ */
+#define SEND_MAX_ANSWER(body_len)	(1024 * 1024 + 6 * (int64) (body_len))
+
+static void
+send_do_show(void *arg)
+{
+	WorkerServer *server = arg;
+
+	kapture_health_report(server->worker, server, "");
+}
+
+/*
+ * A server whose settings turn out to be of no use, or to which no request can be
+ * started, gives back what was not sent yet.  It is tried again when the settings are
+ * read next.
+ */
+static void
+send_give_up_server(Worker *worker, WorkerServer *server, const char *problem)
+{
+	dlist_head	settled = DLIST_STATIC_INIT(settled);
+	ErrorData  *error;
+
+	ereport(LOG,
+			(errmsg("kapture_sync cannot use server \"%s\" in database \"%s\": %s",
+					server->name, kapture_process_database(), problem)));
+	server->problem = MemoryContextStrdup(worker->context, problem);
+	server->start_errors = 0;
+	worker->next_load = Min(worker->next_load, TimestampTzPlusMilliseconds(GetCurrentTimestamp(), WORKER_ERROR_LONGEST));
+	kapture_queue_take_back(server, GetCurrentTimestamp(), &settled);
+	kapture_record_settle_apart(worker, &settled);
+	error = kapture_transaction_run(worker, "reporting a server's state", send_do_show, server);
+	if (error)
+	{
+		/* it is shown when settings are read next */
+		kapture_transaction_report_error(KAPTURE_PHASE_SEND, NULL, NULL, error);
+		FreeErrorData(error);
+	}
+}
+
+/* Returns when a server may next be sent something; DT_NOEND: not before an answer. */
+TimestampTz
+kapture_send_next(WorkerServer *server)
+{
+	if (server->nready == 0 || server->problem || server->in_flight >= kapture_health_connections(server))
+		return DT_NOEND;
+	return Max(server->not_before, server->next_start);
+}
+
+/* A server that is being sent something. */
+typedef struct WorkerSending
+{
+	WorkerServer *server;
+	TimestampTz now;
+	WorkerTask *wrapping;		/* the task whose body is being made, or NULL */
+	WorkerTask *starting;		/* the task whose request is being started, or NULL */
+} WorkerSending;
+
+/* Starts the request of the next task that is ready, if the limiter allows that. */
+static void
+send_start_request(WorkerSending *sending, const KaptureServer *settings)
+{
+	WorkerServer *server = sending->server;
+	WorkerTask *task = dlist_head_element(WorkerTask, node, &server->ready);
+	KaptureTask *t = &task->task;
+	KaptureServer bounded = *settings;
+	MemoryContext old = MemoryContextSwitchTo(t->delivery->context);
+	TimestampTz when;
+
+	kapture_binding_require(t->att, settings);
+	sending->wrapping = task;
+	kapture_task_wrap(t, settings);
+	sending->wrapping = NULL;
+	sending->starting = task;
+	KAPTURE_FAULT_ROW("start request", t->delivery->row_key);
+	bounded.max_response_size = Min(settings->max_response_size, SEND_MAX_ANSWER(t->body_len));
+	t->request = kapture_http_start(&bounded, kapture_task_api(t), t->body, t->body_len, task, &when);
+	sending->starting = NULL;
+	server->start_errors = 0;
+	if (t->request)
+	{
+		(void) dlist_pop_head_node(&server->ready);
+		server->nready--;
+		server->in_flight++;
+		/* a host that does not answer as it should may have moved */
+		if (server->health != KAPTURE_STATE_OK)
+			kapture_http_connect_anew(t->request);
+	}
+	server->next_start = t->request ? 0 : when;
+	MemoryContextSwitchTo(old);
+}
+
+/* Settings may have to be read again, which takes a transaction. */
+static void
+send_do(void *arg)
+{
+	WorkerSending *sending = arg;
+	const KaptureServer *settings = kapture_server_get(sending->server->name, sending->server->owner);
+
+	while (kapture_send_next(sending->server) <= sending->now)
+		send_start_request(sending, settings);
+}
+
+/* A task whose request cannot be sent is parked. */
+static void
+send_fail_ready(Worker *worker, WorkerTask *task, const ErrorData *error)
+{
+	dlist_head	one = DLIST_STATIC_INIT(one);
+
+	dlist_delete(&task->node);
+	task->server->nready--;
+	kapture_task_park(&task->task, error);
+	dlist_push_tail(&one, &task->node);
+	kapture_record_settle_apart(worker, &one);
+}
+
+/* It is tried once more, after the others. */
+static void
+send_requeue(WorkerTask *task)
+{
+	dlist_delete(&task->node);
+	dlist_push_tail(&task->server->ready, &task->node);
+}
+
+/* Starts a request of the task's kind with nothing in it, and drops it again unsent. */
+static void
+send_do_probe(void *arg)
+{
+	WorkerTask *task = arg;
+	const KaptureServer *settings = kapture_server_get(task->server->name, task->server->owner);
+	TimestampTz when;
+	KaptureHttpRequest *request = kapture_http_start(settings, kapture_task_api(&task->task), "{}", 2, NULL, &when);
+
+	if (request)
+		kapture_http_release(request);
+}
+
+/*
+ * A request could not be started, which is tried once more.  Then, is it the
+ * server's fault, or the row's?  It is the row's if another can be started.
+ */
+static void
+send_fail_start(Worker *worker, WorkerTask *task, const ErrorData *error)
+{
+	WorkerServer *server = task->server;
+	ErrorData  *another;
+
+	if (task->start_errors++ == 0 && server->start_errors++ == 0)
+	{
+		send_requeue(task);
+		return;
+	}
+	another = kapture_transaction_run(worker, "sending", send_do_probe, task);
+	if (another == NULL)
+		send_fail_ready(worker, task, error);
+	else
+	{
+		send_give_up_server(worker, server, another->message);
+		FreeErrorData(another);
+	}
+}
+
+/* What becomes of a server to which something could not be sent. */
+static void
+send_fail(Worker *worker, WorkerSending *sending, const ErrorData *error)
+{
+	if (kapture_guard_is_lock(error))
+	{
+		sending->server->not_before = TimestampTzPlusMilliseconds(sending->now, KAPTURE_LOCKED_RETRY);
+		return;
+	}
+	kapture_transaction_report_error(KAPTURE_PHASE_SEND, NULL, NULL, error);
+	if (sending->wrapping && sending->wrapping->start_errors++ == 0)
+		send_requeue(sending->wrapping);
+	else if (sending->wrapping)
+		send_fail_ready(worker, sending->wrapping, error);
+	else if (sending->starting)
+		send_fail_start(worker, sending->starting, error);
+	else
+	{
+		send_give_up_server(worker, sending->server, error->message);
+		/* another server of the name may be of use to other tables */
+		if (error->sqlerrcode == ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE)
+			worker->next_load = 0;
+	}
+	/* what became of it shows as a failed row, or as the server's state */
+	kapture_transaction_report_success(KAPTURE_PHASE_SEND, NULL);
+}
+
+/* Sends a server what may be sent now. */
+static void
+send_server(Worker *worker, WorkerServer *server)
+{
+	WorkerSending sending = {.server = server,.now = GetCurrentTimestamp()};
+	ErrorData  *error;
+
+	if (kapture_send_next(server) > sending.now)
+		return;
+	error = kapture_transaction_run(worker, "sending", send_do, &sending);
+	if (error == NULL)
+		return;
+	send_fail(worker, &sending, error);
+	FreeErrorData(error);
+}
+
+/* The latch may have been set because it is our turn: the limiter is asked again. */
+void
+kapture_send_ask_limiter(Worker *worker)
+{
+	dlist_iter	iter;
+
+	dlist_foreach(iter, &worker->servers)
+		dlist_container(WorkerServer, node, iter.cur)->next_start = 0;
+}
+
+/* Sends all servers what may be sent now. */
+void
+kapture_send(Worker *worker)
+{
+	dlist_iter	iter;
+
+	if (!kapture_enabled)
+		return;
+	dlist_foreach(iter, &worker->servers)
+		send_server(worker, dlist_container(WorkerServer, node, iter.cur));
+	kapture_http_push();
+}

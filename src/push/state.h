@@ -1,0 +1,176 @@
+/*
+ * state.h
+ *		What the worker of a database knows: servers, attached tables, and the
+ *		tasks of claimed rows.
+ */
+#ifndef KAPTURE_STATE_H
+#define KAPTURE_STATE_H
+
+#include "postgres.h"
+
+#include "lib/ilist.h"
+#include "nodes/pg_list.h"
+#include "utils/hsearch.h"
+#include "utils/timestamp.h"
+#include "base/catalog.h"
+#include "cluster/report.h"
+#include "cluster/shmem.h"
+#include "push/notify.h"
+#include "push/task.h"
+#include "table/origin.h"
+#include "table/outbox.h"
+#include "table/share.h"
+
+/* Rows claimed at once, at most. */
+#define WORKER_MAX_BATCH	500
+
+/* Milliseconds between two looks at a table that somebody has locked. */
+#define WORKER_LOCKED_LOOK	1000
+
+/* Milliseconds between two tries of what an error has stopped, at most. */
+#define WORKER_ERROR_LONGEST	60000
+
+/* After so many in a row, errors that usually pass are taken for a row's own. */
+#define WORKER_PASSING_ERRORS	3
+
+/* Why rows are parked whose table ended a worker. */
+#define WORKER_BLAME \
+	"a trigger, check or function of the table took no notice of being cancelled; the worker had to end for it"
+
+/* An account: a server as seen by the owner of attached tables. */
+typedef struct WorkerServer
+{
+	dlist_node	node;
+	struct Worker *worker;
+	char	   *name;
+	Oid			owner;
+	char	   *problem;		/* why its settings cannot be used, or NULL */
+	uint64		version;		/* of its settings */
+
+	/* from its settings */
+	int			max_connections;
+	int64		timeout;		/* milliseconds */
+	double		rate_limit;		/* requests a second, 0: none */
+	bool		check_rows;
+	char	   *timezone;
+
+	dlist_head	ready;			/* tasks whose request is to be sent */
+	int			nready;
+	int			in_flight;
+	int			ntasks;			/* these, those in flight, and those answered */
+	int			ntables;		/* that refer to it */
+	TimestampTz next_start;		/* when the limiter is to be asked again, 0: at once */
+	int			start_errors;	/* requests in a row that could not be started */
+	int			failures;		/* in a row, of different rows */
+	int			sick;			/* in a row, of any */
+	KaptureServerState said;	/* in the log */
+	KaptureServerState told;	/* to whoever listens */
+	bool		used;			/* attached tables go to it */
+	int64		failed_row;		/* delivery that failed last */
+	KaptureServerState health;
+	TimestampTz not_before;		/* no request starts earlier, */
+	bool		asked;			/* as the server itself asked for */
+} WorkerServer;
+
+/* An attached table. */
+typedef struct WorkerTable
+{
+	dlist_node	node;
+	struct Worker *worker;
+	MemoryContext context;		/* of "att" */
+	KaptureAttachment *att;
+	List	   *retired;		/* contexts of older ones, still referred to */
+	int			ntasks;			/* which refer to one of them */
+	WorkerServer *server;
+	KaptureAttachedVersion version; /* of the attachment that was read */
+	bool		stale;			/* it, or the table, has changed since */
+	bool		seen;			/* is attached, says the list that is being read */
+	bool		attached;		/* still */
+	bool		present;		/* and fit to be sent */
+	char	   *problem;		/* why it is not, or NULL */
+	bool		recovered;		/* nothing of an earlier worker is 'sending' */
+	char	   *suspect;		/* key of a row that could not be claimed by itself, once */
+	bool		in_trouble;		/* and says so in kapture_status */
+	KaptureScan scan;
+	KaptureScan keys;			/* likewise, of changes of keys and deletions */
+	bool		look;			/* the outbox may hold something to take, */
+	bool		fresh;			/* perhaps newer than the pass under way sees */
+	TimestampTz next_due;		/* next try of a failed row, DT_NOEND: none */
+	TimestampTz well_since;		/* rows that failed before are due, 0: none are */
+	TimestampTz last_success;
+	KaptureOutcomes outcomes;	/* of its rows, for whoever is to be told */
+	KaptureTableReport said;	/* to whoever looks, */
+	bool		shown;			/* if anything was */
+
+	/* what it takes of others' time and memory */
+	KaptureTurn turn;
+	Size		row_bytes;		/* of a row, in the last batch */
+	List	   *settling;		/* tasks whose ids are being written */
+} WorkerTable;
+
+/* A claimed row, and the request that is sent for it. */
+typedef struct WorkerTask
+{
+	dlist_node	node;			/* in its server's queue */
+	WorkerServer *server;
+	WorkerTable *table;
+	int			start_errors;	/* how often its request could not be made or started */
+	KaptureShare *share;
+	Size		bytes;			/* held in memory for it */
+	KaptureTask task;
+} WorkerTask;
+
+/* The worker: all that it knows.  There is one in a process. */
+typedef struct Worker
+{
+	MemoryContext context;		/* what lives as long as the process */
+	dlist_head	servers;		/* WorkerServer */
+	dlist_head	tables;			/* WorkerTable */
+	KaptureOrigin origin;		/* of the database */
+	Oid			installation;	/* our kapture_attachment */
+	bool		alone;			/* no other worker serves this database */
+	bool		outdated;		/* the extension is not of our version */
+	bool		said_copy;		/* in the log, that the database is one */
+
+	/* reading attachments and servers */
+	bool		stale;			/* they may have changed */
+	bool		all_stale;		/* all tables are to be read anew */
+	int			load_errors;	/* in a row */
+	TimestampTz load_not_before;	/* after those */
+	TimestampTz next_load;		/* when to look again at tables that were locked */
+
+	/* claiming and sending */
+	HTAB	   *deliveries;		/* that are claimed */
+	uint64		round;			/* of claims */
+	List	   *followed;		/* tables whose keys this transaction has followed */
+
+	/* recording: tasks that are to be recorded, are being recorded, and are to be later */
+	dlist_head	answered;
+	dlist_head	settled;
+	dlist_head	unrecorded;
+	int			nanswered;
+	TimestampTz first_answer;
+	bool		trouble;		/* one of them is no plain success */
+	int			record_errors;	/* in a row that left some unrecorded */
+	TimestampTz next_record;	/* of those */
+
+	/* when else there is something to do */
+	TimestampTz next_safety_look;
+	TimestampTz next_expiry;	/* of the history */
+
+	/* ending because of users' code */
+	bool		leaving;		/* none of it is run any more, */
+	int32		blamed;			/* because of this attachment's */
+} Worker;
+
+extern Worker *kapture_state_create(MemoryContext context);
+extern WorkerServer *kapture_state_find_server(Worker *worker, const char *name, Oid owner);
+extern WorkerTable *kapture_state_find_table(Worker *worker, int32 attachment_id);
+extern void kapture_state_place_table(WorkerTable *table, WorkerServer *server);
+extern void kapture_state_free_retired(WorkerTable *table);
+extern void kapture_state_forget_server(WorkerServer *server);
+extern void kapture_state_forget_table(WorkerTable *table);
+extern bool kapture_state_may_send(Worker *worker);
+extern void kapture_state_look(Worker *worker);
+
+#endif							/* KAPTURE_STATE_H */
