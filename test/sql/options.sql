@@ -121,7 +121,7 @@ SELECT try_option('max_response_size', '10');
 SELECT try_option('max_response_size', '2GB');
 SELECT try_option('timezone', 'Mars/Olympus');
 SELECT try_option('timezone', 'IST');
-SELECT try_option('timezone', 'EST');
+SELECT try_option('timezone', 'EST5');
 SELECT try_option('timezone', '+05:30');
 SELECT try_option('timezone', 'UTC+5:30');
 SELECT try_option('timezone', 'Asia/Kolkata-5:30');
