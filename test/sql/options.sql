@@ -104,7 +104,7 @@ SELECT try_option('pull_overlap', '0');
 BEGIN;
 SET LOCAL check_function_bodies = off;
 SELECT set_config('search_path', '', true);
-ALTER SERVER kapture OPTIONS (SET timeout '30', SET timezone 'EST');
+ALTER SERVER kapture OPTIONS (SET timeout '30', SET timezone 'EST5');
 ROLLBACK;
 SELECT try_option('max_connections', '0');
 SELECT try_option('max_connections', '1001');
