@@ -460,8 +460,8 @@ catalog_read_former_key(KaptureAttachment *att, Relation rel)
  * Fills in the key: the attached table's primary key, with the column numbers of
  * "rel".  Leaves nkeys 0 if it has none, nor the columns of the one it had.
  */
-static void
-catalog_read_key(KaptureAttachment *att, Relation rel)
+void
+kapture_catalog_read_key(KaptureAttachment *att, Relation rel)
 {
 	HeapTuple	tuple = catalog_primary_key(att->root);
 	Form_pg_index index;
@@ -516,7 +516,7 @@ kapture_catalog_attachment(Relation rel)
 	if (att)
 	{
 		catalog_read_columns(att, rel);
-		catalog_read_key(att, rel);
+		kapture_catalog_read_key(att, rel);
 	}
 	return att;
 }
@@ -562,7 +562,8 @@ kapture_catalog_problem(const KaptureAttachment *att)
 			return psprintf("column \"%s\" of table \"%s\", which is part of its key, is of type %s, whose values cannot be compared",
 							att->keys[i].name, name, format_type_be(att->keys[i].type));
 	}
-	if (att->id_attnum == InvalidAttrNumber)
+	/* a draft needs none */
+	if (att->id != 0 && att->id_attnum == InvalidAttrNumber)
 		return psprintf("table \"%s\" has no column \"%s\" any more, which receives the Kapture customer ids",
 						name, att->id_column);
 	return NULL;
