@@ -34,10 +34,10 @@
 #include "base/catalog.h"
 #include "base/compat.h"
 #include "base/version.h"
+#include "mapping/draft.h"
 #include "mapping/field_map.h"
 #include "observe/ask.h"
 #include "push/task.h"
-#include "table/draft.h"
 #include "table/row_io.h"
 
 PG_FUNCTION_INFO_V1(kapture_dry_run);

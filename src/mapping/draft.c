@@ -12,7 +12,7 @@
 #include "utils/rel.h"
 
 #include "base/catalog.h"
-#include "table/draft.h"
+#include "mapping/draft.h"
 
 /* An expression as catalog.c would read it. */
 static KaptureExpression *
