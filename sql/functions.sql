@@ -179,10 +179,10 @@ COMMENT ON FUNCTION @extschema@.kapture_contact_rows(jsonb, name) IS
 CREATE OR REPLACE FUNCTION @extschema@.kapture_attach(relation regclass, columns jsonb DEFAULT NULL,
 	server name DEFAULT 'kapture', on_duplicate text DEFAULT 'link', replicated boolean DEFAULT false,
 	pull boolean DEFAULT false, on_conflict text DEFAULT 'local', filter text DEFAULT NULL,
-	id_column name DEFAULT 'kapture_customer_id', on_leave jsonb DEFAULT NULL)
+	source regclass DEFAULT NULL, id_column name DEFAULT 'kapture_customer_id', on_leave jsonb DEFAULT NULL)
 RETURNS void
 LANGUAGE C VOLATILE AS 'MODULE_PATHNAME', 'kapture_attach';
-COMMENT ON FUNCTION @extschema@.kapture_attach(regclass, jsonb, name, text, boolean, boolean, text, text, name, jsonb) IS
+COMMENT ON FUNCTION @extschema@.kapture_attach(regclass, jsonb, name, text, boolean, boolean, text, text, regclass, name, jsonb) IS
 'keeps a table and Kapture in step from here on; columns: {"kapture field": "column", ...}, by default the columns named like Kapture''s fields';
 
 CREATE OR REPLACE FUNCTION @extschema@.kapture_detach(relation regclass)
