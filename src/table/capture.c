@@ -223,7 +223,7 @@ capture_columns(KaptureAttachment *att, TupleDesc desc)
 		if (!capture_add_reads(&columns, att->columns[i].expression))
 			return NULL;
 	}
-	if (!capture_add_reads(&columns, att->filter))
+	if (!capture_add_reads(&columns, att->filter) || !capture_add_reads(&columns, att->source_reads))
 		return NULL;
 	for (int i = -1; (i = bms_next_member(columns, i)) >= 0;)
 	{
@@ -426,7 +426,8 @@ capture_changed_columns(KaptureAttachment *att, TriggerData *trigdata)
 	TupleDesc	desc = RelationGetDescr(trigdata->tg_relation);
 	int64		changed = 0;
 
-	if (att->filter && capture_changes_expression(att, att->filter, trigdata))
+	if ((att->filter && capture_changes_expression(att, att->filter, trigdata)) ||
+		(att->source_reads && capture_changes_expression(att, att->source_reads, trigdata)))
 		return att->all_changed | KAPTURE_CHANGED_FILTER;
 
 	for (int i = 0; i < att->ncolumns; i++)
