@@ -37,7 +37,7 @@ kapture_health_report(Worker *worker, WorkerServer *server, const char *message)
 	else if (server->problem)
 		state = KAPTURE_STATE_MISCONFIGURED;
 	kapture_health_tell_room(kapture_shmem_report_server(server->name, server->owner, state,
-														 state == KAPTURE_STATE_OK ? 0 : server->not_before,
+														 state == KAPTURE_STATE_OK ? 0 : server->pool.not_before,
 														 server->problem && !worker->outdated ? server->problem : message));
 	if (server->told != state)
 		kapture_alert_server(server->name, kapture_report_state_name(server->told),
@@ -162,7 +162,7 @@ kapture_health_note(Worker *worker, WorkerServer *server, const KaptureTask *tas
 	int64		row = task->delivery->delivery_id;
 
 	/* answers to what was in flight already do not lift it */
-	if (task->health == KAPTURE_STATE_OK && server->asked && server->not_before > now)
+	if (task->health == KAPTURE_STATE_OK && server->asked && server->pool.not_before > now)
 		return;
 
 	server->health = task->health;
@@ -172,7 +172,7 @@ kapture_health_note(Worker *worker, WorkerServer *server, const KaptureTask *tas
 			health_hurry(worker, server, now);
 		server->failures = server->sick = 0;
 		server->failed_row = 0;
-		server->not_before = 0;
+		server->pool.not_before = 0;
 		server->asked = false;
 	}
 	else
@@ -185,8 +185,7 @@ kapture_health_note(Worker *worker, WorkerServer *server, const KaptureTask *tas
 		server->sick++;
 		server->failed_row = row;
 		server->asked |= asked;
-		server->not_before = Max(server->not_before,
-								 TimestampTzPlusMilliseconds(now, health_wait(server, task)));
+		kapture_request_pool_wait(&server->pool, now, health_wait(server, task));
 	}
 	if (server->said != task->health &&
 		(task->health != KAPTURE_STATE_FAILING || server->sick >= KAPTURE_BREAKER_FAILURES))
