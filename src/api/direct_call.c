@@ -108,9 +108,9 @@ static void
 call_check_id(const KaptureServer *server, Jsonb *customer)
 {
 	JsonbValue	id;
-	const char *field = kapture_dialect_path(server, KAPTURE_API_UPDATE, "kapture_customer_id");
+	const char *field = kapture_dialect_path(server->names[KAPTURE_API_UPDATE], "kapture_customer_id");
 
-	if (!kapture_dialect_value(server, KAPTURE_API_UPDATE, customer, "kapture_customer_id", &id) ||
+	if (!kapture_dialect_value(server->names[KAPTURE_API_UPDATE], customer, "kapture_customer_id", &id) ||
 		!kapture_argument_is_given(&id))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),

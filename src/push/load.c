@@ -450,13 +450,7 @@ load_servers(Worker *worker)
 		WorkerServer *server = dlist_container(WorkerServer, node, iter.cur);
 
 		if (load_settings(worker, server))
-		{
-			/* what was changed may be what was wrong */
-			server->not_before = 0;
-			server->asked = false;
-			server->failures = server->sick = 0;
-			server->health = KAPTURE_SERVER_WELL;
-		}
+			kapture_health_renew(worker, server, GetCurrentTimestamp());
 		kapture_health_report(worker, server, "");
 	}
 }

@@ -37,6 +37,8 @@ kapture_health_report(Worker *worker, WorkerServer *server, const char *message)
 		state = KAPTURE_STATE_MISCONFIGURED;
 	else if (server->health == KAPTURE_SERVER_MISFITS)
 		state = KAPTURE_STATE_MISCONFIGURED;
+	else if (server->health == KAPTURE_SERVER_REFUSES)
+		state = KAPTURE_STATE_REFUSING;
 	else if (server->health == KAPTURE_SERVER_DENIES)
 		state = KAPTURE_STATE_DENIED;
 	else if (server->health == KAPTURE_SERVER_THROTTLES)
@@ -52,12 +54,18 @@ kapture_health_report(Worker *worker, WorkerServer *server, const char *message)
 	server->told = state;
 }
 
+/* Does its queue wait for somebody to act? */
+static bool
+health_is_held(KaptureServerHealth health)
+{
+	return health == KAPTURE_SERVER_DENIES || health == KAPTURE_SERVER_MISFITS || health == KAPTURE_SERVER_REFUSES;
+}
+
 /* Returns how many requests a server may have in flight now: one while it is only probed. */
 int
 kapture_health_connections(WorkerServer *server)
 {
-	return server->health == KAPTURE_SERVER_DENIES || server->health == KAPTURE_SERVER_MISFITS ||
-		server->health == KAPTURE_SERVER_THROTTLES ||
+	return health_is_held(server->health) || server->health == KAPTURE_SERVER_THROTTLES ||
 		server->failures >= KAPTURE_BREAKER_FAILURES ? 1 : server->max_connections;
 }
 
@@ -81,6 +89,13 @@ health_log(WorkerServer *server, KaptureServerHealth health)
 					(errmsg("kapture_sync: server \"%s\" cannot read our requests; its queue waits", server->name),
 					 errhint("kapture_status and kapture_failures say which option of the server to set.")));
 			break;
+		case KAPTURE_SERVER_REFUSES:
+			ereport(LOG,
+					(errmsg("kapture_sync: server \"%s\" refuses all rows; its queue waits", server->name),
+					 errdetail("It has refused %d rows in a row, in words that are not known to be about a row's values.",
+							   KAPTURE_REFUSALS_MAX),
+					 errhint("kapture_failures shows what it says.")));
+			break;
 		case KAPTURE_SERVER_THROTTLES:
 			ereport(LOG,
 					(errmsg("kapture_sync: server \"%s\" asks for fewer requests", server->name)));
@@ -97,7 +112,7 @@ health_log(WorkerServer *server, KaptureServerHealth health)
 static int64
 health_wait(WorkerServer *server, const KaptureTask *task)
 {
-	if (task->health == KAPTURE_SERVER_DENIES || task->health == KAPTURE_SERVER_MISFITS)
+	if (health_is_held(task->health))
 		return KAPTURE_DENIED_PROBE;
 	if (task->retry_after >= 0)
 		return task->retry_after;
@@ -129,6 +144,22 @@ health_hurry(Worker *worker, WorkerServer *server, TimestampTz now)
 }
 
 /*
+ * Forgets what answers have said of a server: its settings have changed, and what
+ * was changed may be what was wrong.
+ */
+void
+kapture_health_renew(Worker *worker, WorkerServer *server, TimestampTz now)
+{
+	if (health_is_held(server->health))
+		health_hurry(worker, server, now);
+	server->not_before = 0;
+	server->asked = false;
+	server->failures = server->sick = 0;
+	server->health = KAPTURE_SERVER_WELL;
+	memset(&server->refusals, 0, sizeof(server->refusals));
+}
+
+/*
  * Notes what an answer says of the server.  A single failure may be chance: it
  * is said of a server that it is ill once some in a row have failed.  And a row
  * that fails again and again by itself says nothing of the others: it opens no
@@ -138,7 +169,7 @@ void
 kapture_health_note(Worker *worker, WorkerServer *server, const KaptureTask *task, TimestampTz now)
 {
 	KaptureServerHealth before = server->health;
-	bool		asked = task->health == KAPTURE_SERVER_DENIES || task->health == KAPTURE_SERVER_MISFITS ||
+	bool		asked = health_is_held(task->health) ||
 		(task->health != KAPTURE_SERVER_WELL && task->retry_after >= 0);
 	int64		row = task->delivery->delivery_id;
 
@@ -149,7 +180,7 @@ kapture_health_note(Worker *worker, WorkerServer *server, const KaptureTask *tas
 	server->health = task->health;
 	if (task->health == KAPTURE_SERVER_WELL)
 	{
-		if (server->failures >= KAPTURE_BREAKER_FAILURES)
+		if (server->failures >= KAPTURE_BREAKER_FAILURES || health_is_held(before))
 			health_hurry(worker, server, now);
 		server->failures = server->sick = 0;
 		server->failed_row = 0;

@@ -16,6 +16,7 @@
 #include "cluster/report.h"
 #include "cluster/shmem.h"
 #include "push/notify.h"
+#include "push/refusals.h"
 #include "push/task.h"
 #include "table/origin.h"
 #include "table/outbox.h"
@@ -70,6 +71,7 @@ typedef struct WorkerServer
 	KaptureServerHealth health;
 	TimestampTz not_before;		/* no request starts earlier, */
 	bool		asked;			/* as the server itself asked for */
+	KaptureRefusals refusals;
 } WorkerServer;
 
 /* An attached table. */

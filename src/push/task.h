@@ -38,6 +38,7 @@ typedef enum KaptureServerHealth
 	KAPTURE_SERVER_WELL,
 	KAPTURE_SERVER_DENIES,		/* the key or the address */
 	KAPTURE_SERVER_MISFITS,		/* wants another form of body */
+	KAPTURE_SERVER_REFUSES,		/* all rows, in words that no rule knows */
 	KAPTURE_SERVER_THROTTLES,
 	KAPTURE_SERVER_SICK
 } KaptureServerHealth;
@@ -63,6 +64,11 @@ typedef struct KaptureTask
 	int64		named_id;		/* of whom a refusal says that it is the customer, or 0 */
 	int64		by_phone;		/* found by the searches, or 0 */
 	int64		by_email;
+
+	/* what the last answer said */
+	KaptureApi	asked;			/* to which API */
+	KaptureVerdict verdict;
+	bool		is_known;		/* refused in words that are known to be about values */
 
 	/* the outcome */
 	const char *action;			/* if DONE */
