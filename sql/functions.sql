@@ -50,7 +50,7 @@ CREATE OR REPLACE FUNCTION @extschema@.kapture_server_states(
 RETURNS SETOF record
 LANGUAGE C VOLATILE STRICT AS 'MODULE_PATHNAME', 'kapture_server_states';
 COMMENT ON FUNCTION @extschema@.kapture_server_states() IS
-'what the worker says of the servers it sends to: ok, misconfigured, denied, throttled, failing, outdated';
+'what the worker says of the servers it sends to: ok, misconfigured, denied, refusing, throttled, failing, outdated';
 
 CREATE OR REPLACE FUNCTION @extschema@.kapture_add_customer(customer jsonb, server name DEFAULT 'kapture') RETURNS jsonb
 LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'kapture_add_customer';

@@ -230,7 +230,7 @@ COMMENT ON COLUMN @extschema@.kapture_status.parked IS 'rows that wait for a cor
 COMMENT ON COLUMN @extschema@.kapture_status.oldest_age IS 'age of the oldest change that is not with Kapture; NULL: nothing waits';
 COMMENT ON COLUMN @extschema@.kapture_status.last_success IS 'when a row was last done with';
 COMMENT ON COLUMN @extschema@.kapture_status.last_error IS 'why no rows of the table can be sent, or the latest failure of those that wait';
-COMMENT ON COLUMN @extschema@.kapture_status.server_state IS 'ok, misconfigured, denied, throttled, failing, outdated; NULL: no worker, or no room for it (see docs/operating.md)';
+COMMENT ON COLUMN @extschema@.kapture_status.server_state IS 'ok, misconfigured, denied, refusing, throttled, failing, outdated; NULL: no worker, or no room for it (see docs/operating.md)';
 COMMENT ON COLUMN @extschema@.kapture_status.server_message IS 'what the server said';
 COMMENT ON COLUMN @extschema@.kapture_status.server_retry_at IS 'no request before that';
 COMMENT ON COLUMN @extschema@.kapture_status.exact IS 'are the numbers counts? false: estimates by the statistics of the queue''s tables, which count all attached tables together';
