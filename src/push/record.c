@@ -14,6 +14,7 @@
 #include "api/http.h"
 #include "base/compat.h"
 #include "cluster/guard.h"
+#include "push/call_sender.h"
 #include "push/notify.h"
 #include "push/queue.h"
 #include "push/record.h"
@@ -260,6 +261,8 @@ kapture_record_collect(Worker *worker)
 		WorkerTask *task = kapture_http_owner(request);
 		const KaptureHttpAnswer *answer = kapture_http_answer(request);
 
+		if (kapture_calls_take(request))
+			continue;
 		task->server->in_flight--;
 		task->server->next_start = 0;
 		if (worker->nanswered++ == 0)
