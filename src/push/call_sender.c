@@ -307,8 +307,8 @@ sender_hold_account(CallAccount *account, const ErrorData *error)
 	account->not_before = sender_retry_at(account->failures);
 	if (sender_set_problem(account, message))
 		ereport(LOG,
-				(errmsg("kapture_sync cannot send calls of \"%s\" to server \"%s\": %s",
-						account->key.api, account->key.server, message)));
+				(errmsg("kapture_sync cannot send calls of \"%s\" to server \"%s\" in database \"%s\": %s",
+						account->key.api, account->key.server, kapture_process_database(), message)));
 	another = sender_run("reporting calls", sender_do_explain, account);
 	if (another)
 		FreeErrorData(another);
@@ -668,7 +668,8 @@ kapture_calls_record(Worker *worker)
 	sender_next_record = sender_retry_at(++sender_record_errors);
 	if (sender_record_errors == 1)
 		ereport(LOG,
-				(errmsg("kapture_sync could not record what became of calls: %s", error->message)));
+				(errmsg("kapture_sync could not record what became of calls in database \"%s\": %s",
+						kapture_process_database(), error->message)));
 	FreeErrorData(error);
 }
 
