@@ -759,7 +759,7 @@ kapture_attach(PG_FUNCTION_ARGS)
 	if (request.pull)
 		attach_index_id_column(relid, name, request.id_column);
 	attach_store(relid, &request);
-	kapture_origin_claim();
+	(void) kapture_origin_claim();
 	attach_drop_leftovers(relid);
 	attach_create_triggers(name, request.replicated);
 	attach_check_name(relid, true);
