@@ -36,6 +36,7 @@
 #include "push/server_health.h"
 #include "push/transaction.h"
 #include "push/worker.h"
+#include "traffic/pacing.h"
 #include "table/clock.h"
 #include "table/history.h"
 #include "table/outbox.h"

@@ -46,11 +46,12 @@
 #include "base/owner_sql.h"
 #include "base/version.h"
 #include "cluster/shmem.h"
+#include "mapping/attach_advice.h"
 #include "mapping/expression.h"
 #include "mapping/field_map.h"
 #include "mapping/source.h"
-#include "table/advice.h"
 #include "table/attach.h"
+#include "table/backfill.h"
 #include "table/binding.h"
 #include "table/capture.h"
 #include "table/capture_buffer.h"
@@ -721,6 +722,17 @@ attach_take_mappings(FunctionCallInfo fcinfo, AttachRequest *request, Relation r
 	relation_close(view, NoLock);
 }
 
+/* Reports what has come of it. */
+static void
+attach_report(Oid relid)
+{
+	Relation	rel = relation_open(relid, AccessShareLock);
+	KaptureAttachment *att = kapture_catalog_attachment(rel);
+
+	kapture_advice_attached(att, kapture_backfill_hint(att));
+	relation_close(rel, NoLock);
+}
+
 /*
  * kapture_attach(relation regclass, columns jsonb, server name,
  *				  on_duplicate text, replicated boolean, pull boolean,
@@ -765,7 +777,7 @@ kapture_attach(PG_FUNCTION_ARGS)
 	attach_check_name(relid, true);
 	kapture_binding_depend(relid, serverid);
 	attach_try(relid);
-	kapture_advice_attached(relid);
+	attach_report(relid);
 	kapture_attach_announce();
 	PG_RETURN_VOID();
 }
