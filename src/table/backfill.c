@@ -28,12 +28,8 @@
 
 #include "api/argument.h"
 #include "base/catalog.h"
-#include "base/user_code.h"
 #include "base/version.h"
-#include "table/backfill.h"
 #include "table/capture.h"
-#include "table/row_io.h"
-#include "table/row_sql.h"
 #include "table/run.h"
 
 PG_FUNCTION_INFO_V1(kapture_backfill);
@@ -43,9 +39,6 @@ PG_FUNCTION_INFO_V1(kapture_touch);
 
 /* Rows that are remembered as touched; more are noted as often as they are touched. */
 #define TOUCH_MAX_REMEMBERED	10000
-
-/* So many rows are looked at to find out how many there are. */
-#define BACKFILL_MAX_COUNTED	10000
 
 /* A row that the running transaction has touched. */
 typedef struct TouchedRow
@@ -269,50 +262,4 @@ kapture_touch(PG_FUNCTION_ARGS)
 	if (touch_is_new(att->id, key, columns))
 		kapture_capture_again(att, key, columns, false);
 	PG_RETURN_VOID();
-}
-
-/* What the first BACKFILL_MAX_COUNTED rows of a table show. */
-typedef struct BackfillRows
-{
-	const KaptureAttachment *att;
-	bool		whole;			/* it has no more */
-	int64		without_id;
-} BackfillRows;
-
-static void
-backfill_do_count(void *arg)
-{
-	BackfillRows *rows = arg;
-	bool		isnull;
-
-	if (kapture_user_code_execute(psprintf("SELECT pg_catalog.count(*) <= %d, pg_catalog.count(*) FILTER (WHERE l.wanted)"
-										   " FROM (SELECT %s FROM %s AS r LIMIT %d) AS l (wanted)",
-										   BACKFILL_MAX_COUNTED, kapture_row_selection(rows->att, true, NULL),
-										   kapture_row_source(rows->att), BACKFILL_MAX_COUNTED + 1),
-								  0, NULL, NULL, NULL, true) != SPI_OK_SELECT)
-		elog(ERROR, "could not count rows");
-	rows->whole = DatumGetBool(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull));
-	rows->without_id = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 2, &isnull));
-}
-
-/*
- * kapture_backfill_hint
- *		What to do to have the rows sent that an attached table has already; palloc'ed,
- *		NULL: there are none.  Looks at a bounded number of them.
- */
-char *
-kapture_backfill_hint(KaptureAttachment *att)
-{
-	BackfillRows	rows = {att};
-	char	   *call = psprintf("CALL kapture_backfill(%s)", quote_literal_cstr(kapture_row_relation_name(att->root)));
-
-	/* what keeps them from being counted is reported when they are read */
-	if (kapture_row_run(att, NULL, backfill_do_count, &rows) != NULL)
-		rows.whole = false;
-	if (rows.whole && rows.without_id == 0)
-		return NULL;
-	if (rows.whole)
-		return psprintf(_("Of the rows that are there already, %lld have no Kapture id and are sent when they change; to send them now, use %s."),
-						(long long) rows.without_id, call);
-	return psprintf(_("Rows that are there already are sent when they change; to send those without a Kapture id now, use %s."), call);
 }
