@@ -40,6 +40,7 @@
 #include "table/history.h"
 #include "table/outbox.h"
 #include "table/vacuum.h"
+#include "traffic/pacing.h"
 
 /*
  * Milliseconds between two looks at the outbox while it may hold changes whose
