@@ -54,6 +54,7 @@ typedef enum KaptureServerState
 	KAPTURE_STATE_DENIED,		/* refuses our key or address */
 	KAPTURE_STATE_THROTTLED,	/* wants fewer requests */
 	KAPTURE_STATE_FAILING,		/* does not answer as it should */
+	KAPTURE_STATE_REFUSING,		/* refuses all rows, in words that no rule knows */
 	KAPTURE_STATE_OUTDATED		/* the extension has to be updated first */
 } KaptureServerState;
 

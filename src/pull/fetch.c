@@ -47,13 +47,13 @@
 #include "utils/datetime.h"
 #include "utils/memutils.h"
 
-#include "api/dialect.h"
 #include "api/error.h"
 #include "api/http.h"
 #include "api/local_time.h"
 #include "api/option.h"
 #include "api/reply.h"
 #include "base/compat.h"
+#include "base/text.h"
 #include "pull/fetch.h"
 #include "traffic/request_pool.h"
 
@@ -317,8 +317,8 @@ fetch_send(KaptureFetch *fetch, FetchSlot *slot)
 		text = fetch_page_body(server, slot);
 	else
 		text = kapture_fetch_pull_body(slot->from, slot->to);
-	body = kapture_message_to_utf8(text, &len);
-	body = kapture_dialect_body(server, fetch->api, body, len, &len);
+	body = kapture_text_to_utf8(text, &len);
+	body = kapture_message_body(server, fetch->api, body, len, &len);
 	MemoryContextSwitchTo(old);
 	slot->request = kapture_http_start(server, fetch->api, body, len, slot, &when);
 	if (slot->request == NULL)

@@ -452,13 +452,7 @@ load_servers(Worker *worker)
 		WorkerServer *server = dlist_container(WorkerServer, node, iter.cur);
 
 		if (load_settings(worker, server))
-		{
-			/* what was changed may be what was wrong */
-			server->pool.not_before = 0;
-			server->asked = false;
-			server->failures = server->sick = 0;
-			server->health = KAPTURE_STATE_OK;
-		}
+			kapture_health_renew(worker, server, GetCurrentTimestamp());
 		kapture_health_report(worker, server, "");
 	}
 }
