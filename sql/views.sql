@@ -155,7 +155,7 @@ SELECT a.attachment_id, a.relation, a.server,
 		ELSE pg_catalog.to_jsonb(k.column_name) END ORDER BY k.bit)
 	 FROM @extschema@.kapture_column k WHERE k.attachment_id = a.attachment_id) AS columns,
 	a.on_duplicate, a.replicated, a.pull, a.on_conflict, a.id_column, a.key_columns, a.paused, a.attached_at,
-	a.filter, a.on_leave
+	a.filter, a.on_leave, a.source
 FROM @extschema@.kapture_attachment a
 JOIN pg_catalog.pg_class c ON c.oid = a.relation
 WHERE pg_catalog.pg_has_role(c.relowner, 'USAGE');
@@ -174,6 +174,7 @@ COMMENT ON COLUMN @extschema@.kapture_attachments.paused IS 'changes are capture
 COMMENT ON COLUMN @extschema@.kapture_attachments.attached_at IS 'when the table was attached';
 COMMENT ON COLUMN @extschema@.kapture_attachments.filter IS 'which rows go to Kapture; NULL: all';
 COMMENT ON COLUMN @extschema@.kapture_attachments.on_leave IS 'what is sent for a customer whose row leaves the filter';
+COMMENT ON COLUMN @extschema@.kapture_attachments.source IS 'view that the values come from; NULL: the table itself';
 GRANT SELECT ON @extschema@.kapture_attachments TO PUBLIC;
 
 CREATE OR REPLACE VIEW @extschema@.kapture_orphans WITH (security_barrier) AS
