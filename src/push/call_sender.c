@@ -81,6 +81,7 @@ static bool sender_recovered = false;
 static TimestampTz sender_doubted = DT_NOBEGIN; /* until when calls have been doubted */
 static TimestampTz sender_not_before = 0;	/* after errors of the queue's own */
 static int	sender_errors = 0;
+static bool sender_in_trouble = false;	/* and that is reported in kapture_status */
 static TimestampTz sender_next_record = 0;
 static int	sender_record_errors = 0;
 
@@ -100,6 +101,16 @@ static TimestampTz
 sender_retry_at(int errors)
 {
 	return TimestampTzPlusMilliseconds(GetCurrentTimestamp(), kapture_pacing_backoff(errors, SENDER_LONGEST));
+}
+
+/* The queue itself raises an error: all calls wait, and it is reported. */
+static void
+sender_fail(KapturePhase phase, ErrorData *error)
+{
+	kapture_process_report_error(phase, &sender_in_trouble, 0, NULL, error);
+	sender_not_before = sender_retry_at(++sender_errors);
+	sender_look = true;
+	FreeErrorData(error);
 }
 
 /* ------------------------------------------------------------------------
@@ -249,6 +260,7 @@ typedef struct SenderClaim
 	MemoryContext context;		/* of the calls, as long as it may come to nothing */
 	List	   *calls;
 	TimestampTz due;			/* of the next one */
+	bool		in_queue;		/* an error is the queue's own, not the account's */
 } SenderClaim;
 
 /* Why no call of an account can ever be sent; NULL: they can. */
@@ -272,6 +284,7 @@ sender_do_claim(void *arg)
 	char	   *hopeless = sender_hopeless(&account->key);
 	int			room;
 
+	claim->in_queue = hopeless != NULL;
 	if (hopeless)
 	{
 		kapture_alert_calls(account->key.server, "failed", (int) kapture_call_queue_give_up(&account->key, hopeless));
@@ -283,6 +296,7 @@ sender_do_claim(void *arg)
 	account->max_connections = settings->max_connections;
 	account->rate_limit = settings->rate_limit;
 	room = sender_room(account);
+	claim->in_queue = true;
 	transaction = MemoryContextSwitchTo(claim->context);
 	claim->calls = kapture_call_queue_claim(&account->key, room);
 	MemoryContextSwitchTo(transaction);
@@ -312,7 +326,7 @@ sender_hold_account(CallAccount *account, const ErrorData *error)
 						account->key.api, account->key.server, kapture_process_database(), message)));
 	another = sender_run("reporting calls", sender_do_explain, account);
 	if (another)
-		FreeErrorData(another);
+		sender_fail(KAPTURE_PHASE_CLAIM, another);
 	pfree(message);
 }
 
@@ -345,15 +359,17 @@ sender_claim(CallAccount *account)
 
 	claim.context = AllocSetContextCreate(sender_context, "kapture_sync calls", ALLOCSET_SMALL_SIZES);
 	error = sender_run("claiming calls", sender_do_claim, &claim);
-	if (error)
-	{
-		sender_hold_account(account, error);
-		FreeErrorData(error);
-	}
-	else
+	if (error == NULL)
 	{
 		account->due = claim.due;
 		sender_adopt(&claim);
+	}
+	else if (claim.in_queue)
+		sender_fail(KAPTURE_PHASE_CLAIM, error);
+	else
+	{
+		sender_hold_account(account, error);
+		FreeErrorData(error);
 	}
 	MemoryContextDelete(claim.context);
 }
@@ -488,12 +504,9 @@ kapture_calls_send(Worker *worker)
 		error = sender_run("looking for calls", sender_do_look, NULL);
 		if (error)
 		{
-			sender_look = true;
-			sender_not_before = sender_retry_at(++sender_errors);
-			FreeErrorData(error);
+			sender_fail(KAPTURE_PHASE_CLAIM, error);
 			return;
 		}
-		sender_errors = 0;
 	}
 	dlist_foreach(iter, &sender_accounts)
 	{
@@ -510,6 +523,11 @@ kapture_calls_send(Worker *worker)
 			sender_start(account);
 	}
 	kapture_http_push();
+	if (sender_not_before <= now)
+	{
+		sender_errors = 0;
+		kapture_process_report_success(KAPTURE_PHASE_CLAIM, &sender_in_trouble, 0);
+	}
 }
 
 /* ------------------------------------------------------------------------
@@ -662,15 +680,13 @@ kapture_calls_record(Worker *worker)
 	{
 		sender_discard();
 		sender_record_errors = 0;
+		kapture_process_report_success(KAPTURE_PHASE_RECORD, &sender_in_trouble, 0);
 		if (recording.finished && worker->next_expiry == DT_NOEND)
 			worker->next_expiry = GetCurrentTimestamp();
 		return;
 	}
 	sender_next_record = sender_retry_at(++sender_record_errors);
-	if (sender_record_errors == 1)
-		ereport(LOG,
-				(errmsg("kapture_sync could not record what became of calls in database \"%s\": %s",
-						kapture_process_database(), error->message)));
+	kapture_process_report_error(KAPTURE_PHASE_RECORD, &sender_in_trouble, 0, NULL, error);
 	FreeErrorData(error);
 }
 
