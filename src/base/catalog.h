@@ -72,6 +72,7 @@ typedef struct KaptureAttachment
 	Oid			serverid;		/* of that name when the table was attached */
 	Oid			server_owner;	/* its owner then */
 	bool		link_duplicates;
+	bool		link_only;		/* and nothing is sent along */
 	bool		paused;
 	bool		pull;			/* pulled customers become rows */
 	bool		remote_wins;	/* over changes that wait here */

@@ -684,11 +684,11 @@ kapture_attach(PG_FUNCTION_ARGS)
 	pull = PG_GETARG_BOOL(5);
 	on_conflict = text_to_cstring(PG_GETARG_TEXT_PP(6));
 
-	if (strcmp(on_duplicate, "link") != 0 && strcmp(on_duplicate, "fail") != 0)
+	if (strcmp(on_duplicate, "link") != 0 && strcmp(on_duplicate, "link only") != 0 && strcmp(on_duplicate, "fail") != 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("invalid value for argument \"on_duplicate\": \"%s\"", on_duplicate),
-				 errhint("Valid values are \"link\" and \"fail\".")));
+				 errhint("Valid values are \"link\", \"link only\" and \"fail\".")));
 	if (strcmp(on_conflict, "local") != 0 && strcmp(on_conflict, "remote") != 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),

@@ -16,12 +16,13 @@ my %below = (
 	traffic => [qw(base)],
 	api => [qw(base traffic)],
 	table => [qw(base cluster traffic api)],
+	known => [qw(base cluster traffic api table)],
 	calls => [qw(base cluster traffic api)],
-	push => [qw(base cluster traffic api calls table)],
-	pull => [qw(base cluster traffic api table)],
+	push => [qw(base cluster traffic api calls table known)],
+	pull => [qw(base cluster traffic api table known)],
 	fdw => [qw(base traffic api pull)],
-	observe => [qw(base cluster traffic api calls table push)],
-	'.' => [qw(base cluster traffic api calls table push pull fdw observe)]);
+	observe => [qw(base cluster traffic api calls table known push)],
+	'.' => [qw(base cluster traffic api calls table known push pull fdw observe)]);
 
 # names that "#include" would take for a directory of PostgreSQL's
 my @theirs = qw(catalog commands common foreign port storage utils);
