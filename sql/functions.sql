@@ -183,10 +183,11 @@ COMMENT ON FUNCTION @extschema@.kapture_contact_rows(jsonb, name) IS
 
 CREATE OR REPLACE FUNCTION @extschema@.kapture_attach(relation regclass, columns jsonb DEFAULT NULL,
 	server name DEFAULT 'kapture', on_duplicate text DEFAULT 'link', replicated boolean DEFAULT false,
-	pull boolean DEFAULT false, on_conflict text DEFAULT 'local')
+	pull boolean DEFAULT false, on_conflict text DEFAULT 'local', filter text DEFAULT NULL,
+	source regclass DEFAULT NULL, id_column name DEFAULT 'kapture_customer_id', on_leave jsonb DEFAULT NULL)
 RETURNS void
 LANGUAGE C VOLATILE AS 'MODULE_PATHNAME', 'kapture_attach';
-COMMENT ON FUNCTION @extschema@.kapture_attach(regclass, jsonb, name, text, boolean, boolean, text) IS
+COMMENT ON FUNCTION @extschema@.kapture_attach(regclass, jsonb, name, text, boolean, boolean, text, text, regclass, name, jsonb) IS
 'keeps a table and Kapture in step from here on; columns: {"kapture field": "column", ...}, by default the columns named like Kapture''s fields';
 
 CREATE OR REPLACE FUNCTION @extschema@.kapture_detach(relation regclass)
@@ -236,6 +237,41 @@ CREATE OR REPLACE PROCEDURE @extschema@.kapture_resync(relation regclass, condit
 LANGUAGE C AS 'MODULE_PATHNAME', 'kapture_resync';
 COMMENT ON PROCEDURE @extschema@.kapture_resync(regclass, text, text[], integer, boolean) IS
 'has rows sent again, all or those for which the condition holds, with all fields or those named, in slices; the table is not written; interrupted, the same call goes on where it stopped';
+
+CREATE OR REPLACE FUNCTION @extschema@.kapture_verify(relation regclass, condition text DEFAULT NULL,
+	repair boolean DEFAULT false,
+	OUT row_key text, OUT kapture_customer_id bigint, OUT problem text, OUT field text, OUT here text, OUT there text)
+RETURNS SETOF record
+LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'kapture_verify';
+COMMENT ON FUNCTION @extschema@.kapture_verify(regclass, text, boolean) IS
+'asks Kapture what it has for the rows of a table, all or those for which the condition holds, and returns what is wrong: differs, not emptied, unknown id, other customer, shared id, no id, waiting, parked, unreadable; repair: has just these rows and fields sent';
+
+CREATE OR REPLACE PROCEDURE @extschema@.kapture_verify_into(relation regclass, into_table regclass,
+	condition text DEFAULT NULL, repair boolean DEFAULT false, slice integer DEFAULT 500, restart boolean DEFAULT false)
+LANGUAGE C AS 'MODULE_PATHNAME', 'kapture_verify_into';
+COMMENT ON PROCEDURE @extschema@.kapture_verify_into(regclass, regclass, text, boolean, integer, boolean) IS
+'as kapture_verify, with the results in columns of the same names of a table of the caller''s; commits after each slice of rows; interrupted, the same call goes on where it stopped, unless restart';
+
+CREATE OR REPLACE FUNCTION @extschema@.kapture_match(relation regclass, write boolean DEFAULT false,
+	OUT row_key text, OUT kapture_customer_id bigint, OUT found_by text, OUT problem text)
+RETURNS SETOF record
+LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'kapture_match';
+COMMENT ON FUNCTION @extschema@.kapture_match(regclass, boolean) IS
+'asks Kapture for the phones and emails of the rows of a table that have no id, and returns those whose customer is there; write: has the worker write the ids of those without a problem';
+
+CREATE OR REPLACE FUNCTION @extschema@.kapture_acknowledge(server name, kapture_customer_id bigint)
+RETURNS boolean
+LANGUAGE C VOLATILE AS 'MODULE_PATHNAME', 'kapture_acknowledge';
+COMMENT ON FUNCTION @extschema@.kapture_acknowledge(name, bigint) IS
+'has kapture_orphans show a customer no more; returns whether it did';
+
+CREATE OR REPLACE FUNCTION @extschema@.kapture_dry_run(relation regclass, columns jsonb DEFAULT NULL, filter text DEFAULT NULL,
+	server name DEFAULT 'kapture', ask boolean DEFAULT false,
+	OUT row_key text, OUT action text, OUT problem text, OUT hint text, OUT body jsonb)
+RETURNS SETOF record
+LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'kapture_dry_run';
+COMMENT ON FUNCTION @extschema@.kapture_dry_run(regclass, jsonb, text, name, boolean) IS
+'what would become of each row of a table if it were attached like this and backfilled: add, update, link (with ask, which asks Kapture), skip, refuse; nothing is attached and nothing is sent';
 
 CREATE OR REPLACE FUNCTION @extschema@.kapture_is_origin(system_identifier bigint, database oid)
 RETURNS boolean

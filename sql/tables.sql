@@ -18,7 +18,13 @@ CREATE TABLE @extschema@.kapture_attachment (
 	pull boolean NOT NULL DEFAULT false,
 	on_conflict text NOT NULL DEFAULT 'local' CHECK (on_conflict IN ('local', 'remote')),
 	server_oid oid NOT NULL DEFAULT 0,
-	server_owner oid NOT NULL DEFAULT 0
+	server_owner oid NOT NULL DEFAULT 0,
+	filter text,
+	filter_columns name[],
+	on_leave jsonb,
+	source text,
+	source_keys name[],
+	source_columns name[]
 );
 COMMENT ON TABLE @extschema@.kapture_attachment IS 'tables whose rows are kept in step with Kapture; written by kapture_attach and kapture_detach';
 COMMENT ON COLUMN @extschema@.kapture_attachment.relation IS 'the attached table; a partitioned table stands for all its partitions';
@@ -31,19 +37,32 @@ COMMENT ON COLUMN @extschema@.kapture_attachment.pull IS 'pulled customers updat
 COMMENT ON COLUMN @extschema@.kapture_attachment.on_conflict IS 'local: a change that waits to be sent wins over the pulled value; remote: the pulled value wins';
 COMMENT ON COLUMN @extschema@.kapture_attachment.server_oid IS 'that server itself: another one that has its name later is not sent to; means nothing in a copy of a database';
 COMMENT ON COLUMN @extschema@.kapture_attachment.server_owner IS 'its owner when the table was attached';
+COMMENT ON COLUMN @extschema@.kapture_attachment.filter IS 'condition on the rows that go to Kapture; NULL: all do';
+COMMENT ON COLUMN @extschema@.kapture_attachment.filter_columns IS 'columns that the filter reads; NULL: the whole row';
+COMMENT ON COLUMN @extschema@.kapture_attachment.on_leave IS 'fields of a customer whose row has left the filter';
+COMMENT ON COLUMN @extschema@.kapture_attachment.source IS 'view that the values come from; NULL: they are the table''s own';
+COMMENT ON COLUMN @extschema@.kapture_attachment.source_keys IS 'columns of the view that are the primary key of the table';
+COMMENT ON COLUMN @extschema@.kapture_attachment.source_columns IS 'columns of the table that the view reads; NULL: any';
 
 CREATE TABLE @extschema@.kapture_column (
 	attachment_id integer NOT NULL,
 	bit smallint NOT NULL CHECK (bit BETWEEN 0 AND 62),
 	field text NOT NULL,
-	column_name name NOT NULL,
-	attnum smallint NOT NULL,
+	column_name name,
+	attnum smallint,
+	expression text,
+	constant text,
+	reads name[],
 	PRIMARY KEY (attachment_id, bit),
 	UNIQUE (attachment_id, field)
 );
 COMMENT ON TABLE @extschema@.kapture_column IS 'which column of an attached table feeds which Kapture field';
 COMMENT ON COLUMN @extschema@.kapture_column.bit IS 'position of the field in the "changed" masks of outbox and deliveries';
 COMMENT ON COLUMN @extschema@.kapture_column.attnum IS 'the column''s number, which finds it again when it was renamed';
+COMMENT ON COLUMN @extschema@.kapture_column.column_name IS 'the column, of the source if there is one; NULL: the value is computed';
+COMMENT ON COLUMN @extschema@.kapture_column.expression IS 'expression over the row whose value it is';
+COMMENT ON COLUMN @extschema@.kapture_column.constant IS 'its value in all rows';
+COMMENT ON COLUMN @extschema@.kapture_column.reads IS 'columns that the expression reads; NULL: the whole row';
 
 CREATE TABLE @extschema@.kapture_outbox (
 	attachment_id integer NOT NULL,

@@ -12,7 +12,19 @@ ALTER TABLE @extschema@.kapture_attachment
 	ADD COLUMN pull boolean NOT NULL DEFAULT false,
 	ADD COLUMN on_conflict text NOT NULL DEFAULT 'local' CHECK (on_conflict IN ('local', 'remote')),
 	ADD COLUMN server_oid oid NOT NULL DEFAULT 0,
-	ADD COLUMN server_owner oid NOT NULL DEFAULT 0;
+	ADD COLUMN server_owner oid NOT NULL DEFAULT 0,
+	ADD COLUMN filter text,
+	ADD COLUMN filter_columns name[],
+	ADD COLUMN on_leave jsonb,
+	ADD COLUMN source text,
+	ADD COLUMN source_keys name[],
+	ADD COLUMN source_columns name[];
+ALTER TABLE @extschema@.kapture_column
+	ALTER COLUMN column_name DROP NOT NULL,
+	ALTER COLUMN attnum DROP NOT NULL,
+	ADD COLUMN expression text,
+	ADD COLUMN constant text,
+	ADD COLUMN reads name[];
 
 -- a primary key that has changed since is the one that what waits goes by
 UPDATE @extschema@.kapture_attachment AS a SET key_columns = k.names
@@ -27,6 +39,16 @@ COMMENT ON COLUMN @extschema@.kapture_attachment.pull IS 'pulled customers updat
 COMMENT ON COLUMN @extschema@.kapture_attachment.on_conflict IS 'local: a change that waits to be sent wins over the pulled value; remote: the pulled value wins';
 COMMENT ON COLUMN @extschema@.kapture_attachment.server_oid IS 'that server itself: another one that has its name later is not sent to; means nothing in a copy of a database';
 COMMENT ON COLUMN @extschema@.kapture_attachment.server_owner IS 'its owner when the table was attached';
+COMMENT ON COLUMN @extschema@.kapture_attachment.filter IS 'condition on the rows that go to Kapture; NULL: all do';
+COMMENT ON COLUMN @extschema@.kapture_attachment.filter_columns IS 'columns that the filter reads; NULL: the whole row';
+COMMENT ON COLUMN @extschema@.kapture_attachment.on_leave IS 'fields of a customer whose row has left the filter';
+COMMENT ON COLUMN @extschema@.kapture_attachment.source IS 'view that the values come from; NULL: they are the table''s own';
+COMMENT ON COLUMN @extschema@.kapture_attachment.source_keys IS 'columns of the view that are the primary key of the table';
+COMMENT ON COLUMN @extschema@.kapture_attachment.source_columns IS 'columns of the table that the view reads; NULL: any';
+COMMENT ON COLUMN @extschema@.kapture_column.column_name IS 'the column, of the source if there is one; NULL: the value is computed';
+COMMENT ON COLUMN @extschema@.kapture_column.expression IS 'expression over the row whose value it is';
+COMMENT ON COLUMN @extschema@.kapture_column.constant IS 'its value in all rows';
+COMMENT ON COLUMN @extschema@.kapture_column.reads IS 'columns that the expression reads; NULL: the whole row';
 COMMENT ON COLUMN @extschema@.kapture_delivery.in_doubt IS 'a request was sent and its outcome never seen: before this time it may be running, and nothing else is sent for the row; Kapture is asked before an Add is sent again';
 
 DROP FUNCTION @extschema@.kapture_attach(regclass, jsonb, name, text, boolean);

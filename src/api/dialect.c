@@ -24,7 +24,7 @@
 
 #include "api/dialect.h"
 #include "api/field.h"
-#include "api/reply.h"
+#include "base/text.h"
 
 #define DIALECT_ID		"kapture_customer_id"
 
@@ -158,9 +158,13 @@ dialect_is_path(const char *path)
 	return path != NULL;
 }
 
-/* A field's path in requests, by the account's names; palloc'ed. */
-static char *
-dialect_path(const KaptureDialectEntry *names, const char *field)
+/*
+ * kapture_dialect_path
+ *		Where requests have a field, by the account's names (NULL: ours), as users
+ *		write it; palloc'ed.
+ */
+char *
+kapture_dialect_path(const KaptureDialectEntry *names, const char *field)
 {
 	const char *rest = NULL;
 	const char *star;
@@ -189,7 +193,7 @@ dialect_text(const JsonbValue *value)
 {
 	size_t		len;
 
-	return kapture_message_to_utf8(pnstrdup(value->val.string.val, value->val.string.len), &len);
+	return kapture_text_to_utf8(pnstrdup(value->val.string.val, value->val.string.len), &len);
 }
 
 /*
@@ -267,7 +271,7 @@ kapture_dialect_read_constants(Jsonb *json, char **why)
 		}
 		(void) JsonbIteratorNext(&it, &value, true);
 		content = JsonbValueToJsonb(&value);
-		entry->value = kapture_message_to_utf8(JsonbToCString(NULL, &content->root, VARSIZE(content)), &len);
+		entry->value = kapture_text_to_utf8(JsonbToCString(NULL, &content->root, VARSIZE(content)), &len);
 		entry++;
 	}
 	return entries;
@@ -351,7 +355,7 @@ kapture_dialect_conflict(const KaptureDialectEntry *names, const KaptureDialectE
 
 		if (!kapture_fields[i].is_mapped && strcmp(field, DIALECT_ID) != 0)
 			continue;
-		path = dialect_path(names, field);
+		path = kapture_dialect_path(names, field);
 		foreach(lc, paths)
 		{
 			if (strcmp(lfirst(lc), path) == 0)
@@ -427,7 +431,7 @@ dialect_put_fields(DialectNode *root, const KaptureDialectEntry *names, const ch
 	{
 		const char *quote = strchr(p + 1, '"'); /* fields' names need no escapes */
 		char	   *field = pnstrdup(p + 1, quote - p - 1);
-		char	   *path = dialect_path(names, field);
+		char	   *path = kapture_dialect_path(names, field);
 		const char *end;
 
 		p = quote + 1;
@@ -445,22 +449,21 @@ dialect_put_fields(DialectNode *root, const KaptureDialectEntry *names, const ch
 /*
  * kapture_dialect_body
  *		The body to send for a flat object with our names of the fields, of "len"
- *		bytes, which a zero follows.
+ *		bytes, which a zero follows: with the account's names, with the constants
+ *		that go with each request, and, for "is_array", in an array.
  *
  * The result is palloc'ed, with its length in *result_len.  Errors: HV024 a field's
  * name is that of something else.
  */
 char *
-kapture_dialect_body(const KaptureServer *server, KaptureApi api,
+kapture_dialect_body(const KaptureDialectEntry *names, const KaptureDialectEntry *constants, bool is_array,
 					 const char *body, size_t len, size_t *result_len)
 {
-	const KaptureDialectEntry *names = server->names[api];
-	const KaptureDialectEntry *constants = server->constants[api];
 	DialectNode root = {0};
 	StringInfoData out;
 
 	initStringInfo(&out);
-	if (server->body_array[api])
+	if (is_array)
 		appendStringInfoChar(&out, '[');
 	if ((names && names->key) || (constants && constants->key))
 	{
@@ -471,20 +474,10 @@ kapture_dialect_body(const KaptureServer *server, KaptureApi api,
 	}
 	else
 		appendBinaryStringInfo(&out, body, len);
-	if (server->body_array[api])
+	if (is_array)
 		appendStringInfoChar(&out, ']');
 	*result_len = out.len;
 	return out.data;
-}
-
-/*
- * kapture_dialect_path
- *		Where requests to that API have a field, as users write it; palloc'ed.
- */
-char *
-kapture_dialect_path(const KaptureServer *server, KaptureApi api, const char *field)
-{
-	return dialect_path(server->names[api], field);
 }
 
 /*
@@ -493,10 +486,10 @@ kapture_dialect_path(const KaptureServer *server, KaptureApi api, const char *fi
  *		there.
  */
 bool
-kapture_dialect_value(const KaptureServer *server, KaptureApi api, Jsonb *object,
+kapture_dialect_value(const KaptureDialectEntry *names, Jsonb *object,
 					  const char *field, JsonbValue *value)
 {
-	const char *path = dialect_path(server->names[api], field);
+	const char *path = kapture_dialect_path(names, field);
 	JsonbContainer *container = &object->root;
 
 	for (;;)

@@ -6,15 +6,21 @@
 #include "postgres.h"
 
 #include "api/field.h"
+#include "base/nearest.h"
 
 /* A value that Kapture masks is none. */
 #define FIELD_PHONE(value)	"CASE WHEN k.o->>'isMobileMasked' = 'true' OR " value " ~ '[xX*]' THEN NULL ELSE " value " END"
 #define FIELD_EMAIL(value)	"CASE WHEN k.o->>'isEmailMasked' = 'true' OR " value " ~ '[*]' THEN NULL ELSE " value " END"
 
+#define MASKED_PHONE(value)	"(k.o->>'isMobileMasked' = 'true' OR " value " ~ '[xX*]')"
+#define MASKED_EMAIL(value)	"(k.o->>'isEmailMasked' = 'true' OR " value " ~ '[*]')"
+
 const KaptureField kapture_fields[] = {
 	{"customer_name", .is_mapped = true, .pulled = "c.name"},
-	{"phone", .is_mapped = true, .is_searched = true, .is_digits = true, .pulled = FIELD_PHONE("c.phone")},
-	{"email_id", .is_mapped = true, .is_searched = true, .pulled = FIELD_EMAIL("c.email")},
+	{"phone", .is_mapped = true, .is_searched = true, .is_digits = true, .pulled = FIELD_PHONE("c.phone"),
+	.masked = MASKED_PHONE("c.phone"), .kind = KAPTURE_FIELD_PHONE},
+	{"email_id", .is_mapped = true, .is_searched = true, .pulled = FIELD_EMAIL("c.email"),
+	.masked = MASKED_EMAIL("c.email"), .kind = KAPTURE_FIELD_EMAIL},
 	{"country", .is_mapped = true, .pulled = "c.country"},
 	{"state", .is_mapped = true, .pulled = "c.state"},
 	{"city", .is_mapped = true, .pulled = "c.city"},
@@ -26,9 +32,12 @@ const KaptureField kapture_fields[] = {
 	{"customer_assign_emp_name", .is_mapped = true, .pulled = "c.assigned_to_name"},
 	{"customer_assign_emp_email", .is_mapped = true},
 	{"contact_person_name", .is_mapped = true, .pulled = "k.o->>'contactPerson'"},
-	{"contact_person_phone", .is_mapped = true, .pulled = FIELD_PHONE("k.o->>'phone'")},
-	{"contact_person_email", .is_mapped = true, .pulled = FIELD_EMAIL("k.o->>'email'")},
-	{"additional_contact_phone", .is_mapped = true, .pulled = "k.o->>'additionalPhone'"},
+	{"contact_person_phone", .is_mapped = true, .pulled = FIELD_PHONE("k.o->>'phone'"),
+	.kind = KAPTURE_FIELD_UNCERTAIN},
+	{"contact_person_email", .is_mapped = true, .pulled = FIELD_EMAIL("k.o->>'email'"),
+	.kind = KAPTURE_FIELD_UNCERTAIN},
+	{"additional_contact_phone", .is_mapped = true, .pulled = "k.o->>'additionalPhone'",
+	.kind = KAPTURE_FIELD_PHONE},
 	{"country_code", .is_mapped = true, .pulled = "k.o->>'phoneCountryCode'"},
 	{"gender", .is_mapped = true, .pulled = "k.o->>'gender'"},
 	{"kapture_customer_id", .is_searched = true, .is_digits = true},
@@ -51,4 +60,23 @@ kapture_field_find(const char *name, size_t len)
 			return &kapture_fields[i];
 	}
 	return NULL;
+}
+
+/*
+ * kapture_field_nearest
+ *		The field that somebody may have meant who wrote "name"; NULL if none is
+ *		like it.
+ */
+const char *
+kapture_field_nearest(const char *name)
+{
+	KaptureNearest state;
+
+	kapture_nearest_begin(&state, name);
+	for (int i = 0; i < kapture_nfields; i++)
+	{
+		if (kapture_fields[i].is_mapped)
+			kapture_nearest_try(&state, kapture_fields[i].name);
+	}
+	return state.nearest;
 }

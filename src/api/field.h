@@ -7,6 +7,14 @@
 
 #include "postgres.h"
 
+typedef enum KaptureFieldKind
+{
+	KAPTURE_FIELD_TEXT,
+	KAPTURE_FIELD_PHONE,
+	KAPTURE_FIELD_EMAIL,
+	KAPTURE_FIELD_UNCERTAIN		/* what Get gives may be another field's */
+} KaptureFieldKind;
+
 typedef struct KaptureField
 {
 	const char *name;
@@ -19,11 +27,21 @@ typedef struct KaptureField
 	 * primary contact (k.o); NULL: pulls do not tell.
 	 */
 	const char *pulled;
+
+	/* Is that masked?  Likewise; NULL: it never is. */
+	const char *masked;
+
+	/*
+	 * How values that are there are compared with those that were sent; Kapture
+	 * writes phones and emails in its own way.
+	 */
+	KaptureFieldKind kind;
 } KaptureField;
 
 extern const KaptureField kapture_fields[];
 extern const int kapture_nfields;
 
 extern const KaptureField *kapture_field_find(const char *name, size_t len);
+extern const char *kapture_field_nearest(const char *name);
 
 #endif							/* KAPTURE_FIELD_H */

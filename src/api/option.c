@@ -60,6 +60,7 @@
 #define OPTION_MIN_TIMEOUT	1	/* milliseconds */
 #define OPTION_MAX_TIMEOUT	86400000	/* a day */
 #define OPTION_MAX_CONNECTIONS	1000
+#define OPTION_MAX_PAGE		10000	/* customers */
 #define OPTION_MAX_RATE		1000000 /* requests a second */
 #define OPTION_MIN_RESPONSE	1024	/* bytes */
 #define OPTION_MAX_RESPONSE	1073741824
@@ -119,6 +120,8 @@ static bool option_parse_path(const OptionDef *def, const char *text,
 							  void *place, OptionFault *fault);
 static bool option_parse_body(const OptionDef *def, const char *text,
 							  void *place, OptionFault *fault);
+static bool option_parse_pull_form(const OptionDef *def, const char *text,
+								   void *place, OptionFault *fault);
 static bool option_parse_object(const OptionDef *def, const char *text,
 								void *place, OptionFault *fault);
 static bool option_parse_headers(const OptionDef *def, const char *text,
@@ -223,6 +226,12 @@ static const OptionDef option_table[] = {
 	{"pull_window", ForeignServerRelationId, option_parse_interval,
 		OPTION_MIN_WINDOW, OPTION_MAX_WINDOW, "24 hours", false,
 		OPTION_PLACE(server.pull_window)},
+	{"pull_form", ForeignServerRelationId, option_parse_pull_form,
+		0, 0, "range", false, OPTION_PLACE(server.pull_paged)},
+	{"cm_id", ForeignServerRelationId, option_parse_int,
+		1, INT_MAX, NULL, false, OPTION_PLACE(server.cm_id)},
+	{"pull_limit", ForeignServerRelationId, option_parse_int,
+		1, OPTION_MAX_PAGE, "100", false, OPTION_PLACE(server.pull_limit)},
 	{"pull_interval", ForeignServerRelationId, option_parse_interval,
 		OPTION_MIN_WINDOW, OPTION_MAX_WINDOW, NULL, false,
 		OPTION_PLACE(server.pull_interval)},
@@ -416,6 +425,21 @@ option_parse_body(const OptionDef *def, const char *text, void *place,
 	else
 	{
 		fault->detail = _("It must be \"object\" or \"array\".");
+		return false;
+	}
+	return true;
+}
+
+static bool
+option_parse_pull_form(const OptionDef *def, const char *text, void *place,
+					   OptionFault *fault)
+{
+	bool	   *is_paged = place;
+
+	*is_paged = strcmp(text, "paged") == 0;
+	if (!*is_paged && strcmp(text, "range") != 0)
+	{
+		fault->detail = _("It must be \"range\" or \"paged\".");
 		return false;
 	}
 	return true;
@@ -1156,6 +1180,13 @@ option_check_server(const OptionSet *set)
 				 errmsg("option \"url\" is required"),
 				 errhint("Add OPTIONS (url 'https://...') with the address that Kapture assigned to the account.")));
 
+	if (set->server.pull_paged && set->server.cm_id == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_FDW_OPTION_NAME_NOT_FOUND),
+				 errmsg("option \"%s\" is required", "cm_id"),
+				 errdetail("Pulls of pull_form \"paged\" name the account by its number."),
+				 errhint("It is \"cmId\" in the answers of kapture_get_customer().")));
+
 	kapture_url_is_valid(set->url, &is_https, &is_loopback, &why);
 	if (!is_https && !is_loopback && !set->server.allow_http)
 		ereport(ERROR,
@@ -1210,13 +1241,45 @@ option_check_headers(const OptionSet *set)
 	}
 }
 
+/* Is an option in the list? */
+static bool
+option_is_given(List *options, const char *name)
+{
+	ListCell   *cell;
+
+	foreach(cell, options)
+	{
+		if (strcmp(((DefElem *) lfirst(cell))->defname, name) == 0)
+			return true;
+	}
+	return false;
+}
+
+/*
+ * A mapping with two keys for the same calls: one of them would be used without a
+ * word of the other.  A dump of such a mapping can be restored all the same.
+ */
+static void
+option_check_keys(List *options)
+{
+	int			level = IsBinaryUpgrade || kapture_is_restoring() ? WARNING : ERROR;
+	const char *other = option_is_given(options, "user") ? "user" : "password";
+
+	if (option_is_given(options, "auth_key") && option_is_given(options, other))
+		ereport(level,
+				(errcode(ERRCODE_FDW_INVALID_OPTION_NAME),
+				 errmsg("options \"%s\" and \"%s\" exclude each other", "auth_key", other),
+				 errdetail("Each of \"auth_key\", and \"user\" with \"password\", is a key for all calls."),
+				 errhint("Leave one out, or take it out with ALTER USER MAPPING ... OPTIONS (DROP ...).")));
+}
+
 /*
  * kapture_fdw_validator(options text[], catalog oid)
  *
  * Checks the options of a foreign server or user mapping when they are
  * created or altered; raises an error about the first one that is unknown
  * (HV00D) or has a bad value (HV024), among them headers of a server that look
- * like secrets, or if "url" is missing (HV00J).
+ * like secrets, or if "url" is missing (HV00J), or if a mapping has two keys (HV00D).
  */
 Datum
 kapture_fdw_validator(PG_FUNCTION_ARGS)
@@ -1232,6 +1295,8 @@ kapture_fdw_validator(PG_FUNCTION_ARGS)
 		option_check_dialect(set);
 		option_check_headers(set);
 	}
+	if (catalog == UserMappingRelationId)
+		option_check_keys(options);
 
 	PG_RETURN_VOID();
 }
@@ -1364,7 +1429,7 @@ option_read(const ForeignServer *server, Oid userid)
 	result->version = option_version(server->serverid, userid);
 	result->name = pstrdup(server->servername);
 	result->body_array[KAPTURE_API_GET] = true;
-	result->body_array[KAPTURE_API_PULL] = true;
+	result->body_array[KAPTURE_API_PULL] = !result->pull_paged;
 	result->base = set->url;
 	for (int api = 0; api < KAPTURE_API_COUNT; api++)
 	{

@@ -60,6 +60,9 @@ typedef struct KaptureServer
 	int64		max_response_size;	/* bytes */
 	char	   *timezone;
 	int64		pull_window;	/* seconds */
+	bool		pull_paged;		/* pulls are of whole days, in pages */
+	int			cm_id;			/* the account's number in such pulls; 0: not given */
+	int			pull_limit;		/* customers of a page to ask for */
 	int64		pull_interval;	/* seconds, 0: not pulled by itself */
 	int64		pull_overlap;	/* seconds */
 	Timestamp	pull_since;		/* local time of the account, 0: not given */

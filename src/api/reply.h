@@ -73,7 +73,6 @@ extern bool kapture_message_confirm_body(KaptureReply *reply, const char *body, 
 extern bool kapture_message_customers(Jsonb *answer, JsonbValue *customers);
 extern void kapture_message_append_field(StringInfo body, const char *name,
 										 const char *value);
-extern char *kapture_message_to_utf8(const char *text, size_t *len);
 extern char *kapture_message_date(Timestamp when);
 
 #endif							/* KAPTURE_REPLY_H */

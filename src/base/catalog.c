@@ -19,6 +19,7 @@
 #include "access/htup_details.h"
 #include "access/stratnum.h"
 #include "access/table.h"
+#include "catalog/namespace.h"
 #include "catalog/partition.h"
 #include "catalog/pg_am.h"
 #include "catalog/pg_attribute.h"
@@ -30,8 +31,10 @@
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
+#include "utils/jsonb.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
+#include "utils/regproc.h"
 #include "utils/rel.h"
 #include "utils/syscache.h"
 
@@ -56,6 +59,140 @@
 #define COLUMN_FIELD			3
 #define COLUMN_NAME				4
 #define COLUMN_ATTNUM			5
+
+/* A column of a row of an own table that may be null, or not be there in version 1.0. */
+static Datum
+catalog_getattr_or_null(HeapTuple tuple, Relation rel, const char *name, bool *isnull)
+{
+	AttrNumber	attnum = get_attnum(RelationGetRelid(rel), name);
+
+	*isnull = true;
+	return attnum == InvalidAttrNumber ? (Datum) 0 : heap_getattr(tuple, attnum, RelationGetDescr(rel), isnull);
+}
+
+/* Likewise as text, NULL for null. */
+static char *
+catalog_gettext_or_null(HeapTuple tuple, Relation rel, const char *name)
+{
+	bool		isnull;
+	Datum		value = catalog_getattr_or_null(tuple, rel, name, &isnull);
+
+	return isnull ? NULL : TextDatumGetCString(value);
+}
+
+/*
+ * Makes an expression of its text and the names of the columns that it reads, null if
+ * that is the whole row, with their numbers in "rel".
+ */
+static KaptureExpression *
+catalog_make_expression(char *text, Datum reads, bool reads_all, Relation rel)
+{
+	KaptureExpression *result = palloc0(sizeof(KaptureExpression));
+	Datum	   *names;
+	int			n;
+
+	result->text = text;
+	result->reads_all = reads_all;
+	if (reads_all)
+		return result;
+	deconstruct_array(DatumGetArrayTypeP(reads), NAMEOID, NAMEDATALEN, false, TYPALIGN_CHAR, &names, NULL, &n);
+	for (int i = 0; i < n; i++)
+	{
+		AttrNumber	attnum = get_attnum(RelationGetRelid(rel), NameStr(*DatumGetName(names[i])));
+
+		if (attnum != InvalidAttrNumber)
+			result->reads = lappend_int(result->reads, attnum);
+	}
+	return result;
+}
+
+/* The constants that are sent when a row leaves, from the jsonb that names them. */
+static List *
+catalog_make_field_values(Jsonb *object)
+{
+	JsonbIterator *it = JsonbIteratorInit(&object->root);
+	JsonbIteratorToken token;
+	JsonbValue	v;
+	KaptureFieldValue *field = NULL;
+	List	   *result = NIL;
+
+	while ((token = JsonbIteratorNext(&it, &v, true)) != WJB_DONE)
+	{
+		if (token == WJB_KEY)
+		{
+			field = palloc(sizeof(KaptureFieldValue));
+			field->field = pnstrdup(v.val.string.val, v.val.string.len);
+		}
+		else if (token == WJB_VALUE && v.type == jbvString)
+		{
+			field->value = pnstrdup(v.val.string.val, v.val.string.len);
+			result = lappend(result, field);
+		}
+	}
+	return result;
+}
+
+/* A list of names (char *) of an array of them. */
+static List *
+catalog_make_names(Datum array)
+{
+	List	   *result = NIL;
+	Datum	   *names;
+	int			n;
+
+	deconstruct_array(DatumGetArrayTypeP(array), NAMEOID, NAMEDATALEN, false, TYPALIGN_CHAR, &names, NULL, &n);
+	for (int i = 0; i < n; i++)
+		result = lappend(result, pstrdup(NameStr(*DatumGetName(names[i]))));
+	return result;
+}
+
+/*
+ * Returns the relation that has a qualified and quoted name, whatever the rights on its
+ * schema; InvalidOid if there is none.
+ */
+Oid
+kapture_catalog_find_relation(const char *name)
+{
+	List	   *parts = stringToQualifiedNameList(name, NULL);
+	Oid			schema = list_length(parts) == 2 ? get_namespace_oid(strVal(linitial(parts)), true) : InvalidOid;
+
+	return OidIsValid(schema) ? get_relname_relid(strVal(llast(parts)), schema) : InvalidOid;
+}
+
+/* Fills in which view the values come from. */
+static void
+catalog_read_source(KaptureAttachment *att, HeapTuple tuple, Relation attachments, Relation rel)
+{
+	bool		isnull;
+	Datum		value;
+
+	att->source_name = catalog_gettext_or_null(tuple, attachments, "source");
+	if (att->source_name == NULL)
+		return;
+	att->source = kapture_catalog_find_relation(att->source_name);
+	if (OidIsValid(att->source))
+		att->beside = list_make1_oid(att->source);
+	value = catalog_getattr_or_null(tuple, attachments, "source_keys", &isnull);
+	if (!isnull)
+		att->source_keys = catalog_make_names(value);
+	value = catalog_getattr_or_null(tuple, attachments, "source_columns", &isnull);
+	att->source_reads = catalog_make_expression(NULL, value, isnull, rel);
+}
+
+/* Fills in what says which rows go to Kapture. */
+static void
+catalog_read_filter(KaptureAttachment *att, HeapTuple tuple, Relation attachments, Relation rel)
+{
+	char	   *text = catalog_gettext_or_null(tuple, attachments, "filter");
+	bool		isnull;
+	Datum		value = catalog_getattr_or_null(tuple, attachments, "filter_columns", &isnull);
+
+	if (text)
+		att->filter = catalog_make_expression(text, value, isnull, rel);
+	value = catalog_getattr_or_null(tuple, attachments, "on_leave", &isnull);
+	if (!isnull)
+		att->on_leave = catalog_make_field_values(DatumGetJsonbP(value));
+}
 
 /* Which version of a row this is. */
 static void
@@ -147,16 +284,12 @@ catalog_make_attachment(HeapTuple tuple, Relation attachments, Relation rel)
 {
 	KaptureAttachment *result = palloc0(sizeof(KaptureAttachment));
 	char	   *on_duplicate;
-	Datum	   *names;
-	int			n;
 
+	result->computing = palloc0(sizeof(KaptureComputing));
 	result->id = DatumGetInt32(kapture_catalog_getattr(tuple, attachments, ATTACHMENT_ID));
 	result->root = DatumGetObjectId(kapture_catalog_getattr(tuple, attachments, KAPTURE_ATTACHMENT_RELATION));
 	catalog_read_version(tuple, &result->version);
-	deconstruct_array(DatumGetArrayTypeP(kapture_catalog_getattr(tuple, attachments, ATTACHMENT_KEYS)),
-					  NAMEOID, NAMEDATALEN, false, TYPALIGN_CHAR, &names, NULL, &n);
-	for (int i = 0; i < n; i++)
-		result->former_key = lappend(result->former_key, pstrdup(NameStr(*DatumGetName(names[i]))));
+	result->former_key = catalog_make_names(kapture_catalog_getattr(tuple, attachments, ATTACHMENT_KEYS));
 	result->server = pstrdup(NameStr(*DatumGetName(kapture_catalog_getattr(tuple, attachments, ATTACHMENT_SERVER))));
 	result->id_column = pstrdup(NameStr(*DatumGetName(kapture_catalog_getattr(tuple, attachments, ATTACHMENT_ID_COLUMN))));
 	result->id_attnum = get_attnum(RelationGetRelid(rel), result->id_column);
@@ -171,6 +304,8 @@ catalog_make_attachment(HeapTuple tuple, Relation attachments, Relation rel)
 	result->pull = DatumGetBool(kapture_catalog_getattr(tuple, attachments, ATTACHMENT_PULL));
 	result->remote_wins =
 		strcmp(TextDatumGetCString(kapture_catalog_getattr(tuple, attachments, ATTACHMENT_ON_CONFLICT)), "remote") == 0;
+	catalog_read_filter(result, tuple, attachments, rel);
+	catalog_read_source(result, tuple, attachments, rel);
 	return result;
 }
 
@@ -207,6 +342,47 @@ catalog_compare_bits(const void *a, const void *b)
 	return ((const KaptureMappedColumn *) a)->bit - ((const KaptureMappedColumn *) b)->bit;
 }
 
+/* Fills in the column that a field's value comes from, with its number in "rel". */
+static void
+catalog_read_plain_column(KaptureMappedColumn *col, HeapTuple tuple, Relation columns, Oid root, Relation rel)
+{
+	AttrNumber	attnum = DatumGetInt16(kapture_catalog_getattr(tuple, columns, COLUMN_ATTNUM));
+
+	col->name = pstrdup(NameStr(*DatumGetName(kapture_catalog_getattr(tuple, columns, COLUMN_NAME))));
+	if (get_attnum(root, col->name) == InvalidAttrNumber)
+	{
+		char	   *renamed = get_attname(root, attnum, true);
+
+		if (renamed)
+			col->name = renamed;
+	}
+	col->attnum = get_attnum(RelationGetRelid(rel), col->name);
+}
+
+/* Fills in where a field's value comes from. */
+static void
+catalog_read_column(KaptureMappedColumn *col, HeapTuple tuple, Relation columns, const KaptureAttachment *att, Relation rel)
+{
+	char	   *expression = catalog_gettext_or_null(tuple, columns, "expression");
+
+	col->bit = DatumGetInt16(kapture_catalog_getattr(tuple, columns, COLUMN_BIT));
+	col->field = TextDatumGetCString(kapture_catalog_getattr(tuple, columns, COLUMN_FIELD));
+	col->constant = catalog_gettext_or_null(tuple, columns, "constant");
+	if (expression)
+	{
+		bool		isnull;
+		Datum		reads = catalog_getattr_or_null(tuple, columns, "reads", &isnull);
+
+		/* that of a view is not told by columns of the table */
+		col->expression = att->source_name ? catalog_make_expression(expression, PointerGetDatum(construct_empty_array(NAMEOID)), false, rel) :
+			catalog_make_expression(expression, reads, isnull, rel);
+	}
+	else if (col->constant == NULL && att->source_name)
+		col->name = pstrdup(NameStr(*DatumGetName(kapture_catalog_getattr(tuple, columns, COLUMN_NAME))));
+	else if (col->constant == NULL)
+		catalog_read_plain_column(col, tuple, columns, att->root, rel);
+}
+
 /* Fills in the mapped columns, with their numbers in "rel". */
 static void
 catalog_read_columns(KaptureAttachment *att, Relation rel)
@@ -223,20 +399,8 @@ catalog_read_columns(KaptureAttachment *att, Relation rel)
 	while (att->ncolumns < KAPTURE_MAX_COLUMNS && HeapTupleIsValid(tuple = systable_getnext(scan)))
 	{
 		KaptureMappedColumn *col = &att->columns[att->ncolumns++];
-		AttrNumber	attnum = DatumGetInt16(kapture_catalog_getattr(tuple, columns, COLUMN_ATTNUM));
-		char	   *name = pstrdup(NameStr(*DatumGetName(kapture_catalog_getattr(tuple, columns, COLUMN_NAME))));
 
-		col->bit = DatumGetInt16(kapture_catalog_getattr(tuple, columns, COLUMN_BIT));
-		col->field = TextDatumGetCString(kapture_catalog_getattr(tuple, columns, COLUMN_FIELD));
-		if (get_attnum(att->root, name) == InvalidAttrNumber)
-		{
-			char	   *renamed = get_attname(att->root, attnum, true);
-
-			if (renamed)
-				name = renamed;
-		}
-		col->name = name;
-		col->attnum = get_attnum(RelationGetRelid(rel), name);
+		catalog_read_column(col, tuple, columns, att, rel);
 		att->all_changed |= INT64CONST(1) << col->bit;
 	}
 	systable_endscan(scan);
@@ -347,8 +511,8 @@ catalog_read_former_key(KaptureAttachment *att, Relation rel)
  * Fills in the key: the attached table's primary key, with the column numbers of
  * "rel".  Leaves nkeys 0 if it has none, nor the columns of the one it had.
  */
-static void
-catalog_read_key(KaptureAttachment *att, Relation rel)
+void
+kapture_catalog_read_key(KaptureAttachment *att, Relation rel)
 {
 	HeapTuple	tuple = catalog_primary_key(att->root);
 	Form_pg_index index;
@@ -403,7 +567,7 @@ kapture_catalog_attachment(Relation rel)
 	if (att)
 	{
 		catalog_read_columns(att, rel);
-		catalog_read_key(att, rel);
+		kapture_catalog_read_key(att, rel);
 	}
 	return att;
 }
@@ -449,7 +613,10 @@ kapture_catalog_problem(const KaptureAttachment *att)
 			return psprintf("column \"%s\" of table \"%s\", which is part of its key, is of type %s, whose values cannot be compared",
 							att->keys[i].name, name, format_type_be(att->keys[i].type));
 	}
-	if (att->id_attnum == InvalidAttrNumber)
+	if (att->source_name && get_rel_relkind(att->source) != RELKIND_VIEW)
+		return psprintf("view %s, which the values of table \"%s\" come from, is gone", att->source_name, name);
+	/* a draft needs none */
+	if (att->id != 0 && att->id_attnum == InvalidAttrNumber)
 		return psprintf("table \"%s\" has no column \"%s\" any more, which receives the Kapture customer ids",
 						name, att->id_column);
 	return NULL;

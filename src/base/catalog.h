@@ -21,9 +21,6 @@
 /* As many mapped columns as fit into a mask of "changed" bits. */
 #define KAPTURE_MAX_COLUMNS	63
 
-/* In such a mask: what has changed is sent even if Kapture is known to have it. */
-#define KAPTURE_CHANGED_FORCE	PG_INT64_MIN
-
 typedef struct KaptureKeyColumn
 {
 	AttrNumber	attnum;
@@ -39,13 +36,52 @@ typedef struct KaptureKeyColumn
 	FmgrInfo	output;
 } KaptureKeyColumn;
 
+/*
+ * This bit of a mask of changes says that columns of the filter have changed, so that
+ * the row may have come in or left.  No mapped column has it.
+ */
+#define KAPTURE_CHANGED_FILTER	PG_INT64_MIN
+
+/*
+ * Likewise: what has changed is sent even if Kapture is known to have it.  If a table
+ * has as many columns as can be, it is the last one's, too: then that is sent along.
+ */
+#define KAPTURE_CHANGED_FORCE	(INT64CONST(1) << (KAPTURE_MAX_COLUMNS - 1))
+
+/* An expression over the columns of a row. */
+typedef struct KaptureExpression
+{
+	char	   *text;			/* as it is kept */
+	bool		reads_all;		/* it is about the row as a whole */
+	List	   *reads;			/* numbers of the columns that it is about */
+	struct Node *node;			/* expression.c's own */
+} KaptureExpression;
+
+/* What is known of whether the expressions of an attachment can be evaluated. */
+typedef struct KaptureComputing
+{
+	bool		parsed;
+	char	   *problem;		/* NULL: they can */
+} KaptureComputing;
+
 typedef struct KaptureMappedColumn
 {
 	int			bit;
 	char	   *field;			/* Kapture's name */
-	AttrNumber	attnum;			/* InvalidAttrNumber: the column is gone */
-	char	   *name;			/* the column's name now */
+	AttrNumber	attnum;			/* InvalidAttrNumber: the column is gone, or there is
+								 * none */
+	char	   *name;			/* the column's name now, that of the view if the
+								 * values come from one; NULL: the value is computed */
+	KaptureExpression *expression;	/* of a computed value, or NULL: */
+	char	   *constant;		/* it is the same for all rows */
 } KaptureMappedColumn;
+
+/* A field of Kapture's and the value it gets, whatever the row. */
+typedef struct KaptureFieldValue
+{
+	char	   *field;
+	char	   *value;
+} KaptureFieldValue;
 
 /* Which version of its row in kapture_attachment something was read from. */
 typedef struct KaptureAttachedVersion
@@ -65,7 +101,7 @@ typedef struct KaptureAttached
 /* An attached table, or a partition or counted child of one. */
 typedef struct KaptureAttachment
 {
-	int32		id;
+	int32		id;				/* 0: a draft, see draft.c */
 	KaptureAttachedVersion version;
 	Oid			root;			/* the relation that was attached */
 	char	   *server;
@@ -84,6 +120,16 @@ typedef struct KaptureAttachment
 	int			ncolumns;
 	KaptureMappedColumn *columns;	/* in the order of their bits */
 	int64		all_changed;	/* mask of all columns */
+	KaptureExpression *filter;	/* NULL: all rows go to Kapture */
+	char	   *source_name;	/* of the view that its values come from; NULL: they
+								 * are its own */
+	Oid			source;			/* the view; InvalidOid: it is gone */
+	List	   *source_keys;	/* names of its columns that are the key */
+	KaptureExpression *source_reads;	/* columns of the table that it reads */
+	List	   *beside;			/* relations that its statements may read, besides */
+	List	   *on_leave;		/* of KaptureFieldValue, for customers whose row
+								 * has left the filter */
+	KaptureComputing *computing;
 
 	/* row_io.c's own */
 	struct _SPI_plan *plans[KAPTURE_ROW_STATEMENTS];
@@ -96,6 +142,8 @@ extern Oid	kapture_catalog_attached_relation(int32 attachment_id);
 extern bool kapture_catalog_is_paused(int32 attachment_id);
 extern KaptureAttachment *kapture_catalog_attachment(Relation rel);
 extern KaptureAttachment *kapture_catalog_with_former_key(const KaptureAttachment *att, Relation rel);
+extern void kapture_catalog_read_key(KaptureAttachment *att, Relation rel);
+extern Oid	kapture_catalog_find_relation(const char *name);
 extern char *kapture_catalog_problem(const KaptureAttachment *att);
 extern int64 kapture_catalog_fields(const KaptureAttachment *att, Datum fields);
 extern Oid	kapture_catalog_owner(Oid relid);

@@ -66,11 +66,13 @@ own_call(void *arg)
 	SPI_finish();
 }
 
-/* Likewise, as the owner, whom no code of those may use that hold rights on the tables. */
-static uint64
-own_execute(const char *sql, int nargs, Oid *types, Datum *values, char **text)
+/*
+ * Runs work(arg), which reads the extension's tables, as their owner, whom no code of
+ * those may use that hold rights on them.  Errors as the work does.
+ */
+void
+kapture_own_run(void (*work) (void *arg), void *arg)
 {
-	OwnCall		call = {sql, nargs, types, values, CurrentMemoryContext, text};
 	Oid			userid;
 	int			sec_context;
 	int			nestlevel;
@@ -81,9 +83,17 @@ own_execute(const char *sql, int nargs, Oid *types, Datum *values, char **text)
 	nestlevel = NewGUCNestLevel();
 	(void) set_config_option("search_path", "pg_catalog, pg_temp", PGC_USERSET, PGC_S_SESSION,
 							 GUC_ACTION_SAVE, true, 0, false);
-	kapture_user_code_run(NULL, own_call, &call);
+	kapture_user_code_run(NULL, NIL, work, arg);
 	AtEOXact_GUC(false, nestlevel);
 	SetUserIdAndSecContext(userid, sec_context);
+}
+
+static uint64
+own_execute(const char *sql, int nargs, Oid *types, Datum *values, char **text)
+{
+	OwnCall		call = {sql, nargs, types, values, CurrentMemoryContext, text};
+
+	kapture_own_run(own_call, &call);
 	return call.processed;
 }
 

@@ -191,7 +191,8 @@ preview_say_nothing(const KaptureTask *task)
 
 	ereport(NOTICE,
 			(errmsg("nothing would be sent for the row with key \"%s\"", task->delivery->row_key),
-			 error ? errdetail_internal("%s", error) : 0,
+			 error ? errdetail_internal("%s", error) :
+			 task->delivery->row.outside ? errdetail("The filter leaves it out.") : 0,
 			 hint ? errhint("What to do: %s.", _(hint)) : 0));
 }
 

@@ -32,6 +32,7 @@
 
 #include "base/compat.h"
 #include "base/user_code.h"
+#include "mapping/expression.h"
 #include "pull/apply.h"
 #include "table/capture.h"
 #include "table/row_io.h"
@@ -69,6 +70,7 @@ typedef struct ArrivalBatch
 	ArrivalItem *item;
 	int64		columns;		/* bits */
 	bool		insert;
+	ErrorData  *error;			/* of the last write, or NULL */
 	bool		written;
 } ArrivalBatch;
 
@@ -124,14 +126,14 @@ arrival_find_by_id(ArrivalBatch *batch)
 	arrival_take_rows(batch, batch->items, true);
 }
 
-/* The column that is mapped to a field, as an expression; NULL if none is. */
+/* The value of a field, as an expression; NULL if nothing feeds it. */
 static char *
 arrival_column(const KaptureAttachment *att, const char *field)
 {
 	for (int i = 0; i < att->ncolumns; i++)
 	{
-		if (strcmp(att->columns[i].field, field) == 0 && att->columns[i].attnum != InvalidAttrNumber)
-			return psprintf("r.%s::text", quote_identifier(att->columns[i].name));
+		if (strcmp(att->columns[i].field, field) == 0)
+			return kapture_row_value_sql(att, i);
 	}
 	return NULL;
 }
@@ -258,7 +260,7 @@ arrival_parameter(const KaptureAttachment *att, int i, int n)
 	return psprintf("$%d::%s", n, format_type_extended(type, -1, FORMAT_TYPE_TYPEMOD_GIVEN | FORMAT_TYPE_FORCE_QUALIFY));
 }
 
-/* INSERT INTO t (id, c1, ...) VALUES ($1, $2::type, ...) */
+/* INSERT INTO t AS r (id, c1, ...) VALUES ($1, $2::type, ...) RETURNING is it one of the filter's? */
 static void
 arrival_insert_sql(ArrivalBatch *batch, StringInfo sql)
 {
@@ -267,7 +269,7 @@ arrival_insert_sql(ArrivalBatch *batch, StringInfo sql)
 	int			n = 1;
 
 	initStringInfo(&values);
-	appendStringInfo(sql, "INSERT INTO %s (%s", kapture_row_relation_name(att->root), quote_identifier(att->id_column));
+	appendStringInfo(sql, "INSERT INTO %s AS r (%s", kapture_row_relation_name(att->root), quote_identifier(att->id_column));
 	for (int i = 0; i < att->ncolumns; i++)
 	{
 		if ((batch->columns & (INT64CONST(1) << att->columns[i].bit)) == 0)
@@ -275,7 +277,20 @@ arrival_insert_sql(ArrivalBatch *batch, StringInfo sql)
 		appendStringInfo(sql, ", %s", quote_identifier(att->columns[i].name));
 		appendStringInfo(&values, ", %s", arrival_parameter(att, i, ++n));
 	}
-	appendStringInfo(sql, ") VALUES ($1%s)", values.data);
+	appendStringInfo(sql, ") VALUES ($1%s) RETURNING %s IS TRUE", values.data,
+					 att->filter ? kapture_expression_sql(att, att->filter) : "true");
+}
+
+/* What Kapture has and the filter leaves out is not to be in the table. */
+static void
+arrival_check_inside(void)
+{
+	bool		isnull;
+
+	if (SPI_processed > 0 && !DatumGetBool(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull)))
+		ereport(ERROR,
+				(errcode(ERRCODE_CHECK_VIOLATION),
+				 errmsg("the customer's row would be outside of the table's filter")));
 }
 
 /* UPDATE t AS r SET id = $1, c1 = $2::type, ... WHERE r.key1 = $n AND ... */
@@ -332,8 +347,10 @@ arrival_do_write(void *arg)
 		arrival_update_sql(batch, &sql);
 	}
 	rc = kapture_user_code_execute(sql.data, n, types, values, NULL, false);
-	if (rc != SPI_OK_INSERT && rc != SPI_OK_UPDATE)
+	if (rc != SPI_OK_INSERT_RETURNING && rc != SPI_OK_UPDATE)
 		elog(ERROR, "unexpected SPI result %d", rc);
+	if (batch->insert)
+		arrival_check_inside();
 	batch->written = SPI_processed > 0;
 }
 
@@ -363,6 +380,14 @@ arrival_later(ArrivalBatch *batch, ArrivalItem *item, const char *why)
 						TimestampTzPlusMilliseconds(GetCurrentTimestamp(), wait), why);
 }
 
+static void
+arrival_write_as_owner(void *arg)
+{
+	ArrivalBatch *batch = arg;
+
+	batch->error = kapture_row_run(batch->att, batch->timezone, arrival_do_write, batch);
+}
+
 /* Writes a row and notes what became of it. */
 static void
 arrival_write(ArrivalBatch *batch, ArrivalItem *item)
@@ -371,10 +396,10 @@ arrival_write(ArrivalBatch *batch, ArrivalItem *item)
 
 	batch->item = item;
 	batch->written = false;
-	kapture_capture_ignore(batch->att->id, item->arrival->customer_id,
-						   batch->insert ? batch->att->all_changed : batch->columns);
-	error = kapture_row_run(batch->att, batch->timezone, arrival_do_write, batch);
-	kapture_capture_ignore(0, 0, 0);
+	kapture_capture_ignoring(batch->att->id, item->arrival->customer_id,
+							 batch->insert ? batch->att->all_changed : batch->columns,
+							 arrival_write_as_owner, batch);
+	error = batch->error;
 	if (error == NULL && batch->written)
 		arrival_done(batch, item);
 	else if (error == NULL)

@@ -15,6 +15,12 @@
  * to the same server.  What cannot get better is raised as an error when its
  * window's turn comes, so that whoever reads has everything before it.
  *
+ * Some accounts give pages of whole days (option pull_form): then a window is a
+ * day, whose pages are asked for one after the other until one is empty, or two in
+ * a row are shorter than others were.  That a page has fewer customers than were
+ * asked for says nothing, as the account may give no more.  A customer who is added meanwhile may push others to the next page, where
+ * they come again; readers take that for what it is.
+ *
  * Windows whose number of customers looks like a limit of the server's are
  * halved, down to a second, and asked for again: what is beyond such a limit is
  * left out without a word.
@@ -33,6 +39,7 @@
 #include "postgres.h"
 
 #include "access/xact.h"
+#include "common/hashfn.h"
 #include "miscadmin.h"
 #include "nodes/pg_list.h"
 #include "pgtime.h"
@@ -47,14 +54,9 @@
 #include "api/option.h"
 #include "api/reply.h"
 #include "base/compat.h"
+#include "base/text.h"
 #include "pull/fetch.h"
-#include "traffic/pacing.h"
-
-/* Tries of one window. */
-#define FETCH_ATTEMPTS		5
-
-/* Milliseconds of a Retry-After that are still waited for. */
-#define FETCH_LONGEST_WAIT	600000
+#include "traffic/request_pool.h"
 
 /* Bytes of answers that may be fetched ahead. */
 #define FETCH_AHEAD			(16 * 1024 * 1024)
@@ -68,6 +70,12 @@
  * looks like that, and costs two more requests.
  */
 #define FETCH_ROUND			50
+
+/* Pages in a row with fewer customers than others, after which there are no more: what still comes is new. */
+#define FETCH_SHORTER		2
+
+/* Pages in a row that only repeat the one before, after which there is no point. */
+#define FETCH_REPEATS		3
 
 typedef enum FetchState
 {
@@ -85,6 +93,12 @@ typedef struct FetchSlot
 	Timestamp	to;
 	TimestampTz asked;			/* when it was last asked for */
 	int			number;			/* of the body, for a Get */
+	int			offset;			/* of the page: customers before it */
+	int			repeats;		/* pages in a row with nobody new */
+	int			fullest;		/* customers of a page so far, at most */
+	int			shorter;		/* pages in a row with fewer */
+	uint64	   *last;			/* hashes of the page before, in order; NULL: none */
+	int			nlast;
 	int			attempts;
 	bool		neglected;		/* nobody served the network meanwhile */
 	KaptureHttpRequest *request;
@@ -102,6 +116,8 @@ struct KaptureFetch
 	List	   *bodies;			/* of Gets */
 	bool		keeps_answers;	/* without customers, for whoever reads */
 
+	bool		paged;
+	int			limit;			/* customers of a page */
 	pg_tz	   *zone;			/* of a Pull */
 	int64		window;			/* microseconds */
 	Timestamp	next;			/* start of the next window */
@@ -110,14 +126,11 @@ struct KaptureFetch
 	bool		all_planned;
 
 	List	   *slots;			/* of FetchSlot */
-	int			connections;	/* requests at a time, at most */
-	int			running;		/* requests now */
+	KaptureRequestPool pool;	/* of the requests of these */
 	int			allowed;		/* windows asked for ahead, at most */
 	size_t		largest;		/* bytes of an answer, about */
 	bool		answered;		/* the server has answered before */
 	int			timeout;		/* milliseconds */
-	TimestampTz not_before;		/* the server wants to be left alone */
-	TimestampTz next_start;		/* when the limiter is to be asked again, 0: at once */
 	TimestampTz served;			/* when the network was served last */
 	KaptureWindow current;
 };
@@ -137,6 +150,15 @@ window_length(const KaptureFetch *fetch, Timestamp from, Timestamp to)
 	return kapture_local_latest(to, fetch->zone) - kapture_local_earliest(from, fetch->zone);
 }
 
+/* The beginning of a time's day. */
+static Timestamp
+fetch_day(Timestamp time)
+{
+	int64		rest = time % USECS_PER_DAY;
+
+	return time - (rest < 0 ? rest + USECS_PER_DAY : rest);
+}
+
 /*
  * The end of the window that starts at "from".  It is the start of the next
  * one, so that nobody is lost between them.
@@ -148,6 +170,8 @@ window_end(const KaptureFetch *fetch, Timestamp from)
 	int64		excess;
 	int64		half;
 
+	if (fetch->paged)
+		return Min(to, fetch_day(from) + USECS_PER_DAY);
 	if (to - from > fetch->window)
 		to = from + fetch->window;
 	excess = window_length(fetch, from, to) - fetch->window;
@@ -222,7 +246,7 @@ fetch_halve(KaptureFetch *fetch, FetchSlot *slot, const KaptureList *list)
 	int64		seconds = (slot->to - slot->from) / USECS_PER_SEC;
 	Timestamp	middle = slot->from + seconds / 2 * USECS_PER_SEC;
 
-	if (fetch->api != KAPTURE_API_PULL || list->ncustomers == 0 || list->ncustomers % FETCH_ROUND != 0)
+	if (fetch->api != KAPTURE_API_PULL || fetch->paged || list->ncustomers == 0 || list->ncustomers % FETCH_ROUND != 0)
 		return false;
 	if (seconds <= 1)
 	{
@@ -259,8 +283,23 @@ fetch_end_work(KaptureFetch *fetch, bool begun)
 	MemoryContextSwitchTo(fetch->context);
 }
 
-/* Sends the request of a slot.  Returns 0, or when to try again. */
-static TimestampTz
+/*
+ * The body that asks for a page, JSON in the current memory context.  To an account
+ * that takes the end for the beginning of its day, one that is the same as the start
+ * would be nothing at all.
+ */
+static char *
+fetch_page_body(const KaptureServer *server, const FetchSlot *slot)
+{
+	Timestamp	day = fetch_day(slot->from);
+
+	return psprintf("{\"cm_id\": %d, \"createStartDate\": \"%.10s\", \"createEndDate\": \"%.10s\", \"offset\": %d, \"limit\": %d}",
+					server->cm_id, kapture_message_date(day), kapture_message_date(day + USECS_PER_DAY),
+					slot->offset, slot->fetch->limit);
+}
+
+/* Sends the request of a slot, if the limiter lets it. */
+static void
 fetch_send(KaptureFetch *fetch, FetchSlot *slot)
 {
 	const KaptureServer *server = kapture_server_get(fetch->server, fetch->userid);
@@ -275,22 +314,27 @@ fetch_send(KaptureFetch *fetch, FetchSlot *slot)
 	old = MemoryContextSwitchTo(fetch->answer_context);
 	if (fetch->api == KAPTURE_API_GET)
 		text = list_nth(fetch->bodies, slot->number);
+	else if (fetch->paged)
+		text = fetch_page_body(server, slot);
 	else
 		text = kapture_fetch_pull_body(slot->from, slot->to);
-	body = kapture_message_to_utf8(text, &len);
-	body = kapture_dialect_body(server, fetch->api, body, len, &len);
+	body = kapture_text_to_utf8(text, &len);
+	body = kapture_dialect_body(server->names[fetch->api], server->constants[fetch->api], server->body_array[fetch->api],
+								body, len, &len);
 	MemoryContextSwitchTo(old);
 	slot->request = kapture_http_start(server, fetch->api, body, len, slot, &when);
 	if (slot->request == NULL)
-		return when;
+	{
+		kapture_request_pool_refused(&fetch->pool, when);
+		return;
+	}
 	kapture_http_belongs_to_fetch(slot->request);
 	if (slot->attempts > 0)
 		kapture_http_connect_anew(slot->request);
 	slot->state = FETCH_RUNNING;
 	slot->neglected = false;
 	slot->asked = GetCurrentTimestamp();
-	fetch->running++;
-	return 0;
+	kapture_request_pool_started(&fetch->pool);
 }
 
 /*
@@ -310,17 +354,15 @@ fetch_send_due(KaptureFetch *fetch)
 
 		if (slot->state != FETCH_DUE)
 			continue;
-		if (fetch->running >= fetch->connections)
-			break;
-		when = Max(fetch->not_before, fetch->next_start);
+		when = kapture_request_pool_next(&fetch->pool);
 		if (when > GetCurrentTimestamp())
 			break;
 		when = DT_NOEND;
 		begun |= fetch_begin_work(fetch);
-		fetch->next_start = fetch_send(fetch, slot);
-		if (fetch->next_start != 0)
+		fetch_send(fetch, slot);
+		if (slot->state == FETCH_DUE)
 		{
-			when = fetch->next_start;
+			when = fetch->pool.next_start;
 			break;
 		}
 	}
@@ -341,21 +383,9 @@ fetch_repeat(FetchSlot *slot)
 static bool
 fetch_retry(KaptureFetch *fetch, FetchSlot *slot)
 {
-	int64		wait = kapture_http_answer(slot->request)->retry_after;
-
-	if (slot->attempts + 1 >= FETCH_ATTEMPTS || wait > FETCH_LONGEST_WAIT)
-	{
-		/* whoever comes again later is to know */
-		if (wait > 0)
-			fetch->not_before = Max(fetch->not_before,
-									TimestampTzPlusMilliseconds(GetCurrentTimestamp(), wait));
+	if (!kapture_request_pool_retry(&fetch->pool, &slot->attempts, kapture_http_answer(slot->request)->retry_after,
+									GetCurrentTimestamp()))
 		return false;
-	}
-	slot->attempts++;
-	if (wait < 0)
-		wait = kapture_pacing_backoff(slot->attempts, KAPTURE_SERVER_LONGEST);
-	fetch->not_before = Max(fetch->not_before,
-							TimestampTzPlusMilliseconds(GetCurrentTimestamp(), wait));
 	fetch_repeat(slot);
 	return true;
 }
@@ -424,7 +454,7 @@ fetch_reap(KaptureFetch *fetch)
 
 		if (slot->state == FETCH_FINISHED)
 		{
-			fetch->running--;
+			kapture_request_pool_ended(&fetch->pool);
 			fetch_look(fetch, slot);
 		}
 	}
@@ -441,7 +471,81 @@ fetch_take_off(KaptureFetch *fetch, FetchSlot *slot)
 {
 	kapture_http_release(slot->request);
 	fetch->slots = list_delete_first(fetch->slots);
+	if (slot->last)
+		pfree(slot->last);
 	pfree(slot);
+}
+
+static int
+fetch_compare_hashes(const void *a, const void *b)
+{
+	uint64		x = *(const uint64 *) a;
+	uint64		y = *(const uint64 *) b;
+
+	return x < y ? -1 : x > y;
+}
+
+/* Has this page nobody who was not on the one before it?  It takes that one's place. */
+static bool
+fetch_is_repeated(FetchSlot *slot, const KaptureList *list)
+{
+	int			n = list->ncustomers;
+	uint64	   *hashes = MemoryContextAlloc(slot->fetch->context, sizeof(uint64) * n);
+	bool		repeated = slot->last != NULL;
+
+	for (int i = 0; i < n; i++)
+	{
+		const KaptureSlice *slice = &list->customers[i];
+
+		hashes[i] = DatumGetUInt64(hash_any_extended((const unsigned char *) list->text + slice->start, slice->len, 0));
+		repeated = repeated &&
+			bsearch(&hashes[i], slot->last, slot->nlast, sizeof(uint64), fetch_compare_hashes) != NULL;
+	}
+	qsort(hashes, n, sizeof(uint64), fetch_compare_hashes);
+	if (slot->last)
+		pfree(slot->last);
+	slot->last = hashes;
+	slot->nlast = n;
+	return repeated;
+}
+
+/*
+ * Was this the last page of its window?  If not, the slot is to ask for the next
+ * one.  An account may leave the offset out of account: then a page that was full,
+ * or looks like a limit, is all that it will ever give.
+ */
+static bool
+fetch_is_last_page(FetchSlot *slot, const KaptureList *list)
+{
+	KaptureFetch *fetch = slot->fetch;
+	int			n = list ? list->ncustomers : 0;
+
+	if (n == 0)
+		return true;
+	if (!fetch_is_repeated(slot, list))
+		slot->repeats = 0;
+	else if (n < fetch->limit && n % FETCH_ROUND != 0)
+		return true;
+	else if (++slot->repeats >= FETCH_REPEATS)
+		ereport(ERROR,
+				(errcode(ERRCODE_FDW_ERROR),
+				 errmsg("server \"%s\" gives the same %d customers on each page", fetch->server, n),
+				 errdetail("There may be more of %.10s, which cannot be pulled.", kapture_message_date(slot->from)),
+				 errhint("Check options \"%s\" and \"%s\" of the server.", "pull_form", "pull_limit")));
+	slot->offset += n;
+	slot->shorter = n < slot->fullest ? slot->shorter + 1 : 0;
+	slot->fullest = Max(slot->fullest, n);
+	return slot->shorter >= FETCH_SHORTER;
+}
+
+/* Has the first slot ask for its next page. */
+static void
+fetch_turn_page(FetchSlot *slot)
+{
+	kapture_http_release(slot->request);
+	slot->request = NULL;
+	slot->attempts = 0;
+	slot->state = FETCH_DUE;
 }
 
 /* Hands the first slot's answer out as the current window. */
@@ -450,10 +554,13 @@ fetch_hand_out(KaptureFetch *fetch, FetchSlot *slot, const KaptureReply *reply, 
 {
 	const KaptureHttpAnswer *answer = kapture_http_answer(slot->request);
 	KaptureWindow *window = &fetch->current;
+	bool		is_paged = fetch->paged && (reply->verdict == KAPTURE_SUCCESS || reply->verdict == KAPTURE_NOT_FOUND);
 	char	   *why;
 
+	window->continues = slot->offset > 0;
+	window->unfinished = is_paged && !fetch_is_last_page(slot, reply->verdict == KAPTURE_SUCCESS ? list : NULL);
 	window->from = slot->from;
-	window->to = slot->to;
+	window->to = window->unfinished ? slot->from : slot->to;
 	window->number = slot->number;
 	window->asked = slot->asked;
 	window->list = reply->verdict == KAPTURE_SUCCESS ? list : NULL;
@@ -468,8 +575,11 @@ fetch_hand_out(KaptureFetch *fetch, FetchSlot *slot, const KaptureReply *reply, 
 	}
 	if (list != NULL)
 		list->rest = NULL;		/* goes with "scratch" */
-	fetch_take_off(fetch, slot);
-	fetch->allowed = Min(fetch->allowed + 1, fetch->connections);
+	if (window->unfinished)
+		fetch_turn_page(slot);
+	else
+		fetch_take_off(fetch, slot);
+	fetch->allowed = Min(fetch->allowed + 1, fetch->pool.most);
 }
 
 /* Makes a window of the first slot's answer.  False if it is asked for again. */
@@ -571,7 +681,7 @@ kapture_fetch_poll(KaptureFetch *fetch, const KaptureWindow **window, TimestampT
 				fetch_end_work(fetch, begun);
 			}
 			else if (slot->state != FETCH_DUE || *when != DT_NOEND ||
-					 fetch->running >= fetch->connections)
+					 fetch->pool.running >= fetch->pool.most)
 				break;
 		}
 	} while (state == KAPTURE_FETCH_WAIT);
@@ -628,7 +738,7 @@ kapture_fetch_next(KaptureFetch *fetch)
 		}
 		if (when != DT_NOEND)
 			timeout = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), when);
-		(void) kapture_http_wait_fetched(timeout, WaitEventExtensionNew(fetch->running > 0 ? "KaptureHttp" : "KapturePace"));
+		(void) kapture_http_wait_fetched(timeout, WaitEventExtensionNew(fetch->pool.running > 0 ? "KaptureHttp" : "KapturePace"));
 		kapture_fetch_served(fetch);
 	}
 }
@@ -641,7 +751,7 @@ kapture_fetch_next(KaptureFetch *fetch)
 TimestampTz
 kapture_fetch_not_before(const KaptureFetch *fetch)
 {
-	return fetch->not_before;
+	return fetch->pool.not_before;
 }
 
 
@@ -668,8 +778,8 @@ fetch_create(const char *name, Oid userid, KaptureApi api)
 	fetch->userid = userid;
 	fetch->api = api;
 	fetch->timeout = server->timeout;
-	fetch->connections = server->max_connections;
-	fetch->allowed = Min(FETCH_FIRST, fetch->connections);
+	kapture_request_pool_init(&fetch->pool, server->max_connections);
+	fetch->allowed = Min(FETCH_FIRST, fetch->pool.most);
 	fetch->served = GetCurrentTimestamp();
 	return fetch;
 }
@@ -689,7 +799,9 @@ kapture_fetch_pull(const char *server, Oid userid, Timestamp start, Timestamp en
 	const KaptureServer *options = kapture_server_get(server, userid);
 
 	fetch->zone = kapture_local_zone(options->timezone);
-	fetch->window = options->pull_window * USECS_PER_SEC;
+	fetch->paged = options->pull_paged;
+	fetch->limit = options->pull_limit;
+	fetch->window = fetch->paged ? USECS_PER_DAY : options->pull_window * USECS_PER_SEC;
 	fetch->next = start;
 	fetch->end = end;
 	return fetch;
@@ -716,6 +828,30 @@ kapture_fetch_pull_body(Timestamp from, Timestamp to)
 {
 	return psprintf("{\"start_date\": \"%s\", \"end_date\": \"%s\"}",
 					kapture_message_date(from), kapture_message_date(to));
+}
+
+/*
+ * kapture_fetch_get_body
+ *		The body that asks for a customer by its id (0: not by it), or by phone
+ *		or email (NULL: not by this), with all the keys of the sample; JSON in the
+ *		current memory context.
+ */
+char *
+kapture_fetch_get_body(int64 customer_id, const char *phone, const char *email)
+{
+	StringInfoData body;
+	char		id[32] = "";
+
+	if (customer_id != 0)
+		snprintf(id, sizeof(id), INT64_FORMAT, customer_id);
+	initStringInfo(&body);
+	appendStringInfoChar(&body, '{');
+	kapture_message_append_field(&body, "kapture_customer_id", id);
+	kapture_message_append_field(&body, "customer_id", "");
+	kapture_message_append_field(&body, "email_id", email);
+	kapture_message_append_field(&body, "phone", phone);
+	appendStringInfoChar(&body, '}');
+	return body.data;
 }
 
 /*

@@ -20,6 +20,8 @@ typedef struct KaptureWindow
 {
 	Timestamp	from;			/* only for pulls, in the account's local time */
 	Timestamp	to;
+	bool		continues;		/* another page of the window before, */
+	bool		unfinished;		/* and there may be more: "to" is as if nothing had come */
 	int			number;			/* only for Gets: of the body, from 0 */
 	TimestampTz asked;			/* when its request was sent */
 	const KaptureList *list;	/* NULL: no customers */
@@ -39,6 +41,7 @@ extern KaptureFetch *kapture_fetch_pull(const char *server, Oid userid,
 										Timestamp start, Timestamp end);
 extern KaptureFetch *kapture_fetch_gets(const char *server, Oid userid,
 										List *bodies);
+extern char *kapture_fetch_get_body(int64 customer_id, const char *phone, const char *email);
 extern void kapture_fetch_keep_answers(KaptureFetch *fetch);
 extern char *kapture_fetch_pull_body(Timestamp from, Timestamp to);
 extern bool kapture_fetch_is_pull(const KaptureFetch *fetch);

@@ -164,7 +164,7 @@ rows_next_fetched(KaptureRows *state, JsonbValue *customer)
 		if (window == NULL)
 			return false;
 		/* the same customer may be found by several Gets */
-		if (state->ids == NULL || kapture_fetch_is_pull(state->fetch))
+		if (state->ids == NULL || (kapture_fetch_is_pull(state->fetch) && !window->continues))
 			rows_turn(state);
 		if (window->list != NULL && window->list->naltered > 0)
 			kapture_complaint_altered(kapture_fetch_server(state->fetch), window->list->altered,

@@ -179,7 +179,7 @@ kapture_pull(PG_FUNCTION_ARGS)
 	kapture_argument_check_null(fcinfo, 2, "server");
 	name = NameStr(*PG_GETARG_NAME(2));
 	server = kapture_server_get(name, GetUserId());
-	if (end - start > server->pull_window * USECS_PER_SEC)
+	if (server->pull_paged || end - start > server->pull_window * USECS_PER_SEC)
 		PG_RETURN_JSONB_P(pull_windows(name, start, end));
 	PG_RETURN_JSONB_P(kapture_call_post(server, KAPTURE_API_PULL, kapture_fetch_pull_body(start, end)));
 }

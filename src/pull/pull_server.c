@@ -17,7 +17,6 @@
 
 #include "api/local_time.h"
 #include "api/option.h"
-#include "traffic/pacing.h"
 #include "base/catalog_tables.h"
 #include "base/text.h"
 #include "cluster/bgworker.h"
@@ -25,6 +24,7 @@
 #include "pull/pull_state.h"
 #include "pull/watermark.h"
 #include "table/binding.h"
+#include "traffic/pacing.h"
 
 /* Milliseconds after which a server that somebody else refreshes is tried again. */
 #define PULL_BUSY_RETRY		5000
@@ -88,7 +88,8 @@ pull_fail(PullServer *server, const ErrorData *error)
 	server->not_before = Max(asked, TimestampTzPlusMilliseconds(now, kapture_pacing_backoff(server->failures, PULL_LONGEST)));
 	if (server->failures == 1)
 		ereport(LOG,
-				(errmsg("kapture_sync: pulling from server \"%s\" failed: %s", server->server.name, kapture_text_cut(error->message))));
+				(errmsg("kapture_sync: pulling from server \"%s\" in database \"%s\" failed: %s",
+						server->server.name, kapture_process_database(), kapture_text_cut(error->message))));
 	another = kapture_process_run("noting a failure", pull_note_failure, &failure);
 	if (another)
 	{
@@ -164,10 +165,11 @@ pull_window(PullServer *server, const KaptureWindow *window)
 
 	kapture_process_begin("writing pulled customers");
 	kapture_copies_write_as_owner(run->copies, window->list, window->asked, &copied);
+	run->newest = window->continues ? Max(run->newest, copied.newest) : copied.newest;
 	pulled_until = kapture_pull_watermark(run->pulled_until,
 										  kapture_local_earliest(window->from, zone),
 										  kapture_local_earliest(window->to, zone),
-										  run->began, copied.newest, window->to >= run->end);
+										  run->began, run->newest, window->to >= run->end);
 	kapture_pull_state_window(server->server.name, pulled_until, window->to,
 							  kapture_fetch_windows_left(run->fetch, window->to),
 							  copied.seen, copied.written);
@@ -185,7 +187,8 @@ pull_end(PullServer *server)
 	kapture_process_commit();
 	if (server->failures > 0)
 		ereport(LOG,
-				(errmsg("kapture_sync: pulling from server \"%s\" works again", server->server.name)));
+				(errmsg("kapture_sync: pulling from server \"%s\" in database \"%s\" works again",
+						server->server.name, kapture_process_database())));
 	server->failures = 0;
 	server->not_before = 0;
 }

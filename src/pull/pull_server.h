@@ -25,6 +25,7 @@ typedef struct PullRun
 	TimestampTz began;
 	Timestamp	end;
 	TimestampTz pulled_until;	/* the watermark, as committed */
+	TimestampTz newest;			/* of the pages of a window so far */
 	TimestampTz when;			/* the fetch is to be polled then, or before */
 } PullRun;
 

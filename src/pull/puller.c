@@ -20,7 +20,6 @@
 #include "utils/syscache.h"
 
 #include "api/http.h"
-#include "traffic/pacing.h"
 #include "api/server.h"
 #include "base/compat.h"
 #include "base/guc.h"
@@ -32,6 +31,7 @@
 #include "pull/puller.h"
 #include "table/inbox.h"
 #include "table/origin.h"
+#include "traffic/pacing.h"
 
 /* Milliseconds of writing to tables after which servers are looked at, too. */
 #define PULLER_TABLES_TIME	100
@@ -138,7 +138,7 @@ puller_check_origin(Puller *puller)
 
 	if (copy && !puller->said_copy)
 		ereport(LOG,
-				(errmsg("kapture_sync: this database is a copy; nothing is pulled"),
+				(errmsg("kapture_sync: database \"%s\" is a copy; nothing is pulled", kapture_process_database()),
 				 errhint("If the original pulls no more, call kapture_resume().")));
 	puller->said_copy = copy;
 	puller->ours = !copy;

@@ -164,8 +164,7 @@ sweep_ask(KaptureSweep *sweep, TimestampTz now)
 	MemoryContextSwitchTo(sweep->request);
 	kapture_server_require_same(kapture_server_get(sweep->server.name, sweep->server.owner),
 								sweep->server.serverid, sweep->server.owner);
-	body = psprintf("{\"kapture_customer_id\": \"" INT64_FORMAT "\", \"customer_id\": \"\", \"email_id\": \"\", \"phone\": \"\"}",
-					sweep->ids[sweep->next]);
+	body = kapture_fetch_get_body(sweep->ids[sweep->next], NULL, NULL);
 	sweep->fetch = kapture_fetch_gets(sweep->server.name, sweep->server.owner, list_make1(body));
 	kapture_process_commit();
 	sweep->next_request = now + (int64) (USECS_PER_SEC / sweep->rate);

@@ -13,7 +13,6 @@
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 
-#include "traffic/pacing.h"
 #include "cluster/guard.h"
 #include "known/digest.h"
 #include "known/row_state.h"
@@ -24,6 +23,7 @@
 #include "push/transaction.h"
 #include "table/outbox.h"
 #include "table/row_io.h"
+#include "traffic/pacing.h"
 
 /* Rows claimed ahead of those being sent, if that is worthwhile. */
 #define CLAIM_AHEAD		256
@@ -54,13 +54,13 @@ claim_server_room(WorkerServer *server, TimestampTz now)
 {
 	int			ahead = claim_ahead(server);
 
-	if (server->problem || server->not_before > now)
+	if (server->problem || server->pool.not_before > now)
 		return 0;
 
 	/* small bites cost more than they bring */
 	if (server->nready > ahead / 2)
 		return 0;
-	return ahead - server->nready + Max(kapture_health_connections(server) - server->in_flight, 0);
+	return ahead - server->nready + Max(kapture_health_connections(server) - server->pool.running, 0);
 }
 
 /*
@@ -163,8 +163,7 @@ claim_prepare(Worker *worker, WorkerClaim *claim, KaptureDelivery *delivery)
 	/* the original of this database may have sent what has waited in kapture_delivery so far */
 	if (delivery->attempts == 1 && delivery->in_doubt == 0 && delivery->captured_at <= worker->origin.doubt_until)
 		delivery->in_doubt = claim->now;
-	if (worker->stale && delivery->row.outcome == KAPTURE_ROW_FAILED && !delivery->row.slow)
-		delivery->row.outcome = KAPTURE_ROW_LOCKED;
+	kapture_queue_excuse(worker, &delivery->row);
 }
 
 /*

@@ -13,8 +13,6 @@
 #include "utils/snapmgr.h"
 
 #include "api/http.h"
-#include "traffic/pacing.h"
-#include "base/compat.h"
 #include "cluster/guard.h"
 #include "known/digest.h"
 #include "known/row_state.h"
@@ -24,8 +22,10 @@
 #include "push/server_health.h"
 #include "push/sharing.h"
 #include "push/transaction.h"
+#include "table/clock.h"
 #include "table/outbox.h"
 #include "table/row_io.h"
+#include "traffic/pacing.h"
 
 /*
  * While there is more to send, answers are recorded so many at a time, or so
@@ -106,6 +106,8 @@ record_write_back(Worker *worker, WorkerTable *table, List *tasks, TimestampTz n
 	TimestampTz began = GetCurrentTimestamp();
 	bool		spent = worker->leaving || kapture_share_is_spent(table->turn.share);
 	TimestampTz later = Max(TimestampTzPlusMilliseconds(now, KAPTURE_LOCKED_RETRY), spent ? kapture_turn_next(&table->turn) : 0);
+	const char *why = spent ? "others come first; the Kapture customer id is written later" :
+		"the row is locked; its Kapture customer id is written later";
 	List	   *rows = NIL;
 	ListCell   *lc;
 
@@ -127,37 +129,9 @@ record_write_back(Worker *worker, WorkerTable *table, List *tasks, TimestampTz n
 	foreach(lc, tasks)
 	{
 		KaptureTask *t = &((WorkerTask *) lfirst(lc))->task;
-		KaptureRow *row = &t->delivery->row;
-		bool		sent = t->state == KAPTURE_TASK_DONE;
 
-		switch (row->outcome)
-		{
-			case KAPTURE_ROW_DONE:
-				if (!sent)
-					t->failed.customer_id = 0;
-				break;
-			case KAPTURE_ROW_GONE:
-				/* deleted, though that was not captured */
-				if (sent)
-					t->action = "gone";
-				break;
-			case KAPTURE_ROW_FAILED:
-				if (worker->stale && !row->slow)
-					row->outcome = KAPTURE_ROW_LOCKED;	/* not its fault */
-				pg_fallthrough;
-			case KAPTURE_ROW_LOCKED:
-				if (!sent)
-					break;		/* the id is kept with the failure */
-				row->customer_id = 0;
-				t->body = NULL;
-				kapture_task_fail(t, row->outcome == KAPTURE_ROW_FAILED || table->att->id == worker->blamed, later,
-								  row->outcome == KAPTURE_ROW_FAILED ? row->error :
-								  table->att->id == worker->blamed ? WORKER_BLAME :
-								  spent ? "others come first; the Kapture customer id is written later" :
-								  "the row is locked; its Kapture customer id is written later");
-				t->failed.arrived = true;
-				break;
-		}
+		kapture_queue_excuse(worker, &t->delivery->row);
+		kapture_task_written(t, later, why, table->att->id == worker->blamed ? kapture_clock_blame_text(worker->blame) : NULL);
 	}
 }
 
@@ -202,6 +176,17 @@ record_free(StringInfo freed, int64 customer_id)
 		freed = makeStringInfo();
 	appendBinaryStringInfo(freed, (char *) &customer_id, sizeof(customer_id));
 	return freed;
+}
+
+/* Notes that a row was parked, and why. */
+static void
+record_note_parked(WorkerTask *task)
+{
+	char	   *cause = kapture_task_log_text(&task->task);
+
+	kapture_alert_note(&task->table->outcomes, true);
+	if (cause)
+		kapture_alert_note_cause(&task->table->outcomes, cause);
 }
 
 /*
@@ -249,7 +234,7 @@ kapture_record_settle(Worker *worker, dlist_head *tasks)
 
 			task->table->next_due = Min(task->table->next_due, next);
 			if (next == DT_NOEND)
-				kapture_alert_note(&task->table->outcomes, true);
+				record_note_parked(task);
 		}
 		else
 		{
@@ -274,8 +259,8 @@ kapture_record_collect(Worker *worker)
 		WorkerTask *task = kapture_http_owner(request);
 		const KaptureHttpAnswer *answer = kapture_http_answer(request);
 
-		task->server->in_flight--;
-		task->server->next_start = 0;
+		kapture_request_pool_ended(&task->server->pool);
+		task->server->share->in_flight--;
 		if (worker->nanswered++ == 0)
 			worker->first_answer = GetCurrentTimestamp();
 		/* trouble is looked into before more is sent */
@@ -300,7 +285,7 @@ kapture_record_is_due(Worker *worker)
 	{
 		WorkerServer *server = dlist_container(WorkerServer, node, iter.cur);
 
-		if (server->nready > 0 && server->not_before == 0)
+		if (server->nready > 0 && server->pool.not_before == 0)
 			return false;
 	}
 	return true;
@@ -366,22 +351,6 @@ record_settle(Worker *worker, dlist_head *tasks)
 }
 
 /*
- * An outcome that cannot be recorded becomes a failure, with what it has brought:
- * a customer's id, or that the changes are with Kapture.
- */
-static void
-record_fail(WorkerTask *task, const ErrorData *error)
-{
-	KaptureTask *t = &task->task;
-	bool		arrived = t->state == KAPTURE_TASK_DONE ||
-		(t->state == KAPTURE_TASK_FAILED && t->failed.arrived);
-
-	t->delivery->row.customer_id = 0;
-	kapture_task_park(t, error);
-	t->failed.arrived = arrived;
-}
-
-/*
  * Records what became of one task: if that cannot be, it is made a failure with the
  * error as its reason.  What even that cannot be done with stays, known to nobody
  * but us; should the process end, it is in doubt.
@@ -398,7 +367,7 @@ record_settle_one(Worker *worker, WorkerTask *task)
 		(!kapture_guard_will_pass(error) || worker->record_errors >= WORKER_PASSING_ERRORS))
 	{
 		kapture_transaction_report_error(KAPTURE_PHASE_RECORD, task->table, task->task.delivery->row_key, error);
-		record_fail(task, error);
+		kapture_task_unrecorded(&task->task, error);
 		FreeErrorData(error);
 		error = record_settle(worker, &one);
 	}
@@ -505,7 +474,7 @@ record_do(void *arg)
 		else
 			dlist_push_tail(settled, &task->node);
 		kapture_health_note(worker, server, &task->task, now);
-		if (server->not_before > now)
+		if (server->pool.not_before > now)
 			kapture_queue_take_back(server, now, settled);
 	}
 	kapture_sharing_settle(worker, settled, now);

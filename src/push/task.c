@@ -38,6 +38,8 @@
  */
 #include "postgres.h"
 
+#include <ctype.h>
+
 #include "mb/pg_wchar.h"
 #include "utils/memutils.h"
 
@@ -95,6 +97,8 @@ static void
 task_identity(const KaptureTask *task, int64 mask, KaptureIdentity *identity)
 {
 	memset(identity, 0, sizeof(*identity));
+	if (task->delivery->row.values == NULL)
+		return;					/* it is outside of the filter */
 	for (int i = 0; i < task->att->ncolumns; i++)
 	{
 		const KaptureMappedColumn *col = &task->att->columns[i];
@@ -129,6 +133,23 @@ task_append_fields(const KaptureTask *task, StringInfo body, int64 mask)
 		n++;
 	}
 	return n;
+}
+
+/* Appends the constants for customers whose row has left; returns how many. */
+static int
+task_append_on_leave(const KaptureTask *task, StringInfo body)
+{
+	ListCell   *lc;
+
+	if ((task->delivery->changed & KAPTURE_CHANGED_FILTER) == 0)
+		return 0;				/* it had left before */
+	foreach(lc, task->att->on_leave)
+	{
+		KaptureFieldValue *constant = lfirst(lc);
+
+		kapture_message_append_field(body, constant->field, constant->value);
+	}
+	return list_length(task->att->on_leave);
 }
 
 /*
@@ -172,7 +193,8 @@ task_prepare(KaptureTask *task, KaptureStep step)
 			snprintf(id, sizeof(id), INT64_FORMAT, task->customer_id);
 			appendStringInfoChar(&body, '{');
 			kapture_message_append_field(&body, "kapture_customer_id", id);
-			any = task_append_fields(task, &body, task->sending) > 0;
+			any = task->delivery->row.outside ? task_append_on_leave(task, &body) > 0 :
+				task_append_fields(task, &body, task->sending) > 0;
 			appendStringInfoChar(&body, '}');
 			break;
 		case KAPTURE_STEP_FIND_PHONE:
@@ -211,13 +233,15 @@ task_prepare(KaptureTask *task, KaptureStep step)
 void
 kapture_task_wrap(KaptureTask *task, const KaptureServer *server)
 {
+	KaptureApi	api = kapture_task_api(task);
 	MemoryContext old;
 
 	KAPTURE_FAULT_ROW("wrap", task->delivery->row_key);
 	if (task->is_wrapped)
 		return;
 	old = MemoryContextSwitchTo(task->delivery->context);
-	task->body = kapture_dialect_body(server, kapture_task_api(task), task->body, task->body_len, &task->body_len);
+	task->body = kapture_dialect_body(server->names[api], server->constants[api], server->body_array[api],
+									  task->body, task->body_len, &task->body_len);
 	task->is_wrapped = true;
 	MemoryContextSwitchTo(old);
 }
@@ -296,6 +320,57 @@ kapture_task_park(KaptureTask *task, const ErrorData *error)
 	task->body = NULL;
 	kapture_task_fail(task, true, 0, message);
 	pfree(message);
+}
+
+/*
+ * Takes in what became of writing the customer's id to the row (delivery->row.outcome).
+ * An id that could not be written is kept, and written at "later", for which "why" is
+ * the reason; or the task is parked, with the row's error, or with "blame" if that is
+ * not NULL.
+ */
+void
+kapture_task_written(KaptureTask *task, TimestampTz later, const char *why, const char *blame)
+{
+	KaptureRow *row = &task->delivery->row;
+	bool		sent = task->state == KAPTURE_TASK_DONE;
+	bool		failed = row->outcome == KAPTURE_ROW_FAILED;
+
+	switch (row->outcome)
+	{
+		case KAPTURE_ROW_DONE:
+			if (!sent)
+				task->failed.customer_id = 0;
+			break;
+		case KAPTURE_ROW_GONE:
+			/* deleted, though that was not captured */
+			if (sent)
+				task->action = "gone";
+			break;
+		case KAPTURE_ROW_FAILED:
+		case KAPTURE_ROW_LOCKED:
+			if (!sent)
+				break;			/* the id is kept with the failure */
+			row->customer_id = 0;
+			task->body = NULL;
+			kapture_task_fail(task, failed || blame, later, failed ? row->error : blame ? blame : why);
+			task->failed.arrived = true;
+			break;
+	}
+}
+
+/*
+ * Makes an outcome that cannot be recorded a failure, with what it has brought: a
+ * customer's id, or that the changes are with Kapture.
+ */
+void
+kapture_task_unrecorded(KaptureTask *task, const ErrorData *error)
+{
+	bool		arrived = task->state == KAPTURE_TASK_DONE ||
+		(task->state == KAPTURE_TASK_FAILED && task->failed.arrived);
+
+	task->delivery->row.customer_id = 0;
+	kapture_task_park(task, error);
+	task->failed.arrived = arrived;
 }
 
 /* Fails for now; the delay grows with each failure. */
@@ -380,10 +455,13 @@ task_news(const KaptureTask *task, int64 mask)
 static void
 task_update(KaptureTask *task)
 {
-	task->sending = task_news(task, task->delivery->changed);
-	if (!task_refused(task, false, task->sending) &&
-		!task_prepare(task, KAPTURE_STEP_UPDATE))
-		task_done(task, task->customer_id == task->delivery->row.customer_id ? "none" : "link");
+	bool		outside = task->delivery->row.outside;
+
+	task->sending = outside ? 0 : task_news(task, task->delivery->changed);
+	if (!outside && task_refused(task, false, task->sending))
+		return;
+	if (!task_prepare(task, KAPTURE_STEP_UPDATE))
+		task_done(task, outside ? "left" : task->customer_id == task->delivery->row.customer_id ? "none" : "link");
 }
 
 /* Takes a customer that was there before, and sends it what the row has, if that is wanted. */
@@ -466,7 +544,7 @@ kapture_task_plan(KaptureTask *task, TimestampTz now)
 {
 	KaptureDelivery *delivery = task->delivery;
 
-	task->health = KAPTURE_SERVER_WELL;
+	task->health = KAPTURE_STATE_OK;
 	task->retry_after = -1;
 	task->customer_id = delivery->customer_id;
 	if (delivery->gone)
@@ -493,6 +571,8 @@ kapture_task_plan(KaptureTask *task, TimestampTz now)
 		task_release(task, delivery->in_doubt);
 	else if (task->customer_id != 0)
 		task_update(task);
+	else if (delivery->in_doubt == 0 && delivery->row.outside)
+		task_done(task, "left");
 	else if (delivery->in_doubt == 0)
 	{
 		kapture_task_identify(task->att, delivery);
@@ -538,7 +618,7 @@ task_no_answer(KaptureTask *task, const KaptureHttpAnswer *answer, TimestampTz n
 			 answer->detail ? answer->detail : "", answer->detail ? " (" : "(",
 			 answer->phase ? answer->phase : "the request",
 			 answer->option ? ", limited by " : "", answer->option ? answer->option : "", ")");
-	task->health = KAPTURE_SERVER_SICK;
+	task->health = KAPTURE_STATE_FAILING;
 
 	if (answer->outcome == KAPTURE_HTTP_IN_DOUBT)
 		task_note_doubt(task, answer, now);
@@ -597,6 +677,8 @@ task_searched(KaptureTask *task, TimestampTz now)
 		task_link(task, found);
 	else if (search_again)
 		task_release(task, TimestampTzPlusMilliseconds(now, KAPTURE_SEARCH_RETRY));
+	else if (task->delivery->row.outside)
+		task_done(task, "left");
 	else if (task->asked_first && task_same_identity(task))
 		task_add(task);
 	else if (task->asked_first)
@@ -641,7 +723,7 @@ task_misfit(KaptureTask *task, const KaptureReply *reply, TimestampTz now)
 
 	if (task->step == KAPTURE_STEP_ADD)
 		task->delivery->in_doubt = 0;	/* it was not carried out */
-	task->health = KAPTURE_SERVER_MISFITS;
+	task->health = KAPTURE_STATE_MISCONFIGURED;
 	kapture_task_fail(task, false, TimestampTzPlusMilliseconds(now, KAPTURE_DENIED_PROBE + KAPTURE_LOCKED_RETRY),
 					  psprintf("Kapture cannot read the body of the %s request (%s): %s",
 							   kapture_api_name(api), reply->message, what));
@@ -662,7 +744,8 @@ task_success(KaptureTask *task, const KaptureReply *reply, TimestampTz now)
 			break;
 		case KAPTURE_STEP_UPDATE:
 			task->sent = task->sending;
-			task_done(task, task->delivery->row.customer_id == 0 ? "link" : "update");
+			task_done(task, task->delivery->row.outside ? "left" :
+					  task->delivery->row.customer_id == 0 ? "link" : "update");
 			break;
 		case KAPTURE_STEP_FIND_PHONE:
 			task->by_phone = reply->customer_id;
@@ -810,18 +893,18 @@ task_judge(KaptureTask *task, const KaptureHttpAnswer *answer, TimestampTz now)
 			task_misfit(task, &reply, now);
 			break;
 		case KAPTURE_DENIED:
-			task->health = KAPTURE_SERVER_DENIES;
+			task->health = KAPTURE_STATE_DENIED;
 			kapture_task_fail(task, false, now, reply.message);
 			task->failed.counts = task->failed.unsure = false;
 			break;
 		case KAPTURE_THROTTLED:
-			task->health = KAPTURE_SERVER_THROTTLES;
+			task->health = KAPTURE_STATE_THROTTLED;
 			kapture_task_fail(task, false, now, reply.message);
 			task->failed.counts = task->failed.unsure = false;
 			break;
 		case KAPTURE_BROKEN:
 			/* who knows how far Kapture got */
-			task->health = KAPTURE_SERVER_SICK;
+			task->health = KAPTURE_STATE_FAILING;
 			task_note_doubt(task, answer, now);
 			task_retry(task, now, reply.message);
 			break;
@@ -908,4 +991,48 @@ kapture_task_answer(KaptureTask *task, const KaptureHttpAnswer *answer, Timestam
 	task_judge(task, answer, now);
 	if (task->delivery->gone)
 		task_gone_meanwhile(task);
+}
+
+/*
+ * May Kapture's words be logged?  Customers' data may not, neither what was sent nor
+ * what others are found by.
+ */
+static bool
+task_may_log(const KaptureTask *task, const char *words)
+{
+	int			digits = 0;
+
+	for (const char *p = words; *p; p++)
+	{
+		digits = isdigit((unsigned char) *p) ? digits + 1 : 0;
+		if (digits >= 5 || *p == '@')
+			return false;
+	}
+	for (int i = 0; i < task->att->ncolumns; i++)
+	{
+		const char *value = task->delivery->row.values ? task->delivery->row.values[i] : NULL;
+
+		if (value && value[0] && strstr(words, value))
+			return false;
+	}
+	return words[0] != '\0';
+}
+
+/*
+ * Returns what the last answer was and why the task failed, if it did, as far as that
+ * may be logged, without a final period, in the current memory context; NULL: nothing.
+ */
+char *
+kapture_task_log_text(const KaptureTask *task)
+{
+	const char *words = task->state == KAPTURE_TASK_FAILED ? task->failed.error : task->message;
+	char	   *text = NULL;
+
+	if (words && task_may_log(task, words))
+		text = task->http_status != 0 ? psprintf("HTTP code %d: %s", task->http_status, words) : pstrdup(words);
+	else if (task->http_status != 0)
+		text = psprintf("HTTP code %d", task->http_status);
+	if (text && text[strlen(text) - 1] == '.')
+		text[strlen(text) - 1] = '\0';
+	return text;
 }

@@ -4,11 +4,11 @@
  */
 #include "postgres.h"
 
-#include "traffic/pacing.h"
 #include "cluster/bgworker.h"
 #include "cluster/guard.h"
 #include "push/transaction.h"
 #include "table/outbox.h"
+#include "traffic/pacing.h"
 
 /* What was read of keys in a transaction that failed is to be read again. */
 static void

@@ -12,8 +12,10 @@
 
 #include "access/htup_details.h"
 #include "access/relation.h"
+#include "access/sysattr.h"
 #include "access/xact.h"
 #include "catalog/catalog.h"
+#include "catalog/namespace.h"
 #include "catalog/objectaddress.h"
 #include "catalog/partition.h"
 #include "catalog/pg_class.h"
@@ -26,10 +28,10 @@
 #include "fmgr.h"
 #include "foreign/foreign.h"
 #include "miscadmin.h"
-#include "parser/scansup.h"
 #include "utils/acl.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
+#include "utils/fmgroids.h"
 #include "utils/inval.h"
 #include "utils/jsonb.h"
 #include "utils/lsyscache.h"
@@ -37,7 +39,6 @@
 #include "utils/syscache.h"
 
 #include "api/argument.h"
-#include "api/field.h"
 #include "api/option.h"
 #include "base/catalog.h"
 #include "base/compat.h"
@@ -45,6 +46,10 @@
 #include "base/owner_sql.h"
 #include "base/version.h"
 #include "cluster/shmem.h"
+#include "mapping/expression.h"
+#include "mapping/field_map.h"
+#include "mapping/source.h"
+#include "table/advice.h"
 #include "table/attach.h"
 #include "table/binding.h"
 #include "table/capture.h"
@@ -61,14 +66,22 @@ PG_FUNCTION_INFO_V1(kapture_resume);
 PG_FUNCTION_INFO_V1(kapture_retry);
 PG_FUNCTION_INFO_V1(kapture_discard);
 
-#define ATTACH_ID_COLUMN	"kapture_customer_id"
-
-typedef struct AttachColumn
+/* How a table is to be attached. */
+typedef struct AttachRequest
 {
-	char	   *field;
-	char	   *name;
-	AttrNumber	attnum;
-} AttachColumn;
+	Name		server;
+	char	   *on_duplicate;
+	bool		replicated;
+	bool		pull;
+	char	   *on_conflict;
+	char	   *id_column;
+	Jsonb	   *on_leave;		/* or NULL */
+
+	ArrayType  *keys;
+	List	   *mappings;		/* of KaptureMapping */
+	KaptureGivenExpression *filter; /* or NULL */
+	KaptureGivenSource *source; /* or NULL */
+} AttachRequest;
 
 /* Runs DDL as the caller. */
 static void
@@ -106,6 +119,46 @@ kapture_attach_announce(void)
 	kapture_shmem_wake_all_at_commit();
 }
 
+/*
+ * Called after a command that has renamed something, with what
+ * kapture_expression_before_rename() gave: expressions follow.
+ */
+void
+kapture_attach_renamed(List *expressions)
+{
+	if (kapture_expression_after_rename(expressions))
+		kapture_attach_reconsider();
+}
+
+/*
+ * Called after a view was made or replaced: tables whose values come from it follow.
+ */
+void
+kapture_attach_view_changed(const RangeVar *name)
+{
+	Oid			view = RangeVarGetRelid(name, NoLock, true);
+
+	CommandCounterIncrement();
+	if (OidIsValid(view) && kapture_source_changed(view))
+		kapture_attach_reconsider();
+}
+
+/*
+ * Called after a command that may have made or dropped what expressions use.
+ */
+void
+kapture_attach_reconsider(void)
+{
+	List	   *relids = kapture_expression_relations();
+	ListCell   *lc;
+
+	/* what is known of these tables goes, though nothing of them has changed */
+	foreach(lc, relids)
+		CacheInvalidateRelcacheByRelid(lfirst_oid(lc));
+	if (relids != NIL)
+		kapture_attach_announce();
+}
+
 /* Has an attachment follow a renamed column. */
 static bool
 attach_follow(Oid relid, const char *from, const char *to)
@@ -113,13 +166,24 @@ attach_follow(Oid relid, const char *from, const char *to)
 	NameData	names[2];
 	Oid			types[3] = {REGCLASSOID, NAMEOID, NAMEOID};
 	Datum		values[3] = {ObjectIdGetDatum(relid), NameGetDatum(&names[0]), NameGetDatum(&names[1])};
+	bool		computes = get_attnum(kapture_catalog_relid(KAPTURE_TABLE_COLUMN), "reads") != InvalidAttrNumber;
 	uint64		n;
 
 	namestrcpy(&names[0], from);
 	namestrcpy(&names[1], to);
-	n = kapture_own_execute("UPDATE @.kapture_column c SET column_name = $3 FROM @.kapture_attachment a"
-							" WHERE a.attachment_id = c.attachment_id AND a.relation = $1 AND c.column_name = $2",
-							3, types, values);
+	n = kapture_own_execute(psprintf("UPDATE @.kapture_column c SET column_name = $3 FROM @.kapture_attachment a"
+									 " WHERE a.attachment_id = c.attachment_id AND a.relation = $1 AND c.column_name = $2%s",
+									 computes ? " AND a.source IS NULL" : ""), 3, types, values);
+	if (computes)
+	{
+		n += kapture_own_execute("UPDATE @.kapture_column c SET reads = pg_catalog.array_replace(c.reads, $2, $3) FROM @.kapture_attachment a"
+								 " WHERE a.attachment_id = c.attachment_id AND a.relation = $1 AND a.source IS NULL AND $2 = ANY (c.reads)",
+								 3, types, values);
+		n += kapture_own_execute("UPDATE @.kapture_attachment SET source_columns = pg_catalog.array_replace(source_columns, $2, $3)"
+								 " WHERE relation = $1 AND $2 = ANY (source_columns)", 3, types, values);
+		n += kapture_own_execute("UPDATE @.kapture_attachment SET filter_columns = pg_catalog.array_replace(filter_columns, $2, $3)"
+								 " WHERE relation = $1 AND $2 = ANY (filter_columns)", 3, types, values);
+	}
 	n += kapture_own_execute("UPDATE @.kapture_attachment SET key_columns = pg_catalog.array_replace(key_columns, $2, $3),"
 							 " id_column = CASE id_column WHEN $2 THEN $3 ELSE id_column END"
 							 " WHERE relation = $1 AND (id_column = $2 OR $2 = ANY (key_columns))",
@@ -134,9 +198,13 @@ attach_follow(Oid relid, const char *from, const char *to)
 void
 kapture_attach_column_renamed(Oid relid, const char *from, const char *to)
 {
-	if (OidIsValid(kapture_catalog_relid(KAPTURE_TABLE_COLUMN)) &&
-		list_member_oid(kapture_catalog_attached_relations(), relid) &&
-		attach_follow(relid, from, to))
+	if (!OidIsValid(kapture_catalog_relid(KAPTURE_TABLE_COLUMN)))
+		return;
+	if (get_rel_relkind(relid) == RELKIND_VIEW &&
+		get_attnum(kapture_catalog_relid(KAPTURE_TABLE_ATTACHMENT), "source") != InvalidAttrNumber &&
+		kapture_source_column_renamed(relid, from, to))
+		kapture_attach_reconsider();
+	if (list_member_oid(kapture_catalog_attached_relations(), relid) && attach_follow(relid, from, to))
 		kapture_attach_announce();
 }
 
@@ -296,134 +364,11 @@ attach_key_columns(Relation rel)
 	return result;
 }
 
-static void
-attach_add_column(Relation rel, List **columns, const char *field, const char *name)
-{
-	AttachColumn *col = palloc(sizeof(AttachColumn));
-	AttrNumber	attnum = get_attnum(RelationGetRelid(rel), name);
-
-	if (strcmp(field, "kapture_customer_id") == 0 || strcmp(field, "contact_id") == 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("field \"%s\" cannot be mapped", field),
-				 errdetail("Kapture generates it.")));
-	if (attnum <= 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_COLUMN),
-				 errmsg("column \"%s\" of relation \"%s\" does not exist", name, RelationGetRelationName(rel)),
-				 errdetail("The argument \"columns\" maps the Kapture field \"%s\" to it.", field)));
-	if (strcmp(name, ATTACH_ID_COLUMN) == 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("column \"%s\" cannot be mapped", name),
-				 errdetail("It receives the id that Kapture gives.")));
-	if (get_attgenerated(RelationGetRelid(rel), attnum) == ATTRIBUTE_GENERATED_VIRTUAL)
-		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("column \"%s\" cannot be mapped", name),
-				 errdetail("It is computed when it is read, so no trigger sees it change."),
-				 errhint("Make it a stored generated column, or map the columns it is made of.")));
-	col->field = pstrdup(field);
-	col->name = pstrdup(name);
-	col->attnum = attnum;
-	*columns = lappend(*columns, col);
-}
-
-/* The columns the caller asked for. */
-static List *
-attach_mapped_columns(Relation rel, Jsonb *mapping)
-{
-	List	   *columns = NIL;
-	JsonbIterator *it;
-	JsonbValue	v;
-	JsonbIteratorToken token;
-	char	   *field = NULL;
-
-	if (!JB_ROOT_IS_OBJECT(mapping))
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("argument \"columns\" must be a JSON object"),
-				 errhint("Give it as {\"Kapture field\": \"column\", ...}, for example {\"customer_name\": \"name\", \"phone\": \"mobile\"}.")));
-	it = JsonbIteratorInit(&mapping->root);
-	while ((token = JsonbIteratorNext(&it, &v, true)) != WJB_DONE)
-	{
-		if (token == WJB_KEY)
-			field = pnstrdup(v.val.string.val, v.val.string.len);
-		else if (token == WJB_VALUE)
-		{
-			if (v.type != jbvString)
-				ereport(ERROR,
-						(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-						 errmsg("argument \"columns\" has no column name for the Kapture field \"%s\"", field),
-						 errdetail("The name must be a JSON string.")));
-			attach_add_column(rel, &columns, field, pnstrdup(v.val.string.val, v.val.string.len));
-		}
-	}
-	if (columns == NIL)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("argument \"columns\" maps no column")));
-	return columns;
-}
-
-/* The columns that are named like Kapture's fields. */
-static List *
-attach_default_columns(Relation rel)
-{
-	List	   *columns = NIL;
-
-	for (int i = 0; i < kapture_nfields; i++)
-	{
-		const char *name = kapture_fields[i].name;
-		char	   *folded = downcase_identifier(name, strlen(name), false, false);
-
-		if (!kapture_fields[i].is_mapped)
-			continue;
-		if (get_attnum(RelationGetRelid(rel), name) > 0)
-			attach_add_column(rel, &columns, name, name);
-		else if (get_attnum(RelationGetRelid(rel), folded) > 0)
-			attach_add_column(rel, &columns, name, folded);
-	}
-	if (columns == NIL)
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_COLUMN),
-				 errmsg("table \"%s\" has no column named like a field of Kapture", RelationGetRelationName(rel)),
-				 errhint("Say which column feeds which field, for example columns => '{\"customer_name\": \"name\", \"phone\": \"mobile\"}'.")));
-	return columns;
-}
-
-/* The worker must be able to tell a customer: Kapture wants a name and one more. */
-static void
-attach_check_columns(List *columns)
-{
-	ListCell   *lc;
-	bool		name = false;
-	bool		contact = false;
-
-	if (list_length(columns) > KAPTURE_MAX_COLUMNS)
-		ereport(ERROR,
-				(errcode(ERRCODE_TOO_MANY_COLUMNS),
-				 errmsg("at most %d columns can be mapped", KAPTURE_MAX_COLUMNS)));
-	foreach(lc, columns)
-	{
-		AttachColumn *col = lfirst(lc);
-
-		name |= strcmp(col->field, "customer_name") == 0;
-		contact |= strcmp(col->field, "phone") == 0 || strcmp(col->field, "email_id") == 0;
-	}
-	if (!name || !contact)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("no column is mapped to %s", name ? "\"phone\" or \"email_id\"" : "\"customer_name\""),
-				 errdetail("Kapture accepts customers with a name and a phone or an email only."),
-				 errhint("Say which column feeds which field, for example columns => '{\"customer_name\": \"name\", \"phone\": \"mobile\"}'.")));
-}
-
 /* Tells whether the column for Kapture's id is there; errors if it does not fit. */
 static bool
-attach_has_id_column(Relation rel)
+attach_has_id_column(Relation rel, const char *name)
 {
-	AttrNumber	attnum = get_attnum(RelationGetRelid(rel), ATTACH_ID_COLUMN);
+	AttrNumber	attnum = get_attnum(RelationGetRelid(rel), name);
 
 	if (attnum == InvalidAttrNumber)
 		return false;
@@ -431,52 +376,74 @@ attach_has_id_column(Relation rel)
 		ereport(ERROR,
 				(errcode(ERRCODE_DATATYPE_MISMATCH),
 				 errmsg("column \"%s\" of table \"%s\" is of type %s, but Kapture's ids are of type bigint",
-						ATTACH_ID_COLUMN, RelationGetRelationName(rel),
+						name, RelationGetRelationName(rel),
 						format_type_be(get_atttype(RelationGetRelid(rel), attnum))),
 				 errhint("Use ALTER TABLE ... ALTER COLUMN ... TYPE bigint.")));
+	if (get_attgenerated(RelationGetRelid(rel), attnum) != '\0' ||
+		bms_is_member(attnum - FirstLowInvalidHeapAttributeNumber,
+					  RelationGetIndexAttrBitmap(rel, INDEX_ATTR_BITMAP_PRIMARY_KEY)))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("column \"%s\" of table \"%s\" cannot receive Kapture's ids", name, RelationGetRelationName(rel)),
+				 errdetail("It is generated, or part of the primary key."),
+				 errhint("Name another column, or one that is not there yet, as id_column.")));
 	return true;
+}
+
+/* A text as a value of a statement; '' for NULL, which the statement makes null again. */
+static Datum
+attach_text(const char *text)
+{
+	return CStringGetTextDatum(text ? text : "");
+}
+
+/* Writes where a field's value comes from. */
+static void
+attach_store_mapping(Oid relid, int bit, const KaptureMapping *mapping)
+{
+	KaptureGivenExpression *expression = mapping->expression;
+	Oid			types[] = {REGCLASSOID, INT2OID, TEXTOID, TEXTOID, INT2OID, TEXTOID, TEXTOID, TEXTOID};
+	Datum		values[] = {
+		ObjectIdGetDatum(relid), Int16GetDatum(bit), CStringGetTextDatum(mapping->field),
+		attach_text(mapping->name), Int16GetDatum(mapping->attnum), attach_text(expression ? expression->text : NULL),
+		attach_text(mapping->constant), attach_text(expression ? kapture_expression_reads(expression) : NULL)
+	};
+
+	(void) kapture_own_execute("INSERT INTO @.kapture_column"
+							   " (attachment_id, bit, field, column_name, attnum, expression, constant, reads)"
+							   " SELECT attachment_id, $2, $3, nullif($4, '')::name, nullif($5, 0::int2), nullif($6, ''), nullif($7, ''), nullif($8, '')::name[]"
+							   " FROM @.kapture_attachment WHERE relation = $1",
+							   lengthof(types), types, values);
 }
 
 /* Writes attachment and columns into the extension's tables. */
 static void
-attach_store(Oid relid, ArrayType *keys, List *columns, Name server, const char *on_duplicate, bool replicated,
-			 bool pull, const char *on_conflict)
+attach_store(Oid relid, const AttachRequest *request)
 {
-	Oid			types[8] = {REGCLASSOID, NAMEOID, NAMEARRAYOID, TEXTOID, BOOLOID, BOOLOID, TEXTOID};
-	Datum		values[8];
+	const KaptureGivenSource *source = request->source;
+	Oid			types[] = {REGCLASSOID, NAMEOID, NAMEARRAYOID, TEXTOID, BOOLOID, BOOLOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID,
+	TEXTOID, TEXTOID};
+	Datum		values[] = {
+		ObjectIdGetDatum(relid), NameGetDatum(request->server), PointerGetDatum(request->keys),
+		CStringGetTextDatum(request->on_duplicate), BoolGetDatum(request->replicated), BoolGetDatum(request->pull),
+		CStringGetTextDatum(request->on_conflict), CStringGetTextDatum(request->id_column),
+		attach_text(request->filter ? request->filter->text : NULL),
+		attach_text(request->filter ? kapture_expression_reads(request->filter) : NULL),
+		attach_text(request->on_leave ? JsonbToCString(NULL, &request->on_leave->root, VARSIZE(request->on_leave)) : NULL),
+		attach_text(source ? source->name : NULL), attach_text(source ? kapture_expression_reads(&source->reads) : NULL)
+	};
 	ListCell   *lc;
 	int			bit = 0;
 
-	values[0] = ObjectIdGetDatum(relid);
-	values[1] = NameGetDatum(server);
-	values[2] = PointerGetDatum(keys);
-	values[3] = CStringGetTextDatum(on_duplicate);
-	values[4] = BoolGetDatum(replicated);
-	values[5] = BoolGetDatum(pull);
-	values[6] = CStringGetTextDatum(on_conflict);
 	(void) kapture_own_execute("INSERT INTO @.kapture_attachment"
-							   " (relation, server, key_columns, on_duplicate, replicated, pull, on_conflict, server_oid, server_owner)"
-							   " SELECT $1, $2, $3, $4, $5, $6, $7, s.oid, s.srvowner FROM pg_foreign_server AS s WHERE s.srvname = $2",
-							   7, types, values);
-
-	types[1] = INT2OID;
-	types[2] = TEXTOID;
-	types[3] = TEXTOID;
-	types[4] = INT2OID;
-	foreach(lc, columns)
-	{
-		AttachColumn *col = lfirst(lc);
-
-		values[1] = Int16GetDatum(bit++);
-		values[2] = CStringGetTextDatum(col->field);
-		values[3] = CStringGetTextDatum(col->name);
-		values[4] = Int16GetDatum(col->attnum);
-		(void) kapture_own_execute("INSERT INTO @.kapture_column"
-								   " (attachment_id, bit, field, column_name, attnum)"
-								   " SELECT attachment_id, $2, $3, $4, $5"
-								   " FROM @.kapture_attachment WHERE relation = $1",
-								  5, types, values);
-	}
+							   " (relation, server, key_columns, on_duplicate, replicated, pull, on_conflict, id_column,"
+							   " filter, filter_columns, on_leave, source, source_keys, source_columns, server_oid, server_owner)"
+							   " SELECT $1, $2, $3, $4, $5, $6, $7, $8::name, nullif($9, ''), nullif($10, '')::name[], nullif($11, '')::jsonb,"
+							   " nullif($12, ''), CASE WHEN $12 <> '' THEN $3 END, nullif($13, '')::name[],"
+							   " s.oid, s.srvowner FROM pg_foreign_server AS s WHERE s.srvname = $2",
+							   lengthof(types), types, values);
+	foreach(lc, request->mappings)
+		attach_store_mapping(relid, bit++, lfirst(lc));
 }
 
 /*
@@ -500,10 +467,10 @@ attach_check_pull(Relation rel, const char *server)
 
 /* Pulled customers are looked for by the id column: it needs an index. */
 static void
-attach_index_id_column(Oid relid, const char *name)
+attach_index_id_column(Oid relid, const char *name, const char *column)
 {
 	Relation	rel = relation_open(relid, AccessShareLock);
-	AttrNumber	attnum = get_attnum(relid, ATTACH_ID_COLUMN);
+	AttrNumber	attnum = get_attnum(relid, column);
 	ListCell   *lc;
 	bool		found = false;
 
@@ -519,8 +486,8 @@ attach_index_id_column(Oid relid, const char *name)
 	if (found)
 		return;
 	ereport(NOTICE,
-			(errmsg("creating an index on column \"%s\" of table \"%s\"", ATTACH_ID_COLUMN, get_rel_name(relid))));
-	attach_execute_ddl(psprintf("CREATE INDEX ON %s (" ATTACH_ID_COLUMN ")", name));
+			(errmsg("creating an index on column \"%s\" of table \"%s\"", column, get_rel_name(relid))));
+	attach_execute_ddl(psprintf("CREATE INDEX ON %s (%s)", name, quote_identifier(column)));
 }
 
 /* Drops the triggers of ours that a relation has by itself.  Returns how many. */
@@ -625,8 +592,15 @@ attach_try(Oid relid)
 	Relation	rel = relation_open(relid, AccessShareLock);
 	KaptureAttachment *att = kapture_catalog_attachment(rel);
 	char	   *problem = attach_key_problem(att);
-	ErrorData  *error = problem ? NULL : kapture_row_try(att);
+	char	   *expression = kapture_expression_problem(att);
+	ErrorData  *error = problem || expression ? NULL : kapture_row_try(att);
 
+	if (expression)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("\"%s\" cannot be attached to Kapture", RelationGetRelationName(rel)),
+				 errdetail_internal("%s.", expression),
+				 errhint("The table's owner, who reads its rows for Kapture, must have the rights to what it uses.")));
 	if (error && error->sqlerrcode == ERRCODE_INSUFFICIENT_PRIVILEGE)
 		ereport(ERROR,
 				(errcode(error->sqlerrcode),
@@ -648,92 +622,151 @@ attach_try(Oid relid)
 	relation_close(rel, NoLock);
 }
 
+/* The text of an argument that has to be one of two, or three (NULL: two). */
+static char *
+attach_choice(FunctionCallInfo fcinfo, int arg, const char *name, const char *one, const char *other, const char *third)
+{
+	char	   *value;
+
+	attach_require(fcinfo, arg, name);
+	value = text_to_cstring(PG_GETARG_TEXT_PP(arg));
+	if (strcmp(value, one) != 0 && strcmp(value, other) != 0 && (third == NULL || strcmp(value, third) != 0))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("invalid value for argument \"%s\": \"%s\"", name, value),
+				 third ? errhint("Valid values are \"%s\", \"%s\" and \"%s\".", one, other, third) :
+				 errhint("Valid values are \"%s\" and \"%s\".", one, other)));
+	return value;
+}
+
+/* Takes the arguments that can be understood without the table. */
+static void
+attach_take_arguments(FunctionCallInfo fcinfo, AttachRequest *request)
+{
+	attach_require(fcinfo, 0, "relation");
+	attach_require(fcinfo, 2, "server");
+	attach_require(fcinfo, 4, "replicated");
+	attach_require(fcinfo, 5, "pull");
+	attach_require(fcinfo, 9, "id_column");
+	request->server = PG_GETARG_NAME(2);
+	request->on_duplicate = attach_choice(fcinfo, 3, "on_duplicate", "link", "link only", "fail");
+	request->replicated = PG_GETARG_BOOL(4);
+	request->pull = PG_GETARG_BOOL(5);
+	request->on_conflict = attach_choice(fcinfo, 6, "on_conflict", "local", "remote", NULL);
+	request->id_column = pstrdup(NameStr(*PG_GETARG_NAME(9)));
+	if (!PG_ARGISNULL(10))
+		request->on_leave = kapture_mapping_take_constants(PG_GETARG_JSONB_P(10), "on_leave");
+	if (request->on_leave && PG_ARGISNULL(7) && PG_ARGISNULL(8))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("argument \"on_leave\" needs a filter or a source"),
+				 errdetail("Without one, no row ever leaves.")));
+	if (request->pull && !PG_ARGISNULL(8))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("customers cannot be pulled into a table whose values come from a view"),
+				 errdetail("What is computed cannot be written."),
+				 errhint("Leave out one of the arguments \"pull\" and \"source\".")));
+	if (!kapture_shmem_available())
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("kapture_sync must be loaded via shared_preload_libraries to keep tables in step"),
+				 errhint("Add kapture_sync to shared_preload_libraries in postgresql.conf and restart the server.")));
+}
+
+/* Adds the id column where it is missing. */
+static void
+attach_add_id_column(Oid relid, const char *name, const char *column)
+{
+	if (get_attnum(relid, column) != InvalidAttrNumber)
+		return;
+	if (get_rel_relispartition(relid))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_COLUMN),
+				 errmsg("column \"%s\" of partition \"%s\" does not exist", column, get_rel_name(relid)),
+				 errhint("Add it, as bigint, to the partitioned table.")));
+	ereport(NOTICE,
+			(errmsg("adding column \"%s\" to table \"%s\"", column, get_rel_name(relid))));
+	attach_execute_ddl(psprintf("ALTER TABLE %s ADD COLUMN %s bigint", name, quote_identifier(column)));
+}
+
+/* The names of the key's columns, as a list. */
+static List *
+attach_key_names(ArrayType *keys)
+{
+	Datum	   *names;
+	int			n;
+	List	   *result = NIL;
+
+	deconstruct_array(keys, NAMEOID, NAMEDATALEN, false, TYPALIGN_CHAR, &names, NULL, &n);
+	for (int i = 0; i < n; i++)
+		result = lappend(result, NameStr(*DatumGetName(names[i])));
+	return result;
+}
+
+/* Takes where the values come from: the table itself, or a view. */
+static void
+attach_take_mappings(FunctionCallInfo fcinfo, AttachRequest *request, Relation rel)
+{
+	Jsonb	   *columns = PG_ARGISNULL(1) ? NULL : PG_GETARG_JSONB_P(1);
+	Relation	view;
+
+	if (PG_ARGISNULL(8))
+	{
+		request->mappings = kapture_mapping_take(rel, columns, request->id_column);
+		return;
+	}
+	view = relation_open(PG_GETARG_OID(8), AccessShareLock);
+	request->source = kapture_source_take(rel, view, attach_key_names(request->keys));
+	request->mappings = kapture_mapping_take_of_view(view, columns, request->source->keys);
+	relation_close(view, NoLock);
+}
+
 /*
  * kapture_attach(relation regclass, columns jsonb, server name,
  *				  on_duplicate text, replicated boolean, pull boolean,
- *				  on_conflict text) returns void
+ *				  on_conflict text, filter text, source regclass,
+ *				  id_column name, on_leave jsonb) returns void
  *
  * Checks, adds the id column where it is missing, creates the trigger.
  */
 Datum
 kapture_attach(PG_FUNCTION_ARGS)
 {
+	AttachRequest request = {0};
 	Oid			relid;
 	Relation	rel;
-	Name		server;
 	Oid			serverid;
-	char	   *on_duplicate;
-	bool		replicated;
-	bool		pull;
-	char	   *on_conflict;
-	bool		add_id;
 	char	   *name;
-	ArrayType  *keys;
-	List	   *columns;
 
 	kapture_version_require();	/* before it reads arguments that others have not */
-	attach_require(fcinfo, 0, "relation");
-	attach_require(fcinfo, 2, "server");
-	attach_require(fcinfo, 3, "on_duplicate");
-	attach_require(fcinfo, 4, "replicated");
-	server = PG_GETARG_NAME(2);
-	on_duplicate = text_to_cstring(PG_GETARG_TEXT_PP(3));
-	replicated = PG_GETARG_BOOL(4);
-	attach_require(fcinfo, 5, "pull");
-	attach_require(fcinfo, 6, "on_conflict");
-	pull = PG_GETARG_BOOL(5);
-	on_conflict = text_to_cstring(PG_GETARG_TEXT_PP(6));
-
-	if (strcmp(on_duplicate, "link") != 0 && strcmp(on_duplicate, "link only") != 0 && strcmp(on_duplicate, "fail") != 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("invalid value for argument \"on_duplicate\": \"%s\"", on_duplicate),
-				 errhint("Valid values are \"link\", \"link only\" and \"fail\".")));
-	if (strcmp(on_conflict, "local") != 0 && strcmp(on_conflict, "remote") != 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("invalid value for argument \"on_conflict\": \"%s\"", on_conflict),
-				 errhint("Valid values are \"local\" and \"remote\".")));
-	if (!kapture_shmem_available())
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("kapture_sync must be loaded via shared_preload_libraries to keep tables in step"),
-				 errhint("Add kapture_sync to shared_preload_libraries in postgresql.conf and restart the server.")));
-
+	attach_take_arguments(fcinfo, &request);
 	relid = PG_GETARG_OID(0);
 	rel = attach_open_owned(relid, ShareRowExclusiveLock);
 	attach_check_relation(rel);
 	name = kapture_row_relation_name(RelationGetRelid(rel));
-	keys = attach_key_columns(rel);
-	serverid = kapture_binding_lock(NameStr(*server));
-	(void) kapture_server_get(NameStr(*server), rel->rd_rel->relowner);
-	if (pull)
-		attach_check_pull(rel, NameStr(*server));
-	columns = PG_ARGISNULL(1) ? attach_default_columns(rel) : attach_mapped_columns(rel, PG_GETARG_JSONB_P(1));
-	attach_check_columns(columns);
-	add_id = !attach_has_id_column(rel);
+	request.keys = attach_key_columns(rel);
+	serverid = kapture_binding_lock(NameStr(*request.server));
+	(void) kapture_server_get(NameStr(*request.server), rel->rd_rel->relowner);
+	if (request.pull)
+		attach_check_pull(rel, NameStr(*request.server));
+	attach_take_mappings(fcinfo, &request, rel);
+	if (!PG_ARGISNULL(7))
+		request.filter = kapture_expression_take(rel, text_to_cstring(PG_GETARG_TEXT_PP(7)), NULL);
+	(void) attach_has_id_column(rel, request.id_column);
 	relation_close(rel, NoLock);	/* ALTER TABLE wants it for itself */
 
-	if (add_id && get_rel_relispartition(relid))
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_COLUMN),
-				 errmsg("column \"%s\" of partition \"%s\" does not exist", ATTACH_ID_COLUMN, get_rel_name(relid)),
-				 errhint("Add it, as bigint, to the partitioned table.")));
-	if (add_id)
-	{
-		ereport(NOTICE,
-				(errmsg("adding column \"%s\" to table \"%s\"", ATTACH_ID_COLUMN, get_rel_name(relid))));
-		attach_execute_ddl(psprintf("ALTER TABLE %s ADD COLUMN " ATTACH_ID_COLUMN " bigint", name));
-	}
-	if (pull)
-		attach_index_id_column(relid, name);
-	attach_store(relid, keys, columns, server, on_duplicate, replicated, pull, on_conflict);
+	attach_add_id_column(relid, name, request.id_column);
+	if (request.pull)
+		attach_index_id_column(relid, name, request.id_column);
+	attach_store(relid, &request);
 	kapture_origin_claim();
 	attach_drop_leftovers(relid);
-	attach_create_triggers(name, replicated);
+	attach_create_triggers(name, request.replicated);
 	attach_check_name(relid, true);
 	kapture_binding_depend(relid, serverid);
 	attach_try(relid);
+	kapture_advice_attached(relid);
 	kapture_attach_announce();
 	PG_RETURN_VOID();
 }
@@ -758,7 +791,8 @@ kapture_attach_find(FunctionCallInfo fcinfo, LOCKMODE lockmode)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
 				 errmsg("table \"%s\" is not attached to Kapture", RelationGetRelationName(rel)),
-				 att ? errhint("It is kept in step as part of table \"%s\"; name that one.", get_rel_name(att->root)) : 0));
+				 att ? errhint("It is kept in step as part of table \"%s\"; name that one.", get_rel_name(att->root)) :
+				 errhint("Use kapture_attach() to attach it; the view kapture_status shows attached tables.")));
 	relation_close(rel, NoLock);
 	return att;
 }
@@ -853,6 +887,7 @@ kapture_detach(PG_FUNCTION_ARGS)
 	/* what this transaction has captured so far goes, too */
 	kapture_notes_flush();
 	kapture_notes_forget(att->id);
+	kapture_advice_given_up(att);
 	(void) attach_drop_all_triggers(att->root);
 	attach_check_name(att->root, false);
 	kapture_attach_forget(att->id);
@@ -867,8 +902,11 @@ attach_set_paused(FunctionCallInfo fcinfo, bool paused)
 	Oid			types[2] = {INT4OID, BOOLOID};
 	Datum		values[2] = {Int32GetDatum(att->id), BoolGetDatum(paused)};
 
-	(void) kapture_own_execute("UPDATE @.kapture_attachment SET paused = $2 WHERE attachment_id = $1",
-							   2, types, values);
+	if (kapture_own_execute("UPDATE @.kapture_attachment SET paused = $2 WHERE attachment_id = $1 AND paused <> $2",
+							2, types, values) == 0)
+		ereport(NOTICE,
+				(paused ? errmsg("table \"%s\" is paused already", get_rel_name(att->root)) :
+				 errmsg("table \"%s\" is not paused", get_rel_name(att->root))));
 	kapture_attach_announce();
 }
 
@@ -913,6 +951,11 @@ attach_change_failed(FunctionCallInfo fcinfo, const char *sql, const char *inbox
 	if (all)
 		n += kapture_own_execute(psprintf("%s WHERE attachment_id = $1 AND last_error IS NOT NULL", inbox_sql),
 								 1, types, values);
+	else if (n == 0)
+		ereport(NOTICE,
+				(errmsg("table \"%s\" has no failed row with key \"%s\"", get_rel_name(att->root), TextDatumGetCString(values[1])),
+				 errdetail("There is no such row, or its last try did not fail."),
+				 errhint("The keys of failed rows are in the view kapture_failures.")));
 	kapture_attach_announce();
 	return n;
 }

@@ -34,6 +34,7 @@
 
 #include "base/compat.h"
 #include "base/owner_sql.h"
+#include "mapping/expression.h"
 #include "table/binding.h"
 #include "table/capture.h"
 
@@ -140,8 +141,8 @@ binding_problem(const KaptureAttachment *att)
 /*
  * kapture_binding_problem
  *		Returns why rows of an attached table can be neither sent nor written,
- *		in the current memory context; NULL if they can: because of its columns,
- *		or because its server is not the one it was attached to.
+ *		in the current memory context; NULL if they can: because of its columns
+ *		or expressions, or because its server is not the one it was attached to.
  */
 char *
 kapture_binding_problem(const KaptureAttachment *att)
@@ -154,6 +155,8 @@ kapture_binding_problem(const KaptureAttachment *att)
 	scratch = AllocSetContextCreate(CurTransactionContext, "kapture_sync binding", ALLOCSET_SMALL_SIZES);
 	old = MemoryContextSwitchTo(scratch);
 	problem = kapture_catalog_problem(att);
+	if (problem == NULL)
+		problem = kapture_expression_problem(att);
 	if (problem == NULL)
 		problem = binding_problem(att);
 	MemoryContextSwitchTo(old);

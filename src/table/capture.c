@@ -192,9 +192,22 @@ capture_type_is_plain(Oid type)
 	}
 }
 
+/* Adds the columns that an expression reads; false if that is the whole row. */
+static bool
+capture_add_reads(Bitmapset **columns, const KaptureExpression *expression)
+{
+	ListCell   *lc;
+
+	if (expression == NULL)
+		return true;
+	foreach(lc, expression->reads)
+		*columns = bms_add_member(*columns, lfirst_int(lc) - FirstLowInvalidHeapAttributeNumber);
+	return !expression->reads_all;
+}
+
 /*
- * The mapped and key columns; NULL if one of them is generated, and so changes
- * along with others.
+ * The mapped and key columns, and those that expressions read; NULL if one of them is
+ * generated, and so changes along with others, or if any may matter.
  */
 static Bitmapset *
 capture_columns(KaptureAttachment *att, TupleDesc desc)
@@ -207,7 +220,11 @@ capture_columns(KaptureAttachment *att, TupleDesc desc)
 	{
 		if (att->columns[i].attnum != InvalidAttrNumber)
 			columns = bms_add_member(columns, att->columns[i].attnum - FirstLowInvalidHeapAttributeNumber);
+		if (!capture_add_reads(&columns, att->columns[i].expression))
+			return NULL;
 	}
+	if (!capture_add_reads(&columns, att->filter) || !capture_add_reads(&columns, att->source_reads))
+		return NULL;
 	for (int i = -1; (i = bms_next_member(columns, i)) >= 0;)
 	{
 		if (TupleDescAttr(desc, i + FirstLowInvalidHeapAttributeNumber - 1)->attgenerated != '\0')
@@ -381,18 +398,44 @@ capture_differs(TupleDesc desc, AttrNumber attnum, TupleTableSlot *a, TupleTable
 		!datum_image_eq(avalue, bvalue, attr->attbyval, attr->attlen);
 }
 
-/* The mapped columns that an UPDATE changed. */
+/* Has an UPDATE changed what an expression reads?  Of the whole row, Kapture's id is no part. */
+static bool
+capture_changes_expression(const KaptureAttachment *att, const KaptureExpression *expression, TriggerData *trigdata)
+{
+	TupleDesc	desc = RelationGetDescr(trigdata->tg_relation);
+	ListCell   *lc;
+
+	for (AttrNumber attnum = 1; expression->reads_all && attnum <= desc->natts; attnum++)
+	{
+		if (!TupleDescAttr(desc, attnum - 1)->attisdropped && attnum != att->id_attnum &&
+			capture_differs(desc, attnum, trigdata->tg_trigslot, trigdata->tg_newslot))
+			return true;
+	}
+	foreach(lc, expression->reads)
+	{
+		if (capture_differs(desc, lfirst_int(lc), trigdata->tg_trigslot, trigdata->tg_newslot))
+			return true;
+	}
+	return false;
+}
+
+/* The mapped columns that an UPDATE changed; all, if the row may have come into the filter by it, or left. */
 static int64
 capture_changed_columns(KaptureAttachment *att, TriggerData *trigdata)
 {
 	TupleDesc	desc = RelationGetDescr(trigdata->tg_relation);
 	int64		changed = 0;
 
+	if ((att->filter && capture_changes_expression(att, att->filter, trigdata)) ||
+		(att->source_reads && capture_changes_expression(att, att->source_reads, trigdata)))
+		return att->all_changed | KAPTURE_CHANGED_FILTER;
+
 	for (int i = 0; i < att->ncolumns; i++)
 	{
 		KaptureMappedColumn *col = &att->columns[i];
 
-		if (col->attnum != InvalidAttrNumber &&
+		if (col->expression ? capture_changes_expression(att, col->expression, trigdata) :
+			col->attnum != InvalidAttrNumber &&
 			capture_differs(desc, col->attnum, trigdata->tg_trigslot, trigdata->tg_newslot))
 			changed |= INT64CONST(1) << col->bit;
 	}
@@ -400,16 +443,26 @@ capture_changed_columns(KaptureAttachment *att, TriggerData *trigdata)
 }
 
 /*
- * Has changes of one row not captured, as far as they are in these columns: they
- * come from Kapture.  The row is the one that has, when it is changed, this id
- * of Kapture's.  attachment_id 0: from now on all is captured again.
+ * Runs work(arg), which changes rows with what comes from Kapture: that is not captured,
+ * as far as it is in these columns of the row that has, when it is changed, this id of
+ * Kapture's.  Errors: those of the work.
  */
 void
-kapture_capture_ignore(int32 attachment_id, int64 customer_id, int64 columns)
+kapture_capture_ignoring(int32 attachment_id, int64 customer_id, int64 columns,
+						 void (*work) (void *arg), void *arg)
 {
 	capture_ignored.attachment_id = attachment_id;
 	capture_ignored.customer_id = customer_id;
 	capture_ignored.columns = columns;
+	PG_TRY();
+	{
+		work(arg);
+	}
+	PG_FINALLY();
+	{
+		capture_ignored.attachment_id = 0;
+	}
+	PG_END_TRY();
 }
 
 /* The columns of a row that come from Kapture just now. */

@@ -114,9 +114,12 @@ kapture_inbox_tables(void)
 	return result;
 }
 
-/* Appends what gives the value for a field. */
-static void
-inbox_append_field(StringInfo sql, const char *name)
+/*
+ * Appends a comma and the SQL that gives a customer's value for a field, over "c" and
+ * KAPTURE_INBOX_CONTACT; NULL for what it does not tell.
+ */
+void
+kapture_inbox_append_value(StringInfo sql, const char *name)
 {
 	const KaptureField *field = kapture_field_find(name, strlen(name));
 
@@ -205,15 +208,13 @@ kapture_inbox_take(const KaptureAttachment *att, int limit, bool *more)
 
 	initStringInfo(&sql);
 	appendStringInfoString(&sql, "SELECT i.customer_id, i.asked_at, i.attempts, c.id IS NOT NULL, c.generation_date");
-	inbox_append_field(&sql, "phone");
-	inbox_append_field(&sql, "email_id");
+	kapture_inbox_append_value(&sql, "phone");
+	kapture_inbox_append_value(&sql, "email_id");
 	for (int i = 0; i < att->ncolumns; i++)
-		inbox_append_field(&sql, att->columns[i].field);
+		kapture_inbox_append_value(&sql, att->columns[i].field);
 	appendStringInfo(&sql, " FROM (SELECT * FROM %s.kapture_inbox" INBOX_DUE ") AS i"
 					 " LEFT JOIN %s.kapture_customers AS c ON c.server = $2 AND c.id = i.customer_id"
-					 " LEFT JOIN LATERAL (SELECT e AS o FROM"
-					 " jsonb_array_elements(CASE WHEN jsonb_typeof(c.contacts) = 'array' THEN c.contacts END) WITH ORDINALITY AS x(e, n)"
-					 " WHERE jsonb_typeof(e) = 'object' ORDER BY coalesce((e->>'isPrimaryContact') = 'true', false) DESC, n LIMIT 1) AS k ON true"
+					 KAPTURE_INBOX_CONTACT
 					 " ORDER BY i.customer_id", schema, schema);
 
 	PushActiveSnapshot(GetTransactionSnapshot());
@@ -326,13 +327,13 @@ kapture_inbox_waiting(int32 attachment_id, List *row_keys)
 									   " ON o.attachment_id = $1 AND o.xact >= $3 AND o.op NOT IN ('i', 'u')"
 									   " AND o.row_key = n.k AND o.old_key IS NOT NULL),"
 									   " names AS MATERIALIZED (SELECT array_agg(k) AS ks FROM named)"
-									   " SELECT n.row_key, bit_or(changed), bool_or(sending) FROM ("
-									   "SELECT k, changed, false AS sending FROM %s.kapture_outbox AS o,"
+									   " SELECT n.row_key, bit_or(changed), bool_or(sending), bool_and(parked) FROM ("
+									   "SELECT k, changed, false AS sending, false AS parked FROM %s.kapture_outbox AS o,"
 									   " unnest(array_prepend(o.row_key, o.more_keys)) AS k"
 									   " WHERE attachment_id = $1 AND xact >= $3"
 									   " AND (o.row_key = ANY ((SELECT ks FROM names)::text[]) OR o.more_keys && (SELECT ks FROM names))"
 									   " UNION ALL"
-									   " SELECT row_key AS k, changed | coalesce(again, 0), state = 'sending'"
+									   " SELECT row_key AS k, changed | coalesce(again, 0), state = 'sending', state = 'parked'"
 									   " FROM %s.kapture_delivery WHERE attachment_id = $1"
 									   " AND " KAPTURE_KEY_HASH("row_key") " = ANY (ARRAY(SELECT " KAPTURE_KEY_HASH("n.k") " FROM named AS n))"
 									   " AND row_key = ANY ((SELECT ks FROM names)::text[])) AS w"
@@ -349,6 +350,7 @@ kapture_inbox_waiting(int32 attachment_id, List *row_keys)
 		waiting->row_key = SPI_getvalue(row, SPI_tuptable->tupdesc, 1);
 		waiting->changed = DatumGetInt64(SPI_getbinval(row, SPI_tuptable->tupdesc, 2, &isnull));
 		waiting->sending = DatumGetBool(SPI_getbinval(row, SPI_tuptable->tupdesc, 3, &isnull));
+		waiting->parked = DatumGetBool(SPI_getbinval(row, SPI_tuptable->tupdesc, 4, &isnull));
 		result = lappend(result, waiting);
 	}
 	SPI_finish();

@@ -7,6 +7,7 @@
 
 #include "postgres.h"
 
+#include "lib/stringinfo.h"
 #include "nodes/pg_list.h"
 #include "utils/timestamp.h"
 
@@ -31,7 +32,17 @@ typedef struct KaptureWaiting
 	char	   *row_key;
 	int64		changed;		/* columns that wait */
 	bool		sending;		/* a request may be under way */
+	bool		parked;			/* all of it */
 } KaptureWaiting;
+
+/*
+ * SQL: the primary contact "k.o" of the customer "c", which is a row like those of
+ * kapture_customers; see KaptureField.pulled.
+ */
+#define KAPTURE_INBOX_CONTACT \
+	" LEFT JOIN LATERAL (SELECT e AS o FROM" \
+	" jsonb_array_elements(CASE WHEN jsonb_typeof(c.contacts) = 'array' THEN c.contacts END) WITH ORDINALITY AS x(e, n)" \
+	" WHERE jsonb_typeof(e) = 'object' ORDER BY coalesce((e->>'isPrimaryContact') = 'true', false) DESC, n LIMIT 1) AS k ON true"
 
 extern void kapture_inbox_put(const char *server, Datum customer_ids, TimestampTz asked_at);
 extern bool kapture_inbox_wanted(const char *server);
@@ -43,6 +54,7 @@ extern void kapture_inbox_later(int32 attachment_id, int64 customer_id, Timestam
 extern void kapture_inbox_park(int32 attachment_id, int64 customer_id, const char *why);
 extern TimestampTz kapture_inbox_next_due(int32 attachment_id);
 
+extern void kapture_inbox_append_value(StringInfo sql, const char *field);
 extern List *kapture_inbox_waiting(int32 attachment_id, List *row_keys);
 extern bool kapture_inbox_is_added(int32 attachment_id, const char *phone, const char *email);
 extern bool kapture_inbox_was_sent(int32 attachment_id, int64 customer_id, TimestampTz since);

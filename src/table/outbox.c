@@ -139,7 +139,8 @@ typedef enum OutboxQuery
 	" FROM " source " WHERE customer_id IS NOT NULL" \
 	" ON CONFLICT (pg_catalog.hashtextextended(row_key, 0), pg_catalog.hashtextextended(row_key, 1), attachment_id)" \
 	" WHERE gone_at IS NULL DO UPDATE SET customer_id = EXCLUDED.customer_id, left_at = EXCLUDED.left_at," \
-	" digests = @.kapture_merge_digests(CASE WHEN r.customer_id = EXCLUDED.customer_id THEN r.digests END, EXCLUDED.digests)" \
+	" digests = CASE WHEN EXCLUDED.left_at IS NULL THEN" \
+	" @.kapture_merge_digests(CASE WHEN r.customer_id = EXCLUDED.customer_id THEN r.digests END, EXCLUDED.digests) END" \
 	" WHERE EXCLUDED.digests IS NOT NULL OR r.customer_id <> EXCLUDED.customer_id" \
 	" OR (r.left_at IS NULL) <> (EXCLUDED.left_at IS NULL)"
 

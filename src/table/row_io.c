@@ -41,6 +41,7 @@
 #include "base/text.h"
 #include "base/user_code.h"
 #include "cluster/bgworker.h"
+#include "mapping/expression.h"
 #include "table/binding.h"
 #include "table/clock.h"
 #include "table/row_io.h"
@@ -89,6 +90,7 @@ typedef struct RowBatch
 	List	   *keys;			/* of char *, in that context */
 
 	int64		count;			/* of rows counted */
+	const KaptureExpression *expression;	/* to be evaluated by itself */
 } RowBatch;
 
 typedef void (*RowWork) (RowBatch *batch);
@@ -179,7 +181,7 @@ row_run_within(KaptureAttachment *att, const char *timezone, void (*work) (void 
 							   sec_context | SECURITY_RESTRICTED_OPERATION);
 		SPI_connect();
 		row_leave_nothing();
-		kapture_user_code_run(rel, work, arg);
+		kapture_user_code_run(rel, att->beside, work, arg);
 		SPI_finish();
 		relation_close(rel, NoLock);
 		AtEOXact_GUC(false, nestlevel);
@@ -259,7 +261,69 @@ row_run(RowWork work, RowBatch *batch, int limit, const char *lock_timeout)
 static bool
 row_is_of_table(const KaptureAttachment *att)
 {
-	return kapture_process_is_ours() && kapture_binding_problem(att) != NULL;
+	if (!kapture_process_is_ours())
+		return false;
+	kapture_expression_recheck(att);
+	return kapture_binding_problem(att) != NULL;
+}
+
+/* Whose value it is that is too long, or cannot be computed. */
+static char *
+row_value_name(const KaptureAttachment *att, int i)
+{
+	return att->columns[i].name ? psprintf("column \"%s\"", att->columns[i].name) :
+		psprintf("field \"%s\"", att->columns[i].field);
+}
+
+/* Evaluates one value, or the filter, of one row. */
+static void
+row_do_evaluate(RowBatch *batch)
+{
+	KaptureAttachment *att = batch->att;
+	char	  **values = kapture_catalog_unpack_key(((KaptureRow *) linitial(batch->rows))->row_key, att->nkeys);
+	Oid			types[INDEX_MAX_KEYS];
+	Datum		params[INDEX_MAX_KEYS];
+	StringInfoData sql;
+
+	if (values == NULL)
+		return;
+	for (int i = 0; i < att->nkeys; i++)
+	{
+		types[i] = TEXTOID;
+		params[i] = CStringGetTextDatum(values[i]);
+	}
+	initStringInfo(&sql);
+	appendStringInfo(&sql, "SELECT %s::text FROM %s AS r", kapture_expression_sql(att, batch->expression),
+					 kapture_row_source(att));
+	if (att->source_name && batch->expression != att->filter)
+		appendStringInfo(&sql, ", %s AND ", kapture_row_view_sql(att));
+	else
+		appendStringInfoString(&sql, " WHERE ");
+	kapture_row_append_match(&sql, att, "$", 1);
+	(void) kapture_user_code_execute(sql.data, att->nkeys, types, params, NULL, true);
+}
+
+/* What the error of a row says, with the field whose value, or the filter, raises it. */
+static char *
+row_explain(RowBatch *batch, const ErrorData *error)
+{
+	const KaptureAttachment *att = batch->att;
+	RowBatch	single = *batch;
+
+	for (int i = -1; i < att->ncolumns; i++)
+	{
+		ErrorData  *cause;
+
+		single.expression = i < 0 ? att->filter : att->columns[i].expression;
+		if (single.expression == NULL)
+			continue;
+		cause = row_run(row_do_evaluate, &single, ROW_TIME_LIMIT, ROW_LOCK_TIMEOUT);
+		if (cause == NULL || cause->sqlerrcode != error->sqlerrcode)
+			continue;
+		return i < 0 ? psprintf("filter: %s", cause->message) :
+			psprintf("%s: %s", row_value_name(att, i), cause->message);
+	}
+	return error->message;
 }
 
 /* Runs "work" on each row by itself, as far as there is time. */
@@ -297,9 +361,9 @@ row_run_singly(RowWork work, RowBatch *batch, List *rows)
 		else
 		{
 			row->outcome = KAPTURE_ROW_FAILED;
-			row->error = MemoryContextStrdup(row->context, error->message);
 			row->slow = row_timed_out;
-			if (row_timed_out)
+			row->error = MemoryContextStrdup(row->context, row_timed_out ? error->message : row_explain(batch, error));
+			if (row->slow)
 				endless = row->error;
 		}
 		FreeErrorData(error);
@@ -334,6 +398,8 @@ row_check(KaptureAttachment *att)
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg_internal("%s", problem),
 				 att->nkeys == 0 ? errhint("Add a primary key, or use kapture_detach().") :
+				 kapture_expression_problem(att) ?
+				 errhint("Bring back what it uses, or use kapture_detach() and kapture_attach().") :
 				 att->id_attnum == InvalidAttrNumber ?
 				 errhint("Add the column as bigint, or use kapture_detach() and kapture_attach().") :
 				 errhint("If it is the right server, use kapture_detach() and kapture_attach().")));
@@ -410,6 +476,8 @@ row_check_unique(RowBatch *batch)
 		if (seen[ord])
 			ereport(ERROR,
 					(errcode(ERRCODE_CARDINALITY_VIOLATION),
+					 batch->att->source_name ?
+					 errmsg("view %s has several rows with this key", batch->att->source_name) :
 					 errmsg("several rows of table \"%s\" have this key", get_rel_name(batch->att->root))));
 		seen[ord] = true;
 	}
@@ -498,16 +566,25 @@ row_refuse_strangers(RowBatch *batch)
 
 /* A value is not sent: what is known of it is all that is kept of the row. */
 static void
-row_refuse(KaptureRow *row, const char *column, Size size, Size limit)
+row_refuse(KaptureRow *row, const char *name, Size size, Size limit)
 {
 	MemoryContext old = MemoryContextSwitchTo(row->context);
 
 	row->outcome = KAPTURE_ROW_FAILED;
 	row->values = NULL;
-	row->error = column ?
-		psprintf("value too long: column \"%s\" has %zu bytes, at most %zu are sent", column, size, limit) :
+	row->error = name ?
+		psprintf("value too long: %s has %zu bytes, at most %zu are sent", name, size, limit) :
 		psprintf("values too long: the mapped columns have %zu bytes together, at most %zu are sent", size, limit);
 	MemoryContextSwitchTo(old);
+}
+
+/* Is a row, as line "i" of the last result has it, one of the filter's? */
+static bool
+row_is_inside(const RowBatch *batch, int i)
+{
+	bool		isnull;
+
+	return DatumGetBool(SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, batch->att->ncolumns + 4, &isnull));
 }
 
 /* Takes in a row as line "i" of the last result has it. */
@@ -520,6 +597,7 @@ row_take(RowBatch *batch, KaptureRow *row, int i)
 	row->customer_id = row_parse_id(row_value(i, 2));
 	row->bytes = strlen(row->row_key);
 	row->values = MemoryContextAllocZero(row->context, sizeof(char *) * Max(att->ncolumns, 1));
+	row->outside = !row_is_inside(batch, i);
 	for (int c = 0; c < att->ncolumns; c++)
 	{
 		char	   *value = row_value(i, c + 3);
@@ -528,7 +606,7 @@ row_take(RowBatch *batch, KaptureRow *row, int i)
 		/* a cast of the user's may make much of little */
 		if (size > ROW_MAX_VALUE)
 		{
-			row_refuse(row, att->columns[c].name, size, ROW_MAX_VALUE);
+			row_refuse(row, row_value_name(att, c), size, ROW_MAX_VALUE);
 			return;
 		}
 		row->bytes += size;
@@ -546,6 +624,8 @@ row_measure(RowBatch *single)
 	Size		sum = 0;
 
 	row_execute(KAPTURE_SQL_MEASURE, single, SPI_OK_SELECT);
+	if (SPI_processed > 0 && !row_is_inside(single, 0))
+		return true;			/* of which no values are read */
 	for (int c = 0; SPI_processed > 0 && c < att->ncolumns; c++)
 	{
 		bool		isnull;
@@ -558,7 +638,7 @@ row_measure(RowBatch *single)
 		sum += size;
 		if (size > ROW_MAX_VALUE)
 		{
-			row_refuse(row, att->columns[c].name, size, ROW_MAX_VALUE);
+			row_refuse(row, row_value_name(att, c), size, ROW_MAX_VALUE);
 			return false;
 		}
 	}
@@ -631,6 +711,32 @@ void
 kapture_row_read(KaptureAttachment *att, const char *timezone, List *rows, Snapshot snapshot)
 {
 	row_run_each(row_do_read, att, timezone, rows, snapshot);
+}
+
+/*
+ * Likewise, for as many rows as the caller has memory for: those that do not fit
+ * into a batch come after the others.  LOCKED is but a row that somebody has locked.
+ */
+void
+kapture_row_read_all(KaptureAttachment *att, const char *timezone, List *rows)
+{
+	int			n = 0;
+
+	while (rows != NIL && list_length(rows) != n)
+	{
+		List	   *left = NIL;
+		ListCell   *lc;
+
+		CHECK_FOR_INTERRUPTS();
+		n = list_length(rows);
+		kapture_row_read(att, timezone, rows, NULL);
+		foreach(lc, rows)
+		{
+			if (((KaptureRow *) lfirst(lc))->outcome == KAPTURE_ROW_LOCKED)
+				left = lappend(left, lfirst(lc));
+		}
+		rows = left;
+	}
 }
 
 static void

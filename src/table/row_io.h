@@ -30,12 +30,14 @@ typedef struct KaptureRow
 	KaptureRowOutcome outcome;
 	char	   *error;
 	bool		slow;			/* FAILED, as its time was up */
+	bool		outside;		/* DONE, but it is none of the filter's: no values */
 	int64		customer_id;	/* as in the table, 0 for NULL */
 	char	  **values;			/* of the mapped columns, NULL for NULL */
 	Size		bytes;			/* of them and the key */
 } KaptureRow;
 
 extern void kapture_row_read(KaptureAttachment *att, const char *timezone, List *rows, Snapshot snapshot);
+extern void kapture_row_read_all(KaptureAttachment *att, const char *timezone, List *rows);
 extern List *kapture_row_keys_after(KaptureAttachment *att, bool without_id, const char *condition,
 									const char *after, int limit);
 extern int64 kapture_row_count(KaptureAttachment *att, bool without_id, const char *condition);

@@ -24,6 +24,7 @@
 #include "utils/syscache.h"
 
 #include "base/family.h"
+#include "mapping/expression.h"
 #include "table/row_sql.h"
 
 /*
@@ -171,11 +172,11 @@ row_sql_append_unnest(StringInfo sql, const KaptureAttachment *att, bool with_id
 	appendStringInfoString(sql, with_id ? "id, ord)" : "ord)");
 }
 
-/* The type of a mapped column that is there, below its domains. */
+/* The type of a column that is there, below its domains. */
 static Oid
-row_sql_column_type(const KaptureAttachment *att, int i)
+row_sql_type_of(const KaptureAttachment *att, AttrNumber attnum)
 {
-	return getBaseType(get_atttype(att->root, get_attnum(att->root, att->columns[i].name)));
+	return getBaseType(get_atttype(att->root, attnum));
 }
 
 /* Is the type's size that of its text, which is known without reading it? */
@@ -191,15 +192,52 @@ row_sql_is_text(Oid type)
 bool
 kapture_row_may_be_large(const KaptureAttachment *att, int i)
 {
-	return att->columns[i].attnum != InvalidAttrNumber && get_typlen(row_sql_column_type(att, i)) == -1;
+	return att->columns[i].attnum != InvalidAttrNumber && get_typlen(row_sql_type_of(att, att->columns[i].attnum)) == -1;
+}
+
+/*
+ * Returns the numbers of the columns whose values can be large, of those that are mapped
+ * or that expressions read.
+ */
+static List *
+row_sql_large_columns(const KaptureAttachment *att)
+{
+	List	   *columns = NIL;
+	List	   *result = NIL;
+	ListCell   *lc;
+	bool		all = att->filter && att->filter->reads_all;
+
+	if (att->filter)
+		columns = list_concat(columns, att->filter->reads);
+	for (int i = 0; i < att->ncolumns; i++)
+	{
+		const KaptureMappedColumn *col = &att->columns[i];
+
+		if (col->attnum != InvalidAttrNumber)
+			columns = lappend_int(columns, col->attnum);
+		else if (col->expression)
+			columns = list_concat(columns, col->expression->reads);
+		all |= col->expression && col->expression->reads_all;
+	}
+	for (AttrNumber attnum = 1; all && get_attname(att->root, attnum, true); attnum++)
+	{
+		if (OidIsValid(get_atttype(att->root, attnum)))	/* it was not dropped */
+			columns = lappend_int(columns, attnum);
+	}
+	foreach(lc, columns)
+	{
+		if (get_typlen(row_sql_type_of(att, lfirst_int(lc))) == -1)
+			result = list_append_unique_int(result, lfirst_int(lc));
+	}
+	return result;
 }
 
 /* "size(r.column) > limit", from which on a value counts as large. */
 static void
-row_sql_append_is_large(StringInfo sql, const KaptureAttachment *att, int i, int ntexts, int nothers)
+row_sql_append_is_large(StringInfo sql, const KaptureAttachment *att, AttrNumber attnum, int ntexts, int nothers)
 {
-	const char *name = row_sql_column(att, att->columns[i].attnum, att->columns[i].name);
-	Oid			type = row_sql_column_type(att, i);
+	const char *name = row_sql_column(att, attnum, "");
+	Oid			type = row_sql_type_of(att, attnum);
 
 	if (!row_sql_is_text(type))
 		appendStringInfo(sql, "pg_catalog.pg_column_size(r.%s) > %d", name, ROW_SMALL_OTHER / nothers);
@@ -209,47 +247,156 @@ row_sql_append_is_large(StringInfo sql, const KaptureAttachment *att, int i, int
 }
 
 /*
- * ", value, ..., is any of them large": with READ, large values are left out;
- * with MEASURE, all are as they are stored.
+ * Returns the value of a field as text, over a row "r", or "s" of the source, in the
+ * current memory context;
+ * NULL if its column is gone.
+ */
+char *
+kapture_row_value_sql(const KaptureAttachment *att, int i)
+{
+	const KaptureMappedColumn *col = &att->columns[i];
+
+	if (col->constant)
+		return psprintf("%s::pg_catalog.text", quote_literal_cstr(col->constant));
+	if (att->source_name && col->expression == NULL)
+		return get_attnum(att->source, col->name) == InvalidAttrNumber ? NULL :
+			psprintf("s.%s::text", quote_identifier(col->name));
+	if (col->expression)
+		return psprintf("%s::text", kapture_expression_sql(att, col->expression));
+	return col->attnum == InvalidAttrNumber ? NULL :
+		psprintf("r.%s::text", row_sql_column(att, col->attnum, col->name));
+}
+
+/* How many of the columns whose values can be large are text, and how many are not. */
+typedef struct RowSqlLarge
+{
+	List	   *columns;
+	int			ntexts;
+	int			nothers;
+} RowSqlLarge;
+
+static void
+row_sql_count_large(const KaptureAttachment *att, RowSqlLarge *large)
+{
+	ListCell   *lc;
+
+	large->columns = row_sql_large_columns(att);
+	large->ntexts = large->nothers = 0;
+	foreach(lc, large->columns)
+		*(row_sql_is_text(row_sql_type_of(att, lfirst_int(lc))) ? &large->ntexts : &large->nothers) += 1;
+}
+
+/* Is any of them large? */
+static char *
+row_sql_any_is_large(const KaptureAttachment *att, const RowSqlLarge *large)
+{
+	StringInfoData sql;
+	ListCell   *lc;
+
+	initStringInfo(&sql);
+	foreach(lc, large->columns)
+	{
+		appendStringInfoString(&sql, sql.len > 0 ? " OR (" : "(");
+		row_sql_append_is_large(&sql, att, lfirst_int(lc), large->ntexts, large->nothers);
+		appendStringInfoString(&sql, ") IS TRUE");
+	}
+	return sql.len > 0 ? sql.data : "false";
+}
+
+/* The value of a field: with MEASURE as it is stored, with READ only if it is not large. */
+static void
+row_sql_append_value(StringInfo sql, const KaptureAttachment *att, int i, KaptureRowStatement statement, const RowSqlLarge *large)
+{
+	const KaptureMappedColumn *col = &att->columns[i];
+	char	   *value = kapture_row_value_sql(att, i);
+
+	if (value == NULL || (statement == KAPTURE_SQL_MEASURE && col->attnum == InvalidAttrNumber))
+		appendStringInfoString(sql, ", NULL");
+	else if (att->source_name)
+		appendStringInfo(sql, statement == KAPTURE_SQL_READ ? ", CASE WHEN NOT s.large THEN s.c%d END" : ", s.c%d", i);
+	else if (statement == KAPTURE_SQL_MEASURE)
+		appendStringInfo(sql, ", r.%s", row_sql_column(att, col->attnum, col->name));
+	else if (kapture_expression_is_any(att))
+		appendStringInfo(sql, ", CASE WHEN f.inside AND NOT f.large THEN %s END", value);
+	else if (statement == KAPTURE_SQL_READ && kapture_row_may_be_large(att, i))
+	{
+		appendStringInfoString(sql, ", CASE WHEN ");
+		row_sql_append_is_large(sql, att, col->attnum, large->ntexts, large->nothers);
+		appendStringInfo(sql, " THEN NULL ELSE %s END", value);
+	}
+	else
+		appendStringInfo(sql, ", %s", value);
+}
+
+/*
+ * ", value, ..., is any of them large, is it one of the filter's".  If there is a filter
+ * or an expression, the latter two are columns of a row "f", see
+ * row_sql_append_flags(): each is evaluated once, and neither the values of a row outside
+ * of the filter, nor, with READ, those made of large ones.
  */
 static void
-row_sql_append_values(StringInfo sql, const KaptureAttachment *att, KaptureRowStatement statement)
+row_sql_append_values(StringInfo sql, const KaptureAttachment *att, KaptureRowStatement statement, const RowSqlLarge *large)
 {
-	StringInfoData large;
-	int			ntexts = 0;
-	int			nothers = 0;
+	for (int i = 0; i < att->ncolumns; i++)
+		row_sql_append_value(sql, att, i, statement, large);
+	if (att->source_name)
+		appendStringInfoString(sql, ", f.large OR s.large IS TRUE, f.large OR (f.inside AND s.found IS TRUE)");
+	else if (kapture_expression_is_any(att))
+		appendStringInfoString(sql, ", f.large, f.inside");
+	else
+		appendStringInfo(sql, ", %s, true", statement == KAPTURE_SQL_READ ? row_sql_any_is_large(att, large) : "false");
+}
 
-	initStringInfo(&large);
+/*
+ * Returns the view that the values come from as "s", and the condition that its row is
+ * that of a row "r", in the current memory context.
+ */
+char *
+kapture_row_view_sql(const KaptureAttachment *att)
+{
+	StringInfoData sql;
+
+	initStringInfo(&sql);
+	appendStringInfo(&sql, "%s AS s WHERE ", kapture_row_relation_name(att->source));
+	for (int i = 0; i < att->nkeys; i++)
+		appendStringInfo(&sql, "%ss.%s::%s %s %s", i > 0 ? " AND " : "", quote_identifier(list_nth(att->source_keys, i)),
+						 row_sql_type(att->keys[i].compared_as, -1), row_sql_operator(att->keys[i].equals),
+						 row_sql_key(att, i));
+	return sql.data;
+}
+
+/*
+ * Appends a row "s" of the source, with the fields' values as columns "c0" and so on; of
+ * a row outside of the filter it is not looked for.
+ */
+static void
+row_sql_append_source(StringInfo sql, const KaptureAttachment *att)
+{
+	appendStringInfoString(sql, " LEFT JOIN LATERAL (SELECT x.*, 0");
+	for (int i = 0; i < att->ncolumns; i++)
+		appendStringInfo(sql, " + coalesce(pg_catalog.octet_length(x.c%d), 0)", i);
+	appendStringInfo(sql, " > %d AS large FROM (SELECT true AS found", ROW_SMALL_TEXT);
 	for (int i = 0; i < att->ncolumns; i++)
 	{
-		if (kapture_row_may_be_large(att, i))
-			*(row_sql_is_text(row_sql_column_type(att, i)) ? &ntexts : &nothers) += 1;
-	}
-	for (int i = 0; i < att->ncolumns; i++)
-	{
-		const char *name;
+		char	   *value = kapture_row_value_sql(att, i);
 
-		if (att->columns[i].attnum == InvalidAttrNumber)
-		{
-			appendStringInfoString(sql, ", NULL");
-			continue;
-		}
-		name = row_sql_column(att, att->columns[i].attnum, att->columns[i].name);
-		if (statement == KAPTURE_SQL_MEASURE)
-			appendStringInfo(sql, ", r.%s", name);
-		else if (statement == KAPTURE_SQL_READ_LARGE || !kapture_row_may_be_large(att, i))
-			appendStringInfo(sql, ", r.%s::text", name);
-		else
-		{
-			appendStringInfoString(sql, ", CASE WHEN ");
-			row_sql_append_is_large(sql, att, i, ntexts, nothers);
-			appendStringInfo(sql, " THEN NULL ELSE r.%s::text END", name);
-			appendStringInfoString(&large, large.len > 0 ? " OR (" : "(");
-			row_sql_append_is_large(&large, att, i, ntexts, nothers);
-			appendStringInfoString(&large, ") IS TRUE");
-		}
+		appendStringInfo(sql, ", %s AS c%d", value ? value : "NULL::text", i);
 	}
-	appendStringInfo(sql, ", %s", large.len > 0 ? large.data : "false");
+	appendStringInfo(sql, " FROM %s OFFSET 0) AS x) AS s ON f.inside AND NOT f.large", kapture_row_view_sql(att));
+}
+
+/* Appends the row "f", and "s" if the values come from a view. */
+static void
+row_sql_append_flags(StringInfo sql, const KaptureAttachment *att, KaptureRowStatement statement, const RowSqlLarge *large)
+{
+	char	   *is_large = statement == KAPTURE_SQL_READ ? row_sql_any_is_large(att, large) : "false";
+
+	if (!kapture_expression_is_any(att) && att->source_name == NULL)
+		return;
+	appendStringInfo(sql, " CROSS JOIN LATERAL (SELECT %s AS large, CASE WHEN %s THEN true ELSE %s IS TRUE END AS inside OFFSET 0) AS f",
+					 is_large, is_large, att->filter ? kapture_expression_sql(att, att->filter) : "true");
+	if (att->source_name)
+		row_sql_append_source(sql, att);
 }
 
 /*
@@ -262,6 +409,8 @@ char *
 kapture_row_sql(const KaptureAttachment *att, KaptureRowStatement statement)
 {
 	const char *id_column = row_sql_column(att, att->id_attnum, att->id_column);
+	bool		reads = statement == KAPTURE_SQL_READ || statement == KAPTURE_SQL_MEASURE || statement == KAPTURE_SQL_READ_LARGE;
+	RowSqlLarge large;
 	StringInfoData sql;
 
 	initStringInfo(&sql);
@@ -279,14 +428,21 @@ kapture_row_sql(const KaptureAttachment *att, KaptureRowStatement statement)
 	appendStringInfoString(&sql, "SELECT v.ord");
 	if (statement == KAPTURE_SQL_LOOK)
 		appendStringInfoString(&sql, ", r.tableoid");
+	else if (att->id_attnum == InvalidAttrNumber)
+		appendStringInfoString(&sql, ", NULL::text");
 	else
 		appendStringInfo(&sql, ", r.%s::text", id_column);
-	if (statement == KAPTURE_SQL_READ || statement == KAPTURE_SQL_MEASURE || statement == KAPTURE_SQL_READ_LARGE)
-		row_sql_append_values(&sql, att, statement);
+	if (reads)
+	{
+		row_sql_count_large(att, &large);
+		row_sql_append_values(&sql, att, statement, &large);
+	}
 	appendStringInfoString(&sql, " FROM ");
 	row_sql_append_unnest(&sql, att, false);
 	appendStringInfo(&sql, " JOIN %s AS r ON ", kapture_row_source(att));
 	kapture_row_append_match(&sql, att, "v.k", 1);
+	if (reads)
+		row_sql_append_flags(&sql, att, statement, &large);
 	if (statement == KAPTURE_SQL_LOCK)
 		appendStringInfoString(&sql, " FOR NO KEY UPDATE OF r SKIP LOCKED");
 	return sql.data;
@@ -334,8 +490,9 @@ row_sql_append_after(StringInfo sql, const KaptureAttachment *att)
 }
 
 /*
- * Returns the condition that rows "r" have no id, if "without_id" is set, and that
- * "condition" (NULL: none) holds for them, in the current memory context.
+ * Returns the condition that rows "r" have no id, if "without_id" is set, that they are
+ * the filter's, and in the view that the values come from, and that "condition" (NULL: none) holds for them, in the current memory
+ * context.
  */
 char *
 kapture_row_selection(const KaptureAttachment *att, bool without_id, const char *condition)
@@ -347,6 +504,10 @@ kapture_row_selection(const KaptureAttachment *att, bool without_id, const char 
 		appendStringInfo(&sql, "r.%s IS NULL", row_sql_column(att, att->id_attnum, att->id_column));
 	else
 		appendStringInfoString(&sql, "true");
+	if (att->filter)
+		appendStringInfo(&sql, " AND %s", kapture_expression_sql(att, att->filter));
+	if (att->source_name)
+		appendStringInfo(&sql, " AND EXISTS (SELECT FROM %s)", kapture_row_view_sql(att));
 	/* a comment at its end must not hide what follows */
 	if (condition)
 		appendStringInfo(&sql, " AND (%s\n)", condition);

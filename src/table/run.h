@@ -31,7 +31,8 @@ typedef struct KaptureRun
 	Oid			target;			/* table that results go to, or InvalidOid */
 	bool		restart;		/* do not go on with an interrupted one */
 
-	/* does the rows with these keys (char *) */
+	/* does the rows with these keys (char *), in the memory of the slice */
+	void	   *arg;			/* its own */
 	void		(*work) (struct KaptureRun *run, KaptureAttachment *att, List *keys);
 
 	/* what it does is "N rows of "table" ..." */

@@ -77,7 +77,7 @@ account_set(json_t *settings)
 	set.paged = paged;
 	set.page_repeats = repeats;
 	set.page_newest = newest;
-	for (int i = 0; i < N_APIS; i++)
+	for (int i = 0; i <= API_PULL; i++)
 	{
 		const char *key = json_string_value(json_object_get(keys, api_names[i]));
 

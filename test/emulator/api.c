@@ -475,8 +475,9 @@ perform_pull(json_t *object, Reply *reply)
 void
 api_perform(const ApiRequest *request, const char *authorization, const char *api_key, Reply *reply)
 {
-	if (!key_is_right(request->api, authorization) ||
-		(account.api_keys[request->api] && (!api_key || strcmp(api_key, account.api_keys[request->api]) != 0)))
+	const char *wanted = request->api <= API_PULL ? account.api_keys[request->api] : NULL;
+
+	if (!key_is_right(request->api, authorization) || (wanted && (!api_key || strcmp(api_key, wanted) != 0)))
 	{
 		answer_failed(reply, 401, "Invalid Auth Key");
 		return;

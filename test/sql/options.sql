@@ -104,7 +104,7 @@ SELECT try_option('pull_overlap', '0');
 BEGIN;
 SET LOCAL check_function_bodies = off;
 SELECT set_config('search_path', '', true);
-ALTER SERVER kapture OPTIONS (SET timeout '30', SET timezone 'EST');
+ALTER SERVER kapture OPTIONS (SET timeout '30', SET timezone 'EST5');
 ROLLBACK;
 SELECT try_option('max_connections', '0');
 SELECT try_option('max_connections', '1001');
@@ -121,7 +121,7 @@ SELECT try_option('max_response_size', '10');
 SELECT try_option('max_response_size', '2GB');
 SELECT try_option('timezone', 'Mars/Olympus');
 SELECT try_option('timezone', 'IST');
-SELECT try_option('timezone', 'EST');
+SELECT try_option('timezone', 'EST5');
 SELECT try_option('timezone', '+05:30');
 SELECT try_option('timezone', 'UTC+5:30');
 SELECT try_option('timezone', 'Asia/Kolkata-5:30');
@@ -145,7 +145,8 @@ CREATE USER MAPPING FOR CURRENT_USER SERVER kapture OPTIONS ("user" 'sword:fish'
 CREATE USER MAPPING FOR CURRENT_USER SERVER kapture OPTIONS ("user" '');
 CREATE USER MAPPING FOR CURRENT_USER SERVER kapture OPTIONS (password '');
 CREATE USER MAPPING FOR CURRENT_USER SERVER kapture OPTIONS (pull_auth_key 'Basic swordfish');
-CREATE USER MAPPING FOR CURRENT_USER SERVER kapture OPTIONS ("user" 'u', password 'p', auth_key 'k',
+CREATE USER MAPPING FOR CURRENT_USER SERVER kapture OPTIONS ("user" 'u', password 'p', auth_key 'k');
+CREATE USER MAPPING FOR CURRENT_USER SERVER kapture OPTIONS ("user" 'u', password 'p',
 	add_auth_key 'a', update_auth_key 'b', get_auth_key 'c', pull_auth_key 'd', headers '{"x-api-key": "swordfish", "X-TRACE": "d"}');
 ALTER USER MAPPING FOR CURRENT_USER SERVER kapture OPTIONS (SET headers '{"x-api-key": 1234567}');
 ALTER USER MAPPING FOR CURRENT_USER SERVER kapture OPTIONS (SET headers '{"Authorization": "swordfish"}');

@@ -172,7 +172,85 @@ like(error_of("ALTER USER MAPPING FOR CURRENT_USER SERVER kapture OPTIONS (SET a
 unlike(error_of("ALTER USER MAPPING FOR CURRENT_USER SERVER kapture OPTIONS (SET add_headers 'swordfish')"), qr/option "add_headers": "swordfish"/, 'is not repeated');
 sql("CREATE ROLE other LOGIN");
 is(sql("SET ROLE other; SELECT umoptions IS NULL FROM pg_user_mappings WHERE srvname = 'kapture'"), 't', 'nor shown to others');
-unlike(slurp_file($node->logfile), qr/secret-[augp]\b/, 'secrets are in no message of the log');
+unlike(join("\n", grep { !/statement: /i } split /\n/, slurp_file($node->logfile)), qr/secret-[augp]\b/, 'secrets are in no message of the log');
+
+# --- pulls of whole days in pages
+my @pages;
+
+# How many customers there are of March 14th, and how many of them a pull brings, by each way there is.
+sub pulls_all
+{
+	my ($name) = @_;
+	my $all = () = map { $_->{generated} =~ /^2021-03-14/ ? 1 : () } @{ emulator_get($emulator, 'customers') };
+
+	my $before = emulator_get($emulator, 'stats')->{requests};
+	is(sql("SELECT count(*) || ' ' || count(DISTINCT id) FROM kapture_pull_customers('2021-03-14', '2021-03-14')"), "$all $all", "$name: a pull brings all, each once");
+	@pages = grep { $_->{api} eq 'pull' } @{ emulator_get($emulator, "log?since=$before") };
+	is(sql("SELECT jsonb_array_length(kapture_pull('2021-03-14', '2021-03-14')->'message')"), $all, 'as JSON, too');
+	sql("TRUNCATE kapture_customers, kapture_contacts; CALL kapture_refresh('2021-03-14', '2021-03-14', restart => true)");
+	is(sql("SELECT count(*) FROM kapture_customers"), $all, 'and a refresh');
+	return;
+}
+
+# The offsets that were asked for.
+sub offsets { return join ' ', map { $_->{body} =~ /"offset": (\d+)/ ? $1 : '-' } @pages }
+
+fresh({ paged => \1, invalid_json => \1 });
+emulator_post($emulator, 'seed', { count => 250, from => '2021-03-14 00:00:00', to => '2021-03-14 23:59:59' });
+like(error_of("SELECT * FROM kapture_pull_customers('2021-03-14', '2021-03-14')"), qr/HV000.*Invalid Json.*"pull_form"/s, 'an account of pages does not take a range; the hint has the option');
+like(error_of("ALTER SERVER kapture OPTIONS (ADD pull_form 'paged')"), qr/HV00J.*"cm_id" is required.*"cmId" in the answers/s, 'pages need the number of the account');
+refused('pull_form', 'pages', qr/HV024.*must be "range" or "paged"/s);
+refused('pull_limit', '0', qr/HV024.*between 1 and 10000/s);
+my @paged = (pull_form => 'paged', cm_id => 2469);
+server(@paged);
+pulls_all('pages of a hundred');
+is(offsets(), '0 100 200 250', 'pages are asked for until one is empty');
+is($pages[0]{body}, '{"cm_id": 2469, "createStartDate": "2021-03-14", "createEndDate": "2021-03-15", "offset": 0, "limit": 100}', 'as such an account wants it');
+fresh({ paged => \1 }, @paged, pull_limit => 50);
+emulator_post($emulator, 'seed', { count => 100, from => '2021-03-14 00:00:00', to => '2021-03-14 23:59:59' });
+pulls_all('a full last page');
+is(offsets(), '0 50 100', 'is followed by an empty one');
+fresh({ paged => \1, page_rows => 37 }, @paged, pull_limit => 100);
+emulator_post($emulator, 'seed', { count => 250, from => '2021-03-14 00:00:00', to => '2021-03-14 23:59:59' });
+pulls_all('a limit that the account lowers');
+is(offsets(), '0 37 74 111 148 185 222 250', 'goes by what has come');
+# several days, some without customers, each pulled by itself
+fresh({ paged => \1 }, @paged, max_connections => 4);
+emulator_post($emulator, 'seed', { count => 900, from => '2021-03-12 00:00:00', to => '2021-03-16 23:59:59' });
+is(sql("SELECT count(DISTINCT id) FROM kapture_pull_customers('2021-03-01', '2021-03-31')"), 900, 'a month of pages');
+# customers who are added while pages are read
+foreach my $newest (\0, \1)
+{
+	fresh({ paged => \1, page_newest => $newest, page_grows => 7 }, @paged, pull_limit => 20);
+	emulator_post($emulator, 'seed', { count => 100, from => '2021-03-14 00:00:00', to => '2021-03-14 20:00:00' });
+	my $seeded = sql("SELECT count(DISTINCT id) || ' ' || (count(*) = count(DISTINCT id)) FROM kapture_pull_customers('2021-03-14', '2021-03-14') WHERE name LIKE 'Seeded%'");
+	is($seeded, '100 true', 'nobody who was there is lost or comes twice while others are added ' . ($$newest ? 'before' : 'behind'));
+}
+# the offset is left out of account
+fresh({ paged => \1, page_repeats => \1 }, @paged);
+emulator_post($emulator, 'seed', { count => 30, from => '2021-03-14 00:00:00', to => '2021-03-14 20:00:00' });
+pulls_all('an account that ignores the offset');
+emulator_post($emulator, 'seed', { count => 130, from => '2021-03-14 00:00:00', to => '2021-03-14 20:00:00' });
+like(error_of("SELECT * FROM kapture_pull_customers('2021-03-14', '2021-03-14')"), qr/HV000.*gives the same 100 customers on each page.*pull_limit/s, 'what it cannot give is an error');
+# a page that fails is asked for again, and so is a day that was interrupted
+fresh({ paged => \1 }, @paged);
+emulator_post($emulator, 'seed', { count => 250, from => '2021-03-14 00:00:00', to => '2021-03-14 20:00:00' });
+emulator_faults($emulator, { api => 'pull', action => 'drop_after', skip => 1, count => 1 });
+pulls_all('a page that is lost');
+emulator_faults($emulator, { api => 'pull', action => 'status', code => 400, body => '{"message": "No", "status": "failed"}', skip => 2 });
+sql("TRUNCATE kapture_customers, kapture_contacts");
+like(error_of("CALL kapture_refresh('2021-03-14', '2021-03-14', restart => true)"), qr/Kapture says: No/, 'a refresh ends in the middle of a day');
+is(sql("SELECT count(*) FROM kapture_customers"), 200, 'with two pages');
+emulator_faults($emulator);
+sql("CALL kapture_refresh('2021-03-14', '2021-03-14')");
+is(sql("SELECT count(*) FROM kapture_customers"), 250, 'and is completed by the next');
+# by itself
+sql("TRUNCATE kapture_customers, kapture_contacts");
+server(@paged, pull_interval => '1s', pull_since => '2021-03-13');
+poll_ok($node, "SELECT count(*) = 250 FROM kapture_customers", 'automatic pulls turn pages, too');
+sql("SELECT kapture_add_customer('{\"customer_name\": \"New\", \"phone\": \"9845765299\"}')");
+poll_ok($node, "SELECT count(*) = 1 FROM kapture_customers WHERE name = 'New'", 'and go on with who is new');
+server();
 
 $node->stop;
 done_testing();

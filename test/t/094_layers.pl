@@ -15,14 +15,15 @@ my %below = (
 	cluster => [qw(base)],
 	traffic => [qw(base)],
 	api => [qw(base traffic)],
-	table => [qw(base cluster traffic api)],
-	known => [qw(base cluster traffic api table)],
+	mapping => [qw(base cluster api)],
+	table => [qw(base cluster traffic api mapping)],
+	known => [qw(base cluster traffic api mapping table)],
 	calls => [qw(base cluster traffic api)],
-	push => [qw(base cluster traffic api calls table known)],
-	pull => [qw(base cluster traffic api table known)],
+	push => [qw(base cluster traffic api mapping calls table known)],
+	pull => [qw(base cluster traffic api mapping table known)],
 	fdw => [qw(base traffic api pull)],
-	observe => [qw(base cluster traffic api calls table known push)],
-	'.' => [qw(base cluster traffic api calls table known push pull fdw observe)]);
+	observe => [qw(base cluster traffic api mapping calls table known push pull)],
+	'.' => [qw(base cluster traffic api mapping calls table known push pull fdw observe)]);
 
 # names that "#include" would take for a directory of PostgreSQL's
 my @theirs = qw(catalog commands common foreign port storage utils);

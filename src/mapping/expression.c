@@ -1,0 +1,620 @@
+/*
+ * expression.c
+ *		Expressions over the rows of attached tables.
+ *
+ * A field of Kapture's may get its value from an expression over the columns of a
+ * row, and a filter says which rows go there.  They are given as SQL and understood
+ * like a CHECK: one row in scope, names resolved as in the session that attaches the
+ * table.  They are kept as text in which every name is qualified, so that a dump
+ * brings them along; nothing in the database depends on them, so that no migration of
+ * the application fails for them.
+ *
+ * The text follows what is renamed: before a command that renames something, the
+ * texts are understood, and written anew after it.  A text that is no longer
+ * understood, as a column or a function was dropped, is a problem of the table: its
+ * rows wait.
+ *
+ * Nothing is evaluated here, and nothing is understood in the transaction of a user
+ * who changes rows: which columns an expression reads is kept beside it.
+ */
+#include "postgres.h"
+
+#include "access/relation.h"
+#include "access/sysattr.h"
+#include "access/table.h"
+#include "access/transam.h"
+#include "catalog/pg_namespace.h"
+#include "catalog/pg_proc.h"
+#include "catalog/pg_type.h"
+#include "executor/spi.h"
+#include "miscadmin.h"
+#include "nodes/makefuncs.h"
+#include "nodes/nodeFuncs.h"
+#include "optimizer/optimizer.h"
+#include "parser/parse_coerce.h"
+#include "parser/parse_collate.h"
+#include "parser/parse_expr.h"
+#include "parser/parse_relation.h"
+#include "parser/parser.h"
+#include "storage/lmgr.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/fmgroids.h"
+#include "utils/guc.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/rel.h"
+#include "utils/regproc.h"
+#include "utils/ruleutils.h"
+
+#include "base/compat.h"
+#include "base/owner_sql.h"
+#include "base/user_code.h"
+#include "cluster/guard.h"
+#include "mapping/expression.h"
+
+/* What is being understood, for its errors. */
+typedef struct ExpressionSubject
+{
+	const char *text;
+	const char *field;			/* NULL: it is the filter */
+} ExpressionSubject;
+
+/* What an expression is about, in words. */
+static char *
+expression_name(const char *field)
+{
+	return field ? psprintf(_("the expression for the Kapture field \"%s\""), field) : pstrdup(_("the filter"));
+}
+
+/* Positions in errors are those in the expression, not in the user's statement. */
+static void
+expression_error_callback(void *arg)
+{
+	ExpressionSubject *subject = arg;
+	int			position = geterrposition();
+
+	if (position > 0)
+	{
+		errposition(0);
+		internalerrposition(position);
+		internalerrquery(subject->text);
+	}
+	if (subject->field)
+		errcontext("expression for the Kapture field \"%s\"", subject->field);
+	else
+		errcontext("argument \"filter\"");
+}
+
+/* ------------------------------------------------------------------------
+ * Understanding
+ * ------------------------------------------------------------------------
+ */
+
+/* The one expression that a text consists of; errors if it is another thing. */
+static Node *
+expression_parse_raw(const ExpressionSubject *subject)
+{
+	List	   *statements = raw_parser(subject->text, RAW_PARSE_PLPGSQL_EXPR);
+	SelectStmt *stmt = (SelectStmt *) linitial_node(RawStmt, statements)->stmt;
+	ResTarget  *target;
+
+	if (list_length(statements) != 1 || !IsA(stmt, SelectStmt) || list_length(stmt->targetList) != 1 ||
+		stmt->distinctClause || stmt->intoClause || stmt->fromClause || stmt->whereClause ||
+		stmt->groupClause || stmt->havingClause || stmt->windowClause || stmt->valuesLists ||
+		stmt->sortClause || stmt->limitOffset || stmt->limitCount || stmt->lockingClause ||
+		stmt->withClause || stmt->op != SETOP_NONE ||
+		(target = linitial_node(ResTarget, stmt->targetList))->name || target->indirection)
+		ereport(ERROR,
+				(errcode(ERRCODE_SYNTAX_ERROR),
+				 errmsg("%s is not one SQL expression: \"%s\"", expression_name(subject->field), subject->text),
+				 errhint("Give an expression over the columns of a row, as in a CHECK constraint.")));
+	return target->val;
+}
+
+/* Refuses what would look beyond the row. */
+static void
+expression_check_scope(const ParseState *pstate, const ExpressionSubject *subject)
+{
+	const char *what = pstate->p_hasSubLinks ? _("a subquery") :
+		pstate->p_hasAggs ? _("an aggregate function") :
+		pstate->p_hasWindowFuncs ? _("a window function") :
+		pstate->p_hasTargetSRFs ? _("a set-returning function") : NULL;
+
+	if (what)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("%s must not contain %s", expression_name(subject->field), what),
+				 errdetail("It is evaluated for one row, and sees no others.")));
+}
+
+/*
+ * Understands an expression over the rows of a table.  The result has its columns by
+ * number, and functions by oid.  Errors as parsing does.
+ */
+static Node *
+expression_parse(Relation rel, const char *text, const char *field)
+{
+	ExpressionSubject subject = {text, field};
+	ErrorContextCallback callback = {.callback = expression_error_callback, .arg = &subject, .previous = error_context_stack};
+	ParseState *pstate = make_parsestate(NULL);
+	ParseNamespaceItem *item;
+	Node	   *node;
+
+	error_context_stack = &callback;
+	pstate->p_sourcetext = text;
+	item = addRangeTableEntryForRelation(pstate, rel, AccessShareLock, NULL, false, true);
+	addNSItemToQuery(pstate, item, false, true, true);
+	node = transformExpr(pstate, expression_parse_raw(&subject), EXPR_KIND_SELECT_TARGET);
+	expression_check_scope(pstate, &subject);
+	if (field == NULL)
+		node = coerce_to_boolean(pstate, node, "filter");
+	else if (exprType(node) == UNKNOWNOID)
+		node = coerce_to_common_type(pstate, node, TEXTOID, "expression");
+	assign_expr_collations(pstate, node);
+	error_context_stack = callback.previous;
+	free_parsestate(pstate);
+	return node;
+}
+
+/* The text of an expression, with all names but those of columns qualified, in the current memory context. */
+static char *
+expression_deparse(Node *node, const char *alias, Oid relid, bool prefix)
+{
+	int			nestlevel = NewGUCNestLevel();
+	char	   *result;
+
+	(void) set_config_option("search_path", "pg_catalog, pg_temp", PGC_USERSET, PGC_S_SESSION,
+							 GUC_ACTION_SAVE, true, 0, false);
+	result = deparse_expression(node, deparse_context_for(alias, relid), prefix, false);
+	AtEOXact_GUC(false, nestlevel);
+	return result;
+}
+
+/* ------------------------------------------------------------------------
+ * What a user gives
+ * ------------------------------------------------------------------------
+ */
+
+/* What an expression depends on, besides the row. */
+typedef struct ExpressionWalk
+{
+	const char *field;
+	bool		time;			/* now() and its like */
+	Oid			function;		/* a STABLE one outside of pg_catalog */
+} ExpressionWalk;
+
+static bool
+expression_tells_time(Oid funcid)
+{
+	return funcid == F_NOW || funcid == F_TRANSACTION_TIMESTAMP || funcid == F_STATEMENT_TIMESTAMP ||
+		funcid == F_AGE_TIMESTAMPTZ || funcid == F_AGE_TIMESTAMP;
+}
+
+static bool
+expression_walk_function(Oid funcid, void *context)
+{
+	ExpressionWalk *walk = context;
+	char		volatility = func_volatile(funcid);
+
+	if (volatility == PROVOLATILE_VOLATILE)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_OBJECT_DEFINITION),
+				 errmsg("%s must not call the volatile function %s", expression_name(walk->field), format_procedure(funcid)),
+				 errdetail("The value must follow from the row: only functions that are IMMUTABLE or STABLE can be called.")));
+	if (funcid < FirstNormalObjectId && !kapture_user_code_is_harmless(funcid))
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("%s must not call function %s", expression_name(walk->field), format_procedure(funcid)),
+				 errdetail("Not everybody may execute it, or it runs what its arguments name.")));
+	if (expression_tells_time(funcid))
+		walk->time = true;
+	else if (volatility == PROVOLATILE_STABLE && get_func_namespace(funcid) != PG_CATALOG_NAMESPACE)
+		walk->function = funcid;
+	return false;
+}
+
+static bool
+expression_walk(Node *node, void *context)
+{
+	ExpressionWalk *walk = context;
+
+	if (node == NULL)
+		return false;
+	if (IsA(node, NextValueExpr))
+		(void) expression_walk_function(F_NEXTVAL, context);
+	if (IsA(node, SQLValueFunction) && ((SQLValueFunction *) node)->op <= SVFOP_LOCALTIMESTAMP_N)
+		walk->time = true;
+	(void) check_functions_in_node(node, expression_walk_function, context);
+	return expression_tree_walker(node, expression_walk, context);
+}
+
+/* Refuses what cannot be sent, and says which changes of the value will not be noticed. */
+static void
+expression_check_functions(Node *node, const char *field)
+{
+	ExpressionWalk walk = {.field = field};
+
+	(void) expression_walk(node, &walk);
+	if (walk.time)
+		ereport(NOTICE,
+				(errmsg("%s depends on the time", expression_name(field)),
+				 errdetail("Its value changes without a change of the row, which is not noticed."),
+				 errhint("Have the rows sent again on a schedule.")));
+	else if (OidIsValid(walk.function))
+		ereport(NOTICE,
+				(errmsg("%s calls function %s, which may read more than the row",
+						expression_name(field), format_procedure(walk.function)),
+				 errdetail("Changes of what else it reads are not noticed."),
+				 errhint("If it reads nothing else, declare it IMMUTABLE.")));
+}
+
+/* Fills in the names of the columns that an expression reads. */
+static void
+expression_take_reads(KaptureGivenExpression *given, Node *node, Relation rel, const char *field)
+{
+	Bitmapset  *attnums = NULL;
+
+	pull_varattnos(node, 1, &attnums);
+	for (int i = -1; (i = bms_next_member(attnums, i)) >= 0;)
+	{
+		AttrNumber	attnum = i + FirstLowInvalidHeapAttributeNumber;
+		Form_pg_attribute attr;
+
+		if (attnum < 0)
+			ereport(ERROR,
+					(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+					 errmsg("%s must not read system columns", expression_name(field))));
+		if (attnum == 0)
+		{
+			given->reads_all = true;
+			continue;
+		}
+		attr = TupleDescAttr(RelationGetDescr(rel), attnum - 1);
+		if (attr->attgenerated == ATTRIBUTE_GENERATED_VIRTUAL)
+			ereport(ERROR,
+					(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+					 errmsg("%s must not read column \"%s\"", expression_name(field), NameStr(attr->attname)),
+					 errdetail("It is computed when it is read, so no trigger sees it change."),
+					 errhint("Make it a stored generated column, or write the columns that it is made of.")));
+		given->reads = lappend(given->reads, pstrdup(NameStr(attr->attname)));
+	}
+}
+
+/*
+ * Takes an expression over the rows of a table that a user gives for a field, or, if
+ * "field" is NULL, as filter, in the current memory context.  Names are those of the
+ * session.  Errors as parsing does; 0A000 for what sees more than the row, 42P17 for
+ * volatile functions, 42501 for functions that the table's owner is not to run so.
+ */
+KaptureGivenExpression *
+kapture_expression_take(Relation rel, const char *text, const char *field)
+{
+	KaptureGivenExpression *given = palloc0(sizeof(KaptureGivenExpression));
+	Node	   *node = expression_parse(rel, text, field);
+
+	expression_check_functions(node, field);
+	expression_take_reads(given, node, rel, field);
+	given->text = expression_deparse(node, RelationGetRelationName(rel), RelationGetRelid(rel), false);
+	return given;
+}
+
+/*
+ * Returns the names of the columns that an expression reads as the text of an array,
+ * NULL if it reads the whole row, in the current memory context.
+ */
+char *
+kapture_expression_reads(const KaptureGivenExpression *expression)
+{
+	Datum	   *names = palloc(sizeof(Datum) * (list_length(expression->reads) + 1));
+	int			n = 0;
+	ListCell   *lc;
+
+	if (expression->reads_all)
+		return NULL;
+	foreach(lc, expression->reads)
+		names[n++] = CStringGetTextDatum(lfirst(lc));
+	return OidOutputFunctionCall(F_ARRAY_OUT,
+								 PointerGetDatum(construct_array(names, n, TEXTOID, -1, false, TYPALIGN_INT)));
+}
+
+/* ------------------------------------------------------------------------
+ * What is kept
+ * ------------------------------------------------------------------------
+ */
+
+/*
+ * Tells whether an attachment has expressions, or a filter.
+ */
+bool
+kapture_expression_is_any(const KaptureAttachment *att)
+{
+	for (int i = 0; i < att->ncolumns; i++)
+	{
+		if (att->columns[i].expression)
+			return true;
+	}
+	return att->filter != NULL;
+}
+
+/* For expression_do_prepare(). */
+typedef struct ExpressionPrepare
+{
+	const KaptureAttachment *att;
+	bool		again;			/* they have been understood before */
+	const char *field;			/* of the one that is being understood */
+} ExpressionPrepare;
+
+/* The relation whose rows an expression is over. */
+static Oid
+expression_relation(const KaptureAttachment *att, const KaptureExpression *expression)
+{
+	return att->source_name && expression != att->filter ? att->source : att->root;
+}
+
+/* Understands one expression as it is kept, into the memory of its attachment. */
+static void
+expression_prepare(Relation rel, KaptureExpression *expression, const ExpressionPrepare *prepare)
+{
+	Node	   *node = expression_parse(rel, expression->text, prepare->field);
+	MemoryContext old;
+
+	if (prepare->again)
+		return;
+	old = MemoryContextSwitchTo(GetMemoryChunkContext(expression));
+	expression->node = copyObject(node);
+	MemoryContextSwitchTo(old);
+}
+
+/*
+ * Understands the expressions of an attachment, as the table's owner.  That runs no
+ * code but the input functions of types.
+ */
+static void
+expression_do_prepare(void *arg)
+{
+	ExpressionPrepare *prepare = arg;
+	const KaptureAttachment *att = prepare->att;
+	Relation	rel = relation_open(att->root, AccessShareLock);
+	Relation	source = att->source_name ? relation_open(att->source, AccessShareLock) : rel;
+	int			nestlevel = NewGUCNestLevel();
+	Oid			userid;
+	int			sec_context;
+
+	GetUserIdAndSecContext(&userid, &sec_context);
+	SetUserIdAndSecContext(rel->rd_rel->relowner, sec_context | SECURITY_RESTRICTED_OPERATION);
+	(void) set_config_option("search_path", "pg_catalog, pg_temp", PGC_USERSET, PGC_S_SESSION,
+							 GUC_ACTION_SAVE, true, 0, false);
+	for (int i = 0; i < att->ncolumns; i++)
+	{
+		prepare->field = att->columns[i].field;
+		if (att->columns[i].expression)
+			expression_prepare(source, att->columns[i].expression, prepare);
+	}
+	prepare->field = NULL;
+	if (att->filter)
+		expression_prepare(rel, att->filter, prepare);
+	AtEOXact_GUC(false, nestlevel);
+	SetUserIdAndSecContext(userid, sec_context);
+	if (source != rel)
+		relation_close(source, NoLock);
+	relation_close(rel, NoLock);
+}
+
+/* Tries to understand the expressions of an attachment. */
+static void
+expression_try(const KaptureAttachment *att, bool again)
+{
+	ExpressionPrepare prepare = {att, again, NULL};
+	ErrorData  *error = kapture_guard_step(expression_do_prepare, &prepare);
+
+	if (error && kapture_guard_will_pass(error))
+		ReThrowError(error);
+	att->computing->parsed = true;
+	if (error)
+		att->computing->problem = MemoryContextStrdup(GetMemoryChunkContext(att->computing),
+													  psprintf("%s of table \"%s\" cannot be evaluated: %s",
+															   expression_name(prepare.field), get_rel_name(att->root), error->message));
+}
+
+/*
+ * kapture_expression_problem
+ *		Returns why the expressions of an attachment cannot be evaluated, in its
+ *		memory; NULL if they can, or if it has none.  Needs a transaction, but for
+ *		the latter.  Errors: what says nothing of the expressions, such as a cancel.
+ */
+char *
+kapture_expression_problem(const KaptureAttachment *att)
+{
+	if (!att->computing->parsed && kapture_expression_is_any(att))
+		expression_try(att, false);
+	return att->computing->problem;
+}
+
+/*
+ * kapture_expression_recheck
+ *		After an error of a row: has something that an expression uses been dropped
+ *		just now?  Then it is a problem of the table.
+ */
+void
+kapture_expression_recheck(const KaptureAttachment *att)
+{
+	if (att->computing->parsed && att->computing->problem == NULL)
+		expression_try(att, true);
+}
+
+/*
+ * kapture_expression_sql
+ *		Returns an expression of an attachment, over columns of a row "r", or "s" of
+ *		its source, in parentheses, in the current memory context.  Errors (55000) if it cannot be
+ *		evaluated.
+ */
+char *
+kapture_expression_sql(const KaptureAttachment *att, const KaptureExpression *expression)
+{
+	char	   *problem = kapture_expression_problem(att);
+
+	if (problem)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg_internal("%s", problem)));
+	return psprintf("(%s)", expression_deparse((Node *) expression->node,
+											   expression_relation(att, expression) == att->root ? "r" : "s",
+											   expression_relation(att, expression), true));
+}
+
+/* ------------------------------------------------------------------------
+ * Following what is renamed
+ * ------------------------------------------------------------------------
+ */
+
+/* An expression before a command that renames something. */
+typedef struct ExpressionText
+{
+	Oid			relid;
+	int32		attachment_id;
+	int			bit;			/* -1: the filter, -2: the source */
+	char	   *text;
+	Node	   *node;
+} ExpressionText;
+
+/*
+ * kapture_expression_relations
+ *		Returns the oids of attached tables that have expressions, a filter or a source, as
+ *		a list in the current memory context.
+ */
+List *
+kapture_expression_relations(void)
+{
+	Oid			relid = kapture_catalog_relid(KAPTURE_TABLE_COLUMN);
+	List	   *relids = NIL;
+	char	   *texts;
+
+	if (!OidIsValid(relid) || get_attnum(relid, "expression") == InvalidAttrNumber)
+		return NIL;
+	texts = kapture_own_text("SELECT string_agg(relation::oid::text, ' ') FROM @.kapture_attachment AS a WHERE filter IS NOT NULL OR source IS NOT NULL"
+							 " OR EXISTS (SELECT FROM @.kapture_column AS c WHERE c.attachment_id = a.attachment_id AND expression IS NOT NULL)",
+							 0, NULL, NULL);
+	for (char *text = texts ? strtok(texts, " ") : NULL; text; text = strtok(NULL, " "))
+		relids = lappend_oid(relids, (Oid) strtoul(text, NULL, 10));
+	return relids;
+}
+
+static List *
+expression_add_text(List *texts, const KaptureAttachment *att, int bit, const KaptureExpression *expression)
+{
+	ExpressionText *text = palloc(sizeof(ExpressionText));
+
+	text->relid = expression_relation(att, expression);
+	text->attachment_id = att->id;
+	text->bit = bit;
+	text->text = expression->text;
+	text->node = (Node *) expression->node;
+	return lappend(texts, text);
+}
+
+static List *
+expression_add_source(List *texts, const KaptureAttachment *att)
+{
+	ExpressionText *text = palloc0(sizeof(ExpressionText));
+
+	text->relid = att->source;
+	text->attachment_id = att->id;
+	text->bit = -2;
+	text->text = att->source_name;
+	return lappend(texts, text);
+}
+
+/* Adds the expressions of a table, unless somebody has locked it, or they are not understood. */
+static List *
+expression_add_texts(List *texts, Oid relid)
+{
+	Relation	rel;
+	KaptureAttachment *att;
+
+	if (!ConditionalLockRelationOid(relid, AccessShareLock))
+		return texts;
+	rel = try_relation_open(relid, NoLock);
+	att = rel ? kapture_catalog_attachment(rel) : NULL;
+	if (att && att->root == relid && OidIsValid(att->source))
+		texts = expression_add_source(texts, att);
+	if (att && att->root == relid && kapture_expression_is_any(att) && kapture_expression_problem(att) == NULL)
+	{
+		for (int i = 0; i < att->ncolumns; i++)
+		{
+			if (att->columns[i].expression)
+				texts = expression_add_text(texts, att, att->columns[i].bit, att->columns[i].expression);
+		}
+		if (att->filter)
+			texts = expression_add_text(texts, att, -1, att->filter);
+	}
+	if (rel)
+		relation_close(rel, NoLock);
+	/* or a command on the table itself might wait for another one like it, and that for this one */
+	UnlockRelationOid(relid, AccessShareLock);
+	return texts;
+}
+
+/*
+ * kapture_expression_before_rename
+ *		Returns what kapture_expression_after_rename() wants, in the current memory
+ *		context, before a command that renames something, or moves it to another
+ *		schema.
+ */
+List *
+kapture_expression_before_rename(void)
+{
+	List	   *texts = NIL;
+	ListCell   *lc;
+
+	foreach(lc, kapture_expression_relations())
+		texts = expression_add_texts(texts, lfirst_oid(lc));
+	return texts;
+}
+
+static void
+expression_store_text(const ExpressionText *text, const char *now)
+{
+	Oid			types[3] = {INT4OID, TEXTOID, INT4OID};
+	Datum		values[3] = {Int32GetDatum(text->attachment_id), CStringGetTextDatum(now), Int32GetDatum(text->bit)};
+
+	if (text->bit == -2)
+		(void) kapture_own_execute("UPDATE @.kapture_attachment SET source = $2 WHERE attachment_id = $1", 2, types, values);
+	else if (text->bit == -1)
+		(void) kapture_own_execute("UPDATE @.kapture_attachment SET filter = $2 WHERE attachment_id = $1", 2, types, values);
+	else
+		(void) kapture_own_execute("UPDATE @.kapture_column SET expression = $2 WHERE attachment_id = $1 AND bit = $3",
+								   3, types, values);
+}
+
+/*
+ * kapture_expression_after_rename
+ *		Writes the texts of expressions anew, after the command.  Returns whether one
+ *		has changed.
+ */
+bool
+kapture_expression_after_rename(List *texts)
+{
+	bool		changed = false;
+	ListCell   *lc;
+
+	if (texts == NIL)
+		return false;
+	CommandCounterIncrement();
+	foreach(lc, texts)
+	{
+		ExpressionText *text = lfirst(lc);
+		const char *name = get_rel_name(text->relid);
+		char	   *now;
+
+		if (name == NULL)
+			continue;
+		now = text->node ? expression_deparse(text->node, name, text->relid, false) :
+			quote_qualified_identifier(get_namespace_name(get_rel_namespace(text->relid)), name);
+		if (strcmp(now, text->text) == 0)
+			continue;
+		expression_store_text(text, now);
+		changed = true;
+	}
+	return changed;
+}

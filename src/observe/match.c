@@ -1,0 +1,313 @@
+/*
+ * match.c
+ *		kapture_match(): which rows of an attached table are in Kapture already?
+ *
+ * Rows without an id are taken in slices, in order of the key, and Kapture is asked
+ * for their phone and their email.  What was found is kept until the end, since two
+ * rows may be one customer.  Ids are handed to the worker, which writes them into
+ * the rows as it does with those of Adds: as their owner, and where there is none.
+ */
+#include "postgres.h"
+
+#include "catalog/pg_type.h"
+#include "executor/spi.h"
+#include "fmgr.h"
+#include "funcapi.h"
+#include "miscadmin.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/hsearch.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/tuplestore.h"
+
+#include "api/argument.h"
+#include "api/option.h"
+#include "base/catalog.h"
+#include "base/owner_sql.h"
+#include "base/user_code.h"
+#include "observe/ask.h"
+#include "table/attach.h"
+#include "table/row_io.h"
+#include "table/row_sql.h"
+
+PG_FUNCTION_INFO_V1(kapture_match);
+
+/* Rows read and asked for together. */
+#define MATCH_SLICE			500
+
+/* Ids handed to the worker by one statement. */
+#define MATCH_WRITE			1000
+
+/* A row of which a customer was found. */
+typedef struct MatchFound
+{
+	char	   *row_key;
+	int64		customer_id;	/* 0: there are two */
+	const char *found_by;
+	char	   *problem;
+} MatchFound;
+
+/* An id, and the row that has it. */
+typedef struct MatchId
+{
+	int64		customer_id;
+	MatchFound *first;			/* NULL: a row that has it in the table */
+} MatchId;
+
+typedef struct Match
+{
+	MemoryContext context;
+	KaptureAttachment *att;
+	Oid			owner;			/* of the table */
+	char	   *server;
+	char	   *timezone;
+	int			phone;			/* column, or -1 */
+	int			email;
+	HTAB	   *ids;			/* of MatchId */
+	List	   *found;			/* of MatchFound */
+} Match;
+
+/* The column that feeds a field, or -1. */
+static int
+match_column(const KaptureAttachment *att, const char *field)
+{
+	for (int i = 0; i < att->ncolumns; i++)
+	{
+		if (strcmp(att->columns[i].field, field) == 0)
+			return i;
+	}
+	return -1;
+}
+
+/* Takes in the ids that rows have; runs as the owner of the table. */
+static void
+match_read_ids(void *arg)
+{
+	Match	   *match = arg;
+	const char *id = psprintf("r.%s::text", quote_identifier(match->att->id_column));
+
+	if (kapture_user_code_execute(psprintf("SELECT %s FROM %s AS r WHERE %s IS NOT NULL AND %s NOT IN ('', '0')",
+										   id, kapture_row_source(match->att), id, id),
+								  0, NULL, NULL, NULL, true) != SPI_OK_SELECT)
+		elog(ERROR, "could not read the ids of rows");
+	for (uint64 i = 0; i < SPI_processed; i++)
+	{
+		int64		value = pg_strtoint64(SPI_getvalue(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 1));
+		MatchId    *entry = hash_search(match->ids, &value, HASH_ENTER, NULL);
+
+		entry->first = NULL;
+	}
+}
+
+static void
+match_begin(Match *match, KaptureAttachment *att)
+{
+	HASHCTL		info = {.keysize = sizeof(int64), .entrysize = sizeof(MatchId), .hcxt = CurrentMemoryContext};
+	ErrorData  *error;
+
+	match->context = CurrentMemoryContext;
+	match->att = att;
+	match->owner = kapture_catalog_owner(att->root);
+	match->server = att->server;
+	match->timezone = pstrdup(kapture_server_get(att->server, match->owner)->timezone);
+	match->phone = match_column(att, "phone");
+	match->email = match_column(att, "email_id");
+	match->ids = hash_create("kapture_sync ids of rows", 1024, &info, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+	error = kapture_row_run(att, NULL, match_read_ids, match);
+	if (error)
+		ReThrowError(error);
+}
+
+/* A row's value for a column, NULL if there is none. */
+static const char *
+match_value(const KaptureRow *row, int column)
+{
+	const char *value = column >= 0 ? row->values[column] : NULL;
+
+	return value && value[strspn(value, " ")] != '\0' ? value : NULL;
+}
+
+/* Keeps what was found of a row, in the memory of the call. */
+static void
+match_keep(Match *match, const KaptureRow *row, const KaptureSearch *search)
+{
+	int64		by_phone = search->by_phone;
+	int64		by_email = search->by_email;
+	MemoryContext old = MemoryContextSwitchTo(match->context);
+	MatchFound *found = palloc0(sizeof(MatchFound));
+	MatchId    *entry;
+	bool		known;
+
+	found->row_key = pstrdup(row->row_key);
+	found->found_by = by_phone && by_email ? "both" : by_phone ? "phone" : "email";
+	match->found = lappend(match->found, found);
+	if (by_phone && by_email && by_phone != by_email)
+		found->problem = kapture_ask_conflict(search);
+	else
+	{
+		found->customer_id = by_phone ? by_phone : by_email;
+		entry = hash_search(match->ids, &found->customer_id, HASH_ENTER, &known);
+		if (!known)
+			entry->first = found;
+		else if (entry->first == NULL)
+			found->problem = "another row has this id";
+		else
+		{
+			found->problem = psprintf("the row with key \"%s\" is the same customer", entry->first->row_key);
+			if (entry->first->problem == NULL)
+				entry->first->problem = psprintf("the row with key \"%s\" is the same customer", found->row_key);
+		}
+	}
+	MemoryContextSwitchTo(old);
+}
+
+/* Asks for the rows of a slice. */
+static void
+match_ask(Match *match, List *rows)
+{
+	List	   *searches = NIL;
+	List	   *asked = NIL;
+	ListCell   *lc;
+	int			n = 0;
+
+	foreach(lc, rows)
+	{
+		KaptureRow *row = lfirst(lc);
+		KaptureSearch *search;
+
+		if (row->outcome != KAPTURE_ROW_DONE || row->outside || row->customer_id != 0)
+			continue;
+		search = palloc0(sizeof(KaptureSearch));
+		search->phone = match_value(row, match->phone);
+		search->email = match_value(row, match->email);
+		searches = lappend(searches, search);
+		asked = lappend(asked, row);
+	}
+	kapture_ask(match->server, match->owner, searches);
+	foreach(lc, asked)
+	{
+		const KaptureSearch *search = list_nth(searches, n++);
+
+		if (search->by_phone != 0 || search->by_email != 0)
+			match_keep(match, lfirst(lc), search);
+	}
+}
+
+/* Reads and asks for the rows with these keys. */
+static void
+match_rows(Match *match, List *keys)
+{
+	List	   *rows = NIL;
+	ListCell   *lc;
+
+	foreach(lc, keys)
+	{
+		KaptureRow *row = palloc0(sizeof(KaptureRow));
+
+		row->context = CurrentMemoryContext;
+		row->row_key = lfirst(lc);
+		rows = lappend(rows, row);
+	}
+	kapture_row_read_all(match->att, match->timezone, rows);
+	match_ask(match, rows);
+}
+
+/* Hands ids to the worker. */
+static void
+match_write(Match *match)
+{
+	Oid			types[3] = {INT4OID, TEXTARRAYOID, INT8ARRAYOID};
+	Datum		values[3] = {Int32GetDatum(match->att->id)};
+	Datum	   *keys = palloc(sizeof(Datum) * MATCH_WRITE);
+	Datum	   *ids = palloc(sizeof(Datum) * MATCH_WRITE);
+	int			n = 0;
+	ListCell   *lc;
+
+	foreach(lc, match->found)
+	{
+		MatchFound *found = lfirst(lc);
+
+		if (found->problem == NULL)
+		{
+			keys[n] = CStringGetTextDatum(found->row_key);
+			ids[n++] = Int64GetDatum(found->customer_id);
+		}
+		if (n == 0 || (n < MATCH_WRITE && lnext(match->found, lc) != NULL))
+			continue;
+		values[1] = PointerGetDatum(construct_array(keys, n, TEXTOID, -1, false, TYPALIGN_INT));
+		values[2] = PointerGetDatum(construct_array(ids, n, INT8OID, 8, FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
+		(void) kapture_own_execute("INSERT INTO @.kapture_delivery AS d (attachment_id, row_key, state, changed, captured_at,"
+								   " attempts, last_attempt, next_attempt, customer_id)"
+								   " SELECT $1, v.row_key, 'retry', 0, now(), 0, now(), now(), v.customer_id"
+								   " FROM unnest($2, $3) AS v(row_key, customer_id)"
+								   " ON CONFLICT (hashtextextended(row_key, 0), hashtextextended(row_key, 1), attachment_id)"
+								   " DO UPDATE SET customer_id = excluded.customer_id, state = 'retry', next_attempt = now()"
+								   " WHERE d.state <> 'sending' AND d.customer_id IS NULL AND d.in_doubt IS NULL",
+								   lengthof(types), types, values);
+		n = 0;
+	}
+	kapture_attach_announce();
+	if (match->att->paused)
+		ereport(NOTICE,
+				(errmsg("the ids are written when table \"%s\" is no longer paused", get_rel_name(match->att->root)),
+				 errhint("Use kapture_resume().")));
+}
+
+static void
+match_put(ReturnSetInfo *rsinfo, const MatchFound *found)
+{
+	Datum		values[4];
+	bool		nulls[4] = {0};
+
+	values[0] = CStringGetTextDatum(found->row_key);
+	values[1] = Int64GetDatum(found->customer_id);
+	nulls[1] = found->customer_id == 0;
+	values[2] = CStringGetTextDatum(found->found_by);
+	nulls[3] = found->problem == NULL;
+	values[3] = found->problem ? CStringGetTextDatum(found->problem) : (Datum) 0;
+	tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
+}
+
+/*
+ * kapture_match(relation regclass, write boolean)
+ *		returns table(row_key text, kapture_customer_id bigint, found_by text, problem text)
+ *
+ * Errors: those of kapture_attach_find(), of reading the table as its owner and
+ * of kapture_fetch_next().
+ */
+Datum
+kapture_match(PG_FUNCTION_ARGS)
+{
+	KaptureAttachment *att = kapture_attach_find(fcinfo, AccessShareLock);
+	Match		match = {0};
+	MemoryContext slice;
+	MemoryContext old = CurrentMemoryContext;
+	char	   *after = NULL;
+	int			n;
+	ListCell   *lc;
+
+	kapture_argument_check_null(fcinfo, 1, "write");
+	InitMaterializedSRF(fcinfo, 0);
+	match_begin(&match, att);
+	slice = AllocSetContextCreate(CurrentMemoryContext, "kapture_sync slice", ALLOCSET_DEFAULT_SIZES);
+	do
+	{
+		List	   *keys;
+
+		MemoryContextSwitchTo(slice);
+		keys = kapture_row_keys_after(att, true, NULL, after, MATCH_SLICE);
+		n = list_length(keys);
+		if (n > 0)
+			match_rows(&match, keys);
+		MemoryContextSwitchTo(old);
+		if (n > 0)
+			after = pstrdup(llast(keys));
+		MemoryContextReset(slice);
+	} while (n == MATCH_SLICE);
+	if (PG_GETARG_BOOL(1))
+		match_write(&match);
+	foreach(lc, match.found)
+		match_put((ReturnSetInfo *) fcinfo->resultinfo, lfirst(lc));
+	PG_RETURN_NULL();
+}

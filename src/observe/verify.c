@@ -1,0 +1,660 @@
+/*
+ * verify.c
+ *		kapture_verify(): are rows of an attached table what Kapture has?
+ *
+ * Rows are taken in slices, in order of the key.  Those for which nothing waits are
+ * asked for, as many at a time as max_connections and rate_limit allow (fetch.c).
+ * Between reading a row and Kapture's answer, time passes: a row that seems to
+ * differ is read again, and if it has changed, or something waits for it by now, it
+ * is not called different: the one is asked for again, the other one waits.
+ *
+ * A slice's rows and answers are all that is in memory.  Tables are read as their
+ * owner, with whose key Kapture is asked, as the worker does.
+ */
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "access/xact.h"
+#include "catalog/pg_class.h"
+#include "catalog/pg_type.h"
+#include "executor/spi.h"
+#include "fmgr.h"
+#include "funcapi.h"
+#include "miscadmin.h"
+#include "utils/builtins.h"
+#include "utils/hsearch.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/tuplestore.h"
+
+#include "api/argument.h"
+#include "api/columns.h"
+#include "api/option.h"
+#include "base/catalog.h"
+#include "base/owner_sql.h"
+#include "base/user_code.h"
+#include "mapping/condition.h"
+#include "observe/compare.h"
+#include "pull/fetch.h"
+#include "table/attach.h"
+#include "table/capture.h"
+#include "table/capture_buffer.h"
+#include "table/inbox.h"
+#include "table/row_io.h"
+#include "table/row_sql.h"
+#include "table/run.h"
+
+PG_FUNCTION_INFO_V1(kapture_verify);
+PG_FUNCTION_INFO_V1(kapture_verify_into);
+
+/* Rows read and asked for together. */
+#define VERIFY_SLICE		500
+
+/* Customers whose answers are compared at once, and bytes they have by then. */
+#define VERIFY_PAGE			50
+#define VERIFY_PAGE_BYTES	(1024 * 1024)
+
+/* How often a row is asked for that changes all the time. */
+#define VERIFY_TRIES		3
+
+#define VERIFY_COLUMNS		6	/* of a result */
+
+typedef struct Verify
+{
+	MemoryContext context;
+	bool		repair;
+	HTAB	   *shared;			/* ids that several rows have; NULL: not read yet */
+	Oid			target;			/* table for results, or InvalidOid: */
+	ReturnSetInfo *rsinfo;
+
+	/* of this slice */
+	KaptureAttachment *att;
+	char	   *server;
+	char	   *timezone;
+	Oid			owner;			/* of the table */
+	KaptureComparer *comparer;
+
+	/* what could not be compared, as bits */
+	int64		masked;
+	int64		untold;
+} Verify;
+
+/* A field that is not what Kapture has. */
+typedef struct VerifyField
+{
+	int			column;
+	bool		not_emptied;
+	char	   *there;
+} VerifyField;
+
+typedef struct VerifyItem
+{
+	KaptureRow	row;
+	char	   *problem;		/* of the whole row; NULL: see fields */
+	char	   *there;			/* what Kapture has, for such a problem */
+	List	   *fields;			/* of VerifyField */
+	bool		ask;			/* Kapture is to be asked, or was and is to be confirmed */
+	bool		again;			/* the row has changed since */
+} VerifyItem;
+
+/* ------------------------------------------------------------------------
+ * Results
+ * ------------------------------------------------------------------------
+ */
+
+static Datum
+verify_text(const char *text, bool *isnull)
+{
+	*isnull = text == NULL;
+	return text ? CStringGetTextDatum(text) : (Datum) 0;
+}
+
+/* Writes a result into the caller's table, as the caller. */
+static void
+verify_insert(Verify *verify, Datum *values, bool *isnull)
+{
+	static const Oid types[VERIFY_COLUMNS] = {TEXTOID, INT8OID, TEXTOID, TEXTOID, TEXTOID, TEXTOID};
+	char		nulls[VERIFY_COLUMNS + 1] = {0};
+
+	for (int i = 0; i < VERIFY_COLUMNS; i++)
+		nulls[i] = isnull[i] ? 'n' : ' ';
+	SPI_connect();
+	if (SPI_execute_with_args(psprintf("INSERT INTO %s (row_key, kapture_customer_id, problem, field, here, there)"
+									   " VALUES ($1, $2, $3, $4, $5, $6)", kapture_row_relation_name(verify->target)),
+							  VERIFY_COLUMNS, (Oid *) types, values, nulls, false, 0) < 0)
+		elog(ERROR, "could not write into \"%s\"", get_rel_name(verify->target));
+	SPI_finish();
+}
+
+static void
+verify_put(Verify *verify, const VerifyItem *item, const char *problem, const char *field,
+		   const char *here, const char *there)
+{
+	Datum		values[VERIFY_COLUMNS];
+	bool		isnull[VERIFY_COLUMNS];
+
+	values[0] = verify_text(item->row.row_key, &isnull[0]);
+	values[1] = Int64GetDatum(item->row.customer_id);
+	isnull[1] = item->row.customer_id == 0;
+	values[2] = verify_text(problem, &isnull[2]);
+	values[3] = verify_text(field, &isnull[3]);
+	values[4] = verify_text(here, &isnull[4]);
+	values[5] = verify_text(there, &isnull[5]);
+	if (OidIsValid(verify->target))
+		verify_insert(verify, values, isnull);
+	else
+		tuplestore_putvalues(verify->rsinfo->setResult, verify->rsinfo->setDesc, values, isnull);
+}
+
+/* Gives out what was found of a row, and has it repaired. */
+static void
+verify_give_out(Verify *verify, VerifyItem *item)
+{
+	int64		wrong = 0;
+	ListCell   *lc;
+
+	if (item->problem)
+	{
+		bool		failed = item->row.outcome == KAPTURE_ROW_FAILED;
+
+		verify_put(verify, item, item->problem, NULL, failed ? item->row.error : NULL, item->there);
+		if (verify->repair && strcmp(item->problem, "no id") == 0)
+			kapture_capture_existing(verify->att, item->row.row_key);
+		return;
+	}
+	foreach(lc, item->fields)
+	{
+		VerifyField *field = lfirst(lc);
+		KaptureMappedColumn *col = &verify->att->columns[field->column];
+
+		verify_put(verify, item, field->not_emptied ? "not emptied" : "differs", col->field,
+				   item->row.values[field->column], field->there);
+		if (!field->not_emptied)
+			wrong |= INT64CONST(1) << col->bit;
+	}
+	if (verify->repair && wrong != 0)
+		kapture_capture_again(verify->att, item->row.row_key, wrong, true);
+}
+
+/* ------------------------------------------------------------------------
+ * Rows here
+ * ------------------------------------------------------------------------
+ */
+
+/* Takes in the ids that several rows have; runs as the owner of the table. */
+static void
+verify_read_shared(void *arg)
+{
+	Verify	   *verify = arg;
+	const char *id = psprintf("r.%s::text", quote_identifier(verify->att->id_column));
+
+	if (kapture_user_code_execute(psprintf("SELECT %s FROM %s AS r WHERE %s IS NOT NULL AND %s NOT IN ('', '0')"
+										   " GROUP BY 1 HAVING pg_catalog.count(*) > 1",
+										   id, kapture_row_source(verify->att), id, id),
+								  0, NULL, NULL, NULL, true) != SPI_OK_SELECT)
+		elog(ERROR, "could not look for ids that several rows have");
+	for (uint64 i = 0; i < SPI_processed; i++)
+	{
+		int64		id_value = pg_strtoint64(SPI_getvalue(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 1));
+
+		(void) hash_search(verify->shared, &id_value, HASH_ENTER, NULL);
+	}
+}
+
+static void
+verify_find_shared(Verify *verify)
+{
+	HASHCTL		info = {.keysize = sizeof(int64), .entrysize = sizeof(int64), .hcxt = verify->context};
+	ErrorData  *error;
+
+	verify->shared = hash_create("kapture_sync shared ids", 64, &info, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+	error = kapture_row_run(verify->att, NULL, verify_read_shared, verify);
+	if (error)
+		ReThrowError(error);
+}
+
+static void
+verify_read_rows(Verify *verify, List *items)
+{
+	List	   *rows = NIL;
+	ListCell   *lc;
+
+	foreach(lc, items)
+		rows = lappend(rows, &((VerifyItem *) lfirst(lc))->row);
+	kapture_row_read_all(verify->att, verify->timezone, rows);
+}
+
+/* What waits for rows, read as the owner of the queue. */
+typedef struct VerifyWaiting
+{
+	int32		attachment_id;
+	List	   *keys;
+	MemoryContext context;
+	List	   *waiting;		/* of KaptureWaiting */
+} VerifyWaiting;
+
+static void
+verify_read_waiting(void *arg)
+{
+	VerifyWaiting *call = arg;
+	MemoryContext old = MemoryContextSwitchTo(call->context);
+
+	call->waiting = kapture_inbox_waiting(call->attachment_id, call->keys);
+	MemoryContextSwitchTo(old);
+}
+
+static int
+verify_compare_waiting(const void *a, const ListCell *b)
+{
+	return strcmp(a, ((KaptureWaiting *) lfirst(b))->row_key);
+}
+
+static int
+verify_order_waiting(const ListCell *a, const ListCell *b)
+{
+	return verify_compare_waiting(((KaptureWaiting *) lfirst(a))->row_key, b);
+}
+
+/* Marks the items for which something waits. */
+static void
+verify_mark_waiting(Verify *verify, List *items)
+{
+	VerifyWaiting call = {.attachment_id = verify->att->id, .context = CurrentMemoryContext};
+	ListCell   *lc;
+
+	foreach(lc, items)
+		call.keys = lappend(call.keys, (char *) ((VerifyItem *) lfirst(lc))->row.row_key);
+	if (items != NIL)
+		kapture_own_run(verify_read_waiting, &call);
+	list_sort(call.waiting, verify_order_waiting);
+	foreach(lc, items)
+	{
+		VerifyItem *item = lfirst(lc);
+		int			low = 0;
+		int			high = list_length(call.waiting);
+
+		while (low < high)
+		{
+			int			middle = (low + high) / 2;
+
+			if (verify_compare_waiting(item->row.row_key, list_nth_cell(call.waiting, middle)) > 0)
+				low = middle + 1;
+			else
+				high = middle;
+		}
+		if (low < list_length(call.waiting) &&
+			verify_compare_waiting(item->row.row_key, list_nth_cell(call.waiting, low)) == 0)
+			item->problem = ((KaptureWaiting *) list_nth(call.waiting, low))->parked ? "parked" : "waiting";
+	}
+}
+
+/* What is known of rows without asking. */
+static void
+verify_judge_rows(Verify *verify, List *items)
+{
+	ListCell   *lc;
+
+	foreach(lc, items)
+	{
+		VerifyItem *item = lfirst(lc);
+
+		if (item->row.outcome == KAPTURE_ROW_LOCKED)
+		{
+			item->row.outcome = KAPTURE_ROW_FAILED;
+			item->row.error = pstrdup("somebody has locked the table or a partition of it");
+		}
+		item->ask = false;
+		if (item->row.outcome == KAPTURE_ROW_GONE || item->row.outside || item->problem)
+			continue;
+		if (item->row.outcome == KAPTURE_ROW_FAILED)
+			item->problem = "unreadable";
+		else if (item->row.customer_id == 0)
+			item->problem = "no id";
+		else if (hash_search(verify->shared, &item->row.customer_id, HASH_FIND, NULL))
+			item->problem = "shared id";
+		else
+			item->ask = true;
+	}
+}
+
+/* ------------------------------------------------------------------------
+ * Customers there
+ * ------------------------------------------------------------------------
+ */
+
+static void
+verify_compare(Verify *verify, VerifyItem *item, const KaptureThere *there)
+{
+	for (int c = 0; c < verify->att->ncolumns; c++)
+	{
+		const KaptureMappedColumn *col = &verify->att->columns[c];
+		KaptureCompared compared;
+		VerifyField *field;
+
+		/* a column that is gone */
+		if (col->name && col->attnum == InvalidAttrNumber)
+			continue;
+		compared = kapture_comparer_compare(verify->comparer, c, item->row.values[c], there);
+		if (compared == KAPTURE_COMPARED_MASKED)
+			verify->masked |= INT64CONST(1) << col->bit;
+		else if (compared == KAPTURE_COMPARED_UNTOLD)
+			verify->untold |= INT64CONST(1) << col->bit;
+		if (compared != KAPTURE_COMPARED_DIFFERS && compared != KAPTURE_COMPARED_NOT_EMPTIED)
+			continue;
+		field = palloc(sizeof(VerifyField));
+		field->column = c;
+		field->not_emptied = compared == KAPTURE_COMPARED_NOT_EMPTIED;
+		field->there = there->values[c];
+		item->fields = lappend(item->fields, field);
+	}
+}
+
+/* The customer of an answer that has been asked for; NULL: there is none, *other is another one's id. */
+static Jsonb *
+verify_find_customer(const KaptureWindow *window, int64 id, int64 *other)
+{
+	*other = 0;
+	for (int i = 0; window->list && i < window->list->ncustomers; i++)
+	{
+		Jsonb	   *customer = kapture_message_customer(window->list, i);
+		JsonbValue	object = {.type = jbvBinary};
+		int64		found;
+
+		object.val.binary.data = &customer->root;
+		object.val.binary.len = VARSIZE(customer) - VARHDRSZ;
+		if (!JB_ROOT_IS_OBJECT(customer) || !kapture_customer_id(&object, &found))
+			continue;
+		if (found == id)
+			return customer;
+		*other = found;
+	}
+	return NULL;
+}
+
+/* Compares the customers of a page with their rows. */
+static void
+verify_end_page(Verify *verify, VerifyItem **items, Jsonb **customers, int *n)
+{
+	KaptureThere *there;
+
+	if (*n == 0)
+		return;
+	there = kapture_comparer_read(verify->comparer, customers, *n);
+	for (int i = 0; i < *n; i++)
+	{
+		verify_compare(verify, items[i], &there[i]);
+		pfree(customers[i]);
+	}
+	*n = 0;
+}
+
+/* Asks Kapture for the customers of rows, and compares them. */
+static void
+verify_ask(Verify *verify, List *items)
+{
+	List	   *bodies = NIL;
+	KaptureFetch *fetch;
+	const KaptureWindow *window;
+	VerifyItem *page[VERIFY_PAGE];
+	Jsonb	   *customers[VERIFY_PAGE];
+	Size		bytes = 0;
+	int			n = 0;
+	ListCell   *lc;
+
+	if (items == NIL)
+		return;
+	foreach(lc, items)
+		bodies = lappend(bodies, kapture_fetch_get_body(((VerifyItem *) lfirst(lc))->row.customer_id, NULL, NULL));
+	fetch = kapture_fetch_gets(verify->server, verify->owner, bodies);
+	while ((window = kapture_fetch_next(fetch)) != NULL)
+	{
+		VerifyItem *item = list_nth(items, window->number);
+		int64		other;
+		Jsonb	   *customer = verify_find_customer(window, item->row.customer_id, &other);
+
+		if (customer == NULL)
+		{
+			item->problem = other ? "other customer" : "unknown id";
+			item->there = other ? psprintf(INT64_FORMAT, other) : NULL;
+			continue;
+		}
+		page[n] = item;
+		customers[n++] = customer;
+		bytes += VARSIZE(customer);
+		if (n < VERIFY_PAGE && bytes < VERIFY_PAGE_BYTES)
+			continue;
+		verify_end_page(verify, page, customers, &n);
+		bytes = 0;
+	}
+	verify_end_page(verify, page, customers, &n);
+}
+
+/* Has a row other values, or another id, than it had? */
+static bool
+verify_has_changed(const Verify *verify, const KaptureRow *before, const KaptureRow *now)
+{
+	if (now->outcome != KAPTURE_ROW_DONE || now->outside || now->customer_id != before->customer_id)
+		return true;
+	for (int c = 0; c < verify->att->ncolumns; c++)
+	{
+		const char *a = before->values[c];
+		const char *b = now->values[c];
+
+		if ((a == NULL) != (b == NULL) || (a && strcmp(a, b) != 0))
+			return true;
+	}
+	return false;
+}
+
+/*
+ * Are the rows that seem to differ still what they were, and does nothing wait for
+ * them?  Returns those that are to be asked for again.
+ */
+static List *
+verify_confirm(Verify *verify, List *items)
+{
+	List	   *suspects = NIL;
+	List	   *again = NIL;
+	KaptureRow *before = palloc(sizeof(KaptureRow) * Max(list_length(items), 1));
+	int			n = 0;
+	ListCell   *lc;
+
+	foreach(lc, items)
+	{
+		VerifyItem *item = lfirst(lc);
+
+		if (item->problem == NULL && item->fields == NIL)
+			continue;
+		before[n++] = item->row;
+		suspects = lappend(suspects, item);
+		item->row.outcome = KAPTURE_ROW_GONE;
+	}
+	verify_read_rows(verify, suspects);
+	n = 0;
+	foreach(lc, suspects)
+	{
+		VerifyItem *item = lfirst(lc);
+
+		item->again = verify_has_changed(verify, &before[n++], &item->row);
+		if (item->again)
+		{
+			item->problem = item->there = NULL;
+			item->fields = NIL;
+			again = lappend(again, item);
+		}
+	}
+	verify_mark_waiting(verify, suspects);
+	verify_judge_rows(verify, again);
+	return again;
+}
+
+/* Compares the rows with these keys with Kapture, and gives out what is wrong. */
+static void
+verify_rows(Verify *verify, KaptureAttachment *att, List *keys)
+{
+	List	   *items = NIL;
+	List	   *ask;
+	ListCell   *lc;
+
+	verify->att = att;
+	verify->server = att->server;
+	verify->owner = kapture_catalog_owner(att->root);
+	verify->timezone = pstrdup(kapture_server_get(att->server, verify->owner)->timezone);
+	verify->comparer = kapture_comparer_create(att, verify->timezone);
+	if (verify->shared == NULL)
+		verify_find_shared(verify);
+	foreach(lc, keys)
+	{
+		VerifyItem *item = palloc0(sizeof(VerifyItem));
+
+		item->row.context = CurrentMemoryContext;
+		item->row.row_key = lfirst(lc);
+		items = lappend(items, item);
+	}
+	verify_read_rows(verify, items);
+	verify_mark_waiting(verify, items);
+	verify_judge_rows(verify, items);
+	ask = items;
+	for (int try = 1; ask != NIL; try++)
+	{
+		List	   *asked = NIL;
+
+		foreach(lc, ask)
+		{
+			VerifyItem *item = lfirst(lc);
+
+			if (item->ask && try <= VERIFY_TRIES)
+				asked = lappend(asked, item);
+			else if (item->ask)
+				item->problem = "waiting";	/* it changes all the time */
+		}
+		verify_ask(verify, asked);
+		ask = verify_confirm(verify, asked);
+	}
+	foreach(lc, items)
+		verify_give_out(verify, lfirst(lc));
+}
+
+/* ------------------------------------------------------------------------
+ * SQL functions
+ * ------------------------------------------------------------------------
+ */
+
+/* Says which fields of "att" could not be compared. */
+static void
+verify_say_fields(const KaptureAttachment *att, int64 bits, const char *why)
+{
+	StringInfoData names;
+
+	initStringInfo(&names);
+	for (int c = 0; c < att->ncolumns; c++)
+	{
+		if (bits & (INT64CONST(1) << att->columns[c].bit))
+			appendStringInfo(&names, "%s%s", names.len > 0 ? ", " : "", att->columns[c].field);
+	}
+	if (names.len > 0)
+		ereport(NOTICE,
+				(errmsg("fields that could not be compared: %s", names.data),
+				 errdetail_internal("%s", why)));
+}
+
+static void
+verify_say(Verify *verify, const KaptureAttachment *att)
+{
+	verify_say_fields(att, verify->untold, _("Kapture does not return them."));
+	verify_say_fields(att, verify->masked, _("Kapture masks their values, at least some of them."));
+}
+
+/* Verifies what the transaction sees, and its own changes with it. */
+static void
+verify_begin(Verify *verify)
+{
+	if (IsolationUsesXactSnapshot())
+		ereport(ERROR,
+				(errcode(ERRCODE_ACTIVE_SQL_TRANSACTION),
+				 errmsg("rows cannot be compared with Kapture at isolation level %s",
+						XactIsoLevel == XACT_SERIALIZABLE ? "SERIALIZABLE" : "REPEATABLE READ"),
+				 errdetail("What is sent meanwhile would look like a difference."),
+				 errhint("Use READ COMMITTED.")));
+	verify->context = CurrentMemoryContext;
+	kapture_notes_flush();
+}
+
+/*
+ * kapture_verify(relation regclass, condition text, repair boolean)
+ *		returns table(row_key text, kapture_customer_id bigint, problem text,
+ *					  field text, here text, there text)
+ *
+ * Errors: those of kapture_attach_find(), kapture_condition_check(), of reading
+ * the table as its owner and of kapture_fetch_next(); 25001 at a stricter
+ * isolation level than READ COMMITTED.
+ */
+Datum
+kapture_verify(PG_FUNCTION_ARGS)
+{
+	KaptureAttachment *att = kapture_attach_find(fcinfo, AccessShareLock);
+	Verify		verify = {0};
+	char	   *condition = PG_ARGISNULL(1) ? NULL : text_to_cstring(PG_GETARG_TEXT_PP(1));
+	MemoryContext slice;
+	MemoryContext old = CurrentMemoryContext;
+	char	   *after = NULL;
+	List	   *keys;
+
+	kapture_argument_check_null(fcinfo, 2, "repair");
+	if (condition)
+		kapture_condition_check("condition", condition);
+	verify.repair = PG_GETARG_BOOL(2);
+	verify_begin(&verify);
+	InitMaterializedSRF(fcinfo, 0);
+	verify.rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
+	slice = AllocSetContextCreate(CurrentMemoryContext, "kapture_sync slice", ALLOCSET_DEFAULT_SIZES);
+	do
+	{
+		MemoryContextSwitchTo(slice);
+		keys = kapture_row_keys_after(att, false, condition, after, VERIFY_SLICE);
+		verify_rows(&verify, att, keys);
+		MemoryContextSwitchTo(old);
+		if (keys != NIL)
+			after = pstrdup(llast(keys));
+		if (list_length(keys) < VERIFY_SLICE)
+			break;
+		MemoryContextReset(slice);
+	} while (true);
+	verify_say(&verify, att);
+	PG_RETURN_NULL();
+}
+
+static void
+verify_work(KaptureRun *run, KaptureAttachment *att, List *keys)
+{
+	verify_rows(run->arg, att, keys);
+}
+
+/*
+ * kapture_verify_into(relation regclass, into_table regclass, condition text,
+ *		repair boolean, slice integer, restart boolean), a procedure
+ *
+ * Errors likewise, and those of kapture_run_call(); 22023 for the size.
+ */
+Datum
+kapture_verify_into(PG_FUNCTION_ARGS)
+{
+	KaptureAttachment *att = kapture_attach_find(fcinfo, AccessShareLock);
+	Verify		verify = {0};
+	KaptureRun	run = {.activity = KAPTURE_VERIFY, .name = "kapture_verify_into", .work = verify_work, .arg = &verify};
+
+	kapture_argument_check_null(fcinfo, 1, "into_table");
+	run.target = verify.target = PG_GETARG_OID(1);
+	if (!PG_ARGISNULL(2))
+		run.condition = text_to_cstring(PG_GETARG_TEXT_PP(2));
+	kapture_argument_check_null(fcinfo, 3, "repair");
+	run.force = verify.repair = PG_GETARG_BOOL(3);
+	kapture_run_check_slice(fcinfo, 4, &run.slice);
+	kapture_argument_check_null(fcinfo, 5, "restart");
+	run.restart = PG_GETARG_BOOL(5);
+	run.notice = _("are compared");
+	verify_begin(&verify);
+	kapture_run_call(fcinfo, &run);
+	verify_say(&verify, att);
+	PG_RETURN_VOID();
+}

@@ -1,0 +1,200 @@
+# Fields whose values are computed, filters, and what becomes of rows outside of one.
+use strict;
+use warnings;
+
+use FindBin;
+use lib "$FindBin::RealBin/../perl";
+use KaptureTest;
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+my $emulator = start_emulator();
+my $node = new_node('expressions');
+setup_sync($node, $emulator);
+$node->safe_psql('postgres', "ALTER DATABASE postgres SET timezone = 'UTC'");
+
+sub sql { return $node->safe_psql('postgres', $_[0]) }
+
+# what Kapture holds of the fields, sorted
+sub customers
+{
+	my (@fields) = @_;
+	return join "\n", sort map { my $c = $_; join '|', map { $c->{$_} // '' } @fields } @{ emulator_get($emulator, 'customers') };
+}
+
+# how many requests of an API there were so far
+sub requests { my ($api) = @_; return scalar grep { $_->{api} eq $api } @{ emulator_get($emulator, 'log') } }
+
+sub idle_ok
+{
+	my ($name) = @_;
+	return poll_ok($node, "SELECT bool_and(pending + in_flight + retrying = 0) FROM kapture_status", $name);
+}
+
+# expressions, constants, a filter
+sql(q(
+CREATE SCHEMA app;
+CREATE FUNCTION app.shout(text) RETURNS text LANGUAGE sql IMMUTABLE AS 'SELECT upper($1) || ''!''';
+CREATE TABLE users (id int PRIMARY KEY, first text, last text, mobile text, email text, city text, ratio int DEFAULT 1,
+	consent boolean DEFAULT true, deleted_at timestamptz, seen int DEFAULT 0);
+INSERT INTO users (id, first, last, mobile, email, consent) VALUES
+	(1, 'Asha', 'Rao', '098457-65221', 'ASHA@example.com', true), (2, 'Stays', 'Home', '9845765222', 'home@example.com', false);
+SELECT kapture_attach('users', columns => $${
+	"customer_name": {"expression": "concat_ws(' ', first, last)"},
+	"phone": {"expression": "kapture_phone(mobile)"},
+	"email_id": {"expression": "lower(email)"},
+	"city": "city",
+	"zone": {"expression": "app.shout(city || (10 / ratio)::text)"},
+	"campaign_name": {"constant": "app"}}$$,
+	filter => 'consent AND deleted_at IS NULL', on_leave => '{"campaign_name": "left"}');
+CALL kapture_backfill('users');
+INSERT INTO users (id, first, last, mobile, city, consent) VALUES (3, 'Kiran', 'Desai', '+91 98457 65223', 'Goa', true), (4, 'Not', 'Yet', '9845765224', NULL, NULL);
+));
+is(sql("SELECT total FROM kapture_backfill"), 1, 'the backfill counts rows of the filter');
+idle_ok('rows are sent');
+my @fields = qw(customer_name phone email_id city zone campaign_name);
+is(customers(@fields), "Asha Rao|9845765221|asha\@example.com|||app\nKiran Desai|9845765223||Goa|GOA10!|app",
+	'fields have the values of their expressions and constants; rows outside stay home');
+is(sql("SELECT row_key, action FROM kapture_history WHERE action = 'left' ORDER BY 1"), '4|left',
+	'a row that is outside ends as left; NULL is no');
+is(sql("SELECT count(*) FROM kapture_failures"), 0, 'nothing is parked');
+
+# each field knows the columns it reads
+my $updates = requests('update');
+sql("UPDATE users SET seen = seen + 1");
+is(sql("SELECT count(*) FROM kapture_outbox"), 0, 'a column that nothing reads is not captured');
+sql("UPDATE users SET last = 'Rao-Iyer' WHERE id = 1");
+idle_ok('an update of a column that an expression reads is sent');
+is(requests('update'), $updates + 1, 'with one request');
+my ($last) = reverse grep { $_->{api} eq 'update' } @{ emulator_get($emulator, 'log') };
+like($last->{body}, qr/"customer_name": ?"Asha Rao-Iyer"/, 'which has the field');
+unlike($last->{body}, qr/phone|campaign_name|city/, 'and no other');
+
+# leaving and coming
+sql("UPDATE users SET consent = false WHERE id = 1");
+idle_ok('a row leaves');
+is(customers(qw(customer_name campaign_name)), "Asha Rao-Iyer|left\nKiran Desai|app", 'the constants of on_leave are sent');
+sql("UPDATE users SET last = 'Hidden' WHERE id = 1");
+idle_ok('a row outside is changed');
+is(requests('update'), $updates + 2, 'without a request');
+is(sql("SELECT action, customer_id = kapture_customer_id FROM kapture_history JOIN users ON id::text = row_key WHERE id = 1 AND action = 'left' ORDER BY finished_at DESC LIMIT 1"),
+	'left|t', 'the history has its id');
+is(sql("SELECT kapture_customer_id IS NOT NULL FROM users WHERE id = 1"), 't', 'and the row, too');
+sql("UPDATE users SET consent = true WHERE id IN (1, 2)");
+idle_ok('rows come in');
+is(customers(qw(customer_name phone campaign_name)), "Asha Hidden|9845765221|app\nKiran Desai|9845765223|app\nStays Home|9845765222|app",
+	'whole: the one with an id by an Update, the other one by an Add');
+
+# an error is that row's, and names the field
+sql("INSERT INTO users (id, first, mobile, city, ratio) VALUES (5, 'Zero', '9845765225', 'Agra', 0), (6, 'Well', '9845765226', 'Pune', 1)");
+poll_ok($node, "SELECT state = 'parked' FROM kapture_failures WHERE row_key = '5'", 'a row whose expression fails is parked');
+is(sql("SELECT message FROM kapture_failures"), 'field "zone": division by zero', 'with the field');
+poll_ok($node, "SELECT kapture_customer_id IS NOT NULL FROM users WHERE id = 6", 'by itself');
+sql("UPDATE users SET ratio = 0, deleted_at = now() WHERE id = 6; UPDATE users SET deleted_at = now() WHERE id = 5");
+idle_ok('expressions of rows outside are not evaluated');
+is(sql("SELECT count(*) FROM kapture_failures"), 0, 'and what was parked is left');
+is(sql("SELECT action FROM kapture_history WHERE row_key = '5' ORDER BY finished_at DESC LIMIT 1"), 'left', 'as the history says');
+
+my ($rc, $out, $err) = $node->psql('postgres', "SELECT * FROM kapture_preview('users', '5')");
+like($err, qr/nothing would be sent for the row with key "5"\nDETAIL:  The filter leaves it out\./, 'kapture_preview says so');
+
+# what is renamed
+sql(q(
+ALTER TABLE users RENAME COLUMN last TO family_name;
+ALTER TABLE users RENAME COLUMN consent TO agreed;
+ALTER FUNCTION app.shout(text) RENAME TO cry;
+ALTER SCHEMA app RENAME TO application;
+ALTER TABLE users RENAME TO people;
+UPDATE people SET family_name = 'Renamed', city = 'Hubli' WHERE id = 1;
+UPDATE people SET agreed = false WHERE id = 3;
+));
+idle_ok('changes after renaming are captured');
+is(customers(qw(customer_name city zone campaign_name)) =~ /^Asha Renamed\|Hubli\|HUBLI10!\|app$/m ? 't' : 'f', 't', 'and sent');
+like(customers(qw(customer_name campaign_name)), qr/^Kiran Desai\|left$/m, 'the filter follows, too');
+is(sql("SELECT expression FROM kapture_column WHERE field = 'zone'"), q{application.cry((city || ((10 / ratio))::text))}, 'the text has the new names');
+
+# what is dropped
+sql("DROP FUNCTION application.cry(text); UPDATE people SET city = 'Mysore' WHERE id = 1");
+poll_ok($node, "SELECT state = 'misconfigured' AND last_error LIKE 'the expression for the Kapture field \"zone\" of table \"people\" cannot be evaluated: function application.cry(text) does not exist' FROM kapture_status",
+	'without a function that is used, the table is misconfigured');
+is(sql("SELECT pending + in_flight + retrying, parked FROM kapture_status"), '1|0', 'and its rows wait');
+sql("CREATE FUNCTION application.cry(text) RETURNS text LANGUAGE sql IMMUTABLE AS 'SELECT lower(\$1)'");
+idle_ok('with it, they are sent');
+like(customers(qw(customer_name zone)), qr/^Asha Renamed\|mysore10$/m, 'with what it gives now');
+sql("ALTER TABLE people DROP COLUMN deleted_at; UPDATE people SET city = 'Hassan' WHERE id = 1");
+poll_ok($node, "SELECT state = 'misconfigured' AND last_error LIKE 'the filter of table \"people\" cannot be evaluated: column \"deleted_at\" does not exist' FROM kapture_status",
+	'a column of the filter that is dropped does likewise');
+is(sql("SELECT pending FROM kapture_status"), 1, 'rows wait');
+sql("ALTER TABLE people ADD COLUMN deleted_at timestamptz");
+idle_ok('until it is there again');
+like(customers(qw(customer_name city)), qr/^Asha Renamed\|Hassan$/m, 'and are sent');
+
+# a dump brings it along
+my $dump = "$PostgreSQL::Test::Utils::tmp_check/expressions.sql";
+$node->command_ok([ 'pg_dump', '-f', $dump, $node->connstr('postgres') ], 'pg_dump');
+sql("CREATE DATABASE copy");
+$node->command_ok([ 'psql', '-XqAt', '-v', 'ON_ERROR_STOP=1', '-f', $dump, $node->connstr('copy') ], 'restored');
+is($node->safe_psql('copy', "SELECT string_agg(field || ':' || coalesce(expression, constant, column_name), ',' ORDER BY bit) FROM kapture_column"),
+	sql("SELECT string_agg(field || ':' || coalesce(expression, constant, column_name), ',' ORDER BY bit) FROM kapture_column"), 'the mapping is the same');
+is($node->safe_psql('copy', "SELECT filter FROM kapture_attachment"), '(agreed AND (deleted_at IS NULL))', 'and the filter');
+$node->safe_psql('copy', "UPDATE people SET city = 'Copied' WHERE id = 1");
+is($node->safe_psql('copy', "SELECT convert_from(convert_to(body, 'UTF8'), 'UTF8')::jsonb ->> 'zone' FROM kapture_preview('people', '1')"), 'copied10', 'which work');
+
+# partitions number their columns in their own way
+sql(q(
+CREATE TABLE parted (id int, name text, tel text, ok boolean, PRIMARY KEY (id)) PARTITION BY RANGE (id);
+CREATE TABLE part1 (dropped int, ok boolean, tel text, name text, id int NOT NULL);
+ALTER TABLE part1 DROP COLUMN dropped;
+ALTER TABLE parted ATTACH PARTITION part1 FOR VALUES FROM (0) TO (100);
+SELECT kapture_attach('parted', columns => '{"customer_name": {"expression": "initcap(name)"}, "phone": "tel"}', filter => 'ok', id_column => 'crm id');
+INSERT INTO parted VALUES (1, 'lata', '9845765231', true), (2, 'meera', '9845765232', false);
+));
+poll_ok($node, q(SELECT "crm id" IS NOT NULL FROM parted WHERE id = 1), 'a partition is sent, its id written into the column that was named');
+sql("UPDATE parted SET ok = NOT ok, name = name || ' k'");
+idle_ok('changes of a partition');
+like(customers(qw(customer_name)), qr/^Lata\nMeera K$/m, 'one leaves, one comes in');
+is(sql('SELECT count("crm id") FROM parted'), 2, 'both have an id');
+sql("UPDATE parted SET tel = '9845765239' WHERE id = 2");
+idle_ok('an update');
+is(sql("SELECT action FROM kapture_history WHERE row_key = '2' ORDER BY finished_at DESC LIMIT 1"), 'update', 'is one');
+
+# the whole row
+sql(q(
+CREATE TABLE whole (id int PRIMARY KEY, customer_name text, phone text, note text);
+SELECT kapture_attach('whole', columns => '{"customer_name": "customer_name", "phone": "phone", "city": {"expression": "to_jsonb(whole) ->> ''note''"}}');
+INSERT INTO whole VALUES (1, 'Whole', '9845765241', 'one');
+));
+poll_ok($node, "SELECT kapture_customer_id IS NOT NULL FROM whole", 'an expression over the whole row');
+idle_ok('settles');
+is(sql("SELECT count(*) FROM kapture_history WHERE attachment_id = (SELECT attachment_id FROM kapture_attachment WHERE relation = 'whole'::regclass)"), 1, 'the id that is written back is no change of it');
+sql("UPDATE whole SET note = 'two'");
+idle_ok('any column may matter');
+like(customers(qw(customer_name city)), qr/^Whole\|two$/m, 'and is sent');
+
+# large values are read one by one, also those that expressions read
+sql(q(
+UPDATE whole SET note = repeat('x', 100000);
+INSERT INTO whole VALUES (2, 'Huge', '9845765242', repeat('y', 3000000)), (3, 'Small', '9845765243', 'z');
+));
+poll_ok($node, "SELECT message LIKE 'value too long: field \"city\" has 3000000 bytes, at most % are sent' FROM kapture_failures WHERE relation = 'whole'::regclass", 'a value that is too long is parked, with the field');
+poll_ok($node, "SELECT kapture_customer_id IS NOT NULL FROM whole WHERE id = 3", 'others are sent');
+
+# pulls skip what is computed, and bring nothing that the filter leaves out
+sql(q(
+SELECT kapture_detach(relation) FROM kapture_status;
+CREATE TABLE pulled (id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY, name text, tel text, mail text, city text);
+SELECT kapture_attach('pulled', columns => '{"customer_name": "name", "phone": {"expression": "kapture_phone(tel)"}, "email_id": "mail", "city": "city",
+	"zone": {"constant": "z"}}', filter => 'city IS DISTINCT FROM ''Agra''', pull => true);
+INSERT INTO pulled (name, tel, mail, city) VALUES ('Here', '+91 98457 65251', NULL, 'Goa');
+));
+idle_ok('a row that is here is sent');
+emulator_post($emulator, 'seed', [ { customer_name => 'There', phone => '9845765252', email_id => 'there@example.com', city => 'Pune' },
+	{ customer_name => 'Outside', phone => '9845765253', email_id => 'outside@example.com', city => 'Agra' } ]);
+sql("ALTER SERVER kapture OPTIONS (ADD pull_interval '1h', ADD pull_since '2000-01-01')");
+poll_ok($node, "SELECT count(*) = 2 FROM pulled WHERE name IN ('Here', 'There')", 'a customer becomes a row');
+is(sql("SELECT coalesce(tel, '') || mail FROM pulled WHERE name = 'There'"), 'there@example.com', 'what is computed is not written');
+poll_ok($node, "SELECT message = 'the customer''s row would be outside of the table''s filter' AND f.state = 'parked' FROM kapture_pull_failures AS f JOIN kapture_customers AS c ON c.id = customer_id WHERE name = 'Outside'",
+	'one whose row would be outside is parked');
+is(sql("SELECT count(*) FROM pulled WHERE name = 'Outside'"), 0, 'and not in the table');
+$node->stop;
+done_testing();
