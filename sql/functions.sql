@@ -185,6 +185,20 @@ LANGUAGE C VOLATILE AS 'MODULE_PATHNAME', 'kapture_attach';
 COMMENT ON FUNCTION @extschema@.kapture_attach(regclass, jsonb, name, text, boolean, boolean, text, text, regclass, name, jsonb) IS
 'keeps a table and Kapture in step from here on; columns: {"kapture field": "column", ...}, by default the columns named like Kapture''s fields';
 
+CREATE OR REPLACE FUNCTION @extschema@.kapture_followed() RETURNS trigger
+LANGUAGE C AS 'MODULE_PATHNAME', 'kapture_followed';
+COMMENT ON FUNCTION @extschema@.kapture_followed() IS 'trigger of tables that attached ones follow: notes in the outbox what changed';
+
+CREATE OR REPLACE FUNCTION @extschema@.kapture_follow(source regclass, relation regclass, condition text) RETURNS void
+LANGUAGE C VOLATILE AS 'MODULE_PATHNAME', 'kapture_follow';
+COMMENT ON FUNCTION @extschema@.kapture_follow(regclass, regclass, text) IS
+'has changes of a table send the rows of an attached one again for which a condition over source and target holds';
+
+CREATE OR REPLACE FUNCTION @extschema@.kapture_unfollow(source regclass, relation regclass, condition text DEFAULT NULL) RETURNS integer
+LANGUAGE C VOLATILE AS 'MODULE_PATHNAME', 'kapture_unfollow';
+COMMENT ON FUNCTION @extschema@.kapture_unfollow(regclass, regclass, text) IS
+'ends that, on one condition or all; returns how many have ended';
+
 CREATE OR REPLACE FUNCTION @extschema@.kapture_detach(relation regclass)
 RETURNS void
 LANGUAGE C VOLATILE AS 'MODULE_PATHNAME', 'kapture_detach';

@@ -331,7 +331,7 @@ verify_compare(Verify *verify, VerifyItem *item, const KaptureThere *there)
 		KaptureCompared compared;
 		VerifyField *field;
 
-		if (col->attnum == InvalidAttrNumber)
+		if (col->attnum == InvalidAttrNumber && col->name && !verify->att->source_name)
 			continue;
 		compared = kapture_comparer_compare(verify->comparer, c, item->row.values[c], there);
 		if (compared == KAPTURE_COMPARED_MASKED)

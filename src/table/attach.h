@@ -13,6 +13,7 @@
 
 #include "base/catalog.h"
 
+extern KaptureAttachment *kapture_attach_find_argument(FunctionCallInfo fcinfo, int arg, LOCKMODE lockmode);
 extern KaptureAttachment *kapture_attach_find(FunctionCallInfo fcinfo, LOCKMODE lockmode);
 extern void kapture_attach_announce(void);
 extern void kapture_attach_forget(int32 attachment_id);

@@ -18,11 +18,12 @@ my %below = (
 	mapping => [qw(base cluster api)],
 	table => [qw(base cluster traffic api mapping)],
 	calls => [qw(base cluster traffic api)],
-	push => [qw(base cluster traffic api mapping calls table)],
+	follow => [qw(base cluster api mapping table)],
+	push => [qw(base cluster traffic api mapping calls table follow)],
 	pull => [qw(base cluster traffic api mapping table)],
 	fdw => [qw(base traffic api pull)],
 	observe => [qw(base cluster traffic api mapping calls table push pull)],
-	'.' => [qw(base cluster traffic api mapping calls table push pull fdw observe)]);
+	'.' => [qw(base cluster traffic api mapping calls table follow push pull fdw observe)]);
 
 # names that "#include" would take for a directory of PostgreSQL's
 my @theirs = qw(catalog commands common foreign port storage utils);
