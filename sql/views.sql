@@ -163,7 +163,7 @@ COMMENT ON VIEW @extschema@.kapture_attachments IS 'attached tables of the curre
 COMMENT ON COLUMN @extschema@.kapture_attachments.attachment_id IS 'number of the attachment, as in kapture_history';
 COMMENT ON COLUMN @extschema@.kapture_attachments.relation IS 'the attached table';
 COMMENT ON COLUMN @extschema@.kapture_attachments.server IS 'foreign server its rows go to';
-COMMENT ON COLUMN @extschema@.kapture_attachments.columns IS 'which column feeds which Kapture field, as kapture_attach takes it';
+COMMENT ON COLUMN @extschema@.kapture_attachments.columns IS 'which column, expression or constant feeds which Kapture field, as kapture_attach takes it';
 COMMENT ON COLUMN @extschema@.kapture_attachments.on_duplicate IS 'link: take the existing customer''s id; fail: park the row';
 COMMENT ON COLUMN @extschema@.kapture_attachments.replicated IS 'changes applied by logical replication are captured, too';
 COMMENT ON COLUMN @extschema@.kapture_attachments.pull IS 'pulled customers update rows of the table, or become new ones';
@@ -236,7 +236,7 @@ COMMENT ON COLUMN @extschema@.kapture_status.parked IS 'rows that wait for a cor
 COMMENT ON COLUMN @extschema@.kapture_status.oldest_age IS 'age of the oldest change that is not with Kapture; NULL: nothing waits';
 COMMENT ON COLUMN @extschema@.kapture_status.last_success IS 'when a row was last done with';
 COMMENT ON COLUMN @extschema@.kapture_status.last_error IS 'why no rows of the table can be sent, or the latest failure of those that wait';
-COMMENT ON COLUMN @extschema@.kapture_status.server_state IS 'ok, misconfigured, denied, throttled, failing, outdated; NULL: no worker, or no room for it (see docs/operating.md)';
+COMMENT ON COLUMN @extschema@.kapture_status.server_state IS 'ok, misconfigured, denied, refusing, throttled, failing, outdated; NULL: no worker, or no room for it (see docs/operating.md)';
 COMMENT ON COLUMN @extschema@.kapture_status.server_message IS 'what the server said';
 COMMENT ON COLUMN @extschema@.kapture_status.server_retry_at IS 'no request before that';
 COMMENT ON COLUMN @extschema@.kapture_status.exact IS 'are the numbers counts? false: estimates by the statistics of the queue''s tables, which count all attached tables together';
