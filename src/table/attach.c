@@ -622,18 +622,19 @@ attach_try(Oid relid)
 	relation_close(rel, NoLock);
 }
 
-/* The text of an argument that has to be one of two. */
+/* The text of an argument that has to be one of two, or three (NULL: two). */
 static char *
-attach_choice(FunctionCallInfo fcinfo, int arg, const char *name, const char *one, const char *other)
+attach_choice(FunctionCallInfo fcinfo, int arg, const char *name, const char *one, const char *other, const char *third)
 {
 	char	   *value;
 
 	attach_require(fcinfo, arg, name);
 	value = text_to_cstring(PG_GETARG_TEXT_PP(arg));
-	if (strcmp(value, one) != 0 && strcmp(value, other) != 0)
+	if (strcmp(value, one) != 0 && strcmp(value, other) != 0 && (third == NULL || strcmp(value, third) != 0))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("invalid value for argument \"%s\": \"%s\"", name, value),
+				 third ? errhint("Valid values are \"%s\", \"%s\" and \"%s\".", one, other, third) :
 				 errhint("Valid values are \"%s\" and \"%s\".", one, other)));
 	return value;
 }
@@ -648,10 +649,10 @@ attach_take_arguments(FunctionCallInfo fcinfo, AttachRequest *request)
 	attach_require(fcinfo, 5, "pull");
 	attach_require(fcinfo, 9, "id_column");
 	request->server = PG_GETARG_NAME(2);
-	request->on_duplicate = attach_choice(fcinfo, 3, "on_duplicate", "link", "fail");
+	request->on_duplicate = attach_choice(fcinfo, 3, "on_duplicate", "link", "link only", "fail");
 	request->replicated = PG_GETARG_BOOL(4);
 	request->pull = PG_GETARG_BOOL(5);
-	request->on_conflict = attach_choice(fcinfo, 6, "on_conflict", "local", "remote");
+	request->on_conflict = attach_choice(fcinfo, 6, "on_conflict", "local", "remote", NULL);
 	request->id_column = pstrdup(NameStr(*PG_GETARG_NAME(9)));
 	if (!PG_ARGISNULL(10))
 		request->on_leave = kapture_mapping_take_constants(PG_GETARG_JSONB_P(10), "on_leave");
