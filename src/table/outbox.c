@@ -185,7 +185,9 @@ static const struct
 		" backfills AS (DELETE FROM @.kapture_backfill WHERE attachment_id IN (TABLE gone)),"
 		" pulled AS (DELETE FROM @.kapture_inbox WHERE attachment_id IN (TABLE gone)),"
 		" known AS (DELETE FROM @.kapture_row WHERE attachment_id IN (TABLE gone)),"
-		" changes AS (DELETE FROM @.kapture_outbox WHERE attachment_id IN (TABLE gone) RETURNING 1 + coalesce(cardinality(more_keys), 0) AS n),"
+		" follows AS (DELETE FROM @.kapture_follow AS f WHERE NOT EXISTS (SELECT FROM pg_class AS c WHERE c.oid = f.relation)"
+		" OR NOT EXISTS (SELECT FROM pg_class AS c WHERE c.oid = f.source) RETURNING -follow_id),"
+		" changes AS (DELETE FROM @.kapture_outbox WHERE attachment_id IN (TABLE gone UNION TABLE follows) RETURNING 1 + coalesce(cardinality(more_keys), 0) AS n),"
 		" rows AS (DELETE FROM @.kapture_delivery WHERE attachment_id IN (TABLE gone) RETURNING 1)"
 		" SELECT (SELECT count(*) FROM gone), (SELECT coalesce(sum(n), 0)::bigint FROM changes) + (SELECT count(*) FROM rows)",
 		0, {}
