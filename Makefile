@@ -27,9 +27,20 @@ PG_CPPFLAGS = -I$(srcdir)/src -DKAPTURE_SQL_VERSION='"$(EXTVERSION)"'
 SHLIB_LINK = -lcurl
 EXTRA_CLEAN = $(DATA_built) test/emulator/kapture-emulator test/unit/kapture_units.so $(wildcard test/faults/*)
 
+# Everything but these two needs PostgreSQL's headers, and what compiles needs libcurl's.
+ifneq ($(filter-out emulator dist,$(or $(MAKECMDGOALS),all)),)
 PG_CONFIG ?= pg_config
-PGXS := $(shell $(PG_CONFIG) --pgxs)
+PGXS := $(shell $(PG_CONFIG) --pgxs 2>/dev/null)
+ifeq ($(wildcard $(PGXS)),)
+$(error "$(PG_CONFIG)" is not there, or does not know where the headers of PostgreSQL's server are: install them (Debian: postgresql-server-dev-15, or of another version), or set PG_CONFIG=/path/to/pg_config)
+endif
 include $(PGXS)
+ifneq ($(filter-out emulator dist clean distclean maintainer-clean uninstall installcheck,$(or $(MAKECMDGOALS),all)),)
+ifneq ($(shell printf '\043include <curl/curl.h>\n\043if LIBCURL_VERSION_NUM < 0x075500\n\043error\n\043endif\n' | $(CC) $(CPPFLAGS) -E -x c - >/dev/null 2>&1 && echo found),found)
+$(error the headers of libcurl, 7.85 or later, are not there: install them (Debian: libcurl4-openssl-dev))
+endif
+endif
+endif
 
 # $(call script,what,command): a script that PostgreSQL runs, of its prerequisites.
 define script

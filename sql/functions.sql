@@ -179,10 +179,10 @@ COMMENT ON FUNCTION @extschema@.kapture_contact_rows(jsonb, name) IS
 CREATE OR REPLACE FUNCTION @extschema@.kapture_attach(relation regclass, columns jsonb DEFAULT NULL,
 	server name DEFAULT 'kapture', on_duplicate text DEFAULT 'link', replicated boolean DEFAULT false,
 	pull boolean DEFAULT false, on_conflict text DEFAULT 'local', filter text DEFAULT NULL,
-	id_column name DEFAULT 'kapture_customer_id', on_leave jsonb DEFAULT NULL)
+	source regclass DEFAULT NULL, id_column name DEFAULT 'kapture_customer_id', on_leave jsonb DEFAULT NULL)
 RETURNS void
 LANGUAGE C VOLATILE AS 'MODULE_PATHNAME', 'kapture_attach';
-COMMENT ON FUNCTION @extschema@.kapture_attach(regclass, jsonb, name, text, boolean, boolean, text, text, name, jsonb) IS
+COMMENT ON FUNCTION @extschema@.kapture_attach(regclass, jsonb, name, text, boolean, boolean, text, text, regclass, name, jsonb) IS
 'keeps a table and Kapture in step from here on; columns: {"kapture field": "column", ...}, by default the columns named like Kapture''s fields';
 
 CREATE OR REPLACE FUNCTION @extschema@.kapture_detach(relation regclass)
@@ -253,6 +253,12 @@ RETURNS SETOF record
 LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'kapture_match';
 COMMENT ON FUNCTION @extschema@.kapture_match(regclass, boolean) IS
 'asks Kapture for the phones and emails of the rows of a table that have no id, and returns those whose customer is there; write: has the worker write the ids of those without a problem';
+
+CREATE OR REPLACE FUNCTION @extschema@.kapture_acknowledge(server name, kapture_customer_id bigint)
+RETURNS boolean
+LANGUAGE C VOLATILE AS 'MODULE_PATHNAME', 'kapture_acknowledge';
+COMMENT ON FUNCTION @extschema@.kapture_acknowledge(name, bigint) IS
+'has kapture_orphans show a customer no more; returns whether it did';
 
 CREATE OR REPLACE FUNCTION @extschema@.kapture_is_origin(system_identifier bigint, database oid)
 RETURNS boolean

@@ -21,7 +21,10 @@ CREATE TABLE @extschema@.kapture_attachment (
 	server_owner oid NOT NULL DEFAULT 0,
 	filter text,
 	filter_columns name[],
-	on_leave jsonb
+	on_leave jsonb,
+	source text,
+	source_keys name[],
+	source_columns name[]
 );
 COMMENT ON TABLE @extschema@.kapture_attachment IS 'tables whose rows are kept in step with Kapture; written by kapture_attach and kapture_detach';
 COMMENT ON COLUMN @extschema@.kapture_attachment.relation IS 'the attached table; a partitioned table stands for all its partitions';
@@ -37,6 +40,9 @@ COMMENT ON COLUMN @extschema@.kapture_attachment.server_owner IS 'its owner when
 COMMENT ON COLUMN @extschema@.kapture_attachment.filter IS 'condition on the rows that go to Kapture; NULL: all do';
 COMMENT ON COLUMN @extschema@.kapture_attachment.filter_columns IS 'columns that the filter reads; NULL: the whole row';
 COMMENT ON COLUMN @extschema@.kapture_attachment.on_leave IS 'fields of a customer whose row has left the filter';
+COMMENT ON COLUMN @extschema@.kapture_attachment.source IS 'view that the values come from; NULL: they are the table''s own';
+COMMENT ON COLUMN @extschema@.kapture_attachment.source_keys IS 'columns of the view that are the primary key of the table';
+COMMENT ON COLUMN @extschema@.kapture_attachment.source_columns IS 'columns of the table that the view reads; NULL: any';
 
 CREATE TABLE @extschema@.kapture_column (
 	attachment_id integer NOT NULL,
@@ -53,7 +59,7 @@ CREATE TABLE @extschema@.kapture_column (
 COMMENT ON TABLE @extschema@.kapture_column IS 'which column of an attached table feeds which Kapture field';
 COMMENT ON COLUMN @extschema@.kapture_column.bit IS 'position of the field in the "changed" masks of outbox and deliveries';
 COMMENT ON COLUMN @extschema@.kapture_column.attnum IS 'the column''s number, which finds it again when it was renamed';
-COMMENT ON COLUMN @extschema@.kapture_column.column_name IS 'the column; NULL: the value is computed';
+COMMENT ON COLUMN @extschema@.kapture_column.column_name IS 'the column, of the source if there is one; NULL: the value is computed';
 COMMENT ON COLUMN @extschema@.kapture_column.expression IS 'expression over the row whose value it is';
 COMMENT ON COLUMN @extschema@.kapture_column.constant IS 'its value in all rows';
 COMMENT ON COLUMN @extschema@.kapture_column.reads IS 'columns that the expression reads; NULL: the whole row';

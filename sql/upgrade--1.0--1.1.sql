@@ -15,7 +15,10 @@ ALTER TABLE @extschema@.kapture_attachment
 	ADD COLUMN server_owner oid NOT NULL DEFAULT 0,
 	ADD COLUMN filter text,
 	ADD COLUMN filter_columns name[],
-	ADD COLUMN on_leave jsonb;
+	ADD COLUMN on_leave jsonb,
+	ADD COLUMN source text,
+	ADD COLUMN source_keys name[],
+	ADD COLUMN source_columns name[];
 ALTER TABLE @extschema@.kapture_column
 	ALTER COLUMN column_name DROP NOT NULL,
 	ALTER COLUMN attnum DROP NOT NULL,
@@ -39,7 +42,10 @@ COMMENT ON COLUMN @extschema@.kapture_attachment.server_owner IS 'its owner when
 COMMENT ON COLUMN @extschema@.kapture_attachment.filter IS 'condition on the rows that go to Kapture; NULL: all do';
 COMMENT ON COLUMN @extschema@.kapture_attachment.filter_columns IS 'columns that the filter reads; NULL: the whole row';
 COMMENT ON COLUMN @extschema@.kapture_attachment.on_leave IS 'fields of a customer whose row has left the filter';
-COMMENT ON COLUMN @extschema@.kapture_column.column_name IS 'the column; NULL: the value is computed';
+COMMENT ON COLUMN @extschema@.kapture_attachment.source IS 'view that the values come from; NULL: they are the table''s own';
+COMMENT ON COLUMN @extschema@.kapture_attachment.source_keys IS 'columns of the view that are the primary key of the table';
+COMMENT ON COLUMN @extschema@.kapture_attachment.source_columns IS 'columns of the table that the view reads; NULL: any';
+COMMENT ON COLUMN @extschema@.kapture_column.column_name IS 'the column, of the source if there is one; NULL: the value is computed';
 COMMENT ON COLUMN @extschema@.kapture_column.expression IS 'expression over the row whose value it is';
 COMMENT ON COLUMN @extschema@.kapture_column.constant IS 'its value in all rows';
 COMMENT ON COLUMN @extschema@.kapture_column.reads IS 'columns that the expression reads; NULL: the whole row';

@@ -43,8 +43,10 @@
 #include "base/compat.h"
 #include "base/restore.h"
 #include "cluster/shmem.h"
+#include "fdw/modify.h"
 #include "mapping/expression.h"
 #include "pull/mirror.h"
+#include "table/advice.h"
 #include "table/attach.h"
 #include "table/binding.h"
 #include "table/leave.h"
@@ -224,6 +226,7 @@ wayside_affects_expressions(Node *stmt)
 				case OBJECT_TYPE:
 				case OBJECT_DOMAIN:
 				case OBJECT_CAST:
+				case OBJECT_VIEW:
 				case OBJECT_COLLATION:
 				case OBJECT_SCHEMA:
 				case OBJECT_EXTENSION:
@@ -257,7 +260,10 @@ wayside_drops_servers(Node *stmt)
 		  (drop->removeType == OBJECT_FOREIGN_SERVER || drop->removeType == OBJECT_FDW || drop->removeType == OBJECT_EXTENSION)));
 }
 
-/* Notes the columns that the command alters, whose new names are not to be seen yet, and the partitions that it drops. */
+/*
+ * Notes the columns that the command alters, whose new names are not to be seen
+ * yet, and the partitions that it drops; reports mapped columns that it drops.
+ */
 static void
 wayside_object_access(ObjectAccessType access, Oid classid, Oid objectid, int subid, void *arg)
 {
@@ -280,6 +286,9 @@ wayside_object_access(ObjectAccessType access, Oid classid, Oid objectid, int su
 		}
 		MemoryContextSwitchTo(old);
 	}
+	if (access == OAT_DROP && classid == RelationRelationId && subid > 0 && wayside_context && !IsBinaryUpgrade &&
+		OidIsValid(kapture_catalog_relid(KAPTURE_TABLE_ATTACHMENT)))
+		kapture_advice_column_dropped(objectid, subid);
 	if (access == OAT_DROP && classid == RelationRelationId && subid == 0 && wayside_context && !IsBinaryUpgrade)
 	{
 		MemoryContext old = MemoryContextSwitchTo(wayside_context);
@@ -356,10 +365,10 @@ wayside_creates_trigger(Node *stmt)
 }
 
 /*
- * Has an updated extension and dropped servers taken note of, what waits follow
- * to another primary key, and triggers that make a table's rows count as those of
- * the one it inherits from; and a database that begins to pull know that it is
- * the original.
+ * Has an updated extension and dropped servers taken note of, new foreign tables
+ * looked at, what waits follow to another primary key, and triggers that make a
+ * table's rows count as those of the one it inherits from; and a database that
+ * begins to pull know that it is the original.
  */
 static void
 wayside_follow(Node *stmt)
@@ -382,8 +391,13 @@ wayside_follow(Node *stmt)
 			kapture_binding_renew(false);
 		kapture_attach_announce();
 	}
+	if (IsA(stmt, CreateForeignTableStmt) && !IsBinaryUpgrade && !kapture_is_restoring())
+		kapture_fdw_advise_created(((CreateForeignTableStmt *) stmt)->base.relation);
 	if (wayside_drops_servers(stmt))
 		kapture_unbind_dropped();
+	if (IsA(stmt, ViewStmt) && !IsBinaryUpgrade && !kapture_is_restoring() &&
+		OidIsValid(kapture_catalog_relid(KAPTURE_TABLE_ATTACHMENT)))
+		kapture_attach_view_changed(((ViewStmt *) stmt)->view);
 	if (wayside_affects_expressions(stmt) && OidIsValid(kapture_catalog_relid(KAPTURE_TABLE_ATTACHMENT)))
 		kapture_attach_reconsider();
 	if ((IsA(stmt, CreateForeignServerStmt) || IsA(stmt, AlterForeignServerStmt)) &&

@@ -8,6 +8,7 @@
  */
 #include "postgres.h"
 
+#include "common/int.h"
 #include "utils/datetime.h"
 
 #include "api/duration.h"

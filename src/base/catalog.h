@@ -67,7 +67,8 @@ typedef struct KaptureMappedColumn
 	char	   *field;			/* Kapture's name */
 	AttrNumber	attnum;			/* InvalidAttrNumber: the column is gone, or there is
 								 * none */
-	char	   *name;			/* the column's name now; NULL: the value is computed */
+	char	   *name;			/* the column's name now, that of the view if the
+								 * values come from one; NULL: the value is computed */
 	KaptureExpression *expression;	/* of a computed value, or NULL: */
 	char	   *constant;		/* it is the same for all rows */
 } KaptureMappedColumn;
@@ -116,6 +117,12 @@ typedef struct KaptureAttachment
 	KaptureMappedColumn *columns;	/* in the order of their bits */
 	int64		all_changed;	/* mask of all columns */
 	KaptureExpression *filter;	/* NULL: all rows go to Kapture */
+	char	   *source_name;	/* of the view that its values come from; NULL: they
+								 * are its own */
+	Oid			source;			/* the view; InvalidOid: it is gone */
+	List	   *source_keys;	/* names of its columns that are the key */
+	KaptureExpression *source_reads;	/* columns of the table that it reads */
+	List	   *beside;			/* relations that its statements may read, besides */
 	List	   *on_leave;		/* of KaptureFieldValue, for customers whose row
 								 * has left the filter */
 	KaptureComputing *computing;
@@ -131,6 +138,7 @@ extern Oid	kapture_catalog_attached_relation(int32 attachment_id);
 extern bool kapture_catalog_is_paused(int32 attachment_id);
 extern KaptureAttachment *kapture_catalog_attachment(Relation rel);
 extern KaptureAttachment *kapture_catalog_with_former_key(const KaptureAttachment *att, Relation rel);
+extern Oid	kapture_catalog_find_relation(const char *name);
 extern char *kapture_catalog_problem(const KaptureAttachment *att);
 extern int64 kapture_catalog_fields(const KaptureAttachment *att, Datum fields);
 extern Oid	kapture_catalog_owner(Oid relid);

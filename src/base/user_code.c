@@ -19,6 +19,8 @@
  *	 (now, not when it was looked up) must be trusted by the user it would run as.
  *	 Such functions are not inlined, as the same hook prevents it.  The body of C and
  *	 internal functions can only come from a superuser.
+ * - Views that an attached table's values come from.  What they call runs as us, so they, and
+ *	 the views that they read, must belong to trusted roles.
  * - Expressions.  They are written by the owner of the table (checks, defaults,
  *	 generated columns, rules, policies, indexes), of a partition, or of a domain,
  *	 or by whoever holds TRIGGER (conditions of triggers).  Partitions and types of
@@ -73,12 +75,14 @@
 #include "base/catalog.h"
 #include "base/compat.h"
 #include "base/user_code.h"
+#include "base/view_tree.h"
 
 /* What runs just now. */
 typedef struct UserCode
 {
 	struct UserCode *outer;
 	Oid			relid;			/* the attached table; InvalidOid: tables of ours */
+	List	   *beside;			/* others that its statements may read */
 	const char *statement;		/* text of the one of ours that runs */
 	int			depth;			/* of calls of users' functions */
 	bool		called;			/* has the statement called any? */
@@ -445,7 +449,7 @@ user_code_check_table(Oid relid)
 {
 	Oid			namespace = get_rel_namespace(relid);
 
-	if (OidIsValid(user_code->relid) ? relid == user_code->relid :
+	if (OidIsValid(user_code->relid) ? relid == user_code->relid || list_member_oid(user_code->beside, relid) :
 		namespace == PG_CATALOG_NAMESPACE || namespace == get_rel_namespace(kapture_catalog_relid(KAPTURE_TABLE_ATTACHMENT)))
 		return;
 	ereport(ERROR,
@@ -453,6 +457,38 @@ user_code_check_table(Oid relid)
 			 OidIsValid(user_code->relid) ?
 			 errmsg("table \"%s\" was renamed meanwhile", get_rel_name(user_code->relid)) :
 			 errmsg("the schema of extension \"%s\" was renamed meanwhile", KAPTURE_EXTENSION)));
+}
+
+static Oid
+user_code_owner(Oid relid)
+{
+	HeapTuple	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(relid));
+	Oid			owner;
+
+	if (!HeapTupleIsValid(tuple))
+		elog(ERROR, "cache lookup failed for relation %u", relid);
+	owner = ((Form_pg_class) GETSTRUCT(tuple))->relowner;
+	ReleaseSysCache(tuple);
+	return owner;
+}
+
+/* Refuses a view of a stranger, or one that reads such a view: what it calls would run as us. */
+static void
+user_code_check_views(Oid relid)
+{
+	ListCell   *lc;
+
+	if (get_rel_relkind(relid) != RELKIND_VIEW)
+		return;
+	foreach(lc, kapture_view_tree(relid))
+	{
+		Oid			owner = user_code_owner(lfirst_oid(lc));
+
+		if (get_rel_relkind(lfirst_oid(lc)) == RELKIND_VIEW && !user_code_trusts(GetUserId(), owner))
+			user_code_refuse(owner, psprintf(_("view %s"),
+											 quote_qualified_identifier(get_namespace_name(get_rel_namespace(lfirst_oid(lc))),
+																		get_rel_name(lfirst_oid(lc)))));
+	}
 }
 
 /* Tables and types in a statement of ours. */
@@ -469,8 +505,10 @@ user_code_check_node(Node *node, void *context)
 		{
 			RangeTblEntry *rte = lfirst_node(RangeTblEntry, lc);
 
-			if (rte->rtekind == RTE_RELATION)
-				user_code_check_table(rte->relid);
+			if (rte->rtekind != RTE_RELATION)
+				continue;
+			user_code_check_table(rte->relid);
+			user_code_check_views(rte->relid);
 		}
 		return query_tree_walker((Query *) node, user_code_check_node, context, 0);
 	}
@@ -500,19 +538,6 @@ user_code_analyzed(ParseState *pstate, Query *query, KaptureJumbleState *jstate)
 		user_code_prev_analyze_hook(pstate, query, jstate);
 	if (user_code && user_code_is_ours(pstate->p_sourcetext))
 		(void) user_code_check_node((Node *) query, NULL);
-}
-
-static Oid
-user_code_owner(Oid relid)
-{
-	HeapTuple	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(relid));
-	Oid			owner;
-
-	if (!HeapTupleIsValid(tuple))
-		elog(ERROR, "cache lookup failed for relation %u", relid);
-	owner = ((Form_pg_class) GETSTRUCT(tuple))->relowner;
-	ReleaseSysCache(tuple);
-	return owner;
 }
 
 /*
@@ -665,15 +690,15 @@ user_code_rethrow(const UserCode *run, MemoryContext context)
 }
 
 /*
- * Runs work(arg), as the current user, on an attached table, or, if "rel" is NULL,
- * on the extension's own ones, with all that the file's header says.  Errors: 42501
+ * Runs work(arg), as the current user, on an attached table, whose statements may also
+ * read the relations "beside", or, if "rel" is NULL, on the extension's own ones, with all that the file's header says.  Errors: 42501
  * for a stranger's code, 40001 if the table was renamed, and those of the work.
  */
 void
-kapture_user_code_run(Relation rel, void (*work) (void *arg), void *arg)
+kapture_user_code_run(Relation rel, List *beside, void (*work) (void *arg), void *arg)
 {
 	MemoryContext context = CurrentMemoryContext;
-	UserCode	run = {.outer = user_code};
+	UserCode	run = {.outer = user_code, .beside = beside};
 
 	run.relid = rel ? RelationGetRelid(rel) : InvalidOid;
 	user_code = &run;

@@ -8,12 +8,13 @@
 #include "postgres.h"
 
 #include "executor/spi.h"
+#include "nodes/pg_list.h"
 #include "utils/relcache.h"
 #include "utils/snapshot.h"
 
 extern void kapture_user_code_install(void);
 extern void kapture_user_code_enter_process(void);
-extern void kapture_user_code_run(Relation rel, void (*work) (void *arg), void *arg);
+extern void kapture_user_code_run(Relation rel, List *beside, void (*work) (void *arg), void *arg);
 extern SPIPlanPtr kapture_user_code_prepare(const char *sql, int nargs, Oid *types, int options);
 extern bool kapture_user_code_is_plan_of(SPIPlanPtr plan, const char *sql);
 extern void kapture_user_code_expect(SPIPlanPtr plan);

@@ -161,8 +161,7 @@ claim_prepare(Worker *worker, WorkerClaim *claim, KaptureDelivery *delivery)
 	/* the original of this database may have sent what has waited in kapture_delivery so far */
 	if (delivery->attempts == 1 && delivery->in_doubt == 0 && delivery->captured_at <= worker->origin.doubt_until)
 		delivery->in_doubt = claim->now;
-	if (worker->stale && delivery->row.outcome == KAPTURE_ROW_FAILED && !delivery->row.slow)
-		delivery->row.outcome = KAPTURE_ROW_LOCKED;
+	kapture_queue_excuse(worker, &delivery->row);
 }
 
 /*

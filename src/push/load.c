@@ -131,7 +131,8 @@ load_settings(Worker *worker, WorkerServer *server)
 
 	if (error && server->used && (server->problem == NULL || strcmp(error->message, server->problem) != 0))
 		ereport(LOG,
-				(errmsg("kapture_sync cannot use server \"%s\": %s", server->name, error->message)));
+				(errmsg("kapture_sync cannot use server \"%s\" in database \"%s\": %s",
+						server->name, kapture_process_database(), error->message)));
 	changed = version != server->version || error || server->problem;
 	if (server->problem)
 		pfree(server->problem);
@@ -155,8 +156,8 @@ load_forget_dropped(void *arg)
 		return;
 	kapture_attach_announce();	/* the puller has to know, too */
 	ereport(LOG,
-			(errmsg("kapture_sync: " INT64_FORMAT " attached tables were dropped, with " INT64_FORMAT " waiting changes",
-					tables, changes)));
+			(errmsg("kapture_sync: " INT64_FORMAT " attached tables of database \"%s\" were dropped, with " INT64_FORMAT " waiting changes",
+					tables, kapture_process_database(), changes)));
 }
 
 /* A table may have lost what it takes to send its rows; then they wait. */
@@ -166,7 +167,7 @@ load_problem(Worker *worker, WorkerTable *table)
 	char	   *problem = kapture_binding_problem(table->att);
 
 	if (problem && (table->problem == NULL || strcmp(problem, table->problem) != 0))
-		ereport(LOG, (errmsg("kapture_sync sends no rows: %s", problem)));
+		ereport(LOG, (errmsg("kapture_sync sends no rows of database \"%s\": %s", kapture_process_database(), problem)));
 	if (table->problem)
 		pfree(table->problem);
 	table->problem = problem ? MemoryContextStrdup(worker->context, problem) : NULL;
@@ -281,7 +282,7 @@ load_origin(Worker *worker)
 
 	if (copy && !worker->said_copy)
 		ereport(LOG,
-				(errmsg("kapture_sync: this database is a copy; nothing is sent"),
+				(errmsg("kapture_sync: database \"%s\" is a copy; nothing is sent", kapture_process_database()),
 				 errhint("If the original sends no more, call kapture_resume().")));
 	worker->said_copy = copy;
 	if (origin.stamped_at != worker->origin.stamped_at)
@@ -361,7 +362,7 @@ load_tell_outdated(Worker *worker, const char *installed)
 	if (!worker->outdated)
 		ereport(LOG,
 				(errmsg("kapture_sync sends nothing in database \"%s\": the extension is of version %s, the library of version %s",
-						get_database_name(MyDatabaseId), installed, KAPTURE_SQL_VERSION),
+						kapture_process_database(), installed, KAPTURE_SQL_VERSION),
 				 errhint("%s", kapture_version_hint(installed))));
 	worker->outdated = true;
 

@@ -165,3 +165,14 @@ kapture_queue_put_off(List *rows)
 	foreach(lc, rows)
 		((KaptureRow *) lfirst(lc))->outcome = KAPTURE_ROW_LOCKED;
 }
+
+/*
+ * A row that failed while its table may look different is not at fault, unless it took
+ * too long: it is tried again like one that is locked.
+ */
+void
+kapture_queue_excuse(Worker *worker, KaptureRow *row)
+{
+	if (worker->stale && row->outcome == KAPTURE_ROW_FAILED && !row->slow)
+		row->outcome = KAPTURE_ROW_LOCKED;
+}

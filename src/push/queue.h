@@ -16,5 +16,6 @@ extern void kapture_queue_move(dlist_head *from, dlist_head *to, WorkerTable *ta
 extern void kapture_queue_follow(Worker *worker, WorkerTable *table, dlist_head *settled);
 extern void kapture_queue_take_back(WorkerServer *server, TimestampTz now, dlist_head *settled);
 extern void kapture_queue_put_off(List *rows);
+extern void kapture_queue_excuse(Worker *worker, KaptureRow *row);
 
 #endif							/* KAPTURE_QUEUE_H */

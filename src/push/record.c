@@ -12,7 +12,6 @@
 #include "utils/snapmgr.h"
 
 #include "api/http.h"
-#include "base/compat.h"
 #include "cluster/guard.h"
 #include "push/notify.h"
 #include "push/queue.h"
@@ -102,6 +101,8 @@ record_write_back(Worker *worker, WorkerTable *table, List *tasks, TimestampTz n
 	TimestampTz began = GetCurrentTimestamp();
 	bool		spent = worker->leaving || kapture_share_is_spent(table->turn.share);
 	TimestampTz later = Max(TimestampTzPlusMilliseconds(now, KAPTURE_LOCKED_RETRY), spent ? kapture_turn_next(&table->turn) : 0);
+	const char *why = spent ? "others come first; the Kapture customer id is written later" :
+		"the row is locked; its Kapture customer id is written later";
 	List	   *rows = NIL;
 	ListCell   *lc;
 
@@ -123,37 +124,9 @@ record_write_back(Worker *worker, WorkerTable *table, List *tasks, TimestampTz n
 	foreach(lc, tasks)
 	{
 		KaptureTask *t = &((WorkerTask *) lfirst(lc))->task;
-		KaptureRow *row = &t->delivery->row;
-		bool		sent = t->state == KAPTURE_TASK_DONE;
 
-		switch (row->outcome)
-		{
-			case KAPTURE_ROW_DONE:
-				if (!sent)
-					t->failed.customer_id = 0;
-				break;
-			case KAPTURE_ROW_GONE:
-				/* deleted, though that was not captured */
-				if (sent)
-					t->action = "gone";
-				break;
-			case KAPTURE_ROW_FAILED:
-				if (worker->stale && !row->slow)
-					row->outcome = KAPTURE_ROW_LOCKED;	/* not its fault */
-				pg_fallthrough;
-			case KAPTURE_ROW_LOCKED:
-				if (!sent)
-					break;		/* the id is kept with the failure */
-				row->customer_id = 0;
-				t->body = NULL;
-				kapture_task_fail(t, row->outcome == KAPTURE_ROW_FAILED || table->att->id == worker->blamed, later,
-								  row->outcome == KAPTURE_ROW_FAILED ? row->error :
-								  table->att->id == worker->blamed ? WORKER_BLAME :
-								  spent ? "others come first; the Kapture customer id is written later" :
-								  "the row is locked; its Kapture customer id is written later");
-				t->failed.arrived = true;
-				break;
-		}
+		kapture_queue_excuse(worker, &t->delivery->row);
+		kapture_task_written(t, later, why, table->att->id == worker->blamed ? WORKER_BLAME : NULL);
 	}
 }
 
@@ -188,6 +161,17 @@ record_write_ids(Worker *worker, dlist_head *tasks, TimestampTz now)
 		record_write_back(worker, table, table->settling, now);
 		table->settling = NIL;
 	}
+}
+
+/* Notes that a row was parked, and why. */
+static void
+record_note_parked(WorkerTask *task)
+{
+	char	   *cause = kapture_task_log_text(&task->task);
+
+	kapture_alert_note(&task->table->outcomes, true);
+	if (cause)
+		kapture_alert_note_cause(&task->table->outcomes, cause);
 }
 
 /*
@@ -231,7 +215,7 @@ kapture_record_settle(Worker *worker, dlist_head *tasks)
 
 			task->table->next_due = Min(task->table->next_due, next);
 			if (next == DT_NOEND)
-				kapture_alert_note(&task->table->outcomes, true);
+				record_note_parked(task);
 		}
 		else
 		{
@@ -352,22 +336,6 @@ record_settle(Worker *worker, dlist_head *tasks)
 }
 
 /*
- * An outcome that cannot be recorded becomes a failure, with what it has brought:
- * a customer's id, or that the changes are with Kapture.
- */
-static void
-record_fail(WorkerTask *task, const ErrorData *error)
-{
-	KaptureTask *t = &task->task;
-	bool		arrived = t->state == KAPTURE_TASK_DONE ||
-		(t->state == KAPTURE_TASK_FAILED && t->failed.arrived);
-
-	t->delivery->row.customer_id = 0;
-	kapture_task_park(t, error);
-	t->failed.arrived = arrived;
-}
-
-/*
  * Records what became of one task: if that cannot be, it is made a failure with the
  * error as its reason.  What even that cannot be done with stays, known to nobody
  * but us; should the process end, it is in doubt.
@@ -384,7 +352,7 @@ record_settle_one(Worker *worker, WorkerTask *task)
 		(!kapture_guard_will_pass(error) || worker->record_errors >= WORKER_PASSING_ERRORS))
 	{
 		kapture_transaction_report_error(KAPTURE_PHASE_RECORD, task->table, task->task.delivery->row_key, error);
-		record_fail(task, error);
+		kapture_task_unrecorded(&task->task, error);
 		FreeErrorData(error);
 		error = record_settle(worker, &one);
 	}

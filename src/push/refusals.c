@@ -38,7 +38,7 @@ refusals_hold(KaptureRefusals *refusals, KaptureTask *task, TimestampTz now)
 {
 	refusals->is_holding = refusals->has_held = true;
 	refusals->wants_fresh = !refusals->wants_fresh;
-	task->health = KAPTURE_SERVER_REFUSES;
+	task->health = KAPTURE_STATE_REFUSING;
 	task->failed.park = false;
 	task->failed.counts = true;
 	task->failed.next_attempt = refusals_next(now);
@@ -71,7 +71,7 @@ refusals_unknown(KaptureRefusals *refusals, KaptureTask *task, TimestampTz now)
 static void
 refusals_unreadable(KaptureRefusals *refusals, KaptureTask *task)
 {
-	task->health = refusals->is_holding ? KAPTURE_SERVER_REFUSES : KAPTURE_SERVER_WELL;
+	task->health = refusals->is_holding ? KAPTURE_STATE_REFUSING : KAPTURE_STATE_OK;
 	kapture_task_fail(task, true, 0, psprintf("Kapture cannot read this row's %s request, though it reads others: %s",
 											  kapture_api_name(task->asked), task->message));
 }
@@ -113,8 +113,8 @@ kapture_refusals_judge(KaptureRefusals *refusals, KaptureTask *task, TimestampTz
 			break;
 	}
 	/* only a success lifts it */
-	if (refusals->is_holding && task->health == KAPTURE_SERVER_WELL)
-		task->health = KAPTURE_SERVER_REFUSES;
+	if (refusals->is_holding && task->health == KAPTURE_STATE_OK)
+		task->health = KAPTURE_STATE_REFUSING;
 }
 
 /*

@@ -13,6 +13,7 @@
 #include "api/server.h"
 #include "base/fault.h"
 #include "base/guc.h"
+#include "cluster/bgworker.h"
 #include "cluster/guard.h"
 #include "push/queue.h"
 #include "push/record.h"
@@ -48,7 +49,8 @@ send_give_up_server(Worker *worker, WorkerServer *server, const char *problem)
 	ErrorData  *error;
 
 	ereport(LOG,
-			(errmsg("kapture_sync cannot use server \"%s\": %s", server->name, problem)));
+			(errmsg("kapture_sync cannot use server \"%s\" in database \"%s\": %s",
+					server->name, kapture_process_database(), problem)));
 	server->problem = MemoryContextStrdup(worker->context, problem);
 	server->start_errors = 0;
 	worker->next_load = Min(worker->next_load, TimestampTzPlusMilliseconds(GetCurrentTimestamp(), WORKER_ERROR_LONGEST));
@@ -108,7 +110,7 @@ send_start_request(WorkerSending *sending, const KaptureServer *settings)
 		server->nready--;
 		server->in_flight++;
 		/* a host that does not answer as it should may have moved */
-		if (server->health != KAPTURE_SERVER_WELL)
+		if (server->health != KAPTURE_STATE_OK)
 			kapture_http_connect_anew(t->request);
 	}
 	server->next_start = t->request ? 0 : when;

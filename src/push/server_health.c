@@ -5,6 +5,7 @@
  */
 #include "postgres.h"
 
+#include "cluster/bgworker.h"
 #include "cluster/report.h"
 #include "push/notify.h"
 #include "push/server_health.h"
@@ -27,7 +28,7 @@ kapture_health_tell_room(bool room)
 void
 kapture_health_report(Worker *worker, WorkerServer *server, const char *message)
 {
-	KaptureServerState state = KAPTURE_STATE_OK;
+	KaptureServerState state = server->health;
 
 	if (!server->used)
 		return;
@@ -35,16 +36,6 @@ kapture_health_report(Worker *worker, WorkerServer *server, const char *message)
 		state = KAPTURE_STATE_OUTDATED;
 	else if (server->problem)
 		state = KAPTURE_STATE_MISCONFIGURED;
-	else if (server->health == KAPTURE_SERVER_MISFITS)
-		state = KAPTURE_STATE_MISCONFIGURED;
-	else if (server->health == KAPTURE_SERVER_REFUSES)
-		state = KAPTURE_STATE_REFUSING;
-	else if (server->health == KAPTURE_SERVER_DENIES)
-		state = KAPTURE_STATE_DENIED;
-	else if (server->health == KAPTURE_SERVER_THROTTLES)
-		state = KAPTURE_STATE_THROTTLED;
-	else if (server->health == KAPTURE_SERVER_SICK)
-		state = KAPTURE_STATE_FAILING;
 	kapture_health_tell_room(kapture_shmem_report_server(server->name, server->owner, state,
 														 state == KAPTURE_STATE_OK ? 0 : server->not_before,
 														 server->problem && !worker->outdated ? server->problem : message));
@@ -54,58 +45,78 @@ kapture_health_report(Worker *worker, WorkerServer *server, const char *message)
 	server->told = state;
 }
 
-/* Does its queue wait for somebody to act? */
+/* Does a server's queue wait for somebody to act? */
 static bool
-health_is_held(KaptureServerHealth health)
+health_is_held(KaptureServerState health)
 {
-	return health == KAPTURE_SERVER_DENIES || health == KAPTURE_SERVER_MISFITS || health == KAPTURE_SERVER_REFUSES;
+	return health == KAPTURE_STATE_DENIED || health == KAPTURE_STATE_MISCONFIGURED || health == KAPTURE_STATE_REFUSING;
+}
+
+/*
+ * Does a server get one request at a time, to see whether it is well again?  One that
+ * fails is probed when some in a row have failed, as that may be chance.
+ */
+static bool
+health_is_probed(const WorkerServer *server)
+{
+	return health_is_held(server->health) || server->health == KAPTURE_STATE_THROTTLED ||
+		server->failures >= KAPTURE_BREAKER_FAILURES;
 }
 
 /* Returns how many requests a server may have in flight now: one while it is only probed. */
 int
 kapture_health_connections(WorkerServer *server)
 {
-	return health_is_held(server->health) || server->health == KAPTURE_SERVER_THROTTLES ||
-		server->failures >= KAPTURE_BREAKER_FAILURES ? 1 : server->max_connections;
+	return health_is_probed(server) ? 1 : server->max_connections;
 }
 
-/* Says in the log what a server's health is now. */
+/* Logs what a server's health is now. */
 static void
-health_log(WorkerServer *server, KaptureServerHealth health)
+health_log(WorkerServer *server, const KaptureTask *task)
 {
-	switch (health)
+	const char *database = kapture_process_database();
+	const char *text = kapture_task_log_text(task);
+
+	switch (task->health)
 	{
-		case KAPTURE_SERVER_WELL:
+		case KAPTURE_STATE_OK:
 			ereport(LOG,
-					(errmsg("kapture_sync: server \"%s\" works again", server->name)));
+					(errmsg("kapture_sync: server \"%s\" in database \"%s\" works again", server->name, database)));
 			break;
-		case KAPTURE_SERVER_DENIES:
-			ereport(LOG,
-					(errmsg("kapture_sync: server \"%s\" refuses our key or address; its queue waits", server->name),
-					 errhint("Check the options of the server and of the user mapping.")));
+		case KAPTURE_STATE_DENIED:
+			ereport(WARNING,
+					(errmsg("kapture_sync: server \"%s\" in database \"%s\" refuses the key or the address", server->name, database),
+					 text ? errdetail_internal("%s.", text) : 0,
+					 errhint("Check the options of the server and of the user mapping. What is to be sent waits until then.")));
 			break;
-		case KAPTURE_SERVER_MISFITS:
-			ereport(LOG,
-					(errmsg("kapture_sync: server \"%s\" cannot read our requests; its queue waits", server->name),
-					 errhint("kapture_status and kapture_failures say which option of the server to set.")));
+		case KAPTURE_STATE_MISCONFIGURED:
+			ereport(WARNING,
+					(errmsg("kapture_sync: server \"%s\" in database \"%s\" cannot read requests", server->name, database),
+					 text ? errdetail_internal("%s.", text) : 0,
+					 errhint("kapture_status and kapture_failures say which option of the server to set. What is to be sent waits until then.")));
 			break;
-		case KAPTURE_SERVER_REFUSES:
-			ereport(LOG,
-					(errmsg("kapture_sync: server \"%s\" refuses all rows; its queue waits", server->name),
+		case KAPTURE_STATE_REFUSING:
+			ereport(WARNING,
+					(errmsg("kapture_sync: server \"%s\" in database \"%s\" refuses all rows", server->name, database),
 					 errdetail("It has refused %d rows in a row, in words that are not known to be about a row's values.",
 							   KAPTURE_REFUSALS_MAX),
-					 errhint("kapture_failures shows what it says.")));
+					 errhint("kapture_failures shows what it says. What is to be sent waits until then.")));
 			break;
-		case KAPTURE_SERVER_THROTTLES:
+		case KAPTURE_STATE_THROTTLED:
 			ereport(LOG,
-					(errmsg("kapture_sync: server \"%s\" asks for fewer requests", server->name)));
+					(errmsg("kapture_sync: server \"%s\" in database \"%s\" asks for fewer requests", server->name, database),
+					 text ? errdetail_internal("%s.", text) : 0));
 			break;
-		case KAPTURE_SERVER_SICK:
+		case KAPTURE_STATE_FAILING:
 			ereport(LOG,
-					(errmsg("kapture_sync: server \"%s\" does not answer as it should", server->name)));
+					(errmsg("kapture_sync: server \"%s\" in database \"%s\" is failing", server->name, database),
+					 text ? errdetail_internal("%s.", text) : 0,
+					 errhint("What is to be sent is retried automatically, at growing intervals.")));
+			break;
+		case KAPTURE_STATE_OUTDATED:
 			break;
 	}
-	server->said = health;
+	server->said = task->health;
 }
 
 /* How long a server that is not well is left alone, in milliseconds. */
@@ -116,7 +127,7 @@ health_wait(WorkerServer *server, const KaptureTask *task)
 		return KAPTURE_DENIED_PROBE;
 	if (task->retry_after >= 0)
 		return task->retry_after;
-	if (task->health == KAPTURE_SERVER_THROTTLES || server->failures >= KAPTURE_BREAKER_FAILURES)
+	if (health_is_probed(server))
 		return kapture_pacing_backoff(server->failures - KAPTURE_BREAKER_FAILURES + 1,
 									  KAPTURE_SERVER_LONGEST);
 	return 0;
@@ -155,7 +166,7 @@ kapture_health_renew(Worker *worker, WorkerServer *server, TimestampTz now)
 	server->not_before = 0;
 	server->asked = false;
 	server->failures = server->sick = 0;
-	server->health = KAPTURE_SERVER_WELL;
+	server->health = KAPTURE_STATE_OK;
 	memset(&server->refusals, 0, sizeof(server->refusals));
 }
 
@@ -168,17 +179,17 @@ kapture_health_renew(Worker *worker, WorkerServer *server, TimestampTz now)
 void
 kapture_health_note(Worker *worker, WorkerServer *server, const KaptureTask *task, TimestampTz now)
 {
-	KaptureServerHealth before = server->health;
+	KaptureServerState before = server->health;
 	bool		asked = health_is_held(task->health) ||
-		(task->health != KAPTURE_SERVER_WELL && task->retry_after >= 0);
+		(task->health != KAPTURE_STATE_OK && task->retry_after >= 0);
 	int64		row = task->delivery->delivery_id;
 
-	/* answers to what was under way already do not lift it */
-	if (task->health == KAPTURE_SERVER_WELL && server->asked && server->not_before > now)
+	/* answers to what was in flight already do not lift it */
+	if (task->health == KAPTURE_STATE_OK && server->asked && server->not_before > now)
 		return;
 
 	server->health = task->health;
-	if (task->health == KAPTURE_SERVER_WELL)
+	if (task->health == KAPTURE_STATE_OK)
 	{
 		if (server->failures >= KAPTURE_BREAKER_FAILURES || health_is_held(before))
 			health_hurry(worker, server, now);
@@ -189,7 +200,7 @@ kapture_health_note(Worker *worker, WorkerServer *server, const KaptureTask *tas
 	}
 	else
 	{
-		bool		own = row == server->failed_row && task->health == KAPTURE_SERVER_SICK &&
+		bool		own = row == server->failed_row && task->health == KAPTURE_STATE_FAILING &&
 			task->state == KAPTURE_TASK_FAILED && task->failed.counts;
 
 		if (!own)
@@ -201,8 +212,8 @@ kapture_health_note(Worker *worker, WorkerServer *server, const KaptureTask *tas
 								 TimestampTzPlusMilliseconds(now, health_wait(server, task)));
 	}
 	if (server->said != task->health &&
-		(task->health != KAPTURE_SERVER_SICK || server->sick >= KAPTURE_BREAKER_FAILURES))
-		health_log(server, task->health);
-	if (before != task->health || task->health != KAPTURE_SERVER_WELL)
+		(task->health != KAPTURE_STATE_FAILING || server->sick >= KAPTURE_BREAKER_FAILURES))
+		health_log(server, task);
+	if (before != task->health || task->health != KAPTURE_STATE_OK)
 		kapture_health_report(worker, server, task->state == KAPTURE_TASK_FAILED ? task->failed.error : "");
 }

@@ -64,11 +64,11 @@ typedef struct WorkerServer
 	int			start_errors;	/* requests in a row that could not be started */
 	int			failures;		/* in a row, of different rows */
 	int			sick;			/* in a row, of any */
-	KaptureServerHealth said;	/* in the log */
+	KaptureServerState said;	/* in the log */
 	KaptureServerState told;	/* to whoever listens */
 	bool		used;			/* attached tables go to it */
 	int64		failed_row;		/* delivery that failed last */
-	KaptureServerHealth health;
+	KaptureServerState health;
 	TimestampTz not_before;		/* no request starts earlier, */
 	bool		asked;			/* as the server itself asked for */
 	KaptureRefusals refusals;

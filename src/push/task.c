@@ -36,6 +36,8 @@
  */
 #include "postgres.h"
 
+#include <ctype.h>
+
 #include "mb/pg_wchar.h"
 #include "utils/memutils.h"
 
@@ -309,6 +311,57 @@ kapture_task_park(KaptureTask *task, const ErrorData *error)
 	pfree(message);
 }
 
+/*
+ * Takes in what became of writing the customer's id to the row (delivery->row.outcome).
+ * An id that could not be written is kept, and written at "later", for which "why" is
+ * the reason; or the task is parked, with the row's error, or with "blame" if that is
+ * not NULL.
+ */
+void
+kapture_task_written(KaptureTask *task, TimestampTz later, const char *why, const char *blame)
+{
+	KaptureRow *row = &task->delivery->row;
+	bool		sent = task->state == KAPTURE_TASK_DONE;
+	bool		failed = row->outcome == KAPTURE_ROW_FAILED;
+
+	switch (row->outcome)
+	{
+		case KAPTURE_ROW_DONE:
+			if (!sent)
+				task->failed.customer_id = 0;
+			break;
+		case KAPTURE_ROW_GONE:
+			/* deleted, though that was not captured */
+			if (sent)
+				task->action = "gone";
+			break;
+		case KAPTURE_ROW_FAILED:
+		case KAPTURE_ROW_LOCKED:
+			if (!sent)
+				break;			/* the id is kept with the failure */
+			row->customer_id = 0;
+			task->body = NULL;
+			kapture_task_fail(task, failed || blame, later, failed ? row->error : blame ? blame : why);
+			task->failed.arrived = true;
+			break;
+	}
+}
+
+/*
+ * Makes an outcome that cannot be recorded a failure, with what it has brought: a
+ * customer's id, or that the changes are with Kapture.
+ */
+void
+kapture_task_unrecorded(KaptureTask *task, const ErrorData *error)
+{
+	bool		arrived = task->state == KAPTURE_TASK_DONE ||
+		(task->state == KAPTURE_TASK_FAILED && task->failed.arrived);
+
+	task->delivery->row.customer_id = 0;
+	kapture_task_park(task, error);
+	task->failed.arrived = arrived;
+}
+
 /* Fails for now; the delay grows with each failure. */
 static void
 task_retry(KaptureTask *task, TimestampTz now, const char *error)
@@ -446,7 +499,7 @@ kapture_task_plan(KaptureTask *task, TimestampTz now)
 {
 	KaptureDelivery *delivery = task->delivery;
 
-	task->health = KAPTURE_SERVER_WELL;
+	task->health = KAPTURE_STATE_OK;
 	task->retry_after = -1;
 	task->customer_id = delivery->customer_id;
 	if (delivery->gone)
@@ -520,7 +573,7 @@ task_no_answer(KaptureTask *task, const KaptureHttpAnswer *answer, TimestampTz n
 			 answer->detail ? answer->detail : "", answer->detail ? " (" : "(",
 			 answer->phase ? answer->phase : "the request",
 			 answer->option ? ", limited by " : "", answer->option ? answer->option : "", ")");
-	task->health = KAPTURE_SERVER_SICK;
+	task->health = KAPTURE_STATE_FAILING;
 
 	if (answer->outcome == KAPTURE_HTTP_IN_DOUBT)
 		task_note_doubt(task, answer, now);
@@ -629,7 +682,7 @@ task_misfit(KaptureTask *task, const KaptureReply *reply, TimestampTz now)
 
 	if (task->step == KAPTURE_STEP_ADD)
 		task->delivery->in_doubt = 0;	/* it was not carried out */
-	task->health = KAPTURE_SERVER_MISFITS;
+	task->health = KAPTURE_STATE_MISCONFIGURED;
 	kapture_task_fail(task, false, TimestampTzPlusMilliseconds(now, KAPTURE_DENIED_PROBE + KAPTURE_LOCKED_RETRY),
 					  psprintf("Kapture cannot read the body of the %s request (%s): %s",
 							   kapture_api_name(api), reply->message, what));
@@ -800,18 +853,18 @@ task_judge(KaptureTask *task, const KaptureHttpAnswer *answer, TimestampTz now)
 			task_misfit(task, &reply, now);
 			break;
 		case KAPTURE_DENIED:
-			task->health = KAPTURE_SERVER_DENIES;
+			task->health = KAPTURE_STATE_DENIED;
 			kapture_task_fail(task, false, now, reply.message);
 			task->failed.counts = false;
 			break;
 		case KAPTURE_THROTTLED:
-			task->health = KAPTURE_SERVER_THROTTLES;
+			task->health = KAPTURE_STATE_THROTTLED;
 			kapture_task_fail(task, false, now, reply.message);
 			task->failed.counts = false;
 			break;
 		case KAPTURE_BROKEN:
 			/* who knows how far Kapture got */
-			task->health = KAPTURE_SERVER_SICK;
+			task->health = KAPTURE_STATE_FAILING;
 			task_note_doubt(task, answer, now);
 			task_retry(task, now, reply.message);
 			break;
@@ -828,4 +881,48 @@ kapture_task_answer(KaptureTask *task, const KaptureHttpAnswer *answer, Timestam
 	task_judge(task, answer, now);
 	if (task->delivery->gone)
 		task_gone_meanwhile(task);
+}
+
+/*
+ * May Kapture's words be logged?  Customers' data may not, neither what was sent nor
+ * what others are found by.
+ */
+static bool
+task_may_log(const KaptureTask *task, const char *words)
+{
+	int			digits = 0;
+
+	for (const char *p = words; *p; p++)
+	{
+		digits = isdigit((unsigned char) *p) ? digits + 1 : 0;
+		if (digits >= 5 || *p == '@')
+			return false;
+	}
+	for (int i = 0; i < task->att->ncolumns; i++)
+	{
+		const char *value = task->delivery->row.values ? task->delivery->row.values[i] : NULL;
+
+		if (value && value[0] && strstr(words, value))
+			return false;
+	}
+	return words[0] != '\0';
+}
+
+/*
+ * Returns what the last answer was and why the task failed, if it did, as far as that
+ * may be logged, without a final period, in the current memory context; NULL: nothing.
+ */
+char *
+kapture_task_log_text(const KaptureTask *task)
+{
+	const char *words = task->state == KAPTURE_TASK_FAILED ? task->failed.error : task->message;
+	char	   *text = NULL;
+
+	if (words && task_may_log(task, words))
+		text = task->http_status != 0 ? psprintf("HTTP code %d: %s", task->http_status, words) : pstrdup(words);
+	else if (task->http_status != 0)
+		text = psprintf("HTTP code %d", task->http_status);
+	if (text && text[strlen(text) - 1] == '.')
+		text[strlen(text) - 1] = '\0';
+	return text;
 }

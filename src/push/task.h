@@ -11,6 +11,7 @@
 #include "api/http.h"
 #include "api/reply.h"
 #include "base/catalog.h"
+#include "cluster/shmem.h"
 #include "table/outbox.h"
 
 /* What a task's next (or current) request is for. */
@@ -31,17 +32,6 @@ typedef enum KaptureTaskState
 	KAPTURE_TASK_FAILED,		/* for this time */
 	KAPTURE_TASK_RELEASE		/* nothing was sent; due again at next_attempt */
 } KaptureTaskState;
-
-/* What an answer says of the server as a whole. */
-typedef enum KaptureServerHealth
-{
-	KAPTURE_SERVER_WELL,
-	KAPTURE_SERVER_DENIES,		/* the key or the address */
-	KAPTURE_SERVER_MISFITS,		/* wants another form of body */
-	KAPTURE_SERVER_REFUSES,		/* all rows, in words that no rule knows */
-	KAPTURE_SERVER_THROTTLES,
-	KAPTURE_SERVER_SICK
-} KaptureServerHealth;
 
 typedef struct KaptureTask
 {
@@ -76,7 +66,7 @@ typedef struct KaptureTask
 	TimestampTz next_attempt;	/* if RELEASE */
 	int			http_status;
 	char	   *message;
-	KaptureServerHealth health;
+	KaptureServerState health;	/* of the server, as far as the answer tells */
 	int64		retry_after;	/* milliseconds, -1 unknown */
 } KaptureTask;
 
@@ -87,7 +77,10 @@ extern void kapture_task_answer(KaptureTask *task, const KaptureHttpAnswer *answ
 extern void kapture_task_fail(KaptureTask *task, bool park, TimestampTz next_attempt,
 							  const char *error);
 extern void kapture_task_park(KaptureTask *task, const ErrorData *error);
+extern void kapture_task_written(KaptureTask *task, TimestampTz later, const char *why, const char *blame);
+extern void kapture_task_unrecorded(KaptureTask *task, const ErrorData *error);
 extern void kapture_task_wrap(KaptureTask *task, const KaptureServer *server);
 extern KaptureApi kapture_task_api(const KaptureTask *task);
+extern char *kapture_task_log_text(const KaptureTask *task);
 
 #endif							/* KAPTURE_TASK_H */

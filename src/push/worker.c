@@ -40,7 +40,6 @@
 #include "table/history.h"
 #include "table/outbox.h"
 #include "table/vacuum.h"
-#include "traffic/pacing.h"
 
 /*
  * Milliseconds between two looks at the outbox while it may hold changes whose
@@ -250,7 +249,8 @@ worker_exit_callback(int code, Datum arg)
 	if (!kapture_clock_has_killed(&owner, &worker->blamed))
 		return;
 	ereport(LOG,
-			(errmsg("kapture_sync: a trigger, check or function of an attached table took no notice of being cancelled; the worker ends for it")));
+			(errmsg("kapture_sync: a trigger, check or function of an attached table in database \"%s\" took no notice of being cancelled; the worker ends for it",
+					kapture_process_database())));
 	worker->leaving = true;
 	AbortOutOfAnyTransaction();
 	kapture_lock_renew();

@@ -15,6 +15,7 @@
 #include "access/sysattr.h"
 #include "access/xact.h"
 #include "catalog/catalog.h"
+#include "catalog/namespace.h"
 #include "catalog/objectaddress.h"
 #include "catalog/partition.h"
 #include "catalog/pg_class.h"
@@ -47,6 +48,8 @@
 #include "cluster/shmem.h"
 #include "mapping/expression.h"
 #include "mapping/field_map.h"
+#include "mapping/source.h"
+#include "table/advice.h"
 #include "table/attach.h"
 #include "table/binding.h"
 #include "table/capture.h"
@@ -77,6 +80,7 @@ typedef struct AttachRequest
 	ArrayType  *keys;
 	List	   *mappings;		/* of KaptureMapping */
 	KaptureGivenExpression *filter; /* or NULL */
+	KaptureGivenSource *source; /* or NULL */
 } AttachRequest;
 
 /* Runs DDL as the caller. */
@@ -127,6 +131,19 @@ kapture_attach_renamed(List *expressions)
 }
 
 /*
+ * Called after a view was made or replaced: tables whose values come from it follow.
+ */
+void
+kapture_attach_view_changed(const RangeVar *name)
+{
+	Oid			view = RangeVarGetRelid(name, NoLock, true);
+
+	CommandCounterIncrement();
+	if (OidIsValid(view) && kapture_source_changed(view))
+		kapture_attach_reconsider();
+}
+
+/*
  * Called after a command that may have made or dropped what expressions use.
  */
 void
@@ -149,18 +166,21 @@ attach_follow(Oid relid, const char *from, const char *to)
 	NameData	names[2];
 	Oid			types[3] = {REGCLASSOID, NAMEOID, NAMEOID};
 	Datum		values[3] = {ObjectIdGetDatum(relid), NameGetDatum(&names[0]), NameGetDatum(&names[1])};
+	bool		computes = get_attnum(kapture_catalog_relid(KAPTURE_TABLE_COLUMN), "reads") != InvalidAttrNumber;
 	uint64		n;
 
 	namestrcpy(&names[0], from);
 	namestrcpy(&names[1], to);
-	n = kapture_own_execute("UPDATE @.kapture_column c SET column_name = $3 FROM @.kapture_attachment a"
-							" WHERE a.attachment_id = c.attachment_id AND a.relation = $1 AND c.column_name = $2",
-							3, types, values);
-	if (get_attnum(kapture_catalog_relid(KAPTURE_TABLE_COLUMN), "reads") != InvalidAttrNumber)
+	n = kapture_own_execute(psprintf("UPDATE @.kapture_column c SET column_name = $3 FROM @.kapture_attachment a"
+									 " WHERE a.attachment_id = c.attachment_id AND a.relation = $1 AND c.column_name = $2%s",
+									 computes ? " AND a.source IS NULL" : ""), 3, types, values);
+	if (computes)
 	{
 		n += kapture_own_execute("UPDATE @.kapture_column c SET reads = pg_catalog.array_replace(c.reads, $2, $3) FROM @.kapture_attachment a"
-								 " WHERE a.attachment_id = c.attachment_id AND a.relation = $1 AND $2 = ANY (c.reads)",
+								 " WHERE a.attachment_id = c.attachment_id AND a.relation = $1 AND a.source IS NULL AND $2 = ANY (c.reads)",
 								 3, types, values);
+		n += kapture_own_execute("UPDATE @.kapture_attachment SET source_columns = pg_catalog.array_replace(source_columns, $2, $3)"
+								 " WHERE relation = $1 AND $2 = ANY (source_columns)", 3, types, values);
 		n += kapture_own_execute("UPDATE @.kapture_attachment SET filter_columns = pg_catalog.array_replace(filter_columns, $2, $3)"
 								 " WHERE relation = $1 AND $2 = ANY (filter_columns)", 3, types, values);
 	}
@@ -178,9 +198,13 @@ attach_follow(Oid relid, const char *from, const char *to)
 void
 kapture_attach_column_renamed(Oid relid, const char *from, const char *to)
 {
-	if (OidIsValid(kapture_catalog_relid(KAPTURE_TABLE_COLUMN)) &&
-		list_member_oid(kapture_catalog_attached_relations(), relid) &&
-		attach_follow(relid, from, to))
+	if (!OidIsValid(kapture_catalog_relid(KAPTURE_TABLE_COLUMN)))
+		return;
+	if (get_rel_relkind(relid) == RELKIND_VIEW &&
+		get_attnum(kapture_catalog_relid(KAPTURE_TABLE_ATTACHMENT), "source") != InvalidAttrNumber &&
+		kapture_source_column_renamed(relid, from, to))
+		kapture_attach_reconsider();
+	if (list_member_oid(kapture_catalog_attached_relations(), relid) && attach_follow(relid, from, to))
 		kapture_attach_announce();
 }
 
@@ -366,22 +390,6 @@ attach_has_id_column(Relation rel, const char *name)
 	return true;
 }
 
-/* Names as name[], all of them or, if NULL is to stand for that, as NULL. */
-static char *
-attach_reads(const KaptureGivenExpression *expression)
-{
-	Datum	   *names = palloc(sizeof(Datum) * list_length(expression->reads));
-	int			n = 0;
-	ListCell   *lc;
-
-	if (expression->reads_all)
-		return NULL;
-	foreach(lc, expression->reads)
-		names[n++] = CStringGetTextDatum(lfirst(lc));
-	return OidOutputFunctionCall(F_ARRAY_OUT,
-								 PointerGetDatum(construct_array(names, n, TEXTOID, -1, false, TYPALIGN_INT)));
-}
-
 /* A text as a value of a statement; '' for NULL, which the statement makes null again. */
 static Datum
 attach_text(const char *text)
@@ -398,7 +406,7 @@ attach_store_mapping(Oid relid, int bit, const KaptureMapping *mapping)
 	Datum		values[] = {
 		ObjectIdGetDatum(relid), Int16GetDatum(bit), CStringGetTextDatum(mapping->field),
 		attach_text(mapping->name), Int16GetDatum(mapping->attnum), attach_text(expression ? expression->text : NULL),
-		attach_text(mapping->constant), attach_text(expression ? attach_reads(expression) : NULL)
+		attach_text(mapping->constant), attach_text(expression ? kapture_expression_reads(expression) : NULL)
 	};
 
 	(void) kapture_own_execute("INSERT INTO @.kapture_column"
@@ -412,22 +420,26 @@ attach_store_mapping(Oid relid, int bit, const KaptureMapping *mapping)
 static void
 attach_store(Oid relid, const AttachRequest *request)
 {
-	Oid			types[] = {REGCLASSOID, NAMEOID, NAMEARRAYOID, TEXTOID, BOOLOID, BOOLOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID};
+	const KaptureGivenSource *source = request->source;
+	Oid			types[] = {REGCLASSOID, NAMEOID, NAMEARRAYOID, TEXTOID, BOOLOID, BOOLOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID,
+	TEXTOID, TEXTOID};
 	Datum		values[] = {
 		ObjectIdGetDatum(relid), NameGetDatum(request->server), PointerGetDatum(request->keys),
 		CStringGetTextDatum(request->on_duplicate), BoolGetDatum(request->replicated), BoolGetDatum(request->pull),
 		CStringGetTextDatum(request->on_conflict), CStringGetTextDatum(request->id_column),
 		attach_text(request->filter ? request->filter->text : NULL),
-		attach_text(request->filter ? attach_reads(request->filter) : NULL),
-		attach_text(request->on_leave ? JsonbToCString(NULL, &request->on_leave->root, VARSIZE(request->on_leave)) : NULL)
+		attach_text(request->filter ? kapture_expression_reads(request->filter) : NULL),
+		attach_text(request->on_leave ? JsonbToCString(NULL, &request->on_leave->root, VARSIZE(request->on_leave)) : NULL),
+		attach_text(source ? source->name : NULL), attach_text(source ? kapture_expression_reads(&source->reads) : NULL)
 	};
 	ListCell   *lc;
 	int			bit = 0;
 
 	(void) kapture_own_execute("INSERT INTO @.kapture_attachment"
 							   " (relation, server, key_columns, on_duplicate, replicated, pull, on_conflict, id_column,"
-							   " filter, filter_columns, on_leave, server_oid, server_owner)"
+							   " filter, filter_columns, on_leave, source, source_keys, source_columns, server_oid, server_owner)"
 							   " SELECT $1, $2, $3, $4, $5, $6, $7, $8::name, nullif($9, ''), nullif($10, '')::name[], nullif($11, '')::jsonb,"
+							   " nullif($12, ''), CASE WHEN $12 <> '' THEN $3 END, nullif($13, '')::name[],"
 							   " s.oid, s.srvowner FROM pg_foreign_server AS s WHERE s.srvname = $2",
 							   lengthof(types), types, values);
 	foreach(lc, request->mappings)
@@ -634,20 +646,26 @@ attach_take_arguments(FunctionCallInfo fcinfo, AttachRequest *request)
 	attach_require(fcinfo, 2, "server");
 	attach_require(fcinfo, 4, "replicated");
 	attach_require(fcinfo, 5, "pull");
-	attach_require(fcinfo, 8, "id_column");
+	attach_require(fcinfo, 9, "id_column");
 	request->server = PG_GETARG_NAME(2);
 	request->on_duplicate = attach_choice(fcinfo, 3, "on_duplicate", "link", "fail");
 	request->replicated = PG_GETARG_BOOL(4);
 	request->pull = PG_GETARG_BOOL(5);
 	request->on_conflict = attach_choice(fcinfo, 6, "on_conflict", "local", "remote");
-	request->id_column = pstrdup(NameStr(*PG_GETARG_NAME(8)));
-	if (!PG_ARGISNULL(9))
-		request->on_leave = kapture_mapping_take_constants(PG_GETARG_JSONB_P(9), "on_leave");
-	if (request->on_leave && PG_ARGISNULL(7))
+	request->id_column = pstrdup(NameStr(*PG_GETARG_NAME(9)));
+	if (!PG_ARGISNULL(10))
+		request->on_leave = kapture_mapping_take_constants(PG_GETARG_JSONB_P(10), "on_leave");
+	if (request->on_leave && PG_ARGISNULL(7) && PG_ARGISNULL(8))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("argument \"on_leave\" needs a filter"),
+				 errmsg("argument \"on_leave\" needs a filter or a source"),
 				 errdetail("Without one, no row ever leaves.")));
+	if (request->pull && !PG_ARGISNULL(8))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("customers cannot be pulled into a table whose values come from a view"),
+				 errdetail("What is computed cannot be written."),
+				 errhint("Leave out one of the arguments \"pull\" and \"source\".")));
 	if (!kapture_shmem_available())
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
@@ -671,11 +689,43 @@ attach_add_id_column(Oid relid, const char *name, const char *column)
 	attach_execute_ddl(psprintf("ALTER TABLE %s ADD COLUMN %s bigint", name, quote_identifier(column)));
 }
 
+/* The names of the key's columns, as a list. */
+static List *
+attach_key_names(ArrayType *keys)
+{
+	Datum	   *names;
+	int			n;
+	List	   *result = NIL;
+
+	deconstruct_array(keys, NAMEOID, NAMEDATALEN, false, TYPALIGN_CHAR, &names, NULL, &n);
+	for (int i = 0; i < n; i++)
+		result = lappend(result, NameStr(*DatumGetName(names[i])));
+	return result;
+}
+
+/* Takes where the values come from: the table itself, or a view. */
+static void
+attach_take_mappings(FunctionCallInfo fcinfo, AttachRequest *request, Relation rel)
+{
+	Jsonb	   *columns = PG_ARGISNULL(1) ? NULL : PG_GETARG_JSONB_P(1);
+	Relation	view;
+
+	if (PG_ARGISNULL(8))
+	{
+		request->mappings = kapture_mapping_take(rel, columns, request->id_column);
+		return;
+	}
+	view = relation_open(PG_GETARG_OID(8), AccessShareLock);
+	request->source = kapture_source_take(rel, view, attach_key_names(request->keys));
+	request->mappings = kapture_mapping_take_of_view(view, columns, request->source->keys);
+	relation_close(view, NoLock);
+}
+
 /*
  * kapture_attach(relation regclass, columns jsonb, server name,
  *				  on_duplicate text, replicated boolean, pull boolean,
- *				  on_conflict text, filter text, id_column name,
- *				  on_leave jsonb) returns void
+ *				  on_conflict text, filter text, source regclass,
+ *				  id_column name, on_leave jsonb) returns void
  *
  * Checks, adds the id column where it is missing, creates the trigger.
  */
@@ -699,7 +749,7 @@ kapture_attach(PG_FUNCTION_ARGS)
 	(void) kapture_server_get(NameStr(*request.server), rel->rd_rel->relowner);
 	if (request.pull)
 		attach_check_pull(rel, NameStr(*request.server));
-	request.mappings = kapture_mapping_take(rel, PG_ARGISNULL(1) ? NULL : PG_GETARG_JSONB_P(1), request.id_column);
+	attach_take_mappings(fcinfo, &request, rel);
 	if (!PG_ARGISNULL(7))
 		request.filter = kapture_expression_take(rel, text_to_cstring(PG_GETARG_TEXT_PP(7)), NULL);
 	(void) attach_has_id_column(rel, request.id_column);
@@ -715,6 +765,7 @@ kapture_attach(PG_FUNCTION_ARGS)
 	attach_check_name(relid, true);
 	kapture_binding_depend(relid, serverid);
 	attach_try(relid);
+	kapture_advice_attached(relid);
 	kapture_attach_announce();
 	PG_RETURN_VOID();
 }
@@ -739,7 +790,8 @@ kapture_attach_find(FunctionCallInfo fcinfo, LOCKMODE lockmode)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
 				 errmsg("table \"%s\" is not attached to Kapture", RelationGetRelationName(rel)),
-				 att ? errhint("It is kept in step as part of table \"%s\"; name that one.", get_rel_name(att->root)) : 0));
+				 att ? errhint("It is kept in step as part of table \"%s\"; name that one.", get_rel_name(att->root)) :
+				 errhint("Use kapture_attach() to attach it; the view kapture_status shows attached tables.")));
 	relation_close(rel, NoLock);
 	return att;
 }
@@ -834,6 +886,7 @@ kapture_detach(PG_FUNCTION_ARGS)
 	/* what this transaction has captured so far goes, too */
 	kapture_notes_flush();
 	kapture_notes_forget(att->id);
+	kapture_advice_given_up(att);
 	(void) attach_drop_all_triggers(att->root);
 	attach_check_name(att->root, false);
 	kapture_attach_forget(att->id);
@@ -848,8 +901,11 @@ attach_set_paused(FunctionCallInfo fcinfo, bool paused)
 	Oid			types[2] = {INT4OID, BOOLOID};
 	Datum		values[2] = {Int32GetDatum(att->id), BoolGetDatum(paused)};
 
-	(void) kapture_own_execute("UPDATE @.kapture_attachment SET paused = $2 WHERE attachment_id = $1",
-							   2, types, values);
+	if (kapture_own_execute("UPDATE @.kapture_attachment SET paused = $2 WHERE attachment_id = $1 AND paused <> $2",
+							2, types, values) == 0)
+		ereport(NOTICE,
+				(paused ? errmsg("table \"%s\" is paused already", get_rel_name(att->root)) :
+				 errmsg("table \"%s\" is not paused", get_rel_name(att->root))));
 	kapture_attach_announce();
 }
 
@@ -894,6 +950,11 @@ attach_change_failed(FunctionCallInfo fcinfo, const char *sql, const char *inbox
 	if (all)
 		n += kapture_own_execute(psprintf("%s WHERE attachment_id = $1 AND last_error IS NOT NULL", inbox_sql),
 								 1, types, values);
+	else if (n == 0)
+		ereport(NOTICE,
+				(errmsg("table \"%s\" has no failed row with key \"%s\"", get_rel_name(att->root), TextDatumGetCString(values[1])),
+				 errdetail("There is no such row, or its last try did not fail."),
+				 errhint("The keys of failed rows are in the view kapture_failures.")));
 	kapture_attach_announce();
 	return n;
 }

@@ -8,6 +8,7 @@
 #include "postgres.h"
 
 #include "fmgr.h"
+#include "nodes/primnodes.h"
 #include "storage/lockdefs.h"
 
 #include "base/catalog.h"
@@ -16,6 +17,7 @@ extern KaptureAttachment *kapture_attach_find(FunctionCallInfo fcinfo, LOCKMODE 
 extern void kapture_attach_announce(void);
 extern void kapture_attach_forget(int32 attachment_id);
 extern void kapture_attach_renamed(List *expressions);
+extern void kapture_attach_view_changed(const RangeVar *name);
 extern void kapture_attach_reconsider(void);
 extern void kapture_attach_column_renamed(Oid relid, const char *from, const char *to);
 

@@ -78,5 +78,18 @@ is(sql("SELECT count(*) FROM kapture_match('customers')"), '4', 'what has an id 
 sql("CREATE ROLE stranger");
 like(said("SET ROLE stranger; SELECT * FROM kapture_match('customers')"), qr/must be owner of table customers/, 'for the owner only');
 
+# --- customers whose row is gone
+my $orphans = "SELECT server, kapture_customer_id, relation, row_key, since <= now(), reason FROM kapture_orphans ORDER BY kapture_customer_id";
+my $number = sql("SELECT attachment_id FROM kapture_attachments WHERE relation = 'customers'::regclass");
+sql("DELETE FROM kapture_row; INSERT INTO kapture_row (attachment_id, row_key, customer_id, gone_at, left_at) VALUES
+($number, '101', 7001, now(), NULL), ($number, '102', 7002, NULL, now()), ($number, '103', 7003, NULL, NULL), ($number, '104', 7004, now(), NULL), ($number, '105', 7004, NULL, NULL)");
+is(sql($orphans), "kapture|7001|customers|101|t|deleted\nkapture|7002|customers|102|t|left", 'customers whose row was deleted or left, and that no row has again');
+is(sql("SET ROLE stranger; SELECT count(*) FROM kapture_orphans"), '0', 'others do not see them');
+is(sql("SET ROLE stranger; SELECT kapture_acknowledge('kapture', 7001)"), 'f', 'nor acknowledge them');
+is(sql("SELECT kapture_acknowledge('kapture', 7001), kapture_acknowledge('kapture', 7003), kapture_acknowledge('other', 7002)"), 't|f|f', 'one that is acknowledged');
+is(sql($orphans), "kapture|7002|customers|102|t|left", 'is shown no more');
+is(sql("SELECT count(*) FROM kapture_row WHERE customer_id = 7003"), '1', 'a row that is there is left alone');
+like(said("SELECT kapture_acknowledge(NULL, 1)"), qr/argument "server" must not be null/, 'of a server');
+
 $node->stop;
 done_testing();

@@ -1,5 +1,6 @@
-# META.json is what PGXN takes (https://pgxn.org/spec/, 1.0.0), and tells of the
-# version and the files that are here.
+# What packagers find: META.json is what PGXN takes (its specification 1.0.0), and
+# tells of the version and the files that are here; Debian's package has what it
+# says; make says what is missing; no file names the host of a package registry.
 use strict;
 use warnings;
 
@@ -60,8 +61,46 @@ foreach my $phase (sort keys %{ $meta->{prereqs} // {} })
 my ($oldest) = slurp_file("$top/src/base/compat.h") =~ /PG_VERSION_NUM < (\d+)\n#error/;
 is($meta->{prereqs}{runtime}{requires}{PostgreSQL}, $oldest / 10000 . '.0.0', 'PostgreSQL is needed as src/base/compat.h needs it');
 
+is(join(' ', grep { !-d "$top/$_" } @{ $meta->{no_index}{directory} }), '', 'what is not to be indexed is there');
+
 # Debian's package
 my ($debian) = slurp_file("$top/debian/changelog") =~ /\A\S+ \(([^-)~+]+)/;
 like($debian, qr/\A\Q$default_version\E(?:\.0)?\z/, 'the Debian package is of the same version');
+
+my $control = slurp_file("$top/debian/control.in");
+(my $written = slurp_file("$top/debian/control")) =~ s/postgresql-15-|\(PostgreSQL 15\)/PGVERSION/g;
+(my $template = $control) =~ s/postgresql-PGVERSION-|\(PostgreSQL PGVERSION\)/PGVERSION/g;
+is($written, $template, 'debian/control is that of debian/control.in');
+like($control, qr/^Depends: .*\bca-certificates\b/m, 'without certificates no server can be trusted');
+my $curl = join '.', map { hex } slurp_file("$top/Makefile") =~ /LIBCURL_VERSION_NUM < 0x(..)(..)00/;
+like($control, qr/^$_: .*\blibcurl4\S* \(>= \Q$curl\E\)/m, "$_ has the libcurl that make asks for") foreach 'Depends', 'Build-Depends';
+foreach my $file (qw(README.md CONTRIBUTING.md docs script/live.sql CHANGELOG.md))
+{
+	like(slurp_file("$top/debian/rules"), qr/^\tdh_install\w+ .*\Q$file\E/m, "the package has $file");
+	ok(-e "$top/$file", 'which is there');
+}
+ok(-x "$top/debian/tests/installcheck", 'the package is tested as it is installed');
+like(slurp_file("$top/debian/tests/control"), qr/^Tests: installcheck$/m, "which Debian's test runner knows");
+like(slurp_file("$top/script/package"), qr{\bdebian/tests/installcheck\b}, 'and script/package runs');
+
+# make, without what it needs
+sub make_says
+{
+	my ($name, $message, @arguments) = @_;
+	my ($out, $err) = run_command([ 'make', '-n', '-C', $top, @arguments ]);
+	like($err, $message, $name);
+	return;
+}
+make_says('without PostgreSQL, make says what to install', qr/"nowhere" is not there.*\(Debian: postgresql-server-dev-15, or of another version\), or set PG_CONFIG=/, 'PG_CONFIG=nowhere');
+make_says('and without its headers', qr/"true" is not there, or does not know where the headers.*are/, 'PG_CONFIG=true', 'install');
+make_says("and without libcurl's", qr/headers of libcurl, \Q$curl\E or later, are not there.*\(Debian: libcurl4-openssl-dev\)/, 'CC=cc -nostdinc');
+make_says('where nothing is compiled, it does without', qr/^$/, 'CC=cc -nostdinc', 'clean');
+make_says('as does the emulator', qr/^$/, 'PG_CONFIG=nowhere', 'emulator');
+
+# hosts of registries, of the distributions' packages and of languages'
+my $hosts = join '|', map { quotemeta } map { "$_->[0].$_->[1]" } [ 'pgxn', 'org' ], [ 'deb.debian', 'org' ], [ 'npmjs', 'org' ], [ 'npmjs', 'com' ],
+  [ 'pypi', 'org' ], [ 'crates', 'io' ], [ 'docker', 'io' ], [ 'docker', 'com' ], [ 'ghcr', 'io' ], [ 'quay', 'io' ], [ 'apt.postgresql', 'org' ];
+my @named = split /\n/, `cd '$top' && { git ls-files 2>/dev/null || find . -type f -not -path '*/tmp_check/*' -not -path '*/node_modules/*'; } | xargs -d '\\n' grep -lIE '$hosts' 2>/dev/null`;
+is("@named", '', 'no file names the host of a package registry');
 
 done_testing();

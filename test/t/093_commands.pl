@@ -114,6 +114,14 @@ my %commands = (
 	'script/demo' => sub {
 		has_option('demo', '--once');
 		is_run_by_suite(qr{/script/demo" --live 3\b});
+		# what it proposes to try next works where it has got to
+		my @next = slurp_file("$top/script/demo") =~ /^    ((?:INSERT|SELECT|CALL) .*;)$/mg;
+		is(scalar @next, 3, 'script/demo ends with three lines to try next');
+		foreach my $line (@next)
+		{
+			my ($rc, $out, $err) = $node->psql('postgres', $line);
+			is($rc, 0, "which run: $line") or diag($err);
+		}
 	},
 	'script/demo --live' => sub { has_option('demo', '--live') },
 	'script/demo --stop' => sub {

@@ -1,0 +1,200 @@
+/*
+ * advice.c
+ *		What is reported to those who attach and detach tables: what was mapped,
+ *		what is sent and what is not.
+ *
+ * All of it is NOTICEs and WARNINGs: it changes nothing.
+ */
+#include "postgres.h"
+
+#include "access/relation.h"
+#include "catalog/pg_class.h"
+#include "commands/dbcommands.h"
+#include "executor/spi.h"
+#include "miscadmin.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+#include "utils/rel.h"
+
+#include "base/family.h"
+#include "base/guc.h"
+#include "base/owner_sql.h"
+#include "base/user_code.h"
+#include "table/advice.h"
+#include "table/row_io.h"
+#include "table/row_sql.h"
+
+/* So many rows are looked at to find out how many there are. */
+#define ADVICE_MAX_ROWS		10000
+
+/* Which field gets which column, in words; palloc'ed. */
+static char *
+advice_mapping(const KaptureAttachment *att)
+{
+	StringInfoData text;
+
+	initStringInfo(&text);
+	for (int i = 0; i < att->ncolumns; i++)
+	{
+		const KaptureMappedColumn *column = &att->columns[i];
+
+		appendStringInfo(&text, "%s%s", i ? ", " : "", column->field);
+		if (column->expression)
+			appendStringInfo(&text, _(" from an expression"));
+		else if (column->constant)
+			appendStringInfo(&text, _(" as a constant"));
+		else if (strcmp(column->field, column->name) != 0)
+			appendStringInfo(&text, _(" from column \"%s\""), column->name);
+	}
+	return text.data;
+}
+
+/* What the first ADVICE_MAX_ROWS rows of a table show. */
+typedef struct AdviceRows
+{
+	const KaptureAttachment *att;
+	bool		whole;			/* it has no more */
+	int64		without_id;
+} AdviceRows;
+
+static void
+advice_do_count(void *arg)
+{
+	AdviceRows *rows = arg;
+	bool		isnull;
+
+	if (kapture_user_code_execute(psprintf("SELECT pg_catalog.count(*) <= %d, pg_catalog.count(*) FILTER (WHERE l.wanted)"
+										   " FROM (SELECT %s FROM %s AS r LIMIT %d) AS l (wanted)",
+										   ADVICE_MAX_ROWS, kapture_row_selection(rows->att, true, NULL),
+										   kapture_row_source(rows->att), ADVICE_MAX_ROWS + 1),
+								  0, NULL, NULL, NULL, true) != SPI_OK_SELECT)
+		elog(ERROR, "could not count rows");
+	rows->whole = DatumGetBool(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull));
+	rows->without_id = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 2, &isnull));
+}
+
+/* What a user has to do to have the rows sent that are there; palloc'ed, NULL: there are none. */
+static char *
+advice_backfill(KaptureAttachment *att)
+{
+	AdviceRows	rows = {att};
+	char	   *call = psprintf("CALL kapture_backfill(%s)", quote_literal_cstr(kapture_row_relation_name(att->root)));
+
+	/* what keeps them from being counted is reported when they are read */
+	if (kapture_row_run(att, NULL, advice_do_count, &rows) != NULL)
+		rows.whole = false;
+	if (rows.whole && rows.without_id == 0)
+		return NULL;
+	if (rows.whole)
+		return psprintf(_("Of the rows that are there already, %lld have no Kapture id and are sent when they change; to send them now, use %s."),
+						(long long) rows.without_id, call);
+	return psprintf(_("Rows that are there already are sent when they change; to send those without a Kapture id now, use %s."), call);
+}
+
+/* Reports what keeps changes from being sent, if it is a setting. */
+static void
+advice_settings(void)
+{
+	char	   *database = get_database_name(MyDatabaseId);
+
+	if (!kapture_enabled)
+		ereport(WARNING,
+				(errmsg("nothing is sent while \"%s\" is off", "kapture_sync.enabled"),
+				 errdetail("Changes are captured, and wait."),
+				 errhint("Set it to on in the configuration file and reload it.")));
+	if (database && kapture_guc_database_is_excluded(database))
+		ereport(WARNING,
+				(errmsg("database \"%s\" sends nothing while \"%s\" names it", database, "kapture_sync.excluded_databases"),
+				 errdetail("Changes are captured, and wait."),
+				 errhint("Take it out of the list in the configuration file and reload it.")));
+}
+
+/* Reports that what logical replication brings into the table is not captured. */
+static void
+advice_replicated(const KaptureAttachment *att)
+{
+	Oid			types[1] = {OIDOID};
+	Datum		values[1] = {ObjectIdGetDatum(att->root)};
+
+	if (kapture_own_text("SELECT 1 FROM pg_catalog.pg_subscription_rel AS r, pg_catalog.pg_trigger AS t"
+						 " WHERE r.srrelid = $1 AND t.tgrelid = $1 AND t.tgname = 'kapture_capture' AND t.tgenabled <> 'A' LIMIT 1",
+						 1, types, values))
+		ereport(NOTICE,
+				(errmsg("what logical replication brings into table \"%s\" is not sent to Kapture", get_rel_name(att->root)),
+				 errdetail("The table belongs to a subscription, and was attached without \"%s\".", "replicated"),
+				 errhint("If it is to be sent from here, use kapture_detach(), and kapture_attach() with replicated => true.")));
+}
+
+/*
+ * kapture_advice_attached
+ *		Reports what comes of attaching a table: what is mapped, which rows are not
+ *		sent, what keeps others from being sent.
+ */
+void
+kapture_advice_attached(Oid relid)
+{
+	Relation	rel = relation_open(relid, AccessShareLock);
+	KaptureAttachment *att = kapture_catalog_attachment(rel);
+	char	   *hint = advice_backfill(att);
+
+	ereport(NOTICE,
+			(errmsg("changes of table \"%s\" are sent to server \"%s\" from now on", get_rel_name(relid), att->server),
+			 errdetail("Mapped: %s.", advice_mapping(att)),
+			 hint ? errhint("%s", hint) : 0));
+	advice_replicated(att);
+	advice_settings();
+	relation_close(rel, NoLock);
+}
+
+/*
+ * kapture_advice_given_up
+ *		Reports for how many rows something is given up with an attachment.
+ */
+void
+kapture_advice_given_up(const KaptureAttachment *att)
+{
+	Oid			types[1] = {INT4OID};
+	Datum		values[1] = {Int32GetDatum(att->id)};
+	char	   *text = kapture_own_text("SELECT pg_catalog.count(*) FROM ("
+										"SELECT row_key FROM @.kapture_outbox WHERE attachment_id = $1 AND op IN ('i', 'u', 'k', 'm')"
+										" UNION SELECT pg_catalog.unnest(more_keys) FROM @.kapture_outbox WHERE attachment_id = $1 AND op IN ('i', 'u', 'k', 'm')"
+										" UNION SELECT row_key FROM @.kapture_delivery WHERE attachment_id = $1) AS w",
+										1, types, values);
+	long		n = text ? strtol(text, NULL, 10) : 0;
+
+	if (n > 0)
+		ereport(NOTICE,
+				(errmsg_plural("what waits to be sent for %ld row of table \"%s\" is given up",
+							   "what waits to be sent for %ld rows of table \"%s\" is given up",
+							   n, n, get_rel_name(att->root)),
+				 errdetail("Kapture does not have these changes, or it is not known whether it has."),
+				 errhint("To keep them, roll back; kapture_pause() stops sending without giving anything up.")));
+}
+
+/*
+ * kapture_advice_column_dropped
+ *		Reports that a column is being dropped whose values, or ids, an attached
+ *		table needs.
+ */
+void
+kapture_advice_column_dropped(Oid relid, AttrNumber attnum)
+{
+	Relation	rel = try_relation_open(relid, NoLock);
+	KaptureAttachment *att = rel ? kapture_catalog_attachment(rel) : NULL;
+
+	for (int i = 0; att && att->root == relid && i < att->ncolumns; i++)
+	{
+		if (att->columns[i].attnum == attnum)
+			ereport(WARNING,
+					(errmsg("Kapture's field \"%s\" is no longer sent for table \"%s\"", att->columns[i].field, get_rel_name(relid)),
+					 errdetail("It was fed by column \"%s\", which is dropped.", att->columns[i].name),
+					 errhint("To map another column, use kapture_detach() and kapture_attach().")));
+	}
+	if (att && att->root == relid && att->id_attnum == attnum)
+		ereport(WARNING,
+				(errmsg("nothing is sent for table \"%s\" without column \"%s\"", get_rel_name(relid), att->id_column),
+				 errdetail("It receives the ids that Kapture gives."),
+				 errhint("Add it again, as bigint, or use kapture_detach() and kapture_attach().")));
+	if (rel)
+		relation_close(rel, NoLock);
+}
