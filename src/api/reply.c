@@ -34,6 +34,7 @@
 #include "api/reply.h"
 #include "api/words.h"
 #include "base/compat.h"
+#include "base/text.h"
 
 #define MESSAGE_MAX_TEXT	1000	/* bytes of Kapture's words that are kept */
 #define MESSAGE_MAX_WHY		200 /* bytes of a parser's complaint */
@@ -1063,27 +1064,6 @@ kapture_message_customers(Jsonb *answer, JsonbValue *customers)
  */
 
 /*
- * kapture_message_to_utf8
- *		Text in the database's encoding as UTF-8, with its length in *len.
- *
- * The result is always a palloc'ed copy.  Errors: 22021 if the text cannot be
- * UTF-8, as in a database with encoding SQL_ASCII.
- */
-char *
-kapture_message_to_utf8(const char *text, size_t *len)
-{
-	size_t		text_len = strlen(text);
-	char	   *utf8 = pg_server_to_any(text, text_len, PG_UTF8);
-
-	if (GetDatabaseEncoding() == PG_SQL_ASCII)
-		(void) pg_verify_mbstr(PG_UTF8, text, text_len, false);
-	if (utf8 == text)
-		utf8 = pnstrdup(text, text_len);
-	*len = strlen(utf8);
-	return utf8;
-}
-
-/*
  * kapture_message_body
  *		The body to send, in the form that the account wants, for a flat object with
  *		our names of the fields: "len" bytes of UTF-8, which a zero follows.
@@ -1118,7 +1098,7 @@ kapture_message_body(const KaptureServer *server, KaptureApi api,
  *		with a comma before it unless the object just began.
  *
  * Name and value are in the database's encoding; NULL is written as "", which
- * is how Kapture writes "no value".  Errors as kapture_message_to_utf8().
+ * is how Kapture writes "no value".  Errors as kapture_text_to_utf8().
  */
 void
 kapture_message_append_field(StringInfo body, const char *name,
@@ -1129,11 +1109,11 @@ kapture_message_append_field(StringInfo body, const char *name,
 
 	if (body->len > 0 && body->data[body->len - 1] != '{')
 		appendStringInfoString(body, ", ");
-	text = kapture_message_to_utf8(name, &len);
+	text = kapture_text_to_utf8(name, &len);
 	escape_json(body, text);
 	pfree(text);
 	appendStringInfoString(body, ": ");
-	text = kapture_message_to_utf8(value != NULL ? value : "", &len);
+	text = kapture_text_to_utf8(value != NULL ? value : "", &len);
 	escape_json(body, text);
 	pfree(text);
 }

@@ -75,7 +75,6 @@ extern char *kapture_message_body(const KaptureServer *server, KaptureApi api,
 								  const char *body, size_t len, size_t *result_len);
 extern void kapture_message_append_field(StringInfo body, const char *name,
 										 const char *value);
-extern char *kapture_message_to_utf8(const char *text, size_t *len);
 extern char *kapture_message_date(Timestamp when);
 
 #endif							/* KAPTURE_REPLY_H */

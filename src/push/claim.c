@@ -52,13 +52,13 @@ claim_server_room(WorkerServer *server, TimestampTz now)
 {
 	int			ahead = claim_ahead(server);
 
-	if (server->problem || server->not_before > now)
+	if (server->problem || server->pool.not_before > now)
 		return 0;
 
 	/* small bites cost more than they bring */
 	if (server->nready > ahead / 2)
 		return 0;
-	return ahead - server->nready + Max(kapture_health_connections(server) - server->in_flight, 0);
+	return ahead - server->nready + Max(kapture_health_connections(server) - server->pool.running, 0);
 }
 
 /*

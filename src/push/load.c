@@ -27,6 +27,7 @@
 #include "push/transaction.h"
 #include "table/attach.h"
 #include "table/binding.h"
+#include "table/clock.h"
 #include "table/inbox.h"
 #include "table/origin.h"
 #include "table/outbox.h"
@@ -308,7 +309,7 @@ load_recover_table(void *arg)
 													   table->server->timeout + KAPTURE_LATE_GRACE);
 
 	kapture_outbox_recover(table->att->id, in_doubt,
-						   kapture_shmem_worker_take_blame(table->att->id) ? WORKER_BLAME : NULL);
+						   kapture_clock_blame_text(kapture_shmem_worker_take_blame(table->att->id)));
 }
 
 /*

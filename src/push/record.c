@@ -18,6 +18,7 @@
 #include "push/record.h"
 #include "push/server_health.h"
 #include "push/transaction.h"
+#include "table/clock.h"
 #include "table/outbox.h"
 #include "table/row_io.h"
 #include "traffic/pacing.h"
@@ -126,7 +127,7 @@ record_write_back(Worker *worker, WorkerTable *table, List *tasks, TimestampTz n
 		KaptureTask *t = &((WorkerTask *) lfirst(lc))->task;
 
 		kapture_queue_excuse(worker, &t->delivery->row);
-		kapture_task_written(t, later, why, table->att->id == worker->blamed ? WORKER_BLAME : NULL);
+		kapture_task_written(t, later, why, table->att->id == worker->blamed ? kapture_clock_blame_text(worker->blame) : NULL);
 	}
 }
 
@@ -244,8 +245,8 @@ kapture_record_collect(Worker *worker)
 		WorkerTask *task = kapture_http_owner(request);
 		const KaptureHttpAnswer *answer = kapture_http_answer(request);
 
-		task->server->in_flight--;
-		task->server->next_start = 0;
+		kapture_request_pool_ended(&task->server->pool);
+		task->server->share->in_flight--;
 		if (worker->nanswered++ == 0)
 			worker->first_answer = GetCurrentTimestamp();
 		/* trouble is looked into before more is sent */
@@ -270,7 +271,7 @@ kapture_record_is_due(Worker *worker)
 	{
 		WorkerServer *server = dlist_container(WorkerServer, node, iter.cur);
 
-		if (server->nready > 0 && server->not_before == 0)
+		if (server->nready > 0 && server->pool.not_before == 0)
 			return false;
 	}
 	return true;
@@ -464,7 +465,7 @@ record_do(void *arg)
 		else
 			dlist_push_tail(settled, &task->node);
 		kapture_health_note(worker, server, &task->task, now);
-		if (server->not_before > now)
+		if (server->pool.not_before > now)
 			kapture_queue_take_back(server, now, settled);
 	}
 	worker->nanswered = 0;

@@ -37,7 +37,7 @@ kapture_health_report(Worker *worker, WorkerServer *server, const char *message)
 	else if (server->problem)
 		state = KAPTURE_STATE_MISCONFIGURED;
 	kapture_health_tell_room(kapture_shmem_report_server(server->name, server->owner, state,
-														 state == KAPTURE_STATE_OK ? 0 : server->not_before,
+														 state == KAPTURE_STATE_OK ? 0 : server->pool.not_before,
 														 server->problem && !worker->outdated ? server->problem : message));
 	if (server->told != state)
 		kapture_alert_server(server->name, kapture_report_state_name(server->told),
@@ -45,7 +45,7 @@ kapture_health_report(Worker *worker, WorkerServer *server, const char *message)
 	server->told = state;
 }
 
-/* Does a server's queue wait for somebody to act? */
+/* Does its queue wait for somebody to act? */
 static bool
 health_is_held(KaptureServerState health)
 {
@@ -100,7 +100,7 @@ health_log(WorkerServer *server, const KaptureTask *task)
 					(errmsg("kapture_sync: server \"%s\" in database \"%s\" refuses all rows", server->name, database),
 					 errdetail("It has refused %d rows in a row, in words that are not known to be about a row's values.",
 							   KAPTURE_REFUSALS_MAX),
-					 errhint("kapture_failures shows what it says. What is to be sent waits until then.")));
+					 errhint("kapture_failures shows what it says. What is to be sent waits, but for a probe a minute.")));
 			break;
 		case KAPTURE_STATE_THROTTLED:
 			ereport(LOG,
@@ -163,7 +163,7 @@ kapture_health_renew(Worker *worker, WorkerServer *server, TimestampTz now)
 {
 	if (health_is_held(server->health))
 		health_hurry(worker, server, now);
-	server->not_before = 0;
+	server->pool.not_before = 0;
 	server->asked = false;
 	server->failures = server->sick = 0;
 	server->health = KAPTURE_STATE_OK;
@@ -185,7 +185,7 @@ kapture_health_note(Worker *worker, WorkerServer *server, const KaptureTask *tas
 	int64		row = task->delivery->delivery_id;
 
 	/* answers to what was in flight already do not lift it */
-	if (task->health == KAPTURE_STATE_OK && server->asked && server->not_before > now)
+	if (task->health == KAPTURE_STATE_OK && server->asked && server->pool.not_before > now)
 		return;
 
 	server->health = task->health;
@@ -195,7 +195,7 @@ kapture_health_note(Worker *worker, WorkerServer *server, const KaptureTask *tas
 			health_hurry(worker, server, now);
 		server->failures = server->sick = 0;
 		server->failed_row = 0;
-		server->not_before = 0;
+		server->pool.not_before = 0;
 		server->asked = false;
 	}
 	else
@@ -208,8 +208,7 @@ kapture_health_note(Worker *worker, WorkerServer *server, const KaptureTask *tas
 		server->sick++;
 		server->failed_row = row;
 		server->asked |= asked;
-		server->not_before = Max(server->not_before,
-								 TimestampTzPlusMilliseconds(now, health_wait(server, task)));
+		kapture_request_pool_wait(&server->pool, now, health_wait(server, task));
 	}
 	if (server->said != task->health &&
 		(task->health != KAPTURE_STATE_FAILING || server->sick >= KAPTURE_BREAKER_FAILURES))

@@ -226,13 +226,14 @@ task_prepare(KaptureTask *task, KaptureStep step)
 void
 kapture_task_wrap(KaptureTask *task, const KaptureServer *server)
 {
+	KaptureApi	api = kapture_task_api(task);
 	MemoryContext old;
 
 	KAPTURE_FAULT_ROW("wrap", task->delivery->row_key);
 	if (task->is_wrapped)
 		return;
 	old = MemoryContextSwitchTo(task->delivery->context);
-	task->body = kapture_message_body(server, kapture_task_api(task), task->body, task->body_len, &task->body_len);
+	task->body = kapture_message_body(server, api, task->body, task->body_len, &task->body_len);
 	task->is_wrapped = true;
 	MemoryContextSwitchTo(old);
 }
