@@ -100,6 +100,7 @@ my %commands = (
 	'--asan' => sub { has_option('test', '--asan') },
 	'--valgrind' => sub { has_option('test', '--valgrind') },
 	'script/soak --minutes N' => sub { has_option('soak', '--minutes') },
+	'script/indent' => sub { like(slurp_file("$top/test/t/094_layers.pl"), qr{/\.\./script/indent'}, 'a test runs it') },
 	'script/reference --write' => sub { has_option('reference', '--write') },
 	'script/live_picture --write' => sub {
 		# a run of two seconds: before, in and after an outage
