@@ -1,4 +1,4 @@
-# A plot for each figure, as SVG.  Numbers without X: a row of dots for each
+# A plot for each figure of "pictures" (all: of each), as SVG.  Numbers without X: a row of dots for each
 # series, its median as a bar, the goal as a line.  Numbers with X: curves.
 BEGIN { FS = "\t"; width = 720; left = 190; right = 40; ink = "#1f2937"; grey = "#9ca3af"; split("#2563eb #d97706 #059669 #dc2626 #7c3aed", colour, " ") }
 $1 == "figure" && !($2 in title) { figures[++nfigures] = $2; op[$2] = $3; goal[$2] = $4; unit[$2] = $5; title[$2] = $6 }
@@ -98,6 +98,7 @@ function curves(k,  s, i, j, topx, topy, sx, sy, height, step, v, path, y0) {
 }
 END {
 	for (f = 1; f <= nfigures; f++) {
+		if (pictures != "all" && index(" " pictures " ", " " figures[f] " ") == 0) continue
 		if (curve[figures[f]]) curves(figures[f])
 		else if (nseries[figures[f]]) dots(figures[f])
 	}

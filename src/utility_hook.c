@@ -43,6 +43,9 @@
 #include "base/compat.h"
 #include "base/restore.h"
 #include "cluster/shmem.h"
+#include "fdw/modify.h"
+#include "follow/follow.h"
+#include "mapping/attach_advice.h"
 #include "mapping/expression.h"
 #include "pull/mirror.h"
 #include "table/attach.h"
@@ -224,6 +227,7 @@ wayside_affects_expressions(Node *stmt)
 				case OBJECT_TYPE:
 				case OBJECT_DOMAIN:
 				case OBJECT_CAST:
+				case OBJECT_VIEW:
 				case OBJECT_COLLATION:
 				case OBJECT_SCHEMA:
 				case OBJECT_EXTENSION:
@@ -257,7 +261,10 @@ wayside_drops_servers(Node *stmt)
 		  (drop->removeType == OBJECT_FOREIGN_SERVER || drop->removeType == OBJECT_FDW || drop->removeType == OBJECT_EXTENSION)));
 }
 
-/* Notes the columns that the command alters, whose new names are not to be seen yet, and the partitions that it drops. */
+/*
+ * Notes the columns that the command alters, whose new names are not to be seen
+ * yet, and the partitions that it drops; reports mapped columns that it drops.
+ */
 static void
 wayside_object_access(ObjectAccessType access, Oid classid, Oid objectid, int subid, void *arg)
 {
@@ -280,6 +287,9 @@ wayside_object_access(ObjectAccessType access, Oid classid, Oid objectid, int su
 		}
 		MemoryContextSwitchTo(old);
 	}
+	if (access == OAT_DROP && classid == RelationRelationId && subid > 0 && wayside_context && !IsBinaryUpgrade &&
+		OidIsValid(kapture_catalog_relid(KAPTURE_TABLE_ATTACHMENT)))
+		kapture_advice_column_dropped(objectid, subid);
 	if (access == OAT_DROP && classid == RelationRelationId && subid == 0 && wayside_context && !IsBinaryUpgrade)
 	{
 		MemoryContext old = MemoryContextSwitchTo(wayside_context);
@@ -304,7 +314,10 @@ wayside_follow_columns(List *columns)
 		char	   *name = get_attname(column->relid, column->attnum, true);
 
 		if (name && strcmp(name, column->name) != 0)
+		{
 			kapture_attach_column_renamed(column->relid, column->name, name);
+			kapture_follow_column_renamed(column->relid, column->name, name);
+		}
 	}
 }
 
@@ -356,10 +369,10 @@ wayside_creates_trigger(Node *stmt)
 }
 
 /*
- * Has an updated extension and dropped servers taken note of, what waits follow
- * to another primary key, and triggers that make a table's rows count as those of
- * the one it inherits from; and a database that begins to pull know that it is
- * the original.
+ * Has an updated extension and dropped servers taken note of, new foreign tables
+ * looked at, what waits follow to another primary key, and triggers that make a
+ * table's rows count as those of the one it inherits from; and a database that
+ * begins to pull know that it is the original.
  */
 static void
 wayside_follow(Node *stmt)
@@ -382,14 +395,22 @@ wayside_follow(Node *stmt)
 			kapture_binding_renew(false);
 		kapture_attach_announce();
 	}
+	if (IsA(stmt, CreateForeignTableStmt) && !IsBinaryUpgrade && !kapture_is_restoring())
+		kapture_fdw_advise_created(((CreateForeignTableStmt *) stmt)->base.relation);
 	if (wayside_drops_servers(stmt))
 		kapture_unbind_dropped();
+	if (IsA(stmt, ViewStmt) && !IsBinaryUpgrade && !kapture_is_restoring() &&
+		OidIsValid(kapture_catalog_relid(KAPTURE_TABLE_ATTACHMENT)))
+	{
+		kapture_attach_view_changed(((ViewStmt *) stmt)->view);
+		kapture_follow_view_changed();
+	}
 	if (wayside_affects_expressions(stmt) && OidIsValid(kapture_catalog_relid(KAPTURE_TABLE_ATTACHMENT)))
 		kapture_attach_reconsider();
 	if ((IsA(stmt, CreateForeignServerStmt) || IsA(stmt, AlterForeignServerStmt)) &&
 		!IsBinaryUpgrade && !kapture_is_restoring() && kapture_pull_servers() != NIL &&
 		OidIsValid(kapture_catalog_relid(KAPTURE_TABLE_ATTACHMENT)))
-		kapture_origin_claim();
+		(void) kapture_origin_claim();
 }
 
 /* The statement, if it renames a server of ours; it is locked then. */
@@ -422,6 +443,7 @@ wayside_process_utility(PlannedStmt *pstmt, const char *query_string,
 	List	   *leaving = NIL;
 	bool		makes_partition = wayside_makes_partition(pstmt->utilityStmt);
 	List	   *expressions = wayside_renames(pstmt->utilityStmt) ? kapture_expression_before_rename() : NIL;
+	List	   *follows = wayside_renames(pstmt->utilityStmt) ? kapture_follow_before_rename() : NIL;
 
 	wayside_notice(pstmt->utilityStmt);
 	if (OidIsValid(dbid))
@@ -446,6 +468,7 @@ wayside_process_utility(PlannedStmt *pstmt, const char *query_string,
 	kapture_leave_follow(leaving);
 	wayside_follow_columns(columns);
 	kapture_attach_renamed(expressions);
+	kapture_follow_after_rename(follows);
 	wayside_follow(pstmt->utilityStmt);
 	if (renames)
 	{

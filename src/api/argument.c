@@ -58,7 +58,8 @@ kapture_argument_object(FunctionCallInfo fcinfo, int argno, const char *name)
 	if (JB_ROOT_COUNT(object) == 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("argument \"%s\" must not be an empty object", name)));
+				 errmsg("argument \"%s\" must not be an empty object", name),
+				 errhint("Write something like '{\"phone\": \"9874563725\"}'.")));
 	return object;
 }
 
@@ -125,6 +126,44 @@ kapture_argument_check_criteria(Jsonb *criteria, bool documented)
 			 errmsg("argument \"%s\" has no criterion that Kapture searches by", "criteria") :
 			 errmsg("argument \"%s\" has no criterion that is not empty", "criteria"),
 			 errhint("Give at least one of \"kapture_customer_id\", \"customer_id\", \"phone\" and \"email_id\".")));
+}
+
+/*
+ * kapture_argument_advise
+ *		Raises a NOTICE for each field of an object that Kapture does not document,
+ *		or, if it "searches", by which it does not search.
+ *
+ * It is sent all the same: accounts have fields of their own.  But Kapture passes
+ * over what it does not know without a word.
+ */
+void
+kapture_argument_advise(Jsonb *object, bool searches)
+{
+	JsonbIterator *it = JsonbIteratorInit(&object->root);
+	JsonbIteratorToken token;
+	JsonbValue	value;
+
+	while ((token = JsonbIteratorNext(&it, &value, true)) != WJB_DONE)
+	{
+		const KaptureField *field = token == WJB_KEY ? argument_field(&value) : NULL;
+		const char *nearest;
+		char	   *name;
+
+		if (token != WJB_KEY || (searches ? field && field->is_searched : field != NULL))
+			continue;
+		name = pnstrdup(value.val.string.val, value.val.string.len);
+		nearest = kapture_field_nearest(name);
+		if (searches)
+			ereport(NOTICE,
+					(errmsg("\"%s\" is not a criterion that Kapture documents", name),
+					 errdetail("Kapture may ignore it, and find nobody."),
+					 errhint("Kapture searches by \"kapture_customer_id\", \"customer_id\", \"phone\" and \"email_id\".")));
+		else
+			ereport(NOTICE,
+					(errmsg("\"%s\" is not a field that Kapture documents", name),
+					 errdetail("It is sent all the same; Kapture may ignore it."),
+					 nearest ? errhint("Perhaps you meant the field \"%s\".", nearest) : 0));
+	}
 }
 
 /* Makes a string of a value. */
@@ -252,7 +291,10 @@ kapture_argument_range(FunctionCallInfo fcinfo, Timestamp *start, Timestamp *end
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("argument \"%s\" is after \"%s\"",
-						"start_date", "end_date")));
+						"start_date", "end_date"),
+				 errdetail("The range would be from %s to %s.",
+						   kapture_message_date(*start), kapture_message_date(*end)),
+				 errhint("Give the earlier time first.")));
 }
 
 /*

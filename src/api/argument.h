@@ -17,6 +17,7 @@ extern void kapture_argument_check_null(FunctionCallInfo fcinfo, int argno,
 extern Jsonb *kapture_argument_object(FunctionCallInfo fcinfo, int argno,
 									  const char *name);
 extern bool kapture_argument_is_given(const JsonbValue *value);
+extern void kapture_argument_advise(Jsonb *object, bool searches);
 extern void kapture_argument_check_criteria(Jsonb *criteria, bool documented);
 extern char *kapture_argument_body(Jsonb *object);
 extern void kapture_argument_range(FunctionCallInfo fcinfo, Timestamp *start,

@@ -29,6 +29,7 @@
 #include "api/columns.h"
 #include "api/local_time.h"
 #include "base/compat.h"
+#include "base/nearest.h"
 
 #define CUSTOMER_MAX_NUMBER	1000	/* characters of a number given as text */
 
@@ -487,49 +488,64 @@ reader_compare_columns(const void *a, const void *b)
 							   right->def->key, right->key_len);
 }
 
-/*
- * The column of customers or contacts with this name; raises HV007 if there is
- * none, or it has another type.
- */
-static const CustomerColumn *
-column_find(KaptureRowKind kind, Form_pg_attribute attr)
+/* Reports at "level" that customers or contacts have no such column. */
+static void
+column_report(int level, bool is_customer, Form_pg_attribute attr, const CustomerColumn *defs, int ndefs)
 {
-	bool		is_customer = kind == KAPTURE_ROW_CUSTOMER;
-	const CustomerColumn *defs = is_customer ? customer_columns : contact_columns;
-	int			ndefs = is_customer ? lengthof(customer_columns) : lengthof(contact_columns);
-
 	const char *type = NULL;
+	KaptureNearest state;
 
+	kapture_nearest_begin(&state, NameStr(attr->attname));
 	for (int i = 0; i < ndefs; i++)
 	{
-		if (strcmp(defs[i].name, NameStr(attr->attname)) != 0)
-			continue;
-		if (column_types[defs[i].kind] == attr->atttypid)
-			return &defs[i];
-		type = format_type_be(column_types[defs[i].kind]);
+		kapture_nearest_try(&state, defs[i].name);
+		if (strcmp(defs[i].name, NameStr(attr->attname)) == 0)
+			type = format_type_be(column_types[defs[i].kind]);
 	}
-	ereport(ERROR,
+	ereport(level,
 			(errcode(ERRCODE_FDW_INVALID_COLUMN_NAME),
 			 errmsg("Kapture's %s have no column \"%s\" of type %s",
 					is_customer ? "customers" : "contacts",
 					NameStr(attr->attname),
 					format_type_be(attr->atttypid)),
 			 type ? errhint("Give the column the type %s.", type) :
+			 state.nearest ? errhint("Perhaps you meant the column \"%s\".", state.nearest) :
 			 errhint("See the types kapture_customer and kapture_contact.")));
 }
 
 /*
+ * The column of customers or contacts with this name.  If there is none, or it has
+ * another type, reports that at "level", as HV007, and returns NULL.
+ */
+static const CustomerColumn *
+column_find(KaptureRowKind kind, Form_pg_attribute attr, int level)
+{
+	bool		is_customer = kind == KAPTURE_ROW_CUSTOMER;
+	const CustomerColumn *defs = is_customer ? customer_columns : contact_columns;
+	int			ndefs = is_customer ? lengthof(customer_columns) : lengthof(contact_columns);
+
+	for (int i = 0; i < ndefs; i++)
+	{
+		if (strcmp(defs[i].name, NameStr(attr->attname)) == 0 &&
+			column_types[defs[i].kind] == attr->atttypid)
+			return &defs[i];
+	}
+	column_report(level, is_customer, attr, defs, ndefs);
+	return NULL;
+}
+
+/*
  * kapture_columns_check
- *		Raises HV007 if a row type has a column that customers or contacts do not
- *		have, or with another type.
+ *		Reports at "level", as HV007, each column of a row type that customers or
+ *		contacts do not have, or have with another type.
  */
 void
-kapture_columns_check(KaptureRowKind kind, TupleDesc desc)
+kapture_columns_check(KaptureRowKind kind, TupleDesc desc, int level)
 {
 	for (int i = 0; i < desc->natts; i++)
 	{
 		if (!TupleDescAttr(desc, i)->attisdropped)
-			(void) column_find(kind, TupleDescAttr(desc, i));
+			(void) column_find(kind, TupleDescAttr(desc, i), level);
 	}
 }
 
@@ -558,7 +574,7 @@ kapture_reader_create(KaptureRowKind kind, TupleDesc desc, const char *timezone)
 		if (attr->attisdropped)
 			continue;
 		column = &reader->columns[reader->ncolumns++];
-		column->def = column_find(kind, attr);
+		column->def = column_find(kind, attr, ERROR);
 		column->key_len = strlen(column->def->key);
 		column->index = i;
 	}
@@ -597,7 +613,7 @@ kapture_columns_sql(KaptureRowKind kind)
 const char *
 kapture_column_field(Form_pg_attribute attr)
 {
-	return column_find(KAPTURE_ROW_CUSTOMER, attr)->field;
+	return column_find(KAPTURE_ROW_CUSTOMER, attr, ERROR)->field;
 }
 
 /* Fills in the columns that have a key of this object's. */

@@ -26,7 +26,7 @@ extern void kapture_reader_read(KaptureReader *reader, JsonbValue *object,
 extern void kapture_reader_set_bigint(KaptureReader *reader, const char *name,
 									  int64 value, Datum *values,
 									  bool *isnull);
-extern void kapture_columns_check(KaptureRowKind kind, TupleDesc desc);
+extern void kapture_columns_check(KaptureRowKind kind, TupleDesc desc, int level);
 extern char *kapture_columns_sql(KaptureRowKind kind);
 extern const char *kapture_column_field(Form_pg_attribute attr);
 extern bool kapture_is_object(const JsonbValue *value);

@@ -6,6 +6,7 @@
 #include "postgres.h"
 
 #include "api/field.h"
+#include "base/nearest.h"
 
 /* A value that Kapture masks is none. */
 #define FIELD_PHONE(value)	"CASE WHEN k.o->>'isMobileMasked' = 'true' OR " value " ~ '[xX*]' THEN NULL ELSE " value " END"
@@ -59,4 +60,23 @@ kapture_field_find(const char *name, size_t len)
 			return &kapture_fields[i];
 	}
 	return NULL;
+}
+
+/*
+ * kapture_field_nearest
+ *		The field that somebody may have meant who wrote "name"; NULL if none is
+ *		like it.
+ */
+const char *
+kapture_field_nearest(const char *name)
+{
+	KaptureNearest state;
+
+	kapture_nearest_begin(&state, name);
+	for (int i = 0; i < kapture_nfields; i++)
+	{
+		if (kapture_fields[i].is_mapped)
+			kapture_nearest_try(&state, kapture_fields[i].name);
+	}
+	return state.nearest;
 }

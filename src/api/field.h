@@ -42,5 +42,6 @@ extern const KaptureField kapture_fields[];
 extern const int kapture_nfields;
 
 extern const KaptureField *kapture_field_find(const char *name, size_t len);
+extern const char *kapture_field_nearest(const char *name);
 
 #endif							/* KAPTURE_FIELD_H */

@@ -79,7 +79,7 @@ typedef struct OptionSet
 	char	  **mapping_headers;	/* which go before those; secret */
 	char	  **api_headers[KAPTURE_API_COUNT]; /* before both; of the mapping; secret */
 	char	   *dialect;
-	struct KaptureDialectEntry *field_names;	/* of Add and Update */
+	KaptureDialectEntry *field_names;	/* of Add and Update */
 	bool		is_contacts;	/* of a foreign table: only checked here */
 } OptionSet;
 
@@ -1215,7 +1215,8 @@ option_check_dialect(OptionSet *set)
 		if (why)
 			ereport(ERROR,
 					(errcode(ERRCODE_FDW_INVALID_ATTRIBUTE_VALUE),
-					 errmsg("options \"%s\" and \"%s_fields\" make no body", "field_names", kapture_api_name(apis[i])),
+					 errmsg("options \"%s\" and \"%s\" make no body", "field_names",
+							apis[i] == KAPTURE_API_ADD ? "add_fields" : "update_fields"),
 					 errdetail_internal("%s", why)));
 	}
 }
@@ -1241,13 +1242,45 @@ option_check_headers(const OptionSet *set)
 	}
 }
 
+/* Is an option in the list? */
+static bool
+option_is_given(List *options, const char *name)
+{
+	ListCell   *cell;
+
+	foreach(cell, options)
+	{
+		if (strcmp(((DefElem *) lfirst(cell))->defname, name) == 0)
+			return true;
+	}
+	return false;
+}
+
+/*
+ * A mapping with two keys for the same calls: one of them would be used without a
+ * word of the other.  A dump of such a mapping can be restored all the same.
+ */
+static void
+option_check_keys(List *options)
+{
+	int			level = IsBinaryUpgrade || kapture_is_restoring() ? WARNING : ERROR;
+	const char *other = option_is_given(options, "user") ? "user" : "password";
+
+	if (option_is_given(options, "auth_key") && option_is_given(options, other))
+		ereport(level,
+				(errcode(ERRCODE_FDW_INVALID_OPTION_NAME),
+				 errmsg("options \"%s\" and \"%s\" exclude each other", "auth_key", other),
+				 errdetail("Each of \"auth_key\", and \"user\" with \"password\", is a key for all calls."),
+				 errhint("Leave one out, or take it out with ALTER USER MAPPING ... OPTIONS (DROP ...).")));
+}
+
 /*
  * kapture_fdw_validator(options text[], catalog oid)
  *
  * Checks the options of a foreign server or user mapping when they are
  * created or altered; raises an error about the first one that is unknown
  * (HV00D) or has a bad value (HV024), among them headers of a server that look
- * like secrets, or if "url" is missing (HV00J).
+ * like secrets, or if "url" is missing (HV00J), or if a mapping has two keys (HV00D).
  */
 Datum
 kapture_fdw_validator(PG_FUNCTION_ARGS)
@@ -1263,6 +1296,8 @@ kapture_fdw_validator(PG_FUNCTION_ARGS)
 		option_check_dialect(set);
 		option_check_headers(set);
 	}
+	if (catalog == UserMappingRelationId)
+		option_check_keys(options);
 
 	PG_RETURN_VOID();
 }

@@ -19,6 +19,7 @@
 #include "access/htup_details.h"
 #include "access/stratnum.h"
 #include "access/table.h"
+#include "catalog/namespace.h"
 #include "catalog/partition.h"
 #include "catalog/pg_am.h"
 #include "catalog/pg_attribute.h"
@@ -33,6 +34,7 @@
 #include "utils/jsonb.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
+#include "utils/regproc.h"
 #include "utils/rel.h"
 #include "utils/syscache.h"
 
@@ -128,6 +130,53 @@ catalog_make_field_values(Jsonb *object)
 		}
 	}
 	return result;
+}
+
+/* A list of names (char *) of an array of them. */
+static List *
+catalog_make_names(Datum array)
+{
+	List	   *result = NIL;
+	Datum	   *names;
+	int			n;
+
+	deconstruct_array(DatumGetArrayTypeP(array), NAMEOID, NAMEDATALEN, false, TYPALIGN_CHAR, &names, NULL, &n);
+	for (int i = 0; i < n; i++)
+		result = lappend(result, pstrdup(NameStr(*DatumGetName(names[i]))));
+	return result;
+}
+
+/*
+ * Returns the relation that has a qualified and quoted name, whatever the rights on its
+ * schema; InvalidOid if there is none.
+ */
+Oid
+kapture_catalog_find_relation(const char *name)
+{
+	List	   *parts = stringToQualifiedNameList(name, NULL);
+	Oid			schema = list_length(parts) == 2 ? get_namespace_oid(strVal(linitial(parts)), true) : InvalidOid;
+
+	return OidIsValid(schema) ? get_relname_relid(strVal(llast(parts)), schema) : InvalidOid;
+}
+
+/* Fills in which view the values come from. */
+static void
+catalog_read_source(KaptureAttachment *att, HeapTuple tuple, Relation attachments, Relation rel)
+{
+	bool		isnull;
+	Datum		value;
+
+	att->source_name = catalog_gettext_or_null(tuple, attachments, "source");
+	if (att->source_name == NULL)
+		return;
+	att->source = kapture_catalog_find_relation(att->source_name);
+	if (OidIsValid(att->source))
+		att->beside = list_make1_oid(att->source);
+	value = catalog_getattr_or_null(tuple, attachments, "source_keys", &isnull);
+	if (!isnull)
+		att->source_keys = catalog_make_names(value);
+	value = catalog_getattr_or_null(tuple, attachments, "source_columns", &isnull);
+	att->source_reads = catalog_make_expression(NULL, value, isnull, rel);
 }
 
 /* Fills in what says which rows go to Kapture. */
@@ -234,23 +283,20 @@ static KaptureAttachment *
 catalog_make_attachment(HeapTuple tuple, Relation attachments, Relation rel)
 {
 	KaptureAttachment *result = palloc0(sizeof(KaptureAttachment));
-	Datum	   *names;
-	int			n;
+	char	   *on_duplicate;
 
 	result->computing = palloc0(sizeof(KaptureComputing));
 	result->id = DatumGetInt32(kapture_catalog_getattr(tuple, attachments, ATTACHMENT_ID));
 	result->root = DatumGetObjectId(kapture_catalog_getattr(tuple, attachments, KAPTURE_ATTACHMENT_RELATION));
 	catalog_read_version(tuple, &result->version);
-	deconstruct_array(DatumGetArrayTypeP(kapture_catalog_getattr(tuple, attachments, ATTACHMENT_KEYS)),
-					  NAMEOID, NAMEDATALEN, false, TYPALIGN_CHAR, &names, NULL, &n);
-	for (int i = 0; i < n; i++)
-		result->former_key = lappend(result->former_key, pstrdup(NameStr(*DatumGetName(names[i]))));
+	result->former_key = catalog_make_names(kapture_catalog_getattr(tuple, attachments, ATTACHMENT_KEYS));
 	result->server = pstrdup(NameStr(*DatumGetName(kapture_catalog_getattr(tuple, attachments, ATTACHMENT_SERVER))));
 	result->id_column = pstrdup(NameStr(*DatumGetName(kapture_catalog_getattr(tuple, attachments, ATTACHMENT_ID_COLUMN))));
 	result->id_attnum = get_attnum(RelationGetRelid(rel), result->id_column);
 	result->paused = DatumGetBool(kapture_catalog_getattr(tuple, attachments, ATTACHMENT_PAUSED));
-	result->link_duplicates =
-		strcmp(TextDatumGetCString(kapture_catalog_getattr(tuple, attachments, ATTACHMENT_ON_DUPLICATE)), "link") == 0;
+	on_duplicate = TextDatumGetCString(kapture_catalog_getattr(tuple, attachments, ATTACHMENT_ON_DUPLICATE));
+	result->link_only = strcmp(on_duplicate, "link only") == 0;
+	result->link_duplicates = result->link_only || strcmp(on_duplicate, "link") == 0;
 	if (RelationGetDescr(attachments)->natts < ATTACHMENT_SERVER_OWNER)
 		return result;			/* of version 1.0 */
 	result->serverid = DatumGetObjectId(kapture_catalog_getattr(tuple, attachments, ATTACHMENT_SERVER_OID));
@@ -259,6 +305,7 @@ catalog_make_attachment(HeapTuple tuple, Relation attachments, Relation rel)
 	result->remote_wins =
 		strcmp(TextDatumGetCString(kapture_catalog_getattr(tuple, attachments, ATTACHMENT_ON_CONFLICT)), "remote") == 0;
 	catalog_read_filter(result, tuple, attachments, rel);
+	catalog_read_source(result, tuple, attachments, rel);
 	return result;
 }
 
@@ -314,7 +361,7 @@ catalog_read_plain_column(KaptureMappedColumn *col, HeapTuple tuple, Relation co
 
 /* Fills in where a field's value comes from. */
 static void
-catalog_read_column(KaptureMappedColumn *col, HeapTuple tuple, Relation columns, Oid root, Relation rel)
+catalog_read_column(KaptureMappedColumn *col, HeapTuple tuple, Relation columns, const KaptureAttachment *att, Relation rel)
 {
 	char	   *expression = catalog_gettext_or_null(tuple, columns, "expression");
 
@@ -326,10 +373,14 @@ catalog_read_column(KaptureMappedColumn *col, HeapTuple tuple, Relation columns,
 		bool		isnull;
 		Datum		reads = catalog_getattr_or_null(tuple, columns, "reads", &isnull);
 
-		col->expression = catalog_make_expression(expression, reads, isnull, rel);
+		/* that of a view is not told by columns of the table */
+		col->expression = att->source_name ? catalog_make_expression(expression, PointerGetDatum(construct_empty_array(NAMEOID)), false, rel) :
+			catalog_make_expression(expression, reads, isnull, rel);
 	}
+	else if (col->constant == NULL && att->source_name)
+		col->name = pstrdup(NameStr(*DatumGetName(kapture_catalog_getattr(tuple, columns, COLUMN_NAME))));
 	else if (col->constant == NULL)
-		catalog_read_plain_column(col, tuple, columns, root, rel);
+		catalog_read_plain_column(col, tuple, columns, att->root, rel);
 }
 
 /* Fills in the mapped columns, with their numbers in "rel". */
@@ -349,7 +400,7 @@ catalog_read_columns(KaptureAttachment *att, Relation rel)
 	{
 		KaptureMappedColumn *col = &att->columns[att->ncolumns++];
 
-		catalog_read_column(col, tuple, columns, att->root, rel);
+		catalog_read_column(col, tuple, columns, att, rel);
 		att->all_changed |= INT64CONST(1) << col->bit;
 	}
 	systable_endscan(scan);
@@ -460,8 +511,8 @@ catalog_read_former_key(KaptureAttachment *att, Relation rel)
  * Fills in the key: the attached table's primary key, with the column numbers of
  * "rel".  Leaves nkeys 0 if it has none, nor the columns of the one it had.
  */
-static void
-catalog_read_key(KaptureAttachment *att, Relation rel)
+void
+kapture_catalog_read_key(KaptureAttachment *att, Relation rel)
 {
 	HeapTuple	tuple = catalog_primary_key(att->root);
 	Form_pg_index index;
@@ -516,7 +567,7 @@ kapture_catalog_attachment(Relation rel)
 	if (att)
 	{
 		catalog_read_columns(att, rel);
-		catalog_read_key(att, rel);
+		kapture_catalog_read_key(att, rel);
 	}
 	return att;
 }
@@ -562,7 +613,10 @@ kapture_catalog_problem(const KaptureAttachment *att)
 			return psprintf("column \"%s\" of table \"%s\", which is part of its key, is of type %s, whose values cannot be compared",
 							att->keys[i].name, name, format_type_be(att->keys[i].type));
 	}
-	if (att->id_attnum == InvalidAttrNumber)
+	if (att->source_name && get_rel_relkind(att->source) != RELKIND_VIEW)
+		return psprintf("view %s, which the values of table \"%s\" come from, is gone", att->source_name, name);
+	/* a draft needs none */
+	if (att->id != 0 && att->id_attnum == InvalidAttrNumber)
 		return psprintf("table \"%s\" has no column \"%s\" any more, which receives the Kapture customer ids",
 						name, att->id_column);
 	return NULL;

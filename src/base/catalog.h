@@ -21,9 +21,6 @@
 /* As many mapped columns as fit into a mask of "changed" bits. */
 #define KAPTURE_MAX_COLUMNS	63
 
-/* In such a mask: what has changed is sent even if Kapture is known to have it. */
-#define KAPTURE_CHANGED_FORCE	PG_INT64_MIN
-
 typedef struct KaptureKeyColumn
 {
 	AttrNumber	attnum;
@@ -44,6 +41,12 @@ typedef struct KaptureKeyColumn
  * the row may have come in or left.  No mapped column has it.
  */
 #define KAPTURE_CHANGED_FILTER	PG_INT64_MIN
+
+/*
+ * Likewise: what has changed is sent even if Kapture is known to have it.  If a table
+ * has as many columns as can be, it is the last one's, too: then that is sent along.
+ */
+#define KAPTURE_CHANGED_FORCE	(INT64CONST(1) << (KAPTURE_MAX_COLUMNS - 1))
 
 /* An expression over the columns of a row. */
 typedef struct KaptureExpression
@@ -67,7 +70,8 @@ typedef struct KaptureMappedColumn
 	char	   *field;			/* Kapture's name */
 	AttrNumber	attnum;			/* InvalidAttrNumber: the column is gone, or there is
 								 * none */
-	char	   *name;			/* the column's name now; NULL: the value is computed */
+	char	   *name;			/* the column's name now, that of the view if the
+								 * values come from one; NULL: the value is computed */
 	KaptureExpression *expression;	/* of a computed value, or NULL: */
 	char	   *constant;		/* it is the same for all rows */
 } KaptureMappedColumn;
@@ -97,13 +101,14 @@ typedef struct KaptureAttached
 /* An attached table, or a partition or counted child of one. */
 typedef struct KaptureAttachment
 {
-	int32		id;
+	int32		id;				/* 0: a draft, see draft.c */
 	KaptureAttachedVersion version;
 	Oid			root;			/* the relation that was attached */
 	char	   *server;
 	Oid			serverid;		/* of that name when the table was attached */
 	Oid			server_owner;	/* its owner then */
 	bool		link_duplicates;
+	bool		link_only;		/* and nothing is sent along */
 	bool		paused;
 	bool		pull;			/* pulled customers become rows */
 	bool		remote_wins;	/* over changes that wait here */
@@ -116,9 +121,16 @@ typedef struct KaptureAttachment
 	KaptureMappedColumn *columns;	/* in the order of their bits */
 	int64		all_changed;	/* mask of all columns */
 	KaptureExpression *filter;	/* NULL: all rows go to Kapture */
+	char	   *source_name;	/* of the view that its values come from; NULL: they
+								 * are its own */
+	Oid			source;			/* the view; InvalidOid: it is gone */
+	List	   *source_keys;	/* names of its columns that are the key */
+	KaptureExpression *source_reads;	/* columns of the table that it reads */
+	List	   *beside;			/* relations that its statements may read, besides */
 	List	   *on_leave;		/* of KaptureFieldValue, for customers whose row
 								 * has left the filter */
 	KaptureComputing *computing;
+	bool		unfollowed;		/* it follows no table, as far as is known */
 
 	/* row_io.c's own */
 	struct _SPI_plan *plans[KAPTURE_ROW_STATEMENTS];
@@ -131,6 +143,8 @@ extern Oid	kapture_catalog_attached_relation(int32 attachment_id);
 extern bool kapture_catalog_is_paused(int32 attachment_id);
 extern KaptureAttachment *kapture_catalog_attachment(Relation rel);
 extern KaptureAttachment *kapture_catalog_with_former_key(const KaptureAttachment *att, Relation rel);
+extern void kapture_catalog_read_key(KaptureAttachment *att, Relation rel);
+extern Oid	kapture_catalog_find_relation(const char *name);
 extern char *kapture_catalog_problem(const KaptureAttachment *att);
 extern int64 kapture_catalog_fields(const KaptureAttachment *att, Datum fields);
 extern Oid	kapture_catalog_owner(Oid relid);

@@ -62,6 +62,12 @@ object_ownercheck(Oid classid, Oid objectid, Oid roleid)
 #define member_can_set_role(member, role) is_member_of_role((member), (role))
 #endif
 
+/* 16 has callers say where errors of names go. */
+#if PG_VERSION_NUM < 160000
+#define stringToQualifiedNameList(string, escontext) \
+	stringToQualifiedNameList(string)
+#endif
+
 /* 19 has hooks leave the jumbled query alone. */
 #if PG_VERSION_NUM < 190000
 typedef JumbleState KaptureJumbleState;

@@ -83,7 +83,7 @@ kapture_own_run(void (*work) (void *arg), void *arg)
 	nestlevel = NewGUCNestLevel();
 	(void) set_config_option("search_path", "pg_catalog, pg_temp", PGC_USERSET, PGC_S_SESSION,
 							 GUC_ACTION_SAVE, true, 0, false);
-	kapture_user_code_run(NULL, work, arg);
+	kapture_user_code_run(NULL, NIL, work, arg);
 	AtEOXact_GUC(false, nestlevel);
 	SetUserIdAndSecContext(userid, sec_context);
 }

@@ -19,6 +19,8 @@
  *	 (now, not when it was looked up) must be trusted by the user it would run as.
  *	 Such functions are not inlined, as the same hook prevents it.  The body of C and
  *	 internal functions can only come from a superuser.
+ * - Views that an attached table's values come from.  What they call runs as us, so they, and
+ *	 the views that they read, must belong to trusted roles.
  * - Expressions.  They are written by the owner of the table (checks, defaults,
  *	 generated columns, rules, policies, indexes), of a partition, or of a domain,
  *	 or by whoever holds TRIGGER (conditions of triggers).  Partitions and types of
@@ -73,12 +75,14 @@
 #include "base/catalog.h"
 #include "base/compat.h"
 #include "base/user_code.h"
+#include "base/view_tree.h"
 
 /* What runs just now. */
 typedef struct UserCode
 {
 	struct UserCode *outer;
 	Oid			relid;			/* the attached table; InvalidOid: tables of ours */
+	List	   *beside;			/* others that its statements may read */
 	const char *statement;		/* text of the one of ours that runs */
 	int			depth;			/* of calls of users' functions */
 	bool		called;			/* has the statement called any? */
@@ -445,7 +449,7 @@ user_code_check_table(Oid relid)
 {
 	Oid			namespace = get_rel_namespace(relid);
 
-	if (OidIsValid(user_code->relid) ? relid == user_code->relid :
+	if (OidIsValid(user_code->relid) ? relid == user_code->relid || list_member_oid(user_code->beside, relid) :
 		namespace == PG_CATALOG_NAMESPACE || namespace == get_rel_namespace(kapture_catalog_relid(KAPTURE_TABLE_ATTACHMENT)))
 		return;
 	ereport(ERROR,
@@ -453,6 +457,38 @@ user_code_check_table(Oid relid)
 			 OidIsValid(user_code->relid) ?
 			 errmsg("table \"%s\" was renamed meanwhile", get_rel_name(user_code->relid)) :
 			 errmsg("the schema of extension \"%s\" was renamed meanwhile", KAPTURE_EXTENSION)));
+}
+
+static Oid
+user_code_owner(Oid relid)
+{
+	HeapTuple	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(relid));
+	Oid			owner;
+
+	if (!HeapTupleIsValid(tuple))
+		elog(ERROR, "cache lookup failed for relation %u", relid);
+	owner = ((Form_pg_class) GETSTRUCT(tuple))->relowner;
+	ReleaseSysCache(tuple);
+	return owner;
+}
+
+/* Refuses a view of a stranger, or one that reads such a view: what it calls would run as us. */
+static void
+user_code_check_views(Oid relid)
+{
+	ListCell   *lc;
+
+	if (get_rel_relkind(relid) != RELKIND_VIEW)
+		return;
+	foreach(lc, kapture_view_tree(relid))
+	{
+		Oid			owner = user_code_owner(lfirst_oid(lc));
+
+		if (get_rel_relkind(lfirst_oid(lc)) == RELKIND_VIEW && !user_code_trusts(GetUserId(), owner))
+			user_code_refuse(owner, psprintf(_("view %s"),
+											 quote_qualified_identifier(get_namespace_name(get_rel_namespace(lfirst_oid(lc))),
+																		get_rel_name(lfirst_oid(lc)))));
+	}
 }
 
 /* Tables and types in a statement of ours. */
@@ -469,8 +505,10 @@ user_code_check_node(Node *node, void *context)
 		{
 			RangeTblEntry *rte = lfirst_node(RangeTblEntry, lc);
 
-			if (rte->rtekind == RTE_RELATION)
-				user_code_check_table(rte->relid);
+			if (rte->rtekind != RTE_RELATION)
+				continue;
+			user_code_check_table(rte->relid);
+			user_code_check_views(rte->relid);
 		}
 		return query_tree_walker((Query *) node, user_code_check_node, context, 0);
 	}
@@ -500,19 +538,6 @@ user_code_analyzed(ParseState *pstate, Query *query, KaptureJumbleState *jstate)
 		user_code_prev_analyze_hook(pstate, query, jstate);
 	if (user_code && user_code_is_ours(pstate->p_sourcetext))
 		(void) user_code_check_node((Node *) query, NULL);
-}
-
-static Oid
-user_code_owner(Oid relid)
-{
-	HeapTuple	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(relid));
-	Oid			owner;
-
-	if (!HeapTupleIsValid(tuple))
-		elog(ERROR, "cache lookup failed for relation %u", relid);
-	owner = ((Form_pg_class) GETSTRUCT(tuple))->relowner;
-	ReleaseSysCache(tuple);
-	return owner;
 }
 
 /*
@@ -665,15 +690,15 @@ user_code_rethrow(const UserCode *run, MemoryContext context)
 }
 
 /*
- * Runs work(arg), as the current user, on an attached table, or, if "rel" is NULL,
- * on the extension's own ones, with all that the file's header says.  Errors: 42501
+ * Runs work(arg), as the current user, on an attached table, whose statements may also
+ * read the relations "beside", or, if "rel" is NULL, on the extension's own ones, with all that the file's header says.  Errors: 42501
  * for a stranger's code, 40001 if the table was renamed, and those of the work.
  */
 void
-kapture_user_code_run(Relation rel, void (*work) (void *arg), void *arg)
+kapture_user_code_run(Relation rel, List *beside, void (*work) (void *arg), void *arg)
 {
 	MemoryContext context = CurrentMemoryContext;
-	UserCode	run = {.outer = user_code};
+	UserCode	run = {.outer = user_code, .beside = beside};
 
 	run.relid = rel ? RelationGetRelid(rel) : InvalidOid;
 	user_code = &run;
@@ -693,6 +718,17 @@ kapture_user_code_run(Relation rel, void (*work) (void *arg), void *arg)
 	}
 	PG_END_TRY();
 	user_code = run.outer;
+}
+
+/*
+ * Lets statements on the table that runs read other relations, too (list of oids, which
+ * must last as long).
+ */
+void
+kapture_user_code_allow(List *relations)
+{
+	if (user_code)
+		user_code->beside = list_concat_unique_oid(list_copy(user_code->beside), relations);
 }
 
 /* Names the statement that runs next; in sessions, our tables are read without. */
@@ -716,19 +752,29 @@ user_code_forget_text(void)
 		user_code->statement = "";
 }
 
-/*
- * As SPI_prepare_cursor(), for a statement on the table that runs, or on the
- * extension's tables; does not return without a plan.
- */
-SPIPlanPtr
-kapture_user_code_prepare(const char *sql, int nargs, Oid *types, int options)
+/* A call of SPI for a statement, and what it returns. */
+typedef struct UserStatement
 {
+	const char *sql;
 	SPIPlanPtr	plan;
+	int			nargs;
+	Oid		   *types;
+	Datum	   *values;
+	const char *nulls;
+	int			options;		/* of a cursor */
+	bool		read_only;
+	Snapshot	snapshot;
+	int			rc;
+} UserStatement;
 
-	user_code_expect(sql);
+/* Makes a call of SPI for a statement that is named by "text" for the time of it. */
+static void
+user_code_call_spi(const char *text, void (*call) (UserStatement *statement), UserStatement *statement)
+{
+	user_code_expect(text);
 	PG_TRY();
 	{
-		plan = SPI_prepare_cursor(sql, nargs, types, options);
+		call(statement);
 	}
 	PG_CATCH();
 	{
@@ -737,9 +783,41 @@ kapture_user_code_prepare(const char *sql, int nargs, Oid *types, int options)
 	}
 	PG_END_TRY();
 	user_code_expect(NULL);
-	if (plan == NULL)
+}
+
+static void
+user_code_do_prepare(UserStatement *statement)
+{
+	statement->plan = SPI_prepare_cursor(statement->sql, statement->nargs, statement->types, statement->options);
+}
+
+static void
+user_code_do_execute_plan(UserStatement *statement)
+{
+	statement->rc = SPI_execute_snapshot(statement->plan, statement->values, NULL, statement->snapshot,
+										 InvalidSnapshot, false, true, 0);
+}
+
+static void
+user_code_do_execute(UserStatement *statement)
+{
+	statement->rc = SPI_execute_with_args(statement->sql, statement->nargs, statement->types, statement->values,
+										  statement->nulls, statement->read_only, 0);
+}
+
+/*
+ * As SPI_prepare_cursor(), for a statement on the table that runs, or on the
+ * extension's tables; does not return without a plan.
+ */
+SPIPlanPtr
+kapture_user_code_prepare(const char *sql, int nargs, Oid *types, int options)
+{
+	UserStatement statement = {.sql = sql, .nargs = nargs, .types = types, .options = options};
+
+	user_code_call_spi(sql, user_code_do_prepare, &statement);
+	if (statement.plan == NULL)
 		elog(ERROR, "could not prepare \"%s\": %s", sql, SPI_result_code_string(SPI_result));
-	return plan;
+	return statement.plan;
 }
 
 static const char *
@@ -773,21 +851,10 @@ kapture_user_code_expect(SPIPlanPtr plan)
 int
 kapture_user_code_execute_plan(SPIPlanPtr plan, Datum *values, Snapshot snapshot)
 {
-	int			rc;
+	UserStatement statement = {.plan = plan, .values = values, .snapshot = snapshot};
 
-	kapture_user_code_expect(plan);
-	PG_TRY();
-	{
-		rc = SPI_execute_snapshot(plan, values, NULL, snapshot, InvalidSnapshot, false, true, 0);
-	}
-	PG_CATCH();
-	{
-		user_code_forget_text();
-		PG_RE_THROW();
-	}
-	PG_END_TRY();
-	user_code_expect(NULL);
-	return rc;
+	user_code_call_spi(user_code_plan_text(plan), user_code_do_execute_plan, &statement);
+	return statement.rc;
 }
 
 /*
@@ -798,21 +865,12 @@ int
 kapture_user_code_execute(const char *sql, int nargs, Oid *types, Datum *values,
 						  const char *nulls, bool read_only)
 {
-	int			rc;
+	UserStatement statement = {.sql = sql, .nargs = nargs, .types = types, .values = values,
+		.nulls = nulls, .read_only = read_only
+	};
 
-	user_code_expect(sql);
-	PG_TRY();
-	{
-		rc = SPI_execute_with_args(sql, nargs, types, values, nulls, read_only, 0);
-	}
-	PG_CATCH();
-	{
-		user_code_forget_text();
-		PG_RE_THROW();
-	}
-	PG_END_TRY();
-	user_code_expect(NULL);
-	return rc;
+	user_code_call_spi(sql, user_code_do_execute, &statement);
+	return statement.rc;
 }
 
 /*

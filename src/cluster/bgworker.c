@@ -12,13 +12,13 @@
 #include "access/xact.h"
 #include "catalog/pg_database.h"
 #include "commands/dbcommands.h"
+#include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "postmaster/bgworker.h"
 #include "postmaster/interrupt.h"
 #include "storage/ipc.h"
 #include "storage/latch.h"
-#include "tcop/tcopprot.h"
 #include "utils/backend_status.h"
 #include "utils/guc.h"
 #include "utils/memutils.h"
@@ -36,8 +36,10 @@
 #define PROCESS_LOCK_TIMEOUT	"200ms"
 
 static bool process_ours = false;
+static volatile sig_atomic_t process_told_to_end = false;
 static KaptureWorkerKind process_kind;
 static MemoryContext process_context;	/* what lives as long as the process */
+static const char *process_database = NULL; /* its name */
 
 /*
  * Is anything noted in kapture_status that is of no table?  An earlier process may
@@ -141,6 +143,27 @@ kapture_process_count(void)
 	pgstat_track_counts = process_track_counts;
 }
 
+/* A signal handler: as die(), and it is known that the process does not end by itself. */
+static void
+process_terminate(SIGNAL_ARGS)
+{
+	int			save_errno = errno;
+
+	if (!proc_exit_inprogress)
+		InterruptPending = ProcDiePending = process_told_to_end = true;
+	SetLatch(MyLatch);
+	errno = save_errno;
+}
+
+/*
+ * Tells whether a signal has told the process to end.
+ */
+bool
+kapture_process_was_told_to_end(void)
+{
+	return process_told_to_end;
+}
+
 /*
  * To be called once by each background process: has signals noticed.
  */
@@ -148,7 +171,7 @@ void
 kapture_process_handle_signals(void)
 {
 	pqsignal(SIGHUP, SignalHandlerForConfigReload);
-	pqsignal(SIGTERM, die);
+	pqsignal(SIGTERM, process_terminate);
 	BackgroundWorkerUnblockSignals();
 }
 
@@ -197,6 +220,9 @@ kapture_process_initialize(Datum arg, KaptureWorkerKind kind)
 	process_ours = true;
 	process_kind = kind;
 	process_context = AllocSetContextCreate(TopMemoryContext, "kapture_sync process", ALLOCSET_DEFAULT_SIZES);
+	StartTransactionCommand();
+	process_database = MemoryContextStrdup(process_context, get_database_name(MyDatabaseId));
+	CommitTransactionCommand();
 	MemoryContextSwitchTo(process_context);
 	return process_context;
 }
@@ -208,6 +234,15 @@ bool
 kapture_process_is_ours(void)
 {
 	return process_ours;
+}
+
+/*
+ * Returns the name of the database, which cannot change while the process is there.
+ */
+const char *
+kapture_process_database(void)
+{
+	return process_database;
 }
 
 /*
@@ -240,7 +275,7 @@ kapture_process_require_installation(Oid *installation)
 	Oid			found = kapture_catalog_extension_exists() ? kapture_catalog_relid(KAPTURE_TABLE_ATTACHMENT) : InvalidOid;
 
 	if ((OidIsValid(found) && OidIsValid(*installation) && found != *installation) ||
-		kapture_guc_database_is_excluded(get_database_name(MyDatabaseId)))
+		kapture_guc_database_is_excluded(process_database))
 		kapture_process_exit(KAPTURE_EXIT_ASKED);
 	*installation = found;
 }
@@ -315,6 +350,49 @@ kapture_process_run(const char *activity, KaptureGuarded work, void *arg)
 	return kapture_guard_transaction(process_do_transaction, &transaction);
 }
 
+/* Copies as much of a text as fits, without cutting a character. */
+static void
+process_copy(char *to, const char *from, Size size)
+{
+	strlcpy(to, from, pg_mbcliplen(from, strlen(from), size - 1) + 1);
+}
+
+/* Notes an error for kapture_status.  It goes to the log, without the key, unless that has it already. */
+static void
+process_note_trouble(KapturePhase phase, int32 attachment_id, const char *row_key, const char *message)
+{
+	KaptureTrouble before;
+	KaptureTrouble trouble = {.phase = phase, .since = GetCurrentTimestamp()};
+
+	process_copy(trouble.row_key, row_key ? row_key : "", sizeof(trouble.row_key));
+	process_copy(trouble.message, message, sizeof(trouble.message));
+	if (!kapture_shmem_read_trouble(process_kind, attachment_id, &before) || before.phase != phase ||
+		strcmp(before.message, trouble.message) != 0)
+		ereport(LOG,
+				(errmsg("kapture_sync: an error while %s in database \"%s\" is worked around: %s",
+						kapture_guard_phase_name(phase), process_database, message),
+				 attachment_id != 0 ? errdetail("It is about the table with attachment_id %d.", attachment_id) : 0));
+	else
+		trouble.since = before.since;
+	kapture_shmem_report_trouble(process_kind, attachment_id, &trouble);
+}
+
+/*
+ * What was noted of a phase is over.  Returns whether nothing is noted any more.
+ */
+static bool
+process_end_trouble(KapturePhase phase, int32 attachment_id)
+{
+	KaptureTrouble trouble;
+
+	if (!kapture_shmem_read_trouble(process_kind, attachment_id, &trouble))
+		return true;
+	if (trouble.phase != phase)
+		return false;
+	kapture_shmem_report_trouble(process_kind, attachment_id, NULL);
+	return true;
+}
+
 /*
  * Reports an error of a phase in kapture_status and in the log: of an attached table
  * if attachment_id is not 0, and there of a row if row_key is not NULL.  *in_trouble,
@@ -329,7 +407,7 @@ kapture_process_report_error(KapturePhase phase, bool *in_trouble, int32 attachm
 	if (kapture_guard_is_lock(error))
 		return;
 	message = kapture_guard_message(error);
-	kapture_guard_report(process_kind, phase, attachment_id, row_key, message);
+	process_note_trouble(phase, attachment_id, row_key, message);
 	*(in_trouble ? in_trouble : &process_in_trouble) = true;
 	pfree(message);
 }
@@ -343,7 +421,7 @@ kapture_process_report_success(KapturePhase phase, bool *in_trouble, int32 attac
 	if (in_trouble == NULL)
 		in_trouble = &process_in_trouble;
 	if (*in_trouble)
-		*in_trouble = !kapture_guard_report_end(process_kind, phase, attachment_id);
+		*in_trouble = !process_end_trouble(phase, attachment_id);
 }
 
 /*

@@ -6,13 +6,11 @@
  * stop no more than what raised it: a row, a table, a server, or one pass of the
  * loop.  Whatever is guarded is written so that it can be done again after its
  * transaction was rolled back; what it has in memory by then is the caller's to
- * put right.  What goes wrong is logged, and shown in kapture_status until the
- * same goes well again.
+ * put right.
  */
 #include "postgres.h"
 
 #include "access/xact.h"
-#include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "storage/condition_variable.h"
@@ -179,53 +177,4 @@ kapture_guard_phase_name(KapturePhase phase)
 			return "waiting";
 	}
 	return "nothing";
-}
-
-/* Copies as much of a text as fits, without cutting a character. */
-static void
-guard_copy(char *to, const char *from, Size size)
-{
-	strlcpy(to, from, pg_mbcliplen(from, strlen(from), size - 1) + 1);
-}
-
-/*
- * Notes an error, of a phase of a worker's or puller's work on an attached table
- * (0: on none) and, if that is certain, on one row (NULL: it is not).  It goes
- * to the log, without the key, unless that has it already.
- */
-void
-kapture_guard_report(KaptureWorkerKind kind, KapturePhase phase, int32 attachment_id,
-					 const char *row_key, const char *message)
-{
-	KaptureTrouble before;
-	KaptureTrouble trouble = {.phase = phase, .since = GetCurrentTimestamp()};
-
-	guard_copy(trouble.row_key, row_key ? row_key : "", sizeof(trouble.row_key));
-	guard_copy(trouble.message, message, sizeof(trouble.message));
-	if (!kapture_shmem_read_trouble(kind, attachment_id, &before) || before.phase != phase ||
-		strcmp(before.message, trouble.message) != 0)
-		ereport(LOG,
-				(errmsg("kapture_sync: an error while %s is worked around: %s",
-						kapture_guard_phase_name(phase), message),
-				 attachment_id != 0 ? errdetail("It is about the table with attachment_id %d.", attachment_id) : 0));
-	else
-		trouble.since = before.since;
-	kapture_shmem_report_trouble(kind, attachment_id, &trouble);
-}
-
-/*
- * A phase has gone well: what was noted of it is over.  Returns whether nothing
- * is noted any more.
- */
-bool
-kapture_guard_report_end(KaptureWorkerKind kind, KapturePhase phase, int32 attachment_id)
-{
-	KaptureTrouble trouble;
-
-	if (!kapture_shmem_read_trouble(kind, attachment_id, &trouble))
-		return true;
-	if (trouble.phase != phase)
-		return false;
-	kapture_shmem_report_trouble(kind, attachment_id, NULL);
-	return true;
 }

@@ -21,9 +21,6 @@ extern void kapture_guard_abort(void);
 extern char *kapture_guard_message(const ErrorData *error);
 extern bool kapture_guard_will_pass(const ErrorData *error);
 extern bool kapture_guard_is_lock(const ErrorData *error);
-extern void kapture_guard_report(KaptureWorkerKind kind, KapturePhase phase, int32 attachment_id,
-								 const char *row_key, const char *message);
-extern bool kapture_guard_report_end(KaptureWorkerKind kind, KapturePhase phase, int32 attachment_id);
 extern const char *kapture_guard_phase_name(KapturePhase phase);
 
 #endif							/* KAPTURE_GUARD_H */

@@ -90,6 +90,7 @@ typedef struct ShmemBan
 	Oid			dbid;			/* InvalidOid: free */
 	Oid			owner;
 	int32		attachment_id;	/* whose rows are to be parked; 0: that is done */
+	KaptureBlame blame;			/* for which reason */
 	int			times;
 	TimestampTz until;
 } ShmemBan;
@@ -142,6 +143,7 @@ static uint32 shmem_my_generation = 0;
 
 /* what to do when the running transaction commits */
 static bool shmem_wake_pending = false;
+static bool shmem_calls_pending = false;	/* whether or not it listens for rows */
 static bool shmem_settings_pending = false; /* wake the puller, too */
 static bool shmem_request_pending = false;
 static bool shmem_relist_pending = false;
@@ -271,7 +273,7 @@ shmem_xact_callback(XactEvent event, void *arg)
 			break;
 		case XACT_EVENT_ABORT:
 		case XACT_EVENT_PREPARE:
-			shmem_wake_pending = shmem_settings_pending = shmem_request_pending = shmem_relist_pending = false;
+			shmem_wake_pending = shmem_calls_pending = shmem_settings_pending = shmem_request_pending = shmem_relist_pending = false;
 			if (shmem_blocking)
 				shmem_give_back();
 			break;
@@ -313,7 +315,7 @@ shmem_release_callback(ResourceReleasePhase phase, bool isCommit, bool isTopLeve
 			continue;
 		/* a barrier: kapture_shmem_worker_listen() does it the other way round */
 		(void) pg_atomic_exchange_u32(&slot->work, 1);
-		if (slot->proc && (shmem_settings_pending || pg_atomic_read_u32(&slot->listening) != 0))
+		if (slot->proc && (shmem_settings_pending || shmem_calls_pending || pg_atomic_read_u32(&slot->listening) != 0))
 			SetLatch(&slot->proc->procLatch);
 	}
 	if (shmem_request_pending)
@@ -321,7 +323,7 @@ shmem_release_callback(ResourceReleasePhase phase, bool isCommit, bool isTopLeve
 	if (shmem_relist_pending)
 		shmem_post_request(InvalidOid);
 	LWLockRelease(shmem->lock);
-	shmem_wake_pending = shmem_settings_pending = shmem_request_pending = shmem_relist_pending = false;
+	shmem_wake_pending = shmem_calls_pending = shmem_settings_pending = shmem_request_pending = shmem_relist_pending = false;
 }
 
 /* Registers the callbacks once in each backend.  False: nobody to wake. */
@@ -350,6 +352,17 @@ kapture_shmem_wake_at_commit(void)
 {
 	if (!shmem_wake_pending && shmem_arm())
 		shmem_wake_pending = true;
+}
+
+/*
+ * Likewise, whether or not it listens for changes of rows: calls of other modules
+ * are to be sent.
+ */
+void
+kapture_shmem_wake_for_calls_at_commit(void)
+{
+	if (shmem_arm())
+		shmem_wake_pending = shmem_calls_pending = true;
 }
 
 /*
@@ -737,7 +750,7 @@ shmem_find_ban(Oid owner)
  * left alone for a while, longer each time.
  */
 void
-kapture_shmem_worker_blame(Oid owner, int32 attachment_id)
+kapture_shmem_worker_blame(Oid owner, int32 attachment_id, KaptureBlame blame)
 {
 	ShmemBan   *ban;
 	TimestampTz now = GetCurrentTimestamp();
@@ -762,6 +775,7 @@ kapture_shmem_worker_blame(Oid owner, int32 attachment_id)
 	wait = Min(SHMEM_FIRST_BAN << Min(ban->times, 20), SHMEM_LONGEST_BAN);
 	ban->times++;
 	ban->attachment_id = attachment_id;
+	ban->blame = blame;
 	ban->until = TimestampTzPlusMilliseconds(now, wait);
 	LWLockRelease(shmem->lock);
 }
@@ -785,10 +799,10 @@ kapture_shmem_worker_banned(Oid owner)
 /*
  * Tells, once, whether an attached table's code ended the process before this one.
  */
-bool
+KaptureBlame
 kapture_shmem_worker_take_blame(int32 attachment_id)
 {
-	bool		blamed = false;
+	KaptureBlame blame = KAPTURE_BLAME_NONE;
 
 	LWLockAcquire(shmem->lock, LW_EXCLUSIVE);
 	for (int i = 0; i < SHMEM_MAX_BANS; i++)
@@ -798,10 +812,10 @@ kapture_shmem_worker_take_blame(int32 attachment_id)
 		if (ban->dbid != shmem_my_slot->dbid || ban->attachment_id != attachment_id)
 			continue;
 		ban->attachment_id = 0;
-		blamed = true;
+		blame = ban->blame;
 	}
 	LWLockRelease(shmem->lock);
-	return blamed;
+	return blame;
 }
 
 /*

@@ -14,7 +14,9 @@
  */
 #include "postgres.h"
 
+#include "access/relation.h"
 #include "access/stratnum.h"
+#include "catalog/namespace.h"
 #include "catalog/pg_collation.h"
 #include "catalog/pg_type.h"
 #include "commands/defrem.h"
@@ -435,6 +437,32 @@ fdw_get_plan(PlannerInfo *root, RelOptInfo *rel, Oid relid, ForeignPath *path,
 
 
 /*
+ * What is reported of new tables
+ */
+
+/*
+ * kapture_fdw_advise_created
+ *		Warns of columns that Kapture does not have in a foreign table that was just
+ *		made, if it is one of this wrapper: otherwise the first query would be the
+ *		first to fail.
+ */
+void
+kapture_fdw_advise_created(RangeVar *table)
+{
+	Oid			relid = RangeVarGetRelid(table, NoLock, true);
+	Relation	rel = OidIsValid(relid) ? relation_open(relid, AccessShareLock) : NULL;
+	ForeignServer *server;
+
+	if (rel == NULL)
+		return;
+	server = rel->rd_rel->relkind == RELKIND_FOREIGN_TABLE ? GetForeignServer(GetForeignServerIdByRelId(relid)) : NULL;
+	if (server && strcmp(GetForeignDataWrapper(server->fdwid)->fdwname, "kapture_fdw") == 0)
+		kapture_columns_check(kapture_fdw_table_kind(relid), RelationGetDescr(rel), WARNING);
+	relation_close(rel, NoLock);
+}
+
+
+/*
  * Scans
  */
 
@@ -460,7 +488,7 @@ fdw_begin(ForeignScanState *node, int eflags)
 	if (scan->use != FDW_USE_NONE || (eflags & EXEC_FLAG_EXPLAIN_ONLY))
 		return;
 	/* a condition may be of no use because its column is of another type */
-	kapture_columns_check(scan->kind, RelationGetDescr(node->ss.ss_currentRelation));
+	kapture_columns_check(scan->kind, RelationGetDescr(node->ss.ss_currentRelation), ERROR);
 	ereport(ERROR,
 			(errcode(ERRCODE_FDW_UNABLE_TO_CREATE_EXECUTION),
 			 errmsg("Kapture cannot be asked for all of \"%s\"",

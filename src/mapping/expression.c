@@ -299,6 +299,25 @@ kapture_expression_take(Relation rel, const char *text, const char *field)
 	return given;
 }
 
+/*
+ * Returns the names of the columns that an expression reads as the text of an array,
+ * NULL if it reads the whole row, in the current memory context.
+ */
+char *
+kapture_expression_reads(const KaptureGivenExpression *expression)
+{
+	Datum	   *names = palloc(sizeof(Datum) * (list_length(expression->reads) + 1));
+	int			n = 0;
+	ListCell   *lc;
+
+	if (expression->reads_all)
+		return NULL;
+	foreach(lc, expression->reads)
+		names[n++] = CStringGetTextDatum(lfirst(lc));
+	return OidOutputFunctionCall(F_ARRAY_OUT,
+								 PointerGetDatum(construct_array(names, n, TEXTOID, -1, false, TYPALIGN_INT)));
+}
+
 /* ------------------------------------------------------------------------
  * What is kept
  * ------------------------------------------------------------------------
@@ -326,6 +345,13 @@ typedef struct ExpressionPrepare
 	const char *field;			/* of the one that is being understood */
 } ExpressionPrepare;
 
+/* The relation whose rows an expression is over. */
+static Oid
+expression_relation(const KaptureAttachment *att, const KaptureExpression *expression)
+{
+	return att->source_name && expression != att->filter ? att->source : att->root;
+}
+
 /* Understands one expression as it is kept, into the memory of its attachment. */
 static void
 expression_prepare(Relation rel, KaptureExpression *expression, const ExpressionPrepare *prepare)
@@ -350,6 +376,7 @@ expression_do_prepare(void *arg)
 	ExpressionPrepare *prepare = arg;
 	const KaptureAttachment *att = prepare->att;
 	Relation	rel = relation_open(att->root, AccessShareLock);
+	Relation	source = att->source_name ? relation_open(att->source, AccessShareLock) : rel;
 	int			nestlevel = NewGUCNestLevel();
 	Oid			userid;
 	int			sec_context;
@@ -362,13 +389,15 @@ expression_do_prepare(void *arg)
 	{
 		prepare->field = att->columns[i].field;
 		if (att->columns[i].expression)
-			expression_prepare(rel, att->columns[i].expression, prepare);
+			expression_prepare(source, att->columns[i].expression, prepare);
 	}
 	prepare->field = NULL;
 	if (att->filter)
 		expression_prepare(rel, att->filter, prepare);
 	AtEOXact_GUC(false, nestlevel);
 	SetUserIdAndSecContext(userid, sec_context);
+	if (source != rel)
+		relation_close(source, NoLock);
 	relation_close(rel, NoLock);
 }
 
@@ -416,8 +445,8 @@ kapture_expression_recheck(const KaptureAttachment *att)
 
 /*
  * kapture_expression_sql
- *		Returns an expression of an attachment, over columns of a row "r", in
- *		parentheses, in the current memory context.  Errors (55000) if it cannot be
+ *		Returns an expression of an attachment, over columns of a row "r", or "s" of
+ *		its source, in parentheses, in the current memory context.  Errors (55000) if it cannot be
  *		evaluated.
  */
 char *
@@ -429,7 +458,9 @@ kapture_expression_sql(const KaptureAttachment *att, const KaptureExpression *ex
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg_internal("%s", problem)));
-	return psprintf("(%s)", expression_deparse((Node *) expression->node, "r", att->root, true));
+	return psprintf("(%s)", expression_deparse((Node *) expression->node,
+											   expression_relation(att, expression) == att->root ? "r" : "s",
+											   expression_relation(att, expression), true));
 }
 
 /* ------------------------------------------------------------------------
@@ -442,15 +473,15 @@ typedef struct ExpressionText
 {
 	Oid			relid;
 	int32		attachment_id;
-	int			bit;			/* -1: the filter */
+	int			bit;			/* -1: the filter, -2: the source */
 	char	   *text;
 	Node	   *node;
 } ExpressionText;
 
 /*
  * kapture_expression_relations
- *		Returns the oids of attached tables that have expressions or a filter, as a
- *		list in the current memory context.
+ *		Returns the oids of attached tables that have expressions, a filter or a source, as
+ *		a list in the current memory context.
  */
 List *
 kapture_expression_relations(void)
@@ -461,7 +492,7 @@ kapture_expression_relations(void)
 
 	if (!OidIsValid(relid) || get_attnum(relid, "expression") == InvalidAttrNumber)
 		return NIL;
-	texts = kapture_own_text("SELECT string_agg(relation::oid::text, ' ') FROM @.kapture_attachment AS a WHERE filter IS NOT NULL"
+	texts = kapture_own_text("SELECT string_agg(relation::oid::text, ' ') FROM @.kapture_attachment AS a WHERE filter IS NOT NULL OR source IS NOT NULL"
 							 " OR EXISTS (SELECT FROM @.kapture_column AS c WHERE c.attachment_id = a.attachment_id AND expression IS NOT NULL)",
 							 0, NULL, NULL);
 	for (char *text = texts ? strtok(texts, " ") : NULL; text; text = strtok(NULL, " "))
@@ -474,11 +505,23 @@ expression_add_text(List *texts, const KaptureAttachment *att, int bit, const Ka
 {
 	ExpressionText *text = palloc(sizeof(ExpressionText));
 
-	text->relid = att->root;
+	text->relid = expression_relation(att, expression);
 	text->attachment_id = att->id;
 	text->bit = bit;
 	text->text = expression->text;
 	text->node = (Node *) expression->node;
+	return lappend(texts, text);
+}
+
+static List *
+expression_add_source(List *texts, const KaptureAttachment *att)
+{
+	ExpressionText *text = palloc0(sizeof(ExpressionText));
+
+	text->relid = att->source;
+	text->attachment_id = att->id;
+	text->bit = -2;
+	text->text = att->source_name;
 	return lappend(texts, text);
 }
 
@@ -493,6 +536,8 @@ expression_add_texts(List *texts, Oid relid)
 		return texts;
 	rel = try_relation_open(relid, NoLock);
 	att = rel ? kapture_catalog_attachment(rel) : NULL;
+	if (att && att->root == relid && OidIsValid(att->source))
+		texts = expression_add_source(texts, att);
 	if (att && att->root == relid && kapture_expression_is_any(att) && kapture_expression_problem(att) == NULL)
 	{
 		for (int i = 0; i < att->ncolumns; i++)
@@ -533,7 +578,9 @@ expression_store_text(const ExpressionText *text, const char *now)
 	Oid			types[3] = {INT4OID, TEXTOID, INT4OID};
 	Datum		values[3] = {Int32GetDatum(text->attachment_id), CStringGetTextDatum(now), Int32GetDatum(text->bit)};
 
-	if (text->bit < 0)
+	if (text->bit == -2)
+		(void) kapture_own_execute("UPDATE @.kapture_attachment SET source = $2 WHERE attachment_id = $1", 2, types, values);
+	else if (text->bit == -1)
 		(void) kapture_own_execute("UPDATE @.kapture_attachment SET filter = $2 WHERE attachment_id = $1", 2, types, values);
 	else
 		(void) kapture_own_execute("UPDATE @.kapture_column SET expression = $2 WHERE attachment_id = $1 AND bit = $3",
@@ -562,7 +609,8 @@ kapture_expression_after_rename(List *texts)
 
 		if (name == NULL)
 			continue;
-		now = expression_deparse(text->node, name, text->relid, false);
+		now = text->node ? expression_deparse(text->node, name, text->relid, false) :
+			quote_qualified_identifier(get_namespace_name(get_rel_namespace(text->relid)), name);
 		if (strcmp(now, text->text) == 0)
 			continue;
 		expression_store_text(text, now);

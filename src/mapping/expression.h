@@ -21,6 +21,7 @@ typedef struct KaptureGivenExpression
 } KaptureGivenExpression;
 
 extern KaptureGivenExpression *kapture_expression_take(Relation rel, const char *text, const char *field);
+extern char *kapture_expression_reads(const KaptureGivenExpression *expression);
 extern char *kapture_expression_problem(const KaptureAttachment *att);
 extern void kapture_expression_recheck(const KaptureAttachment *att);
 extern bool kapture_expression_is_any(const KaptureAttachment *att);

@@ -7,13 +7,16 @@
 #include "postgres.h"
 
 #include "access/htup_details.h"
+#include "catalog/pg_class.h"
 #include "parser/scansup.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
+#include "utils/varlena.h"
 
 #include "api/field.h"
 #include "base/compat.h"
+#include "mapping/field_advice.h"
 #include "mapping/field_map.h"
 
 #define MAPPING_HINT \
@@ -46,6 +49,7 @@ mapping_of_column(Relation rel, const char *field, const char *name, const char 
 {
 	KaptureMapping *mapping = mapping_make(field);
 	AttrNumber	attnum = get_attnum(RelationGetRelid(rel), name);
+	char	   *hint;
 
 	if (attnum <= 0)
 		ereport(ERROR,
@@ -53,8 +57,9 @@ mapping_of_column(Relation rel, const char *field, const char *name, const char 
 				 errmsg("column \"%s\" of relation \"%s\" does not exist", name, RelationGetRelationName(rel)),
 				 errdetail("The argument \"columns\" maps the Kapture field \"%s\" to it.", field),
 				 strpbrk(name, "( |") ?
-				 errhint("Write an expression as {\"%s\": {\"expression\": \"...\"}}.", field) : 0));
-	if (strcmp(name, id_column) == 0)
+				 errhint("Write an expression as {\"%s\": {\"expression\": \"...\"}}.", field) :
+				 (hint = kapture_advice_no_column(rel, field, name)) ? errhint("%s", hint) : 0));
+	if (id_column && strcmp(name, id_column) == 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("column \"%s\" cannot be mapped", name),
@@ -65,6 +70,7 @@ mapping_of_column(Relation rel, const char *field, const char *name, const char 
 				 errmsg("column \"%s\" cannot be mapped", name),
 				 errdetail("It is computed when it is read, so no trigger sees it change."),
 				 errhint("Make it a stored generated column, or map the columns it is made of.")));
+	kapture_advice_mapped(rel, field, name);
 	mapping->name = pstrdup(name);
 	mapping->attnum = attnum;
 	return mapping;
@@ -162,6 +168,26 @@ mapping_given(Relation rel, Jsonb *columns, const char *id_column)
 	return mappings;
 }
 
+/* The column that is named like a field: exactly, else in small letters, or in a view in any; NULL if there is none. */
+static const char *
+mapping_find_column(Relation rel, const char *field)
+{
+	char	   *folded = downcase_identifier(field, strlen(field), false, false);
+
+	if (get_attnum(RelationGetRelid(rel), field) > 0)
+		return field;
+	if (get_attnum(RelationGetRelid(rel), folded) > 0)
+		return folded;
+	for (int i = 0; rel->rd_rel->relkind == RELKIND_VIEW && i < RelationGetNumberOfAttributes(rel); i++)
+	{
+		const char *name = NameStr(TupleDescAttr(RelationGetDescr(rel), i)->attname);
+
+		if (pg_strcasecmp(name, field) == 0)
+			return name;
+	}
+	return NULL;
+}
+
 /* The columns that are named like Kapture's fields. */
 static List *
 mapping_default(Relation rel, const char *id_column)
@@ -171,19 +197,19 @@ mapping_default(Relation rel, const char *id_column)
 	for (int i = 0; i < kapture_nfields; i++)
 	{
 		const char *name = kapture_fields[i].name;
-		char	   *folded = downcase_identifier(name, strlen(name), false, false);
+		const char *column;
 
 		if (!kapture_fields[i].is_mapped)
 			continue;
-		if (get_attnum(RelationGetRelid(rel), name) > 0)
-			mappings = lappend(mappings, mapping_of_column(rel, name, name, id_column));
-		else if (get_attnum(RelationGetRelid(rel), folded) > 0)
-			mappings = lappend(mappings, mapping_of_column(rel, name, folded, id_column));
+		column = mapping_find_column(rel, name);
+		if (column)
+			mappings = lappend(mappings, mapping_of_column(rel, name, column, id_column));
 	}
 	if (mappings == NIL)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_COLUMN),
-				 errmsg("table \"%s\" has no column named like a field of Kapture", RelationGetRelationName(rel)),
+				 errmsg("%s \"%s\" has no column named like a field of Kapture",
+						rel->rd_rel->relkind == RELKIND_VIEW ? "view" : "table", RelationGetRelationName(rel)),
 				 errhint(MAPPING_HINT)));
 	return mappings;
 }
@@ -227,6 +253,65 @@ kapture_mapping_take(Relation rel, Jsonb *columns, const char *id_column)
 	List	   *mappings = columns ? mapping_given(rel, columns, id_column) : mapping_default(rel, id_column);
 
 	mapping_check(mappings);
+	return mappings;
+}
+
+/* The documented field whose name is nearest to that of a column; NULL if none is near. */
+static const char *
+mapping_nearest_field(const char *name)
+{
+	const char *nearest = NULL;
+	int			best = 4;
+
+	for (int i = 0; i < kapture_nfields; i++)
+	{
+		const char *field = kapture_fields[i].name;
+		int			distance;
+
+		if (!kapture_fields[i].is_mapped)
+			continue;
+		distance = varstr_levenshtein_less_equal(name, strlen(name), field, strlen(field), 1, 1, 1, best, true);
+		if (distance < best && distance < strlen(field))
+		{
+			best = distance;
+			nearest = field;
+		}
+	}
+	return nearest;
+}
+
+/* Says which columns of a view are not sent, as they have no field's name. */
+static void
+mapping_note_ignored(Relation view, List *mappings, List *keys)
+{
+	for (int i = 0; i < RelationGetNumberOfAttributes(view); i++)
+	{
+		const char *name = NameStr(TupleDescAttr(RelationGetDescr(view), i)->attname);
+		const char *nearest = mapping_nearest_field(name);
+		bool		used = false;
+		ListCell   *lc;
+
+		foreach(lc, mappings)
+			used |= ((KaptureMapping *) lfirst(lc))->name && strcmp(((KaptureMapping *) lfirst(lc))->name, name) == 0;
+		foreach(lc, keys)
+			used |= strcmp(lfirst(lc), name) == 0;
+		if (!used)
+			ereport(NOTICE,
+					(errmsg("column \"%s\" of view \"%s\" is not sent to Kapture", name, RelationGetRelationName(view)),
+					 nearest ? errhint("Perhaps you meant the field \"%s\".", nearest) : 0));
+	}
+}
+
+/*
+ * Likewise from a view, which has the columns "keys" (list of names) besides.
+ */
+List *
+kapture_mapping_take_of_view(Relation view, Jsonb *columns, List *keys)
+{
+	List	   *mappings = kapture_mapping_take(view, columns, NULL);
+
+	if (columns == NULL)
+		mapping_note_ignored(view, mappings, keys);
 	return mappings;
 }
 

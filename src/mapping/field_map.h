@@ -24,6 +24,7 @@ typedef struct KaptureMapping
 } KaptureMapping;
 
 extern List *kapture_mapping_take(Relation rel, Jsonb *columns, const char *id_column);
+extern List *kapture_mapping_take_of_view(Relation view, Jsonb *columns, List *keys);
 extern Jsonb *kapture_mapping_take_constants(Jsonb *constants, const char *argument);
 
 #endif							/* KAPTURE_FIELD_MAP_H */

@@ -70,6 +70,7 @@ typedef struct ArrivalBatch
 	ArrivalItem *item;
 	int64		columns;		/* bits */
 	bool		insert;
+	ErrorData  *error;			/* of the last write, or NULL */
 	bool		written;
 } ArrivalBatch;
 
@@ -379,6 +380,14 @@ arrival_later(ArrivalBatch *batch, ArrivalItem *item, const char *why)
 						TimestampTzPlusMilliseconds(GetCurrentTimestamp(), wait), why);
 }
 
+static void
+arrival_write_as_owner(void *arg)
+{
+	ArrivalBatch *batch = arg;
+
+	batch->error = kapture_row_run(batch->att, batch->timezone, arrival_do_write, batch);
+}
+
 /* Writes a row and notes what became of it. */
 static void
 arrival_write(ArrivalBatch *batch, ArrivalItem *item)
@@ -387,10 +396,10 @@ arrival_write(ArrivalBatch *batch, ArrivalItem *item)
 
 	batch->item = item;
 	batch->written = false;
-	kapture_capture_ignore(batch->att->id, item->arrival->customer_id,
-						   batch->insert ? batch->att->all_changed : batch->columns);
-	error = kapture_row_run(batch->att, batch->timezone, arrival_do_write, batch);
-	kapture_capture_ignore(0, 0, 0);
+	kapture_capture_ignoring(batch->att->id, item->arrival->customer_id,
+							 batch->insert ? batch->att->all_changed : batch->columns,
+							 arrival_write_as_owner, batch);
+	error = batch->error;
 	if (error == NULL && batch->written)
 		arrival_done(batch, item);
 	else if (error == NULL)

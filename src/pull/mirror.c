@@ -120,7 +120,7 @@ kapture_copies_execute(const char *sql, int nargs, Oid *types, Datum *values,
 
 	(void) set_config_option("search_path", "pg_catalog, pg_temp", PGC_USERSET,
 							 PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
-	kapture_user_code_run(NULL, copies_call, &call);
+	kapture_user_code_run(NULL, NIL, copies_call, &call);
 	if (call.result != expected)
 		elog(ERROR, "statement failed: %s", SPI_result_code_string(call.result));
 	AtEOXact_GUC(false, level);

@@ -88,7 +88,8 @@ pull_fail(PullServer *server, const ErrorData *error)
 	server->not_before = Max(asked, TimestampTzPlusMilliseconds(now, kapture_pacing_backoff(server->failures, PULL_LONGEST)));
 	if (server->failures == 1)
 		ereport(LOG,
-				(errmsg("kapture_sync: pulling from server \"%s\" failed: %s", server->server.name, kapture_text_cut(error->message))));
+				(errmsg("kapture_sync: pulling from server \"%s\" in database \"%s\" failed: %s",
+						server->server.name, kapture_process_database(), kapture_text_cut(error->message))));
 	another = kapture_process_run("noting a failure", pull_note_failure, &failure);
 	if (another)
 	{
@@ -186,7 +187,8 @@ pull_end(PullServer *server)
 	kapture_process_commit();
 	if (server->failures > 0)
 		ereport(LOG,
-				(errmsg("kapture_sync: pulling from server \"%s\" works again", server->server.name)));
+				(errmsg("kapture_sync: pulling from server \"%s\" in database \"%s\" works again",
+						server->server.name, kapture_process_database())));
 	server->failures = 0;
 	server->not_before = 0;
 }

@@ -21,7 +21,6 @@
 #include "pull/apply.h"
 #include "pull/pull_table.h"
 #include "table/binding.h"
-#include "table/capture.h"
 #include "table/inbox.h"
 #include "traffic/pacing.h"
 
@@ -211,7 +210,6 @@ kapture_pull_table_work(PullTable *table, uint64 round)
 	MemoryContextReset(table->context);
 	if (error)
 	{
-		kapture_capture_ignore(0, 0, 0);
 		kapture_turn_charge_rest(&table->turn, began, 0);
 		table_fail(table, error);
 		FreeErrorData(error);

@@ -138,7 +138,7 @@ puller_check_origin(Puller *puller)
 
 	if (copy && !puller->said_copy)
 		ereport(LOG,
-				(errmsg("kapture_sync: this database is a copy; nothing is pulled"),
+				(errmsg("kapture_sync: database \"%s\" is a copy; nothing is pulled", kapture_process_database()),
 				 errhint("If the original pulls no more, call kapture_resume().")));
 	puller->said_copy = copy;
 	puller->ours = !copy;

@@ -16,6 +16,7 @@
 #include "executor/spi.h"
 #include "fmgr.h"
 #include "miscadmin.h"
+#include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
@@ -192,6 +193,28 @@ refresh_begin(Refresh *refresh, bool restart)
 	SPI_commit();
 }
 
+/* Raises 42501 unless the caller may write the tables, and names the command that allows it. */
+static void
+refresh_check_rights(const Refresh *refresh)
+{
+	static const char *const tables[] = {"kapture_customers", "kapture_contacts", "kapture_refresh_run"};
+
+	for (int i = 0; i < lengthof(tables); i++)
+	{
+		Oid			relid = get_relname_relid(tables[i], refresh->namespace);
+
+		if (pg_class_aclcheck(relid, GetUserId(), ACL_SELECT) != ACLCHECK_OK ||
+			pg_class_aclcheck(relid, GetUserId(), ACL_INSERT) != ACLCHECK_OK ||
+			pg_class_aclcheck(relid, GetUserId(), ACL_UPDATE) != ACLCHECK_OK)
+			ereport(ERROR,
+					(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+					 errmsg("permission denied for table %s", tables[i]),
+					 errdetail("kapture_refresh writes into the extension's tables with the rights of its caller."),
+					 errhint("The owner of the extension can allow it: GRANT SELECT, INSERT, UPDATE ON kapture_customers, kapture_contacts, kapture_refresh_run TO %s.",
+							 quote_identifier(GetUserNameFromId(GetUserId(), false)))));
+	}
+}
+
 static void
 refresh_run(Refresh *refresh, bool restart)
 {
@@ -248,6 +271,7 @@ kapture_refresh(PG_FUNCTION_ARGS)
 	refresh.namespace = get_func_namespace(fcinfo->flinfo->fn_oid);
 	refresh.schema = quote_identifier(get_namespace_name(refresh.namespace));
 	serverid = kapture_server_get(refresh.server, GetUserId())->serverid;
+	refresh_check_rights(&refresh);
 	if (!kapture_copies_lock(serverid))
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_IN_USE),

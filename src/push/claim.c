@@ -14,6 +14,8 @@
 #include "utils/snapmgr.h"
 
 #include "cluster/guard.h"
+#include "known/digest.h"
+#include "known/row_state.h"
 #include "push/claim.h"
 #include "push/queue.h"
 #include "push/record.h"
@@ -52,13 +54,13 @@ claim_server_room(WorkerServer *server, TimestampTz now)
 {
 	int			ahead = claim_ahead(server);
 
-	if (server->problem || server->not_before > now)
+	if (server->problem || server->pool.not_before > now)
 		return 0;
 
 	/* small bites cost more than they bring */
 	if (server->nready > ahead / 2)
 		return 0;
-	return ahead - server->nready + Max(kapture_health_connections(server) - server->in_flight, 0);
+	return ahead - server->nready + Max(kapture_health_connections(server) - server->pool.running, 0);
 }
 
 /*
@@ -161,8 +163,7 @@ claim_prepare(Worker *worker, WorkerClaim *claim, KaptureDelivery *delivery)
 	/* the original of this database may have sent what has waited in kapture_delivery so far */
 	if (delivery->attempts == 1 && delivery->in_doubt == 0 && delivery->captured_at <= worker->origin.doubt_until)
 		delivery->in_doubt = claim->now;
-	if (worker->stale && delivery->row.outcome == KAPTURE_ROW_FAILED && !delivery->row.slow)
-		delivery->row.outcome = KAPTURE_ROW_LOCKED;
+	kapture_queue_excuse(worker, &delivery->row);
 }
 
 /*
@@ -222,9 +223,11 @@ claim_take(WorkerClaim *claim, TimestampTz now)
 {
 	WorkerTable *table = claim->table;
 	MemoryContext transaction = MemoryContextSwitchTo(claim->context);
+	bool		fresh = table->look && table->server->refusals.is_holding && table->server->refusals.wants_fresh;
 	bool		more = false;
 
-	if (table->next_due <= now)
+	/* a held server is probed by those that it has refused and by others in turn */
+	if (table->next_due <= now && !fresh)
 		claim_due(table, claim->room, now, &claim->deliveries);
 	if (table->look && list_length(claim->deliveries) < claim->room)
 	{
@@ -234,6 +237,8 @@ claim_take(WorkerClaim *claim, TimestampTz now)
 							claim->room - list_length(claim->deliveries), &claim->changes, &more);
 		table->look = more || table->fresh;
 	}
+	if (fresh && claim->changes == NIL && table->next_due <= now)
+		claim_due(table, claim->room, now, &claim->deliveries);
 	claim->nrows = list_length(claim->deliveries) + list_length(claim->changes);
 	if (claim->nrows == 1)
 		claim->row_key = pstrdup(((KaptureDelivery *) linitial(claim->deliveries ? claim->deliveries : claim->changes))->row_key);
@@ -264,6 +269,9 @@ claim_do(void *arg)
 	claim->changes = kapture_outbox_claim(claim->changes, worker->origin.doubt_until);
 	MemoryContextSwitchTo(transaction);
 
+	kapture_digest_load_key();
+	kapture_row_state_load(claim->deliveries);
+	kapture_row_state_load(claim->changes);
 	claim_plan(worker, claim, claim->deliveries);
 	foreach(lc, claim->deliveries)
 	{

@@ -22,11 +22,13 @@
 #include "base/version.h"
 #include "cluster/bgworker.h"
 #include "cluster/guard.h"
+#include "push/call_sender.h"
 #include "push/load.h"
 #include "push/server_health.h"
 #include "push/transaction.h"
 #include "table/attach.h"
 #include "table/binding.h"
+#include "table/clock.h"
 #include "table/inbox.h"
 #include "table/origin.h"
 #include "table/outbox.h"
@@ -131,7 +133,8 @@ load_settings(Worker *worker, WorkerServer *server)
 
 	if (error && server->used && (server->problem == NULL || strcmp(error->message, server->problem) != 0))
 		ereport(LOG,
-				(errmsg("kapture_sync cannot use server \"%s\": %s", server->name, error->message)));
+				(errmsg("kapture_sync cannot use server \"%s\" in database \"%s\": %s",
+						server->name, kapture_process_database(), error->message)));
 	changed = version != server->version || error || server->problem;
 	if (server->problem)
 		pfree(server->problem);
@@ -155,8 +158,8 @@ load_forget_dropped(void *arg)
 		return;
 	kapture_attach_announce();	/* the puller has to know, too */
 	ereport(LOG,
-			(errmsg("kapture_sync: " INT64_FORMAT " attached tables were dropped, with " INT64_FORMAT " waiting changes",
-					tables, changes)));
+			(errmsg("kapture_sync: " INT64_FORMAT " attached tables of database \"%s\" were dropped, with " INT64_FORMAT " waiting changes",
+					tables, kapture_process_database(), changes)));
 }
 
 /* A table may have lost what it takes to send its rows; then they wait. */
@@ -166,7 +169,7 @@ load_problem(Worker *worker, WorkerTable *table)
 	char	   *problem = kapture_binding_problem(table->att);
 
 	if (problem && (table->problem == NULL || strcmp(problem, table->problem) != 0))
-		ereport(LOG, (errmsg("kapture_sync sends no rows: %s", problem)));
+		ereport(LOG, (errmsg("kapture_sync sends no rows of database \"%s\": %s", kapture_process_database(), problem)));
 	if (table->problem)
 		pfree(table->problem);
 	table->problem = problem ? MemoryContextStrdup(worker->context, problem) : NULL;
@@ -281,7 +284,7 @@ load_origin(Worker *worker)
 
 	if (copy && !worker->said_copy)
 		ereport(LOG,
-				(errmsg("kapture_sync: this database is a copy; nothing is sent"),
+				(errmsg("kapture_sync: database \"%s\" is a copy; nothing is sent", kapture_process_database()),
 				 errhint("If the original sends no more, call kapture_resume().")));
 	worker->said_copy = copy;
 	if (origin.stamped_at != worker->origin.stamped_at)
@@ -307,7 +310,7 @@ load_recover_table(void *arg)
 													   table->server->timeout + KAPTURE_LATE_GRACE);
 
 	kapture_outbox_recover(table->att->id, in_doubt,
-						   kapture_shmem_worker_take_blame(table->att->id) ? WORKER_BLAME : NULL);
+						   kapture_clock_blame_text(kapture_shmem_worker_take_blame(table->att->id)));
 }
 
 /*
@@ -361,7 +364,7 @@ load_tell_outdated(Worker *worker, const char *installed)
 	if (!worker->outdated)
 		ereport(LOG,
 				(errmsg("kapture_sync sends nothing in database \"%s\": the extension is of version %s, the library of version %s",
-						get_database_name(MyDatabaseId), installed, KAPTURE_SQL_VERSION),
+						kapture_process_database(), installed, KAPTURE_SQL_VERSION),
 				 errhint("%s", kapture_version_hint(installed))));
 	worker->outdated = true;
 
@@ -450,15 +453,15 @@ load_servers(Worker *worker)
 		WorkerServer *server = dlist_container(WorkerServer, node, iter.cur);
 
 		if (load_settings(worker, server))
-		{
-			/* what was changed may be what was wrong */
-			server->not_before = 0;
-			server->asked = false;
-			server->failures = server->sick = 0;
-			server->health = KAPTURE_SERVER_WELL;
-		}
+			kapture_health_renew(worker, server, GetCurrentTimestamp());
 		kapture_health_report(worker, server, "");
 	}
+}
+
+static void
+load_calls(void *arg)
+{
+	kapture_calls_load(arg);
 }
 
 static void
@@ -497,6 +500,8 @@ load_do(void *arg)
 		load_servers(worker);
 		if (worker->alone)
 			load_recover(worker);
+		if (!kapture_transaction_try_within(load_calls, worker, NULL))
+			load_later(worker);
 	}
 	if (exists && !worker->outdated && !kapture_transaction_try_within(load_find_pulls, &pulls, NULL))
 		load_later(worker);

@@ -12,12 +12,14 @@
 
 #include "commands/async.h"
 #include "lib/stringinfo.h"
+#include "mb/pg_wchar.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
 #include "utils/json.h"
 #include "utils/lsyscache.h"
 
 #include "base/guc.h"
+#include "cluster/bgworker.h"
 #include "push/notify.h"
 
 #define ALERT_CHANNEL		"kapture_sync"
@@ -68,6 +70,17 @@ kapture_alert_note(KaptureOutcomes *outcomes, bool parked)
 }
 
 /*
+ * Likewise, why a row was parked, as far as that may be logged.  The first one of a
+ * burst is kept.
+ */
+void
+kapture_alert_note_cause(KaptureOutcomes *outcomes, const char *cause)
+{
+	if (outcomes->first && outcomes->cause[0] == '\0')
+		strlcpy(outcomes->cause, cause, pg_mbcliplen(cause, strlen(cause), sizeof(outcomes->cause) - 1) + 1);
+}
+
+/*
  * Has the share of parked rows gone over kapture_sync.notify_parked_share, or
  * under half of it again?  (Half, so that it does not go on and off.)
  */
@@ -87,12 +100,25 @@ alert_share_has_crossed(KaptureOutcomes *outcomes)
 	return true;
 }
 
+/* Logs the first parked row of a burst, so that the log is not filled by the others. */
+static void
+alert_log(const char *relation, int rows, const char *cause)
+{
+	ereport(LOG,
+			(errmsg_plural("kapture_sync: %d row of table \"%s\" in database \"%s\" was parked",
+						   "kapture_sync: %d rows of table \"%s\" in database \"%s\" were parked",
+						   rows, rows, relation, kapture_process_database()),
+			 cause[0] ? errdetail_internal("%s.", cause) : 0,
+			 errhint("View kapture_failures has the rows and what to do. No more are logged until %d rows have gone well.",
+					 KAPTURE_ALERT_WINDOW)));
+}
+
 /*
  * Says what is new about a table since the last call: {"event": "parked",
  * "relation", "server", "rows", "first"} if rows were parked; {"event":
  * "parked_share", "relation", "server", "share", "above"} if they became too
  * many, or few again.  Needs a transaction, and sends nothing if notifications
- * are off.
+ * are off.  The first parked row of a burst is logged, too.
  */
 void
 kapture_alert_table(Oid relid, const char *server, KaptureOutcomes *outcomes)
@@ -105,12 +131,17 @@ kapture_alert_table(Oid relid, const char *server, KaptureOutcomes *outcomes)
 
 	outcomes->new_parked = 0;
 	outcomes->first = false;
-	if (!kapture_notify || (new_parked == 0 && !crossed))
+	if ((!kapture_notify || (new_parked == 0 && !crossed)) && !first)
 		return;
 	name = get_rel_name(relid);
 	if (name == NULL)
 		return;
 	name = quote_qualified_identifier(get_namespace_name(get_rel_namespace(relid)), name);
+	if (first)
+		alert_log(name, new_parked, outcomes->cause);
+	outcomes->cause[0] = '\0';
+	if (!kapture_notify)
+		return;
 	if (new_parked > 0)
 	{
 		alert_begin(&payload, "parked", name, server);
@@ -142,5 +173,24 @@ kapture_alert_server(const char *server, const char *before, const char *state)
 	alert_append(&payload, "server", server);
 	alert_append(&payload, "before", before);
 	alert_append(&payload, "state", state);
+	alert_send(&payload);
+}
+
+/*
+ * Says that calls of other modules ended otherwise than well: {"event": "calls",
+ * "server", "state", "calls"}.  Likewise.
+ */
+void
+kapture_alert_calls(const char *server, const char *state, int calls)
+{
+	StringInfoData payload;
+
+	if (!kapture_notify || calls == 0)
+		return;
+	initStringInfo(&payload);
+	appendStringInfoString(&payload, "{\"event\": \"calls\"");
+	alert_append(&payload, "server", server);
+	alert_append(&payload, "state", state);
+	appendStringInfo(&payload, ", \"calls\": %d", calls);
 	alert_send(&payload);
 }

@@ -21,10 +21,13 @@ typedef struct KaptureOutcomes
 	/* of the running transaction */
 	int			new_parked;
 	bool		first;			/* there was none in the window before */
+	char		cause[256];		/* why the first one was parked, for the log, or "" */
 } KaptureOutcomes;
 
 extern void kapture_alert_note(KaptureOutcomes *outcomes, bool parked);
+extern void kapture_alert_note_cause(KaptureOutcomes *outcomes, const char *cause);
 extern void kapture_alert_table(Oid relid, const char *server, KaptureOutcomes *outcomes);
+extern void kapture_alert_calls(const char *server, const char *state, int calls);
 extern void kapture_alert_server(const char *server, const char *before, const char *state);
 
 #endif							/* KAPTURE_NOTIFY_H */

@@ -8,17 +8,22 @@
  */
 #include "postgres.h"
 
+#include "lib/stringinfo.h"
 #include "utils/guc.h"
 #include "utils/snapmgr.h"
 
 #include "api/http.h"
-#include "base/compat.h"
 #include "cluster/guard.h"
+#include "known/digest.h"
+#include "known/row_state.h"
+#include "push/call_sender.h"
 #include "push/notify.h"
 #include "push/queue.h"
 #include "push/record.h"
 #include "push/server_health.h"
+#include "push/sharing.h"
 #include "push/transaction.h"
+#include "table/clock.h"
 #include "table/outbox.h"
 #include "table/row_io.h"
 #include "traffic/pacing.h"
@@ -102,6 +107,8 @@ record_write_back(Worker *worker, WorkerTable *table, List *tasks, TimestampTz n
 	TimestampTz began = GetCurrentTimestamp();
 	bool		spent = worker->leaving || kapture_share_is_spent(table->turn.share);
 	TimestampTz later = Max(TimestampTzPlusMilliseconds(now, KAPTURE_LOCKED_RETRY), spent ? kapture_turn_next(&table->turn) : 0);
+	const char *why = spent ? "others come first; the Kapture customer id is written later" :
+		"the row is locked; its Kapture customer id is written later";
 	List	   *rows = NIL;
 	ListCell   *lc;
 
@@ -123,37 +130,9 @@ record_write_back(Worker *worker, WorkerTable *table, List *tasks, TimestampTz n
 	foreach(lc, tasks)
 	{
 		KaptureTask *t = &((WorkerTask *) lfirst(lc))->task;
-		KaptureRow *row = &t->delivery->row;
-		bool		sent = t->state == KAPTURE_TASK_DONE;
 
-		switch (row->outcome)
-		{
-			case KAPTURE_ROW_DONE:
-				if (!sent)
-					t->failed.customer_id = 0;
-				break;
-			case KAPTURE_ROW_GONE:
-				/* deleted, though that was not captured */
-				if (sent)
-					t->action = "gone";
-				break;
-			case KAPTURE_ROW_FAILED:
-				if (worker->stale && !row->slow)
-					row->outcome = KAPTURE_ROW_LOCKED;	/* not its fault */
-				pg_fallthrough;
-			case KAPTURE_ROW_LOCKED:
-				if (!sent)
-					break;		/* the id is kept with the failure */
-				row->customer_id = 0;
-				t->body = NULL;
-				kapture_task_fail(t, row->outcome == KAPTURE_ROW_FAILED || table->att->id == worker->blamed, later,
-								  row->outcome == KAPTURE_ROW_FAILED ? row->error :
-								  table->att->id == worker->blamed ? WORKER_BLAME :
-								  spent ? "others come first; the Kapture customer id is written later" :
-								  "the row is locked; its Kapture customer id is written later");
-				t->failed.arrived = true;
-				break;
-		}
+		kapture_queue_excuse(worker, &t->delivery->row);
+		kapture_task_written(t, later, why, table->att->id == worker->blamed ? kapture_clock_blame_text(worker->blame) : NULL);
 	}
 }
 
@@ -190,6 +169,27 @@ record_write_ids(Worker *worker, dlist_head *tasks, TimestampTz now)
 	}
 }
 
+/* Appends a customer for which other rows may wait; makes the list if there is none. */
+static StringInfo
+record_free(StringInfo freed, int64 customer_id)
+{
+	if (freed == NULL)
+		freed = makeStringInfo();
+	appendBinaryStringInfo(freed, (char *) &customer_id, sizeof(customer_id));
+	return freed;
+}
+
+/* Notes that a row was parked, and why. */
+static void
+record_note_parked(WorkerTask *task)
+{
+	char	   *cause = kapture_task_log_text(&task->task);
+
+	kapture_alert_note(&task->table->outcomes, true);
+	if (cause)
+		kapture_alert_note_cause(&task->table->outcomes, cause);
+}
+
 /*
  * Records what became of tasks: ids to the rows, then deliveries to the
  * history or to their next try.
@@ -200,10 +200,11 @@ kapture_record_settle(Worker *worker, dlist_head *tasks)
 	TimestampTz now = GetCurrentTimestamp();
 	dlist_iter	titer;
 	List	   *done = NIL;
-	ListCell   *lc;
+	StringInfo	freed = NULL;
 
 	if (dlist_is_empty(tasks))
 		return;
+	kapture_digest_load_key();
 	record_write_ids(worker, tasks, now);
 	dlist_foreach(titer, tasks)
 	{
@@ -219,7 +220,10 @@ kapture_record_settle(Worker *worker, dlist_head *tasks)
 			d->customer_id = t->customer_id;
 			d->http_status = t->http_status;
 			d->message = t->message;
+			d->digests = kapture_digest_make(t->att, t->customer_id, t->delivery->row.values, t->sent);
 			done = lappend(done, d);
+			if (kapture_task_frees(t))
+				freed = record_free(freed, t->customer_id);
 			task->table->last_success = now;
 			kapture_alert_note(&task->table->outcomes, false);
 			if (worker->next_expiry == DT_NOEND)
@@ -231,7 +235,7 @@ kapture_record_settle(Worker *worker, dlist_head *tasks)
 
 			task->table->next_due = Min(task->table->next_due, next);
 			if (next == DT_NOEND)
-				kapture_alert_note(&task->table->outcomes, true);
+				record_note_parked(task);
 		}
 		else
 		{
@@ -239,13 +243,9 @@ kapture_record_settle(Worker *worker, dlist_head *tasks)
 			task->table->next_due = Min(task->table->next_due, t->next_attempt);
 		}
 	}
-	foreach(lc, kapture_outbox_finish(done))
-	{
-		WorkerTable *table = kapture_state_find_table(worker, lfirst_int(lc));
-
-		if (table)
-			table->next_due = Min(table->next_due, now);
-	}
+	kapture_queue_hurry(worker, kapture_outbox_finish(done), now);
+	if (freed)
+		kapture_queue_hurry(worker, kapture_row_state_release((int64 *) freed->data, freed->len / sizeof(int64)), now);
 	kapture_record_alert(worker);
 }
 
@@ -260,8 +260,10 @@ kapture_record_collect(Worker *worker)
 		WorkerTask *task = kapture_http_owner(request);
 		const KaptureHttpAnswer *answer = kapture_http_answer(request);
 
-		task->server->in_flight--;
-		task->server->next_start = 0;
+		if (kapture_calls_take(request))
+			continue;
+		kapture_request_pool_ended(&task->server->pool);
+		task->server->share->in_flight--;
 		if (worker->nanswered++ == 0)
 			worker->first_answer = GetCurrentTimestamp();
 		/* trouble is looked into before more is sent */
@@ -286,7 +288,7 @@ kapture_record_is_due(Worker *worker)
 	{
 		WorkerServer *server = dlist_container(WorkerServer, node, iter.cur);
 
-		if (server->nready > 0 && server->not_before == 0)
+		if (server->nready > 0 && server->pool.not_before == 0)
 			return false;
 	}
 	return true;
@@ -352,22 +354,6 @@ record_settle(Worker *worker, dlist_head *tasks)
 }
 
 /*
- * An outcome that cannot be recorded becomes a failure, with what it has brought:
- * a customer's id, or that the changes are with Kapture.
- */
-static void
-record_fail(WorkerTask *task, const ErrorData *error)
-{
-	KaptureTask *t = &task->task;
-	bool		arrived = t->state == KAPTURE_TASK_DONE ||
-		(t->state == KAPTURE_TASK_FAILED && t->failed.arrived);
-
-	t->delivery->row.customer_id = 0;
-	kapture_task_park(t, error);
-	t->failed.arrived = arrived;
-}
-
-/*
  * Records what became of one task: if that cannot be, it is made a failure with the
  * error as its reason.  What even that cannot be done with stays, known to nobody
  * but us; should the process end, it is in doubt.
@@ -384,7 +370,7 @@ record_settle_one(Worker *worker, WorkerTask *task)
 		(!kapture_guard_will_pass(error) || worker->record_errors >= WORKER_PASSING_ERRORS))
 	{
 		kapture_transaction_report_error(KAPTURE_PHASE_RECORD, task->table, task->task.delivery->row_key, error);
-		record_fail(task, error);
+		kapture_task_unrecorded(&task->task, error);
 		FreeErrorData(error);
 		error = record_settle(worker, &one);
 	}
@@ -461,6 +447,16 @@ kapture_record_rest(Worker *worker)
 	kapture_record_settle_apart(worker, &tasks);
 }
 
+/* Rows that were parked for what turns out to be the account's matter wait instead. */
+static void
+record_release(Worker *worker, TimestampTz now)
+{
+	dlist_iter	iter;
+
+	dlist_foreach(iter, &worker->servers)
+		kapture_refusals_release(&dlist_container(WorkerServer, node, iter.cur)->refusals, now);
+}
+
 /* Takes in the answers that were collected, and records what they mean. */
 static void
 record_do(void *arg)
@@ -477,7 +473,14 @@ record_do(void *arg)
 		WorkerServer *server = task->server;
 
 		record_take(task, now);
-		if (task->task.state == KAPTURE_TASK_SEND)
+		kapture_refusals_judge(&server->refusals, &task->task, now);
+		if (kapture_task_takes(&task->task))
+		{
+			task->unchecked = true;
+			server->nready++;
+			dlist_push_tail(&worker->taking, &task->node);
+		}
+		else if (task->task.state == KAPTURE_TASK_SEND)
 		{
 			dlist_push_head(&server->ready, &task->node);
 			server->nready++;
@@ -485,12 +488,14 @@ record_do(void *arg)
 		else
 			dlist_push_tail(settled, &task->node);
 		kapture_health_note(worker, server, &task->task, now);
-		if (server->not_before > now)
+		if (server->pool.not_before > now)
 			kapture_queue_take_back(server, now, settled);
 	}
+	kapture_sharing_settle(worker, settled, now);
 	worker->nanswered = 0;
 	worker->trouble = false;
 	kapture_record_settle(worker, settled);
+	record_release(worker, now);
 }
 
 /* Records what the answers that were collected mean. */

@@ -5,6 +5,7 @@
  */
 #include "postgres.h"
 
+#include "cluster/bgworker.h"
 #include "cluster/report.h"
 #include "push/notify.h"
 #include "push/server_health.h"
@@ -27,7 +28,7 @@ kapture_health_tell_room(bool room)
 void
 kapture_health_report(Worker *worker, WorkerServer *server, const char *message)
 {
-	KaptureServerState state = KAPTURE_STATE_OK;
+	KaptureServerState state = server->health;
 
 	if (!server->used)
 		return;
@@ -35,16 +36,8 @@ kapture_health_report(Worker *worker, WorkerServer *server, const char *message)
 		state = KAPTURE_STATE_OUTDATED;
 	else if (server->problem)
 		state = KAPTURE_STATE_MISCONFIGURED;
-	else if (server->health == KAPTURE_SERVER_MISFITS)
-		state = KAPTURE_STATE_MISCONFIGURED;
-	else if (server->health == KAPTURE_SERVER_DENIES)
-		state = KAPTURE_STATE_DENIED;
-	else if (server->health == KAPTURE_SERVER_THROTTLES)
-		state = KAPTURE_STATE_THROTTLED;
-	else if (server->health == KAPTURE_SERVER_SICK)
-		state = KAPTURE_STATE_FAILING;
 	kapture_health_tell_room(kapture_shmem_report_server(server->name, server->owner, state,
-														 state == KAPTURE_STATE_OK ? 0 : server->not_before,
+														 state == KAPTURE_STATE_OK ? 0 : server->pool.not_before,
 														 server->problem && !worker->outdated ? server->problem : message));
 	if (server->told != state)
 		kapture_alert_server(server->name, kapture_report_state_name(server->told),
@@ -52,56 +45,89 @@ kapture_health_report(Worker *worker, WorkerServer *server, const char *message)
 	server->told = state;
 }
 
+/* Does its queue wait for somebody to act? */
+static bool
+health_is_held(KaptureServerState health)
+{
+	return health == KAPTURE_STATE_DENIED || health == KAPTURE_STATE_MISCONFIGURED || health == KAPTURE_STATE_REFUSING;
+}
+
+/*
+ * Does a server get one request at a time, to see whether it is well again?  One that
+ * fails is probed when some in a row have failed, as that may be chance.
+ */
+static bool
+health_is_probed(const WorkerServer *server)
+{
+	return health_is_held(server->health) || server->health == KAPTURE_STATE_THROTTLED ||
+		server->failures >= KAPTURE_BREAKER_FAILURES;
+}
+
 /* Returns how many requests a server may have in flight now: one while it is only probed. */
 int
 kapture_health_connections(WorkerServer *server)
 {
-	return server->health == KAPTURE_SERVER_DENIES || server->health == KAPTURE_SERVER_MISFITS ||
-		server->health == KAPTURE_SERVER_THROTTLES ||
-		server->failures >= KAPTURE_BREAKER_FAILURES ? 1 : server->max_connections;
+	return health_is_probed(server) ? 1 : server->max_connections;
 }
 
-/* Says in the log what a server's health is now. */
+/* Logs what a server's health is now. */
 static void
-health_log(WorkerServer *server, KaptureServerHealth health)
+health_log(WorkerServer *server, const KaptureTask *task)
 {
-	switch (health)
+	const char *database = kapture_process_database();
+	const char *text = kapture_task_log_text(task);
+
+	switch (task->health)
 	{
-		case KAPTURE_SERVER_WELL:
+		case KAPTURE_STATE_OK:
 			ereport(LOG,
-					(errmsg("kapture_sync: server \"%s\" works again", server->name)));
+					(errmsg("kapture_sync: server \"%s\" in database \"%s\" works again", server->name, database)));
 			break;
-		case KAPTURE_SERVER_DENIES:
-			ereport(LOG,
-					(errmsg("kapture_sync: server \"%s\" refuses our key or address; its queue waits", server->name),
-					 errhint("Check the options of the server and of the user mapping.")));
+		case KAPTURE_STATE_DENIED:
+			ereport(WARNING,
+					(errmsg("kapture_sync: server \"%s\" in database \"%s\" refuses the key or the address", server->name, database),
+					 text ? errdetail_internal("%s.", text) : 0,
+					 errhint("Check the options of the server and of the user mapping. What is to be sent waits until then.")));
 			break;
-		case KAPTURE_SERVER_MISFITS:
-			ereport(LOG,
-					(errmsg("kapture_sync: server \"%s\" cannot read our requests; its queue waits", server->name),
-					 errhint("kapture_status and kapture_failures say which option of the server to set.")));
+		case KAPTURE_STATE_MISCONFIGURED:
+			ereport(WARNING,
+					(errmsg("kapture_sync: server \"%s\" in database \"%s\" cannot read requests", server->name, database),
+					 text ? errdetail_internal("%s.", text) : 0,
+					 errhint("kapture_status and kapture_failures say which option of the server to set. What is to be sent waits until then.")));
 			break;
-		case KAPTURE_SERVER_THROTTLES:
-			ereport(LOG,
-					(errmsg("kapture_sync: server \"%s\" asks for fewer requests", server->name)));
+		case KAPTURE_STATE_REFUSING:
+			ereport(WARNING,
+					(errmsg("kapture_sync: server \"%s\" in database \"%s\" refuses all rows", server->name, database),
+					 errdetail("It has refused %d rows in a row, in words that are not known to be about a row's values.",
+							   KAPTURE_REFUSALS_MAX),
+					 errhint("kapture_failures shows what it says. What is to be sent waits, but for a probe a minute.")));
 			break;
-		case KAPTURE_SERVER_SICK:
+		case KAPTURE_STATE_THROTTLED:
 			ereport(LOG,
-					(errmsg("kapture_sync: server \"%s\" does not answer as it should", server->name)));
+					(errmsg("kapture_sync: server \"%s\" in database \"%s\" asks for fewer requests", server->name, database),
+					 text ? errdetail_internal("%s.", text) : 0));
+			break;
+		case KAPTURE_STATE_FAILING:
+			ereport(LOG,
+					(errmsg("kapture_sync: server \"%s\" in database \"%s\" is failing", server->name, database),
+					 text ? errdetail_internal("%s.", text) : 0,
+					 errhint("What is to be sent is retried automatically, at growing intervals.")));
+			break;
+		case KAPTURE_STATE_OUTDATED:
 			break;
 	}
-	server->said = health;
+	server->said = task->health;
 }
 
 /* How long a server that is not well is left alone, in milliseconds. */
 static int64
 health_wait(WorkerServer *server, const KaptureTask *task)
 {
-	if (task->health == KAPTURE_SERVER_DENIES || task->health == KAPTURE_SERVER_MISFITS)
+	if (health_is_held(task->health))
 		return KAPTURE_DENIED_PROBE;
 	if (task->retry_after >= 0)
 		return task->retry_after;
-	if (task->health == KAPTURE_SERVER_THROTTLES || server->failures >= KAPTURE_BREAKER_FAILURES)
+	if (health_is_probed(server))
 		return kapture_pacing_backoff(server->failures - KAPTURE_BREAKER_FAILURES + 1,
 									  KAPTURE_SERVER_LONGEST);
 	return 0;
@@ -129,6 +155,22 @@ health_hurry(Worker *worker, WorkerServer *server, TimestampTz now)
 }
 
 /*
+ * Forgets what answers have said of a server: its settings have changed, and what
+ * was changed may be what was wrong.
+ */
+void
+kapture_health_renew(Worker *worker, WorkerServer *server, TimestampTz now)
+{
+	if (health_is_held(server->health))
+		health_hurry(worker, server, now);
+	server->pool.not_before = 0;
+	server->asked = false;
+	server->failures = server->sick = 0;
+	server->health = KAPTURE_STATE_OK;
+	memset(&server->refusals, 0, sizeof(server->refusals));
+}
+
+/*
  * Notes what an answer says of the server.  A single failure may be chance: it
  * is said of a server that it is ill once some in a row have failed.  And a row
  * that fails again and again by itself says nothing of the others: it opens no
@@ -137,28 +179,28 @@ health_hurry(Worker *worker, WorkerServer *server, TimestampTz now)
 void
 kapture_health_note(Worker *worker, WorkerServer *server, const KaptureTask *task, TimestampTz now)
 {
-	KaptureServerHealth before = server->health;
-	bool		asked = task->health == KAPTURE_SERVER_DENIES || task->health == KAPTURE_SERVER_MISFITS ||
-		(task->health != KAPTURE_SERVER_WELL && task->retry_after >= 0);
+	KaptureServerState before = server->health;
+	bool		asked = health_is_held(task->health) ||
+		(task->health != KAPTURE_STATE_OK && task->retry_after >= 0);
 	int64		row = task->delivery->delivery_id;
 
-	/* answers to what was under way already do not lift it */
-	if (task->health == KAPTURE_SERVER_WELL && server->asked && server->not_before > now)
+	/* answers to what was in flight already do not lift it */
+	if (task->health == KAPTURE_STATE_OK && server->asked && server->pool.not_before > now)
 		return;
 
 	server->health = task->health;
-	if (task->health == KAPTURE_SERVER_WELL)
+	if (task->health == KAPTURE_STATE_OK)
 	{
-		if (server->failures >= KAPTURE_BREAKER_FAILURES)
+		if (server->failures >= KAPTURE_BREAKER_FAILURES || health_is_held(before))
 			health_hurry(worker, server, now);
 		server->failures = server->sick = 0;
 		server->failed_row = 0;
-		server->not_before = 0;
+		server->pool.not_before = 0;
 		server->asked = false;
 	}
 	else
 	{
-		bool		own = row == server->failed_row && task->health == KAPTURE_SERVER_SICK &&
+		bool		own = row == server->failed_row && task->health == KAPTURE_STATE_FAILING &&
 			task->state == KAPTURE_TASK_FAILED && task->failed.counts;
 
 		if (!own)
@@ -166,12 +208,11 @@ kapture_health_note(Worker *worker, WorkerServer *server, const KaptureTask *tas
 		server->sick++;
 		server->failed_row = row;
 		server->asked |= asked;
-		server->not_before = Max(server->not_before,
-								 TimestampTzPlusMilliseconds(now, health_wait(server, task)));
+		kapture_request_pool_wait(&server->pool, now, health_wait(server, task));
 	}
 	if (server->said != task->health &&
-		(task->health != KAPTURE_SERVER_SICK || server->sick >= KAPTURE_BREAKER_FAILURES))
-		health_log(server, task->health);
-	if (before != task->health || task->health != KAPTURE_SERVER_WELL)
+		(task->health != KAPTURE_STATE_FAILING || server->sick >= KAPTURE_BREAKER_FAILURES))
+		health_log(server, task);
+	if (before != task->health || task->health != KAPTURE_STATE_OK)
 		kapture_health_report(worker, server, task->state == KAPTURE_TASK_FAILED ? task->failed.error : "");
 }

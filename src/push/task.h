@@ -11,6 +11,7 @@
 #include "api/http.h"
 #include "api/reply.h"
 #include "base/catalog.h"
+#include "cluster/shmem.h"
 #include "table/outbox.h"
 
 /* What a task's next (or current) request is for. */
@@ -32,16 +33,6 @@ typedef enum KaptureTaskState
 	KAPTURE_TASK_RELEASE		/* nothing was sent; due again at next_attempt */
 } KaptureTaskState;
 
-/* What an answer says of the server as a whole. */
-typedef enum KaptureServerHealth
-{
-	KAPTURE_SERVER_WELL,
-	KAPTURE_SERVER_DENIES,		/* the key or the address */
-	KAPTURE_SERVER_MISFITS,		/* wants another form of body */
-	KAPTURE_SERVER_THROTTLES,
-	KAPTURE_SERVER_SICK
-} KaptureServerHealth;
-
 typedef struct KaptureTask
 {
 	KaptureDelivery *delivery;
@@ -57,12 +48,20 @@ typedef struct KaptureTask
 	KaptureHttpRequest *request;	/* while it is under way */
 
 	int64		customer_id;	/* known by now, or 0 */
+	int64		sending;		/* fields that the next or current Add or Update has */
+	int64		sent;			/* those that Kapture has confirmed */
 	bool		asked_first;	/* looks before it adds, as an Add may be lost */
+	bool		lost;			/* it was, once */
 	bool		strange;		/* the answer was one to another request */
 	bool		added;			/* by its last Add, which did not say the id */
 	int64		named_id;		/* of whom a refusal says that it is the customer, or 0 */
 	int64		by_phone;		/* found by the searches, or 0 */
 	int64		by_email;
+
+	/* what the last answer said */
+	KaptureApi	asked;			/* to which API */
+	KaptureVerdict verdict;
+	bool		is_known;		/* refused in words that are known to be about values */
 
 	/* the outcome */
 	const char *action;			/* if DONE */
@@ -70,7 +69,7 @@ typedef struct KaptureTask
 	TimestampTz next_attempt;	/* if RELEASE */
 	int			http_status;
 	char	   *message;
-	KaptureServerHealth health;
+	KaptureServerState health;	/* of the server, as far as the answer tells */
 	int64		retry_after;	/* milliseconds, -1 unknown */
 } KaptureTask;
 
@@ -80,8 +79,16 @@ extern void kapture_task_answer(KaptureTask *task, const KaptureHttpAnswer *answ
 								TimestampTz now);
 extern void kapture_task_fail(KaptureTask *task, bool park, TimestampTz next_attempt,
 							  const char *error);
+extern bool kapture_task_has_added(const KaptureTask *task);
+extern bool kapture_task_frees(const KaptureTask *task);
+extern bool kapture_task_takes(const KaptureTask *task);
+extern void kapture_task_yield(KaptureTask *task, const char *table, const char *row_key);
+extern void kapture_task_stand_back(KaptureTask *task, TimestampTz now, const char *table, const char *row_key);
 extern void kapture_task_park(KaptureTask *task, const ErrorData *error);
+extern void kapture_task_written(KaptureTask *task, TimestampTz later, const char *why, const char *blame);
+extern void kapture_task_unrecorded(KaptureTask *task, const ErrorData *error);
 extern void kapture_task_wrap(KaptureTask *task, const KaptureServer *server);
 extern KaptureApi kapture_task_api(const KaptureTask *task);
+extern char *kapture_task_log_text(const KaptureTask *task);
 
 #endif							/* KAPTURE_TASK_H */

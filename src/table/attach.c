@@ -15,6 +15,7 @@
 #include "access/sysattr.h"
 #include "access/xact.h"
 #include "catalog/catalog.h"
+#include "catalog/namespace.h"
 #include "catalog/objectaddress.h"
 #include "catalog/partition.h"
 #include "catalog/pg_class.h"
@@ -43,10 +44,13 @@
 #include "base/compat.h"
 #include "base/family.h"
 #include "base/owner_sql.h"
+#include "base/user_code.h"
 #include "base/version.h"
 #include "cluster/shmem.h"
+#include "mapping/attach_advice.h"
 #include "mapping/expression.h"
 #include "mapping/field_map.h"
+#include "mapping/source.h"
 #include "table/attach.h"
 #include "table/binding.h"
 #include "table/capture.h"
@@ -63,6 +67,9 @@ PG_FUNCTION_INFO_V1(kapture_resume);
 PG_FUNCTION_INFO_V1(kapture_retry);
 PG_FUNCTION_INFO_V1(kapture_discard);
 
+/* So many rows are looked at to find out how many there are. */
+#define ATTACH_MAX_COUNTED	10000
+
 /* How a table is to be attached. */
 typedef struct AttachRequest
 {
@@ -77,11 +84,14 @@ typedef struct AttachRequest
 	ArrayType  *keys;
 	List	   *mappings;		/* of KaptureMapping */
 	KaptureGivenExpression *filter; /* or NULL */
+	KaptureGivenSource *source; /* or NULL */
 } AttachRequest;
 
-/* Runs DDL as the caller. */
-static void
-attach_execute_ddl(const char *sql)
+/*
+ * Runs DDL as the caller.  Errors as it does.
+ */
+void
+kapture_attach_execute_ddl(const char *sql)
 {
 	SPI_connect();
 	if (SPI_execute(sql, false, 0) < 0)
@@ -127,6 +137,19 @@ kapture_attach_renamed(List *expressions)
 }
 
 /*
+ * Called after a view was made or replaced: tables whose values come from it follow.
+ */
+void
+kapture_attach_view_changed(const RangeVar *name)
+{
+	Oid			view = RangeVarGetRelid(name, NoLock, true);
+
+	CommandCounterIncrement();
+	if (OidIsValid(view) && kapture_source_changed(view))
+		kapture_attach_reconsider();
+}
+
+/*
  * Called after a command that may have made or dropped what expressions use.
  */
 void
@@ -149,18 +172,21 @@ attach_follow(Oid relid, const char *from, const char *to)
 	NameData	names[2];
 	Oid			types[3] = {REGCLASSOID, NAMEOID, NAMEOID};
 	Datum		values[3] = {ObjectIdGetDatum(relid), NameGetDatum(&names[0]), NameGetDatum(&names[1])};
+	bool		computes = get_attnum(kapture_catalog_relid(KAPTURE_TABLE_COLUMN), "reads") != InvalidAttrNumber;
 	uint64		n;
 
 	namestrcpy(&names[0], from);
 	namestrcpy(&names[1], to);
-	n = kapture_own_execute("UPDATE @.kapture_column c SET column_name = $3 FROM @.kapture_attachment a"
-							" WHERE a.attachment_id = c.attachment_id AND a.relation = $1 AND c.column_name = $2",
-							3, types, values);
-	if (get_attnum(kapture_catalog_relid(KAPTURE_TABLE_COLUMN), "reads") != InvalidAttrNumber)
+	n = kapture_own_execute(psprintf("UPDATE @.kapture_column c SET column_name = $3 FROM @.kapture_attachment a"
+									 " WHERE a.attachment_id = c.attachment_id AND a.relation = $1 AND c.column_name = $2%s",
+									 computes ? " AND a.source IS NULL" : ""), 3, types, values);
+	if (computes)
 	{
 		n += kapture_own_execute("UPDATE @.kapture_column c SET reads = pg_catalog.array_replace(c.reads, $2, $3) FROM @.kapture_attachment a"
-								 " WHERE a.attachment_id = c.attachment_id AND a.relation = $1 AND $2 = ANY (c.reads)",
+								 " WHERE a.attachment_id = c.attachment_id AND a.relation = $1 AND a.source IS NULL AND $2 = ANY (c.reads)",
 								 3, types, values);
+		n += kapture_own_execute("UPDATE @.kapture_attachment SET source_columns = pg_catalog.array_replace(source_columns, $2, $3)"
+								 " WHERE relation = $1 AND $2 = ANY (source_columns)", 3, types, values);
 		n += kapture_own_execute("UPDATE @.kapture_attachment SET filter_columns = pg_catalog.array_replace(filter_columns, $2, $3)"
 								 " WHERE relation = $1 AND $2 = ANY (filter_columns)", 3, types, values);
 	}
@@ -178,9 +204,13 @@ attach_follow(Oid relid, const char *from, const char *to)
 void
 kapture_attach_column_renamed(Oid relid, const char *from, const char *to)
 {
-	if (OidIsValid(kapture_catalog_relid(KAPTURE_TABLE_COLUMN)) &&
-		list_member_oid(kapture_catalog_attached_relations(), relid) &&
-		attach_follow(relid, from, to))
+	if (!OidIsValid(kapture_catalog_relid(KAPTURE_TABLE_COLUMN)))
+		return;
+	if (get_rel_relkind(relid) == RELKIND_VIEW &&
+		get_attnum(kapture_catalog_relid(KAPTURE_TABLE_ATTACHMENT), "source") != InvalidAttrNumber &&
+		kapture_source_column_renamed(relid, from, to))
+		kapture_attach_reconsider();
+	if (list_member_oid(kapture_catalog_attached_relations(), relid) && attach_follow(relid, from, to))
 		kapture_attach_announce();
 }
 
@@ -366,22 +396,6 @@ attach_has_id_column(Relation rel, const char *name)
 	return true;
 }
 
-/* Names as name[], all of them or, if NULL is to stand for that, as NULL. */
-static char *
-attach_reads(const KaptureGivenExpression *expression)
-{
-	Datum	   *names = palloc(sizeof(Datum) * list_length(expression->reads));
-	int			n = 0;
-	ListCell   *lc;
-
-	if (expression->reads_all)
-		return NULL;
-	foreach(lc, expression->reads)
-		names[n++] = CStringGetTextDatum(lfirst(lc));
-	return OidOutputFunctionCall(F_ARRAY_OUT,
-								 PointerGetDatum(construct_array(names, n, TEXTOID, -1, false, TYPALIGN_INT)));
-}
-
 /* A text as a value of a statement; '' for NULL, which the statement makes null again. */
 static Datum
 attach_text(const char *text)
@@ -389,16 +403,18 @@ attach_text(const char *text)
 	return CStringGetTextDatum(text ? text : "");
 }
 
-/* Writes where a field's value comes from. */
-static void
-attach_store_mapping(Oid relid, int bit, const KaptureMapping *mapping)
+/*
+ * Writes where the value of a field of an attached table, with this bit, comes from.
+ */
+void
+kapture_attach_store_mapping(Oid relid, int bit, const KaptureMapping *mapping)
 {
 	KaptureGivenExpression *expression = mapping->expression;
 	Oid			types[] = {REGCLASSOID, INT2OID, TEXTOID, TEXTOID, INT2OID, TEXTOID, TEXTOID, TEXTOID};
 	Datum		values[] = {
 		ObjectIdGetDatum(relid), Int16GetDatum(bit), CStringGetTextDatum(mapping->field),
 		attach_text(mapping->name), Int16GetDatum(mapping->attnum), attach_text(expression ? expression->text : NULL),
-		attach_text(mapping->constant), attach_text(expression ? attach_reads(expression) : NULL)
+		attach_text(mapping->constant), attach_text(expression ? kapture_expression_reads(expression) : NULL)
 	};
 
 	(void) kapture_own_execute("INSERT INTO @.kapture_column"
@@ -412,34 +428,39 @@ attach_store_mapping(Oid relid, int bit, const KaptureMapping *mapping)
 static void
 attach_store(Oid relid, const AttachRequest *request)
 {
-	Oid			types[] = {REGCLASSOID, NAMEOID, NAMEARRAYOID, TEXTOID, BOOLOID, BOOLOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID};
+	const KaptureGivenSource *source = request->source;
+	Oid			types[] = {REGCLASSOID, NAMEOID, NAMEARRAYOID, TEXTOID, BOOLOID, BOOLOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID,
+	TEXTOID, TEXTOID};
 	Datum		values[] = {
 		ObjectIdGetDatum(relid), NameGetDatum(request->server), PointerGetDatum(request->keys),
 		CStringGetTextDatum(request->on_duplicate), BoolGetDatum(request->replicated), BoolGetDatum(request->pull),
 		CStringGetTextDatum(request->on_conflict), CStringGetTextDatum(request->id_column),
 		attach_text(request->filter ? request->filter->text : NULL),
-		attach_text(request->filter ? attach_reads(request->filter) : NULL),
-		attach_text(request->on_leave ? JsonbToCString(NULL, &request->on_leave->root, VARSIZE(request->on_leave)) : NULL)
+		attach_text(request->filter ? kapture_expression_reads(request->filter) : NULL),
+		attach_text(request->on_leave ? JsonbToCString(NULL, &request->on_leave->root, VARSIZE(request->on_leave)) : NULL),
+		attach_text(source ? source->name : NULL), attach_text(source ? kapture_expression_reads(&source->reads) : NULL)
 	};
 	ListCell   *lc;
 	int			bit = 0;
 
 	(void) kapture_own_execute("INSERT INTO @.kapture_attachment"
 							   " (relation, server, key_columns, on_duplicate, replicated, pull, on_conflict, id_column,"
-							   " filter, filter_columns, on_leave, server_oid, server_owner)"
+							   " filter, filter_columns, on_leave, source, source_keys, source_columns, server_oid, server_owner)"
 							   " SELECT $1, $2, $3, $4, $5, $6, $7, $8::name, nullif($9, ''), nullif($10, '')::name[], nullif($11, '')::jsonb,"
+							   " nullif($12, ''), CASE WHEN $12 <> '' THEN $3 END, nullif($13, '')::name[],"
 							   " s.oid, s.srvowner FROM pg_foreign_server AS s WHERE s.srvname = $2",
 							   lengthof(types), types, values);
 	foreach(lc, request->mappings)
-		attach_store_mapping(relid, bit++, lfirst(lc));
+		kapture_attach_store_mapping(relid, bit++, lfirst(lc));
 }
 
 /*
  * Pulls use the key of the server's owner, so what they bring is for the owner's
- * tables, and for those of whoever has the owner's rights.
+ * tables, and for those of whoever has the owner's rights: errors out (42501) if
+ * the table is none of these.
  */
-static void
-attach_check_pull(Relation rel, const char *server)
+void
+kapture_attach_check_pull(Relation rel, const char *server)
 {
 	Oid			owner = GetForeignServerByName(server, false)->owner;
 
@@ -453,9 +474,11 @@ attach_check_pull(Relation rel, const char *server)
 				 errhint("Use a server that belongs to the table's owner.")));
 }
 
-/* Pulled customers are looked for by the id column: it needs an index. */
-static void
-attach_index_id_column(Oid relid, const char *name, const char *column)
+/*
+ * Pulled customers are looked for by the id column: creates an index if it has none.
+ */
+void
+kapture_attach_index_id_column(Oid relid, const char *name, const char *column)
 {
 	Relation	rel = relation_open(relid, AccessShareLock);
 	AttrNumber	attnum = get_attnum(relid, column);
@@ -475,7 +498,7 @@ attach_index_id_column(Oid relid, const char *name, const char *column)
 		return;
 	ereport(NOTICE,
 			(errmsg("creating an index on column \"%s\" of table \"%s\"", column, get_rel_name(relid))));
-	attach_execute_ddl(psprintf("CREATE INDEX ON %s (%s)", name, quote_identifier(column)));
+	kapture_attach_execute_ddl(psprintf("CREATE INDEX ON %s (%s)", name, quote_identifier(column)));
 }
 
 /* Drops the triggers of ours that a relation has by itself.  Returns how many. */
@@ -486,7 +509,7 @@ attach_drop_triggers(Oid relid)
 	ListCell   *lc;
 
 	foreach(lc, names)
-		attach_execute_ddl(psprintf("DROP TRIGGER IF EXISTS %s ON %s", quote_identifier(lfirst(lc)),
+		kapture_attach_execute_ddl(psprintf("DROP TRIGGER IF EXISTS %s ON %s", quote_identifier(lfirst(lc)),
 									kapture_row_relation_name(relid)));
 	return list_length(names);
 }
@@ -521,14 +544,14 @@ attach_drop_leftovers(Oid relid)
 static void
 attach_create_triggers(const char *name, bool replicated)
 {
-	attach_execute_ddl(psprintf("CREATE TRIGGER " KAPTURE_TRIGGER " AFTER INSERT OR UPDATE OR DELETE ON %s"
+	kapture_attach_execute_ddl(psprintf("CREATE TRIGGER " KAPTURE_TRIGGER " AFTER INSERT OR UPDATE OR DELETE ON %s"
 								" FOR EACH ROW EXECUTE FUNCTION %s.kapture_capture()",
 								name, kapture_catalog_schema()));
-	attach_execute_ddl(psprintf("CREATE TRIGGER " KAPTURE_TRUNCATE_TRIGGER " AFTER TRUNCATE ON %s"
+	kapture_attach_execute_ddl(psprintf("CREATE TRIGGER " KAPTURE_TRUNCATE_TRIGGER " AFTER TRUNCATE ON %s"
 								" FOR EACH STATEMENT EXECUTE FUNCTION %s.kapture_capture()",
 								name, kapture_catalog_schema()));
 	if (replicated)
-		attach_execute_ddl(psprintf("ALTER TABLE %s ENABLE ALWAYS TRIGGER " KAPTURE_TRIGGER
+		kapture_attach_execute_ddl(psprintf("ALTER TABLE %s ENABLE ALWAYS TRIGGER " KAPTURE_TRIGGER
 									", ENABLE ALWAYS TRIGGER " KAPTURE_TRUNCATE_TRIGGER, name));
 }
 
@@ -574,8 +597,8 @@ attach_key_problem(const KaptureAttachment *att)
  * Refuses a table whose rows the worker would not find, and says whose rows are
  * not sent.
  */
-static void
-attach_try(Oid relid)
+void
+kapture_attach_try(Oid relid)
 {
 	Relation	rel = relation_open(relid, AccessShareLock);
 	KaptureAttachment *att = kapture_catalog_attachment(rel);
@@ -610,18 +633,22 @@ attach_try(Oid relid)
 	relation_close(rel, NoLock);
 }
 
-/* The text of an argument that has to be one of two. */
-static char *
-attach_choice(FunctionCallInfo fcinfo, int arg, const char *name, const char *one, const char *other)
+/*
+ * Returns the text of an argument, in the current memory context.  Errors: 22004 it is
+ * NULL, 22023 it is none of the two or three (third NULL: two) that it may be.
+ */
+char *
+kapture_attach_choice(FunctionCallInfo fcinfo, int arg, const char *name, const char *one, const char *other, const char *third)
 {
 	char	   *value;
 
 	attach_require(fcinfo, arg, name);
 	value = text_to_cstring(PG_GETARG_TEXT_PP(arg));
-	if (strcmp(value, one) != 0 && strcmp(value, other) != 0)
+	if (strcmp(value, one) != 0 && strcmp(value, other) != 0 && (third == NULL || strcmp(value, third) != 0))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("invalid value for argument \"%s\": \"%s\"", name, value),
+				 third ? errhint("Valid values are \"%s\", \"%s\" and \"%s\".", one, other, third) :
 				 errhint("Valid values are \"%s\" and \"%s\".", one, other)));
 	return value;
 }
@@ -634,20 +661,26 @@ attach_take_arguments(FunctionCallInfo fcinfo, AttachRequest *request)
 	attach_require(fcinfo, 2, "server");
 	attach_require(fcinfo, 4, "replicated");
 	attach_require(fcinfo, 5, "pull");
-	attach_require(fcinfo, 8, "id_column");
+	attach_require(fcinfo, 9, "id_column");
 	request->server = PG_GETARG_NAME(2);
-	request->on_duplicate = attach_choice(fcinfo, 3, "on_duplicate", "link", "fail");
+	request->on_duplicate = kapture_attach_choice(fcinfo, 3, "on_duplicate", "link", "link only", "fail");
 	request->replicated = PG_GETARG_BOOL(4);
 	request->pull = PG_GETARG_BOOL(5);
-	request->on_conflict = attach_choice(fcinfo, 6, "on_conflict", "local", "remote");
-	request->id_column = pstrdup(NameStr(*PG_GETARG_NAME(8)));
-	if (!PG_ARGISNULL(9))
-		request->on_leave = kapture_mapping_take_constants(PG_GETARG_JSONB_P(9), "on_leave");
-	if (request->on_leave && PG_ARGISNULL(7))
+	request->on_conflict = kapture_attach_choice(fcinfo, 6, "on_conflict", "local", "remote", NULL);
+	request->id_column = pstrdup(NameStr(*PG_GETARG_NAME(9)));
+	if (!PG_ARGISNULL(10))
+		request->on_leave = kapture_mapping_take_constants(PG_GETARG_JSONB_P(10), "on_leave");
+	if (request->on_leave && PG_ARGISNULL(7) && PG_ARGISNULL(8))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("argument \"on_leave\" needs a filter"),
+				 errmsg("argument \"on_leave\" needs a filter or a source"),
 				 errdetail("Without one, no row ever leaves.")));
+	if (request->pull && !PG_ARGISNULL(8))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("customers cannot be pulled into a table whose values come from a view"),
+				 errdetail("What is computed cannot be written."),
+				 errhint("Leave out one of the arguments \"pull\" and \"source\".")));
 	if (!kapture_shmem_available())
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
@@ -668,14 +701,102 @@ attach_add_id_column(Oid relid, const char *name, const char *column)
 				 errhint("Add it, as bigint, to the partitioned table.")));
 	ereport(NOTICE,
 			(errmsg("adding column \"%s\" to table \"%s\"", column, get_rel_name(relid))));
-	attach_execute_ddl(psprintf("ALTER TABLE %s ADD COLUMN %s bigint", name, quote_identifier(column)));
+	kapture_attach_execute_ddl(psprintf("ALTER TABLE %s ADD COLUMN %s bigint", name, quote_identifier(column)));
+}
+
+/* The names of the key's columns, as a list. */
+static List *
+attach_key_names(ArrayType *keys)
+{
+	Datum	   *names;
+	int			n;
+	List	   *result = NIL;
+
+	deconstruct_array(keys, NAMEOID, NAMEDATALEN, false, TYPALIGN_CHAR, &names, NULL, &n);
+	for (int i = 0; i < n; i++)
+		result = lappend(result, NameStr(*DatumGetName(names[i])));
+	return result;
+}
+
+/* Takes where the values come from: the table itself, or a view. */
+static void
+attach_take_mappings(FunctionCallInfo fcinfo, AttachRequest *request, Relation rel)
+{
+	Jsonb	   *columns = PG_ARGISNULL(1) ? NULL : PG_GETARG_JSONB_P(1);
+	Relation	view;
+
+	if (PG_ARGISNULL(8))
+	{
+		request->mappings = kapture_mapping_take(rel, columns, request->id_column);
+		return;
+	}
+	view = relation_open(PG_GETARG_OID(8), AccessShareLock);
+	request->source = kapture_source_take(rel, view, attach_key_names(request->keys));
+	request->mappings = kapture_mapping_take_of_view(view, columns, request->source->keys);
+	relation_close(view, NoLock);
+}
+
+/* What the first ATTACH_MAX_COUNTED rows of a table show. */
+typedef struct AttachRows
+{
+	const KaptureAttachment *att;
+	bool		whole;			/* it has no more */
+	int64		without_id;
+} AttachRows;
+
+static void
+attach_do_count(void *arg)
+{
+	AttachRows *rows = arg;
+	bool		isnull;
+
+	if (kapture_user_code_execute(psprintf("SELECT pg_catalog.count(*) <= %d, pg_catalog.count(*) FILTER (WHERE l.wanted)"
+										   " FROM (SELECT %s FROM %s AS r LIMIT %d) AS l (wanted)",
+										   ATTACH_MAX_COUNTED, kapture_row_selection(rows->att, true, NULL),
+										   kapture_row_source(rows->att), ATTACH_MAX_COUNTED + 1),
+								  0, NULL, NULL, NULL, true) != SPI_OK_SELECT)
+		elog(ERROR, "could not count rows");
+	rows->whole = DatumGetBool(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull));
+	rows->without_id = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 2, &isnull));
+}
+
+/*
+ * What to do to have the rows sent that the table has already; palloc'ed, NULL:
+ * there are none.
+ */
+static char *
+attach_backfill_hint(KaptureAttachment *att)
+{
+	AttachRows	rows = {att};
+	char	   *call = psprintf("CALL kapture_backfill(%s)", quote_literal_cstr(kapture_row_relation_name(att->root)));
+
+	/* what keeps them from being counted is reported when they are read */
+	if (kapture_row_run(att, NULL, attach_do_count, &rows) != NULL)
+		rows.whole = false;
+	if (rows.whole && rows.without_id == 0)
+		return NULL;
+	if (rows.whole)
+		return psprintf(_("Of the rows that are there already, %lld have no Kapture id and are sent when they change; to send them now, use %s."),
+						(long long) rows.without_id, call);
+	return psprintf(_("Rows that are there already are sent when they change; to send those without a Kapture id now, use %s."), call);
+}
+
+/* Reports what has come of it. */
+static void
+attach_report(Oid relid)
+{
+	Relation	rel = relation_open(relid, AccessShareLock);
+	KaptureAttachment *att = kapture_catalog_attachment(rel);
+
+	kapture_advice_attached(att, attach_backfill_hint(att));
+	relation_close(rel, NoLock);
 }
 
 /*
  * kapture_attach(relation regclass, columns jsonb, server name,
  *				  on_duplicate text, replicated boolean, pull boolean,
- *				  on_conflict text, filter text, id_column name,
- *				  on_leave jsonb) returns void
+ *				  on_conflict text, filter text, source regclass,
+ *				  id_column name, on_leave jsonb) returns void
  *
  * Checks, adds the id column where it is missing, creates the trigger.
  */
@@ -698,8 +819,8 @@ kapture_attach(PG_FUNCTION_ARGS)
 	serverid = kapture_binding_lock(NameStr(*request.server));
 	(void) kapture_server_get(NameStr(*request.server), rel->rd_rel->relowner);
 	if (request.pull)
-		attach_check_pull(rel, NameStr(*request.server));
-	request.mappings = kapture_mapping_take(rel, PG_ARGISNULL(1) ? NULL : PG_GETARG_JSONB_P(1), request.id_column);
+		kapture_attach_check_pull(rel, NameStr(*request.server));
+	attach_take_mappings(fcinfo, &request, rel);
 	if (!PG_ARGISNULL(7))
 		request.filter = kapture_expression_take(rel, text_to_cstring(PG_GETARG_TEXT_PP(7)), NULL);
 	(void) attach_has_id_column(rel, request.id_column);
@@ -707,41 +828,52 @@ kapture_attach(PG_FUNCTION_ARGS)
 
 	attach_add_id_column(relid, name, request.id_column);
 	if (request.pull)
-		attach_index_id_column(relid, name, request.id_column);
+		kapture_attach_index_id_column(relid, name, request.id_column);
 	attach_store(relid, &request);
-	kapture_origin_claim();
+	(void) kapture_origin_claim();
 	attach_drop_leftovers(relid);
 	attach_create_triggers(name, request.replicated);
 	attach_check_name(relid, true);
 	kapture_binding_depend(relid, serverid);
-	attach_try(relid);
+	kapture_attach_try(relid);
+	attach_report(relid);
 	kapture_attach_announce();
 	PG_RETURN_VOID();
 }
 
 /*
- * Returns the attachment of the relation in a function's first argument, in the
+ * Returns the attachment of the relation in an argument of a function, in the
  * current memory context.  The relation stays locked.  Errors: 22004 the
  * argument is NULL, 42P01 there is no such relation, 42501 it is not the
  * caller's, 42704 it is not attached, 55000 the extension is to be updated first.
  */
 KaptureAttachment *
-kapture_attach_find(FunctionCallInfo fcinfo, LOCKMODE lockmode)
+kapture_attach_find_argument(FunctionCallInfo fcinfo, int arg, LOCKMODE lockmode)
 {
 	Relation	rel;
 	KaptureAttachment *att;
 
-	attach_require(fcinfo, 0, "relation");
+	attach_require(fcinfo, arg, "relation");
 	kapture_version_require();
-	rel = attach_open_owned(PG_GETARG_OID(0), lockmode);
+	rel = attach_open_owned(PG_GETARG_OID(arg), lockmode);
 	att = kapture_catalog_attachment(rel);
 	if (att == NULL || att->root != RelationGetRelid(rel))
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
 				 errmsg("table \"%s\" is not attached to Kapture", RelationGetRelationName(rel)),
-				 att ? errhint("It is kept in step as part of table \"%s\"; name that one.", get_rel_name(att->root)) : 0));
+				 att ? errhint("It is kept in step as part of table \"%s\"; name that one.", get_rel_name(att->root)) :
+				 errhint("Use kapture_attach() to attach it; the view kapture_status shows attached tables.")));
 	relation_close(rel, NoLock);
 	return att;
+}
+
+/*
+ * Likewise for the first argument.
+ */
+KaptureAttachment *
+kapture_attach_find(FunctionCallInfo fcinfo, LOCKMODE lockmode)
+{
+	return kapture_attach_find_argument(fcinfo, 0, lockmode);
 }
 
 /* Is a table attached, or below another one that is, among those that inherit from "relid"? */
@@ -812,6 +944,11 @@ kapture_attach_forget(int32 attachment_id)
 	Oid			types[1] = {INT4OID};
 	Datum		values[1] = {Int32GetDatum(attachment_id)};
 
+	if (OidIsValid(kapture_catalog_relid(KAPTURE_TABLE_FOLLOW)))
+		(void) kapture_own_execute("WITH ended AS (DELETE FROM @.kapture_follow AS f USING @.kapture_attachment AS a"
+								   " WHERE a.attachment_id = $1 AND f.relation = a.relation RETURNING f.follow_id)"
+								   " DELETE FROM @.kapture_outbox WHERE attachment_id IN (SELECT -follow_id FROM ended)",
+								   1, types, values);
 	for (int i = 0; i < lengthof(tables); i++)
 		(void) kapture_own_execute(psprintf("DELETE FROM @.%s WHERE attachment_id = $1", tables[i]),
 								   1, types, values);
@@ -834,6 +971,7 @@ kapture_detach(PG_FUNCTION_ARGS)
 	/* what this transaction has captured so far goes, too */
 	kapture_notes_flush();
 	kapture_notes_forget(att->id);
+	kapture_advice_given_up(att);
 	(void) attach_drop_all_triggers(att->root);
 	attach_check_name(att->root, false);
 	kapture_attach_forget(att->id);
@@ -848,8 +986,11 @@ attach_set_paused(FunctionCallInfo fcinfo, bool paused)
 	Oid			types[2] = {INT4OID, BOOLOID};
 	Datum		values[2] = {Int32GetDatum(att->id), BoolGetDatum(paused)};
 
-	(void) kapture_own_execute("UPDATE @.kapture_attachment SET paused = $2 WHERE attachment_id = $1",
-							   2, types, values);
+	if (kapture_own_execute("UPDATE @.kapture_attachment SET paused = $2 WHERE attachment_id = $1 AND paused <> $2",
+							2, types, values) == 0)
+		ereport(NOTICE,
+				(paused ? errmsg("table \"%s\" is paused already", get_rel_name(att->root)) :
+				 errmsg("table \"%s\" is not paused", get_rel_name(att->root))));
 	kapture_attach_announce();
 }
 
@@ -894,6 +1035,11 @@ attach_change_failed(FunctionCallInfo fcinfo, const char *sql, const char *inbox
 	if (all)
 		n += kapture_own_execute(psprintf("%s WHERE attachment_id = $1 AND last_error IS NOT NULL", inbox_sql),
 								 1, types, values);
+	else if (n == 0)
+		ereport(NOTICE,
+				(errmsg("table \"%s\" has no failed row with key \"%s\"", get_rel_name(att->root), TextDatumGetCString(values[1])),
+				 errdetail("There is no such row, or its last try did not fail."),
+				 errhint("The keys of failed rows are in the view kapture_failures.")));
 	kapture_attach_announce();
 	return n;
 }

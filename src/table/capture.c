@@ -223,7 +223,7 @@ capture_columns(KaptureAttachment *att, TupleDesc desc)
 		if (!capture_add_reads(&columns, att->columns[i].expression))
 			return NULL;
 	}
-	if (!capture_add_reads(&columns, att->filter))
+	if (!capture_add_reads(&columns, att->filter) || !capture_add_reads(&columns, att->source_reads))
 		return NULL;
 	for (int i = -1; (i = bms_next_member(columns, i)) >= 0;)
 	{
@@ -426,7 +426,8 @@ capture_changed_columns(KaptureAttachment *att, TriggerData *trigdata)
 	TupleDesc	desc = RelationGetDescr(trigdata->tg_relation);
 	int64		changed = 0;
 
-	if (att->filter && capture_changes_expression(att, att->filter, trigdata))
+	if ((att->filter && capture_changes_expression(att, att->filter, trigdata)) ||
+		(att->source_reads && capture_changes_expression(att, att->source_reads, trigdata)))
 		return att->all_changed | KAPTURE_CHANGED_FILTER;
 
 	for (int i = 0; i < att->ncolumns; i++)
@@ -442,16 +443,26 @@ capture_changed_columns(KaptureAttachment *att, TriggerData *trigdata)
 }
 
 /*
- * Has changes of one row not captured, as far as they are in these columns: they
- * come from Kapture.  The row is the one that has, when it is changed, this id
- * of Kapture's.  attachment_id 0: from now on all is captured again.
+ * Runs work(arg), which changes rows with what comes from Kapture: that is not captured,
+ * as far as it is in these columns of the row that has, when it is changed, this id of
+ * Kapture's.  Errors: those of the work.
  */
 void
-kapture_capture_ignore(int32 attachment_id, int64 customer_id, int64 columns)
+kapture_capture_ignoring(int32 attachment_id, int64 customer_id, int64 columns,
+						 void (*work) (void *arg), void *arg)
 {
 	capture_ignored.attachment_id = attachment_id;
 	capture_ignored.customer_id = customer_id;
 	capture_ignored.columns = columns;
+	PG_TRY();
+	{
+		work(arg);
+	}
+	PG_FINALLY();
+	{
+		capture_ignored.attachment_id = 0;
+	}
+	PG_END_TRY();
 }
 
 /* The columns of a row that come from Kapture just now. */

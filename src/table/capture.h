@@ -13,6 +13,7 @@
 
 extern void kapture_capture_existing(KaptureAttachment *att, const char *row_key);
 extern void kapture_capture_again(KaptureAttachment *att, const char *row_key, int64 columns, bool force);
-extern void kapture_capture_ignore(int32 attachment_id, int64 customer_id, int64 columns);
+extern void kapture_capture_ignoring(int32 attachment_id, int64 customer_id, int64 columns,
+									 void (*work) (void *arg), void *arg);
 
 #endif							/* KAPTURE_CAPTURE_H */

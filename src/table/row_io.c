@@ -181,7 +181,7 @@ row_run_within(KaptureAttachment *att, const char *timezone, void (*work) (void 
 							   sec_context | SECURITY_RESTRICTED_OPERATION);
 		SPI_connect();
 		row_leave_nothing();
-		kapture_user_code_run(rel, work, arg);
+		kapture_user_code_run(rel, att->beside, work, arg);
 		SPI_finish();
 		relation_close(rel, NoLock);
 		AtEOXact_GUC(false, nestlevel);
@@ -293,8 +293,12 @@ row_do_evaluate(RowBatch *batch)
 		params[i] = CStringGetTextDatum(values[i]);
 	}
 	initStringInfo(&sql);
-	appendStringInfo(&sql, "SELECT %s::text FROM %s AS r WHERE ", kapture_expression_sql(att, batch->expression),
+	appendStringInfo(&sql, "SELECT %s::text FROM %s AS r", kapture_expression_sql(att, batch->expression),
 					 kapture_row_source(att));
+	if (att->source_name && batch->expression != att->filter)
+		appendStringInfo(&sql, ", %s AND ", kapture_row_view_sql(att));
+	else
+		appendStringInfoString(&sql, " WHERE ");
 	kapture_row_append_match(&sql, att, "$", 1);
 	(void) kapture_user_code_execute(sql.data, att->nkeys, types, params, NULL, true);
 }
@@ -472,6 +476,8 @@ row_check_unique(RowBatch *batch)
 		if (seen[ord])
 			ereport(ERROR,
 					(errcode(ERRCODE_CARDINALITY_VIOLATION),
+					 batch->att->source_name ?
+					 errmsg("view %s has several rows with this key", batch->att->source_name) :
 					 errmsg("several rows of table \"%s\" have this key", get_rel_name(batch->att->root))));
 		seen[ord] = true;
 	}

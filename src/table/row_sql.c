@@ -247,7 +247,8 @@ row_sql_append_is_large(StringInfo sql, const KaptureAttachment *att, AttrNumber
 }
 
 /*
- * Returns the value of a field as text, over a row "r", in the current memory context;
+ * Returns the value of a field as text, over a row "r", or "s" of the source, in the
+ * current memory context;
  * NULL if its column is gone.
  */
 char *
@@ -257,6 +258,9 @@ kapture_row_value_sql(const KaptureAttachment *att, int i)
 
 	if (col->constant)
 		return psprintf("%s::pg_catalog.text", quote_literal_cstr(col->constant));
+	if (att->source_name && col->expression == NULL)
+		return get_attnum(att->source, col->name) == InvalidAttrNumber ? NULL :
+			psprintf("s.%s::text", quote_identifier(col->name));
 	if (col->expression)
 		return psprintf("%s::text", kapture_expression_sql(att, col->expression));
 	return col->attnum == InvalidAttrNumber ? NULL :
@@ -306,8 +310,10 @@ row_sql_append_value(StringInfo sql, const KaptureAttachment *att, int i, Kaptur
 	const KaptureMappedColumn *col = &att->columns[i];
 	char	   *value = kapture_row_value_sql(att, i);
 
-	if (value == NULL || (statement == KAPTURE_SQL_MEASURE && col->name == NULL))
+	if (value == NULL || (statement == KAPTURE_SQL_MEASURE && col->attnum == InvalidAttrNumber))
 		appendStringInfoString(sql, ", NULL");
+	else if (att->source_name)
+		appendStringInfo(sql, statement == KAPTURE_SQL_READ ? ", CASE WHEN NOT s.large THEN s.c%d END" : ", s.c%d", i);
 	else if (statement == KAPTURE_SQL_MEASURE)
 		appendStringInfo(sql, ", r.%s", row_sql_column(att, col->attnum, col->name));
 	else if (kapture_expression_is_any(att))
@@ -333,22 +339,64 @@ row_sql_append_values(StringInfo sql, const KaptureAttachment *att, KaptureRowSt
 {
 	for (int i = 0; i < att->ncolumns; i++)
 		row_sql_append_value(sql, att, i, statement, large);
-	if (kapture_expression_is_any(att))
+	if (att->source_name)
+		appendStringInfoString(sql, ", f.large OR s.large IS TRUE, f.large OR (f.inside AND s.found IS TRUE)");
+	else if (kapture_expression_is_any(att))
 		appendStringInfoString(sql, ", f.large, f.inside");
 	else
 		appendStringInfo(sql, ", %s, true", statement == KAPTURE_SQL_READ ? row_sql_any_is_large(att, large) : "false");
 }
 
-/* Appends the row "f". */
+/*
+ * Returns the view that the values come from as "s", and the condition that its row is
+ * that of a row "r", in the current memory context.
+ */
+char *
+kapture_row_view_sql(const KaptureAttachment *att)
+{
+	StringInfoData sql;
+
+	initStringInfo(&sql);
+	appendStringInfo(&sql, "%s AS s WHERE ", kapture_row_relation_name(att->source));
+	for (int i = 0; i < att->nkeys; i++)
+		appendStringInfo(&sql, "%ss.%s::%s %s %s", i > 0 ? " AND " : "", quote_identifier(list_nth(att->source_keys, i)),
+						 row_sql_type(att->keys[i].compared_as, -1), row_sql_operator(att->keys[i].equals),
+						 row_sql_key(att, i));
+	return sql.data;
+}
+
+/*
+ * Appends a row "s" of the source, with the fields' values as columns "c0" and so on; of
+ * a row outside of the filter it is not looked for.
+ */
+static void
+row_sql_append_source(StringInfo sql, const KaptureAttachment *att)
+{
+	appendStringInfoString(sql, " LEFT JOIN LATERAL (SELECT x.*, 0");
+	for (int i = 0; i < att->ncolumns; i++)
+		appendStringInfo(sql, " + coalesce(pg_catalog.octet_length(x.c%d), 0)", i);
+	appendStringInfo(sql, " > %d AS large FROM (SELECT true AS found", ROW_SMALL_TEXT);
+	for (int i = 0; i < att->ncolumns; i++)
+	{
+		char	   *value = kapture_row_value_sql(att, i);
+
+		appendStringInfo(sql, ", %s AS c%d", value ? value : "NULL::text", i);
+	}
+	appendStringInfo(sql, " FROM %s OFFSET 0) AS x) AS s ON f.inside AND NOT f.large", kapture_row_view_sql(att));
+}
+
+/* Appends the row "f", and "s" if the values come from a view. */
 static void
 row_sql_append_flags(StringInfo sql, const KaptureAttachment *att, KaptureRowStatement statement, const RowSqlLarge *large)
 {
 	char	   *is_large = statement == KAPTURE_SQL_READ ? row_sql_any_is_large(att, large) : "false";
 
-	if (!kapture_expression_is_any(att))
+	if (!kapture_expression_is_any(att) && att->source_name == NULL)
 		return;
 	appendStringInfo(sql, " CROSS JOIN LATERAL (SELECT %s AS large, CASE WHEN %s THEN true ELSE %s IS TRUE END AS inside OFFSET 0) AS f",
 					 is_large, is_large, att->filter ? kapture_expression_sql(att, att->filter) : "true");
+	if (att->source_name)
+		row_sql_append_source(sql, att);
 }
 
 /*
@@ -380,6 +428,8 @@ kapture_row_sql(const KaptureAttachment *att, KaptureRowStatement statement)
 	appendStringInfoString(&sql, "SELECT v.ord");
 	if (statement == KAPTURE_SQL_LOOK)
 		appendStringInfoString(&sql, ", r.tableoid");
+	else if (att->id_attnum == InvalidAttrNumber)
+		appendStringInfoString(&sql, ", NULL::text");
 	else
 		appendStringInfo(&sql, ", r.%s::text", id_column);
 	if (reads)
@@ -441,7 +491,7 @@ row_sql_append_after(StringInfo sql, const KaptureAttachment *att)
 
 /*
  * Returns the condition that rows "r" have no id, if "without_id" is set, that they are
- * the filter's, and that "condition" (NULL: none) holds for them, in the current memory
+ * the filter's, and in the view that the values come from, and that "condition" (NULL: none) holds for them, in the current memory
  * context.
  */
 char *
@@ -456,6 +506,8 @@ kapture_row_selection(const KaptureAttachment *att, bool without_id, const char 
 		appendStringInfoString(&sql, "true");
 	if (att->filter)
 		appendStringInfo(&sql, " AND %s", kapture_expression_sql(att, att->filter));
+	if (att->source_name)
+		appendStringInfo(&sql, " AND EXISTS (SELECT FROM %s)", kapture_row_view_sql(att));
 	/* a comment at its end must not hide what follows */
 	if (condition)
 		appendStringInfo(&sql, " AND (%s\n)", condition);

@@ -21,12 +21,16 @@ SELECT status, left(message, 50) AS message, kapture_hint(message, status) AS hi
 	(NULL, 'no answer from Kapture: Timeout was reached (waiting for the answer failed, limited by timeout)'),
 	(200, 'the phone belongs to Kapture customer 1, the email to Kapture customer 2'),
 	(200, 'Kapture says that the customer exists, but does not find it by phone or email'),
+	(200, 'Kapture customer 1 belongs to the row with key "7" of table public.customers already'),
+	(200, 'Kapture customer 1 belongs to a row of another owner''s table already'),
+	(200, 'the row with key "7" of table public.customers, which has this phone or email, is being added to Kapture'),
 	(200, 'the row is locked; its Kapture customer id is written later'),
 	(200, 'others come first; the Kapture customer id is written later'),
 	(NULL, 'value too long: column "city" has 1048577 bytes, at most 1048576 are sent'),
 	(NULL, 'values too long: the mapped columns have 3000000 bytes together, at most 2097152 are sent'),
 	(NULL, 'a trigger, check or function of the table took longer than 5 s'),
 	(NULL, 'a trigger, check or function of the table took no notice of being cancelled; the worker had to end for it'),
+	(NULL, 'a trigger, check or function of the table raised a FATAL error; the worker had to end for it'),
 	(200, 'writing the Kapture customer id back changed no row; a trigger or rule of the table prevents it'),
 	(NULL, 'the primary key of table "t" has changed since the row was captured')) AS f(status, message);
 SELECT status, kapture_hint('something else', status) AS hint

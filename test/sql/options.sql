@@ -145,7 +145,8 @@ CREATE USER MAPPING FOR CURRENT_USER SERVER kapture OPTIONS ("user" 'sword:fish'
 CREATE USER MAPPING FOR CURRENT_USER SERVER kapture OPTIONS ("user" '');
 CREATE USER MAPPING FOR CURRENT_USER SERVER kapture OPTIONS (password '');
 CREATE USER MAPPING FOR CURRENT_USER SERVER kapture OPTIONS (pull_auth_key 'Basic swordfish');
-CREATE USER MAPPING FOR CURRENT_USER SERVER kapture OPTIONS ("user" 'u', password 'p', auth_key 'k',
+CREATE USER MAPPING FOR CURRENT_USER SERVER kapture OPTIONS ("user" 'u', password 'p', auth_key 'k');
+CREATE USER MAPPING FOR CURRENT_USER SERVER kapture OPTIONS ("user" 'u', password 'p',
 	add_auth_key 'a', update_auth_key 'b', get_auth_key 'c', pull_auth_key 'd', headers '{"x-api-key": "swordfish", "X-TRACE": "d"}');
 ALTER USER MAPPING FOR CURRENT_USER SERVER kapture OPTIONS (SET headers '{"x-api-key": 1234567}');
 ALTER USER MAPPING FOR CURRENT_USER SERVER kapture OPTIONS (SET headers '{"Authorization": "swordfish"}');

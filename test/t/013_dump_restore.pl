@@ -156,7 +156,7 @@ my $me = getpwuid $<;
 is(join("\n", grep { !/role "\Q$me\E" already exists/ } $err =~ /ERROR:.*/g), '', 'and restored, without an error but that its superuser is there');
 poll_ok($fresh, "SELECT kapture_worker_pid() IS NOT NULL AND kapture_puller_pid() IS NOT NULL", 'worker and puller start', 'crm');
 poll_ok($fresh, "SELECT count(*) = 2 AND bool_and(state = 'copy') FROM kapture_status", 'kapture_status tells that it is a copy', 'crm');
-ok($fresh->wait_for_log(qr/this database is a copy; nothing is $_/), "so does the log: nothing is $_") foreach qw(sent pulled);
+ok($fresh->wait_for_log(qr/database "crm" is a copy; nothing is $_/), "so does the log: nothing is $_") foreach qw(sent pulled);
 is($fresh->safe_psql('crm', $all), $look, 'all is there: roles, servers, mappings, rights, attachments, what waits, what failed, what was pulled');
 is(emulator_get($emulator, 'stats')->{requests}, $requests, 'and nothing was sent');
 $fresh->safe_psql('postgres', "CREATE DATABASE again");

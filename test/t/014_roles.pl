@@ -1,4 +1,4 @@
-# README's recipe for a role that owns the sync without being a superuser.
+# The recipe of docs/install.md for a role that owns the sync without being a superuser.
 use strict;
 use warnings;
 
@@ -12,9 +12,9 @@ use Test::More;
 my $emulator = start_emulator();
 my $node = new_node('main');
 my $top = abs_path("$FindBin::RealBin/../..");
-my ($roles) = slurp_file("$top/README.md") =~ /^### Roles\n(.*?)^###? /ms;
+my ($roles) = slurp_file("$top/docs/install.md") =~ /^## Roles\n(.*?)^###? /ms;
 my @recipe = $roles =~ /^```postgresql\n(.*?)^```$/msg;
-is(scalar @recipe, 2, 'README has a recipe of two parts');
+is(scalar @recipe, 2, 'docs/install.md has a recipe of two parts');
 s/https:\/\/acme\.kapturecrm\.com/$emulator->{url}/, s/auth_key '\.\.\.'/auth_key 'a2FwZGVtbzprYXAxMjM='/ foreach @recipe;
 
 # as somebody: the error, or the output

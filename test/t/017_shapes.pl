@@ -146,7 +146,7 @@ my $kunden = 'FROM kapture_status WHERE relation = \'elsewhere."Kunden"\'::regcl
 poll_ok($node, "SELECT state = 'misconfigured' AND last_error = 'table \"Kunden\" has no column \"CRM id\" any more, which receives the Kapture customer ids' $kunden",
 	'without the column of ids, the status says so');
 is(sql("SELECT pending, parked $kunden"), '1|0', 'rows wait');
-ok($node->log_contains(qr/LOG:  kapture_sync sends no rows: table "Kunden" has no column "CRM id"/), 'and so does the log');
+ok($node->log_contains(qr/LOG:  kapture_sync sends no rows of database "postgres": table "Kunden" has no column "CRM id"/), 'and so does the log');
 sql("INSERT INTO by_text VALUES ('other', 'Another table', '9200000005')");
 poll_ok($node, "SELECT kapture_customer_id IS NOT NULL FROM by_text WHERE id = 'other'", 'other tables go on');
 foreach my $call ('SELECT kapture_preview(\'elsewhere."Kunden"\', \'1\')', 'CALL kapture_backfill(\'elsewhere."Kunden"\')')

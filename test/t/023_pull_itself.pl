@@ -85,7 +85,7 @@ poll_ok($node, "SELECT state = 'failing' AND failures = 1 AND next_pull > now() 
 is($node->safe_psql('postgres', "SELECT p.pulled_until = b.pulled_until FROM kapture_pull p, before b"), 't', 'the watermark stays');
 server("ADD pull_overlap '20 minutes'");
 poll_ok($node, "SELECT failures = 0 AND last_error IS NULL FROM kapture_pull_status", 'changed settings are tried at once');
-ok($node->log_contains(qr/pulling from server "kapture" failed: .*\n(.*\n)*.*pulling from server "kapture" works again/), 'the log says both');
+ok($node->log_contains(qr/pulling from server "kapture" in database "postgres" failed: .*\n(.*\n)*.*pulling from server "kapture" in database "postgres" works again/), 'the log says both');
 
 emulator_faults($emulator, { api => 'pull', action => 'status', code => 400, body => '{"message": "Out of order", "status": "failed"}' });
 poll_ok($node, "SELECT state = 'failing' AND last_error LIKE '%Out of order%' FROM kapture_pull_status", 'what Kapture refuses is shown');

@@ -92,7 +92,7 @@ pull_goes_on('Third');
 eval { $session->quit };
 
 is(sql("SELECT count(*), count(DISTINCT id) FROM kapture_customers WHERE server = 'kapture'"), '4|4', 'all are there, once');
-ok(!$node->log_contains(qr/pulling from server "\w+" failed/), 'no pull has failed');
+ok(!$node->log_contains(qr/pulling from server "\w+" in database "\w+" failed/), 'no pull has failed');
 
 $node->stop;
 done_testing();

@@ -198,6 +198,7 @@ fresh();
 emulator_post($emulator, 'keys', { all => 'another' });
 sql("INSERT INTO customers (customer_name, phone) SELECT 'Key ' || i, (9400000000 + i)::text FROM generate_series(1, 10000) i");
 poll_ok($node, "SELECT server_state = 'denied' AND server_message = 'Invalid Auth Key' AND in_flight = 0 FROM kapture_status", 'a bad key stops the queue');
+$node->wait_for_log(qr/WARNING:  kapture_sync: server "kapture" in database "postgres" refuses the key or the address\n.*DETAIL:  HTTP code 401: Invalid Auth Key\.\n.*HINT:  Check the options/);
 cmp_ok(stats()->{unauthorized}, '<=', 8, 'a handful of requests was wasted');
 is(stats()->{requests}, stats()->{unauthorized}, 'and no others were made');
 sql("ALTER USER MAPPING FOR CURRENT_USER SERVER kapture OPTIONS (SET auth_key 'another')");
@@ -241,6 +242,44 @@ foreach my $code (429, 503)
 	}
 }
 
+# --- the log has the first parked row of a burst, with the cause, and nobody's data
+fresh();
+my $log_from = -s $node->logfile;
+my $nbad = 0;
+sub park
+{
+	my ($name) = @_;
+	$nbad++;
+	sql("INSERT INTO customers (customer_name, phone) VALUES ('$name', (9427000000 + $nbad)::text)");
+	poll_ok($node, "SELECT parked = $nbad FROM kapture_status WHERE relation = 'customers'::regclass", "$name is parked");
+	return;
+}
+sub good
+{
+	my ($from) = @_;
+	sql("INSERT INTO customers (customer_name, phone) SELECT 'Good ' || i, i::text FROM generate_series($from + 1, $from + 100) i");
+	poll_ok($node, "SELECT count(kapture_customer_id) = count(*) FROM customers WHERE customer_name LIKE 'Good%'", '100 rows go well');
+	return;
+}
+sub parked_lines
+{
+	return [ slurp_file($node->logfile, $log_from) =~ /LOG:  kapture_sync: (\d+ rows? of table .* parked)\n.*DETAIL:  (.*)\n/g ];
+}
+good(9425000000);
+emulator_faults($emulator, map { { match => $_->[0], action => 'status', code => 400, body => qq({"status":"failed","message":"$_->[1]"}) } }
+	  [ 'Refused', 'Not now.' ], [ 'Meera', 'Meera is not wanted' ], [ 'Asha', 'This is 9427000005' ]);
+park("Refused $_") foreach 1 .. 3;
+my @first = ('1 row of table "public.customers" in database "postgres" was parked',
+	'HTTP code 400: Not now.');
+is_deeply(parked_lines(), \@first, 'the first parked row is logged, the others of a burst are not');
+good(9426000000);
+park('Meera');
+is_deeply(parked_lines(), [ @first, $first[0], 'HTTP code 400.' ], 'the first one of the next burst is, without words that repeat what was sent');
+good(9428000000);
+park('Asha');
+is_deeply(parked_lines(), [ @first, ($first[0], 'HTTP code 400.') x 2 ], 'or that have numbers in them');
+emulator_faults($emulator);
+
 # --- failures: one row's, and the server's
 fresh();
 emulator_faults($emulator, { match => 'Poison', action => 'status', code => 500 });
@@ -259,14 +298,14 @@ emulator_faults($emulator, { action => 'drop_before' });
 sql("INSERT INTO customers (customer_name, phone) SELECT 'Down ' || i, (9440000000 + i)::text FROM generate_series(1, 1000) i");
 poll_ok($node, "SELECT server_state = 'failing' AND server_retry_at IS NOT NULL FROM kapture_status", 'a server that fails is left alone');
 cmp_ok(stats()->{requests}, '<=', 30, 'only few requests are wasted on it');
-like(slurp_file($node->logfile), qr/server "kapture" does not answer as it should/, 'the log says so');
+like(slurp_file($node->logfile), qr/LOG:  kapture_sync: server "kapture" in database "postgres" is failing\n.*DETAIL:  no answer from Kapture: .*\n.*HINT: /, 'the log says so, and what the answer was');
 # as if that had gone on for long
 cmp_ok(sql("WITH late AS (UPDATE kapture_delivery SET failures = 12, next_attempt = now() + '1 hour' WHERE state = 'retry' AND failures > 0 RETURNING 1) SELECT count(*) FROM late"),
 	'>=', 3, 'rows that failed often have long delays');
 emulator_faults($emulator);
 poll_ok($node, "SELECT count(*) = count(kapture_customer_id) FROM customers", 'it is probed, and everything goes, without waiting for the rest of the delays');
 oracle_ok($node, $emulator, 'nothing was lost');
-like(slurp_file($node->logfile), qr/server "kapture" works again/, 'the log says that, too');
+like(slurp_file($node->logfile), qr/LOG:  kapture_sync: server "kapture" in database "postgres" works again/, 'the log says that, too');
 
 # --- a sick server does not slow another
 fresh();

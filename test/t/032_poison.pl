@@ -160,7 +160,7 @@ poll_ok($node, "SELECT count(*) = 1 FROM kapture_failures WHERE relation = 'movi
 sql("SELECT kapture_pause('moving'); INSERT INTO moving (id, customer_name, key) VALUES (6, 'Waiting', 'k6'); DROP TABLE moving");
 insert('After the drop');
 poll_ok($node, "SELECT count(*) = count(kapture_customer_id) FROM customers", 'so is a table dropped with rows waiting');
-$node->wait_for_log(qr/1 attached tables were dropped, with [1-9]\d* waiting changes/);
+$node->wait_for_log(qr/1 attached tables of database "postgres" were dropped, with [1-9]\d* waiting changes/);
 pass('which the log says');
 is(sql("SELECT count(*) FROM kapture_attachment a WHERE NOT EXISTS (SELECT FROM pg_class WHERE oid = a.relation)"), '0', 'and nothing of it is left');
 

@@ -37,7 +37,7 @@ poll_ok($node, "SELECT kapture_worker_pid() IS NOT NULL", 'the copy has a worker
 sql("SELECT kapture_resume('customers')", 'copied');
 insert(21, 22, 'copied');
 poll_ok($node, "SELECT state = 'copy' AND pending = 12 FROM kapture_status", 'which says that it is a copy', 'copied');
-$node->wait_for_log(qr/this database is a copy; nothing is sent/);
+$node->wait_for_log(qr/database "copied" is a copy; nothing is sent/);
 pass('so does the log');
 is(stats()->{adds}, 20, 'and sends nothing');
 is(sql("SELECT string_agg(api || ' ' || (body ~ '\"phone\": \"97000000(11|21)\"'), ', ') FROM unnest(ARRAY['11', '21']) AS k, kapture_preview('customers', k)", 'copied'),

@@ -119,22 +119,6 @@ sub oracle_ok_but_the_seed
 	return oracle_ok($node, $emulator, 'and Kapture has them');
 }
 
-# the roles of docs/install.md: the superuser's part and the owner's
-{
-	my @blocks = grep { /crm_owner LOGIN|GRANT SELECT, INSERT, UPDATE ON customers TO crm_clerk/ } map { $_->[0] } blocks('docs/install.md', 'postgresql');
-	is(scalar @blocks, 2, 'docs/install.md shows how roles are made');
-	$node->safe_psql('postgres', 'CREATE DATABASE roles');
-	foreach my $role ('postgres', 'crm_owner')
-	{
-		my $sql = sql_of(shift @blocks);
-		$sql = "SET ROLE crm_owner; $sql" if $role eq 'crm_owner';
-		my ($rc, $out, $err) = $node->psql('roles', $sql, on_error_stop => 1);
-		is($rc, 0, "the part of $role runs") or diag($err);
-	}
-	$node->safe_psql('roles', "SET ROLE crm_clerk; INSERT INTO customers (customer_name, phone) VALUES ('By the clerk', '9845700002')");
-	poll_ok($node, 'SELECT bool_and(kapture_customer_id IS NOT NULL) FROM customers', "what a clerk writes is sent", 'roles');
-}
-
 # the pages whose blocks build on each other
 database('pulling');
 run_page('docs/pull.md', 'pulling', 'sql');

@@ -12,7 +12,7 @@ use PostgreSQL::Test::Utils;
 use Test::More;
 
 my $top = abs_path("$FindBin::RealBin/../..");
-my @files = map { s{^\Q$top\E/}{}r } "$top/README.md", "$top/CONTRIBUTING.md", glob("$top/docs/{,dev/}*.md"), "$top/test/fuzz/README.md";
+my @files = map { s{^\Q$top\E/}{}r } "$top/README.md", "$top/CONTRIBUTING.md", glob("$top/docs/{,dev/}*.md"), "$top/test/README.md", "$top/test/fuzz/README.md";
 my %text = map { $_ => slurp_file("$top/$_") } @files;
 my $test = slurp_file("$top/script/test");
 my $dir = PostgreSQL::Test::Utils::tempdir();
@@ -100,7 +100,25 @@ my %commands = (
 	'--asan' => sub { has_option('test', '--asan') },
 	'--valgrind' => sub { has_option('test', '--valgrind') },
 	'script/soak --minutes N' => sub { has_option('soak', '--minutes') },
+	'script/indent' => sub { like(slurp_file("$top/test/t/094_layers.pl"), qr{/\.\./script/indent'}, 'a test runs it') },
 	'script/reference --write' => sub { has_option('reference', '--write') },
+	'script/live_picture --write' => sub {
+		# a run of two seconds: before, in and after an outage
+		my $screen = sub {
+			my ($server, $waiting, $colour) = @_;
+			return "\e[H\e[2J\e[1mkapture_sync\e[0m  crm  12:00:00\n\n\e[1mcustomers\e[0m to kapture: \e[32mrunning\e[0m, server \e[${colour}m$server\e[0m\n"
+			  . "  waiting        $waiting  \e[36m████\e[0m\n  retrying             0  \e[33m\e[0m\n";
+		};
+		my $log = "$dir/live.log";
+		open my $out, '>', $log or die $!;
+		print $out $screen->('ok', '1,111', 32), $screen->('failing', '2,222', 31), $screen->('ok', '1,234', 32), $screen->('ok', '0', 32);
+		close $out;
+		my $picture = '';
+		ok(IPC::Run::run([ "$top/script/live_picture", $log ], '>', \$picture), 'script/live_picture draws');
+		like($picture, qr{>1,234</text>}, 'what was seen after the outage');
+		unlike($picture, qr/1,111|2,222/, 'not before it, or in it');
+		like($picture, qr/<rect [^>]*fill="#66d9e8"/, 'and the bars');
+	},
 	'script/docs' => sub {
 		has_option('docs', 'DIR');
 		is_run_by_suite(qr{/script/docs" });
@@ -118,6 +136,14 @@ my %commands = (
 	'script/demo' => sub {
 		has_option('demo', '--once');
 		is_run_by_suite(qr{/script/demo" --live 3\b});
+		# what it proposes to try next works where it has got to
+		my @next = slurp_file("$top/script/demo") =~ /^    ((?:INSERT|SELECT|CALL) .*;)$/mg;
+		is(scalar @next, 3, 'script/demo ends with three lines to try next');
+		foreach my $line (@next)
+		{
+			my ($rc, $out, $err) = $node->psql('postgres', $line);
+			is($rc, 0, "which run: $line") or diag($err);
+		}
 	},
 	'script/demo --live' => sub { has_option('demo', '--live') },
 	'script/demo --stop' => sub {
@@ -159,7 +185,7 @@ my %blocks = (
 		my ($block) = @_;
 		# the suite builds, installs and removes it; here, that it is the one that is named
 		like($block, qr{^sudo apt install \./packages/postgresql-15-kapture-sync_\*\.deb$}m, 'README installs what script/package builds');
-		like(slurp_file("$top/script/package"), qr{name=postgresql-\$version-kapture-sync\b.*cp "\$work/\$\{name\}_"\*\.deb "\$top/packages"}s, 'which has that name, and is put there');
+		like(slurp_file("$top/script/package"), qr{name=postgresql-\$version-kapture-sync\b.*package=\S*echo "\$work/\$\{name\}_"\*\.deb\).*cp "\$package" "\$top/packages"}s, 'which has that name, and is put there');
 	},
 	'CONTRIBUTING.md: make with_llvm=no all emulator && sudo make with_llvm=no install' => sub {
 		my ($block) = @_;

@@ -68,10 +68,12 @@ unit_is_time(int64 got, const char *expected, const char *name)
 Datum
 kapture_units(PG_FUNCTION_ARGS)
 {
+	unit_digest();
 	unit_keys();
 	unit_local_time();
 	unit_pacing();
 	unit_reply();
+	unit_request_pool();
 	unit_version();
 	unit_watermark();
 	printf("1..%d\n", unit_number);

@@ -1,0 +1,61 @@
+/*
+ * nearest.c
+ *		Finds the name that somebody may have meant who wrote another one.
+ *
+ * For hints, as the parser has them for columns: a name counts as meant if the
+ * one written is a part of it, or contains it, or differs in half of its letters
+ * at most, whatever their case.
+ */
+#include "postgres.h"
+
+#include "parser/scansup.h"
+#include "utils/varlena.h"
+
+#include "base/nearest.h"
+
+/* A shorter name is a part of too many. */
+#define NEAREST_MIN_PART	4
+
+/*
+ * kapture_nearest_begin
+ *		Prepares to look for a name like "written", which must live as long as the
+ *		state.
+ */
+void
+kapture_nearest_begin(KaptureNearest *state, const char *written)
+{
+	state->length = strlen(written);
+	state->written = downcase_identifier(written, state->length, false, false);
+	/* one too long for a name is like none */
+	state->least = state->length < NAMEDATALEN ? state->length / 2 + 1 : 0;
+	state->nearest = NULL;
+}
+
+/*
+ * kapture_nearest_try
+ *		Takes "name", which must live as long as the state, for the nearest one if
+ *		it is nearer than those before.
+ */
+void
+kapture_nearest_try(KaptureNearest *state, const char *name)
+{
+	int			length = strlen(name);
+	char	   *folded = downcase_identifier(name, length, false, false);
+	int			distance;
+
+	if (state->least == 0 || length >= NAMEDATALEN)
+		return;
+	if (strcmp(state->written, folded) == 0)
+		distance = 0;
+	else if ((state->length >= NEAREST_MIN_PART && strstr(folded, state->written)) ||
+			 (length >= NEAREST_MIN_PART && strstr(state->written, folded)))
+		distance = 1;
+	else
+		distance = varstr_levenshtein_less_equal(state->written, state->length, folded, length, 1, 1, 1, state->least, true);
+	if (distance < state->least)
+	{
+		state->least = distance;
+		state->nearest = name;
+	}
+	pfree(folded);
+}

@@ -1,0 +1,146 @@
+/*
+ * attach_advice.c
+ *		What is reported to those who attach and detach tables: what was mapped,
+ *		what is sent and what is not.
+ *
+ * All of it is NOTICEs and WARNINGs: it changes nothing.
+ */
+#include "postgres.h"
+
+#include "access/relation.h"
+#include "catalog/pg_type.h"
+#include "commands/dbcommands.h"
+#include "miscadmin.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+#include "utils/rel.h"
+
+#include "base/guc.h"
+#include "base/owner_sql.h"
+#include "mapping/attach_advice.h"
+
+/* Which field gets which column, in words; palloc'ed. */
+static char *
+advice_mapping(const KaptureAttachment *att)
+{
+	StringInfoData text;
+
+	initStringInfo(&text);
+	for (int i = 0; i < att->ncolumns; i++)
+	{
+		const KaptureMappedColumn *column = &att->columns[i];
+
+		appendStringInfo(&text, "%s%s", i ? ", " : "", column->field);
+		if (column->expression)
+			appendStringInfo(&text, _(" from an expression"));
+		else if (column->constant)
+			appendStringInfo(&text, _(" as a constant"));
+		else if (strcmp(column->field, column->name) != 0)
+			appendStringInfo(&text, _(" from column \"%s\""), column->name);
+	}
+	return text.data;
+}
+
+/* Reports what keeps changes from being sent, if it is a setting. */
+static void
+advice_settings(void)
+{
+	char	   *database = get_database_name(MyDatabaseId);
+
+	if (!kapture_enabled)
+		ereport(WARNING,
+				(errmsg("nothing is sent while \"%s\" is off", "kapture_sync.enabled"),
+				 errdetail("Changes are captured, and wait."),
+				 errhint("Set it to on in the configuration file and reload it.")));
+	if (database && kapture_guc_database_is_excluded(database))
+		ereport(WARNING,
+				(errmsg("database \"%s\" sends nothing while \"%s\" names it", database, "kapture_sync.excluded_databases"),
+				 errdetail("Changes are captured, and wait."),
+				 errhint("Take it out of the list in the configuration file and reload it.")));
+}
+
+/* Reports that what logical replication brings into the table is not captured. */
+static void
+advice_replicated(const KaptureAttachment *att)
+{
+	Oid			types[1] = {OIDOID};
+	Datum		values[1] = {ObjectIdGetDatum(att->root)};
+
+	if (kapture_own_text("SELECT 1 FROM pg_catalog.pg_subscription_rel AS r, pg_catalog.pg_trigger AS t"
+						 " WHERE r.srrelid = $1 AND t.tgrelid = $1 AND t.tgname = 'kapture_capture' AND t.tgenabled <> 'A' LIMIT 1",
+						 1, types, values))
+		ereport(NOTICE,
+				(errmsg("what logical replication brings into table \"%s\" is not sent to Kapture", get_rel_name(att->root)),
+				 errdetail("The table belongs to a subscription, and was attached without \"%s\".", "replicated"),
+				 errhint("If it is to be sent from here, use kapture_detach(), and kapture_attach() with replicated => true.")));
+}
+
+/*
+ * kapture_advice_attached
+ *		Reports what comes of attaching a table: what is mapped, which rows are not
+ *		sent, what keeps others from being sent.  "hint" (or NULL) is for those that
+ *		are there already.
+ */
+void
+kapture_advice_attached(const KaptureAttachment *att, const char *hint)
+{
+	ereport(NOTICE,
+			(errmsg("changes of table \"%s\" are sent to server \"%s\" from now on", get_rel_name(att->root), att->server),
+			 errdetail("Mapped: %s.", advice_mapping(att)),
+			 hint ? errhint("%s", hint) : 0));
+	advice_replicated(att);
+	advice_settings();
+}
+
+/*
+ * kapture_advice_given_up
+ *		Reports for how many rows something is given up with an attachment.
+ */
+void
+kapture_advice_given_up(const KaptureAttachment *att)
+{
+	Oid			types[1] = {INT4OID};
+	Datum		values[1] = {Int32GetDatum(att->id)};
+	char	   *text = kapture_own_text("SELECT pg_catalog.count(*) FROM ("
+										"SELECT row_key FROM @.kapture_outbox WHERE attachment_id = $1 AND op IN ('i', 'u', 'k', 'm')"
+										" UNION SELECT pg_catalog.unnest(more_keys) FROM @.kapture_outbox WHERE attachment_id = $1 AND op IN ('i', 'u', 'k', 'm')"
+										" UNION SELECT row_key FROM @.kapture_delivery WHERE attachment_id = $1) AS w",
+										1, types, values);
+	long		n = text ? strtol(text, NULL, 10) : 0;
+
+	if (n > 0)
+		ereport(NOTICE,
+				(errmsg_plural("what waits to be sent for %ld row of table \"%s\" is given up",
+							   "what waits to be sent for %ld rows of table \"%s\" is given up",
+							   n, n, get_rel_name(att->root)),
+				 errdetail("Kapture does not have these changes, or it is not known whether it has."),
+				 errhint("To keep them, roll back; kapture_pause() stops sending without giving anything up.")));
+}
+
+/*
+ * kapture_advice_column_dropped
+ *		Reports that a column is being dropped whose values, or ids, an attached
+ *		table needs.
+ */
+void
+kapture_advice_column_dropped(Oid relid, AttrNumber attnum)
+{
+	Relation	rel = try_relation_open(relid, NoLock);
+	KaptureAttachment *att = rel ? kapture_catalog_attachment(rel) : NULL;
+
+	for (int i = 0; att && att->root == relid && i < att->ncolumns; i++)
+	{
+		if (att->columns[i].attnum == attnum)
+			ereport(WARNING,
+					(errmsg("Kapture's field \"%s\" is no longer sent for table \"%s\"", att->columns[i].field, get_rel_name(relid)),
+					 errdetail("It was fed by column \"%s\", which is dropped.", att->columns[i].name),
+					 errhint("To map another column, use kapture_detach() and kapture_attach().")));
+	}
+	if (att && att->root == relid && att->id_attnum == attnum)
+		ereport(WARNING,
+				(errmsg("nothing is sent for table \"%s\" without column \"%s\"", get_rel_name(relid), att->id_column),
+				 errdetail("It receives the ids that Kapture gives."),
+				 errhint("Add it again, as bigint, or use kapture_detach() and kapture_attach().")));
+	if (rel)
+		relation_close(rel, NoLock);
+}

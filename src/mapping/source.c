@@ -1,0 +1,191 @@
+/*
+ * source.c
+ *		Views that the values of an attached table come from.
+ *
+ * A row's values are those that the view shows for its key.  Changes are captured on
+ * the table; which of its columns matter is what the view reads of it, through the
+ * views in it.  That is kept beside the attachment, since a trigger must not wait for
+ * locks on views, and found anew when one of them is replaced.
+ *
+ * The view is known by its name, which follows a rename: views are dropped and made
+ * again more often than changed.
+ */
+#include "postgres.h"
+
+#include "access/relation.h"
+#include "access/xact.h"
+#include "catalog/pg_class.h"
+#include "catalog/pg_type.h"
+#include "executor/spi.h"
+#include "miscadmin.h"
+#include "parser/parse_coerce.h"
+#include "utils/acl.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+#include "utils/regproc.h"
+#include "utils/rel.h"
+
+#include "base/catalog.h"
+#include "base/compat.h"
+#include "base/owner_sql.h"
+#include "base/view_tree.h"
+#include "mapping/source.h"
+
+static char *
+source_name(Oid view)
+{
+	return quote_qualified_identifier(get_namespace_name(get_rel_namespace(view)), get_rel_name(view));
+}
+
+/* Fills in what the relations of "tree" read of a table. */
+static void
+source_find_reads(KaptureGivenExpression *reads, List *tree, Oid relid)
+{
+	ListCell   *lc;
+
+	foreach(lc, kapture_view_reads(tree, relid, &reads->reads_all))
+		reads->reads = lappend(reads->reads, get_attname(relid, lfirst_int(lc), false));
+}
+
+/* Refuses a view in which the rows of the table cannot be found, or that its owner may not read. */
+static void
+source_check(Relation rel, Relation view, List *keys)
+{
+	ListCell   *lc;
+
+	if (view->rd_rel->relkind != RELKIND_VIEW)
+		ereport(ERROR,
+				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+				 errmsg("\"%s\" is not a view", RelationGetRelationName(view)),
+				 errdetail("The argument \"source\" names the view that the values come from.")));
+	if (pg_class_aclcheck(RelationGetRelid(view), rel->rd_rel->relowner, ACL_SELECT) != ACLCHECK_OK)
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("permission denied for view %s", RelationGetRelationName(view)),
+				 errdetail("Role \"%s\", the owner of table \"%s\", reads it for Kapture.",
+						   GetUserNameFromId(rel->rd_rel->relowner, false), RelationGetRelationName(rel)),
+				 errhint("Use GRANT SELECT.")));
+	foreach(lc, keys)
+	{
+		const char *key = lfirst(lc);
+		Oid			type = get_atttype(RelationGetRelid(rel), get_attnum(RelationGetRelid(rel), key));
+		AttrNumber	attnum = get_attnum(RelationGetRelid(view), key);
+
+		if (attnum <= 0)
+			ereport(ERROR,
+					(errcode(ERRCODE_UNDEFINED_COLUMN),
+					 errmsg("view \"%s\" has no column \"%s\"", RelationGetRelationName(view), key),
+					 errdetail("It must have the primary key of table \"%s\", by which the rows are found.",
+							   RelationGetRelationName(rel)),
+					 errhint("Add the column to the view, under that name.")));
+		if (!can_coerce_type(1, (Oid[]) {get_atttype(RelationGetRelid(view), attnum)}, &type, COERCION_EXPLICIT))
+			ereport(ERROR,
+					(errcode(ERRCODE_DATATYPE_MISMATCH),
+					 errmsg("column \"%s\" of view \"%s\" is of type %s, but that of table \"%s\" of type %s",
+							key, RelationGetRelationName(view),
+							format_type_be(get_atttype(RelationGetRelid(view), attnum)),
+							RelationGetRelationName(rel), format_type_be(type))));
+	}
+}
+
+/*
+ * Takes a view that a user gives for a table with this key (list of names), in the
+ * current memory context.  Errors: 42809 it is none, 42501 the table's owner may not
+ * read it, 42703 or 42804 it has not the key.
+ */
+KaptureGivenSource *
+kapture_source_take(Relation rel, Relation view, List *keys)
+{
+	KaptureGivenSource *source = palloc0(sizeof(KaptureGivenSource));
+	List	   *tree;
+	Oid			function;
+
+	source_check(rel, view, keys);
+	tree = kapture_view_tree(RelationGetRelid(view));
+	if (!list_member_oid(tree, RelationGetRelid(rel)))
+		ereport(NOTICE,
+				(errmsg("view \"%s\" does not read table \"%s\"", RelationGetRelationName(view), RelationGetRelationName(rel)),
+				 errdetail("Changes of the table will not be sent, but for new rows and deleted ones.")));
+	function = kapture_view_unseen_function(tree);
+	if (OidIsValid(function))
+		ereport(NOTICE,
+				(errmsg("view \"%s\" calls function %s, which may read more than the view",
+						RelationGetRelationName(view), format_procedure(function)),
+				 errdetail("Changes of what else it reads are not noticed.")));
+	source->name = source_name(RelationGetRelid(view));
+	source->keys = keys;
+	source_find_reads(&source->reads, tree, RelationGetRelid(rel));
+	return source;
+}
+
+/* ------------------------------------------------------------------------
+ * Following
+ * ------------------------------------------------------------------------
+ */
+
+/* Stores anew what a table's source reads of it. */
+static void
+source_store_reads(Oid relid, Oid view)
+{
+	KaptureGivenExpression reads = {0};
+	char	   *names;
+	Oid			types[2] = {REGCLASSOID, TEXTOID};
+	Datum		values[2] = {ObjectIdGetDatum(relid)};
+
+	source_find_reads(&reads, kapture_view_tree(view), relid);
+	names = kapture_expression_reads(&reads);
+	values[1] = CStringGetTextDatum(names ? names : "");
+	(void) kapture_own_execute("UPDATE @.kapture_attachment SET source_columns = nullif($2, '')::name[] WHERE relation = $1",
+							   2, types, values);
+}
+
+/*
+ * kapture_source_changed
+ *		Called after a view was made or replaced: what is kept of the sources that
+ *		read it is found anew.  Returns whether there are any.
+ */
+bool
+kapture_source_changed(Oid view)
+{
+	List	   *relids = kapture_expression_relations();
+	bool		any = false;
+	ListCell   *lc;
+
+	foreach(lc, relids)
+	{
+		Oid			types[1] = {REGCLASSOID};
+		Datum		values[1] = {ObjectIdGetDatum(lfirst_oid(lc))};
+		char	   *name = kapture_own_text("SELECT source FROM @.kapture_attachment WHERE relation = $1", 1, types, values);
+		Oid			source = name ? kapture_catalog_find_relation(name) : InvalidOid;
+
+		if (!OidIsValid(source) || get_rel_relkind(source) != RELKIND_VIEW ||
+			!list_member_oid(kapture_view_tree(source), view))
+			continue;
+		source_store_reads(lfirst_oid(lc), source);
+		any = true;
+	}
+	return any;
+}
+
+/*
+ * kapture_source_column_renamed
+ *		Has attachments follow a column of their source.  Returns whether there are
+ *		any.
+ */
+bool
+kapture_source_column_renamed(Oid view, const char *from, const char *to)
+{
+	NameData	names[2];
+	Oid			types[3] = {TEXTOID, NAMEOID, NAMEOID};
+	Datum		values[3] = {CStringGetTextDatum(source_name(view)), NameGetDatum(&names[0]), NameGetDatum(&names[1])};
+	uint64		n;
+
+	namestrcpy(&names[0], from);
+	namestrcpy(&names[1], to);
+	n = kapture_own_execute("UPDATE @.kapture_column c SET column_name = $3 FROM @.kapture_attachment a"
+							" WHERE a.attachment_id = c.attachment_id AND a.source = $1 AND c.column_name = $2",
+							3, types, values);
+	n += kapture_own_execute("UPDATE @.kapture_attachment SET source_keys = pg_catalog.array_replace(source_keys, $2, $3)"
+							 " WHERE source = $1 AND $2 = ANY (source_keys)", 3, types, values);
+	return n > 0;
+}

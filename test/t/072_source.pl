@@ -1,0 +1,175 @@
+# Values that come from a view.
+use strict;
+use warnings;
+
+use FindBin;
+use lib "$FindBin::RealBin/../perl";
+use KaptureTest;
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+my $emulator = start_emulator();
+my $node = new_node('source');
+setup_sync($node, $emulator);
+
+sub sql { return $node->safe_psql('postgres', $_[0]) }
+
+# what an erroneous statement says
+sub error
+{
+	my ($query, $db) = @_;
+	my ($rc, $out, $err) = $node->psql($db || 'postgres', $query);
+	return $err;
+}
+
+# what Kapture holds of the fields, sorted
+sub customers
+{
+	my (@fields) = @_;
+	return join "\n", sort map { my $c = $_; join '|', map { $c->{$_} // '' } @fields } @{ emulator_get($emulator, 'customers') };
+}
+
+sub requests { my ($api) = @_; return scalar grep { $_->{api} eq $api } @{ emulator_get($emulator, 'log') } }
+
+sub idle_ok
+{
+	my ($name) = @_;
+	return poll_ok($node, "SELECT bool_and(pending + in_flight + retrying = 0) FROM kapture_status", $name);
+}
+
+sql(q(
+CREATE TABLE city (city_id int PRIMARY KEY, name text, area text);
+CREATE TABLE users (id int PRIMARY KEY, first text, last text, city_id int REFERENCES city, active boolean DEFAULT true, seen int DEFAULT 0);
+CREATE TABLE phones (user_id int REFERENCES users, phone text);
+INSERT INTO city VALUES (1, 'Mysore', 'south'), (2, 'Pune', 'west');
+INSERT INTO users VALUES (1, 'Asha', 'Rao', 1, true), (2, 'Kiran', 'Desai', 2, true), (3, 'Old', 'One', 2, false), (4, 'No', 'Phone', NULL, true);
+INSERT INTO phones VALUES (1, '9845765221'), (2, '9845765222'), (3, '9845765223');
+CREATE SCHEMA crm;
+CREATE VIEW crm.named AS SELECT id, concat_ws(' ', first, last) AS customer_name, city_id, active FROM users;
+CREATE VIEW crm.users AS SELECT n.id, n.customer_name, p.phone, c.name AS city, 'crm' AS "SecSource", c.area, 'x' AS emial_id
+  FROM crm.named n JOIN phones p ON p.user_id = n.id LEFT JOIN city c USING (city_id) WHERE n.active;
+));
+
+# what is refused
+sql("CREATE VIEW crm.keyless AS SELECT first AS customer_name, last AS phone FROM users; CREATE VIEW crm.wrong AS SELECT now() AS id, first AS customer_name, last AS phone FROM users;
+	CREATE VIEW crm.none AS SELECT id, first FROM users; CREATE FUNCTION crm.look() RETURNS text LANGUAGE sql STABLE AS 'SELECT ''x''::text';
+	CREATE VIEW crm.calls AS SELECT id, first AS customer_name, crm.look() AS phone FROM users; CREATE VIEW crm.other AS SELECT 1 AS id, 'a'::text AS customer_name, 'b'::text AS phone");
+like(error("SELECT kapture_attach('users', source => 'crm.keyless')"), qr/view "keyless" has no column "id"\nDETAIL:  It must have the primary key of table "users", by which the rows are found\.\nHINT/, 'a view without the key');
+like(error("SELECT kapture_attach('users', source => 'crm.wrong')"), qr/column "id" of view "wrong" is of type timestamp with time zone, but that of table "users" of type integer/, 'with a key of another type');
+like(error("SELECT kapture_attach('users', source => 'crm.none')"), qr/view "none" has no column named like a field of Kapture/, 'without fields');
+like(error("SELECT kapture_attach('users', source => 'city')"), qr/"city" is not a view/, 'a table');
+like(error("SELECT kapture_attach('users', source => 'crm.users', pull => true)"), qr/customers cannot be pulled into a table whose values come from a view/, 'no pull');
+like(error("BEGIN; SELECT kapture_attach('users', source => 'crm.calls'); ROLLBACK"), qr/NOTICE:  view "calls" calls function crm\.look\(\), which may read more than the view\nDETAIL:  Changes of what else it reads are not noticed\./, 'a notice of functions');
+like(error("BEGIN; SELECT kapture_attach('users', source => 'crm.other'); ROLLBACK"), qr/NOTICE:  view "other" does not read table "users"/, 'a notice of views of something else');
+
+# what is sent
+my $said = error("SELECT kapture_attach('users', source => 'crm.users')");
+like($said, qr/column "area" of view "users" is not sent to Kapture\n/, 'columns that are no fields are named');
+like($said, qr/column "emial_id" of view "users" is not sent to Kapture\nHINT:  Perhaps you meant the field "email_id"\./, 'with the field that is nearest');
+sql("CALL kapture_backfill('users')");
+is(sql("SELECT total FROM kapture_backfill"), 2, 'the backfill counts rows of the view');
+idle_ok('rows are sent');
+my @fields = qw(customer_name phone city secSource);
+is(customers(@fields), "Asha Rao|9845765221|Mysore|crm\nKiran Desai|9845765222|Pune|crm", 'with the values of the view; others stay home');
+is(sql("SELECT count(*) FROM kapture_failures"), 0, 'nothing is parked');
+
+# which changes are captured
+my $updates = requests('update');
+sql("UPDATE users SET seen = seen + 1");
+is(sql("SELECT count(*) FROM kapture_outbox"), 0, 'a column that the view does not read is not captured');
+sql("UPDATE users SET last = 'Iyer' WHERE id = 1");
+idle_ok('a column that it reads, through another view');
+like(customers(@fields), qr/^Asha Iyer\|9845765221\|Mysore\|crm$/m, 'is sent');
+is(requests('update'), $updates + 1, 'with one request');
+sql("UPDATE users SET active = false WHERE id = 2; UPDATE users SET last = 'Hidden' WHERE id = 2; UPDATE users SET active = true WHERE id = 3");
+idle_ok('rows leave and come');
+is(customers(qw(customer_name phone)), "Asha Iyer|9845765221\nKiran Desai|9845765222\nOld One|9845765223", 'the one is left as it was, the other one is added');
+is(sql("SELECT action, customer_id IS NOT NULL FROM kapture_history WHERE row_key = '2' ORDER BY finished_at DESC LIMIT 1"), 'left|t', 'the history says so');
+
+# several rows for one key
+sql("INSERT INTO phones VALUES (1, '9845765291'); UPDATE users SET last = 'Twice' WHERE id IN (1, 3)");
+poll_ok($node, "SELECT row_key = '1' AND message = 'view crm.users has several rows with this key' FROM kapture_failures", 'a key with several rows is parked');
+idle_ok('by itself');
+like(customers('customer_name'), qr/^Old Twice$/m, 'others are sent');
+sql("DELETE FROM phones WHERE phone = '9845765291'; SELECT kapture_retry('users')");
+idle_ok('once there is one');
+like(customers('customer_name'), qr/^Asha Twice$/m, 'it is sent');
+
+# columns and expressions over the view, a filter over the table
+sql(q(
+SELECT kapture_detach('users');
+SELECT kapture_attach('users', source => 'crm.users', filter => 'seen < 100', columns => $${
+  "customer_name": {"expression": "upper(customer_name)"}, "phone": "phone", "zone": "area", "campaign_name": {"constant": "v"}}$$);
+INSERT INTO users VALUES (5, 'Lata', 'Menon', 1, true, 0), (6, 'Too', 'Often', 1, true, 100);
+INSERT INTO phones VALUES (5, '9845765225'), (6, '9845765226');
+UPDATE users SET first = first || 'x' WHERE id IN (5, 6);
+));
+idle_ok('changes');
+like(customers(qw(customer_name phone zone campaign_name)), qr/^LATAX MENON\|9845765225\|south\|v$/m, 'are sent so');
+unlike(customers('phone'), qr/9845765226/, 'as far as the filter lets them');
+
+# renaming
+sql(q(
+ALTER VIEW crm.users RENAME COLUMN phone TO telephone;
+ALTER VIEW crm.users RENAME COLUMN customer_name TO full_name;
+ALTER VIEW crm.users RENAME COLUMN id TO key;
+ALTER VIEW crm.users RENAME TO people;
+ALTER SCHEMA crm RENAME TO sales;
+ALTER TABLE users RENAME COLUMN first TO given;
+ALTER TABLE users RENAME COLUMN id TO user_id;
+UPDATE users SET given = 'Renamed' WHERE user_id = 5;
+));
+idle_ok('what is renamed');
+like(customers(qw(customer_name phone)), qr/^RENAMED MENON\|9845765225$/m, 'is followed');
+is(sql("SELECT source, source_keys, source_columns FROM kapture_attachment"), 'sales.people|{key}|{user_id,given,last,city_id,active}', 'all names are the new ones');
+
+# the view is replaced: other columns matter
+sql(q(
+CREATE OR REPLACE VIEW sales.named AS SELECT user_id AS id, upper(last) || seen::text AS customer_name, city_id, active FROM users;
+UPDATE users SET seen = 7 WHERE user_id = 5;
+));
+idle_ok('a column that only the replaced view reads');
+like(customers(qw(customer_name phone)), qr/^MENON7\|9845765225$/m, 'is captured');
+sql("DROP VIEW sales.people; UPDATE users SET seen = 8 WHERE user_id = 5");
+poll_ok($node, "SELECT state = 'misconfigured' AND last_error = 'view sales.people, which the values of table \"users\" come from, is gone' AND pending = 1 FROM kapture_status", 'without the view, rows wait');
+sql("CREATE VIEW sales.people AS SELECT n.id AS key, n.customer_name AS full_name, p.phone AS telephone, 'z' AS area FROM sales.named n JOIN phones p ON p.user_id = n.id");
+idle_ok('until there is one of that name');
+like(customers(qw(customer_name phone zone)), qr/^MENON8\|9845765225\|z$/m, 'which is what is sent then');
+
+# strangers
+sql(q(
+CREATE ROLE shop;
+CREATE ROLE stranger;
+GRANT USAGE ON FOREIGN SERVER kapture TO shop;
+CREATE USER MAPPING FOR shop SERVER kapture OPTIONS (auth_key 'a2FwZGVtbzprYXAxMjM=');
+CREATE TABLE mine (id int PRIMARY KEY, name text, phone text);
+ALTER TABLE mine OWNER TO shop;
+GRANT ALL ON SCHEMA public TO shop, stranger;
+GRANT SELECT ON mine TO stranger;
+CREATE VIEW inner_view AS SELECT id, name AS customer_name, phone FROM mine;
+ALTER VIEW inner_view OWNER TO stranger;
+GRANT SELECT ON inner_view TO shop;
+CREATE VIEW outer_view AS SELECT * FROM inner_view;
+));
+like(error("SET ROLE shop; SELECT kapture_attach('mine', source => 'outer_view')"), qr/permission denied for view outer_view/, 'the owner has to have the right to read it');
+sql("ALTER VIEW outer_view OWNER TO shop");
+like(error("SET ROLE shop; SELECT kapture_attach('mine', source => 'outer_view')"), qr/DETAIL:  code of role "stranger" must not run as role "shop": view public\.inner_view\./, 'and no code of strangers runs in it');
+sql("ALTER VIEW inner_view OWNER TO shop; SET ROLE shop; SELECT kapture_attach('mine', source => 'outer_view'); INSERT INTO mine VALUES (1, 'Mine', '9845765271')");
+poll_ok($node, "SELECT kapture_customer_id IS NOT NULL FROM mine", 'a view over a view of the owner');
+sql("ALTER VIEW inner_view OWNER TO stranger; UPDATE mine SET name = 'Changed'");
+poll_ok($node, "SELECT message LIKE 'code of role \"stranger\" must not run as role \"shop\": view public.inner_view%' FROM kapture_failures WHERE relation = 'mine'::regclass", 'is not read any more when it is a strangers');
+
+# large values
+sql("SELECT kapture_detach('mine'); ALTER VIEW inner_view OWNER TO shop; SET ROLE shop; SELECT kapture_attach('mine', source => 'outer_view')");
+sql("INSERT INTO mine VALUES (2, repeat('long', 10000), '9845765272'), (3, repeat('y', 3000000), '9845765273'), (4, 'Short', '9845765274')");
+poll_ok($node, "SELECT row_key = '3' AND message LIKE 'value too long: column \"customer_name\" has 3000000 bytes%' FROM kapture_failures WHERE relation = 'mine'::regclass AND message LIKE 'value too%'", 'too long a value is parked');
+poll_ok($node, "SELECT count(kapture_customer_id) = 3 FROM mine", 'others, large ones too, are sent');
+
+# a dump
+my $dump = "$PostgreSQL::Test::Utils::tmp_check/source.sql";
+$node->command_ok([ 'pg_dump', '-f', $dump, $node->connstr('postgres') ], 'pg_dump');
+sql("CREATE DATABASE copy");
+$node->command_ok([ 'psql', '-XqAt', '-v', 'ON_ERROR_STOP=1', '-f', $dump, $node->connstr('copy') ], 'restored');
+like($node->safe_psql('copy', "SELECT body FROM kapture_preview('users', '5')"), qr/MENON8/, 'brings it along');
+$node->stop;
+done_testing();

@@ -1,0 +1,198 @@
+# What people get wrong, and what is reported: each mistake is named, with the
+# reason, and with what to do about it.  Nothing that is likely to be a mistake
+# passes in silence.
+use strict;
+use warnings;
+
+use FindBin;
+use lib "$FindBin::RealBin/../perl";
+use KaptureTest;
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+my $emulator = start_emulator();
+my $node = new_node('main');
+setup_sync($node, $emulator);
+$node->safe_psql('postgres', qq(
+CREATE SERVER bare FOREIGN DATA WRAPPER kapture_fdw OPTIONS (url '$emulator->{url}');
+CREATE ROLE clerk;
+GRANT USAGE ON FOREIGN SERVER kapture TO clerk;
+CREATE USER MAPPING FOR clerk SERVER kapture OPTIONS (auth_key 'k');
+CREATE TABLE clients (id int PRIMARY KEY, name text, mobile text, customer_name text, phone text, age int, extra jsonb);
+INSERT INTO clients VALUES (1, 'Priya', '9845765226'), (2, 'Asha', '9845765227');
+CREATE TABLE plain (id int PRIMARY KEY, name text, mobile text);
+CREATE TABLE keyless (customer_name text, phone text);
+CREATE TABLE customers (id int PRIMARY KEY, customer_name text, phone text, city text);
+SELECT kapture_attach('customers');
+SELECT kapture_pause('customers');
+INSERT INTO customers VALUES (1, 'Priya', '9845765226', 'Pune'), (2, 'Asha', '9845765227', 'Mysore');
+));
+
+# mistake; SQL; what is reported; why; what to do.  Where the message has the
+# reason, "why" is a part of it.  Each runs in a transaction that is rolled back.
+my @mistakes = (
+	# keys
+	[ 'both kinds of key', q(CREATE USER MAPPING FOR CURRENT_USER SERVER bare OPTIONS (auth_key 'k', "user" 'u', password 'p')),
+		qr/ERROR:  options "auth_key" and "user" exclude each other/, qr/is a key for all calls/, qr/Leave one out/ ],
+	[ 'a second kind of key', q(ALTER USER MAPPING FOR CURRENT_USER SERVER kapture OPTIONS (ADD password 'p')),
+		qr/ERROR:  options "auth_key" and "password" exclude/, qr/is a key for all calls/, qr/ALTER USER MAPPING \.\.\. OPTIONS \(DROP/ ],
+	[ 'the word Basic in the key', q(CREATE USER MAPPING FOR CURRENT_USER SERVER bare OPTIONS (auth_key 'Basic k')),
+		qr/ERROR:  invalid value for option "auth_key"/, qr/must not begin with "Basic "/, qr/Leave out "Basic "/ ],
+	[ 'no key', q(SELECT kapture_attach('clients', '{"customer_name": "name", "phone": "mobile"}', 'bare')),
+		qr/ERROR:  user ".*" has no user mapping for server "bare"/, qr/no user mapping/, qr/Use CREATE USER MAPPING FOR/ ],
+
+	# attaching
+	[ 'to think that rows are sent that are there', q(SELECT kapture_attach('clients', '{"customer_name": "name", "phone": "mobile"}')),
+		qr/NOTICE:  changes of table "clients" are sent to server "kapture" from now on/, qr/Mapped: phone from column "mobile", customer_name from column "name"\./,
+		qr/Of the rows that are there already, 2 have no Kapture id .* use CALL kapture_backfill\('public\.clients'\)\./ ],
+	[ 'to think so of many', q(INSERT INTO clients SELECT i FROM generate_series(10, 10010) AS i; SELECT kapture_attach('clients')),
+		qr/NOTICE:  changes of table "clients" are sent/, qr/Mapped: /, qr/^HINT:  Rows that are there already are sent when they change; .* use CALL kapture_backfill/m ],
+	[ 'a field misspelt', q(SELECT kapture_attach('clients', '{"customer_name": "name", "phone": "mobile", "gendre": "extra"}')),
+		qr/NOTICE:  "gendre" is not a field that Kapture documents/, qr/sent under this name all the same, which Kapture may ignore/, qr/Perhaps you meant the field "gender"/ ],
+	[ 'a field abbreviated', q(SELECT kapture_attach('clients', '{"Name": "name", "phone": "mobile"}')),
+		qr/NOTICE:  "Name" is not a field that Kapture documents/, qr/Kapture may ignore/, qr/Perhaps you meant the field "customer_name"/ ],
+	[ 'no name', q(SELECT kapture_attach('clients', '{"phone": "mobile"}')),
+		qr/ERROR:  no column is mapped to "customer_name"/, qr/Kapture accepts customers with a name/, qr/Say which column feeds which field/ ],
+	[ 'a column misspelt', q(SELECT kapture_attach('clients', '{"customer_name": "nmae", "phone": "mobile"}')),
+		qr/ERROR:  column "nmae" of relation "clients" does not exist/, qr/maps the Kapture field "customer_name" to it/, qr/Perhaps you meant the column "name"/ ],
+	[ 'field and column swapped', q(SELECT kapture_attach('plain', '{"name": "customer_name", "mobile": "phone"}')),
+		qr/ERROR:  column "(?:customer_name|phone)" of relation "plain" does not exist/, qr/maps the Kapture field/, qr/may be swapped: .* as in \{"(?:customer_name": "name|phone": "mobile)"\}/ ],
+	[ 'field and column swapped, both columns', q(SELECT kapture_attach('clients', '{"name": "customer_name", "mobile": "phone"}')),
+		qr/NOTICE:  "name" is not a field/, qr/Kapture may ignore/, qr/may be swapped: .* as in \{"customer_name": "name"\}/ ],
+	[ 'no names that fit', q(SELECT kapture_attach('plain')),
+		qr/ERROR:  table "plain" has no column named like a field/, qr/no column named like a field/, qr/Say which column feeds which field/ ],
+	[ 'a number as a phone', q(SELECT kapture_attach('clients', '{"customer_name": "name", "phone": "age"}')),
+		qr/NOTICE:  field "phone" gets the text of column "age" of type integer/, qr/has lost leading zeros/, qr/Map a column that holds the text/ ],
+	[ 'JSON as a city', q(SELECT kapture_attach('clients', '{"customer_name": "name", "phone": "mobile", "city": "extra"}')),
+		qr/NOTICE:  field "city" gets the text of column "extra" of type jsonb/, qr/The whole value is sent/, qr/Map a column that holds the text/ ],
+	[ 'no primary key', q(SELECT kapture_attach('keyless')),
+		qr/ERROR:  table "keyless" has no primary key/, qr/finds a row again by its primary key/, qr/ADD COLUMN id bigint/ ],
+	[ 'a view', q(CREATE VIEW v AS SELECT * FROM clients; SELECT kapture_attach('v')),
+		qr/ERROR:  "v" cannot be attached/, qr/Only tables can be attached/, qr/Attach the table that the view shows/ ],
+	[ 'attaching twice', q(SELECT kapture_attach('customers')),
+		qr/ERROR:  table "customers" is attached to Kapture already/, qr/already/, qr/Use kapture_detach\(\) first/ ],
+	[ 'a server that is not there', q(SELECT kapture_attach('clients', server => 'nope')),
+		qr/ERROR:  server "nope" does not exist/, qr/does not exist/, qr/Use CREATE SERVER nope/ ],
+	[ 'on_duplicate misspelt', q(SELECT kapture_attach('clients', on_duplicate => 'skip')),
+		qr/ERROR:  invalid value for argument "on_duplicate": "skip"/, qr/invalid value/, qr/Valid values are/ ],
+
+	# attached tables
+	[ 'to detach what waits', q(SELECT kapture_detach('customers')),
+		qr/NOTICE:  what waits to be sent for 2 rows of table "customers" is given up/, qr/Kapture does not have these changes/, qr/To keep them, roll back; kapture_pause\(\)/ ],
+	[ 'to detach another table', q(SELECT kapture_detach('clients')),
+		qr/ERROR:  table "clients" is not attached to Kapture/, qr/not attached/, qr/the view kapture_status shows attached tables/ ],
+	[ 'to drop a mapped column', q(ALTER TABLE customers DROP COLUMN city),
+		qr/WARNING:  Kapture's field "city" is no longer sent for table "customers"/, qr/fed by column "city", which is dropped/, qr/To map another column/ ],
+	[ 'to drop the column of ids', q(ALTER TABLE customers DROP COLUMN kapture_customer_id),
+		qr/WARNING:  nothing is sent for table "customers" without column "kapture_customer_id"/, qr/receives the ids/, qr/Add it again/ ],
+	[ 'to drop the server', q(DROP SERVER kapture),
+		qr/ERROR:  cannot drop server kapture/, qr/trigger kapture_capture on table customers depends on server kapture/, qr/DROP \.\.\. CASCADE/ ],
+	[ 'to retry a row that is not there', q(SELECT kapture_retry('customers', '77')),
+		qr/NOTICE:  table "customers" has no failed row with key "77"/, qr/There is no such row, or its last try did not fail/, qr/in the view kapture_failures/ ],
+	[ 'to discard a row that is not there', q(SELECT kapture_discard('customers', '77')),
+		qr/NOTICE:  table "customers" has no failed row with key "77"/, qr/There is no such row, or/, qr/in the view kapture_failures/ ],
+	[ 'to preview a row that is not there', q(SELECT kapture_preview('customers', '77')),
+		qr/ERROR:  there is no row with key "77"/, qr/there is no row/, qr/Give the primary key as text/ ],
+	[ 'a backfill of another table', q(SELECT kapture_backfill_slice('clients', 10)),
+		qr/ERROR:  table "clients" is not attached/, qr/not attached/, qr/Use kapture_attach\(\)/ ],
+
+	# pulling
+	[ 'a refresh without the grant', q(SET ROLE clerk; CALL kapture_refresh('2021-03-14', '2021-03-15')),
+		qr/ERROR:  permission denied for table kapture_customers/, qr/with the rights of its caller/,
+		qr/GRANT SELECT, INSERT, UPDATE ON kapture_customers, kapture_contacts, kapture_refresh_run TO clerk/, 'by itself' ],
+	[ 'a refresh in a transaction', q(CALL kapture_refresh('2021-03-14', '2021-03-15')),
+		qr/ERROR:  kapture_refresh cannot run inside a transaction block/, qr/It commits each window/, qr/Use CALL outside of BEGIN/ ],
+	[ 'dates the wrong way round', q(SELECT * FROM kapture_pull_customers('2021-03-20', '2021-03-14')),
+		qr/ERROR:  argument "start_date" is after "end_date"/, qr/from 2021-03-20 00:00:00 to 2021-03-14/, qr/Give the earlier time first/ ],
+	[ 'criteria that are none', q(SELECT kapture_find_customers('{"name": "Priya"}')),
+		qr/ERROR:  argument "criteria" has no criterion that Kapture searches by/, qr/no criterion/, qr/Give at least one of "kapture_customer_id"/ ],
+
+	# foreign tables
+	[ 'a foreign table with id as text', q(CREATE FOREIGN TABLE f (id text, name text) SERVER kapture OPTIONS (object 'customers')),
+		qr/WARNING:  Kapture's customers have no column "id" of type text/, qr/no column "id" of type text/, qr/Give the column the type bigint/ ],
+	[ 'and a query of it', q(CREATE FOREIGN TABLE f (id text, name text) SERVER kapture; SELECT * FROM f WHERE id = '1'),
+		qr/ERROR:  Kapture's customers have no column "id" of type text/, qr/no column "id" of type text/, qr/Give the column the type bigint/ ],
+	[ 'a foreign table with a column misspelt', q(CREATE FOREIGN TABLE f (id bigint, campany_status text) SERVER kapture OPTIONS (object 'customers')),
+		qr/WARNING:  Kapture's customers have no column "campany_status"/, qr/have no column/, qr/Perhaps you meant the column "company_status"/ ],
+	[ 'a query for everything', q(CREATE FOREIGN TABLE f (id bigint, name text) SERVER kapture; SELECT * FROM f),
+		qr/ERROR:  Kapture cannot be asked for all of "f"/, qr/cannot be asked for all/, qr/Add a condition "id = \.\.\."/ ],
+	[ 'another schema to import', q(IMPORT FOREIGN SCHEMA public FROM SERVER kapture INTO public),
+		qr/ERROR:  schema "public" is not there to import/, qr/not there/, qr/Use IMPORT FOREIGN SCHEMA kapture/ ],
+
+	# direct calls
+	[ 'a field misspelt in a call', q(SELECT kapture_add_customer('{"name": "Priya", "phone": "9845765226"}')),
+		qr/NOTICE:  "name" is not a field that Kapture documents/, qr/Kapture may ignore it/, qr/Perhaps you meant the field "customer_name"/ ],
+	[ 'a criterion that is none', q(SELECT kapture_get_customer('{"name": "Priya"}')),
+		qr/NOTICE:  "name" is not a criterion that Kapture documents/, qr/ignore it, and find nobody/, qr/Kapture searches by/ ],
+	[ 'an array of customers', q(SELECT kapture_add_customer('[{"customer_name": "Priya"}]')),
+		qr/ERROR:  argument "customer" must be a JSON object/, qr/must be a JSON object/, qr/Call the function once for each object/ ],
+	[ 'an update of nobody', q(SELECT kapture_update_customer('{"phone": "9845765226"}')),
+		qr/ERROR:  argument "customer" has no "kapture_customer_id"/, qr/has no/, qr/Name the customer to update by the id/ ],
+	[ 'nothing to search for', q(SELECT kapture_get_customer('{}')),
+		qr/ERROR:  argument "criteria" must not be an empty object/, qr/empty/, qr/Write something like/ ],
+
+	# options
+	[ 'an option that there is not', q(ALTER SERVER kapture OPTIONS (ADD key 'k')),
+		qr/ERROR:  invalid option "key"/, qr/invalid option/, qr/Valid options in this context are: url, / ],
+	[ 'plain http', q(CREATE SERVER s FOREIGN DATA WRAPPER kapture_fdw OPTIONS (url 'http://acme.kapturecrm.com')),
+		qr/ERROR:  invalid value for option "url"/, qr/would send keys and customers' data unencrypted/, qr/Use https/ ],
+	[ 'no url', q(CREATE SERVER s FOREIGN DATA WRAPPER kapture_fdw),
+		qr/ERROR:  option "url" is required/, qr/required/, qr/with the address that Kapture assigned/ ],
+	[ 'a secret in the headers of a server', q(ALTER SERVER kapture OPTIONS (ADD headers '{"x-api-key": "s"}')),
+		qr/ERROR:  header "x-api-key" of option "headers" looks like a secret/, qr/Everybody who can connect/, qr/Put it into the user mapping/ ],
+);
+
+# What a statement of a session reports, all of it.
+sub reported
+{
+	my ($sql, $alone) = @_;
+	$sql = "BEGIN;\n$sql;\nROLLBACK" unless $alone;
+	my ($rc, $out, $err) = $node->psql('postgres', "$sql;", on_error_stop => 0);
+	$err =~ s/^psql:<stdin>:\d+: //mg;
+	return $err;
+}
+
+foreach my $case (@mistakes)
+{
+	my ($mistake, $sql, $what, $why, $do, $alone) = @$case;
+	my $reported = reported($sql, $alone);
+
+	# the message that names it, with its lines of DETAIL and HINT, not another one
+	my ($message) = grep { $_ =~ $what } split /(?=^(?:ERROR|WARNING|NOTICE):)/m, $reported;
+	$message //= '';
+	my ($hint) = $message =~ /^(HINT: .*)$/m;
+	my @missing = grep { $_ } ($message ? '' : 'what'), ($message =~ $why ? '' : 'why'), (($hint // '') =~ $do ? '' : 'what to do');
+	is("@missing", '', "what, why and what to do: $mistake") or diag($reported);
+}
+
+# --- one that is not a mistake is not reported
+unlike(reported(q(SELECT kapture_retry('customers'))), qr/NOTICE/, 'that nothing has failed is no mistake');
+unlike(reported(q(SELECT kapture_add_customer('{"customer_name": "Ravi", "phone": "9845765230"}'))), qr/NOTICE/, 'documented fields are taken as they are');
+unlike(reported(q(SELECT kapture_attach('clients', '{"customer_name": "name", "phone": "mobile", "customer_assign_emp_code": "age"}'))), qr/gets the text/, 'codes of employees may be numbers');
+like(reported(q(SELECT kapture_pause('customers'))), qr/NOTICE:  table "customers" is paused already/, 'pausing twice is reported');
+like(reported(q(SELECT kapture_resume('customers'); SELECT kapture_resume('customers'))), qr/NOTICE:  table "customers" is not paused/, 'and resuming twice');
+
+# --- what keeps changes from being sent is reported when a table is attached
+my $attach = q(SELECT kapture_attach('clients', '{"customer_name": "name", "phone": "mobile"}'));
+$node->safe_psql('postgres', 'ALTER SYSTEM SET kapture_sync.enabled = off');
+$node->reload;
+poll_ok($node, "SELECT current_setting('kapture_sync.enabled') = 'off'", 'the sync is off');
+like(reported($attach), qr/WARNING:  nothing is sent while "kapture_sync\.enabled" is off\nDETAIL:  .*wait.*\nHINT:  /, 'which is reported');
+$node->safe_psql('postgres', "ALTER SYSTEM RESET kapture_sync.enabled");
+$node->safe_psql('postgres', "ALTER SYSTEM SET kapture_sync.excluded_databases = 'other, postgres'");
+$node->reload;
+poll_ok($node, "SELECT current_setting('kapture_sync.excluded_databases') <> ''", 'the database is excluded');
+like(reported($attach), qr/WARNING:  database "postgres" sends nothing while "kapture_sync\.excluded_databases" names it\nDETAIL:  .*\nHINT:  /, 'which is reported');
+$node->safe_psql('postgres', 'ALTER SYSTEM RESET kapture_sync.excluded_databases');
+$node->reload;
+poll_ok($node, "SELECT current_setting('kapture_sync.excluded_databases') = ''", 'it is not excluded any more');
+unlike(reported($attach), qr/WARNING/, 'and there is nothing to warn of');
+
+# --- what logical replication brings is not captured unless it is asked for
+$node->safe_psql('postgres', "CREATE SUBSCRIPTION other CONNECTION 'dbname=none' PUBLICATION none WITH (connect = false, enabled = false, slot_name = NONE)");
+$node->safe_psql('postgres', "INSERT INTO pg_subscription_rel VALUES ((SELECT oid FROM pg_subscription), 'clients'::regclass, 'r', NULL)");
+like(reported($attach), qr/NOTICE:  what logical replication brings into table "clients" is not sent to Kapture\nDETAIL:  .*\nHINT:  .*replicated => true/, 'that what is replicated is not sent is reported');
+unlike(reported(q(SELECT kapture_attach('clients', '{"customer_name": "name", "phone": "mobile"}', replicated => true))), qr/logical replication/, 'but not if it is sent');
+
+$node->stop;
+done_testing();
