@@ -17,12 +17,13 @@ my %below = (
 	api => [qw(base traffic)],
 	mapping => [qw(base cluster api)],
 	table => [qw(base cluster traffic api mapping)],
+	steer => [qw(base cluster traffic api mapping table)],
 	calls => [qw(base cluster traffic api)],
 	push => [qw(base cluster traffic api mapping calls table)],
 	pull => [qw(base cluster traffic api mapping table)],
 	fdw => [qw(base traffic api pull)],
-	observe => [qw(base cluster traffic api mapping calls table push pull)],
-	'.' => [qw(base cluster traffic api mapping calls table push pull fdw observe)]);
+	observe => [qw(base cluster traffic api mapping calls table steer push pull)],
+	'.' => [qw(base cluster traffic api mapping calls table steer push pull fdw observe)]);
 
 # names that "#include" would take for a directory of PostgreSQL's
 my @theirs = qw(catalog commands common foreign port storage utils);
