@@ -50,7 +50,7 @@ CREATE OR REPLACE FUNCTION @extschema@.kapture_server_states(
 RETURNS SETOF record
 LANGUAGE C VOLATILE STRICT AS 'MODULE_PATHNAME', 'kapture_server_states';
 COMMENT ON FUNCTION @extschema@.kapture_server_states() IS
-'what the worker says of the servers it sends to: ok, misconfigured, denied, throttled, failing, outdated';
+'what the worker says of the servers it sends to: ok, misconfigured, denied, refusing, throttled, failing, outdated';
 
 CREATE OR REPLACE FUNCTION @extschema@.kapture_add_customer(customer jsonb, server name DEFAULT 'kapture') RETURNS jsonb
 LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'kapture_add_customer';
@@ -93,6 +93,23 @@ CREATE OR REPLACE FUNCTION @extschema@.kapture_call(api text, body jsonb, server
 LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'kapture_call';
 COMMENT ON FUNCTION @extschema@.kapture_call(text, jsonb, name) IS
 'calls any API of the account, by name (ticket_add, order_add, ...) or path, and returns its answer as it is; raises an error if there is none';
+
+CREATE OR REPLACE FUNCTION @extschema@.kapture_send(api text, body jsonb, server name DEFAULT 'kapture',
+	reference text DEFAULT NULL, retry text DEFAULT 'unsent')
+RETURNS bigint
+LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'kapture_send_call';
+COMMENT ON FUNCTION @extschema@.kapture_send(text, jsonb, name, text, text) IS
+'has any API of the account called after the transaction''s commit, and returns the id of the call in kapture_calls; nothing is sent on rollback';
+
+CREATE OR REPLACE FUNCTION @extschema@.kapture_retry_call(call_id bigint) RETURNS void
+LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'kapture_retry_call';
+COMMENT ON FUNCTION @extschema@.kapture_retry_call(bigint) IS
+'has a call of kapture_send() that waits, failed, was discarded, or has an unknown outcome sent again at once';
+
+CREATE OR REPLACE FUNCTION @extschema@.kapture_discard_call(call_id bigint) RETURNS void
+LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'kapture_discard_call';
+COMMENT ON FUNCTION @extschema@.kapture_discard_call(bigint) IS
+'gives up a call of kapture_send() that waits, failed, or has an unknown outcome';
 
 CREATE OR REPLACE FUNCTION @extschema@.kapture_phone(phone text) RETURNS text
 LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'kapture_phone';

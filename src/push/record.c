@@ -13,6 +13,7 @@
 
 #include "api/http.h"
 #include "cluster/guard.h"
+#include "push/call_sender.h"
 #include "push/notify.h"
 #include "push/queue.h"
 #include "push/record.h"
@@ -245,6 +246,8 @@ kapture_record_collect(Worker *worker)
 		WorkerTask *task = kapture_http_owner(request);
 		const KaptureHttpAnswer *answer = kapture_http_answer(request);
 
+		if (kapture_calls_take(request))
+			continue;
 		kapture_request_pool_ended(&task->server->pool);
 		task->server->share->in_flight--;
 		if (worker->nanswered++ == 0)
@@ -430,6 +433,16 @@ kapture_record_rest(Worker *worker)
 	kapture_record_settle_apart(worker, &tasks);
 }
 
+/* Rows that were parked for what turns out to be the account's matter wait instead. */
+static void
+record_release(Worker *worker, TimestampTz now)
+{
+	dlist_iter	iter;
+
+	dlist_foreach(iter, &worker->servers)
+		kapture_refusals_release(&dlist_container(WorkerServer, node, iter.cur)->refusals, now);
+}
+
 /* Takes in the answers that were collected, and records what they mean. */
 static void
 record_do(void *arg)
@@ -446,6 +459,7 @@ record_do(void *arg)
 		WorkerServer *server = task->server;
 
 		record_take(task, now);
+		kapture_refusals_judge(&server->refusals, &task->task, now);
 		if (task->task.state == KAPTURE_TASK_SEND)
 		{
 			dlist_push_head(&server->ready, &task->node);
@@ -460,6 +474,7 @@ record_do(void *arg)
 	worker->nanswered = 0;
 	worker->trouble = false;
 	kapture_record_settle(worker, settled);
+	record_release(worker, now);
 }
 
 /* Records what the answers that were collected mean. */

@@ -16,6 +16,7 @@
 #include "cluster/report.h"
 #include "cluster/shmem.h"
 #include "push/notify.h"
+#include "push/refusals.h"
 #include "push/task.h"
 #include "table/origin.h"
 #include "table/outbox.h"
@@ -66,6 +67,7 @@ typedef struct WorkerServer
 	KaptureServerState health;
 	KaptureRequestPool pool;	/* of its requests */
 	bool		asked;			/* for not_before: by the server itself */
+	KaptureRefusals refusals;
 } WorkerServer;
 
 /* An attached table. */

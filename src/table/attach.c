@@ -44,12 +44,13 @@
 #include "base/compat.h"
 #include "base/family.h"
 #include "base/owner_sql.h"
+#include "base/user_code.h"
 #include "base/version.h"
 #include "cluster/shmem.h"
+#include "mapping/attach_advice.h"
 #include "mapping/expression.h"
 #include "mapping/field_map.h"
 #include "mapping/source.h"
-#include "table/advice.h"
 #include "table/attach.h"
 #include "table/binding.h"
 #include "table/capture.h"
@@ -65,6 +66,9 @@ PG_FUNCTION_INFO_V1(kapture_pause);
 PG_FUNCTION_INFO_V1(kapture_resume);
 PG_FUNCTION_INFO_V1(kapture_retry);
 PG_FUNCTION_INFO_V1(kapture_discard);
+
+/* So many rows are looked at to find out how many there are. */
+#define ATTACH_MAX_COUNTED	10000
 
 /* How a table is to be attached. */
 typedef struct AttachRequest
@@ -731,6 +735,62 @@ attach_take_mappings(FunctionCallInfo fcinfo, AttachRequest *request, Relation r
 	relation_close(view, NoLock);
 }
 
+/* What the first ATTACH_MAX_COUNTED rows of a table show. */
+typedef struct AttachRows
+{
+	const KaptureAttachment *att;
+	bool		whole;			/* it has no more */
+	int64		without_id;
+} AttachRows;
+
+static void
+attach_do_count(void *arg)
+{
+	AttachRows *rows = arg;
+	bool		isnull;
+
+	if (kapture_user_code_execute(psprintf("SELECT pg_catalog.count(*) <= %d, pg_catalog.count(*) FILTER (WHERE l.wanted)"
+										   " FROM (SELECT %s FROM %s AS r LIMIT %d) AS l (wanted)",
+										   ATTACH_MAX_COUNTED, kapture_row_selection(rows->att, true, NULL),
+										   kapture_row_source(rows->att), ATTACH_MAX_COUNTED + 1),
+								  0, NULL, NULL, NULL, true) != SPI_OK_SELECT)
+		elog(ERROR, "could not count rows");
+	rows->whole = DatumGetBool(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull));
+	rows->without_id = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 2, &isnull));
+}
+
+/*
+ * What to do to have the rows sent that the table has already; palloc'ed, NULL:
+ * there are none.
+ */
+static char *
+attach_backfill_hint(KaptureAttachment *att)
+{
+	AttachRows	rows = {att};
+	char	   *call = psprintf("CALL kapture_backfill(%s)", quote_literal_cstr(kapture_row_relation_name(att->root)));
+
+	/* what keeps them from being counted is reported when they are read */
+	if (kapture_row_run(att, NULL, attach_do_count, &rows) != NULL)
+		rows.whole = false;
+	if (rows.whole && rows.without_id == 0)
+		return NULL;
+	if (rows.whole)
+		return psprintf(_("Of the rows that are there already, %lld have no Kapture id and are sent when they change; to send them now, use %s."),
+						(long long) rows.without_id, call);
+	return psprintf(_("Rows that are there already are sent when they change; to send those without a Kapture id now, use %s."), call);
+}
+
+/* Reports what has come of it. */
+static void
+attach_report(Oid relid)
+{
+	Relation	rel = relation_open(relid, AccessShareLock);
+	KaptureAttachment *att = kapture_catalog_attachment(rel);
+
+	kapture_advice_attached(att, attach_backfill_hint(att));
+	relation_close(rel, NoLock);
+}
+
 /*
  * kapture_attach(relation regclass, columns jsonb, server name,
  *				  on_duplicate text, replicated boolean, pull boolean,
@@ -769,13 +829,13 @@ kapture_attach(PG_FUNCTION_ARGS)
 	if (request.pull)
 		kapture_attach_index_id_column(relid, name, request.id_column);
 	attach_store(relid, &request);
-	kapture_origin_claim();
+	(void) kapture_origin_claim();
 	attach_drop_leftovers(relid);
 	attach_create_triggers(name, request.replicated);
 	attach_check_name(relid, true);
 	kapture_binding_depend(relid, serverid);
 	kapture_attach_try(relid);
-	kapture_advice_attached(relid);
+	attach_report(relid);
 	kapture_attach_announce();
 	PG_RETURN_VOID();
 }
