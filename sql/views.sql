@@ -149,9 +149,13 @@ GRANT SELECT ON @extschema@.kapture_pull_failures TO PUBLIC;
 
 CREATE OR REPLACE VIEW @extschema@.kapture_attachments WITH (security_barrier) AS
 SELECT a.attachment_id, a.relation, a.server,
-	(SELECT pg_catalog.jsonb_object_agg(k.field, k.column_name ORDER BY k.bit)
+	(SELECT pg_catalog.jsonb_object_agg(k.field, CASE
+		WHEN k.expression IS NOT NULL THEN pg_catalog.jsonb_build_object('expression', k.expression)
+		WHEN k.column_name IS NULL THEN pg_catalog.jsonb_build_object('constant', k.constant)
+		ELSE pg_catalog.to_jsonb(k.column_name) END ORDER BY k.bit)
 	 FROM @extschema@.kapture_column k WHERE k.attachment_id = a.attachment_id) AS columns,
-	a.on_duplicate, a.replicated, a.pull, a.on_conflict, a.id_column, a.key_columns, a.paused, a.attached_at
+	a.on_duplicate, a.replicated, a.pull, a.on_conflict, a.id_column, a.key_columns, a.paused, a.attached_at,
+	a.filter, a.on_leave
 FROM @extschema@.kapture_attachment a
 JOIN pg_catalog.pg_class c ON c.oid = a.relation
 WHERE pg_catalog.pg_has_role(c.relowner, 'USAGE');
@@ -159,7 +163,7 @@ COMMENT ON VIEW @extschema@.kapture_attachments IS 'attached tables of the curre
 COMMENT ON COLUMN @extschema@.kapture_attachments.attachment_id IS 'number of the attachment, as in kapture_history';
 COMMENT ON COLUMN @extschema@.kapture_attachments.relation IS 'the attached table';
 COMMENT ON COLUMN @extschema@.kapture_attachments.server IS 'foreign server its rows go to';
-COMMENT ON COLUMN @extschema@.kapture_attachments.columns IS 'which column feeds which Kapture field, as kapture_attach takes it';
+COMMENT ON COLUMN @extschema@.kapture_attachments.columns IS 'which column, expression or constant feeds which Kapture field, as kapture_attach takes it';
 COMMENT ON COLUMN @extschema@.kapture_attachments.on_duplicate IS 'link: take the existing customer''s id; fail: park the row';
 COMMENT ON COLUMN @extschema@.kapture_attachments.replicated IS 'changes applied by logical replication are captured, too';
 COMMENT ON COLUMN @extschema@.kapture_attachments.pull IS 'pulled customers update rows of the table, or become new ones';
@@ -168,6 +172,8 @@ COMMENT ON COLUMN @extschema@.kapture_attachments.id_column IS 'column that rece
 COMMENT ON COLUMN @extschema@.kapture_attachments.key_columns IS 'primary key of the table, in whose order a row_key has its values';
 COMMENT ON COLUMN @extschema@.kapture_attachments.paused IS 'changes are captured, but not sent; see kapture_pause';
 COMMENT ON COLUMN @extschema@.kapture_attachments.attached_at IS 'when the table was attached';
+COMMENT ON COLUMN @extschema@.kapture_attachments.filter IS 'which rows go to Kapture; NULL: all';
+COMMENT ON COLUMN @extschema@.kapture_attachments.on_leave IS 'what is sent for a customer whose row leaves the filter';
 GRANT SELECT ON @extschema@.kapture_attachments TO PUBLIC;
 
 CREATE OR REPLACE VIEW @extschema@.kapture_orphans WITH (security_barrier) AS
@@ -224,7 +230,7 @@ COMMENT ON COLUMN @extschema@.kapture_status.parked IS 'rows that wait for a cor
 COMMENT ON COLUMN @extschema@.kapture_status.oldest_age IS 'age of the oldest change that is not with Kapture; NULL: nothing waits';
 COMMENT ON COLUMN @extschema@.kapture_status.last_success IS 'when a row was last done with';
 COMMENT ON COLUMN @extschema@.kapture_status.last_error IS 'why no rows of the table can be sent, or the latest failure of those that wait';
-COMMENT ON COLUMN @extschema@.kapture_status.server_state IS 'ok, misconfigured, denied, throttled, failing, outdated; NULL: no worker, or no room for it (see docs/operating.md)';
+COMMENT ON COLUMN @extschema@.kapture_status.server_state IS 'ok, misconfigured, denied, refusing, throttled, failing, outdated; NULL: no worker, or no room for it (see docs/operating.md)';
 COMMENT ON COLUMN @extschema@.kapture_status.server_message IS 'what the server said';
 COMMENT ON COLUMN @extschema@.kapture_status.server_retry_at IS 'no request before that';
 COMMENT ON COLUMN @extschema@.kapture_status.exact IS 'are the numbers counts? false: estimates by the statistics of the queue''s tables, which count all attached tables together';

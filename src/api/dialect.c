@@ -4,9 +4,9 @@
  *
  * All of the extension makes bodies as the vendor's document has them: one flat
  * object with our names of the fields.  Just before it is sent, such a body gets
- * the account's names and nesting (options field_names and get_field_names), what
- * goes with each request (add_fields, update_fields), and the array around it
- * (add_body, update_body).  Option dialect stands for a set of these options.
+ * (kapture_message_body) the account's names and nesting (options field_names and
+ * get_field_names), what goes with each request (add_fields, update_fields), and
+ * the array around it.  Option dialect stands for a set of these options.
  *
  * A path is names with dots between them, each perhaps with a position in an
  * array: "contact_info[0].contact_person_name".
@@ -18,13 +18,13 @@
 #include <ctype.h>
 
 #include "lib/stringinfo.h"
+#include "mb/pg_wchar.h"
 #include "nodes/pg_list.h"
 #include "utils/builtins.h"
 #include "utils/json.h"
 
 #include "api/dialect.h"
 #include "api/field.h"
-#include "api/reply.h"
 
 #define DIALECT_ID		"kapture_customer_id"
 
@@ -158,9 +158,12 @@ dialect_is_path(const char *path)
 	return path != NULL;
 }
 
-/* A field's path in requests, by the account's names; palloc'ed. */
-static char *
-dialect_path(const KaptureDialectEntry *names, const char *field)
+/*
+ * kapture_dialect_path
+ *		Where requests have a field, by the account's names (NULL: ours); palloc'ed.
+ */
+char *
+kapture_dialect_path(const KaptureDialectEntry *names, const char *field)
 {
 	const char *rest = NULL;
 	const char *star;
@@ -187,9 +190,9 @@ dialect_path(const KaptureDialectEntry *names, const char *field)
 static char *
 dialect_text(const JsonbValue *value)
 {
-	size_t		len;
+	char	   *text = pnstrdup(value->val.string.val, value->val.string.len);
 
-	return kapture_message_to_utf8(pnstrdup(value->val.string.val, value->val.string.len), &len);
+	return pg_server_to_any(text, strlen(text), PG_UTF8);
 }
 
 /*
@@ -254,7 +257,7 @@ kapture_dialect_read_constants(Jsonb *json, char **why)
 	JsonbIteratorToken token;
 	JsonbValue	value;
 	Jsonb	   *content;
-	size_t		len;
+	char	   *text;
 
 	(void) JsonbIteratorNext(&it, &value, true);
 	while ((token = JsonbIteratorNext(&it, &value, true)) == WJB_KEY)
@@ -267,7 +270,8 @@ kapture_dialect_read_constants(Jsonb *json, char **why)
 		}
 		(void) JsonbIteratorNext(&it, &value, true);
 		content = JsonbValueToJsonb(&value);
-		entry->value = kapture_message_to_utf8(JsonbToCString(NULL, &content->root, VARSIZE(content)), &len);
+		text = JsonbToCString(NULL, &content->root, VARSIZE(content));
+		entry->value = pg_server_to_any(text, strlen(text), PG_UTF8);
 		entry++;
 	}
 	return entries;
@@ -351,7 +355,7 @@ kapture_dialect_conflict(const KaptureDialectEntry *names, const KaptureDialectE
 
 		if (!kapture_fields[i].is_mapped && strcmp(field, DIALECT_ID) != 0)
 			continue;
-		path = dialect_path(names, field);
+		path = kapture_dialect_path(names, field);
 		foreach(lc, paths)
 		{
 			if (strcmp(lfirst(lc), path) == 0)
@@ -427,7 +431,7 @@ dialect_put_fields(DialectNode *root, const KaptureDialectEntry *names, const ch
 	{
 		const char *quote = strchr(p + 1, '"'); /* fields' names need no escapes */
 		char	   *field = pnstrdup(p + 1, quote - p - 1);
-		char	   *path = dialect_path(names, field);
+		char	   *path = kapture_dialect_path(names, field);
 		const char *end;
 
 		p = quote + 1;
@@ -444,47 +448,24 @@ dialect_put_fields(DialectNode *root, const KaptureDialectEntry *names, const ch
 
 /*
  * kapture_dialect_body
- *		The body to send for a flat object with our names of the fields, of "len"
- *		bytes, which a zero follows.
+ *		The object to send for a flat one that has our names of the fields.
  *
- * The result is palloc'ed, with its length in *result_len.  Errors: HV024 a field's
- * name is that of something else.
+ * Either list may be NULL.  The result is palloc'ed.  Errors: HV024 a field's name
+ * is that of something else.
  */
 char *
-kapture_dialect_body(const KaptureServer *server, KaptureApi api,
-					 const char *body, size_t len, size_t *result_len)
+kapture_dialect_body(const KaptureDialectEntry *names, const KaptureDialectEntry *constants,
+					 const char *body)
 {
-	const KaptureDialectEntry *names = server->names[api];
-	const KaptureDialectEntry *constants = server->constants[api];
 	DialectNode root = {0};
 	StringInfoData out;
 
+	for (const KaptureDialectEntry *entry = constants; entry && entry->key; entry++)
+		(void) dialect_put(&root, entry->key, entry->value);
+	dialect_put_fields(&root, names, body);
 	initStringInfo(&out);
-	if (server->body_array[api])
-		appendStringInfoChar(&out, '[');
-	if ((names && names->key) || (constants && constants->key))
-	{
-		for (const KaptureDialectEntry *entry = constants; entry && entry->key; entry++)
-			(void) dialect_put(&root, entry->key, entry->value);
-		dialect_put_fields(&root, names, body);
-		dialect_write(&out, &root);
-	}
-	else
-		appendBinaryStringInfo(&out, body, len);
-	if (server->body_array[api])
-		appendStringInfoChar(&out, ']');
-	*result_len = out.len;
+	dialect_write(&out, &root);
 	return out.data;
-}
-
-/*
- * kapture_dialect_path
- *		Where requests to that API have a field, as users write it; palloc'ed.
- */
-char *
-kapture_dialect_path(const KaptureServer *server, KaptureApi api, const char *field)
-{
-	return dialect_path(server->names[api], field);
 }
 
 /*
@@ -493,10 +474,10 @@ kapture_dialect_path(const KaptureServer *server, KaptureApi api, const char *fi
  *		there.
  */
 bool
-kapture_dialect_value(const KaptureServer *server, KaptureApi api, Jsonb *object,
+kapture_dialect_value(const KaptureDialectEntry *names, Jsonb *object,
 					  const char *field, JsonbValue *value)
 {
-	const char *path = dialect_path(server->names[api], field);
+	const char *path = kapture_dialect_path(names, field);
 	JsonbContainer *container = &object->root;
 
 	for (;;)

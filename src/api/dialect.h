@@ -9,8 +9,6 @@
 
 #include "utils/jsonb.h"
 
-#include "api/option.h"
-
 /*
  * An entry of a server's field names (field -> path) or of its constants (path ->
  * JSON).  Paths are as users write them, all is UTF-8.
@@ -26,10 +24,10 @@ extern KaptureDialectEntry *kapture_dialect_read_constants(Jsonb *json, char **w
 extern char *kapture_dialect_conflict(const KaptureDialectEntry *names, const KaptureDialectEntry *constants);
 extern bool kapture_dialect_exists(const char *dialect);
 extern const char *kapture_dialect_preset(const char *dialect, const char *option);
-extern char *kapture_dialect_body(const KaptureServer *server, KaptureApi api,
-								  const char *body, size_t len, size_t *result_len);
-extern char *kapture_dialect_path(const KaptureServer *server, KaptureApi api, const char *field);
-extern bool kapture_dialect_value(const KaptureServer *server, KaptureApi api, Jsonb *object,
+extern char *kapture_dialect_body(const KaptureDialectEntry *names, const KaptureDialectEntry *constants,
+								  const char *body);
+extern char *kapture_dialect_path(const KaptureDialectEntry *names, const char *field);
+extern bool kapture_dialect_value(const KaptureDialectEntry *names, Jsonb *object,
 								  const char *field, JsonbValue *value);
 
 #endif							/* KAPTURE_DIALECT_H */

@@ -29,6 +29,7 @@
 #include "api/option.h"
 #include "api/reply.h"
 #include "base/compat.h"
+#include "base/text.h"
 
 PG_FUNCTION_INFO_V1(kapture_add_customer);
 PG_FUNCTION_INFO_V1(kapture_update_customer);
@@ -76,7 +77,7 @@ kapture_call_post(const KaptureServer *server, KaptureApi api, const char *text)
 
 	if (server->body_array[api])
 		text = psprintf("[%s]", text);
-	body = kapture_message_to_utf8(text, &len);
+	body = kapture_text_to_utf8(text, &len);
 	request = kapture_http_start_in_turn(server, api, body, len, WaitEventExtensionNew("KapturePace"));
 	answer = kapture_http_perform(request, WaitEventExtensionNew("KaptureHttp"));
 	ereport(DEBUG1,
@@ -108,9 +109,9 @@ static void
 call_check_id(const KaptureServer *server, Jsonb *customer)
 {
 	JsonbValue	id;
-	const char *field = kapture_dialect_path(server, KAPTURE_API_UPDATE, "kapture_customer_id");
+	const char *field = kapture_dialect_path(server->names[KAPTURE_API_UPDATE], "kapture_customer_id");
 
-	if (!kapture_dialect_value(server, KAPTURE_API_UPDATE, customer, "kapture_customer_id", &id) ||
+	if (!kapture_dialect_value(server->names[KAPTURE_API_UPDATE], customer, "kapture_customer_id", &id) ||
 		!kapture_argument_is_given(&id))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),

@@ -81,6 +81,8 @@ static const struct
 	"a trigger, check, cast or rule of the table is too slow: make it faster, then kapture_retry"},
 	{{"took no notice of being cancelled"},
 	"a trigger, check, cast or rule of the table catches query_canceled and goes on: have it end, then kapture_retry"},
+	{{"raised a fatal error", "had to end for it"},
+	"a trigger, check, cast or rule of the table ends the process that runs it: the server log has its error; change it, then kapture_retry"},
 	{{"changed no row"},
 	"a trigger or rule of the table keeps the id from being written: let it pass changes of the id column, then kapture_retry"},
 	{{"code of role", "must not run as role"},

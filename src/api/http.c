@@ -738,12 +738,12 @@ http_start(const KaptureServer *server, KaptureApi api,
 }
 
 /*
- * How many requests a server may have under way, as far as that goes.  A server that
- * has many must leave as many to others, and the last ones are for those that have
- * none.
+ * Returns how many requests a server, or an owner, may have in flight, as far as the
+ * process's connections go.  Who has many must leave as many to others, and the last
+ * ones are for those that have none.
  */
-static int
-http_room(void)
+int
+kapture_http_room(void)
 {
 	int			room = Max(http_most() - http_running, 0);
 
@@ -764,7 +764,7 @@ KaptureHttpRequest *
 kapture_http_start(const KaptureServer *server, KaptureApi api,
 				   const char *body, size_t body_len, void *owner, TimestampTz *when)
 {
-	int			place = kapture_limiter_take(server->serverid, Min(server->max_connections, http_room()),
+	int			place = kapture_limiter_take(server->serverid, Min(server->max_connections, kapture_http_room()),
 										 server->rate_limit, server->timeout, when);
 	KaptureHttpRequest *request = NULL;
 

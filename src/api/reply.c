@@ -29,10 +29,12 @@
 #include "utils/timestamp.h"
 
 #include "api/cleanse.h"
+#include "api/dialect.h"
 #include "api/identity.h"
 #include "api/reply.h"
 #include "api/words.h"
 #include "base/compat.h"
+#include "base/text.h"
 
 #define MESSAGE_MAX_TEXT	1000	/* bytes of Kapture's words that are kept */
 #define MESSAGE_MAX_WHY		200 /* bytes of a parser's complaint */
@@ -1062,24 +1064,32 @@ kapture_message_customers(Jsonb *answer, JsonbValue *customers)
  */
 
 /*
- * kapture_message_to_utf8
- *		Text in the database's encoding as UTF-8, with its length in *len.
+ * kapture_message_body
+ *		The body to send, in the form that the account wants, for a flat object with
+ *		our names of the fields: "len" bytes of UTF-8, which a zero follows.
  *
- * The result is always a palloc'ed copy.  Errors: 22021 if the text cannot be
- * UTF-8, as in a database with encoding SQL_ASCII.
+ * The result is palloc'ed, with its length in *result_len.  Errors as
+ * kapture_dialect_body().
  */
 char *
-kapture_message_to_utf8(const char *text, size_t *len)
+kapture_message_body(const KaptureServer *server, KaptureApi api,
+					 const char *body, size_t len, size_t *result_len)
 {
-	size_t		text_len = strlen(text);
-	char	   *utf8 = pg_server_to_any(text, text_len, PG_UTF8);
+	const KaptureDialectEntry *names = server->names[api];
+	const KaptureDialectEntry *constants = server->constants[api];
+	StringInfoData out;
 
-	if (GetDatabaseEncoding() == PG_SQL_ASCII)
-		(void) pg_verify_mbstr(PG_UTF8, text, text_len, false);
-	if (utf8 == text)
-		utf8 = pnstrdup(text, text_len);
-	*len = strlen(utf8);
-	return utf8;
+	initStringInfo(&out);
+	if (server->body_array[api])
+		appendStringInfoChar(&out, '[');
+	if (names || constants)
+		appendStringInfoString(&out, kapture_dialect_body(names, constants, body));
+	else
+		appendBinaryStringInfo(&out, body, len);
+	if (server->body_array[api])
+		appendStringInfoChar(&out, ']');
+	*result_len = out.len;
+	return out.data;
 }
 
 /*
@@ -1088,7 +1098,7 @@ kapture_message_to_utf8(const char *text, size_t *len)
  *		with a comma before it unless the object just began.
  *
  * Name and value are in the database's encoding; NULL is written as "", which
- * is how Kapture writes "no value".  Errors as kapture_message_to_utf8().
+ * is how Kapture writes "no value".  Errors as kapture_text_to_utf8().
  */
 void
 kapture_message_append_field(StringInfo body, const char *name,
@@ -1099,11 +1109,11 @@ kapture_message_append_field(StringInfo body, const char *name,
 
 	if (body->len > 0 && body->data[body->len - 1] != '{')
 		appendStringInfoString(body, ", ");
-	text = kapture_message_to_utf8(name, &len);
+	text = kapture_text_to_utf8(name, &len);
 	escape_json(body, text);
 	pfree(text);
 	appendStringInfoString(body, ": ");
-	text = kapture_message_to_utf8(value != NULL ? value : "", &len);
+	text = kapture_text_to_utf8(value != NULL ? value : "", &len);
 	escape_json(body, text);
 	pfree(text);
 }

@@ -509,8 +509,8 @@ catalog_read_former_key(KaptureAttachment *att, Relation rel)
  * Fills in the key: the attached table's primary key, with the column numbers of
  * "rel".  Leaves nkeys 0 if it has none, nor the columns of the one it had.
  */
-static void
-catalog_read_key(KaptureAttachment *att, Relation rel)
+void
+kapture_catalog_read_key(KaptureAttachment *att, Relation rel)
 {
 	HeapTuple	tuple = catalog_primary_key(att->root);
 	Form_pg_index index;
@@ -565,7 +565,7 @@ kapture_catalog_attachment(Relation rel)
 	if (att)
 	{
 		catalog_read_columns(att, rel);
-		catalog_read_key(att, rel);
+		kapture_catalog_read_key(att, rel);
 	}
 	return att;
 }
@@ -613,7 +613,8 @@ kapture_catalog_problem(const KaptureAttachment *att)
 	}
 	if (att->source_name && get_rel_relkind(att->source) != RELKIND_VIEW)
 		return psprintf("view %s, which the values of table \"%s\" come from, is gone", att->source_name, name);
-	if (att->id_attnum == InvalidAttrNumber)
+	/* a draft needs none */
+	if (att->id != 0 && att->id_attnum == InvalidAttrNumber)
 		return psprintf("table \"%s\" has no column \"%s\" any more, which receives the Kapture customer ids",
 						name, att->id_column);
 	return NULL;

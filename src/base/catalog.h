@@ -98,7 +98,7 @@ typedef struct KaptureAttached
 /* An attached table, or a partition or counted child of one. */
 typedef struct KaptureAttachment
 {
-	int32		id;
+	int32		id;				/* 0: a draft, see draft.c */
 	KaptureAttachedVersion version;
 	Oid			root;			/* the relation that was attached */
 	char	   *server;
@@ -138,6 +138,7 @@ extern Oid	kapture_catalog_attached_relation(int32 attachment_id);
 extern bool kapture_catalog_is_paused(int32 attachment_id);
 extern KaptureAttachment *kapture_catalog_attachment(Relation rel);
 extern KaptureAttachment *kapture_catalog_with_former_key(const KaptureAttachment *att, Relation rel);
+extern void kapture_catalog_read_key(KaptureAttachment *att, Relation rel);
 extern Oid	kapture_catalog_find_relation(const char *name);
 extern char *kapture_catalog_problem(const KaptureAttachment *att);
 extern int64 kapture_catalog_fields(const KaptureAttachment *att, Datum fields);

@@ -1,6 +1,6 @@
 /*
  * text.c
- *		What is kept of texts that others made.
+ *		Texts that others made: what is kept of them, and in which encoding.
  *
  * Error messages come from users' code and from servers; they may have any
  * length, and are kept for each row.
@@ -26,4 +26,25 @@ kapture_text_cut(const char *text)
 	if (len <= TEXT_KEPT)
 		return unconstify(char *, text);
 	return psprintf("%.*s...", pg_mbcliplen(text, TEXT_KEPT + 1, TEXT_KEPT), text);
+}
+
+/*
+ * kapture_text_to_utf8
+ *		Text in the database's encoding as UTF-8, with its length in *len.
+ *
+ * The result is always a palloc'ed copy.  Errors: 22021 if the text cannot be
+ * UTF-8, as in a database with encoding SQL_ASCII.
+ */
+char *
+kapture_text_to_utf8(const char *text, size_t *len)
+{
+	size_t		text_len = strlen(text);
+	char	   *utf8 = pg_server_to_any(text, text_len, PG_UTF8);
+
+	if (GetDatabaseEncoding() == PG_SQL_ASCII)
+		(void) pg_verify_mbstr(PG_UTF8, text, text_len, false);
+	if (utf8 == text)
+		utf8 = pnstrdup(text, text_len);
+	*len = strlen(utf8);
+	return utf8;
 }

@@ -19,7 +19,6 @@
 #include "postmaster/interrupt.h"
 #include "storage/ipc.h"
 #include "storage/latch.h"
-#include "tcop/tcopprot.h"
 #include "utils/backend_status.h"
 #include "utils/guc.h"
 #include "utils/memutils.h"
@@ -37,6 +36,7 @@
 #define PROCESS_LOCK_TIMEOUT	"200ms"
 
 static bool process_ours = false;
+static volatile sig_atomic_t process_told_to_end = false;
 static KaptureWorkerKind process_kind;
 static MemoryContext process_context;	/* what lives as long as the process */
 static const char *process_database = NULL; /* its name */
@@ -143,6 +143,27 @@ kapture_process_count(void)
 	pgstat_track_counts = process_track_counts;
 }
 
+/* A signal handler: as die(), and it is known that the process does not end by itself. */
+static void
+process_terminate(SIGNAL_ARGS)
+{
+	int			save_errno = errno;
+
+	if (!proc_exit_inprogress)
+		InterruptPending = ProcDiePending = process_told_to_end = true;
+	SetLatch(MyLatch);
+	errno = save_errno;
+}
+
+/*
+ * Tells whether a signal has told the process to end.
+ */
+bool
+kapture_process_was_told_to_end(void)
+{
+	return process_told_to_end;
+}
+
 /*
  * To be called once by each background process: has signals noticed.
  */
@@ -150,7 +171,7 @@ void
 kapture_process_handle_signals(void)
 {
 	pqsignal(SIGHUP, SignalHandlerForConfigReload);
-	pqsignal(SIGTERM, die);
+	pqsignal(SIGTERM, process_terminate);
 	BackgroundWorkerUnblockSignals();
 }
 

@@ -90,6 +90,7 @@ typedef struct ShmemBan
 	Oid			dbid;			/* InvalidOid: free */
 	Oid			owner;
 	int32		attachment_id;	/* whose rows are to be parked; 0: that is done */
+	KaptureBlame blame;			/* for which reason */
 	int			times;
 	TimestampTz until;
 } ShmemBan;
@@ -749,7 +750,7 @@ shmem_find_ban(Oid owner)
  * left alone for a while, longer each time.
  */
 void
-kapture_shmem_worker_blame(Oid owner, int32 attachment_id)
+kapture_shmem_worker_blame(Oid owner, int32 attachment_id, KaptureBlame blame)
 {
 	ShmemBan   *ban;
 	TimestampTz now = GetCurrentTimestamp();
@@ -774,6 +775,7 @@ kapture_shmem_worker_blame(Oid owner, int32 attachment_id)
 	wait = Min(SHMEM_FIRST_BAN << Min(ban->times, 20), SHMEM_LONGEST_BAN);
 	ban->times++;
 	ban->attachment_id = attachment_id;
+	ban->blame = blame;
 	ban->until = TimestampTzPlusMilliseconds(now, wait);
 	LWLockRelease(shmem->lock);
 }
@@ -797,10 +799,10 @@ kapture_shmem_worker_banned(Oid owner)
 /*
  * Tells, once, whether an attached table's code ended the process before this one.
  */
-bool
+KaptureBlame
 kapture_shmem_worker_take_blame(int32 attachment_id)
 {
-	bool		blamed = false;
+	KaptureBlame blame = KAPTURE_BLAME_NONE;
 
 	LWLockAcquire(shmem->lock, LW_EXCLUSIVE);
 	for (int i = 0; i < SHMEM_MAX_BANS; i++)
@@ -810,10 +812,10 @@ kapture_shmem_worker_take_blame(int32 attachment_id)
 		if (ban->dbid != shmem_my_slot->dbid || ban->attachment_id != attachment_id)
 			continue;
 		ban->attachment_id = 0;
-		blamed = true;
+		blame = ban->blame;
 	}
 	LWLockRelease(shmem->lock);
-	return blamed;
+	return blame;
 }
 
 /*

@@ -54,6 +54,7 @@ typedef enum KaptureServerState
 	KAPTURE_STATE_DENIED,		/* refuses our key or address */
 	KAPTURE_STATE_THROTTLED,	/* wants fewer requests */
 	KAPTURE_STATE_FAILING,		/* does not answer as it should */
+	KAPTURE_STATE_REFUSING,		/* refuses all rows, in words that no rule knows */
 	KAPTURE_STATE_OUTDATED		/* the extension has to be updated first */
 } KaptureServerState;
 
@@ -78,6 +79,14 @@ typedef struct KaptureTableReport
 	TimestampTz last_success;	/* 0: none since the worker began */
 	char		problem[KAPTURE_STATE_MESSAGE_LEN]; /* why it cannot be sent, or "" */
 } KaptureTableReport;
+
+/* How users' code has ended a process. */
+typedef enum KaptureBlame
+{
+	KAPTURE_BLAME_NONE,
+	KAPTURE_BLAME_ENDLESS,		/* it took no notice of being cancelled */
+	KAPTURE_BLAME_FATAL			/* it raised a FATAL error */
+} KaptureBlame;
 
 /* What a worker was doing when an error stopped it. */
 typedef enum KapturePhase
@@ -130,9 +139,9 @@ extern bool kapture_shmem_worker_attach(int slot, uint32 generation, Oid dbid);
 extern void kapture_shmem_worker_running(void);
 extern void kapture_shmem_worker_reason(KaptureExit reason);
 extern void kapture_shmem_worker_wants_puller(bool wanted);
-extern void kapture_shmem_worker_blame(Oid owner, int32 attachment_id);
+extern void kapture_shmem_worker_blame(Oid owner, int32 attachment_id, KaptureBlame blame);
 extern TimestampTz kapture_shmem_worker_banned(Oid owner);
-extern bool kapture_shmem_worker_take_blame(int32 attachment_id);
+extern KaptureBlame kapture_shmem_worker_take_blame(int32 attachment_id);
 extern bool kapture_shmem_worker_take_work(void);
 extern bool kapture_shmem_worker_listen(bool listening);
 extern bool kapture_shmem_worker_must_leave(void);

@@ -33,7 +33,6 @@
 #include "utils/rel.h"
 #include "utils/timestamp.h"
 
-#include "api/dialect.h"
 #include "api/error.h"
 #include "api/http.h"
 #include "api/option.h"
@@ -41,14 +40,10 @@
 #include "base/compat.h"
 #include "fdw/modify.h"
 #include "fdw/remote_writes.h"
-#include "traffic/pacing.h"
+#include "traffic/request_pool.h"
 
 /* Rows of an INSERT that come together. */
 #define MODIFY_BATCH		100
-
-/* Tries of a request that Kapture puts off, and the longest such wait, in milliseconds. */
-#define MODIFY_ATTEMPTS		5
-#define MODIFY_LONGEST_WAIT	600000
 
 /* Name of the id among what the scan of an UPDATE hands on. */
 #define MODIFY_ID			"kapture_id"
@@ -82,8 +77,7 @@ typedef struct Modify
 	bool		has_trigger;	/* UPDATE: a trigger may have changed more columns */
 	HTAB	   *updated;		/* UPDATE: ids of customers that it is done with */
 	bool		skip_duplicates;
-	TimestampTz not_before;		/* as Kapture says */
-	TimestampTz next_start;		/* when the limiter is to be asked again */
+	KaptureRequestPool pool;	/* of the requests of one batch */
 	int64		done;			/* rows before this batch */
 	MemoryContext context;		/* of one batch */
 } Modify;
@@ -306,7 +300,7 @@ modify_end_body(const Modify *modify, ModifyRow *row, StringInfo body, bool any)
 	appendStringInfoChar(body, '}');
 	row->flat = body->data;
 	row->flat_len = body->len;
-	row->body = kapture_dialect_body(server, modify->api, body->data, body->len, &row->body_len);
+	row->body = kapture_message_body(server, modify->api, body->data, body->len, &row->body_len);
 }
 
 /* Makes the body of an Add. */
@@ -436,37 +430,34 @@ modify_make_update(const Modify *modify, ModifyRow *row, TupleTableSlot *slot, T
  * Requests
  */
 
-/* Starts a row's request; false if it is not our turn. */
-static bool
+/* Starts a row's request, if the limiter lets it. */
+static void
 modify_start(Modify *modify, ModifyRow *row)
 {
 	const KaptureServer *server = kapture_server_get(modify->server, modify->userid);
+	TimestampTz when;
 
 	kapture_server_require_same(server, modify->serverid, modify->owner);
-	row->request = kapture_http_start(server, modify->api, row->body, row->body_len, NULL, &modify->next_start);
+	row->request = kapture_http_start(server, modify->api, row->body, row->body_len, NULL, &when);
 	if (row->request == NULL)
-		return false;
+	{
+		kapture_request_pool_refused(&modify->pool, when);
+		return;
+	}
+	kapture_request_pool_started(&modify->pool);
 	row->state = MODIFY_RUNNING;
 	kapture_undone_begin_request();
-	return true;
 }
 
-/* Puts a row off if that is what Kapture wants; false if it has been long enough. */
-static bool
+/* Puts a row off, as Kapture wants that, unless it has been long enough. */
+static void
 modify_put_off(Modify *modify, ModifyRow *row)
 {
-	int64		wait = row->answer->retry_after;
-
-	if (++row->attempts >= MODIFY_ATTEMPTS || wait > MODIFY_LONGEST_WAIT)
-		return false;
-	if (wait < 0)
-		wait = kapture_pacing_backoff(row->attempts, KAPTURE_SERVER_LONGEST);
-	modify->not_before = Max(modify->not_before,
-							 TimestampTzPlusMilliseconds(GetCurrentTimestamp(), wait));
+	if (!kapture_request_pool_retry(&modify->pool, &row->attempts, row->answer->retry_after, GetCurrentTimestamp()))
+		return;
 	kapture_http_release(row->request);
 	row->request = NULL;
 	row->state = MODIFY_DUE;
-	return true;
 }
 
 /* Reads the answer to a row's request. */
@@ -502,7 +493,7 @@ modify_judge(Modify *modify, ModifyRow *row)
 	if (row->state == MODIFY_FAILED && row->answer->outcome == KAPTURE_HTTP_ANSWERED)
 	{
 		if (row->reply.verdict == KAPTURE_THROTTLED)
-			(void) modify_put_off(modify, row);
+			modify_put_off(modify, row);
 		else if (modify->skip_duplicates &&
 				 (row->reply.verdict == KAPTURE_DUPLICATE_PHONE ||
 				  row->reply.verdict == KAPTURE_DUPLICATE_EMAIL ||
@@ -537,51 +528,75 @@ modify_complain(const Modify *modify, const ModifyRow *row, int n)
 }
 
 /*
+ * Starts requests of rows, as many as may be.  Returns when the next one may start;
+ * DT_NOEND: not before one has ended, or there is none.
+ */
+static TimestampTz
+modify_start_due(Modify *modify, ModifyRow *rows, int n)
+{
+	for (int i = 0; i < n; i++)
+	{
+		TimestampTz next = kapture_request_pool_next(&modify->pool);
+
+		if (rows[i].state != MODIFY_DUE)
+			continue;
+		if (next > GetCurrentTimestamp())
+			return next;
+		modify_start(modify, &rows[i]);
+		if (rows[i].state == MODIFY_DUE)
+			return modify->pool.next_start;
+	}
+	return DT_NOEND;
+}
+
+/* The first row in this state; -1: there is none. */
+static int
+modify_find(const ModifyRow *rows, int n, ModifyState state)
+{
+	for (int i = 0; i < n; i++)
+	{
+		if (rows[i].state == state)
+			return i;
+	}
+	return -1;
+}
+
+/*
  * Sends rows that have a body, several at a time.  After a failure no more are
  * sent; it is raised when the answers to all others are here.
  */
 static void
 modify_send(Modify *modify, ModifyRow *rows, int n)
 {
-	int			most = kapture_server_get(modify->server, modify->userid)->max_connections;
-	int			failed = -1;
+	int			failed;
 
+	modify->pool.most = kapture_server_get(modify->server, modify->userid)->max_connections;
+	for (int i = 0; i < n; i++)
+	{
+		if (rows[i].state == MODIFY_DUE && rows[i].body == NULL)
+			rows[i].state = MODIFY_DONE;
+	}
 	for (;;)
 	{
-		ModifyRow  *oldest = NULL;
 		TimestampTz until = DT_NOEND;
-		bool		is_due = false;
-		int			running = 0;
+		int			oldest;
 
 		CHECK_FOR_INTERRUPTS();
-		for (int i = 0; i < n; i++)
+		failed = modify_find(rows, n, MODIFY_FAILED);
+		if (failed < 0)
+			until = modify_start_due(modify, rows, n);
+		oldest = modify_find(rows, n, MODIFY_RUNNING);
+		if (oldest >= 0)
 		{
-			ModifyRow  *row = &rows[i];
+			ModifyRow  *row = &rows[oldest];
 
-			if (row->state == MODIFY_FAILED && failed < 0)
-				failed = i;
-			if (row->state == MODIFY_DUE && row->body == NULL)
-				row->state = MODIFY_DONE;
-			if (row->state == MODIFY_DUE && failed < 0 && running < most)
-			{
-				if (is_due || modify->not_before > GetCurrentTimestamp() || !modify_start(modify, row))
-					is_due = true;
-			}
-			if (row->state != MODIFY_RUNNING)
+			row->answer = kapture_http_perform_until(row->request, until, WaitEventExtensionNew("KaptureHttp"));
+			if (row->answer == NULL)
 				continue;
-			running++;
-			if (oldest == NULL)
-				oldest = row;
+			kapture_request_pool_ended(&modify->pool);
+			modify_judge(modify, row);
 		}
-		if (is_due)
-			until = Max(modify->not_before, modify->next_start);
-		if (oldest)
-		{
-			oldest->answer = kapture_http_perform_until(oldest->request, until, WaitEventExtensionNew("KaptureHttp"));
-			if (oldest->answer)
-				modify_judge(modify, oldest);
-		}
-		else if (is_due)
+		else if (until != DT_NOEND)
 			kapture_http_sleep_until(until, WaitEventExtensionNew("KapturePace"));
 		else
 			break;
@@ -813,7 +828,7 @@ modify_create(EState *estate, ResultRelInfo *rri, KaptureApi api, int eflags)
 	modify->serverid = server->serverid;
 	modify->owner = server->owner;
 	modify->userid = ExecGetResultRelCheckAsUser(rri, estate);
-	modify->not_before = DT_NOBEGIN;
+	kapture_request_pool_init(&modify->pool, 1);
 	modify_find_columns(modify);
 	if (!(eflags & EXEC_FLAG_EXPLAIN_ONLY))
 		kapture_server_require_key(kapture_server_get(modify->server, modify->userid), api);

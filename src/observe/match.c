@@ -22,13 +22,11 @@
 #include "utils/tuplestore.h"
 
 #include "api/argument.h"
-#include "api/columns.h"
 #include "api/option.h"
-#include "api/reply.h"
 #include "base/catalog.h"
 #include "base/owner_sql.h"
 #include "base/user_code.h"
-#include "pull/fetch.h"
+#include "observe/ask.h"
 #include "table/attach.h"
 #include "table/row_io.h"
 #include "table/row_sql.h"
@@ -70,21 +68,13 @@ typedef struct Match
 	List	   *found;			/* of MatchFound */
 } Match;
 
-/* A search by the phone or the email of a row. */
-typedef struct MatchSearch
-{
-	KaptureRow *row;
-	bool		by_phone;
-	int64		customer_id;
-} MatchSearch;
-
 /* The column that feeds a field, or -1. */
 static int
 match_column(const KaptureAttachment *att, const char *field)
 {
 	for (int i = 0; i < att->ncolumns; i++)
 	{
-		if (strcmp(att->columns[i].field, field) == 0 && att->columns[i].attnum != InvalidAttrNumber)
+		if (strcmp(att->columns[i].field, field) == 0)
 			return i;
 	}
 	return -1;
@@ -129,54 +119,21 @@ match_begin(Match *match, KaptureAttachment *att)
 		ReThrowError(error);
 }
 
-/* Adds a search by one of a row's values to the lists, if it has that value. */
-static void
-match_add_search(Match *match, KaptureRow *row, bool by_phone, List **searches, List **bodies)
+/* A row's value for a column, NULL if there is none. */
+static const char *
+match_value(const KaptureRow *row, int column)
 {
-	int			column = by_phone ? match->phone : match->email;
 	const char *value = column >= 0 ? row->values[column] : NULL;
-	MatchSearch *search;
 
-	if (value == NULL || value[strspn(value, " ")] == '\0')
-		return;
-	search = palloc0(sizeof(MatchSearch));
-	search->row = row;
-	search->by_phone = by_phone;
-	*searches = lappend(*searches, search);
-	*bodies = lappend(*bodies, kapture_fetch_get_body(0, by_phone ? value : NULL, by_phone ? NULL : value));
-}
-
-/*
- * The customer of an answer; 0: there is none.  An answer about somebody else, as of
- * a server that is out of step, is none.
- */
-static int64
-match_answer(Match *match, const KaptureWindow *window, const MatchSearch *search)
-{
-	for (int i = 0; window->list && i < window->list->ncustomers; i++)
-	{
-		Jsonb	   *customer = kapture_message_customer(window->list, i);
-		JsonbValue	object = {.type = jbvBinary};
-		KaptureMatch phone;
-		KaptureMatch email;
-		int64		id;
-
-		object.val.binary.data = &customer->root;
-		object.val.binary.len = VARSIZE(customer) - VARHDRSZ;
-		if (!JB_ROOT_IS_OBJECT(customer) || !kapture_customer_id(&object, &id))
-			continue;
-		kapture_message_match_found(customer, search->by_phone ? search->row->values[match->phone] : NULL,
-									search->by_phone ? NULL : search->row->values[match->email], &phone, &email);
-		if (phone != KAPTURE_MATCH_NO && email != KAPTURE_MATCH_NO)
-			return id;
-	}
-	return 0;
+	return value && value[strspn(value, " ")] != '\0' ? value : NULL;
 }
 
 /* Keeps what was found of a row, in the memory of the call. */
 static void
-match_keep(Match *match, const KaptureRow *row, int64 by_phone, int64 by_email)
+match_keep(Match *match, const KaptureRow *row, const KaptureSearch *search)
 {
+	int64		by_phone = search->by_phone;
+	int64		by_email = search->by_email;
 	MemoryContext old = MemoryContextSwitchTo(match->context);
 	MatchFound *found = palloc0(sizeof(MatchFound));
 	MatchId    *entry;
@@ -186,8 +143,7 @@ match_keep(Match *match, const KaptureRow *row, int64 by_phone, int64 by_email)
 	found->found_by = by_phone && by_email ? "both" : by_phone ? "phone" : "email";
 	match->found = lappend(match->found, found);
 	if (by_phone && by_email && by_phone != by_email)
-		found->problem = psprintf("the phone belongs to Kapture customer " INT64_FORMAT ", the email to Kapture customer " INT64_FORMAT,
-								  by_phone, by_email);
+		found->problem = kapture_ask_conflict(search);
 	else
 	{
 		found->customer_id = by_phone ? by_phone : by_email;
@@ -211,43 +167,30 @@ static void
 match_ask(Match *match, List *rows)
 {
 	List	   *searches = NIL;
-	List	   *bodies = NIL;
-	KaptureFetch *fetch;
-	const KaptureWindow *window;
+	List	   *asked = NIL;
 	ListCell   *lc;
-	int			next = 0;
+	int			n = 0;
 
 	foreach(lc, rows)
 	{
 		KaptureRow *row = lfirst(lc);
+		KaptureSearch *search;
 
-		if (row->outcome != KAPTURE_ROW_DONE || row->customer_id != 0)
+		if (row->outcome != KAPTURE_ROW_DONE || row->outside || row->customer_id != 0)
 			continue;
-		match_add_search(match, row, true, &searches, &bodies);
-		match_add_search(match, row, false, &searches, &bodies);
+		search = palloc0(sizeof(KaptureSearch));
+		search->phone = match_value(row, match->phone);
+		search->email = match_value(row, match->email);
+		searches = lappend(searches, search);
+		asked = lappend(asked, row);
 	}
-	if (bodies == NIL)
-		return;
-	fetch = kapture_fetch_gets(match->server, match->owner, bodies);
-	while ((window = kapture_fetch_next(fetch)) != NULL)
+	kapture_ask(match->server, match->owner, searches);
+	foreach(lc, asked)
 	{
-		MatchSearch *search = list_nth(searches, window->number);
+		const KaptureSearch *search = list_nth(searches, n++);
 
-		search->customer_id = match_answer(match, window, search);
-	}
-	while (next < list_length(searches))
-	{
-		KaptureRow *row = ((MatchSearch *) list_nth(searches, next))->row;
-		int64		found[2] = {0, 0};
-
-		for (; next < list_length(searches) && ((MatchSearch *) list_nth(searches, next))->row == row; next++)
-		{
-			MatchSearch *search = list_nth(searches, next);
-
-			found[search->by_phone ? 0 : 1] = search->customer_id;
-		}
-		if (found[0] != 0 || found[1] != 0)
-			match_keep(match, row, found[0], found[1]);
+		if (search->by_phone != 0 || search->by_email != 0)
+			match_keep(match, lfirst(lc), search);
 	}
 }
 

@@ -33,12 +33,12 @@
 #include "base/catalog.h"
 #include "base/owner_sql.h"
 #include "base/user_code.h"
+#include "mapping/condition.h"
 #include "observe/compare.h"
 #include "pull/fetch.h"
 #include "table/attach.h"
 #include "table/capture.h"
 #include "table/capture_buffer.h"
-#include "table/condition.h"
 #include "table/inbox.h"
 #include "table/row_io.h"
 #include "table/row_sql.h"
@@ -304,7 +304,7 @@ verify_judge_rows(Verify *verify, List *items)
 			item->row.error = pstrdup("somebody has locked the table or a partition of it");
 		}
 		item->ask = false;
-		if (item->row.outcome == KAPTURE_ROW_GONE || item->problem)
+		if (item->row.outcome == KAPTURE_ROW_GONE || item->row.outside || item->problem)
 			continue;
 		if (item->row.outcome == KAPTURE_ROW_FAILED)
 			item->problem = "unreadable";
@@ -331,7 +331,8 @@ verify_compare(Verify *verify, VerifyItem *item, const KaptureThere *there)
 		KaptureCompared compared;
 		VerifyField *field;
 
-		if (col->attnum == InvalidAttrNumber)
+		/* a column that is gone */
+		if (col->name && col->attnum == InvalidAttrNumber)
 			continue;
 		compared = kapture_comparer_compare(verify->comparer, c, item->row.values[c], there);
 		if (compared == KAPTURE_COMPARED_MASKED)
@@ -432,7 +433,7 @@ verify_ask(Verify *verify, List *items)
 static bool
 verify_has_changed(const Verify *verify, const KaptureRow *before, const KaptureRow *now)
 {
-	if (now->outcome != KAPTURE_ROW_DONE || now->customer_id != before->customer_id)
+	if (now->outcome != KAPTURE_ROW_DONE || now->outside || now->customer_id != before->customer_id)
 		return true;
 	for (int c = 0; c < verify->att->ncolumns; c++)
 	{

@@ -47,21 +47,15 @@
 #include "utils/datetime.h"
 #include "utils/memutils.h"
 
-#include "api/dialect.h"
 #include "api/error.h"
 #include "api/http.h"
 #include "api/local_time.h"
 #include "api/option.h"
 #include "api/reply.h"
 #include "base/compat.h"
+#include "base/text.h"
 #include "pull/fetch.h"
-#include "traffic/pacing.h"
-
-/* Tries of one window. */
-#define FETCH_ATTEMPTS		5
-
-/* Milliseconds of a Retry-After that are still waited for. */
-#define FETCH_LONGEST_WAIT	600000
+#include "traffic/request_pool.h"
 
 /* Bytes of answers that may be fetched ahead. */
 #define FETCH_AHEAD			(16 * 1024 * 1024)
@@ -131,14 +125,11 @@ struct KaptureFetch
 	bool		all_planned;
 
 	List	   *slots;			/* of FetchSlot */
-	int			connections;	/* requests at a time, at most */
-	int			running;		/* requests now */
+	KaptureRequestPool pool;	/* of the requests of these */
 	int			allowed;		/* windows asked for ahead, at most */
 	size_t		largest;		/* bytes of an answer, about */
 	bool		answered;		/* the server has answered before */
 	int			timeout;		/* milliseconds */
-	TimestampTz not_before;		/* the server wants to be left alone */
-	TimestampTz next_start;		/* when the limiter is to be asked again, 0: at once */
 	TimestampTz served;			/* when the network was served last */
 	KaptureWindow current;
 };
@@ -306,8 +297,8 @@ fetch_page_body(const KaptureServer *server, const FetchSlot *slot)
 					slot->offset, slot->fetch->limit);
 }
 
-/* Sends the request of a slot.  Returns 0, or when to try again. */
-static TimestampTz
+/* Sends the request of a slot, if the limiter lets it. */
+static void
 fetch_send(KaptureFetch *fetch, FetchSlot *slot)
 {
 	const KaptureServer *server = kapture_server_get(fetch->server, fetch->userid);
@@ -326,20 +317,22 @@ fetch_send(KaptureFetch *fetch, FetchSlot *slot)
 		text = fetch_page_body(server, slot);
 	else
 		text = kapture_fetch_pull_body(slot->from, slot->to);
-	body = kapture_message_to_utf8(text, &len);
-	body = kapture_dialect_body(server, fetch->api, body, len, &len);
+	body = kapture_text_to_utf8(text, &len);
+	body = kapture_message_body(server, fetch->api, body, len, &len);
 	MemoryContextSwitchTo(old);
 	slot->request = kapture_http_start(server, fetch->api, body, len, slot, &when);
 	if (slot->request == NULL)
-		return when;
+	{
+		kapture_request_pool_refused(&fetch->pool, when);
+		return;
+	}
 	kapture_http_belongs_to_fetch(slot->request);
 	if (slot->attempts > 0)
 		kapture_http_connect_anew(slot->request);
 	slot->state = FETCH_RUNNING;
 	slot->neglected = false;
 	slot->asked = GetCurrentTimestamp();
-	fetch->running++;
-	return 0;
+	kapture_request_pool_started(&fetch->pool);
 }
 
 /*
@@ -359,17 +352,15 @@ fetch_send_due(KaptureFetch *fetch)
 
 		if (slot->state != FETCH_DUE)
 			continue;
-		if (fetch->running >= fetch->connections)
-			break;
-		when = Max(fetch->not_before, fetch->next_start);
+		when = kapture_request_pool_next(&fetch->pool);
 		if (when > GetCurrentTimestamp())
 			break;
 		when = DT_NOEND;
 		begun |= fetch_begin_work(fetch);
-		fetch->next_start = fetch_send(fetch, slot);
-		if (fetch->next_start != 0)
+		fetch_send(fetch, slot);
+		if (slot->state == FETCH_DUE)
 		{
-			when = fetch->next_start;
+			when = fetch->pool.next_start;
 			break;
 		}
 	}
@@ -390,21 +381,9 @@ fetch_repeat(FetchSlot *slot)
 static bool
 fetch_retry(KaptureFetch *fetch, FetchSlot *slot)
 {
-	int64		wait = kapture_http_answer(slot->request)->retry_after;
-
-	if (slot->attempts + 1 >= FETCH_ATTEMPTS || wait > FETCH_LONGEST_WAIT)
-	{
-		/* whoever comes again later is to know */
-		if (wait > 0)
-			fetch->not_before = Max(fetch->not_before,
-									TimestampTzPlusMilliseconds(GetCurrentTimestamp(), wait));
+	if (!kapture_request_pool_retry(&fetch->pool, &slot->attempts, kapture_http_answer(slot->request)->retry_after,
+									GetCurrentTimestamp()))
 		return false;
-	}
-	slot->attempts++;
-	if (wait < 0)
-		wait = kapture_pacing_backoff(slot->attempts, KAPTURE_SERVER_LONGEST);
-	fetch->not_before = Max(fetch->not_before,
-							TimestampTzPlusMilliseconds(GetCurrentTimestamp(), wait));
 	fetch_repeat(slot);
 	return true;
 }
@@ -473,7 +452,7 @@ fetch_reap(KaptureFetch *fetch)
 
 		if (slot->state == FETCH_FINISHED)
 		{
-			fetch->running--;
+			kapture_request_pool_ended(&fetch->pool);
 			fetch_look(fetch, slot);
 		}
 	}
@@ -598,7 +577,7 @@ fetch_hand_out(KaptureFetch *fetch, FetchSlot *slot, const KaptureReply *reply, 
 		fetch_turn_page(slot);
 	else
 		fetch_take_off(fetch, slot);
-	fetch->allowed = Min(fetch->allowed + 1, fetch->connections);
+	fetch->allowed = Min(fetch->allowed + 1, fetch->pool.most);
 }
 
 /* Makes a window of the first slot's answer.  False if it is asked for again. */
@@ -700,7 +679,7 @@ kapture_fetch_poll(KaptureFetch *fetch, const KaptureWindow **window, TimestampT
 				fetch_end_work(fetch, begun);
 			}
 			else if (slot->state != FETCH_DUE || *when != DT_NOEND ||
-					 fetch->running >= fetch->connections)
+					 fetch->pool.running >= fetch->pool.most)
 				break;
 		}
 	} while (state == KAPTURE_FETCH_WAIT);
@@ -757,7 +736,7 @@ kapture_fetch_next(KaptureFetch *fetch)
 		}
 		if (when != DT_NOEND)
 			timeout = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), when);
-		(void) kapture_http_wait_fetched(timeout, WaitEventExtensionNew(fetch->running > 0 ? "KaptureHttp" : "KapturePace"));
+		(void) kapture_http_wait_fetched(timeout, WaitEventExtensionNew(fetch->pool.running > 0 ? "KaptureHttp" : "KapturePace"));
 		kapture_fetch_served(fetch);
 	}
 }
@@ -770,7 +749,7 @@ kapture_fetch_next(KaptureFetch *fetch)
 TimestampTz
 kapture_fetch_not_before(const KaptureFetch *fetch)
 {
-	return fetch->not_before;
+	return fetch->pool.not_before;
 }
 
 
@@ -797,8 +776,8 @@ fetch_create(const char *name, Oid userid, KaptureApi api)
 	fetch->userid = userid;
 	fetch->api = api;
 	fetch->timeout = server->timeout;
-	fetch->connections = server->max_connections;
-	fetch->allowed = Min(FETCH_FIRST, fetch->connections);
+	kapture_request_pool_init(&fetch->pool, server->max_connections);
+	fetch->allowed = Min(FETCH_FIRST, fetch->pool.most);
 	fetch->served = GetCurrentTimestamp();
 	return fetch;
 }

@@ -52,13 +52,13 @@ claim_server_room(WorkerServer *server, TimestampTz now)
 {
 	int			ahead = claim_ahead(server);
 
-	if (server->problem || server->not_before > now)
+	if (server->problem || server->pool.not_before > now)
 		return 0;
 
 	/* small bites cost more than they bring */
 	if (server->nready > ahead / 2)
 		return 0;
-	return ahead - server->nready + Max(kapture_health_connections(server) - server->in_flight, 0);
+	return ahead - server->nready + Max(kapture_health_connections(server) - server->pool.running, 0);
 }
 
 /*
@@ -221,9 +221,11 @@ claim_take(WorkerClaim *claim, TimestampTz now)
 {
 	WorkerTable *table = claim->table;
 	MemoryContext transaction = MemoryContextSwitchTo(claim->context);
+	bool		fresh = table->look && table->server->refusals.is_holding && table->server->refusals.wants_fresh;
 	bool		more = false;
 
-	if (table->next_due <= now)
+	/* a held server is probed by those that it has refused and by others in turn */
+	if (table->next_due <= now && !fresh)
 		claim_due(table, claim->room, now, &claim->deliveries);
 	if (table->look && list_length(claim->deliveries) < claim->room)
 	{
@@ -233,6 +235,8 @@ claim_take(WorkerClaim *claim, TimestampTz now)
 							claim->room - list_length(claim->deliveries), &claim->changes, &more);
 		table->look = more || table->fresh;
 	}
+	if (fresh && claim->changes == NIL && table->next_due <= now)
+		claim_due(table, claim->room, now, &claim->deliveries);
 	claim->nrows = list_length(claim->deliveries) + list_length(claim->changes);
 	if (claim->nrows == 1)
 		claim->row_key = pstrdup(((KaptureDelivery *) linitial(claim->deliveries ? claim->deliveries : claim->changes))->row_key);

@@ -28,6 +28,7 @@
 #include "push/transaction.h"
 #include "table/attach.h"
 #include "table/binding.h"
+#include "table/clock.h"
 #include "table/inbox.h"
 #include "table/origin.h"
 #include "table/outbox.h"
@@ -309,7 +310,7 @@ load_recover_table(void *arg)
 													   table->server->timeout + KAPTURE_LATE_GRACE);
 
 	kapture_outbox_recover(table->att->id, in_doubt,
-						   kapture_shmem_worker_take_blame(table->att->id) ? WORKER_BLAME : NULL);
+						   kapture_clock_blame_text(kapture_shmem_worker_take_blame(table->att->id)));
 }
 
 /*
@@ -452,13 +453,7 @@ load_servers(Worker *worker)
 		WorkerServer *server = dlist_container(WorkerServer, node, iter.cur);
 
 		if (load_settings(worker, server))
-		{
-			/* what was changed may be what was wrong */
-			server->not_before = 0;
-			server->asked = false;
-			server->failures = server->sick = 0;
-			server->health = KAPTURE_STATE_OK;
-		}
+			kapture_health_renew(worker, server, GetCurrentTimestamp());
 		kapture_health_report(worker, server, "");
 	}
 }

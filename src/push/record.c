@@ -19,6 +19,7 @@
 #include "push/record.h"
 #include "push/server_health.h"
 #include "push/transaction.h"
+#include "table/clock.h"
 #include "table/outbox.h"
 #include "table/row_io.h"
 #include "traffic/pacing.h"
@@ -127,7 +128,7 @@ record_write_back(Worker *worker, WorkerTable *table, List *tasks, TimestampTz n
 		KaptureTask *t = &((WorkerTask *) lfirst(lc))->task;
 
 		kapture_queue_excuse(worker, &t->delivery->row);
-		kapture_task_written(t, later, why, table->att->id == worker->blamed ? WORKER_BLAME : NULL);
+		kapture_task_written(t, later, why, table->att->id == worker->blamed ? kapture_clock_blame_text(worker->blame) : NULL);
 	}
 }
 
@@ -247,8 +248,8 @@ kapture_record_collect(Worker *worker)
 
 		if (kapture_calls_take(request))
 			continue;
-		task->server->in_flight--;
-		task->server->next_start = 0;
+		kapture_request_pool_ended(&task->server->pool);
+		task->server->share->in_flight--;
 		if (worker->nanswered++ == 0)
 			worker->first_answer = GetCurrentTimestamp();
 		/* trouble is looked into before more is sent */
@@ -273,7 +274,7 @@ kapture_record_is_due(Worker *worker)
 	{
 		WorkerServer *server = dlist_container(WorkerServer, node, iter.cur);
 
-		if (server->nready > 0 && server->not_before == 0)
+		if (server->nready > 0 && server->pool.not_before == 0)
 			return false;
 	}
 	return true;
@@ -432,6 +433,16 @@ kapture_record_rest(Worker *worker)
 	kapture_record_settle_apart(worker, &tasks);
 }
 
+/* Rows that were parked for what turns out to be the account's matter wait instead. */
+static void
+record_release(Worker *worker, TimestampTz now)
+{
+	dlist_iter	iter;
+
+	dlist_foreach(iter, &worker->servers)
+		kapture_refusals_release(&dlist_container(WorkerServer, node, iter.cur)->refusals, now);
+}
+
 /* Takes in the answers that were collected, and records what they mean. */
 static void
 record_do(void *arg)
@@ -448,6 +459,7 @@ record_do(void *arg)
 		WorkerServer *server = task->server;
 
 		record_take(task, now);
+		kapture_refusals_judge(&server->refusals, &task->task, now);
 		if (task->task.state == KAPTURE_TASK_SEND)
 		{
 			dlist_push_head(&server->ready, &task->node);
@@ -456,12 +468,13 @@ record_do(void *arg)
 		else
 			dlist_push_tail(settled, &task->node);
 		kapture_health_note(worker, server, &task->task, now);
-		if (server->not_before > now)
+		if (server->pool.not_before > now)
 			kapture_queue_take_back(server, now, settled);
 	}
 	worker->nanswered = 0;
 	worker->trouble = false;
 	kapture_record_settle(worker, settled);
+	record_release(worker, now);
 }
 
 /* Records what the answers that were collected mean. */

@@ -69,9 +69,10 @@ send_give_up_server(Worker *worker, WorkerServer *server, const char *problem)
 TimestampTz
 kapture_send_next(WorkerServer *server)
 {
-	if (server->nready == 0 || server->problem || server->in_flight >= kapture_health_connections(server))
+	if (server->nready == 0 || server->problem || !kapture_share_may_send(server->share, kapture_http_room()))
 		return DT_NOEND;
-	return Max(server->not_before, server->next_start);
+	server->pool.most = kapture_health_connections(server);
+	return kapture_request_pool_next(&server->pool);
 }
 
 /* A server that is being sent something. */
@@ -108,12 +109,14 @@ send_start_request(WorkerSending *sending, const KaptureServer *settings)
 	{
 		(void) dlist_pop_head_node(&server->ready);
 		server->nready--;
-		server->in_flight++;
+		kapture_request_pool_started(&server->pool);
+		server->share->in_flight++;
 		/* a host that does not answer as it should may have moved */
 		if (server->health != KAPTURE_STATE_OK)
 			kapture_http_connect_anew(t->request);
 	}
-	server->next_start = t->request ? 0 : when;
+	else
+		kapture_request_pool_refused(&server->pool, when);
 	MemoryContextSwitchTo(old);
 }
 
@@ -193,7 +196,7 @@ send_fail(Worker *worker, WorkerSending *sending, const ErrorData *error)
 {
 	if (kapture_guard_is_lock(error))
 	{
-		sending->server->not_before = TimestampTzPlusMilliseconds(sending->now, KAPTURE_LOCKED_RETRY);
+		sending->server->pool.not_before = TimestampTzPlusMilliseconds(sending->now, KAPTURE_LOCKED_RETRY);
 		return;
 	}
 	kapture_transaction_report_error(KAPTURE_PHASE_SEND, NULL, NULL, error);
@@ -237,7 +240,7 @@ kapture_send_ask_limiter(Worker *worker)
 	dlist_iter	iter;
 
 	dlist_foreach(iter, &worker->servers)
-		dlist_container(WorkerServer, node, iter.cur)->next_start = 0;
+		dlist_container(WorkerServer, node, iter.cur)->pool.next_start = 0;
 }
 
 /* Sends all servers what may be sent now. */

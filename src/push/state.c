@@ -53,6 +53,7 @@ kapture_state_find_server(Worker *worker, const char *name, Oid owner)
 	server->worker = worker;
 	server->name = MemoryContextStrdup(worker->context, name);
 	server->owner = owner;
+	server->share = kapture_share_join(owner);
 	server->timeout = STATE_DEFAULT_TIMEOUT;
 	dlist_init(&server->ready);
 	dlist_push_tail(&worker->servers, &server->node);
@@ -105,6 +106,7 @@ void
 kapture_state_forget_server(WorkerServer *server)
 {
 	dlist_delete(&server->node);
+	kapture_share_leave(server->share);
 	if (server->problem)
 		pfree(server->problem);
 	if (server->timezone)

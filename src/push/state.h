@@ -16,10 +16,12 @@
 #include "cluster/report.h"
 #include "cluster/shmem.h"
 #include "push/notify.h"
+#include "push/refusals.h"
 #include "push/task.h"
 #include "table/origin.h"
 #include "table/outbox.h"
 #include "table/share.h"
+#include "traffic/request_pool.h"
 
 /* Rows claimed at once, at most. */
 #define WORKER_MAX_BATCH	500
@@ -33,10 +35,6 @@
 /* After so many in a row, errors that usually pass are taken for a row's own. */
 #define WORKER_PASSING_ERRORS	3
 
-/* Why rows are parked whose table ended a worker. */
-#define WORKER_BLAME \
-	"a trigger, check or function of the table took no notice of being cancelled; the worker had to end for it"
-
 /* An account: a server as seen by the owner of attached tables. */
 typedef struct WorkerServer
 {
@@ -44,6 +42,7 @@ typedef struct WorkerServer
 	struct Worker *worker;
 	char	   *name;
 	Oid			owner;
+	KaptureShare *share;		/* the owner's */
 	char	   *problem;		/* why its settings cannot be used, or NULL */
 	uint64		version;		/* of its settings */
 
@@ -56,10 +55,8 @@ typedef struct WorkerServer
 
 	dlist_head	ready;			/* tasks whose request is to be sent */
 	int			nready;
-	int			in_flight;
 	int			ntasks;			/* these, those in flight, and those answered */
 	int			ntables;		/* that refer to it */
-	TimestampTz next_start;		/* when the limiter is to be asked again, 0: at once */
 	int			start_errors;	/* requests in a row that could not be started */
 	int			failures;		/* in a row, of different rows */
 	int			sick;			/* in a row, of any */
@@ -68,8 +65,9 @@ typedef struct WorkerServer
 	bool		used;			/* attached tables go to it */
 	int64		failed_row;		/* delivery that failed last */
 	KaptureServerState health;
-	TimestampTz not_before;		/* no request starts earlier, */
-	bool		asked;			/* as the server itself asked for */
+	KaptureRequestPool pool;	/* of its requests */
+	bool		asked;			/* for not_before: by the server itself */
+	KaptureRefusals refusals;
 } WorkerServer;
 
 /* An attached table. */
@@ -160,7 +158,8 @@ typedef struct Worker
 
 	/* ending because of users' code */
 	bool		leaving;		/* none of it is run any more, */
-	int32		blamed;			/* because of this attachment's */
+	int32		blamed;			/* because of this attachment's, */
+	KaptureBlame blame;			/* which did that */
 } Worker;
 
 extern Worker *kapture_state_create(MemoryContext context);

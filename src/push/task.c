@@ -41,7 +41,6 @@
 #include "mb/pg_wchar.h"
 #include "utils/memutils.h"
 
-#include "api/dialect.h"
 #include "api/rules.h"
 #include "base/compat.h"
 #include "base/fault.h"
@@ -222,18 +221,19 @@ task_prepare(KaptureTask *task, KaptureStep step)
 
 /*
  * Gives the body of the task's request the form that the account wants (dialect.c),
- * once.  Errors as kapture_dialect_body().
+ * once.  Errors as kapture_message_body().
  */
 void
 kapture_task_wrap(KaptureTask *task, const KaptureServer *server)
 {
+	KaptureApi	api = kapture_task_api(task);
 	MemoryContext old;
 
 	KAPTURE_FAULT_ROW("wrap", task->delivery->row_key);
 	if (task->is_wrapped)
 		return;
 	old = MemoryContextSwitchTo(task->delivery->context);
-	task->body = kapture_dialect_body(server, kapture_task_api(task), task->body, task->body_len, &task->body_len);
+	task->body = kapture_message_body(server, api, task->body, task->body_len, &task->body_len);
 	task->is_wrapped = true;
 	MemoryContextSwitchTo(old);
 }
@@ -797,6 +797,8 @@ task_judge(KaptureTask *task, const KaptureHttpAnswer *answer, TimestampTz now)
 	KaptureReply reply = {0};
 
 	task->strange = false;
+	task->asked = kapture_task_api(task);
+	task->verdict = KAPTURE_BROKEN;
 	task->http_status = answer->status;
 	task->retry_after = answer->retry_after;
 	KAPTURE_FAULT_ROW("answer", task->delivery->row_key);
@@ -824,6 +826,8 @@ task_judge(KaptureTask *task, const KaptureHttpAnswer *answer, TimestampTz now)
 		reply.message = why ?
 			psprintf("Kapture's answer is not JSON (HTTP code %d): %s", answer->status, why) :
 			psprintf("Kapture answered with HTTP code %d", answer->status);
+	task->verdict = reply.verdict;
+	task->is_known = reply.is_known;
 	reply.message = kapture_text_cut(reply.message);
 	task->message = MemoryContextStrdup(task->delivery->context, reply.message);
 

@@ -124,8 +124,8 @@ worker_report_activity(Worker *worker)
 	{
 		WorkerServer *server = dlist_container(WorkerServer, node, iter.cur);
 
-		if (server->in_flight > 0)
-			kapture_process_note_activity(&activity, "server \"%s\": %d in flight", server->name, server->in_flight);
+		if (server->pool.running > 0)
+			kapture_process_note_activity(&activity, "server \"%s\": %d in flight", server->name, server->pool.running);
 	}
 	if (kapture_calls_in_flight() > 0)
 		kapture_process_note_activity(&activity, "calls of other modules: %d in flight", kapture_calls_in_flight());
@@ -152,7 +152,7 @@ worker_next_work(Worker *worker, TimestampTz now)
 		/* without room, the next answer makes some */
 		if ((table->look || table->next_due != DT_NOEND) &&
 			kapture_claim_room(table, PG_INT64_MAX) > 0)
-			next = Min(next, Max(Max(server->not_before, kapture_turn_next(&table->turn)),
+			next = Min(next, Max(Max(server->pool.not_before, kapture_turn_next(&table->turn)),
 								 table->look ? now : table->next_due));
 	}
 	return next;
@@ -234,7 +234,7 @@ worker_await_answers(Worker *worker)
 
 		kapture_record_collect(worker);
 		dlist_foreach(iter, &worker->servers)
-			in_flight += dlist_container(WorkerServer, node, iter.cur)->in_flight;
+			in_flight += dlist_container(WorkerServer, node, iter.cur)->pool.running;
 		if (in_flight == 0 || rest <= 0)
 			break;
 		(void) kapture_http_wait(rest, WaitEventExtensionNew("KaptureWorkerMain"));
@@ -252,11 +252,17 @@ worker_exit_callback(int code, Datum arg)
 	Oid			owner;
 	dlist_iter	iter;
 
-	if (!kapture_clock_has_killed(&owner, &worker->blamed))
+	worker->blame = kapture_clock_blame(code, &owner, &worker->blamed);
+	if (worker->blame == KAPTURE_BLAME_NONE)
 		return;
-	ereport(LOG,
-			(errmsg("kapture_sync: a trigger, check or function of an attached table in database \"%s\" took no notice of being cancelled; the worker ends for it",
-					kapture_process_database())));
+	if (worker->blame == KAPTURE_BLAME_ENDLESS)
+		ereport(LOG,
+				(errmsg("kapture_sync: a trigger, check or function of an attached table in database \"%s\" took no notice of being cancelled; the worker ends for it",
+						kapture_process_database())));
+	else
+		ereport(LOG,
+				(errmsg("kapture_sync: a trigger, check or function of an attached table in database \"%s\" raised a FATAL error; the worker ends for it",
+						kapture_process_database())));
 	worker->leaving = true;
 	AbortOutOfAnyTransaction();
 	kapture_lock_renew();

@@ -22,6 +22,7 @@
 #include "storage/ipc.h"
 #include "storage/latch.h"
 #include "storage/lock.h"
+#include "storage/pmsignal.h"
 #include "utils/timeout.h"
 #include "utils/timestamp.h"
 
@@ -57,18 +58,18 @@ clock_ring(void)
 }
 
 /*
- * If users' code took no notice of being cancelled, and this process ends for it,
- * others go on at once, but it does not.
+ * If this process ends because of users' code, others go on at once, but that does not.
  */
 static void
 clock_exit_callback(int code, Datum arg)
 {
 	Oid			owner;
 	int32		attachment_id;
+	KaptureBlame blame = kapture_clock_blame(code, &owner, &attachment_id);
 
-	if (!kapture_clock_has_killed(&owner, &attachment_id))
+	if (blame == KAPTURE_BLAME_NONE)
 		return;
-	kapture_shmem_worker_blame(owner, attachment_id);
+	kapture_shmem_worker_blame(owner, attachment_id, blame);
 	kapture_shmem_worker_reason(KAPTURE_EXIT_ASKED);
 }
 
@@ -140,15 +141,40 @@ kapture_clock_name(Oid owner, int32 attachment_id)
 }
 
 /*
- * For a process that is ending: tells whether it does because users' code took no
- * notice of being cancelled, and whose.
+ * For a process that is ending with an exit code: tells whether users' code is to blame,
+ * and whose.
  */
-bool
-kapture_clock_has_killed(Oid *owner, int32 *attachment_id)
+KaptureBlame
+kapture_clock_blame(int code, Oid *owner, int32 *attachment_id)
 {
 	*owner = clock_owner;
 	*attachment_id = clock_attachment;
-	return clock_killed && OidIsValid(clock_owner);
+	if (!OidIsValid(clock_owner))
+		return KAPTURE_BLAME_NONE;
+	if (clock_killed)
+		return KAPTURE_BLAME_ENDLESS;
+	/* an error that ends the process, and nobody told it to */
+	if (code != 0 && clock_depth > 0 && !kapture_process_was_told_to_end() && PostmasterIsAlive())
+		return KAPTURE_BLAME_FATAL;
+	return KAPTURE_BLAME_NONE;
+}
+
+/*
+ * Returns why rows are parked whose table ended a process; NULL if none has; static.
+ */
+const char *
+kapture_clock_blame_text(KaptureBlame blame)
+{
+	switch (blame)
+	{
+		case KAPTURE_BLAME_NONE:
+			break;
+		case KAPTURE_BLAME_ENDLESS:
+			return "a trigger, check or function of the table took no notice of being cancelled; the worker had to end for it";
+		case KAPTURE_BLAME_FATAL:
+			return "a trigger, check or function of the table raised a FATAL error; the worker had to end for it";
+	}
+	return NULL;
 }
 
 /*

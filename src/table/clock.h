@@ -7,11 +7,14 @@
 
 #include "postgres.h"
 
+#include "cluster/shmem.h"
+
 extern void kapture_clock_start(int limit);
 extern bool kapture_clock_stop(void);
 extern bool kapture_clock_is_running(void);
 extern void kapture_clock_reset(void);
 extern void kapture_clock_name(Oid owner, int32 attachment_id);
-extern bool kapture_clock_has_killed(Oid *owner, int32 *attachment_id);
+extern KaptureBlame kapture_clock_blame(int code, Oid *owner, int32 *attachment_id);
+extern const char *kapture_clock_blame_text(KaptureBlame blame);
 
 #endif							/* KAPTURE_CLOCK_H */

@@ -83,6 +83,7 @@ typedef enum OutboxQuery
 	OUTBOX_FINISH,
 	OUTBOX_FINISH_REST,
 	OUTBOX_FAIL,
+	OUTBOX_UNPARK,
 	OUTBOX_RELEASE
 } OutboxQuery;
 
@@ -366,6 +367,12 @@ static const struct
 		" RETURNING next_attempt",
 		13, {INT4OID, INT8OID, INT4OID, TEXTOID, INT4OID, TIMESTAMPTZOID, TIMESTAMPTZOID, INT8OID,
 		TEXTOID, TEXTOID, INT4OID, TEXTOID, BOOLOID}
+	},
+	[OUTBOX_UNPARK] = {
+		"UPDATE @.kapture_delivery AS d SET state = 'retry', next_attempt = $3"
+		" FROM unnest($1, $2) AS v(attachment_id, delivery_id)"
+		" WHERE d.attachment_id = v.attachment_id AND d.delivery_id = v.delivery_id AND d.state = 'parked'",
+		3, {INT4ARRAYOID, INT8ARRAYOID, TIMESTAMPTZOID}
 	},
 	[OUTBOX_RELEASE] = {
 		"UPDATE @.kapture_delivery"
@@ -1755,6 +1762,30 @@ kapture_outbox_fail(KaptureFailed *failed)
 	}
 	SPI_finish();
 	return next;
+}
+
+/*
+ * Has parked deliveries, "n" of them, wait for another try instead; those that are
+ * parked no longer are left alone.
+ */
+void
+kapture_outbox_unpark(const int32 *attachments, const int64 *deliveries, int n, TimestampTz next_attempt)
+{
+	Datum	   *ids[2] = {palloc(sizeof(Datum) * n), palloc(sizeof(Datum) * n)};
+	Datum		values[3];
+
+	for (int i = 0; i < n; i++)
+	{
+		ids[0][i] = Int32GetDatum(attachments[i]);
+		ids[1][i] = Int64GetDatum(deliveries[i]);
+	}
+	values[0] = outbox_array(ids[0], NULL, n, INT4OID);
+	values[1] = outbox_array(ids[1], NULL, n, INT8OID);
+	values[2] = TimestampTzGetDatum(next_attempt);
+	SPI_connect();
+	outbox_execute(OUTBOX_UNPARK, values, NULL);
+	kapture_vacuum_note(KAPTURE_TABLE_DELIVERY, SPI_processed);
+	SPI_finish();
 }
 
 /*

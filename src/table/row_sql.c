@@ -428,6 +428,8 @@ kapture_row_sql(const KaptureAttachment *att, KaptureRowStatement statement)
 	appendStringInfoString(&sql, "SELECT v.ord");
 	if (statement == KAPTURE_SQL_LOOK)
 		appendStringInfoString(&sql, ", r.tableoid");
+	else if (att->id_attnum == InvalidAttrNumber)
+		appendStringInfoString(&sql, ", NULL::text");
 	else
 		appendStringInfo(&sql, ", r.%s::text", id_column);
 	if (reads)

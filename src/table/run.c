@@ -22,8 +22,8 @@
 #include "api/argument.h"
 #include "base/owner_sql.h"
 #include "base/procedure.h"
+#include "mapping/condition.h"
 #include "table/attach.h"
-#include "table/condition.h"
 #include "table/row_io.h"
 #include "table/run.h"
 

@@ -14,6 +14,9 @@
  * After an error, the batches are halved until the row is alone that raises it, and
  * doubled again while they go well.
  *
+ * Requests in flight are shared by owner, too: somebody with many servers must not
+ * take the last connections of the process.
+ *
  * Rows are held in memory until they are sent.  An owner whose rows take much
  * gets no more of them until some are done with.
  */
@@ -192,6 +195,28 @@ kapture_share_room(const KaptureShare *share)
 	if (share->bytes == 0)
 		return Max(room, SHARE_LEAST_BYTES);
 	return room < SHARE_LEAST_BYTES ? 0 : room;
+}
+
+/*
+ * Tells whether one more request of an owner may be sent, where "room" is how many may
+ * be in flight of somebody who takes no more than is left to others.  An owner alone
+ * takes from nobody.
+ */
+bool
+kapture_share_may_send(const KaptureShare *share, int room)
+{
+	dlist_iter	iter;
+
+	if (share->in_flight < room)
+		return true;
+	dlist_foreach(iter, &share_list)
+	{
+		const KaptureShare *other = dlist_container(KaptureShare, node, iter.cur);
+
+		if (other != share && other->uses > 0)
+			return false;
+	}
+	return true;
 }
 
 /*

@@ -20,6 +20,7 @@ typedef struct KaptureShare
 	int64		served;			/* microseconds that it had, as fair queueing reckons them */
 	TimestampTz turn;			/* nothing of it before then */
 	Size		bytes;			/* of its rows in memory */
+	int			in_flight;		/* requests */
 } KaptureShare;
 
 /* When a table has its turn in worker or puller, and for how many rows. */
@@ -44,6 +45,7 @@ extern void kapture_share_pick(KaptureShare *share);
 extern void kapture_share_hold(KaptureShare *share, Size bytes);
 extern void kapture_share_release(KaptureShare *share, Size bytes);
 extern Size kapture_share_room(const KaptureShare *share);
+extern bool kapture_share_may_send(const KaptureShare *share, int room);
 
 extern void kapture_turn_init(KaptureTurn *turn, int most);
 extern void kapture_turn_join(KaptureTurn *turn, Oid owner);

@@ -275,6 +275,17 @@ cmp_ok(sockets($holder), '<', 100, 'connections leave files to PostgreSQL');
 is(sql("SELECT string_agg(DISTINCT server_state, ' ') FROM kapture_status"), 'ok', 'and all servers count as well');
 mallory("DROP SERVER hole$_ CASCADE; DROP TABLE mallory.hole$_") foreach 0 .. 2;
 
+# one request to each of many servers takes as many connections
+unlike(mallory(join ';', map { "CREATE SERVER crowd$_ FOREIGN DATA WRAPPER kapture_fdw OPTIONS (url 'http://127.0.0.1:" . $holes[0]->sockport . "', timeout '60s');"
+	  . "CREATE USER MAPPING FOR mallory SERVER crowd$_ OPTIONS (auth_key '$key');"
+	  . "CREATE TABLE mallory.crowd$_ (id bigint PRIMARY KEY, customer_name text, phone text, city text); SELECT kapture_attach('mallory.crowd$_', server => 'crowd$_');"
+	  . "INSERT INTO mallory.crowd$_ VALUES ($_, 'Crowd', '9600000000')" } 1 .. 120), qr/ERROR/, '120 servers that never answer');
+my $crowd = "SELECT count(*) FROM kapture_status WHERE server LIKE 'crowd%' AND in_flight > 0";
+wait_for(sub { sql($crowd) == 120 }, 'the worker to have taken a row for each');
+alice_is_served('many servers that never answer', 5);
+cmp_ok(sockets($holder), '<', 100, 'and connections leave files to PostgreSQL');
+mallory("DROP SERVER crowd$_ CASCADE; DROP TABLE mallory.crowd$_") foreach 1 .. 120;
+
 # --- caches
 sub refused { my ($options) = @_; return like(mallory("CREATE SERVER long FOREIGN DATA WRAPPER kapture_fdw OPTIONS ($options)"), qr/invalid value for option "\w+"\n.*DETAIL:  It has \d+ bytes; at most/s, $_[1]); }
 refused("url 'https://example.com/" . ('x' x 3000) . "'", 'a url has a length');
@@ -322,7 +333,8 @@ memory_ok(worker_memory($hwm) - $before, 64 * 1024, 'and were not read at once')
 
 # --- each function of ours, called by a trigger that then sleeps for ever
 my %argument = (regclass => "'mallory.customers'::regclass", name => "'mallory'", text => "'1'", jsonb => q('{"phone": "9700000000"}'), boolean => 'false', integer => '1', bigint => '1', oid => '1',
-	'timestamp without time zone' => "'2021-03-14'", 'text[]' => "'{}'");
+	'timestamp without time zone' => "timestamp '2021-03-14'", 'timestamp with time zone' => "timestamptz '2021-03-14'", date => "date '2021-03-14'",
+	'text[]' => "'{}'::text[]", anynonarray => '1');
 my @functions = split /\n/, sql("SELECT format('%s|%s', p.oid::regprocedure, prokind) FROM pg_proc p JOIN pg_depend d ON d.objid = p.oid"
 	  . " WHERE d.classid = 'pg_proc'::regclass AND d.deptype = 'e' AND d.refobjid = (SELECT oid FROM pg_extension WHERE extname = 'kapture_sync') ORDER BY 1");
 my $calls = '';
@@ -412,6 +424,15 @@ alice_pulls('all of it');
 end($retry, 'ROLLBACK');
 drop('together');
 
+# --- a worker that is told to end while users' code runs blames nobody
+hostile_table('patient', "RAISE LOG 'mallory waits'; PERFORM pg_sleep(3);");
+$log = -s $node->logfile;
+mallory_inserts('patient', 1);
+wait_for(sub { slurp_file($node->logfile, $log) =~ /mallory waits/ }, 'the trigger');
+sql("SELECT pg_terminate_backend(kapture_worker_pid())");
+poll_ok($node, "SELECT count(*) = 1 FROM mallory.patient WHERE kapture_customer_id IS NOT NULL", 'a row whose trigger ran when the worker was ended is written later');
+drop('patient');
+
 # --- code that takes no notice of being cancelled
 hostile_table('endless', 'LOOP BEGIN PERFORM pg_sleep(100000); EXCEPTION WHEN query_canceled THEN NULL; END; END LOOP;');
 emulator_faults($emulator, { action => 'delay', ms => 300 });
@@ -429,6 +450,35 @@ mallory("SELECT kapture_retry('mallory.endless')");
 alice_is_served('code that cannot be cancelled', 10);
 is(sql("SELECT kapture_worker_pid()"), $pid, 'and not tried again at once');
 drop('endless');
+
+# --- code that ends the process, by what only superusers can make
+my $library = PostgreSQL::Test::Utils::tempdir() . '/fatal';
+append_to_file("$library.c", qq(
+#include "postgres.h"
+#include "fmgr.h"
+PG_MODULE_MAGIC;
+PG_FUNCTION_INFO_V1(fatal);
+PGDLLEXPORT Datum fatal(PG_FUNCTION_ARGS) { ereport(FATAL, (errmsg("the end"))); }
+));
+chomp(my $include = `pg_config --includedir-server`);
+system_or_bail('cc', '-I', $include, '-fPIC', '-shared', '-o', "$library.so", "$library.c");
+sql("CREATE FUNCTION public.fatal() RETURNS void LANGUAGE c AS '$library'");
+# (mallory has to wait for a while, after the last time)
+sql('CREATE ROLE trudy LOGIN; CREATE SCHEMA AUTHORIZATION trudy; GRANT USAGE ON FOREIGN DATA WRAPPER kapture_fdw TO trudy');
+unlike(as('trudy', servers('trudy', $other->{url}) . q(
+CREATE FUNCTION fatal() RETURNS trigger LANGUAGE plpgsql AS $f$ BEGIN IF current_setting('application_name') = '' THEN PERFORM public.fatal(); END IF; RETURN NEW; END $f$;
+CREATE TRIGGER fatal BEFORE UPDATE ON customers FOR EACH ROW EXECUTE FUNCTION fatal())), qr/ERROR/, 'trudy is set up');
+$pid = sql("SELECT kapture_worker_pid()");
+$log = -s $node->logfile;
+unlike(as('trudy', "INSERT INTO customers SELECT i, 'Trudy', i::text FROM generate_series(9800000001, 9800000003) i"), qr/ERROR/, 'her rows wait');
+wait_for(sub { alice_inserts(); return sql("SELECT kapture_worker_pid()") ne $pid }, 'the worker to end');
+served('code that ends the process', [ alice_inserts() ]);
+poll_ok($node, "SELECT bool_and(kapture_customer_id IS NOT NULL) FROM alice.customers", 'nothing of alice is left behind');
+poll_ok($node, "SELECT count(*) = 3 AND bool_and(message ~ 'raised a FATAL error') FROM kapture_failures WHERE relation = 'trudy.customers'::regclass AND state = 'parked'", 'the rows of that table are parked');
+like(slurp_file($node->logfile, $log), qr/FATAL:  the end\n(.*\n)*.*LOG:  kapture_sync: a trigger, check or function of an attached table in database "postgres" raised a FATAL error/, 'the log says both');
+$pid = sql("SELECT kapture_worker_pid()");
+alice_is_served('code that ends the process', 5);
+is(sql("SELECT kapture_worker_pid()"), $pid, 'and the worker stays');
 
 note(sprintf '%s: at worst %.2f s', $_, $worst{$_}) foreach sort keys %worst;
 @all = sort { $a <=> $b } @all;

@@ -91,5 +91,39 @@ is(sql($orphans), "kapture|7002|customers|102|t|left", 'is shown no more');
 is(sql("SELECT count(*) FROM kapture_row WHERE customer_id = 7003"), '1', 'a row that is there is left alone');
 like(said("SELECT kapture_acknowledge(NULL, 1)"), qr/argument "server" must not be null/, 'of a server');
 
+# --- before going live
+sql("CREATE TABLE shop (id int PRIMARY KEY, name text, mobile text, mail text, active boolean NOT NULL DEFAULT true);
+INSERT INTO shop VALUES (1, 'Good', '9200000001', NULL, true), (2, 'Bad phone', '080-123', NULL, true), (3, NULL, '9200000003', NULL, true), (4, 'Out', '9200000004', NULL, false),
+(5, 'Same phone', '9200000001', NULL, true), (6, 'Bad mail', NULL, 'nobody', true), (7, 'Known', '9100000006', NULL, true), (8, 'Both', '9100000004', 'six\@example.com', true), (9, 'No contact', NULL, NULL, true),
+(10, 'Mail', NULL, 'A\@example.com', true), (11, 'Same mail', NULL, 'a\@EXAMPLE.com', true)");
+my $columns = '{"customer_name": "name", "phone": "mobile", "email_id": "mail"}';
+my $requests = emulator_get($emulator, 'stats')->{requests};
+my $shop = sql("SELECT pg_describe_object('pg_class'::regclass, 'shop'::regclass, 0) || (SELECT count(*) FROM pg_trigger WHERE tgrelid = 'shop'::regclass)");
+is(sql("SELECT row_key, action, problem FROM kapture_dry_run('shop', '$columns', 'active')"), join("\n",
+	'1|add|', '2|refuse|Invalid phone number, number must contain 10 digits and must start from 6 or above', '3|refuse|Name and (Phone Number or Email Id) are required fields',
+	'4|skip|the filter leaves it out', '5|refuse|the row with key "1" has the same phone', '6|refuse|Invalid email id.', '7|add|', '8|add|',
+	'9|refuse|Name and (Phone Number or Email Id) are required fields', '10|add|', '11|refuse|the row with key "10" has the same email'), 'what would become of each row');
+is(sql("SELECT action, count(*), count(hint) FROM kapture_dry_run('shop', '$columns', 'active') GROUP BY action ORDER BY action"), "add|4|0\nrefuse|6|6\nskip|1|0", 'refusals say what to do');
+is(sql("SELECT body FROM kapture_dry_run('shop', '$columns', 'active') WHERE row_key = '1'"), '{"phone": "9200000001", "customer_name": "Good"}', 'and what would be sent');
+is(emulator_get($emulator, 'stats')->{requests}, $requests, 'nothing was sent or asked');
+is(sql("SELECT pg_describe_object('pg_class'::regclass, 'shop'::regclass, 0) || (SELECT count(*) FROM pg_trigger WHERE tgrelid = 'shop'::regclass)"), $shop, 'the table is as it was');
+is(sql("SELECT count(*) FROM kapture_attachments WHERE relation = 'shop'::regclass"), '0', 'and not attached');
+is(sql("SELECT row_key, action, problem FROM kapture_dry_run('shop', '$columns', 'active', ask => true) WHERE row_key IN ('1', '7', '8')"), join("\n",
+	'1|add|', '7|link|', "8|refuse|the phone belongs to Kapture customer $id{One}, the email to Kapture customer $id{Twice}"), 'Kapture can be asked who is there');
+like(said("SELECT * FROM kapture_dry_run('shop', '{\"customer_name\": \"nobody\", \"phone\": \"mobile\"}')"), qr/column "nobody" of relation "shop" does not exist/, 'a mapping that cannot be');
+like(said("SET ROLE stranger; SELECT * FROM kapture_dry_run('shop', '$columns')"), qr/must be owner of table shop/, 'for the owner only');
+my $writer = $node->background_psql('postgres');
+$writer->query_safe("BEGIN; UPDATE shop SET name = name");
+is(sql("SET lock_timeout = '1ms'; SELECT count(*) FROM kapture_dry_run('shop', '$columns')"), '11', 'nobody is in the way, nor is it in theirs');
+$writer->query_safe("ROLLBACK");
+$writer->quit;
+# it says what is then done
+sql("SELECT kapture_attach('shop', columns => '$columns', filter => 'active')");
+is(sql("SELECT filter, columns FROM kapture_attachments WHERE relation = 'shop'::regclass"), 'active|{"phone": "mobile", "email_id": "mail", "customer_name": "name"}', 'it is attached like that');
+sql("CALL kapture_backfill('shop')");
+poll_ok($node, "SELECT pending + in_flight + retrying = 0 FROM kapture_status WHERE relation = 'shop'::regclass", 'and backfilled');
+is(sql("SELECT string_agg(id::text, ',' ORDER BY id) FROM shop WHERE kapture_customer_id IS NOT NULL AND id NOT IN (5, 11)"), '1,7,10', 'the rows that were to be added or linked are there');
+is(sql("SELECT action, problem FROM kapture_dry_run('shop', '$columns', 'active') WHERE row_key = '1'"), 'update|', 'of an attached table, too');
+
 $node->stop;
 done_testing();

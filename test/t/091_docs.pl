@@ -91,7 +91,7 @@ sub check_all_are_explained
 # those whose blocks build on each other, and are run by 090_readme.pl
 my %elsewhere = map { $_ => 1 } qw(pull.md foreign-tables.md direct-calls.md);
 
-foreach my $file (sort glob("$top/docs/{,dev/}*.md"), "$top/CONTRIBUTING.md", "$top/README.md")
+foreach my $file (sort glob("$top/docs/{,dev/}*.md"), "$top/CONTRIBUTING.md", "$top/README.md", "$top/test/README.md")
 {
 	my ($name) = $file =~ m{([^/]+)$};
 	my $text = slurp_file($file);
@@ -132,6 +132,10 @@ foreach my $file (sort keys %files)
 my $folders = join '|', map { s{.*/}{}r } grep { -d } glob("$top/src/*");
 my @strangers = grep { !$files{$_} } $picture =~ m{(?<![\w/])((?:$folders)/\w+)\b(?!\.h)}g;
 is("@strangers", '', 'architecture.md names no file that is not there');
+
+# test/README.md explains the numbers of the tests, and no others
+my %tens = map { m{/(\d\d)\d_} => 1 } glob("$top/test/t/*.pl");
+is(join(' ', slurp_file("$top/test/README.md") =~ /^\| (\d\d) \|/mg), join(' ', sort keys %tens), 'test/README.md explains the numbers');
 
 # the states that operating.md explains are those that there are
 my $operating = slurp_file("$top/docs/operating.md");

@@ -12,7 +12,7 @@ use PostgreSQL::Test::Utils;
 use Test::More;
 
 my $top = abs_path("$FindBin::RealBin/../..");
-my @files = map { s{^\Q$top\E/}{}r } "$top/README.md", "$top/CONTRIBUTING.md", glob("$top/docs/{,dev/}*.md"), "$top/test/fuzz/README.md";
+my @files = map { s{^\Q$top\E/}{}r } "$top/README.md", "$top/CONTRIBUTING.md", glob("$top/docs/{,dev/}*.md"), "$top/test/README.md", "$top/test/fuzz/README.md";
 my %text = map { $_ => slurp_file("$top/$_") } @files;
 my $test = slurp_file("$top/script/test");
 my $dir = PostgreSQL::Test::Utils::tempdir();
@@ -101,6 +101,25 @@ my %commands = (
 	'--valgrind' => sub { has_option('test', '--valgrind') },
 	'script/soak --minutes N' => sub { has_option('soak', '--minutes') },
 	'script/reference --write' => sub { has_option('reference', '--write') },
+	'script/live_picture --write' => sub {
+		# a run of two seconds: before, in and after an outage
+		my $screen = sub {
+			my ($server, $waiting, $colour) = @_;
+			return "\e[H\e[2J\e[1mkapture_sync\e[0m  crm  12:00:00\n\n\e[1mcustomers\e[0m to kapture: \e[32mrunning\e[0m, server \e[${colour}m$server\e[0m\n"
+			  . "  waiting        $waiting  \e[36m████\e[0m\n  retrying             0  \e[33m\e[0m\n";
+		};
+		my $log = "$dir/live.log";
+		open my $out, '>:encoding(UTF-8)', $log or die $!;
+		use utf8;
+		print $out $screen->('ok', '1,111', 32), $screen->('failing', '2,222', 31), $screen->('ok', '1,234', 32), $screen->('ok', '0', 32);
+		no utf8;
+		close $out;
+		my $picture = '';
+		ok(IPC::Run::run([ "$top/script/live_picture", $log ], '>', \$picture), 'script/live_picture draws');
+		like($picture, qr{>1,234</text>}, 'what was seen after the outage');
+		unlike($picture, qr/1,111|2,222/, 'not before it, or in it');
+		like($picture, qr/<rect [^>]*fill="#66d9e8"/, 'and the bars');
+	},
 	'script/docs' => sub {
 		has_option('docs', 'DIR');
 		is_run_by_suite(qr{/script/docs" });

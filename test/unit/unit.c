@@ -72,6 +72,7 @@ kapture_units(PG_FUNCTION_ARGS)
 	unit_local_time();
 	unit_pacing();
 	unit_reply();
+	unit_request_pool();
 	unit_version();
 	unit_watermark();
 	printf("1..%d\n", unit_number);

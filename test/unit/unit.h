@@ -19,6 +19,7 @@ extern void unit_keys(void);
 extern void unit_local_time(void);
 extern void unit_pacing(void);
 extern void unit_reply(void);
+extern void unit_request_pool(void);
 extern void unit_version(void);
 extern void unit_watermark(void);
 

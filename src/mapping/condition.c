@@ -12,7 +12,7 @@
 #include "parser/parser.h"
 
 #include "base/compat.h"
-#include "table/condition.h"
+#include "mapping/condition.h"
 
 /* A syntax error is in the condition, not in the query that gives it. */
 static void

@@ -1,0 +1,69 @@
+/*
+ * draft.c
+ *		What an attachment would be.
+ *
+ * Rows are read by it like those of an attached table, but nothing of it is in the
+ * extension's tables: its id is 0.
+ */
+#include "postgres.h"
+
+#include "foreign/foreign.h"
+#include "utils/lsyscache.h"
+#include "utils/rel.h"
+
+#include "base/catalog.h"
+#include "mapping/draft.h"
+
+/* An expression as catalog.c would read it. */
+static KaptureExpression *
+draft_expression(Relation rel, const KaptureGivenExpression *given)
+{
+	KaptureExpression *result = palloc0(sizeof(KaptureExpression));
+	ListCell   *lc;
+
+	result->text = given->text;
+	result->reads_all = given->reads_all;
+	foreach(lc, given->reads)
+		result->reads = lappend_int(result->reads, get_attnum(RelationGetRelid(rel), lfirst(lc)));
+	return result;
+}
+
+/*
+ * Returns the attachment that a table would have, in the current memory context.
+ * The id column need not be there.  Errors: 42704 there is no such server.
+ */
+KaptureAttachment *
+kapture_draft_make(Relation rel, const char *server, const char *id_column, List *mappings,
+				   const KaptureGivenExpression *filter)
+{
+	KaptureAttachment *att = palloc0(sizeof(KaptureAttachment));
+	ForeignServer *fs = GetForeignServerByName(server, false);
+	ListCell   *lc;
+
+	att->root = RelationGetRelid(rel);
+	att->server = pstrdup(server);
+	att->serverid = fs->serverid;
+	att->server_owner = fs->owner;
+	att->link_duplicates = true;
+	att->id_column = pstrdup(id_column);
+	att->id_attnum = get_attnum(att->root, id_column);
+	att->computing = palloc0(sizeof(KaptureComputing));
+	att->columns = palloc0(sizeof(KaptureMappedColumn) * Max(list_length(mappings), 1));
+	foreach(lc, mappings)
+	{
+		const KaptureMapping *mapping = lfirst(lc);
+		KaptureMappedColumn *col = &att->columns[att->ncolumns];
+
+		col->bit = att->ncolumns++;
+		col->field = mapping->field;
+		col->name = mapping->name;
+		col->attnum = mapping->name ? mapping->attnum : InvalidAttrNumber;
+		col->expression = mapping->expression ? draft_expression(rel, mapping->expression) : NULL;
+		col->constant = mapping->constant;
+		att->all_changed |= INT64CONST(1) << col->bit;
+	}
+	if (filter)
+		att->filter = draft_expression(rel, filter);
+	kapture_catalog_read_key(att, rel);
+	return att;
+}

@@ -1,0 +1,18 @@
+/*
+ * draft.h
+ *		What an attachment would be.
+ */
+#ifndef KAPTURE_DRAFT_H
+#define KAPTURE_DRAFT_H
+
+#include "postgres.h"
+
+#include "nodes/pg_list.h"
+#include "utils/relcache.h"
+
+#include "mapping/field_map.h"
+
+extern KaptureAttachment *kapture_draft_make(Relation rel, const char *server, const char *id_column,
+											 List *mappings, const KaptureGivenExpression *filter);
+
+#endif							/* KAPTURE_DRAFT_H */

@@ -1,0 +1,332 @@
+/*
+ * dry_run.c
+ *		kapture_dry_run(): what would be sent if a table were attached?
+ *
+ * Each row goes the worker's own way: it is read as the table's owner, and task.c
+ * says what it would do.  Nothing is attached, noted or sent, and no lock is taken
+ * but that of a reader; with "ask", Kapture is asked whether it has the customers.
+ */
+#include "postgres.h"
+
+#include "access/relation.h"
+#include "catalog/pg_class.h"
+#include "catalog/pg_collation.h"
+#include "common/hashfn.h"
+#include "fmgr.h"
+#include "funcapi.h"
+#include "mb/pg_wchar.h"
+#include "miscadmin.h"
+#include "utils/acl.h"
+#include "utils/builtins.h"
+#include "utils/formatting.h"
+#include "utils/fmgrprotos.h"
+#include "utils/hsearch.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/rel.h"
+#include "utils/timestamp.h"
+#include "utils/tuplestore.h"
+
+#include "api/argument.h"
+#include "api/hint.h"
+#include "api/identity.h"
+#include "api/option.h"
+#include "base/catalog.h"
+#include "base/compat.h"
+#include "base/version.h"
+#include "mapping/draft.h"
+#include "mapping/field_map.h"
+#include "observe/ask.h"
+#include "push/task.h"
+#include "table/row_io.h"
+
+PG_FUNCTION_INFO_V1(kapture_dry_run);
+
+/* Rows read and asked for together. */
+#define DRY_RUN_SLICE		500
+
+/* As kapture_attach() would add it. */
+#define DRY_RUN_ID_COLUMN	"kapture_customer_id"
+
+/* A phone or an email, by a hash of it, and the first row that has it. */
+typedef struct DryRunContact
+{
+	uint64		hash;
+	char	   *row_key;
+} DryRunContact;
+
+typedef struct DryRun
+{
+	MemoryContext context;
+	KaptureAttachment *att;
+	Oid			owner;			/* of the table */
+	char	   *timezone;
+	bool		check_rows;
+	bool		ask;
+	HTAB	   *contacts;
+	ReturnSetInfo *rsinfo;
+} DryRun;
+
+typedef struct DryRunItem
+{
+	KaptureDelivery delivery;
+	KaptureTask task;
+	const char *action;
+	const char *problem;
+	bool		wants_key;		/* the problem is about another row */
+} DryRunItem;
+
+/* The value of a field, without blanks around it; NULL: none. */
+static char *
+dry_run_value(const DryRun *run, const KaptureRow *row, const char *field)
+{
+	for (int i = 0; i < run->att->ncolumns; i++)
+	{
+		char	   *value = row->values[i];
+
+		if (strcmp(run->att->columns[i].field, field) == 0 && value && value[strspn(value, " ")] != '\0')
+			return value;
+	}
+	return NULL;
+}
+
+/* The key of the row before that has a phone or an email, which this one gets if there is none. */
+static char *
+dry_run_first(DryRun *run, const KaptureRow *row, const char *field, const char *value)
+{
+	DryRunContact *contact;
+	uint64		hash;
+	bool		found;
+	char	   *text;
+
+	if (value == NULL)
+		return NULL;
+	text = psprintf("%s %s", field, value);
+	hash = DatumGetUInt64(hash_any_extended((unsigned char *) text, strlen(text), 0));
+	contact = hash_search(run->contacts, &hash, HASH_ENTER, &found);
+	if (!found)
+		contact->row_key = MemoryContextStrdup(run->context, row->row_key);
+	return found ? contact->row_key : NULL;
+}
+
+/* Refuses a row whose phone or email another one before has, too. */
+static void
+dry_run_check_shared(DryRun *run, DryRunItem *item)
+{
+	const KaptureRow *row = &item->delivery.row;
+	char	   *phone = dry_run_value(run, row, "phone");
+	char	   *email = dry_run_value(run, row, "email_id");
+	char	   *by_phone = dry_run_first(run, row, "phone", phone);
+	char	   *by_email = dry_run_first(run, row, "email_id", email ? str_tolower(email, strlen(email), C_COLLATION_OID) : NULL);
+
+	if (by_phone == NULL && by_email == NULL)
+		return;
+	item->action = "refuse";
+	item->problem = psprintf("the row with key \"%s\" has the same %s", by_phone ? by_phone : by_email,
+							 by_phone ? "phone" : "email");
+	item->wants_key = true;
+}
+
+/* What the worker would do with a row. */
+static void
+dry_run_plan(DryRun *run, DryRunItem *item)
+{
+	KaptureTask *task = &item->task;
+
+	task->delivery = &item->delivery;
+	task->att = run->att;
+	task->check_rows = run->check_rows;
+	item->delivery.changed = run->att->all_changed;
+	kapture_task_plan(task, GetCurrentTimestamp());
+	switch (task->state)
+	{
+		case KAPTURE_TASK_SEND:
+			item->action = task->step == KAPTURE_STEP_ADD ? "add" : "update";
+			dry_run_check_shared(run, item);
+			break;
+		case KAPTURE_TASK_DONE:
+			item->action = "skip";
+			item->problem = item->delivery.row.outside ? "the filter leaves it out" : "it has nothing to send";
+			break;
+		case KAPTURE_TASK_FAILED:
+			item->action = "refuse";
+			item->problem = task->failed.error;
+			break;
+		case KAPTURE_TASK_RELEASE:
+			item->action = "refuse";
+			item->problem = "somebody has locked the table or a partition of it";
+			break;
+	}
+}
+
+/* Asks Kapture for the rows that would be added. */
+static void
+dry_run_ask(DryRun *run, List *items)
+{
+	List	   *asked = NIL;
+	List	   *searches = NIL;
+	ListCell   *lc;
+	int			n = 0;
+
+	foreach(lc, items)
+	{
+		DryRunItem *item = lfirst(lc);
+		KaptureSearch *search;
+
+		if (strcmp(item->action, "add") != 0)
+			continue;
+		search = palloc0(sizeof(KaptureSearch));
+		search->phone = dry_run_value(run, &item->delivery.row, "phone");
+		search->email = dry_run_value(run, &item->delivery.row, "email_id");
+		searches = lappend(searches, search);
+		asked = lappend(asked, item);
+	}
+	kapture_ask(run->att->server, run->owner, searches);
+	foreach(lc, asked)
+	{
+		DryRunItem *item = lfirst(lc);
+		KaptureSearch *search = list_nth(searches, n++);
+
+		if (search->by_phone && search->by_email && search->by_phone != search->by_email)
+		{
+			item->action = "refuse";
+			item->problem = kapture_ask_conflict(search);
+		}
+		else if (search->by_phone || search->by_email)
+			item->action = "link";
+	}
+}
+
+static void
+dry_run_put(DryRun *run, const DryRunItem *item)
+{
+	const KaptureTask *task = &item->task;
+	const char *hint = NULL;
+	Datum		values[5] = {0};
+	bool		nulls[5] = {0};
+
+	if (item->wants_key)
+		hint = "two rows share this phone or email: correct one of them, or leave it out by a filter";
+	else if (item->problem && strcmp(item->action, "refuse") == 0)
+		hint = kapture_hint_find(item->problem, 0, "add");
+	values[0] = CStringGetTextDatum(item->delivery.row.row_key);
+	values[1] = CStringGetTextDatum(item->action);
+	nulls[2] = item->problem == NULL;
+	if (item->problem)
+		values[2] = CStringGetTextDatum(item->problem);
+	nulls[3] = hint == NULL;
+	if (hint)
+		values[3] = CStringGetTextDatum(_(hint));
+	nulls[4] = task->body == NULL || strcmp(item->action, "refuse") == 0;
+	if (!nulls[4])
+		values[4] = DirectFunctionCall1(jsonb_in, CStringGetDatum(pg_any_to_server(task->body, task->body_len, PG_UTF8)));
+	tuplestore_putvalues(run->rsinfo->setResult, run->rsinfo->setDesc, values, nulls);
+}
+
+/* The rows with these keys. */
+static void
+dry_run_rows(DryRun *run, List *keys)
+{
+	List	   *items = NIL;
+	List	   *rows = NIL;
+	ListCell   *lc;
+
+	foreach(lc, keys)
+	{
+		DryRunItem *item = palloc0(sizeof(DryRunItem));
+
+		item->delivery.context = item->delivery.row.context = CurrentMemoryContext;
+		item->delivery.row_key = lfirst(lc);
+		item->delivery.row.row_key = lfirst(lc);
+		items = lappend(items, item);
+		rows = lappend(rows, &item->delivery.row);
+	}
+	kapture_row_read_all(run->att, run->timezone, rows);
+	foreach(lc, items)
+		dry_run_plan(run, lfirst(lc));
+	if (run->ask)
+		dry_run_ask(run, items);
+	foreach(lc, items)
+	{
+		if (((DryRunItem *) lfirst(lc))->delivery.row.outcome != KAPTURE_ROW_GONE)
+			dry_run_put(run, lfirst(lc));
+	}
+}
+
+/* The draft of the attachment that the arguments describe. */
+static KaptureAttachment *
+dry_run_draft(FunctionCallInfo fcinfo, const char *server)
+{
+	Oid			relid = PG_GETARG_OID(0);
+	Relation	rel = try_relation_open(relid, AccessShareLock);
+	KaptureGivenExpression *filter = NULL;
+	KaptureAttachment *att;
+	List	   *mappings;
+
+	if (rel == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_TABLE),
+				 errmsg("relation with OID %u does not exist", relid)));
+	if (!object_ownercheck(RelationRelationId, relid, GetUserId()))
+		aclcheck_error(ACLCHECK_NOT_OWNER, get_relkind_objtype(rel->rd_rel->relkind), RelationGetRelationName(rel));
+	if (rel->rd_rel->relkind != RELKIND_RELATION && rel->rd_rel->relkind != RELKIND_PARTITIONED_TABLE)
+		ereport(ERROR,
+				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+				 errmsg("\"%s\" cannot be attached to Kapture", RelationGetRelationName(rel)),
+				 errdetail("Only tables can be attached.")));
+	mappings = kapture_mapping_take(rel, PG_ARGISNULL(1) ? NULL : PG_GETARG_JSONB_P(1), DRY_RUN_ID_COLUMN);
+	if (!PG_ARGISNULL(2))
+		filter = kapture_expression_take(rel, text_to_cstring(PG_GETARG_TEXT_PP(2)), NULL);
+	att = kapture_draft_make(rel, server, DRY_RUN_ID_COLUMN, mappings, filter);
+	relation_close(rel, NoLock);
+	return att;
+}
+
+/*
+ * kapture_dry_run(relation regclass, columns jsonb, filter text, server name, ask boolean)
+ *		returns table(row_key text, action text, problem text, hint text, body jsonb)
+ *
+ * For the owner of the table.  Errors: those of kapture_attach() for bad arguments,
+ * of reading the table as its owner, and, with "ask", of kapture_ask().
+ */
+Datum
+kapture_dry_run(PG_FUNCTION_ARGS)
+{
+	DryRun		run = {.context = CurrentMemoryContext};
+	HASHCTL		info = {.keysize = sizeof(uint64), .entrysize = sizeof(DryRunContact), .hcxt = CurrentMemoryContext};
+	const KaptureServer *server;
+	KaptureAttachment all;		/* without the filter */
+	MemoryContext slice;
+	char	   *after = NULL;
+	int			n;
+
+	kapture_version_require();
+	kapture_argument_check_null(fcinfo, 0, "relation");
+	kapture_argument_check_null(fcinfo, 3, "server");
+	kapture_argument_check_null(fcinfo, 4, "ask");
+	run.ask = PG_GETARG_BOOL(4);
+	run.att = dry_run_draft(fcinfo, NameStr(*PG_GETARG_NAME(3)));
+	all = *run.att;
+	all.filter = NULL;
+	run.owner = kapture_catalog_owner(run.att->root);
+	server = kapture_server_get(run.att->server, run.owner);
+	run.timezone = pstrdup(server->timezone);
+	run.check_rows = server->check_rows;
+	run.contacts = hash_create("kapture_sync phones and emails", 1024, &info, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+	InitMaterializedSRF(fcinfo, 0);
+	run.rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
+	slice = AllocSetContextCreate(CurrentMemoryContext, "kapture_sync slice", ALLOCSET_DEFAULT_SIZES);
+	do
+	{
+		MemoryContext old = MemoryContextSwitchTo(slice);
+		List	   *keys = kapture_row_keys_after(&all, false, NULL, after, DRY_RUN_SLICE);
+
+		n = list_length(keys);
+		dry_run_rows(&run, keys);
+		MemoryContextSwitchTo(old);
+		if (n > 0)
+			after = pstrdup(llast(keys));
+		MemoryContextReset(slice);
+	} while (n == DRY_RUN_SLICE);
+	PG_RETURN_NULL();
+}
