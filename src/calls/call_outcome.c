@@ -9,10 +9,10 @@
  */
 #include "postgres.h"
 
-#include "traffic/pacing.h"
 #include "api/reply.h"
 #include "base/text.h"
 #include "calls/call_outcome.h"
+#include "traffic/pacing.h"
 
 /*
  * The object that decides about an answer: itself, or the only element of an

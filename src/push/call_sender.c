@@ -23,8 +23,6 @@
 #include "utils/syscache.h"
 
 #include "api/option.h"
-#include "traffic/pacing.h"
-#include "traffic/request_pool.h"
 #include "base/compat.h"
 #include "base/text.h"
 #include "calls/call_outcome.h"
@@ -34,6 +32,8 @@
 #include "cluster/guard.h"
 #include "push/call_sender.h"
 #include "push/notify.h"
+#include "traffic/pacing.h"
+#include "traffic/request_pool.h"
 
 /* Milliseconds between two tries of what an error has stopped, at most. */
 #define SENDER_LONGEST		60000
