@@ -94,6 +94,11 @@ LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'kapture_pull';
 COMMENT ON FUNCTION @extschema@.kapture_pull(text, text, name) IS
 'the same between two times of the account''s time zone, as text';
 
+CREATE OR REPLACE FUNCTION @extschema@.kapture_pull_now(server name DEFAULT 'kapture') RETURNS void
+LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'kapture_pull_now';
+COMMENT ON FUNCTION @extschema@.kapture_pull_now(name) IS
+'has a server with option pull_interval be pulled from at once, after the commit; for its owner, who learns by a webhook that there is something';
+
 CREATE OR REPLACE FUNCTION @extschema@.kapture_call(api text, body jsonb, server name DEFAULT 'kapture') RETURNS jsonb
 LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'kapture_call';
 COMMENT ON FUNCTION @extschema@.kapture_call(text, jsonb, name) IS
