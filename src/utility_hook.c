@@ -45,9 +45,9 @@
 #include "cluster/shmem.h"
 #include "fdw/modify.h"
 #include "follow/follow.h"
+#include "mapping/attach_advice.h"
 #include "mapping/expression.h"
 #include "pull/mirror.h"
-#include "table/advice.h"
 #include "table/attach.h"
 #include "table/binding.h"
 #include "table/leave.h"
@@ -410,7 +410,7 @@ wayside_follow(Node *stmt)
 	if ((IsA(stmt, CreateForeignServerStmt) || IsA(stmt, AlterForeignServerStmt)) &&
 		!IsBinaryUpgrade && !kapture_is_restoring() && kapture_pull_servers() != NIL &&
 		OidIsValid(kapture_catalog_relid(KAPTURE_TABLE_ATTACHMENT)))
-		kapture_origin_claim();
+		(void) kapture_origin_claim();
 }
 
 /* The statement, if it renames a server of ours; it is locked then. */

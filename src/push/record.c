@@ -16,6 +16,7 @@
 #include "cluster/guard.h"
 #include "known/digest.h"
 #include "known/row_state.h"
+#include "push/call_sender.h"
 #include "push/notify.h"
 #include "push/queue.h"
 #include "push/record.h"
@@ -259,6 +260,8 @@ kapture_record_collect(Worker *worker)
 		WorkerTask *task = kapture_http_owner(request);
 		const KaptureHttpAnswer *answer = kapture_http_answer(request);
 
+		if (kapture_calls_take(request))
+			continue;
 		kapture_request_pool_ended(&task->server->pool);
 		task->server->share->in_flight--;
 		if (worker->nanswered++ == 0)
