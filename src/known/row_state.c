@@ -48,9 +48,12 @@ typedef enum StateQuery
 
 #define STATE_MAX_PARAMS	3
 
-/* How the entry "r" of the row with the key "v.row_key" of attachment $1 is found. */
+/*
+ * How the entry "r" of the row with the key "v.row_key" of attachment $1 is found: by
+ * the hash alone, as a search by the attachment would look at all its entries.
+ */
 #define STATE_IS_ROW \
-	KAPTURE_KEY_IS("r.row_key", "v.row_key") " AND r.attachment_id = $1 AND r.gone_at IS NULL"
+	KAPTURE_KEY_IS("r.row_key", "v.row_key") " AND r.attachment_id + 0 = $1 AND r.gone_at IS NULL"
 
 /* Deliveries "d" that were parked for another row are due. */
 #define STATE_RELEASED \
@@ -79,13 +82,13 @@ static const struct
 		2, {INT4OID, TEXTARRAYOID}
 	},
 	[STATE_LEAVE] = {
-		"UPDATE @.kapture_row AS r SET gone_at = now(), digests = CASE WHEN v.moves THEN r.digests END"
+		"UPDATE @.kapture_row AS r SET gone_at = clock_timestamp(), digests = CASE WHEN v.moves THEN r.digests END"
 		" FROM unnest($2, $3) AS v(row_key, moves) WHERE " STATE_IS_ROW
 		" RETURNING r.ctid, r.row_key",
 		3, {INT4OID, TEXTARRAYOID, BOOLARRAYOID}
 	},
 	[STATE_EVICT] = {
-		"UPDATE @.kapture_row AS r SET gone_at = now(), digests = NULL"
+		"UPDATE @.kapture_row AS r SET gone_at = clock_timestamp(), digests = NULL"
 		" FROM unnest($2) AS v(row_key) WHERE " STATE_IS_ROW,
 		2, {INT4OID, TEXTARRAYOID}
 	},
@@ -123,7 +126,7 @@ static SPIPlanPtr state_plans[lengthof(state_queries)];
 static void
 state_execute(StateQuery query, Datum *values)
 {
-	static const char *const off[] = {"enable_seqscan", "enable_hashjoin", "enable_mergejoin"};
+	static const char *const off[] = {"enable_seqscan", "enable_bitmapscan", "enable_sort", "enable_hashjoin", "enable_mergejoin"};
 	char	   *sql = kapture_catalog_qualify(state_queries[query].sql);
 	int			nestlevel = NewGUCNestLevel();
 	int			rc;
