@@ -4,9 +4,9 @@
  *
  * All of the extension makes bodies as the vendor's document has them: one flat
  * object with our names of the fields.  Just before it is sent, such a body gets
- * the account's names and nesting (options field_names and get_field_names), what
- * goes with each request (add_fields, update_fields), and the array around it
- * (add_body, update_body).  Option dialect stands for a set of these options.
+ * (kapture_message_body) the account's names and nesting (options field_names and
+ * get_field_names), what goes with each request (add_fields, update_fields), and
+ * the array around it.  Option dialect stands for a set of these options.
  *
  * A path is names with dots between them, each perhaps with a position in an
  * array: "contact_info[0].contact_person_name".
@@ -18,13 +18,13 @@
 #include <ctype.h>
 
 #include "lib/stringinfo.h"
+#include "mb/pg_wchar.h"
 #include "nodes/pg_list.h"
 #include "utils/builtins.h"
 #include "utils/json.h"
 
 #include "api/dialect.h"
 #include "api/field.h"
-#include "base/text.h"
 
 #define DIALECT_ID		"kapture_customer_id"
 
@@ -160,8 +160,7 @@ dialect_is_path(const char *path)
 
 /*
  * kapture_dialect_path
- *		Where requests have a field, by the account's names (NULL: ours), as users
- *		write it; palloc'ed.
+ *		Where requests have a field, by the account's names (NULL: ours); palloc'ed.
  */
 char *
 kapture_dialect_path(const KaptureDialectEntry *names, const char *field)
@@ -191,9 +190,9 @@ kapture_dialect_path(const KaptureDialectEntry *names, const char *field)
 static char *
 dialect_text(const JsonbValue *value)
 {
-	size_t		len;
+	char	   *text = pnstrdup(value->val.string.val, value->val.string.len);
 
-	return kapture_text_to_utf8(pnstrdup(value->val.string.val, value->val.string.len), &len);
+	return pg_server_to_any(text, strlen(text), PG_UTF8);
 }
 
 /*
@@ -258,7 +257,7 @@ kapture_dialect_read_constants(Jsonb *json, char **why)
 	JsonbIteratorToken token;
 	JsonbValue	value;
 	Jsonb	   *content;
-	size_t		len;
+	char	   *text;
 
 	(void) JsonbIteratorNext(&it, &value, true);
 	while ((token = JsonbIteratorNext(&it, &value, true)) == WJB_KEY)
@@ -271,7 +270,8 @@ kapture_dialect_read_constants(Jsonb *json, char **why)
 		}
 		(void) JsonbIteratorNext(&it, &value, true);
 		content = JsonbValueToJsonb(&value);
-		entry->value = kapture_text_to_utf8(JsonbToCString(NULL, &content->root, VARSIZE(content)), &len);
+		text = JsonbToCString(NULL, &content->root, VARSIZE(content));
+		entry->value = pg_server_to_any(text, strlen(text), PG_UTF8);
 		entry++;
 	}
 	return entries;
@@ -448,35 +448,23 @@ dialect_put_fields(DialectNode *root, const KaptureDialectEntry *names, const ch
 
 /*
  * kapture_dialect_body
- *		The body to send for a flat object with our names of the fields, of "len"
- *		bytes, which a zero follows: with the account's names, with the constants
- *		that go with each request, and, for "is_array", in an array.
+ *		The object to send for a flat one that has our names of the fields.
  *
- * The result is palloc'ed, with its length in *result_len.  Errors: HV024 a field's
- * name is that of something else.
+ * Either list may be NULL.  The result is palloc'ed.  Errors: HV024 a field's name
+ * is that of something else.
  */
 char *
-kapture_dialect_body(const KaptureDialectEntry *names, const KaptureDialectEntry *constants, bool is_array,
-					 const char *body, size_t len, size_t *result_len)
+kapture_dialect_body(const KaptureDialectEntry *names, const KaptureDialectEntry *constants,
+					 const char *body)
 {
 	DialectNode root = {0};
 	StringInfoData out;
 
+	for (const KaptureDialectEntry *entry = constants; entry && entry->key; entry++)
+		(void) dialect_put(&root, entry->key, entry->value);
+	dialect_put_fields(&root, names, body);
 	initStringInfo(&out);
-	if (is_array)
-		appendStringInfoChar(&out, '[');
-	if ((names && names->key) || (constants && constants->key))
-	{
-		for (const KaptureDialectEntry *entry = constants; entry && entry->key; entry++)
-			(void) dialect_put(&root, entry->key, entry->value);
-		dialect_put_fields(&root, names, body);
-		dialect_write(&out, &root);
-	}
-	else
-		appendBinaryStringInfo(&out, body, len);
-	if (is_array)
-		appendStringInfoChar(&out, ']');
-	*result_len = out.len;
+	dialect_write(&out, &root);
 	return out.data;
 }
 

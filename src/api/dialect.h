@@ -24,9 +24,9 @@ extern KaptureDialectEntry *kapture_dialect_read_constants(Jsonb *json, char **w
 extern char *kapture_dialect_conflict(const KaptureDialectEntry *names, const KaptureDialectEntry *constants);
 extern bool kapture_dialect_exists(const char *dialect);
 extern const char *kapture_dialect_preset(const char *dialect, const char *option);
+extern char *kapture_dialect_body(const KaptureDialectEntry *names, const KaptureDialectEntry *constants,
+								  const char *body);
 extern char *kapture_dialect_path(const KaptureDialectEntry *names, const char *field);
-extern char *kapture_dialect_body(const KaptureDialectEntry *names, const KaptureDialectEntry *constants, bool is_array,
-								  const char *body, size_t len, size_t *result_len);
 extern bool kapture_dialect_value(const KaptureDialectEntry *names, Jsonb *object,
 								  const char *field, JsonbValue *value);
 

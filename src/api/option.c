@@ -79,7 +79,7 @@ typedef struct OptionSet
 	char	  **mapping_headers;	/* which go before those; secret */
 	char	  **api_headers[KAPTURE_API_COUNT]; /* before both; of the mapping; secret */
 	char	   *dialect;
-	struct KaptureDialectEntry *field_names;	/* of Add and Update */
+	KaptureDialectEntry *field_names;	/* of Add and Update */
 	bool		is_contacts;	/* of a foreign table: only checked here */
 } OptionSet;
 
@@ -1215,7 +1215,8 @@ option_check_dialect(OptionSet *set)
 		if (why)
 			ereport(ERROR,
 					(errcode(ERRCODE_FDW_INVALID_ATTRIBUTE_VALUE),
-					 errmsg("options \"%s\" and \"%s_fields\" make no body", "field_names", kapture_api_name(apis[i])),
+					 errmsg("options \"%s\" and \"%s\" make no body", "field_names",
+							apis[i] == KAPTURE_API_ADD ? "add_fields" : "update_fields"),
 					 errdetail_internal("%s", why)));
 	}
 }

@@ -10,6 +10,8 @@
 
 #include "datatype/timestamp.h"
 
+#include "api/dialect.h"
+
 /* The four calls of the Kapture customer API, and those of all other modules. */
 typedef enum KaptureApi
 {
@@ -46,9 +48,9 @@ typedef struct KaptureServer
 	char	   *user;			/* with password, or NULL */
 	char	   *password;		/* secret */
 	bool		body_array[KAPTURE_API_COUNT];	/* wrap the body in an array */
-	struct KaptureDialectEntry *names[KAPTURE_API_COUNT];	/* of fields in requests, or
+	KaptureDialectEntry *names[KAPTURE_API_COUNT];	/* of fields in requests, or
 															 * NULL; see dialect.c */
-	struct KaptureDialectEntry *constants[KAPTURE_API_COUNT];	/* that go with each
+	KaptureDialectEntry *constants[KAPTURE_API_COUNT];	/* that go with each
 																 * request, or NULL */
 	char	  **headers[KAPTURE_API_COUNT]; /* extra "Name: value" lines, NULL at the end */
 	char	  **secret_headers[KAPTURE_API_COUNT];	/* those of them that are the mapping's */

@@ -29,6 +29,7 @@
 #include "utils/timestamp.h"
 
 #include "api/cleanse.h"
+#include "api/dialect.h"
 #include "api/identity.h"
 #include "api/reply.h"
 #include "api/words.h"
@@ -1061,6 +1062,35 @@ kapture_message_customers(Jsonb *answer, JsonbValue *customers)
 /*
  * Requests
  */
+
+/*
+ * kapture_message_body
+ *		The body to send, in the form that the account wants, for a flat object with
+ *		our names of the fields: "len" bytes of UTF-8, which a zero follows.
+ *
+ * The result is palloc'ed, with its length in *result_len.  Errors as
+ * kapture_dialect_body().
+ */
+char *
+kapture_message_body(const KaptureServer *server, KaptureApi api,
+					 const char *body, size_t len, size_t *result_len)
+{
+	const KaptureDialectEntry *names = server->names[api];
+	const KaptureDialectEntry *constants = server->constants[api];
+	StringInfoData out;
+
+	initStringInfo(&out);
+	if (server->body_array[api])
+		appendStringInfoChar(&out, '[');
+	if (names || constants)
+		appendStringInfoString(&out, kapture_dialect_body(names, constants, body));
+	else
+		appendBinaryStringInfo(&out, body, len);
+	if (server->body_array[api])
+		appendStringInfoChar(&out, ']');
+	*result_len = out.len;
+	return out.data;
+}
 
 /*
  * kapture_message_append_field

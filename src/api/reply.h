@@ -71,6 +71,8 @@ extern void kapture_message_match_found(Jsonb *answer, const char *phone, const 
 extern bool kapture_message_confirm(KaptureReply *reply, const KaptureIdentity *sent, int64 id);
 extern bool kapture_message_confirm_body(KaptureReply *reply, const char *body, size_t len);
 extern bool kapture_message_customers(Jsonb *answer, JsonbValue *customers);
+extern char *kapture_message_body(const KaptureServer *server, KaptureApi api,
+								  const char *body, size_t len, size_t *result_len);
 extern void kapture_message_append_field(StringInfo body, const char *name,
 										 const char *value);
 extern char *kapture_message_date(Timestamp when);

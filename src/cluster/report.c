@@ -24,6 +24,8 @@ kapture_report_state_name(KaptureServerState state)
 			return "throttled";
 		case KAPTURE_STATE_FAILING:
 			return "failing";
+		case KAPTURE_STATE_REFUSING:
+			return "refusing";
 		case KAPTURE_STATE_OUTDATED:
 			return "outdated";
 	}

@@ -54,6 +54,7 @@ typedef enum KaptureServerState
 	KAPTURE_STATE_DENIED,		/* refuses our key or address */
 	KAPTURE_STATE_THROTTLED,	/* wants fewer requests */
 	KAPTURE_STATE_FAILING,		/* does not answer as it should */
+	KAPTURE_STATE_REFUSING,		/* refuses all rows, in words that no rule knows */
 	KAPTURE_STATE_OUTDATED		/* the extension has to be updated first */
 } KaptureServerState;
 
@@ -117,6 +118,7 @@ extern bool kapture_shmem_available(void);
 
 /* for every backend; they act when the transaction commits */
 extern void kapture_shmem_wake_at_commit(void);
+extern void kapture_shmem_wake_for_calls_at_commit(void);
 extern void kapture_shmem_wake_all_at_commit(void);
 extern void kapture_shmem_request_worker_at_commit(void);
 extern void kapture_shmem_relist_at_commit(void);

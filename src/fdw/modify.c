@@ -33,7 +33,6 @@
 #include "utils/rel.h"
 #include "utils/timestamp.h"
 
-#include "api/dialect.h"
 #include "api/error.h"
 #include "api/http.h"
 #include "api/option.h"
@@ -178,7 +177,7 @@ modify_refuse_column(Relation rel, AttrNumber attnum, bool is_id)
 			 errmsg("column \"%s\" of foreign table \"%s\" cannot be written",
 					name, RelationGetRelationName(rel)),
 			 is_id ? errdetail("Kapture makes the ids itself.") :
-			 errdetail("Kapture tells it, but does not take it."),
+			 errdetail("Kapture returns it, but does not take it."),
 			 errhint("These columns can be written: %s.", modify_writable(desc))));
 }
 
@@ -301,8 +300,7 @@ modify_end_body(const Modify *modify, ModifyRow *row, StringInfo body, bool any)
 	appendStringInfoChar(body, '}');
 	row->flat = body->data;
 	row->flat_len = body->len;
-	row->body = kapture_dialect_body(server->names[modify->api], server->constants[modify->api],
-									 server->body_array[modify->api], body->data, body->len, &row->body_len);
+	row->body = kapture_message_body(server, modify->api, body->data, body->len, &row->body_len);
 }
 
 /* Makes the body of an Add. */

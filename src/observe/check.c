@@ -20,7 +20,6 @@
 #include "utils/tuplestore.h"
 
 #include "api/argument.h"
-#include "api/dialect.h"
 #include "api/http.h"
 #include "api/option.h"
 #include "api/reply.h"
@@ -84,8 +83,7 @@ check_start(void *arg)
 	check->timeout = server->timeout;
 	check->url = server->url[KAPTURE_API_GET];
 	check->is_https = strncmp(check->url, "https:", 6) == 0;
-	body = kapture_dialect_body(server->names[KAPTURE_API_GET], server->constants[KAPTURE_API_GET],
-								server->body_array[KAPTURE_API_GET], CHECK_BODY, strlen(CHECK_BODY), &len);
+	body = kapture_message_body(server, KAPTURE_API_GET, CHECK_BODY, strlen(CHECK_BODY), &len);
 	check->request = kapture_http_start_in_turn(server, KAPTURE_API_GET, body, len,
 												WaitEventExtensionNew("KapturePace"));
 	kapture_http_inspect(check->request);

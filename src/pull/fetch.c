@@ -47,7 +47,6 @@
 #include "utils/datetime.h"
 #include "utils/memutils.h"
 
-#include "api/dialect.h"
 #include "api/error.h"
 #include "api/http.h"
 #include "api/local_time.h"
@@ -319,8 +318,7 @@ fetch_send(KaptureFetch *fetch, FetchSlot *slot)
 	else
 		text = kapture_fetch_pull_body(slot->from, slot->to);
 	body = kapture_text_to_utf8(text, &len);
-	body = kapture_dialect_body(server->names[fetch->api], server->constants[fetch->api], server->body_array[fetch->api],
-								body, len, &len);
+	body = kapture_message_body(server, fetch->api, body, len, &len);
 	MemoryContextSwitchTo(old);
 	slot->request = kapture_http_start(server, fetch->api, body, len, slot, &when);
 	if (slot->request == NULL)

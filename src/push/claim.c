@@ -223,9 +223,11 @@ claim_take(WorkerClaim *claim, TimestampTz now)
 {
 	WorkerTable *table = claim->table;
 	MemoryContext transaction = MemoryContextSwitchTo(claim->context);
+	bool		fresh = table->look && table->server->refusals.is_holding && table->server->refusals.wants_fresh;
 	bool		more = false;
 
-	if (table->next_due <= now)
+	/* a held server is probed by those that it has refused and by others in turn */
+	if (table->next_due <= now && !fresh)
 		claim_due(table, claim->room, now, &claim->deliveries);
 	if (table->look && list_length(claim->deliveries) < claim->room)
 	{
@@ -235,6 +237,8 @@ claim_take(WorkerClaim *claim, TimestampTz now)
 							claim->room - list_length(claim->deliveries), &claim->changes, &more);
 		table->look = more || table->fresh;
 	}
+	if (fresh && claim->changes == NIL && table->next_due <= now)
+		claim_due(table, claim->room, now, &claim->deliveries);
 	claim->nrows = list_length(claim->deliveries) + list_length(claim->changes);
 	if (claim->nrows == 1)
 		claim->row_key = pstrdup(((KaptureDelivery *) linitial(claim->deliveries ? claim->deliveries : claim->changes))->row_key);

@@ -22,6 +22,7 @@
 #include "base/version.h"
 #include "cluster/bgworker.h"
 #include "cluster/guard.h"
+#include "push/call_sender.h"
 #include "push/load.h"
 #include "push/server_health.h"
 #include "push/transaction.h"
@@ -452,15 +453,15 @@ load_servers(Worker *worker)
 		WorkerServer *server = dlist_container(WorkerServer, node, iter.cur);
 
 		if (load_settings(worker, server))
-		{
-			/* what was changed may be what was wrong */
-			server->pool.not_before = 0;
-			server->asked = false;
-			server->failures = server->sick = 0;
-			server->health = KAPTURE_STATE_OK;
-		}
+			kapture_health_renew(worker, server, GetCurrentTimestamp());
 		kapture_health_report(worker, server, "");
 	}
+}
+
+static void
+load_calls(void *arg)
+{
+	kapture_calls_load(arg);
 }
 
 static void
@@ -499,6 +500,8 @@ load_do(void *arg)
 		load_servers(worker);
 		if (worker->alone)
 			load_recover(worker);
+		if (!kapture_transaction_try_within(load_calls, worker, NULL))
+			load_later(worker);
 	}
 	if (exists && !worker->outdated && !kapture_transaction_try_within(load_find_pulls, &pulls, NULL))
 		load_later(worker);

@@ -16,6 +16,7 @@
 #include "cluster/guard.h"
 #include "known/digest.h"
 #include "known/row_state.h"
+#include "push/call_sender.h"
 #include "push/notify.h"
 #include "push/queue.h"
 #include "push/record.h"
@@ -259,6 +260,8 @@ kapture_record_collect(Worker *worker)
 		WorkerTask *task = kapture_http_owner(request);
 		const KaptureHttpAnswer *answer = kapture_http_answer(request);
 
+		if (kapture_calls_take(request))
+			continue;
 		kapture_request_pool_ended(&task->server->pool);
 		task->server->share->in_flight--;
 		if (worker->nanswered++ == 0)
@@ -444,6 +447,16 @@ kapture_record_rest(Worker *worker)
 	kapture_record_settle_apart(worker, &tasks);
 }
 
+/* Rows that were parked for what turns out to be the account's matter wait instead. */
+static void
+record_release(Worker *worker, TimestampTz now)
+{
+	dlist_iter	iter;
+
+	dlist_foreach(iter, &worker->servers)
+		kapture_refusals_release(&dlist_container(WorkerServer, node, iter.cur)->refusals, now);
+}
+
 /* Takes in the answers that were collected, and records what they mean. */
 static void
 record_do(void *arg)
@@ -460,6 +473,7 @@ record_do(void *arg)
 		WorkerServer *server = task->server;
 
 		record_take(task, now);
+		kapture_refusals_judge(&server->refusals, &task->task, now);
 		if (kapture_task_takes(&task->task))
 		{
 			task->unchecked = true;
@@ -481,6 +495,7 @@ record_do(void *arg)
 	worker->nanswered = 0;
 	worker->trouble = false;
 	kapture_record_settle(worker, settled);
+	record_release(worker, now);
 }
 
 /* Records what the answers that were collected mean. */

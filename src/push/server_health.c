@@ -45,6 +45,13 @@ kapture_health_report(Worker *worker, WorkerServer *server, const char *message)
 	server->told = state;
 }
 
+/* Does its queue wait for somebody to act? */
+static bool
+health_is_held(KaptureServerState health)
+{
+	return health == KAPTURE_STATE_DENIED || health == KAPTURE_STATE_MISCONFIGURED || health == KAPTURE_STATE_REFUSING;
+}
+
 /*
  * Does a server get one request at a time, to see whether it is well again?  One that
  * fails is probed when some in a row have failed, as that may be chance.
@@ -52,15 +59,8 @@ kapture_health_report(Worker *worker, WorkerServer *server, const char *message)
 static bool
 health_is_probed(const WorkerServer *server)
 {
-	switch (server->health)
-	{
-		case KAPTURE_STATE_DENIED:
-		case KAPTURE_STATE_MISCONFIGURED:
-		case KAPTURE_STATE_THROTTLED:
-			return true;
-		default:
-			return server->failures >= KAPTURE_BREAKER_FAILURES;
-	}
+	return health_is_held(server->health) || server->health == KAPTURE_STATE_THROTTLED ||
+		server->failures >= KAPTURE_BREAKER_FAILURES;
 }
 
 /* Returns how many requests a server may have in flight now: one while it is only probed. */
@@ -95,6 +95,13 @@ health_log(WorkerServer *server, const KaptureTask *task)
 					 text ? errdetail_internal("%s.", text) : 0,
 					 errhint("kapture_status and kapture_failures say which option of the server to set. What is to be sent waits until then.")));
 			break;
+		case KAPTURE_STATE_REFUSING:
+			ereport(WARNING,
+					(errmsg("kapture_sync: server \"%s\" in database \"%s\" refuses all rows", server->name, database),
+					 errdetail("It has refused %d rows in a row, in words that are not known to be about a row's values.",
+							   KAPTURE_REFUSALS_MAX),
+					 errhint("kapture_failures shows what it says. What is to be sent waits, but for a probe a minute.")));
+			break;
 		case KAPTURE_STATE_THROTTLED:
 			ereport(LOG,
 					(errmsg("kapture_sync: server \"%s\" in database \"%s\" asks for fewer requests", server->name, database),
@@ -116,7 +123,7 @@ health_log(WorkerServer *server, const KaptureTask *task)
 static int64
 health_wait(WorkerServer *server, const KaptureTask *task)
 {
-	if (task->health == KAPTURE_STATE_DENIED || task->health == KAPTURE_STATE_MISCONFIGURED)
+	if (health_is_held(task->health))
 		return KAPTURE_DENIED_PROBE;
 	if (task->retry_after >= 0)
 		return task->retry_after;
@@ -148,6 +155,22 @@ health_hurry(Worker *worker, WorkerServer *server, TimestampTz now)
 }
 
 /*
+ * Forgets what answers have said of a server: its settings have changed, and what
+ * was changed may be what was wrong.
+ */
+void
+kapture_health_renew(Worker *worker, WorkerServer *server, TimestampTz now)
+{
+	if (health_is_held(server->health))
+		health_hurry(worker, server, now);
+	server->pool.not_before = 0;
+	server->asked = false;
+	server->failures = server->sick = 0;
+	server->health = KAPTURE_STATE_OK;
+	memset(&server->refusals, 0, sizeof(server->refusals));
+}
+
+/*
  * Notes what an answer says of the server.  A single failure may be chance: it
  * is said of a server that it is ill once some in a row have failed.  And a row
  * that fails again and again by itself says nothing of the others: it opens no
@@ -157,7 +180,7 @@ void
 kapture_health_note(Worker *worker, WorkerServer *server, const KaptureTask *task, TimestampTz now)
 {
 	KaptureServerState before = server->health;
-	bool		asked = task->health == KAPTURE_STATE_DENIED || task->health == KAPTURE_STATE_MISCONFIGURED ||
+	bool		asked = health_is_held(task->health) ||
 		(task->health != KAPTURE_STATE_OK && task->retry_after >= 0);
 	int64		row = task->delivery->delivery_id;
 
@@ -168,7 +191,7 @@ kapture_health_note(Worker *worker, WorkerServer *server, const KaptureTask *tas
 	server->health = task->health;
 	if (task->health == KAPTURE_STATE_OK)
 	{
-		if (server->failures >= KAPTURE_BREAKER_FAILURES)
+		if (server->failures >= KAPTURE_BREAKER_FAILURES || health_is_held(before))
 			health_hurry(worker, server, now);
 		server->failures = server->sick = 0;
 		server->failed_row = 0;

@@ -43,7 +43,6 @@
 #include "mb/pg_wchar.h"
 #include "utils/memutils.h"
 
-#include "api/dialect.h"
 #include "api/rules.h"
 #include "base/compat.h"
 #include "base/fault.h"
@@ -228,7 +227,7 @@ task_prepare(KaptureTask *task, KaptureStep step)
 
 /*
  * Gives the body of the task's request the form that the account wants (dialect.c),
- * once.  Errors as kapture_dialect_body().
+ * once.  Errors as kapture_message_body().
  */
 void
 kapture_task_wrap(KaptureTask *task, const KaptureServer *server)
@@ -240,8 +239,7 @@ kapture_task_wrap(KaptureTask *task, const KaptureServer *server)
 	if (task->is_wrapped)
 		return;
 	old = MemoryContextSwitchTo(task->delivery->context);
-	task->body = kapture_dialect_body(server->names[api], server->constants[api], server->body_array[api],
-									  task->body, task->body_len, &task->body_len);
+	task->body = kapture_message_body(server, api, task->body, task->body_len, &task->body_len);
 	task->is_wrapped = true;
 	MemoryContextSwitchTo(old);
 }
@@ -839,6 +837,8 @@ task_judge(KaptureTask *task, const KaptureHttpAnswer *answer, TimestampTz now)
 	KaptureReply reply = {0};
 
 	task->strange = false;
+	task->asked = kapture_task_api(task);
+	task->verdict = KAPTURE_BROKEN;
 	task->http_status = answer->status;
 	task->retry_after = answer->retry_after;
 	KAPTURE_FAULT_ROW("answer", task->delivery->row_key);
@@ -866,6 +866,8 @@ task_judge(KaptureTask *task, const KaptureHttpAnswer *answer, TimestampTz now)
 		reply.message = why ?
 			psprintf("Kapture's answer is not JSON (HTTP code %d): %s", answer->status, why) :
 			psprintf("Kapture answered with HTTP code %d", answer->status);
+	task->verdict = reply.verdict;
+	task->is_known = reply.is_known;
 	reply.message = kapture_text_cut(reply.message);
 	task->message = MemoryContextStrdup(task->delivery->context, reply.message);
 

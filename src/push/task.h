@@ -58,6 +58,11 @@ typedef struct KaptureTask
 	int64		by_phone;		/* found by the searches, or 0 */
 	int64		by_email;
 
+	/* what the last answer said */
+	KaptureApi	asked;			/* to which API */
+	KaptureVerdict verdict;
+	bool		is_known;		/* refused in words that are known to be about values */
+
 	/* the outcome */
 	const char *action;			/* if DONE */
 	KaptureFailed failed;		/* if FAILED */

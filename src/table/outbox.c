@@ -83,6 +83,7 @@ typedef enum OutboxQuery
 	OUTBOX_FINISH,
 	OUTBOX_FINISH_REST,
 	OUTBOX_FAIL,
+	OUTBOX_UNPARK,
 	OUTBOX_RELEASE
 } OutboxQuery;
 
@@ -184,7 +185,9 @@ static const struct
 		" backfills AS (DELETE FROM @.kapture_backfill WHERE attachment_id IN (TABLE gone)),"
 		" pulled AS (DELETE FROM @.kapture_inbox WHERE attachment_id IN (TABLE gone)),"
 		" known AS (DELETE FROM @.kapture_row WHERE attachment_id IN (TABLE gone)),"
-		" changes AS (DELETE FROM @.kapture_outbox WHERE attachment_id IN (TABLE gone) RETURNING 1 + coalesce(cardinality(more_keys), 0) AS n),"
+		" follows AS (DELETE FROM @.kapture_follow AS f WHERE NOT EXISTS (SELECT FROM pg_class AS c WHERE c.oid = f.relation)"
+		" OR NOT EXISTS (SELECT FROM pg_class AS c WHERE c.oid = f.source) RETURNING -follow_id),"
+		" changes AS (DELETE FROM @.kapture_outbox WHERE attachment_id IN (TABLE gone UNION TABLE follows) RETURNING 1 + coalesce(cardinality(more_keys), 0) AS n),"
 		" rows AS (DELETE FROM @.kapture_delivery WHERE attachment_id IN (TABLE gone) RETURNING 1)"
 		" SELECT (SELECT count(*) FROM gone), (SELECT coalesce(sum(n), 0)::bigint FROM changes) + (SELECT count(*) FROM rows)",
 		0, {}
@@ -398,6 +401,12 @@ static const struct
 		" SELECT next_attempt FROM failed",
 		15, {INT4OID, INT8OID, INT4OID, TEXTOID, INT4OID, TIMESTAMPTZOID, TIMESTAMPTZOID, INT8OID,
 		TEXTOID, TEXTOID, INT4OID, TEXTOID, BOOLOID, INT8OID, BOOLOID}
+	},
+	[OUTBOX_UNPARK] = {
+		"UPDATE @.kapture_delivery AS d SET state = 'retry', next_attempt = $3"
+		" FROM unnest($1, $2) AS v(attachment_id, delivery_id)"
+		" WHERE d.attachment_id = v.attachment_id AND d.delivery_id = v.delivery_id AND d.state = 'parked'",
+		3, {INT4ARRAYOID, INT8ARRAYOID, TIMESTAMPTZOID}
 	},
 	[OUTBOX_RELEASE] = {
 		"UPDATE @.kapture_delivery"
@@ -1795,6 +1804,30 @@ kapture_outbox_fail(KaptureFailed *failed)
 	}
 	SPI_finish();
 	return next;
+}
+
+/*
+ * Has parked deliveries, "n" of them, wait for another try instead; those that are
+ * parked no longer are left alone.
+ */
+void
+kapture_outbox_unpark(const int32 *attachments, const int64 *deliveries, int n, TimestampTz next_attempt)
+{
+	Datum	   *ids[2] = {palloc(sizeof(Datum) * n), palloc(sizeof(Datum) * n)};
+	Datum		values[3];
+
+	for (int i = 0; i < n; i++)
+	{
+		ids[0][i] = Int32GetDatum(attachments[i]);
+		ids[1][i] = Int64GetDatum(deliveries[i]);
+	}
+	values[0] = outbox_array(ids[0], NULL, n, INT4OID);
+	values[1] = outbox_array(ids[1], NULL, n, INT8OID);
+	values[2] = TimestampTzGetDatum(next_attempt);
+	SPI_connect();
+	outbox_execute(OUTBOX_UNPARK, values, NULL);
+	kapture_vacuum_note(KAPTURE_TABLE_DELIVERY, SPI_processed);
+	SPI_finish();
 }
 
 /*

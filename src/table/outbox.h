@@ -121,6 +121,7 @@ extern void kapture_outbox_take(int32 attachment_id, KaptureScan *scan, int limi
 								List **deliveries, bool *more);
 extern List *kapture_outbox_claim(List *deliveries, TimestampTz doubt_until);
 extern void kapture_outbox_park(KaptureDelivery *delivery, TimestampTz doubt_until, const char *error);
+extern void kapture_outbox_unpark(const int32 *attachments, const int64 *deliveries, int n, TimestampTz next_attempt);
 extern bool kapture_outbox_park_due(int32 attachment_id, const char *row_key, const char *error);
 extern void kapture_outbox_claim_due(int32 attachment_id, int limit, TimestampTz now,
 									 TimestampTz well_since, List **deliveries);

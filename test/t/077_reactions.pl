@@ -118,5 +118,61 @@ poll_ok($node, "SELECT kapture_customer_id IS NOT NULL FROM customers", 'an id t
 oracle_ok($node, $emulator, 'of one customer');
 account();
 
+# --- refusals in words that nobody knows
+my $words = 'Your plan does not allow it any more';
+my $refusal = { api => 'add', action => 'status', code => 400, body => "{\"message\": \"$words\", \"status\": \"failed\"}" };
+
+sub insert_rows
+{
+	my ($kind, $first, $n) = @_;
+	return sql("INSERT INTO customers (customer_name, phone) SELECT '$kind' || i, '96' || (10000000 + i) FROM generate_series($first, $first + $n - 1) i");
+}
+
+fresh();
+emulator_faults($emulator, $refusal);
+insert_rows('n', 1, 100);
+poll_ok($node, "SELECT server_state = 'refusing' AND parked = 0 FROM kapture_status", 'all rows are refused: the server is held, and none stays parked');
+cmp_ok(requests('add'), '<', 20 + 16, 'after twenty, and those that were under way');
+like(sql("SELECT message FROM kapture_server_states() WHERE server = 'kapture'"), qr/$words/, 'and shows the words');
+is(sql("SELECT pending + in_flight + retrying FROM kapture_status"), 100, 'all rows wait');
+emulator_faults($emulator);
+try_again();
+poll_ok($node, "SELECT count(kapture_customer_id) = 100 FROM customers", 'and are sent when it is put right');
+is(sql($state), 'ok', 'the server is well');
+
+# words that are known to be about values park their rows, however many
+fresh();
+emulator_faults($emulator, { %$refusal, body => '{"message": "Invalid phone number", "status": "failed"}' });
+insert_rows('n', 1, 60);
+poll_ok($node, "SELECT parked = 60 FROM kapture_status", 'many rows with bad values are parked');
+is(sql($state), 'ok', 'without harm to the server');
+
+# so do others, as long as there are successes between
+fresh();
+emulator_faults($emulator, { %$refusal, match => 'bad' });
+sql("INSERT INTO customers (customer_name, phone) SELECT CASE i % 3 WHEN 0 THEN 'good' ELSE 'bad' END || i, '96' || (10000000 + i) FROM generate_series(1, 90) i");
+poll_ok($node, "SELECT parked = 60 AND pending + in_flight + retrying = 0 FROM kapture_status", 'rows that are refused among others are parked');
+is(sql("SELECT count(kapture_customer_id) FROM customers"), 30, 'and the others sent');
+is(sql($state), 'ok', 'without harm to the server');
+
+# a row that Kapture cannot read, while it reads others
+emulator_faults($emulator, { %$refusal, match => 'odd', code => 200, body => '{"message": "Invalid Json.", "status": "failed"}' });
+sql("TRUNCATE customers");
+poll_ok($node, $idle, 'all quiet');
+insert_rows('odd', 1000, 1);
+insert_rows('even', 2000, 5);
+poll_ok($node, "SELECT parked = 1 AND pending + in_flight + retrying = 0 FROM kapture_status", 'a row that cannot be read is parked by itself');
+like(sql("SELECT message FROM kapture_failures"), qr/cannot read this row's add request, though it reads others: Invalid Json/, 'with the reason');
+is(sql($state), 'ok', 'without harm to the server');
+
+# all that is there is bad: whatever else comes is tried in turn, and ends it
+fresh();
+emulator_faults($emulator, { %$refusal, match => 'bad' });
+insert_rows('bad', 1, 40);
+poll_ok($node, "SELECT server_state = 'refusing' AND parked = 0 FROM kapture_status", 'only bad rows: the server is held');
+insert_rows('good', 3000, 1);
+poll_ok($node, "SELECT count(kapture_customer_id) = 1 FROM customers", 'a good one is among the probes');
+poll_ok($node, "SELECT parked = 40 AND pending + in_flight + retrying = 0 AND server_state = 'ok' FROM kapture_status", 'the queue goes on by itself; bad rows are parked, and hold nobody up again');
+
 $node->stop;
 done_testing();

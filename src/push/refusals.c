@@ -1,0 +1,134 @@
+/*
+ * refusals.c
+ *		Refusals that are the account's matter, not the rows'.
+ *
+ * A row is parked for what Kapture says of its values.  But an account may refuse
+ * all rows, in words that nobody has seen before: a key that may not do this, a
+ * field that it has made mandatory.  To park them all would leave work for days.  So
+ * refusals in words that no rule knows (api/words) are counted, and if there are
+ * KAPTURE_REFUSALS_MAX in a row without a success between, the server is held: it
+ * is probed once a minute, rows wait, and those that were parked for it wait with
+ * them.  The first success ends that.
+ *
+ * Refusals in known words park their rows, however many there are, and are not
+ * counted; nor are, once the server has been held, those of rows that have failed
+ * before, so that a row which is really bad holds the others up once at most.
+ *
+ * A body that Kapture cannot read is the account's matter, too (KAPTURE_MISFIT),
+ * unless it has read others of the kind: then it is the row's.
+ *
+ * No I/O but kapture_refusals_release().
+ */
+#include "postgres.h"
+
+#include "push/refusals.h"
+#include "table/outbox.h"
+#include "traffic/pacing.h"
+
+/* A row comes back later than the next probe, so that it is another one's turn. */
+static TimestampTz
+refusals_next(TimestampTz now)
+{
+	return TimestampTzPlusMilliseconds(now, KAPTURE_DENIED_PROBE + KAPTURE_LOCKED_RETRY);
+}
+
+/* The server is, or stays, held because of what it says of this row, which waits. */
+static void
+refusals_hold(KaptureRefusals *refusals, KaptureTask *task, TimestampTz now)
+{
+	refusals->is_holding = refusals->has_held = true;
+	refusals->wants_fresh = !refusals->wants_fresh;
+	task->health = KAPTURE_STATE_REFUSING;
+	task->failed.park = false;
+	task->failed.counts = true;
+	task->failed.next_attempt = refusals_next(now);
+}
+
+/* A row was refused in words that no rule knows. */
+static void
+refusals_unknown(KaptureRefusals *refusals, KaptureTask *task, TimestampTz now)
+{
+	const KaptureDelivery *delivery = task->delivery;
+
+	if (refusals->is_holding)
+	{
+		refusals_hold(refusals, task, now);
+		return;
+	}
+	if (refusals->has_held && delivery->failures > 0)
+		return;
+	if (++refusals->count >= KAPTURE_REFUSALS_MAX)
+	{
+		refusals->releases = true;
+		refusals_hold(refusals, task, now);
+		return;
+	}
+	refusals->attachments[refusals->nparked] = delivery->attachment_id;
+	refusals->deliveries[refusals->nparked++] = delivery->delivery_id;
+}
+
+/* Kapture could not read the request of a row, though it reads others of the kind. */
+static void
+refusals_unreadable(KaptureRefusals *refusals, KaptureTask *task)
+{
+	task->health = refusals->is_holding ? KAPTURE_STATE_REFUSING : KAPTURE_STATE_OK;
+	kapture_task_fail(task, true, 0, psprintf("Kapture cannot read this row's %s request, though it reads others: %s",
+											  kapture_api_name(task->asked), task->message));
+}
+
+/*
+ * kapture_refusals_judge
+ *		Takes in what the last answer to a task means for all rows of the server,
+ *		and changes what becomes of the task if that is the account's matter.
+ */
+void
+kapture_refusals_judge(KaptureRefusals *refusals, KaptureTask *task, TimestampTz now)
+{
+	bool		is_write = task->asked == KAPTURE_API_ADD || task->asked == KAPTURE_API_UPDATE;
+
+	switch (task->verdict)
+	{
+		case KAPTURE_SUCCESS:
+		case KAPTURE_NOT_FOUND:
+		case KAPTURE_DUPLICATE_PHONE:
+		case KAPTURE_DUPLICATE_EMAIL:
+		case KAPTURE_DUPLICATE_BOTH:
+			refusals->is_read[task->asked] = true;
+			if (!is_write)
+				break;
+			refusals->count = refusals->nparked = 0;
+			refusals->is_holding = refusals->releases = false;
+			return;
+		case KAPTURE_REFUSED:
+			if (is_write && !task->is_known && task->state == KAPTURE_TASK_FAILED && task->failed.park)
+				refusals_unknown(refusals, task, now);
+			break;
+		case KAPTURE_MISFIT:
+			if (refusals->is_read[task->asked] && task->state == KAPTURE_TASK_FAILED)
+				refusals_unreadable(refusals, task);
+			break;
+		case KAPTURE_DENIED:
+		case KAPTURE_THROTTLED:
+		case KAPTURE_BROKEN:
+			break;
+	}
+	/* only a success lifts it */
+	if (refusals->is_holding && task->health == KAPTURE_STATE_OK)
+		task->health = KAPTURE_STATE_REFUSING;
+}
+
+/*
+ * kapture_refusals_release
+ *		Has the rows that were parked before the server was held wait instead.
+ *
+ * To be called when what became of them has been recorded.  Needs a transaction.
+ */
+void
+kapture_refusals_release(KaptureRefusals *refusals, TimestampTz now)
+{
+	if (refusals->releases && refusals->nparked > 0)
+		kapture_outbox_unpark(refusals->attachments, refusals->deliveries, refusals->nparked, refusals_next(now));
+	if (refusals->releases)
+		refusals->nparked = 0;
+	refusals->releases = false;
+}
