@@ -37,6 +37,13 @@ LANGUAGE C IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'kapture_merge_digests'
 REVOKE ALL ON FUNCTION @extschema@.kapture_merge_digests(bytea, bytea) FROM PUBLIC;
 COMMENT ON FUNCTION @extschema@.kapture_merge_digests(bytea, bytea) IS 'digests of kapture_row: the newer ones, and the older where those are unknown';
 
+CREATE OR REPLACE FUNCTION @extschema@.kapture_seen_digests(digests bytea, customer_id bigint, bits smallint[], fields text[], names text[], seen text[])
+RETURNS bytea
+LANGUAGE C VOLATILE STRICT AS 'MODULE_PATHNAME', 'kapture_seen_digests';
+REVOKE ALL ON FUNCTION @extschema@.kapture_seen_digests(bytea, bigint, smallint[], text[], text[], text[]) FROM PUBLIC;
+COMMENT ON FUNCTION @extschema@.kapture_seen_digests(bytea, bigint, smallint[], text[], text[], text[]) IS
+'digests of kapture_row, but for fields of which Kapture was seen to have another value';
+
 --
 -- Connections and direct calls
 --
