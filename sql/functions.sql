@@ -32,6 +32,11 @@ CREATE OR REPLACE FUNCTION @extschema@.kapture_may_see(attachment_id integer) RE
 LANGUAGE C STABLE STRICT AS 'MODULE_PATHNAME', 'kapture_may_see';
 COMMENT ON FUNCTION @extschema@.kapture_may_see(integer) IS 'does the attached table belong to the current role?';
 
+CREATE OR REPLACE FUNCTION @extschema@.kapture_merge_digests(older bytea, newer bytea) RETURNS bytea
+LANGUAGE C IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'kapture_merge_digests';
+REVOKE ALL ON FUNCTION @extschema@.kapture_merge_digests(bytea, bytea) FROM PUBLIC;
+COMMENT ON FUNCTION @extschema@.kapture_merge_digests(bytea, bytea) IS 'digests of kapture_row: the newer ones, and the older where those are unknown';
+
 --
 -- Connections and direct calls
 --
@@ -210,6 +215,20 @@ RETURNS void
 LANGUAGE C VOLATILE AS 'MODULE_PATHNAME', 'kapture_alter';
 COMMENT ON FUNCTION @extschema@.kapture_alter(regclass, jsonb, name, text, regclass, text, text, boolean, boolean, jsonb, boolean, text[]) IS
 'changes how a table is attached: what is given replaces what is there (columns as a whole), the rest stays, and so does what waits; reset names arguments that go back to their defaults; to another server, ids are kept only with keep_ids';
+
+CREATE OR REPLACE FUNCTION @extschema@.kapture_followed() RETURNS trigger
+LANGUAGE C AS 'MODULE_PATHNAME', 'kapture_followed';
+COMMENT ON FUNCTION @extschema@.kapture_followed() IS 'trigger of tables that attached ones follow: notes in the outbox what changed';
+
+CREATE OR REPLACE FUNCTION @extschema@.kapture_follow(source regclass, relation regclass, condition text) RETURNS void
+LANGUAGE C VOLATILE AS 'MODULE_PATHNAME', 'kapture_follow';
+COMMENT ON FUNCTION @extschema@.kapture_follow(regclass, regclass, text) IS
+'has changes of a table send the rows of an attached one again for which a condition over source and target holds';
+
+CREATE OR REPLACE FUNCTION @extschema@.kapture_unfollow(source regclass, relation regclass, condition text DEFAULT NULL) RETURNS integer
+LANGUAGE C VOLATILE AS 'MODULE_PATHNAME', 'kapture_unfollow';
+COMMENT ON FUNCTION @extschema@.kapture_unfollow(regclass, regclass, text) IS
+'ends that, on one condition or all; returns how many have ended';
 
 CREATE OR REPLACE FUNCTION @extschema@.kapture_detach(relation regclass)
 RETURNS void
