@@ -75,7 +75,7 @@ COMMENT ON FUNCTION @extschema@.kapture_get_customer(jsonb, name) IS
 CREATE OR REPLACE FUNCTION @extschema@.kapture_pull(start_date timestamp, end_date timestamp, server name DEFAULT 'kapture') RETURNS jsonb
 LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'kapture_pull';
 COMMENT ON FUNCTION @extschema@.kapture_pull(timestamp, timestamp, name) IS
-'returns the customers that changed between two times of the account''s time zone, as Kapture answers; long ranges are fetched in windows of option pull_window';
+'returns the customers that were generated between two times of the account''s time zone, as Kapture answers; long ranges are fetched in windows of option pull_window';
 
 -- Instants, and what would become instants if it were not for these: literals and
 -- days, which are the account's.
