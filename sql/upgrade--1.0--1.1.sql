@@ -52,6 +52,7 @@ COMMENT ON COLUMN @extschema@.kapture_column.reads IS 'columns that the expressi
 COMMENT ON COLUMN @extschema@.kapture_delivery.in_doubt IS 'a request was sent and its outcome never seen: before this time it may be running, and nothing else is sent for the row; Kapture is asked before an Add is sent again';
 
 DROP FUNCTION @extschema@.kapture_attach(regclass, jsonb, name, text, boolean);
+DROP FUNCTION @extschema@.kapture_check(name);
 
 CREATE TABLE @extschema@.kapture_inbox (
 	attachment_id integer NOT NULL,
