@@ -149,13 +149,13 @@ GRANT SELECT ON @extschema@.kapture_pull_failures TO PUBLIC;
 
 CREATE OR REPLACE VIEW @extschema@.kapture_attachments WITH (security_barrier) AS
 SELECT a.attachment_id, a.relation, a.server,
-	(SELECT pg_catalog.jsonb_object_agg(k.field, CASE
-		WHEN k.expression IS NOT NULL THEN pg_catalog.jsonb_build_object('expression', k.expression)
-		WHEN k.column_name IS NULL THEN pg_catalog.jsonb_build_object('constant', k.constant)
-		ELSE pg_catalog.to_jsonb(k.column_name) END ORDER BY k.bit)
+	(SELECT pg_catalog.jsonb_object_agg(k.field, CASE WHEN k.expression IS NOT NULL THEN pg_catalog.jsonb_build_object('expression', k.expression)
+		WHEN k.constant IS NOT NULL THEN pg_catalog.jsonb_build_object('constant', k.constant) ELSE pg_catalog.to_jsonb(k.column_name) END ORDER BY k.bit)
 	 FROM @extschema@.kapture_column k WHERE k.attachment_id = a.attachment_id) AS columns,
 	a.on_duplicate, a.replicated, a.pull, a.on_conflict, a.id_column, a.key_columns, a.paused, a.attached_at,
-	a.filter, a.on_leave
+	a.filter, a.source, a.on_leave,
+	(SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('source', f.source::text, 'condition', f.condition) ORDER BY f.follow_id)
+	 FROM @extschema@.kapture_follow f WHERE f.relation = a.relation) AS follows
 FROM @extschema@.kapture_attachment a
 JOIN pg_catalog.pg_class c ON c.oid = a.relation
 WHERE pg_catalog.pg_has_role(c.relowner, 'USAGE');
@@ -172,8 +172,10 @@ COMMENT ON COLUMN @extschema@.kapture_attachments.id_column IS 'column that rece
 COMMENT ON COLUMN @extschema@.kapture_attachments.key_columns IS 'primary key of the table, in whose order a row_key has its values';
 COMMENT ON COLUMN @extschema@.kapture_attachments.paused IS 'changes are captured, but not sent; see kapture_pause';
 COMMENT ON COLUMN @extschema@.kapture_attachments.attached_at IS 'when the table was attached';
-COMMENT ON COLUMN @extschema@.kapture_attachments.filter IS 'which rows go to Kapture; NULL: all';
-COMMENT ON COLUMN @extschema@.kapture_attachments.on_leave IS 'what is sent for a customer whose row leaves the filter';
+COMMENT ON COLUMN @extschema@.kapture_attachments.filter IS 'condition on the rows that go to Kapture; NULL: all do';
+COMMENT ON COLUMN @extschema@.kapture_attachments.source IS 'view that the values come from; NULL: they are the table''s own';
+COMMENT ON COLUMN @extschema@.kapture_attachments.on_leave IS 'fields of a customer whose row has left the filter';
+COMMENT ON COLUMN @extschema@.kapture_attachments.follows IS 'tables whose changes concern rows of this one, each with its condition';
 GRANT SELECT ON @extschema@.kapture_attachments TO PUBLIC;
 
 CREATE OR REPLACE VIEW @extschema@.kapture_orphans WITH (security_barrier) AS
@@ -204,7 +206,7 @@ SELECT a.relation, a.server,
 		 WHEN t.problem IS NOT NULL THEN 'misconfigured'
 		 WHEN @extschema@.kapture_worker_pid() IS NULL THEN 'no worker'
 		 ELSE 'running' END AS state,
-	q.pending, q.in_flight, q.retrying, q.parked,
+	q.pending + w.changes AS pending, q.in_flight, q.retrying, q.parked,
 	pg_catalog.now() - q.oldest AS oldest_age,
 	q.last_success, COALESCE(t.problem, q.last_error) AS last_error,
 	s.state AS server_state, s.message AS server_message, s.retry_at AS server_retry_at,
@@ -218,12 +220,16 @@ LEFT JOIN @extschema@.kapture_server_states() s
 LEFT JOIN @extschema@.kapture_pull_status p ON p.server = a.server
 CROSS JOIN LATERAL @extschema@.kapture_queue(a.attachment_id) q
 CROSS JOIN LATERAL (SELECT @extschema@.kapture_table_problem(a.attachment_id) AS problem) t
+CROSS JOIN LATERAL (SELECT pg_catalog.count(*) AS changes FROM @extschema@.kapture_follow f
+	CROSS JOIN LATERAL (SELECT 1 WHERE f.waiting IS NOT NULL UNION ALL
+		(SELECT 1 FROM @extschema@.kapture_outbox o WHERE o.attachment_id = -f.follow_id LIMIT 10000)) n
+	WHERE f.relation = a.relation) w
 WHERE pg_catalog.pg_has_role(c.relowner, 'USAGE') OR pg_catalog.pg_has_role('pg_read_all_stats', 'USAGE');
 COMMENT ON VIEW @extschema@.kapture_status IS 'one row for each attached table that belongs to the current role, or, without messages, for each one if it may read all statistics; cheap enough to be looked at each second';
 COMMENT ON COLUMN @extschema@.kapture_status.relation IS 'the attached table';
 COMMENT ON COLUMN @extschema@.kapture_status.server IS 'foreign server its rows go to';
 COMMENT ON COLUMN @extschema@.kapture_status.state IS 'running, paused, misconfigured (see last_error), copy (see kapture_resume), outdated (see server_message), no worker';
-COMMENT ON COLUMN @extschema@.kapture_status.pending IS 'changes that the worker has not taken up; beyond 10000 they may be an estimate';
+COMMENT ON COLUMN @extschema@.kapture_status.pending IS 'changes that the worker has not taken up, those of followed tables included; beyond 10000 they may be an estimate';
 COMMENT ON COLUMN @extschema@.kapture_status.in_flight IS 'rows being sent';
 COMMENT ON COLUMN @extschema@.kapture_status.retrying IS 'rows that wait for another try';
 COMMENT ON COLUMN @extschema@.kapture_status.parked IS 'rows that wait for a correction; beyond 10000 an estimate';
@@ -279,3 +285,50 @@ COMMENT ON COLUMN @extschema@.kapture_stat_requests.bounds IS 'upper bounds of t
 COMMENT ON COLUMN @extschema@.kapture_stat_requests.histogram IS 'number of requests in each bucket: longer than the bound before, up to its own';
 COMMENT ON COLUMN @extschema@.kapture_stat_requests.since IS 'when this counting began';
 GRANT SELECT ON @extschema@.kapture_stat_requests TO PUBLIC;
+
+CREATE OR REPLACE VIEW @extschema@.kapture_calls WITH (security_barrier) AS
+SELECT q.call_id, q.sender, q.server, q.api, q.reference, q.retry, q.state, q.attempts, q.http_status, q.body, q.answer, q.message,
+	q.queued_at, q.last_attempt,
+	CASE WHEN q.state = 'waiting' AND q.next_attempt > '-infinity' THEN q.next_attempt END AS next_attempt,
+	q.finished_at
+FROM @extschema@.kapture_call_queue q
+WHERE pg_catalog.pg_has_role(q.sender, 'USAGE');
+COMMENT ON VIEW @extschema@.kapture_calls IS 'calls that the current role has sent with kapture_send(): what was sent, what became of it, what Kapture answered';
+COMMENT ON COLUMN @extschema@.kapture_calls.call_id IS 'what kapture_send() returned';
+COMMENT ON COLUMN @extschema@.kapture_calls.sender IS 'role that sent it, with whose key it goes';
+COMMENT ON COLUMN @extschema@.kapture_calls.server IS 'foreign server it goes to';
+COMMENT ON COLUMN @extschema@.kapture_calls.api IS 'name or path of the API';
+COMMENT ON COLUMN @extschema@.kapture_calls.reference IS 'the sender''s own; calls with the same go one after the other';
+COMMENT ON COLUMN @extschema@.kapture_calls.retry IS 'unsent: sent again only if it was certainly not taken; always: sent until there is an answer, at least once';
+COMMENT ON COLUMN @extschema@.kapture_calls.state IS 'waiting, sending, done, failed (refused, or it cannot be sent: see message), unknown (sent, and the outcome is not known), discarded';
+COMMENT ON COLUMN @extschema@.kapture_calls.attempts IS 'how often it was taken up';
+COMMENT ON COLUMN @extschema@.kapture_calls.http_status IS 'HTTP code of the last answer; NULL: none came';
+COMMENT ON COLUMN @extschema@.kapture_calls.body IS 'what is sent';
+COMMENT ON COLUMN @extschema@.kapture_calls.answer IS 'the last answer; NULL: none came, or it was not JSON';
+COMMENT ON COLUMN @extschema@.kapture_calls.message IS 'what Kapture said, or why there is no answer';
+COMMENT ON COLUMN @extschema@.kapture_calls.queued_at IS 'start of the transaction that sent it';
+COMMENT ON COLUMN @extschema@.kapture_calls.last_attempt IS 'time of the last try';
+COMMENT ON COLUMN @extschema@.kapture_calls.next_attempt IS 'time of the next one; NULL: as soon as may be, or none';
+COMMENT ON COLUMN @extschema@.kapture_calls.finished_at IS 'when it was done with; done and discarded calls are kept for kapture_sync.history_retention from then on';
+GRANT SELECT ON @extschema@.kapture_calls TO PUBLIC;
+
+CREATE OR REPLACE VIEW @extschema@.kapture_call_status WITH (security_barrier) AS
+SELECT q.sender, q.server,
+	pg_catalog.count(*) FILTER (WHERE q.state = 'waiting') AS waiting,
+	pg_catalog.count(*) FILTER (WHERE q.state = 'sending') AS in_flight,
+	pg_catalog.count(*) FILTER (WHERE q.state = 'failed') AS failed,
+	pg_catalog.count(*) FILTER (WHERE q.state = 'unknown') AS unknown,
+	pg_catalog.now() - pg_catalog.min(q.queued_at) FILTER (WHERE q.state IN ('waiting', 'sending')) AS oldest_age
+FROM @extschema@.kapture_call_queue q
+WHERE q.state IN ('waiting', 'sending', 'failed', 'unknown')
+	AND (pg_catalog.pg_has_role(q.sender, 'USAGE') OR pg_catalog.pg_has_role('pg_read_all_stats', 'USAGE'))
+GROUP BY q.sender, q.server;
+COMMENT ON VIEW @extschema@.kapture_call_status IS 'calls of kapture_send() that are not done, counted by sender and server: of the current role, or of all if it may read all statistics';
+COMMENT ON COLUMN @extschema@.kapture_call_status.sender IS 'role that sent them';
+COMMENT ON COLUMN @extschema@.kapture_call_status.server IS 'foreign server they go to';
+COMMENT ON COLUMN @extschema@.kapture_call_status.waiting IS 'calls that wait to be sent';
+COMMENT ON COLUMN @extschema@.kapture_call_status.in_flight IS 'calls being sent';
+COMMENT ON COLUMN @extschema@.kapture_call_status.failed IS 'calls that were refused or cannot be sent';
+COMMENT ON COLUMN @extschema@.kapture_call_status.unknown IS 'calls whose outcome is not known, for somebody to look at';
+COMMENT ON COLUMN @extschema@.kapture_call_status.oldest_age IS 'age of the oldest call that waits or is being sent; NULL: none does';
+GRANT SELECT ON @extschema@.kapture_call_status TO PUBLIC;

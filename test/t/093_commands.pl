@@ -100,6 +100,7 @@ my %commands = (
 	'--asan' => sub { has_option('test', '--asan') },
 	'--valgrind' => sub { has_option('test', '--valgrind') },
 	'script/soak --minutes N' => sub { has_option('soak', '--minutes') },
+	'script/indent' => sub { like(slurp_file("$top/test/t/094_layers.pl"), qr{/\.\./script/indent'}, 'a test runs it') },
 	'script/reference --write' => sub { has_option('reference', '--write') },
 	'script/live_picture --write' => sub {
 		# a run of two seconds: before, in and after an outage
@@ -109,10 +110,8 @@ my %commands = (
 			  . "  waiting        $waiting  \e[36m████\e[0m\n  retrying             0  \e[33m\e[0m\n";
 		};
 		my $log = "$dir/live.log";
-		open my $out, '>:encoding(UTF-8)', $log or die $!;
-		use utf8;
+		open my $out, '>', $log or die $!;
 		print $out $screen->('ok', '1,111', 32), $screen->('failing', '2,222', 31), $screen->('ok', '1,234', 32), $screen->('ok', '0', 32);
-		no utf8;
 		close $out;
 		my $picture = '';
 		ok(IPC::Run::run([ "$top/script/live_picture", $log ], '>', \$picture), 'script/live_picture draws');
@@ -182,7 +181,7 @@ my %blocks = (
 		my ($block) = @_;
 		# the suite builds, installs and removes it; here, that it is the one that is named
 		like($block, qr{^sudo apt install \./packages/postgresql-15-kapture-sync_\*\.deb$}m, 'README installs what script/package builds');
-		like(slurp_file("$top/script/package"), qr{name=postgresql-\$version-kapture-sync\b.*cp "\$work/\$\{name\}_"\*\.deb "\$top/packages"}s, 'which has that name, and is put there');
+		like(slurp_file("$top/script/package"), qr{name=postgresql-\$version-kapture-sync\b.*package=\S*echo "\$work/\$\{name\}_"\*\.deb\).*cp "\$package" "\$top/packages"}s, 'which has that name, and is put there');
 	},
 	'CONTRIBUTING.md: make with_llvm=no all emulator && sudo make with_llvm=no install' => sub {
 		my ($block) = @_;

@@ -1,16 +1,16 @@
 /*
- * advice.h
+ * attach_advice.h
  *		What is reported to those who attach and detach tables.
  */
-#ifndef KAPTURE_ADVICE_H
-#define KAPTURE_ADVICE_H
+#ifndef KAPTURE_ATTACH_ADVICE_H
+#define KAPTURE_ATTACH_ADVICE_H
 
 #include "postgres.h"
 
 #include "base/catalog.h"
 
-extern void kapture_advice_attached(Oid relid);
+extern void kapture_advice_attached(const KaptureAttachment *att, const char *hint);
 extern void kapture_advice_given_up(const KaptureAttachment *att);
 extern void kapture_advice_column_dropped(Oid relid, AttrNumber attnum);
 
-#endif							/* KAPTURE_ADVICE_H */
+#endif							/* KAPTURE_ATTACH_ADVICE_H */

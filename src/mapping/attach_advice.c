@@ -1,5 +1,5 @@
 /*
- * advice.c
+ * attach_advice.c
  *		What is reported to those who attach and detach tables: what was mapped,
  *		what is sent and what is not.
  *
@@ -8,24 +8,16 @@
 #include "postgres.h"
 
 #include "access/relation.h"
-#include "catalog/pg_class.h"
+#include "catalog/pg_type.h"
 #include "commands/dbcommands.h"
-#include "executor/spi.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
 
-#include "base/family.h"
 #include "base/guc.h"
 #include "base/owner_sql.h"
-#include "base/user_code.h"
-#include "table/advice.h"
-#include "table/row_io.h"
-#include "table/row_sql.h"
-
-/* So many rows are looked at to find out how many there are. */
-#define ADVICE_MAX_ROWS		10000
+#include "mapping/attach_advice.h"
 
 /* Which field gets which column, in words; palloc'ed. */
 static char *
@@ -47,48 +39,6 @@ advice_mapping(const KaptureAttachment *att)
 			appendStringInfo(&text, _(" from column \"%s\""), column->name);
 	}
 	return text.data;
-}
-
-/* What the first ADVICE_MAX_ROWS rows of a table show. */
-typedef struct AdviceRows
-{
-	const KaptureAttachment *att;
-	bool		whole;			/* it has no more */
-	int64		without_id;
-} AdviceRows;
-
-static void
-advice_do_count(void *arg)
-{
-	AdviceRows *rows = arg;
-	bool		isnull;
-
-	if (kapture_user_code_execute(psprintf("SELECT pg_catalog.count(*) <= %d, pg_catalog.count(*) FILTER (WHERE l.wanted)"
-										   " FROM (SELECT %s FROM %s AS r LIMIT %d) AS l (wanted)",
-										   ADVICE_MAX_ROWS, kapture_row_selection(rows->att, true, NULL),
-										   kapture_row_source(rows->att), ADVICE_MAX_ROWS + 1),
-								  0, NULL, NULL, NULL, true) != SPI_OK_SELECT)
-		elog(ERROR, "could not count rows");
-	rows->whole = DatumGetBool(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull));
-	rows->without_id = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 2, &isnull));
-}
-
-/* What a user has to do to have the rows sent that are there; palloc'ed, NULL: there are none. */
-static char *
-advice_backfill(KaptureAttachment *att)
-{
-	AdviceRows	rows = {att};
-	char	   *call = psprintf("CALL kapture_backfill(%s)", quote_literal_cstr(kapture_row_relation_name(att->root)));
-
-	/* what keeps them from being counted is reported when they are read */
-	if (kapture_row_run(att, NULL, advice_do_count, &rows) != NULL)
-		rows.whole = false;
-	if (rows.whole && rows.without_id == 0)
-		return NULL;
-	if (rows.whole)
-		return psprintf(_("Of the rows that are there already, %lld have no Kapture id and are sent when they change; to send them now, use %s."),
-						(long long) rows.without_id, call);
-	return psprintf(_("Rows that are there already are sent when they change; to send those without a Kapture id now, use %s."), call);
 }
 
 /* Reports what keeps changes from being sent, if it is a setting. */
@@ -128,22 +78,18 @@ advice_replicated(const KaptureAttachment *att)
 /*
  * kapture_advice_attached
  *		Reports what comes of attaching a table: what is mapped, which rows are not
- *		sent, what keeps others from being sent.
+ *		sent, what keeps others from being sent.  "hint" (or NULL) is for those that
+ *		are there already.
  */
 void
-kapture_advice_attached(Oid relid)
+kapture_advice_attached(const KaptureAttachment *att, const char *hint)
 {
-	Relation	rel = relation_open(relid, AccessShareLock);
-	KaptureAttachment *att = kapture_catalog_attachment(rel);
-	char	   *hint = advice_backfill(att);
-
 	ereport(NOTICE,
-			(errmsg("changes of table \"%s\" are sent to server \"%s\" from now on", get_rel_name(relid), att->server),
+			(errmsg("changes of table \"%s\" are sent to server \"%s\" from now on", get_rel_name(att->root), att->server),
 			 errdetail("Mapped: %s.", advice_mapping(att)),
 			 hint ? errhint("%s", hint) : 0));
 	advice_replicated(att);
 	advice_settings();
-	relation_close(rel, NoLock);
 }
 
 /*
