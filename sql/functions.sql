@@ -32,6 +32,11 @@ CREATE OR REPLACE FUNCTION @extschema@.kapture_may_see(attachment_id integer) RE
 LANGUAGE C STABLE STRICT AS 'MODULE_PATHNAME', 'kapture_may_see';
 COMMENT ON FUNCTION @extschema@.kapture_may_see(integer) IS 'does the attached table belong to the current role?';
 
+CREATE OR REPLACE FUNCTION @extschema@.kapture_merge_digests(older bytea, newer bytea) RETURNS bytea
+LANGUAGE C IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'kapture_merge_digests';
+REVOKE ALL ON FUNCTION @extschema@.kapture_merge_digests(bytea, bytea) FROM PUBLIC;
+COMMENT ON FUNCTION @extschema@.kapture_merge_digests(bytea, bytea) IS 'digests of kapture_row: the newer ones, and the older where those are unknown';
+
 --
 -- Connections and direct calls
 --
@@ -93,6 +98,23 @@ CREATE OR REPLACE FUNCTION @extschema@.kapture_call(api text, body jsonb, server
 LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'kapture_call';
 COMMENT ON FUNCTION @extschema@.kapture_call(text, jsonb, name) IS
 'calls any API of the account, by name (ticket_add, order_add, ...) or path, and returns its answer as it is; raises an error if there is none';
+
+CREATE OR REPLACE FUNCTION @extschema@.kapture_send(api text, body jsonb, server name DEFAULT 'kapture',
+	reference text DEFAULT NULL, retry text DEFAULT 'unsent')
+RETURNS bigint
+LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'kapture_send_call';
+COMMENT ON FUNCTION @extschema@.kapture_send(text, jsonb, name, text, text) IS
+'has any API of the account called after the transaction''s commit, and returns the id of the call in kapture_calls; nothing is sent on rollback';
+
+CREATE OR REPLACE FUNCTION @extschema@.kapture_retry_call(call_id bigint) RETURNS void
+LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'kapture_retry_call';
+COMMENT ON FUNCTION @extschema@.kapture_retry_call(bigint) IS
+'has a call of kapture_send() that waits, failed, was discarded, or has an unknown outcome sent again at once';
+
+CREATE OR REPLACE FUNCTION @extschema@.kapture_discard_call(call_id bigint) RETURNS void
+LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'kapture_discard_call';
+COMMENT ON FUNCTION @extschema@.kapture_discard_call(bigint) IS
+'gives up a call of kapture_send() that waits, failed, or has an unknown outcome';
 
 CREATE OR REPLACE FUNCTION @extschema@.kapture_phone(phone text) RETURNS text
 LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'kapture_phone';
@@ -184,6 +206,15 @@ RETURNS void
 LANGUAGE C VOLATILE AS 'MODULE_PATHNAME', 'kapture_attach';
 COMMENT ON FUNCTION @extschema@.kapture_attach(regclass, jsonb, name, text, boolean, boolean, text, text, regclass, name, jsonb) IS
 'keeps a table and Kapture in step from here on; columns: {"kapture field": "column", ...}, by default the columns named like Kapture''s fields';
+
+CREATE OR REPLACE FUNCTION @extschema@.kapture_alter(relation regclass, columns jsonb DEFAULT NULL,
+	server name DEFAULT NULL, filter text DEFAULT NULL, source regclass DEFAULT NULL, on_duplicate text DEFAULT NULL,
+	on_conflict text DEFAULT NULL, pull boolean DEFAULT NULL, replicated boolean DEFAULT NULL,
+	on_leave jsonb DEFAULT NULL, keep_ids boolean DEFAULT false, reset text[] DEFAULT NULL)
+RETURNS void
+LANGUAGE C VOLATILE AS 'MODULE_PATHNAME', 'kapture_alter';
+COMMENT ON FUNCTION @extschema@.kapture_alter(regclass, jsonb, name, text, regclass, text, text, boolean, boolean, jsonb, boolean, text[]) IS
+'changes how a table is attached: what is given replaces what is there (columns as a whole), the rest stays, and so does what waits; reset names arguments that go back to their defaults; to another server, ids are kept only with keep_ids';
 
 CREATE OR REPLACE FUNCTION @extschema@.kapture_detach(relation regclass)
 RETURNS void

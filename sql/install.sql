@@ -31,5 +31,7 @@ SELECT pg_catalog.pg_extension_config_dump('@extschema@.kapture_row', '');
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.kapture_backfill', '');
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.kapture_origin', '');
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.kapture_history', '');
+SELECT pg_catalog.pg_extension_config_dump('@extschema@.kapture_call_queue', '');
+SELECT pg_catalog.pg_extension_config_dump('@extschema@.kapture_call_queue_call_id_seq', '');
 
 SELECT @extschema@.kapture_worker_start();

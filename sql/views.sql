@@ -155,7 +155,7 @@ SELECT a.attachment_id, a.relation, a.server,
 		ELSE pg_catalog.to_jsonb(k.column_name) END ORDER BY k.bit)
 	 FROM @extschema@.kapture_column k WHERE k.attachment_id = a.attachment_id) AS columns,
 	a.on_duplicate, a.replicated, a.pull, a.on_conflict, a.id_column, a.key_columns, a.paused, a.attached_at,
-	a.filter, a.on_leave
+	a.filter, a.on_leave, a.source
 FROM @extschema@.kapture_attachment a
 JOIN pg_catalog.pg_class c ON c.oid = a.relation
 WHERE pg_catalog.pg_has_role(c.relowner, 'USAGE');
@@ -174,6 +174,7 @@ COMMENT ON COLUMN @extschema@.kapture_attachments.paused IS 'changes are capture
 COMMENT ON COLUMN @extschema@.kapture_attachments.attached_at IS 'when the table was attached';
 COMMENT ON COLUMN @extschema@.kapture_attachments.filter IS 'which rows go to Kapture; NULL: all';
 COMMENT ON COLUMN @extschema@.kapture_attachments.on_leave IS 'what is sent for a customer whose row leaves the filter';
+COMMENT ON COLUMN @extschema@.kapture_attachments.source IS 'view that the values come from; NULL: the table itself';
 GRANT SELECT ON @extschema@.kapture_attachments TO PUBLIC;
 
 CREATE OR REPLACE VIEW @extschema@.kapture_orphans WITH (security_barrier) AS
@@ -279,3 +280,50 @@ COMMENT ON COLUMN @extschema@.kapture_stat_requests.bounds IS 'upper bounds of t
 COMMENT ON COLUMN @extschema@.kapture_stat_requests.histogram IS 'number of requests in each bucket: longer than the bound before, up to its own';
 COMMENT ON COLUMN @extschema@.kapture_stat_requests.since IS 'when this counting began';
 GRANT SELECT ON @extschema@.kapture_stat_requests TO PUBLIC;
+
+CREATE OR REPLACE VIEW @extschema@.kapture_calls WITH (security_barrier) AS
+SELECT q.call_id, q.sender, q.server, q.api, q.reference, q.retry, q.state, q.attempts, q.http_status, q.body, q.answer, q.message,
+	q.queued_at, q.last_attempt,
+	CASE WHEN q.state = 'waiting' AND q.next_attempt > '-infinity' THEN q.next_attempt END AS next_attempt,
+	q.finished_at
+FROM @extschema@.kapture_call_queue q
+WHERE pg_catalog.pg_has_role(q.sender, 'USAGE');
+COMMENT ON VIEW @extschema@.kapture_calls IS 'calls that the current role has sent with kapture_send(): what was sent, what became of it, what Kapture answered';
+COMMENT ON COLUMN @extschema@.kapture_calls.call_id IS 'what kapture_send() returned';
+COMMENT ON COLUMN @extschema@.kapture_calls.sender IS 'role that sent it, with whose key it goes';
+COMMENT ON COLUMN @extschema@.kapture_calls.server IS 'foreign server it goes to';
+COMMENT ON COLUMN @extschema@.kapture_calls.api IS 'name or path of the API';
+COMMENT ON COLUMN @extschema@.kapture_calls.reference IS 'the sender''s own; calls with the same go one after the other';
+COMMENT ON COLUMN @extschema@.kapture_calls.retry IS 'unsent: sent again only if it was certainly not taken; always: sent until there is an answer, at least once';
+COMMENT ON COLUMN @extschema@.kapture_calls.state IS 'waiting, sending, done, failed (refused, or it cannot be sent: see message), unknown (sent, and the outcome is not known), discarded';
+COMMENT ON COLUMN @extschema@.kapture_calls.attempts IS 'how often it was taken up';
+COMMENT ON COLUMN @extschema@.kapture_calls.http_status IS 'HTTP code of the last answer; NULL: none came';
+COMMENT ON COLUMN @extschema@.kapture_calls.body IS 'what is sent';
+COMMENT ON COLUMN @extschema@.kapture_calls.answer IS 'the last answer; NULL: none came, or it was not JSON';
+COMMENT ON COLUMN @extschema@.kapture_calls.message IS 'what Kapture said, or why there is no answer';
+COMMENT ON COLUMN @extschema@.kapture_calls.queued_at IS 'start of the transaction that sent it';
+COMMENT ON COLUMN @extschema@.kapture_calls.last_attempt IS 'time of the last try';
+COMMENT ON COLUMN @extschema@.kapture_calls.next_attempt IS 'time of the next one; NULL: as soon as may be, or none';
+COMMENT ON COLUMN @extschema@.kapture_calls.finished_at IS 'when it was done with; done and discarded calls are kept for kapture_sync.history_retention from then on';
+GRANT SELECT ON @extschema@.kapture_calls TO PUBLIC;
+
+CREATE OR REPLACE VIEW @extschema@.kapture_call_status WITH (security_barrier) AS
+SELECT q.sender, q.server,
+	pg_catalog.count(*) FILTER (WHERE q.state = 'waiting') AS waiting,
+	pg_catalog.count(*) FILTER (WHERE q.state = 'sending') AS in_flight,
+	pg_catalog.count(*) FILTER (WHERE q.state = 'failed') AS failed,
+	pg_catalog.count(*) FILTER (WHERE q.state = 'unknown') AS unknown,
+	pg_catalog.now() - pg_catalog.min(q.queued_at) FILTER (WHERE q.state IN ('waiting', 'sending')) AS oldest_age
+FROM @extschema@.kapture_call_queue q
+WHERE q.state IN ('waiting', 'sending', 'failed', 'unknown')
+	AND (pg_catalog.pg_has_role(q.sender, 'USAGE') OR pg_catalog.pg_has_role('pg_read_all_stats', 'USAGE'))
+GROUP BY q.sender, q.server;
+COMMENT ON VIEW @extschema@.kapture_call_status IS 'calls of kapture_send() that are not done, counted by sender and server: of the current role, or of all if it may read all statistics';
+COMMENT ON COLUMN @extschema@.kapture_call_status.sender IS 'role that sent them';
+COMMENT ON COLUMN @extschema@.kapture_call_status.server IS 'foreign server they go to';
+COMMENT ON COLUMN @extschema@.kapture_call_status.waiting IS 'calls that wait to be sent';
+COMMENT ON COLUMN @extschema@.kapture_call_status.in_flight IS 'calls being sent';
+COMMENT ON COLUMN @extschema@.kapture_call_status.failed IS 'calls that were refused or cannot be sent';
+COMMENT ON COLUMN @extschema@.kapture_call_status.unknown IS 'calls whose outcome is not known, for somebody to look at';
+COMMENT ON COLUMN @extschema@.kapture_call_status.oldest_age IS 'age of the oldest call that waits or is being sent; NULL: none does';
+GRANT SELECT ON @extschema@.kapture_call_status TO PUBLIC;

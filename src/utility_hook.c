@@ -44,8 +44,8 @@
 #include "base/restore.h"
 #include "cluster/shmem.h"
 #include "fdw/modify.h"
-#include "mapping/expression.h"
 #include "mapping/attach_advice.h"
+#include "mapping/expression.h"
 #include "pull/mirror.h"
 #include "table/attach.h"
 #include "table/binding.h"
@@ -403,7 +403,7 @@ wayside_follow(Node *stmt)
 	if ((IsA(stmt, CreateForeignServerStmt) || IsA(stmt, AlterForeignServerStmt)) &&
 		!IsBinaryUpgrade && !kapture_is_restoring() && kapture_pull_servers() != NIL &&
 		OidIsValid(kapture_catalog_relid(KAPTURE_TABLE_ATTACHMENT)))
-		kapture_origin_claim();
+		(void) kapture_origin_claim();
 }
 
 /* The statement, if it renames a server of ours; it is locked then. */

@@ -741,19 +741,29 @@ user_code_forget_text(void)
 		user_code->statement = "";
 }
 
-/*
- * As SPI_prepare_cursor(), for a statement on the table that runs, or on the
- * extension's tables; does not return without a plan.
- */
-SPIPlanPtr
-kapture_user_code_prepare(const char *sql, int nargs, Oid *types, int options)
+/* A call of SPI for a statement, and what it returns. */
+typedef struct UserStatement
 {
+	const char *sql;
 	SPIPlanPtr	plan;
+	int			nargs;
+	Oid		   *types;
+	Datum	   *values;
+	const char *nulls;
+	int			options;		/* of a cursor */
+	bool		read_only;
+	Snapshot	snapshot;
+	int			rc;
+} UserStatement;
 
-	user_code_expect(sql);
+/* Makes a call of SPI for a statement that is named by "text" for the time of it. */
+static void
+user_code_call_spi(const char *text, void (*call) (UserStatement *statement), UserStatement *statement)
+{
+	user_code_expect(text);
 	PG_TRY();
 	{
-		plan = SPI_prepare_cursor(sql, nargs, types, options);
+		call(statement);
 	}
 	PG_CATCH();
 	{
@@ -762,9 +772,41 @@ kapture_user_code_prepare(const char *sql, int nargs, Oid *types, int options)
 	}
 	PG_END_TRY();
 	user_code_expect(NULL);
-	if (plan == NULL)
+}
+
+static void
+user_code_do_prepare(UserStatement *statement)
+{
+	statement->plan = SPI_prepare_cursor(statement->sql, statement->nargs, statement->types, statement->options);
+}
+
+static void
+user_code_do_execute_plan(UserStatement *statement)
+{
+	statement->rc = SPI_execute_snapshot(statement->plan, statement->values, NULL, statement->snapshot,
+										 InvalidSnapshot, false, true, 0);
+}
+
+static void
+user_code_do_execute(UserStatement *statement)
+{
+	statement->rc = SPI_execute_with_args(statement->sql, statement->nargs, statement->types, statement->values,
+										  statement->nulls, statement->read_only, 0);
+}
+
+/*
+ * As SPI_prepare_cursor(), for a statement on the table that runs, or on the
+ * extension's tables; does not return without a plan.
+ */
+SPIPlanPtr
+kapture_user_code_prepare(const char *sql, int nargs, Oid *types, int options)
+{
+	UserStatement statement = {.sql = sql, .nargs = nargs, .types = types, .options = options};
+
+	user_code_call_spi(sql, user_code_do_prepare, &statement);
+	if (statement.plan == NULL)
 		elog(ERROR, "could not prepare \"%s\": %s", sql, SPI_result_code_string(SPI_result));
-	return plan;
+	return statement.plan;
 }
 
 static const char *
@@ -798,21 +840,10 @@ kapture_user_code_expect(SPIPlanPtr plan)
 int
 kapture_user_code_execute_plan(SPIPlanPtr plan, Datum *values, Snapshot snapshot)
 {
-	int			rc;
+	UserStatement statement = {.plan = plan, .values = values, .snapshot = snapshot};
 
-	kapture_user_code_expect(plan);
-	PG_TRY();
-	{
-		rc = SPI_execute_snapshot(plan, values, NULL, snapshot, InvalidSnapshot, false, true, 0);
-	}
-	PG_CATCH();
-	{
-		user_code_forget_text();
-		PG_RE_THROW();
-	}
-	PG_END_TRY();
-	user_code_expect(NULL);
-	return rc;
+	user_code_call_spi(user_code_plan_text(plan), user_code_do_execute_plan, &statement);
+	return statement.rc;
 }
 
 /*
@@ -823,21 +854,12 @@ int
 kapture_user_code_execute(const char *sql, int nargs, Oid *types, Datum *values,
 						  const char *nulls, bool read_only)
 {
-	int			rc;
+	UserStatement statement = {.sql = sql, .nargs = nargs, .types = types, .values = values,
+		.nulls = nulls, .read_only = read_only
+	};
 
-	user_code_expect(sql);
-	PG_TRY();
-	{
-		rc = SPI_execute_with_args(sql, nargs, types, values, nulls, read_only, 0);
-	}
-	PG_CATCH();
-	{
-		user_code_forget_text();
-		PG_RE_THROW();
-	}
-	PG_END_TRY();
-	user_code_expect(NULL);
-	return rc;
+	user_code_call_spi(sql, user_code_do_execute, &statement);
+	return statement.rc;
 }
 
 /*

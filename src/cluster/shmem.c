@@ -143,6 +143,7 @@ static uint32 shmem_my_generation = 0;
 
 /* what to do when the running transaction commits */
 static bool shmem_wake_pending = false;
+static bool shmem_calls_pending = false;	/* whether or not it listens for rows */
 static bool shmem_settings_pending = false; /* wake the puller, too */
 static bool shmem_request_pending = false;
 static bool shmem_relist_pending = false;
@@ -272,7 +273,7 @@ shmem_xact_callback(XactEvent event, void *arg)
 			break;
 		case XACT_EVENT_ABORT:
 		case XACT_EVENT_PREPARE:
-			shmem_wake_pending = shmem_settings_pending = shmem_request_pending = shmem_relist_pending = false;
+			shmem_wake_pending = shmem_calls_pending = shmem_settings_pending = shmem_request_pending = shmem_relist_pending = false;
 			if (shmem_blocking)
 				shmem_give_back();
 			break;
@@ -314,7 +315,7 @@ shmem_release_callback(ResourceReleasePhase phase, bool isCommit, bool isTopLeve
 			continue;
 		/* a barrier: kapture_shmem_worker_listen() does it the other way round */
 		(void) pg_atomic_exchange_u32(&slot->work, 1);
-		if (slot->proc && (shmem_settings_pending || pg_atomic_read_u32(&slot->listening) != 0))
+		if (slot->proc && (shmem_settings_pending || shmem_calls_pending || pg_atomic_read_u32(&slot->listening) != 0))
 			SetLatch(&slot->proc->procLatch);
 	}
 	if (shmem_request_pending)
@@ -322,7 +323,7 @@ shmem_release_callback(ResourceReleasePhase phase, bool isCommit, bool isTopLeve
 	if (shmem_relist_pending)
 		shmem_post_request(InvalidOid);
 	LWLockRelease(shmem->lock);
-	shmem_wake_pending = shmem_settings_pending = shmem_request_pending = shmem_relist_pending = false;
+	shmem_wake_pending = shmem_calls_pending = shmem_settings_pending = shmem_request_pending = shmem_relist_pending = false;
 }
 
 /* Registers the callbacks once in each backend.  False: nobody to wake. */
@@ -351,6 +352,17 @@ kapture_shmem_wake_at_commit(void)
 {
 	if (!shmem_wake_pending && shmem_arm())
 		shmem_wake_pending = true;
+}
+
+/*
+ * Likewise, whether or not it listens for changes of rows: calls of other modules
+ * are to be sent.
+ */
+void
+kapture_shmem_wake_for_calls_at_commit(void)
+{
+	if (shmem_arm())
+		shmem_wake_pending = shmem_calls_pending = true;
 }
 
 /*

@@ -118,6 +118,7 @@ extern bool kapture_shmem_available(void);
 
 /* for every backend; they act when the transaction commits */
 extern void kapture_shmem_wake_at_commit(void);
+extern void kapture_shmem_wake_for_calls_at_commit(void);
 extern void kapture_shmem_wake_all_at_commit(void);
 extern void kapture_shmem_request_worker_at_commit(void);
 extern void kapture_shmem_relist_at_commit(void);

@@ -22,6 +22,7 @@
 #include "base/version.h"
 #include "cluster/bgworker.h"
 #include "cluster/guard.h"
+#include "push/call_sender.h"
 #include "push/load.h"
 #include "push/server_health.h"
 #include "push/transaction.h"
@@ -458,6 +459,12 @@ load_servers(Worker *worker)
 }
 
 static void
+load_calls(void *arg)
+{
+	kapture_calls_load(arg);
+}
+
+static void
 load_find_pulls(void *arg)
 {
 	*(bool *) arg = kapture_pull_servers() != NIL || kapture_inbox_any();
@@ -493,6 +500,8 @@ load_do(void *arg)
 		load_servers(worker);
 		if (worker->alone)
 			load_recover(worker);
+		if (!kapture_transaction_try_within(load_calls, worker, NULL))
+			load_later(worker);
 	}
 	if (exists && !worker->outdated && !kapture_transaction_try_within(load_find_pulls, &pulls, NULL))
 		load_later(worker);

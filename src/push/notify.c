@@ -175,3 +175,22 @@ kapture_alert_server(const char *server, const char *before, const char *state)
 	alert_append(&payload, "state", state);
 	alert_send(&payload);
 }
+
+/*
+ * Says that calls of other modules ended otherwise than well: {"event": "calls",
+ * "server", "state", "calls"}.  Likewise.
+ */
+void
+kapture_alert_calls(const char *server, const char *state, int calls)
+{
+	StringInfoData payload;
+
+	if (!kapture_notify || calls == 0)
+		return;
+	initStringInfo(&payload);
+	appendStringInfoString(&payload, "{\"event\": \"calls\"");
+	alert_append(&payload, "server", server);
+	alert_append(&payload, "state", state);
+	appendStringInfo(&payload, ", \"calls\": %d", calls);
+	alert_send(&payload);
+}

@@ -27,6 +27,7 @@ typedef struct KaptureOutcomes
 extern void kapture_alert_note(KaptureOutcomes *outcomes, bool parked);
 extern void kapture_alert_note_cause(KaptureOutcomes *outcomes, const char *cause);
 extern void kapture_alert_table(Oid relid, const char *server, KaptureOutcomes *outcomes);
+extern void kapture_alert_calls(const char *server, const char *state, int calls);
 extern void kapture_alert_server(const char *server, const char *before, const char *state);
 
 #endif							/* KAPTURE_NOTIFY_H */

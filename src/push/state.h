@@ -113,6 +113,7 @@ typedef struct WorkerTask
 	WorkerServer *server;
 	WorkerTable *table;
 	int			start_errors;	/* how often its request could not be made or started */
+	bool		unchecked;		/* another row may have its customer */
 	KaptureShare *share;
 	Size		bytes;			/* held in memory for it */
 	KaptureTask task;
@@ -146,6 +147,7 @@ typedef struct Worker
 	dlist_head	answered;
 	dlist_head	settled;
 	dlist_head	unrecorded;
+	dlist_head	taking;			/* answered, and it is open whether they may have their customers */
 	int			nanswered;
 	TimestampTz first_answer;
 	bool		trouble;		/* one of them is no plain success */

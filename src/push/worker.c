@@ -26,8 +26,10 @@
 #include "base/compat.h"
 #include "base/guc.h"
 #include "base/lock.h"
+#include "calls/call_queue.h"
 #include "cluster/bgworker.h"
 #include "cluster/guard.h"
+#include "push/call_sender.h"
 #include "push/claim.h"
 #include "push/load.h"
 #include "push/queue.h"
@@ -56,7 +58,7 @@ worker_do_expire(void *arg)
 {
 	Worker	   *worker = arg;
 
-	worker->next_expiry = kapture_history_expire();
+	worker->next_expiry = Min(kapture_history_expire(), kapture_call_queue_expire());
 }
 
 /* Lets a slice of the history go that is too old, when it is time for that. */
@@ -125,6 +127,8 @@ worker_report_activity(Worker *worker)
 		if (server->pool.running > 0)
 			kapture_process_note_activity(&activity, "server \"%s\": %d in flight", server->name, server->pool.running);
 	}
+	if (kapture_calls_in_flight() > 0)
+		kapture_process_note_activity(&activity, "calls of other modules: %d in flight", kapture_calls_in_flight());
 	kapture_process_report_activity(&activity, "waiting for changes");
 }
 
@@ -160,6 +164,7 @@ worker_timeout(Worker *worker)
 {
 	TimestampTz next = worker->stale ? worker->load_not_before : worker->next_load;
 
+	next = Min(next, kapture_calls_next(worker));
 	if (kapture_state_may_send(worker))
 		next = Min(next, worker_next_work(worker, GetCurrentTimestamp()));
 	return kapture_process_wait_until(next);
@@ -224,7 +229,7 @@ worker_await_answers(Worker *worker)
 	for (;;)
 	{
 		long		rest = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), deadline);
-		int			in_flight = 0;
+		int			in_flight = kapture_calls_in_flight();
 		dlist_iter	iter;
 
 		kapture_record_collect(worker);
@@ -263,6 +268,7 @@ worker_exit_callback(int code, Datum arg)
 	kapture_lock_renew();
 	MemoryContextSwitchTo(worker->context);
 	worker_await_answers(worker);
+	kapture_calls_record(worker);
 	if (worker->nanswered > 0)
 		kapture_record(worker);
 	dlist_foreach(iter, &worker->servers)
@@ -305,8 +311,12 @@ worker_pass(void *arg)
 		worker->next_expiry = 0;	/* and the retention */
 	}
 	if (woken)
+	{
 		kapture_state_look(worker);
+		kapture_calls_look();
+	}
 	kapture_send_ask_limiter(worker);
+	kapture_calls_ask_limiter();
 	if (kapture_load_is_due(worker) && !kapture_load(worker))
 		kapture_process_exit(KAPTURE_EXIT_ABSENT);
 
@@ -318,6 +328,8 @@ worker_pass(void *arg)
 	worker_safety_look(worker);
 	kapture_claim(worker);
 	kapture_send(worker);
+	kapture_calls_record(worker);
+	kapture_calls_send(worker);
 	worker_expire(worker);
 	kapture_record_rest(worker);
 	if (kapture_record_is_due(worker))
@@ -345,6 +357,7 @@ worker_look_again(void *arg)
 	Worker	   *worker = arg;
 
 	kapture_state_look(worker);
+	kapture_calls_look();
 	worker->stale = true;
 }
 

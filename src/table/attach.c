@@ -87,9 +87,11 @@ typedef struct AttachRequest
 	KaptureGivenSource *source; /* or NULL */
 } AttachRequest;
 
-/* Runs DDL as the caller. */
-static void
-attach_execute_ddl(const char *sql)
+/*
+ * Runs DDL as the caller.  Errors as it does.
+ */
+void
+kapture_attach_execute_ddl(const char *sql)
 {
 	SPI_connect();
 	if (SPI_execute(sql, false, 0) < 0)
@@ -401,9 +403,11 @@ attach_text(const char *text)
 	return CStringGetTextDatum(text ? text : "");
 }
 
-/* Writes where a field's value comes from. */
-static void
-attach_store_mapping(Oid relid, int bit, const KaptureMapping *mapping)
+/*
+ * Writes where the value of a field of an attached table, with this bit, comes from.
+ */
+void
+kapture_attach_store_mapping(Oid relid, int bit, const KaptureMapping *mapping)
 {
 	KaptureGivenExpression *expression = mapping->expression;
 	Oid			types[] = {REGCLASSOID, INT2OID, TEXTOID, TEXTOID, INT2OID, TEXTOID, TEXTOID, TEXTOID};
@@ -447,15 +451,16 @@ attach_store(Oid relid, const AttachRequest *request)
 							   " s.oid, s.srvowner FROM pg_foreign_server AS s WHERE s.srvname = $2",
 							   lengthof(types), types, values);
 	foreach(lc, request->mappings)
-		attach_store_mapping(relid, bit++, lfirst(lc));
+		kapture_attach_store_mapping(relid, bit++, lfirst(lc));
 }
 
 /*
  * Pulls use the key of the server's owner, so what they bring is for the owner's
- * tables, and for those of whoever has the owner's rights.
+ * tables, and for those of whoever has the owner's rights: errors out (42501) if
+ * the table is none of these.
  */
-static void
-attach_check_pull(Relation rel, const char *server)
+void
+kapture_attach_check_pull(Relation rel, const char *server)
 {
 	Oid			owner = GetForeignServerByName(server, false)->owner;
 
@@ -469,9 +474,11 @@ attach_check_pull(Relation rel, const char *server)
 				 errhint("Use a server that belongs to the table's owner.")));
 }
 
-/* Pulled customers are looked for by the id column: it needs an index. */
-static void
-attach_index_id_column(Oid relid, const char *name, const char *column)
+/*
+ * Pulled customers are looked for by the id column: creates an index if it has none.
+ */
+void
+kapture_attach_index_id_column(Oid relid, const char *name, const char *column)
 {
 	Relation	rel = relation_open(relid, AccessShareLock);
 	AttrNumber	attnum = get_attnum(relid, column);
@@ -491,7 +498,7 @@ attach_index_id_column(Oid relid, const char *name, const char *column)
 		return;
 	ereport(NOTICE,
 			(errmsg("creating an index on column \"%s\" of table \"%s\"", column, get_rel_name(relid))));
-	attach_execute_ddl(psprintf("CREATE INDEX ON %s (%s)", name, quote_identifier(column)));
+	kapture_attach_execute_ddl(psprintf("CREATE INDEX ON %s (%s)", name, quote_identifier(column)));
 }
 
 /* Drops the triggers of ours that a relation has by itself.  Returns how many. */
@@ -502,7 +509,7 @@ attach_drop_triggers(Oid relid)
 	ListCell   *lc;
 
 	foreach(lc, names)
-		attach_execute_ddl(psprintf("DROP TRIGGER IF EXISTS %s ON %s", quote_identifier(lfirst(lc)),
+		kapture_attach_execute_ddl(psprintf("DROP TRIGGER IF EXISTS %s ON %s", quote_identifier(lfirst(lc)),
 									kapture_row_relation_name(relid)));
 	return list_length(names);
 }
@@ -537,14 +544,14 @@ attach_drop_leftovers(Oid relid)
 static void
 attach_create_triggers(const char *name, bool replicated)
 {
-	attach_execute_ddl(psprintf("CREATE TRIGGER " KAPTURE_TRIGGER " AFTER INSERT OR UPDATE OR DELETE ON %s"
+	kapture_attach_execute_ddl(psprintf("CREATE TRIGGER " KAPTURE_TRIGGER " AFTER INSERT OR UPDATE OR DELETE ON %s"
 								" FOR EACH ROW EXECUTE FUNCTION %s.kapture_capture()",
 								name, kapture_catalog_schema()));
-	attach_execute_ddl(psprintf("CREATE TRIGGER " KAPTURE_TRUNCATE_TRIGGER " AFTER TRUNCATE ON %s"
+	kapture_attach_execute_ddl(psprintf("CREATE TRIGGER " KAPTURE_TRUNCATE_TRIGGER " AFTER TRUNCATE ON %s"
 								" FOR EACH STATEMENT EXECUTE FUNCTION %s.kapture_capture()",
 								name, kapture_catalog_schema()));
 	if (replicated)
-		attach_execute_ddl(psprintf("ALTER TABLE %s ENABLE ALWAYS TRIGGER " KAPTURE_TRIGGER
+		kapture_attach_execute_ddl(psprintf("ALTER TABLE %s ENABLE ALWAYS TRIGGER " KAPTURE_TRIGGER
 									", ENABLE ALWAYS TRIGGER " KAPTURE_TRUNCATE_TRIGGER, name));
 }
 
@@ -590,8 +597,8 @@ attach_key_problem(const KaptureAttachment *att)
  * Refuses a table whose rows the worker would not find, and says whose rows are
  * not sent.
  */
-static void
-attach_try(Oid relid)
+void
+kapture_attach_try(Oid relid)
 {
 	Relation	rel = relation_open(relid, AccessShareLock);
 	KaptureAttachment *att = kapture_catalog_attachment(rel);
@@ -626,18 +633,22 @@ attach_try(Oid relid)
 	relation_close(rel, NoLock);
 }
 
-/* The text of an argument that has to be one of two. */
-static char *
-attach_choice(FunctionCallInfo fcinfo, int arg, const char *name, const char *one, const char *other)
+/*
+ * Returns the text of an argument, in the current memory context.  Errors: 22004 it is
+ * NULL, 22023 it is none of the two or three (third NULL: two) that it may be.
+ */
+char *
+kapture_attach_choice(FunctionCallInfo fcinfo, int arg, const char *name, const char *one, const char *other, const char *third)
 {
 	char	   *value;
 
 	attach_require(fcinfo, arg, name);
 	value = text_to_cstring(PG_GETARG_TEXT_PP(arg));
-	if (strcmp(value, one) != 0 && strcmp(value, other) != 0)
+	if (strcmp(value, one) != 0 && strcmp(value, other) != 0 && (third == NULL || strcmp(value, third) != 0))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("invalid value for argument \"%s\": \"%s\"", name, value),
+				 third ? errhint("Valid values are \"%s\", \"%s\" and \"%s\".", one, other, third) :
 				 errhint("Valid values are \"%s\" and \"%s\".", one, other)));
 	return value;
 }
@@ -652,10 +663,10 @@ attach_take_arguments(FunctionCallInfo fcinfo, AttachRequest *request)
 	attach_require(fcinfo, 5, "pull");
 	attach_require(fcinfo, 9, "id_column");
 	request->server = PG_GETARG_NAME(2);
-	request->on_duplicate = attach_choice(fcinfo, 3, "on_duplicate", "link", "fail");
+	request->on_duplicate = kapture_attach_choice(fcinfo, 3, "on_duplicate", "link", "link only", "fail");
 	request->replicated = PG_GETARG_BOOL(4);
 	request->pull = PG_GETARG_BOOL(5);
-	request->on_conflict = attach_choice(fcinfo, 6, "on_conflict", "local", "remote");
+	request->on_conflict = kapture_attach_choice(fcinfo, 6, "on_conflict", "local", "remote", NULL);
 	request->id_column = pstrdup(NameStr(*PG_GETARG_NAME(9)));
 	if (!PG_ARGISNULL(10))
 		request->on_leave = kapture_mapping_take_constants(PG_GETARG_JSONB_P(10), "on_leave");
@@ -690,7 +701,7 @@ attach_add_id_column(Oid relid, const char *name, const char *column)
 				 errhint("Add it, as bigint, to the partitioned table.")));
 	ereport(NOTICE,
 			(errmsg("adding column \"%s\" to table \"%s\"", column, get_rel_name(relid))));
-	attach_execute_ddl(psprintf("ALTER TABLE %s ADD COLUMN %s bigint", name, quote_identifier(column)));
+	kapture_attach_execute_ddl(psprintf("ALTER TABLE %s ADD COLUMN %s bigint", name, quote_identifier(column)));
 }
 
 /* The names of the key's columns, as a list. */
@@ -808,7 +819,7 @@ kapture_attach(PG_FUNCTION_ARGS)
 	serverid = kapture_binding_lock(NameStr(*request.server));
 	(void) kapture_server_get(NameStr(*request.server), rel->rd_rel->relowner);
 	if (request.pull)
-		attach_check_pull(rel, NameStr(*request.server));
+		kapture_attach_check_pull(rel, NameStr(*request.server));
 	attach_take_mappings(fcinfo, &request, rel);
 	if (!PG_ARGISNULL(7))
 		request.filter = kapture_expression_take(rel, text_to_cstring(PG_GETARG_TEXT_PP(7)), NULL);
@@ -817,14 +828,14 @@ kapture_attach(PG_FUNCTION_ARGS)
 
 	attach_add_id_column(relid, name, request.id_column);
 	if (request.pull)
-		attach_index_id_column(relid, name, request.id_column);
+		kapture_attach_index_id_column(relid, name, request.id_column);
 	attach_store(relid, &request);
-	kapture_origin_claim();
+	(void) kapture_origin_claim();
 	attach_drop_leftovers(relid);
 	attach_create_triggers(name, request.replicated);
 	attach_check_name(relid, true);
 	kapture_binding_depend(relid, serverid);
-	attach_try(relid);
+	kapture_attach_try(relid);
 	attach_report(relid);
 	kapture_attach_announce();
 	PG_RETURN_VOID();

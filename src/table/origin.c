@@ -47,28 +47,33 @@ origin_values(Oid *types, Datum *values)
 	values[2] = Int32GetDatum((int32) GetWALInsertionTimeLine());
 }
 
-/* Everything that waits to be added may have been added already. */
+/*
+ * Everything that waits to be added may have been added already.  And the original
+ * may have sent something else of all rows: with another key, digests say nothing.
+ */
 static void
 origin_doubt(void)
 {
+	(void) kapture_own_execute("UPDATE @.kapture_salt SET salt = pg_catalog.uuid_send(pg_catalog.gen_random_uuid())"
+							   " OPERATOR(pg_catalog.||) pg_catalog.uuid_send(pg_catalog.gen_random_uuid())", 0, NULL, NULL);
 	(void) kapture_own_execute("UPDATE @.kapture_delivery SET in_doubt = pg_catalog.now(), searches = 0"
 							   " WHERE customer_id IS NULL AND in_doubt IS NULL", 0, NULL, NULL);
 }
 
 /*
  * Stamps a database that has no stamp yet as ours: its first table is being
- * attached.
+ * attached, or its first call is being sent.  Returns whether it had none.
  */
-void
+bool
 kapture_origin_claim(void)
 {
 	Oid			types[3];
 	Datum		values[3];
 
 	origin_values(types, values);
-	(void) kapture_own_execute("INSERT INTO @.kapture_origin (system_identifier, database, timeline)"
+	return kapture_own_execute("INSERT INTO @.kapture_origin (system_identifier, database, timeline)"
 							   " SELECT $1, $2, $3 WHERE NOT EXISTS (SELECT FROM @.kapture_origin)",
-							   3, types, values);
+							   3, types, values) > 0;
 }
 
 /*
@@ -149,6 +154,9 @@ kapture_resume_copy(PG_FUNCTION_ARGS)
 	(void) kapture_own_execute("INSERT INTO @.kapture_origin (system_identifier, database, timeline, doubt_until)"
 							   " VALUES ($1, $2, $3, pg_catalog.clock_timestamp())", 3, types, values);
 	origin_doubt();
+	(void) kapture_own_execute("UPDATE @.kapture_call_queue AS q SET server_oid = s.oid, server_owner = s.srvowner"
+							   " FROM pg_foreign_server AS s WHERE s.srvname = q.server AND q.state <> 'done'"
+							   " AND (q.server_oid <> s.oid OR q.server_owner <> s.srvowner)", 0, NULL, NULL);
 	CacheInvalidateRelcacheByRelid(kapture_catalog_relid(KAPTURE_TABLE_ATTACHMENT));
 	kapture_shmem_wake_all_at_commit();
 	PG_RETURN_VOID();

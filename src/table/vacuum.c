@@ -30,6 +30,7 @@
 #include "utils/timestamp.h"
 
 #include "base/compat.h"
+#include "cluster/bgworker.h"
 #include "cluster/guard.h"
 #include "table/vacuum.h"
 
@@ -116,6 +117,20 @@ vacuum_table(KaptureTable table)
 	vacuum_forget(table);
 }
 
+/* Vacuums a table, if that is due.  What lasts for it is in the current memory context. */
+static void
+vacuum_do(void *arg)
+{
+	MemoryContext context = CurrentMemoryContext;
+	int			table = *(int *) arg;
+
+	StartTransactionCommand();
+	MemoryContextSwitchTo(context);
+	if (vacuum_is_due(table))
+		vacuum_table(table);
+	CommitTransactionCommand();
+}
+
 /*
  * Vacuums what is due.  To be called outside of a transaction; it costs nothing
  * if there is nothing to do.  Errors of VACUUM go to the log.
@@ -139,28 +154,22 @@ kapture_vacuum_run(void)
 	/* what outlives the transactions that the command makes */
 	context = AllocSetContextCreate(caller, "kapture_sync vacuum", ALLOCSET_DEFAULT_SIZES);
 	PortalContext = context;
-	for (volatile int table = 0; table < KAPTURE_TABLE_COUNT; table++)
+	for (int table = 0; table < KAPTURE_TABLE_COUNT; table++)
 	{
+		ErrorData  *error;
+
 		if (vacuum_tables[table].name == NULL)
 			continue;
-		PG_TRY();
-		{
-			StartTransactionCommand();
-			MemoryContextSwitchTo(context);
-			if (vacuum_is_due(table))
-				vacuum_table(table);
-			CommitTransactionCommand();
-		}
-		PG_CATCH();
-		{
-			/* no reason to stop sending; autovacuum will meet it, too */
-			MemoryContextSwitchTo(context);
-			EmitErrorReport();
-			FlushErrorState();
-			kapture_guard_abort();
-			vacuum_forget(table);
-		}
-		PG_END_TRY();
+		MemoryContextSwitchTo(context);
+		error = kapture_guard_transaction(vacuum_do, &table);
+		if (error == NULL)
+			continue;
+		/* no reason to stop sending; autovacuum will meet it, too */
+		ereport(LOG,
+				(errcode(error->sqlerrcode),
+				 errmsg("kapture_sync: an error while %s in database \"%s\" is worked around: %s",
+						"vacuuming the queue", kapture_process_database(), kapture_guard_message(error))));
+		vacuum_forget(table);
 	}
 	PortalContext = portal;
 	MemoryContextSwitchTo(caller);

@@ -47,6 +47,12 @@ poll_ok($node, "SELECT parked = 1 AND pending + in_flight + retrying = 0 FROM ka
 sql("SELECT kapture_pause('customers')");
 sql("INSERT INTO customers (customer_name, phone) SELECT 'Wait ' || i, (9610000000 + i)::text FROM generate_series(1, 7) i");
 
+# calls: one is lost, one waits for a key
+emulator_faults($emulator, { api => 'ticket_add', action => 'drop_after', count => 1 });
+emulator_post($emulator, 'keys', { order_add => 'another' });
+sql(q(SELECT kapture_send('ticket_add', '{"title": "Lost"}'), kapture_send('order_add', '{}')));
+poll_ok($node, 'SELECT waiting = 1 AND unknown = 1 FROM kapture_call_status', 'a call waits, of one the outcome is unknown');
+
 # a table without a key, a server that is pulled from, one that cannot be
 sql(qq(
 CREATE TABLE keyless (id bigint PRIMARY KEY, customer_name text, phone text);
@@ -106,7 +112,7 @@ my @recipes = slurp_file("$top/docs/metrics.md") =~ /^```\n(DATA_SOURCE_NAME=.*?
 is(scalar @recipes, 2, 'the recipe is for one database and for several');
 like(exporter(PostgreSQL::Test::Cluster::get_free_port(), $recipes[0], 'postgres'), qr/^pg_exporter_last_scrape_error 0$/m, 'it runs without an error');
 my $shown = exporter($port, $recipes[1], 'postgres', 'old');
-my @complaints = grep { !/kapture_sync_pull pq: relation \\?"kapture_pull_status\\?" does not exist/ }
+my @complaints = grep { !/kapture_sync_(?:pull|call) pq: relation \\?"kapture_(?:pull|call)_status\\?" does not exist/ }
   grep { /Error running query/ } split /\n/, slurp_file("$logs/exporter$port.log");
 is(join("\n", @complaints), '', 'but for what is new in the other, so does this');
 
@@ -133,6 +139,9 @@ is(value('kapture_sync_table_paused', %table) . value('kapture_sync_table_runnin
 is(value('kapture_sync_server_ok', %server) . value('kapture_sync_server_denied', %server), '10', 'the server is well');
 is(value('kapture_sync_server_outdated', %server) . value('kapture_sync_server_outdated', %server, datname => 'old'), '01', 'the other database\'s is outdated');
 is(value('kapture_sync_table_misconfigured', %table) . value('kapture_sync_table_misconfigured', %table, relation => 'keyless'), '01', 'a table is of no use');
+my %calls = (datname => 'postgres', foreign_server => 'kapture', sender => sql('SELECT current_user'));
+is(join(' ', map { value("kapture_sync_call_$_", %calls) } qw(waiting in_flight failed unknown)), '1 0 0 1', 'calls are counted by what becomes of them');
+cmp_ok(value('kapture_sync_call_oldest_seconds', %calls), '>', 0, 'the oldest has an age');
 my %silent = (datname => 'postgres', foreign_server => 'silent');
 is(value('kapture_sync_pull_failing', %server{qw(datname foreign_server)}) . value('kapture_sync_pull_failing', %silent), '01', 'pulls from one server fail');
 cmp_ok(value('kapture_sync_pull_behind_seconds', %server{qw(datname foreign_server)}), '<', 86400, 'of the other all is there');
@@ -150,7 +159,7 @@ my %names = map { $_ => 1 } $shown =~ /^(kapture_sync_\w+)\{/mg;
 foreach my $file ('metrics.md', 'metrics/alerts.yml', 'metrics/alerts_test.yml', 'metrics/dashboard.json')
 {
 	my $text = slurp_file("$top/docs/$file");
-	my %used = map { $_ => 1 } grep { /^kapture_sync_(?:worker|table|server|pull|request)_/ } $text =~ /\b(kapture_sync_\w+)/g;
+	my %used = map { $_ => 1 } grep { /^kapture_sync_(?:worker|table|server|pull|call|request)_/ } $text =~ /\b(kapture_sync_\w+)/g;
 	cmp_ok(scalar keys %used, '>', 5, "$file uses metrics");
 	is(join(' ', grep { !$names{$_} } sort keys %used), '', "$file: the exporter shows them all");
 	is(join(' ', grep { !$used{$_} } sort keys %names), '', "$file explains them all") if $file eq 'metrics.md';

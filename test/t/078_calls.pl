@@ -3,6 +3,7 @@
 use strict;
 use warnings;
 
+use File::Basename qw(dirname);
 use FindBin;
 use lib "$FindBin::RealBin/../perl";
 use JSON::PP;
@@ -135,6 +136,29 @@ emulator_faults($emulator, { api => 'ticket_add', action => 'hang', count => 1 }
 like(error_of(q(SET statement_timeout = '200ms'; SELECT kapture_call('ticket_add', '[{"title": "Hangs"}]'))), qr/57014/, 'a call is cancelled while it waits');
 emulator_faults($emulator, { api => 'ticket_add', action => 'status', code => 429, count => 1, headers => { 'Retry-After' => '1' } });
 like(answer_of('ticket_add', '[{"title": "Later"}]'), qr/"failed"/, 'an answer is given back whatever its code');
+
+# The examples of the page, as a reader would run them.
+my $page = slurp_file(dirname(__FILE__) . '/../../docs/other-modules.md');
+$node->safe_psql('postgres', 'CREATE DATABASE shop');
+setup_sync($node, $emulator, db => 'shop');
+emulator_post($emulator, 'keys', { all => 'a2FwZGVtbzprYXAxMjM=' });
+my @blocks = $page =~ /^```postgresql\n(.*?)^```$/msg;
+is(scalar @blocks, 5, 'the page has its examples');
+foreach my $block (@blocks)
+{
+	if ($block =~ /^UPDATE payments/)
+	{
+		poll_ok($node, "SELECT state = 'done' FROM kapture_calls WHERE reference = 'payment 1'", 'the ticket of a failed payment is sent', 'shop');
+	}
+	my ($rc, $out, $err) = $node->psql('shop', $block, on_error_stop => 1);
+	is($rc, 0, 'runs: ' . (split /\n/, $block)[0]) or diag($err);
+}
+my ($ticket) = grep { ($_->{body}{title} // '') eq 'Payment 1 failed' } @{ emulator_get($emulator, 'items') };
+is_deeply([ @{ $ticket->{body} }{qw(phone ticket_details)} ], [ '9845765226', 'Amount 499' ], 'Kapture has the ticket of the payment');
+is($node->safe_psql('shop', 'SELECT ticket_id FROM payments'), $ticket->{id}, 'and the payment has its id');
+poll_ok($node, "SELECT count(*) = 2 AND bool_and(state = 'done') FROM kapture_calls WHERE reference = 'payment 1'", 'the comment is sent', 'shop');
+($ticket) = grep { $_->{id} eq $ticket->{id} } @{ emulator_get($emulator, 'items') };
+is($ticket->{body}{comment}, 'Paid at last', 'to that ticket');
 
 # What is counted.
 is($node->safe_psql('postgres', "SELECT string_agg(DISTINCT api, ' ' ORDER BY api) FROM kapture_stat_requests"),

@@ -125,5 +125,89 @@ poll_ok($node, "SELECT pending + in_flight + retrying = 0 FROM kapture_status WH
 is(sql("SELECT string_agg(id::text, ',' ORDER BY id) FROM shop WHERE kapture_customer_id IS NOT NULL AND id NOT IN (5, 11)"), '1,7,10', 'the rows that were to be added or linked are there');
 is(sql("SELECT action, problem FROM kapture_dry_run('shop', '$columns', 'active') WHERE row_key = '1'"), 'update|', 'of an attached table, too');
 
+# --- another mapping, while much waits
+sql("CREATE TABLE many (id int PRIMARY KEY, customer_name text, phone text, city text, town text, note text);
+SELECT kapture_attach('many', columns => '{\"customer_name\": \"customer_name\", \"phone\": \"phone\", \"city\": \"city\"}');
+INSERT INTO many SELECT i, 'Many ' || i, (9300000000 + i)::text, 'Pune', 'Goa', 'n' FROM generate_series(1, 200) i");
+my $many = "SELECT pending + in_flight + retrying = 0 FROM kapture_status WHERE relation = 'many'::regclass";
+poll_ok($node, "SELECT count(*) = count(kapture_customer_id) FROM many", 'rows are there');
+poll_ok($node, $many, 'and done');
+my $before = sql("SELECT attachment_id, attached_at FROM kapture_attachments WHERE relation = 'many'::regclass");
+my $sent = sql("SELECT count(*) FROM kapture_history WHERE relation = 'many'::regclass");
+sql("SELECT kapture_pause('many')");
+poll_ok($node, "SELECT in_flight = 0 AND state = 'paused' FROM kapture_status WHERE relation = 'many'::regclass", 'the table is paused');
+sql("UPDATE many SET city = 'Agra ' || i % 2 FROM generate_series(1, 50) i WHERE id % 50 = i % 50");
+sql("INSERT INTO many SELECT i, 'Many ' || i, (9300000000 + i)::text, 'Pune', 'Goa', 'n' FROM generate_series(201, 10000) i");
+my $waits = sql("SELECT pending FROM kapture_status WHERE relation = 'many'::regclass");
+cmp_ok($waits, '>=', 10000, '10,000 changes wait');
+my $altered = said("SELECT kapture_alter('many', columns => '{\"customer_name\": \"customer_name\", \"phone\": \"phone\", \"zone\": \"town\", \"campaign_name\": {\"constant\": \"spring\"}}')");
+like($altered, qr/NOTICE:  fields that are no longer sent for table "many": city\n/, 'it says what was dropped');
+like($altered, qr/NOTICE:  fields of table "many" that are new, or come from elsewhere: (?:zone, campaign_name|campaign_name, zone)\n.*kapture_resync\('public.many', fields => '\{/s, 'and what was added, and what brings it out');
+is(sql("SELECT attachment_id, attached_at FROM kapture_attachments WHERE relation = 'many'::regclass"), $before, 'it is the same attachment');
+is(sql("SELECT count(*) FROM kapture_history WHERE relation = 'many'::regclass"), $sent, 'with its history');
+is(sql("SELECT pending FROM kapture_status WHERE relation = 'many'::regclass"), $waits, 'and what waits');
+is(sql("SELECT min(bit) > 2 FROM kapture_column WHERE field IN ('zone', 'campaign_name') AND attachment_id = (SELECT attachment_id FROM kapture_attachments WHERE relation = 'many'::regclass)"), 't', 'new fields have not the bit of the one that waits');
+sql("UPDATE many SET town = 'Surat' WHERE id = 7; UPDATE many SET city = 'Nowhere' WHERE id = 8");
+like(sql("SELECT body FROM kapture_preview('many', 7)"), qr/"zone": "Surat"/, 'changes of new fields are captured');
+unlike(sql("SELECT body FROM kapture_preview('many', 7)"), qr/city/, 'those of dropped ones are not sent');
+sql("SELECT kapture_resume('many')");
+poll_ok($node, "SELECT count(*) = count(kapture_customer_id) FROM many", 'all rows are sent');
+poll_ok($node, $many, 'and done');
+my %by_phone = map { $_->{phone} => $_ } customers();
+is($by_phone{9300000007}{zone}, 'Surat', 'with the new mapping');
+is($by_phone{9300009999}{zone}, 'Goa', 'those that were inserted before, too');
+is($by_phone{9300009999}{city} // '', '', 'without what was dropped');
+is($by_phone{9300000008}{city}, 'Pune', 'which Kapture keeps where it has it');
+# now nothing waits: bits may be used again
+like(said("SELECT kapture_alter('many', columns => '{\"customer_name\": \"customer_name\", \"phone\": \"phone\", \"city\": \"town\", \"zone\": \"note\"}')"), qr/new, or come from elsewhere: (?:city, zone|zone, city)/, 'a field may come from another column');
+said("CALL kapture_resync('many', 'id < 10', fields => '{city,zone}')");
+poll_ok($node, $many, 'the resync that was named');
+%by_phone = map { $_->{phone} => $_ } customers();
+is("$by_phone{9300000007}{city}, $by_phone{9300000007}{zone}", 'Surat, n', 'brings it out');
+
+# one argument after the other
+my $options = "SELECT on_duplicate, on_conflict, replicated, filter, source FROM kapture_attachments WHERE relation = 'many'::regclass";
+sql("SELECT kapture_alter('many', on_duplicate => 'fail', replicated => true, filter => 'id > 3')");
+is(sql($options), 'fail|local|t|(id > 3)|', 'what is given replaces what is there');
+is(sql("SELECT DISTINCT tgenabled FROM pg_trigger WHERE tgrelid = 'many'::regclass AND tgname LIKE 'kapture%'"), 'A', 'triggers, too');
+sql("SELECT kapture_alter('many', on_conflict => 'remote')");
+is(sql($options), 'fail|remote|t|(id > 3)|', 'the rest stays');
+sql("SELECT kapture_alter('many', reset => '{on_duplicate,replicated,filter}')");
+is(sql($options), 'link|remote|f||', 'reset takes arguments back to their defaults');
+is(sql("SELECT DISTINCT tgenabled FROM pg_trigger WHERE tgrelid = 'many'::regclass AND tgname LIKE 'kapture%'"), 'O', 'triggers, too');
+like(said("SELECT kapture_alter('many', reset => '{server}')"), qr/"server" is nothing that argument "reset" can take back/, 'not everything has one');
+like(said("SELECT kapture_alter('many', filter => 'true', reset => '{filter}')"), qr/argument "filter" is given, and named by argument "reset"/, 'and nothing both ways');
+like(said("SELECT kapture_alter('many', columns => '{\"customer_name\": \"gone\", \"phone\": \"phone\"}')"), qr/column "gone" of relation "many" does not exist/, 'a mapping that cannot be');
+like(said("SELECT kapture_alter('many', on_duplicate => 'maybe')"), qr/invalid value for argument "on_duplicate"/, 'nor a value');
+like(said("SET ROLE stranger; SELECT kapture_alter('many', filter => 'true')"), qr/must be owner of table many/, 'for the owner only');
+
+# --- another server
+my $other = start_emulator();
+sql("CREATE SERVER second FOREIGN DATA WRAPPER kapture_fdw OPTIONS (url '$other->{url}', timeout '2s');
+CREATE USER MAPPING FOR CURRENT_USER SERVER second OPTIONS (auth_key 'a2FwZGVtbzprYXAxMjM=')");
+like(said("SELECT kapture_alter('many', server => 'second')"), qr/requests of table "many" to server "kapture" may be under way.*kapture_pause/s, 'not while requests may be under way');
+sql("SELECT kapture_pause('many')");
+poll_ok($node, "SELECT in_flight = 0 AND state = 'paused' FROM kapture_status WHERE relation = 'many'::regclass", 'the table is paused');
+like(said("SELECT kapture_alter('many', server => 'second')"), qr/rows of table "many" have ids of customers of server "kapture".*keep_ids => true.*SET kapture_customer_id = NULL/s, 'ids are not taken along by the way');
+sql("DELETE FROM many WHERE id > 20");
+sql("BEGIN; UPDATE many SET kapture_customer_id = NULL; SELECT kapture_alter('many', server => 'second'); COMMIT");
+is(sql("SELECT server FROM kapture_attachments WHERE relation = 'many'::regclass"), 'second', 'it goes to another server');
+sql("SELECT kapture_resume('many'); CALL kapture_backfill('many')");
+poll_ok($node, "SELECT count(*) = count(kapture_customer_id) AND count(*) = 20 FROM many", 'its rows are customers there');
+is(scalar @{ emulator_get($other, 'customers') }, 20, 'all of them');
+poll_ok($node, $many, 'and done');
+sql("SELECT kapture_pause('many')");
+poll_ok($node, "SELECT in_flight = 0 AND state = 'paused' FROM kapture_status WHERE relation = 'many'::regclass", 'and back');
+sql("CREATE SERVER third FOREIGN DATA WRAPPER kapture_fdw OPTIONS (url '$other->{url}', timeout '2s');
+CREATE USER MAPPING FOR CURRENT_USER SERVER third OPTIONS (auth_key 'a2FwZGVtbzprYXAxMjM=');
+SELECT kapture_alter('many', server => 'third', keep_ids => true)");
+is(sql("SELECT count(kapture_customer_id) FROM many"), '20', 'ids are kept if asked for');
+like(said("DROP SERVER third"), qr/cannot drop server third because other objects depend on it/, 'the table depends on its new server');
+is(said("DROP SERVER second CASCADE") =~ /trigger/ ? 'trigger' : '', '', 'and no more on the old one');
+sql("SELECT kapture_resume('many'); UPDATE many SET phone = '9300005555' WHERE id = 5");
+poll_ok($node, $many, 'it is sent there');
+is((grep { $_->{phone} eq '9300005555' } @{ emulator_get($other, 'customers') }) + 0, 1, 'as an update of the same customer');
+is(scalar @{ emulator_get($other, 'customers') }, 20, 'and nobody is added');
+
 $node->stop;
 done_testing();

@@ -1,5 +1,5 @@
 # The folders of src/ are layers: a file includes its own folder's headers and
-# those of the folders below.  Needs no server.
+# those of the folders below.  They are indented alike.  Needs no server.
 use strict;
 use warnings;
 
@@ -17,12 +17,13 @@ my %below = (
 	api => [qw(base traffic)],
 	mapping => [qw(base cluster api)],
 	table => [qw(base cluster traffic api mapping)],
-	calls => [qw(base cluster traffic api)],
-	push => [qw(base cluster traffic api mapping calls table)],
-	pull => [qw(base cluster traffic api mapping table)],
+	known => [qw(base cluster traffic api mapping table)],
+	calls => [qw(base cluster traffic api table)],
+	push => [qw(base cluster traffic api mapping calls table known)],
+	pull => [qw(base cluster traffic api mapping table known)],
 	fdw => [qw(base traffic api pull)],
-	observe => [qw(base cluster traffic api mapping calls table push pull)],
-	'.' => [qw(base cluster traffic api mapping calls table push pull fdw observe)]);
+	observe => [qw(base cluster traffic api mapping calls table known push pull)],
+	'.' => [qw(base cluster traffic api mapping calls table known push pull fdw observe)]);
 
 # names that "#include" would take for a directory of PostgreSQL's
 my @theirs = qw(catalog commands common foreign port storage utils);
@@ -107,6 +108,13 @@ foreach my $folder (grep { $_ ne '.' } sort keys %below)
 	my @unnamed = grep { $readme !~ /\b\Q$_\E\b/ } map { s{.*/}{}r =~ s/\.[ch]$//r } glob "$src/$folder/*.[ch]";
 	is("@unnamed", '', "which names each of its files");
 	ok(!(grep { $_ eq $folder } @theirs), "$folder is no name of PostgreSQL's");
+}
+
+SKIP:
+{
+	my $wrong = `'$src/../script/indent'`;
+	skip 'pg_bsd_indent is not installed (Debian: pg-bsd-indent)', 1 if $? >> 8 == 77;
+	is($wrong, '', 'the source is indented as by pg_bsd_indent');
 }
 
 done_testing();

@@ -1,0 +1,371 @@
+/*
+ * call_queue.c
+ *		The table of calls that wait to be sent: what the worker does with it.
+ *
+ * No module but customers has a uniqueness rule, and nobody can be asked whether
+ * a lost request was carried out.  So a call is claimed durably before its
+ * request leaves, and one that is found claimed by a process that is no more may
+ * have been sent: its outcome is unknown, unless its sender wants it sent again
+ * and again.
+ *
+ * Calls are claimed by account: sender, server and API, which is what decides about
+ * key, address and health.  Calls of one reference are claimed one at a time, in
+ * the order of their numbers.
+ *
+ * All functions need a transaction, and are for the worker, whose rights they use.
+ */
+#include "postgres.h"
+
+#include "catalog/pg_type.h"
+#include "executor/spi.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+
+#include "base/catalog_tables.h"
+#include "base/fault.h"
+#include "base/guc.h"
+#include "base/user_code.h"
+#include "calls/call_queue.h"
+
+/* Waiting calls of an account that are looked at for those that may go now. */
+#define CALLS_WINDOW		"1000"
+
+/* Calls given up, or removed, at a time. */
+#define CALLS_SLICE			1000
+
+/* Milliseconds to the next look at what may be too old: if there is more, at least, and at most. */
+#define CALLS_PAUSE			100
+#define CALLS_SOON			60000
+#define CALLS_LATE			3600000
+
+/* Is there an earlier call of the same reference? */
+#define CALLS_IS_BEHIND(call) \
+	"EXISTS (SELECT FROM @.kapture_call_queue AS e WHERE e.sender = " call ".sender AND e.server = " call ".server" \
+	" AND e.reference = " call ".reference AND e.state IN ('waiting', 'sending') AND e.call_id < " call ".call_id)"
+
+/* Runs a statement within SPI, in which "@." stands for the extension's schema. */
+static void
+calls_execute(const char *sql, int nargs, Oid *types, Datum *values, const char *nulls)
+{
+	int			rc;
+
+	KAPTURE_FAULT_ARGUMENTS(NULL, nargs, types, values, nulls);
+	rc = kapture_user_code_execute(kapture_catalog_qualify(sql), nargs, types, values, nulls, false);
+	if (rc < 0)
+		elog(ERROR, "statement failed: %s", SPI_result_code_string(rc));
+}
+
+/* Likewise, for a statement whose result does not matter; returns the rows processed. */
+static uint64
+calls_run(const char *sql, int nargs, Oid *types, Datum *values, const char *nulls)
+{
+	uint64		processed;
+
+	SPI_connect();
+	calls_execute(sql, nargs, types, values, nulls);
+	processed = SPI_processed;
+	SPI_finish();
+	return processed;
+}
+
+/* A column of a row of the last result, which cannot be null. */
+static Datum
+calls_value(uint64 row, int column)
+{
+	bool		isnull;
+	Datum		value = SPI_getbinval(SPI_tuptable->vals[row], SPI_tuptable->tupdesc, column, &isnull);
+
+	if (isnull)
+		elog(ERROR, "unexpected null in column %d of kapture_call_queue", column);
+	return value;
+}
+
+/* Fills in the first three parameters of a statement about an account. */
+static void
+calls_account_values(const KaptureCallAccount *account, Oid *types, Datum *values)
+{
+	types[0] = OIDOID;
+	values[0] = ObjectIdGetDatum(account->sender);
+	types[1] = TEXTOID;
+	values[1] = CStringGetTextDatum(account->server);
+	types[2] = TEXTOID;
+	values[2] = CStringGetTextDatum(account->api);
+}
+
+#define CALLS_OF_ACCOUNT	"sender = $1 AND server = $2::name AND api = $3 AND state = 'waiting'"
+
+/*
+ * Tells whether the extension has the table: it has not in version 1.0.
+ */
+bool
+kapture_call_queue_exists(void)
+{
+	Oid			attachment = kapture_catalog_relid(KAPTURE_TABLE_ATTACHMENT);
+
+	return OidIsValid(attachment) &&
+		OidIsValid(get_relname_relid("kapture_call_queue", get_rel_namespace(attachment)));
+}
+
+/*
+ * Returns the accounts that have waiting calls, a list of KaptureCallAccount in the
+ * current memory context.  Its cost goes by their number, not by that of calls.
+ */
+List *
+kapture_call_queue_accounts(void)
+{
+	MemoryContext context = CurrentMemoryContext;
+	KaptureCallAccount last = {InvalidOid, "", ""};
+	List	   *result = NIL;
+
+	for (;;)
+	{
+		Oid			types[3];
+		Datum		values[3];
+		KaptureCallAccount *account = NULL;
+
+		SPI_connect();
+		calls_account_values(&last, types, values);
+		calls_execute("SELECT sender::oid, server::text, api FROM @.kapture_call_queue"
+					  " WHERE state = 'waiting' AND (sender, server, api) > ($1, $2::name, $3)"
+					  " ORDER BY sender, server, api LIMIT 1", 3, types, values, NULL);
+		if (SPI_processed > 0)
+		{
+			MemoryContext old = MemoryContextSwitchTo(context);
+
+			account = palloc(sizeof(KaptureCallAccount));
+			account->sender = DatumGetObjectId(calls_value(0, 1));
+			account->server = TextDatumGetCString(calls_value(0, 2));
+			account->api = TextDatumGetCString(calls_value(0, 3));
+			result = lappend(result, account);
+			last = *account;
+			MemoryContextSwitchTo(old);
+		}
+		SPI_finish();
+		if (account == NULL)
+			return result;
+	}
+}
+
+/*
+ * Claims up to "limit" calls of an account that are due: a list of KaptureCall in
+ * the current memory context, each in a context of its own below that.  Those that
+ * somebody has locked are left.
+ */
+List *
+kapture_call_queue_claim(const KaptureCallAccount *account, int limit)
+{
+	MemoryContext context = CurrentMemoryContext;
+	Oid			types[4];
+	Datum		values[4];
+	List	   *result = NIL;
+
+	SPI_connect();
+	calls_account_values(account, types, values);
+	types[3] = INT4OID;
+	values[3] = Int32GetDatum(limit);
+	calls_execute("UPDATE @.kapture_call_queue"
+				  " SET state = 'sending', attempts = attempts + 1, last_attempt = clock_timestamp()"
+				  " WHERE call_id = ANY (ARRAY(SELECT q.call_id FROM"
+				  " (SELECT call_id, sender, server, reference FROM @.kapture_call_queue"
+				  " WHERE " CALLS_OF_ACCOUNT " AND next_attempt <= now()"
+				  " ORDER BY sender, server, api, call_id LIMIT " CALLS_WINDOW " FOR UPDATE SKIP LOCKED) AS q"
+				  " WHERE q.reference IS NULL OR NOT " CALLS_IS_BEHIND("q")
+				  " ORDER BY q.call_id LIMIT $4)) AND state = 'waiting'"
+				  " RETURNING call_id, attempts, failures, retry = 'always', server_oid, server_owner, body",
+				  4, types, values, NULL);
+	for (uint64 i = 0; i < SPI_processed; i++)
+	{
+		MemoryContext own = AllocSetContextCreate(context, "kapture_sync call", ALLOCSET_SMALL_SIZES);
+		MemoryContext old = MemoryContextSwitchTo(own);
+		KaptureCall *call = palloc(sizeof(KaptureCall));
+
+		call->context = own;
+		call->id = DatumGetInt64(calls_value(i, 1));
+		call->attempts = DatumGetInt32(calls_value(i, 2));
+		call->failures = DatumGetInt32(calls_value(i, 3));
+		call->always = DatumGetBool(calls_value(i, 4));
+		call->server_oid = DatumGetObjectId(calls_value(i, 5));
+		call->server_owner = DatumGetObjectId(calls_value(i, 6));
+		call->body = DatumGetJsonbPCopy(calls_value(i, 7));
+		MemoryContextSwitchTo(context);
+		result = lappend(result, call);
+		MemoryContextSwitchTo(old);
+	}
+	SPI_finish();
+	return result;
+}
+
+/*
+ * Returns when a waiting call of an account is due next that is not behind another
+ * one; DT_NOEND: none is.
+ */
+TimestampTz
+kapture_call_queue_due(const KaptureCallAccount *account)
+{
+	Oid			types[3];
+	Datum		values[3];
+	TimestampTz due = DT_NOEND;
+
+	SPI_connect();
+	calls_account_values(account, types, values);
+	calls_execute("SELECT next_attempt FROM"
+				  " (SELECT call_id, sender, server, reference, next_attempt FROM @.kapture_call_queue"
+				  " WHERE " CALLS_OF_ACCOUNT
+				  " ORDER BY sender, server, api, call_id LIMIT " CALLS_WINDOW ") AS q"
+				  " WHERE q.reference IS NULL OR NOT " CALLS_IS_BEHIND("q")
+				  " ORDER BY next_attempt LIMIT 1", 3, types, values, NULL);
+	if (SPI_processed > 0)
+		due = DatumGetTimestampTz(calls_value(0, 1));
+	SPI_finish();
+	return due;
+}
+
+/*
+ * Records what became of a claimed call.  An answer that comes late touches no other
+ * attempt.
+ */
+void
+kapture_call_queue_settle(const KaptureCall *call, const KaptureCallOutcome *outcome)
+{
+	Oid			types[9] = {INT8OID, INT4OID, TEXTOID, INT4OID, JSONBOID, TEXTOID, TIMESTAMPTZOID, INT4OID, INT4OID};
+	Datum		values[9];
+	char		nulls[10] = "         ";
+
+	values[0] = Int64GetDatum(call->id);
+	values[1] = Int32GetDatum(call->attempts);
+	values[2] = CStringGetTextDatum(outcome->state);
+	values[3] = Int32GetDatum(outcome->http_status);
+	nulls[3] = outcome->http_status == 0 ? 'n' : ' ';
+	values[4] = outcome->answer ? JsonbPGetDatum(outcome->answer) : (Datum) 0;
+	nulls[4] = outcome->answer ? ' ' : 'n';
+	values[5] = CStringGetTextDatum(outcome->message);
+	values[6] = TimestampTzGetDatum(outcome->next_attempt);
+	values[7] = Int32GetDatum(outcome->counts ? call->failures + 1 : call->failures);
+	values[8] = Int32GetDatum(outcome->untried ? 1 : 0);
+	(void) calls_run("UPDATE @.kapture_call_queue SET state = $3, http_status = $4, answer = $5, message = nullif($6, ''),"
+					 " next_attempt = CASE WHEN $3 = 'waiting' THEN $7 ELSE '-infinity' END, failures = $8, attempts = attempts - $9,"
+					 " finished_at = CASE WHEN $3 <> 'waiting' THEN clock_timestamp() END"
+					 " WHERE call_id = $1 AND attempts = $2 AND state = 'sending'", 9, types, values, nulls);
+}
+
+/*
+ * Says why calls of an account cannot be sent now: at the first of them.
+ */
+void
+kapture_call_queue_explain(const KaptureCallAccount *account, const char *message)
+{
+	Oid			types[4];
+	Datum		values[4];
+
+	calls_account_values(account, types, values);
+	types[3] = TEXTOID;
+	values[3] = CStringGetTextDatum(message);
+	(void) calls_run("UPDATE @.kapture_call_queue SET message = $4 WHERE call_id = (SELECT call_id FROM @.kapture_call_queue"
+					 " WHERE " CALLS_OF_ACCOUNT " ORDER BY sender, server, api, call_id LIMIT 1 FOR UPDATE SKIP LOCKED)"
+					 " AND state = 'waiting' AND message IS DISTINCT FROM $4", 4, types, values, NULL);
+}
+
+/*
+ * Gives up waiting calls of an account, a slice of them, that can never be sent;
+ * returns how many.
+ */
+uint64
+kapture_call_queue_give_up(const KaptureCallAccount *account, const char *message)
+{
+	Oid			types[5];
+	Datum		values[5];
+
+	calls_account_values(account, types, values);
+	types[3] = TEXTOID;
+	values[3] = CStringGetTextDatum(message);
+	types[4] = INT4OID;
+	values[4] = Int32GetDatum(CALLS_SLICE);
+	return calls_run("UPDATE @.kapture_call_queue SET state = 'failed', message = $4, finished_at = clock_timestamp()"
+					 " WHERE call_id = ANY (ARRAY(SELECT call_id FROM @.kapture_call_queue WHERE " CALLS_OF_ACCOUNT
+					 " ORDER BY sender, server, api, call_id LIMIT $5 FOR UPDATE SKIP LOCKED)) AND state = 'waiting'",
+					 5, types, values, NULL);
+}
+
+/*
+ * Makes calls unknown, of which "condition" holds; returns how many of each server, a
+ * list of KaptureCallCount in the current memory context.
+ */
+static List *
+calls_make_unknown(const char *condition, const char *message, int nargs, Oid *types, Datum *values)
+{
+	MemoryContext context = CurrentMemoryContext;
+	List	   *result = NIL;
+
+	SPI_connect();
+	calls_execute(psprintf("WITH u AS (UPDATE @.kapture_call_queue SET state = 'unknown', finished_at = clock_timestamp(), message = '%s'"
+						   " WHERE retry = 'unsent' AND %s RETURNING server)"
+						   " SELECT server::text, count(*) FROM u GROUP BY server", message, condition), nargs, types, values, NULL);
+	for (uint64 i = 0; i < SPI_processed; i++)
+	{
+		MemoryContext old = MemoryContextSwitchTo(context);
+		KaptureCallCount *count = palloc(sizeof(KaptureCallCount));
+
+		count->server = TextDatumGetCString(calls_value(i, 1));
+		count->calls = (int) DatumGetInt64(calls_value(i, 2));
+		result = lappend(result, count);
+		MemoryContextSwitchTo(old);
+	}
+	SPI_finish();
+	return result;
+}
+
+/*
+ * For a worker that begins: what an earlier one had claimed may have been sent.
+ * Returns of how many calls the outcome is unknown, a list of KaptureCallCount.
+ */
+List *
+kapture_call_queue_recover(void)
+{
+	List	   *unknown = calls_make_unknown("state = 'sending'", "the worker ended before there was an answer", 0, NULL, NULL);
+
+	(void) calls_run("UPDATE @.kapture_call_queue SET state = 'waiting', next_attempt = now(), failures = failures + 1"
+					 " WHERE state = 'sending'", 0, NULL, NULL, NULL);
+	return unknown;
+}
+
+/*
+ * Another database, or another timeline of this one, may have sent what was asked for
+ * until then.  Returns of how many calls the outcome is unknown for that, likewise.
+ */
+List *
+kapture_call_queue_doubt(TimestampTz until)
+{
+	Oid			types[1] = {TIMESTAMPTZOID};
+	Datum		values[1] = {TimestampTzGetDatum(until)};
+
+	return calls_make_unknown("state IN ('waiting', 'sending') AND asked_at <= $1",
+							  "the database is a copy, or was recovered to another point in time: the call may have been sent already",
+							  1, types, values);
+}
+
+/*
+ * Removes a slice of the calls that are done with for longer than
+ * kapture_sync.history_retention.  Returns when to call it again, DT_NOEND if
+ * nothing is left that could grow old.
+ */
+TimestampTz
+kapture_call_queue_expire(void)
+{
+	TimestampTz now = GetCurrentTimestamp();
+	int64		wait = Min(Max(kapture_history_retention * INT64CONST(10), CALLS_SOON), CALLS_LATE);
+	Oid			types[2] = {TIMESTAMPTZOID, INT4OID};
+	Datum		values[2] = {TimestampTzGetDatum(now - kapture_history_retention * USECS_PER_SEC), Int32GetDatum(CALLS_SLICE)};
+	uint64		removed;
+
+	removed = calls_run("DELETE FROM @.kapture_call_queue WHERE call_id = ANY (ARRAY(SELECT call_id FROM @.kapture_call_queue"
+						" WHERE state IN ('done', 'discarded') AND finished_at <= $1 ORDER BY finished_at LIMIT $2"
+						" FOR UPDATE SKIP LOCKED))",
+						2, types, values, NULL);
+	if (removed == CALLS_SLICE)
+		return TimestampTzPlusMilliseconds(now, CALLS_PAUSE);
+	if (removed == 0 &&
+		calls_run("SELECT FROM @.kapture_call_queue WHERE state IN ('done', 'discarded') LIMIT 1", 0, NULL, NULL, NULL) == 0)
+		return DT_NOEND;
+	return TimestampTzPlusMilliseconds(now, wait);
+}

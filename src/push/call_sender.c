@@ -1,0 +1,824 @@
+/*
+ * call_sender.c
+ *		Sends the calls of kapture_send(), beside rows.
+ *
+ * The worker's loop calls in here: calls that are due are claimed (a transaction),
+ * their requests started, answers taken as they come and recorded (a transaction).
+ * No more is claimed than can be sent now, since of what is claimed when the
+ * process ends nobody knows whether it was sent.
+ *
+ * An account is a sender, a server and an API: with one key, at one address.  What
+ * is wrong with it holds its own calls, not those of others.  Requests take their
+ * places of the limiter as all others do; an account whose rows have to wait waits
+ * with them, and has them wait if the server asks for that.
+ */
+#include "postgres.h"
+
+#include "foreign/foreign.h"
+#include "lib/ilist.h"
+#include "miscadmin.h"
+#include "utils/acl.h"
+#include "utils/jsonb.h"
+#include "utils/memutils.h"
+#include "utils/syscache.h"
+
+#include "api/option.h"
+#include "api/reply.h"
+#include "base/compat.h"
+#include "base/text.h"
+#include "calls/call_outcome.h"
+#include "calls/call_queue.h"
+#include "calls/module_call.h"
+#include "cluster/bgworker.h"
+#include "cluster/guard.h"
+#include "push/call_sender.h"
+#include "push/notify.h"
+#include "traffic/pacing.h"
+
+/* Milliseconds between two tries of what an error has stopped, at most. */
+#define SENDER_LONGEST		60000
+
+/* Bytes of an answer: it may repeat what was sent, escaped. */
+#define SENDER_MAX_ANSWER(body_len)	(1024 * 1024 + 6 * (int64) (body_len))
+
+/* Connections of an account whose settings are not known yet. */
+#define SENDER_FIRST		1
+
+typedef struct CallAccount
+{
+	dlist_node	node;
+	KaptureCallAccount key;
+	bool		seen;			/* has waiting calls, says the list that is being read */
+	uint64		version;		/* of its settings */
+	int			max_connections;
+	double		rate_limit;
+	dlist_head	ready;			/* tasks whose request is to be started */
+	int			nready;
+	int			ntasks;			/* these, those in flight, and those to be recorded */
+	int			in_flight;
+	TimestampTz due;			/* when a waiting call is; DT_NOEND: none is */
+	TimestampTz not_before;		/* no request starts earlier */
+	TimestampTz next_start;		/* when the limiter is to be asked again, 0: at once */
+	int			failures;		/* in a row */
+	char	   *problem;		/* why nothing can be sent, or NULL */
+} CallAccount;
+
+typedef struct CallTask
+{
+	dlist_node	node;			/* in the account's "ready", or in one of the lists below */
+	CallAccount *account;
+	KaptureCall *call;
+	KaptureHttpRequest *request;	/* NULL: none was started */
+	KaptureCallOutcome outcome; /* without a request */
+} CallTask;
+
+static MemoryContext sender_context;
+static dlist_head sender_accounts = DLIST_STATIC_INIT(sender_accounts);
+static dlist_head sender_in_flight = DLIST_STATIC_INIT(sender_in_flight);
+static dlist_head sender_to_record = DLIST_STATIC_INIT(sender_to_record);
+static bool sender_look = true; /* there may be calls that we do not know of */
+static bool sender_recovered = false;
+static TimestampTz sender_doubted = DT_NOBEGIN; /* until when calls have been doubted */
+static TimestampTz sender_not_before = 0;	/* after errors of the queue's own */
+static int	sender_errors = 0;
+static bool sender_in_trouble = false;	/* and that is reported in kapture_status */
+static TimestampTz sender_next_record = 0;
+static int	sender_record_errors = 0;
+
+/* Runs work(arg) in a transaction.  Returns NULL, or the error, and nothing has happened. */
+static ErrorData *
+sender_run(const char *activity, KaptureGuarded work, void *arg)
+{
+	ErrorData  *error;
+
+	MemoryContextSwitchTo(sender_context);
+	error = kapture_process_run(activity, work, arg);
+	MemoryContextSwitchTo(sender_context);
+	return error;
+}
+
+static TimestampTz
+sender_retry_at(int errors)
+{
+	return TimestampTzPlusMilliseconds(GetCurrentTimestamp(), kapture_pacing_backoff(errors, SENDER_LONGEST));
+}
+
+/* The queue itself raises an error: all calls wait, and it is reported. */
+static void
+sender_fail(KapturePhase phase, ErrorData *error)
+{
+	kapture_process_report_error(phase, &sender_in_trouble, 0, NULL, error);
+	sender_not_before = sender_retry_at(++sender_errors);
+	sender_look = true;
+	FreeErrorData(error);
+}
+
+/* ------------------------------------------------------------------------
+ * Accounts
+ * ------------------------------------------------------------------------
+ */
+
+static CallAccount *
+sender_find_account(const KaptureCallAccount *key)
+{
+	dlist_iter	iter;
+	CallAccount *account;
+
+	dlist_foreach(iter, &sender_accounts)
+	{
+		account = dlist_container(CallAccount, node, iter.cur);
+		if (account->key.sender == key->sender && strcmp(account->key.server, key->server) == 0 &&
+			strcmp(account->key.api, key->api) == 0)
+			return account;
+	}
+	account = MemoryContextAllocZero(sender_context, sizeof(CallAccount));
+	account->key.sender = key->sender;
+	account->key.server = MemoryContextStrdup(sender_context, key->server);
+	account->key.api = MemoryContextStrdup(sender_context, key->api);
+	account->max_connections = SENDER_FIRST;
+	dlist_init(&account->ready);
+	dlist_push_tail(&sender_accounts, &account->node);
+	return account;
+}
+
+/* Notes why an account can or (NULL) cannot be sent to; returns whether that is new. */
+static bool
+sender_set_problem(CallAccount *account, const char *problem)
+{
+	bool		same = problem && account->problem && strcmp(problem, account->problem) == 0;
+
+	if (account->problem)
+		pfree(account->problem);
+	account->problem = problem ? MemoryContextStrdup(sender_context, problem) : NULL;
+	return !same;
+}
+
+static void
+sender_forget_account(CallAccount *account)
+{
+	dlist_delete(&account->node);
+	(void) sender_set_problem(account, NULL);
+	pfree(account->key.server);
+	pfree(account->key.api);
+	pfree(account);
+}
+
+/* Reads which accounts have waiting calls. */
+static void
+sender_do_look(void *arg)
+{
+	dlist_mutable_iter iter;
+	ListCell   *lc;
+
+	dlist_foreach_modify(iter, &sender_accounts)
+		dlist_container(CallAccount, node, iter.cur)->seen = false;
+	if (kapture_call_queue_exists())
+	{
+		foreach(lc, kapture_call_queue_accounts())
+		{
+			CallAccount *account = sender_find_account(lfirst(lc));
+
+			account->seen = true;
+			account->due = 0;
+		}
+	}
+	dlist_foreach_modify(iter, &sender_accounts)
+	{
+		CallAccount *account = dlist_container(CallAccount, node, iter.cur);
+
+		if (account->seen)
+			continue;
+		account->due = DT_NOEND;
+		if (account->ntasks == 0 && account->not_before <= GetCurrentTimestamp())
+			sender_forget_account(account);
+	}
+}
+
+/* Requests that an account may have in flight: one while it is only probed. */
+static int
+sender_connections(const CallAccount *account)
+{
+	return account->failures > 0 ? 1 : account->max_connections;
+}
+
+/* How many more calls to claim for an account: as many as can be sent now. */
+static int
+sender_room(const CallAccount *account)
+{
+	int			room = sender_connections(account) - account->in_flight - account->nready;
+
+	if (account->rate_limit > 0)
+		room = Min(room, (int) Max(account->rate_limit, 1) - account->nready);
+	return Max(room, 0);
+}
+
+/* The same server as the sender's rows see it; NULL: none go there. */
+static WorkerServer *
+sender_find_server(Worker *worker, const CallAccount *account)
+{
+	dlist_iter	iter;
+
+	dlist_foreach(iter, &worker->servers)
+	{
+		WorkerServer *server = dlist_container(WorkerServer, node, iter.cur);
+
+		if (server->owner == account->key.sender && strcmp(server->name, account->key.server) == 0)
+			return server;
+	}
+	return NULL;
+}
+
+/* When an account may be sent something. */
+static TimestampTz
+sender_turn(Worker *worker, const CallAccount *account)
+{
+	WorkerServer *server = sender_find_server(worker, account);
+
+	return Max(account->not_before, server ? server->pool.not_before : 0);
+}
+
+/* Rows of the sender wait, too: the server asks for that. */
+static void
+sender_hold_rows(Worker *worker, const CallAccount *account)
+{
+	WorkerServer *server = sender_find_server(worker, account);
+
+	if (server == NULL)
+		return;
+	server->pool.not_before = Max(server->pool.not_before, account->not_before);
+	server->asked = true;
+}
+
+/* ------------------------------------------------------------------------
+ * Claiming
+ * ------------------------------------------------------------------------
+ */
+
+typedef struct SenderClaim
+{
+	CallAccount *account;
+	MemoryContext context;		/* of the calls, as long as it may come to nothing */
+	List	   *calls;
+	TimestampTz due;			/* of the next one */
+	bool		in_queue;		/* an error is the queue's own, not the account's */
+} SenderClaim;
+
+/* Why no call of an account can ever be sent; NULL: they can. */
+static char *
+sender_hopeless(const KaptureCallAccount *key)
+{
+	if (!SearchSysCacheExists1(AUTHOID, ObjectIdGetDatum(key->sender)))
+		return psprintf("the role that sent it, with oid %u, was dropped", key->sender);
+	if (GetForeignServerByName(key->server, true) == NULL)
+		return psprintf("server \"%s\" was dropped", key->server);
+	return NULL;
+}
+
+static void
+sender_do_claim(void *arg)
+{
+	SenderClaim *claim = arg;
+	CallAccount *account = claim->account;
+	const KaptureServer *settings;
+	MemoryContext transaction;
+	char	   *hopeless = sender_hopeless(&account->key);
+	int			room;
+
+	claim->in_queue = hopeless != NULL;
+	if (hopeless)
+	{
+		kapture_alert_calls(account->key.server, "failed", (int) kapture_call_queue_give_up(&account->key, hopeless));
+		claim->due = kapture_call_queue_due(&account->key);
+		return;
+	}
+	settings = kapture_server_get(account->key.server, account->key.sender);
+	account->version = settings->version;
+	account->max_connections = settings->max_connections;
+	account->rate_limit = settings->rate_limit;
+	room = sender_room(account);
+	claim->in_queue = true;
+	transaction = MemoryContextSwitchTo(claim->context);
+	claim->calls = kapture_call_queue_claim(&account->key, room);
+	MemoryContextSwitchTo(transaction);
+	claim->due = list_length(claim->calls) < room ? kapture_call_queue_due(&account->key) : 0;
+}
+
+static void
+sender_do_explain(void *arg)
+{
+	CallAccount *account = arg;
+
+	kapture_call_queue_explain(&account->key, account->problem);
+}
+
+/* Nothing can be sent to an account for now; the first of its calls says why. */
+static void
+sender_hold_account(CallAccount *account, const ErrorData *error)
+{
+	char	   *message = kapture_guard_message(error);
+	ErrorData  *another;
+
+	account->failures++;
+	account->not_before = sender_retry_at(account->failures);
+	if (sender_set_problem(account, message))
+		ereport(LOG,
+				(errmsg("kapture_sync cannot send calls of \"%s\" to server \"%s\" in database \"%s\": %s",
+						account->key.api, account->key.server, kapture_process_database(), message)));
+	another = sender_run("reporting calls", sender_do_explain, account);
+	if (another)
+		sender_fail(KAPTURE_PHASE_CLAIM, another);
+	pfree(message);
+}
+
+/* The tasks of claimed calls, which are durably claimed by now. */
+static void
+sender_adopt(SenderClaim *claim)
+{
+	ListCell   *lc;
+
+	foreach(lc, claim->calls)
+	{
+		KaptureCall *call = lfirst(lc);
+		CallTask   *task = MemoryContextAllocZero(call->context, sizeof(CallTask));
+
+		MemoryContextSetParent(call->context, sender_context);
+		task->account = claim->account;
+		task->call = call;
+		dlist_push_tail(&claim->account->ready, &task->node);
+		claim->account->nready++;
+		claim->account->ntasks++;
+	}
+}
+
+/* Claims what is due and can be sent now. */
+static void
+sender_claim(CallAccount *account)
+{
+	SenderClaim claim = {.account = account,.due = DT_NOEND};
+	ErrorData  *error;
+
+	claim.context = AllocSetContextCreate(sender_context, "kapture_sync calls", ALLOCSET_SMALL_SIZES);
+	error = sender_run("claiming calls", sender_do_claim, &claim);
+	if (error == NULL)
+	{
+		account->due = claim.due;
+		sender_adopt(&claim);
+	}
+	else if (claim.in_queue)
+		sender_fail(KAPTURE_PHASE_CLAIM, error);
+	else
+	{
+		sender_hold_account(account, error);
+		FreeErrorData(error);
+	}
+	MemoryContextDelete(claim.context);
+}
+
+/* ------------------------------------------------------------------------
+ * Sending
+ * ------------------------------------------------------------------------
+ */
+
+/* A task is done with, but for being recorded. */
+static void
+sender_settle(CallTask *task, const char *state, const char *message)
+{
+	dlist_delete(&task->node);
+	task->account->nready--;
+	task->outcome.state = state;
+	task->outcome.untried = true;
+	task->outcome.next_attempt = GetCurrentTimestamp();
+	task->outcome.message = MemoryContextStrdup(task->call->context, message);
+	dlist_push_tail(&sender_to_record, &task->node);
+}
+
+/* Why a call does not go to this server any more; NULL: it does. */
+static char *
+sender_mismatch(const CallTask *task, const KaptureServer *settings)
+{
+	const KaptureCall *call = task->call;
+
+	if (settings->serverid != call->server_oid)
+		return psprintf("server \"%s\" is another one than the call was sent to", settings->name);
+	if (settings->owner != call->server_owner && settings->owner != settings->userid &&
+		!has_privs_of_role(settings->owner, call->server_owner))
+		return psprintf("server \"%s\" has passed to role \"%s\" since the call was sent",
+						settings->name, GetUserNameFromId(settings->owner, false));
+	return NULL;
+}
+
+/* Starts the request of the next task that is ready, if the limiter allows that. */
+static void
+sender_start_request(CallAccount *account, const KaptureServer *settings)
+{
+	CallTask   *task = dlist_head_element(CallTask, node, &account->ready);
+	KaptureCall *call = task->call;
+	char	   *mismatch = sender_mismatch(task, settings);
+	MemoryContext old;
+	KaptureServer *server;
+	TimestampTz when;
+	char	   *body;
+	size_t		len;
+
+	if (mismatch)
+	{
+		sender_settle(task, "failed", mismatch);
+		return;
+	}
+	server = kapture_module_call_server(settings, account->key.api, call->body);
+	body = JsonbToCString(NULL, &call->body->root, VARSIZE(call->body));
+	if (server->body_array[KAPTURE_API_MODULE])
+		body = psprintf("[%s]", body);
+	body = kapture_text_to_utf8(body, &len);
+	server->max_response_size = Min(server->max_response_size, SENDER_MAX_ANSWER(len));
+	old = MemoryContextSwitchTo(call->context);
+	task->request = kapture_http_start(server, KAPTURE_API_MODULE, body, len, task, &when);
+	MemoryContextSwitchTo(old);
+	account->next_start = task->request ? 0 : when;
+	if (task->request == NULL)
+		return;
+	dlist_delete(&task->node);
+	account->nready--;
+	account->in_flight++;
+	dlist_push_tail(&sender_in_flight, &task->node);
+	/* a host that does not answer as it should may have moved */
+	if (account->failures > 0)
+		kapture_http_connect_anew(task->request);
+}
+
+static void
+sender_do_start(void *arg)
+{
+	CallAccount *account = arg;
+	const KaptureServer *settings = kapture_server_get(account->key.server, account->key.sender);
+
+	while (account->nready > 0 && account->next_start <= GetCurrentTimestamp() &&
+		   account->in_flight < sender_connections(account))
+		sender_start_request(account, settings);
+}
+
+/* What was claimed for an account and not sent goes back. */
+static void
+sender_take_back(CallAccount *account, const char *message)
+{
+	while (account->nready > 0)
+		sender_settle(dlist_head_element(CallTask, node, &account->ready), "waiting", message);
+}
+
+/* Starts what is ready of an account. */
+static void
+sender_start(CallAccount *account)
+{
+	ErrorData  *error = sender_run("sending calls", sender_do_start, account);
+
+	if (error == NULL)
+	{
+		if (account->problem)
+			account->failures = 0;
+		(void) sender_set_problem(account, NULL);
+		return;
+	}
+	sender_take_back(account, error->message);
+	sender_hold_account(account, error);
+	FreeErrorData(error);
+}
+
+/*
+ * Claims and sends what is due, if changes of this database may be sent.  To be
+ * called outside of a transaction.
+ */
+void
+kapture_calls_send(Worker *worker)
+{
+	TimestampTz now = GetCurrentTimestamp();
+	dlist_iter	iter;
+
+	sender_context = worker->context;
+	if (!kapture_state_may_send(worker) || worker->stale || sender_not_before > now)
+		return;
+	if (sender_look)
+	{
+		ErrorData  *error;
+
+		sender_look = false;
+		error = sender_run("looking for calls", sender_do_look, NULL);
+		if (error)
+		{
+			sender_fail(KAPTURE_PHASE_CLAIM, error);
+			return;
+		}
+	}
+	dlist_foreach(iter, &sender_accounts)
+	{
+		CallAccount *account = dlist_container(CallAccount, node, iter.cur);
+
+		if (sender_turn(worker, account) > now)
+		{
+			sender_take_back(account, "");
+			continue;
+		}
+		if (account->due <= now && sender_room(account) > 0)
+			sender_claim(account);
+		if (account->nready > 0 && account->next_start <= now && account->in_flight < sender_connections(account))
+			sender_start(account);
+	}
+	kapture_http_push();
+	if (sender_not_before <= now)
+	{
+		sender_errors = 0;
+		kapture_process_report_success(KAPTURE_PHASE_CLAIM, &sender_in_trouble, 0);
+	}
+}
+
+/* ------------------------------------------------------------------------
+ * Recording
+ * ------------------------------------------------------------------------
+ */
+
+/*
+ * Takes a request that has finished, if it is a call's; returns whether it is.
+ */
+bool
+kapture_calls_take(KaptureHttpRequest *request)
+{
+	dlist_mutable_iter iter;
+
+	dlist_foreach_modify(iter, &sender_in_flight)
+	{
+		CallTask   *task = dlist_container(CallTask, node, iter.cur);
+
+		if (task->request != request)
+			continue;
+		dlist_delete(&task->node);
+		task->account->in_flight--;
+		task->account->next_start = 0;
+		dlist_push_tail(&sender_to_record, &task->node);
+		return true;
+	}
+	return false;
+}
+
+/* Notes what an answer says of the account. */
+static void
+sender_note_health(Worker *worker, CallAccount *account, KaptureCallHealth health, const KaptureHttpAnswer *answer)
+{
+	TimestampTz now = GetCurrentTimestamp();
+	int64		wait = 0;
+
+	if (health == KAPTURE_CALLS_WELL)
+	{
+		account->failures = 0;
+		return;
+	}
+	account->failures++;
+	if (health == KAPTURE_CALLS_DENIED)
+		wait = KAPTURE_DENIED_PROBE;
+	else if (answer->retry_after >= 0)
+		wait = answer->retry_after;
+	else
+		wait = kapture_pacing_backoff(account->failures, KAPTURE_SERVER_LONGEST);
+	account->not_before = Max(account->not_before, TimestampTzPlusMilliseconds(now, wait));
+	if (health == KAPTURE_CALLS_ASKED)
+		sender_hold_rows(worker, account);
+}
+
+/* What is recorded in a transaction. */
+typedef struct SenderRecording
+{
+	Worker	   *worker;
+	bool		finished;		/* a call was done, and grows old from now on */
+} SenderRecording;
+
+typedef struct SenderRecord
+{
+	CallTask   *task;
+	KaptureCallHealth health;
+	ErrorData  *error;			/* that the answer raised before */
+	bool		finished;		/* something grows old from now on */
+} SenderRecord;
+
+/* Records what became of one task. */
+static void
+sender_do_settle(void *arg)
+{
+	SenderRecord *record = arg;
+	CallTask   *task = record->task;
+	KaptureCallOutcome outcome = task->outcome;
+
+	record->health = KAPTURE_CALLS_WELL;
+	if (task->request)
+		record->health = kapture_call_outcome(task->call, kapture_http_answer(task->request), GetCurrentTimestamp(), &outcome);
+	if (record->error)
+	{
+		outcome.answer = NULL;
+		outcome.message = record->error->message;
+	}
+	kapture_call_queue_settle(task->call, &outcome);
+	if (strcmp(outcome.state, "failed") == 0 || strcmp(outcome.state, "unknown") == 0)
+		kapture_alert_calls(task->account->key.server, outcome.state, 1);
+	record->finished |= strcmp(outcome.state, "done") == 0;
+}
+
+/* Records all that is to be recorded. */
+static void
+sender_do_record(void *arg)
+{
+	SenderRecording *recording = arg;
+	dlist_iter	iter;
+
+	dlist_foreach(iter, &sender_to_record)
+	{
+		SenderRecord record = {.task = dlist_container(CallTask, node, iter.cur)};
+
+		record.error = kapture_guard_step(sender_do_settle, &record);
+		/* an answer that cannot be kept is left out; what it means is not */
+		if (record.error && !kapture_guard_will_pass(record.error))
+		{
+			ErrorData  *another = kapture_guard_step(sender_do_settle, &record);
+
+			if (another)
+				ReThrowError(another);
+		}
+		else if (record.error)
+			ReThrowError(record.error);
+		recording->finished |= record.finished;
+		if (record.task->request)
+			sender_note_health(recording->worker, record.task->account, record.health, kapture_http_answer(record.task->request));
+	}
+}
+
+/* Forgets the tasks that are recorded. */
+static void
+sender_discard(void)
+{
+	while (!dlist_is_empty(&sender_to_record))
+	{
+		CallTask   *task = dlist_container(CallTask, node, dlist_pop_head_node(&sender_to_record));
+
+		task->account->ntasks--;
+		/* it may be due again, or another call of its reference may be */
+		task->account->due = 0;
+		MemoryContextDelete(task->call->context);
+	}
+	sender_look = true;
+}
+
+/*
+ * Records what became of calls.  What cannot be recorded is kept, and tried again;
+ * should the process end before, the outcome is unknown.
+ */
+void
+kapture_calls_record(Worker *worker)
+{
+	SenderRecording recording = {.worker = worker};
+	ErrorData  *error;
+
+	if (dlist_is_empty(&sender_to_record) || sender_next_record > GetCurrentTimestamp())
+		return;
+	error = sender_run("recording calls", sender_do_record, &recording);
+	if (error == NULL)
+	{
+		sender_discard();
+		sender_record_errors = 0;
+		kapture_process_report_success(KAPTURE_PHASE_RECORD, &sender_in_trouble, 0);
+		if (recording.finished && worker->next_expiry == DT_NOEND)
+			worker->next_expiry = GetCurrentTimestamp();
+		return;
+	}
+	sender_next_record = sender_retry_at(++sender_record_errors);
+	kapture_process_report_error(KAPTURE_PHASE_RECORD, &sender_in_trouble, 0, NULL, error);
+	FreeErrorData(error);
+}
+
+/* ------------------------------------------------------------------------
+ * For the worker's loop
+ * ------------------------------------------------------------------------
+ */
+
+/*
+ * There may be calls that were not there before.
+ */
+void
+kapture_calls_look(void)
+{
+	sender_look = true;
+}
+
+/* Tells whoever listens that the outcome of calls is unknown. */
+static void
+sender_alert_unknown(List *counts)
+{
+	ListCell   *lc;
+
+	foreach(lc, counts)
+	{
+		KaptureCallCount *count = lfirst(lc);
+
+		kapture_alert_calls(count->server, "unknown", count->calls);
+	}
+}
+
+/* What was changed of settings may be what was wrong. */
+static void
+sender_end_hold(CallAccount *account)
+{
+	account->not_before = 0;
+	account->failures = 0;
+}
+
+static void
+sender_do_version(void *arg)
+{
+	CallAccount *account = arg;
+	const KaptureServer *settings = kapture_server_get(account->key.server, account->key.sender);
+
+	if (settings->version != account->version || account->problem)
+		sender_end_hold(account);
+}
+
+/*
+ * Settings may have changed.  In a transaction.  If no other worker serves this
+ * database, what is claimed is claimed by nobody.
+ */
+void
+kapture_calls_load(Worker *worker)
+{
+	dlist_iter	iter;
+
+	sender_context = worker->context;
+	sender_look = true;
+	sender_not_before = 0;
+	dlist_foreach(iter, &sender_accounts)
+	{
+		CallAccount *account = dlist_container(CallAccount, node, iter.cur);
+		ErrorData  *error = account->not_before > 0 ? kapture_guard_step(sender_do_version, account) : NULL;
+
+		if (error == NULL)
+			continue;
+		/* that is why it cannot be sent to, from now on */
+		if (account->problem == NULL)
+			sender_end_hold(account);
+		FreeErrorData(error);
+	}
+	if (!worker->alone || !kapture_call_queue_exists())
+		return;
+	if (!sender_recovered)
+		sender_alert_unknown(kapture_call_queue_recover());
+	sender_recovered = true;
+	if (worker->origin.state == KAPTURE_ORIGIN_OURS && worker->origin.doubt_until > sender_doubted)
+	{
+		sender_alert_unknown(kapture_call_queue_doubt(worker->origin.doubt_until));
+		sender_doubted = worker->origin.doubt_until;
+	}
+}
+
+/*
+ * The latch may have been set because it is our turn: the limiter is asked again.
+ */
+void
+kapture_calls_ask_limiter(void)
+{
+	dlist_iter	iter;
+
+	dlist_foreach(iter, &sender_accounts)
+		dlist_container(CallAccount, node, iter.cur)->next_start = 0;
+}
+
+/*
+ * Returns when there is something to do without being woken; DT_NOEND: nothing is.
+ */
+TimestampTz
+kapture_calls_next(Worker *worker)
+{
+	TimestampTz next = dlist_is_empty(&sender_to_record) ? DT_NOEND : sender_next_record;
+	dlist_iter	iter;
+
+	if (!kapture_state_may_send(worker) || worker->stale)
+		return next;
+	if (sender_look)
+		return Min(next, sender_not_before);
+	dlist_foreach(iter, &sender_accounts)
+	{
+		CallAccount *account = dlist_container(CallAccount, node, iter.cur);
+
+		if (account->nready > 0 && account->in_flight < sender_connections(account))
+			next = Min(next, Max(account->next_start, sender_turn(worker, account)));
+		if (account->due != DT_NOEND && sender_room(account) > 0)
+			next = Min(next, Max(account->due, sender_turn(worker, account)));
+	}
+	return next;
+}
+
+/*
+ * Returns how many calls are in flight.
+ */
+int
+kapture_calls_in_flight(void)
+{
+	int			n = 0;
+	dlist_iter	iter;
+
+	dlist_foreach(iter, &sender_accounts)
+		n += dlist_container(CallAccount, node, iter.cur)->in_flight;
+	return n;
+}

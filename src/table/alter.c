@@ -1,0 +1,440 @@
+/*
+ * alter.c
+ *		kapture_alter(): another mapping for an attached table.
+ *
+ * What is given replaces what is there, the rest stays: the attachment with its
+ * number, its history, its failures, and what waits.  A field keeps its bit.  What
+ * waits may name bits of fields that are dropped, so those are not given to others
+ * before it is gone.
+ *
+ * Nobody captures meanwhile: the table is locked against writers, and a session that
+ * writes it next reads the attachment anew.  The worker does so, too, before it
+ * plans what it claims after this is committed.
+ */
+#include "postgres.h"
+
+#include "access/relation.h"
+#include "catalog/pg_type.h"
+#include "fmgr.h"
+#include "foreign/foreign.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+#include "utils/rel.h"
+
+#include "api/argument.h"
+#include "api/option.h"
+#include "base/catalog.h"
+#include "base/owner_sql.h"
+#include "mapping/field_map.h"
+#include "mapping/source.h"
+#include "table/attach.h"
+#include "table/binding.h"
+#include "table/capture.h"
+#include "table/capture_buffer.h"
+#include "table/row_io.h"
+#include "table/row_sql.h"
+
+PG_FUNCTION_INFO_V1(kapture_alter);
+
+/* Arguments of kapture_alter(). */
+typedef enum AlterArgument
+{
+	ALTER_RELATION,
+	ALTER_COLUMNS,
+	ALTER_SERVER,
+	ALTER_FILTER,
+	ALTER_SOURCE,
+	ALTER_ON_DUPLICATE,
+	ALTER_ON_CONFLICT,
+	ALTER_PULL,
+	ALTER_REPLICATED,
+	ALTER_ON_LEAVE,
+	ALTER_KEEP_IDS,
+	ALTER_RESET
+} AlterArgument;
+
+static const char *const alter_names[] = {
+	"relation", "columns", "server", "filter", "source", "on_duplicate", "on_conflict", "pull", "replicated",
+	"on_leave", "keep_ids", "reset"
+};
+
+typedef struct Alter
+{
+	FunctionCallInfo fcinfo;
+	KaptureAttachment *att;		/* as it was */
+	Relation	rel;
+	bool		reset[ALTER_RESET];
+	StringInfoData added;		/* names of fields */
+	StringInfoData dropped;
+} Alter;
+
+/* Is an argument given? */
+static bool
+alter_has(const Alter *alter, AlterArgument arg)
+{
+	return !alter->fcinfo->args[arg].isnull;
+}
+
+/* Does an argument change anything? */
+static bool
+alter_changes(const Alter *alter, AlterArgument arg)
+{
+	return alter_has(alter, arg) || alter->reset[arg];
+}
+
+/* Takes the names of arguments that go back to their defaults. */
+static void
+alter_take_reset(Alter *alter)
+{
+	Datum	   *names;
+	bool	   *nulls;
+	int			n;
+
+	if (!alter_has(alter, ALTER_RESET))
+		return;
+	deconstruct_array(DatumGetArrayTypeP(alter->fcinfo->args[ALTER_RESET].value), TEXTOID, -1, false, TYPALIGN_INT,
+					  &names, &nulls, &n);
+	for (int i = 0; i < n; i++)
+	{
+		char	   *name = nulls[i] ? "NULL" : TextDatumGetCString(names[i]);
+		int			arg = ALTER_COLUMNS;
+
+		while (arg < ALTER_KEEP_IDS && strcmp(alter_names[arg], name) != 0)
+			arg++;
+		if (arg == ALTER_KEEP_IDS || arg == ALTER_SERVER)
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					 errmsg("\"%s\" is nothing that argument \"reset\" can take back to its default", name),
+					 errhint("Valid names are columns, filter, source, on_duplicate, on_conflict, pull, replicated and on_leave.")));
+		if (alter_has(alter, arg))
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					 errmsg("argument \"%s\" is given, and named by argument \"reset\"", name)));
+		alter->reset[arg] = true;
+	}
+}
+
+/* Sets a column of the attachment to an expression over "$2", which is a text; '' for NULL. */
+static void
+alter_set(const Alter *alter, const char *assignment, const char *value)
+{
+	Oid			types[2] = {INT4OID, TEXTOID};
+	Datum		values[2] = {Int32GetDatum(alter->att->id), CStringGetTextDatum(value ? value : "")};
+
+	(void) kapture_own_execute(psprintf("UPDATE @.kapture_attachment SET %s WHERE attachment_id = $1", assignment),
+							   2, types, values);
+}
+
+/* ------------------------------------------------------------------------
+ * Fields
+ * ------------------------------------------------------------------------
+ */
+
+/* Bits that fields have, or that what waits names. */
+static int64
+alter_bits_in_use(const Alter *alter)
+{
+	Oid			types[1] = {INT4OID};
+	Datum		values[1] = {Int32GetDatum(alter->att->id)};
+	char	   *waiting = kapture_own_text("SELECT coalesce(bit_or(m), 0) & 9223372036854775807 FROM"
+										   " (SELECT changed AS m FROM @.kapture_outbox WHERE attachment_id = $1"
+										   " UNION ALL SELECT changed | coalesce(again, 0) FROM @.kapture_delivery WHERE attachment_id = $1) AS w",
+										   1, types, values);
+
+	return pg_strtoint64(waiting) | alter->att->all_changed;
+}
+
+/* A bit that nothing has, which it takes. */
+static int
+alter_free_bit(int64 *in_use)
+{
+	for (int bit = 0; bit < KAPTURE_MAX_COLUMNS; bit++)
+	{
+		if ((*in_use & (INT64CONST(1) << bit)) != 0)
+			continue;
+		*in_use |= INT64CONST(1) << bit;
+		return bit;
+	}
+	ereport(ERROR,
+			(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+			 errmsg("there is no room for more fields while changes of dropped ones wait to be sent"),
+			 errhint("Try again when kapture_status shows that nothing waits.")));
+	return 0;
+}
+
+/* Nothing is known of what Kapture has for a field that gets this bit. */
+static void
+alter_forget_digests(const Alter *alter, int bit)
+{
+	Oid			types[2] = {INT4OID, INT4OID};
+	Datum		values[2] = {Int32GetDatum(alter->att->id), Int32GetDatum(bit * 8)};
+
+	(void) kapture_own_execute("UPDATE @.kapture_row SET digests = overlay(digests PLACING '\\x0000000000000000' FROM $2 + 1 FOR 8)"
+							   " WHERE attachment_id = $1 AND octet_length(digests) >= $2 + 8", 2, types, values);
+}
+
+static void
+alter_drop_field(const Alter *alter, const char *field)
+{
+	Oid			types[2] = {INT4OID, TEXTOID};
+	Datum		values[2] = {Int32GetDatum(alter->att->id), CStringGetTextDatum(field)};
+
+	(void) kapture_own_execute("DELETE FROM @.kapture_column WHERE attachment_id = $1 AND field = $2", 2, types, values);
+}
+
+/* Is a field fed by just what fed it before? */
+static bool
+alter_is_same(const KaptureMappedColumn *col, const KaptureMapping *mapping)
+{
+	if (mapping->expression)
+		return col->expression && strcmp(col->expression->text, mapping->expression->text) == 0;
+	if (mapping->constant)
+		return col->constant && strcmp(col->constant, mapping->constant) == 0;
+	return col->name && strcmp(col->name, mapping->name) == 0;
+}
+
+static void
+alter_name(StringInfo names, const char *field)
+{
+	appendStringInfo(names, "%s%s", names->len > 0 ? ", " : "", field);
+}
+
+/* Replaces the fields by these; a field that was there before keeps its bit. */
+static void
+alter_replace_fields(Alter *alter, List *mappings)
+{
+	int64		in_use = alter_bits_in_use(alter);
+	bool	   *kept = palloc0(sizeof(bool) * Max(alter->att->ncolumns, 1));
+	ListCell   *lc;
+
+	foreach(lc, mappings)
+	{
+		KaptureMapping *mapping = lfirst(lc);
+		int			bit = -1;
+
+		for (int i = 0; i < alter->att->ncolumns; i++)
+		{
+			const KaptureMappedColumn *col = &alter->att->columns[i];
+
+			if (strcmp(col->field, mapping->field) != 0)
+				continue;
+			kept[i] = true;
+			bit = col->bit;
+			if (!alter_is_same(col, mapping))
+				alter_name(&alter->added, mapping->field);
+			alter_drop_field(alter, mapping->field);
+		}
+		if (bit < 0)
+		{
+			bit = alter_free_bit(&in_use);
+			alter_forget_digests(alter, bit);
+			alter_name(&alter->added, mapping->field);
+		}
+		kapture_attach_store_mapping(alter->att->root, bit, mapping);
+	}
+	for (int i = 0; i < alter->att->ncolumns; i++)
+	{
+		if (kept[i])
+			continue;
+		alter_drop_field(alter, alter->att->columns[i].field);
+		alter_name(&alter->dropped, alter->att->columns[i].field);
+	}
+}
+
+/* Fields and the view that they come from. */
+static void
+alter_mapping(Alter *alter)
+{
+	KaptureAttachment *att = alter->att;
+	Jsonb	   *columns = alter_has(alter, ALTER_COLUMNS) ?
+		DatumGetJsonbP(alter->fcinfo->args[ALTER_COLUMNS].value) : NULL;
+	Oid			source = alter_has(alter, ALTER_SOURCE) ? DatumGetObjectId(alter->fcinfo->args[ALTER_SOURCE].value) :
+		alter->reset[ALTER_SOURCE] ? InvalidOid : att->source;
+	KaptureGivenSource *given;
+	List	   *keys = NIL;
+	Relation	view;
+
+	if (!alter_changes(alter, ALTER_COLUMNS) && !alter_changes(alter, ALTER_SOURCE))
+		return;
+	if (!OidIsValid(source))
+	{
+		alter_replace_fields(alter, kapture_mapping_take(alter->rel, columns, att->id_column));
+		alter_set(alter, "source = nullif($2, ''), source_keys = NULL, source_columns = NULL", NULL);
+		return;
+	}
+	for (int i = 0; i < att->nkeys; i++)
+		keys = lappend(keys, att->keys[i].name);
+	view = relation_open(source, AccessShareLock);
+	given = kapture_source_take(alter->rel, view, keys);
+	alter_replace_fields(alter, kapture_mapping_take_of_view(view, columns, given->keys));
+	relation_close(view, NoLock);
+	alter_set(alter, "source = $2, source_keys = key_columns", given->name);
+	alter_set(alter, "source_columns = nullif($2, '')::name[]", kapture_expression_reads(&given->reads));
+}
+
+/* Which rows go to Kapture, and what is sent for one that leaves. */
+static void
+alter_filter(Alter *alter)
+{
+	KaptureGivenExpression *filter = NULL;
+	Jsonb	   *on_leave = NULL;
+
+	if (alter_has(alter, ALTER_FILTER))
+		filter = kapture_expression_take(alter->rel, TextDatumGetCString(alter->fcinfo->args[ALTER_FILTER].value), NULL);
+	if (alter_changes(alter, ALTER_FILTER))
+	{
+		alter_set(alter, "filter = nullif($2, '')", filter ? filter->text : NULL);
+		alter_set(alter, "filter_columns = nullif($2, '')::name[]", filter ? kapture_expression_reads(filter) : NULL);
+	}
+	if (alter_has(alter, ALTER_ON_LEAVE))
+		on_leave = kapture_mapping_take_constants(DatumGetJsonbP(alter->fcinfo->args[ALTER_ON_LEAVE].value), "on_leave");
+	if (alter_changes(alter, ALTER_ON_LEAVE))
+		alter_set(alter, "on_leave = nullif($2, '')::jsonb",
+				  on_leave ? JsonbToCString(NULL, &on_leave->root, VARSIZE(on_leave)) : NULL);
+}
+
+/* ------------------------------------------------------------------------
+ * The rest
+ * ------------------------------------------------------------------------
+ */
+
+/* A boolean argument, given or reset. */
+static bool
+alter_bool(const Alter *alter, AlterArgument arg)
+{
+	return alter_has(alter, arg) && DatumGetBool(alter->fcinfo->args[arg].value);
+}
+
+static void
+alter_options(Alter *alter)
+{
+	KaptureAttachment *att = alter->att;
+	char	   *name = kapture_row_relation_name(att->root);
+
+	if (alter_changes(alter, ALTER_ON_DUPLICATE))
+		alter_set(alter, "on_duplicate = $2", alter->reset[ALTER_ON_DUPLICATE] ? "link" :
+				  kapture_attach_choice(alter->fcinfo, ALTER_ON_DUPLICATE, "on_duplicate", "link", "link only", "fail"));
+	if (alter_changes(alter, ALTER_ON_CONFLICT))
+		alter_set(alter, "on_conflict = $2", alter->reset[ALTER_ON_CONFLICT] ? "local" :
+				  kapture_attach_choice(alter->fcinfo, ALTER_ON_CONFLICT, "on_conflict", "local", "remote", NULL));
+	if (alter_changes(alter, ALTER_PULL))
+		alter_set(alter, "pull = $2::boolean", alter_bool(alter, ALTER_PULL) ? "true" : "false");
+	if (alter_changes(alter, ALTER_REPLICATED))
+	{
+		const char *enable = alter_bool(alter, ALTER_REPLICATED) ? "ENABLE ALWAYS" : "ENABLE";
+
+		alter_set(alter, "replicated = $2::boolean", alter_bool(alter, ALTER_REPLICATED) ? "true" : "false");
+		kapture_attach_execute_ddl(psprintf("ALTER TABLE %s %s TRIGGER " KAPTURE_TRIGGER ", %s TRIGGER " KAPTURE_TRUNCATE_TRIGGER,
+											name, enable, enable));
+	}
+	if (alter_bool(alter, ALTER_PULL))
+		kapture_attach_index_id_column(att->root, name, att->id_column);
+}
+
+/* Refuses to change the server while something may be on its way to the old one. */
+static void
+alter_check_idle(const Alter *alter)
+{
+	Oid			types[1] = {INT4OID};
+	Datum		values[1] = {Int32GetDatum(alter->att->id)};
+
+	if (alter->att->paused &&
+		kapture_own_text("SELECT 1 FROM @.kapture_delivery WHERE attachment_id = $1"
+						 " AND (state = 'sending' OR in_doubt IS NOT NULL) LIMIT 1", 1, types, values) == NULL)
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_IN_USE),
+			 errmsg("requests of table \"%s\" to server \"%s\" may be under way", get_rel_name(alter->att->root), alter->att->server),
+			 errhint("Use kapture_pause(), and wait until kapture_status shows nothing in flight and nothing that is retried.")));
+}
+
+/* Has the table's rows go to another server. */
+static void
+alter_server(Alter *alter)
+{
+	KaptureAttachment *att = alter->att;
+	char	   *server;
+	Oid			serverid;
+	Oid			types[1] = {INT4OID};
+	Datum		values[1] = {Int32GetDatum(att->id)};
+	char	   *has_id = psprintf("%s IS NOT NULL", quote_identifier(att->id_column));
+
+	if (!alter_has(alter, ALTER_SERVER))
+		return;
+	server = NameStr(*DatumGetName(alter->fcinfo->args[ALTER_SERVER].value));
+	serverid = kapture_binding_lock(server);
+	(void) kapture_server_get(server, alter->rel->rd_rel->relowner);
+	if (serverid == att->serverid)
+		return;
+	alter_check_idle(alter);
+	alter_set(alter, "server = $2::name, (server_oid, server_owner) ="
+			  " (SELECT s.oid, s.srvowner FROM pg_foreign_server AS s WHERE s.srvname = $2::name)", server);
+	if (!alter_bool(alter, ALTER_KEEP_IDS))
+	{
+		if (kapture_row_count(att, false, has_id) > 0)
+			ereport(ERROR,
+					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+					 errmsg("rows of table \"%s\" have ids of customers of server \"%s\"", get_rel_name(att->root), att->server),
+					 errhint("If they are customers of server \"%s\", too, use keep_ids => true. If not, use UPDATE %s SET %s = NULL first, and kapture_backfill() afterwards.",
+							 server, kapture_row_relation_name(att->root), quote_identifier(att->id_column))));
+		(void) kapture_own_execute("DELETE FROM @.kapture_row WHERE attachment_id = $1", 1, types, values);
+		(void) kapture_own_execute("UPDATE @.kapture_delivery SET customer_id = NULL, sent_phone = NULL, sent_email = NULL"
+								   " WHERE attachment_id = $1", 1, types, values);
+	}
+	(void) kapture_own_execute("DELETE FROM @.kapture_inbox WHERE attachment_id = $1", 1, types, values);
+	kapture_binding_depend(att->root, serverid);
+}
+
+/* Says what has changed, and what brings it out. */
+static void
+alter_say(const Alter *alter)
+{
+	const char *name = get_rel_name(alter->att->root);
+
+	if (alter->dropped.len > 0)
+		ereport(NOTICE,
+				(errmsg("fields that are no longer sent for table \"%s\": %s", name, alter->dropped.data),
+				 errdetail("Kapture keeps the values that it has.")));
+	if (alter->added.len > 0)
+		ereport(NOTICE,
+				(errmsg("fields of table \"%s\" that are new, or come from elsewhere: %s", name, alter->added.data),
+				 errhint("Use CALL kapture_resync('%s', fields => '{%s}') to have them sent for the rows that are there.",
+						 kapture_row_relation_name(alter->att->root), alter->added.data)));
+}
+
+/*
+ * kapture_alter(relation regclass, columns jsonb, server name, filter text,
+ *		source regclass, on_duplicate text, on_conflict text, pull boolean,
+ *		replicated boolean, on_leave jsonb, keep_ids boolean, reset text[]) returns void
+ *
+ * Errors: those of kapture_attach_find() and, for bad arguments, of
+ * kapture_attach(); 55006 requests to the old server may be under way; 55000 rows
+ * have ids of the old server; 54000 no bits are free.
+ */
+Datum
+kapture_alter(PG_FUNCTION_ARGS)
+{
+	Alter		alter = {.fcinfo = fcinfo};
+
+	alter.att = kapture_attach_find(fcinfo, ShareRowExclusiveLock);
+	kapture_argument_check_null(fcinfo, ALTER_KEEP_IDS, "keep_ids");
+	alter_take_reset(&alter);
+	initStringInfo(&alter.added);
+	initStringInfo(&alter.dropped);
+	/* what this transaction has captured has the bits of before */
+	kapture_notes_flush();
+	alter.rel = relation_open(alter.att->root, NoLock);
+	alter_server(&alter);
+	alter_mapping(&alter);
+	alter_filter(&alter);
+	if (alter_bool(&alter, ALTER_PULL) || (alter.att->pull && alter_has(&alter, ALTER_SERVER)))
+		kapture_attach_check_pull(alter.rel, alter_has(&alter, ALTER_SERVER) ?
+								  NameStr(*PG_GETARG_NAME(ALTER_SERVER)) : alter.att->server);
+	relation_close(alter.rel, NoLock);	/* DDL wants it for itself */
+	alter_options(&alter);
+	kapture_attach_try(alter.att->root);
+	kapture_attach_announce();
+	alter_say(&alter);
+	PG_RETURN_VOID();
+}

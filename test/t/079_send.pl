@@ -1,0 +1,281 @@
+# kapture_send(): calls that are sent after the commit of whoever sent them, once
+# or at least once, in the order of their references, with their sender's key.
+use strict;
+use warnings;
+
+use FindBin;
+use lib "$FindBin::RealBin/../perl";
+use JSON::PP;
+use KaptureTest;
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+my $key = 'a2FwZGVtbzprYXAxMjM=';
+my $emulator = start_emulator();
+my $node = new_node('main');
+setup_sync($node, $emulator);
+
+sub sql { return $node->safe_psql('postgres', $_[0]) }
+sub ticket { my ($title, @rest) = @_; return sql("SELECT kapture_send('ticket_add', '{\"title\": \"$title\"}'" . join('', map { ", $_" } @rest) . ")") }
+sub state_ok { my ($id, $state, $name) = @_; return poll_ok($node, "SELECT state = '$state' FROM kapture_calls WHERE call_id = $id", $name) }
+sub field { my ($id, $column) = @_; return sql("SELECT $column FROM kapture_calls WHERE call_id = $id") }
+sub items { return emulator_get($emulator, 'items') }
+sub count_of { my ($title) = @_; return scalar grep { ($_->{body}{title} // '') eq $title } @{ items() } }
+
+# What psql says of a statement that must fail.
+sub error_of
+{
+	my ($statement) = @_;
+	my ($rc, $out, $err) = $node->psql('postgres', "\\set VERBOSITY verbose\n$statement", on_error_stop => 1);
+	isnt($rc, 0, "is refused: $statement");
+	return $err;
+}
+
+# A call, without any attached table.
+my $first = ticket('First');
+state_ok($first, 'done', 'a call is sent in a database without attached tables');
+like(field($first, "answer ->> 'ticket_id'"), qr/^\d{10,16}$/, 'its answer is kept');
+is(field($first, "concat_ws(' ', attempts, http_status, sender, server, api, retry, reference IS NULL, finished_at IS NOT NULL, next_attempt IS NULL)"),
+	'1 200 ' . sql('SELECT current_user') . ' kapture ticket_add unsent t t t', 'and so is all else');
+is(field($first, 'body'), '{"title": "First"}', 'with its body');
+
+# Nothing is sent before the commit, and nothing on rollback.
+sql(q(BEGIN; SELECT kapture_send('ticket_add', '{"title": "Rolled back"}'); ROLLBACK;));
+sql(q(BEGIN; SAVEPOINT s; SELECT kapture_send('ticket_add', '{"title": "Rolled back"}'); ROLLBACK TO s; SELECT kapture_send('ticket_add', '{"title": "Committed"}'); COMMIT;));
+poll_ok($node, "SELECT state = 'done' FROM kapture_calls WHERE body ->> 'title' = 'Committed'", 'what is committed is sent');
+is(count_of('Rolled back'), 0, 'what is rolled back is not');
+my $open = $node->background_psql('postgres');
+$open->query_safe(q(BEGIN; SELECT kapture_send('ticket_add', '{"title": "Open"}')));
+state_ok(ticket('Meanwhile'), 'done', 'another one is sent meanwhile');
+is(count_of('Open'), 0, 'what is not committed yet is not sent');
+$open->query_safe('COMMIT');
+$open->quit;
+poll_ok($node, "SELECT state = 'done' FROM kapture_calls WHERE body ->> 'title' = 'Open'", 'it is once that is committed');
+sql(q(BEGIN; SELECT kapture_send('ticket_add', '{"title": "Prepared"}'); PREPARE TRANSACTION 'p'));
+is(count_of('Prepared'), 0, 'nor is what is prepared');
+sql("COMMIT PREPARED 'p'");
+poll_ok($node, "SELECT state = 'done' FROM kapture_calls WHERE body ->> 'title' = 'Prepared'", 'until that is committed');
+
+# Refusals, and arrays.
+my $refused = sql(q(SELECT kapture_send('ticket_add', '{"nothing": 1}')));
+state_ok($refused, 'failed', 'a refused call has failed');
+is(field($refused, "concat_ws(' ', http_status, message)"), '400 Ticket title is mandatory', 'with what Kapture said');
+state_ok(sql(q(SELECT kapture_send('ticket_add', '[{"title": "In an array"}]'))), 'done', 'a body in an array');
+my $got = sql(q(SELECT kapture_send('ticket_get', jsonb_build_object('ticket_ids', (SELECT answer ->> 'ticket_id' FROM kapture_calls WHERE body ->> 'title' = 'First')))));
+state_ok($got, 'done', 'an answer that is a bare array is a success');
+is(field($got, "answer -> 0 ->> 'title'"), 'First', 'and is kept');
+state_ok(sql(q(SELECT kapture_send('/get-all-faq-categories.html', '[{}]'))), 'done', 'an API is named by its path');
+state_ok(sql(q(SELECT kapture_send('/nowhere', '{}'))), 'failed', 'a path that is not there fails');
+
+# Order: calls of a reference one after the other, others beside them.
+emulator_faults($emulator, { api => 'ticket_add', action => 'hold', match => 'Order 1' });
+sql(q(SELECT kapture_send('ticket_add', jsonb_build_object('title', 'Order ' || n), reference => 'order') FROM generate_series(1, 3) AS n));
+my $update = sql(q(SELECT kapture_send('ticket_update', '{"ticket_id": "1"}', reference => 'order')));
+state_ok(ticket('Beside', q('kapture'), q('another')), 'done', 'a call of another reference does not wait');
+is(sql("SELECT string_agg(state, ' ' ORDER BY call_id) FROM kapture_calls WHERE reference = 'order'"), 'sending waiting waiting waiting',
+	'those of one reference wait for the first of them');
+emulator_faults($emulator);
+emulator_post($emulator, 'release', {});
+state_ok($update, 'failed', 'the last one is sent in the end, to another API');
+is(join(' ', map { $_->{body}{title} } grep { ($_->{body}{title} // '') =~ /^Order/ } @{ items() }), 'Order 1 Order 2 Order 3', 'in their order');
+
+# What certainly was not taken is tried again.
+sub fault_ok
+{
+	my ($title, $fault, $state, $count, $retry) = @_;
+	emulator_faults($emulator, { api => 'ticket_add', match => $title, count => 1, %$fault });
+	my $id = ticket($title, q('kapture'), 'NULL', "'$retry'");
+	state_ok($id, $state, "$retry: $title: $state");
+	is(count_of($title), $count, "$retry: $title: $count times there");
+	emulator_faults($emulator);
+	# what held the account is over at once
+	sql("ALTER SERVER kapture OPTIONS (SET timeout '2s')");
+	return $id;
+}
+fault_ok('429', { action => 'status', code => 429, headers => { 'Retry-After' => '1' } }, 'done', 1, 'unsent');
+fault_ok('503 with Retry-After', { action => 'status', code => 503, headers => { 'Retry-After' => '1' } }, 'done', 1, 'unsent');
+my $denied = do {
+	emulator_post($emulator, 'keys', { ticket_add => 'another' });
+	my $id = ticket('Denied');
+	poll_ok($node, "SELECT state = 'waiting' AND http_status = 401 AND message = 'Invalid Auth Key' AND attempts = 1 FROM kapture_calls WHERE call_id = $id", 'a refused key has the call wait');
+	my $other = sql(q(SELECT kapture_send('order_add', '{"items": []}')));
+	state_ok($other, 'done', 'not those of an API with another key');
+	sql(q(ALTER USER MAPPING FOR CURRENT_USER SERVER kapture OPTIONS (ADD auth_keys '{"ticket_add": "another"}')));
+	state_ok($id, 'done', 'it is sent when the mapping has the right one');
+	sql(q(ALTER USER MAPPING FOR CURRENT_USER SERVER kapture OPTIONS (DROP auth_keys)));
+	emulator_post($emulator, 'keys', { ticket_add => $key });
+	$id;
+};
+is(count_of('Denied'), 1, 'once');
+
+# No connection: nobody listens there.
+sql(qq(ALTER SERVER kapture OPTIONS (SET url 'http://127.0.0.1:1')));
+my $unsent = ticket('No connection');
+poll_ok($node, "SELECT state = 'waiting' AND attempts > 0 AND message LIKE 'no answer from Kapture: %connecting failed)' FROM kapture_calls WHERE call_id = $unsent",
+	'without a connection it waits');
+sql(qq(ALTER SERVER kapture OPTIONS (SET url '$emulator->{url}')));
+state_ok($unsent, 'done', 'and is sent when there is one');
+is(count_of('No connection'), 1, 'once');
+
+# All else may have been carried out: unknown, or sent again.
+my $lost;
+foreach my $fault ([ 'dropped after' => { action => 'drop_after' }, 1 ], [ 'dropped before' => { action => 'drop_before' }, 0 ],
+	[ 'status 500' => { action => 'status', code => 500 }, 0 ], [ 'status 503' => { action => 'status', code => 503 }, 0 ],
+	[ 'html' => { action => 'html' }, 1 ], [ 'truncated' => { action => 'truncate' }, 1 ], [ 'redirected' => { action => 'redirect' }, 0 ],
+	[ 'hanging' => { action => 'hang' }, 1 ])
+{
+	my ($title, $how, $done) = @$fault;
+	$lost = fault_ok($title, $how, 'unknown', $done, 'unsent');
+	fault_ok("always $title", $how, 'done', $done + 1, 'always');
+}
+like(field($lost, 'message'), qr/^no answer from Kapture: .*limited by timeout/, 'a time-out is named');
+
+# Its sender decides about an unknown one.
+sql("SELECT kapture_retry_call($lost)");
+state_ok($lost, 'done', 'kapture_retry_call() sends it again');
+is(field($lost, 'attempts'), 2, 'that is its second attempt');
+sql("SELECT kapture_discard_call($refused)");
+is(field($refused, 'state'), 'discarded', 'kapture_discard_call() gives it up');
+like(error_of("SELECT kapture_retry_call($lost)"), qr/55000: call $lost is done/, 'what is done is not sent again');
+like(error_of("SELECT kapture_discard_call($lost)"), qr/55000: call $lost is done/, 'nor given up');
+like(error_of('SELECT kapture_retry_call(0)'), qr/42704: call 0 does not exist/, 'a call that is not there');
+like(error_of('SELECT kapture_retry_call(NULL)'), qr/22004/, 'no call');
+emulator_faults($emulator, { api => 'ticket_add', action => 'hold', match => 'Held' });
+my $held = ticket('Held', q('kapture'), q('held'));
+my $behind = ticket('Behind', q('kapture'), q('held'));
+poll_ok($node, "SELECT state = 'sending' FROM kapture_calls WHERE call_id = $held", 'a call is being sent');
+like(error_of("SELECT kapture_discard_call($held)"), qr/55006: call $held is being sent/, 'it cannot be given up now');
+sql("SELECT kapture_discard_call($behind)");
+emulator_faults($emulator);
+emulator_post($emulator, 'release', {});
+state_ok($held, 'done', 'it goes on');
+is(field($behind, 'state'), 'discarded', 'one that waited is given up');
+is(count_of('Behind'), 0, 'and was not sent');
+
+# Arguments.
+like(error_of(q(SELECT kapture_send(NULL, '{}'))), qr/22004/, 'no API');
+like(error_of(q(SELECT kapture_send('', '{}'))), qr/22023: argument "api" must have between 1 and 512 characters/, 'an empty one');
+like(error_of(q(SELECT kapture_send('tiket_add', '{}'))), qr/22023: server "kapture" has no API "tiket_add"/, 'an unknown one');
+like(error_of(q(SELECT kapture_send('//evil.example/', '{}'))), qr/22023: path .* cannot be used/, 'a path to another host');
+like(error_of(q(SELECT kapture_send('ticket_add', NULL))), qr/22004/, 'no body');
+like(error_of(q(SELECT kapture_send('ticket_add', '1'))), qr/22023/, 'a body that is none');
+like(error_of(q(SELECT kapture_send('ticket_add', jsonb_build_object('title', repeat('x', 1100000))))), qr/54000: argument "body" is too large/, 'one that is too large');
+like(error_of(q(SELECT kapture_send('ticket_add', '{}', NULL))), qr/22004/, 'no server');
+like(error_of(q(SELECT kapture_send('ticket_add', '{}', 'nowhere'))), qr/42704: server "nowhere" does not exist/, 'a server that is not there');
+like(error_of(q(SELECT kapture_send('ticket_add', '{}', reference => ''))), qr/22023: argument "reference"/, 'an empty reference');
+like(error_of(q(SELECT kapture_send('ticket_add', '{}', reference => repeat('x', 256)))), qr/22023: argument "reference"/, 'a long one');
+like(error_of(q(SELECT kapture_send('ticket_add', '{}', retry => 'never'))), qr/22023: invalid value for argument "retry": "never"/, 'another way to retry');
+
+# Roles: each has its own key and sees its own calls.
+sql(qq(CREATE ROLE alice; CREATE ROLE bob; CREATE ROLE counter IN ROLE pg_read_all_stats;
+GRANT USAGE ON FOREIGN SERVER kapture TO alice, bob;
+CREATE USER MAPPING FOR alice SERVER kapture OPTIONS (auth_key '$key');
+CREATE USER MAPPING FOR bob SERVER kapture OPTIONS (auth_key 'of-bob')));
+sub as { my ($role, $statement) = @_; return sql("SET ROLE $role; $statement") }
+my $hers = as('alice', q(SELECT kapture_send('ticket_add', '{"title": "Of Alice"}')));
+poll_ok($node, "SELECT state = 'done' FROM kapture_calls WHERE call_id = $hers", 'a call goes with the key of its sender');
+my $his = as('bob', q(SELECT kapture_send('ticket_add', '{"title": "Of Bob"}')));
+poll_ok($node, "SELECT state = 'waiting' AND http_status = 401 FROM kapture_calls WHERE call_id = $his", 'not with that of another');
+is(as('alice', 'SELECT string_agg(call_id::text, $$ $$) FROM kapture_calls'), $hers, 'a role sees its own calls');
+is(as('bob', 'SELECT string_agg(call_id::text, $$ $$) FROM kapture_calls'), $his, 'and no others');
+like(error_of("SET ROLE bob; SELECT kapture_discard_call($hers)"), qr/42704: call $hers does not exist/, 'nor does it learn of others by their numbers');
+like(error_of('SET ROLE bob; SELECT * FROM kapture_call_queue'), qr/42501/, 'the table is nobody\'s to read');
+is(as('counter', 'SELECT count(*) FROM kapture_calls'), 0, 'who reads all statistics sees no bodies');
+is(as('counter', "SELECT waiting FROM kapture_call_status WHERE sender = 'bob'::regrole"), 1, 'but numbers');
+is(as('alice', "SELECT count(*) FROM kapture_call_status WHERE sender = 'bob'::regrole"), 0, 'which others do not');
+sql('DROP OWNED BY bob; DROP ROLE bob');
+poll_ok($node, "SELECT state = 'failed' AND message LIKE 'the role that sent it, %, was dropped' FROM kapture_calls WHERE call_id = $his", 'the calls of a role that is dropped fail');
+
+# Servers: held while it is not known how to reach them, failed when they are gone.
+sql(qq(CREATE SERVER other FOREIGN DATA WRAPPER kapture_fdw OPTIONS (url '$emulator->{url}'); CREATE USER MAPPING FOR CURRENT_USER SERVER other OPTIONS (auth_key 'wrong')));
+my $lonely = ticket('Lonely', q('other'));
+poll_ok($node, "SELECT state = 'waiting' AND http_status = 401 FROM kapture_calls WHERE call_id = $lonely", 'a call waits for a key');
+sql('DROP USER MAPPING FOR CURRENT_USER SERVER other');
+poll_ok($node, "SELECT message LIKE '%has no user mapping for server \"other\"' FROM kapture_calls WHERE call_id = $lonely", 'it says that there is none any more');
+sql(qq(DROP SERVER other CASCADE; CREATE SERVER other FOREIGN DATA WRAPPER kapture_fdw OPTIONS (url '$emulator->{url}'); CREATE USER MAPPING FOR CURRENT_USER SERVER other OPTIONS (auth_key '$key')));
+poll_ok($node, "SELECT state = 'failed' AND message LIKE 'server \"other\" is another one%' FROM kapture_calls WHERE call_id = $lonely",
+	'it does not go to another server of the name');
+is(count_of('Lonely'), 0, 'which has not seen it');
+
+# Notifications.
+sql("ALTER SYSTEM SET kapture_sync.notify = on; SELECT pg_reload_conf()");
+my $listener = $node->background_psql('postgres');
+$listener->query_safe('LISTEN kapture_sync');
+emulator_faults($emulator, { api => 'ticket_add', action => 'drop_after', count => 1 });
+my $noticed = ticket('Noticed');
+state_ok($noticed, 'unknown', 'a call is lost');
+wait_for(sub { $listener->query('SELECT 1') =~ /"event": "calls", "server": "kapture", "state": "unknown", "calls": 1\}/ }, 'a notification of it');
+pass('a notification tells of it');
+$listener->quit;
+sql("ALTER SYSTEM RESET kapture_sync.notify; SELECT pg_reload_conf()");
+
+# Retention: what is done goes, what somebody has to look at stays.
+sql("ALTER SYSTEM SET kapture_sync.history_retention = '0'; SELECT pg_reload_conf()");
+poll_ok($node, "SELECT count(*) FILTER (WHERE state IN ('done', 'discarded')) = 0 AND count(*) FILTER (WHERE state = 'unknown') > 0 FROM kapture_calls",
+	'calls that are done are kept for a while only');
+sql("ALTER SYSTEM RESET kapture_sync.history_retention; SELECT pg_reload_conf()");
+
+# In a copy of the database nothing is sent; once it is the original, what was asked
+# for before may have been sent already.
+sql('UPDATE kapture_origin SET system_identifier = 1');
+restart_worker($node, 'a worker that finds a copy');
+my $copied = ticket('Copied');
+my $copied_always = ticket('Copied always', q('kapture'), 'NULL', q('always'));
+is(field($copied, 'state') . ' ' . field($copied_always, 'state'), 'waiting waiting', 'calls wait in a copy');
+sql('SELECT kapture_resume()');
+state_ok($copied, 'unknown', 'a call that the original may have sent is left to its sender');
+state_ok($copied_always, 'done', 'one that is to arrive at least once is sent');
+is(count_of('Copied'), 0, 'the other was not sent');
+sql("SELECT kapture_retry_call($copied)");
+state_ok($copied, 'done', 'until its sender says so');
+restart_worker($node);
+state_ok(ticket('After'), 'done', 'calls after that are sent as ever');
+is(field($copied, 'state'), 'done', 'and what is done stays so');
+$node->stop;
+
+# The worker is killed at any instant: no call is sent twice that is not to be, none
+# is lost that is, and what is not known is said to be so.
+my $killed = new_node('killed');
+$killed->append_conf('postgresql.conf', 'restart_after_crash = on');
+$killed->restart;
+emulator_post($emulator, 'reset', {});
+setup_sync($killed, $emulator, options => "max_connections '4'");
+emulator_faults($emulator, { api => 'ticket_add', action => 'delay', ms => 20 });
+srand(my $seed = $ENV{KAPTURE_FAULT_SEED} || time);
+note("KAPTURE_FAULT_SEED=$seed");
+my $sent = 0;
+for my $n (1 .. 8)
+{
+	poll_ok($killed, 'SELECT kapture_worker_pid() IS NOT NULL', 'there is a worker');
+	$killed->safe_psql('postgres', "SELECT kapture_send('ticket_add', jsonb_build_object('title', retry || ' $n ' || i), retry => retry)"
+		  . " FROM generate_series(1, 15) AS i, unnest(ARRAY['unsent', 'always']) AS retry");
+	$sent += 15;
+	my $pid = $killed->safe_psql('postgres', 'SELECT kapture_worker_pid()');
+	my $until = emulator_get($emulator, 'stats')->{ticket_add_requests} + 1 + int rand 15;
+	wait_for(sub { emulator_get($emulator, 'stats')->{ticket_add_requests} >= $until }, 'requests');
+	kill 'KILL', $pid;
+	poll_ok($killed, "SELECT kapture_worker_pid() <> $pid", 'another one comes after it is killed');
+}
+poll_ok($killed, "SELECT count(*) = 0 FROM kapture_calls WHERE state IN ('waiting', 'sending')", 'all is sent in the end');
+wait_for(sub { emulator_get($emulator, 'stats')->{in_flight} == 0 }, 'the emulator to be done');
+my %there;
+$there{ $_->{body}{title} }++ foreach @{ emulator_get($emulator, 'items') };
+my %seen;
+my @wrong;
+foreach my $line (split /\n/, $killed->safe_psql('postgres', "SELECT body ->> 'title', state FROM kapture_calls"))
+{
+	my ($title, $state) = split /\|/, $line;
+	my $times = $there{$title} || 0;
+	my $once = $title =~ /^unsent/;
+	$seen{ $once ? "unsent $state" : "always $state" }++;
+	push @wrong, "$title: $state, $times times there"
+	  if ($once && ($times > 1 || ($state eq 'done' && $times != 1) || $state !~ /^(?:done|unknown)$/))
+	  || (!$once && ($state ne 'done' || $times < 1));
+}
+is("@wrong", '', 'each call is there as often as its state says');
+is(($seen{'unsent done'} || 0) + ($seen{'unsent unknown'} || 0), $sent, "none is lost ($sent)");
+is($seen{'always done'}, $sent, 'those that are to arrive have arrived');
+cmp_ok($seen{'unsent unknown'} || 0, '>', 0, 'of some the outcome is not known: ' . ($seen{'unsent unknown'} || 0));
+cmp_ok($seen{'unsent unknown'} || 0, '<=', 8 * 4, 'of no more than were in flight');
+$killed->stop;
+done_testing();
