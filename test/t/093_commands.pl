@@ -119,6 +119,7 @@ my %commands = (
 		unlike($picture, qr/1,111|2,222/, 'not before it, or in it');
 		like($picture, qr/<rect [^>]*fill="#66d9e8"/, 'and the bars');
 	},
+	'script/indent' => sub { ok(-x "$top/script/indent", 'script/indent is there') },
 	'script/docs' => sub {
 		has_option('docs', 'DIR');
 		is_run_by_suite(qr{/script/docs" });
