@@ -296,13 +296,13 @@ fetch_end_work(KaptureFetch *fetch, bool begun)
  * would be nothing at all.
  */
 static char *
-fetch_page_body(const KaptureServer *server, const FetchSlot *slot)
+fetch_page_body(const KaptureServer *server, Timestamp when, int offset, int limit)
 {
-	Timestamp	day = fetch_day(slot->from);
+	Timestamp	day = fetch_day(when);
 
 	return psprintf("{\"cm_id\": %d, \"createStartDate\": \"%.10s\", \"createEndDate\": \"%.10s\", \"offset\": %d, \"limit\": %d}",
 					server->cm_id, kapture_message_date(day), kapture_message_date(day + USECS_PER_DAY),
-					slot->offset, slot->fetch->limit);
+					offset, limit);
 }
 
 /* Sends the request of a slot, if the limiter lets it. */
@@ -322,7 +322,7 @@ fetch_send(KaptureFetch *fetch, FetchSlot *slot)
 	if (fetch->api == KAPTURE_API_GET)
 		text = list_nth(fetch->bodies, slot->number);
 	else if (fetch->paged)
-		text = fetch_page_body(server, slot);
+		text = fetch_page_body(server, slot->from, slot->offset, fetch->limit);
 	else
 		text = kapture_fetch_pull_body(slot->from, slot->to);
 	body = kapture_text_to_utf8(text, &len);
@@ -905,6 +905,17 @@ kapture_fetch_get_body(int64 customer_id, const char *phone, const char *email)
 	kapture_message_append_field(&body, "phone", phone);
 	appendStringInfoChar(&body, '}');
 	return body.data;
+}
+
+/*
+ * kapture_fetch_nobody_body
+ *		The body of a pull of one second, or of one customer of its day, when there
+ *		was nobody, in the account's form; JSON in the current memory context.
+ */
+char *
+kapture_fetch_nobody_body(const KaptureServer *server, Timestamp when)
+{
+	return server->pull_paged ? fetch_page_body(server, when, 0, 1) : kapture_fetch_pull_body(when, when);
 }
 
 /*

@@ -39,6 +39,7 @@
 #include "base/lock.h"
 #include "base/owner_sql.h"
 #include "base/user_code.h"
+#include "known/row_state.h"
 #include "pull/mirror.h"
 #include "table/binding.h"
 #include "table/clock.h"
@@ -378,6 +379,8 @@ copies_write_table(KaptureCopies *copies, CopiesTable *table, TimestampTz asked_
 			copies_say_altered(copies);
 		if (written > 0 && table == &copies->customers && kapture_inbox_wanted(copies->server))
 			kapture_inbox_put(copies->server, copies_written_ids(), asked_at);
+		if (written > 0 && table == &copies->customers)
+			kapture_row_state_seen(copies->server, copies_written_ids());
 		SPI_freetuptable(SPI_tuptable);
 		MemoryContextSwitchTo(copies->context);
 		if (SPI_unregister_relation(COPIES_ROWS) != SPI_OK_REL_UNREGISTER)
