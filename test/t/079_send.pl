@@ -197,6 +197,30 @@ poll_ok($node, "SELECT state = 'failed' AND message LIKE 'server \"other\" is an
 	'it does not go to another server of the name');
 is(count_of('Lonely'), 0, 'which has not seen it');
 
+# Rows and calls that go to one server with one key wait together if it asks for that.
+create_customers($node);
+my %busy = (action => 'status', code => 429, headers => { 'Retry-After' => '3600' });
+emulator_faults($emulator, { api => 'ticket_add', match => 'Slow down', %busy });
+my $slowed = ticket('Slow down');
+poll_ok($node, "SELECT state = 'waiting' AND http_status = 429 FROM kapture_calls WHERE call_id = $slowed", 'the server asks for fewer requests');
+sql("INSERT INTO customers (customer_name, phone) VALUES ('Held', '9300000001')");
+state_ok(ticket('Beside rows', q('other')), 'done', 'another server is sent to meanwhile');
+is(emulator_get($emulator, 'stats')->{add_requests}, 0, 'rows wait with the call');
+emulator_faults($emulator);
+sql("ALTER SERVER kapture OPTIONS (SET timeout '3s')");
+state_ok($slowed, 'done', 'the call is sent');
+poll_ok($node, 'SELECT bool_and(kapture_customer_id IS NOT NULL) FROM customers', 'and so is the row');
+emulator_faults($emulator, { api => 'add', %busy });
+sql("INSERT INTO customers (customer_name, phone) VALUES ('Throttled', '9300000002')");
+poll_ok($node, "SELECT server_state = 'throttled' FROM kapture_status", 'the server asks for fewer rows');
+$slowed = ticket('Behind rows');
+state_ok(ticket('Beside rows again', q('other')), 'done', 'another server is sent to meanwhile');
+is(field($slowed, "concat_ws(' ', state, attempts)"), 'waiting 0', 'calls wait with the rows');
+emulator_faults($emulator);
+sql("ALTER SERVER kapture OPTIONS (SET timeout '2s')");
+state_ok($slowed, 'done', 'until it is the time of both');
+sql("SELECT kapture_detach('customers')");
+
 # Notifications.
 sql("ALTER SYSTEM SET kapture_sync.notify = on; SELECT pg_reload_conf()");
 my $listener = $node->background_psql('postgres');
