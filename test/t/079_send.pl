@@ -255,6 +255,23 @@ state_ok($copied, 'done', 'until its sender says so');
 restart_worker($node);
 state_ok(ticket('After'), 'done', 'calls after that are sent as ever');
 is(field($copied, 'state'), 'done', 'and what is done stays so');
+
+# A dump has the calls, with their senders by name; the restored database finds its server.
+emulator_faults($emulator, { api => 'ticket_add', match => 'Dumped', %busy });
+my $dumped = ticket('Dumped');
+poll_ok($node, "SELECT state = 'waiting' AND http_status = 429 FROM kapture_calls WHERE call_id = $dumped", 'a call waits');
+my $file = PostgreSQL::Test::Utils::tempdir() . '/dump.sql';
+$node->command_ok([ 'pg_dump', '-f', $file, $node->connstr('postgres') ], 'a dump with calls');
+sql('CREATE DATABASE restored');
+$node->command_ok([ 'psql', '-X', '-q', '-v', 'ON_ERROR_STOP=1', '-f', $file, $node->connstr('restored') ], 'is restored');
+emulator_faults($emulator);
+sub restored { return $node->safe_psql('restored', $_[0]) }
+is(restored("SELECT state || ' ' || sender FROM kapture_calls WHERE call_id = $dumped"), 'waiting ' . sql('SELECT current_user'), 'the call is there, and waits');
+restored('SELECT kapture_resume()');
+poll_ok($node, "SELECT state = 'unknown' FROM kapture_calls WHERE call_id = $dumped", 'the original may have sent it', 'restored');
+restored("SELECT kapture_retry_call($dumped)");
+poll_ok($node, "SELECT state = 'done' FROM kapture_calls WHERE call_id = $dumped", 'it goes to the server of the restored database', 'restored');
+is(count_of('Dumped'), 1, 'once');
 $node->stop;
 
 # The worker is killed at any instant: no call is sent twice that is not to be, none
