@@ -246,8 +246,9 @@ CREATE TABLE @extschema@.kapture_row (
 	gone_at timestamptz,
 	left_at timestamptz
 ) WITH (fillfactor = 80);
+-- Not partial: the planner would walk through all of a partial index where it takes the table for a small one.
 CREATE UNIQUE INDEX kapture_row_key ON @extschema@.kapture_row
-	(pg_catalog.hashtextextended(row_key, 0), pg_catalog.hashtextextended(row_key, 1), attachment_id) WHERE gone_at IS NULL;
+	(pg_catalog.hashtextextended(row_key, 0), pg_catalog.hashtextextended(row_key, 1), attachment_id, COALESCE(gone_at, '-infinity'));
 CREATE INDEX kapture_row_customer ON @extschema@.kapture_row (customer_id);
 ALTER TABLE @extschema@.kapture_row REPLICA IDENTITY FULL;
 COMMENT ON TABLE @extschema@.kapture_row IS 'rows that are with Kapture: which customer each of them is, and digests of what it was last sent';
@@ -318,3 +319,12 @@ COMMENT ON COLUMN @extschema@.kapture_call_queue.failures IS 'failed attempts in
 COMMENT ON COLUMN @extschema@.kapture_call_queue.asked_at IS 'when somebody last asked for it to be sent; in a copy of the database the original may have sent what was asked for before';
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.kapture_call_queue', '');
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.kapture_call_queue_call_id_seq', '');
+
+CREATE TABLE @extschema@.kapture_pull_asked (
+	server name NOT NULL,
+	asked_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp()
+);
+ALTER TABLE @extschema@.kapture_pull_asked REPLICA IDENTITY FULL;
+COMMENT ON TABLE @extschema@.kapture_pull_asked IS 'calls of kapture_pull_now() since the latest pull of a server began';
+COMMENT ON COLUMN @extschema@.kapture_pull_asked.server IS 'foreign server that is to be pulled from';
+COMMENT ON COLUMN @extschema@.kapture_pull_asked.asked_at IS 'when that was asked for';

@@ -129,6 +129,10 @@ my %commands = (
 		is_run_by_suite(qr{/script/package" --try 15\b});
 	},
 	'script/package 15' => sub { has_option('package', 'MAJOR') },
+	'script/container' => sub {
+		has_option('container', 'MAJOR');
+		is_run_by_suite(qr{/script/container" 15\b});
+	},
 	'script/demo' => sub {
 		has_option('demo', '--once');
 		is_run_by_suite(qr{/script/demo" --live 3\b});
