@@ -45,6 +45,7 @@ typedef enum StateQuery
 	STATE_ARRIVE,
 	STATE_TRUNCATE,
 	STATE_HOLDERS,
+	STATE_NOTE,
 	STATE_RELEASE,
 	STATE_RELEASE_ORPHANED
 } StateQuery;
@@ -110,6 +111,12 @@ static const struct
 		" UNION ALL SELECT customer_id, attachment_id, row_key, false FROM @.kapture_delivery"
 		" WHERE customer_id = ANY ($1) AND row_key IS NOT NULL",
 		1, {INT8ARRAYOID}
+	},
+	[STATE_NOTE] = {
+		"INSERT INTO @.kapture_row (attachment_id, row_key, customer_id) VALUES ($1, $2, $3)"
+		" ON CONFLICT (pg_catalog.hashtextextended(row_key, 0), pg_catalog.hashtextextended(row_key, 1), attachment_id,"
+		" coalesce(gone_at, '-infinity')) DO UPDATE SET customer_id = EXCLUDED.customer_id",
+		3, {INT4OID, TEXTOID, INT8OID}
 	},
 	[STATE_RELEASE] = {
 		STATE_RELEASED " d.waits_for = ANY ($1) RETURNING d.attachment_id",
@@ -391,6 +398,20 @@ kapture_row_state_holders(const int64 *customer_ids, int n)
 	}
 	SPI_finish();
 	return result;
+}
+
+/*
+ * Notes which customer a row was found to have.
+ */
+void
+kapture_row_state_note(const KaptureHolder *holder)
+{
+	Datum		values[3] = {Int32GetDatum(holder->attachment_id), CStringGetTextDatum(holder->row_key),
+	Int64GetDatum(holder->customer_id)};
+
+	SPI_connect();
+	state_execute(STATE_NOTE, values);
+	SPI_finish();
 }
 
 /* The attachments of the last result, in that context. */

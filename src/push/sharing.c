@@ -13,6 +13,7 @@
 #include "utils/lsyscache.h"
 #include "utils/snapmgr.h"
 
+#include "known/lookup.h"
 #include "known/row_state.h"
 #include "push/queue.h"
 #include "push/sharing.h"
@@ -92,6 +93,7 @@ typedef struct SharingHolder
 	WorkerTable *table;			/* NULL: not attached */
 	KaptureRow	row;
 	bool		holds;
+	bool		looked_up;		/* in the table itself; kapture_row does not know of it */
 } SharingHolder;
 
 /* Asks the rows of one table whether they have their customers still. */
@@ -121,6 +123,43 @@ sharing_ask_rows(WorkerTable *table, List *holders)
 			h->holds = h->row.outcome == KAPTURE_ROW_GONE ? false :
 				h->row.outcome == KAPTURE_ROW_DONE ? h->row.customer_id == h->holder->customer_id : true;
 	}
+}
+
+/*
+ * Adds the rows of a table that have customers which tasks of its server are to be linked
+ * to.  What a task has just added has no row yet.
+ */
+static List *
+sharing_look_up(WorkerTable *table, dlist_head *tasks, List *holders)
+{
+	int64	   *ids = NULL;
+	int			n = 0;
+	TimestampTz began = GetCurrentTimestamp();
+	dlist_iter	iter;
+	ListCell   *lc;
+
+	dlist_foreach(iter, tasks)
+	{
+		WorkerTask *task = dlist_container(WorkerTask, node, iter.cur);
+
+		if (kapture_task_has_added(&task->task) || !sharing_same_server(task, table))
+			continue;
+		ids = ids ? repalloc(ids, sizeof(int64) * (n + 1)) : palloc(sizeof(int64));
+		ids[n++] = task->task.customer_id;
+	}
+	if (n == 0 || !table->present || kapture_share_is_spent(table->turn.share))
+		return holders;
+	foreach(lc, kapture_lookup_rows(table->att, ids, n))
+	{
+		SharingHolder *h = palloc0(sizeof(SharingHolder));
+
+		h->holder = lfirst(lc);
+		h->table = table;
+		h->holds = h->looked_up = true;
+		holders = lappend(holders, h);
+	}
+	kapture_turn_charge(&table->turn, began, n);
+	return holders;
 }
 
 /* The rows (of SharingHolder) that have the customers of the tasks, but for the tasks' own. */
@@ -159,6 +198,8 @@ sharing_holders(Worker *worker, dlist_head *tasks)
 	}
 	foreach(lc, tables)
 		sharing_ask_rows(lfirst(lc), holders);
+	dlist_foreach(iter, &worker->tables)
+		holders = sharing_look_up(dlist_container(WorkerTable, node, iter.cur), tasks, holders);
 	return holders;
 }
 
@@ -178,6 +219,9 @@ sharing_check_rows(WorkerTask *task, List *holders)
 		if (!h->holds || h->holder->customer_id != t->customer_id || !sharing_same_server(task, h->table) ||
 			(h->table == task->table && strcmp(h->holder->row_key, t->delivery->row_key) == 0))
 			continue;
+		/* by which it is seen when it goes */
+		if (h->looked_up)
+			kapture_row_state_note(h->holder);
 		sharing_name(task, h->table, h->holder->row_key, &name, &key);
 		kapture_task_yield(t, name, key);
 		return true;
@@ -208,12 +252,11 @@ kapture_sharing_settle(Worker *worker, dlist_head *settled, TimestampTz now)
 		task->unchecked = false;
 		dlist_delete(&task->node);
 		if (task->task.state == KAPTURE_TASK_SEND)
-			dlist_push_head(&task->server->ready, &task->node);
-		else
 		{
-			/* it was counted as ready */
-			task->server->nready--;
-			dlist_push_tail(settled, &task->node);
+			dlist_push_head(&task->server->ready, &task->node);
+			task->server->nready++;
 		}
+		else
+			dlist_push_tail(settled, &task->node);
 	}
 }
