@@ -46,44 +46,106 @@ sharing_same_contact(const KaptureDelivery *a, const KaptureDelivery *b)
 		(a->sent_email && b->sent_email && pg_strcasecmp(a->sent_email, b->sent_email) == 0);
 }
 
-/*
- * Looks among the rows that are under way: does one have the task's customer, or is one
- * being added with its phone or email?  Returns whether the task was ended for it.
- */
-static bool
-sharing_check_tasks(Worker *worker, WorkerTask *task, TimestampTz now)
+/* A customer of a server, and the task under way that has it. */
+typedef struct SharingCustomer
 {
-	KaptureTask *t = &task->task;
-	WorkerTask *adding = NULL;
-	WorkerTask *other;
-	HASH_SEQ_STATUS status;
-	const char *name;
-	const char *key;
+	struct
+	{
+		int64		customer_id;
+		char		server[NAMEDATALEN];
+	}			key;
+	WorkerTask *task;
+} SharingCustomer;
 
+/* Finds, or enters, the task that has another one's customer. */
+static SharingCustomer *
+sharing_customer(HTAB *customers, const WorkerTask *task, HASHACTION action, bool *found)
+{
+	SharingCustomer entry;
+
+	memset(&entry.key, 0, sizeof(entry.key));
+	entry.key.customer_id = task->task.customer_id;
+	strlcpy(entry.key.server, task->server->name, NAMEDATALEN);
+	return hash_search(customers, &entry.key, action, found);
+}
+
+/* Notes that a task has its customer, unless another one has. */
+static void
+sharing_enter(HTAB *customers, WorkerTask *task)
+{
+	bool		found;
+	SharingCustomer *entry = sharing_customer(customers, task, HASH_ENTER, &found);
+
+	if (!found)
+		entry->task = task;
+}
+
+/* The customers of the tasks under way, but for those of which that is open. */
+static HTAB *
+sharing_customers(Worker *worker)
+{
+	HASHCTL		ctl = {.keysize = sizeof(((SharingCustomer *) NULL)->key),.entrysize = sizeof(SharingCustomer),
+	.hcxt = CurrentMemoryContext};
+	HTAB	   *customers = hash_create("kapture_sync customers", 256, &ctl, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+	HASH_SEQ_STATUS status;
+	WorkerTask *task;
+
+	hash_seq_init(&status, worker->deliveries);
+	while ((task = kapture_queue_next(&status)) != NULL)
+	{
+		if (task->task.customer_id != 0 && !task->unchecked && !task->task.delivery->gone &&
+			(task->task.state == KAPTURE_TASK_DONE || task->task.state == KAPTURE_TASK_SEND))
+			sharing_enter(customers, task);
+	}
+	return customers;
+}
+
+/* Is one being added with the phone or email of a task that is to be linked?  Returns it, or NULL. */
+static WorkerTask *
+sharing_adding(Worker *worker, const WorkerTask *task)
+{
+	WorkerTask *other;
+	WorkerTask *result = NULL;
+	HASH_SEQ_STATUS status;
+
+	if (kapture_task_has_added(&task->task))
+		return NULL;
 	hash_seq_init(&status, worker->deliveries);
 	while ((other = kapture_queue_next(&status)) != NULL)
 	{
-		KaptureTask *o = &other->task;
+		const KaptureTask *o = &other->task;
 
-		if (other == task || o->delivery->gone || !sharing_same_server(task, other->table))
-			continue;
-		if (o->customer_id == t->customer_id && !other->unchecked &&
-			(o->state == KAPTURE_TASK_DONE || o->state == KAPTURE_TASK_SEND))
-		{
-			hash_seq_term(&status);
-			sharing_name(task, other->table, o->delivery->row_key, &name, &key);
-			kapture_task_yield(t, name, key);
-			return true;
-		}
-		if (o->state == KAPTURE_TASK_SEND && o->step == KAPTURE_STEP_ADD && !kapture_task_has_added(t) &&
-			sharing_same_contact(t->delivery, o->delivery))
-			adding = other;
+		if (other != task && !o->delivery->gone && o->state == KAPTURE_TASK_SEND && o->step == KAPTURE_STEP_ADD &&
+			sharing_same_server(task, other->table) && sharing_same_contact(task->task.delivery, o->delivery))
+			result = other;
 	}
-	if (adding == NULL)
-		return false;
-	sharing_name(task, adding->table, adding->task.delivery->row_key, &name, &key);
-	kapture_task_stand_back(t, now, name, key);
-	return true;
+	return result;
+}
+
+/*
+ * Looks among the rows that are under way: does one have the task's customer, or is one
+ * being added with its phone or email?  Then the task is ended for it.
+ */
+static void
+sharing_check_tasks(Worker *worker, HTAB *customers, WorkerTask *task, TimestampTz now)
+{
+	SharingCustomer *holder = sharing_customer(customers, task, HASH_FIND, NULL);
+	WorkerTask *adding;
+	const char *name;
+	const char *key;
+
+	if (holder && holder->task != task && holder->task->table->attached)
+	{
+		sharing_name(task, holder->task->table, holder->task->task.delivery->row_key, &name, &key);
+		kapture_task_yield(&task->task, name, key);
+	}
+	else if ((adding = sharing_adding(worker, task)) != NULL)
+	{
+		sharing_name(task, adding->table, adding->task.delivery->row_key, &name, &key);
+		kapture_task_stand_back(&task->task, now, name, key);
+	}
+	else
+		sharing_enter(customers, task);
 }
 
 /* A row that was recorded as having a customer, and whether it has. */
@@ -239,16 +301,18 @@ void
 kapture_sharing_settle(Worker *worker, dlist_head *settled, TimestampTz now)
 {
 	List	   *holders;
+	HTAB	   *customers;
 
 	if (dlist_is_empty(&worker->taking))
 		return;
 	holders = sharing_holders(worker, &worker->taking);
+	customers = sharing_customers(worker);
 	while (!dlist_is_empty(&worker->taking))
 	{
 		WorkerTask *task = dlist_container(WorkerTask, node, dlist_head_node(&worker->taking));
 
 		if (!task->task.delivery->gone && !sharing_check_rows(task, holders))
-			(void) sharing_check_tasks(worker, task, now);
+			sharing_check_tasks(worker, customers, task, now);
 		task->unchecked = false;
 		dlist_delete(&task->node);
 		if (task->task.state == KAPTURE_TASK_SEND)
