@@ -73,6 +73,7 @@ COMMENT ON COLUMN @extschema@.kapture_follow.waiting IS 'values whose rows are b
 COMMENT ON COLUMN @extschema@.kapture_follow.last_key IS 'key of the last row that was noted for them';
 
 DROP FUNCTION @extschema@.kapture_attach(regclass, jsonb, name, text, boolean);
+DROP FUNCTION @extschema@.kapture_check(name);
 
 CREATE TABLE @extschema@.kapture_inbox (
 	attachment_id integer NOT NULL,

@@ -1117,7 +1117,7 @@ outbox_enter(List *deliveries, Datum *values, TimestampTz doubt_until)
 /*
  * Enters taken deliveries into kapture_delivery, as being sent, together with
  * the phone and email by which a lost Add could be found.  Adds of changes
- * captured until "doubt_until" are in doubt: see catalog.h.  Returns the list
+ * captured until "doubt_until" are in doubt: see origin.h.  Returns the list
  * without the rows that are being sent already, whose turn comes when that is
  * over; those deliveries are freed.
  */
