@@ -13,6 +13,7 @@
 #include "utils/lsyscache.h"
 #include "utils/snapmgr.h"
 
+#include "cluster/guard.h"
 #include "known/lookup.h"
 #include "known/row_state.h"
 #include "push/queue.h"
@@ -245,7 +246,7 @@ sharing_holders(Worker *worker, dlist_head *tasks)
 		}
 		ids[n++] = dlist_container(WorkerTask, node, iter.cur)->task.customer_id;
 	}
-	foreach(lc, kapture_row_state_holders(ids, n))
+	foreach(lc, kapture_row_state_holders(dlist_head_element(WorkerTask, node, tasks)->table->att->id, ids, n))
 	{
 		SharingHolder *h = palloc0(sizeof(SharingHolder));
 
@@ -291,36 +292,86 @@ sharing_check_rows(WorkerTask *task, List *holders)
 	return false;
 }
 
+/* Tasks of one table that have just got a customer. */
+typedef struct SharingBatch
+{
+	Worker	   *worker;
+	HTAB	   *customers;
+	dlist_head	tasks;
+	TimestampTz now;
+} SharingBatch;
+
+/* Parks those of the tasks whose customers other rows have, or puts them off. */
+static void
+sharing_do_check(void *arg)
+{
+	SharingBatch *batch = arg;
+	List	   *holders = sharing_holders(batch->worker, &batch->tasks);
+	dlist_iter	iter;
+
+	dlist_foreach(iter, &batch->tasks)
+	{
+		WorkerTask *task = dlist_container(WorkerTask, node, iter.cur);
+
+		if (!task->task.delivery->gone && !sharing_check_rows(task, holders))
+			sharing_check_tasks(batch->worker, batch->customers, task, batch->now);
+	}
+}
+
+/*
+ * It cannot be told who has the task's customer: its row is parked.  One that was added
+ * keeps its id; one that was to be linked begins anew.
+ */
+static void
+sharing_fail(WorkerTask *task, const ErrorData *error)
+{
+	KaptureTask *t = &task->task;
+	bool		added = t->state == KAPTURE_TASK_DONE && kapture_task_has_added(t);
+
+	if (!added)
+		t->customer_id = 0;
+	kapture_task_park(t, error);
+	t->failed.arrived = added;
+	t->failed.unsure = false;
+}
+
 /*
  * Goes through the tasks that have just got a customer (worker->taking): those whose
  * customer another row has are parked, or put off.  What is to be sent goes to its
- * server's queue, the rest is appended to *settled.  Needs a transaction; after an
- * error, they are where they were.
+ * server's queue, the rest is appended to *settled.  Needs a transaction; an error while
+ * it is asked parks the rows of that table alone.
  */
 void
 kapture_sharing_settle(Worker *worker, dlist_head *settled, TimestampTz now)
 {
-	List	   *holders;
-	HTAB	   *customers;
+	SharingBatch batch = {.worker = worker,.now = now};
 
 	if (dlist_is_empty(&worker->taking))
 		return;
-	holders = sharing_holders(worker, &worker->taking);
-	customers = sharing_customers(worker);
+	batch.customers = sharing_customers(worker);
 	while (!dlist_is_empty(&worker->taking))
 	{
-		WorkerTask *task = dlist_container(WorkerTask, node, dlist_head_node(&worker->taking));
+		ErrorData  *error;
 
-		if (!task->task.delivery->gone && !sharing_check_rows(task, holders))
-			sharing_check_tasks(worker, customers, task, now);
-		task->unchecked = false;
-		dlist_delete(&task->node);
-		if (task->task.state == KAPTURE_TASK_SEND)
+		dlist_init(&batch.tasks);
+		kapture_queue_move(&worker->taking, &batch.tasks, dlist_head_element(WorkerTask, node, &worker->taking)->table);
+		error = kapture_guard_step(sharing_do_check, &batch);
+		while (!dlist_is_empty(&batch.tasks))
 		{
-			dlist_push_head(&task->server->ready, &task->node);
-			task->server->nready++;
+			WorkerTask *task = dlist_container(WorkerTask, node, dlist_pop_head_node(&batch.tasks));
+
+			task->unchecked = false;
+			if (error)
+				sharing_fail(task, error);
+			if (task->task.state == KAPTURE_TASK_SEND)
+			{
+				dlist_push_head(&task->server->ready, &task->node);
+				task->server->nready++;
+			}
+			else
+				dlist_push_tail(settled, &task->node);
 		}
-		else
-			dlist_push_tail(settled, &task->node);
+		if (error)
+			FreeErrorData(error);
 	}
 }
