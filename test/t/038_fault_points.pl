@@ -309,7 +309,7 @@ foreach my $name (@names)
 }
 my $only = $ENV{KAPTURE_FAULT_POINT} || '';    # a pattern, to try some
 # what only sessions do, and what a promotion of a standby does
-my $sessions = qr/^(?:attach|backfill|call_send|preview|capture|leave|rekey|unbind)\.c:|:(?:kapture_binding_renew|binding_depend_all|row_do_try|row_refuse_strangers|kapture_copies_follow_rename|kapture_forget_contacts|kapture_resume_copy|kapture_origin_claim|origin_doubt|row_do_count|row_do_list):/;
+my $sessions = qr/^(?:alter|ask|attach|backfill|compare|dry_run|match|orphan|procedure|run|verify|call_send|preview|capture|leave|rekey|unbind)\.c:|:(?:kapture_binding_renew|binding_depend_all|row_do_try|row_refuse_strangers|kapture_copies_follow_rename|kapture_forget_contacts|kapture_resume_copy|kapture_origin_claim|origin_doubt|row_do_count|row_do_list):/;
 my @points = grep { !/$sessions/ && /$only/ } lines_of('kapture_fault_points');
 cmp_ok(scalar @points, '>', $only ? 0 : 50, 'there are fault points');
 is(join("\n", grep { !$reached{$_} } @points), '', 'all are reached');
