@@ -283,6 +283,7 @@ static KaptureAttachment *
 catalog_make_attachment(HeapTuple tuple, Relation attachments, Relation rel)
 {
 	KaptureAttachment *result = palloc0(sizeof(KaptureAttachment));
+	char	   *on_duplicate;
 
 	result->computing = palloc0(sizeof(KaptureComputing));
 	result->id = DatumGetInt32(kapture_catalog_getattr(tuple, attachments, ATTACHMENT_ID));
@@ -293,8 +294,9 @@ catalog_make_attachment(HeapTuple tuple, Relation attachments, Relation rel)
 	result->id_column = pstrdup(NameStr(*DatumGetName(kapture_catalog_getattr(tuple, attachments, ATTACHMENT_ID_COLUMN))));
 	result->id_attnum = get_attnum(RelationGetRelid(rel), result->id_column);
 	result->paused = DatumGetBool(kapture_catalog_getattr(tuple, attachments, ATTACHMENT_PAUSED));
-	result->link_duplicates =
-		strcmp(TextDatumGetCString(kapture_catalog_getattr(tuple, attachments, ATTACHMENT_ON_DUPLICATE)), "link") == 0;
+	on_duplicate = TextDatumGetCString(kapture_catalog_getattr(tuple, attachments, ATTACHMENT_ON_DUPLICATE));
+	result->link_only = strcmp(on_duplicate, "link only") == 0;
+	result->link_duplicates = result->link_only || strcmp(on_duplicate, "link") == 0;
 	if (RelationGetDescr(attachments)->natts < ATTACHMENT_SERVER_OWNER)
 		return result;			/* of version 1.0 */
 	result->serverid = DatumGetObjectId(kapture_catalog_getattr(tuple, attachments, ATTACHMENT_SERVER_OID));

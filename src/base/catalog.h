@@ -21,9 +21,6 @@
 /* As many mapped columns as fit into a mask of "changed" bits. */
 #define KAPTURE_MAX_COLUMNS	63
 
-/* In such a mask: what has changed is sent even if Kapture is known to have it. */
-#define KAPTURE_CHANGED_FORCE	PG_INT64_MIN
-
 typedef struct KaptureKeyColumn
 {
 	AttrNumber	attnum;
@@ -44,6 +41,12 @@ typedef struct KaptureKeyColumn
  * the row may have come in or left.  No mapped column has it.
  */
 #define KAPTURE_CHANGED_FILTER	PG_INT64_MIN
+
+/*
+ * Likewise: what has changed is sent even if Kapture is known to have it.  If a table
+ * has as many columns as can be, it is the last one's, too: then that is sent along.
+ */
+#define KAPTURE_CHANGED_FORCE	(INT64CONST(1) << (KAPTURE_MAX_COLUMNS - 1))
 
 /* An expression over the columns of a row. */
 typedef struct KaptureExpression
@@ -105,6 +108,7 @@ typedef struct KaptureAttachment
 	Oid			serverid;		/* of that name when the table was attached */
 	Oid			server_owner;	/* its owner then */
 	bool		link_duplicates;
+	bool		link_only;		/* and nothing is sent along */
 	bool		paused;
 	bool		pull;			/* pulled customers become rows */
 	bool		remote_wins;	/* over changes that wait here */
@@ -126,6 +130,7 @@ typedef struct KaptureAttachment
 	List	   *on_leave;		/* of KaptureFieldValue, for customers whose row
 								 * has left the filter */
 	KaptureComputing *computing;
+	bool		unfollowed;		/* it follows no table, as far as is known */
 
 	/* row_io.c's own */
 	struct _SPI_plan *plans[KAPTURE_ROW_STATEMENTS];

@@ -24,6 +24,7 @@
 #include "api/argument.h"
 #include "api/hint.h"
 #include "base/owner_sql.h"
+#include "known/digest.h"
 #include "push/task.h"
 #include "table/attach.h"
 
@@ -92,6 +93,21 @@ preview_read_queue(KaptureDelivery *delivery, bool *captured)
 	return changed || claimed;
 }
 
+/* Fills in what Kapture is known to have of the row already. */
+static void
+preview_read_digests(KaptureDelivery *delivery)
+{
+	Oid			types[2] = {INT4OID, TEXTOID};
+	Datum		values[2] = {Int32GetDatum(delivery->attachment_id), CStringGetTextDatum(delivery->row_key)};
+	char	   *digests = kapture_own_text("SELECT r.digests FROM @.kapture_row AS r WHERE " KAPTURE_KEY_IS("r.row_key", "$2")
+										   " AND r.attachment_id = $1 AND r.gone_at IS NULL",
+										   2, types, values);
+
+	kapture_digest_load_key();
+	if (digests)
+		delivery->digests = DatumGetByteaPP(DirectFunctionCall1(byteain, CStringGetDatum(digests)));
+}
+
 /* Raises an error unless the row could be read. */
 static void
 preview_check_row(Oid relid, const KaptureRow *row)
@@ -131,7 +147,7 @@ preview_say_state(KaptureDelivery *delivery, bool captured)
 
 	if (state && strcmp(state, "sending") == 0)
 		ereport(NOTICE,
-				(errmsg("a request for the row with key \"%s\" is under way", delivery->row_key),
+				(errmsg("a request for the row with key \"%s\" is in flight", delivery->row_key),
 				 errdetail("What is shown would be sent if it were not.")));
 	else if (over)
 		ereport(NOTICE,
@@ -220,6 +236,8 @@ kapture_preview(PG_FUNCTION_ARGS)
 	kapture_row_read(att, pstrdup(kapture_server_get(att->server, owner)->timezone), list_make1(&delivery.row), NULL);
 	preview_check_row(att->root, &delivery.row);
 	preview_say_state(&delivery, captured);
+	if (waiting)
+		preview_read_digests(&delivery);
 	if (waiting && !delivery.sent_phone && !delivery.sent_email && delivery.row.customer_id == 0 &&
 		preview_is_in_doubt(&delivery))
 		kapture_task_identify(att, &delivery);

@@ -332,7 +332,7 @@ verify_compare(Verify *verify, VerifyItem *item, const KaptureThere *there)
 		VerifyField *field;
 
 		/* a column that is gone */
-		if (col->name && col->attnum == InvalidAttrNumber && verify->att->source_name == NULL)
+		if (col->attnum == InvalidAttrNumber && col->name && !verify->att->source_name)
 			continue;
 		compared = kapture_comparer_compare(verify->comparer, c, item->row.values[c], there);
 		if (compared == KAPTURE_COMPARED_MASKED)

@@ -14,6 +14,8 @@
 #include "utils/snapmgr.h"
 
 #include "cluster/guard.h"
+#include "known/digest.h"
+#include "known/row_state.h"
 #include "push/claim.h"
 #include "push/queue.h"
 #include "push/record.h"
@@ -267,6 +269,9 @@ claim_do(void *arg)
 	claim->changes = kapture_outbox_claim(claim->changes, worker->origin.doubt_until);
 	MemoryContextSwitchTo(transaction);
 
+	kapture_digest_load_key();
+	kapture_row_state_load(claim->deliveries);
+	kapture_row_state_load(claim->changes);
 	claim_plan(worker, claim, claim->deliveries);
 	foreach(lc, claim->deliveries)
 	{

@@ -11,6 +11,7 @@
 #include "access/xact.h"
 #include "utils/memutils.h"
 
+#include "known/row_state.h"
 #include "push/queue.h"
 #include "table/outbox.h"
 #include "table/row_io.h"
@@ -125,11 +126,13 @@ kapture_queue_follow(Worker *worker, WorkerTable *table, dlist_head *settled)
 	TimestampTz now = GetCurrentTransactionStartTimestamp();
 	MemoryContext old = MemoryContextSwitchTo(worker->context);
 	bool		waiting = false;
+	bool		gone = false;
 	ListCell   *lc;
 
 	worker->followed = lappend(worker->followed, table);
 	MemoryContextSwitchTo(old);
-	foreach(lc, kapture_outbox_follow(table->att->id, &table->keys, &table->scan, &waiting))
+	foreach(lc, kapture_outbox_follow(table->att->id, &table->keys, &table->scan, &waiting,
+									 kapture_row_state_follow, &gone))
 	{
 		KaptureMoved *moved = lfirst(lc);
 		WorkerDelivery *found = hash_search(worker->deliveries, &moved->delivery_id, HASH_FIND, NULL);
@@ -139,6 +142,32 @@ kapture_queue_follow(Worker *worker, WorkerTable *table, dlist_head *settled)
 	}
 	if (waiting)
 		table->next_due = Min(table->next_due, now);
+	if (gone)
+		kapture_queue_hurry(worker, kapture_row_state_release_orphaned(), now);
+}
+
+/* Returns the next task of a walk over worker->deliveries; NULL: that was the last. */
+WorkerTask *
+kapture_queue_next(HASH_SEQ_STATUS *status)
+{
+	WorkerDelivery *entry = hash_seq_search(status);
+
+	return entry ? entry->delivery->worker : NULL;
+}
+
+/* Has tables (ids of attachments) looked for deliveries that have become due. */
+void
+kapture_queue_hurry(Worker *worker, List *attachments, TimestampTz now)
+{
+	ListCell   *lc;
+
+	foreach(lc, attachments)
+	{
+		WorkerTable *table = kapture_state_find_table(worker, lfirst_int(lc));
+
+		if (table)
+			table->next_due = Min(table->next_due, now);
+	}
 }
 
 /* A server that is to be left alone gives back what was not sent yet. */

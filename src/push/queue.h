@@ -14,6 +14,8 @@ extern WorkerTask *kapture_queue_make_task(Worker *worker, WorkerTable *table, K
 extern void kapture_queue_discard(Worker *worker, dlist_head *tasks);
 extern void kapture_queue_move(dlist_head *from, dlist_head *to, WorkerTable *table);
 extern void kapture_queue_follow(Worker *worker, WorkerTable *table, dlist_head *settled);
+extern WorkerTask *kapture_queue_next(HASH_SEQ_STATUS *status);
+extern void kapture_queue_hurry(Worker *worker, List *attachments, TimestampTz now);
 extern void kapture_queue_take_back(WorkerServer *server, TimestampTz now, dlist_head *settled);
 extern void kapture_queue_put_off(List *rows);
 extern void kapture_queue_excuse(Worker *worker, KaptureRow *row);

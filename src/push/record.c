@@ -8,16 +8,20 @@
  */
 #include "postgres.h"
 
+#include "lib/stringinfo.h"
 #include "utils/guc.h"
 #include "utils/snapmgr.h"
 
 #include "api/http.h"
 #include "cluster/guard.h"
+#include "known/digest.h"
+#include "known/row_state.h"
 #include "push/call_sender.h"
 #include "push/notify.h"
 #include "push/queue.h"
 #include "push/record.h"
 #include "push/server_health.h"
+#include "push/sharing.h"
 #include "push/transaction.h"
 #include "table/clock.h"
 #include "table/outbox.h"
@@ -165,6 +169,16 @@ record_write_ids(Worker *worker, dlist_head *tasks, TimestampTz now)
 	}
 }
 
+/* Appends a customer for which other rows may wait; makes the list if there is none. */
+static StringInfo
+record_free(StringInfo freed, int64 customer_id)
+{
+	if (freed == NULL)
+		freed = makeStringInfo();
+	appendBinaryStringInfo(freed, (char *) &customer_id, sizeof(customer_id));
+	return freed;
+}
+
 /* Notes that a row was parked, and why. */
 static void
 record_note_parked(WorkerTask *task)
@@ -186,10 +200,11 @@ kapture_record_settle(Worker *worker, dlist_head *tasks)
 	TimestampTz now = GetCurrentTimestamp();
 	dlist_iter	titer;
 	List	   *done = NIL;
-	ListCell   *lc;
+	StringInfo	freed = NULL;
 
 	if (dlist_is_empty(tasks))
 		return;
+	kapture_digest_load_key();
 	record_write_ids(worker, tasks, now);
 	dlist_foreach(titer, tasks)
 	{
@@ -205,7 +220,10 @@ kapture_record_settle(Worker *worker, dlist_head *tasks)
 			d->customer_id = t->customer_id;
 			d->http_status = t->http_status;
 			d->message = t->message;
+			d->digests = kapture_digest_make(t->att, t->customer_id, t->delivery->row.values, t->sent);
 			done = lappend(done, d);
+			if (kapture_task_frees(t))
+				freed = record_free(freed, t->customer_id);
 			task->table->last_success = now;
 			kapture_alert_note(&task->table->outcomes, false);
 			if (worker->next_expiry == DT_NOEND)
@@ -225,13 +243,9 @@ kapture_record_settle(Worker *worker, dlist_head *tasks)
 			task->table->next_due = Min(task->table->next_due, t->next_attempt);
 		}
 	}
-	foreach(lc, kapture_outbox_finish(done))
-	{
-		WorkerTable *table = kapture_state_find_table(worker, lfirst_int(lc));
-
-		if (table)
-			table->next_due = Min(table->next_due, now);
-	}
+	kapture_queue_hurry(worker, kapture_outbox_finish(done), now);
+	if (freed)
+		kapture_queue_hurry(worker, kapture_row_state_release((int64 *) freed->data, freed->len / sizeof(int64)), now);
 	kapture_record_alert(worker);
 }
 
@@ -460,7 +474,13 @@ record_do(void *arg)
 
 		record_take(task, now);
 		kapture_refusals_judge(&server->refusals, &task->task, now);
-		if (task->task.state == KAPTURE_TASK_SEND)
+		if (kapture_task_takes(&task->task))
+		{
+			task->unchecked = true;
+			server->nready++;
+			dlist_push_tail(&worker->taking, &task->node);
+		}
+		else if (task->task.state == KAPTURE_TASK_SEND)
 		{
 			dlist_push_head(&server->ready, &task->node);
 			server->nready++;
@@ -471,6 +491,7 @@ record_do(void *arg)
 		if (server->pool.not_before > now)
 			kapture_queue_take_back(server, now, settled);
 	}
+	kapture_sharing_settle(worker, settled, now);
 	worker->nanswered = 0;
 	worker->trouble = false;
 	kapture_record_settle(worker, settled);

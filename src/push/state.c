@@ -31,6 +31,7 @@ kapture_state_create(MemoryContext context)
 	dlist_init(&worker->answered);
 	dlist_init(&worker->settled);
 	dlist_init(&worker->unrecorded);
+	dlist_init(&worker->taking);
 	worker->stale = worker->all_stale = true;
 	worker->next_load = worker->next_record = worker->next_safety_look = DT_NOEND;
 	return worker;

@@ -95,6 +95,10 @@ typedef struct WorkerTable
 	bool		fresh;			/* perhaps newer than the pass under way sees */
 	TimestampTz next_due;		/* next try of a failed row, DT_NOEND: none */
 	TimestampTz well_since;		/* rows that failed before are due, 0: none are */
+	TimestampTz follow_at;		/* when changes of tables that it follows are due,
+								 * DT_NOEND: when something is noted */
+	int			follow_values;	/* how many of them are looked at together, 0: as many as may be */
+	int			follow_errors;	/* in a row */
 	TimestampTz last_success;
 	KaptureOutcomes outcomes;	/* of its rows, for whoever is to be told */
 	KaptureTableReport said;	/* to whoever looks, */
@@ -113,6 +117,7 @@ typedef struct WorkerTask
 	WorkerServer *server;
 	WorkerTable *table;
 	int			start_errors;	/* how often its request could not be made or started */
+	bool		unchecked;		/* another row may have its customer */
 	KaptureShare *share;
 	Size		bytes;			/* held in memory for it */
 	KaptureTask task;
@@ -146,6 +151,7 @@ typedef struct Worker
 	dlist_head	answered;
 	dlist_head	settled;
 	dlist_head	unrecorded;
+	dlist_head	taking;			/* answered, and it is open whether they may have their customers */
 	int			nanswered;
 	TimestampTz first_answer;
 	bool		trouble;		/* one of them is no plain success */

@@ -15,7 +15,9 @@
  *   then says "already exists", that is our lost one.
  * - Kapture answers a first Add with "already exists".  With on_duplicate
  *   'link' the existing customer's id is taken, and the row's values are sent
- *   as an update; with 'fail' the row is parked.
+ *   as an update; with 'link only' nothing is sent; with 'fail' the row is parked.
+ *
+ * An Update brings what has changed and is not known to be in Kapture already.
  *
  * Phone and email that belong to different customers park the row.  A refusal that
  * names the customer is believed if that customer has the phone or the email.
@@ -46,6 +48,7 @@
 #include "base/fault.h"
 #include "base/text.h"
 #include "cluster/guard.h"
+#include "known/digest.h"
 #include "push/task.h"
 #include "traffic/pacing.h"
 
@@ -93,6 +96,8 @@ static void
 task_identity(const KaptureTask *task, int64 mask, KaptureIdentity *identity)
 {
 	memset(identity, 0, sizeof(*identity));
+	if (task->delivery->row.values == NULL)
+		return;					/* it is outside of the filter */
 	for (int i = 0; i < task->att->ncolumns; i++)
 	{
 		const KaptureMappedColumn *col = &task->att->columns[i];
@@ -179,7 +184,8 @@ task_prepare(KaptureTask *task, KaptureStep step)
 	{
 		case KAPTURE_STEP_ADD:
 			appendStringInfoChar(&body, '{');
-			(void) task_append_fields(task, &body, task->att->all_changed);
+			task->sending = task->att->all_changed;
+			(void) task_append_fields(task, &body, task->sending);
 			appendStringInfoChar(&body, '}');
 			break;
 		case KAPTURE_STEP_UPDATE:
@@ -187,7 +193,7 @@ task_prepare(KaptureTask *task, KaptureStep step)
 			appendStringInfoChar(&body, '{');
 			kapture_message_append_field(&body, "kapture_customer_id", id);
 			any = task->delivery->row.outside ? task_append_on_leave(task, &body) > 0 :
-				task_append_fields(task, &body, task->delivery->changed) > 0;
+				task_append_fields(task, &body, task->sending) > 0;
 			appendStringInfoChar(&body, '}');
 			break;
 		case KAPTURE_STEP_FIND_PHONE:
@@ -283,6 +289,8 @@ kapture_task_fail(KaptureTask *task, bool park, TimestampTz next_attempt, const 
 	failed->counts = true;
 	failed->next_attempt = next_attempt;
 	failed->in_doubt = task->delivery->in_doubt;
+	failed->unsure = task->step == KAPTURE_STEP_UPDATE;
+	failed->waits_for = 0;
 	failed->customer_id = task->customer_id == task->delivery->row.customer_id ? 0 : task->customer_id;
 	if (task->body)
 	{
@@ -409,6 +417,7 @@ task_refused(KaptureTask *task, bool is_add, int64 mask)
 	task->body = NULL;
 	task->http_status = 0;
 	kapture_task_fail(task, true, 0, refusal);
+	task->failed.unsure = false;
 	return true;
 }
 
@@ -420,16 +429,49 @@ task_add(KaptureTask *task)
 		(void) task_prepare(task, KAPTURE_STEP_ADD);
 }
 
+/* Those fields of the mask that are not known to have the row's values in Kapture already. */
+static int64
+task_news(const KaptureTask *task, int64 mask)
+{
+	const KaptureDelivery *delivery = task->delivery;
+
+	if (delivery->digests == NULL || (mask & KAPTURE_CHANGED_FORCE) != 0)
+		return mask;
+	for (int i = 0; i < task->att->ncolumns; i++)
+	{
+		const KaptureMappedColumn *col = &task->att->columns[i];
+		int64		bit = INT64CONST(1) << col->bit;
+		uint64		known = (mask & bit) != 0 ? kapture_digest_get(delivery->digests, col->bit) : 0;
+
+		if (known != 0 && known == kapture_digest(task->customer_id, col->field, delivery->row.values[i]))
+			mask &= ~bit;
+	}
+	return mask;
+}
+
 /* Updates the customer, or finds that there is nothing to bring. */
 static void
 task_update(KaptureTask *task)
 {
 	bool		outside = task->delivery->row.outside;
 
-	if (!outside && task_refused(task, false, task->delivery->changed))
+	task->sending = outside ? 0 : task_news(task, task->delivery->changed);
+	if (!outside && task_refused(task, false, task->sending))
 		return;
 	if (!task_prepare(task, KAPTURE_STEP_UPDATE))
 		task_done(task, outside ? "left" : task->customer_id == task->delivery->row.customer_id ? "none" : "link");
+}
+
+/* Takes a customer that was there before, and sends it what the row has, if that is wanted. */
+static void
+task_link(KaptureTask *task, int64 found)
+{
+	task->customer_id = found;
+	task->delivery->changed |= task->att->all_changed;
+	if (task->att->link_only && !task->lost)
+		task_done(task, "link");
+	else
+		task_update(task);
 }
 
 /*
@@ -537,7 +579,7 @@ kapture_task_plan(KaptureTask *task, TimestampTz now)
 	else if (delivery->sent_phone || delivery->sent_email)
 	{
 		/* an Add that was carried out has both */
-		task->asked_first = true;
+		task->asked_first = task->lost = true;
 		if (!task_prepare(task, KAPTURE_STEP_FIND_BOTH))
 			task_search_singly(task);
 	}
@@ -630,11 +672,7 @@ task_searched(KaptureTask *task, TimestampTz now)
 	else if (task->added)
 		task_retry(task, now, "Kapture added the customer, but did not say its id, and does not find it yet by phone or email");
 	else if (found)
-	{
-		task->customer_id = found;
-		task->delivery->changed = task->att->all_changed;
-		task_update(task);
-	}
+		task_link(task, found);
 	else if (search_again)
 		task_release(task, TimestampTzPlusMilliseconds(now, KAPTURE_SEARCH_RETRY));
 	else if (task->delivery->row.outside)
@@ -695,6 +733,7 @@ task_success(KaptureTask *task, const KaptureReply *reply, TimestampTz now)
 	switch (task->step)
 	{
 		case KAPTURE_STEP_ADD:
+			task->sent = task->sending;
 			task->customer_id = reply->customer_id;
 			if (task->customer_id != 0)
 				task_done(task, "add");
@@ -702,6 +741,7 @@ task_success(KaptureTask *task, const KaptureReply *reply, TimestampTz now)
 				task_look_up(task, now);
 			break;
 		case KAPTURE_STEP_UPDATE:
+			task->sent = task->sending;
 			task_done(task, task->delivery->row.outside ? "left" :
 					  task->delivery->row.customer_id == 0 ? "link" : "update");
 			break;
@@ -738,7 +778,7 @@ task_confirm_written(KaptureTask *task, KaptureReply *reply)
 	KaptureIdentity sent;
 
 	/* an Update names what has changed, and no more */
-	task_identity(task, is_add ? task->att->all_changed : task->delivery->changed, &sent);
+	task_identity(task, task->sending, &sent);
 	task->strange = !kapture_message_confirm(reply, &sent, is_add ? 0 : task->customer_id);
 }
 
@@ -849,6 +889,7 @@ task_judge(KaptureTask *task, const KaptureHttpAnswer *answer, TimestampTz now)
 			if (task->step == KAPTURE_STEP_ADD)
 				task->delivery->in_doubt = 0;	/* it was not carried out */
 			kapture_task_fail(task, true, 0, reply.message);
+			task->failed.unsure = false;
 			break;
 		case KAPTURE_MISFIT:
 			task_misfit(task, &reply, now);
@@ -856,12 +897,12 @@ task_judge(KaptureTask *task, const KaptureHttpAnswer *answer, TimestampTz now)
 		case KAPTURE_DENIED:
 			task->health = KAPTURE_STATE_DENIED;
 			kapture_task_fail(task, false, now, reply.message);
-			task->failed.counts = false;
+			task->failed.counts = task->failed.unsure = false;
 			break;
 		case KAPTURE_THROTTLED:
 			task->health = KAPTURE_STATE_THROTTLED;
 			kapture_task_fail(task, false, now, reply.message);
-			task->failed.counts = false;
+			task->failed.counts = task->failed.unsure = false;
 			break;
 		case KAPTURE_BROKEN:
 			/* who knows how far Kapture got */
@@ -870,6 +911,76 @@ task_judge(KaptureTask *task, const KaptureHttpAnswer *answer, TimestampTz now)
 			task_retry(task, now, reply.message);
 			break;
 	}
+}
+
+/*
+ * Has the task's own Add made its customer?
+ */
+bool
+kapture_task_has_added(const KaptureTask *task)
+{
+	return task->step == KAPTURE_STEP_ADD || task->added;
+}
+
+/*
+ * Has what the task has sent freed a phone or email for other rows?
+ */
+bool
+kapture_task_frees(const KaptureTask *task)
+{
+	KaptureIdentity sent;
+
+	if (task->delivery->gone || task->delivery->row.customer_id == 0 || task->delivery->row.values == NULL)
+		return false;
+	task_identity(task, task->sent, &sent);
+	return sent.phone != NULL || sent.email != NULL;
+}
+
+/*
+ * Has the task got a customer that its row does not have yet?  Another row may have it.
+ */
+bool
+kapture_task_takes(const KaptureTask *task)
+{
+	const KaptureDelivery *delivery = task->delivery;
+
+	return task->customer_id != 0 && !delivery->gone &&
+		task->customer_id != delivery->row.customer_id && task->customer_id != delivery->customer_id &&
+		(task->state == KAPTURE_TASK_DONE ||
+		 (task->state == KAPTURE_TASK_SEND && task->step == KAPTURE_STEP_UPDATE));
+}
+
+/*
+ * Parks a task whose customer another row has: "table" and "row_key" say which, a key
+ * of NULL that it is not the owner's.  It is tried again when that changes.
+ */
+void
+kapture_task_yield(KaptureTask *task, const char *table, const char *row_key)
+{
+	int64		customer_id = task->customer_id;
+
+	task->customer_id = 0;
+	kapture_task_fail(task, true, 0, row_key ?
+					  psprintf("Kapture customer " INT64_FORMAT " belongs to the row with key \"%s\" of table %s already",
+							   customer_id, row_key, table) :
+					  psprintf("Kapture customer " INT64_FORMAT " belongs to a row of another owner's table already",
+							   customer_id));
+	task->failed.unsure = false;
+	task->failed.waits_for = customer_id;
+}
+
+/*
+ * Puts off a task whose customer another row is just being added as; likewise.
+ */
+void
+kapture_task_stand_back(KaptureTask *task, TimestampTz now, const char *table, const char *row_key)
+{
+	task->customer_id = 0;
+	task_retry(task, now, row_key ?
+			   psprintf("the row with key \"%s\" of table %s, which has this phone or email, is being added to Kapture",
+						row_key, table) :
+			   "a row of another owner's table, which has this phone or email, is being added to Kapture");
+	task->failed.unsure = false;
 }
 
 /*

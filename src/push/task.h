@@ -48,7 +48,10 @@ typedef struct KaptureTask
 	KaptureHttpRequest *request;	/* while it is under way */
 
 	int64		customer_id;	/* known by now, or 0 */
+	int64		sending;		/* fields that the next or current Add or Update has */
+	int64		sent;			/* those that Kapture has confirmed */
 	bool		asked_first;	/* looks before it adds, as an Add may be lost */
+	bool		lost;			/* it was, once */
 	bool		strange;		/* the answer was one to another request */
 	bool		added;			/* by its last Add, which did not say the id */
 	int64		named_id;		/* of whom a refusal says that it is the customer, or 0 */
@@ -76,6 +79,11 @@ extern void kapture_task_answer(KaptureTask *task, const KaptureHttpAnswer *answ
 								TimestampTz now);
 extern void kapture_task_fail(KaptureTask *task, bool park, TimestampTz next_attempt,
 							  const char *error);
+extern bool kapture_task_has_added(const KaptureTask *task);
+extern bool kapture_task_frees(const KaptureTask *task);
+extern bool kapture_task_takes(const KaptureTask *task);
+extern void kapture_task_yield(KaptureTask *task, const char *table, const char *row_key);
+extern void kapture_task_stand_back(KaptureTask *task, TimestampTz now, const char *table, const char *row_key);
 extern void kapture_task_park(KaptureTask *task, const ErrorData *error);
 extern void kapture_task_written(KaptureTask *task, TimestampTz later, const char *why, const char *blame);
 extern void kapture_task_unrecorded(KaptureTask *task, const ErrorData *error);

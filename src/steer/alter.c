@@ -314,10 +314,10 @@ alter_options(Alter *alter)
 
 	if (alter_changes(alter, ALTER_ON_DUPLICATE))
 		alter_set(alter, "on_duplicate = $2", alter->reset[ALTER_ON_DUPLICATE] ? "link" :
-				  kapture_attach_choice(alter->fcinfo, ALTER_ON_DUPLICATE, "on_duplicate", "link", "fail"));
+				  kapture_attach_choice(alter->fcinfo, ALTER_ON_DUPLICATE, "on_duplicate", "link", "link only", "fail"));
 	if (alter_changes(alter, ALTER_ON_CONFLICT))
 		alter_set(alter, "on_conflict = $2", alter->reset[ALTER_ON_CONFLICT] ? "local" :
-				  kapture_attach_choice(alter->fcinfo, ALTER_ON_CONFLICT, "on_conflict", "local", "remote"));
+				  kapture_attach_choice(alter->fcinfo, ALTER_ON_CONFLICT, "on_conflict", "local", "remote", NULL));
 	if (alter_changes(alter, ALTER_PULL))
 		alter_set(alter, "pull = $2::boolean", alter_bool(alter, ALTER_PULL) ? "true" : "false");
 	if (alter_changes(alter, ALTER_REPLICATED))

@@ -635,19 +635,20 @@ kapture_attach_try(Oid relid)
 
 /*
  * Returns the text of an argument, in the current memory context.  Errors: 22004 it is
- * NULL, 22023 it is neither of the two that it may be.
+ * NULL, 22023 it is none of the two or three (third NULL: two) that it may be.
  */
 char *
-kapture_attach_choice(FunctionCallInfo fcinfo, int arg, const char *name, const char *one, const char *other)
+kapture_attach_choice(FunctionCallInfo fcinfo, int arg, const char *name, const char *one, const char *other, const char *third)
 {
 	char	   *value;
 
 	attach_require(fcinfo, arg, name);
 	value = text_to_cstring(PG_GETARG_TEXT_PP(arg));
-	if (strcmp(value, one) != 0 && strcmp(value, other) != 0)
+	if (strcmp(value, one) != 0 && strcmp(value, other) != 0 && (third == NULL || strcmp(value, third) != 0))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("invalid value for argument \"%s\": \"%s\"", name, value),
+				 third ? errhint("Valid values are \"%s\", \"%s\" and \"%s\".", one, other, third) :
 				 errhint("Valid values are \"%s\" and \"%s\".", one, other)));
 	return value;
 }
@@ -662,10 +663,10 @@ attach_take_arguments(FunctionCallInfo fcinfo, AttachRequest *request)
 	attach_require(fcinfo, 5, "pull");
 	attach_require(fcinfo, 9, "id_column");
 	request->server = PG_GETARG_NAME(2);
-	request->on_duplicate = kapture_attach_choice(fcinfo, 3, "on_duplicate", "link", "fail");
+	request->on_duplicate = kapture_attach_choice(fcinfo, 3, "on_duplicate", "link", "link only", "fail");
 	request->replicated = PG_GETARG_BOOL(4);
 	request->pull = PG_GETARG_BOOL(5);
-	request->on_conflict = kapture_attach_choice(fcinfo, 6, "on_conflict", "local", "remote");
+	request->on_conflict = kapture_attach_choice(fcinfo, 6, "on_conflict", "local", "remote", NULL);
 	request->id_column = pstrdup(NameStr(*PG_GETARG_NAME(9)));
 	if (!PG_ARGISNULL(10))
 		request->on_leave = kapture_mapping_take_constants(PG_GETARG_JSONB_P(10), "on_leave");
@@ -841,20 +842,20 @@ kapture_attach(PG_FUNCTION_ARGS)
 }
 
 /*
- * Returns the attachment of the relation in a function's first argument, in the
+ * Returns the attachment of the relation in an argument of a function, in the
  * current memory context.  The relation stays locked.  Errors: 22004 the
  * argument is NULL, 42P01 there is no such relation, 42501 it is not the
  * caller's, 42704 it is not attached, 55000 the extension is to be updated first.
  */
 KaptureAttachment *
-kapture_attach_find(FunctionCallInfo fcinfo, LOCKMODE lockmode)
+kapture_attach_find_argument(FunctionCallInfo fcinfo, int arg, LOCKMODE lockmode)
 {
 	Relation	rel;
 	KaptureAttachment *att;
 
-	attach_require(fcinfo, 0, "relation");
+	attach_require(fcinfo, arg, "relation");
 	kapture_version_require();
-	rel = attach_open_owned(PG_GETARG_OID(0), lockmode);
+	rel = attach_open_owned(PG_GETARG_OID(arg), lockmode);
 	att = kapture_catalog_attachment(rel);
 	if (att == NULL || att->root != RelationGetRelid(rel))
 		ereport(ERROR,
@@ -864,6 +865,15 @@ kapture_attach_find(FunctionCallInfo fcinfo, LOCKMODE lockmode)
 				 errhint("Use kapture_attach() to attach it; the view kapture_status shows attached tables.")));
 	relation_close(rel, NoLock);
 	return att;
+}
+
+/*
+ * Likewise for the first argument.
+ */
+KaptureAttachment *
+kapture_attach_find(FunctionCallInfo fcinfo, LOCKMODE lockmode)
+{
+	return kapture_attach_find_argument(fcinfo, 0, lockmode);
 }
 
 /* Is a table attached, or below another one that is, among those that inherit from "relid"? */
@@ -934,6 +944,11 @@ kapture_attach_forget(int32 attachment_id)
 	Oid			types[1] = {INT4OID};
 	Datum		values[1] = {Int32GetDatum(attachment_id)};
 
+	if (OidIsValid(kapture_catalog_relid(KAPTURE_TABLE_FOLLOW)))
+		(void) kapture_own_execute("WITH ended AS (DELETE FROM @.kapture_follow AS f USING @.kapture_attachment AS a"
+								   " WHERE a.attachment_id = $1 AND f.relation = a.relation RETURNING f.follow_id)"
+								   " DELETE FROM @.kapture_outbox WHERE attachment_id IN (SELECT -follow_id FROM ended)",
+								   1, types, values);
 	for (int i = 0; i < lengthof(tables); i++)
 		(void) kapture_own_execute(psprintf("DELETE FROM @.%s WHERE attachment_id = $1", tables[i]),
 								   1, types, values);

@@ -15,10 +15,11 @@
 #include "base/catalog.h"
 #include "mapping/field_map.h"
 
+extern KaptureAttachment *kapture_attach_find_argument(FunctionCallInfo fcinfo, int arg, LOCKMODE lockmode);
 extern KaptureAttachment *kapture_attach_find(FunctionCallInfo fcinfo, LOCKMODE lockmode);
 extern void kapture_attach_execute_ddl(const char *sql);
 extern char *kapture_attach_choice(FunctionCallInfo fcinfo, int arg, const char *name,
-								   const char *one, const char *other);
+								   const char *one, const char *other, const char *third);
 extern void kapture_attach_check_pull(Relation rel, const char *server);
 extern void kapture_attach_index_id_column(Oid relid, const char *name, const char *column);
 extern void kapture_attach_store_mapping(Oid relid, int bit, const KaptureMapping *mapping);

@@ -47,10 +47,15 @@ origin_values(Oid *types, Datum *values)
 	values[2] = Int32GetDatum((int32) GetWALInsertionTimeLine());
 }
 
-/* Everything that waits to be added may have been added already. */
+/*
+ * Everything that waits to be added may have been added already.  And the original
+ * may have sent something else of all rows: with another key, digests say nothing.
+ */
 static void
 origin_doubt(void)
 {
+	(void) kapture_own_execute("UPDATE @.kapture_salt SET salt = pg_catalog.uuid_send(pg_catalog.gen_random_uuid())"
+							   " OPERATOR(pg_catalog.||) pg_catalog.uuid_send(pg_catalog.gen_random_uuid())", 0, NULL, NULL);
 	(void) kapture_own_execute("UPDATE @.kapture_delivery SET in_doubt = pg_catalog.now(), searches = 0"
 							   " WHERE customer_id IS NULL AND in_doubt IS NULL", 0, NULL, NULL);
 }

@@ -87,7 +87,7 @@ typedef enum OutboxQuery
 	OUTBOX_RELEASE
 } OutboxQuery;
 
-#define OUTBOX_MAX_PARAMS	13
+#define OUTBOX_MAX_PARAMS	15
 
 /* Ordinary entries that the old version of one that was split counts for. */
 #define OUTBOX_SPLIT_WEIGHT	50
@@ -121,6 +121,30 @@ typedef enum OutboxQuery
 	" again = CASE WHEN d.state = 'sending' THEN coalesce(d.again, 0) | EXCLUDED.changed END," \
 	" changed = CASE WHEN d.state = 'sending' THEN d.changed ELSE d.changed | EXCLUDED.changed END,"
 
+/* What Kapture has of the rows that "source" gives is not known, if the condition holds. */
+#define OUTBOX_DOUBT(source, condition) \
+	" UPDATE @.kapture_row AS r SET digests = NULL FROM " source " AS s" \
+	" WHERE " condition " AND " KAPTURE_KEY_IS("r.row_key", "s.row_key") \
+	" AND r.attachment_id = s.attachment_id AND r.gone_at IS NULL AND r.digests IS NOT NULL"
+
+/*
+ * Notes which customer the rows of deliveries are that "source" gives, and what was
+ * sent of them.  (A row without an entry gets one even if nothing was sent: it was
+ * linked before there were entries.)
+ */
+#define OUTBOX_ROW_STATE(source) \
+	" INSERT INTO @.kapture_row AS r (attachment_id, row_key, customer_id, digests, gone_at, left_at)" \
+	" SELECT attachment_id, row_key, customer_id, digests," \
+	" CASE WHEN action = 'gone' OR deleted THEN statement_timestamp() END," \
+	" CASE WHEN action = 'left' THEN statement_timestamp() END" \
+	" FROM " source " WHERE customer_id IS NOT NULL" \
+	" ON CONFLICT (pg_catalog.hashtextextended(row_key, 0), pg_catalog.hashtextextended(row_key, 1), attachment_id)" \
+	" WHERE gone_at IS NULL DO UPDATE SET customer_id = EXCLUDED.customer_id, left_at = EXCLUDED.left_at," \
+	" digests = CASE WHEN EXCLUDED.left_at IS NULL THEN" \
+	" @.kapture_merge_digests(CASE WHEN r.customer_id = EXCLUDED.customer_id THEN r.digests END, EXCLUDED.digests) END" \
+	" WHERE EXCLUDED.digests IS NOT NULL OR r.customer_id <> EXCLUDED.customer_id" \
+	" OR (r.left_at IS NULL) <> (EXCLUDED.left_at IS NULL)"
+
 /* Deletions that are held in memory, if they are all that happened to keys. */
 #define OUTBOX_MAX_DELETIONS	20000
 
@@ -144,12 +168,14 @@ static const struct
 }			outbox_queries[] =
 {
 	[OUTBOX_RECOVER] = {
-		"UPDATE @.kapture_delivery"
+		"WITH recovered AS (UPDATE @.kapture_delivery AS d"
 		" SET state = CASE WHEN $3 IS NULL THEN 'retry' ELSE 'parked' END,"
 		" changed = changed | coalesce(again, 0), again = NULL,"
 		" in_doubt = CASE WHEN state = 'sending' THEN $2 ELSE in_doubt END, searches = 0,"
 		" next_attempt = CASE WHEN $3 IS NULL THEN $2 END, last_error = coalesce($3, last_error)"
-		" WHERE attachment_id = $1 AND (state = 'sending' OR ($3 IS NOT NULL AND state = 'retry' AND next_attempt <= now()))",
+		" WHERE attachment_id = $1 AND (state = 'sending' OR ($3 IS NOT NULL AND state = 'retry' AND next_attempt <= now()))"
+		" RETURNING d.attachment_id, d.row_key)"
+		OUTBOX_DOUBT("recovered", "true"),
 		3, {INT4OID, TIMESTAMPTZOID, TEXTOID}
 	},
 	[OUTBOX_FORGET] = {
@@ -159,7 +185,9 @@ static const struct
 		" backfills AS (DELETE FROM @.kapture_backfill WHERE attachment_id IN (TABLE gone)),"
 		" pulled AS (DELETE FROM @.kapture_inbox WHERE attachment_id IN (TABLE gone)),"
 		" known AS (DELETE FROM @.kapture_row WHERE attachment_id IN (TABLE gone)),"
-		" changes AS (DELETE FROM @.kapture_outbox WHERE attachment_id IN (TABLE gone) RETURNING 1 + coalesce(cardinality(more_keys), 0) AS n),"
+		" follows AS (DELETE FROM @.kapture_follow AS f WHERE NOT EXISTS (SELECT FROM pg_class AS c WHERE c.oid = f.relation)"
+		" OR NOT EXISTS (SELECT FROM pg_class AS c WHERE c.oid = f.source) RETURNING -follow_id),"
+		" changes AS (DELETE FROM @.kapture_outbox WHERE attachment_id IN (TABLE gone UNION TABLE follows) RETURNING 1 + coalesce(cardinality(more_keys), 0) AS n),"
 		" rows AS (DELETE FROM @.kapture_delivery WHERE attachment_id IN (TABLE gone) RETURNING 1)"
 		" SELECT (SELECT count(*) FROM gone), (SELECT coalesce(sum(n), 0)::bigint FROM changes) + (SELECT count(*) FROM rows)",
 		0, {}
@@ -224,7 +252,7 @@ static const struct
 		" last_attempt = CASE WHEN d.state = 'sending' THEN d.last_attempt ELSE clock_timestamp() END,"
 		" sent_phone = CASE WHEN d.state = 'sending' OR (d.in_doubt IS NOT NULL AND d.attempts > 0) THEN d.sent_phone ELSE EXCLUDED.sent_phone END,"
 		" sent_email = CASE WHEN d.state = 'sending' OR (d.in_doubt IS NOT NULL AND d.attempts > 0) THEN d.sent_email ELSE EXCLUDED.sent_email END,"
-		" next_attempt = NULL, state = 'sending'"
+		" next_attempt = NULL, state = 'sending', waits_for = NULL"
 		" RETURNING row_key, attempts, failures, changed, customer_id, in_doubt, again IS NOT NULL,"
 		" sent_phone, sent_email, searches, ctid, delivery_id, captured_at, false",
 		7, {INT4OID, TEXTARRAYOID, INT8ARRAYOID, TIMESTAMPTZARRAYOID, TEXTARRAYOID, TEXTARRAYOID, TIMESTAMPTZOID}
@@ -234,12 +262,12 @@ static const struct
 		" (attachment_id, row_key, state, changed, captured_at, in_doubt, last_attempt, last_error)"
 		" VALUES ($1, $2, 'parked', $3, $4, CASE WHEN $4 <= $5 THEN now() END, clock_timestamp(), $6)"
 		OUTBOX_OR_JOIN
-		" next_attempt = NULL, state = CASE WHEN d.state = 'sending' THEN d.state ELSE 'parked' END,"
+		" next_attempt = NULL, waits_for = NULL, state = CASE WHEN d.state = 'sending' THEN d.state ELSE 'parked' END,"
 		" last_error = CASE WHEN d.state = 'sending' THEN d.last_error ELSE EXCLUDED.last_error END",
 		6, {INT4OID, TEXTOID, INT8OID, TIMESTAMPTZOID, TIMESTAMPTZOID, TEXTOID}
 	},
 	[OUTBOX_PARK_DUE] = {
-		"UPDATE @.kapture_delivery SET state = 'parked', next_attempt = NULL,"
+		"UPDATE @.kapture_delivery SET state = 'parked', next_attempt = NULL, waits_for = NULL,"
 		" attempts = attempts + 1, last_attempt = clock_timestamp(), last_error = $3"
 		" WHERE attachment_id = $1 AND state = 'retry'"
 		" AND ((" KAPTURE_KEY_IS("row_key", "$2") ") OR (row_key IS NULL AND old_key = $2))",
@@ -323,50 +351,56 @@ static const struct
 	},
 	[OUTBOX_FINISH] = {
 		"WITH gone AS (DELETE FROM @.kapture_delivery AS d"
-		" USING unnest($1, $2, $3, $4, $5, $6, $7, $8)"
-		" AS v(place, attachment_id, delivery_id, attempts, action, customer_id, http_status, message)"
+		" USING unnest($1, $2, $3, $4, $5, $6, $7, $8, $9)"
+		" AS v(place, attachment_id, delivery_id, attempts, action, customer_id, http_status, message, digests)"
 		" WHERE d.ctid = v.place AND d.attachment_id = v.attachment_id AND d.delivery_id = v.delivery_id"
 		" AND d.attempts = v.attempts AND d.again IS NULL"
-		" RETURNING v.*, d.captured_at, coalesce(d.row_key, d.old_key) AS row_key),"
+		" RETURNING v.*, d.captured_at, coalesce(d.row_key, d.old_key) AS row_key, d.row_key IS NULL AS deleted),"
 		" history AS (INSERT INTO @.kapture_history"
 		" (attachment_id, row_key, attempts, action, customer_id, http_status, message, captured_at, finished_at, relation)"
 		" SELECT attachment_id, row_key, attempts, action, customer_id, http_status, message, captured_at,"
-		" statement_timestamp(), " OUTBOX_RELATION("gone.attachment_id") " FROM gone WHERE $9)"
+		" statement_timestamp(), " OUTBOX_RELATION("gone.attachment_id") " FROM gone WHERE $10),"
+		" known AS (" OUTBOX_ROW_STATE("gone") ")"
 		" SELECT count(*) FROM gone",
-		9, {TIDARRAYOID, INT4ARRAYOID, INT8ARRAYOID, INT4ARRAYOID, TEXTARRAYOID, INT8ARRAYOID, INT4ARRAYOID, TEXTARRAYOID, BOOLOID}
+		10, {TIDARRAYOID, INT4ARRAYOID, INT8ARRAYOID, INT4ARRAYOID, TEXTARRAYOID, INT8ARRAYOID, INT4ARRAYOID, TEXTARRAYOID,
+		BYTEAARRAYOID, BOOLOID}
 	},
 	[OUTBOX_FINISH_REST] = {
-		"WITH v AS MATERIALIZED (SELECT * FROM unnest($1, $2, $3, $4, $5, $6, $7)"
-		" AS v(attachment_id, delivery_id, attempts, action, customer_id, http_status, message)),"
+		"WITH v AS MATERIALIZED (SELECT * FROM unnest($1, $2, $3, $4, $5, $6, $7, $8)"
+		" AS v(attachment_id, delivery_id, attempts, action, customer_id, http_status, message, digests)),"
 		" gone AS (DELETE FROM @.kapture_delivery AS d USING v"
 		" WHERE d.attachment_id = v.attachment_id AND d.delivery_id = v.delivery_id"
 		" AND d.attempts = v.attempts AND d.again IS NULL"
-		" RETURNING v.*, d.captured_at, coalesce(d.row_key, d.old_key) AS row_key),"
+		" RETURNING v.*, d.captured_at, coalesce(d.row_key, d.old_key) AS row_key, d.row_key IS NULL AS deleted),"
 		" again AS (UPDATE @.kapture_delivery AS d"
 		" SET state = 'retry', next_attempt = now(), changed = d.again, again = NULL,"
 		" failures = 0, in_doubt = NULL, searches = 0, customer_id = NULL,"
 		" api = NULL, request = NULL, http_status = NULL, last_error = NULL FROM v"
 		" WHERE d.attachment_id = v.attachment_id AND d.delivery_id = v.delivery_id"
 		" AND d.attempts = v.attempts AND d.again IS NOT NULL"
-		" RETURNING v.*, d.captured_at, coalesce(d.row_key, d.old_key) AS row_key),"
+		" RETURNING v.*, d.captured_at, coalesce(d.row_key, d.old_key) AS row_key, d.row_key IS NULL AS deleted),"
+		" finished AS (TABLE gone UNION ALL TABLE again),"
 		" history AS (INSERT INTO @.kapture_history"
 		" (attachment_id, row_key, attempts, action, customer_id, http_status, message, captured_at, finished_at, relation)"
 		" SELECT attachment_id, row_key, attempts, action, customer_id, http_status, message, captured_at,"
-		" clock_timestamp(), " OUTBOX_RELATION("finished.attachment_id") " FROM (TABLE gone UNION ALL TABLE again) AS finished WHERE $8)"
+		" clock_timestamp(), " OUTBOX_RELATION("finished.attachment_id") " FROM finished WHERE $9),"
+		" known AS (" OUTBOX_ROW_STATE("finished") ")"
 		" SELECT DISTINCT attachment_id FROM again",
-		8, {INT4ARRAYOID, INT8ARRAYOID, INT4ARRAYOID, TEXTARRAYOID, INT8ARRAYOID, INT4ARRAYOID, TEXTARRAYOID, BOOLOID}
+		9, {INT4ARRAYOID, INT8ARRAYOID, INT4ARRAYOID, TEXTARRAYOID, INT8ARRAYOID, INT4ARRAYOID, TEXTARRAYOID, BYTEAARRAYOID, BOOLOID}
 	},
 	[OUTBOX_FAIL] = {
-		"UPDATE @.kapture_delivery"
+		"WITH failed AS (UPDATE @.kapture_delivery"
 		" SET state = CASE WHEN again IS NULL THEN $4 ELSE 'retry' END,"
 		" next_attempt = CASE WHEN again IS NOT NULL THEN now() WHEN $4 = 'retry' THEN $6 END,"
 		" changed = CASE WHEN $13 THEN 0 ELSE changed END | coalesce(again, 0), again = NULL,"
 		" failures = failures + $5, in_doubt = $7, searches = 0, customer_id = $8,"
-		" api = $9, request = $10, http_status = $11, last_error = $12"
+		" api = $9, request = $10, http_status = $11, last_error = $12, waits_for = $14"
 		" WHERE attachment_id = $1 AND delivery_id = $2 AND attempts = $3 AND state = 'sending'"
-		" RETURNING next_attempt",
-		13, {INT4OID, INT8OID, INT4OID, TEXTOID, INT4OID, TIMESTAMPTZOID, TIMESTAMPTZOID, INT8OID,
-		TEXTOID, TEXTOID, INT4OID, TEXTOID, BOOLOID}
+		" RETURNING attachment_id, row_key, next_attempt),"
+		" doubt AS (" OUTBOX_DOUBT("failed", "$15") ")"
+		" SELECT next_attempt FROM failed",
+		15, {INT4OID, INT8OID, INT4OID, TEXTOID, INT4OID, TIMESTAMPTZOID, TIMESTAMPTZOID, INT8OID,
+		TEXTOID, TEXTOID, INT4OID, TEXTOID, BOOLOID, INT8OID, BOOLOID}
 	},
 	[OUTBOX_UNPARK] = {
 		"UPDATE @.kapture_delivery AS d SET state = 'retry', next_attempt = $3"
@@ -1587,10 +1621,11 @@ outbox_note_gone(int32 attachment_id, KaptureKeys *keys)
  * row has in this snapshot.  "keys_scan" is how far such entries have been read,
  * "scan" how far the others have.  Returns what became of deliveries, a list of
  * KaptureMoved in the current memory context; *waiting is set if changes are
- * due that were not before.
+ * due that were not before.  "follower" is called with the same, and with "arg".
  */
 List *
-kapture_outbox_follow(int32 attachment_id, KaptureScan *keys_scan, KaptureScan *scan, bool *waiting)
+kapture_outbox_follow(int32 attachment_id, KaptureScan *keys_scan, KaptureScan *scan, bool *waiting,
+					  KaptureKeysFollower follower, void *arg)
 {
 	MemoryContext context = CurrentMemoryContext;
 	KaptureKeys *keys;
@@ -1612,6 +1647,7 @@ kapture_outbox_follow(int32 attachment_id, KaptureScan *keys_scan, KaptureScan *
 		}
 		*waiting |= outbox_wait_events(attachment_id, keys);
 		outbox_note_gone(attachment_id, keys);
+		follower(attachment_id, keys, arg);
 
 		/* what is in memory goes, before there is more */
 		SPI_finish();
@@ -1655,10 +1691,10 @@ List *
 kapture_outbox_finish(List *done)
 {
 	int			n = list_length(done);
-	Datum	   *cols[8];
-	bool	   *nulls[8];
-	static const Oid types[8] = {TIDOID, INT4OID, INT8OID, INT4OID, TEXTOID, INT8OID, INT4OID, TEXTOID};
-	Datum		values[9];
+	Datum	   *cols[9];
+	bool	   *nulls[9];
+	static const Oid types[9] = {TIDOID, INT4OID, INT8OID, INT4OID, TEXTOID, INT8OID, INT4OID, TEXTOID, BYTEAOID};
+	Datum		values[10];
 	int			i = 0;
 	ListCell   *lc;
 	List	   *again = NIL;
@@ -1667,7 +1703,7 @@ kapture_outbox_finish(List *done)
 
 	if (n == 0)
 		return NIL;
-	for (int c = 0; c < 8; c++)
+	for (int c = 0; c < 9; c++)
 	{
 		cols[c] = palloc0(sizeof(Datum) * n);
 		nulls[c] = palloc0(sizeof(bool) * n);
@@ -1686,11 +1722,13 @@ kapture_outbox_finish(List *done)
 		cols[6][i] = Int32GetDatum(d->http_status);
 		nulls[6][i] = d->http_status == 0;
 		cols[7][i] = outbox_text(d->message, &nulls[7][i]);
+		cols[8][i] = PointerGetDatum(d->digests);
+		nulls[8][i] = d->digests == NULL;
 		i++;
 	}
-	for (int c = 0; c < 8; c++)
+	for (int c = 0; c < 9; c++)
 		values[c] = outbox_array(cols[c], nulls[c], n, types[c]);
-	values[8] = BoolGetDatum(kapture_history_retention > 0);
+	values[9] = BoolGetDatum(kapture_history_retention > 0);
 
 	SPI_connect();
 	outbox_execute(OUTBOX_FINISH, values, NULL);
@@ -1721,8 +1759,8 @@ TimestampTz
 kapture_outbox_fail(KaptureFailed *failed)
 {
 	KaptureDelivery *d = failed->delivery;
-	Datum		values[13];
-	char		nulls[14] = "             ";
+	Datum		values[15];
+	char		nulls[16] = "               ";
 	TimestampTz next = DT_NOEND;
 
 	values[0] = Int32GetDatum(d->attachment_id);
@@ -1738,6 +1776,8 @@ kapture_outbox_fail(KaptureFailed *failed)
 	values[10] = Int32GetDatum(failed->http_status);
 	values[11] = CStringGetTextDatum(failed->error);
 	values[12] = BoolGetDatum(failed->arrived);
+	values[13] = Int64GetDatum(failed->waits_for);
+	values[14] = BoolGetDatum(failed->unsure);
 	if (failed->in_doubt == 0)
 		nulls[6] = 'n';
 	if (failed->customer_id == 0)
@@ -1748,6 +1788,8 @@ kapture_outbox_fail(KaptureFailed *failed)
 		nulls[9] = 'n';
 	if (failed->http_status == 0)
 		nulls[10] = 'n';
+	if (failed->waits_for == 0)
+		nulls[13] = 'n';
 
 	SPI_connect();
 	outbox_execute(OUTBOX_FAIL, values, nulls);

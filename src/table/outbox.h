@@ -13,6 +13,7 @@
 #include "storage/itemptr.h"
 #include "utils/timestamp.h"
 
+#include "table/keys.h"
 #include "table/row_io.h"
 
 /*
@@ -67,6 +68,7 @@ typedef struct KaptureDelivery
 	char	   *sent_email;		/* NULL: none */
 	int			searches;		/* for a lost Add that found nothing so far */
 	bool		claimed;
+	bytea	   *digests;		/* of what Kapture has of the row; NULL: not known */
 	KaptureRow	row;
 	void	   *worker;			/* the worker's own */
 } KaptureDelivery;
@@ -87,6 +89,7 @@ typedef struct KaptureDone
 	int64		customer_id;
 	int			http_status;
 	const char *message;		/* or NULL */
+	bytea	   *digests;		/* of what was sent; NULL: nothing was */
 } KaptureDone;
 
 /* How it did not. */
@@ -96,6 +99,8 @@ typedef struct KaptureFailed
 	bool		park;
 	bool		counts;			/* towards the delay of the next try */
 	bool		arrived;		/* the changes are with Kapture; the rest failed */
+	bool		unsure;			/* an Update was sent that may have been carried out */
+	int64		waits_for;		/* customer of another row, or 0 */
 	TimestampTz next_attempt;
 	TimestampTz in_doubt;
 	int64		customer_id;	/* to be kept, or 0 */
@@ -104,6 +109,9 @@ typedef struct KaptureFailed
 	int			http_status;
 	const char *error;
 } KaptureFailed;
+
+/* Has something else follow the keys of an attached table, too. */
+typedef void (*KaptureKeysFollower) (int32 attachment_id, KaptureKeys *keys, void *arg);
 
 extern void kapture_outbox_recover(int32 attachment_id, TimestampTz in_doubt, const char *error);
 extern int64 kapture_outbox_forget_dropped(int64 *changes);
@@ -119,7 +127,7 @@ extern void kapture_outbox_claim_due(int32 attachment_id, int limit, TimestampTz
 									 TimestampTz well_since, List **deliveries);
 extern void kapture_outbox_note_adds(List *deliveries);
 extern List *kapture_outbox_follow(int32 attachment_id, KaptureScan *keys_scan, KaptureScan *scan,
-								   bool *waiting);
+								   bool *waiting, KaptureKeysFollower follower, void *arg);
 extern TimestampTz kapture_outbox_next_due(int32 attachment_id);
 extern List *kapture_outbox_finish(List *done);
 extern TimestampTz kapture_outbox_fail(KaptureFailed *failed);

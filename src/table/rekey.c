@@ -169,6 +169,9 @@ rekey_follow(KaptureAttachment *att, Relation rel)
 				 errdetail("The rows cannot be found by the former key: %s.", error->message),
 				 errhint("kapture_backfill() sends the rows that have no id.")));
 	rekey_note(&batch);
+	/* that is known by the ids in the table, or will be again once something is sent */
+	(void) kapture_own_execute("DELETE FROM @.kapture_row WHERE attachment_id = $1 AND gone_at IS NULL", 1,
+							   (Oid[]) {INT4OID}, (Datum[]) {Int32GetDatum(att->id)});
 	rekey_store(att);
 }
 

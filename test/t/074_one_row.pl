@@ -150,5 +150,116 @@ idle_ok('nothing else waits') if sql("SELECT kapture_detach('pairs') IS NOT NULL
 ($rc, $out, $err) = $node->psql('postgres', "BEGIN READ ONLY; SELECT kapture_touch('customers', '$key')");
 like($err, qr/ERROR:  cannot execute kapture_touch\(\) in a read-only transaction/, 'a read-only transaction touches nothing');
 
+#
+# One customer, one row
+#
+
+sub fresh
+{
+	my ($on_duplicate) = @_;
+	sql("SELECT kapture_detach('customers'); DROP TABLE customers");
+	emulator_post($emulator, 'reset', {});
+	create_customers($node, attach => ", on_duplicate => '$on_duplicate'");
+	return;
+}
+sub customer { return (grep { $_->{kapture_customer_id} eq $_[0] } @{ emulator_get($emulator, 'customers') })[0] }
+sub is_parked
+{
+	my ($row, $holder, $name) = @_;
+	return poll_ok($node, "SELECT count(*) = 1 FROM kapture_failures WHERE row_key = '$row' AND state = 'parked'"
+		  . " AND message LIKE 'Kapture customer % belongs to the row with key \"$holder\" of table public.customers already'"
+		  . " AND hint LIKE 'two rows share this phone or email:%'", $name);
+}
+sub has_id { return sql("SELECT kapture_customer_id FROM customers WHERE id = $_[0]") }
+
+fresh('link');
+sql("INSERT INTO customers (customer_name, phone, city) VALUES ('First', '9700000001', 'Pune')");
+poll_ok($node, "SELECT count(kapture_customer_id) = 1 FROM customers", 'a row has a customer');
+my $first = has_id(1);
+sql("INSERT INTO customers (customer_name, phone, city) VALUES ('Second', '9700000001', 'Surat')");
+is_parked(2, 1, 'a second row with its phone is parked, which names the first');
+is(customer($first)->{customer_name}, 'First', 'and has overwritten nothing');
+$before = requests('add');
+sql("UPDATE customers SET city = 'Nagpur' WHERE id = 1");
+idle_ok('a change of something else');
+is(requests('add'), $before, 'has it not tried again');
+sql("UPDATE customers SET phone = '9700000002' WHERE id = 1");
+poll_ok($node, "SELECT count(kapture_customer_id) = 2 FROM customers", 'when the first row gets another phone, the second one is added');
+isnt(has_id(2), $first, 'as a customer of its own');
+is(sql("SELECT count(*) FROM kapture_failures"), '0', 'nothing is parked');
+
+sql("INSERT INTO customers (customer_name, phone) VALUES ('Third', '9700000002')");
+is_parked(3, 1, 'another row with the phone of the first');
+sql("UPDATE customers SET phone = '9700000003' WHERE id = 3");
+poll_ok($node, "SELECT kapture_customer_id IS NOT NULL FROM customers WHERE id = 3", 'is added when it is corrected itself');
+
+sql("INSERT INTO customers (customer_name, phone) VALUES ('Fourth', '9700000002')");
+is_parked(4, 1, 'a row that waits for the first');
+sql("UPDATE customers SET id = DEFAULT WHERE id = 1");
+idle_ok('the first row has another key');
+is(sql("SELECT row_key FROM kapture_row WHERE customer_id = $first AND gone_at IS NULL"), sql("SELECT id FROM customers WHERE customer_name = 'First'"), 'by which it is known');
+sql("DELETE FROM customers WHERE customer_name = 'First'");
+poll_ok($node, "SELECT kapture_customer_id = $first FROM customers WHERE id = 4", 'when it is deleted, its customer is the other row\'s');
+idle_ok('and that is all');
+is(customer($first)->{customer_name}, 'Fourth', 'which Kapture has');
+is(sql("SELECT action FROM kapture_history WHERE row_key = '4' ORDER BY finished_at DESC LIMIT 1"), 'link', 'by a link');
+
+sql("INSERT INTO customers (customer_name, phone) VALUES ('Fifth', '9700000002')");
+is_parked(sql("SELECT max(id) FROM customers"), 4, 'a row that waits for the fourth');
+sql("TRUNCATE customers");
+poll_ok($node, "SELECT count(*) = 0 FROM kapture_failures", 'is gone with all others');
+sql("INSERT INTO customers (customer_name, phone) VALUES ('Sixth', '9700000002')");
+poll_ok($node, "SELECT kapture_customer_id = $first FROM customers WHERE customer_name = 'Sixth'", 'and a new row has the customer');
+
+# both are on their way at the same time
+fresh('link');
+emulator_post($emulator, 'seed', [ { kapture_customer_id => 501, customer_name => 'Was there', phone => '9710000001' } ]);
+sql("SELECT kapture_pause('customers'); INSERT INTO customers (customer_name, phone) VALUES ('One', '9710000001'), ('Two', '9710000001'), ('Three', '9710000001'); SELECT kapture_resume('customers')");
+poll_ok($node, "SELECT count(*) = 2 FROM kapture_failures WHERE state = 'parked' AND message LIKE 'Kapture customer 501 belongs to the row%'", 'of three rows that come together, two are parked');
+is(sql("SELECT count(*) FROM customers WHERE kapture_customer_id = 501"), '1', 'and one is linked');
+
+# an id that a user has taken away counts no more
+sql("UPDATE customers SET kapture_customer_id = NULL; SELECT kapture_retry('customers')");
+poll_ok($node, "SELECT count(*) = 1 FROM customers WHERE kapture_customer_id = 501", 'a row without its id does not hold it');
+
+# several tables of one server
+fresh('link');
+sql(q{CREATE TABLE others (id bigint PRIMARY KEY, customer_name text, phone text); SELECT kapture_attach('others');
+	INSERT INTO others VALUES (7, 'Other', '9720000001')});
+poll_ok($node, "SELECT kapture_customer_id IS NOT NULL FROM others", 'a row of another table');
+sql("INSERT INTO customers (customer_name, phone) VALUES ('Mine', '9720000001')");
+poll_ok($node, "SELECT message LIKE '%belongs to the row with key \"7\" of table public.others already' FROM kapture_failures", 'has a customer that no row of this one gets');
+sql("GRANT USAGE ON FOREIGN SERVER kapture TO clerk; ALTER TABLE others OWNER TO clerk; CREATE USER MAPPING FOR clerk SERVER kapture OPTIONS (auth_key 'a2FwZGVtbzprYXAxMjM='); SELECT kapture_retry('customers')");
+poll_ok($node, "SELECT message LIKE 'Kapture customer % belongs to a row of another owner''s table already' FROM kapture_failures",
+	'what belongs to another role is not named');
+sql("DELETE FROM others");
+poll_ok($node, "SELECT count(kapture_customer_id) = 1 FROM customers", 'and is free when it is deleted, there too');
+sql("SELECT kapture_detach('others'); DROP TABLE others");
+
+# an account whose Add takes the existing customer
+fresh('link');
+sql("INSERT INTO customers (customer_name, phone) VALUES ('Taken', '9730000001')");
+poll_ok($node, "SELECT count(kapture_customer_id) = 1 FROM customers", 'a row has a customer');
+$first = has_id(1);
+emulator_faults($emulator, { api => 'add', action => 'status', code => 200, count => 1,
+	body => qq({"Enquiry": {"kapture_customer_id": $first, "phone": "9730000002"}, "message": "validation successfull", "status": "success"}) });
+sql("INSERT INTO customers (customer_name, phone) VALUES ('Upserted', '9730000002')");
+is_parked(2, 1, 'an Add that is answered with the customer of another row parks its row');
+is(has_id(2), '', 'which does not get the id');
+emulator_faults($emulator);
+
+# on_duplicate
+fresh('link only');
+emulator_post($emulator, 'seed', [ { kapture_customer_id => 601, customer_name => 'Was there', phone => '9740000001', city => 'Pune' } ]);
+sql("INSERT INTO customers (customer_name, phone, city) VALUES ('Linked', '9740000001', 'Surat')");
+poll_ok($node, "SELECT kapture_customer_id = 601 FROM customers", "'link only' takes the id");
+idle_ok('and sends nothing');
+is(requests('update') . ' ' . customer(601)->{customer_name}, '0 Was there', 'of the row');
+sql("UPDATE customers SET city = 'Nagpur'");
+poll_ok($node, "SELECT action = 'update' FROM kapture_history ORDER BY finished_at DESC LIMIT 1", 'until it changes');
+is(customer(601)->{city} . ' ' . customer(601)->{customer_name}, 'Nagpur Was there', 'what has changed is sent then');
+($rc, $out, $err) = $node->psql('postgres', "SELECT kapture_attach('plain', on_duplicate => 'ignore')");
+like($err, qr/ERROR:  invalid value for argument "on_duplicate": "ignore"\nHINT:  Valid values are "link", "link only" and "fail"\./, 'other values are refused');
+
 $node->stop;
 done_testing();

@@ -68,6 +68,7 @@ unit_is_time(int64 got, const char *expected, const char *name)
 Datum
 kapture_units(PG_FUNCTION_ARGS)
 {
+	unit_digest();
 	unit_keys();
 	unit_local_time();
 	unit_pacing();

@@ -15,6 +15,7 @@ extern void unit_is_text(const char *got, const char *expected, const char *name
 extern void unit_is_time(int64 got, const char *expected, const char *name);
 extern Timestamp unit_time(const char *text);
 
+extern void unit_digest(void);
 extern void unit_keys(void);
 extern void unit_local_time(void);
 extern void unit_pacing(void);

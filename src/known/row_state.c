@@ -1,0 +1,439 @@
+/*
+ * row_state.c
+ *		Which row is which customer, and the digests of what it was sent: table
+ *		kapture_row.
+ *
+ * An entry is made and renewed by the statement that ends a delivery (outbox.c), so
+ * that it says what Kapture has confirmed, and nothing else: what was sent without a
+ * certain outcome makes digests unknown.  It goes by the row's key, which it follows
+ * as deliveries do.  When the row is deleted, the entry stays, as Kapture has no
+ * delete: its customer has no row any more (gone_at).
+ *
+ * What an entry says of a customer may be old: users may give a row another id.  So
+ * whoever goes by it asks the row itself.
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "catalog/pg_type.h"
+#include "executor/spi.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/guc.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+
+#include "base/catalog.h"
+#include "base/fault.h"
+#include "base/user_code.h"
+#include "known/row_state.h"
+#include "table/capture_buffer.h"
+#include "table/outbox.h"
+
+/* Keys that one statement is about. */
+#define STATE_CHUNK		1000
+
+typedef enum StateQuery
+{
+	STATE_LOAD,
+	STATE_FIND,
+	STATE_LEAVE,
+	STATE_EVICT,
+	STATE_ARRIVE,
+	STATE_TRUNCATE,
+	STATE_HOLDERS,
+	STATE_RELEASE,
+	STATE_RELEASE_ORPHANED
+} StateQuery;
+
+#define STATE_MAX_PARAMS	3
+
+/* How the entry "r" of the row with the key "v.row_key" of attachment $1 is found. */
+#define STATE_IS_ROW \
+	KAPTURE_KEY_IS("r.row_key", "v.row_key") " AND r.attachment_id = $1 AND r.gone_at IS NULL"
+
+/* Deliveries "d" that were parked for another row are due. */
+#define STATE_RELEASED \
+	"UPDATE @.kapture_delivery AS d SET state = 'retry', next_attempt = now(), waits_for = NULL" \
+	" WHERE d.state = 'parked' AND"
+
+/* "@." stands for the extension's schema and a dot. */
+static const struct
+{
+	const char *sql;
+	int			nparams;
+	Oid			types[STATE_MAX_PARAMS];
+}			state_queries[] =
+{
+	/* of rows that share a customer, each may have overwritten what the others sent */
+	[STATE_LOAD] = {
+		"SELECT v.n, r.digests FROM unnest($2) WITH ORDINALITY AS v(row_key, n), LATERAL"
+		" (SELECT r.digests FROM @.kapture_row AS r WHERE " STATE_IS_ROW " AND r.digests IS NOT NULL"
+		" AND NOT EXISTS (SELECT FROM @.kapture_row AS o WHERE o.customer_id = r.customer_id AND o.ctid <> r.ctid"
+		" AND o.gone_at IS NULL) OFFSET 0) AS r",
+		2, {INT4OID, TEXTARRAYOID}
+	},
+	[STATE_FIND] = {
+		"SELECT r.row_key FROM unnest($2) AS v(row_key), LATERAL"
+		" (SELECT r.row_key FROM @.kapture_row AS r WHERE " STATE_IS_ROW " OFFSET 0) AS r",
+		2, {INT4OID, TEXTARRAYOID}
+	},
+	[STATE_LEAVE] = {
+		"UPDATE @.kapture_row AS r SET gone_at = now(), digests = CASE WHEN v.moves THEN r.digests END"
+		" FROM unnest($2, $3) AS v(row_key, moves) WHERE " STATE_IS_ROW
+		" RETURNING r.ctid, r.row_key",
+		3, {INT4OID, TEXTARRAYOID, BOOLARRAYOID}
+	},
+	[STATE_EVICT] = {
+		"UPDATE @.kapture_row AS r SET gone_at = now(), digests = NULL"
+		" FROM unnest($2) AS v(row_key) WHERE " STATE_IS_ROW,
+		2, {INT4OID, TEXTARRAYOID}
+	},
+	[STATE_ARRIVE] = {
+		"UPDATE @.kapture_row AS r SET gone_at = NULL, row_key = v.row_key"
+		" FROM unnest($2, $3) AS v(place, row_key) WHERE r.ctid = v.place AND r.attachment_id = $1",
+		3, {INT4OID, TIDARRAYOID, TEXTARRAYOID}
+	},
+	[STATE_TRUNCATE] = {
+		"UPDATE @.kapture_row SET gone_at = now(), digests = NULL WHERE attachment_id = $1 AND gone_at IS NULL",
+		1, {INT4OID}
+	},
+	[STATE_HOLDERS] = {
+		"SELECT customer_id, attachment_id, row_key, true FROM @.kapture_row"
+		" WHERE customer_id = ANY ($1) AND gone_at IS NULL AND left_at IS NULL"
+		" UNION ALL SELECT customer_id, attachment_id, row_key, false FROM @.kapture_delivery"
+		" WHERE customer_id = ANY ($1) AND row_key IS NOT NULL",
+		1, {INT8ARRAYOID}
+	},
+	[STATE_RELEASE] = {
+		STATE_RELEASED " d.waits_for = ANY ($1) RETURNING d.attachment_id",
+		1, {INT8ARRAYOID}
+	},
+	[STATE_RELEASE_ORPHANED] = {
+		STATE_RELEASED " d.waits_for IS NOT NULL AND NOT EXISTS (SELECT FROM @.kapture_row AS r"
+		" WHERE r.customer_id = d.waits_for AND r.gone_at IS NULL AND r.left_at IS NULL)"
+		" RETURNING d.attachment_id",
+		0, {}
+	},
+};
+
+static SPIPlanPtr state_plans[lengthof(state_queries)];
+
+/* Runs a statement, by index whatever statistics say. */
+static void
+state_execute(StateQuery query, Datum *values)
+{
+	static const char *const off[] = {"enable_seqscan", "enable_hashjoin", "enable_mergejoin"};
+	char	   *sql = kapture_catalog_qualify(state_queries[query].sql);
+	int			nestlevel = NewGUCNestLevel();
+	int			rc;
+
+	for (int i = 0; i < lengthof(off); i++)
+		(void) set_config_option(off[i], "off", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
+	if (state_plans[query] && !kapture_user_code_is_plan_of(state_plans[query], sql))
+	{
+		SPI_freeplan(state_plans[query]);
+		state_plans[query] = NULL;
+	}
+	if (state_plans[query] == NULL)
+	{
+		SPIPlanPtr	plan = kapture_user_code_prepare(sql, state_queries[query].nparams,
+													 (Oid *) state_queries[query].types,
+													 CURSOR_OPT_GENERIC_PLAN);
+
+		if (SPI_keepplan(plan) != 0)
+			elog(ERROR, "could not keep statement %d of kapture_row", query);
+		state_plans[query] = plan;
+	}
+	kapture_user_code_expect(state_plans[query]);
+	rc = SPI_execute_plan(state_plans[query], values, NULL, false, 0);
+	if (rc < 0)
+		elog(ERROR, "statement %d of kapture_row failed: %s", query, SPI_result_code_string(rc));
+	AtEOXact_GUC(true, nestlevel);
+}
+
+/* Each statement is a fault point. */
+#define state_execute(query, values) \
+	(KAPTURE_FAULT_ARGUMENTS(#query, state_queries[query].nparams, state_queries[query].types, values, NULL), \
+	 state_execute(query, values))
+
+static Datum
+state_getattr(uint64 row, int col)
+{
+	bool		isnull;
+
+	return SPI_getbinval(SPI_tuptable->vals[row], SPI_tuptable->tupdesc, col, &isnull);
+}
+
+static Datum
+state_array(Datum *values, int n, Oid type)
+{
+	int16		len;
+	bool		byval;
+	char		align;
+
+	get_typlenbyvalalign(type, &len, &byval, &align);
+	return PointerGetDatum(construct_array(values, n, type, len, byval, align));
+}
+
+/*
+ * Fills in the digests of claimed deliveries of one table whose rows have an id, in
+ * their own contexts.
+ */
+void
+kapture_row_state_load(List *deliveries)
+{
+	int			n = 0;
+	Datum	   *keys = palloc(sizeof(Datum) * Max(list_length(deliveries), 1));
+	KaptureDelivery **linked = palloc(sizeof(KaptureDelivery *) * Max(list_length(deliveries), 1));
+	Datum		values[2];
+	ListCell   *lc;
+
+	foreach(lc, deliveries)
+	{
+		KaptureDelivery *d = lfirst(lc);
+
+		d->digests = NULL;
+		if (d->gone || d->row.outcome != KAPTURE_ROW_DONE || d->row.customer_id == 0)
+			continue;
+		keys[n] = CStringGetTextDatum(d->row_key);
+		linked[n++] = d;
+	}
+	if (n == 0)
+		return;
+	SPI_connect();
+	values[0] = Int32GetDatum(linked[0]->attachment_id);
+	values[1] = state_array(keys, n, TEXTOID);
+	state_execute(STATE_LOAD, values);
+	for (uint64 i = 0; i < SPI_processed; i++)
+	{
+		KaptureDelivery *d = linked[DatumGetInt64(state_getattr(i, 1)) - 1];
+		MemoryContext old = MemoryContextSwitchTo(d->context);
+
+		d->digests = DatumGetByteaPCopy(state_getattr(i, 2));
+		MemoryContextSwitchTo(old);
+	}
+	SPI_finish();
+}
+
+/* A row that is known, and has got another key, or none. */
+typedef struct StateMove
+{
+	char	   *key;
+	const char *new_key;		/* NULL: it is deleted */
+} StateMove;
+
+/* Adds those of the last result that have moved. */
+static List *
+state_add_moves(List *moves, KaptureKeys *keys)
+{
+	for (uint64 i = 0; i < SPI_processed; i++)
+	{
+		StateMove  *move = palloc(sizeof(StateMove));
+		KaptureKeyEvent *last;
+
+		move->key = TextDatumGetCString(state_getattr(i, 1));
+		move->new_key = kapture_keys_follow(keys, move->key, &last);
+		if (last && (move->new_key == NULL || strcmp(move->new_key, move->key) != 0))
+			moves = lappend(moves, move);
+	}
+	SPI_freetuptable(SPI_tuptable);
+	return moves;
+}
+
+/* Finds the rows that are known, and have got another key, or none. */
+static List *
+state_find_moves(int32 attachment_id, KaptureKeys *keys)
+{
+	Datum	   *elems = palloc(sizeof(Datum) * STATE_CHUNK);
+	Datum		values[2] = {Int32GetDatum(attachment_id)};
+	List	   *moves = NIL;
+	int			count = kapture_keys_count(keys);
+	int			n = 0;
+
+	for (int i = 0; i < count; i++)
+	{
+		KaptureKeyEvent *event = kapture_keys_event(keys, i);
+
+		if (event->op == KAPTURE_NOTE_DELETED || event->op == KAPTURE_NOTE_REKEYED)
+			elems[n++] = CStringGetTextDatum(event->key);
+		if (n == 0 || (n < STATE_CHUNK && i < count - 1))
+			continue;
+		values[1] = state_array(elems, n, TEXTOID);
+		state_execute(STATE_FIND, values);
+		moves = state_add_moves(moves, keys);
+		n = 0;
+	}
+	return moves;
+}
+
+/* Finds the new key of a row that has left its old one. */
+static const char *
+state_new_key(List *moves, int *next, const char *key)
+{
+	/* they come back in their order, but for those that were asked for twice */
+	for (int n = 0; n < list_length(moves); n++)
+	{
+		StateMove  *move = list_nth(moves, (*next + n) % list_length(moves));
+
+		if (strcmp(move->key, key) != 0)
+			continue;
+		*next = (*next + n + 1) % list_length(moves);
+		return move->new_key;
+	}
+	return NULL;
+}
+
+/*
+ * Gives entries their rows' present keys.  They may be each other's, so all keys are
+ * given up before any is taken.
+ */
+static void
+state_move(int32 attachment_id, List *moves)
+{
+	int			n = list_length(moves);
+	Datum	   *keys = palloc(sizeof(Datum) * n);
+	Datum	   *moving = palloc(sizeof(Datum) * n);
+	Datum	   *places = palloc(sizeof(Datum) * n);
+	Datum		values[3] = {Int32GetDatum(attachment_id)};
+	int			narrived = 0;
+	int			next = 0;
+
+	for (int i = 0; i < n; i++)
+	{
+		StateMove  *move = list_nth(moves, i);
+
+		keys[i] = CStringGetTextDatum(move->key);
+		moving[i] = BoolGetDatum(move->new_key != NULL);
+	}
+	values[1] = state_array(keys, n, TEXTOID);
+	values[2] = state_array(moving, n, BOOLOID);
+	state_execute(STATE_LEAVE, values);
+	for (uint64 i = 0; i < SPI_processed; i++)
+	{
+		const char *new_key = state_new_key(moves, &next, TextDatumGetCString(state_getattr(i, 2)));
+
+		if (new_key == NULL)
+			continue;
+		places[narrived] = state_getattr(i, 1);
+		keys[narrived++] = CStringGetTextDatum(new_key);
+	}
+	if (narrived == 0)
+		return;
+	values[1] = state_array(keys, narrived, TEXTOID);
+	values[2] = state_array(places, narrived, TIDOID);
+	state_execute(STATE_EVICT, values);
+	state_execute(STATE_ARRIVE, ((Datum[]) {values[0], values[2], values[1]}));
+}
+
+/*
+ * Has entries follow the changes of keys and the deletions in an attached table, as
+ * a KaptureKeysFollower of kapture_outbox_follow().  "arg" is a bool, which is set if
+ * rows have gone.
+ */
+void
+kapture_row_state_follow(int32 attachment_id, KaptureKeys *keys, void *arg)
+{
+	bool	   *gone = arg;
+	Datum		values[1] = {Int32GetDatum(attachment_id)};
+	List	   *moves;
+
+	SPI_connect();
+	if (kapture_keys_any(keys, KAPTURE_NOTE_TRUNCATED))
+	{
+		/* entries are made of rows that were there before it: all of them */
+		state_execute(STATE_TRUNCATE, values);
+		*gone |= SPI_processed > 0;
+	}
+	else if ((moves = state_find_moves(attachment_id, keys)) != NIL)
+	{
+		/* a chunk at a time would take keys that the next one has not given up */
+		state_move(attachment_id, moves);
+		*gone = true;
+	}
+	SPI_finish();
+}
+
+/*
+ * Returns which rows were recorded as having these customers, or have got one that is
+ * not written yet: a list of KaptureHolder, in the current memory context.  Those of
+ * other servers are among them, as ids do not say of which account they are.
+ */
+List *
+kapture_row_state_holders(const int64 *customer_ids, int n)
+{
+	MemoryContext context = CurrentMemoryContext;
+	Datum	   *elems = palloc(sizeof(Datum) * Max(n, 1));
+	Datum		values[1];
+	List	   *result = NIL;
+
+	for (int i = 0; i < n; i++)
+		elems[i] = Int64GetDatum(customer_ids[i]);
+	SPI_connect();
+	values[0] = state_array(elems, n, INT8OID);
+	state_execute(STATE_HOLDERS, values);
+	MemoryContextSwitchTo(context);
+	for (uint64 i = 0; i < SPI_processed; i++)
+	{
+		KaptureHolder *holder = palloc(sizeof(KaptureHolder));
+
+		holder->customer_id = DatumGetInt64(state_getattr(i, 1));
+		holder->attachment_id = DatumGetInt32(state_getattr(i, 2));
+		holder->row_key = TextDatumGetCString(state_getattr(i, 3));
+		holder->written = DatumGetBool(state_getattr(i, 4));
+		result = lappend(result, holder);
+	}
+	SPI_finish();
+	return result;
+}
+
+/* The attachments of the last result, in that context. */
+static List *
+state_attachments(MemoryContext context)
+{
+	MemoryContext old = MemoryContextSwitchTo(context);
+	List	   *result = NIL;
+
+	for (uint64 i = 0; i < SPI_processed; i++)
+		result = list_append_unique_int(result, DatumGetInt32(state_getattr(i, 1)));
+	MemoryContextSwitchTo(old);
+	return result;
+}
+
+/*
+ * Has the rows tried again that were parked because other rows have these customers.
+ * Returns the ids of the attachments that have such rows, in the current memory context.
+ */
+List *
+kapture_row_state_release(const int64 *customer_ids, int n)
+{
+	MemoryContext context = CurrentMemoryContext;
+	Datum	   *elems = palloc(sizeof(Datum) * Max(n, 1));
+	Datum		values[1];
+	List	   *result;
+
+	for (int i = 0; i < n; i++)
+		elems[i] = Int64GetDatum(customer_ids[i]);
+	SPI_connect();
+	values[0] = state_array(elems, n, INT8OID);
+	state_execute(STATE_RELEASE, values);
+	result = state_attachments(context);
+	SPI_finish();
+	return result;
+}
+
+/*
+ * Likewise, those for whose customers there is no row any more.
+ */
+List *
+kapture_row_state_release_orphaned(void)
+{
+	MemoryContext context = CurrentMemoryContext;
+	List	   *result;
+
+	SPI_connect();
+	state_execute(STATE_RELEASE_ORPHANED, NULL);
+	result = state_attachments(context);
+	SPI_finish();
+	return result;
+}

@@ -1,0 +1,29 @@
+/*
+ * row_state.h
+ *		Which row is which customer, and the digests of what it was sent.
+ */
+#ifndef KAPTURE_ROW_STATE_H
+#define KAPTURE_ROW_STATE_H
+
+#include "postgres.h"
+
+#include "nodes/pg_list.h"
+
+#include "table/keys.h"
+
+/* A row that was recorded as having a customer. */
+typedef struct KaptureHolder
+{
+	int64		customer_id;
+	int32		attachment_id;
+	char	   *row_key;
+	bool		written;		/* the id was written to the row, which tells by now */
+} KaptureHolder;
+
+extern void kapture_row_state_load(List *deliveries);
+extern void kapture_row_state_follow(int32 attachment_id, KaptureKeys *keys, void *arg);
+extern List *kapture_row_state_holders(const int64 *customer_ids, int n);
+extern List *kapture_row_state_release(const int64 *customer_ids, int n);
+extern List *kapture_row_state_release_orphaned(void);
+
+#endif							/* KAPTURE_ROW_STATE_H */

@@ -1,0 +1,134 @@
+# Nothing is sent that changes nothing: what Kapture is known to have makes no request.
+use strict;
+use warnings;
+
+use FindBin;
+use lib "$FindBin::RealBin/../perl";
+use KaptureTest;
+use Test::More;
+
+my $emulator = start_emulator();
+my $node = new_node('main');
+setup_sync($node, $emulator);
+create_customers($node);
+
+sub sql { return $node->safe_psql('postgres', $_[0]) }
+sub updates { return [ map { $_->{body} } grep { $_->{api} eq 'update' } @{ emulator_get($emulator, 'log') } ] }
+sub requests { return emulator_get($emulator, 'stats')->{requests} }
+sub idle_ok
+{
+	my ($name) = @_;
+	return poll_ok($node, "SELECT sum(pending + in_flight + retrying) = 0 FROM kapture_status", $name);
+}
+
+# What the latest changes ended as, and how many requests they made.
+my $made = 0;
+sub made_is
+{
+	my ($expected, $action, $name) = @_;
+	my $before = $made;
+	idle_ok("$name: done");
+	$made = requests();
+	is($made - $before, $expected, $name);
+	is(sql("SELECT string_agg(DISTINCT action, ' ') FROM (SELECT action FROM kapture_history WHERE finished_at > (SELECT at FROM mark)) h"), $action, "$name: in the history");
+	sql("UPDATE mark SET at = clock_timestamp()");
+	return;
+}
+sql("CREATE TABLE mark AS SELECT clock_timestamp() AS at");
+
+sql("INSERT INTO customers (customer_name, phone, city) VALUES ('Priya', '9845765226', 'Pune')");
+made_is(1, 'add', 'a row is added');
+sql("SELECT kapture_touch('customers', '1')");
+made_is(0, 'none', 'a touch of an unchanged row makes no request');
+sql("UPDATE customers SET city = 'Surat'");
+made_is(1, 'update', 'a change is sent');
+sql("SELECT kapture_pause('customers'); UPDATE customers SET city = 'Nagpur'; UPDATE customers SET city = 'Surat'; SELECT kapture_resume('customers')");
+made_is(0, 'none', 'a change and its reverse make no request');
+sql("SELECT kapture_pause('customers'); SELECT kapture_touch('customers', '1'); UPDATE customers SET city = 'Delhi'; SELECT kapture_resume('customers')");
+made_is(1, 'update', 'with a touch, what differs is sent');
+is(updates()->[-1], '{"kapture_customer_id": "' . sql("SELECT kapture_customer_id FROM customers") . '", "city": "Delhi"}', 'and nothing else');
+sql("UPDATE customers SET city = NULL");
+made_is(0, 'none', 'an emptied value is not sent');
+sql("UPDATE customers SET city = 'Delhi'");
+made_is(0, 'none', 'nor is the same one again, as Kapture has kept it');
+is((emulator_get($emulator, 'customers'))->[0]{city}, 'Delhi', 'so it has');
+is(sql("SELECT count(*) FROM kapture_preview('customers', '1')"), '1', 'kapture_preview of a row for which nothing waits shows all of it');
+my ($rc, $out, $err) = $node->psql('postgres', "BEGIN; SELECT kapture_touch('customers', '1'); SET CONSTRAINTS ALL IMMEDIATE; COMMIT");
+idle_ok('touched');
+sql("SELECT kapture_pause('customers'); SELECT kapture_touch('customers', '1')");
+($rc, $out, $err) = $node->psql('postgres', "SELECT * FROM kapture_preview('customers', '1')");
+like("$out$err", qr/^psql:<stdin>:\d+: NOTICE:  nothing would be sent for the row with key "1"$/m, 'of one that was touched, that nothing would be sent');
+sql("SELECT kapture_resume('customers')");
+idle_ok('nothing waits');
+$made = requests();
+sql("UPDATE mark SET at = clock_timestamp()");
+
+# all the same, if that is asked for
+sql("CALL kapture_resync('customers')");
+made_is(0, 'none', 'a resync of an unchanged table makes no request');
+sql("CALL kapture_resync('customers', force => true)");
+made_is(1, 'update', 'forced, it does');
+
+# --- many waiting changes of one row are one request, also beyond a batch
+sql("INSERT INTO customers (customer_name, phone) SELECT 'Many ' || i, (9500000000 + i)::text FROM generate_series(1, 1000) i");
+made_is(1000, 'add', 'many rows');
+sql("SELECT kapture_pause('customers')");
+sql("UPDATE customers SET city = 'City $_' WHERE id > 1") foreach 1 .. 3;
+sql("SELECT kapture_resume('customers')");
+made_is(1000, 'none update', 'three updates of paused rows are one request for each');
+oracle_ok($node, $emulator, 'with the latest values');
+sql("CALL kapture_resync('customers', fields => '{city,phone}')");
+made_is(0, 'none', 'and a resync finds nothing to send');
+
+# --- what is not certain is sent
+emulator_faults($emulator, { api => 'update', action => 'status', code => 500, count => 1 });
+sql("UPDATE customers SET city = 'Doubt' WHERE id = 1");
+poll_ok($node, "SELECT count(*) = 1 FROM kapture_delivery WHERE failures > 0", 'an Update that may have been carried out');
+sql("UPDATE customers SET city = 'Delhi' WHERE id = 1");
+idle_ok('and is taken back');
+like(updates()->[-1], qr/"city": "Delhi"/, 'is followed by one with the value of before');
+emulator_faults($emulator, { api => 'update', action => 'hold' });
+sql("ALTER SERVER kapture OPTIONS (SET timeout '5s'); UPDATE customers SET city = 'Crash' WHERE id = 1");
+poll_ok($node, "SELECT count(*) = 1 FROM kapture_delivery WHERE state = 'sending'", 'an Update is under way');
+wait_for(sub { updates()->[-1] =~ /Crash/ }, 'Kapture to get it');
+$node->stop('immediate');
+emulator_faults($emulator);
+emulator_post($emulator, 'release', {});
+$node->start;
+sql("UPDATE customers SET city = 'Delhi' WHERE id = 1");
+idle_ok('when the server crashed');
+like(updates()->[-1], qr/"city": "Delhi"/, 'its value is not taken for known either');
+oracle_ok($node, $emulator, 'Kapture has what the table has');
+
+# --- no values, and no way to guess them from a dump
+is(sql("SELECT count(*) FROM kapture_row WHERE encode(digests, 'escape') LIKE '%9845765226%' OR encode(digests, 'hex') LIKE '%' || encode('9845765226', 'hex') || '%'"), '0',
+	'no values are kept');
+is(sql("SELECT digests IS NOT NULL FROM kapture_row WHERE row_key = '1'"), 't', 'but digests');
+my $dump = '';
+IPC::Run::run([ 'pg_dump', '--data-only', '-d', $node->connstr('postgres') ], '>', \$dump) or die 'pg_dump failed';
+like($dump, qr/^COPY public\.kapture_row /m, 'a dump has the digests');
+unlike($dump, qr/kapture_salt/, 'not their key');
+sql("UPDATE kapture_origin SET system_identifier = 1");
+poll_ok($node, "SELECT state = 'copy' FROM kapture_status", 'a copy');
+my $salt = sql("SELECT salt FROM kapture_salt");
+sql("SELECT kapture_resume()");
+isnt(sql("SELECT salt FROM kapture_salt"), $salt, 'that goes on by itself takes another key,');
+poll_ok($node, "SELECT state = 'running' FROM kapture_status", 'and sends');
+$made = requests();
+sql("UPDATE mark SET at = clock_timestamp(); SELECT kapture_touch('customers', '1')");
+made_is(1, 'update', 'what the original may have changed');
+
+# --- rows that share a customer from before
+sql("UPDATE customers SET kapture_customer_id = (SELECT kapture_customer_id FROM customers WHERE id = 1) WHERE id = 2");
+sql("UPDATE customers SET city = 'Shared' WHERE id = 2");
+idle_ok('a row with the customer of another is sent');
+$made = requests();
+sql("UPDATE mark SET at = clock_timestamp(); SELECT kapture_touch('customers', '1')");
+made_is(1, 'update', 'then that may have been overwritten, and is sent again');
+
+# --- what is detached is forgotten
+sql("SELECT kapture_detach('customers')");
+is(sql("SELECT count(*) FROM kapture_row"), '0', 'a detached table leaves nothing');
+
+$node->stop;
+done_testing();
