@@ -92,6 +92,25 @@ is(sql($orphans), "kapture|7002|customers|102|t|left", 'is shown no more');
 is(sql("SELECT count(*) FROM kapture_row WHERE customer_id = 7003"), '1', 'a row that is there is left alone');
 like(said("SELECT kapture_acknowledge(NULL, 1)"), qr/argument "server" must not be null/, 'of a server');
 
+# as the worker finds it
+sql("INSERT INTO customers (customer_name, phone) VALUES ('Goes', '9700000001'), ('Stays', '9700000002')");
+poll_ok($node, "SELECT count(kapture_customer_id) = 2 FROM customers WHERE phone LIKE '97%'", 'two rows are customers');
+poll_ok($node, $idle, 'and done');
+my $goes = sql("SELECT kapture_customer_id FROM customers WHERE phone = '9700000001'");
+my $goes_key = sql("SELECT id FROM customers WHERE phone = '9700000001'");
+sql("DELETE FROM customers WHERE phone = '9700000001'");
+poll_ok($node, "SELECT count(*) = 1 FROM kapture_orphans WHERE kapture_customer_id = $goes", 'a deleted row leaves its customer without one');
+is(sql("SELECT row_key, reason FROM kapture_orphans WHERE kapture_customer_id = $goes"), "$goes_key|deleted", 'which is said');
+sql("DELETE FROM kapture_history");
+is(sql("SELECT count(*) FROM kapture_orphans WHERE kapture_customer_id = $goes"), '1', 'beyond the history');
+sql("INSERT INTO customers (customer_name, phone) VALUES ('Goes', '9700000001')");
+poll_ok($node, "SELECT kapture_customer_id = $goes FROM customers WHERE phone = '9700000001'", 'another row becomes that customer');
+poll_ok($node, "SELECT count(*) = 0 FROM kapture_orphans WHERE kapture_customer_id = $goes", 'then it is an orphan no more');
+sql("DELETE FROM customers WHERE phone LIKE '97%'");
+poll_ok($node, "SELECT count(*) = 2 FROM kapture_orphans WHERE kapture_customer_id >= $goes", 'both go');
+is(sql("SELECT bool_and(kapture_acknowledge(server, kapture_customer_id)) FROM kapture_orphans"), 't', 'and are acknowledged');
+is(sql("SELECT count(*) FROM kapture_orphans"), '0', 'all of them');
+
 # --- before going live
 sql("CREATE TABLE shop (id int PRIMARY KEY, name text, mobile text, mail text, active boolean NOT NULL DEFAULT true);
 INSERT INTO shop VALUES (1, 'Good', '9200000001', NULL, true), (2, 'Bad phone', '080-123', NULL, true), (3, NULL, '9200000003', NULL, true), (4, 'Out', '9200000004', NULL, false),
