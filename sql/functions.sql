@@ -207,6 +207,11 @@ LANGUAGE C VOLATILE AS 'MODULE_PATHNAME', 'kapture_attach';
 COMMENT ON FUNCTION @extschema@.kapture_attach(regclass, jsonb, name, text, boolean, boolean, text, text, regclass, name, jsonb) IS
 'keeps a table and Kapture in step from here on; columns: {"kapture field": "column", ...}, by default the columns named like Kapture''s fields';
 
+CREATE OR REPLACE FUNCTION @extschema@.kapture_id(relation regclass, row_key text) RETURNS bigint
+LANGUAGE C STABLE AS 'MODULE_PATHNAME', 'kapture_id';
+COMMENT ON FUNCTION @extschema@.kapture_id(regclass, text) IS
+'Kapture''s id of the customer of a row, wherever it is kept; NULL: it has none yet';
+
 CREATE OR REPLACE FUNCTION @extschema@.kapture_followed() RETURNS trigger
 LANGUAGE C AS 'MODULE_PATHNAME', 'kapture_followed';
 COMMENT ON FUNCTION @extschema@.kapture_followed() IS 'trigger of tables that attached ones follow: notes in the outbox what changed';
