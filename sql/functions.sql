@@ -26,7 +26,7 @@ COMMENT ON FUNCTION @extschema@.kapture_worker_pid() IS 'process id of this data
 
 CREATE OR REPLACE FUNCTION @extschema@.kapture_puller_pid() RETURNS integer
 LANGUAGE C VOLATILE STRICT AS 'MODULE_PATHNAME', 'kapture_puller_pid';
-COMMENT ON FUNCTION @extschema@.kapture_puller_pid() IS 'process id of the process that pulls in this database by itself; NULL if none runs';
+COMMENT ON FUNCTION @extschema@.kapture_puller_pid() IS 'process id of the process of automatic pulls in this database; NULL if none runs';
 
 CREATE OR REPLACE FUNCTION @extschema@.kapture_may_see(attachment_id integer) RETURNS boolean
 LANGUAGE C STABLE STRICT AS 'MODULE_PATHNAME', 'kapture_may_see';
@@ -55,7 +55,7 @@ CREATE OR REPLACE FUNCTION @extschema@.kapture_server_states(
 RETURNS SETOF record
 LANGUAGE C VOLATILE STRICT AS 'MODULE_PATHNAME', 'kapture_server_states';
 COMMENT ON FUNCTION @extschema@.kapture_server_states() IS
-'what the worker says of the servers it sends to: ok, misconfigured, denied, refusing, throttled, failing, outdated';
+'state of the servers that the worker of this database sends to: ok, misconfigured, denied, refusing, throttled, failing, outdated';
 
 CREATE OR REPLACE FUNCTION @extschema@.kapture_add_customer(customer jsonb, server name DEFAULT 'kapture') RETURNS jsonb
 LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'kapture_add_customer';
@@ -75,7 +75,7 @@ COMMENT ON FUNCTION @extschema@.kapture_get_customer(jsonb, name) IS
 CREATE OR REPLACE FUNCTION @extschema@.kapture_pull(start_date timestamp, end_date timestamp, server name DEFAULT 'kapture') RETURNS jsonb
 LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'kapture_pull';
 COMMENT ON FUNCTION @extschema@.kapture_pull(timestamp, timestamp, name) IS
-'returns the customers that changed between two times of the account''s time zone, as Kapture answers; long ranges are fetched in windows of option pull_window';
+'returns the customers generated between two times of the account''s time zone, as Kapture answers; long ranges are fetched in windows of option pull_window';
 
 -- Instants, and what would become instants if it were not for these: literals and
 -- days, which are the account's.
@@ -93,6 +93,11 @@ CREATE OR REPLACE FUNCTION @extschema@.kapture_pull(start_date text, end_date te
 LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'kapture_pull';
 COMMENT ON FUNCTION @extschema@.kapture_pull(text, text, name) IS
 'the same between two times of the account''s time zone, as text';
+
+CREATE OR REPLACE FUNCTION @extschema@.kapture_pull_now(server name DEFAULT 'kapture') RETURNS void
+LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'kapture_pull_now';
+COMMENT ON FUNCTION @extschema@.kapture_pull_now(name) IS
+'has a server with option pull_interval be pulled from at once, after the commit; for its owner, who learns by a webhook that there is something';
 
 CREATE OR REPLACE FUNCTION @extschema@.kapture_call(api text, body jsonb, server name DEFAULT 'kapture') RETURNS jsonb
 LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'kapture_call';
@@ -207,6 +212,15 @@ LANGUAGE C VOLATILE AS 'MODULE_PATHNAME', 'kapture_attach';
 COMMENT ON FUNCTION @extschema@.kapture_attach(regclass, jsonb, name, text, boolean, boolean, text, text, regclass, name, jsonb) IS
 'keeps a table and Kapture in step from here on; columns: {"kapture field": "column", ...}, by default the columns named like Kapture''s fields';
 
+CREATE OR REPLACE FUNCTION @extschema@.kapture_alter(relation regclass, columns jsonb DEFAULT NULL,
+	server name DEFAULT NULL, filter text DEFAULT NULL, source regclass DEFAULT NULL, on_duplicate text DEFAULT NULL,
+	on_conflict text DEFAULT NULL, pull boolean DEFAULT NULL, replicated boolean DEFAULT NULL,
+	on_leave jsonb DEFAULT NULL, keep_ids boolean DEFAULT false, reset text[] DEFAULT NULL)
+RETURNS void
+LANGUAGE C VOLATILE AS 'MODULE_PATHNAME', 'kapture_alter';
+COMMENT ON FUNCTION @extschema@.kapture_alter(regclass, jsonb, name, text, regclass, text, text, boolean, boolean, jsonb, boolean, text[]) IS
+'changes how a table is attached: what is given replaces what is there (columns as a whole), the rest stays, and so does what waits; reset names arguments that go back to their defaults; to another server, ids are kept only with keep_ids';
+
 CREATE OR REPLACE FUNCTION @extschema@.kapture_id(relation regclass, row_key text) RETURNS bigint
 LANGUAGE C STABLE AS 'MODULE_PATHNAME', 'kapture_id';
 COMMENT ON FUNCTION @extschema@.kapture_id(regclass, text) IS
@@ -226,15 +240,6 @@ LANGUAGE C VOLATILE AS 'MODULE_PATHNAME', 'kapture_unfollow';
 COMMENT ON FUNCTION @extschema@.kapture_unfollow(regclass, regclass, text) IS
 'ends that, on one condition or all; returns how many have ended';
 
-CREATE OR REPLACE FUNCTION @extschema@.kapture_alter(relation regclass, columns jsonb DEFAULT NULL,
-	server name DEFAULT NULL, filter text DEFAULT NULL, source regclass DEFAULT NULL, on_duplicate text DEFAULT NULL,
-	on_conflict text DEFAULT NULL, pull boolean DEFAULT NULL, replicated boolean DEFAULT NULL,
-	on_leave jsonb DEFAULT NULL, keep_ids boolean DEFAULT false, reset text[] DEFAULT NULL)
-RETURNS void
-LANGUAGE C VOLATILE AS 'MODULE_PATHNAME', 'kapture_alter';
-COMMENT ON FUNCTION @extschema@.kapture_alter(regclass, jsonb, name, text, regclass, text, text, boolean, boolean, jsonb, boolean, text[]) IS
-'changes how a table is attached: what is given replaces what is there (columns as a whole), the rest stays, and so does what waits; reset names arguments that go back to their defaults; to another server, ids are kept only with keep_ids';
-
 CREATE OR REPLACE FUNCTION @extschema@.kapture_detach(relation regclass)
 RETURNS void
 LANGUAGE C VOLATILE AS 'MODULE_PATHNAME', 'kapture_detach';
@@ -245,7 +250,7 @@ CREATE OR REPLACE FUNCTION @extschema@.kapture_pause(relation regclass)
 RETURNS void
 LANGUAGE C VOLATILE AS 'MODULE_PATHNAME', 'kapture_pause';
 COMMENT ON FUNCTION @extschema@.kapture_pause(regclass) IS
-'stops sending changes of a table; they are still captured, requests under way finish';
+'stops sending changes of a table; they are still captured, requests in flight finish';
 
 CREATE OR REPLACE FUNCTION @extschema@.kapture_resume(relation regclass)
 RETURNS void
@@ -258,18 +263,18 @@ RETURNS void
 LANGUAGE C VOLATILE AS 'MODULE_PATHNAME', 'kapture_resume_copy';
 REVOKE ALL ON FUNCTION @extschema@.kapture_resume() FROM PUBLIC;
 COMMENT ON FUNCTION @extschema@.kapture_resume() IS
-'has a copy of a database send the changes that wait in it; only for copies whose original sends no more';
+'lets a copy of a database send the changes that wait in it; only for copies whose original no longer sends';
 
 CREATE OR REPLACE FUNCTION @extschema@.kapture_backfill_slice(relation regclass, slice integer)
 RETURNS integer
 LANGUAGE C VOLATILE AS 'MODULE_PATHNAME', 'kapture_backfill_slice';
 COMMENT ON FUNCTION @extschema@.kapture_backfill_slice(regclass, integer) IS
-'a step of kapture_backfill: has the next rows without an id sent; returns how many';
+'a step of kapture_backfill: queues the next rows without an id; returns how many';
 
 CREATE OR REPLACE PROCEDURE @extschema@.kapture_backfill(relation regclass, slice integer DEFAULT 1000)
 LANGUAGE C AS 'MODULE_PATHNAME', 'kapture_backfill';
 COMMENT ON PROCEDURE @extschema@.kapture_backfill(regclass, integer) IS
-'has the rows sent that have no Kapture id yet, in slices; interrupted, it goes on where it stopped';
+'queues the rows that have no Kapture id yet, in slices; interrupted, the next call continues where it stopped';
 
 CREATE OR REPLACE FUNCTION @extschema@.kapture_touch(relation regclass, row_key text, fields text[] DEFAULT NULL)
 RETURNS void
@@ -328,7 +333,7 @@ CREATE OR REPLACE FUNCTION @extschema@.kapture_retry(relation regclass, row_key 
 RETURNS bigint
 LANGUAGE C VOLATILE AS 'MODULE_PATHNAME', 'kapture_retry';
 COMMENT ON FUNCTION @extschema@.kapture_retry(regclass, text) IS
-'tries failed rows of a table again at once, all or the one with that key; returns how many';
+'retries failed rows of a table at once, all or the one with that key; returns how many';
 
 CREATE OR REPLACE FUNCTION @extschema@.kapture_retry(relation regclass, row_key anynonarray)
 RETURNS bigint
@@ -367,7 +372,7 @@ CREATE OR REPLACE PROCEDURE @extschema@.kapture_refresh(start_date timestamp, en
 	server name DEFAULT 'kapture', restart boolean DEFAULT false)
 LANGUAGE C AS 'MODULE_PATHNAME', 'kapture_refresh';
 COMMENT ON PROCEDURE @extschema@.kapture_refresh(timestamp, timestamp, name, boolean) IS
-'pulls customers into kapture_customers and kapture_contacts, a window a transaction; goes on where it was interrupted, unless restart';
+'pulls customers into kapture_customers and kapture_contacts, a window a transaction; continues where it was interrupted, unless restart';
 
 --
 -- What people look at

@@ -652,3 +652,12 @@ COMMENT ON COLUMN @extschema@.kapture_call_queue.state IS 'waiting: due at next_
 COMMENT ON COLUMN @extschema@.kapture_call_queue.attempts IS 'number of the attempt; every change of state names it';
 COMMENT ON COLUMN @extschema@.kapture_call_queue.failures IS 'failed attempts in a row, from which the next delay is reckoned';
 COMMENT ON COLUMN @extschema@.kapture_call_queue.asked_at IS 'when somebody last asked for it to be sent; in a copy of the database the original may have sent what was asked for before';
+
+CREATE TABLE @extschema@.kapture_pull_asked (
+	server name NOT NULL,
+	asked_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp()
+);
+ALTER TABLE @extschema@.kapture_pull_asked REPLICA IDENTITY FULL;
+COMMENT ON TABLE @extschema@.kapture_pull_asked IS 'calls of kapture_pull_now() since the latest pull of a server began';
+COMMENT ON COLUMN @extschema@.kapture_pull_asked.server IS 'foreign server that is to be pulled from';
+COMMENT ON COLUMN @extschema@.kapture_pull_asked.asked_at IS 'when that was asked for';

@@ -69,8 +69,8 @@ FROM @extschema@.kapture_pull p
 JOIN pg_catalog.pg_foreign_server s ON s.srvname = p.server
 WHERE p.started_at IS NOT NULL AND
 	(pg_catalog.has_server_privilege(s.oid, 'USAGE') OR pg_catalog.pg_has_role('pg_read_all_stats', 'USAGE'));
-COMMENT ON VIEW @extschema@.kapture_progress IS 'how far refreshes of servers that the current role may use, pulls from them by themselves, and runs through the rows of its tables have come; of all, if it may read all statistics';
-COMMENT ON COLUMN @extschema@.kapture_progress.activity IS 'what is done: refresh, pull (by itself: the latest one), backfill, resync, verify';
+COMMENT ON VIEW @extschema@.kapture_progress IS 'how far refreshes of servers that the current role may use, automatic pulls from them, and runs through the rows of its tables have come; of all, if it may read all statistics';
+COMMENT ON COLUMN @extschema@.kapture_progress.activity IS 'what is done: refresh, pull (automatic: the latest one), backfill, resync, verify';
 COMMENT ON COLUMN @extschema@.kapture_progress.server IS 'foreign server that is pulled from, or that the rows go to';
 COMMENT ON COLUMN @extschema@.kapture_progress.state IS 'running, interrupted (the next call goes on; also between the slices of a backfill), done';
 COMMENT ON COLUMN @extschema@.kapture_progress.start_date IS 'start of the range, in the account''s local time';
@@ -115,7 +115,7 @@ COMMENT ON VIEW @extschema@.kapture_pull_status IS 'one row for each server with
 COMMENT ON COLUMN @extschema@.kapture_pull_status.server IS 'foreign server that is pulled from, with the key of its owner';
 COMMENT ON COLUMN @extschema@.kapture_pull_status.state IS 'waiting (for the next pull), pulling, failing (see last_error), copy (see kapture_resume), no worker';
 COMMENT ON COLUMN @extschema@.kapture_pull_status.pulled_until IS 'customers generated before have been pulled; the next pull starts pull_overlap earlier';
-COMMENT ON COLUMN @extschema@.kapture_pull_status.next_pull IS 'time of the next pull, or of the next try; NULL: a pull is under way';
+COMMENT ON COLUMN @extschema@.kapture_pull_status.next_pull IS 'time of the next pull, or of the next try; NULL: a pull is running';
 COMMENT ON COLUMN @extschema@.kapture_pull_status.started_at IS 'when the latest pull began';
 COMMENT ON COLUMN @extschema@.kapture_pull_status.finished_at IS 'when it ended; NULL: it has not';
 COMMENT ON COLUMN @extschema@.kapture_pull_status.windows_done IS 'its windows that are in the tables';
@@ -153,7 +153,7 @@ SELECT a.attachment_id, a.relation, a.server,
 		WHEN k.constant IS NOT NULL THEN pg_catalog.jsonb_build_object('constant', k.constant) ELSE pg_catalog.to_jsonb(k.column_name) END ORDER BY k.bit)
 	 FROM @extschema@.kapture_column k WHERE k.attachment_id = a.attachment_id) AS columns,
 	a.on_duplicate, a.replicated, a.pull, a.on_conflict, a.id_column, a.key_columns, a.paused, a.attached_at,
-	a.filter, a.on_leave, a.source,
+	a.filter, a.source, a.on_leave,
 	(SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('source', f.source::text, 'condition', f.condition) ORDER BY f.follow_id)
 	 FROM @extschema@.kapture_follow f WHERE f.relation = a.relation) AS follows
 FROM @extschema@.kapture_attachment a
@@ -172,9 +172,9 @@ COMMENT ON COLUMN @extschema@.kapture_attachments.id_column IS 'column that rece
 COMMENT ON COLUMN @extschema@.kapture_attachments.key_columns IS 'primary key of the table, in whose order a row_key has its values';
 COMMENT ON COLUMN @extschema@.kapture_attachments.paused IS 'changes are captured, but not sent; see kapture_pause';
 COMMENT ON COLUMN @extschema@.kapture_attachments.attached_at IS 'when the table was attached';
-COMMENT ON COLUMN @extschema@.kapture_attachments.filter IS 'which rows go to Kapture; NULL: all';
-COMMENT ON COLUMN @extschema@.kapture_attachments.on_leave IS 'what is sent for a customer whose row leaves the filter';
-COMMENT ON COLUMN @extschema@.kapture_attachments.source IS 'view that the values come from; NULL: the table itself';
+COMMENT ON COLUMN @extschema@.kapture_attachments.filter IS 'condition on the rows that go to Kapture; NULL: all do';
+COMMENT ON COLUMN @extschema@.kapture_attachments.source IS 'view that the values come from; NULL: they are the table''s own';
+COMMENT ON COLUMN @extschema@.kapture_attachments.on_leave IS 'fields of a customer whose row has left the filter';
 COMMENT ON COLUMN @extschema@.kapture_attachments.follows IS 'tables whose changes concern rows of this one, each with its condition';
 GRANT SELECT ON @extschema@.kapture_attachments TO PUBLIC;
 
@@ -234,15 +234,15 @@ COMMENT ON COLUMN @extschema@.kapture_status.in_flight IS 'rows being sent';
 COMMENT ON COLUMN @extschema@.kapture_status.retrying IS 'rows that wait for another try';
 COMMENT ON COLUMN @extschema@.kapture_status.parked IS 'rows that wait for a correction; beyond 10000 an estimate';
 COMMENT ON COLUMN @extschema@.kapture_status.oldest_age IS 'age of the oldest change that is not with Kapture; NULL: nothing waits';
-COMMENT ON COLUMN @extschema@.kapture_status.last_success IS 'when a row was last done with';
+COMMENT ON COLUMN @extschema@.kapture_status.last_success IS 'when a row was last finished';
 COMMENT ON COLUMN @extschema@.kapture_status.last_error IS 'why no rows of the table can be sent, or the latest failure of those that wait';
 COMMENT ON COLUMN @extschema@.kapture_status.server_state IS 'ok, misconfigured, denied, refusing, throttled, failing, outdated; NULL: no worker, or no room for it (see docs/operating.md)';
-COMMENT ON COLUMN @extschema@.kapture_status.server_message IS 'what the server said';
+COMMENT ON COLUMN @extschema@.kapture_status.server_message IS 'answer of the server that led to its state';
 COMMENT ON COLUMN @extschema@.kapture_status.server_retry_at IS 'no request before that';
 COMMENT ON COLUMN @extschema@.kapture_status.exact IS 'are the numbers counts? false: estimates by the statistics of the queue''s tables, which count all attached tables together';
-COMMENT ON COLUMN @extschema@.kapture_status.pull_state IS 'of pulls from the server by themselves: waiting, pulling, failing, copy, no worker; NULL: option pull_interval is not set';
+COMMENT ON COLUMN @extschema@.kapture_status.pull_state IS 'of automatic pulls from the server: waiting, pulling, failing, copy, no worker; NULL: option pull_interval is not set';
 COMMENT ON COLUMN @extschema@.kapture_status.pulled_until IS 'customers generated before have been pulled';
-COMMENT ON COLUMN @extschema@.kapture_status.next_pull IS 'time of the next pull, or of the next try; NULL: a pull is under way';
+COMMENT ON COLUMN @extschema@.kapture_status.next_pull IS 'time of the next pull, or of the next try; NULL: a pull is running';
 COMMENT ON COLUMN @extschema@.kapture_status.pull_error IS 'why the last pull failed; NULL: it did not';
 COMMENT ON COLUMN @extschema@.kapture_status.worker_error IS 'error that the worker or the puller works around: what they were doing, for which row if that is certain, and the message; NULL: the same has gone well since';
 GRANT SELECT ON @extschema@.kapture_status TO PUBLIC;
@@ -255,14 +255,14 @@ FROM @extschema@.kapture_delivery d
 JOIN @extschema@.kapture_attachment a USING (attachment_id)
 JOIN pg_catalog.pg_class c ON c.oid = a.relation
 WHERE d.last_error IS NOT NULL AND pg_catalog.pg_has_role(c.relowner, 'USAGE');
-COMMENT ON VIEW @extschema@.kapture_failures IS 'rows whose last try failed: what was sent, what Kapture said, when the next try is, and what to do';
+COMMENT ON VIEW @extschema@.kapture_failures IS 'rows whose last try failed: what was sent, what Kapture answered, when the next try is, and what to do';
 COMMENT ON COLUMN @extschema@.kapture_failures.relation IS 'the attached table';
 COMMENT ON COLUMN @extschema@.kapture_failures.row_key IS 'primary key of the row, as text; several columns as an array';
 COMMENT ON COLUMN @extschema@.kapture_failures.state IS 'parked: waits for a change of the row or kapture_retry; retry: tried again at next_attempt; sending: being tried again';
 COMMENT ON COLUMN @extschema@.kapture_failures.api IS 'call that failed: add, update, get; NULL if it was no call';
 COMMENT ON COLUMN @extschema@.kapture_failures.request IS 'body that was sent';
 COMMENT ON COLUMN @extschema@.kapture_failures.http_status IS 'HTTP code of the answer; NULL: none came';
-COMMENT ON COLUMN @extschema@.kapture_failures.message IS 'what Kapture said, or why there was no answer';
+COMMENT ON COLUMN @extschema@.kapture_failures.message IS 'Kapture''s message, or why there was no answer';
 COMMENT ON COLUMN @extschema@.kapture_failures.attempts IS 'how often the row was taken up';
 COMMENT ON COLUMN @extschema@.kapture_failures.captured_at IS 'when its first change that is not with Kapture was made';
 COMMENT ON COLUMN @extschema@.kapture_failures.last_attempt IS 'time of the last try';

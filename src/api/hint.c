@@ -58,11 +58,11 @@ static const struct
 
 	/* the worker */
 	{{"kapture cannot read the body of the"},
-	"the account wants another form of body: set the option of the server that the message names, and the queue goes on by itself"},
+	"the account wants another form of body: set the option of the server that the message names, and the queue continues automatically"},
 	{{"kapture added the customer, but did not say its id, and there is neither"},
 	"find the customer in Kapture, and write its id into the row; then map phone or email_id"},
 	{{"kapture added the customer, but did not say its id"},
-	"nothing: Kapture's search may lag behind, and the id is looked up again by itself"},
+	"nothing: Kapture's search may lag behind, and the id is looked up again automatically"},
 	{{"the phone belongs to kapture customer", "the email to"},
 	"phone and email_id belong to two customers: correct one of them, or merge the two in Kapture"},
 	{{"belongs to the row with key", "already"},
@@ -102,17 +102,17 @@ static const struct
 	{{"no answer from kapture", "tls handshake"},
 	"the certificate or TLS is not accepted: see kapture_check, and option ca_file of the server"},
 	{{"no answer from kapture", "connecting"},
-	"Kapture cannot be reached: check network and firewall with kapture_check; the row is tried again by itself"},
+	"Kapture cannot be reached: check network and firewall with kapture_check; the row is retried automatically"},
 	{{"no answer from kapture", "max_response_size"},
 	"the answer is larger than option max_response_size of the server allows"},
 	{{"no answer from kapture", "allow_http"},
 	"plain http to another host: use https in option url of the server"},
 	{{"no answer from kapture"},
-	"nothing: Kapture did not answer in time or broke off, and the row is tried again by itself"},
+	"nothing: Kapture did not answer in time or broke off, and the row is retried automatically"},
 };
 
 #define HINT_KEY \
-	"the key is wrong or has expired: ALTER USER MAPPING ... OPTIONS (SET auth_key '...'), and the queue goes on by itself"
+	"the key is wrong or has expired: ALTER USER MAPPING ... OPTIONS (SET auth_key '...'), and the queue continues automatically"
 
 /* What an HTTP code says by itself. */
 static const char *
@@ -134,11 +134,11 @@ hint_of_status(int status)
 			break;
 	}
 	if (status >= 500)
-		return "nothing: Kapture failed, and the row is tried again by itself; if it is this row alone, ask Kapture";
+		return "nothing: Kapture failed, and the row is retried automatically; if it is this row alone, ask Kapture";
 	if (status >= 300 && status < 400)
 		return "the address has moved: check option url of the server; redirects are not followed";
 	if (status >= 400)
-		return "Kapture refuses the values of the row: correct it, and it is sent again by itself";
+		return "Kapture refuses the values of the row: correct it, and it is sent again automatically";
 	return "something else than Kapture answers: check option url of the server";
 }
 

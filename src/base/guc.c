@@ -69,7 +69,7 @@ kapture_guc_define(void)
 							 PGC_SIGHUP, 0, NULL, NULL, NULL);
 	DefineCustomBoolVariable("kapture_sync.capture",
 							 "Captures changes of attached tables.",
-							 "Switch it off in a session whose changes Kapture must not be told of.",
+							 "Switch it off in a session whose changes are not to be sent to Kapture.",
 							 &kapture_capture_enabled, true,
 							 PGC_SUSET, 0, NULL, NULL, NULL);
 	DefineCustomStringVariable("kapture_sync.excluded_databases",

@@ -177,7 +177,7 @@ modify_refuse_column(Relation rel, AttrNumber attnum, bool is_id)
 			 errmsg("column \"%s\" of foreign table \"%s\" cannot be written",
 					name, RelationGetRelationName(rel)),
 			 is_id ? errdetail("Kapture makes the ids itself.") :
-			 errdetail("Kapture tells it, but does not take it."),
+			 errdetail("Kapture returns it, but does not take it."),
 			 errhint("These columns can be written: %s.", modify_writable(desc))));
 }
 

@@ -147,7 +147,7 @@ preview_say_state(KaptureDelivery *delivery, bool captured)
 
 	if (state && strcmp(state, "sending") == 0)
 		ereport(NOTICE,
-				(errmsg("a request for the row with key \"%s\" is under way", delivery->row_key),
+				(errmsg("a request for the row with key \"%s\" is in flight", delivery->row_key),
 				 errdetail("What is shown would be sent if it were not.")));
 	else if (over)
 		ereport(NOTICE,

@@ -294,7 +294,7 @@ pull_configure(void *arg)
 	server->sweep_rate = settings->sweep_rate;
 	pull_drop_sweep(server);
 	kapture_pull_state_read(server->server.name, &state);
-	server->next = state.started_at == DT_NOBEGIN ? 0 : state.started_at + server->interval;
+	server->next = state.started_at == DT_NOBEGIN || state.asked ? 0 : state.started_at + server->interval;
 	server->failures = state.failures;
 	server->next_sweep = state.sweeping || state.sweep_started_at == DT_NOBEGIN ? 0 :
 		state.sweep_started_at + server->sweep_interval;

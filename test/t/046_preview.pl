@@ -88,7 +88,7 @@ sql("INSERT INTO customers (customer_name, phone) VALUES ('Flies', '9000000004')
 poll_ok($node, "SELECT in_flight = 1 $of_customers", 'a request is under way');
 ($out, $err) = preview(4);
 is($out, 't|add|{"customer_name": "Flies", "phone": "9000000004"}', 'it is shown');
-like($err, qr/NOTICE:  a request for the row with key "4" is under way\n.*DETAIL:  What is shown would be sent if it were not/, 'and that it will not be sent beside that');
+like($err, qr/NOTICE:  a request for the row with key "4" is in flight\n.*DETAIL:  What is shown would be sent if it were not/, 'and that it will not be sent beside that');
 sql("UPDATE customers SET city = 'Delhi' WHERE id = 4");
 ($out, $err) = preview(4);
 is($out, 't|add|{"customer_name": "Flies", "phone": "9000000004", "city": "Delhi"}', 'the row as it is now');
