@@ -26,6 +26,7 @@
 #include "api/option.h"
 #include "base/catalog.h"
 #include "base/owner_sql.h"
+#include "follow/follow.h"
 #include "mapping/field_map.h"
 #include "mapping/source.h"
 #include "table/attach.h"
@@ -436,6 +437,7 @@ kapture_alter(PG_FUNCTION_ARGS)
 	alter_options(&alter);
 	kapture_attach_try(alter.att->root);
 	kapture_attach_announce();
+	kapture_follow_view_changed();	/* of followed tables, other columns may matter */
 	alter_say(&alter);
 	PG_RETURN_VOID();
 }
