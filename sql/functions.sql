@@ -228,6 +228,11 @@ LANGUAGE C VOLATILE AS 'MODULE_PATHNAME', 'kapture_alter';
 COMMENT ON FUNCTION @extschema@.kapture_alter(regclass, jsonb, name, text, regclass, text, text, boolean, boolean, jsonb, boolean, text[]) IS
 'changes how a table is attached: what is given replaces what is there (columns as a whole), the rest stays, and so does what waits; reset names arguments that go back to their defaults; to another server, ids are kept only with keep_ids';
 
+CREATE OR REPLACE FUNCTION @extschema@.kapture_id(relation regclass, row_key text) RETURNS bigint
+LANGUAGE C STABLE AS 'MODULE_PATHNAME', 'kapture_id';
+COMMENT ON FUNCTION @extschema@.kapture_id(regclass, text) IS
+'Kapture''s id of the customer of a row, wherever it is kept; NULL: it has none yet';
+
 CREATE OR REPLACE FUNCTION @extschema@.kapture_followed() RETURNS trigger
 LANGUAGE C AS 'MODULE_PATHNAME', 'kapture_followed';
 COMMENT ON FUNCTION @extschema@.kapture_followed() IS 'trigger of tables that attached ones follow: notes in the outbox what changed';

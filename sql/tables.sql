@@ -10,7 +10,7 @@ CREATE TABLE @extschema@.kapture_attachment (
 	relation regclass NOT NULL UNIQUE,
 	server name NOT NULL,
 	key_columns name[] NOT NULL,
-	id_column name NOT NULL DEFAULT 'kapture_customer_id',
+	id_column name DEFAULT 'kapture_customer_id',
 	on_duplicate text NOT NULL DEFAULT 'link' CHECK (on_duplicate IN ('link', 'fail', 'link only')),
 	replicated boolean NOT NULL DEFAULT false,
 	paused boolean NOT NULL DEFAULT false,
@@ -30,7 +30,7 @@ COMMENT ON TABLE @extschema@.kapture_attachment IS 'tables whose rows are kept i
 COMMENT ON COLUMN @extschema@.kapture_attachment.relation IS 'the attached table; a partitioned table stands for all its partitions';
 COMMENT ON COLUMN @extschema@.kapture_attachment.server IS 'name of the foreign server the rows go to';
 COMMENT ON COLUMN @extschema@.kapture_attachment.key_columns IS 'primary key of the table';
-COMMENT ON COLUMN @extschema@.kapture_attachment.id_column IS 'column that receives the Kapture customer id';
+COMMENT ON COLUMN @extschema@.kapture_attachment.id_column IS 'column that receives the Kapture customer id; NULL: it is kept in kapture_row';
 COMMENT ON COLUMN @extschema@.kapture_attachment.on_duplicate IS 'link: take the existing customer''s id, and send the row as an update; link only: take the id, and send nothing before the row changes; fail: park the row';
 COMMENT ON COLUMN @extschema@.kapture_attachment.replicated IS 'capture changes applied by logical replication, too';
 COMMENT ON COLUMN @extschema@.kapture_attachment.pull IS 'pulled customers update rows of the table, or become new ones';

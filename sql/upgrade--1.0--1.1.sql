@@ -9,6 +9,7 @@ LANGUAGE C STABLE PARALLEL SAFE STRICT AS 'MODULE_PATHNAME', 'kapture_library_ve
 COMMENT ON FUNCTION @extschema@.kapture_library_version() IS 'version of the extension that the loaded library works with';
 
 ALTER TABLE @extschema@.kapture_attachment
+	ALTER COLUMN id_column DROP NOT NULL,
 	ADD COLUMN pull boolean NOT NULL DEFAULT false,
 	ADD COLUMN on_conflict text NOT NULL DEFAULT 'local' CHECK (on_conflict IN ('local', 'remote')),
 	ADD COLUMN server_oid oid NOT NULL DEFAULT 0,
@@ -39,6 +40,7 @@ COMMENT ON COLUMN @extschema@.kapture_attachment.pull IS 'pulled customers updat
 COMMENT ON COLUMN @extschema@.kapture_attachment.on_conflict IS 'local: a change that waits to be sent wins over the pulled value; remote: the pulled value wins';
 COMMENT ON COLUMN @extschema@.kapture_attachment.server_oid IS 'that server itself: another one that has its name later is not sent to; means nothing in a copy of a database';
 COMMENT ON COLUMN @extschema@.kapture_attachment.server_owner IS 'its owner when the table was attached';
+COMMENT ON COLUMN @extschema@.kapture_attachment.id_column IS 'column that receives the Kapture customer id; NULL: it is kept in kapture_row';
 COMMENT ON COLUMN @extschema@.kapture_attachment.filter IS 'condition on the rows that go to Kapture; NULL: all do';
 COMMENT ON COLUMN @extschema@.kapture_attachment.filter_columns IS 'columns that the filter reads; NULL: the whole row';
 COMMENT ON COLUMN @extschema@.kapture_attachment.on_leave IS 'fields of a customer whose row has left the filter';

@@ -168,7 +168,7 @@ COMMENT ON COLUMN @extschema@.kapture_attachments.on_duplicate IS 'link: take th
 COMMENT ON COLUMN @extschema@.kapture_attachments.replicated IS 'changes applied by logical replication are captured, too';
 COMMENT ON COLUMN @extschema@.kapture_attachments.pull IS 'pulled customers update rows of the table, or become new ones';
 COMMENT ON COLUMN @extschema@.kapture_attachments.on_conflict IS 'local: a change that waits to be sent wins over the pulled value; remote: the pulled value wins';
-COMMENT ON COLUMN @extschema@.kapture_attachments.id_column IS 'column that receives the Kapture customer id';
+COMMENT ON COLUMN @extschema@.kapture_attachments.id_column IS 'column that receives the Kapture customer id; NULL: the extension keeps it, see kapture_id';
 COMMENT ON COLUMN @extschema@.kapture_attachments.key_columns IS 'primary key of the table, in whose order a row_key has its values';
 COMMENT ON COLUMN @extschema@.kapture_attachments.paused IS 'changes are captured, but not sent; see kapture_pause';
 COMMENT ON COLUMN @extschema@.kapture_attachments.attached_at IS 'when the table was attached';

@@ -278,6 +278,19 @@ kapture_catalog_is_paused(int32 attachment_id)
 	return DatumGetBool(catalog_attachment_value(attachment_id, ATTACHMENT_PAUSED));
 }
 
+/* Fills in which column receives ids. */
+static void
+catalog_read_id_column(KaptureAttachment *att, HeapTuple tuple, Relation attachments, Relation rel)
+{
+	bool		isnull;
+	Datum		name = heap_getattr(tuple, ATTACHMENT_ID_COLUMN, RelationGetDescr(attachments), &isnull);
+
+	if (isnull)
+		return;
+	att->id_column = pstrdup(NameStr(*DatumGetName(name)));
+	att->id_attnum = get_attnum(RelationGetRelid(rel), att->id_column);
+}
+
 /* Makes an attachment of its row in kapture_attachment, with column numbers as in "rel". */
 static KaptureAttachment *
 catalog_make_attachment(HeapTuple tuple, Relation attachments, Relation rel)
@@ -291,8 +304,7 @@ catalog_make_attachment(HeapTuple tuple, Relation attachments, Relation rel)
 	catalog_read_version(tuple, &result->version);
 	result->former_key = catalog_make_names(kapture_catalog_getattr(tuple, attachments, ATTACHMENT_KEYS));
 	result->server = pstrdup(NameStr(*DatumGetName(kapture_catalog_getattr(tuple, attachments, ATTACHMENT_SERVER))));
-	result->id_column = pstrdup(NameStr(*DatumGetName(kapture_catalog_getattr(tuple, attachments, ATTACHMENT_ID_COLUMN))));
-	result->id_attnum = get_attnum(RelationGetRelid(rel), result->id_column);
+	catalog_read_id_column(result, tuple, attachments, rel);
 	result->paused = DatumGetBool(kapture_catalog_getattr(tuple, attachments, ATTACHMENT_PAUSED));
 	on_duplicate = TextDatumGetCString(kapture_catalog_getattr(tuple, attachments, ATTACHMENT_ON_DUPLICATE));
 	result->link_only = strcmp(on_duplicate, "link only") == 0;
@@ -616,7 +628,7 @@ kapture_catalog_problem(const KaptureAttachment *att)
 	if (att->source_name && get_rel_relkind(att->source) != RELKIND_VIEW)
 		return psprintf("view %s, which the values of table \"%s\" come from, is gone", att->source_name, name);
 	/* a draft needs none */
-	if (att->id != 0 && att->id_attnum == InvalidAttrNumber)
+	if (att->id != 0 && att->id_column && att->id_attnum == InvalidAttrNumber)
 		return psprintf("table \"%s\" has no column \"%s\" any more, which receives the Kapture customer ids",
 						name, att->id_column);
 	return NULL;

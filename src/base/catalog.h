@@ -112,7 +112,7 @@ typedef struct KaptureAttachment
 	bool		paused;
 	bool		pull;			/* pulled customers become rows */
 	bool		remote_wins;	/* over changes that wait here */
-	char	   *id_column;		/* its name */
+	char	   *id_column;		/* its name; NULL: ids are kept in kapture_row */
 	AttrNumber	id_attnum;		/* InvalidAttrNumber: the column is gone */
 	List	   *former_key;		/* names of the key's columns when it was attached */
 	int			nkeys;

@@ -438,8 +438,8 @@ kapture_follow_column_renamed(Oid relid, const char *from, const char *to)
 
 /*
  * kapture_follow_view_changed
- *		After a view was made or replaced: which columns of followed tables matter is
- *		found anew.
+ *		After a view was made or replaced, or an attached table got another one: which
+ *		columns of followed tables matter is found anew.
  */
 void
 kapture_follow_view_changed(void)
@@ -462,7 +462,7 @@ kapture_follow_view_changed(void)
 		rel = relation_open(follow->relation, NoLock);
 		att = kapture_catalog_attachment(rel);
 		relation_close(rel, AccessShareLock);
-		if (att == NULL || !OidIsValid(att->source))
+		if (att == NULL || (att->source_name && !OidIsValid(att->source)))
 			continue;
 		kapture_follow_find_reads(follow->condition, &reads);
 		watched = follow_watched(att, follow->source, &reads);

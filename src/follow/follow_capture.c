@@ -17,6 +17,7 @@
 #include "commands/trigger.h"
 #include "executor/tuptable.h"
 #include "fmgr.h"
+#include "lib/stringinfo.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/datum.h"
@@ -35,11 +36,20 @@
 
 PG_FUNCTION_INFO_V1(kapture_followed);
 
+/* A column whose values are noted. */
+typedef struct FollowedValue
+{
+	AttrNumber	attnum;			/* InvalidAttrNumber: it is gone */
+	FmgrInfo	output;
+} FollowedValue;
+
 /* One that follows a table. */
 typedef struct Follower
 {
 	int32		id;
-	List	   *values;			/* numbers of the columns that the condition reads */
+	int			nvalues;
+	FollowedValue *values;		/* columns that the condition reads */
+	bool		simple;			/* whose texts need neither settings nor quotes */
 	bool		watches_all;
 	List	   *watches;		/* numbers of the columns that matter */
 } Follower;
@@ -98,6 +108,40 @@ followed_columns(Datum names, Relation rel)
 	return result;
 }
 
+/* Is the text of a type's values the same whatever the settings are, and without what an array quotes? */
+static bool
+followed_type_is_simple(Oid type)
+{
+	return type == INT2OID || type == INT4OID || type == INT8OID || type == OIDOID || type == UUIDOID || type == BOOLOID;
+}
+
+/* Fills in which columns' values are noted, and how. */
+static void
+followed_read_values(Follower *follower, List *attnums, Relation rel)
+{
+	ListCell   *lc;
+
+	follower->nvalues = 0;
+	follower->simple = true;
+	follower->values = palloc0(sizeof(FollowedValue) * (list_length(attnums) + 1));
+	foreach(lc, attnums)
+	{
+		FollowedValue *column = &follower->values[follower->nvalues++];
+		Oid			type;
+		Oid			output;
+		bool		varlena;
+
+		column->attnum = lfirst_int(lc);
+		follower->simple &= column->attnum > 0;
+		if (column->attnum <= 0)
+			continue;
+		type = TupleDescAttr(RelationGetDescr(rel), column->attnum - 1)->atttypid;
+		follower->simple &= followed_type_is_simple(type);
+		getTypeOutputInfo(type, &output, &varlena);
+		fmgr_info_cxt(output, &column->output, CurrentMemoryContext);
+	}
+}
+
 /* Reads who follows a table, or one that it is a partition of. */
 static List *
 followed_read(Relation rel)
@@ -120,7 +164,7 @@ followed_read(Relation rel)
 			continue;
 		follower = palloc(sizeof(Follower));
 		follower->id = DatumGetInt32(kapture_catalog_getattr(tuple, follows, 1));
-		follower->values = followed_columns(kapture_catalog_getattr(tuple, follows, 5), rel);
+		followed_read_values(follower, followed_columns(kapture_catalog_getattr(tuple, follows, 5), rel), rel);
 		watches = heap_getattr(tuple, 6, RelationGetDescr(follows), &isnull);
 		follower->watches_all = isnull;
 		follower->watches = isnull ? NIL : followed_columns(watches, rel);
@@ -157,34 +201,27 @@ followed_table(Relation rel)
 	return table;
 }
 
-/* The values that a condition reads of a row, as the text of an array. */
+/* The values that a condition reads of a row, as the text of an array, whatever they are. */
 static char *
-followed_values(const Follower *follower, Relation rel, TupleTableSlot *slot)
+followed_any_values(const Follower *follower, TupleTableSlot *slot)
 {
-	int			n = list_length(follower->values);
-	Datum	   *elems = palloc(sizeof(Datum) * (n + 1));
-	bool	   *nulls = palloc(sizeof(bool) * (n + 1));
+	int			n = follower->nvalues;
+	Datum	   *elems = palloc(sizeof(Datum) * n);
+	bool	   *nulls = palloc(sizeof(bool) * n);
 	int			lbs[1] = {1};
-	int			nestlevel;
+	int			nestlevel = kapture_catalog_text_settings();
 	char	   *result;
 
-	if (n == 0)
-		return pstrdup("{}");
-	nestlevel = kapture_catalog_text_settings();
 	for (int i = 0; i < n; i++)
 	{
-		AttrNumber	attnum = list_nth_int(follower->values, i);
+		FollowedValue *column = &follower->values[i];
 		Datum		value = (Datum) 0;
-		Oid			output;
-		bool		varlena;
 
 		nulls[i] = true;
-		if (attnum > 0)
-			value = slot_getattr(slot, attnum, &nulls[i]);
-		if (nulls[i])
-			continue;
-		getTypeOutputInfo(TupleDescAttr(RelationGetDescr(rel), attnum - 1)->atttypid, &output, &varlena);
-		elems[i] = CStringGetTextDatum(OidOutputFunctionCall(output, value));
+		if (column->attnum > 0)
+			value = slot_getattr(slot, column->attnum, &nulls[i]);
+		if (!nulls[i])
+			elems[i] = CStringGetTextDatum(OutputFunctionCall(&column->output, value));
 	}
 	result = OidOutputFunctionCall(F_ARRAY_OUT, PointerGetDatum(construct_md_array(elems, nulls, 1, &n, lbs, TEXTOID, -1,
 																				  false, TYPALIGN_INT)));
@@ -192,25 +229,73 @@ followed_values(const Follower *follower, Relation rel, TupleTableSlot *slot)
 	return result;
 }
 
-/* Has an UPDATE changed a column that matters? */
+/* Likewise; texts that need no quotes, as those of numbers, cost little. */
+static char *
+followed_values(const Follower *follower, TupleTableSlot *slot)
+{
+	StringInfoData text;
+
+	if (follower->nvalues > 0 && !follower->simple)
+		return followed_any_values(follower, slot);
+	initStringInfo(&text);
+	appendStringInfoChar(&text, '{');
+	for (int i = 0; i < follower->nvalues; i++)
+	{
+		FollowedValue *column = &follower->values[i];
+		bool		isnull;
+		Datum		value = slot_getattr(slot, column->attnum, &isnull);
+
+		if (i > 0)
+			appendStringInfoChar(&text, ',');
+		appendStringInfoString(&text, isnull ? "NULL" : OutputFunctionCall(&column->output, value));
+	}
+	appendStringInfoChar(&text, '}');
+	return text.data;
+}
+
+/* Has an UPDATE changed a column? */
+static bool
+followed_column_differs(TriggerData *trigdata, AttrNumber attnum)
+{
+	Form_pg_attribute attr = TupleDescAttr(RelationGetDescr(trigdata->tg_relation), attnum - 1);
+	bool		was_null;
+	bool		is_null;
+	Datum		was;
+	Datum		is;
+
+	if (attr->attisdropped)
+		return false;
+	was = slot_getattr(trigdata->tg_trigslot, attnum, &was_null);
+	is = slot_getattr(trigdata->tg_newslot, attnum, &is_null);
+	return was_null != is_null || (!is_null && !datum_image_eq(was, is, attr->attbyval, attr->attlen));
+}
+
+/* Has it changed a column that matters? */
 static bool
 followed_differs(const Follower *follower, TriggerData *trigdata)
 {
-	TupleDesc	desc = RelationGetDescr(trigdata->tg_relation);
+	ListCell   *lc;
 
-	for (AttrNumber attnum = 1; attnum <= desc->natts; attnum++)
+	for (AttrNumber attnum = 1; follower->watches_all && attnum <= RelationGetDescr(trigdata->tg_relation)->natts; attnum++)
 	{
-		Form_pg_attribute attr = TupleDescAttr(desc, attnum - 1);
-		bool		was_null;
-		bool		is_null;
-		Datum		was;
-		Datum		is;
+		if (followed_column_differs(trigdata, attnum))
+			return true;
+	}
+	foreach(lc, follower->watches)
+	{
+		if (lfirst_int(lc) > 0 && followed_column_differs(trigdata, lfirst_int(lc)))
+			return true;
+	}
+	return false;
+}
 
-		if (attr->attisdropped || (!follower->watches_all && !list_member_int(follower->watches, attnum)))
-			continue;
-		was = slot_getattr(trigdata->tg_trigslot, attnum, &was_null);
-		is = slot_getattr(trigdata->tg_newslot, attnum, &is_null);
-		if (was_null != is_null || (!is_null && !datum_image_eq(was, is, attr->attbyval, attr->attlen)))
+/* Has it changed a column that the condition reads? */
+static bool
+followed_values_differ(const Follower *follower, TriggerData *trigdata)
+{
+	for (int i = 0; i < follower->nvalues; i++)
+	{
+		if (follower->values[i].attnum > 0 && followed_column_differs(trigdata, follower->values[i].attnum))
 			return true;
 	}
 	return false;
@@ -226,10 +311,6 @@ followed_note(const Follower *follower, const char *values)
 static void
 followed_capture(const Follower *follower, TriggerData *trigdata)
 {
-	Relation	rel = trigdata->tg_relation;
-	char	   *values;
-	char	   *now;
-
 	if (TRIGGER_FIRED_BY_TRUNCATE(trigdata->tg_event))
 	{
 		followed_note(follower, KAPTURE_FOLLOW_ALL);
@@ -237,13 +318,9 @@ followed_capture(const Follower *follower, TriggerData *trigdata)
 	}
 	if (TRIGGER_FIRED_BY_UPDATE(trigdata->tg_event) && !followed_differs(follower, trigdata))
 		return;
-	values = followed_values(follower, rel, trigdata->tg_trigslot);
-	followed_note(follower, values);
-	if (!TRIGGER_FIRED_BY_UPDATE(trigdata->tg_event))
-		return;
-	now = followed_values(follower, rel, trigdata->tg_newslot);
-	if (strcmp(values, now) != 0)
-		followed_note(follower, now);
+	followed_note(follower, followed_values(follower, trigdata->tg_trigslot));
+	if (TRIGGER_FIRED_BY_UPDATE(trigdata->tg_event) && followed_values_differ(follower, trigdata))
+		followed_note(follower, followed_values(follower, trigdata->tg_newslot));
 }
 
 /*

@@ -74,10 +74,11 @@ static const struct
 {
 	/* of rows that share a customer, each may have overwritten what the others sent */
 	[STATE_LOAD] = {
-		"SELECT v.n, r.digests FROM unnest($2) WITH ORDINALITY AS v(row_key, n), LATERAL"
-		" (SELECT r.digests FROM @.kapture_row AS r WHERE " STATE_IS_ROW " AND r.digests IS NOT NULL"
+		"SELECT v.n, r.digests, r.left FROM unnest($2) WITH ORDINALITY AS v(row_key, n), LATERAL"
+		" (SELECT CASE WHEN r.digests IS NOT NULL"
 		" AND NOT EXISTS (SELECT FROM @.kapture_row AS o WHERE o.customer_id = r.customer_id AND o.ctid <> r.ctid"
-		" AND o.gone_at IS NULL) OFFSET 0) AS r",
+		" AND o.gone_at IS NULL) THEN r.digests END AS digests, r.left_at IS NOT NULL AS left"
+		" FROM @.kapture_row AS r WHERE " STATE_IS_ROW " OFFSET 0) AS r",
 		2, {INT4OID, TEXTARRAYOID}
 	},
 	[STATE_FIND] = {
@@ -191,7 +192,7 @@ state_array(Datum *values, int n, Oid type)
 
 /*
  * Fills in the digests of claimed deliveries of one table whose rows have an id, in
- * their own contexts.
+ * their own contexts, and whether their row was outside of the filter before.
  */
 void
 kapture_row_state_load(List *deliveries)
@@ -207,6 +208,7 @@ kapture_row_state_load(List *deliveries)
 		KaptureDelivery *d = lfirst(lc);
 
 		d->digests = NULL;
+		d->has_left = false;
 		if (d->gone || d->row.outcome != KAPTURE_ROW_DONE || d->row.customer_id == 0)
 			continue;
 		keys[n] = CStringGetTextDatum(d->row_key);
@@ -222,8 +224,12 @@ kapture_row_state_load(List *deliveries)
 	{
 		KaptureDelivery *d = linked[DatumGetInt64(state_getattr(i, 1)) - 1];
 		MemoryContext old = MemoryContextSwitchTo(d->context);
+		bool		isnull;
+		Datum		digests = SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 2, &isnull);
 
-		d->digests = DatumGetByteaPCopy(state_getattr(i, 2));
+		if (!isnull)
+			d->digests = DatumGetByteaPCopy(digests);
+		d->has_left = DatumGetBool(state_getattr(i, 3));
 		MemoryContextSwitchTo(old);
 	}
 	SPI_finish();

@@ -45,8 +45,8 @@ kapture_draft_make(Relation rel, const char *server, const char *id_column, List
 	att->serverid = fs->serverid;
 	att->server_owner = fs->owner;
 	att->link_duplicates = true;
-	att->id_column = pstrdup(id_column);
-	att->id_attnum = get_attnum(att->root, id_column);
+	att->id_column = id_column ? pstrdup(id_column) : NULL;
+	att->id_attnum = id_column ? get_attnum(att->root, id_column) : InvalidAttrNumber;
 	att->computing = palloc0(sizeof(KaptureComputing));
 	att->columns = palloc0(sizeof(KaptureMappedColumn) * Max(list_length(mappings), 1));
 	foreach(lc, mappings)

@@ -85,7 +85,15 @@ static void
 match_read_ids(void *arg)
 {
 	Match	   *match = arg;
-	const char *id = psprintf("r.%s::text", quote_identifier(match->att->id_column));
+	const char *id;
+
+	if (match->att->id_column == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("table \"%s\" has no column for the Kapture customer ids", get_rel_name(match->att->root)),
+				 errdetail("Its ids are kept by the extension (id_column => NULL)."),
+				 errhint("Use kapture_backfill(): rows whose customers are in Kapture already are linked to them.")));
+	id = psprintf("r.%s::text", quote_identifier(match->att->id_column));
 
 	if (kapture_user_code_execute(psprintf("SELECT %s FROM %s AS r WHERE %s IS NOT NULL AND %s NOT IN ('', '0')",
 										   id, kapture_row_source(match->att), id, id),

@@ -140,7 +140,7 @@ task_append_on_leave(const KaptureTask *task, StringInfo body)
 {
 	ListCell   *lc;
 
-	if ((task->delivery->changed & KAPTURE_CHANGED_FILTER) == 0)
+	if (task->delivery->has_left || (task->delivery->changed & KAPTURE_CHANGED_FILTER) == 0)
 		return 0;				/* it had left before */
 	foreach(lc, task->att->on_leave)
 	{

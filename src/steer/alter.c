@@ -26,6 +26,7 @@
 #include "api/option.h"
 #include "base/catalog.h"
 #include "base/owner_sql.h"
+#include "follow/follow.h"
 #include "mapping/field_map.h"
 #include "mapping/source.h"
 #include "table/attach.h"
@@ -358,7 +359,6 @@ alter_server(Alter *alter)
 	Oid			serverid;
 	Oid			types[1] = {INT4OID};
 	Datum		values[1] = {Int32GetDatum(att->id)};
-	char	   *has_id = psprintf("%s IS NOT NULL", quote_identifier(att->id_column));
 
 	if (!alter_has(alter, ALTER_SERVER))
 		return;
@@ -372,7 +372,9 @@ alter_server(Alter *alter)
 			  " (SELECT s.oid, s.srvowner FROM pg_foreign_server AS s WHERE s.srvname = $2::name)", server);
 	if (!alter_bool(alter, ALTER_KEEP_IDS))
 	{
-		if (kapture_row_count(att, false, has_id) > 0)
+		/* those that are kept here go with the entries of rows */
+		if (att->id_column &&
+			kapture_row_count(att, false, psprintf("%s IS NOT NULL", quote_identifier(att->id_column))) > 0)
 			ereport(ERROR,
 					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 					 errmsg("rows of table \"%s\" have ids of customers of server \"%s\"", get_rel_name(att->root), att->server),
@@ -435,6 +437,7 @@ kapture_alter(PG_FUNCTION_ARGS)
 	alter_options(&alter);
 	kapture_attach_try(alter.att->root);
 	kapture_attach_announce();
+	kapture_follow_view_changed();	/* of followed tables, other columns may matter */
 	alter_say(&alter);
 	PG_RETURN_VOID();
 }

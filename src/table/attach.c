@@ -434,7 +434,7 @@ attach_store(Oid relid, const AttachRequest *request)
 	Datum		values[] = {
 		ObjectIdGetDatum(relid), NameGetDatum(request->server), PointerGetDatum(request->keys),
 		CStringGetTextDatum(request->on_duplicate), BoolGetDatum(request->replicated), BoolGetDatum(request->pull),
-		CStringGetTextDatum(request->on_conflict), CStringGetTextDatum(request->id_column),
+		CStringGetTextDatum(request->on_conflict), attach_text(request->id_column),
 		attach_text(request->filter ? request->filter->text : NULL),
 		attach_text(request->filter ? kapture_expression_reads(request->filter) : NULL),
 		attach_text(request->on_leave ? JsonbToCString(NULL, &request->on_leave->root, VARSIZE(request->on_leave)) : NULL),
@@ -446,7 +446,7 @@ attach_store(Oid relid, const AttachRequest *request)
 	(void) kapture_own_execute("INSERT INTO @.kapture_attachment"
 							   " (relation, server, key_columns, on_duplicate, replicated, pull, on_conflict, id_column,"
 							   " filter, filter_columns, on_leave, source, source_keys, source_columns, server_oid, server_owner)"
-							   " SELECT $1, $2, $3, $4, $5, $6, $7, $8::name, nullif($9, ''), nullif($10, '')::name[], nullif($11, '')::jsonb,"
+							   " SELECT $1, $2, $3, $4, $5, $6, $7, nullif($8, '')::name, nullif($9, ''), nullif($10, '')::name[], nullif($11, '')::jsonb,"
 							   " nullif($12, ''), CASE WHEN $12 <> '' THEN $3 END, nullif($13, '')::name[],"
 							   " s.oid, s.srvowner FROM pg_foreign_server AS s WHERE s.srvname = $2",
 							   lengthof(types), types, values);
@@ -480,11 +480,18 @@ kapture_attach_check_pull(Relation rel, const char *server)
 void
 kapture_attach_index_id_column(Oid relid, const char *name, const char *column)
 {
-	Relation	rel = relation_open(relid, AccessShareLock);
-	AttrNumber	attnum = get_attnum(relid, column);
+	Relation	rel;
+	AttrNumber	attnum;
 	ListCell   *lc;
 	bool		found = false;
 
+	if (column == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("customers cannot be pulled into a table without a column for their ids"),
+				 errdetail("Their rows are found by it.")));
+	rel = relation_open(relid, AccessShareLock);
+	attnum = get_attnum(relid, column);
 	foreach(lc, RelationGetIndexList(rel))
 	{
 		Relation	index = relation_open(lfirst_oid(lc), AccessShareLock);
@@ -661,13 +668,12 @@ attach_take_arguments(FunctionCallInfo fcinfo, AttachRequest *request)
 	attach_require(fcinfo, 2, "server");
 	attach_require(fcinfo, 4, "replicated");
 	attach_require(fcinfo, 5, "pull");
-	attach_require(fcinfo, 9, "id_column");
 	request->server = PG_GETARG_NAME(2);
 	request->on_duplicate = kapture_attach_choice(fcinfo, 3, "on_duplicate", "link", "link only", "fail");
 	request->replicated = PG_GETARG_BOOL(4);
 	request->pull = PG_GETARG_BOOL(5);
 	request->on_conflict = kapture_attach_choice(fcinfo, 6, "on_conflict", "local", "remote", NULL);
-	request->id_column = pstrdup(NameStr(*PG_GETARG_NAME(9)));
+	request->id_column = PG_ARGISNULL(9) ? NULL : pstrdup(NameStr(*PG_GETARG_NAME(9)));
 	if (!PG_ARGISNULL(10))
 		request->on_leave = kapture_mapping_take_constants(PG_GETARG_JSONB_P(10), "on_leave");
 	if (request->on_leave && PG_ARGISNULL(7) && PG_ARGISNULL(8))
@@ -692,7 +698,7 @@ attach_take_arguments(FunctionCallInfo fcinfo, AttachRequest *request)
 static void
 attach_add_id_column(Oid relid, const char *name, const char *column)
 {
-	if (get_attnum(relid, column) != InvalidAttrNumber)
+	if (column == NULL || get_attnum(relid, column) != InvalidAttrNumber)
 		return;
 	if (get_rel_relispartition(relid))
 		ereport(ERROR,
@@ -823,7 +829,8 @@ kapture_attach(PG_FUNCTION_ARGS)
 	attach_take_mappings(fcinfo, &request, rel);
 	if (!PG_ARGISNULL(7))
 		request.filter = kapture_expression_take(rel, text_to_cstring(PG_GETARG_TEXT_PP(7)), NULL);
-	(void) attach_has_id_column(rel, request.id_column);
+	if (request.id_column)
+		(void) attach_has_id_column(rel, request.id_column);
 	relation_close(rel, NoLock);	/* ALTER TABLE wants it for itself */
 
 	attach_add_id_column(relid, name, request.id_column);

@@ -69,6 +69,7 @@ typedef struct KaptureDelivery
 	int			searches;		/* for a lost Add that found nothing so far */
 	bool		claimed;
 	bytea	   *digests;		/* of what Kapture has of the row; NULL: not known */
+	bool		has_left;		/* its row was outside of the filter before */
 	KaptureRow	row;
 	void	   *worker;			/* the worker's own */
 } KaptureDelivery;

@@ -38,6 +38,7 @@
 
 #include "base/compat.h"
 #include "base/fault.h"
+#include "base/owner_sql.h"
 #include "base/text.h"
 #include "base/user_code.h"
 #include "cluster/bgworker.h"
@@ -400,7 +401,7 @@ row_check(KaptureAttachment *att)
 				 att->nkeys == 0 ? errhint("Add a primary key, or use kapture_detach().") :
 				 kapture_expression_problem(att) ?
 				 errhint("Bring back what it uses, or use kapture_detach() and kapture_attach().") :
-				 att->id_attnum == InvalidAttrNumber ?
+				 att->id_column && att->id_attnum == InvalidAttrNumber ?
 				 errhint("Add the column as bigint, or use kapture_detach() and kapture_attach().") :
 				 errhint("If it is the right server, use kapture_detach() and kapture_attach().")));
 }
@@ -701,6 +702,54 @@ row_do_read(RowBatch *batch)
 	row_read_large(batch, large, bytes);
 }
 
+/* For row_do_fill_ids(). */
+typedef struct RowIds
+{
+	int32		attachment_id;
+	List	   *rows;
+} RowIds;
+
+static void
+row_do_fill_ids(void *arg)
+{
+	RowIds	   *ids = arg;
+	int			n = list_length(ids->rows);
+	Datum	   *keys = palloc(sizeof(Datum) * n);
+	Oid			types[2] = {INT4OID, TEXTARRAYOID};
+	Datum		values[2] = {Int32GetDatum(ids->attachment_id)};
+
+	for (int i = 0; i < n; i++)
+		keys[i] = CStringGetTextDatum(((KaptureRow *) list_nth(ids->rows, i))->row_key);
+	values[1] = PointerGetDatum(construct_array(keys, n, TEXTOID, -1, false, TYPALIGN_INT));
+	SPI_connect();
+	if (kapture_user_code_execute(kapture_catalog_qualify("SELECT v.ord, r.customer_id FROM unnest($2) WITH ORDINALITY AS v(row_key, ord), LATERAL"
+														  " (SELECT r.customer_id FROM @.kapture_row AS r WHERE r.attachment_id = $1 AND r.gone_at IS NULL"
+														  " AND hashtextextended(r.row_key, 0) = hashtextextended(v.row_key, 0)"
+														  " AND hashtextextended(r.row_key, 1) = hashtextextended(v.row_key, 1)"
+														  " AND r.row_key = v.row_key OFFSET 0) AS r"),
+								  2, types, values, NULL, false) != SPI_OK_SELECT)	/* as this transaction has them */
+		elog(ERROR, "could not read the ids of rows");
+	for (uint64 i = 0; i < SPI_processed; i++)
+	{
+		bool		isnull;
+		int64		ord = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 1, &isnull));
+		KaptureRow *row = list_nth(ids->rows, (int) ord - 1);
+
+		if (row->outcome == KAPTURE_ROW_DONE)
+			row->customer_id = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 2, &isnull));
+	}
+	SPI_finish();
+}
+
+/* Fills in the ids of rows whose table has no column for them. */
+static void
+row_fill_ids(const KaptureAttachment *att, List *rows)
+{
+	RowIds		ids = {att->id, rows};
+
+	kapture_own_run(row_do_fill_ids, &ids);
+}
+
 /*
  * Fills in what the table holds for the rows (of KaptureRow).  "timezone" is
  * the zone in which times are written out, "snapshot" the one that is read, and
@@ -711,6 +760,8 @@ void
 kapture_row_read(KaptureAttachment *att, const char *timezone, List *rows, Snapshot snapshot)
 {
 	row_run_each(row_do_read, att, timezone, rows, snapshot);
+	if (att->id_column == NULL && att->id != 0)
+		row_fill_ids(att, rows);
 }
 
 /*
@@ -921,6 +972,8 @@ void
 kapture_row_hold(KaptureAttachment *att, const char *timezone, List *rows)
 {
 	row_run_each(row_do_hold, att, timezone, rows, NULL);
+	if (att->id_column == NULL && att->id != 0)
+		row_fill_ids(att, rows);
 }
 
 /* Writes what can be written, having looked for locks first. */
@@ -1009,8 +1062,20 @@ void
 kapture_row_write_ids(KaptureAttachment *att, List *rows, Snapshot snapshot)
 {
 	RowBatch	batch = {.att = att, .rows = rows, .snapshot = snapshot};
-	ErrorData  *error = row_run(row_do_write_simply, &batch, ROW_TIME_BATCH, ROW_LOCK_TIMEOUT);
+	ErrorData  *error;
+	ListCell   *lc;
 
+	if (att->id_column == NULL)
+	{
+		/* whoever records the outcome keeps the id */
+		foreach(lc, rows)
+		{
+			((KaptureRow *) lfirst(lc))->outcome = KAPTURE_ROW_DONE;
+			((KaptureRow *) lfirst(lc))->customer_id = 0;
+		}
+		return;
+	}
+	error = row_run(row_do_write_simply, &batch, ROW_TIME_BATCH, ROW_LOCK_TIMEOUT);
 	if (error == NULL)
 		return;
 	FreeErrorData(error);

@@ -408,13 +408,13 @@ row_sql_append_flags(StringInfo sql, const KaptureAttachment *att, KaptureRowSta
 char *
 kapture_row_sql(const KaptureAttachment *att, KaptureRowStatement statement)
 {
-	const char *id_column = row_sql_column(att, att->id_attnum, att->id_column);
+	const char *id_column = att->id_column ? row_sql_column(att, att->id_attnum, att->id_column) : NULL;
 	bool		reads = statement == KAPTURE_SQL_READ || statement == KAPTURE_SQL_MEASURE || statement == KAPTURE_SQL_READ_LARGE;
 	RowSqlLarge large;
 	StringInfoData sql;
 
 	initStringInfo(&sql);
-	if (statement == KAPTURE_SQL_WRITE)
+	if (statement == KAPTURE_SQL_WRITE && id_column)
 	{
 		appendStringInfo(&sql, "UPDATE %s AS r SET %s = v.id FROM ", kapture_row_source(att), id_column);
 		row_sql_append_unnest(&sql, att, true);
@@ -426,7 +426,7 @@ kapture_row_sql(const KaptureAttachment *att, KaptureRowStatement statement)
 	}
 
 	appendStringInfoString(&sql, "SELECT v.ord");
-	if (statement == KAPTURE_SQL_LOOK)
+	if (statement == KAPTURE_SQL_LOOK || statement == KAPTURE_SQL_WRITE)
 		appendStringInfoString(&sql, ", r.tableoid");
 	else if (att->id_attnum == InvalidAttrNumber)
 		appendStringInfoString(&sql, ", NULL::text");
@@ -500,7 +500,8 @@ kapture_row_selection(const KaptureAttachment *att, bool without_id, const char 
 	StringInfoData sql;
 
 	initStringInfo(&sql);
-	if (without_id)
+	/* ids that are kept elsewhere are not to be seen here: of such rows, nothing that changes nothing is sent */
+	if (without_id && att->id_column)
 		appendStringInfo(&sql, "r.%s IS NULL", row_sql_column(att, att->id_attnum, att->id_column));
 	else
 		appendStringInfoString(&sql, "true");

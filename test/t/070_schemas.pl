@@ -24,8 +24,7 @@ my @fields = qw(customer_name phone email_id country state city zone campaign_na
 
 # Cases that cannot pass yet, and why.
 my %pending = (
-	'06-chatwoot' => 'a table cannot be attached twice (argument name)',
-	'14-pagila' => 'a table without a column for the ids cannot be attached (id_column NULL)');
+	'06-chatwoot' => 'a table cannot be attached twice (argument name)');
 
 # The sections of a case: name => text; lines with arguments ("-- @servers a, b") likewise.
 sub sections

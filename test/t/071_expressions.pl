@@ -179,6 +179,41 @@ INSERT INTO whole VALUES (2, 'Huge', '9845765242', repeat('y', 3000000)), (3, 'S
 poll_ok($node, "SELECT message LIKE 'value too long: field \"city\" has 3000000 bytes, at most % are sent' FROM kapture_failures WHERE relation = 'whole'::regclass", 'a value that is too long is parked, with the field');
 poll_ok($node, "SELECT kapture_customer_id IS NOT NULL FROM whole WHERE id = 3", 'others are sent');
 
+# ids that the extension keeps
+sql(q(
+SELECT kapture_detach(relation) FROM kapture_status;
+CREATE TABLE untouched (id int PRIMARY KEY, customer_name text, phone text, updates int DEFAULT 0);
+CREATE FUNCTION count_updates() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN NEW.updates := OLD.updates + 1; RETURN NEW; END';
+CREATE TRIGGER t BEFORE UPDATE ON untouched FOR EACH ROW EXECUTE FUNCTION count_updates();
+INSERT INTO untouched VALUES (1, 'Uma', '9845765261'), (2, 'Vani', '9845765262');
+SELECT kapture_attach('untouched', id_column => NULL);
+CALL kapture_backfill('untouched');
+));
+idle_ok('a table without a column for ids');
+is(sql("SELECT string_agg(attname, ' ' ORDER BY attnum) FROM pg_attribute WHERE attrelid = 'untouched'::regclass AND attnum > 0"), 'id customer_name phone updates', 'gets none');
+is(sql("SELECT sum(updates) FROM untouched"), 0, 'and no row of it is updated');
+my %ids = map { $_->{customer_name} => $_->{kapture_customer_id} } @{ emulator_get($emulator, 'customers') };
+is(sql("SELECT kapture_id('untouched', '1')"), $ids{Uma}, 'kapture_id tells the id');
+is(sql("SELECT kapture_id('untouched', '3') IS NULL"), 't', 'NULL: no such row');
+$updates = requests('update');
+my $adds = requests('add');
+sql("UPDATE untouched SET customer_name = 'Uma Devi' WHERE id = 1; UPDATE untouched SET id = 20 WHERE id = 2");
+idle_ok('changes, also of the key');
+sql("UPDATE untouched SET customer_name = 'Vani Devi' WHERE id = 20");
+idle_ok('and of what has another key now');
+is(requests('update') - $updates . ' ' . (requests('add') - $adds), '2 0', 'are Updates');
+is(sql("SELECT kapture_id('untouched', '20')"), $ids{Vani}, 'an id follows its row');
+sql("CALL kapture_backfill('untouched')");
+idle_ok('a backfill');
+is(requests('update') - $updates . ' ' . (requests('add') - $adds), '2 0', 'sends nothing once more');
+sql("DELETE FROM untouched WHERE id = 1; INSERT INTO untouched VALUES (1, 'Another', '9845765263')");
+idle_ok('another row under the key of one that was deleted');
+isnt(sql("SELECT coalesce(kapture_id('untouched', '1'), 0)"), $ids{Uma}, 'is another customer');
+is(requests('add') - $adds, 1, 'which is added');
+sql("CREATE TABLE no_ids (id int PRIMARY KEY, customer_name text, phone text)");
+(undef, undef, $err) = $node->psql('postgres', "SELECT kapture_attach('no_ids', id_column => NULL, pull => true)");
+like($err, qr/customers cannot be pulled into a table without a column for their ids/, 'as its rows are found by it');
+
 # pulls skip what is computed, and bring nothing that the filter leaves out
 sql(q(
 SELECT kapture_detach(relation) FROM kapture_status;

@@ -136,6 +136,33 @@ sql("CREATE VIEW sales.people AS SELECT n.id AS key, n.customer_name AS full_nam
 idle_ok('until there is one of that name');
 like(customers(qw(customer_name phone zone)), qr/^MENON8\|9845765225\|z$/m, 'which is what is sent then');
 
+# what is told of a row that leaves, once
+sql(q(
+SELECT kapture_detach('users');
+CREATE OR REPLACE VIEW sales.named AS SELECT user_id AS id, last AS customer_name, city_id, active FROM users;
+ALTER VIEW sales.people RENAME COLUMN key TO user_id;
+ALTER VIEW sales.people RENAME COLUMN full_name TO customer_name;
+ALTER VIEW sales.people RENAME COLUMN telephone TO phone;
+CREATE OR REPLACE VIEW sales.people AS SELECT n.id AS user_id, n.customer_name, p.phone, 'z' AS area FROM sales.named n JOIN phones p ON p.user_id = n.id WHERE n.active;
+SELECT kapture_attach('users', source => 'sales.people', on_leave => '{"campaign_name": "left"}');
+UPDATE users SET last = 'Stays' WHERE user_id = 5;
+));
+idle_ok('a row');
+$updates = requests('update');
+sql("UPDATE users SET active = false WHERE user_id = 5");
+idle_ok('leaves');
+like(customers(qw(customer_name campaign_name)), qr/^Stays\|left$/m, 'which Kapture is told');
+sql("UPDATE users SET last = 'Gone' WHERE user_id = 5");
+idle_ok('and changes');
+sql("UPDATE users SET city_id = 2 WHERE user_id = 5");
+idle_ok('outside');
+is(requests('update'), $updates + 1, 'once');
+sql("UPDATE users SET active = true WHERE user_id = 5");
+idle_ok('it comes back');
+sql("UPDATE users SET active = false WHERE user_id = 5");
+idle_ok('and leaves again');
+is(requests('update'), $updates + 3, 'which is told again');
+
 # strangers
 sql(q(
 CREATE ROLE shop;
@@ -170,6 +197,6 @@ my $dump = "$PostgreSQL::Test::Utils::tmp_check/source.sql";
 $node->command_ok([ 'pg_dump', '-f', $dump, $node->connstr('postgres') ], 'pg_dump');
 sql("CREATE DATABASE copy");
 $node->command_ok([ 'psql', '-XqAt', '-v', 'ON_ERROR_STOP=1', '-f', $dump, $node->connstr('copy') ], 'restored');
-like($node->safe_psql('copy', "SELECT body FROM kapture_preview('users', '5')"), qr/MENON8/, 'brings it along');
+like($node->safe_psql('copy', "SELECT body FROM kapture_preview('users', '3')"), qr/Twice/, 'brings it along');
 $node->stop;
 done_testing();

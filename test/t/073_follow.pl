@@ -170,6 +170,17 @@ sql("UPDATE addresses SET street = 'Fort' WHERE id = 2");
 idle_ok('a column that only the replaced view reads');
 is(done(), '2', 'matters now');
 
+# so does another view, or none
+sql("CREATE VIEW less AS SELECT u.id, u.name AS customer_name, u.phone FROM users u; SELECT kapture_alter('users', source => 'less')");
+idle_ok('altered');
+done();
+is(sql("SELECT watched_columns FROM kapture_follow WHERE source = 'addresses'::regclass"), '{id}', 'with another source, other columns matter');
+sql("SELECT kapture_alter('users', columns => '{\"customer_name\": \"name\", \"phone\": \"phone\"}', reset => '{source}')");
+is(sql("SELECT watched_columns IS NULL FROM kapture_follow WHERE source = 'addresses'::regclass"), 't', 'without one, all do');
+sql("SELECT kapture_alter('users', source => 'customers')");
+idle_ok('altered back');
+done();
+
 # a partitioned source
 sql(q(
 CREATE TABLE visits (id int, user_id int, PRIMARY KEY (id)) PARTITION BY RANGE (id);
