@@ -37,6 +37,13 @@ LANGUAGE C IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'kapture_merge_digests'
 REVOKE ALL ON FUNCTION @extschema@.kapture_merge_digests(bytea, bytea) FROM PUBLIC;
 COMMENT ON FUNCTION @extschema@.kapture_merge_digests(bytea, bytea) IS 'digests of kapture_row: the newer ones, and the older where those are unknown';
 
+CREATE OR REPLACE FUNCTION @extschema@.kapture_seen_digests(digests bytea, customer_id bigint, bits smallint[], fields text[], names text[], seen text[])
+RETURNS bytea
+LANGUAGE C VOLATILE STRICT AS 'MODULE_PATHNAME', 'kapture_seen_digests';
+REVOKE ALL ON FUNCTION @extschema@.kapture_seen_digests(bytea, bigint, smallint[], text[], text[], text[]) FROM PUBLIC;
+COMMENT ON FUNCTION @extschema@.kapture_seen_digests(bytea, bigint, smallint[], text[], text[], text[]) IS
+'digests of kapture_row, but for fields of which Kapture was seen to have another value';
+
 --
 -- Connections and direct calls
 --
@@ -93,6 +100,11 @@ CREATE OR REPLACE FUNCTION @extschema@.kapture_pull(start_date text, end_date te
 LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'kapture_pull';
 COMMENT ON FUNCTION @extschema@.kapture_pull(text, text, name) IS
 'the same between two times of the account''s time zone, as text';
+
+CREATE OR REPLACE FUNCTION @extschema@.kapture_pull_now(server name DEFAULT 'kapture') RETURNS void
+LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'kapture_pull_now';
+COMMENT ON FUNCTION @extschema@.kapture_pull_now(name) IS
+'has a server with option pull_interval be pulled from at once, after the commit; for its owner, who learns by a webhook that there is something';
 
 CREATE OR REPLACE FUNCTION @extschema@.kapture_call(api text, body jsonb, server name DEFAULT 'kapture') RETURNS jsonb
 LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'kapture_call';
@@ -215,6 +227,20 @@ RETURNS void
 LANGUAGE C VOLATILE AS 'MODULE_PATHNAME', 'kapture_alter';
 COMMENT ON FUNCTION @extschema@.kapture_alter(regclass, jsonb, name, text, regclass, text, text, boolean, boolean, jsonb, boolean, text[]) IS
 'changes how a table is attached: what is given replaces what is there (columns as a whole), the rest stays, and so does what waits; reset names arguments that go back to their defaults; to another server, ids are kept only with keep_ids';
+
+CREATE OR REPLACE FUNCTION @extschema@.kapture_followed() RETURNS trigger
+LANGUAGE C AS 'MODULE_PATHNAME', 'kapture_followed';
+COMMENT ON FUNCTION @extschema@.kapture_followed() IS 'trigger of tables that attached ones follow: notes in the outbox what changed';
+
+CREATE OR REPLACE FUNCTION @extschema@.kapture_follow(source regclass, relation regclass, condition text) RETURNS void
+LANGUAGE C VOLATILE AS 'MODULE_PATHNAME', 'kapture_follow';
+COMMENT ON FUNCTION @extschema@.kapture_follow(regclass, regclass, text) IS
+'has changes of a table send the rows of an attached one again for which a condition over source and target holds';
+
+CREATE OR REPLACE FUNCTION @extschema@.kapture_unfollow(source regclass, relation regclass, condition text DEFAULT NULL) RETURNS integer
+LANGUAGE C VOLATILE AS 'MODULE_PATHNAME', 'kapture_unfollow';
+COMMENT ON FUNCTION @extschema@.kapture_unfollow(regclass, regclass, text) IS
+'ends that, on one condition or all; returns how many have ended';
 
 CREATE OR REPLACE FUNCTION @extschema@.kapture_detach(relation regclass)
 RETURNS void

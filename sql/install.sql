@@ -24,6 +24,8 @@ SELECT pg_catalog.pg_extension_config_dump('@extschema@.kapture_copied', '');
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.kapture_attachment', '');
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.kapture_attachment_attachment_id_seq', '');
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.kapture_column', '');
+SELECT pg_catalog.pg_extension_config_dump('@extschema@.kapture_follow', '');
+SELECT pg_catalog.pg_extension_config_dump('@extschema@.kapture_follow_follow_id_seq', '');
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.kapture_outbox', '');
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.kapture_delivery', '');
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.kapture_delivery_delivery_id_seq', '');

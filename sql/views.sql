@@ -149,13 +149,13 @@ GRANT SELECT ON @extschema@.kapture_pull_failures TO PUBLIC;
 
 CREATE OR REPLACE VIEW @extschema@.kapture_attachments WITH (security_barrier) AS
 SELECT a.attachment_id, a.relation, a.server,
-	(SELECT pg_catalog.jsonb_object_agg(k.field, CASE
-		WHEN k.expression IS NOT NULL THEN pg_catalog.jsonb_build_object('expression', k.expression)
-		WHEN k.column_name IS NULL THEN pg_catalog.jsonb_build_object('constant', k.constant)
-		ELSE pg_catalog.to_jsonb(k.column_name) END ORDER BY k.bit)
+	(SELECT pg_catalog.jsonb_object_agg(k.field, CASE WHEN k.expression IS NOT NULL THEN pg_catalog.jsonb_build_object('expression', k.expression)
+		WHEN k.constant IS NOT NULL THEN pg_catalog.jsonb_build_object('constant', k.constant) ELSE pg_catalog.to_jsonb(k.column_name) END ORDER BY k.bit)
 	 FROM @extschema@.kapture_column k WHERE k.attachment_id = a.attachment_id) AS columns,
 	a.on_duplicate, a.replicated, a.pull, a.on_conflict, a.id_column, a.key_columns, a.paused, a.attached_at,
-	a.filter, a.on_leave, a.source
+	a.filter, a.source, a.on_leave,
+	(SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('source', f.source::text, 'condition', f.condition) ORDER BY f.follow_id)
+	 FROM @extschema@.kapture_follow f WHERE f.relation = a.relation) AS follows
 FROM @extschema@.kapture_attachment a
 JOIN pg_catalog.pg_class c ON c.oid = a.relation
 WHERE pg_catalog.pg_has_role(c.relowner, 'USAGE');
@@ -172,9 +172,10 @@ COMMENT ON COLUMN @extschema@.kapture_attachments.id_column IS 'column that rece
 COMMENT ON COLUMN @extschema@.kapture_attachments.key_columns IS 'primary key of the table, in whose order a row_key has its values';
 COMMENT ON COLUMN @extschema@.kapture_attachments.paused IS 'changes are captured, but not sent; see kapture_pause';
 COMMENT ON COLUMN @extschema@.kapture_attachments.attached_at IS 'when the table was attached';
-COMMENT ON COLUMN @extschema@.kapture_attachments.filter IS 'which rows go to Kapture; NULL: all';
-COMMENT ON COLUMN @extschema@.kapture_attachments.on_leave IS 'what is sent for a customer whose row leaves the filter';
-COMMENT ON COLUMN @extschema@.kapture_attachments.source IS 'view that the values come from; NULL: the table itself';
+COMMENT ON COLUMN @extschema@.kapture_attachments.filter IS 'condition on the rows that go to Kapture; NULL: all do';
+COMMENT ON COLUMN @extschema@.kapture_attachments.source IS 'view that the values come from; NULL: they are the table''s own';
+COMMENT ON COLUMN @extschema@.kapture_attachments.on_leave IS 'fields of a customer whose row has left the filter';
+COMMENT ON COLUMN @extschema@.kapture_attachments.follows IS 'tables whose changes concern rows of this one, each with its condition';
 GRANT SELECT ON @extschema@.kapture_attachments TO PUBLIC;
 
 CREATE OR REPLACE VIEW @extschema@.kapture_orphans WITH (security_barrier) AS
@@ -205,7 +206,7 @@ SELECT a.relation, a.server,
 		 WHEN t.problem IS NOT NULL THEN 'misconfigured'
 		 WHEN @extschema@.kapture_worker_pid() IS NULL THEN 'no worker'
 		 ELSE 'running' END AS state,
-	q.pending, q.in_flight, q.retrying, q.parked,
+	q.pending + w.changes AS pending, q.in_flight, q.retrying, q.parked,
 	pg_catalog.now() - q.oldest AS oldest_age,
 	q.last_success, COALESCE(t.problem, q.last_error) AS last_error,
 	s.state AS server_state, s.message AS server_message, s.retry_at AS server_retry_at,
@@ -219,12 +220,16 @@ LEFT JOIN @extschema@.kapture_server_states() s
 LEFT JOIN @extschema@.kapture_pull_status p ON p.server = a.server
 CROSS JOIN LATERAL @extschema@.kapture_queue(a.attachment_id) q
 CROSS JOIN LATERAL (SELECT @extschema@.kapture_table_problem(a.attachment_id) AS problem) t
+CROSS JOIN LATERAL (SELECT pg_catalog.count(*) AS changes FROM @extschema@.kapture_follow f
+	CROSS JOIN LATERAL (SELECT 1 WHERE f.waiting IS NOT NULL UNION ALL
+		(SELECT 1 FROM @extschema@.kapture_outbox o WHERE o.attachment_id = -f.follow_id LIMIT 10000)) n
+	WHERE f.relation = a.relation) w
 WHERE pg_catalog.pg_has_role(c.relowner, 'USAGE') OR pg_catalog.pg_has_role('pg_read_all_stats', 'USAGE');
 COMMENT ON VIEW @extschema@.kapture_status IS 'one row for each attached table that belongs to the current role, or, without messages, for each one if it may read all statistics; cheap enough to be looked at each second';
 COMMENT ON COLUMN @extschema@.kapture_status.relation IS 'the attached table';
 COMMENT ON COLUMN @extschema@.kapture_status.server IS 'foreign server its rows go to';
 COMMENT ON COLUMN @extschema@.kapture_status.state IS 'running, paused, misconfigured (see last_error), copy (see kapture_resume), outdated (see server_message), no worker';
-COMMENT ON COLUMN @extschema@.kapture_status.pending IS 'changes that the worker has not taken up; beyond 10000 they may be an estimate';
+COMMENT ON COLUMN @extschema@.kapture_status.pending IS 'changes that the worker has not taken up, those of followed tables included; beyond 10000 they may be an estimate';
 COMMENT ON COLUMN @extschema@.kapture_status.in_flight IS 'rows being sent';
 COMMENT ON COLUMN @extschema@.kapture_status.retrying IS 'rows that wait for another try';
 COMMENT ON COLUMN @extschema@.kapture_status.parked IS 'rows that wait for a correction; beyond 10000 an estimate';

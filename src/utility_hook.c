@@ -44,6 +44,7 @@
 #include "base/restore.h"
 #include "cluster/shmem.h"
 #include "fdw/modify.h"
+#include "follow/follow.h"
 #include "mapping/attach_advice.h"
 #include "mapping/expression.h"
 #include "pull/mirror.h"
@@ -313,7 +314,10 @@ wayside_follow_columns(List *columns)
 		char	   *name = get_attname(column->relid, column->attnum, true);
 
 		if (name && strcmp(name, column->name) != 0)
+		{
 			kapture_attach_column_renamed(column->relid, column->name, name);
+			kapture_follow_column_renamed(column->relid, column->name, name);
+		}
 	}
 }
 
@@ -397,7 +401,10 @@ wayside_follow(Node *stmt)
 		kapture_unbind_dropped();
 	if (IsA(stmt, ViewStmt) && !IsBinaryUpgrade && !kapture_is_restoring() &&
 		OidIsValid(kapture_catalog_relid(KAPTURE_TABLE_ATTACHMENT)))
+	{
 		kapture_attach_view_changed(((ViewStmt *) stmt)->view);
+		kapture_follow_view_changed();
+	}
 	if (wayside_affects_expressions(stmt) && OidIsValid(kapture_catalog_relid(KAPTURE_TABLE_ATTACHMENT)))
 		kapture_attach_reconsider();
 	if ((IsA(stmt, CreateForeignServerStmt) || IsA(stmt, AlterForeignServerStmt)) &&
@@ -436,6 +443,7 @@ wayside_process_utility(PlannedStmt *pstmt, const char *query_string,
 	List	   *leaving = NIL;
 	bool		makes_partition = wayside_makes_partition(pstmt->utilityStmt);
 	List	   *expressions = wayside_renames(pstmt->utilityStmt) ? kapture_expression_before_rename() : NIL;
+	List	   *follows = wayside_renames(pstmt->utilityStmt) ? kapture_follow_before_rename() : NIL;
 
 	wayside_notice(pstmt->utilityStmt);
 	if (OidIsValid(dbid))
@@ -460,6 +468,7 @@ wayside_process_utility(PlannedStmt *pstmt, const char *query_string,
 	kapture_leave_follow(leaving);
 	wayside_follow_columns(columns);
 	kapture_attach_renamed(expressions);
+	kapture_follow_after_rename(follows);
 	wayside_follow(pstmt->utilityStmt);
 	if (renames)
 	{

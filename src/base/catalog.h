@@ -130,6 +130,7 @@ typedef struct KaptureAttachment
 	List	   *on_leave;		/* of KaptureFieldValue, for customers whose row
 								 * has left the filter */
 	KaptureComputing *computing;
+	bool		unfollowed;		/* it follows no table, as far as is known */
 
 	/* row_io.c's own */
 	struct _SPI_plan *plans[KAPTURE_ROW_STATEMENTS];

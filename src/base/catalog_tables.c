@@ -24,7 +24,7 @@
 
 static const char *const catalog_table_names[KAPTURE_TABLE_COUNT] = {
 	"kapture_attachment", "kapture_column", "kapture_outbox",
-	"kapture_delivery", "kapture_history", "kapture_outbox_keys"
+	"kapture_delivery", "kapture_history", "kapture_outbox_keys", "kapture_follow"
 };
 
 static Oid	catalog_relids[KAPTURE_TABLE_COUNT];

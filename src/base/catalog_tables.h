@@ -20,10 +20,11 @@ typedef enum KaptureTable
 	KAPTURE_TABLE_OUTBOX,
 	KAPTURE_TABLE_DELIVERY,
 	KAPTURE_TABLE_HISTORY,
-	KAPTURE_INDEX_OUTBOX_KEYS
+	KAPTURE_INDEX_OUTBOX_KEYS,
+	KAPTURE_TABLE_FOLLOW
 } KaptureTable;
 
-#define KAPTURE_TABLE_COUNT	6
+#define KAPTURE_TABLE_COUNT	7
 
 /* Column number in kapture_attachment, as in the install script. */
 #define KAPTURE_ATTACHMENT_RELATION	2

@@ -720,6 +720,17 @@ kapture_user_code_run(Relation rel, List *beside, void (*work) (void *arg), void
 	user_code = run.outer;
 }
 
+/*
+ * Lets statements on the table that runs read other relations, too (list of oids, which
+ * must last as long).
+ */
+void
+kapture_user_code_allow(List *relations)
+{
+	if (user_code)
+		user_code->beside = list_concat_unique_oid(list_copy(user_code->beside), relations);
+}
+
 /* Names the statement that runs next; in sessions, our tables are read without. */
 static void
 user_code_expect(const char *statement)

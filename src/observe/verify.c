@@ -36,13 +36,13 @@
 #include "mapping/condition.h"
 #include "observe/compare.h"
 #include "pull/fetch.h"
+#include "steer/run.h"
 #include "table/attach.h"
 #include "table/capture.h"
 #include "table/capture_buffer.h"
 #include "table/inbox.h"
 #include "table/row_io.h"
 #include "table/row_sql.h"
-#include "table/run.h"
 
 PG_FUNCTION_INFO_V1(kapture_verify);
 PG_FUNCTION_INFO_V1(kapture_verify_into);
@@ -332,7 +332,7 @@ verify_compare(Verify *verify, VerifyItem *item, const KaptureThere *there)
 		VerifyField *field;
 
 		/* a column that is gone */
-		if (col->name && col->attnum == InvalidAttrNumber)
+		if (col->attnum == InvalidAttrNumber && col->name && !verify->att->source_name)
 			continue;
 		compared = kapture_comparer_compare(verify->comparer, c, item->row.values[c], there);
 		if (compared == KAPTURE_COMPARED_MASKED)

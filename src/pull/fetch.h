@@ -18,6 +18,7 @@ typedef struct KaptureFetch KaptureFetch;
 /* One answer. */
 typedef struct KaptureWindow
 {
+	KaptureFetch *fetch;		/* which it is of */
 	Timestamp	from;			/* only for pulls, in the account's local time */
 	Timestamp	to;
 	bool		continues;		/* another page of the window before, */
@@ -50,6 +51,7 @@ extern KaptureFetchState kapture_fetch_poll(KaptureFetch *fetch, const KaptureWi
 											TimestampTz *when);
 extern void kapture_fetch_served(KaptureFetch *fetch);
 extern const KaptureWindow *kapture_fetch_next(KaptureFetch *fetch);
+extern Jsonb *kapture_window_customer(const KaptureWindow *window, int n);
 extern TimestampTz kapture_fetch_not_before(const KaptureFetch *fetch);
 extern int64 kapture_fetch_windows_left(const KaptureFetch *fetch,
 										Timestamp from);

@@ -164,7 +164,7 @@ pull_window(PullServer *server, const KaptureWindow *window)
 	pg_tz	   *zone = kapture_local_zone(server->timezone);
 
 	kapture_process_begin("writing pulled customers");
-	kapture_copies_write_as_owner(run->copies, window->list, window->asked, &copied);
+	kapture_copies_write_as_owner(run->copies, window, &copied);
 	run->newest = window->continues ? Max(run->newest, copied.newest) : copied.newest;
 	pulled_until = kapture_pull_watermark(run->pulled_until,
 										  kapture_local_earliest(window->from, zone),
@@ -294,7 +294,7 @@ pull_configure(void *arg)
 	server->sweep_rate = settings->sweep_rate;
 	pull_drop_sweep(server);
 	kapture_pull_state_read(server->server.name, &state);
-	server->next = state.started_at == DT_NOBEGIN ? 0 : state.started_at + server->interval;
+	server->next = state.started_at == DT_NOBEGIN || state.asked ? 0 : state.started_at + server->interval;
 	server->failures = state.failures;
 	server->next_sweep = state.sweeping || state.sweep_started_at == DT_NOBEGIN ? 0 :
 		state.sweep_started_at + server->sweep_interval;

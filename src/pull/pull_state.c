@@ -40,11 +40,14 @@ kapture_pull_state_read(const char *server, KapturePullState *state)
 	state->sweep_started_at = DT_NOBEGIN;
 	state->sweeping = false;
 	state->sweep_after = 0;
+	state->asked = false;
 	PushActiveSnapshot(GetTransactionSnapshot());
 	SPI_connect();
 	if (kapture_user_code_execute(psprintf("SELECT coalesce(pulled_until, '-infinity'), coalesce(started_at, '-infinity'),"
 									   " failures, coalesce(sweep_started_at, '-infinity'),"
-									   " sweep_started_at IS NOT NULL AND sweep_finished_at IS NULL, sweep_after FROM %s.kapture_pull WHERE server = $1", kapture_catalog_schema()),
+									   " sweep_started_at IS NOT NULL AND sweep_finished_at IS NULL, sweep_after,"
+									   " EXISTS (SELECT FROM %s.kapture_pull_asked AS a WHERE a.server = p.server)"
+									   " FROM %s.kapture_pull AS p WHERE server = $1", kapture_catalog_schema(), kapture_catalog_schema()),
 							  1, types, values, NULL, true) != SPI_OK_SELECT)
 		elog(ERROR, "could not read kapture_pull");
 	if (SPI_processed > 0)
@@ -58,6 +61,7 @@ kapture_pull_state_read(const char *server, KapturePullState *state)
 		state->sweep_started_at = DatumGetTimestampTz(SPI_getbinval(row, desc, 4, &isnull));
 		state->sweeping = DatumGetBool(SPI_getbinval(row, desc, 5, &isnull));
 		state->sweep_after = DatumGetInt64(SPI_getbinval(row, desc, 6, &isnull));
+		state->asked = DatumGetBool(SPI_getbinval(row, desc, 7, &isnull));
 	}
 	SPI_finish();
 	PopActiveSnapshot();
@@ -84,6 +88,8 @@ kapture_pull_state_begin(const char *server, TimestampTz pulled_until, Timestamp
 							   " started_at = excluded.started_at, updated_at = excluded.updated_at,"
 							   " finished_at = NULL, next_pull = NULL, pid = excluded.pid",
 							   lengthof(values), types, values);
+	/* who asks from now on may know of something that this one does not see */
+	(void) kapture_own_execute("DELETE FROM @.kapture_pull_asked WHERE server = $1", 1, types, values);
 }
 
 /*
@@ -178,4 +184,6 @@ kapture_pull_state_tidy(void)
 {
 	(void) kapture_own_execute("DELETE FROM @.kapture_pull p WHERE NOT EXISTS"
 							   " (SELECT FROM pg_foreign_server s WHERE s.srvname = p.server)", 0, NULL, NULL);
+	(void) kapture_own_execute("DELETE FROM @.kapture_pull_asked a WHERE NOT EXISTS"
+							   " (SELECT FROM pg_foreign_server s WHERE s.srvname = a.server)", 0, NULL, NULL);
 }

@@ -17,6 +17,7 @@ typedef struct KapturePullState
 	TimestampTz sweep_started_at;	/* DT_NOBEGIN: never */
 	bool		sweeping;		/* that one is not done */
 	int64		sweep_after;	/* the last customer it is done with */
+	bool		asked;			/* kapture_pull_now() was called since the latest pull began */
 } KapturePullState;
 
 extern void kapture_pull_state_read(const char *server, KapturePullState *state);

@@ -23,7 +23,6 @@
 #include "utils/syscache.h"
 
 #include "api/option.h"
-#include "api/reply.h"
 #include "base/compat.h"
 #include "base/text.h"
 #include "calls/call_outcome.h"
@@ -34,6 +33,7 @@
 #include "push/call_sender.h"
 #include "push/notify.h"
 #include "traffic/pacing.h"
+#include "traffic/request_pool.h"
 
 /* Milliseconds between two tries of what an error has stopped, at most. */
 #define SENDER_LONGEST		60000
@@ -52,13 +52,11 @@ typedef struct CallAccount
 	uint64		version;		/* of its settings */
 	int			max_connections;
 	double		rate_limit;
+	KaptureRequestPool pool;
 	dlist_head	ready;			/* tasks whose request is to be started */
 	int			nready;
 	int			ntasks;			/* these, those in flight, and those to be recorded */
-	int			in_flight;
 	TimestampTz due;			/* when a waiting call is; DT_NOEND: none is */
-	TimestampTz not_before;		/* no request starts earlier */
-	TimestampTz next_start;		/* when the limiter is to be asked again, 0: at once */
 	int			failures;		/* in a row */
 	char	   *problem;		/* why nothing can be sent, or NULL */
 } CallAccount;
@@ -136,6 +134,7 @@ sender_find_account(const KaptureCallAccount *key)
 	account->key.server = MemoryContextStrdup(sender_context, key->server);
 	account->key.api = MemoryContextStrdup(sender_context, key->api);
 	account->max_connections = SENDER_FIRST;
+	kapture_request_pool_init(&account->pool, SENDER_FIRST);
 	dlist_init(&account->ready);
 	dlist_push_tail(&sender_accounts, &account->node);
 	return account;
@@ -189,23 +188,23 @@ sender_do_look(void *arg)
 		if (account->seen)
 			continue;
 		account->due = DT_NOEND;
-		if (account->ntasks == 0 && account->not_before <= GetCurrentTimestamp())
+		if (account->ntasks == 0 && account->pool.not_before <= GetCurrentTimestamp())
 			sender_forget_account(account);
 	}
 }
 
-/* Requests that an account may have in flight: one while it is only probed. */
-static int
-sender_connections(const CallAccount *account)
+/* An account may have so many requests in flight: one while it is only probed. */
+static void
+sender_adapt(CallAccount *account)
 {
-	return account->failures > 0 ? 1 : account->max_connections;
+	account->pool.most = account->failures > 0 ? 1 : account->max_connections;
 }
 
 /* How many more calls to claim for an account: as many as can be sent now. */
 static int
 sender_room(const CallAccount *account)
 {
-	int			room = sender_connections(account) - account->in_flight - account->nready;
+	int			room = account->pool.most - account->pool.running - account->nready;
 
 	if (account->rate_limit > 0)
 		room = Min(room, (int) Max(account->rate_limit, 1) - account->nready);
@@ -234,7 +233,7 @@ sender_turn(Worker *worker, const CallAccount *account)
 {
 	WorkerServer *server = sender_find_server(worker, account);
 
-	return Max(account->not_before, server ? server->pool.not_before : 0);
+	return Max(account->pool.not_before, server ? server->pool.not_before : 0);
 }
 
 /* Rows of the sender wait, too: the server asks for that. */
@@ -245,7 +244,7 @@ sender_hold_rows(Worker *worker, const CallAccount *account)
 
 	if (server == NULL)
 		return;
-	server->pool.not_before = Max(server->pool.not_before, account->not_before);
+	server->pool.not_before = Max(server->pool.not_before, account->pool.not_before);
 	server->asked = true;
 }
 
@@ -294,6 +293,7 @@ sender_do_claim(void *arg)
 	settings = kapture_server_get(account->key.server, account->key.sender);
 	account->version = settings->version;
 	account->max_connections = settings->max_connections;
+	sender_adapt(account);
 	account->rate_limit = settings->rate_limit;
 	room = sender_room(account);
 	claim->in_queue = true;
@@ -319,7 +319,8 @@ sender_hold_account(CallAccount *account, const ErrorData *error)
 	ErrorData  *another;
 
 	account->failures++;
-	account->not_before = sender_retry_at(account->failures);
+	sender_adapt(account);
+	account->pool.not_before = sender_retry_at(account->failures);
 	if (sender_set_problem(account, message))
 		ereport(LOG,
 				(errmsg("kapture_sync cannot send calls of \"%s\" to server \"%s\" in database \"%s\": %s",
@@ -434,12 +435,14 @@ sender_start_request(CallAccount *account, const KaptureServer *settings)
 	old = MemoryContextSwitchTo(call->context);
 	task->request = kapture_http_start(server, KAPTURE_API_MODULE, body, len, task, &when);
 	MemoryContextSwitchTo(old);
-	account->next_start = task->request ? 0 : when;
 	if (task->request == NULL)
+	{
+		kapture_request_pool_refused(&account->pool, when);
 		return;
+	}
+	kapture_request_pool_started(&account->pool);
 	dlist_delete(&task->node);
 	account->nready--;
-	account->in_flight++;
 	dlist_push_tail(&sender_in_flight, &task->node);
 	/* a host that does not answer as it should may have moved */
 	if (account->failures > 0)
@@ -452,8 +455,7 @@ sender_do_start(void *arg)
 	CallAccount *account = arg;
 	const KaptureServer *settings = kapture_server_get(account->key.server, account->key.sender);
 
-	while (account->nready > 0 && account->next_start <= GetCurrentTimestamp() &&
-		   account->in_flight < sender_connections(account))
+	while (account->nready > 0 && kapture_request_pool_next(&account->pool) <= GetCurrentTimestamp())
 		sender_start_request(account, settings);
 }
 
@@ -474,7 +476,10 @@ sender_start(CallAccount *account)
 	if (error == NULL)
 	{
 		if (account->problem)
+		{
 			account->failures = 0;
+			sender_adapt(account);
+		}
 		(void) sender_set_problem(account, NULL);
 		return;
 	}
@@ -519,7 +524,7 @@ kapture_calls_send(Worker *worker)
 		}
 		if (account->due <= now && sender_room(account) > 0)
 			sender_claim(account);
-		if (account->nready > 0 && account->next_start <= now && account->in_flight < sender_connections(account))
+		if (account->nready > 0 && kapture_request_pool_next(&account->pool) <= now)
 			sender_start(account);
 	}
 	kapture_http_push();
@@ -550,8 +555,7 @@ kapture_calls_take(KaptureHttpRequest *request)
 		if (task->request != request)
 			continue;
 		dlist_delete(&task->node);
-		task->account->in_flight--;
-		task->account->next_start = 0;
+		kapture_request_pool_ended(&task->account->pool);
 		dlist_push_tail(&sender_to_record, &task->node);
 		return true;
 	}
@@ -568,6 +572,7 @@ sender_note_health(Worker *worker, CallAccount *account, KaptureCallHealth healt
 	if (health == KAPTURE_CALLS_WELL)
 	{
 		account->failures = 0;
+		sender_adapt(account);
 		return;
 	}
 	account->failures++;
@@ -577,7 +582,8 @@ sender_note_health(Worker *worker, CallAccount *account, KaptureCallHealth healt
 		wait = answer->retry_after;
 	else
 		wait = kapture_pacing_backoff(account->failures, KAPTURE_SERVER_LONGEST);
-	account->not_before = Max(account->not_before, TimestampTzPlusMilliseconds(now, wait));
+	sender_adapt(account);
+	kapture_request_pool_wait(&account->pool, now, wait);
 	if (health == KAPTURE_CALLS_ASKED)
 		sender_hold_rows(worker, account);
 }
@@ -722,8 +728,9 @@ sender_alert_unknown(List *counts)
 static void
 sender_end_hold(CallAccount *account)
 {
-	account->not_before = 0;
+	account->pool.not_before = 0;
 	account->failures = 0;
+	sender_adapt(account);
 }
 
 static void
@@ -751,7 +758,7 @@ kapture_calls_load(Worker *worker)
 	dlist_foreach(iter, &sender_accounts)
 	{
 		CallAccount *account = dlist_container(CallAccount, node, iter.cur);
-		ErrorData  *error = account->not_before > 0 ? kapture_guard_step(sender_do_version, account) : NULL;
+		ErrorData  *error = account->pool.not_before > 0 ? kapture_guard_step(sender_do_version, account) : NULL;
 
 		if (error == NULL)
 			continue;
@@ -781,7 +788,7 @@ kapture_calls_ask_limiter(void)
 	dlist_iter	iter;
 
 	dlist_foreach(iter, &sender_accounts)
-		dlist_container(CallAccount, node, iter.cur)->next_start = 0;
+		dlist_container(CallAccount, node, iter.cur)->pool.next_start = 0;
 }
 
 /*
@@ -801,8 +808,8 @@ kapture_calls_next(Worker *worker)
 	{
 		CallAccount *account = dlist_container(CallAccount, node, iter.cur);
 
-		if (account->nready > 0 && account->in_flight < sender_connections(account))
-			next = Min(next, Max(account->next_start, sender_turn(worker, account)));
+		if (account->nready > 0)
+			next = Min(next, Max(kapture_request_pool_next(&account->pool), sender_turn(worker, account)));
 		if (account->due != DT_NOEND && sender_room(account) > 0)
 			next = Min(next, Max(account->due, sender_turn(worker, account)));
 	}
@@ -819,6 +826,6 @@ kapture_calls_in_flight(void)
 	dlist_iter	iter;
 
 	dlist_foreach(iter, &sender_accounts)
-		n += dlist_container(CallAccount, node, iter.cur)->in_flight;
+		n += dlist_container(CallAccount, node, iter.cur)->pool.running;
 	return n;
 }

@@ -95,6 +95,10 @@ typedef struct WorkerTable
 	bool		fresh;			/* perhaps newer than the pass under way sees */
 	TimestampTz next_due;		/* next try of a failed row, DT_NOEND: none */
 	TimestampTz well_since;		/* rows that failed before are due, 0: none are */
+	TimestampTz follow_at;		/* when changes of tables that it follows are due,
+								 * DT_NOEND: when something is noted */
+	int			follow_values;	/* how many of them are looked at together, 0: as many as may be */
+	int			follow_errors;	/* in a row */
 	TimestampTz last_success;
 	KaptureOutcomes outcomes;	/* of its rows, for whoever is to be told */
 	KaptureTableReport said;	/* to whoever looks, */

@@ -31,6 +31,7 @@
 #include "cluster/guard.h"
 #include "push/call_sender.h"
 #include "push/claim.h"
+#include "push/followed.h"
 #include "push/load.h"
 #include "push/queue.h"
 #include "push/record.h"
@@ -149,6 +150,8 @@ worker_next_work(Worker *worker, TimestampTz now)
 		/* nothing is claimed before attachments have been read */
 		if (!table->present || table->att->paused || server->problem || worker->stale)
 			continue;
+		if (!table->att->unfollowed)
+			next = Min(next, table->follow_at);
 		/* without room, the next answer makes some */
 		if ((table->look || table->next_due != DT_NOEND) &&
 			kapture_claim_room(table, PG_INT64_MAX) > 0)
@@ -326,6 +329,7 @@ worker_pass(void *arg)
 		kapture_record(worker);
 	kapture_send(worker);
 	worker_safety_look(worker);
+	kapture_followed_find(worker);
 	kapture_claim(worker);
 	kapture_send(worker);
 	kapture_calls_record(worker);

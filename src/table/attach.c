@@ -842,20 +842,20 @@ kapture_attach(PG_FUNCTION_ARGS)
 }
 
 /*
- * Returns the attachment of the relation in a function's first argument, in the
+ * Returns the attachment of the relation in an argument of a function, in the
  * current memory context.  The relation stays locked.  Errors: 22004 the
  * argument is NULL, 42P01 there is no such relation, 42501 it is not the
  * caller's, 42704 it is not attached, 55000 the extension is to be updated first.
  */
 KaptureAttachment *
-kapture_attach_find(FunctionCallInfo fcinfo, LOCKMODE lockmode)
+kapture_attach_find_argument(FunctionCallInfo fcinfo, int arg, LOCKMODE lockmode)
 {
 	Relation	rel;
 	KaptureAttachment *att;
 
-	attach_require(fcinfo, 0, "relation");
+	attach_require(fcinfo, arg, "relation");
 	kapture_version_require();
-	rel = attach_open_owned(PG_GETARG_OID(0), lockmode);
+	rel = attach_open_owned(PG_GETARG_OID(arg), lockmode);
 	att = kapture_catalog_attachment(rel);
 	if (att == NULL || att->root != RelationGetRelid(rel))
 		ereport(ERROR,
@@ -865,6 +865,15 @@ kapture_attach_find(FunctionCallInfo fcinfo, LOCKMODE lockmode)
 				 errhint("Use kapture_attach() to attach it; the view kapture_status shows attached tables.")));
 	relation_close(rel, NoLock);
 	return att;
+}
+
+/*
+ * Likewise for the first argument.
+ */
+KaptureAttachment *
+kapture_attach_find(FunctionCallInfo fcinfo, LOCKMODE lockmode)
+{
+	return kapture_attach_find_argument(fcinfo, 0, lockmode);
 }
 
 /* Is a table attached, or below another one that is, among those that inherit from "relid"? */
@@ -935,6 +944,11 @@ kapture_attach_forget(int32 attachment_id)
 	Oid			types[1] = {INT4OID};
 	Datum		values[1] = {Int32GetDatum(attachment_id)};
 
+	if (OidIsValid(kapture_catalog_relid(KAPTURE_TABLE_FOLLOW)))
+		(void) kapture_own_execute("WITH ended AS (DELETE FROM @.kapture_follow AS f USING @.kapture_attachment AS a"
+								   " WHERE a.attachment_id = $1 AND f.relation = a.relation RETURNING f.follow_id)"
+								   " DELETE FROM @.kapture_outbox WHERE attachment_id IN (SELECT -follow_id FROM ended)",
+								   1, types, values);
 	for (int i = 0; i < lengthof(tables); i++)
 		(void) kapture_own_execute(psprintf("DELETE FROM @.%s WHERE attachment_id = $1", tables[i]),
 								   1, types, values);

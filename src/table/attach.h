@@ -15,6 +15,7 @@
 #include "base/catalog.h"
 #include "mapping/field_map.h"
 
+extern KaptureAttachment *kapture_attach_find_argument(FunctionCallInfo fcinfo, int arg, LOCKMODE lockmode);
 extern KaptureAttachment *kapture_attach_find(FunctionCallInfo fcinfo, LOCKMODE lockmode);
 extern void kapture_attach_execute_ddl(const char *sql);
 extern char *kapture_attach_choice(FunctionCallInfo fcinfo, int arg, const char *name,

@@ -19,7 +19,8 @@
 
 static const char usage[] =
 "usage: kapture-emulator [option]...\n"
-"  --port N            listen on 127.0.0.1:N (default 0: any free port)\n"
+"  --port N            listen on this port (default 0: any free port)\n"
+"  --listen ADDRESS    of this IPv4 address (default 127.0.0.1; 0.0.0.0: all)\n"
 "  --port-file FILE    write the port there once it listens\n"
 "  --threads N         serve from so many threads (default 2)\n"
 "  --tls-cert FILE     speak TLS with this certificate (PEM)\n"
@@ -38,13 +39,14 @@ static const char usage[] =
 
 enum
 {
-	OPTION_PORT = 256, OPTION_PORT_FILE, OPTION_THREADS, OPTION_TLS_CERT, OPTION_TLS_KEY, OPTION_AUTH_KEY,
+	OPTION_PORT = 256, OPTION_LISTEN, OPTION_PORT_FILE, OPTION_THREADS, OPTION_TLS_CERT, OPTION_TLS_KEY, OPTION_AUTH_KEY,
 	OPTION_KEY, OPTION_ADD_ARRAY = OPTION_KEY + N_APIS, OPTION_UPDATE_ARRAY, OPTION_PULL_LIMIT, OPTION_PULL_ROWS,
 	OPTION_TIMEZONE, OPTION_EMPTY, OPTION_HELP
 };
 
 static const struct option options[] = {
 	{"port", required_argument, NULL, OPTION_PORT},
+	{"listen", required_argument, NULL, OPTION_LISTEN},
 	{"port-file", required_argument, NULL, OPTION_PORT_FILE},
 	{"threads", required_argument, NULL, OPTION_THREADS},
 	{"tls-cert", required_argument, NULL, OPTION_TLS_CERT},
@@ -123,6 +125,9 @@ main(int argc, char **argv)
 			case OPTION_PORT:
 				server.port = atoi(optarg);
 				break;
+			case OPTION_LISTEN:
+				server.listen = optarg;
+				break;
 			case OPTION_PORT_FILE:
 				port_file = optarg;
 				break;
@@ -181,10 +186,11 @@ main(int argc, char **argv)
 	store_init(empty);
 	port = server_start(&server);
 	if (port < 0)
-		fail("cannot listen;", "is the port taken?");
+		fail("cannot listen;", "is the port taken, or the address not this host's?");
 	if (port_file)
 		write_port(port_file, port);
-	printf("kapture-emulator: listening on %s://127.0.0.1:%d\n", server.certificate ? "https" : "http", port);
+	printf("kapture-emulator: listening on %s://%s:%d\n", server.certificate ? "https" : "http",
+		   server.listen ? server.listen : "127.0.0.1", port);
 	fflush(stdout);
 	for (;;)
 		pause();

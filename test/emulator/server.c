@@ -379,8 +379,8 @@ on_connection(void *arg, struct MHD_Connection *connection, void **context, enum
 }
 
 /*
- * Listens on loopback and serves from threads of its own.  Returns the port,
- * or -1.
+ * Listens, by default on loopback, and serves from threads of its own.  Returns
+ * the port, or -1.
  */
 int
 server_start(const ServerOptions *options)
@@ -399,6 +399,8 @@ server_start(const ServerOptions *options)
 	struct MHD_Daemon *daemon;
 	const union MHD_DaemonInfo *info;
 
+	if (options->listen && inet_pton(AF_INET, options->listen, &address.sin_addr) != 1)
+		return -1;
 	timer_start();
 	if (options->certificate)
 		flags |= MHD_USE_TLS;

@@ -309,7 +309,7 @@ foreach my $name (@names)
 }
 my $only = $ENV{KAPTURE_FAULT_POINT} || '';    # a pattern, to try some
 # what only sessions do, and what a promotion of a standby does
-my $sessions = qr/^(?:attach|backfill|call_send|preview|capture|leave|rekey|unbind)\.c:|:(?:kapture_binding_renew|binding_depend_all|row_do_try|row_refuse_strangers|kapture_copies_follow_rename|kapture_forget_contacts|kapture_resume_copy|kapture_origin_claim|origin_doubt|row_do_count|row_do_list):/;
+my $sessions = qr/^(?:advice|attach|backfill|call_send|match|orphan|preview|run|verify|capture|leave|rekey|unbind)\.c:|:(?:kapture_binding_renew|binding_depend_all|row_do_try|row_refuse_strangers|kapture_copies_follow_rename|kapture_forget_contacts|kapture_resume_copy|kapture_origin_claim|origin_doubt|row_do_count|row_do_list|expression_store_text|kapture_expression_relations|kapture_source_column_renamed|kapture_source_changed|source_store_reads):/;
 my @points = grep { !/$sessions/ && /$only/ } lines_of('kapture_fault_points');
 cmp_ok(scalar @points, '>', $only ? 0 : 50, 'there are fault points');
 is(join("\n", grep { !$reached{$_} } @points), '', 'all are reached');
@@ -371,7 +371,7 @@ foreach my $point (@points)
 # --- for ever: it shows, and others go on
 my $pulls = qr/pull|long|sweep/;
 # without these, nothing is sent: is the database a copy, what is in the outbox?
-my $needed = qr/:(?:kapture_origin_check|outbox_read:fetch|outbox_start_pass|outbox_remove|kapture_user_code_prepare|own_execute|row_do_read|row_leave_nothing)\b/;
+my $needed = qr/:(?:kapture_origin_check|outbox_read:fetch|outbox_start_pass|outbox_remove|user_code_do_prepare|own_execute|row_do_read|row_leave_nothing)\b/;
 # another way is gone then
 my $another_way = qr/:row_do_write_simply:|:row_leave_nothing:/;
 foreach my $point (@points)

@@ -8,6 +8,7 @@ use FindBin;
 use lib "$FindBin::RealBin/../perl";
 use JSON::PP;
 use KaptureTest;
+use POSIX qw(strftime);
 use PostgreSQL::Test::Utils;
 use Test::More;
 
@@ -137,13 +138,39 @@ like(error_of(q(SET statement_timeout = '200ms'; SELECT kapture_call('ticket_add
 emulator_faults($emulator, { api => 'ticket_add', action => 'status', code => 429, count => 1, headers => { 'Retry-After' => '1' } });
 like(answer_of('ticket_add', '[{"title": "Later"}]'), qr/"failed"/, 'an answer is given back whatever its code');
 
+# kapture_pull_now(): a pull at once, between those of the interval.
+$node->safe_psql('postgres', "CREATE SERVER crm FOREIGN DATA WRAPPER kapture_fdw OPTIONS (url '$emulator->{url}', pull_interval '1 day')");
+$node->safe_psql('postgres', "CREATE USER MAPPING FOR CURRENT_USER SERVER crm OPTIONS (auth_key 'a2FwZGVtbzprYXAxMjM=')");
+poll_ok($node, "SELECT finished_at IS NOT NULL FROM kapture_pull_status WHERE server = 'crm'", 'the first pull is done');
+sub seed_customer
+{
+	my ($id) = @_;
+	emulator_post($emulator, 'seed', [ { kapture_customer_id => $id, customer_name => 'New', phone => "9700000$id", generated => strftime('%Y-%m-%d %H:%M:%S', gmtime(time + 19800)) } ]);
+	return;
+}
+my $started = "SELECT started_at FROM kapture_pull WHERE server = 'crm'";
+foreach my $id (501, 502)
+{
+	my $before = $node->safe_psql('postgres', $started);
+	seed_customer($id);
+	$node->safe_psql('postgres', "BEGIN; SELECT kapture_pull_now('crm'); ROLLBACK");
+	$node->safe_psql('postgres', "SELECT kapture_pull_now('crm'), kapture_pull_now('crm')");
+	poll_ok($node, "SELECT count(*) = 1 FROM kapture_customers WHERE server = 'crm' AND id = $id", "customer $id comes when it is asked for");
+	poll_ok($node, "SELECT finished_at > started_at AND started_at > '$before' AND next_pull > now() + interval '23 hours' AND NOT EXISTS (SELECT FROM kapture_pull_asked) FROM kapture_pull WHERE server = 'crm'",
+		'and the next pull is as far away as ever');
+}
+like(error_of("SELECT kapture_pull_now('kapture')"), qr/55000: server "kapture" is not pulled from automatically.*"pull_interval"/s, 'a server that is not pulled from');
+like(error_of('SELECT kapture_pull_now(NULL)'), qr/22004/, 'no server');
+$node->safe_psql('postgres', 'GRANT USAGE ON FOREIGN SERVER crm TO stranger; CREATE USER MAPPING FOR stranger SERVER crm OPTIONS (auth_key $$a2FwZGVtbzprYXAxMjM=$$)');
+like(error_of("SET ROLE stranger; SELECT kapture_pull_now('crm')"), qr/42501: must be owner of foreign server crm/, 'who uses a server does not have its owner pull');
+
 # The examples of the page, as a reader would run them.
 my $page = slurp_file(dirname(__FILE__) . '/../../docs/other-modules.md');
 $node->safe_psql('postgres', 'CREATE DATABASE shop');
 setup_sync($node, $emulator, db => 'shop');
 emulator_post($emulator, 'keys', { all => 'a2FwZGVtbzprYXAxMjM=' });
 my @blocks = $page =~ /^```postgresql\n(.*?)^```$/msg;
-is(scalar @blocks, 5, 'the page has its examples');
+is(scalar @blocks, 6, 'the page has its examples');
 foreach my $block (@blocks)
 {
 	if ($block =~ /^UPDATE payments/)
@@ -162,7 +189,7 @@ is($ticket->{body}{comment}, 'Paid at last', 'to that ticket');
 
 # What is counted.
 is($node->safe_psql('postgres', "SELECT string_agg(DISTINCT api, ' ' ORDER BY api) FROM kapture_stat_requests"),
-	'enquiry_add faq_categories faq_contents order_add order_v1 other product_add ticket_add ticket_get ticket_pull ticket_update', 'requests are counted by API');
+	'enquiry_add faq_categories faq_contents order_add order_v1 other product_add pull ticket_add ticket_get ticket_pull ticket_update', 'requests are counted by API');
 $node->stop;
 
 done_testing();

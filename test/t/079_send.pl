@@ -240,18 +240,19 @@ $killed->append_conf('postgresql.conf', 'restart_after_crash = on');
 $killed->restart;
 emulator_post($emulator, 'reset', {});
 setup_sync($killed, $emulator, options => "max_connections '4'");
-emulator_faults($emulator, { api => 'ticket_add', action => 'delay', ms => 20 });
+emulator_faults($emulator, { api => 'ticket_add', action => 'delay', ms => 200 });
 srand(my $seed = $ENV{KAPTURE_FAULT_SEED} || time);
 note("KAPTURE_FAULT_SEED=$seed");
 my $sent = 0;
 for my $n (1 .. 8)
 {
 	poll_ok($killed, 'SELECT kapture_worker_pid() IS NOT NULL', 'there is a worker');
+	# both before, as on a busy machine all may be sent by the time that psql has ended
+	my $pid = $killed->safe_psql('postgres', 'SELECT kapture_worker_pid()');
+	my $until = emulator_get($emulator, 'stats')->{ticket_add_requests} + 1 + int rand 15;
 	$killed->safe_psql('postgres', "SELECT kapture_send('ticket_add', jsonb_build_object('title', retry || ' $n ' || i), retry => retry)"
 		  . " FROM generate_series(1, 15) AS i, unnest(ARRAY['unsent', 'always']) AS retry");
 	$sent += 15;
-	my $pid = $killed->safe_psql('postgres', 'SELECT kapture_worker_pid()');
-	my $until = emulator_get($emulator, 'stats')->{ticket_add_requests} + 1 + int rand 15;
 	wait_for(sub { emulator_get($emulator, 'stats')->{ticket_add_requests} >= $until }, 'requests');
 	kill 'KILL', $pid;
 	poll_ok($killed, "SELECT kapture_worker_pid() <> $pid", 'another one comes after it is killed');

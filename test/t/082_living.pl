@@ -3,6 +3,7 @@
 use strict;
 use warnings;
 
+use Cwd qw(abs_path);
 use FindBin;
 use lib "$FindBin::RealBin/../perl";
 use KaptureTest;
@@ -208,6 +209,71 @@ sql("SELECT kapture_resume('many'); UPDATE many SET phone = '9300005555' WHERE i
 poll_ok($node, $many, 'it is sent there');
 is((grep { $_->{phone} eq '9300005555' } @{ emulator_get($other, 'customers') }) + 0, 1, 'as an update of the same customer');
 is(scalar @{ emulator_get($other, 'customers') }, 20, 'and nobody is added');
+
+# --- the recipes of the page, in the situations that they are for
+my $page = slurp_file(abs_path("$FindBin::RealBin/../..") . '/docs/living-with-a-mapping.md');
+
+# the statements below a heading, one by one, as psql runs them
+sub recipe
+{
+	my ($heading, %params) = @_;
+	my ($section) = $page =~ /^#+ \Q$heading\E\n(.*?)(?=^#|\z)/ms or die "no section $heading";
+	my $sql = join "\n", $section =~ /^```(?:sql)?\n(.*?)^```$/msg;
+	my ($rc, $out, $err) = $node->psql($params{db} || 'postgres', $sql, on_error_stop => 1);
+	is($rc, 0, "the recipe \"$heading\" runs") or diag($err);
+	return $out;
+}
+
+# capture was off
+sql("DELETE FROM customers; DELETE FROM kapture_row WHERE attachment_id = $number");
+poll_ok($node, $idle, 'nothing is left');
+sql("INSERT INTO customers (customer_name, phone, city) SELECT 'Recipe ' || i, (9400000000 + i)::text, 'Pune' FROM generate_series(1, 30) i");
+poll_ok($node, "SELECT count(*) = count(kapture_customer_id) FROM customers", 'thirty rows are there');
+poll_ok($node, $idle, 'and done');
+sql("SET kapture_sync.capture = off; UPDATE customers SET city = 'Surat' WHERE phone = '9400000001'; INSERT INTO customers (customer_name, phone) VALUES ('Unseen', '9400000031')");
+my $shown = recipe('`kapture_sync.capture` was off by mistake');
+like($shown, qr/\|differs\|city\|Surat\|Pune/, 'it finds what differs');
+poll_ok($node, $idle, 'and has it sent');
+my %there = map { $_->{phone} => $_ } customers();
+is("$there{9400000001}{city}, " . ($there{9400000031} ? 'added' : 'missing'), 'Surat, added', 'with what was not noted');
+is(sql("SELECT count(*) FROM kapture_verify('customers')"), '0', 'then nothing is wrong');
+
+# a failover has lost a change and a row
+sql("SET kapture_sync.capture = off; UPDATE customers SET city = 'Pune' WHERE phone = '9400000001'; DELETE FROM customers WHERE phone = '9400000002'");
+$shown = recipe('A failover has lost transactions');
+like($shown, qr/\|differs\|city\|Pune\|Surat/, 'a value that was lost differs');
+like($shown, qr/^$there{'9400000002'}{kapture_customer_id}\|Recipe 2\|9400000002$/m, 'a customer whose row was lost is found');
+poll_ok($node, $idle, 'it is repaired');
+is((grep { $_->{phone} eq '9400000001' } customers())[0]{city}, 'Pune', 'by what the table says');
+
+# a backup: a copy of the database, as it was before others came
+$node->safe_psql('template1', "CREATE DATABASE restored TEMPLATE postgres");
+sql("INSERT INTO customers (customer_name, phone, city) VALUES ('Later', '9400000040', 'Pune'); UPDATE customers SET city = 'Delhi' WHERE phone = '9400000003'");
+poll_ok($node, $idle, 'the original goes on for a while');
+sql("SELECT kapture_pause('customers')");
+$node->safe_psql('restored', "INSERT INTO customers (customer_name, phone, city) VALUES ('Later', '9400000040', 'Pune')");
+is($node->safe_psql('restored', "SELECT state FROM kapture_status WHERE relation = 'customers'::regclass"), 'copy', 'the copy sends nothing');
+my $known = grep { 1 } customers();
+$shown = recipe('A backup was restored', db => 'restored');
+like($shown, qr/^city\|1$/m, 'it says what is newer in Kapture');
+my $later = (grep { $_->{phone} eq '9400000040' } customers())[0]{kapture_customer_id};
+poll_ok($node, "SELECT kapture_customer_id = $later FROM customers WHERE phone = '9400000040'", 'a row that came back has its customer', 'restored');
+poll_ok($node, $idle, 'and all goes on', 'restored');
+is((grep { 1 } customers()) + 0, $known, 'nobody was added twice');
+is((grep { $_->{phone} eq '9400000003' } customers())[0]{city}, 'Delhi', 'nothing newer was overwritten');
+$node->safe_psql('postgres', "DROP DATABASE restored");
+
+# another account
+my $production = start_emulator();
+sql("CREATE SERVER production FOREIGN DATA WRAPPER kapture_fdw OPTIONS (url '$production->{url}', timeout '2s');
+CREATE USER MAPPING FOR CURRENT_USER SERVER production OPTIONS (auth_key 'a2FwZGVtbzprYXAxMjM=')");
+emulator_post($production, 'seed', [ { customer_name => 'Recipe 5', phone => '9400000005' } ]);
+sql("SELECT kapture_resume('customers'); SELECT kapture_pause('customers')");
+poll_ok($node, "SELECT in_flight + retrying = 0 FROM kapture_status WHERE relation = 'customers'::regclass", 'nothing is under way');
+recipe('Another account');
+poll_ok($node, "SELECT count(*) = count(kapture_customer_id) FROM customers", 'all rows have ids of the other account');
+poll_ok($node, $idle, 'and are done');
+oracle_ok($node, $production, 'and are its customers, each once');
 
 $node->stop;
 done_testing();

@@ -100,6 +100,8 @@ my %commands = (
 	'--asan' => sub { has_option('test', '--asan') },
 	'--valgrind' => sub { has_option('test', '--valgrind') },
 	'script/soak --minutes N' => sub { has_option('soak', '--minutes') },
+	'--listen 0.0.0.0' => sub { like(slurp_file("$top/test/emulator/main.c"), qr/"  --listen ADDRESS /, 'the emulator has --listen') },
+	'script/indent' => sub { like(slurp_file("$top/test/t/094_layers.pl"), qr{/\.\./script/indent'}, 'a test runs it') },
 	'script/reference --write' => sub { has_option('reference', '--write') },
 	'script/live_picture --write' => sub {
 		# a run of two seconds: before, in and after an outage
@@ -129,6 +131,10 @@ my %commands = (
 		is_run_by_suite(qr{/script/package" --try 15\b});
 	},
 	'script/package 15' => sub { has_option('package', 'MAJOR') },
+	'script/container' => sub {
+		has_option('container', 'MAJOR');
+		is_run_by_suite(qr{/script/container" 15\b});
+	},
 	'script/demo' => sub {
 		has_option('demo', '--once');
 		is_run_by_suite(qr{/script/demo" --live 3\b});

@@ -29,8 +29,8 @@
 #include "api/argument.h"
 #include "base/catalog.h"
 #include "base/version.h"
+#include "steer/run.h"
 #include "table/capture.h"
-#include "table/run.h"
 
 PG_FUNCTION_INFO_V1(kapture_backfill);
 PG_FUNCTION_INFO_V1(kapture_backfill_slice);

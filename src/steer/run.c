@@ -23,9 +23,9 @@
 #include "base/owner_sql.h"
 #include "base/procedure.h"
 #include "mapping/condition.h"
+#include "steer/run.h"
 #include "table/attach.h"
 #include "table/row_io.h"
-#include "table/run.h"
 
 /* Rows a slice has, at most. */
 #define RUN_MAX_SLICE		100000

@@ -1,0 +1,474 @@
+/*
+ * follow.c
+ *		kapture_follow() and kapture_unfollow(): tables whose changes concern rows
+ *		of attached tables.
+ *
+ * What is given is kept as the names of columns and as the text of a condition, in
+ * which all names are qualified; they follow what is renamed.
+ */
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "access/relation.h"
+#include "access/xact.h"
+#include "catalog/namespace.h"
+#include "catalog/pg_class.h"
+#include "catalog/pg_index.h"
+#include "catalog/pg_type.h"
+#include "commands/trigger.h"
+#include "executor/spi.h"
+#include "fmgr.h"
+#include "miscadmin.h"
+#include "storage/lmgr.h"
+#include "utils/acl.h"
+#include "utils/builtins.h"
+#include "utils/inval.h"
+#include "utils/lsyscache.h"
+#include "utils/rel.h"
+#include "utils/syscache.h"
+
+#include "api/argument.h"
+#include "base/catalog.h"
+#include "base/compat.h"
+#include "base/owner_sql.h"
+#include "base/version.h"
+#include "base/view_tree.h"
+#include "cluster/guard.h"
+#include "follow/follow.h"
+#include "follow/follow_capture.h"
+#include "follow/follow_condition.h"
+#include "mapping/expression.h"
+#include "table/attach.h"
+#include "table/capture_buffer.h"
+#include "table/row_sql.h"
+
+PG_FUNCTION_INFO_V1(kapture_follow);
+PG_FUNCTION_INFO_V1(kapture_unfollow);
+
+/* Tells triggers and worker that follows have changed. */
+static void
+follow_announce(Oid relid)
+{
+	CacheInvalidateRelcacheByRelid(kapture_catalog_relid(KAPTURE_TABLE_FOLLOW));
+	CacheInvalidateRelcacheByRelid(relid);
+	kapture_attach_announce();
+}
+
+/* The names of columns of a relation as the text of an array, NULL for all. */
+static char *
+follow_names(Oid relid, List *attnums, bool all)
+{
+	KaptureGivenExpression names = {.reads_all = all};
+	ListCell   *lc;
+
+	foreach(lc, attnums)
+		names.reads = lappend(names.reads, get_attname(relid, lfirst_int(lc), false));
+	return kapture_expression_reads(&names);
+}
+
+/*
+ * The columns of the source that matter: those that the condition reads, and those that
+ * the view reads that the attached table's values come from; without a view, all.
+ */
+static char *
+follow_watched(const KaptureAttachment *att, Oid source, const KaptureFollowReads *reads)
+{
+	bool		all;
+	List	   *columns;
+
+	if (!OidIsValid(att->source))
+		return NULL;
+	columns = kapture_view_reads(kapture_view_tree(att->source), source, &all);
+	return follow_names(source, list_concat_unique_int(columns, reads->source), all);
+}
+
+/* Opens the table that is to be followed; the caller must own it, or hold TRIGGER on it. */
+static Relation
+follow_open_source(Oid relid)
+{
+	Relation	rel = try_relation_open(relid, ShareRowExclusiveLock);
+
+	if (rel == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_TABLE),
+				 errmsg("relation with OID %u does not exist", relid)));
+	if (rel->rd_rel->relkind != RELKIND_RELATION && rel->rd_rel->relkind != RELKIND_PARTITIONED_TABLE)
+		ereport(ERROR,
+				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+				 errmsg("\"%s\" cannot be followed", RelationGetRelationName(rel)),
+				 errdetail("Only tables can be followed."),
+				 rel->rd_rel->relkind == RELKIND_VIEW ? errhint("Follow the tables that the view shows.") : 0));
+	if (pg_class_aclcheck(relid, GetUserId(), ACL_TRIGGER) != ACLCHECK_OK)
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("permission denied for table %s", RelationGetRelationName(rel)),
+				 errdetail("To follow a table, you must own it, or have the TRIGGER privilege on it.")));
+	return rel;
+}
+
+static void
+follow_execute_ddl(const char *sql)
+{
+	SPI_connect();
+	if (SPI_execute(sql, false, 0) < 0)
+		elog(ERROR, "could not execute \"%s\"", sql);
+	SPI_finish();
+}
+
+/* Creates the triggers of a followed table, if it has none. */
+static void
+follow_create_triggers(Oid relid)
+{
+	char	   *name = kapture_row_relation_name(relid);
+
+	if (OidIsValid(get_trigger_oid(relid, KAPTURE_FOLLOW_TRIGGER, true)))
+		return;
+	follow_execute_ddl(psprintf("CREATE TRIGGER " KAPTURE_FOLLOW_TRIGGER " AFTER INSERT OR UPDATE OR DELETE ON %s"
+								" FOR EACH ROW EXECUTE FUNCTION %s.kapture_followed()", name, kapture_catalog_schema()));
+	follow_execute_ddl(psprintf("CREATE TRIGGER " KAPTURE_FOLLOW_TRUNCATE_TRIGGER " AFTER TRUNCATE ON %s"
+								" FOR EACH STATEMENT EXECUTE FUNCTION %s.kapture_followed()", name, kapture_catalog_schema()));
+	CommandCounterIncrement();
+	if (!OidIsValid(get_trigger_oid(relid, KAPTURE_FOLLOW_TRIGGER, true)))
+		ereport(ERROR,
+				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+				 errmsg("table \"%s\" was renamed meanwhile", get_rel_name(relid)),
+				 errhint("Try again.")));
+}
+
+/* Says so if no index of the target begins with a column that the condition reads. */
+static void
+follow_note_index(Relation target, const KaptureFollowReads *reads)
+{
+	ListCell   *lc;
+	bool		found = false;
+
+	foreach(lc, RelationGetIndexList(target))
+	{
+		HeapTuple	tuple = SearchSysCache1(INDEXRELID, ObjectIdGetDatum(lfirst_oid(lc)));
+
+		if (!HeapTupleIsValid(tuple))
+			continue;
+		found |= ((Form_pg_index) GETSTRUCT(tuple))->indisvalid &&
+			list_member_int(reads->target, ((Form_pg_index) GETSTRUCT(tuple))->indkey.values[0]);
+		ReleaseSysCache(tuple);
+	}
+	if (!found)
+		ereport(NOTICE,
+				(errmsg("no index of table \"%s\" helps to find the rows of the condition", RelationGetRelationName(target)),
+				 errdetail("The whole table is read for each change."),
+				 errhint("Create an index on a column that the condition compares.")));
+}
+
+/* Writes a follow.  Returns false if there is one like it. */
+static bool
+follow_store(const KaptureAttachment *att, Oid source, const char *condition, const KaptureFollowReads *reads)
+{
+	char	   *watched = follow_watched(att, source, reads);
+	char	   *values_read = reads->source_all ? NULL : follow_names(source, reads->source, false);
+	Oid			types[] = {REGCLASSOID, REGCLASSOID, TEXTOID, TEXTOID, TEXTOID};
+	Datum		values[] = {ObjectIdGetDatum(source), ObjectIdGetDatum(att->root), CStringGetTextDatum(condition),
+	CStringGetTextDatum(values_read ? values_read : ""), CStringGetTextDatum(watched ? watched : "")};
+
+	return kapture_own_execute("INSERT INTO @.kapture_follow (source, relation, condition, value_columns, watched_columns)"
+							   " VALUES ($1, $2, $3, $4::name[], nullif($5, '')::name[]) ON CONFLICT DO NOTHING",
+							   lengthof(types), types, values) > 0;
+}
+
+/*
+ * kapture_follow(source regclass, relation regclass, condition text) returns void
+ *
+ * Errors: those of kapture_attach_find() for the relation and of kapture_follow_parse();
+ * 42809 the source is no table, 42501 it is somebody else's.
+ */
+Datum
+kapture_follow(PG_FUNCTION_ARGS)
+{
+	KaptureAttachment *att;
+	Relation	source;
+	Relation	target;
+	Node	   *condition;
+	KaptureFollowReads reads;
+	char	   *kept;
+
+	kapture_argument_check_null(fcinfo, 0, "source");
+	kapture_argument_check_null(fcinfo, 2, "condition");
+	att = kapture_attach_find_argument(fcinfo, 1, ShareUpdateExclusiveLock);
+	source = follow_open_source(PG_GETARG_OID(0));
+	target = relation_open(att->root, NoLock);
+	condition = kapture_follow_parse(source, target, text_to_cstring(PG_GETARG_TEXT_PP(2)));
+	kapture_follow_find_reads(condition, &reads);
+	if (reads.source_all)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("argument \"condition\" must not read the source's row as a whole"),
+				 errhint("Write the columns that it is about.")));
+	kept = kapture_follow_deparse(condition, RelationGetRelid(source), att->root, "target");
+	if (!follow_store(att, RelationGetRelid(source), kept, &reads))
+		ereport(ERROR,
+				(errcode(ERRCODE_DUPLICATE_OBJECT),
+				 errmsg("table \"%s\" follows table \"%s\" already on this condition",
+						RelationGetRelationName(target), RelationGetRelationName(source))));
+	follow_note_index(target, &reads);
+	relation_close(target, NoLock);
+	relation_close(source, NoLock);
+	follow_create_triggers(PG_GETARG_OID(0));
+	follow_announce(att->root);
+	PG_RETURN_VOID();
+}
+
+/* Drops the triggers of a table that nobody follows any more, if it is the caller's. */
+static void
+follow_drop_triggers(Oid relid)
+{
+	Oid			types[1] = {REGCLASSOID};
+	Datum		values[1] = {ObjectIdGetDatum(relid)};
+	char	   *name = kapture_row_relation_name(relid);
+
+	if (!OidIsValid(get_trigger_oid(relid, KAPTURE_FOLLOW_TRIGGER, true)) ||
+		!object_ownercheck(RelationRelationId, relid, GetUserId()) ||
+		kapture_own_text("SELECT 1 FROM @.kapture_follow WHERE source = $1 LIMIT 1", 1, types, values) != NULL)
+		return;
+	follow_execute_ddl(psprintf("DROP TRIGGER IF EXISTS " KAPTURE_FOLLOW_TRIGGER " ON %s", name));
+	follow_execute_ddl(psprintf("DROP TRIGGER IF EXISTS " KAPTURE_FOLLOW_TRUNCATE_TRIGGER " ON %s", name));
+}
+
+/*
+ * kapture_unfollow(source regclass, relation regclass, condition text) returns integer
+ *
+ * Condition NULL: all.  Returns how many have ended.  Errors as kapture_follow().
+ */
+Datum
+kapture_unfollow(PG_FUNCTION_ARGS)
+{
+	KaptureAttachment *att;
+	Oid			types[3] = {REGCLASSOID, REGCLASSOID, TEXTOID};
+	Datum		values[3];
+	char	   *kept = NULL;
+	uint64		n;
+
+	kapture_argument_check_null(fcinfo, 0, "source");
+	att = kapture_attach_find_argument(fcinfo, 1, ShareUpdateExclusiveLock);
+	if (!PG_ARGISNULL(2))
+	{
+		Relation	source = relation_open(PG_GETARG_OID(0), AccessShareLock);
+		Relation	target = relation_open(att->root, NoLock);
+
+		kept = kapture_follow_deparse(kapture_follow_parse(source, target, text_to_cstring(PG_GETARG_TEXT_PP(2))),
+									  RelationGetRelid(source), att->root, "target");
+		relation_close(target, NoLock);
+		relation_close(source, NoLock);
+	}
+	values[0] = PG_GETARG_DATUM(0);
+	values[1] = ObjectIdGetDatum(att->root);
+	values[2] = CStringGetTextDatum(kept ? kept : "");
+	kapture_notes_flush();		/* what this transaction has noted so far goes, too */
+	n = kapture_own_execute("WITH ended AS (DELETE FROM @.kapture_follow"
+							" WHERE source = $1 AND relation = $2 AND ($3 = '' OR condition = $3) RETURNING follow_id),"
+							" notes AS (DELETE FROM @.kapture_outbox WHERE attachment_id IN (SELECT -follow_id FROM ended))"
+							" SELECT FROM ended", lengthof(types), types, values);
+	follow_drop_triggers(PG_GETARG_OID(0));
+	follow_announce(att->root);
+	PG_RETURN_INT32((int32) n);
+}
+
+/* ------------------------------------------------------------------------
+ * Following what is renamed
+ * ------------------------------------------------------------------------
+ */
+
+/* A follow, before a command that renames something. */
+typedef struct FollowText
+{
+	int32		id;
+	Oid			source;
+	Oid			relation;
+	char	   *text;
+	Node	   *condition;		/* NULL: it was not understood */
+} FollowText;
+
+/* All follows, with their texts, in the current memory context. */
+static List *
+follow_read_all(void)
+{
+	Oid			relid = kapture_catalog_relid(KAPTURE_TABLE_FOLLOW);
+	List	   *follows = NIL;
+	MemoryContext context = CurrentMemoryContext;
+
+	if (!OidIsValid(relid))
+		return NIL;
+	SPI_connect();
+	if (SPI_execute(kapture_catalog_qualify("SELECT follow_id, source::oid, relation::oid, condition FROM @.kapture_follow"), true, 0) == SPI_OK_SELECT)
+	{
+		for (uint64 i = 0; i < SPI_processed; i++)
+		{
+			HeapTuple	row = SPI_tuptable->vals[i];
+			TupleDesc	desc = SPI_tuptable->tupdesc;
+			MemoryContext old = MemoryContextSwitchTo(context);
+			FollowText *follow = palloc0(sizeof(FollowText));
+			bool		isnull;
+
+			follow->id = DatumGetInt32(SPI_getbinval(row, desc, 1, &isnull));
+			follow->source = DatumGetObjectId(SPI_getbinval(row, desc, 2, &isnull));
+			follow->relation = DatumGetObjectId(SPI_getbinval(row, desc, 3, &isnull));
+			follow->text = TextDatumGetCString(SPI_getbinval(row, desc, 4, &isnull));
+			follows = lappend(follows, follow);
+			MemoryContextSwitchTo(old);
+		}
+	}
+	SPI_finish();
+	return follows;
+}
+
+static void
+follow_do_read_all(void *arg)
+{
+	*(List **) arg = follow_read_all();
+}
+
+/* Likewise, as the owner of the extension's tables. */
+static List *
+follow_all(void)
+{
+	List	   *follows = NIL;
+
+	if (OidIsValid(kapture_catalog_relid(KAPTURE_TABLE_FOLLOW)))
+		kapture_own_run(follow_do_read_all, &follows);
+	return follows;
+}
+
+static void
+follow_do_parse(void *arg)
+{
+	FollowText *follow = arg;
+	Relation	source = try_relation_open(follow->source, NoLock);
+	Relation	target = try_relation_open(follow->relation, NoLock);
+	Oid			userid;
+	int			sec_context;
+
+	if (source && target)
+	{
+		GetUserIdAndSecContext(&userid, &sec_context);
+		SetUserIdAndSecContext(target->rd_rel->relowner, sec_context | SECURITY_RESTRICTED_OPERATION);
+		follow->condition = kapture_follow_parse(source, target, follow->text);
+		SetUserIdAndSecContext(userid, sec_context);
+	}
+	if (source)
+		relation_close(source, NoLock);
+	if (target)
+		relation_close(target, NoLock);
+}
+
+/*
+ * kapture_follow_before_rename
+ *		Returns what kapture_follow_after_rename() wants, in the current memory
+ *		context.  Tables that somebody has locked are left out.
+ */
+List *
+kapture_follow_before_rename(void)
+{
+	List	   *follows = follow_all();
+	ListCell   *lc;
+
+	foreach(lc, follows)
+	{
+		FollowText *follow = lfirst(lc);
+		ErrorData  *error;
+
+		if (!ConditionalLockRelationOid(follow->source, AccessShareLock))
+			continue;
+		if (ConditionalLockRelationOid(follow->relation, AccessShareLock))
+		{
+			error = kapture_guard_step(follow_do_parse, follow);
+			if (error)
+				FreeErrorData(error);
+			UnlockRelationOid(follow->relation, AccessShareLock);
+		}
+		UnlockRelationOid(follow->source, AccessShareLock);
+	}
+	return follows;
+}
+
+/*
+ * kapture_follow_after_rename
+ *		Writes the texts of conditions anew, after the command.
+ */
+void
+kapture_follow_after_rename(List *follows)
+{
+	ListCell   *lc;
+
+	if (follows != NIL)
+		CommandCounterIncrement();
+	foreach(lc, follows)
+	{
+		FollowText *follow = lfirst(lc);
+		Oid			types[2] = {INT4OID, TEXTOID};
+		Datum		values[2] = {Int32GetDatum(follow->id)};
+		char	   *now;
+
+		if (follow->condition == NULL || get_rel_name(follow->source) == NULL || get_rel_name(follow->relation) == NULL)
+			continue;
+		now = kapture_follow_deparse(follow->condition, follow->source, follow->relation, "target");
+		values[1] = CStringGetTextDatum(now);
+		if (strcmp(now, follow->text) != 0)
+			(void) kapture_own_execute("UPDATE @.kapture_follow SET condition = $2 WHERE follow_id = $1", 2, types, values);
+	}
+}
+
+/*
+ * kapture_follow_column_renamed
+ *		Has follows of a table go by a column's new name.
+ */
+void
+kapture_follow_column_renamed(Oid relid, const char *from, const char *to)
+{
+	NameData	names[2];
+	Oid			types[3] = {REGCLASSOID, NAMEOID, NAMEOID};
+	Datum		values[3] = {ObjectIdGetDatum(relid), NameGetDatum(&names[0]), NameGetDatum(&names[1])};
+
+	if (!OidIsValid(kapture_catalog_relid(KAPTURE_TABLE_FOLLOW)))
+		return;
+	namestrcpy(&names[0], from);
+	namestrcpy(&names[1], to);
+	if (kapture_own_execute("UPDATE @.kapture_follow SET value_columns = pg_catalog.array_replace(value_columns, $2, $3),"
+							" watched_columns = pg_catalog.array_replace(watched_columns, $2, $3)"
+							" WHERE source = $1 AND ($2 = ANY (value_columns) OR $2 = ANY (watched_columns))", 3, types, values) > 0)
+		follow_announce(relid);
+}
+
+/*
+ * kapture_follow_view_changed
+ *		After a view was made or replaced: which columns of followed tables matter is
+ *		found anew.
+ */
+void
+kapture_follow_view_changed(void)
+{
+	List	   *follows = kapture_follow_before_rename();
+	ListCell   *lc;
+
+	foreach(lc, follows)
+	{
+		FollowText *follow = lfirst(lc);
+		Relation	rel;
+		KaptureAttachment *att;
+		KaptureFollowReads reads;
+		Oid			types[2] = {INT4OID, TEXTOID};
+		Datum		values[2] = {Int32GetDatum(follow->id)};
+		char	   *watched;
+
+		if (follow->condition == NULL || !ConditionalLockRelationOid(follow->relation, AccessShareLock))
+			continue;
+		rel = relation_open(follow->relation, NoLock);
+		att = kapture_catalog_attachment(rel);
+		relation_close(rel, AccessShareLock);
+		if (att == NULL || !OidIsValid(att->source))
+			continue;
+		kapture_follow_find_reads(follow->condition, &reads);
+		watched = follow_watched(att, follow->source, &reads);
+		values[1] = CStringGetTextDatum(watched ? watched : "");
+		if (kapture_own_execute("UPDATE @.kapture_follow SET watched_columns = nullif($2, '')::name[]"
+								" WHERE follow_id = $1 AND watched_columns IS DISTINCT FROM nullif($2, '')::name[]", 2, types, values) > 0)
+			follow_announce(follow->relation);
+	}
+}

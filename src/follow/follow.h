@@ -1,0 +1,17 @@
+/*
+ * follow.h
+ *		Tables whose changes concern rows of attached tables.
+ */
+#ifndef KAPTURE_FOLLOW_H
+#define KAPTURE_FOLLOW_H
+
+#include "postgres.h"
+
+#include "nodes/pg_list.h"
+
+extern List *kapture_follow_before_rename(void);
+extern void kapture_follow_after_rename(List *texts);
+extern void kapture_follow_column_renamed(Oid relid, const char *from, const char *to);
+extern void kapture_follow_view_changed(void);
+
+#endif							/* KAPTURE_FOLLOW_H */

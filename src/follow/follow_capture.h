@@ -1,0 +1,18 @@
+/*
+ * follow_capture.h
+ *		The trigger of tables that are followed.
+ */
+#ifndef KAPTURE_FOLLOW_CAPTURE_H
+#define KAPTURE_FOLLOW_CAPTURE_H
+
+/* The triggers of a followed table. */
+#define KAPTURE_FOLLOW_TRIGGER			"kapture_followed"
+#define KAPTURE_FOLLOW_TRUNCATE_TRIGGER	"kapture_followed_truncate"
+
+/* In the outbox, the number of an attachment less than zero is that of a follow. */
+#define KAPTURE_FOLLOW_NOTE(follow_id)	(-(follow_id))
+
+/* In the outbox, in place of values: all rows may be concerned. */
+#define KAPTURE_FOLLOW_ALL	"*"
+
+#endif							/* KAPTURE_FOLLOW_CAPTURE_H */

@@ -1,0 +1,173 @@
+/*
+ * follow_condition.c
+ *		Conditions over a row of a followed table and one of an attached table.
+ *
+ * A condition sees the rows "source" and "target", and may have subqueries.  It is
+ * understood as a query on the target within one on the source; that way the rest of
+ * PostgreSQL knows how to write it as text again, with all names qualified.
+ */
+#include "postgres.h"
+
+#include "access/sysattr.h"
+#include "nodes/makefuncs.h"
+#include "nodes/nodeFuncs.h"
+#include "optimizer/optimizer.h"
+#include "parser/parse_clause.h"
+#include "parser/parse_collate.h"
+#include "parser/parse_relation.h"
+#include "parser/parser.h"
+#include "storage/lockdefs.h"
+#include "utils/guc.h"
+#include "utils/ruleutils.h"
+
+#include "base/compat.h"
+#include "follow/follow_condition.h"
+
+/* Positions in errors are those in the condition. */
+static void
+condition_error_callback(void *arg)
+{
+	int			position = geterrposition();
+
+	if (position > 0)
+	{
+		errposition(0);
+		internalerrposition(position);
+		internalerrquery((const char *) arg);
+	}
+	errcontext("argument \"condition\"");
+}
+
+/* The one expression that a text consists of; errors if it is another thing. */
+static Node *
+condition_parse_raw(const char *condition)
+{
+	List	   *statements = raw_parser(condition, RAW_PARSE_PLPGSQL_EXPR);
+	SelectStmt *stmt = (SelectStmt *) linitial_node(RawStmt, statements)->stmt;
+	SelectStmt *bare = makeNode(SelectStmt);
+
+	bare->targetList = stmt->targetList;
+	bare->limitOption = stmt->limitOption;
+	bare->op = SETOP_NONE;
+	if (list_length(statements) != 1 || !equal(stmt, bare) || list_length(stmt->targetList) != 1 ||
+		linitial_node(ResTarget, stmt->targetList)->name)
+		ereport(ERROR,
+				(errcode(ERRCODE_SYNTAX_ERROR),
+				 errmsg("argument \"condition\" is not one SQL expression: \"%s\"", condition),
+				 errhint("Write how rows of the two tables belong together, for example 'target.city_id = source.id'.")));
+	return linitial_node(ResTarget, stmt->targetList)->val;
+}
+
+/* A parse state in which a table is in scope under a name. */
+static ParseState *
+condition_scope(ParseState *parent, Relation rel, char *alias, const char *text)
+{
+	ParseState *pstate = make_parsestate(parent);
+	ParseNamespaceItem *item;
+
+	pstate->p_sourcetext = text;
+	item = addRangeTableEntryForRelation(pstate, rel, AccessShareLock, makeAlias(alias, NIL), true, true);
+	addNSItemToQuery(pstate, item, false, true, true);
+	return pstate;
+}
+
+/*
+ * Understands a condition, with the names of the session, in the current memory
+ * context.  Errors as parsing does; 42601 if it is no expression, 42P17 if it is volatile.
+ */
+Node *
+kapture_follow_parse(Relation source, Relation target, const char *condition)
+{
+	ErrorContextCallback callback = {.callback = condition_error_callback, .arg = unconstify(char *, condition),
+	.previous = error_context_stack};
+	ParseState *outer;
+	ParseState *inner;
+	Node	   *node;
+
+	error_context_stack = &callback;
+	outer = condition_scope(NULL, source, "source", condition);
+	inner = condition_scope(outer, target, "target", condition);
+	node = transformWhereClause(inner, condition_parse_raw(condition), EXPR_KIND_WHERE, "condition");
+	assign_expr_collations(inner, node);
+	if (contain_volatile_functions(node))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_OBJECT_DEFINITION),
+				 errmsg("argument \"condition\" must not call volatile functions")));
+	error_context_stack = callback.previous;
+	return node;
+}
+
+/*
+ * Returns the text of a condition, over rows "source" and that of the name given, in
+ * the current memory context.
+ */
+char *
+kapture_follow_deparse(Node *condition, Oid source, Oid target, const char *target_alias)
+{
+	int			nestlevel = NewGUCNestLevel();
+	char	   *result;
+
+	(void) set_config_option("search_path", "pg_catalog, pg_temp", PGC_USERSET, PGC_S_SESSION,
+							 GUC_ACTION_SAVE, true, 0, false);
+	result = deparse_expression(condition, list_concat(deparse_context_for(target_alias, target),
+													   deparse_context_for("source", source)), true, false);
+	AtEOXact_GUC(false, nestlevel);
+	return result;
+}
+
+typedef struct ConditionWalk
+{
+	KaptureFollowReads *reads;
+	int			depth;			/* of subqueries */
+} ConditionWalk;
+
+static bool
+condition_walk(Node *node, void *context)
+{
+	ConditionWalk *walk = context;
+	KaptureFollowReads *reads = walk->reads;
+
+	if (node == NULL)
+		return false;
+	if (IsA(node, Var))
+	{
+		Var		   *var = (Var *) node;
+
+		if (var->varlevelsup == walk->depth)
+			reads->target = list_append_unique_int(reads->target, var->varattno);
+		else if (var->varlevelsup == walk->depth + 1 && var->varattno == InvalidAttrNumber)
+			reads->source_all = true;
+		else if (var->varlevelsup == walk->depth + 1)
+			reads->source = list_append_unique_int(reads->source, var->varattno);
+		return false;
+	}
+	if (IsA(node, Query))
+	{
+		ListCell   *lc;
+
+		foreach(lc, ((Query *) node)->rtable)
+		{
+			RangeTblEntry *rte = lfirst_node(RangeTblEntry, lc);
+
+			if (rte->rtekind == RTE_RELATION)
+				reads->relations = list_append_unique_oid(reads->relations, rte->relid);
+		}
+		walk->depth++;
+		(void) query_tree_walker((Query *) node, condition_walk, context, 0);
+		walk->depth--;
+		return false;
+	}
+	return expression_tree_walker(node, condition_walk, context);
+}
+
+/*
+ * Fills in what a condition reads, in the current memory context.
+ */
+void
+kapture_follow_find_reads(Node *condition, KaptureFollowReads *reads)
+{
+	ConditionWalk walk = {reads, 0};
+
+	memset(reads, 0, sizeof(*reads));
+	(void) condition_walk(condition, &walk);
+}

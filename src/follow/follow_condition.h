@@ -1,0 +1,27 @@
+/*
+ * follow_condition.h
+ *		Conditions over a row of a followed table and one of an attached table.
+ */
+#ifndef KAPTURE_FOLLOW_CONDITION_H
+#define KAPTURE_FOLLOW_CONDITION_H
+
+#include "postgres.h"
+
+#include "nodes/nodes.h"
+#include "nodes/pg_list.h"
+#include "utils/relcache.h"
+
+/* What a condition reads. */
+typedef struct KaptureFollowReads
+{
+	List	   *source;			/* numbers of columns */
+	List	   *target;
+	bool		source_all;		/* the row as a whole */
+	List	   *relations;		/* oids of those in its subqueries */
+} KaptureFollowReads;
+
+extern Node *kapture_follow_parse(Relation source, Relation target, const char *condition);
+extern char *kapture_follow_deparse(Node *condition, Oid source, Oid target, const char *target_alias);
+extern void kapture_follow_find_reads(Node *condition, KaptureFollowReads *reads);
+
+#endif							/* KAPTURE_FOLLOW_CONDITION_H */

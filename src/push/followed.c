@@ -1,0 +1,86 @@
+/*
+ * followed.c
+ *		Changes of tables that attached ones follow.
+ *
+ * Has the rows that they concern noted, a slice for each table in a pass of the worker,
+ * so that nobody waits for a change that concerns many.
+ */
+#include "postgres.h"
+
+#include "cluster/bgworker.h"
+#include "follow/follow_rows.h"
+#include "push/followed.h"
+#include "push/transaction.h"
+
+/* Changes whose rows are looked for together, at most. */
+#define FOLLOWED_MAX_VALUES	10000
+
+/* After so many errors in a row, the time until the next try grows no more. */
+#define FOLLOWED_MAX_ERRORS	4
+
+typedef struct FollowedSlice
+{
+	WorkerTable *table;
+	bool		any;
+} FollowedSlice;
+
+static void
+followed_do_slice(void *arg)
+{
+	FollowedSlice *slice = arg;
+
+	slice->any = kapture_follow_resolve(slice->table->att, slice->table->follow_values);
+}
+
+/* A slice of a table; after an error, fewer changes are tried together. */
+static void
+followed_slice(Worker *worker, WorkerTable *table)
+{
+	FollowedSlice slice = {table, false};
+	ErrorData  *error;
+
+	if (table->follow_values == 0)
+		table->follow_values = FOLLOWED_MAX_VALUES;
+	error = kapture_transaction_run(worker, "finding rows that follow", followed_do_slice, &slice);
+	if (error)
+	{
+		table->follow_errors = Min(table->follow_errors + 1, FOLLOWED_MAX_ERRORS);
+		table->follow_at = kapture_transaction_retry_at(table->follow_errors);
+		/* too much for the time that there is, perhaps, but not for a part of it */
+		if (error->sqlerrcode == ERRCODE_PROGRAM_LIMIT_EXCEEDED && table->follow_values > 1)
+			table->follow_at = GetCurrentTimestamp();
+		else
+			kapture_transaction_report_error(KAPTURE_PHASE_CLAIM, table, NULL, error);
+		table->follow_values = Max(table->follow_values / 8, 1);
+		FreeErrorData(error);
+		return;
+	}
+	table->follow_errors = 0;
+	table->follow_values = Min(table->follow_values * 2, FOLLOWED_MAX_VALUES);
+	table->follow_at = slice.any ? GetCurrentTimestamp() : DT_NOEND;
+	if (slice.any)
+		table->look = table->fresh = true;	/* what was noted */
+}
+
+/*
+ * Finds rows that changes of other tables concern, as far as there are any.  To be
+ * called before rows are claimed.
+ */
+void
+kapture_followed_find(Worker *worker)
+{
+	TimestampTz now = GetCurrentTimestamp();
+	dlist_iter	iter;
+
+	if (!kapture_state_may_send(worker) || worker->stale)
+		return;
+	dlist_foreach(iter, &worker->tables)
+	{
+		WorkerTable *table = dlist_container(WorkerTable, node, iter.cur);
+
+		if (!table->present || table->att->paused || table->att->unfollowed)
+			continue;
+		if (table->follow_at <= now || (table->look && table->follow_errors == 0))
+			followed_slice(worker, table);
+	}
+}

@@ -1,0 +1,234 @@
+# Changes of tables that an attached one follows.
+use strict;
+use warnings;
+
+use FindBin;
+use lib "$FindBin::RealBin/../perl";
+use KaptureTest;
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+my $emulator = start_emulator();
+my $node = new_node('follow');
+setup_sync($node, $emulator);
+
+sub sql { return $node->safe_psql('postgres', $_[0]) }
+
+sub error
+{
+	my ($query) = @_;
+	my ($rc, $out, $err) = $node->psql('postgres', $query);
+	return $err;
+}
+
+# what Kapture holds of the fields, sorted
+sub customers
+{
+	my (@fields) = @_;
+	return join "\n", sort map { my $c = $_; join '|', map { $c->{$_} // '' } @fields } @{ emulator_get($emulator, 'customers') };
+}
+
+sub requests { my ($api) = @_; return scalar grep { $_->{api} eq $api } @{ emulator_get($emulator, 'log') } }
+
+sub idle_ok
+{
+	my ($name) = @_;
+	return poll_ok($node, "SELECT bool_and(pending + in_flight + retrying = 0) FROM kapture_status", $name);
+}
+
+# the keys that were noted since the last call, from the history
+my $since = '-infinity';
+sub done
+{
+	my $keys = sql("SELECT string_agg(DISTINCT row_key, ',') FROM kapture_history WHERE finished_at > '$since'");
+	$since = sql("SELECT max(finished_at) FROM kapture_history");
+	return $keys;
+}
+
+sql(q(
+CREATE TABLE country (id int PRIMARY KEY, name text, note text);
+CREATE TABLE address (id int PRIMARY KEY, city text, country_id int, street text);
+CREATE TABLE users (id int PRIMARY KEY, name text, phone text, address_id int, parent_id int);
+CREATE INDEX ON users (address_id);
+CREATE TABLE tags (user_id int, tag text);
+INSERT INTO country VALUES (1, 'India'), (2, 'Nepal');
+INSERT INTO address VALUES (1, 'Mysore', 1), (2, 'Pune', 1), (3, 'Pokhara', 2);
+INSERT INTO users VALUES (1, 'Asha', '9845765221', 1, NULL), (2, 'Kiran', '9845765222', 2, NULL), (3, 'Lata', '9845765223', 3, NULL), (4, 'Meera', '9845765224', NULL, 1);
+CREATE VIEW customers AS SELECT u.id, u.name AS customer_name, u.phone, a.city, c.name AS country, p.name AS contact_person_name,
+	(SELECT string_agg(tag, ' ' ORDER BY tag) FROM tags t WHERE t.user_id = u.id) AS zone
+  FROM users u LEFT JOIN address a ON a.id = u.address_id LEFT JOIN country c ON c.id = a.country_id LEFT JOIN users p ON p.id = u.parent_id;
+));
+like(error("SELECT kapture_follow('address', 'users', 'true')"), qr/table "users" is not attached to Kapture/, 'only attached tables follow');
+sql("SELECT kapture_attach('users', source => 'customers')");
+
+# what is refused
+like(error("SELECT kapture_follow('customers', 'users', 'true')"), qr/"customers" cannot be followed\nDETAIL:  Only tables can be followed\.\nHINT:  Follow the tables/, 'a view');
+like(error("SELECT kapture_follow('address', 'users', 'target.adress_id = source.id')"), qr/column target\.adress_id does not exist\nLINE 1: target\.adress_id = source\.id\n.*HINT:  Perhaps you meant to reference the column "target\.address_id"/s, 'a column that is not there');
+like(error("SELECT kapture_follow('address', 'users', 'source.id')"), qr/argument of condition must be type boolean, not type integer/, 'no boolean');
+like(error("SELECT kapture_follow('address', 'users', 'true; DROP TABLE users')"), qr/syntax error/, 'more than an expression');
+like(error("SELECT kapture_follow('address', 'users', 'true FROM users')"), qr/argument "condition" is not one SQL expression/, 'a query');
+like(error("SELECT kapture_follow('address', 'users', 'random() < 1')"), qr/must not call volatile functions/, 'volatile functions');
+like(error("SELECT kapture_follow('address', 'users', 'source IS NOT NULL')"), qr/must not read the source's row as a whole/, 'the whole row');
+like(error("BEGIN; SELECT kapture_follow('address', 'users', 'target.name = source.city'); ROLLBACK"), qr/NOTICE:  no index of table "users" helps to find the rows of the condition/, 'a notice that an index is missing');
+
+unlike(error("SELECT kapture_follow('address', 'users', 'target.address_id = source.id')"), qr/index/, 'with one there is none');
+like(error("SELECT kapture_follow('address', 'users', 'target.address_id=source.id')"), qr/table "users" follows table "address" already on this condition/, 'once for each condition');
+sql(q(
+SELECT kapture_follow('country', 'users', 'target.address_id IN (SELECT a.id FROM address a WHERE a.country_id = source.id)');
+SELECT kapture_follow('tags', 'users', 'target.id = source.user_id');
+SELECT kapture_follow('users', 'users', 'target.parent_id = source.id');
+CALL kapture_backfill('users');
+));
+idle_ok('all are sent');
+is(sql("SELECT string_agg(f ->> 'source', ' ') FROM kapture_attachments, jsonb_array_elements(follows) AS f"), 'address country tags users', 'kapture_attachments shows what is followed');
+done();
+
+# what concerns whom
+sql("UPDATE address SET city = 'Mysuru' WHERE id = 1");
+idle_ok('an update');
+is(done(), '1', 'has the rows sent again that the condition finds');
+like(customers(qw(customer_name city)), qr/^Asha\|Mysuru$/m, 'with the new value');
+sql("UPDATE address SET street = 'Ring Road'; UPDATE country SET note = 'x'");
+is(sql("SELECT count(*) FROM kapture_outbox"), 0, 'columns that neither view nor condition reads are not captured');
+sql("UPDATE country SET name = 'Bharat' WHERE id = 1");
+idle_ok('a row that many refer to');
+is(done(), '1,2', 'has them all sent, by a subquery');
+is(customers(qw(customer_name country)), "Asha|Bharat\nKiran|Bharat\nLata|Nepal\nMeera|", 'with its value');
+sql("INSERT INTO tags VALUES (3, 'a'), (4, 'b')");
+idle_ok('insertions');
+is(done(), '3,4', 'before or after: the new row counts');
+sql("UPDATE tags SET user_id = 2 WHERE tag = 'a'");
+idle_ok('a change of what the condition reads');
+is(done(), '2,3', 'concerns the rows of before and of after, without a key of the source');
+sql("DELETE FROM tags WHERE tag = 'b'");
+idle_ok('a deletion');
+is(done(), '4', 'concerns the row of before');
+sql("UPDATE users SET name = 'Asha Rao' WHERE id = 1");
+idle_ok('a table that follows itself');
+is(done(), '1,4', 'the row, and who refers to it');
+like(customers(qw(customer_name contact_person_name)), qr/^Meera\|Asha Rao$/m, 'with the new value');
+sql("TRUNCATE tags");
+idle_ok('TRUNCATE');
+is(done(), '1,2,3,4', 'concerns all');
+sql("BEGIN; UPDATE address SET city = 'no' WHERE id = 2; ROLLBACK; BEGIN; SAVEPOINT a; UPDATE address SET city = 'no' WHERE id = 3; ROLLBACK TO a; COMMIT");
+is(sql("SELECT count(*) FROM kapture_outbox"), 0, 'what is rolled back concerns nobody');
+sql("COPY tags FROM PROGRAM 'printf \"1\\\\tc\\\\n2\\\\tc\\\\n\"'");
+idle_ok('COPY');
+is(done(), '1,2', 'concerns its rows');
+
+# NULLs and odd values
+sql("INSERT INTO tags VALUES (NULL, 'n'), (3, E'quote\"\\\\,{}')");
+idle_ok('NULL');
+is(done(), '3', 'concerns nobody');
+
+# a writer's transaction notes little, and the worker goes on in slices
+sql(q(
+SELECT kapture_pause('users');
+INSERT INTO users SELECT n, 'User ' || n, (9000000000 + n)::text, 3 FROM generate_series(101, 12100) AS n;
+SELECT kapture_detach('users');
+SELECT kapture_attach('users', source => 'customers');
+SELECT kapture_follow('country', 'users', 'target.address_id IN (SELECT a.id FROM address a WHERE a.country_id = source.id)');
+SELECT kapture_pause('users');
+UPDATE country SET name = 'Napal' WHERE id = 2;
+));
+is(sql("SELECT count(*) FROM kapture_outbox"), 1, 'one note for all rows');
+is(sql("SELECT pending FROM kapture_status"), 1, 'which counts in pending');
+sql("ALTER SERVER kapture OPTIONS (ADD rate_limit '0.01')");
+sql("SELECT kapture_resume('users')");
+poll_ok($node, "SELECT sum(1 + coalesce(cardinality(more_keys), 0)) + (SELECT count(*) FROM kapture_delivery) >= 12000 FROM kapture_outbox WHERE op = 'u' AND attachment_id > 0", 'all rows are found, in slices');
+poll_ok($node, "SELECT waiting IS NULL FROM kapture_follow", 'and that is all');
+sql("SELECT kapture_detach('users'); DELETE FROM users WHERE id > 100; ALTER SERVER kapture OPTIONS (DROP rate_limit)");
+is(sql("SELECT count(*) FROM kapture_follow"), 0, 'detaching ends what is followed');
+sql("UPDATE country SET name = 'Nepal' WHERE id = 2");
+is(sql("SELECT count(*) FROM kapture_outbox"), 0, 'and notes nothing any more');
+
+# renaming
+sql(q(
+UPDATE users SET kapture_customer_id = NULL;
+SELECT kapture_attach('users', source => 'customers');
+SELECT kapture_follow('country', 'users', 'target.address_id IN (SELECT a.id FROM address a WHERE a.country_id = source.id)');
+SELECT kapture_follow('address', 'users', 'target.address_id = source.id');
+ALTER TABLE country RENAME COLUMN id TO country_no;
+ALTER TABLE country RENAME TO countries;
+ALTER TABLE address RENAME COLUMN country_id TO country_no;
+ALTER TABLE address RENAME TO addresses;
+ALTER TABLE users RENAME COLUMN address_id TO home;
+CALL kapture_backfill('users');
+));
+idle_ok('all are sent once more');
+done();
+sql("UPDATE countries SET name = 'India' WHERE country_no = 1");
+idle_ok('after renaming');
+is(done(), '1,2', 'conditions follow');
+like(sql("SELECT condition FROM kapture_follow WHERE source = 'countries'::regclass"),
+	qr/target\.home IN \(\s*SELECT a\.id\s+FROM public\.addresses a\s+WHERE \(a\.country_no = source\.country_no\)\)/, 'with the new names');
+
+# the view is replaced
+sql("CREATE OR REPLACE VIEW customers AS SELECT u.id, u.name AS customer_name, u.phone, a.city || ', ' || coalesce(a.street, '') AS city, c.name AS country, NULL::text AS contact_person_name, NULL::text AS zone
+  FROM users u LEFT JOIN addresses a ON a.id = u.home LEFT JOIN countries c ON c.country_no = a.country_no");
+sql("UPDATE addresses SET street = 'Fort' WHERE id = 2");
+idle_ok('a column that only the replaced view reads');
+is(done(), '2', 'matters now');
+
+# a partitioned source
+sql(q(
+CREATE TABLE visits (id int, user_id int, PRIMARY KEY (id)) PARTITION BY RANGE (id);
+CREATE TABLE visits1 (gone int, user_id int, id int NOT NULL);
+ALTER TABLE visits1 DROP COLUMN gone;
+ALTER TABLE visits ATTACH PARTITION visits1 FOR VALUES FROM (0) TO (10);
+SELECT kapture_follow('visits', 'users', 'target.id = source.user_id');
+INSERT INTO visits VALUES (1, 3);
+UPDATE visits1 SET user_id = 4;
+));
+idle_ok('a partition');
+is(done(), '3,4', 'is part of its table');
+
+# ending
+is(sql("SELECT kapture_unfollow('visits', 'users', 'target.id = source.user_id')"), 1, 'kapture_unfollow by condition');
+is(sql("SELECT count(*) FROM pg_trigger WHERE tgname LIKE 'kapture_followed%' AND tgrelid = 'visits'::regclass"), 0, 'takes the triggers away');
+is(sql("SELECT kapture_unfollow('countries', 'users')"), 1, 'and all');
+is(sql("SELECT kapture_unfollow('countries', 'users')"), 0, 'or none');
+sql("DROP TABLE addresses CASCADE; SELECT kapture_detach('users')");
+
+# rights
+sql(q(
+CREATE ROLE shop; CREATE ROLE other;
+GRANT USAGE ON FOREIGN SERVER kapture TO shop;
+CREATE USER MAPPING FOR shop SERVER kapture OPTIONS (auth_key 'a2FwZGVtbzprYXAxMjM=');
+GRANT ALL ON SCHEMA public TO shop, other;
+CREATE TABLE mine (id int PRIMARY KEY, customer_name text, phone text);
+ALTER TABLE mine OWNER TO shop;
+CREATE TABLE theirs (id int PRIMARY KEY, secret text);
+ALTER TABLE theirs OWNER TO other;
+SET ROLE shop;
+SELECT kapture_attach('mine');
+INSERT INTO mine VALUES (1, 'Mine', '9845765271');
+));
+like(error("SET ROLE shop; SELECT kapture_follow('theirs', 'mine', 'target.id = source.id')"), qr/permission denied for table theirs\nDETAIL:  To follow a table, you must own it, or have the TRIGGER privilege on it\./, 'the source has to be ones own');
+like(error("SET ROLE other; SELECT kapture_follow('theirs', 'mine', 'target.id = source.id')"), qr/must be owner of table mine/, 'the attached table, too');
+sql("GRANT TRIGGER ON theirs TO shop; SET ROLE shop; SELECT kapture_follow('theirs', 'mine', 'target.id = source.id')");
+idle_ok('sent');
+done();
+sql("SET ROLE other; INSERT INTO theirs VALUES (1, 'x')");
+idle_ok('with TRIGGER');
+is(done(), '1', 'it is followed, whoever changes it');
+sql("SET ROLE other; UPDATE theirs SET secret = 'y'");
+idle_ok('without a view, all columns count');
+is(done(), '1', 'of the source');
+
+# a condition that fails is said, and tried again
+sql("CREATE TABLE extra (id int); ALTER TABLE extra OWNER TO shop; SET ROLE shop; SELECT kapture_unfollow('theirs', 'mine'); SELECT kapture_follow('theirs', 'mine', 'target.id IN (SELECT id FROM extra)'); INSERT INTO extra VALUES (1)");
+sql("DROP TABLE extra; UPDATE theirs SET secret = 'z'");
+poll_ok($node, "SELECT worker_error LIKE '%relation \"public.extra\" does not exist%' AND pending > 0 FROM kapture_status", 'a table that is gone is named');
+sql("CREATE TABLE extra (id int); ALTER TABLE extra OWNER TO shop; INSERT INTO extra VALUES (1)");
+idle_ok('it goes on when it is there again');
+
+# a dump
+my $dump = "$PostgreSQL::Test::Utils::tmp_check/follow.sql";
+$node->command_ok([ 'pg_dump', '-f', $dump, $node->connstr('postgres') ], 'pg_dump');
+sql("CREATE DATABASE copy");
+$node->command_ok([ 'psql', '-XqAt', '-v', 'ON_ERROR_STOP=1', '-f', $dump, $node->connstr('copy') ], 'restored');
+$node->safe_psql('copy', "INSERT INTO theirs VALUES (2, 'x')");
+is($node->safe_psql('copy', "SELECT count(*) FROM kapture_outbox AS o JOIN kapture_follow AS f ON o.attachment_id = -f.follow_id"), 1, 'brings it along');
+$node->stop;
+done_testing();
