@@ -37,6 +37,13 @@ LANGUAGE C IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'kapture_merge_digests'
 REVOKE ALL ON FUNCTION @extschema@.kapture_merge_digests(bytea, bytea) FROM PUBLIC;
 COMMENT ON FUNCTION @extschema@.kapture_merge_digests(bytea, bytea) IS 'digests of kapture_row: the newer ones, and the older where those are unknown';
 
+CREATE OR REPLACE FUNCTION @extschema@.kapture_seen_digests(digests bytea, customer_id bigint, bits smallint[], fields text[], names text[], seen text[])
+RETURNS bytea
+LANGUAGE C VOLATILE STRICT AS 'MODULE_PATHNAME', 'kapture_seen_digests';
+REVOKE ALL ON FUNCTION @extschema@.kapture_seen_digests(bytea, bigint, smallint[], text[], text[], text[]) FROM PUBLIC;
+COMMENT ON FUNCTION @extschema@.kapture_seen_digests(bytea, bigint, smallint[], text[], text[], text[]) IS
+'digests of kapture_row, but for fields of which Kapture was seen to have another value';
+
 --
 -- Connections and direct calls
 --
@@ -416,12 +423,12 @@ LANGUAGE C VOLATILE STRICT AS 'MODULE_PATHNAME', 'kapture_stat_reset';
 REVOKE ALL ON FUNCTION @extschema@.kapture_stat_reset() FROM PUBLIC;
 COMMENT ON FUNCTION @extschema@.kapture_stat_reset() IS 'starts the counters of this database anew';
 
-CREATE OR REPLACE FUNCTION @extschema@.kapture_check(server name DEFAULT 'kapture',
-	OUT step text, OUT ok boolean, OUT detail text)
+CREATE OR REPLACE FUNCTION @extschema@.kapture_check(server name DEFAULT 'kapture', all_keys boolean DEFAULT false,
+	OUT step text, OUT ok boolean, OUT detail text, OUT hint text)
 RETURNS SETOF record
-LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'kapture_check';
-COMMENT ON FUNCTION @extschema@.kapture_check(name) IS
-'checks step by step whether a server can be used: options, worker, name, connection, TLS, certificate, key, clock, time; sends one search that finds nobody';
+LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'kapture_check_1_1';
+COMMENT ON FUNCTION @extschema@.kapture_check(name, boolean) IS
+'checks step by step whether a server can be used: options, worker, name, connection, TLS, certificate, keys, clock, time, with a hint for what fails; sends a search and a pull that find nobody, with all_keys an Add and an Update that must be refused';
 
 CREATE OR REPLACE FUNCTION @extschema@.kapture_preview(relation regclass, row_key text,
 	OUT waiting boolean, OUT api text, OUT url text, OUT headers text[], OUT body text)

@@ -169,8 +169,9 @@ CREATE TABLE @extschema@.kapture_row (
 	gone_at timestamptz,
 	left_at timestamptz
 ) WITH (fillfactor = 80);
+-- Not partial: the planner would walk through all of a partial index where it takes the table for a small one.
 CREATE UNIQUE INDEX kapture_row_key ON @extschema@.kapture_row
-	(pg_catalog.hashtextextended(row_key, 0), pg_catalog.hashtextextended(row_key, 1), attachment_id) WHERE gone_at IS NULL;
+	(pg_catalog.hashtextextended(row_key, 0), pg_catalog.hashtextextended(row_key, 1), attachment_id, COALESCE(gone_at, '-infinity'));
 CREATE INDEX kapture_row_customer ON @extschema@.kapture_row (customer_id);
 ALTER TABLE @extschema@.kapture_row REPLICA IDENTITY FULL;
 COMMENT ON TABLE @extschema@.kapture_row IS 'rows that are with Kapture: which customer each of them is, and digests of what it was last sent';

@@ -199,7 +199,7 @@ hint_result(FunctionCallInfo fcinfo, const char *api)
 
 	if (hint == NULL)
 		PG_RETURN_NULL();
-	PG_RETURN_TEXT_P(cstring_to_text(_(hint)));
+	PG_RETURN_TEXT_P(cstring_to_text(hint));
 }
 
 /*

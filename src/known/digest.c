@@ -14,7 +14,9 @@
 #include "access/genam.h"
 #include "access/htup_details.h"
 #include "access/table.h"
+#include "catalog/pg_type.h"
 #include "fmgr.h"
+#include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
@@ -24,6 +26,7 @@
 #include "known/digest.h"
 
 PG_FUNCTION_INFO_V1(kapture_merge_digests);
+PG_FUNCTION_INFO_V1(kapture_seen_digests);
 
 #define DIGEST_SIZE		((int) sizeof(uint64))
 
@@ -266,4 +269,40 @@ kapture_merge_digests(PG_FUNCTION_ARGS)
 	if (PG_ARGISNULL(0) || PG_ARGISNULL(1))
 		PG_RETURN_DATUM(PG_GETARG_DATUM(PG_ARGISNULL(0) ? 1 : 0));
 	PG_RETURN_BYTEA_P(kapture_digest_merge(PG_GETARG_BYTEA_PP(0), PG_GETARG_BYTEA_PP(1)));
+}
+
+/*
+ * kapture_seen_digests(digests bytea, customer_id bigint, bits smallint[], fields text[],
+ *		names text[], seen text[]) returns bytea
+ *
+ * The digests of a row, but for those of fields of which Kapture was seen to have another
+ * value: "fields" are the row's, with their bits, "seen" the values of the fields "names",
+ * NULL where nothing is known.  The caller has loaded the key.
+ */
+Datum
+kapture_seen_digests(PG_FUNCTION_ARGS)
+{
+	bytea	   *result = PG_GETARG_BYTEA_P_COPY(0);
+	Datum	   *columns[4];
+	bool	   *nulls;
+	int			n[4];
+
+	deconstruct_array(PG_GETARG_ARRAYTYPE_P(2), INT2OID, 2, true, TYPALIGN_SHORT, &columns[0], NULL, &n[0]);
+	for (int i = 1; i < lengthof(columns); i++)
+		deconstruct_array(PG_GETARG_ARRAYTYPE_P(i + 2), TEXTOID, -1, false, TYPALIGN_INT, &columns[i],
+						  i == 3 ? &nulls : NULL, &n[i]);
+	for (int i = 0; digest_has_key && i < Min(n[0], n[1]); i++)
+	{
+		int			bit = DatumGetInt16(columns[0][i]);
+		char	   *field = TextDatumGetCString(columns[1][i]);
+		uint64		known = kapture_digest_get(result, bit);
+
+		for (int k = 0; known != 0 && k < Min(n[2], n[3]); k++)
+		{
+			if (!nulls[k] && strcmp(TextDatumGetCString(columns[2][k]), field) == 0 &&
+				kapture_digest(PG_GETARG_INT64(1), field, TextDatumGetCString(columns[3][k])) != known)
+				memset(VARDATA(result) + bit * DIGEST_SIZE, 0, DIGEST_SIZE);
+		}
+	}
+	PG_RETURN_BYTEA_P(result);
 }

@@ -25,9 +25,12 @@
 
 #include "base/catalog.h"
 #include "base/fault.h"
+#include "base/owner_sql.h"
 #include "base/user_code.h"
+#include "known/digest.h"
 #include "known/row_state.h"
 #include "table/capture_buffer.h"
+#include "table/inbox.h"
 #include "table/outbox.h"
 
 /* Keys that one statement is about. */
@@ -48,9 +51,12 @@ typedef enum StateQuery
 
 #define STATE_MAX_PARAMS	3
 
-/* How the entry "r" of the row with the key "v.row_key" of attachment $1 is found. */
+/*
+ * How the entry "r" of the row with the key "v.row_key" of attachment $1 is found: by
+ * the hash alone, as a search by the attachment would look at all its entries.
+ */
 #define STATE_IS_ROW \
-	KAPTURE_KEY_IS("r.row_key", "v.row_key") " AND r.attachment_id = $1 AND r.gone_at IS NULL"
+	KAPTURE_KEY_IS("r.row_key", "v.row_key") " AND r.attachment_id + 0 = $1 AND r.gone_at IS NULL"
 
 /* Deliveries "d" that were parked for another row are due. */
 #define STATE_RELEASED \
@@ -80,13 +86,13 @@ static const struct
 		2, {INT4OID, TEXTARRAYOID}
 	},
 	[STATE_LEAVE] = {
-		"UPDATE @.kapture_row AS r SET gone_at = now(), digests = CASE WHEN v.moves THEN r.digests END"
+		"UPDATE @.kapture_row AS r SET gone_at = clock_timestamp(), digests = CASE WHEN v.moves THEN r.digests END"
 		" FROM unnest($2, $3) AS v(row_key, moves) WHERE " STATE_IS_ROW
 		" RETURNING r.ctid, r.row_key",
 		3, {INT4OID, TEXTARRAYOID, BOOLARRAYOID}
 	},
 	[STATE_EVICT] = {
-		"UPDATE @.kapture_row AS r SET gone_at = now(), digests = NULL"
+		"UPDATE @.kapture_row AS r SET gone_at = clock_timestamp(), digests = NULL"
 		" FROM unnest($2) AS v(row_key) WHERE " STATE_IS_ROW,
 		2, {INT4OID, TEXTARRAYOID}
 	},
@@ -124,7 +130,7 @@ static SPIPlanPtr state_plans[lengthof(state_queries)];
 static void
 state_execute(StateQuery query, Datum *values)
 {
-	static const char *const off[] = {"enable_seqscan", "enable_hashjoin", "enable_mergejoin"};
+	static const char *const off[] = {"enable_seqscan", "enable_bitmapscan", "enable_sort", "enable_hashjoin", "enable_mergejoin"};
 	char	   *sql = kapture_catalog_qualify(state_queries[query].sql);
 	int			nestlevel = NewGUCNestLevel();
 	int			rc;
@@ -442,4 +448,52 @@ kapture_row_state_release_orphaned(void)
 	result = state_attachments(context);
 	SPI_finish();
 	return result;
+}
+
+/* The fields that tables of a server feed, one on a line; NULL: there are none. */
+static char *
+state_fields(const char *server)
+{
+	Oid			types[] = {NAMEOID};
+	Datum		values[] = {DirectFunctionCall1(namein, CStringGetDatum(server))};
+
+	return kapture_own_text("SELECT pg_catalog.string_agg(DISTINCT c.field, pg_catalog.chr(10)) FROM @.kapture_column AS c"
+							" JOIN @.kapture_attachment AS a USING (attachment_id) WHERE a.server = $1", 1, types, values);
+}
+
+/*
+ * Customers (bigint[]) of a server were pulled, and are in kapture_customers as they are
+ * now.  Where Kapture has another value of a field than it was sent, it is not known any
+ * more to have that of the row.  What a pull does not tell stays as it is.
+ */
+void
+kapture_row_state_seen(const char *server, Datum customer_ids)
+{
+	Oid			types[] = {NAMEOID, INT8ARRAYOID, TEXTARRAYOID};
+	Datum		values[] = {DirectFunctionCall1(namein, CStringGetDatum(server)), customer_ids, (Datum) 0};
+	char	   *fields = state_fields(server);
+	Datum		names[KAPTURE_MAX_COLUMNS * 4];
+	int			n = 0;
+	StringInfoData seen;
+	char	   *known = "@.kapture_seen_digests(r.digests, r.customer_id,"
+		" ARRAY(SELECT k.bit FROM @.kapture_column AS k WHERE k.attachment_id = r.attachment_id ORDER BY k.bit),"
+		" ARRAY(SELECT k.field FROM @.kapture_column AS k WHERE k.attachment_id = r.attachment_id ORDER BY k.bit), $3, s.seen)";
+
+	if (fields == NULL)
+		return;
+	initStringInfo(&seen);
+	for (char *field = strtok(fields, "\n"); field && n < lengthof(names); field = strtok(NULL, "\n"))
+	{
+		names[n++] = CStringGetTextDatum(field);
+		kapture_inbox_append_value(&seen, field);
+	}
+	values[2] = state_array(names, n, TEXTOID);
+	kapture_digest_load_key();
+	(void) kapture_own_execute(psprintf("UPDATE @.kapture_row AS r SET digests = %s"
+										" FROM (SELECT c.id, ARRAY[%s]::text[] AS seen FROM @.kapture_customers AS c" KAPTURE_INBOX_CONTACT
+										" WHERE c.server = $1 AND c.id = ANY ($2)) AS s"
+										" WHERE r.customer_id = s.id AND r.gone_at IS NULL AND r.digests IS NOT NULL"
+										" AND r.attachment_id IN (SELECT attachment_id FROM @.kapture_attachment WHERE server = $1)"
+										" AND %s IS DISTINCT FROM r.digests", known, seen.data + 1, known),
+							   lengthof(values), types, values);
 }

@@ -4,8 +4,9 @@
  *
  * One harmless request, a search for a customer that cannot exist, on a
  * connection of its own; each step of its way is a row of the result.  What is
- * wrong with a step is its detail, never an error.  Later steps that were not
- * reached are neither ok nor not.
+ * wrong with a step is its detail, and what to do its hint, never an error.  Later
+ * steps that were not reached are neither ok nor not.  The keys of other APIs are
+ * tried by requests of their own (check_key.c).
  */
 #include "postgres.h"
 
@@ -20,6 +21,7 @@
 #include "utils/tuplestore.h"
 
 #include "api/argument.h"
+#include "api/hint.h"
 #include "api/http.h"
 #include "api/option.h"
 #include "api/reply.h"
@@ -27,16 +29,13 @@
 #include "base/guc.h"
 #include "cluster/guard.h"
 #include "cluster/shmem.h"
+#include "observe/check_key.h"
 
 /* Days before a certificate's end from which the check fails. */
 #define CHECK_EXPIRES_SOON		14
 
 /* Seconds by which the clocks may differ. */
 #define CHECK_CLOCK_SKEW		60
-
-/* Nobody has this id. */
-#define CHECK_BODY \
-	"{\"kapture_customer_id\": \"0\", \"customer_id\": \"\", \"email_id\": \"\", \"phone\": \"\"}"
 
 typedef enum CheckResult
 {
@@ -48,25 +47,31 @@ typedef enum CheckResult
 typedef struct Check
 {
 	ReturnSetInfo *rsinfo;
+	bool		has_hints;		/* the caller's version has a column for them */
 	const char *server;			/* its name */
 	const char *url;
 	int			timeout;
 	bool		is_https;
+	KaptureApi	api;			/* whose key is tried */
 	KaptureHttpRequest *request;
 } Check;
 
 PG_FUNCTION_INFO_V1(kapture_check);
+PG_FUNCTION_INFO_V1(kapture_check_1_1);
 
+/* Puts a step into the result; "hint", of one that failed, may be NULL. */
 static void
-check_say(Check *check, const char *step, CheckResult result, const char *detail)
+check_say(Check *check, const char *step, CheckResult result, const char *detail, const char *hint)
 {
-	Datum		values[3];
-	bool		nulls[3] = {0};
+	Datum		values[4];
+	bool		nulls[4] = {0};
 
 	values[0] = CStringGetTextDatum(step);
 	values[1] = BoolGetDatum(result == CHECK_OK);
 	nulls[1] = result == CHECK_NOT_REACHED;
 	values[2] = CStringGetTextDatum(result == CHECK_NOT_REACHED ? _("not reached") : detail);
+	nulls[3] = result != CHECK_FAILED || hint == NULL;
+	values[3] = nulls[3] ? (Datum) 0 : CStringGetTextDatum(hint);
 	tuplestore_putvalues(check->rsinfo->setResult, check->rsinfo->setDesc, values, nulls);
 }
 
@@ -83,7 +88,7 @@ check_start(void *arg)
 	check->timeout = server->timeout;
 	check->url = server->url[KAPTURE_API_GET];
 	check->is_https = strncmp(check->url, "https:", 6) == 0;
-	body = kapture_message_body(server, KAPTURE_API_GET, CHECK_BODY, strlen(CHECK_BODY), &len);
+	body = kapture_check_key_body(server, KAPTURE_API_GET, &len);
 	check->request = kapture_http_start_in_turn(server, KAPTURE_API_GET, body, len,
 												WaitEventExtensionNew("KapturePace"));
 	kapture_http_inspect(check->request);
@@ -94,24 +99,30 @@ static bool
 check_options(Check *check)
 {
 	ErrorData  *error = kapture_guard_step(check_start, check);
+	const char *hint;
 
 	if (error == NULL)
 	{
-		check_say(check, "options", CHECK_OK, check->url);
+		check_say(check, "options", CHECK_OK, check->url, NULL);
 		return true;
 	}
 	if (error->sqlerrcode == ERRCODE_QUERY_CANCELED)
 		ReThrowError(error);
+	hint = error->hint;
+	if (hint == NULL && error->sqlerrcode == ERRCODE_INSUFFICIENT_PRIVILEGE)
+		hint = psprintf(_("Use GRANT USAGE ON FOREIGN SERVER %s TO %s."), quote_identifier(check->server),
+						quote_identifier(GetUserNameFromId(GetUserId(), false)));
 	check_say(check, "options", CHECK_FAILED,
 			  psprintf("%s%s%s%s%s", error->message,
 					   error->detail ? ". " : "", error->detail ? error->detail : "",
-					   error->hint ? (error->detail ? " " : ". ") : "", error->hint ? error->hint : ""));
+					   hint && !check->has_hints ? (error->detail ? " " : ". ") : "", hint && !check->has_hints ? hint : ""),
+			  hint);
 	return false;
 }
 
 /* What the worker says of the server, for which of our roles ever it sends. */
 static bool
-check_worker_is_well(const char *server, char **why)
+check_worker_is_well(const char *server, const char **why, const char **hint)
 {
 	KaptureServerReport report;
 	int			i = 0;
@@ -122,6 +133,7 @@ check_worker_is_well(const char *server, char **why)
 			has_privs_of_role(GetUserId(), report.owner) && report.state != KAPTURE_STATE_OK)
 		{
 			*why = psprintf(_("the worker holds the queue back: %s"), report.message);
+			*hint = kapture_hint_find(report.message, 0, "");
 			return false;
 		}
 	}
@@ -130,28 +142,44 @@ check_worker_is_well(const char *server, char **why)
 
 /* Does somebody send what is captured here? */
 static void
-check_worker(Check *check, const char *server)
+check_worker(Check *check)
 {
-	char	   *why = NULL;
+	const char *database = get_database_name(MyDatabaseId);
+	const char *why;
+	const char *hint = NULL;
 
 	if (RecoveryInProgress())
-		check_say(check, "worker", CHECK_OK, _("nothing is sent from a standby"));
-	else if (!kapture_shmem_available())
-		check_say(check, "worker", CHECK_FAILED,
-				  _("kapture_sync is not in shared_preload_libraries"));
+	{
+		check_say(check, "worker", CHECK_OK, _("nothing is sent from a standby"), NULL);
+		return;
+	}
+	if (!kapture_shmem_available())
+	{
+		why = _("kapture_sync is not in shared_preload_libraries");
+		hint = _("Add it there, in postgresql.conf, and restart the server.");
+	}
 	else if (!kapture_enabled)
-		check_say(check, "worker", CHECK_FAILED, _("kapture_sync.enabled is off"));
-	else if (kapture_guc_database_is_excluded(get_database_name(MyDatabaseId)))
-		check_say(check, "worker", CHECK_FAILED,
-				  _("kapture_sync.excluded_databases names this database"));
+	{
+		why = _("kapture_sync.enabled is off");
+		hint = _("Set it to on, in postgresql.conf or by ALTER SYSTEM, and reload the configuration.");
+	}
+	else if (kapture_guc_database_is_excluded(database))
+	{
+		why = _("kapture_sync.excluded_databases names this database");
+		hint = psprintf(_("Take \"%s\" out of it, and reload the configuration."), database);
+	}
 	else if (kapture_shmem_worker_pid(MyDatabaseId, KAPTURE_PUSHER) == 0)
-		check_say(check, "worker", CHECK_FAILED,
-				  _("no worker runs in this database; see the server log"));
-	else if (!check_worker_is_well(server, &why))
-		check_say(check, "worker", CHECK_FAILED, why);
-	else
+	{
+		why = _("no worker runs in this database; see the server log");
+		hint = _("If the log says that there are no worker slots, raise max_worker_processes, and restart the server.");
+	}
+	else if (check_worker_is_well(check->server, &why, &hint))
+	{
 		check_say(check, "worker", CHECK_OK,
-				  psprintf(_("process %d"), kapture_shmem_worker_pid(MyDatabaseId, KAPTURE_PUSHER)));
+				  psprintf(_("process %d"), kapture_shmem_worker_pid(MyDatabaseId, KAPTURE_PUSHER)), NULL);
+		return;
+	}
+	check_say(check, "worker", CHECK_FAILED, why, hint);
 }
 
 /* How many of name, connection and TLS stand. */
@@ -177,12 +205,12 @@ check_certificate(Check *check, const KaptureHttpDetails *details)
 
 	if (!check->is_https)
 	{
-		check_say(check, "certificate", CHECK_OK, _("none: plain http"));
+		check_say(check, "certificate", CHECK_OK, _("none: plain http"), NULL);
 		return;
 	}
 	if (details->expires == NULL)
 	{
-		check_say(check, "certificate", CHECK_NOT_REACHED, NULL);
+		check_say(check, "certificate", CHECK_NOT_REACHED, NULL, NULL);
 		return;
 	}
 	expires = DatumGetTimestampTz(DirectFunctionCall3(timestamptz_in, CStringGetDatum(details->expires),
@@ -191,7 +219,53 @@ check_certificate(Check *check, const KaptureHttpDetails *details)
 	detail = expires < GetCurrentTimestamp() ?
 		psprintf(_("expired on %s"), timestamptz_to_str(expires)) :
 		psprintf(_("expires on %s, in %lld days"), timestamptz_to_str(expires), (long long) days);
-	check_say(check, "certificate", days >= CHECK_EXPIRES_SOON ? CHECK_OK : CHECK_FAILED, detail);
+	check_say(check, "certificate", days >= CHECK_EXPIRES_SOON ? CHECK_OK : CHECK_FAILED, detail,
+			  _("Have whoever runs the host renew its certificate: when it expires, nothing is sent any more."));
+}
+
+/* What to do about a handshake that failed, by the words of libcurl and its TLS library. */
+static const char *
+check_tls_hint(const KaptureHttpAnswer *answer)
+{
+	static const struct
+	{
+		const char *words;
+		const char *hint;
+	}			hints[] =
+	{
+		{"expired", gettext_noop("The certificate has expired: have whoever runs the host renew it.")},
+		{"not yet valid", gettext_noop("The certificate is not valid yet: see whether this host's clock is right.")},
+		{"no alternative certificate subject name", gettext_noop("The certificate is another host's: option \"url\" of the server must have the name that is in it.")},
+		{"does not match", gettext_noop("The certificate is another host's: option \"url\" of the server must have the name that is in it.")},
+		{"certificate", gettext_noop("If a private authority issued the certificate, name the file of that authority's certificate in option \"ca_file\" of the server.")},
+		{"wrong version number", gettext_noop("The port does not speak TLS: check the port in option \"url\" of the server.")},
+		{"packet length too long", gettext_noop("The port does not speak TLS: check the port in option \"url\" of the server.")},
+		{"record layer", gettext_noop("The port does not speak TLS: check the port in option \"url\" of the server.")},
+	};
+
+	for (int i = 0; i < lengthof(hints); i++)
+	{
+		if (strstr(answer->detail, hints[i].words))
+			return _(hints[i].hint);
+	}
+	return _("The port may not speak TLS, or not the versions that are allowed: check option \"url\" of the server.");
+}
+
+/* What to do about a connection that came no further than this step. */
+static const char *
+check_connection_hint(int step, const KaptureHttpAnswer *answer)
+{
+	if (answer->option && strcmp(answer->option, "ca_file") == 0)
+		return _("Option \"ca_file\" of the server must name a file of certificates in PEM format.");
+	switch (step)
+	{
+		case 0:
+			return _("Check option \"url\" of the server, and whether this host can resolve names.");
+		case 1:
+			return _("Check host and port in option \"url\" of the server, and whether a firewall lets this host out.");
+		default:
+			return check_tls_hint(answer);
+	}
 }
 
 /* Name, connection, TLS. */
@@ -208,13 +282,14 @@ check_connection(Check *check, const KaptureHttpAnswer *answer, const KaptureHtt
 	for (int i = 0; i < lengthof(steps); i++)
 	{
 		if (i < stage)
-			check_say(check, steps[i], CHECK_OK, good[i]);
+			check_say(check, steps[i], CHECK_OK, good[i], NULL);
 		else if (i == stage)
 			check_say(check, steps[i], CHECK_FAILED,
 					  psprintf("%s%s%s", answer->detail,
-							   answer->option ? _("; see option ") : "", answer->option ? answer->option : ""));
+							   answer->option ? _("; see option ") : "", answer->option ? answer->option : ""),
+					  check_connection_hint(i, answer));
 		else
-			check_say(check, steps[i], CHECK_NOT_REACHED, NULL);
+			check_say(check, steps[i], CHECK_NOT_REACHED, NULL, NULL);
 	}
 	check_certificate(check, details);
 }
@@ -223,29 +298,69 @@ check_connection(Check *check, const KaptureHttpAnswer *answer, const KaptureHtt
 static void
 check_auth(Check *check, const KaptureHttpAnswer *answer)
 {
-	char	   *why = NULL;
-	Jsonb	   *json;
-	KaptureReply reply = {0};
+	const char *detail;
+	const char *hint;
 
-	if (answer->outcome != KAPTURE_HTTP_ANSWERED)
+	if (check_stage(answer) < 3)
+		check_say(check, "auth", CHECK_NOT_REACHED, NULL, NULL);
+	else if (kapture_check_key_judge(KAPTURE_API_GET, answer, &detail, &hint))
+		check_say(check, "auth", CHECK_OK, detail, NULL);
+	else
+		check_say(check, "auth", CHECK_FAILED, detail, hint);
+}
+
+static void
+check_start_key(void *arg)
+{
+	Check	   *check = arg;
+	const KaptureServer *server = kapture_server_get(check->server, GetUserId());
+	size_t		len;
+	char	   *body = kapture_check_key_body(server, check->api, &len);
+
+	check->request = kapture_http_start_in_turn(server, check->api, body, len, WaitEventExtensionNew("KapturePace"));
+}
+
+/* Is the key of another API accepted? */
+static void
+check_key(Check *check, KaptureApi api, bool reached)
+{
+	char	   *step = psprintf("%s key", kapture_api_name(api));
+	ErrorData  *error;
+	const char *detail;
+	const char *hint;
+	bool		accepted;
+
+	if (!reached)
 	{
-		if (check_stage(answer) < 3)
-			check_say(check, "auth", CHECK_NOT_REACHED, NULL);
-		else
-			check_say(check, "auth", CHECK_FAILED,
-					  psprintf(_("%s, while %s%s%s"), answer->detail, answer->phase,
-							   answer->option ? _("; see option ") : "", answer->option ? answer->option : ""));
+		check_say(check, step, CHECK_NOT_REACHED, NULL, NULL);
 		return;
 	}
-	json = kapture_message_parse(answer->body, answer->body_len, NULL, &why);
-	kapture_message_judge(KAPTURE_API_GET, answer->status, json, &reply);
-	if (reply.verdict == KAPTURE_NOT_FOUND || reply.verdict == KAPTURE_SUCCESS)
-		check_say(check, "auth", CHECK_OK, _("the get request was accepted"));
-	else
-		check_say(check, "auth", CHECK_FAILED,
-				  json == NULL ?
-				  psprintf(_("the answer is not JSON (HTTP code %d); see option url"), answer->status) :
-				  psprintf(_("HTTP code %d: %s"), answer->status, reply.message ? reply.message : ""));
+	check->api = api;
+	error = kapture_guard_step(check_start_key, check);
+	if (error && error->sqlerrcode == ERRCODE_QUERY_CANCELED)
+		ReThrowError(error);
+	if (error)
+	{
+		check_say(check, step, CHECK_FAILED, error->message, error->hint);
+		return;
+	}
+	accepted = kapture_check_key_judge(api, kapture_http_perform(check->request, WaitEventExtensionNew("KaptureHttp")),
+									   &detail, &hint);
+	check_say(check, step, accepted ? CHECK_OK : CHECK_FAILED, detail, hint);
+	kapture_http_release(check->request);
+}
+
+/* The keys of all APIs but Get; Add's and Update's only if they may be tried. */
+static void
+check_keys(Check *check, bool all, bool reached)
+{
+	if (!check->has_hints)
+		return;
+	check_key(check, KAPTURE_API_PULL, reached);
+	if (!all)
+		return;
+	check_key(check, KAPTURE_API_ADD, reached);
+	check_key(check, KAPTURE_API_UPDATE, reached);
 }
 
 static void
@@ -255,63 +370,92 @@ check_clock(Check *check, const KaptureHttpDetails *details, TimestampTz now)
 
 	if (details->date < 0)
 	{
-		check_say(check, "clock", CHECK_NOT_REACHED, NULL);
+		check_say(check, "clock", CHECK_NOT_REACHED, NULL, NULL);
 		return;
 	}
 	skew = details->date - (int64) timestamptz_to_time_t(now);
 	check_say(check, "clock", llabs(skew) <= CHECK_CLOCK_SKEW ? CHECK_OK : CHECK_FAILED,
 			  skew == 0 ? _("as ours") :
-			  psprintf(_("%lld s %s ours"), llabs(skew), skew > 0 ? _("ahead of") : _("behind")));
+			  psprintf(_("%lld s %s ours"), llabs(skew), skew > 0 ? _("ahead of") : _("behind")),
+			  _("Have this host's clock kept by NTP; if it is, it is Kapture's that is wrong."));
 }
 
 static void
 check_time(Check *check, const KaptureHttpAnswer *answer, const KaptureHttpDetails *details)
 {
 	if (answer->outcome != KAPTURE_HTTP_ANSWERED)
-		check_say(check, "time", CHECK_NOT_REACHED, NULL);
+		check_say(check, "time", CHECK_NOT_REACHED, NULL, NULL);
 	else
 		check_say(check, "time", answer->elapsed / 1000 <= check->timeout / 2 ? CHECK_OK : CHECK_FAILED,
 				  psprintf(_("answered in %.1f ms, of which %.1f ms to connect; option timeout is %d ms"),
 						   answer->elapsed / 1000.0, Max(details->connected, details->secured) / 1000.0,
-						   check->timeout));
+						   check->timeout),
+				  _("Raise option \"timeout\" of the server, or find out what is slow on the way."));
+}
+
+/* What is common to all versions of the function. */
+static void
+check_run(FunctionCallInfo fcinfo, bool has_hints, bool all_keys)
+{
+	static const char *const before[] = {"dns", "tcp", "tls", "certificate", "auth"};
+	static const char *const after[] = {"clock", "time"};
+	Check		check = {.has_hints = has_hints};
+	const KaptureHttpAnswer *answer;
+	KaptureHttpDetails details;
+	KaptureHttpRequest *request;
+	TimestampTz answered;
+	bool		started;
+
+	kapture_argument_check_null(fcinfo, 0, "server");
+	InitMaterializedSRF(fcinfo, 0);
+	check.rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
+	check.server = NameStr(*PG_GETARG_NAME(0));
+	started = check_options(&check);
+	check_worker(&check);
+	if (!started)
+	{
+		for (int i = 0; i < lengthof(before); i++)
+			check_say(&check, before[i], CHECK_NOT_REACHED, NULL, NULL);
+		check_keys(&check, all_keys, false);
+		for (int i = 0; i < lengthof(after); i++)
+			check_say(&check, after[i], CHECK_NOT_REACHED, NULL, NULL);
+		return;
+	}
+	request = check.request;
+	answer = kapture_http_perform(request, WaitEventExtensionNew("KaptureHttp"));
+	answered = GetCurrentTimestamp();
+	kapture_http_details(request, &details);
+	check_connection(&check, answer, &details);
+	check_auth(&check, answer);
+	check_keys(&check, all_keys, answer->outcome == KAPTURE_HTTP_ANSWERED);
+	check_clock(&check, &details, answered);
+	check_time(&check, answer, &details);
+	kapture_http_release(request);
+}
+
+/*
+ * kapture_check(server name, all_keys boolean)
+ *		returns table(step text, ok boolean, detail text, hint text)
+ *
+ * Uses the caller's mapping, else PUBLIC's.  "all_keys": Add and Update are tried,
+ * too.  Errors: 22004 an argument is NULL; a cancelled query.
+ */
+Datum
+kapture_check_1_1(PG_FUNCTION_ARGS)
+{
+	kapture_argument_check_null(fcinfo, 1, "all_keys");
+	check_run(fcinfo, true, PG_GETARG_BOOL(1));
+	PG_RETURN_NULL();
 }
 
 /*
  * kapture_check(server name) returns table(step text, ok boolean, detail text)
  *
- * Uses the caller's mapping, else PUBLIC's.  Errors: 22004 the argument is
- * NULL; a cancelled query.
+ * Of version 1.0.
  */
 Datum
 kapture_check(PG_FUNCTION_ARGS)
 {
-	static const char *const steps[] = {"dns", "tcp", "tls", "certificate", "auth", "clock", "time"};
-	Check		check = {0};
-	const KaptureHttpAnswer *answer;
-	KaptureHttpDetails details;
-	const char *server;
-	bool		started;
-
-	kapture_argument_check_null(fcinfo, 0, "server");
-	server = NameStr(*PG_GETARG_NAME(0));
-	InitMaterializedSRF(fcinfo, 0);
-	check.rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
-
-	check.server = server;
-	started = check_options(&check);
-	check_worker(&check, server);
-	if (!started)
-	{
-		for (int i = 0; i < lengthof(steps); i++)
-			check_say(&check, steps[i], CHECK_NOT_REACHED, NULL);
-		PG_RETURN_NULL();
-	}
-	answer = kapture_http_perform(check.request, WaitEventExtensionNew("KaptureHttp"));
-	kapture_http_details(check.request, &details);
-	check_connection(&check, answer, &details);
-	check_auth(&check, answer);
-	check_clock(&check, &details, GetCurrentTimestamp());
-	check_time(&check, answer, &details);
-	kapture_http_release(check.request);
+	check_run(fcinfo, false, false);
 	PG_RETURN_NULL();
 }

@@ -219,7 +219,13 @@ dry_run_put(DryRun *run, const DryRunItem *item)
 		values[3] = CStringGetTextDatum(_(hint));
 	nulls[4] = task->body == NULL || strcmp(item->action, "refuse") == 0;
 	if (!nulls[4])
-		values[4] = DirectFunctionCall1(jsonb_in, CStringGetDatum(pg_any_to_server(task->body, task->body_len, PG_UTF8)));
+	{
+		size_t		len;
+		char	   *body = kapture_message_body(kapture_server_get(run->att->server, run->owner), kapture_task_api(task),
+												task->body, task->body_len, &len);
+
+		values[4] = DirectFunctionCall1(jsonb_in, CStringGetDatum(pg_any_to_server(body, len, PG_UTF8)));
+	}
 	tuplestore_putvalues(run->rsinfo->setResult, run->rsinfo->setDesc, values, nulls);
 }
 

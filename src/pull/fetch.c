@@ -33,6 +33,9 @@
  * request that breaks then, say because a cursor was left alone for an hour,
  * is nobody's fault: it is repeated as if it had never been sent.
  *
+ * A customer who comes with two windows, or is found by two Gets, is handed out once
+ * (kapture_window_customer).
+ *
  * Everything belongs to one memory context; requests are given back with it
  * (see http.c), be it after an error or because the reader has seen enough.
  */
@@ -45,8 +48,11 @@
 #include "pgtime.h"
 #include "storage/latch.h"
 #include "utils/datetime.h"
+#include "utils/hsearch.h"
+#include "utils/jsonb.h"
 #include "utils/memutils.h"
 
+#include "api/columns.h"
 #include "api/error.h"
 #include "api/http.h"
 #include "api/local_time.h"
@@ -131,6 +137,8 @@ struct KaptureFetch
 	bool		answered;		/* the server has answered before */
 	int			timeout;		/* milliseconds */
 	TimestampTz served;			/* when the network was served last */
+	HTAB	   *ids;			/* of customers of the current window, or of all Gets */
+	HTAB	   *ids_before;		/* and of the window before; NULL: there is none */
 	KaptureWindow current;
 };
 
@@ -288,13 +296,13 @@ fetch_end_work(KaptureFetch *fetch, bool begun)
  * would be nothing at all.
  */
 static char *
-fetch_page_body(const KaptureServer *server, const FetchSlot *slot)
+fetch_page_body(const KaptureServer *server, Timestamp when, int offset, int limit)
 {
-	Timestamp	day = fetch_day(slot->from);
+	Timestamp	day = fetch_day(when);
 
 	return psprintf("{\"cm_id\": %d, \"createStartDate\": \"%.10s\", \"createEndDate\": \"%.10s\", \"offset\": %d, \"limit\": %d}",
 					server->cm_id, kapture_message_date(day), kapture_message_date(day + USECS_PER_DAY),
-					slot->offset, slot->fetch->limit);
+					offset, limit);
 }
 
 /* Sends the request of a slot, if the limiter lets it. */
@@ -314,7 +322,7 @@ fetch_send(KaptureFetch *fetch, FetchSlot *slot)
 	if (fetch->api == KAPTURE_API_GET)
 		text = list_nth(fetch->bodies, slot->number);
 	else if (fetch->paged)
-		text = fetch_page_body(server, slot);
+		text = fetch_page_body(server, slot->from, slot->offset, fetch->limit);
 	else
 		text = kapture_fetch_pull_body(slot->from, slot->to);
 	body = kapture_text_to_utf8(text, &len);
@@ -546,6 +554,50 @@ fetch_turn_page(FetchSlot *slot)
 	slot->state = FETCH_DUE;
 }
 
+/* Forgets which customers came before the last window. */
+static void
+fetch_turn_ids(KaptureFetch *fetch)
+{
+	HASHCTL		info = {.keysize = sizeof(int64), .entrysize = sizeof(int64), .hcxt = fetch->context};
+
+	if (fetch->ids_before)
+		hash_destroy(fetch->ids_before);
+	fetch->ids_before = fetch->ids;
+	fetch->ids = hash_create("kapture customers", 256, &info, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+}
+
+/*
+ * kapture_window_customer
+ *		The n-th customer of a window, in the current memory context; NULL if it
+ *		has come before.
+ *
+ * Windows share the second between them, so that nobody is lost there: a customer who
+ * was made then comes with both.  Several Gets may find the same one.  Customers
+ * without an id, and what is no object, never came before.  To be called once for each,
+ * while the window is valid.
+ */
+Jsonb *
+kapture_window_customer(const KaptureWindow *window, int n)
+{
+	KaptureFetch *fetch = window->fetch;
+	Jsonb	   *jsonb = kapture_message_customer(window->list, n);
+	JsonbValue	customer;
+	int64		id;
+	bool		known;
+
+	if (!JB_ROOT_IS_OBJECT(jsonb))
+		return jsonb;
+	customer.type = jbvBinary;
+	customer.val.binary.data = &jsonb->root;
+	customer.val.binary.len = VARSIZE(jsonb) - VARHDRSZ;
+	if (!kapture_customer_id(&customer, &id))
+		return jsonb;
+	(void) hash_search(fetch->ids, &id, HASH_ENTER, &known);
+	if (!known && fetch->ids_before)
+		(void) hash_search(fetch->ids_before, &id, HASH_FIND, &known);
+	return known ? NULL : jsonb;
+}
+
 /* Hands the first slot's answer out as the current window. */
 static void
 fetch_hand_out(KaptureFetch *fetch, FetchSlot *slot, const KaptureReply *reply, KaptureList *list)
@@ -555,7 +607,10 @@ fetch_hand_out(KaptureFetch *fetch, FetchSlot *slot, const KaptureReply *reply, 
 	bool		is_paged = fetch->paged && (reply->verdict == KAPTURE_SUCCESS || reply->verdict == KAPTURE_NOT_FOUND);
 	char	   *why;
 
+	window->fetch = fetch;
 	window->continues = slot->offset > 0;
+	if (fetch->ids == NULL || (fetch->api == KAPTURE_API_PULL && !window->continues))
+		fetch_turn_ids(fetch);
 	window->unfinished = is_paged && !fetch_is_last_page(slot, reply->verdict == KAPTURE_SUCCESS ? list : NULL);
 	window->from = slot->from;
 	window->to = window->unfinished ? slot->from : slot->to;
@@ -850,6 +905,17 @@ kapture_fetch_get_body(int64 customer_id, const char *phone, const char *email)
 	kapture_message_append_field(&body, "phone", phone);
 	appendStringInfoChar(&body, '}');
 	return body.data;
+}
+
+/*
+ * kapture_fetch_nobody_body
+ *		The body of a pull of one second, or of one customer of its day, when there
+ *		was nobody, in the account's form; JSON in the current memory context.
+ */
+char *
+kapture_fetch_nobody_body(const KaptureServer *server, Timestamp when)
+{
+	return server->pull_paged ? fetch_page_body(server, when, 0, 1) : kapture_fetch_pull_body(when, when);
 }
 
 /*

@@ -18,6 +18,7 @@ typedef struct KaptureFetch KaptureFetch;
 /* One answer. */
 typedef struct KaptureWindow
 {
+	KaptureFetch *fetch;		/* which it is of */
 	Timestamp	from;			/* only for pulls, in the account's local time */
 	Timestamp	to;
 	bool		continues;		/* another page of the window before, */
@@ -44,12 +45,14 @@ extern KaptureFetch *kapture_fetch_gets(const char *server, Oid userid,
 extern char *kapture_fetch_get_body(int64 customer_id, const char *phone, const char *email);
 extern void kapture_fetch_keep_answers(KaptureFetch *fetch);
 extern char *kapture_fetch_pull_body(Timestamp from, Timestamp to);
+extern char *kapture_fetch_nobody_body(const KaptureServer *server, Timestamp when);
 extern bool kapture_fetch_is_pull(const KaptureFetch *fetch);
 extern const char *kapture_fetch_server(const KaptureFetch *fetch);
 extern KaptureFetchState kapture_fetch_poll(KaptureFetch *fetch, const KaptureWindow **window,
 											TimestampTz *when);
 extern void kapture_fetch_served(KaptureFetch *fetch);
 extern const KaptureWindow *kapture_fetch_next(KaptureFetch *fetch);
+extern Jsonb *kapture_window_customer(const KaptureWindow *window, int n);
 extern TimestampTz kapture_fetch_not_before(const KaptureFetch *fetch);
 extern int64 kapture_fetch_windows_left(const KaptureFetch *fetch,
 										Timestamp from);

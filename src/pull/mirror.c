@@ -2,8 +2,7 @@
  * mirror.c
  *		Writes windows of a pull into kapture_customers and kapture_contacts.
  *
- * A row that is as it was is not written.  Customers on the edge of two windows
- * come with both and are taken in once: the ids of the window before are kept.
+ * A row that is as it was is not written.
  * Customers that were written are noted for the attached tables that take them
  * (inbox.c).
  *
@@ -40,6 +39,7 @@
 #include "base/lock.h"
 #include "base/owner_sql.h"
 #include "base/user_code.h"
+#include "known/row_state.h"
 #include "pull/mirror.h"
 #include "table/binding.h"
 #include "table/clock.h"
@@ -62,7 +62,6 @@ typedef struct CopiesTable
 	Datum	   *values;
 	bool	   *isnull;
 	Tuplestorestate *rows;
-	HTAB	   *ids;			/* of the window's rows */
 } CopiesTable;
 
 struct KaptureCopies
@@ -75,9 +74,9 @@ struct KaptureCopies
 	CopiesTable customers;
 	CopiesTable contacts;
 	bool		merge;			/* keep what the answer does not tell */
-	HTAB	   *ids_before;		/* of customers of the window before */
 	MemoryContext context;		/* of it all */
 	MemoryContext scratch;		/* of one window */
+	HTAB	   *contact_ids;	/* of the window */
 	MemoryContext row;			/* of one customer */
 	const KaptureList *list;	/* the window's; NULL: it has none */
 };
@@ -193,34 +192,32 @@ copies_open_table(KaptureCopies *copies, CopiesTable *table, KaptureRowKind kind
  * One window
  */
 
-/* Makes room for a window's rows of a table; its ids outlive the window. */
+/* Makes room for a window's rows of both tables, in the current memory context. */
 static void
-copies_begin_rows(KaptureCopies *copies, CopiesTable *table)
+copies_begin_rows(KaptureCopies *copies)
 {
-	HASHCTL		info = {0};
+	HASHCTL		info = {.keysize = sizeof(int64), .entrysize = sizeof(int64), .hcxt = CurrentMemoryContext};
 
-	info.keysize = sizeof(int64);
-	info.entrysize = sizeof(int64);
-	info.hcxt = copies->context;
-	table->ids = hash_create("kapture ids", 256, &info,
-							 HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
-	table->rows = tuplestore_begin_heap(true, false, work_mem);
+	copies->customers.rows = tuplestore_begin_heap(true, false, work_mem);
+	copies->contacts.rows = tuplestore_begin_heap(true, false, work_mem);
+	copies->contact_ids = hash_create("kapture ids", 256, &info, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
 }
 
-/* Is this the first row with that id in the window? */
+/* Is this the first contact with that id in the window? */
 static bool
-copies_is_new(CopiesTable *table, int64 id)
+copies_is_new_contact(KaptureCopies *copies, int64 id)
 {
 	bool		found;
 
-	(void) hash_search(table->ids, &id, HASH_ENTER, &found);
+	(void) hash_search(copies->contact_ids, &id, HASH_ENTER, &found);
 	return !found;
 }
 
 /* Takes in the contacts of a customer; those without an id have no place. */
 static void
-copies_take_contacts(CopiesTable *table, const JsonbValue *customer, int64 customer_id)
+copies_take_contacts(KaptureCopies *copies, const JsonbValue *customer, int64 customer_id)
 {
+	CopiesTable *table = &copies->contacts;
 	JsonbContainer *contacts = kapture_customer_contacts(customer);
 	JsonbIterator *it = contacts ? JsonbIteratorInit(contacts) : NULL;
 	JsonbIteratorToken token;
@@ -231,26 +228,13 @@ copies_take_contacts(CopiesTable *table, const JsonbValue *customer, int64 custo
 		   (token = JsonbIteratorNext(&it, &contact, true)) != WJB_DONE)
 	{
 		if (token != WJB_ELEM || !kapture_is_object(&contact) ||
-			!kapture_customer_id(&contact, &id) || !copies_is_new(table, id))
+			!kapture_customer_id(&contact, &id) || !copies_is_new_contact(copies, id))
 			continue;
 		kapture_reader_read(table->reader, &contact, table->values, table->isnull);
 		kapture_reader_set_bigint(table->reader, "customer_id", customer_id,
 								  table->values, table->isnull);
 		tuplestore_putvalues(table->rows, table->desc, table->values, table->isnull);
 	}
-}
-
-/*
- * Is this the first time that this customer comes?  Those on the edge of two
- * windows come with both.
- */
-static bool
-copies_is_new_customer(KaptureCopies *copies, int64 id)
-{
-	if (copies->ids_before != NULL &&
-		hash_search(copies->ids_before, &id, HASH_FIND, NULL) != NULL)
-		return false;
-	return copies_is_new(&copies->customers, id);
 }
 
 /*
@@ -284,27 +268,27 @@ copies_as_value(Jsonb *jsonb, JsonbValue *value)
 
 /* Takes in the customers of a window. */
 static void
-copies_take_window(KaptureCopies *copies, const KaptureList *list, KaptureCopied *copied)
+copies_take_window(KaptureCopies *copies, const KaptureWindow *window, KaptureCopied *copied)
 {
 	CopiesTable *table = &copies->customers;
 	int			generated = copies->generation_date;
 
-	for (int i = 0; i < list->ncustomers; i++)
+	for (int i = 0; i < window->list->ncustomers; i++)
 	{
 		MemoryContext old = MemoryContextSwitchTo(copies->row);
-		Jsonb	   *jsonb = kapture_message_customer(list, i);
+		Jsonb	   *jsonb = kapture_window_customer(window, i);
 		JsonbValue	customer;
 		int64		id;
 
-		copies_as_value(jsonb, &customer);
-		if (JB_ROOT_IS_OBJECT(jsonb) && kapture_customer_id(&customer, &id) &&
-			copies_is_new_customer(copies, id))
+		if (jsonb)
+			copies_as_value(jsonb, &customer);
+		if (jsonb && JB_ROOT_IS_OBJECT(jsonb) && kapture_customer_id(&customer, &id))
 		{
 			if (copies->merge)
 				copies_as_value(copies_merge(copies, id, jsonb), &customer);
 			kapture_reader_read(table->reader, &customer, table->values, table->isnull);
 			tuplestore_putvalues(table->rows, table->desc, table->values, table->isnull);
-			copies_take_contacts(&copies->contacts, &customer, id);
+			copies_take_contacts(copies, &customer, id);
 			copied->seen++;
 			if (!table->isnull[generated])
 				copied->newest = Max(copied->newest, DatumGetTimestampTz(table->values[generated]));
@@ -395,6 +379,8 @@ copies_write_table(KaptureCopies *copies, CopiesTable *table, TimestampTz asked_
 			copies_say_altered(copies);
 		if (written > 0 && table == &copies->customers && kapture_inbox_wanted(copies->server))
 			kapture_inbox_put(copies->server, copies_written_ids(), asked_at);
+		if (written > 0 && table == &copies->customers)
+			kapture_row_state_seen(copies->server, copies_written_ids());
 		SPI_freetuptable(SPI_tuptable);
 		MemoryContextSwitchTo(copies->context);
 		if (SPI_unregister_relation(COPIES_ROWS) != SPI_OK_REL_UNREGISTER)
@@ -426,31 +412,24 @@ kapture_copies_hold_name(KaptureCopies *copies)
 }
 
 /*
- * Writes the customers of the next window (NULL: it has none) and their
- * contacts, and says in *copied what that came to.  "asked_at" is when Kapture
- * was asked.  Within SPI, with the rights of the current user.  Errors: 42501 no rights on the tables;
+ * Writes the customers of the next window and their contacts, and says in *copied what
+ * that came to.  Within SPI, with the rights of the current user.  Errors: 42501 no rights on the tables;
  * those of kapture_copies_hold_name().
  */
 void
-kapture_copies_write(KaptureCopies *copies, const KaptureList *list, TimestampTz asked_at,
-					 KaptureCopied *copied)
+kapture_copies_write(KaptureCopies *copies, const KaptureWindow *window, KaptureCopied *copied)
 {
 	MemoryContext old = MemoryContextSwitchTo(copies->scratch);
 
 	kapture_copies_hold_name(copies);
 	memset(copied, 0, sizeof(KaptureCopied));
 	copied->newest = DT_NOBEGIN;
-	copies->list = list;
-	copies_begin_rows(copies, &copies->customers);
-	copies_begin_rows(copies, &copies->contacts);
-	if (list != NULL)
-		copies_take_window(copies, list, copied);
-	copied->written = copies_write_table(copies, &copies->customers, asked_at);
-	copied->written += copies_write_table(copies, &copies->contacts, asked_at);
-	if (copies->ids_before != NULL)
-		hash_destroy(copies->ids_before);
-	copies->ids_before = copies->customers.ids;
-	hash_destroy(copies->contacts.ids);
+	copies->list = window->list;
+	copies_begin_rows(copies);
+	if (window->list)
+		copies_take_window(copies, window, copied);
+	copied->written = copies_write_table(copies, &copies->customers, window->asked);
+	copied->written += copies_write_table(copies, &copies->contacts, window->asked);
 	copies->list = NULL;
 	MemoryContextSwitchTo(old);
 	MemoryContextReset(copies->scratch);
@@ -461,8 +440,7 @@ kapture_copies_write(KaptureCopies *copies, const KaptureList *list, TimestampTz
  * have triggers of users, and for COPIES_LIMIT at most.
  */
 void
-kapture_copies_write_as_owner(KaptureCopies *copies, const KaptureList *list, TimestampTz asked_at,
-							  KaptureCopied *copied)
+kapture_copies_write_as_owner(KaptureCopies *copies, const KaptureWindow *window, KaptureCopied *copied)
 {
 	Oid			userid;
 	int			sec_context;
@@ -472,7 +450,7 @@ kapture_copies_write_as_owner(KaptureCopies *copies, const KaptureList *list, Ti
 						   sec_context | SECURITY_LOCAL_USERID_CHANGE | SECURITY_RESTRICTED_OPERATION);
 	SPI_connect();
 	kapture_clock_start(COPIES_LIMIT);
-	kapture_copies_write(copies, list, asked_at, copied);
+	kapture_copies_write(copies, window, copied);
 	(void) kapture_clock_stop();
 	SPI_finish();
 	SetUserIdAndSecContext(userid, sec_context);

@@ -9,7 +9,7 @@
 
 #include "utils/timestamp.h"
 
-#include "api/reply.h"
+#include "pull/fetch.h"
 
 /* What writing one window came to. */
 typedef struct KaptureCopied
@@ -23,10 +23,8 @@ typedef struct KaptureCopies KaptureCopies;
 
 extern KaptureCopies *kapture_copies_create(Oid namespace, const char *server, const char *timezone);
 extern void kapture_copies_hold_name(KaptureCopies *copies);
-extern void kapture_copies_write(KaptureCopies *copies, const KaptureList *list,
-								 TimestampTz asked_at, KaptureCopied *copied);
-extern void kapture_copies_write_as_owner(KaptureCopies *copies, const KaptureList *list,
-										  TimestampTz asked_at, KaptureCopied *copied);
+extern void kapture_copies_write(KaptureCopies *copies, const KaptureWindow *window, KaptureCopied *copied);
+extern void kapture_copies_write_as_owner(KaptureCopies *copies, const KaptureWindow *window, KaptureCopied *copied);
 extern void kapture_copies_merge(KaptureCopies *copies);
 extern bool kapture_copies_lock(Oid serverid);
 extern void kapture_copies_unlock(Oid serverid);

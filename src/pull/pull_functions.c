@@ -8,8 +8,8 @@
  * kapture_pull_customers(), which is made for FROM, is an SQL function that
  * the planner unfolds to a SELECT list with kapture_pull_stream().
  *
- * Windows of a pull share the second between them.  A customer that lies on
- * it comes with both and is given once: the ids of the window before are kept.
+ * A customer who comes with two windows of a pull is given once, which fetch.c sees to;
+ * within an answer that is there already, this file does.
  */
 #include "postgres.h"
 
@@ -35,16 +35,14 @@ struct KaptureRows
 {
 	KaptureRowKind kind;
 	KaptureFetch *fetch;		/* NULL: there is one answer only, as jsonb */
-	const KaptureList *list;	/* its window's customers; NULL: none */
-	int			next;			/* the next one of them */
+	const KaptureWindow *window;	/* its current one; NULL: none yet */
+	int			next;			/* the next customer of it */
 	int			number;			/* of the Get that found them */
 	KaptureReader *reader;
 
 	MemoryContext customer;		/* of the fetched customer that is read */
-	MemoryContext context;		/* of this window's ids and iterators */
-	MemoryContext before;		/* of those of the window before */
-	HTAB	   *ids;			/* of customers of this window */
-	HTAB	   *ids_before;		/* NULL: none */
+	MemoryContext context;		/* of the iterator over contacts */
+	HTAB	   *ids;			/* of customers of an answer that is there */
 	JsonbIterator *customers;	/* of the answer; NULL: they are done */
 	JsonbValue	one;			/* or its only customer */
 	bool		has_one;
@@ -73,29 +71,13 @@ PG_FUNCTION_INFO_V1(kapture_contact_rows);
  * From answers to customers
  */
 
-/* Forgets the ids of the window before the last one. */
-static void
-rows_turn(KaptureRows *state)
-{
-	MemoryContext unused = state->before;
-	HASHCTL		info = {0};
-
-	state->before = state->context;
-	state->ids_before = state->ids;
-	state->context = unused;
-	MemoryContextReset(unused);
-	info.keysize = sizeof(int64);
-	info.entrysize = sizeof(int64);
-	info.hcxt = unused;
-	state->ids = hash_create("kapture customers", 256, &info,
-							 HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
-}
-
-/* Begins with an answer that is there. */
+/* Begins with an answer that is there, in the current memory context. */
 static void
 rows_open_answer(KaptureRows *state, const JsonbValue *customers)
 {
-	rows_turn(state);
+	HASHCTL		info = {.keysize = sizeof(int64), .entrysize = sizeof(int64), .hcxt = CurrentMemoryContext};
+
+	state->ids = hash_create("kapture customers", 256, &info, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
 	state->has_one = kapture_is_object(customers);
 	if (state->has_one)
 		state->one = *customers;
@@ -120,7 +102,7 @@ rows_next_object(JsonbIterator **it, JsonbValue *object)
 	return false;
 }
 
-/* Has this customer been given?  One without an id never has. */
+/* Has this customer of an answer been given?  One without an id never has. */
 static bool
 rows_is_known(KaptureRows *state, const JsonbValue *customer)
 {
@@ -130,8 +112,6 @@ rows_is_known(KaptureRows *state, const JsonbValue *customer)
 	if (!kapture_customer_id(customer, &id))
 		return false;
 	(void) hash_search(state->ids, &id, HASH_ENTER, &found);
-	if (!found && state->ids_before != NULL)
-		(void) hash_search(state->ids_before, &id, HASH_FIND, &found);
 	return found;
 }
 
@@ -141,18 +121,19 @@ rows_next_fetched(KaptureRows *state, JsonbValue *customer)
 {
 	for (;;)
 	{
-		const KaptureWindow *window;
+		const KaptureWindow *window = state->window;
+		const KaptureList *list;
 
-		while (state->list != NULL && state->next < state->list->ncustomers)
+		while (window && window->list && state->next < window->list->ncustomers)
 		{
 			Jsonb	   *jsonb;
 			MemoryContext old;
 
 			MemoryContextReset(state->customer);
 			old = MemoryContextSwitchTo(state->customer);
-			jsonb = kapture_message_customer(state->list, state->next++);
+			jsonb = kapture_window_customer(window, state->next++);
 			MemoryContextSwitchTo(old);
-			if (JB_ROOT_IS_OBJECT(jsonb))
+			if (jsonb && JB_ROOT_IS_OBJECT(jsonb))
 			{
 				customer->type = jbvBinary;
 				customer->val.binary.data = &jsonb->root;
@@ -163,13 +144,10 @@ rows_next_fetched(KaptureRows *state, JsonbValue *customer)
 		window = kapture_fetch_next(state->fetch);
 		if (window == NULL)
 			return false;
-		/* the same customer may be found by several Gets */
-		if (state->ids == NULL || (kapture_fetch_is_pull(state->fetch) && !window->continues))
-			rows_turn(state);
-		if (window->list != NULL && window->list->naltered > 0)
-			kapture_complaint_altered(kapture_fetch_server(state->fetch), window->list->altered,
-									  window->list->naltered);
-		state->list = window->list;
+		list = window->list;
+		if (list && list->naltered > 0)
+			kapture_complaint_altered(kapture_fetch_server(state->fetch), list->altered, list->naltered);
+		state->window = window;
 		state->number = window->number;
 		state->next = 0;
 	}
@@ -179,14 +157,11 @@ rows_next_fetched(KaptureRows *state, JsonbValue *customer)
 static bool
 rows_next_customer(KaptureRows *state, JsonbValue *customer)
 {
+	if (state->fetch != NULL)
+		return rows_next_fetched(state, customer);
 	for (;;)
 	{
-		if (state->fetch != NULL)
-		{
-			if (!rows_next_fetched(state, customer))
-				return false;
-		}
-		else if (state->has_one)
+		if (state->has_one)
 		{
 			state->has_one = false;
 			*customer = state->one;
@@ -214,6 +189,7 @@ rows_next_contact(KaptureRows *state, JsonbValue *contact)
 		contacts = kapture_customer_contacts(&customer);
 		if (contacts == NULL)
 			continue;
+		MemoryContextReset(state->context);
 		old = MemoryContextSwitchTo(state->context);
 		state->contacts = JsonbIteratorInit(contacts);
 		MemoryContextSwitchTo(old);
@@ -248,8 +224,6 @@ kapture_rows_create(KaptureRowKind kind, TupleDesc desc, const char *timezone,
 										   ALLOCSET_DEFAULT_SIZES);
 	rows->context = AllocSetContextCreate(CurrentMemoryContext, "kapture rows",
 										  ALLOCSET_DEFAULT_SIZES);
-	rows->before = AllocSetContextCreate(CurrentMemoryContext, "kapture rows",
-										 ALLOCSET_DEFAULT_SIZES);
 	return rows;
 }
 

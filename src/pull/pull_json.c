@@ -10,10 +10,8 @@
 #include "fmgr.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
-#include "utils/hsearch.h"
 #include "utils/jsonb.h"
 #include "utils/memutils.h"
-#include "utils/numeric.h"
 #include "utils/timestamp.h"
 
 #include "api/argument.h"
@@ -24,13 +22,10 @@
 #include "base/compat.h"
 #include "pull/fetch.h"
 
-#define PULL_ID_LEN			64	/* bytes of a customer's id */
-
 /* Customers of several windows put together. */
 typedef struct PullMerge
 {
 	JsonbInState state;
-	HTAB	   *seen;			/* ids that are in it */
 	bool		somebody;
 } PullMerge;
 
@@ -48,54 +43,25 @@ pull_set_string(JsonbValue *value, char *text)
 static void
 pull_merge_begin(PullMerge *merge)
 {
-	HASHCTL		info = {0};
 	JsonbValue	key;
 
-	info.keysize = PULL_ID_LEN;
-	info.entrysize = PULL_ID_LEN;
-	info.hcxt = CurrentMemoryContext;
 	memset(merge, 0, sizeof(*merge));
-	merge->seen = hash_create("kapture customers", 1024, &info,
-							  HASH_ELEM | HASH_STRINGS | HASH_CONTEXT);
 	pushJsonbValue(&merge->state, WJB_BEGIN_OBJECT, NULL);
 	pull_set_string(&key, "message");
 	pushJsonbValue(&merge->state, WJB_KEY, &key);
 	pushJsonbValue(&merge->state, WJB_BEGIN_ARRAY, NULL);
 }
 
-/* Is this customer in already?  One without an id never is. */
-static bool
-pull_merge_has(PullMerge *merge, Jsonb *customer)
-{
-	JsonbValue	id;
-	char	   *text;
-	bool		found;
-
-	if (!JB_ROOT_IS_OBJECT(customer) ||
-		getKeyJsonValueFromContainer(&customer->root, "id", 2, &id) == NULL)
-		return false;
-	if (id.type == jbvNumeric)
-		text = DatumGetCString(DirectFunctionCall1(numeric_out, NumericGetDatum(id.val.numeric)));
-	else if (id.type == jbvString)
-		text = pnstrdup(id.val.string.val, id.val.string.len);
-	else
-		return false;
-	if (strlen(text) >= PULL_ID_LEN)
-		return false;
-	(void) hash_search(merge->seen, text, HASH_ENTER, &found);
-	return found;
-}
-
-/* Takes over the customers of a window that are not in yet. */
+/* Takes over the customers of a window that have not come before. */
 static void
-pull_merge_window(PullMerge *merge, const KaptureList *list)
+pull_merge_window(PullMerge *merge, const KaptureWindow *window)
 {
-	for (int i = 0; i < list->ncustomers; i++)
+	for (int i = 0; i < window->list->ncustomers; i++)
 	{
-		Jsonb	   *customer = kapture_message_customer(list, i);
+		Jsonb	   *customer = kapture_window_customer(window, i);
 		JsonbValue	value;
 
-		if (pull_merge_has(merge, customer))
+		if (customer == NULL)
 			continue;
 		if (JB_ROOT_IS_SCALAR(customer))
 			(void) JsonbExtractScalar(&customer->root, &value);
@@ -146,7 +112,7 @@ pull_windows(const char *server, Timestamp start, Timestamp end)
 		{
 			if (window->list->naltered > 0)
 				kapture_complaint_altered(server, window->list->altered, window->list->naltered);
-			pull_merge_window(&merge, window->list);
+			pull_merge_window(&merge, window);
 			continue;
 		}
 		if (nobody)

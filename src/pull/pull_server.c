@@ -164,7 +164,7 @@ pull_window(PullServer *server, const KaptureWindow *window)
 	pg_tz	   *zone = kapture_local_zone(server->timezone);
 
 	kapture_process_begin("writing pulled customers");
-	kapture_copies_write_as_owner(run->copies, window->list, window->asked, &copied);
+	kapture_copies_write_as_owner(run->copies, window, &copied);
 	run->newest = window->continues ? Max(run->newest, copied.newest) : copied.newest;
 	pulled_until = kapture_pull_watermark(run->pulled_until,
 										  kapture_local_earliest(window->from, zone),

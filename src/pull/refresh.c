@@ -95,7 +95,7 @@ refresh_window(Refresh *refresh, KaptureFetch *fetch, const KaptureWindow *windo
 	MemoryContext old;
 	KaptureCopied copied;
 
-	kapture_copies_write(refresh->copies, window->list, window->asked, &copied);
+	kapture_copies_write(refresh->copies, window, &copied);
 	old = MemoryContextSwitchTo(refresh->scratch);
 	refresh->windows_left = kapture_fetch_windows_left(fetch, window->to);
 	refresh_note_window(refresh, window->to, copied.seen, copied.written);

@@ -184,7 +184,7 @@ sweep_write(KaptureSweep *sweep, const KaptureWindow *window)
 		kapture_process_begin("writing a known customer");
 		copies = kapture_copies_create(sweep->namespace, sweep->server.name, sweep->timezone);
 		kapture_copies_merge(copies);
-		kapture_copies_write_as_owner(copies, window->list, window->asked, &copied);
+		kapture_copies_write_as_owner(copies, window, &copied);
 		kapture_pull_state_swept(sweep->server.name, sweep->ids[sweep->next], copied.written > 0);
 		kapture_process_commit();
 	}

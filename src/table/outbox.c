@@ -125,7 +125,7 @@ typedef enum OutboxQuery
 #define OUTBOX_DOUBT(source, condition) \
 	" UPDATE @.kapture_row AS r SET digests = NULL FROM " source " AS s" \
 	" WHERE " condition " AND " KAPTURE_KEY_IS("r.row_key", "s.row_key") \
-	" AND r.attachment_id = s.attachment_id AND r.gone_at IS NULL AND r.digests IS NOT NULL"
+	" AND r.attachment_id + 0 = s.attachment_id AND r.gone_at IS NULL AND r.digests IS NOT NULL"
 
 /*
  * Notes which customer the rows of deliveries are that "source" gives, and what was
@@ -135,11 +135,11 @@ typedef enum OutboxQuery
 #define OUTBOX_ROW_STATE(source) \
 	" INSERT INTO @.kapture_row AS r (attachment_id, row_key, customer_id, digests, gone_at, left_at)" \
 	" SELECT attachment_id, row_key, customer_id, digests," \
-	" CASE WHEN action = 'gone' OR deleted THEN statement_timestamp() END," \
-	" CASE WHEN action = 'left' THEN statement_timestamp() END" \
+	" CASE WHEN action = 'gone' OR deleted THEN clock_timestamp() END," \
+	" CASE WHEN action = 'left' THEN clock_timestamp() END" \
 	" FROM " source " WHERE customer_id IS NOT NULL" \
-	" ON CONFLICT (pg_catalog.hashtextextended(row_key, 0), pg_catalog.hashtextextended(row_key, 1), attachment_id)" \
-	" WHERE gone_at IS NULL DO UPDATE SET customer_id = EXCLUDED.customer_id, left_at = EXCLUDED.left_at," \
+	" ON CONFLICT (pg_catalog.hashtextextended(row_key, 0), pg_catalog.hashtextextended(row_key, 1), attachment_id," \
+	" coalesce(gone_at, '-infinity')) DO UPDATE SET customer_id = EXCLUDED.customer_id, left_at = EXCLUDED.left_at," \
 	" digests = CASE WHEN EXCLUDED.left_at IS NULL THEN" \
 	" @.kapture_merge_digests(CASE WHEN r.customer_id = EXCLUDED.customer_id THEN r.digests END, EXCLUDED.digests) END" \
 	" WHERE EXCLUDED.digests IS NOT NULL OR r.customer_id <> EXCLUDED.customer_id" \
@@ -1117,7 +1117,7 @@ outbox_enter(List *deliveries, Datum *values, TimestampTz doubt_until)
 /*
  * Enters taken deliveries into kapture_delivery, as being sent, together with
  * the phone and email by which a lost Add could be found.  Adds of changes
- * captured until "doubt_until" are in doubt: see catalog.h.  Returns the list
+ * captured until "doubt_until" are in doubt: see origin.h.  Returns the list
  * without the rows that are being sent already, whose turn comes when that is
  * over; those deliveries are freed.
  */

@@ -214,7 +214,7 @@ $node->safe_psql('postgres', "CALL kapture_refresh('" . substr(ago(86400), 0, 10
 poll_ok($node, "SELECT count(*) > 300 AND count(*) = (SELECT count(*) FROM kapture_customers) FROM parts_1", 'a refresh fills partitions');
 is($node->safe_psql('postgres', "SELECT mobile, \"Town\" FROM parts WHERE kapture_customer_id = $first"), '9000000101|Remote', 'other types, other names');
 settled('nothing waits');
-is($node->safe_psql('postgres', "SELECT count(*) FROM kapture_history JOIN kapture_attachment USING (attachment_id) WHERE relation = 'parts'::regclass"), '0', 'a partition that numbers its columns otherwise pushes nothing back');
+is($node->safe_psql('postgres', "SELECT count(*) FROM kapture_history JOIN kapture_attachment a USING (attachment_id) WHERE a.relation = 'parts'::regclass"), '0', 'a partition that numbers its columns otherwise pushes nothing back');
 
 # the rows of tables that inherit are not the parent's
 $node->safe_psql('postgres', qq(

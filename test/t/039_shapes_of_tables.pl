@@ -244,7 +244,7 @@ is(strays('hyper'), '', 'arrive, too');
 is(join(' ', map { customer("970000002$_")->{city} } 1 .. 2), 'Agra Agra', 'with the new values');
 sql("DELETE FROM hyper WHERE phone = '9700000022'");
 settled('a deleted row');
-is(sql("SELECT action FROM kapture_history JOIN kapture_attachment USING (attachment_id) WHERE relation = 'hyper'::regclass ORDER BY finished_at DESC LIMIT 1"), 'gone', 'is gone');
+is(sql("SELECT action FROM kapture_history JOIN kapture_attachment a USING (attachment_id) WHERE a.relation = 'hyper'::regclass ORDER BY finished_at DESC LIMIT 1"), 'gone', 'is gone');
 like(said("SELECT kapture_attach('chunks.c0')"), qr/ERROR:  rows of table "c0" are kept in step as those of "hyper"/, 'a chunk is not attached by itself');
 like(said("SELECT kapture_detach('chunks.c0')"), qr/ERROR:  table "c0" is not attached to Kapture\n.*HINT:  It is kept in step as part of table "hyper"/s, 'nor detached');
 sql("SELECT kapture_detach('hyper')");

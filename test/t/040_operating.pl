@@ -21,20 +21,23 @@ my $idle = "SELECT pending + in_flight + retrying = 0 FROM kapture_status WHERE 
 sub sql { return $node->safe_psql('postgres', $_[0]) }
 sub stats { return emulator_get($emulator, 'stats') }
 
-# kapture_check as a hash: step => [ok, detail]
+# kapture_check as a hash: step => [ok, detail, hint]
 sub check
 {
-	my ($server) = @_;
-	my $rows = decode_json(sql("SELECT json_agg(json_build_array(step, ok, detail)) FROM kapture_check('$server')"));
+	my ($server, $more) = @_;
+	my $rows = decode_json(sql("SELECT json_agg(json_build_array(step, ok, detail, hint)) FROM kapture_check('$server'" . ($more || '') . ")"));
 	unlike(encode_json($rows), qr/\Q$key\E|secret/, "$server: no key is shown");
-	return { map { $_->[0] => [ $_->[1], $_->[2] ] } @$rows };
+	is(join(' ', map { defined $_->[1] && !$_->[1] && !$_->[3] ? $_->[0] : () } @$rows), '', "$server: each step that fails has a hint");
+	is(join(' ', map { (!defined $_->[1] || $_->[1]) && $_->[3] ? $_->[0] : () } @$rows), '', "$server: and no other");
+	return { map { $_->[0] => [ @$_[ 1 .. 3 ] ] } @$rows };
 }
 
 sub is_failing_at
 {
-	my ($result, $step, $pattern, $name) = @_;
+	my ($result, $step, $pattern, $name, $hint) = @_;
 	ok(defined $result->{$step}[0] && !$result->{$step}[0], "$name: step $step fails") or diag(encode_json($result));
 	like($result->{$step}[1], $pattern, "$name: and says why");
+	like($result->{$step}[2], $hint, "$name: and what to do") if $hint;
 	return;
 }
 
@@ -42,18 +45,32 @@ sub is_failing_at
 poll_ok($node, "SELECT kapture_worker_pid() IS NOT NULL", 'the worker runs');
 my $before = stats();
 is(sql("SELECT string_agg(step, ' ') FROM kapture_check() WHERE ok"),
-	'options worker dns tcp tls certificate auth clock time', 'all steps are ok');
-is(stats()->{requests} - $before->{requests}, 1, 'one request was made');
+	'options worker dns tcp tls certificate auth pull key clock time', 'all steps are ok');
+is(stats()->{requests} - $before->{requests}, 2, 'a search and a pull were made');
 is(stats()->{customers}, $before->{customers}, 'and nobody was added');
 
 # --- each step that can fail
-is_failing_at(check('nowhere'), 'options', qr/server "nowhere" does not exist.*CREATE SERVER/s, 'no such server');
+is_failing_at(check('nowhere'), 'options', qr/server "nowhere" does not exist/, 'no such server', qr/CREATE SERVER/);
 sql(qq(CREATE SERVER broken FOREIGN DATA WRAPPER kapture_fdw OPTIONS (url '$emulator->{url}', timeout '1s')));
-is_failing_at(check('broken'), 'options', qr/no user mapping/, 'no mapping');
+is_failing_at(check('broken'), 'options', qr/no user mapping/, 'no mapping', qr/CREATE USER MAPPING FOR/);
 sql("CREATE USER MAPPING FOR CURRENT_USER SERVER broken OPTIONS (get_auth_key 'secret')");
 is_failing_at(check('broken'), 'options', qr/no key for the API "add"/, 'half a mapping');
 sql("ALTER USER MAPPING FOR CURRENT_USER SERVER broken OPTIONS (ADD auth_key 'secret')");
-is_failing_at(check('broken'), 'auth', qr/401.*Invalid Auth Key/, 'wrong key');
+is_failing_at(check('broken'), 'auth', qr/401.*Invalid Auth Key/, 'wrong key', qr/set "get_auth_key".*"get_headers"/);
+is_failing_at(check('broken'), 'pull key', qr/401.*Invalid Auth Key/, 'the key of another API', qr/set "pull_auth_key"/);
+my $keys = check('broken', ', all_keys => true');
+is_failing_at($keys, "$_ key", qr/401.*Invalid Auth Key/, "the key of $_", qr/set "${_}_auth_key"/) foreach qw(add update);
+sql("ALTER USER MAPPING FOR CURRENT_USER SERVER broken OPTIONS (SET auth_key '$key')");
+$keys = check('broken', ', all_keys => true');
+ok($keys->{"$_ key"}[0], "the right key of $_ passes") foreach qw(pull add update);
+is(stats()->{customers}, $before->{customers}, 'and nobody was added');
+emulator_faults($emulator, { api => 'add', action => 'status', code => 200, body => '{"message": "Invalid Json.", "status": "failed"}' });
+is_failing_at(check('broken', ', all_keys => true'), 'add key', qr/Invalid Json/, 'another form of body', qr/set option "add_body" or "dialect"/);
+emulator_faults($emulator, { api => 'add', action => 'status', code => 200, body => '{"message": "Added", "status": "success", "Kapture Customer Id": "7"}' });
+is_failing_at(check('broken', ', all_keys => true'), 'add key', qr/empty add request was accepted/, 'an account that adds anything', qr/Look in Kapture/);
+emulator_faults($emulator, { api => 'pull', action => 'status', code => 404, body => '{}' });
+is_failing_at(check('broken'), 'pull key', qr/404/, 'a wrong path', qr/"pull_path"/);
+emulator_faults($emulator);
 sql("ALTER USER MAPPING FOR CURRENT_USER SERVER broken OPTIONS (SET get_auth_key '$key')");
 ok(check('broken')->{auth}[0], 'and the right one passes');
 
@@ -77,7 +94,7 @@ my $gone = start_emulator();
 stop_emulator($gone);
 sql("ALTER SERVER broken OPTIONS (SET url '$gone->{url}')");
 my $refused = check('broken');
-is_failing_at($refused, 'tcp', qr/connect/i, 'nobody listens');
+is_failing_at($refused, 'tcp', qr/connect/i, 'nobody listens', qr/firewall/);
 ok($refused->{dns}[0], 'but the name is fine');
 
 # --- TLS
@@ -91,12 +108,22 @@ foreach my $cert ([ 'soon', 5 ], [ 'later', 400 ])
 	my $tls = start_emulator('--tls-cert', "$certificates/$name.crt", '--tls-key', "$certificates/$name.key");
 	sql(qq(CREATE SERVER "$name" FOREIGN DATA WRAPPER kapture_fdw OPTIONS (url '$tls->{url}');
 		CREATE USER MAPPING FOR CURRENT_USER SERVER "$name" OPTIONS (auth_key '$key')));
-	is_failing_at(check($name), 'tls', qr/certificate/, 'a certificate nobody vouches for');
+	is_failing_at(check($name), 'tls', qr/certificate/, 'a certificate nobody vouches for', qr/"ca_file"/);
 	sql(qq(ALTER SERVER "$name" OPTIONS (ADD ca_file '$certificates/$name.crt')));
 }
 my $soon = check('soon');
 ok($soon->{tls}[0] && $soon->{auth}[0], 'one that is vouched for');
-is_failing_at($soon, 'certificate', qr/expires on .*, in [45] days/, 'it expires soon');
+is_failing_at($soon, 'certificate', qr/expires on .*, in [45] days/, 'it expires soon', qr/renew/);
+# another host's certificate, TLS to a port that does not speak it, and the other way round
+my ($port) = sql("SELECT substring(array_to_string(srvoptions, ' ') FROM 'https://127.0.0.1:([0-9]+)') FROM pg_foreign_server WHERE srvname = 'later'");
+sql("ALTER SERVER later OPTIONS (SET url 'https://localhost:$port')");
+is_failing_at(check('later'), 'tls', qr/host name|subject name|does not match/i, 'the certificate of another host', qr/another host's.*"url"/);
+(my $plain = $emulator->{url}) =~ s/^http:/https:/;
+sql("ALTER SERVER later OPTIONS (SET url '$plain')");
+is_failing_at(check('later'), 'tls', qr/./, 'TLS to a port of plain http', qr/does not speak TLS.*"url"|may not speak TLS.*"url"/);
+sql("ALTER SERVER later OPTIONS (SET url 'http://127.0.0.1:$port')");
+is_failing_at(check('later'), 'auth', qr/./, 'plain http to a port of TLS', qr/TLS/);
+sql("ALTER SERVER later OPTIONS (SET url 'https://127.0.0.1:$port')");
 my $later = check('later');
 ok($later->{certificate}[0], 'another one does not');
 like($later->{certificate}[1], qr/in (399|400) days/, 'and says when');
@@ -132,7 +159,7 @@ is(stats()->{adds}, 0, 'but is not sent by looking at it');
 unlike(encode_json($preview), qr/\Q$key\E|hush/, 'secrets are masked');
 sql("SELECT kapture_resume('customers')");
 poll_ok($node, $idle, 'sent');
-my ($sent) = grep { $_->{api} eq 'add' && $_->{body} !~ /Denied/ } @{ emulator_get($emulator, 'log') };
+my ($sent) = grep { $_->{api} eq 'add' && $_->{body} =~ /view/ } @{ emulator_get($emulator, 'log') };
 is($sent->{body}, $preview->{body}, 'the body is what was shown');
 my %shown = map { /^([^:]+): (.*)/ ? (lc $1 => $2) : () } @{ $preview->{headers} };
 my %headers = map { lc $_ => $sent->{headers}{$_} } keys %{ $sent->{headers} };
@@ -167,6 +194,8 @@ sql("CREATE ROLE stranger; GRANT ALL ON customers TO stranger; GRANT USAGE ON FO
 ($rc, $out, $err) = $node->psql('postgres', "SET ROLE stranger; SELECT * FROM kapture_preview('customers', '1')");
 like($err, qr/must be owner of table customers/, 'a preview is for the owner');
 is(sql("SET ROLE stranger; SELECT count(*) FROM kapture_check() WHERE NOT ok AND step = 'options'"), '1', 'and another role has no mapping to check');
+sql("CREATE ROLE outsider");
+is(sql("SET ROLE outsider; SELECT hint FROM kapture_check() WHERE step = 'options'"), 'Use GRANT USAGE ON FOREIGN SERVER kapture TO outsider.', 'and is told what is missing');
 
 # --- hints: what Kapture really says leads to them
 sub fresh

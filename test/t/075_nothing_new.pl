@@ -118,6 +118,25 @@ $made = requests();
 sql("UPDATE mark SET at = clock_timestamp(); SELECT kapture_touch('customers', '1')");
 made_is(1, 'update', 'what the original may have changed');
 
+# --- what a pull shows
+my $id = sql("SELECT kapture_customer_id FROM customers WHERE id = 1");
+sub refresh { return sql("CALL kapture_refresh(now()::date - 1, now()::date + 1)") }
+sub digest { return sql("SELECT encode(substr(digests, 1 + 8 * (SELECT bit FROM kapture_column WHERE field = '$_[0]'), 8), 'hex') FROM kapture_row WHERE row_key = '1' AND gone_at IS NULL") }
+my ($city, $phone) = (digest('city'), digest('phone'));
+refresh();
+is(sql("SELECT city FROM kapture_customers WHERE id = $id"), 'Delhi', 'a pull that shows what was sent');
+is(digest('city'), $city, 'changes nothing');
+sql(qq(SELECT kapture_update_customer('{"kapture_customer_id": "$id", "city": "Agra"}')));
+refresh();
+is(sql("SELECT city FROM kapture_customers WHERE id = $id"), 'Agra', 'one that shows another value');
+isnt($city, '0000000000000000', 'of what was known');
+is(digest('city'), '0000000000000000', 'makes that unknown,');
+is(digest('phone'), $phone, 'and nothing else');
+$made = requests();
+sql("UPDATE mark SET at = clock_timestamp(); SELECT kapture_touch('customers', '1')");
+made_is(1, 'update', 'then a touch sends it');
+is(updates()->[-1], qq({"kapture_customer_id": "$id", "city": "Delhi"}), 'alone');
+
 # --- rows that share a customer from before
 sql("UPDATE customers SET kapture_customer_id = (SELECT kapture_customer_id FROM customers WHERE id = 1) WHERE id = 2");
 sql("UPDATE customers SET city = 'Shared' WHERE id = 2");

@@ -119,6 +119,8 @@ server(dialect => 'array-name', add_body => 'object', field_names => '{"customer
 sql("INSERT INTO customers (customer_name, phone, email_id) VALUES ('Q \"x\", {y}', '9845765230', 'q\@example.com')");
 is(sql("SELECT body FROM kapture_preview('customers', (SELECT max(id) FROM customers)::text)"),
 	'{"who": {"names": [{"first": "Q \"x\", {y}"}], "phone": "9845765230"}, "email_id": "q@example.com"}', 'kapture_preview shows the form');
+sql("CREATE TABLE later (id int PRIMARY KEY, customer_name text, phone text); INSERT INTO later VALUES (1, 'Later', '9845765231')");
+is(sql("SELECT body FROM kapture_dry_run('later')"), '{"who": {"names": [{"first": "Later"}], "phone": "9845765231"}}', 'and so does kapture_dry_run');
 sql("DELETE FROM customers WHERE phone = '9845765230'");
 
 # names of searches

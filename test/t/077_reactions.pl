@@ -118,6 +118,18 @@ poll_ok($node, "SELECT kapture_customer_id IS NOT NULL FROM customers", 'an id t
 oracle_ok($node, $emulator, 'of one customer');
 account();
 
+# --- accounts that overwrite a customer when an Add is repeated
+fresh(upsert => \1);
+sql("INSERT INTO customers (customer_name, phone) VALUES ('First', '9550000001')");
+poll_ok($node, "SELECT kapture_customer_id IS NOT NULL FROM customers", 'a row is added');
+sql("INSERT INTO customers (customer_name, phone) VALUES ('Second', '9550000001')");
+poll_ok($node, "SELECT parked = 1 AND pending + in_flight + retrying = 0 FROM kapture_status", 'a row whose Add gives the customer of another is parked');
+is(sql("SELECT count(kapture_customer_id) FROM customers"), 1, 'and not linked to it');
+is(sql($state), 'ok', 'the server is well');
+emulator_faults($emulator, { api => 'add', action => 'drop_after', count => 1 });
+sql("INSERT INTO customers (customer_name, phone) VALUES ('Lost', '9550000002')");
+poll_ok($node, "SELECT count(*) = 1 FROM customers WHERE customer_name = 'Lost' AND kapture_customer_id IS NOT NULL", 'a lost Add is found');
+
 # --- refusals in words that nobody knows
 my $words = 'Your plan does not allow it any more';
 my $refusal = { api => 'add', action => 'status', code => 400, body => "{\"message\": \"$words\", \"status\": \"failed\"}" };
