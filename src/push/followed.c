@@ -55,6 +55,8 @@ followed_slice(Worker *worker, WorkerTable *table)
 		FreeErrorData(error);
 		return;
 	}
+	if (table->follow_errors > 0)
+		kapture_transaction_report_success(KAPTURE_PHASE_CLAIM, table);
 	table->follow_errors = 0;
 	table->follow_values = Min(table->follow_values * 2, FOLLOWED_MAX_VALUES);
 	table->follow_at = slice.any ? GetCurrentTimestamp() : DT_NOEND;

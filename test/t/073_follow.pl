@@ -233,6 +233,7 @@ sql("DROP TABLE extra; UPDATE theirs SET secret = 'z'");
 poll_ok($node, "SELECT worker_error LIKE '%relation \"public.extra\" does not exist%' AND pending > 0 FROM kapture_status", 'a table that is gone is named');
 sql("CREATE TABLE extra (id int); ALTER TABLE extra OWNER TO shop; INSERT INTO extra VALUES (1)");
 idle_ok('it goes on when it is there again');
+poll_ok($node, "SELECT bool_and(worker_error IS NULL) FROM kapture_status", 'and nothing shows any more');
 
 # a dump
 my $dump = "$PostgreSQL::Test::Utils::tmp_check/follow.sql";
