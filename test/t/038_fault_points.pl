@@ -242,6 +242,16 @@ my @work = (
 		sql("SELECT kapture_retry('customers')");
 		add_customer($key);
 	},
+	# all rows are refused in unknown words, until an option has been changed
+	refused_all => sub {
+		my ($key) = @_;
+		emulator_faults($emulator, { api => 'add', action => 'status', code => 400, body => '{"message": "Odd.", "status": "failed"}' });
+		sql("INSERT INTO customers (id, customer_name, phone) SELECT 1000 * (30000 + $key) + i, 'Refused', 6500000000 + 1000 * $key + i FROM generate_series(1, 40) i");
+		await("SELECT server_state = 'refusing' FROM kapture_status WHERE relation = 'customers'::regclass");
+		emulator_faults($emulator);
+		sql(q(DO $$ BEGIN ALTER SERVER kapture OPTIONS (ADD headers '{"x-a": "b"}'); EXCEPTION WHEN duplicate_object THEN ALTER SERVER kapture OPTIONS (DROP headers); END $$));
+		add_customer($key);
+	},
 	# by that name there is another server for a while
 	another => sub {
 		my ($key) = @_;
