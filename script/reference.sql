@@ -18,9 +18,7 @@ $$ SELECT upper(left($1, 1)) || substr($1, 2) || CASE WHEN $1 ~ '[.?!]$' THEN ''
 -- What is not for users, and may be another thing in the next release: objects
 -- whose comment says so, and these.
 CREATE FUNCTION pg_temp.is_internal(object text, comment text) RETURNS boolean LANGUAGE sql AS
-$$ SELECT comment ~ '^internal: ' OR object IN ('table kapture_attachment', 'table kapture_backfill', 'table kapture_column', 'table kapture_copied',
-	'table kapture_delivery', 'table kapture_inbox', 'table kapture_origin', 'table kapture_outbox', 'table kapture_pull',
-	'table kapture_refresh_run', 'function kapture_capture', 'function kapture_fdw_handler', 'function kapture_fdw_validator',
+$$ SELECT comment ~ '^internal: ' OR object IN ('function kapture_capture', 'function kapture_merge_digests', 'function kapture_fdw_handler', 'function kapture_fdw_validator',
 	'function kapture_forget_contacts', 'function kapture_is_origin', 'function kapture_may_see', 'function kapture_pull_stream',
 	'function kapture_queue', 'function kapture_request_counters', 'function kapture_server_states', 'function kapture_table_error',
 	'function kapture_table_problem', 'function kapture_worker_start') $$;
@@ -42,7 +40,10 @@ CREATE TEMP VIEW functions AS
 CREATE TEMP VIEW relations AS
 	SELECT c.oid, c.relname AS name, c.relkind AS kind,
 		regexp_replace(coalesce(obj_description(c.oid, 'pg_class'), obj_description(c.reltype, 'pg_type')), '^internal: ', '') AS comment,
-		pg_temp.is_internal('table ' || c.relname, obj_description(c.oid, 'pg_class')) AS is_internal
+		-- tables that users may read have a grant, or the owner of the extension gives one
+		pg_temp.is_internal('table ' || c.relname, obj_description(c.oid, 'pg_class')) OR
+		(c.relkind <> 'v' AND c.relname NOT IN ('kapture_customers', 'kapture_contacts') AND
+		 NOT EXISTS (SELECT FROM aclexplode(c.relacl) WHERE grantee = 0)) AS is_internal
 	FROM members AS m JOIN pg_class AS c ON (m.classid, m.objid) = ('pg_class'::regclass, c.oid)
 	WHERE c.relkind IN ('r', 'v', 'p')
 	UNION ALL

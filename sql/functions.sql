@@ -323,11 +323,11 @@ COMMENT ON FUNCTION @extschema@.kapture_acknowledge(name, bigint) IS
 'has kapture_orphans show a customer no more; returns whether it did';
 
 CREATE OR REPLACE FUNCTION @extschema@.kapture_dry_run(relation regclass, columns jsonb DEFAULT NULL, filter text DEFAULT NULL,
-	server name DEFAULT 'kapture', ask boolean DEFAULT false,
+	source regclass DEFAULT NULL, server name DEFAULT 'kapture', ask boolean DEFAULT false,
 	OUT row_key text, OUT action text, OUT problem text, OUT hint text, OUT body jsonb)
 RETURNS SETOF record
 LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'kapture_dry_run';
-COMMENT ON FUNCTION @extschema@.kapture_dry_run(regclass, jsonb, text, name, boolean) IS
+COMMENT ON FUNCTION @extschema@.kapture_dry_run(regclass, jsonb, text, regclass, name, boolean) IS
 'what would become of each row of a table if it were attached like this and backfilled: add, update, link (with ask, which asks Kapture), skip, refuse; nothing is attached and nothing is sent';
 
 CREATE OR REPLACE FUNCTION @extschema@.kapture_is_origin(system_identifier bigint, database oid)

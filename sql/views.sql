@@ -179,7 +179,8 @@ COMMENT ON COLUMN @extschema@.kapture_attachments.follows IS 'tables whose chang
 GRANT SELECT ON @extschema@.kapture_attachments TO PUBLIC;
 
 CREATE OR REPLACE VIEW @extschema@.kapture_orphans WITH (security_barrier) AS
-SELECT a.server, r.customer_id AS kapture_customer_id, a.relation, r.row_key,
+SELECT DISTINCT ON (a.server, r.customer_id)
+	a.server, r.customer_id AS kapture_customer_id, a.relation, r.row_key,
 	COALESCE(r.gone_at, r.left_at) AS since,
 	CASE WHEN r.gone_at IS NOT NULL THEN 'deleted' ELSE 'left' END AS reason
 FROM @extschema@.kapture_row r
@@ -187,12 +188,13 @@ JOIN @extschema@.kapture_attachment a USING (attachment_id)
 JOIN pg_catalog.pg_class c ON c.oid = a.relation
 WHERE (r.gone_at IS NOT NULL OR r.left_at IS NOT NULL) AND pg_catalog.pg_has_role(c.relowner, 'USAGE')
 	AND NOT EXISTS (SELECT FROM @extschema@.kapture_row o JOIN @extschema@.kapture_attachment b USING (attachment_id)
-		WHERE o.customer_id = r.customer_id AND b.server = a.server AND o.gone_at IS NULL AND o.left_at IS NULL);
+		WHERE o.customer_id = r.customer_id AND b.server = a.server AND o.gone_at IS NULL AND o.left_at IS NULL)
+ORDER BY a.server, r.customer_id, COALESCE(r.gone_at, r.left_at) DESC;
 COMMENT ON VIEW @extschema@.kapture_orphans IS 'customers in Kapture whose row was deleted, or left the filter; until kapture_acknowledge, or until a row has the customer again';
 COMMENT ON COLUMN @extschema@.kapture_orphans.server IS 'foreign server in whose account the customer is';
 COMMENT ON COLUMN @extschema@.kapture_orphans.kapture_customer_id IS 'Kapture''s id of the customer';
 COMMENT ON COLUMN @extschema@.kapture_orphans.relation IS 'the attached table that had the row';
-COMMENT ON COLUMN @extschema@.kapture_orphans.row_key IS 'primary key that the row had';
+COMMENT ON COLUMN @extschema@.kapture_orphans.row_key IS 'primary key that the row had; of several, the last one';
 COMMENT ON COLUMN @extschema@.kapture_orphans.since IS 'when that was found';
 COMMENT ON COLUMN @extschema@.kapture_orphans.reason IS 'deleted, or left: the row is there, but outside of the filter';
 GRANT SELECT ON @extschema@.kapture_orphans TO PUBLIC;

@@ -45,6 +45,7 @@ typedef enum StateQuery
 	STATE_ARRIVE,
 	STATE_TRUNCATE,
 	STATE_HOLDERS,
+	STATE_NOTE,
 	STATE_RELEASE,
 	STATE_RELEASE_ORPHANED
 } StateQuery;
@@ -107,10 +108,16 @@ static const struct
 	},
 	[STATE_HOLDERS] = {
 		"SELECT customer_id, attachment_id, row_key, true FROM @.kapture_row"
-		" WHERE customer_id = ANY ($1) AND gone_at IS NULL AND left_at IS NULL"
+		" WHERE $1 <> 0 AND customer_id = ANY ($2) AND gone_at IS NULL AND left_at IS NULL"
 		" UNION ALL SELECT customer_id, attachment_id, row_key, false FROM @.kapture_delivery"
-		" WHERE customer_id = ANY ($1) AND row_key IS NOT NULL",
-		1, {INT8ARRAYOID}
+		" WHERE $1 <> 0 AND customer_id = ANY ($2) AND row_key IS NOT NULL",
+		2, {INT4OID, INT8ARRAYOID}
+	},
+	[STATE_NOTE] = {
+		"INSERT INTO @.kapture_row (attachment_id, row_key, customer_id) VALUES ($1, $2, $3)"
+		" ON CONFLICT (pg_catalog.hashtextextended(row_key, 0), pg_catalog.hashtextextended(row_key, 1), attachment_id,"
+		" coalesce(gone_at, '-infinity')) DO UPDATE SET customer_id = EXCLUDED.customer_id",
+		3, {INT4OID, TEXTOID, INT8OID}
 	},
 	[STATE_RELEASE] = {
 		STATE_RELEASED " d.waits_for = ANY ($1) RETURNING d.attachment_id",
@@ -369,20 +376,21 @@ kapture_row_state_follow(int32 attachment_id, KaptureKeys *keys, void *arg)
 /*
  * Returns which rows were recorded as having these customers, or have got one that is
  * not written yet: a list of KaptureHolder, in the current memory context.  Those of
- * other servers are among them, as ids do not say of which account they are.
+ * other servers are among them, as ids do not say of which account they are.  It is asked
+ * for rows of that attachment.
  */
 List *
-kapture_row_state_holders(const int64 *customer_ids, int n)
+kapture_row_state_holders(int32 attachment_id, const int64 *customer_ids, int n)
 {
 	MemoryContext context = CurrentMemoryContext;
 	Datum	   *elems = palloc(sizeof(Datum) * Max(n, 1));
-	Datum		values[1];
+	Datum		values[2] = {Int32GetDatum(attachment_id)};
 	List	   *result = NIL;
 
 	for (int i = 0; i < n; i++)
 		elems[i] = Int64GetDatum(customer_ids[i]);
 	SPI_connect();
-	values[0] = state_array(elems, n, INT8OID);
+	values[1] = state_array(elems, n, INT8OID);
 	state_execute(STATE_HOLDERS, values);
 	MemoryContextSwitchTo(context);
 	for (uint64 i = 0; i < SPI_processed; i++)
@@ -397,6 +405,20 @@ kapture_row_state_holders(const int64 *customer_ids, int n)
 	}
 	SPI_finish();
 	return result;
+}
+
+/*
+ * Notes which customer a row was found to have.
+ */
+void
+kapture_row_state_note(const KaptureHolder *holder)
+{
+	Datum		values[3] = {Int32GetDatum(holder->attachment_id), CStringGetTextDatum(holder->row_key),
+	Int64GetDatum(holder->customer_id)};
+
+	SPI_connect();
+	state_execute(STATE_NOTE, values);
+	SPI_finish();
 }
 
 /* The attachments of the last result, in that context. */

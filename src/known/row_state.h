@@ -22,7 +22,8 @@ typedef struct KaptureHolder
 
 extern void kapture_row_state_load(List *deliveries);
 extern void kapture_row_state_follow(int32 attachment_id, KaptureKeys *keys, void *arg);
-extern List *kapture_row_state_holders(const int64 *customer_ids, int n);
+extern List *kapture_row_state_holders(int32 attachment_id, const int64 *customer_ids, int n);
+extern void kapture_row_state_note(const KaptureHolder *holder);
 extern void kapture_row_state_seen(const char *server, Datum customer_ids);
 extern List *kapture_row_state_release(const int64 *customer_ids, int n);
 extern List *kapture_row_state_release_orphaned(void);

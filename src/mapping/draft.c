@@ -34,7 +34,7 @@ draft_expression(Relation rel, const KaptureGivenExpression *given)
  */
 KaptureAttachment *
 kapture_draft_make(Relation rel, const char *server, const char *id_column, List *mappings,
-				   const KaptureGivenExpression *filter)
+				   const KaptureGivenExpression *filter, const KaptureGivenSource *source)
 {
 	KaptureAttachment *att = palloc0(sizeof(KaptureAttachment));
 	ForeignServer *fs = GetForeignServerByName(server, false);
@@ -57,13 +57,22 @@ kapture_draft_make(Relation rel, const char *server, const char *id_column, List
 		col->bit = att->ncolumns++;
 		col->field = mapping->field;
 		col->name = mapping->name;
-		col->attnum = mapping->name ? mapping->attnum : InvalidAttrNumber;
+		/* those of a view are found by their names */
+		col->attnum = mapping->name && source == NULL ? mapping->attnum : InvalidAttrNumber;
 		col->expression = mapping->expression ? draft_expression(rel, mapping->expression) : NULL;
 		col->constant = mapping->constant;
 		att->all_changed |= INT64CONST(1) << col->bit;
 	}
 	if (filter)
 		att->filter = draft_expression(rel, filter);
+	if (source)
+	{
+		att->source_name = source->name;
+		att->source = kapture_catalog_find_relation(source->name);
+		att->beside = list_make1_oid(att->source);
+		att->source_keys = source->keys;
+		att->source_reads = draft_expression(rel, &source->reads);
+	}
 	kapture_catalog_read_key(att, rel);
 	return att;
 }

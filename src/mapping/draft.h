@@ -11,8 +11,10 @@
 #include "utils/relcache.h"
 
 #include "mapping/field_map.h"
+#include "mapping/source.h"
 
 extern KaptureAttachment *kapture_draft_make(Relation rel, const char *server, const char *id_column,
-											 List *mappings, const KaptureGivenExpression *filter);
+											 List *mappings, const KaptureGivenExpression *filter,
+											 const KaptureGivenSource *source);
 
 #endif							/* KAPTURE_DRAFT_H */

@@ -146,7 +146,8 @@ dry_run_plan(DryRun *run, DryRunItem *item)
 			break;
 		case KAPTURE_TASK_DONE:
 			item->action = "skip";
-			item->problem = item->delivery.row.outside ? "the filter leaves it out" : "it has nothing to send";
+			item->problem = !item->delivery.row.outside ? "it has nothing to send" :
+				run->att->source_name ? "the filter leaves it out, or the view has no row for it" : "the filter leaves it out";
 			break;
 		case KAPTURE_TASK_FAILED:
 			item->action = "refuse";
@@ -259,13 +260,33 @@ dry_run_rows(DryRun *run, List *keys)
 	}
 }
 
+/* The names of the key's columns; errors out if the table has no primary key. */
+static List *
+dry_run_key_names(Relation rel)
+{
+	KaptureAttachment att = {.root = RelationGetRelid(rel)};
+	List	   *names = NIL;
+
+	kapture_catalog_read_key(&att, rel);
+	for (int i = 0; i < att.nkeys; i++)
+		names = lappend(names, att.keys[i].name);
+	if (names == NIL)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("table \"%s\" has no primary key", RelationGetRelationName(rel)),
+				 errdetail("The worker finds a row again by its primary key.")));
+	return names;
+}
+
 /* The draft of the attachment that the arguments describe. */
 static KaptureAttachment *
 dry_run_draft(FunctionCallInfo fcinfo, const char *server)
 {
 	Oid			relid = PG_GETARG_OID(0);
 	Relation	rel = try_relation_open(relid, AccessShareLock);
+	Jsonb	   *columns = PG_ARGISNULL(1) ? NULL : PG_GETARG_JSONB_P(1);
 	KaptureGivenExpression *filter = NULL;
+	KaptureGivenSource *source = NULL;
 	KaptureAttachment *att;
 	List	   *mappings;
 
@@ -280,16 +301,26 @@ dry_run_draft(FunctionCallInfo fcinfo, const char *server)
 				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
 				 errmsg("\"%s\" cannot be attached to Kapture", RelationGetRelationName(rel)),
 				 errdetail("Only tables can be attached.")));
-	mappings = kapture_mapping_take(rel, PG_ARGISNULL(1) ? NULL : PG_GETARG_JSONB_P(1), DRY_RUN_ID_COLUMN);
+	if (PG_ARGISNULL(3))
+		mappings = kapture_mapping_take(rel, columns, DRY_RUN_ID_COLUMN);
+	else
+	{
+		Relation	view = relation_open(PG_GETARG_OID(3), AccessShareLock);
+
+		source = kapture_source_take(rel, view, dry_run_key_names(rel));
+		mappings = kapture_mapping_take_of_view(view, columns, source->keys);
+		relation_close(view, NoLock);
+	}
 	if (!PG_ARGISNULL(2))
 		filter = kapture_expression_take(rel, text_to_cstring(PG_GETARG_TEXT_PP(2)), NULL);
-	att = kapture_draft_make(rel, server, DRY_RUN_ID_COLUMN, mappings, filter);
+	att = kapture_draft_make(rel, server, DRY_RUN_ID_COLUMN, mappings, filter, source);
 	relation_close(rel, NoLock);
 	return att;
 }
 
 /*
- * kapture_dry_run(relation regclass, columns jsonb, filter text, server name, ask boolean)
+ * kapture_dry_run(relation regclass, columns jsonb, filter text, source regclass,
+ *		server name, ask boolean)
  *		returns table(row_key text, action text, problem text, hint text, body jsonb)
  *
  * For the owner of the table.  Errors: those of kapture_attach() for bad arguments,
@@ -301,19 +332,20 @@ kapture_dry_run(PG_FUNCTION_ARGS)
 	DryRun		run = {.context = CurrentMemoryContext};
 	HASHCTL		info = {.keysize = sizeof(uint64), .entrysize = sizeof(DryRunContact), .hcxt = CurrentMemoryContext};
 	const KaptureServer *server;
-	KaptureAttachment all;		/* without the filter */
+	KaptureAttachment all;		/* without what leaves rows out */
 	MemoryContext slice;
 	char	   *after = NULL;
 	int			n;
 
 	kapture_version_require();
 	kapture_argument_check_null(fcinfo, 0, "relation");
-	kapture_argument_check_null(fcinfo, 3, "server");
-	kapture_argument_check_null(fcinfo, 4, "ask");
-	run.ask = PG_GETARG_BOOL(4);
-	run.att = dry_run_draft(fcinfo, NameStr(*PG_GETARG_NAME(3)));
+	kapture_argument_check_null(fcinfo, 4, "server");
+	kapture_argument_check_null(fcinfo, 5, "ask");
+	run.ask = PG_GETARG_BOOL(5);
+	run.att = dry_run_draft(fcinfo, NameStr(*PG_GETARG_NAME(4)));
 	all = *run.att;
 	all.filter = NULL;
+	all.source_name = NULL;
 	run.owner = kapture_catalog_owner(run.att->root);
 	server = kapture_server_get(run.att->server, run.owner);
 	run.timezone = pstrdup(server->timezone);

@@ -108,7 +108,9 @@ queue_note_moved(KaptureDelivery *delivery, const KaptureMoved *moved, dlist_hea
 	{
 		/* it is not sent any more */
 		dlist_delete(&task->node);
-		task->server->nready--;
+		if (!task->unchecked)
+			task->server->nready--;
+		task->unchecked = false;
 		task->task.state = KAPTURE_TASK_RELEASE;
 		task->task.next_attempt = now;
 		dlist_push_tail(settled, &task->node);

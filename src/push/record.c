@@ -477,7 +477,6 @@ record_do(void *arg)
 		if (kapture_task_takes(&task->task))
 		{
 			task->unchecked = true;
-			server->nready++;
 			dlist_push_tail(&worker->taking, &task->node);
 		}
 		else if (task->task.state == KAPTURE_TASK_SEND)

@@ -13,6 +13,8 @@
 #include "utils/lsyscache.h"
 #include "utils/snapmgr.h"
 
+#include "cluster/guard.h"
+#include "known/lookup.h"
 #include "known/row_state.h"
 #include "push/queue.h"
 #include "push/sharing.h"
@@ -45,44 +47,106 @@ sharing_same_contact(const KaptureDelivery *a, const KaptureDelivery *b)
 		(a->sent_email && b->sent_email && pg_strcasecmp(a->sent_email, b->sent_email) == 0);
 }
 
-/*
- * Looks among the rows that are under way: does one have the task's customer, or is one
- * being added with its phone or email?  Returns whether the task was ended for it.
- */
-static bool
-sharing_check_tasks(Worker *worker, WorkerTask *task, TimestampTz now)
+/* A customer of a server, and the task under way that has it. */
+typedef struct SharingCustomer
 {
-	KaptureTask *t = &task->task;
-	WorkerTask *adding = NULL;
-	WorkerTask *other;
-	HASH_SEQ_STATUS status;
-	const char *name;
-	const char *key;
+	struct
+	{
+		int64		customer_id;
+		char		server[NAMEDATALEN];
+	}			key;
+	WorkerTask *task;
+} SharingCustomer;
 
+/* Finds, or enters, the task that has another one's customer. */
+static SharingCustomer *
+sharing_customer(HTAB *customers, const WorkerTask *task, HASHACTION action, bool *found)
+{
+	SharingCustomer entry;
+
+	memset(&entry.key, 0, sizeof(entry.key));
+	entry.key.customer_id = task->task.customer_id;
+	strlcpy(entry.key.server, task->server->name, NAMEDATALEN);
+	return hash_search(customers, &entry.key, action, found);
+}
+
+/* Notes that a task has its customer, unless another one has. */
+static void
+sharing_enter(HTAB *customers, WorkerTask *task)
+{
+	bool		found;
+	SharingCustomer *entry = sharing_customer(customers, task, HASH_ENTER, &found);
+
+	if (!found)
+		entry->task = task;
+}
+
+/* The customers of the tasks under way, but for those of which that is open. */
+static HTAB *
+sharing_customers(Worker *worker)
+{
+	HASHCTL		ctl = {.keysize = sizeof(((SharingCustomer *) NULL)->key),.entrysize = sizeof(SharingCustomer),
+	.hcxt = CurrentMemoryContext};
+	HTAB	   *customers = hash_create("kapture_sync customers", 256, &ctl, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+	HASH_SEQ_STATUS status;
+	WorkerTask *task;
+
+	hash_seq_init(&status, worker->deliveries);
+	while ((task = kapture_queue_next(&status)) != NULL)
+	{
+		if (task->task.customer_id != 0 && !task->unchecked && !task->task.delivery->gone &&
+			(task->task.state == KAPTURE_TASK_DONE || task->task.state == KAPTURE_TASK_SEND))
+			sharing_enter(customers, task);
+	}
+	return customers;
+}
+
+/* Is one being added with the phone or email of a task that is to be linked?  Returns it, or NULL. */
+static WorkerTask *
+sharing_adding(Worker *worker, const WorkerTask *task)
+{
+	WorkerTask *other;
+	WorkerTask *result = NULL;
+	HASH_SEQ_STATUS status;
+
+	if (kapture_task_has_added(&task->task))
+		return NULL;
 	hash_seq_init(&status, worker->deliveries);
 	while ((other = kapture_queue_next(&status)) != NULL)
 	{
-		KaptureTask *o = &other->task;
+		const KaptureTask *o = &other->task;
 
-		if (other == task || o->delivery->gone || !sharing_same_server(task, other->table))
-			continue;
-		if (o->customer_id == t->customer_id && !other->unchecked &&
-			(o->state == KAPTURE_TASK_DONE || o->state == KAPTURE_TASK_SEND))
-		{
-			hash_seq_term(&status);
-			sharing_name(task, other->table, o->delivery->row_key, &name, &key);
-			kapture_task_yield(t, name, key);
-			return true;
-		}
-		if (o->state == KAPTURE_TASK_SEND && o->step == KAPTURE_STEP_ADD && !kapture_task_has_added(t) &&
-			sharing_same_contact(t->delivery, o->delivery))
-			adding = other;
+		if (other != task && !o->delivery->gone && o->state == KAPTURE_TASK_SEND && o->step == KAPTURE_STEP_ADD &&
+			sharing_same_server(task, other->table) && sharing_same_contact(task->task.delivery, o->delivery))
+			result = other;
 	}
-	if (adding == NULL)
-		return false;
-	sharing_name(task, adding->table, adding->task.delivery->row_key, &name, &key);
-	kapture_task_stand_back(t, now, name, key);
-	return true;
+	return result;
+}
+
+/*
+ * Looks among the rows that are under way: does one have the task's customer, or is one
+ * being added with its phone or email?  Then the task is ended for it.
+ */
+static void
+sharing_check_tasks(Worker *worker, HTAB *customers, WorkerTask *task, TimestampTz now)
+{
+	SharingCustomer *holder = sharing_customer(customers, task, HASH_FIND, NULL);
+	WorkerTask *adding;
+	const char *name;
+	const char *key;
+
+	if (holder && holder->task != task && holder->task->table->attached)
+	{
+		sharing_name(task, holder->task->table, holder->task->task.delivery->row_key, &name, &key);
+		kapture_task_yield(&task->task, name, key);
+	}
+	else if ((adding = sharing_adding(worker, task)) != NULL)
+	{
+		sharing_name(task, adding->table, adding->task.delivery->row_key, &name, &key);
+		kapture_task_stand_back(&task->task, now, name, key);
+	}
+	else
+		sharing_enter(customers, task);
 }
 
 /* A row that was recorded as having a customer, and whether it has. */
@@ -92,6 +156,7 @@ typedef struct SharingHolder
 	WorkerTable *table;			/* NULL: not attached */
 	KaptureRow	row;
 	bool		holds;
+	bool		looked_up;		/* in the table itself; kapture_row does not know of it */
 } SharingHolder;
 
 /* Asks the rows of one table whether they have their customers still. */
@@ -123,6 +188,43 @@ sharing_ask_rows(WorkerTable *table, List *holders)
 	}
 }
 
+/*
+ * Adds the rows of a table that have customers which tasks of its server are to be linked
+ * to.  What a task has just added has no row yet.
+ */
+static List *
+sharing_look_up(WorkerTable *table, dlist_head *tasks, List *holders)
+{
+	int64	   *ids = NULL;
+	int			n = 0;
+	TimestampTz began = GetCurrentTimestamp();
+	dlist_iter	iter;
+	ListCell   *lc;
+
+	dlist_foreach(iter, tasks)
+	{
+		WorkerTask *task = dlist_container(WorkerTask, node, iter.cur);
+
+		if (kapture_task_has_added(&task->task) || !sharing_same_server(task, table))
+			continue;
+		ids = ids ? repalloc(ids, sizeof(int64) * (n + 1)) : palloc(sizeof(int64));
+		ids[n++] = task->task.customer_id;
+	}
+	if (n == 0 || !table->present || kapture_share_is_spent(table->turn.share))
+		return holders;
+	foreach(lc, kapture_lookup_rows(table->att, ids, n))
+	{
+		SharingHolder *h = palloc0(sizeof(SharingHolder));
+
+		h->holder = lfirst(lc);
+		h->table = table;
+		h->holds = h->looked_up = true;
+		holders = lappend(holders, h);
+	}
+	kapture_turn_charge(&table->turn, began, n);
+	return holders;
+}
+
 /* The rows (of SharingHolder) that have the customers of the tasks, but for the tasks' own. */
 static List *
 sharing_holders(Worker *worker, dlist_head *tasks)
@@ -144,7 +246,7 @@ sharing_holders(Worker *worker, dlist_head *tasks)
 		}
 		ids[n++] = dlist_container(WorkerTask, node, iter.cur)->task.customer_id;
 	}
-	foreach(lc, kapture_row_state_holders(ids, n))
+	foreach(lc, kapture_row_state_holders(dlist_head_element(WorkerTask, node, tasks)->table->att->id, ids, n))
 	{
 		SharingHolder *h = palloc0(sizeof(SharingHolder));
 
@@ -159,6 +261,8 @@ sharing_holders(Worker *worker, dlist_head *tasks)
 	}
 	foreach(lc, tables)
 		sharing_ask_rows(lfirst(lc), holders);
+	dlist_foreach(iter, &worker->tables)
+		holders = sharing_look_up(dlist_container(WorkerTable, node, iter.cur), tasks, holders);
 	return holders;
 }
 
@@ -178,6 +282,9 @@ sharing_check_rows(WorkerTask *task, List *holders)
 		if (!h->holds || h->holder->customer_id != t->customer_id || !sharing_same_server(task, h->table) ||
 			(h->table == task->table && strcmp(h->holder->row_key, t->delivery->row_key) == 0))
 			continue;
+		/* by which it is seen when it goes */
+		if (h->looked_up)
+			kapture_row_state_note(h->holder);
 		sharing_name(task, h->table, h->holder->row_key, &name, &key);
 		kapture_task_yield(t, name, key);
 		return true;
@@ -185,35 +292,86 @@ sharing_check_rows(WorkerTask *task, List *holders)
 	return false;
 }
 
+/* Tasks of one table that have just got a customer. */
+typedef struct SharingBatch
+{
+	Worker	   *worker;
+	HTAB	   *customers;
+	dlist_head	tasks;
+	TimestampTz now;
+} SharingBatch;
+
+/* Parks those of the tasks whose customers other rows have, or puts them off. */
+static void
+sharing_do_check(void *arg)
+{
+	SharingBatch *batch = arg;
+	List	   *holders = sharing_holders(batch->worker, &batch->tasks);
+	dlist_iter	iter;
+
+	dlist_foreach(iter, &batch->tasks)
+	{
+		WorkerTask *task = dlist_container(WorkerTask, node, iter.cur);
+
+		if (!task->task.delivery->gone && !sharing_check_rows(task, holders))
+			sharing_check_tasks(batch->worker, batch->customers, task, batch->now);
+	}
+}
+
+/*
+ * It cannot be told who has the task's customer: its row is parked.  One that was added
+ * keeps its id; one that was to be linked begins anew.
+ */
+static void
+sharing_fail(WorkerTask *task, const ErrorData *error)
+{
+	KaptureTask *t = &task->task;
+	bool		added = t->state == KAPTURE_TASK_DONE && kapture_task_has_added(t);
+
+	if (!added)
+		t->customer_id = 0;
+	kapture_task_park(t, error);
+	t->failed.arrived = added;
+	t->failed.unsure = false;
+}
+
 /*
  * Goes through the tasks that have just got a customer (worker->taking): those whose
  * customer another row has are parked, or put off.  What is to be sent goes to its
- * server's queue, the rest is appended to *settled.  Needs a transaction; after an
- * error, they are where they were.
+ * server's queue, the rest is appended to *settled.  Needs a transaction; an error while
+ * it is asked parks the rows of that table alone.
  */
 void
 kapture_sharing_settle(Worker *worker, dlist_head *settled, TimestampTz now)
 {
-	List	   *holders;
+	SharingBatch batch = {.worker = worker,.now = now};
 
 	if (dlist_is_empty(&worker->taking))
 		return;
-	holders = sharing_holders(worker, &worker->taking);
+	batch.customers = sharing_customers(worker);
 	while (!dlist_is_empty(&worker->taking))
 	{
-		WorkerTask *task = dlist_container(WorkerTask, node, dlist_head_node(&worker->taking));
+		ErrorData  *error;
 
-		if (!task->task.delivery->gone && !sharing_check_rows(task, holders))
-			(void) sharing_check_tasks(worker, task, now);
-		task->unchecked = false;
-		dlist_delete(&task->node);
-		if (task->task.state == KAPTURE_TASK_SEND)
-			dlist_push_head(&task->server->ready, &task->node);
-		else
+		dlist_init(&batch.tasks);
+		kapture_queue_move(&worker->taking, &batch.tasks, dlist_head_element(WorkerTask, node, &worker->taking)->table);
+		error = kapture_guard_step(sharing_do_check, &batch);
+		while (!dlist_is_empty(&batch.tasks))
 		{
-			/* it was counted as ready */
-			task->server->nready--;
-			dlist_push_tail(settled, &task->node);
+			WorkerTask *task = dlist_container(WorkerTask, node, dlist_pop_head_node(&batch.tasks));
+
+			task->unchecked = false;
+			if (error)
+				sharing_fail(task, error);
+			if (task->task.state == KAPTURE_TASK_SEND)
+			{
+				dlist_push_head(&task->server->ready, &task->node);
+				task->server->nready++;
+			}
+			else
+				dlist_push_tail(settled, &task->node);
 		}
+		if (error)
+			FreeErrorData(error);
 	}
 }

@@ -829,11 +829,43 @@ task_confirm_found(KaptureTask *task, Jsonb *answer, KaptureReply *reply)
 	return false;
 }
 
+/*
+ * Reads the answer to the task's request, and notes what it says.  False: the task
+ * has its next request already.
+ */
+static bool
+task_read(KaptureTask *task, const KaptureHttpAnswer *answer, KaptureReply *reply)
+{
+	char	   *why = NULL;
+
+	if (task->asked == KAPTURE_API_GET)
+	{
+		Jsonb	   *found = kapture_message_parse(answer->body, answer->body_len, NULL, &why);
+
+		kapture_message_judge(KAPTURE_API_GET, answer->status, found, reply);
+		if (task_confirm_found(task, found, reply))
+			return false;
+	}
+	else
+	{
+		kapture_message_judge_written(task->asked, answer->status, answer->body, answer->body_len, reply, &why);
+		task_confirm_written(task, reply);
+	}
+	if (reply->message == NULL || reply->message[0] == '\0')
+		reply->message = why ?
+			psprintf("Kapture's answer is not JSON (HTTP code %d): %s", answer->status, why) :
+			psprintf("Kapture answered with HTTP code %d", answer->status);
+	task->verdict = reply->verdict;
+	task->is_known = reply->is_known;
+	reply->message = kapture_text_cut(reply->message);
+	task->message = MemoryContextStrdup(task->delivery->context, reply->message);
+	return true;
+}
+
 /* What an answer means for the task, as if its row were still there. */
 static void
 task_judge(KaptureTask *task, const KaptureHttpAnswer *answer, TimestampTz now)
 {
-	char	   *why = NULL;
 	KaptureReply reply = {0};
 
 	task->strange = false;
@@ -847,34 +879,13 @@ task_judge(KaptureTask *task, const KaptureHttpAnswer *answer, TimestampTz now)
 		task_no_answer(task, answer, now);
 		return;
 	}
-
-	if (kapture_task_api(task) == KAPTURE_API_GET)
-	{
-		Jsonb	   *found = kapture_message_parse(answer->body, answer->body_len, NULL, &why);
-
-		kapture_message_judge(KAPTURE_API_GET, answer->status, found, &reply);
-		if (task_confirm_found(task, found, &reply))
-			return;
-	}
-	else
-	{
-		kapture_message_judge_written(kapture_task_api(task), answer->status,
-									  answer->body, answer->body_len, &reply, &why);
-		task_confirm_written(task, &reply);
-	}
-	if (reply.message == NULL || reply.message[0] == '\0')
-		reply.message = why ?
-			psprintf("Kapture's answer is not JSON (HTTP code %d): %s", answer->status, why) :
-			psprintf("Kapture answered with HTTP code %d", answer->status);
-	task->verdict = reply.verdict;
-	task->is_known = reply.is_known;
-	reply.message = kapture_text_cut(reply.message);
-	task->message = MemoryContextStrdup(task->delivery->context, reply.message);
+	if (!task_read(task, answer, &reply))
+		return;
 
 	switch (reply.verdict)
 	{
 		case KAPTURE_NOT_FOUND:
-			Assert(kapture_task_api(task) == KAPTURE_API_GET);
+			Assert(task->asked == KAPTURE_API_GET);
 			reply.customer_id = 0;
 			pg_fallthrough;
 		case KAPTURE_SUCCESS:

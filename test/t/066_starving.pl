@@ -334,7 +334,7 @@ memory_ok(worker_memory($hwm) - $before, 64 * 1024, 'and were not read at once')
 # --- each function of ours, called by a trigger that then sleeps for ever
 my %argument = (regclass => "'mallory.customers'::regclass", name => "'mallory'", text => "'1'", jsonb => q('{"phone": "9700000000"}'), boolean => 'false', integer => '1', bigint => '1', oid => '1',
 	'timestamp without time zone' => "timestamp '2021-03-14'", 'timestamp with time zone' => "timestamptz '2021-03-14'", date => "date '2021-03-14'",
-	'text[]' => "'{}'::text[]", anynonarray => '1');
+	'text[]' => "'{}'::text[]", anynonarray => '1', bytea => "''::bytea", 'double precision' => '1', interval => "interval '1 second'");
 my @functions = split /\n/, sql("SELECT format('%s|%s', p.oid::regprocedure, prokind) FROM pg_proc p JOIN pg_depend d ON d.objid = p.oid"
 	  . " WHERE d.classid = 'pg_proc'::regclass AND d.deptype = 'e' AND d.refobjid = (SELECT oid FROM pg_extension WHERE extname = 'kapture_sync') ORDER BY 1");
 my $calls = '';

@@ -236,6 +236,17 @@ sql("DELETE FROM others");
 poll_ok($node, "SELECT count(kapture_customer_id) = 1 FROM customers", 'and is free when it is deleted, there too');
 sql("SELECT kapture_detach('others'); DROP TABLE others");
 
+# ids that rows had before they were known
+fresh('link');
+emulator_post($emulator, 'seed', [ { kapture_customer_id => 551, customer_name => 'Was there', phone => '9725000001' } ]);
+sql("CREATE INDEX ON customers (kapture_customer_id); SET kapture_sync.capture = off; INSERT INTO customers (customer_name, phone, kapture_customer_id) VALUES ('Known', '9725000002', 551)");
+is(sql("SELECT count(*) FROM kapture_row"), '0', 'a row that was never sent');
+sql("INSERT INTO customers (customer_name, phone) VALUES ('New', '9725000001')");
+is_parked(2, 1, 'is found by the index of its id column');
+is(customer(551)->{customer_name}, 'Was there', 'and its customer is left alone');
+sql("DELETE FROM customers WHERE id = 1");
+poll_ok($node, "SELECT kapture_customer_id = 551 FROM customers WHERE id = 2", 'until it is deleted');
+
 # an account whose Add takes the existing customer
 fresh('link');
 sql("INSERT INTO customers (customer_name, phone) VALUES ('Taken', '9730000001')");

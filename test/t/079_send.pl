@@ -197,6 +197,30 @@ poll_ok($node, "SELECT state = 'failed' AND message LIKE 'server \"other\" is an
 	'it does not go to another server of the name');
 is(count_of('Lonely'), 0, 'which has not seen it');
 
+# Rows and calls that go to one server with one key wait together if it asks for that.
+create_customers($node);
+my %busy = (action => 'status', code => 429, headers => { 'Retry-After' => '3600' });
+emulator_faults($emulator, { api => 'ticket_add', match => 'Slow down', %busy });
+my $slowed = ticket('Slow down');
+poll_ok($node, "SELECT state = 'waiting' AND http_status = 429 FROM kapture_calls WHERE call_id = $slowed", 'the server asks for fewer requests');
+sql("INSERT INTO customers (customer_name, phone) VALUES ('Held', '9300000001')");
+state_ok(ticket('Beside rows', q('other')), 'done', 'another server is sent to meanwhile');
+is(emulator_get($emulator, 'stats')->{add_requests}, 0, 'rows wait with the call');
+emulator_faults($emulator);
+sql("ALTER SERVER kapture OPTIONS (SET timeout '3s')");
+state_ok($slowed, 'done', 'the call is sent');
+poll_ok($node, 'SELECT bool_and(kapture_customer_id IS NOT NULL) FROM customers', 'and so is the row');
+emulator_faults($emulator, { api => 'add', %busy });
+sql("INSERT INTO customers (customer_name, phone) VALUES ('Throttled', '9300000002')");
+poll_ok($node, "SELECT server_state = 'throttled' FROM kapture_status", 'the server asks for fewer rows');
+$slowed = ticket('Behind rows');
+state_ok(ticket('Beside rows again', q('other')), 'done', 'another server is sent to meanwhile');
+is(field($slowed, "concat_ws(' ', state, attempts)"), 'waiting 0', 'calls wait with the rows');
+emulator_faults($emulator);
+sql("ALTER SERVER kapture OPTIONS (SET timeout '2s')");
+state_ok($slowed, 'done', 'until it is the time of both');
+sql("SELECT kapture_detach('customers')");
+
 # Notifications.
 sql("ALTER SYSTEM SET kapture_sync.notify = on; SELECT pg_reload_conf()");
 my $listener = $node->background_psql('postgres');
@@ -231,6 +255,23 @@ state_ok($copied, 'done', 'until its sender says so');
 restart_worker($node);
 state_ok(ticket('After'), 'done', 'calls after that are sent as ever');
 is(field($copied, 'state'), 'done', 'and what is done stays so');
+
+# A dump has the calls, with their senders by name; the restored database finds its server.
+emulator_faults($emulator, { api => 'ticket_add', match => 'Dumped', %busy });
+my $dumped = ticket('Dumped');
+poll_ok($node, "SELECT state = 'waiting' AND http_status = 429 FROM kapture_calls WHERE call_id = $dumped", 'a call waits');
+my $file = PostgreSQL::Test::Utils::tempdir() . '/dump.sql';
+$node->command_ok([ 'pg_dump', '-f', $file, $node->connstr('postgres') ], 'a dump with calls');
+sql('CREATE DATABASE restored');
+$node->command_ok([ 'psql', '-X', '-q', '-v', 'ON_ERROR_STOP=1', '-f', $file, $node->connstr('restored') ], 'is restored');
+emulator_faults($emulator);
+sub restored { return $node->safe_psql('restored', $_[0]) }
+is(restored("SELECT state || ' ' || sender FROM kapture_calls WHERE call_id = $dumped"), 'waiting ' . sql('SELECT current_user'), 'the call is there, and waits');
+restored('SELECT kapture_resume()');
+poll_ok($node, "SELECT state = 'unknown' FROM kapture_calls WHERE call_id = $dumped", 'the original may have sent it', 'restored');
+restored("SELECT kapture_retry_call($dumped)");
+poll_ok($node, "SELECT state = 'done' FROM kapture_calls WHERE call_id = $dumped", 'it goes to the server of the restored database', 'restored');
+is(count_of('Dumped'), 1, 'once');
 $node->stop;
 
 # The worker is killed at any instant: no call is sent twice that is not to be, none

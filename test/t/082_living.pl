@@ -92,6 +92,26 @@ is(sql($orphans), "kapture|7002|customers|102|t|left", 'is shown no more');
 is(sql("SELECT count(*) FROM kapture_row WHERE customer_id = 7003"), '1', 'a row that is there is left alone');
 like(said("SELECT kapture_acknowledge(NULL, 1)"), qr/argument "server" must not be null/, 'of a server');
 
+# as the worker finds it
+sql("INSERT INTO customers (customer_name, phone) VALUES ('Goes', '9700000001'), ('Stays', '9700000002')");
+poll_ok($node, "SELECT count(kapture_customer_id) = 2 FROM customers WHERE phone LIKE '97%'", 'two rows are customers');
+poll_ok($node, $idle, 'and done');
+my $goes = sql("SELECT kapture_customer_id FROM customers WHERE phone = '9700000001'");
+my $stays = sql("SELECT kapture_customer_id FROM customers WHERE phone = '9700000002'");
+my $goes_key = sql("SELECT id FROM customers WHERE phone = '9700000001'");
+sql("DELETE FROM customers WHERE phone = '9700000001'");
+poll_ok($node, "SELECT count(*) = 1 FROM kapture_orphans WHERE kapture_customer_id = $goes", 'a deleted row leaves its customer without one');
+is(sql("SELECT row_key, reason FROM kapture_orphans WHERE kapture_customer_id = $goes"), "$goes_key|deleted", 'which is said');
+sql("DELETE FROM kapture_history");
+is(sql("SELECT count(*) FROM kapture_orphans WHERE kapture_customer_id = $goes"), '1', 'beyond the history');
+sql("INSERT INTO customers (customer_name, phone) VALUES ('Goes', '9700000001')");
+poll_ok($node, "SELECT kapture_customer_id = $goes FROM customers WHERE phone = '9700000001'", 'another row becomes that customer');
+poll_ok($node, "SELECT count(*) = 0 FROM kapture_orphans WHERE kapture_customer_id = $goes", 'then it is an orphan no more');
+sql("DELETE FROM customers WHERE phone LIKE '97%'");
+poll_ok($node, "SELECT count(*) = 2 FROM kapture_orphans WHERE kapture_customer_id IN ($goes, $stays)", 'both go');
+is(sql("SELECT bool_and(kapture_acknowledge(server, kapture_customer_id)) FROM kapture_orphans"), 't', 'and are acknowledged');
+is(sql("SELECT count(*) FROM kapture_orphans"), '0', 'all of them');
+
 # --- before going live
 sql("CREATE TABLE shop (id int PRIMARY KEY, name text, mobile text, mail text, active boolean NOT NULL DEFAULT true);
 INSERT INTO shop VALUES (1, 'Good', '9200000001', NULL, true), (2, 'Bad phone', '080-123', NULL, true), (3, NULL, '9200000003', NULL, true), (4, 'Out', '9200000004', NULL, false),
@@ -118,6 +138,10 @@ $writer->query_safe("BEGIN; UPDATE shop SET name = name");
 is(sql("SET lock_timeout = '1ms'; SELECT count(*) FROM kapture_dry_run('shop', '$columns')"), '11', 'nobody is in the way, nor is it in theirs');
 $writer->query_safe("ROLLBACK");
 $writer->quit;
+sql("CREATE TABLE places (shop int, place text); INSERT INTO places VALUES (1, 'Hubli');
+CREATE VIEW shop_crm AS SELECT s.id, s.name AS customer_name, s.mobile AS phone, p.place AS city FROM shop s JOIN places p ON p.shop = s.id");
+is(sql("SELECT row_key, action, body FROM kapture_dry_run('shop', source => 'shop_crm') WHERE action <> 'skip'"), '1|add|{"city": "Hubli", "phone": "9200000001", "customer_name": "Good"}', 'values may come from a view');
+is(sql("SELECT count(*) FROM kapture_dry_run('shop', source => 'shop_crm') WHERE action = 'skip'"), '10', 'what it has no row for is left out');
 # it says what is then done
 sql("SELECT kapture_attach('shop', columns => '$columns', filter => 'active')");
 is(sql("SELECT filter, columns FROM kapture_attachments WHERE relation = 'shop'::regclass"), 'active|{"phone": "mobile", "email_id": "mail", "customer_name": "name"}', 'it is attached like that');
@@ -125,6 +149,16 @@ sql("CALL kapture_backfill('shop')");
 poll_ok($node, "SELECT pending + in_flight + retrying = 0 FROM kapture_status WHERE relation = 'shop'::regclass", 'and backfilled');
 is(sql("SELECT string_agg(id::text, ',' ORDER BY id) FROM shop WHERE kapture_customer_id IS NOT NULL AND id NOT IN (5, 11)"), '1,7,10', 'the rows that were to be added or linked are there');
 is(sql("SELECT action, problem FROM kapture_dry_run('shop', '$columns', 'active') WHERE row_key = '1'"), 'update|', 'of an attached table, too');
+sql("DELETE FROM shop WHERE id IN (5, 11)");
+is(sql("SELECT row_key, problem FROM kapture_verify('shop') WHERE row_key = '4'"), '', 'a verification keeps to the filter');
+sql("SELECT kapture_alter('shop', filter => 'true')");
+is(sql("SELECT problem FROM kapture_verify('shop', 'id = 4')"), 'no id', 'which is altered');
+sql("SELECT kapture_alter('shop', source => 'shop_crm', reset => '{filter}'); CALL kapture_resync('shop', 'id = 1', force => true)");
+poll_ok($node, "SELECT pending + in_flight + retrying = 0 FROM kapture_status WHERE relation = 'shop'::regclass", 'it gets its values from a view');
+is((grep { $_->{phone} eq '9200000001' } customers())[0]{city}, 'Hubli', 'which are sent');
+is(sql("SELECT problem, field FROM kapture_verify('shop', 'id = 1')"), '', 'and compared');
+sql("UPDATE places SET place = 'Hampi'");
+is(sql("SELECT problem, field, here, there FROM kapture_verify('shop', 'id = 1')"), 'differs|city|Hampi|Hubli', 'as they are now');
 
 # --- another mapping, while much waits
 sql("CREATE TABLE many (id int PRIMARY KEY, customer_name text, phone text, city text, town text, note text);

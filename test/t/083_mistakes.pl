@@ -93,6 +93,8 @@ my @mistakes = (
 		qr/NOTICE:  table "customers" has no failed row with key "77"/, qr/There is no such row, or/, qr/in the view kapture_failures/ ],
 	[ 'to preview a row that is not there', q(SELECT kapture_preview('customers', '77')),
 		qr/ERROR:  there is no row with key "77"/, qr/there is no row/, qr/Give the primary key as text/ ],
+	[ 'a backfill in a transaction', q(CALL kapture_backfill('customers')),
+		qr/ERROR:  kapture_backfill cannot run inside a transaction block/, qr/It commits/, qr/Use CALL outside of BEGIN/ ],
 	[ 'a backfill of another table', q(SELECT kapture_backfill_slice('clients', 10)),
 		qr/ERROR:  table "clients" is not attached/, qr/not attached/, qr/Use kapture_attach\(\)/ ],
 
@@ -138,6 +140,10 @@ my @mistakes = (
 		qr/ERROR:  invalid value for option "url"/, qr/would send keys and customers' data unencrypted/, qr/Use https/ ],
 	[ 'no url', q(CREATE SERVER s FOREIGN DATA WRAPPER kapture_fdw),
 		qr/ERROR:  option "url" is required/, qr/required/, qr/with the address that Kapture assigned/ ],
+	[ 'a number without a unit', q(ALTER SERVER kapture OPTIONS (SET timeout '30')),
+		qr/ERROR:  invalid value for option "timeout": "30"/, qr/It has no unit/, qr/Write "30s" for seconds/ ],
+	[ 'an abbreviation as time zone', q(ALTER SERVER kapture OPTIONS (ADD timezone 'EST')),
+		qr/ERROR:  invalid value for option "timezone": "EST"/, qr/does not say when clocks are changed/, qr/Write the name of a region/ ],
 	[ 'a secret in the headers of a server', q(ALTER SERVER kapture OPTIONS (ADD headers '{"x-api-key": "s"}')),
 		qr/ERROR:  header "x-api-key" of option "headers" looks like a secret/, qr/Everybody who can connect/, qr/Put it into the user mapping/ ],
 );
@@ -163,6 +169,20 @@ foreach my $case (@mistakes)
 	my ($hint) = $message =~ /^(HINT: .*)$/m;
 	my @missing = grep { $_ } ($message ? '' : 'what'), ($message =~ $why ? '' : 'why'), (($hint // '') =~ $do ? '' : 'what to do');
 	is("@missing", '', "what, why and what to do: $mistake") or diag($reported);
+}
+
+# --- a certificate of an authority of one's own, which nobody else knows
+{
+	my $certificates = PostgreSQL::Test::Utils::tempdir();
+	system_or_bail('openssl', 'req', '-x509', '-newkey', 'rsa:2048', '-nodes', '-subj', '/CN=localhost',
+		'-addext', 'subjectAltName=IP:127.0.0.1', '-days', 400, '-keyout', "$certificates/own.key", '-out', "$certificates/own.crt");
+	my $tls = start_emulator('--tls-cert', "$certificates/own.crt", '--tls-key', "$certificates/own.key");
+	$node->safe_psql('postgres', qq(CREATE SERVER own FOREIGN DATA WRAPPER kapture_fdw OPTIONS (url '$tls->{url}');
+		CREATE USER MAPPING FOR CURRENT_USER SERVER own OPTIONS (auth_key 'k')));
+	my $check = $node->safe_psql('postgres', "SELECT detail FROM kapture_check('own') WHERE NOT ok");
+	like($check, qr/certificate/, 'kapture_check: the certificate is not accepted');
+	like($check, qr/private authority.*option "?ca_file"?/s, 'and what to do about a private authority');
+	like(reported(q(SELECT kapture_get_customer('{"phone": "9845765226"}', 'own'))), qr/^ERROR: .*\n.*^DETAIL:  .*certificate.*\n^HINT:  .*option "ca_file"/ms, 'and so does a call');
 }
 
 # --- one that is not a mistake is not reported

@@ -100,6 +100,7 @@ my %commands = (
 	'--asan' => sub { has_option('test', '--asan') },
 	'--valgrind' => sub { has_option('test', '--valgrind') },
 	'script/soak --minutes N' => sub { has_option('soak', '--minutes') },
+	'--listen 0.0.0.0' => sub { like(slurp_file("$top/test/emulator/main.c"), qr/"  --listen ADDRESS /, 'the emulator has --listen') },
 	'script/indent' => sub { like(slurp_file("$top/test/t/094_layers.pl"), qr{/\.\./script/indent'}, 'a test runs it') },
 	'script/reference --write' => sub { has_option('reference', '--write') },
 	'script/live_picture --write' => sub {
@@ -119,6 +120,7 @@ my %commands = (
 		unlike($picture, qr/1,111|2,222/, 'not before it, or in it');
 		like($picture, qr/<rect [^>]*fill="#66d9e8"/, 'and the bars');
 	},
+	'script/indent' => sub { ok(-x "$top/script/indent", 'script/indent is there') },
 	'script/docs' => sub {
 		has_option('docs', 'DIR');
 		is_run_by_suite(qr{/script/docs" });
