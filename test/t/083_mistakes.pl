@@ -171,20 +171,6 @@ foreach my $case (@mistakes)
 	is("@missing", '', "what, why and what to do: $mistake") or diag($reported);
 }
 
-# --- a certificate of an authority of one's own, which nobody else knows
-{
-	my $certificates = PostgreSQL::Test::Utils::tempdir();
-	system_or_bail('openssl', 'req', '-x509', '-newkey', 'rsa:2048', '-nodes', '-subj', '/CN=localhost',
-		'-addext', 'subjectAltName=IP:127.0.0.1', '-days', 400, '-keyout', "$certificates/own.key", '-out', "$certificates/own.crt");
-	my $tls = start_emulator('--tls-cert', "$certificates/own.crt", '--tls-key', "$certificates/own.key");
-	$node->safe_psql('postgres', qq(CREATE SERVER own FOREIGN DATA WRAPPER kapture_fdw OPTIONS (url '$tls->{url}');
-		CREATE USER MAPPING FOR CURRENT_USER SERVER own OPTIONS (auth_key 'k')));
-	my $check = $node->safe_psql('postgres', "SELECT detail FROM kapture_check('own') WHERE NOT ok");
-	like($check, qr/certificate/, 'kapture_check: the certificate is not accepted');
-	like($check, qr/private authority.*option "?ca_file"?/s, 'and what to do about a private authority');
-	like(reported(q(SELECT kapture_get_customer('{"phone": "9845765226"}', 'own'))), qr/^ERROR: .*\n.*^DETAIL:  .*certificate.*\n^HINT:  .*option "ca_file"/ms, 'and so does a call');
-}
-
 # --- one that is not a mistake is not reported
 unlike(reported(q(SELECT kapture_retry('customers'))), qr/NOTICE/, 'that nothing has failed is no mistake');
 unlike(reported(q(SELECT kapture_add_customer('{"customer_name": "Ravi", "phone": "9845765230"}'))), qr/NOTICE/, 'documented fields are taken as they are');
