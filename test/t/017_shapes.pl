@@ -96,7 +96,7 @@ sql("UPDATE parted SET customer_name = 'Moving' WHERE phone = '9100000003'");
 sql("UPDATE parted SET region = 's', customer_name = 'Moved' WHERE phone = '9100000003'");
 poll_ok($node, $idle, 'a row moves while it is being sent');
 emulator_faults($emulator);
-is(sent('9100000003')->{customer_name} // sent(id_of('9100000003'))->{customer_name}, 'Moved', 'and Kapture has its last state');
+is(sent(id_of('9100000003'))->{customer_name}, 'Moved', 'and Kapture has its last state');
 sql("SELECT kapture_pause('parted')");
 sql("UPDATE parted SET customer_name = 'Leaves' WHERE phone = '9100000002'");
 sql("ALTER TABLE parted DETACH PARTITION late");
