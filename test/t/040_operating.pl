@@ -309,7 +309,7 @@ sql("INSERT INTO customers (customer_name, phone) VALUES ('Hanging', '9500000001
 poll_ok($node, q(SELECT query = 'server "kapture": 1 in flight' FROM pg_stat_activity WHERE pid = kapture_worker_pid()), 'the worker says what it does');
 poll_ok($node, "SELECT in_flight = 1 FROM kapture_status", 'so does the status');
 emulator_faults($emulator);
-emulator_post($emulator, 'reset', {});
+emulator_post($emulator, 'release', {});
 poll_ok($node, $idle, 'it goes on');
 poll_ok($node, q(SELECT query = 'waiting for changes' AND state = 'idle' FROM pg_stat_activity WHERE pid = kapture_worker_pid()), 'and says that it waits');
 
