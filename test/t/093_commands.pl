@@ -100,7 +100,6 @@ my %commands = (
 	'--asan' => sub { has_option('test', '--asan') },
 	'--valgrind' => sub { has_option('test', '--valgrind') },
 	'script/soak --minutes N' => sub { has_option('soak', '--minutes') },
-	'--listen 0.0.0.0' => sub { like(slurp_file("$top/test/emulator/main.c"), qr/"  --listen ADDRESS /, 'the emulator has --listen') },
 	'script/indent' => sub { like(slurp_file("$top/test/t/094_layers.pl"), qr{/\.\./script/indent'}, 'a test runs it') },
 	'script/reference --write' => sub { has_option('reference', '--write') },
 	'script/live_picture --write' => sub {
