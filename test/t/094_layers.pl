@@ -19,13 +19,13 @@ my %below = (
 	table => [qw(base cluster traffic api mapping)],
 	known => [qw(base cluster traffic api mapping table)],
 	follow => [qw(base cluster api mapping table)],
-	steer => [qw(base cluster traffic api mapping table follow)],
+	manage => [qw(base cluster traffic api mapping table follow)],
 	calls => [qw(base cluster traffic api table)],
 	push => [qw(base cluster traffic api mapping calls table known follow)],
 	pull => [qw(base cluster traffic api mapping table known)],
 	fdw => [qw(base traffic api pull)],
-	observe => [qw(base cluster traffic api mapping calls table steer known push pull)],
-	'.' => [qw(base cluster traffic api mapping calls table steer known follow push pull fdw observe)]);
+	observe => [qw(base cluster traffic api mapping calls table manage known push pull)],
+	'.' => [qw(base cluster traffic api mapping calls table manage known follow push pull fdw observe)]);
 
 # names that "#include" would take for a directory of PostgreSQL's
 my @theirs = qw(catalog commands common foreign port storage utils);

@@ -29,7 +29,7 @@
 #include "api/argument.h"
 #include "base/catalog.h"
 #include "base/version.h"
-#include "steer/run.h"
+#include "manage/run.h"
 #include "table/capture.h"
 
 PG_FUNCTION_INFO_V1(kapture_backfill);

@@ -22,8 +22,8 @@
 #include "api/argument.h"
 #include "base/owner_sql.h"
 #include "base/procedure.h"
+#include "manage/run.h"
 #include "mapping/condition.h"
-#include "steer/run.h"
 #include "table/attach.h"
 #include "table/row_io.h"
 
