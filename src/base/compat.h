@@ -252,6 +252,8 @@ kapture_all_settings(int *n)
 #define KAPTURE_WALKER(walker)	((bool (*) ()) (void (*) (void)) (walker))
 #define expression_tree_walker(node, walker, context) \
 	expression_tree_walker(node, KAPTURE_WALKER(walker), context)
+#define raw_expression_tree_walker(node, walker, context) \
+	raw_expression_tree_walker(node, KAPTURE_WALKER(walker), context)
 #define query_tree_walker(query, walker, context, flags) \
 	query_tree_walker(query, KAPTURE_WALKER(walker), context, flags)
 #endif

@@ -430,7 +430,8 @@ $log = -s $node->logfile;
 mallory_inserts('patient', 1);
 wait_for(sub { slurp_file($node->logfile, $log) =~ /mallory waits/ }, 'the trigger');
 sql("SELECT pg_terminate_backend(kapture_worker_pid())");
-poll_ok($node, "SELECT count(*) = 1 FROM mallory.patient WHERE kapture_customer_id IS NOT NULL", 'a row whose trigger ran when the worker was ended is written later');
+poll_ok($node, "SELECT count(*) = 1 FROM mallory.patient WHERE kapture_customer_id IS NOT NULL", 'a row whose trigger ran when the worker was ended is written later')
+  or diag(sql("SELECT f FROM kapture_failures AS f WHERE relation = 'mallory.patient'::regclass"));
 drop('patient');
 
 # --- code that takes no notice of being cancelled
