@@ -147,9 +147,12 @@ sql("SELECT kapture_attach('shop', columns => '$columns', filter => 'active')");
 is(sql("SELECT filter, columns FROM kapture_attachments WHERE relation = 'shop'::regclass"), 'active|{"phone": "mobile", "email_id": "mail", "customer_name": "name"}', 'it is attached like that');
 sql("CALL kapture_backfill('shop')");
 poll_ok($node, "SELECT pending + in_flight + retrying = 0 FROM kapture_status WHERE relation = 'shop'::regclass", 'and backfilled');
-is(sql("SELECT string_agg(id::text, ',' ORDER BY id) FROM shop WHERE kapture_customer_id IS NOT NULL AND id NOT IN (5, 11)"), '1,7,10', 'the rows that were to be added or linked are there');
-is(sql("SELECT action, problem FROM kapture_dry_run('shop', '$columns', 'active') WHERE row_key = '1'"), 'update|', 'of an attached table, too');
+# (which of two rows that share a phone or email is the first is open)
+is(sql("SELECT string_agg(k, ',' ORDER BY k::int) FROM (SELECT CASE id WHEN 5 THEN 1 WHEN 11 THEN 10 ELSE id END::text AS k FROM shop WHERE kapture_customer_id IS NOT NULL) AS s"), '1,7,10', 'the rows that were to be added or linked are there');
 sql("DELETE FROM shop WHERE id IN (5, 11)");
+poll_ok($node, "SELECT count(*) = 2 FROM shop WHERE kapture_customer_id IS NOT NULL AND id IN (1, 10)", 'and when one of two is deleted, the other one takes its customer over');
+poll_ok($node, "SELECT pending + in_flight + retrying = 0 FROM kapture_status WHERE relation = 'shop'::regclass", 'by itself');
+is(sql("SELECT action, problem FROM kapture_dry_run('shop', '$columns', 'active') WHERE row_key = '1'"), 'update|', 'of an attached table, too');
 is(sql("SELECT row_key, problem FROM kapture_verify('shop') WHERE row_key = '4'"), '', 'a verification keeps to the filter');
 sql("SELECT kapture_alter('shop', filter => 'true')");
 is(sql("SELECT problem FROM kapture_verify('shop', 'id = 4')"), 'no id', 'which is altered');
