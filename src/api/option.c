@@ -488,24 +488,28 @@ option_check_header_name(const char *name, OptionFault *fault)
 	return true;
 }
 
-/* The text as jsonb, or NULL if it is not JSON. */
+/* The text as a JSON object, or NULL if it is something else. */
 static Jsonb *
-option_to_jsonb(const char *text)
+option_to_object(const char *text, OptionFault *fault)
 {
 	JsonLexContext *lex;
+	Jsonb	   *json = NULL;
 
 	lex = makeJsonLexContextCstringLen(NULL, text, strlen(text),
 									   GetDatabaseEncoding(), true);
-	if (pg_parse_json(lex, &nullSemAction) != JSON_SUCCESS)
-		return NULL;
-	return DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum(text)));
+	if (pg_parse_json(lex, &nullSemAction) == JSON_SUCCESS)
+		json = DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum(text)));
+	if (json && JB_ROOT_IS_OBJECT(json))
+		return json;
+	fault->detail = _("It must be a JSON object.");
+	return NULL;
 }
 
 static bool
 option_parse_headers(const OptionDef *def, const char *text, void *place,
 					 OptionFault *fault)
 {
-	Jsonb	   *json = option_to_jsonb(text);
+	Jsonb	   *json = option_to_object(text, fault);
 	JsonbIterator *it;
 	JsonbIteratorToken token;
 	JsonbValue	value;
@@ -514,11 +518,8 @@ option_parse_headers(const OptionDef *def, const char *text, void *place,
 	char	   *name = NULL;
 
 	fault->hint = _("Write a JSON object of strings, such as {\"x-api-type\": \"crm\"}.");
-	if (json == NULL || !JB_ROOT_IS_OBJECT(json))
-	{
-		fault->detail = _("It must be a JSON object.");
+	if (json == NULL)
 		return false;
-	}
 
 	lines = palloc0((JB_ROOT_COUNT(json) + 1) * sizeof(char *));
 	it = JsonbIteratorInit(&json->root);
@@ -561,13 +562,10 @@ option_parse_headers(const OptionDef *def, const char *text, void *place,
 static KaptureApiEntry *
 option_entries(const char *text, JsonbIterator **it, OptionFault *fault)
 {
-	Jsonb	   *json = option_to_jsonb(text);
+	Jsonb	   *json = option_to_object(text, fault);
 
-	if (json == NULL || !JB_ROOT_IS_OBJECT(json))
-	{
-		fault->detail = _("It must be a JSON object.");
+	if (json == NULL)
 		return NULL;
-	}
 	*it = JsonbIteratorInit(&json->root);
 	return palloc0((JB_ROOT_COUNT(json) + 1) * sizeof(KaptureApiEntry));
 }
@@ -706,15 +704,10 @@ static bool
 option_parse_names(const OptionDef *def, const char *text, void *place,
 				   OptionFault *fault)
 {
-	Jsonb	   *json = option_to_jsonb(text);
+	Jsonb	   *json = option_to_object(text, fault);
 
 	fault->hint = _("Write a JSON object of our field names and those of the account, such as {\"customer_name\": \"name\"}.");
-	if (json == NULL || !JB_ROOT_IS_OBJECT(json))
-	{
-		fault->detail = _("It must be a JSON object.");
-		return false;
-	}
-	return (*(KaptureDialectEntry **) place = kapture_dialect_read_names(json, &fault->detail)) != NULL;
+	return json && (*(KaptureDialectEntry **) place = kapture_dialect_read_names(json, &fault->detail)) != NULL;
 }
 
 /* What goes with each of an account's requests. */
@@ -722,15 +715,10 @@ static bool
 option_parse_constants(const OptionDef *def, const char *text, void *place,
 					   OptionFault *fault)
 {
-	Jsonb	   *json = option_to_jsonb(text);
+	Jsonb	   *json = option_to_object(text, fault);
 
 	fault->hint = _("Write a JSON object of what is to go with each request, such as {\"customer_info.update\": true}.");
-	if (json == NULL || !JB_ROOT_IS_OBJECT(json))
-	{
-		fault->detail = _("It must be a JSON object.");
-		return false;
-	}
-	return (*(KaptureDialectEntry **) place = kapture_dialect_read_constants(json, &fault->detail)) != NULL;
+	return json && (*(KaptureDialectEntry **) place = kapture_dialect_read_constants(json, &fault->detail)) != NULL;
 }
 
 static bool
