@@ -80,11 +80,9 @@ kapture_comparer_create(const KaptureAttachment *att, const char *timezone)
 	return comparer;
 }
 
-/*
- * Does Kapture say what a customer has for the field of a column?
- */
-bool
-kapture_comparer_knows(const KaptureComparer *comparer, int column)
+/* Does Kapture say what a customer has for the field of a column? */
+static bool
+compare_knows(const KaptureComparer *comparer, int column)
 {
 	const KaptureField *field = comparer->fields[column];
 
@@ -184,7 +182,7 @@ kapture_comparer_compare(const KaptureComparer *comparer, int column, const char
 	const char *value = there->values[column];
 	KaptureMatch match = KAPTURE_MATCH_UNKNOWN;
 
-	if (!kapture_comparer_knows(comparer, column))
+	if (!compare_knows(comparer, column))
 		return KAPTURE_COMPARED_UNTOLD;
 	if (there->masked[column])
 		return KAPTURE_COMPARED_MASKED;

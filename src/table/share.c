@@ -126,8 +126,8 @@ kapture_share_leave(KaptureShare *share)
  * *table_turn is when the table may come again.  Returns whether that was more
  * than is usual.
  */
-bool
-kapture_share_charge(KaptureShare *share, TimestampTz *table_turn, TimestampTz began, int rows)
+static bool
+share_charge(KaptureShare *share, TimestampTz *table_turn, TimestampTz began, int rows)
 {
 	TimestampTz now = GetCurrentTimestamp();
 	int64		taken = Max(now - began, 0);
@@ -155,8 +155,8 @@ kapture_share_is_spent(const KaptureShare *share)
  * An owner is the next to be served.  Who had nothing to do for a while has not
  * saved that up.
  */
-void
-kapture_share_pick(KaptureShare *share)
+static void
+share_pick(KaptureShare *share)
 {
 	share->served = Max(share->served, share_time);
 	share_time = share->served;
@@ -252,7 +252,7 @@ kapture_turn_begin(KaptureTurn *turn, uint64 round)
 {
 	turn->round = round;
 	if (turn->share)
-		kapture_share_pick(turn->share);
+		share_pick(turn->share);
 }
 
 /*
@@ -295,7 +295,7 @@ kapture_turn_rows(const KaptureTurn *turn)
 void
 kapture_turn_charge(KaptureTurn *turn, TimestampTz began, int rows)
 {
-	if (kapture_share_charge(turn->share, &turn->at, began, rows))
+	if (share_charge(turn->share, &turn->at, began, rows))
 		turn->batch = (int) Max(rows * SHARE_SLOW_BATCH / (GetCurrentTimestamp() - began), 1);
 	else
 		turn->batch = Min(turn->batch * 2, turn->most);
@@ -308,7 +308,7 @@ void
 kapture_turn_charge_rest(KaptureTurn *turn, TimestampTz began, int rows)
 {
 	if (turn->share)
-		(void) kapture_share_charge(turn->share, &turn->at, began, rows);
+		(void) share_charge(turn->share, &turn->at, began, rows);
 }
 
 /*

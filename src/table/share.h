@@ -39,9 +39,7 @@ typedef struct KaptureTurn
 extern KaptureShare *kapture_share_join(Oid owner);
 extern void kapture_share_keep(KaptureShare *share);
 extern void kapture_share_leave(KaptureShare *share);
-extern bool kapture_share_charge(KaptureShare *share, TimestampTz *table_turn, TimestampTz began, int rows);
 extern bool kapture_share_is_spent(const KaptureShare *share);
-extern void kapture_share_pick(KaptureShare *share);
 extern void kapture_share_hold(KaptureShare *share, Size bytes);
 extern void kapture_share_release(KaptureShare *share, Size bytes);
 extern Size kapture_share_room(const KaptureShare *share);
