@@ -48,7 +48,7 @@
 #include "api/reply.h"
 #include "base/compat.h"
 #include "fdw/modify.h"
-#include "pull/fetch.h"
+#include "fetch/fetch.h"
 #include "pull/pull_functions.h"
 
 /*

@@ -9,8 +9,8 @@
 #include "postgres.h"
 
 #include "api/reply.h"
+#include "fetch/fetch.h"
 #include "observe/check_key.h"
-#include "pull/fetch.h"
 
 /* Nobody has this id. */
 #define CHECK_NOBODY		"0"

@@ -34,9 +34,9 @@
 #include "base/catalog.h"
 #include "base/compat.h"
 #include "base/version.h"
+#include "fetch/ask.h"
 #include "mapping/draft.h"
 #include "mapping/field_map.h"
-#include "observe/ask.h"
 #include "push/task.h"
 #include "table/row_io.h"
 
@@ -164,10 +164,8 @@ dry_run_plan(DryRun *run, DryRunItem *item)
 static void
 dry_run_ask(DryRun *run, List *items)
 {
-	List	   *asked = NIL;
 	List	   *searches = NIL;
 	ListCell   *lc;
-	int			n = 0;
 
 	foreach(lc, items)
 	{
@@ -179,14 +177,14 @@ dry_run_ask(DryRun *run, List *items)
 		search = palloc0(sizeof(KaptureSearch));
 		search->phone = dry_run_value(run, &item->delivery.row, "phone");
 		search->email = dry_run_value(run, &item->delivery.row, "email_id");
+		search->item = item;
 		searches = lappend(searches, search);
-		asked = lappend(asked, item);
 	}
 	kapture_ask(run->att->server, run->owner, searches);
-	foreach(lc, asked)
+	foreach(lc, searches)
 	{
-		DryRunItem *item = lfirst(lc);
-		KaptureSearch *search = list_nth(searches, n++);
+		KaptureSearch *search = lfirst(lc);
+		DryRunItem *item = search->item;
 
 		if (search->by_phone && search->by_email && search->by_phone != search->by_email)
 		{

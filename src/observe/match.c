@@ -26,7 +26,7 @@
 #include "base/catalog.h"
 #include "base/owner_sql.h"
 #include "base/user_code.h"
-#include "observe/ask.h"
+#include "fetch/ask.h"
 #include "table/attach.h"
 #include "table/row_io.h"
 #include "table/row_sql.h"
@@ -175,9 +175,7 @@ static void
 match_ask(Match *match, List *rows)
 {
 	List	   *searches = NIL;
-	List	   *asked = NIL;
 	ListCell   *lc;
-	int			n = 0;
 
 	foreach(lc, rows)
 	{
@@ -189,16 +187,16 @@ match_ask(Match *match, List *rows)
 		search = palloc0(sizeof(KaptureSearch));
 		search->phone = match_value(row, match->phone);
 		search->email = match_value(row, match->email);
+		search->item = row;
 		searches = lappend(searches, search);
-		asked = lappend(asked, row);
 	}
 	kapture_ask(match->server, match->owner, searches);
-	foreach(lc, asked)
+	foreach(lc, searches)
 	{
-		const KaptureSearch *search = list_nth(searches, n++);
+		const KaptureSearch *search = lfirst(lc);
 
 		if (search->by_phone != 0 || search->by_email != 0)
-			match_keep(match, lfirst(lc), search);
+			match_keep(match, search->item, search);
 	}
 }
 

@@ -9,7 +9,7 @@
 
 #include "utils/timestamp.h"
 
-#include "pull/fetch.h"
+#include "fetch/fetch.h"
 
 /* What writing one window came to. */
 typedef struct KaptureCopied

@@ -27,7 +27,7 @@
 #include "api/error.h"
 #include "api/option.h"
 #include "api/reply.h"
-#include "pull/fetch.h"
+#include "fetch/fetch.h"
 #include "pull/pull_functions.h"
 
 /* Where the reading stands. */

@@ -10,7 +10,7 @@
 #include "access/tupdesc.h"
 
 #include "api/columns.h"
-#include "pull/fetch.h"
+#include "fetch/fetch.h"
 
 typedef struct KaptureRows KaptureRows;
 

@@ -20,7 +20,7 @@
 #include "api/option.h"
 #include "api/reply.h"
 #include "base/compat.h"
-#include "pull/fetch.h"
+#include "fetch/fetch.h"
 
 /* Customers of several windows put together. */
 typedef struct PullMerge

@@ -12,7 +12,7 @@
 #include "utils/timestamp.h"
 
 #include "api/server.h"
-#include "pull/fetch.h"
+#include "fetch/fetch.h"
 #include "pull/mirror.h"
 #include "pull/sweep.h"
 

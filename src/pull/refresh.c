@@ -27,7 +27,7 @@
 #include "api/reply.h"
 #include "base/procedure.h"
 #include "base/version.h"
-#include "pull/fetch.h"
+#include "fetch/fetch.h"
 #include "pull/mirror.h"
 
 /* Microseconds between two reports. */

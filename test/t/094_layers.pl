@@ -15,6 +15,7 @@ my %below = (
 	cluster => [qw(base)],
 	traffic => [qw(base)],
 	api => [qw(base traffic)],
+	fetch => [qw(base traffic api)],
 	mapping => [qw(base cluster api)],
 	table => [qw(base cluster traffic api mapping)],
 	known => [qw(base cluster traffic api mapping table)],
@@ -22,10 +23,10 @@ my %below = (
 	manage => [qw(base cluster traffic api mapping table follow)],
 	calls => [qw(base cluster traffic api table)],
 	push => [qw(base cluster traffic api mapping calls table known follow)],
-	pull => [qw(base cluster traffic api mapping table known)],
-	fdw => [qw(base traffic api pull)],
-	observe => [qw(base cluster traffic api mapping calls table manage known push pull)],
-	'.' => [qw(base cluster traffic api mapping calls table manage known follow push pull fdw observe)]);
+	pull => [qw(base cluster traffic api fetch mapping table known)],
+	fdw => [qw(base traffic api fetch pull)],
+	observe => [qw(base cluster traffic api fetch mapping calls table manage known push)],
+	'.' => [qw(base cluster traffic api fetch mapping calls table manage known follow push pull fdw observe)]);
 
 # names that "#include" would take for a directory of PostgreSQL's
 my @theirs = qw(catalog commands common foreign port storage utils);

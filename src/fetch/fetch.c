@@ -60,7 +60,7 @@
 #include "api/reply.h"
 #include "base/compat.h"
 #include "base/text.h"
-#include "pull/fetch.h"
+#include "fetch/fetch.h"
 #include "traffic/request_pool.h"
 
 /* Bytes of answers that may be fetched ahead. */
@@ -937,16 +937,6 @@ kapture_fetch_gets(const char *server, Oid userid, List *bodies)
 		fetch->bodies = lappend(fetch->bodies, pstrdup(lfirst(lc)));
 	MemoryContextSwitchTo(old);
 	return fetch;
-}
-
-/*
- * kapture_fetch_is_pull
- *		Are these windows of a pull, not answers to Gets?
- */
-bool
-kapture_fetch_is_pull(const KaptureFetch *fetch)
-{
-	return fetch->api == KAPTURE_API_PULL;
 }
 
 /*

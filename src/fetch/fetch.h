@@ -46,7 +46,6 @@ extern char *kapture_fetch_get_body(int64 customer_id, const char *phone, const 
 extern void kapture_fetch_keep_answers(KaptureFetch *fetch);
 extern char *kapture_fetch_pull_body(Timestamp from, Timestamp to);
 extern char *kapture_fetch_nobody_body(const KaptureServer *server, Timestamp when);
-extern bool kapture_fetch_is_pull(const KaptureFetch *fetch);
 extern const char *kapture_fetch_server(const KaptureFetch *fetch);
 extern KaptureFetchState kapture_fetch_poll(KaptureFetch *fetch, const KaptureWindow **window,
 											TimestampTz *when);

@@ -13,6 +13,7 @@ typedef struct KaptureSearch
 {
 	const char *phone;			/* NULL: not by it */
 	const char *email;
+	void	   *item;			/* the caller's own */
 
 	/* filled in */
 	int64		by_phone;		/* the customer, 0: nobody */

@@ -8,8 +8,8 @@
 
 #include "api/columns.h"
 #include "api/reply.h"
-#include "observe/ask.h"
-#include "pull/fetch.h"
+#include "fetch/ask.h"
+#include "fetch/fetch.h"
 
 /* A Get, for one of the two. */
 typedef struct AskGet
