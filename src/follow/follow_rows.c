@@ -167,36 +167,11 @@ follow_do_find(void *arg)
 {
 	FollowSlice *slice = arg;
 	KaptureAttachment *att = slice->att;
-	char	  **key = slice->last_key ? kapture_catalog_unpack_key(slice->last_key, att->nkeys) : NULL;
-	int			n = key ? att->nkeys : 0;
-	Oid			types[INDEX_MAX_KEYS + 1];
-	Datum		params[INDEX_MAX_KEYS + 1];
-	char	   *sql;
+	Datum		values = OidInputFunctionCall(F_ARRAY_IN, slice->values, TEXTOID, -1);
 
-	for (int i = 0; i < n; i++)
-	{
-		types[i] = TEXTOID;
-		params[i] = CStringGetTextDatum(key[i]);
-	}
-	types[n] = TEXTARRAYOID;
-	params[n] = OidInputFunctionCall(F_ARRAY_IN, slice->values, TEXTOID, -1);
 	follow_set_planner();
-	sql = psprintf("%s LIMIT %d", kapture_row_list_sql(att, follow_selection(slice, n + 1), key != NULL), FOLLOW_SLICE);
-	if (kapture_user_code_execute(sql, n + 1, types, params, NULL, true) != SPI_OK_SELECT)
-		elog(ERROR, "could not find rows");
-	for (uint64 i = 0; i < SPI_processed; i++)
-	{
-		char	   *parts[INDEX_MAX_KEYS];
-		char	   *packed;
-		MemoryContext old;
-
-		for (int k = 0; k < att->nkeys; k++)
-			parts[k] = SPI_getvalue(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, k + 1);
-		packed = kapture_catalog_pack_key(parts, att->nkeys);
-		old = MemoryContextSwitchTo(slice->context);
-		slice->keys = lappend(slice->keys, pstrdup(packed));
-		MemoryContextSwitchTo(old);
-	}
+	slice->keys = kapture_row_find_keys(att, follow_selection(slice, kapture_row_parameter(att, slice->last_key)),
+										slice->last_key, FOLLOW_SLICE, TEXTARRAYOID, values, slice->context);
 }
 
 /* Notes the rows that were found, and how far that came. */

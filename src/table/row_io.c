@@ -790,38 +790,70 @@ kapture_row_read_all(KaptureAttachment *att, const char *timezone, List *rows)
 	}
 }
 
-static void
-row_do_list(RowBatch *batch)
+/*
+ * kapture_row_find_keys
+ *		The keys (char *, in "context") of at most "limit" rows that are selected, in
+ *		order of the primary key, from "after" (NULL: the start) on.
+ *
+ * "selection" is a condition over the row "r"; if "type" is set, "value" is its
+ * parameter, with the number that kapture_row_parameter() gives.  To be called as the
+ * table's owner, within SPI.  Errors: those of reading the table.
+ */
+List *
+kapture_row_find_keys(const KaptureAttachment *att, const char *selection, const char *after, int limit,
+					  Oid type, Datum value, MemoryContext context)
 {
-	KaptureAttachment *att = batch->att;
-	char	  **values = batch->after ? kapture_catalog_unpack_key(batch->after, att->nkeys) : NULL;
-	Oid			types[INDEX_MAX_KEYS];
-	Datum		params[INDEX_MAX_KEYS];
-	char	   *sql;
+	char	  **parts = after ? kapture_catalog_unpack_key(after, att->nkeys) : NULL;
+	int			nparams = 0;
+	Oid			types[INDEX_MAX_KEYS + 1];
+	Datum		params[INDEX_MAX_KEYS + 1];
+	char	   *sql = psprintf("%s LIMIT %d", kapture_row_list_sql(att, selection, after != NULL), limit);
+	List	   *keys = NIL;
 
-	row_check(att);
-	for (int i = 0; values && i < att->nkeys; i++)
+	for (; parts && nparams < att->nkeys; nparams++)
 	{
-		types[i] = TEXTOID;
-		params[i] = CStringGetTextDatum(values[i]);
+		types[nparams] = TEXTOID;
+		params[nparams] = CStringGetTextDatum(parts[nparams]);
 	}
-	sql = psprintf("%s LIMIT %d", kapture_row_list_sql(att, kapture_row_selection(att, batch->without_id, batch->condition), values != NULL), batch->limit);
-	if (kapture_user_code_execute(sql, values ? att->nkeys : 0, types, params, NULL, true) != SPI_OK_SELECT)
+	if (OidIsValid(type))
+	{
+		types[nparams] = type;
+		params[nparams++] = value;
+	}
+	if (kapture_user_code_execute(sql, nparams, types, params, NULL, true) != SPI_OK_SELECT)
 		elog(ERROR, "could not list rows");
 	for (uint64 i = 0; i < SPI_processed; i++)
 	{
-		char	   *parts[INDEX_MAX_KEYS];
+		char	   *columns[INDEX_MAX_KEYS];
 		char	   *key;
 		MemoryContext old;
 
 		for (int k = 0; k < att->nkeys; k++)
-			parts[k] = row_value(i, k + 1);
-		key = kapture_catalog_pack_key(parts, att->nkeys);
+			columns[k] = row_value(i, k + 1);
+		key = kapture_catalog_pack_key(columns, att->nkeys);
 		/* SPI's memory ends before the list is read */
-		old = MemoryContextSwitchTo(batch->context);
-		batch->keys = lappend(batch->keys, pstrdup(key));
+		old = MemoryContextSwitchTo(context);
+		keys = lappend(keys, pstrdup(key));
 		MemoryContextSwitchTo(old);
 	}
+	return keys;
+}
+
+/*
+ * Returns the number of the parameter of such a selection.
+ */
+int
+kapture_row_parameter(const KaptureAttachment *att, const char *after)
+{
+	return (after ? att->nkeys : 0) + 1;
+}
+
+static void
+row_do_list(RowBatch *batch)
+{
+	row_check(batch->att);
+	batch->keys = kapture_row_find_keys(batch->att, kapture_row_selection(batch->att, batch->without_id, batch->condition),
+										batch->after, batch->limit, InvalidOid, (Datum) 0, batch->context);
 }
 
 /*

@@ -38,6 +38,9 @@ typedef struct KaptureRow
 
 extern void kapture_row_read(KaptureAttachment *att, const char *timezone, List *rows, Snapshot snapshot);
 extern void kapture_row_read_all(KaptureAttachment *att, const char *timezone, List *rows);
+extern List *kapture_row_find_keys(const KaptureAttachment *att, const char *selection, const char *after, int limit,
+								   Oid type, Datum value, MemoryContext context);
+extern int	kapture_row_parameter(const KaptureAttachment *att, const char *after);
 extern List *kapture_row_keys_after(KaptureAttachment *att, bool without_id, const char *condition,
 									const char *after, int limit);
 extern int64 kapture_row_count(KaptureAttachment *att, bool without_id, const char *condition);
