@@ -105,7 +105,7 @@ static void
 record_write_back(Worker *worker, WorkerTable *table, List *tasks, TimestampTz now)
 {
 	TimestampTz began = GetCurrentTimestamp();
-	bool		spent = worker->leaving || kapture_share_is_spent(table->turn.share);
+	bool		spent = !kapture_state_may_run(table);
 	TimestampTz later = Max(TimestampTzPlusMilliseconds(now, KAPTURE_LOCKED_RETRY), spent ? kapture_turn_next(&table->turn) : 0);
 	const char *why = spent ? "others come first; the Kapture customer id is written later" :
 		"the row is locked; its Kapture customer id is written later";

@@ -174,7 +174,7 @@ sharing_ask_rows(WorkerTable *table, List *holders)
 		if (h->table == table && h->holder->written)
 			rows = lappend(rows, &h->row);
 	}
-	if (rows == NIL || !table->present || kapture_share_is_spent(table->turn.share))
+	if (rows == NIL || !table->present || !kapture_state_may_run(table))
 		return;					/* then what was recorded must do */
 	kapture_row_read(table->att, table->server->timezone, rows, GetActiveSnapshot());
 	kapture_turn_charge(&table->turn, began, list_length(rows));
@@ -210,7 +210,7 @@ sharing_look_up(WorkerTable *table, dlist_head *tasks, List *holders)
 		ids = ids ? repalloc(ids, sizeof(int64) * (n + 1)) : palloc(sizeof(int64));
 		ids[n++] = task->task.customer_id;
 	}
-	if (n == 0 || !table->present || kapture_share_is_spent(table->turn.share))
+	if (n == 0 || !table->present || !kapture_state_may_run(table))
 		return holders;
 	foreach(lc, kapture_lookup_rows(table->att, ids, n))
 	{

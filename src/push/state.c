@@ -145,6 +145,17 @@ kapture_state_may_send(Worker *worker)
 	return kapture_enabled && !worker->outdated && worker->origin.state == KAPTURE_ORIGIN_OURS;
 }
 
+/*
+ * Tells whether a table's rows may be read and written now, which runs its owner's code:
+ * not while we end, when an error of it would lose the answers of all, nor if the owner
+ * has had so much that others come first.
+ */
+bool
+kapture_state_may_run(const WorkerTable *table)
+{
+	return !table->worker->leaving && !kapture_share_is_spent(table->turn.share);
+}
+
 /* Has all tables looked at. */
 void
 kapture_state_look(Worker *worker)

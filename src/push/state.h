@@ -176,6 +176,7 @@ extern void kapture_state_free_retired(WorkerTable *table);
 extern void kapture_state_forget_server(WorkerServer *server);
 extern void kapture_state_forget_table(WorkerTable *table);
 extern bool kapture_state_may_send(Worker *worker);
+extern bool kapture_state_may_run(const WorkerTable *table);
 extern void kapture_state_look(Worker *worker);
 
 #endif							/* KAPTURE_STATE_H */

@@ -26,6 +26,7 @@
 #include "base/compat.h"
 #include "base/guc.h"
 #include "base/lock.h"
+#include "base/user_code.h"
 #include "calls/call_queue.h"
 #include "cluster/bgworker.h"
 #include "cluster/guard.h"
@@ -268,6 +269,8 @@ worker_exit_callback(int code, Datum arg)
 						kapture_process_database())));
 	worker->leaving = true;
 	AbortOutOfAnyTransaction();
+	/* an exit passes no PG_CATCH: what follows is not that code's any more */
+	kapture_user_code_enter_process();
 	kapture_lock_renew();
 	MemoryContextSwitchTo(worker->context);
 	worker_await_answers(worker);

@@ -252,6 +252,9 @@ SKIP:
 	skip 'no IPv6', 1 unless IO::Socket::IP->new(LocalHost => '::1', Listen => 1);
 	fresh();
 	my $new = start_emulator();
+	# (one account: a customer of the new host has none of the old one's ids)
+	my $number_apart = sub { emulator_post($new, 'seed', [ { kapture_customer_id => 70_000_000, customer_name => 'Earlier', phone => '9500015999' } ]) };
+	$number_apart->();
 	my %at = ('127.0.0.1' => $emulator, '[::1]' => $new);
 	$port = PostgreSQL::Test::Cluster::get_free_port();
 	my $start = sub {
@@ -279,6 +282,7 @@ SKIP:
 	skip 'no hosts file of our own', 1 unless $ENV{KAPTURE_TEST_HOSTS};
 	fresh();
 	emulator_post($new, 'reset', {});
+	$number_apart->();
 	@both = ($start->('127.0.0.1', $emulator), $start->('127.0.0.2', $new));
 	name_host('127.0.0.1');
 	sql("ALTER SERVER kapture OPTIONS (SET url 'http://kapture.test:$port', ADD allow_http 'true')");
