@@ -128,7 +128,8 @@ typedef struct KaptureAttachment
 	KaptureExpression *source_reads;	/* columns of the table that it reads */
 	List	   *beside;			/* relations that its statements may read, besides */
 	List	   *on_leave;		/* of KaptureFieldValue, for customers whose row
-								 * has left the filter */
+								 * has left the filter, */
+	List	   *on_delete;		/* or was deleted */
 	KaptureComputing *computing;
 	bool		unfollowed;		/* it follows no table, as far as is known */
 

@@ -51,13 +51,14 @@ typedef enum AlterArgument
 	ALTER_PULL,
 	ALTER_REPLICATED,
 	ALTER_ON_LEAVE,
+	ALTER_ON_DELETE,
 	ALTER_KEEP_IDS,
 	ALTER_RESET
 } AlterArgument;
 
 static const char *const alter_names[] = {
 	"relation", "columns", "server", "filter", "source", "on_duplicate", "on_conflict", "pull", "replicated",
-	"on_leave", "keep_ids", "reset"
+	"on_leave", "on_delete", "keep_ids", "reset"
 };
 
 typedef struct Alter
@@ -107,7 +108,7 @@ alter_take_reset(Alter *alter)
 			ereport(ERROR,
 					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 					 errmsg("\"%s\" is nothing that argument \"reset\" can take back to its default", name),
-					 errhint("Valid names are columns, filter, source, on_duplicate, on_conflict, pull, replicated and on_leave.")));
+					 errhint("Valid names are columns, filter, source, on_duplicate, on_conflict, pull, replicated, on_leave and on_delete.")));
 		if (alter_has(alter, arg))
 			ereport(ERROR,
 					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
@@ -274,12 +275,25 @@ alter_mapping(Alter *alter)
 	alter_set(alter, "source_columns = nullif($2, '')::name[]", kapture_expression_reads(&given->reads));
 }
 
-/* Which rows go to Kapture, and what is sent for one that leaves. */
+/* Constants that are sent in some case: "column" of the attachment has the argument's name. */
+static void
+alter_constants(const Alter *alter, AlterArgument arg, const char *column)
+{
+	Jsonb	   *constants = NULL;
+
+	if (!alter_changes(alter, arg))
+		return;
+	if (alter_has(alter, arg))
+		constants = kapture_mapping_take_constants(DatumGetJsonbP(alter->fcinfo->args[arg].value), column);
+	alter_set(alter, psprintf("%s = nullif($2, '')::jsonb", column),
+			  constants ? JsonbToCString(NULL, &constants->root, VARSIZE(constants)) : NULL);
+}
+
+/* Which rows go to Kapture, and what is sent for one that leaves, or is deleted. */
 static void
 alter_filter(Alter *alter)
 {
 	KaptureGivenExpression *filter = NULL;
-	Jsonb	   *on_leave = NULL;
 
 	if (alter_has(alter, ALTER_FILTER))
 		filter = kapture_expression_take(alter->rel, TextDatumGetCString(alter->fcinfo->args[ALTER_FILTER].value), NULL);
@@ -288,11 +302,8 @@ alter_filter(Alter *alter)
 		alter_set(alter, "filter = nullif($2, '')", filter ? filter->text : NULL);
 		alter_set(alter, "filter_columns = nullif($2, '')::name[]", filter ? kapture_expression_reads(filter) : NULL);
 	}
-	if (alter_has(alter, ALTER_ON_LEAVE))
-		on_leave = kapture_mapping_take_constants(DatumGetJsonbP(alter->fcinfo->args[ALTER_ON_LEAVE].value), "on_leave");
-	if (alter_changes(alter, ALTER_ON_LEAVE))
-		alter_set(alter, "on_leave = nullif($2, '')::jsonb",
-				  on_leave ? JsonbToCString(NULL, &on_leave->root, VARSIZE(on_leave)) : NULL);
+	alter_constants(alter, ALTER_ON_LEAVE, alter_names[ALTER_ON_LEAVE]);
+	alter_constants(alter, ALTER_ON_DELETE, alter_names[ALTER_ON_DELETE]);
 }
 
 /* ------------------------------------------------------------------------
@@ -408,7 +419,8 @@ alter_say(const Alter *alter)
 /*
  * kapture_alter(relation regclass, columns jsonb, server name, filter text,
  *		source regclass, on_duplicate text, on_conflict text, pull boolean,
- *		replicated boolean, on_leave jsonb, keep_ids boolean, reset text[]) returns void
+ *		replicated boolean, on_leave jsonb, on_delete jsonb, keep_ids boolean, reset text[])
+ *		returns void
  *
  * Errors: those of kapture_attach_find() and, for bad arguments, of
  * kapture_attach(); 55006 requests to the old server may be under way; 55000 rows

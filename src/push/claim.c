@@ -20,6 +20,7 @@
 #include "push/queue.h"
 #include "push/record.h"
 #include "push/server_health.h"
+#include "push/sharing.h"
 #include "push/transaction.h"
 #include "table/outbox.h"
 #include "table/row_io.h"
@@ -284,6 +285,7 @@ claim_do(void *arg)
 	}
 	kapture_outbox_note_adds(adds);
 	claim_plan(worker, claim, claim->changes);
+	kapture_sharing_check_reports(worker, &claim->ready, &claim->settled, claim->now);
 	kapture_record_settle(worker, &claim->settled);
 	kapture_record_settle(worker, &claim->moved);
 	claim->done = true;
