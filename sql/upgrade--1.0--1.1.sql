@@ -334,3 +334,12 @@ ALTER TABLE @extschema@.kapture_pull_asked REPLICA IDENTITY FULL;
 COMMENT ON TABLE @extschema@.kapture_pull_asked IS 'calls of kapture_pull_now() since the latest pull of a server began';
 COMMENT ON COLUMN @extschema@.kapture_pull_asked.server IS 'foreign server that is to be pulled from';
 COMMENT ON COLUMN @extschema@.kapture_pull_asked.asked_at IS 'when that was asked for';
+
+CREATE TABLE @extschema@.kapture_written (
+	server name NOT NULL,
+	customer_id bigint NOT NULL
+);
+ALTER TABLE @extschema@.kapture_written REPLICA IDENTITY FULL;
+COMMENT ON TABLE @extschema@.kapture_written IS 'customers that sessions have updated by kapture_update_customer or foreign tables, until the worker has forgotten what it knew of their rows';
+COMMENT ON COLUMN @extschema@.kapture_written.server IS 'foreign server in whose account the customer is';
+COMMENT ON COLUMN @extschema@.kapture_written.customer_id IS 'Kapture''s id of the customer';

@@ -39,6 +39,7 @@
 typedef enum StateQuery
 {
 	STATE_LOAD,
+	STATE_FORGET_WRITTEN,
 	STATE_FIND,
 	STATE_LEAVE,
 	STATE_EVICT,
@@ -80,6 +81,13 @@ static const struct
 		" AND o.gone_at IS NULL) THEN r.digests END AS digests, r.left_at IS NOT NULL AS left"
 		" FROM @.kapture_row AS r WHERE " STATE_IS_ROW " OFFSET 0) AS r",
 		2, {INT4OID, TEXTARRAYOID}
+	},
+	[STATE_FORGET_WRITTEN] = {
+		"WITH written AS (DELETE FROM @.kapture_written RETURNING server, customer_id)"
+		" UPDATE @.kapture_row AS r SET digests = NULL FROM (SELECT DISTINCT server, customer_id FROM written) AS w"
+		" WHERE r.customer_id = w.customer_id AND r.digests IS NOT NULL AND r.gone_at IS NULL"
+		" AND w.server = (SELECT a.server FROM @.kapture_attachment AS a WHERE a.attachment_id = r.attachment_id)",
+		0, {}
 	},
 	[STATE_FIND] = {
 		"SELECT r.row_key FROM unnest($2) AS v(row_key), LATERAL"
@@ -232,6 +240,18 @@ kapture_row_state_load(List *deliveries)
 		d->has_left = DatumGetBool(state_getattr(i, 3));
 		MemoryContextSwitchTo(old);
 	}
+	SPI_finish();
+}
+
+/*
+ * Forgets the digests of rows whose customers sessions have written themselves, as far
+ * as that is committed: to be called before digests are loaded.
+ */
+void
+kapture_row_state_forget_written(void)
+{
+	SPI_connect();
+	state_execute(STATE_FORGET_WRITTEN, NULL);
 	SPI_finish();
 }
 

@@ -271,6 +271,7 @@ claim_do(void *arg)
 	MemoryContextSwitchTo(transaction);
 
 	kapture_digest_load_key();
+	kapture_row_state_forget_written();
 	kapture_row_state_load(claim->deliveries);
 	kapture_row_state_load(claim->changes);
 	claim_plan(worker, claim, claim->deliveries);
