@@ -151,7 +151,7 @@ alter_bits_in_use(const Alter *alter)
 static int
 alter_free_bit(int64 *in_use)
 {
-	for (int bit = 0; bit < KAPTURE_MAX_COLUMNS; bit++)
+	for (int bit = 0; bit < KAPTURE_MAX_MAPPED; bit++)
 	{
 		if ((*in_use & (INT64CONST(1) << bit)) != 0)
 			continue;

@@ -172,5 +172,23 @@ made_is(1, 'update', 'then that may have been overwritten, and is sent again');
 sql("SELECT kapture_detach('customers')");
 is(sql("SELECT count(*) FROM kapture_row"), '0', 'a detached table leaves nothing');
 
+# --- as many fields as can be
+my @fields = ('customer_name', 'phone', map { "field_$_" } 3 .. 62);
+sub mapping { my (@names) = @_; return '{' . join(', ', map { qq("$_": "$_") } @names) . '}' }
+sql('CREATE TABLE wide (id int PRIMARY KEY, ' . join(', ', map { "$_ text" } @fields, 'field_63') . ')');
+($rc, $out, $err) = $node->psql('postgres', "SELECT kapture_attach('wide', '" . mapping(@fields, 'field_63') . "')");
+like($err, qr/ERROR:  63 fields are mapped, but at most 62 can be\nHINT:  Leave out fields/, 'a field too many is refused');
+sql("SELECT kapture_attach('wide', '" . mapping(@fields) . "')");
+sql("INSERT INTO wide (id, customer_name, phone, field_3, field_62) VALUES (1, 'Wide', '9600000001', 'three', 'last')");
+idle_ok('a table with as many as can be is sent');
+$id = sql("SELECT kapture_customer_id FROM wide");
+$made = requests();
+sql("UPDATE mark SET at = clock_timestamp()");
+sql("SELECT kapture_pause('wide'); UPDATE wide SET field_62 = 'other'; UPDATE wide SET field_62 = 'last'; SELECT kapture_resume('wide')");
+made_is(0, 'none', 'a change of its last field and the reverse make no request');
+sql("CALL kapture_resync('wide', fields => '{field_3}', force => true)");
+made_is(1, 'update', 'one field is forced');
+is(updates()->[-1], qq({"kapture_customer_id": "$id", "field_3": "three"}), 'and is sent alone');
+
 $node->stop;
 done_testing();
