@@ -192,7 +192,7 @@ WHERE (r.gone_at IS NOT NULL OR r.left_at IS NOT NULL) AND pg_catalog.pg_has_rol
 	AND NOT EXISTS (SELECT FROM @extschema@.kapture_row o JOIN @extschema@.kapture_attachment b USING (attachment_id)
 		WHERE o.customer_id = r.customer_id AND b.server = a.server AND o.gone_at IS NULL AND o.left_at IS NULL)
 ORDER BY a.server, r.customer_id, COALESCE(r.gone_at, r.left_at) DESC;
-COMMENT ON VIEW @extschema@.kapture_orphans IS 'customers in Kapture whose row was deleted, or left the filter; until kapture_acknowledge, or until a row has the customer again';
+COMMENT ON VIEW @extschema@.kapture_orphans IS 'customers in Kapture whose row was deleted or truncated, or left the filter, as far as the extension knew of them; until kapture_acknowledge, or until a row has the customer again';
 COMMENT ON COLUMN @extschema@.kapture_orphans.server IS 'foreign server in whose account the customer is';
 COMMENT ON COLUMN @extschema@.kapture_orphans.kapture_customer_id IS 'Kapture''s id of the customer';
 COMMENT ON COLUMN @extschema@.kapture_orphans.relation IS 'the attached table that had the row';

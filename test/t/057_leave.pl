@@ -218,6 +218,13 @@ sql("DELETE FROM customers");
 idle_ok('are deleted');
 is(scalar(grep { ($_->{campaign_name} // '') eq 'deleted' && $_->{customer_name} eq 'Many' } @{ emulator_get($emulator, 'customers') }), 300, 'each is reported');
 
+# TRUNCATE
+my @ids = map { customer('customers', "Truncated $_") } 1 .. 3;
+sql("TRUNCATE customers");
+idle_ok('a table is truncated');
+is(join(' ', map { orphans($_) =~ /deleted/ ? 1 : 0 } @ids), '1 1 1', 'its customers are orphans');
+is(join(' ', map { campaign($_) } @ids), '  ', 'that is not reported');
+
 # kapture_alter
 $id = customer('customers', 'Altered');
 sql(q{SELECT kapture_alter('customers', on_delete => '{"campaign_name": "no more"}')});
