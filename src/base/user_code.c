@@ -141,7 +141,7 @@ user_code_check_function(Oid funcid)
 	ours = proc->prolang == ClanguageId || proc->prolang == INTERNALlanguageId;
 	ReleaseSysCache(tuple);
 	if (!ours && !user_code_trusts(GetUserId(), owner))
-		user_code_refuse(owner, psprintf(_("function %s"), format_procedure(funcid)));
+		user_code_refuse(owner, psprintf("function %s", format_procedure(funcid)));
 }
 
 /* All but PostgreSQL's own, for "depth" to be right. */
@@ -261,7 +261,7 @@ user_code_check_type(Oid type)
 	else if (kind == TYPTYPE_MULTIRANGE)
 		inner = get_multirange_range(type);
 	if ((kind == TYPTYPE_DOMAIN || kind == TYPTYPE_COMPOSITE) && !user_code_trusts(GetUserId(), owner))
-		user_code_refuse(owner, psprintf(_("type %s"), format_type_extended(type, -1, FORMAT_TYPE_FORCE_QUALIFY)));
+		user_code_refuse(owner, psprintf("type %s", format_type_extended(type, -1, FORMAT_TYPE_FORCE_QUALIFY)));
 	if (OidIsValid(inner))
 		user_code_check_type(inner);
 	else if (kind == TYPTYPE_COMPOSITE)
@@ -485,7 +485,7 @@ user_code_check_views(Oid relid)
 		Oid			owner = user_code_owner(lfirst_oid(lc));
 
 		if (get_rel_relkind(lfirst_oid(lc)) == RELKIND_VIEW && !user_code_trusts(GetUserId(), owner))
-			user_code_refuse(owner, psprintf(_("view %s"),
+			user_code_refuse(owner, psprintf("view %s",
 											 quote_qualified_identifier(get_namespace_name(get_rel_namespace(lfirst_oid(lc))),
 																		get_rel_name(lfirst_oid(lc)))));
 	}
@@ -645,7 +645,7 @@ kapture_user_code_check_partition(Oid relid)
 	Oid			owner = user_code_owner(relid);
 
 	if (!user_code_trusts(GetUserId(), owner))
-		user_code_refuse(owner, psprintf(_("partition %s"),
+		user_code_refuse(owner, psprintf("partition %s",
 										 quote_qualified_identifier(get_namespace_name(get_rel_namespace(relid)),
 																	get_rel_name(relid))));
 }

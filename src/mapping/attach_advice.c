@@ -32,11 +32,11 @@ advice_mapping(const KaptureAttachment *att)
 
 		appendStringInfo(&text, "%s%s", i ? ", " : "", column->field);
 		if (column->expression)
-			appendStringInfo(&text, _(" from an expression"));
+			appendStringInfo(&text, " from an expression");
 		else if (column->constant)
-			appendStringInfo(&text, _(" as a constant"));
+			appendStringInfo(&text, " as a constant");
 		else if (strcmp(column->field, column->name) != 0)
-			appendStringInfo(&text, _(" from column \"%s\""), column->name);
+			appendStringInfo(&text, " from column \"%s\"", column->name);
 	}
 	return text.data;
 }

@@ -565,8 +565,8 @@ verify_say_fields(const KaptureAttachment *att, int64 bits, const char *why)
 static void
 verify_say(Verify *verify, const KaptureAttachment *att)
 {
-	verify_say_fields(att, verify->untold, _("Kapture does not return them."));
-	verify_say_fields(att, verify->masked, _("Kapture masks their values, at least some of them."));
+	verify_say_fields(att, verify->untold, "Kapture does not return them.");
+	verify_say_fields(att, verify->masked, "Kapture masks their values, at least some of them.");
 }
 
 /* Verifies what the transaction sees, and its own changes with it. */
@@ -656,7 +656,7 @@ kapture_verify_into(PG_FUNCTION_ARGS)
 	kapture_run_check_slice(fcinfo, 4, &run.slice);
 	kapture_argument_check_null(fcinfo, 5, "restart");
 	run.restart = PG_GETARG_BOOL(5);
-	run.notice = _("are compared");
+	run.notice = "are compared";
 	verify_begin(&verify);
 	kapture_run_call(fcinfo, &run);
 	verify_say(&verify, att);

@@ -263,7 +263,7 @@ kapture_refresh(PG_FUNCTION_ARGS)
 	kapture_argument_check_null(fcinfo, 2, "server");
 	kapture_argument_check_null(fcinfo, 3, "restart");
 	refresh.server = NameStr(*PG_GETARG_NAME(2));
-	kapture_procedure_require_own_transactions(fcinfo, "kapture_refresh", _("It commits each window of the pull."));
+	kapture_procedure_require_own_transactions(fcinfo, "kapture_refresh", "It commits each window of the pull.");
 
 	if (SPI_connect_ext(SPI_OPT_NONATOMIC) != SPI_OK_CONNECT)
 		elog(ERROR, "SPI_connect_ext failed");

@@ -782,9 +782,9 @@ attach_backfill_hint(KaptureAttachment *att)
 	if (rows.whole && rows.without_id == 0)
 		return NULL;
 	if (rows.whole)
-		return psprintf(_("Of the rows that are there already, %lld have no Kapture id and are sent when they change; to send them now, use %s."),
+		return psprintf("Of the rows that are there already, %lld have no Kapture id and are sent when they change; to send them now, use %s.",
 						(long long) rows.without_id, call);
-	return psprintf(_("Rows that are there already are sent when they change; to send those without a Kapture id now, use %s."), call);
+	return psprintf("Rows that are there already are sent when they change; to send those without a Kapture id now, use %s.", call);
 }
 
 /* Reports what has come of it. */
