@@ -399,13 +399,14 @@ CREATE OR REPLACE FUNCTION @extschema@.kapture_table_error(attachment_id integer
 LANGUAGE C STABLE STRICT AS 'MODULE_PATHNAME', 'kapture_table_error';
 COMMENT ON FUNCTION @extschema@.kapture_table_error(integer) IS 'which error keeps worker or puller from their work on an attached table; see kapture_status';
 
+-- STABLE: a release may word a hint anew, so nothing that is stored may depend on it
 CREATE OR REPLACE FUNCTION @extschema@.kapture_hint(message text, http_status integer DEFAULT NULL) RETURNS text
-LANGUAGE C IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'kapture_hint';
+LANGUAGE C STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'kapture_hint';
 COMMENT ON FUNCTION @extschema@.kapture_hint(text, integer) IS
 'what to do about a failure, in plain words; NULL for what is not known';
 
 CREATE OR REPLACE FUNCTION @extschema@.kapture_hint(message text, http_status integer, api text) RETURNS text
-LANGUAGE C IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'kapture_hint_1_1';
+LANGUAGE C STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'kapture_hint_1_1';
 COMMENT ON FUNCTION @extschema@.kapture_hint(text, integer, text) IS
 'what to do about a failure of a call (NULL: of the table itself), in plain words; NULL for what is not known';
 

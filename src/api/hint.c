@@ -11,6 +11,7 @@
 #include "postgres.h"
 
 #include "fmgr.h"
+#include "parser/scansup.h"
 #include "utils/builtins.h"
 
 #include "api/hint.h"
@@ -151,7 +152,7 @@ hint_normalize(const char *message)
 
 	for (const char *p = message; *p; p++)
 	{
-		if (!isspace((unsigned char) *p))
+		if (!scanner_isspace(*p))
 			*to++ = pg_ascii_tolower((unsigned char) *p);
 		else if (to > result && to[-1] != ' ')
 			*to++ = ' ';
@@ -162,8 +163,8 @@ hint_normalize(const char *message)
 
 /*
  * kapture_hint_find
- *		What to do about a failure, as a part of a sentence, not translated;
- *		NULL if that is not known.
+ *		What to do about a failure, as a part of a sentence; NULL if that is not
+ *		known.
  *
  * "message" may be NULL.  "status" is the HTTP code, 0 if there is none.  "api"
  * is the call that failed, "" if that is not known, NULL if it was none: then
