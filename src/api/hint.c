@@ -49,7 +49,7 @@ static const struct
 	"another customer has this email_id: change it, or attach with on_duplicate => 'link'",
 	"another customer has this email_id: change it, here or in Kapture"},
 	{{"customer does not exist"},
-	"Kapture has no customer with the row's id, perhaps no more: set the id to NULL, then kapture_retry, and the row is added"},
+	"Kapture has no customer with the row's id, or has removed it: set the id to NULL, then kapture_retry, and the row is added"},
 
 	/* Get and Pull */
 	{{"information given by you does not exist"},
@@ -60,27 +60,27 @@ static const struct
 	/* the worker */
 	{{"kapture cannot read the body of the"},
 	"the account wants another form of body: set the option of the server that the message names, and the queue continues automatically"},
-	{{"kapture added the customer, but did not say its id, and there is neither"},
+	{{"kapture added the customer, but did not", "and there is neither phone"},
 	"find the customer in Kapture, and write its id into the row; then map phone or email_id"},
-	{{"kapture added the customer, but did not say its id"},
+	{{"kapture added the customer, but did not"},
 	"nothing: Kapture's search may lag behind, and the id is looked up again automatically"},
 	{{"the phone belongs to kapture customer", "the email to"},
 	"phone and email_id belong to two customers: correct one of them, or merge the two in Kapture"},
 	{{"belongs to the row with key", "already"},
-	"two rows share this phone or email: change or delete one of them; when the other one's phone or email changes, or it is deleted, this row is tried again by itself"},
+	"two rows share this phone or email: change or delete one of them; when the other one's phone or email changes, or it is deleted, this row is retried automatically"},
 	{{"belongs to a row of another owner's table already"},
 	"two rows share this phone or email, and the other one is not yours: change this one, or ask for the other to be changed"},
 	{{"which has this phone or email", "is being added"},
-	"two rows share this phone or email: nothing, the row is tried again by itself; then, change or delete one of them"},
+	"nothing: the row is retried automatically; if the other row gets this phone or email, change or delete one of the two"},
 	{{"kapture's answer is about another customer"},
-	"nothing: the row is looked for and tried again; if this goes on, whatever stands before Kapture mixes up answers"},
+	"nothing: the row is looked up and retried automatically; if that continues, a proxy in front of Kapture mixes up answers"},
 	{{"kapture's answer has two customer ids"},
-	"nothing: the row is looked for and tried again; if this goes on, ask Kapture"},
+	"nothing: the row is looked up and retried automatically; if that continues, ask Kapture"},
 	{{"does not find it by phone or email"},
 	"nothing: Kapture's search may lag behind, and the row is tried again"},
 	{{"the row is locked"},
 	"nothing: a transaction holds the row, and the id is written when it ends"},
-	{{"others come first"},
+	{{"come first; the kapture customer id"},
 	"nothing: triggers or locks of the owner's tables have taken much of the worker's time, and the id is written when it is their turn"},
 	{{"value", "too long: ", "column"},
 	"at most 1 MB of a value and 2 MB of a row are sent: shorten it, or map other columns"},
@@ -140,7 +140,7 @@ hint_of_status(int status)
 		return "the address has moved: check option url of the server; redirects are not followed";
 	if (status >= 400)
 		return "Kapture refuses the values of the row: correct it, and it is sent again automatically";
-	return "something else than Kapture answers: check option url of the server";
+	return "the answer is not Kapture's: check option url of the server";
 }
 
 /* In lower case, each run of white space one space; palloc'ed. */

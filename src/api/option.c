@@ -905,7 +905,7 @@ option_parse_timezone(const OptionDef *def, const char *text, void *place,
 	}
 	if (!option_is_zone_name(text))
 	{
-		fault->detail = "It is an abbreviation or an offset, which does not say when clocks are changed, nor, to everybody, in which direction it goes.";
+		fault->detail = "An abbreviation or an offset has no rules for daylight saving time, and the sign of an offset is ambiguous.";
 		fault->dated = fault->stored;
 		if (!fault->stored)
 			return false;
@@ -1592,7 +1592,7 @@ kapture_server_require_same(const KaptureServer *server, Oid serverid, Oid owner
 	if (server->serverid != serverid || server->owner != owner)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("server \"%s\" is not the one any more that was asked before", server->name),
+				 errmsg("server \"%s\" is no longer the one that was used before", server->name),
 				 errdetail("It was dropped and created anew, renamed, or given to another owner."),
 				 errhint("Try again if it is the right one.")));
 }

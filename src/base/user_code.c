@@ -210,7 +210,7 @@ user_code_access(ObjectAccessType access, Oid class, Oid object, int subid, void
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				 errmsg("expressions of a table must not call function %s here", format_procedure(object)),
-				 errdetail("Not everybody may execute it, and nobody knows who wrote the expression."),
+				 errdetail("EXECUTE on it is not granted to PUBLIC, and the author of the expression is not known."),
 				 errhint("Call it in a function.")));
 }
 

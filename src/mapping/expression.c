@@ -206,7 +206,7 @@ expression_walk_function(Oid funcid, void *context)
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				 errmsg("%s must not call function %s", expression_name(walk->field), format_procedure(funcid)),
-				 errdetail("Not everybody may execute it, or it runs what its arguments name.")));
+				 errdetail("EXECUTE on it is not granted to PUBLIC, or it runs what its arguments name.")));
 	if (expression_tells_time(funcid))
 		walk->time = true;
 	else if (volatility == PROVOLATILE_STABLE && get_func_namespace(funcid) != PG_CATALOG_NAMESPACE)

@@ -68,9 +68,9 @@ check_key_hint(KaptureApi api, int status, const KaptureReply *reply)
 		case KAPTURE_SUCCESS:
 			return "Look in Kapture for an empty customer, and remove it.";
 		case KAPTURE_BROKEN:
-			return "Kapture, or what stands before it, fails: try again later. If it goes on, check option \"url\" of the server.";
+			return "Kapture, or a proxy in front of it, is failing: try again later. If that continues, check option \"url\" of the server.";
 		default:
-			return "What Kapture says is about the account or its options; docs/your-account.md has those.";
+			return "Kapture's message is about the account or its options, which docs/your-account.md explains.";
 	}
 }
 
@@ -119,7 +119,7 @@ kapture_check_key_judge(KaptureApi api, const KaptureHttpAnswer *answer,
 	if (json == NULL)
 	{
 		*detail = psprintf("the answer is not JSON (HTTP code %d); see option url", answer->status);
-		*hint = "Something else than Kapture answers: check option \"url\" of the server. If the port speaks TLS, it must begin with https.";
+		*hint = "The answer is not Kapture's: check option \"url\" of the server. If the port speaks TLS, it must begin with https.";
 	}
 	else
 	{

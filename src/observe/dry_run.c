@@ -155,7 +155,7 @@ dry_run_plan(DryRun *run, DryRunItem *item)
 			break;
 		case KAPTURE_TASK_RELEASE:
 			item->action = "refuse";
-			item->problem = "somebody has locked the table or a partition of it";
+			item->problem = "the table or a partition of it is locked";
 			break;
 	}
 }

@@ -305,7 +305,7 @@ verify_judge_rows(Verify *verify, List *items)
 		if (item->row.outcome == KAPTURE_ROW_LOCKED)
 		{
 			item->row.outcome = KAPTURE_ROW_FAILED;
-			item->row.error = pstrdup("somebody has locked the table or a partition of it");
+			item->row.error = pstrdup("the table or a partition of it is locked");
 		}
 		item->ask = false;
 		if (item->row.outcome == KAPTURE_ROW_GONE || item->row.outside || item->problem)

@@ -230,7 +230,7 @@ refresh_run(Refresh *refresh, bool restart)
 	if (refresh->windows_before > 0)
 	{
 		ereport(NOTICE,
-				(errmsg("going on with the refresh of server \"%s\" at %s",
+				(errmsg("continuing the refresh of server \"%s\" at %s",
 						refresh->server, kapture_message_date(refresh->from))));
 		refresh->reported = refresh->began;
 	}

@@ -107,7 +107,7 @@ record_write_back(Worker *worker, WorkerTable *table, List *tasks, TimestampTz n
 	TimestampTz began = GetCurrentTimestamp();
 	bool		spent = !kapture_state_may_run(table);
 	TimestampTz later = Max(TimestampTzPlusMilliseconds(now, KAPTURE_LOCKED_RETRY), spent ? kapture_turn_next(&table->turn) : 0);
-	const char *why = spent ? "others come first; the Kapture customer id is written later" :
+	const char *why = spent ? "other tables come first; the Kapture customer id is written later" :
 		"the row is locked; its Kapture customer id is written later";
 	List	   *rows = NIL;
 	ListCell   *lc;

@@ -359,7 +359,7 @@ attach_key_columns(Relation rel)
 				 errmsg("\"%s\" cannot be attached to Kapture", RelationGetRelationName(rel)),
 				 errdetail("Its partition \"%s\" is a foreign table, so it can have no primary key, by which the worker finds rows.",
 						   get_rel_name(foreign)),
-				 errhint("Attach its other partitions, each by itself.")));
+				 errhint("Attach its other partitions separately.")));
 	if (result == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
@@ -541,7 +541,7 @@ attach_drop_leftovers(Oid relid)
 		if (lfirst_oid(lc) != relid && list_member_oid(attached, lfirst_oid(lc)))
 			ereport(ERROR,
 					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-					 errmsg("partition \"%s\" is attached to Kapture by itself", get_rel_name(lfirst_oid(lc))),
+					 errmsg("partition \"%s\" is attached to Kapture separately", get_rel_name(lfirst_oid(lc))),
 					 errhint("Use kapture_detach() for it first.")));
 		(void) attach_drop_triggers(lfirst_oid(lc));
 	}

@@ -285,7 +285,7 @@ leave_find_keys(const LeavePartition *partition)
 		ReThrowError(error);
 	ereport(WARNING,
 			(errcode(error->sqlerrcode),
-			 errmsg("could not tell which of the rows that are being sent to Kapture were in partition \"%s\"",
+			 errmsg("could not determine which of the rows that are being sent to Kapture were in partition \"%s\"",
 					partition->name),
 			 errdetail_internal("%s", error->message)));
 	return NIL;

@@ -929,7 +929,7 @@ row_do_try(RowBatch *batch)
 	if (SPI_processed == 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("the row with key \"%s\" is not found by it", row.row_key)));
+				 errmsg("no row is found by key \"%s\"", row.row_key)));
 }
 
 /*
