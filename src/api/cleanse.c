@@ -103,7 +103,7 @@ cleanse_escape(Cleanse *state)
 
 	if (!cleanse_read_escape(p, state->end, &code))
 	{
-		/* what is no ASCII has to be looked at by itself */
+		/* what is no ASCII has to be looked at as a character of its own */
 		cleanse_copy(state, state->end - p > 1 && !IS_HIGHBIT_SET(p[1]) && p[1] != '\0' ? 2 : 1);
 		return;
 	}

@@ -115,7 +115,7 @@ static const struct
 #define HINT_KEY \
 	"the key is wrong or has expired: ALTER USER MAPPING ... OPTIONS (SET auth_key '...'), and the queue continues automatically"
 
-/* What an HTTP code says by itself. */
+/* What an HTTP code alone says. */
 static const char *
 hint_of_status(int status)
 {
@@ -217,7 +217,7 @@ kapture_hint(PG_FUNCTION_ARGS)
 /*
  * kapture_hint(message text, http_status integer, api text) returns text
  *
- * Likewise; api as in kapture_failures.
+ * NULL for what is not known.  All arguments may be NULL; api as in kapture_failures.
  */
 Datum
 kapture_hint_1_1(PG_FUNCTION_ARGS)

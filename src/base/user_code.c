@@ -27,7 +27,7 @@
  *	 strangers are refused as such, in conditions of triggers, too.  These bear no
  *	 author, so what they call must be harmless: not volatile, open to everybody, and
  *	 nothing that runs SQL, or reads a value of a type, which it is given by name.  In
- *	 none, functions that not everybody may execute are run by themselves.
+ *	 none, functions that not everybody may execute are called directly.
  *
  * What functions do with their arguments is up to their authors: who owns a trigger
  * function that anybody may use in a trigger, must expect any arguments.  If nobody
@@ -651,8 +651,8 @@ kapture_user_code_check_partition(Oid relid)
 }
 
 /*
- * Likewise for all partitions of the table that runs, for statements that may
- * put a row into any of them.
+ * Checks all partitions of the table that runs like that, for statements that may put
+ * a row into any of them.
  */
 void
 kapture_user_code_check_partitions(void)

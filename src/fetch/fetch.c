@@ -10,7 +10,7 @@
  * answers, however long the range: no window is asked for ahead if the answers
  * are so large that the list would hold more than FETCH_AHEAD bytes.
  *
- * What may get better by itself is tried again: lost connections, timeouts,
+ * What may be over soon is tried again: lost connections, timeouts,
  * answers that are cut off, 5xx and 429.  All windows then wait, since they go
  * to the same server.  What cannot get better is raised as an error when its
  * window's turn comes, so that whoever reads has everything before it.

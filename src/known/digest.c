@@ -7,7 +7,7 @@
  * whoever could compute these hashes would have it in no time.  So they are SipHash
  * with a key of the database's own, which no dump has (kapture_salt), and another
  * one makes all digests unknown.  Customer and field are hashed along, so that equal
- * values of different rows cannot be told.
+ * values of different rows do not show.
  */
 #include "postgres.h"
 

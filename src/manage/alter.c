@@ -411,7 +411,7 @@ alter_say(const Alter *alter)
  *		replicated boolean, on_leave jsonb, keep_ids boolean, reset text[]) returns void
  *
  * Errors: those of kapture_attach_find() and, for bad arguments, of
- * kapture_attach(); 55006 requests to the old server may be under way; 55000 rows
+ * kapture_attach(); 55006 requests to the old server may be in flight; 55000 rows
  * have ids of the old server; 54000 no bits are free.
  */
 Datum

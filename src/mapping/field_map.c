@@ -303,7 +303,8 @@ mapping_note_ignored(Relation view, List *mappings, List *keys)
 }
 
 /*
- * Likewise from a view, which has the columns "keys" (list of names) besides.
+ * As kapture_mapping_take(), from a view, which has the columns "keys" (list of names)
+ * besides.
  */
 List *
 kapture_mapping_take_of_view(Relation view, Jsonb *columns, List *keys)

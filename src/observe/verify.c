@@ -638,7 +638,7 @@ verify_work(KaptureRun *run, KaptureAttachment *att, List *keys)
  * kapture_verify_into(relation regclass, into_table regclass, condition text,
  *		repair boolean, slice integer, restart boolean), a procedure
  *
- * Errors likewise, and those of kapture_run_call(); 22023 for the size.
+ * Errors: those of kapture_verify() and of kapture_run_call(); 22023 for the size.
  */
 Datum
 kapture_verify_into(PG_FUNCTION_ARGS)

@@ -122,7 +122,7 @@ refresh_report(Refresh *refresh)
 	int64		done = refresh->windows_before + refresh->windows_done;
 	int64		left;
 
-	/* the end is told of in any case */
+	/* the end is reported in any case */
 	if (refresh->windows_left > 0 &&
 		(now - refresh->reported < REFRESH_REPORT || now - refresh->began < REFRESH_REPORT))
 		return;

@@ -70,8 +70,8 @@ kapture_alert_note(KaptureOutcomes *outcomes, bool parked)
 }
 
 /*
- * Likewise, why a row was parked, as far as that may be logged.  The first one of a
- * burst is kept.
+ * Takes note of why a row was parked, as far as that may be logged.  The first cause of
+ * a burst is kept.
  */
 void
 kapture_alert_note_cause(KaptureOutcomes *outcomes, const char *cause)

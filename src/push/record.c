@@ -388,7 +388,7 @@ record_settle_one(Worker *worker, WorkerTask *task)
 /*
  * What became of tasks could not be recorded together: somebody has locked what it
  * is to be written to (a kapture_detach() that is not committed), or one of them is
- * to blame.  Each table is tried by itself, and then each row.  What cannot be
+ * to blame.  Each table is tried separately, and then each row.  What cannot be
  * recorded is kept for a while.
  */
 void

@@ -252,7 +252,7 @@ attach_check_membership(Relation rel)
 				(errcode(ERRCODE_DUPLICATE_OBJECT),
 				 errmsg("table \"%s\" is attached to Kapture already", name),
 				 errhint("Use kapture_detach() first to attach it differently.")));
-	/* by itself if the table it is a partition of cannot be attached */
+	/* separately only if the table that it is a partition of cannot be attached */
 	if (rel->rd_rel->relispartition &&
 		!OidIsValid(kapture_family_foreign_partition(llast_oid(get_partition_ancestors(RelationGetRelid(rel))))))
 		ereport(ERROR,
@@ -508,7 +508,7 @@ kapture_attach_index_id_column(Oid relid, const char *name, const char *column)
 	kapture_attach_execute_ddl(psprintf("CREATE INDEX ON %s (%s)", name, quote_identifier(column)));
 }
 
-/* Drops the triggers of ours that a relation has by itself.  Returns how many. */
+/* Drops the triggers of ours that a relation has, other than as a partition.  Returns how many. */
 static int
 attach_drop_triggers(Oid relid)
 {
@@ -875,7 +875,8 @@ kapture_attach_find_argument(FunctionCallInfo fcinfo, int arg, LOCKMODE lockmode
 }
 
 /*
- * Likewise for the first argument.
+ * Returns the attachment of the relation in the first argument, as
+ * kapture_attach_find_argument() does.
  */
 KaptureAttachment *
 kapture_attach_find(FunctionCallInfo fcinfo, LOCKMODE lockmode)
