@@ -411,50 +411,39 @@ option_parse_path(const OptionDef *def, const char *text, void *place,
 	return true;
 }
 
+/* One of two words, of which the second stands for true. */
+static bool
+option_parse_either(const char *text, const char *no, const char *yes, bool *place,
+					OptionFault *fault)
+{
+	*place = strcmp(text, yes) == 0;
+	if (!*place && strcmp(text, no) != 0)
+	{
+		fault->detail = psprintf("It must be \"%s\" or \"%s\".", no, yes);
+		return false;
+	}
+	return true;
+}
+
 static bool
 option_parse_body(const OptionDef *def, const char *text, void *place,
 				  OptionFault *fault)
 {
-	if (strcmp(text, "object") == 0)
-		*(bool *) place = false;
-	else if (strcmp(text, "array") == 0)
-		*(bool *) place = true;
-	else
-	{
-		fault->detail = "It must be \"object\" or \"array\".";
-		return false;
-	}
-	return true;
+	return option_parse_either(text, "object", "array", place, fault);
 }
 
 static bool
 option_parse_pull_form(const OptionDef *def, const char *text, void *place,
 					   OptionFault *fault)
 {
-	bool	   *is_paged = place;
-
-	*is_paged = strcmp(text, "paged") == 0;
-	if (!*is_paged && strcmp(text, "range") != 0)
-	{
-		fault->detail = "It must be \"range\" or \"paged\".";
-		return false;
-	}
-	return true;
+	return option_parse_either(text, "range", "paged", place, fault);
 }
 
 static bool
 option_parse_object(const OptionDef *def, const char *text, void *place,
 					OptionFault *fault)
 {
-	bool	   *is_contacts = place;
-
-	*is_contacts = strcmp(text, "contacts") == 0;
-	if (!*is_contacts && strcmp(text, "customers") != 0)
-	{
-		fault->detail = "It must be \"customers\" or \"contacts\".";
-		return false;
-	}
-	return true;
+	return option_parse_either(text, "customers", "contacts", place, fault);
 }
 
 /* Is this a header's name that users may set? */
