@@ -250,7 +250,7 @@ kapture_call_queue_settle(const KaptureCall *call, const KaptureCallOutcome *out
 }
 
 /*
- * Says why calls of an account cannot be sent now: at the first of them.
+ * Notes why calls of an account cannot be sent now, at the first of them.
  */
 void
 kapture_call_queue_explain(const KaptureCallAccount *account, const char *message)

@@ -59,7 +59,7 @@ backfill_work(KaptureRun *run, KaptureAttachment *att, List *keys)
 		kapture_capture_existing(att, lfirst(lc));
 }
 
-/* The bits of the fields that are to be sent again. */
+/* Notes the fields that are to be sent again of each row. */
 static void
 resync_work(KaptureRun *run, KaptureAttachment *att, List *keys)
 {

@@ -72,7 +72,7 @@ advice_replicated(const KaptureAttachment *att)
 		ereport(NOTICE,
 				(errmsg("what logical replication brings into table \"%s\" is not sent to Kapture", get_rel_name(att->root)),
 				 errdetail("The table belongs to a subscription, and was attached without \"%s\".", "replicated"),
-				 errhint("If it is to be sent from here, use kapture_detach(), and kapture_attach() with replicated => true.")));
+				 errhint("If it is to be sent from here, use kapture_alter() with replicated => true.")));
 }
 
 /*
@@ -134,7 +134,7 @@ kapture_advice_column_dropped(Oid relid, AttrNumber attnum)
 			ereport(WARNING,
 					(errmsg("Kapture's field \"%s\" is no longer sent for table \"%s\"", att->columns[i].field, get_rel_name(relid)),
 					 errdetail("It was fed by column \"%s\", which is dropped.", att->columns[i].name),
-					 errhint("To map another column, use kapture_detach() and kapture_attach().")));
+					 errhint("Use kapture_alter() to map another column.")));
 	}
 	if (att && att->root == relid && att->id_attnum == attnum)
 		ereport(WARNING,

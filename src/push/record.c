@@ -39,7 +39,7 @@
 /* How long a lock is waited for where the answers of other tables wait, too. */
 #define RECORD_BUSY_TIMEOUT	"10ms"
 
-/* Tells whoever listens what is new about tables. */
+/* Notifies what is new about tables. */
 void
 kapture_record_alert(Worker *worker)
 {
@@ -171,7 +171,7 @@ record_write_ids(Worker *worker, dlist_head *tasks, TimestampTz now)
 
 /* Appends a customer for which other rows may wait; makes the list if there is none. */
 static StringInfo
-record_free(StringInfo freed, int64 customer_id)
+record_add_freed(StringInfo freed, int64 customer_id)
 {
 	if (freed == NULL)
 		freed = makeStringInfo();
@@ -223,7 +223,7 @@ kapture_record_settle(Worker *worker, dlist_head *tasks)
 			d->digests = kapture_digest_make(t->att, t->customer_id, t->delivery->row.values, t->sent);
 			done = lappend(done, d);
 			if (kapture_task_frees(t))
-				freed = record_free(freed, t->customer_id);
+				freed = record_add_freed(freed, t->customer_id);
 			task->table->last_success = now;
 			kapture_alert_note(&task->table->outcomes, false);
 			if (worker->next_expiry == DT_NOEND)

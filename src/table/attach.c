@@ -251,7 +251,7 @@ attach_check_membership(Relation rel)
 		ereport(ERROR,
 				(errcode(ERRCODE_DUPLICATE_OBJECT),
 				 errmsg("table \"%s\" is attached to Kapture already", name),
-				 errhint("Use kapture_detach() first to attach it differently.")));
+				 errhint("Use kapture_alter() to change its mapping or its options.")));
 	/* separately only if the table that it is a partition of cannot be attached */
 	if (rel->rd_rel->relispartition &&
 		!OidIsValid(kapture_family_foreign_partition(llast_oid(get_partition_ancestors(RelationGetRelid(rel))))))

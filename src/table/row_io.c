@@ -400,7 +400,7 @@ row_check(KaptureAttachment *att)
 				 errmsg_internal("%s", problem),
 				 att->nkeys == 0 ? errhint("Add a primary key, or use kapture_detach().") :
 				 kapture_expression_problem(att) ?
-				 errhint("Bring back what it uses, or use kapture_detach() and kapture_attach().") :
+				 errhint("Bring back what it uses, or use kapture_alter() to change it.") :
 				 att->id_column && att->id_attnum == InvalidAttrNumber ?
 				 errhint("Add the column as bigint, or use kapture_detach() and kapture_attach().") :
 				 errhint("If it is the right server, use kapture_detach() and kapture_attach().")));

@@ -82,7 +82,7 @@ my @mistakes = (
 	[ 'to detach another table', q(SELECT kapture_detach('clients')),
 		qr/ERROR:  table "clients" is not attached to Kapture/, qr/not attached/, qr/the view kapture_status shows attached tables/ ],
 	[ 'to drop a mapped column', q(ALTER TABLE customers DROP COLUMN city),
-		qr/WARNING:  Kapture's field "city" is no longer sent for table "customers"/, qr/fed by column "city", which is dropped/, qr/To map another column/ ],
+		qr/WARNING:  Kapture's field "city" is no longer sent for table "customers"/, qr/fed by column "city", which is dropped/, qr/kapture_alter\(\) to map another column/ ],
 	[ 'to drop the column of ids', q(ALTER TABLE customers DROP COLUMN kapture_customer_id),
 		qr/WARNING:  nothing is sent for table "customers" without column "kapture_customer_id"/, qr/receives the ids/, qr/Add it again/ ],
 	[ 'to drop the server', q(DROP SERVER kapture),
