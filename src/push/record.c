@@ -486,7 +486,7 @@ record_do(void *arg)
 		}
 		else
 			dlist_push_tail(settled, &task->node);
-		kapture_health_note(worker, server, &task->task, now);
+		kapture_health_note(worker, task, now);
 		if (server->pool.not_before > now)
 			kapture_queue_take_back(server, now, settled);
 	}

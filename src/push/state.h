@@ -118,6 +118,7 @@ typedef struct WorkerTask
 	WorkerTable *table;
 	int			start_errors;	/* how often its request could not be made or started */
 	bool		unchecked;		/* another row may have its customer */
+	uint32		since;			/* when its last request started, see request_pool.c */
 	KaptureShare *share;
 	Size		bytes;			/* held in memory for it */
 	KaptureTask task;
