@@ -381,7 +381,7 @@ alter_server(Alter *alter)
 					 errhint("If they are customers of server \"%s\", too, use keep_ids => true. If not, use UPDATE %s SET %s = NULL first, and kapture_backfill() afterwards.",
 							 server, kapture_row_relation_name(att->root), quote_identifier(att->id_column))));
 		(void) kapture_own_execute("DELETE FROM @.kapture_row WHERE attachment_id = $1", 1, types, values);
-		(void) kapture_own_execute("UPDATE @.kapture_delivery SET customer_id = NULL, sent_phone = NULL, sent_email = NULL"
+		(void) kapture_own_execute("UPDATE @.kapture_delivery SET customer_id = NULL, sent_phone = NULL, sent_email = NULL, sent_code = NULL"
 								   " WHERE attachment_id = $1", 1, types, values);
 	}
 	(void) kapture_own_execute("DELETE FROM @.kapture_inbox WHERE attachment_id = $1", 1, types, values);
