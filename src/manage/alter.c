@@ -27,6 +27,7 @@
 #include "base/catalog.h"
 #include "base/owner_sql.h"
 #include "follow/follow.h"
+#include "mapping/attach_advice.h"
 #include "mapping/field_map.h"
 #include "mapping/source.h"
 #include "table/attach.h"
@@ -405,6 +406,19 @@ alter_say(const Alter *alter)
 						 kapture_row_relation_name(alter->att->root), alter->added.data)));
 }
 
+/* Says what the server cannot do of what was asked for. */
+static void
+alter_advise(const Alter *alter)
+{
+	Relation	rel;
+
+	if (!alter_changes(alter, ALTER_ON_DUPLICATE) && !alter_has(alter, ALTER_SERVER))
+		return;
+	rel = relation_open(alter->att->root, NoLock);
+	kapture_advice_duplicates(kapture_catalog_attachment(rel));
+	relation_close(rel, NoLock);
+}
+
 /*
  * kapture_alter(relation regclass, columns jsonb, server name, filter text,
  *		source regclass, on_duplicate text, on_conflict text, pull boolean,
@@ -439,5 +453,6 @@ kapture_alter(PG_FUNCTION_ARGS)
 	kapture_attach_announce();
 	kapture_follow_view_changed();	/* of followed tables, other columns may matter */
 	alter_say(&alter);
+	alter_advise(&alter);
 	PG_RETURN_VOID();
 }

@@ -1,5 +1,5 @@
-# What is done about accounts that differ from the document, and what users are
-# shown of that: Adds that are upserts.
+# What is done about accounts that differ from the document, and what is
+# reported of that: Adds that are upserts.
 use strict;
 use warnings;
 
@@ -112,6 +112,37 @@ lose_one_and_pause('NULL');
 is(next_api(), 'get', 'a constant is no code of a row');
 sql("SELECT kapture_resume('customers')");
 poll_ok($node, "SELECT count(kapture_customer_id) = 1 FROM customers", 'its customer is found');
+
+# --- on_duplicate 'fail' cannot hold there, which is said where it is asked for
+my $duplicates = "SELECT concat_ws(' / ', ok, detail, hint) FROM kapture_check() WHERE step = 'duplicates'";
+
+sub says
+{
+	my ($sql) = @_;
+	my ($rc, $out, $err) = $node->psql('postgres', $sql);
+	is($rc, 0, $sql);
+	return $err;
+}
+
+is(sql($duplicates), 't / an Add updates a customer that is there, and no table is to fail then', 'kapture_check: nothing wrong yet');
+sql("CREATE SCHEMA shop; CREATE TABLE shop.strict (id int PRIMARY KEY, customer_name text, phone text)");
+my $notice = qr/NOTICE:  on_duplicate 'fail' cannot hold for table "strict".*Server "kapture" has option "add_is_upsert".*HINT:  Use kapture_match/s;
+like(says("SELECT kapture_attach('shop.strict', on_duplicate => 'fail')"), $notice, 'kapture_attach');
+like(sql($duplicates), qr{^f / on_duplicate 'fail' cannot hold.*: shop\.strict / Use kapture_match\(\) before rows of shop\.strict}, 'kapture_check names the table');
+unlike(says("SELECT kapture_alter('shop.strict', on_duplicate => 'link')"), qr/cannot hold/, 'nothing is said about link');
+like(sql($duplicates), qr{^t / }, 'nor by kapture_check');
+like(says("SELECT kapture_alter('shop.strict', on_duplicate => 'fail')"), $notice, 'kapture_alter');
+unlike(says("SELECT kapture_alter('shop.strict', on_conflict => 'remote')"), qr/cannot hold/, 'which says it of what was asked for only');
+# of others' tables nothing is shown
+sql(qq(CREATE ROLE stranger LOGIN; GRANT USAGE ON FOREIGN SERVER kapture TO stranger;
+  CREATE USER MAPPING FOR stranger SERVER kapture OPTIONS (auth_key 'a2FwZGVtbzprYXAxMjM=')));
+like(sql("SET ROLE stranger; $duplicates"), qr{^t / }, "others' tables are not named");
+sql("ALTER SERVER kapture OPTIONS (DROP add_is_upsert)");
+is(sql($duplicates), '', 'without the option, Kapture reports duplicates');
+unlike(says("SELECT kapture_alter('shop.strict', on_duplicate => 'fail')"), qr/cannot hold/, 'and fail holds');
+like(says("SELECT kapture_pause('shop.strict'); CREATE SERVER upserting FOREIGN DATA WRAPPER kapture_fdw OPTIONS (url '$emulator->{url}', add_is_upsert 'on');"
+	  . "CREATE USER MAPPING FOR CURRENT_USER SERVER upserting OPTIONS (auth_key 'a2FwZGVtbzprYXAxMjM='); SELECT kapture_alter('shop.strict', server => 'upserting')"),
+	qr/cannot hold for table "strict".*Server "upserting"/s, 'reported when such a table is moved there, too');
 
 $node->stop;
 done_testing();
