@@ -250,6 +250,8 @@ static const OptionDef option_table[] = {
 		0, 0, "false", false, OPTION_PLACE(server.allow_http)},
 	{"check_rows", ForeignServerRelationId, option_parse_bool,
 		0, 0, "true", false, OPTION_PLACE(server.check_rows)},
+	{"add_is_upsert", ForeignServerRelationId, option_parse_bool,
+		0, 0, "false", false, OPTION_PLACE(server.add_is_upsert)},
 	{"api_paths", ForeignServerRelationId, option_parse_paths,
 		0, 0, NULL, false, OPTION_PLACE(server.api_paths)},
 	{"auth_key", UserMappingRelationId, option_parse_key,

@@ -72,6 +72,7 @@ typedef struct KaptureServer
 	double		sweep_rate;		/* requests a second */
 	bool		allow_http;		/* plain http to other hosts than this one */
 	bool		check_rows;		/* rows that Kapture is known to refuse are not sent */
+	bool		add_is_upsert;	/* an Add of a customer that is there updates it */
 	char	   *base;			/* the URL without a path */
 	KaptureApiEntry *api_paths; /* of other modules, or NULL */
 	KaptureApiEntry *auth_keys; /* of other modules, or NULL; secret */

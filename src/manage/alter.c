@@ -27,6 +27,7 @@
 #include "base/catalog.h"
 #include "base/owner_sql.h"
 #include "follow/follow.h"
+#include "mapping/attach_advice.h"
 #include "mapping/field_map.h"
 #include "mapping/source.h"
 #include "table/attach.h"
@@ -381,7 +382,7 @@ alter_server(Alter *alter)
 					 errhint("If they are customers of server \"%s\", too, use keep_ids => true. If not, use UPDATE %s SET %s = NULL first, and kapture_backfill() afterwards.",
 							 server, kapture_row_relation_name(att->root), quote_identifier(att->id_column))));
 		(void) kapture_own_execute("DELETE FROM @.kapture_row WHERE attachment_id = $1", 1, types, values);
-		(void) kapture_own_execute("UPDATE @.kapture_delivery SET customer_id = NULL, sent_phone = NULL, sent_email = NULL"
+		(void) kapture_own_execute("UPDATE @.kapture_delivery SET customer_id = NULL, sent_phone = NULL, sent_email = NULL, sent_code = NULL"
 								   " WHERE attachment_id = $1", 1, types, values);
 	}
 	(void) kapture_own_execute("DELETE FROM @.kapture_inbox WHERE attachment_id = $1", 1, types, values);
@@ -403,6 +404,19 @@ alter_say(const Alter *alter)
 				(errmsg("fields of table \"%s\" that are new, or come from elsewhere: %s", name, alter->added.data),
 				 errhint("Use CALL kapture_resync('%s', fields => '{%s}') to have them sent for the rows that are there.",
 						 kapture_row_relation_name(alter->att->root), alter->added.data)));
+}
+
+/* Says what the server cannot do of what was asked for. */
+static void
+alter_advise(const Alter *alter)
+{
+	Relation	rel;
+
+	if (!alter_changes(alter, ALTER_ON_DUPLICATE) && !alter_has(alter, ALTER_SERVER))
+		return;
+	rel = relation_open(alter->att->root, NoLock);
+	kapture_advice_duplicates(kapture_catalog_attachment(rel));
+	relation_close(rel, NoLock);
 }
 
 /*
@@ -439,5 +453,6 @@ kapture_alter(PG_FUNCTION_ARGS)
 	kapture_attach_announce();
 	kapture_follow_view_changed();	/* of followed tables, other columns may matter */
 	alter_say(&alter);
+	alter_advise(&alter);
 	PG_RETURN_VOID();
 }

@@ -15,6 +15,7 @@
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
 
+#include "api/server.h"
 #include "base/guc.h"
 #include "base/owner_sql.h"
 #include "mapping/attach_advice.h"
@@ -76,6 +77,23 @@ advice_replicated(const KaptureAttachment *att)
 }
 
 /*
+ * kapture_advice_duplicates
+ *		Reports that on_duplicate 'fail' is more than the account of a table's server
+ *		does.
+ */
+void
+kapture_advice_duplicates(const KaptureAttachment *att)
+{
+	if (att->link_duplicates || !kapture_server_adds_by_upsert(att->server))
+		return;
+	ereport(NOTICE,
+			(errmsg("on_duplicate 'fail' cannot hold for table \"%s\"", get_rel_name(att->root)),
+			 errdetail("Server \"%s\" has option \"%s\": an Add of a customer that is there updates it, and Kapture does not report that it was there.",
+					   att->server, "add_is_upsert"),
+			 errhint("Use kapture_match() before rows are sent: it finds those whose customers are in Kapture already.")));
+}
+
+/*
  * kapture_advice_attached
  *		Reports what comes of attaching a table: what is mapped, which rows are not
  *		sent, what keeps others from being sent.  "hint" (or NULL) is for those that
@@ -88,6 +106,7 @@ kapture_advice_attached(const KaptureAttachment *att, const char *hint)
 			(errmsg("changes of table \"%s\" are sent to server \"%s\" from now on", get_rel_name(att->root), att->server),
 			 errdetail("Mapped: %s.", advice_mapping(att)),
 			 hint ? errhint("%s", hint) : 0));
+	kapture_advice_duplicates(att);
 	advice_replicated(att);
 	advice_settings();
 }

@@ -11,6 +11,7 @@
 #include "postgres.h"
 
 #include "access/xlog.h"
+#include "catalog/pg_type.h"
 #include "commands/dbcommands.h"
 #include "fmgr.h"
 #include "funcapi.h"
@@ -25,14 +26,19 @@
 #include "api/http.h"
 #include "api/option.h"
 #include "api/reply.h"
+#include "api/server.h"
 #include "base/compat.h"
 #include "base/guc.h"
+#include "base/owner_sql.h"
 #include "cluster/guard.h"
 #include "cluster/shmem.h"
 #include "observe/check_key.h"
 
 /* Days before a certificate's end from which the check fails. */
 #define CHECK_EXPIRES_SOON		14
+
+/* Tables that a step names. */
+#define CHECK_MAX_TABLES		"5"
 
 /* Seconds by which the clocks may differ. */
 #define CHECK_CLOCK_SKEW		60
@@ -393,6 +399,31 @@ check_time(Check *check, const KaptureHttpAnswer *answer, const KaptureHttpDetai
 				  "Raise option \"timeout\" of the server, or find out what is slow on the way.");
 }
 
+/* Where an Add is an upsert, is a duplicate to fail all the same in tables that the caller may see? */
+static void
+check_duplicates(Check *check)
+{
+	Oid			types[2] = {TEXTOID, OIDOID};
+	Datum		values[2];
+	char	   *tables;
+
+	if (!check->has_hints || !kapture_server_adds_by_upsert(check->server))
+		return;
+	values[0] = CStringGetTextDatum(check->server);
+	values[1] = ObjectIdGetDatum(GetUserId());
+	tables = kapture_own_text("SELECT pg_catalog.string_agg(t.relation::text, ', ')"
+							  " FROM (SELECT a.relation FROM @.kapture_attachment AS a, pg_catalog.pg_class AS c"
+							  " WHERE a.server = $1::name AND a.on_duplicate = 'fail' AND c.oid = a.relation"
+							  " AND pg_catalog.pg_has_role($2, c.relowner, 'USAGE')"
+							  " ORDER BY a.attachment_id LIMIT " CHECK_MAX_TABLES ") AS t", 2, types, values);
+	if (tables == NULL)
+		check_say(check, "duplicates", CHECK_OK, _("an Add updates a customer that is there, and no table is to fail then"), NULL);
+	else
+		check_say(check, "duplicates", CHECK_FAILED,
+				  psprintf(_("on_duplicate 'fail' cannot hold, as an Add updates a customer that is there: %s"), tables),
+				  psprintf(_("Use kapture_match() before rows of %s are sent, which finds customers that are there; then kapture_alter() with on_duplicate => 'link'."), tables));
+}
+
 /* What is common to all versions of the function. */
 static void
 check_run(FunctionCallInfo fcinfo, bool has_hints, bool all_keys)
@@ -419,6 +450,7 @@ check_run(FunctionCallInfo fcinfo, bool has_hints, bool all_keys)
 		check_keys(&check, all_keys, false);
 		for (int i = 0; i < lengthof(after); i++)
 			check_say(&check, after[i], CHECK_NOT_REACHED, NULL, NULL);
+		check_duplicates(&check);
 		return;
 	}
 	request = check.request;
@@ -430,6 +462,7 @@ check_run(FunctionCallInfo fcinfo, bool has_hints, bool all_keys)
 	check_keys(&check, all_keys, answer->outcome == KAPTURE_HTTP_ANSWERED);
 	check_clock(&check, &details, answered);
 	check_time(&check, answer, &details);
+	check_duplicates(&check);
 	kapture_http_release(request);
 }
 

@@ -115,6 +115,7 @@ load_do_settings(void *arg)
 	server->timeout = settings->timeout;
 	server->rate_limit = settings->rate_limit;
 	server->check_rows = settings->check_rows;
+	server->add_is_upsert = settings->add_is_upsert;
 	if (server->timezone)
 		pfree(server->timezone);
 	server->timezone = MemoryContextStrdup(server->worker->context, settings->timezone);

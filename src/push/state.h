@@ -51,6 +51,7 @@ typedef struct WorkerServer
 	int64		timeout;		/* milliseconds */
 	double		rate_limit;		/* requests a second, 0: none */
 	bool		check_rows;
+	bool		add_is_upsert;
 	char	   *timezone;
 
 	dlist_head	ready;			/* tasks whose request is to be sent */

@@ -39,6 +39,7 @@ typedef struct KaptureTask
 	const KaptureAttachment *att;
 	int64		timeout;		/* of the server, milliseconds */
 	bool		check_rows;		/* what Kapture is known to refuse is not sent there */
+	bool		add_is_upsert;	/* an Add of a customer that is there updates it */
 
 	KaptureTaskState state;
 	KaptureStep step;
@@ -73,7 +74,7 @@ typedef struct KaptureTask
 	int64		retry_after;	/* milliseconds, -1 unknown */
 } KaptureTask;
 
-extern void kapture_task_identify(const KaptureAttachment *att, KaptureDelivery *delivery);
+extern void kapture_task_identify(const KaptureAttachment *att, KaptureDelivery *delivery, bool add_is_upsert);
 extern void kapture_task_plan(KaptureTask *task, TimestampTz now);
 extern void kapture_task_answer(KaptureTask *task, const KaptureHttpAnswer *answer,
 								TimestampTz now);
