@@ -46,9 +46,9 @@ typedef struct KaptureKeyColumn
 #define KAPTURE_CHANGED_FILTER	PG_INT64_MIN
 
 /*
- * Likewise: what has changed is sent even if Kapture is known to have it.  No column gets
- * this bit; a table with 63 of them that was attached with version 1.0 keeps it for the
- * last one: there, that one is sent along, and is always sent when it has changed.
+ * This bit says that what has changed is sent even if Kapture is known to have it.  No
+ * column gets this bit; a table with 63 of them that was attached with version 1.0 keeps
+ * it for the last one: there, that one is sent along, and is always sent when it has changed.
  */
 #define KAPTURE_CHANGED_FORCE	(INT64CONST(1) << (KAPTURE_MAX_COLUMNS - 1))
 
