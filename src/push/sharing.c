@@ -396,7 +396,7 @@ sharing_fail(WorkerTask *task, const ErrorData *error)
 	KaptureTask *t = &task->task;
 	bool		added = t->state == KAPTURE_TASK_DONE && kapture_task_has_added(t);
 
-	if (!added && !t->delivery->gone)
+	if (!added && !kapture_task_reports(t))
 		t->customer_id = 0;
 	kapture_task_park(t, error);
 	t->failed.arrived = added;
