@@ -92,5 +92,52 @@ foreach my $phone ('9510000002', '9510000003')
 oracle_ok($node, $emulator, 'nothing was added twice');
 sql("SELECT kapture_detach('contacts')");
 
+#
+# Another primary key of a table whose ids only the extension has
+#
+
+sub settled_ok { return poll_ok($node, "SELECT sum(pending + in_flight + retrying) = 0 FROM kapture_status", $_[0]) }
+sub requests { my ($api) = @_; return scalar grep { $_->{api} eq $api } @{ emulator_get($emulator, 'log') } }
+
+# by their names, with the keys that the rows have
+sub ids { return sql("SELECT string_agg(customer_name || ' ' || kapture_id('bare', b::text), ', ' ORDER BY customer_name) FROM bare") }
+sub ids_there
+{
+	my %there = map { $_->{customer_name} => $_->{kapture_customer_id} } grep { $_->{customer_name} =~ /^Bare/ } @{ emulator_get($emulator, 'customers') };
+	return join ', ', map { "$_ $there{$_}" } grep { $_ ne 'Bare 4' } sort keys %there;
+}
+
+# keys of the two kinds are each other's
+sql(q(CREATE TABLE bare (a int PRIMARY KEY DEFERRABLE, b int NOT NULL, customer_name text, phone text, city text);
+	SELECT kapture_attach('bare', id_column => NULL);
+	INSERT INTO bare SELECT n, 7 - n, 'Bare ' || n, (9520000000 + n)::text FROM generate_series(1, 6) n));
+settled_ok('rows of a table without a column for ids are added');
+sql(q(SELECT kapture_pause('bare'); UPDATE bare SET a = a + 1; DELETE FROM bare WHERE customer_name = 'Bare 4';
+	ALTER TABLE bare DROP CONSTRAINT bare_pkey, ADD PRIMARY KEY (b) DEFERRABLE;
+	UPDATE bare SET b = b + 1; UPDATE bare SET city = 'Pune'; SELECT kapture_resume('bare')));
+my $before = requests('add');
+settled_ok('they get other keys, another primary key, and again other keys');
+is(requests('add') - $before, 0, 'no row is added twice');
+is(ids(), ids_there(), 'each has its own customer');
+is(join(' ', sort map { $_->{customer_name} } grep { ($_->{city} // '') eq 'Pune' } @{ emulator_get($emulator, 'customers') }),
+	'Bare 1 Bare 2 Bare 3 Bare 5 Bare 6', 'which gets its changes');
+is(sql("SELECT count(*) FROM kapture_row JOIN kapture_attachment USING (attachment_id) WHERE relation = 'bare'::regclass AND gone_at IS NULL"), '5',
+	'the row that was deleted has none any more');
+
+# rows that cannot be found by the former key
+my ($rc, $out, $err) = $node->psql('postgres', "ALTER TABLE bare DROP b, ADD PRIMARY KEY (a)");
+like($err, qr/WARNING:  rows of table "bare" are not sent any more, as its primary key is another one now\nDETAIL:  .* of which a column is gone\.\nHINT:  Call kapture_detach\(\)/,
+	'if rows cannot be found, it is said that none are sent');
+sql("UPDATE bare SET city = 'Surat', phone = (phone::bigint + 100)::text WHERE customer_name = 'Bare 1'; ALTER TABLE bare ADD note text");
+poll_ok($node, "SELECT state = 'misconfigured' AND pending = 1 AND last_error LIKE 'the ids of table \"bare\" are known by its former primary key only;%' FROM kapture_status WHERE relation = 'bare'::regclass",
+	'which is a state of the table');
+sql("SELECT kapture_resume('bare'); UPDATE customers SET city = 'Agra' WHERE phone = '9500000001'");
+poll_ok($node, "SELECT pending + in_flight = 0 FROM kapture_status WHERE relation = 'customers'::regclass", 'others are sent');
+is(requests('add') - $before, 0, 'nothing is added');
+sql("UPDATE bare SET phone = (phone::bigint - 100)::text WHERE customer_name = 'Bare 1'; SELECT kapture_detach('bare'); SELECT kapture_attach('bare', id_column => NULL); CALL kapture_backfill('bare')");
+settled_ok('attached anew, its rows find their customers');
+is(sql("SELECT string_agg(customer_name || ' ' || kapture_id('bare', a::text), ', ' ORDER BY customer_name) FROM bare"), ids_there(), 'by phone and email');
+sql("SELECT kapture_detach('bare')");
+
 $node->stop;
 done_testing();
