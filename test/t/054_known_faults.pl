@@ -139,5 +139,36 @@ settled_ok('attached anew, its rows find their customers');
 is(sql("SELECT string_agg(customer_name || ' ' || kapture_id('bare', a::text), ', ' ORDER BY customer_name) FROM bare"), ids_there(), 'by phone and email');
 sql("SELECT kapture_detach('bare')");
 
+#
+# One row, whichever way its key is written
+#
+
+sql(q(CREATE EXTENSION citext;
+	CREATE TABLE by_name (name citext, customer_name text, phone text, PRIMARY KEY (name));
+	CREATE TABLE by_number (n numeric, customer_name text, phone text, PRIMARY KEY (n));
+	CREATE TABLE by_code (code char(5), n numeric, customer_name text, phone text, PRIMARY KEY (code, n))));
+my %touched = (
+	by_name => [ "'Priya'", 'Priya', 'pRIYA' ],
+	by_number => [ '1.00', '1.00', '1', '1.0', ' 1.000' ],
+	by_code => [ "'ab', 2.50", '{"ab   ",2.50}', '{ab,2.5}', '{"ab ",2.500}' ]);
+foreach my $table (sort keys %touched)
+{
+	my ($values, $key, @others) = @{ $touched{$table} };
+	sql("SELECT kapture_attach('$table'); SELECT kapture_pause('$table'); INSERT INTO $table VALUES ($values, 'Touched', '9530000001')");
+	is(sql("SELECT DISTINCT k FROM kapture_outbox o, unnest(row_key || more_keys) k"), $key, "$table: the key as capture notes it");
+	sql("BEGIN; " . join(' ', map { "SELECT kapture_touch('$table', '$_');" } $key, @others) . " COMMIT");
+	is(sql("SELECT string_agg(DISTINCT k, ' ') FROM kapture_outbox o, unnest(row_key || more_keys) k"), $key, 'a touch notes no other one, however the key is written');
+	is(sql("SELECT count(*) FROM kapture_outbox o, unnest(row_key || more_keys) k"), '2', 'and notes it once in a transaction');
+	sql("SELECT kapture_touch('$table', '" . ($table eq 'by_code' ? '{zz,9.0}' : '99') . "')");
+	is(sql("SELECT count(DISTINCT k) FROM kapture_outbox o, unnest(row_key || more_keys) k"), '2', 'a key that is not there is noted as it is written');
+	sql("SELECT kapture_detach('$table'); DROP TABLE $table");
+}
+
+# by whoever may update the table, also if they may not read it
+sql(q(CREATE ROLE toucher; CREATE TABLE locked_up (n numeric PRIMARY KEY, customer_name text, phone text); GRANT UPDATE ON locked_up TO toucher;
+	SELECT kapture_attach('locked_up'); SELECT kapture_pause('locked_up'); INSERT INTO locked_up VALUES (1.00, 'Touched', '9530000001'); SET ROLE toucher; SELECT kapture_touch('locked_up', '1')));
+is(sql("SELECT string_agg(DISTINCT k, ' ') FROM kapture_outbox o, unnest(row_key || more_keys) k"), '1.00', 'whoever may update the table needs no more');
+sql("SELECT kapture_detach('locked_up'); DROP TABLE locked_up");
+
 $node->stop;
 done_testing();
