@@ -5,6 +5,7 @@ use warnings;
 
 use FindBin;
 use lib "$FindBin::RealBin/../perl";
+use IPC::Run ();
 use KaptureTest;
 use POSIX qw(strftime);
 use Test::More;
@@ -169,6 +170,45 @@ sql(q(CREATE ROLE toucher; CREATE TABLE locked_up (n numeric PRIMARY KEY, custom
 	SELECT kapture_attach('locked_up'); SELECT kapture_pause('locked_up'); INSERT INTO locked_up VALUES (1.00, 'Touched', '9530000001'); SET ROLE toucher; SELECT kapture_touch('locked_up', '1')));
 is(sql("SELECT string_agg(DISTINCT k, ' ') FROM kapture_outbox o, unnest(row_key || more_keys) k"), '1.00', 'whoever may update the table needs no more');
 sql("SELECT kapture_detach('locked_up'); DROP TABLE locked_up");
+
+#
+# Another server, while the worker is just taking up a change
+#
+
+my $second = start_emulator();
+sql("CREATE SERVER second FOREIGN DATA WRAPPER kapture_fdw OPTIONS (url '$second->{url}')");
+sql(q(CREATE USER MAPPING FOR CURRENT_USER SERVER second OPTIONS (auth_key 'a2FwZGVtbzprYXAxMjM=');
+	CREATE FUNCTION after_gate(city text) RETURNS text IMMUTABLE LANGUAGE plpgsql AS $$ BEGIN
+		WHILE EXISTS (SELECT FROM pg_catalog.pg_locks WHERE locktype = 'advisory' AND objid = 42) LOOP PERFORM pg_catalog.pg_sleep(0.01); END LOOP;
+		RETURN city; END $$;
+	CREATE TABLE moving (id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY, customer_name text, phone text, city text);
+	SELECT kapture_attach('moving', columns => '{"customer_name": "customer_name", "phone": "phone", "city": {"expression": "public.after_gate(city)"}}')));
+hold_adds($node, $emulator);
+my $gate = $node->background_psql('postgres');
+my $said = '';
+# the gate may be closed for too long where the machine is slow, which parks the row
+for my $try (1 .. 5)
+{
+	my ($answer, $command) = ('', "SELECT kapture_alter('moving', server => 'second')");
+	sql("SELECT kapture_resume('moving')");
+	$gate->query_safe("SELECT pg_advisory_lock(42)");
+	sql("INSERT INTO moving (customer_name, phone) VALUES ('Moving $try', '954000000$try')");
+	poll_ok($node, "SELECT wait_event = 'PgSleep' FROM pg_stat_activity WHERE pid = kapture_worker_pid()", 'the worker is reading a row');
+	sql("SELECT kapture_pause('moving')");
+	my $session = IPC::Run::start([ $node->installed_command('psql'), '-XAtq', '-d', $node->connstr('postgres'), '-c', $command ], '>&', \$answer);
+	wait_for(sub { $session->pump_nb if $session->pumpable; !$session->pumpable ||
+		  sql("SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'object' AND classid = 'kapture_attachment'::regclass AND NOT granted)") eq 't' }, 'kapture_alter to wait, or to be done');
+	$gate->query_safe("SELECT pg_advisory_unlock(42)");
+	$session->finish;
+	$said = $answer;
+	last unless sql("SELECT count(*) FROM kapture_failures WHERE relation = 'moving'::regclass");
+	sql("SELECT kapture_discard('moving')");
+}
+$gate->quit;
+like($said, qr/ERROR:  requests of table "moving" to server "kapture" may be under way/, 'a change that is being taken up is in nobody\'s blind spot');
+release_adds($node, $emulator);
+poll_ok($node, "SELECT count(kapture_customer_id) = 1 FROM moving", 'it goes to the server that the table had');
+is(scalar @{ emulator_get($second, 'customers') }, 0, 'and not to the other one');
 
 $node->stop;
 done_testing();
