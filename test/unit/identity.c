@@ -77,6 +77,10 @@ static const struct
 	{{"A & B", NULL, NULL}, {"a &averylongone; b", NULL, NULL}, "name"},
 	{{"Priya 1", NULL, NULL}, {"Priya 2", NULL, NULL}, "name"},
 	{{"Az09", NULL, NULL}, {"aZ09", NULL, NULL}, NULL},
+	/* each digit and letter counts, the first and the last of them, too */
+	{{"P0", NULL, NULL}, {"P1", NULL, NULL}, "name"},
+	{{"P9", NULL, NULL}, {"P8", NULL, NULL}, "name"},
+	{{"Pa", NULL, NULL}, {"Pb", NULL, NULL}, "name"},
 	{{"Az", NULL, NULL}, {"Aa", NULL, NULL}, "name"},
 	{{"J\xc3\xbcrgen", NULL, NULL}, {"J?rgen", NULL, NULL}, NULL},
 	{{"J\xc3\xbcrgen", NULL, NULL}, {"J\xc3\xb6rgen", NULL, NULL}, "name"},
