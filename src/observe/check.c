@@ -417,11 +417,11 @@ check_duplicates(Check *check)
 							  " AND pg_catalog.pg_has_role($2, c.relowner, 'USAGE')"
 							  " ORDER BY a.attachment_id LIMIT " CHECK_MAX_TABLES ") AS t", 2, types, values);
 	if (tables == NULL)
-		check_say(check, "duplicates", CHECK_OK, _("an Add updates a customer that is there, and no table is to fail then"), NULL);
+		check_say(check, "duplicates", CHECK_OK, "an Add updates a customer that is there, and no table is to fail then", NULL);
 	else
 		check_say(check, "duplicates", CHECK_FAILED,
-				  psprintf(_("on_duplicate 'fail' cannot hold, as an Add updates a customer that is there: %s"), tables),
-				  psprintf(_("Use kapture_match() before rows of %s are sent, which finds customers that are there; then kapture_alter() with on_duplicate => 'link'."), tables));
+				  psprintf("on_duplicate 'fail' cannot hold, as an Add updates a customer that is there: %s", tables),
+				  psprintf("Use kapture_match() before rows of %s are sent, which finds customers that are there; then kapture_alter() with on_duplicate => 'link'.", tables));
 }
 
 /* What is common to all versions of the function. */
