@@ -70,7 +70,7 @@ catalog_getattr_or_null(HeapTuple tuple, Relation rel, const char *name, bool *i
 	return attnum == InvalidAttrNumber ? (Datum) 0 : heap_getattr(tuple, attnum, RelationGetDescr(rel), isnull);
 }
 
-/* Likewise as text, NULL for null. */
+/* Such a column as text, NULL for null. */
 static char *
 catalog_gettext_or_null(HeapTuple tuple, Relation rel, const char *name)
 {
@@ -385,7 +385,7 @@ catalog_read_column(KaptureMappedColumn *col, HeapTuple tuple, Relation columns,
 		bool		isnull;
 		Datum		reads = catalog_getattr_or_null(tuple, columns, "reads", &isnull);
 
-		/* that of a view is not told by columns of the table */
+		/* what a view's expression reads is not known by columns of the table */
 		col->expression = att->source_name ? catalog_make_expression(expression, PointerGetDatum(construct_empty_array(NAMEOID)), false, rel) :
 			catalog_make_expression(expression, reads, isnull, rel);
 	}

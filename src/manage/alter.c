@@ -107,12 +107,12 @@ alter_take_reset(Alter *alter)
 		if (arg == ALTER_KEEP_IDS || arg == ALTER_SERVER)
 			ereport(ERROR,
 					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-					 errmsg("\"%s\" is nothing that argument \"reset\" can take back to its default", name),
+					 errmsg("argument \"reset\" cannot take \"%s\" back to its default", name),
 					 errhint("Valid names are columns, filter, source, on_duplicate, on_conflict, pull, replicated and on_leave.")));
 		if (alter_has(alter, arg))
 			ereport(ERROR,
 					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-					 errmsg("argument \"%s\" is given, and named by argument \"reset\"", name)));
+					 errmsg("argument \"%s\" is given, and also named in argument \"reset\"", name)));
 		alter->reset[arg] = true;
 	}
 }
@@ -160,7 +160,7 @@ alter_free_bit(int64 *in_use)
 	}
 	ereport(ERROR,
 			(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
-			 errmsg("there is no room for more fields while changes of dropped ones wait to be sent"),
+			 errmsg("no more fields can be mapped while changes of dropped fields wait to be sent"),
 			 errhint("Try again when kapture_status shows that nothing waits.")));
 	return 0;
 }
@@ -347,7 +347,7 @@ alter_check_idle(const Alter *alter)
 		return;
 	ereport(ERROR,
 			(errcode(ERRCODE_OBJECT_IN_USE),
-			 errmsg("requests of table \"%s\" to server \"%s\" may be under way", get_rel_name(alter->att->root), alter->att->server),
+			 errmsg("requests of table \"%s\" to server \"%s\" may be in flight", get_rel_name(alter->att->root), alter->att->server),
 			 errhint("Use kapture_pause(), and wait until kapture_status shows nothing in flight and nothing that is retried.")));
 }
 
@@ -425,7 +425,7 @@ alter_advise(const Alter *alter)
  *		replicated boolean, on_leave jsonb, keep_ids boolean, reset text[]) returns void
  *
  * Errors: those of kapture_attach_find() and, for bad arguments, of
- * kapture_attach(); 55006 requests to the old server may be under way; 55000 rows
+ * kapture_attach(); 55006 requests to the old server may be in flight; 55000 rows
  * have ids of the old server; 54000 no bits are free.
  */
 Datum

@@ -33,11 +33,11 @@ advice_mapping(const KaptureAttachment *att)
 
 		appendStringInfo(&text, "%s%s", i ? ", " : "", column->field);
 		if (column->expression)
-			appendStringInfo(&text, _(" from an expression"));
+			appendStringInfo(&text, " from an expression");
 		else if (column->constant)
-			appendStringInfo(&text, _(" as a constant"));
+			appendStringInfo(&text, " as a constant");
 		else if (strcmp(column->field, column->name) != 0)
-			appendStringInfo(&text, _(" from column \"%s\""), column->name);
+			appendStringInfo(&text, " from column \"%s\"", column->name);
 	}
 	return text.data;
 }
@@ -73,7 +73,7 @@ advice_replicated(const KaptureAttachment *att)
 		ereport(NOTICE,
 				(errmsg("what logical replication brings into table \"%s\" is not sent to Kapture", get_rel_name(att->root)),
 				 errdetail("The table belongs to a subscription, and was attached without \"%s\".", "replicated"),
-				 errhint("If it is to be sent from here, use kapture_detach(), and kapture_attach() with replicated => true.")));
+				 errhint("If it is to be sent from here, use kapture_alter() with replicated => true.")));
 }
 
 /*
@@ -153,7 +153,7 @@ kapture_advice_column_dropped(Oid relid, AttrNumber attnum)
 			ereport(WARNING,
 					(errmsg("Kapture's field \"%s\" is no longer sent for table \"%s\"", att->columns[i].field, get_rel_name(relid)),
 					 errdetail("It was fed by column \"%s\", which is dropped.", att->columns[i].name),
-					 errhint("To map another column, use kapture_detach() and kapture_attach().")));
+					 errhint("Use kapture_alter() to map another column.")));
 	}
 	if (att && att->root == relid && att->id_attnum == attnum)
 		ereport(WARNING,

@@ -194,7 +194,7 @@ preview_say_nothing(const KaptureTask *task)
 			(errmsg("nothing would be sent for the row with key \"%s\"", task->delivery->row_key),
 			 error ? errdetail_internal("%s", error) :
 			 task->delivery->row.outside ? errdetail("The filter leaves it out.") : 0,
-			 hint ? errhint("What to do: %s.", _(hint)) : 0));
+			 hint ? errhint("What to do: %s.", hint) : 0));
 }
 
 /*

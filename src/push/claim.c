@@ -57,7 +57,7 @@ claim_server_room(WorkerServer *server, TimestampTz now)
 	if (server->problem || server->pool.not_before > now)
 		return 0;
 
-	/* small bites cost more than they bring */
+	/* a claim of few rows costs a transaction all the same */
 	if (server->nready > ahead / 2)
 		return 0;
 	return ahead - server->nready + Max(kapture_health_connections(server) - server->pool.running, 0);

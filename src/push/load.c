@@ -184,7 +184,7 @@ load_later(Worker *worker)
 	worker->next_load = Min(worker->next_load, TimestampTzPlusMilliseconds(GetCurrentTimestamp(), WORKER_LOCKED_LOOK));
 }
 
-/* What is known of a relation must do until the lock on it is gone, but for whether it is paused. */
+/* A relation that is locked keeps its description; whether it is paused is read all the same. */
 static void
 load_keep_table(Worker *worker, Oid relid)
 {

@@ -95,7 +95,7 @@ kapture_queue_move(dlist_head *from, dlist_head *to, WorkerTable *table)
 	}
 }
 
-/* Takes in that a row has got another key, or was deleted, while something is under way for it. */
+/* Takes in that a row has got another key, or was deleted, while a request for it is in flight. */
 static void
 queue_note_moved(KaptureDelivery *delivery, const KaptureMoved *moved, dlist_head *settled, TimestampTz now)
 {

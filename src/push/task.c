@@ -671,7 +671,7 @@ task_look_up(KaptureTask *task, TimestampTz now)
 	task->delivery->searches = 0;
 	task->asked_first = task->added = true;
 	if (!task_prepare(task, KAPTURE_STEP_FIND_BOTH) && !task_search_singly(task))
-		kapture_task_fail(task, true, 0, "Kapture added the customer, but did not say its id, and there is neither phone nor email to look it up by");
+		kapture_task_fail(task, true, 0, "Kapture added the customer, but did not return its id, and there is neither phone nor email to look it up by");
 }
 
 /* Both searches are done: whose are phone and email? */
@@ -700,7 +700,7 @@ task_searched(KaptureTask *task, TimestampTz now)
 		task_done(task, "add");
 	}
 	else if (task->added)
-		task_retry(task, now, "Kapture added the customer, but did not say its id, and does not find it yet by phone or email");
+		task_retry(task, now, "Kapture added the customer, but did not return its id, and does not find it yet by phone or email");
 	else if (found)
 		task_link(task, found);
 	else if (search_again)

@@ -46,7 +46,7 @@ typedef struct KaptureTask
 	char	   *body;			/* of the request of "step", UTF-8 */
 	size_t		body_len;
 	bool		is_wrapped;		/* it has the account's form */
-	KaptureHttpRequest *request;	/* while it is under way */
+	KaptureHttpRequest *request;	/* while it is in flight */
 
 	int64		customer_id;	/* known by now, or 0 */
 	int64		sending;		/* fields that the next or current Add or Update has */

@@ -251,8 +251,8 @@ attach_check_membership(Relation rel)
 		ereport(ERROR,
 				(errcode(ERRCODE_DUPLICATE_OBJECT),
 				 errmsg("table \"%s\" is attached to Kapture already", name),
-				 errhint("Use kapture_detach() first to attach it differently.")));
-	/* by itself if the table it is a partition of cannot be attached */
+				 errhint("Use kapture_alter() to change its mapping or its options.")));
+	/* separately only if the table that it is a partition of cannot be attached */
 	if (rel->rd_rel->relispartition &&
 		!OidIsValid(kapture_family_foreign_partition(llast_oid(get_partition_ancestors(RelationGetRelid(rel))))))
 		ereport(ERROR,
@@ -359,7 +359,7 @@ attach_key_columns(Relation rel)
 				 errmsg("\"%s\" cannot be attached to Kapture", RelationGetRelationName(rel)),
 				 errdetail("Its partition \"%s\" is a foreign table, so it can have no primary key, by which the worker finds rows.",
 						   get_rel_name(foreign)),
-				 errhint("Attach its other partitions, each by itself.")));
+				 errhint("Attach its other partitions separately.")));
 	if (result == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
@@ -508,7 +508,7 @@ kapture_attach_index_id_column(Oid relid, const char *name, const char *column)
 	kapture_attach_execute_ddl(psprintf("CREATE INDEX ON %s (%s)", name, quote_identifier(column)));
 }
 
-/* Drops the triggers of ours that a relation has by itself.  Returns how many. */
+/* Drops the triggers of ours that a relation has, other than as a partition.  Returns how many. */
 static int
 attach_drop_triggers(Oid relid)
 {
@@ -541,7 +541,7 @@ attach_drop_leftovers(Oid relid)
 		if (lfirst_oid(lc) != relid && list_member_oid(attached, lfirst_oid(lc)))
 			ereport(ERROR,
 					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-					 errmsg("partition \"%s\" is attached to Kapture by itself", get_rel_name(lfirst_oid(lc))),
+					 errmsg("partition \"%s\" is attached to Kapture separately", get_rel_name(lfirst_oid(lc))),
 					 errhint("Use kapture_detach() for it first.")));
 		(void) attach_drop_triggers(lfirst_oid(lc));
 	}
@@ -782,9 +782,9 @@ attach_backfill_hint(KaptureAttachment *att)
 	if (rows.whole && rows.without_id == 0)
 		return NULL;
 	if (rows.whole)
-		return psprintf(_("Of the rows that are there already, %lld have no Kapture id and are sent when they change; to send them now, use %s."),
+		return psprintf("Of the rows that are there already, %lld have no Kapture id and are sent when they change; to send them now, use %s.",
 						(long long) rows.without_id, call);
-	return psprintf(_("Rows that are there already are sent when they change; to send those without a Kapture id now, use %s."), call);
+	return psprintf("Rows that are there already are sent when they change; to send those without a Kapture id now, use %s.", call);
 }
 
 /* Reports what has come of it. */
@@ -875,7 +875,8 @@ kapture_attach_find_argument(FunctionCallInfo fcinfo, int arg, LOCKMODE lockmode
 }
 
 /*
- * Likewise for the first argument.
+ * Returns the attachment of the relation in the first argument, as
+ * kapture_attach_find_argument() does.
  */
 KaptureAttachment *
 kapture_attach_find(FunctionCallInfo fcinfo, LOCKMODE lockmode)

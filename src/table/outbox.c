@@ -7,7 +7,7 @@
  * claims changes: in one transaction it removes them and enters or updates the
  * row's entry in kapture_delivery, of which each row has one: changes of a row
  * come together there, and a second request for it cannot start.  An entry is
- * 'sending' while a request may be under way, durably so before the request
+ * 'sending' while a request may be in flight, durably so before the request
  * leaves.  It is removed when all is done, else it is due at next_attempt or
  * parked.  Each change of an entry names the attempt it belongs to, so an
  * answer that comes late finds nothing to change.
@@ -1192,7 +1192,7 @@ kapture_outbox_park(KaptureDelivery *delivery, TimestampTz doubt_until, const ch
 }
 
 /*
- * Likewise, a row that waits for its next try.  Returns false if there is none
+ * Parks a row that waits for its next try.  Returns false if there is none
  * such.
  */
 bool
@@ -1210,7 +1210,7 @@ kapture_outbox_park_due(int32 attachment_id, const char *row_key, const char *er
 
 /*
  * Claims at most "limit" rows whose next try is due "now" and appends them to
- * *deliveries, likewise.  With "well_since", so are rows that failed and have
+ * *deliveries, as kapture_outbox_claim() does.  With "well_since", so are rows that failed and have
  * not been tried since then, whatever their delay; 0: without.
  */
 void
@@ -1643,7 +1643,7 @@ kapture_outbox_follow(int32 attachment_id, KaptureScan *keys_scan, KaptureScan *
 		*waiting |= moved != NIL;
 		if (kapture_keys_any(keys, KAPTURE_NOTE_REKEYED))
 		{
-			/* a pass that is under way does not see all that this transaction does */
+			/* a pass that began earlier does not see all that this transaction does */
 			if (scan->running)
 				*waiting |= outbox_wait_changes(attachment_id, scan, keys);
 			outbox_start_pass(scan);

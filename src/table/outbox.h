@@ -23,7 +23,7 @@
 typedef struct KaptureScan
 {
 	MemoryContext context;		/* owns the arrays */
-	bool		running;		/* a pass is under way */
+	bool		running;		/* in the middle of a pass */
 	bool		ever;			/* false: the next pass reads everything */
 	uint64		seen_xmax;		/* up to which snapshot all was read */
 	int			nseen;
