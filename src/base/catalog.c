@@ -619,6 +619,8 @@ kapture_catalog_problem(const KaptureAttachment *att)
 
 	if (att->nkeys == 0)
 		return psprintf("table \"%s\" has no primary key, nor the columns of the one it was attached with", name);
+	if (att->id != 0 && att->former_key == NIL)
+		return psprintf("the ids of table \"%s\" are known by its former primary key only; detach it and attach it again", name);
 	foreign = kapture_family_foreign_partition(att->root);
 	if (OidIsValid(foreign))
 		return psprintf("partition \"%s\" of table \"%s\" is a foreign table", get_rel_name(foreign), name);

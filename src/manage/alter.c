@@ -13,18 +13,24 @@
  */
 #include "postgres.h"
 
+#include "access/genam.h"
+#include "access/htup_details.h"
 #include "access/relation.h"
+#include "access/stratnum.h"
+#include "access/table.h"
 #include "catalog/pg_type.h"
 #include "fmgr.h"
 #include "foreign/foreign.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
+#include "utils/fmgroids.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
 
 #include "api/argument.h"
 #include "api/option.h"
 #include "base/catalog.h"
+#include "base/lock.h"
 #include "base/owner_sql.h"
 #include "follow/follow.h"
 #include "mapping/attach_advice.h"
@@ -345,16 +351,41 @@ alter_options(Alter *alter)
 		kapture_attach_index_id_column(att->root, name, att->id_column);
 }
 
-/* Refuses to change the server while something may be on its way to the old one. */
+/*
+ * Is nothing of the table in flight or in doubt?  It is what is committed by now that
+ * counts, whatever the transaction's snapshot is.
+ */
+static bool
+alter_is_idle(int32 attachment_id)
+{
+	Relation	rel = table_open(kapture_catalog_relid(KAPTURE_TABLE_DELIVERY), AccessShareLock);
+	AttrNumber	state = get_attnum(RelationGetRelid(rel), "state");
+	AttrNumber	in_doubt = get_attnum(RelationGetRelid(rel), "in_doubt");
+	bool		idle = true;
+	SysScanDesc scan;
+	ScanKeyData key;
+	HeapTuple	tuple;
+
+	ScanKeyInit(&key, get_attnum(RelationGetRelid(rel), "attachment_id"), BTEqualStrategyNumber, F_INT4EQ,
+				Int32GetDatum(attachment_id));
+	scan = systable_beginscan(rel, InvalidOid, false, NULL, 1, &key);
+	while (idle && HeapTupleIsValid(tuple = systable_getnext(scan)))
+		idle = strcmp(TextDatumGetCString(kapture_catalog_getattr(tuple, rel, state)), "sending") != 0 &&
+			heap_attisnull(tuple, in_doubt, RelationGetDescr(rel));
+	systable_endscan(scan);
+	table_close(rel, AccessShareLock);
+	return idle;
+}
+
+/*
+ * Refuses to change the server while something may be on its way to the old one.  The
+ * lock waits for a worker that is just taking up changes, and lets none begin.
+ */
 static void
 alter_check_idle(const Alter *alter)
 {
-	Oid			types[1] = {INT4OID};
-	Datum		values[1] = {Int32GetDatum(alter->att->id)};
-
-	if (alter->att->paused &&
-		kapture_own_text("SELECT 1 FROM @.kapture_delivery WHERE attachment_id = $1"
-						 " AND (state = 'sending' OR in_doubt IS NOT NULL) LIMIT 1", 1, types, values) == NULL)
+	(void) kapture_lock_attachment(alter->att->id, ExclusiveLock, true);
+	if (alter->att->paused && alter_is_idle(alter->att->id))
 		return;
 	ereport(ERROR,
 			(errcode(ERRCODE_OBJECT_IN_USE),

@@ -9,10 +9,10 @@
 #include "postgres.h"
 
 #include "access/xact.h"
-#include "utils/inval.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 
+#include "base/lock.h"
 #include "cluster/guard.h"
 #include "known/digest.h"
 #include "known/row_state.h"
@@ -259,7 +259,11 @@ claim_do(void *arg)
 
 	claim->now = GetCurrentTransactionStartTimestamp(); /* SQL's now() */
 	/* whoever paused a table and then changed it must not find that taken */
-	AcceptInvalidationMessages();
+	if (!kapture_lock_attachment(table->att->id, ShareLock, false))
+	{
+		table->turn.at = Max(table->turn.at, TimestampTzPlusMilliseconds(claim->now, KAPTURE_LOCKED_RETRY));
+		return;
+	}
 	if (worker->stale)
 		return;					/* the table may look different now */
 	kapture_queue_follow(worker, table, &claim->moved);

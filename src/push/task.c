@@ -48,6 +48,7 @@
 #include "mb/pg_wchar.h"
 #include "utils/memutils.h"
 
+#include "api/error.h"
 #include "api/rules.h"
 #include "base/compat.h"
 #include "base/fault.h"
@@ -683,12 +684,8 @@ task_note_doubt(KaptureTask *task, const KaptureHttpAnswer *answer, TimestampTz 
 static void
 task_no_answer(KaptureTask *task, const KaptureHttpAnswer *answer, TimestampTz now)
 {
-	char		error[512];
+	char	   *error = kapture_complaint_in_words(answer);
 
-	snprintf(error, sizeof(error), "no answer from Kapture: %s%s%s%s%s%s failed",
-			 answer->detail ? answer->detail : "", answer->detail ? " (" : "(",
-			 answer->phase ? answer->phase : "the request",
-			 answer->option ? ", limited by " : "", answer->option ? answer->option : "", ")");
 	task->health = KAPTURE_STATE_FAILING;
 
 	if (answer->outcome == KAPTURE_HTTP_IN_DOUBT)
@@ -701,6 +698,7 @@ task_no_answer(KaptureTask *task, const KaptureHttpAnswer *answer, TimestampTz n
 	}
 	else
 		task_retry(task, now, error);
+	pfree(error);
 }
 
 /*

@@ -10,23 +10,9 @@ use Test::More;
 
 my $emulator = start_emulator();
 my $node = new_node('main');
+shorthand($node, $emulator, qw(sql requests idle_ok));
 setup_sync($node, $emulator);
 create_customers($node);
-
-sub sql { return $node->safe_psql('postgres', $_[0]) }
-
-# requests of an API so far
-sub requests
-{
-	my ($api) = @_;
-	return scalar grep { $_->{api} eq $api } @{ emulator_get($emulator, 'log') };
-}
-
-sub idle_ok
-{
-	my ($name) = @_;
-	return poll_ok($node, "SELECT sum(pending + in_flight + retrying) = 0 FROM kapture_status", $name);
-}
 
 #
 # Rows that Kapture is known to refuse

@@ -9,17 +9,12 @@ use Test::More;
 
 my $emulator = start_emulator();
 my $node = new_node('main');
+shorthand($node, $emulator, qw(sql idle_ok));
 setup_sync($node, $emulator);
 create_customers($node);
 
-sub sql { return $node->safe_psql('postgres', $_[0]) }
 sub updates { return [ map { $_->{body} } grep { $_->{api} eq 'update' } @{ emulator_get($emulator, 'log') } ] }
 sub requests { return emulator_get($emulator, 'stats')->{requests} }
-sub idle_ok
-{
-	my ($name) = @_;
-	return poll_ok($node, "SELECT sum(pending + in_flight + retrying) = 0 FROM kapture_status", $name);
-}
 
 # What the latest changes ended as, and how many requests they made.
 my $made = 0;
