@@ -585,7 +585,7 @@ kapture_arrival_apply(KaptureAttachment *att, const char *timezone, List *arriva
 	error = kapture_row_run(att, timezone, arrival_do_find, &batch);
 	if (error && error->sqlerrcode == ERRCODE_INSUFFICIENT_PRIVILEGE)
 	{
-		/* nothing will change that by itself: to be seen, as for rows that are sent */
+		/* a retry would not change that: parked where users see it, as rows that are sent are */
 		foreach(lc, batch.items)
 			arrival_park(&batch, lfirst(lc), error->message);
 		return list_length(arrivals);

@@ -20,6 +20,7 @@
 #include "push/queue.h"
 #include "push/record.h"
 #include "push/server_health.h"
+#include "push/sharing.h"
 #include "push/transaction.h"
 #include "table/outbox.h"
 #include "table/row_io.h"
@@ -57,7 +58,7 @@ claim_server_room(WorkerServer *server, TimestampTz now)
 	if (server->problem || server->pool.not_before > now)
 		return 0;
 
-	/* small bites cost more than they bring */
+	/* a claim of few rows costs a transaction all the same */
 	if (server->nready > ahead / 2)
 		return 0;
 	return ahead - server->nready + Max(kapture_health_connections(server) - server->pool.running, 0);
@@ -111,7 +112,7 @@ claim_read_rows(WorkerTable *table, List *deliveries)
 		/* one that was claimed before may know of a lost Add, which had its own */
 		if (!delivery->gone && (!delivery->claimed || delivery->attempts == 1) &&
 			delivery->row.outcome == KAPTURE_ROW_DONE && delivery->row.customer_id == 0)
-			kapture_task_identify(table->att, delivery);
+			kapture_task_identify(table->att, delivery, table->server->add_is_upsert);
 	}
 	table->row_bytes = rows ? bytes / list_length(rows) : 0;
 	list_free(rows);
@@ -274,6 +275,7 @@ claim_do(void *arg)
 	MemoryContextSwitchTo(transaction);
 
 	kapture_digest_load_key();
+	kapture_row_state_forget_written();
 	kapture_row_state_load(claim->deliveries);
 	kapture_row_state_load(claim->changes);
 	claim_plan(worker, claim, claim->deliveries);
@@ -288,6 +290,7 @@ claim_do(void *arg)
 	}
 	kapture_outbox_note_adds(adds);
 	claim_plan(worker, claim, claim->changes);
+	kapture_sharing_check_reports(worker, &claim->ready, &claim->settled, claim->now);
 	kapture_record_settle(worker, &claim->settled);
 	kapture_record_settle(worker, &claim->moved);
 	claim->done = true;

@@ -19,7 +19,7 @@ kapture_health_tell_room(bool room)
 
 	if (!room && !said)
 		ereport(LOG,
-				(errmsg("kapture_sync: there are more servers or attached tables in this cluster than kapture_status can show the state of"),
+				(errmsg("kapture_sync: too many servers or attached tables in this cluster for kapture_status to report"),
 				 errdetail("Rows are sent all the same.")));
 	said |= !room;
 }
@@ -100,7 +100,7 @@ health_log(WorkerServer *server, const KaptureTask *task)
 					(errmsg("kapture_sync: server \"%s\" in database \"%s\" refuses all rows", server->name, database),
 					 errdetail("It has refused %d rows in a row, in words that are not known to be about a row's values.",
 							   KAPTURE_REFUSALS_MAX),
-					 errhint("kapture_failures shows what it says. What is to be sent waits, but for a probe a minute.")));
+					 errhint("kapture_failures shows its answers. Rows wait; one probe is sent a minute.")));
 			break;
 		case KAPTURE_STATE_THROTTLED:
 			ereport(LOG,

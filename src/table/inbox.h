@@ -31,7 +31,7 @@ typedef struct KaptureWaiting
 {
 	char	   *row_key;
 	int64		changed;		/* columns that wait */
-	bool		sending;		/* a request may be under way */
+	bool		sending;		/* a request may be in flight */
 	bool		parked;			/* all of it */
 } KaptureWaiting;
 

@@ -13,10 +13,9 @@ use Test::More;
 
 my $emulator = start_emulator();
 my $node = new_node('main');
+shorthand($node, $emulator, qw(sql));
 setup_sync($node, $emulator);
 create_customers($node);
-
-sub sql { return $node->safe_psql('postgres', $_[0]) }
 
 #
 # An outage counts once, however many requests meet it
