@@ -157,6 +157,8 @@ typedef struct Worker
 	int			nanswered;
 	TimestampTz first_answer;
 	bool		trouble;		/* one of them is no plain success */
+	int			answer_errors;	/* in a row, by which no answer was taken in */
+	TimestampTz answer_not_before;	/* after those */
 	int			record_errors;	/* in a row that left some unrecorded */
 	TimestampTz next_record;	/* of those */
 
