@@ -101,6 +101,18 @@ wait_for(sub { return zone_sent() =~ /^2021-03-21/ }, 'the next update to be the
 is(zone_sent(), '2021-03-21 09:00:00+01', 'once more');
 
 #
+# The expressions of a row outside the filter are not evaluated, which may be what it is for
+#
+
+sql(q(CREATE TABLE shares (id int PRIMARY KEY, customer_name text, phone text, n int);
+SELECT kapture_attach('shares', columns => '{"customer_name": "customer_name", "phone": "phone", "zone": {"expression": "(100 / n)::text"}}', filter => 'n <> 0');
+INSERT INTO shares VALUES (1, 'Inside', '9750000001', 4), (2, 'Outside', '9750000002', 0)));
+poll_ok($node, "SELECT kapture_customer_id IS NOT NULL FROM shares WHERE id = 1", 'a row inside the filter is sent');
+poll_ok($node, $idle, 'and nothing is left');
+is(sql("SELECT parked, (SELECT kapture_customer_id IS NULL FROM shares WHERE id = 2) FROM kapture_status WHERE relation = 'shares'::regclass"), '0|t',
+	'the one outside is neither sent nor at fault');
+
+#
 # Nobody's mapping but PUBLIC's
 #
 
