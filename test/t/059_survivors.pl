@@ -143,8 +143,11 @@ sql("DROP USER MAPPING FOR agent SERVER shared; ALTER USER MAPPING FOR PUBLIC SE
 sql("SET ROLE agent; CREATE TABLE leads (id int PRIMARY KEY, customer_name text, phone text);
 SELECT kapture_attach('leads', server => 'shared'); INSERT INTO leads VALUES (1, 'Lead', '9740000001')");
 poll_ok($node, "SELECT server_state = 'denied' FROM kapture_status WHERE relation = 'leads'::regclass", 'a row of a table waits for a good key of PUBLIC');
+my $retry_at = sql("SELECT retry_at FROM kapture_server_states() WHERE server = 'shared'");
 sql("ALTER USER MAPPING FOR PUBLIC SERVER shared OPTIONS (SET auth_key '$key')");
 poll_ok($node, "SELECT kapture_customer_id IS NOT NULL FROM leads", 'and is sent as soon as there is one');
+is(sql("SELECT finished_at < '$retry_at' FROM kapture_history WHERE relation::text = 'leads' AND action = 'add'"), 't',
+	'not just when the server would have been tried again');
 
 $node->stop;
 done_testing();
