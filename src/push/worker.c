@@ -245,6 +245,52 @@ worker_await_answers(Worker *worker)
 	}
 }
 
+/* Takes in the answers that come soon, and gives back what was not sent. */
+static void
+worker_wind_up(Worker *worker)
+{
+	dlist_iter	iter;
+
+	worker_await_answers(worker);
+	kapture_calls_record(worker);
+	if (worker->nanswered > 0)
+		kapture_record(worker);
+	dlist_foreach(iter, &worker->servers)
+		kapture_queue_take_back(dlist_container(WorkerServer, node, iter.cur), GetCurrentTimestamp(), &worker->settled);
+	kapture_queue_move(&worker->unrecorded, &worker->settled, NULL);
+	kapture_record_settle_apart(worker, &worker->settled);
+}
+
+static void
+worker_do_shift(void *arg)
+{
+	int64	   *jump = arg;
+
+	kapture_outbox_shift(*jump);
+	kapture_call_queue_shift(*jump);
+}
+
+/*
+ * Somebody has set the system's clock, by which retries, breakers and doubts are kept:
+ * those in tables are moved with it, those in memory go with the process.
+ */
+static void
+worker_follow_clock(Worker *worker)
+{
+	static bool shifted = false;
+	int64		jump = kapture_process_clock_jump();
+	ErrorData  *error;
+
+	if (jump == 0)
+		return;
+	error = shifted || worker->outdated ? NULL : kapture_transaction_run(worker, "following the clock", worker_do_shift, &jump);
+	if (error)
+		ReThrowError(error);	/* it is tried again with the next pass */
+	shifted = true;
+	worker_wind_up(worker);
+	kapture_process_begin_anew(jump);
+}
+
 /*
  * If users' code is why we end, what was sent for others is not left in doubt, nor
  * what was not sent to the next worker's timeout.  It runs nobody's code.
@@ -254,7 +300,6 @@ worker_exit_callback(int code, Datum arg)
 {
 	Worker	   *worker = (Worker *) DatumGetPointer(arg);
 	Oid			owner;
-	dlist_iter	iter;
 
 	worker->blame = kapture_clock_blame(code, &owner, &worker->blamed);
 	if (worker->blame == KAPTURE_BLAME_NONE)
@@ -273,14 +318,7 @@ worker_exit_callback(int code, Datum arg)
 	kapture_user_code_enter_process();
 	kapture_lock_renew();
 	MemoryContextSwitchTo(worker->context);
-	worker_await_answers(worker);
-	kapture_calls_record(worker);
-	if (worker->nanswered > 0)
-		kapture_record(worker);
-	dlist_foreach(iter, &worker->servers)
-		kapture_queue_take_back(dlist_container(WorkerServer, node, iter.cur), GetCurrentTimestamp(), &worker->settled);
-	kapture_queue_move(&worker->unrecorded, &worker->settled, NULL);
-	kapture_record_settle_apart(worker, &worker->settled);
+	worker_wind_up(worker);
 }
 
 /* Connects, takes the slot over, and finds out whether there is work here. */
@@ -325,6 +363,7 @@ worker_pass(void *arg)
 	kapture_calls_ask_limiter();
 	if (kapture_load_is_due(worker) && !kapture_load(worker))
 		kapture_process_exit(KAPTURE_EXIT_ABSENT);
+	worker_follow_clock(worker);
 
 	/* connections are kept busy first, and while answers are recorded */
 	kapture_record_collect(worker);
