@@ -11,6 +11,7 @@
 #include "postgres.h"
 
 #include "fmgr.h"
+#include "parser/scansup.h"
 #include "utils/builtins.h"
 
 #include "api/hint.h"
@@ -48,7 +49,7 @@ static const struct
 	"another customer has this email_id: change it, or attach with on_duplicate => 'link'",
 	"another customer has this email_id: change it, here or in Kapture"},
 	{{"customer does not exist"},
-	"Kapture has no customer with the row's id, perhaps no more: set the id to NULL, then kapture_retry, and the row is added"},
+	"Kapture has no customer with the row's id, or has removed it: set the id to NULL, then kapture_retry, and the row is added"},
 
 	/* Get and Pull */
 	{{"information given by you does not exist"},
@@ -59,27 +60,27 @@ static const struct
 	/* the worker */
 	{{"kapture cannot read the body of the"},
 	"the account wants another form of body: set the option of the server that the message names, and the queue continues automatically"},
-	{{"kapture added the customer, but did not say its id, and there is neither"},
+	{{"kapture added the customer, but did not", "and there is neither phone"},
 	"find the customer in Kapture, and write its id into the row; then map phone or email_id"},
-	{{"kapture added the customer, but did not say its id"},
+	{{"kapture added the customer, but did not"},
 	"nothing: Kapture's search may lag behind, and the id is looked up again automatically"},
 	{{"the phone belongs to kapture customer", "the email to"},
 	"phone and email_id belong to two customers: correct one of them, or merge the two in Kapture"},
 	{{"belongs to the row with key", "already"},
-	"two rows share this phone or email: change or delete one of them; when the other one's phone or email changes, or it is deleted, this row is tried again by itself"},
+	"two rows share this phone or email: change or delete one of them; when the other one's phone or email changes, or it is deleted, this row is retried automatically"},
 	{{"belongs to a row of another owner's table already"},
 	"two rows share this phone or email, and the other one is not yours: change this one, or ask for the other to be changed"},
 	{{"which has this phone or email", "is being added"},
-	"two rows share this phone or email: nothing, the row is tried again by itself; then, change or delete one of them"},
+	"nothing: the row is retried automatically; if the other row gets this phone or email, change or delete one of the two"},
 	{{"kapture's answer is about another customer"},
-	"nothing: the row is looked for and tried again; if this goes on, whatever stands before Kapture mixes up answers"},
+	"nothing: the row is looked up and retried automatically; if that continues, a proxy in front of Kapture mixes up answers"},
 	{{"kapture's answer has two customer ids"},
-	"nothing: the row is looked for and tried again; if this goes on, ask Kapture"},
+	"nothing: the row is looked up and retried automatically; if that continues, ask Kapture"},
 	{{"does not find it by phone or email"},
 	"nothing: Kapture's search may lag behind, and the row is tried again"},
 	{{"the row is locked"},
 	"nothing: a transaction holds the row, and the id is written when it ends"},
-	{{"others come first"},
+	{{"come first; the kapture customer id"},
 	"nothing: triggers or locks of the owner's tables have taken much of the worker's time, and the id is written when it is their turn"},
 	{{"value", "too long: ", "column"},
 	"at most 1 MB of a value and 2 MB of a row are sent: shorten it, or map other columns"},
@@ -111,10 +112,37 @@ static const struct
 	"nothing: Kapture did not answer in time or broke off, and the row is retried automatically"},
 };
 
+/*
+ * What is wrong with TLS, as messages have it after the phase that failed, and what to
+ * do about it.
+ */
+static const struct
+{
+	const char *words;
+	const char *hint;
+}			hint_tls[] =
+{
+	[KAPTURE_TLS_NONE] = {NULL, NULL},
+	[KAPTURE_TLS_UNTRUSTED] = {"its issuer is not trusted here",
+	"if the certificate is self-signed, or a private authority issued it, name the file of its own, or of that authority's certificate in option \"ca_file\" of the server"},
+	[KAPTURE_TLS_OTHER_HOST] = {"the certificate is another host's",
+	"the certificate is another host's: option \"url\" of the server must have the name that is in it"},
+	[KAPTURE_TLS_EXPIRED] = {"the certificate has expired",
+	"the certificate has expired: have whoever runs the host renew it"},
+	[KAPTURE_TLS_NOT_YET_VALID] = {"the certificate is not valid yet",
+	"the certificate is not valid yet: see whether this host's clock is right"},
+	[KAPTURE_TLS_CERTIFICATE] = {"the certificate is not accepted",
+	"the certificate is not accepted: have whoever runs the host replace it; if a private authority issued it, name the file of that authority's certificate in option \"ca_file\" of the server"},
+	[KAPTURE_TLS_NO_TLS] = {"the port does not speak TLS",
+	"the port does not speak TLS: check the port in option \"url\" of the server"},
+	[KAPTURE_TLS_OTHER] = {NULL,
+	"the port may not speak TLS, or not the versions that are allowed: check option \"url\" of the server"},
+};
+
 #define HINT_KEY \
 	"the key is wrong or has expired: ALTER USER MAPPING ... OPTIONS (SET auth_key '...'), and the queue continues automatically"
 
-/* What an HTTP code says by itself. */
+/* What an HTTP code alone says. */
 static const char *
 hint_of_status(int status)
 {
@@ -139,7 +167,7 @@ hint_of_status(int status)
 		return "the address has moved: check option url of the server; redirects are not followed";
 	if (status >= 400)
 		return "Kapture refuses the values of the row: correct it, and it is sent again automatically";
-	return "something else than Kapture answers: check option url of the server";
+	return "the answer is not Kapture's: check option url of the server";
 }
 
 /* In lower case, each run of white space one space; palloc'ed. */
@@ -151,7 +179,7 @@ hint_normalize(const char *message)
 
 	for (const char *p = message; *p; p++)
 	{
-		if (!isspace((unsigned char) *p))
+		if (!scanner_isspace(*p))
 			*to++ = pg_ascii_tolower((unsigned char) *p);
 		else if (to > result && to[-1] != ' ')
 			*to++ = ' ';
@@ -160,10 +188,60 @@ hint_normalize(const char *message)
 	return result;
 }
 
+/* What to do if a message says what is wrong with TLS; NULL: it does not. */
+static const char *
+hint_of_tls(const char *normal)
+{
+	const char *after = strstr(normal, "tls handshake failed: ");
+
+	for (int i = 0; after && i < lengthof(hint_tls); i++)
+	{
+		if (hint_tls[i].words && strstr(after, hint_normalize(hint_tls[i].words)))
+			return hint_tls[i].hint;
+	}
+	return NULL;
+}
+
+/*
+ * kapture_hint_tls_words
+ *		What is wrong if no TLS connection came about, in words that kapture_hint_find()
+ *		knows again; NULL: nothing is, or that is not known.  Static.
+ */
+const char *
+kapture_hint_tls_words(KaptureTlsFault fault)
+{
+	return hint_tls[fault].words;
+}
+
+/*
+ * kapture_hint_tls
+ *		What to do about it, as a part of a sentence; NULL: nothing is
+ *		wrong.  Static.
+ */
+const char *
+kapture_hint_tls(KaptureTlsFault fault)
+{
+	return hint_tls[fault].hint;
+}
+
+/*
+ * kapture_hint_sentence
+ *		A hint that is a part of a sentence as a sentence of its own;
+ *		palloc'ed.
+ */
+char *
+kapture_hint_sentence(const char *hint)
+{
+	char	   *sentence = psprintf("%s.", hint);
+
+	sentence[0] = pg_ascii_toupper((unsigned char) sentence[0]);
+	return sentence;
+}
+
 /*
  * kapture_hint_find
- *		What to do about a failure, as a part of a sentence, not translated;
- *		NULL if that is not known.
+ *		What to do about a failure, as a part of a sentence; NULL if that is not
+ *		known.
  *
  * "message" may be NULL.  "status" is the HTTP code, 0 if there is none.  "api"
  * is the call that failed, "" if that is not known, NULL if it was none: then
@@ -173,7 +251,10 @@ const char *
 kapture_hint_find(const char *message, int status, const char *api)
 {
 	char	   *normal = message ? hint_normalize(message) : NULL;
+	const char *tls = normal ? hint_of_tls(normal) : NULL;
 
+	if (tls)
+		return tls;
 	for (int i = 0; normal && i < lengthof(hint_messages); i++)
 	{
 		bool		all = true;
@@ -216,7 +297,7 @@ kapture_hint(PG_FUNCTION_ARGS)
 /*
  * kapture_hint(message text, http_status integer, api text) returns text
  *
- * Likewise; api as in kapture_failures.
+ * NULL for what is not known.  All arguments may be NULL; api as in kapture_failures.
  */
 Datum
 kapture_hint_1_1(PG_FUNCTION_ARGS)

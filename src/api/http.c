@@ -25,8 +25,8 @@
  * request is for those to see who know what was asked (reply.c).
  *
  * HTTP/2 is not spoken: where a server ends a connection (GOAWAY), as proxies do
- * after a thousand requests, libcurl does not tell which of those under way the
- * server has left undone.
+ * after a thousand requests, libcurl does not report which of the requests in
+ * flight the server has left undone.
  *
  * A POST must not be sent twice behind our back.  libcurl repeats a request by
  * itself when a kept-alive connection turns out to be dead; the prerequisite
@@ -95,6 +95,18 @@
 /* Seconds for which a Retry-After is heeded, at most. */
 #define HTTP_MAX_RETRY_AFTER	86400
 
+/* The phase in which a TLS connection comes about. */
+#define HTTP_HANDSHAKE		"the TLS handshake"
+
+/* What OpenSSL, whose headers are not needed otherwise, calls X509_V_ERR_... */
+#define HTTP_X509_NO_ISSUER				2
+#define HTTP_X509_NOT_YET_VALID			9
+#define HTTP_X509_EXPIRED				10
+#define HTTP_X509_SELF_SIGNED			18
+#define HTTP_X509_SELF_SIGNED_IN_CHAIN	19
+#define HTTP_X509_NO_ISSUER_HERE		20
+#define HTTP_X509_UNVERIFIED			21
+
 #define HTTP_USER_AGENT		"kapture_sync/" KAPTURE_SQL_VERSION
 
 struct KaptureHttpRequest
@@ -141,7 +153,7 @@ static CURLM *http_multi = NULL;
 static int	http_epoll = -1;
 static WaitEventSet *http_events = NULL;
 static TimestampTz http_timer = 0;	/* when libcurl wants to be called; 0: not */
-static int	http_running = 0;	/* requests under way */
+static int	http_running = 0;	/* requests in flight */
 static dlist_head http_finished = DLIST_STATIC_INIT(http_finished);
 static CURL *http_free[HTTP_MAX_FREE];
 static int	http_nfree = 0;
@@ -817,7 +829,7 @@ kapture_http_distrust(KaptureHttpRequest *request)
 }
 
 /*
- * Forgets a request.  If it is under way, its connection is closed.
+ * Forgets a request.  If it is in flight, its connection is closed.
  */
 void
 kapture_http_release(KaptureHttpRequest *request)
@@ -877,7 +889,7 @@ http_phase(KaptureHttpRequest *request, CURLcode code)
 		case CURLE_SSL_CIPHER:
 		case CURLE_SSL_CACERT_BADFILE:
 		case CURLE_SSL_ISSUER_ERROR:
-			return "the TLS handshake";
+			return HTTP_HANDSHAKE;
 		default:
 			break;
 	}
@@ -891,12 +903,52 @@ http_phase(KaptureHttpRequest *request, CURLcode code)
 			"reading the answer" : "waiting for the answer";
 	}
 	if (strncmp(request->error, "SSL ", 4) == 0)
-		return "the TLS handshake";
+		return HTTP_HANDSHAKE;
 	if (http_info(request, CURLINFO_NAMELOOKUP_TIME_T) == 0)
 		return "resolving the host name";
 	if (http_info(request, CURLINFO_CONNECT_TIME_T) == 0)
 		return "connecting";
-	return "the TLS handshake";
+	return HTTP_HANDSHAKE;
+}
+
+/*
+ * Why there is no TLS connection: libcurl has the result of verifying the certificate,
+ * an error of OpenSSL's (1: it did not come that far), and words for all else.
+ */
+static KaptureTlsFault
+http_tls_fault(KaptureHttpRequest *request, CURLcode code)
+{
+	static const char *const foreign[] = {"wrong version number", "packet length too long", "record layer"};
+	long		verified = 0;
+
+	if (code != CURLE_PEER_FAILED_VERIFICATION)
+	{
+		for (int i = 0; i < lengthof(foreign); i++)
+		{
+			if (strstr(request->error, foreign[i]))
+				return KAPTURE_TLS_NO_TLS;
+		}
+		return KAPTURE_TLS_OTHER;
+	}
+	(void) curl_easy_getinfo(request->easy, CURLINFO_SSL_VERIFYRESULT, &verified);
+	switch (verified)
+	{
+		case 0:
+		case 1:
+			return KAPTURE_TLS_OTHER_HOST;
+		case HTTP_X509_NOT_YET_VALID:
+			return KAPTURE_TLS_NOT_YET_VALID;
+		case HTTP_X509_EXPIRED:
+			return KAPTURE_TLS_EXPIRED;
+		case HTTP_X509_NO_ISSUER:
+		case HTTP_X509_SELF_SIGNED:
+		case HTTP_X509_SELF_SIGNED_IN_CHAIN:
+		case HTTP_X509_NO_ISSUER_HERE:
+		case HTTP_X509_UNVERIFIED:
+			return KAPTURE_TLS_UNTRUSTED;
+		default:
+			return KAPTURE_TLS_CERTIFICATE;
+	}
 }
 
 /* Fills in the answer of a request that failed. */
@@ -942,6 +994,8 @@ http_explain(KaptureHttpRequest *request, CURLcode code)
 			"connect_timeout" : "timeout";
 	else if (code == CURLE_SSL_CACERT_BADFILE)
 		answer->option = "ca_file";
+	else if (answer->outcome == KAPTURE_HTTP_NOT_SENT && strcmp(answer->phase, HTTP_HANDSHAKE) == 0)
+		answer->tls = http_tls_fault(request, code);
 }
 
 /* A time in a header of the answer, in seconds since 1970; -1 if it has none. */
@@ -1204,7 +1258,7 @@ kapture_http_wait(long timeout, uint32 wait_event)
 }
 
 /*
- * Likewise, for a request of a fetch.
+ * As kapture_http_wait(), for a request of a fetch.
  */
 bool
 kapture_http_wait_fetched(long timeout, uint32 wait_event)
@@ -1235,7 +1289,7 @@ kapture_http_next_finished(void)
 }
 
 /*
- * Likewise, one of a fetch's.
+ * Returns a request of a fetch that has finished, each one once; NULL if there is none.
  */
 KaptureHttpRequest *
 kapture_http_next_fetched(void)

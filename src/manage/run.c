@@ -229,7 +229,7 @@ kapture_run_call(FunctionCallInfo fcinfo, KaptureRun *run)
 	LOCKTAG		tag;
 
 	run->began = run->reported = GetCurrentTimestamp();
-	kapture_procedure_require_own_transactions(fcinfo, run->name, _("It commits each slice of rows."));
+	kapture_procedure_require_own_transactions(fcinfo, run->name, "It commits each slice of rows.");
 	att = kapture_attach_find(fcinfo, AccessShareLock);
 	if (run->condition)
 		kapture_condition_check("condition", run->condition);

@@ -26,7 +26,7 @@ typedef struct PullTable
 	int32		attachment_id;
 	int			ncustomers;
 	int64		customer_id;	/* if it is one */
-	int64		suspect;		/* one that could not be written by itself, once; or 0 */
+	int64		suspect;		/* one that could not be written alone, once; or 0 */
 } PullTable;
 
 extern PullTable *kapture_pull_table_create(Oid relid);

@@ -9,10 +9,10 @@
 #include "postgres.h"
 
 #include "access/xact.h"
-#include "utils/inval.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 
+#include "base/lock.h"
 #include "cluster/guard.h"
 #include "known/digest.h"
 #include "known/row_state.h"
@@ -20,6 +20,7 @@
 #include "push/queue.h"
 #include "push/record.h"
 #include "push/server_health.h"
+#include "push/sharing.h"
 #include "push/transaction.h"
 #include "table/outbox.h"
 #include "table/row_io.h"
@@ -63,7 +64,7 @@ claim_server_room(WorkerServer *server, TimestampTz now)
 	if (server->problem || server->pool.not_before > now)
 		return 0;
 
-	/* small bites cost more than they bring */
+	/* a claim of few rows costs a transaction all the same */
 	if (server->nready > ahead / 2)
 		return 0;
 	return ahead - server->nready + Max(kapture_health_connections(server) - server->pool.running, 0);
@@ -117,7 +118,7 @@ claim_read_rows(WorkerTable *table, List *deliveries)
 		/* one that was claimed before may know of a lost Add, which had its own */
 		if (!delivery->gone && (!delivery->claimed || delivery->attempts == 1) &&
 			delivery->row.outcome == KAPTURE_ROW_DONE && delivery->row.customer_id == 0)
-			kapture_task_identify(table->att, delivery);
+			kapture_task_identify(table->att, delivery, table->server->add_is_upsert);
 	}
 	table->row_bytes = rows ? bytes / list_length(rows) : 0;
 	list_free(rows);
@@ -264,7 +265,11 @@ claim_do(void *arg)
 
 	claim->now = GetCurrentTransactionStartTimestamp(); /* SQL's now() */
 	/* whoever paused a table and then changed it must not find that taken */
-	AcceptInvalidationMessages();
+	if (!kapture_lock_attachment(table->att->id, ShareLock, false))
+	{
+		table->turn.at = Max(table->turn.at, TimestampTzPlusMilliseconds(claim->now, KAPTURE_LOCKED_RETRY));
+		return;
+	}
 	if (worker->stale)
 		return;					/* the table may look different now */
 	kapture_queue_follow(worker, table, &claim->moved);
@@ -276,6 +281,7 @@ claim_do(void *arg)
 	MemoryContextSwitchTo(transaction);
 
 	kapture_digest_load_key();
+	kapture_row_state_forget_written();
 	kapture_row_state_load(claim->deliveries);
 	kapture_row_state_load(claim->changes);
 	claim_plan(worker, claim, claim->deliveries);
@@ -290,6 +296,7 @@ claim_do(void *arg)
 	}
 	kapture_outbox_note_adds(adds);
 	claim_plan(worker, claim, claim->changes);
+	kapture_sharing_check_reports(worker, &claim->ready, &claim->settled, claim->now);
 	kapture_record_settle(worker, &claim->settled);
 	kapture_record_settle(worker, &claim->moved);
 	claim->done = true;

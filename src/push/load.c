@@ -115,6 +115,7 @@ load_do_settings(void *arg)
 	server->timeout = settings->timeout;
 	server->rate_limit = settings->rate_limit;
 	server->check_rows = settings->check_rows;
+	server->add_is_upsert = settings->add_is_upsert;
 	if (server->timezone)
 		pfree(server->timezone);
 	server->timezone = MemoryContextStrdup(server->worker->context, settings->timezone);
@@ -183,7 +184,7 @@ load_later(Worker *worker)
 	worker->next_load = Min(worker->next_load, TimestampTzPlusMilliseconds(GetCurrentTimestamp(), WORKER_LOCKED_LOOK));
 }
 
-/* What is known of a relation must do until the lock on it is gone, but for whether it is paused. */
+/* A relation that is locked keeps its description; whether it is paused is read all the same. */
 static void
 load_keep_table(Worker *worker, Oid relid)
 {

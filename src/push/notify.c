@@ -70,8 +70,8 @@ kapture_alert_note(KaptureOutcomes *outcomes, bool parked)
 }
 
 /*
- * Likewise, why a row was parked, as far as that may be logged.  The first one of a
- * burst is kept.
+ * Takes note of why a row was parked, as far as that may be logged.  The first cause of
+ * a burst is kept.
  */
 void
 kapture_alert_note_cause(KaptureOutcomes *outcomes, const char *cause)
@@ -114,7 +114,7 @@ alert_log(const char *relation, int rows, const char *cause)
 }
 
 /*
- * Says what is new about a table since the last call: {"event": "parked",
+ * Notifies what is new about a table since the last call: {"event": "parked",
  * "relation", "server", "rows", "first"} if rows were parked; {"event":
  * "parked_share", "relation", "server", "share", "above"} if they became too
  * many, or few again.  Needs a transaction, and sends nothing if notifications
@@ -158,8 +158,8 @@ kapture_alert_table(Oid relid, const char *server, KaptureOutcomes *outcomes)
 }
 
 /*
- * Says that a server's state has changed: {"event": "server", "server",
- * "before", "state"}.  Likewise.
+ * Notifies that a server's state has changed: {"event": "server", "server",
+ * "before", "state"}.  Needs a transaction; sends nothing if notifications are off.
  */
 void
 kapture_alert_server(const char *server, const char *before, const char *state)
@@ -177,8 +177,9 @@ kapture_alert_server(const char *server, const char *before, const char *state)
 }
 
 /*
- * Says that calls of other modules ended otherwise than well: {"event": "calls",
- * "server", "state", "calls"}.  Likewise.
+ * Notifies that calls of other modules ended otherwise than well: {"event": "calls",
+ * "server", "state", "calls"}.  Needs a transaction; sends nothing if notifications are
+ * off.
  */
 void
 kapture_alert_calls(const char *server, const char *state, int calls)

@@ -50,6 +50,7 @@ kapture_queue_make_task(Worker *worker, WorkerTable *table, KaptureDelivery *del
 	task->task.att = table->att;
 	task->task.timeout = table->server->timeout;
 	task->task.check_rows = table->server->check_rows;
+	task->task.add_is_upsert = table->server->add_is_upsert;
 	delivery->worker = task;
 	table->ntasks++;
 	((WorkerDelivery *) hash_search(worker->deliveries, &delivery->delivery_id, HASH_ENTER, NULL))->delivery = delivery;
@@ -94,7 +95,7 @@ kapture_queue_move(dlist_head *from, dlist_head *to, WorkerTable *table)
 	}
 }
 
-/* Takes in that a row has got another key, or was deleted, while something is under way for it. */
+/* Takes in that a row has got another key, or was deleted, while a request for it is in flight. */
 static void
 queue_note_moved(KaptureDelivery *delivery, const KaptureMoved *moved, dlist_head *settled, TimestampTz now)
 {
@@ -133,7 +134,7 @@ kapture_queue_follow(Worker *worker, WorkerTable *table, dlist_head *settled)
 
 	worker->followed = lappend(worker->followed, table);
 	MemoryContextSwitchTo(old);
-	foreach(lc, kapture_outbox_follow(table->att->id, &table->keys, &table->scan, &waiting,
+	foreach(lc, kapture_outbox_follow(table->att, &table->keys, &table->scan, &waiting,
 									 kapture_row_state_follow, &gone))
 	{
 		KaptureMoved *moved = lfirst(lc);

@@ -7,7 +7,7 @@
  * claims changes: in one transaction it removes them and enters or updates the
  * row's entry in kapture_delivery, of which each row has one: changes of a row
  * come together there, and a second request for it cannot start.  An entry is
- * 'sending' while a request may be under way, durably so before the request
+ * 'sending' while a request may be in flight, durably so before the request
  * leaves.  It is removed when all is done, else it is due at next_attempt or
  * parked.  Each change of an entry names the attempt it belongs to, so an
  * answer that comes late finds nothing to change.
@@ -80,6 +80,8 @@ typedef enum OutboxQuery
 	OUTBOX_ARRIVE,
 	OUTBOX_WAIT,
 	OUTBOX_GONE,
+	OUTBOX_REPORT_DELETED,
+	OUTBOX_REPORT_NEW,
 	OUTBOX_NEXT_DUE,
 	OUTBOX_FINISH,
 	OUTBOX_FINISH_REST,
@@ -131,20 +133,28 @@ typedef enum OutboxQuery
 /*
  * Notes which customer the rows of deliveries are that "source" gives, and what was
  * sent of them.  (A row without an entry gets one even if nothing was sent: it was
- * linked before there were entries.)
+ * linked before there were entries.)  That a row was deleted may be known already.
  */
 #define OUTBOX_ROW_STATE(source) \
 	" INSERT INTO @.kapture_row AS r (attachment_id, row_key, customer_id, digests, gone_at, left_at)" \
 	" SELECT attachment_id, row_key, customer_id, digests," \
 	" CASE WHEN action = 'gone' OR deleted THEN clock_timestamp() END," \
 	" CASE WHEN action = 'left' THEN clock_timestamp() END" \
-	" FROM " source " WHERE customer_id IS NOT NULL" \
+	" FROM " source " AS f WHERE customer_id IS NOT NULL" \
+	" AND NOT ((action = 'gone' OR deleted) AND EXISTS (SELECT FROM @.kapture_row AS o WHERE o.customer_id = f.customer_id" \
+	" AND o.attachment_id = f.attachment_id AND o.gone_at IS NOT NULL))" \
 	" ON CONFLICT (pg_catalog.hashtextextended(row_key, 0), pg_catalog.hashtextextended(row_key, 1), attachment_id," \
 	" coalesce(gone_at, '-infinity')) DO UPDATE SET customer_id = EXCLUDED.customer_id, left_at = EXCLUDED.left_at," \
 	" digests = CASE WHEN EXCLUDED.left_at IS NULL THEN" \
 	" @.kapture_merge_digests(CASE WHEN r.customer_id = EXCLUDED.customer_id THEN r.digests END, EXCLUDED.digests) END" \
 	" WHERE EXCLUDED.digests IS NOT NULL OR r.customer_id <> EXCLUDED.customer_id" \
 	" OR (r.left_at IS NULL) <> (EXCLUDED.left_at IS NULL)"
+
+/* Does a row of the same account wait for a customer that another one has? */
+#define OUTBOX_IS_WANTED(customer_id) \
+	"EXISTS (SELECT FROM @.kapture_delivery AS w JOIN @.kapture_attachment AS a ON a.attachment_id = w.attachment_id" \
+	" WHERE w.waits_for = " customer_id " AND a.server =" \
+	" (SELECT server FROM @.kapture_attachment AS o WHERE o.attachment_id = $1))"
 
 /* Deletions that are held in memory, if they are all that happened to keys. */
 #define OUTBOX_MAX_DELETIONS	20000
@@ -199,7 +209,7 @@ static const struct
 		0, {}
 	},
 	[OUTBOX_READ] = {
-		"SELECT ctid, xact, seq, row_key, old_key, changed, captured_at, op, more_keys, command, NULL, NULL"
+		"SELECT ctid, xact, seq, row_key, old_key, changed, captured_at, op, more_keys, command, NULL, NULL, NULL"
 		" FROM @.kapture_outbox"
 		" WHERE attachment_id = $1 AND (xact, seq) > ($2, $3) AND xact < $4 AND NOT (" OUTBOX_IS_ABOUT_KEYS ")"
 		" ORDER BY attachment_id, xact, seq",
@@ -207,7 +217,7 @@ static const struct
 	},
 	[OUTBOX_READ_KEYS] = {
 		"SELECT ctid, xact, seq, row_key, old_key, changed, captured_at, op, more_keys, command, snapshot, " OUTBOX_RANK
-		" FROM @.kapture_outbox"
+		", customer_ids FROM @.kapture_outbox"
 		" WHERE attachment_id = $1 AND (xact, seq) > ($2, $3) AND xact < $4 AND " OUTBOX_IS_ABOUT_KEYS
 		" ORDER BY attachment_id, xact, seq",
 		4, {INT4OID, XID8OID, INT4OID, XID8OID}
@@ -235,28 +245,29 @@ static const struct
 	},
 	[OUTBOX_ENTER] = {
 		"INSERT INTO @.kapture_delivery"
-		" (attachment_id, row_key, state, changed, captured_at, sent_phone, sent_email, in_doubt, last_attempt)"
-		" SELECT $1, v.row_key, 'sending', v.changed, v.captured_at, v.phone, v.email,"
-		" CASE WHEN v.captured_at <= $7 THEN now() END, statement_timestamp()"
-		" FROM unnest($2, $3, $4, $5, $6) AS v(row_key, changed, captured_at, phone, email)"
+		" (attachment_id, row_key, state, changed, captured_at, sent_phone, sent_email, sent_code, in_doubt, last_attempt)"
+		" SELECT $1, v.row_key, 'sending', v.changed, v.captured_at, v.phone, v.email, v.code,"
+		" CASE WHEN v.captured_at <= $8 THEN now() END, statement_timestamp()"
+		" FROM unnest($2, $3, $4, $5, $6, $7) AS v(row_key, changed, captured_at, phone, email, code)"
 		" RETURNING ctid, delivery_id",
-		7, {INT4OID, TEXTARRAYOID, INT8ARRAYOID, TIMESTAMPTZARRAYOID, TEXTARRAYOID, TEXTARRAYOID, TIMESTAMPTZOID}
+		8, {INT4OID, TEXTARRAYOID, INT8ARRAYOID, TIMESTAMPTZARRAYOID, TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID, TIMESTAMPTZOID}
 	},
 	[OUTBOX_CLAIM] = {
 		"INSERT INTO @.kapture_delivery AS d"
-		" (attachment_id, row_key, state, changed, captured_at, sent_phone, sent_email, in_doubt, last_attempt)"
-		" SELECT $1, v.row_key, 'sending', v.changed, v.captured_at, v.phone, v.email,"
-		" CASE WHEN v.captured_at <= $7 THEN now() END, clock_timestamp()"
-		" FROM unnest($2, $3, $4, $5, $6) AS v(row_key, changed, captured_at, phone, email)"
+		" (attachment_id, row_key, state, changed, captured_at, sent_phone, sent_email, sent_code, in_doubt, last_attempt)"
+		" SELECT $1, v.row_key, 'sending', v.changed, v.captured_at, v.phone, v.email, v.code,"
+		" CASE WHEN v.captured_at <= $8 THEN now() END, clock_timestamp()"
+		" FROM unnest($2, $3, $4, $5, $6, $7) AS v(row_key, changed, captured_at, phone, email, code)"
 		OUTBOX_OR_JOIN
 		" attempts = CASE WHEN d.state = 'sending' THEN d.attempts ELSE d.attempts + 1 END,"
 		" last_attempt = CASE WHEN d.state = 'sending' THEN d.last_attempt ELSE clock_timestamp() END,"
 		" sent_phone = CASE WHEN d.state = 'sending' OR (d.in_doubt IS NOT NULL AND d.attempts > 0) THEN d.sent_phone ELSE EXCLUDED.sent_phone END,"
 		" sent_email = CASE WHEN d.state = 'sending' OR (d.in_doubt IS NOT NULL AND d.attempts > 0) THEN d.sent_email ELSE EXCLUDED.sent_email END,"
+		" sent_code = CASE WHEN d.state = 'sending' OR (d.in_doubt IS NOT NULL AND d.attempts > 0) THEN d.sent_code ELSE EXCLUDED.sent_code END,"
 		" next_attempt = NULL, state = 'sending', waits_for = NULL"
 		" RETURNING row_key, attempts, failures, changed, customer_id, in_doubt, again IS NOT NULL,"
-		" sent_phone, sent_email, searches, ctid, delivery_id, captured_at, false",
-		7, {INT4OID, TEXTARRAYOID, INT8ARRAYOID, TIMESTAMPTZARRAYOID, TEXTARRAYOID, TEXTARRAYOID, TIMESTAMPTZOID}
+		" sent_phone, sent_email, searches, ctid, delivery_id, captured_at, false, sent_code",
+		8, {INT4OID, TEXTARRAYOID, INT8ARRAYOID, TIMESTAMPTZARRAYOID, TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID, TIMESTAMPTZOID}
 	},
 	[OUTBOX_PARK] = {
 		"INSERT INTO @.kapture_delivery AS d"
@@ -283,14 +294,14 @@ static const struct
 		" AND (next_attempt <= $4 OR (failures > 0 AND searches = 0 AND last_attempt < $5))"
 		" ORDER BY attachment_id, next_attempt LIMIT $2 FOR UPDATE SKIP LOCKED))"
 		" RETURNING coalesce(row_key, old_key), attempts, failures, changed, customer_id, in_doubt, false,"
-		" sent_phone, sent_email, searches, ctid, delivery_id, captured_at, row_key IS NULL",
+		" sent_phone, sent_email, searches, ctid, delivery_id, captured_at, row_key IS NULL, sent_code",
 		5, {INT4OID, INT8OID, TIMESTAMPTZOID, TIMESTAMPTZOID, TIMESTAMPTZOID}
 	},
 	[OUTBOX_NOTE_ADDS] = {
-		"UPDATE @.kapture_delivery AS d SET sent_phone = v.phone, sent_email = v.email"
-		" FROM unnest($2, $3, $4) AS v(delivery_id, phone, email)"
+		"UPDATE @.kapture_delivery AS d SET sent_phone = v.phone, sent_email = v.email, sent_code = v.code"
+		" FROM unnest($2, $3, $4, $5) AS v(delivery_id, phone, email, code)"
 		" WHERE d.attachment_id = $1 AND d.delivery_id = v.delivery_id",
-		4, {INT4OID, INT8ARRAYOID, TEXTARRAYOID, TEXTARRAYOID}
+		5, {INT4OID, INT8ARRAYOID, TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID}
 	},
 	[OUTBOX_WITH_KEYS] = {
 		"SELECT d.delivery_id, d.row_key FROM unnest($2) AS v(row_key), LATERAL"
@@ -343,6 +354,20 @@ static const struct
 		" SELECT $1, v.row_key, 0, 'gone', v.captured_at, statement_timestamp(), " OUTBOX_RELATION("$1")
 		" FROM unnest($2, $3) AS v(row_key, captured_at)",
 		3, {INT4OID, TEXTARRAYOID, TIMESTAMPTZARRAYOID}
+	},
+	[OUTBOX_REPORT_DELETED] = {
+		"UPDATE @.kapture_delivery AS d SET customer_id = v.customer_id"
+		" FROM unnest($2, $3) AS v(delivery_id, customer_id)"
+		" WHERE d.attachment_id = $1 AND d.delivery_id = v.delivery_id AND NOT " OUTBOX_IS_WANTED("v.customer_id"),
+		3, {INT4OID, INT8ARRAYOID, INT8ARRAYOID}
+	},
+	[OUTBOX_REPORT_NEW] = {
+		"INSERT INTO @.kapture_delivery"
+		" (attachment_id, old_key, state, changed, captured_at, attempts, last_attempt, next_attempt, customer_id)"
+		" SELECT $1, v.row_key, 'retry', 0, v.captured_at, 0, statement_timestamp(), now(), v.customer_id"
+		" FROM unnest($2, $3, $4) AS v(row_key, captured_at, customer_id)"
+		" WHERE NOT " OUTBOX_IS_WANTED("v.customer_id"),
+		4, {INT4OID, TEXTARRAYOID, TIMESTAMPTZARRAYOID, INT8ARRAYOID}
 	},
 	[OUTBOX_NEXT_DUE] = {
 		"SELECT next_attempt FROM @.kapture_delivery"
@@ -721,6 +746,7 @@ typedef struct OutboxEntry
 	int32		command;
 	Datum		snapshot;		/* taken as the transaction committed; or 0 */
 	int64		rank;
+	Datum	   *customer_ids;	/* of deleted rows, one for each key; NULL: not known */
 } OutboxEntry;
 
 /* Makes an entry of a row that OUTBOX_READ or OUTBOX_READ_KEYS gave. */
@@ -731,6 +757,7 @@ outbox_make_entry(uint64 row)
 	bool		isnull;
 	Datum		value;
 	Datum	   *more = NULL;
+	int			nids = 0;
 
 	entry->tid = palloc(sizeof(ItemPointerData));
 	ItemPointerCopy((ItemPointer) DatumGetPointer(outbox_getattr(row, 1, &isnull)), entry->tid);
@@ -750,6 +777,11 @@ outbox_make_entry(uint64 row)
 		entry->rank = DatumGetInt64(outbox_getattr(row, 12, &isnull));
 	}
 
+	value = outbox_getattr(row, 13, &isnull);
+	if (!isnull)
+		deconstruct_array(DatumGetArrayTypeP(value), INT8OID, sizeof(int64), FLOAT8PASSBYVAL, TYPALIGN_DOUBLE,
+						  &entry->customer_ids, NULL, &nids);
+
 	value = outbox_getattr(row, 9, &isnull);
 	if (!isnull)
 		deconstruct_array(DatumGetArrayTypeP(value), TEXTOID, -1, false, TYPALIGN_INT,
@@ -759,6 +791,8 @@ outbox_make_entry(uint64 row)
 	entry->keys[0] = TextDatumGetCString(outbox_getattr(row, 4, &isnull));
 	for (int i = 1; i < entry->nkeys; i++)
 		entry->keys[i] = TextDatumGetCString(more[i - 1]);
+	if (nids != entry->nkeys)
+		entry->customer_ids = NULL;
 	return entry;
 }
 
@@ -1039,6 +1073,7 @@ outbox_fill(KaptureDelivery *delivery, uint64 row)
 	delivery->delivery_id = DatumGetInt64(outbox_getattr(row, 12, &isnull));
 	delivery->captured_at = DatumGetTimestampTz(outbox_getattr(row, 13, &isnull));
 	delivery->gone = DatumGetBool(outbox_getattr(row, 14, &isnull));
+	delivery->sent_code = outbox_gettext(delivery, row, 15);
 }
 
 static Datum
@@ -1126,10 +1161,10 @@ List *
 kapture_outbox_claim(List *deliveries, TimestampTz doubt_until)
 {
 	int			n = list_length(deliveries);
-	Datum	   *cols[5];
-	bool	   *nulls[5];
-	static const Oid types[5] = {TEXTOID, INT8OID, TIMESTAMPTZOID, TEXTOID, TEXTOID};
-	Datum		values[7];
+	Datum	   *cols[6];
+	bool	   *nulls[6];
+	static const Oid types[6] = {TEXTOID, INT8OID, TIMESTAMPTZOID, TEXTOID, TEXTOID, TEXTOID};
+	Datum		values[8];
 	MemoryContext parent = CurrentMemoryContext;
 	int			i = 0;
 	bool		isnull;
@@ -1152,12 +1187,13 @@ kapture_outbox_claim(List *deliveries, TimestampTz doubt_until)
 		cols[2][i] = TimestampTzGetDatum(d->captured_at);
 		cols[3][i] = outbox_text(d->sent_phone, &nulls[3][i]);
 		cols[4][i] = outbox_text(d->sent_email, &nulls[4][i]);
+		cols[5][i] = outbox_text(d->sent_code, &nulls[5][i]);
 		i++;
 	}
 	values[0] = Int32GetDatum(((KaptureDelivery *) linitial(deliveries))->attachment_id);
 	for (int c = 0; c < lengthof(types); c++)
 		values[c + 1] = outbox_array(cols[c], nulls[c], n, types[c]);
-	values[6] = TimestampTzGetDatum(doubt_until);
+	values[7] = TimestampTzGetDatum(doubt_until);
 
 	/* nobody but us adds entries, so what is not there now will not be */
 	outbox_execute(OUTBOX_KNOWN, values, NULL);
@@ -1190,7 +1226,7 @@ kapture_outbox_park(KaptureDelivery *delivery, TimestampTz doubt_until, const ch
 }
 
 /*
- * Likewise, a row that waits for its next try.  Returns false if there is none
+ * Parks a row that waits for its next try.  Returns false if there is none
  * such.
  */
 bool
@@ -1208,7 +1244,7 @@ kapture_outbox_park_due(int32 attachment_id, const char *row_key, const char *er
 
 /*
  * Claims at most "limit" rows whose next try is due "now" and appends them to
- * *deliveries, likewise.  With "well_since", so are rows that failed and have
+ * *deliveries, as kapture_outbox_claim() does.  With "well_since", so are rows that failed and have
  * not been tried since then, whatever their delay; 0: without.
  */
 void
@@ -1246,16 +1282,16 @@ void
 kapture_outbox_note_adds(List *deliveries)
 {
 	int			n = list_length(deliveries);
-	Datum	   *cols[3];
-	bool	   *nulls[3];
-	Datum		values[4];
+	Datum	   *cols[4];
+	bool	   *nulls[4];
+	Datum		values[5];
 	int			i = 0;
 	ListCell   *lc;
 
 	if (n == 0)
 		return;
 	SPI_connect();
-	for (int c = 0; c < 3; c++)
+	for (int c = 0; c < lengthof(cols); c++)
 	{
 		cols[c] = palloc0(sizeof(Datum) * n);
 		nulls[c] = palloc0(sizeof(bool) * n);
@@ -1267,10 +1303,11 @@ kapture_outbox_note_adds(List *deliveries)
 		cols[0][i] = Int64GetDatum(d->delivery_id);
 		cols[1][i] = outbox_text(d->sent_phone, &nulls[1][i]);
 		cols[2][i] = outbox_text(d->sent_email, &nulls[2][i]);
+		cols[3][i] = outbox_text(d->sent_code, &nulls[3][i]);
 		i++;
 	}
 	values[0] = Int32GetDatum(((KaptureDelivery *) linitial(deliveries))->attachment_id);
-	for (int c = 0; c < 3; c++)
+	for (int c = 0; c < lengthof(cols); c++)
 		values[c + 1] = outbox_array(cols[c], nulls[c], n, c == 0 ? INT8OID : TEXTOID);
 	outbox_execute(OUTBOX_NOTE_ADDS, values, NULL);
 	SPI_finish();
@@ -1348,6 +1385,7 @@ outbox_read_keys(int32 attachment_id, KaptureScan *scan)
 			for (int i = 0; entry->op != KAPTURE_NOTE_END && i < entry->nkeys; i++)
 			{
 				event.key = entry->old_key ? entry->old_key : entry->keys[i];
+				event.customer_id = entry->customer_ids ? DatumGetInt64(entry->customer_ids[i]) : KAPTURE_NOTE_NOT_KNOWN;
 				kapture_keys_add(keys, &event);
 			}
 			if (entry->snapshot != (Datum) 0)
@@ -1373,6 +1411,7 @@ outbox_add_move(List *moves, KaptureKeys *keys, HTAB *arrived, int64 delivery_id
 	if (last == NULL)
 		return moves;
 	last->met = true;
+	last->delivery_id = delivery_id;
 	if (new_key && strcmp(new_key, key) == 0)
 		return moves;			/* there and back */
 
@@ -1586,9 +1625,76 @@ outbox_wait_changes(int32 attachment_id, KaptureScan *scan, KaptureKeys *keys)
 	return any;
 }
 
-/* Records rows that were deleted, and of which nothing was being sent. */
+/* Is it the end of a row whose customer is known? */
+static bool
+outbox_is_reported(const KaptureKeyEvent *event)
+{
+	return event->op == KAPTURE_NOTE_DELETED && !event->kept && event->customer_id > 0;
+}
+
+/*
+ * Has it reported that rows were deleted which had customers: their deliveries get
+ * to know these, and rows without one get one.  A row that waits for such a customer
+ * takes it over instead.  Returns whether there were any.
+ */
+static bool
+outbox_report_deleted(int32 attachment_id, KaptureKeys *keys)
+{
+	int			count = kapture_keys_count(keys);
+	Datum	   *met[2];			/* id of the delivery, customer */
+	Datum	   *unmet[3];		/* key, time, customer */
+	Datum		values[4] = {Int32GetDatum(attachment_id)};
+	int			nmet = 0;
+	int			nunmet = 0;
+	bool		any = false;
+
+	for (int c = 0; c < lengthof(met); c++)
+		met[c] = palloc(sizeof(Datum) * OUTBOX_CHUNK);
+	for (int c = 0; c < lengthof(unmet); c++)
+		unmet[c] = palloc(sizeof(Datum) * OUTBOX_CHUNK);
+	for (int i = 0; i < count; i++)
+	{
+		KaptureKeyEvent *event = kapture_keys_event(keys, i);
+		bool		last = i == count - 1;
+
+		if (outbox_is_reported(event) && event->met)
+		{
+			met[0][nmet] = Int64GetDatum(event->delivery_id);
+			met[1][nmet++] = Int64GetDatum(event->customer_id);
+		}
+		else if (outbox_is_reported(event))
+		{
+			unmet[0][nunmet] = CStringGetTextDatum(event->key);
+			unmet[1][nunmet] = TimestampTzGetDatum(event->captured_at);
+			unmet[2][nunmet++] = Int64GetDatum(event->customer_id);
+		}
+		if (nmet == OUTBOX_CHUNK || (last && nmet > 0))
+		{
+			values[1] = outbox_array(met[0], NULL, nmet, INT8OID);
+			values[2] = outbox_array(met[1], NULL, nmet, INT8OID);
+			outbox_execute(OUTBOX_REPORT_DELETED, values, NULL);
+			nmet = 0;
+			any = true;
+		}
+		if (nunmet == OUTBOX_CHUNK || (last && nunmet > 0))
+		{
+			values[1] = outbox_array(unmet[0], NULL, nunmet, TEXTOID);
+			values[2] = outbox_array(unmet[1], NULL, nunmet, TIMESTAMPTZOID);
+			values[3] = outbox_array(unmet[2], NULL, nunmet, INT8OID);
+			outbox_execute(OUTBOX_REPORT_NEW, values, NULL);
+			nunmet = 0;
+			any = true;
+		}
+	}
+	return any;
+}
+
+/*
+ * Records rows that were deleted, and of which nothing was being sent.  "reported":
+ * those whose customers are known have deliveries, which will record them.
+ */
 static void
-outbox_note_gone(int32 attachment_id, KaptureKeys *keys)
+outbox_note_gone(int32 attachment_id, KaptureKeys *keys, bool reported)
 {
 	Datum	   *cols[2];
 	Datum		values[3] = {Int32GetDatum(attachment_id)};
@@ -1602,7 +1708,8 @@ outbox_note_gone(int32 attachment_id, KaptureKeys *keys)
 	{
 		KaptureKeyEvent *event = kapture_keys_event(keys, i);
 
-		if (event->op == KAPTURE_NOTE_DELETED && !event->kept && !event->met)
+		if (event->op == KAPTURE_NOTE_DELETED && !event->kept && !event->met &&
+			!(reported && outbox_is_reported(event)))
 		{
 			cols[0][n] = CStringGetTextDatum(event->key);
 			cols[1][n++] = TimestampTzGetDatum(event->captured_at);
@@ -1622,12 +1729,14 @@ outbox_note_gone(int32 attachment_id, KaptureKeys *keys)
  * row has in this snapshot.  "keys_scan" is how far such entries have been read,
  * "scan" how far the others have.  Returns what became of deliveries, a list of
  * KaptureMoved in the current memory context; *waiting is set if changes are
- * due that were not before.  "follower" is called with the same, and with "arg".
+ * due that were not before.  "follower" is called with the same, and with "arg";
+ * it fills in the customers of deleted rows that are not known, if it knows them.
  */
 List *
-kapture_outbox_follow(int32 attachment_id, KaptureScan *keys_scan, KaptureScan *scan, bool *waiting,
+kapture_outbox_follow(const KaptureAttachment *att, KaptureScan *keys_scan, KaptureScan *scan, bool *waiting,
 					  KaptureKeysFollower follower, void *arg)
 {
+	int32		attachment_id = att->id;
 	MemoryContext context = CurrentMemoryContext;
 	KaptureKeys *keys;
 	List	   *moved = NIL;
@@ -1640,15 +1749,17 @@ kapture_outbox_follow(int32 attachment_id, KaptureScan *keys_scan, KaptureScan *
 		*waiting |= moved != NIL;
 		if (kapture_keys_any(keys, KAPTURE_NOTE_REKEYED))
 		{
-			/* a pass that is under way does not see all that this transaction does */
+			/* a pass that began earlier does not see all that this transaction does */
 			if (scan->running)
 				*waiting |= outbox_wait_changes(attachment_id, scan, keys);
 			outbox_start_pass(scan);
 			*waiting |= outbox_wait_changes(attachment_id, scan, keys);
 		}
 		*waiting |= outbox_wait_events(attachment_id, keys);
-		outbox_note_gone(attachment_id, keys);
 		follower(attachment_id, keys, arg);
+		if (att->on_delete != NIL)
+			*waiting |= outbox_report_deleted(attachment_id, keys);
+		outbox_note_gone(attachment_id, keys, att->on_delete != NIL);
 
 		/* what is in memory goes, before there is more */
 		SPI_finish();

@@ -23,7 +23,7 @@
 typedef struct KaptureScan
 {
 	MemoryContext context;		/* owns the arrays */
-	bool		running;		/* a pass is under way */
+	bool		running;		/* in the middle of a pass */
 	bool		ever;			/* false: the next pass reads everything */
 	uint64		seen_xmax;		/* up to which snapshot all was read */
 	int			nseen;
@@ -66,6 +66,7 @@ typedef struct KaptureDelivery
 	TimestampTz captured_at;
 	char	   *sent_phone;		/* of the Add that is being sent or in doubt, */
 	char	   *sent_email;		/* NULL: none */
+	char	   *sent_code;		/* likewise, where an Add is an upsert */
 	int			searches;		/* for a lost Add that found nothing so far */
 	bool		claimed;
 	bytea	   *digests;		/* of what Kapture has of the row; NULL: not known */
@@ -128,7 +129,7 @@ extern bool kapture_outbox_park_due(int32 attachment_id, const char *row_key, co
 extern void kapture_outbox_claim_due(int32 attachment_id, int limit, TimestampTz now,
 									 TimestampTz well_since, List **deliveries);
 extern void kapture_outbox_note_adds(List *deliveries);
-extern List *kapture_outbox_follow(int32 attachment_id, KaptureScan *keys_scan, KaptureScan *scan,
+extern List *kapture_outbox_follow(const KaptureAttachment *att, KaptureScan *keys_scan, KaptureScan *scan,
 								   bool *waiting, KaptureKeysFollower follower, void *arg);
 extern TimestampTz kapture_outbox_next_due(int32 attachment_id);
 extern List *kapture_outbox_finish(List *done);

@@ -16,7 +16,7 @@
  * All times here are those of the steady clock.
  *
  * Without the library preloaded there is no shared memory: then the limits hold
- * for each session by itself.
+ * for each session separately.
  */
 #include "postgres.h"
 

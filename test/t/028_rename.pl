@@ -6,16 +6,14 @@ use warnings;
 use FindBin;
 use lib "$FindBin::RealBin/../perl";
 use KaptureTest;
-use POSIX qw(strftime);
 use Test::More;
 
 my $emulator = start_emulator('--pull-limit-hours', 24);
 my $node = new_node('main');
+shorthand($node, $emulator, qw(sql));
 my $n = 0;
 
-sub sql { return $node->safe_psql('postgres', $_[0]) }
 sub refused { my ($rc, $out, $err) = $node->psql('postgres', $_[0]); return $err }
-sub ago { return strftime('%Y-%m-%d %H:%M:%S', gmtime(time + 19800 - $_[0])) }
 
 # customers that were made so many seconds ago
 sub seed
@@ -80,7 +78,7 @@ emulator_post($emulator, 'seed', [ map { { customer_name => "March $_", phone =>
 like(refused("CALL kapture_refresh('2021-03-10', '2021-03-14', 'crm')"), qr/Kapture says: No/, 'a refresh is interrupted');
 emulator_faults($emulator);
 sql("ALTER SERVER crm RENAME TO kapture");
-like(refused("CALL kapture_refresh('2021-03-10', '2021-03-14')"), qr/NOTICE:  going on with the refresh of server "kapture" at 2021-03-12 00:00:00/, 'it goes on under the new name');
+like(refused("CALL kapture_refresh('2021-03-10', '2021-03-14')"), qr/NOTICE:  continuing the refresh of server "kapture" at 2021-03-12 00:00:00/, 'it goes on under the new name');
 is(sql("SELECT count(*), count(DISTINCT name), min(server) FROM kapture_customers WHERE name LIKE 'March%'"), '5|5|kapture', 'everybody is there, once');
 
 my $renaming = $node->background_psql('postgres');

@@ -12,19 +12,12 @@ use Test::More;
 
 my $emulator = start_emulator();
 my $node = new_node('living');
+shorthand($node, $emulator, qw(sql said));
 setup_sync($node, $emulator, options => "max_connections '4'");
 create_customers($node);
 my $idle = "SELECT pending + in_flight + retrying = 0 FROM kapture_status WHERE relation = 'customers'::regclass";
 
-sub sql { return $node->safe_psql('postgres', $_[0]) }
 sub customers { return @{ emulator_get($emulator, 'customers') } }
-
-sub said
-{
-	my ($statement) = @_;
-	my ($rc, $out, $err) = $node->psql('postgres', $statement, on_error_stop => 1);
-	return "$out$err";
-}
 
 # --- how tables are attached
 is(sql("SELECT relation, server, columns, on_duplicate, replicated, pull, on_conflict, id_column, key_columns, paused, attached_at <= now() FROM kapture_attachments"),
@@ -213,8 +206,8 @@ is(sql($options), 'fail|remote|t|(id > 3)|', 'the rest stays');
 sql("SELECT kapture_alter('many', reset => '{on_duplicate,replicated,filter}')");
 is(sql($options), 'link|remote|f||', 'reset takes arguments back to their defaults');
 is(sql("SELECT DISTINCT tgenabled FROM pg_trigger WHERE tgrelid = 'many'::regclass AND tgname LIKE 'kapture%'"), 'O', 'triggers, too');
-like(said("SELECT kapture_alter('many', reset => '{server}')"), qr/"server" is nothing that argument "reset" can take back/, 'not everything has one');
-like(said("SELECT kapture_alter('many', filter => 'true', reset => '{filter}')"), qr/argument "filter" is given, and named by argument "reset"/, 'and nothing both ways');
+like(said("SELECT kapture_alter('many', reset => '{server}')"), qr/argument "reset" cannot take "server" back/, 'not everything has one');
+like(said("SELECT kapture_alter('many', filter => 'true', reset => '{filter}')"), qr/argument "filter" is given, and also named in argument "reset"/, 'and nothing both ways');
 like(said("SELECT kapture_alter('many', columns => '{\"customer_name\": \"gone\", \"phone\": \"phone\"}')"), qr/column "gone" of relation "many" does not exist/, 'a mapping that cannot be');
 like(said("SELECT kapture_alter('many', on_duplicate => 'maybe')"), qr/invalid value for argument "on_duplicate"/, 'nor a value');
 like(said("SET ROLE stranger; SELECT kapture_alter('many', filter => 'true')"), qr/must be owner of table many/, 'for the owner only');
@@ -223,7 +216,7 @@ like(said("SET ROLE stranger; SELECT kapture_alter('many', filter => 'true')"), 
 my $other = start_emulator();
 sql("CREATE SERVER second FOREIGN DATA WRAPPER kapture_fdw OPTIONS (url '$other->{url}', timeout '2s');
 CREATE USER MAPPING FOR CURRENT_USER SERVER second OPTIONS (auth_key 'a2FwZGVtbzprYXAxMjM=')");
-like(said("SELECT kapture_alter('many', server => 'second')"), qr/requests of table "many" to server "kapture" may be under way.*kapture_pause/s, 'not while requests may be under way');
+like(said("SELECT kapture_alter('many', server => 'second')"), qr/requests of table "many" to server "kapture" may be in flight.*kapture_pause/s, 'not while requests may be under way');
 sql("SELECT kapture_pause('many')");
 poll_ok($node, "SELECT in_flight = 0 AND state = 'paused' FROM kapture_status WHERE relation = 'many'::regclass", 'the table is paused');
 like(said("SELECT kapture_alter('many', server => 'second')"), qr/rows of table "many" have ids of customers of server "kapture".*keep_ids => true.*SET kapture_customer_id = NULL/s, 'ids are not taken along by the way');
