@@ -14,6 +14,7 @@ use PostgreSQL::Test::Utils;
 use Test::More;
 
 my $node = new_node('main');
+shorthand($node, undef, qw(sql));
 my $dir = PostgreSQL::Test::Utils::tempdir();
 my $phone = 9_400_000_000;
 my $day = 24 * 3600;
@@ -31,8 +32,6 @@ sub tls
 	my ($cert, $key) = CERT_create(%cert);
 	return (tls => { SSL_cert => $cert, SSL_key => $key, %with });
 }
-
-sub sql { return $node->safe_psql('postgres', $_[0]) }
 
 sql(q(
 CREATE EXTENSION kapture_sync;
