@@ -862,6 +862,9 @@ kapture_calls_load(Worker *worker)
 	}
 	if (!worker->alone || !kapture_call_queue_exists())
 		return;
+	/* calls may have been discarded, which are not kept for ever either */
+	if (worker->next_expiry == DT_NOEND)
+		worker->next_expiry = GetCurrentTimestamp();
 	if (!sender_recovered)
 		sender_alert_unknown(kapture_call_queue_recover());
 	sender_recovered = true;
