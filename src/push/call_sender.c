@@ -734,7 +734,7 @@ kapture_calls_look(void)
 	sender_look = true;
 }
 
-/* Tells whoever listens that the outcome of calls is unknown. */
+/* Notifies that the outcome of calls is unknown. */
 static void
 sender_alert_unknown(List *counts)
 {

@@ -61,8 +61,8 @@ typedef struct WorkerServer
 	int			start_errors;	/* requests in a row that could not be started */
 	int			failures;		/* in a row, of different rows */
 	int			sick;			/* in a row, of any */
-	KaptureServerState said;	/* in the log */
-	KaptureServerState told;	/* to whoever listens */
+	KaptureServerState logged;	/* last */
+	KaptureServerState notified;	/* last */
 	bool		used;			/* attached tables go to it */
 	int64		failed_row;		/* delivery that failed last */
 	KaptureServerState health;
