@@ -71,7 +71,7 @@ resync_work(KaptureRun *run, KaptureAttachment *att, List *keys)
 }
 
 /*
- * kapture_backfill_slice(relation regclass, slice integer) returns integer
+ * kapture_backfill_slice(relation regclass, slice integer, name text) returns integer
  *
  * One step of kapture_backfill(): notes the next rows without an id, and how
  * far it came.  Returns how many rows it noted; fewer than asked for means that
@@ -80,7 +80,7 @@ resync_work(KaptureRun *run, KaptureAttachment *att, List *keys)
 Datum
 kapture_backfill_slice(PG_FUNCTION_ARGS)
 {
-	KaptureRun	run = {.activity = KAPTURE_BACKFILL, .work = backfill_work};
+	KaptureRun	run = {.activity = KAPTURE_BACKFILL, .name_arg = 2, .work = backfill_work};
 
 	kapture_argument_check_null(fcinfo, 0, "relation");
 	kapture_run_check_slice(fcinfo, 1, &run.slice);
@@ -88,14 +88,14 @@ kapture_backfill_slice(PG_FUNCTION_ARGS)
 }
 
 /*
- * kapture_backfill(relation regclass, slice integer), a procedure
+ * kapture_backfill(relation regclass, slice integer, name text), a procedure
  *
  * Errors: those of kapture_run_call(), 22023 for the size.
  */
 Datum
 kapture_backfill(PG_FUNCTION_ARGS)
 {
-	KaptureRun	run = {.activity = KAPTURE_BACKFILL, .name = "kapture_backfill", .work = backfill_work};
+	KaptureRun	run = {.activity = KAPTURE_BACKFILL, .name = "kapture_backfill", .name_arg = 2, .work = backfill_work};
 
 	run.notice = _("are on their way");
 	kapture_run_check_slice(fcinfo, 1, &run.slice);
@@ -105,7 +105,7 @@ kapture_backfill(PG_FUNCTION_ARGS)
 
 /*
  * kapture_resync(relation regclass, condition text, fields text[], slice integer,
- *		force boolean), a procedure
+ *		force boolean, name text), a procedure
  *
  * Errors: those of kapture_run_call(), of kapture_condition_check(), of
  * kapture_catalog_fields(); 22023 for the size.
@@ -113,7 +113,7 @@ kapture_backfill(PG_FUNCTION_ARGS)
 Datum
 kapture_resync(PG_FUNCTION_ARGS)
 {
-	KaptureRun	run = {.activity = KAPTURE_RESYNC, .name = "kapture_resync", .work = resync_work};
+	KaptureRun	run = {.activity = KAPTURE_RESYNC, .name = "kapture_resync", .name_arg = 5, .work = resync_work};
 
 	run.notice = _("are on their way");
 	if (!PG_ARGISNULL(1))
@@ -175,12 +175,12 @@ touch_is_new(int32 attachment_id, const char *row_key, int64 columns)
 	return !found;
 }
 
-/* The attachment of a relation that the caller may update. */
-static KaptureAttachment *
+/* The attachments of a relation that the caller may update. */
+static List *
 touch_find(Oid relid)
 {
 	Relation	rel = try_relation_open(relid, AccessShareLock);
-	KaptureAttachment *att;
+	List	   *attachments;
 
 	if (rel == NULL)
 		ereport(ERROR,
@@ -188,19 +188,19 @@ touch_find(Oid relid)
 				 errmsg("relation with OID %u does not exist", relid)));
 	if (pg_class_aclcheck(relid, GetUserId(), ACL_UPDATE) != ACLCHECK_OK)
 		aclcheck_error(ACLCHECK_NO_PRIV, get_relkind_objtype(rel->rd_rel->relkind), RelationGetRelationName(rel));
-	att = kapture_catalog_attachment(rel);
-	if (att == NULL)
+	attachments = kapture_catalog_attachments(rel);
+	if (attachments == NIL)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
 				 errmsg("table \"%s\" is not attached to Kapture", RelationGetRelationName(rel)),
 				 errhint("Use kapture_attach() to have its rows sent.")));
-	if (att->nkeys == 0)
+	if (((KaptureAttachment *) linitial(attachments))->nkeys == 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("table \"%s\" has no primary key any more", RelationGetRelationName(rel)),
 				 errhint("Add a primary key, or use kapture_detach().")));
 	relation_close(rel, NoLock);
-	return att;
+	return attachments;
 }
 
 /*
@@ -247,19 +247,25 @@ touch_key(const KaptureAttachment *att, const char *row_key)
 Datum
 kapture_touch(PG_FUNCTION_ARGS)
 {
-	KaptureAttachment *att;
-	int64		columns;
+	List	   *attachments;
+	Datum		fields = PG_ARGISNULL(2) ? (Datum) 0 : PG_GETARG_DATUM(2);
 	char	   *key;
+	ListCell   *lc;
 
 	kapture_argument_check_null(fcinfo, 0, "relation");
 	kapture_argument_check_null(fcinfo, 1, "row_key");
 	PreventCommandIfReadOnly("kapture_touch()");
 	PreventCommandDuringRecovery("kapture_touch()");
 	kapture_version_require();
-	att = touch_find(PG_GETARG_OID(0));
-	columns = PG_ARGISNULL(2) ? att->all_changed : kapture_catalog_fields(att, PG_GETARG_DATUM(2));
-	key = touch_key(att, text_to_cstring(PG_GETARG_TEXT_PP(1)));
-	if (touch_is_new(att->id, key, columns))
-		kapture_capture_again(att, key, columns, false);
+	attachments = touch_find(PG_GETARG_OID(0));
+	key = touch_key(linitial(attachments), text_to_cstring(PG_GETARG_TEXT_PP(1)));
+	foreach(lc, attachments)
+	{
+		KaptureAttachment *att = lfirst(lc);
+		int64		columns = kapture_catalog_fields_among(attachments, att, fields);
+
+		if (columns != 0 && touch_is_new(att->id, key, columns))
+			kapture_capture_again(att, key, columns, false);
+	}
 	PG_RETURN_VOID();
 }

@@ -73,6 +73,8 @@ PG_FUNCTION_INFO_V1(kapture_discard);
 /* How a table is to be attached. */
 typedef struct AttachRequest
 {
+	char	   *name;			/* empty: none */
+	int32		id;				/* once it is stored */
 	Name		server;
 	char	   *on_duplicate;
 	bool		replicated;
@@ -104,10 +106,10 @@ kapture_attach_execute_ddl(const char *sql)
  * got another name in the meantime.
  */
 static void
-attach_check_name(Oid relid, bool attached)
+attach_check_name(Oid relid, int32 attachment_id, const char *name, bool attached)
 {
 	CommandCounterIncrement();
-	if (OidIsValid(get_trigger_oid(relid, KAPTURE_TRIGGER, true)) != attached)
+	if (OidIsValid(get_trigger_oid(relid, kapture_capture_trigger(KAPTURE_TRIGGER, attachment_id, name), true)) != attached)
 		ereport(ERROR,
 				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
 				 errmsg("table \"%s\" was renamed meanwhile", get_rel_name(relid)),
@@ -240,18 +242,49 @@ attach_open_owned(Oid relid, LOCKMODE lockmode)
 	return rel;
 }
 
-/* Refuses a table that is attached already, or belongs to one that is, or should be. */
+/* Refuses an attachment that would be taken for another one of its table, or write where that one does. */
 static void
-attach_check_membership(Relation rel)
+attach_check_beside(const AttachRequest *request, const KaptureAttachment *other)
 {
-	const char *name = RelationGetRelationName(rel);
-	KaptureAttachment *att = kapture_catalog_attachment(rel);
+	const char *table = get_rel_name(other->root);
 
-	if (att && att->root == RelationGetRelid(rel))
+	if (strcmp(other->name, request->name) == 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_DUPLICATE_OBJECT),
-				 errmsg("table \"%s\" is attached to Kapture already", name),
-				 errhint("Use kapture_detach() first to attach it differently.")));
+				 request->name[0] == '\0' ? errmsg("table \"%s\" is attached to Kapture already", table) :
+				 errmsg("table \"%s\" has an attachment \"%s\" already", table, request->name),
+				 errhint("Use kapture_detach() first to attach it differently, or argument \"name\" to attach it a second time, with another filter or server.")));
+	if (request->id_column && other->id_column && strcmp(request->id_column, other->id_column) == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_DUPLICATE_OBJECT),
+				 errmsg("column \"%s\" receives the Kapture customer ids of another attachment of table \"%s\"",
+						request->id_column, table),
+				 errdetail("Attachment \"%s\" writes the ids of server \"%s\" into it.", other->name, other->server),
+				 errhint("Name another column in argument \"id_column\", or use NULL to have the ids kept by the extension.")));
+	if (request->pull && other->pull && strcmp(NameStr(*request->server), other->server) == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_DUPLICATE_OBJECT),
+				 errmsg("customers of server \"%s\" are pulled into table \"%s\" already", other->server, table),
+				 errdetail("Attachment \"%s\" does that; each customer would become two rows.", other->name),
+				 errhint("Leave out argument \"pull\".")));
+}
+
+/* Refuses a table that is attached already, or belongs to one that is, or should be. */
+static void
+attach_check_membership(Relation rel, const AttachRequest *request)
+{
+	const char *name = RelationGetRelationName(rel);
+	KaptureAttachment *att = NULL;
+	ListCell   *lc;
+
+	foreach(lc, kapture_catalog_attachments(rel))
+	{
+		att = lfirst(lc);
+		if (att->root == RelationGetRelid(rel))
+			attach_check_beside(request, att);
+	}
+	if (att && att->root == RelationGetRelid(rel))
+		return;
 	/* by itself if the table it is a partition of cannot be attached */
 	if (rel->rd_rel->relispartition &&
 		!OidIsValid(kapture_family_foreign_partition(llast_oid(get_partition_ancestors(RelationGetRelid(rel))))))
@@ -280,7 +313,7 @@ attach_is_of_citus(Oid relid)
 
 /* Refuses what cannot be kept in step. */
 static void
-attach_check_relation(Relation rel)
+attach_check_relation(Relation rel, const AttachRequest *request)
 {
 	const char *name = RelationGetRelationName(rel);
 
@@ -307,7 +340,7 @@ attach_check_relation(Relation rel)
 						 errmsg("\"%s\" cannot be attached to Kapture", name)));
 		}
 	}
-	attach_check_membership(rel);
+	attach_check_membership(rel, request);
 	if (attach_is_of_citus(RelationGetRelid(rel)))
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
@@ -404,33 +437,32 @@ attach_text(const char *text)
 }
 
 /*
- * Writes where the value of a field of an attached table, with this bit, comes from.
+ * Writes where the value of a field of an attachment, with this bit, comes from.
  */
 void
-kapture_attach_store_mapping(Oid relid, int bit, const KaptureMapping *mapping)
+kapture_attach_store_mapping(int32 attachment_id, int bit, const KaptureMapping *mapping)
 {
 	KaptureGivenExpression *expression = mapping->expression;
-	Oid			types[] = {REGCLASSOID, INT2OID, TEXTOID, TEXTOID, INT2OID, TEXTOID, TEXTOID, TEXTOID};
+	Oid			types[] = {INT4OID, INT2OID, TEXTOID, TEXTOID, INT2OID, TEXTOID, TEXTOID, TEXTOID};
 	Datum		values[] = {
-		ObjectIdGetDatum(relid), Int16GetDatum(bit), CStringGetTextDatum(mapping->field),
+		Int32GetDatum(attachment_id), Int16GetDatum(bit), CStringGetTextDatum(mapping->field),
 		attach_text(mapping->name), Int16GetDatum(mapping->attnum), attach_text(expression ? expression->text : NULL),
 		attach_text(mapping->constant), attach_text(expression ? kapture_expression_reads(expression) : NULL)
 	};
 
 	(void) kapture_own_execute("INSERT INTO @.kapture_column"
 							   " (attachment_id, bit, field, column_name, attnum, expression, constant, reads)"
-							   " SELECT attachment_id, $2, $3, nullif($4, '')::name, nullif($5, 0::int2), nullif($6, ''), nullif($7, ''), nullif($8, '')::name[]"
-							   " FROM @.kapture_attachment WHERE relation = $1",
+							   " SELECT $1, $2, $3, nullif($4, '')::name, nullif($5, 0::int2), nullif($6, ''), nullif($7, ''), nullif($8, '')::name[]",
 							   lengthof(types), types, values);
 }
 
-/* Writes attachment and columns into the extension's tables. */
+/* Writes attachment and columns into the extension's tables.  Fills in the attachment's number. */
 static void
-attach_store(Oid relid, const AttachRequest *request)
+attach_store(Oid relid, AttachRequest *request)
 {
 	const KaptureGivenSource *source = request->source;
 	Oid			types[] = {REGCLASSOID, NAMEOID, NAMEARRAYOID, TEXTOID, BOOLOID, BOOLOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID,
-	TEXTOID, TEXTOID};
+	TEXTOID, TEXTOID, TEXTOID};
 	Datum		values[] = {
 		ObjectIdGetDatum(relid), NameGetDatum(request->server), PointerGetDatum(request->keys),
 		CStringGetTextDatum(request->on_duplicate), BoolGetDatum(request->replicated), BoolGetDatum(request->pull),
@@ -438,20 +470,33 @@ attach_store(Oid relid, const AttachRequest *request)
 		attach_text(request->filter ? request->filter->text : NULL),
 		attach_text(request->filter ? kapture_expression_reads(request->filter) : NULL),
 		attach_text(request->on_leave ? JsonbToCString(NULL, &request->on_leave->root, VARSIZE(request->on_leave)) : NULL),
-		attach_text(source ? source->name : NULL), attach_text(source ? kapture_expression_reads(&source->reads) : NULL)
+		attach_text(source ? source->name : NULL), attach_text(source ? kapture_expression_reads(&source->reads) : NULL),
+		CStringGetTextDatum(request->name)
 	};
 	ListCell   *lc;
 	int			bit = 0;
 
-	(void) kapture_own_execute("INSERT INTO @.kapture_attachment"
+	request->id = pg_strtoint32(kapture_own_text("INSERT INTO @.kapture_attachment"
 							   " (relation, server, key_columns, on_duplicate, replicated, pull, on_conflict, id_column,"
-							   " filter, filter_columns, on_leave, source, source_keys, source_columns, server_oid, server_owner)"
+							   " filter, filter_columns, on_leave, source, source_keys, source_columns, name, server_oid, server_owner)"
 							   " SELECT $1, $2, $3, $4, $5, $6, $7, nullif($8, '')::name, nullif($9, ''), nullif($10, '')::name[], nullif($11, '')::jsonb,"
-							   " nullif($12, ''), CASE WHEN $12 <> '' THEN $3 END, nullif($13, '')::name[],"
-							   " s.oid, s.srvowner FROM pg_foreign_server AS s WHERE s.srvname = $2",
-							   lengthof(types), types, values);
+							   " nullif($12, ''), CASE WHEN $12 <> '' THEN $3 END, nullif($13, '')::name[], $14,"
+							   " s.oid, s.srvowner FROM pg_foreign_server AS s WHERE s.srvname = $2 RETURNING attachment_id",
+							   lengthof(types), types, values));
 	foreach(lc, request->mappings)
-		kapture_attach_store_mapping(relid, bit++, lfirst(lc));
+		kapture_attach_store_mapping(request->id, bit++, lfirst(lc));
+}
+
+/* Of tables that the table follows already, other columns matter to this attachment: any may. */
+static void
+attach_widen_follows(Oid relid)
+{
+	Oid			types[1] = {REGCLASSOID};
+	Datum		values[1] = {ObjectIdGetDatum(relid)};
+
+	if (kapture_own_execute("UPDATE @.kapture_follow SET watched_columns = NULL WHERE relation = $1 AND watched_columns IS NOT NULL",
+							1, types, values) > 0)
+		CacheInvalidateRelcacheByRelid(kapture_catalog_relid(KAPTURE_TABLE_FOLLOW));
 }
 
 /*
@@ -508,17 +553,55 @@ kapture_attach_index_id_column(Oid relid, const char *name, const char *column)
 	kapture_attach_execute_ddl(psprintf("CREATE INDEX ON %s (%s)", name, quote_identifier(column)));
 }
 
-/* Drops the triggers of ours that a relation has by itself.  Returns how many. */
-static int
-attach_drop_triggers(Oid relid)
+/* The names of the triggers of a table's attachments, but for one of these. */
+static List *
+attach_others_triggers(Oid relid, int32 attachment_id)
 {
-	List	   *names = kapture_family_triggers(relid);
+	List	   *names = NIL;
+	ListCell   *lc;
+
+	foreach(lc, kapture_catalog_attached())
+	{
+		const KaptureAttached *attached = lfirst(lc);
+
+		if (attached->relid != relid || attached->id == attachment_id)
+			continue;
+		names = lappend(names, kapture_capture_trigger(KAPTURE_TRIGGER, attached->id, attached->name));
+		names = lappend(names, kapture_capture_trigger(KAPTURE_TRUNCATE_TRIGGER, attached->id, attached->name));
+	}
+	return names;
+}
+
+/* Is the name in a list? */
+static bool
+attach_is_listed(const char *name, const List *names)
+{
 	ListCell   *lc;
 
 	foreach(lc, names)
+	{
+		if (strcmp(lfirst(lc), name) == 0)
+			return true;
+	}
+	return false;
+}
+
+/* Drops the triggers of ours that a relation has by itself, but for those to keep.  Returns how many. */
+static int
+attach_drop_triggers(Oid relid, const List *keep)
+{
+	ListCell   *lc;
+	int			n = 0;
+
+	foreach(lc, kapture_family_triggers(relid))
+	{
+		if (attach_is_listed(lfirst(lc), keep))
+			continue;
 		kapture_attach_execute_ddl(psprintf("DROP TRIGGER IF EXISTS %s ON %s", quote_identifier(lfirst(lc)),
-									kapture_row_relation_name(relid)));
-	return list_length(names);
+											kapture_row_relation_name(relid)));
+		n++;
+	}
+	return n;
 }
 
 /*
@@ -526,14 +609,15 @@ attach_drop_triggers(Oid relid)
  * extension's tables has them, from a table and its partitions.
  */
 static void
-attach_drop_leftovers(Oid relid)
+attach_drop_leftovers(Oid relid, int32 attachment_id)
 {
 	List	   *attached = kapture_catalog_attached_relations();
+	List	   *others = attach_others_triggers(relid, attachment_id);
 	ListCell   *lc;
 
 	if (get_rel_relkind(relid) != RELKIND_PARTITIONED_TABLE)
 	{
-		(void) attach_drop_triggers(relid);
+		(void) attach_drop_triggers(relid, others);
 		return;
 	}
 	foreach(lc, find_all_inheritors(relid, NoLock, NULL))
@@ -543,23 +627,27 @@ attach_drop_leftovers(Oid relid)
 					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 					 errmsg("partition \"%s\" is attached to Kapture by itself", get_rel_name(lfirst_oid(lc))),
 					 errhint("Use kapture_detach() for it first.")));
-		(void) attach_drop_triggers(lfirst_oid(lc));
+		(void) attach_drop_triggers(lfirst_oid(lc), others);
 	}
 }
 
 /* Creates the triggers. */
 static void
-attach_create_triggers(const char *name, bool replicated)
+attach_create_triggers(const char *name, const AttachRequest *request)
 {
-	kapture_attach_execute_ddl(psprintf("CREATE TRIGGER " KAPTURE_TRIGGER " AFTER INSERT OR UPDATE OR DELETE ON %s"
-								" FOR EACH ROW EXECUTE FUNCTION %s.kapture_capture()",
-								name, kapture_catalog_schema()));
-	kapture_attach_execute_ddl(psprintf("CREATE TRIGGER " KAPTURE_TRUNCATE_TRIGGER " AFTER TRUNCATE ON %s"
-								" FOR EACH STATEMENT EXECUTE FUNCTION %s.kapture_capture()",
-								name, kapture_catalog_schema()));
-	if (replicated)
-		kapture_attach_execute_ddl(psprintf("ALTER TABLE %s ENABLE ALWAYS TRIGGER " KAPTURE_TRIGGER
-									", ENABLE ALWAYS TRIGGER " KAPTURE_TRUNCATE_TRIGGER, name));
+	char	   *trigger = kapture_capture_trigger(KAPTURE_TRIGGER, request->id, request->name);
+	char	   *truncate = kapture_capture_trigger(KAPTURE_TRUNCATE_TRIGGER, request->id, request->name);
+	char	   *argument = request->name[0] == '\0' ? "" : psprintf("'%d'", request->id);
+
+	kapture_attach_execute_ddl(psprintf("CREATE TRIGGER %s AFTER INSERT OR UPDATE OR DELETE ON %s"
+										" FOR EACH ROW EXECUTE FUNCTION %s.kapture_capture(%s)",
+										trigger, name, kapture_catalog_schema(), argument));
+	kapture_attach_execute_ddl(psprintf("CREATE TRIGGER %s AFTER TRUNCATE ON %s"
+										" FOR EACH STATEMENT EXECUTE FUNCTION %s.kapture_capture(%s)",
+										truncate, name, kapture_catalog_schema(), argument));
+	if (request->replicated)
+		kapture_attach_execute_ddl(psprintf("ALTER TABLE %s ENABLE ALWAYS TRIGGER %s, ENABLE ALWAYS TRIGGER %s",
+											name, trigger, truncate));
 }
 
 /* Is a type's text a name, which may be another one tomorrow, or in another search_path? */
@@ -605,10 +693,10 @@ attach_key_problem(const KaptureAttachment *att)
  * not sent.
  */
 void
-kapture_attach_try(Oid relid)
+kapture_attach_try(Oid relid, int32 attachment_id)
 {
 	Relation	rel = relation_open(relid, AccessShareLock);
-	KaptureAttachment *att = kapture_catalog_attachment(rel);
+	KaptureAttachment *att = kapture_catalog_attachment_by_id(rel, attachment_id);
 	char	   *problem = attach_key_problem(att);
 	char	   *expression = kapture_expression_problem(att);
 	ErrorData  *error = problem || expression ? NULL : kapture_row_try(att);
@@ -668,6 +756,7 @@ attach_take_arguments(FunctionCallInfo fcinfo, AttachRequest *request)
 	attach_require(fcinfo, 2, "server");
 	attach_require(fcinfo, 4, "replicated");
 	attach_require(fcinfo, 5, "pull");
+	request->name = PG_ARGISNULL(11) ? "" : text_to_cstring(PG_GETARG_TEXT_PP(11));
 	request->server = PG_GETARG_NAME(2);
 	request->on_duplicate = kapture_attach_choice(fcinfo, 3, "on_duplicate", "link", "link only", "fail");
 	request->replicated = PG_GETARG_BOOL(4);
@@ -774,7 +863,8 @@ static char *
 attach_backfill_hint(KaptureAttachment *att)
 {
 	AttachRows	rows = {att};
-	char	   *call = psprintf("CALL kapture_backfill(%s)", quote_literal_cstr(kapture_row_relation_name(att->root)));
+	char	   *call = psprintf(att->name[0] == '\0' ? "CALL kapture_backfill(%s)" : "CALL kapture_backfill(%s, name => %s)",
+								quote_literal_cstr(kapture_row_relation_name(att->root)), quote_literal_cstr(att->name));
 
 	/* what keeps them from being counted is reported when they are read */
 	if (kapture_row_run(att, NULL, attach_do_count, &rows) != NULL)
@@ -789,10 +879,10 @@ attach_backfill_hint(KaptureAttachment *att)
 
 /* Reports what has come of it. */
 static void
-attach_report(Oid relid)
+attach_report(Oid relid, int32 attachment_id)
 {
 	Relation	rel = relation_open(relid, AccessShareLock);
-	KaptureAttachment *att = kapture_catalog_attachment(rel);
+	KaptureAttachment *att = kapture_catalog_attachment_by_id(rel, attachment_id);
 
 	kapture_advice_attached(att, attach_backfill_hint(att));
 	relation_close(rel, NoLock);
@@ -802,7 +892,7 @@ attach_report(Oid relid)
  * kapture_attach(relation regclass, columns jsonb, server name,
  *				  on_duplicate text, replicated boolean, pull boolean,
  *				  on_conflict text, filter text, source regclass,
- *				  id_column name, on_leave jsonb) returns void
+ *				  id_column name, on_leave jsonb, name text) returns void
  *
  * Checks, adds the id column where it is missing, creates the trigger.
  */
@@ -819,7 +909,7 @@ kapture_attach(PG_FUNCTION_ARGS)
 	attach_take_arguments(fcinfo, &request);
 	relid = PG_GETARG_OID(0);
 	rel = attach_open_owned(relid, ShareRowExclusiveLock);
-	attach_check_relation(rel);
+	attach_check_relation(rel, &request);
 	name = kapture_row_relation_name(RelationGetRelid(rel));
 	request.keys = attach_key_columns(rel);
 	serverid = kapture_binding_lock(NameStr(*request.server));
@@ -837,33 +927,36 @@ kapture_attach(PG_FUNCTION_ARGS)
 	if (request.pull)
 		kapture_attach_index_id_column(relid, name, request.id_column);
 	attach_store(relid, &request);
+	attach_widen_follows(relid);
 	(void) kapture_origin_claim();
-	attach_drop_leftovers(relid);
-	attach_create_triggers(name, request.replicated);
-	attach_check_name(relid, true);
-	kapture_binding_depend(relid, serverid);
-	kapture_attach_try(relid);
-	attach_report(relid);
+	attach_drop_leftovers(relid, request.id);
+	attach_create_triggers(name, &request);
+	attach_check_name(relid, request.id, request.name, true);
+	kapture_binding_depend(relid, request.id, request.name, serverid);
+	kapture_attach_try(relid, request.id);
+	attach_report(relid, request.id);
 	kapture_attach_announce();
 	PG_RETURN_VOID();
 }
 
 /*
- * Returns the attachment of the relation in an argument of a function, in the
- * current memory context.  The relation stays locked.  Errors: 22004 the
- * argument is NULL, 42P01 there is no such relation, 42501 it is not the
+ * Returns the attachments of the relation in an argument of a function, in the order of
+ * their numbers, in the current memory context.  The relation stays locked.  Errors:
+ * 22004 the argument is NULL, 42P01 there is no such relation, 42501 it is not the
  * caller's, 42704 it is not attached, 55000 the extension is to be updated first.
  */
-KaptureAttachment *
-kapture_attach_find_argument(FunctionCallInfo fcinfo, int arg, LOCKMODE lockmode)
+static List *
+attach_find_argument(FunctionCallInfo fcinfo, int arg, LOCKMODE lockmode)
 {
 	Relation	rel;
+	List	   *attachments;
 	KaptureAttachment *att;
 
 	attach_require(fcinfo, arg, "relation");
 	kapture_version_require();
 	rel = attach_open_owned(PG_GETARG_OID(arg), lockmode);
-	att = kapture_catalog_attachment(rel);
+	attachments = kapture_catalog_attachments(rel);
+	att = attachments != NIL ? linitial(attachments) : NULL;
 	if (att == NULL || att->root != RelationGetRelid(rel))
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
@@ -871,16 +964,92 @@ kapture_attach_find_argument(FunctionCallInfo fcinfo, int arg, LOCKMODE lockmode
 				 att ? errhint("It is kept in step as part of table \"%s\"; name that one.", get_rel_name(att->root)) :
 				 errhint("Use kapture_attach() to attach it; the view kapture_status shows attached tables.")));
 	relation_close(rel, NoLock);
-	return att;
+	return attachments;
 }
 
 /*
- * Likewise for the first argument.
+ * Likewise the first of them, for functions that are about the table and not about one
+ * of its attachments.
  */
 KaptureAttachment *
-kapture_attach_find(FunctionCallInfo fcinfo, LOCKMODE lockmode)
+kapture_attach_find_table(FunctionCallInfo fcinfo, int arg, LOCKMODE lockmode)
 {
-	return kapture_attach_find_argument(fcinfo, 0, lockmode);
+	return linitial(attach_find_argument(fcinfo, arg, lockmode));
+}
+
+/* The names of attachments, for a hint. */
+static char *
+attach_names(const List *attachments)
+{
+	StringInfoData names;
+	ListCell   *lc;
+
+	initStringInfo(&names);
+	foreach(lc, attachments)
+		appendStringInfo(&names, "%s\"%s\"", names.len > 0 ? ", " : "", ((KaptureAttachment *) lfirst(lc))->name);
+	return names.data;
+}
+
+/*
+ * Likewise, of the relation in a function's first argument, those that argument
+ * "name_arg" is about: the one with that name; NULL: all of them.  Error 42704, too, if
+ * there is none of that name.
+ */
+List *
+kapture_attach_find_all(FunctionCallInfo fcinfo, int name_arg, LOCKMODE lockmode)
+{
+	List	   *attachments = attach_find_argument(fcinfo, 0, lockmode);
+	char	   *name;
+	ListCell   *lc;
+
+	if (PG_ARGISNULL(name_arg))
+		return attachments;
+	name = text_to_cstring(PG_GETARG_TEXT_PP(name_arg));
+	foreach(lc, attachments)
+	{
+		if (strcmp(((KaptureAttachment *) lfirst(lc))->name, name) == 0)
+			return list_make1(lfirst(lc));
+	}
+	ereport(ERROR,
+			(errcode(ERRCODE_UNDEFINED_OBJECT),
+			 errmsg("table \"%s\" has no attachment \"%s\"", get_rel_name(PG_GETARG_OID(0)), name),
+			 errhint("Its attachments are %s.", attach_names(attachments))));
+	return NIL;
+}
+
+/*
+ * Likewise the only one that it is about.  Error 42725, too, if there are several.
+ */
+KaptureAttachment *
+kapture_attach_find(FunctionCallInfo fcinfo, int name_arg, LOCKMODE lockmode)
+{
+	List	   *attachments = kapture_attach_find_all(fcinfo, name_arg, lockmode);
+
+	if (list_length(attachments) > 1)
+		ereport(ERROR,
+				(errcode(ERRCODE_AMBIGUOUS_FUNCTION),
+				 errmsg("table \"%s\" has several attachments", get_rel_name(PG_GETARG_OID(0))),
+				 errhint("Name one of them in argument \"name\": %s.", attach_names(attachments))));
+	return linitial(attachments);
+}
+
+/*
+ * Likewise the one with this number.  Error 42704, too, if it is there no more.
+ */
+KaptureAttachment *
+kapture_attach_find_again(FunctionCallInfo fcinfo, int32 attachment_id, LOCKMODE lockmode)
+{
+	ListCell   *lc;
+
+	foreach(lc, attach_find_argument(fcinfo, 0, lockmode))
+	{
+		if (((KaptureAttachment *) lfirst(lc))->id == attachment_id)
+			return lfirst(lc);
+	}
+	ereport(ERROR,
+			(errcode(ERRCODE_UNDEFINED_OBJECT),
+			 errmsg("an attachment of table \"%s\" has ended meanwhile", get_rel_name(PG_GETARG_OID(0)))));
+	return NULL;
 }
 
 /* Is a table attached, or below another one that is, among those that inherit from "relid"? */
@@ -901,19 +1070,19 @@ attach_is_anothers(Oid child, Oid relid, List *attached)
 	return false;
 }
 
-/* Drops the triggers of a table and of those whose rows count as its rows.  Returns how many. */
+/* Likewise of a table and of those whose rows count as its rows. */
 static int
-attach_drop_all_triggers(Oid relid)
+attach_drop_all_triggers(Oid relid, const List *keep)
 {
 	List	   *attached = kapture_catalog_attached_relations();
-	int			n = attach_drop_triggers(relid);
+	int			n = attach_drop_triggers(relid, keep);
 	ListCell   *lc;
 
 	foreach(lc, find_all_inheritors(relid, NoLock, NULL))
 	{
 		if (lfirst_oid(lc) != relid && !attach_is_anothers(lfirst_oid(lc), relid, attached) &&
 			object_ownercheck(RelationRelationId, lfirst_oid(lc), GetUserId()))
-			n += attach_drop_triggers(lfirst_oid(lc));
+			n += attach_drop_triggers(lfirst_oid(lc), keep);
 	}
 	return n;
 }
@@ -933,7 +1102,7 @@ attach_drop_orphans(FunctionCallInfo fcinfo)
 	rel = attach_open_owned(PG_GETARG_OID(0), ShareRowExclusiveLock);
 	orphan = kapture_catalog_attachment(rel) == NULL;
 	relation_close(rel, NoLock);
-	if (!orphan || attach_drop_all_triggers(PG_GETARG_OID(0)) == 0)
+	if (!orphan || attach_drop_all_triggers(PG_GETARG_OID(0), NIL) == 0)
 		return false;
 	ereport(NOTICE,
 			(errmsg("table \"%s\" was not attached to Kapture; dropped the triggers that were left on it",
@@ -953,7 +1122,9 @@ kapture_attach_forget(int32 attachment_id)
 
 	if (OidIsValid(kapture_catalog_relid(KAPTURE_TABLE_FOLLOW)))
 		(void) kapture_own_execute("WITH ended AS (DELETE FROM @.kapture_follow AS f USING @.kapture_attachment AS a"
-								   " WHERE a.attachment_id = $1 AND f.relation = a.relation RETURNING f.follow_id)"
+								   " WHERE a.attachment_id = $1 AND f.relation = a.relation AND NOT EXISTS"
+								   " (SELECT FROM @.kapture_attachment AS o WHERE o.relation = a.relation AND o.attachment_id <> $1)"
+								   " RETURNING f.follow_id)"
 								   " DELETE FROM @.kapture_outbox WHERE attachment_id IN (SELECT -follow_id FROM ended)",
 								   1, types, values);
 	for (int i = 0; i < lengthof(tables); i++)
@@ -961,48 +1132,59 @@ kapture_attach_forget(int32 attachment_id)
 								   1, types, values);
 }
 
-/*
- * kapture_detach(relation regclass) returns void
- *
- * Drops the trigger and forgets what is waiting.  Ids and history stay.
- */
-Datum
-kapture_detach(PG_FUNCTION_ARGS)
+/* Ends an attachment. */
+static void
+attach_detach(KaptureAttachment *att)
 {
-	KaptureAttachment *att;
-
-	if (attach_drop_orphans(fcinfo))
-		PG_RETURN_VOID();
-	att = kapture_attach_find(fcinfo, ShareRowExclusiveLock);
-
 	/* what this transaction has captured so far goes, too */
 	kapture_notes_flush();
 	kapture_notes_forget(att->id);
 	kapture_advice_given_up(att);
-	(void) attach_drop_all_triggers(att->root);
-	attach_check_name(att->root, false);
+	(void) attach_drop_all_triggers(att->root, attach_others_triggers(att->root, att->id));
+	attach_check_name(att->root, att->id, att->name, false);
 	kapture_attach_forget(att->id);
 	kapture_attach_announce();
+}
+
+/*
+ * kapture_detach(relation regclass, name text) returns void
+ *
+ * Drops the triggers and forgets what is waiting.  Ids and history stay.
+ */
+Datum
+kapture_detach(PG_FUNCTION_ARGS)
+{
+	ListCell   *lc;
+
+	if (attach_drop_orphans(fcinfo))
+		PG_RETURN_VOID();
+	foreach(lc, kapture_attach_find_all(fcinfo, 1, ShareRowExclusiveLock))
+		attach_detach(lfirst(lc));
 	PG_RETURN_VOID();
 }
 
 static void
 attach_set_paused(FunctionCallInfo fcinfo, bool paused)
 {
-	KaptureAttachment *att = kapture_attach_find(fcinfo, AccessShareLock);
-	Oid			types[2] = {INT4OID, BOOLOID};
-	Datum		values[2] = {Int32GetDatum(att->id), BoolGetDatum(paused)};
+	ListCell   *lc;
 
-	if (kapture_own_execute("UPDATE @.kapture_attachment SET paused = $2 WHERE attachment_id = $1 AND paused <> $2",
-							2, types, values) == 0)
-		ereport(NOTICE,
-				(paused ? errmsg("table \"%s\" is paused already", get_rel_name(att->root)) :
-				 errmsg("table \"%s\" is not paused", get_rel_name(att->root))));
+	foreach(lc, kapture_attach_find_all(fcinfo, 1, AccessShareLock))
+	{
+		KaptureAttachment *att = lfirst(lc);
+		Oid			types[2] = {INT4OID, BOOLOID};
+		Datum		values[2] = {Int32GetDatum(att->id), BoolGetDatum(paused)};
+
+		if (kapture_own_execute("UPDATE @.kapture_attachment SET paused = $2 WHERE attachment_id = $1 AND paused <> $2",
+								2, types, values) == 0)
+			ereport(NOTICE,
+					(paused ? errmsg("table %s is paused already", kapture_catalog_title(att)) :
+					 errmsg("table %s is not paused", kapture_catalog_title(att))));
+	}
 	kapture_attach_announce();
 }
 
 /*
- * kapture_pause(relation regclass) returns void
+ * kapture_pause(relation regclass, name text) returns void
  */
 Datum
 kapture_pause(PG_FUNCTION_ARGS)
@@ -1012,7 +1194,7 @@ kapture_pause(PG_FUNCTION_ARGS)
 }
 
 /*
- * kapture_resume(relation regclass) returns void
+ * kapture_resume(relation regclass, name text) returns void
  */
 Datum
 kapture_resume(PG_FUNCTION_ARGS)
@@ -1022,29 +1204,39 @@ kapture_resume(PG_FUNCTION_ARGS)
 }
 
 /*
- * Runs "sql" on failed rows, one or all; and "inbox_sql" on pulled customers that
- * could not become rows, if on all.
+ * Runs "sql" on failed rows of an attachment, all or the one with this key; and
+ * "inbox_sql" on pulled customers that could not become rows, if on all.
  */
+static uint64
+attach_change_failed_of(const KaptureAttachment *att, const char *row_key, const char *sql, const char *inbox_sql)
+{
+	Oid			types[2] = {INT4OID, TEXTOID};
+	Datum		values[2] = {Int32GetDatum(att->id), row_key ? CStringGetTextDatum(row_key) : (Datum) 0};
+	uint64		n;
+
+	n = kapture_own_execute(psprintf("%s WHERE attachment_id = $1 AND state <> 'sending' AND last_error IS NOT NULL%s",
+									 sql, row_key ? " AND " KAPTURE_KEY_IS("row_key", "$2") : ""),
+							row_key ? 2 : 1, types, values);
+	if (row_key == NULL)
+		n += kapture_own_execute(psprintf("%s WHERE attachment_id = $1 AND last_error IS NOT NULL", inbox_sql),
+								 1, types, values);
+	return n;
+}
+
+/* Likewise of the attachments that a call names. */
 static uint64
 attach_change_failed(FunctionCallInfo fcinfo, const char *sql, const char *inbox_sql)
 {
-	KaptureAttachment *att = kapture_attach_find(fcinfo, AccessShareLock);
-	Oid			types[2] = {INT4OID, TEXTOID};
-	Datum		values[2] = {Int32GetDatum(att->id), (Datum) 0};
-	bool		all = PG_ARGISNULL(1);
-	uint64		n;
+	List	   *attachments = kapture_attach_find_all(fcinfo, 2, AccessShareLock);
+	char	   *row_key = PG_ARGISNULL(1) ? NULL : kapture_argument_key(fcinfo, 1);
+	uint64		n = 0;
+	ListCell   *lc;
 
-	if (!all)
-		values[1] = CStringGetTextDatum(kapture_argument_key(fcinfo, 1));
-	n = kapture_own_execute(psprintf("%s WHERE attachment_id = $1 AND state <> 'sending' AND last_error IS NOT NULL%s",
-									sql, all ? "" : " AND " KAPTURE_KEY_IS("row_key", "$2")),
-						   all ? 1 : 2, types, values);
-	if (all)
-		n += kapture_own_execute(psprintf("%s WHERE attachment_id = $1 AND last_error IS NOT NULL", inbox_sql),
-								 1, types, values);
-	else if (n == 0)
+	foreach(lc, attachments)
+		n += attach_change_failed_of(lfirst(lc), row_key, sql, inbox_sql);
+	if (row_key && n == 0)
 		ereport(NOTICE,
-				(errmsg("table \"%s\" has no failed row with key \"%s\"", get_rel_name(att->root), TextDatumGetCString(values[1])),
+				(errmsg("table \"%s\" has no failed row with key \"%s\"", get_rel_name(PG_GETARG_OID(0)), row_key),
 				 errdetail("There is no such row, or its last try did not fail."),
 				 errhint("The keys of failed rows are in the view kapture_failures.")));
 	kapture_attach_announce();
@@ -1052,7 +1244,7 @@ attach_change_failed(FunctionCallInfo fcinfo, const char *sql, const char *inbox
 }
 
 /*
- * kapture_retry(relation regclass, row_key text) returns bigint
+ * kapture_retry(relation regclass, row_key text, name text) returns bigint
  */
 Datum
 kapture_retry(PG_FUNCTION_ARGS)
@@ -1063,7 +1255,7 @@ kapture_retry(PG_FUNCTION_ARGS)
 }
 
 /*
- * kapture_discard(relation regclass, row_key text) returns bigint
+ * kapture_discard(relation regclass, row_key text, name text) returns bigint
  */
 Datum
 kapture_discard(PG_FUNCTION_ARGS)

@@ -184,14 +184,18 @@ void
 kapture_rekey_altered(Oid relid)
 {
 	Relation	rel;
-	KaptureAttachment *att;
+	ListCell   *lc;
 
 	/* version 1.0 knew the key by the index alone */
 	if (!kapture_catalog_outbox_packs() || !list_member_oid(kapture_catalog_attached_relations(), relid))
 		return;
 	rel = relation_open(relid, AccessShareLock);
-	att = kapture_catalog_attachment(rel);
-	if (att && att->nkeys > 0 && !rekey_is_same(att))
-		rekey_follow(att, rel);
+	foreach(lc, kapture_catalog_attachments(rel))
+	{
+		KaptureAttachment *att = lfirst(lc);
+
+		if (att->nkeys > 0 && !rekey_is_same(att))
+			rekey_follow(att, rel);
+	}
 	relation_close(rel, NoLock);
 }
