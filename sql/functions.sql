@@ -109,7 +109,7 @@ COMMENT ON FUNCTION @extschema@.kapture_pull_now(name) IS
 CREATE OR REPLACE FUNCTION @extschema@.kapture_call(api text, body jsonb, server name DEFAULT 'kapture') RETURNS jsonb
 LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'kapture_call';
 COMMENT ON FUNCTION @extschema@.kapture_call(text, jsonb, name) IS
-'calls any API of the account, by name (ticket_add, order_add, ...) or path, and returns its answer as it is; raises an error if there is none';
+'calls any API of the account, by name (ticket_add, order_add, ...) or path, and returns the answer unchanged; raises an error if there is none';
 
 CREATE OR REPLACE FUNCTION @extschema@.kapture_send(api text, body jsonb, server name DEFAULT 'kapture',
 	reference text DEFAULT NULL, retry text DEFAULT 'unsent')
@@ -131,7 +131,7 @@ COMMENT ON FUNCTION @extschema@.kapture_discard_call(bigint) IS
 CREATE OR REPLACE FUNCTION @extschema@.kapture_phone(phone text) RETURNS text
 LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'kapture_phone';
 COMMENT ON FUNCTION @extschema@.kapture_phone(text) IS
-'a phone number as people write it, as the ten digits that Kapture takes; NULL: it is none that is certain';
+'the ten digits that Kapture takes of a phone number as people write it; NULL: not certainly a phone number';
 
 --
 -- Pulled customers as rows
@@ -233,7 +233,7 @@ COMMENT ON FUNCTION @extschema@.kapture_alter(regclass, jsonb, name, text, regcl
 CREATE OR REPLACE FUNCTION @extschema@.kapture_id(relation regclass, row_key text, name text DEFAULT NULL) RETURNS bigint
 LANGUAGE C STABLE AS 'MODULE_PATHNAME', 'kapture_id';
 COMMENT ON FUNCTION @extschema@.kapture_id(regclass, text, text) IS
-'Kapture''s id of the customer of a row, wherever it is kept; NULL: it has none yet; name: of several attachments of the table, the one that is meant';
+'Kapture''s id of the customer of a row, wherever the id is kept; NULL: none yet; name: of several attachments of the table, the one that is meant';
 
 CREATE OR REPLACE FUNCTION @extschema@.kapture_followed() RETURNS trigger
 LANGUAGE C AS 'MODULE_PATHNAME', 'kapture_followed';
@@ -295,7 +295,7 @@ CREATE OR REPLACE PROCEDURE @extschema@.kapture_resync(relation regclass, condit
 	fields text[] DEFAULT NULL, slice integer DEFAULT 1000, force boolean DEFAULT false, name text DEFAULT NULL)
 LANGUAGE C AS 'MODULE_PATHNAME', 'kapture_resync';
 COMMENT ON PROCEDURE @extschema@.kapture_resync(regclass, text, text[], integer, boolean, text) IS
-'has rows sent again, all or those for which the condition holds, with all fields or those named, in slices; the table is not written; interrupted, the same call goes on where it stopped';
+'has rows sent again, all or those for which the condition holds, with all fields or those named, in slices; the table is not written; interrupted, the same call continues where it stopped';
 
 CREATE OR REPLACE FUNCTION @extschema@.kapture_verify(relation regclass, condition text DEFAULT NULL,
 	repair boolean DEFAULT false, name text DEFAULT NULL,
@@ -310,7 +310,7 @@ CREATE OR REPLACE PROCEDURE @extschema@.kapture_verify_into(relation regclass, i
 	name text DEFAULT NULL)
 LANGUAGE C AS 'MODULE_PATHNAME', 'kapture_verify_into';
 COMMENT ON PROCEDURE @extschema@.kapture_verify_into(regclass, regclass, text, boolean, integer, boolean, text) IS
-'as kapture_verify, with the results in columns of the same names of a table of the caller''s; commits after each slice of rows; interrupted, the same call goes on where it stopped, unless restart';
+'as kapture_verify, with the results in columns of the same names of a table of the caller''s; commits after each slice of rows; interrupted, the same call continues where it stopped, unless restart';
 
 CREATE OR REPLACE FUNCTION @extschema@.kapture_match(relation regclass, write boolean DEFAULT false, name text DEFAULT NULL,
 	OUT row_key text, OUT kapture_customer_id bigint, OUT found_by text, OUT problem text)
@@ -323,7 +323,7 @@ CREATE OR REPLACE FUNCTION @extschema@.kapture_acknowledge(server name, kapture_
 RETURNS boolean
 LANGUAGE C VOLATILE AS 'MODULE_PATHNAME', 'kapture_acknowledge';
 COMMENT ON FUNCTION @extschema@.kapture_acknowledge(name, bigint) IS
-'has kapture_orphans show a customer no more; returns whether it did';
+'takes a customer out of kapture_orphans; returns whether the view had it';
 
 CREATE OR REPLACE FUNCTION @extschema@.kapture_dry_run(relation regclass, columns jsonb DEFAULT NULL, filter text DEFAULT NULL,
 	source regclass DEFAULT NULL, server name DEFAULT 'kapture', ask boolean DEFAULT false,
@@ -402,13 +402,14 @@ CREATE OR REPLACE FUNCTION @extschema@.kapture_table_error(attachment_id integer
 LANGUAGE C STABLE STRICT AS 'MODULE_PATHNAME', 'kapture_table_error';
 COMMENT ON FUNCTION @extschema@.kapture_table_error(integer) IS 'which error keeps worker or puller from their work on an attached table; see kapture_status';
 
+-- STABLE: a release may word a hint anew, so nothing that is stored may depend on it
 CREATE OR REPLACE FUNCTION @extschema@.kapture_hint(message text, http_status integer DEFAULT NULL) RETURNS text
-LANGUAGE C IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'kapture_hint';
+LANGUAGE C STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'kapture_hint';
 COMMENT ON FUNCTION @extschema@.kapture_hint(text, integer) IS
 'what to do about a failure, in plain words; NULL for what is not known';
 
 CREATE OR REPLACE FUNCTION @extschema@.kapture_hint(message text, http_status integer, api text) RETURNS text
-LANGUAGE C IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'kapture_hint_1_1';
+LANGUAGE C STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'kapture_hint_1_1';
 COMMENT ON FUNCTION @extschema@.kapture_hint(text, integer, text) IS
 'what to do about a failure of a call (NULL: of the table itself), in plain words; NULL for what is not known';
 
@@ -431,7 +432,7 @@ CREATE OR REPLACE FUNCTION @extschema@.kapture_check(server name DEFAULT 'kaptur
 RETURNS SETOF record
 LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'kapture_check_1_1';
 COMMENT ON FUNCTION @extschema@.kapture_check(name, boolean) IS
-'checks step by step whether a server can be used: options, worker, name, connection, TLS, certificate, keys, clock, time, with a hint for what fails; sends a search and a pull that find nobody, with all_keys an Add and an Update that must be refused';
+'checks step by step whether a server can be used: options, worker, name, connection, TLS, certificate, keys, clock, time, duplicates, with a hint for what fails; sends a search and a pull that find no customer, with all_keys an Add and an Update that must be refused';
 
 CREATE OR REPLACE FUNCTION @extschema@.kapture_preview(relation regclass, row_key text, name text DEFAULT NULL,
 	OUT waiting boolean, OUT api text, OUT url text, OUT headers text[], OUT body text)

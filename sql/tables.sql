@@ -32,12 +32,12 @@ COMMENT ON TABLE @extschema@.kapture_attachment IS 'tables whose rows are kept i
 COMMENT ON COLUMN @extschema@.kapture_attachment.relation IS 'the attached table; a partitioned table stands for all its partitions';
 COMMENT ON COLUMN @extschema@.kapture_attachment.server IS 'name of the foreign server the rows go to';
 COMMENT ON COLUMN @extschema@.kapture_attachment.key_columns IS 'primary key of the table';
-COMMENT ON COLUMN @extschema@.kapture_attachment.id_column IS 'column that receives the Kapture customer id; NULL: it is kept in kapture_row';
+COMMENT ON COLUMN @extschema@.kapture_attachment.id_column IS 'column that receives the Kapture customer id; NULL: kapture_row has the ids';
 COMMENT ON COLUMN @extschema@.kapture_attachment.on_duplicate IS 'link: take the existing customer''s id, and send the row as an update; link only: take the id, and send nothing before the row changes; fail: park the row';
 COMMENT ON COLUMN @extschema@.kapture_attachment.replicated IS 'capture changes applied by logical replication, too';
 COMMENT ON COLUMN @extschema@.kapture_attachment.pull IS 'pulled customers update rows of the table, or become new ones';
 COMMENT ON COLUMN @extschema@.kapture_attachment.on_conflict IS 'local: a change that waits to be sent wins over the pulled value; remote: the pulled value wins';
-COMMENT ON COLUMN @extschema@.kapture_attachment.server_oid IS 'that server itself: another one that has its name later is not sent to; means nothing in a copy of a database';
+COMMENT ON COLUMN @extschema@.kapture_attachment.server_oid IS 'OID of that server: nothing is sent to a later server of the same name; meaningless in a copy of a database';
 COMMENT ON COLUMN @extschema@.kapture_attachment.server_owner IS 'its owner when the table was attached';
 COMMENT ON COLUMN @extschema@.kapture_attachment.filter IS 'condition on the rows that go to Kapture; NULL: all do';
 COMMENT ON COLUMN @extschema@.kapture_attachment.filter_columns IS 'columns that the filter reads; NULL: the whole row';
@@ -61,7 +61,7 @@ CREATE TABLE @extschema@.kapture_column (
 );
 COMMENT ON TABLE @extschema@.kapture_column IS 'which column of an attached table feeds which Kapture field';
 COMMENT ON COLUMN @extschema@.kapture_column.bit IS 'position of the field in the "changed" masks of outbox and deliveries';
-COMMENT ON COLUMN @extschema@.kapture_column.attnum IS 'the column''s number, which finds it again when it was renamed';
+COMMENT ON COLUMN @extschema@.kapture_column.attnum IS 'number of the column, by which a renamed column is found';
 COMMENT ON COLUMN @extschema@.kapture_column.column_name IS 'the column, of the source if there is one; NULL: the value is computed';
 COMMENT ON COLUMN @extschema@.kapture_column.expression IS 'expression over the row whose value it is';
 COMMENT ON COLUMN @extschema@.kapture_column.constant IS 'its value in all rows';
@@ -82,7 +82,7 @@ COMMENT ON TABLE @extschema@.kapture_follow IS 'tables whose changes concern row
 COMMENT ON COLUMN @extschema@.kapture_follow.follow_id IS 'its entries in kapture_outbox have this number, less than zero, as attachment_id';
 COMMENT ON COLUMN @extschema@.kapture_follow.source IS 'the table that is followed';
 COMMENT ON COLUMN @extschema@.kapture_follow.relation IS 'the attached table';
-COMMENT ON COLUMN @extschema@.kapture_follow.condition IS 'which rows of it a row of the source concerns';
+COMMENT ON COLUMN @extschema@.kapture_follow.condition IS 'which rows of the attached table a row of the source concerns';
 COMMENT ON COLUMN @extschema@.kapture_follow.value_columns IS 'columns of the source that the condition reads, whose values its entries in kapture_outbox hold';
 COMMENT ON COLUMN @extschema@.kapture_follow.watched_columns IS 'columns of the source whose changes matter; NULL: all';
 COMMENT ON COLUMN @extschema@.kapture_follow.waiting IS 'values whose rows are being looked for; NULL: none';
@@ -112,7 +112,7 @@ COMMENT ON COLUMN @extschema@.kapture_outbox.op IS 'i: inserted, u: updated, k: 
 COMMENT ON COLUMN @extschema@.kapture_outbox.row_key IS 'primary key: the value as text, or a text array of them if there are several columns';
 COMMENT ON COLUMN @extschema@.kapture_outbox.old_key IS 'the row''s key before this change, if the change altered it';
 COMMENT ON COLUMN @extschema@.kapture_outbox.changed IS 'bit n: the column of kapture_column with that bit has changed';
-COMMENT ON COLUMN @extschema@.kapture_outbox.more_keys IS 'row_key of further rows that the same transaction changed likewise; NULL: none';
+COMMENT ON COLUMN @extschema@.kapture_outbox.more_keys IS 'row_key of further rows in which the same transaction changed the same columns; NULL: none';
 COMMENT ON COLUMN @extschema@.kapture_outbox.command IS 'number, within its transaction, of the first change of the same command, negative if the transaction had written the row before; NULL where the order does not matter';
 COMMENT ON COLUMN @extschema@.kapture_outbox.snapshot IS 'transactions that had ended when this one committed, in one of its entries that tell which row has a key';
 
@@ -139,6 +139,7 @@ CREATE TABLE @extschema@.kapture_delivery (
 	last_error text,
 	delivery_id bigint GENERATED BY DEFAULT AS IDENTITY,
 	waits_for bigint,
+	sent_code text,
 	PRIMARY KEY (attachment_id, delivery_id)
 ) WITH (fillfactor = 70);
 -- Hashes, as a key may be longer than an entry of an index.
@@ -148,13 +149,13 @@ CREATE INDEX kapture_delivery_due ON @extschema@.kapture_delivery (attachment_id
 CREATE INDEX kapture_delivery_customer ON @extschema@.kapture_delivery (customer_id) WHERE customer_id IS NOT NULL;
 CREATE INDEX kapture_delivery_waiting ON @extschema@.kapture_delivery (waits_for) WHERE waits_for IS NOT NULL;
 COMMENT ON TABLE @extschema@.kapture_delivery IS 'customer rows the worker has taken up: being sent, waiting for another try, or parked';
-COMMENT ON COLUMN @extschema@.kapture_delivery.state IS 'sending: claimed, a request may be under way; retry: due at next_attempt; parked: waits for a change of the row or kapture_retry';
+COMMENT ON COLUMN @extschema@.kapture_delivery.state IS 'sending: claimed, a request may be in flight; retry: due at next_attempt; parked: waits for a change of the row or kapture_retry';
 COMMENT ON COLUMN @extschema@.kapture_delivery.row_key IS 'present primary key of the row; NULL: the row is no more';
 COMMENT ON COLUMN @extschema@.kapture_delivery.changed IS 'mapped columns this delivery is to bring to Kapture';
 COMMENT ON COLUMN @extschema@.kapture_delivery.again IS 'mapped columns that changed while the row was being sent; NULL: none';
-COMMENT ON COLUMN @extschema@.kapture_delivery.attempts IS 'number of the attempt; every change of state names it, so that a late answer cannot touch its successor';
+COMMENT ON COLUMN @extschema@.kapture_delivery.attempts IS 'number of the attempt; every change of state names the number, so that a late answer cannot touch a later attempt';
 COMMENT ON COLUMN @extschema@.kapture_delivery.failures IS 'failed attempts in a row, from which the next delay is reckoned';
-COMMENT ON COLUMN @extschema@.kapture_delivery.in_doubt IS 'a request was sent and its outcome never seen: before this time it may be running, and nothing else is sent for the row; Kapture is asked before an Add is sent again';
+COMMENT ON COLUMN @extschema@.kapture_delivery.in_doubt IS 'a request was sent and its outcome is not known: until this time the request may still be running, and no other one is sent for the row; Kapture is asked before an Add is sent again';
 COMMENT ON COLUMN @extschema@.kapture_delivery.customer_id IS 'id received from Kapture that is not in the table yet';
 COMMENT ON COLUMN @extschema@.kapture_delivery.old_key IS 'the key that the row had when it was deleted';
 COMMENT ON COLUMN @extschema@.kapture_delivery.sent_phone IS 'phone of the Add that is being sent or in doubt, by which it can be found';
@@ -162,7 +163,8 @@ COMMENT ON COLUMN @extschema@.kapture_delivery.sent_email IS 'email of that Add'
 COMMENT ON COLUMN @extschema@.kapture_delivery.searches IS 'how often a lost Add was searched for in vain';
 COMMENT ON COLUMN @extschema@.kapture_delivery.request IS 'body of the last request that failed';
 COMMENT ON COLUMN @extschema@.kapture_delivery.delivery_id IS 'stays the same when the row''s key changes';
-COMMENT ON COLUMN @extschema@.kapture_delivery.waits_for IS 'customer that another row has: parked until that row''s phone or email changes, or it is deleted';
+COMMENT ON COLUMN @extschema@.kapture_delivery.waits_for IS 'customer that another row has: parked until that row''s phone or email changes, or that row is deleted';
+COMMENT ON COLUMN @extschema@.kapture_delivery.sent_code IS 'customer_code of that Add, where the server has add_is_upsert: it is sent again without a search';
 
 CREATE TABLE @extschema@.kapture_row (
 	attachment_id integer NOT NULL,
@@ -179,15 +181,15 @@ CREATE INDEX kapture_row_customer ON @extschema@.kapture_row (customer_id);
 ALTER TABLE @extschema@.kapture_row REPLICA IDENTITY FULL;
 COMMENT ON TABLE @extschema@.kapture_row IS 'rows that are with Kapture: which customer each of them is, and digests of what it was last sent';
 COMMENT ON COLUMN @extschema@.kapture_row.row_key IS 'present primary key of the row, or the one that it had when it was deleted';
-COMMENT ON COLUMN @extschema@.kapture_row.customer_id IS 'its customer in Kapture, as it was last sent; a user may have given the row another one since';
+COMMENT ON COLUMN @extschema@.kapture_row.customer_id IS 'Kapture customer that the row was last sent to; a user may have given the row another id since';
 COMMENT ON COLUMN @extschema@.kapture_row.digests IS 'eight bytes for each bit of kapture_column: a keyed hash of the value that Kapture has of us; zero or missing: not known';
-COMMENT ON COLUMN @extschema@.kapture_row.gone_at IS 'when the row was found to be deleted; NULL: it was not';
-COMMENT ON COLUMN @extschema@.kapture_row.left_at IS 'when the row was found to be outside of the filter; NULL: it is not';
+COMMENT ON COLUMN @extschema@.kapture_row.gone_at IS 'when the row was found to be deleted; NULL: not deleted';
+COMMENT ON COLUMN @extschema@.kapture_row.left_at IS 'when the row was found to be outside of the filter; NULL: not outside';
 
 CREATE TABLE @extschema@.kapture_salt (
 	salt bytea PRIMARY KEY
 );
-COMMENT ON TABLE @extschema@.kapture_salt IS 'key of the digests of kapture_row, without which nobody can guess values by them; no dump has it, and another one makes all digests unknown';
+COMMENT ON TABLE @extschema@.kapture_salt IS 'key of the digests of kapture_row, without which values cannot be guessed from digests; no dump has the key, and another key makes all digests unknown';
 
 CREATE TABLE @extschema@.kapture_backfill (
 	attachment_id integer NOT NULL,
@@ -208,15 +210,15 @@ CREATE TABLE @extschema@.kapture_backfill (
 	PRIMARY KEY (attachment_id, activity)
 );
 COMMENT ON TABLE @extschema@.kapture_backfill IS 'how far the last run of each kind through the rows of each table has come: kapture_backfill, kapture_resync, kapture_verify_into';
-COMMENT ON COLUMN @extschema@.kapture_backfill.last_key IS 'key of the last row that is done; the next step goes on behind it';
+COMMENT ON COLUMN @extschema@.kapture_backfill.last_key IS 'key of the last row that is done; the next slice begins behind that row';
 COMMENT ON COLUMN @extschema@.kapture_backfill.rows IS 'rows done so far';
-COMMENT ON COLUMN @extschema@.kapture_backfill.total IS 'rows to do when it began';
+COMMENT ON COLUMN @extschema@.kapture_backfill.total IS 'rows to do when the run began';
 COMMENT ON COLUMN @extschema@.kapture_backfill.pid IS 'server process of the latest call';
 COMMENT ON COLUMN @extschema@.kapture_backfill.resumed_at IS 'time of the latest call';
 COMMENT ON COLUMN @extschema@.kapture_backfill.resumed_rows IS 'rows that were done before the latest call';
 COMMENT ON COLUMN @extschema@.kapture_backfill.activity IS 'backfill, resync, verify';
 COMMENT ON COLUMN @extschema@.kapture_backfill.condition IS 'which rows, as the call says; empty: all';
-COMMENT ON COLUMN @extschema@.kapture_backfill.fields IS 'which fields, likewise';
+COMMENT ON COLUMN @extschema@.kapture_backfill.fields IS 'which fields, as the call says; empty: all';
 COMMENT ON COLUMN @extschema@.kapture_backfill.force IS 'send what Kapture is known to have, too; of a verification: repair';
 COMMENT ON COLUMN @extschema@.kapture_backfill.target IS 'table that the results of a verification go to; 0: none';
 
@@ -246,7 +248,7 @@ CREATE TABLE @extschema@.kapture_history (
 CREATE INDEX kapture_history_finished ON @extschema@.kapture_history (attachment_id, finished_at);
 ALTER TABLE @extschema@.kapture_history REPLICA IDENTITY FULL;
 COMMENT ON TABLE @extschema@.kapture_history IS 'what became of each change';
-COMMENT ON COLUMN @extschema@.kapture_history.action IS 'add, update, link (the customer was there already), none (nothing to send), gone (the row is no more; Kapture has no delete, and keeps the customer with the id that is named), truncate (likewise, of all rows)';
+COMMENT ON COLUMN @extschema@.kapture_history.action IS 'add, update, link (the customer was there already), none (nothing to send), gone (the row is no more; Kapture has no delete, and keeps the customer with the id that is named), truncate (all rows of the table are no more)';
 COMMENT ON COLUMN @extschema@.kapture_history.relation IS 'the table that was attached; NULL: not known, of version 1.0';
 -- Who owns a table reads what became of its changes.
 ALTER TABLE @extschema@.kapture_history ENABLE ROW LEVEL SECURITY;
@@ -591,7 +593,7 @@ CREATE TABLE @extschema@.kapture_pull (
 	swept bigint NOT NULL DEFAULT 0,
 	sweep_changed bigint NOT NULL DEFAULT 0
 ) WITH (fillfactor = 50);
-COMMENT ON TABLE @extschema@.kapture_pull IS 'how far pulls by themselves (option pull_interval) have come, a row for each server; see kapture_pull_status';
+COMMENT ON TABLE @extschema@.kapture_pull IS 'how far automatic pulls (option pull_interval) have come, a row for each server; see kapture_pull_status';
 COMMENT ON COLUMN @extschema@.kapture_pull.server IS 'foreign server that is pulled from';
 COMMENT ON COLUMN @extschema@.kapture_pull.pulled_until IS 'customers generated before have been pulled; the next pull starts pull_overlap earlier';
 COMMENT ON COLUMN @extschema@.kapture_pull.start_date IS 'start of the latest pull''s range, in the account''s local time';
@@ -604,15 +606,15 @@ COMMENT ON COLUMN @extschema@.kapture_pull.written IS 'rows of customers and con
 COMMENT ON COLUMN @extschema@.kapture_pull.pid IS 'process that pulled';
 COMMENT ON COLUMN @extschema@.kapture_pull.started_at IS 'when the latest pull began';
 COMMENT ON COLUMN @extschema@.kapture_pull.updated_at IS 'time of its last window';
-COMMENT ON COLUMN @extschema@.kapture_pull.finished_at IS 'when it ended; NULL: it has not';
+COMMENT ON COLUMN @extschema@.kapture_pull.finished_at IS 'when that pull ended; NULL: still running';
 COMMENT ON COLUMN @extschema@.kapture_pull.next_pull IS 'time of the next pull, or of the next try';
 COMMENT ON COLUMN @extschema@.kapture_pull.failures IS 'failed tries in a row';
-COMMENT ON COLUMN @extschema@.kapture_pull.last_error IS 'why the last one failed; NULL: it did not';
-COMMENT ON COLUMN @extschema@.kapture_pull.failed_at IS 'when it failed';
+COMMENT ON COLUMN @extschema@.kapture_pull.last_error IS 'why the last pull failed; NULL: it succeeded';
+COMMENT ON COLUMN @extschema@.kapture_pull.failed_at IS 'when that pull failed';
 COMMENT ON COLUMN @extschema@.kapture_pull.sweep_started_at IS 'when the latest sweep (option sweep_interval) began';
-COMMENT ON COLUMN @extschema@.kapture_pull.sweep_finished_at IS 'when it was done; NULL: it is not';
-COMMENT ON COLUMN @extschema@.kapture_pull.sweep_after IS 'the last customer it has asked for';
-COMMENT ON COLUMN @extschema@.kapture_pull.swept IS 'customers it has asked for';
+COMMENT ON COLUMN @extschema@.kapture_pull.sweep_finished_at IS 'when that sweep ended; NULL: still running';
+COMMENT ON COLUMN @extschema@.kapture_pull.sweep_after IS 'the last customer that the sweep has requested';
+COMMENT ON COLUMN @extschema@.kapture_pull.swept IS 'customers that the sweep has requested';
 COMMENT ON COLUMN @extschema@.kapture_pull.sweep_changed IS 'those that were new or differed';
 
 -- Calls of other modules that wait, are being sent, or are done with.
@@ -645,17 +647,17 @@ CREATE INDEX kapture_call_queue_open ON @extschema@.kapture_call_queue (sender, 
 	WHERE state IN ('waiting', 'sending', 'failed', 'unknown');
 CREATE INDEX kapture_call_queue_finished ON @extschema@.kapture_call_queue (finished_at) WHERE state IN ('done', 'discarded');
 COMMENT ON TABLE @extschema@.kapture_call_queue IS 'calls of kapture_send(); see the view kapture_calls';
-COMMENT ON COLUMN @extschema@.kapture_call_queue.sender IS 'role that sent it, with whose key it goes';
-COMMENT ON COLUMN @extschema@.kapture_call_queue.server IS 'name of the foreign server it goes to';
-COMMENT ON COLUMN @extschema@.kapture_call_queue.server_oid IS 'that server itself: another one that has its name later is not sent to; means nothing in a copy of a database';
+COMMENT ON COLUMN @extschema@.kapture_call_queue.sender IS 'role that sent the call, whose key is used';
+COMMENT ON COLUMN @extschema@.kapture_call_queue.server IS 'name of the foreign server that the call goes to';
+COMMENT ON COLUMN @extschema@.kapture_call_queue.server_oid IS 'OID of that server: nothing is sent to a later server of the same name; meaningless in a copy of a database';
 COMMENT ON COLUMN @extschema@.kapture_call_queue.server_owner IS 'its owner when the call was queued';
 COMMENT ON COLUMN @extschema@.kapture_call_queue.api IS 'name or path of the API';
 COMMENT ON COLUMN @extschema@.kapture_call_queue.reference IS 'calls of one sender to one server with the same reference go one after the other; NULL: in any order';
-COMMENT ON COLUMN @extschema@.kapture_call_queue.retry IS 'unsent: sent again only if it was certainly not taken; always: sent until there is an answer, at least once';
-COMMENT ON COLUMN @extschema@.kapture_call_queue.state IS 'waiting: due at next_attempt; sending: claimed, a request may be in flight; done; failed: refused, or it cannot be sent; unknown: sent, and the outcome is not known; discarded';
-COMMENT ON COLUMN @extschema@.kapture_call_queue.attempts IS 'number of the attempt; every change of state names it';
+COMMENT ON COLUMN @extschema@.kapture_call_queue.retry IS 'unsent: sent again only if the call was certainly not taken; always: at least once, sent until there is an answer';
+COMMENT ON COLUMN @extschema@.kapture_call_queue.state IS 'waiting: due at next_attempt; sending: claimed, a request may be in flight; done; failed: refused, or cannot be sent; unknown: sent, and the outcome is not known; discarded';
+COMMENT ON COLUMN @extschema@.kapture_call_queue.attempts IS 'number of the attempt; every change of state names the number';
 COMMENT ON COLUMN @extschema@.kapture_call_queue.failures IS 'failed attempts in a row, from which the next delay is reckoned';
-COMMENT ON COLUMN @extschema@.kapture_call_queue.asked_at IS 'when somebody last asked for it to be sent; in a copy of the database the original may have sent what was asked for before';
+COMMENT ON COLUMN @extschema@.kapture_call_queue.asked_at IS 'when kapture_send() or kapture_retry_call() last asked for the call to be sent; in a copy of the database, the original may have sent what was asked for before the copy was made';
 
 CREATE TABLE @extschema@.kapture_pull_asked (
 	server name NOT NULL,

@@ -81,7 +81,7 @@ COMMENT ON COLUMN @extschema@.kapture_progress.windows_total IS 'windows of the 
 COMMENT ON COLUMN @extschema@.kapture_progress.customers IS 'customers in the answers, or rows of the table that are done: noted to be sent, or verified';
 COMMENT ON COLUMN @extschema@.kapture_progress.written IS 'rows of customers and contacts that were new or differed';
 COMMENT ON COLUMN @extschema@.kapture_progress.customers_per_second IS 'of the latest call';
-COMMENT ON COLUMN @extschema@.kapture_progress.time_left IS 'if it goes on like that; NULL: done, or not known yet';
+COMMENT ON COLUMN @extschema@.kapture_progress.time_left IS 'at the present speed; NULL: done, or not known yet';
 COMMENT ON COLUMN @extschema@.kapture_progress.started_at IS 'time of the first call';
 COMMENT ON COLUMN @extschema@.kapture_progress.resumed_at IS 'time of the latest call';
 COMMENT ON COLUMN @extschema@.kapture_progress.updated_at IS 'time of the last window or slice';
@@ -118,16 +118,16 @@ COMMENT ON COLUMN @extschema@.kapture_pull_status.state IS 'waiting (for the nex
 COMMENT ON COLUMN @extschema@.kapture_pull_status.pulled_until IS 'customers generated before have been pulled; the next pull starts pull_overlap earlier';
 COMMENT ON COLUMN @extschema@.kapture_pull_status.next_pull IS 'time of the next pull, or of the next try; NULL: a pull is running';
 COMMENT ON COLUMN @extschema@.kapture_pull_status.started_at IS 'when the latest pull began';
-COMMENT ON COLUMN @extschema@.kapture_pull_status.finished_at IS 'when it ended; NULL: it has not';
+COMMENT ON COLUMN @extschema@.kapture_pull_status.finished_at IS 'when that pull ended; NULL: still running';
 COMMENT ON COLUMN @extschema@.kapture_pull_status.windows_done IS 'its windows that are in the tables';
 COMMENT ON COLUMN @extschema@.kapture_pull_status.windows_total IS 'windows of its range';
 COMMENT ON COLUMN @extschema@.kapture_pull_status.customers IS 'customers in the answers';
 COMMENT ON COLUMN @extschema@.kapture_pull_status.written IS 'rows of customers and contacts that were new or differed';
 COMMENT ON COLUMN @extschema@.kapture_pull_status.failures IS 'failed tries in a row';
-COMMENT ON COLUMN @extschema@.kapture_pull_status.last_error IS 'why the last one failed; NULL: it did not';
+COMMENT ON COLUMN @extschema@.kapture_pull_status.last_error IS 'why the last pull failed; NULL: it succeeded';
 COMMENT ON COLUMN @extschema@.kapture_pull_status.sweep_started_at IS 'when the latest sweep began';
-COMMENT ON COLUMN @extschema@.kapture_pull_status.sweep_finished_at IS 'when it was done; NULL: it is not';
-COMMENT ON COLUMN @extschema@.kapture_pull_status.swept IS 'customers it has asked for';
+COMMENT ON COLUMN @extschema@.kapture_pull_status.sweep_finished_at IS 'when that sweep ended; NULL: still running';
+COMMENT ON COLUMN @extschema@.kapture_pull_status.swept IS 'customers that the sweep has requested';
 COMMENT ON COLUMN @extschema@.kapture_pull_status.sweep_changed IS 'those that were new or differed';
 GRANT SELECT ON @extschema@.kapture_pull_status TO PUBLIC;
 
@@ -142,9 +142,9 @@ COMMENT ON VIEW @extschema@.kapture_pull_failures IS 'pulled customers that coul
 COMMENT ON COLUMN @extschema@.kapture_pull_failures.relation IS 'the attached table';
 COMMENT ON COLUMN @extschema@.kapture_pull_failures.customer_id IS 'Kapture''s id of the customer';
 COMMENT ON COLUMN @extschema@.kapture_pull_failures.state IS 'waiting: tried again at next_attempt; parked: waits for a change of the customer, or kapture_retry';
-COMMENT ON COLUMN @extschema@.kapture_pull_failures.message IS 'why it could not';
+COMMENT ON COLUMN @extschema@.kapture_pull_failures.message IS 'why the customer could not be written';
 COMMENT ON COLUMN @extschema@.kapture_pull_failures.attempts IS 'tries so far';
-COMMENT ON COLUMN @extschema@.kapture_pull_failures.asked_at IS 'when Kapture was asked for it';
+COMMENT ON COLUMN @extschema@.kapture_pull_failures.asked_at IS 'when Kapture was asked for that customer';
 COMMENT ON COLUMN @extschema@.kapture_pull_failures.next_attempt IS 'time of the next try; NULL: parked';
 COMMENT ON COLUMN @extschema@.kapture_pull_failures.name IS 'of the table''s attachment, empty if it was given none';
 GRANT SELECT ON @extschema@.kapture_pull_failures TO PUBLIC;
@@ -170,7 +170,7 @@ COMMENT ON COLUMN @extschema@.kapture_attachments.on_duplicate IS 'link: take th
 COMMENT ON COLUMN @extschema@.kapture_attachments.replicated IS 'changes applied by logical replication are captured, too';
 COMMENT ON COLUMN @extschema@.kapture_attachments.pull IS 'pulled customers update rows of the table, or become new ones';
 COMMENT ON COLUMN @extschema@.kapture_attachments.on_conflict IS 'local: a change that waits to be sent wins over the pulled value; remote: the pulled value wins';
-COMMENT ON COLUMN @extschema@.kapture_attachments.id_column IS 'column that receives the Kapture customer id; NULL: the extension keeps it, see kapture_id';
+COMMENT ON COLUMN @extschema@.kapture_attachments.id_column IS 'column that receives the Kapture customer id; NULL: the extension keeps the ids, see kapture_id';
 COMMENT ON COLUMN @extschema@.kapture_attachments.key_columns IS 'primary key of the table, in whose order a row_key has its values';
 COMMENT ON COLUMN @extschema@.kapture_attachments.paused IS 'changes are captured, but not sent; see kapture_pause';
 COMMENT ON COLUMN @extschema@.kapture_attachments.attached_at IS 'when the table was attached';
@@ -249,7 +249,7 @@ COMMENT ON COLUMN @extschema@.kapture_status.exact IS 'are the numbers counts? f
 COMMENT ON COLUMN @extschema@.kapture_status.pull_state IS 'of automatic pulls from the server: waiting, pulling, failing, copy, no worker; NULL: option pull_interval is not set';
 COMMENT ON COLUMN @extschema@.kapture_status.pulled_until IS 'customers generated before have been pulled';
 COMMENT ON COLUMN @extschema@.kapture_status.next_pull IS 'time of the next pull, or of the next try; NULL: a pull is running';
-COMMENT ON COLUMN @extschema@.kapture_status.pull_error IS 'why the last pull failed; NULL: it did not';
+COMMENT ON COLUMN @extschema@.kapture_status.pull_error IS 'why the last pull failed; NULL: it succeeded';
 COMMENT ON COLUMN @extschema@.kapture_status.worker_error IS 'error that the worker or the puller works around: what they were doing, for which row if that is certain, and the message; NULL: the same has gone well since';
 COMMENT ON COLUMN @extschema@.kapture_status.name IS 'of the table''s attachment, empty if it was given none';
 GRANT SELECT ON @extschema@.kapture_status TO PUBLIC;
@@ -266,7 +266,7 @@ COMMENT ON VIEW @extschema@.kapture_failures IS 'rows whose last try failed: wha
 COMMENT ON COLUMN @extschema@.kapture_failures.relation IS 'the attached table';
 COMMENT ON COLUMN @extschema@.kapture_failures.row_key IS 'primary key of the row, as text; several columns as an array';
 COMMENT ON COLUMN @extschema@.kapture_failures.state IS 'parked: waits for a change of the row or kapture_retry; retry: tried again at next_attempt; sending: being tried again';
-COMMENT ON COLUMN @extschema@.kapture_failures.api IS 'call that failed: add, update, get; NULL if it was no call';
+COMMENT ON COLUMN @extschema@.kapture_failures.api IS 'call that failed: add, update, get; NULL: not a call';
 COMMENT ON COLUMN @extschema@.kapture_failures.request IS 'body that was sent';
 COMMENT ON COLUMN @extschema@.kapture_failures.http_status IS 'HTTP code of the answer; NULL: none came';
 COMMENT ON COLUMN @extschema@.kapture_failures.message IS 'Kapture''s message, or why there was no answer';
@@ -303,21 +303,21 @@ FROM @extschema@.kapture_call_queue q
 WHERE pg_catalog.pg_has_role(q.sender, 'USAGE');
 COMMENT ON VIEW @extschema@.kapture_calls IS 'calls that the current role has sent with kapture_send(): what was sent, what became of it, what Kapture answered';
 COMMENT ON COLUMN @extschema@.kapture_calls.call_id IS 'what kapture_send() returned';
-COMMENT ON COLUMN @extschema@.kapture_calls.sender IS 'role that sent it, with whose key it goes';
-COMMENT ON COLUMN @extschema@.kapture_calls.server IS 'foreign server it goes to';
+COMMENT ON COLUMN @extschema@.kapture_calls.sender IS 'role that sent the call, whose key is used';
+COMMENT ON COLUMN @extschema@.kapture_calls.server IS 'foreign server that the call goes to';
 COMMENT ON COLUMN @extschema@.kapture_calls.api IS 'name or path of the API';
 COMMENT ON COLUMN @extschema@.kapture_calls.reference IS 'the sender''s own; calls with the same go one after the other';
-COMMENT ON COLUMN @extschema@.kapture_calls.retry IS 'unsent: sent again only if it was certainly not taken; always: sent until there is an answer, at least once';
-COMMENT ON COLUMN @extschema@.kapture_calls.state IS 'waiting, sending, done, failed (refused, or it cannot be sent: see message), unknown (sent, and the outcome is not known), discarded';
-COMMENT ON COLUMN @extschema@.kapture_calls.attempts IS 'how often it was taken up';
+COMMENT ON COLUMN @extschema@.kapture_calls.retry IS 'unsent: sent again only if the call was certainly not taken; always: at least once, sent until there is an answer';
+COMMENT ON COLUMN @extschema@.kapture_calls.state IS 'waiting, sending, done, failed (refused, or cannot be sent: see message), unknown (sent, and the outcome is not known), discarded';
+COMMENT ON COLUMN @extschema@.kapture_calls.attempts IS 'number of attempts so far';
 COMMENT ON COLUMN @extschema@.kapture_calls.http_status IS 'HTTP code of the last answer; NULL: none came';
 COMMENT ON COLUMN @extschema@.kapture_calls.body IS 'what is sent';
-COMMENT ON COLUMN @extschema@.kapture_calls.answer IS 'the last answer; NULL: none came, or it was not JSON';
-COMMENT ON COLUMN @extschema@.kapture_calls.message IS 'what Kapture said, or why there is no answer';
-COMMENT ON COLUMN @extschema@.kapture_calls.queued_at IS 'start of the transaction that sent it';
+COMMENT ON COLUMN @extschema@.kapture_calls.answer IS 'the last answer; NULL: no answer, or not JSON';
+COMMENT ON COLUMN @extschema@.kapture_calls.message IS 'what Kapture answered, or why there is no answer';
+COMMENT ON COLUMN @extschema@.kapture_calls.queued_at IS 'start of the transaction that sent the call';
 COMMENT ON COLUMN @extschema@.kapture_calls.last_attempt IS 'time of the last try';
-COMMENT ON COLUMN @extschema@.kapture_calls.next_attempt IS 'time of the next one; NULL: as soon as may be, or none';
-COMMENT ON COLUMN @extschema@.kapture_calls.finished_at IS 'when it was done with; done and discarded calls are kept for kapture_sync.history_retention from then on';
+COMMENT ON COLUMN @extschema@.kapture_calls.next_attempt IS 'time of the next try; NULL: as soon as possible, or none';
+COMMENT ON COLUMN @extschema@.kapture_calls.finished_at IS 'when the call ended; done and discarded calls are kept for kapture_sync.history_retention from then on';
 GRANT SELECT ON @extschema@.kapture_calls TO PUBLIC;
 
 CREATE OR REPLACE VIEW @extschema@.kapture_call_status WITH (security_barrier) AS
@@ -337,6 +337,6 @@ COMMENT ON COLUMN @extschema@.kapture_call_status.server IS 'foreign server they
 COMMENT ON COLUMN @extschema@.kapture_call_status.waiting IS 'calls that wait to be sent';
 COMMENT ON COLUMN @extschema@.kapture_call_status.in_flight IS 'calls being sent';
 COMMENT ON COLUMN @extschema@.kapture_call_status.failed IS 'calls that were refused or cannot be sent';
-COMMENT ON COLUMN @extschema@.kapture_call_status.unknown IS 'calls whose outcome is not known, for somebody to look at';
+COMMENT ON COLUMN @extschema@.kapture_call_status.unknown IS 'calls whose outcome is not known, to be looked at';
 COMMENT ON COLUMN @extschema@.kapture_call_status.oldest_age IS 'age of the oldest call that waits or is being sent; NULL: none does';
 GRANT SELECT ON @extschema@.kapture_call_status TO PUBLIC;

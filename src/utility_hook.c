@@ -71,7 +71,7 @@ typedef struct WaysideColumn
 static List *wayside_columns = NIL;
 static MemoryContext wayside_context = NULL;
 
-/* Likewise, partitions that it takes out of their tables. */
+/* Partitions that the command takes out of their tables, in the same memory. */
 static List *wayside_leaving = NIL;
 
 /* The value of an option given as a string, or NULL. */

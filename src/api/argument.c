@@ -156,7 +156,7 @@ kapture_argument_advise(Jsonb *object, bool searches)
 		if (searches)
 			ereport(NOTICE,
 					(errmsg("\"%s\" is not a criterion that Kapture documents", name),
-					 errdetail("Kapture may ignore it, and find nobody."),
+					 errdetail("Kapture may ignore it, and find no customer."),
 					 errhint("Kapture searches by \"kapture_customer_id\", \"customer_id\", \"phone\" and \"email_id\".")));
 		else
 			ereport(NOTICE,

@@ -103,7 +103,7 @@ cleanse_escape(Cleanse *state)
 
 	if (!cleanse_read_escape(p, state->end, &code))
 	{
-		/* what is no ASCII has to be looked at by itself */
+		/* what is no ASCII has to be looked at as a character of its own */
 		cleanse_copy(state, state->end - p > 1 && !IS_HIGHBIT_SET(p[1]) && p[1] != '\0' ? 2 : 1);
 		return;
 	}
@@ -360,18 +360,18 @@ kapture_cleanse(const char *bytes, size_t len, StringInfo marks, char **why)
 		state.p += strlen(CLEANSE_BOM);
 	if (state.p == state.end)
 	{
-		*why = _("it is empty");
+		*why = "it is empty";
 		return NULL;
 	}
 	state.decode = encoding != PG_UTF8;
 	initStringInfo(&state.out);
 	/* cleansing makes six bytes of one at most */
 	if (len > KAPTURE_MAX_JSONB / 2 || !cleanse_answer(&state))
-		*why = _("it has more data than a jsonb value can hold");
+		*why = "it has more data than a jsonb value can hold";
 	else if (encoding == PG_UTF8 || encoding == PG_SQL_ASCII)
 		return state.out.data;
 	else if (!OidIsValid(proc = FindDefaultConversionProc(PG_UTF8, encoding)))
-		*why = psprintf(_("there is no conversion from encoding \"%s\" to \"%s\""),
+		*why = psprintf("there is no conversion from encoding \"%s\" to \"%s\"",
 						"UTF8", GetDatabaseEncodingName());
 	else
 		text = cleanse_convert(&state.out, marks, encoding, proc);

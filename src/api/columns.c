@@ -58,7 +58,7 @@ typedef struct CustomerColumn
 /*
  * From "kapture_customer_id" to "gender", the fields of Add that are not there
  * by another name; only foreign tables have these.  Those without a key are
- * never told by Kapture.
+ * never returned by Kapture.
  */
 
 static const CustomerColumn customer_columns[] = {

@@ -218,24 +218,24 @@ kapture_dialect_read_names(Jsonb *json, char **why)
 		is_rest = strcmp(entry->key, DIALECT_REST) == 0;
 		if (!is_rest && kapture_field_find(entry->key, strlen(entry->key)) == NULL)
 		{
-			*why = psprintf(_("\"%s\" is not one of Kapture's fields."), entry->key);
+			*why = psprintf("\"%s\" is not one of Kapture's fields.", entry->key);
 			return NULL;
 		}
 		(void) JsonbIteratorNext(&it, &value, true);
 		if (value.type != jbvString)
 		{
-			*why = psprintf(_("The name of field \"%s\" must be a string."), entry->key);
+			*why = psprintf("The name of field \"%s\" must be a string.", entry->key);
 			return NULL;
 		}
 		entry->value = dialect_text(&value);
 		if (!dialect_is_path(entry->value))
 		{
-			*why = psprintf(_("\"%s\" is not a name, or names with dots between them, such as \"contact_info[0].name\"."), entry->value);
+			*why = psprintf("\"%s\" is not a name, or names with dots between them, such as \"contact_info[0].name\".", entry->value);
 			return NULL;
 		}
 		if (is_rest && strchr(entry->value, '*') == NULL)
 		{
-			*why = psprintf(_("The name of field \"%s\" must have a star where the field's own name goes."), DIALECT_REST);
+			*why = psprintf("The name of field \"%s\" must have a star where the field's own name goes.", DIALECT_REST);
 			return NULL;
 		}
 		entry++;
@@ -265,7 +265,7 @@ kapture_dialect_read_constants(Jsonb *json, char **why)
 		entry->key = dialect_text(&value);
 		if (!dialect_is_path(entry->key))
 		{
-			*why = psprintf(_("\"%s\" is not a name, or names with dots between them, such as \"customer_info.update\"."), entry->key);
+			*why = psprintf("\"%s\" is not a name, or names with dots between them, such as \"customer_info.update\".", entry->key);
 			return NULL;
 		}
 		(void) JsonbIteratorNext(&it, &value, true);
@@ -346,7 +346,7 @@ kapture_dialect_conflict(const KaptureDialectEntry *names, const KaptureDialectE
 	for (const KaptureDialectEntry *entry = constants; entry && entry->key; entry++)
 	{
 		if (!dialect_put(&root, entry->key, entry->value))
-			return psprintf(_("\"%s\" cannot be in the same body as another one of them."), entry->key);
+			return psprintf("\"%s\" cannot be in the same body as another one of them.", entry->key);
 	}
 	for (int i = 0; i < kapture_nfields; i++)
 	{
@@ -359,10 +359,10 @@ kapture_dialect_conflict(const KaptureDialectEntry *names, const KaptureDialectE
 		foreach(lc, paths)
 		{
 			if (strcmp(lfirst(lc), path) == 0)
-				return psprintf(_("Field \"%s\" has the name \"%s\", like another field."), field, path);
+				return psprintf("Field \"%s\" has the name \"%s\", like another field.", field, path);
 		}
 		if (!dialect_put(&root, path, pstrdup("")))
-			return psprintf(_("Field \"%s\" cannot have the name \"%s\", as there is something else of that name."), field, path);
+			return psprintf("Field \"%s\" cannot have the name \"%s\", as there is something else of that name.", field, path);
 		paths = lappend(paths, path);
 	}
 	return NULL;

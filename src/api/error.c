@@ -22,7 +22,7 @@ static const char *
 complaint_doubt(KaptureApi api)
 {
 	return api == KAPTURE_API_ADD || api == KAPTURE_API_UPDATE || api == KAPTURE_API_MODULE ?
-		_(" Kapture may or may not have carried it out.") : "";
+		" Kapture may or may not have carried it out." : "";
 }
 
 /* What to do about a limit that was hit, or about no connection. */
@@ -117,7 +117,7 @@ complaint_excerpt(const KaptureServer *server, KaptureApi api,
 		repeats |= secrets[i] != NULL && strstr(out.data, secrets[i]) != NULL;
 	for (char **header = server->secret_headers[api]; header && *header; header++)
 		repeats |= strstr(out.data, *header + strcspn(*header, ":") + 2) != NULL;
-	return repeats ? pstrdup(_("(not shown, since it repeats the key)")) : out.data;
+	return repeats ? pstrdup("(not shown, since it repeats the key)") : out.data;
 }
 
 /* What to do about an answer that is not JSON. */
@@ -186,7 +186,7 @@ complaint_hint_failed(KaptureApi api, int status, const KaptureReply *reply)
 			return errhint("Another customer has this phone or email: find them with kapture_get_customer().");
 		case KAPTURE_REFUSED:
 			if (is_write)
-				return errhint("What to do: %s.", _(kapture_hint_find(reply->message, 400, kapture_api_name(api))));
+				return errhint("What to do: %s.", kapture_hint_find(reply->message, 400, kapture_api_name(api)));
 			pg_fallthrough;
 		default:
 			return status >= 300 ? complaint_hint_status(api, status) : 0;
@@ -244,7 +244,7 @@ kapture_complaint_altered(const char *server, const int64 *ids, int n)
 	for (int i = 0; i < Min(n, COMPLAINT_MAX_IDS); i++)
 		appendStringInfo(&list, "%s" INT64_FORMAT, i > 0 ? ", " : "", ids[i]);
 	if (n > COMPLAINT_MAX_IDS)
-		appendStringInfoString(&list, _(" and others"));
+		appendStringInfoString(&list, " and others");
 	ereport(AmBackgroundWorkerProcess() ? LOG : WARNING,
 			(errmsg("kapture_sync: the answer of server \"%s\" has values that this database cannot hold", server),
 			 n > 0 ?

@@ -24,11 +24,11 @@ typedef struct KaptureField
 
 	/*
 	 * Where a pulled customer has it: SQL over kapture_customers (c) and its
-	 * primary contact (k.o); NULL: pulls do not tell.
+	 * primary contact (k.o); NULL: pulls do not return it.
 	 */
 	const char *pulled;
 
-	/* Is that masked?  Likewise; NULL: it never is. */
+	/* Is that masked?  SQL over the same; NULL: it never is. */
 	const char *masked;
 
 	/*

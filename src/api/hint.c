@@ -11,6 +11,7 @@
 #include "postgres.h"
 
 #include "fmgr.h"
+#include "parser/scansup.h"
 #include "utils/builtins.h"
 
 #include "api/hint.h"
@@ -48,7 +49,7 @@ static const struct
 	"another customer has this email_id: change it, or attach with on_duplicate => 'link'",
 	"another customer has this email_id: change it, here or in Kapture"},
 	{{"customer does not exist"},
-	"Kapture has no customer with the row's id, perhaps no more: set the id to NULL, then kapture_retry, and the row is added"},
+	"Kapture has no customer with the row's id, or has removed it: set the id to NULL, then kapture_retry, and the row is added"},
 
 	/* Get and Pull */
 	{{"information given by you does not exist"},
@@ -59,27 +60,27 @@ static const struct
 	/* the worker */
 	{{"kapture cannot read the body of the"},
 	"the account wants another form of body: set the option of the server that the message names, and the queue continues automatically"},
-	{{"kapture added the customer, but did not say its id, and there is neither"},
+	{{"kapture added the customer, but did not", "and there is neither phone"},
 	"find the customer in Kapture, and write its id into the row; then map phone or email_id"},
-	{{"kapture added the customer, but did not say its id"},
+	{{"kapture added the customer, but did not"},
 	"nothing: Kapture's search may lag behind, and the id is looked up again automatically"},
 	{{"the phone belongs to kapture customer", "the email to"},
 	"phone and email_id belong to two customers: correct one of them, or merge the two in Kapture"},
 	{{"belongs to the row with key", "already"},
-	"two rows share this phone or email: change or delete one of them; when the other one's phone or email changes, or it is deleted, this row is tried again by itself"},
+	"two rows share this phone or email: change or delete one of them; when the other one's phone or email changes, or it is deleted, this row is retried automatically"},
 	{{"belongs to a row of another owner's table already"},
 	"two rows share this phone or email, and the other one is not yours: change this one, or ask for the other to be changed"},
 	{{"which has this phone or email", "is being added"},
-	"two rows share this phone or email: nothing, the row is tried again by itself; then, change or delete one of them"},
+	"nothing: the row is retried automatically; if the other row gets this phone or email, change or delete one of the two"},
 	{{"kapture's answer is about another customer"},
-	"nothing: the row is looked for and tried again; if this goes on, whatever stands before Kapture mixes up answers"},
+	"nothing: the row is looked up and retried automatically; if that continues, a proxy in front of Kapture mixes up answers"},
 	{{"kapture's answer has two customer ids"},
-	"nothing: the row is looked for and tried again; if this goes on, ask Kapture"},
+	"nothing: the row is looked up and retried automatically; if that continues, ask Kapture"},
 	{{"does not find it by phone or email"},
 	"nothing: Kapture's search may lag behind, and the row is tried again"},
 	{{"the row is locked"},
 	"nothing: a transaction holds the row, and the id is written when it ends"},
-	{{"others come first"},
+	{{"come first; the kapture customer id"},
 	"nothing: triggers or locks of the owner's tables have taken much of the worker's time, and the id is written when it is their turn"},
 	{{"value", "too long: ", "column"},
 	"at most 1 MB of a value and 2 MB of a row are sent: shorten it, or map other columns"},
@@ -114,7 +115,7 @@ static const struct
 #define HINT_KEY \
 	"the key is wrong or has expired: ALTER USER MAPPING ... OPTIONS (SET auth_key '...'), and the queue continues automatically"
 
-/* What an HTTP code says by itself. */
+/* What an HTTP code alone says. */
 static const char *
 hint_of_status(int status)
 {
@@ -139,7 +140,7 @@ hint_of_status(int status)
 		return "the address has moved: check option url of the server; redirects are not followed";
 	if (status >= 400)
 		return "Kapture refuses the values of the row: correct it, and it is sent again automatically";
-	return "something else than Kapture answers: check option url of the server";
+	return "the answer is not Kapture's: check option url of the server";
 }
 
 /* In lower case, each run of white space one space; palloc'ed. */
@@ -151,7 +152,7 @@ hint_normalize(const char *message)
 
 	for (const char *p = message; *p; p++)
 	{
-		if (!isspace((unsigned char) *p))
+		if (!scanner_isspace(*p))
 			*to++ = pg_ascii_tolower((unsigned char) *p);
 		else if (to > result && to[-1] != ' ')
 			*to++ = ' ';
@@ -162,8 +163,8 @@ hint_normalize(const char *message)
 
 /*
  * kapture_hint_find
- *		What to do about a failure, as a part of a sentence, not translated;
- *		NULL if that is not known.
+ *		What to do about a failure, as a part of a sentence; NULL if that is not
+ *		known.
  *
  * "message" may be NULL.  "status" is the HTTP code, 0 if there is none.  "api"
  * is the call that failed, "" if that is not known, NULL if it was none: then
@@ -216,7 +217,7 @@ kapture_hint(PG_FUNCTION_ARGS)
 /*
  * kapture_hint(message text, http_status integer, api text) returns text
  *
- * Likewise; api as in kapture_failures.
+ * NULL for what is not known.  All arguments may be NULL; api as in kapture_failures.
  */
 Datum
 kapture_hint_1_1(PG_FUNCTION_ARGS)

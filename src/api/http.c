@@ -25,8 +25,8 @@
  * request is for those to see who know what was asked (reply.c).
  *
  * HTTP/2 is not spoken: where a server ends a connection (GOAWAY), as proxies do
- * after a thousand requests, libcurl does not tell which of those under way the
- * server has left undone.
+ * after a thousand requests, libcurl does not report which of the requests in
+ * flight the server has left undone.
  *
  * A POST must not be sent twice behind our back.  libcurl repeats a request by
  * itself when a kept-alive connection turns out to be dead; the prerequisite
@@ -140,7 +140,7 @@ static CURLM *http_multi = NULL;
 static int	http_epoll = -1;
 static WaitEventSet *http_events = NULL;
 static TimestampTz http_timer = 0;	/* when libcurl wants to be called; 0: not */
-static int	http_running = 0;	/* requests under way */
+static int	http_running = 0;	/* requests in flight */
 static dlist_head http_finished = DLIST_STATIC_INIT(http_finished);
 static CURL *http_free[HTTP_MAX_FREE];
 static int	http_nfree = 0;
@@ -816,7 +816,7 @@ kapture_http_distrust(KaptureHttpRequest *request)
 }
 
 /*
- * Forgets a request.  If it is under way, its connection is closed.
+ * Forgets a request.  If it is in flight, its connection is closed.
  */
 void
 kapture_http_release(KaptureHttpRequest *request)
@@ -1203,7 +1203,7 @@ kapture_http_wait(long timeout, uint32 wait_event)
 }
 
 /*
- * Likewise, for a request of a fetch.
+ * As kapture_http_wait(), for a request of a fetch.
  */
 bool
 kapture_http_wait_fetched(long timeout, uint32 wait_event)
@@ -1234,7 +1234,7 @@ kapture_http_next_finished(void)
 }
 
 /*
- * Likewise, one of a fetch's.
+ * Returns a request of a fetch that has finished, each one once; NULL if there is none.
  */
 KaptureHttpRequest *
 kapture_http_next_fetched(void)

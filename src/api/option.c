@@ -250,6 +250,8 @@ static const OptionDef option_table[] = {
 		0, 0, "false", false, OPTION_PLACE(server.allow_http)},
 	{"check_rows", ForeignServerRelationId, option_parse_bool,
 		0, 0, "true", false, OPTION_PLACE(server.check_rows)},
+	{"add_is_upsert", ForeignServerRelationId, option_parse_bool,
+		0, 0, "false", false, OPTION_PLACE(server.add_is_upsert)},
 	{"api_paths", ForeignServerRelationId, option_parse_paths,
 		0, 0, NULL, false, OPTION_PLACE(server.api_paths)},
 	{"auth_key", UserMappingRelationId, option_parse_key,
@@ -364,24 +366,22 @@ option_parse_url(const OptionDef *def, const char *text, void *place,
 
 	/* Somebody's password may be in there: do not repeat it. */
 	fault->hide = (strchr(text, '@') != NULL);
-	fault->hint = _("Give the address that Kapture assigned to the account, "
-					"such as https://acme.kapturecrm.com.");
+	fault->hint = "Give the address that Kapture assigned to the account, such as https://acme.kapturecrm.com.";
 
 	if (!option_is_visible(text))
 	{
-		fault->detail = _("A URL has neither spaces nor control characters "
-						  "nor characters outside of ASCII.");
+		fault->detail = "A URL has neither spaces nor control characters nor characters outside of ASCII.";
 		return false;
 	}
 	if (!kapture_url_is_valid(text, &is_https, &is_loopback, &why))
 	{
-		fault->detail = psprintf(_("Not an address that can be used: %s."), why);
+		fault->detail = psprintf("Not an address that can be used: %s.", why);
 		return false;
 	}
 
 	if (strchr(text, '?') != NULL)
 	{
-		fault->detail = _("It must not have a query (?): paths are options of their own.");
+		fault->detail = "It must not have a query (?): paths are options of their own.";
 		return false;
 	}
 
@@ -401,16 +401,29 @@ option_parse_path(const OptionDef *def, const char *text, void *place,
 {
 	if (text[0] != '/')
 	{
-		fault->detail = _("A path must begin with \"/\".");
+		fault->detail = "A path must begin with \"/\".";
 		return false;
 	}
 	if (!option_is_visible(text) || strpbrk(text, "#\\") != NULL)
 	{
-		fault->detail = _("A path has no spaces, control characters, \"#\", "
-						  "\"\\\" or characters outside of ASCII.");
+		fault->detail = "A path has no spaces, control characters, \"#\", \"\\\" or characters outside of ASCII.";
 		return false;
 	}
 	*(char **) place = pstrdup(text);
+	return true;
+}
+
+/* One of two words, of which the second stands for true. */
+static bool
+option_parse_either(const char *text, const char *no, const char *yes, bool *place,
+					OptionFault *fault)
+{
+	*place = strcmp(text, yes) == 0;
+	if (!*place && strcmp(text, no) != 0)
+	{
+		fault->detail = psprintf("It must be \"%s\" or \"%s\".", no, yes);
+		return false;
+	}
 	return true;
 }
 
@@ -418,46 +431,21 @@ static bool
 option_parse_body(const OptionDef *def, const char *text, void *place,
 				  OptionFault *fault)
 {
-	if (strcmp(text, "object") == 0)
-		*(bool *) place = false;
-	else if (strcmp(text, "array") == 0)
-		*(bool *) place = true;
-	else
-	{
-		fault->detail = _("It must be \"object\" or \"array\".");
-		return false;
-	}
-	return true;
+	return option_parse_either(text, "object", "array", place, fault);
 }
 
 static bool
 option_parse_pull_form(const OptionDef *def, const char *text, void *place,
 					   OptionFault *fault)
 {
-	bool	   *is_paged = place;
-
-	*is_paged = strcmp(text, "paged") == 0;
-	if (!*is_paged && strcmp(text, "range") != 0)
-	{
-		fault->detail = _("It must be \"range\" or \"paged\".");
-		return false;
-	}
-	return true;
+	return option_parse_either(text, "range", "paged", place, fault);
 }
 
 static bool
 option_parse_object(const OptionDef *def, const char *text, void *place,
 					OptionFault *fault)
 {
-	bool	   *is_contacts = place;
-
-	*is_contacts = strcmp(text, "contacts") == 0;
-	if (!*is_contacts && strcmp(text, "customers") != 0)
-	{
-		fault->detail = _("It must be \"customers\" or \"contacts\".");
-		return false;
-	}
-	return true;
+	return option_parse_either(text, "customers", "contacts", place, fault);
 }
 
 /* Is this a header's name that users may set? */
@@ -470,7 +458,7 @@ option_check_header_name(const char *name, OptionFault *fault)
 		strspn(name, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 			   "0123456789!#$%&'*+-.^_`|~") != len)
 	{
-		fault->detail = psprintf(_("\"%s\" is not the name of an HTTP header."),
+		fault->detail = psprintf("\"%s\" is not the name of an HTTP header.",
 								 name);
 		return false;
 	}
@@ -478,10 +466,10 @@ option_check_header_name(const char *name, OptionFault *fault)
 	{
 		if (pg_strcasecmp(name, option_own_headers[i]) == 0)
 		{
-			fault->detail = psprintf(_("Header \"%s\" is set by the extension itself."),
+			fault->detail = psprintf("Header \"%s\" is set by the extension itself.",
 									 name);
 			if (pg_strcasecmp(name, "Authorization") == 0)
-				fault->hint = _("Put the key into the user mapping, as option \"auth_key\".");
+				fault->hint = "Put the key into the user mapping, as option \"auth_key\".";
 			return false;
 		}
 	}
@@ -501,7 +489,7 @@ option_to_object(const char *text, OptionFault *fault)
 		json = DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum(text)));
 	if (json && JB_ROOT_IS_OBJECT(json))
 		return json;
-	fault->detail = _("It must be a JSON object.");
+	fault->detail = "It must be a JSON object.";
 	return NULL;
 }
 
@@ -517,7 +505,7 @@ option_parse_headers(const OptionDef *def, const char *text, void *place,
 	int			n = 0;
 	char	   *name = NULL;
 
-	fault->hint = _("Write a JSON object of strings, such as {\"x-api-type\": \"crm\"}.");
+	fault->hint = "Write a JSON object of strings, such as {\"x-api-type\": \"crm\"}.";
 	if (json == NULL)
 		return false;
 
@@ -538,14 +526,14 @@ option_parse_headers(const OptionDef *def, const char *text, void *place,
 			continue;
 		if (value.type != jbvString || value.val.string.len == 0)
 		{
-			fault->detail = psprintf(_("The value of header \"%s\" must be a string that is not empty."),
+			fault->detail = psprintf("The value of header \"%s\" must be a string that is not empty.",
 									 name);
 			return false;
 		}
 		content = pnstrdup(value.val.string.val, value.val.string.len);
 		if (!option_is_clean(content))
 		{
-			fault->detail = psprintf(_("The value of header \"%s\" has control characters."),
+			fault->detail = psprintf("The value of header \"%s\" has control characters.",
 									 name);
 			return false;
 		}
@@ -590,7 +578,7 @@ option_parse_path_object(KaptureApiEntry *entry, JsonbContainer *object, OptionF
 	if (JsonContainerSize(object) != (has_path ? 1 : 0) + (entry->has_form ? 1 : 0) ||
 		(has_path && entry->value == NULL))
 	{
-		fault->detail = psprintf(_("The entry of API \"%s\" must have nothing but \"path\" and \"body\", which are strings."),
+		fault->detail = psprintf("The entry of API \"%s\" must have nothing but \"path\" and \"body\", which are strings.",
 								 entry->name);
 		return false;
 	}
@@ -610,8 +598,7 @@ option_parse_paths(const OptionDef *def, const char *text, void *place,
 	KaptureApiEntry *entry;
 	const char *why;
 
-	fault->hint = _("Write a JSON object such as {\"ticket_add\": \"/add-ticket.html\"} or "
-					"{\"ticket_add\": {\"path\": \"/add-ticket.html\", \"body\": \"object\"}}.");
+	fault->hint = "Write a JSON object such as {\"ticket_add\": \"/add-ticket.html\"} or {\"ticket_add\": {\"path\": \"/add-ticket.html\", \"body\": \"object\"}}.";
 	entries = entry = option_entries(text, &it, fault);
 	if (entries == NULL)
 		return false;
@@ -622,7 +609,7 @@ option_parse_paths(const OptionDef *def, const char *text, void *place,
 		if (entry->name[0] == '\0' ||
 			strspn(entry->name, "abcdefghijklmnopqrstuvwxyz0123456789_") != strlen(entry->name))
 		{
-			fault->detail = psprintf(_("\"%s\" cannot be the name of an API: it may have lower-case letters, digits and underscores."),
+			fault->detail = psprintf("\"%s\" cannot be the name of an API: it may have lower-case letters, digits and underscores.",
 									 entry->name);
 			return false;
 		}
@@ -635,12 +622,12 @@ option_parse_paths(const OptionDef *def, const char *text, void *place,
 		}
 		else if (entry->value == NULL)
 		{
-			fault->detail = psprintf(_("The entry of API \"%s\" must be a path or an object."), entry->name);
+			fault->detail = psprintf("The entry of API \"%s\" must be a path or an object.", entry->name);
 			return false;
 		}
 		if (entry->value && kapture_url_join("https://localhost", entry->value, &why) == NULL)
 		{
-			fault->detail = psprintf(_("The path of API \"%s\" cannot be used: %s."), entry->name, why);
+			fault->detail = psprintf("The path of API \"%s\" cannot be used: %s.", entry->name, why);
 			return false;
 		}
 		entry++;
@@ -660,7 +647,7 @@ option_parse_keys(const OptionDef *def, const char *text, void *place,
 	KaptureApiEntry *entries;
 	KaptureApiEntry *entry;
 
-	fault->hint = _("Write a JSON object of strings, such as {\"ticket_add\": \"...\"}.");
+	fault->hint = "Write a JSON object of strings, such as {\"ticket_add\": \"...\"}.";
 	entries = entry = option_entries(text, &it, fault);
 	if (entries == NULL)
 		return false;
@@ -674,7 +661,7 @@ option_parse_keys(const OptionDef *def, const char *text, void *place,
 		key = option_string(&value);
 		if (key == NULL)
 		{
-			fault->detail = psprintf(_("The key of API \"%s\" must be a string."), entry->name);
+			fault->detail = psprintf("The key of API \"%s\" must be a string.", entry->name);
 			return false;
 		}
 		if (!option_parse_key(def, key, &entry->value, fault))
@@ -691,8 +678,8 @@ option_parse_dialect(const OptionDef *def, const char *text, void *place,
 {
 	if (!kapture_dialect_exists(text))
 	{
-		fault->detail = _("It must be \"seed\", \"array-name\" or \"v1\".");
-		fault->hint = _("Other forms are described by \"field_names\", \"add_fields\", \"update_fields\" and \"add_body\".");
+		fault->detail = "It must be \"seed\", \"array-name\" or \"v1\".";
+		fault->hint = "Other forms are described by \"field_names\", \"add_fields\", \"update_fields\" and \"add_body\".";
 		return false;
 	}
 	*(char **) place = pstrdup(text);
@@ -706,7 +693,7 @@ option_parse_names(const OptionDef *def, const char *text, void *place,
 {
 	Jsonb	   *json = option_to_object(text, fault);
 
-	fault->hint = _("Write a JSON object of our field names and those of the account, such as {\"customer_name\": \"name\"}.");
+	fault->hint = "Write a JSON object of our field names and those of the account, such as {\"customer_name\": \"name\"}.";
 	return json && (*(KaptureDialectEntry **) place = kapture_dialect_read_names(json, &fault->detail)) != NULL;
 }
 
@@ -717,7 +704,7 @@ option_parse_constants(const OptionDef *def, const char *text, void *place,
 {
 	Jsonb	   *json = option_to_object(text, fault);
 
-	fault->hint = _("Write a JSON object of what is to go with each request, such as {\"customer_info.update\": true}.");
+	fault->hint = "Write a JSON object of what is to go with each request, such as {\"customer_info.update\": true}.";
 	return json && (*(KaptureDialectEntry **) place = kapture_dialect_read_constants(json, &fault->detail)) != NULL;
 }
 
@@ -727,7 +714,7 @@ option_parse_file(const OptionDef *def, const char *text, void *place,
 {
 	if (!is_absolute_path(text))
 	{
-		fault->detail = _("It must be the absolute path of a file of certificates on the database server.");
+		fault->detail = "It must be the absolute path of a file of certificates on the database server.";
 		return false;
 	}
 	*(char **) place = pstrdup(text);
@@ -744,12 +731,12 @@ option_parse_number(const OptionDef *def, const char *text, int flags,
 	if (!parse_int(text, result, flags, &hint))
 	{
 		fault->detail = (flags & GUC_UNIT) == 0 ?
-			_("It must be a whole number.") :
-			_("It must be a number, with a unit if need be.");
+			"It must be a whole number." :
+			"It must be a number, with a unit if need be.";
 		if (hint != NULL)
-			fault->hint = pstrdup(_(hint));
+			fault->hint = pstrdup(hint);
 		else if (flags & GUC_UNIT_MEMORY)
-			fault->hint = _("For example 512kB or 64MB.");
+			fault->hint = "For example 512kB or 64MB.";
 		return false;
 	}
 	return true;
@@ -762,23 +749,23 @@ option_parse_number(const OptionDef *def, const char *text, int flags,
 static bool
 option_parse_duration(const char *text, int64 bare_unit, int64 *usec, OptionFault *fault)
 {
-	fault->hint = _("Write a number and a unit, such as \"500ms\", \"30s\", \"5min\" or \"24 hours\".");
+	fault->hint = "Write a number and a unit, such as \"500ms\", \"30s\", \"5min\" or \"24 hours\".";
 	switch (kapture_duration_parse(text, bare_unit, usec))
 	{
 		case KAPTURE_DURATION_GOOD:
 			return true;
 		case KAPTURE_DURATION_BARE:
-			fault->detail = _("It has no unit.");
-			fault->hint = psprintf(_("Write \"%ss\" for seconds, or another unit: ms, min, h or d."), text);
+			fault->detail = "It has no unit.";
+			fault->hint = psprintf("Write \"%ss\" for seconds, or another unit: ms, min, h or d.", text);
 			fault->dated = fault->stored;
 			return fault->stored;
 		case KAPTURE_DURATION_CALENDAR:
-			fault->detail = _("It must not have months or years, whose length varies.");
+			fault->detail = "It must not have months or years, whose length varies.";
 			return false;
 		case KAPTURE_DURATION_BAD:
 			break;
 	}
-	fault->detail = _("It must be a length of time.");
+	fault->detail = "It must be a length of time.";
 	return false;
 }
 
@@ -792,7 +779,7 @@ option_parse_time(const OptionDef *def, const char *text, void *place,
 		return false;
 	if (usec % 1000 != 0 || usec / 1000 < def->min || usec / 1000 > def->max)
 	{
-		fault->detail = psprintf(_("It must be a whole number of milliseconds between %d ms and %d h."),
+		fault->detail = psprintf("It must be a whole number of milliseconds between %d ms and %d h.",
 								 (int) def->min, (int) (def->max / 1000 / SECS_PER_HOUR));
 		return false;
 	}
@@ -810,7 +797,7 @@ option_parse_int(const OptionDef *def, const char *text, void *place,
 		return false;
 	if (result < def->min || result > def->max)
 	{
-		fault->detail = psprintf(_("It must be between %d and %d."),
+		fault->detail = psprintf("It must be between %d and %d.",
 								 (int) def->min, (int) def->max);
 		return false;
 	}
@@ -828,7 +815,7 @@ option_parse_real(const OptionDef *def, const char *text, void *place,
 	if (!parse_real(text, &result, 0, &hint) ||
 		!(result >= def->min && result <= def->max))
 	{
-		fault->detail = psprintf(_("It must be a number between %g and %g."),
+		fault->detail = psprintf("It must be a number between %g and %g.",
 								 def->min, def->max);
 		return false;
 	}
@@ -847,7 +834,7 @@ option_parse_rate(const OptionDef *def, const char *text, void *place,
 		return false;
 	if (*rate > 0 && *rate < OPTION_MIN_RATE)
 	{
-		fault->detail = psprintf(_("It must be 0, for no limit, or a number between %g and %g."),
+		fault->detail = psprintf("It must be 0, for no limit, or a number between %g and %g.",
 								 OPTION_MIN_RATE, def->max);
 		return false;
 	}
@@ -864,7 +851,7 @@ option_parse_size(const OptionDef *def, const char *text, void *place,
 		return false;
 	if (result < def->min || result > def->max)
 	{
-		fault->detail = psprintf(_("It must be between %d and %d bytes."),
+		fault->detail = psprintf("It must be between %d and %d bytes.",
 								 (int) def->min, (int) def->max);
 		return false;
 	}
@@ -901,15 +888,15 @@ option_parse_timezone(const OptionDef *def, const char *text, void *place,
 {
 	pg_tz	   *zone = pg_tzset(text);
 
-	fault->hint = _("Write the name of a region, such as \"Asia/Kolkata\": the view pg_timezone_names shows those that are known.");
+	fault->hint = "Write the name of a region, such as \"Asia/Kolkata\": the view pg_timezone_names shows those that are known.";
 	if (zone == NULL || !pg_tz_acceptable(zone))
 	{
-		fault->detail = _("PostgreSQL does not know this time zone.");
+		fault->detail = "PostgreSQL does not know this time zone.";
 		return false;
 	}
 	if (!option_is_zone_name(text))
 	{
-		fault->detail = _("It is an abbreviation or an offset, which does not say when clocks are changed, nor, to everybody, in which direction it goes.");
+		fault->detail = "An abbreviation or an offset has no rules for daylight saving time, and the sign of an offset is ambiguous.";
 		fault->dated = fault->stored;
 		if (!fault->stored)
 			return false;
@@ -930,7 +917,7 @@ option_parse_interval(const OptionDef *def, const char *text, void *place,
 	seconds = usec / USECS_PER_SEC;
 	if (usec % USECS_PER_SEC != 0 || seconds < def->min || seconds > def->max)
 	{
-		fault->detail = psprintf(_("It must be a whole number of seconds between %d second and %d days."),
+		fault->detail = psprintf("It must be a whole number of seconds between %d second and %d days.",
 								 (int) def->min,
 								 (int) (def->max / SECS_PER_DAY));
 		return false;
@@ -957,8 +944,8 @@ option_parse_local_time(const OptionDef *def, const char *text, void *place,
 		tm.tm_sec < 0 || tm.tm_sec >= SECS_PER_MINUTE ||
 		tm2timestamp(&tm, 0, NULL, (Timestamp *) place) != 0)
 	{
-		fault->detail = _("It must be a date, or a date and a time, from 1970 on.");
-		fault->hint = _("Write it in the account's local time, such as \"2021-03-14\" or \"2021-03-14 14:21:11\".");
+		fault->detail = "It must be a date, or a date and a time, from 1970 on.";
+		fault->hint = "Write it in the account's local time, such as \"2021-03-14\" or \"2021-03-14 14:21:11\".";
 		return false;
 	}
 	return true;
@@ -970,7 +957,7 @@ option_parse_bool(const OptionDef *def, const char *text, void *place,
 {
 	if (!parse_bool(text, (bool *) place))
 	{
-		fault->detail = _("It must be \"true\" or \"false\".");
+		fault->detail = "It must be \"true\" or \"false\".";
 		return false;
 	}
 	return true;
@@ -982,12 +969,12 @@ option_parse_secret(const char *text, void *place, OptionFault *fault)
 {
 	if (text[0] == '\0')
 	{
-		fault->detail = _("It must not be empty.");
+		fault->detail = "It must not be empty.";
 		return false;
 	}
 	if (!option_is_clean(text))
 	{
-		fault->detail = _("It must not have line breaks or other control characters.");
+		fault->detail = "It must not have line breaks or other control characters.";
 		return false;
 	}
 	*(char **) place = option_utf8(text);
@@ -1000,13 +987,13 @@ option_parse_key(const OptionDef *def, const char *text, void *place,
 {
 	if (pg_strncasecmp(text, "Basic ", 6) == 0)
 	{
-		fault->detail = _("The key must not begin with \"Basic \".");
-		fault->hint = _("Leave out \"Basic \": it is put before the key when a request is sent.");
+		fault->detail = "The key must not begin with \"Basic \".";
+		fault->hint = "Leave out \"Basic \": it is put before the key when a request is sent.";
 		return false;
 	}
 	if (text[0] == ' ' || (text[0] != '\0' && text[strlen(text) - 1] == ' '))
 	{
-		fault->detail = _("The key must not begin or end with a space.");
+		fault->detail = "The key must not begin or end with a space.";
 		return false;
 	}
 	return option_parse_secret(text, place, fault);
@@ -1018,7 +1005,7 @@ option_parse_user(const OptionDef *def, const char *text, void *place,
 {
 	if (strchr(text, ':') != NULL)
 	{
-		fault->detail = _("HTTP basic authentication allows no colon in the name of the user.");
+		fault->detail = "HTTP basic authentication allows no colon in the name of the user.";
 		return false;
 	}
 	return option_parse_secret(text, place, fault);
@@ -1079,7 +1066,7 @@ option_check_length(const OptionDef *def, const char *text, OptionFault *fault)
 	if (strlen(text) <= limit)
 		return true;
 	fault->hide = true;
-	fault->detail = psprintf(_("It has %zu bytes; at most %zu are allowed."), strlen(text), limit);
+	fault->detail = psprintf("It has %zu bytes; at most %zu are allowed.", strlen(text), limit);
 	return false;
 }
 
@@ -1596,7 +1583,7 @@ kapture_server_require_same(const KaptureServer *server, Oid serverid, Oid owner
 	if (server->serverid != serverid || server->owner != owner)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("server \"%s\" is not the one any more that was asked before", server->name),
+				 errmsg("server \"%s\" is no longer the one that was used before", server->name),
 				 errdetail("It was dropped and created anew, renamed, or given to another owner."),
 				 errhint("Try again if it is the right one.")));
 }

@@ -65,16 +65,17 @@ typedef struct KaptureServer
 	bool		pull_paged;		/* pulls are of whole days, in pages */
 	int			cm_id;			/* the account's number in such pulls; 0: not given */
 	int			pull_limit;		/* customers of a page to ask for */
-	int64		pull_interval;	/* seconds, 0: not pulled by itself */
+	int64		pull_interval;	/* seconds, 0: not pulled automatically */
 	int64		pull_overlap;	/* seconds */
 	Timestamp	pull_since;		/* local time of the account, 0: not given */
 	int64		sweep_interval; /* seconds, 0: not swept */
 	double		sweep_rate;		/* requests a second */
 	bool		allow_http;		/* plain http to other hosts than this one */
 	bool		check_rows;		/* rows that Kapture is known to refuse are not sent */
+	bool		add_is_upsert;	/* an Add of a customer that is there updates it */
 	char	   *base;			/* the URL without a path */
 	KaptureApiEntry *api_paths; /* of other modules, or NULL */
-	KaptureApiEntry *auth_keys; /* likewise; secret */
+	KaptureApiEntry *auth_keys; /* of other modules, or NULL; secret */
 	const char *module;			/* what KAPTURE_API_MODULE stands for, NULL: nothing yet */
 	int			counted_as;		/* number under which its requests are counted */
 } KaptureServer;

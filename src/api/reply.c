@@ -527,7 +527,7 @@ kapture_message_confirm(KaptureReply *reply, const KaptureIdentity *sent, int64 
 
 /*
  * kapture_message_confirm_body
- *		Likewise, with the customer as it is in the request's body.
+ *		As kapture_message_confirm(), with the customer as it is in the request's body.
  */
 bool
 kapture_message_confirm_body(KaptureReply *reply, const char *body, size_t len)
@@ -801,7 +801,7 @@ message_scan_text(const MessageScan *scan)
 	return pnstrdup(lex->token_start + 1, lex->token_terminator - lex->token_start - 2);
 }
 
-/* Likewise, if it is a string, or what cleanse.c makes one; else NULL. */
+/* The present token's text if it is a string, or what cleanse.c makes one; else NULL. */
 static char *
 message_scan_string(const MessageScan *scan)
 {
@@ -814,7 +814,7 @@ message_scan_string(const MessageScan *scan)
 	return NULL;
 }
 
-/* Likewise as a customer's id, 0 if it is none. */
+/* The present token as a customer's id, 0 if it is none. */
 static int64
 message_scan_id(const MessageScan *scan)
 {

@@ -1,6 +1,6 @@
 /*
  * server.c
- *		Which servers are pulled from automatically.
+ *		What options of servers say by themselves, whoever's mapping is used.
  */
 #include "postgres.h"
 
@@ -9,6 +9,7 @@
 #include "access/table.h"
 #include "catalog/pg_foreign_server.h"
 #include "foreign/foreign.h"
+#include "utils/builtins.h"
 #include "utils/fmgroids.h"
 #include "utils/rel.h"
 
@@ -64,5 +65,26 @@ kapture_pull_servers(void)
 	}
 	systable_endscan(scan);
 	table_close(rel, AccessShareLock);
+	return result;
+}
+
+/*
+ * Tells whether an Add of a customer that is there updates it (option add_is_upsert)
+ * at the server of that name; false if there is no such server.
+ */
+bool
+kapture_server_adds_by_upsert(const char *name)
+{
+	ForeignServer *server = GetForeignServerByName(name, true);
+	ListCell   *lc;
+	bool		result = false;
+
+	foreach(lc, server ? server->options : NIL)
+	{
+		DefElem    *option = lfirst(lc);
+
+		if (strcmp(option->defname, "add_is_upsert") == 0)
+			(void) parse_bool(strVal(option->arg), &result);
+	}
 	return result;
 }

@@ -1,6 +1,6 @@
 /*
  * server.h
- *		Which servers are pulled from automatically.
+ *		What options of servers say by themselves, whoever's mapping is used.
  */
 #ifndef KAPTURE_SERVER_H
 #define KAPTURE_SERVER_H
@@ -17,5 +17,6 @@ typedef struct KapturePullServer
 } KapturePullServer;
 
 extern List *kapture_pull_servers(void);
+extern bool kapture_server_adds_by_upsert(const char *name);
 
 #endif							/* KAPTURE_SERVER_H */

@@ -70,7 +70,7 @@ catalog_getattr_or_null(HeapTuple tuple, Relation rel, const char *name, bool *i
 	return attnum == InvalidAttrNumber ? (Datum) 0 : heap_getattr(tuple, attnum, RelationGetDescr(rel), isnull);
 }
 
-/* Likewise as text, NULL for null. */
+/* Such a column as text, NULL for null. */
 static char *
 catalog_gettext_or_null(HeapTuple tuple, Relation rel, const char *name)
 {
@@ -412,7 +412,7 @@ catalog_read_column(KaptureMappedColumn *col, HeapTuple tuple, Relation columns,
 		bool		isnull;
 		Datum		reads = catalog_getattr_or_null(tuple, columns, "reads", &isnull);
 
-		/* that of a view is not told by columns of the table */
+		/* what a view's expression reads is not known by columns of the table */
 		col->expression = att->source_name ? catalog_make_expression(expression, PointerGetDatum(construct_empty_array(NAMEOID)), false, rel) :
 			catalog_make_expression(expression, reads, isnull, rel);
 	}
@@ -626,8 +626,8 @@ kapture_catalog_attachments(Relation rel)
 }
 
 /*
- * Likewise the first of them, for those whom only the table matters to; NULL if there
- * is none.
+ * Returns the first of the attachments that kapture_catalog_attachments() gives, for
+ * those to whom only the table matters; NULL if there is none.
  */
 KaptureAttachment *
 kapture_catalog_attachment(Relation rel)
@@ -638,7 +638,8 @@ kapture_catalog_attachment(Relation rel)
 }
 
 /*
- * Likewise the one with this number; NULL if it is none of the table's.
+ * Returns the attachment with this number, as kapture_catalog_attachments() does; NULL
+ * if it is none of the table's.
  */
 KaptureAttachment *
 kapture_catalog_attachment_by_id(Relation rel, int32 attachment_id)
@@ -773,7 +774,8 @@ kapture_catalog_fields_among(const List *attachments, const KaptureAttachment *a
 }
 
 /*
- * Likewise, if each must be fed by the attachment itself.
+ * Returns the bits of the fields that a text[] names, as kapture_catalog_fields_among(),
+ * if the attachment itself must feed each of them.
  */
 int64
 kapture_catalog_fields(const KaptureAttachment *att, Datum fields)

@@ -43,7 +43,7 @@ typedef struct KaptureKeyColumn
 #define KAPTURE_CHANGED_FILTER	PG_INT64_MIN
 
 /*
- * Likewise: what has changed is sent even if Kapture is known to have it.  If a table
+ * This bit says that what has changed is sent even if Kapture is known to have it.  If a table
  * has as many columns as can be, it is the last one's, too: then that is sent along.
  */
 #define KAPTURE_CHANGED_FORCE	(INT64CONST(1) << (KAPTURE_MAX_COLUMNS - 1))

@@ -123,7 +123,7 @@ kapture_family_counts_children(Oid root)
 	}
 	if (family_counted.root == root && family_counted.changes == changes)
 		return family_counted.result;
-	/* no answer, should an error come in between; but told of what changes */
+	/* no answer, should an error come in between; but changes are noticed from here on */
 	family_counted.changes = 0;
 	family_counted.root = root;
 	family_counted.attachments = kapture_catalog_relid(KAPTURE_TABLE_ATTACHMENT);

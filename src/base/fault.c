@@ -2,13 +2,13 @@
  * fault.c
  *		Fault points: places where the tests have errors raised.
  *
- * Files in the data directory tell, and are told:
+ * Files in the data directory arm them and report them:
  *
  *	kapture_fault			a line "NAME once|always [KEY]": raise an error where
  *							NAME is reached, in a background process.  With KEY, only
  *							if that is the row's key or among the statement's
  *							arguments; "#N" is the attachment with that id.
- *	kapture_fault_cause		likewise, beside it
+ *	kapture_fault_cause		a second one like that, beside it
  *	kapture_fault_fired		a line for each error that was raised
  *	kapture_fault_trace		"KEY #N": note the points that are reached in
  *	kapture_fault_reached	lines "NAME row|table|all": are they about KEY, or #N?
@@ -241,7 +241,7 @@ kapture_fault_reach(const KaptureFaultPoint *point, const char *row_key)
 }
 
 /*
- * Likewise, about a statement with these arguments.
+ * As kapture_fault_reach(), about a statement with these arguments.
  */
 void
 kapture_fault_reach_statement(const KaptureFaultPoint *point, int nargs, const Oid *types,
@@ -253,7 +253,7 @@ kapture_fault_reach_statement(const KaptureFaultPoint *point, int nargs, const O
 }
 
 /*
- * Likewise, about a prepared statement, which is returned.
+ * As kapture_fault_reach(), about a prepared statement, which is returned.
  */
 SPIPlanPtr
 kapture_fault_reach_plan(const KaptureFaultPoint *point, SPIPlanPtr plan,

@@ -35,7 +35,7 @@ int			kapture_history_retention = 7 * 86400;
 /* For whoever wants to be called when rows are parked or a server changes. */
 bool		kapture_notify = false;
 
-/* Of the rows that were done with last, the share of parked ones to be told of; 0: never. */
+/* The share of parked ones among the rows that ended last which is notified; 0: never. */
 double		kapture_notify_parked_share = 0.1;
 
 static bool

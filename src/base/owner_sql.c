@@ -111,8 +111,8 @@ uint64
 }
 
 /*
- * Likewise, for a query with one result: returns it as text in the current
- * memory context; NULL if it is null or there is none.
+ * As kapture_own_execute(), for a query with one result: returns it as text in the
+ * current memory context; NULL if it is null or there is none.
  */
 char *
 (kapture_own_text) (const char *sql, int nargs, Oid *types, Datum *values)

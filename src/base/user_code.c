@@ -27,7 +27,7 @@
  *	 strangers are refused as such, in conditions of triggers, too.  These bear no
  *	 author, so what they call must be harmless: not volatile, open to everybody, and
  *	 nothing that runs SQL, or reads a value of a type, which it is given by name.  In
- *	 none, functions that not everybody may execute are run by themselves.
+ *	 none, functions that not everybody may execute are called directly.
  *
  * What functions do with their arguments is up to their authors: who owns a trigger
  * function that anybody may use in a trigger, must expect any arguments.  If nobody
@@ -141,7 +141,7 @@ user_code_check_function(Oid funcid)
 	ours = proc->prolang == ClanguageId || proc->prolang == INTERNALlanguageId;
 	ReleaseSysCache(tuple);
 	if (!ours && !user_code_trusts(GetUserId(), owner))
-		user_code_refuse(owner, psprintf(_("function %s"), format_procedure(funcid)));
+		user_code_refuse(owner, psprintf("function %s", format_procedure(funcid)));
 }
 
 /* All but PostgreSQL's own, for "depth" to be right. */
@@ -210,7 +210,7 @@ user_code_access(ObjectAccessType access, Oid class, Oid object, int subid, void
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				 errmsg("expressions of a table must not call function %s here", format_procedure(object)),
-				 errdetail("Not everybody may execute it, and nobody knows who wrote the expression."),
+				 errdetail("EXECUTE on it is not granted to PUBLIC, and the author of the expression is not known."),
 				 errhint("Call it in a function.")));
 }
 
@@ -261,7 +261,7 @@ user_code_check_type(Oid type)
 	else if (kind == TYPTYPE_MULTIRANGE)
 		inner = get_multirange_range(type);
 	if ((kind == TYPTYPE_DOMAIN || kind == TYPTYPE_COMPOSITE) && !user_code_trusts(GetUserId(), owner))
-		user_code_refuse(owner, psprintf(_("type %s"), format_type_extended(type, -1, FORMAT_TYPE_FORCE_QUALIFY)));
+		user_code_refuse(owner, psprintf("type %s", format_type_extended(type, -1, FORMAT_TYPE_FORCE_QUALIFY)));
 	if (OidIsValid(inner))
 		user_code_check_type(inner);
 	else if (kind == TYPTYPE_COMPOSITE)
@@ -485,7 +485,7 @@ user_code_check_views(Oid relid)
 		Oid			owner = user_code_owner(lfirst_oid(lc));
 
 		if (get_rel_relkind(lfirst_oid(lc)) == RELKIND_VIEW && !user_code_trusts(GetUserId(), owner))
-			user_code_refuse(owner, psprintf(_("view %s"),
+			user_code_refuse(owner, psprintf("view %s",
 											 quote_qualified_identifier(get_namespace_name(get_rel_namespace(lfirst_oid(lc))),
 																		get_rel_name(lfirst_oid(lc)))));
 	}
@@ -645,14 +645,14 @@ kapture_user_code_check_partition(Oid relid)
 	Oid			owner = user_code_owner(relid);
 
 	if (!user_code_trusts(GetUserId(), owner))
-		user_code_refuse(owner, psprintf(_("partition %s"),
+		user_code_refuse(owner, psprintf("partition %s",
 										 quote_qualified_identifier(get_namespace_name(get_rel_namespace(relid)),
 																	get_rel_name(relid))));
 }
 
 /*
- * Likewise for all partitions of the table that runs, for statements that may
- * put a row into any of them.
+ * Checks all partitions of the table that runs like that, for statements that may put
+ * a row into any of them.
  */
 void
 kapture_user_code_check_partitions(void)

@@ -3,7 +3,7 @@
  *		What a view reads.
  *
  * A view depends on the columns of tables, on functions and on other views; pg_depend
- * tells.  References to whole rows are not told from those to the table, so they are
+ * has them.  There, references to whole rows look like those to the table, so they are
  * looked for in the views' queries.
  */
 #include "postgres.h"

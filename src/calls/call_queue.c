@@ -56,7 +56,7 @@ calls_execute(const char *sql, int nargs, Oid *types, Datum *values, const char 
 		elog(ERROR, "statement failed: %s", SPI_result_code_string(rc));
 }
 
-/* Likewise, for a statement whose result does not matter; returns the rows processed. */
+/* Runs such a statement, whose result does not matter, in SPI of its own; returns the rows processed. */
 static uint64
 calls_run(const char *sql, int nargs, Oid *types, Datum *values, const char *nulls)
 {
@@ -250,7 +250,7 @@ kapture_call_queue_settle(const KaptureCall *call, const KaptureCallOutcome *out
 }
 
 /*
- * Says why calls of an account cannot be sent now: at the first of them.
+ * Notes why calls of an account cannot be sent now, at the first of them.
  */
 void
 kapture_call_queue_explain(const KaptureCallAccount *account, const char *message)
@@ -331,7 +331,8 @@ kapture_call_queue_recover(void)
 
 /*
  * Another database, or another timeline of this one, may have sent what was asked for
- * until then.  Returns of how many calls the outcome is unknown for that, likewise.
+ * until then.  Returns of how many calls the outcome is unknown for that, a list of
+ * KaptureCallCount.
  */
 List *
 kapture_call_queue_doubt(TimestampTz until)

@@ -38,7 +38,7 @@ typedef struct KaptureCallOutcome
 	const char *state;			/* "done", "failed", "unknown", or "waiting" for another try */
 	bool		counts;			/* waiting: this was a failure of the call's own, */
 	bool		untried;		/* or not even an attempt */
-	TimestampTz next_attempt;	/* likewise */
+	TimestampTz next_attempt;	/* waiting: when */
 	int			http_status;	/* 0: no answer came */
 	Jsonb	   *answer;			/* or NULL */
 	const char *message;		/* "" if none */

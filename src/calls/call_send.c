@@ -3,8 +3,8 @@
  *		kapture_send(): a call that is queued in the caller's transaction; and
  *		what its sender can do about it.
  *
- * What can be wrong with a call is said at once, while its sender is there to
- * hear it.  The worker reads settings and key again when it sends.
+ * What can be wrong with a call is an error at once, while its sender is there to
+ * see it.  The worker reads settings and key again when it sends.
  */
 #include "postgres.h"
 
@@ -48,7 +48,7 @@ send_text(FunctionCallInfo fcinfo, int argno, const char *name, int longest)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("argument \"%s\" must have between 1 and %d characters", name, longest),
-				 errdetail("It has %d.", pg_mbstrlen(value))));
+				 errdetail("The value has %d characters.", pg_mbstrlen(value))));
 	return value;
 }
 
@@ -78,7 +78,7 @@ send_body(FunctionCallInfo fcinfo, int argno)
 		ereport(ERROR,
 				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
 				 errmsg("argument \"%s\" is too large", "body"),
-				 errdetail("It has %zu bytes; at most %d are allowed.", (size_t) VARSIZE(body), SEND_MAX_BODY),
+				 errdetail("The body has %zu bytes; at most %d are allowed.", (size_t) VARSIZE(body), SEND_MAX_BODY),
 				 errhint("Call the API with %s, which has no such limit.", "kapture_call()")));
 	return body;
 }

@@ -120,7 +120,7 @@ kapture_module_bind(const KaptureServer *server, const char *api)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("path \"%s\" of an API cannot be used", path),
-				 errdetail_internal("%s", psprintf(_("The path is refused because %s."), why)),
+				 errdetail("The path is refused because %s.", why),
 				 errhint("Give a path below the URL of the server, such as \"/add-ticket-from-other-source.html/v.2.0\".")));
 	return result;
 }

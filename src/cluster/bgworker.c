@@ -143,7 +143,7 @@ kapture_process_count(void)
 	pgstat_track_counts = process_track_counts;
 }
 
-/* A signal handler: as die(), and it is known that the process does not end by itself. */
+/* A signal handler: as die(), and noted, so that the process is known not to end for an error. */
 static void
 process_terminate(SIGNAL_ARGS)
 {
@@ -156,10 +156,10 @@ process_terminate(SIGNAL_ARGS)
 }
 
 /*
- * Tells whether a signal has told the process to end.
+ * Has a signal asked the process to end?
  */
 bool
-kapture_process_was_told_to_end(void)
+kapture_process_is_terminated(void)
 {
 	return process_told_to_end;
 }
@@ -413,7 +413,8 @@ kapture_process_report_error(KapturePhase phase, bool *in_trouble, int32 attachm
 }
 
 /*
- * A phase has gone well: what was reported of it, likewise, is over.
+ * A phase has gone well: what kapture_process_report_error() reported of it, with the
+ * same arguments, is over.
  */
 void
 kapture_process_report_success(KapturePhase phase, bool *in_trouble, int32 attachment_id)

@@ -33,7 +33,7 @@ extern bool kapture_process_serve_signals(void);
 extern MemoryContext kapture_process_initialize(Datum arg, KaptureWorkerKind kind);
 extern void kapture_process_count(void);
 extern bool kapture_process_is_ours(void);
-extern bool kapture_process_was_told_to_end(void);
+extern bool kapture_process_is_terminated(void);
 extern const char *kapture_process_database(void);
 extern void kapture_process_lock_database(void);
 extern void kapture_process_require_installation(Oid *installation);

@@ -74,7 +74,7 @@ kapture_guard_abort(void)
 
 /*
  * kapture_guard_transaction
- *		Runs work(arg), which begins and commits transactions by itself.
+ *		Runs work(arg), which begins and commits its own transactions.
  *
  * Returns NULL, or the error, in the current memory context, after which no
  * transaction is open.  To be called outside of one.

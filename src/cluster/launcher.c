@@ -50,10 +50,10 @@
 /* A worker that failed is started again after this time, in milliseconds. */
 #define RESTART_INTERVAL	5000
 
-/* One that had nothing to do, although another says so, likewise. */
+/* One that had nothing to do, although it was asked for, is started again after this time. */
 #define IDLE_INTERVAL		1000
 
-/* Between two looks at what runs although nothing was said, likewise. */
+/* What runs is compared with what should at least this often, also in milliseconds. */
 #define SAFETY_INTERVAL		300000
 
 /* What the launcher remembers of a database. */

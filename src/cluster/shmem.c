@@ -37,7 +37,7 @@
 #include "base/compat.h"
 #include "cluster/shmem.h"
 
-/* Commands under way that want a database to themselves. */
+/* Running commands that need a database without other sessions. */
 #define SHMEM_MAX_BLOCKS	32
 
 /* Databases whose backends asked for a worker; more than this: all. */
@@ -261,7 +261,7 @@ shmem_give_back(void)
 
 /*
  * (A prepared transaction is visible only after COMMIT PREPARED, which wakes
- * by itself.)
+ * the worker itself.)
  */
 static void
 shmem_xact_callback(XactEvent event, void *arg)
@@ -355,8 +355,8 @@ kapture_shmem_wake_at_commit(void)
 }
 
 /*
- * Likewise, whether or not it listens for changes of rows: calls of other modules
- * are to be sent.
+ * Wakes it when the running transaction commits, whether or not it listens for changes
+ * of rows: calls of other modules are to be sent.
  */
 void
 kapture_shmem_wake_for_calls_at_commit(void)
@@ -829,7 +829,7 @@ kapture_shmem_worker_take_work(void)
 
 /*
  * Before it sleeps, a worker says whether changes of rows are to wake it; if
- * not, it will look for them by itself.  Returns false if there is something to
+ * not, the worker looks for them without being woken.  Returns false if there is something to
  * look at already.
  */
 bool

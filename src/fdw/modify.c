@@ -8,7 +8,7 @@
  * a second time but after a 429, which means that nothing was done.
  *
  * Many rows of an INSERT that wants nothing back come together; all of them are
- * checked before the first is sent, and up to max_connections are under way at
+ * checked before the first is sent, and up to max_connections are in flight at
  * a time.
  */
 #include "postgres.h"

@@ -727,7 +727,7 @@ fdw_import_schema(ImportForeignSchemaStmt *stmt, Oid serverid)
 	if (strcmp(stmt->remote_schema, "kapture") != 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_FDW_SCHEMA_NOT_FOUND),
-				 errmsg("schema \"%s\" is not there to import", stmt->remote_schema),
+				 errmsg("remote schema \"%s\" does not exist", stmt->remote_schema),
 				 errhint("Use IMPORT FOREIGN SCHEMA %s FROM SERVER %s INTO ...", "kapture",
 						 quote_identifier(server))));
 	if (stmt->options != NIL)

@@ -10,7 +10,7 @@
  * answers, however long the range: no window is asked for ahead if the answers
  * are so large that the list would hold more than FETCH_AHEAD bytes.
  *
- * What may get better by itself is tried again: lost connections, timeouts,
+ * What may be over soon is tried again: lost connections, timeouts,
  * answers that are cut off, 5xx and 429.  All windows then wait, since they go
  * to the same server.  What cannot get better is raised as an error when its
  * window's turn comes, so that whoever reads has everything before it.
@@ -258,7 +258,7 @@ fetch_halve(KaptureFetch *fetch, FetchSlot *slot, const KaptureList *list)
 	if (seconds <= 1)
 	{
 		ereport(AmBackgroundWorkerProcess() ? LOG : WARNING,
-				(errmsg("kapture_sync: server \"%s\" gave exactly %d customers for a single second, %s; there may be more",
+				(errmsg("kapture_sync: server \"%s\" returned exactly %d customers for a single second, %s; there may be more",
 						fetch->server, list->ncustomers, kapture_message_date(slot->from))));
 		return false;
 	}
@@ -535,7 +535,7 @@ fetch_is_last_page(FetchSlot *slot, const KaptureList *list)
 	else if (++slot->repeats >= FETCH_REPEATS)
 		ereport(ERROR,
 				(errcode(ERRCODE_FDW_ERROR),
-				 errmsg("server \"%s\" gives the same %d customers on each page", fetch->server, n),
+				 errmsg("server \"%s\" returns the same %d customers on each page", fetch->server, n),
 				 errdetail("There may be more of %.10s, which cannot be pulled.", kapture_message_date(slot->from)),
 				 errhint("Check options \"%s\" and \"%s\" of the server.", "pull_form", "pull_limit")));
 	slot->offset += n;

@@ -334,7 +334,7 @@ follow_do_read_all(void *arg)
 	*(List **) arg = follow_read_all();
 }
 
-/* Likewise, as the owner of the extension's tables. */
+/* All follows, read as the owner of the extension's tables. */
 static List *
 follow_all(void)
 {

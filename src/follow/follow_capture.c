@@ -190,7 +190,7 @@ followed_table(Relation rel)
 	table->context = NULL;
 	table->followers = NIL;
 	table->context = AllocSetContextCreate(CacheMemoryContext, "kapture_sync followed table", ALLOCSET_SMALL_SIZES);
-	table->valid = true;		/* unless we are told otherwise while it is read */
+	table->valid = true;		/* unless an invalidation comes while it is read */
 	followed_follows = kapture_catalog_relid(KAPTURE_TABLE_FOLLOW);
 	if (OidIsValid(followed_follows))
 	{
@@ -229,7 +229,10 @@ followed_any_values(const Follower *follower, TupleTableSlot *slot)
 	return result;
 }
 
-/* Likewise; texts that need no quotes, as those of numbers, cost little. */
+/*
+ * The values that a condition reads of a row, as the text of an array; those that need
+ * no quotes, as numbers, cost little.
+ */
 static char *
 followed_values(const Follower *follower, TupleTableSlot *slot)
 {

@@ -7,7 +7,13 @@
  * whoever could compute these hashes would have it in no time.  So they are SipHash
  * with a key of the database's own, which no dump has (kapture_salt), and another
  * one makes all digests unknown.  Customer and field are hashed along, so that equal
- * values of different rows cannot be told.
+ * values of different rows do not show.
+ *
+ * Why not a hash of PostgreSQL's: hash_bytes_extended() has a seed, but its steps can
+ * be undone, so that whoever knows one value and its hash, such as his own phone, finds
+ * the seed in 2^32 steps and with it all phones.  pg_hmac_create() would do, but takes
+ * memory of a resource owner, and can fail; digests are also computed between
+ * transactions, where there is no such owner.
  */
 #include "postgres.h"
 

@@ -462,7 +462,8 @@ kapture_row_state_release(const int64 *customer_ids, int n)
 }
 
 /*
- * Likewise, those for whose customers there is no row any more.
+ * Has the parked rows tried again that wait for customers who have no row any more;
+ * returns their attachments, as kapture_row_state_release() does.
  */
 List *
 kapture_row_state_release_orphaned(void)

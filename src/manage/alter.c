@@ -27,6 +27,7 @@
 #include "base/catalog.h"
 #include "base/owner_sql.h"
 #include "follow/follow.h"
+#include "mapping/attach_advice.h"
 #include "mapping/field_map.h"
 #include "mapping/source.h"
 #include "table/attach.h"
@@ -107,12 +108,12 @@ alter_take_reset(Alter *alter)
 		if (arg == ALTER_KEEP_IDS || arg == ALTER_SERVER)
 			ereport(ERROR,
 					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-					 errmsg("\"%s\" is nothing that argument \"reset\" can take back to its default", name),
+					 errmsg("argument \"reset\" cannot take \"%s\" back to its default", name),
 					 errhint("Valid names are columns, filter, source, on_duplicate, on_conflict, pull, replicated and on_leave.")));
 		if (alter_has(alter, arg))
 			ereport(ERROR,
 					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-					 errmsg("argument \"%s\" is given, and named by argument \"reset\"", name)));
+					 errmsg("argument \"%s\" is given, and also named in argument \"reset\"", name)));
 		alter->reset[arg] = true;
 	}
 }
@@ -160,7 +161,7 @@ alter_free_bit(int64 *in_use)
 	}
 	ereport(ERROR,
 			(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
-			 errmsg("there is no room for more fields while changes of dropped ones wait to be sent"),
+			 errmsg("no more fields can be mapped while changes of dropped fields wait to be sent"),
 			 errhint("Try again when kapture_status shows that nothing waits.")));
 	return 0;
 }
@@ -348,7 +349,7 @@ alter_check_idle(const Alter *alter)
 		return;
 	ereport(ERROR,
 			(errcode(ERRCODE_OBJECT_IN_USE),
-			 errmsg("requests of table \"%s\" to server \"%s\" may be under way", get_rel_name(alter->att->root), alter->att->server),
+			 errmsg("requests of table \"%s\" to server \"%s\" may be in flight", get_rel_name(alter->att->root), alter->att->server),
 			 errhint("Use kapture_pause(), and wait until kapture_status shows nothing in flight and nothing that is retried.")));
 }
 
@@ -383,7 +384,7 @@ alter_server(Alter *alter)
 					 errhint("If they are customers of server \"%s\", too, use keep_ids => true. If not, use UPDATE %s SET %s = NULL first, and kapture_backfill() afterwards.",
 							 server, kapture_row_relation_name(att->root), quote_identifier(att->id_column))));
 		(void) kapture_own_execute("DELETE FROM @.kapture_row WHERE attachment_id = $1", 1, types, values);
-		(void) kapture_own_execute("UPDATE @.kapture_delivery SET customer_id = NULL, sent_phone = NULL, sent_email = NULL"
+		(void) kapture_own_execute("UPDATE @.kapture_delivery SET customer_id = NULL, sent_phone = NULL, sent_email = NULL, sent_code = NULL"
 								   " WHERE attachment_id = $1", 1, types, values);
 	}
 	(void) kapture_own_execute("DELETE FROM @.kapture_inbox WHERE attachment_id = $1", 1, types, values);
@@ -409,13 +410,26 @@ alter_say(const Alter *alter)
 						 att->name[0] == '\0' ? "" : psprintf(", name => %s", quote_literal_cstr(att->name)))));
 }
 
+/* Says what the server cannot do of what was asked for. */
+static void
+alter_advise(const Alter *alter)
+{
+	Relation	rel;
+
+	if (!alter_changes(alter, ALTER_ON_DUPLICATE) && !alter_has(alter, ALTER_SERVER))
+		return;
+	rel = relation_open(alter->att->root, NoLock);
+	kapture_advice_duplicates(kapture_catalog_attachment_by_id(rel, alter->att->id));
+	relation_close(rel, NoLock);
+}
+
 /*
  * kapture_alter(relation regclass, columns jsonb, server name, filter text,
  *		source regclass, on_duplicate text, on_conflict text, pull boolean,
  *		replicated boolean, on_leave jsonb, keep_ids boolean, reset text[], name text) returns void
  *
  * Errors: those of kapture_attach_find() and, for bad arguments, of
- * kapture_attach(); 55006 requests to the old server may be under way; 55000 rows
+ * kapture_attach(); 55006 requests to the old server may be in flight; 55000 rows
  * have ids of the old server; 54000 no bits are free.
  */
 Datum
@@ -443,5 +457,6 @@ kapture_alter(PG_FUNCTION_ARGS)
 	kapture_attach_announce();
 	kapture_follow_view_changed();	/* of followed tables, other columns may matter */
 	alter_say(&alter);
+	alter_advise(&alter);
 	PG_RETURN_VOID();
 }

@@ -59,7 +59,7 @@ backfill_work(KaptureRun *run, KaptureAttachment *att, List *keys)
 		kapture_capture_existing(att, lfirst(lc));
 }
 
-/* The bits of the fields that are to be sent again. */
+/* Notes the fields that are to be sent again of each row. */
 static void
 resync_work(KaptureRun *run, KaptureAttachment *att, List *keys)
 {
@@ -97,7 +97,7 @@ kapture_backfill(PG_FUNCTION_ARGS)
 {
 	KaptureRun	run = {.activity = KAPTURE_BACKFILL, .name = "kapture_backfill", .name_arg = 2, .work = backfill_work};
 
-	run.notice = _("are on their way");
+	run.notice = "are on their way";
 	kapture_run_check_slice(fcinfo, 1, &run.slice);
 	kapture_run_call(fcinfo, &run);
 	PG_RETURN_VOID();
@@ -115,7 +115,7 @@ kapture_resync(PG_FUNCTION_ARGS)
 {
 	KaptureRun	run = {.activity = KAPTURE_RESYNC, .name = "kapture_resync", .name_arg = 5, .work = resync_work};
 
-	run.notice = _("are on their way");
+	run.notice = "are on their way";
 	if (!PG_ARGISNULL(1))
 		run.condition = text_to_cstring(PG_GETARG_TEXT_PP(1));
 	if (!PG_ARGISNULL(2))

@@ -265,7 +265,7 @@ kapture_run_call(FunctionCallInfo fcinfo, KaptureRun *run)
 	bool		restart = run->restart;
 	ListCell   *lc;
 
-	kapture_procedure_require_own_transactions(fcinfo, run->name, _("It commits each slice of rows."));
+	kapture_procedure_require_own_transactions(fcinfo, run->name, "It commits each slice of rows.");
 	attachments = kapture_attach_find_all(fcinfo, run->name_arg, AccessShareLock);
 	if (run->condition)
 		kapture_condition_check("condition", run->condition);

@@ -15,6 +15,7 @@
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
 
+#include "api/server.h"
 #include "base/guc.h"
 #include "base/owner_sql.h"
 #include "mapping/attach_advice.h"
@@ -32,11 +33,11 @@ advice_mapping(const KaptureAttachment *att)
 
 		appendStringInfo(&text, "%s%s", i ? ", " : "", column->field);
 		if (column->expression)
-			appendStringInfo(&text, _(" from an expression"));
+			appendStringInfo(&text, " from an expression");
 		else if (column->constant)
-			appendStringInfo(&text, _(" as a constant"));
+			appendStringInfo(&text, " as a constant");
 		else if (strcmp(column->field, column->name) != 0)
-			appendStringInfo(&text, _(" from column \"%s\""), column->name);
+			appendStringInfo(&text, " from column \"%s\"", column->name);
 	}
 	return text.data;
 }
@@ -72,7 +73,24 @@ advice_replicated(const KaptureAttachment *att)
 		ereport(NOTICE,
 				(errmsg("what logical replication brings into table \"%s\" is not sent to Kapture", get_rel_name(att->root)),
 				 errdetail("The table belongs to a subscription, and was attached without \"%s\".", "replicated"),
-				 errhint("If it is to be sent from here, use kapture_detach(), and kapture_attach() with replicated => true.")));
+				 errhint("If it is to be sent from here, use kapture_alter() with replicated => true.")));
+}
+
+/*
+ * kapture_advice_duplicates
+ *		Reports that on_duplicate 'fail' is more than the account of a table's server
+ *		does.
+ */
+void
+kapture_advice_duplicates(const KaptureAttachment *att)
+{
+	if (att->link_duplicates || !kapture_server_adds_by_upsert(att->server))
+		return;
+	ereport(NOTICE,
+			(errmsg("on_duplicate 'fail' cannot hold for table \"%s\"", get_rel_name(att->root)),
+			 errdetail("Server \"%s\" has option \"%s\": an Add of a customer that is there updates it, and Kapture does not report that it was there.",
+					   att->server, "add_is_upsert"),
+			 errhint("Use kapture_match() before rows are sent: it finds those whose customers are in Kapture already.")));
 }
 
 /*
@@ -88,6 +106,7 @@ kapture_advice_attached(const KaptureAttachment *att, const char *hint)
 			(errmsg("changes of table %s are sent to server \"%s\" from now on", kapture_catalog_title(att), att->server),
 			 errdetail("Mapped: %s.", advice_mapping(att)),
 			 hint ? errhint("%s", hint) : 0));
+	kapture_advice_duplicates(att);
 	advice_replicated(att);
 	advice_settings();
 }
@@ -127,7 +146,7 @@ advice_column_dropped_of(const KaptureAttachment *att, AttrNumber attnum)
 			ereport(WARNING,
 					(errmsg("Kapture's field \"%s\" is no longer sent for table %s", att->columns[i].field, kapture_catalog_title(att)),
 					 errdetail("It was fed by column \"%s\", which is dropped.", att->columns[i].name),
-					 errhint("To map another column, use kapture_detach() and kapture_attach().")));
+					 errhint("Use kapture_alter() to map another column.")));
 	}
 	if (att->id_attnum == attnum)
 		ereport(WARNING,

@@ -10,6 +10,7 @@
 #include "base/catalog.h"
 
 extern void kapture_advice_attached(const KaptureAttachment *att, const char *hint);
+extern void kapture_advice_duplicates(const KaptureAttachment *att);
 extern void kapture_advice_given_up(const KaptureAttachment *att);
 extern void kapture_advice_column_dropped(Oid relid, AttrNumber attnum);
 

@@ -64,7 +64,7 @@ typedef struct ExpressionSubject
 static char *
 expression_name(const char *field)
 {
-	return field ? psprintf(_("the expression for the Kapture field \"%s\""), field) : pstrdup(_("the filter"));
+	return field ? psprintf("the expression for the Kapture field \"%s\"", field) : pstrdup("the filter");
 }
 
 /* Positions in errors are those in the expression, not in the user's statement. */
@@ -116,10 +116,10 @@ expression_parse_raw(const ExpressionSubject *subject)
 static void
 expression_check_scope(const ParseState *pstate, const ExpressionSubject *subject)
 {
-	const char *what = pstate->p_hasSubLinks ? _("a subquery") :
-		pstate->p_hasAggs ? _("an aggregate function") :
-		pstate->p_hasWindowFuncs ? _("a window function") :
-		pstate->p_hasTargetSRFs ? _("a set-returning function") : NULL;
+	const char *what = pstate->p_hasSubLinks ? "a subquery" :
+		pstate->p_hasAggs ? "an aggregate function" :
+		pstate->p_hasWindowFuncs ? "a window function" :
+		pstate->p_hasTargetSRFs ? "a set-returning function" : NULL;
 
 	if (what)
 		ereport(ERROR,
@@ -206,7 +206,7 @@ expression_walk_function(Oid funcid, void *context)
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				 errmsg("%s must not call function %s", expression_name(walk->field), format_procedure(funcid)),
-				 errdetail("Not everybody may execute it, or it runs what its arguments name.")));
+				 errdetail("EXECUTE on it is not granted to PUBLIC, or it runs what its arguments name.")));
 	if (expression_tells_time(funcid))
 		walk->time = true;
 	else if (volatility == PROVOLATILE_STABLE && get_func_namespace(funcid) != PG_CATALOG_NAMESPACE)
@@ -543,7 +543,7 @@ expression_add_texts_of(List *texts, const KaptureAttachment *att)
 	return texts;
 }
 
-/* Adds those of a table's attachments, unless somebody has locked it. */
+/* Adds the expressions of a table's attachments, unless somebody has locked the table. */
 static List *
 expression_add_texts(List *texts, Oid relid)
 {

@@ -32,9 +32,9 @@ advice_meant(Relation rel, const char *field, const char *column)
 	const char *nearest = kapture_field_nearest(field);
 
 	if (advice_is_swapped(rel, field, column))
-		return psprintf(_("Field and column may be swapped: the field comes first, as in {\"%s\": \"%s\"}."), column, field);
+		return psprintf("Field and column may be swapped: the field comes first, as in {\"%s\": \"%s\"}.", column, field);
 	if (nearest)
-		return psprintf(_("Perhaps you meant the field \"%s\"."), nearest);
+		return psprintf("Perhaps you meant the field \"%s\".", nearest);
 	return NULL;
 }
 
@@ -53,7 +53,7 @@ advice_about_type(const char *field, Oid type)
 			/* employees may have numbers for codes */
 			if (strcmp(field, "customer_assign_emp_code") == 0)
 				return NULL;
-			return _("A number has lost leading zeros and a plus sign, and the number of something is not its name.");
+			return "A number has lost leading zeros and a plus sign, and the number of something is not its name.";
 		case TYPCATEGORY_BOOLEAN:
 		case TYPCATEGORY_ARRAY:
 		case TYPCATEGORY_COMPOSITE:
@@ -62,7 +62,7 @@ advice_about_type(const char *field, Oid type)
 			if (type != JSONOID && type != JSONBOID && type != XMLOID && type != BYTEAOID)
 				return NULL;
 	}
-	return _("The whole value is sent, in PostgreSQL's notation.");
+	return "The whole value is sent, in PostgreSQL's notation.";
 }
 
 /*
@@ -112,5 +112,5 @@ kapture_advice_no_column(Relation rel, const char *field, const char *column)
 		if (!TupleDescAttr(desc, i)->attisdropped)
 			kapture_nearest_try(&state, NameStr(TupleDescAttr(desc, i)->attname));
 	}
-	return state.nearest ? psprintf(_("Perhaps you meant the column \"%s\"."), state.nearest) : NULL;
+	return state.nearest ? psprintf("Perhaps you meant the column \"%s\".", state.nearest) : NULL;
 }

@@ -12,7 +12,6 @@
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
-#include "utils/varlena.h"
 
 #include "api/field.h"
 #include "base/compat.h"
@@ -256,38 +255,14 @@ kapture_mapping_take(Relation rel, Jsonb *columns, const char *id_column)
 	return mappings;
 }
 
-/* The documented field whose name is nearest to that of a column; NULL if none is near. */
-static const char *
-mapping_nearest_field(const char *name)
-{
-	const char *nearest = NULL;
-	int			best = 4;
-
-	for (int i = 0; i < kapture_nfields; i++)
-	{
-		const char *field = kapture_fields[i].name;
-		int			distance;
-
-		if (!kapture_fields[i].is_mapped)
-			continue;
-		distance = varstr_levenshtein_less_equal(name, strlen(name), field, strlen(field), 1, 1, 1, best, true);
-		if (distance < best && distance < strlen(field))
-		{
-			best = distance;
-			nearest = field;
-		}
-	}
-	return nearest;
-}
-
-/* Says which columns of a view are not sent, as they have no field's name. */
+/* Reports which columns of a view are not sent, as they have no field's name. */
 static void
 mapping_note_ignored(Relation view, List *mappings, List *keys)
 {
 	for (int i = 0; i < RelationGetNumberOfAttributes(view); i++)
 	{
 		const char *name = NameStr(TupleDescAttr(RelationGetDescr(view), i)->attname);
-		const char *nearest = mapping_nearest_field(name);
+		const char *nearest = kapture_field_nearest(name);
 		bool		used = false;
 		ListCell   *lc;
 
@@ -303,7 +278,8 @@ mapping_note_ignored(Relation view, List *mappings, List *keys)
 }
 
 /*
- * Likewise from a view, which has the columns "keys" (list of names) besides.
+ * As kapture_mapping_take(), from a view, which has the columns "keys" (list of names)
+ * besides.
  */
 List *
 kapture_mapping_take_of_view(Relation view, Jsonb *columns, List *keys)

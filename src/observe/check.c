@@ -11,6 +11,7 @@
 #include "postgres.h"
 
 #include "access/xlog.h"
+#include "catalog/pg_type.h"
 #include "commands/dbcommands.h"
 #include "fmgr.h"
 #include "funcapi.h"
@@ -25,14 +26,19 @@
 #include "api/http.h"
 #include "api/option.h"
 #include "api/reply.h"
+#include "api/server.h"
 #include "base/compat.h"
 #include "base/guc.h"
+#include "base/owner_sql.h"
 #include "cluster/guard.h"
 #include "cluster/shmem.h"
 #include "observe/check_key.h"
 
 /* Days before a certificate's end from which the check fails. */
 #define CHECK_EXPIRES_SOON		14
+
+/* Tables that a step names. */
+#define CHECK_MAX_TABLES		"5"
 
 /* Seconds by which the clocks may differ. */
 #define CHECK_CLOCK_SKEW		60
@@ -69,7 +75,7 @@ check_say(Check *check, const char *step, CheckResult result, const char *detail
 	values[0] = CStringGetTextDatum(step);
 	values[1] = BoolGetDatum(result == CHECK_OK);
 	nulls[1] = result == CHECK_NOT_REACHED;
-	values[2] = CStringGetTextDatum(result == CHECK_NOT_REACHED ? _("not reached") : detail);
+	values[2] = CStringGetTextDatum(result == CHECK_NOT_REACHED ? "not reached" : detail);
 	nulls[3] = result != CHECK_FAILED || hint == NULL;
 	values[3] = nulls[3] ? (Datum) 0 : CStringGetTextDatum(hint);
 	tuplestore_putvalues(check->rsinfo->setResult, check->rsinfo->setDesc, values, nulls);
@@ -110,7 +116,7 @@ check_options(Check *check)
 		ReThrowError(error);
 	hint = error->hint;
 	if (hint == NULL && error->sqlerrcode == ERRCODE_INSUFFICIENT_PRIVILEGE)
-		hint = psprintf(_("Use GRANT USAGE ON FOREIGN SERVER %s TO %s."), quote_identifier(check->server),
+		hint = psprintf("Use GRANT USAGE ON FOREIGN SERVER %s TO %s.", quote_identifier(check->server),
 						quote_identifier(GetUserNameFromId(GetUserId(), false)));
 	check_say(check, "options", CHECK_FAILED,
 			  psprintf("%s%s%s%s%s", error->message,
@@ -132,7 +138,7 @@ check_worker_is_well(const char *server, const char **why, const char **hint)
 		if (strcmp(NameStr(report.server), server) == 0 &&
 			has_privs_of_role(GetUserId(), report.owner) && report.state != KAPTURE_STATE_OK)
 		{
-			*why = psprintf(_("the worker holds the queue back: %s"), report.message);
+			*why = psprintf("the worker holds the queue back: %s", report.message);
 			*hint = kapture_hint_find(report.message, 0, "");
 			return false;
 		}
@@ -150,33 +156,33 @@ check_worker(Check *check)
 
 	if (RecoveryInProgress())
 	{
-		check_say(check, "worker", CHECK_OK, _("nothing is sent from a standby"), NULL);
+		check_say(check, "worker", CHECK_OK, "nothing is sent from a standby", NULL);
 		return;
 	}
 	if (!kapture_shmem_available())
 	{
-		why = _("kapture_sync is not in shared_preload_libraries");
-		hint = _("Add it there, in postgresql.conf, and restart the server.");
+		why = "kapture_sync is not in shared_preload_libraries";
+		hint = "Add it there, in postgresql.conf, and restart the server.";
 	}
 	else if (!kapture_enabled)
 	{
-		why = _("kapture_sync.enabled is off");
-		hint = _("Set it to on, in postgresql.conf or by ALTER SYSTEM, and reload the configuration.");
+		why = "kapture_sync.enabled is off";
+		hint = "Set it to on, in postgresql.conf or by ALTER SYSTEM, and reload the configuration.";
 	}
 	else if (kapture_guc_database_is_excluded(database))
 	{
-		why = _("kapture_sync.excluded_databases names this database");
-		hint = psprintf(_("Take \"%s\" out of it, and reload the configuration."), database);
+		why = "kapture_sync.excluded_databases names this database";
+		hint = psprintf("Take \"%s\" out of it, and reload the configuration.", database);
 	}
 	else if (kapture_shmem_worker_pid(MyDatabaseId, KAPTURE_PUSHER) == 0)
 	{
-		why = _("no worker runs in this database; see the server log");
-		hint = _("If the log says that there are no worker slots, raise max_worker_processes, and restart the server.");
+		why = "no worker runs in this database; see the server log";
+		hint = "If the log says that there are no worker slots, raise max_worker_processes, and restart the server.";
 	}
 	else if (check_worker_is_well(check->server, &why, &hint))
 	{
 		check_say(check, "worker", CHECK_OK,
-				  psprintf(_("process %d"), kapture_shmem_worker_pid(MyDatabaseId, KAPTURE_PUSHER)), NULL);
+				  psprintf("process %d", kapture_shmem_worker_pid(MyDatabaseId, KAPTURE_PUSHER)), NULL);
 		return;
 	}
 	check_say(check, "worker", CHECK_FAILED, why, hint);
@@ -205,7 +211,7 @@ check_certificate(Check *check, const KaptureHttpDetails *details)
 
 	if (!check->is_https)
 	{
-		check_say(check, "certificate", CHECK_OK, _("none: plain http"), NULL);
+		check_say(check, "certificate", CHECK_OK, "none: plain http", NULL);
 		return;
 	}
 	if (details->expires == NULL)
@@ -217,10 +223,10 @@ check_certificate(Check *check, const KaptureHttpDetails *details)
 													  ObjectIdGetDatum(InvalidOid), Int32GetDatum(-1)));
 	days = (expires - GetCurrentTimestamp()) / USECS_PER_DAY;
 	detail = expires < GetCurrentTimestamp() ?
-		psprintf(_("expired on %s"), timestamptz_to_str(expires)) :
-		psprintf(_("expires on %s, in %lld days"), timestamptz_to_str(expires), (long long) days);
+		psprintf("expired on %s", timestamptz_to_str(expires)) :
+		psprintf("expires on %s, in %lld days", timestamptz_to_str(expires), (long long) days);
 	check_say(check, "certificate", days >= CHECK_EXPIRES_SOON ? CHECK_OK : CHECK_FAILED, detail,
-			  _("Have whoever runs the host renew its certificate: when it expires, nothing is sent any more."));
+			  "Have whoever runs the host renew its certificate: when it expires, nothing is sent any more.");
 }
 
 /* What to do about a handshake that failed, by the words of libcurl and its TLS library. */
@@ -233,22 +239,22 @@ check_tls_hint(const KaptureHttpAnswer *answer)
 		const char *hint;
 	}			hints[] =
 	{
-		{"expired", gettext_noop("The certificate has expired: have whoever runs the host renew it.")},
-		{"not yet valid", gettext_noop("The certificate is not valid yet: see whether this host's clock is right.")},
-		{"no alternative certificate subject name", gettext_noop("The certificate is another host's: option \"url\" of the server must have the name that is in it.")},
-		{"does not match", gettext_noop("The certificate is another host's: option \"url\" of the server must have the name that is in it.")},
-		{"certificate", gettext_noop("If a private authority issued the certificate, name the file of that authority's certificate in option \"ca_file\" of the server.")},
-		{"wrong version number", gettext_noop("The port does not speak TLS: check the port in option \"url\" of the server.")},
-		{"packet length too long", gettext_noop("The port does not speak TLS: check the port in option \"url\" of the server.")},
-		{"record layer", gettext_noop("The port does not speak TLS: check the port in option \"url\" of the server.")},
+		{"expired", "The certificate has expired: have whoever runs the host renew it."},
+		{"not yet valid", "The certificate is not valid yet: see whether this host's clock is right."},
+		{"no alternative certificate subject name", "The certificate is another host's: option \"url\" of the server must have the name that is in it."},
+		{"does not match", "The certificate is another host's: option \"url\" of the server must have the name that is in it."},
+		{"certificate", "If a private authority issued the certificate, name the file of that authority's certificate in option \"ca_file\" of the server."},
+		{"wrong version number", "The port does not speak TLS: check the port in option \"url\" of the server."},
+		{"packet length too long", "The port does not speak TLS: check the port in option \"url\" of the server."},
+		{"record layer", "The port does not speak TLS: check the port in option \"url\" of the server."},
 	};
 
 	for (int i = 0; i < lengthof(hints); i++)
 	{
 		if (strstr(answer->detail, hints[i].words))
-			return _(hints[i].hint);
+			return hints[i].hint;
 	}
-	return _("The port may not speak TLS, or not the versions that are allowed: check option \"url\" of the server.");
+	return "The port may not speak TLS, or not the versions that are allowed: check option \"url\" of the server.";
 }
 
 /* What to do about a connection that came no further than this step. */
@@ -256,13 +262,13 @@ static const char *
 check_connection_hint(int step, const KaptureHttpAnswer *answer)
 {
 	if (answer->option && strcmp(answer->option, "ca_file") == 0)
-		return _("Option \"ca_file\" of the server must name a file of certificates in PEM format.");
+		return "Option \"ca_file\" of the server must name a file of certificates in PEM format.";
 	switch (step)
 	{
 		case 0:
-			return _("Check option \"url\" of the server, and whether this host can resolve names.");
+			return "Check option \"url\" of the server, and whether this host can resolve names.";
 		case 1:
-			return _("Check host and port in option \"url\" of the server, and whether a firewall lets this host out.");
+			return "Check host and port in option \"url\" of the server, and whether a firewall lets this host out.";
 		default:
 			return check_tls_hint(answer);
 	}
@@ -276,9 +282,9 @@ check_connection(Check *check, const KaptureHttpAnswer *answer, const KaptureHtt
 	const char *good[3];
 	int			stage = check_stage(answer);
 
-	good[0] = psprintf(_("found in %.1f ms"), details->resolved / 1000.0);
-	good[1] = psprintf(_("%s port %d"), details->peer, details->port);
-	good[2] = check->is_https ? _("verified") : _("none: plain http");
+	good[0] = psprintf("found in %.1f ms", details->resolved / 1000.0);
+	good[1] = psprintf("%s port %d", details->peer, details->port);
+	good[2] = check->is_https ? "verified" : "none: plain http";
 	for (int i = 0; i < lengthof(steps); i++)
 	{
 		if (i < stage)
@@ -286,7 +292,7 @@ check_connection(Check *check, const KaptureHttpAnswer *answer, const KaptureHtt
 		else if (i == stage)
 			check_say(check, steps[i], CHECK_FAILED,
 					  psprintf("%s%s%s", answer->detail,
-							   answer->option ? _("; see option ") : "", answer->option ? answer->option : ""),
+							   answer->option ? "; see option " : "", answer->option ? answer->option : ""),
 					  check_connection_hint(i, answer));
 		else
 			check_say(check, steps[i], CHECK_NOT_REACHED, NULL, NULL);
@@ -375,9 +381,9 @@ check_clock(Check *check, const KaptureHttpDetails *details, TimestampTz now)
 	}
 	skew = details->date - (int64) timestamptz_to_time_t(now);
 	check_say(check, "clock", llabs(skew) <= CHECK_CLOCK_SKEW ? CHECK_OK : CHECK_FAILED,
-			  skew == 0 ? _("as ours") :
-			  psprintf(_("%lld s %s ours"), llabs(skew), skew > 0 ? _("ahead of") : _("behind")),
-			  _("Have this host's clock kept by NTP; if it is, it is Kapture's that is wrong."));
+			  skew == 0 ? "as ours" :
+			  psprintf("%lld s %s ours", llabs(skew), skew > 0 ? "ahead of" : "behind"),
+			  "Have this host's clock kept by NTP; if it is, it is Kapture's that is wrong.");
 }
 
 static void
@@ -387,10 +393,35 @@ check_time(Check *check, const KaptureHttpAnswer *answer, const KaptureHttpDetai
 		check_say(check, "time", CHECK_NOT_REACHED, NULL, NULL);
 	else
 		check_say(check, "time", answer->elapsed / 1000 <= check->timeout / 2 ? CHECK_OK : CHECK_FAILED,
-				  psprintf(_("answered in %.1f ms, of which %.1f ms to connect; option timeout is %d ms"),
+				  psprintf("answered in %.1f ms, of which %.1f ms to connect; option timeout is %d ms",
 						   answer->elapsed / 1000.0, Max(details->connected, details->secured) / 1000.0,
 						   check->timeout),
-				  _("Raise option \"timeout\" of the server, or find out what is slow on the way."));
+				  "Raise option \"timeout\" of the server, or find out what is slow on the way.");
+}
+
+/* Where an Add is an upsert, is a duplicate to fail all the same in tables that the caller may see? */
+static void
+check_duplicates(Check *check)
+{
+	Oid			types[2] = {TEXTOID, OIDOID};
+	Datum		values[2];
+	char	   *tables;
+
+	if (!check->has_hints || !kapture_server_adds_by_upsert(check->server))
+		return;
+	values[0] = CStringGetTextDatum(check->server);
+	values[1] = ObjectIdGetDatum(GetUserId());
+	tables = kapture_own_text("SELECT pg_catalog.string_agg(t.relation::text, ', ')"
+							  " FROM (SELECT a.relation FROM @.kapture_attachment AS a, pg_catalog.pg_class AS c"
+							  " WHERE a.server = $1::name AND a.on_duplicate = 'fail' AND c.oid = a.relation"
+							  " AND pg_catalog.pg_has_role($2, c.relowner, 'USAGE')"
+							  " ORDER BY a.attachment_id LIMIT " CHECK_MAX_TABLES ") AS t", 2, types, values);
+	if (tables == NULL)
+		check_say(check, "duplicates", CHECK_OK, "an Add updates a customer that is there, and no table is to fail then", NULL);
+	else
+		check_say(check, "duplicates", CHECK_FAILED,
+				  psprintf("on_duplicate 'fail' cannot hold, as an Add updates a customer that is there: %s", tables),
+				  psprintf("Use kapture_match() before rows of %s are sent, which finds customers that are there; then kapture_alter() with on_duplicate => 'link'.", tables));
 }
 
 /* What is common to all versions of the function. */
@@ -419,6 +450,7 @@ check_run(FunctionCallInfo fcinfo, bool has_hints, bool all_keys)
 		check_keys(&check, all_keys, false);
 		for (int i = 0; i < lengthof(after); i++)
 			check_say(&check, after[i], CHECK_NOT_REACHED, NULL, NULL);
+		check_duplicates(&check);
 		return;
 	}
 	request = check.request;
@@ -430,6 +462,7 @@ check_run(FunctionCallInfo fcinfo, bool has_hints, bool all_keys)
 	check_keys(&check, all_keys, answer->outcome == KAPTURE_HTTP_ANSWERED);
 	check_clock(&check, &details, answered);
 	check_time(&check, answer, &details);
+	check_duplicates(&check);
 	kapture_http_release(request);
 }
 

@@ -55,22 +55,22 @@ check_key_hint(KaptureApi api, int status, const KaptureReply *reply)
 	{
 		case KAPTURE_DENIED:
 			return status == 404 ?
-				psprintf(_("Check options \"url\" and \"%s_path\" of the server."), name) :
-				psprintf(_("The key of this API is wrong, has expired or may not do this: set \"%s_auth_key\", or \"auth_key\", in the user mapping; an account that wants it in a header has \"%s_headers\" there."), name, name);
+				psprintf("Check options \"url\" and \"%s_path\" of the server.", name) :
+				psprintf("The key of this API is wrong, has expired or may not do this: set \"%s_auth_key\", or \"auth_key\", in the user mapping; an account that wants it in a header has \"%s_headers\" there.", name, name);
 		case KAPTURE_MISFIT:
 			return api == KAPTURE_API_ADD || api == KAPTURE_API_UPDATE ?
-				psprintf(_("The account wants another form of body: set option \"%s_body\" or \"dialect\" of the server."), name) :
+				psprintf("The account wants another form of body: set option \"%s_body\" or \"dialect\" of the server.", name) :
 				api == KAPTURE_API_PULL ?
-				_("The account wants another form of pull: set option \"pull_form\" of the server.") :
-				_("The account wants another form of search: check option \"get_path\" of the server.");
+				"The account wants another form of pull: set option \"pull_form\" of the server." :
+				"The account wants another form of search: check option \"get_path\" of the server.";
 		case KAPTURE_THROTTLED:
-			return _("Kapture wants fewer requests: set option \"rate_limit\" of the server.");
+			return "Kapture wants fewer requests: set option \"rate_limit\" of the server.";
 		case KAPTURE_SUCCESS:
-			return _("Look in Kapture for an empty customer, and remove it.");
+			return "Look in Kapture for an empty customer, and remove it.";
 		case KAPTURE_BROKEN:
-			return _("Kapture, or what stands before it, fails: try again later. If it goes on, check option \"url\" of the server.");
+			return "Kapture, or a proxy in front of it, is failing: try again later. If that continues, check option \"url\" of the server.";
 		default:
-			return _("What Kapture says is about the account or its options; docs/your-account.md has those.");
+			return "Kapture's message is about the account or its options, which docs/your-account.md explains.";
 	}
 }
 
@@ -79,8 +79,8 @@ static const char *
 check_key_no_answer_hint(const KaptureHttpAnswer *answer)
 {
 	if (answer->option)
-		return psprintf(_("Raise option \"%s\" of the server, or find out why it is slow."), answer->option);
-	return _("The connection was lost: the port may speak another protocol, such as TLS (https in option \"url\"), or something on the way breaks it off.");
+		return psprintf("Raise option \"%s\" of the server, or find out why it is slow.", answer->option);
+	return "The connection was lost: the port may speak another protocol, such as TLS (https in option \"url\"), or something on the way breaks it off.";
 }
 
 /*
@@ -101,8 +101,8 @@ kapture_check_key_judge(KaptureApi api, const KaptureHttpAnswer *answer,
 	*hint = NULL;
 	if (answer->outcome != KAPTURE_HTTP_ANSWERED)
 	{
-		*detail = psprintf(_("%s, while %s%s%s"), answer->detail, answer->phase,
-						   answer->option ? _("; see option ") : "", answer->option ? answer->option : "");
+		*detail = psprintf("%s, while %s%s%s", answer->detail, answer->phase,
+						   answer->option ? "; see option " : "", answer->option ? answer->option : "");
 		*hint = check_key_no_answer_hint(answer);
 		return false;
 	}
@@ -112,20 +112,20 @@ kapture_check_key_judge(KaptureApi api, const KaptureHttpAnswer *answer,
 		reply.verdict == KAPTURE_NOT_FOUND || reply.verdict == KAPTURE_SUCCESS)
 	{
 		*detail = is_write ?
-			psprintf(_("the key was accepted, the empty %s request refused: %s"), kapture_api_name(api), reply.message) :
-			psprintf(_("the %s request was accepted"), kapture_api_name(api));
+			psprintf("the key was accepted, the empty %s request refused: %s", kapture_api_name(api), reply.message) :
+			psprintf("the %s request was accepted", kapture_api_name(api));
 		return true;
 	}
 	if (json == NULL)
 	{
-		*detail = psprintf(_("the answer is not JSON (HTTP code %d); see option url"), answer->status);
-		*hint = _("Something else than Kapture answers: check option \"url\" of the server. If the port speaks TLS, it must begin with https.");
+		*detail = psprintf("the answer is not JSON (HTTP code %d); see option url", answer->status);
+		*hint = "The answer is not Kapture's: check option \"url\" of the server. If the port speaks TLS, it must begin with https.";
 	}
 	else
 	{
 		*detail = reply.verdict == KAPTURE_SUCCESS ?
-			psprintf(_("an empty %s request was accepted, which should have been refused"), kapture_api_name(api)) :
-			psprintf(_("HTTP code %d: %s"), answer->status, reply.message ? reply.message : "");
+			psprintf("an empty %s request was accepted, which should have been refused", kapture_api_name(api)) :
+			psprintf("HTTP code %d: %s", answer->status, reply.message ? reply.message : "");
 		*hint = check_key_hint(api, answer->status, &reply);
 	}
 	return false;

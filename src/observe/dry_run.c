@@ -155,7 +155,7 @@ dry_run_plan(DryRun *run, DryRunItem *item)
 			break;
 		case KAPTURE_TASK_RELEASE:
 			item->action = "refuse";
-			item->problem = "somebody has locked the table or a partition of it";
+			item->problem = "the table or a partition of it is locked";
 			break;
 	}
 }
@@ -215,7 +215,7 @@ dry_run_put(DryRun *run, const DryRunItem *item)
 		values[2] = CStringGetTextDatum(item->problem);
 	nulls[3] = hint == NULL;
 	if (hint)
-		values[3] = CStringGetTextDatum(_(hint));
+		values[3] = CStringGetTextDatum(hint);
 	nulls[4] = task->body == NULL || strcmp(item->action, "refuse") == 0;
 	if (!nulls[4])
 	{

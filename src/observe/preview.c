@@ -89,6 +89,7 @@ preview_read_queue(KaptureDelivery *delivery, bool *captured)
 		delivery->customer_id = pg_strtoint64(id);
 	delivery->sent_phone = preview_queued(delivery, "CASE WHEN in_doubt IS NOT NULL THEN sent_phone END");
 	delivery->sent_email = preview_queued(delivery, "CASE WHEN in_doubt IS NOT NULL THEN sent_email END");
+	delivery->sent_code = preview_queued(delivery, "CASE WHEN in_doubt IS NOT NULL THEN sent_code END");
 	*captured = changed != NULL;
 	return changed || claimed;
 }
@@ -193,7 +194,7 @@ preview_say_nothing(const KaptureTask *task)
 			(errmsg("nothing would be sent for the row with key \"%s\"", task->delivery->row_key),
 			 error ? errdetail_internal("%s", error) :
 			 task->delivery->row.outside ? errdetail("The filter leaves it out.") : 0,
-			 hint ? errhint("What to do: %s.", _(hint)) : 0));
+			 hint ? errhint("What to do: %s.", hint) : 0));
 }
 
 /*
@@ -213,6 +214,7 @@ kapture_preview(PG_FUNCTION_ARGS)
 	Oid			owner = kapture_catalog_owner(att->root);
 	KaptureDelivery delivery = {0};
 	KaptureTask task = {0};
+	const KaptureServer *server;
 	bool		waiting;
 	bool		captured;
 
@@ -238,16 +240,18 @@ kapture_preview(PG_FUNCTION_ARGS)
 	preview_say_state(&delivery, captured);
 	if (waiting)
 		preview_read_digests(&delivery);
+	server = kapture_server_get(att->server, owner);
+	task.check_rows = server->check_rows;
+	task.add_is_upsert = server->add_is_upsert;
 	if (waiting && !delivery.sent_phone && !delivery.sent_email && delivery.row.customer_id == 0 &&
 		preview_is_in_doubt(&delivery))
-		kapture_task_identify(att, &delivery);
+		kapture_task_identify(att, &delivery, task.add_is_upsert);
 	/* what could be found is searched for, once it can no longer be running */
 	if (delivery.sent_phone || delivery.sent_email)
 		delivery.in_doubt = 1;
 
 	task.delivery = &delivery;
 	task.att = att;
-	task.check_rows = kapture_server_get(att->server, owner)->check_rows;
 	kapture_task_plan(&task, GetCurrentTimestamp());
 	if (task.state == KAPTURE_TASK_SEND)
 		preview_put(rsinfo, &task, kapture_server_get(att->server, owner), waiting);

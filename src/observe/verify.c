@@ -305,7 +305,7 @@ verify_judge_rows(Verify *verify, List *items)
 		if (item->row.outcome == KAPTURE_ROW_LOCKED)
 		{
 			item->row.outcome = KAPTURE_ROW_FAILED;
-			item->row.error = pstrdup("somebody has locked the table or a partition of it");
+			item->row.error = pstrdup("the table or a partition of it is locked");
 		}
 		item->ask = false;
 		if (item->row.outcome == KAPTURE_ROW_GONE || item->row.outside || item->problem)
@@ -565,8 +565,8 @@ verify_say_fields(const KaptureAttachment *att, int64 bits, const char *why)
 static void
 verify_say(Verify *verify, const KaptureAttachment *att)
 {
-	verify_say_fields(att, verify->untold, _("Kapture does not return them."));
-	verify_say_fields(att, verify->masked, _("Kapture masks their values, at least some of them."));
+	verify_say_fields(att, verify->untold, "Kapture does not return them.");
+	verify_say_fields(att, verify->masked, "Kapture masks their values, at least some of them.");
 }
 
 /* Verifies what the transaction sees, and its own changes with it. */
@@ -646,7 +646,7 @@ verify_work(KaptureRun *run, KaptureAttachment *att, List *keys)
  * kapture_verify_into(relation regclass, into_table regclass, condition text,
  *		repair boolean, slice integer, restart boolean, name text), a procedure
  *
- * Errors likewise, and those of kapture_run_call(); 22023 for the size.
+ * Errors: those of kapture_verify() and of kapture_run_call(); 22023 for the size.
  */
 Datum
 kapture_verify_into(PG_FUNCTION_ARGS)
@@ -664,7 +664,7 @@ kapture_verify_into(PG_FUNCTION_ARGS)
 	kapture_run_check_slice(fcinfo, 4, &run.slice);
 	kapture_argument_check_null(fcinfo, 5, "restart");
 	run.restart = PG_GETARG_BOOL(5);
-	run.notice = _("are compared");
+	run.notice = "are compared";
 	verify_begin(&verify);
 	kapture_run_call(fcinfo, &run);
 	verify_say(&verify, att);

@@ -17,7 +17,8 @@
  * 4. The rest is written, as the table's owner, each row in a subtransaction.
  *
  * A row that is being added, or waits for it, will be linked to its customer by
- * the worker; the customer waits for that.  One whose row was sent but is not
+ * the worker; the customer waits for that, also where the row is one of another table
+ * of the server: the row whose Add has made a customer is to have it.  One whose row was sent but is not
  * there was deleted here, and stays away.
  */
 #include "postgres.h"
@@ -421,7 +422,7 @@ arrival_insert(ArrivalBatch *batch, ArrivalItem *item)
 	TimestampTz since = arrival->generated == DT_NOEND ? arrival->asked_at :
 		TimestampTzPlusMilliseconds(Min(arrival->generated, arrival->asked_at), -ARRIVAL_ADD_TIME);
 
-	if (kapture_inbox_is_added(att->id, arrival->phone, arrival->email))
+	if (kapture_inbox_is_added(att, false, arrival->phone, arrival->email))
 	{
 		arrival_later(batch, item, "a row with this phone or email is being added to Kapture");
 		return;
@@ -514,8 +515,9 @@ arrival_settle(ArrivalBatch *batch, ArrivalItem *item)
 		arrival_later(batch, item, "the row is locked");
 	else if (item->row.customer_id != arrival->customer_id && (item->by_id || item->row.customer_id != 0))
 		arrival_later(batch, item, "the row was changed meanwhile");
-	else if (!item->by_id && item->waiting)
-		arrival_later(batch, item, "the row with this phone or email is being added to Kapture");
+	else if (!item->by_id &&
+			 (item->waiting || kapture_inbox_is_added(batch->att, true, arrival->phone, arrival->email)))
+		arrival_later(batch, item, "a row with this phone or email is being added to Kapture");
 	else
 		arrival_update(batch, item);
 }
@@ -583,7 +585,7 @@ kapture_arrival_apply(KaptureAttachment *att, const char *timezone, List *arriva
 	error = kapture_row_run(att, timezone, arrival_do_find, &batch);
 	if (error && error->sqlerrcode == ERRCODE_INSUFFICIENT_PRIVILEGE)
 	{
-		/* nothing will change that by itself: to be seen, as for rows that are sent */
+		/* a retry would not change that: parked where users see it, as rows that are sent are */
 		foreach(lc, batch.items)
 			arrival_park(&batch, lfirst(lc), error->message);
 		return list_length(arrivals);

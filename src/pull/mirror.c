@@ -238,10 +238,10 @@ copies_take_contacts(KaptureCopies *copies, const JsonbValue *customer, int64 cu
 }
 
 /*
- * Puts what is known of a customer, and not told this time, beside what is.
+ * Adds what is known of a customer to what has come this time, which has precedence.
  */
 static Jsonb *
-copies_merge(KaptureCopies *copies, int64 id, Jsonb *told)
+copies_merge(KaptureCopies *copies, int64 id, Jsonb *pulled)
 {
 	Oid			types[] = {NAMEOID, INT8OID};
 	Datum		values[] = {DirectFunctionCall1(namein, CStringGetDatum(copies->server)), Int64GetDatum(id)};
@@ -251,11 +251,11 @@ copies_merge(KaptureCopies *copies, int64 id, Jsonb *told)
 	kapture_copies_execute(psprintf("SELECT raw FROM %s.kapture_customers WHERE server = $1 AND id = $2", copies->schema),
 						   lengthof(values), types, values, NULL, SPI_OK_SELECT);
 	if (SPI_processed == 0)
-		return told;
+		return pulled;
 	known = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull);
 	if (!JB_ROOT_IS_OBJECT(DatumGetJsonbP(known)))
-		return told;
-	return DatumGetJsonbP(DirectFunctionCall2(jsonb_concat, known, JsonbPGetDatum(told)));
+		return pulled;
+	return DatumGetJsonbP(DirectFunctionCall2(jsonb_concat, known, JsonbPGetDatum(pulled)));
 }
 
 static void
@@ -436,8 +436,8 @@ kapture_copies_write(KaptureCopies *copies, const KaptureWindow *window, Kapture
 }
 
 /*
- * Likewise, in a background process: as the owner of the extension's tables, which may
- * have triggers of users, and for COPIES_LIMIT at most.
+ * Writes a window's customers in a background process: as the owner of the extension's
+ * tables, which may have triggers of users, and for COPIES_LIMIT at most.
  */
 void
 kapture_copies_write_as_owner(KaptureCopies *copies, const KaptureWindow *window, KaptureCopied *copied)

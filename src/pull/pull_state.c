@@ -3,7 +3,7 @@
  *		What is kept of pulls: table kapture_pull.
  *
  * A row for each server that has been pulled from: the watermark, how far the
- * pull under way is, what went wrong.  All functions need a transaction; where
+ * running pull is, what went wrong.  All functions need a transaction; where
  * the server has no row, or the row is gone, writes make one or do nothing.
  */
 #include "postgres.h"

@@ -27,7 +27,7 @@ typedef struct PullTable
 	/* what is being written */
 	int			ncustomers;
 	int64		customer_id;	/* if it is one */
-	int64		suspect;		/* one that could not be written by itself, once; or 0 */
+	int64		suspect;		/* one that could not be written alone, once; or 0 */
 } PullTable;
 
 extern PullTable *kapture_pull_table_create(const KaptureAttached *attached);

@@ -222,8 +222,8 @@ puller_do_load(void *arg)
 }
 
 /*
- * Likewise.  False: nothing is.  What cannot be read, as somebody has locked
- * something or for another reason, is tried again after a while.
+ * Reads what is to be pulled.  Returns false if nothing is.  What cannot
+ * be read, because of a lock or for another reason, is read again after a while.
  */
 static bool
 puller_load(Puller *puller)
@@ -451,7 +451,7 @@ puller_pass(void *arg)
 		puller_wait(puller, timeout);
 }
 
-/* After an error that none of what is guarded by itself has dealt with. */
+/* After an error outside of the steps that have a guard of their own. */
 static void
 puller_look_again(void *arg)
 {

@@ -1,6 +1,6 @@
 /*
  * puller.h
- *		The process that pulls customers of one database from Kapture by itself.
+ *		The process that pulls customers of one database from Kapture automatically.
  */
 #ifndef KAPTURE_PULLER_H
 #define KAPTURE_PULLER_H

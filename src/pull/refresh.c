@@ -122,7 +122,7 @@ refresh_report(Refresh *refresh)
 	int64		done = refresh->windows_before + refresh->windows_done;
 	int64		left;
 
-	/* the end is told of in any case */
+	/* the end is reported in any case */
 	if (refresh->windows_left > 0 &&
 		(now - refresh->reported < REFRESH_REPORT || now - refresh->began < REFRESH_REPORT))
 		return;
@@ -230,7 +230,7 @@ refresh_run(Refresh *refresh, bool restart)
 	if (refresh->windows_before > 0)
 	{
 		ereport(NOTICE,
-				(errmsg("going on with the refresh of server \"%s\" at %s",
+				(errmsg("continuing the refresh of server \"%s\" at %s",
 						refresh->server, kapture_message_date(refresh->from))));
 		refresh->reported = refresh->began;
 	}
@@ -263,7 +263,7 @@ kapture_refresh(PG_FUNCTION_ARGS)
 	kapture_argument_check_null(fcinfo, 2, "server");
 	kapture_argument_check_null(fcinfo, 3, "restart");
 	refresh.server = NameStr(*PG_GETARG_NAME(2));
-	kapture_procedure_require_own_transactions(fcinfo, "kapture_refresh", _("It commits each window of the pull."));
+	kapture_procedure_require_own_transactions(fcinfo, "kapture_refresh", "It commits each window of the pull.");
 
 	if (SPI_connect_ext(SPI_OPT_NONATOMIC) != SPI_OK_CONNECT)
 		elog(ERROR, "SPI_connect_ext failed");

@@ -67,6 +67,7 @@ typedef struct CallTask
 	CallAccount *account;
 	KaptureCall *call;
 	KaptureHttpRequest *request;	/* NULL: none was started */
+	uint32		since;			/* when it started, see request_pool.c */
 	KaptureCallOutcome outcome; /* without a request */
 } CallTask;
 
@@ -440,7 +441,7 @@ sender_start_request(CallAccount *account, const KaptureServer *settings)
 		kapture_request_pool_refused(&account->pool, when);
 		return;
 	}
-	kapture_request_pool_started(&account->pool);
+	task->since = kapture_request_pool_started(&account->pool);
 	dlist_delete(&task->node);
 	account->nready--;
 	dlist_push_tail(&sender_in_flight, &task->node);
@@ -562,11 +563,14 @@ kapture_calls_take(KaptureHttpRequest *request)
 	return false;
 }
 
-/* Notes what an answer says of the account. */
+/* Notes what the answer to a task's request says of its account. */
 static void
-sender_note_health(Worker *worker, CallAccount *account, KaptureCallHealth health, const KaptureHttpAnswer *answer)
+sender_note_health(Worker *worker, const CallTask *task, KaptureCallHealth health)
 {
+	CallAccount *account = task->account;
+	const KaptureHttpAnswer *answer = kapture_http_answer(task->request);
 	TimestampTz now = GetCurrentTimestamp();
+	bool		is_news;
 	int64		wait = 0;
 
 	if (health == KAPTURE_CALLS_WELL)
@@ -575,12 +579,14 @@ sender_note_health(Worker *worker, CallAccount *account, KaptureCallHealth healt
 		sender_adapt(account);
 		return;
 	}
-	account->failures++;
+	is_news = kapture_request_pool_failed(&account->pool, task->since);
+	if (is_news)
+		account->failures++;
 	if (health == KAPTURE_CALLS_DENIED)
 		wait = KAPTURE_DENIED_PROBE;
 	else if (answer->retry_after >= 0)
 		wait = answer->retry_after;
-	else
+	else if (is_news)
 		wait = kapture_pacing_backoff(account->failures, KAPTURE_SERVER_LONGEST);
 	sender_adapt(account);
 	kapture_request_pool_wait(&account->pool, now, wait);
@@ -649,7 +655,7 @@ sender_do_record(void *arg)
 			ReThrowError(record.error);
 		recording->finished |= record.finished;
 		if (record.task->request)
-			sender_note_health(recording->worker, record.task->account, record.health, kapture_http_answer(record.task->request));
+			sender_note_health(recording->worker, record.task, record.health);
 	}
 }
 

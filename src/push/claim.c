@@ -57,7 +57,7 @@ claim_server_room(WorkerServer *server, TimestampTz now)
 	if (server->problem || server->pool.not_before > now)
 		return 0;
 
-	/* small bites cost more than they bring */
+	/* a claim of few rows costs a transaction all the same */
 	if (server->nready > ahead / 2)
 		return 0;
 	return ahead - server->nready + Max(kapture_health_connections(server) - server->pool.running, 0);
@@ -111,7 +111,7 @@ claim_read_rows(WorkerTable *table, List *deliveries)
 		/* one that was claimed before may know of a lost Add, which had its own */
 		if (!delivery->gone && (!delivery->claimed || delivery->attempts == 1) &&
 			delivery->row.outcome == KAPTURE_ROW_DONE && delivery->row.customer_id == 0)
-			kapture_task_identify(table->att, delivery);
+			kapture_task_identify(table->att, delivery, table->server->add_is_upsert);
 	}
 	table->row_bytes = rows ? bytes / list_length(rows) : 0;
 	list_free(rows);

@@ -116,6 +116,7 @@ load_do_settings(void *arg)
 	server->timeout = settings->timeout;
 	server->rate_limit = settings->rate_limit;
 	server->check_rows = settings->check_rows;
+	server->add_is_upsert = settings->add_is_upsert;
 	if (server->timezone)
 		pfree(server->timezone);
 	server->timezone = MemoryContextStrdup(server->worker->context, settings->timezone);
@@ -187,7 +188,7 @@ load_later(Worker *worker)
 	worker->next_load = Min(worker->next_load, TimestampTzPlusMilliseconds(GetCurrentTimestamp(), WORKER_LOCKED_LOOK));
 }
 
-/* What is known of an attachment must do until the lock on its relation is gone, but for whether it is paused. */
+/* An attachment whose relation is locked keeps its description; whether it is paused is read all the same. */
 static void
 load_keep_table(Worker *worker, int32 attachment_id)
 {

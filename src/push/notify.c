@@ -72,8 +72,8 @@ kapture_alert_note(KaptureOutcomes *outcomes, bool parked)
 }
 
 /*
- * Likewise, why a row was parked, as far as that may be logged.  The first one of a
- * burst is kept.
+ * Takes note of why a row was parked, as far as that may be logged.  The first cause of
+ * a burst is kept.
  */
 void
 kapture_alert_note_cause(KaptureOutcomes *outcomes, const char *cause)
@@ -118,7 +118,7 @@ alert_log(const char *relation, const char *name, int rows, const char *cause)
 }
 
 /*
- * Says what is new about a table since the last call: {"event": "parked",
+ * Notifies what is new about a table since the last call: {"event": "parked",
  * "relation", "name" (of an attachment that has one), "server", "rows", "first"} if rows were parked; {"event":
  * "parked_share", "relation", "server", "share", "above"} if they became too
  * many, or few again.  Needs a transaction, and sends nothing if notifications
@@ -162,8 +162,8 @@ kapture_alert_table(const KaptureAttachment *att, const char *server, KaptureOut
 }
 
 /*
- * Says that a server's state has changed: {"event": "server", "server",
- * "before", "state"}.  Likewise.
+ * Notifies that a server's state has changed: {"event": "server", "server",
+ * "before", "state"}.  Needs a transaction; sends nothing if notifications are off.
  */
 void
 kapture_alert_server(const char *server, const char *before, const char *state)
@@ -181,8 +181,9 @@ kapture_alert_server(const char *server, const char *before, const char *state)
 }
 
 /*
- * Says that calls of other modules ended otherwise than well: {"event": "calls",
- * "server", "state", "calls"}.  Likewise.
+ * Notifies that calls of other modules ended otherwise than well: {"event": "calls",
+ * "server", "state", "calls"}.  Needs a transaction; sends nothing if notifications are
+ * off.
  */
 void
 kapture_alert_calls(const char *server, const char *state, int calls)

@@ -50,6 +50,7 @@ kapture_queue_make_task(Worker *worker, WorkerTable *table, KaptureDelivery *del
 	task->task.att = table->att;
 	task->task.timeout = table->server->timeout;
 	task->task.check_rows = table->server->check_rows;
+	task->task.add_is_upsert = table->server->add_is_upsert;
 	delivery->worker = task;
 	table->ntasks++;
 	((WorkerDelivery *) hash_search(worker->deliveries, &delivery->delivery_id, HASH_ENTER, NULL))->delivery = delivery;
@@ -94,7 +95,7 @@ kapture_queue_move(dlist_head *from, dlist_head *to, WorkerTable *table)
 	}
 }
 
-/* Takes in that a row has got another key, or was deleted, while something is under way for it. */
+/* Takes in that a row has got another key, or was deleted, while a request for it is in flight. */
 static void
 queue_note_moved(KaptureDelivery *delivery, const KaptureMoved *moved, dlist_head *settled, TimestampTz now)
 {

@@ -39,7 +39,7 @@
 /* How long a lock is waited for where the answers of other tables wait, too. */
 #define RECORD_BUSY_TIMEOUT	"10ms"
 
-/* Tells whoever listens what is new about tables. */
+/* Notifies what is new about tables. */
 void
 kapture_record_alert(Worker *worker)
 {
@@ -107,7 +107,7 @@ record_write_back(Worker *worker, WorkerTable *table, List *tasks, TimestampTz n
 	TimestampTz began = GetCurrentTimestamp();
 	bool		spent = !kapture_state_may_run(table);
 	TimestampTz later = Max(TimestampTzPlusMilliseconds(now, KAPTURE_LOCKED_RETRY), spent ? kapture_turn_next(&table->turn) : 0);
-	const char *why = spent ? "others come first; the Kapture customer id is written later" :
+	const char *why = spent ? "other tables come first; the Kapture customer id is written later" :
 		"the row is locked; its Kapture customer id is written later";
 	List	   *rows = NIL;
 	ListCell   *lc;
@@ -171,7 +171,7 @@ record_write_ids(Worker *worker, dlist_head *tasks, TimestampTz now)
 
 /* Appends a customer for which other rows may wait; makes the list if there is none. */
 static StringInfo
-record_free(StringInfo freed, int64 customer_id)
+record_add_freed(StringInfo freed, int64 customer_id)
 {
 	if (freed == NULL)
 		freed = makeStringInfo();
@@ -223,7 +223,7 @@ kapture_record_settle(Worker *worker, dlist_head *tasks)
 			d->digests = kapture_digest_make(t->att, t->customer_id, t->delivery->row.values, t->sent);
 			done = lappend(done, d);
 			if (kapture_task_frees(t))
-				freed = record_free(freed, t->customer_id);
+				freed = record_add_freed(freed, t->customer_id);
 			task->table->last_success = now;
 			kapture_alert_note(&task->table->outcomes, false);
 			if (worker->next_expiry == DT_NOEND)
@@ -388,7 +388,7 @@ record_settle_one(Worker *worker, WorkerTask *task)
 /*
  * What became of tasks could not be recorded together: somebody has locked what it
  * is to be written to (a kapture_detach() that is not committed), or one of them is
- * to blame.  Each table is tried by itself, and then each row.  What cannot be
+ * to blame.  Each table is tried separately, and then each row.  What cannot be
  * recorded is kept for a while.
  */
 void
@@ -486,7 +486,7 @@ record_do(void *arg)
 		}
 		else
 			dlist_push_tail(settled, &task->node);
-		kapture_health_note(worker, server, &task->task, now);
+		kapture_health_note(worker, task, now);
 		if (server->pool.not_before > now)
 			kapture_queue_take_back(server, now, settled);
 	}

@@ -110,7 +110,7 @@ send_start_request(WorkerSending *sending, const KaptureServer *settings)
 	{
 		(void) dlist_pop_head_node(&server->ready);
 		server->nready--;
-		kapture_request_pool_started(&server->pool);
+		task->since = kapture_request_pool_started(&server->pool);
 		server->share->in_flight++;
 		/* a host that does not answer as it should may have moved */
 		if (server->health != KAPTURE_STATE_OK)

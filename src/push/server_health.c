@@ -19,7 +19,7 @@ kapture_health_tell_room(bool room)
 
 	if (!room && !said)
 		ereport(LOG,
-				(errmsg("kapture_sync: there are more servers or attached tables in this cluster than kapture_status can show the state of"),
+				(errmsg("kapture_sync: too many servers or attached tables in this cluster for kapture_status to report"),
 				 errdetail("Rows are sent all the same.")));
 	said |= !room;
 }
@@ -100,7 +100,7 @@ health_log(WorkerServer *server, const KaptureTask *task)
 					(errmsg("kapture_sync: server \"%s\" in database \"%s\" refuses all rows", server->name, database),
 					 errdetail("It has refused %d rows in a row, in words that are not known to be about a row's values.",
 							   KAPTURE_REFUSALS_MAX),
-					 errhint("kapture_failures shows what it says. What is to be sent waits, but for a probe a minute.")));
+					 errhint("kapture_failures shows its answers. Rows wait; one probe is sent a minute.")));
 			break;
 		case KAPTURE_STATE_THROTTLED:
 			ereport(LOG,
@@ -171,25 +171,45 @@ kapture_health_renew(Worker *worker, WorkerServer *server, TimestampTz now)
 }
 
 /*
- * Notes what an answer says of the server.  A single failure may be chance: it
- * is said of a server that it is ill once some in a row have failed.  And a row
- * that fails again and again by itself says nothing of the others: it opens no
- * breaker.
+ * Counts a failure.  A row that fails again and again by itself says nothing of the
+ * others: it opens no breaker.  Once that is open, what was in flight already says nothing
+ * new, and only probes have the server left alone for longer.
+ */
+static void
+health_count_failure(WorkerServer *server, const WorkerTask *task, TimestampTz now)
+{
+	const KaptureTask *t = &task->task;
+	int64		row = t->delivery->delivery_id;
+	bool		own = row == server->failed_row && t->health == KAPTURE_STATE_FAILING &&
+		t->state == KAPTURE_TASK_FAILED && t->failed.counts;
+	bool		is_open = server->failures >= KAPTURE_BREAKER_FAILURES;
+	bool		is_news = kapture_request_pool_failed(&server->pool, task->since);
+
+	if (!own && (is_news || !is_open))
+		server->failures++;
+	server->sick++;
+	server->failed_row = row;
+	if (is_news || !is_open || health_is_held(t->health) || t->retry_after >= 0)
+		kapture_request_pool_wait(&server->pool, now, health_wait(server, t));
+}
+
+/*
+ * Notes what the answer to a task's request says of its server.  A single failure may be
+ * chance: it is said of a server that it is ill once some in a row have failed.
  */
 void
-kapture_health_note(Worker *worker, WorkerServer *server, const KaptureTask *task, TimestampTz now)
+kapture_health_note(Worker *worker, const WorkerTask *task, TimestampTz now)
 {
+	WorkerServer *server = task->server;
+	const KaptureTask *t = &task->task;
 	KaptureServerState before = server->health;
-	bool		asked = health_is_held(task->health) ||
-		(task->health != KAPTURE_STATE_OK && task->retry_after >= 0);
-	int64		row = task->delivery->delivery_id;
 
 	/* answers to what was in flight already do not lift it */
-	if (task->health == KAPTURE_STATE_OK && server->asked && server->pool.not_before > now)
+	if (t->health == KAPTURE_STATE_OK && server->asked && server->pool.not_before > now)
 		return;
 
-	server->health = task->health;
-	if (task->health == KAPTURE_STATE_OK)
+	server->health = t->health;
+	if (t->health == KAPTURE_STATE_OK)
 	{
 		if (server->failures >= KAPTURE_BREAKER_FAILURES || health_is_held(before))
 			health_hurry(worker, server, now);
@@ -200,19 +220,12 @@ kapture_health_note(Worker *worker, WorkerServer *server, const KaptureTask *tas
 	}
 	else
 	{
-		bool		own = row == server->failed_row && task->health == KAPTURE_STATE_FAILING &&
-			task->state == KAPTURE_TASK_FAILED && task->failed.counts;
-
-		if (!own)
-			server->failures++;
-		server->sick++;
-		server->failed_row = row;
-		server->asked |= asked;
-		kapture_request_pool_wait(&server->pool, now, health_wait(server, task));
+		server->asked |= health_is_held(t->health) || t->retry_after >= 0;
+		health_count_failure(server, task, now);
 	}
-	if (server->said != task->health &&
-		(task->health != KAPTURE_STATE_FAILING || server->sick >= KAPTURE_BREAKER_FAILURES))
-		health_log(server, task);
-	if (before != task->health || task->health != KAPTURE_STATE_OK)
-		kapture_health_report(worker, server, task->state == KAPTURE_TASK_FAILED ? task->failed.error : "");
+	if (server->said != t->health &&
+		(t->health != KAPTURE_STATE_FAILING || server->sick >= KAPTURE_BREAKER_FAILURES))
+		health_log(server, t);
+	if (before != t->health || t->health != KAPTURE_STATE_OK)
+		kapture_health_report(worker, server, t->state == KAPTURE_TASK_FAILED ? t->failed.error : "");
 }

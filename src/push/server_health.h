@@ -14,6 +14,6 @@ extern void kapture_health_tell_room(bool room);
 extern void kapture_health_report(Worker *worker, WorkerServer *server, const char *message);
 extern int kapture_health_connections(WorkerServer *server);
 extern void kapture_health_renew(Worker *worker, WorkerServer *server, TimestampTz now);
-extern void kapture_health_note(Worker *worker, WorkerServer *server, const KaptureTask *task, TimestampTz now);
+extern void kapture_health_note(Worker *worker, const WorkerTask *task, TimestampTz now);
 
 #endif							/* KAPTURE_SERVER_HEALTH_H */

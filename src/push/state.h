@@ -51,6 +51,7 @@ typedef struct WorkerServer
 	int64		timeout;		/* milliseconds */
 	double		rate_limit;		/* requests a second, 0: none */
 	bool		check_rows;
+	bool		add_is_upsert;
 	char	   *timezone;
 
 	dlist_head	ready;			/* tasks whose request is to be sent */
@@ -87,12 +88,12 @@ typedef struct WorkerTable
 	bool		present;		/* and fit to be sent */
 	char	   *problem;		/* why it is not, or NULL */
 	bool		recovered;		/* nothing of an earlier worker is 'sending' */
-	char	   *suspect;		/* key of a row that could not be claimed by itself, once */
+	char	   *suspect;		/* key of a row that could not be claimed alone, once */
 	bool		in_trouble;		/* and says so in kapture_status */
 	KaptureScan scan;
-	KaptureScan keys;			/* likewise, of changes of keys and deletions */
+	KaptureScan keys;			/* that of changes of keys and deletions */
 	bool		look;			/* the outbox may hold something to take, */
-	bool		fresh;			/* perhaps newer than the pass under way sees */
+	bool		fresh;			/* perhaps newer than the running pass sees */
 	TimestampTz next_due;		/* next try of a failed row, DT_NOEND: none */
 	TimestampTz well_since;		/* rows that failed before are due, 0: none are */
 	TimestampTz follow_at;		/* when changes of tables that it follows are due,
@@ -100,7 +101,7 @@ typedef struct WorkerTable
 	int			follow_values;	/* how many of them are looked at together, 0: as many as may be */
 	int			follow_errors;	/* in a row */
 	TimestampTz last_success;
-	KaptureOutcomes outcomes;	/* of its rows, for whoever is to be told */
+	KaptureOutcomes outcomes;	/* of its rows, for log and notifications */
 	KaptureTableReport said;	/* to whoever looks, */
 	bool		shown;			/* if anything was */
 
@@ -118,6 +119,7 @@ typedef struct WorkerTask
 	WorkerTable *table;
 	int			start_errors;	/* how often its request could not be made or started */
 	bool		unchecked;		/* another row may have its customer */
+	uint32		since;			/* when its last request started, see request_pool.c */
 	KaptureShare *share;
 	Size		bytes;			/* held in memory for it */
 	KaptureTask task;

@@ -12,7 +12,9 @@
  *   running, it is searched for by the phone and email that it had, with one
  *   request; the row may have changed them since.  Found: the id is taken and the row's values
  *   are sent as an update.  Not found, twice: the Add is sent again; if Kapture
- *   then says "already exists", that is our lost one.
+ *   then says "already exists", that is our lost one.  Where an Add is an upsert
+ *   (option add_is_upsert) by a code that the lost one had, too, it is sent again
+ *   without a search.
  * - Kapture answers a first Add with "already exists".  With on_duplicate
  *   'link' the existing customer's id is taken, and the row's values are sent
  *   as an update; with 'link only' nothing is sent; with 'fail' the row is parked.
@@ -55,6 +57,7 @@
 #define TASK_FIELD_NAME		"customer_name"
 #define TASK_FIELD_PHONE	"phone"
 #define TASK_FIELD_EMAIL	"email_id"
+#define TASK_FIELD_CODE		"customer_code"
 
 /*
  * Returns the API that the request of the task's step goes to.
@@ -244,15 +247,28 @@ kapture_task_wrap(KaptureTask *task, const KaptureServer *server)
 	MemoryContextSwitchTo(old);
 }
 
+/* The row's customer_code; NULL if it has none.  One that is the same for all rows names no customer. */
+static const char *
+task_code(const KaptureAttachment *att, const KaptureDelivery *delivery)
+{
+	for (int i = 0; i < att->ncolumns; i++)
+	{
+		if (strcmp(att->columns[i].field, TASK_FIELD_CODE) == 0 && att->columns[i].constant)
+			return NULL;
+	}
+	return task_value(att, delivery, TASK_FIELD_CODE);
+}
+
 /*
  * Fills in by which phone and email an Add of the row's present values could
- * be found.
+ * be found, and, where an Add is an upsert, by which code Kapture knows it again.
  */
 void
-kapture_task_identify(const KaptureAttachment *att, KaptureDelivery *delivery)
+kapture_task_identify(const KaptureAttachment *att, KaptureDelivery *delivery, bool add_is_upsert)
 {
 	delivery->sent_phone = (char *) task_value(att, delivery, TASK_FIELD_PHONE);
 	delivery->sent_email = (char *) task_value(att, delivery, TASK_FIELD_EMAIL);
+	delivery->sent_code = add_is_upsert ? (char *) task_code(att, delivery) : NULL;
 }
 
 /* Would an Add be found by what the lost one had? */
@@ -264,6 +280,20 @@ task_same_identity(const KaptureTask *task)
 
 	return strcmp(phone ? phone : "", task->delivery->sent_phone ? task->delivery->sent_phone : "") == 0 &&
 		pg_strcasecmp(email ? email : "", task->delivery->sent_email ? task->delivery->sent_email : "") == 0;
+}
+
+/*
+ * May a lost Add be sent again without a search?  Then it had the code and all else
+ * that the next one has, so that Kapture carries out one of them as an update of the
+ * other's customer.
+ */
+static bool
+task_may_repeat(const KaptureTask *task)
+{
+	const KaptureDelivery *delivery = task->delivery;
+	const char *code = task->add_is_upsert && !delivery->row.outside ? task_code(task->att, delivery) : NULL;
+
+	return code && delivery->sent_code && strcmp(code, delivery->sent_code) == 0 && task_same_identity(task);
 }
 
 /* Nothing more is to be sent. */
@@ -573,14 +603,16 @@ kapture_task_plan(KaptureTask *task, TimestampTz now)
 		task_done(task, "left");
 	else if (delivery->in_doubt == 0)
 	{
-		kapture_task_identify(task->att, delivery);
+		kapture_task_identify(task->att, delivery, task->add_is_upsert);
 		task_add(task);
 	}
 	else if (delivery->sent_phone || delivery->sent_email)
 	{
 		/* an Add that was carried out has both */
 		task->asked_first = task->lost = true;
-		if (!task_prepare(task, KAPTURE_STEP_FIND_BOTH))
+		if (task_may_repeat(task))
+			task_add(task);
+		else if (!task_prepare(task, KAPTURE_STEP_FIND_BOTH))
 			task_search_singly(task);
 	}
 	else
@@ -641,7 +673,7 @@ task_look_up(KaptureTask *task, TimestampTz now)
 	task->delivery->searches = 0;
 	task->asked_first = task->added = true;
 	if (!task_prepare(task, KAPTURE_STEP_FIND_BOTH) && !task_search_singly(task))
-		kapture_task_fail(task, true, 0, "Kapture added the customer, but did not say its id, and there is neither phone nor email to look it up by");
+		kapture_task_fail(task, true, 0, "Kapture added the customer, but did not return its id, and there is neither phone nor email to look it up by");
 }
 
 /* Both searches are done: whose are phone and email? */
@@ -670,7 +702,7 @@ task_searched(KaptureTask *task, TimestampTz now)
 		task_done(task, "add");
 	}
 	else if (task->added)
-		task_retry(task, now, "Kapture added the customer, but did not say its id, and does not find it yet by phone or email");
+		task_retry(task, now, "Kapture added the customer, but did not return its id, and does not find it yet by phone or email");
 	else if (found)
 		task_link(task, found);
 	else if (search_again)

@@ -39,13 +39,14 @@ typedef struct KaptureTask
 	const KaptureAttachment *att;
 	int64		timeout;		/* of the server, milliseconds */
 	bool		check_rows;		/* what Kapture is known to refuse is not sent there */
+	bool		add_is_upsert;	/* an Add of a customer that is there updates it */
 
 	KaptureTaskState state;
 	KaptureStep step;
 	char	   *body;			/* of the request of "step", UTF-8 */
 	size_t		body_len;
 	bool		is_wrapped;		/* it has the account's form */
-	KaptureHttpRequest *request;	/* while it is under way */
+	KaptureHttpRequest *request;	/* while it is in flight */
 
 	int64		customer_id;	/* known by now, or 0 */
 	int64		sending;		/* fields that the next or current Add or Update has */
@@ -73,7 +74,7 @@ typedef struct KaptureTask
 	int64		retry_after;	/* milliseconds, -1 unknown */
 } KaptureTask;
 
-extern void kapture_task_identify(const KaptureAttachment *att, KaptureDelivery *delivery);
+extern void kapture_task_identify(const KaptureAttachment *att, KaptureDelivery *delivery, bool add_is_upsert);
 extern void kapture_task_plan(KaptureTask *task, TimestampTz now);
 extern void kapture_task_answer(KaptureTask *task, const KaptureHttpAnswer *answer,
 								TimestampTz now);

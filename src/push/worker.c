@@ -224,7 +224,7 @@ worker_safety_look(Worker *worker)
 		worker->next_safety_look = TimestampTzPlusMilliseconds(now, WORKER_SAFETY_LOOK);
 }
 
-/* Waits for the answers to requests that are under way, but not for long. */
+/* Waits for the answers to requests that are in flight, but not for long. */
 static void
 worker_await_answers(Worker *worker)
 {
@@ -357,7 +357,7 @@ worker_pass(void *arg)
 	}
 }
 
-/* After an error that none of what is guarded by itself has dealt with. */
+/* After an error outside of the steps that have a guard of their own. */
 static void
 worker_look_again(void *arg)
 {

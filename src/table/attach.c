@@ -253,7 +253,7 @@ attach_check_beside(const AttachRequest *request, const KaptureAttachment *other
 				(errcode(ERRCODE_DUPLICATE_OBJECT),
 				 request->name[0] == '\0' ? errmsg("table \"%s\" is attached to Kapture already", table) :
 				 errmsg("table \"%s\" has an attachment \"%s\" already", table, request->name),
-				 errhint("Use kapture_detach() first to attach it differently, or argument \"name\" to attach it a second time, with another filter or server.")));
+				 errhint("Use kapture_alter() to change its mapping or its options, or argument \"name\" to attach it a second time.")));
 	if (request->id_column && other->id_column && strcmp(request->id_column, other->id_column) == 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_DUPLICATE_OBJECT),
@@ -285,7 +285,7 @@ attach_check_membership(Relation rel, const AttachRequest *request)
 	}
 	if (att && att->root == RelationGetRelid(rel))
 		return;
-	/* by itself if the table it is a partition of cannot be attached */
+	/* separately only if the table that it is a partition of cannot be attached */
 	if (rel->rd_rel->relispartition &&
 		!OidIsValid(kapture_family_foreign_partition(llast_oid(get_partition_ancestors(RelationGetRelid(rel))))))
 		ereport(ERROR,
@@ -392,7 +392,7 @@ attach_key_columns(Relation rel)
 				 errmsg("\"%s\" cannot be attached to Kapture", RelationGetRelationName(rel)),
 				 errdetail("Its partition \"%s\" is a foreign table, so it can have no primary key, by which the worker finds rows.",
 						   get_rel_name(foreign)),
-				 errhint("Attach its other partitions, each by itself.")));
+				 errhint("Attach its other partitions separately.")));
 	if (result == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
@@ -586,7 +586,7 @@ attach_is_listed(const char *name, const List *names)
 	return false;
 }
 
-/* Drops the triggers of ours that a relation has by itself, but for those to keep.  Returns how many. */
+/* Drops the triggers of ours that a relation has, other than as a partition, but for those to keep.  Returns how many. */
 static int
 attach_drop_triggers(Oid relid, const List *keep)
 {
@@ -625,7 +625,7 @@ attach_drop_leftovers(Oid relid, int32 attachment_id)
 		if (lfirst_oid(lc) != relid && list_member_oid(attached, lfirst_oid(lc)))
 			ereport(ERROR,
 					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-					 errmsg("partition \"%s\" is attached to Kapture by itself", get_rel_name(lfirst_oid(lc))),
+					 errmsg("partition \"%s\" is attached to Kapture separately", get_rel_name(lfirst_oid(lc))),
 					 errhint("Use kapture_detach() for it first.")));
 		(void) attach_drop_triggers(lfirst_oid(lc), others);
 	}
@@ -872,9 +872,9 @@ attach_backfill_hint(KaptureAttachment *att)
 	if (rows.whole && rows.without_id == 0)
 		return NULL;
 	if (rows.whole)
-		return psprintf(_("Of the rows that are there already, %lld have no Kapture id and are sent when they change; to send them now, use %s."),
+		return psprintf("Of the rows that are there already, %lld have no Kapture id and are sent when they change; to send them now, use %s.",
 						(long long) rows.without_id, call);
-	return psprintf(_("Rows that are there already are sent when they change; to send those without a Kapture id now, use %s."), call);
+	return psprintf("Rows that are there already are sent when they change; to send those without a Kapture id now, use %s.", call);
 }
 
 /* Reports what has come of it. */
@@ -968,8 +968,9 @@ attach_find_argument(FunctionCallInfo fcinfo, int arg, LOCKMODE lockmode)
 }
 
 /*
- * Likewise the first of them, for functions that are about the table and not about one
- * of its attachments.
+ * Returns the first attachment of the relation in an argument of a function, for
+ * functions that are about the table and not about one of its attachments, as
+ * attach_find_argument() does.
  */
 KaptureAttachment *
 kapture_attach_find_table(FunctionCallInfo fcinfo, int arg, LOCKMODE lockmode)
@@ -991,9 +992,11 @@ attach_names(const List *attachments)
 }
 
 /*
- * Likewise, of the relation in a function's first argument, those that argument
- * "name_arg" is about: the one with that name; NULL: all of them.  Error 42704, too, if
- * there is none of that name.
+ * Returns the attachments of the relation in a function's first argument that argument
+ * "name_arg" is about: the one with that name; NULL: all of them; in the current memory
+ * context.  The relation stays locked.  Errors: 22004 the relation is NULL, 42P01 there
+ * is no such relation, 42501 it is not the caller's, 42704 it is not attached, or not
+ * under that name, 55000 the extension is to be updated first.
  */
 List *
 kapture_attach_find_all(FunctionCallInfo fcinfo, int name_arg, LOCKMODE lockmode)
@@ -1018,7 +1021,8 @@ kapture_attach_find_all(FunctionCallInfo fcinfo, int name_arg, LOCKMODE lockmode
 }
 
 /*
- * Likewise the only one that it is about.  Error 42725, too, if there are several.
+ * Returns the only attachment that kapture_attach_find_all() finds.  Errors: those of
+ * that function, and 42725 if there are several.
  */
 KaptureAttachment *
 kapture_attach_find(FunctionCallInfo fcinfo, int name_arg, LOCKMODE lockmode)
@@ -1034,7 +1038,9 @@ kapture_attach_find(FunctionCallInfo fcinfo, int name_arg, LOCKMODE lockmode)
 }
 
 /*
- * Likewise the one with this number.  Error 42704, too, if it is there no more.
+ * Returns the attachment with this number of the relation in a function's first
+ * argument, in the current memory context.  The relation stays locked.  Errors: as
+ * kapture_attach_find_all(); 42704 also if it has ended.
  */
 KaptureAttachment *
 kapture_attach_find_again(FunctionCallInfo fcinfo, int32 attachment_id, LOCKMODE lockmode)
@@ -1070,7 +1076,7 @@ attach_is_anothers(Oid child, Oid relid, List *attached)
 	return false;
 }
 
-/* Likewise of a table and of those whose rows count as its rows. */
+/* Drops the triggers of ours of a table and of those whose rows count as its rows, but for those to keep.  Returns how many. */
 static int
 attach_drop_all_triggers(Oid relid, const List *keep)
 {
@@ -1223,7 +1229,7 @@ attach_change_failed_of(const KaptureAttachment *att, const char *row_key, const
 	return n;
 }
 
-/* Likewise of the attachments that a call names. */
+/* Does that for the attachments that a call is about, and one row or all; returns how many there were. */
 static uint64
 attach_change_failed(FunctionCallInfo fcinfo, const char *sql, const char *inbox_sql)
 {

@@ -366,7 +366,7 @@ capture_table(Relation rel)
 		table->plain_key &=
 			capture_type_is_plain(TupleDescAttr(RelationGetDescr(rel), attnum - 1)->atttypid);
 	}
-	/* what is told while it is read may be what was read too early */
+	/* an invalidation while it was read may be about what was read too early */
 	table->valid = changes == capture_changes;
 	return table;
 }

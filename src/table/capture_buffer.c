@@ -488,7 +488,7 @@ notes_write(Relation outbox, int first)
 	MemoryContextDelete(chunk);
 }
 
-/* Likewise; returns false if there is no outbox. */
+/* Opens the outbox and writes the entries from "first" on; returns false if there is no outbox. */
 static bool
 notes_write_out(int first)
 {
@@ -865,8 +865,8 @@ notes_leaves_anew(int32 attachment_id, const char *row_key, CommandId cid)
 }
 
 /*
- * Notes that a row has left its partition for another one, likewise; the next
- * row that the command inserts is this one.
+ * Notes that a row has left its partition for another one, with the arguments of
+ * kapture_notes_add(); the next row that the command inserts is this one.
  */
 void
 kapture_notes_add_leaving(int32 attachment_id, int64 changed, const char *row_key, CommandId cid, bool own)
@@ -902,7 +902,7 @@ kapture_notes_add_existing(int32 attachment_id, int64 changed, const char *row_k
 }
 
 /*
- * Notes a row as changed that is not; likewise.
+ * Notes a row as changed that is not, as if it had just been updated.
  */
 void
 kapture_notes_add_changed(int32 attachment_id, int64 changed, const char *row_key)

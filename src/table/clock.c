@@ -35,7 +35,7 @@
 /* Milliseconds that users' code has to end in once it was cancelled. */
 #define CLOCK_GRACE			2000
 
-/* How often the time of the work under way was up. */
+/* How often the time of the running work was up. */
 static volatile sig_atomic_t clock_rings = 0;
 static volatile sig_atomic_t clock_killed = false;	/* the process ends for it */
 static int	clock_depth = 0;
@@ -153,8 +153,8 @@ kapture_clock_blame(int code, Oid *owner, int32 *attachment_id)
 		return KAPTURE_BLAME_NONE;
 	if (clock_killed)
 		return KAPTURE_BLAME_ENDLESS;
-	/* an error that ends the process, and nobody told it to */
-	if (code != 0 && clock_depth > 0 && !kapture_process_was_told_to_end() && PostmasterIsAlive())
+	/* an error that ends the process, which no signal has asked to end */
+	if (code != 0 && clock_depth > 0 && !kapture_process_is_terminated() && PostmasterIsAlive())
 		return KAPTURE_BLAME_FATAL;
 	return KAPTURE_BLAME_NONE;
 }

@@ -361,19 +361,23 @@ kapture_inbox_waiting(int32 attachment_id, List *row_keys)
 }
 
 /*
- * Tells whether an Add with this phone or email (NULL: none) is being sent, or
- * may have been: the customer may be the one of that row.
+ * Tells whether an Add with this phone or email (NULL: none) is in flight or in doubt, in
+ * the table or, if "elsewhere", in others of its server: the customer may be the one of that
+ * row.  Rows of the table itself count also if they wait or are parked.
  */
 bool
-kapture_inbox_is_added(int32 attachment_id, const char *phone, const char *email)
+kapture_inbox_is_added(const KaptureAttachment *att, bool elsewhere, const char *phone, const char *email)
 {
-	Oid			types[] = {INT4OID, TEXTOID, TEXTOID};
+	Oid			types[] = {INT4OID, TEXTOID, TEXTOID, NAMEOID, BOOLOID};
 	Datum		values[] = {
-		Int32GetDatum(attachment_id), CStringGetTextDatum(phone ? phone : ""), CStringGetTextDatum(email ? email : "")
+		Int32GetDatum(att->id), CStringGetTextDatum(phone ? phone : ""), CStringGetTextDatum(email ? email : ""),
+		inbox_name(att->server), BoolGetDatum(elsewhere)
 	};
 
-	return kapture_own_text("SELECT 't' FROM @.kapture_delivery WHERE attachment_id = $1"
-							" AND (sent_phone = NULLIF($2, '') OR lower(sent_email) = lower(NULLIF($3, ''))) LIMIT 1",
+	return kapture_own_text("SELECT 't' FROM @.kapture_delivery AS d JOIN @.kapture_attachment AS a USING (attachment_id)"
+							" WHERE a.server = $4 AND CASE WHEN d.attachment_id = $1 THEN NOT $5"
+							" ELSE d.state = 'sending' OR d.in_doubt IS NOT NULL END"
+							" AND (d.sent_phone = NULLIF($2, '') OR lower(d.sent_email) = lower(NULLIF($3, ''))) LIMIT 1",
 							lengthof(values), types, values) != NULL;
 }
 

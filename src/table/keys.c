@@ -455,7 +455,8 @@ kapture_keys_follow(KaptureKeys *keys, const char *key, KaptureKeyEvent **last)
 }
 
 /*
- * Likewise, for the row that was inserted, or got its key, by an event.
+ * Returns the key that the row which was inserted, or got its key, by an event has after
+ * all events, NULL if it was deleted.
  */
 const char *
 kapture_keys_follow_event(const KaptureKeyEvent *event)
@@ -498,8 +499,9 @@ keys_place(KaptureKeys *keys, uint64 xact)
 }
 
 /*
- * Likewise, for the row that had "key" when a change was made, which is none of
- * the events: the change "seq" of a transaction.
+ * Returns the key that the row which had "key" when a change was made has after all
+ * events, NULL if it was deleted.  The change, "seq" of a transaction, is none of the
+ * events.
  */
 const char *
 kapture_keys_follow_change(KaptureKeys *keys, const char *key, uint64 xact, int32 seq)

@@ -264,8 +264,9 @@ leave_do_find_keys(void *arg)
 }
 
 /*
- * Likewise; NULL, with a warning, if a key cannot be compared, such as one of a type
- * that the column has no longer.  The user's command does not fail for that.
+ * Those keys that are within the partition's bounds; none, with a warning, if a key
+ * cannot be compared, such as one of a type that the column has no longer.  The user's
+ * command does not fail for that.
  */
 static List *
 leave_find_keys(const LeavePartition *partition)
@@ -279,15 +280,15 @@ leave_find_keys(const LeavePartition *partition)
 		ReThrowError(error);
 	ereport(WARNING,
 			(errcode(error->sqlerrcode),
-			 errmsg("could not tell which of the rows that are being sent to Kapture were in partition \"%s\"",
+			 errmsg("could not determine which of the rows that are being sent to Kapture were in partition \"%s\"",
 					partition->name),
 			 errdetail_internal("%s", error->message)));
 	return NIL;
 }
 
 /*
- * Notes that the rows are gone: those that this transaction has written are told from
- * others.  If the partition may have them again, they are as new ones.
+ * Notes that the rows are gone: those that this transaction has written are kept apart
+ * from others.  If the partition may have them again, they are as new ones.
  */
 static void
 leave_note(const LeavePartition *partition)
@@ -331,7 +332,7 @@ kapture_leave_follow(List *leaving)
 	{
 		LeavePartition *partition = lfirst(lc);
 
-		/* nothing is to be told of a table that is gone, or of a part of what is */
+		/* nothing is noted of a table that is gone, or of a part of what is */
 		if (OidIsValid(kapture_catalog_relid(KAPTURE_TABLE_ATTACHMENT)) && kapture_catalog_outbox_packs() &&
 			get_rel_relkind(partition->att->root) != '\0' && get_rel_relkind(partition->parent) != '\0')
 			leave_note(partition);

@@ -7,7 +7,7 @@
  * claims changes: in one transaction it removes them and enters or updates the
  * row's entry in kapture_delivery, of which each row has one: changes of a row
  * come together there, and a second request for it cannot start.  An entry is
- * 'sending' while a request may be under way, durably so before the request
+ * 'sending' while a request may be in flight, durably so before the request
  * leaves.  It is removed when all is done, else it is due at next_attempt or
  * parked.  Each change of an entry names the attempt it belongs to, so an
  * answer that comes late finds nothing to change.
@@ -234,28 +234,29 @@ static const struct
 	},
 	[OUTBOX_ENTER] = {
 		"INSERT INTO @.kapture_delivery"
-		" (attachment_id, row_key, state, changed, captured_at, sent_phone, sent_email, in_doubt, last_attempt)"
-		" SELECT $1, v.row_key, 'sending', v.changed, v.captured_at, v.phone, v.email,"
-		" CASE WHEN v.captured_at <= $7 THEN now() END, statement_timestamp()"
-		" FROM unnest($2, $3, $4, $5, $6) AS v(row_key, changed, captured_at, phone, email)"
+		" (attachment_id, row_key, state, changed, captured_at, sent_phone, sent_email, sent_code, in_doubt, last_attempt)"
+		" SELECT $1, v.row_key, 'sending', v.changed, v.captured_at, v.phone, v.email, v.code,"
+		" CASE WHEN v.captured_at <= $8 THEN now() END, statement_timestamp()"
+		" FROM unnest($2, $3, $4, $5, $6, $7) AS v(row_key, changed, captured_at, phone, email, code)"
 		" RETURNING ctid, delivery_id",
-		7, {INT4OID, TEXTARRAYOID, INT8ARRAYOID, TIMESTAMPTZARRAYOID, TEXTARRAYOID, TEXTARRAYOID, TIMESTAMPTZOID}
+		8, {INT4OID, TEXTARRAYOID, INT8ARRAYOID, TIMESTAMPTZARRAYOID, TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID, TIMESTAMPTZOID}
 	},
 	[OUTBOX_CLAIM] = {
 		"INSERT INTO @.kapture_delivery AS d"
-		" (attachment_id, row_key, state, changed, captured_at, sent_phone, sent_email, in_doubt, last_attempt)"
-		" SELECT $1, v.row_key, 'sending', v.changed, v.captured_at, v.phone, v.email,"
-		" CASE WHEN v.captured_at <= $7 THEN now() END, clock_timestamp()"
-		" FROM unnest($2, $3, $4, $5, $6) AS v(row_key, changed, captured_at, phone, email)"
+		" (attachment_id, row_key, state, changed, captured_at, sent_phone, sent_email, sent_code, in_doubt, last_attempt)"
+		" SELECT $1, v.row_key, 'sending', v.changed, v.captured_at, v.phone, v.email, v.code,"
+		" CASE WHEN v.captured_at <= $8 THEN now() END, clock_timestamp()"
+		" FROM unnest($2, $3, $4, $5, $6, $7) AS v(row_key, changed, captured_at, phone, email, code)"
 		OUTBOX_OR_JOIN
 		" attempts = CASE WHEN d.state = 'sending' THEN d.attempts ELSE d.attempts + 1 END,"
 		" last_attempt = CASE WHEN d.state = 'sending' THEN d.last_attempt ELSE clock_timestamp() END,"
 		" sent_phone = CASE WHEN d.state = 'sending' OR (d.in_doubt IS NOT NULL AND d.attempts > 0) THEN d.sent_phone ELSE EXCLUDED.sent_phone END,"
 		" sent_email = CASE WHEN d.state = 'sending' OR (d.in_doubt IS NOT NULL AND d.attempts > 0) THEN d.sent_email ELSE EXCLUDED.sent_email END,"
+		" sent_code = CASE WHEN d.state = 'sending' OR (d.in_doubt IS NOT NULL AND d.attempts > 0) THEN d.sent_code ELSE EXCLUDED.sent_code END,"
 		" next_attempt = NULL, state = 'sending', waits_for = NULL"
 		" RETURNING row_key, attempts, failures, changed, customer_id, in_doubt, again IS NOT NULL,"
-		" sent_phone, sent_email, searches, ctid, delivery_id, captured_at, false",
-		7, {INT4OID, TEXTARRAYOID, INT8ARRAYOID, TIMESTAMPTZARRAYOID, TEXTARRAYOID, TEXTARRAYOID, TIMESTAMPTZOID}
+		" sent_phone, sent_email, searches, ctid, delivery_id, captured_at, false, sent_code",
+		8, {INT4OID, TEXTARRAYOID, INT8ARRAYOID, TIMESTAMPTZARRAYOID, TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID, TIMESTAMPTZOID}
 	},
 	[OUTBOX_PARK] = {
 		"INSERT INTO @.kapture_delivery AS d"
@@ -282,14 +283,14 @@ static const struct
 		" AND (next_attempt <= $4 OR (failures > 0 AND searches = 0 AND last_attempt < $5))"
 		" ORDER BY attachment_id, next_attempt LIMIT $2 FOR UPDATE SKIP LOCKED))"
 		" RETURNING coalesce(row_key, old_key), attempts, failures, changed, customer_id, in_doubt, false,"
-		" sent_phone, sent_email, searches, ctid, delivery_id, captured_at, row_key IS NULL",
+		" sent_phone, sent_email, searches, ctid, delivery_id, captured_at, row_key IS NULL, sent_code",
 		5, {INT4OID, INT8OID, TIMESTAMPTZOID, TIMESTAMPTZOID, TIMESTAMPTZOID}
 	},
 	[OUTBOX_NOTE_ADDS] = {
-		"UPDATE @.kapture_delivery AS d SET sent_phone = v.phone, sent_email = v.email"
-		" FROM unnest($2, $3, $4) AS v(delivery_id, phone, email)"
+		"UPDATE @.kapture_delivery AS d SET sent_phone = v.phone, sent_email = v.email, sent_code = v.code"
+		" FROM unnest($2, $3, $4, $5) AS v(delivery_id, phone, email, code)"
 		" WHERE d.attachment_id = $1 AND d.delivery_id = v.delivery_id",
-		4, {INT4OID, INT8ARRAYOID, TEXTARRAYOID, TEXTARRAYOID}
+		5, {INT4OID, INT8ARRAYOID, TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID}
 	},
 	[OUTBOX_WITH_KEYS] = {
 		"SELECT d.delivery_id, d.row_key FROM unnest($2) AS v(row_key), LATERAL"
@@ -1038,6 +1039,7 @@ outbox_fill(KaptureDelivery *delivery, uint64 row)
 	delivery->delivery_id = DatumGetInt64(outbox_getattr(row, 12, &isnull));
 	delivery->captured_at = DatumGetTimestampTz(outbox_getattr(row, 13, &isnull));
 	delivery->gone = DatumGetBool(outbox_getattr(row, 14, &isnull));
+	delivery->sent_code = outbox_gettext(delivery, row, 15);
 }
 
 static Datum
@@ -1125,10 +1127,10 @@ List *
 kapture_outbox_claim(List *deliveries, TimestampTz doubt_until)
 {
 	int			n = list_length(deliveries);
-	Datum	   *cols[5];
-	bool	   *nulls[5];
-	static const Oid types[5] = {TEXTOID, INT8OID, TIMESTAMPTZOID, TEXTOID, TEXTOID};
-	Datum		values[7];
+	Datum	   *cols[6];
+	bool	   *nulls[6];
+	static const Oid types[6] = {TEXTOID, INT8OID, TIMESTAMPTZOID, TEXTOID, TEXTOID, TEXTOID};
+	Datum		values[8];
 	MemoryContext parent = CurrentMemoryContext;
 	int			i = 0;
 	bool		isnull;
@@ -1151,12 +1153,13 @@ kapture_outbox_claim(List *deliveries, TimestampTz doubt_until)
 		cols[2][i] = TimestampTzGetDatum(d->captured_at);
 		cols[3][i] = outbox_text(d->sent_phone, &nulls[3][i]);
 		cols[4][i] = outbox_text(d->sent_email, &nulls[4][i]);
+		cols[5][i] = outbox_text(d->sent_code, &nulls[5][i]);
 		i++;
 	}
 	values[0] = Int32GetDatum(((KaptureDelivery *) linitial(deliveries))->attachment_id);
 	for (int c = 0; c < lengthof(types); c++)
 		values[c + 1] = outbox_array(cols[c], nulls[c], n, types[c]);
-	values[6] = TimestampTzGetDatum(doubt_until);
+	values[7] = TimestampTzGetDatum(doubt_until);
 
 	/* nobody but us adds entries, so what is not there now will not be */
 	outbox_execute(OUTBOX_KNOWN, values, NULL);
@@ -1189,7 +1192,7 @@ kapture_outbox_park(KaptureDelivery *delivery, TimestampTz doubt_until, const ch
 }
 
 /*
- * Likewise, a row that waits for its next try.  Returns false if there is none
+ * Parks a row that waits for its next try.  Returns false if there is none
  * such.
  */
 bool
@@ -1207,7 +1210,7 @@ kapture_outbox_park_due(int32 attachment_id, const char *row_key, const char *er
 
 /*
  * Claims at most "limit" rows whose next try is due "now" and appends them to
- * *deliveries, likewise.  With "well_since", so are rows that failed and have
+ * *deliveries, as kapture_outbox_claim() does.  With "well_since", so are rows that failed and have
  * not been tried since then, whatever their delay; 0: without.
  */
 void
@@ -1245,16 +1248,16 @@ void
 kapture_outbox_note_adds(List *deliveries)
 {
 	int			n = list_length(deliveries);
-	Datum	   *cols[3];
-	bool	   *nulls[3];
-	Datum		values[4];
+	Datum	   *cols[4];
+	bool	   *nulls[4];
+	Datum		values[5];
 	int			i = 0;
 	ListCell   *lc;
 
 	if (n == 0)
 		return;
 	SPI_connect();
-	for (int c = 0; c < 3; c++)
+	for (int c = 0; c < lengthof(cols); c++)
 	{
 		cols[c] = palloc0(sizeof(Datum) * n);
 		nulls[c] = palloc0(sizeof(bool) * n);
@@ -1266,10 +1269,11 @@ kapture_outbox_note_adds(List *deliveries)
 		cols[0][i] = Int64GetDatum(d->delivery_id);
 		cols[1][i] = outbox_text(d->sent_phone, &nulls[1][i]);
 		cols[2][i] = outbox_text(d->sent_email, &nulls[2][i]);
+		cols[3][i] = outbox_text(d->sent_code, &nulls[3][i]);
 		i++;
 	}
 	values[0] = Int32GetDatum(((KaptureDelivery *) linitial(deliveries))->attachment_id);
-	for (int c = 0; c < 3; c++)
+	for (int c = 0; c < lengthof(cols); c++)
 		values[c + 1] = outbox_array(cols[c], nulls[c], n, c == 0 ? INT8OID : TEXTOID);
 	outbox_execute(OUTBOX_NOTE_ADDS, values, NULL);
 	SPI_finish();
@@ -1639,7 +1643,7 @@ kapture_outbox_follow(int32 attachment_id, KaptureScan *keys_scan, KaptureScan *
 		*waiting |= moved != NIL;
 		if (kapture_keys_any(keys, KAPTURE_NOTE_REKEYED))
 		{
-			/* a pass that is under way does not see all that this transaction does */
+			/* a pass that began earlier does not see all that this transaction does */
 			if (scan->running)
 				*waiting |= outbox_wait_changes(attachment_id, scan, keys);
 			outbox_start_pass(scan);

@@ -23,7 +23,7 @@
 typedef struct KaptureScan
 {
 	MemoryContext context;		/* owns the arrays */
-	bool		running;		/* a pass is under way */
+	bool		running;		/* in the middle of a pass */
 	bool		ever;			/* false: the next pass reads everything */
 	uint64		seen_xmax;		/* up to which snapshot all was read */
 	int			nseen;
@@ -66,6 +66,7 @@ typedef struct KaptureDelivery
 	TimestampTz captured_at;
 	char	   *sent_phone;		/* of the Add that is being sent or in doubt, */
 	char	   *sent_email;		/* NULL: none */
+	char	   *sent_code;		/* likewise, where an Add is an upsert */
 	int			searches;		/* for a lost Add that found nothing so far */
 	bool		claimed;
 	bytea	   *digests;		/* of what Kapture has of the row; NULL: not known */

@@ -91,7 +91,7 @@ typedef struct RowBatch
 	List	   *keys;			/* of char *, in that context */
 
 	int64		count;			/* of rows counted */
-	const KaptureExpression *expression;	/* to be evaluated by itself */
+	const KaptureExpression *expression;	/* to be evaluated alone */
 } RowBatch;
 
 typedef void (*RowWork) (RowBatch *batch);
@@ -327,7 +327,7 @@ row_explain(RowBatch *batch, const ErrorData *error)
 	return error->message;
 }
 
-/* Runs "work" on each row by itself, as far as there is time. */
+/* Runs "work" on each row separately, as far as there is time. */
 static void
 row_run_singly(RowWork work, RowBatch *batch, List *rows)
 {
@@ -371,7 +371,7 @@ row_run_singly(RowWork work, RowBatch *batch, List *rows)
 	}
 }
 
-/* Runs "work" on all rows at once if that goes well, else on each by itself. */
+/* Runs "work" on all rows at once if that goes well, else on each separately. */
 static void
 row_run_each(RowWork work, KaptureAttachment *att, const char *timezone, List *rows, Snapshot snapshot)
 {
@@ -400,7 +400,7 @@ row_check(KaptureAttachment *att)
 				 errmsg_internal("%s", problem),
 				 att->nkeys == 0 ? errhint("Add a primary key, or use kapture_detach().") :
 				 kapture_expression_problem(att) ?
-				 errhint("Bring back what it uses, or use kapture_detach() and kapture_attach().") :
+				 errhint("Bring back what it uses, or use kapture_alter() to change it.") :
 				 att->id_column && att->id_attnum == InvalidAttrNumber ?
 				 errhint("Add the column as bigint, or use kapture_detach() and kapture_attach().") :
 				 errhint("If it is the right server, use kapture_detach() and kapture_attach().")));
@@ -765,8 +765,8 @@ kapture_row_read(KaptureAttachment *att, const char *timezone, List *rows, Snaps
 }
 
 /*
- * Likewise, for as many rows as the caller has memory for: those that do not fit
- * into a batch come after the others.  LOCKED is but a row that somebody has locked.
+ * As kapture_row_read(), for as many rows as the caller has memory for: those that do
+ * not fit into a batch come after the others.  Only a row that is locked ends as LOCKED.
  */
 void
 kapture_row_read_all(KaptureAttachment *att, const char *timezone, List *rows)
@@ -889,7 +889,8 @@ row_do_count(RowBatch *batch)
 }
 
 /*
- * Returns how many such rows there are; reads the whole table.  Errors likewise.
+ * Returns how many such rows there are; reads the whole table.  Errors: those of
+ * kapture_row_keys_after().
  */
 int64
 kapture_row_count(KaptureAttachment *att, bool without_id, const char *condition)
@@ -929,7 +930,7 @@ row_do_try(RowBatch *batch)
 	if (SPI_processed == 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("the row with key \"%s\" is not found by it", row.row_key)));
+				 errmsg("no row is found by key \"%s\"", row.row_key)));
 }
 
 /*

@@ -104,7 +104,7 @@ row_sql_key(const KaptureAttachment *att, int i)
 }
 
 /*
- * A value of the key that "text" is the text of, likewise.  It has the base type of
+ * A value of the key that "text" is the text of, as what its operators compare.  It has the base type of
  * a domain: what the domain checks is users' code, and the row is there already.
  */
 static char *

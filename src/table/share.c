@@ -104,7 +104,8 @@ kapture_share_join(Oid owner)
 }
 
 /*
- * A row in memory that counts there keeps an account, too, likewise.
+ * A row in memory that counts for an owner uses the account, too, until
+ * kapture_share_leave().
  */
 void
 kapture_share_keep(KaptureShare *share)
@@ -302,7 +303,8 @@ kapture_turn_charge(KaptureTurn *turn, TimestampTz began, int rows)
 }
 
 /*
- * Likewise, of what went on beside a batch, or of a turn that failed.
+ * Notes the time of what went on beside a batch, or of a turn that failed; the length of
+ * batches stays.
  */
 void
 kapture_turn_charge_rest(KaptureTurn *turn, TimestampTz began, int rows)

@@ -5,7 +5,7 @@
  * Each row that is sent leaves dead entries in the outbox and in
  * kapture_delivery.  Autovacuum looks once a minute at most, as it is set by
  * default; by then a busy worker has left hundreds of thousands.  So the worker
- * vacuums the two by itself, as soon as that is worthwhile and brings
+ * vacuums the two tables, as soon as that is worthwhile and brings
  * something: not while somebody's snapshot still needs what has died, however
  * long that takes.
  *

@@ -14,7 +14,7 @@
  * process does.
  *
  * Without the library preloaded there is no shared memory: then the limits hold
- * for each session by itself.
+ * for each session separately.
  */
 #include "postgres.h"
 

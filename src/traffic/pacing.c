@@ -15,7 +15,7 @@
 
 /*
  * Requests are spaced as if a second had so many microseconds more, which
- * makes up for requests that are not as long under way as those before them;
+ * makes up for requests that take less time to arrive than those before them;
  * at most so many are lost time that is caught up with.
  */
 #define PACING_MARGIN	30000

@@ -45,13 +45,14 @@ kapture_request_pool_next(const KaptureRequestPool *pool)
 }
 
 /*
- * A request has started.
+ * A request has started.  Returns since when, for kapture_request_pool_failed().
  */
-void
+uint32
 kapture_request_pool_started(KaptureRequestPool *pool)
 {
 	pool->running++;
 	pool->next_start = 0;
+	return pool->outages;
 }
 
 /*
@@ -71,6 +72,20 @@ kapture_request_pool_ended(KaptureRequestPool *pool)
 {
 	pool->running--;
 	pool->next_start = 0;
+}
+
+/*
+ * A request that had started at "since" has failed because of the server.  Returns whether
+ * that is news: requests that were in flight when the last failure counted have met the same
+ * outage, however many they are.
+ */
+bool
+kapture_request_pool_failed(KaptureRequestPool *pool, uint32 since)
+{
+	if (since != pool->outages)
+		return false;
+	pool->outages++;
+	return true;
 }
 
 /*

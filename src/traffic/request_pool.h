@@ -16,13 +16,15 @@ typedef struct KaptureRequestPool
 	int			running;		/* now */
 	TimestampTz not_before;		/* the server wants to be left alone until then */
 	TimestampTz next_start;		/* when the limiter is to be asked again, 0: at once */
+	uint32		outages;		/* failures that have counted, see kapture_request_pool_failed() */
 } KaptureRequestPool;
 
 extern void kapture_request_pool_init(KaptureRequestPool *pool, int most);
 extern TimestampTz kapture_request_pool_next(const KaptureRequestPool *pool);
-extern void kapture_request_pool_started(KaptureRequestPool *pool);
+extern uint32 kapture_request_pool_started(KaptureRequestPool *pool);
 extern void kapture_request_pool_refused(KaptureRequestPool *pool, TimestampTz when);
 extern void kapture_request_pool_ended(KaptureRequestPool *pool);
+extern bool kapture_request_pool_failed(KaptureRequestPool *pool, uint32 since);
 extern void kapture_request_pool_wait(KaptureRequestPool *pool, TimestampTz now, int64 milliseconds);
 extern bool kapture_request_pool_retry(KaptureRequestPool *pool, int *attempts, int64 retry_after,
 									   TimestampTz now);

@@ -203,7 +203,9 @@ answer_customer(Reply *reply, const Customer *customer)
 	put_text(buf, "creatorName", extra->creator_name);
 	buf_puts(buf, ",\"channelPartnerId\":0,\"remarks\":\"");
 	buf_puts(buf, extra->remarks ? extra->remarks : "");
-	buf_puts(buf, "\",\"ratePlanId\":0,\"customerCode\":\"\",\"isChannelPartner\":false,\"pinCode\":\"\",\"locality\":\"\"");
+	buf_puts(buf, "\",\"ratePlanId\":0");
+	put_text(buf, "customerCode", value[FIELD_CODE]);
+	buf_puts(buf, ",\"isChannelPartner\":false,\"pinCode\":\"\",\"locality\":\"\"");
 	put_number(buf, "campaignId", extra->campaign_id);
 	buf_puts(buf, ",\"campaignItemId\":0,\"campaignActivityId\":0,\"totalNoOfEnquiries\":1");
 	put_get_contact(buf, customer, extra, value);
@@ -300,7 +302,9 @@ answer_pull_customer(Reply *reply, const Customer *customer)
 	put_text(buf, "creatorName", extra->creator_name);
 	put_number(buf, "channelPartnerId", 0);
 	put_remarks(buf, extra, value);
-	buf_puts(buf, ",\"ratePlanId\":0,\"customerCode\":\"\",\"cityPotential\":\"false\",\"isChannelPartner\":false"
+	buf_puts(buf, ",\"ratePlanId\":0");
+	put_text(buf, "customerCode", value[FIELD_CODE]);
+	buf_puts(buf, ",\"cityPotential\":\"false\",\"isChannelPartner\":false"
 			 ",\"pinCode\":\"\",\"locality\":\"\"");
 	put_number(buf, "campaignId", extra->campaign_id);
 	buf_puts(buf, ",\"campaignItemId\":0,\"campaignActivityId\":0,\"totalNoOfEnquiries\":1,\"feedbackOnCustomer\":\"0\"");

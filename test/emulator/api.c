@@ -272,14 +272,15 @@ answer_written(Reply *reply, const FieldValues *values, int64_t id, int64_t cont
 	}
 }
 
-/* Who has the phone or the email already; NULL: nobody. */
+/* Who has the code, the phone or the email already; NULL: nobody. */
 static Customer *
 find_same(const FieldValues *values)
 {
 	Criteria	criteria[2] = {{.phone = values->value[FIELD_PHONE]}, {.email = values->value[FIELD_EMAIL]}};
-	Customer   *customer = NULL;
+	const char *code = values->value[FIELD_CODE];
+	Customer   *customer = code && *code ? store_by_code(code) : NULL;
 
-	if (criteria[0].phone && *criteria[0].phone)
+	if (customer == NULL && criteria[0].phone && *criteria[0].phone)
 		customer = store_find(&criteria[0]);
 	if (customer == NULL && criteria[1].email && *criteria[1].email)
 		customer = store_find(&criteria[1]);

@@ -3,7 +3,7 @@
  *		The customers that Kapture knows.
  *
  * A list of all customers, ordered by time of generation when somebody pulls,
- * and three indexes over it: hash tables by id, phone and email, with linear
+ * and four indexes over it: hash tables by id, phone, email and code, with linear
  * probing.  The hash stands beside the pointer, so that growing and passing by
  * need not look at customers.  Phone and email are unique among customers that
  * came by Add; seeding may break that, hence an index may hold equal keys.
@@ -31,7 +31,7 @@ const char *const field_names[N_FIELDS] = {
 	"customer_assign_emp_email", "phone", "email_id", "city", "state", "country",
 	"zone", "campaign_name", "secSource", "tertSource", "country_code",
 	"contact_person_name", "contact_person_phone", "contact_person_email",
-	"additional_contact_phone", "gender"
+	"additional_contact_phone", "gender", "customer_code"
 };
 
 typedef struct Slot
@@ -58,6 +58,7 @@ static int64_t next_contact_id;
 static Index by_id;
 static Index by_phone;
 static Index by_email;
+static Index by_code;
 
 /* ---- the samples of the vendor's document ---- */
 
@@ -254,6 +255,8 @@ set_values(Customer *customer, const char *const *values)
 		index_insert(&by_phone, hash_text(values[FIELD_PHONE]), customer);
 	if (values[FIELD_EMAIL] && *values[FIELD_EMAIL])
 		index_insert(&by_email, hash_text(values[FIELD_EMAIL]), customer);
+	if (values[FIELD_CODE] && *values[FIELD_CODE])
+		index_insert(&by_code, hash_text(values[FIELD_CODE]), customer);
 }
 
 static void
@@ -267,6 +270,8 @@ change_values(Customer *customer, const char *const *values)
 		index_remove(&by_phone, hash_text(old[FIELD_PHONE]), customer);
 	if (*old[FIELD_EMAIL])
 		index_remove(&by_email, hash_text(old[FIELD_EMAIL]), customer);
+	if (*old[FIELD_CODE])
+		index_remove(&by_code, hash_text(old[FIELD_CODE]), customer);
 	set_values(customer, values);
 	free(old_values);
 }
@@ -376,6 +381,25 @@ store_find(const Criteria *criteria)
 	return NULL;
 }
 
+/* The customer with this code; NULL: there is none. */
+Customer *
+store_by_code(const char *code)
+{
+	uint32_t	hash = hash_text(code);
+	size_t		position = hash;
+	Customer   *customer;
+
+	while ((customer = index_next(&by_code, hash, &position)) != NULL)
+	{
+		const char *values[N_FIELDS];
+
+		store_values(customer, values);
+		if (strcmp(values[FIELD_CODE], code) == 0)
+			return customer;
+	}
+	return NULL;
+}
+
 bool
 store_phone_taken(const char *phone, const Customer *except)
 {
@@ -475,6 +499,7 @@ store_reset(void)
 	index_clear(&by_id);
 	index_clear(&by_phone);
 	index_clear(&by_email);
+	index_clear(&by_code);
 	next_id = FIRST_ID;
 	next_contact_id = FIRST_CONTACT_ID;
 	if (!start_empty)

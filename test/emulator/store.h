@@ -32,6 +32,7 @@ typedef enum Field
 	FIELD_CONTACT_EMAIL,
 	FIELD_ADDITIONAL_PHONE,
 	FIELD_GENDER,
+	FIELD_CODE,
 	N_FIELDS
 } Field;
 
@@ -89,6 +90,7 @@ extern Customer *store_add(const FieldValues *values, int64_t id, int64_t contac
 extern void store_update(Customer *customer, const FieldValues *values);
 extern void store_replace(Customer *customer, const FieldValues *values, time_t generated);
 extern Customer *store_by_id(int64_t id);
+extern Customer *store_by_code(const char *code);
 extern Customer *store_find(const Criteria *criteria);
 extern bool store_phone_taken(const char *phone, const Customer *except);
 extern bool store_email_taken(const char *email, const Customer *except);

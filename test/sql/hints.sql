@@ -25,7 +25,7 @@ SELECT status, left(message, 50) AS message, kapture_hint(message, status) AS hi
 	(200, 'Kapture customer 1 belongs to a row of another owner''s table already'),
 	(200, 'the row with key "7" of table public.customers, which has this phone or email, is being added to Kapture'),
 	(200, 'the row is locked; its Kapture customer id is written later'),
-	(200, 'others come first; the Kapture customer id is written later'),
+	(200, 'other tables come first; the Kapture customer id is written later'),
 	(NULL, 'value too long: column "city" has 1048577 bytes, at most 1048576 are sent'),
 	(NULL, 'values too long: the mapped columns have 3000000 bytes together, at most 2097152 are sent'),
 	(NULL, 'a trigger, check or function of the table took longer than 5 s'),

@@ -134,6 +134,7 @@ SELECT try_option('pull_window', '0 hours');
 SELECT try_option('pull_window', '1.5 seconds');
 SELECT try_option('pull_window', 'a day or two');
 SELECT try_option('allow_http', '');
+SELECT try_option('add_is_upsert', 'perhaps');
 
 -- user mappings: no message may show a secret
 CREATE USER MAPPING FOR CURRENT_USER SERVER kapture OPTIONS (key 'swordfish');

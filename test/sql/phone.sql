@@ -57,5 +57,9 @@ SELECT name, kapture_phone(written) FROM (VALUES
 	('Devanagari digits', U&'\096F\096E\096A\096B\096D\096C\096B\0968\0968\096C'),
 	('letters', U&'98457\00E965226')) AS n(name, written);
 SELECT kapture_phone(repeat(' ', 1000000) || '9845765226') AS long_blanks, kapture_phone(repeat('9', 1000000)) AS long_digits;
--- it may be used in indexes, and does nothing for NULL
+-- it may be used in indexes, as the only one for users, and does nothing for NULL
 SELECT provolatile, proparallel, proisstrict FROM pg_proc WHERE oid = 'kapture_phone(text)'::regprocedure;
+SELECT p.oid::regprocedure AS immutable FROM pg_proc p
+	JOIN pg_depend d ON d.classid = 'pg_proc'::regclass AND d.objid = p.oid AND d.refclassid = 'pg_extension'::regclass
+	JOIN pg_extension e ON e.oid = d.refobjid AND e.extname = 'kapture_sync'
+	WHERE p.provolatile = 'i' ORDER BY p.oid::regprocedure::text;

@@ -105,12 +105,12 @@ wait_for(sub {
 }, 'the worker to vacuum');
 poll_ok($node, $idle, 'and goes on sending');
 
-# a refused row is visible with Kapture's message and goes when it is mended
+# a refused row is visible with Kapture's message and goes when it is fixed
 $node->safe_psql('postgres', "INSERT INTO customers (customer_name, phone) VALUES ('Bad phone', '123')");
 poll_ok($node, "SELECT count(*) = 1 FROM kapture_failures WHERE message LIKE 'Invalid phone number%' AND http_status = 400 AND request LIKE '%Bad phone%'",
 	'a refused row is visible with the message of Kapture');
 $node->safe_psql('postgres', "UPDATE customers SET phone = '9300000001' WHERE phone = '123'");
-poll_ok($node, "SELECT kapture_customer_id IS NOT NULL FROM customers WHERE phone = '9300000001'", 'it goes when it is mended');
+poll_ok($node, "SELECT kapture_customer_id IS NOT NULL FROM customers WHERE phone = '9300000001'", 'it goes when it is fixed');
 is($node->safe_psql('postgres', "SELECT count(*) FROM kapture_failures"), '0', 'and is a failure no more');
 
 # delete: pending changes are cancelled

@@ -118,7 +118,7 @@ poll_ok($node, "SELECT state = 'interrupted' FROM kapture_progress", 'cancelled,
 emulator_post($emulator, 'reset', {});
 $n = 0;
 emulator_post($emulator, 'seed', customers(@times));
-like(refresh("'2021-03-10', '2021-03-20 12:00:00'"), qr/NOTICE:  going on with the refresh of server "kapture" at 2021-03-14 00:00:00/, 'the next call goes on');
+like(refresh("'2021-03-10', '2021-03-20 12:00:00'"), qr/NOTICE:  continuing the refresh of server "kapture" at 2021-03-14 00:00:00/, 'the next call goes on');
 is(pulled_days(), '14 15 16 17 18 19 20', 'and asks for the rest only, up to its own end');
 like($node->safe_psql('postgres', $progress), qr/^done\|11\|11\|\d+\|\d+\|2021-03-20 12:00:00$/, 'to the end');
 is($node->safe_psql('postgres', "SELECT count(DISTINCT name) FROM kapture_customers"), '30', 'everybody is there');
@@ -176,7 +176,7 @@ CREATE USER MAPPING FOR CURRENT_USER SERVER cutting OPTIONS (auth_key 'a2FwZGVtb
 CREATE SCHEMA cut;
 IMPORT FOREIGN SCHEMA kapture FROM SERVER cutting INTO cut));
 my $cut = refresh("'2021-05-10', '2021-05-12', 'cutting'");
-my $warning = qr/WARNING:  kapture_sync: server "cutting" gave exactly 50 customers for a single second, 2021-05-11 0[67]:\d\d:\d\d; there may be more/;
+my $warning = qr/WARNING:  kapture_sync: server "cutting" returned exactly 50 customers for a single second, 2021-05-11 0[67]:\d\d:\d\d; there may be more/;
 like($cut, $warning, 'a refresh warns of a second that is cut off');
 my $all = "SELECT count(*) FILTER (WHERE name LIKE 'Many%'), count(*) FILTER (WHERE name LIKE 'At once%'), count(*) - count(DISTINCT id)";
 is($node->safe_psql('postgres', "$all FROM kapture_customers WHERE server = 'cutting'"), '333|50|0', 'of other windows all come, in halves of halves');
@@ -197,7 +197,7 @@ my ($until, $some) = split /\|/, $node->safe_psql('postgres', "SELECT done_until
 like($until, qr/^2021-05-10 12:00:00$/, 'within the day');
 cmp_ok($some, '<', 333, 'some are there');
 emulator_faults($cutting);
-like(refresh("'2021-05-10', '2021-05-12', 'cutting'"), qr/going on with the refresh of server "cutting" at $until/, 'the next call goes on there');
+like(refresh("'2021-05-10', '2021-05-12', 'cutting'"), qr/continuing the refresh of server "cutting" at $until/, 'the next call goes on there');
 is($node->safe_psql('postgres', "$all FROM kapture_customers WHERE server = 'cutting'"), '333|50|0', 'and all are there');
 
 # where it cannot run

@@ -144,7 +144,7 @@ is($node->safe_psql('postgres', "$count WHERE server = 'cutting' AND name LIKE '
   or diag(join "\n", $node->safe_psql('postgres', "SELECT 'missing: ' || string_agg(i::text, ' ') FROM generate_series(1, 333) i WHERE NOT EXISTS (SELECT FROM kapture_customers WHERE server = 'cutting' AND name = 'Many ' || i)"),
 	$node->safe_psql('postgres', "SELECT row_to_json(p) FROM kapture_pull p"), map { "$_->{code} $_->{body}" } @{ emulator_get($cutting, 'log') });
 is($node->safe_psql('postgres', "$count WHERE server = 'cutting' AND name LIKE 'At once%'"), '50', 'but for those of one second');
-ok($node->log_contains(qr/gave exactly 50 customers for a single second/), 'which the log says');
+ok($node->log_contains(qr/returned exactly 50 customers for a single second/), 'which the log says');
 $node->safe_psql('postgres', "DROP SERVER cutting CASCADE");
 
 # switched off

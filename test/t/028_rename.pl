@@ -80,7 +80,7 @@ emulator_post($emulator, 'seed', [ map { { customer_name => "March $_", phone =>
 like(refused("CALL kapture_refresh('2021-03-10', '2021-03-14', 'crm')"), qr/Kapture says: No/, 'a refresh is interrupted');
 emulator_faults($emulator);
 sql("ALTER SERVER crm RENAME TO kapture");
-like(refused("CALL kapture_refresh('2021-03-10', '2021-03-14')"), qr/NOTICE:  going on with the refresh of server "kapture" at 2021-03-12 00:00:00/, 'it goes on under the new name');
+like(refused("CALL kapture_refresh('2021-03-10', '2021-03-14')"), qr/NOTICE:  continuing the refresh of server "kapture" at 2021-03-12 00:00:00/, 'it goes on under the new name');
 is(sql("SELECT count(*), count(DISTINCT name), min(server) FROM kapture_customers WHERE name LIKE 'March%'"), '5|5|kapture', 'everybody is there, once');
 
 my $renaming = $node->background_psql('postgres');

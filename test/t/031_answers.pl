@@ -56,7 +56,7 @@ is(stats()->{adds}, 0, 'nobody was added');
 like(sql("SELECT message FROM kapture_failures"), qr/phone belongs to Kapture customer 10[12].*email to Kapture customer 102/,
 	'phone and email of two customers: parked, with both ids');
 sql("UPDATE customers SET email_id = 'd\@example.com', phone = '9100000009' WHERE customer_name = 'Two others'");
-poll_ok($node, "SELECT count(kapture_customer_id) = 4 FROM customers", 'and sent when the row is mended');
+poll_ok($node, "SELECT count(kapture_customer_id) = 4 FROM customers", 'and sent when the row is fixed');
 
 # a search that lags behind what Kapture refuses
 emulator_post($emulator, 'seed', [ { kapture_customer_id => 104, customer_name => 'Lags', phone => '9100000004', email_id => 'e@example.com' } ]);
@@ -290,7 +290,7 @@ sql("INSERT INTO customers (customer_name, phone) SELECT 'Fine ' || i, (94300000
 poll_ok($node, "SELECT count(kapture_customer_id) = 300 FROM customers", 'and holds up nobody');
 emulator_faults($emulator);
 sql("SELECT kapture_retry('customers')");
-poll_ok($node, "SELECT count(kapture_customer_id) = 301 FROM customers", 'it goes when Kapture is mended');
+poll_ok($node, "SELECT count(kapture_customer_id) = 301 FROM customers", 'it goes when Kapture works again');
 is(stats()->{adds}, 301, 'each was added once');
 
 fresh();

@@ -65,7 +65,7 @@ is(sql("SELECT count(*) FROM kapture_failures WHERE state = 'parked'"), '4', 'th
 is(stats()->{adds}, 54, 'each was added once');
 my $requests = stats()->{requests};
 sql("DROP TRIGGER no_write_back ON customers; DROP TRIGGER deferred_raise ON customers; ALTER TABLE customers DROP CONSTRAINT no_id");
-is(sql("SELECT kapture_retry('customers')"), '4', 'retried when mended');
+is(sql("SELECT kapture_retry('customers')"), '4', 'retried when fixed');
 poll_ok($node, "SELECT count(kapture_customer_id) = 54 FROM customers", 'their ids, which were kept, are written');
 is(stats()->{requests}, $requests, 'without asking Kapture for them');
 oracle_ok($node, $emulator, 'every id is right');

@@ -301,7 +301,7 @@ CREATE TABLE parted_a (LIKE parted INCLUDING ALL);
 SELECT kapture_attach('parted_a');
 ALTER TABLE parted ATTACH PARTITION parted_a FOR VALUES IN ('a');
 ));
-like(said("SELECT kapture_attach('parted')"), qr/ERROR:  partition "parted_a" is attached to Kapture by itself\n.*HINT:  Use kapture_detach\(\)/s, 'a partition that is attached by itself is not taken over');
+like(said("SELECT kapture_attach('parted')"), qr/ERROR:  partition "parted_a" is attached to Kapture separately\n.*HINT:  Use kapture_detach\(\)/s, 'a partition that is attached by itself is not taken over');
 sql("SELECT kapture_detach('parted_a'); CREATE TRIGGER kapture_capture AFTER INSERT ON parted_a FOR EACH ROW EXECUTE FUNCTION kapture_capture(); SELECT kapture_attach('parted')");
 is(sql("SELECT count(*) FROM pg_trigger WHERE tgrelid = 'parted_a'::regclass AND tgparentid <> 0"), '1', 'a trigger left on a partition is replaced');
 sql("INSERT INTO parted VALUES (1, 'a', 'In a partition', '9700000041')");

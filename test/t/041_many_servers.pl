@@ -53,7 +53,7 @@ is(sql("SELECT count(*) FROM kapture_server_states()"), '99', 'nothing else is s
 
 # --- more than that
 attach(101, $most);
-wait_for(sub { $node->log_contains(qr/more servers or attached tables in this cluster than kapture_status can show the state of/) }, 'the log to say that there is no room');
+wait_for(sub { $node->log_contains(qr/too many servers or attached tables in this cluster for kapture_status to report/) }, 'the log to say that there is no room');
 pass('the log says that there is no room');
 poll_ok($node, "SELECT count(*) = $room FROM kapture_server_states()", 'there is room for so many');
 is(sql("SELECT count(*), count(server_state), bool_and(state = 'running') FROM kapture_status"), ($most) . '|' . ($room + 1) . '|t', 'of others, the state is not known');
@@ -62,7 +62,7 @@ sql("INSERT INTO $hidden VALUES (1, 'Hidden', '9845765226')");
 poll_ok($node, "SELECT kapture_customer_id IS NOT NULL FROM $hidden", 'their rows are sent all the same');
 my $server = sql("SELECT server FROM kapture_status WHERE relation = '$hidden'::regclass");
 is(sql("SELECT string_agg(step, ' ') FROM kapture_check('$server') WHERE ok IS NOT true"), '', 'and kapture_check finds nothing wrong');
-my @logged = slurp_file($node->logfile) =~ /(than kapture_status can show)/g;
+my @logged = slurp_file($node->logfile) =~ /(for kapture_status to report)/g;
 is(scalar @logged, 1, 'the log has said it once');
 
 # --- room is given back

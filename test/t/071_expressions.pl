@@ -125,6 +125,16 @@ sql("ALTER TABLE people DROP COLUMN deleted_at; UPDATE people SET city = 'Hassan
 poll_ok($node, "SELECT state = 'misconfigured' AND last_error LIKE 'the filter of table \"people\" cannot be evaluated: column \"deleted_at\" does not exist' FROM kapture_status",
 	'a column of the filter that is dropped does likewise');
 is(sql("SELECT pending FROM kapture_status"), 1, 'rows wait');
+($rc, $out, $err) = $node->psql('postgres', "SELECT kapture_verify('people')");
+like($err, qr/cannot be evaluated.*\nHINT:  Bring back what it uses, or use kapture_alter\(\) to change it\./, 'and what can be done');
+like(sql(q(
+BEGIN;
+ALTER TABLE people DROP COLUMN city;
+SELECT kapture_alter('people', filter => 'agreed',
+	columns => '{"customer_name": {"expression": "first"}, "phone": {"expression": "kapture_phone(mobile)"}, "city": "family_name"}');
+SELECT filter || ': ' || (SELECT count(*) FROM kapture_preview('people', '1')) FROM kapture_attachment;
+ROLLBACK;
+)), qr/^agreed: 1$/m, 'without the columns that are gone, rows can be read again');
 sql("ALTER TABLE people ADD COLUMN deleted_at timestamptz");
 idle_ok('until it is there again');
 like(customers(qw(customer_name city)), qr/^Asha Renamed\|Hassan$/m, 'and are sent');

@@ -233,7 +233,7 @@ fresh({ paged => \1, page_repeats => \1 }, @paged);
 emulator_post($emulator, 'seed', { count => 30, from => '2021-03-14 00:00:00', to => '2021-03-14 20:00:00' });
 pulls_all('an account that ignores the offset');
 emulator_post($emulator, 'seed', { count => 130, from => '2021-03-14 00:00:00', to => '2021-03-14 20:00:00' });
-like(error_of("SELECT * FROM kapture_pull_customers('2021-03-14', '2021-03-14')"), qr/HV000.*gives the same 100 customers on each page.*pull_limit/s, 'what it cannot give is an error');
+like(error_of("SELECT * FROM kapture_pull_customers('2021-03-14', '2021-03-14')"), qr/HV000.*returns the same 100 customers on each page.*pull_limit/s, 'what it cannot give is an error');
 # a page that fails is asked for again, and so is a day that was interrupted
 fresh({ paged => \1 }, @paged);
 emulator_post($emulator, 'seed', { count => 250, from => '2021-03-14 00:00:00', to => '2021-03-14 20:00:00' });

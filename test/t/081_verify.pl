@@ -78,7 +78,7 @@ sql("SET kapture_sync.capture = off; UPDATE customers SET kapture_customer_id = 
 UPDATE customers SET kapture_customer_id = (SELECT kapture_customer_id FROM customers WHERE id = 10) WHERE id = 9");
 sql("UPDATE customers SET city = 'Delhi' WHERE id = 11");
 is(found("'id < 20'"), "6|not emptied|city||Pune\n7|unknown id|||\n8|no id|||\n9|shared id|||\n10|shared id|||\n11|waiting|||", 'all kinds of problems');
-is(found("'id IN (6, 7, 9, 10)', repair => true"), "6|not emptied|city||Pune\n7|unknown id|||\n9|shared id|||\n10|shared id|||", 'what no request can mend');
+is(found("'id IN (6, 7, 9, 10)', repair => true"), "6|not emptied|city||Pune\n7|unknown id|||\n9|shared id|||\n10|shared id|||", 'what no request can fix');
 is(sql("SELECT pending FROM kapture_status WHERE relation = 'customers'::regclass"), '1', 'is not sent');
 is(found("'id = 8', repair => true"), '8|no id|||', 'a row without an id');
 is(sql("SELECT pending FROM kapture_status WHERE relation = 'customers'::regclass"), '2', 'is');

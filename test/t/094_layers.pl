@@ -1,5 +1,6 @@
 # The folders of src/ are layers: a file includes its own folder's headers and
-# those of the folders below.  They are indented alike.  Needs no server.
+# those of the folders below.  They are indented alike, and mark no text for
+# translation.  Needs no server.
 use strict;
 use warnings;
 
@@ -112,6 +113,23 @@ foreach my $folder (grep { $_ ne '.' } sort keys %below)
 	is("@unnamed", '', "which names each of its files");
 	ok(!(grep { $_ eq $folder } @theirs), "$folder is no name of PostgreSQL's");
 }
+
+# The extension has no message catalog: _() would look its texts up in PostgreSQL's.
+# A detail that is complete already is no format, of which errdetail() would make one.
+my (@marked, @formats);
+foreach my $path (glob "$src/*.[ch] $src/*/*.[ch]")
+{
+	(my $file = $path) =~ s{^\Q$src\E/}{};
+	my $number = 0;
+	foreach my $line (split /\n/, slurp($path))
+	{
+		$number++;
+		push @marked, "$file:$number" if $line =~ /(?<!\w)(?:_|d?n?gettext(?:_noop)?)\(/;
+		push @formats, "$file:$number" if $line =~ /\berrdetail\((?!")|\berr(?:msg|detail)\("%s"/;
+	}
+}
+is("@marked", '', 'no text is marked for translation');
+is("@formats", '', 'texts that are complete are reported by errmsg_internal() and errdetail_internal()');
 
 SKIP:
 {

@@ -47,6 +47,24 @@ pool_retries(void)
 	}
 }
 
+/* Which failures say something new? */
+static void
+pool_outages(void)
+{
+	KaptureRequestPool pool;
+	uint32		first;
+	uint32		second;
+
+	kapture_request_pool_init(&pool, 3);
+	first = kapture_request_pool_started(&pool);
+	second = kapture_request_pool_started(&pool);
+	unit_ok(kapture_request_pool_failed(&pool, first), "the first failure of an outage is news");
+	unit_ok(!kapture_request_pool_failed(&pool, second), "that of a request that was in flight then is not");
+	second = kapture_request_pool_started(&pool);
+	unit_ok(!kapture_request_pool_failed(&pool, first), "nor later, beside one that has started since");
+	unit_ok(kapture_request_pool_failed(&pool, second), "which is news if it fails");
+}
+
 void
 unit_request_pool(void)
 {
@@ -55,9 +73,9 @@ unit_request_pool(void)
 
 	kapture_request_pool_init(&pool, 2);
 	unit_ok(kapture_request_pool_next(&pool) <= POOL_NOW, "the first request starts at once");
-	kapture_request_pool_started(&pool);
+	(void) kapture_request_pool_started(&pool);
 	unit_ok(kapture_request_pool_next(&pool) <= POOL_NOW, "and the second");
-	kapture_request_pool_started(&pool);
+	(void) kapture_request_pool_started(&pool);
 	unit_ok(kapture_request_pool_next(&pool) == DT_NOEND, "the third waits for one of them");
 	kapture_request_pool_ended(&pool);
 	unit_ok(kapture_request_pool_next(&pool) <= POOL_NOW, "which has ended");
@@ -72,4 +90,5 @@ unit_request_pool(void)
 	(void) kapture_request_pool_retry(&pool, &attempts, 5000, POOL_NOW);
 	unit_ok(kapture_request_pool_next(&pool) == POOL_NOW + 5 * USECS_PER_SEC, "one that is put off puts off all");
 	pool_retries();
+	pool_outages();
 }
