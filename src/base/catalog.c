@@ -752,7 +752,7 @@ catalog_require_field(const List *attachments, const char *field)
  * attachments, which are one table's, feeds.
  */
 int64
-kapture_catalog_fields_among(const List *attachments, const KaptureAttachment *att, Datum fields)
+kapture_catalog_fields(const List *attachments, const KaptureAttachment *att, Datum fields)
 {
 	Datum	   *names;
 	bool	   *nulls;
@@ -771,16 +771,6 @@ kapture_catalog_fields_among(const List *attachments, const KaptureAttachment *a
 		result |= catalog_field(att, TextDatumGetCString(names[i]));
 	}
 	return n > 0 ? result : att->all_changed;
-}
-
-/*
- * Returns the bits of the fields that a text[] names, as kapture_catalog_fields_among(),
- * if the attachment itself must feed each of them.
- */
-int64
-kapture_catalog_fields(const KaptureAttachment *att, Datum fields)
-{
-	return kapture_catalog_fields_among(list_make1((void *) att), att, fields);
 }
 
 /*

@@ -152,8 +152,7 @@ extern KaptureAttachment *kapture_catalog_with_former_key(const KaptureAttachmen
 extern void kapture_catalog_read_key(KaptureAttachment *att, Relation rel);
 extern Oid	kapture_catalog_find_relation(const char *name);
 extern char *kapture_catalog_problem(const KaptureAttachment *att);
-extern int64 kapture_catalog_fields_among(const List *attachments, const KaptureAttachment *att, Datum fields);
-extern int64 kapture_catalog_fields(const KaptureAttachment *att, Datum fields);
+extern int64 kapture_catalog_fields(const List *attachments, const KaptureAttachment *att, Datum fields);
 extern Oid	kapture_catalog_owner(Oid relid);
 extern int	kapture_catalog_text_settings(void);
 extern char *kapture_catalog_pack_key(char **values, int nkeys);

@@ -449,7 +449,7 @@ kapture_alter(PG_FUNCTION_ARGS)
 	alter_mapping(&alter);
 	alter_filter(&alter);
 	if (alter_bool(&alter, ALTER_PULL) || (alter.att->pull && alter_has(&alter, ALTER_SERVER)))
-		kapture_attach_check_pull(alter.rel, alter_has(&alter, ALTER_SERVER) ?
+		kapture_attach_check_pull(alter.rel, alter.att->id, alter_has(&alter, ALTER_SERVER) ?
 								  NameStr(*PG_GETARG_NAME(ALTER_SERVER)) : alter.att->server);
 	relation_close(alter.rel, NoLock);	/* DDL wants it for itself */
 	alter_options(&alter);

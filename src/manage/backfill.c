@@ -30,6 +30,7 @@
 #include "base/catalog.h"
 #include "base/version.h"
 #include "manage/run.h"
+#include "table/attach.h"
 #include "table/capture.h"
 
 PG_FUNCTION_INFO_V1(kapture_backfill);
@@ -59,14 +60,14 @@ backfill_work(KaptureRun *run, KaptureAttachment *att, List *keys)
 		kapture_capture_existing(att, lfirst(lc));
 }
 
-/* Notes the fields that are to be sent again of each row. */
+/* Notes rows with the fields that are to be sent again, as far as the attachment feeds them. */
 static void
 resync_work(KaptureRun *run, KaptureAttachment *att, List *keys)
 {
-	int64		fields = kapture_catalog_fields(att, run->fields);
+	int64		fields = kapture_catalog_fields(run->arg, att, run->fields);
 	ListCell   *lc;
 
-	foreach(lc, keys)
+	foreach(lc, fields != 0 ? keys : NIL)
 		kapture_capture_again(att, lfirst(lc), fields, run->force);
 }
 
@@ -123,6 +124,7 @@ kapture_resync(PG_FUNCTION_ARGS)
 	kapture_run_check_slice(fcinfo, 3, &run.slice);
 	kapture_argument_check_null(fcinfo, 4, "force");
 	run.force = PG_GETARG_BOOL(4);
+	run.arg = kapture_attach_find_all(fcinfo, run.name_arg, AccessShareLock);
 	kapture_run_call(fcinfo, &run);
 	PG_RETURN_VOID();
 }
@@ -262,7 +264,7 @@ kapture_touch(PG_FUNCTION_ARGS)
 	foreach(lc, attachments)
 	{
 		KaptureAttachment *att = lfirst(lc);
-		int64		columns = kapture_catalog_fields_among(attachments, att, fields);
+		int64		columns = kapture_catalog_fields(attachments, att, fields);
 
 		if (columns != 0 && touch_is_new(att->id, key, columns))
 			kapture_capture_again(att, key, columns, false);

@@ -226,12 +226,15 @@ attach_require(FunctionCallInfo fcinfo, int arg, const char *name)
 				 errmsg("argument \"%s\" must not be null", name)));
 }
 
-/* Opens a relation that the caller must own. */
+/* Opens a relation that the caller must own.  Others do not come to wait for the lock. */
 static Relation
 attach_open_owned(Oid relid, LOCKMODE lockmode)
 {
-	Relation	rel = try_relation_open(relid, lockmode);
+	Relation	rel;
 
+	if (SearchSysCacheExists1(RELOID, ObjectIdGetDatum(relid)) && !object_ownercheck(RelationRelationId, relid, GetUserId()))
+		aclcheck_error(ACLCHECK_NOT_OWNER, get_relkind_objtype(get_rel_relkind(relid)), get_rel_name(relid));
+	rel = try_relation_open(relid, lockmode);
 	if (rel == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_TABLE),
@@ -261,12 +264,6 @@ attach_check_beside(const AttachRequest *request, const KaptureAttachment *other
 						request->id_column, table),
 				 errdetail("Attachment \"%s\" writes the ids of server \"%s\" into it.", other->name, other->server),
 				 errhint("Name another column in argument \"id_column\", or use NULL to have the ids kept by the extension.")));
-	if (request->pull && other->pull && strcmp(NameStr(*request->server), other->server) == 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_DUPLICATE_OBJECT),
-				 errmsg("customers of server \"%s\" are pulled into table \"%s\" already", other->server, table),
-				 errdetail("Attachment \"%s\" does that; each customer would become two rows.", other->name),
-				 errhint("Leave out argument \"pull\".")));
 }
 
 /* Refuses a table that is attached already, or belongs to one that is, or should be. */
@@ -502,12 +499,15 @@ attach_widen_follows(Oid relid)
 /*
  * Pulls use the key of the server's owner, so what they bring is for the owner's
  * tables, and for those of whoever has the owner's rights: errors out (42501) if
- * the table is none of these.
+ * the table is none of these.  Errors out (42710), too, if customers of the server are
+ * pulled into the table by another attachment than this one, as each would become two
+ * rows.
  */
 void
-kapture_attach_check_pull(Relation rel, const char *server)
+kapture_attach_check_pull(Relation rel, int32 attachment_id, const char *server)
 {
 	Oid			owner = GetForeignServerByName(server, false)->owner;
+	ListCell   *lc;
 
 	if (!has_privs_of_role(rel->rd_rel->relowner, owner))
 		ereport(ERROR,
@@ -517,6 +517,17 @@ kapture_attach_check_pull(Relation rel, const char *server)
 				 errdetail("They are pulled with the key of the server's owner, \"%s\", whose rights the table's owner does not have.",
 						   GetUserNameFromId(owner, false)),
 				 errhint("Use a server that belongs to the table's owner.")));
+	foreach(lc, kapture_catalog_attachments(rel))
+	{
+		const KaptureAttachment *other = lfirst(lc);
+
+		if (other->id != attachment_id && other->pull && strcmp(server, other->server) == 0)
+			ereport(ERROR,
+					(errcode(ERRCODE_DUPLICATE_OBJECT),
+					 errmsg("customers of server \"%s\" are pulled into table \"%s\" already",
+							server, RelationGetRelationName(rel)),
+					 errdetail("Attachment \"%s\" does that; each customer would become two rows.", other->name)));
+	}
 }
 
 /*
@@ -757,6 +768,11 @@ attach_take_arguments(FunctionCallInfo fcinfo, AttachRequest *request)
 	attach_require(fcinfo, 4, "replicated");
 	attach_require(fcinfo, 5, "pull");
 	request->name = PG_ARGISNULL(11) ? "" : text_to_cstring(PG_GETARG_TEXT_PP(11));
+	if (strlen(request->name) >= NAMEDATALEN)
+		ereport(ERROR,
+				(errcode(ERRCODE_NAME_TOO_LONG),
+				 errmsg("argument \"name\" is too long"),
+				 errdetail("A name has at most %d bytes.", NAMEDATALEN - 1)));
 	request->server = PG_GETARG_NAME(2);
 	request->on_duplicate = kapture_attach_choice(fcinfo, 3, "on_duplicate", "link", "link only", "fail");
 	request->replicated = PG_GETARG_BOOL(4);
@@ -889,6 +905,16 @@ attach_report(Oid relid, int32 attachment_id)
 }
 
 /*
+ * The lock that attaching a table takes in the end.  It is taken at once: for another
+ * attachment, the worker may be reading rows, and about to write ids.
+ */
+static LOCKMODE
+attach_lock(Oid relid, const char *id_column)
+{
+	return id_column && get_attnum(relid, id_column) == InvalidAttrNumber ? AccessExclusiveLock : ShareRowExclusiveLock;
+}
+
+/*
  * kapture_attach(relation regclass, columns jsonb, server name,
  *				  on_duplicate text, replicated boolean, pull boolean,
  *				  on_conflict text, filter text, source regclass,
@@ -908,14 +934,14 @@ kapture_attach(PG_FUNCTION_ARGS)
 	kapture_version_require();	/* before it reads arguments that others have not */
 	attach_take_arguments(fcinfo, &request);
 	relid = PG_GETARG_OID(0);
-	rel = attach_open_owned(relid, ShareRowExclusiveLock);
+	rel = attach_open_owned(relid, attach_lock(relid, request.id_column));
 	attach_check_relation(rel, &request);
 	name = kapture_row_relation_name(RelationGetRelid(rel));
 	request.keys = attach_key_columns(rel);
 	serverid = kapture_binding_lock(NameStr(*request.server));
 	(void) kapture_server_get(NameStr(*request.server), rel->rd_rel->relowner);
 	if (request.pull)
-		kapture_attach_check_pull(rel, NameStr(*request.server));
+		kapture_attach_check_pull(rel, 0, NameStr(*request.server));
 	attach_take_mappings(fcinfo, &request, rel);
 	if (!PG_ARGISNULL(7))
 		request.filter = kapture_expression_take(rel, text_to_cstring(PG_GETARG_TEXT_PP(7)), NULL);
@@ -1105,7 +1131,7 @@ attach_drop_orphans(FunctionCallInfo fcinfo)
 
 	attach_require(fcinfo, 0, "relation");
 	kapture_version_require();
-	rel = attach_open_owned(PG_GETARG_OID(0), ShareRowExclusiveLock);
+	rel = attach_open_owned(PG_GETARG_OID(0), AccessExclusiveLock);
 	orphan = kapture_catalog_attachment(rel) == NULL;
 	relation_close(rel, NoLock);
 	if (!orphan || attach_drop_all_triggers(PG_GETARG_OID(0), NIL) == 0)
@@ -1164,7 +1190,8 @@ kapture_detach(PG_FUNCTION_ARGS)
 
 	if (attach_drop_orphans(fcinfo))
 		PG_RETURN_VOID();
-	foreach(lc, kapture_attach_find_all(fcinfo, 1, ShareRowExclusiveLock))
+	/* DROP TRIGGER wants that lock, and the worker may be reading rows, and about to write ids */
+	foreach(lc, kapture_attach_find_all(fcinfo, 1, AccessExclusiveLock))
 		attach_detach(lfirst(lc));
 	PG_RETURN_VOID();
 }

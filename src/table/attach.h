@@ -22,7 +22,7 @@ extern KaptureAttachment *kapture_attach_find_again(FunctionCallInfo fcinfo, int
 extern void kapture_attach_execute_ddl(const char *sql);
 extern char *kapture_attach_choice(FunctionCallInfo fcinfo, int arg, const char *name,
 								   const char *one, const char *other, const char *third);
-extern void kapture_attach_check_pull(Relation rel, const char *server);
+extern void kapture_attach_check_pull(Relation rel, int32 attachment_id, const char *server);
 extern void kapture_attach_index_id_column(Oid relid, const char *name, const char *column);
 extern void kapture_attach_store_mapping(int32 attachment_id, int bit, const KaptureMapping *mapping);
 extern void kapture_attach_try(Oid relid, int32 attachment_id);

@@ -5,6 +5,7 @@ use warnings;
 use FindBin;
 use lib "$FindBin::RealBin/../perl";
 use KaptureTest;
+use POSIX qw(strftime);
 use PostgreSQL::Test::Utils;
 use Test::More;
 
@@ -58,6 +59,8 @@ like(said("SELECT kapture_attach('people', columns => '{\"customer_name\": \"ful
 	qr/column "acme_id" receives the Kapture customer ids of another attachment of table "people".*DETAIL:  Attachment "acme".*HINT:  Name another column/s,
 	'two attachments do not share an id column');
 like(said(attach('people', 'acme')), qr/table "people" has an attachment "acme" already/, 'nor a name');
+like(said("SELECT kapture_attach('people', columns => '{\"customer_name\": \"full_name\", \"phone\": \"phone\"}', server => 'globex', id_column => NULL, name => repeat('x', 64))"),
+	qr/argument "name" is too long/, 'a name has a length');
 is(sql("SELECT count(*) FROM kapture_attachments"), '1', 'what was refused left nothing');
 sql(attach('people', 'globex'));
 is(sql("SELECT name, server, id_column, filter FROM kapture_attachments WHERE relation = 'people'::regclass ORDER BY name"),
@@ -179,6 +182,12 @@ $before = requests();
 sql("UPDATE people SET note = 'N' WHERE id IN (3, 4)");
 poll_ok($node, $idle, 'a column that one of them maps');
 is_deeply(requests(), { acme => $before->{acme}, globex => $before->{globex} + 1 }, 'is sent to that alone');
+$before = requests();
+sql("CALL kapture_resync('people', 'id IN (3, 4)', fields => '{zone}', force => true)");
+poll_ok($node, $idle, 'a field that one of them has');
+is_deeply(requests(), { acme => $before->{acme}, globex => $before->{globex} + 1 }, 'is sent again for that one');
+like(said("CALL kapture_resync('people', fields => '{state}')"), qr/no column of table "people" feeds the Kapture field "state"/, 'one that none has is an error');
+like(said("SELECT kapture_touch('people', '3', '{state}')"), qr/no column of table "people" feeds the Kapture field "state"/, 'for a row, too');
 sql("ALTER TABLE people RENAME tenant TO account; ALTER TABLE people RENAME phone TO mobile; ALTER TABLE people RENAME acme_id TO id_acme; ALTER TABLE people RENAME TO persons");
 is(sql("SELECT name, id_column, filter, columns ->> 'phone' FROM kapture_attachments WHERE relation = 'persons'::regclass ORDER BY 1"),
 	"acme|id_acme|(account = 'acme'::text)|mobile\nglobex|globex_id|(account = 'globex'::text)|mobile", 'both follow what is renamed');
@@ -188,6 +197,26 @@ sql("UPDATE persons SET full_name = full_name || ' III' WHERE id IN (3, 4)");
 poll_ok($node, $idle, 'another primary key');
 like(held($_), qr/ II III/, "$_ has what changed before and after") foreach qw(acme globex);
 sql("ALTER TABLE persons RENAME account TO tenant; ALTER TABLE persons RENAME mobile TO phone; ALTER TABLE persons RENAME id_acme TO acme_id");
+
+# --- what logical replication brings
+sql("SELECT kapture_alter('persons', replicated => true, name => 'globex')");
+is(sql("SELECT a.name, string_agg(DISTINCT t.tgenabled, '') FROM pg_trigger t JOIN kapture_attachments a ON t.tgname ~ ('_' || a.attachment_id || '\$') WHERE tgrelid = 'persons'::regclass GROUP BY 1 ORDER BY 1"),
+	"acme|O\nglobex|A", 'is captured for the attachment that wants it');
+sql("SET session_replication_role = replica; INSERT INTO persons (id, tenant, full_name, phone, uid) VALUES (5001, 'globex', 'Replicated', '9800000001', 'u5001'), (5002, 'acme', 'Not Replicated', '9800000002', 'u5002')");
+poll_ok($node, "SELECT globex_id IS NOT NULL FROM persons WHERE id = 5001", 'and sent');
+poll_ok($node, $idle, 'all of it');
+is(sql("SELECT acme_id IS NULL FROM persons WHERE id = 5002"), 't', 'and not for the other');
+
+# --- pulls
+sql("SELECT kapture_alter('persons', pull => true, name => 'acme')");
+sql("SELECT kapture_alter('persons', pull => true, name => 'globex')");
+my $twice = "SELECT kapture_attach('persons', columns => '{\"customer_name\": \"full_name\", \"phone\": \"phone\"}', server => 'globex', id_column => 'third_id', name => 'third'";
+like(said("$twice, pull => true)"), qr/customers of server "globex" are pulled into table "persons" already.*Attachment "globex"/s, 'customers of an account are pulled once into a table');
+is(sql("SELECT count(*) FROM pg_attribute WHERE attname = 'third_id'"), '0', 'that leaves nothing');
+sql("$twice, filter => 'false')");
+like(said("SELECT kapture_alter('persons', pull => true, name => 'third')"), qr/are pulled into table "persons" already/, 'nor may one be altered so');
+sql("SELECT kapture_detach('persons', name => 'third')");
+sql("SELECT kapture_alter('persons', reset => '{pull}', name => name) FROM kapture_attachments WHERE relation = 'persons'::regclass");
 
 # --- a row's values of other tables
 sql("CREATE TABLE towns (town text PRIMARY KEY, name text)");
@@ -217,11 +246,11 @@ is(sql("SELECT count(*) FROM pg_trigger WHERE tgrelid = 'persons'::regclass"), '
 is(sql("SELECT jsonb_array_length(follows) FROM kapture_attachments"), '1', 'the other follows what the table does');
 sql("INSERT INTO persons (id, tenant, full_name, phone, uid) VALUES (4002, 'acme', 'Later', '9400000002', 'u4002'), (4003, 'globex', 'Home', '9400000003', 'u4003')");
 poll_ok($node, $idle, 'the other is sent');
-is(sql("SELECT count(acme_id), count(globex_id) FROM persons WHERE id > 4000"), '2|0', 'and nothing for the one that ended');
+is(sql("SELECT count(acme_id), count(globex_id) FROM persons WHERE id BETWEEN 4001 AND 4999"), '2|0', 'and nothing for the one that ended');
 sql(attach('persons', 'globex'));
 sql("CALL kapture_backfill('persons', name => 'globex')");
 poll_ok($node, $idle, 'attached again');
-is(sql("SELECT count(*) FROM persons WHERE id > 4000 AND globex_id IS NOT NULL"), '1', 'it is sent what it has missed');
+is(sql("SELECT count(*) FROM persons WHERE id BETWEEN 4001 AND 4999 AND globex_id IS NOT NULL"), '1', 'it is sent what it has missed');
 like(said("DROP SERVER globex"), qr/cannot drop server globex because other objects depend on it/, 'a server that one goes to');
 like(said("DROP SERVER globex CASCADE"), qr/attachment "globex" of table "persons" has ended/, 'goes with that attachment');
 sql("INSERT INTO persons (id, tenant, full_name, phone, uid) VALUES (4004, 'acme', 'Very last', '9400000004', 'u4004')");
@@ -229,6 +258,58 @@ poll_ok($node, $idle, 'the other one captures still');
 is(sql("SELECT acme_id IS NOT NULL FROM persons WHERE id = 4004"), 't', 'and is sent');
 like(said("SELECT kapture_detach('persons')"), qr/^$/, 'the last one is detached');
 is(sql("SELECT count(*) FROM pg_trigger WHERE tgrelid = 'persons'::regclass"), '0', 'and leaves nothing');
+
+# --- the worker writes ids of one attachment while others come and go
+sql("CREATE TABLE busy (id int PRIMARY KEY, full_name text, phone text)");
+my $busy = "SELECT kapture_attach('busy', columns => '{\"customer_name\": \"full_name\", \"phone\": \"phone\"}', server => 'acme', id_column => 'id_%s', name => '%s', filter => 'id > 0')";
+sql(sprintf $busy, 'stays', 'stays');
+my $failed = '';
+foreach my $n (1 .. 10)
+{
+	my $statements = '';
+	foreach my $i (1 .. 10)
+	{
+		my $id = $n * 100 + $i * 10;
+		$statements .= (sprintf($busy, 'goes', 'goes') =~ s/id > 0/false/r)
+		  . ";\nINSERT INTO busy SELECT id, 'Busy' || id, (9650000000 + id)::text FROM generate_series($id + 1, $id + 10) id;\nSELECT kapture_detach('busy', name => 'goes');\n";
+	}
+	$failed .= said($statements) =~ /(ERROR.*)/ ? "$1\n" : '';
+}
+is($failed, '', 'nobody is in the way of anybody');
+poll_ok($node, $idle, 'all is sent');
+is(sql("SELECT count(*), count(id_stays) FROM busy"), '1000|1000', 'with its ids');
+sql("SELECT kapture_detach('busy')");
+
+# --- two attachments of one account
+sql("CREATE TABLE doubled (id int PRIMARY KEY, full_name text, phone text)");
+sql("SELECT kapture_attach('doubled', columns => '{\"customer_name\": \"full_name\", \"phone\": \"phone\"}', server => 'acme', id_column => 'id_$_', name => '$_')") foreach qw(first second);
+sql("INSERT INTO doubled VALUES (1, 'Doubled', '9600000001')");
+poll_ok($node, "SELECT count(*) = 1 FROM kapture_failures WHERE relation = 'doubled'::regclass AND state = 'parked'", 'a row that both would send is sent by one of them');
+like(sql("SELECT message FROM kapture_failures WHERE relation = 'doubled'::regclass"), qr/belongs to the row with key "1" of table public\.doubled \(attachment "(?:first|second)"\) already/, 'the other says whose the customer is');
+is((grep { $_->{customer_name} eq 'Doubled' } @{ emulator_get($emulator{acme}, 'customers') }), 1, 'which is there once');
+sql("SELECT kapture_detach('doubled')");
+
+# --- customers of two accounts are pulled into one table
+my @since = map { strftime('%Y-%m-%d %H:%M:%S', gmtime(time + 19800 - $_)) } (86400, 1);
+foreach my $account (qw(one two))
+{
+	$emulator{$account} = start_emulator();
+	sql("BEGIN; CREATE SERVER $account FOREIGN DATA WRAPPER kapture_fdw OPTIONS (url '$emulator{$account}{url}', timeout '2s', pull_interval '1s', pull_since '$since[0]');
+CREATE USER MAPPING FOR CURRENT_USER SERVER $account OPTIONS (auth_key 'a2FwZGVtbzprYXAxMjM='); COMMIT");
+}
+sql("CREATE TABLE mirror (id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY, full_name text, phone text)");
+sql("SELECT kapture_attach('mirror', columns => '{\"customer_name\": \"full_name\", \"phone\": \"phone\"}', server => '$_', id_column => 'id_$_', name => '$_', pull => true)") foreach qw(one two);
+emulator_post($emulator{one}, 'seed', [ { customer_name => 'Pulled', phone => '9700000001', kapture_customer_id => 71, generated => $since[1] } ]);
+poll_ok($node, "SELECT count(*) = 1 FROM mirror WHERE id_one = 71 AND id_two IS NOT NULL", 'a customer of one becomes a row, which is added to the other');
+is(held('two'), 'Pulled', 'as it is');
+my $id = sql("SELECT id_two FROM mirror");
+poll_ok($node, "SELECT count(*) = 1 FROM kapture_customers WHERE server = 'two' AND id = $id", 'it is pulled from there');
+poll_ok($node, "SELECT NOT EXISTS (SELECT FROM kapture_inbox)", 'nothing waits');
+sql("SELECT kapture_update_customer('{\"kapture_customer_id\": \"$id\", \"customer_name\": \"Changed\"}', 'two')");
+poll_ok($node, "SELECT full_name = 'Changed' FROM mirror", 'what changes there reaches the row');
+poll_ok($node, $idle, 'and is sent on');
+is(held('one'), 'Changed', 'to the first');
+is(sql("SELECT count(*) FROM mirror"), '1', 'and all that is one row');
 
 $node->stop;
 done_testing();
