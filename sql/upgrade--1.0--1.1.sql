@@ -20,6 +20,7 @@ ALTER TABLE @extschema@.kapture_attachment
 	ADD COLUMN source text,
 	ADD COLUMN source_keys name[],
 	ADD COLUMN source_columns name[],
+	ADD COLUMN on_delete jsonb,
 	ADD COLUMN name text NOT NULL DEFAULT '',
 	DROP CONSTRAINT kapture_attachment_relation_key,
 	ADD UNIQUE (relation, name);
@@ -50,6 +51,7 @@ COMMENT ON COLUMN @extschema@.kapture_attachment.on_leave IS 'fields of a custom
 COMMENT ON COLUMN @extschema@.kapture_attachment.source IS 'view that the values come from; NULL: they are the table''s own';
 COMMENT ON COLUMN @extschema@.kapture_attachment.source_keys IS 'columns of the view that are the primary key of the table';
 COMMENT ON COLUMN @extschema@.kapture_attachment.source_columns IS 'columns of the table that the view reads; NULL: any';
+COMMENT ON COLUMN @extschema@.kapture_attachment.on_delete IS 'fields of a customer whose row has been deleted';
 COMMENT ON COLUMN @extschema@.kapture_attachment.name IS 'tells it from other attachments of the table; empty: it was given none';
 COMMENT ON COLUMN @extschema@.kapture_column.column_name IS 'the column, of the source if there is one; NULL: the value is computed';
 COMMENT ON COLUMN @extschema@.kapture_column.expression IS 'expression over the row whose value it is';
@@ -206,11 +208,13 @@ COMMENT ON COLUMN @extschema@.kapture_outbox.more_keys IS 'row_key of further ro
 -- A delivery stays that of its row when the row's key changes or becomes another row's.
 ALTER TABLE @extschema@.kapture_outbox
 	ADD COLUMN command integer,
-	ADD COLUMN snapshot pg_snapshot;
+	ADD COLUMN snapshot pg_snapshot,
+	ADD COLUMN customer_ids bigint[];
 CREATE INDEX kapture_outbox_keys ON @extschema@.kapture_outbox (attachment_id, xact, seq) WHERE op NOT IN ('i', 'u');
 COMMENT ON COLUMN @extschema@.kapture_outbox.op IS 'i: inserted, u: updated, k: key updated, d: deleted, t: truncated, m: inserted or updated, at its command''s place in the order, c: nothing, but the end of a transaction';
 COMMENT ON COLUMN @extschema@.kapture_outbox.command IS 'number, within its transaction, of the first change of the same command, negative if the transaction had written the row before; NULL where the order does not matter';
 COMMENT ON COLUMN @extschema@.kapture_outbox.snapshot IS 'transactions that had ended when this one committed, in one of its entries that tell which row has a key';
+COMMENT ON COLUMN @extschema@.kapture_outbox.customer_ids IS 'customers of the deleted rows, in the order of row_key and more_keys, 0: none; NULL: not noted, as the table has no on_delete or no id column';
 
 ALTER TABLE @extschema@.kapture_delivery
 	DROP CONSTRAINT kapture_delivery_pkey,
@@ -346,3 +350,12 @@ ALTER TABLE @extschema@.kapture_pull_asked REPLICA IDENTITY FULL;
 COMMENT ON TABLE @extschema@.kapture_pull_asked IS 'calls of kapture_pull_now() since the latest pull of a server began';
 COMMENT ON COLUMN @extschema@.kapture_pull_asked.server IS 'foreign server that is to be pulled from';
 COMMENT ON COLUMN @extschema@.kapture_pull_asked.asked_at IS 'when that was asked for';
+
+CREATE TABLE @extschema@.kapture_written (
+	server name NOT NULL,
+	customer_id bigint NOT NULL
+);
+ALTER TABLE @extschema@.kapture_written REPLICA IDENTITY FULL;
+COMMENT ON TABLE @extschema@.kapture_written IS 'customers that sessions have updated by kapture_update_customer or foreign tables, until the worker has forgotten what it knew of their rows';
+COMMENT ON COLUMN @extschema@.kapture_written.server IS 'foreign server in whose account the customer is';
+COMMENT ON COLUMN @extschema@.kapture_written.customer_id IS 'Kapture''s id of the customer';

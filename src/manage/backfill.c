@@ -32,6 +32,7 @@
 #include "manage/run.h"
 #include "table/attach.h"
 #include "table/capture.h"
+#include "table/row_key.h"
 
 PG_FUNCTION_INFO_V1(kapture_backfill);
 PG_FUNCTION_INFO_V1(kapture_backfill_slice);
@@ -206,43 +207,11 @@ touch_find(Oid relid)
 }
 
 /*
- * The key as the trigger would note it, whichever way it is written: two texts of
- * one key would be two rows to the worker.
- */
-static char *
-touch_key(const KaptureAttachment *att, const char *row_key)
-{
-	char	  **values = kapture_catalog_unpack_key(row_key, att->nkeys);
-	char	   *result;
-	int			nestlevel;
-
-	if (values == NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("\"%s\" is not a key of table \"%s\"", row_key, get_rel_name(att->root)),
-				 errdetail("Its key has %d columns.", att->nkeys),
-				 errhint("Give the values as an array, such as {1,x}, in the order of the primary key.")));
-	nestlevel = kapture_catalog_text_settings();
-	for (int i = 0; i < att->nkeys; i++)
-	{
-		KaptureKeyColumn *col = &att->keys[i];
-		Oid			input;
-		Oid			param;
-
-		getTypeInputInfo(col->type, &input, &param);
-		values[i] = OutputFunctionCall(&col->output, OidInputFunctionCall(input, values[i], param, col->typmod));
-	}
-	result = kapture_catalog_pack_key(values, att->nkeys);
-	AtEOXact_GUC(true, nestlevel);
-	return result;
-}
-
-/*
  * kapture_touch(relation regclass, row_key text, fields text[]) returns void
  *
  * For whoever may update the table.  Errors: 22004 relation or row_key is NULL, 42P01
  * no such relation, 42501 no right to update it, 42704 not attached, or a field that
- * it does not feed, 22023 or those of the columns' types for what is no key, 55000 the
+ * it does not feed, those of kapture_row_key() for what is no key, 55000 the
  * extension is to be updated first, or the table has no primary key, 25006 the
  * transaction is read-only.
  */
@@ -260,7 +229,7 @@ kapture_touch(PG_FUNCTION_ARGS)
 	PreventCommandDuringRecovery("kapture_touch()");
 	kapture_version_require();
 	attachments = touch_find(PG_GETARG_OID(0));
-	key = touch_key(linitial(attachments), text_to_cstring(PG_GETARG_TEXT_PP(1)));
+	key = kapture_row_key(linitial(attachments), text_to_cstring(PG_GETARG_TEXT_PP(1)));
 	foreach(lc, attachments)
 	{
 		KaptureAttachment *att = lfirst(lc);

@@ -6,6 +6,9 @@
  * what a row would be linked to is looked up among the rows that have customers
  * (kapture_row), and among those that are just getting one.  It is asked for after an
  * answer has named the customer, and before anything is sent to it or recorded.
+ *
+ * Likewise, that a row was deleted (on_delete) is not reported if another row has its
+ * customer by now.
  */
 #include "postgres.h"
 
@@ -20,6 +23,7 @@
 #include "push/sharing.h"
 #include "table/row_io.h"
 #include "table/row_sql.h"
+#include "traffic/pacing.h"
 
 /* Is it a row of the task's account? */
 static bool
@@ -72,14 +76,14 @@ sharing_customer(HTAB *customers, const WorkerTask *task, HASHACTION action, boo
 	return hash_search(customers, &entry.key, action, found);
 }
 
-/* Notes that a task has its customer, unless another one has. */
+/* Notes that a task has its customer, unless another one has, which has not lost its row. */
 static void
 sharing_enter(HTAB *customers, WorkerTask *task)
 {
 	bool		found;
 	SharingCustomer *entry = sharing_customer(customers, task, HASH_ENTER, &found);
 
-	if (!found)
+	if (!found || kapture_task_reports(&entry->task->task))
 		entry->task = task;
 }
 
@@ -96,7 +100,8 @@ sharing_customers(Worker *worker)
 	hash_seq_init(&status, worker->deliveries);
 	while ((task = kapture_queue_next(&status)) != NULL)
 	{
-		if (task->task.customer_id != 0 && !task->unchecked && !task->task.delivery->gone &&
+		if (task->task.customer_id != 0 && !task->unchecked &&
+			(!task->task.delivery->gone || kapture_task_reports(&task->task)) &&
 			(task->task.state == KAPTURE_TASK_DONE || task->task.state == KAPTURE_TASK_SEND))
 			sharing_enter(customers, task);
 	}
@@ -137,7 +142,9 @@ sharing_check_tasks(Worker *worker, HTAB *customers, WorkerTask *task, Timestamp
 	const char *name;
 	const char *key;
 
-	if (holder && holder->task != task && holder->task->table->attached)
+	if (holder && holder->task != task && kapture_task_reports(&holder->task->task))
+		kapture_task_let_report(&task->task, now);
+	else if (holder && holder->task != task && holder->task->table->attached)
 	{
 		sharing_name(task, holder->task->table, holder->task->task.delivery->row_key, &name, &key);
 		kapture_task_yield(&task->task, name, key);
@@ -176,8 +183,13 @@ sharing_ask_rows(WorkerTable *table, List *holders)
 		if (h->table == table && h->holder->written)
 			rows = lappend(rows, &h->row);
 	}
-	if (rows == NIL || !table->present || !kapture_state_may_run(table))
+	if (rows == NIL || !table->present)
 		return;					/* then what was recorded must do */
+	if (!kapture_state_may_run(table))
+	{
+		kapture_queue_put_off(rows);
+		return;
+	}
 	kapture_row_read(table->att, table->server->timezone, rows, GetActiveSnapshot());
 	kapture_turn_charge(&table->turn, began, list_length(rows));
 	foreach(lc, holders)
@@ -227,6 +239,23 @@ sharing_look_up(WorkerTable *table, dlist_head *tasks, List *holders)
 	return holders;
 }
 
+/* Adds the row that may have the key of one whose deletion a task is to report, and its customer. */
+static List *
+sharing_add_successor(WorkerTask *task, List *holders)
+{
+	SharingHolder *h = palloc0(sizeof(SharingHolder));
+
+	h->holder = palloc0(sizeof(KaptureHolder));
+	h->holder->customer_id = task->task.customer_id;
+	h->holder->attachment_id = task->table->att->id;
+	h->holder->row_key = pstrdup(task->task.delivery->row_key);
+	h->row.row_key = h->holder->row_key;
+	h->holder->written = true;
+	h->table = task->table;
+	h->row.context = CurrentMemoryContext;
+	return lappend(holders, h);
+}
+
 /* The rows (of SharingHolder) that have the customers of the tasks, but for the tasks' own. */
 static List *
 sharing_holders(Worker *worker, dlist_head *tasks)
@@ -247,7 +276,11 @@ sharing_holders(Worker *worker, dlist_head *tasks)
 			ids = ids ? repalloc(ids, sizeof(int64) * size) : palloc(sizeof(int64) * size);
 		}
 		ids[n++] = dlist_container(WorkerTask, node, iter.cur)->task.customer_id;
+		if (kapture_task_reports(&dlist_container(WorkerTask, node, iter.cur)->task))
+			holders = sharing_add_successor(dlist_container(WorkerTask, node, iter.cur), holders);
 	}
+	if (holders != NIL)
+		tables = list_make1(dlist_head_element(WorkerTask, node, tasks)->table);
 	foreach(lc, kapture_row_state_holders(dlist_head_element(WorkerTask, node, tasks)->table->att->id, ids, n))
 	{
 		SharingHolder *h = palloc0(sizeof(SharingHolder));
@@ -294,6 +327,39 @@ sharing_check_rows(WorkerTask *task, List *holders)
 	return false;
 }
 
+/* Ends a task that is to report that its row was deleted if another one has the customer. */
+static void
+sharing_check_report(HTAB *customers, WorkerTask *task, List *holders, TimestampTz now)
+{
+	SharingCustomer *holder = sharing_customer(customers, task, HASH_FIND, NULL);
+	ListCell   *lc;
+
+	if (holder && holder->task->table->attached && !holder->task->task.delivery->gone)
+	{
+		kapture_task_spare(&task->task);
+		return;
+	}
+
+	foreach(lc, holders)
+	{
+		SharingHolder *h = lfirst(lc);
+
+		if (h->holder->customer_id != task->task.customer_id || !sharing_same_server(task, h->table))
+			continue;
+		if (h->row.outcome == KAPTURE_ROW_LOCKED)
+		{
+			/* it is asked again */
+			task->task.state = KAPTURE_TASK_RELEASE;
+			task->task.next_attempt = TimestampTzPlusMilliseconds(now, KAPTURE_LOCKED_RETRY);
+		}
+		else if (h->holds)
+		{
+			kapture_task_spare(&task->task);
+			return;
+		}
+	}
+}
+
 /* Tasks of one table that have just got a customer. */
 typedef struct SharingBatch
 {
@@ -315,7 +381,9 @@ sharing_do_check(void *arg)
 	{
 		WorkerTask *task = dlist_container(WorkerTask, node, iter.cur);
 
-		if (!task->task.delivery->gone && !sharing_check_rows(task, holders))
+		if (kapture_task_reports(&task->task))
+			sharing_check_report(batch->customers, task, holders, batch->now);
+		else if (!task->task.delivery->gone && !sharing_check_rows(task, holders))
 			sharing_check_tasks(batch->worker, batch->customers, task, batch->now);
 	}
 }
@@ -330,11 +398,49 @@ sharing_fail(WorkerTask *task, const ErrorData *error)
 	KaptureTask *t = &task->task;
 	bool		added = t->state == KAPTURE_TASK_DONE && kapture_task_has_added(t);
 
-	if (!added)
+	if (!added && !t->delivery->gone)
 		t->customer_id = 0;
 	kapture_task_park(t, error);
 	t->failed.arrived = added;
 	t->failed.unsure = false;
+}
+
+/*
+ * Goes through the tasks among "ready", of one table, that are to report that their row
+ * was deleted: those whose customer another row has end, those of which that is not known
+ * because of an error fail, and go to *settled.  Needs a transaction.
+ */
+void
+kapture_sharing_check_reports(Worker *worker, dlist_head *ready, dlist_head *settled, TimestampTz now)
+{
+	SharingBatch batch = {.worker = worker,.now = now};
+	dlist_mutable_iter iter;
+	ErrorData  *error;
+
+	dlist_init(&batch.tasks);
+	dlist_foreach_modify(iter, ready)
+	{
+		WorkerTask *task = dlist_container(WorkerTask, node, iter.cur);
+
+		if (!kapture_task_reports(&task->task))
+			continue;
+		dlist_delete(&task->node);
+		dlist_push_tail(&batch.tasks, &task->node);
+	}
+	if (dlist_is_empty(&batch.tasks))
+		return;
+	batch.customers = sharing_customers(worker);
+	error = kapture_guard_step(sharing_do_check, &batch);
+	while (!dlist_is_empty(&batch.tasks))
+	{
+		WorkerTask *task = dlist_container(WorkerTask, node, dlist_pop_head_node(&batch.tasks));
+
+		if (error)
+			sharing_fail(task, error);
+		dlist_push_tail(task->task.state == KAPTURE_TASK_SEND ? ready : settled, &task->node);
+	}
+	if (error)
+		FreeErrorData(error);
 }
 
 /*

@@ -82,6 +82,7 @@ typedef struct AttachRequest
 	char	   *on_conflict;
 	char	   *id_column;
 	Jsonb	   *on_leave;		/* or NULL */
+	Jsonb	   *on_delete;		/* likewise */
 
 	ArrayType  *keys;
 	List	   *mappings;		/* of KaptureMapping */
@@ -433,6 +434,13 @@ attach_text(const char *text)
 	return CStringGetTextDatum(text ? text : "");
 }
 
+/* Likewise, constants that are sent in some case. */
+static Datum
+attach_constants(Jsonb *constants)
+{
+	return attach_text(constants ? JsonbToCString(NULL, &constants->root, VARSIZE(constants)) : NULL);
+}
+
 /*
  * Writes where the value of a field of an attachment, with this bit, comes from.
  */
@@ -459,25 +467,25 @@ attach_store(Oid relid, AttachRequest *request)
 {
 	const KaptureGivenSource *source = request->source;
 	Oid			types[] = {REGCLASSOID, NAMEOID, NAMEARRAYOID, TEXTOID, BOOLOID, BOOLOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID,
-	TEXTOID, TEXTOID, TEXTOID};
+	TEXTOID, TEXTOID, TEXTOID, TEXTOID};
 	Datum		values[] = {
 		ObjectIdGetDatum(relid), NameGetDatum(request->server), PointerGetDatum(request->keys),
 		CStringGetTextDatum(request->on_duplicate), BoolGetDatum(request->replicated), BoolGetDatum(request->pull),
 		CStringGetTextDatum(request->on_conflict), attach_text(request->id_column),
 		attach_text(request->filter ? request->filter->text : NULL),
 		attach_text(request->filter ? kapture_expression_reads(request->filter) : NULL),
-		attach_text(request->on_leave ? JsonbToCString(NULL, &request->on_leave->root, VARSIZE(request->on_leave)) : NULL),
+		attach_constants(request->on_leave),
 		attach_text(source ? source->name : NULL), attach_text(source ? kapture_expression_reads(&source->reads) : NULL),
-		CStringGetTextDatum(request->name)
+		attach_constants(request->on_delete), CStringGetTextDatum(request->name)
 	};
 	ListCell   *lc;
 	int			bit = 0;
 
 	request->id = pg_strtoint32(kapture_own_text("INSERT INTO @.kapture_attachment"
 							   " (relation, server, key_columns, on_duplicate, replicated, pull, on_conflict, id_column,"
-							   " filter, filter_columns, on_leave, source, source_keys, source_columns, name, server_oid, server_owner)"
+							   " filter, filter_columns, on_leave, source, source_keys, source_columns, on_delete, name, server_oid, server_owner)"
 							   " SELECT $1, $2, $3, $4, $5, $6, $7, nullif($8, '')::name, nullif($9, ''), nullif($10, '')::name[], nullif($11, '')::jsonb,"
-							   " nullif($12, ''), CASE WHEN $12 <> '' THEN $3 END, nullif($13, '')::name[], $14,"
+							   " nullif($12, ''), CASE WHEN $12 <> '' THEN $3 END, nullif($13, '')::name[], nullif($14, '')::jsonb, $15,"
 							   " s.oid, s.srvowner FROM pg_foreign_server AS s WHERE s.srvname = $2 RETURNING attachment_id",
 							   lengthof(types), types, values));
 	foreach(lc, request->mappings)
@@ -767,7 +775,7 @@ attach_take_arguments(FunctionCallInfo fcinfo, AttachRequest *request)
 	attach_require(fcinfo, 2, "server");
 	attach_require(fcinfo, 4, "replicated");
 	attach_require(fcinfo, 5, "pull");
-	request->name = PG_ARGISNULL(11) ? "" : text_to_cstring(PG_GETARG_TEXT_PP(11));
+	request->name = PG_ARGISNULL(12) ? "" : text_to_cstring(PG_GETARG_TEXT_PP(12));
 	if (strlen(request->name) >= NAMEDATALEN)
 		ereport(ERROR,
 				(errcode(ERRCODE_NAME_TOO_LONG),
@@ -781,6 +789,8 @@ attach_take_arguments(FunctionCallInfo fcinfo, AttachRequest *request)
 	request->id_column = PG_ARGISNULL(9) ? NULL : pstrdup(NameStr(*PG_GETARG_NAME(9)));
 	if (!PG_ARGISNULL(10))
 		request->on_leave = kapture_mapping_take_constants(PG_GETARG_JSONB_P(10), "on_leave");
+	if (!PG_ARGISNULL(11))
+		request->on_delete = kapture_mapping_take_constants(PG_GETARG_JSONB_P(11), "on_delete");
 	if (request->on_leave && PG_ARGISNULL(7) && PG_ARGISNULL(8))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
@@ -918,7 +928,7 @@ attach_lock(Oid relid, const char *id_column)
  * kapture_attach(relation regclass, columns jsonb, server name,
  *				  on_duplicate text, replicated boolean, pull boolean,
  *				  on_conflict text, filter text, source regclass,
- *				  id_column name, on_leave jsonb, name text) returns void
+ *				  id_column name, on_leave jsonb, on_delete jsonb, name text) returns void
  *
  * Checks, adds the id column where it is missing, creates the trigger.
  */
@@ -1236,6 +1246,17 @@ kapture_resume(PG_FUNCTION_ARGS)
 	PG_RETURN_VOID();
 }
 
+/* Runs "sql" on failed rows of an attachment: all, or those that a condition on the key $2 finds. */
+static uint64
+attach_change_rows(const char *sql, Datum *values, const char *condition)
+{
+	Oid			types[2] = {INT4OID, TEXTOID};
+
+	return kapture_own_execute(psprintf("%s WHERE attachment_id = $1 AND state <> 'sending' AND last_error IS NOT NULL%s%s",
+										sql, condition ? " AND " : "", condition ? condition : ""),
+							   condition ? 2 : 1, types, values);
+}
+
 /*
  * Runs "sql" on failed rows of an attachment, all or the one with this key; and
  * "inbox_sql" on pulled customers that could not become rows, if on all.
@@ -1243,13 +1264,14 @@ kapture_resume(PG_FUNCTION_ARGS)
 static uint64
 attach_change_failed_of(const KaptureAttachment *att, const char *row_key, const char *sql, const char *inbox_sql)
 {
-	Oid			types[2] = {INT4OID, TEXTOID};
+	Oid			types[1] = {INT4OID};
 	Datum		values[2] = {Int32GetDatum(att->id), row_key ? CStringGetTextDatum(row_key) : (Datum) 0};
 	uint64		n;
 
-	n = kapture_own_execute(psprintf("%s WHERE attachment_id = $1 AND state <> 'sending' AND last_error IS NOT NULL%s",
-									 sql, row_key ? " AND " KAPTURE_KEY_IS("row_key", "$2") : ""),
-							row_key ? 2 : 1, types, values);
+	n = attach_change_rows(sql, values, row_key ? KAPTURE_KEY_IS("row_key", "$2") : NULL);
+	/* the report that a row was deleted */
+	if (row_key && n == 0)
+		n = attach_change_rows(sql, values, "row_key IS NULL AND old_key = $2");
 	if (row_key == NULL)
 		n += kapture_own_execute(psprintf("%s WHERE attachment_id = $1 AND last_error IS NOT NULL", inbox_sql),
 								 1, types, values);

@@ -46,6 +46,7 @@ system_or_bail('make', '-s', '-j2', '-C', $top, 'fault_points', "PG_CONFIG=$pg_c
 my $emulator = start_emulator();
 my $crm = start_emulator();    # pulled from
 my $node = PostgreSQL::Test::Cluster->new('main', install_path => other_installation("$top/test/faults/kapture_sync.so"));
+shorthand($node, $emulator, qw(sql));
 $node->init;
 $node->append_conf('postgresql.conf', "shared_preload_libraries = 'kapture_sync'\nlog_min_messages = info\nfsync = off\n");
 $node->start;
@@ -67,7 +68,6 @@ SELECT kapture_attach('pulled', server => 'crm', pull => true, on_conflict => 'r
 my ($customers, $pulled) = map { sql("SELECT attachment_id FROM kapture_attachment WHERE relation = '$_'::regclass") } qw(customers pulled);
 my $n = 1000;
 
-sub sql { return $node->safe_psql('postgres', $_[0]) }
 sub phone { return 9600000000 + ++$n }
 
 # What the server's files say, or are told; see src/base/fault.c.

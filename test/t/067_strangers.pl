@@ -6,12 +6,12 @@ use warnings;
 use FindBin;
 use lib "$FindBin::RealBin/../perl";
 use KaptureTest;
-use POSIX qw(strftime);
 use PostgreSQL::Test::Utils;
 use Test::More;
 
 my $emulator = start_emulator();
 my $node = new_node('main');
+shorthand($node, $emulator, qw(sql));
 # debug5 of everything, but for statements as users type them
 $node->append_conf('postgresql.conf', qq(
 log_min_messages = debug5
@@ -36,7 +36,6 @@ my %secrets = (
 	"a row's key" => 'key-of-dar');
 my $secret = join '|', map { "\Q$_\E" } values %secrets;
 
-sub sql { return $node->safe_psql('postgres', $_[0]) }
 # all that a role gets to see: results, errors, notices
 sub as_role
 {
@@ -52,7 +51,6 @@ sub set_keys
 	emulator_post($emulator, 'keys', { get => $secrets{'a key of one API'} });
 	return;
 }
-sub ago { return strftime('%Y-%m-%d %H:%M:%S', gmtime(time + 19800 - $_[0])) }
 
 sub shows_nothing
 {

@@ -12,13 +12,13 @@ use Test::More;
 
 my $emulator = start_emulator();
 my $node = new_node('main');
+shorthand($node, $emulator, qw(sql));
 setup_sync($node, $emulator);
 create_customers($node);
 my $idle = "SELECT pending + in_flight + retrying = 0 FROM kapture_status WHERE relation = 'customers'::regclass";
 my $state = "SELECT server_state FROM kapture_status WHERE relation = 'customers'::regclass";
 my $seconds = 2;
 
-sub sql { return $node->safe_psql('postgres', $_[0]) }
 sub account { return emulator_post($emulator, 'account', {@_}) }
 sub requests { return emulator_get($emulator, 'stats')->{"$_[0]_requests"} }
 
