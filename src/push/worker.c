@@ -24,6 +24,7 @@
 
 #include "api/http.h"
 #include "base/compat.h"
+#include "base/fault.h"
 #include "base/guc.h"
 #include "base/lock.h"
 #include "base/user_code.h"
@@ -168,7 +169,7 @@ worker_timeout(Worker *worker)
 {
 	TimestampTz next = worker->stale ? worker->load_not_before : worker->next_load;
 
-	next = Min(next, kapture_calls_next(worker));
+	next = Min(next, Min(kapture_calls_next(worker), kapture_record_next(worker)));
 	if (kapture_state_may_send(worker))
 		next = Min(next, worker_next_work(worker, GetCurrentTimestamp()));
 	return kapture_process_wait_until(next);
@@ -245,10 +246,14 @@ worker_await_answers(Worker *worker)
 	}
 }
 
-/* Takes in the answers that come soon, and gives back what was not sent. */
+/*
+ * Records what was sent, and puts back what was not: no row is in doubt that need not be,
+ * nor does one wait for the next worker's timeout.
+ */
 static void
-worker_wind_up(Worker *worker)
+worker_wind_up(void *arg)
 {
+	Worker	   *worker = arg;
 	dlist_iter	iter;
 
 	worker_await_answers(worker);
@@ -349,6 +354,7 @@ worker_pass(void *arg)
 	bool		woken;
 
 	kapture_process_take_in(&reloaded, &woken);
+	KAPTURE_FAULT_ROW("pass", NULL);
 	if (reloaded)
 	{
 		worker->stale = true;	/* exclusions may have changed, */
@@ -367,7 +373,7 @@ worker_pass(void *arg)
 
 	/* connections are kept busy first, and while answers are recorded */
 	kapture_record_collect(worker);
-	if (worker->trouble)
+	if (worker->trouble && kapture_record_is_due(worker))
 		kapture_record(worker);
 	kapture_send(worker);
 	worker_safety_look(worker);
@@ -375,7 +381,8 @@ worker_pass(void *arg)
 	kapture_claim(worker);
 	kapture_send(worker);
 	kapture_calls_record(worker);
-	kapture_calls_send(worker);
+	kapture_calls_claim(worker);
+	kapture_send(worker);
 	worker_expire(worker);
 	kapture_record_rest(worker);
 	if (kapture_record_is_due(worker))
@@ -387,8 +394,6 @@ worker_pass(void *arg)
 
 	worker_report_tables(worker);
 	timeout = worker_timeout(worker);
-	if (worker->nanswered > 0)
-		timeout = timeout < 0 ? KAPTURE_RECORD_DELAY : Min(timeout, KAPTURE_RECORD_DELAY);
 	if (timeout != 0 && kapture_shmem_worker_listen(worker_listens(worker)))
 	{
 		worker_report_activity(worker);
@@ -420,7 +425,7 @@ worker_backoff(int errors)
 void
 kapture_worker_main(Datum arg)
 {
-	static const KaptureProcessLoop loop = {worker_pass, worker_look_again, worker_backoff, "KaptureWorkerMain"};
+	static const KaptureProcessLoop loop = {worker_pass, worker_look_again, worker_backoff, "KaptureWorkerMain", worker_wind_up};
 
 	kapture_process_run_loop(&loop, worker_initialize(arg));
 }

@@ -1,5 +1,5 @@
 # What several things at once used to break: outages that many requests met, pulls beside
-# Adds in doubt, and other keys of rows.
+# Adds in doubt, other keys of rows, and locks that others hold.
 use strict;
 use warnings;
 
@@ -8,6 +8,7 @@ use lib "$FindBin::RealBin/../perl";
 use IPC::Run ();
 use KaptureTest;
 use POSIX qw(strftime);
+use PostgreSQL::Test::Utils;
 use Test::More;
 
 my $emulator = start_emulator();
@@ -124,6 +125,12 @@ is(join(' ', sort map { $_->{customer_name} } grep { ($_->{city} // '') eq 'Pune
 is(sql("SELECT count(*) FROM kapture_row JOIN kapture_attachment USING (attachment_id) WHERE relation = 'bare'::regclass AND gone_at IS NULL"), '5',
 	'the row that was deleted has none any more');
 
+# another type, in which keys have another text
+sql("ALTER TABLE bare ALTER b TYPE numeric(10,2); UPDATE bare SET city = 'Agra' WHERE customer_name = 'Bare 2'");
+settled_ok('the key has another type');
+is(sql("SELECT b::text ~ '\\.00' FROM bare LIMIT 1") . (requests('add') - $before), 't0', 'in which it is written otherwise, and no row is added twice');
+is(ids(), ids_there(), 'each has its own customer still');
+
 # rows that cannot be found by the former key
 my ($rc, $out, $err) = $node->psql('postgres', "ALTER TABLE bare DROP b, ADD PRIMARY KEY (a)");
 like($err, qr/WARNING:  rows of table "bare" are not sent any more, as its primary key is another one now\nDETAIL:  .* of which a column is gone\.\nHINT:  Call kapture_detach\(\)/,
@@ -204,10 +211,40 @@ for my $try (1 .. 5)
 	sql("SELECT kapture_discard('moving')");
 }
 $gate->quit;
-like($said, qr/ERROR:  requests of table "moving" to server "kapture" may be under way/, 'a change that is being taken up is in nobody\'s blind spot');
+like($said, qr/ERROR:  requests of table "moving" to server "kapture" may be in flight/, 'a change that is being taken up is in nobody\'s blind spot');
 release_adds($node, $emulator);
 poll_ok($node, "SELECT count(kapture_customer_id) = 1 FROM moving", 'it goes to the server that the table had');
 is(scalar @{ emulator_get($second, 'customers') }, 0, 'and not to the other one');
+
+#
+# What somebody has locked keeps nobody busy
+#
+
+# the processor time of a process, in seconds
+sub worked
+{
+	my ($pid) = @_;
+	my @stat = split / /, slurp_file("/proc/$pid/stat") =~ s/.*\) //sr;
+	return ($stat[11] + $stat[12]) / POSIX::sysconf(POSIX::_SC_CLK_TCK());
+}
+
+emulator_faults($emulator, { api => 'ticket_add', action => 'status', code => 503 });
+my $call = sql(q(SELECT kapture_send('ticket_add', '{"title": "Locked"}', retry => 'always')));
+my $locker = $node->background_psql('postgres');
+$locker->query_safe("BEGIN");
+wait_for(sub {
+	$locker->query_safe("ROLLBACK; BEGIN");
+	return $locker->query_safe("SELECT true FROM kapture_call_queue WHERE call_id = $call AND state = 'waiting' AND attempts > 0 FOR UPDATE SKIP LOCKED") eq 't';
+}, 'a call that waits');
+emulator_faults($emulator);
+poll_ok($node, "SELECT next_attempt < now() FROM kapture_call_queue WHERE call_id = $call", 'a call that somebody has locked is due');
+my ($worker, $until) = (sql("SELECT kapture_worker_pid()"), time + 2);
+my $worked = worked($worker);
+wait_for(sub { time > $until }, 'the worker to have had time');
+cmp_ok(worked($worker) - $worked, '<', 0.2 * ($ENV{KAPTURE_SLOWNESS} || 1), 'the worker does not look for it all the time');
+$locker->query_safe("COMMIT");
+$locker->quit;
+poll_ok($node, "SELECT state = 'done' FROM kapture_calls WHERE call_id = $call", 'and sends it when it is free');
 
 $node->stop;
 done_testing();

@@ -100,6 +100,31 @@ sql("UPDATE visits SET seen = '2021-03-21 08:00:00+00'");
 wait_for(sub { return zone_sent() =~ /^2021-03-21/ }, 'the next update to be there');
 is(zone_sent(), '2021-03-21 09:00:00+01', 'once more');
 
+# a pull under way has asked for times of the old zone: it begins anew
+emulator_faults($emulator, { api => 'pull', action => 'hold' });
+sql(qq(BEGIN;
+CREATE SERVER zoned FOREIGN DATA WRAPPER kapture_fdw OPTIONS (url '$emulator->{url}', timeout '1h', pull_interval '1h', pull_since '2026-01-01');
+CREATE USER MAPPING FOR CURRENT_USER SERVER zoned OPTIONS (auth_key 'a2FwZGVtbzprYXAxMjM=');
+COMMIT));
+wait_for(sub { return emulator_get($emulator, 'stats')->{in_flight} > 0 }, 'a pull to be under way');
+emulator_faults($emulator);
+sql("ALTER SERVER zoned OPTIONS (ADD timezone 'Asia/Kathmandu')");
+poll_ok($node, "SELECT pulled_until IS NOT NULL FROM kapture_pull_status WHERE server = 'zoned'", 'a pull does not go on in the old time zone');
+emulator_post($emulator, 'release', {});
+sql('DROP SERVER zoned CASCADE');
+
+#
+# The expressions of a row outside the filter are not evaluated, which may be what it is for
+#
+
+sql(q(CREATE TABLE shares (id int PRIMARY KEY, customer_name text, phone text, n int);
+SELECT kapture_attach('shares', columns => '{"customer_name": "customer_name", "phone": "phone", "zone": {"expression": "(100 / n)::text"}}', filter => 'n <> 0');
+INSERT INTO shares VALUES (1, 'Inside', '9750000001', 4), (2, 'Outside', '9750000002', 0)));
+poll_ok($node, "SELECT kapture_customer_id IS NOT NULL FROM shares WHERE id = 1", 'a row inside the filter is sent');
+poll_ok($node, $idle, 'and nothing is left');
+is(sql("SELECT parked, (SELECT kapture_customer_id IS NULL FROM shares WHERE id = 2) FROM kapture_status WHERE relation = 'shares'::regclass"), '0|t',
+	'the one outside is neither sent nor at fault');
+
 #
 # Nobody's mapping but PUBLIC's
 #
@@ -131,8 +156,11 @@ sql("DROP USER MAPPING FOR agent SERVER shared; ALTER USER MAPPING FOR PUBLIC SE
 sql("SET ROLE agent; CREATE TABLE leads (id int PRIMARY KEY, customer_name text, phone text);
 SELECT kapture_attach('leads', server => 'shared'); INSERT INTO leads VALUES (1, 'Lead', '9740000001')");
 poll_ok($node, "SELECT server_state = 'denied' FROM kapture_status WHERE relation = 'leads'::regclass", 'a row of a table waits for a good key of PUBLIC');
+my $retry_at = sql("SELECT retry_at FROM kapture_server_states() WHERE server = 'shared'");
 sql("ALTER USER MAPPING FOR PUBLIC SERVER shared OPTIONS (SET auth_key '$key')");
 poll_ok($node, "SELECT kapture_customer_id IS NOT NULL FROM leads", 'and is sent as soon as there is one');
+is(sql("SELECT finished_at < '$retry_at' FROM kapture_history WHERE relation::text = 'leads' AND action = 'add'"), 't',
+	'not just when the server would have been tried again');
 
 $node->stop;
 done_testing();
