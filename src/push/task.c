@@ -35,8 +35,8 @@
  * An answer that is not about the customer that was sent or searched for is one to
  * another request (a server or proxy has got out of step).  It counts as none.
  *
- * Kapture tells no newer Update from an older one either: the last that it gets
- * round to wins.  So while a request may be running whose outcome nobody saw,
+ * Kapture does not know a newer Update from an older one either: the last that it
+ * carries out wins.  So while a request may be running whose outcome nobody saw,
  * nothing else is sent for its row.
  *
  * No I/O here: the worker sends what is planned and brings the answers.
@@ -563,7 +563,7 @@ task_gone(KaptureTask *task, TimestampTz now)
 }
 
 /*
- * The row was deleted while a request of its was under way, whose answer has
+ * The row was deleted while a request of its was in flight, whose answer has
  * been taken in: nothing else is sent for it, but a search for its lost Add, and that
  * it was deleted.
  */
@@ -726,7 +726,7 @@ task_searched(KaptureTask *task, TimestampTz now)
 
 	if (task->delivery->gone && !search_again)
 	{
-		/* of somebody else's customer nothing is left to be said */
+		/* a customer that another row has is not recorded with this one */
 		task->customer_id = task->asked_first && !different ? found : 0;
 		task_end_gone(task);
 	}
@@ -873,9 +873,9 @@ task_confirm_named(const KaptureTask *task, Jsonb *answer, KaptureReply *reply)
 }
 
 /*
- * Likewise, has the customer that was found what was searched for?  Kapture may
- * search by phone or email if it is given both: then each is searched for by
- * itself, and the result is true.
+ * Has the customer that was found what was searched for?  If not, the answer counts as
+ * one to another request.  Kapture may search by phone or email if it is given both:
+ * then each is searched for separately, and the result is true.
  */
 static bool
 task_confirm_found(KaptureTask *task, Jsonb *answer, KaptureReply *reply)
@@ -1077,7 +1077,8 @@ kapture_task_yield(KaptureTask *task, const char *table, const char *row_key)
 }
 
 /*
- * Puts off a task whose customer another row is just being added as; likewise.
+ * Puts off a task whose customer another row is just being added as; "table" and
+ * "row_key" as for kapture_task_yield().
  */
 void
 kapture_task_stand_back(KaptureTask *task, TimestampTz now, const char *table, const char *row_key)

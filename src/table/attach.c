@@ -227,25 +227,6 @@ attach_require(FunctionCallInfo fcinfo, int arg, const char *name)
 				 errmsg("argument \"%s\" must not be null", name)));
 }
 
-/* Opens a relation that the caller must own.  Others do not come to wait for the lock. */
-static Relation
-attach_open_owned(Oid relid, LOCKMODE lockmode)
-{
-	Relation	rel;
-
-	if (SearchSysCacheExists1(RELOID, ObjectIdGetDatum(relid)) && !object_ownercheck(RelationRelationId, relid, GetUserId()))
-		aclcheck_error(ACLCHECK_NOT_OWNER, get_relkind_objtype(get_rel_relkind(relid)), get_rel_name(relid));
-	rel = try_relation_open(relid, lockmode);
-	if (rel == NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_TABLE),
-				 errmsg("relation with OID %u does not exist", relid)));
-	if (!object_ownercheck(RelationRelationId, relid, GetUserId()))
-		aclcheck_error(ACLCHECK_NOT_OWNER, get_relkind_objtype(rel->rd_rel->relkind),
-					   RelationGetRelationName(rel));
-	return rel;
-}
-
 /* Refuses an attachment that would be taken for another one of its table, or write where that one does. */
 static void
 attach_check_beside(const AttachRequest *request, const KaptureAttachment *other)
@@ -944,7 +925,7 @@ kapture_attach(PG_FUNCTION_ARGS)
 	kapture_version_require();	/* before it reads arguments that others have not */
 	attach_take_arguments(fcinfo, &request);
 	relid = PG_GETARG_OID(0);
-	rel = attach_open_owned(relid, attach_lock(relid, request.id_column));
+	rel = kapture_argument_open(relid, attach_lock(relid, request.id_column), kapture_argument_check_owner);
 	attach_check_relation(rel, &request);
 	name = kapture_row_relation_name(RelationGetRelid(rel));
 	request.keys = attach_key_columns(rel);
@@ -990,7 +971,7 @@ attach_find_argument(FunctionCallInfo fcinfo, int arg, LOCKMODE lockmode)
 
 	attach_require(fcinfo, arg, "relation");
 	kapture_version_require();
-	rel = attach_open_owned(PG_GETARG_OID(arg), lockmode);
+	rel = kapture_argument_open(PG_GETARG_OID(arg), lockmode, kapture_argument_check_owner);
 	attachments = kapture_catalog_attachments(rel);
 	att = attachments != NIL ? linitial(attachments) : NULL;
 	if (att == NULL || att->root != RelationGetRelid(rel))
@@ -1141,7 +1122,7 @@ attach_drop_orphans(FunctionCallInfo fcinfo)
 
 	attach_require(fcinfo, 0, "relation");
 	kapture_version_require();
-	rel = attach_open_owned(PG_GETARG_OID(0), AccessExclusiveLock);
+	rel = kapture_argument_open(PG_GETARG_OID(0), AccessExclusiveLock, kapture_argument_check_owner);
 	orphan = kapture_catalog_attachment(rel) == NULL;
 	relation_close(rel, NoLock);
 	if (!orphan || attach_drop_all_triggers(PG_GETARG_OID(0), NIL) == 0)

@@ -185,6 +185,38 @@ sql("DELETE FROM customers");
 idle_ok('until it is deleted');
 is(campaign($id), 'deleted', 'which is reported');
 
+# a new row with the phone of one whose deletion is being reported
+$id = customer('customers', 'Before');
+my $phone = sql("SELECT phone FROM customers");
+sql("ALTER SERVER kapture OPTIONS (SET timeout '1h')");
+emulator_faults($emulator, { api => 'update', action => 'hold', match => 'deleted' });
+sql("DELETE FROM customers");
+held_ok(1, 'a report in flight');
+sql("INSERT INTO customers (customer_name, phone, city) VALUES ('After', '$phone', 'Kochi')");
+poll_ok($node, "SELECT message = 'the deletion of the row that was Kapture customer $id is being reported' FROM kapture_failures WHERE state = 'retry'",
+	'a new row with the same phone waits for that');
+emulator_faults($emulator);
+emulator_post($emulator, 'release', {});
+poll_ok($node, "SELECT kapture_customer_id = $id FROM customers", 'and gets the customer then');
+idle_ok('nothing waits');
+sql("ALTER SERVER kapture OPTIONS (SET timeout '2s')");
+like((grep { /"$id"/ } updates('Kochi'))[-1] // '', qr/"city": "Kochi"/, 'who is sent its values');
+is(scalar(grep { /"$id"/ } updates('deleted')), 1, 'after the report');
+sql("DELETE FROM customers");
+idle_ok('it is deleted, too');
+
+# what is pulled after it
+sql("SELECT kapture_alter('customers', pull => true)");
+$id = customer('customers', 'Pulled');
+sql("DELETE FROM customers");
+idle_ok('a row of a table that is pulled into is deleted');
+sql("CALL kapture_refresh(now()::date - 1, now()::date + 1)");
+is(sql("SELECT count(*) FROM kapture_customers WHERE id = $id"), '1', 'its customer is pulled');
+poll_ok($node, "SELECT count(*) = 0 FROM kapture_inbox WHERE state = 'waiting'", 'what was pulled is dealt with');
+is(sql("SELECT count(*) FROM customers WHERE kapture_customer_id = $id"), '0', 'the row does not come back');
+sql("DELETE FROM customers; SELECT kapture_alter('customers', reset => '{pull}')");
+idle_ok('nothing is pulled any more');
+
 # other ways to attach, and to delete
 sql(q{CREATE TABLE plain (id int PRIMARY KEY GENERATED ALWAYS AS IDENTITY, customer_name text, phone text);
 	SELECT kapture_attach('plain', id_column => NULL, replicated => true, on_delete => '{"zone": 5, "campaign_name": "deleted"}')});
