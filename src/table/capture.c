@@ -577,6 +577,20 @@ capture_delete(CaptureTable *table, KaptureAttachment *att, TriggerData *trigdat
 }
 
 static void
+capture_insert(CaptureTable *table, KaptureAttachment *att, TriggerData *trigdata)
+{
+	char	   *key = capture_key(table, att, trigdata->tg_trigslot);
+	CommandId	cid = capture_command(trigdata->tg_relation, trigdata->tg_trigtuple, false);
+	int64		ignored = capture_ignored_columns(att, trigdata->tg_trigslot);
+
+	/* a new row is Kapture's as a whole */
+	if (ignored != 0)
+		kapture_notes_add_arriving(att->id, ignored, key, cid);
+	else
+		kapture_notes_add(att->id, KAPTURE_NOTE_INSERTED, att->all_changed, key, NULL, cid, false);
+}
+
+static void
 capture_update(CaptureTable *table, KaptureAttachment *att, TriggerData *trigdata)
 {
 	TupleDesc	desc = RelationGetDescr(trigdata->tg_relation);
@@ -676,13 +690,8 @@ kapture_capture(PG_FUNCTION_ARGS)
 		capture_truncate(att);
 	else if (TRIGGER_FIRED_BY_UPDATE(trigdata->tg_event))
 		capture_update(table, att, trigdata);
-	else if (TRIGGER_FIRED_BY_INSERT(trigdata->tg_event) &&
-			 capture_ignored_columns(att, trigdata->tg_trigslot) != 0)
-		return PointerGetDatum(NULL);	/* a new row is Kapture's as a whole */
 	else if (TRIGGER_FIRED_BY_INSERT(trigdata->tg_event))
-		kapture_notes_add(att->id, KAPTURE_NOTE_INSERTED, att->all_changed,
-						  capture_key(table, att, trigdata->tg_trigslot), NULL,
-						  capture_command(trigdata->tg_relation, trigdata->tg_trigtuple, false), false);
+		capture_insert(table, att, trigdata);
 	else
 		capture_delete(table, att, trigdata);
 	return PointerGetDatum(NULL);

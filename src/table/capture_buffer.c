@@ -847,11 +847,11 @@ notes_command(CommandId cid)
 }
 
 /*
- * A row comes in: if it has just left another partition, it is the same one, and what
- * is to be noted of that is.  Returns whether it has.
+ * A row comes in: if it has just left another partition, it is the same one, and that is
+ * noted, but for columns that are to be ignored.  Returns whether it has.
  */
 static bool
-notes_enter(int32 attachment_id, const char *row_key, CommandId cid)
+notes_enter(int32 attachment_id, const char *row_key, CommandId cid, int64 ignored)
 {
 	for (int i = 0; i < notes_nleaving; i++)
 	{
@@ -861,8 +861,10 @@ notes_enter(int32 attachment_id, const char *row_key, CommandId cid)
 		if (leaving.attachment_id != attachment_id || leaving.cid != cid)
 			continue;
 		notes_leaving[i] = notes_leaving[--notes_nleaving];
-		notes_append(attachment_id, same ? KAPTURE_NOTE_UPDATED : KAPTURE_NOTE_REKEYED,
-					 leaving.changed, row_key, same ? NULL : leaving.row_key, same ? 0 : leaving.command,
+		leaving.changed &= ~ignored;
+		if (!same || leaving.changed != 0)
+			notes_append(attachment_id, same ? KAPTURE_NOTE_UPDATED : KAPTURE_NOTE_REKEYED,
+						 leaving.changed, row_key, same ? NULL : leaving.row_key, same ? 0 : leaving.command,
 					 KAPTURE_NOTE_NOT_KNOWN);
 		pfree(leaving.row_key);
 		return true;
@@ -880,7 +882,7 @@ notes_add(int32 attachment_id, char op, int64 changed, const char *row_key, cons
 
 	if (notes_nleaving > 0 && notes_leaving[0].cid == cid)
 	{
-		if (op == KAPTURE_NOTE_INSERTED && notes_enter(attachment_id, row_key, cid))
+		if (op == KAPTURE_NOTE_INSERTED && notes_enter(attachment_id, row_key, cid, 0))
 			return;
 		notes_settle_leaving();
 	}
@@ -962,6 +964,16 @@ kapture_notes_add_leaving(int32 attachment_id, int64 changed, const char *row_ke
 	leaving->cid = cid;
 	leaving->customer_id = customer_id;
 	leaving->row_key = MemoryContextStrdup(TopTransactionContext, row_key);
+}
+
+/*
+ * Notes that a row comes in with these columns as Kapture has them: a new one is not
+ * noted, one that has just left another partition with its other columns.
+ */
+void
+kapture_notes_add_arriving(int32 attachment_id, int64 ignored, const char *row_key, CommandId cid)
+{
+	(void) notes_enter(attachment_id, row_key, cid, ignored);
 }
 
 /*

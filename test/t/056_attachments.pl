@@ -311,5 +311,17 @@ poll_ok($node, $idle, 'and is sent on');
 is(held('one'), 'Changed', 'to the first');
 is(sql("SELECT count(*) FROM mirror"), '1', 'and all that is one row');
 
+# --- a pulled customer moves its row to another partition
+sql("CREATE TABLE cities (id int GENERATED ALWAYS AS IDENTITY, city text, full_name text, phone text, note text, PRIMARY KEY (id, city)) PARTITION BY LIST (city);
+CREATE TABLE cities_goa PARTITION OF cities FOR VALUES IN ('Goa'); CREATE TABLE cities_pune PARTITION OF cities FOR VALUES IN ('Pune');
+SELECT kapture_attach('cities', columns => '{\"customer_name\": \"full_name\", \"phone\": \"phone\", \"city\": \"city\"}', server => 'one', pull => true, filter => 'full_name = ''Mover''', on_delete => '{\"zone\": \"deleted\"}')");
+emulator_post($emulator{one}, 'seed', [ { customer_name => 'Mover', phone => '9700000002', city => 'Goa', kapture_customer_id => 72, generated => $since[1] } ]);
+poll_ok($node, "SELECT count(*) = 1 FROM cities_goa WHERE kapture_customer_id = 72", 'a customer becomes a row of a partition');
+sql("SELECT kapture_update_customer('{\"kapture_customer_id\": \"72\", \"city\": \"Pune\"}', 'one')");
+poll_ok($node, "SELECT count(*) = 1 FROM cities_pune WHERE kapture_customer_id = 72", 'it moves to another partition, as the customer has moved');
+poll_ok($node, $idle, 'nothing waits');
+is(sql("SELECT count(*) FROM kapture_orphans WHERE relation = 'cities'::regclass"), '0', 'it is not taken for deleted');
+is((grep { $_->{kapture_customer_id} == 72 } @{ emulator_get($emulator{one}, 'customers') })[0]{zone} // '', '', 'nor is that reported');
+
 $node->stop;
 done_testing();
