@@ -83,8 +83,8 @@ extern void kapture_task_fail(KaptureTask *task, bool park, TimestampTz next_att
 extern bool kapture_task_has_added(const KaptureTask *task);
 extern bool kapture_task_frees(const KaptureTask *task);
 extern bool kapture_task_takes(const KaptureTask *task);
-extern void kapture_task_yield(KaptureTask *task, const char *table, const char *row_key);
-extern void kapture_task_stand_back(KaptureTask *task, TimestampTz now, const char *table, const char *row_key);
+extern void kapture_task_yield(KaptureTask *task, TimestampTz now, const char *table, const char *row_key);
+extern void kapture_task_stand_back(KaptureTask *task, TimestampTz now, bool had, const char *table, const char *row_key);
 extern void kapture_task_park(KaptureTask *task, const ErrorData *error);
 extern void kapture_task_written(KaptureTask *task, TimestampTz later, const char *why, const char *blame);
 extern void kapture_task_unrecorded(KaptureTask *task, const ErrorData *error);
