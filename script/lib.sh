@@ -81,6 +81,49 @@ build_and_install() {
 	as_root env ASAN_OPTIONS="${ASAN_OPTIONS:-}" make -s -C "$work/src" PG_CONFIG="$pg_config" with_llvm=no install >/dev/null
 }
 
+# Runs the regression tests of $work/src, against a server and an emulator of
+# their own, below $work; what they say goes to the file named.  The caller ends
+# $work/data and the processes in ${pids[@]} if it is left early.
+run_regress() {
+	local pg_config=$1 log=$2 bin rc=0
+	bin=$($pg_config --bindir)
+	as_runner mkdir -p "$work/run"
+	as_runner "$bin/initdb" -D "$work/data" -A trust -U postgres --locale=C.UTF-8 >/dev/null || return
+	cat >>"$work/data/postgresql.conf" <<-EOF
+		listen_addresses = ''
+		unix_socket_directories = '$work/run'
+		shared_preload_libraries = 'kapture_sync'
+		fsync = off
+	EOF
+	as_runner "$bin/pg_ctl" -D "$work/data" -l "$work/server.log" -w start >/dev/null || return
+	# the pid that runuser starts, not its own, which does not pass signals on
+	as_runner sh -c 'echo $$ >"$1/pid"; exec "$2" --port 0 --port-file "$1/port"' \
+		sh "$work/run" "$work/src/test/emulator/kapture-emulator" >"$work/emulator-regress.log" 2>&1 &
+	for _ in $(seq 200); do [ -s "$work/run/port" ] && break; read -rt 0.05 <> <(:) || true; done
+	pids+=("$(cat "$work/run/pid")")
+	export KAPTURE_EMULATOR_URL="http://127.0.0.1:$(cat "$work/run/port")"
+	as_runner env PGHOST="$work/run" PGUSER=postgres make -s -C "$work/src" installcheck PG_CONFIG="$pg_config" with_llvm=no \
+		>"$log" 2>&1 || rc=$?
+	as_runner "$bin/pg_ctl" -D "$work/data" -m fast -w -t 60 stop >/dev/null || true
+	return $rc
+}
+
+# Runs a TAP test of $work/src; what it says goes to the file named.
+run_tap() {
+	local pg_config=$1 test=$2 log=$3 pgxs bin rc=0
+	pgxs=$($pg_config --pgxs)
+	bin=$($pg_config --bindir)
+	(
+		cd "$work/src"
+		as_runner env PATH="$bin:$PATH" PGPORT=65432 TESTDIR="$work/src/test" \
+			TESTDATADIR="$work/src/test/tmp_check" TESTLOGDIR="$work/src/test/tmp_check/log" \
+			PG_REGRESS="$(dirname "$pgxs")/../test/regress/pg_regress" \
+			KAPTURE_EMULATOR="$work/src/test/emulator/kapture-emulator" \
+			prove -v --merge -I "$(dirname "$pgxs")/../test/perl" -I test/perl "$test"
+	) >"$log" 2>&1 || rc=$?
+	return $rc
+}
+
 # Builds and installs for another major version, which others are upgraded from.
 install_for_older() {
 	need_packages "postgresql-$1" "postgresql-server-dev-$1"

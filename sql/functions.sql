@@ -213,19 +213,20 @@ COMMENT ON FUNCTION @extschema@.kapture_contact_rows(jsonb, name) IS
 CREATE OR REPLACE FUNCTION @extschema@.kapture_attach(relation regclass, columns jsonb DEFAULT NULL,
 	server name DEFAULT 'kapture', on_duplicate text DEFAULT 'link', replicated boolean DEFAULT false,
 	pull boolean DEFAULT false, on_conflict text DEFAULT 'local', filter text DEFAULT NULL,
-	source regclass DEFAULT NULL, id_column name DEFAULT 'kapture_customer_id', on_leave jsonb DEFAULT NULL)
+	source regclass DEFAULT NULL, id_column name DEFAULT 'kapture_customer_id', on_leave jsonb DEFAULT NULL,
+	on_delete jsonb DEFAULT NULL)
 RETURNS void
 LANGUAGE C VOLATILE AS 'MODULE_PATHNAME', 'kapture_attach';
-COMMENT ON FUNCTION @extschema@.kapture_attach(regclass, jsonb, name, text, boolean, boolean, text, text, regclass, name, jsonb) IS
+COMMENT ON FUNCTION @extschema@.kapture_attach(regclass, jsonb, name, text, boolean, boolean, text, text, regclass, name, jsonb, jsonb) IS
 'keeps a table and Kapture in step from here on; columns: {"kapture field": "column", ...}, by default the columns named like Kapture''s fields';
 
 CREATE OR REPLACE FUNCTION @extschema@.kapture_alter(relation regclass, columns jsonb DEFAULT NULL,
 	server name DEFAULT NULL, filter text DEFAULT NULL, source regclass DEFAULT NULL, on_duplicate text DEFAULT NULL,
 	on_conflict text DEFAULT NULL, pull boolean DEFAULT NULL, replicated boolean DEFAULT NULL,
-	on_leave jsonb DEFAULT NULL, keep_ids boolean DEFAULT false, reset text[] DEFAULT NULL)
+	on_leave jsonb DEFAULT NULL, on_delete jsonb DEFAULT NULL, keep_ids boolean DEFAULT false, reset text[] DEFAULT NULL)
 RETURNS void
 LANGUAGE C VOLATILE AS 'MODULE_PATHNAME', 'kapture_alter';
-COMMENT ON FUNCTION @extschema@.kapture_alter(regclass, jsonb, name, text, regclass, text, text, boolean, boolean, jsonb, boolean, text[]) IS
+COMMENT ON FUNCTION @extschema@.kapture_alter(regclass, jsonb, name, text, regclass, text, text, boolean, boolean, jsonb, jsonb, boolean, text[]) IS
 'changes how a table is attached: what is given replaces what is there (columns as a whole), the rest stays, and so does what waits; reset names arguments that go back to their defaults; to another server, ids are kept only with keep_ids';
 
 CREATE OR REPLACE FUNCTION @extschema@.kapture_id(relation regclass, row_key text) RETURNS bigint

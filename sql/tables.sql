@@ -24,7 +24,8 @@ CREATE TABLE @extschema@.kapture_attachment (
 	on_leave jsonb,
 	source text,
 	source_keys name[],
-	source_columns name[]
+	source_columns name[],
+	on_delete jsonb
 );
 COMMENT ON TABLE @extschema@.kapture_attachment IS 'tables whose rows are kept in step with Kapture; written by kapture_attach and kapture_detach';
 COMMENT ON COLUMN @extschema@.kapture_attachment.relation IS 'the attached table; a partitioned table stands for all its partitions';
@@ -43,6 +44,7 @@ COMMENT ON COLUMN @extschema@.kapture_attachment.on_leave IS 'fields of a custom
 COMMENT ON COLUMN @extschema@.kapture_attachment.source IS 'view that the values come from; NULL: they are the table''s own';
 COMMENT ON COLUMN @extschema@.kapture_attachment.source_keys IS 'columns of the view that are the primary key of the table';
 COMMENT ON COLUMN @extschema@.kapture_attachment.source_columns IS 'columns of the table that the view reads; NULL: any';
+COMMENT ON COLUMN @extschema@.kapture_attachment.on_delete IS 'fields of a customer whose row has been deleted';
 
 CREATE TABLE @extschema@.kapture_column (
 	attachment_id integer NOT NULL,
@@ -96,7 +98,8 @@ CREATE TABLE @extschema@.kapture_outbox (
 	captured_at timestamptz NOT NULL,
 	more_keys text[],
 	command integer,
-	snapshot pg_snapshot
+	snapshot pg_snapshot,
+	customer_ids bigint[]
 );
 -- Not unique: a dump restored into another cluster brings foreign xids along.
 CREATE INDEX kapture_outbox_scan ON @extschema@.kapture_outbox (attachment_id, xact, seq);
@@ -112,6 +115,7 @@ COMMENT ON COLUMN @extschema@.kapture_outbox.changed IS 'bit n: the column of ka
 COMMENT ON COLUMN @extschema@.kapture_outbox.more_keys IS 'row_key of further rows in which the same transaction changed the same columns; NULL: none';
 COMMENT ON COLUMN @extschema@.kapture_outbox.command IS 'number, within its transaction, of the first change of the same command, negative if the transaction had written the row before; NULL where the order does not matter';
 COMMENT ON COLUMN @extschema@.kapture_outbox.snapshot IS 'transactions that had ended when this one committed, in one of its entries that tell which row has a key';
+COMMENT ON COLUMN @extschema@.kapture_outbox.customer_ids IS 'customers of the deleted rows, in the order of row_key and more_keys, 0: none; NULL: not noted, as the table has no on_delete or no id column';
 
 CREATE TABLE @extschema@.kapture_delivery (
 	attachment_id integer NOT NULL,
@@ -603,13 +607,13 @@ COMMENT ON COLUMN @extschema@.kapture_pull.written IS 'rows of customers and con
 COMMENT ON COLUMN @extschema@.kapture_pull.pid IS 'process that pulled';
 COMMENT ON COLUMN @extschema@.kapture_pull.started_at IS 'when the latest pull began';
 COMMENT ON COLUMN @extschema@.kapture_pull.updated_at IS 'time of its last window';
-COMMENT ON COLUMN @extschema@.kapture_pull.finished_at IS 'when that pull ended; NULL: still running';
+COMMENT ON COLUMN @extschema@.kapture_pull.finished_at IS 'when that pull ended; NULL: not yet';
 COMMENT ON COLUMN @extschema@.kapture_pull.next_pull IS 'time of the next pull, or of the next try';
 COMMENT ON COLUMN @extschema@.kapture_pull.failures IS 'failed tries in a row';
-COMMENT ON COLUMN @extschema@.kapture_pull.last_error IS 'why the last pull failed; NULL: it succeeded';
+COMMENT ON COLUMN @extschema@.kapture_pull.last_error IS 'why the last pull failed; NULL: no failure';
 COMMENT ON COLUMN @extschema@.kapture_pull.failed_at IS 'when that pull failed';
 COMMENT ON COLUMN @extschema@.kapture_pull.sweep_started_at IS 'when the latest sweep (option sweep_interval) began';
-COMMENT ON COLUMN @extschema@.kapture_pull.sweep_finished_at IS 'when that sweep ended; NULL: still running';
+COMMENT ON COLUMN @extschema@.kapture_pull.sweep_finished_at IS 'when that sweep ended; NULL: not yet';
 COMMENT ON COLUMN @extschema@.kapture_pull.sweep_after IS 'the last customer that the sweep has requested';
 COMMENT ON COLUMN @extschema@.kapture_pull.swept IS 'customers that the sweep has requested';
 COMMENT ON COLUMN @extschema@.kapture_pull.sweep_changed IS 'those that were new or differed';
@@ -664,3 +668,12 @@ ALTER TABLE @extschema@.kapture_pull_asked REPLICA IDENTITY FULL;
 COMMENT ON TABLE @extschema@.kapture_pull_asked IS 'calls of kapture_pull_now() since the latest pull of a server began';
 COMMENT ON COLUMN @extschema@.kapture_pull_asked.server IS 'foreign server that is to be pulled from';
 COMMENT ON COLUMN @extschema@.kapture_pull_asked.asked_at IS 'when that was asked for';
+
+CREATE TABLE @extschema@.kapture_written (
+	server name NOT NULL,
+	customer_id bigint NOT NULL
+);
+ALTER TABLE @extschema@.kapture_written REPLICA IDENTITY FULL;
+COMMENT ON TABLE @extschema@.kapture_written IS 'customers that sessions have updated by kapture_update_customer or foreign tables, until the worker has forgotten what it knew of their rows';
+COMMENT ON COLUMN @extschema@.kapture_written.server IS 'foreign server in whose account the customer is';
+COMMENT ON COLUMN @extschema@.kapture_written.customer_id IS 'Kapture''s id of the customer';

@@ -19,7 +19,8 @@ ALTER TABLE @extschema@.kapture_attachment
 	ADD COLUMN on_leave jsonb,
 	ADD COLUMN source text,
 	ADD COLUMN source_keys name[],
-	ADD COLUMN source_columns name[];
+	ADD COLUMN source_columns name[],
+	ADD COLUMN on_delete jsonb;
 ALTER TABLE @extschema@.kapture_column
 	ALTER COLUMN column_name DROP NOT NULL,
 	ALTER COLUMN attnum DROP NOT NULL,
@@ -47,6 +48,7 @@ COMMENT ON COLUMN @extschema@.kapture_attachment.on_leave IS 'fields of a custom
 COMMENT ON COLUMN @extschema@.kapture_attachment.source IS 'view that the values come from; NULL: they are the table''s own';
 COMMENT ON COLUMN @extschema@.kapture_attachment.source_keys IS 'columns of the view that are the primary key of the table';
 COMMENT ON COLUMN @extschema@.kapture_attachment.source_columns IS 'columns of the table that the view reads; NULL: any';
+COMMENT ON COLUMN @extschema@.kapture_attachment.on_delete IS 'fields of a customer whose row has been deleted';
 COMMENT ON COLUMN @extschema@.kapture_column.column_name IS 'the column, of the source if there is one; NULL: the value is computed';
 COMMENT ON COLUMN @extschema@.kapture_column.expression IS 'expression over the row whose value it is';
 COMMENT ON COLUMN @extschema@.kapture_column.constant IS 'its value in all rows';
@@ -131,13 +133,13 @@ COMMENT ON COLUMN @extschema@.kapture_pull.written IS 'rows of customers and con
 COMMENT ON COLUMN @extschema@.kapture_pull.pid IS 'process that pulled';
 COMMENT ON COLUMN @extschema@.kapture_pull.started_at IS 'when the latest pull began';
 COMMENT ON COLUMN @extschema@.kapture_pull.updated_at IS 'time of its last window';
-COMMENT ON COLUMN @extschema@.kapture_pull.finished_at IS 'when that pull ended; NULL: still running';
+COMMENT ON COLUMN @extschema@.kapture_pull.finished_at IS 'when that pull ended; NULL: not yet';
 COMMENT ON COLUMN @extschema@.kapture_pull.next_pull IS 'time of the next pull, or of the next try';
 COMMENT ON COLUMN @extschema@.kapture_pull.failures IS 'failed tries in a row';
-COMMENT ON COLUMN @extschema@.kapture_pull.last_error IS 'why the last pull failed; NULL: it succeeded';
+COMMENT ON COLUMN @extschema@.kapture_pull.last_error IS 'why the last pull failed; NULL: no failure';
 COMMENT ON COLUMN @extschema@.kapture_pull.failed_at IS 'when that pull failed';
 COMMENT ON COLUMN @extschema@.kapture_pull.sweep_started_at IS 'when the latest sweep (option sweep_interval) began';
-COMMENT ON COLUMN @extschema@.kapture_pull.sweep_finished_at IS 'when that sweep ended; NULL: still running';
+COMMENT ON COLUMN @extschema@.kapture_pull.sweep_finished_at IS 'when that sweep ended; NULL: not yet';
 COMMENT ON COLUMN @extschema@.kapture_pull.sweep_after IS 'the last customer that the sweep has requested';
 COMMENT ON COLUMN @extschema@.kapture_pull.swept IS 'customers that the sweep has requested';
 COMMENT ON COLUMN @extschema@.kapture_pull.sweep_changed IS 'those that were new or differed';
@@ -194,11 +196,13 @@ COMMENT ON COLUMN @extschema@.kapture_outbox.more_keys IS 'row_key of further ro
 -- A delivery stays that of its row when the row's key changes or becomes another row's.
 ALTER TABLE @extschema@.kapture_outbox
 	ADD COLUMN command integer,
-	ADD COLUMN snapshot pg_snapshot;
+	ADD COLUMN snapshot pg_snapshot,
+	ADD COLUMN customer_ids bigint[];
 CREATE INDEX kapture_outbox_keys ON @extschema@.kapture_outbox (attachment_id, xact, seq) WHERE op NOT IN ('i', 'u');
 COMMENT ON COLUMN @extschema@.kapture_outbox.op IS 'i: inserted, u: updated, k: key updated, d: deleted, t: truncated, m: inserted or updated, at its command''s place in the order, c: nothing, but the end of a transaction';
 COMMENT ON COLUMN @extschema@.kapture_outbox.command IS 'number, within its transaction, of the first change of the same command, negative if the transaction had written the row before; NULL where the order does not matter';
 COMMENT ON COLUMN @extschema@.kapture_outbox.snapshot IS 'transactions that had ended when this one committed, in one of its entries that tell which row has a key';
+COMMENT ON COLUMN @extschema@.kapture_outbox.customer_ids IS 'customers of the deleted rows, in the order of row_key and more_keys, 0: none; NULL: not noted, as the table has no on_delete or no id column';
 
 ALTER TABLE @extschema@.kapture_delivery
 	DROP CONSTRAINT kapture_delivery_pkey,
@@ -334,3 +338,12 @@ ALTER TABLE @extschema@.kapture_pull_asked REPLICA IDENTITY FULL;
 COMMENT ON TABLE @extschema@.kapture_pull_asked IS 'calls of kapture_pull_now() since the latest pull of a server began';
 COMMENT ON COLUMN @extschema@.kapture_pull_asked.server IS 'foreign server that is to be pulled from';
 COMMENT ON COLUMN @extschema@.kapture_pull_asked.asked_at IS 'when that was asked for';
+
+CREATE TABLE @extschema@.kapture_written (
+	server name NOT NULL,
+	customer_id bigint NOT NULL
+);
+ALTER TABLE @extschema@.kapture_written REPLICA IDENTITY FULL;
+COMMENT ON TABLE @extschema@.kapture_written IS 'customers that sessions have updated by kapture_update_customer or foreign tables, until the worker has forgotten what it knew of their rows';
+COMMENT ON COLUMN @extschema@.kapture_written.server IS 'foreign server in whose account the customer is';
+COMMENT ON COLUMN @extschema@.kapture_written.customer_id IS 'Kapture''s id of the customer';

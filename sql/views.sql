@@ -117,15 +117,15 @@ COMMENT ON COLUMN @extschema@.kapture_pull_status.state IS 'waiting (for the nex
 COMMENT ON COLUMN @extschema@.kapture_pull_status.pulled_until IS 'customers generated before have been pulled; the next pull starts pull_overlap earlier';
 COMMENT ON COLUMN @extschema@.kapture_pull_status.next_pull IS 'time of the next pull, or of the next try; NULL: a pull is running';
 COMMENT ON COLUMN @extschema@.kapture_pull_status.started_at IS 'when the latest pull began';
-COMMENT ON COLUMN @extschema@.kapture_pull_status.finished_at IS 'when that pull ended; NULL: still running';
+COMMENT ON COLUMN @extschema@.kapture_pull_status.finished_at IS 'when that pull ended; NULL: not yet';
 COMMENT ON COLUMN @extschema@.kapture_pull_status.windows_done IS 'its windows that are in the tables';
 COMMENT ON COLUMN @extschema@.kapture_pull_status.windows_total IS 'windows of its range';
 COMMENT ON COLUMN @extschema@.kapture_pull_status.customers IS 'customers in the answers';
 COMMENT ON COLUMN @extschema@.kapture_pull_status.written IS 'rows of customers and contacts that were new or differed';
 COMMENT ON COLUMN @extschema@.kapture_pull_status.failures IS 'failed tries in a row';
-COMMENT ON COLUMN @extschema@.kapture_pull_status.last_error IS 'why the last pull failed; NULL: it succeeded';
+COMMENT ON COLUMN @extschema@.kapture_pull_status.last_error IS 'why the last pull failed; NULL: no failure';
 COMMENT ON COLUMN @extschema@.kapture_pull_status.sweep_started_at IS 'when the latest sweep began';
-COMMENT ON COLUMN @extschema@.kapture_pull_status.sweep_finished_at IS 'when that sweep ended; NULL: still running';
+COMMENT ON COLUMN @extschema@.kapture_pull_status.sweep_finished_at IS 'when that sweep ended; NULL: not yet';
 COMMENT ON COLUMN @extschema@.kapture_pull_status.swept IS 'customers that the sweep has requested';
 COMMENT ON COLUMN @extschema@.kapture_pull_status.sweep_changed IS 'those that were new or differed';
 GRANT SELECT ON @extschema@.kapture_pull_status TO PUBLIC;
@@ -155,7 +155,8 @@ SELECT a.attachment_id, a.relation, a.server,
 	a.on_duplicate, a.replicated, a.pull, a.on_conflict, a.id_column, a.key_columns, a.paused, a.attached_at,
 	a.filter, a.source, a.on_leave,
 	(SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('source', f.source::text, 'condition', f.condition) ORDER BY f.follow_id)
-	 FROM @extschema@.kapture_follow f WHERE f.relation = a.relation) AS follows
+	 FROM @extschema@.kapture_follow f WHERE f.relation = a.relation) AS follows,
+	a.on_delete
 FROM @extschema@.kapture_attachment a
 JOIN pg_catalog.pg_class c ON c.oid = a.relation
 WHERE pg_catalog.pg_has_role(c.relowner, 'USAGE');
@@ -164,7 +165,7 @@ COMMENT ON COLUMN @extschema@.kapture_attachments.attachment_id IS 'number of th
 COMMENT ON COLUMN @extschema@.kapture_attachments.relation IS 'the attached table';
 COMMENT ON COLUMN @extschema@.kapture_attachments.server IS 'foreign server its rows go to';
 COMMENT ON COLUMN @extschema@.kapture_attachments.columns IS 'which column, expression or constant feeds which Kapture field, as kapture_attach takes it';
-COMMENT ON COLUMN @extschema@.kapture_attachments.on_duplicate IS 'link: take the existing customer''s id; fail: park the row';
+COMMENT ON COLUMN @extschema@.kapture_attachments.on_duplicate IS 'link: take the existing customer''s id, and send the row as an update; link only: take the id, and send nothing before the row changes; fail: park the row';
 COMMENT ON COLUMN @extschema@.kapture_attachments.replicated IS 'changes applied by logical replication are captured, too';
 COMMENT ON COLUMN @extschema@.kapture_attachments.pull IS 'pulled customers update rows of the table, or become new ones';
 COMMENT ON COLUMN @extschema@.kapture_attachments.on_conflict IS 'local: a change that waits to be sent wins over the pulled value; remote: the pulled value wins';
@@ -176,6 +177,7 @@ COMMENT ON COLUMN @extschema@.kapture_attachments.filter IS 'condition on the ro
 COMMENT ON COLUMN @extschema@.kapture_attachments.source IS 'view that the values come from; NULL: they are the table''s own';
 COMMENT ON COLUMN @extschema@.kapture_attachments.on_leave IS 'fields of a customer whose row has left the filter';
 COMMENT ON COLUMN @extschema@.kapture_attachments.follows IS 'tables whose changes concern rows of this one, each with its condition';
+COMMENT ON COLUMN @extschema@.kapture_attachments.on_delete IS 'fields of a customer whose row has been deleted';
 GRANT SELECT ON @extschema@.kapture_attachments TO PUBLIC;
 
 CREATE OR REPLACE VIEW @extschema@.kapture_orphans WITH (security_barrier) AS
@@ -190,7 +192,7 @@ WHERE (r.gone_at IS NOT NULL OR r.left_at IS NOT NULL) AND pg_catalog.pg_has_rol
 	AND NOT EXISTS (SELECT FROM @extschema@.kapture_row o JOIN @extschema@.kapture_attachment b USING (attachment_id)
 		WHERE o.customer_id = r.customer_id AND b.server = a.server AND o.gone_at IS NULL AND o.left_at IS NULL)
 ORDER BY a.server, r.customer_id, COALESCE(r.gone_at, r.left_at) DESC;
-COMMENT ON VIEW @extschema@.kapture_orphans IS 'customers in Kapture whose row was deleted, or left the filter; until kapture_acknowledge, or until a row has the customer again';
+COMMENT ON VIEW @extschema@.kapture_orphans IS 'customers in Kapture whose row was deleted or truncated, or left the filter, as far as the extension knew of them; until kapture_acknowledge, or until a row has the customer again';
 COMMENT ON COLUMN @extschema@.kapture_orphans.server IS 'foreign server in whose account the customer is';
 COMMENT ON COLUMN @extschema@.kapture_orphans.kapture_customer_id IS 'Kapture''s id of the customer';
 COMMENT ON COLUMN @extschema@.kapture_orphans.relation IS 'the attached table that had the row';
@@ -245,7 +247,7 @@ COMMENT ON COLUMN @extschema@.kapture_status.exact IS 'are the numbers counts? f
 COMMENT ON COLUMN @extschema@.kapture_status.pull_state IS 'of automatic pulls from the server: waiting, pulling, failing, copy, no worker; NULL: option pull_interval is not set';
 COMMENT ON COLUMN @extschema@.kapture_status.pulled_until IS 'customers generated before have been pulled';
 COMMENT ON COLUMN @extschema@.kapture_status.next_pull IS 'time of the next pull, or of the next try; NULL: a pull is running';
-COMMENT ON COLUMN @extschema@.kapture_status.pull_error IS 'why the last pull failed; NULL: it succeeded';
+COMMENT ON COLUMN @extschema@.kapture_status.pull_error IS 'why the last pull failed; NULL: no failure';
 COMMENT ON COLUMN @extschema@.kapture_status.worker_error IS 'error that the worker or the puller works around: what they were doing, for which row if that is certain, and the message; NULL: the same has gone well since';
 GRANT SELECT ON @extschema@.kapture_status TO PUBLIC;
 

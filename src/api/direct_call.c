@@ -30,6 +30,7 @@
 #include "api/reply.h"
 #include "base/compat.h"
 #include "base/text.h"
+#include "base/written.h"
 
 PG_FUNCTION_INFO_V1(kapture_add_customer);
 PG_FUNCTION_INFO_V1(kapture_update_customer);
@@ -123,6 +124,25 @@ call_check_id(const KaptureServer *server, Jsonb *customer)
 				 errmsg("\"%s\" must be a number or a string", field)));
 }
 
+/* Notes whom an update is for; what is no id, Kapture refuses. */
+static void
+call_note_written(const KaptureServer *server, Jsonb *customer)
+{
+	JsonbValue	id;
+	char	   *text;
+	char	   *end;
+	int64		customer_id;
+
+	if (!kapture_dialect_value(server->names[KAPTURE_API_UPDATE], customer, "kapture_customer_id", &id))
+		return;
+	text = id.type == jbvString ? pnstrdup(id.val.string.val, id.val.string.len) :
+		DatumGetCString(DirectFunctionCall1(numeric_out, NumericGetDatum(id.val.numeric)));
+	errno = 0;
+	customer_id = strtoi64(text, &end, 10);
+	if (errno == 0 && end != text && customer_id > 0)
+		kapture_written_note(server->name, customer_id);
+}
+
 /* What the three functions that send one object have in common. */
 static Datum
 call_send_object(FunctionCallInfo fcinfo, KaptureApi api, const char *name)
@@ -138,7 +158,10 @@ call_send_object(FunctionCallInfo fcinfo, KaptureApi api, const char *name)
 
 	server = kapture_server_get(NameStr(*PG_GETARG_NAME(1)), GetUserId());
 	if (api == KAPTURE_API_UPDATE)
+	{
 		call_check_id(server, object);
+		call_note_written(server, object);
+	}
 	PG_RETURN_JSONB_P(kapture_call_post(server, api, kapture_argument_body(object)));
 }
 

@@ -41,17 +41,36 @@ complaint_hint(const KaptureServer *server, KaptureApi api, const KaptureHttpAns
 		return errhint("The limit is option \"%s\" of the server, %lld bytes.",
 					   option, (long long) server->max_response_size);
 	if (strcmp(option, "ca_file") == 0)
-		return errhint("If a private authority issued the certificate, name the file of its certificate in option \"%s\" of the server.",
+		return errhint("Option \"%s\" of the server must name a file of certificates in PEM format.",
 					   option);
 	if (strcmp(option, "allow_http") == 0)
 		return errhint("Use https, or set option \"%s\" of the server to true.",
 					   option);
+	if (answer->tls != KAPTURE_TLS_NONE)
+		return errhint("%s", kapture_hint_sentence(kapture_hint_tls(answer->tls)));
 	if (answer->outcome == KAPTURE_HTTP_NOT_SENT)
 		return errhint("Check option \"%s\" of the server, and whether the database server can reach that host.",
 					   "url");
 	if (api == KAPTURE_API_ADD)
 		return errhint("Look for the customer with kapture_get_customer() before you add it again.");
 	return 0;
+}
+
+/*
+ * kapture_complaint_in_words
+ *		Why a request has no whole answer, as it is kept for those who look later, in
+ *		words that kapture_hint() knows; palloc'ed.
+ */
+char *
+kapture_complaint_in_words(const KaptureHttpAnswer *answer)
+{
+	const char *fault = kapture_hint_tls_words(answer->tls);
+
+	return psprintf("no answer from Kapture: %s%s%s%s%s failed%s%s)",
+					answer->detail ? answer->detail : "", answer->detail ? " (" : "(",
+					answer->phase ? answer->phase : "the request",
+					answer->option ? ", limited by " : "", answer->option ? answer->option : "",
+					fault ? ": " : "", fault ? fault : "");
 }
 
 /*

@@ -11,6 +11,7 @@
 #include "api/option.h"
 #include "api/reply.h"
 
+extern char *kapture_complaint_in_words(const KaptureHttpAnswer *answer);
 extern void kapture_complaint_no_answer(const KaptureServer *server,
 										KaptureApi api,
 										const KaptureHttpAnswer *answer);

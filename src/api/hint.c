@@ -112,6 +112,33 @@ static const struct
 	"nothing: Kapture did not answer in time or broke off, and the row is retried automatically"},
 };
 
+/*
+ * What is wrong with TLS, as messages have it after the phase that failed, and what to
+ * do about it.
+ */
+static const struct
+{
+	const char *words;
+	const char *hint;
+}			hint_tls[] =
+{
+	[KAPTURE_TLS_NONE] = {NULL, NULL},
+	[KAPTURE_TLS_UNTRUSTED] = {"its issuer is not trusted here",
+	"if the certificate is self-signed, or a private authority issued it, name the file of its own, or of that authority's certificate in option \"ca_file\" of the server"},
+	[KAPTURE_TLS_OTHER_HOST] = {"the certificate is another host's",
+	"the certificate is another host's: option \"url\" of the server must have the name that is in it"},
+	[KAPTURE_TLS_EXPIRED] = {"the certificate has expired",
+	"the certificate has expired: have whoever runs the host renew it"},
+	[KAPTURE_TLS_NOT_YET_VALID] = {"the certificate is not valid yet",
+	"the certificate is not valid yet: see whether this host's clock is right"},
+	[KAPTURE_TLS_CERTIFICATE] = {"the certificate is not accepted",
+	"the certificate is not accepted: have whoever runs the host replace it; if a private authority issued it, name the file of that authority's certificate in option \"ca_file\" of the server"},
+	[KAPTURE_TLS_NO_TLS] = {"the port does not speak TLS",
+	"the port does not speak TLS: check the port in option \"url\" of the server"},
+	[KAPTURE_TLS_OTHER] = {NULL,
+	"the port may not speak TLS, or not the versions that are allowed: check option \"url\" of the server"},
+};
+
 #define HINT_KEY \
 	"the key is wrong or has expired: ALTER USER MAPPING ... OPTIONS (SET auth_key '...'), and the queue continues automatically"
 
@@ -161,6 +188,56 @@ hint_normalize(const char *message)
 	return result;
 }
 
+/* What to do if a message says what is wrong with TLS; NULL: it does not. */
+static const char *
+hint_of_tls(const char *normal)
+{
+	const char *after = strstr(normal, "tls handshake failed: ");
+
+	for (int i = 0; after && i < lengthof(hint_tls); i++)
+	{
+		if (hint_tls[i].words && strstr(after, hint_normalize(hint_tls[i].words)))
+			return hint_tls[i].hint;
+	}
+	return NULL;
+}
+
+/*
+ * kapture_hint_tls_words
+ *		What is wrong if no TLS connection came about, in words that kapture_hint_find()
+ *		knows again; NULL: nothing is, or that is not known.  Static.
+ */
+const char *
+kapture_hint_tls_words(KaptureTlsFault fault)
+{
+	return hint_tls[fault].words;
+}
+
+/*
+ * kapture_hint_tls
+ *		What to do about it, as a part of a sentence; NULL: nothing is
+ *		wrong.  Static.
+ */
+const char *
+kapture_hint_tls(KaptureTlsFault fault)
+{
+	return hint_tls[fault].hint;
+}
+
+/*
+ * kapture_hint_sentence
+ *		A hint that is a part of a sentence as a sentence of its own;
+ *		palloc'ed.
+ */
+char *
+kapture_hint_sentence(const char *hint)
+{
+	char	   *sentence = psprintf("%s.", hint);
+
+	sentence[0] = pg_ascii_toupper((unsigned char) sentence[0]);
+	return sentence;
+}
+
 /*
  * kapture_hint_find
  *		What to do about a failure, as a part of a sentence; NULL if that is not
@@ -174,7 +251,10 @@ const char *
 kapture_hint_find(const char *message, int status, const char *api)
 {
 	char	   *normal = message ? hint_normalize(message) : NULL;
+	const char *tls = normal ? hint_of_tls(normal) : NULL;
 
+	if (tls)
+		return tls;
 	for (int i = 0; normal && i < lengthof(hint_messages); i++)
 	{
 		bool		all = true;

@@ -94,6 +94,18 @@
 /* Seconds for which a Retry-After is heeded, at most. */
 #define HTTP_MAX_RETRY_AFTER	86400
 
+/* The phase in which a TLS connection comes about. */
+#define HTTP_HANDSHAKE		"the TLS handshake"
+
+/* What OpenSSL, whose headers are not needed otherwise, calls X509_V_ERR_... */
+#define HTTP_X509_NO_ISSUER				2
+#define HTTP_X509_NOT_YET_VALID			9
+#define HTTP_X509_EXPIRED				10
+#define HTTP_X509_SELF_SIGNED			18
+#define HTTP_X509_SELF_SIGNED_IN_CHAIN	19
+#define HTTP_X509_NO_ISSUER_HERE		20
+#define HTTP_X509_UNVERIFIED			21
+
 #define HTTP_USER_AGENT		"kapture_sync/" KAPTURE_SQL_VERSION
 
 struct KaptureHttpRequest
@@ -876,7 +888,7 @@ http_phase(KaptureHttpRequest *request, CURLcode code)
 		case CURLE_SSL_CIPHER:
 		case CURLE_SSL_CACERT_BADFILE:
 		case CURLE_SSL_ISSUER_ERROR:
-			return "the TLS handshake";
+			return HTTP_HANDSHAKE;
 		default:
 			break;
 	}
@@ -890,12 +902,52 @@ http_phase(KaptureHttpRequest *request, CURLcode code)
 			"reading the answer" : "waiting for the answer";
 	}
 	if (strncmp(request->error, "SSL ", 4) == 0)
-		return "the TLS handshake";
+		return HTTP_HANDSHAKE;
 	if (http_info(request, CURLINFO_NAMELOOKUP_TIME_T) == 0)
 		return "resolving the host name";
 	if (http_info(request, CURLINFO_CONNECT_TIME_T) == 0)
 		return "connecting";
-	return "the TLS handshake";
+	return HTTP_HANDSHAKE;
+}
+
+/*
+ * Why there is no TLS connection: libcurl has the result of verifying the certificate,
+ * an error of OpenSSL's (1: it did not come that far), and words for all else.
+ */
+static KaptureTlsFault
+http_tls_fault(KaptureHttpRequest *request, CURLcode code)
+{
+	static const char *const foreign[] = {"wrong version number", "packet length too long", "record layer"};
+	long		verified = 0;
+
+	if (code != CURLE_PEER_FAILED_VERIFICATION)
+	{
+		for (int i = 0; i < lengthof(foreign); i++)
+		{
+			if (strstr(request->error, foreign[i]))
+				return KAPTURE_TLS_NO_TLS;
+		}
+		return KAPTURE_TLS_OTHER;
+	}
+	(void) curl_easy_getinfo(request->easy, CURLINFO_SSL_VERIFYRESULT, &verified);
+	switch (verified)
+	{
+		case 0:
+		case 1:
+			return KAPTURE_TLS_OTHER_HOST;
+		case HTTP_X509_NOT_YET_VALID:
+			return KAPTURE_TLS_NOT_YET_VALID;
+		case HTTP_X509_EXPIRED:
+			return KAPTURE_TLS_EXPIRED;
+		case HTTP_X509_NO_ISSUER:
+		case HTTP_X509_SELF_SIGNED:
+		case HTTP_X509_SELF_SIGNED_IN_CHAIN:
+		case HTTP_X509_NO_ISSUER_HERE:
+		case HTTP_X509_UNVERIFIED:
+			return KAPTURE_TLS_UNTRUSTED;
+		default:
+			return KAPTURE_TLS_CERTIFICATE;
+	}
 }
 
 /* Fills in the answer of a request that failed. */
@@ -941,6 +993,8 @@ http_explain(KaptureHttpRequest *request, CURLcode code)
 			"connect_timeout" : "timeout";
 	else if (code == CURLE_SSL_CACERT_BADFILE)
 		answer->option = "ca_file";
+	else if (answer->outcome == KAPTURE_HTTP_NOT_SENT && strcmp(answer->phase, HTTP_HANDSHAKE) == 0)
+		answer->tls = http_tls_fault(request, code);
 }
 
 /* A time in a header of the answer, in seconds since 1970; -1 if it has none. */

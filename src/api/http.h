@@ -20,6 +20,19 @@ typedef enum KaptureHttpOutcome
 	KAPTURE_HTTP_IN_DOUBT		/* the server may or may not have acted on it */
 } KaptureHttpOutcome;
 
+/* What is wrong if no TLS connection came about. */
+typedef enum KaptureTlsFault
+{
+	KAPTURE_TLS_NONE,			/* TLS is not what failed */
+	KAPTURE_TLS_UNTRUSTED,		/* nobody who is trusted here has issued the certificate */
+	KAPTURE_TLS_OTHER_HOST,
+	KAPTURE_TLS_EXPIRED,
+	KAPTURE_TLS_NOT_YET_VALID,
+	KAPTURE_TLS_CERTIFICATE,	/* it is not accepted for another reason */
+	KAPTURE_TLS_NO_TLS,			/* the port speaks something else */
+	KAPTURE_TLS_OTHER
+} KaptureTlsFault;
+
 typedef struct KaptureHttpAnswer
 {
 	KaptureHttpOutcome outcome;
@@ -34,6 +47,7 @@ typedef struct KaptureHttpAnswer
 	const char *phase;			/* "resolving the host name", ... */
 	const char *option;			/* the server option whose limit was hit, or NULL */
 	const char *detail;			/* libcurl's words; never a secret */
+	KaptureTlsFault tls;
 } KaptureHttpAnswer;
 
 typedef struct KaptureHttpRequest KaptureHttpRequest;

@@ -106,7 +106,7 @@ catalog_make_expression(char *text, Datum reads, bool reads_all, Relation rel)
 	return result;
 }
 
-/* The constants that are sent when a row leaves, from the jsonb that names them. */
+/* The constants that are sent when a row leaves or is deleted, from the jsonb that names them. */
 static List *
 catalog_make_field_values(Jsonb *object)
 {
@@ -179,7 +179,7 @@ catalog_read_source(KaptureAttachment *att, HeapTuple tuple, Relation attachment
 	att->source_reads = catalog_make_expression(NULL, value, isnull, rel);
 }
 
-/* Fills in what says which rows go to Kapture. */
+/* Fills in which rows go to Kapture, and what is sent for those that no longer do. */
 static void
 catalog_read_filter(KaptureAttachment *att, HeapTuple tuple, Relation attachments, Relation rel)
 {
@@ -192,6 +192,9 @@ catalog_read_filter(KaptureAttachment *att, HeapTuple tuple, Relation attachment
 	value = catalog_getattr_or_null(tuple, attachments, "on_leave", &isnull);
 	if (!isnull)
 		att->on_leave = catalog_make_field_values(DatumGetJsonbP(value));
+	value = catalog_getattr_or_null(tuple, attachments, "on_delete", &isnull);
+	if (!isnull)
+		att->on_delete = catalog_make_field_values(DatumGetJsonbP(value));
 }
 
 /* Which version of a row this is. */
@@ -616,6 +619,8 @@ kapture_catalog_problem(const KaptureAttachment *att)
 
 	if (att->nkeys == 0)
 		return psprintf("table \"%s\" has no primary key, nor the columns of the one it was attached with", name);
+	if (att->id != 0 && att->former_key == NIL)
+		return psprintf("the ids of table \"%s\" are known by its former primary key only; detach it and attach it again", name);
 	foreign = kapture_family_foreign_partition(att->root);
 	if (OidIsValid(foreign))
 		return psprintf("partition \"%s\" of table \"%s\" is a foreign table", get_rel_name(foreign), name);

@@ -18,8 +18,11 @@
 /* Statements that row_io.c prepares for a table. */
 #define KAPTURE_ROW_STATEMENTS	6
 
-/* As many mapped columns as fit into a mask of "changed" bits. */
+/* As many mapped columns as fit into a mask of "changed" bits, as in version 1.0, */
 #define KAPTURE_MAX_COLUMNS	63
+
+/* and as many as can be mapped since one bit has another meaning. */
+#define KAPTURE_MAX_MAPPED	(KAPTURE_MAX_COLUMNS - 1)
 
 typedef struct KaptureKeyColumn
 {
@@ -43,8 +46,9 @@ typedef struct KaptureKeyColumn
 #define KAPTURE_CHANGED_FILTER	PG_INT64_MIN
 
 /*
- * This bit says that what has changed is sent even if Kapture is known to have it.  If a table
- * has as many columns as can be, it is the last one's, too: then that is sent along.
+ * This bit says that what has changed is sent even if Kapture is known to have it.  No
+ * column gets this bit; a table with 63 of them that was attached with version 1.0 keeps
+ * it for the last one: there, that one is sent along, and is always sent when it has changed.
  */
 #define KAPTURE_CHANGED_FORCE	(INT64CONST(1) << (KAPTURE_MAX_COLUMNS - 1))
 
@@ -128,7 +132,8 @@ typedef struct KaptureAttachment
 	KaptureExpression *source_reads;	/* columns of the table that it reads */
 	List	   *beside;			/* relations that its statements may read, besides */
 	List	   *on_leave;		/* of KaptureFieldValue, for customers whose row
-								 * has left the filter */
+								 * has left the filter, */
+	List	   *on_delete;		/* or was deleted */
 	KaptureComputing *computing;
 	bool		unfollowed;		/* it follows no table, as far as is known */
 

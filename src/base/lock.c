@@ -1,19 +1,25 @@
 /*
  * lock.c
- *		Locks that are kept over transactions.
+ *		Locks that are kept over transactions, and that of an attached table.
  *
  * They are no advisory locks, although those are made for that: users' code that
  * runs in the same process gives those back with pg_advisory_unlock_all().
  * Other locks of a session go with a transaction that fails, and stay behind if
  * the process ends outside of one; so they are taken anew after the one, and
  * given back before the other.
+ *
+ * And the lock of an attached table as one: whoever has its rows go elsewhere must not
+ * meet whoever is just taking them up.  Users' statements hold up neither.
  */
 #include "postgres.h"
 
 #include "access/xact.h"
+#include "miscadmin.h"
 #include "storage/ipc.h"
+#include "utils/inval.h"
 #include "utils/memutils.h"
 
+#include "base/catalog.h"
 #include "base/lock.h"
 
 typedef struct KeptLock
@@ -144,4 +150,21 @@ kapture_lock_renew(void)
 					 errmsg("kapture_sync lost a lock to another process")));
 		kept->lost = false;
 	}
+}
+
+/*
+ * Locks an attached table as one until the end of the transaction: ShareLock, to take up
+ * changes, or ExclusiveLock, to have them go elsewhere.  Then takes in what others have
+ * committed.  Returns false, if "wait" is not set, if somebody else has it.
+ */
+bool
+kapture_lock_attachment(int32 attachment_id, LOCKMODE mode, bool wait)
+{
+	LOCKTAG		tag;
+
+	SET_LOCKTAG_OBJECT(tag, MyDatabaseId, kapture_catalog_relid(KAPTURE_TABLE_ATTACHMENT), attachment_id, 0);
+	if (LockAcquire(&tag, mode, false, !wait) == LOCKACQUIRE_NOT_AVAIL)
+		return false;
+	AcceptInvalidationMessages();
+	return true;
 }

@@ -9,6 +9,7 @@
  */
 #include "postgres.h"
 
+#include "api/error.h"
 #include "api/reply.h"
 #include "base/text.h"
 #include "calls/call_outcome.h"
@@ -92,8 +93,7 @@ outcome_unknown(const KaptureCall *call, KaptureCallOutcome *outcome, TimestampT
 static KaptureCallHealth
 outcome_no_answer(const KaptureCall *call, const KaptureHttpAnswer *answer, TimestampTz now, KaptureCallOutcome *outcome)
 {
-	outcome->message = psprintf("no answer from Kapture: %s (%s%s%s failed)", answer->detail, answer->phase,
-								answer->option ? ", limited by " : "", answer->option ? answer->option : "");
+	outcome->message = kapture_complaint_in_words(answer);
 	if (answer->outcome == KAPTURE_HTTP_NOT_SENT)
 		outcome_wait(outcome, now);
 	else

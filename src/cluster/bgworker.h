@@ -19,6 +19,7 @@ typedef struct KaptureProcessLoop
 	KaptureGuarded failed;		/* after an error: has all looked at anew */
 	int64		(*backoff) (int errors);	/* milliseconds of rest after so many in a row */
 	const char *wait_event;		/* during that */
+	KaptureGuarded part;		/* leaves nothing in doubt that need not be; NULL: there is nothing */
 } KaptureProcessLoop;
 
 /* What is reported in pg_stat_activity.  Begins zeroed. */

@@ -38,6 +38,7 @@
 #include "api/option.h"
 #include "api/reply.h"
 #include "base/compat.h"
+#include "base/written.h"
 #include "fdw/modify.h"
 #include "fdw/remote_writes.h"
 #include "traffic/request_pool.h"
@@ -390,12 +391,12 @@ modify_make_update(const Modify *modify, ModifyRow *row, TupleTableSlot *slot, T
 {
 	char	  **texts = palloc0(sizeof(char *) * modify->ncolumns);
 	StringInfoData body;
+	int64		id = modify_check_id(modify, slot, plan);
 	bool		any = false;
 
 	initStringInfo(&body);
 	appendStringInfoChar(&body, '{');
-	kapture_message_append_field(&body, "kapture_customer_id",
-								 psprintf(INT64_FORMAT, modify_check_id(modify, slot, plan)));
+	kapture_message_append_field(&body, "kapture_customer_id", psprintf(INT64_FORMAT, id));
 	for (int i = 0; i < modify->ncolumns; i++)
 	{
 		ModifyColumn *column = &modify->columns[i];
@@ -423,6 +424,8 @@ modify_make_update(const Modify *modify, ModifyRow *row, TupleTableSlot *slot, T
 		any = true;
 	}
 	modify_end_body(modify, row, &body, any);
+	if (any)
+		kapture_written_note(modify->server, id);
 }
 
 

@@ -39,6 +39,7 @@
 typedef enum StateQuery
 {
 	STATE_LOAD,
+	STATE_FORGET_WRITTEN,
 	STATE_FIND,
 	STATE_LEAVE,
 	STATE_EVICT,
@@ -81,6 +82,13 @@ static const struct
 		" FROM @.kapture_row AS r WHERE " STATE_IS_ROW " OFFSET 0) AS r",
 		2, {INT4OID, TEXTARRAYOID}
 	},
+	[STATE_FORGET_WRITTEN] = {
+		"WITH written AS (DELETE FROM @.kapture_written RETURNING server, customer_id)"
+		" UPDATE @.kapture_row AS r SET digests = NULL FROM (SELECT DISTINCT server, customer_id FROM written) AS w"
+		" WHERE r.customer_id = w.customer_id AND r.digests IS NOT NULL AND r.gone_at IS NULL"
+		" AND w.server = (SELECT a.server FROM @.kapture_attachment AS a WHERE a.attachment_id = r.attachment_id)",
+		0, {}
+	},
 	[STATE_FIND] = {
 		"SELECT r.row_key FROM unnest($2) AS v(row_key), LATERAL"
 		" (SELECT r.row_key FROM @.kapture_row AS r WHERE " STATE_IS_ROW " OFFSET 0) AS r",
@@ -89,7 +97,7 @@ static const struct
 	[STATE_LEAVE] = {
 		"UPDATE @.kapture_row AS r SET gone_at = clock_timestamp(), digests = CASE WHEN v.moves THEN r.digests END"
 		" FROM unnest($2, $3) AS v(row_key, moves) WHERE " STATE_IS_ROW
-		" RETURNING r.ctid, r.row_key",
+		" RETURNING r.ctid, r.row_key, r.customer_id",
 		3, {INT4OID, TEXTARRAYOID, BOOLARRAYOID}
 	},
 	[STATE_EVICT] = {
@@ -235,11 +243,24 @@ kapture_row_state_load(List *deliveries)
 	SPI_finish();
 }
 
+/*
+ * Forgets the digests of rows whose customers sessions have written themselves, as far
+ * as that is committed: to be called before digests are loaded.
+ */
+void
+kapture_row_state_forget_written(void)
+{
+	SPI_connect();
+	state_execute(STATE_FORGET_WRITTEN, NULL);
+	SPI_finish();
+}
+
 /* A row that is known, and has got another key, or none. */
 typedef struct StateMove
 {
 	char	   *key;
-	const char *new_key;		/* NULL: it is deleted */
+	const char *new_key;		/* NULL: it is deleted, */
+	KaptureKeyEvent *last;		/* by this */
 } StateMove;
 
 /* Adds those of the last result that have moved. */
@@ -249,11 +270,10 @@ state_add_moves(List *moves, KaptureKeys *keys)
 	for (uint64 i = 0; i < SPI_processed; i++)
 	{
 		StateMove  *move = palloc(sizeof(StateMove));
-		KaptureKeyEvent *last;
 
 		move->key = TextDatumGetCString(state_getattr(i, 1));
-		move->new_key = kapture_keys_follow(keys, move->key, &last);
-		if (last && (move->new_key == NULL || strcmp(move->new_key, move->key) != 0))
+		move->new_key = kapture_keys_follow(keys, move->key, &move->last);
+		if (move->last && (move->new_key == NULL || strcmp(move->new_key, move->key) != 0))
 			moves = lappend(moves, move);
 	}
 	SPI_freetuptable(SPI_tuptable);
@@ -286,9 +306,9 @@ state_find_moves(int32 attachment_id, KaptureKeys *keys)
 	return moves;
 }
 
-/* Finds the new key of a row that has left its old one. */
-static const char *
-state_new_key(List *moves, int *next, const char *key)
+/* Finds what became of a row that has left its key. */
+static StateMove *
+state_find_move(List *moves, int *next, const char *key)
 {
 	/* they come back in their order, but for those that were asked for twice */
 	for (int n = 0; n < list_length(moves); n++)
@@ -298,7 +318,7 @@ state_new_key(List *moves, int *next, const char *key)
 		if (strcmp(move->key, key) != 0)
 			continue;
 		*next = (*next + n + 1) % list_length(moves);
-		return move->new_key;
+		return move;
 	}
 	return NULL;
 }
@@ -330,12 +350,14 @@ state_move(int32 attachment_id, List *moves)
 	state_execute(STATE_LEAVE, values);
 	for (uint64 i = 0; i < SPI_processed; i++)
 	{
-		const char *new_key = state_new_key(moves, &next, TextDatumGetCString(state_getattr(i, 2)));
+		StateMove  *move = state_find_move(moves, &next, TextDatumGetCString(state_getattr(i, 2)));
 
-		if (new_key == NULL)
+		if (move && move->new_key == NULL && move->last->customer_id == KAPTURE_NOTE_NOT_KNOWN)
+			move->last->customer_id = DatumGetInt64(state_getattr(i, 3));
+		if (move == NULL || move->new_key == NULL)
 			continue;
 		places[narrived] = state_getattr(i, 1);
-		keys[narrived++] = CStringGetTextDatum(new_key);
+		keys[narrived++] = CStringGetTextDatum(move->new_key);
 	}
 	if (narrived == 0)
 		return;
@@ -347,8 +369,8 @@ state_move(int32 attachment_id, List *moves)
 
 /*
  * Has entries follow the changes of keys and the deletions in an attached table, as
- * a KaptureKeysFollower of kapture_outbox_follow().  "arg" is a bool, which is set if
- * rows have gone.
+ * a KaptureKeysFollower of kapture_outbox_follow(): deletions get to know which customer
+ * their row was, if they do not.  "arg" is a bool, which is set if rows have gone.
  */
 void
 kapture_row_state_follow(int32 attachment_id, KaptureKeys *keys, void *arg)

@@ -21,6 +21,7 @@ typedef struct KaptureHolder
 } KaptureHolder;
 
 extern void kapture_row_state_load(List *deliveries);
+extern void kapture_row_state_forget_written(void);
 extern void kapture_row_state_follow(int32 attachment_id, KaptureKeys *keys, void *arg);
 extern List *kapture_row_state_holders(int32 attachment_id, const int64 *customer_ids, int n);
 extern void kapture_row_state_note(const KaptureHolder *holder);

@@ -13,18 +13,24 @@
  */
 #include "postgres.h"
 
+#include "access/genam.h"
+#include "access/htup_details.h"
 #include "access/relation.h"
+#include "access/stratnum.h"
+#include "access/table.h"
 #include "catalog/pg_type.h"
 #include "fmgr.h"
 #include "foreign/foreign.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
+#include "utils/fmgroids.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
 
 #include "api/argument.h"
 #include "api/option.h"
 #include "base/catalog.h"
+#include "base/lock.h"
 #include "base/owner_sql.h"
 #include "follow/follow.h"
 #include "mapping/attach_advice.h"
@@ -52,13 +58,14 @@ typedef enum AlterArgument
 	ALTER_PULL,
 	ALTER_REPLICATED,
 	ALTER_ON_LEAVE,
+	ALTER_ON_DELETE,
 	ALTER_KEEP_IDS,
 	ALTER_RESET
 } AlterArgument;
 
 static const char *const alter_names[] = {
 	"relation", "columns", "server", "filter", "source", "on_duplicate", "on_conflict", "pull", "replicated",
-	"on_leave", "keep_ids", "reset"
+	"on_leave", "on_delete", "keep_ids", "reset"
 };
 
 typedef struct Alter
@@ -108,7 +115,7 @@ alter_take_reset(Alter *alter)
 			ereport(ERROR,
 					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 					 errmsg("argument \"reset\" cannot take \"%s\" back to its default", name),
-					 errhint("Valid names are columns, filter, source, on_duplicate, on_conflict, pull, replicated and on_leave.")));
+					 errhint("Valid names are columns, filter, source, on_duplicate, on_conflict, pull, replicated, on_leave and on_delete.")));
 		if (alter_has(alter, arg))
 			ereport(ERROR,
 					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
@@ -151,7 +158,7 @@ alter_bits_in_use(const Alter *alter)
 static int
 alter_free_bit(int64 *in_use)
 {
-	for (int bit = 0; bit < KAPTURE_MAX_COLUMNS; bit++)
+	for (int bit = 0; bit < KAPTURE_MAX_MAPPED; bit++)
 	{
 		if ((*in_use & (INT64CONST(1) << bit)) != 0)
 			continue;
@@ -275,12 +282,25 @@ alter_mapping(Alter *alter)
 	alter_set(alter, "source_columns = nullif($2, '')::name[]", kapture_expression_reads(&given->reads));
 }
 
-/* Which rows go to Kapture, and what is sent for one that leaves. */
+/* Constants that are sent in some case: "column" of the attachment has the argument's name. */
+static void
+alter_constants(const Alter *alter, AlterArgument arg, const char *column)
+{
+	Jsonb	   *constants = NULL;
+
+	if (!alter_changes(alter, arg))
+		return;
+	if (alter_has(alter, arg))
+		constants = kapture_mapping_take_constants(DatumGetJsonbP(alter->fcinfo->args[arg].value), column);
+	alter_set(alter, psprintf("%s = nullif($2, '')::jsonb", column),
+			  constants ? JsonbToCString(NULL, &constants->root, VARSIZE(constants)) : NULL);
+}
+
+/* Which rows go to Kapture, and what is sent for one that leaves, or is deleted. */
 static void
 alter_filter(Alter *alter)
 {
 	KaptureGivenExpression *filter = NULL;
-	Jsonb	   *on_leave = NULL;
 
 	if (alter_has(alter, ALTER_FILTER))
 		filter = kapture_expression_take(alter->rel, TextDatumGetCString(alter->fcinfo->args[ALTER_FILTER].value), NULL);
@@ -289,11 +309,8 @@ alter_filter(Alter *alter)
 		alter_set(alter, "filter = nullif($2, '')", filter ? filter->text : NULL);
 		alter_set(alter, "filter_columns = nullif($2, '')::name[]", filter ? kapture_expression_reads(filter) : NULL);
 	}
-	if (alter_has(alter, ALTER_ON_LEAVE))
-		on_leave = kapture_mapping_take_constants(DatumGetJsonbP(alter->fcinfo->args[ALTER_ON_LEAVE].value), "on_leave");
-	if (alter_changes(alter, ALTER_ON_LEAVE))
-		alter_set(alter, "on_leave = nullif($2, '')::jsonb",
-				  on_leave ? JsonbToCString(NULL, &on_leave->root, VARSIZE(on_leave)) : NULL);
+	alter_constants(alter, ALTER_ON_LEAVE, alter_names[ALTER_ON_LEAVE]);
+	alter_constants(alter, ALTER_ON_DELETE, alter_names[ALTER_ON_DELETE]);
 }
 
 /* ------------------------------------------------------------------------
@@ -334,16 +351,41 @@ alter_options(Alter *alter)
 		kapture_attach_index_id_column(att->root, name, att->id_column);
 }
 
-/* Refuses to change the server while something may be on its way to the old one. */
+/*
+ * Is nothing of the table in flight or in doubt?  It is what is committed by now that
+ * counts, whatever the transaction's snapshot is.
+ */
+static bool
+alter_is_idle(int32 attachment_id)
+{
+	Relation	rel = table_open(kapture_catalog_relid(KAPTURE_TABLE_DELIVERY), AccessShareLock);
+	AttrNumber	state = get_attnum(RelationGetRelid(rel), "state");
+	AttrNumber	in_doubt = get_attnum(RelationGetRelid(rel), "in_doubt");
+	bool		idle = true;
+	SysScanDesc scan;
+	ScanKeyData key;
+	HeapTuple	tuple;
+
+	ScanKeyInit(&key, get_attnum(RelationGetRelid(rel), "attachment_id"), BTEqualStrategyNumber, F_INT4EQ,
+				Int32GetDatum(attachment_id));
+	scan = systable_beginscan(rel, InvalidOid, false, NULL, 1, &key);
+	while (idle && HeapTupleIsValid(tuple = systable_getnext(scan)))
+		idle = strcmp(TextDatumGetCString(kapture_catalog_getattr(tuple, rel, state)), "sending") != 0 &&
+			heap_attisnull(tuple, in_doubt, RelationGetDescr(rel));
+	systable_endscan(scan);
+	table_close(rel, AccessShareLock);
+	return idle;
+}
+
+/*
+ * Refuses to change the server while something may be on its way to the old one.  The
+ * lock waits for a worker that is just taking up changes, and lets none begin.
+ */
 static void
 alter_check_idle(const Alter *alter)
 {
-	Oid			types[1] = {INT4OID};
-	Datum		values[1] = {Int32GetDatum(alter->att->id)};
-
-	if (alter->att->paused &&
-		kapture_own_text("SELECT 1 FROM @.kapture_delivery WHERE attachment_id = $1"
-						 " AND (state = 'sending' OR in_doubt IS NOT NULL) LIMIT 1", 1, types, values) == NULL)
+	(void) kapture_lock_attachment(alter->att->id, ExclusiveLock, true);
+	if (alter->att->paused && alter_is_idle(alter->att->id))
 		return;
 	ereport(ERROR,
 			(errcode(ERRCODE_OBJECT_IN_USE),
@@ -422,7 +464,8 @@ alter_advise(const Alter *alter)
 /*
  * kapture_alter(relation regclass, columns jsonb, server name, filter text,
  *		source regclass, on_duplicate text, on_conflict text, pull boolean,
- *		replicated boolean, on_leave jsonb, keep_ids boolean, reset text[]) returns void
+ *		replicated boolean, on_leave jsonb, on_delete jsonb, keep_ids boolean, reset text[])
+ *		returns void
  *
  * Errors: those of kapture_attach_find() and, for bad arguments, of
  * kapture_attach(); 55006 requests to the old server may be in flight; 55000 rows

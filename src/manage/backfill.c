@@ -31,6 +31,7 @@
 #include "base/version.h"
 #include "manage/run.h"
 #include "table/capture.h"
+#include "table/row_key.h"
 
 PG_FUNCTION_INFO_V1(kapture_backfill);
 PG_FUNCTION_INFO_V1(kapture_backfill_slice);
@@ -175,20 +176,21 @@ touch_is_new(int32 attachment_id, const char *row_key, int64 columns)
 	return !found;
 }
 
+/* Raises 42501 unless the caller may update the relation. */
+static void
+touch_check_update(Oid relid)
+{
+	if (pg_class_aclcheck(relid, GetUserId(), ACL_UPDATE) != ACLCHECK_OK)
+		aclcheck_error(ACLCHECK_NO_PRIV, get_relkind_objtype(get_rel_relkind(relid)), get_rel_name(relid));
+}
+
 /* The attachment of a relation that the caller may update. */
 static KaptureAttachment *
 touch_find(Oid relid)
 {
-	Relation	rel = try_relation_open(relid, AccessShareLock);
-	KaptureAttachment *att;
+	Relation	rel = kapture_argument_open(relid, AccessShareLock, touch_check_update);
+	KaptureAttachment *att = kapture_catalog_attachment(rel);
 
-	if (rel == NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_TABLE),
-				 errmsg("relation with OID %u does not exist", relid)));
-	if (pg_class_aclcheck(relid, GetUserId(), ACL_UPDATE) != ACLCHECK_OK)
-		aclcheck_error(ACLCHECK_NO_PRIV, get_relkind_objtype(rel->rd_rel->relkind), RelationGetRelationName(rel));
-	att = kapture_catalog_attachment(rel);
 	if (att == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
@@ -204,43 +206,11 @@ touch_find(Oid relid)
 }
 
 /*
- * The key as the trigger would note it, whichever way it is written: two texts of
- * one key would be two rows to the worker.
- */
-static char *
-touch_key(const KaptureAttachment *att, const char *row_key)
-{
-	char	  **values = kapture_catalog_unpack_key(row_key, att->nkeys);
-	char	   *result;
-	int			nestlevel;
-
-	if (values == NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("\"%s\" is not a key of table \"%s\"", row_key, get_rel_name(att->root)),
-				 errdetail("Its key has %d columns.", att->nkeys),
-				 errhint("Give the values as an array, such as {1,x}, in the order of the primary key.")));
-	nestlevel = kapture_catalog_text_settings();
-	for (int i = 0; i < att->nkeys; i++)
-	{
-		KaptureKeyColumn *col = &att->keys[i];
-		Oid			input;
-		Oid			param;
-
-		getTypeInputInfo(col->type, &input, &param);
-		values[i] = OutputFunctionCall(&col->output, OidInputFunctionCall(input, values[i], param, col->typmod));
-	}
-	result = kapture_catalog_pack_key(values, att->nkeys);
-	AtEOXact_GUC(true, nestlevel);
-	return result;
-}
-
-/*
  * kapture_touch(relation regclass, row_key text, fields text[]) returns void
  *
  * For whoever may update the table.  Errors: 22004 relation or row_key is NULL, 42P01
  * no such relation, 42501 no right to update it, 42704 not attached, or a field that
- * it does not feed, 22023 or those of the columns' types for what is no key, 55000 the
+ * it does not feed, those of kapture_row_key() for what is no key, 55000 the
  * extension is to be updated first, or the table has no primary key, 25006 the
  * transaction is read-only.
  */
@@ -258,7 +228,7 @@ kapture_touch(PG_FUNCTION_ARGS)
 	kapture_version_require();
 	att = touch_find(PG_GETARG_OID(0));
 	columns = PG_ARGISNULL(2) ? att->all_changed : kapture_catalog_fields(att, PG_GETARG_DATUM(2));
-	key = touch_key(att, text_to_cstring(PG_GETARG_TEXT_PP(1)));
+	key = kapture_row_key(att, text_to_cstring(PG_GETARG_TEXT_PP(1)));
 	if (touch_is_new(att->id, key, columns))
 		kapture_capture_again(att, key, columns, false);
 	PG_RETURN_VOID();

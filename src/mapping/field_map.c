@@ -221,10 +221,11 @@ mapping_check(List *mappings)
 	bool		name = false;
 	bool		contact = false;
 
-	if (list_length(mappings) > KAPTURE_MAX_COLUMNS)
+	if (list_length(mappings) > KAPTURE_MAX_MAPPED)
 		ereport(ERROR,
 				(errcode(ERRCODE_TOO_MANY_COLUMNS),
-				 errmsg("at most %d columns can be mapped", KAPTURE_MAX_COLUMNS)));
+				 errmsg("%d fields are mapped, but at most %d can be", list_length(mappings), KAPTURE_MAX_MAPPED),
+				 errhint("Leave out fields that Kapture need not have.")));
 	foreach(lc, mappings)
 	{
 		KaptureMapping *mapping = lfirst(lc);

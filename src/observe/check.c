@@ -229,34 +229,6 @@ check_certificate(Check *check, const KaptureHttpDetails *details)
 			  "Have whoever runs the host renew its certificate: when it expires, nothing is sent any more.");
 }
 
-/* What to do about a handshake that failed, by the words of libcurl and its TLS library. */
-static const char *
-check_tls_hint(const KaptureHttpAnswer *answer)
-{
-	static const struct
-	{
-		const char *words;
-		const char *hint;
-	}			hints[] =
-	{
-		{"expired", "The certificate has expired: have whoever runs the host renew it."},
-		{"not yet valid", "The certificate is not valid yet: see whether this host's clock is right."},
-		{"no alternative certificate subject name", "The certificate is another host's: option \"url\" of the server must have the name that is in it."},
-		{"does not match", "The certificate is another host's: option \"url\" of the server must have the name that is in it."},
-		{"certificate", "If a private authority issued the certificate, name the file of that authority's certificate in option \"ca_file\" of the server."},
-		{"wrong version number", "The port does not speak TLS: check the port in option \"url\" of the server."},
-		{"packet length too long", "The port does not speak TLS: check the port in option \"url\" of the server."},
-		{"record layer", "The port does not speak TLS: check the port in option \"url\" of the server."},
-	};
-
-	for (int i = 0; i < lengthof(hints); i++)
-	{
-		if (strstr(answer->detail, hints[i].words))
-			return hints[i].hint;
-	}
-	return "The port may not speak TLS, or not the versions that are allowed: check option \"url\" of the server.";
-}
-
 /* What to do about a connection that came no further than this step. */
 static const char *
 check_connection_hint(int step, const KaptureHttpAnswer *answer)
@@ -270,7 +242,7 @@ check_connection_hint(int step, const KaptureHttpAnswer *answer)
 		case 1:
 			return "Check host and port in option \"url\" of the server, and whether a firewall lets this host out.";
 		default:
-			return check_tls_hint(answer);
+			return kapture_hint_sentence(kapture_hint_tls(answer->tls == KAPTURE_TLS_NONE ? KAPTURE_TLS_OTHER : answer->tls));
 	}
 }
 

@@ -101,12 +101,45 @@ preview_read_digests(KaptureDelivery *delivery)
 	Oid			types[2] = {INT4OID, TEXTOID};
 	Datum		values[2] = {Int32GetDatum(delivery->attachment_id), CStringGetTextDatum(delivery->row_key)};
 	char	   *digests = kapture_own_text("SELECT r.digests FROM @.kapture_row AS r WHERE " KAPTURE_KEY_IS("r.row_key", "$2")
-										   " AND r.attachment_id + 0 = $1 AND r.gone_at IS NULL",
+										   " AND r.attachment_id + 0 = $1 AND r.gone_at IS NULL"
+										   " AND NOT EXISTS (SELECT FROM @.kapture_written AS w"
+										   " JOIN @.kapture_attachment AS a ON a.attachment_id = $1 AND a.server = w.server"
+										   " WHERE w.customer_id = r.customer_id)",
 										   2, types, values);
 
 	kapture_digest_load_key();
 	if (digests)
 		delivery->digests = DatumGetByteaPP(DirectFunctionCall1(byteain, CStringGetDatum(digests)));
+}
+
+/*
+ * A row that is not there any more, and that had a customer: its deletion is reported, if
+ * the table has on_delete.  Fills in the customer, and *waiting.  Returns false if there
+ * is nothing to report.
+ */
+static bool
+preview_read_deleted(const KaptureAttachment *att, KaptureDelivery *delivery, bool *waiting)
+{
+	Oid			types[2] = {INT4OID, TEXTOID};
+	Datum		values[2] = {Int32GetDatum(att->id), CStringGetTextDatum(delivery->row_key)};
+	char	   *id;
+
+	if (att->on_delete == NIL)
+		return false;
+	id = kapture_own_text("SELECT customer_id FROM @.kapture_delivery"
+						  " WHERE attachment_id = $1 AND row_key IS NULL AND old_key = $2 ORDER BY delivery_id DESC LIMIT 1",
+						  2, types, values);
+	if (id == NULL)
+		id = kapture_own_text("SELECT c.customer_ids[pg_catalog.array_position(c.row_key || c.more_keys, $2)]"
+							  " FROM @.kapture_outbox AS c WHERE c.op = 'd' AND " PREVIEW_ENTRY
+							  " ORDER BY c.xact DESC, c.seq DESC LIMIT 1", 2, types, values);
+	*waiting |= id != NULL;
+	if (id == NULL)
+		id = kapture_own_text("SELECT r.customer_id FROM @.kapture_row AS r WHERE " KAPTURE_KEY_IS("r.row_key", "$2")
+							  " AND r.attachment_id + 0 = $1 ORDER BY r.gone_at DESC LIMIT 1", 2, types, values);
+	delivery->customer_id = id ? pg_strtoint64(id) : 0;
+	delivery->gone = delivery->customer_id != 0;
+	return delivery->gone;
 }
 
 /* Raises an error unless the row could be read. */
@@ -202,7 +235,8 @@ preview_say_nothing(const KaptureTask *task)
  *		returns table(waiting boolean, api text, url text, headers text[], body text)
  *
  * For the owner of the table.  A row for which nothing waits is shown as if all
- * its columns had changed; no result: nothing would be sent.  Errors: those of
+ * its columns had changed; no result: nothing would be sent.  Of a row that was deleted,
+ * the report of that is shown, if the table has on_delete.  Errors: those of
  * kapture_attach_find() and kapture_server_get(); P0002 no such row,
  * 55P03 it cannot be read for a lock, 22000 for another reason.
  */
@@ -236,14 +270,15 @@ kapture_preview(PG_FUNCTION_ARGS)
 		delivery.changed = att->all_changed;
 	/* the table's code may have the settings read anew, and those freed */
 	kapture_row_read(att, pstrdup(kapture_server_get(att->server, owner)->timezone), list_make1(&delivery.row), NULL);
-	preview_check_row(att->root, &delivery.row);
+	if (delivery.row.outcome != KAPTURE_ROW_GONE || !preview_read_deleted(att, &delivery, &waiting))
+		preview_check_row(att->root, &delivery.row);
 	preview_say_state(&delivery, captured);
 	if (waiting)
 		preview_read_digests(&delivery);
 	server = kapture_server_get(att->server, owner);
 	task.check_rows = server->check_rows;
 	task.add_is_upsert = server->add_is_upsert;
-	if (waiting && !delivery.sent_phone && !delivery.sent_email && delivery.row.customer_id == 0 &&
+	if (waiting && !delivery.gone && !delivery.sent_phone && !delivery.sent_email && delivery.row.customer_id == 0 &&
 		preview_is_in_doubt(&delivery))
 		kapture_task_identify(att, &delivery, task.add_is_upsert);
 	/* what could be found is searched for, once it can no longer be running */

@@ -472,7 +472,7 @@ puller_backoff(int errors)
 void
 kapture_puller_main(Datum arg)
 {
-	static const KaptureProcessLoop loop = {puller_pass, puller_look_again, puller_backoff, "KapturePullerMain"};
+	static const KaptureProcessLoop loop = {puller_pass, puller_look_again, puller_backoff, "KapturePullerMain", NULL};
 
 	kapture_process_run_loop(&loop, puller_initialize(arg));
 }

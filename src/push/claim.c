@@ -9,10 +9,10 @@
 #include "postgres.h"
 
 #include "access/xact.h"
-#include "utils/inval.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 
+#include "base/lock.h"
 #include "cluster/guard.h"
 #include "known/digest.h"
 #include "known/row_state.h"
@@ -20,6 +20,7 @@
 #include "push/queue.h"
 #include "push/record.h"
 #include "push/server_health.h"
+#include "push/sharing.h"
 #include "push/transaction.h"
 #include "table/outbox.h"
 #include "table/row_io.h"
@@ -258,7 +259,11 @@ claim_do(void *arg)
 
 	claim->now = GetCurrentTransactionStartTimestamp(); /* SQL's now() */
 	/* whoever paused a table and then changed it must not find that taken */
-	AcceptInvalidationMessages();
+	if (!kapture_lock_attachment(table->att->id, ShareLock, false))
+	{
+		table->turn.at = Max(table->turn.at, TimestampTzPlusMilliseconds(claim->now, KAPTURE_LOCKED_RETRY));
+		return;
+	}
 	if (worker->stale)
 		return;					/* the table may look different now */
 	kapture_queue_follow(worker, table, &claim->moved);
@@ -270,6 +275,7 @@ claim_do(void *arg)
 	MemoryContextSwitchTo(transaction);
 
 	kapture_digest_load_key();
+	kapture_row_state_forget_written();
 	kapture_row_state_load(claim->deliveries);
 	kapture_row_state_load(claim->changes);
 	claim_plan(worker, claim, claim->deliveries);
@@ -284,6 +290,7 @@ claim_do(void *arg)
 	}
 	kapture_outbox_note_adds(adds);
 	claim_plan(worker, claim, claim->changes);
+	kapture_sharing_check_reports(worker, &claim->ready, &claim->settled, claim->now);
 	kapture_record_settle(worker, &claim->settled);
 	kapture_record_settle(worker, &claim->moved);
 	claim->done = true;

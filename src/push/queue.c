@@ -134,7 +134,7 @@ kapture_queue_follow(Worker *worker, WorkerTable *table, dlist_head *settled)
 
 	worker->followed = lappend(worker->followed, table);
 	MemoryContextSwitchTo(old);
-	foreach(lc, kapture_outbox_follow(table->att->id, &table->keys, &table->scan, &waiting,
+	foreach(lc, kapture_outbox_follow(table->att, &table->keys, &table->scan, &waiting,
 									 kapture_row_state_follow, &gone))
 	{
 		KaptureMoved *moved = lfirst(lc);

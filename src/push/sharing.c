@@ -6,6 +6,9 @@
  * what a row would be linked to is looked up among the rows that have customers
  * (kapture_row), and among those that are just getting one.  It is asked for after an
  * answer has named the customer, and before anything is sent to it or recorded.
+ *
+ * Likewise, that a row was deleted (on_delete) is not reported if another row has its
+ * customer by now.
  */
 #include "postgres.h"
 
@@ -21,6 +24,7 @@
 #include "push/sharing.h"
 #include "table/row_io.h"
 #include "table/row_sql.h"
+#include "traffic/pacing.h"
 
 /* Is it a row of the task's account? */
 static bool
@@ -48,7 +52,7 @@ sharing_same_contact(const KaptureDelivery *a, const KaptureDelivery *b)
 		(a->sent_email && b->sent_email && pg_strcasecmp(a->sent_email, b->sent_email) == 0);
 }
 
-/* A customer of a server, and the task under way that has it. */
+/* A customer of a server, and the claimed task that has it. */
 typedef struct SharingCustomer
 {
 	struct
@@ -71,18 +75,18 @@ sharing_customer(HTAB *customers, const WorkerTask *task, HASHACTION action, boo
 	return hash_search(customers, &entry.key, action, found);
 }
 
-/* Notes that a task has its customer, unless another one has. */
+/* Notes that a task has its customer, unless another one has, which has not lost its row. */
 static void
 sharing_enter(HTAB *customers, WorkerTask *task)
 {
 	bool		found;
 	SharingCustomer *entry = sharing_customer(customers, task, HASH_ENTER, &found);
 
-	if (!found)
+	if (!found || kapture_task_reports(&entry->task->task))
 		entry->task = task;
 }
 
-/* May the task's customer be another row's?  Not if its row is gone, unless an Update is in flight yet. */
+/* May the task's customer be another row's?  Not if its row is gone, unless that is to be reported, or an Update is in flight yet. */
 static bool
 sharing_has_customer(const WorkerTask *task)
 {
@@ -91,11 +95,11 @@ sharing_has_customer(const WorkerTask *task)
 	if (t->customer_id == 0 || task->unchecked)
 		return false;
 	if (t->delivery->gone)
-		return t->state == KAPTURE_TASK_SEND && t->request != NULL;
+		return kapture_task_reports(t) || (t->state == KAPTURE_TASK_SEND && t->request != NULL);
 	return t->state == KAPTURE_TASK_DONE || t->state == KAPTURE_TASK_SEND;
 }
 
-/* The customers of the tasks under way, but for those of which that is open. */
+/* The customers of the claimed tasks, but for those of which that is open. */
 static HTAB *
 sharing_customers(Worker *worker)
 {
@@ -138,7 +142,7 @@ sharing_adding(Worker *worker, const WorkerTask *task)
 }
 
 /*
- * Looks among the rows that are under way: is one just getting the task's customer, or
+ * Looks among the rows that are claimed: is one just getting the task's customer, or
  * being added with its phone or email?  Then the task comes again when that is over.
  */
 static void
@@ -149,7 +153,9 @@ sharing_check_tasks(Worker *worker, HTAB *customers, WorkerTask *task, Timestamp
 	const char *name;
 	const char *key;
 
-	if (holder && holder->task != task && holder->task->table->attached)
+	if (holder && holder->task != task && kapture_task_reports(&holder->task->task))
+		kapture_task_let_report(&task->task, now);
+	else if (holder && holder->task != task && holder->task->table->attached)
 	{
 		sharing_name(task, holder->task->table, holder->task->task.delivery->row_key, &name, &key);
 		kapture_task_stand_back(&task->task, now, false, name, key);
@@ -188,8 +194,13 @@ sharing_ask_rows(WorkerTable *table, List *holders)
 		if (h->table == table)
 			rows = lappend(rows, &h->row);
 	}
-	if (rows == NIL || !table->present || !kapture_state_may_run(table))
+	if (rows == NIL || !table->present)
 		return;					/* then what was recorded must do */
+	if (!kapture_state_may_run(table))
+	{
+		kapture_queue_put_off(rows);
+		return;
+	}
 	kapture_row_read(table->att, table->server->timezone, rows, GetActiveSnapshot());
 	kapture_turn_charge(&table->turn, began, list_length(rows));
 	foreach(lc, holders)
@@ -239,6 +250,23 @@ sharing_look_up(WorkerTable *table, dlist_head *tasks, List *holders)
 	return holders;
 }
 
+/* Adds the row that may have the key of one whose deletion a task is to report, and its customer. */
+static List *
+sharing_add_successor(WorkerTask *task, List *holders)
+{
+	SharingHolder *h = palloc0(sizeof(SharingHolder));
+
+	h->holder = palloc0(sizeof(KaptureHolder));
+	h->holder->customer_id = task->task.customer_id;
+	h->holder->attachment_id = task->table->att->id;
+	h->holder->row_key = pstrdup(task->task.delivery->row_key);
+	h->row.row_key = h->holder->row_key;
+	h->holder->written = true;
+	h->table = task->table;
+	h->row.context = CurrentMemoryContext;
+	return lappend(holders, h);
+}
+
 /* The rows (of SharingHolder) that have the customers of the tasks, but for the tasks' own. */
 static List *
 sharing_holders(Worker *worker, dlist_head *tasks)
@@ -259,7 +287,11 @@ sharing_holders(Worker *worker, dlist_head *tasks)
 			ids = ids ? repalloc(ids, sizeof(int64) * size) : palloc(sizeof(int64) * size);
 		}
 		ids[n++] = dlist_container(WorkerTask, node, iter.cur)->task.customer_id;
+		if (kapture_task_reports(&dlist_container(WorkerTask, node, iter.cur)->task))
+			holders = sharing_add_successor(dlist_container(WorkerTask, node, iter.cur), holders);
 	}
+	if (holders != NIL)
+		tables = list_make1(dlist_head_element(WorkerTask, node, tasks)->table);
 	foreach(lc, kapture_row_state_holders(dlist_head_element(WorkerTask, node, tasks)->table->att->id, ids, n))
 	{
 		SharingHolder *h = palloc0(sizeof(SharingHolder));
@@ -326,6 +358,39 @@ sharing_check_rows(WorkerTask *task, List *holders, TimestampTz now)
 	return false;
 }
 
+/* Ends a task that is to report that its row was deleted if another one has the customer. */
+static void
+sharing_check_report(HTAB *customers, WorkerTask *task, List *holders, TimestampTz now)
+{
+	SharingCustomer *holder = sharing_customer(customers, task, HASH_FIND, NULL);
+	ListCell   *lc;
+
+	if (holder && holder->task->table->attached && !holder->task->task.delivery->gone)
+	{
+		kapture_task_spare(&task->task);
+		return;
+	}
+
+	foreach(lc, holders)
+	{
+		SharingHolder *h = lfirst(lc);
+
+		if (h->holder->customer_id != task->task.customer_id || !sharing_same_server(task, h->table))
+			continue;
+		if (h->row.outcome == KAPTURE_ROW_LOCKED)
+		{
+			/* it is asked again */
+			task->task.state = KAPTURE_TASK_RELEASE;
+			task->task.next_attempt = TimestampTzPlusMilliseconds(now, KAPTURE_LOCKED_RETRY);
+		}
+		else if (h->holds)
+		{
+			kapture_task_spare(&task->task);
+			return;
+		}
+	}
+}
+
 /* Tasks of one table that have just got a customer. */
 typedef struct SharingBatch
 {
@@ -369,14 +434,16 @@ sharing_do_check(void *arg)
 	{
 		WorkerTask *task = dlist_container(WorkerTask, node, iter.cur);
 
-		if (!task->task.delivery->gone && !sharing_check_rows(task, holders, batch->now))
+		if (kapture_task_reports(&task->task))
+			sharing_check_report(batch->customers, task, holders, batch->now);
+		else if (!task->task.delivery->gone && !sharing_check_rows(task, holders, batch->now))
 			sharing_check_tasks(batch->worker, batch->customers, task, batch->now);
 	}
 	sharing_note_links(batch);
 }
 
 /*
- * It cannot be told who has the task's customer: its row is parked.  One that was added
+ * It cannot be found out who has the task's customer: the task's row is parked.  One that was added
  * keeps its id; one that was to be linked begins anew.
  */
 static void
@@ -385,11 +452,49 @@ sharing_fail(WorkerTask *task, const ErrorData *error)
 	KaptureTask *t = &task->task;
 	bool		added = t->state == KAPTURE_TASK_DONE && kapture_task_has_added(t);
 
-	if (!added)
+	if (!added && !kapture_task_reports(t))
 		t->customer_id = 0;
 	kapture_task_park(t, error);
 	t->failed.arrived = added;
 	t->failed.unsure = false;
+}
+
+/*
+ * Goes through the tasks among "ready", of one table, that are to report that their row
+ * was deleted: those whose customer another row has end, those of which that is not known
+ * because of an error fail, and go to *settled.  Needs a transaction.
+ */
+void
+kapture_sharing_check_reports(Worker *worker, dlist_head *ready, dlist_head *settled, TimestampTz now)
+{
+	SharingBatch batch = {.worker = worker,.now = now};
+	dlist_mutable_iter iter;
+	ErrorData  *error;
+
+	dlist_init(&batch.tasks);
+	dlist_foreach_modify(iter, ready)
+	{
+		WorkerTask *task = dlist_container(WorkerTask, node, iter.cur);
+
+		if (!kapture_task_reports(&task->task))
+			continue;
+		dlist_delete(&task->node);
+		dlist_push_tail(&batch.tasks, &task->node);
+	}
+	if (dlist_is_empty(&batch.tasks))
+		return;
+	batch.customers = sharing_customers(worker);
+	error = kapture_guard_step(sharing_do_check, &batch);
+	while (!dlist_is_empty(&batch.tasks))
+	{
+		WorkerTask *task = dlist_container(WorkerTask, node, dlist_pop_head_node(&batch.tasks));
+
+		if (error)
+			sharing_fail(task, error);
+		dlist_push_tail(task->task.state == KAPTURE_TASK_SEND ? ready : settled, &task->node);
+	}
+	if (error)
+		FreeErrorData(error);
 }
 
 /*
@@ -423,7 +528,7 @@ kapture_sharing_settle(Worker *worker, dlist_head *settled, TimestampTz now)
 				sharing_fail(task, error);
 			if (task->task.state == KAPTURE_TASK_SEND)
 			{
-				linked = true;
+				linked |= task->task.step == KAPTURE_STEP_UPDATE;
 				dlist_push_head(&task->server->ready, &task->node);
 				task->server->nready++;
 			}

@@ -9,6 +9,7 @@
 
 #include "push/state.h"
 
+extern void kapture_sharing_check_reports(Worker *worker, dlist_head *ready, dlist_head *settled, TimestampTz now);
 extern void kapture_sharing_settle(Worker *worker, dlist_head *settled, TimestampTz now);
 
 #endif							/* KAPTURE_SHARING_H */

@@ -21,6 +21,9 @@
  *
  * An Update brings what has changed and is not known to be in Kapture already.
  *
+ * Kapture deletes no customers.  If the attachment has on_delete, an Update brings its
+ * constants to the customer of a row that was deleted; it is tried again as others are.
+ *
  * Phone and email that belong to different customers park the row.  A refusal that
  * names the customer is believed if that customer has the phone or the email.
  *
@@ -32,8 +35,8 @@
  * An answer that is not about the customer that was sent or searched for is one to
  * another request (a server or proxy has got out of step).  It counts as none.
  *
- * Kapture tells no newer Update from an older one either: the last that it gets
- * round to wins.  So while a request may be running whose outcome nobody saw,
+ * Kapture does not know a newer Update from an older one either: the last that it
+ * carries out wins.  So while a request may be running whose outcome nobody saw,
  * nothing else is sent for its row.
  *
  * No I/O here: the worker sends what is planned and brings the answers.
@@ -45,6 +48,7 @@
 #include "mb/pg_wchar.h"
 #include "utils/memutils.h"
 
+#include "api/error.h"
 #include "api/rules.h"
 #include "base/compat.h"
 #include "base/fault.h"
@@ -70,6 +74,7 @@ kapture_task_api(const KaptureTask *task)
 		case KAPTURE_STEP_ADD:
 			return KAPTURE_API_ADD;
 		case KAPTURE_STEP_UPDATE:
+		case KAPTURE_STEP_DELETED:
 			return KAPTURE_API_UPDATE;
 		case KAPTURE_STEP_FIND_PHONE:
 		case KAPTURE_STEP_FIND_EMAIL:
@@ -137,21 +142,39 @@ task_append_fields(const KaptureTask *task, StringInfo body, int64 mask)
 	return n;
 }
 
-/* Appends the constants for customers whose row has left; returns how many. */
+/* Appends constants (a list of KaptureFieldValue); returns how many. */
 static int
-task_append_on_leave(const KaptureTask *task, StringInfo body)
+task_append_constants(StringInfo body, List *constants)
 {
 	ListCell   *lc;
 
-	if (task->delivery->has_left || (task->delivery->changed & KAPTURE_CHANGED_FILTER) == 0)
-		return 0;				/* it had left before */
-	foreach(lc, task->att->on_leave)
+	foreach(lc, constants)
 	{
 		KaptureFieldValue *constant = lfirst(lc);
 
 		kapture_message_append_field(body, constant->field, constant->value);
 	}
-	return list_length(task->att->on_leave);
+	return list_length(constants);
+}
+
+/* Appends the constants for customers whose row has left; returns how many. */
+static int
+task_append_on_leave(const KaptureTask *task, StringInfo body)
+{
+	if (task->delivery->has_left || (task->delivery->changed & KAPTURE_CHANGED_FILTER) == 0)
+		return 0;				/* it had left before */
+	return task_append_constants(body, task->att->on_leave);
+}
+
+/* Begins the body of an Update of the task's customer. */
+static void
+task_begin_update(const KaptureTask *task, StringInfo body)
+{
+	char		id[32];
+
+	snprintf(id, sizeof(id), INT64_FORMAT, task->customer_id);
+	appendStringInfoChar(body, '{');
+	kapture_message_append_field(body, "kapture_customer_id", id);
 }
 
 /*
@@ -192,11 +215,15 @@ task_prepare(KaptureTask *task, KaptureStep step)
 			appendStringInfoChar(&body, '}');
 			break;
 		case KAPTURE_STEP_UPDATE:
-			snprintf(id, sizeof(id), INT64_FORMAT, task->customer_id);
-			appendStringInfoChar(&body, '{');
-			kapture_message_append_field(&body, "kapture_customer_id", id);
+			task_begin_update(task, &body);
 			any = task->delivery->row.outside ? task_append_on_leave(task, &body) > 0 :
 				task_append_fields(task, &body, task->sending) > 0;
+			appendStringInfoChar(&body, '}');
+			break;
+		case KAPTURE_STEP_DELETED:
+			task->sending = 0;
+			task_begin_update(task, &body);
+			any = task->customer_id != 0 && task_append_constants(&body, task->att->on_delete) > 0;
 			appendStringInfoChar(&body, '}');
 			break;
 		case KAPTURE_STEP_FIND_PHONE:
@@ -321,7 +348,8 @@ kapture_task_fail(KaptureTask *task, bool park, TimestampTz next_attempt, const 
 	failed->in_doubt = task->delivery->in_doubt;
 	failed->unsure = task->step == KAPTURE_STEP_UPDATE;
 	failed->waits_for = 0;
-	failed->customer_id = task->customer_id == task->delivery->row.customer_id ? 0 : task->customer_id;
+	/* that of a deleted row is nowhere else */
+	failed->customer_id = task->customer_id == task->delivery->row.customer_id && !task->delivery->gone ? 0 : task->customer_id;
 	if (task->body)
 	{
 		/* it may have to outlive a transaction that fails */
@@ -502,6 +530,14 @@ task_link(KaptureTask *task, int64 found)
 		task_update(task);
 }
 
+/* The row is no more, which is reported if it had a customer. */
+static void
+task_end_gone(KaptureTask *task)
+{
+	if (task->reported || !task_prepare(task, KAPTURE_STEP_DELETED))
+		task_done(task, "gone");
+}
+
 /*
  * The row is no more.  Kapture keeps its customer, so the history is to name it:
  * one that a lost Add may have made is searched for.
@@ -521,12 +557,13 @@ task_gone(KaptureTask *task, TimestampTz now)
 			(void) task_prepare(task, KAPTURE_STEP_FIND_EMAIL);
 	}
 	else
-		task_done(task, "gone");
+		task_end_gone(task);
 }
 
 /*
- * The row was deleted while a request of its was under way, whose answer has
- * been taken in: nothing else is sent for it, but a search for its lost Add.
+ * The row was deleted while a request of its was in flight, whose answer has
+ * been taken in: nothing else is sent for it, but a search for its lost Add, and that
+ * it was deleted.
  */
 static void
 task_gone_meanwhile(KaptureTask *task)
@@ -536,18 +573,23 @@ task_gone_meanwhile(KaptureTask *task)
 	switch (task->state)
 	{
 		case KAPTURE_TASK_SEND:
-			if (task->asked_first && searching)
+			if (task->step == KAPTURE_STEP_DELETED || (task->asked_first && searching))
 				break;
 			/* the customer that it would have been linked to is somebody else's */
 			task->customer_id = 0;
 			task_done(task, "gone");
 			break;
 		case KAPTURE_TASK_FAILED:
-			if (task->delivery->in_doubt == 0 || task->failed.park)
+			if (task->step == KAPTURE_STEP_DELETED || (task->delivery->in_doubt != 0 && !task->failed.park))
+				break;
+			/* one that it was to be linked to is not its own yet */
+			if (task->customer_id == Max(task->delivery->row.customer_id, task->delivery->customer_id))
+				task_end_gone(task);
+			else
 				task_done(task, "gone");
 			break;
 		case KAPTURE_TASK_DONE:
-			task_done(task, "gone");
+			task_end_gone(task);
 			break;
 		case KAPTURE_TASK_RELEASE:
 			break;
@@ -632,7 +674,7 @@ task_note_doubt(KaptureTask *task, const KaptureHttpAnswer *answer, TimestampTz 
 
 	if (task->step == KAPTURE_STEP_ADD)
 		task->delivery->in_doubt = TimestampTzPlusMilliseconds(now, rest);
-	else if (task->step == KAPTURE_STEP_UPDATE && running)
+	else if (running && (task->step == KAPTURE_STEP_UPDATE || task->step == KAPTURE_STEP_DELETED))
 		task->delivery->in_doubt = TimestampTzPlusMilliseconds(now, rest + KAPTURE_LATE_GRACE);
 }
 
@@ -640,12 +682,8 @@ task_note_doubt(KaptureTask *task, const KaptureHttpAnswer *answer, TimestampTz 
 static void
 task_no_answer(KaptureTask *task, const KaptureHttpAnswer *answer, TimestampTz now)
 {
-	char		error[512];
+	char	   *error = kapture_complaint_in_words(answer);
 
-	snprintf(error, sizeof(error), "no answer from Kapture: %s%s%s%s%s%s failed",
-			 answer->detail ? answer->detail : "", answer->detail ? " (" : "(",
-			 answer->phase ? answer->phase : "the request",
-			 answer->option ? ", limited by " : "", answer->option ? answer->option : "", ")");
 	task->health = KAPTURE_STATE_FAILING;
 
 	if (answer->outcome == KAPTURE_HTTP_IN_DOUBT)
@@ -658,6 +696,7 @@ task_no_answer(KaptureTask *task, const KaptureHttpAnswer *answer, TimestampTz n
 	}
 	else
 		task_retry(task, now, error);
+	pfree(error);
 }
 
 /*
@@ -685,9 +724,9 @@ task_searched(KaptureTask *task, TimestampTz now)
 
 	if (task->delivery->gone && !search_again)
 	{
-		/* of somebody else's customer nothing is left to be said */
+		/* a customer that another row has is not recorded with this one */
 		task->customer_id = task->asked_first && !different ? found : 0;
-		task_done(task, "gone");
+		task_end_gone(task);
 	}
 	else if (different)
 		kapture_task_fail(task, true, 0,
@@ -779,6 +818,10 @@ task_success(KaptureTask *task, const KaptureReply *reply, TimestampTz now)
 			task_done(task, task->delivery->row.outside ? "left" :
 					  task->delivery->row.customer_id == 0 ? "link" : "update");
 			break;
+		case KAPTURE_STEP_DELETED:
+			task->reported = true;
+			task_done(task, "gone");
+			break;
 		case KAPTURE_STEP_FIND_PHONE:
 			task->by_phone = reply->customer_id;
 			if (!task_prepare(task, KAPTURE_STEP_FIND_EMAIL))
@@ -832,9 +875,9 @@ task_confirm_named(const KaptureTask *task, Jsonb *answer, KaptureReply *reply)
 }
 
 /*
- * Likewise, has the customer that was found what was searched for?  Kapture may
- * search by phone or email if it is given both: then each is searched for by
- * itself, and the result is true.
+ * Has the customer that was found what was searched for?  If not, the answer counts as
+ * one to another request.  Kapture may search by phone or email if it is given both:
+ * then each is searched for separately, and the result is true.
  */
 static bool
 task_confirm_found(KaptureTask *task, Jsonb *answer, KaptureReply *reply)
@@ -998,6 +1041,27 @@ kapture_task_takes(const KaptureTask *task)
 }
 
 /*
+ * Is the task about to report that its row was deleted?  Another row may have the customer.
+ */
+bool
+kapture_task_reports(const KaptureTask *task)
+{
+	return task->state == KAPTURE_TASK_SEND && task->step == KAPTURE_STEP_DELETED;
+}
+
+/*
+ * Another row has the customer of a row that was deleted: that is not reported.
+ */
+void
+kapture_task_spare(KaptureTask *task)
+{
+	task->customer_id = 0;
+	task->http_status = 0;
+	task->message = NULL;
+	task_done(task, "gone");
+}
+
+/*
  * Parks a task whose customer another row has: "table" and "row_key" say which, a key
  * of NULL that it is not the owner's.  It is tried again when that changes, or, if the
  * customer was found by a phone and email that the row has no more, at once.
@@ -1026,8 +1090,9 @@ kapture_task_yield(KaptureTask *task, TimestampTz now, const char *table, const 
 }
 
 /*
- * Puts off a task whose customer another row is just getting or being added as; likewise.
- * "had": it has the customer, but neither this phone nor this email any more.
+ * Puts off a task whose customer another row is just getting or being added as; "table"
+ * and "row_key" as for kapture_task_yield().  "had": it has the customer, but neither this
+ * phone nor this email any more.
  */
 void
 kapture_task_stand_back(KaptureTask *task, TimestampTz now, bool had, const char *table, const char *row_key)
@@ -1038,6 +1103,20 @@ kapture_task_stand_back(KaptureTask *task, TimestampTz now, bool had, const char
 	task_retry(task, now, row_key ?
 			   psprintf("the row with key \"%s\" of table %s, which %s", row_key, table, what) :
 			   psprintf("a row of another owner's table, which %s", what));
+	task->failed.unsure = false;
+}
+
+/*
+ * Puts off a task for whose customer the deletion of its former row is being reported.
+ */
+void
+kapture_task_let_report(KaptureTask *task, TimestampTz now)
+{
+	int64		customer_id = task->customer_id;
+
+	task->customer_id = 0;
+	task_retry(task, now, psprintf("the deletion of the row that was Kapture customer " INT64_FORMAT " is being reported",
+								   customer_id));
 	task->failed.unsure = false;
 }
 

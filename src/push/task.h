@@ -19,6 +19,7 @@ typedef enum KaptureStep
 {
 	KAPTURE_STEP_ADD,
 	KAPTURE_STEP_UPDATE,
+	KAPTURE_STEP_DELETED,		/* reports that the customer's row was deleted */
 	KAPTURE_STEP_FIND_PHONE,	/* is the customer there, by its phone? */
 	KAPTURE_STEP_FIND_EMAIL,
 	KAPTURE_STEP_FIND_BOTH,		/* by phone and email at once */
@@ -55,6 +56,7 @@ typedef struct KaptureTask
 	bool		lost;			/* it was, once */
 	bool		strange;		/* the answer was one to another request */
 	bool		added;			/* by its last Add, which did not say the id */
+	bool		reported;		/* that the row was deleted */
 	int64		named_id;		/* of whom a refusal says that it is the customer, or 0 */
 	int64		by_phone;		/* found by the searches, or 0 */
 	int64		by_email;
@@ -83,8 +85,11 @@ extern void kapture_task_fail(KaptureTask *task, bool park, TimestampTz next_att
 extern bool kapture_task_has_added(const KaptureTask *task);
 extern bool kapture_task_frees(const KaptureTask *task);
 extern bool kapture_task_takes(const KaptureTask *task);
+extern bool kapture_task_reports(const KaptureTask *task);
+extern void kapture_task_spare(KaptureTask *task);
 extern void kapture_task_yield(KaptureTask *task, TimestampTz now, const char *table, const char *row_key);
 extern void kapture_task_stand_back(KaptureTask *task, TimestampTz now, bool had, const char *table, const char *row_key);
+extern void kapture_task_let_report(KaptureTask *task, TimestampTz now);
 extern void kapture_task_park(KaptureTask *task, const ErrorData *error);
 extern void kapture_task_written(KaptureTask *task, TimestampTz later, const char *why, const char *blame);
 extern void kapture_task_unrecorded(KaptureTask *task, const ErrorData *error);

@@ -80,6 +80,7 @@ typedef struct AttachRequest
 	char	   *on_conflict;
 	char	   *id_column;
 	Jsonb	   *on_leave;		/* or NULL */
+	Jsonb	   *on_delete;		/* likewise */
 
 	ArrayType  *keys;
 	List	   *mappings;		/* of KaptureMapping */
@@ -222,22 +223,6 @@ attach_require(FunctionCallInfo fcinfo, int arg, const char *name)
 		ereport(ERROR,
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 				 errmsg("argument \"%s\" must not be null", name)));
-}
-
-/* Opens a relation that the caller must own. */
-static Relation
-attach_open_owned(Oid relid, LOCKMODE lockmode)
-{
-	Relation	rel = try_relation_open(relid, lockmode);
-
-	if (rel == NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_TABLE),
-				 errmsg("relation with OID %u does not exist", relid)));
-	if (!object_ownercheck(RelationRelationId, relid, GetUserId()))
-		aclcheck_error(ACLCHECK_NOT_OWNER, get_relkind_objtype(rel->rd_rel->relkind),
-					   RelationGetRelationName(rel));
-	return rel;
 }
 
 /* Refuses a table that is attached already, or belongs to one that is, or should be. */
@@ -403,6 +388,13 @@ attach_text(const char *text)
 	return CStringGetTextDatum(text ? text : "");
 }
 
+/* Likewise, constants that are sent in some case. */
+static Datum
+attach_constants(Jsonb *constants)
+{
+	return attach_text(constants ? JsonbToCString(NULL, &constants->root, VARSIZE(constants)) : NULL);
+}
+
 /*
  * Writes where the value of a field of an attached table, with this bit, comes from.
  */
@@ -430,24 +422,25 @@ attach_store(Oid relid, const AttachRequest *request)
 {
 	const KaptureGivenSource *source = request->source;
 	Oid			types[] = {REGCLASSOID, NAMEOID, NAMEARRAYOID, TEXTOID, BOOLOID, BOOLOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID,
-	TEXTOID, TEXTOID};
+	TEXTOID, TEXTOID, TEXTOID};
 	Datum		values[] = {
 		ObjectIdGetDatum(relid), NameGetDatum(request->server), PointerGetDatum(request->keys),
 		CStringGetTextDatum(request->on_duplicate), BoolGetDatum(request->replicated), BoolGetDatum(request->pull),
 		CStringGetTextDatum(request->on_conflict), attach_text(request->id_column),
 		attach_text(request->filter ? request->filter->text : NULL),
 		attach_text(request->filter ? kapture_expression_reads(request->filter) : NULL),
-		attach_text(request->on_leave ? JsonbToCString(NULL, &request->on_leave->root, VARSIZE(request->on_leave)) : NULL),
-		attach_text(source ? source->name : NULL), attach_text(source ? kapture_expression_reads(&source->reads) : NULL)
+		attach_constants(request->on_leave),
+		attach_text(source ? source->name : NULL), attach_text(source ? kapture_expression_reads(&source->reads) : NULL),
+		attach_constants(request->on_delete)
 	};
 	ListCell   *lc;
 	int			bit = 0;
 
 	(void) kapture_own_execute("INSERT INTO @.kapture_attachment"
 							   " (relation, server, key_columns, on_duplicate, replicated, pull, on_conflict, id_column,"
-							   " filter, filter_columns, on_leave, source, source_keys, source_columns, server_oid, server_owner)"
+							   " filter, filter_columns, on_leave, source, source_keys, source_columns, on_delete, server_oid, server_owner)"
 							   " SELECT $1, $2, $3, $4, $5, $6, $7, nullif($8, '')::name, nullif($9, ''), nullif($10, '')::name[], nullif($11, '')::jsonb,"
-							   " nullif($12, ''), CASE WHEN $12 <> '' THEN $3 END, nullif($13, '')::name[],"
+							   " nullif($12, ''), CASE WHEN $12 <> '' THEN $3 END, nullif($13, '')::name[], nullif($14, '')::jsonb,"
 							   " s.oid, s.srvowner FROM pg_foreign_server AS s WHERE s.srvname = $2",
 							   lengthof(types), types, values);
 	foreach(lc, request->mappings)
@@ -676,6 +669,8 @@ attach_take_arguments(FunctionCallInfo fcinfo, AttachRequest *request)
 	request->id_column = PG_ARGISNULL(9) ? NULL : pstrdup(NameStr(*PG_GETARG_NAME(9)));
 	if (!PG_ARGISNULL(10))
 		request->on_leave = kapture_mapping_take_constants(PG_GETARG_JSONB_P(10), "on_leave");
+	if (!PG_ARGISNULL(11))
+		request->on_delete = kapture_mapping_take_constants(PG_GETARG_JSONB_P(11), "on_delete");
 	if (request->on_leave && PG_ARGISNULL(7) && PG_ARGISNULL(8))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
@@ -802,7 +797,7 @@ attach_report(Oid relid)
  * kapture_attach(relation regclass, columns jsonb, server name,
  *				  on_duplicate text, replicated boolean, pull boolean,
  *				  on_conflict text, filter text, source regclass,
- *				  id_column name, on_leave jsonb) returns void
+ *				  id_column name, on_leave jsonb, on_delete jsonb) returns void
  *
  * Checks, adds the id column where it is missing, creates the trigger.
  */
@@ -818,7 +813,7 @@ kapture_attach(PG_FUNCTION_ARGS)
 	kapture_version_require();	/* before it reads arguments that others have not */
 	attach_take_arguments(fcinfo, &request);
 	relid = PG_GETARG_OID(0);
-	rel = attach_open_owned(relid, ShareRowExclusiveLock);
+	rel = kapture_argument_open(relid, ShareRowExclusiveLock, kapture_argument_check_owner);
 	attach_check_relation(rel);
 	name = kapture_row_relation_name(RelationGetRelid(rel));
 	request.keys = attach_key_columns(rel);
@@ -862,7 +857,7 @@ kapture_attach_find_argument(FunctionCallInfo fcinfo, int arg, LOCKMODE lockmode
 
 	attach_require(fcinfo, arg, "relation");
 	kapture_version_require();
-	rel = attach_open_owned(PG_GETARG_OID(arg), lockmode);
+	rel = kapture_argument_open(PG_GETARG_OID(arg), lockmode, kapture_argument_check_owner);
 	att = kapture_catalog_attachment(rel);
 	if (att == NULL || att->root != RelationGetRelid(rel))
 		ereport(ERROR,
@@ -931,7 +926,7 @@ attach_drop_orphans(FunctionCallInfo fcinfo)
 
 	attach_require(fcinfo, 0, "relation");
 	kapture_version_require();
-	rel = attach_open_owned(PG_GETARG_OID(0), ShareRowExclusiveLock);
+	rel = kapture_argument_open(PG_GETARG_OID(0), ShareRowExclusiveLock, kapture_argument_check_owner);
 	orphan = kapture_catalog_attachment(rel) == NULL;
 	relation_close(rel, NoLock);
 	if (!orphan || attach_drop_all_triggers(PG_GETARG_OID(0)) == 0)
@@ -1022,6 +1017,17 @@ kapture_resume(PG_FUNCTION_ARGS)
 	PG_RETURN_VOID();
 }
 
+/* Runs "sql" on failed rows of an attachment: all, or those that a condition on the key $2 finds. */
+static uint64
+attach_change_rows(const char *sql, Datum *values, const char *condition)
+{
+	Oid			types[2] = {INT4OID, TEXTOID};
+
+	return kapture_own_execute(psprintf("%s WHERE attachment_id = $1 AND state <> 'sending' AND last_error IS NOT NULL%s%s",
+										sql, condition ? " AND " : "", condition ? condition : ""),
+							   condition ? 2 : 1, types, values);
+}
+
 /*
  * Runs "sql" on failed rows, one or all; and "inbox_sql" on pulled customers that
  * could not become rows, if on all.
@@ -1030,16 +1036,17 @@ static uint64
 attach_change_failed(FunctionCallInfo fcinfo, const char *sql, const char *inbox_sql)
 {
 	KaptureAttachment *att = kapture_attach_find(fcinfo, AccessShareLock);
-	Oid			types[2] = {INT4OID, TEXTOID};
+	Oid			types[1] = {INT4OID};
 	Datum		values[2] = {Int32GetDatum(att->id), (Datum) 0};
 	bool		all = PG_ARGISNULL(1);
 	uint64		n;
 
 	if (!all)
 		values[1] = CStringGetTextDatum(kapture_argument_key(fcinfo, 1));
-	n = kapture_own_execute(psprintf("%s WHERE attachment_id = $1 AND state <> 'sending' AND last_error IS NOT NULL%s",
-									sql, all ? "" : " AND " KAPTURE_KEY_IS("row_key", "$2")),
-						   all ? 1 : 2, types, values);
+	n = attach_change_rows(sql, values, all ? NULL : KAPTURE_KEY_IS("row_key", "$2"));
+	/* the report that a row was deleted */
+	if (!all && n == 0)
+		n = attach_change_rows(sql, values, "row_key IS NULL AND old_key = $2");
 	if (all)
 		n += kapture_own_execute(psprintf("%s WHERE attachment_id = $1 AND last_error IS NOT NULL", inbox_sql),
 								 1, types, values);

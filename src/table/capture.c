@@ -497,6 +497,19 @@ capture_is_own(Relation rel, HeapTuple tuple)
 		TransactionIdIsCurrentTransactionId(HeapTupleHeaderGetXmin(tuple->t_data));
 }
 
+/* Kapture's id of a row that is deleted, if that is of interest; 0: it has none. */
+static int64
+capture_customer(KaptureAttachment *att, TupleTableSlot *slot)
+{
+	bool		isnull;
+	Datum		id;
+
+	if (att->on_delete == NIL || att->id_attnum == InvalidAttrNumber)
+		return KAPTURE_NOTE_NOT_KNOWN;
+	id = slot_getattr(slot, att->id_attnum, &isnull);
+	return isnull ? 0 : Max(DatumGetInt64(id), 0);
+}
+
 /* A row is deleted, or leaves its partition for another one. */
 static void
 capture_delete(CaptureTable *table, TriggerData *trigdata)
@@ -506,12 +519,13 @@ capture_delete(CaptureTable *table, TriggerData *trigdata)
 	CommandId	cid = capture_command(trigdata->tg_relation, tuple, true);
 	bool		own = capture_is_own(trigdata->tg_relation, tuple);
 	char	   *key = capture_key(table, trigdata->tg_trigslot);
+	int64		customer_id = capture_customer(att, trigdata->tg_trigslot);
 
 	if (trigdata->tg_relation->rd_tableam == GetHeapamTableAmRoutine() &&
 		HeapTupleHeaderIndicatesMovedPartitions(tuple->t_data))
-		kapture_notes_add_leaving(att->id, att->all_changed, key, cid, own);
+		kapture_notes_add_leaving(att->id, att->all_changed, key, cid, own, customer_id);
 	else
-		kapture_notes_add(att->id, KAPTURE_NOTE_DELETED, att->all_changed, key, NULL, cid, own);
+		kapture_notes_add_deleted(att->id, att->all_changed, key, cid, own, customer_id);
 }
 
 static void

@@ -56,7 +56,8 @@
 #define NOTES_MAX_INDEXES	4
 
 /* Columns of kapture_outbox: in all, and those that each version has. */
-#define OUTBOX_NATTS		11
+#define OUTBOX_NATTS		12
+#define OUTBOX_KEYS_NATTS	11
 #define OUTBOX_PLAIN_NATTS	9
 
 /* Commands whose changes may come in between those of one another. */
@@ -79,6 +80,8 @@ typedef struct NotesPack
 	int			len;
 	int			size;
 	char	   *keys;			/* text datums, aligned as in an array */
+	int64	   *customer_ids;	/* one for each key; NULL: not known */
+	int			max_ids;
 } NotesPack;
 
 /* The running transaction's entries, in the order of their numbers. */
@@ -111,6 +114,7 @@ static struct
 	int64		changed;
 	CommandId	cid;
 	int32		command;
+	int64		customer_id;
 }			notes_leaving;
 
 /* What was written of changes of keys, by which subtransaction, before the end. */
@@ -125,7 +129,7 @@ static int	notes_nunsealed = 0;
 static int	notes_maxunsealed = 0;
 
 static void notes_append(int32 attachment_id, char op, int64 changed, const char *row_key,
-						 const char *old_key, int32 command);
+						 const char *old_key, int32 command, int64 customer_id);
 
 /* Does an entry say which row has a key? */
 static bool
@@ -141,6 +145,30 @@ notes_free(NotesPack *pack)
 	pfree(pack->keys);
 	if (pack->old_key)
 		pfree(pack->old_key);
+	if (pack->customer_ids)
+		pfree(pack->customer_ids);
+}
+
+/* Bytes that an entry takes so far. */
+static int
+notes_bytes(const NotesPack *pack)
+{
+	return pack->len + (pack->customer_ids ? pack->nkeys * (int) sizeof(int64) : 0);
+}
+
+/* Adds the ids of customers to those of an entry, before their keys are counted. */
+static void
+notes_add_ids(NotesPack *pack, const int64 *customer_ids, int n)
+{
+	if (pack->nkeys + n > pack->max_ids)
+	{
+		pack->max_ids = Max(pack->nkeys + n, pack->max_ids * 2);
+		if (pack->customer_ids)
+			pack->customer_ids = repalloc(pack->customer_ids, pack->max_ids * sizeof(int64));
+		else
+			pack->customer_ids = MemoryContextAlloc(TopTransactionContext, pack->max_ids * sizeof(int64));
+	}
+	memcpy(pack->customer_ids + pack->nkeys, customer_ids, n * sizeof(int64));
 }
 
 /* Makes room for so many more bytes of keys. */
@@ -161,9 +189,9 @@ notes_enlarge(NotesPack *pack, int needed)
  */
 static bool
 notes_alike(const NotesPack *pack, SubTransactionId subid, int32 attachment_id, char op, int64 changed,
-			int32 command)
+			int32 command, bool has_ids)
 {
-	return pack->open && pack->attachment_id == attachment_id && pack->op == op &&
+	return pack->open && (pack->customer_ids != NULL) == has_ids && pack->attachment_id == attachment_id && pack->op == op &&
 		pack->changed == changed && pack->subid == subid && pack->command == command &&
 		pack->writer == InvalidSubTransactionId && notes_written < pack->seq;
 }
@@ -173,9 +201,12 @@ static bool
 notes_merge(NotesPack *pack, NotesPack *next)
 {
 	if (!next->open || next->writer != InvalidSubTransactionId ||
-		pack->len + next->len > NOTES_PACK_SIZE ||
-		!notes_alike(pack, next->subid, next->attachment_id, next->op, next->changed, next->command))
+		notes_bytes(pack) + notes_bytes(next) > NOTES_PACK_SIZE ||
+		!notes_alike(pack, next->subid, next->attachment_id, next->op, next->changed, next->command,
+					 next->customer_ids != NULL))
 		return false;
+	if (next->customer_ids)
+		notes_add_ids(pack, next->customer_ids, next->nkeys);
 	notes_enlarge(pack, next->len);
 	memcpy(pack->keys + pack->len, next->keys, next->len);
 	pack->len += next->len;
@@ -259,6 +290,17 @@ notes_snapshot(void)
 	return snapshot;
 }
 
+/* The customers of an entry's rows, as bigint[]. */
+static Datum
+notes_customers(const NotesPack *pack)
+{
+	Datum	   *elems = palloc(sizeof(Datum) * pack->nkeys);
+
+	for (int i = 0; i < pack->nkeys; i++)
+		elems[i] = Int64GetDatum(pack->customer_ids[i]);
+	return PointerGetDatum(construct_array(elems, pack->nkeys, INT8OID, sizeof(int64), FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
+}
+
 /* Puts an entry into a slot of the outbox; what it needs is allocated here and now. */
 static void
 notes_fill_slot(TupleTableSlot *slot, const NotesPack *pack)
@@ -294,13 +336,18 @@ notes_fill_slot(TupleTableSlot *slot, const NotesPack *pack)
 		slot->tts_values[8] = PointerGetDatum(array);
 		slot->tts_isnull[8] = false;
 	}
-	if (notes_is_structural(pack) && slot->tts_tupleDescriptor->natts >= OUTBOX_NATTS)
+	if (notes_is_structural(pack) && slot->tts_tupleDescriptor->natts >= OUTBOX_KEYS_NATTS)
 	{
 		slot->tts_values[9] = Int32GetDatum(pack->command);
 		slot->tts_isnull[9] = false;
 		if (pack->seal)
 			slot->tts_values[10] = notes_snapshot();
 		slot->tts_isnull[10] = !pack->seal;
+	}
+	if (pack->customer_ids && slot->tts_tupleDescriptor->natts >= OUTBOX_NATTS)
+	{
+		slot->tts_values[11] = notes_customers(pack);
+		slot->tts_isnull[11] = false;
 	}
 	ExecStoreVirtualTuple(slot);
 }
@@ -591,7 +638,7 @@ notes_settle_leaving(void)
 		return;
 	notes_leaving.row_key = NULL;
 	notes_append(notes_leaving.attachment_id, KAPTURE_NOTE_DELETED, notes_leaving.changed, row_key, NULL,
-				 notes_leaving.command);
+				 notes_leaving.command, notes_leaving.customer_id);
 	pfree(row_key);
 }
 
@@ -627,7 +674,7 @@ notes_seal(void)
 
 		if (notes_last_structural(attachment_id) == NULL)
 		{
-			notes_append(attachment_id, KAPTURE_NOTE_END, 0, "", NULL, notes_seq + 1);
+			notes_append(attachment_id, KAPTURE_NOTE_END, 0, "", NULL, notes_seq + 1, KAPTURE_NOTE_NOT_KNOWN);
 			notes_last_structural(attachment_id)->seal = true;
 		}
 	}
@@ -692,16 +739,17 @@ notes_begin_pack(void)
 /* Notes a change, as kapture_notes_add(); "command" is kept as it is. */
 static void
 notes_append(int32 attachment_id, char op, int64 changed, const char *row_key, const char *old_key,
-			 int32 command)
+			 int32 command, int64 customer_id)
 {
+	bool		has_id = customer_id != KAPTURE_NOTE_NOT_KNOWN;
 	SubTransactionId subid = GetCurrentSubTransactionId();
 	int			keylen = strlen(row_key);
 	int			size = INTALIGN(VARHDRSZ + keylen);
 	NotesPack  *pack = notes_npacks > 0 ? &notes_packs[notes_npacks - 1] : NULL;
 	char	   *key;
 
-	if (pack == NULL || old_key || pack->len + size > NOTES_PACK_SIZE ||
-		!notes_alike(pack, subid, attachment_id, op, changed, command))
+	if (pack == NULL || old_key || notes_bytes(pack) + size > NOTES_PACK_SIZE ||
+		!notes_alike(pack, subid, attachment_id, op, changed, command, has_id))
 	{
 		if (notes_npacks >= NOTES_MAX_PACKS && pack->subid == subid)
 			kapture_notes_flush();
@@ -716,6 +764,8 @@ notes_append(int32 attachment_id, char op, int64 changed, const char *row_key, c
 		pack->open = old_key == NULL && kapture_catalog_outbox_packs();
 	}
 
+	if (has_id)
+		notes_add_ids(pack, &customer_id, 1);
 	notes_enlarge(pack, size);
 	key = pack->keys + pack->len;
 	memset(key + size - sizeof(int32), 0, sizeof(int32));	/* what aligns the next one */
@@ -767,19 +817,15 @@ notes_enter(const char *row_key)
 
 	notes_leaving.row_key = NULL;
 	notes_append(notes_leaving.attachment_id, same ? KAPTURE_NOTE_UPDATED : KAPTURE_NOTE_REKEYED,
-				 notes_leaving.changed, row_key, same ? NULL : old_key, same ? 0 : notes_leaving.command);
+				 notes_leaving.changed, row_key, same ? NULL : old_key, same ? 0 : notes_leaving.command,
+				 KAPTURE_NOTE_NOT_KNOWN);
 	pfree(old_key);
 }
 
-/*
- * Notes a change: of which attachment, what was done (see notes.h), the mask of
- * mapped columns that are concerned, and the row's key; "old_key" is the one it
- * had before, NULL if it is the same.  "cid" is the command that made it; "own":
- * the transaction had written the row before.  The keys are copied.
- */
-void
-kapture_notes_add(int32 attachment_id, char op, int64 changed, const char *row_key, const char *old_key,
-				  CommandId cid, bool own)
+/* Notes a change, as kapture_notes_add(), with the customer of a row that is deleted. */
+static void
+notes_add(int32 attachment_id, char op, int64 changed, const char *row_key, const char *old_key,
+		  CommandId cid, bool own, int64 customer_id)
 {
 	NotesCommand *command = notes_command(cid);
 	int32		number = 0;
@@ -803,7 +849,31 @@ kapture_notes_add(int32 attachment_id, char op, int64 changed, const char *row_k
 		op = KAPTURE_NOTE_PLACED;
 		number = command->first;
 	}
-	notes_append(attachment_id, op, changed, row_key, old_key, number);
+	notes_append(attachment_id, op, changed, row_key, old_key, number, customer_id);
+}
+
+/*
+ * Notes a change: of which attachment, what was done (see notes.h), the mask of
+ * mapped columns that are concerned, and the row's key; "old_key" is the one it
+ * had before, NULL if it is the same.  "cid" is the command that made it; "own":
+ * the transaction had written the row before.  The keys are copied.
+ */
+void
+kapture_notes_add(int32 attachment_id, char op, int64 changed, const char *row_key, const char *old_key,
+				  CommandId cid, bool own)
+{
+	notes_add(attachment_id, op, changed, row_key, old_key, cid, own, KAPTURE_NOTE_NOT_KNOWN);
+}
+
+/*
+ * Notes that a row was deleted, likewise, and its customer: 0: it had none, or
+ * KAPTURE_NOTE_NOT_KNOWN.
+ */
+void
+kapture_notes_add_deleted(int32 attachment_id, int64 changed, const char *row_key, CommandId cid, bool own,
+						  int64 customer_id)
+{
+	notes_add(attachment_id, KAPTURE_NOTE_DELETED, changed, row_key, NULL, cid, own, customer_id);
 }
 
 /*
@@ -811,7 +881,8 @@ kapture_notes_add(int32 attachment_id, char op, int64 changed, const char *row_k
  * kapture_notes_add(); the next row that the command inserts is this one.
  */
 void
-kapture_notes_add_leaving(int32 attachment_id, int64 changed, const char *row_key, CommandId cid, bool own)
+kapture_notes_add_leaving(int32 attachment_id, int64 changed, const char *row_key, CommandId cid, bool own,
+						  int64 customer_id)
 {
 	notes_settle_leaving();
 	notes_leaving.command = notes_command(cid)->first * (own ? -1 : 1);
@@ -819,6 +890,7 @@ kapture_notes_add_leaving(int32 attachment_id, int64 changed, const char *row_ke
 	notes_leaving.attachment_id = attachment_id;
 	notes_leaving.changed = changed;
 	notes_leaving.cid = cid;
+	notes_leaving.customer_id = customer_id;
 	notes_leaving.row_key = MemoryContextStrdup(TopTransactionContext, row_key);
 }
 
@@ -828,7 +900,7 @@ kapture_notes_add_leaving(int32 attachment_id, int64 changed, const char *row_ke
 void
 kapture_notes_add_existing(int32 attachment_id, int64 changed, const char *row_key)
 {
-	notes_append(attachment_id, KAPTURE_NOTE_INSERTED, changed, row_key, NULL, 0);
+	notes_append(attachment_id, KAPTURE_NOTE_INSERTED, changed, row_key, NULL, 0, KAPTURE_NOTE_NOT_KNOWN);
 }
 
 /*
@@ -837,5 +909,5 @@ kapture_notes_add_existing(int32 attachment_id, int64 changed, const char *row_k
 void
 kapture_notes_add_changed(int32 attachment_id, int64 changed, const char *row_key)
 {
-	notes_append(attachment_id, KAPTURE_NOTE_UPDATED, changed, row_key, NULL, 0);
+	notes_append(attachment_id, KAPTURE_NOTE_UPDATED, changed, row_key, NULL, 0, KAPTURE_NOTE_NOT_KNOWN);
 }

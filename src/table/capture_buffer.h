@@ -17,10 +17,15 @@
 #define KAPTURE_NOTE_PLACED		'm' /* inserted or updated, at its command's place in the order */
 #define KAPTURE_NOTE_END		'c' /* nothing; tells when the transaction committed */
 
+/* Instead of a customer's id: it is not known whether the row had one. */
+#define KAPTURE_NOTE_NOT_KNOWN	INT64CONST(-1)
+
 extern void kapture_notes_add(int32 attachment_id, char op, int64 changed,
 							  const char *row_key, const char *old_key, CommandId cid, bool own);
 extern void kapture_notes_add_leaving(int32 attachment_id, int64 changed, const char *row_key,
-									  CommandId cid, bool own);
+									  CommandId cid, bool own, int64 customer_id);
+extern void kapture_notes_add_deleted(int32 attachment_id, int64 changed, const char *row_key,
+									  CommandId cid, bool own, int64 customer_id);
 extern void kapture_notes_add_existing(int32 attachment_id, int64 changed, const char *row_key);
 extern void kapture_notes_add_changed(int32 attachment_id, int64 changed, const char *row_key);
 extern void kapture_notes_flush(void);

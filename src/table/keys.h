@@ -16,7 +16,10 @@ typedef struct KaptureKeyEvent
 	char		op;
 	bool		own;			/* the row had been written by the transaction before */
 	bool		kept;			/* the deleted row came back in the same command */
-	bool		met;			/* a delivery's row was deleted by it */
+	bool		met;			/* a delivery's row was deleted by it: */
+	int64		delivery_id;	/* that one */
+	int64		customer_id;	/* of a deleted row; 0: it had none, or
+								 * KAPTURE_NOTE_NOT_KNOWN */
 	uint64		xact;
 	int			place;			/* of the transaction, in the order of commits */
 	int32		command;

@@ -80,6 +80,8 @@ typedef enum OutboxQuery
 	OUTBOX_ARRIVE,
 	OUTBOX_WAIT,
 	OUTBOX_GONE,
+	OUTBOX_REPORT_DELETED,
+	OUTBOX_REPORT_NEW,
 	OUTBOX_NEXT_DUE,
 	OUTBOX_FINISH,
 	OUTBOX_FINISH_REST,
@@ -131,20 +133,28 @@ typedef enum OutboxQuery
 /*
  * Notes which customer the rows of deliveries are that "source" gives, and what was
  * sent of them.  (A row without an entry gets one even if nothing was sent: it was
- * linked before there were entries.)
+ * linked before there were entries.)  That a row was deleted may be known already.
  */
 #define OUTBOX_ROW_STATE(source) \
 	" INSERT INTO @.kapture_row AS r (attachment_id, row_key, customer_id, digests, gone_at, left_at)" \
 	" SELECT attachment_id, row_key, customer_id, digests," \
 	" CASE WHEN action = 'gone' OR deleted THEN clock_timestamp() END," \
 	" CASE WHEN action = 'left' THEN clock_timestamp() END" \
-	" FROM " source " WHERE customer_id IS NOT NULL" \
+	" FROM " source " AS f WHERE customer_id IS NOT NULL" \
+	" AND NOT ((action = 'gone' OR deleted) AND EXISTS (SELECT FROM @.kapture_row AS o WHERE o.customer_id = f.customer_id" \
+	" AND o.attachment_id = f.attachment_id AND o.gone_at IS NOT NULL))" \
 	" ON CONFLICT (pg_catalog.hashtextextended(row_key, 0), pg_catalog.hashtextextended(row_key, 1), attachment_id," \
 	" coalesce(gone_at, '-infinity')) DO UPDATE SET customer_id = EXCLUDED.customer_id, left_at = EXCLUDED.left_at," \
 	" digests = CASE WHEN EXCLUDED.left_at IS NULL THEN" \
 	" @.kapture_merge_digests(CASE WHEN r.customer_id = EXCLUDED.customer_id THEN r.digests END, EXCLUDED.digests) END" \
 	" WHERE EXCLUDED.digests IS NOT NULL OR r.customer_id <> EXCLUDED.customer_id" \
 	" OR (r.left_at IS NULL) <> (EXCLUDED.left_at IS NULL)"
+
+/* Does a row of the same account wait for a customer that another one has? */
+#define OUTBOX_IS_WANTED(customer_id) \
+	"EXISTS (SELECT FROM @.kapture_delivery AS w JOIN @.kapture_attachment AS a ON a.attachment_id = w.attachment_id" \
+	" WHERE w.waits_for = " customer_id " AND a.server =" \
+	" (SELECT server FROM @.kapture_attachment AS o WHERE o.attachment_id = $1))"
 
 /* Deletions that are held in memory, if they are all that happened to keys. */
 #define OUTBOX_MAX_DELETIONS	20000
@@ -199,7 +209,7 @@ static const struct
 		0, {}
 	},
 	[OUTBOX_READ] = {
-		"SELECT ctid, xact, seq, row_key, old_key, changed, captured_at, op, more_keys, command, NULL, NULL"
+		"SELECT ctid, xact, seq, row_key, old_key, changed, captured_at, op, more_keys, command, NULL, NULL, NULL"
 		" FROM @.kapture_outbox"
 		" WHERE attachment_id = $1 AND (xact, seq) > ($2, $3) AND xact < $4 AND NOT (" OUTBOX_IS_ABOUT_KEYS ")"
 		" ORDER BY attachment_id, xact, seq",
@@ -207,7 +217,7 @@ static const struct
 	},
 	[OUTBOX_READ_KEYS] = {
 		"SELECT ctid, xact, seq, row_key, old_key, changed, captured_at, op, more_keys, command, snapshot, " OUTBOX_RANK
-		" FROM @.kapture_outbox"
+		", customer_ids FROM @.kapture_outbox"
 		" WHERE attachment_id = $1 AND (xact, seq) > ($2, $3) AND xact < $4 AND " OUTBOX_IS_ABOUT_KEYS
 		" ORDER BY attachment_id, xact, seq",
 		4, {INT4OID, XID8OID, INT4OID, XID8OID}
@@ -351,6 +361,20 @@ static const struct
 		" SELECT $1, v.row_key, 0, 'gone', v.captured_at, statement_timestamp(), " OUTBOX_RELATION("$1")
 		" FROM unnest($2, $3) AS v(row_key, captured_at)",
 		3, {INT4OID, TEXTARRAYOID, TIMESTAMPTZARRAYOID}
+	},
+	[OUTBOX_REPORT_DELETED] = {
+		"UPDATE @.kapture_delivery AS d SET customer_id = v.customer_id"
+		" FROM unnest($2, $3) AS v(delivery_id, customer_id)"
+		" WHERE d.attachment_id = $1 AND d.delivery_id = v.delivery_id AND NOT " OUTBOX_IS_WANTED("v.customer_id"),
+		3, {INT4OID, INT8ARRAYOID, INT8ARRAYOID}
+	},
+	[OUTBOX_REPORT_NEW] = {
+		"INSERT INTO @.kapture_delivery"
+		" (attachment_id, old_key, state, changed, captured_at, attempts, last_attempt, next_attempt, customer_id)"
+		" SELECT $1, v.row_key, 'retry', 0, v.captured_at, 0, statement_timestamp(), now(), v.customer_id"
+		" FROM unnest($2, $3, $4) AS v(row_key, captured_at, customer_id)"
+		" WHERE NOT " OUTBOX_IS_WANTED("v.customer_id"),
+		4, {INT4OID, TEXTARRAYOID, TIMESTAMPTZARRAYOID, INT8ARRAYOID}
 	},
 	[OUTBOX_NEXT_DUE] = {
 		"SELECT next_attempt FROM @.kapture_delivery"
@@ -729,6 +753,7 @@ typedef struct OutboxEntry
 	int32		command;
 	Datum		snapshot;		/* taken as the transaction committed; or 0 */
 	int64		rank;
+	Datum	   *customer_ids;	/* of deleted rows, one for each key; NULL: not known */
 } OutboxEntry;
 
 /* Makes an entry of a row that OUTBOX_READ or OUTBOX_READ_KEYS gave. */
@@ -739,6 +764,7 @@ outbox_make_entry(uint64 row)
 	bool		isnull;
 	Datum		value;
 	Datum	   *more = NULL;
+	int			nids = 0;
 
 	entry->tid = palloc(sizeof(ItemPointerData));
 	ItemPointerCopy((ItemPointer) DatumGetPointer(outbox_getattr(row, 1, &isnull)), entry->tid);
@@ -758,6 +784,11 @@ outbox_make_entry(uint64 row)
 		entry->rank = DatumGetInt64(outbox_getattr(row, 12, &isnull));
 	}
 
+	value = outbox_getattr(row, 13, &isnull);
+	if (!isnull)
+		deconstruct_array(DatumGetArrayTypeP(value), INT8OID, sizeof(int64), FLOAT8PASSBYVAL, TYPALIGN_DOUBLE,
+						  &entry->customer_ids, NULL, &nids);
+
 	value = outbox_getattr(row, 9, &isnull);
 	if (!isnull)
 		deconstruct_array(DatumGetArrayTypeP(value), TEXTOID, -1, false, TYPALIGN_INT,
@@ -767,6 +798,8 @@ outbox_make_entry(uint64 row)
 	entry->keys[0] = TextDatumGetCString(outbox_getattr(row, 4, &isnull));
 	for (int i = 1; i < entry->nkeys; i++)
 		entry->keys[i] = TextDatumGetCString(more[i - 1]);
+	if (nids != entry->nkeys)
+		entry->customer_ids = NULL;
 	return entry;
 }
 
@@ -1403,6 +1436,7 @@ outbox_read_keys(int32 attachment_id, KaptureScan *scan)
 			for (int i = 0; entry->op != KAPTURE_NOTE_END && i < entry->nkeys; i++)
 			{
 				event.key = entry->old_key ? entry->old_key : entry->keys[i];
+				event.customer_id = entry->customer_ids ? DatumGetInt64(entry->customer_ids[i]) : KAPTURE_NOTE_NOT_KNOWN;
 				kapture_keys_add(keys, &event);
 			}
 			if (entry->snapshot != (Datum) 0)
@@ -1428,6 +1462,7 @@ outbox_add_move(List *moves, KaptureKeys *keys, HTAB *arrived, int64 delivery_id
 	if (last == NULL)
 		return moves;
 	last->met = true;
+	last->delivery_id = delivery_id;
 	if (new_key && strcmp(new_key, key) == 0)
 		return moves;			/* there and back */
 
@@ -1641,9 +1676,76 @@ outbox_wait_changes(int32 attachment_id, KaptureScan *scan, KaptureKeys *keys)
 	return any;
 }
 
-/* Records rows that were deleted, and of which nothing was being sent. */
+/* Is it the end of a row whose customer is known? */
+static bool
+outbox_is_reported(const KaptureKeyEvent *event)
+{
+	return event->op == KAPTURE_NOTE_DELETED && !event->kept && event->customer_id > 0;
+}
+
+/*
+ * Has it reported that rows were deleted which had customers: their deliveries get
+ * to know these, and rows without one get one.  A row that waits for such a customer
+ * takes it over instead.  Returns whether there were any.
+ */
+static bool
+outbox_report_deleted(int32 attachment_id, KaptureKeys *keys)
+{
+	int			count = kapture_keys_count(keys);
+	Datum	   *met[2];			/* id of the delivery, customer */
+	Datum	   *unmet[3];		/* key, time, customer */
+	Datum		values[4] = {Int32GetDatum(attachment_id)};
+	int			nmet = 0;
+	int			nunmet = 0;
+	bool		any = false;
+
+	for (int c = 0; c < lengthof(met); c++)
+		met[c] = palloc(sizeof(Datum) * OUTBOX_CHUNK);
+	for (int c = 0; c < lengthof(unmet); c++)
+		unmet[c] = palloc(sizeof(Datum) * OUTBOX_CHUNK);
+	for (int i = 0; i < count; i++)
+	{
+		KaptureKeyEvent *event = kapture_keys_event(keys, i);
+		bool		last = i == count - 1;
+
+		if (outbox_is_reported(event) && event->met)
+		{
+			met[0][nmet] = Int64GetDatum(event->delivery_id);
+			met[1][nmet++] = Int64GetDatum(event->customer_id);
+		}
+		else if (outbox_is_reported(event))
+		{
+			unmet[0][nunmet] = CStringGetTextDatum(event->key);
+			unmet[1][nunmet] = TimestampTzGetDatum(event->captured_at);
+			unmet[2][nunmet++] = Int64GetDatum(event->customer_id);
+		}
+		if (nmet == OUTBOX_CHUNK || (last && nmet > 0))
+		{
+			values[1] = outbox_array(met[0], NULL, nmet, INT8OID);
+			values[2] = outbox_array(met[1], NULL, nmet, INT8OID);
+			outbox_execute(OUTBOX_REPORT_DELETED, values, NULL);
+			nmet = 0;
+			any = true;
+		}
+		if (nunmet == OUTBOX_CHUNK || (last && nunmet > 0))
+		{
+			values[1] = outbox_array(unmet[0], NULL, nunmet, TEXTOID);
+			values[2] = outbox_array(unmet[1], NULL, nunmet, TIMESTAMPTZOID);
+			values[3] = outbox_array(unmet[2], NULL, nunmet, INT8OID);
+			outbox_execute(OUTBOX_REPORT_NEW, values, NULL);
+			nunmet = 0;
+			any = true;
+		}
+	}
+	return any;
+}
+
+/*
+ * Records rows that were deleted, and of which nothing was being sent.  "reported":
+ * those whose customers are known have deliveries, which will record them.
+ */
 static void
-outbox_note_gone(int32 attachment_id, KaptureKeys *keys)
+outbox_note_gone(int32 attachment_id, KaptureKeys *keys, bool reported)
 {
 	Datum	   *cols[2];
 	Datum		values[3] = {Int32GetDatum(attachment_id)};
@@ -1657,7 +1759,8 @@ outbox_note_gone(int32 attachment_id, KaptureKeys *keys)
 	{
 		KaptureKeyEvent *event = kapture_keys_event(keys, i);
 
-		if (event->op == KAPTURE_NOTE_DELETED && !event->kept && !event->met)
+		if (event->op == KAPTURE_NOTE_DELETED && !event->kept && !event->met &&
+			!(reported && outbox_is_reported(event)))
 		{
 			cols[0][n] = CStringGetTextDatum(event->key);
 			cols[1][n++] = TimestampTzGetDatum(event->captured_at);
@@ -1677,12 +1780,14 @@ outbox_note_gone(int32 attachment_id, KaptureKeys *keys)
  * row has in this snapshot.  "keys_scan" is how far such entries have been read,
  * "scan" how far the others have.  Returns what became of deliveries, a list of
  * KaptureMoved in the current memory context; *waiting is set if changes are
- * due that were not before.  "follower" is called with the same, and with "arg".
+ * due that were not before.  "follower" is called with the same, and with "arg";
+ * it fills in the customers of deleted rows that are not known, if it knows them.
  */
 List *
-kapture_outbox_follow(int32 attachment_id, KaptureScan *keys_scan, KaptureScan *scan, bool *waiting,
+kapture_outbox_follow(const KaptureAttachment *att, KaptureScan *keys_scan, KaptureScan *scan, bool *waiting,
 					  KaptureKeysFollower follower, void *arg)
 {
+	int32		attachment_id = att->id;
 	MemoryContext context = CurrentMemoryContext;
 	KaptureKeys *keys;
 	List	   *moved = NIL;
@@ -1702,8 +1807,10 @@ kapture_outbox_follow(int32 attachment_id, KaptureScan *keys_scan, KaptureScan *
 			*waiting |= outbox_wait_changes(attachment_id, scan, keys);
 		}
 		*waiting |= outbox_wait_events(attachment_id, keys);
-		outbox_note_gone(attachment_id, keys);
 		follower(attachment_id, keys, arg);
+		if (att->on_delete != NIL)
+			*waiting |= outbox_report_deleted(attachment_id, keys);
+		outbox_note_gone(attachment_id, keys, att->on_delete != NIL);
 
 		/* what is in memory goes, before there is more */
 		SPI_finish();

@@ -7,6 +7,10 @@
  * that makes the new key notes a change of key for each row that waits; as it has
  * locked the table, everything noted before is under the old key, and everything
  * after under the new one.
+ *
+ * A table without a column for ids has them in kapture_row, by the rows' keys.  They
+ * follow in the same way.  If they cannot, no row of the table is sent any more, as it
+ * would be added again: then the table has no key columns that its rows are known by.
  */
 #include "postgres.h"
 
@@ -30,6 +34,9 @@
 #include "table/row_io.h"
 #include "table/row_sql.h"
 
+/* Rows that are looked for at a time: each costs a pass through the table. */
+#define REKEY_SLICE		100000
+
 typedef struct RekeyBatch
 {
 	KaptureAttachment *from;	/* with the key it had */
@@ -51,16 +58,17 @@ rekey_is_same(const KaptureAttachment *att)
 	return same;
 }
 
-/* The keys (text[]) that changes wait under. */
+/* The keys (text[]) that changes wait under, or ids that only kapture_row has. */
 static ArrayType *
-rekey_waiting(int32 attachment_id)
+rekey_waiting(const KaptureAttachment *att)
 {
-	Oid			types[1] = {INT4OID};
-	Datum		values[1] = {Int32GetDatum(attachment_id)};
+	Oid			types[2] = {INT4OID, BOOLOID};
+	Datum		values[2] = {Int32GetDatum(att->id), BoolGetDatum(att->id_column == NULL)};
 	char	   *text = kapture_own_text("SELECT ARRAY(SELECT k FROM @.kapture_outbox AS o,"
 										" LATERAL unnest(row_key || more_keys) AS k WHERE o.attachment_id = $1 AND o.op NOT IN ('t', 'c')"
-										" UNION SELECT row_key FROM @.kapture_delivery AS d WHERE d.attachment_id = $1 AND d.row_key IS NOT NULL)::text[]",
-										1, types, values);
+										" UNION SELECT row_key FROM @.kapture_delivery AS d WHERE d.attachment_id = $1 AND d.row_key IS NOT NULL"
+										" UNION SELECT row_key FROM @.kapture_row AS r WHERE $2 AND r.attachment_id = $1 AND r.gone_at IS NULL)::text[]",
+										2, types, values);
 
 	return DatumGetArrayTypeP(OidInputFunctionCall(F_ARRAY_IN, text, TEXTOID, -1));
 }
@@ -111,6 +119,25 @@ rekey_do_find(void *arg)
 	}
 }
 
+/* Looks for all rows, a slice at a time.  Returns NULL, or the error. */
+static ErrorData *
+rekey_find(const RekeyBatch *batch)
+{
+	for (int first = 0; first < batch->nrows; first += REKEY_SLICE)
+	{
+		RekeyBatch	slice = *batch;
+		ErrorData  *error;
+
+		slice.old_keys += first;
+		slice.new_keys += first;
+		slice.nrows = Min(batch->nrows - first, REKEY_SLICE);
+		error = kapture_row_run(batch->to, NULL, rekey_do_find, &slice);
+		if (error)
+			return error;
+	}
+	return NULL;
+}
+
 /* Notes the change of key of each row that waits; a row that is not found is gone. */
 static void
 rekey_note(RekeyBatch *batch)
@@ -128,25 +155,51 @@ rekey_note(RekeyBatch *batch)
 	}
 }
 
-/* The key's columns are the ones it is known by from now on. */
+/* The first columns of the key are those that rows are known by from now on. */
 static void
-rekey_store(const KaptureAttachment *att)
+rekey_store(const KaptureAttachment *att, int nkeys)
 {
-	Datum	   *names = palloc(sizeof(Datum) * att->nkeys);
+	Datum	   *names = palloc(sizeof(Datum) * Max(nkeys, 1));
 	Oid			types[2] = {INT4OID, NAMEARRAYOID};
 	Datum		values[2] = {Int32GetDatum(att->id)};
 
-	for (int i = 0; i < att->nkeys; i++)
+	for (int i = 0; i < nkeys; i++)
 	{
 		Name		name = palloc(sizeof(NameData));
 
 		namestrcpy(name, att->keys[i].name);
 		names[i] = NameGetDatum(name);
 	}
-	values[1] = PointerGetDatum(construct_array(names, att->nkeys, NAMEOID, NAMEDATALEN, false, TYPALIGN_CHAR));
+	values[1] = PointerGetDatum(construct_array(names, nkeys, NAMEOID, NAMEDATALEN, false, TYPALIGN_CHAR));
 	(void) kapture_own_execute("UPDATE @.kapture_attachment SET key_columns = $2 WHERE attachment_id = $1",
 							   2, types, values);
 	kapture_attach_announce();
+}
+
+/* Would rows of the table be added twice if what is known of them were forgotten? */
+static bool
+rekey_must_know(const KaptureAttachment *att)
+{
+	Oid			types[1] = {INT4OID};
+	Datum		values[1] = {Int32GetDatum(att->id)};
+
+	return att->id_column == NULL &&
+		kapture_own_text("SELECT 't' WHERE EXISTS (SELECT FROM @.kapture_row WHERE attachment_id = $1 AND gone_at IS NULL)"
+						 " OR EXISTS (SELECT FROM @.kapture_delivery WHERE attachment_id = $1)", 1, types, values) != NULL;
+}
+
+/* Nobody knows which row has which id: nothing is sent until somebody has attached the table anew. */
+static void
+rekey_stop(const KaptureAttachment *att, Relation rel, const ErrorData *error)
+{
+	rekey_store(att, 0);
+	ereport(WARNING,
+			(errcode(error ? error->sqlerrcode : ERRCODE_UNDEFINED_COLUMN),
+			 errmsg("rows of table \"%s\" are not sent any more, as its primary key is another one now",
+					RelationGetRelationName(rel)),
+			 error ? errdetail("Their ids are known by the former key only, by which they cannot be found: %s.", error->message) :
+			 errdetail("Their ids are known by the former key only, of which a column is gone."),
+			 errhint("Call kapture_detach() and kapture_attach(), and then kapture_backfill(), which links rows by phone and email.")));
 }
 
 static void
@@ -156,11 +209,17 @@ rekey_follow(KaptureAttachment *att, Relation rel)
 	ErrorData  *error = NULL;
 
 	kapture_notes_flush();		/* what this transaction has captured so far */
-	deconstruct_array(rekey_waiting(att->id), TEXTOID, -1, false, TYPALIGN_INT, &batch.old_keys, NULL, &batch.nrows);
-	batch.new_keys = palloc0(sizeof(char *) * (batch.nrows + 1));
+	deconstruct_array(rekey_waiting(att), TEXTOID, -1, false, TYPALIGN_INT, &batch.old_keys, NULL, &batch.nrows);
+	batch.new_keys = MemoryContextAllocExtended(CurrentMemoryContext, sizeof(char *) * (batch.nrows + 1),
+												MCXT_ALLOC_HUGE | MCXT_ALLOC_ZERO);
 	batch.from = kapture_catalog_with_former_key(att, rel);
-	if (batch.from->nkeys > 0 && batch.nrows > 0)
-		error = kapture_row_run(att, NULL, rekey_do_find, &batch);
+	if (batch.from->nkeys > 0)
+		error = rekey_find(&batch);
+	if ((error || batch.from->nkeys == 0) && rekey_must_know(att))
+	{
+		rekey_stop(att, rel, error);
+		return;
+	}
 	if (error)
 		ereport(WARNING,
 				(errcode(error->sqlerrcode),
@@ -170,9 +229,10 @@ rekey_follow(KaptureAttachment *att, Relation rel)
 				 errhint("kapture_backfill() sends the rows that have no id.")));
 	rekey_note(&batch);
 	/* that is known by the ids in the table, or will be again once something is sent */
-	(void) kapture_own_execute("DELETE FROM @.kapture_row WHERE attachment_id = $1 AND gone_at IS NULL", 1,
-							   (Oid[]) {INT4OID}, (Datum[]) {Int32GetDatum(att->id)});
-	rekey_store(att);
+	if (att->id_column)
+		(void) kapture_own_execute("DELETE FROM @.kapture_row WHERE attachment_id = $1 AND gone_at IS NULL", 1,
+								   (Oid[]) {INT4OID}, (Datum[]) {Int32GetDatum(att->id)});
+	rekey_store(att, att->nkeys);
 }
 
 /*
@@ -191,7 +251,8 @@ kapture_rekey_altered(Oid relid)
 		return;
 	rel = relation_open(relid, AccessShareLock);
 	att = kapture_catalog_attachment(rel);
-	if (att && att->nkeys > 0 && !rekey_is_same(att))
+	/* without columns, it is known already that rows cannot follow */
+	if (att && att->nkeys > 0 && att->former_key != NIL && !rekey_is_same(att))
 		rekey_follow(att, rel);
 	relation_close(rel, NoLock);
 }

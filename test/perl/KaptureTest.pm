@@ -15,13 +15,14 @@ use IO::Select;
 use IPC::Open3 qw(open3);
 use IPC::Run ();
 use JSON::PP;
+use POSIX qw(strftime);
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 use Time::HiRes qw(usleep time);
 
 our @EXPORT = qw(start_emulator stop_emulator emulator_get emulator_post emulator_faults hold_adds release_adds
-  new_node setup_sync create_customers restart_worker wait_for poll_ok oracle_ok memory_ok);
+  new_node setup_sync create_customers restart_worker wait_for poll_ok oracle_ok memory_ok shorthand ago);
 
 my $top = abs_path(dirname(__FILE__) . '/../..');
 my $key = 'a2FwZGVtbzprYXAxMjM=';    # kapdemo:kap123, as in Kapture's document
@@ -267,6 +268,52 @@ sub restart_worker
 	my $pid = $node->safe_psql('postgres', "SELECT kapture_worker_pid()");
 	$node->safe_psql('postgres', "SELECT pg_terminate_backend($pid)");
 	return poll_ok($node, "SELECT kapture_worker_pid() <> $pid", $name || 'another worker');
+}
+
+# Gives a test short names, those named, for what it asks of its server and its
+# emulator (undef if none of them needs it) again and again.
+sub shorthand
+{
+	my ($node, $emulator, @names) = @_;
+	my %subs = (
+		# what a statement returns
+		sql => sub { return $node->safe_psql($_[1] || 'postgres', $_[0]) },
+
+		# all that psql prints, be it a result, an error or a notice
+		said => sub {
+			my ($rc, $out, $err) = $node->psql('postgres', $_[0], on_error_stop => 1);
+			return "$out$err";
+		},
+
+		# how many requests of an API there were so far
+		requests => sub {
+			my ($api) = @_;
+			return scalar grep { $_->{api} eq $api } @{ emulator_get($emulator, 'log') };
+		},
+
+		# what Kapture has of these fields, a line for each customer, sorted
+		customers => sub {
+			my @fields = @_;
+			return join "\n", sort map { my $c = $_; join '|', map { $c->{$_} // '' } @fields } @{ emulator_get($emulator, 'customers') };
+		},
+
+		# a test that nothing waits to be sent any more
+		idle_ok => sub { return poll_ok($node, "SELECT sum(pending + in_flight + retrying) = 0 FROM kapture_status", $_[0]) });
+
+	foreach my $name (@names)
+	{
+		die "no shorthand $name" unless $subs{$name};
+		no strict 'refs';
+		*{"main::$name"} = $subs{$name};
+	}
+	return;
+}
+
+# The time so many seconds ago, as the account's clock shows it.
+sub ago
+{
+	my ($seconds) = @_;
+	return strftime('%Y-%m-%d %H:%M:%S', gmtime(time + 19800 - $seconds));
 }
 
 # Compares every local row with the emulator's store: nothing is missing,

@@ -462,6 +462,19 @@ UPDATE customers SET id = -id;
 ROLLBACK TO s;
 COMMIT;
 SELECT count(*) FROM kapture_outbox;
+-- nor is an end noted of what a savepoint inside wrote early, which itself ended well
+INSERT INTO customers SELECT i, 'b', '1' FROM generate_series(1001, 1300) i;
+DELETE FROM kapture_outbox;
+BEGIN;
+SAVEPOINT s;
+SAVEPOINT t;
+UPDATE customers SET id = id + 1000 WHERE id > 1000;
+RELEASE t;
+ROLLBACK TO s;
+COMMIT;
+SELECT count(*) FROM kapture_outbox;
+DELETE FROM customers WHERE id > 1000;
+DELETE FROM kapture_outbox;
 
 -- switched off
 SET kapture_sync.capture = off;
@@ -520,7 +533,31 @@ INSERT INTO parted (id, customer_name, phone, region) VALUES (1, 'north', '1', '
 UPDATE parted SET phone = '3' WHERE id = 2;
 UPDATE parted SET region = 's' WHERE id = 1;
 SELECT * FROM noted;
+-- a row that the other partition does not take is gone, unless that is rolled back
+CREATE FUNCTION take_none() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN RETURN NULL; END $$;
+CREATE TRIGGER take_none BEFORE INSERT ON parted_n FOR EACH ROW EXECUTE FUNCTION take_none();
+BEGIN;
+SAVEPOINT s;
+UPDATE parted SET region = 'n' WHERE id = 1;
+ROLLBACK TO s;
+COMMIT;
+SELECT * FROM noted OFFSET 4;
+BEGIN;
+SAVEPOINT s;
+SAVEPOINT t;
+UPDATE parted SET region = 'n' WHERE id = 1;
+RELEASE t;
+ROLLBACK TO s;
+COMMIT;
+SELECT * FROM noted OFFSET 4;
+BEGIN;
+SAVEPOINT s;
+UPDATE parted SET region = 'n' WHERE id = 1;
+RELEASE s;
+COMMIT;
+SELECT * FROM noted OFFSET 4;
 SELECT kapture_detach('parted');
+DROP FUNCTION take_none CASCADE;
 
 -- the function is of no use by itself
 SELECT kapture_capture();

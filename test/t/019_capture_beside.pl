@@ -9,6 +9,7 @@ use KaptureTest;
 use Test::More;
 
 my $node = new_node('capture');
+shorthand($node, undef, qw(sql));
 $node->safe_psql('postgres', q(
 CREATE EXTENSION kapture_sync;
 CREATE SERVER kapture FOREIGN DATA WRAPPER kapture_fdw OPTIONS (url 'http://127.0.0.1:1');
@@ -18,7 +19,6 @@ INSERT INTO customers VALUES (1, 'One', '9000000001', 'Pune', 'n');
 CREATE FUNCTION rename() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN NEW.customer_name := NEW.note; RETURN NEW; END $$;
 CREATE FUNCTION rename_back() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN NEW.customer_name := OLD.note; RETURN NEW; END $$));
 
-sub sql { return $node->safe_psql('postgres', $_[0]) }
 sub attach
 {
 	my ($columns) = @_;

@@ -5,15 +5,12 @@ use warnings;
 use FindBin;
 use lib "$FindBin::RealBin/../perl";
 use KaptureTest;
-use POSIX qw(strftime);
 use Test::More;
 
 my $emulator = start_emulator('--pull-limit-hours', 24);
 my $node = new_node('pulls');
 setup_sync($node, $emulator);
 my $n = 0;
-
-sub ago { return strftime('%Y-%m-%d %H:%M:%S', gmtime(time + 19800 - $_[0])); }
 
 # customers that were made so many seconds ago
 sub seed

@@ -6,12 +6,10 @@ use warnings;
 use FindBin;
 use lib "$FindBin::RealBin/../perl";
 use KaptureTest;
-use POSIX qw(strftime);
 use Test::More;
 
 my $emulator = start_emulator();
 my $node = new_node('attached');
-sub ago { return strftime('%Y-%m-%d %H:%M:%S', gmtime(time + 19800 - $_[0])); }
 setup_sync($node, $emulator, options => "pull_interval '1s', pull_since '" . ago(86400) . "'");
 my $key = 'a2FwZGVtbzprYXAxMjM=';
 my $n = 100;

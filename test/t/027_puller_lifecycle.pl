@@ -7,7 +7,6 @@ use warnings;
 use FindBin;
 use lib "$FindBin::RealBin/../perl";
 use KaptureTest;
-use POSIX qw(strftime);
 use PostgreSQL::Test::Cluster;
 use Test::More;
 
@@ -16,7 +15,6 @@ my $node = new_node('main', allows_streaming => 1);
 my $hangs = "SELECT state = 'pulling' FROM kapture_pull_status";
 my $phone = 9000000000;
 
-sub ago { return strftime('%Y-%m-%d %H:%M:%S', gmtime(time + 19800 - $_[0])); }
 sub pull { return "pull_interval '1s', pull_since '" . ago(86400) . "'"; }
 sub in_flight { return emulator_get($emulator, 'stats')->{in_flight}; }
 sub pulls { return scalar grep { $_->{api} eq 'pull' } @{ emulator_get($emulator, 'log') }; }

@@ -6,16 +6,14 @@ use warnings;
 use FindBin;
 use lib "$FindBin::RealBin/../perl";
 use KaptureTest;
-use POSIX qw(strftime);
 use Test::More;
 
 my $emulator = start_emulator('--pull-limit-hours', 24);
 my $node = new_node('main');
+shorthand($node, $emulator, qw(sql));
 my $n = 0;
 
-sub sql { return $node->safe_psql('postgres', $_[0]) }
 sub refused { my ($rc, $out, $err) = $node->psql('postgres', $_[0]); return $err }
-sub ago { return strftime('%Y-%m-%d %H:%M:%S', gmtime(time + 19800 - $_[0])) }
 
 # customers that were made so many seconds ago
 sub seed

@@ -6,12 +6,12 @@ use warnings;
 use FindBin;
 use lib "$FindBin::RealBin/../perl";
 use KaptureTest;
-use POSIX qw(strftime);
 use Test::More;
 
 my $emulator = start_emulator();
 my $beside = start_emulator();
 my $node = new_node('pulls');
+shorthand($node, $emulator, qw(sql));
 setup_sync($node, $emulator);
 my $key = 'a2FwZGVtbzprYXAxMjM=';
 sql(qq(ALTER SERVER kapture OPTIONS (SET timeout '1h');
@@ -19,8 +19,6 @@ CREATE SERVER beside FOREIGN DATA WRAPPER kapture_fdw OPTIONS (url '$beside->{ur
 CREATE USER MAPPING FOR CURRENT_USER SERVER beside OPTIONS (auth_key '$key')));
 my $n = 0;
 
-sub sql { return $node->safe_psql('postgres', $_[0]) }
-sub ago { return strftime('%Y-%m-%d %H:%M:%S', gmtime(time + 19800 - $_[0])); }
 sub seed
 {
 	my ($name, $generated, $where) = @_;

@@ -13,12 +13,12 @@ use Test::More;
 
 my $emulator = start_emulator();
 my $node = new_node('main');
+shorthand($node, $emulator, qw(sql));
 setup_sync($node, $emulator);
 create_customers($node);
 my $idle = "SELECT pending + in_flight + retrying = 0 FROM kapture_status WHERE relation = 'customers'::regclass";
 my $quiet = "SELECT pending + in_flight + retrying = 0 FROM kapture_status WHERE relation = 'strict'::regclass";
 
-sub sql { return $node->safe_psql('postgres', $_[0]) }
 sub stats { return emulator_get($emulator, 'stats') }
 sub name_of { return emulator_get($emulator, "customers?id=$_[0]")->[0]{customer_name} }
 

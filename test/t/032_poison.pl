@@ -11,13 +11,13 @@ use Test::More;
 
 my $emulator = start_emulator();
 my $node = new_node('main');
+shorthand($node, $emulator, qw(sql));
 setup_sync($node, $emulator);
 create_customers($node);
 my $idle = "SELECT pending + in_flight + retrying = 0 FROM kapture_status WHERE relation = 'customers'::regclass";
 my $phone = 9500000000;
 my $worker = sql("SELECT kapture_worker_pid()");
 
-sub sql { return $node->safe_psql('postgres', $_[0]) }
 sub stats { return emulator_get($emulator, 'stats') }
 sub insert
 {
@@ -280,7 +280,7 @@ poll_ok($node, "SELECT count(kapture_customer_id) = 2 FROM customers", 'and it g
 emulator_faults($emulator, { api => 'add', action => 'delay', ms => 700, count => 1 });
 $node->safe_psql('latin', "INSERT INTO customers (customer_name, phone) VALUES ('caf' || chr(233) || repeat(' au lait', 2000), '1')");
 poll_ok($node, "SELECT count(*) = 1 FROM kapture_delivery WHERE state = 'sending'", 'a row that Kapture is about to refuse', 'latin');
-my $locker = $node->background_psql('latin', on_error_stop => 1);
+$locker = $node->background_psql('latin', on_error_stop => 1);
 $locker->query_safe("BEGIN; SELECT FROM kapture_delivery FOR UPDATE");
 $node->safe_psql('latin', "SELECT pg_sleep(2)");
 is($node->safe_psql('latin', "SELECT count(*) FROM kapture_delivery WHERE state = 'sending'"), '1', 'is locked when the answer comes');

@@ -11,10 +11,10 @@ use Test::More;
 
 my $emulator = start_emulator();
 my $node = new_node('main');
+shorthand($node, $emulator, qw(sql));
 my $key = 'c2VjcmV0LWtleS1vZi1hbGljZQ==';
 emulator_post($emulator, 'keys', { all => $key });
 
-sub sql { return $node->safe_psql('postgres', $_[0]) }
 # as somebody: the error, or the output
 sub try_as
 {

@@ -12,11 +12,11 @@ use Test::More;
 
 my $emulator = start_emulator();
 my $node = new_node('main', has_archiving => 1, allows_streaming => 1);
+shorthand($node, $emulator, qw(sql));
 setup_sync($node, $emulator);
 create_customers($node);
 my $idle = "SELECT pending + in_flight + retrying = 0 FROM kapture_status WHERE relation = 'customers'::regclass";
 
-sub sql { return $node->safe_psql($_[1] || 'postgres', $_[0]) }
 sub stats { return emulator_get($emulator, 'stats') }
 sub insert
 {

@@ -12,8 +12,8 @@ use Test::More;
 
 my $emulator = start_emulator();
 my $node = new_node('main');
+shorthand($node, $emulator, qw(sql));
 my $idle = "SELECT pending + in_flight + retrying = 0 FROM kapture_status";
-sub sql { return $node->safe_psql('postgres', shift) }
 sub stats { return emulator_get($emulator, 'stats') }
 
 $node->append_conf('postgresql.conf', "restart_after_crash = on\n");

@@ -18,10 +18,9 @@ my $rounds = $ENV{KAPTURE_MOVING_ROUNDS} || 25;
 note("KAPTURE_FAULT_SEED=$seed");
 my $emulator = start_emulator();
 my $node = new_node('main');
+shorthand($node, $emulator, qw(sql));
 srand $seed;
 setup_sync($node, $emulator, options => "max_connections '8'");
-
-sub sql { return $node->safe_psql('postgres', $_[0]) }
 
 sql(q(
 ALTER SERVER kapture OPTIONS (SET timeout '1s');

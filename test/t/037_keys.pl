@@ -19,10 +19,9 @@ my $rounds = $ENV{KAPTURE_KEYS_ROUNDS} || 8;
 note("KAPTURE_KEYS_SEED=$seed KAPTURE_KEYS_ROUNDS=$rounds");
 my $emulator = start_emulator();
 my $node = new_node('main');
+shorthand($node, $emulator, qw(sql));
 srand $seed;
 setup_sync($node, $emulator, options => "max_connections '8'");
-
-sub sql { return $node->safe_psql('postgres', $_[0]) }
 
 # Who was ever there is written down as it is, and who was deleted.
 sql(q(

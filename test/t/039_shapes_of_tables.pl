@@ -10,9 +10,9 @@ use Test::More;
 
 my $emulator = start_emulator();
 my $node = new_node('main');
+shorthand($node, $emulator, qw(sql));
 setup_sync($node, $emulator, options => "max_connections '8'");
 
-sub sql { return $node->safe_psql('postgres', $_[0]) }
 sub said { my ($rc, $out, $err) = $node->psql('postgres', $_[0]); return $err }
 
 # Kapture's id of each phone.

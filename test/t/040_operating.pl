@@ -14,11 +14,11 @@ use Test::More;
 my $key = 'a2FwZGVtbzprYXAxMjM=';
 my $emulator = start_emulator();
 my $node = new_node('main');
+shorthand($node, $emulator, qw(sql));
 setup_sync($node, $emulator, options => "check_rows 'off'");    # what Kapture says is to be seen
 create_customers($node);
 my $idle = "SELECT pending + in_flight + retrying = 0 FROM kapture_status WHERE relation = 'customers'::regclass";
 
-sub sql { return $node->safe_psql('postgres', $_[0]) }
 sub stats { return emulator_get($emulator, 'stats') }
 
 # kapture_check as a hash: step => [ok, detail, hint]

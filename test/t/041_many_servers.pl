@@ -16,9 +16,9 @@ my $most = $room + 76;
 
 my $emulator = start_emulator();
 my $node = new_node('main');
+shorthand($node, $emulator, qw(sql));
 setup_sync($node, $emulator);
 create_customers($node);
-sub sql { return $node->safe_psql('postgres', $_[0]) }
 
 # Attaches tables number $from to $to, each with a server of its own.
 sub attach

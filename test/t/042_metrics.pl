@@ -38,9 +38,9 @@ sub start_daemon
 # --- what there is to see: rows sent, refused, waiting; a server of another role
 my $emulator = start_emulator();
 my $node = new_node('main');
+shorthand($node, $emulator, qw(sql));
 setup_sync($node, $emulator, options => "check_rows 'off'");    # what Kapture says is to be seen
 create_customers($node);
-sub sql { return $node->safe_psql('postgres', $_[0]) }
 sql("INSERT INTO customers (customer_name, phone) SELECT 'Row ' || i, (9600000000 + i)::text FROM generate_series(1, 20) i");
 sql("INSERT INTO customers (customer_name, phone) VALUES ('Wrong', 'abc')");
 poll_ok($node, "SELECT parked = 1 AND pending + in_flight + retrying = 0 FROM kapture_status", 'rows are sent, one is parked');

@@ -10,12 +10,12 @@ use Test::More;
 
 my $emulator = start_emulator();
 my $node = new_node('preview');
+shorthand($node, $emulator, qw(sql));
 setup_sync($node, $emulator, options => "check_rows 'off'");    # what Kapture says is to be seen
 create_customers($node);
 my $of_customers = "FROM kapture_status WHERE relation = 'customers'::regclass";
 my $idle = "SELECT pending + in_flight + retrying = 0 $of_customers";
 
-sub sql { return $node->safe_psql('postgres', $_[0]) }
 sub id { return sql("SELECT kapture_customer_id FROM customers WHERE id = $_[0]") }
 
 # what is shown, as "waiting|api|body", and what is said

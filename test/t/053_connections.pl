@@ -32,12 +32,12 @@ use Test::More;
 my $nginx = (grep { -x } '/usr/sbin/nginx', '/usr/bin/nginx')[0];
 my $emulator = start_emulator();
 my $node = new_node('main');
+shorthand($node, $emulator, qw(sql));
 setup_sync($node, $emulator);
 create_customers($node);
 my $idle = "SELECT pending + in_flight + retrying + parked = 0 FROM kapture_status WHERE relation = 'customers'::regclass";
 my $phone = 9500000000;
 
-sub sql { return $node->safe_psql('postgres', $_[0]) }
 sub stats { return emulator_get($emulator, 'stats') }
 sub requests { my ($api) = @_; return grep { $_->{api} eq $api } @{ emulator_get($emulator, 'log') } }
 

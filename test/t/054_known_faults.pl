@@ -1,20 +1,21 @@
 # What several things at once used to break: outages that many requests met, pulls beside
-# Adds in doubt, and other keys of rows.
+# Adds in doubt, other keys of rows, and locks that others hold.
 use strict;
 use warnings;
 
 use FindBin;
 use lib "$FindBin::RealBin/../perl";
+use IPC::Run ();
 use KaptureTest;
 use POSIX qw(strftime);
+use PostgreSQL::Test::Utils;
 use Test::More;
 
 my $emulator = start_emulator();
 my $node = new_node('main');
+shorthand($node, $emulator, qw(sql));
 setup_sync($node, $emulator);
 create_customers($node);
-
-sub sql { return $node->safe_psql('postgres', $_[0]) }
 
 #
 # An outage counts once, however many requests meet it
@@ -91,6 +92,153 @@ foreach my $phone ('9510000002', '9510000003')
 }
 oracle_ok($node, $emulator, 'nothing was added twice');
 sql("SELECT kapture_detach('contacts')");
+
+#
+# Another primary key of a table whose ids only the extension has
+#
+
+sub settled_ok { return poll_ok($node, "SELECT sum(pending + in_flight + retrying) = 0 FROM kapture_status", $_[0]) }
+sub requests { my ($api) = @_; return scalar grep { $_->{api} eq $api } @{ emulator_get($emulator, 'log') } }
+
+# by their names, with the keys that the rows have
+sub ids { return sql("SELECT string_agg(customer_name || ' ' || kapture_id('bare', b::text), ', ' ORDER BY customer_name) FROM bare") }
+sub ids_there
+{
+	my %there = map { $_->{customer_name} => $_->{kapture_customer_id} } grep { $_->{customer_name} =~ /^Bare/ } @{ emulator_get($emulator, 'customers') };
+	return join ', ', map { "$_ $there{$_}" } grep { $_ ne 'Bare 4' } sort keys %there;
+}
+
+# keys of the two kinds are each other's
+sql(q(CREATE TABLE bare (a int PRIMARY KEY DEFERRABLE, b int NOT NULL, customer_name text, phone text, city text);
+	SELECT kapture_attach('bare', id_column => NULL);
+	INSERT INTO bare SELECT n, 7 - n, 'Bare ' || n, (9520000000 + n)::text FROM generate_series(1, 6) n));
+settled_ok('rows of a table without a column for ids are added');
+sql(q(SELECT kapture_pause('bare'); UPDATE bare SET a = a + 1; DELETE FROM bare WHERE customer_name = 'Bare 4';
+	ALTER TABLE bare DROP CONSTRAINT bare_pkey, ADD PRIMARY KEY (b) DEFERRABLE;
+	UPDATE bare SET b = b + 1; UPDATE bare SET city = 'Pune'; SELECT kapture_resume('bare')));
+my $before = requests('add');
+settled_ok('they get other keys, another primary key, and again other keys');
+is(requests('add') - $before, 0, 'no row is added twice');
+is(ids(), ids_there(), 'each has its own customer');
+is(join(' ', sort map { $_->{customer_name} } grep { ($_->{city} // '') eq 'Pune' } @{ emulator_get($emulator, 'customers') }),
+	'Bare 1 Bare 2 Bare 3 Bare 5 Bare 6', 'which gets its changes');
+is(sql("SELECT count(*) FROM kapture_row JOIN kapture_attachment USING (attachment_id) WHERE relation = 'bare'::regclass AND gone_at IS NULL"), '5',
+	'the row that was deleted has none any more');
+
+# rows that cannot be found by the former key
+my ($rc, $out, $err) = $node->psql('postgres', "ALTER TABLE bare DROP b, ADD PRIMARY KEY (a)");
+like($err, qr/WARNING:  rows of table "bare" are not sent any more, as its primary key is another one now\nDETAIL:  .* of which a column is gone\.\nHINT:  Call kapture_detach\(\)/,
+	'if rows cannot be found, it is said that none are sent');
+sql("UPDATE bare SET city = 'Surat', phone = (phone::bigint + 100)::text WHERE customer_name = 'Bare 1'; ALTER TABLE bare ADD note text");
+poll_ok($node, "SELECT state = 'misconfigured' AND pending = 1 AND last_error LIKE 'the ids of table \"bare\" are known by its former primary key only;%' FROM kapture_status WHERE relation = 'bare'::regclass",
+	'which is a state of the table');
+sql("SELECT kapture_resume('bare'); UPDATE customers SET city = 'Agra' WHERE phone = '9500000001'");
+poll_ok($node, "SELECT pending + in_flight = 0 FROM kapture_status WHERE relation = 'customers'::regclass", 'others are sent');
+is(requests('add') - $before, 0, 'nothing is added');
+sql("UPDATE bare SET phone = (phone::bigint - 100)::text WHERE customer_name = 'Bare 1'; SELECT kapture_detach('bare'); SELECT kapture_attach('bare', id_column => NULL); CALL kapture_backfill('bare')");
+settled_ok('attached anew, its rows find their customers');
+is(sql("SELECT string_agg(customer_name || ' ' || kapture_id('bare', a::text), ', ' ORDER BY customer_name) FROM bare"), ids_there(), 'by phone and email');
+sql("SELECT kapture_detach('bare')");
+
+#
+# One row, whichever way its key is written
+#
+
+sql(q(CREATE EXTENSION citext;
+	CREATE TABLE by_name (name citext, customer_name text, phone text, PRIMARY KEY (name));
+	CREATE TABLE by_number (n numeric, customer_name text, phone text, PRIMARY KEY (n));
+	CREATE TABLE by_code (code char(5), n numeric, customer_name text, phone text, PRIMARY KEY (code, n))));
+my %touched = (
+	by_name => [ "'Priya'", 'Priya', 'pRIYA' ],
+	by_number => [ '1.00', '1.00', '1', '1.0', ' 1.000' ],
+	by_code => [ "'ab', 2.50", '{"ab   ",2.50}', '{ab,2.5}', '{"ab ",2.500}' ]);
+foreach my $table (sort keys %touched)
+{
+	my ($values, $key, @others) = @{ $touched{$table} };
+	sql("SELECT kapture_attach('$table'); SELECT kapture_pause('$table'); INSERT INTO $table VALUES ($values, 'Touched', '9530000001')");
+	is(sql("SELECT DISTINCT k FROM kapture_outbox o, unnest(row_key || more_keys) k"), $key, "$table: the key as capture notes it");
+	sql("BEGIN; " . join(' ', map { "SELECT kapture_touch('$table', '$_');" } $key, @others) . " COMMIT");
+	is(sql("SELECT string_agg(DISTINCT k, ' ') FROM kapture_outbox o, unnest(row_key || more_keys) k"), $key, 'a touch notes no other one, however the key is written');
+	is(sql("SELECT count(*) FROM kapture_outbox o, unnest(row_key || more_keys) k"), '2', 'and notes it once in a transaction');
+	sql("SELECT kapture_touch('$table', '" . ($table eq 'by_code' ? '{zz,9.0}' : '99') . "')");
+	is(sql("SELECT count(DISTINCT k) FROM kapture_outbox o, unnest(row_key || more_keys) k"), '2', 'a key that is not there is noted as it is written');
+	sql("SELECT kapture_detach('$table'); DROP TABLE $table");
+}
+
+# by whoever may update the table, also if they may not read it
+sql(q(CREATE ROLE toucher; CREATE TABLE locked_up (n numeric PRIMARY KEY, customer_name text, phone text); GRANT UPDATE ON locked_up TO toucher;
+	SELECT kapture_attach('locked_up'); SELECT kapture_pause('locked_up'); INSERT INTO locked_up VALUES (1.00, 'Touched', '9530000001'); SET ROLE toucher; SELECT kapture_touch('locked_up', '1')));
+is(sql("SELECT string_agg(DISTINCT k, ' ') FROM kapture_outbox o, unnest(row_key || more_keys) k"), '1.00', 'whoever may update the table needs no more');
+sql("SELECT kapture_detach('locked_up'); DROP TABLE locked_up");
+
+#
+# Another server, while the worker is just taking up a change
+#
+
+my $second = start_emulator();
+sql("CREATE SERVER second FOREIGN DATA WRAPPER kapture_fdw OPTIONS (url '$second->{url}')");
+sql(q(CREATE USER MAPPING FOR CURRENT_USER SERVER second OPTIONS (auth_key 'a2FwZGVtbzprYXAxMjM=');
+	CREATE FUNCTION after_gate(city text) RETURNS text IMMUTABLE LANGUAGE plpgsql AS $$ BEGIN
+		WHILE EXISTS (SELECT FROM pg_catalog.pg_locks WHERE locktype = 'advisory' AND objid = 42) LOOP PERFORM pg_catalog.pg_sleep(0.01); END LOOP;
+		RETURN city; END $$;
+	CREATE TABLE moving (id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY, customer_name text, phone text, city text);
+	SELECT kapture_attach('moving', columns => '{"customer_name": "customer_name", "phone": "phone", "city": {"expression": "public.after_gate(city)"}}')));
+hold_adds($node, $emulator);
+my $gate = $node->background_psql('postgres');
+my $said = '';
+# the gate may be closed for too long where the machine is slow, which parks the row
+for my $try (1 .. 5)
+{
+	my ($answer, $command) = ('', "SELECT kapture_alter('moving', server => 'second')");
+	sql("SELECT kapture_resume('moving')");
+	$gate->query_safe("SELECT pg_advisory_lock(42)");
+	sql("INSERT INTO moving (customer_name, phone) VALUES ('Moving $try', '954000000$try')");
+	poll_ok($node, "SELECT wait_event = 'PgSleep' FROM pg_stat_activity WHERE pid = kapture_worker_pid()", 'the worker is reading a row');
+	sql("SELECT kapture_pause('moving')");
+	my $session = IPC::Run::start([ $node->installed_command('psql'), '-XAtq', '-d', $node->connstr('postgres'), '-c', $command ], '>&', \$answer);
+	wait_for(sub { $session->pump_nb if $session->pumpable; !$session->pumpable ||
+		  sql("SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'object' AND classid = 'kapture_attachment'::regclass AND NOT granted)") eq 't' }, 'kapture_alter to wait, or to be done');
+	$gate->query_safe("SELECT pg_advisory_unlock(42)");
+	$session->finish;
+	$said = $answer;
+	last unless sql("SELECT count(*) FROM kapture_failures WHERE relation = 'moving'::regclass");
+	sql("SELECT kapture_discard('moving')");
+}
+$gate->quit;
+like($said, qr/ERROR:  requests of table "moving" to server "kapture" may be under way/, 'a change that is being taken up is in nobody\'s blind spot');
+release_adds($node, $emulator);
+poll_ok($node, "SELECT count(kapture_customer_id) = 1 FROM moving", 'it goes to the server that the table had');
+is(scalar @{ emulator_get($second, 'customers') }, 0, 'and not to the other one');
+
+#
+# What somebody has locked keeps nobody busy
+#
+
+# the processor time of a process, in seconds
+sub worked
+{
+	my ($pid) = @_;
+	my @stat = split / /, slurp_file("/proc/$pid/stat") =~ s/.*\) //sr;
+	return ($stat[11] + $stat[12]) / POSIX::sysconf(POSIX::_SC_CLK_TCK());
+}
+
+emulator_faults($emulator, { api => 'ticket_add', action => 'status', code => 503 });
+my $call = sql(q(SELECT kapture_send('ticket_add', '{"title": "Locked"}', retry => 'always')));
+my $locker = $node->background_psql('postgres');
+$locker->query_safe("BEGIN");
+wait_for(sub {
+	$locker->query_safe("ROLLBACK; BEGIN");
+	return $locker->query_safe("SELECT true FROM kapture_call_queue WHERE call_id = $call AND state = 'waiting' AND attempts > 0 FOR UPDATE SKIP LOCKED") eq 't';
+}, 'a call that waits');
+emulator_faults($emulator);
+poll_ok($node, "SELECT next_attempt < now() FROM kapture_call_queue WHERE call_id = $call", 'a call that somebody has locked is due');
+my ($worker, $until) = (sql("SELECT kapture_worker_pid()"), time + 2);
+my $worked = worked($worker);
+wait_for(sub { time > $until }, 'the worker to have had time');
+cmp_ok(worked($worker) - $worked, '<', 0.2 * ($ENV{KAPTURE_SLOWNESS} || 1), 'the worker does not look for it all the time');
+$locker->query_safe("COMMIT");
+$locker->quit;
+poll_ok($node, "SELECT state = 'done' FROM kapture_calls WHERE call_id = $call", 'and sends it when it is free');
 
 $node->stop;
 done_testing();

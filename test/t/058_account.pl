@@ -11,13 +11,13 @@ use Test::More;
 
 my $emulator = start_emulator();
 my $node = new_node('main');
+shorthand($node, $emulator, qw(sql));
 setup_sync($node, $emulator, options => "add_is_upsert 'true'");
 emulator_post($emulator, 'account', { upsert => \1 });
 create_customers($node,
 	attach => q(, columns => '{"customer_name": "customer_name", "phone": "phone", "email_id": "email_id", "city": "city", "customer_code": "note"}'));
 my $idle = "SELECT pending + in_flight + retrying = 0 FROM kapture_status WHERE relation = 'customers'::regclass";
 
-sub sql { return $node->safe_psql('postgres', $_[0]) }
 sub requests { return emulator_get($emulator, 'stats')->{"$_[0]_requests"} }
 
 sub fresh

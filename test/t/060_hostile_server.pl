@@ -11,11 +11,10 @@ use PostgreSQL::Test::Utils;
 use Test::More;
 
 my $node = new_node('main');
+shorthand($node, undef, qw(sql));
 my $hostile = start_hostile(processes => 50);
 my @modes = hostile_modes();
 my $phone = 9_000_000_000;
-
-sub sql { return $node->safe_psql('postgres', $_[0]) }
 
 sql(q(
 CREATE EXTENSION kapture_sync;

@@ -15,12 +15,11 @@ use Test::More;
 my $emulator = start_emulator();
 my $other = start_emulator();
 my $node = new_node('main');
+shorthand($node, $emulator, qw(sql));
 my $key = 'a2FwZGVtbzprYXAxMjM=';
 my $alices_key = 'c2VjcmV0LWtleS1vZi1hbGljZQ==';
 my $marker = 'Topsecret';
 emulator_post($emulator, 'keys', { all => $alices_key });
-
-sub sql { return $node->safe_psql('postgres', $_[0]) }
 
 # as mallory: what she sees, errors and notices included
 sub mallory

@@ -14,6 +14,7 @@ use PostgreSQL::Test::Utils;
 use Test::More;
 
 my $node = new_node('main');
+shorthand($node, undef, qw(sql));
 my $dir = PostgreSQL::Test::Utils::tempdir();
 my $phone = 9_400_000_000;
 my $day = 24 * 3600;
@@ -31,8 +32,6 @@ sub tls
 	my ($cert, $key) = CERT_create(%cert);
 	return (tls => { SSL_cert => $cert, SSL_key => $key, %with });
 }
-
-sub sql { return $node->safe_psql('postgres', $_[0]) }
 
 sql(q(
 CREATE EXTENSION kapture_sync;
@@ -89,6 +88,35 @@ foreach my $name (qw(close reset garbage plain hang))
 }
 like(call('tls_for_plain', start_hostile(tls()), 'http', ", timeout '10s'"), qr/^08006 got no answer/, 'TLS where plain http is expected: no answer');
 like(call('plain_for_tls', start_hostile(), 'https', ", connect_timeout '1s'"), $refused, 'plain http where TLS is expected: refused');
+
+# --- what is wrong, and which option it takes, is reported whichever way the request went: a
+# direct call, kapture_check, a row, a call that was queued
+my $ca_file = qr/self-signed, or a private authority issued it,.* in option "ca_file" of the server/;
+my %hints = (
+	tls_self_signed => $ca_file,
+	tls_another_authority => $ca_file,
+	tls_client_certificate => qr/certificate is not accepted: .*"ca_file"/,
+	tls_wrong_host => qr/certificate is another host's: option "url" of the server/,
+	tls_expired => qr/certificate has expired: have whoever runs the host renew it/,
+	tls_not_yet => qr/certificate is not valid yet: see whether this host's clock/,
+	at_once_plain => qr/port does not speak TLS: check the port in option "url"/,
+	tls_tls_1_1 => qr/not the versions that are allowed: check option "url"|certificate or TLS is not accepted/);
+my @servers = sort keys %hints;
+sql("CREATE TABLE $_ (id int PRIMARY KEY, customer_name text, phone text);"
+	  . "SELECT kapture_attach('$_', server => '$_')") foreach @servers;
+sql("ALTER SERVER at_once_plain OPTIONS (SET connect_timeout '10s')");
+sql("INSERT INTO $_ VALUES (1, 'x', '9500000001'); SELECT kapture_send('ticket_add', '{}', '$_', retry => 'always')") foreach @servers;
+foreach my $server (@servers)
+{
+	my ($rc, $out, $err) = $node->psql('postgres', "SELECT kapture_add_customer('{\"phone\": \"9500000001\"}', '$server')");
+	like($err, qr/HINT:  .*$hints{$server}/i, "$server: a direct call");
+	like(sql("SELECT hint FROM kapture_check('$server') WHERE step = 'tls'"), qr/$hints{$server}/i, 'kapture_check');
+	poll_ok($node, "SELECT count(*) = 1 FROM kapture_failures WHERE relation = '$server'::regclass", 'a row fails');
+	like(sql("SELECT hint FROM kapture_failures WHERE relation = '$server'::regclass"), qr/$hints{$server}/i, 'its hint');
+	poll_ok($node, "SELECT message <> '' FROM kapture_calls WHERE server = '$server'", 'a call fails');
+	like(sql("SELECT kapture_hint(message, http_status) FROM kapture_calls WHERE server = '$server'"), qr/$hints{$server}/i, 'and its hint');
+}
+sql("SELECT kapture_detach('$_')") foreach @servers;
 
 # --- what is no file of certificates: nobody waits for it
 mkfifo("$dir/pipe", 0644) or die "mkfifo: $!";

@@ -14,10 +14,10 @@ my $key = 'a2FwZGVtbzprYXAxMjM=';
 my $emulator = start_emulator();
 my $hers = start_emulator();
 my $node = new_node('main');
+shorthand($node, $emulator, qw(sql));
 my $n = 0;
 my $pg = $node->safe_psql('postgres', 'SHOW server_version_num') / 10000;
 
-sub sql { return $node->safe_psql('postgres', $_[0]) }
 sub as { my ($role, $statement) = @_; return sql("SET SESSION AUTHORIZATION $role; $statement"); }
 sub try_as
 {

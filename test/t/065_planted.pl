@@ -13,9 +13,9 @@ use Test::More;
 my $key = 'a2FwZGVtbzprYXAxMjM=';
 my $emulator = start_emulator();
 my $node = new_node('main');
+shorthand($node, $emulator, qw(sql));
 my $dir = PostgreSQL::Test::Utils::tempdir();
 
-sub sql { return $node->safe_psql('postgres', $_[0]) }
 sub as { my ($role, $statement) = @_; return sql("SET SESSION AUTHORIZATION $role; $statement"); }
 
 # loot is what only a superuser can take

@@ -18,13 +18,12 @@ my $slowness = $ENV{KAPTURE_SLOWNESS} || 1;
 my $emulator = start_emulator();
 my $other = start_emulator();
 my $node = new_node('main');
+shorthand($node, $emulator, qw(sql));
 my $key = 'a2FwZGVtbzprYXAxMjM=';
 
 # the buffers that a process has touched count as its own memory
 $node->append_conf('postgresql.conf', "shared_buffers = '4MB'\nmax_locks_per_transaction = 500\nmax_files_per_process = 200\n");
 $node->restart;
-
-sub sql { return $node->safe_psql('postgres', $_[0]) }
 
 sub as
 {

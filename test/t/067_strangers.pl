@@ -6,12 +6,12 @@ use warnings;
 use FindBin;
 use lib "$FindBin::RealBin/../perl";
 use KaptureTest;
-use POSIX qw(strftime);
 use PostgreSQL::Test::Utils;
 use Test::More;
 
 my $emulator = start_emulator();
 my $node = new_node('main');
+shorthand($node, $emulator, qw(sql));
 # debug5 of everything, but for statements as users type them
 $node->append_conf('postgresql.conf', qq(
 log_min_messages = debug5
@@ -36,7 +36,6 @@ my %secrets = (
 	"a row's key" => 'key-of-dar');
 my $secret = join '|', map { "\Q$_\E" } values %secrets;
 
-sub sql { return $node->safe_psql('postgres', $_[0]) }
 # all that a role gets to see: results, errors, notices
 sub as_role
 {
@@ -52,7 +51,6 @@ sub set_keys
 	emulator_post($emulator, 'keys', { get => $secrets{'a key of one API'} });
 	return;
 }
-sub ago { return strftime('%Y-%m-%d %H:%M:%S', gmtime(time + 19800 - $_[0])) }
 
 sub shows_nothing
 {
@@ -82,6 +80,19 @@ CREATE TABLE alice.by_password (id text PRIMARY KEY, customer_name text, phone t
 SELECT kapture_attach('alice.customers', pull => true), kapture_attach('alice.by_password', server => 'by_password');
 CREATE FOREIGN TABLE alice.remote (id bigint, name text, phone text, email text) SERVER kapture));
 unlike($told, qr/ERROR/, 'alice has two servers and two tables') or diag($told);
+
+# nobody waits for a lock on what is not theirs, and has others wait behind
+my $oid = sql("SELECT 'alice.customers'::regclass::oid");
+my $locker = $node->background_psql('postgres', on_error_stop => 1);
+$locker->query_safe('BEGIN; LOCK TABLE alice.customers IN ACCESS EXCLUSIVE MODE');
+foreach my $call (qw(kapture_attach kapture_detach kapture_alter kapture_pause kapture_resume kapture_retry kapture_discard kapture_dry_run kapture_verify kapture_match),
+	"kapture_touch('$oid', '1')", "kapture_id('$oid', '1')", "kapture_follow('$oid', '$oid', 'true')")
+{
+	my $sql = $call =~ /\(/ ? $call : "$call('$oid')";
+	like(stranger("SET lock_timeout = '5s'; SELECT * FROM $sql"), qr/ERROR:  42501: (?:must be owner of|permission denied for) table customers/, "$call: refused before the lock is waited for");
+}
+$locker->query_safe('ROLLBACK');
+$locker->quit;
 
 # somebody who only listens
 my $listener = $node->background_psql('postgres', extra_params => [ '-U', 'stranger' ]);

@@ -13,10 +13,10 @@ use Test::More;
 my $emulator = start_emulator();
 my $stranger = start_emulator();
 my $node = new_node('main');
+shorthand($node, $emulator, qw(sql));
 my $key = 'a2FwZGVtbzprYXAxMjM=';
 my $n = 9600000000;
 
-sub sql { return $node->safe_psql('postgres', $_[0]) }
 # as somebody: what it prints, errors and notices included
 sub said
 {

@@ -10,26 +10,9 @@ use Test::More;
 
 my $emulator = start_emulator();
 my $node = new_node('expressions');
+shorthand($node, $emulator, qw(sql requests customers idle_ok));
 setup_sync($node, $emulator);
 $node->safe_psql('postgres', "ALTER DATABASE postgres SET timezone = 'UTC'");
-
-sub sql { return $node->safe_psql('postgres', $_[0]) }
-
-# what Kapture holds of the fields, sorted
-sub customers
-{
-	my (@fields) = @_;
-	return join "\n", sort map { my $c = $_; join '|', map { $c->{$_} // '' } @fields } @{ emulator_get($emulator, 'customers') };
-}
-
-# how many requests of an API there were so far
-sub requests { my ($api) = @_; return scalar grep { $_->{api} eq $api } @{ emulator_get($emulator, 'log') } }
-
-sub idle_ok
-{
-	my ($name) = @_;
-	return poll_ok($node, "SELECT bool_and(pending + in_flight + retrying = 0) FROM kapture_status", $name);
-}
 
 # expressions, constants, a filter
 sql(q(

@@ -10,9 +10,8 @@ use Test::More;
 
 my $emulator = start_emulator();
 my $node = new_node('source');
+shorthand($node, $emulator, qw(sql requests customers idle_ok));
 setup_sync($node, $emulator);
-
-sub sql { return $node->safe_psql('postgres', $_[0]) }
 
 # what an erroneous statement says
 sub error
@@ -20,21 +19,6 @@ sub error
 	my ($query, $db) = @_;
 	my ($rc, $out, $err) = $node->psql($db || 'postgres', $query);
 	return $err;
-}
-
-# what Kapture holds of the fields, sorted
-sub customers
-{
-	my (@fields) = @_;
-	return join "\n", sort map { my $c = $_; join '|', map { $c->{$_} // '' } @fields } @{ emulator_get($emulator, 'customers') };
-}
-
-sub requests { my ($api) = @_; return scalar grep { $_->{api} eq $api } @{ emulator_get($emulator, 'log') } }
-
-sub idle_ok
-{
-	my ($name) = @_;
-	return poll_ok($node, "SELECT bool_and(pending + in_flight + retrying = 0) FROM kapture_status", $name);
 }
 
 sql(q(

@@ -10,30 +10,14 @@ use Test::More;
 
 my $emulator = start_emulator();
 my $node = new_node('follow');
+shorthand($node, $emulator, qw(sql requests customers idle_ok));
 setup_sync($node, $emulator);
-
-sub sql { return $node->safe_psql('postgres', $_[0]) }
 
 sub error
 {
 	my ($query) = @_;
 	my ($rc, $out, $err) = $node->psql('postgres', $query);
 	return $err;
-}
-
-# what Kapture holds of the fields, sorted
-sub customers
-{
-	my (@fields) = @_;
-	return join "\n", sort map { my $c = $_; join '|', map { $c->{$_} // '' } @fields } @{ emulator_get($emulator, 'customers') };
-}
-
-sub requests { my ($api) = @_; return scalar grep { $_->{api} eq $api } @{ emulator_get($emulator, 'log') } }
-
-sub idle_ok
-{
-	my ($name) = @_;
-	return poll_ok($node, "SELECT bool_and(pending + in_flight + retrying = 0) FROM kapture_status", $name);
 }
 
 # the keys that were noted since the last call, from the history

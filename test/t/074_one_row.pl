@@ -10,23 +10,9 @@ use Test::More;
 
 my $emulator = start_emulator();
 my $node = new_node('main');
+shorthand($node, $emulator, qw(sql requests idle_ok));
 setup_sync($node, $emulator);
 create_customers($node);
-
-sub sql { return $node->safe_psql('postgres', $_[0]) }
-
-# requests of an API so far
-sub requests
-{
-	my ($api) = @_;
-	return scalar grep { $_->{api} eq $api } @{ emulator_get($emulator, 'log') };
-}
-
-sub idle_ok
-{
-	my ($name) = @_;
-	return poll_ok($node, "SELECT sum(pending + in_flight + retrying) = 0 FROM kapture_status", $name);
-}
 
 #
 # Rows that Kapture is known to refuse
@@ -303,6 +289,20 @@ is(requests('update') . ' ' . customer(601)->{customer_name}, '0 Was there', 'of
 sql("UPDATE customers SET city = 'Nagpur'");
 poll_ok($node, "SELECT action = 'update' FROM kapture_history ORDER BY finished_at DESC LIMIT 1", 'until it changes');
 is(customer(601)->{city} . ' ' . customer(601)->{customer_name}, 'Nagpur Was there', 'what has changed is sent then');
+fresh('fail');
+emulator_post($emulator, 'seed', [ map { { kapture_customer_id => 600 + $_, customer_name => 'Was there', phone => "974000000$_" } } 2 .. 4 ]);
+sql("INSERT INTO customers (customer_name, phone) VALUES ('Later', '9740000002')");
+poll_ok($node, "SELECT state = 'parked' FROM kapture_failures", "with 'fail', a row is parked");
+sql("SELECT kapture_alter('customers', on_duplicate => 'link only'), kapture_retry('customers')");
+poll_ok($node, "SELECT kapture_customer_id = 602 FROM customers", "kapture_alter changes that to 'link only'");
+is(sql("SELECT on_duplicate FROM kapture_attachments"), 'link only', 'which kapture_attachments shows');
+sql("SET kapture_sync.capture = off; INSERT INTO customers (customer_name, phone) VALUES ('Filled', '9740000003')");
+sql("CALL kapture_backfill('customers')");
+poll_ok($node, "SELECT kapture_customer_id = 603 FROM customers WHERE customer_name = 'Filled'", 'a backfill links, too');
+is(requests('update'), 0, 'and sends nothing');
+sql("SELECT kapture_alter('customers', reset => '{on_duplicate}'); INSERT INTO customers (customer_name, phone) VALUES ('Sent', '9740000004')");
+poll_ok($node, "SELECT kapture_customer_id = 604 FROM customers WHERE customer_name = 'Sent'", "back at 'link'");
+is(customer(604)->{customer_name}, 'Sent', 'the row is sent');
 ($rc, $out, $err) = $node->psql('postgres', "SELECT kapture_attach('plain', on_duplicate => 'ignore')");
 like($err, qr/ERROR:  invalid value for argument "on_duplicate": "ignore"\nHINT:  Valid values are "link", "link only" and "fail"\./, 'other values are refused');
 

@@ -9,17 +9,12 @@ use Test::More;
 
 my $emulator = start_emulator();
 my $node = new_node('main');
+shorthand($node, $emulator, qw(sql idle_ok));
 setup_sync($node, $emulator);
 create_customers($node);
 
-sub sql { return $node->safe_psql('postgres', $_[0]) }
 sub updates { return [ map { $_->{body} } grep { $_->{api} eq 'update' } @{ emulator_get($emulator, 'log') } ] }
 sub requests { return emulator_get($emulator, 'stats')->{requests} }
-sub idle_ok
-{
-	my ($name) = @_;
-	return poll_ok($node, "SELECT sum(pending + in_flight + retrying) = 0 FROM kapture_status", $name);
-}
 
 # What the latest changes ended as, and how many requests they made.
 my $made = 0;
@@ -126,7 +121,9 @@ my ($city, $phone) = (digest('city'), digest('phone'));
 refresh();
 is(sql("SELECT city FROM kapture_customers WHERE id = $id"), 'Delhi', 'a pull that shows what was sent');
 is(digest('city'), $city, 'changes nothing');
-sql(qq(SELECT kapture_update_customer('{"kapture_customer_id": "$id", "city": "Agra"}')));
+sql(qq(CREATE SERVER beside FOREIGN DATA WRAPPER kapture_fdw OPTIONS (url '$emulator->{url}');
+	CREATE USER MAPPING FOR CURRENT_USER SERVER beside OPTIONS (auth_key 'a2FwZGVtbzprYXAxMjM=')));
+sql(qq(SELECT kapture_update_customer('{"kapture_customer_id": "$id", "city": "Agra"}', 'beside')));
 refresh();
 is(sql("SELECT city FROM kapture_customers WHERE id = $id"), 'Agra', 'one that shows another value');
 isnt($city, '0000000000000000', 'of what was known');
@@ -136,6 +133,33 @@ $made = requests();
 sql("UPDATE mark SET at = clock_timestamp(); SELECT kapture_touch('customers', '1')");
 made_is(1, 'update', 'then a touch sends it');
 is(updates()->[-1], qq({"kapture_customer_id": "$id", "city": "Delhi"}), 'alone');
+
+# --- what sessions write themselves
+# nothing is claimed meanwhile, as that ends the notes
+sub noted { return sql("SELECT coalesce(string_agg(server || ' ' || customer_id, ','), '') FROM kapture_written") }
+is(noted(), '', 'of a server without attached tables, nothing is noted');
+sql("SELECT kapture_pause('customers')");
+sql(qq(SELECT kapture_update_customer('{"kapture_customer_id": $id, "city": "Agra"}')));
+is(noted(), "kapture $id", 'a customer of the attached table is, by kapture_update_customer');
+sql("SELECT kapture_touch('customers', '1', '{city}')");
+like(sql("SELECT body FROM kapture_preview('customers', '1')"), qr/"city": "Delhi"/, 'kapture_preview goes by that');
+sql("SELECT kapture_resume('customers'), kapture_touch('customers', '1')");
+idle_ok('a touch after that');
+is(emulator_get($emulator, 'customers?id=' . $id)->[0]{city}, 'Delhi', 'sends the value that was sent before');
+is(noted(), '', 'and the note is gone');
+$made = requests();
+sql("UPDATE mark SET at = clock_timestamp(); SELECT kapture_touch('customers', '1')");
+made_is(0, 'none', 'what was sent is known again');
+sql("SELECT kapture_pause('customers'); CREATE SCHEMA crm; IMPORT FOREIGN SCHEMA kapture FROM SERVER kapture INTO crm; UPDATE crm.customers SET city = 'Agra' WHERE id = $id");
+is(noted(), "kapture $id", 'an UPDATE of a foreign table is noted likewise');
+sql("SELECT kapture_resume('customers'), kapture_touch('customers', '1')");
+idle_ok('a touch after that');
+is(emulator_get($emulator, 'customers?id=' . $id)->[0]{city}, 'Delhi', 'sends what the row has');
+sql("SELECT kapture_pause('customers')");
+sql(qq(BEGIN READ ONLY; SELECT kapture_update_customer('{"kapture_customer_id": $id, "city": "Delhi"}'); COMMIT));
+sql(qq(SELECT kapture_update_customer('{"kapture_customer_id": "x", "city": "Agra"}')));
+is(noted(), '', 'what is no id, or in a transaction that may not write, is not noted');
+sql("SELECT kapture_resume('customers')");
 
 # --- rows that share a customer from before
 sql("UPDATE customers SET kapture_customer_id = (SELECT kapture_customer_id FROM customers WHERE id = 1) WHERE id = 2");
@@ -148,6 +172,24 @@ made_is(1, 'update', 'then that may have been overwritten, and is sent again');
 # --- what is detached is forgotten
 sql("SELECT kapture_detach('customers')");
 is(sql("SELECT count(*) FROM kapture_row"), '0', 'a detached table leaves nothing');
+
+# --- as many fields as can be
+my @fields = ('customer_name', 'phone', map { "field_$_" } 3 .. 62);
+sub mapping { my (@names) = @_; return '{' . join(', ', map { qq("$_": "$_") } @names) . '}' }
+sql('CREATE TABLE wide (id int PRIMARY KEY, ' . join(', ', map { "$_ text" } @fields, 'field_63') . ')');
+($rc, $out, $err) = $node->psql('postgres', "SELECT kapture_attach('wide', '" . mapping(@fields, 'field_63') . "')");
+like($err, qr/ERROR:  63 fields are mapped, but at most 62 can be\nHINT:  Leave out fields/, 'a field too many is refused');
+sql("SELECT kapture_attach('wide', '" . mapping(@fields) . "')");
+sql("INSERT INTO wide (id, customer_name, phone, field_3, field_62) VALUES (1, 'Wide', '9600000001', 'three', 'last')");
+idle_ok('a table with as many as can be is sent');
+$id = sql("SELECT kapture_customer_id FROM wide");
+$made = requests();
+sql("UPDATE mark SET at = clock_timestamp()");
+sql("SELECT kapture_pause('wide'); UPDATE wide SET field_62 = 'other'; UPDATE wide SET field_62 = 'last'; SELECT kapture_resume('wide')");
+made_is(0, 'none', 'a change of its last field and the reverse make no request');
+sql("CALL kapture_resync('wide', fields => '{field_3}', force => true)");
+made_is(1, 'update', 'one field is forced');
+is(updates()->[-1], qq({"kapture_customer_id": "$id", "field_3": "three"}), 'and is sent alone');
 
 $node->stop;
 done_testing();

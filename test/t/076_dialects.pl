@@ -12,11 +12,11 @@ use Test::More;
 
 my $emulator = start_emulator();
 my $node = new_node('main');
+shorthand($node, $emulator, qw(sql));
 setup_sync($node, $emulator);
 create_customers($node);
 my $idle = "SELECT pending + in_flight + retrying = 0 FROM kapture_status WHERE relation = 'customers'::regclass";
 
-sub sql { return $node->safe_psql('postgres', $_[0]) }
 sub account { return emulator_post($emulator, 'account', {@_}) }
 
 # What an error says: SQLSTATE, message, detail and hint.

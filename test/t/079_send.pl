@@ -13,9 +13,9 @@ use Test::More;
 my $key = 'a2FwZGVtbzprYXAxMjM=';
 my $emulator = start_emulator();
 my $node = new_node('main');
+shorthand($node, $emulator, qw(sql));
 setup_sync($node, $emulator);
 
-sub sql { return $node->safe_psql('postgres', $_[0]) }
 sub ticket { my ($title, @rest) = @_; return sql("SELECT kapture_send('ticket_add', '{\"title\": \"$title\"}'" . join('', map { ", $_" } @rest) . ")") }
 sub state_ok { my ($id, $state, $name) = @_; return poll_ok($node, "SELECT state = '$state' FROM kapture_calls WHERE call_id = $id", $name) }
 sub field { my ($id, $column) = @_; return sql("SELECT $column FROM kapture_calls WHERE call_id = $id") }

@@ -11,20 +11,12 @@ use Test::More;
 
 my $emulator = start_emulator();
 my $node = new_node('resync');
+shorthand($node, $emulator, qw(sql said));
 setup_sync($node, $emulator);
 create_customers($node);
 my $idle = "SELECT pending + in_flight + retrying = 0 FROM kapture_status WHERE relation = 'customers'::regclass";
 
-sub sql { return $node->safe_psql('postgres', $_[0]) }
 sub updates { return emulator_get($emulator, 'stats')->{updates} }
-
-# what a statement says, be it an error or a notice
-sub said
-{
-	my ($statement) = @_;
-	my ($rc, $out, $err) = $node->psql('postgres', $statement, on_error_stop => 1);
-	return "$out$err";
-}
 
 # --- calls as people write them
 sql("INSERT INTO customers (customer_name, phone) SELECT 'Wrong ' || i, 'abc' || i FROM generate_series(1, 6) i");

@@ -11,19 +11,12 @@ use Test::More;
 
 my $emulator = start_emulator();
 my $node = new_node('verify');
+shorthand($node, $emulator, qw(sql said));
 setup_sync($node, $emulator, options => "max_connections '4'");
 create_customers($node);
 my $idle = "SELECT pending + in_flight + retrying = 0 FROM kapture_status WHERE relation = 'customers'::regclass";
 
-sub sql { return $node->safe_psql('postgres', $_[0]) }
 sub gets { return emulator_get($emulator, 'stats')->{get_requests} }
-
-sub said
-{
-	my ($statement) = @_;
-	my ($rc, $out, $err) = $node->psql('postgres', $statement, on_error_stop => 1);
-	return "$out$err";
-}
 
 # somebody changes a customer in Kapture
 sub change

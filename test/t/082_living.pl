@@ -12,19 +12,12 @@ use Test::More;
 
 my $emulator = start_emulator();
 my $node = new_node('living');
+shorthand($node, $emulator, qw(sql said));
 setup_sync($node, $emulator, options => "max_connections '4'");
 create_customers($node);
 my $idle = "SELECT pending + in_flight + retrying = 0 FROM kapture_status WHERE relation = 'customers'::regclass";
 
-sub sql { return $node->safe_psql('postgres', $_[0]) }
 sub customers { return @{ emulator_get($emulator, 'customers') } }
-
-sub said
-{
-	my ($statement) = @_;
-	my ($rc, $out, $err) = $node->psql('postgres', $statement, on_error_stop => 1);
-	return "$out$err";
-}
 
 # --- how tables are attached
 is(sql("SELECT relation, server, columns, on_duplicate, replicated, pull, on_conflict, id_column, key_columns, paused, attached_at <= now() FROM kapture_attachments"),

@@ -158,6 +158,38 @@ my %commands = (
 		has_option('bench', '--quick');
 		command_fails_like([ "$top/script/bench", 'nonsense' ], qr/no such part: nonsense/, 'and knows its parts');
 	},
+	'script/mutate N' => sub {
+		has_option('mutate', '--seed');
+		has_option('mutate', '--patch');
+		my $places = sub { (run_command([ $^X, "$top/test/mutate/places.pl", @_ ]))[0] };
+		my @files = map { s{^\Q$top\E/src/}{}r } glob "$top/src/{,*/}*.c";
+		like($places->('table', "$top/test/mutate/tests", "$top/test/t", @files), qr/^regress$/m, 'test/mutate/tests has tests for each file of src/');
+		append_to_file("$dir/sample.c", <<'END');
+/* a == b */
+int
+sample(int a, const char *text)
+{
+	if (a < 2 && strcmp(text, " a == b ") == 0)
+		return 0;
+	a += 7;
+	note(a, "WHERE state IS NULL");
+	return a;
+}
+END
+		my ($list, $again, $other) = map { $places->('list', $_, "$dir/sample.c") } 3, 3, 4;
+		is($again, $list, 'a seed gives the same places again');
+		isnt($other, $list, 'and another one others');
+		my %made;
+		foreach my $seed (1 .. 40)
+		{
+			$made{ $places->('apply', $_) } = 1 foreach split /\n/, $places->('list', $seed, "$dir/sample.c");
+		}
+		my $all = join "\0", keys %made;
+		like($all, $_, "it makes: $_")
+		  foreach qr/if \(a <= 2 && strcmp/, qr/if \(a < 3 && /, qr/a < 2 \|\| strcmp/, qr/if \(!\(a < 2 && .* == 0\)\)/, qr/== b "\) != 0\)/, qr/^\t;\n\tnote/m,
+		  qr/^\ta -= 7;/m, qr/^\ta \+= 8;/m, qr/^\tnote.*\n\ta \+= 7;/m, qr/"WHERE state IS NOT NULL"/, qr/^\treturn 0;\n\}/m;
+		unlike($all, qr/a != b/, 'and no mistakes in comments and strings');
+	},
 	'script/coverage' => sub {
 		my $page = slurp_file("$top/docs/dev/coverage.md");
 		# fault.c is empty but in the build with fault points
@@ -216,6 +248,7 @@ foreach my $file (@files)
 	foreach my $command (@commands)
 	{
 		$command =~ s/^(script\/soak --minutes) \d+$/$1 N/;
+		$command =~ s/^(script\/mutate) (?:\d|--patch ).*$/$1 N/;
 		fail("$file has a command that no test runs: $command") unless $commands{$command};
 		$found{$command} = 1;
 	}

@@ -33,9 +33,34 @@ static const struct
 	{400, "{\"message\": \"Lead already exists, Customer ID :12, Enquiry ID :34\", \"status\": \"failed\"}",
 	KAPTURE_DUPLICATE_BOTH, 0, "Lead already exists, Customer ID :12, Enquiry ID :34"},
 	{400, "{\"message\": \"Lead already exists\", \"status\": \"failed\"}", KAPTURE_REFUSED, 0, "Lead already exists"},
+	{200, "{\"Enquiry\": {\"kapture_customer_id\": 65033646}, \"kapture_customer_id\": 65033646, \"status\": \"success\"}",
+	KAPTURE_SUCCESS, 65033646, ""},
+	/* two ids that disagree: neither is taken */
+	{200, "{\"Enquiry\": {\"kapture_customer_id\": 65033647}, \"kapture_customer_id\": 65033646, \"status\": \"success\"}",
+	KAPTURE_BROKEN, 0, "Kapture's answer has two customer ids, 65033646 and 65033647"},
+	{200, "{\"kapture_customer_id\": \"9\", \"Enquiry\": {\"kapture_customer_id\": 8, \"contact_id\": 7}, \"status\": \"success\"}",
+	KAPTURE_BROKEN, 0, "Kapture's answer has two customer ids, 8 and 9"},
 	{429, "{}", KAPTURE_THROTTLED, 0, ""},
 	{503, "{}", KAPTURE_BROKEN, 0, ""},
 	{404, "{}", KAPTURE_DENIED, 0, ""},
+};
+
+/* Answers, and what they mean to a Get: whose customer was found. */
+static const struct
+{
+	const char *answer;
+	KaptureVerdict verdict;
+	int64		customer_id;
+}			found[] =
+{
+	{"{\"customer_details\": {\"id\": 5}, \"status\": \"success\"}", KAPTURE_SUCCESS, 5},
+	{"{\"customer_details\": [{\"id\": 5}, {\"id\": \"5\"}], \"status\": \"success\"}", KAPTURE_SUCCESS, 5},
+	{"{\"customer_details\": [{\"id\": 5}, {\"id\": 6}], \"status\": \"success\"}", KAPTURE_SUCCESS, 0},
+	{"{\"customer_details\": [{\"id\": 5}, {}], \"status\": \"success\"}", KAPTURE_SUCCESS, 0},
+	{"{\"customer_details\": [{\"id\": 5}, 5], \"status\": \"success\"}", KAPTURE_SUCCESS, 0},
+	{"{\"customer_details\": [], \"status\": \"success\"}", KAPTURE_NOT_FOUND, 0},
+	{"{\"customer_details\": 5, \"status\": \"success\"}", KAPTURE_BROKEN, 0},
+	{"{\"status\": \"success\"}", KAPTURE_BROKEN, 0},
 };
 
 /* Ids that refusals name. */
@@ -83,6 +108,25 @@ unit_reply(void)
 		unit_is_int(reply.verdict, added[i].verdict, psprintf("what %d %.60s means", added[i].status, added[i].answer));
 		unit_is_int(reply.customer_id, added[i].customer_id, "its id");
 		unit_is_text(reply.message, added[i].message, "its words");
+	}
+	for (int i = 0; i < lengthof(added); i++)
+	{
+		KaptureReply reply = {0};
+		char	   *why = NULL;
+
+		/* one that is parsed means the same as one that is scanned */
+		kapture_message_judge(KAPTURE_API_ADD, added[i].status, kapture_message_parse(added[i].answer, strlen(added[i].answer), NULL, &why), &reply);
+		unit_is_int(reply.verdict, added[i].verdict, psprintf("what %d %.60s means, parsed", added[i].status, added[i].answer));
+		unit_is_int(reply.customer_id, added[i].customer_id, "its id");
+	}
+	for (int i = 0; i < lengthof(found); i++)
+	{
+		KaptureReply reply = {0};
+		char	   *why = NULL;
+
+		kapture_message_judge(KAPTURE_API_GET, 200, kapture_message_parse(found[i].answer, strlen(found[i].answer), NULL, &why), &reply);
+		unit_is_int(reply.verdict, found[i].verdict, psprintf("what Get's %.80s means", found[i].answer));
+		unit_is_int(reply.customer_id, found[i].customer_id, "the id that it found");
 	}
 	for (int i = 0; i < lengthof(named); i++)
 		unit_is_int(kapture_words_customer_id(named[i].text), named[i].id, psprintf("the id that \"%s\" names", named[i].text));

@@ -69,11 +69,15 @@ Datum
 kapture_units(PG_FUNCTION_ARGS)
 {
 	unit_digest();
+	unit_duration();
+	unit_identity();
 	unit_keys();
+	unit_limiter();
 	unit_local_time();
 	unit_pacing();
 	unit_reply();
 	unit_request_pool();
+	unit_url();
 	unit_version();
 	unit_watermark();
 	printf("1..%d\n", unit_number);

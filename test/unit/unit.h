@@ -16,11 +16,15 @@ extern void unit_is_time(int64 got, const char *expected, const char *name);
 extern Timestamp unit_time(const char *text);
 
 extern void unit_digest(void);
+extern void unit_duration(void);
+extern void unit_identity(void);
 extern void unit_keys(void);
+extern void unit_limiter(void);
 extern void unit_local_time(void);
 extern void unit_pacing(void);
 extern void unit_reply(void);
 extern void unit_request_pool(void);
+extern void unit_url(void);
 extern void unit_version(void);
 extern void unit_watermark(void);
 

@@ -1,0 +1,123 @@
+/*
+ * row_key.c
+ *		The key of a row as capture notes it, from whatever text users give for it.
+ *
+ * Two texts of one key would be two rows to the worker.  Most types have one text for
+ * what is equal, which their input and output functions give.  Others do not (numeric
+ * 1.0 and 1.00, citext, float -0, collations that are not deterministic): there the row
+ * that is in the table says how its key is written.
+ */
+#include "postgres.h"
+
+#include "access/nbtree.h"
+#include "catalog/pg_type.h"
+#include "executor/spi.h"
+#include "utils/builtins.h"
+#include "utils/guc.h"
+#include "utils/lsyscache.h"
+#include "utils/typcache.h"
+
+#include "base/user_code.h"
+#include "table/row_io.h"
+#include "table/row_key.h"
+#include "table/row_sql.h"
+
+typedef struct RowKeyLookup
+{
+	KaptureAttachment *att;
+	char	  **values;			/* replaced by those of the row, if there is one */
+	MemoryContext context;		/* of these */
+} RowKeyLookup;
+
+/* Has what is equal, for the key's index, the same text? */
+static bool
+row_key_is_exact(const KaptureKeyColumn *col)
+{
+	TypeCacheEntry *type = lookup_type_cache(col->type, TYPECACHE_EQ_OPR | TYPECACHE_BTREE_OPFAMILY);
+	Oid			proc = OidIsValid(type->btree_opf) ?
+		get_opfamily_proc(type->btree_opf, type->btree_opintype, type->btree_opintype, BTEQUALIMAGE_PROC) : InvalidOid;
+
+	return OidIsValid(proc) && type->eq_opr == col->equals &&
+		DatumGetBool(OidFunctionCall1Coll(proc, col->collation, ObjectIdGetDatum(type->btree_opintype)));
+}
+
+/* Takes the key of the row that has these values. */
+static void
+row_key_do_look_up(void *arg)
+{
+	RowKeyLookup *lookup = arg;
+	KaptureAttachment *att = lookup->att;
+	Oid			types[INDEX_MAX_KEYS];
+	Datum		params[INDEX_MAX_KEYS];
+	StringInfoData sql;
+	MemoryContext old;
+
+	initStringInfo(&sql);
+	appendStringInfo(&sql, "SELECT %s FROM %s AS r WHERE ", kapture_row_keys(att), kapture_row_source(att));
+	kapture_row_append_match(&sql, att, "$", 1);
+	for (int i = 0; i < att->nkeys; i++)
+	{
+		types[i] = TEXTOID;
+		params[i] = CStringGetTextDatum(lookup->values[i]);
+	}
+	if (kapture_user_code_execute(sql.data, att->nkeys, types, params, NULL, false) != SPI_OK_SELECT)
+		elog(ERROR, "could not look for a row by its key");
+	if (SPI_processed == 0)
+		return;
+	old = MemoryContextSwitchTo(lookup->context);
+	for (int i = 0; i < att->nkeys; i++)
+		lookup->values[i] = pstrdup(SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, i + 1));
+	MemoryContextSwitchTo(old);
+}
+
+/* Replaces the values of a key by those that the row in the table has. */
+static void
+row_key_look_up(KaptureAttachment *att, char **values)
+{
+	RowKeyLookup lookup = {att, values, CurrentMemoryContext};
+	bool		exact = true;
+	ErrorData  *error;
+
+	for (int i = 0; i < att->nkeys; i++)
+		exact &= row_key_is_exact(&att->keys[i]);
+	if (exact)
+		return;
+	error = kapture_row_run(att, NULL, row_key_do_look_up, &lookup);
+	if (error)
+		ReThrowError(error);
+}
+
+/*
+ * Returns the key of a row as capture would note it, in the current memory context, from
+ * a text that means it; if there is no such row, what its types make of the text.  Errors:
+ * 22023 it has not as many values as the key, those of the types for what is no value of
+ * theirs, those of reading the table as its owner.
+ */
+char *
+kapture_row_key(KaptureAttachment *att, const char *row_key)
+{
+	char	  **values = kapture_catalog_unpack_key(row_key, att->nkeys);
+	char	   *result;
+	int			nestlevel;
+
+	if (values == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("\"%s\" is not a key of table \"%s\"", row_key, get_rel_name(att->root)),
+				 errdetail("Its key has %d columns.", att->nkeys),
+				 errhint("Give the values as an array, such as {1,x}, in the order of the primary key.")));
+	nestlevel = kapture_catalog_text_settings();
+	for (int i = 0; i < att->nkeys; i++)
+	{
+		KaptureKeyColumn *col = &att->keys[i];
+		Oid			input;
+		Oid			param;
+
+		getTypeInputInfo(col->type, &input, &param);
+		values[i] = OutputFunctionCall(&col->output, OidInputFunctionCall(input, values[i], param, col->typmod));
+	}
+	row_key_look_up(att, values);
+	result = kapture_catalog_pack_key(values, att->nkeys);
+	AtEOXact_GUC(true, nestlevel);
+	return result;
+}

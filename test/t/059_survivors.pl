@@ -1,0 +1,153 @@
+# What small mistakes in the source would do that other tests do not notice: whose row
+# an answer is when others are locked, a retry of what is in flight, a time zone and a
+# key of PUBLIC that change.  (docs/dev/mutants.md)
+use strict;
+use warnings;
+
+use FindBin;
+use lib "$FindBin::RealBin/../perl";
+use KaptureTest;
+use Test::More;
+
+my $emulator = start_emulator();
+my $node = new_node('main');
+setup_sync($node, $emulator, options => "max_connections '40'");
+create_customers($node);
+
+sub sql { return $node->safe_psql('postgres', $_[0]) }
+
+my $idle = "SELECT sum(pending + in_flight + retrying) = 0 FROM kapture_status";
+
+# the requests of an API so far
+sub requests
+{
+	my ($api) = @_;
+	return grep { $_->{api} eq $api } @{ emulator_get($emulator, 'log') };
+}
+
+#
+# Answers that come together while every second row is locked
+#
+
+hold_adds($node, $emulator);
+sql("INSERT INTO customers (customer_name, phone) SELECT 'Row ' || i, (9700000000 + i)::text FROM generate_series(1, 40) i");
+poll_ok($node, "SELECT in_flight = 40 FROM kapture_status", 'forty rows are being added');
+my $locker = $node->background_psql('postgres');
+$locker->query_safe("BEGIN; SELECT FROM customers WHERE id % 2 = 1 FOR UPDATE");
+release_adds($node, $emulator);
+poll_ok($node, "SELECT count(kapture_customer_id) = 20 FROM customers WHERE id % 2 = 0", 'those that are free have their ids');
+poll_ok($node, "SELECT count(*) = 20 FROM kapture_failures WHERE row_key::int % 2 = 1 AND message LIKE 'the row is locked%'", 'the locked ones wait');
+is(sql("SELECT count(*) FROM kapture_failures WHERE row_key::int % 2 = 0"), '0', 'and no other');
+is(sql("SELECT count(*) FROM kapture_history WHERE row_key::int % 2 = 1"), '0', 'none of which is called done');
+$locker->query_safe('COMMIT');
+$locker->quit;
+poll_ok($node, "SELECT count(kapture_customer_id) = 40 FROM customers", 'once they are free, they have theirs');
+poll_ok($node, $idle, 'and nothing is left');
+oracle_ok($node, $emulator, 'each has its own');
+is(scalar(requests('add')), 40, 'and was added once');
+
+# rows that go, and rows that got an id from elsewhere, while answers for them come together
+sql('DELETE FROM customers');
+poll_ok($node, $idle, 'the rows are deleted');
+hold_adds($node, $emulator);
+sql("INSERT INTO customers (customer_name, phone) SELECT 'More ' || i, (9710000000 + i)::text FROM generate_series(1, 40) i");
+poll_ok($node, "SELECT in_flight = 40 FROM kapture_status", 'forty more are being added');
+sql("DELETE FROM customers WHERE customer_name LIKE 'More %1'");
+release_adds($node, $emulator);
+poll_ok($node, $idle, 'of which some are deleted meanwhile');
+is(sql("SELECT count(*), count(kapture_customer_id), count(DISTINCT kapture_customer_id) FROM customers"), '36|36|36', 'the others have ids');
+my %name_of = map { $_->{kapture_customer_id} => $_->{customer_name} } @{ emulator_get($emulator, 'customers') };
+my @strange = grep { my ($id, $name) = split /\|/; $name_of{$id} ne $name } split /\n/, sql("SELECT kapture_customer_id, customer_name FROM customers");
+is("@strange", '', 'of their own customers');
+
+#
+# A retry, or giving up, of what is in flight
+#
+
+sql("INSERT INTO customers (customer_name, phone) VALUES ('Wrong', 'abc')");
+poll_ok($node, "SELECT parked = 1 FROM kapture_status", 'a row is parked');
+my $wrong = sql("SELECT id FROM customers WHERE customer_name = 'Wrong'");
+hold_adds($node, $emulator);
+sql("UPDATE customers SET phone = '9720000001' WHERE id = $wrong");
+poll_ok($node, "SELECT in_flight = 1 AND parked = 0 FROM kapture_status", 'corrected, it is being added');
+wait_for(sub { return grep { ($_->{phone} || '') eq '9720000001' } @{ emulator_get($emulator, 'customers') } }, 'the customer to be there');
+is(sql("SELECT last_error IS NOT NULL FROM kapture_delivery WHERE row_key = '$wrong'"), 't', 'with its failure still on record');
+is(sql("SELECT kapture_retry('customers'), kapture_discard('customers')"), '0|0', 'which is no reason to retry, or to give up, what is in flight');
+is(sql("SELECT kapture_retry('customers', $wrong), kapture_discard('customers', $wrong)"), '0|0', 'by its key neither');
+is(sql("SELECT state FROM kapture_delivery WHERE row_key = '$wrong'"), 'sending', 'it is in flight still');
+release_adds($node, $emulator);
+poll_ok($node, "SELECT kapture_customer_id IS NOT NULL FROM customers WHERE id = $wrong", 'its id is written');
+poll_ok($node, $idle, 'and nothing is left');
+is(scalar(grep { ($_->{phone} || '') eq '9720000001' } @{ emulator_get($emulator, 'customers') }), 1, 'it was added once');
+
+#
+# A time zone that changes: what is sent from then on has times in the new one
+#
+
+sql(q(CREATE TABLE visits (id int PRIMARY KEY, customer_name text, phone text, seen timestamptz);
+SELECT kapture_attach('visits', '{"customer_name": "customer_name", "phone": "phone", "zone": "seen"}');
+INSERT INTO visits VALUES (1, 'Visitor', '9730000001', '2021-03-14 08:51:11+00')));
+poll_ok($node, "SELECT kapture_customer_id IS NOT NULL FROM visits", 'a row with a time is sent');
+my $visitor = sql("SELECT kapture_customer_id FROM visits");
+sub zone_sent { return emulator_get($emulator, "customers?id=$visitor")->[0]{zone} }
+is(zone_sent(), '2021-03-14 14:21:11+05:30', 'with the time of the account');
+sql("ALTER SERVER kapture OPTIONS (ADD timezone 'America/New_York')");
+sql("UPDATE visits SET seen = '2021-03-20 08:00:00+00'");
+wait_for(sub { return zone_sent() =~ /^2021-03-20/ }, 'the update to be there');
+is(zone_sent(), '2021-03-20 04:00:00-04', 'after the time zone has changed, with that of the new one');
+sql("ALTER SERVER kapture OPTIONS (SET timezone 'Europe/Berlin')");
+sql("UPDATE visits SET seen = '2021-03-21 08:00:00+00'");
+wait_for(sub { return zone_sent() =~ /^2021-03-21/ }, 'the next update to be there');
+is(zone_sent(), '2021-03-21 09:00:00+01', 'once more');
+
+#
+# The expressions of a row outside the filter are not evaluated, which may be what it is for
+#
+
+sql(q(CREATE TABLE shares (id int PRIMARY KEY, customer_name text, phone text, n int);
+SELECT kapture_attach('shares', columns => '{"customer_name": "customer_name", "phone": "phone", "zone": {"expression": "(100 / n)::text"}}', filter => 'n <> 0');
+INSERT INTO shares VALUES (1, 'Inside', '9750000001', 4), (2, 'Outside', '9750000002', 0)));
+poll_ok($node, "SELECT kapture_customer_id IS NOT NULL FROM shares WHERE id = 1", 'a row inside the filter is sent');
+poll_ok($node, $idle, 'and nothing is left');
+is(sql("SELECT parked, (SELECT kapture_customer_id IS NULL FROM shares WHERE id = 2) FROM kapture_status WHERE relation = 'shares'::regclass"), '0|t',
+	'the one outside is neither sent nor at fault');
+
+#
+# Nobody's mapping but PUBLIC's
+#
+
+my $key = 'a2FwZGVtbzprYXAxMjM=';
+sql(qq(CREATE ROLE agent; CREATE ROLE visitor;
+GRANT CREATE ON SCHEMA public TO agent;
+CREATE SERVER shared FOREIGN DATA WRAPPER kapture_fdw OPTIONS (url '$emulator->{url}');
+GRANT USAGE ON FOREIGN SERVER shared TO agent, visitor));
+
+# what a call of a role comes to
+sub call
+{
+	my ($role) = @_;
+	my ($rc, $out, $err) = $node->psql('postgres', qq(SET ROLE $role; SELECT kapture_get_customer('{"phone": "9720000001"}', 'shared')->>'status'));
+	return "$out$err";
+}
+like(call('agent'), qr/user "agent" has no user mapping for server "shared"/, 'without any mapping, a call fails');
+sql("CREATE USER MAPPING FOR PUBLIC SERVER shared OPTIONS (auth_key 'wrong')");
+like(call('agent'), qr/failed/, 'with that of PUBLIC, it is made with that key');
+sql("ALTER USER MAPPING FOR PUBLIC SERVER shared OPTIONS (SET auth_key '$key')");
+is(call('agent'), 'success', 'which is heeded as it is changed');
+sql("CREATE USER MAPPING FOR agent SERVER shared OPTIONS (auth_key 'wrong')");
+like(call('agent'), qr/failed/, 'a mapping of their own comes first');
+is(call('visitor'), 'success', 'and is nobody else\'s');
+sql("DROP USER MAPPING FOR agent SERVER shared; ALTER USER MAPPING FOR PUBLIC SERVER shared OPTIONS (SET auth_key 'wrong')");
+
+# the worker sends with it, too, and notices that it has changed
+sql("SET ROLE agent; CREATE TABLE leads (id int PRIMARY KEY, customer_name text, phone text);
+SELECT kapture_attach('leads', server => 'shared'); INSERT INTO leads VALUES (1, 'Lead', '9740000001')");
+poll_ok($node, "SELECT server_state = 'denied' FROM kapture_status WHERE relation = 'leads'::regclass", 'a row of a table waits for a good key of PUBLIC');
+my $retry_at = sql("SELECT retry_at FROM kapture_server_states() WHERE server = 'shared'");
+sql("ALTER USER MAPPING FOR PUBLIC SERVER shared OPTIONS (SET auth_key '$key')");
+poll_ok($node, "SELECT kapture_customer_id IS NOT NULL FROM leads", 'and is sent as soon as there is one');
+is(sql("SELECT finished_at < '$retry_at' FROM kapture_history WHERE relation::text = 'leads' AND action = 'add'"), 't',
+	'not just when the server would have been tried again');
+
+$node->stop;
+done_testing();
