@@ -195,12 +195,12 @@ send_fail_start(Worker *worker, WorkerTask *task, const ErrorData *error)
 static void
 send_fail(Worker *worker, WorkerSending *sending, const ErrorData *error)
 {
-	if (kapture_guard_is_lock(error))
+	kapture_transaction_report_error(KAPTURE_PHASE_SEND, NULL, NULL, error);
+	if (kapture_guard_is_lock(error) || kapture_guard_is_shortage(error))
 	{
 		sending->server->pool.not_before = TimestampTzPlusMilliseconds(sending->now, KAPTURE_LOCKED_RETRY);
 		return;
 	}
-	kapture_transaction_report_error(KAPTURE_PHASE_SEND, NULL, NULL, error);
 	if (sending->wrapping && sending->wrapping->start_errors++ == 0)
 		send_requeue(sending->wrapping);
 	else if (sending->wrapping)
@@ -229,7 +229,10 @@ send_server(Worker *worker, WorkerServer *server)
 		return;
 	error = kapture_transaction_run(worker, "sending", send_do, &sending);
 	if (error == NULL)
+	{
+		kapture_transaction_report_success(KAPTURE_PHASE_SEND, NULL);
 		return;
+	}
 	send_fail(worker, &sending, error);
 	FreeErrorData(error);
 }
