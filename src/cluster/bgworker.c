@@ -594,8 +594,8 @@ process_bound_memory(const KaptureProcessLoop *loop, void *arg)
 	if (bytes <= PROCESS_MEMORY)
 		return;
 	ereport(LOG,
-			(errmsg("%s begins anew, as its memory has grown to %zu MB",
-					MyBgworkerEntry->bgw_name, bytes / (1024 * 1024)),
+			(errmsg("kapture_sync: the %s of database \"%s\" starts anew, as its memory has grown to %zu MB",
+					process_kind == KAPTURE_PUSHER ? "worker" : "puller", process_database, bytes / (1024 * 1024)),
 			 errdetail("It has a few at most as long as all is well.")));
 	if (loop->part)
 		error = kapture_guard_transaction(loop->part, arg);

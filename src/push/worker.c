@@ -381,7 +381,8 @@ worker_pass(void *arg)
 	kapture_claim(worker);
 	kapture_send(worker);
 	kapture_calls_record(worker);
-	kapture_calls_send(worker);
+	kapture_calls_claim(worker);
+	kapture_send(worker);
 	worker_expire(worker);
 	kapture_record_rest(worker);
 	if (kapture_record_is_due(worker))

@@ -472,7 +472,7 @@ arm(name_of('worker_pass:pass'), 'leak');
 my $last = ++$n;
 wait_for(sub { sql("SELECT pg_reload_conf()"); sql("SELECT kapture_worker_pid() IS DISTINCT FROM $pid") eq 't' }, 'the worker to leave');
 disarm();
-like(slurp_file($node->logfile), qr/LOG:  kapture_sync [^\n]* begins anew, as its memory has grown to \d+ MB/, 'a worker whose memory grows without end begins anew, and says so');
+like(slurp_file($node->logfile), qr/LOG:  kapture_sync: the worker of database [^\n]* starts anew, as its memory has grown to \d+ MB/, 'a worker whose memory grows without end starts anew, and says so');
 add_customer($last);
 poll_ok($node, $settled, 'and the next one goes on');
 unlike(slurp_file($node->logfile), qr/"kapture_sync [^"]*" \(PID \d+\) (?:exited with|was terminated)/, 'no process has ended');
