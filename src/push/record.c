@@ -49,7 +49,7 @@ kapture_record_alert(Worker *worker)
 	{
 		WorkerTable *table = dlist_container(WorkerTable, node, iter.cur);
 
-		kapture_alert_table(table->att->root, table->server->name, &table->outcomes);
+		kapture_alert_table(table->att, table->server->name, &table->outcomes);
 	}
 }
 

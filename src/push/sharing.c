@@ -33,7 +33,7 @@ sharing_same_server(const WorkerTask *task, const WorkerTable *table)
 	return table != NULL && table->attached && strcmp(table->server->name, task->server->name) == 0;
 }
 
-/* The name of a table and the key of its row, as the task's owner may see them. */
+/* The names of a table and its attachment, and the key of its row, as the task's owner may see them. */
 static void
 sharing_name(const WorkerTask *task, const WorkerTable *table, const char *row_key,
 			 const char **name, const char **key)
@@ -41,6 +41,8 @@ sharing_name(const WorkerTask *task, const WorkerTable *table, const char *row_k
 	bool		visible = table->server->owner == task->server->owner;
 
 	*name = visible ? kapture_row_relation_name(table->att->root) : NULL;
+	if (visible && table->att->name[0] != '\0')
+		*name = psprintf("%s (attachment \"%s\")", *name, table->att->name);
 	*key = visible ? row_key : NULL;
 }
 
