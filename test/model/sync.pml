@@ -1226,11 +1226,7 @@ inline sharing_check_rows(d)
 }
 
 /* Another row is just getting the customer, or being added with the task's phone or email. */
-#ifdef FAULT_LATE_STAND_BACK
-#define MAY_STAND_BACK(d)	(!HAS_ADDED(d))
-#else
 #define MAY_STAND_BACK(d)	(!HAS_ADDED(d) && T.sent == 0)
-#endif
 
 #ifdef FAULT_GONE_IN_FLIGHT
 #define IN_FLIGHT_OF_GONE(i)	false

@@ -96,7 +96,6 @@ is_missed('a holder that is not written yet is not noted', qw(FAULT_HOLDER_NOT_N
 is_missed('an old finding is believed', qw(FAULT_OLD_FINDING CONTACTS=1 LOSSES=1), @two);
 is_missed('a link frees nothing', qw(FAULT_LINK_FREES_NOT CONTACTS=1 CRASHES=1 LOSSES=1), @two);
 is_missed('a row that waits for another one is in doubt for ever', qw(FAULT_YIELD_IN_DOUBT CONTACTS=1 LOSSES=1), @two);
-is_missed('a row that is linked stands back', qw(FAULT_LATE_STAND_BACK CONTACTS=1 CRASHES=1 LOSSES=1), @two);
 is_missed('the Update of a deleted row overtakes the next one', qw(FAULT_GONE_IN_FLIGHT DELETES=1 INSERTS=1 CONTACTS=1 LOCKS=1 DELIVERIES=3), @two);
 
 # the page has the transitions that there are, and no others
