@@ -386,7 +386,7 @@ wayside_follow(Node *stmt)
 		Oid			relid = RangeVarGetRelid(((AlterTableStmt *) stmt)->relation, NoLock, true);
 
 		if (OidIsValid(relid))
-			kapture_rekey_altered(relid);
+			kapture_rekey_altered(relid, ((AlterTableStmt *) stmt)->cmds);
 	}
 	if ((updates || wayside_creates_trigger(stmt)) &&
 		OidIsValid(kapture_catalog_relid(KAPTURE_TABLE_ATTACHMENT)))

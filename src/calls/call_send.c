@@ -198,7 +198,9 @@ kapture_discard_call(PG_FUNCTION_ARGS)
 	values[0] = Int64GetDatum(id);
 	(void) kapture_own_execute("UPDATE @.kapture_call_queue SET state = 'discarded', finished_at = clock_timestamp()"
 							   " WHERE call_id = $1 AND state <> 'discarded'", 1, types, values);
-	/* another call of its reference may go now */
+	/* it grows old from now on, which the worker finds as it reads its settings anew; */
+	CacheInvalidateRelcacheByRelid(kapture_catalog_relid(KAPTURE_TABLE_ATTACHMENT));
+	/* and another call of its reference may go now */
 	kapture_shmem_wake_for_calls_at_commit();
 	PG_RETURN_VOID();
 }

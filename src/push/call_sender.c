@@ -11,6 +11,9 @@
  * is wrong with it holds its own calls, not those of others.  Requests take their
  * places of the limiter as all others do; an account whose rows have to wait waits
  * with them, and has them wait if the server asks for that.
+ *
+ * Senders share the process with each other and with the owners of tables: claims take
+ * turns as those of rows do (table/share.c), and so do requests (rotation.c).
  */
 #include "postgres.h"
 
@@ -39,6 +42,9 @@
 /* Milliseconds between two tries of what an error has stopped, at most. */
 #define SENDER_LONGEST		60000
 
+/* Milliseconds of a pass of the worker's loop after which no more is claimed in it. */
+#define SENDER_CLAIM_TIME	50
+
 /* Bytes of an answer: it may repeat what was sent, escaped. */
 #define SENDER_MAX_ANSWER(body_len)	(1024 * 1024 + 6 * (int64) (body_len))
 
@@ -54,6 +60,8 @@ typedef struct CallAccount
 	int			max_connections;
 	double		rate_limit;
 	KaptureRequestPool pool;
+	KaptureTurn turn;			/* when calls of it are claimed, beside others' */
+	KaptureRotating rotating;	/* and sent */
 	dlist_head	ready;			/* tasks whose request is to be started */
 	int			nready;
 	int			ntasks;			/* these, those in flight, and those to be recorded */
@@ -76,6 +84,7 @@ static MemoryContext sender_context;
 static dlist_head sender_accounts = DLIST_STATIC_INIT(sender_accounts);
 static dlist_head sender_in_flight = DLIST_STATIC_INIT(sender_in_flight);
 static dlist_head sender_to_record = DLIST_STATIC_INIT(sender_to_record);
+static uint64 sender_round = 0; /* of claims */
 static bool sender_look = true; /* there may be calls that we do not know of */
 static bool sender_recovered = false;
 static TimestampTz sender_doubted = DT_NOBEGIN; /* until when calls have been doubted */
@@ -118,6 +127,9 @@ sender_fail(KapturePhase phase, ErrorData *error)
  * ------------------------------------------------------------------------
  */
 
+static TimestampTz sender_rotation_next(Worker *worker, void *what);
+static bool sender_rotation_send(Worker *worker, void *what, int most);
+
 static CallAccount *
 sender_find_account(const KaptureCallAccount *key)
 {
@@ -137,6 +149,12 @@ sender_find_account(const KaptureCallAccount *key)
 	account->key.api = MemoryContextStrdup(sender_context, key->api);
 	account->max_connections = SENDER_FIRST;
 	kapture_request_pool_init(&account->pool, SENDER_FIRST);
+	kapture_turn_init(&account->turn, WORKER_MAX_BATCH);
+	kapture_turn_join(&account->turn, key->sender);
+	account->rotating.what = account;
+	account->rotating.next = sender_rotation_next;
+	account->rotating.send = sender_rotation_send;
+	kapture_rotation_join(&account->rotating, key->sender, key->server);
 	dlist_init(&account->ready);
 	dlist_push_tail(&sender_accounts, &account->node);
 	return account;
@@ -158,6 +176,8 @@ static void
 sender_forget_account(CallAccount *account)
 {
 	dlist_delete(&account->node);
+	kapture_turn_join(&account->turn, InvalidOid);
+	kapture_rotation_leave(&account->rotating);
 	(void) sender_set_problem(account, NULL);
 	pfree(account->key.server);
 	pfree(account->key.api);
@@ -236,6 +256,24 @@ sender_turn(Worker *worker, const CallAccount *account)
 	WorkerServer *server = sender_find_server(worker, account);
 
 	return Max(account->pool.not_before, server ? server->pool.not_before : 0);
+}
+
+/* When the next request of an account may start; DT_NOEND: not before an answer. */
+static TimestampTz
+sender_next_start(Worker *worker, const CallAccount *account)
+{
+	if (account->nready == 0 || !kapture_share_may_send(account->turn.share, kapture_http_room()))
+		return DT_NOEND;
+	return Max(kapture_request_pool_next(&account->pool), sender_turn(worker, account));
+}
+
+/* When the next calls of an account may be claimed; DT_NOEND: not before an answer. */
+static TimestampTz
+sender_next_claim(Worker *worker, const CallAccount *account)
+{
+	if (account->due == DT_NOEND || sender_room(account) == 0)
+		return DT_NOEND;
+	return Max(Max(account->due, sender_turn(worker, account)), kapture_turn_next(&account->turn));
 }
 
 /* Rows of the sender wait, too: the server asks for that. */
@@ -460,6 +498,7 @@ sender_start_request(CallAccount *account, const KaptureServer *settings)
 		return;
 	}
 	task->since = kapture_request_pool_started(&account->pool);
+	account->turn.share->in_flight++;
 	dlist_delete(&task->node);
 	account->nready--;
 	dlist_push_tail(&sender_in_flight, &task->node);
@@ -468,13 +507,22 @@ sender_start_request(CallAccount *account, const KaptureServer *settings)
 		kapture_http_connect_anew(task->request);
 }
 
+/* An account that is being sent something. */
+typedef struct SenderStart
+{
+	Worker	   *worker;
+	CallAccount *account;
+	int			most;			/* requests to start */
+} SenderStart;
+
 static void
 sender_do_start(void *arg)
 {
-	CallAccount *account = arg;
+	SenderStart *start = arg;
+	CallAccount *account = start->account;
 	const KaptureServer *settings = kapture_server_get(account->key.server, account->key.sender);
 
-	while (account->nready > 0 && kapture_request_pool_next(&account->pool) <= GetCurrentTimestamp())
+	for (int i = 0; i < start->most && sender_next_start(start->worker, account) <= GetCurrentTimestamp(); i++)
 		sender_start_request(account, settings);
 }
 
@@ -486,35 +534,72 @@ sender_take_back(CallAccount *account, const char *message)
 		sender_settle(dlist_head_element(CallTask, node, &account->ready), "waiting", message);
 }
 
-/* Starts what is ready of an account. */
-static void
-sender_start(CallAccount *account)
+/* When calls of an account may be sent; see rotation.h. */
+static TimestampTz
+sender_rotation_next(Worker *worker, void *what)
 {
-	ErrorData  *error = sender_run("sending calls", sender_do_start, account);
+	if (!kapture_state_may_send(worker) || worker->stale)
+		return DT_NOEND;
+	return sender_next_start(worker, what);
+}
 
-	if (error == NULL)
+/* Starts so many of what is ready of an account; see rotation.h. */
+static bool
+sender_rotation_send(Worker *worker, void *what, int most)
+{
+	CallAccount *account = what;
+	SenderStart start = {worker, account, most};
+	int			running = account->pool.running;
+	ErrorData  *error = sender_run("sending calls", sender_do_start, &start);
+
+	if (error)
 	{
-		if (account->problem)
-		{
-			account->failures = 0;
-			sender_adapt(account);
-		}
-		(void) sender_set_problem(account, NULL);
-		return;
+		sender_take_back(account, error->message);
+		sender_hold_account(account, error);
+		FreeErrorData(error);
+		return false;
 	}
-	sender_take_back(account, error->message);
-	sender_hold_account(account, error);
-	FreeErrorData(error);
+	if (account->problem)
+	{
+		account->failures = 0;
+		sender_adapt(account);
+	}
+	(void) sender_set_problem(account, NULL);
+	return account->pool.running > running;
 }
 
 /*
- * Claims and sends what is due, if changes of this database may be sent.  To be
- * called outside of a transaction.
+ * The account to claim calls of next, of those whose turn it is: one of the sender who
+ * had the least so far.  NULL: this round is over.
+ */
+static CallAccount *
+sender_next_account(Worker *worker, TimestampTz now)
+{
+	CallAccount *next = NULL;
+	dlist_iter	iter;
+
+	dlist_foreach(iter, &sender_accounts)
+	{
+		CallAccount *account = dlist_container(CallAccount, node, iter.cur);
+
+		if (account->turn.round == sender_round || sender_next_claim(worker, account) > now)
+			continue;
+		if (next == NULL || kapture_turn_comes_before(&account->turn, &next->turn))
+			next = account;
+	}
+	return next;
+}
+
+/*
+ * Claims what is due and can be sent now, if changes of this database may be sent, as
+ * far as there is time for it.  To be called outside of a transaction.
  */
 void
-kapture_calls_send(Worker *worker)
+kapture_calls_claim(Worker *worker)
 {
-	TimestampTz now = GetCurrentTimestamp();
+	TimestampTz began = GetCurrentTimestamp();
+	TimestampTz now = began;
+	CallAccount *next;
 	dlist_iter	iter;
 
 	sender_context = worker->context;
@@ -537,16 +622,17 @@ kapture_calls_send(Worker *worker)
 		CallAccount *account = dlist_container(CallAccount, node, iter.cur);
 
 		if (sender_turn(worker, account) > now)
-		{
 			sender_take_back(account, "");
-			continue;
-		}
-		if (account->due <= now && sender_room(account) > 0)
-			sender_claim(account);
-		if (account->nready > 0 && kapture_request_pool_next(&account->pool) <= now)
-			sender_start(account);
 	}
-	kapture_http_push();
+	sender_round++;
+	while (now < TimestampTzPlusMilliseconds(began, SENDER_CLAIM_TIME) && sender_not_before <= now &&
+		   (next = sender_next_account(worker, now)) != NULL)
+	{
+		kapture_turn_begin(&next->turn, sender_round);
+		sender_claim(next);
+		kapture_turn_charge_rest(&next->turn, now, next->nready);
+		now = GetCurrentTimestamp();
+	}
 	if (sender_not_before <= now)
 	{
 		sender_errors = 0;
@@ -575,6 +661,7 @@ kapture_calls_take(KaptureHttpRequest *request)
 			continue;
 		dlist_delete(&task->node);
 		kapture_request_pool_ended(&task->account->pool);
+		task->account->turn.share->in_flight--;
 		dlist_push_tail(&sender_to_record, &task->node);
 		return true;
 	}
@@ -793,6 +880,9 @@ kapture_calls_load(Worker *worker)
 	}
 	if (!worker->alone || !kapture_call_queue_exists())
 		return;
+	/* calls may have been discarded, which are not kept for ever either */
+	if (worker->next_expiry == DT_NOEND)
+		worker->next_expiry = GetCurrentTimestamp();
 	if (!sender_recovered)
 		sender_alert_unknown(kapture_call_queue_recover());
 	sender_recovered = true;
@@ -832,10 +922,7 @@ kapture_calls_next(Worker *worker)
 	{
 		CallAccount *account = dlist_container(CallAccount, node, iter.cur);
 
-		if (account->nready > 0)
-			next = Min(next, Max(kapture_request_pool_next(&account->pool), sender_turn(worker, account)));
-		if (account->due != DT_NOEND && sender_room(account) > 0)
-			next = Min(next, Max(account->due, sender_turn(worker, account)));
+		next = Min(next, Min(sender_next_start(worker, account), sender_next_claim(worker, account)));
 	}
 	return next;
 }

@@ -14,7 +14,7 @@ extern void kapture_calls_look(void);
 extern void kapture_calls_load(Worker *worker);
 extern bool kapture_calls_take(KaptureHttpRequest *request);
 extern void kapture_calls_ask_limiter(void);
-extern void kapture_calls_send(Worker *worker);
+extern void kapture_calls_claim(Worker *worker);
 extern void kapture_calls_record(Worker *worker);
 extern TimestampTz kapture_calls_next(Worker *worker);
 extern int	kapture_calls_in_flight(void);

@@ -25,6 +25,7 @@
 #include "cluster/guard.h"
 #include "push/call_sender.h"
 #include "push/load.h"
+#include "push/send.h"
 #include "push/server_health.h"
 #include "push/transaction.h"
 #include "table/attach.h"
@@ -269,6 +270,7 @@ load_table(void *arg)
 		table->version = att->version;
 		kapture_turn_join(&table->turn, rel->rd_rel->relowner);
 		kapture_state_place_table(table, kapture_state_find_server(worker, att->server, rel->rd_rel->relowner));
+		kapture_send_join(table->server);
 		load_problem(worker, table);
 	}
 	MemoryContextSwitchTo(old);

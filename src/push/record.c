@@ -91,7 +91,7 @@ record_take(WorkerTask *task, TimestampTz now)
 			task->task.delivery->in_doubt = now;
 		answer.error = error;
 		/* what was sent may be the cause */
-		if (kapture_guard_step(record_do_refuse, &answer) != NULL)
+		if (kapture_guard_is_shortage(error) || kapture_guard_step(record_do_refuse, &answer) != NULL)
 			kapture_task_park(&task->task, error);
 	}
 	if (task->task.strange)
@@ -369,7 +369,7 @@ record_settle_one(Worker *worker, WorkerTask *task)
 
 	dlist_push_tail(&one, &task->node);
 	error = record_settle(worker, &one);
-	if (error && !kapture_guard_is_lock(error) &&
+	if (error && !kapture_guard_is_lock(error) && !kapture_guard_is_shortage(error) &&
 		(!kapture_guard_will_pass(error) || worker->record_errors >= WORKER_PASSING_ERRORS))
 	{
 		kapture_transaction_report_error(KAPTURE_PHASE_RECORD, task->table, task->task.delivery->row_key, error);

@@ -81,6 +81,7 @@ typedef struct WorkerSending
 {
 	WorkerServer *server;
 	TimestampTz now;
+	int			most;			/* requests to start */
 	WorkerTask *wrapping;		/* the task whose body is being made, or NULL */
 	WorkerTask *starting;		/* the task whose request is being started, or NULL */
 } WorkerSending;
@@ -118,6 +119,7 @@ send_start_request(WorkerSending *sending, const KaptureServer *settings)
 	}
 	else
 		kapture_request_pool_refused(&server->pool, when);
+	sending->most--;
 	MemoryContextSwitchTo(old);
 }
 
@@ -128,7 +130,7 @@ send_do(void *arg)
 	WorkerSending *sending = arg;
 	const KaptureServer *settings = kapture_server_get(sending->server->name, sending->server->owner);
 
-	while (kapture_send_next(sending->server) <= sending->now)
+	while (sending->most > 0 && kapture_send_next(sending->server) <= sending->now)
 		send_start_request(sending, settings);
 }
 
@@ -195,12 +197,12 @@ send_fail_start(Worker *worker, WorkerTask *task, const ErrorData *error)
 static void
 send_fail(Worker *worker, WorkerSending *sending, const ErrorData *error)
 {
-	if (kapture_guard_is_lock(error))
+	kapture_transaction_report_error(KAPTURE_PHASE_SEND, NULL, NULL, error);
+	if (kapture_guard_is_lock(error) || kapture_guard_is_shortage(error))
 	{
 		sending->server->pool.not_before = TimestampTzPlusMilliseconds(sending->now, KAPTURE_LOCKED_RETRY);
 		return;
 	}
-	kapture_transaction_report_error(KAPTURE_PHASE_SEND, NULL, NULL, error);
 	if (sending->wrapping && sending->wrapping->start_errors++ == 0)
 		send_requeue(sending->wrapping);
 	else if (sending->wrapping)
@@ -218,20 +220,44 @@ send_fail(Worker *worker, WorkerSending *sending, const ErrorData *error)
 	kapture_transaction_report_success(KAPTURE_PHASE_SEND, NULL);
 }
 
-/* Sends a server what may be sent now. */
-static void
-send_server(Worker *worker, WorkerServer *server)
+/* When rows may be sent to a server; see rotation.h. */
+static TimestampTz
+send_rotation_next(Worker *worker, void *what)
 {
-	WorkerSending sending = {.server = server,.now = GetCurrentTimestamp()};
-	ErrorData  *error;
+	return kapture_send_next(what);
+}
 
-	if (kapture_send_next(server) > sending.now)
+/* Sends so many of a server's rows; see rotation.h. */
+static bool
+send_rotation_send(Worker *worker, void *what, int most)
+{
+	WorkerServer *server = what;
+	WorkerSending sending = {.server = server,.now = GetCurrentTimestamp(),.most = most};
+	int			running = server->pool.running;
+	ErrorData  *error = kapture_transaction_run(worker, "sending", send_do, &sending);
+
+	if (error)
+	{
+		send_fail(worker, &sending, error);
+		FreeErrorData(error);
+	}
+	else
+		kapture_transaction_report_success(KAPTURE_PHASE_SEND, NULL);
+	return server->pool.running > running;
+}
+
+/*
+ * The rows of a server take part in what is sent from here on, if they did not before.
+ */
+void
+kapture_send_join(WorkerServer *server)
+{
+	if (server->rotating.owner)
 		return;
-	error = kapture_transaction_run(worker, "sending", send_do, &sending);
-	if (error == NULL)
-		return;
-	send_fail(worker, &sending, error);
-	FreeErrorData(error);
+	server->rotating.what = server;
+	server->rotating.next = send_rotation_next;
+	server->rotating.send = send_rotation_send;
+	kapture_rotation_join(&server->rotating, server->owner, server->name);
 }
 
 /* The latch may have been set because it is our turn: the limiter is asked again. */
@@ -244,15 +270,12 @@ kapture_send_ask_limiter(Worker *worker)
 		dlist_container(WorkerServer, node, iter.cur)->pool.next_start = 0;
 }
 
-/* Sends all servers what may be sent now. */
+/* Sends all servers what may be sent now, rows and calls. */
 void
 kapture_send(Worker *worker)
 {
-	dlist_iter	iter;
-
 	if (!kapture_enabled)
 		return;
-	dlist_foreach(iter, &worker->servers)
-		send_server(worker, dlist_container(WorkerServer, node, iter.cur));
+	kapture_rotation_run(worker);
 	kapture_http_push();
 }

@@ -12,5 +12,6 @@
 extern TimestampTz kapture_send_next(WorkerServer *server);
 extern void kapture_send_ask_limiter(Worker *worker);
 extern void kapture_send(Worker *worker);
+extern void kapture_send_join(WorkerServer *server);
 
 #endif							/* KAPTURE_SEND_H */

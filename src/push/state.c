@@ -108,6 +108,7 @@ kapture_state_forget_server(WorkerServer *server)
 {
 	dlist_delete(&server->node);
 	kapture_share_leave(server->share);
+	kapture_rotation_leave(&server->rotating);
 	if (server->problem)
 		pfree(server->problem);
 	if (server->timezone)

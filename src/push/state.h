@@ -17,6 +17,7 @@
 #include "cluster/shmem.h"
 #include "push/notify.h"
 #include "push/refusals.h"
+#include "push/rotation.h"
 #include "push/task.h"
 #include "table/origin.h"
 #include "table/outbox.h"
@@ -69,6 +70,7 @@ typedef struct WorkerServer
 	KaptureRequestPool pool;	/* of its requests */
 	bool		asked;			/* for not_before: by the server itself */
 	KaptureRefusals refusals;
+	KaptureRotating rotating;	/* its rows, among all that sends there */
 } WorkerServer;
 
 /* An attached table. */

@@ -364,9 +364,19 @@ kapture_task_fail(KaptureTask *task, bool park, TimestampTz next_attempt, const 
 	failed->error = MemoryContextStrdup(task->delivery->context, kapture_text_cut(error));
 }
 
+/* Fails for now; the delay grows with each failure. */
+static void
+task_retry(KaptureTask *task, TimestampTz now, const char *error)
+{
+	TimestampTz next = TimestampTzPlusMilliseconds(now, kapture_pacing_backoff(task->delivery->failures + 1,
+																			KAPTURE_ROW_LONGEST));
+
+	kapture_task_fail(task, false, Max(next, task->delivery->in_doubt), error);
+}
+
 /*
- * Parks a task because of an error of ours.  What was or would be sent is left
- * out, as it may be the cause.
+ * Parks a task because of an error of ours; if that is a shortage, the task is tried
+ * again instead.  What was or would be sent is left out, as it may be the cause.
  */
 void
 kapture_task_park(KaptureTask *task, const ErrorData *error)
@@ -374,7 +384,10 @@ kapture_task_park(KaptureTask *task, const ErrorData *error)
 	char	   *message = kapture_guard_message(error);
 
 	task->body = NULL;
-	kapture_task_fail(task, true, 0, message);
+	if (kapture_guard_is_shortage(error))
+		task_retry(task, GetCurrentTimestamp(), message);
+	else
+		kapture_task_fail(task, true, 0, message);
 	pfree(message);
 }
 
@@ -408,7 +421,7 @@ kapture_task_written(KaptureTask *task, TimestampTz later, const char *why, cons
 				break;			/* the id is kept with the failure */
 			row->customer_id = 0;
 			task->body = NULL;
-			kapture_task_fail(task, failed || blame, later, failed ? row->error : blame ? blame : why);
+			kapture_task_fail(task, failed || blame, later, failed ? row->error : blame ? blame : row->error ? row->error : why);
 			task->failed.arrived = true;
 			break;
 	}
@@ -427,16 +440,6 @@ kapture_task_unrecorded(KaptureTask *task, const ErrorData *error)
 	task->delivery->row.customer_id = 0;
 	kapture_task_park(task, error);
 	task->failed.arrived = arrived;
-}
-
-/* Fails for now; the delay grows with each failure. */
-static void
-task_retry(KaptureTask *task, TimestampTz now, const char *error)
-{
-	TimestampTz next = TimestampTzPlusMilliseconds(now, kapture_pacing_backoff(task->delivery->failures + 1,
-																			KAPTURE_ROW_LONGEST));
-
-	kapture_task_fail(task, false, Max(next, task->delivery->in_doubt), error);
 }
 
 /* Puts the row back; nothing was sent that would change Kapture. */

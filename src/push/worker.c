@@ -251,7 +251,7 @@ worker_await_answers(Worker *worker)
  * nor does one wait for the next worker's timeout.
  */
 static void
-worker_part(void *arg)
+worker_wind_up(void *arg)
 {
 	Worker	   *worker = arg;
 	dlist_iter	iter;
@@ -264,6 +264,36 @@ worker_part(void *arg)
 		kapture_queue_take_back(dlist_container(WorkerServer, node, iter.cur), GetCurrentTimestamp(), &worker->settled);
 	kapture_queue_move(&worker->unrecorded, &worker->settled, NULL);
 	kapture_record_settle_apart(worker, &worker->settled);
+}
+
+static void
+worker_do_shift(void *arg)
+{
+	int64	   *jump = arg;
+
+	kapture_outbox_shift(*jump);
+	kapture_call_queue_shift(*jump);
+}
+
+/*
+ * Somebody has set the system's clock, by which retries, breakers and doubts are kept:
+ * those in tables are moved with it, those in memory go with the process.
+ */
+static void
+worker_follow_clock(Worker *worker)
+{
+	static bool shifted = false;
+	int64		jump = kapture_process_clock_jump();
+	ErrorData  *error;
+
+	if (jump == 0)
+		return;
+	error = shifted || worker->outdated ? NULL : kapture_transaction_run(worker, "following the clock", worker_do_shift, &jump);
+	if (error)
+		ReThrowError(error);	/* it is tried again with the next pass */
+	shifted = true;
+	worker_wind_up(worker);
+	kapture_process_begin_anew(jump);
 }
 
 /*
@@ -293,7 +323,7 @@ worker_exit_callback(int code, Datum arg)
 	kapture_user_code_enter_process();
 	kapture_lock_renew();
 	MemoryContextSwitchTo(worker->context);
-	worker_part(worker);
+	worker_wind_up(worker);
 }
 
 /* Connects, takes the slot over, and finds out whether there is work here. */
@@ -339,6 +369,7 @@ worker_pass(void *arg)
 	kapture_calls_ask_limiter();
 	if (kapture_load_is_due(worker) && !kapture_load(worker))
 		kapture_process_exit(KAPTURE_EXIT_ABSENT);
+	worker_follow_clock(worker);
 
 	/* connections are kept busy first, and while answers are recorded */
 	kapture_record_collect(worker);
@@ -350,7 +381,8 @@ worker_pass(void *arg)
 	kapture_claim(worker);
 	kapture_send(worker);
 	kapture_calls_record(worker);
-	kapture_calls_send(worker);
+	kapture_calls_claim(worker);
+	kapture_send(worker);
 	worker_expire(worker);
 	kapture_record_rest(worker);
 	if (kapture_record_is_due(worker))
@@ -393,7 +425,7 @@ worker_backoff(int errors)
 void
 kapture_worker_main(Datum arg)
 {
-	static const KaptureProcessLoop loop = {worker_pass, worker_look_again, worker_backoff, "KaptureWorkerMain", worker_part};
+	static const KaptureProcessLoop loop = {worker_pass, worker_look_again, worker_backoff, "KaptureWorkerMain", worker_wind_up};
 
 	kapture_process_run_loop(&loop, worker_initialize(arg));
 }

@@ -18,6 +18,7 @@
 #include "access/relation.h"
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
+#include "nodes/parsenodes.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
@@ -236,12 +237,34 @@ rekey_follow(KaptureAttachment *att, Relation rel)
 }
 
 /*
- * Called after ALTER TABLE, in its transaction: if the table is attached and other
- * columns are its primary key now, what waits follows.  Rows that cannot be found
- * count as gone, with a warning if that is by an error.
+ * Has one of these commands (of AlterTableCmd) given a column of the key another type, in
+ * whose text the ids of rows are not known?
+ */
+static bool
+rekey_is_retyped(const KaptureAttachment *att, List *commands)
+{
+	ListCell   *lc;
+
+	foreach(lc, att->id_column ? NIL : commands)
+	{
+		AlterTableCmd *command = lfirst(lc);
+
+		for (int i = 0; i < att->nkeys && command->subtype == AT_AlterColumnType; i++)
+		{
+			if (strcmp(att->keys[i].name, command->name) == 0)
+				return true;
+		}
+	}
+	return false;
+}
+
+/*
+ * Called after ALTER TABLE with these commands (of AlterTableCmd), in its transaction: if
+ * the table is attached and other columns are its primary key now, what waits follows.
+ * Rows that cannot be found count as gone, with a warning if that is by an error.
  */
 void
-kapture_rekey_altered(Oid relid)
+kapture_rekey_altered(Oid relid, List *commands)
 {
 	Relation	rel;
 	ListCell   *lc;
@@ -255,7 +278,8 @@ kapture_rekey_altered(Oid relid)
 		KaptureAttachment *att = lfirst(lc);
 
 		/* without columns, it is known already that rows cannot follow */
-		if (att->nkeys > 0 && att->former_key != NIL && !rekey_is_same(att))
+		if (att->nkeys > 0 && att->former_key != NIL &&
+			(!rekey_is_same(att) || rekey_is_retyped(att, commands)))
 			rekey_follow(att, rel);
 	}
 	relation_close(rel, NoLock);

@@ -7,6 +7,8 @@
 
 #include "postgres.h"
 
-extern void kapture_rekey_altered(Oid relid);
+#include "nodes/pg_list.h"
+
+extern void kapture_rekey_altered(Oid relid, List *commands);
 
 #endif							/* KAPTURE_REKEY_H */

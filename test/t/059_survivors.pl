@@ -100,6 +100,19 @@ sql("UPDATE visits SET seen = '2021-03-21 08:00:00+00'");
 wait_for(sub { return zone_sent() =~ /^2021-03-21/ }, 'the next update to be there');
 is(zone_sent(), '2021-03-21 09:00:00+01', 'once more');
 
+# a pull under way has asked for times of the old zone: it begins anew
+emulator_faults($emulator, { api => 'pull', action => 'hold' });
+sql(qq(BEGIN;
+CREATE SERVER zoned FOREIGN DATA WRAPPER kapture_fdw OPTIONS (url '$emulator->{url}', timeout '1h', pull_interval '1h', pull_since '2026-01-01');
+CREATE USER MAPPING FOR CURRENT_USER SERVER zoned OPTIONS (auth_key 'a2FwZGVtbzprYXAxMjM=');
+COMMIT));
+wait_for(sub { return emulator_get($emulator, 'stats')->{in_flight} > 0 }, 'a pull to be under way');
+emulator_faults($emulator);
+sql("ALTER SERVER zoned OPTIONS (ADD timezone 'Asia/Kathmandu')");
+poll_ok($node, "SELECT pulled_until IS NOT NULL FROM kapture_pull_status WHERE server = 'zoned'", 'a pull does not go on in the old time zone');
+emulator_post($emulator, 'release', {});
+sql('DROP SERVER zoned CASCADE');
+
 #
 # The expressions of a row outside the filter are not evaluated, which may be what it is for
 #

@@ -190,10 +190,11 @@ poll_ok($node, "SELECT parked = 40 AND pending + in_flight + retrying = 0 AND se
 fresh();
 sql("INSERT INTO customers (customer_name, phone) VALUES ('known to be bad', 'abc')");
 poll_ok($node, "SELECT parked = 1 AND pending + in_flight + retrying = 0 FROM kapture_status", 'a row that is known to be refused is parked');
+my $tries = sql("SELECT attempts FROM kapture_delivery");
 emulator_faults($emulator, $refusal);
 insert_rows('n', 1, 40);
 poll_ok($node, "SELECT server_state = 'refusing' AND parked = 1 FROM kapture_status", 'the server is held, and that row stays parked');
-is(sql("SELECT count(*) FROM kapture_failures WHERE state = 'parked' AND message LIKE 'Invalid phone number%'"), 1, 'with its own reason');
+is(sql("SELECT attempts FROM kapture_delivery WHERE state = 'parked' AND last_error LIKE 'Invalid phone number%'"), $tries, 'with its own reason, not tried again');
 
 $node->stop;
 done_testing();

@@ -237,6 +237,11 @@ sql("ALTER SYSTEM RESET kapture_sync.notify; SELECT pg_reload_conf()");
 sql("ALTER SYSTEM SET kapture_sync.history_retention = '0'; SELECT pg_reload_conf()");
 poll_ok($node, "SELECT count(*) FILTER (WHERE state IN ('done', 'discarded')) = 0 AND count(*) FILTER (WHERE state = 'unknown') > 0 FROM kapture_calls",
 	'calls that are done are kept for a while only');
+# looks for what is too old, and finds nothing that could become that
+sql('SELECT pg_reload_conf()');
+my $unknown = sql("SELECT min(call_id) FROM kapture_calls WHERE state = 'unknown'");
+sql("SELECT kapture_discard_call($unknown)");
+poll_ok($node, "SELECT count(*) = 0 FROM kapture_calls WHERE call_id = $unknown", 'nor are those that are discarded, if nothing else is done');
 sql("ALTER SYSTEM RESET kapture_sync.history_retention; SELECT pg_reload_conf()");
 
 # In a copy of the database nothing is sent; once it is the original, what was asked
