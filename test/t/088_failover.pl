@@ -37,14 +37,19 @@ package Leader
 		my $hosts = join ',', map { '127.0.0.1' } @{ $self->{ports} };
 		return "host=$hosts port=" . join(',', @{ $self->{ports} }) . " user=postgres dbname=$db connect_timeout=2 target_session_attrs=read-write";
 	}
-	# Returns what psql says, undef if that failed.
+	# Returns what psql says, undef if that failed; or took so long that whoever it is
+	# connected to may be gone without having said so.
 	sub try
 	{
 		my ($self, $sql) = @_;
 		my ($out, $err);
-		my $ok = IPC::Run::run([ 'psql', '-XAtq', '-v', 'ON_ERROR_STOP=1', '-d', $self->connstr('postgres') ], '<', \$sql, '>', \$out, '2>', \$err);
-		chomp $out;
-		$self->{error} = $err;
+		my $limit = IPC::Run::timer(10 * ($ENV{KAPTURE_SLOWNESS} || 1));
+		my $psql = IPC::Run::start([ 'psql', '-XAtq', '-v', 'ON_ERROR_STOP=1', '-d', $self->connstr('postgres') ], '<', \$sql, '>', \$out, '2>', \$err, $limit);
+		$psql->pump while $psql->pumpable && !$limit->is_expired;
+		$psql->kill_kill if $limit->is_expired;
+		my $ok = $limit->is_expired ? 0 : $psql->finish;
+		chomp($out //= '');
+		$self->{error} = $limit->is_expired ? 'no answer' : $err;
 		return $ok ? $out : undef;
 	}
 	sub safe_psql
@@ -96,7 +101,8 @@ postgresql:
   parameters: {unix_socket_directories: '$base', shared_preload_libraries: kapture_sync, log_min_messages: info}
 ));
 	}
-	$node->{handle} = IPC::Run::start([ $patroni, "$base/patroni.yml" ], '<', \undef, '>>', "$base/log", '2>&1');
+	# from a pipe, a backend that outlives its server while it waits for the standby would read commands
+	$node->{handle} = IPC::Run::start([ $patroni, "$base/patroni.yml" ], '<', '/dev/null', '>>', "$base/log", '2>&1');
 	return;
 }
 
@@ -156,7 +162,12 @@ sub start_writer
 	POSIX::_exit(0);
 }
 
-sub committed { my ($number) = @_; return -e "$dir/committed.$number" ? split /\n/, slurp_file("$dir/committed.$number") : (); }
+sub committed
+{
+	my ($number) = @_;
+	my @ids = -e "$dir/committed.$number" ? split /\n/, slurp_file("$dir/committed.$number") : ();
+	return @ids;
+}
 
 # Waits until the clients go on, and rows of now arrive.
 sub goes_on
@@ -172,7 +183,7 @@ sub goes_on
 my $store = IPC::Run::start([ $etcd, '--data-dir', "$dir/etcd", '--log-level', 'error', '--unsafe-no-fsync',
 	'--listen-client-urls', "http://127.0.0.1:$client_port", '--advertise-client-urls', "http://127.0.0.1:$client_port",
 	'--listen-peer-urls', "http://127.0.0.1:$peer_port", '--initial-advertise-peer-urls', "http://127.0.0.1:$peer_port",
-	'--initial-cluster', "default=http://127.0.0.1:$peer_port" ], '<', \undef, '>>', "$dir/etcd.log", '2>&1');
+	'--initial-cluster', "default=http://127.0.0.1:$peer_port" ], '<', '/dev/null', '>>', "$dir/etcd.log", '2>&1');
 my @writers;
 
 END
