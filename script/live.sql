@@ -17,24 +17,25 @@ WITH requests AS MATERIALIZED (
 		set_config('kapture_live.n', coalesce(requests.n, 0)::text, false), set_config('kapture_live.at', requests.at::text, false)
 	FROM requests, before
 ), look AS MATERIALIZED (
-	SELECT * FROM kapture_status
+	-- version 1.0 has no name
+	SELECT *, relation::text || coalesce(' (' || nullif(to_jsonb(s) ->> 'name', '') || ')', '') AS title FROM kapture_status s
 ), lines(part, name, line, text) AS (
 	SELECT 0, '', 0, format(E'\033[H\033[2J\033[1mkapture_sync\033[0m  %s  %s', current_database(), to_char(clock_timestamp(), 'HH24:MI:SS'))
 	UNION ALL
-	SELECT 1, relation::text, 0, format(E'\n\033[1m%s\033[0m to %s: \033[%sm%s\033[0m, server \033[%sm%s\033[0m',
-		relation, server, CASE state WHEN 'running' THEN 32 ELSE 33 END, state,
+	SELECT 1, title, 0, format(E'\n\033[1m%s\033[0m to %s: \033[%sm%s\033[0m, server \033[%sm%s\033[0m',
+		title, server, CASE state WHEN 'running' THEN 32 ELSE 33 END, state,
 		CASE server_state WHEN 'ok' THEN 32 ELSE 31 END, coalesce(server_state, 'not known yet')) FROM look
 	UNION ALL
-	SELECT 1, relation::text, line, format(E'  %-10s %11s  \033[%sm%s\033[0m', label, to_char(n, 'FM999,999,990'), color,
+	SELECT 1, title, line, format(E'  %-10s %11s  \033[%sm%s\033[0m', label, to_char(n, 'FM999,999,990'), color,
 		repeat('█', least(50, (4 * ln(n + 1))::int)))
 	FROM look, LATERAL (VALUES (1, 'waiting', pending, 36), (2, 'in flight', in_flight, 32), (3, 'retrying', retrying, 33),
 		(4, 'parked', parked, 31)) AS v(line, label, n, color)
 	UNION ALL
-	SELECT 1, relation::text, 5, format('  oldest change %s, last one done %s ago',
+	SELECT 1, title, 5, format('  oldest change %s, last one done %s ago',
 		coalesce(date_trunc('second', oldest_age)::text, '-'),
 		coalesce(date_trunc('second', greatest(clock_timestamp() - last_success, '0'))::text, '-')) FROM look
 	UNION ALL
-	SELECT 1, relation::text, 6, concat_ws(E'\n', format(E'  \033[31m%s\033[0m', left(regexp_replace(last_error, '\s+', ' ', 'g'), 76)), '  ' || kapture_hint(last_error))
+	SELECT 1, title, 6, concat_ws(E'\n', format(E'  \033[31m%s\033[0m', left(regexp_replace(last_error, '\s+', ' ', 'g'), 76)), '  ' || kapture_hint(last_error))
 	FROM look WHERE last_error IS NOT NULL
 	UNION ALL
 	SELECT 2, '', 0, format(E'\n\033[1mrequests\033[0m\n  %-10s %11s  \033[34m%s\033[0m', 'a second', to_char(n, 'FM999,999,990'),

@@ -214,25 +214,26 @@ CREATE OR REPLACE FUNCTION @extschema@.kapture_attach(relation regclass, columns
 	server name DEFAULT 'kapture', on_duplicate text DEFAULT 'link', replicated boolean DEFAULT false,
 	pull boolean DEFAULT false, on_conflict text DEFAULT 'local', filter text DEFAULT NULL,
 	source regclass DEFAULT NULL, id_column name DEFAULT 'kapture_customer_id', on_leave jsonb DEFAULT NULL,
-	on_delete jsonb DEFAULT NULL)
+	on_delete jsonb DEFAULT NULL, name text DEFAULT NULL)
 RETURNS void
 LANGUAGE C VOLATILE AS 'MODULE_PATHNAME', 'kapture_attach';
-COMMENT ON FUNCTION @extschema@.kapture_attach(regclass, jsonb, name, text, boolean, boolean, text, text, regclass, name, jsonb, jsonb) IS
-'keeps a table and Kapture in step from here on; columns: {"kapture field": "column", ...}, by default the columns named like Kapture''s fields';
+COMMENT ON FUNCTION @extschema@.kapture_attach(regclass, jsonb, name, text, boolean, boolean, text, text, regclass, name, jsonb, jsonb, text) IS
+'keeps a table and Kapture in step from here on; columns: {"kapture field": "column", ...}, by default the columns named like Kapture''s fields; name: for one of several attachments of a table';
 
 CREATE OR REPLACE FUNCTION @extschema@.kapture_alter(relation regclass, columns jsonb DEFAULT NULL,
 	server name DEFAULT NULL, filter text DEFAULT NULL, source regclass DEFAULT NULL, on_duplicate text DEFAULT NULL,
 	on_conflict text DEFAULT NULL, pull boolean DEFAULT NULL, replicated boolean DEFAULT NULL,
-	on_leave jsonb DEFAULT NULL, on_delete jsonb DEFAULT NULL, keep_ids boolean DEFAULT false, reset text[] DEFAULT NULL)
+	on_leave jsonb DEFAULT NULL, on_delete jsonb DEFAULT NULL, keep_ids boolean DEFAULT false, reset text[] DEFAULT NULL,
+	name text DEFAULT NULL)
 RETURNS void
 LANGUAGE C VOLATILE AS 'MODULE_PATHNAME', 'kapture_alter';
-COMMENT ON FUNCTION @extschema@.kapture_alter(regclass, jsonb, name, text, regclass, text, text, boolean, boolean, jsonb, jsonb, boolean, text[]) IS
-'changes how a table is attached: what is given replaces what is there (columns as a whole), the rest stays, and so does what waits; reset names arguments that go back to their defaults; to another server, ids are kept only with keep_ids';
+COMMENT ON FUNCTION @extschema@.kapture_alter(regclass, jsonb, name, text, regclass, text, text, boolean, boolean, jsonb, jsonb, boolean, text[], text) IS
+'changes how a table is attached: what is given replaces what is there (columns as a whole), the rest stays, and so does what waits; reset names arguments that go back to their defaults; to another server, ids are kept only with keep_ids; name: of several attachments, the one that is meant';
 
-CREATE OR REPLACE FUNCTION @extschema@.kapture_id(relation regclass, row_key text) RETURNS bigint
+CREATE OR REPLACE FUNCTION @extschema@.kapture_id(relation regclass, row_key text, name text DEFAULT NULL) RETURNS bigint
 LANGUAGE C STABLE AS 'MODULE_PATHNAME', 'kapture_id';
-COMMENT ON FUNCTION @extschema@.kapture_id(regclass, text) IS
-'Kapture''s id of the customer of a row, wherever the id is kept; NULL: none yet';
+COMMENT ON FUNCTION @extschema@.kapture_id(regclass, text, text) IS
+'Kapture''s id of the customer of a row, wherever the id is kept; NULL: none yet; name: of several attachments of the table, the one that is meant';
 
 CREATE OR REPLACE FUNCTION @extschema@.kapture_followed() RETURNS trigger
 LANGUAGE C AS 'MODULE_PATHNAME', 'kapture_followed';
@@ -248,23 +249,23 @@ LANGUAGE C VOLATILE AS 'MODULE_PATHNAME', 'kapture_unfollow';
 COMMENT ON FUNCTION @extschema@.kapture_unfollow(regclass, regclass, text) IS
 'ends that, on one condition or all; returns how many have ended';
 
-CREATE OR REPLACE FUNCTION @extschema@.kapture_detach(relation regclass)
+CREATE OR REPLACE FUNCTION @extschema@.kapture_detach(relation regclass, name text DEFAULT NULL)
 RETURNS void
 LANGUAGE C VOLATILE AS 'MODULE_PATHNAME', 'kapture_detach';
-COMMENT ON FUNCTION @extschema@.kapture_detach(regclass) IS
-'ends the sync of a table and forgets its waiting changes; the table keeps its Kapture ids';
+COMMENT ON FUNCTION @extschema@.kapture_detach(regclass, text) IS
+'ends the sync of a table and forgets its waiting changes; the table keeps its Kapture ids; name: of one of its attachments';
 
-CREATE OR REPLACE FUNCTION @extschema@.kapture_pause(relation regclass)
+CREATE OR REPLACE FUNCTION @extschema@.kapture_pause(relation regclass, name text DEFAULT NULL)
 RETURNS void
 LANGUAGE C VOLATILE AS 'MODULE_PATHNAME', 'kapture_pause';
-COMMENT ON FUNCTION @extschema@.kapture_pause(regclass) IS
-'stops sending changes of a table; they are still captured, requests in flight finish';
+COMMENT ON FUNCTION @extschema@.kapture_pause(regclass, text) IS
+'stops sending changes of a table; they are still captured, requests in flight finish; name: of one of its attachments';
 
-CREATE OR REPLACE FUNCTION @extschema@.kapture_resume(relation regclass)
+CREATE OR REPLACE FUNCTION @extschema@.kapture_resume(relation regclass, name text DEFAULT NULL)
 RETURNS void
 LANGUAGE C VOLATILE AS 'MODULE_PATHNAME', 'kapture_resume';
-COMMENT ON FUNCTION @extschema@.kapture_resume(regclass) IS
-'sends changes of a paused table again';
+COMMENT ON FUNCTION @extschema@.kapture_resume(regclass, text) IS
+'sends changes of a paused table again; name: of one of its attachments';
 
 CREATE OR REPLACE FUNCTION @extschema@.kapture_resume()
 RETURNS void
@@ -273,16 +274,16 @@ REVOKE ALL ON FUNCTION @extschema@.kapture_resume() FROM PUBLIC;
 COMMENT ON FUNCTION @extschema@.kapture_resume() IS
 'lets a copy of a database send the changes that wait in it; only for copies whose original no longer sends';
 
-CREATE OR REPLACE FUNCTION @extschema@.kapture_backfill_slice(relation regclass, slice integer)
+CREATE OR REPLACE FUNCTION @extschema@.kapture_backfill_slice(relation regclass, slice integer, name text DEFAULT NULL)
 RETURNS integer
 LANGUAGE C VOLATILE AS 'MODULE_PATHNAME', 'kapture_backfill_slice';
-COMMENT ON FUNCTION @extschema@.kapture_backfill_slice(regclass, integer) IS
+COMMENT ON FUNCTION @extschema@.kapture_backfill_slice(regclass, integer, text) IS
 'a step of kapture_backfill: queues the next rows without an id; returns how many';
 
-CREATE OR REPLACE PROCEDURE @extschema@.kapture_backfill(relation regclass, slice integer DEFAULT 1000)
+CREATE OR REPLACE PROCEDURE @extschema@.kapture_backfill(relation regclass, slice integer DEFAULT 1000, name text DEFAULT NULL)
 LANGUAGE C AS 'MODULE_PATHNAME', 'kapture_backfill';
-COMMENT ON PROCEDURE @extschema@.kapture_backfill(regclass, integer) IS
-'queues the rows that have no Kapture id yet, in slices; interrupted, the next call continues where it stopped';
+COMMENT ON PROCEDURE @extschema@.kapture_backfill(regclass, integer, text) IS
+'queues the rows that have no Kapture id yet, in slices; interrupted, the next call continues where it stopped; name: for one of the table''s attachments';
 
 CREATE OR REPLACE FUNCTION @extschema@.kapture_touch(relation regclass, row_key text, fields text[] DEFAULT NULL)
 RETURNS void
@@ -291,30 +292,31 @@ COMMENT ON FUNCTION @extschema@.kapture_touch(regclass, text, text[]) IS
 'notes a row as changed, with all fields or those named, in the caller''s transaction, without writing to it; for those who may update the table';
 
 CREATE OR REPLACE PROCEDURE @extschema@.kapture_resync(relation regclass, condition text DEFAULT NULL,
-	fields text[] DEFAULT NULL, slice integer DEFAULT 1000, force boolean DEFAULT false)
+	fields text[] DEFAULT NULL, slice integer DEFAULT 1000, force boolean DEFAULT false, name text DEFAULT NULL)
 LANGUAGE C AS 'MODULE_PATHNAME', 'kapture_resync';
-COMMENT ON PROCEDURE @extschema@.kapture_resync(regclass, text, text[], integer, boolean) IS
+COMMENT ON PROCEDURE @extschema@.kapture_resync(regclass, text, text[], integer, boolean, text) IS
 'has rows sent again, all or those for which the condition holds, with all fields or those named, in slices; the table is not written; interrupted, the same call continues where it stopped';
 
 CREATE OR REPLACE FUNCTION @extschema@.kapture_verify(relation regclass, condition text DEFAULT NULL,
-	repair boolean DEFAULT false,
+	repair boolean DEFAULT false, name text DEFAULT NULL,
 	OUT row_key text, OUT kapture_customer_id bigint, OUT problem text, OUT field text, OUT here text, OUT there text)
 RETURNS SETOF record
 LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'kapture_verify';
-COMMENT ON FUNCTION @extschema@.kapture_verify(regclass, text, boolean) IS
+COMMENT ON FUNCTION @extschema@.kapture_verify(regclass, text, boolean, text) IS
 'asks Kapture what it has for the rows of a table, all or those for which the condition holds, and returns what is wrong: differs, not emptied, unknown id, other customer, shared id, no id, waiting, parked, unreadable; repair: has just these rows and fields sent';
 
 CREATE OR REPLACE PROCEDURE @extschema@.kapture_verify_into(relation regclass, into_table regclass,
-	condition text DEFAULT NULL, repair boolean DEFAULT false, slice integer DEFAULT 500, restart boolean DEFAULT false)
+	condition text DEFAULT NULL, repair boolean DEFAULT false, slice integer DEFAULT 500, restart boolean DEFAULT false,
+	name text DEFAULT NULL)
 LANGUAGE C AS 'MODULE_PATHNAME', 'kapture_verify_into';
-COMMENT ON PROCEDURE @extschema@.kapture_verify_into(regclass, regclass, text, boolean, integer, boolean) IS
+COMMENT ON PROCEDURE @extschema@.kapture_verify_into(regclass, regclass, text, boolean, integer, boolean, text) IS
 'as kapture_verify, with the results in columns of the same names of a table of the caller''s; commits after each slice of rows; interrupted, the same call continues where it stopped, unless restart';
 
-CREATE OR REPLACE FUNCTION @extschema@.kapture_match(relation regclass, write boolean DEFAULT false,
+CREATE OR REPLACE FUNCTION @extschema@.kapture_match(relation regclass, write boolean DEFAULT false, name text DEFAULT NULL,
 	OUT row_key text, OUT kapture_customer_id bigint, OUT found_by text, OUT problem text)
 RETURNS SETOF record
 LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'kapture_match';
-COMMENT ON FUNCTION @extschema@.kapture_match(regclass, boolean) IS
+COMMENT ON FUNCTION @extschema@.kapture_match(regclass, boolean, text) IS
 'asks Kapture for the phones and emails of the rows of a table that have no id, and returns those whose customer is there; write: has the worker write the ids of those without a problem';
 
 CREATE OR REPLACE FUNCTION @extschema@.kapture_acknowledge(server name, kapture_customer_id bigint)
@@ -337,28 +339,28 @@ LANGUAGE C STABLE STRICT AS 'MODULE_PATHNAME', 'kapture_is_origin';
 COMMENT ON FUNCTION @extschema@.kapture_is_origin(bigint, oid) IS
 'is this the stamp of the database we are in?';
 
-CREATE OR REPLACE FUNCTION @extschema@.kapture_retry(relation regclass, row_key text DEFAULT NULL)
+CREATE OR REPLACE FUNCTION @extschema@.kapture_retry(relation regclass, row_key text DEFAULT NULL, name text DEFAULT NULL)
 RETURNS bigint
 LANGUAGE C VOLATILE AS 'MODULE_PATHNAME', 'kapture_retry';
-COMMENT ON FUNCTION @extschema@.kapture_retry(regclass, text) IS
+COMMENT ON FUNCTION @extschema@.kapture_retry(regclass, text, text) IS
 'retries failed rows of a table at once, all or the one with that key; returns how many';
 
-CREATE OR REPLACE FUNCTION @extschema@.kapture_retry(relation regclass, row_key anynonarray)
+CREATE OR REPLACE FUNCTION @extschema@.kapture_retry(relation regclass, row_key anynonarray, name text DEFAULT NULL)
 RETURNS bigint
 LANGUAGE C VOLATILE AS 'MODULE_PATHNAME', 'kapture_retry';
-COMMENT ON FUNCTION @extschema@.kapture_retry(regclass, anynonarray) IS
+COMMENT ON FUNCTION @extschema@.kapture_retry(regclass, anynonarray, text) IS
 'tries the failed row with that key again at once; the key may be of any type, a key of several columns is the text of an array';
 
-CREATE OR REPLACE FUNCTION @extschema@.kapture_discard(relation regclass, row_key text DEFAULT NULL)
+CREATE OR REPLACE FUNCTION @extschema@.kapture_discard(relation regclass, row_key text DEFAULT NULL, name text DEFAULT NULL)
 RETURNS bigint
 LANGUAGE C VOLATILE AS 'MODULE_PATHNAME', 'kapture_discard';
-COMMENT ON FUNCTION @extschema@.kapture_discard(regclass, text) IS
+COMMENT ON FUNCTION @extschema@.kapture_discard(regclass, text, text) IS
 'gives up the failed changes of a table, all or those of the row with that key; returns how many';
 
-CREATE OR REPLACE FUNCTION @extschema@.kapture_discard(relation regclass, row_key anynonarray)
+CREATE OR REPLACE FUNCTION @extschema@.kapture_discard(relation regclass, row_key anynonarray, name text DEFAULT NULL)
 RETURNS bigint
 LANGUAGE C VOLATILE AS 'MODULE_PATHNAME', 'kapture_discard';
-COMMENT ON FUNCTION @extschema@.kapture_discard(regclass, anynonarray) IS
+COMMENT ON FUNCTION @extschema@.kapture_discard(regclass, anynonarray, text) IS
 'gives up the failed changes of the row with that key; the key may be of any type, a key of several columns is the text of an array';
 
 -- No foreign key: pg_restore fills the tables of an extension in any order.
@@ -432,16 +434,16 @@ LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'kapture_check_1_1';
 COMMENT ON FUNCTION @extschema@.kapture_check(name, boolean) IS
 'checks step by step whether a server can be used: options, worker, name, connection, TLS, certificate, keys, clock, time, duplicates, with a hint for what fails; sends a search and a pull that find no customer, with all_keys an Add and an Update that must be refused';
 
-CREATE OR REPLACE FUNCTION @extschema@.kapture_preview(relation regclass, row_key text,
+CREATE OR REPLACE FUNCTION @extschema@.kapture_preview(relation regclass, row_key text, name text DEFAULT NULL,
 	OUT waiting boolean, OUT api text, OUT url text, OUT headers text[], OUT body text)
 RETURNS SETOF record
 LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'kapture_preview';
-COMMENT ON FUNCTION @extschema@.kapture_preview(regclass, text) IS
+COMMENT ON FUNCTION @extschema@.kapture_preview(regclass, text, text) IS
 'the request that would be sent for a row now, the key masked; if nothing waits for the row, as if all its columns had changed';
 
-CREATE OR REPLACE FUNCTION @extschema@.kapture_preview(relation regclass, row_key anynonarray,
+CREATE OR REPLACE FUNCTION @extschema@.kapture_preview(relation regclass, row_key anynonarray, name text DEFAULT NULL,
 	OUT waiting boolean, OUT api text, OUT url text, OUT headers text[], OUT body text)
 RETURNS SETOF record
 LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'kapture_preview';
-COMMENT ON FUNCTION @extschema@.kapture_preview(regclass, anynonarray) IS
+COMMENT ON FUNCTION @extschema@.kapture_preview(regclass, anynonarray, text) IS
 'the request that would be sent for the row with that key; the key may be of any type, a key of several columns is the text of an array';

@@ -20,7 +20,10 @@ ALTER TABLE @extschema@.kapture_attachment
 	ADD COLUMN source text,
 	ADD COLUMN source_keys name[],
 	ADD COLUMN source_columns name[],
-	ADD COLUMN on_delete jsonb;
+	ADD COLUMN on_delete jsonb,
+	ADD COLUMN name text NOT NULL DEFAULT '',
+	DROP CONSTRAINT kapture_attachment_relation_key,
+	ADD UNIQUE (relation, name);
 ALTER TABLE @extschema@.kapture_column
 	ALTER COLUMN column_name DROP NOT NULL,
 	ALTER COLUMN attnum DROP NOT NULL,
@@ -49,6 +52,7 @@ COMMENT ON COLUMN @extschema@.kapture_attachment.source IS 'view that the values
 COMMENT ON COLUMN @extschema@.kapture_attachment.source_keys IS 'columns of the view that are the primary key of the table';
 COMMENT ON COLUMN @extschema@.kapture_attachment.source_columns IS 'columns of the table that the view reads; NULL: any';
 COMMENT ON COLUMN @extschema@.kapture_attachment.on_delete IS 'fields of a customer whose row has been deleted';
+COMMENT ON COLUMN @extschema@.kapture_attachment.name IS 'tells it from other attachments of the table; empty: it was given none';
 COMMENT ON COLUMN @extschema@.kapture_column.column_name IS 'the column, of the source if there is one; NULL: the value is computed';
 COMMENT ON COLUMN @extschema@.kapture_column.expression IS 'expression over the row whose value it is';
 COMMENT ON COLUMN @extschema@.kapture_column.constant IS 'its value in all rows';
@@ -78,6 +82,14 @@ COMMENT ON COLUMN @extschema@.kapture_follow.last_key IS 'key of the last row th
 
 DROP FUNCTION @extschema@.kapture_attach(regclass, jsonb, name, text, boolean);
 DROP FUNCTION @extschema@.kapture_check(name);
+DROP FUNCTION @extschema@.kapture_detach(regclass);
+DROP FUNCTION @extschema@.kapture_pause(regclass);
+DROP FUNCTION @extschema@.kapture_resume(regclass);
+DROP FUNCTION @extschema@.kapture_backfill_slice(regclass, integer);
+DROP PROCEDURE @extschema@.kapture_backfill(regclass, integer);
+DROP FUNCTION @extschema@.kapture_retry(regclass, text);
+DROP FUNCTION @extschema@.kapture_discard(regclass, text);
+DROP FUNCTION @extschema@.kapture_preview(regclass, text);
 
 CREATE TABLE @extschema@.kapture_inbox (
 	attachment_id integer NOT NULL,

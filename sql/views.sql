@@ -21,7 +21,7 @@ SELECT 'refresh'::text AS activity, r.server,
 		((r.windows_total - r.windows_done)::double precision /
 		NULLIF(r.windows_done - r.resumed_windows, 0)) END AS time_left,
 	r.started_at, r.resumed_at, r.updated_at, r.finished_at, r.pid,
-	NULL::regclass AS relation, r.windows_done AS done, r.windows_total AS total
+	NULL::regclass AS relation, r.windows_done AS done, r.windows_total AS total, NULL::text AS name
 FROM @extschema@.kapture_refresh_run r
 JOIN pg_catalog.pg_foreign_server s ON s.srvname = r.server
 WHERE pg_catalog.has_server_privilege(s.oid, 'USAGE') OR pg_catalog.pg_has_role('pg_read_all_stats', 'USAGE')
@@ -32,8 +32,8 @@ SELECT b.activity, a.server,
 			  WHERE l.locktype = 'object'
 				AND l.database = (SELECT d.oid FROM pg_catalog.pg_database d
 					WHERE d.datname = pg_catalog.current_database())
-				AND l.classid = 'pg_catalog.pg_class'::pg_catalog.regclass
-				AND l.objid = a.relation
+				AND l.classid = '@extschema@.kapture_attachment'::pg_catalog.regclass
+				AND l.objid = a.attachment_id::pg_catalog.oid
 				AND l.objsubid = pg_catalog.array_position(ARRAY['backfill', 'resync', 'verify'], b.activity)
 				AND l.granted) THEN 'running'
 		 ELSE 'interrupted' END,
@@ -45,7 +45,7 @@ SELECT b.activity, a.server,
 		((b.total - b.rows)::double precision /
 		NULLIF(b.rows - b.resumed_rows, 0)) END,
 	b.started_at, b.resumed_at, b.updated_at, b.finished_at, b.pid,
-	a.relation, b.rows, b.total
+	a.relation, b.rows, b.total, a.name
 FROM @extschema@.kapture_backfill b
 JOIN @extschema@.kapture_attachment a USING (attachment_id)
 JOIN pg_catalog.pg_class c ON c.oid = a.relation
@@ -64,7 +64,7 @@ SELECT 'pull', p.server,
 		((p.windows_total - p.windows_done)::double precision /
 		NULLIF(p.windows_done, 0)) END,
 	p.started_at, p.started_at, p.updated_at, p.finished_at, p.pid,
-	NULL, p.windows_done, p.windows_total
+	NULL, p.windows_done, p.windows_total, NULL
 FROM @extschema@.kapture_pull p
 JOIN pg_catalog.pg_foreign_server s ON s.srvname = p.server
 WHERE p.started_at IS NOT NULL AND
@@ -90,6 +90,7 @@ COMMENT ON COLUMN @extschema@.kapture_progress.pid IS 'server process of the lat
 COMMENT ON COLUMN @extschema@.kapture_progress.relation IS 'table whose rows are sent; NULL for a refresh';
 COMMENT ON COLUMN @extschema@.kapture_progress.done IS 'windows of a refresh, or rows of the table that are done';
 COMMENT ON COLUMN @extschema@.kapture_progress.total IS 'of so many; rows are counted when the run begins';
+COMMENT ON COLUMN @extschema@.kapture_progress.name IS 'of the table''s attachment, empty if it was given none; NULL for a refresh';
 GRANT SELECT ON @extschema@.kapture_progress TO PUBLIC;
 
 CREATE OR REPLACE VIEW @extschema@.kapture_pull_status WITH (security_barrier) AS
@@ -132,7 +133,7 @@ GRANT SELECT ON @extschema@.kapture_pull_status TO PUBLIC;
 
 CREATE OR REPLACE VIEW @extschema@.kapture_pull_failures WITH (security_barrier) AS
 SELECT a.relation, i.customer_id, i.state, i.last_error AS message, i.attempts, i.asked_at,
-	CASE WHEN i.state = 'waiting' THEN i.next_attempt END AS next_attempt
+	CASE WHEN i.state = 'waiting' THEN i.next_attempt END AS next_attempt, a.name
 FROM @extschema@.kapture_inbox i
 JOIN @extschema@.kapture_attachment a USING (attachment_id)
 JOIN pg_catalog.pg_class c ON c.oid = a.relation
@@ -145,6 +146,7 @@ COMMENT ON COLUMN @extschema@.kapture_pull_failures.message IS 'why the customer
 COMMENT ON COLUMN @extschema@.kapture_pull_failures.attempts IS 'tries so far';
 COMMENT ON COLUMN @extschema@.kapture_pull_failures.asked_at IS 'when Kapture was asked for that customer';
 COMMENT ON COLUMN @extschema@.kapture_pull_failures.next_attempt IS 'time of the next try; NULL: parked';
+COMMENT ON COLUMN @extschema@.kapture_pull_failures.name IS 'of the table''s attachment, empty if it was given none';
 GRANT SELECT ON @extschema@.kapture_pull_failures TO PUBLIC;
 
 CREATE OR REPLACE VIEW @extschema@.kapture_attachments WITH (security_barrier) AS
@@ -156,11 +158,11 @@ SELECT a.attachment_id, a.relation, a.server,
 	a.filter, a.source, a.on_leave,
 	(SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('source', f.source::text, 'condition', f.condition) ORDER BY f.follow_id)
 	 FROM @extschema@.kapture_follow f WHERE f.relation = a.relation) AS follows,
-	a.on_delete
+	a.on_delete, a.name
 FROM @extschema@.kapture_attachment a
 JOIN pg_catalog.pg_class c ON c.oid = a.relation
 WHERE pg_catalog.pg_has_role(c.relowner, 'USAGE');
-COMMENT ON VIEW @extschema@.kapture_attachments IS 'attached tables of the current role, and how they are attached: what kapture_attach was given, with the defaults filled in';
+COMMENT ON VIEW @extschema@.kapture_attachments IS 'attached tables of the current role, one row for each attachment, and how they are attached: what kapture_attach was given, with the defaults filled in';
 COMMENT ON COLUMN @extschema@.kapture_attachments.attachment_id IS 'number of the attachment, as in kapture_history';
 COMMENT ON COLUMN @extschema@.kapture_attachments.relation IS 'the attached table';
 COMMENT ON COLUMN @extschema@.kapture_attachments.server IS 'foreign server its rows go to';
@@ -178,13 +180,14 @@ COMMENT ON COLUMN @extschema@.kapture_attachments.source IS 'view that the value
 COMMENT ON COLUMN @extschema@.kapture_attachments.on_leave IS 'fields of a customer whose row has left the filter';
 COMMENT ON COLUMN @extschema@.kapture_attachments.follows IS 'tables whose changes concern rows of this one, each with its condition';
 COMMENT ON COLUMN @extschema@.kapture_attachments.on_delete IS 'fields of a customer whose row has been deleted';
+COMMENT ON COLUMN @extschema@.kapture_attachments.name IS 'tells it from other attachments of the table; empty: it was given none';
 GRANT SELECT ON @extschema@.kapture_attachments TO PUBLIC;
 
 CREATE OR REPLACE VIEW @extschema@.kapture_orphans WITH (security_barrier) AS
 SELECT DISTINCT ON (a.server, r.customer_id)
 	a.server, r.customer_id AS kapture_customer_id, a.relation, r.row_key,
 	COALESCE(r.gone_at, r.left_at) AS since,
-	CASE WHEN r.gone_at IS NOT NULL THEN 'deleted' ELSE 'left' END AS reason
+	CASE WHEN r.gone_at IS NOT NULL THEN 'deleted' ELSE 'left' END AS reason, a.name
 FROM @extschema@.kapture_row r
 JOIN @extschema@.kapture_attachment a USING (attachment_id)
 JOIN pg_catalog.pg_class c ON c.oid = a.relation
@@ -199,6 +202,7 @@ COMMENT ON COLUMN @extschema@.kapture_orphans.relation IS 'the attached table th
 COMMENT ON COLUMN @extschema@.kapture_orphans.row_key IS 'primary key that the row had; of several, the last one';
 COMMENT ON COLUMN @extschema@.kapture_orphans.since IS 'when that was found';
 COMMENT ON COLUMN @extschema@.kapture_orphans.reason IS 'deleted, or left: the row is there, but outside of the filter';
+COMMENT ON COLUMN @extschema@.kapture_orphans.name IS 'of the table''s attachment, empty if it was given none';
 GRANT SELECT ON @extschema@.kapture_orphans TO PUBLIC;
 
 CREATE OR REPLACE VIEW @extschema@.kapture_status WITH (security_barrier) AS
@@ -216,7 +220,7 @@ SELECT a.relation, a.server,
 	s.state AS server_state, s.message AS server_message, s.retry_at AS server_retry_at,
 	q.exact,
 	p.state AS pull_state, p.pulled_until, p.next_pull, p.last_error AS pull_error,
-	@extschema@.kapture_table_error(a.attachment_id) AS worker_error
+	@extschema@.kapture_table_error(a.attachment_id) AS worker_error, a.name
 FROM @extschema@.kapture_attachment a
 JOIN pg_catalog.pg_class c ON c.oid = a.relation
 LEFT JOIN @extschema@.kapture_server_states() s
@@ -229,7 +233,7 @@ CROSS JOIN LATERAL (SELECT pg_catalog.count(*) AS changes FROM @extschema@.kaptu
 		(SELECT 1 FROM @extschema@.kapture_outbox o WHERE o.attachment_id = -f.follow_id LIMIT 10000)) n
 	WHERE f.relation = a.relation) w
 WHERE pg_catalog.pg_has_role(c.relowner, 'USAGE') OR pg_catalog.pg_has_role('pg_read_all_stats', 'USAGE');
-COMMENT ON VIEW @extschema@.kapture_status IS 'one row for each attached table that belongs to the current role, or, without messages, for each one if it may read all statistics; cheap enough to be looked at each second';
+COMMENT ON VIEW @extschema@.kapture_status IS 'one row for each attachment of a table that belongs to the current role, or, without messages, for each one if it may read all statistics; cheap enough to be looked at each second';
 COMMENT ON COLUMN @extschema@.kapture_status.relation IS 'the attached table';
 COMMENT ON COLUMN @extschema@.kapture_status.server IS 'foreign server its rows go to';
 COMMENT ON COLUMN @extschema@.kapture_status.state IS 'running, paused, misconfigured (see last_error), copy (see kapture_resume), outdated (see server_message), no worker';
@@ -249,12 +253,13 @@ COMMENT ON COLUMN @extschema@.kapture_status.pulled_until IS 'customers generate
 COMMENT ON COLUMN @extschema@.kapture_status.next_pull IS 'time of the next pull, or of the next try; NULL: a pull is running';
 COMMENT ON COLUMN @extschema@.kapture_status.pull_error IS 'why the last pull failed; NULL: no failure';
 COMMENT ON COLUMN @extschema@.kapture_status.worker_error IS 'error that the worker or the puller works around: what they were doing, for which row if that is certain, and the message; NULL: the same has gone well since';
+COMMENT ON COLUMN @extschema@.kapture_status.name IS 'of the table''s attachment, empty if it was given none';
 GRANT SELECT ON @extschema@.kapture_status TO PUBLIC;
 
 CREATE OR REPLACE VIEW @extschema@.kapture_failures WITH (security_barrier) AS
 SELECT a.relation, COALESCE(d.row_key, d.old_key) AS row_key, d.state, d.api, d.request, d.http_status, d.last_error AS message,
 	d.attempts, d.captured_at, d.last_attempt, d.next_attempt,
-	@extschema@.kapture_hint(d.last_error, d.http_status, d.api) AS hint
+	@extschema@.kapture_hint(d.last_error, d.http_status, d.api) AS hint, a.name
 FROM @extschema@.kapture_delivery d
 JOIN @extschema@.kapture_attachment a USING (attachment_id)
 JOIN pg_catalog.pg_class c ON c.oid = a.relation
@@ -272,6 +277,7 @@ COMMENT ON COLUMN @extschema@.kapture_failures.captured_at IS 'when its first ch
 COMMENT ON COLUMN @extschema@.kapture_failures.last_attempt IS 'time of the last try';
 COMMENT ON COLUMN @extschema@.kapture_failures.next_attempt IS 'time of the next one; NULL: parked';
 COMMENT ON COLUMN @extschema@.kapture_failures.hint IS 'what to do, in plain words';
+COMMENT ON COLUMN @extschema@.kapture_failures.name IS 'of the table''s attachment, empty if it was given none';
 GRANT SELECT ON @extschema@.kapture_failures TO PUBLIC;
 
 CREATE OR REPLACE VIEW @extschema@.kapture_stat_requests AS

@@ -197,6 +197,15 @@ catalog_read_filter(KaptureAttachment *att, HeapTuple tuple, Relation attachment
 		att->on_delete = catalog_make_field_values(DatumGetJsonbP(value));
 }
 
+/* The name of an attachment; empty where it has none, as in version 1.0. */
+static char *
+catalog_read_name(HeapTuple tuple, Relation attachments)
+{
+	char	   *name = catalog_gettext_or_null(tuple, attachments, "name");
+
+	return name ? name : pstrdup("");
+}
+
 /* Which version of a row this is. */
 static void
 catalog_read_version(HeapTuple tuple, KaptureAttachedVersion *version)
@@ -233,6 +242,7 @@ kapture_catalog_attached(void)
 
 		attached->id = DatumGetInt32(kapture_catalog_getattr(tuple, rel, ATTACHMENT_ID));
 		attached->relid = DatumGetObjectId(kapture_catalog_getattr(tuple, rel, KAPTURE_ATTACHMENT_RELATION));
+		attached->name = catalog_read_name(tuple, rel);
 		catalog_read_version(tuple, &attached->version);
 		result = lappend(result, attached);
 	}
@@ -303,6 +313,7 @@ catalog_make_attachment(HeapTuple tuple, Relation attachments, Relation rel)
 
 	result->computing = palloc0(sizeof(KaptureComputing));
 	result->id = DatumGetInt32(kapture_catalog_getattr(tuple, attachments, ATTACHMENT_ID));
+	result->name = catalog_read_name(tuple, attachments);
 	result->root = DatumGetObjectId(kapture_catalog_getattr(tuple, attachments, KAPTURE_ATTACHMENT_RELATION));
 	catalog_read_version(tuple, &result->version);
 	result->former_key = catalog_make_names(kapture_catalog_getattr(tuple, attachments, ATTACHMENT_KEYS));
@@ -324,30 +335,46 @@ catalog_make_attachment(HeapTuple tuple, Relation attachments, Relation rel)
 	return result;
 }
 
-/* Reads the attachment of the first of the relations that has one, for "rel". */
-static KaptureAttachment *
-catalog_read_attachment(List *relids, Relation rel)
+static int
+catalog_compare_ids(const ListCell *a, const ListCell *b)
+{
+	int32		x = ((const KaptureAttachment *) lfirst(a))->id;
+	int32		y = ((const KaptureAttachment *) lfirst(b))->id;
+
+	return x < y ? -1 : x > y;
+}
+
+/*
+ * Reads the attachments of the first of the relations that has any, for "rel"; if "only"
+ * is not 0, just the one with that number.
+ */
+static List *
+catalog_read_attachments(List *relids, Relation rel, int32 only)
 {
 	Relation	attachments = table_open(kapture_catalog_relid(KAPTURE_TABLE_ATTACHMENT), AccessShareLock);
 	SysScanDesc scan = systable_beginscan(attachments, InvalidOid, false, NULL, 0, NULL);
 	int			best = list_length(relids);
 	HeapTuple	tuple;
-	KaptureAttachment *result = NULL;
+	List	   *result = NIL;
 
 	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
 	{
 		Oid			root = DatumGetObjectId(kapture_catalog_getattr(tuple, attachments, KAPTURE_ATTACHMENT_RELATION));
 		int			position = 0;
 
-		while (position < best && list_nth_oid(relids, position) != root)
+		while (position < list_length(relids) && list_nth_oid(relids, position) != root)
 			position++;
-		if (position >= best)
+		if (position >= list_length(relids) || position > best ||
+			(only != 0 && DatumGetInt32(kapture_catalog_getattr(tuple, attachments, ATTACHMENT_ID)) != only))
 			continue;
+		if (position < best)
+			result = NIL;
 		best = position;
-		result = catalog_make_attachment(tuple, attachments, rel);
+		result = lappend(result, catalog_make_attachment(tuple, attachments, rel));
 	}
 	systable_endscan(scan);
 	table_close(attachments, AccessShareLock);
+	list_sort(result, catalog_compare_ids);
 	return result;
 }
 
@@ -555,36 +582,86 @@ kapture_catalog_read_key(KaptureAttachment *att, Relation rel)
 	ReleaseSysCache(tuple);
 }
 
+/* The attachments of a table, all or only the one with this number. */
+static List *
+catalog_find_attachments(Relation rel, int32 only)
+{
+	List	   *result;
+	List	   *relids = list_make1_oid(RelationGetRelid(rel));
+	ListCell   *lc;
+
+	if (!OidIsValid(kapture_catalog_relid(KAPTURE_TABLE_ATTACHMENT)))
+		return NIL;
+	if (rel->rd_rel->relispartition)
+		relids = list_concat(relids, get_partition_ancestors(RelationGetRelid(rel)));
+
+	result = catalog_read_attachments(relids, rel, only);
+	if (result == NIL && kapture_family_inherits(rel))
+	{
+		result = catalog_read_attachments(kapture_family_parents(RelationGetRelid(rel)), rel, only);
+		if (result != NIL)
+		{
+			Oid			root = ((KaptureAttachment *) linitial(result))->root;
+
+			if (get_rel_relkind(root) != RELKIND_RELATION || !kapture_family_counts_children(root))
+				result = NIL;
+		}
+	}
+	foreach(lc, result)
+	{
+		catalog_read_columns(lfirst(lc), rel);
+		kapture_catalog_read_key(lfirst(lc), rel);
+	}
+	return result;
+}
+
 /*
- * Returns what is known of an attached table, of a partition of one, or of a
- * table that inherits from one and whose rows count as its rows, in the current
- * memory context, with column numbers as in "rel"; NULL if it is not attached.
- * Costs two short scans: callers keep the result.
+ * Returns the attachments (KaptureAttachment, in the order of their numbers) of an
+ * attached table, of a partition of one, or of a table that inherits from one and
+ * whose rows count as its rows, in the current memory context, with column numbers
+ * as in "rel"; NIL if it is not attached.  Costs two short scans: callers keep the
+ * result.
+ */
+List *
+kapture_catalog_attachments(Relation rel)
+{
+	return catalog_find_attachments(rel, 0);
+}
+
+/*
+ * Returns the first of the attachments that kapture_catalog_attachments() gives, for
+ * those to whom only the table matters; NULL if there is none.
  */
 KaptureAttachment *
 kapture_catalog_attachment(Relation rel)
 {
-	KaptureAttachment *att;
-	List	   *relids = list_make1_oid(RelationGetRelid(rel));
+	List	   *attachments = catalog_find_attachments(rel, 0);
 
-	if (!OidIsValid(kapture_catalog_relid(KAPTURE_TABLE_ATTACHMENT)))
-		return NULL;
-	if (rel->rd_rel->relispartition)
-		relids = list_concat(relids, get_partition_ancestors(RelationGetRelid(rel)));
+	return attachments != NIL ? linitial(attachments) : NULL;
+}
 
-	att = catalog_read_attachment(relids, rel);
-	if (att == NULL && kapture_family_inherits(rel))
-	{
-		att = catalog_read_attachment(kapture_family_parents(RelationGetRelid(rel)), rel);
-		if (att && (get_rel_relkind(att->root) != RELKIND_RELATION || !kapture_family_counts_children(att->root)))
-			att = NULL;
-	}
-	if (att)
-	{
-		catalog_read_columns(att, rel);
-		kapture_catalog_read_key(att, rel);
-	}
-	return att;
+/*
+ * Returns the attachment with this number, as kapture_catalog_attachments() does; NULL
+ * if it is none of the table's.
+ */
+KaptureAttachment *
+kapture_catalog_attachment_by_id(Relation rel, int32 attachment_id)
+{
+	List	   *attachments = catalog_find_attachments(rel, attachment_id);
+
+	return attachments != NIL ? linitial(attachments) : NULL;
+}
+
+/*
+ * Returns what messages call an attachment: its table's name in double quotes, and its
+ * own, if it has one; in the current memory context.
+ */
+char *
+kapture_catalog_title(const KaptureAttachment *att)
+{
+	const char *name = get_rel_name(att->root);
+
+	return att->name[0] == '\0' ? psprintf("\"%s\"", name) : psprintf("\"%s\" (attachment \"%s\")", name, att->name);
 }
 
 /*
@@ -639,32 +716,48 @@ kapture_catalog_problem(const KaptureAttachment *att)
 	return NULL;
 }
 
-/* The bit of a field; errors out if the table does not feed it. */
+/* The bit of a field; 0 if the attachment does not feed it. */
 static int64
 catalog_field(const KaptureAttachment *att, const char *field)
 {
-	StringInfoData known;
-
-	initStringInfo(&known);
 	for (int i = 0; i < att->ncolumns; i++)
 	{
 		if (strcmp(att->columns[i].field, field) == 0)
 			return INT64CONST(1) << att->columns[i].bit;
-		appendStringInfo(&known, "%s\"%s\"", i > 0 ? ", " : "", att->columns[i].field);
+	}
+	return 0;
+}
+
+/* Errors out if none of a table's attachments feeds a field. */
+static void
+catalog_require_field(const List *attachments, const char *field)
+{
+	const KaptureAttachment *att = NULL;
+	StringInfoData known;
+	ListCell   *lc;
+
+	initStringInfo(&known);
+	foreach(lc, attachments)
+	{
+		att = lfirst(lc);
+		if (catalog_field(att, field) != 0)
+			return;
+		for (int i = 0; i < att->ncolumns; i++)
+			appendStringInfo(&known, "%s\"%s\"", known.len > 0 ? ", " : "", att->columns[i].field);
 	}
 	ereport(ERROR,
 			(errcode(ERRCODE_UNDEFINED_OBJECT),
 			 errmsg("no column of table \"%s\" feeds the Kapture field \"%s\"", get_rel_name(att->root), field),
 			 errhint("Its fields are %s.", known.data)));
-	return 0;
 }
 
 /*
  * Returns the bits of the fields that a text[] names, of all fields for 0 or an
- * empty array.  Errors: 22004 a NULL in it, 42704 a field that the table does not feed.
+ * empty array.  Errors: 22004 a NULL in it, 42704 a field that none of these
+ * attachments, which are one table's, feeds.
  */
 int64
-kapture_catalog_fields(const KaptureAttachment *att, Datum fields)
+kapture_catalog_fields(const List *attachments, const KaptureAttachment *att, Datum fields)
 {
 	Datum	   *names;
 	bool	   *nulls;
@@ -679,6 +772,7 @@ kapture_catalog_fields(const KaptureAttachment *att, Datum fields)
 			ereport(ERROR,
 					(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 					 errmsg("argument \"fields\" must not contain nulls")));
+		catalog_require_field(attachments, TextDatumGetCString(names[i]));
 		result |= catalog_field(att, TextDatumGetCString(names[i]));
 	}
 	return n > 0 ? result : att->all_changed;

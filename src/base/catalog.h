@@ -99,6 +99,7 @@ typedef struct KaptureAttached
 {
 	int32		id;
 	Oid			relid;
+	char	   *name;			/* as in KaptureAttachment */
 	KaptureAttachedVersion version;
 } KaptureAttached;
 
@@ -106,6 +107,8 @@ typedef struct KaptureAttached
 typedef struct KaptureAttachment
 {
 	int32		id;				/* 0: a draft, see draft.c */
+	char	   *name;			/* that tells it from others of the table; empty: it
+								 * was given none */
 	KaptureAttachedVersion version;
 	Oid			root;			/* the relation that was attached */
 	char	   *server;
@@ -145,13 +148,16 @@ typedef struct KaptureAttachment
 extern List *kapture_catalog_attached(void);
 extern bool kapture_catalog_same_version(const KaptureAttachedVersion *a, const KaptureAttachedVersion *b);
 extern Oid	kapture_catalog_attached_relation(int32 attachment_id);
+extern char *kapture_catalog_title(const KaptureAttachment *att);
 extern bool kapture_catalog_is_paused(int32 attachment_id);
+extern List *kapture_catalog_attachments(Relation rel);
 extern KaptureAttachment *kapture_catalog_attachment(Relation rel);
+extern KaptureAttachment *kapture_catalog_attachment_by_id(Relation rel, int32 attachment_id);
 extern KaptureAttachment *kapture_catalog_with_former_key(const KaptureAttachment *att, Relation rel);
 extern void kapture_catalog_read_key(KaptureAttachment *att, Relation rel);
 extern Oid	kapture_catalog_find_relation(const char *name);
 extern char *kapture_catalog_problem(const KaptureAttachment *att);
-extern int64 kapture_catalog_fields(const KaptureAttachment *att, Datum fields);
+extern int64 kapture_catalog_fields(const List *attachments, const KaptureAttachment *att, Datum fields);
 extern Oid	kapture_catalog_owner(Oid relid);
 extern int	kapture_catalog_text_settings(void);
 extern char *kapture_catalog_pack_key(char **values, int nkeys);

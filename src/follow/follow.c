@@ -68,18 +68,27 @@ follow_names(Oid relid, List *attnums, bool all)
 
 /*
  * The columns of the source that matter: those that the condition reads, and those that
- * the view reads that the attached table's values come from; without a view, all.
+ * the views read that the values of the table's attachments come from; all if one has no
+ * view.
  */
 static char *
-follow_watched(const KaptureAttachment *att, Oid source, const KaptureFollowReads *reads)
+follow_watched(const List *attachments, Oid source, const KaptureFollowReads *reads)
 {
-	bool		all;
-	List	   *columns;
+	bool		all = false;
+	List	   *columns = list_copy(reads->source);
+	ListCell   *lc;
 
-	if (!OidIsValid(att->source))
-		return NULL;
-	columns = kapture_view_reads(kapture_view_tree(att->source), source, &all);
-	return follow_names(source, list_concat_unique_int(columns, reads->source), all);
+	foreach(lc, attachments)
+	{
+		const KaptureAttachment *att = lfirst(lc);
+		bool		whole;
+
+		if (!OidIsValid(att->source))
+			return NULL;
+		columns = list_concat_unique_int(columns, kapture_view_reads(kapture_view_tree(att->source), source, &whole));
+		all |= whole;
+	}
+	return follow_names(source, columns, all);
 }
 
 /* Raises 42501 unless the caller owns a table, or holds TRIGGER on it. */
@@ -163,12 +172,12 @@ follow_note_index(Relation target, const KaptureFollowReads *reads)
 
 /* Writes a follow.  Returns false if there is one like it. */
 static bool
-follow_store(const KaptureAttachment *att, Oid source, const char *condition, const KaptureFollowReads *reads)
+follow_store(Relation target, Oid source, const char *condition, const KaptureFollowReads *reads)
 {
-	char	   *watched = follow_watched(att, source, reads);
+	char	   *watched = follow_watched(kapture_catalog_attachments(target), source, reads);
 	char	   *values_read = reads->source_all ? NULL : follow_names(source, reads->source, false);
 	Oid			types[] = {REGCLASSOID, REGCLASSOID, TEXTOID, TEXTOID, TEXTOID};
-	Datum		values[] = {ObjectIdGetDatum(source), ObjectIdGetDatum(att->root), CStringGetTextDatum(condition),
+	Datum		values[] = {ObjectIdGetDatum(source), ObjectIdGetDatum(RelationGetRelid(target)), CStringGetTextDatum(condition),
 	CStringGetTextDatum(values_read ? values_read : ""), CStringGetTextDatum(watched ? watched : "")};
 
 	return kapture_own_execute("INSERT INTO @.kapture_follow (source, relation, condition, value_columns, watched_columns)"
@@ -179,7 +188,7 @@ follow_store(const KaptureAttachment *att, Oid source, const char *condition, co
 /*
  * kapture_follow(source regclass, relation regclass, condition text) returns void
  *
- * Errors: those of kapture_attach_find() for the relation and of kapture_follow_parse();
+ * Errors: those of kapture_attach_find_table() for the relation and of kapture_follow_parse();
  * 42809 the source is no table, 42501 it is somebody else's.
  */
 Datum
@@ -194,7 +203,7 @@ kapture_follow(PG_FUNCTION_ARGS)
 
 	kapture_argument_check_null(fcinfo, 0, "source");
 	kapture_argument_check_null(fcinfo, 2, "condition");
-	att = kapture_attach_find_argument(fcinfo, 1, ShareUpdateExclusiveLock);
+	att = kapture_attach_find_table(fcinfo, 1, ShareUpdateExclusiveLock);
 	source = follow_open_source(PG_GETARG_OID(0));
 	target = relation_open(att->root, NoLock);
 	condition = kapture_follow_parse(source, target, text_to_cstring(PG_GETARG_TEXT_PP(2)));
@@ -205,7 +214,7 @@ kapture_follow(PG_FUNCTION_ARGS)
 				 errmsg("argument \"condition\" must not read the source's row as a whole"),
 				 errhint("Write the columns that it is about.")));
 	kept = kapture_follow_deparse(condition, RelationGetRelid(source), att->root, "target");
-	if (!follow_store(att, RelationGetRelid(source), kept, &reads))
+	if (!follow_store(target, RelationGetRelid(source), kept, &reads))
 		ereport(ERROR,
 				(errcode(ERRCODE_DUPLICATE_OBJECT),
 				 errmsg("table \"%s\" follows table \"%s\" already on this condition",
@@ -249,7 +258,7 @@ kapture_unfollow(PG_FUNCTION_ARGS)
 	uint64		n;
 
 	kapture_argument_check_null(fcinfo, 0, "source");
-	att = kapture_attach_find_argument(fcinfo, 1, ShareUpdateExclusiveLock);
+	att = kapture_attach_find_table(fcinfo, 1, ShareUpdateExclusiveLock);
 	if (!PG_ARGISNULL(2))
 	{
 		Relation	source = relation_open(PG_GETARG_OID(0), AccessShareLock);
@@ -438,6 +447,22 @@ kapture_follow_column_renamed(Oid relid, const char *from, const char *to)
 		follow_announce(relid);
 }
 
+/* Is a view gone that values of one of these come from? */
+static bool
+follow_lacks_view(const List *attachments)
+{
+	ListCell   *lc;
+
+	foreach(lc, attachments)
+	{
+		const KaptureAttachment *att = lfirst(lc);
+
+		if (att->source_name && !OidIsValid(att->source))
+			return true;
+	}
+	return false;
+}
+
 /*
  * kapture_follow_view_changed
  *		After a view was made or replaced, or an attached table got another one: which
@@ -453,7 +478,7 @@ kapture_follow_view_changed(void)
 	{
 		FollowText *follow = lfirst(lc);
 		Relation	rel;
-		KaptureAttachment *att;
+		List	   *attachments;
 		KaptureFollowReads reads;
 		Oid			types[2] = {INT4OID, TEXTOID};
 		Datum		values[2] = {Int32GetDatum(follow->id)};
@@ -462,12 +487,12 @@ kapture_follow_view_changed(void)
 		if (follow->condition == NULL || !ConditionalLockRelationOid(follow->relation, AccessShareLock))
 			continue;
 		rel = relation_open(follow->relation, NoLock);
-		att = kapture_catalog_attachment(rel);
+		attachments = kapture_catalog_attachments(rel);
 		relation_close(rel, AccessShareLock);
-		if (att == NULL || (att->source_name && !OidIsValid(att->source)))
+		if (attachments == NIL || follow_lacks_view(attachments))
 			continue;
 		kapture_follow_find_reads(follow->condition, &reads);
-		watched = follow_watched(att, follow->source, &reads);
+		watched = follow_watched(attachments, follow->source, &reads);
 		values[1] = CStringGetTextDatum(watched ? watched : "");
 		if (kapture_own_execute("UPDATE @.kapture_follow SET watched_columns = nullif($2, '')::name[]"
 								" WHERE follow_id = $1 AND watched_columns IS DISTINCT FROM nullif($2, '')::name[]", 2, types, values) > 0)

@@ -174,17 +174,34 @@ follow_do_find(void *arg)
 										slice->last_key, FOLLOW_SLICE, TEXTARRAYOID, values, slice->context);
 }
 
-/* Notes the rows that were found, and how far that came. */
+/* Notes the rows that were found for all attachments of the table. */
+static void
+follow_note_rows(const FollowSlice *slice)
+{
+	Relation	rel = relation_open(slice->att->root, AccessShareLock);
+	ListCell   *lc;
+	ListCell   *key;
+
+	foreach(lc, kapture_catalog_attachments(rel))
+	{
+		const KaptureAttachment *att = lfirst(lc);
+
+		foreach(key, slice->keys)
+			kapture_notes_add_changed(att->id, att->all_changed | KAPTURE_CHANGED_FILTER, lfirst(key));
+	}
+	relation_close(rel, NoLock);
+}
+
+/* Notes them, and how far that came. */
 static void
 follow_note(FollowSlice *slice, int nvalues)
 {
 	bool		finished = list_length(slice->keys) < FOLLOW_SLICE;
 	Oid			types[3] = {INT4OID, TEXTOID, INT4OID};
 	Datum		values[3] = {Int32GetDatum(slice->id), (Datum) 0, Int32GetDatum(nvalues)};
-	ListCell   *lc;
 
-	foreach(lc, slice->keys)
-		kapture_notes_add_changed(slice->att->id, slice->att->all_changed | KAPTURE_CHANGED_FILTER, lfirst(lc));
+	if (slice->keys != NIL)
+		follow_note_rows(slice);
 	values[1] = CStringGetTextDatum(finished ? "" : llast(slice->keys));
 	(void) kapture_own_execute(finished ?
 							   "UPDATE @.kapture_follow SET last_key = nullif($2, ''), waiting ="
@@ -196,7 +213,8 @@ follow_note(FollowSlice *slice, int nvalues)
 
 /*
  * kapture_follow_resolve
- *		Notes rows of an attached table that changes of others concern, as changed:
+ *		Notes rows of an attached table that changes of others concern, as changed for
+ *		all attachments of it:
  *		a slice of them, of so many changes at most.  To be called in a transaction
  *		of its own.  Returns whether there was anything to do.  Errors: those of the
  *		condition.

@@ -60,6 +60,10 @@ typedef enum StateQuery
 #define STATE_IS_ROW \
 	KAPTURE_KEY_IS("r.row_key", "v.row_key") " AND r.attachment_id + 0 = $1 AND r.gone_at IS NULL"
 
+/* The server of an attachment: those of others may have given the same id to another customer. */
+#define STATE_SERVER(attachment_id) \
+	"(SELECT a.server FROM @.kapture_attachment AS a WHERE a.attachment_id = " attachment_id ")"
+
 /* Deliveries "d" that were parked for another row are due. */
 #define STATE_RELEASED \
 	"UPDATE @.kapture_delivery AS d SET state = 'retry', next_attempt = now(), waits_for = NULL" \
@@ -78,7 +82,7 @@ static const struct
 		"SELECT v.n, r.digests, r.left FROM unnest($2) WITH ORDINALITY AS v(row_key, n), LATERAL"
 		" (SELECT CASE WHEN r.digests IS NOT NULL"
 		" AND NOT EXISTS (SELECT FROM @.kapture_row AS o WHERE o.customer_id = r.customer_id AND o.ctid <> r.ctid"
-		" AND o.gone_at IS NULL) THEN r.digests END AS digests, r.left_at IS NOT NULL AS left"
+		" AND o.gone_at IS NULL AND " STATE_SERVER("o.attachment_id") " = " STATE_SERVER("$1") ") THEN r.digests END AS digests, r.left_at IS NOT NULL AS left"
 		" FROM @.kapture_row AS r WHERE " STATE_IS_ROW " OFFSET 0) AS r",
 		2, {INT4OID, TEXTARRAYOID}
 	},
@@ -133,7 +137,8 @@ static const struct
 	},
 	[STATE_RELEASE_ORPHANED] = {
 		STATE_RELEASED " d.waits_for IS NOT NULL AND NOT EXISTS (SELECT FROM @.kapture_row AS r"
-		" WHERE r.customer_id = d.waits_for AND r.gone_at IS NULL AND r.left_at IS NULL)"
+		" WHERE r.customer_id = d.waits_for AND r.gone_at IS NULL AND r.left_at IS NULL"
+		" AND " STATE_SERVER("r.attachment_id") " = " STATE_SERVER("d.attachment_id") ")"
 		" RETURNING d.attachment_id",
 		0, {}
 	},

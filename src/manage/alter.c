@@ -60,12 +60,13 @@ typedef enum AlterArgument
 	ALTER_ON_LEAVE,
 	ALTER_ON_DELETE,
 	ALTER_KEEP_IDS,
-	ALTER_RESET
+	ALTER_RESET,
+	ALTER_NAME
 } AlterArgument;
 
 static const char *const alter_names[] = {
 	"relation", "columns", "server", "filter", "source", "on_duplicate", "on_conflict", "pull", "replicated",
-	"on_leave", "on_delete", "keep_ids", "reset"
+	"on_leave", "on_delete", "keep_ids", "reset", "name"
 };
 
 typedef struct Alter
@@ -240,7 +241,7 @@ alter_replace_fields(Alter *alter, List *mappings)
 			alter_forget_digests(alter, bit);
 			alter_name(&alter->added, mapping->field);
 		}
-		kapture_attach_store_mapping(alter->att->root, bit, mapping);
+		kapture_attach_store_mapping(alter->att->id, bit, mapping);
 	}
 	for (int i = 0; i < alter->att->ncolumns; i++)
 	{
@@ -344,8 +345,9 @@ alter_options(Alter *alter)
 		const char *enable = alter_bool(alter, ALTER_REPLICATED) ? "ENABLE ALWAYS" : "ENABLE";
 
 		alter_set(alter, "replicated = $2::boolean", alter_bool(alter, ALTER_REPLICATED) ? "true" : "false");
-		kapture_attach_execute_ddl(psprintf("ALTER TABLE %s %s TRIGGER " KAPTURE_TRIGGER ", %s TRIGGER " KAPTURE_TRUNCATE_TRIGGER,
-											name, enable, enable));
+		kapture_attach_execute_ddl(psprintf("ALTER TABLE %s %s TRIGGER %s, %s TRIGGER %s", name,
+											enable, kapture_capture_trigger(KAPTURE_TRIGGER, att->id, att->name),
+											enable, kapture_capture_trigger(KAPTURE_TRUNCATE_TRIGGER, att->id, att->name)));
 	}
 	if (alter_bool(alter, ALTER_PULL))
 		kapture_attach_index_id_column(att->root, name, att->id_column);
@@ -428,24 +430,26 @@ alter_server(Alter *alter)
 								   " WHERE attachment_id = $1", 1, types, values);
 	}
 	(void) kapture_own_execute("DELETE FROM @.kapture_inbox WHERE attachment_id = $1", 1, types, values);
-	kapture_binding_depend(att->root, serverid);
+	kapture_binding_depend(att->root, att->id, att->name, serverid);
 }
 
 /* Says what has changed, and what brings it out. */
 static void
 alter_say(const Alter *alter)
 {
-	const char *name = get_rel_name(alter->att->root);
+	const KaptureAttachment *att = alter->att;
+	const char *name = kapture_catalog_title(att);
 
 	if (alter->dropped.len > 0)
 		ereport(NOTICE,
-				(errmsg("fields that are no longer sent for table \"%s\": %s", name, alter->dropped.data),
+				(errmsg("fields that are no longer sent for table %s: %s", name, alter->dropped.data),
 				 errdetail("Kapture keeps the values that it has.")));
 	if (alter->added.len > 0)
 		ereport(NOTICE,
-				(errmsg("fields of table \"%s\" that are new, or come from elsewhere: %s", name, alter->added.data),
-				 errhint("Use CALL kapture_resync('%s', fields => '{%s}') to have them sent for the rows that are there.",
-						 kapture_row_relation_name(alter->att->root), alter->added.data)));
+				(errmsg("fields of table %s that are new, or come from elsewhere: %s", name, alter->added.data),
+				 errhint("Use CALL kapture_resync('%s', fields => '{%s}'%s) to have them sent for the rows that are there.",
+						 kapture_row_relation_name(att->root), alter->added.data,
+						 att->name[0] == '\0' ? "" : psprintf(", name => %s", quote_literal_cstr(att->name)))));
 }
 
 /* Says what the server cannot do of what was asked for. */
@@ -457,15 +461,15 @@ alter_advise(const Alter *alter)
 	if (!alter_changes(alter, ALTER_ON_DUPLICATE) && !alter_has(alter, ALTER_SERVER))
 		return;
 	rel = relation_open(alter->att->root, NoLock);
-	kapture_advice_duplicates(kapture_catalog_attachment(rel));
+	kapture_advice_duplicates(kapture_catalog_attachment_by_id(rel, alter->att->id));
 	relation_close(rel, NoLock);
 }
 
 /*
  * kapture_alter(relation regclass, columns jsonb, server name, filter text,
  *		source regclass, on_duplicate text, on_conflict text, pull boolean,
- *		replicated boolean, on_leave jsonb, on_delete jsonb, keep_ids boolean, reset text[])
- *		returns void
+ *		replicated boolean, on_leave jsonb, on_delete jsonb, keep_ids boolean, reset text[],
+ *		name text) returns void
  *
  * Errors: those of kapture_attach_find() and, for bad arguments, of
  * kapture_attach(); 55006 requests to the old server may be in flight; 55000 rows
@@ -476,7 +480,7 @@ kapture_alter(PG_FUNCTION_ARGS)
 {
 	Alter		alter = {.fcinfo = fcinfo};
 
-	alter.att = kapture_attach_find(fcinfo, ShareRowExclusiveLock);
+	alter.att = kapture_attach_find(fcinfo, ALTER_NAME, ShareRowExclusiveLock);
 	kapture_argument_check_null(fcinfo, ALTER_KEEP_IDS, "keep_ids");
 	alter_take_reset(&alter);
 	initStringInfo(&alter.added);
@@ -488,11 +492,11 @@ kapture_alter(PG_FUNCTION_ARGS)
 	alter_mapping(&alter);
 	alter_filter(&alter);
 	if (alter_bool(&alter, ALTER_PULL) || (alter.att->pull && alter_has(&alter, ALTER_SERVER)))
-		kapture_attach_check_pull(alter.rel, alter_has(&alter, ALTER_SERVER) ?
+		kapture_attach_check_pull(alter.rel, alter.att->id, alter_has(&alter, ALTER_SERVER) ?
 								  NameStr(*PG_GETARG_NAME(ALTER_SERVER)) : alter.att->server);
 	relation_close(alter.rel, NoLock);	/* DDL wants it for itself */
 	alter_options(&alter);
-	kapture_attach_try(alter.att->root);
+	kapture_attach_try(alter.att->root, alter.att->id);
 	kapture_attach_announce();
 	kapture_follow_view_changed();	/* of followed tables, other columns may matter */
 	alter_say(&alter);

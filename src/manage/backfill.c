@@ -30,6 +30,7 @@
 #include "base/catalog.h"
 #include "base/version.h"
 #include "manage/run.h"
+#include "table/attach.h"
 #include "table/capture.h"
 #include "table/row_key.h"
 
@@ -60,19 +61,19 @@ backfill_work(KaptureRun *run, KaptureAttachment *att, List *keys)
 		kapture_capture_existing(att, lfirst(lc));
 }
 
-/* Notes the fields that are to be sent again of each row. */
+/* Notes rows with the fields that are to be sent again, as far as the attachment feeds them. */
 static void
 resync_work(KaptureRun *run, KaptureAttachment *att, List *keys)
 {
-	int64		fields = kapture_catalog_fields(att, run->fields);
+	int64		fields = kapture_catalog_fields(run->arg, att, run->fields);
 	ListCell   *lc;
 
-	foreach(lc, keys)
+	foreach(lc, fields != 0 ? keys : NIL)
 		kapture_capture_again(att, lfirst(lc), fields, run->force);
 }
 
 /*
- * kapture_backfill_slice(relation regclass, slice integer) returns integer
+ * kapture_backfill_slice(relation regclass, slice integer, name text) returns integer
  *
  * One step of kapture_backfill(): notes the next rows without an id, and how
  * far it came.  Returns how many rows it noted; fewer than asked for means that
@@ -81,7 +82,7 @@ resync_work(KaptureRun *run, KaptureAttachment *att, List *keys)
 Datum
 kapture_backfill_slice(PG_FUNCTION_ARGS)
 {
-	KaptureRun	run = {.activity = KAPTURE_BACKFILL, .work = backfill_work};
+	KaptureRun	run = {.activity = KAPTURE_BACKFILL, .name_arg = 2, .work = backfill_work};
 
 	kapture_argument_check_null(fcinfo, 0, "relation");
 	kapture_run_check_slice(fcinfo, 1, &run.slice);
@@ -89,14 +90,14 @@ kapture_backfill_slice(PG_FUNCTION_ARGS)
 }
 
 /*
- * kapture_backfill(relation regclass, slice integer), a procedure
+ * kapture_backfill(relation regclass, slice integer, name text), a procedure
  *
  * Errors: those of kapture_run_call(), 22023 for the size.
  */
 Datum
 kapture_backfill(PG_FUNCTION_ARGS)
 {
-	KaptureRun	run = {.activity = KAPTURE_BACKFILL, .name = "kapture_backfill", .work = backfill_work};
+	KaptureRun	run = {.activity = KAPTURE_BACKFILL, .name = "kapture_backfill", .name_arg = 2, .work = backfill_work};
 
 	run.notice = "are on their way";
 	kapture_run_check_slice(fcinfo, 1, &run.slice);
@@ -106,7 +107,7 @@ kapture_backfill(PG_FUNCTION_ARGS)
 
 /*
  * kapture_resync(relation regclass, condition text, fields text[], slice integer,
- *		force boolean), a procedure
+ *		force boolean, name text), a procedure
  *
  * Errors: those of kapture_run_call(), of kapture_condition_check(), of
  * kapture_catalog_fields(); 22023 for the size.
@@ -114,7 +115,7 @@ kapture_backfill(PG_FUNCTION_ARGS)
 Datum
 kapture_resync(PG_FUNCTION_ARGS)
 {
-	KaptureRun	run = {.activity = KAPTURE_RESYNC, .name = "kapture_resync", .work = resync_work};
+	KaptureRun	run = {.activity = KAPTURE_RESYNC, .name = "kapture_resync", .name_arg = 5, .work = resync_work};
 
 	run.notice = "are on their way";
 	if (!PG_ARGISNULL(1))
@@ -124,6 +125,7 @@ kapture_resync(PG_FUNCTION_ARGS)
 	kapture_run_check_slice(fcinfo, 3, &run.slice);
 	kapture_argument_check_null(fcinfo, 4, "force");
 	run.force = PG_GETARG_BOOL(4);
+	run.arg = kapture_attach_find_all(fcinfo, run.name_arg, AccessShareLock);
 	kapture_run_call(fcinfo, &run);
 	PG_RETURN_VOID();
 }
@@ -184,25 +186,25 @@ touch_check_update(Oid relid)
 		aclcheck_error(ACLCHECK_NO_PRIV, get_relkind_objtype(get_rel_relkind(relid)), get_rel_name(relid));
 }
 
-/* The attachment of a relation that the caller may update. */
-static KaptureAttachment *
+/* The attachments of a relation that the caller may update. */
+static List *
 touch_find(Oid relid)
 {
 	Relation	rel = kapture_argument_open(relid, AccessShareLock, touch_check_update);
-	KaptureAttachment *att = kapture_catalog_attachment(rel);
+	List	   *attachments = kapture_catalog_attachments(rel);
 
-	if (att == NULL)
+	if (attachments == NIL)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
 				 errmsg("table \"%s\" is not attached to Kapture", RelationGetRelationName(rel)),
 				 errhint("Use kapture_attach() to have its rows sent.")));
-	if (att->nkeys == 0)
+	if (((KaptureAttachment *) linitial(attachments))->nkeys == 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("table \"%s\" has no primary key any more", RelationGetRelationName(rel)),
 				 errhint("Add a primary key, or use kapture_detach().")));
 	relation_close(rel, NoLock);
-	return att;
+	return attachments;
 }
 
 /*
@@ -217,19 +219,25 @@ touch_find(Oid relid)
 Datum
 kapture_touch(PG_FUNCTION_ARGS)
 {
-	KaptureAttachment *att;
-	int64		columns;
+	List	   *attachments;
+	Datum		fields = PG_ARGISNULL(2) ? (Datum) 0 : PG_GETARG_DATUM(2);
 	char	   *key;
+	ListCell   *lc;
 
 	kapture_argument_check_null(fcinfo, 0, "relation");
 	kapture_argument_check_null(fcinfo, 1, "row_key");
 	PreventCommandIfReadOnly("kapture_touch()");
 	PreventCommandDuringRecovery("kapture_touch()");
 	kapture_version_require();
-	att = touch_find(PG_GETARG_OID(0));
-	columns = PG_ARGISNULL(2) ? att->all_changed : kapture_catalog_fields(att, PG_GETARG_DATUM(2));
-	key = kapture_row_key(att, text_to_cstring(PG_GETARG_TEXT_PP(1)));
-	if (touch_is_new(att->id, key, columns))
-		kapture_capture_again(att, key, columns, false);
+	attachments = touch_find(PG_GETARG_OID(0));
+	key = kapture_row_key(linitial(attachments), text_to_cstring(PG_GETARG_TEXT_PP(1)));
+	foreach(lc, attachments)
+	{
+		KaptureAttachment *att = lfirst(lc);
+		int64		columns = kapture_catalog_fields(attachments, att, fields);
+
+		if (columns != 0 && touch_is_new(att->id, key, columns))
+			kapture_capture_again(att, key, columns, false);
+	}
 	PG_RETURN_VOID();
 }

@@ -40,15 +40,17 @@ static const char *const run_activities[] = {"backfill", "resync", "verify"};
 #define RUN_IS_IT			" attachment_id = $1 AND activity = $2"
 
 /*
- * The lock of a run is that of the table as an object with an objsubid that
- * nothing else locks, by activity; kapture_progress shows by it whether it runs.
+ * The lock of a run is that of the attachment as if it were an object of class
+ * kapture_attachment, with an objsubid by activity; kapture_progress shows by it
+ * whether it runs.
  */
 static LOCKTAG
-run_lock_tag(Oid relid, KaptureActivity activity)
+run_lock_tag(int32 attachment_id, KaptureActivity activity)
 {
 	LOCKTAG		tag;
 
-	SET_LOCKTAG_OBJECT(tag, MyDatabaseId, RelationRelationId, relid, 1 + (int) activity);
+	SET_LOCKTAG_OBJECT(tag, MyDatabaseId, kapture_catalog_relid(KAPTURE_TABLE_ATTACHMENT), (Oid) attachment_id,
+					   1 + (int) activity);
 	return tag;
 }
 
@@ -164,8 +166,8 @@ run_step(KaptureRun *run, KaptureAttachment *att)
 int
 kapture_run_slice(FunctionCallInfo fcinfo, KaptureRun *run)
 {
-	KaptureAttachment *att = kapture_attach_find(fcinfo, AccessShareLock);
-	LOCKTAG		tag = run_lock_tag(att->root, run->activity);
+	KaptureAttachment *att = kapture_attach_find(fcinfo, run->name_arg, AccessShareLock);
+	LOCKTAG		tag = run_lock_tag(att->id, run->activity);
 
 	(void) LockAcquire(&tag, ExclusiveLock, false, false);
 	return run_step(run, att);
@@ -184,15 +186,15 @@ run_report(KaptureRun *run, const char *name, int64 done)
 	run->reported = now;
 	left = (int64) ((run->total - run->rows) / rate);
 	ereport(NOTICE,
-			(errmsg("%lld of %lld rows of \"%s\" %s, %.0f a second, %02lld:%02lld:%02lld left",
+			(errmsg("%lld of %lld rows of %s %s, %.0f a second, %02lld:%02lld:%02lld left",
 					(long long) run->rows, (long long) run->total, name, run->notice, rate,
 					(long long) (left / SECS_PER_HOUR), (long long) (left / SECS_PER_MINUTE % MINS_PER_HOUR),
 					(long long) (left % SECS_PER_MINUTE))));
 }
 
-/* Does slice after slice, each committed. */
+/* Does slice after slice of an attachment, each committed.  "name": see kapture_catalog_title(). */
 static void
-run_loop(FunctionCallInfo fcinfo, KaptureRun *run, const char *name)
+run_loop(FunctionCallInfo fcinfo, KaptureRun *run, int32 attachment_id, const char *name)
 {
 	MemoryContext slice = AllocSetContextCreate(CurrentMemoryContext, "kapture_sync slice", ALLOCSET_DEFAULT_SIZES);
 	MemoryContext old = CurrentMemoryContext;
@@ -201,11 +203,16 @@ run_loop(FunctionCallInfo fcinfo, KaptureRun *run, const char *name)
 
 	do
 	{
+		LOCKTAG		tag = run_lock_tag(attachment_id, run->activity);
+		KaptureAttachment *att;
+
 		kapture_procedure_begin();
 		MemoryContextSwitchTo(slice);
+		att = kapture_attach_find_again(fcinfo, attachment_id, AccessShareLock);
 		/* runs of other kinds have their lock for the session */
-		n = run->activity == KAPTURE_BACKFILL ? kapture_run_slice(fcinfo, run) :
-			run_step(run, kapture_attach_find(fcinfo, AccessShareLock));
+		if (run->activity == KAPTURE_BACKFILL)
+			(void) LockAcquire(&tag, ExclusiveLock, false, false);
+		n = run_step(run, att);
 		MemoryContextSwitchTo(old);
 		MemoryContextReset(slice);
 		kapture_procedure_commit();
@@ -214,37 +221,26 @@ run_loop(FunctionCallInfo fcinfo, KaptureRun *run, const char *name)
 			run_report(run, name, done);
 	} while (n == run->slice);
 	ereport(NOTICE,
-			(errmsg("%lld rows of \"%s\" %s, that is all", (long long) done, name, run->notice)));
+			(errmsg("%lld rows of %s %s, that is all", (long long) done, name, run->notice)));
+	MemoryContextDelete(slice);
 }
 
-/*
- * Does a run over the table in a procedure's first argument, to its end; commits
- * each slice.  Errors: 2D000 in a transaction block, 55006 if another session does
- * the same, and those of kapture_run_slice().
- */
-void
-kapture_run_call(FunctionCallInfo fcinfo, KaptureRun *run)
+/* Does a run over the rows of an attachment to its end. */
+static void
+run_attachment(FunctionCallInfo fcinfo, KaptureRun *run, int32 attachment_id, const char *name)
 {
-	KaptureAttachment *att;
-	LOCKTAG		tag;
+	LOCKTAG		tag = run_lock_tag(attachment_id, run->activity);
 
 	run->began = run->reported = GetCurrentTimestamp();
-	kapture_procedure_require_own_transactions(fcinfo, run->name, "It commits each slice of rows.");
-	att = kapture_attach_find(fcinfo, AccessShareLock);
-	if (run->condition)
-		kapture_condition_check("condition", run->condition);
-	if (SPI_connect_ext(SPI_OPT_NONATOMIC) != SPI_OK_CONNECT)
-		elog(ERROR, "SPI_connect_ext failed");
-	tag = run_lock_tag(att->root, run->activity);
 	if (run->activity != KAPTURE_BACKFILL &&
 		LockAcquire(&tag, ExclusiveLock, true, true) == LOCKACQUIRE_NOT_AVAIL)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_IN_USE),
-				 errmsg("another session is running %s for table \"%s\"", run->name, get_rel_name(att->root)),
+				 errmsg("another session is running %s for table %s", run->name, name),
 				 errhint("See the view kapture_progress.")));
 	PG_TRY();
 	{
-		run_loop(fcinfo, run, pstrdup(get_rel_name(att->root)));
+		run_loop(fcinfo, run, attachment_id, name);
 	}
 	PG_FINALLY();
 	{
@@ -252,5 +248,40 @@ kapture_run_call(FunctionCallInfo fcinfo, KaptureRun *run)
 			(void) LockRelease(&tag, ExclusiveLock, true);
 	}
 	PG_END_TRY();
+}
+
+/*
+ * Does a run over the table in a procedure's first argument, to its end, for one of its
+ * attachments after the other; commits each slice.  Errors: 2D000 in a transaction block, 55006 if another session does
+ * the same, and those of kapture_run_slice().
+ */
+void
+kapture_run_call(FunctionCallInfo fcinfo, KaptureRun *run)
+{
+	List	   *attachments;
+	int32	   *ids;
+	char	  **names;
+	int			n = 0;
+	bool		restart = run->restart;
+	ListCell   *lc;
+
+	kapture_procedure_require_own_transactions(fcinfo, run->name, "It commits each slice of rows.");
+	attachments = kapture_attach_find_all(fcinfo, run->name_arg, AccessShareLock);
+	if (run->condition)
+		kapture_condition_check("condition", run->condition);
+	ids = palloc(sizeof(int32) * list_length(attachments));
+	names = palloc(sizeof(char *) * list_length(attachments));
+	foreach(lc, attachments)
+	{
+		ids[n] = ((KaptureAttachment *) lfirst(lc))->id;
+		names[n++] = kapture_catalog_title(lfirst(lc));
+	}
+	if (SPI_connect_ext(SPI_OPT_NONATOMIC) != SPI_OK_CONNECT)
+		elog(ERROR, "SPI_connect_ext failed");
+	for (int i = 0; i < n; i++)
+	{
+		run->restart = restart;
+		run_attachment(fcinfo, run, ids[i], names[i]);
+	}
 	SPI_finish();
 }

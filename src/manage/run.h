@@ -24,6 +24,7 @@ typedef struct KaptureRun
 {
 	KaptureActivity activity;
 	const char *name;			/* of the procedure */
+	int			name_arg;		/* its argument that names the attachment */
 	int			slice;			/* rows */
 	const char *condition;		/* over the table's row; NULL: all rows */
 	Datum		fields;			/* text[]; 0: all */

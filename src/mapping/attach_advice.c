@@ -64,11 +64,11 @@ advice_settings(void)
 static void
 advice_replicated(const KaptureAttachment *att)
 {
-	Oid			types[1] = {OIDOID};
-	Datum		values[1] = {ObjectIdGetDatum(att->root)};
+	Oid			types[1] = {INT4OID};
+	Datum		values[1] = {Int32GetDatum(att->id)};
 
-	if (kapture_own_text("SELECT 1 FROM pg_catalog.pg_subscription_rel AS r, pg_catalog.pg_trigger AS t"
-						 " WHERE r.srrelid = $1 AND t.tgrelid = $1 AND t.tgname = 'kapture_capture' AND t.tgenabled <> 'A' LIMIT 1",
+	if (kapture_own_text("SELECT 1 FROM pg_catalog.pg_subscription_rel AS r, @.kapture_attachment AS a"
+						 " WHERE a.attachment_id = $1 AND r.srrelid = a.relation AND NOT a.replicated LIMIT 1",
 						 1, types, values))
 		ereport(NOTICE,
 				(errmsg("what logical replication brings into table \"%s\" is not sent to Kapture", get_rel_name(att->root)),
@@ -103,7 +103,7 @@ void
 kapture_advice_attached(const KaptureAttachment *att, const char *hint)
 {
 	ereport(NOTICE,
-			(errmsg("changes of table \"%s\" are sent to server \"%s\" from now on", get_rel_name(att->root), att->server),
+			(errmsg("changes of table %s are sent to server \"%s\" from now on", kapture_catalog_title(att), att->server),
 			 errdetail("Mapped: %s.", advice_mapping(att)),
 			 hint ? errhint("%s", hint) : 0));
 	kapture_advice_duplicates(att);
@@ -129,11 +129,30 @@ kapture_advice_given_up(const KaptureAttachment *att)
 
 	if (n > 0)
 		ereport(NOTICE,
-				(errmsg_plural("what waits to be sent for %ld row of table \"%s\" is given up",
-							   "what waits to be sent for %ld rows of table \"%s\" is given up",
-							   n, n, get_rel_name(att->root)),
+				(errmsg_plural("what waits to be sent for %ld row of table %s is given up",
+							   "what waits to be sent for %ld rows of table %s is given up",
+							   n, n, kapture_catalog_title(att)),
 				 errdetail("Kapture does not have these changes, or it is not known whether it has."),
 				 errhint("To keep them, roll back; kapture_pause() stops sending without giving anything up.")));
+}
+
+/* Reports what an attachment loses with a column that is being dropped. */
+static void
+advice_column_dropped_of(const KaptureAttachment *att, AttrNumber attnum)
+{
+	for (int i = 0; i < att->ncolumns; i++)
+	{
+		if (att->columns[i].attnum == attnum)
+			ereport(WARNING,
+					(errmsg("Kapture's field \"%s\" is no longer sent for table %s", att->columns[i].field, kapture_catalog_title(att)),
+					 errdetail("It was fed by column \"%s\", which is dropped.", att->columns[i].name),
+					 errhint("Use kapture_alter() to map another column.")));
+	}
+	if (att->id_attnum == attnum)
+		ereport(WARNING,
+				(errmsg("nothing is sent for table %s without column \"%s\"", kapture_catalog_title(att), att->id_column),
+				 errdetail("It receives the ids that Kapture gives."),
+				 errhint("Add it again, as bigint, or use kapture_detach() and kapture_attach().")));
 }
 
 /*
@@ -145,21 +164,13 @@ void
 kapture_advice_column_dropped(Oid relid, AttrNumber attnum)
 {
 	Relation	rel = try_relation_open(relid, NoLock);
-	KaptureAttachment *att = rel ? kapture_catalog_attachment(rel) : NULL;
+	ListCell   *lc;
 
-	for (int i = 0; att && att->root == relid && i < att->ncolumns; i++)
+	foreach(lc, rel ? kapture_catalog_attachments(rel) : NIL)
 	{
-		if (att->columns[i].attnum == attnum)
-			ereport(WARNING,
-					(errmsg("Kapture's field \"%s\" is no longer sent for table \"%s\"", att->columns[i].field, get_rel_name(relid)),
-					 errdetail("It was fed by column \"%s\", which is dropped.", att->columns[i].name),
-					 errhint("Use kapture_alter() to map another column.")));
+		if (((KaptureAttachment *) lfirst(lc))->root == relid)
+			advice_column_dropped_of(lfirst(lc), attnum);
 	}
-	if (att && att->root == relid && att->id_attnum == attnum)
-		ereport(WARNING,
-				(errmsg("nothing is sent for table \"%s\" without column \"%s\"", get_rel_name(relid), att->id_column),
-				 errdetail("It receives the ids that Kapture gives."),
-				 errhint("Add it again, as bigint, or use kapture_detach() and kapture_attach().")));
 	if (rel)
 		relation_close(rel, NoLock);
 }

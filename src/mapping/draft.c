@@ -40,6 +40,7 @@ kapture_draft_make(Relation rel, const char *server, const char *id_column, List
 	ForeignServer *fs = GetForeignServerByName(server, false);
 	ListCell   *lc;
 
+	att->name = pstrdup("");
 	att->root = RelationGetRelid(rel);
 	att->server = pstrdup(server);
 	att->serverid = fs->serverid;

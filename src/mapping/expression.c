@@ -492,7 +492,7 @@ kapture_expression_relations(void)
 
 	if (!OidIsValid(relid) || get_attnum(relid, "expression") == InvalidAttrNumber)
 		return NIL;
-	texts = kapture_own_text("SELECT string_agg(relation::oid::text, ' ') FROM @.kapture_attachment AS a WHERE filter IS NOT NULL OR source IS NOT NULL"
+	texts = kapture_own_text("SELECT string_agg(DISTINCT relation::oid::text, ' ') FROM @.kapture_attachment AS a WHERE filter IS NOT NULL OR source IS NOT NULL"
 							 " OR EXISTS (SELECT FROM @.kapture_column AS c WHERE c.attachment_id = a.attachment_id AND expression IS NOT NULL)",
 							 0, NULL, NULL);
 	for (char *text = texts ? strtok(texts, " ") : NULL; text; text = strtok(NULL, " "))
@@ -525,28 +525,40 @@ expression_add_source(List *texts, const KaptureAttachment *att)
 	return lappend(texts, text);
 }
 
-/* Adds the expressions of a table, unless somebody has locked it, or they are not understood. */
+/* Adds the expressions of an attachment, unless they are not understood. */
+static List *
+expression_add_texts_of(List *texts, const KaptureAttachment *att)
+{
+	if (OidIsValid(att->source))
+		texts = expression_add_source(texts, att);
+	if (!kapture_expression_is_any(att) || kapture_expression_problem(att) != NULL)
+		return texts;
+	for (int i = 0; i < att->ncolumns; i++)
+	{
+		if (att->columns[i].expression)
+			texts = expression_add_text(texts, att, att->columns[i].bit, att->columns[i].expression);
+	}
+	if (att->filter)
+		texts = expression_add_text(texts, att, -1, att->filter);
+	return texts;
+}
+
+/* Adds the expressions of a table's attachments, unless somebody has locked the table. */
 static List *
 expression_add_texts(List *texts, Oid relid)
 {
 	Relation	rel;
-	KaptureAttachment *att;
+	ListCell   *lc;
 
 	if (!ConditionalLockRelationOid(relid, AccessShareLock))
 		return texts;
 	rel = try_relation_open(relid, NoLock);
-	att = rel ? kapture_catalog_attachment(rel) : NULL;
-	if (att && att->root == relid && OidIsValid(att->source))
-		texts = expression_add_source(texts, att);
-	if (att && att->root == relid && kapture_expression_is_any(att) && kapture_expression_problem(att) == NULL)
+	foreach(lc, rel ? kapture_catalog_attachments(rel) : NIL)
 	{
-		for (int i = 0; i < att->ncolumns; i++)
-		{
-			if (att->columns[i].expression)
-				texts = expression_add_text(texts, att, att->columns[i].bit, att->columns[i].expression);
-		}
-		if (att->filter)
-			texts = expression_add_text(texts, att, -1, att->filter);
+		const KaptureAttachment *att = lfirst(lc);
+
+		if (att->root == relid)
+			texts = expression_add_texts_of(texts, att);
 	}
 	if (rel)
 		relation_close(rel, NoLock);

@@ -123,19 +123,19 @@ kapture_source_take(Relation rel, Relation view, List *keys)
  * ------------------------------------------------------------------------
  */
 
-/* Stores anew what a table's source reads of it. */
+/* Stores anew what the source of an attachment reads of its table. */
 static void
-source_store_reads(Oid relid, Oid view)
+source_store_reads(int32 attachment_id, Oid relid, Oid view)
 {
 	KaptureGivenExpression reads = {0};
 	char	   *names;
-	Oid			types[2] = {REGCLASSOID, TEXTOID};
-	Datum		values[2] = {ObjectIdGetDatum(relid)};
+	Oid			types[2] = {INT4OID, TEXTOID};
+	Datum		values[2] = {Int32GetDatum(attachment_id)};
 
 	source_find_reads(&reads, kapture_view_tree(view), relid);
 	names = kapture_expression_reads(&reads);
 	values[1] = CStringGetTextDatum(names ? names : "");
-	(void) kapture_own_execute("UPDATE @.kapture_attachment SET source_columns = nullif($2, '')::name[] WHERE relation = $1",
+	(void) kapture_own_execute("UPDATE @.kapture_attachment SET source_columns = nullif($2, '')::name[] WHERE attachment_id = $1",
 							   2, types, values);
 }
 
@@ -151,17 +151,18 @@ kapture_source_changed(Oid view)
 	bool		any = false;
 	ListCell   *lc;
 
-	foreach(lc, relids)
+	foreach(lc, relids != NIL ? kapture_catalog_attached() : NIL)
 	{
-		Oid			types[1] = {REGCLASSOID};
-		Datum		values[1] = {ObjectIdGetDatum(lfirst_oid(lc))};
-		char	   *name = kapture_own_text("SELECT source FROM @.kapture_attachment WHERE relation = $1", 1, types, values);
+		const KaptureAttached *attached = lfirst(lc);
+		Oid			types[1] = {INT4OID};
+		Datum		values[1] = {Int32GetDatum(attached->id)};
+		char	   *name = kapture_own_text("SELECT source FROM @.kapture_attachment WHERE attachment_id = $1", 1, types, values);
 		Oid			source = name ? kapture_catalog_find_relation(name) : InvalidOid;
 
 		if (!OidIsValid(source) || get_rel_relkind(source) != RELKIND_VIEW ||
 			!list_member_oid(kapture_view_tree(source), view))
 			continue;
-		source_store_reads(lfirst_oid(lc), source);
+		source_store_reads(attached->id, attached->relid, source);
 		any = true;
 	}
 	return any;

@@ -256,7 +256,7 @@ match_write(Match *match)
 	kapture_attach_announce();
 	if (match->att->paused)
 		ereport(NOTICE,
-				(errmsg("the ids are written when table \"%s\" is no longer paused", get_rel_name(match->att->root)),
+				(errmsg("the ids are written when table %s is no longer paused", kapture_catalog_title(match->att)),
 				 errhint("Use kapture_resume().")));
 }
 
@@ -275,17 +275,10 @@ match_put(ReturnSetInfo *rsinfo, const MatchFound *found)
 	tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
 }
 
-/*
- * kapture_match(relation regclass, write boolean)
- *		returns table(row_key text, kapture_customer_id bigint, found_by text, problem text)
- *
- * Errors: those of kapture_attach_find(), of reading the table as its owner and
- * of kapture_fetch_next().
- */
-Datum
-kapture_match(PG_FUNCTION_ARGS)
+/* Looks for the rows of an attachment. */
+static void
+match_attachment(FunctionCallInfo fcinfo, KaptureAttachment *att, bool write)
 {
-	KaptureAttachment *att = kapture_attach_find(fcinfo, AccessShareLock);
 	Match		match = {0};
 	MemoryContext slice;
 	MemoryContext old = CurrentMemoryContext;
@@ -293,8 +286,6 @@ kapture_match(PG_FUNCTION_ARGS)
 	int			n;
 	ListCell   *lc;
 
-	kapture_argument_check_null(fcinfo, 1, "write");
-	InitMaterializedSRF(fcinfo, 0);
 	match_begin(&match, att);
 	slice = AllocSetContextCreate(CurrentMemoryContext, "kapture_sync slice", ALLOCSET_DEFAULT_SIZES);
 	do
@@ -311,9 +302,28 @@ kapture_match(PG_FUNCTION_ARGS)
 			after = pstrdup(llast(keys));
 		MemoryContextReset(slice);
 	} while (n == MATCH_SLICE);
-	if (PG_GETARG_BOOL(1))
+	if (write)
 		match_write(&match);
 	foreach(lc, match.found)
 		match_put((ReturnSetInfo *) fcinfo->resultinfo, lfirst(lc));
+}
+
+/*
+ * kapture_match(relation regclass, write boolean, name text)
+ *		returns table(row_key text, kapture_customer_id bigint, found_by text, problem text)
+ *
+ * Errors: those of kapture_attach_find_all(), of reading the table as its owner and
+ * of kapture_fetch_next().
+ */
+Datum
+kapture_match(PG_FUNCTION_ARGS)
+{
+	List	   *attachments = kapture_attach_find_all(fcinfo, 2, AccessShareLock);
+	ListCell   *lc;
+
+	kapture_argument_check_null(fcinfo, 1, "write");
+	InitMaterializedSRF(fcinfo, 0);
+	foreach(lc, attachments)
+		match_attachment(fcinfo, lfirst(lc), PG_GETARG_BOOL(1));
 	PG_RETURN_NULL();
 }

@@ -231,7 +231,7 @@ preview_say_nothing(const KaptureTask *task)
 }
 
 /*
- * kapture_preview(relation regclass, row_key text)
+ * kapture_preview(relation regclass, row_key text, name text)
  *		returns table(waiting boolean, api text, url text, headers text[], body text)
  *
  * For the owner of the table.  A row for which nothing waits is shown as if all
@@ -244,7 +244,7 @@ Datum
 kapture_preview(PG_FUNCTION_ARGS)
 {
 	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
-	KaptureAttachment *att = kapture_attach_find(fcinfo, AccessShareLock);
+	KaptureAttachment *att = kapture_attach_find(fcinfo, 2, AccessShareLock);
 	Oid			owner = kapture_catalog_owner(att->root);
 	KaptureDelivery delivery = {0};
 	KaptureTask task = {0};

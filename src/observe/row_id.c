@@ -15,7 +15,7 @@
 PG_FUNCTION_INFO_V1(kapture_id);
 
 /*
- * kapture_id(relation regclass, row_key text) returns bigint
+ * kapture_id(relation regclass, row_key text, name text) returns bigint
  *
  * For the owner of the table.  NULL: the row has no customer yet, or there is no such
  * row.  Errors: those of kapture_attach_find(); 22000 the row cannot be read.
@@ -23,7 +23,7 @@ PG_FUNCTION_INFO_V1(kapture_id);
 Datum
 kapture_id(PG_FUNCTION_ARGS)
 {
-	KaptureAttachment *att = kapture_attach_find(fcinfo, AccessShareLock);
+	KaptureAttachment *att = kapture_attach_find(fcinfo, 2, AccessShareLock);
 	KaptureRow	row = {.context = CurrentMemoryContext};
 
 	kapture_argument_check_null(fcinfo, 1, "row_key");

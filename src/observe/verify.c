@@ -584,33 +584,17 @@ verify_begin(Verify *verify)
 	kapture_notes_flush();
 }
 
-/*
- * kapture_verify(relation regclass, condition text, repair boolean)
- *		returns table(row_key text, kapture_customer_id bigint, problem text,
- *					  field text, here text, there text)
- *
- * Errors: those of kapture_attach_find(), kapture_condition_check(), of reading
- * the table as its owner and of kapture_fetch_next(); 25001 at a stricter
- * isolation level than READ COMMITTED.
- */
-Datum
-kapture_verify(PG_FUNCTION_ARGS)
+/* Compares the rows of an attachment. */
+static void
+verify_attachment(FunctionCallInfo fcinfo, KaptureAttachment *att, const char *condition, bool repair)
 {
-	KaptureAttachment *att = kapture_attach_find(fcinfo, AccessShareLock);
-	Verify		verify = {0};
-	char	   *condition = PG_ARGISNULL(1) ? NULL : text_to_cstring(PG_GETARG_TEXT_PP(1));
+	Verify		verify = {.repair = repair,.rsinfo = (ReturnSetInfo *) fcinfo->resultinfo};
 	MemoryContext slice;
 	MemoryContext old = CurrentMemoryContext;
 	char	   *after = NULL;
 	List	   *keys;
 
-	kapture_argument_check_null(fcinfo, 2, "repair");
-	if (condition)
-		kapture_condition_check("condition", condition);
-	verify.repair = PG_GETARG_BOOL(2);
 	verify_begin(&verify);
-	InitMaterializedSRF(fcinfo, 0);
-	verify.rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
 	slice = AllocSetContextCreate(CurrentMemoryContext, "kapture_sync slice", ALLOCSET_DEFAULT_SIZES);
 	do
 	{
@@ -625,6 +609,30 @@ kapture_verify(PG_FUNCTION_ARGS)
 		MemoryContextReset(slice);
 	} while (true);
 	verify_say(&verify, att);
+}
+
+/*
+ * kapture_verify(relation regclass, condition text, repair boolean, name text)
+ *		returns table(row_key text, kapture_customer_id bigint, problem text,
+ *					  field text, here text, there text)
+ *
+ * Errors: those of kapture_attach_find_all(), kapture_condition_check(), of reading
+ * the table as its owner and of kapture_fetch_next(); 25001 at a stricter
+ * isolation level than READ COMMITTED.
+ */
+Datum
+kapture_verify(PG_FUNCTION_ARGS)
+{
+	List	   *attachments = kapture_attach_find_all(fcinfo, 3, AccessShareLock);
+	char	   *condition = PG_ARGISNULL(1) ? NULL : text_to_cstring(PG_GETARG_TEXT_PP(1));
+	ListCell   *lc;
+
+	kapture_argument_check_null(fcinfo, 2, "repair");
+	if (condition)
+		kapture_condition_check("condition", condition);
+	InitMaterializedSRF(fcinfo, 0);
+	foreach(lc, attachments)
+		verify_attachment(fcinfo, lfirst(lc), condition, PG_GETARG_BOOL(2));
 	PG_RETURN_NULL();
 }
 
@@ -636,16 +644,16 @@ verify_work(KaptureRun *run, KaptureAttachment *att, List *keys)
 
 /*
  * kapture_verify_into(relation regclass, into_table regclass, condition text,
- *		repair boolean, slice integer, restart boolean), a procedure
+ *		repair boolean, slice integer, restart boolean, name text), a procedure
  *
  * Errors: those of kapture_verify() and of kapture_run_call(); 22023 for the size.
  */
 Datum
 kapture_verify_into(PG_FUNCTION_ARGS)
 {
-	KaptureAttachment *att = kapture_attach_find(fcinfo, AccessShareLock);
+	KaptureAttachment *att = kapture_attach_find(fcinfo, 6, AccessShareLock);
 	Verify		verify = {0};
-	KaptureRun	run = {.activity = KAPTURE_VERIFY, .name = "kapture_verify_into", .work = verify_work, .arg = &verify};
+	KaptureRun	run = {.activity = KAPTURE_VERIFY, .name = "kapture_verify_into", .name_arg = 6, .work = verify_work, .arg = &verify};
 
 	kapture_argument_check_null(fcinfo, 1, "into_table");
 	run.target = verify.target = PG_GETARG_OID(1);

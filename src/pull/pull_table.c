@@ -35,11 +35,12 @@
  * kapture_pull_table_forget().
  */
 PullTable *
-kapture_pull_table_create(Oid relid)
+kapture_pull_table_create(const KaptureAttached *attached)
 {
 	PullTable  *table = palloc0(sizeof(PullTable));
 
-	table->relid = relid;
+	table->attachment_id = attached->id;
+	table->relid = attached->relid;
 	table->context = AllocSetContextCreate(CurrentMemoryContext, "kapture_sync arrivals", ALLOCSET_SMALL_SIZES);
 	table->in_trouble = true;	/* an earlier puller may have left some */
 	kapture_turn_init(&table->turn, TABLE_BATCH);
@@ -52,7 +53,7 @@ kapture_pull_table_create(Oid relid)
 void
 kapture_pull_table_forget(PullTable *table)
 {
-	if (table->in_trouble && table->attachment_id != 0)
+	if (table->in_trouble)
 		kapture_shmem_report_trouble(KAPTURE_PULLER, table->attachment_id, NULL);
 	kapture_turn_join(&table->turn, InvalidOid);
 	MemoryContextDelete(table->context);
@@ -117,9 +118,7 @@ table_step(void *arg)
 	if (rel == NULL)
 		return;					/* dropped; the worker forgets it */
 	MemoryContextSwitchTo(table->context);
-	att = kapture_catalog_attachment(rel);
-	if (att)
-		table->attachment_id = att->id;
+	att = kapture_catalog_attachment_by_id(rel, table->attachment_id);
 	kapture_turn_join(&table->turn, rel->rd_rel->relowner);
 	if (att && att->pull && !att->paused)
 		table->next_due = table_apply(table, rel, att);

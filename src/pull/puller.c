@@ -111,7 +111,7 @@ puller_find_server(Puller *puller, const KapturePullServer *wanted)
 }
 
 static PullTable *
-puller_find_table(Puller *puller, Oid relid)
+puller_find_table(Puller *puller, const KaptureAttached *attached)
 {
 	MemoryContext old;
 	dlist_iter	iter;
@@ -120,11 +120,11 @@ puller_find_table(Puller *puller, Oid relid)
 	dlist_foreach(iter, &puller->tables)
 	{
 		table = dlist_container(PullTable, node, iter.cur);
-		if (table->relid == relid)
+		if (table->attachment_id == attached->id)
 			return table;
 	}
 	old = MemoryContextSwitchTo(puller->context);
-	table = kapture_pull_table_create(relid);
+	table = kapture_pull_table_create(attached);
 	MemoryContextSwitchTo(old);
 	dlist_push_tail(&puller->tables, &table->node);
 	return table;
@@ -149,13 +149,12 @@ static void
 puller_load_tables(Puller *puller)
 {
 	dlist_mutable_iter iter;
-	List	   *relids = kapture_inbox_tables();
 	ListCell   *lc;
 
 	dlist_foreach_modify(iter, &puller->tables)
 		dlist_container(PullTable, node, iter.cur)->present = false;
-	foreach(lc, relids)
-		puller_find_table(puller, lfirst_oid(lc))->present = true;
+	foreach(lc, kapture_inbox_tables())
+		puller_find_table(puller, lfirst(lc))->present = true;
 	dlist_foreach_modify(iter, &puller->tables)
 	{
 		PullTable  *table = dlist_container(PullTable, node, iter.cur);

@@ -110,16 +110,16 @@ sweep_merge(KaptureSweep *sweep, const int64 *ids, int n)
 
 /* The ids that rows of an attached table are linked to, unless it is locked. */
 static void
-sweep_read_table(KaptureSweep *sweep, Oid relid)
+sweep_read_table(KaptureSweep *sweep, const KaptureAttached *attached)
 {
 	Relation	rel;
 	KaptureAttachment *att;
 	int64		ids[SWEEP_BATCH];
 
-	if (!ConditionalLockRelationOid(relid, AccessShareLock) ||
-		(rel = try_relation_open(relid, NoLock)) == NULL)
+	if (!ConditionalLockRelationOid(attached->relid, AccessShareLock) ||
+		(rel = try_relation_open(attached->relid, NoLock)) == NULL)
 		return;
-	att = kapture_catalog_attachment(rel);
+	att = kapture_catalog_attachment_by_id(rel, attached->id);
 	if (att && strcmp(att->server, sweep->server.name) == 0 && kapture_binding_problem(att) == NULL &&
 		has_privs_of_role(rel->rd_rel->relowner, sweep->server.owner))
 		sweep_merge(sweep, ids, kapture_arrival_ids(att, sweep->after, SWEEP_BATCH, ids));
@@ -149,7 +149,7 @@ sweep_read(KaptureSweep *sweep)
 		sweep->ids[sweep->nids++] = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 1, &isnull));
 	SPI_finish();
 	foreach(lc, kapture_inbox_tables())
-		sweep_read_table(sweep, lfirst_oid(lc));
+		sweep_read_table(sweep, lfirst(lc));
 	kapture_process_commit();
 	return sweep->nids > 0;
 }

@@ -32,6 +32,21 @@ followed_do_slice(void *arg)
 	slice->any = kapture_follow_resolve(slice->table->att, slice->table->follow_values);
 }
 
+/* Something was noted for all attachments of a relation. */
+static void
+followed_look(Worker *worker, Oid relid)
+{
+	dlist_iter	iter;
+
+	dlist_foreach(iter, &worker->tables)
+	{
+		WorkerTable *table = dlist_container(WorkerTable, node, iter.cur);
+
+		if (table->att->root == relid)
+			table->look = table->fresh = true;
+	}
+}
+
 /* A slice of a table; after an error, fewer changes are tried together. */
 static void
 followed_slice(Worker *worker, WorkerTable *table)
@@ -61,7 +76,7 @@ followed_slice(Worker *worker, WorkerTable *table)
 	table->follow_values = Min(table->follow_values * 2, FOLLOWED_MAX_VALUES);
 	table->follow_at = slice.any ? GetCurrentTimestamp() : DT_NOEND;
 	if (slice.any)
-		table->look = table->fresh = true;	/* what was noted */
+		followed_look(worker, table->att->root);
 }
 
 /*

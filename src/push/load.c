@@ -12,6 +12,7 @@
 #include "miscadmin.h"
 #include "storage/lmgr.h"
 #include "utils/inval.h"
+#include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
 #include "utils/syscache.h"
@@ -171,7 +172,10 @@ load_problem(Worker *worker, WorkerTable *table)
 	char	   *problem = kapture_binding_problem(table->att);
 
 	if (problem && (table->problem == NULL || strcmp(problem, table->problem) != 0))
-		ereport(LOG, (errmsg("kapture_sync sends no rows of database \"%s\": %s", kapture_process_database(), problem)));
+		ereport(LOG,
+				(errmsg("kapture_sync sends no rows of database \"%s\": %s", kapture_process_database(), problem),
+				 table->att->name[0] == '\0' ? 0 : errdetail("It is about attachment \"%s\" of table \"%s\".",
+															 table->att->name, get_rel_name(table->att->root))));
 	if (table->problem)
 		pfree(table->problem);
 	table->problem = problem ? MemoryContextStrdup(worker->context, problem) : NULL;
@@ -185,39 +189,35 @@ load_later(Worker *worker)
 	worker->next_load = Min(worker->next_load, TimestampTzPlusMilliseconds(GetCurrentTimestamp(), WORKER_LOCKED_LOOK));
 }
 
-/* A relation that is locked keeps its description; whether it is paused is read all the same. */
+/* An attachment whose relation is locked keeps its description; whether it is paused is read all the same. */
 static void
-load_keep_table(Worker *worker, Oid relid)
+load_keep_table(Worker *worker, int32 attachment_id)
 {
-	dlist_iter	iter;
+	WorkerTable *table = kapture_state_find_table(worker, attachment_id);
 
-	dlist_foreach(iter, &worker->tables)
+	if (table)
 	{
-		WorkerTable *table = dlist_container(WorkerTable, node, iter.cur);
-
-		if (table->att->root != relid)
-			continue;
 		table->seen = table->attached = table->present = true;
-		table->att->paused = kapture_catalog_is_paused(table->att->id);
+		table->att->paused = kapture_catalog_is_paused(attachment_id);
 	}
 	load_later(worker);
 }
 
-/* An attached relation, and whether it was dropped. */
+/* An attachment, and whether its relation was dropped. */
 typedef struct WorkerRelation
 {
 	Worker	   *worker;
-	Oid			relid;
+	const KaptureAttached *attached;
 	bool		dropped;
 } WorkerRelation;
 
-/* Brings what is known of an attached relation up to date. */
+/* Brings what is known of an attachment up to date. */
 static void
 load_table(void *arg)
 {
 	WorkerRelation *relation = arg;
 	Worker	   *worker = relation->worker;
-	Oid			relid = relation->relid;
+	Oid			relid = relation->attached->relid;
 	Relation	rel;
 	MemoryContext context;
 	MemoryContext old;
@@ -227,7 +227,7 @@ load_table(void *arg)
 	/* whoever holds a lock on one table does not hold up the others */
 	if (!ConditionalLockRelationOid(relid, AccessShareLock))
 	{
-		load_keep_table(worker, relid);
+		load_keep_table(worker, relation->attached->id);
 		return;
 	}
 	rel = try_relation_open(relid, NoLock);
@@ -240,7 +240,7 @@ load_table(void *arg)
 	/* an error leaves nothing of it */
 	context = AllocSetContextCreate(CurTransactionContext, "kapture_sync attachment", ALLOCSET_SMALL_SIZES);
 	old = MemoryContextSwitchTo(context);
-	att = kapture_catalog_attachment(rel);
+	att = kapture_catalog_attachment_by_id(rel, relation->attached->id);
 	MemoryContextSwitchTo(worker->context);
 	if (att == NULL)
 	{
@@ -344,9 +344,9 @@ load_outdated(void *arg)
 {
 	ListCell   *lc;
 
-	foreach(lc, kapture_catalog_attached_relations())
+	foreach(lc, kapture_catalog_attached())
 	{
-		WorkerRelation relation = {arg, lfirst_oid(lc), false};
+		WorkerRelation relation = {arg, lfirst(lc), false};
 
 		load_table(&relation);
 	}
@@ -386,7 +386,7 @@ load_tell_outdated(Worker *worker, const char *installed)
 static bool
 load_attached(Worker *worker, const KaptureAttached *attached, WorkerTable *table)
 {
-	WorkerRelation relation = {worker, attached->relid, false};
+	WorkerRelation relation = {worker, attached, false};
 
 	if (table)
 		table->stale = true;	/* until it has been read */

@@ -42,13 +42,15 @@ alert_send(StringInfo payload)
 	pfree(payload->data);
 }
 
-/* Begins a payload that is about a table. */
+/* Begins a payload that is about an attached table; "name" is that of the attachment, if it has one. */
 static void
-alert_begin(StringInfo payload, const char *event, const char *relation, const char *server)
+alert_begin(StringInfo payload, const char *event, const char *relation, const char *name, const char *server)
 {
 	initStringInfo(payload);
 	appendStringInfo(payload, "{\"event\": \"%s\"", event);
 	alert_append(payload, "relation", relation);
+	if (name[0] != '\0')
+		alert_append(payload, "name", name);
 	alert_append(payload, "server", server);
 }
 
@@ -102,12 +104,14 @@ alert_share_has_crossed(KaptureOutcomes *outcomes)
 
 /* Logs the first parked row of a burst, so that the log is not filled by the others. */
 static void
-alert_log(const char *relation, int rows, const char *cause)
+alert_log(const char *relation, const char *name, int rows, const char *cause)
 {
 	ereport(LOG,
-			(errmsg_plural("kapture_sync: %d row of table \"%s\" in database \"%s\" was parked",
-						   "kapture_sync: %d rows of table \"%s\" in database \"%s\" were parked",
-						   rows, rows, relation, kapture_process_database()),
+			(errmsg_plural("kapture_sync: %d row of table %s in database \"%s\" was parked",
+						   "kapture_sync: %d rows of table %s in database \"%s\" were parked",
+						   rows, rows, name[0] == '\0' ? psprintf("\"%s\"", relation) :
+						   psprintf("\"%s\" (attachment \"%s\")", relation, name),
+						   kapture_process_database()),
 			 cause[0] ? errdetail_internal("%s.", cause) : 0,
 			 errhint("View kapture_failures has the rows and what to do. No more are logged until %d rows have gone well.",
 					 KAPTURE_ALERT_WINDOW)));
@@ -115,13 +119,13 @@ alert_log(const char *relation, int rows, const char *cause)
 
 /*
  * Notifies what is new about a table since the last call: {"event": "parked",
- * "relation", "server", "rows", "first"} if rows were parked; {"event":
+ * "relation", "name" (of an attachment that has one), "server", "rows", "first"} if rows were parked; {"event":
  * "parked_share", "relation", "server", "share", "above"} if they became too
  * many, or few again.  Needs a transaction, and sends nothing if notifications
  * are off.  The first parked row of a burst is logged, too.
  */
 void
-kapture_alert_table(Oid relid, const char *server, KaptureOutcomes *outcomes)
+kapture_alert_table(const KaptureAttachment *att, const char *server, KaptureOutcomes *outcomes)
 {
 	bool		crossed = alert_share_has_crossed(outcomes);
 	int			new_parked = outcomes->new_parked;
@@ -133,24 +137,24 @@ kapture_alert_table(Oid relid, const char *server, KaptureOutcomes *outcomes)
 	outcomes->first = false;
 	if ((!kapture_notify || (new_parked == 0 && !crossed)) && !first)
 		return;
-	name = get_rel_name(relid);
+	name = get_rel_name(att->root);
 	if (name == NULL)
 		return;
-	name = quote_qualified_identifier(get_namespace_name(get_rel_namespace(relid)), name);
+	name = quote_qualified_identifier(get_namespace_name(get_rel_namespace(att->root)), name);
 	if (first)
-		alert_log(name, new_parked, outcomes->cause);
+		alert_log(name, att->name, new_parked, outcomes->cause);
 	outcomes->cause[0] = '\0';
 	if (!kapture_notify)
 		return;
 	if (new_parked > 0)
 	{
-		alert_begin(&payload, "parked", name, server);
+		alert_begin(&payload, "parked", name, att->name, server);
 		appendStringInfo(&payload, ", \"rows\": %d, \"first\": %s", new_parked, first ? "true" : "false");
 		alert_send(&payload);
 	}
 	if (crossed)
 	{
-		alert_begin(&payload, "parked_share", name, server);
+		alert_begin(&payload, "parked_share", name, att->name, server);
 		appendStringInfo(&payload, ", \"share\": %.2f, \"above\": %s",
 						 (double) outcomes->parked / KAPTURE_ALERT_WINDOW, outcomes->above ? "true" : "false");
 		alert_send(&payload);

@@ -7,6 +7,8 @@
 
 #include "postgres.h"
 
+#include "base/catalog.h"
+
 /* The share of parked rows is taken of so many that were done with last. */
 #define KAPTURE_ALERT_WINDOW	100
 
@@ -26,7 +28,7 @@ typedef struct KaptureOutcomes
 
 extern void kapture_alert_note(KaptureOutcomes *outcomes, bool parked);
 extern void kapture_alert_note_cause(KaptureOutcomes *outcomes, const char *cause);
-extern void kapture_alert_table(Oid relid, const char *server, KaptureOutcomes *outcomes);
+extern void kapture_alert_table(const KaptureAttachment *att, const char *server, KaptureOutcomes *outcomes);
 extern void kapture_alert_calls(const char *server, const char *state, int calls);
 extern void kapture_alert_server(const char *server, const char *before, const char *state);
 

@@ -49,7 +49,7 @@ kapture_record_alert(Worker *worker)
 	{
 		WorkerTable *table = dlist_container(WorkerTable, node, iter.cur);
 
-		kapture_alert_table(table->att->root, table->server->name, &table->outcomes);
+		kapture_alert_table(table->att, table->server->name, &table->outcomes);
 	}
 }
 
@@ -211,6 +211,8 @@ kapture_record_settle(Worker *worker, dlist_head *tasks)
 		WorkerTask *task = dlist_container(WorkerTask, node, titer.cur);
 		KaptureTask *t = &task->task;
 
+		if (kapture_task_frees(t))
+			freed = record_add_freed(freed, t->customer_id);
 		if (t->state == KAPTURE_TASK_DONE)
 		{
 			KaptureDone *d = palloc0(sizeof(KaptureDone));
@@ -222,8 +224,6 @@ kapture_record_settle(Worker *worker, dlist_head *tasks)
 			d->message = t->message;
 			d->digests = kapture_digest_make(t->att, t->customer_id, t->delivery->row.values, t->sent);
 			done = lappend(done, d);
-			if (kapture_task_frees(t))
-				freed = record_add_freed(freed, t->customer_id);
 			task->table->last_success = now;
 			kapture_alert_note(&task->table->outcomes, false);
 			if (worker->next_expiry == DT_NOEND)

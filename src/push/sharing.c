@@ -12,6 +12,7 @@
  */
 #include "postgres.h"
 
+#include "utils/guc.h"
 #include "utils/hsearch.h"
 #include "utils/lsyscache.h"
 #include "utils/snapmgr.h"
@@ -32,7 +33,7 @@ sharing_same_server(const WorkerTask *task, const WorkerTable *table)
 	return table != NULL && table->attached && strcmp(table->server->name, task->server->name) == 0;
 }
 
-/* The name of a table and the key of its row, as the task's owner may see them. */
+/* The names of a table and its attachment, and the key of its row, as the task's owner may see them. */
 static void
 sharing_name(const WorkerTask *task, const WorkerTable *table, const char *row_key,
 			 const char **name, const char **key)
@@ -40,6 +41,8 @@ sharing_name(const WorkerTask *task, const WorkerTable *table, const char *row_k
 	bool		visible = table->server->owner == task->server->owner;
 
 	*name = visible ? kapture_row_relation_name(table->att->root) : NULL;
+	if (visible && table->att->name[0] != '\0')
+		*name = psprintf("%s (attachment \"%s\")", *name, table->att->name);
 	*key = visible ? row_key : NULL;
 }
 
@@ -85,6 +88,19 @@ sharing_enter(HTAB *customers, WorkerTask *task)
 		entry->task = task;
 }
 
+/* May the task's customer be another row's?  Not if its row is gone, unless that is to be reported, or an Update is in flight yet. */
+static bool
+sharing_has_customer(const WorkerTask *task)
+{
+	const KaptureTask *t = &task->task;
+
+	if (t->customer_id == 0 || task->unchecked)
+		return false;
+	if (t->delivery->gone)
+		return kapture_task_reports(t) || (t->state == KAPTURE_TASK_SEND && t->request != NULL);
+	return t->state == KAPTURE_TASK_DONE || t->state == KAPTURE_TASK_SEND;
+}
+
 /* The customers of the claimed tasks, but for those of which that is open. */
 static HTAB *
 sharing_customers(Worker *worker)
@@ -98,9 +114,7 @@ sharing_customers(Worker *worker)
 	hash_seq_init(&status, worker->deliveries);
 	while ((task = kapture_queue_next(&status)) != NULL)
 	{
-		if (task->task.customer_id != 0 && !task->unchecked &&
-			(!task->task.delivery->gone || kapture_task_reports(&task->task)) &&
-			(task->task.state == KAPTURE_TASK_DONE || task->task.state == KAPTURE_TASK_SEND))
+		if (sharing_has_customer(task))
 			sharing_enter(customers, task);
 	}
 	return customers;
@@ -114,7 +128,8 @@ sharing_adding(Worker *worker, const WorkerTask *task)
 	WorkerTask *result = NULL;
 	HASH_SEQ_STATUS status;
 
-	if (kapture_task_has_added(&task->task))
+	/* what is linked already has its customer, even if that had the other's phone before */
+	if (kapture_task_has_added(&task->task) || task->task.sent != 0)
 		return NULL;
 	hash_seq_init(&status, worker->deliveries);
 	while ((other = kapture_queue_next(&status)) != NULL)
@@ -129,8 +144,8 @@ sharing_adding(Worker *worker, const WorkerTask *task)
 }
 
 /*
- * Looks among the rows that are claimed: does one have the task's customer, or is one
- * being added with its phone or email?  Then the task is ended for it.
+ * Looks among the rows that are claimed: is one just getting the task's customer, or
+ * being added with its phone or email?  Then the task comes again when that is over.
  */
 static void
 sharing_check_tasks(Worker *worker, HTAB *customers, WorkerTask *task, TimestampTz now)
@@ -145,12 +160,12 @@ sharing_check_tasks(Worker *worker, HTAB *customers, WorkerTask *task, Timestamp
 	else if (holder && holder->task != task && holder->task->table->attached)
 	{
 		sharing_name(task, holder->task->table, holder->task->task.delivery->row_key, &name, &key);
-		kapture_task_yield(&task->task, name, key);
+		kapture_task_stand_back(&task->task, now, false, name, key);
 	}
 	else if ((adding = sharing_adding(worker, task)) != NULL)
 	{
 		sharing_name(task, adding->table, adding->task.delivery->row_key, &name, &key);
-		kapture_task_stand_back(&task->task, now, name, key);
+		kapture_task_stand_back(&task->task, now, false, name, key);
 	}
 	else
 		sharing_enter(customers, task);
@@ -178,7 +193,7 @@ sharing_ask_rows(WorkerTable *table, List *holders)
 	{
 		SharingHolder *h = lfirst(lc);
 
-		if (h->table == table && h->holder->written)
+		if (h->table == table)
 			rows = lappend(rows, &h->row);
 	}
 	if (rows == NIL || !table->present)
@@ -299,9 +314,24 @@ sharing_holders(Worker *worker, dlist_head *tasks)
 	return holders;
 }
 
-/* Parks the task if one of these rows has its customer. */
+/*
+ * Has the row neither the phone nor the email that the task's customer was found by?  Then
+ * its Update is under way, or was when the customer was searched for.
+ */
 static bool
-sharing_check_rows(WorkerTask *task, List *holders)
+sharing_has_moved_on(const WorkerTask *task, const SharingHolder *h)
+{
+	KaptureDelivery present = {.row = h->row};
+
+	if (h->row.outcome != KAPTURE_ROW_DONE || h->row.values == NULL)
+		return false;			/* it was not read */
+	kapture_task_identify(h->table->att, &present, false);
+	return !sharing_same_contact(task->task.delivery, &present);
+}
+
+/* Parks the task if one of these rows has its customer, or puts it off. */
+static bool
+sharing_check_rows(WorkerTask *task, List *holders, TimestampTz now)
 {
 	KaptureTask *t = &task->task;
 	ListCell   *lc;
@@ -315,11 +345,16 @@ sharing_check_rows(WorkerTask *task, List *holders)
 		if (!h->holds || h->holder->customer_id != t->customer_id || !sharing_same_server(task, h->table) ||
 			(h->table == task->table && strcmp(h->holder->row_key, t->delivery->row_key) == 0))
 			continue;
-		/* by which it is seen when it goes */
-		if (h->looked_up)
-			kapture_row_state_note(h->holder);
 		sharing_name(task, h->table, h->holder->row_key, &name, &key);
-		kapture_task_yield(t, name, key);
+		if (!kapture_task_has_added(t) && sharing_has_moved_on(task, h))
+		{
+			kapture_task_stand_back(t, now, true, name, key);
+			return true;
+		}
+		/* by which it is seen when it goes */
+		if (h->looked_up || !h->holder->written)
+			kapture_row_state_note(h->holder);
+		kapture_task_yield(t, now, name, key);
 		return true;
 	}
 	return false;
@@ -367,6 +402,28 @@ typedef struct SharingBatch
 	TimestampTz now;
 } SharingBatch;
 
+/*
+ * Notes which customers the tasks are linked to before those are sent anything: the
+ * Update may give them another phone, by which nobody would find them after a crash.
+ */
+static void
+sharing_note_links(SharingBatch *batch)
+{
+	List	   *links = NIL;
+	dlist_iter	iter;
+
+	dlist_foreach(iter, &batch->tasks)
+	{
+		KaptureTask *t = &dlist_container(WorkerTask, node, iter.cur)->task;
+
+		if (t->state != KAPTURE_TASK_SEND || t->delivery->gone)
+			continue;
+		t->delivery->customer_id = t->customer_id;
+		links = lappend(links, t->delivery);
+	}
+	kapture_outbox_note_links(links);
+}
+
 /* Parks those of the tasks whose customers other rows have, or puts them off. */
 static void
 sharing_do_check(void *arg)
@@ -381,9 +438,10 @@ sharing_do_check(void *arg)
 
 		if (kapture_task_reports(&task->task))
 			sharing_check_report(batch->customers, task, holders, batch->now);
-		else if (!task->task.delivery->gone && !sharing_check_rows(task, holders))
+		else if (!task->task.delivery->gone && !sharing_check_rows(task, holders, batch->now))
 			sharing_check_tasks(batch->worker, batch->customers, task, batch->now);
 	}
+	sharing_note_links(batch);
 }
 
 /*
@@ -451,6 +509,7 @@ void
 kapture_sharing_settle(Worker *worker, dlist_head *settled, TimestampTz now)
 {
 	SharingBatch batch = {.worker = worker,.now = now};
+	bool		linked = false;
 
 	if (dlist_is_empty(&worker->taking))
 		return;
@@ -471,6 +530,7 @@ kapture_sharing_settle(Worker *worker, dlist_head *settled, TimestampTz now)
 				sharing_fail(task, error);
 			if (task->task.state == KAPTURE_TASK_SEND)
 			{
+				linked |= task->task.step == KAPTURE_STEP_UPDATE;
 				dlist_push_head(&task->server->ready, &task->node);
 				task->server->nready++;
 			}
@@ -480,4 +540,8 @@ kapture_sharing_settle(Worker *worker, dlist_head *settled, TimestampTz now)
 		if (error)
 			FreeErrorData(error);
 	}
+	/* unlike what else is recorded, this is to be on disk before the Update leaves */
+	if (linked)
+		(void) set_config_option("synchronous_commit", "local", PGC_USERSET, PGC_S_SESSION,
+								 GUC_ACTION_LOCAL, true, 0, false);
 }

@@ -407,9 +407,7 @@ kapture_task_written(KaptureTask *task, TimestampTz later, const char *why, cons
 	switch (row->outcome)
 	{
 		case KAPTURE_ROW_DONE:
-			if (!sent)
-				task->failed.customer_id = 0;
-			break;
+			break;				/* after a failure, the delivery has the id, too, until kapture_row has it */
 		case KAPTURE_ROW_GONE:
 			/* deleted, though that was not captured */
 			if (sent)
@@ -748,7 +746,11 @@ task_searched(KaptureTask *task, TimestampTz now)
 	else if (found)
 		task_link(task, found);
 	else if (search_again)
-		task_release(task, TimestampTzPlusMilliseconds(now, KAPTURE_SEARCH_RETRY));
+	{
+		/* the doubt lasts as long: a change of the row does not bring the next search forward */
+		task->delivery->in_doubt = TimestampTzPlusMilliseconds(now, KAPTURE_SEARCH_RETRY);
+		task_release(task, task->delivery->in_doubt);
+	}
 	else if (task->delivery->row.outside)
 		task_done(task, "left");
 	else if (task->asked_first && task_same_identity(task))
@@ -1012,14 +1014,16 @@ kapture_task_has_added(const KaptureTask *task)
 }
 
 /*
- * Has what the task has sent freed a phone or email for other rows?
+ * Has what the task has sent freed a phone or email for other rows?  It has, too, if
+ * its row was just linked, or if the rest of it failed.
  */
 bool
 kapture_task_frees(const KaptureTask *task)
 {
 	KaptureIdentity sent;
 
-	if (task->delivery->gone || task->delivery->row.customer_id == 0 || task->delivery->row.values == NULL)
+	if (task->delivery->gone || task->step != KAPTURE_STEP_UPDATE || task->delivery->row.values == NULL ||
+		(task->state != KAPTURE_TASK_DONE && !(task->state == KAPTURE_TASK_FAILED && task->failed.arrived)))
 		return false;
 	task_identity(task, task->sent, &sent);
 	return sent.phone != NULL || sent.email != NULL;
@@ -1062,14 +1066,23 @@ kapture_task_spare(KaptureTask *task)
 
 /*
  * Parks a task whose customer another row has: "table" and "row_key" say which, a key
- * of NULL that it is not the owner's.  It is tried again when that changes.
+ * of NULL that it is not the owner's.  It is tried again when that changes, or, if the
+ * customer was found by a phone and email that the row has no more, at once.
  */
 void
-kapture_task_yield(KaptureTask *task, const char *table, const char *row_key)
+kapture_task_yield(KaptureTask *task, TimestampTz now, const char *table, const char *row_key)
 {
 	int64		customer_id = task->customer_id;
 
 	task->customer_id = 0;
+	/* a lost Add is settled: Kapture has not carried it out beside a customer with its phone or email */
+	if (task->delivery->in_doubt != 0 && !task_same_identity(task))
+	{
+		task_end_doubt(task, now);	/* by now the row has other ones */
+		return;
+	}
+	task->delivery->in_doubt = 0;
+	task->delivery->searches = 0;
 	kapture_task_fail(task, true, 0, row_key ?
 					  psprintf("Kapture customer " INT64_FORMAT " belongs to the row with key \"%s\" of table %s already",
 							   customer_id, row_key, table) :
@@ -1080,17 +1093,19 @@ kapture_task_yield(KaptureTask *task, const char *table, const char *row_key)
 }
 
 /*
- * Puts off a task whose customer another row is just being added as; "table" and
- * "row_key" as for kapture_task_yield().
+ * Puts off a task whose customer another row is just getting or being added as; "table"
+ * and "row_key" as for kapture_task_yield().  "had": it has the customer, but neither this
+ * phone nor this email any more.
  */
 void
-kapture_task_stand_back(KaptureTask *task, TimestampTz now, const char *table, const char *row_key)
+kapture_task_stand_back(KaptureTask *task, TimestampTz now, bool had, const char *table, const char *row_key)
 {
+	const char *what = had ? "had this phone or email, has other ones now" : "has this phone or email, is being added to Kapture";
+
 	task->customer_id = 0;
 	task_retry(task, now, row_key ?
-			   psprintf("the row with key \"%s\" of table %s, which has this phone or email, is being added to Kapture",
-						row_key, table) :
-			   "a row of another owner's table, which has this phone or email, is being added to Kapture");
+			   psprintf("the row with key \"%s\" of table %s, which %s", row_key, table, what) :
+			   psprintf("a row of another owner's table, which %s", what));
 	task->failed.unsure = false;
 }
 

@@ -73,6 +73,8 @@ PG_FUNCTION_INFO_V1(kapture_discard);
 /* How a table is to be attached. */
 typedef struct AttachRequest
 {
+	char	   *name;			/* empty: none */
+	int32		id;				/* once it is stored */
 	Name		server;
 	char	   *on_duplicate;
 	bool		replicated;
@@ -105,10 +107,10 @@ kapture_attach_execute_ddl(const char *sql)
  * got another name in the meantime.
  */
 static void
-attach_check_name(Oid relid, bool attached)
+attach_check_name(Oid relid, int32 attachment_id, const char *name, bool attached)
 {
 	CommandCounterIncrement();
-	if (OidIsValid(get_trigger_oid(relid, KAPTURE_TRIGGER, true)) != attached)
+	if (OidIsValid(get_trigger_oid(relid, kapture_capture_trigger(KAPTURE_TRIGGER, attachment_id, name), true)) != attached)
 		ereport(ERROR,
 				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
 				 errmsg("table \"%s\" was renamed meanwhile", get_rel_name(relid)),
@@ -225,18 +227,43 @@ attach_require(FunctionCallInfo fcinfo, int arg, const char *name)
 				 errmsg("argument \"%s\" must not be null", name)));
 }
 
-/* Refuses a table that is attached already, or belongs to one that is, or should be. */
+/* Refuses an attachment that would be taken for another one of its table, or write where that one does. */
 static void
-attach_check_membership(Relation rel)
+attach_check_beside(const AttachRequest *request, const KaptureAttachment *other)
 {
-	const char *name = RelationGetRelationName(rel);
-	KaptureAttachment *att = kapture_catalog_attachment(rel);
+	const char *table = get_rel_name(other->root);
 
-	if (att && att->root == RelationGetRelid(rel))
+	if (strcmp(other->name, request->name) == 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_DUPLICATE_OBJECT),
-				 errmsg("table \"%s\" is attached to Kapture already", name),
-				 errhint("Use kapture_alter() to change its mapping or its options.")));
+				 request->name[0] == '\0' ? errmsg("table \"%s\" is attached to Kapture already", table) :
+				 errmsg("table \"%s\" has an attachment \"%s\" already", table, request->name),
+				 errhint("Use kapture_alter() to change its mapping or its options, or argument \"name\" to attach it a second time.")));
+	if (request->id_column && other->id_column && strcmp(request->id_column, other->id_column) == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_DUPLICATE_OBJECT),
+				 errmsg("column \"%s\" receives the Kapture customer ids of another attachment of table \"%s\"",
+						request->id_column, table),
+				 errdetail("Attachment \"%s\" writes the ids of server \"%s\" into it.", other->name, other->server),
+				 errhint("Name another column in argument \"id_column\", or use NULL to have the ids kept by the extension.")));
+}
+
+/* Refuses a table that is attached already, or belongs to one that is, or should be. */
+static void
+attach_check_membership(Relation rel, const AttachRequest *request)
+{
+	const char *name = RelationGetRelationName(rel);
+	KaptureAttachment *att = NULL;
+	ListCell   *lc;
+
+	foreach(lc, kapture_catalog_attachments(rel))
+	{
+		att = lfirst(lc);
+		if (att->root == RelationGetRelid(rel))
+			attach_check_beside(request, att);
+	}
+	if (att && att->root == RelationGetRelid(rel))
+		return;
 	/* separately only if the table that it is a partition of cannot be attached */
 	if (rel->rd_rel->relispartition &&
 		!OidIsValid(kapture_family_foreign_partition(llast_oid(get_partition_ancestors(RelationGetRelid(rel))))))
@@ -265,7 +292,7 @@ attach_is_of_citus(Oid relid)
 
 /* Refuses what cannot be kept in step. */
 static void
-attach_check_relation(Relation rel)
+attach_check_relation(Relation rel, const AttachRequest *request)
 {
 	const char *name = RelationGetRelationName(rel);
 
@@ -292,7 +319,7 @@ attach_check_relation(Relation rel)
 						 errmsg("\"%s\" cannot be attached to Kapture", name)));
 		}
 	}
-	attach_check_membership(rel);
+	attach_check_membership(rel, request);
 	if (attach_is_of_citus(RelationGetRelid(rel)))
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
@@ -396,33 +423,32 @@ attach_constants(Jsonb *constants)
 }
 
 /*
- * Writes where the value of a field of an attached table, with this bit, comes from.
+ * Writes where the value of a field of an attachment, with this bit, comes from.
  */
 void
-kapture_attach_store_mapping(Oid relid, int bit, const KaptureMapping *mapping)
+kapture_attach_store_mapping(int32 attachment_id, int bit, const KaptureMapping *mapping)
 {
 	KaptureGivenExpression *expression = mapping->expression;
-	Oid			types[] = {REGCLASSOID, INT2OID, TEXTOID, TEXTOID, INT2OID, TEXTOID, TEXTOID, TEXTOID};
+	Oid			types[] = {INT4OID, INT2OID, TEXTOID, TEXTOID, INT2OID, TEXTOID, TEXTOID, TEXTOID};
 	Datum		values[] = {
-		ObjectIdGetDatum(relid), Int16GetDatum(bit), CStringGetTextDatum(mapping->field),
+		Int32GetDatum(attachment_id), Int16GetDatum(bit), CStringGetTextDatum(mapping->field),
 		attach_text(mapping->name), Int16GetDatum(mapping->attnum), attach_text(expression ? expression->text : NULL),
 		attach_text(mapping->constant), attach_text(expression ? kapture_expression_reads(expression) : NULL)
 	};
 
 	(void) kapture_own_execute("INSERT INTO @.kapture_column"
 							   " (attachment_id, bit, field, column_name, attnum, expression, constant, reads)"
-							   " SELECT attachment_id, $2, $3, nullif($4, '')::name, nullif($5, 0::int2), nullif($6, ''), nullif($7, ''), nullif($8, '')::name[]"
-							   " FROM @.kapture_attachment WHERE relation = $1",
+							   " SELECT $1, $2, $3, nullif($4, '')::name, nullif($5, 0::int2), nullif($6, ''), nullif($7, ''), nullif($8, '')::name[]",
 							   lengthof(types), types, values);
 }
 
-/* Writes attachment and columns into the extension's tables. */
+/* Writes attachment and columns into the extension's tables.  Fills in the attachment's number. */
 static void
-attach_store(Oid relid, const AttachRequest *request)
+attach_store(Oid relid, AttachRequest *request)
 {
 	const KaptureGivenSource *source = request->source;
 	Oid			types[] = {REGCLASSOID, NAMEOID, NAMEARRAYOID, TEXTOID, BOOLOID, BOOLOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID,
-	TEXTOID, TEXTOID, TEXTOID};
+	TEXTOID, TEXTOID, TEXTOID, TEXTOID};
 	Datum		values[] = {
 		ObjectIdGetDatum(relid), NameGetDatum(request->server), PointerGetDatum(request->keys),
 		CStringGetTextDatum(request->on_duplicate), BoolGetDatum(request->replicated), BoolGetDatum(request->pull),
@@ -431,31 +457,46 @@ attach_store(Oid relid, const AttachRequest *request)
 		attach_text(request->filter ? kapture_expression_reads(request->filter) : NULL),
 		attach_constants(request->on_leave),
 		attach_text(source ? source->name : NULL), attach_text(source ? kapture_expression_reads(&source->reads) : NULL),
-		attach_constants(request->on_delete)
+		attach_constants(request->on_delete), CStringGetTextDatum(request->name)
 	};
 	ListCell   *lc;
 	int			bit = 0;
 
-	(void) kapture_own_execute("INSERT INTO @.kapture_attachment"
+	request->id = pg_strtoint32(kapture_own_text("INSERT INTO @.kapture_attachment"
 							   " (relation, server, key_columns, on_duplicate, replicated, pull, on_conflict, id_column,"
-							   " filter, filter_columns, on_leave, source, source_keys, source_columns, on_delete, server_oid, server_owner)"
+							   " filter, filter_columns, on_leave, source, source_keys, source_columns, on_delete, name, server_oid, server_owner)"
 							   " SELECT $1, $2, $3, $4, $5, $6, $7, nullif($8, '')::name, nullif($9, ''), nullif($10, '')::name[], nullif($11, '')::jsonb,"
-							   " nullif($12, ''), CASE WHEN $12 <> '' THEN $3 END, nullif($13, '')::name[], nullif($14, '')::jsonb,"
-							   " s.oid, s.srvowner FROM pg_foreign_server AS s WHERE s.srvname = $2",
-							   lengthof(types), types, values);
+							   " nullif($12, ''), CASE WHEN $12 <> '' THEN $3 END, nullif($13, '')::name[], nullif($14, '')::jsonb, $15,"
+							   " s.oid, s.srvowner FROM pg_foreign_server AS s WHERE s.srvname = $2 RETURNING attachment_id",
+							   lengthof(types), types, values));
 	foreach(lc, request->mappings)
-		kapture_attach_store_mapping(relid, bit++, lfirst(lc));
+		kapture_attach_store_mapping(request->id, bit++, lfirst(lc));
+}
+
+/* Of tables that the table follows already, other columns matter to this attachment: any may. */
+static void
+attach_widen_follows(Oid relid)
+{
+	Oid			types[1] = {REGCLASSOID};
+	Datum		values[1] = {ObjectIdGetDatum(relid)};
+
+	if (kapture_own_execute("UPDATE @.kapture_follow SET watched_columns = NULL WHERE relation = $1 AND watched_columns IS NOT NULL",
+							1, types, values) > 0)
+		CacheInvalidateRelcacheByRelid(kapture_catalog_relid(KAPTURE_TABLE_FOLLOW));
 }
 
 /*
  * Pulls use the key of the server's owner, so what they bring is for the owner's
  * tables, and for those of whoever has the owner's rights: errors out (42501) if
- * the table is none of these.
+ * the table is none of these.  Errors out (42710), too, if customers of the server are
+ * pulled into the table by another attachment than this one, as each would become two
+ * rows.
  */
 void
-kapture_attach_check_pull(Relation rel, const char *server)
+kapture_attach_check_pull(Relation rel, int32 attachment_id, const char *server)
 {
 	Oid			owner = GetForeignServerByName(server, false)->owner;
+	ListCell   *lc;
 
 	if (!has_privs_of_role(rel->rd_rel->relowner, owner))
 		ereport(ERROR,
@@ -465,6 +506,17 @@ kapture_attach_check_pull(Relation rel, const char *server)
 				 errdetail("They are pulled with the key of the server's owner, \"%s\", whose rights the table's owner does not have.",
 						   GetUserNameFromId(owner, false)),
 				 errhint("Use a server that belongs to the table's owner.")));
+	foreach(lc, kapture_catalog_attachments(rel))
+	{
+		const KaptureAttachment *other = lfirst(lc);
+
+		if (other->id != attachment_id && other->pull && strcmp(server, other->server) == 0)
+			ereport(ERROR,
+					(errcode(ERRCODE_DUPLICATE_OBJECT),
+					 errmsg("customers of server \"%s\" are pulled into table \"%s\" already",
+							server, RelationGetRelationName(rel)),
+					 errdetail("Attachment \"%s\" does that; each customer would become two rows.", other->name)));
+	}
 }
 
 /*
@@ -501,17 +553,55 @@ kapture_attach_index_id_column(Oid relid, const char *name, const char *column)
 	kapture_attach_execute_ddl(psprintf("CREATE INDEX ON %s (%s)", name, quote_identifier(column)));
 }
 
-/* Drops the triggers of ours that a relation has, other than as a partition.  Returns how many. */
-static int
-attach_drop_triggers(Oid relid)
+/* The names of the triggers of a table's attachments, but for one of these. */
+static List *
+attach_others_triggers(Oid relid, int32 attachment_id)
 {
-	List	   *names = kapture_family_triggers(relid);
+	List	   *names = NIL;
+	ListCell   *lc;
+
+	foreach(lc, kapture_catalog_attached())
+	{
+		const KaptureAttached *attached = lfirst(lc);
+
+		if (attached->relid != relid || attached->id == attachment_id)
+			continue;
+		names = lappend(names, kapture_capture_trigger(KAPTURE_TRIGGER, attached->id, attached->name));
+		names = lappend(names, kapture_capture_trigger(KAPTURE_TRUNCATE_TRIGGER, attached->id, attached->name));
+	}
+	return names;
+}
+
+/* Is the name in a list? */
+static bool
+attach_is_listed(const char *name, const List *names)
+{
 	ListCell   *lc;
 
 	foreach(lc, names)
+	{
+		if (strcmp(lfirst(lc), name) == 0)
+			return true;
+	}
+	return false;
+}
+
+/* Drops the triggers of ours that a relation has, other than as a partition, but for those to keep.  Returns how many. */
+static int
+attach_drop_triggers(Oid relid, const List *keep)
+{
+	ListCell   *lc;
+	int			n = 0;
+
+	foreach(lc, kapture_family_triggers(relid))
+	{
+		if (attach_is_listed(lfirst(lc), keep))
+			continue;
 		kapture_attach_execute_ddl(psprintf("DROP TRIGGER IF EXISTS %s ON %s", quote_identifier(lfirst(lc)),
-									kapture_row_relation_name(relid)));
-	return list_length(names);
+											kapture_row_relation_name(relid)));
+		n++;
+	}
+	return n;
 }
 
 /*
@@ -519,14 +609,15 @@ attach_drop_triggers(Oid relid)
  * extension's tables has them, from a table and its partitions.
  */
 static void
-attach_drop_leftovers(Oid relid)
+attach_drop_leftovers(Oid relid, int32 attachment_id)
 {
 	List	   *attached = kapture_catalog_attached_relations();
+	List	   *others = attach_others_triggers(relid, attachment_id);
 	ListCell   *lc;
 
 	if (get_rel_relkind(relid) != RELKIND_PARTITIONED_TABLE)
 	{
-		(void) attach_drop_triggers(relid);
+		(void) attach_drop_triggers(relid, others);
 		return;
 	}
 	foreach(lc, find_all_inheritors(relid, NoLock, NULL))
@@ -536,23 +627,27 @@ attach_drop_leftovers(Oid relid)
 					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 					 errmsg("partition \"%s\" is attached to Kapture separately", get_rel_name(lfirst_oid(lc))),
 					 errhint("Use kapture_detach() for it first.")));
-		(void) attach_drop_triggers(lfirst_oid(lc));
+		(void) attach_drop_triggers(lfirst_oid(lc), others);
 	}
 }
 
 /* Creates the triggers. */
 static void
-attach_create_triggers(const char *name, bool replicated)
+attach_create_triggers(const char *name, const AttachRequest *request)
 {
-	kapture_attach_execute_ddl(psprintf("CREATE TRIGGER " KAPTURE_TRIGGER " AFTER INSERT OR UPDATE OR DELETE ON %s"
-								" FOR EACH ROW EXECUTE FUNCTION %s.kapture_capture()",
-								name, kapture_catalog_schema()));
-	kapture_attach_execute_ddl(psprintf("CREATE TRIGGER " KAPTURE_TRUNCATE_TRIGGER " AFTER TRUNCATE ON %s"
-								" FOR EACH STATEMENT EXECUTE FUNCTION %s.kapture_capture()",
-								name, kapture_catalog_schema()));
-	if (replicated)
-		kapture_attach_execute_ddl(psprintf("ALTER TABLE %s ENABLE ALWAYS TRIGGER " KAPTURE_TRIGGER
-									", ENABLE ALWAYS TRIGGER " KAPTURE_TRUNCATE_TRIGGER, name));
+	char	   *trigger = kapture_capture_trigger(KAPTURE_TRIGGER, request->id, request->name);
+	char	   *truncate = kapture_capture_trigger(KAPTURE_TRUNCATE_TRIGGER, request->id, request->name);
+	char	   *argument = request->name[0] == '\0' ? "" : psprintf("'%d'", request->id);
+
+	kapture_attach_execute_ddl(psprintf("CREATE TRIGGER %s AFTER INSERT OR UPDATE OR DELETE ON %s"
+										" FOR EACH ROW EXECUTE FUNCTION %s.kapture_capture(%s)",
+										trigger, name, kapture_catalog_schema(), argument));
+	kapture_attach_execute_ddl(psprintf("CREATE TRIGGER %s AFTER TRUNCATE ON %s"
+										" FOR EACH STATEMENT EXECUTE FUNCTION %s.kapture_capture(%s)",
+										truncate, name, kapture_catalog_schema(), argument));
+	if (request->replicated)
+		kapture_attach_execute_ddl(psprintf("ALTER TABLE %s ENABLE ALWAYS TRIGGER %s, ENABLE ALWAYS TRIGGER %s",
+											name, trigger, truncate));
 }
 
 /* Is a type's text a name, which may be another one tomorrow, or in another search_path? */
@@ -598,10 +693,10 @@ attach_key_problem(const KaptureAttachment *att)
  * not sent.
  */
 void
-kapture_attach_try(Oid relid)
+kapture_attach_try(Oid relid, int32 attachment_id)
 {
 	Relation	rel = relation_open(relid, AccessShareLock);
-	KaptureAttachment *att = kapture_catalog_attachment(rel);
+	KaptureAttachment *att = kapture_catalog_attachment_by_id(rel, attachment_id);
 	char	   *problem = attach_key_problem(att);
 	char	   *expression = kapture_expression_problem(att);
 	ErrorData  *error = problem || expression ? NULL : kapture_row_try(att);
@@ -661,6 +756,12 @@ attach_take_arguments(FunctionCallInfo fcinfo, AttachRequest *request)
 	attach_require(fcinfo, 2, "server");
 	attach_require(fcinfo, 4, "replicated");
 	attach_require(fcinfo, 5, "pull");
+	request->name = PG_ARGISNULL(12) ? "" : text_to_cstring(PG_GETARG_TEXT_PP(12));
+	if (strlen(request->name) >= NAMEDATALEN)
+		ereport(ERROR,
+				(errcode(ERRCODE_NAME_TOO_LONG),
+				 errmsg("argument \"name\" is too long"),
+				 errdetail("A name has at most %d bytes.", NAMEDATALEN - 1)));
 	request->server = PG_GETARG_NAME(2);
 	request->on_duplicate = kapture_attach_choice(fcinfo, 3, "on_duplicate", "link", "link only", "fail");
 	request->replicated = PG_GETARG_BOOL(4);
@@ -769,7 +870,8 @@ static char *
 attach_backfill_hint(KaptureAttachment *att)
 {
 	AttachRows	rows = {att};
-	char	   *call = psprintf("CALL kapture_backfill(%s)", quote_literal_cstr(kapture_row_relation_name(att->root)));
+	char	   *call = psprintf(att->name[0] == '\0' ? "CALL kapture_backfill(%s)" : "CALL kapture_backfill(%s, name => %s)",
+								quote_literal_cstr(kapture_row_relation_name(att->root)), quote_literal_cstr(att->name));
 
 	/* what keeps them from being counted is reported when they are read */
 	if (kapture_row_run(att, NULL, attach_do_count, &rows) != NULL)
@@ -784,20 +886,30 @@ attach_backfill_hint(KaptureAttachment *att)
 
 /* Reports what has come of it. */
 static void
-attach_report(Oid relid)
+attach_report(Oid relid, int32 attachment_id)
 {
 	Relation	rel = relation_open(relid, AccessShareLock);
-	KaptureAttachment *att = kapture_catalog_attachment(rel);
+	KaptureAttachment *att = kapture_catalog_attachment_by_id(rel, attachment_id);
 
 	kapture_advice_attached(att, attach_backfill_hint(att));
 	relation_close(rel, NoLock);
 }
 
 /*
+ * The lock that attaching a table takes in the end.  It is taken at once: for another
+ * attachment, the worker may be reading rows, and about to write ids.
+ */
+static LOCKMODE
+attach_lock(Oid relid, const char *id_column)
+{
+	return id_column && get_attnum(relid, id_column) == InvalidAttrNumber ? AccessExclusiveLock : ShareRowExclusiveLock;
+}
+
+/*
  * kapture_attach(relation regclass, columns jsonb, server name,
  *				  on_duplicate text, replicated boolean, pull boolean,
  *				  on_conflict text, filter text, source regclass,
- *				  id_column name, on_leave jsonb, on_delete jsonb) returns void
+ *				  id_column name, on_leave jsonb, on_delete jsonb, name text) returns void
  *
  * Checks, adds the id column where it is missing, creates the trigger.
  */
@@ -813,14 +925,14 @@ kapture_attach(PG_FUNCTION_ARGS)
 	kapture_version_require();	/* before it reads arguments that others have not */
 	attach_take_arguments(fcinfo, &request);
 	relid = PG_GETARG_OID(0);
-	rel = kapture_argument_open(relid, ShareRowExclusiveLock, kapture_argument_check_owner);
-	attach_check_relation(rel);
+	rel = kapture_argument_open(relid, attach_lock(relid, request.id_column), kapture_argument_check_owner);
+	attach_check_relation(rel, &request);
 	name = kapture_row_relation_name(RelationGetRelid(rel));
 	request.keys = attach_key_columns(rel);
 	serverid = kapture_binding_lock(NameStr(*request.server));
 	(void) kapture_server_get(NameStr(*request.server), rel->rd_rel->relowner);
 	if (request.pull)
-		kapture_attach_check_pull(rel, NameStr(*request.server));
+		kapture_attach_check_pull(rel, 0, NameStr(*request.server));
 	attach_take_mappings(fcinfo, &request, rel);
 	if (!PG_ARGISNULL(7))
 		request.filter = kapture_expression_take(rel, text_to_cstring(PG_GETARG_TEXT_PP(7)), NULL);
@@ -832,33 +944,36 @@ kapture_attach(PG_FUNCTION_ARGS)
 	if (request.pull)
 		kapture_attach_index_id_column(relid, name, request.id_column);
 	attach_store(relid, &request);
+	attach_widen_follows(relid);
 	(void) kapture_origin_claim();
-	attach_drop_leftovers(relid);
-	attach_create_triggers(name, request.replicated);
-	attach_check_name(relid, true);
-	kapture_binding_depend(relid, serverid);
-	kapture_attach_try(relid);
-	attach_report(relid);
+	attach_drop_leftovers(relid, request.id);
+	attach_create_triggers(name, &request);
+	attach_check_name(relid, request.id, request.name, true);
+	kapture_binding_depend(relid, request.id, request.name, serverid);
+	kapture_attach_try(relid, request.id);
+	attach_report(relid, request.id);
 	kapture_attach_announce();
 	PG_RETURN_VOID();
 }
 
 /*
- * Returns the attachment of the relation in an argument of a function, in the
- * current memory context.  The relation stays locked.  Errors: 22004 the
- * argument is NULL, 42P01 there is no such relation, 42501 it is not the
+ * Returns the attachments of the relation in an argument of a function, in the order of
+ * their numbers, in the current memory context.  The relation stays locked.  Errors:
+ * 22004 the argument is NULL, 42P01 there is no such relation, 42501 it is not the
  * caller's, 42704 it is not attached, 55000 the extension is to be updated first.
  */
-KaptureAttachment *
-kapture_attach_find_argument(FunctionCallInfo fcinfo, int arg, LOCKMODE lockmode)
+static List *
+attach_find_argument(FunctionCallInfo fcinfo, int arg, LOCKMODE lockmode)
 {
 	Relation	rel;
+	List	   *attachments;
 	KaptureAttachment *att;
 
 	attach_require(fcinfo, arg, "relation");
 	kapture_version_require();
 	rel = kapture_argument_open(PG_GETARG_OID(arg), lockmode, kapture_argument_check_owner);
-	att = kapture_catalog_attachment(rel);
+	attachments = kapture_catalog_attachments(rel);
+	att = attachments != NIL ? linitial(attachments) : NULL;
 	if (att == NULL || att->root != RelationGetRelid(rel))
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
@@ -866,17 +981,98 @@ kapture_attach_find_argument(FunctionCallInfo fcinfo, int arg, LOCKMODE lockmode
 				 att ? errhint("It is kept in step as part of table \"%s\"; name that one.", get_rel_name(att->root)) :
 				 errhint("Use kapture_attach() to attach it; the view kapture_status shows attached tables.")));
 	relation_close(rel, NoLock);
-	return att;
+	return attachments;
 }
 
 /*
- * Returns the attachment of the relation in the first argument, as
- * kapture_attach_find_argument() does.
+ * Returns the first attachment of the relation in an argument of a function, for
+ * functions that are about the table and not about one of its attachments, as
+ * attach_find_argument() does.
  */
 KaptureAttachment *
-kapture_attach_find(FunctionCallInfo fcinfo, LOCKMODE lockmode)
+kapture_attach_find_table(FunctionCallInfo fcinfo, int arg, LOCKMODE lockmode)
 {
-	return kapture_attach_find_argument(fcinfo, 0, lockmode);
+	return linitial(attach_find_argument(fcinfo, arg, lockmode));
+}
+
+/* The names of attachments, for a hint. */
+static char *
+attach_names(const List *attachments)
+{
+	StringInfoData names;
+	ListCell   *lc;
+
+	initStringInfo(&names);
+	foreach(lc, attachments)
+		appendStringInfo(&names, "%s\"%s\"", names.len > 0 ? ", " : "", ((KaptureAttachment *) lfirst(lc))->name);
+	return names.data;
+}
+
+/*
+ * Returns the attachments of the relation in a function's first argument that argument
+ * "name_arg" is about: the one with that name; NULL: all of them; in the current memory
+ * context.  The relation stays locked.  Errors: 22004 the relation is NULL, 42P01 there
+ * is no such relation, 42501 it is not the caller's, 42704 it is not attached, or not
+ * under that name, 55000 the extension is to be updated first.
+ */
+List *
+kapture_attach_find_all(FunctionCallInfo fcinfo, int name_arg, LOCKMODE lockmode)
+{
+	List	   *attachments = attach_find_argument(fcinfo, 0, lockmode);
+	char	   *name;
+	ListCell   *lc;
+
+	if (PG_ARGISNULL(name_arg))
+		return attachments;
+	name = text_to_cstring(PG_GETARG_TEXT_PP(name_arg));
+	foreach(lc, attachments)
+	{
+		if (strcmp(((KaptureAttachment *) lfirst(lc))->name, name) == 0)
+			return list_make1(lfirst(lc));
+	}
+	ereport(ERROR,
+			(errcode(ERRCODE_UNDEFINED_OBJECT),
+			 errmsg("table \"%s\" has no attachment \"%s\"", get_rel_name(PG_GETARG_OID(0)), name),
+			 errhint("Its attachments are %s.", attach_names(attachments))));
+	return NIL;
+}
+
+/*
+ * Returns the only attachment that kapture_attach_find_all() finds.  Errors: those of
+ * that function, and 42725 if there are several.
+ */
+KaptureAttachment *
+kapture_attach_find(FunctionCallInfo fcinfo, int name_arg, LOCKMODE lockmode)
+{
+	List	   *attachments = kapture_attach_find_all(fcinfo, name_arg, lockmode);
+
+	if (list_length(attachments) > 1)
+		ereport(ERROR,
+				(errcode(ERRCODE_AMBIGUOUS_FUNCTION),
+				 errmsg("table \"%s\" has several attachments", get_rel_name(PG_GETARG_OID(0))),
+				 errhint("Name one of them in argument \"name\": %s.", attach_names(attachments))));
+	return linitial(attachments);
+}
+
+/*
+ * Returns the attachment with this number of the relation in a function's first
+ * argument, in the current memory context.  The relation stays locked.  Errors: as
+ * kapture_attach_find_all(); 42704 also if it has ended.
+ */
+KaptureAttachment *
+kapture_attach_find_again(FunctionCallInfo fcinfo, int32 attachment_id, LOCKMODE lockmode)
+{
+	ListCell   *lc;
+
+	foreach(lc, attach_find_argument(fcinfo, 0, lockmode))
+	{
+		if (((KaptureAttachment *) lfirst(lc))->id == attachment_id)
+			return lfirst(lc);
+	}
+	ereport(ERROR,
+			(errcode(ERRCODE_UNDEFINED_OBJECT),
+			 errmsg("an attachment of table \"%s\" has ended meanwhile", get_rel_name(PG_GETARG_OID(0)))));
+	return NULL;
 }
 
 /* Is a table attached, or below another one that is, among those that inherit from "relid"? */
@@ -897,19 +1093,19 @@ attach_is_anothers(Oid child, Oid relid, List *attached)
 	return false;
 }
 
-/* Drops the triggers of a table and of those whose rows count as its rows.  Returns how many. */
+/* Drops the triggers of ours of a table and of those whose rows count as its rows, but for those to keep.  Returns how many. */
 static int
-attach_drop_all_triggers(Oid relid)
+attach_drop_all_triggers(Oid relid, const List *keep)
 {
 	List	   *attached = kapture_catalog_attached_relations();
-	int			n = attach_drop_triggers(relid);
+	int			n = attach_drop_triggers(relid, keep);
 	ListCell   *lc;
 
 	foreach(lc, find_all_inheritors(relid, NoLock, NULL))
 	{
 		if (lfirst_oid(lc) != relid && !attach_is_anothers(lfirst_oid(lc), relid, attached) &&
 			object_ownercheck(RelationRelationId, lfirst_oid(lc), GetUserId()))
-			n += attach_drop_triggers(lfirst_oid(lc));
+			n += attach_drop_triggers(lfirst_oid(lc), keep);
 	}
 	return n;
 }
@@ -926,10 +1122,10 @@ attach_drop_orphans(FunctionCallInfo fcinfo)
 
 	attach_require(fcinfo, 0, "relation");
 	kapture_version_require();
-	rel = kapture_argument_open(PG_GETARG_OID(0), ShareRowExclusiveLock, kapture_argument_check_owner);
+	rel = kapture_argument_open(PG_GETARG_OID(0), AccessExclusiveLock, kapture_argument_check_owner);
 	orphan = kapture_catalog_attachment(rel) == NULL;
 	relation_close(rel, NoLock);
-	if (!orphan || attach_drop_all_triggers(PG_GETARG_OID(0)) == 0)
+	if (!orphan || attach_drop_all_triggers(PG_GETARG_OID(0), NIL) == 0)
 		return false;
 	ereport(NOTICE,
 			(errmsg("table \"%s\" was not attached to Kapture; dropped the triggers that were left on it",
@@ -949,7 +1145,9 @@ kapture_attach_forget(int32 attachment_id)
 
 	if (OidIsValid(kapture_catalog_relid(KAPTURE_TABLE_FOLLOW)))
 		(void) kapture_own_execute("WITH ended AS (DELETE FROM @.kapture_follow AS f USING @.kapture_attachment AS a"
-								   " WHERE a.attachment_id = $1 AND f.relation = a.relation RETURNING f.follow_id)"
+								   " WHERE a.attachment_id = $1 AND f.relation = a.relation AND NOT EXISTS"
+								   " (SELECT FROM @.kapture_attachment AS o WHERE o.relation = a.relation AND o.attachment_id <> $1)"
+								   " RETURNING f.follow_id)"
 								   " DELETE FROM @.kapture_outbox WHERE attachment_id IN (SELECT -follow_id FROM ended)",
 								   1, types, values);
 	for (int i = 0; i < lengthof(tables); i++)
@@ -957,48 +1155,60 @@ kapture_attach_forget(int32 attachment_id)
 								   1, types, values);
 }
 
-/*
- * kapture_detach(relation regclass) returns void
- *
- * Drops the trigger and forgets what is waiting.  Ids and history stay.
- */
-Datum
-kapture_detach(PG_FUNCTION_ARGS)
+/* Ends an attachment. */
+static void
+attach_detach(KaptureAttachment *att)
 {
-	KaptureAttachment *att;
-
-	if (attach_drop_orphans(fcinfo))
-		PG_RETURN_VOID();
-	att = kapture_attach_find(fcinfo, ShareRowExclusiveLock);
-
 	/* what this transaction has captured so far goes, too */
 	kapture_notes_flush();
 	kapture_notes_forget(att->id);
 	kapture_advice_given_up(att);
-	(void) attach_drop_all_triggers(att->root);
-	attach_check_name(att->root, false);
+	(void) attach_drop_all_triggers(att->root, attach_others_triggers(att->root, att->id));
+	attach_check_name(att->root, att->id, att->name, false);
 	kapture_attach_forget(att->id);
 	kapture_attach_announce();
+}
+
+/*
+ * kapture_detach(relation regclass, name text) returns void
+ *
+ * Drops the triggers and forgets what is waiting.  Ids and history stay.
+ */
+Datum
+kapture_detach(PG_FUNCTION_ARGS)
+{
+	ListCell   *lc;
+
+	if (attach_drop_orphans(fcinfo))
+		PG_RETURN_VOID();
+	/* DROP TRIGGER wants that lock, and the worker may be reading rows, and about to write ids */
+	foreach(lc, kapture_attach_find_all(fcinfo, 1, AccessExclusiveLock))
+		attach_detach(lfirst(lc));
 	PG_RETURN_VOID();
 }
 
 static void
 attach_set_paused(FunctionCallInfo fcinfo, bool paused)
 {
-	KaptureAttachment *att = kapture_attach_find(fcinfo, AccessShareLock);
-	Oid			types[2] = {INT4OID, BOOLOID};
-	Datum		values[2] = {Int32GetDatum(att->id), BoolGetDatum(paused)};
+	ListCell   *lc;
 
-	if (kapture_own_execute("UPDATE @.kapture_attachment SET paused = $2 WHERE attachment_id = $1 AND paused <> $2",
-							2, types, values) == 0)
-		ereport(NOTICE,
-				(paused ? errmsg("table \"%s\" is paused already", get_rel_name(att->root)) :
-				 errmsg("table \"%s\" is not paused", get_rel_name(att->root))));
+	foreach(lc, kapture_attach_find_all(fcinfo, 1, AccessShareLock))
+	{
+		KaptureAttachment *att = lfirst(lc);
+		Oid			types[2] = {INT4OID, BOOLOID};
+		Datum		values[2] = {Int32GetDatum(att->id), BoolGetDatum(paused)};
+
+		if (kapture_own_execute("UPDATE @.kapture_attachment SET paused = $2 WHERE attachment_id = $1 AND paused <> $2",
+								2, types, values) == 0)
+			ereport(NOTICE,
+					(paused ? errmsg("table %s is paused already", kapture_catalog_title(att)) :
+					 errmsg("table %s is not paused", kapture_catalog_title(att))));
+	}
 	kapture_attach_announce();
 }
 
 /*
- * kapture_pause(relation regclass) returns void
+ * kapture_pause(relation regclass, name text) returns void
  */
 Datum
 kapture_pause(PG_FUNCTION_ARGS)
@@ -1008,7 +1218,7 @@ kapture_pause(PG_FUNCTION_ARGS)
 }
 
 /*
- * kapture_resume(relation regclass) returns void
+ * kapture_resume(relation regclass, name text) returns void
  */
 Datum
 kapture_resume(PG_FUNCTION_ARGS)
@@ -1029,30 +1239,40 @@ attach_change_rows(const char *sql, Datum *values, const char *condition)
 }
 
 /*
- * Runs "sql" on failed rows, one or all; and "inbox_sql" on pulled customers that
- * could not become rows, if on all.
+ * Runs "sql" on failed rows of an attachment, all or the one with this key; and
+ * "inbox_sql" on pulled customers that could not become rows, if on all.
  */
+static uint64
+attach_change_failed_of(const KaptureAttachment *att, const char *row_key, const char *sql, const char *inbox_sql)
+{
+	Oid			types[1] = {INT4OID};
+	Datum		values[2] = {Int32GetDatum(att->id), row_key ? CStringGetTextDatum(row_key) : (Datum) 0};
+	uint64		n;
+
+	n = attach_change_rows(sql, values, row_key ? KAPTURE_KEY_IS("row_key", "$2") : NULL);
+	/* the report that a row was deleted */
+	if (row_key && n == 0)
+		n = attach_change_rows(sql, values, "row_key IS NULL AND old_key = $2");
+	if (row_key == NULL)
+		n += kapture_own_execute(psprintf("%s WHERE attachment_id = $1 AND last_error IS NOT NULL", inbox_sql),
+								 1, types, values);
+	return n;
+}
+
+/* Does that for the attachments that a call is about, and one row or all; returns how many there were. */
 static uint64
 attach_change_failed(FunctionCallInfo fcinfo, const char *sql, const char *inbox_sql)
 {
-	KaptureAttachment *att = kapture_attach_find(fcinfo, AccessShareLock);
-	Oid			types[1] = {INT4OID};
-	Datum		values[2] = {Int32GetDatum(att->id), (Datum) 0};
-	bool		all = PG_ARGISNULL(1);
-	uint64		n;
+	List	   *attachments = kapture_attach_find_all(fcinfo, 2, AccessShareLock);
+	char	   *row_key = PG_ARGISNULL(1) ? NULL : kapture_argument_key(fcinfo, 1);
+	uint64		n = 0;
+	ListCell   *lc;
 
-	if (!all)
-		values[1] = CStringGetTextDatum(kapture_argument_key(fcinfo, 1));
-	n = attach_change_rows(sql, values, all ? NULL : KAPTURE_KEY_IS("row_key", "$2"));
-	/* the report that a row was deleted */
-	if (!all && n == 0)
-		n = attach_change_rows(sql, values, "row_key IS NULL AND old_key = $2");
-	if (all)
-		n += kapture_own_execute(psprintf("%s WHERE attachment_id = $1 AND last_error IS NOT NULL", inbox_sql),
-								 1, types, values);
-	else if (n == 0)
+	foreach(lc, attachments)
+		n += attach_change_failed_of(lfirst(lc), row_key, sql, inbox_sql);
+	if (row_key && n == 0)
 		ereport(NOTICE,
-				(errmsg("table \"%s\" has no failed row with key \"%s\"", get_rel_name(att->root), TextDatumGetCString(values[1])),
+				(errmsg("table \"%s\" has no failed row with key \"%s\"", get_rel_name(PG_GETARG_OID(0)), row_key),
 				 errdetail("There is no such row, or its last try did not fail."),
 				 errhint("The keys of failed rows are in the view kapture_failures.")));
 	kapture_attach_announce();
@@ -1060,7 +1280,7 @@ attach_change_failed(FunctionCallInfo fcinfo, const char *sql, const char *inbox
 }
 
 /*
- * kapture_retry(relation regclass, row_key text) returns bigint
+ * kapture_retry(relation regclass, row_key text, name text) returns bigint
  */
 Datum
 kapture_retry(PG_FUNCTION_ARGS)
@@ -1071,7 +1291,7 @@ kapture_retry(PG_FUNCTION_ARGS)
 }
 
 /*
- * kapture_discard(relation regclass, row_key text) returns bigint
+ * kapture_discard(relation regclass, row_key text, name text) returns bigint
  */
 Datum
 kapture_discard(PG_FUNCTION_ARGS)

@@ -15,15 +15,17 @@
 #include "base/catalog.h"
 #include "mapping/field_map.h"
 
-extern KaptureAttachment *kapture_attach_find_argument(FunctionCallInfo fcinfo, int arg, LOCKMODE lockmode);
-extern KaptureAttachment *kapture_attach_find(FunctionCallInfo fcinfo, LOCKMODE lockmode);
+extern KaptureAttachment *kapture_attach_find_table(FunctionCallInfo fcinfo, int arg, LOCKMODE lockmode);
+extern List *kapture_attach_find_all(FunctionCallInfo fcinfo, int name_arg, LOCKMODE lockmode);
+extern KaptureAttachment *kapture_attach_find(FunctionCallInfo fcinfo, int name_arg, LOCKMODE lockmode);
+extern KaptureAttachment *kapture_attach_find_again(FunctionCallInfo fcinfo, int32 attachment_id, LOCKMODE lockmode);
 extern void kapture_attach_execute_ddl(const char *sql);
 extern char *kapture_attach_choice(FunctionCallInfo fcinfo, int arg, const char *name,
 								   const char *one, const char *other, const char *third);
-extern void kapture_attach_check_pull(Relation rel, const char *server);
+extern void kapture_attach_check_pull(Relation rel, int32 attachment_id, const char *server);
 extern void kapture_attach_index_id_column(Oid relid, const char *name, const char *column);
-extern void kapture_attach_store_mapping(Oid relid, int bit, const KaptureMapping *mapping);
-extern void kapture_attach_try(Oid relid);
+extern void kapture_attach_store_mapping(int32 attachment_id, int bit, const KaptureMapping *mapping);
+extern void kapture_attach_try(Oid relid, int32 attachment_id);
 extern void kapture_attach_announce(void);
 extern void kapture_attach_forget(int32 attachment_id);
 extern void kapture_attach_renamed(List *expressions);

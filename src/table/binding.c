@@ -88,14 +88,14 @@ kapture_binding_lock(const char *name)
 
 /*
  * kapture_binding_depend
- *		Has the triggers of an attached table depend on its server.
+ *		Has the triggers of an attachment, of this name, depend on its server.
  */
 void
-kapture_binding_depend(Oid relid, Oid serverid)
+kapture_binding_depend(Oid relid, int32 attachment_id, const char *name, Oid serverid)
 {
 	for (int i = 0; i < lengthof(binding_triggers); i++)
 	{
-		Oid			trigger = get_trigger_oid(relid, binding_triggers[i], true);
+		Oid			trigger = get_trigger_oid(relid, kapture_capture_trigger(binding_triggers[i], attachment_id, name), true);
 		ObjectAddress depender;
 		ObjectAddress referenced;
 
@@ -262,7 +262,7 @@ static void
 binding_depend_all(void)
 {
 	SPI_connect();
-	if (SPI_execute(kapture_catalog_qualify("SELECT relation, server_oid FROM @.kapture_attachment"
+	if (SPI_execute(kapture_catalog_qualify("SELECT relation, server_oid, attachment_id, name FROM @.kapture_attachment"
 											" WHERE server_oid OPERATOR(pg_catalog.<>) 0"), false, 0) != SPI_OK_SELECT)
 		elog(ERROR, "could not read kapture_attachment");
 	for (uint64 i = 0; i < SPI_processed; i++)
@@ -272,7 +272,9 @@ binding_depend_all(void)
 		Oid			relid = DatumGetObjectId(SPI_getbinval(row, SPI_tuptable->tupdesc, 1, &isnull));
 		Oid			serverid = DatumGetObjectId(SPI_getbinval(row, SPI_tuptable->tupdesc, 2, &isnull));
 
-		kapture_binding_depend(relid, serverid);
+		int32		id = DatumGetInt32(SPI_getbinval(row, SPI_tuptable->tupdesc, 3, &isnull));
+
+		kapture_binding_depend(relid, id, SPI_getvalue(row, SPI_tuptable->tupdesc, 4), serverid);
 	}
 	SPI_finish();
 }

@@ -41,7 +41,7 @@ typedef struct CaptureTable
 	Oid			relid;			/* hash key */
 	bool		valid;
 	MemoryContext context;
-	KaptureAttachment *attachment;	/* NULL: not attached */
+	List	   *attachments;	/* of KaptureAttachment; NIL: not attached */
 	bool		depends;		/* not attached itself, nor as a partition */
 	bool		warned;			/* that its changes are not sent */
 	bool		plain_key;		/* its text does not depend on settings */
@@ -157,6 +157,17 @@ capture_executor_start(QueryDesc *queryDesc, int eflags)
 	}
 }
 
+/*
+ * Returns the name of one of the triggers (KAPTURE_TRIGGER, KAPTURE_TRUNCATE_TRIGGER) of
+ * an attachment, in the current memory context.  Each attachment has its own, which
+ * depends on its server, and has its number as argument if it has a name.
+ */
+char *
+kapture_capture_trigger(const char *trigger, int32 attachment_id, const char *name)
+{
+	return name[0] == '\0' ? pstrdup(trigger) : psprintf("%s_%d", trigger, attachment_id);
+}
+
 /* What a backend needs from its first capture on; others pay nothing. */
 static void
 capture_initialize(void)
@@ -206,14 +217,13 @@ capture_add_reads(Bitmapset **columns, const KaptureExpression *expression)
 }
 
 /*
- * The mapped and key columns, and those that expressions read; NULL if one of them is
- * generated, and so changes along with others, or if any may matter.
+ * Adds the mapped and key columns of an attachment, and those that expressions read, to
+ * "columns"; NULL if one of them is generated, and so changes along with others, or if
+ * any may matter.
  */
 static Bitmapset *
-capture_columns(KaptureAttachment *att, TupleDesc desc)
+capture_add_columns(Bitmapset *columns, KaptureAttachment *att, TupleDesc desc)
 {
-	Bitmapset  *columns = NULL;
-
 	for (int i = 0; i < att->nkeys; i++)
 		columns = bms_add_member(columns, att->keys[i].attnum - FirstLowInvalidHeapAttributeNumber);
 	for (int i = 0; i < att->ncolumns; i++)
@@ -245,7 +255,7 @@ capture_depend(Oid parent)
 
 /* Says, once in a session, that changes of a table are not sent, and why. */
 static void
-capture_warn(CaptureTable *table, Relation rel, Oid parent)
+capture_warn(CaptureTable *table, Relation rel, Oid parent, bool keyless)
 {
 	if (table->warned)
 		return;
@@ -253,13 +263,13 @@ capture_warn(CaptureTable *table, Relation rel, Oid parent)
 	ereport(WARNING,
 			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 			 errmsg("changes of table \"%s\" are not sent to Kapture", RelationGetRelationName(rel)),
-			 table->attachment ?
+			 keyless ?
 			 errdetail("It has no primary key, nor the columns of the one it was attached with.") :
 			 OidIsValid(parent) ?
 			 errdetail("Not all tables that inherit from \"%s\" have the trigger, so only that table's own rows are sent.",
 					   get_rel_name(parent)) :
 			 errdetail("It has the trigger, but is not attached."),
-			 table->attachment ? errhint("Add a primary key, or use kapture_detach().") :
+			 keyless ? errhint("Add a primary key, or use kapture_detach().") :
 			 OidIsValid(parent) ? errhint("Use kapture_attach() for this table, too.") :
 			 errhint("Use kapture_attach() to have them sent from here on, or kapture_detach() to drop the trigger.")));
 }
@@ -269,11 +279,18 @@ static void
 capture_read(CaptureTable *table, Relation rel)
 {
 	MemoryContext old = MemoryContextSwitchTo(table->context);
+	ListCell   *lc;
 
 	capture_attachments = kapture_catalog_relid(KAPTURE_TABLE_ATTACHMENT);
-	table->attachment = kapture_catalog_attachment(rel);
-	if (table->attachment && table->attachment->nkeys > 0)
-		table->columns = capture_columns(table->attachment, RelationGetDescr(rel));
+	table->attachments = kapture_catalog_attachments(rel);
+	foreach(lc, table->attachments)
+	{
+		KaptureAttachment *att = lfirst(lc);
+
+		table->columns = att->nkeys > 0 ? capture_add_columns(table->columns, att, RelationGetDescr(rel)) : NULL;
+		if (table->columns == NULL)
+			break;
+	}
 	MemoryContextSwitchTo(old);
 }
 
@@ -310,7 +327,9 @@ capture_table(Relation rel)
 	Oid			parent = InvalidOid;
 	bool		found;
 	CaptureTable *table = hash_search(capture_tables, &relid, HASH_FIND, NULL);
+	const KaptureAttachment *first;
 	uint64		changes;
+	ListCell   *lc;
 
 	if (table && table->valid)
 		return table;
@@ -324,43 +343,59 @@ capture_table(Relation rel)
 		MemoryContextDelete(table->context);
 	table->valid = false;
 	table->depends = true;
-	table->attachment = NULL;
+	table->attachments = NIL;
 	table->columns = NULL;
 	table->context = NULL;
 	table->context = AllocSetContextCreate(CacheMemoryContext, "kapture_sync captured table",
 										   ALLOCSET_SMALL_SIZES);
 	changes = capture_changes;
 	capture_read(table, rel);
-	table->depends = table->attachment == NULL ||
-		(table->attachment->root != relid && !rel->rd_rel->relispartition);
+	first = table->attachments != NIL ? linitial(table->attachments) : NULL;
+	table->depends = first == NULL || (first->root != relid && !rel->rd_rel->relispartition);
 	if (OidIsValid(capture_attachments) && table->depends)
 		parent = kapture_family_attached_parent(rel);
 	if (OidIsValid(parent))
 		capture_depend(parent);
-	if (OidIsValid(capture_attachments) && (table->attachment == NULL || table->attachment->nkeys == 0))
-		capture_warn(table, rel, parent);
+	if (OidIsValid(capture_attachments) && (first == NULL || first->nkeys == 0))
+		capture_warn(table, rel, parent, first != NULL);
 
 	table->plain_key = true;
-	if (table->attachment)
+	foreach(lc, table->attachments)
 	{
-		for (int i = 0; i < table->attachment->nkeys; i++)
-		{
-			AttrNumber	attnum = table->attachment->keys[i].attnum;
+		const KaptureAttachment *att = lfirst(lc);
 
-			table->plain_key &=
-				capture_type_is_plain(TupleDescAttr(RelationGetDescr(rel), attnum - 1)->atttypid);
-		}
+		for (int i = 0; i < att->nkeys; i++)
+			table->plain_key &= capture_type_is_plain(TupleDescAttr(RelationGetDescr(rel), att->keys[i].attnum - 1)->atttypid);
 	}
 	/* an invalidation while it was read may be about what was read too early */
 	table->valid = changes == capture_changes;
 	return table;
 }
 
+/*
+ * The attachment that a trigger captures for: the one with the number that it has as
+ * argument, without one that which has no name.  NULL: there is none any more.
+ */
+static KaptureAttachment *
+capture_attachment(CaptureTable *table, const Trigger *trigger)
+{
+	int32		id = trigger->tgnargs > 0 ? (int32) strtol(trigger->tgargs[0], NULL, 10) : 0;
+	ListCell   *lc;
+
+	foreach(lc, table->attachments)
+	{
+		KaptureAttachment *att = lfirst(lc);
+
+		if (id != 0 ? att->id == id : att->name[0] == '\0')
+			return att;
+	}
+	return NULL;
+}
+
 /* The key of a row as text. */
 static char *
-capture_key(CaptureTable *table, TupleTableSlot *slot)
+capture_key(CaptureTable *table, const KaptureAttachment *att, TupleTableSlot *slot)
 {
-	KaptureAttachment *att = table->attachment;
 	char	   *values[INDEX_MAX_KEYS];
 	char	   *result;
 	int			nestlevel = 0;
@@ -398,16 +433,30 @@ capture_differs(TupleDesc desc, AttrNumber attnum, TupleTableSlot *a, TupleTable
 		!datum_image_eq(avalue, bvalue, attr->attbyval, attr->attlen);
 }
 
-/* Has an UPDATE changed what an expression reads?  Of the whole row, Kapture's id is no part. */
+/* Does a column receive ids of Kapture's? */
 static bool
-capture_changes_expression(const KaptureAttachment *att, const KaptureExpression *expression, TriggerData *trigdata)
+capture_is_id(const CaptureTable *table, AttrNumber attnum)
+{
+	ListCell   *lc;
+
+	foreach(lc, table->attachments)
+	{
+		if (((KaptureAttachment *) lfirst(lc))->id_attnum == attnum)
+			return true;
+	}
+	return false;
+}
+
+/* Has an UPDATE changed what an expression reads?  Of the whole row, Kapture's ids are no part. */
+static bool
+capture_changes_expression(const CaptureTable *table, const KaptureExpression *expression, TriggerData *trigdata)
 {
 	TupleDesc	desc = RelationGetDescr(trigdata->tg_relation);
 	ListCell   *lc;
 
 	for (AttrNumber attnum = 1; expression->reads_all && attnum <= desc->natts; attnum++)
 	{
-		if (!TupleDescAttr(desc, attnum - 1)->attisdropped && attnum != att->id_attnum &&
+		if (!TupleDescAttr(desc, attnum - 1)->attisdropped && !capture_is_id(table, attnum) &&
 			capture_differs(desc, attnum, trigdata->tg_trigslot, trigdata->tg_newslot))
 			return true;
 	}
@@ -421,20 +470,20 @@ capture_changes_expression(const KaptureAttachment *att, const KaptureExpression
 
 /* The mapped columns that an UPDATE changed; all, if the row may have come into the filter by it, or left. */
 static int64
-capture_changed_columns(KaptureAttachment *att, TriggerData *trigdata)
+capture_changed_columns(const CaptureTable *table, KaptureAttachment *att, TriggerData *trigdata)
 {
 	TupleDesc	desc = RelationGetDescr(trigdata->tg_relation);
 	int64		changed = 0;
 
-	if ((att->filter && capture_changes_expression(att, att->filter, trigdata)) ||
-		(att->source_reads && capture_changes_expression(att, att->source_reads, trigdata)))
+	if ((att->filter && capture_changes_expression(table, att->filter, trigdata)) ||
+		(att->source_reads && capture_changes_expression(table, att->source_reads, trigdata)))
 		return att->all_changed | KAPTURE_CHANGED_FILTER;
 
 	for (int i = 0; i < att->ncolumns; i++)
 	{
 		KaptureMappedColumn *col = &att->columns[i];
 
-		if (col->expression ? capture_changes_expression(att, col->expression, trigdata) :
+		if (col->expression ? capture_changes_expression(table, col->expression, trigdata) :
 			col->attnum != InvalidAttrNumber &&
 			capture_differs(desc, col->attnum, trigdata->tg_trigslot, trigdata->tg_newslot))
 			changed |= INT64CONST(1) << col->bit;
@@ -512,13 +561,12 @@ capture_customer(KaptureAttachment *att, TupleTableSlot *slot)
 
 /* A row is deleted, or leaves its partition for another one. */
 static void
-capture_delete(CaptureTable *table, TriggerData *trigdata)
+capture_delete(CaptureTable *table, KaptureAttachment *att, TriggerData *trigdata)
 {
-	KaptureAttachment *att = table->attachment;
 	HeapTuple	tuple = trigdata->tg_trigtuple;
 	CommandId	cid = capture_command(trigdata->tg_relation, tuple, true);
 	bool		own = capture_is_own(trigdata->tg_relation, tuple);
-	char	   *key = capture_key(table, trigdata->tg_trigslot);
+	char	   *key = capture_key(table, att, trigdata->tg_trigslot);
 	int64		customer_id = capture_customer(att, trigdata->tg_trigslot);
 
 	if (trigdata->tg_relation->rd_tableam == GetHeapamTableAmRoutine() &&
@@ -529,11 +577,24 @@ capture_delete(CaptureTable *table, TriggerData *trigdata)
 }
 
 static void
-capture_update(CaptureTable *table, TriggerData *trigdata)
+capture_insert(CaptureTable *table, KaptureAttachment *att, TriggerData *trigdata)
 {
-	KaptureAttachment *att = table->attachment;
+	char	   *key = capture_key(table, att, trigdata->tg_trigslot);
+	CommandId	cid = capture_command(trigdata->tg_relation, trigdata->tg_trigtuple, false);
+	int64		ignored = capture_ignored_columns(att, trigdata->tg_trigslot);
+
+	/* a new row is Kapture's as a whole */
+	if (ignored != 0)
+		kapture_notes_add_arriving(att->id, ignored, key, cid);
+	else
+		kapture_notes_add(att->id, KAPTURE_NOTE_INSERTED, att->all_changed, key, NULL, cid, false);
+}
+
+static void
+capture_update(CaptureTable *table, KaptureAttachment *att, TriggerData *trigdata)
+{
 	TupleDesc	desc = RelationGetDescr(trigdata->tg_relation);
-	int64		changed = capture_changed_columns(att, trigdata) &
+	int64		changed = capture_changed_columns(table, att, trigdata) &
 		~capture_ignored_columns(att, trigdata->tg_newslot);
 	bool		rekeyed = false;
 	CommandId	cid = capture_command(trigdata->tg_relation, trigdata->tg_newtuple, false);
@@ -542,11 +603,11 @@ capture_update(CaptureTable *table, TriggerData *trigdata)
 		rekeyed |= capture_differs(desc, att->keys[i].attnum, trigdata->tg_trigslot, trigdata->tg_newslot);
 
 	if (rekeyed)
-		kapture_notes_add(att->id, KAPTURE_NOTE_REKEYED, changed, capture_key(table, trigdata->tg_newslot),
-						  capture_key(table, trigdata->tg_trigslot), cid,
+		kapture_notes_add(att->id, KAPTURE_NOTE_REKEYED, changed, capture_key(table, att, trigdata->tg_newslot),
+						  capture_key(table, att, trigdata->tg_trigslot), cid,
 						  capture_is_own(trigdata->tg_relation, trigdata->tg_trigtuple));
 	else if (changed != 0)
-		kapture_notes_add(att->id, KAPTURE_NOTE_UPDATED, changed, capture_key(table, trigdata->tg_newslot), NULL,
+		kapture_notes_add(att->id, KAPTURE_NOTE_UPDATED, changed, capture_key(table, att, trigdata->tg_newslot), NULL,
 						  cid, false);
 }
 
@@ -604,6 +665,7 @@ kapture_capture(PG_FUNCTION_ARGS)
 {
 	TriggerData *trigdata = (TriggerData *) fcinfo->context;
 	CaptureTable *table;
+	KaptureAttachment *att;
 
 	if (!CALLED_AS_TRIGGER(fcinfo) || !TRIGGER_FIRED_AFTER(trigdata->tg_event) ||
 		(!TRIGGER_FIRED_FOR_ROW(trigdata->tg_event) && !TRIGGER_FIRED_BY_TRUNCATE(trigdata->tg_event)))
@@ -618,21 +680,19 @@ kapture_capture(PG_FUNCTION_ARGS)
 		capture_initialize();
 	capture_function = fcinfo->flinfo->fn_oid;
 	table = capture_table(trigdata->tg_relation);
-	if (table->attachment == NULL || table->attachment->nkeys == 0)
+	att = capture_attachment(table, trigdata->tg_trigger);
+	if (att == NULL && table->attachments != NIL)
+		capture_warn(table, trigdata->tg_relation, InvalidOid, false);
+	if (att == NULL || att->nkeys == 0)
 		return PointerGetDatum(NULL);
 
 	if (TRIGGER_FIRED_BY_TRUNCATE(trigdata->tg_event))
-		capture_truncate(table->attachment);
+		capture_truncate(att);
 	else if (TRIGGER_FIRED_BY_UPDATE(trigdata->tg_event))
-		capture_update(table, trigdata);
-	else if (TRIGGER_FIRED_BY_INSERT(trigdata->tg_event) &&
-			 capture_ignored_columns(table->attachment, trigdata->tg_trigslot) != 0)
-		return PointerGetDatum(NULL);	/* a new row is Kapture's as a whole */
+		capture_update(table, att, trigdata);
 	else if (TRIGGER_FIRED_BY_INSERT(trigdata->tg_event))
-		kapture_notes_add(table->attachment->id, KAPTURE_NOTE_INSERTED, table->attachment->all_changed,
-						  capture_key(table, trigdata->tg_trigslot), NULL,
-						  capture_command(trigdata->tg_relation, trigdata->tg_trigtuple, false), false);
+		capture_insert(table, att, trigdata);
 	else
-		capture_delete(table, trigdata);
+		capture_delete(table, att, trigdata);
 	return PointerGetDatum(NULL);
 }

@@ -49,6 +49,9 @@
 /* Entries held in memory before they are written. */
 #define NOTES_MAX_PACKS		100
 
+/* Attachments whose changes may alternate without an entry for each. */
+#define NOTES_MAX_TURNS		32
+
 /* Bytes of keys in one entry: no more than fit into a row that is not toasted. */
 #define NOTES_PACK_SIZE		1800
 
@@ -105,17 +108,24 @@ static NotesCommand notes_commands[NOTES_MAX_COMMANDS];
 static int	notes_ncommands = 0;
 static bool notes_rekeyed = false;	/* the transaction changed keys, or deleted */
 
-/* A row that has left its partition, and is about to enter another one. */
-static struct
+/*
+ * A row that has left its partition, and is about to enter another one, for each
+ * attachment of its table.
+ */
+typedef struct NotesLeaving
 {
-	char	   *row_key;		/* NULL: none */
+	char	   *row_key;
 	SubTransactionId subid;
 	int32		attachment_id;
 	int64		changed;
 	CommandId	cid;
 	int32		command;
 	int64		customer_id;
-}			notes_leaving;
+} NotesLeaving;
+
+static NotesLeaving *notes_leaving = NULL;
+static int	notes_nleaving = 0;
+static int	notes_maxleaving = 0;
 
 /* What was written of changes of keys, by which subtransaction, before the end. */
 typedef struct NotesUnsealed
@@ -242,8 +252,13 @@ notes_abort_sub(SubTransactionId subid)
 			notes_unsealed[kept++] = notes_unsealed[i];
 	}
 	notes_nunsealed = kept;
-	if (notes_leaving.subid == subid)
-		notes_leaving.row_key = NULL;
+	kept = 0;
+	for (int i = 0; i < notes_nleaving; i++)
+	{
+		if (notes_leaving[i].subid != subid)
+			notes_leaving[kept++] = notes_leaving[i];
+	}
+	notes_nleaving = kept;
 }
 
 /* Hands the entries of a subtransaction that ended well to its parent. */
@@ -274,8 +289,11 @@ notes_commit_sub(SubTransactionId subid, SubTransactionId parent)
 		if (notes_unsealed[i].subid == subid)
 			notes_unsealed[i].subid = parent;
 	}
-	if (notes_leaving.subid == subid)
-		notes_leaving.subid = parent;
+	for (int i = 0; i < notes_nleaving; i++)
+	{
+		if (notes_leaving[i].subid == subid)
+			notes_leaving[i].subid = parent;
+	}
 }
 
 /* The transactions that have ended by now, as pg_snapshot. */
@@ -632,14 +650,17 @@ notes_subxact_callback(SubXactEvent event, SubTransactionId mySubid,
 static void
 notes_settle_leaving(void)
 {
-	char	   *row_key = notes_leaving.row_key;
+	int			n = notes_nleaving;
 
-	if (row_key == NULL)
-		return;
-	notes_leaving.row_key = NULL;
-	notes_append(notes_leaving.attachment_id, KAPTURE_NOTE_DELETED, notes_leaving.changed, row_key, NULL,
-				 notes_leaving.command, notes_leaving.customer_id);
-	pfree(row_key);
+	notes_nleaving = 0;
+	for (int i = 0; i < n; i++)
+	{
+		NotesLeaving *leaving = &notes_leaving[i];
+
+		notes_append(leaving->attachment_id, KAPTURE_NOTE_DELETED, leaving->changed, leaving->row_key, NULL,
+					 leaving->command, leaving->customer_id);
+		pfree(leaving->row_key);
+	}
 }
 
 /* The last entry about keys of an attachment, NULL if none is in memory. */
@@ -701,7 +722,8 @@ notes_xact_callback(XactEvent event, void *arg)
 			notes_seq = notes_written = 0;
 			notes_ncommands = 0;
 			notes_rekeyed = false;
-			notes_leaving.row_key = NULL;
+			notes_leaving = NULL;
+			notes_nleaving = notes_maxleaving = 0;
 			notes_unsealed = NULL;
 			notes_nunsealed = notes_maxunsealed = 0;
 			break;
@@ -736,6 +758,22 @@ notes_begin_pack(void)
 	return &notes_packs[notes_npacks++];
 }
 
+/*
+ * The last entry of an attachment among the latest ones; NULL if there is none.  The
+ * triggers of several attachments of a table take turns, and what they note of one row
+ * after the other is to become few entries all the same.
+ */
+static NotesPack *
+notes_last_of(int32 attachment_id)
+{
+	for (int i = notes_npacks - 1; i >= Max(notes_npacks - NOTES_MAX_TURNS, 0); i--)
+	{
+		if (notes_packs[i].attachment_id == attachment_id)
+			return &notes_packs[i];
+	}
+	return NULL;
+}
+
 /* Notes a change, as kapture_notes_add(); "command" is kept as it is. */
 static void
 notes_append(int32 attachment_id, char op, int64 changed, const char *row_key, const char *old_key,
@@ -745,13 +783,13 @@ notes_append(int32 attachment_id, char op, int64 changed, const char *row_key, c
 	SubTransactionId subid = GetCurrentSubTransactionId();
 	int			keylen = strlen(row_key);
 	int			size = INTALIGN(VARHDRSZ + keylen);
-	NotesPack  *pack = notes_npacks > 0 ? &notes_packs[notes_npacks - 1] : NULL;
+	NotesPack  *pack = notes_last_of(attachment_id);
 	char	   *key;
 
 	if (pack == NULL || old_key || notes_bytes(pack) + size > NOTES_PACK_SIZE ||
 		!notes_alike(pack, subid, attachment_id, op, changed, command, has_id))
 	{
-		if (notes_npacks >= NOTES_MAX_PACKS && pack->subid == subid)
+		if (notes_npacks >= NOTES_MAX_PACKS && notes_packs[notes_npacks - 1].subid == subid)
 			kapture_notes_flush();
 		pack = notes_begin_pack();
 		pack->subid = subid;
@@ -808,18 +846,30 @@ notes_command(CommandId cid)
 	return command;
 }
 
-/* A row comes in that has just left another partition: it is the same one. */
-static void
-notes_enter(const char *row_key)
+/*
+ * A row comes in: if it has just left another partition, it is the same one, and that is
+ * noted, but for columns that are to be ignored.  Returns whether it has.
+ */
+static bool
+notes_enter(int32 attachment_id, const char *row_key, CommandId cid, int64 ignored)
 {
-	char	   *old_key = notes_leaving.row_key;
-	bool		same = strcmp(old_key, row_key) == 0;
+	for (int i = 0; i < notes_nleaving; i++)
+	{
+		NotesLeaving leaving = notes_leaving[i];
+		bool		same = strcmp(leaving.row_key, row_key) == 0;
 
-	notes_leaving.row_key = NULL;
-	notes_append(notes_leaving.attachment_id, same ? KAPTURE_NOTE_UPDATED : KAPTURE_NOTE_REKEYED,
-				 notes_leaving.changed, row_key, same ? NULL : old_key, same ? 0 : notes_leaving.command,
-				 KAPTURE_NOTE_NOT_KNOWN);
-	pfree(old_key);
+		if (leaving.attachment_id != attachment_id || leaving.cid != cid)
+			continue;
+		notes_leaving[i] = notes_leaving[--notes_nleaving];
+		leaving.changed &= ~ignored;
+		if (!same || leaving.changed != 0)
+			notes_append(attachment_id, same ? KAPTURE_NOTE_UPDATED : KAPTURE_NOTE_REKEYED,
+						 leaving.changed, row_key, same ? NULL : leaving.row_key, same ? 0 : leaving.command,
+					 KAPTURE_NOTE_NOT_KNOWN);
+		pfree(leaving.row_key);
+		return true;
+	}
+	return false;
 }
 
 /* Notes a change, as kapture_notes_add(), with the customer of a row that is deleted. */
@@ -830,13 +880,10 @@ notes_add(int32 attachment_id, char op, int64 changed, const char *row_key, cons
 	NotesCommand *command = notes_command(cid);
 	int32		number = 0;
 
-	if (notes_leaving.row_key && notes_leaving.cid == cid)
+	if (notes_nleaving > 0 && notes_leaving[0].cid == cid)
 	{
-		if (op == KAPTURE_NOTE_INSERTED && notes_leaving.attachment_id == attachment_id)
-		{
-			notes_enter(row_key);
+		if (op == KAPTURE_NOTE_INSERTED && notes_enter(attachment_id, row_key, cid, 0))
 			return;
-		}
 		notes_settle_leaving();
 	}
 
@@ -876,6 +923,19 @@ kapture_notes_add_deleted(int32 attachment_id, int64 changed, const char *row_ke
 	notes_add(attachment_id, KAPTURE_NOTE_DELETED, changed, row_key, NULL, cid, own, customer_id);
 }
 
+/* Is it another row that leaves than the one that others of its attachments have just noted? */
+static bool
+notes_leaves_anew(int32 attachment_id, const char *row_key, CommandId cid)
+{
+	for (int i = 0; i < notes_nleaving; i++)
+	{
+		if (notes_leaving[i].attachment_id == attachment_id || notes_leaving[i].cid != cid ||
+			strcmp(notes_leaving[i].row_key, row_key) != 0)
+			return true;
+	}
+	return false;
+}
+
 /*
  * Notes that a row has left its partition for another one, with the arguments of
  * kapture_notes_add(); the next row that the command inserts is this one.
@@ -884,14 +944,36 @@ void
 kapture_notes_add_leaving(int32 attachment_id, int64 changed, const char *row_key, CommandId cid, bool own,
 						  int64 customer_id)
 {
-	notes_settle_leaving();
-	notes_leaving.command = notes_command(cid)->first * (own ? -1 : 1);
-	notes_leaving.subid = GetCurrentSubTransactionId();
-	notes_leaving.attachment_id = attachment_id;
-	notes_leaving.changed = changed;
-	notes_leaving.cid = cid;
-	notes_leaving.customer_id = customer_id;
-	notes_leaving.row_key = MemoryContextStrdup(TopTransactionContext, row_key);
+	NotesLeaving *leaving;
+
+	if (notes_leaves_anew(attachment_id, row_key, cid))
+		notes_settle_leaving();
+	if (notes_nleaving >= notes_maxleaving)
+	{
+		notes_maxleaving = Max(4, notes_maxleaving * 2);
+		if (notes_leaving == NULL)
+			notes_leaving = MemoryContextAlloc(TopTransactionContext, notes_maxleaving * sizeof(NotesLeaving));
+		else
+			notes_leaving = repalloc(notes_leaving, notes_maxleaving * sizeof(NotesLeaving));
+	}
+	leaving = &notes_leaving[notes_nleaving++];
+	leaving->command = notes_command(cid)->first * (own ? -1 : 1);
+	leaving->subid = GetCurrentSubTransactionId();
+	leaving->attachment_id = attachment_id;
+	leaving->changed = changed;
+	leaving->cid = cid;
+	leaving->customer_id = customer_id;
+	leaving->row_key = MemoryContextStrdup(TopTransactionContext, row_key);
+}
+
+/*
+ * Notes that a row comes in with these columns as Kapture has them: a new one is not
+ * noted, one that has just left another partition with its other columns.
+ */
+void
+kapture_notes_add_arriving(int32 attachment_id, int64 ignored, const char *row_key, CommandId cid)
+{
+	(void) notes_enter(attachment_id, row_key, cid, ignored);
 }
 
 /*

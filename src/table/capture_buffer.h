@@ -26,6 +26,7 @@ extern void kapture_notes_add_leaving(int32 attachment_id, int64 changed, const 
 									  CommandId cid, bool own, int64 customer_id);
 extern void kapture_notes_add_deleted(int32 attachment_id, int64 changed, const char *row_key,
 									  CommandId cid, bool own, int64 customer_id);
+extern void kapture_notes_add_arriving(int32 attachment_id, int64 ignored, const char *row_key, CommandId cid);
 extern void kapture_notes_add_existing(int32 attachment_id, int64 changed, const char *row_key);
 extern void kapture_notes_add_changed(int32 attachment_id, int64 changed, const char *row_key);
 extern void kapture_notes_flush(void);

@@ -88,8 +88,8 @@ kapture_inbox_any(void)
 }
 
 /*
- * Returns the tables (oids) that take pulled customers, in the current memory
- * context.
+ * Returns the attachments (KaptureAttached) that take pulled customers, in the current
+ * memory context; neither their names nor their versions.
  */
 List *
 kapture_inbox_tables(void)
@@ -99,15 +99,18 @@ kapture_inbox_tables(void)
 
 	PushActiveSnapshot(GetTransactionSnapshot());
 	SPI_connect();
-	if (kapture_user_code_execute(psprintf("SELECT relation FROM %s.kapture_attachment WHERE pull AND NOT paused", kapture_catalog_schema()),
+	if (kapture_user_code_execute(psprintf("SELECT attachment_id, relation FROM %s.kapture_attachment WHERE pull AND NOT paused", kapture_catalog_schema()),
 								  0, NULL, NULL, NULL, true) != SPI_OK_SELECT)
 		elog(ERROR, "could not read kapture_attachment");
 	MemoryContextSwitchTo(context);
 	for (uint64 i = 0; i < SPI_processed; i++)
 	{
+		KaptureAttached *attached = palloc0(sizeof(KaptureAttached));
 		bool		isnull;
 
-		result = lappend_oid(result, DatumGetObjectId(SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 1, &isnull)));
+		attached->id = DatumGetInt32(SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 1, &isnull));
+		attached->relid = DatumGetObjectId(SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 2, &isnull));
+		result = lappend(result, attached);
 	}
 	SPI_finish();
 	PopActiveSnapshot();

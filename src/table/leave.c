@@ -57,24 +57,29 @@ typedef struct LeavePartition
 } LeavePartition;
 
 /*
- * Returns what is to be known of a partition of an attached table once its rows have
- * left, in the current memory context; NULL if the relation is none.  The relation
- * must be locked.
+ * Adds to *leaving what is to be known of a partition of an attached table once its rows
+ * have left, for each attachment of that, in the current memory context; nothing if the
+ * relation is none.  The relation must be locked.
  */
-static LeavePartition *
-leave_describe(Oid relid, bool may_return)
+static void
+leave_describe(Oid relid, bool may_return, List **leaving)
 {
 	Relation	rel = try_relation_open(relid, NoLock);
-	KaptureAttachment *att = NULL;
-	LeavePartition *partition = NULL;
+	List	   *attachments = NIL;
+	ListCell   *lc;
 
 	if (rel == NULL)
-		return NULL;
+		return;
 	if (rel->rd_rel->relispartition &&
 		(rel->rd_rel->relkind == RELKIND_RELATION || rel->rd_rel->relkind == RELKIND_PARTITIONED_TABLE))
-		att = kapture_catalog_attachment(rel);
-	if (att && att->root != relid && att->nkeys > 0)
+		attachments = kapture_catalog_attachments(rel);
+	foreach(lc, attachments)
 	{
+		KaptureAttachment *att = lfirst(lc);
+		LeavePartition *partition;
+
+		if (att->root == relid || att->nkeys == 0)
+			continue;
 		partition = palloc(sizeof(LeavePartition));
 		partition->name = pstrdup(RelationGetRelationName(rel));
 		partition->parent = get_partition_parent(relid, true);
@@ -82,9 +87,9 @@ leave_describe(Oid relid, bool may_return)
 		partition->desc = CreateTupleDescCopy(RelationGetDescr(rel));
 		partition->bounds = copyObject(RelationGetPartitionQual(rel));
 		partition->may_return = may_return;
+		*leaving = lappend(*leaving, partition);
 	}
 	relation_close(rel, NoLock);
-	return partition;
 }
 
 /*
@@ -94,14 +99,10 @@ leave_describe(Oid relid, bool may_return)
 void
 kapture_leave_dropped(Oid relid, List **leaving)
 {
-	LeavePartition *partition;
-
 	if (!kapture_capture_enabled || !get_rel_relispartition(relid) ||
 		!OidIsValid(kapture_catalog_relid(KAPTURE_TABLE_ATTACHMENT)))
 		return;
-	partition = leave_describe(relid, false);
-	if (partition)
-		*leaving = lappend(*leaving, partition);
+	leave_describe(relid, false, leaving);
 }
 
 /*
@@ -112,7 +113,6 @@ kapture_leave_dropped(Oid relid, List **leaving)
 void
 kapture_leave_made(const RangeVar *name, bool may_return, List **leaving)
 {
-	LeavePartition *partition;
 	Oid			relid;
 
 	if (!kapture_capture_enabled || !OidIsValid(kapture_catalog_relid(KAPTURE_TABLE_ATTACHMENT)))
@@ -121,9 +121,7 @@ kapture_leave_made(const RangeVar *name, bool may_return, List **leaving)
 	if (!OidIsValid(relid))
 		return;
 	CommandCounterIncrement();
-	partition = leave_describe(relid, may_return);
-	if (partition)
-		*leaving = lappend(*leaving, partition);
+	leave_describe(relid, may_return, leaving);
 }
 
 /* The relations that a TRUNCATE has emptied. */
@@ -168,14 +166,10 @@ kapture_leave_truncated(const TruncateStmt *stmt, List **leaving)
 	relids = leave_truncated_relations(stmt);
 	foreach(lc, relids)
 	{
-		LeavePartition *partition;
-
 		if (!get_rel_relispartition(lfirst_oid(lc)) ||
 			list_member_oid(relids, get_partition_parent(lfirst_oid(lc), true)))
 			continue;
-		partition = leave_describe(lfirst_oid(lc), false);
-		if (partition)
-			*leaving = lappend(*leaving, partition);
+		leave_describe(lfirst_oid(lc), false, leaving);
 	}
 }
 

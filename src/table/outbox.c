@@ -73,6 +73,7 @@ typedef enum OutboxQuery
 	OUTBOX_PARK_DUE,
 	OUTBOX_CLAIM_DUE,
 	OUTBOX_NOTE_ADDS,
+	OUTBOX_NOTE_LINKS,
 	OUTBOX_WITH_KEYS,
 	OUTBOX_WITH_ANY_KEY,
 	OUTBOX_LEAVE,
@@ -303,6 +304,13 @@ static const struct
 		" WHERE d.attachment_id = $1 AND d.delivery_id = v.delivery_id",
 		5, {INT4OID, INT8ARRAYOID, TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID}
 	},
+	[OUTBOX_NOTE_LINKS] = {
+		"UPDATE @.kapture_delivery AS d SET customer_id = v.customer_id"
+		" FROM unnest($2, $3) AS v(delivery_id, customer_id)"
+		" WHERE d.attachment_id = $1 AND d.delivery_id = v.delivery_id AND d.state = 'sending'"
+		" RETURNING d.delivery_id, d.ctid",
+		3, {INT4OID, INT8ARRAYOID, INT8ARRAYOID}
+	},
 	[OUTBOX_WITH_KEYS] = {
 		"SELECT d.delivery_id, d.row_key FROM unnest($2) AS v(row_key), LATERAL"
 		" (SELECT delivery_id, row_key FROM @.kapture_delivery AS d"
@@ -380,7 +388,7 @@ static const struct
 		" USING unnest($1, $2, $3, $4, $5, $6, $7, $8, $9)"
 		" AS v(place, attachment_id, delivery_id, attempts, action, customer_id, http_status, message, digests)"
 		" WHERE d.ctid = v.place AND d.attachment_id = v.attachment_id AND d.delivery_id = v.delivery_id"
-		" AND d.attempts = v.attempts AND d.again IS NULL"
+		" AND d.attempts = v.attempts AND d.state = 'sending' AND d.again IS NULL"
 		" RETURNING v.*, d.captured_at, coalesce(d.row_key, d.old_key) AS row_key, d.row_key IS NULL AS deleted),"
 		" history AS (INSERT INTO @.kapture_history"
 		" (attachment_id, row_key, attempts, action, customer_id, http_status, message, captured_at, finished_at, relation)"
@@ -396,14 +404,14 @@ static const struct
 		" AS v(attachment_id, delivery_id, attempts, action, customer_id, http_status, message, digests)),"
 		" gone AS (DELETE FROM @.kapture_delivery AS d USING v"
 		" WHERE d.attachment_id = v.attachment_id AND d.delivery_id = v.delivery_id"
-		" AND d.attempts = v.attempts AND d.again IS NULL"
+		" AND d.attempts = v.attempts AND d.state = 'sending' AND d.again IS NULL"
 		" RETURNING v.*, d.captured_at, coalesce(d.row_key, d.old_key) AS row_key, d.row_key IS NULL AS deleted),"
 		" again AS (UPDATE @.kapture_delivery AS d"
 		" SET state = 'retry', next_attempt = now(), changed = d.again, again = NULL,"
 		" failures = 0, in_doubt = NULL, searches = 0, customer_id = NULL,"
 		" api = NULL, request = NULL, http_status = NULL, last_error = NULL FROM v"
 		" WHERE d.attachment_id = v.attachment_id AND d.delivery_id = v.delivery_id"
-		" AND d.attempts = v.attempts AND d.again IS NOT NULL"
+		" AND d.attempts = v.attempts AND d.state = 'sending' AND d.again IS NOT NULL"
 		" RETURNING v.*, d.captured_at, coalesce(d.row_key, d.old_key) AS row_key, d.row_key IS NULL AS deleted),"
 		" finished AS (TABLE gone UNION ALL TABLE again),"
 		" history AS (INSERT INTO @.kapture_history"
@@ -1310,6 +1318,50 @@ kapture_outbox_note_adds(List *deliveries)
 	for (int c = 0; c < lengthof(cols); c++)
 		values[c + 1] = outbox_array(cols[c], nulls[c], n, c == 0 ? INT8OID : TEXTOID);
 	outbox_execute(OUTBOX_NOTE_ADDS, values, NULL);
+	SPI_finish();
+}
+
+/*
+ * Records which customers claimed deliveries of one table are linked to
+ * (delivery->customer_id), before the customers are sent anything.
+ */
+void
+kapture_outbox_note_links(List *deliveries)
+{
+	int			n = list_length(deliveries);
+	Datum	   *cols[2];
+	Datum		values[3];
+	ListCell   *lc;
+
+	if (n == 0)
+		return;
+	SPI_connect();
+	for (int c = 0; c < 2; c++)
+		cols[c] = palloc(sizeof(Datum) * n);
+	foreach(lc, deliveries)
+	{
+		KaptureDelivery *d = lfirst(lc);
+
+		cols[0][foreach_current_index(lc)] = Int64GetDatum(d->delivery_id);
+		cols[1][foreach_current_index(lc)] = Int64GetDatum(d->customer_id);
+	}
+	values[0] = Int32GetDatum(((KaptureDelivery *) linitial(deliveries))->attachment_id);
+	for (int c = 0; c < 2; c++)
+		values[c + 1] = outbox_array(cols[c], NULL, n, INT8OID);
+	outbox_execute(OUTBOX_NOTE_LINKS, values, NULL);
+	kapture_vacuum_note(KAPTURE_TABLE_DELIVERY, SPI_processed);
+	/* they have moved, and are looked for there when they end */
+	foreach(lc, deliveries)
+	{
+		KaptureDelivery *d = lfirst(lc);
+		bool		isnull;
+
+		for (uint64 row = 0; row < SPI_processed; row++)
+		{
+			if (DatumGetInt64(outbox_getattr(row, 1, &isnull)) == d->delivery_id)
+				d->place = *(ItemPointer) DatumGetPointer(outbox_getattr(row, 2, &isnull));
+		}
+	}
 	SPI_finish();
 }
 

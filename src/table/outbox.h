@@ -129,6 +129,7 @@ extern bool kapture_outbox_park_due(int32 attachment_id, const char *row_key, co
 extern void kapture_outbox_claim_due(int32 attachment_id, int limit, TimestampTz now,
 									 TimestampTz well_since, List **deliveries);
 extern void kapture_outbox_note_adds(List *deliveries);
+extern void kapture_outbox_note_links(List *deliveries);
 extern List *kapture_outbox_follow(const KaptureAttachment *att, KaptureScan *keys_scan, KaptureScan *scan,
 								   bool *waiting, KaptureKeysFollower follower, void *arg);
 extern TimestampTz kapture_outbox_next_due(int32 attachment_id);

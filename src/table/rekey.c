@@ -267,16 +267,20 @@ void
 kapture_rekey_altered(Oid relid, List *commands)
 {
 	Relation	rel;
-	KaptureAttachment *att;
+	ListCell   *lc;
 
 	/* version 1.0 knew the key by the index alone */
 	if (!kapture_catalog_outbox_packs() || !list_member_oid(kapture_catalog_attached_relations(), relid))
 		return;
 	rel = relation_open(relid, AccessShareLock);
-	att = kapture_catalog_attachment(rel);
-	/* without columns, it is known already that rows cannot follow */
-	if (att && att->nkeys > 0 && att->former_key != NIL &&
-		(!rekey_is_same(att) || rekey_is_retyped(att, commands)))
-		rekey_follow(att, rel);
+	foreach(lc, kapture_catalog_attachments(rel))
+	{
+		KaptureAttachment *att = lfirst(lc);
+
+		/* without columns, it is known already that rows cannot follow */
+		if (att->nkeys > 0 && att->former_key != NIL &&
+			(!rekey_is_same(att) || rekey_is_retyped(att, commands)))
+			rekey_follow(att, rel);
+	}
 	relation_close(rel, NoLock);
 }

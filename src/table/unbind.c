@@ -9,6 +9,7 @@
 
 #include "catalog/dependency.h"
 #include "catalog/pg_trigger.h"
+#include "catalog/pg_type.h"
 #include "commands/trigger.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
@@ -22,17 +23,19 @@
 
 static const char *const unbind_triggers[] = {KAPTURE_TRIGGER, KAPTURE_TRUNCATE_TRIGGER};
 
-/* Detaches a table whose server was dropped, whoever owns it. */
+/* Ends an attachment whose server was dropped, whoever owns the table. */
 static void
 unbind_detach(int32 attachment_id)
 {
 	Oid			relid = kapture_catalog_attached_relation(attachment_id);
 	char	   *name = get_rel_name(relid);
+	char	   *attachment = kapture_own_text("SELECT name FROM @.kapture_attachment WHERE attachment_id = $1", 1,
+											  (Oid[]) {INT4OID}, (Datum[]) {Int32GetDatum(attachment_id)});
 
 	/* CASCADE has dropped the triggers, but in a copy, where nothing depends on the server */
 	for (int i = 0; name && i < lengthof(unbind_triggers); i++)
 	{
-		Oid			trigger = get_trigger_oid(relid, unbind_triggers[i], true);
+		Oid			trigger = get_trigger_oid(relid, kapture_capture_trigger(unbind_triggers[i], attachment_id, attachment), true);
 		ObjectAddress object;
 
 		if (!OidIsValid(trigger))
@@ -43,7 +46,8 @@ unbind_detach(int32 attachment_id)
 	kapture_attach_forget(attachment_id);
 	if (name)
 		ereport(NOTICE,
-				(errmsg("table \"%s\" is no longer attached to Kapture", name),
+				(attachment[0] == '\0' ? errmsg("table \"%s\" is no longer attached to Kapture", name) :
+				 errmsg("attachment \"%s\" of table \"%s\" has ended", attachment, name),
 				 errdetail("Its server was dropped.")));
 }
 

@@ -22,10 +22,6 @@ my @fields = qw(customer_name phone email_id country state city zone campaign_na
   customer_assign_emp_name customer_assign_emp_email contact_person_name contact_person_phone contact_person_email
   additional_contact_phone country_code gender);
 
-# Cases that cannot pass yet, and why.
-my %pending = (
-	'06-chatwoot' => 'a table cannot be attached twice (argument name)');
-
 # The sections of a case: name => text; lines with arguments ("-- @servers a, b") likewise.
 sub sections
 {
@@ -225,11 +221,6 @@ is(scalar @files, 9, 'the cases are there');
 foreach my $file (@files)
 {
 	my ($name) = $file =~ m{([^/]+)\.sql$};
-	if ($pending{$name})
-	{
-		note("$name: pending, as $pending{$name}");
-		next;
-	}
 	next if $ENV{KAPTURE_SCHEMA} && $name !~ /$ENV{KAPTURE_SCHEMA}/;
 	eval { run_case($node, $file); 1 } or fail("$name: $@");
 }

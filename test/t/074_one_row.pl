@@ -245,6 +245,40 @@ is_parked(2, 1, 'an Add that is answered with the customer of another row parks 
 is(has_id(2), '', 'which does not get the id');
 emulator_faults($emulator);
 
+# what becomes of the row that waits, if the other one never had its id written
+fresh('link');
+sql(qq(CREATE FUNCTION keep_out() RETURNS trigger LANGUAGE plpgsql AS \$\$BEGIN RAISE 'not here'; END\$\$;
+CREATE TRIGGER keep_out BEFORE UPDATE ON customers FOR EACH ROW WHEN (OLD.id = 1 AND NEW.kapture_customer_id IS NOT NULL) EXECUTE FUNCTION keep_out();
+INSERT INTO customers (customer_name, phone) VALUES ('Unwritten', '9735000001')));
+poll_ok($node, "SELECT message LIKE '%not here%' FROM kapture_failures WHERE row_key = '1'", 'the id of a row cannot be written');
+sql("INSERT INTO customers (customer_name, phone) VALUES ('Waits for it', '9735000001')");
+is_parked(2, 1, 'another one waits for it');
+sql("DELETE FROM customers WHERE id = 1");
+poll_ok($node, "SELECT kapture_customer_id IS NOT NULL FROM customers WHERE id = 2", 'and is no longer parked when that is deleted');
+idle_ok('nothing waits');
+is(join(' ', map { $_->{customer_name} } @{ emulator_get($emulator, 'customers') }), 'Waits for it', 'the customer is its own now');
+
+# a row that was in doubt when it had to wait
+fresh('link');
+sql("INSERT INTO customers (customer_name, phone) VALUES ('First', '9735000002')");
+poll_ok($node, "SELECT count(kapture_customer_id) = 1 FROM customers", 'a row has a customer');
+emulator_faults($emulator, { api => 'add', action => 'drop_after', count => 1 });
+sql("INSERT INTO customers (customer_name, phone) VALUES ('Second', '9735000002')");
+is_parked(2, 1, 'an Add that is lost finds the customer of another row');
+sql("UPDATE customers SET phone = '9735000003' WHERE id = 2");
+poll_ok($node, "SELECT count(DISTINCT kapture_customer_id) = 2 FROM customers", 'with another phone, its row gets a customer of its own');
+idle_ok('nothing waits');
+is(join(' ', sort map { $_->{phone} } @{ emulator_get($emulator, 'customers') }), '9735000002 9735000003', 'and no more');
+
+# a lost Add, and a row that changes between the two searches for it
+fresh('link');
+emulator_faults($emulator, { api => 'add', action => 'drop_after', count => 1 }, { api => 'get', action => 'not_found' });
+sql("INSERT INTO customers (customer_name, phone) VALUES ('Lost', '9735000004')");
+poll_ok($node, "SELECT searches = 1 AND in_doubt = next_attempt FROM kapture_delivery", 'a row stays in doubt until its next search');
+emulator_faults($emulator);
+poll_ok($node, "SELECT kapture_customer_id IS NOT NULL FROM customers", 'which finds the customer');
+idle_ok('nothing waits');
+
 # on_duplicate
 fresh('link only');
 emulator_post($emulator, 'seed', [ { kapture_customer_id => 601, customer_name => 'Was there', phone => '9740000001', city => 'Pune' } ]);

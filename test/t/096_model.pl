@@ -1,0 +1,112 @@
+# The model of the way of a row to Kapture (test/model/sync.pml, docs/dev/protocol.md),
+# explored exhaustively by spin: within its bounds nothing goes wrong, whatever fails
+# when; and each part that is taken out of the protocol is missed.  No server is started.
+use strict;
+use warnings;
+
+use Cwd qw(abs_path);
+use File::Basename qw(dirname);
+use File::Temp qw(tempdir);
+use IPC::Run ();
+use Test::More;
+
+my $top = abs_path(dirname(__FILE__) . '/../..');
+my $model = "$top/test/model/sync.pml";
+my $dir = tempdir('kapture_modelXXXX', TMPDIR => 1, CLEANUP => 1);
+my $n = 0;
+my %taken;
+
+sub slurp { my ($file) = @_; open my $in, '<', $file or die "$file: $!"; local $/; return scalar <$in> }
+
+# What spin says of the model with these bounds: its words, and whether it ended by itself.
+sub explore
+{
+	my (@defines) = @_;
+	my $work = "$dir/" . ++$n;
+	my ($out, $result) = ('', '');
+
+	mkdir $work or die "$work: $!";
+	my $in = sub { chdir $work or die "$work: $!" };
+	my @d = map { "-D$_" } @defines;
+	IPC::Run::run([ 'spin', '-a', @d, $model ], '<', \undef, '>', \$out, '2>&1', init => $in) or return "spin: $out";
+	IPC::Run::run([ 'cc', '-w', '-O0', '-DNP', '-DNOREDUCE', '-DVECTORSZ=2048', '-DMEMLIM=3000', '-o', 'pan', 'pan.c' ], '<', \undef, '>', \$out, '2>&1', init => $in)
+	  or return "cc: $out";
+	# -l: cycles are errors, too
+	IPC::Run::run([ "$work/pan", '-l', '-m1000000' ], '<', \undef, '>', \$result, '2>&1', init => $in);
+	return $result;
+}
+
+# Nothing goes wrong, and there is an end to it, which is reached.
+sub holds
+{
+	my ($name, @defines) = @_;
+	my $result = explore(@defines);
+
+	ok($result =~ /errors: 0$/m && $result !~ /error: max search depth|pan: reached|Search not completed/ && $result =~ /unreached in proctype proof\n\t\(0 of/, $name)
+	  or diag(substr $result, 0, 3000);
+	$taken{"$1 $2"} = 1 while $result =~ /^transition: (\S+) (\S+)$/mg;
+	return;
+}
+
+# With a part of the protocol taken out, something does.
+sub is_missed
+{
+	my ($name, @defines) = @_;
+	my $result = explore(@defines);
+
+	like($result, qr/^pan:1: (?:assertion violated|non-progress cycle)/m, "found: $name") or diag(substr $result, 0, 3000);
+	return;
+}
+
+my @two = qw(ROWS=2 SAME_PHONE=1 CUSTOMERS=3);
+
+holds('one row, changed and deleted; the worker crashes', qw(CHANGES=1 CONTACTS=1 DELETES=1 CRASHES=1 LOSSES=1 LAGS=1 DELIVERIES=2));
+holds('one row, refused, locked, in trouble', qw(CHANGES=1 CONTACTS=1 DELETES=1 LOSSES=1 LOCKS=1 TROUBLES=1 REFUSALS=1 DELIVERIES=2));
+holds('one row, requests lost one after the other', qw(CHANGES=2 CONTACTS=1 CRASHES=1 LOSSES=2 LAGS=1));
+holds('the server crashes, and what was recorded last is not on disk', qw(SERVER_CRASHES=2 CHANGES=1 CONTACTS=1 LOSSES=1));
+holds('Adds that are carried out however late, searches that find nothing', qw(LATE_ADDS=1 CHANGES=2 LOSSES=1 LAGS=3));
+holds('an answer comes after its worker', qw(LATE_ANSWERS=1 CRASHES=1 CHANGES=2));
+holds('a row is deleted while its Add is lost: the history knows its customer', qw(DELETES=1 CRASHES=1 LOSSES=1 LAGS=1 KNOWS_DELETED=1 DELIVERIES=2));
+holds('phone and email', qw(EMAILS=1 CONTACTS=1 CRASHES=1 LOSSES=1 LAGS=1));
+holds('refusals that name the customer', qw(EMAILS=1 LOSSES=1 TROUBLES=1 NAMES_DUPLICATES=1), @two);
+holds('searches by phone or email', qw(EMAILS=1 FINDS_EITHER=1 CRASHES=1), @two);
+holds('Adds that do not say the id', qw(NAMELESS_ADDS=1 EMAILS=1 CHANGES=1 CRASHES=1 LOSSES=1 TROUBLES=1));
+holds('two rows with one phone, which one of them changes; the worker crashes', qw(CONTACTS=1 CRASHES=1 LOSSES=1), @two);
+holds('likewise, the server crashes', qw(CONTACTS=1 SERVER_CRASHES=1), @two);
+holds('likewise, both change it', qw(CONTACTS=2 LOSSES=1), @two);
+holds('likewise, rows are locked, refused and deleted', qw(CONTACTS=1 DELETES=1 LOCKS=1 TROUBLES=1 DELIVERIES=3), @two);
+holds('keys: a row is deleted, another one gets its key, they exchange keys', qw(ROWS=2 INSERTS=1 DELETES=1 REKEYS=1 LOSSES=1 LOCKS=1 DELIVERIES=3 CUSTOMERS=3));
+holds('keys: rows exchange them twice; the worker crashes', qw(ROWS=2 REKEYS=2 CRASHES=1 CUSTOMERS=3));
+
+is_missed('no search for a lost Add', qw(FAULT_NO_SEARCH CONTACTS=1 LOSSES=1));
+is_missed('one search only', qw(KAPTURE_SEARCHES=1 CONTACTS=1 LOSSES=1 LAGS=1));
+is_missed('a change of the row brings the second search forward', qw(FAULT_SEARCH_AT_ONCE CONTACTS=1 LOSSES=1 LAGS=2));
+is_missed('the search goes by the phone of now', qw(FAULT_PRESENT_PHONE CONTACTS=1 LOSSES=1));
+is_missed('the next request does not wait for one that is late', qw(FAULT_NO_WAIT CHANGES=2 LOSSES=1));
+is_missed('digests of what was sent without an answer', qw(FAULT_DIGESTS_OF_DOUBTFUL CHANGES=2 LOSSES=1));
+is_missed('an answer without the number of its attempt', qw(FAULT_NO_ATTEMPT LATE_ANSWERS=1 CRASHES=1 CHANGES=2));
+is_missed('what changes while its row is sent is dropped', qw(FAULT_NO_AGAIN CHANGES=1));
+is_missed('sent before the claim is on disk', qw(FAULT_LAZY_CLAIM SERVER_CRASHES=1 CONTACTS=1));
+is_missed('the key is taken for the row', qw(FAULT_KEY_FOR_ROW ROWS=2 INSERTS=1 DELETES=1 DELIVERIES=3 CUSTOMERS=3));
+is_missed('an id that could not be written is forgotten', qw(FAULT_ID_FORGOTTEN CONTACTS=1 LOCKS=1));
+is_missed('nobody looks who has a customer', qw(FAULT_NO_SHARING), @two);
+is_missed('a link is not noted before its Update is sent', qw(FAULT_LINK_NOT_NOTED CONTACTS=1 CRASHES=1 LOSSES=1), @two);
+is_missed('an id that was written with a failure is nowhere else', qw(FAULT_WRITTEN_NOT_KEPT LOSSES=2), @two);
+is_missed('a holder that is not written yet is not noted', qw(FAULT_HOLDER_NOT_NOTED DELETES=1 LOCKS=1 DELIVERIES=3), @two);
+is_missed('an old finding is believed', qw(FAULT_OLD_FINDING CONTACTS=1 LOSSES=1), @two);
+is_missed('a link frees nothing', qw(FAULT_LINK_FREES_NOT CONTACTS=1 CRASHES=1 LOSSES=1), @two);
+is_missed('a row that waits for another one is in doubt for ever', qw(FAULT_YIELD_IN_DOUBT CONTACTS=1 LOSSES=1), @two);
+is_missed('a row that is linked stands back', qw(FAULT_LATE_STAND_BACK CONTACTS=1 CRASHES=1 LOSSES=1), @two);
+is_missed('the Update of a deleted row overtakes the next one', qw(FAULT_GONE_IN_FLIGHT DELETES=1 INSERTS=1 CONTACTS=1 LOCKS=1 DELIVERIES=3), @two);
+
+# the page has the transitions that there are, and no others
+my %documented;
+my ($table) = slurp("$top/docs/dev/protocol.md") =~ /^\| from \| to \|\n(.*?)\n\n/ms;
+foreach my $line (split /\n/, $table || '')
+{
+	my ($from, $to) = $line =~ /^\| `?(\w+)`? \| (.*) \|$/ or next;
+	$documented{"$from $_"} = 1 foreach $to =~ /(\w+)/g;
+}
+is(join("\n", sort keys %documented), join("\n", sort keys %taken), 'docs/dev/protocol.md has the transitions of the model');
+
+done_testing();
