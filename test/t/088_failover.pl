@@ -43,13 +43,12 @@ package Leader
 	{
 		my ($self, $sql) = @_;
 		my ($out, $err);
-		my $limit = IPC::Run::timer(10 * ($ENV{KAPTURE_SLOWNESS} || 1));
-		my $psql = IPC::Run::start([ 'psql', '-XAtq', '-v', 'ON_ERROR_STOP=1', '-d', $self->connstr('postgres') ], '<', \$sql, '>', \$out, '2>', \$err, $limit);
-		$psql->pump while $psql->pumpable && !$limit->is_expired;
-		$psql->kill_kill if $limit->is_expired;
-		my $ok = $limit->is_expired ? 0 : $psql->finish;
+		my $psql = IPC::Run::start([ 'psql', '-XAtq', '-v', 'ON_ERROR_STOP=1', '-d', $self->connstr('postgres') ], '<', \$sql, '>', \$out, '2>', \$err,
+			IPC::Run::timeout(10 * ($ENV{KAPTURE_SLOWNESS} || 1)));
+		my $ok = eval { $psql->finish };
+		$psql->kill_kill if $@;
 		chomp($out //= '');
-		$self->{error} = $limit->is_expired ? 'no answer' : $err;
+		$self->{error} = $@ || $err;
 		return $ok ? $out : undef;
 	}
 	sub safe_psql
