@@ -39,6 +39,7 @@ need_packages() {
 	# what was not here before is not to be started with the machine, either
 	if [ -x /usr/bin/deb-systemd-helper ]; then
 		for p in "${missing[@]}"; do
+			[ "$p" = etcd-server ] && p=etcd
 			as_root deb-systemd-helper disable "$p.service" >/dev/null 2>&1 || true
 		done
 	fi

@@ -133,13 +133,13 @@ COMMENT ON COLUMN @extschema@.kapture_pull.written IS 'rows of customers and con
 COMMENT ON COLUMN @extschema@.kapture_pull.pid IS 'process that pulled';
 COMMENT ON COLUMN @extschema@.kapture_pull.started_at IS 'when the latest pull began';
 COMMENT ON COLUMN @extschema@.kapture_pull.updated_at IS 'time of its last window';
-COMMENT ON COLUMN @extschema@.kapture_pull.finished_at IS 'when that pull ended; NULL: still running';
+COMMENT ON COLUMN @extschema@.kapture_pull.finished_at IS 'when that pull ended; NULL: not yet';
 COMMENT ON COLUMN @extschema@.kapture_pull.next_pull IS 'time of the next pull, or of the next try';
 COMMENT ON COLUMN @extschema@.kapture_pull.failures IS 'failed tries in a row';
-COMMENT ON COLUMN @extschema@.kapture_pull.last_error IS 'why the last pull failed; NULL: it succeeded';
+COMMENT ON COLUMN @extschema@.kapture_pull.last_error IS 'why the last pull failed; NULL: no failure';
 COMMENT ON COLUMN @extschema@.kapture_pull.failed_at IS 'when that pull failed';
 COMMENT ON COLUMN @extschema@.kapture_pull.sweep_started_at IS 'when the latest sweep (option sweep_interval) began';
-COMMENT ON COLUMN @extschema@.kapture_pull.sweep_finished_at IS 'when that sweep ended; NULL: still running';
+COMMENT ON COLUMN @extschema@.kapture_pull.sweep_finished_at IS 'when that sweep ended; NULL: not yet';
 COMMENT ON COLUMN @extschema@.kapture_pull.sweep_after IS 'the last customer that the sweep has requested';
 COMMENT ON COLUMN @extschema@.kapture_pull.swept IS 'customers that the sweep has requested';
 COMMENT ON COLUMN @extschema@.kapture_pull.sweep_changed IS 'those that were new or differed';

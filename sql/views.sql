@@ -117,15 +117,15 @@ COMMENT ON COLUMN @extschema@.kapture_pull_status.state IS 'waiting (for the nex
 COMMENT ON COLUMN @extschema@.kapture_pull_status.pulled_until IS 'customers generated before have been pulled; the next pull starts pull_overlap earlier';
 COMMENT ON COLUMN @extschema@.kapture_pull_status.next_pull IS 'time of the next pull, or of the next try; NULL: a pull is running';
 COMMENT ON COLUMN @extschema@.kapture_pull_status.started_at IS 'when the latest pull began';
-COMMENT ON COLUMN @extschema@.kapture_pull_status.finished_at IS 'when that pull ended; NULL: still running';
+COMMENT ON COLUMN @extschema@.kapture_pull_status.finished_at IS 'when that pull ended; NULL: not yet';
 COMMENT ON COLUMN @extschema@.kapture_pull_status.windows_done IS 'its windows that are in the tables';
 COMMENT ON COLUMN @extschema@.kapture_pull_status.windows_total IS 'windows of its range';
 COMMENT ON COLUMN @extschema@.kapture_pull_status.customers IS 'customers in the answers';
 COMMENT ON COLUMN @extschema@.kapture_pull_status.written IS 'rows of customers and contacts that were new or differed';
 COMMENT ON COLUMN @extschema@.kapture_pull_status.failures IS 'failed tries in a row';
-COMMENT ON COLUMN @extschema@.kapture_pull_status.last_error IS 'why the last pull failed; NULL: it succeeded';
+COMMENT ON COLUMN @extschema@.kapture_pull_status.last_error IS 'why the last pull failed; NULL: no failure';
 COMMENT ON COLUMN @extschema@.kapture_pull_status.sweep_started_at IS 'when the latest sweep began';
-COMMENT ON COLUMN @extschema@.kapture_pull_status.sweep_finished_at IS 'when that sweep ended; NULL: still running';
+COMMENT ON COLUMN @extschema@.kapture_pull_status.sweep_finished_at IS 'when that sweep ended; NULL: not yet';
 COMMENT ON COLUMN @extschema@.kapture_pull_status.swept IS 'customers that the sweep has requested';
 COMMENT ON COLUMN @extschema@.kapture_pull_status.sweep_changed IS 'those that were new or differed';
 GRANT SELECT ON @extschema@.kapture_pull_status TO PUBLIC;
@@ -247,7 +247,7 @@ COMMENT ON COLUMN @extschema@.kapture_status.exact IS 'are the numbers counts? f
 COMMENT ON COLUMN @extschema@.kapture_status.pull_state IS 'of automatic pulls from the server: waiting, pulling, failing, copy, no worker; NULL: option pull_interval is not set';
 COMMENT ON COLUMN @extschema@.kapture_status.pulled_until IS 'customers generated before have been pulled';
 COMMENT ON COLUMN @extschema@.kapture_status.next_pull IS 'time of the next pull, or of the next try; NULL: a pull is running';
-COMMENT ON COLUMN @extschema@.kapture_status.pull_error IS 'why the last pull failed; NULL: it succeeded';
+COMMENT ON COLUMN @extschema@.kapture_status.pull_error IS 'why the last pull failed; NULL: no failure';
 COMMENT ON COLUMN @extschema@.kapture_status.worker_error IS 'error that the worker or the puller works around: what they were doing, for which row if that is certain, and the message; NULL: the same has gone well since';
 GRANT SELECT ON @extschema@.kapture_status TO PUBLIC;
 

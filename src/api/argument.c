@@ -5,13 +5,18 @@
  */
 #include "postgres.h"
 
+#include "access/relation.h"
+#include "catalog/pg_class.h"
 #include "catalog/pg_type.h"
 #include "miscadmin.h"
+#include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/date.h"
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
 #include "utils/numeric.h"
+#include "utils/rel.h"
+#include "utils/syscache.h"
 #include "utils/timestamp.h"
 
 #include "api/argument.h"
@@ -33,6 +38,43 @@ kapture_argument_check_null(FunctionCallInfo fcinfo, int argno, const char *name
 		ereport(ERROR,
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 				 errmsg("argument \"%s\" must not be null", name)));
+}
+
+/*
+ * kapture_argument_check_owner
+ *		For kapture_argument_open(): raises 42501 unless the relation is the caller's.
+ */
+void
+kapture_argument_check_owner(Oid relid)
+{
+	if (!object_ownercheck(RelationRelationId, relid, GetUserId()))
+		aclcheck_error(ACLCHECK_NOT_OWNER, get_relkind_objtype(get_rel_relkind(relid)), get_rel_name(relid));
+}
+
+/*
+ * kapture_argument_open
+ *		Opens a relation that an argument names; "check" raises an error unless the
+ *		caller has the rights to it that are needed.
+ *
+ * They are checked before the lock is taken, too: who waits for a lock has others wait
+ * behind.  Errors: 42P01 there is no such relation, and those of "check".
+ */
+Relation
+kapture_argument_open(Oid relid, LOCKMODE lockmode, void (*check) (Oid relid))
+{
+	Relation	rel = NULL;
+
+	if (SearchSysCacheExists1(RELOID, ObjectIdGetDatum(relid)))
+	{
+		check(relid);
+		rel = try_relation_open(relid, lockmode);
+	}
+	if (rel == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_TABLE),
+				 errmsg("relation with OID %u does not exist", relid)));
+	check(relid);				/* while the lock was waited for, that may have changed */
+	return rel;
 }
 
 /*

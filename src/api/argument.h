@@ -9,11 +9,15 @@
 #include "postgres.h"
 
 #include "fmgr.h"
+#include "storage/lock.h"
 #include "utils/jsonb.h"
+#include "utils/relcache.h"
 #include "utils/timestamp.h"
 
 extern void kapture_argument_check_null(FunctionCallInfo fcinfo, int argno,
 										const char *name);
+extern void kapture_argument_check_owner(Oid relid);
+extern Relation kapture_argument_open(Oid relid, LOCKMODE lockmode, void (*check) (Oid relid));
 extern Jsonb *kapture_argument_object(FunctionCallInfo fcinfo, int argno,
 									  const char *name);
 extern bool kapture_argument_is_given(const JsonbValue *value);

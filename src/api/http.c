@@ -65,6 +65,7 @@
 #include "api/http.h"
 #include "api/request_stats.h"
 #include "base/compat.h"
+#include "base/steady.h"
 #include "traffic/limiter.h"
 
 /* All headers of an answer together may have this many bytes. */
@@ -273,7 +274,7 @@ http_close_callback(void *arg, curl_socket_t fd)
 static int
 http_timer_callback(CURLM *multi, long timeout, void *arg)
 {
-	http_timer = timeout < 0 ? 0 : TimestampTzPlusMilliseconds(GetCurrentTimestamp(), timeout);
+	http_timer = timeout < 0 ? 0 : TimestampTzPlusMilliseconds(kapture_steady_now(), timeout);
 	return 0;
 }
 
@@ -1121,7 +1122,7 @@ http_act(bool network)
 			mask |= CURL_CSELECT_ERR;
 		(void) curl_multi_socket_action(http_multi, events[i].data.fd, mask, &running);
 	}
-	if (http_timer != 0 && http_timer <= GetCurrentTimestamp())
+	if (http_timer != 0 && http_timer <= kapture_steady_now())
 	{
 		http_timer = 0;
 		(void) curl_multi_socket_action(http_multi, CURL_SOCKET_TIMEOUT, 0, &running);
@@ -1143,8 +1144,8 @@ http_act(bool network)
 }
 
 /*
- * Waits for the network, the latch, libcurl's timer or the deadline, once, and
- * lets libcurl act.  Returns whether the latch was set.  Serves interrupts.
+ * Waits for the network, the latch, libcurl's timer or the deadline (by the steady
+ * clock), once, and lets libcurl act.  Returns whether the latch was set.  Serves interrupts.
  */
 static bool
 http_step(TimestampTz deadline, uint32 wait_event)
@@ -1157,7 +1158,7 @@ http_step(TimestampTz deadline, uint32 wait_event)
 	int			n;
 
 	if (next != DT_NOEND)
-		wait = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), next);
+		wait = TimestampDifferenceMilliseconds(kapture_steady_now(), next);
 	n = WaitEventSetWait(http_events, wait, events, lengthof(events), wait_event);
 	for (int i = 0; i < n; i++)
 	{
@@ -1190,7 +1191,7 @@ kapture_http_start_in_turn(const KaptureServer *server, KaptureApi api,
 	while ((request = kapture_http_start(server, api, body, body_len, NULL, &when)) == NULL)
 	{
 		CHECK_FOR_INTERRUPTS();
-		(void) http_step(when, wait_event);
+		(void) http_step(kapture_steady_at(when), wait_event);
 	}
 	return request;
 }
@@ -1231,7 +1232,7 @@ static bool
 http_wait(long timeout, bool only_fetched, uint32 wait_event)
 {
 	TimestampTz deadline = timeout < 0 ? DT_NOEND :
-		TimestampTzPlusMilliseconds(GetCurrentTimestamp(), timeout);
+		TimestampTzPlusMilliseconds(kapture_steady_now(), timeout);
 
 	http_initialize();
 	if (http_running == 0)
@@ -1240,7 +1241,7 @@ http_wait(long timeout, bool only_fetched, uint32 wait_event)
 	{
 		bool		latch = http_step(deadline, wait_event);
 
-		if (!http_any_finished(only_fetched) && (latch || deadline <= GetCurrentTimestamp()))
+		if (!http_any_finished(only_fetched) && (latch || deadline <= kapture_steady_now()))
 			return false;
 	}
 	return true;
@@ -1315,11 +1316,12 @@ kapture_http_answer(KaptureHttpRequest *request)
 const KaptureHttpAnswer *
 kapture_http_perform_until(KaptureHttpRequest *request, TimestampTz deadline, uint32 wait_event)
 {
+	deadline = kapture_steady_at(deadline);
 	/* libcurl wants to start with what was just added */
 	http_act(false);
 	while (!request->finished)
 	{
-		if (deadline <= GetCurrentTimestamp())
+		if (deadline <= kapture_steady_now())
 			return NULL;
 		if (http_step(deadline, wait_event) && deadline != DT_NOEND && !request->finished)
 			return NULL;
@@ -1346,8 +1348,10 @@ kapture_http_perform(KaptureHttpRequest *request, uint32 wait_event)
 void
 kapture_http_sleep_until(TimestampTz when, uint32 wait_event)
 {
+	TimestampTz deadline = kapture_steady_at(when);
+
 	http_initialize();
-	while (when > GetCurrentTimestamp() && !http_step(when, wait_event))
+	while (deadline > kapture_steady_now() && !http_step(deadline, wait_event))
 		 /* go on */ ;
 }
 

@@ -4,8 +4,9 @@
  *
  * Files in the data directory arm them and report them:
  *
- *	kapture_fault			a line "NAME once|always [KEY]": raise an error where
- *							NAME is reached, in a background process.  With KEY, only
+ *	kapture_fault			a line "NAME once|always|leak [KEY]": raise an error where
+ *							NAME is reached, in a background process, or have the
+ *							current memory context grow by 64 MB.  With KEY, only
  *							if that is the row's key or among the statement's
  *							arguments; "#N" is the attachment with that id.
  *	kapture_fault_cause		a second one like that, beside it
@@ -44,6 +45,7 @@ extern const KaptureFaultPoint __stop_kapture_faults[] __attribute__((visibility
 
 #define FAULT_KEY_LEN	64
 #define FAULT_NAME_LEN	256
+#define FAULT_LEAK		(64 * 1024 * 1024)
 
 /* What a point is about: a row, or a statement with its arguments. */
 typedef struct FaultSubject
@@ -194,7 +196,7 @@ fault_trace(const char *name, const FaultSubject *subject)
 						  fault_is_about(subject, attachment) ? "table" : "all"));
 }
 
-/* Raises an error if a point is armed in a file. */
+/* Raises an error, or leaks, if a point is armed in a file. */
 static void
 fault_raise(const char *path, const char *name, const FaultSubject *subject)
 {
@@ -209,6 +211,11 @@ fault_raise(const char *path, const char *name, const FaultSubject *subject)
 	if (strcmp(how, "once") == 0 && unlink(path) != 0)
 		return;
 	fault_append("kapture_fault_fired", name);
+	if (strcmp(how, "leak") == 0)
+	{
+		(void) palloc(FAULT_LEAK);
+		return;
+	}
 	ereport(ERROR,
 			(errcode(ERRCODE_INTERNAL_ERROR),
 			 errmsg("fault point \"%s\"", name)));

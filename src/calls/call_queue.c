@@ -25,6 +25,7 @@
 #include "base/catalog_tables.h"
 #include "base/fault.h"
 #include "base/guc.h"
+#include "base/owner_sql.h"
 #include "base/user_code.h"
 #include "calls/call_queue.h"
 
@@ -194,6 +195,20 @@ kapture_call_queue_claim(const KaptureCallAccount *account, int limit)
 	}
 	SPI_finish();
 	return result;
+}
+
+/*
+ * The system's clock was set by so many microseconds: what waits for a time does so for
+ * as long as before.
+ */
+void
+kapture_call_queue_shift(int64 jump)
+{
+	Oid			types[] = {INT8OID};
+	Datum		values[] = {Int64GetDatum(jump)};
+
+	(void) kapture_own_execute("UPDATE @.kapture_call_queue SET next_attempt = next_attempt + $1 * interval '1 microsecond'"
+							   " WHERE state = 'waiting' AND next_attempt > '-infinity'", 1, types, values);
 }
 
 /*

@@ -54,6 +54,7 @@ typedef struct KaptureCallCount
 extern bool kapture_call_queue_exists(void);
 extern List *kapture_call_queue_accounts(void);
 extern List *kapture_call_queue_claim(const KaptureCallAccount *account, int limit);
+extern void kapture_call_queue_shift(int64 jump);
 extern TimestampTz kapture_call_queue_due(const KaptureCallAccount *account);
 extern void kapture_call_queue_settle(const KaptureCall *call, const KaptureCallOutcome *outcome);
 extern void kapture_call_queue_explain(const KaptureCallAccount *account, const char *message);

@@ -29,17 +29,31 @@
 #include "base/compat.h"
 #include "base/guc.h"
 #include "base/lock.h"
+#include "base/steady.h"
 #include "base/user_code.h"
 #include "cluster/bgworker.h"
 
+/* By so many microseconds the system's clock may be off without anybody having set it. */
+#define PROCESS_CLOCK_SLACK	(5 * USECS_PER_SEC)
+
 /* How long any lock is waited for. */
 #define PROCESS_LOCK_TIMEOUT	"200ms"
+
+/*
+ * Bytes of what lives as long as the process, without what it has contexts for: far more
+ * than that can ever be.
+ */
+#define PROCESS_MEMORY			((Size) 256 * 1024 * 1024)
+
+/* Milliseconds between two passes of which the first has failed, if something is to be done. */
+#define PROCESS_REST			1000
 
 static bool process_ours = false;
 static volatile sig_atomic_t process_told_to_end = false;
 static KaptureWorkerKind process_kind;
 static MemoryContext process_context;	/* what lives as long as the process */
 static const char *process_database = NULL; /* its name */
+static TimestampTz process_clock = 0;	/* what the system's clock is ahead of the steady one */
 
 /*
  * Is anything noted in kapture_status that is of no table?  An earlier process may
@@ -495,6 +509,39 @@ kapture_process_timeout(long timeout)
 }
 
 /*
+ * Returns by how many microseconds the system's clock was set forward (negative: back)
+ * since the process has first asked; 0: it was not.  What it gains little by little
+ * does not count.
+ */
+int64
+kapture_process_clock_jump(void)
+{
+	TimestampTz ahead = GetCurrentTimestamp() - kapture_steady_now();
+	int64		jump = ahead - process_clock;
+
+	if (process_clock != 0 && (jump > PROCESS_CLOCK_SLACK || jump < -PROCESS_CLOCK_SLACK))
+		return jump;
+	process_clock = ahead;
+	return 0;
+}
+
+/*
+ * Ends the process because the system's clock was set: what it has in memory are times
+ * of before.  Its successor begins at once, with the times in tables, which the caller
+ * has moved.
+ */
+void
+kapture_process_begin_anew(int64 jump)
+{
+	ereport(LOG,
+			(errmsg("kapture_sync: the system clock was set %s by %lld s; the %s of database \"%s\" starts anew",
+					jump < 0 ? "back" : "forward", (long long) ((jump < 0 ? -jump : jump) + USECS_PER_SEC / 2) / USECS_PER_SEC,
+					process_kind == KAPTURE_PUSHER ? "worker" : "puller", process_database),
+			 errdetail("Waiting times go on as they were.")));
+	kapture_process_exit(KAPTURE_EXIT_ASKED);
+}
+
+/*
  * To be called at the beginning of each pass.  Ends the process if it is to leave.
  * *reloaded: settings were read anew; *woken: there may be something to do, and
  * invalidation messages were taken in.
@@ -514,8 +561,52 @@ kapture_process_take_in(bool *reloaded, bool *woken)
 }
 
 /*
+ * Rests after an error, for so many milliseconds.  What is to be done meanwhile may lead
+ * to the same error: it ends the rest early, but not at once.
+ */
+static void
+process_rest(const KaptureProcessLoop *loop, int64 milliseconds)
+{
+	TimestampTz began = GetCurrentTimestamp();
+	TimestampTz until = TimestampTzPlusMilliseconds(began, milliseconds);
+	long		rest;
+
+	while ((rest = kapture_process_wait_until(until)) > 0 && !kapture_shmem_worker_must_leave())
+	{
+		if (WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+					  rest, WaitEventExtensionNew(loop->wait_event)) & WL_LATCH_SET)
+			until = Min(until, TimestampTzPlusMilliseconds(began, PROCESS_REST));
+		ResetLatch(MyLatch);
+		CHECK_FOR_INTERRUPTS();
+	}
+}
+
+/*
+ * Ends the process if its memory has grown beyond all measure, whatever the fault is: the
+ * launcher starts another one, which goes on with what is in the tables.
+ */
+static void
+process_bound_memory(const KaptureProcessLoop *loop, void *arg)
+{
+	ErrorData  *error = NULL;
+	Size		bytes = MemoryContextMemAllocated(process_context, false);
+
+	if (bytes <= PROCESS_MEMORY)
+		return;
+	ereport(LOG,
+			(errmsg("%s begins anew, as its memory has grown to %zu MB",
+					MyBgworkerEntry->bgw_name, bytes / (1024 * 1024)),
+			 errdetail("It has a few at most as long as all is well.")));
+	if (loop->part)
+		error = kapture_guard_transaction(loop->part, arg);
+	if (error)
+		kapture_process_report_error(KAPTURE_PHASE_LOOP, NULL, 0, NULL, error);
+	kapture_process_exit(KAPTURE_EXIT_FAILED);
+}
+
+/*
  * Runs passes for good.  An error that none of what a pass does has dealt with costs
- * that pass, and a rest, which ends early if something is to be done.
+ * that pass, and a rest.
  */
 void
 kapture_process_run_loop(const KaptureProcessLoop *loop, void *arg)
@@ -533,13 +624,12 @@ kapture_process_run_loop(const KaptureProcessLoop *loop, void *arg)
 		{
 			errors = 0;
 			kapture_process_report_success(KAPTURE_PHASE_LOOP, NULL, 0);
+			process_bound_memory(loop, arg);
 			continue;
 		}
 		kapture_process_report_error(KAPTURE_PHASE_LOOP, NULL, 0, NULL, error);
 		FreeErrorData(error);
-		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
-						 loop->backoff(++errors), WaitEventExtensionNew(loop->wait_event));
-		ResetLatch(MyLatch);
+		process_rest(loop, loop->backoff(++errors));
 		loop->failed(arg);
 	}
 }

@@ -19,6 +19,7 @@ typedef struct KaptureProcessLoop
 	KaptureGuarded failed;		/* after an error: has all looked at anew */
 	int64		(*backoff) (int errors);	/* milliseconds of rest after so many in a row */
 	const char *wait_event;		/* during that */
+	KaptureGuarded part;		/* leaves nothing in doubt that need not be; NULL: there is nothing */
 } KaptureProcessLoop;
 
 /* What is reported in pg_stat_activity.  Begins zeroed. */
@@ -40,6 +41,8 @@ extern void kapture_process_require_installation(Oid *installation);
 pg_noreturn extern void kapture_process_exit(KaptureExit reason);
 pg_noreturn extern void kapture_process_run_loop(const KaptureProcessLoop *loop, void *arg);
 extern void kapture_process_take_in(bool *reloaded, bool *woken);
+extern int64 kapture_process_clock_jump(void);
+pg_noreturn extern void kapture_process_begin_anew(int64 jump);
 
 extern void kapture_process_begin(const char *activity);
 extern void kapture_process_commit(void);

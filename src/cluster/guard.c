@@ -49,10 +49,11 @@ kapture_guard_step(KaptureGuarded work, void *arg)
 	}
 	PG_CATCH();
 	{
+		/* first, as it frees the memory that may be wanting for the copy */
+		RollbackAndReleaseCurrentSubTransaction();
 		MemoryContextSwitchTo(context);
 		error = CopyErrorData();
 		FlushErrorState();
-		RollbackAndReleaseCurrentSubTransaction();
 	}
 	PG_END_TRY();
 	MemoryContextSwitchTo(context);
@@ -91,15 +92,15 @@ kapture_guard_transaction(KaptureGuarded work, void *arg)
 	}
 	PG_CATCH();
 	{
-		MemoryContextSwitchTo(context);
-		error = CopyErrorData();
-		FlushErrorState();
 		/* without a transaction, nothing else would do these */
 		LWLockReleaseAll();
 		ConditionVariableCancelSleep();
 		pgstat_report_wait_end();
 		kapture_guard_abort();
 		pgstat_report_activity(STATE_IDLE, NULL);
+		MemoryContextSwitchTo(context);
+		error = CopyErrorData();
+		FlushErrorState();
 	}
 	PG_END_TRY();
 	MemoryContextSwitchTo(context);
@@ -120,11 +121,13 @@ kapture_guard_message(const ErrorData *error)
 
 /*
  * Tells whether an error says nothing of the row that it came up with: locks,
- * deadlocks, full disks, cancellation.  It is worth trying again.
+ * deadlocks, shortages, cancellation.  It is worth trying again.
  */
 bool
 kapture_guard_will_pass(const ErrorData *error)
 {
+	if (kapture_guard_is_shortage(error))
+		return true;
 	switch (ERRCODE_TO_CATEGORY(error->sqlerrcode))
 	{
 		case ERRCODE_TRANSACTION_ROLLBACK:
@@ -133,11 +136,23 @@ kapture_guard_will_pass(const ErrorData *error)
 			return true;
 		default:
 			return error->sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE ||
-				error->sqlerrcode == ERRCODE_READ_ONLY_SQL_TRANSACTION ||
-				error->sqlerrcode == ERRCODE_DISK_FULL ||
-				error->sqlerrcode == ERRCODE_TOO_MANY_CONNECTIONS ||
-				error->sqlerrcode == ERRCODE_CONFIGURATION_LIMIT_EXCEEDED;
+				error->sqlerrcode == ERRCODE_READ_ONLY_SQL_TRANSACTION;
 	}
+}
+
+/*
+ * Tells whether an error says that the server has run out of something: disk, memory,
+ * connections, transaction ids.  It says nothing of what was being done, however
+ * often it comes, and is over when there is enough again.
+ */
+bool
+kapture_guard_is_shortage(const ErrorData *error)
+{
+	if (ERRCODE_TO_CATEGORY(error->sqlerrcode) == ERRCODE_INSUFFICIENT_RESOURCES)
+		return true;
+	/* this code is otherwise that of values too large */
+	return error->sqlerrcode == ERRCODE_PROGRAM_LIMIT_EXCEEDED && error->funcname &&
+		(strcmp(error->funcname, "GetNewTransactionId") == 0 || strcmp(error->funcname, "GetNewMultiXactId") == 0);
 }
 
 /*

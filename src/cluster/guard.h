@@ -19,6 +19,7 @@ extern ErrorData *kapture_guard_step(KaptureGuarded work, void *arg);
 extern ErrorData *kapture_guard_transaction(KaptureGuarded work, void *arg);
 extern void kapture_guard_abort(void);
 extern char *kapture_guard_message(const ErrorData *error);
+extern bool kapture_guard_is_shortage(const ErrorData *error);
 extern bool kapture_guard_will_pass(const ErrorData *error);
 extern bool kapture_guard_is_lock(const ErrorData *error);
 extern const char *kapture_guard_phase_name(KapturePhase phase);

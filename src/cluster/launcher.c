@@ -43,6 +43,7 @@
 
 #include "base/compat.h"
 #include "base/guc.h"
+#include "base/steady.h"
 #include "cluster/bgworker.h"
 #include "cluster/launcher.h"
 #include "cluster/shmem.h"
@@ -62,7 +63,7 @@ typedef struct LauncherDatabase
 	Oid			dbid;			/* hash key */
 	bool		present;		/* in the last list of databases */
 	bool		absent;			/* does not have the extension */
-	TimestampTz not_before[KAPTURE_WORKER_KINDS];	/* earliest next start */
+	TimestampTz not_before[KAPTURE_WORKER_KINDS];	/* earliest next start (base/steady.h) */
 } LauncherDatabase;
 
 /* A worker that was registered and has not said anything yet. */
@@ -205,9 +206,9 @@ launcher_worker_gone(const KaptureSlotInfo *info, KaptureExit reason)
 	if (reason == KAPTURE_EXIT_ABSENT && info->kind == KAPTURE_PUSHER)
 		db->absent = true;
 	else if (reason == KAPTURE_EXIT_ABSENT)
-		db->not_before[info->kind] = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), IDLE_INTERVAL);
+		db->not_before[info->kind] = TimestampTzPlusMilliseconds(kapture_steady_now(), IDLE_INTERVAL);
 	else if (reason == KAPTURE_EXIT_FAILED)
-		db->not_before[info->kind] = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), RESTART_INTERVAL);
+		db->not_before[info->kind] = TimestampTzPlusMilliseconds(kapture_steady_now(), RESTART_INTERVAL);
 }
 
 /* Frees the slots of workers that are no more. */
@@ -339,7 +340,7 @@ launcher_try_start(LauncherDatabase *db, KaptureWorkerKind kind)
 static long
 launcher_start_missing(void)
 {
-	TimestampTz now = GetCurrentTimestamp();
+	TimestampTz now = kapture_steady_now();
 	long		wait = -1;
 
 	if (launcher_start.slot >= 0)

@@ -82,27 +82,29 @@ follow_watched(const KaptureAttachment *att, Oid source, const KaptureFollowRead
 	return follow_names(source, list_concat_unique_int(columns, reads->source), all);
 }
 
-/* Opens the table that is to be followed; the caller must own it, or hold TRIGGER on it. */
+/* Raises 42501 unless the caller owns a table, or holds TRIGGER on it. */
+static void
+follow_check_trigger(Oid relid)
+{
+	if (pg_class_aclcheck(relid, GetUserId(), ACL_TRIGGER) != ACLCHECK_OK)
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("permission denied for table %s", get_rel_name(relid)),
+				 errdetail("To follow a table, you must own it, or have the TRIGGER privilege on it.")));
+}
+
+/* Opens the table that is to be followed. */
 static Relation
 follow_open_source(Oid relid)
 {
-	Relation	rel = try_relation_open(relid, ShareRowExclusiveLock);
+	Relation	rel = kapture_argument_open(relid, ShareRowExclusiveLock, follow_check_trigger);
 
-	if (rel == NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_TABLE),
-				 errmsg("relation with OID %u does not exist", relid)));
 	if (rel->rd_rel->relkind != RELKIND_RELATION && rel->rd_rel->relkind != RELKIND_PARTITIONED_TABLE)
 		ereport(ERROR,
 				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
 				 errmsg("\"%s\" cannot be followed", RelationGetRelationName(rel)),
 				 errdetail("Only tables can be followed."),
 				 rel->rd_rel->relkind == RELKIND_VIEW ? errhint("Follow the tables that the view shows.") : 0));
-	if (pg_class_aclcheck(relid, GetUserId(), ACL_TRIGGER) != ACLCHECK_OK)
-		ereport(ERROR,
-				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-				 errmsg("permission denied for table %s", RelationGetRelationName(rel)),
-				 errdetail("To follow a table, you must own it, or have the TRIGGER privilege on it.")));
 	return rel;
 }
 

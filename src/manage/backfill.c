@@ -176,20 +176,21 @@ touch_is_new(int32 attachment_id, const char *row_key, int64 columns)
 	return !found;
 }
 
+/* Raises 42501 unless the caller may update the relation. */
+static void
+touch_check_update(Oid relid)
+{
+	if (pg_class_aclcheck(relid, GetUserId(), ACL_UPDATE) != ACLCHECK_OK)
+		aclcheck_error(ACLCHECK_NO_PRIV, get_relkind_objtype(get_rel_relkind(relid)), get_rel_name(relid));
+}
+
 /* The attachment of a relation that the caller may update. */
 static KaptureAttachment *
 touch_find(Oid relid)
 {
-	Relation	rel = try_relation_open(relid, AccessShareLock);
-	KaptureAttachment *att;
+	Relation	rel = kapture_argument_open(relid, AccessShareLock, touch_check_update);
+	KaptureAttachment *att = kapture_catalog_attachment(rel);
 
-	if (rel == NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_TABLE),
-				 errmsg("relation with OID %u does not exist", relid)));
-	if (pg_class_aclcheck(relid, GetUserId(), ACL_UPDATE) != ACLCHECK_OK)
-		aclcheck_error(ACLCHECK_NO_PRIV, get_relkind_objtype(rel->rd_rel->relkind), RelationGetRelationName(rel));
-	att = kapture_catalog_attachment(rel);
 	if (att == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_OBJECT),

@@ -281,19 +281,13 @@ static KaptureAttachment *
 dry_run_draft(FunctionCallInfo fcinfo, const char *server)
 {
 	Oid			relid = PG_GETARG_OID(0);
-	Relation	rel = try_relation_open(relid, AccessShareLock);
+	Relation	rel = kapture_argument_open(relid, AccessShareLock, kapture_argument_check_owner);
 	Jsonb	   *columns = PG_ARGISNULL(1) ? NULL : PG_GETARG_JSONB_P(1);
 	KaptureGivenExpression *filter = NULL;
 	KaptureGivenSource *source = NULL;
 	KaptureAttachment *att;
 	List	   *mappings;
 
-	if (rel == NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_TABLE),
-				 errmsg("relation with OID %u does not exist", relid)));
-	if (!object_ownercheck(RelationRelationId, relid, GetUserId()))
-		aclcheck_error(ACLCHECK_NOT_OWNER, get_relkind_objtype(rel->rd_rel->relkind), RelationGetRelationName(rel));
 	if (rel->rd_rel->relkind != RELKIND_RELATION && rel->rd_rel->relkind != RELKIND_PARTITIONED_TABLE)
 		ereport(ERROR,
 				(errcode(ERRCODE_WRONG_OBJECT_TYPE),

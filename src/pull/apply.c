@@ -33,6 +33,7 @@
 
 #include "base/compat.h"
 #include "base/user_code.h"
+#include "cluster/guard.h"
 #include "mapping/expression.h"
 #include "pull/apply.h"
 #include "table/capture.h"
@@ -406,7 +407,7 @@ arrival_write(ArrivalBatch *batch, ArrivalItem *item)
 	else if (error == NULL)
 		arrival_park(batch, item, "writing the customer changed no row; a trigger or rule of the table prevents it");
 	else if (kapture_row_is_passing(error) || error->sqlerrcode == ERRCODE_T_R_DEADLOCK_DETECTED)
-		arrival_later(batch, item, "the row or the table is locked");
+		arrival_later(batch, item, kapture_guard_is_shortage(error) ? error->message : "the row or the table is locked");
 	else
 		arrival_park(batch, item, error->message);
 	if (error)

@@ -278,6 +278,7 @@ pull_configure(void *arg)
 {
 	PullServer *server = arg;
 	const KaptureServer *settings = kapture_server_get(server->server.name, server->server.owner);
+	TimestampTz now = GetCurrentTimestamp();
 	KapturePullState state;
 
 	if (server->timezone == NULL || strcmp(server->timezone, settings->timezone) != 0 ||
@@ -294,10 +295,11 @@ pull_configure(void *arg)
 	server->sweep_rate = settings->sweep_rate;
 	pull_drop_sweep(server);
 	kapture_pull_state_read(server->server.name, &state);
-	server->next = state.started_at == DT_NOBEGIN || state.asked ? 0 : state.started_at + server->interval;
+	/* the clock may have been set back since */
+	server->next = state.started_at == DT_NOBEGIN || state.asked ? 0 : Min(state.started_at, now) + server->interval;
 	server->failures = state.failures;
 	server->next_sweep = state.sweeping || state.sweep_started_at == DT_NOBEGIN ? 0 :
-		state.sweep_started_at + server->sweep_interval;
+		Min(state.sweep_started_at, now) + server->sweep_interval;
 }
 
 /* What became of a step; an error is the server's alone. */

@@ -128,6 +128,21 @@ kapture_pull_state_end(const char *server, TimestampTz next_pull)
 }
 
 /*
+ * The system's clock was set by so many microseconds: what waits for a time does so for
+ * as long as before.
+ */
+void
+kapture_pull_state_shift(int64 jump)
+{
+	Oid			types[] = {INT8OID};
+	Datum		values[] = {Int64GetDatum(jump)};
+
+	(void) kapture_own_execute("UPDATE @.kapture_pull SET next_pull = next_pull + $1 * interval '1 microsecond'", 1, types, values);
+	(void) kapture_own_execute("UPDATE @.kapture_inbox SET next_attempt = next_attempt + $1 * interval '1 microsecond'"
+							   " WHERE state = 'waiting'", 1, types, values);
+}
+
+/*
  * Notes that a pull, or the beginning of one, failed.
  */
 void

@@ -27,6 +27,7 @@ extern void kapture_pull_state_window(const char *server, TimestampTz pulled_unt
 									  Timestamp done_until, int64 windows_left,
 									  int64 customers, int64 written);
 extern void kapture_pull_state_end(const char *server, TimestampTz next_pull);
+extern void kapture_pull_state_shift(int64 jump);
 extern void kapture_pull_state_fail(const char *server, const char *error, TimestampTz next_pull);
 extern void kapture_pull_state_sweep(const char *server, bool begin);
 extern void kapture_pull_state_swept(const char *server, int64 customer_id, bool changed);

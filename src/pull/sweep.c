@@ -41,7 +41,7 @@
 struct KaptureSweep
 {
 	MemoryContext context;
-	MemoryContext request;		/* of the Get under way */
+	MemoryContext request;		/* of the running Get */
 	KapturePullServer server;
 	Oid			namespace;
 	char	   *timezone;
@@ -51,7 +51,7 @@ struct KaptureSweep
 	int64		ids[SWEEP_BATCH];
 	int			nids;
 	int			next;			/* the one that is asked for next */
-	KaptureFetch *fetch;		/* NULL: none is under way */
+	KaptureFetch *fetch;		/* NULL: none is running */
 };
 
 /*
@@ -196,7 +196,7 @@ sweep_write(KaptureSweep *sweep, const KaptureWindow *window)
 	return true;
 }
 
-/* The Get under way is over. */
+/* The running Get is over. */
 static void
 sweep_end_request(KaptureSweep *sweep)
 {

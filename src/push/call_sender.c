@@ -17,6 +17,7 @@
  */
 #include "postgres.h"
 
+#include "access/xact.h"
 #include "foreign/foreign.h"
 #include "lib/ilist.h"
 #include "miscadmin.h"
@@ -301,6 +302,21 @@ typedef struct SenderClaim
 	bool		in_queue;		/* an error is the queue's own, not the account's */
 } SenderClaim;
 
+/* When the next call of an account is due, after "n" of "room" were claimed. */
+static TimestampTz
+sender_due(const CallAccount *account, int n, int room)
+{
+	TimestampTz due;
+
+	if (n >= room)
+		return 0;
+	due = kapture_call_queue_due(&account->key);
+	/* somebody has locked what is due */
+	if (n == 0 && due <= GetCurrentTransactionStartTimestamp())	/* SQL's now() */
+		due = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), KAPTURE_LOCKED_RETRY);
+	return due;
+}
+
 /* Why no call of an account can ever be sent; NULL: they can. */
 static char *
 sender_hopeless(const KaptureCallAccount *key)
@@ -325,8 +341,10 @@ sender_do_claim(void *arg)
 	claim->in_queue = hopeless != NULL;
 	if (hopeless)
 	{
-		kapture_alert_calls(account->key.server, "failed", (int) kapture_call_queue_give_up(&account->key, hopeless));
-		claim->due = kapture_call_queue_due(&account->key);
+		int			n = (int) kapture_call_queue_give_up(&account->key, hopeless);
+
+		kapture_alert_calls(account->key.server, "failed", n);
+		claim->due = sender_due(account, n, PG_INT32_MAX);
 		return;
 	}
 	settings = kapture_server_get(account->key.server, account->key.sender);
@@ -339,7 +357,7 @@ sender_do_claim(void *arg)
 	transaction = MemoryContextSwitchTo(claim->context);
 	claim->calls = kapture_call_queue_claim(&account->key, room);
 	MemoryContextSwitchTo(transaction);
-	claim->due = list_length(claim->calls) < room ? kapture_call_queue_due(&account->key) : 0;
+	claim->due = sender_due(account, list_length(claim->calls), room);
 }
 
 static void
@@ -803,7 +821,7 @@ kapture_calls_look(void)
 	sender_look = true;
 }
 
-/* Tells whoever listens that the outcome of calls is unknown. */
+/* Notifies that the outcome of calls is unknown. */
 static void
 sender_alert_unknown(List *counts)
 {

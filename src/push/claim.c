@@ -33,6 +33,12 @@
 #define CLAIM_TIME		100
 
 /*
+ * So many errors in a row for want of memory, which takes some minutes, are taken for
+ * a row's own.
+ */
+#define CLAIM_MEMORY_ERRORS 10
+
+/*
  * How many rows to claim for a server ahead of what it is being sent: enough to
  * make transactions worth their while, few enough to leave others be.  After a
  * crash each of them has to be searched for, as if it had been sent.
@@ -437,12 +443,24 @@ claim_suspect(Worker *worker, WorkerTable *table, const char *row_key)
 	return row_key && !again;
 }
 
+/*
+ * How many errors like this one in a row say nothing of a row yet?  A full disk and the
+ * like never do, but one row's size may be why memory runs out.
+ */
+static int
+claim_patience(const ErrorData *error)
+{
+	if (error->sqlerrcode == ERRCODE_OUT_OF_MEMORY)
+		return CLAIM_MEMORY_ERRORS;
+	return kapture_guard_is_shortage(error) ? PG_INT32_MAX : WORKER_PASSING_ERRORS;
+}
+
 /* A claim failed: the next ones are smaller, until the row that is to blame is parked. */
 static void
 claim_fail(Worker *worker, WorkerClaim *claim, const ErrorData *error)
 {
 	WorkerTable *table = claim->table;
-	bool		will_pass = kapture_guard_will_pass(error) && table->turn.errors < WORKER_PASSING_ERRORS;
+	bool		will_pass = kapture_guard_will_pass(error) && table->turn.errors < claim_patience(error);
 
 	claim_rewind(table);
 	if (kapture_guard_is_lock(error))

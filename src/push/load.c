@@ -99,7 +99,7 @@ load_used_servers(Worker *worker)
 		if (server->used)
 			continue;
 		kapture_shmem_withdraw_server(server->name, server->owner);
-		server->told = KAPTURE_STATE_OK;
+		server->notified = KAPTURE_STATE_OK;
 		if (server->ntasks == 0 && server->ntables == 0)
 			kapture_state_forget_server(server);
 	}

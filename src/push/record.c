@@ -91,7 +91,7 @@ record_take(WorkerTask *task, TimestampTz now)
 			task->task.delivery->in_doubt = now;
 		answer.error = error;
 		/* what was sent may be the cause */
-		if (kapture_guard_step(record_do_refuse, &answer) != NULL)
+		if (kapture_guard_is_shortage(error) || kapture_guard_step(record_do_refuse, &answer) != NULL)
 			kapture_task_park(&task->task, error);
 	}
 	if (task->task.strange)
@@ -273,13 +273,16 @@ kapture_record_collect(Worker *worker)
 	}
 }
 
-/* Tells whether it is time to record answers.  If nothing else is to be done, it is. */
+/*
+ * Tells whether it is time to record answers.  If nothing else is to be done, it is, but
+ * for a while after an error.
+ */
 bool
 kapture_record_is_due(Worker *worker)
 {
 	dlist_iter	iter;
 
-	if (worker->nanswered == 0)
+	if (worker->nanswered == 0 || worker->answer_not_before > GetCurrentTimestamp())
 		return false;
 	if (worker->trouble || worker->nanswered >= RECORD_BATCH ||
 		GetCurrentTimestamp() >= TimestampTzPlusMilliseconds(worker->first_answer, KAPTURE_RECORD_DELAY))
@@ -366,7 +369,7 @@ record_settle_one(Worker *worker, WorkerTask *task)
 
 	dlist_push_tail(&one, &task->node);
 	error = record_settle(worker, &one);
-	if (error && !kapture_guard_is_lock(error) &&
+	if (error && !kapture_guard_is_lock(error) && !kapture_guard_is_shortage(error) &&
 		(!kapture_guard_will_pass(error) || worker->record_errors >= WORKER_PASSING_ERRORS))
 	{
 		kapture_transaction_report_error(KAPTURE_PHASE_RECORD, task->table, task->task.delivery->row_key, error);
@@ -422,6 +425,15 @@ kapture_record_settle_apart(Worker *worker, dlist_head *tasks)
 	/* what takes long is tried the more seldom */
 	now = GetCurrentTimestamp();
 	worker->next_record = TimestampTzPlusMilliseconds(now, KAPTURE_LOCKED_RETRY) + (now - began) * 10;
+}
+
+/* Returns when answers are to be recorded, whatever else there is; DT_NOEND: none are. */
+TimestampTz
+kapture_record_next(Worker *worker)
+{
+	if (worker->nanswered == 0)
+		return DT_NOEND;
+	return Max(worker->answer_not_before, TimestampTzPlusMilliseconds(GetCurrentTimestamp(), KAPTURE_RECORD_DELAY));
 }
 
 /* What cannot be recorded now is tried again in a while. */
@@ -497,7 +509,10 @@ record_do(void *arg)
 	record_release(worker, now);
 }
 
-/* Records what the answers that were collected mean. */
+/*
+ * Records what the answers that were collected mean.  After an error, what could be taken
+ * in is recorded apart; if nothing could, answers wait for a while.
+ */
 void
 kapture_record(Worker *worker)
 {
@@ -506,10 +521,17 @@ kapture_record(Worker *worker)
 	if (error)
 	{
 		kapture_transaction_report_error(KAPTURE_PHASE_RECORD, NULL, NULL, error);
+		if (dlist_is_empty(&worker->settled))
+			worker->answer_not_before = kapture_guard_is_lock(error) ?
+				TimestampTzPlusMilliseconds(GetCurrentTimestamp(), KAPTURE_LOCKED_RETRY) :
+				kapture_transaction_retry_at(++worker->answer_errors);
+		else
+			kapture_record_settle_apart(worker, &worker->settled);
 		FreeErrorData(error);
-		kapture_record_settle_apart(worker, &worker->settled);
 		return;
 	}
+	worker->answer_errors = 0;
+	worker->answer_not_before = 0;
 	kapture_queue_discard(worker, &worker->settled);
 	kapture_transaction_report_success(KAPTURE_PHASE_RECORD, NULL);
 }

@@ -18,6 +18,7 @@ extern void kapture_record_settle(Worker *worker, dlist_head *tasks);
 extern void kapture_record_collect(Worker *worker);
 extern bool kapture_record_is_due(Worker *worker);
 extern void kapture_record_settle_apart(Worker *worker, dlist_head *tasks);
+extern TimestampTz kapture_record_next(Worker *worker);
 extern void kapture_record_keep(Worker *worker, dlist_head *tasks);
 extern void kapture_record_rest(Worker *worker);
 extern void kapture_record(Worker *worker);

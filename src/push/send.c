@@ -197,12 +197,12 @@ send_fail_start(Worker *worker, WorkerTask *task, const ErrorData *error)
 static void
 send_fail(Worker *worker, WorkerSending *sending, const ErrorData *error)
 {
-	if (kapture_guard_is_lock(error))
+	kapture_transaction_report_error(KAPTURE_PHASE_SEND, NULL, NULL, error);
+	if (kapture_guard_is_lock(error) || kapture_guard_is_shortage(error))
 	{
 		sending->server->pool.not_before = TimestampTzPlusMilliseconds(sending->now, KAPTURE_LOCKED_RETRY);
 		return;
 	}
-	kapture_transaction_report_error(KAPTURE_PHASE_SEND, NULL, NULL, error);
 	if (sending->wrapping && sending->wrapping->start_errors++ == 0)
 		send_requeue(sending->wrapping);
 	else if (sending->wrapping)
@@ -241,6 +241,8 @@ send_rotation_send(Worker *worker, void *what, int most)
 		send_fail(worker, &sending, error);
 		FreeErrorData(error);
 	}
+	else
+		kapture_transaction_report_success(KAPTURE_PHASE_SEND, NULL);
 	return server->pool.running > running;
 }
 

@@ -39,10 +39,10 @@ kapture_health_report(Worker *worker, WorkerServer *server, const char *message)
 	kapture_health_tell_room(kapture_shmem_report_server(server->name, server->owner, state,
 														 state == KAPTURE_STATE_OK ? 0 : server->pool.not_before,
 														 server->problem && !worker->outdated ? server->problem : message));
-	if (server->told != state)
-		kapture_alert_server(server->name, kapture_report_state_name(server->told),
+	if (server->notified != state)
+		kapture_alert_server(server->name, kapture_report_state_name(server->notified),
 							 kapture_report_state_name(state));
-	server->told = state;
+	server->notified = state;
 }
 
 /* Does its queue wait for somebody to act? */
@@ -116,7 +116,7 @@ health_log(WorkerServer *server, const KaptureTask *task)
 		case KAPTURE_STATE_OUTDATED:
 			break;
 	}
-	server->said = task->health;
+	server->logged = task->health;
 }
 
 /* How long a server that is not well is left alone, in milliseconds. */
@@ -171,7 +171,7 @@ kapture_health_renew(Worker *worker, WorkerServer *server, TimestampTz now)
 }
 
 /*
- * Counts a failure.  A row that fails again and again by itself says nothing of the
+ * Counts a failure.  A row that alone fails again and again says nothing of the
  * others: it opens no breaker.  Once that is open, what was in flight already says nothing
  * new, and only probes have the server left alone for longer.
  */
@@ -195,7 +195,7 @@ health_count_failure(WorkerServer *server, const WorkerTask *task, TimestampTz n
 
 /*
  * Notes what the answer to a task's request says of its server.  A single failure may be
- * chance: it is said of a server that it is ill once some in a row have failed.
+ * chance: a server is logged as failing once some in a row have failed.
  */
 void
 kapture_health_note(Worker *worker, const WorkerTask *task, TimestampTz now)
@@ -223,7 +223,7 @@ kapture_health_note(Worker *worker, const WorkerTask *task, TimestampTz now)
 		server->asked |= health_is_held(t->health) || t->retry_after >= 0;
 		health_count_failure(server, task, now);
 	}
-	if (server->said != t->health &&
+	if (server->logged != t->health &&
 		(t->health != KAPTURE_STATE_FAILING || server->sick >= KAPTURE_BREAKER_FAILURES))
 		health_log(server, t);
 	if (before != t->health || t->health != KAPTURE_STATE_OK)

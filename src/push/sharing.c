@@ -51,7 +51,7 @@ sharing_same_contact(const KaptureDelivery *a, const KaptureDelivery *b)
 		(a->sent_email && b->sent_email && pg_strcasecmp(a->sent_email, b->sent_email) == 0);
 }
 
-/* A customer of a server, and the task under way that has it. */
+/* A customer of a server, and the claimed task that has it. */
 typedef struct SharingCustomer
 {
 	struct
@@ -85,7 +85,7 @@ sharing_enter(HTAB *customers, WorkerTask *task)
 		entry->task = task;
 }
 
-/* The customers of the tasks under way, but for those of which that is open. */
+/* The customers of the claimed tasks, but for those of which that is open. */
 static HTAB *
 sharing_customers(Worker *worker)
 {
@@ -129,7 +129,7 @@ sharing_adding(Worker *worker, const WorkerTask *task)
 }
 
 /*
- * Looks among the rows that are under way: does one have the task's customer, or is one
+ * Looks among the rows that are claimed: does one have the task's customer, or is one
  * being added with its phone or email?  Then the task is ended for it.
  */
 static void
@@ -387,7 +387,7 @@ sharing_do_check(void *arg)
 }
 
 /*
- * It cannot be told who has the task's customer: its row is parked.  One that was added
+ * It cannot be found out who has the task's customer: the task's row is parked.  One that was added
  * keeps its id; one that was to be linked begins anew.
  */
 static void

@@ -62,8 +62,8 @@ typedef struct WorkerServer
 	int			start_errors;	/* requests in a row that could not be started */
 	int			failures;		/* in a row, of different rows */
 	int			sick;			/* in a row, of any */
-	KaptureServerState said;	/* in the log */
-	KaptureServerState told;	/* to whoever listens */
+	KaptureServerState logged;	/* last */
+	KaptureServerState notified;	/* last */
 	bool		used;			/* attached tables go to it */
 	int64		failed_row;		/* delivery that failed last */
 	KaptureServerState health;
@@ -159,6 +159,8 @@ typedef struct Worker
 	int			nanswered;
 	TimestampTz first_answer;
 	bool		trouble;		/* one of them is no plain success */
+	int			answer_errors;	/* in a row, by which no answer was taken in */
+	TimestampTz answer_not_before;	/* after those */
 	int			record_errors;	/* in a row that left some unrecorded */
 	TimestampTz next_record;	/* of those */
 

@@ -35,8 +35,8 @@
  * An answer that is not about the customer that was sent or searched for is one to
  * another request (a server or proxy has got out of step).  It counts as none.
  *
- * Kapture tells no newer Update from an older one either: the last that it gets
- * round to wins.  So while a request may be running whose outcome nobody saw,
+ * Kapture does not know a newer Update from an older one either: the last that it
+ * carries out wins.  So while a request may be running whose outcome nobody saw,
  * nothing else is sent for its row.
  *
  * No I/O here: the worker sends what is planned and brings the answers.
@@ -364,9 +364,19 @@ kapture_task_fail(KaptureTask *task, bool park, TimestampTz next_attempt, const 
 	failed->error = MemoryContextStrdup(task->delivery->context, kapture_text_cut(error));
 }
 
+/* Fails for now; the delay grows with each failure. */
+static void
+task_retry(KaptureTask *task, TimestampTz now, const char *error)
+{
+	TimestampTz next = TimestampTzPlusMilliseconds(now, kapture_pacing_backoff(task->delivery->failures + 1,
+																			KAPTURE_ROW_LONGEST));
+
+	kapture_task_fail(task, false, Max(next, task->delivery->in_doubt), error);
+}
+
 /*
- * Parks a task because of an error of ours.  What was or would be sent is left
- * out, as it may be the cause.
+ * Parks a task because of an error of ours; if that is a shortage, the task is tried
+ * again instead.  What was or would be sent is left out, as it may be the cause.
  */
 void
 kapture_task_park(KaptureTask *task, const ErrorData *error)
@@ -374,7 +384,10 @@ kapture_task_park(KaptureTask *task, const ErrorData *error)
 	char	   *message = kapture_guard_message(error);
 
 	task->body = NULL;
-	kapture_task_fail(task, true, 0, message);
+	if (kapture_guard_is_shortage(error))
+		task_retry(task, GetCurrentTimestamp(), message);
+	else
+		kapture_task_fail(task, true, 0, message);
 	pfree(message);
 }
 
@@ -408,7 +421,7 @@ kapture_task_written(KaptureTask *task, TimestampTz later, const char *why, cons
 				break;			/* the id is kept with the failure */
 			row->customer_id = 0;
 			task->body = NULL;
-			kapture_task_fail(task, failed || blame, later, failed ? row->error : blame ? blame : why);
+			kapture_task_fail(task, failed || blame, later, failed ? row->error : blame ? blame : row->error ? row->error : why);
 			task->failed.arrived = true;
 			break;
 	}
@@ -427,16 +440,6 @@ kapture_task_unrecorded(KaptureTask *task, const ErrorData *error)
 	task->delivery->row.customer_id = 0;
 	kapture_task_park(task, error);
 	task->failed.arrived = arrived;
-}
-
-/* Fails for now; the delay grows with each failure. */
-static void
-task_retry(KaptureTask *task, TimestampTz now, const char *error)
-{
-	TimestampTz next = TimestampTzPlusMilliseconds(now, kapture_pacing_backoff(task->delivery->failures + 1,
-																			KAPTURE_ROW_LONGEST));
-
-	kapture_task_fail(task, false, Max(next, task->delivery->in_doubt), error);
 }
 
 /* Puts the row back; nothing was sent that would change Kapture. */
@@ -563,7 +566,7 @@ task_gone(KaptureTask *task, TimestampTz now)
 }
 
 /*
- * The row was deleted while a request of its was under way, whose answer has
+ * The row was deleted while a request of its was in flight, whose answer has
  * been taken in: nothing else is sent for it, but a search for its lost Add, and that
  * it was deleted.
  */
@@ -726,7 +729,7 @@ task_searched(KaptureTask *task, TimestampTz now)
 
 	if (task->delivery->gone && !search_again)
 	{
-		/* of somebody else's customer nothing is left to be said */
+		/* a customer that another row has is not recorded with this one */
 		task->customer_id = task->asked_first && !different ? found : 0;
 		task_end_gone(task);
 	}
@@ -873,9 +876,9 @@ task_confirm_named(const KaptureTask *task, Jsonb *answer, KaptureReply *reply)
 }
 
 /*
- * Likewise, has the customer that was found what was searched for?  Kapture may
- * search by phone or email if it is given both: then each is searched for by
- * itself, and the result is true.
+ * Has the customer that was found what was searched for?  If not, the answer counts as
+ * one to another request.  Kapture may search by phone or email if it is given both:
+ * then each is searched for separately, and the result is true.
  */
 static bool
 task_confirm_found(KaptureTask *task, Jsonb *answer, KaptureReply *reply)
@@ -1077,7 +1080,8 @@ kapture_task_yield(KaptureTask *task, const char *table, const char *row_key)
 }
 
 /*
- * Puts off a task whose customer another row is just being added as; likewise.
+ * Puts off a task whose customer another row is just being added as; "table" and
+ * "row_key" as for kapture_task_yield().
  */
 void
 kapture_task_stand_back(KaptureTask *task, TimestampTz now, const char *table, const char *row_key)

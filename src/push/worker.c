@@ -24,6 +24,7 @@
 
 #include "api/http.h"
 #include "base/compat.h"
+#include "base/fault.h"
 #include "base/guc.h"
 #include "base/lock.h"
 #include "base/user_code.h"
@@ -168,7 +169,7 @@ worker_timeout(Worker *worker)
 {
 	TimestampTz next = worker->stale ? worker->load_not_before : worker->next_load;
 
-	next = Min(next, kapture_calls_next(worker));
+	next = Min(next, Min(kapture_calls_next(worker), kapture_record_next(worker)));
 	if (kapture_state_may_send(worker))
 		next = Min(next, worker_next_work(worker, GetCurrentTimestamp()));
 	return kapture_process_wait_until(next);
@@ -246,6 +247,56 @@ worker_await_answers(Worker *worker)
 }
 
 /*
+ * Records what was sent, and puts back what was not: no row is in doubt that need not be,
+ * nor does one wait for the next worker's timeout.
+ */
+static void
+worker_wind_up(void *arg)
+{
+	Worker	   *worker = arg;
+	dlist_iter	iter;
+
+	worker_await_answers(worker);
+	kapture_calls_record(worker);
+	if (worker->nanswered > 0)
+		kapture_record(worker);
+	dlist_foreach(iter, &worker->servers)
+		kapture_queue_take_back(dlist_container(WorkerServer, node, iter.cur), GetCurrentTimestamp(), &worker->settled);
+	kapture_queue_move(&worker->unrecorded, &worker->settled, NULL);
+	kapture_record_settle_apart(worker, &worker->settled);
+}
+
+static void
+worker_do_shift(void *arg)
+{
+	int64	   *jump = arg;
+
+	kapture_outbox_shift(*jump);
+	kapture_call_queue_shift(*jump);
+}
+
+/*
+ * Somebody has set the system's clock, by which retries, breakers and doubts are kept:
+ * those in tables are moved with it, those in memory go with the process.
+ */
+static void
+worker_follow_clock(Worker *worker)
+{
+	static bool shifted = false;
+	int64		jump = kapture_process_clock_jump();
+	ErrorData  *error;
+
+	if (jump == 0)
+		return;
+	error = shifted || worker->outdated ? NULL : kapture_transaction_run(worker, "following the clock", worker_do_shift, &jump);
+	if (error)
+		ReThrowError(error);	/* it is tried again with the next pass */
+	shifted = true;
+	worker_wind_up(worker);
+	kapture_process_begin_anew(jump);
+}
+
+/*
  * If users' code is why we end, what was sent for others is not left in doubt, nor
  * what was not sent to the next worker's timeout.  It runs nobody's code.
  */
@@ -254,7 +305,6 @@ worker_exit_callback(int code, Datum arg)
 {
 	Worker	   *worker = (Worker *) DatumGetPointer(arg);
 	Oid			owner;
-	dlist_iter	iter;
 
 	worker->blame = kapture_clock_blame(code, &owner, &worker->blamed);
 	if (worker->blame == KAPTURE_BLAME_NONE)
@@ -273,14 +323,7 @@ worker_exit_callback(int code, Datum arg)
 	kapture_user_code_enter_process();
 	kapture_lock_renew();
 	MemoryContextSwitchTo(worker->context);
-	worker_await_answers(worker);
-	kapture_calls_record(worker);
-	if (worker->nanswered > 0)
-		kapture_record(worker);
-	dlist_foreach(iter, &worker->servers)
-		kapture_queue_take_back(dlist_container(WorkerServer, node, iter.cur), GetCurrentTimestamp(), &worker->settled);
-	kapture_queue_move(&worker->unrecorded, &worker->settled, NULL);
-	kapture_record_settle_apart(worker, &worker->settled);
+	worker_wind_up(worker);
 }
 
 /* Connects, takes the slot over, and finds out whether there is work here. */
@@ -311,6 +354,7 @@ worker_pass(void *arg)
 	bool		woken;
 
 	kapture_process_take_in(&reloaded, &woken);
+	KAPTURE_FAULT_ROW("pass", NULL);
 	if (reloaded)
 	{
 		worker->stale = true;	/* exclusions may have changed, */
@@ -325,10 +369,11 @@ worker_pass(void *arg)
 	kapture_calls_ask_limiter();
 	if (kapture_load_is_due(worker) && !kapture_load(worker))
 		kapture_process_exit(KAPTURE_EXIT_ABSENT);
+	worker_follow_clock(worker);
 
 	/* connections are kept busy first, and while answers are recorded */
 	kapture_record_collect(worker);
-	if (worker->trouble)
+	if (worker->trouble && kapture_record_is_due(worker))
 		kapture_record(worker);
 	kapture_send(worker);
 	worker_safety_look(worker);
@@ -349,8 +394,6 @@ worker_pass(void *arg)
 
 	worker_report_tables(worker);
 	timeout = worker_timeout(worker);
-	if (worker->nanswered > 0)
-		timeout = timeout < 0 ? KAPTURE_RECORD_DELAY : Min(timeout, KAPTURE_RECORD_DELAY);
 	if (timeout != 0 && kapture_shmem_worker_listen(worker_listens(worker)))
 	{
 		worker_report_activity(worker);
@@ -382,7 +425,7 @@ worker_backoff(int errors)
 void
 kapture_worker_main(Datum arg)
 {
-	static const KaptureProcessLoop loop = {worker_pass, worker_look_again, worker_backoff, "KaptureWorkerMain"};
+	static const KaptureProcessLoop loop = {worker_pass, worker_look_again, worker_backoff, "KaptureWorkerMain", worker_wind_up};
 
 	kapture_process_run_loop(&loop, worker_initialize(arg));
 }

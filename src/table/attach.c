@@ -225,22 +225,6 @@ attach_require(FunctionCallInfo fcinfo, int arg, const char *name)
 				 errmsg("argument \"%s\" must not be null", name)));
 }
 
-/* Opens a relation that the caller must own. */
-static Relation
-attach_open_owned(Oid relid, LOCKMODE lockmode)
-{
-	Relation	rel = try_relation_open(relid, lockmode);
-
-	if (rel == NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_TABLE),
-				 errmsg("relation with OID %u does not exist", relid)));
-	if (!object_ownercheck(RelationRelationId, relid, GetUserId()))
-		aclcheck_error(ACLCHECK_NOT_OWNER, get_relkind_objtype(rel->rd_rel->relkind),
-					   RelationGetRelationName(rel));
-	return rel;
-}
-
 /* Refuses a table that is attached already, or belongs to one that is, or should be. */
 static void
 attach_check_membership(Relation rel)
@@ -829,7 +813,7 @@ kapture_attach(PG_FUNCTION_ARGS)
 	kapture_version_require();	/* before it reads arguments that others have not */
 	attach_take_arguments(fcinfo, &request);
 	relid = PG_GETARG_OID(0);
-	rel = attach_open_owned(relid, ShareRowExclusiveLock);
+	rel = kapture_argument_open(relid, ShareRowExclusiveLock, kapture_argument_check_owner);
 	attach_check_relation(rel);
 	name = kapture_row_relation_name(RelationGetRelid(rel));
 	request.keys = attach_key_columns(rel);
@@ -873,7 +857,7 @@ kapture_attach_find_argument(FunctionCallInfo fcinfo, int arg, LOCKMODE lockmode
 
 	attach_require(fcinfo, arg, "relation");
 	kapture_version_require();
-	rel = attach_open_owned(PG_GETARG_OID(arg), lockmode);
+	rel = kapture_argument_open(PG_GETARG_OID(arg), lockmode, kapture_argument_check_owner);
 	att = kapture_catalog_attachment(rel);
 	if (att == NULL || att->root != RelationGetRelid(rel))
 		ereport(ERROR,
@@ -942,7 +926,7 @@ attach_drop_orphans(FunctionCallInfo fcinfo)
 
 	attach_require(fcinfo, 0, "relation");
 	kapture_version_require();
-	rel = attach_open_owned(PG_GETARG_OID(0), ShareRowExclusiveLock);
+	rel = kapture_argument_open(PG_GETARG_OID(0), ShareRowExclusiveLock, kapture_argument_check_owner);
 	orphan = kapture_catalog_attachment(rel) == NULL;
 	relation_close(rel, NoLock);
 	if (!orphan || attach_drop_all_triggers(PG_GETARG_OID(0)) == 0)

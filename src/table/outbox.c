@@ -49,6 +49,7 @@
 #include "base/compat.h"
 #include "base/fault.h"
 #include "base/guc.h"
+#include "base/owner_sql.h"
 #include "base/user_code.h"
 #include "table/capture_buffer.h"
 #include "table/keys.h"
@@ -1939,6 +1940,20 @@ kapture_outbox_unpark(const int32 *attachments, const int64 *deliveries, int n, 
 	outbox_execute(OUTBOX_UNPARK, values, NULL);
 	kapture_vacuum_note(KAPTURE_TABLE_DELIVERY, SPI_processed);
 	SPI_finish();
+}
+
+/*
+ * The system's clock was set by so many microseconds: what waits for a time does so for
+ * as long as before.
+ */
+void
+kapture_outbox_shift(int64 jump)
+{
+	Oid			types[] = {INT8OID};
+	Datum		values[] = {Int64GetDatum(jump)};
+
+	(void) kapture_own_execute("UPDATE @.kapture_delivery SET next_attempt = next_attempt + $1 * interval '1 microsecond',"
+							   " in_doubt = in_doubt + $1 * interval '1 microsecond' WHERE state = 'retry'", 1, types, values);
 }
 
 /*

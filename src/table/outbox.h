@@ -122,6 +122,7 @@ extern uint64 kapture_outbox_scan_floor(const KaptureScan *scan);
 extern void kapture_outbox_take(int32 attachment_id, KaptureScan *scan, int limit,
 								List **deliveries, bool *more);
 extern List *kapture_outbox_claim(List *deliveries, TimestampTz doubt_until);
+extern void kapture_outbox_shift(int64 jump);
 extern void kapture_outbox_park(KaptureDelivery *delivery, TimestampTz doubt_until, const char *error);
 extern void kapture_outbox_unpark(const int32 *attachments, const int64 *deliveries, int n, TimestampTz next_attempt);
 extern bool kapture_outbox_park_due(int32 attachment_id, const char *row_key, const char *error);

@@ -42,6 +42,7 @@
 #include "base/text.h"
 #include "base/user_code.h"
 #include "cluster/bgworker.h"
+#include "cluster/guard.h"
 #include "mapping/expression.h"
 #include "table/binding.h"
 #include "table/clock.h"
@@ -194,10 +195,11 @@ row_run_within(KaptureAttachment *att, const char *timezone, void (*work) (void 
 	{
 		bool		timed_out = kapture_clock_stop();
 
-		MemoryContextSwitchTo(context);
-		error = row_take_error(timed_out);
+		/* first, as it frees the memory that may be wanting for the copy */
 		RollbackAndReleaseCurrentSubTransaction();
 		SetUserIdAndSecContext(userid, sec_context);
+		MemoryContextSwitchTo(context);
+		error = row_take_error(timed_out);
 	}
 	PG_END_TRY();
 	MemoryContextSwitchTo(context);
@@ -222,14 +224,15 @@ kapture_row_run(KaptureAttachment *att, const char *timezone, void (*work) (void
 }
 
 /*
- * Will an error of kapture_row_run() be gone in a moment?  Somebody has locked or
- * renamed what is needed.
+ * Will an error of kapture_row_run() be gone by itself?  Somebody has locked or
+ * renamed what is needed, or the server has run out of something.
  */
 bool
 kapture_row_is_passing(const ErrorData *error)
 {
 	return error->sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE ||
-		error->sqlerrcode == ERRCODE_T_R_SERIALIZATION_FAILURE;
+		error->sqlerrcode == ERRCODE_T_R_SERIALIZATION_FAILURE ||
+		kapture_guard_is_shortage(error);
 }
 
 /* A batch's work, for kapture_row_run(). */
@@ -356,6 +359,8 @@ row_run_singly(RowWork work, RowBatch *batch, List *rows)
 		if (kapture_row_is_passing(error) || row_is_of_table(batch->att))
 		{
 			row->outcome = KAPTURE_ROW_LOCKED;
+			if (kapture_guard_is_shortage(error))
+				row->error = MemoryContextStrdup(row->context, error->message);
 			if (error->sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE)
 				lock_timeout = ROW_LOCKED_TIMEOUT;
 		}

@@ -28,7 +28,7 @@ typedef struct KaptureRow
 
 	/* filled in */
 	KaptureRowOutcome outcome;
-	char	   *error;
+	char	   *error;			/* of FAILED; of LOCKED, what the server has run out of, or NULL */
 	bool		slow;			/* FAILED, as its time was up */
 	bool		outside;		/* DONE, but it is none of the filter's: no values */
 	int64		customer_id;	/* as in the table, 0 for NULL */

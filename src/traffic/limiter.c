@@ -13,6 +13,8 @@
  * So a place is given to another when the request's time is up, whatever its
  * process does.
  *
+ * All times here are those of the steady clock.
+ *
  * Without the library preloaded there is no shared memory: then the limits hold
  * for each session separately.
  */
@@ -28,6 +30,7 @@
 #include "utils/timestamp.h"
 
 #include "base/compat.h"
+#include "base/steady.h"
 #include "traffic/limiter.h"
 #include "traffic/pacing.h"
 
@@ -227,7 +230,7 @@ limiter_find(Oid serverid, TimestampTz now)
 		idle->dbid = MyDatabaseId;
 		idle->serverid = serverid;
 		/* before a restart, others may have used up what a second allows */
-		idle->next_start = TimestampTzPlusMilliseconds(PgStartTime, 1000);
+		idle->next_start = Min(kapture_steady_at(PgStartTime), now) + USECS_PER_SEC;
 	}
 	return idle;
 }
@@ -344,7 +347,7 @@ limiter_next(LimiterEntry *entry, int position, int max_connections, double rate
 int
 kapture_limiter_take(Oid serverid, int max_connections, double rate_limit, int64 timeout, TimestampTz *when)
 {
-	TimestampTz now = GetCurrentTimestamp();
+	TimestampTz now = kapture_steady_now();
 	LimiterEntry *entry;
 	int			taken = KAPTURE_LIMITER_NONE;
 
@@ -372,6 +375,8 @@ kapture_limiter_take(Oid serverid, int max_connections, double rate_limit, int64
 		}
 	}
 	limiter_unlock();
+	if (taken == KAPTURE_LIMITER_NONE)
+		*when = kapture_steady_to_wall(*when);
 	return taken;
 }
 

@@ -1,5 +1,5 @@
 # What several things at once used to break: outages that many requests met, pulls beside
-# Adds in doubt, and other keys of rows.
+# Adds in doubt, other keys of rows, and locks that others hold.
 use strict;
 use warnings;
 
@@ -8,6 +8,7 @@ use lib "$FindBin::RealBin/../perl";
 use IPC::Run ();
 use KaptureTest;
 use POSIX qw(strftime);
+use PostgreSQL::Test::Utils;
 use Test::More;
 
 my $emulator = start_emulator();
@@ -208,6 +209,36 @@ like($said, qr/ERROR:  requests of table "moving" to server "kapture" may be und
 release_adds($node, $emulator);
 poll_ok($node, "SELECT count(kapture_customer_id) = 1 FROM moving", 'it goes to the server that the table had');
 is(scalar @{ emulator_get($second, 'customers') }, 0, 'and not to the other one');
+
+#
+# What somebody has locked keeps nobody busy
+#
+
+# the processor time of a process, in seconds
+sub worked
+{
+	my ($pid) = @_;
+	my @stat = split / /, slurp_file("/proc/$pid/stat") =~ s/.*\) //sr;
+	return ($stat[11] + $stat[12]) / POSIX::sysconf(POSIX::_SC_CLK_TCK());
+}
+
+emulator_faults($emulator, { api => 'ticket_add', action => 'status', code => 503 });
+my $call = sql(q(SELECT kapture_send('ticket_add', '{"title": "Locked"}', retry => 'always')));
+my $locker = $node->background_psql('postgres');
+$locker->query_safe("BEGIN");
+wait_for(sub {
+	$locker->query_safe("ROLLBACK; BEGIN");
+	return $locker->query_safe("SELECT true FROM kapture_call_queue WHERE call_id = $call AND state = 'waiting' AND attempts > 0 FOR UPDATE SKIP LOCKED") eq 't';
+}, 'a call that waits');
+emulator_faults($emulator);
+poll_ok($node, "SELECT next_attempt < now() FROM kapture_call_queue WHERE call_id = $call", 'a call that somebody has locked is due');
+my ($worker, $until) = (sql("SELECT kapture_worker_pid()"), time + 2);
+my $worked = worked($worker);
+wait_for(sub { time > $until }, 'the worker to have had time');
+cmp_ok(worked($worker) - $worked, '<', 0.2 * ($ENV{KAPTURE_SLOWNESS} || 1), 'the worker does not look for it all the time');
+$locker->query_safe("COMMIT");
+$locker->quit;
+poll_ok($node, "SELECT state = 'done' FROM kapture_calls WHERE call_id = $call", 'and sends it when it is free');
 
 $node->stop;
 done_testing();

@@ -101,6 +101,18 @@ wait_for(sub { return zone_sent() =~ /^2021-03-21/ }, 'the next update to be the
 is(zone_sent(), '2021-03-21 09:00:00+01', 'once more');
 
 #
+# The expressions of a row outside the filter are not evaluated, which may be what it is for
+#
+
+sql(q(CREATE TABLE shares (id int PRIMARY KEY, customer_name text, phone text, n int);
+SELECT kapture_attach('shares', columns => '{"customer_name": "customer_name", "phone": "phone", "zone": {"expression": "(100 / n)::text"}}', filter => 'n <> 0');
+INSERT INTO shares VALUES (1, 'Inside', '9750000001', 4), (2, 'Outside', '9750000002', 0)));
+poll_ok($node, "SELECT kapture_customer_id IS NOT NULL FROM shares WHERE id = 1", 'a row inside the filter is sent');
+poll_ok($node, $idle, 'and nothing is left');
+is(sql("SELECT parked, (SELECT kapture_customer_id IS NULL FROM shares WHERE id = 2) FROM kapture_status WHERE relation = 'shares'::regclass"), '0|t',
+	'the one outside is neither sent nor at fault');
+
+#
 # Nobody's mapping but PUBLIC's
 #
 
@@ -131,8 +143,11 @@ sql("DROP USER MAPPING FOR agent SERVER shared; ALTER USER MAPPING FOR PUBLIC SE
 sql("SET ROLE agent; CREATE TABLE leads (id int PRIMARY KEY, customer_name text, phone text);
 SELECT kapture_attach('leads', server => 'shared'); INSERT INTO leads VALUES (1, 'Lead', '9740000001')");
 poll_ok($node, "SELECT server_state = 'denied' FROM kapture_status WHERE relation = 'leads'::regclass", 'a row of a table waits for a good key of PUBLIC');
+my $retry_at = sql("SELECT retry_at FROM kapture_server_states() WHERE server = 'shared'");
 sql("ALTER USER MAPPING FOR PUBLIC SERVER shared OPTIONS (SET auth_key '$key')");
 poll_ok($node, "SELECT kapture_customer_id IS NOT NULL FROM leads", 'and is sent as soon as there is one');
+is(sql("SELECT finished_at < '$retry_at' FROM kapture_history WHERE relation::text = 'leads' AND action = 'add'"), 't',
+	'not just when the server would have been tried again');
 
 $node->stop;
 done_testing();

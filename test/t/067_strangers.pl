@@ -81,6 +81,19 @@ SELECT kapture_attach('alice.customers', pull => true), kapture_attach('alice.by
 CREATE FOREIGN TABLE alice.remote (id bigint, name text, phone text, email text) SERVER kapture));
 unlike($told, qr/ERROR/, 'alice has two servers and two tables') or diag($told);
 
+# nobody waits for a lock on what is not theirs, and has others wait behind
+my $oid = sql("SELECT 'alice.customers'::regclass::oid");
+my $locker = $node->background_psql('postgres', on_error_stop => 1);
+$locker->query_safe('BEGIN; LOCK TABLE alice.customers IN ACCESS EXCLUSIVE MODE');
+foreach my $call (qw(kapture_attach kapture_detach kapture_alter kapture_pause kapture_resume kapture_retry kapture_discard kapture_dry_run kapture_verify kapture_match),
+	"kapture_touch('$oid', '1')", "kapture_id('$oid', '1')", "kapture_follow('$oid', '$oid', 'true')")
+{
+	my $sql = $call =~ /\(/ ? $call : "$call('$oid')";
+	like(stranger("SET lock_timeout = '5s'; SELECT * FROM $sql"), qr/ERROR:  42501: (?:must be owner of|permission denied for) table customers/, "$call: refused before the lock is waited for");
+}
+$locker->query_safe('ROLLBACK');
+$locker->quit;
+
 # somebody who only listens
 my $listener = $node->background_psql('postgres', extra_params => [ '-U', 'stranger' ]);
 $listener->set_query_timer_restart();

@@ -186,5 +186,14 @@ insert_rows('good', 3000, 1);
 poll_ok($node, "SELECT count(kapture_customer_id) = 1 FROM customers", 'a good one is among the probes');
 poll_ok($node, "SELECT parked = 40 AND pending + in_flight + retrying = 0 AND server_state = 'ok' FROM kapture_status", 'the queue goes on by itself; bad rows are parked, and hold nobody up again');
 
+# a row that was parked for a reason of its own does not wait with the others
+fresh();
+sql("INSERT INTO customers (customer_name, phone) VALUES ('known to be bad', 'abc')");
+poll_ok($node, "SELECT parked = 1 AND pending + in_flight + retrying = 0 FROM kapture_status", 'a row that is known to be refused is parked');
+emulator_faults($emulator, $refusal);
+insert_rows('n', 1, 40);
+poll_ok($node, "SELECT server_state = 'refusing' AND parked = 1 FROM kapture_status", 'the server is held, and that row stays parked');
+is(sql("SELECT count(*) FROM kapture_failures WHERE state = 'parked' AND message LIKE 'Invalid phone number%'"), 1, 'with its own reason');
+
 $node->stop;
 done_testing();

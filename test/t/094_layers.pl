@@ -111,6 +111,8 @@ foreach my $folder (grep { $_ ne '.' } sort keys %below)
 	my $readme = slurp("$src/$folder/README");
 	my @unnamed = grep { $readme !~ /\b\Q$_\E\b/ } map { s{.*/}{}r =~ s/\.[ch]$//r } glob "$src/$folder/*.[ch]";
 	is("@unnamed", '', "which names each of its files");
+	my @strangers = grep { !-e "$src/$folder/$_" && !-e "$src/$folder/$_.c" } map { split /, / } $readme =~ /^([\w.]+(?:, [\w.]+)*) +\S/mg;
+	is("@strangers", '', 'and none that is not there');
 	ok(!(grep { $_ eq $folder } @theirs), "$folder is no name of PostgreSQL's");
 }
 
