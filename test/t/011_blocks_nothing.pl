@@ -109,7 +109,7 @@ poll_ok($node, $waits, 'a backend waits for Kapture');
 $node->safe_psql('postgres', "CREATE DATABASE bystander");
 finishes_alone("DROP DATABASE bystander", 'DROP DATABASE of another database does not wait for it');
 poll_ok($node, $waits, 'which still waits');
-is($node->safe_psql('postgres', "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE '%kapture_add_customer%' AND pid <> pg_backend_pid()"),
+is($node->safe_psql('postgres', "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE state = 'active' AND query LIKE '%kapture_add_customer%' AND pid <> pg_backend_pid()"),
 	't', 'it is asked to end');
 poll_ok($node, "SELECT NOT ($waits)", 'and ends');
 eval { $stuck->quit };
