@@ -231,7 +231,6 @@ run_attachment(FunctionCallInfo fcinfo, KaptureRun *run, int32 attachment_id, co
 {
 	LOCKTAG		tag = run_lock_tag(attachment_id, run->activity);
 
-	run->began = run->reported = GetCurrentTimestamp();
 	if (run->activity != KAPTURE_BACKFILL &&
 		LockAcquire(&tag, ExclusiveLock, true, true) == LOCKACQUIRE_NOT_AVAIL)
 		ereport(ERROR,
@@ -265,6 +264,7 @@ kapture_run_call(FunctionCallInfo fcinfo, KaptureRun *run)
 	bool		restart = run->restart;
 	ListCell   *lc;
 
+	run->began = run->reported = GetCurrentTimestamp();
 	kapture_procedure_require_own_transactions(fcinfo, run->name, "It commits each slice of rows.");
 	attachments = kapture_attach_find_all(fcinfo, run->name_arg, AccessShareLock);
 	if (run->condition)
@@ -282,6 +282,7 @@ kapture_run_call(FunctionCallInfo fcinfo, KaptureRun *run)
 	{
 		run->restart = restart;
 		run_attachment(fcinfo, run, ids[i], names[i]);
+		run->began = run->reported = GetCurrentTimestamp();
 	}
 	SPI_finish();
 }
