@@ -27,6 +27,49 @@
 kapture_guard_abort_hook_type kapture_guard_abort_hook = NULL;
 
 /*
+ * kapture_guard_copy_error
+ *		In PG_CATCH, before a rollback: copies the error that is being handled into a memory
+ *		context.
+ *
+ * The rollback may free what the error points to: ReThrowError() does not copy the names
+ * of file and function.  Returns NULL if there is no memory for it; then the error is
+ * that there is none, to be copied after the rollback, which frees some.
+ */
+ErrorData *
+kapture_guard_copy_error(MemoryContext context)
+{
+	ErrorData  *volatile error = NULL;
+
+	PG_TRY();
+	{
+		MemoryContextSwitchTo(context);
+		error = CopyErrorData();
+	}
+	PG_CATCH();
+	{
+		/* it stays on the stack of errors */
+	}
+	PG_END_TRY();
+	return error;
+}
+
+/*
+ * kapture_guard_take_error
+ *		In PG_CATCH, after the rollback: ends the handling of the error.
+ *
+ * "copy" is what kapture_guard_copy_error() returned.  Returns the error, in the current
+ * memory context if there was no copy.
+ */
+ErrorData *
+kapture_guard_take_error(ErrorData *copy)
+{
+	ErrorData  *error = copy ? copy : CopyErrorData();
+
+	FlushErrorState();
+	return error;
+}
+
+/*
  * kapture_guard_step
  *		Runs work(arg) in a subtransaction.
  *
@@ -49,11 +92,10 @@ kapture_guard_step(KaptureGuarded work, void *arg)
 	}
 	PG_CATCH();
 	{
-		/* first, as it frees the memory that may be wanting for the copy */
+		error = kapture_guard_copy_error(context);
 		RollbackAndReleaseCurrentSubTransaction();
 		MemoryContextSwitchTo(context);
-		error = CopyErrorData();
-		FlushErrorState();
+		error = kapture_guard_take_error(error);
 	}
 	PG_END_TRY();
 	MemoryContextSwitchTo(context);
@@ -96,11 +138,11 @@ kapture_guard_transaction(KaptureGuarded work, void *arg)
 		LWLockReleaseAll();
 		ConditionVariableCancelSleep();
 		pgstat_report_wait_end();
+		error = kapture_guard_copy_error(context);
 		kapture_guard_abort();
 		pgstat_report_activity(STATE_IDLE, NULL);
 		MemoryContextSwitchTo(context);
-		error = CopyErrorData();
-		FlushErrorState();
+		error = kapture_guard_take_error(error);
 	}
 	PG_END_TRY();
 	MemoryContextSwitchTo(context);

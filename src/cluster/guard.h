@@ -15,6 +15,8 @@ typedef void (*KaptureGuarded) (void *arg);
 typedef void (*kapture_guard_abort_hook_type) (void);
 extern kapture_guard_abort_hook_type kapture_guard_abort_hook;
 
+extern ErrorData *kapture_guard_copy_error(MemoryContext context);
+extern ErrorData *kapture_guard_take_error(ErrorData *copy);
 extern ErrorData *kapture_guard_step(KaptureGuarded work, void *arg);
 extern ErrorData *kapture_guard_transaction(KaptureGuarded work, void *arg);
 extern void kapture_guard_abort(void);

@@ -108,15 +108,15 @@ row_set(const char *name, const char *value)
 static bool row_timed_out = false;
 
 /*
- * Takes the error that is being handled off its stack; what it says is cut to
- * what is worth keeping.  In the current memory context.
+ * Takes the error that is being handled off its stack, "copy" being what
+ * kapture_guard_copy_error() returned; what it says is cut to what is worth keeping.
+ * In the current memory context.
  */
 static ErrorData *
-row_take_error(bool timed_out)
+row_take_error(ErrorData *copy, bool timed_out)
 {
-	ErrorData  *error = CopyErrorData();
+	ErrorData  *error = kapture_guard_take_error(copy);
 
-	FlushErrorState();
 	row_timed_out = timed_out && error->sqlerrcode == ERRCODE_QUERY_CANCELED && !kapture_clock_is_running();
 	if (row_timed_out)
 	{
@@ -195,11 +195,11 @@ row_run_within(KaptureAttachment *att, const char *timezone, void (*work) (void 
 	{
 		bool		timed_out = kapture_clock_stop();
 
-		/* first, as it frees the memory that may be wanting for the copy */
+		error = kapture_guard_copy_error(context);
 		RollbackAndReleaseCurrentSubTransaction();
 		SetUserIdAndSecContext(userid, sec_context);
 		MemoryContextSwitchTo(context);
-		error = row_take_error(timed_out);
+		error = row_take_error(error, timed_out);
 	}
 	PG_END_TRY();
 	MemoryContextSwitchTo(context);
