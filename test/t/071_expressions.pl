@@ -221,7 +221,7 @@ emulator_post($emulator, 'seed', [ { customer_name => 'There', phone => '9845765
 sql("ALTER SERVER kapture OPTIONS (ADD pull_interval '1h', ADD pull_since '2000-01-01')");
 poll_ok($node, "SELECT count(*) = 2 FROM pulled WHERE name IN ('Here', 'There')", 'a customer becomes a row');
 is(sql("SELECT coalesce(tel, '') || mail FROM pulled WHERE name = 'There'"), 'there@example.com', 'what is computed is not written');
-poll_ok($node, "SELECT message = 'the customer''s row would be outside of the table''s filter' AND f.state = 'parked' FROM kapture_pull_failures AS f JOIN kapture_customers AS c ON c.id = customer_id WHERE name = 'Outside'",
+poll_ok($node, "SELECT message = 'the customer''s row would be outside of the table''s filter' AND f.state = 'parked' FROM kapture_pull_failures AS f JOIN kapture_customers AS c ON c.id = customer_id WHERE c.name = 'Outside'",
 	'one whose row would be outside is parked');
 is(sql("SELECT count(*) FROM pulled WHERE name = 'Outside'"), 0, 'and not in the table');
 $node->stop;
