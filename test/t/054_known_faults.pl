@@ -13,7 +13,7 @@ use Test::More;
 
 my $emulator = start_emulator();
 my $node = new_node('main');
-shorthand($node, $emulator, qw(sql));
+shorthand($node, $emulator, qw(sql requests));
 setup_sync($node, $emulator);
 create_customers($node);
 
@@ -98,7 +98,6 @@ sql("SELECT kapture_detach('contacts')");
 #
 
 sub settled_ok { return poll_ok($node, "SELECT sum(pending + in_flight + retrying) = 0 FROM kapture_status", $_[0]) }
-sub requests { my ($api) = @_; return scalar grep { $_->{api} eq $api } @{ emulator_get($emulator, 'log') } }
 
 # by their names, with the keys that the rows have
 sub ids { return sql("SELECT string_agg(customer_name || ' ' || kapture_id('bare', b::text), ', ' ORDER BY customer_name) FROM bare") }

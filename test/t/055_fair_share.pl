@@ -14,7 +14,7 @@ my $emulator = start_emulator();
 my $node = new_node('main');
 setup_sync($node, $emulator, options => "max_connections '2'");
 
-sub sql { return $node->safe_psql('postgres', $_[0]) }
+shorthand($node, $emulator, qw(sql));
 
 foreach my $role ('alice', 'mallory')
 {

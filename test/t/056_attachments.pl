@@ -14,15 +14,8 @@ my $dir = PostgreSQL::Test::Utils::tempdir();
 my %emulator = map { $_ => start_emulator() } qw(acme globex);
 my $idle = "SELECT coalesce(bool_and(pending + in_flight + retrying = 0), false) FROM kapture_status";
 
-sub sql { return $node->safe_psql('postgres', $_[0]) }
+shorthand($node, undef, qw(sql said));
 sub held { return join ' ', sort map { $_->{customer_name} } @{ emulator_get($emulator{ $_[0] }, 'customers') } }
-
-sub said
-{
-	my ($statement) = @_;
-	my ($rc, $out, $err) = $node->psql('postgres', $statement, on_error_stop => 1);
-	return "$out$err";
-}
 
 # The rows of a table as each account is to have them, and the ids that these have in it.
 sub exact_ok

@@ -12,7 +12,7 @@ my $emulator = start_emulator();
 my $node = new_node('leave');
 setup_sync($node, $emulator);
 
-sub sql { return $node->safe_psql('postgres', $_[0]) }
+shorthand($node, $emulator, qw(sql));
 
 sub error
 {

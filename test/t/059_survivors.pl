@@ -14,7 +14,7 @@ my $node = new_node('main');
 setup_sync($node, $emulator, options => "max_connections '40'");
 create_customers($node);
 
-sub sql { return $node->safe_psql('postgres', $_[0]) }
+shorthand($node, $emulator, qw(sql));
 
 my $idle = "SELECT sum(pending + in_flight + retrying) = 0 FROM kapture_status";
 
