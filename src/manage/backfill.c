@@ -30,7 +30,6 @@
 #include "base/catalog.h"
 #include "base/version.h"
 #include "manage/run.h"
-#include "table/attach.h"
 #include "table/capture.h"
 #include "table/row_key.h"
 
@@ -65,7 +64,7 @@ backfill_work(KaptureRun *run, KaptureAttachment *att, List *keys)
 static void
 resync_work(KaptureRun *run, KaptureAttachment *att, List *keys)
 {
-	int64		fields = kapture_catalog_fields(run->arg, att, run->fields);
+	int64		fields = kapture_catalog_fields(run->attachments, att, run->fields);
 	ListCell   *lc;
 
 	foreach(lc, fields != 0 ? keys : NIL)
@@ -125,7 +124,6 @@ kapture_resync(PG_FUNCTION_ARGS)
 	kapture_run_check_slice(fcinfo, 3, &run.slice);
 	kapture_argument_check_null(fcinfo, 4, "force");
 	run.force = PG_GETARG_BOOL(4);
-	run.arg = kapture_attach_find_all(fcinfo, run.name_arg, AccessShareLock);
 	kapture_run_call(fcinfo, &run);
 	PG_RETURN_VOID();
 }

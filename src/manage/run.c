@@ -257,7 +257,6 @@ run_attachment(FunctionCallInfo fcinfo, KaptureRun *run, int32 attachment_id, co
 void
 kapture_run_call(FunctionCallInfo fcinfo, KaptureRun *run)
 {
-	List	   *attachments;
 	int32	   *ids;
 	char	  **names;
 	int			n = 0;
@@ -266,12 +265,12 @@ kapture_run_call(FunctionCallInfo fcinfo, KaptureRun *run)
 
 	run->began = run->reported = GetCurrentTimestamp();
 	kapture_procedure_require_own_transactions(fcinfo, run->name, "It commits each slice of rows.");
-	attachments = kapture_attach_find_all(fcinfo, run->name_arg, AccessShareLock);
+	run->attachments = kapture_attach_find_all(fcinfo, run->name_arg, AccessShareLock);
 	if (run->condition)
 		kapture_condition_check("condition", run->condition);
-	ids = palloc(sizeof(int32) * list_length(attachments));
-	names = palloc(sizeof(char *) * list_length(attachments));
-	foreach(lc, attachments)
+	ids = palloc(sizeof(int32) * list_length(run->attachments));
+	names = palloc(sizeof(char *) * list_length(run->attachments));
+	foreach(lc, run->attachments)
 	{
 		ids[n] = ((KaptureAttachment *) lfirst(lc))->id;
 		names[n++] = kapture_catalog_title(lfirst(lc));

@@ -40,6 +40,7 @@ typedef struct KaptureRun
 	const char *notice;
 
 	/* filled in */
+	List	   *attachments;	/* all that this call is about */
 	TimestampTz began;			/* this call */
 	TimestampTz reported;
 	int64		rows;			/* of all calls */

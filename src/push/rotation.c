@@ -7,7 +7,7 @@
  * several owners may wait for the same server.  Whoever has not sent anything to it for
  * the longest is next, so that nobody waits for more than a request of each of the
  * others, however many those have queued.  What one owner has there (rows, calls of each
- * API) takes turns likewise, within the owner's turn.
+ * API) takes turns in the same way, within the owner's turn.
  *
  * Who is alone at a server sends all that may be sent at once.
  */

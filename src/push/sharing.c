@@ -7,8 +7,8 @@
  * (kapture_row), and among those that are just getting one.  It is asked for after an
  * answer has named the customer, and before anything is sent to it or recorded.
  *
- * Likewise, that a row was deleted (on_delete) is not reported if another row has its
- * customer by now.
+ * The deletion of a row (on_delete) is not reported if another row has its customer by
+ * now.
  */
 #include "postgres.h"
 
@@ -88,7 +88,10 @@ sharing_enter(HTAB *customers, WorkerTask *task)
 		entry->task = task;
 }
 
-/* May the task's customer be another row's?  Not if its row is gone, unless that is to be reported, or an Update is in flight yet. */
+/*
+ * May the task keep other rows from its customer?  Not if its row is gone, unless that
+ * is to be reported, or an Update is still in flight.
+ */
 static bool
 sharing_has_customer(const WorkerTask *task)
 {
@@ -151,24 +154,24 @@ static void
 sharing_check_tasks(Worker *worker, HTAB *customers, WorkerTask *task, TimestampTz now)
 {
 	SharingCustomer *holder = sharing_customer(customers, task, HASH_FIND, NULL);
-	WorkerTask *adding;
+	WorkerTask *other = holder && holder->task != task ? holder->task : NULL;
 	const char *name;
 	const char *key;
 
-	if (holder && holder->task != task && kapture_task_reports(&holder->task->task))
+	if (other && kapture_task_reports(&other->task))
+	{
 		kapture_task_let_report(&task->task, now);
-	else if (holder && holder->task != task && holder->task->table->attached)
-	{
-		sharing_name(task, holder->task->table, holder->task->task.delivery->row_key, &name, &key);
-		kapture_task_stand_back(&task->task, now, false, name, key);
+		return;
 	}
-	else if ((adding = sharing_adding(worker, task)) != NULL)
+	if (other == NULL || !other->table->attached)
+		other = sharing_adding(worker, task);
+	if (other == NULL)
 	{
-		sharing_name(task, adding->table, adding->task.delivery->row_key, &name, &key);
-		kapture_task_stand_back(&task->task, now, false, name, key);
-	}
-	else
 		sharing_enter(customers, task);
+		return;
+	}
+	sharing_name(task, other->table, other->task.delivery->row_key, &name, &key);
+	kapture_task_stand_back(&task->task, now, false, name, key);
 }
 
 /* A row that was recorded as having a customer, and whether it has. */

@@ -82,7 +82,7 @@ typedef struct AttachRequest
 	char	   *on_conflict;
 	char	   *id_column;
 	Jsonb	   *on_leave;		/* or NULL */
-	Jsonb	   *on_delete;		/* likewise */
+	Jsonb	   *on_delete;		/* or NULL */
 
 	ArrayType  *keys;
 	List	   *mappings;		/* of KaptureMapping */

@@ -913,8 +913,8 @@ kapture_notes_add(int32 attachment_id, char op, int64 changed, const char *row_k
 }
 
 /*
- * Notes that a row was deleted, likewise, and its customer: 0: it had none, or
- * KAPTURE_NOTE_NOT_KNOWN.
+ * As kapture_notes_add(), for a row that was deleted and its customer: 0 if it had none,
+ * or KAPTURE_NOTE_NOT_KNOWN.
  */
 void
 kapture_notes_add_deleted(int32 attachment_id, int64 changed, const char *row_key, CommandId cid, bool own,

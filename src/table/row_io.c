@@ -224,7 +224,7 @@ kapture_row_run(KaptureAttachment *att, const char *timezone, void (*work) (void
 }
 
 /*
- * Will an error of kapture_row_run() be gone by itself?  Somebody has locked or
+ * Will an error of kapture_row_run() pass?  Somebody has locked or
  * renamed what is needed, or the server has run out of something.
  */
 bool
