@@ -233,12 +233,13 @@ follow_drop_triggers(Oid relid)
 {
 	Oid			types[1] = {REGCLASSOID};
 	Datum		values[1] = {ObjectIdGetDatum(relid)};
-	char	   *name = kapture_row_relation_name(relid);
+	char	   *name;
 
 	if (!OidIsValid(get_trigger_oid(relid, KAPTURE_FOLLOW_TRIGGER, true)) ||
 		!object_ownercheck(RelationRelationId, relid, GetUserId()) ||
 		kapture_own_text("SELECT 1 FROM @.kapture_follow WHERE source = $1 LIMIT 1", 1, types, values) != NULL)
 		return;
+	name = kapture_row_relation_name(relid);
 	follow_execute_ddl(psprintf("DROP TRIGGER IF EXISTS " KAPTURE_FOLLOW_TRIGGER " ON %s", name));
 	follow_execute_ddl(psprintf("DROP TRIGGER IF EXISTS " KAPTURE_FOLLOW_TRUNCATE_TRIGGER " ON %s", name));
 }

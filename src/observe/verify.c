@@ -646,7 +646,8 @@ verify_work(KaptureRun *run, KaptureAttachment *att, List *keys)
  * kapture_verify_into(relation regclass, into_table regclass, condition text,
  *		repair boolean, slice integer, restart boolean, name text), a procedure
  *
- * Errors: those of kapture_verify() and of kapture_run_call(); 22023 for the size.
+ * Errors: those of kapture_verify() and of kapture_run_call(); 22023 for the size;
+ * 42P01 there is no such table for results.
  */
 Datum
 kapture_verify_into(PG_FUNCTION_ARGS)
@@ -657,6 +658,7 @@ kapture_verify_into(PG_FUNCTION_ARGS)
 
 	kapture_argument_check_null(fcinfo, 1, "into_table");
 	run.target = verify.target = PG_GETARG_OID(1);
+	(void) kapture_row_relation_name(verify.target);	/* it must be there, also if nothing is written */
 	if (!PG_ARGISNULL(2))
 		run.condition = text_to_cstring(PG_GETARG_TEXT_PP(2));
 	kapture_argument_check_null(fcinfo, 3, "repair");

@@ -41,9 +41,10 @@
 #include "base/catalog.h"
 #include "base/guc.h"
 #include "base/owner_sql.h"
-#include "cluster/guard.h"
+#include "base/user_code.h"
 #include "table/capture_buffer.h"
 #include "table/leave.h"
+#include "table/row_io.h"
 
 /* A partition whose rows leave. */
 typedef struct LeavePartition
@@ -214,24 +215,42 @@ leave_fill_slot(const LeavePartition *partition, TupleTableSlot *slot, const cha
 	return true;
 }
 
-/* Those keys that are within a partition's bounds. */
-static List *
-leave_compare(const LeavePartition *partition)
+/* A partition, the keys that are looked at, and those that are within its bounds. */
+typedef struct LeaveSearch
 {
+	const LeavePartition *partition;
+	Datum	   *in_use;			/* text */
+	int			n;
+	MemoryContext context;
+	List	   *keys;			/* of char *, in that context */
+} LeaveSearch;
+
+static void
+leave_add_key(LeaveSearch *search, const char *key)
+{
+	MemoryContext old = MemoryContextSwitchTo(search->context);
+
+	search->keys = lappend(search->keys, pstrdup(key));
+	MemoryContextSwitchTo(old);
+}
+
+/* Compares the keys with the bounds.  Reading a key may run checks of its types. */
+static void
+leave_do_find_keys(void *arg)
+{
+	LeaveSearch *search = arg;
+	const LeavePartition *partition = search->partition;
 	EState	   *estate = CreateExecutorState();
 	ExprContext *econtext = GetPerTupleExprContext(estate);
 	TupleTableSlot *slot = MakeSingleTupleTableSlot(partition->desc, &TTSOpsVirtual);
 	ExprState  *bounds = ExecPrepareCheck(partition->bounds, estate);
-	int			nestlevel = kapture_catalog_text_settings();
-	List	   *result = NIL;
-	Datum	   *keys;
-	int			n;
 
-	deconstruct_array(leave_keys_in_use(partition->att->id), TEXTOID, -1, false, TYPALIGN_INT, &keys, NULL, &n);
+	for (int i = 0; i < partition->att->nkeys; i++)
+		kapture_user_code_check_type(partition->att->keys[i].type);
 	econtext->ecxt_scantuple = slot;
-	for (int i = 0; i < n; i++)
+	for (int i = 0; i < search->n; i++)
 	{
-		char	   *key = TextDatumGetCString(keys[i]);
+		char	   *key = TextDatumGetCString(search->in_use[i]);
 		MemoryContext old = MemoryContextSwitchTo(GetPerTupleMemoryContext(estate));
 		bool		within = leave_fill_slot(partition, slot, key) && ExecCheck(bounds, econtext);
 
@@ -239,45 +258,32 @@ leave_compare(const LeavePartition *partition)
 		ExecClearTuple(slot);
 		ResetExprContext(econtext);
 		if (within)
-			result = lappend(result, key);
+			leave_add_key(search, key);
 		CHECK_FOR_INTERRUPTS();
 	}
-	AtEOXact_GUC(true, nestlevel);
 	ExecDropSingleTupleTableSlot(slot);
 	FreeExecutorState(estate);
-	return result;
-}
-
-/* A partition, and the keys that were found. */
-typedef struct LeaveSearch
-{
-	const LeavePartition *partition;
-	List	   *keys;
-} LeaveSearch;
-
-static void
-leave_do_find_keys(void *arg)
-{
-	LeaveSearch *search = arg;
-
-	search->keys = leave_compare(search->partition);
 }
 
 /*
  * Those keys that are within the partition's bounds; none, with a warning, if a key
  * cannot be compared, such as one of a type that the column has no longer.  The user's
- * command does not fail for that.
+ * command does not fail for that.  Whoever drops a partition need not trust its table's
+ * owner: what the types of the key run is run as that.
  */
 static List *
 leave_find_keys(const LeavePartition *partition)
 {
-	LeaveSearch search = {partition, NIL};
-	ErrorData  *error = kapture_guard_step(leave_do_find_keys, &search);
+	LeaveSearch search = {.partition = partition, .context = CurrentMemoryContext};
+	ErrorData  *error;
 
+	deconstruct_array(leave_keys_in_use(partition->att->id), TEXTOID, -1, false, TYPALIGN_INT,
+					  &search.in_use, NULL, &search.n);
+	if (search.n == 0)
+		return NIL;
+	error = kapture_row_run_apart(partition->att, leave_do_find_keys, &search);
 	if (error == NULL)
 		return search.keys;
-	if (error->sqlerrcode == ERRCODE_QUERY_CANCELED || error->sqlerrcode == ERRCODE_ADMIN_SHUTDOWN)
-		ReThrowError(error);
 	ereport(WARNING,
 			(errcode(error->sqlerrcode),
 			 errmsg("could not determine which of the rows that are being sent to Kapture were in partition \"%s\"",
