@@ -29,6 +29,7 @@
 #include "base/compat.h"
 #include "base/owner_sql.h"
 #include "base/view_tree.h"
+#include "mapping/bystander.h"
 #include "mapping/source.h"
 
 static char *
@@ -135,8 +136,18 @@ source_store_reads(int32 attachment_id, Oid relid, Oid view)
 	source_find_reads(&reads, kapture_view_tree(view), relid);
 	names = kapture_expression_reads(&reads);
 	values[1] = CStringGetTextDatum(names ? names : "");
-	(void) kapture_own_execute("UPDATE @.kapture_attachment SET source_columns = nullif($2, '')::name[] WHERE attachment_id = $1",
-							   2, types, values);
+	(void) kapture_bystander_execute(relid, "UPDATE @.kapture_attachment SET source_columns = nullif($2, '')::name[] WHERE attachment_id = $1",
+									 2, types, values);
+}
+
+/* The name of the view that the values of an attachment come from; NULL: they come from its table. */
+static char *
+source_of(const KaptureAttached *attached)
+{
+	Oid			types[1] = {INT4OID};
+	Datum		values[1] = {Int32GetDatum(attached->id)};
+
+	return kapture_own_text("SELECT source FROM @.kapture_attachment WHERE attachment_id = $1", 1, types, values);
 }
 
 /*
@@ -154,9 +165,7 @@ kapture_source_changed(Oid view)
 	foreach(lc, relids != NIL ? kapture_catalog_attached() : NIL)
 	{
 		const KaptureAttached *attached = lfirst(lc);
-		Oid			types[1] = {INT4OID};
-		Datum		values[1] = {Int32GetDatum(attached->id)};
-		char	   *name = kapture_own_text("SELECT source FROM @.kapture_attachment WHERE attachment_id = $1", 1, types, values);
+		char	   *name = source_of(attached);
 		Oid			source = name ? kapture_catalog_find_relation(name) : InvalidOid;
 
 		if (!OidIsValid(source) || get_rel_relkind(source) != RELKIND_VIEW ||
@@ -177,16 +186,26 @@ bool
 kapture_source_column_renamed(Oid view, const char *from, const char *to)
 {
 	NameData	names[2];
-	Oid			types[3] = {TEXTOID, NAMEOID, NAMEOID};
-	Datum		values[3] = {CStringGetTextDatum(source_name(view)), NameGetDatum(&names[0]), NameGetDatum(&names[1])};
-	uint64		n;
+	Oid			types[3] = {INT4OID, NAMEOID, NAMEOID};
+	Datum		values[3] = {(Datum) 0, NameGetDatum(&names[0]), NameGetDatum(&names[1])};
+	const char *changed = source_name(view);
+	uint64		n = 0;
+	ListCell   *lc;
 
 	namestrcpy(&names[0], from);
 	namestrcpy(&names[1], to);
-	n = kapture_own_execute("UPDATE @.kapture_column c SET column_name = $3 FROM @.kapture_attachment a"
-							" WHERE a.attachment_id = c.attachment_id AND a.source = $1 AND c.column_name = $2",
-							3, types, values);
-	n += kapture_own_execute("UPDATE @.kapture_attachment SET source_keys = pg_catalog.array_replace(source_keys, $2, $3)"
-							 " WHERE source = $1 AND $2 = ANY (source_keys)", 3, types, values);
+	foreach(lc, kapture_catalog_attached())
+	{
+		const KaptureAttached *attached = lfirst(lc);
+		const char *name = source_of(attached);
+
+		if (name == NULL || strcmp(name, changed) != 0)
+			continue;
+		values[0] = Int32GetDatum(attached->id);
+		n += kapture_bystander_execute(attached->relid, "UPDATE @.kapture_column SET column_name = $3"
+									   " WHERE attachment_id = $1 AND column_name = $2", 3, types, values);
+		n += kapture_bystander_execute(attached->relid, "UPDATE @.kapture_attachment SET source_keys = pg_catalog.array_replace(source_keys, $2, $3)"
+									   " WHERE attachment_id = $1 AND $2 = ANY (source_keys)", 3, types, values);
+	}
 	return n > 0;
 }
