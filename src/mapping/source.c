@@ -48,6 +48,31 @@ source_find_reads(KaptureGivenExpression *reads, List *tree, Oid relid)
 		reads->reads = lappend(reads->reads, get_attname(relid, lfirst_int(lc), false));
 }
 
+/* Refuses a view that the table's owner may not read. */
+static void
+source_check_rights(Relation rel, Oid view)
+{
+	if (pg_class_aclcheck(view, rel->rd_rel->relowner, ACL_SELECT) != ACLCHECK_OK)
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("permission denied for view %s", get_rel_name(view)),
+				 errdetail("Role \"%s\", the owner of table \"%s\", reads it for Kapture.",
+						   GetUserNameFromId(rel->rd_rel->relowner, false), RelationGetRelationName(rel)),
+				 errhint("Use GRANT SELECT.")));
+}
+
+/*
+ * Opens the view that a user gives for a table.  The rights to it are checked before it is
+ * locked: who waits for a lock has others wait behind.  Errors: 42P01 there is none, 42501
+ * the table's owner may not read it.
+ */
+Relation
+kapture_source_open(Relation rel, Oid view)
+{
+	source_check_rights(rel, view);
+	return relation_open(view, AccessShareLock);
+}
+
 /* Refuses a view in which the rows of the table cannot be found, or that its owner may not read. */
 static void
 source_check(Relation rel, Relation view, List *keys)
@@ -59,13 +84,7 @@ source_check(Relation rel, Relation view, List *keys)
 				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
 				 errmsg("\"%s\" is not a view", RelationGetRelationName(view)),
 				 errdetail("The argument \"source\" names the view that the values come from.")));
-	if (pg_class_aclcheck(RelationGetRelid(view), rel->rd_rel->relowner, ACL_SELECT) != ACLCHECK_OK)
-		ereport(ERROR,
-				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-				 errmsg("permission denied for view %s", RelationGetRelationName(view)),
-				 errdetail("Role \"%s\", the owner of table \"%s\", reads it for Kapture.",
-						   GetUserNameFromId(rel->rd_rel->relowner, false), RelationGetRelationName(rel)),
-				 errhint("Use GRANT SELECT.")));
+	source_check_rights(rel, RelationGetRelid(view));
 	foreach(lc, keys)
 	{
 		const char *key = lfirst(lc);

@@ -37,6 +37,7 @@
 #include "fetch/ask.h"
 #include "mapping/draft.h"
 #include "mapping/field_map.h"
+#include "mapping/source.h"
 #include "push/task.h"
 #include "table/row_io.h"
 
@@ -297,7 +298,7 @@ dry_run_draft(FunctionCallInfo fcinfo, const char *server)
 		mappings = kapture_mapping_take(rel, columns, DRY_RUN_ID_COLUMN);
 	else
 	{
-		Relation	view = relation_open(PG_GETARG_OID(3), AccessShareLock);
+		Relation	view = kapture_source_open(rel, PG_GETARG_OID(3));
 
 		source = kapture_source_take(rel, view, dry_run_key_names(rel));
 		mappings = kapture_mapping_take_of_view(view, columns, source->keys);
