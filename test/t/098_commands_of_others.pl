@@ -81,7 +81,8 @@ foreach my $command ('TRUNCATE mallory.part1', 'DROP TABLE mallory.part1', 'DROP
 	sql('CREATE SCHEMA mallory_too; ALTER TABLE mallory.part2 SET SCHEMA mallory_too') if $command =~ /SCHEMA/;
 	is(sql("BEGIN; $command; COMMIT; SELECT current_setting('search_path')"), '"$user", public', "$command leaves the settings of the session as they were");
 }
-is(sql("SELECT (SELECT count(*) FROM loot), rolsuper FROM pg_roles WHERE rolname = 'mallory'"), '0|f', 'a check in a key runs as the owner of the table, whoever drops a partition');
+is(sql(q(SELECT kapture_touch('mallory.parted', '{101,"{x}"}'); SELECT current_setting('search_path'))), "\n\"\$user\", public", 'nor does touching a row change them');
+is(sql("SELECT (SELECT count(*) FROM loot), rolsuper FROM pg_roles WHERE rolname = 'mallory'"), '0|f', 'a check in a key runs as the owner of the table, whoever drops a partition or touches a row');
 is(sql("SELECT count(*) FROM kapture_outbox WHERE op NOT IN ('i', 'u')") > 2 ? 'noted' : 'not noted', 'noted', 'which finds the rows that went');
 
 # --- oids of what is not there
