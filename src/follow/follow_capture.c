@@ -36,6 +36,9 @@
 
 PG_FUNCTION_INFO_V1(kapture_followed);
 
+/* Bytes of values that are noted of a row: the worker has many of them in memory at a time. */
+#define FOLLOWED_MAX_BYTES	2000
+
 /* A column whose values are noted. */
 typedef struct FollowedValue
 {
@@ -304,10 +307,12 @@ followed_values_differ(const Follower *follower, TriggerData *trigdata)
 	return false;
 }
 
+/* Notes values of a row; what is long, as if all rows that follow were concerned. */
 static void
 followed_note(const Follower *follower, const char *values)
 {
-	kapture_notes_add_changed(KAPTURE_FOLLOW_NOTE(follower->id), 0, values);
+	kapture_notes_add_changed(KAPTURE_FOLLOW_NOTE(follower->id), 0,
+							  strlen(values) > FOLLOWED_MAX_BYTES ? KAPTURE_FOLLOW_ALL : values);
 }
 
 /* Notes what a change means for one that follows. */
