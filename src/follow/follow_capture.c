@@ -67,6 +67,7 @@ typedef struct FollowedTable
 } FollowedTable;
 
 static HTAB *followed_tables = NULL;
+static uint64 followed_changes = 0; /* of relations, as far as this process has heard */
 static Oid	followed_follows = InvalidOid;	/* the table of follows */
 
 static void
@@ -75,6 +76,7 @@ followed_relcache_callback(Datum arg, Oid relid)
 	HASH_SEQ_STATUS status;
 	FollowedTable *table;
 
+	followed_changes++;
 	hash_seq_init(&status, followed_tables);
 	while ((table = hash_seq_search(&status)) != NULL)
 	{
@@ -184,16 +186,17 @@ followed_table(Relation rel)
 	Oid			relid = RelationGetRelid(rel);
 	bool		found;
 	FollowedTable *table = hash_search(followed_tables, &relid, HASH_ENTER, &found);
+	uint64		changes = followed_changes;
 	MemoryContext old;
 
 	if (found && table->valid)
 		return table;
 	if (found && table->context)
 		MemoryContextDelete(table->context);
+	table->valid = false;
 	table->context = NULL;
 	table->followers = NIL;
 	table->context = AllocSetContextCreate(CacheMemoryContext, "kapture_sync followed table", ALLOCSET_SMALL_SIZES);
-	table->valid = true;		/* unless an invalidation comes while it is read */
 	followed_follows = kapture_catalog_relid(KAPTURE_TABLE_FOLLOW);
 	if (OidIsValid(followed_follows))
 	{
@@ -201,6 +204,8 @@ followed_table(Relation rel)
 		table->followers = followed_read(rel);
 		MemoryContextSwitchTo(old);
 	}
+	/* after an error it is read again, and so it is if an invalidation came meanwhile */
+	table->valid = changes == followed_changes;
 	return table;
 }
 
