@@ -247,13 +247,15 @@ CREATE TABLE @extschema@.kapture_history (
 	finished_at timestamptz NOT NULL,
 	http_status integer,
 	message text,
-	relation regclass
+	relation regclass,
+	name text
 );
 CREATE INDEX kapture_history_finished ON @extschema@.kapture_history (attachment_id, finished_at);
 ALTER TABLE @extschema@.kapture_history REPLICA IDENTITY FULL;
 COMMENT ON TABLE @extschema@.kapture_history IS 'what became of each change';
 COMMENT ON COLUMN @extschema@.kapture_history.action IS 'add, update, link (the customer was there already), none (nothing to send), gone (the row is no more; Kapture has no delete, and keeps the customer with the id that is named), truncate (all rows of the table are no more)';
 COMMENT ON COLUMN @extschema@.kapture_history.relation IS 'the table that was attached; NULL: not known, of version 1.0';
+COMMENT ON COLUMN @extschema@.kapture_history.name IS 'of the table''s attachment, empty if it was given none; NULL: of version 1.0';
 -- Who owns a table reads what became of its changes.
 ALTER TABLE @extschema@.kapture_history ENABLE ROW LEVEL SECURITY;
 GRANT SELECT ON @extschema@.kapture_history TO PUBLIC;

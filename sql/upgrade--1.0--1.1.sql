@@ -245,8 +245,11 @@ COMMENT ON COLUMN @extschema@.kapture_delivery.row_key IS 'present primary key o
 COMMENT ON COLUMN @extschema@.kapture_delivery.changed IS 'mapped columns this delivery is to bring to Kapture';
 COMMENT ON COLUMN @extschema@.kapture_delivery.old_key IS 'the key that the row had when it was deleted';
 COMMENT ON COLUMN @extschema@.kapture_delivery.delivery_id IS 'stays the same when the row''s key changes';
-ALTER TABLE @extschema@.kapture_history ADD COLUMN relation regclass;
+ALTER TABLE @extschema@.kapture_history
+	ADD COLUMN relation regclass,
+	ADD COLUMN name text;
 COMMENT ON COLUMN @extschema@.kapture_history.relation IS 'the table that was attached; NULL: not known, of version 1.0';
+COMMENT ON COLUMN @extschema@.kapture_history.name IS 'of the table''s attachment, empty if it was given none; NULL: of version 1.0';
 COMMENT ON COLUMN @extschema@.kapture_history.action IS 'add, update, link (the customer was there already), none (nothing to send), gone (the row is no more; Kapture has no delete, and keeps the customer with the id that is named), truncate (all rows of the table are no more)';
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.kapture_delivery_delivery_id_seq', '');
 
