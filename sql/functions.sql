@@ -1,6 +1,6 @@
 --
 -- Functions, procedures and triggers.  Also a part of upgrade scripts; there, a
--- function whose result or arguments changed is dropped before.
+-- function whose arguments changed is dropped behind, one whose result changed before.
 --
 
 --

@@ -1,6 +1,6 @@
 --
--- Tables of 1.0 as they are in 1.1, and what must be gone before functions and
--- views are made anew.
+-- Tables of 1.0 as they are in 1.1.  What comes after functions and views have been
+-- made anew is in upgrade_end--1.0--1.1.sql.
 --
 
 -- First, so that a library of 1.0, which has no such function, ends this here.
@@ -79,17 +79,6 @@ COMMENT ON COLUMN @extschema@.kapture_follow.value_columns IS 'columns of the so
 COMMENT ON COLUMN @extschema@.kapture_follow.watched_columns IS 'columns of the source whose changes matter; NULL: all';
 COMMENT ON COLUMN @extschema@.kapture_follow.waiting IS 'values whose rows are being looked for; NULL: none';
 COMMENT ON COLUMN @extschema@.kapture_follow.last_key IS 'key of the last row that was noted for them';
-
-DROP FUNCTION @extschema@.kapture_attach(regclass, jsonb, name, text, boolean);
-DROP FUNCTION @extschema@.kapture_check(name);
-DROP FUNCTION @extschema@.kapture_detach(regclass);
-DROP FUNCTION @extschema@.kapture_pause(regclass);
-DROP FUNCTION @extschema@.kapture_resume(regclass);
-DROP FUNCTION @extschema@.kapture_backfill_slice(regclass, integer);
-DROP PROCEDURE @extschema@.kapture_backfill(regclass, integer);
-DROP FUNCTION @extschema@.kapture_retry(regclass, text);
-DROP FUNCTION @extschema@.kapture_discard(regclass, text);
-DROP FUNCTION @extschema@.kapture_preview(regclass, text);
 
 CREATE TABLE @extschema@.kapture_inbox (
 	attachment_id integer NOT NULL,
