@@ -58,6 +58,7 @@
 #include "table/origin.h"
 #include "table/outbox.h"
 #include "table/row_io.h"
+#include "table/row_key.h"
 #include "table/row_sql.h"
 
 PG_FUNCTION_INFO_V1(kapture_attach);
@@ -1268,6 +1269,8 @@ attach_change_failed(FunctionCallInfo fcinfo, const char *sql, const char *inbox
 	uint64		n = 0;
 	ListCell   *lc;
 
+	if (row_key)
+		row_key = kapture_row_key(linitial(attachments), row_key);
 	foreach(lc, attachments)
 		n += attach_change_failed_of(lfirst(lc), row_key, sql, inbox_sql);
 	if (row_key && n == 0)
