@@ -566,6 +566,7 @@ CREATE TABLE @extschema@.kapture_inbox (
 	next_attempt timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
 	attempts integer NOT NULL DEFAULT 0,
 	last_error text,
+	server name NOT NULL,
 	PRIMARY KEY (attachment_id, customer_id)
 );
 CREATE INDEX kapture_inbox_due ON @extschema@.kapture_inbox (attachment_id, next_attempt) WHERE state = 'waiting';
@@ -574,6 +575,7 @@ COMMENT ON COLUMN @extschema@.kapture_inbox.state IS 'waiting: due at next_attem
 COMMENT ON COLUMN @extschema@.kapture_inbox.asked_at IS 'when Kapture was asked; what was sent later is newer';
 COMMENT ON COLUMN @extschema@.kapture_inbox.attempts IS 'tries so far';
 COMMENT ON COLUMN @extschema@.kapture_inbox.last_error IS 'why the last one did not do';
+COMMENT ON COLUMN @extschema@.kapture_inbox.server IS 'foreign server the customer was pulled from; nothing comes of it if the table goes to another one by now';
 
 CREATE TABLE @extschema@.kapture_pull (
 	server name PRIMARY KEY,
