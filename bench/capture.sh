@@ -7,6 +7,7 @@ for c in 1 4; do
 	figure insert_$c '>=' 0.95 ratio "Single-row INSERT, $c client(s): tps over plain"
 	figure update_$c '>=' 0.95 ratio "Single-row UPDATE, $c client(s): tps over plain"
 done
+figure capture_cost - - ratio 'What capture costs: time of a statement over the same without it, 1 client'
 figure unmapped '>=' 0.99 ratio 'UPDATE that touches no mapped column, 1 client: tps over plain'
 
 seq 1 $rows | awk '{ printf "%d\tRow %d\t6%09d\tc%d@example.com\tBangalore\n", $1, $1, $1, $1 }' >"$work/copy.tsv"
@@ -56,8 +57,10 @@ compare() {
 	for kind in "${@:4}"; do
 		point "$key" "$kind" "$(ratio "${tps[$kind]}" "${tps[plain]}")"
 		point "$key.cpu" "$kind" "$(ratio "${spent[plain]}" "${spent[$kind]}")"
+		case $key in *_1) point capture_cost "${script_name[$script]}, $kind" "$(ratio "${tps[plain]}" "${tps[$kind]}")" ;; esac
 	done
 }
+declare -A script_name=([insert]=INSERT [city]=UPDATE)
 
 for ((i = 0; i < runs; i++)); do
 	copy plain
@@ -66,6 +69,7 @@ for ((i = 0; i < runs; i++)); do
 		copy $kind
 		point copy $kind "$(ratio "$seconds" "$plain")"
 		point copy.cpu $kind "$(ratio "$cpu_seconds" "$plain_cpu")"
+		point capture_cost "COPY, $kind" "$(ratio "$seconds" "$plain")"
 	done
 	for c in 1 4; do
 		compare insert_$c insert $c kapture_sync plpgsql

@@ -29,6 +29,9 @@ is() {
 # over SECONDS REQUESTS: time over what so many requests take at least
 over() { awk -v s="$1" -v n="$2" -v ms=$slow_ms -v c=$slow_connections 'BEGIN { printf "%.4f", s / (n * ms / 1000 / c) }'; }
 
+# What a session would have taken with a processor of its own, in seconds.
+undisturbed() { awk -v a="$seconds" -v b="$wait_seconds" 'BEGIN { print a - b }'; }
+
 # slowly, quickly: how the server answers from here on
 slowly() { emulator faults "[{\"action\": \"delay\", \"ms\": $slow_ms}]" && sql "ALTER SERVER kapture OPTIONS (SET max_connections '$slow_connections')"; }
 quickly() { emulator faults '[]' && sql "ALTER SERVER kapture OPTIONS (SET max_connections '64')"; }
@@ -53,6 +56,7 @@ measure_verify() {
 	watched memory_of "CREATE TEMP TABLE wrong AS SELECT * FROM kapture_verify('customers')" 'DO $$ BEGIN ASSERT NOT EXISTS (SELECT FROM wrong); END $$'
 	[ "$(emulated get_requests)" = $((asked += rows)) ] || { echo "the oracle says no: $(emulated get_requests) customers asked for, not $asked" >&2; exit 1; }
 	point verify kapture_sync "$(over "$seconds" "$rows")"
+	point verify.cpu kapture_sync "$(over "$(undisturbed)" "$rows")"
 	point verify_memory kapture_sync "$greatest"
 	quickly
 	l=$(limit 64 $(psql -F ' ' -c 'SELECT min(kapture_customer_id), max(kapture_customer_id) FROM customers'))
@@ -98,6 +102,7 @@ measure_match() {
 	session "CREATE TEMP TABLE matched AS SELECT * FROM kapture_match('customers')" \
 		"DO \$\$ BEGIN ASSERT (SELECT count(*) FROM matched WHERE found_by = 'both' AND problem IS NULL) = $rows; END \$\$"
 	point match kapture_sync "$(over "$seconds" $((2 * rows)))"
+	point match.cpu kapture_sync "$(over "$(undisturbed)" $((2 * rows)))"
 }
 
 sql "DROP TABLE IF EXISTS prospects;
