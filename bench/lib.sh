@@ -140,25 +140,21 @@ worker() { psql -c 'SELECT kapture_worker_pid()'; }
 # Memory of its own that a process has, in MB: what it shares with others does not count.
 memory_of() { awk '/^RssAnon/ { printf "%.1f", $2 / 1024 }' "/proc/$1/status"; }
 
-# What a session has had of a processor, and how long it waited for one, in nanoseconds, as it sees it itself.
+# What a session has had of a processor, in nanoseconds, as it sees it itself.
 own_cpu="split_part(pg_read_file('/proc/self/schedstat'), ' ', 1)::numeric"
-own_wait="split_part(pg_read_file('/proc/self/schedstat'), ' ', 2)::numeric"
 
-# session STATEMENT...: in one session, whose pid is in "$work/run/session" meanwhile; sets seconds, cpu_seconds
-# of the processor, and wait_seconds, in which others had it.  Wall time is as the machine is busy; the processor's
-# time hardly is.
+# session STATEMENT...: in one session, whose pid is in "$work/run/session" meanwhile; sets seconds, and
+# cpu_seconds of the processor.  Wall time is as the machine is busy; the processor's time is less so.
 session() {
 	local statement numbers arguments=(-c "\\o $work/run/session" -c 'SELECT pg_backend_pid()' -c '\o /dev/null'
 		-c 'SET client_min_messages = warning'
-		-c "SELECT set_config('bench.at', extract(epoch FROM clock_timestamp())::text, false), set_config('bench.cpu', ($own_cpu)::text, false),
-			set_config('bench.wait', ($own_wait)::text, false)")
+		-c "SELECT set_config('bench.at', extract(epoch FROM clock_timestamp())::text, false), set_config('bench.cpu', ($own_cpu)::text, false)")
 	for statement in "$@"; do arguments+=(-c "$statement"); done
 	numbers=$(psql -F ' ' "${arguments[@]}" -c '\o' \
 		-c "SELECT round(extract(epoch FROM clock_timestamp()) - current_setting('bench.at')::numeric, 6),
-			round(($own_cpu - current_setting('bench.cpu')::numeric) / 1e9, 6),
-			round(($own_wait - current_setting('bench.wait')::numeric) / 1e9, 6)")
+			round(($own_cpu - current_setting('bench.cpu')::numeric) / 1e9, 6)")
 	rm "$work/run/session"
-	read -r seconds cpu_seconds wait_seconds <<<"$numbers"
+	read -r seconds cpu_seconds <<<"$numbers"
 }
 
 # watch_session COMMAND: runs a command for the process of session() again and again, with its pid as
