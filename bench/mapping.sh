@@ -102,7 +102,7 @@ statement() {
 			if [ "$2" = plpgsql ]; then one="UPDATE kept SET city = city || 'x' WHERE id = n"; fi
 			echo "DO \$\$ BEGIN FOR n IN 1..$changed LOOP $one; END LOOP; END \$\$" ;;
 		shared)
-			echo "DO \$\$ BEGIN FOR i IN 1..$([ "$2" = plpgsql ] && echo 1 || echo 200) LOOP
+			echo "DO \$\$ BEGIN FOR i IN 1..$([ "$2" = plpgsql ] && echo 1 || echo 1000) LOOP
 				UPDATE countries_$2 SET name = 'Name ' || random() WHERE id = 1; COMMIT; END LOOP; END \$\$" ;;
 	esac
 }
@@ -110,7 +110,7 @@ statement() {
 # noted KEY: what the statement has noted is what it should have
 noted() {
 	local n expected=$changed
-	case $1 in unread) expected=0 ;; shared) expected=200 ;; esac
+	case $1 in unread) expected=0 ;; shared) expected=1000 ;; esac
 	n=$(psql -c 'SELECT coalesce(sum(1 + coalesce(cardinality(more_keys), 0)), 0) FROM kapture_outbox')
 	[ "$n" = "$expected" ] || { echo "the oracle says no: $1 has noted $n changes, not $expected" >&2; exit 1; }
 }
@@ -125,7 +125,7 @@ against() {
 		session "$(statement "$key" "$kind")"
 		[ "$kind" != kapture_sync ] || noted "$key"
 		times=1
-		if [ "$key $kind" = 'shared plpgsql' ]; then times=200; fi
+		if [ "$key $kind" = 'shared plpgsql' ]; then times=1000; fi
 		wall[$kind]=$(awk -v s="$seconds" -v n=$times 'BEGIN { print s * n }')
 		used[$kind]=$(awk -v s="$cpu_seconds" -v n=$times 'BEGIN { print s * n }')
 		sql 'TRUNCATE kapture_outbox, kapture_delivery'
