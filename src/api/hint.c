@@ -277,8 +277,20 @@ kapture_hint_find(const char *message, int status, const char *api)
 			return hint_messages[i].update && api && strcmp(api, "update") == 0 ?
 				hint_messages[i].update : hint_messages[i].hint;
 	}
-	if (api != NULL && message && kapture_words_mean(KAPTURE_API_ADD, message) == KAPTURE_MEANS_BAD_KEY)
-		return HINT_KEY;
+	if (api != NULL && message)
+	{
+		switch (kapture_words_mean(KAPTURE_API_ADD, message))
+		{
+			case KAPTURE_MEANS_BAD_KEY:
+				return HINT_KEY;
+			case KAPTURE_MEANS_TOO_MANY:
+				return hint_of_status(429);
+			case KAPTURE_MEANS_FAULT:
+				return hint_of_status(500);
+			default:
+				break;
+		}
+	}
 	if (api == NULL)
 		return message ? "the table, or a trigger, check or cast of it, raises this error: correct the table or the row, then kapture_retry" : NULL;
 	return hint_is_refusal(normal, status, api) ? HINT_REFUSED : hint_of_status(status);
