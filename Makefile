@@ -19,7 +19,7 @@ REGRESS += calls pull_rows foreign_tables foreign_writes
 endif
 REGRESS_OPTS = --inputdir=test --load-extension=kapture_sync
 
-PG_CFLAGS = -Wall -Wextra -Werror=missing-prototypes -Werror=return-type -Wno-unused-parameter -Wno-sign-compare -Wno-missing-field-initializers $(shell curl-config --cflags 2>/dev/null)
+PG_CFLAGS = -Wall -Wextra -Werror=missing-prototypes -Werror=implicit-function-declaration -Werror=return-type -Wno-unused-parameter -Wno-sign-compare -Wno-missing-field-initializers $(shell curl-config --cflags 2>/dev/null)
 # A server built with gcc leaves its own flags and attributes in PGXS and headers.
 PG_CFLAGS += $(if $(findstring clang,$(CC)),-Wno-ignored-attributes -Wno-unknown-warning-option -Wno-ignored-optimization-argument)
 # The version of the SQL objects that the library works with.

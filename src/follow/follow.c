@@ -39,6 +39,7 @@
 #include "follow/follow_condition.h"
 #include "mapping/expression.h"
 #include "table/attach.h"
+#include "table/attach_find.h"
 #include "table/capture_buffer.h"
 #include "table/row_sql.h"
 

@@ -37,6 +37,8 @@
 #include "mapping/field_map.h"
 #include "mapping/source.h"
 #include "table/attach.h"
+#include "table/attach_find.h"
+#include "table/attach_trigger.h"
 #include "table/binding.h"
 #include "table/capture.h"
 #include "table/capture_buffer.h"

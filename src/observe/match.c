@@ -28,6 +28,7 @@
 #include "base/user_code.h"
 #include "fetch/ask.h"
 #include "table/attach.h"
+#include "table/attach_find.h"
 #include "table/row_io.h"
 #include "table/row_sql.h"
 

@@ -9,7 +9,7 @@
 #include "utils/lsyscache.h"
 
 #include "api/argument.h"
-#include "table/attach.h"
+#include "table/attach_find.h"
 #include "table/row_io.h"
 #include "table/row_key.h"
 

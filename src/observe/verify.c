@@ -37,7 +37,7 @@
 #include "manage/run.h"
 #include "mapping/condition.h"
 #include "observe/compare.h"
-#include "table/attach.h"
+#include "table/attach_find.h"
 #include "table/capture.h"
 #include "table/capture_buffer.h"
 #include "table/inbox.h"

@@ -236,6 +236,24 @@ is($node->safe_psql('restored', "SELECT count(DISTINCT attachment_id) FROM kaptu
 $node->safe_psql('postgres', "DROP DATABASE restored");
 sql("SELECT kapture_resume('persons', name => 'acme')");
 
+# --- two accounts have a customer with the same id, and in both another row waits for it
+emulator_post($emulator{$_}, 'seed', [ { customer_name => 'Seeded', phone => '9660000001', kapture_customer_id => 555 } ]) foreach qw(acme globex);
+foreach my $tenant (qw(acme globex))
+{
+	sql("CREATE TABLE of_$tenant (id int PRIMARY KEY, full_name text, phone text)");
+	sql("SELECT kapture_attach('of_$tenant', columns => '{\"customer_name\": \"full_name\", \"phone\": \"phone\"}', server => '$tenant')");
+	sql("INSERT INTO of_$tenant VALUES (1, 'First', '9660000001')");
+	poll_ok($node, "SELECT kapture_customer_id = 555 FROM of_$tenant", "a row is that customer of $tenant");
+	sql("INSERT INTO of_$tenant VALUES (2, 'Second', '9660000001')");
+	poll_ok($node, "SELECT count(*) = 1 FROM kapture_failures WHERE relation = 'of_$tenant'::regclass AND state = 'parked'", 'another row waits');
+}
+my $attempts = sql("SELECT attempts FROM kapture_failures WHERE relation = 'of_globex'::regclass");
+sql("UPDATE of_acme SET phone = '9660000002' WHERE id = 1");
+poll_ok($node, "SELECT count(kapture_customer_id) = 2 FROM of_acme", 'the first row of one account gets another phone, and the second is tried again');
+poll_ok($node, $idle, 'which is all');
+is(sql("SELECT attempts, state FROM kapture_failures WHERE relation = 'of_globex'::regclass"), "$attempts|parked", 'in the other account nothing is');
+sql("SELECT kapture_detach('of_$_')") foreach qw(acme globex);
+
 # --- one ends, the other stays
 sql("INSERT INTO persons (id, tenant, full_name, phone, uid) VALUES (4001, 'acme', 'Last', '9400000001', 'u4001')");
 sql("SELECT kapture_detach('persons', name => 'globex')");
