@@ -558,7 +558,13 @@ http_reset_callback(void *arg)
 static const char *
 http_encoding(void)
 {
-	return curl_version_info(CURLVERSION_NOW)->features & CURL_VERSION_LIBZ ? "gzip" : NULL;
+	static const char *encoding = NULL;
+	static bool asked = false;
+
+	if (!asked && curl_version_info(CURLVERSION_NOW)->features & CURL_VERSION_LIBZ)
+		encoding = "gzip";
+	asked = true;
+	return encoding;
 }
 
 static void
