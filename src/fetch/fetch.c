@@ -18,7 +18,9 @@
  * Some accounts give pages of whole days (option pull_form): then a window is a
  * day, whose pages are asked for one after the other until one is empty, or two in
  * a row are shorter than others were.  That a page has fewer customers than were
- * asked for says nothing, as the account may give no more.  A customer who is added meanwhile may push others to the next page, where
+ * asked for says nothing, as the account may give no more.  A page that repeats the
+ * one before, and an empty one behind a full one, are asked for again: an account that
+ * slips once would have customers left out.  A customer who is added meanwhile may push others to the next page, where
  * they come again; readers take that for what it is.
  *
  * Windows whose number of customers looks like a limit of the server's are
@@ -115,6 +117,7 @@ typedef struct FetchSlot
 	int			repeats;		/* pages in a row with nobody new */
 	int			fullest;		/* customers of a page so far, at most */
 	int			shorter;		/* pages in a row with fewer */
+	bool		doubted;		/* the page is empty, and was asked for again for it */
 	uint64	   *last;			/* hashes of the page before, in order; NULL: none */
 	int			nlast;
 	int			attempts;
@@ -532,6 +535,24 @@ fetch_is_repeated(FetchSlot *slot, const KaptureList *list)
 }
 
 /*
+ * Is an empty page to be asked for again, as the one before it does not look like the
+ * last?  Once for each page.
+ */
+static bool
+fetch_doubts_end(FetchSlot *slot, const KaptureList *list)
+{
+	int			before = slot->nlast;
+	bool		was_full = before == slot->fullest &&
+		(before >= slot->fetch->limit || before % FETCH_ROUND == 0 || slot->offset > before);
+
+	if (list && list->ncustomers > 0)
+		slot->doubted = false;
+	else if (slot->offset > 0 && was_full && !slot->doubted)
+		return slot->doubted = true;
+	return false;
+}
+
+/*
  * Was this the last page of its window?  If not, the slot is to ask for the next
  * one.  An account may leave the offset out of account: then a page that was full,
  * or looks like a limit, is all that it will ever give.
@@ -546,9 +567,11 @@ fetch_is_last_page(FetchSlot *slot, const KaptureList *list)
 		return true;
 	if (!fetch_is_repeated(slot, list))
 		slot->repeats = 0;
+	else if (++slot->repeats == 1)
+		return false;			/* asked for again */
 	else if (n < fetch->limit && n % FETCH_ROUND != 0)
 		return true;
-	else if (++slot->repeats >= FETCH_REPEATS)
+	else if (slot->repeats >= FETCH_REPEATS)
 		ereport(ERROR,
 				(errcode(ERRCODE_FDW_ERROR),
 				 errmsg("server \"%s\" returns the same %d customers on each page", fetch->server, n),
@@ -680,6 +703,11 @@ fetch_accept(KaptureFetch *fetch, FetchSlot *slot)
 	{
 		kapture_http_release(slot->request);
 		pfree(slot);
+		done = false;
+	}
+	else if (done && fetch->paged && fetch_doubts_end(slot, reply.verdict == KAPTURE_SUCCESS ? list : NULL))
+	{
+		fetch_turn_page(slot);
 		done = false;
 	}
 	else if (done)

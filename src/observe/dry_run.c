@@ -38,6 +38,7 @@
 #include "fetch/fetch.h"
 #include "mapping/draft.h"
 #include "mapping/field_map.h"
+#include "mapping/source.h"
 #include "push/task.h"
 #include "table/row_io.h"
 
@@ -338,7 +339,7 @@ dry_run_draft(FunctionCallInfo fcinfo, const char *server)
 		mappings = kapture_mapping_take(rel, columns, DRY_RUN_ID_COLUMN);
 	else
 	{
-		Relation	view = relation_open(PG_GETARG_OID(3), AccessShareLock);
+		Relation	view = kapture_source_open(rel, PG_GETARG_OID(3));
 
 		source = kapture_source_take(rel, view, dry_run_key_names(rel));
 		mappings = kapture_mapping_take_of_view(view, columns, source->keys);

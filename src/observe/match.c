@@ -294,10 +294,10 @@ match_write(Match *match)
 }
 
 static void
-match_put(ReturnSetInfo *rsinfo, const MatchFound *found)
+match_put(ReturnSetInfo *rsinfo, const KaptureAttachment *att, const MatchFound *found)
 {
-	Datum		values[4];
-	bool		nulls[4] = {0};
+	Datum		values[5];
+	bool		nulls[5] = {0};
 
 	values[0] = CStringGetTextDatum(found->row_key);
 	values[1] = Int64GetDatum(found->customer_id);
@@ -305,6 +305,7 @@ match_put(ReturnSetInfo *rsinfo, const MatchFound *found)
 	values[2] = CStringGetTextDatum(found->found_by);
 	nulls[3] = found->problem == NULL;
 	values[3] = found->problem ? CStringGetTextDatum(found->problem) : (Datum) 0;
+	values[4] = CStringGetTextDatum(att->name);
 	tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
 }
 
@@ -333,12 +334,13 @@ match_attachment(FunctionCallInfo fcinfo, KaptureAttachment *att, bool write)
 	if (write)
 		match_write(&match);
 	foreach(lc, match.found)
-		match_put((ReturnSetInfo *) fcinfo->resultinfo, lfirst(lc));
+		match_put((ReturnSetInfo *) fcinfo->resultinfo, att, lfirst(lc));
 }
 
 /*
  * kapture_match(relation regclass, write boolean, name text)
- *		returns table(row_key text, kapture_customer_id bigint, found_by text, problem text)
+ *		returns table(row_key text, kapture_customer_id bigint, found_by text, problem text,
+ *					  name text)
  *
  * Errors: those of kapture_attach_find_all(), of reading the table as its owner and
  * of kapture_fetch_next().

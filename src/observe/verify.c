@@ -58,7 +58,8 @@ PG_FUNCTION_INFO_V1(kapture_verify_into);
 /* How often a row is asked for that changes all the time. */
 #define VERIFY_TRIES		3
 
-#define VERIFY_COLUMNS		6	/* of a result */
+#define VERIFY_COLUMNS		6	/* of a result, */
+#define VERIFY_ATTACHMENT	6	/* and where kapture_verify() has the attachment's name */
 
 typedef struct Verify
 {
@@ -131,8 +132,8 @@ static void
 verify_put(Verify *verify, const VerifyItem *item, const char *problem, const char *field,
 		   const char *here, const char *there)
 {
-	Datum		values[VERIFY_COLUMNS];
-	bool		isnull[VERIFY_COLUMNS];
+	Datum		values[VERIFY_COLUMNS + 1];
+	bool		isnull[VERIFY_COLUMNS + 1];
 
 	values[0] = verify_text(item->row.row_key, &isnull[0]);
 	values[1] = Int64GetDatum(item->row.customer_id);
@@ -144,7 +145,10 @@ verify_put(Verify *verify, const VerifyItem *item, const char *problem, const ch
 	if (OidIsValid(verify->target))
 		verify_insert(verify, values, isnull);
 	else
+	{
+		values[VERIFY_ATTACHMENT] = verify_text(verify->att->name, &isnull[VERIFY_ATTACHMENT]);
 		tuplestore_putvalues(verify->rsinfo->setResult, verify->rsinfo->setDesc, values, isnull);
+	}
 }
 
 /* Gives out what was found of a row, and has it repaired. */
@@ -662,7 +666,7 @@ verify_attachment(FunctionCallInfo fcinfo, KaptureAttachment *att, const char *c
 /*
  * kapture_verify(relation regclass, condition text, repair boolean, name text)
  *		returns table(row_key text, kapture_customer_id bigint, problem text,
- *					  field text, here text, there text)
+ *					  field text, here text, there text, name text)
  *
  * Errors: those of kapture_attach_find_all(), kapture_condition_check(), of reading
  * the table as its owner and of kapture_fetch_next(); 25001 at a stricter
@@ -695,7 +699,8 @@ verify_work(KaptureRun *run, KaptureAttachment *att, List *keys)
  * kapture_verify_into(relation regclass, into_table regclass, condition text,
  *		repair boolean, slice integer, restart boolean, name text), a procedure
  *
- * Errors: those of kapture_verify() and of kapture_run_call(); 22023 for the size.
+ * Errors: those of kapture_verify() and of kapture_run_call(); 22023 for the size;
+ * 42P01 there is no such table for results.
  */
 Datum
 kapture_verify_into(PG_FUNCTION_ARGS)
@@ -706,6 +711,7 @@ kapture_verify_into(PG_FUNCTION_ARGS)
 
 	kapture_argument_check_null(fcinfo, 1, "into_table");
 	run.target = verify.target = PG_GETARG_OID(1);
+	(void) kapture_row_relation_name(verify.target);	/* it must be there, also if nothing is written */
 	if (!PG_ARGISNULL(2))
 		run.condition = text_to_cstring(PG_GETARG_TEXT_PP(2));
 	kapture_argument_check_null(fcinfo, 3, "repair");
