@@ -22,6 +22,7 @@
 #include "push/record.h"
 #include "push/server_health.h"
 #include "push/sharing.h"
+#include "push/trace.h"
 #include "push/transaction.h"
 #include "table/clock.h"
 #include "table/outbox.h"
@@ -213,6 +214,7 @@ kapture_record_settle(Worker *worker, dlist_head *tasks)
 		WorkerTask *task = dlist_container(WorkerTask, node, titer.cur);
 		KaptureTask *t = &task->task;
 
+		KAPTURE_TRACE(t, "settle");
 		if (kapture_task_frees(t))
 			freed = record_add_freed(freed, t->att->id, t->customer_id);
 		if (t->state == KAPTURE_TASK_DONE)

@@ -56,6 +56,7 @@
 #include "cluster/guard.h"
 #include "known/digest.h"
 #include "push/task.h"
+#include "push/trace.h"
 #include "traffic/pacing.h"
 
 #define TASK_FIELD_NAME		"customer_name"
@@ -389,6 +390,7 @@ kapture_task_park(KaptureTask *task, const ErrorData *error)
 	else
 		kapture_task_fail(task, true, 0, message);
 	pfree(message);
+	KAPTURE_TRACE(task, "error");
 }
 
 /*
@@ -421,6 +423,7 @@ kapture_task_written(KaptureTask *task, TimestampTz later, const char *why, cons
 			task->body = NULL;
 			kapture_task_fail(task, failed || blame, later, failed ? row->error : blame ? blame : row->error ? row->error : why);
 			task->failed.arrived = true;
+			KAPTURE_TRACE(task, failed || blame ? "error" : "locked");
 			break;
 	}
 }
@@ -1140,6 +1143,7 @@ kapture_task_spare(KaptureTask *task)
 	task->http_status = 0;
 	task->message = NULL;
 	task_done(task, "gone");
+	KAPTURE_TRACE(task, "spare");
 }
 
 /*
@@ -1157,6 +1161,7 @@ kapture_task_yield(KaptureTask *task, TimestampTz now, const char *table, const 
 	if (task->delivery->in_doubt != 0 && !task_same_identity(task))
 	{
 		task_end_doubt(task, now);	/* by now the row has other ones */
+		KAPTURE_TRACE(task, "yield");
 		return;
 	}
 	task->delivery->in_doubt = 0;
@@ -1168,6 +1173,7 @@ kapture_task_yield(KaptureTask *task, TimestampTz now, const char *table, const 
 							   customer_id));
 	task->failed.unsure = false;
 	task->failed.waits_for = customer_id;
+	KAPTURE_TRACE(task, "yield");
 }
 
 /*
@@ -1209,6 +1215,7 @@ kapture_task_stand_back(KaptureTask *task, TimestampTz now, bool had, const char
 			   psprintf("the row with key \"%s\" of table %s, which %s", row_key, table, what) :
 			   psprintf("a row of another owner's table, which %s", what));
 	task->failed.unsure = false;
+	KAPTURE_TRACE(task, "stand_back");
 }
 
 /*
@@ -1223,6 +1230,7 @@ kapture_task_let_report(KaptureTask *task, TimestampTz now)
 	task_retry(task, now, psprintf("the deletion of the row that was Kapture customer " INT64_FORMAT " is being reported",
 								   customer_id));
 	task->failed.unsure = false;
+	KAPTURE_TRACE(task, "let_report");
 }
 
 /*
@@ -1235,6 +1243,7 @@ kapture_task_answer(KaptureTask *task, const KaptureHttpAnswer *answer, Timestam
 	task_judge(task, answer, now);
 	if (task->delivery->gone)
 		task_gone_meanwhile(task);
+	KAPTURE_TRACE_ANSWER(task, answer);
 }
 
 /*
