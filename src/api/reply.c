@@ -664,10 +664,10 @@ message_judge_found(JsonbContainer *answer, int64 *id)
 	if (!message_find(answer, "customerdetails", &value) ||
 		value.type != jbvBinary)
 		return KAPTURE_BROKEN;
-	if (JsonContainerSize(value.val.binary.data) == 0)
-		return KAPTURE_NOT_FOUND;
 	if (JsonContainerIsObject(value.val.binary.data))
 		*id = message_details_id(value.val.binary.data);
+	else if (JsonContainerSize(value.val.binary.data) == 0)
+		return KAPTURE_NOT_FOUND;
 	else
 		*id = message_common_id(value.val.binary.data);
 	return KAPTURE_SUCCESS;
