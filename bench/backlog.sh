@@ -3,6 +3,7 @@
 slice=10000
 waiting=$(by_mode 200000 1000000 5000000)
 figure backlog '>=' 0.95 ratio "Drain, $waiting rows waiting over 10,000 waiting: rows/s"
+figure backlog_curve - - 'rows waiting' 'Drain by rows that wait, rows/s'
 figure backlog_memory '<' 64 MB "Worker's memory with $waiting rows waiting"
 
 # Sends until so many rows are in the history; sets rate.
@@ -34,13 +35,19 @@ for ((i = 0; i < runs; i++)); do
 	small+=("$rate")
 done
 fresh 64
-feed 1 "$waiting"
-sql 'VACUUM ANALYZE customers' && sql CHECKPOINT
+fed=0
+for share in 20 10 5 2 1; do
+	feed $((fed + 1)) $((waiting / share + slice))
+	fed=$((waiting / share + slice))
+	sql 'VACUUM ANALYZE customers' && sql CHECKPOINT
+	drain_to $slice
+	point backlog_curve 'rows/s' "$rate" "$(psql -c 'SELECT count(*) FROM customers WHERE kapture_customer_id IS NULL')"
+done
 for ((i = 0; i < runs; i++)); do
 	drain_to $slice
 	point backlog kapture_sync "$(ratio "$rate" "${small[i]}")"
 	point backlog_memory kapture_sync "$(memory_of "$(worker)")"
 done
-[ "$mode" = long ] && { resume; wait_drained; oracle "$waiting"; }
+[ "$mode" = long ] && { resume; wait_drained; oracle "$fed"; }
 sent=$(psql -c 'SELECT count(*) FROM customers WHERE kapture_customer_id IS NOT NULL')
 oracle "$sent"

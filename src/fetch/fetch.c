@@ -78,6 +78,13 @@
  */
 #define FETCH_ROUND			50
 
+/*
+ * Gets that are begun together, for each connection, and at most: at the start and the end of a fetch, not all
+ * connections are busy.
+ */
+#define FETCH_ROUND_GETS	50
+#define FETCH_ROUND_MAX		10000
+
 /* Pages in a row with fewer customers than others, after which there are no more: what still comes is new. */
 #define FETCH_SHORTER		2
 
@@ -655,7 +662,9 @@ fetch_hand_out(KaptureFetch *fetch, FetchSlot *slot, const KaptureReply *reply, 
 		fetch_turn_page(slot);
 	else
 		fetch_take_off(fetch, slot);
-	fetch->allowed = Min(fetch->allowed + 1, fetch->pool.most);
+
+	/* the answers of a pull may grow from window to window; those to Gets are alike */
+	fetch->allowed = fetch->api == KAPTURE_API_GET ? fetch->pool.most : Min(fetch->allowed + 1, fetch->pool.most);
 }
 
 /* Makes a window of the first slot's answer.  False if it is asked for again. */
@@ -965,6 +974,19 @@ kapture_fetch_gets(const char *server, Oid userid, List *bodies)
 		fetch->bodies = lappend(fetch->bodies, pstrdup(lfirst(lc)));
 	MemoryContextSwitchTo(old);
 	return fetch;
+}
+
+/*
+ * kapture_fetch_round
+ *		How many Gets should be begun together at least, so that the server's
+ *		connections are busy nearly all the time.
+ *
+ * Errors as kapture_server_get().
+ */
+int
+kapture_fetch_round(const char *server, Oid userid)
+{
+	return Min(kapture_server_get(server, userid)->max_connections * FETCH_ROUND_GETS, FETCH_ROUND_MAX);
 }
 
 /*

@@ -486,7 +486,7 @@ record_do(void *arg)
 
 		record_take(task, now);
 		kapture_refusals_judge(&server->refusals, &task->task, now);
-		if (kapture_task_takes(&task->task) || kapture_task_reports(&task->task))
+		if (kapture_task_takes(&task->task) || kapture_task_is_held(&task->task) || kapture_task_reports(&task->task))
 		{
 			task->unchecked = true;
 			dlist_push_tail(&worker->taking, &task->node);

@@ -647,8 +647,8 @@ capture_truncate(KaptureAttachment *att)
 							   " (attachment_id, row_key, action, attempts, captured_at, finished_at)"
 							   " VALUES ($1, '', 'truncate', 0, pg_catalog.now(), pg_catalog.clock_timestamp())" :
 							   "INSERT INTO @.kapture_history"
-							   " (attachment_id, row_key, action, attempts, captured_at, finished_at, relation)"
-							   " SELECT $1, '', 'truncate', 0, pg_catalog.now(), pg_catalog.clock_timestamp(), relation"
+							   " (attachment_id, row_key, action, attempts, captured_at, finished_at, relation, name)"
+							   " SELECT $1, '', 'truncate', 0, pg_catalog.now(), pg_catalog.clock_timestamp(), relation, name"
 							   " FROM @.kapture_attachment WHERE attachment_id = $1",
 							   1, types, values);
 }

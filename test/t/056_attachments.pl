@@ -124,6 +124,8 @@ is(sql("SELECT count(acme_id), count(globex_id) FROM parts"), '997|3', 'each to 
 sql("TRUNCATE parts_globex; TRUNCATE parts");
 poll_ok($node, $idle, 'they are gone');
 is(sql("SELECT a.name, count(*) FROM kapture_history JOIN kapture_attachments a USING (attachment_id) WHERE action = 'truncate' GROUP BY 1 ORDER BY 1"), "acme|1\nglobex|1", 'both know');
+is(sql("SELECT name, action, count(*) FROM kapture_history WHERE relation = 'parts'::regclass AND action IN ('add', 'truncate') GROUP BY 1, 2 ORDER BY 1, 2"),
+	"acme|add|997\nacme|truncate|1\nglobex|add|3\nglobex|truncate|1", 'the history says whose each entry is');
 is(sql("SELECT string_agg(name || ' ' || n, ', ' ORDER BY name) FROM (SELECT name, count(*) AS n FROM kapture_orphans WHERE relation = 'parts'::regclass GROUP BY 1) o"), 'acme 997, globex 3', 'whose customers are left');
 sql("DROP TABLE parts");
 poll_ok($node, "SELECT count(*) = 2 FROM kapture_attachments", 'both are forgotten with the table');
@@ -164,6 +166,9 @@ is(sql("SELECT count(*) FROM kapture_match('people', name => 'globex')"), '0', '
 sql("DELETE FROM people WHERE full_name = ''");
 poll_ok($node, $idle, 'what cannot be sent is deleted');
 sql("SET kapture_sync.capture = off; INSERT INTO people VALUES (2005, 'acme', 'Before', '9200000005'), (2006, 'globex', 'Before Too', '9200000006')");
+is(sql("SELECT row_key, problem, name FROM kapture_verify('people', 'id >= 2005') ORDER BY 1"), "2005|no id|acme\n2006|no id|globex", 'what is wrong, and for which account');
+is(said("BEGIN; SET LOCAL kapture_sync.capture = off; UPDATE people SET acme_id = NULL WHERE id = 3; UPDATE people SET globex_id = NULL WHERE id = 4;"
+	  . "SELECT row_key, found_by, name FROM kapture_match('people') ORDER BY 1; ROLLBACK"), "3|phone|acme\n4|phone|globex", 'and which account has a customer');
 like(said("CALL kapture_backfill('people')"), qr/1 rows of "people" \(attachment "acme"\) are on their way.*1 rows of "people" \(attachment "globex"\) are on their way/s, 'backfilled, each');
 poll_ok($node, $idle, 'backfilled rows are sent');
 

@@ -118,6 +118,18 @@ $asking->finish;
 like($err, qr/canceling statement due to user request/, 'it can be canceled');
 emulator_faults($emulator);
 emulator_post($emulator, 'release', {});
+
+# --- no connection idles where a slice of 500 rows ends: some of the last of it have no answer, and more are asked for
+sql("ALTER SERVER kapture OPTIONS (SET max_connections '64')");
+emulator_faults($emulator, { api => 'get', action => 'hold', skip => 470 });
+($out, $err) = ('', '');
+$asking = IPC::Run::start([ @psql, "SELECT row_key, problem, field, here, there FROM kapture_verify('customers') ORDER BY row_key::int, field" ], '<', \undef, '>', \$out, '2>', \$err);
+wait_for(sub { emulator_get($emulator, 'stats')->{in_flight} == 64 }, 'a request on each connection');
+emulator_faults($emulator);
+emulator_post($emulator, 'release', {});
+$asking->finish;
+is("$out$err", found() =~ s/(?<=.)\z/\n/r, 'requests go on beyond a slice of rows, and all are compared');
+sql("ALTER SERVER kapture OPTIONS (SET max_connections '4')");
 sql("ALTER SERVER kapture OPTIONS (SET timeout '2s')");
 
 # --- into a table, in slices
