@@ -855,6 +855,24 @@ task_misfit(KaptureTask *task, const KaptureReply *reply, TimestampTz now)
 							   kapture_api_name(api), reply->message, what));
 }
 
+/*
+ * Kapture refuses the request.  A search in words that are not known to be about what
+ * is searched for is no fault of the row's, which waits until it is answered.
+ */
+static void
+task_refusal(KaptureTask *task, const KaptureReply *reply, TimestampTz now)
+{
+	if (task->asked == KAPTURE_API_GET && !reply->is_known)
+	{
+		task_retry(task, now, reply->message);
+		return;
+	}
+	if (task->step == KAPTURE_STEP_ADD)
+		task->delivery->in_doubt = 0;	/* it was not carried out */
+	kapture_task_fail(task, true, 0, reply->message);
+	task->failed.unsure = false;
+}
+
 static void
 task_success(KaptureTask *task, const KaptureReply *reply, TimestampTz now)
 {
@@ -1029,10 +1047,7 @@ task_judge(KaptureTask *task, const KaptureHttpAnswer *answer, TimestampTz now)
 			task_duplicate(task, &reply);
 			break;
 		case KAPTURE_REFUSED:
-			if (task->step == KAPTURE_STEP_ADD)
-				task->delivery->in_doubt = 0;	/* it was not carried out */
-			kapture_task_fail(task, true, 0, reply.message);
-			task->failed.unsure = false;
+			task_refusal(task, &reply, now);
 			break;
 		case KAPTURE_MISFIT:
 			task_misfit(task, &reply, now);
