@@ -5,8 +5,7 @@
  * What travels is UTF-8; what the rest of the extension sees is text in the
  * database's encoding and jsonb.
  *
- * An answer in which nothing is out of the ordinary becomes jsonb at once
- * (plain_json.c).  Of any other one, cleanse.c makes what PostgreSQL can hold, and then
+ * cleanse.c makes of an answer what PostgreSQL can hold.  After that,
  * PostgreSQL's own parser decides; an answer that is not JSON is a result here,
  * not an error, since it is somebody else's fault and the worker has to go on.
  *
@@ -35,7 +34,6 @@
 #include "api/reply.h"
 #include "api/words.h"
 #include "base/compat.h"
-#include "base/plain_json.h"
 #include "base/text.h"
 
 #define MESSAGE_MAX_TEXT	1000	/* bytes of Kapture's words that are kept */
@@ -105,15 +103,8 @@ kapture_message_parse(const char *body, size_t len, bool *altered, char **why)
 	char	   *text;
 	JsonLexContext *lex;
 	JsonParseErrorType error;
-	Jsonb	   *result = kapture_plain_json(body, len);
+	Jsonb	   *result;
 
-	if (result)
-	{
-		*why = NULL;
-		if (altered)
-			*altered = false;
-		return result;
-	}
 	initStringInfo(&marks);
 	text = kapture_cleanse(body, len, &marks, why);
 	if (altered)
@@ -333,12 +324,9 @@ Jsonb *
 kapture_message_customer(const KaptureList *list, int n)
 {
 	const KaptureSlice *slice = &list->customers[n];
-	char	   *text;
-	Jsonb	   *result = kapture_plain_json(list->text + slice->start, slice->len);
+	char	   *text = pnstrdup(list->text + slice->start, slice->len);
+	Jsonb	   *result;
 
-	if (result)
-		return result;
-	text = pnstrdup(list->text + slice->start, slice->len);
 	result = DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum(text)));
 	pfree(text);
 	return result;
