@@ -56,7 +56,7 @@ endef
 OBJECTS = sql/functions.sql sql/views.sql
 sql/kapture_sync--$(EXTVERSION).sql: sql/tables.sql $(OBJECTS) sql/install.sql
 	$(call script,version $(EXTVERSION),CREATE EXTENSION kapture_sync)
-$(UPGRADES): sql/kapture_sync--%.sql: sql/upgrade--%.sql $(OBJECTS)
+$(UPGRADES): sql/kapture_sync--%.sql: sql/upgrade--%.sql $(OBJECTS) sql/upgrade_end--%.sql
 	$(call script,from version $(subst --, to ,$*),ALTER EXTENSION kapture_sync UPDATE TO '"'$(EXTVERSION)'"')
 
 $(OBJS): $(wildcard src/*.h src/*/*.h)

@@ -30,19 +30,20 @@ static const char *const catalog_table_names[KAPTURE_TABLE_COUNT] = {
 static Oid	catalog_relids[KAPTURE_TABLE_COUNT];
 static bool catalog_packs = false;
 static bool catalog_valid = false;
-static uint64 catalog_changes = 0;	/* of relations, as far as this process has heard */
+static uint64 catalog_changes = 0;	/* of these tables, as far as this process has heard */
 
 /* Any of our tables changed, or perhaps the extension was dropped. */
 static void
 catalog_relcache_callback(Datum arg, Oid relid)
 {
-	catalog_changes++;
-	if (!OidIsValid(relid))
-		catalog_valid = false;
-	for (int i = 0; i < KAPTURE_TABLE_COUNT; i++)
+	bool		ours = !OidIsValid(relid);
+
+	for (int i = 0; i < KAPTURE_TABLE_COUNT && !ours; i++)
+		ours = catalog_relids[i] == relid;
+	if (ours)
 	{
-		if (catalog_relids[i] == relid)
-			catalog_valid = false;
+		catalog_valid = false;
+		catalog_changes++;
 	}
 }
 
@@ -131,18 +132,27 @@ kapture_catalog_relid(KaptureTable table)
 	}
 	if (!catalog_valid)
 	{
-		uint64		changes = catalog_changes;
 		Oid			schema = catalog_schema_oid();
 
 		for (int i = 0; i < KAPTURE_TABLE_COUNT; i++)
 			catalog_relids[i] = OidIsValid(schema) ?
 				get_relname_relid(catalog_table_names[i], schema) : InvalidOid;
+		catalog_valid = OidIsValid(schema);
 		catalog_packs = OidIsValid(catalog_relids[KAPTURE_TABLE_OUTBOX]) &&
 			get_attnum(catalog_relids[KAPTURE_TABLE_OUTBOX], "more_keys") != InvalidAttrNumber;
-		/* an invalidation while it is read may be about what was read too early */
-		catalog_valid = OidIsValid(schema) && changes == catalog_changes;
 	}
 	return catalog_relids[table];
+}
+
+/*
+ * Returns a number that is another one when any of these tables, or the indexes of one,
+ * may have changed.  It is up to date for a table that the caller has locked and
+ * found by kapture_catalog_relid().
+ */
+uint64
+kapture_catalog_changes(void)
+{
+	return catalog_changes;
 }
 
 /*

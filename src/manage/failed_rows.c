@@ -14,6 +14,7 @@
 #include "table/attach.h"
 #include "table/attach_find.h"
 #include "table/outbox.h"
+#include "table/row_key.h"
 
 PG_FUNCTION_INFO_V1(kapture_retry);
 PG_FUNCTION_INFO_V1(kapture_discard);
@@ -59,8 +60,10 @@ failed_rows_change(FunctionCallInfo fcinfo, const char *sql, const char *inbox_s
 	uint64		n = 0;
 	ListCell   *lc;
 
+	if (row_key)
+		row_key = kapture_row_key(linitial(attachments), row_key);
 	foreach(lc, attachments)
-		n += failed_rows_change_of(lfirst(lc), row_key, sql, inbox_sql);
+		n += failed_rows_change_of(lfirst(lc), row_key ? kapture_row_key(lfirst(lc), row_key) : NULL, sql, inbox_sql);
 	if (row_key && n == 0)
 		ereport(NOTICE,
 				(errmsg("table \"%s\" has no failed row with key \"%s\"", get_rel_name(PG_GETARG_OID(0)), row_key),

@@ -408,9 +408,11 @@ row_run_each(RowWork work, KaptureAttachment *att, const char *timezone, List *r
 	row_run_singly(work, &batch, rows);
 }
 
-/* Errors out if the table is not what it was attached as. */
-static void
-row_check(KaptureAttachment *att)
+/*
+ * Errors out (55000) if the table is not what it was attached as.
+ */
+void
+kapture_row_check_table(const KaptureAttachment *att)
 {
 	char	   *problem = kapture_binding_problem(att);
 
@@ -419,6 +421,8 @@ row_check(KaptureAttachment *att)
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg_internal("%s", problem),
 				 att->nkeys == 0 ? errhint("Add a primary key, or use kapture_detach().") :
+				 att->source_name && !OidIsValid(att->source) ?
+				 errhint("Make a view of this name again, or use kapture_alter() with another \"source\".") :
 				 kapture_expression_problem(att) ?
 				 errhint("Bring back what it uses, or use kapture_alter() to change it.") :
 				 att->id_column && att->id_attnum == InvalidAttrNumber ?
@@ -453,7 +457,7 @@ row_plan(KaptureAttachment *att, KaptureRowStatement statement)
 	Oid			types[INDEX_MAX_KEYS + 1];
 	char	   *sql;
 
-	row_check(att);
+	kapture_row_check_table(att);
 	for (int i = 0; i < nparams; i++)
 		types[i] = TEXTARRAYOID;
 	if (statement == KAPTURE_SQL_WRITE)
@@ -871,7 +875,7 @@ kapture_row_parameter(const KaptureAttachment *att, const char *after)
 static void
 row_do_list(RowBatch *batch)
 {
-	row_check(batch->att);
+	kapture_row_check_table(batch->att);
 	batch->keys = kapture_row_find_keys(batch->att, kapture_row_selection(batch->att, batch->without_id, batch->condition),
 										batch->after, batch->limit, InvalidOid, (Datum) 0, batch->context);
 }
@@ -899,7 +903,7 @@ row_do_count(RowBatch *batch)
 {
 	bool		isnull;
 
-	row_check(batch->att);
+	kapture_row_check_table(batch->att);
 	if (kapture_user_code_execute(psprintf("SELECT pg_catalog.count(*) FROM %s AS r WHERE %s",
 										   kapture_row_source(batch->att),
 										   kapture_row_selection(batch->att, batch->without_id, batch->condition)),

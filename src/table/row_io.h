@@ -36,6 +36,7 @@ typedef struct KaptureRow
 	Size		bytes;			/* of them and the key */
 } KaptureRow;
 
+extern void kapture_row_check_table(const KaptureAttachment *att);
 extern void kapture_row_read(KaptureAttachment *att, const char *timezone, List *rows, Snapshot snapshot);
 extern void kapture_row_read_all(KaptureAttachment *att, const char *timezone, List *rows);
 extern List *kapture_row_find_keys(const KaptureAttachment *att, const char *selection, const char *after, int limit,
