@@ -171,11 +171,13 @@ record_write_ids(Worker *worker, dlist_head *tasks, TimestampTz now)
 
 /* Appends a customer for which other rows may wait; makes the list if there is none. */
 static StringInfo
-record_add_freed(StringInfo freed, int64 customer_id)
+record_add_freed(StringInfo freed, int32 attachment_id, int64 customer_id)
 {
+	KaptureCustomer customer = {attachment_id, customer_id};
+
 	if (freed == NULL)
 		freed = makeStringInfo();
-	appendBinaryStringInfo(freed, (char *) &customer_id, sizeof(customer_id));
+	appendBinaryStringInfo(freed, (char *) &customer, sizeof(customer));
 	return freed;
 }
 
@@ -213,7 +215,7 @@ kapture_record_settle(Worker *worker, dlist_head *tasks)
 
 		KAPTURE_TRACE(t, "settle");
 		if (kapture_task_frees(t))
-			freed = record_add_freed(freed, t->customer_id);
+			freed = record_add_freed(freed, t->att->id, t->customer_id);
 		if (t->state == KAPTURE_TASK_DONE)
 		{
 			KaptureDone *d = palloc0(sizeof(KaptureDone));
@@ -246,7 +248,7 @@ kapture_record_settle(Worker *worker, dlist_head *tasks)
 	}
 	kapture_queue_hurry(worker, kapture_outbox_finish(done), now);
 	if (freed)
-		kapture_queue_hurry(worker, kapture_row_state_release((int64 *) freed->data, freed->len / sizeof(int64)), now);
+		kapture_queue_hurry(worker, kapture_row_state_release((KaptureCustomer *) freed->data, freed->len / sizeof(KaptureCustomer)), now);
 	kapture_record_alert(worker);
 }
 
@@ -487,7 +489,7 @@ record_do(void *arg)
 
 		record_take(task, now);
 		kapture_refusals_judge(&server->refusals, &task->task, now);
-		if (kapture_task_takes(&task->task) || kapture_task_reports(&task->task))
+		if (kapture_task_takes(&task->task) || kapture_task_is_held(&task->task) || kapture_task_reports(&task->task))
 		{
 			task->unchecked = true;
 			dlist_push_tail(&worker->taking, &task->node);

@@ -60,6 +60,8 @@ typedef struct KaptureTask
 	int64		named_id;		/* of whom a refusal says that it is the customer, or 0 */
 	int64		by_phone;		/* found by the searches, or 0 */
 	int64		by_email;
+	bool		seeks_holder;	/* of the phone or email that its Update was refused for, */
+	int64		held_by;		/* who is this customer, or 0 */
 
 	/* what the last answer said */
 	KaptureApi	asked;			/* to which API */
@@ -89,6 +91,10 @@ extern void kapture_task_fail(KaptureTask *task, bool park, TimestampTz next_att
 extern bool kapture_task_has_added(const KaptureTask *task);
 extern bool kapture_task_frees(const KaptureTask *task);
 extern bool kapture_task_takes(const KaptureTask *task);
+extern bool kapture_task_is_held(const KaptureTask *task);
+extern bool kapture_task_is_known(const KaptureAttachment *att, const KaptureDelivery *delivery);
+extern void kapture_task_wait(KaptureTask *task, bool had, const char *table, const char *row_key);
+extern void kapture_task_try_again(KaptureTask *task, TimestampTz now);
 extern bool kapture_task_reports(const KaptureTask *task);
 extern void kapture_task_spare(KaptureTask *task);
 extern void kapture_task_yield(KaptureTask *task, TimestampTz now, const char *table, const char *row_key);

@@ -105,9 +105,9 @@ typedef enum OutboxQuery
 /* Keys, entries or changes that one statement is about. */
 #define OUTBOX_CHUNK		1000
 
-/* The table of an attachment, for the history, which may outlive the attachment. */
-#define OUTBOX_RELATION(attachment_id) \
-	"(SELECT relation FROM @.kapture_attachment AS a WHERE a.attachment_id = " attachment_id ")"
+/* Entries, with the table and the name "a" of their attachment, for the history, which may outlive it. */
+#define OUTBOX_NAMED(entries) \
+	entries " LEFT JOIN @.kapture_attachment AS a USING (attachment_id)"
 
 /*
  * How the delivery "d" of the row with the key "v.row_key" is found, and what makes
@@ -358,9 +358,9 @@ static const struct
 		4, {INT4OID, TEXTARRAYOID, INT8ARRAYOID, TIMESTAMPTZARRAYOID}
 	},
 	[OUTBOX_GONE] = {
-		"INSERT INTO @.kapture_history (attachment_id, row_key, attempts, action, captured_at, finished_at, relation)"
-		" SELECT $1, v.row_key, 0, 'gone', v.captured_at, statement_timestamp(), " OUTBOX_RELATION("$1")
-		" FROM unnest($2, $3) AS v(row_key, captured_at)",
+		"INSERT INTO @.kapture_history (attachment_id, row_key, attempts, action, captured_at, finished_at, relation, name)"
+		" SELECT $1, v.row_key, 0, 'gone', v.captured_at, statement_timestamp(), a.relation, a.name"
+		" FROM unnest($2, $3) AS v(row_key, captured_at) LEFT JOIN @.kapture_attachment AS a ON a.attachment_id = $1",
 		3, {INT4OID, TEXTARRAYOID, TIMESTAMPTZARRAYOID}
 	},
 	[OUTBOX_REPORT_DELETED] = {
@@ -391,9 +391,9 @@ static const struct
 		" AND d.attempts = v.attempts AND d.state = 'sending' AND d.again IS NULL"
 		" RETURNING v.*, d.captured_at, coalesce(d.row_key, d.old_key) AS row_key, d.row_key IS NULL AS deleted),"
 		" history AS (INSERT INTO @.kapture_history"
-		" (attachment_id, row_key, attempts, action, customer_id, http_status, message, captured_at, finished_at, relation)"
+		" (attachment_id, row_key, attempts, action, customer_id, http_status, message, captured_at, finished_at, relation, name)"
 		" SELECT attachment_id, row_key, attempts, action, customer_id, http_status, message, captured_at,"
-		" statement_timestamp(), " OUTBOX_RELATION("gone.attachment_id") " FROM gone WHERE $10),"
+		" statement_timestamp(), a.relation, a.name FROM " OUTBOX_NAMED("gone") " WHERE $10),"
 		" known AS (" OUTBOX_ROW_STATE("gone") ")"
 		" SELECT count(*) FROM gone",
 		10, {TIDARRAYOID, INT4ARRAYOID, INT8ARRAYOID, INT4ARRAYOID, TEXTARRAYOID, INT8ARRAYOID, INT4ARRAYOID, TEXTARRAYOID,
@@ -415,9 +415,9 @@ static const struct
 		" RETURNING v.*, d.captured_at, coalesce(d.row_key, d.old_key) AS row_key, d.row_key IS NULL AS deleted),"
 		" finished AS (TABLE gone UNION ALL TABLE again),"
 		" history AS (INSERT INTO @.kapture_history"
-		" (attachment_id, row_key, attempts, action, customer_id, http_status, message, captured_at, finished_at, relation)"
+		" (attachment_id, row_key, attempts, action, customer_id, http_status, message, captured_at, finished_at, relation, name)"
 		" SELECT attachment_id, row_key, attempts, action, customer_id, http_status, message, captured_at,"
-		" clock_timestamp(), " OUTBOX_RELATION("finished.attachment_id") " FROM finished WHERE $9),"
+		" clock_timestamp(), a.relation, a.name FROM " OUTBOX_NAMED("finished") " WHERE $9),"
 		" known AS (" OUTBOX_ROW_STATE("finished") ")"
 		" SELECT DISTINCT attachment_id FROM again",
 		9, {INT4ARRAYOID, INT8ARRAYOID, INT4ARRAYOID, TEXTARRAYOID, INT8ARRAYOID, INT4ARRAYOID, TEXTARRAYOID, BYTEAARRAYOID, BOOLOID}

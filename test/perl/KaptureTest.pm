@@ -322,6 +322,14 @@ sub shorthand
 			return join "\n", sort map { my $c = $_; join '|', map { $c->{$_} // '' } @fields } @{ emulator_get($emulator, 'customers') };
 		},
 
+		# leaves no customers, neither here nor there
+		fresh => sub {
+			$node->safe_psql('postgres', 'TRUNCATE customers');
+			poll_ok($node, 'SELECT bool_and(pending + in_flight = 0) FROM kapture_status', 'all quiet');
+			emulator_post($emulator, 'reset', {});
+			return;
+		},
+
 		# a test that nothing waits to be sent any more
 		idle_ok => sub { return poll_ok($node, "SELECT sum(pending + in_flight + retrying) = 0 FROM kapture_status", $_[0]) });
 

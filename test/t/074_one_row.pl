@@ -133,6 +133,37 @@ sql("SET datestyle = 'German'; SELECT kapture_touch('pairs', '{1,2021-3-4}')");
 is(noted(), '{1,2021-03-04}:' . sql("SELECT sum(1 << bit) FROM kapture_column JOIN kapture_attachment USING (attachment_id) WHERE relation = 'pairs'::regclass"),
 	'and noted as the trigger would, whatever the settings are');
 idle_ok('nothing else waits') if sql("SELECT kapture_detach('pairs') IS NOT NULL");
+
+# other calls find a row by any text of its key, too
+sql("CREATE TABLE shelf (n numeric, b date, customer_name text, phone text, PRIMARY KEY (n, b)); SELECT kapture_attach('shelf');
+INSERT INTO shelf VALUES (1.50, '2026-01-02', '', '9711111110'), (2.50, '2026-01-03', 'Second', '9711111111')");
+poll_ok($node, "SELECT count(*) = 1 FROM kapture_failures WHERE relation = 'shelf'::regclass AND state = 'parked'", 'a row is parked');
+poll_ok($node, "SELECT count(kapture_customer_id) = 1 FROM shelf", 'another one is sent');
+my $german = "SET datestyle = 'German'";
+is(sql("$german; SELECT kapture_id('shelf', '{2.5,2026-1-3}') = kapture_customer_id, kapture_id('customers', ' 0$key') IS NOT NULL FROM shelf WHERE n = 2.5"), 't|t', 'kapture_id');
+is(sql("$german; SELECT api FROM kapture_preview('shelf', '{2.5,2026-1-3}')"), 'update', 'kapture_preview');
+is(sql("$german; SELECT kapture_retry('shelf', '{1.5,2026-1-2}')"), '1', 'kapture_retry');
+poll_ok($node, "SELECT count(*) = 1 FROM kapture_failures WHERE relation = 'shelf'::regclass AND state = 'parked'", 'it is parked again');
+is(sql("$german; SELECT kapture_discard('shelf', '{1.5,2026-1-2}')"), '1', 'kapture_discard');
+foreach my $call (qw(kapture_id kapture_preview kapture_retry kapture_discard))
+{
+	like(($node->psql('postgres', "SELECT $call('customers', 'x')"))[2], qr/ERROR:  invalid input syntax for type bigint: "x"/, "$call: what is no key is an error");
+	like(($node->psql('postgres', "SELECT $call('shelf', '1')"))[2], qr/ERROR:  "1" is not a key of table "shelf"\nDETAIL:  Its key has 2 columns/, 'so is a part of one');
+}
+sql("SELECT kapture_detach('shelf')");
+
+# checks of a key's type are code of others
+sql('CREATE ROLE mallory; CREATE SCHEMA mallory AUTHORIZATION mallory; SET ROLE mallory;
+CREATE FUNCTION mallory.seen(int) RETURNS boolean LANGUAGE plpgsql AS $$BEGIN RAISE WARNING \'runs as %\', current_user; RETURN true; END$$;
+CREATE DOMAIN mallory.number AS int CHECK (mallory.seen(VALUE)); CREATE TABLE mallory.numbered (id mallory.number PRIMARY KEY, customer_name text, phone text)');
+sql("GRANT USAGE ON FOREIGN SERVER kapture TO mallory; CREATE USER MAPPING FOR mallory SERVER kapture OPTIONS (auth_key 'k'); SELECT kapture_attach('mallory.numbered'), kapture_pause('mallory.numbered')");
+foreach my $call (qw(kapture_touch kapture_id kapture_retry))
+{
+	my $said = ($node->psql('postgres', "SELECT $call('mallory.numbered', '1')"))[2];
+	unlike($said, qr/runs as postgres/, "$call runs it as nobody else than the table's owner") or diag($said);
+}
+sql("SELECT kapture_detach('mallory.numbered')");
+
 ($rc, $out, $err) = $node->psql('postgres', "BEGIN READ ONLY; SELECT kapture_touch('customers', '$key')");
 like($err, qr/ERROR:  cannot execute kapture_touch\(\) in a read-only transaction/, 'a read-only transaction touches nothing');
 
@@ -196,6 +227,54 @@ sql("TRUNCATE customers");
 poll_ok($node, "SELECT count(*) = 0 FROM kapture_failures", 'is gone with all others');
 sql("INSERT INTO customers (customer_name, phone) VALUES ('Sixth', '9700000002')");
 poll_ok($node, "SELECT kapture_customer_id = $first FROM customers WHERE customer_name = 'Sixth'", 'and a new row has the customer');
+
+# rows that have customers take each other's phone or email
+fresh('link');
+sql("INSERT INTO customers (customer_name, phone, email_id) VALUES ('First', '9705000001', 'first\@example.com'), ('Second', '9705000002', NULL), ('Third', '9705000003', NULL)");
+poll_ok($node, "SELECT count(kapture_customer_id) = 3 FROM customers", 'three rows have customers');
+my ($one, $two, $three) = map { has_id($_) } 1 .. 3;
+sub phones { return join ' ', map { customer($_)->{phone} } $one, $two, $three }
+sub waits
+{
+	my ($row, $holder, $name) = @_;
+	return poll_ok($node, "SELECT count(*) = 1 FROM kapture_failures WHERE row_key = '$row' AND state = 'parked'"
+		  . " AND message LIKE 'Kapture customer % still has this phone or email, which the row with key \"$holder\" of table public.customers had before'"
+		  . " AND hint LIKE 'nothing, while the other row''s change is under way:%'", $name);
+}
+
+emulator_faults($emulator, { api => 'update', match => "\"$three\"", action => 'late', ms => 500 });
+sql("UPDATE customers SET phone = '970500000' || id + 1");
+idle_ok('each row gets the phone of the next one, and Kapture is slow with the last');
+poll_ok($node, "SELECT count(*) = 0 FROM kapture_failures", 'none of them waits for ever');
+is(phones(), '9705000002 9705000003 9705000004', 'and Kapture has them');
+emulator_faults($emulator, { api => 'update', match => "\"$one\"", action => 'late', ms => 500 }, { api => 'get', action => 'not_found', count => 1 });
+sql("UPDATE customers SET phone = '970500000' || id");
+idle_ok('and back, with a search that lags');
+poll_ok($node, "SELECT count(*) = 0 FROM kapture_failures", 'nothing waits');
+is(phones(), '9705000001 9705000002 9705000003', 'they have their own again');
+emulator_faults($emulator);
+
+$before = requests('update');
+sql("UPDATE customers SET phone = '970500000' || 3 - id WHERE id < 3");
+waits(1, 2, 'of two rows that exchange their phones, the first waits for the second');
+waits(2, 1, 'which waits for the first');
+is(requests('update') - $before, 2, 'neither is tried again and again');
+sql("UPDATE customers SET phone = '9705000009' WHERE id = 2");
+poll_ok($node, "SELECT count(*) = 0 FROM kapture_failures", 'when one of them gets another phone, the other one follows');
+sql("UPDATE customers SET phone = '9705000001' WHERE id = 2");
+idle_ok('and the first one is free');
+is(phones(), '9705000002 9705000001 9705000003', 'they have exchanged their phones');
+
+sql("UPDATE customers SET email_id = 'FIRST\@example.com' WHERE id = 3");
+is_parked(3, 1, 'a row that takes the email of another one is parked, which names that one');
+is(sql("SELECT api || ' ' || http_status FROM kapture_failures"), 'update 400', 'with what was sent');
+sql("UPDATE customers SET email_id = 'one\@example.com' WHERE id = 1");
+poll_ok($node, "SELECT count(*) = 0 FROM kapture_failures", 'until that has another email');
+idle_ok('nothing waits');
+is(customer($three)->{email_id}, 'FIRST@example.com', 'and has it then');
+emulator_post($emulator, 'seed', [ { kapture_customer_id => 499, customer_name => 'No row', phone => '9705000008' } ]);
+sql("UPDATE customers SET phone = '9705000008' WHERE id = 3");
+poll_ok($node, "SELECT message LIKE 'This mobile number already exists%' AND state = 'parked' FROM kapture_failures", 'a phone of a customer that is no row is refused in Kapture\'s words');
 
 # both are on their way at the same time
 fresh('link');
