@@ -473,24 +473,28 @@ message_is_success(const char *text)
 		message_is_key(text, strlen(text), "ok") || strcmp(text, "true") == 0 || strcmp(text, "200") == 0;
 }
 
-/* Does the answer have a status?  Is that "success"? */
+/* Does a status, as text, decide?  A number does if it is that of a success or of a refusal. */
 static bool
-message_has_status(JsonbContainer *answer, bool *is_success)
+message_is_status(const char *text)
+{
+	return text[strspn(text, "0123456789")] != '\0' || text[0] == '4' || message_is_success(text);
+}
+
+/* The answer's status as text; NULL if it has none. */
+static char *
+message_status(JsonbContainer *answer)
 {
 	JsonbValue	value;
 
-	*is_success = false;
 	if (!message_find(answer, "status", &value))
-		return false;
+		return NULL;
 	if (value.type == jbvBool)
-		*is_success = value.val.boolean;
-	else if (value.type == jbvString)
-		*is_success = message_is_success(pnstrdup(value.val.string.val, value.val.string.len));
-	else if (value.type == jbvNumeric)
-		*is_success = message_is_success(DatumGetCString(DirectFunctionCall1(numeric_out, NumericGetDatum(value.val.numeric))));
-	else
-		return false;
-	return true;
+		return value.val.boolean ? "true" : "false";
+	if (value.type == jbvString)
+		return pnstrdup(value.val.string.val, value.val.string.len);
+	if (value.type == jbvNumeric)
+		return DatumGetCString(DirectFunctionCall1(numeric_out, NumericGetDatum(value.val.numeric)));
+	return NULL;
 }
 
 
@@ -747,6 +751,14 @@ typedef struct MessageFacts
 	char	   *words;			/* Kapture's, on one line; "" if none */
 } MessageFacts;
 
+/* Takes in an answer's status, NULL if it has none. */
+static void
+message_note_status(MessageFacts *facts, const char *status)
+{
+	facts->has_status = status && message_is_status(status);
+	facts->is_success = status && message_is_success(status);
+}
+
 /*
  * Does an answer to Add or Update that has no status say in its words that it is a
  * success, as "Customer Added Successfully" does?
@@ -772,6 +784,7 @@ message_judge_facts(KaptureApi api, int status, const MessageFacts *facts, Kaptu
 	if (!facts->is_success && kapture_words_mean(api, facts->words) == KAPTURE_MEANS_BAD_KEY)
 		reply->verdict = KAPTURE_DENIED;	/* some accounts say so with 200, 400 or 500 */
 	else if (status == 404 && facts->has_status && !facts->is_success &&
+			 (kapture_words_say(facts->words, "customer") || kapture_words_say(facts->words, "informationgiven")) &&
 			 kapture_words_mean(api, facts->words) == KAPTURE_MEANS_NOBODY)
 		reply->verdict = KAPTURE_NOT_FOUND; /* it is the customer that is not there, not the API */
 	else if (status == 401 || status == 403 || status == 404)
@@ -836,7 +849,7 @@ kapture_message_judge(KaptureApi api, int status, Jsonb *answer,
 
 	facts.is_object = object != NULL;
 	if (facts.is_object)
-		facts.has_status = message_has_status(object, &facts.is_success);
+		message_note_status(&facts, message_status(object));
 	facts.words = facts.is_object ? message_words(api, object) : pstrdup("");
 	if (!message_judge_facts(api, status, &facts, reply))
 		reply->verdict = message_judge_success(api, object, reply);
@@ -852,13 +865,10 @@ kapture_message_judge(KaptureApi api, int status, Jsonb *answer,
 
 typedef struct MessageScan
 {
-	JsonLexContext *lex;		/* NULL: it is read without it */
+	JsonLexContext *lex;
 	bool		unescape;		/* the text has escapes */
 	int			depth;			/* arrays around the object: 0 or 1 */
 	int			nelements;		/* of that one */
-	JsonTokenType type;			/* of the present token, */
-	const char *start;			/* which stands here, with its quotes */
-	const char *end;
 	bool		in_enquiry;		/* inside of an object of that name */
 	char	   *words[4];		/* see message_words() */
 	char	   *status;			/* NULL: none in words */
@@ -872,19 +882,24 @@ typedef struct MessageScan
 static char *
 message_scan_text(const MessageScan *scan)
 {
-	if (scan->type != JSON_TOKEN_STRING)
-		return pnstrdup(scan->start, scan->end - scan->start);
+	const JsonLexContext *lex = scan->lex;
+
+	if (lex->token_type != JSON_TOKEN_STRING)
+		return pnstrdup(lex->token_start, lex->token_terminator - lex->token_start);
 	if (scan->unescape)
-		return pstrdup(scan->lex->strval->data);
-	return pnstrdup(scan->start + 1, scan->end - scan->start - 2);
+		return pstrdup(lex->strval->data);
+	return pnstrdup(lex->token_start + 1, lex->token_terminator - lex->token_start - 2);
 }
 
 /* The present token's text if it is a string, or what cleanse.c makes one; else NULL. */
 static char *
 message_scan_string(const MessageScan *scan)
 {
-	if (scan->type == JSON_TOKEN_STRING ||
-		(scan->type == JSON_TOKEN_NUMBER && !kapture_cleanse_number_fits(scan->start, scan->end - scan->start)))
+	const JsonLexContext *lex = scan->lex;
+
+	if (lex->token_type == JSON_TOKEN_STRING ||
+		(lex->token_type == JSON_TOKEN_NUMBER &&
+		 !kapture_cleanse_number_fits(lex->token_start, lex->token_terminator - lex->token_start)))
 		return message_scan_text(scan);
 	return NULL;
 }
@@ -893,7 +908,7 @@ message_scan_string(const MessageScan *scan)
 static char *
 message_scan_scalar(const MessageScan *scan)
 {
-	JsonTokenType type = scan->type;
+	JsonTokenType type = scan->lex->token_type;
 
 	return type == JSON_TOKEN_STRING || type == JSON_TOKEN_NUMBER || type == JSON_TOKEN_TRUE || type == JSON_TOKEN_FALSE ?
 		message_scan_text(scan) : NULL;
@@ -903,12 +918,13 @@ message_scan_scalar(const MessageScan *scan)
 static int64
 message_scan_id(const MessageScan *scan)
 {
+	JsonTokenType type = scan->lex->token_type;
 	char	   *text;
 
-	if (scan->type != JSON_TOKEN_STRING && scan->type != JSON_TOKEN_NUMBER)
+	if (type != JSON_TOKEN_STRING && type != JSON_TOKEN_NUMBER)
 		return 0;
 	text = message_scan_text(scan);
-	if (scan->type == JSON_TOKEN_NUMBER && strpbrk(text, "eE") != NULL)
+	if (type == JSON_TOKEN_NUMBER && strpbrk(text, "eE") != NULL)
 	{
 		if (!kapture_cleanse_number_fits(text, strlen(text)))
 			return 0;
@@ -950,41 +966,41 @@ static void
 message_scan_repeated(MessageScan *scan, const char *name, int len)
 {
 	static const char *const names[] = {"customername", "phone", "emailid"};
+	JsonTokenType type = scan->lex->token_type;
 
 	for (int i = 0; i < lengthof(names); i++)
 	{
 		if (!message_is_key(name, len, names[i]))
 			continue;
-		scan->repeated[i] = scan->type == JSON_TOKEN_STRING || scan->type == JSON_TOKEN_NUMBER ?
+		scan->repeated[i] = type == JSON_TOKEN_STRING || type == JSON_TOKEN_NUMBER ?
 			message_scan_text(scan) : NULL;
 	}
 }
 
-/* Is a field of this level one that matters? */
-static bool
-message_scan_wants(MessageScan *scan, int level)
-{
-	if (level == 1)
-		scan->in_enquiry = false;
-	return level == 1 || (level == 2 && scan->in_enquiry);
-}
-
-/* Takes in a field that may matter; the present token is its value, or begins it. */
-static void
-message_scan_take(MessageScan *scan, int level, const char *name, int len)
+KAPTURE_JSON_ACTION
+message_scan_field(void *arg, char *fname, bool isnull)
 {
 	static const char *const words[] = {MESSAGE_WORDS};
+	MessageScan *scan = arg;
+	int			level = scan->lex->lex_level - scan->depth;
+	const char *name;
+	int			len;
 
-	/* what all names begin with that are looked for, or may be written with */
+	if (level == 1)
+		scan->in_enquiry = false;
+	if (level > 2 || (level == 2 && !scan->in_enquiry))
+		KAPTURE_JSON_RETURN;
+	name = message_scan_name(scan, fname, &len);
+	/* all names that are looked for begin with these, or may be written with these before */
 	if (len == 0 || strchr("cekmprs _", pg_ascii_tolower((unsigned char) name[0])) == NULL)
-		return;
+		KAPTURE_JSON_RETURN;
 	if (message_is_key(name, len, "kapturecustomerid"))
 		*(level == 1 ? &scan->id : &scan->enquiry_id) = message_scan_id(scan);
 	if (level == 2 || !scan->has_enquiry)
 		message_scan_repeated(scan, name, len);
 	if (level == 2)
-		return;
-	if (message_is_key(name, len, "enquiry") && scan->type == JSON_TOKEN_OBJECT_START)
+		KAPTURE_JSON_RETURN;
+	if (message_is_key(name, len, "enquiry") && scan->lex->token_type == JSON_TOKEN_OBJECT_START)
 	{
 		scan->in_enquiry = scan->has_enquiry = true;
 		memset(scan->repeated, 0, sizeof(scan->repeated));
@@ -996,23 +1012,6 @@ message_scan_take(MessageScan *scan, int level, const char *name, int len)
 		if (message_is_key(name, len, words[i]))
 			scan->words[i] = message_scan_string(scan);
 	}
-}
-
-KAPTURE_JSON_ACTION
-message_scan_field(void *arg, char *fname, bool isnull)
-{
-	MessageScan *scan = arg;
-	int			level = scan->lex->lex_level - scan->depth;
-	const char *name;
-	int			len;
-
-	if (!message_scan_wants(scan, level))
-		KAPTURE_JSON_RETURN;
-	scan->type = scan->lex->token_type;
-	scan->start = scan->lex->token_start;
-	scan->end = scan->lex->token_terminator;
-	name = message_scan_name(scan, fname, &len);
-	message_scan_take(scan, level, name, len);
 	KAPTURE_JSON_RETURN;
 }
 
@@ -1025,155 +1024,6 @@ message_scan_element(void *arg, bool isnull)
 	if (scan->lex->lex_level == 1)
 		scan->nelements += scan->lex->token_type == JSON_TOKEN_OBJECT_START ? 1 : 2;
 	KAPTURE_JSON_RETURN;
-}
-
-
-/*
- * Most answers are plain: one object in ASCII, without escapes and line breaks.  Such a one
- * is read here, for a fifth of what the parser costs.  All else, and whatever is not JSON,
- * is left to that.
- */
-
-#define MESSAGE_PLAIN_DEPTH	16
-
-typedef struct MessagePlain
-{
-	MessageScan *scan;
-	const char *p;				/* what is read next */
-	const char *end;
-} MessagePlain;
-
-/* The next character, after spaces; a zero at the end. */
-static char
-message_plain_next(MessagePlain *text)
-{
-	while (text->p < text->end && *text->p == ' ')
-		text->p++;
-	return text->p < text->end ? *text->p : '\0';
-}
-
-/* Reads a string, behind its opening quote. */
-static bool
-message_plain_string(MessagePlain *text)
-{
-	const char *p = text->p;
-	const char *end = text->end;
-
-	while (p < end && *p != '"')
-	{
-		if ((unsigned char) (*p - 0x20) >= 0x7F - 0x20 || *p == '\\')
-			return false;
-		p++;
-	}
-	text->p = p + 1;
-	return p < end;
-}
-
-/* Reads a number without an exponent, or a word. */
-static bool
-message_plain_scalar(MessagePlain *text)
-{
-	static const struct
-	{
-		const char *word;
-		JsonTokenType type;
-	}			words[] = {{"true", JSON_TOKEN_TRUE}, {"false", JSON_TOKEN_FALSE}, {"null", JSON_TOKEN_NULL}};
-	const char *start = text->p;
-
-	while (text->p < text->end && (isalnum((unsigned char) *text->p) || *text->p == '-' || *text->p == '.'))
-		text->p++;
-	for (int i = 0; i < lengthof(words); i++)
-	{
-		if (text->p - start == strlen(words[i].word) && memcmp(start, words[i].word, text->p - start) == 0)
-		{
-			text->scan->type = words[i].type;
-			return true;
-		}
-	}
-	text->scan->type = JSON_TOKEN_NUMBER;
-	return text->p - start < 20 && IsValidJsonNumber(start, text->p - start) && memchr(start, 'e', text->p - start) == NULL &&
-		memchr(start, 'E', text->p - start) == NULL;
-}
-
-static bool message_plain_list(MessagePlain *text, int level, char last);
-
-/* Reads a value, which that of a field is if there is a name. */
-static bool
-message_plain_value(MessagePlain *text, int level, const char *name, int len)
-{
-	MessageScan *scan = text->scan;
-	char		c = message_plain_next(text);
-	const char *start = text->p;
-
-	if (c == '{' || c == '[')
-	{
-		scan->type = c == '{' ? JSON_TOKEN_OBJECT_START : JSON_TOKEN_ARRAY_START;
-		text->p++;
-	}
-	else if (c == '"')
-	{
-		text->p++;
-		scan->type = JSON_TOKEN_STRING;
-		if (!message_plain_string(text))
-			return false;
-	}
-	else if (!message_plain_scalar(text))
-		return false;
-	scan->start = start;
-	scan->end = text->p;
-	if (name && message_scan_wants(scan, level))
-		message_scan_take(scan, level, name, len);
-	return (c != '{' && c != '[') || message_plain_list(text, level + 1, c == '{' ? '}' : ']');
-}
-
-/* Reads the fields of an object, or the elements of an array, behind its opening bracket. */
-static bool
-message_plain_list(MessagePlain *text, int level, char last)
-{
-	char		c = message_plain_next(text);
-
-	if (level > MESSAGE_PLAIN_DEPTH)
-		return false;
-	if (c == last)
-		text->p++;
-	while (c != last)
-	{
-		const char *name = NULL;
-		int			len = 0;
-
-		if (last == '}')
-		{
-			if (message_plain_next(text) != '"')
-				return false;
-			name = ++text->p;
-			if (!message_plain_string(text))
-				return false;
-			len = text->p - 1 - name;
-			if (message_plain_next(text) != ':')
-				return false;
-			text->p++;
-		}
-		if (!message_plain_value(text, level, name, len))
-			return false;
-		c = message_plain_next(text);
-		if (c != last && c != ',')
-			return false;
-		text->p++;
-	}
-	return true;
-}
-
-/* Reads an answer that is plain; false: it is not, and nothing was taken in. */
-static bool
-message_plain_scan(MessageScan *scan, const char *body, size_t len)
-{
-	MessagePlain text = {scan, body, body + len};
-
-	if (GetDatabaseEncoding() == PG_UTF8 && len <= KAPTURE_MAX_JSONB / 2 && message_plain_next(&text) == '{' &&
-		message_plain_value(&text, 0, NULL, 0) && message_plain_next(&text) == '\0' && text.p == text.end)
-		return true;
-	memset(scan, 0, sizeof(*scan));
-	return false;
 }
 
 /*
@@ -1190,8 +1040,6 @@ message_scan(MessageScan *scan, const char *body, size_t len, char **why)
 	JsonParseErrorType error;
 
 	*why = NULL;
-	if (message_plain_scan(scan, body, len))
-		return true;
 	if (kapture_cleanse_is_needed(body, len))
 	{
 		StringInfoData marks;
@@ -1236,8 +1084,7 @@ kapture_message_judge_written(KaptureApi api, int status, const char *body, size
 	facts.is_object = message_scan(&scan, body, len, why);
 	if (facts.is_object)
 	{
-		facts.has_status = scan.status != NULL;
-		facts.is_success = scan.status && message_is_success(scan.status);
+		message_note_status(&facts, scan.status);
 		facts.words = message_choose_words(api, scan.words, lengthof(scan.words));
 	}
 
