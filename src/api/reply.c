@@ -473,24 +473,28 @@ message_is_success(const char *text)
 		message_is_key(text, strlen(text), "ok") || strcmp(text, "true") == 0 || strcmp(text, "200") == 0;
 }
 
-/* Does the answer have a status?  Is that "success"? */
+/* Does a status, as text, decide?  A number does if it is that of a success or of a refusal. */
 static bool
-message_has_status(JsonbContainer *answer, bool *is_success)
+message_is_status(const char *text)
+{
+	return text[strspn(text, "0123456789")] != '\0' || text[0] == '4' || message_is_success(text);
+}
+
+/* The answer's status as text; NULL if it has none. */
+static char *
+message_status(JsonbContainer *answer)
 {
 	JsonbValue	value;
 
-	*is_success = false;
 	if (!message_find(answer, "status", &value))
-		return false;
+		return NULL;
 	if (value.type == jbvBool)
-		*is_success = value.val.boolean;
-	else if (value.type == jbvString)
-		*is_success = message_is_success(pnstrdup(value.val.string.val, value.val.string.len));
-	else if (value.type == jbvNumeric)
-		*is_success = message_is_success(DatumGetCString(DirectFunctionCall1(numeric_out, NumericGetDatum(value.val.numeric))));
-	else
-		return false;
-	return true;
+		return value.val.boolean ? "true" : "false";
+	if (value.type == jbvString)
+		return pnstrdup(value.val.string.val, value.val.string.len);
+	if (value.type == jbvNumeric)
+		return DatumGetCString(DirectFunctionCall1(numeric_out, NumericGetDatum(value.val.numeric)));
+	return NULL;
 }
 
 
@@ -747,6 +751,14 @@ typedef struct MessageFacts
 	char	   *words;			/* Kapture's, on one line; "" if none */
 } MessageFacts;
 
+/* Takes in an answer's status, NULL if it has none. */
+static void
+message_note_status(MessageFacts *facts, const char *status)
+{
+	facts->has_status = status && message_is_status(status);
+	facts->is_success = status && message_is_success(status);
+}
+
 /*
  * Does an answer to Add or Update that has no status say in its words that it is a
  * success, as "Customer Added Successfully" does?
@@ -772,6 +784,7 @@ message_judge_facts(KaptureApi api, int status, const MessageFacts *facts, Kaptu
 	if (!facts->is_success && kapture_words_mean(api, facts->words) == KAPTURE_MEANS_BAD_KEY)
 		reply->verdict = KAPTURE_DENIED;	/* some accounts say so with 200, 400 or 500 */
 	else if (status == 404 && facts->has_status && !facts->is_success &&
+			 (kapture_words_say(facts->words, "customer") || kapture_words_say(facts->words, "informationgiven")) &&
 			 kapture_words_mean(api, facts->words) == KAPTURE_MEANS_NOBODY)
 		reply->verdict = KAPTURE_NOT_FOUND; /* it is the customer that is not there, not the API */
 	else if (status == 401 || status == 403 || status == 404)
@@ -836,7 +849,7 @@ kapture_message_judge(KaptureApi api, int status, Jsonb *answer,
 
 	facts.is_object = object != NULL;
 	if (facts.is_object)
-		facts.has_status = message_has_status(object, &facts.is_success);
+		message_note_status(&facts, message_status(object));
 	facts.words = facts.is_object ? message_words(api, object) : pstrdup("");
 	if (!message_judge_facts(api, status, &facts, reply))
 		reply->verdict = message_judge_success(api, object, reply);
@@ -1068,8 +1081,7 @@ kapture_message_judge_written(KaptureApi api, int status, const char *body, size
 	facts.is_object = message_scan(&scan, body, len, why);
 	if (facts.is_object)
 	{
-		facts.has_status = scan.status != NULL;
-		facts.is_success = scan.status && message_is_success(scan.status);
+		message_note_status(&facts, scan.status);
 		facts.words = message_choose_words(api, scan.words, lengthof(scan.words));
 	}
 

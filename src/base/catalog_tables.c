@@ -30,17 +30,20 @@ static const char *const catalog_table_names[KAPTURE_TABLE_COUNT] = {
 static Oid	catalog_relids[KAPTURE_TABLE_COUNT];
 static bool catalog_packs = false;
 static bool catalog_valid = false;
+static uint64 catalog_changes = 0;	/* of these tables, as far as this process has heard */
 
 /* Any of our tables changed, or perhaps the extension was dropped. */
 static void
 catalog_relcache_callback(Datum arg, Oid relid)
 {
-	if (!OidIsValid(relid))
-		catalog_valid = false;
-	for (int i = 0; i < KAPTURE_TABLE_COUNT; i++)
+	bool		ours = !OidIsValid(relid);
+
+	for (int i = 0; i < KAPTURE_TABLE_COUNT && !ours; i++)
+		ours = catalog_relids[i] == relid;
+	if (ours)
 	{
-		if (catalog_relids[i] == relid)
-			catalog_valid = false;
+		catalog_valid = false;
+		catalog_changes++;
 	}
 }
 
@@ -139,6 +142,17 @@ kapture_catalog_relid(KaptureTable table)
 			get_attnum(catalog_relids[KAPTURE_TABLE_OUTBOX], "more_keys") != InvalidAttrNumber;
 	}
 	return catalog_relids[table];
+}
+
+/*
+ * Returns a number that is another one when any of these tables, or the indexes of one,
+ * may have changed.  It is up to date for a table that the caller has locked and
+ * found by kapture_catalog_relid().
+ */
+uint64
+kapture_catalog_changes(void)
+{
+	return catalog_changes;
 }
 
 /*

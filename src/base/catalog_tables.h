@@ -33,6 +33,7 @@ extern bool kapture_catalog_extension_exists(void);
 extern char *kapture_catalog_schema(void);
 extern char *kapture_catalog_qualify(const char *sql);
 extern Oid	kapture_catalog_relid(KaptureTable table);
+extern uint64 kapture_catalog_changes(void);
 extern bool kapture_catalog_outbox_packs(void);
 extern Datum kapture_catalog_getattr(HeapTuple tuple, Relation rel, AttrNumber attnum);
 extern List *kapture_catalog_attached_relations(void);

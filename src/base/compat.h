@@ -112,6 +112,9 @@ typedef const JumbleState KaptureJumbleState;
 #define ATTRIBUTE_GENERATED_VIRTUAL 'v'
 #endif
 
+/* 18 wants a snapshot for any row of a table that may toast some, before for one that is toasted. */
+#define KAPTURE_INSERT_WANTS_SNAPSHOT	(PG_VERSION_NUM >= 180000)
+
 /* 19 gathered the switches of ExecInsertIndexTuples(), which 16 had added to. */
 #if PG_VERSION_NUM < 160000
 #define kapture_insert_index_tuples(rri, slot, estate) \

@@ -21,6 +21,7 @@
 #include "push/record.h"
 #include "push/server_health.h"
 #include "push/sharing.h"
+#include "push/trace.h"
 #include "push/transaction.h"
 #include "table/outbox.h"
 #include "table/row_io.h"
@@ -156,7 +157,12 @@ claim_do_plan(void *arg)
 	ListCell   *lc;
 
 	foreach(lc, plan->deliveries)
-		kapture_task_plan(&((WorkerTask *) ((KaptureDelivery *) lfirst(lc))->worker)->task, plan->now);
+	{
+		KaptureTask *task = &((WorkerTask *) ((KaptureDelivery *) lfirst(lc))->worker)->task;
+
+		kapture_task_plan(task, plan->now);
+		KAPTURE_TRACE(task, "plan");
+	}
 }
 
 /* Makes the task of a claimed row. */

@@ -13,6 +13,7 @@
 
 #include "known/row_state.h"
 #include "push/queue.h"
+#include "push/trace.h"
 #include "table/outbox.h"
 #include "table/row_io.h"
 
@@ -114,6 +115,7 @@ queue_note_moved(KaptureDelivery *delivery, const KaptureMoved *moved, dlist_hea
 		task->unchecked = false;
 		task->task.state = KAPTURE_TASK_RELEASE;
 		task->task.next_attempt = now;
+		KAPTURE_TRACE(&task->task, "leave");
 		dlist_push_tail(settled, &task->node);
 	}
 }
@@ -184,6 +186,7 @@ kapture_queue_take_back(WorkerServer *server, TimestampTz now, dlist_head *settl
 		server->nready--;
 		task->task.state = KAPTURE_TASK_RELEASE;
 		task->task.next_attempt = now;
+		KAPTURE_TRACE(&task->task, "take_back");
 		dlist_push_tail(settled, &task->node);
 	}
 }

@@ -25,6 +25,7 @@
 #include "known/row_state.h"
 #include "push/queue.h"
 #include "push/sharing.h"
+#include "push/trace.h"
 #include "table/row_io.h"
 #include "table/row_sql.h"
 #include "traffic/pacing.h"
@@ -442,6 +443,7 @@ sharing_check_report(HTAB *customers, WorkerTask *task, List *holders, Timestamp
 			/* it is asked again */
 			task->task.state = KAPTURE_TASK_RELEASE;
 			task->task.next_attempt = TimestampTzPlusMilliseconds(now, KAPTURE_LOCKED_RETRY);
+			KAPTURE_TRACE(&task->task, "locked");
 		}
 		else if (h->holds)
 		{

@@ -76,6 +76,10 @@ typedef struct KaptureTask
 	char	   *message;
 	KaptureServerState health;	/* of the server, as far as the answer tells */
 	int64		retry_after;	/* milliseconds, -1 unknown */
+
+#ifdef KAPTURE_FAULT_POINTS
+	const char *traced;			/* where trace.c has seen it last */
+#endif
 } KaptureTask;
 
 extern void kapture_task_identify(const KaptureAttachment *att, KaptureDelivery *delivery, bool add_is_upsert);

@@ -63,6 +63,9 @@
 #ifndef EMAILS					/* do rows have an email, too? */
 #define EMAILS 0
 #endif
+#ifndef SEEDED					/* customers that were there before: 1 has row 1's phone, 2 its email, 3 both; 4: two have one each */
+#define SEEDED 0
+#endif
 #ifndef KAPTURE_SEARCHES		/* traffic/pacing.h */
 #define KAPTURE_SEARCHES 2
 #endif
@@ -219,7 +222,7 @@ byte late_attempt;
 #endif
 
 /* Scratch within one step. */
-hidden byte i_, j_, n_, r_, by_phone_, by_email_, found_, waits_for_, keep_, from_, to_, c_, k_, z_;
+hidden byte i_, j_, n_, r_, on_, answer_, by_phone_, by_email_, found_, waits_for_, keep_, from_, to_, was_, is_, c_, k_, z_;
 hidden mtype verdict_;
 hidden byte ok_, gone_, rekeyed_, held_, adding_, park_, arrived_, unsure_;
 
@@ -517,17 +520,34 @@ end:
 
 /* ---- which transitions there are, for test/t/096_model.pl: not part of the state ---- */
 
+/* What moves a task on: kapture_trace_task() has the same names; those of verdicts are below. */
+#define ON_PLAN			0
+#define ON_YIELD		8
+#define ON_STAND_BACK	9
+#define ON_LOCKED		10
+#define ON_TAKE_BACK	11
+#define ON_LEAVE		12
+
 c_decl {
-	static unsigned char taken[10][10];
+	static unsigned char taken[12][13][12];
+	static unsigned char moved[4][4];
 	static void tell_taken(void)
 	{
-		static const char *const names[] = {"claimed",
-			"ADD", "UPDATE", "FIND_PHONE", "FIND_EMAIL", "FIND_BOTH", "FIND_NAMED", "DONE", "FAILED", "RELEASE"};
+		static const char *const places[] = {"CLAIMED", "ADD", "UPDATE", "FIND_PHONE", "FIND_EMAIL", "FIND_BOTH", "FIND_NAMED",
+			"DONE", "FAILED", "RELEASE", "PARKED"};
+		static const char *const events[] = {"plan", "SUCCESS", "PARTLY_FOUND", "NOT_FOUND", "DUPLICATE", "REFUSED", "DENIED",
+			"IN_DOUBT", "yield", "stand_back", "locked", "take_back", "leave"};
+		static const char *const states[] = {"none", "sending", "retry", "parked"};
 
-		for (int from = 0; from < 10; from++)
-			for (int to = 0; to < 10; to++)
-				if (taken[from][to])
-					printf("transition: %s %s\n", names[from], names[to]);
+		for (int from = 0; from < 12; from++)
+			for (int on = 0; on < 13; on++)
+				for (int to = 0; to < 12; to++)
+					if (taken[from][on][to])
+						printf("transition: %s %s %s\n", places[from], events[on], places[to]);
+		for (int from = 0; from < 4; from++)
+			for (int to = 0; to < 4; to++)
+				if (moved[from][to])
+					printf("delivery: %s %s\n", states[from], states[to]);
 	}
 }
 
@@ -543,8 +563,9 @@ inline place(d)
 	:: T.state == KAPTURE_TASK_SEND && T.step == KAPTURE_STEP_FIND_BOTH -> to_ = 5
 	:: T.state == KAPTURE_TASK_SEND && T.step == KAPTURE_STEP_FIND_NAMED -> to_ = 6
 	:: T.state == KAPTURE_TASK_DONE -> to_ = 7
-	:: T.state == KAPTURE_TASK_FAILED -> to_ = 8
+	:: T.state == KAPTURE_TASK_FAILED && !park_ -> to_ = 8
 	:: T.state == KAPTURE_TASK_RELEASE -> to_ = 9
+	:: T.state == KAPTURE_TASK_FAILED && park_ -> to_ = 10
 	fi
 }
 
@@ -555,10 +576,25 @@ inline enter_place(d)
 	from_ = to_
 }
 
-inline note_place(d)
+inline note_place(d, on)
 {
 	place(d);
-	c_code { taken[from_][to_] = 1; }
+	on_ = on;
+	c_code { taken[from_][on_][to_] = 1; }
+}
+
+/* What an answer is, as a transition's cause. */
+#define ON_VERDICT(d) \
+	(T.verdict == KAPTURE_SUCCESS -> 1 : (T.verdict == KAPTURE_PARTLY_FOUND -> 2 : (T.verdict == KAPTURE_NOT_FOUND -> 3 : \
+	(T.verdict == KAPTURE_DUPLICATE -> 4 : (T.verdict == KAPTURE_REFUSED -> 5 : (T.verdict == KAPTURE_DENIED -> 6 : 7))))))
+
+/* A delivery gets another state; 0: it is no more. */
+inline set_state(at, a_state)
+{
+	was_ = (!db.delivery[at].used || db.delivery[at].state == 0 -> 0 : (db.delivery[at].state == sending -> 1 : (db.delivery[at].state == retry -> 2 : 3)));
+	is_ = (a_state == 0 -> 0 : (a_state == sending -> 1 : (a_state == retry -> 2 : 3)));
+	c_code { if (was_ != is_) moved[was_][is_] = 1; };
+	db.delivery[at].state = a_state
 }
 
 /* ---- the queue: table/outbox.c, known/row_state.c ---- */
@@ -569,6 +605,7 @@ inline clear_delivery(d)
 	/* the next one here has another delivery_id */
 	late_of = (late_of == d -> NONE : late_of);
 #endif
+	set_state(d, 0);
 	z_ = d;
 	c_code { memset(&now.db.delivery[z_], 0, sizeof(now.db.delivery[z_])); }
 }
@@ -625,13 +662,13 @@ inline wait(k, fields)
 	:: n_ == NONE ->
 		new_delivery();
 		db.delivery[n_].key = k;
-		db.delivery[n_].state = retry;
+		set_state(n_, retry);
 		db.delivery[n_].changed = fields
 	:: n_ != NONE && db.delivery[n_].state == sending ->
 		db.delivery[n_].again = db.delivery[n_].again | fields | CHANGED
 	:: else ->
 		db.delivery[n_].changed = db.delivery[n_].changed | fields;
-		db.delivery[n_].state = retry;
+		set_state(n_, retry);
 		db.delivery[n_].judged = 0
 	fi
 }
@@ -645,7 +682,7 @@ inline clear_task(d)
 /* OUTBOX_RELEASE */
 inline outbox_release(d)
 {
-	D.state = retry;
+	set_state(d, retry);
 	D.changed = D.changed | (D.again & ALL);
 	D.again = 0;
 	D.in_doubt = T.in_doubt;
@@ -661,7 +698,7 @@ inline note_gone(d)
 	:: T.used && T.state == KAPTURE_TASK_SEND && !T.requested ->
 		enter_place(d);
 		T.state = KAPTURE_TASK_RELEASE;
-		note_place(d);
+		note_place(d, ON_LEAVE);
 		outbox_release(d);
 		clear_task(d)
 	:: else
@@ -678,7 +715,7 @@ inline leave(k)
 		db.delivery[n_].again = 0;
 		if
 		:: db.delivery[n_].state != sending ->
-			db.delivery[n_].state = retry;
+			set_state(n_, retry);
 			db.delivery[n_].judged = 0
 		:: db.delivery[n_].state == sending && task[n_].used -> note_gone(n_)
 		:: else
@@ -695,7 +732,7 @@ inline release_waiting(customer_id)
 	for (i_ : 0 .. DELIVERIES - 1) {
 		if
 		:: db.delivery[i_].state == parked && db.delivery[i_].waits_for == customer_id ->
-			db.delivery[i_].state = retry;
+			set_state(i_, retry);
 			db.delivery[i_].waits_for = 0;
 			db.delivery[i_].judged = 0
 		:: else
@@ -810,9 +847,9 @@ inline outbox_fail(d)
 	D.judged = 0;
 	if
 	:: D.again == 0 && park_ ->
-		D.state = parked;
+		set_state(d, parked);
 		D.judged = PACK(T.value, T.phone, T.email)
-	:: else -> D.state = retry
+	:: else -> set_state(d, retry)
 	fi;
 	D.changed = (arrived_ -> 0 : D.changed) | (D.again & ALL);
 	D.again = 0;
@@ -867,7 +904,7 @@ inline outbox_finish(d)
 	if
 	:: D.again == 0 -> clear_delivery(d)
 	:: else ->
-		D.state = retry;
+		set_state(d, retry);
 		D.changed = D.again & ALL;
 		D.again = 0;
 		D.customer = 0;
@@ -1044,7 +1081,7 @@ inline task_plan(d)
 		fi
 #endif
 	fi;
-	note_place(d)
+	note_place(d, ON_PLAN)
 }
 
 inline task_searched(d)
@@ -1144,6 +1181,7 @@ inline task_success(d)
 inline task_answer(d)
 {
 	enter_place(d);
+	answer_ = ON_VERDICT(d);
 	T.requested = 0;
 	if
 	:: T.verdict == KAPTURE_SUCCESS || T.verdict == KAPTURE_NOT_FOUND -> task_success(d)
@@ -1172,7 +1210,7 @@ inline task_answer(d)
 	:: T.gone -> task_gone_meanwhile(d)
 	:: else
 	fi;
-	note_place(d)
+	note_place(d, answer_)
 }
 
 /* ---- one customer, one row: push/sharing.c ---- */
@@ -1267,7 +1305,7 @@ inline sharing_check(d)
 	:: held_ && T.in_doubt != 0 && !SAME_IDENTITY(d) ->	/* kapture_task_yield(): the lost Add is settled */
 		T.customer = 0;
 		task_end_doubt(d);
-		note_place(d)
+		note_place(d, ON_YIELD)
 	:: held_ && !(T.in_doubt != 0 && !SAME_IDENTITY(d)) ->
 #else
 	:: held_ ->
@@ -1281,13 +1319,13 @@ inline sharing_check(d)
 		task_fail(d, true);
 		unsure_ = false;
 		waits_for_ = n_;
-		note_place(d)
+		note_place(d, ON_YIELD)
 	:: !held_ && adding_ ->	/* kapture_task_stand_back() */
 		T.customer = 0;
 		task_fail(d, false);
 		unsure_ = false;
 		D.stood_back = 1;
-		note_place(d)
+		note_place(d, ON_STAND_BACK)
 	:: else
 	fi
 }
@@ -1319,7 +1357,7 @@ inline write_id(d, is_locked)
 			T.had = 0;
 			task_fail(d, false);
 			arrived_ = true;
-			note_place(d)
+			note_place(d, ON_LOCKED)
 		:: !is_locked && r_ != NONE ->
 			assert(r_ == T.row);	/* the id goes to the row that was read */
 			if
@@ -1421,6 +1459,16 @@ inline record_begins()
 #endif
 }
 
+/* A customer that was there before. */
+inline seed(c, a_phone, an_email)
+{
+	crm[c].made = 1;
+	crm[c].row = NONE;
+	crm[c].phone = a_phone;
+	crm[c].email = an_email;
+	db.named[c] = 1
+}
+
 /* Is there room for the first change: a delivery of its row, or a place for one? */
 #define IS_ROOM(d) \
 	((!db.delivery[d].used && lost[d].step == 0) || (db.delivery[d].used && db.delivery[d].key == db.outbox[0].key))
@@ -1444,7 +1492,7 @@ inline claim_change()
 		new_delivery();
 		c_ = n_;
 		db.delivery[c_].key = db.outbox[0].key;
-		db.delivery[c_].state = sending;
+		set_state(c_, sending);
 		db.delivery[c_].changed = db.outbox[0].changed;
 		db.delivery[c_].attempts = 1
 	:: c_ != NONE && db.delivery[c_].state == sending ->
@@ -1454,7 +1502,7 @@ inline claim_change()
 		ok_ = db.delivery[c_].in_doubt != 0 && db.delivery[c_].attempts > 0;
 		db.delivery[c_].changed = db.delivery[c_].changed | db.outbox[0].changed;
 		db.delivery[c_].attempts = NEXT(db.delivery[c_].attempts);
-		db.delivery[c_].state = sending;
+		set_state(c_, sending);
 		db.delivery[c_].waits_for = 0;
 		db.delivery[c_].stood_back = 0;
 		db.delivery[c_].judged = 0
@@ -1534,7 +1582,7 @@ end:
 			follow();
 			if
 			:: D.used && D.state == retry ->
-				D.state = sending;
+				set_state(d, sending);
 				D.attempts = NEXT(D.attempts);
 				D.stood_back = 0;
 #ifdef FAULT_SEARCH_AT_ONCE
@@ -1557,7 +1605,7 @@ end:
 			troubles--;
 			enter_place(d);
 			task_release(d);
-			note_place(d);
+			note_place(d, ON_TAKE_BACK);
 			outbox_release(d);
 			clear_task(d)
 		}
@@ -1590,7 +1638,7 @@ inline restart()
 	for (c_ : 0 .. DELIVERIES - 1) {
 		if
 		:: db.delivery[c_].used && db.delivery[c_].state == sending ->
-			db.delivery[c_].state = retry;
+			set_state(c_, retry);
 			db.delivery[c_].changed = db.delivery[c_].changed | (db.delivery[c_].again & ALL);
 			db.delivery[c_].again = 0;
 			db.delivery[c_].in_doubt = DOUBT;
@@ -1700,6 +1748,12 @@ init {
 
 	atomic {
 		c_code { atexit(tell_taken); };
+#if SEEDED
+		seed(1, (SEEDED == 2 -> 6 : 1), (SEEDED == 2 || SEEDED == 3 -> 1 : 0));
+#endif
+#if SEEDED == 4
+		seed(2, 6, 1);
+#endif
 		for (i : 0 .. ROWS - 1) {
 			if
 			:: i < ROWS - INSERTS -> insert_row(i, i + 1)

@@ -485,6 +485,22 @@ $pid = sql("SELECT kapture_worker_pid()");
 alice_is_served('code that ends the process', 5);
 is(sql("SELECT kapture_worker_pid()"), $pid, 'and the worker stays');
 
+# only a superuser's code may end a process, and that is no reason to try it again at once, either
+$pid = sql("SELECT kapture_worker_pid()");
+sql(q(
+CREATE TABLE public.bosses (id int PRIMARY KEY, customer_name text, phone text);
+CREATE FUNCTION public.end_it() RETURNS trigger LANGUAGE plpgsql AS $f$ BEGIN IF current_setting('application_name') = '' THEN PERFORM pg_terminate_backend(pg_backend_pid()); END IF; RETURN NEW; END $f$;
+CREATE TRIGGER end_it BEFORE UPDATE ON public.bosses FOR EACH ROW EXECUTE FUNCTION public.end_it();
+CREATE SERVER bosses FOREIGN DATA WRAPPER kapture_fdw OPTIONS (url ') . $other->{url} . q(');
+CREATE USER MAPPING FOR CURRENT_USER SERVER bosses OPTIONS (auth_key ') . $key . q(');
+SELECT kapture_attach('public.bosses', server => 'bosses');
+INSERT INTO public.bosses VALUES (1, 'Boss', '9810000001')));
+wait_for(sub { alice_inserts(); return (sql("SELECT kapture_worker_pid()") || $pid) ne $pid }, 'the worker to end');
+poll_ok($node, "SELECT count(*) = 1 FROM kapture_failures WHERE relation = 'public.bosses'::regclass AND state = 'parked' AND message ~ 'raised a FATAL error'", "a row is parked whose trigger, a superuser's, ends its own process");
+$pid = sql("SELECT kapture_worker_pid()");
+alice_is_served('code of a superuser that ends its own process', 5);
+is(sql("SELECT kapture_worker_pid()"), $pid, 'and the worker stays');
+
 note(sprintf '%s: at worst %.2f s', $_, $worst{$_}) foreach sort keys %worst;
 @all = sort { $a <=> $b } @all;
 note(sprintf 'median of %d: %.2f s', scalar(@all), $all[ $#all / 2 ]);

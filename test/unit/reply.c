@@ -51,6 +51,8 @@ static const struct
 	{200, "{\"kapture_customer_id\": 5, \"status\": true}", KAPTURE_SUCCESS, 5, ""},
 	{200, "{\"kapture_customer_id\": 5, \"status\": 200}", KAPTURE_SUCCESS, 5, ""},
 	{200, "{\"kapture_customer_id\": 5, \"status\": \"Successfull\"}", KAPTURE_SUCCESS, 5, ""},
+	{200, "{\"message\": \"No\", \"status\": 422}", KAPTURE_REFUSED, 0, "No"},
+	{200, "{\"message\": \"No\", \"status\": 500}", KAPTURE_BROKEN, 0, "No"},
 	{200, "{\"kapture_customer_id\": 5, \"status\": false}", KAPTURE_REFUSED, 0, ""},
 	{200, "{\"kapture_customer_id\": 5, \"status\": \"unsuccessful\"}", KAPTURE_REFUSED, 0, ""},
 	{200, "{\"Message\": \"Customer Added Successfully\", \"Kapture Customer Id\": \"5\"}", KAPTURE_SUCCESS, 5, "Customer Added Successfully"},
@@ -86,6 +88,8 @@ static const struct
 	{"{\"customer_details\": [{\"id\": 5}, {}], \"status\": \"success\"}", KAPTURE_SUCCESS, 0},
 	{"{\"customer_details\": [{\"id\": 5}, 5], \"status\": \"success\"}", KAPTURE_SUCCESS, 0},
 	{"{\"customer_details\": [], \"status\": \"success\"}", KAPTURE_NOT_FOUND, 0},
+	{"{\"message\": \"Customer not found\", \"status\": \"failed\"}", KAPTURE_NOT_FOUND, 0},
+	{"{\"message\": \"Search is closed\", \"status\": \"failed\"}", KAPTURE_REFUSED, 0},
 	{"{\"customer_details\": 5, \"status\": \"success\"}", KAPTURE_BROKEN, 0},
 	{"{\"status\": \"success\"}", KAPTURE_BROKEN, 0},
 };
