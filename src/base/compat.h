@@ -112,8 +112,15 @@ typedef const JumbleState KaptureJumbleState;
 #define ATTRIBUTE_GENERATED_VIRTUAL 'v'
 #endif
 
-/* 18 wants a snapshot for any row of a table that may toast some, before for one that is toasted. */
-#define KAPTURE_INSERT_WANTS_SNAPSHOT	(PG_VERSION_NUM >= 180000)
+/*
+ * 18 wants a snapshot for any row of a table that may toast some, before for one that is
+ * toasted.  Minor versions of those before have the same assertion.
+ */
+#if PG_VERSION_NUM >= 180000 || defined(USE_ASSERT_CHECKING)
+#define KAPTURE_INSERT_WANTS_SNAPSHOT	true
+#else
+#define KAPTURE_INSERT_WANTS_SNAPSHOT	false
+#endif
 
 /* 19 gathered the switches of ExecInsertIndexTuples(), which 16 had added to. */
 #if PG_VERSION_NUM < 160000
