@@ -140,13 +140,15 @@ kapture_catalog_relid(KaptureTable table)
 	}
 	if (!catalog_valid)
 	{
+		uint64		changes = catalog_changes;
 		Oid			schema = catalog_schema_oid();
 
 		for (int i = 0; i < KAPTURE_TABLE_COUNT; i++)
 			catalog_relids[i] = OidIsValid(schema) ?
 				get_relname_relid(catalog_table_names[i], schema) : InvalidOid;
 		catalog_schema = schema;
-		catalog_valid = OidIsValid(schema);
+		/* an invalidation while they are looked up may be about what was looked up too early */
+		catalog_valid = OidIsValid(schema) && changes == catalog_changes;
 		catalog_packs = OidIsValid(catalog_relids[KAPTURE_TABLE_OUTBOX]) &&
 			get_attnum(catalog_relids[KAPTURE_TABLE_OUTBOX], "more_keys") != InvalidAttrNumber;
 	}
