@@ -45,7 +45,9 @@ many_workers() { outside "SELECT pid FROM pg_stat_activity WHERE backend_type LI
 until [ "$(many_workers | wc -l)" -ge "$databases" ]; do sleep 1; done
 sleep 14	# what follows the start
 many=$(many_workers)
-point databases_memory kapture_sync "$(for pid in $many; do awk '/^Private/ { n += $2 } END { printf "%.3f\n", n / 1024 }' "/proc/$pid/smaps_rollup"; done |
+# private pages, but those of PostgreSQL's shared memory that no other process has touched yet
+point databases_memory kapture_sync "$(for pid in $many; do
+	awk '/^[0-9a-f]+-/ { shared = $2 ~ /s/ } /^Private/ && !shared { n += $2 } END { printf "%.3f\n", n / 1024 }' "/proc/$pid/smaps"; done |
 	sort -n | awk '{ v[NR] = $1 } END { print v[int((NR + 1) / 2)] }')"
 wakeups_of_many() { for pid in $many; do awk '/ctxt_switches/ { n += $2 } END { print n }' "/proc/$pid/status"; done | awk '{ n += $1 } END { print n }'; }
 woken=$(wakeups_of_many)
