@@ -147,12 +147,14 @@ static const struct
 #define HINT_REFUSED \
 	"Kapture refuses the row: if its words are about the row's values, correct it, and it is sent again automatically; if they are about the account, kapture_retry when that is put right"
 
-/* Has Kapture refused what was written, in words of its own, and with a code that is none of a failure? */
+#define HINT_SEARCH \
+	"Kapture refuses the search: compare options get_path and get_field_names of the server with what the account wants; the row is retried automatically"
+
+/* Are these words of Kapture's own, of a refusal with a code that is none of a failure? */
 static bool
 hint_is_refusal(const char *normal, int status, const char *api)
 {
-	return status >= 200 && status < 300 && (strcmp(api, "add") == 0 || strcmp(api, "update") == 0) &&
-		normal && normal[0] != '\0' && strncmp(normal, "kapture answered with", strlen("kapture answered with")) != 0 &&
+	return status >= 200 && status < 300 && api[0] != '\0' && normal && normal[0] != '\0' && strncmp(normal, "kapture answered with", strlen("kapture answered with")) != 0 &&
 		strncmp(normal, "kapture's answer", strlen("kapture's answer")) != 0;
 }
 
@@ -295,7 +297,9 @@ kapture_hint_find(const char *message, int status, const char *api)
 	}
 	if (api == NULL)
 		return message ? "the table, or a trigger, check or cast of it, raises this error: correct the table or the row, then kapture_retry" : NULL;
-	return hint_is_refusal(normal, status, api) ? HINT_REFUSED : hint_of_status(status);
+	if (hint_is_refusal(normal, status, api))
+		return strcmp(api, "get") == 0 ? HINT_SEARCH : HINT_REFUSED;
+	return hint_of_status(status);
 }
 
 static Datum

@@ -5,8 +5,7 @@
  * What travels is UTF-8; what the rest of the extension sees is text in the
  * database's encoding and jsonb.
  *
- * An answer in which nothing is out of the ordinary becomes jsonb at once
- * (plain_json.c).  Of any other one, cleanse.c makes what PostgreSQL can hold, and then
+ * cleanse.c makes of an answer what PostgreSQL can hold.  After that,
  * PostgreSQL's own parser decides; an answer that is not JSON is a result here,
  * not an error, since it is somebody else's fault and the worker has to go on.
  *
@@ -35,7 +34,6 @@
 #include "api/reply.h"
 #include "api/words.h"
 #include "base/compat.h"
-#include "base/plain_json.h"
 #include "base/text.h"
 
 #define MESSAGE_MAX_TEXT	1000	/* bytes of Kapture's words that are kept */
@@ -105,15 +103,8 @@ kapture_message_parse(const char *body, size_t len, bool *altered, char **why)
 	char	   *text;
 	JsonLexContext *lex;
 	JsonParseErrorType error;
-	Jsonb	   *result = kapture_plain_json(body, len);
+	Jsonb	   *result;
 
-	if (result)
-	{
-		*why = NULL;
-		if (altered)
-			*altered = false;
-		return result;
-	}
 	initStringInfo(&marks);
 	text = kapture_cleanse(body, len, &marks, why);
 	if (altered)
@@ -333,12 +324,9 @@ Jsonb *
 kapture_message_customer(const KaptureList *list, int n)
 {
 	const KaptureSlice *slice = &list->customers[n];
-	char	   *text;
-	Jsonb	   *result = kapture_plain_json(list->text + slice->start, slice->len);
+	char	   *text = pnstrdup(list->text + slice->start, slice->len);
+	Jsonb	   *result;
 
-	if (result)
-		return result;
-	text = pnstrdup(list->text + slice->start, slice->len);
 	result = DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum(text)));
 	pfree(text);
 	return result;
@@ -485,24 +473,28 @@ message_is_success(const char *text)
 		message_is_key(text, strlen(text), "ok") || strcmp(text, "true") == 0 || strcmp(text, "200") == 0;
 }
 
-/* Does the answer have a status?  Is that "success"? */
+/* Does a status, as text, decide?  A number does if it is that of a success or of a refusal. */
 static bool
-message_has_status(JsonbContainer *answer, bool *is_success)
+message_is_status(const char *text)
+{
+	return text[strspn(text, "0123456789")] != '\0' || text[0] == '4' || message_is_success(text);
+}
+
+/* The answer's status as text; NULL if it has none. */
+static char *
+message_status(JsonbContainer *answer)
 {
 	JsonbValue	value;
 
-	*is_success = false;
 	if (!message_find(answer, "status", &value))
-		return false;
+		return NULL;
 	if (value.type == jbvBool)
-		*is_success = value.val.boolean;
-	else if (value.type == jbvString)
-		*is_success = message_is_success(pnstrdup(value.val.string.val, value.val.string.len));
-	else if (value.type == jbvNumeric)
-		*is_success = message_is_success(DatumGetCString(DirectFunctionCall1(numeric_out, NumericGetDatum(value.val.numeric))));
-	else
-		return false;
-	return true;
+		return value.val.boolean ? "true" : "false";
+	if (value.type == jbvString)
+		return pnstrdup(value.val.string.val, value.val.string.len);
+	if (value.type == jbvNumeric)
+		return DatumGetCString(DirectFunctionCall1(numeric_out, NumericGetDatum(value.val.numeric)));
+	return NULL;
 }
 
 
@@ -759,6 +751,14 @@ typedef struct MessageFacts
 	char	   *words;			/* Kapture's, on one line; "" if none */
 } MessageFacts;
 
+/* Takes in an answer's status, NULL if it has none. */
+static void
+message_note_status(MessageFacts *facts, const char *status)
+{
+	facts->has_status = status && message_is_status(status);
+	facts->is_success = status && message_is_success(status);
+}
+
 /*
  * Does an answer to Add or Update that has no status say in its words that it is a
  * success, as "Customer Added Successfully" does?
@@ -784,6 +784,7 @@ message_judge_facts(KaptureApi api, int status, const MessageFacts *facts, Kaptu
 	if (!facts->is_success && kapture_words_mean(api, facts->words) == KAPTURE_MEANS_BAD_KEY)
 		reply->verdict = KAPTURE_DENIED;	/* some accounts say so with 200, 400 or 500 */
 	else if (status == 404 && facts->has_status && !facts->is_success &&
+			 (kapture_words_say(facts->words, "customer") || kapture_words_say(facts->words, "informationgiven")) &&
 			 kapture_words_mean(api, facts->words) == KAPTURE_MEANS_NOBODY)
 		reply->verdict = KAPTURE_NOT_FOUND; /* it is the customer that is not there, not the API */
 	else if (status == 401 || status == 403 || status == 404)
@@ -848,7 +849,7 @@ kapture_message_judge(KaptureApi api, int status, Jsonb *answer,
 
 	facts.is_object = object != NULL;
 	if (facts.is_object)
-		facts.has_status = message_has_status(object, &facts.is_success);
+		message_note_status(&facts, message_status(object));
 	facts.words = facts.is_object ? message_words(api, object) : pstrdup("");
 	if (!message_judge_facts(api, status, &facts, reply))
 		reply->verdict = message_judge_success(api, object, reply);
@@ -990,6 +991,9 @@ message_scan_field(void *arg, char *fname, bool isnull)
 	if (level > 2 || (level == 2 && !scan->in_enquiry))
 		KAPTURE_JSON_RETURN;
 	name = message_scan_name(scan, fname, &len);
+	/* all names that are looked for begin with these, or may be written with these before */
+	if (len == 0 || strchr("cekmprs _", pg_ascii_tolower((unsigned char) name[0])) == NULL)
+		KAPTURE_JSON_RETURN;
 	if (message_is_key(name, len, "kapturecustomerid"))
 		*(level == 1 ? &scan->id : &scan->enquiry_id) = message_scan_id(scan);
 	if (level == 2 || !scan->has_enquiry)
@@ -1080,8 +1084,7 @@ kapture_message_judge_written(KaptureApi api, int status, const char *body, size
 	facts.is_object = message_scan(&scan, body, len, why);
 	if (facts.is_object)
 	{
-		facts.has_status = scan.status != NULL;
-		facts.is_success = scan.status && message_is_success(scan.status);
+		message_note_status(&facts, scan.status);
 		facts.words = message_choose_words(api, scan.words, lengthof(scan.words));
 	}
 

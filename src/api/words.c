@@ -18,6 +18,8 @@
 #define WORDS_GET		(1 << KAPTURE_API_GET)
 #define WORDS_PULL		(1 << KAPTURE_API_PULL)
 #define WORDS_WRITE		(WORDS_ADD | WORDS_UPDATE)
+#define WORDS_READ		(WORDS_GET | WORDS_PULL)
+#define WORDS_VALUES	(WORDS_WRITE | WORDS_GET)	/* have values of a row */
 #define WORDS_ANY		(~0)	/* other modules, too */
 
 /* A text with "words", in lower case and without blanks, has that meaning. */
@@ -52,7 +54,10 @@ static const struct
 	{WORDS_ANY, "unknownapi", KAPTURE_MEANS_BAD_FORM},
 
 	{WORDS_GET, "doesnotexist", KAPTURE_MEANS_NOBODY},
-	{WORDS_PULL, "nocustomer", KAPTURE_MEANS_NOBODY},
+	{WORDS_READ, "notfound", KAPTURE_MEANS_NOBODY},
+	{WORDS_READ, "norecord", KAPTURE_MEANS_NOBODY},
+	{WORDS_READ, "nodata", KAPTURE_MEANS_NOBODY},
+	{WORDS_READ, "nocustomer", KAPTURE_MEANS_NOBODY},
 
 	{WORDS_WRITE, "alreadyexist", KAPTURE_MEANS_TAKEN},
 	{WORDS_WRITE, "alreadypresent", KAPTURE_MEANS_TAKEN},
@@ -67,9 +72,9 @@ static const struct
 	{WORDS_WRITE, "username", KAPTURE_MEANS_UNKNOWN},
 
 	{WORDS_WRITE, "doesnotexist", KAPTURE_MEANS_BAD_VALUE},
-	{WORDS_WRITE, "phone", KAPTURE_MEANS_BAD_VALUE},
-	{WORDS_WRITE, "mobile", KAPTURE_MEANS_BAD_VALUE},
-	{WORDS_WRITE, "email", KAPTURE_MEANS_BAD_VALUE},
+	{WORDS_VALUES, "phone", KAPTURE_MEANS_BAD_VALUE},
+	{WORDS_VALUES, "mobile", KAPTURE_MEANS_BAD_VALUE},
+	{WORDS_VALUES, "email", KAPTURE_MEANS_BAD_VALUE},
 	{WORDS_WRITE, "name", KAPTURE_MEANS_BAD_VALUE},
 
 	/* a fault of the server's, or too much for it, whatever the HTTP code */

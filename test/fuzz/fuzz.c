@@ -43,7 +43,6 @@
 #include "utils/typcache.h"
 
 #include "base/compat.h"
-#include "base/plain_json.h"
 #include "api/error.h"
 #include "api/columns.h"
 #include "api/http.h"
@@ -420,19 +419,6 @@ fuzz_written(KaptureApi api, int status, const char *body, size_t len,
 	FUZZ_ASSERT(written.named_id == reply->named_id && written.is_known == reply->is_known);
 }
 
-/* What is taken for plain JSON is what PostgreSQL's own parser makes of it. */
-static void
-fuzz_plain_json(const char *body, size_t len)
-{
-	Jsonb	   *plain = kapture_plain_json(body, len);
-	Jsonb	   *parsed;
-
-	if (plain == NULL)
-		return;
-	parsed = DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum(pnstrdup(body, len))));
-	FUZZ_ASSERT(VARSIZE(plain) == VARSIZE(parsed) && memcmp(plain, parsed, VARSIZE(plain)) == 0);
-}
-
 static void
 fuzz_answer(KaptureApi api, int status, const char *body, size_t len)
 {
@@ -444,7 +430,6 @@ fuzz_answer(KaptureApi api, int status, const char *body, size_t len)
 	KaptureReply reply;
 	KaptureReply split_reply;
 
-	fuzz_plain_json(body, len);
 	FUZZ_ASSERT((whole == NULL) == (list == NULL));
 	FUZZ_ASSERT((whole == NULL) == (why != NULL));
 	kapture_message_judge(api, status, whole, &reply);

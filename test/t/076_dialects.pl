@@ -99,6 +99,15 @@ like(sql(qq(SELECT kapture_update_customer('{"customer_id": $direct, "city": "Go
 is(emulator_get($emulator, "customers?id=$direct")->[0]{city}, 'Goa', 'so the customer is updated');
 like(error_of(qq(SELECT kapture_update_customer('{"kapture_customer_id": $direct, "city": "Goa"}'))), qr/22023.*has no "customer_id"/s, 'which it must have');
 
+like(error_of(q(SELECT kapture_add_customer('{"customer_name": "Ours", "phone": "9845765228"}'))), qr/NOTICE:.*"customer_name" is "name" in requests to this server/, 'a name that the account does not have is pointed out');
+is(error_of(q(SELECT kapture_add_customer('{"name": "Theirs", "phone": "9845765227"}'))), '', 'not those that it has');
+
+# --- a wrong address, key or form has a hint with each step that fails
+fresh({ dialect => 'v1' }, add_path => '/nowhere', update_path => '/nowhere');
+like(sql("SELECT string_agg(step || ': ' || hint, E'\n') FROM kapture_check(all_keys => true) WHERE NOT ok"),
+	qr/^add key: .*add_path.*dialect.*^update key: .*update_path/sm, 'a path that is not there: the hints name path and dialect');
+is(sql("SELECT count(*) FROM kapture_check(all_keys => true) WHERE NOT ok AND hint IS NULL"), 0, 'each step that fails has a hint');
+
 # --- nested
 fresh({ dialect => 'v1' }, dialect => 'v1');
 works('v1');

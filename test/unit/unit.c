@@ -75,7 +75,6 @@ kapture_units(PG_FUNCTION_ARGS)
 	unit_limiter();
 	unit_local_time();
 	unit_pacing();
-	unit_plain_json();
 	unit_reply();
 	unit_request_pool();
 	unit_url();
