@@ -21,7 +21,6 @@
 #include "push/record.h"
 #include "push/server_health.h"
 #include "push/sharing.h"
-#include "push/trace.h"
 #include "push/transaction.h"
 #include "table/outbox.h"
 #include "table/row_io.h"

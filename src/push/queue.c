@@ -13,7 +13,6 @@
 
 #include "known/row_state.h"
 #include "push/queue.h"
-#include "push/trace.h"
 #include "table/outbox.h"
 #include "table/row_io.h"
 

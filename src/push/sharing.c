@@ -25,7 +25,6 @@
 #include "known/row_state.h"
 #include "push/queue.h"
 #include "push/sharing.h"
-#include "push/trace.h"
 #include "table/row_io.h"
 #include "table/row_sql.h"
 #include "traffic/pacing.h"

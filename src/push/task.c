@@ -56,7 +56,6 @@
 #include "cluster/guard.h"
 #include "known/digest.h"
 #include "push/task.h"
-#include "push/trace.h"
 #include "traffic/pacing.h"
 
 #define TASK_FIELD_NAME		"customer_name"

@@ -11,7 +11,7 @@
  */
 #include "postgres.h"
 
-#include "push/trace.h"
+#include "push/task.h"
 
 #ifdef KAPTURE_FAULT_POINTS
 

@@ -81,6 +81,11 @@ holds('phone is one customer, email another one', qw(SEEDED=4 EMAILS=1 DELETES=1
 holds('Adds that do not say the id, of rows that are deleted', qw(NAMELESS_ADDS=1 EMAILS=1 LOSSES=1 LAGS=1 DELETES=1 TROUBLES=1 DELIVERIES=2));
 holds('Adds that do not say the id', qw(NAMELESS_ADDS=1 EMAILS=1 CHANGES=1 CRASHES=1 LOSSES=1 TROUBLES=1));
 holds('likewise, with a phone alone', qw(NAMELESS_ADDS=1 LOSSES=1 LAGS=1 DELETES=1 TROUBLES=1 DELIVERIES=2));
+holds('deletions are reported; the worker crashes', qw(ON_DELETE=1 DELETES=1 CHANGES=1 CRASHES=1 LOSSES=1 DELIVERIES=2));
+holds('likewise, Kapture takes no request for now', qw(ON_DELETE=1 DELETES=1 CHANGES=1 TROUBLES=2 DELIVERIES=2));
+holds('likewise, the server crashes', qw(ON_DELETE=1 SERVER_CRASHES=1 DELETES=1 CHANGES=1 DELIVERIES=2));
+holds('likewise, another row has the phone', qw(ON_DELETE=1 DELETES=1 CONTACTS=1 DELIVERIES=3), @two);
+holds('likewise, another row gets the key, and finds the customer', qw(ON_DELETE=1 DELETES=1 INSERTS=1 LOSSES=1 CRASHES=1 DELIVERIES=3), @two);
 holds('two rows with one phone, which one of them changes; the worker crashes', qw(CONTACTS=1 CRASHES=1 LOSSES=1), @two);
 holds('likewise, the server crashes', qw(CONTACTS=1 SERVER_CRASHES=1), @two);
 holds('likewise, both change it', qw(CONTACTS=2 LOSSES=1), @two);
@@ -107,6 +112,7 @@ is_missed('an old finding is believed', qw(FAULT_OLD_FINDING CONTACTS=1 LOSSES=1
 is_missed('a link frees nothing', qw(FAULT_LINK_FREES_NOT CONTACTS=1 CRASHES=1 LOSSES=1), @two);
 is_missed('a row that waits for another one is in doubt for ever', qw(FAULT_YIELD_IN_DOUBT CONTACTS=1 LOSSES=1), @two);
 is_missed('the Update of a deleted row overtakes the next one', qw(FAULT_GONE_IN_FLIGHT DELETES=1 INSERTS=1 CONTACTS=1 LOCKS=1 DELIVERIES=3), @two);
+is_missed('the deletion of a row is reported whoever has its customer', qw(FAULT_REPORTS_ALL ON_DELETE=1 DELETES=1 INSERTS=1 DELIVERIES=3), @two);
 
 # the page has the transitions that there are, and no others
 is(join("\n", transitions($top, 'delivery')), join("\n", sort keys %{ $taken{delivery} }), 'docs/dev/protocol.md has the transitions of deliveries');
