@@ -469,6 +469,21 @@ kapture_dialect_body(const KaptureDialectEntry *names, const KaptureDialectEntry
 }
 
 /*
+ * kapture_dialect_is_used
+ *		Is a field of ours called by this name in the account's requests?
+ */
+bool
+kapture_dialect_is_used(const KaptureDialectEntry *names, const char *name)
+{
+	for (const KaptureDialectEntry *entry = names; entry && entry->key; entry++)
+	{
+		if (strcmp(entry->value, name) == 0)
+			return true;
+	}
+	return false;
+}
+
+/*
  * kapture_dialect_value
  *		Finds a field in an object that has the account's form; false: it is not
  *		there.

@@ -157,20 +157,40 @@ kapture_process_count(void)
 	pgstat_track_counts = process_track_counts;
 }
 
-/* A signal handler: as die(), and noted, so that the process is known not to end for an error. */
+/*
+ * A signal handler: as die(), and noted, so that the process is known not to end for an
+ * error.  If it has sent the signal itself, users' code has done so, which is one.
+ */
 static void
-process_terminate(SIGNAL_ARGS)
+process_terminate(int signo, siginfo_t *info, void *context)
 {
 	int			save_errno = errno;
 
 	if (!proc_exit_inprogress)
-		InterruptPending = ProcDiePending = process_told_to_end = true;
+	{
+		InterruptPending = ProcDiePending = true;
+		if (info->si_pid != MyProcPid)
+			process_told_to_end = true;
+	}
 	SetLatch(MyLatch);
 	errno = save_errno;
 }
 
+/* pqsignal() does not give the handler the sender. */
+static void
+process_handle_terminate(void)
+{
+	struct sigaction action = {0};
+
+	action.sa_sigaction = process_terminate;
+	action.sa_flags = SA_SIGINFO | SA_RESTART;
+	sigemptyset(&action.sa_mask);
+	if (sigaction(SIGTERM, &action, NULL) != 0)
+		elog(FATAL, "could not set the handler of a signal: %m");
+}
+
 /*
- * Has a signal asked the process to end?
+ * Has a signal of another process asked this one to end?
  */
 bool
 kapture_process_is_terminated(void)
@@ -185,7 +205,7 @@ void
 kapture_process_handle_signals(void)
 {
 	pqsignal(SIGHUP, SignalHandlerForConfigReload);
-	pqsignal(SIGTERM, process_terminate);
+	process_handle_terminate();
 	BackgroundWorkerUnblockSignals();
 }
 

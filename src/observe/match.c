@@ -27,6 +27,7 @@
 #include "base/owner_sql.h"
 #include "base/user_code.h"
 #include "fetch/ask.h"
+#include "fetch/fetch.h"
 #include "table/attach.h"
 #include "table/attach_find.h"
 #include "table/row_io.h"
@@ -34,8 +35,12 @@
 
 PG_FUNCTION_INFO_V1(kapture_match);
 
-/* Rows read and asked for together. */
+/* Rows read together, and bytes of those that are asked for together, about. */
 #define MATCH_SLICE			500
+#define MATCH_ROUND_BYTES	(8 * 1024 * 1024)
+
+/* Gets for a row: by its phone and by its email. */
+#define MATCH_GETS			2
 
 /* Ids handed to the worker by one statement. */
 #define MATCH_WRITE			1000
@@ -171,7 +176,7 @@ match_keep(Match *match, const KaptureRow *row, const KaptureSearch *search)
 	MemoryContextSwitchTo(old);
 }
 
-/* Asks for the rows of a slice. */
+/* Asks for rows. */
 static void
 match_ask(Match *match, List *rows)
 {
@@ -201,9 +206,9 @@ match_ask(Match *match, List *rows)
 	}
 }
 
-/* Reads and asks for the rows with these keys. */
-static void
-match_rows(Match *match, List *keys)
+/* Returns the rows with these keys, read. */
+static List *
+match_read(Match *match, List *keys)
 {
 	List	   *rows = NIL;
 	ListCell   *lc;
@@ -217,7 +222,34 @@ match_rows(Match *match, List *keys)
 		rows = lappend(rows, row);
 	}
 	kapture_row_read_all(match->att, match->timezone, rows);
-	match_ask(match, rows);
+	return rows;
+}
+
+/*
+ * The next rows without an id behind the key *after: slice by slice, as many as keep
+ * the connections busy when they are asked for.  Fewer bytes of them are enough.
+ */
+static List *
+match_round(Match *match, const char **after, bool *more)
+{
+	int			most = kapture_fetch_round(match->server, match->owner) / MATCH_GETS;
+	List	   *rows = NIL;
+	Size		bytes = 0;
+
+	do
+	{
+		List	   *keys = kapture_row_keys_after(match->att, true, NULL, *after, MATCH_SLICE);
+		List	   *slice = match_read(match, keys);
+		ListCell   *lc;
+
+		foreach(lc, slice)
+			bytes += ((KaptureRow *) lfirst(lc))->bytes;
+		rows = list_concat(rows, slice);
+		*more = list_length(keys) == MATCH_SLICE;
+		if (keys != NIL)
+			*after = llast(keys);
+	} while (*more && list_length(rows) < most && bytes < MATCH_ROUND_BYTES);
+	return rows;
 }
 
 /* Hands ids to the worker. */
@@ -284,26 +316,21 @@ match_attachment(FunctionCallInfo fcinfo, KaptureAttachment *att, bool write)
 	Match		match = {0};
 	MemoryContext slice;
 	MemoryContext old = CurrentMemoryContext;
-	char	   *after = NULL;
-	int			n;
+	const char *after = NULL;
+	bool		more;
 	ListCell   *lc;
 
 	match_begin(&match, att);
 	slice = AllocSetContextCreate(CurrentMemoryContext, "kapture_sync slice", ALLOCSET_DEFAULT_SIZES);
 	do
 	{
-		List	   *keys;
-
 		MemoryContextSwitchTo(slice);
-		keys = kapture_row_keys_after(att, true, NULL, after, MATCH_SLICE);
-		n = list_length(keys);
-		if (n > 0)
-			match_rows(&match, keys);
+		match_ask(&match, match_round(&match, &after, &more));
 		MemoryContextSwitchTo(old);
-		if (n > 0)
-			after = pstrdup(llast(keys));
+		if (more)
+			after = pstrdup(after);
 		MemoryContextReset(slice);
-	} while (n == MATCH_SLICE);
+	} while (more);
 	if (write)
 		match_write(&match);
 	foreach(lc, match.found)

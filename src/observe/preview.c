@@ -263,6 +263,7 @@ kapture_preview(PG_FUNCTION_ARGS)
 	waiting = preview_read_queue(&delivery, &captured);
 	if (!waiting)
 		delivery.changed = att->all_changed;
+	kapture_row_check_table(att);
 	/* the table's code may have the settings read anew, and those freed */
 	kapture_row_read(att, pstrdup(kapture_server_get(att->server, owner)->timezone), list_make1(&delivery.row), NULL);
 	if (delivery.row.outcome != KAPTURE_ROW_GONE || !preview_read_deleted(att, &delivery, &waiting))

@@ -50,7 +50,8 @@ load_relcache_callback(Datum arg, Oid relid)
 	{
 		WorkerTable *table = dlist_container(WorkerTable, node, iter.cur);
 
-		if (table->att->root == relid)
+		/* views go with what they read, too, and no statement names them then */
+		if (table->att->root == relid || list_member_oid(table->att->beside, relid))
 			worker->stale = table->stale = true;
 	}
 }

@@ -213,6 +213,7 @@ kapture_record_settle(Worker *worker, dlist_head *tasks)
 		WorkerTask *task = dlist_container(WorkerTask, node, titer.cur);
 		KaptureTask *t = &task->task;
 
+		KAPTURE_TRACE(t, "settle");
 		if (kapture_task_frees(t))
 			freed = record_add_freed(freed, t->att->id, t->customer_id);
 		if (t->state == KAPTURE_TASK_DONE)
@@ -220,6 +221,7 @@ kapture_record_settle(Worker *worker, dlist_head *tasks)
 			KaptureDone *d = palloc0(sizeof(KaptureDone));
 
 			d->delivery = t->delivery;
+			d->att = t->att;
 			d->action = t->action;
 			d->customer_id = t->customer_id;
 			d->http_status = t->http_status;
@@ -488,7 +490,7 @@ record_do(void *arg)
 
 		record_take(task, now);
 		kapture_refusals_judge(&server->refusals, &task->task, now);
-		if (kapture_task_takes(&task->task) || kapture_task_reports(&task->task))
+		if (kapture_task_takes(&task->task) || kapture_task_is_held(&task->task) || kapture_task_reports(&task->task))
 		{
 			task->unchecked = true;
 			dlist_push_tail(&worker->taking, &task->node);

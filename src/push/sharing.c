@@ -7,6 +7,9 @@
  * (kapture_row), and among those that are just getting one.  It is asked for after an
  * answer has named the customer, and before anything is sent to it or recorded.
  *
+ * An Update that Kapture refuses for the phone or email of another row's customer waits
+ * until that has other ones: rows may pass them on in one transaction.
+ *
  * The deletion of a row (on_delete) is not reported if another row has its customer by
  * now.
  */
@@ -31,6 +34,13 @@ static bool
 sharing_same_server(const WorkerTask *task, const WorkerTable *table)
 {
 	return table != NULL && table->attached && strcmp(table->server->name, task->server->name) == 0;
+}
+
+/* The customer that the task gets, or that is in its way: does another row have it? */
+static int64
+sharing_customer_id(const WorkerTask *task)
+{
+	return kapture_task_is_held(&task->task) ? task->task.held_by : task->task.customer_id;
 }
 
 /* The names of a table and its attachment, and the key of its row, as the task's owner may see them. */
@@ -238,7 +248,7 @@ sharing_look_up(WorkerTable *table, dlist_head *tasks, List *holders)
 		if (kapture_task_has_added(&task->task) || !sharing_same_server(task, table))
 			continue;
 		ids = ids ? repalloc(ids, sizeof(int64) * (n + 1)) : palloc(sizeof(int64));
-		ids[n++] = task->task.customer_id;
+		ids[n++] = sharing_customer_id(task);
 	}
 	if (n == 0 || !table->present || !kapture_state_may_run(table))
 		return holders;
@@ -291,7 +301,7 @@ sharing_holders(Worker *worker, dlist_head *tasks)
 			size = Max(size * 2, 128);
 			ids = ids ? repalloc(ids, sizeof(int64) * size) : palloc(sizeof(int64) * size);
 		}
-		ids[n++] = dlist_container(WorkerTask, node, iter.cur)->task.customer_id;
+		ids[n++] = sharing_customer_id(dlist_container(WorkerTask, node, iter.cur));
 		if (kapture_task_reports(&dlist_container(WorkerTask, node, iter.cur)->task))
 			holders = sharing_add_successor(dlist_container(WorkerTask, node, iter.cur), holders);
 	}
@@ -330,6 +340,51 @@ sharing_has_moved_on(const WorkerTask *task, const SharingHolder *h)
 		return false;			/* it was not read */
 	kapture_task_identify(h->table->att, &present, false);
 	return !sharing_same_contact(task->task.delivery, &present);
+}
+
+/* Has Kapture confirmed the phone and email that the row has now? */
+static bool
+sharing_is_confirmed(const SharingHolder *h)
+{
+	KaptureDelivery present = {.row = h->row,.attachment_id = h->holder->attachment_id,
+	.row_key = h->holder->row_key,.context = CurrentMemoryContext};
+
+	kapture_row_state_load(list_make1(&present));
+	return kapture_task_is_known(h->table->att, &present);
+}
+
+/*
+ * The phone or email of the task's Update is another customer's.  If that is a row's, the task waits until
+ * Kapture has another one of that row; if Kapture has by now, it is tried again.
+ */
+static void
+sharing_check_held(WorkerTask *task, List *holders, TimestampTz now)
+{
+	KaptureTask *t = &task->task;
+	ListCell   *lc;
+
+	foreach(lc, holders)
+	{
+		SharingHolder *h = lfirst(lc);
+		const char *name;
+		const char *key;
+		bool		had;
+
+		if (!h->holds || h->holder->customer_id != t->held_by || !sharing_same_server(task, h->table))
+			continue;
+		had = sharing_has_moved_on(task, h);
+		if (had && sharing_is_confirmed(h))
+		{
+			kapture_task_try_again(t, now);
+			return;
+		}
+		/* by which it is seen when it goes */
+		if (h->looked_up || !h->holder->written)
+			kapture_row_state_note(h->holder);
+		sharing_name(task, h->table, h->holder->row_key, &name, &key);
+		kapture_task_wait(t, had, name, key);
+		return;
+	}
 }
 
 /* Parks the task if one of these rows has its customer, or puts it off. */
@@ -387,6 +442,7 @@ sharing_check_report(HTAB *customers, WorkerTask *task, List *holders, Timestamp
 			/* it is asked again */
 			task->task.state = KAPTURE_TASK_RELEASE;
 			task->task.next_attempt = TimestampTzPlusMilliseconds(now, KAPTURE_LOCKED_RETRY);
+			KAPTURE_TRACE(&task->task, "locked");
 		}
 		else if (h->holds)
 		{
@@ -439,7 +495,9 @@ sharing_do_check(void *arg)
 	{
 		WorkerTask *task = dlist_container(WorkerTask, node, iter.cur);
 
-		if (kapture_task_reports(&task->task))
+		if (kapture_task_is_held(&task->task))
+			sharing_check_held(task, holders, batch->now);
+		else if (kapture_task_reports(&task->task))
 			sharing_check_report(batch->customers, task, holders, batch->now);
 		else if (!task->task.delivery->gone && !sharing_check_rows(task, holders, batch->now))
 			sharing_check_tasks(batch->worker, batch->customers, task, batch->now);
@@ -457,6 +515,8 @@ sharing_fail(WorkerTask *task, const ErrorData *error)
 	KaptureTask *t = &task->task;
 	bool		added = t->state == KAPTURE_TASK_DONE && kapture_task_has_added(t);
 
+	if (kapture_task_is_held(t))
+		return;					/* it is parked for what Kapture has answered */
 	if (!added && !kapture_task_reports(t))
 		t->customer_id = 0;
 	kapture_task_park(t, error);

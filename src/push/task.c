@@ -389,6 +389,7 @@ kapture_task_park(KaptureTask *task, const ErrorData *error)
 	else
 		kapture_task_fail(task, true, 0, message);
 	pfree(message);
+	KAPTURE_TRACE(task, "error");
 }
 
 /*
@@ -421,6 +422,7 @@ kapture_task_written(KaptureTask *task, TimestampTz later, const char *why, cons
 			task->body = NULL;
 			kapture_task_fail(task, failed || blame, later, failed ? row->error : blame ? blame : row->error ? row->error : why);
 			task->failed.arrived = true;
+			KAPTURE_TRACE(task, failed || blame ? "error" : "locked");
 			break;
 	}
 }
@@ -716,6 +718,48 @@ task_look_up(KaptureTask *task, TimestampTz now)
 		kapture_task_fail(task, true, 0, "Kapture added the customer, but did not return its id, and there is neither phone nor email to look it up by");
 }
 
+/*
+ * The task's Update, which was refused, is tried again: whoever had its phone or email has it no
+ * more.  If that goes on, the search does not tell who has it, and the row stays parked.
+ */
+void
+kapture_task_try_again(KaptureTask *task, TimestampTz now)
+{
+	int			failures = task->delivery->failures + 1;
+
+	task->held_by = 0;
+	task->failed.park = failures > KAPTURE_SEARCHES;
+	task->failed.next_attempt = TimestampTzPlusMilliseconds(now, kapture_pacing_backoff(failures, KAPTURE_ROW_LONGEST));
+}
+
+/* The task's Update was refused because of another customer's phone or email: of whose? */
+static void
+task_seek_holder(KaptureTask *task, const KaptureReply *reply)
+{
+	KaptureDelivery *delivery = task->delivery;
+	KaptureIdentity sent;
+
+	task_identity(task, task->sending, &sent);
+	kapture_task_fail(task, true, 0, reply->message);
+	task->failed.unsure = false;	/* it was not carried out */
+	delivery->sent_phone = reply->verdict == KAPTURE_DUPLICATE_EMAIL ? NULL : (char *) sent.phone;
+	delivery->sent_email = reply->verdict == KAPTURE_DUPLICATE_PHONE ? NULL : (char *) sent.email;
+	task->by_phone = task->by_email = 0;
+	task->seeks_holder = task_search_singly(task);
+}
+
+/* The searches are done: what they have found is in the way of the task's Update, which has failed. */
+static void
+task_found_holder(KaptureTask *task, TimestampTz now)
+{
+	task->seeks_holder = false;
+	task->state = KAPTURE_TASK_FAILED;
+	task->held_by = task->by_phone != 0 && task->by_phone != task->customer_id ? task->by_phone :
+		task->by_email != task->customer_id ? task->by_email : 0;
+	if (task->held_by == 0)
+		kapture_task_try_again(task, now);
+}
+
 /* Both searches are done: whose are phone and email? */
 static void
 task_searched(KaptureTask *task, TimestampTz now)
@@ -725,7 +769,9 @@ task_searched(KaptureTask *task, TimestampTz now)
 	bool		search_again = task->asked_first && found == 0 && !task->added &&
 		++task->delivery->searches < KAPTURE_SEARCHES;
 
-	if (task->delivery->gone && !search_again)
+	if (task->seeks_holder)
+		task_found_holder(task, now);
+	else if (task->delivery->gone && !search_again)
 	{
 		/* a customer that another row has is not recorded with this one */
 		task->customer_id = task->asked_first && !different ? found : 0;
@@ -767,6 +813,11 @@ task_duplicate(KaptureTask *task, const KaptureReply *reply)
 {
 	const char *message = reply->message;
 
+	if (task->step == KAPTURE_STEP_UPDATE && !task->delivery->row.outside)
+	{
+		task_seek_holder(task, reply);
+		return;
+	}
 	if (task->step != KAPTURE_STEP_ADD ||
 		(!task->att->link_duplicates && !task->asked_first))
 	{
@@ -801,6 +852,24 @@ task_misfit(KaptureTask *task, const KaptureReply *reply, TimestampTz now)
 	kapture_task_fail(task, false, TimestampTzPlusMilliseconds(now, KAPTURE_DENIED_PROBE + KAPTURE_LOCKED_RETRY),
 					  psprintf("Kapture cannot read the body of the %s request (%s): %s",
 							   kapture_api_name(api), reply->message, what));
+}
+
+/*
+ * Kapture refuses the request.  A search in words that are not known to be about what
+ * is searched for is no fault of the row's, which waits until it is answered.
+ */
+static void
+task_refusal(KaptureTask *task, const KaptureReply *reply, TimestampTz now)
+{
+	if (task->asked == KAPTURE_API_GET && !reply->is_known)
+	{
+		task_retry(task, now, reply->message);
+		return;
+	}
+	if (task->step == KAPTURE_STEP_ADD)
+		task->delivery->in_doubt = 0;	/* it was not carried out */
+	kapture_task_fail(task, true, 0, reply->message);
+	task->failed.unsure = false;
 }
 
 static void
@@ -977,10 +1046,7 @@ task_judge(KaptureTask *task, const KaptureHttpAnswer *answer, TimestampTz now)
 			task_duplicate(task, &reply);
 			break;
 		case KAPTURE_REFUSED:
-			if (task->step == KAPTURE_STEP_ADD)
-				task->delivery->in_doubt = 0;	/* it was not carried out */
-			kapture_task_fail(task, true, 0, reply.message);
-			task->failed.unsure = false;
+			task_refusal(task, &reply, now);
 			break;
 		case KAPTURE_MISFIT:
 			task_misfit(task, &reply, now);
@@ -1044,6 +1110,35 @@ kapture_task_takes(const KaptureTask *task)
 }
 
 /*
+ * Has Kapture confirmed the phone and email of a row, whose digests are loaded?
+ */
+bool
+kapture_task_is_known(const KaptureAttachment *att, const KaptureDelivery *delivery)
+{
+	if (delivery->digests == NULL)
+		return false;
+	for (int i = 0; i < att->ncolumns; i++)
+	{
+		const KaptureMappedColumn *col = &att->columns[i];
+
+		if ((strcmp(col->field, TASK_FIELD_PHONE) == 0 || strcmp(col->field, TASK_FIELD_EMAIL) == 0) &&
+			kapture_digest_get(delivery->digests, col->bit) !=
+			kapture_digest(delivery->row.customer_id, col->field, delivery->row.values[i]))
+			return false;
+	}
+	return true;
+}
+
+/*
+ * Was the task's Update refused for a phone or email of another customer?  That may be another row's.
+ */
+bool
+kapture_task_is_held(const KaptureTask *task)
+{
+	return task->state == KAPTURE_TASK_FAILED && task->held_by != 0 && !task->delivery->gone;
+}
+
+/*
  * Is the task about to report that its row was deleted?  Another row may have the customer.
  */
 bool
@@ -1062,6 +1157,7 @@ kapture_task_spare(KaptureTask *task)
 	task->http_status = 0;
 	task->message = NULL;
 	task_done(task, "gone");
+	KAPTURE_TRACE(task, "spare");
 }
 
 /*
@@ -1079,6 +1175,7 @@ kapture_task_yield(KaptureTask *task, TimestampTz now, const char *table, const 
 	if (task->delivery->in_doubt != 0 && !task_same_identity(task))
 	{
 		task_end_doubt(task, now);	/* by now the row has other ones */
+		KAPTURE_TRACE(task, "yield");
 		return;
 	}
 	task->delivery->in_doubt = 0;
@@ -1090,6 +1187,31 @@ kapture_task_yield(KaptureTask *task, TimestampTz now, const char *table, const 
 							   customer_id));
 	task->failed.unsure = false;
 	task->failed.waits_for = customer_id;
+	KAPTURE_TRACE(task, "yield");
+}
+
+/*
+ * Parks a task whose Update needs a phone or email of another row's customer until that has other ones.
+ * "had": the other row has, but Kapture does not know yet; "table" and "row_key" as for kapture_task_yield().
+ */
+void
+kapture_task_wait(KaptureTask *task, bool had, const char *table, const char *row_key)
+{
+	MemoryContext old = MemoryContextSwitchTo(task->delivery->context);
+
+	task->failed.waits_for = task->held_by;
+	if (!had)
+		task->failed.error = row_key ?
+			psprintf("Kapture customer " INT64_FORMAT " belongs to the row with key \"%s\" of table %s already",
+					 task->held_by, row_key, table) :
+			psprintf("Kapture customer " INT64_FORMAT " belongs to a row of another owner's table already", task->held_by);
+	else
+		task->failed.error = row_key ?
+			psprintf("Kapture customer " INT64_FORMAT " still has this phone or email, which the row with key \"%s\" of table %s had before",
+					 task->held_by, row_key, table) :
+			psprintf("Kapture customer " INT64_FORMAT " still has this phone or email, which a row of another owner's table had before",
+					 task->held_by);
+	MemoryContextSwitchTo(old);
 }
 
 /*
@@ -1107,6 +1229,7 @@ kapture_task_stand_back(KaptureTask *task, TimestampTz now, bool had, const char
 			   psprintf("the row with key \"%s\" of table %s, which %s", row_key, table, what) :
 			   psprintf("a row of another owner's table, which %s", what));
 	task->failed.unsure = false;
+	KAPTURE_TRACE(task, "stand_back");
 }
 
 /*
@@ -1121,6 +1244,7 @@ kapture_task_let_report(KaptureTask *task, TimestampTz now)
 	task_retry(task, now, psprintf("the deletion of the row that was Kapture customer " INT64_FORMAT " is being reported",
 								   customer_id));
 	task->failed.unsure = false;
+	KAPTURE_TRACE(task, "let_report");
 }
 
 /*
@@ -1133,6 +1257,7 @@ kapture_task_answer(KaptureTask *task, const KaptureHttpAnswer *answer, Timestam
 	task_judge(task, answer, now);
 	if (task->delivery->gone)
 		task_gone_meanwhile(task);
+	KAPTURE_TRACE_ANSWER(task, answer);
 }
 
 /*

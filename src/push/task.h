@@ -60,6 +60,8 @@ typedef struct KaptureTask
 	int64		named_id;		/* of whom a refusal says that it is the customer, or 0 */
 	int64		by_phone;		/* found by the searches, or 0 */
 	int64		by_email;
+	bool		seeks_holder;	/* of the phone or email that its Update was refused for, */
+	int64		held_by;		/* who is this customer, or 0 */
 
 	/* what the last answer said */
 	KaptureApi	asked;			/* to which API */
@@ -74,6 +76,10 @@ typedef struct KaptureTask
 	char	   *message;
 	KaptureServerState health;	/* of the server, as far as the answer tells */
 	int64		retry_after;	/* milliseconds, -1 unknown */
+
+#ifdef KAPTURE_FAULT_POINTS
+	const char *traced;			/* where trace.c has seen it last */
+#endif
 } KaptureTask;
 
 extern void kapture_task_identify(const KaptureAttachment *att, KaptureDelivery *delivery, bool add_is_upsert);
@@ -85,6 +91,10 @@ extern void kapture_task_fail(KaptureTask *task, bool park, TimestampTz next_att
 extern bool kapture_task_has_added(const KaptureTask *task);
 extern bool kapture_task_frees(const KaptureTask *task);
 extern bool kapture_task_takes(const KaptureTask *task);
+extern bool kapture_task_is_held(const KaptureTask *task);
+extern bool kapture_task_is_known(const KaptureAttachment *att, const KaptureDelivery *delivery);
+extern void kapture_task_wait(KaptureTask *task, bool had, const char *table, const char *row_key);
+extern void kapture_task_try_again(KaptureTask *task, TimestampTz now);
 extern bool kapture_task_reports(const KaptureTask *task);
 extern void kapture_task_spare(KaptureTask *task);
 extern void kapture_task_yield(KaptureTask *task, TimestampTz now, const char *table, const char *row_key);
@@ -96,5 +106,17 @@ extern void kapture_task_unrecorded(KaptureTask *task, const ErrorData *error);
 extern void kapture_task_wrap(KaptureTask *task, const KaptureServer *server);
 extern KaptureApi kapture_task_api(const KaptureTask *task);
 extern char *kapture_task_log_text(const KaptureTask *task);
+
+/* In a build for tests (see base/fault.h), notes that a task has been moved on by "on", or by an answer. */
+#ifndef KAPTURE_FAULT_POINTS
+#define KAPTURE_TRACE(task, on)	((void) 0)
+#define KAPTURE_TRACE_ANSWER(task, answer)	((void) 0)
+#else
+#define KAPTURE_TRACE(task, on)	kapture_trace_task(task, on)
+#define KAPTURE_TRACE_ANSWER(task, answer)	kapture_trace_task(task, kapture_trace_verdict(task, answer))
+
+extern void kapture_trace_task(KaptureTask *task, const char *on);
+extern const char *kapture_trace_verdict(const KaptureTask *task, const KaptureHttpAnswer *answer);
+#endif
 
 #endif							/* KAPTURE_TASK_H */

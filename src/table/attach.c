@@ -691,7 +691,7 @@ attach_take_mappings(FunctionCallInfo fcinfo, AttachRequest *request, Relation r
 		request->mappings = kapture_mapping_take(rel, columns, request->id_column);
 		return;
 	}
-	view = relation_open(PG_GETARG_OID(8), AccessShareLock);
+	view = kapture_source_open(rel, PG_GETARG_OID(8));
 	request->source = kapture_source_take(rel, view, attach_key_names(request->keys));
 	request->mappings = kapture_mapping_take_of_view(view, columns, request->source->keys);
 	relation_close(view, NoLock);

@@ -45,9 +45,10 @@
 #include "base/catalog.h"
 #include "base/guc.h"
 #include "base/owner_sql.h"
-#include "cluster/guard.h"
+#include "base/user_code.h"
 #include "table/capture_buffer.h"
 #include "table/leave.h"
+#include "table/row_io.h"
 
 /* Rows with Kapture up to which those of a partition are looked for: this takes seconds. */
 #define LEAVE_MAX_KNOWN		1000000
@@ -243,20 +244,40 @@ leave_fill_slot(const LeavePartition *partition, TupleTableSlot *slot, const cha
 	return true;
 }
 
-/* Those keys that are within a partition's bounds. */
-static List *
-leave_compare(const LeavePartition *partition, ArrayType *candidates)
+/* A partition, keys (text[]) that are looked at, and those that are within its bounds. */
+typedef struct LeaveSearch
 {
+	const LeavePartition *partition;
+	ArrayType  *candidates;
+	MemoryContext context;
+	List	   *found;			/* of char *, in that context */
+} LeaveSearch;
+
+static void
+leave_add_key(LeaveSearch *search, const char *key)
+{
+	MemoryContext old = MemoryContextSwitchTo(search->context);
+
+	search->found = lappend(search->found, pstrdup(key));
+	MemoryContextSwitchTo(old);
+}
+
+/* Compares the keys with the bounds.  Reading a key may run checks of its types. */
+static void
+leave_do_compare(void *arg)
+{
+	LeaveSearch *search = arg;
+	const LeavePartition *partition = search->partition;
 	EState	   *estate = CreateExecutorState();
 	ExprContext *econtext = GetPerTupleExprContext(estate);
 	TupleTableSlot *slot = MakeSingleTupleTableSlot(partition->desc, &TTSOpsVirtual);
 	ExprState  *bounds = ExecPrepareCheck(partition->bounds, estate);
-	int			nestlevel = kapture_catalog_text_settings();
-	List	   *result = NIL;
 	Datum	   *keys;
 	int			n;
 
-	deconstruct_array(candidates, TEXTOID, -1, false, TYPALIGN_INT, &keys, NULL, &n);
+	for (int i = 0; i < partition->att->nkeys; i++)
+		kapture_user_code_check_type(partition->att->keys[i].type);
+	deconstruct_array(search->candidates, TEXTOID, -1, false, TYPALIGN_INT, &keys, NULL, &n);
 	econtext->ecxt_scantuple = slot;
 	for (int i = 0; i < n; i++)
 	{
@@ -268,22 +289,37 @@ leave_compare(const LeavePartition *partition, ArrayType *candidates)
 		ExecClearTuple(slot);
 		ResetExprContext(econtext);
 		if (within)
-			result = lappend(result, key);
+			leave_add_key(search, key);
 		CHECK_FOR_INTERRUPTS();
 	}
-	AtEOXact_GUC(true, nestlevel);
 	ExecDropSingleTupleTableSlot(slot);
 	FreeExecutorState(estate);
-	return result;
 }
 
-/* A partition, and the keys that were found. */
-typedef struct LeaveSearch
+/*
+ * Those of the keys that are within the partition's bounds; none, with a warning, if a key
+ * cannot be compared, such as one of a type that the column has no longer.  The user's
+ * command does not fail for that.  Whoever drops a partition need not trust its table's
+ * owner: what the types of the key run is run as that.
+ */
+static List *
+leave_compare(const LeavePartition *partition, ArrayType *candidates)
 {
-	const LeavePartition *partition;
-	List	   *keys;			/* of rows that something was or may be sent for, */
-	List	   *known;			/* and of others that are gone, and were with Kapture */
-} LeaveSearch;
+	LeaveSearch search = {partition, candidates, CurrentMemoryContext};
+	ErrorData  *error;
+
+	if (ArrayGetNItems(ARR_NDIM(candidates), ARR_DIMS(candidates)) == 0)
+		return NIL;
+	error = kapture_row_run_apart(partition->att, leave_do_compare, &search);
+	if (error == NULL)
+		return search.found;
+	ereport(WARNING,
+			(errcode(error->sqlerrcode),
+			 errmsg("could not determine which of the rows that are being sent to Kapture were in partition \"%s\"",
+					partition->name),
+			 errdetail_internal("%s", error->message)));
+	return NIL;
+}
 
 static int
 leave_compare_texts(const ListCell *a, const ListCell *b)
@@ -311,39 +347,6 @@ leave_without(List *keys, List *others)
 	return result;
 }
 
-static void
-leave_do_find_keys(void *arg)
-{
-	LeaveSearch *search = arg;
-
-	search->keys = leave_compare(search->partition, leave_keys_in_use(search->partition->att->id));
-	if (search->partition->gone)
-		search->known = leave_without(leave_compare(search->partition, leave_keys_known(search->partition)), search->keys);
-}
-
-/*
- * Finds those keys that are within the partition's bounds; none, with a warning, if a key
- * cannot be compared, such as one of a type that the column has no longer.  The user's
- * command does not fail for that.
- */
-static void
-leave_find_keys(LeaveSearch *search)
-{
-	const LeavePartition *partition = search->partition;
-	ErrorData  *error = kapture_guard_step(leave_do_find_keys, search);
-
-	if (error == NULL)
-		return;
-	search->keys = search->known = NIL;
-	if (error->sqlerrcode == ERRCODE_QUERY_CANCELED || error->sqlerrcode == ERRCODE_ADMIN_SHUTDOWN)
-		ReThrowError(error);
-	ereport(WARNING,
-			(errcode(error->sqlerrcode),
-			 errmsg("could not determine which of the rows that are being sent to Kapture were in partition \"%s\"",
-					partition->name),
-			 errdetail_internal("%s", error->message)));
-}
-
 /*
  * Notes that the rows are gone: those that this transaction has written are kept apart
  * from others.  If the partition may have them again, they are as new ones.
@@ -353,19 +356,20 @@ leave_note(const LeavePartition *partition)
 {
 	KaptureAttachment *att = partition->att;
 	bool		own = kapture_notes_any();
-	LeaveSearch search = {partition};
 	List	   *keys;
+	List	   *known = NIL;	/* others that are gone, and were with Kapture */
 	CommandId	cid;
 	ListCell   *lc;
 
 	kapture_notes_flush();		/* what this transaction has captured so far waits, too */
-	leave_find_keys(&search);
-	keys = search.keys;
+	keys = leave_compare(partition, leave_keys_in_use(partition->att->id));
+	if (partition->gone)
+		known = leave_without(leave_compare(partition, leave_keys_known(partition)), keys);
 	CommandCounterIncrement();
 	cid = GetCurrentCommandId(true);
 	foreach(lc, keys)
 		kapture_notes_add(att->id, KAPTURE_NOTE_DELETED, att->all_changed, lfirst(lc), NULL, cid, false);
-	foreach(lc, search.known)
+	foreach(lc, known)
 		kapture_notes_add_deleted(att->id, att->all_changed, lfirst(lc), cid, false, 0);
 	if (own)
 	{

@@ -146,7 +146,7 @@ row_leave_nothing(void)
 
 /*
  * As kapture_row_run(), with a limit for users' code, in milliseconds, and for
- * the wait for a lock.
+ * the wait for a lock; NULL: the table is not locked, as it is not to be read.
  */
 static ErrorData *
 row_run_within(KaptureAttachment *att, const char *timezone, void (*work) (void *arg), void *arg,
@@ -163,11 +163,13 @@ row_run_within(KaptureAttachment *att, const char *timezone, void (*work) (void 
 	kapture_clock_start(limit);
 	PG_TRY();
 	{
-		Relation	rel;
+		Relation	rel = NULL;
+		Oid			table_owner;
 		int			nestlevel;
 
 		nestlevel = kapture_catalog_text_settings();
-		row_set("lock_timeout", lock_timeout);
+		if (lock_timeout)
+			row_set("lock_timeout", lock_timeout);
 		row_set("search_path", "pg_catalog, pg_temp");
 		row_set("row_security", "off");
 		row_set("max_parallel_workers_per_gather", "0");	/* whose processes know nothing of all this */
@@ -177,15 +179,17 @@ row_run_within(KaptureAttachment *att, const char *timezone, void (*work) (void 
 		if (timezone)
 			row_set("TimeZone", timezone);
 
-		rel = relation_open(att->root, AccessShareLock);
-		kapture_clock_name(rel->rd_rel->relowner, att->id);
-		SetUserIdAndSecContext(rel->rd_rel->relowner,
-							   sec_context | SECURITY_RESTRICTED_OPERATION);
+		if (lock_timeout)
+			rel = relation_open(att->root, AccessShareLock);
+		table_owner = kapture_catalog_owner(att->root);
+		kapture_clock_name(table_owner, att->id);
+		SetUserIdAndSecContext(table_owner, sec_context | SECURITY_RESTRICTED_OPERATION);
 		SPI_connect();
 		row_leave_nothing();
 		kapture_user_code_run(rel, att->beside, work, arg);
 		SPI_finish();
-		relation_close(rel, NoLock);
+		if (rel)
+			relation_close(rel, NoLock);
 		AtEOXact_GUC(false, nestlevel);
 		SetUserIdAndSecContext(userid, sec_context);
 		(void) kapture_clock_stop();
@@ -221,6 +225,17 @@ ErrorData *
 kapture_row_run(KaptureAttachment *att, const char *timezone, void (*work) (void *arg), void *arg)
 {
 	return row_run_within(att, timezone, work, arg, ROW_TIME_LIMIT, ROW_LOCK_TIMEOUT);
+}
+
+/*
+ * As kapture_row_run(), for what is about the table but reads no row of it, such as the text of
+ * a key: the table is not locked, but must be there.  The types concerned are the work's
+ * to check.
+ */
+ErrorData *
+kapture_row_run_apart(KaptureAttachment *att, void (*work) (void *arg), void *arg)
+{
+	return row_run_within(att, NULL, work, arg, ROW_TIME_LIMIT, NULL);
 }
 
 /*
@@ -393,9 +408,11 @@ row_run_each(RowWork work, KaptureAttachment *att, const char *timezone, List *r
 	row_run_singly(work, &batch, rows);
 }
 
-/* Errors out if the table is not what it was attached as. */
-static void
-row_check(KaptureAttachment *att)
+/*
+ * Errors out (55000) if the table is not what it was attached as.
+ */
+void
+kapture_row_check_table(const KaptureAttachment *att)
 {
 	char	   *problem = kapture_binding_problem(att);
 
@@ -404,6 +421,8 @@ row_check(KaptureAttachment *att)
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg_internal("%s", problem),
 				 att->nkeys == 0 ? errhint("Add a primary key, or use kapture_detach().") :
+				 att->source_name && !OidIsValid(att->source) ?
+				 errhint("Make a view of this name again, or use kapture_alter() with another \"source\".") :
 				 kapture_expression_problem(att) ?
 				 errhint("Bring back what it uses, or use kapture_alter() to change it.") :
 				 att->id_column && att->id_attnum == InvalidAttrNumber ?
@@ -438,7 +457,7 @@ row_plan(KaptureAttachment *att, KaptureRowStatement statement)
 	Oid			types[INDEX_MAX_KEYS + 1];
 	char	   *sql;
 
-	row_check(att);
+	kapture_row_check_table(att);
 	for (int i = 0; i < nparams; i++)
 		types[i] = TEXTARRAYOID;
 	if (statement == KAPTURE_SQL_WRITE)
@@ -856,7 +875,7 @@ kapture_row_parameter(const KaptureAttachment *att, const char *after)
 static void
 row_do_list(RowBatch *batch)
 {
-	row_check(batch->att);
+	kapture_row_check_table(batch->att);
 	batch->keys = kapture_row_find_keys(batch->att, kapture_row_selection(batch->att, batch->without_id, batch->condition),
 										batch->after, batch->limit, InvalidOid, (Datum) 0, batch->context);
 }
@@ -884,7 +903,7 @@ row_do_count(RowBatch *batch)
 {
 	bool		isnull;
 
-	row_check(batch->att);
+	kapture_row_check_table(batch->att);
 	if (kapture_user_code_execute(psprintf("SELECT pg_catalog.count(*) FROM %s AS r WHERE %s",
 										   kapture_row_source(batch->att),
 										   kapture_row_selection(batch->att, batch->without_id, batch->condition)),

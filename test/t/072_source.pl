@@ -119,6 +119,17 @@ poll_ok($node, "SELECT state = 'misconfigured' AND last_error = 'view sales.peop
 sql("CREATE VIEW sales.people AS SELECT n.id AS key, n.customer_name AS full_name, p.phone AS telephone, 'z' AS area FROM sales.named n JOIN phones p ON p.user_id = n.id");
 idle_ok('until there is one of that name');
 like(customers(qw(customer_name phone zone)), qr/^MENON8\|9845765225\|z$/m, 'which is what is sent then');
+sql("CREATE TABLE passing (user_id int)");
+my $definition = sql("SELECT pg_get_viewdef('sales.people')");
+sql("CREATE OR REPLACE VIEW sales.people AS SELECT v.* FROM (" . ($definition =~ s/;\s*$//r) . ") v WHERE NOT EXISTS (SELECT FROM passing)");
+sql("DROP TABLE passing CASCADE");
+sql("UPDATE users SET seen = 9 WHERE user_id = 5");
+poll_ok($node, "SELECT state = 'misconfigured' AND pending = 1 FROM kapture_status", 'it is noticed, too, that a view has gone with what it reads');
+my ($rc_gone, $out_gone, $err_gone) = $node->psql('postgres', "SELECT kapture_preview('users', '5')");
+like($err_gone, qr/ERROR:  view sales\.people, .*, is gone\nHINT:  Make a view of this name again, or use kapture_alter\(\) with another "source"\./, 'and what to do about it is reported');
+sql("CREATE VIEW sales.people AS $definition");
+idle_ok('made again, it is what is sent');
+like(customers(qw(customer_name phone zone)), qr/^MENON9\|9845765225\|z$/m, 'again');
 
 # what is told of a row that leaves, once
 sql(q(

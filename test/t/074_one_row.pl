@@ -228,6 +228,54 @@ poll_ok($node, "SELECT count(*) = 0 FROM kapture_failures", 'is gone with all ot
 sql("INSERT INTO customers (customer_name, phone) VALUES ('Sixth', '9700000002')");
 poll_ok($node, "SELECT kapture_customer_id = $first FROM customers WHERE customer_name = 'Sixth'", 'and a new row has the customer');
 
+# rows that have customers take each other's phone or email
+fresh('link');
+sql("INSERT INTO customers (customer_name, phone, email_id) VALUES ('First', '9705000001', 'first\@example.com'), ('Second', '9705000002', NULL), ('Third', '9705000003', NULL)");
+poll_ok($node, "SELECT count(kapture_customer_id) = 3 FROM customers", 'three rows have customers');
+my ($one, $two, $three) = map { has_id($_) } 1 .. 3;
+sub phones { return join ' ', map { customer($_)->{phone} } $one, $two, $three }
+sub waits
+{
+	my ($row, $holder, $name) = @_;
+	return poll_ok($node, "SELECT count(*) = 1 FROM kapture_failures WHERE row_key = '$row' AND state = 'parked'"
+		  . " AND message LIKE 'Kapture customer % still has this phone or email, which the row with key \"$holder\" of table public.customers had before'"
+		  . " AND hint LIKE 'nothing, while the other row''s change is under way:%'", $name);
+}
+
+emulator_faults($emulator, { api => 'update', match => "\"$three\"", action => 'late', ms => 500 });
+sql("UPDATE customers SET phone = '970500000' || id + 1");
+idle_ok('each row gets the phone of the next one, and Kapture is slow with the last');
+poll_ok($node, "SELECT count(*) = 0 FROM kapture_failures", 'none of them waits for ever');
+is(phones(), '9705000002 9705000003 9705000004', 'and Kapture has them');
+emulator_faults($emulator, { api => 'update', match => "\"$one\"", action => 'late', ms => 500 }, { api => 'get', action => 'not_found', count => 1 });
+sql("UPDATE customers SET phone = '970500000' || id");
+idle_ok('and back, with a search that lags');
+poll_ok($node, "SELECT count(*) = 0 FROM kapture_failures", 'nothing waits');
+is(phones(), '9705000001 9705000002 9705000003', 'they have their own again');
+emulator_faults($emulator);
+
+$before = requests('update');
+sql("UPDATE customers SET phone = '970500000' || 3 - id WHERE id < 3");
+waits(1, 2, 'of two rows that exchange their phones, the first waits for the second');
+waits(2, 1, 'which waits for the first');
+is(requests('update') - $before, 2, 'neither is tried again and again');
+sql("UPDATE customers SET phone = '9705000009' WHERE id = 2");
+poll_ok($node, "SELECT count(*) = 0 FROM kapture_failures", 'when one of them gets another phone, the other one follows');
+sql("UPDATE customers SET phone = '9705000001' WHERE id = 2");
+idle_ok('and the first one is free');
+is(phones(), '9705000002 9705000001 9705000003', 'they have exchanged their phones');
+
+sql("UPDATE customers SET email_id = 'FIRST\@example.com' WHERE id = 3");
+is_parked(3, 1, 'a row that takes the email of another one is parked, which names that one');
+is(sql("SELECT api || ' ' || http_status FROM kapture_failures"), 'update 400', 'with what was sent');
+sql("UPDATE customers SET email_id = 'one\@example.com' WHERE id = 1");
+poll_ok($node, "SELECT count(*) = 0 FROM kapture_failures", 'until that has another email');
+idle_ok('nothing waits');
+is(customer($three)->{email_id}, 'FIRST@example.com', 'and has it then');
+emulator_post($emulator, 'seed', [ { kapture_customer_id => 499, customer_name => 'No row', phone => '9705000008' } ]);
+sql("UPDATE customers SET phone = '9705000008' WHERE id = 3");
+poll_ok($node, "SELECT message LIKE 'This mobile number already exists%' AND state = 'parked' FROM kapture_failures", 'a phone of a customer that is no row is refused in Kapture\'s words');
+
 # both are on their way at the same time
 fresh('link');
 emulator_post($emulator, 'seed', [ { kapture_customer_id => 501, customer_name => 'Was there', phone => '9710000001' } ]);
