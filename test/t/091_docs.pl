@@ -181,5 +181,13 @@ foreach my $line (@faults)
 	ok(!@missing && ($tests =~ /\b\d{3}\b|regress `/ || $tests eq 'by design'), "tested: $fault") or diag("missing: @missing");
 }
 
+# so has each promise
+foreach my $line (grep { /^\| / && !/^\| promise / } split /\n/, slurp_file("$top/docs/dev/promises.md"))
+{
+	my ($promise, $tests) = $line =~ /^\| (.+) \| (.+) \|$/;
+	my @paths = ($tests // '') =~ /`([\w\/]+\.(?:pl|sql))`/g;
+	ok(@paths && !(grep { !-e "$top/$_" && !-e "$top/test/t/$_" } @paths), "proved: $promise") or diag($line);
+}
+
 $node->stop;
 done_testing();
