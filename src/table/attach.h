@@ -20,6 +20,7 @@ extern List *kapture_attach_find_all(FunctionCallInfo fcinfo, int name_arg, LOCK
 extern KaptureAttachment *kapture_attach_find(FunctionCallInfo fcinfo, int name_arg, LOCKMODE lockmode);
 extern KaptureAttachment *kapture_attach_find_again(FunctionCallInfo fcinfo, int32 attachment_id, LOCKMODE lockmode);
 extern void kapture_attach_execute_ddl(const char *sql);
+extern void kapture_attach_refuse_on_leave(void);
 extern char *kapture_attach_choice(FunctionCallInfo fcinfo, int arg, const char *name,
 								   const char *one, const char *other, const char *third);
 extern void kapture_attach_check_pull(Relation rel, int32 attachment_id, const char *server);
