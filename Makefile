@@ -19,7 +19,7 @@ REGRESS += calls pull_rows foreign_tables foreign_writes
 endif
 REGRESS_OPTS = --inputdir=test --load-extension=kapture_sync
 
-PG_CFLAGS = -Wall -Wextra -Werror=missing-prototypes -Werror=return-type -Wno-unused-parameter -Wno-sign-compare -Wno-missing-field-initializers $(shell curl-config --cflags 2>/dev/null)
+PG_CFLAGS = -Wall -Wextra -Werror=missing-prototypes -Werror=implicit-function-declaration -Werror=return-type -Wno-unused-parameter -Wno-sign-compare -Wno-missing-field-initializers $(shell curl-config --cflags 2>/dev/null)
 # A server built with gcc leaves its own flags and attributes in PGXS and headers.
 PG_CFLAGS += $(if $(findstring clang,$(CC)),-Wno-ignored-attributes -Wno-unknown-warning-option -Wno-ignored-optimization-argument)
 # The version of the SQL objects that the library works with.
@@ -56,7 +56,7 @@ endef
 OBJECTS = sql/functions.sql sql/views.sql
 sql/kapture_sync--$(EXTVERSION).sql: sql/tables.sql $(OBJECTS) sql/install.sql
 	$(call script,version $(EXTVERSION),CREATE EXTENSION kapture_sync)
-$(UPGRADES): sql/kapture_sync--%.sql: sql/upgrade--%.sql $(OBJECTS)
+$(UPGRADES): sql/kapture_sync--%.sql: sql/upgrade--%.sql $(OBJECTS) sql/upgrade_end--%.sql
 	$(call script,from version $(subst --, to ,$*),ALTER EXTENSION kapture_sync UPDATE TO '"'$(EXTVERSION)'"')
 
 $(OBJS): $(wildcard src/*.h src/*/*.h)

@@ -7,6 +7,7 @@ for c in 1 4; do
 	figure insert_$c '>=' 0.95 ratio "Single-row INSERT, $c client(s): tps over plain"
 	figure update_$c '>=' 0.95 ratio "Single-row UPDATE, $c client(s): tps over plain"
 done
+figure capture_cost - - ratio 'What capture costs: time of a statement over the same without it, 1 client'
 figure unmapped '>=' 0.99 ratio 'UPDATE that touches no mapped column, 1 client: tps over plain'
 
 seq 1 $rows | awk '{ printf "%d\tRow %d\t6%09d\tc%d@example.com\tBangalore\n", $1, $1, $1, $1 }' >"$work/copy.tsv"
@@ -29,12 +30,9 @@ target() {
 }
 
 copy() {
-	local started
 	target "$1"
 	sql CHECKPOINT
-	started=$(now)
-	psql -c "COPY target_$1 (id, customer_name, phone, email_id, city) FROM '$work/copy.tsv'"
-	since "$started"
+	session "COPY target_$1 (id, customer_name, phone, email_id, city) FROM '$work/copy.tsv'"
 }
 
 cat >"$work/insert.sql" <<-'END'
@@ -46,32 +44,33 @@ for column in city note; do
 done
 chmod 644 "$work"/*.sql
 
-# compare KEY SCRIPT CLIENTS KIND...: tps of the kinds over those of a plain
-# table.  They take turns of a second, so that all see the same moods of the disk.
+# compare KEY SCRIPT CLIENTS KIND...: tps of the kinds over those of a plain table
 compare() {
-	local key=$1 script=$2 clients=$3 kinds=(plain "${@:4}") kind order turn
-	local -A sum
+	local key=$1 script=$2 clients=$3 kinds=(plain "${@:4}") kind
 	for kind in "${kinds[@]}"; do
 		target "$kind"
 		sql "INSERT INTO target_$kind (id, customer_name, phone) SELECT i, 'Row', i FROM generate_series(1, 20000) i"
 		sql "VACUUM ANALYZE target_$kind"
-		sum[$kind]=0
 	done
 	sql CHECKPOINT
-	for ((turn = 0; turn < turns; turn++)); do
-		order=("${kinds[@]}")
-		if ((turn % 2)); then mapfile -t order < <(printf '%s\n' "${kinds[@]}" | tac); fi
-		for kind in "${order[@]}"; do
-			tps=$(pgbench -T 1 -c "$clients" -j "$clients" -D kind="$kind" -f "$work/$script.sql" | awk '/^tps/ { print $3 }')
-			sum[$kind]=$(awk -v a="${sum[$kind]}" -v b="$tps" 'BEGIN { print a + b }')
-		done
+	in_turns "$turns" "$clients" "$work/$script.sql" "${kinds[@]}"
+	for kind in "${@:4}"; do
+		point "$key" "$kind" "$(ratio "${tps[$kind]}" "${tps[plain]}")"
+		point "$key.cpu" "$kind" "$(ratio "${spent[plain]}" "${spent[$kind]}")"
+		case $key in *_1) point capture_cost "${script_name[$script]}, $kind" "$(ratio "${tps[plain]}" "${tps[$kind]}")" ;; esac
 	done
-	for kind in "${@:4}"; do point "$key" "$kind" "$(ratio "${sum[$kind]}" "${sum[plain]}")"; done
 }
+declare -A script_name=([insert]=INSERT [city]=UPDATE)
 
 for ((i = 0; i < runs; i++)); do
-	plain=$(copy plain)
-	for kind in kapture_sync plpgsql; do point copy $kind "$(ratio "$(copy $kind)" "$plain")"; done
+	copy plain
+	plain=$seconds plain_cpu=$cpu_seconds
+	for kind in kapture_sync plpgsql; do
+		copy $kind
+		point copy $kind "$(ratio "$seconds" "$plain")"
+		point copy.cpu $kind "$(ratio "$cpu_seconds" "$plain_cpu")"
+		point capture_cost "COPY, $kind" "$(ratio "$seconds" "$plain")"
+	done
 	for c in 1 4; do
 		compare insert_$c insert $c kapture_sync plpgsql
 		compare update_$c city $c kapture_sync plpgsql

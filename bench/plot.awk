@@ -35,7 +35,9 @@ function median_of(k, s,  m, i, j, t, v) {
 	for (i = 2; i <= m; i++) for (j = i; j > 1 && v[j - 1] > v[j]; j--) { t = v[j]; v[j] = v[j - 1]; v[j - 1] = t }
 	return m % 2 ? v[(m + 1) / 2] : (v[m / 2] + v[m / 2 + 1]) / 2
 }
-function dots(k,  s, i, j, top, height, scale, step, v, y, name) {
+# Series "X, kapture_sync" and "X, plpgsql" are of one colour each; others in turn.
+function colour_of(s, j) { return s ~ /, kapture_sync$/ ? colour[1] : s ~ /, plpgsql$/ ? colour[2] : colour[(j - 1) % 5 + 1] }
+function dots(k,  s, i, j, top, height, scale, step, v, y) {
 	height = 62 + 34 * nseries[k] + 16
 	top = goal[k] == "-" ? 0 : goal[k]
 	for (j = 1; j <= nseries[k]; j++) for (i = 1; i <= n[k, series[k, j]]; i++) if (value[k, series[k, j], i] > top) top = value[k, series[k, j], i]
@@ -54,10 +56,10 @@ function dots(k,  s, i, j, top, height, scale, step, v, y, name) {
 		y = 62 + 34 * (j - 1)
 		label(left - 10, y + 4, s, 12, "end", ink)
 		v = median_of(k, s)
-		printf "<rect x=\"%.1f\" y=\"%.1f\" width=\"%.1f\" height=\"14\" fill=\"%s\" fill-opacity=\"0.3\"/>\n", left, y - 7, v * scale, colour[j] >file
-		line(left + v * scale, y - 10, left + v * scale, y + 10, colour[j], 2.5)
+		printf "<rect x=\"%.1f\" y=\"%.1f\" width=\"%.1f\" height=\"14\" fill=\"%s\" fill-opacity=\"0.3\"/>\n", left, y - 7, v * scale, colour_of(s, j) >file
+		line(left + v * scale, y - 10, left + v * scale, y + 10, colour_of(s, j), 2.5)
 		for (i = 1; i <= n[k, s]; i++)
-			printf "<circle cx=\"%.1f\" cy=\"%.1f\" r=\"3\" fill=\"%s\"/>\n", left + value[k, s, i] * scale, y, colour[j] >file
+			printf "<circle cx=\"%.1f\" cy=\"%.1f\" r=\"3\" fill=\"%s\"/>\n", left + value[k, s, i] * scale, y, colour_of(s, j) >file
 	}
 	if (goal[k] != "-") {
 		line(left + goal[k] * scale, 40, left + goal[k] * scale, height - 30, "#dc2626", 1.5, 1)
@@ -91,7 +93,7 @@ function curves(k,  s, i, j, topx, topy, sx, sy, height, step, v, path, y0) {
 		path = ""
 		for (i = 1; i <= n[k, s]; i++) path = path sprintf("%s%.1f,%.1f", i > 1 ? " " : "", 70 + x[k, s, i] * sx, y0 - value[k, s, i] * sy)
 		printf "<polyline points=\"%s\" fill=\"none\" stroke=\"%s\" stroke-width=\"1.8\"/>\n", path, colour[j] >file
-		label(70 + 150 * (j - 1), 42, "— " s, 12, "start", colour[j])
+		label(70 + 220 * (j - 1), 42, "— " s, 12, "start", colour[j])
 	}
 	print "</svg>" >file
 	close(file)

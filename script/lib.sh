@@ -26,16 +26,17 @@ need_packages() {
 		[ -e /etc/postgresql-common/createcluster.conf ] ||
 			echo 'create_main_cluster = false' | as_root tee /etc/postgresql-common/createcluster.conf >/dev/null
 	fi
-	# nor is any other daemon to be started
+	# nor is any other daemon to be started; and one run at a time installs
 	local rc=0
 	(
+		flock 9
 		if [ ! -e /usr/sbin/policy-rc.d ]; then
 			trap 'as_root rm -f /usr/sbin/policy-rc.d' EXIT
 			printf '#!/bin/sh\nexit 101\n' | as_root tee /usr/sbin/policy-rc.d >/dev/null
 			as_root chmod 755 /usr/sbin/policy-rc.d
 		fi
 		install_packages "${missing[@]}"
-	) || rc=$?
+	) 9<"$top/script/lib.sh" || rc=$?
 	# what was not here before is not to be started with the machine, either
 	if [ -x /usr/bin/deb-systemd-helper ]; then
 		for p in "${missing[@]}"; do
@@ -57,6 +58,9 @@ install_packages() {
 	done
 	return 1
 }
+
+# Macros of PostgreSQL with branches of their own, which script/coverage does not count.
+coverage_macros='(ereport|elog|Assert|foreach|CHECK_FOR_INTERRUPTS|PG_TRY|PG_CATCH|PG_FINALLY|PG_END_TRY|VARSIZE_ANY_EXHDR|VARDATA_ANY|heap_getattr|fastgetattr|SET_VARSIZE|MemSet)[ (]'
 
 # The server will not run as root: where we are root, it runs as this user.
 if [ "$(id -u)" = 0 ]; then runner=postgres; else runner=$(id -un); fi

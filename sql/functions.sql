@@ -1,6 +1,6 @@
 --
 -- Functions, procedures and triggers.  Also a part of upgrade scripts; there, a
--- function whose result or arguments changed is dropped before.
+-- function whose arguments changed is dropped behind, one whose result changed before.
 --
 
 --
@@ -299,7 +299,8 @@ COMMENT ON PROCEDURE @extschema@.kapture_resync(regclass, text, text[], integer,
 
 CREATE OR REPLACE FUNCTION @extschema@.kapture_verify(relation regclass, condition text DEFAULT NULL,
 	repair boolean DEFAULT false, name text DEFAULT NULL,
-	OUT row_key text, OUT kapture_customer_id bigint, OUT problem text, OUT field text, OUT here text, OUT there text)
+	OUT row_key text, OUT kapture_customer_id bigint, OUT problem text, OUT field text, OUT here text, OUT there text,
+	OUT name text)
 RETURNS SETOF record
 LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'kapture_verify';
 COMMENT ON FUNCTION @extschema@.kapture_verify(regclass, text, boolean, text) IS
@@ -313,7 +314,7 @@ COMMENT ON PROCEDURE @extschema@.kapture_verify_into(regclass, regclass, text, b
 'as kapture_verify, with the results in columns of the same names of a table of the caller''s; commits after each slice of rows; interrupted, the same call continues where it stopped, unless restart';
 
 CREATE OR REPLACE FUNCTION @extschema@.kapture_match(relation regclass, write boolean DEFAULT false, name text DEFAULT NULL,
-	OUT row_key text, OUT kapture_customer_id bigint, OUT found_by text, OUT problem text)
+	OUT row_key text, OUT kapture_customer_id bigint, OUT found_by text, OUT problem text, OUT name text)
 RETURNS SETOF record
 LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'kapture_match';
 COMMENT ON FUNCTION @extschema@.kapture_match(regclass, boolean, text) IS

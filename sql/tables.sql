@@ -160,7 +160,7 @@ COMMENT ON COLUMN @extschema@.kapture_delivery.again IS 'mapped columns that cha
 COMMENT ON COLUMN @extschema@.kapture_delivery.attempts IS 'number of the attempt; every change of state names the number, so that a late answer cannot touch a later attempt';
 COMMENT ON COLUMN @extschema@.kapture_delivery.failures IS 'failed attempts in a row, from which the next delay is reckoned';
 COMMENT ON COLUMN @extschema@.kapture_delivery.in_doubt IS 'a request was sent and its outcome is not known: until this time the request may still be running, and no other one is sent for the row; Kapture is asked before an Add is sent again';
-COMMENT ON COLUMN @extschema@.kapture_delivery.customer_id IS 'id received from Kapture that is not in the table yet';
+COMMENT ON COLUMN @extschema@.kapture_delivery.customer_id IS 'customer of which the row does not know: its id was received, or found, and is not in the table yet, or the row was deleted, which is to be reported';
 COMMENT ON COLUMN @extschema@.kapture_delivery.old_key IS 'the key that the row had when it was deleted';
 COMMENT ON COLUMN @extschema@.kapture_delivery.sent_phone IS 'phone of the Add that is being sent or in doubt, by which it can be found';
 COMMENT ON COLUMN @extschema@.kapture_delivery.sent_email IS 'email of that Add';
@@ -247,13 +247,15 @@ CREATE TABLE @extschema@.kapture_history (
 	finished_at timestamptz NOT NULL,
 	http_status integer,
 	message text,
-	relation regclass
+	relation regclass,
+	name text
 );
 CREATE INDEX kapture_history_finished ON @extschema@.kapture_history (attachment_id, finished_at);
 ALTER TABLE @extschema@.kapture_history REPLICA IDENTITY FULL;
 COMMENT ON TABLE @extschema@.kapture_history IS 'what became of each change';
 COMMENT ON COLUMN @extschema@.kapture_history.action IS 'add, update, link (the customer was there already), none (nothing to send), gone (the row is no more; Kapture has no delete, and keeps the customer with the id that is named), truncate (all rows of the table are no more)';
 COMMENT ON COLUMN @extschema@.kapture_history.relation IS 'the table that was attached; NULL: not known, of version 1.0';
+COMMENT ON COLUMN @extschema@.kapture_history.name IS 'of the table''s attachment, empty if it was given none; NULL: of version 1.0';
 -- Who owns a table reads what became of its changes.
 ALTER TABLE @extschema@.kapture_history ENABLE ROW LEVEL SECURITY;
 GRANT SELECT ON @extschema@.kapture_history TO PUBLIC;
@@ -564,6 +566,7 @@ CREATE TABLE @extschema@.kapture_inbox (
 	next_attempt timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
 	attempts integer NOT NULL DEFAULT 0,
 	last_error text,
+	server name NOT NULL,
 	PRIMARY KEY (attachment_id, customer_id)
 );
 CREATE INDEX kapture_inbox_due ON @extschema@.kapture_inbox (attachment_id, next_attempt) WHERE state = 'waiting';
@@ -572,6 +575,7 @@ COMMENT ON COLUMN @extschema@.kapture_inbox.state IS 'waiting: due at next_attem
 COMMENT ON COLUMN @extschema@.kapture_inbox.asked_at IS 'when Kapture was asked; what was sent later is newer';
 COMMENT ON COLUMN @extschema@.kapture_inbox.attempts IS 'tries so far';
 COMMENT ON COLUMN @extschema@.kapture_inbox.last_error IS 'why the last one did not do';
+COMMENT ON COLUMN @extschema@.kapture_inbox.server IS 'foreign server the customer was pulled from; nothing comes of it if the table goes to another one by now';
 
 CREATE TABLE @extschema@.kapture_pull (
 	server name PRIMARY KEY,

@@ -1,6 +1,6 @@
 --
--- Tables of 1.0 as they are in 1.1, and what must be gone before functions and
--- views are made anew.
+-- Tables of 1.0 as they are in 1.1.  What comes after functions and views have been
+-- made anew is in upgrade_end--1.0--1.1.sql.
 --
 
 -- First, so that a library of 1.0, which has no such function, ends this here.
@@ -80,17 +80,6 @@ COMMENT ON COLUMN @extschema@.kapture_follow.watched_columns IS 'columns of the 
 COMMENT ON COLUMN @extschema@.kapture_follow.waiting IS 'values whose rows are being looked for; NULL: none';
 COMMENT ON COLUMN @extschema@.kapture_follow.last_key IS 'key of the last row that was noted for them';
 
-DROP FUNCTION @extschema@.kapture_attach(regclass, jsonb, name, text, boolean);
-DROP FUNCTION @extschema@.kapture_check(name);
-DROP FUNCTION @extschema@.kapture_detach(regclass);
-DROP FUNCTION @extschema@.kapture_pause(regclass);
-DROP FUNCTION @extschema@.kapture_resume(regclass);
-DROP FUNCTION @extschema@.kapture_backfill_slice(regclass, integer);
-DROP PROCEDURE @extschema@.kapture_backfill(regclass, integer);
-DROP FUNCTION @extschema@.kapture_retry(regclass, text);
-DROP FUNCTION @extschema@.kapture_discard(regclass, text);
-DROP FUNCTION @extschema@.kapture_preview(regclass, text);
-
 CREATE TABLE @extschema@.kapture_inbox (
 	attachment_id integer NOT NULL,
 	customer_id bigint NOT NULL,
@@ -99,6 +88,7 @@ CREATE TABLE @extschema@.kapture_inbox (
 	next_attempt timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
 	attempts integer NOT NULL DEFAULT 0,
 	last_error text,
+	server name NOT NULL,
 	PRIMARY KEY (attachment_id, customer_id)
 );
 CREATE INDEX kapture_inbox_due ON @extschema@.kapture_inbox (attachment_id, next_attempt) WHERE state = 'waiting';
@@ -107,6 +97,7 @@ COMMENT ON COLUMN @extschema@.kapture_inbox.state IS 'waiting: due at next_attem
 COMMENT ON COLUMN @extschema@.kapture_inbox.asked_at IS 'when Kapture was asked; what was sent later is newer';
 COMMENT ON COLUMN @extschema@.kapture_inbox.attempts IS 'tries so far';
 COMMENT ON COLUMN @extschema@.kapture_inbox.last_error IS 'why the last one did not do';
+COMMENT ON COLUMN @extschema@.kapture_inbox.server IS 'foreign server the customer was pulled from; nothing comes of it if the table goes to another one by now';
 
 CREATE TABLE @extschema@.kapture_pull (
 	server name PRIMARY KEY,
@@ -241,12 +232,16 @@ CREATE UNIQUE INDEX kapture_delivery_row ON @extschema@.kapture_delivery
 COMMENT ON COLUMN @extschema@.kapture_column.attnum IS 'number of the column, by which a renamed column is found';
 COMMENT ON COLUMN @extschema@.kapture_delivery.state IS 'sending: claimed, a request may be in flight; retry: due at next_attempt; parked: waits for a change of the row or kapture_retry';
 COMMENT ON COLUMN @extschema@.kapture_delivery.attempts IS 'number of the attempt; every change of state names the number, so that a late answer cannot touch a later attempt';
+COMMENT ON COLUMN @extschema@.kapture_delivery.customer_id IS 'customer of which the row does not know: its id was received, or found, and is not in the table yet, or the row was deleted, which is to be reported';
 COMMENT ON COLUMN @extschema@.kapture_delivery.row_key IS 'present primary key of the row; NULL: the row is no more';
 COMMENT ON COLUMN @extschema@.kapture_delivery.changed IS 'mapped columns this delivery is to bring to Kapture';
 COMMENT ON COLUMN @extschema@.kapture_delivery.old_key IS 'the key that the row had when it was deleted';
 COMMENT ON COLUMN @extschema@.kapture_delivery.delivery_id IS 'stays the same when the row''s key changes';
-ALTER TABLE @extschema@.kapture_history ADD COLUMN relation regclass;
+ALTER TABLE @extschema@.kapture_history
+	ADD COLUMN relation regclass,
+	ADD COLUMN name text;
 COMMENT ON COLUMN @extschema@.kapture_history.relation IS 'the table that was attached; NULL: not known, of version 1.0';
+COMMENT ON COLUMN @extschema@.kapture_history.name IS 'of the table''s attachment, empty if it was given none; NULL: of version 1.0';
 COMMENT ON COLUMN @extschema@.kapture_history.action IS 'add, update, link (the customer was there already), none (nothing to send), gone (the row is no more; Kapture has no delete, and keeps the customer with the id that is named), truncate (all rows of the table are no more)';
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.kapture_delivery_delivery_id_seq', '');
 

@@ -20,6 +20,7 @@
 #include "utils/timestamp.h"
 
 #include "api/argument.h"
+#include "api/dialect.h"
 #include "api/field.h"
 #include "api/local_time.h"
 #include "api/option.h"
@@ -170,21 +171,52 @@ kapture_argument_check_criteria(Jsonb *criteria, bool documented)
 			 errhint("Give at least one of \"kapture_customer_id\", \"customer_id\", \"phone\" and \"email_id\".")));
 }
 
-/*
- * kapture_argument_advise
- *		Raises a NOTICE for each field of an object that Kapture does not document,
- *		or, if it "searches", by which it does not search.
- *
- * It is sent all the same: accounts have fields of their own.  But Kapture passes
- * over what it does not know without a word.
- */
-void
-kapture_argument_advise(Jsonb *object, bool searches)
+/* Raises a NOTICE for each field of an object that the account has another name for. */
+static void
+argument_advise_names(Jsonb *object, const KaptureDialectEntry *names)
 {
 	JsonbIterator *it = JsonbIteratorInit(&object->root);
 	JsonbIteratorToken token;
 	JsonbValue	value;
 
+	while ((token = JsonbIteratorNext(&it, &value, true)) != WJB_DONE)
+	{
+		const char *path;
+		char	   *name;
+
+		if (token != WJB_KEY || argument_field(&value) == NULL)
+			continue;
+		name = pnstrdup(value.val.string.val, value.val.string.len);
+		path = kapture_dialect_path(names, name);
+		if (strcmp(path, name) != 0 && !kapture_dialect_is_used(names, name))
+			ereport(NOTICE,
+					(errmsg("\"%s\" is \"%s\" in requests to this server", name, path),
+					 errdetail("It is sent as it is given; Kapture may ignore it."),
+					 errhint("Write it as the account wants it: options \"dialect\" and \"field_names\" are for rows.")));
+	}
+}
+
+/*
+ * kapture_argument_advise
+ *		Raises a NOTICE for each field of an object that Kapture does not document,
+ *		or, if it "searches", by which it does not search; where the account has
+ *		names of its own (not NULL), for each field that has another one there.
+ *
+ * It is sent all the same: accounts have fields of their own.  But Kapture passes
+ * over what it does not know without a word.
+ */
+void
+kapture_argument_advise(Jsonb *object, bool searches, const KaptureDialectEntry *names)
+{
+	JsonbIterator *it = JsonbIteratorInit(&object->root);
+	JsonbIteratorToken token;
+	JsonbValue	value;
+
+	if (names)
+	{
+		argument_advise_names(object, names);
+		return;
+	}
 	while ((token = JsonbIteratorNext(&it, &value, true)) != WJB_DONE)
 	{
 		const KaptureField *field = token == WJB_KEY ? argument_field(&value) : NULL;

@@ -14,6 +14,8 @@
 #include "utils/relcache.h"
 #include "utils/timestamp.h"
 
+#include "api/dialect.h"
+
 extern void kapture_argument_check_null(FunctionCallInfo fcinfo, int argno,
 										const char *name);
 extern void kapture_argument_check_owner(Oid relid);
@@ -21,7 +23,7 @@ extern Relation kapture_argument_open(Oid relid, LOCKMODE lockmode, void (*check
 extern Jsonb *kapture_argument_object(FunctionCallInfo fcinfo, int argno,
 									  const char *name);
 extern bool kapture_argument_is_given(const JsonbValue *value);
-extern void kapture_argument_advise(Jsonb *object, bool searches);
+extern void kapture_argument_advise(Jsonb *object, bool searches, const KaptureDialectEntry *names);
 extern void kapture_argument_check_criteria(Jsonb *criteria, bool documented);
 extern char *kapture_argument_body(Jsonb *object);
 extern void kapture_argument_range(FunctionCallInfo fcinfo, Timestamp *start,

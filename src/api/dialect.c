@@ -353,7 +353,7 @@ kapture_dialect_conflict(const KaptureDialectEntry *names, const KaptureDialectE
 		const char *field = kapture_fields[i].name;
 		char	   *path;
 
-		if (!kapture_fields[i].is_mapped && strcmp(field, DIALECT_ID) != 0)
+		if ((!kapture_fields[i].is_mapped || kapture_fields[i].is_extra) && strcmp(field, DIALECT_ID) != 0)
 			continue;
 		path = kapture_dialect_path(names, field);
 		foreach(lc, paths)
@@ -466,6 +466,21 @@ kapture_dialect_body(const KaptureDialectEntry *names, const KaptureDialectEntry
 	initStringInfo(&out);
 	dialect_write(&out, &root);
 	return out.data;
+}
+
+/*
+ * kapture_dialect_is_used
+ *		Is a field of ours called by this name in the account's requests?
+ */
+bool
+kapture_dialect_is_used(const KaptureDialectEntry *names, const char *name)
+{
+	for (const KaptureDialectEntry *entry = names; entry && entry->key; entry++)
+	{
+		if (strcmp(entry->value, name) == 0)
+			return true;
+	}
+	return false;
 }
 
 /*

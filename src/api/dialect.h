@@ -27,6 +27,7 @@ extern const char *kapture_dialect_preset(const char *dialect, const char *optio
 extern char *kapture_dialect_body(const KaptureDialectEntry *names, const KaptureDialectEntry *constants,
 								  const char *body);
 extern char *kapture_dialect_path(const KaptureDialectEntry *names, const char *field);
+extern bool kapture_dialect_is_used(const KaptureDialectEntry *names, const char *name);
 extern bool kapture_dialect_value(const KaptureDialectEntry *names, Jsonb *object,
 								  const char *field, JsonbValue *value);
 

@@ -154,9 +154,8 @@ call_send_object(FunctionCallInfo fcinfo, KaptureApi api, const char *name)
 	kapture_argument_check_null(fcinfo, 1, "server");
 	if (api == KAPTURE_API_GET)
 		kapture_argument_check_criteria(object, false);
-	kapture_argument_advise(object, api == KAPTURE_API_GET);
-
 	server = kapture_server_get(NameStr(*PG_GETARG_NAME(1)), GetUserId());
+	kapture_argument_advise(object, api == KAPTURE_API_GET, server->names[api]);
 	if (api == KAPTURE_API_UPDATE)
 	{
 		call_check_id(server, object);

@@ -206,6 +206,8 @@ complaint_hint_failed(KaptureApi api, int status, const KaptureReply *reply)
 		case KAPTURE_REFUSED:
 			if (is_write)
 				return errhint("What to do: %s.", kapture_hint_find(reply->message, 400, kapture_api_name(api)));
+			if (api == KAPTURE_API_PULL && reply->message[0] != '\0')
+				return errhint("Check options \"pull_form\", \"cm_id\" and \"pull_limit\" of the server: accounts want pulls in different forms.");
 			pg_fallthrough;
 		default:
 			return status >= 300 ? complaint_hint_status(api, status) : 0;

@@ -146,6 +146,20 @@ static const struct
 #define HINT_KEY \
 	"the key is wrong or has expired: ALTER USER MAPPING ... OPTIONS (SET auth_key '...'), and the queue continues automatically"
 
+#define HINT_REFUSED \
+	"Kapture refuses the row: if its words are about the row's values, correct it, and it is sent again automatically; if they are about the account, kapture_retry when that is put right"
+
+#define HINT_SEARCH \
+	"Kapture refuses the search: compare options get_path and get_field_names of the server with what the account wants; the row is retried automatically"
+
+/* Are these words of Kapture's own, of a refusal with a code that is none of a failure? */
+static bool
+hint_is_refusal(const char *normal, int status, const char *api)
+{
+	return status >= 200 && status < 300 && api[0] != '\0' && normal && normal[0] != '\0' && strncmp(normal, "kapture answered with", strlen("kapture answered with")) != 0 &&
+		strncmp(normal, "kapture's answer", strlen("kapture's answer")) != 0;
+}
+
 /* What an HTTP code alone says. */
 static const char *
 hint_of_status(int status)
@@ -170,7 +184,7 @@ hint_of_status(int status)
 	if (status >= 300 && status < 400)
 		return "the address has moved: check option url of the server; redirects are not followed";
 	if (status >= 400)
-		return "Kapture refuses the values of the row: correct it, and it is sent again automatically";
+		return HINT_REFUSED;
 	return "the answer is not Kapture's: check option url of the server";
 }
 
@@ -269,10 +283,24 @@ kapture_hint_find(const char *message, int status, const char *api)
 			return hint_messages[i].update && api && strcmp(api, "update") == 0 ?
 				hint_messages[i].update : hint_messages[i].hint;
 	}
-	if (api != NULL && message && kapture_words_mean(KAPTURE_API_ADD, message) == KAPTURE_MEANS_BAD_KEY)
-		return HINT_KEY;
+	if (api != NULL && message)
+	{
+		switch (kapture_words_mean(KAPTURE_API_ADD, message))
+		{
+			case KAPTURE_MEANS_BAD_KEY:
+				return HINT_KEY;
+			case KAPTURE_MEANS_TOO_MANY:
+				return hint_of_status(429);
+			case KAPTURE_MEANS_FAULT:
+				return hint_of_status(500);
+			default:
+				break;
+		}
+	}
 	if (api == NULL)
 		return message ? "the table, or a trigger, check or cast of it, raises this error: correct the table or the row, then kapture_retry" : NULL;
+	if (hint_is_refusal(normal, status, api))
+		return strcmp(api, "get") == 0 ? HINT_SEARCH : HINT_REFUSED;
 	return hint_of_status(status);
 }
 

@@ -428,33 +428,73 @@ message_one_line(const char *text, int len)
 	return line.data;
 }
 
+/*
+ * Which of Kapture's words to go by: the first that a rule knows, else the first that
+ * are any.  On one line; "" if there are none.
+ */
+static char *
+message_choose_words(KaptureApi api, char *const *words, int n)
+{
+	char	   *chosen = "";
+
+	for (int i = 0; i < n; i++)
+	{
+		char	   *line = words[i] ? message_one_line(words[i], strlen(words[i])) : "";
+
+		if (line[0] != '\0' && kapture_words_mean(api, line) != KAPTURE_MEANS_UNKNOWN)
+			return line;
+		if (chosen[0] == '\0')
+			chosen = line;
+	}
+	return pstrdup(chosen);
+}
+
 /* Kapture's words, wherever they are; "" if there are none. */
 static char *
-message_words(JsonbContainer *answer)
+message_words(KaptureApi api, JsonbContainer *answer)
 {
 	static const char *const names[] = {MESSAGE_WORDS};
+	char	   *words[lengthof(names)] = {NULL};
 	JsonbValue	value;
 
 	for (int i = 0; i < lengthof(names); i++)
 	{
 		if (message_find(answer, names[i], &value) && value.type == jbvString)
-			return message_one_line(value.val.string.val, value.val.string.len);
+			words[i] = pnstrdup(value.val.string.val, value.val.string.len);
 	}
-	return pstrdup("");
+	return message_choose_words(api, words, lengthof(names));
 }
 
-/* Does the answer have a status in words?  Is that "success"? */
+/* Does a status, as text, say "success"?  Kapture itself writes "successfull" in places. */
 static bool
-message_has_status(JsonbContainer *answer, bool *is_success)
+message_is_success(const char *text)
+{
+	return pg_strncasecmp(text + strspn(text, " "), "success", strlen("success")) == 0 ||
+		message_is_key(text, strlen(text), "ok") || strcmp(text, "true") == 0 || strcmp(text, "200") == 0;
+}
+
+/* Does a status, as text, decide?  A number does if it is that of a success or of a refusal. */
+static bool
+message_is_status(const char *text)
+{
+	return text[strspn(text, "0123456789")] != '\0' || text[0] == '4' || message_is_success(text);
+}
+
+/* The answer's status as text; NULL if it has none. */
+static char *
+message_status(JsonbContainer *answer)
 {
 	JsonbValue	value;
 
-	*is_success = false;
-	if (!message_find(answer, "status", &value) || value.type != jbvString)
-		return false;
-	*is_success = message_is_key(value.val.string.val, value.val.string.len,
-								 "success");
-	return true;
+	if (!message_find(answer, "status", &value))
+		return NULL;
+	if (value.type == jbvBool)
+		return value.val.boolean ? "true" : "false";
+	if (value.type == jbvString)
+		return pnstrdup(value.val.string.val, value.val.string.len);
+	if (value.type == jbvNumeric)
+		return DatumGetCString(DirectFunctionCall1(numeric_out, NumericGetDatum(value.val.numeric)));
+	return NULL;
 }
 
 
@@ -668,8 +708,10 @@ message_judge_taken(const char *words, KaptureReply *reply)
 	reply->named_id = kapture_words_customer_id(words);
 	if (phone != email)
 		return phone ? KAPTURE_DUPLICATE_PHONE : KAPTURE_DUPLICATE_EMAIL;
-	/* "Lead already exists" says whose it is instead */
-	return phone || reply->named_id != 0 ? KAPTURE_DUPLICATE_BOTH : KAPTURE_REFUSED;
+	/* "Lead already exists" may say whose it is; a code that is taken is no sign of one */
+	return phone || reply->named_id != 0 ||
+		((kapture_words_say(words, "lead") || kapture_words_say(words, "customer")) && !kapture_words_say(words, "code")) ?
+		KAPTURE_DUPLICATE_BOTH : KAPTURE_REFUSED;
 }
 
 /* An answer that does not say "success", by Kapture's words. */
@@ -689,6 +731,10 @@ message_judge_failure(KaptureApi api, const char *words, KaptureReply *reply)
 			return KAPTURE_NOT_FOUND;
 		case KAPTURE_MEANS_TAKEN:
 			return message_judge_taken(words, reply);
+		case KAPTURE_MEANS_TOO_MANY:
+			return KAPTURE_THROTTLED;
+		case KAPTURE_MEANS_FAULT:
+			return KAPTURE_BROKEN;
 		case KAPTURE_MEANS_BAD_VALUE:
 		case KAPTURE_MEANS_UNKNOWN:
 			break;
@@ -700,10 +746,30 @@ message_judge_failure(KaptureApi api, const char *words, KaptureReply *reply)
 typedef struct MessageFacts
 {
 	bool		is_object;
-	bool		has_status;		/* in words */
-	bool		is_success;		/* these are "success" */
+	bool		has_status;
+	bool		is_success;		/* it is "success" */
 	char	   *words;			/* Kapture's, on one line; "" if none */
 } MessageFacts;
+
+/* Takes in an answer's status, NULL if it has none. */
+static void
+message_note_status(MessageFacts *facts, const char *status)
+{
+	facts->has_status = status && message_is_status(status);
+	facts->is_success = status && message_is_success(status);
+}
+
+/*
+ * Does an answer to Add or Update that has no status say in its words that it is a
+ * success, as "Customer Added Successfully" does?
+ */
+static bool
+message_words_succeed(KaptureApi api, const MessageFacts *facts)
+{
+	return (api == KAPTURE_API_ADD || api == KAPTURE_API_UPDATE) && !facts->has_status &&
+		kapture_words_say(facts->words, "successful") && !kapture_words_say(facts->words, "unsuccess") &&
+		!kapture_words_say(facts->words, "notsuccess") && !kapture_words_say(facts->words, "fail");
+}
 
 /*
  * What an answer means that is no success: by words about the key, the HTTP code,
@@ -717,6 +783,10 @@ message_judge_facts(KaptureApi api, int status, const MessageFacts *facts, Kaptu
 	reply->verdict = KAPTURE_BROKEN;
 	if (!facts->is_success && kapture_words_mean(api, facts->words) == KAPTURE_MEANS_BAD_KEY)
 		reply->verdict = KAPTURE_DENIED;	/* some accounts say so with 200, 400 or 500 */
+	else if (status == 404 && facts->has_status && !facts->is_success &&
+			 (kapture_words_say(facts->words, "customer") || kapture_words_say(facts->words, "informationgiven")) &&
+			 kapture_words_mean(api, facts->words) == KAPTURE_MEANS_NOBODY)
+		reply->verdict = KAPTURE_NOT_FOUND; /* it is the customer that is not there, not the API */
 	else if (status == 401 || status == 403 || status == 404)
 		reply->verdict = KAPTURE_DENIED;
 	else if (status == 429)
@@ -726,7 +796,7 @@ message_judge_facts(KaptureApi api, int status, const MessageFacts *facts, Kaptu
 		reply->verdict = KAPTURE_BROKEN;
 	else if (!facts->is_object)
 		reply->verdict = status >= 400 ? KAPTURE_REFUSED : KAPTURE_BROKEN;
-	else if (facts->is_success)
+	else if (facts->is_success || (status < 400 && message_words_succeed(api, facts)))
 		return status >= 400;
 	else
 	{
@@ -737,6 +807,22 @@ message_judge_facts(KaptureApi api, int status, const MessageFacts *facts, Kaptu
 			reply->verdict = KAPTURE_BROKEN;
 	}
 	return true;
+}
+
+/*
+ * The object that an answer is; NULL if it is none.  What is sent in an array may be
+ * answered in one: the only element of that, for APIs that answer about one object.
+ */
+static JsonbContainer *
+message_object(KaptureApi api, Jsonb *answer)
+{
+	JsonbContainer *object;
+
+	if (JB_ROOT_IS_OBJECT(answer))
+		return &answer->root;
+	if (api == KAPTURE_API_GET || api == KAPTURE_API_PULL || JB_ROOT_IS_SCALAR(answer) || JB_ROOT_COUNT(answer) != 1)
+		return NULL;
+	return message_is_object(getIthJsonbValueFromContainer(&answer->root, 0), &object) ? object : NULL;
 }
 
 /*
@@ -758,13 +844,15 @@ void
 kapture_message_judge(KaptureApi api, int status, Jsonb *answer,
 					  KaptureReply *reply)
 {
-	MessageFacts facts = {.is_object = answer != NULL && JB_ROOT_IS_OBJECT(answer)};
+	MessageFacts facts = {0};
+	JsonbContainer *object = answer ? message_object(api, answer) : NULL;
 
+	facts.is_object = object != NULL;
 	if (facts.is_object)
-		facts.has_status = message_has_status(&answer->root, &facts.is_success);
-	facts.words = facts.is_object ? message_words(&answer->root) : pstrdup("");
+		message_note_status(&facts, message_status(object));
+	facts.words = facts.is_object ? message_words(api, object) : pstrdup("");
 	if (!message_judge_facts(api, status, &facts, reply))
-		reply->verdict = message_judge_success(api, &answer->root, reply);
+		reply->verdict = message_judge_success(api, object, reply);
 }
 
 
@@ -779,6 +867,8 @@ typedef struct MessageScan
 {
 	JsonLexContext *lex;
 	bool		unescape;		/* the text has escapes */
+	int			depth;			/* arrays around the object: 0 or 1 */
+	int			nelements;		/* of that one */
 	bool		in_enquiry;		/* inside of an object of that name */
 	char	   *words[4];		/* see message_words() */
 	char	   *status;			/* NULL: none in words */
@@ -812,6 +902,16 @@ message_scan_string(const MessageScan *scan)
 		 !kapture_cleanse_number_fits(lex->token_start, lex->token_terminator - lex->token_start)))
 		return message_scan_text(scan);
 	return NULL;
+}
+
+/* The present token's text if it is a string, a number or a boolean; else NULL. */
+static char *
+message_scan_scalar(const MessageScan *scan)
+{
+	JsonTokenType type = scan->lex->token_type;
+
+	return type == JSON_TOKEN_STRING || type == JSON_TOKEN_NUMBER || type == JSON_TOKEN_TRUE || type == JSON_TOKEN_FALSE ?
+		message_scan_text(scan) : NULL;
 }
 
 /* The present token as a customer's id, 0 if it is none. */
@@ -882,7 +982,7 @@ message_scan_field(void *arg, char *fname, bool isnull)
 {
 	static const char *const words[] = {MESSAGE_WORDS};
 	MessageScan *scan = arg;
-	int			level = scan->lex->lex_level;
+	int			level = scan->lex->lex_level - scan->depth;
 	const char *name;
 	int			len;
 
@@ -891,6 +991,9 @@ message_scan_field(void *arg, char *fname, bool isnull)
 	if (level > 2 || (level == 2 && !scan->in_enquiry))
 		KAPTURE_JSON_RETURN;
 	name = message_scan_name(scan, fname, &len);
+	/* all names that are looked for begin with these, or may be written with these before */
+	if (len == 0 || strchr("cekmprs _", pg_ascii_tolower((unsigned char) name[0])) == NULL)
+		KAPTURE_JSON_RETURN;
 	if (message_is_key(name, len, "kapturecustomerid"))
 		*(level == 1 ? &scan->id : &scan->enquiry_id) = message_scan_id(scan);
 	if (level == 2 || !scan->has_enquiry)
@@ -903,7 +1006,7 @@ message_scan_field(void *arg, char *fname, bool isnull)
 		memset(scan->repeated, 0, sizeof(scan->repeated));
 	}
 	else if (message_is_key(name, len, "status"))
-		scan->status = message_scan_string(scan);
+		scan->status = message_scan_scalar(scan);
 	for (int i = 0; i < lengthof(words); i++)
 	{
 		if (message_is_key(name, len, words[i]))
@@ -912,15 +1015,28 @@ message_scan_field(void *arg, char *fname, bool isnull)
 	KAPTURE_JSON_RETURN;
 }
 
+/* Counts the elements of the array around the object; what is none makes it no answer. */
+KAPTURE_JSON_ACTION
+message_scan_element(void *arg, bool isnull)
+{
+	MessageScan *scan = arg;
+
+	if (scan->lex->lex_level == 1)
+		scan->nelements += scan->lex->token_type == JSON_TOKEN_OBJECT_START ? 1 : 2;
+	KAPTURE_JSON_RETURN;
+}
+
 /*
- * Listens to the parser of an answer.  Returns whether the answer is an object;
- * *why is set if it is not JSON.
+ * Listens to the parser of an answer.  Returns whether the answer is an object, or
+ * one in an array; *why is set if it is not JSON.
  */
 static bool
 message_scan(MessageScan *scan, const char *body, size_t len, char **why)
 {
-	JsonSemAction actions = {.semstate = scan, .object_field_start = message_scan_field};
+	JsonSemAction actions = {.semstate = scan, .object_field_start = message_scan_field,
+	.array_element_start = message_scan_element};
 	const char *text = body;
+	size_t		start = 0;
 	JsonParseErrorType error;
 
 	*why = NULL;
@@ -934,6 +1050,9 @@ message_scan(MessageScan *scan, const char *body, size_t len, char **why)
 			return false;
 		len = strlen(text);
 	}
+	while (start < len && (unsigned char) text[start] <= 0x20)
+		start++;
+	scan->depth = start < len && text[start] == '[' ? 1 : 0;
 	/* taking every string apart costs more than all the rest */
 	scan->unescape = memchr(text, '\\', len) != NULL;
 	scan->lex = makeJsonLexContextCstringLen(NULL, (char *) text, len, GetDatabaseEncoding(), scan->unescape);
@@ -943,7 +1062,7 @@ message_scan(MessageScan *scan, const char *body, size_t len, char **why)
 		*why = message_complaint(error, scan->lex);
 		return false;
 	}
-	return text[strspn(text, " \t\n\r")] == '{';
+	return scan->depth == 1 ? scan->nelements == 1 : text[start] == '{';
 }
 
 /*
@@ -960,20 +1079,14 @@ kapture_message_judge_written(KaptureApi api, int status, const char *body, size
 							  KaptureReply *reply, char **why)
 {
 	MessageScan scan = {0};
-	MessageFacts facts = {.words = ""};
+	MessageFacts facts = {.words = pstrdup("")};
 
 	facts.is_object = message_scan(&scan, body, len, why);
 	if (facts.is_object)
 	{
-		facts.has_status = scan.status != NULL;
-		facts.is_success = scan.status && message_is_key(scan.status, strlen(scan.status), "success");
-		for (int i = lengthof(scan.words) - 1; i >= 0; i--)
-		{
-			if (scan.words[i])
-				facts.words = scan.words[i];
-		}
+		message_note_status(&facts, scan.status);
+		facts.words = message_choose_words(api, scan.words, lengthof(scan.words));
 	}
-	facts.words = message_one_line(facts.words, strlen(facts.words));
 
 	if (message_judge_facts(api, status, &facts, reply))
 		return;

@@ -76,6 +76,13 @@ url_path_problem(const char *path)
 		return "it does not begin with \"/\"";
 	if (path[1] == '/')
 		return "it begins with \"//\", behind which a host is named";
+	for (const char *p = path; *p != '\0' && *p != '?'; p++)
+	{
+		const char *part = p + 1;
+
+		if (*p == '/' && part[strspn(part, ".")] == ';' && strspn(part, ".") <= 2)
+			return "it has a part that is nothing but parameters, which some servers read as \".\" or \"..\"";
+	}
 	for (const char *p = path; *p != '\0'; p++)
 	{
 		if ((unsigned char) *p <= 0x20 || (unsigned char) *p >= 0x7F)

@@ -18,6 +18,8 @@
 #define WORDS_GET		(1 << KAPTURE_API_GET)
 #define WORDS_PULL		(1 << KAPTURE_API_PULL)
 #define WORDS_WRITE		(WORDS_ADD | WORDS_UPDATE)
+#define WORDS_READ		(WORDS_GET | WORDS_PULL)
+#define WORDS_VALUES	(WORDS_WRITE | WORDS_GET)	/* have values of a row */
 #define WORDS_ANY		(~0)	/* other modules, too */
 
 /* A text with "words", in lower case and without blanks, has that meaning. */
@@ -29,32 +31,63 @@ static const struct
 }			word_rules[] =
 {
 	/* the key of an API: each has one of its own, and each expires */
-	{WORDS_ANY, "invalidauthkey", KAPTURE_MEANS_BAD_KEY},
-	{WORDS_ANY, "authkeyinvalid", KAPTURE_MEANS_BAD_KEY},
-	{WORDS_ANY, "authkeyexpired", KAPTURE_MEANS_BAD_KEY},
-	{WORDS_ANY, "messagekeyexpired", KAPTURE_MEANS_BAD_KEY},
+	{WORDS_ANY, "authkey", KAPTURE_MEANS_BAD_KEY},
+	{WORDS_ANY, "apikey", KAPTURE_MEANS_BAD_KEY},
+	{WORDS_ANY, "messagekey", KAPTURE_MEANS_BAD_KEY},
+	{WORDS_ANY, "keyexpired", KAPTURE_MEANS_BAD_KEY},
+	{WORDS_ANY, "keyhasexpired", KAPTURE_MEANS_BAD_KEY},
+	{WORDS_ANY, "keyisexpired", KAPTURE_MEANS_BAD_KEY},
 	{WORDS_ANY, "apiexpired", KAPTURE_MEANS_BAD_KEY},
-	{WORDS_ANY, "apikeyexpired", KAPTURE_MEANS_BAD_KEY},
-	{WORDS_ANY, "invalidapikey", KAPTURE_MEANS_BAD_KEY},
+	{WORDS_ANY, "apihasexpired", KAPTURE_MEANS_BAD_KEY},
 	{WORDS_ANY, "insufficientpermission", KAPTURE_MEANS_BAD_KEY},
+	{WORDS_ANY, "invalidusername", KAPTURE_MEANS_BAD_KEY},
+	{WORDS_ANY, "invalidcredential", KAPTURE_MEANS_BAD_KEY},
+	{WORDS_ANY, "unauthorized", KAPTURE_MEANS_BAD_KEY},
+	{WORDS_ANY, "unauthorised", KAPTURE_MEANS_BAD_KEY},
 
 	/* an object where an array is wanted, or the other way round; another dialect */
 	{WORDS_ANY, "invalidjson", KAPTURE_MEANS_BAD_FORM},
+	{WORDS_ANY, "jsonexception", KAPTURE_MEANS_BAD_FORM},
+	{WORDS_ANY, "jsonarraytext", KAPTURE_MEANS_BAD_FORM},
+	{WORDS_ANY, "jsonobjecttext", KAPTURE_MEANS_BAD_FORM},
 	{WORDS_ANY, "invalidapi", KAPTURE_MEANS_BAD_FORM},
 	{WORDS_ANY, "unknownapi", KAPTURE_MEANS_BAD_FORM},
 
 	{WORDS_GET, "doesnotexist", KAPTURE_MEANS_NOBODY},
-	{WORDS_PULL, "nocustomer", KAPTURE_MEANS_NOBODY},
+	{WORDS_READ, "notfound", KAPTURE_MEANS_NOBODY},
+	{WORDS_READ, "norecord", KAPTURE_MEANS_NOBODY},
+	{WORDS_READ, "nodata", KAPTURE_MEANS_NOBODY},
+	{WORDS_READ, "nocustomer", KAPTURE_MEANS_NOBODY},
 
 	{WORDS_WRITE, "alreadyexist", KAPTURE_MEANS_TAKEN},
+	{WORDS_WRITE, "alreadypresent", KAPTURE_MEANS_TAKEN},
+	{WORDS_WRITE, "alreadyregistered", KAPTURE_MEANS_TAKEN},
+	{WORDS_WRITE, "alreadyinuse", KAPTURE_MEANS_TAKEN},
+	{WORDS_WRITE, "duplicate", KAPTURE_MEANS_TAKEN},
+
+	/* what an account demands of fields beside the three that identify a customer; no name, phone or email is meant */
+	{WORDS_WRITE, "contactperson", KAPTURE_MEANS_UNKNOWN},
+	{WORDS_WRITE, "assignemp", KAPTURE_MEANS_UNKNOWN},
+	{WORDS_WRITE, "campaignname", KAPTURE_MEANS_UNKNOWN},
+	{WORDS_WRITE, "username", KAPTURE_MEANS_UNKNOWN},
 
 	{WORDS_WRITE, "doesnotexist", KAPTURE_MEANS_BAD_VALUE},
-	{WORDS_WRITE, "required", KAPTURE_MEANS_BAD_VALUE},
-	{WORDS_WRITE, "mandatory", KAPTURE_MEANS_BAD_VALUE},
-	{WORDS_WRITE, "phone", KAPTURE_MEANS_BAD_VALUE},
-	{WORDS_WRITE, "mobile", KAPTURE_MEANS_BAD_VALUE},
-	{WORDS_WRITE, "email", KAPTURE_MEANS_BAD_VALUE},
+	{WORDS_VALUES, "phone", KAPTURE_MEANS_BAD_VALUE},
+	{WORDS_VALUES, "mobile", KAPTURE_MEANS_BAD_VALUE},
+	{WORDS_VALUES, "email", KAPTURE_MEANS_BAD_VALUE},
 	{WORDS_WRITE, "name", KAPTURE_MEANS_BAD_VALUE},
+
+	/* a fault of the server's, or too much for it, whatever the HTTP code */
+	{WORDS_ANY, "toomanyrequest", KAPTURE_MEANS_TOO_MANY},
+	{WORDS_ANY, "ratelimit", KAPTURE_MEANS_TOO_MANY},
+	{WORDS_ANY, "quotaexceeded", KAPTURE_MEANS_TOO_MANY},
+	{WORDS_ANY, "internalserver", KAPTURE_MEANS_FAULT},
+	{WORDS_ANY, "internalerror", KAPTURE_MEANS_FAULT},
+	{WORDS_ANY, "serverbusy", KAPTURE_MEANS_FAULT},
+	{WORDS_ANY, "serviceunavailable", KAPTURE_MEANS_FAULT},
+	{WORDS_ANY, "temporarilyunavailable", KAPTURE_MEANS_FAULT},
+	{WORDS_ANY, "undermaintenance", KAPTURE_MEANS_FAULT},
+	{WORDS_ANY, "tryagainlater", KAPTURE_MEANS_FAULT},
 };
 
 /* Is this character left out of account? */

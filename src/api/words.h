@@ -17,7 +17,9 @@ typedef enum KaptureMeaning
 	KAPTURE_MEANS_BAD_FORM,		/* the body does not have the account's form */
 	KAPTURE_MEANS_NOBODY,		/* Get, Pull: there is no such customer */
 	KAPTURE_MEANS_TAKEN,		/* Add, Update: the customer exists already */
-	KAPTURE_MEANS_BAD_VALUE		/* Add, Update: a value of the customer is at fault */
+	KAPTURE_MEANS_BAD_VALUE,	/* Add, Update, Get: a value of the customer is at fault */
+	KAPTURE_MEANS_TOO_MANY,		/* fewer requests are wanted */
+	KAPTURE_MEANS_FAULT			/* Kapture itself failed */
 } KaptureMeaning;
 
 extern bool kapture_words_say(const char *text, const char *words);

@@ -219,8 +219,6 @@ user_code_access(ObjectAccessType access, Oid class, Oid object, int subid, void
  * ------------------------------------------------------------------------
  */
 
-static void user_code_check_type(Oid type);
-
 /* The types of the columns of a relation, or of the fields of a composite type. */
 static void
 user_code_check_columns(TupleDesc desc)
@@ -230,13 +228,16 @@ user_code_check_columns(TupleDesc desc)
 		Form_pg_attribute attr = TupleDescAttr(desc, i);
 
 		if (!attr->attisdropped)
-			user_code_check_type(attr->atttypid);
+			kapture_user_code_check_type(attr->atttypid);
 	}
 }
 
-/* Refuses types that hold an expression of a stranger's: domains, in whatever they are. */
-static void
-user_code_check_type(Oid type)
+/*
+ * Errors out (42501) if a type holds an expression of a role that the current user does
+ * not trust: domains, in whatever they are.
+ */
+void
+kapture_user_code_check_type(Oid type)
 {
 	HeapTuple	tuple;
 	Form_pg_type form;
@@ -263,7 +264,7 @@ user_code_check_type(Oid type)
 	if ((kind == TYPTYPE_DOMAIN || kind == TYPTYPE_COMPOSITE) && !user_code_trusts(GetUserId(), owner))
 		user_code_refuse(owner, psprintf("type %s", format_type_extended(type, -1, FORMAT_TYPE_FORCE_QUALIFY)));
 	if (OidIsValid(inner))
-		user_code_check_type(inner);
+		kapture_user_code_check_type(inner);
 	else if (kind == TYPTYPE_COMPOSITE)
 	{
 		TupleDesc	desc = lookup_rowtype_tupdesc(type, -1);
@@ -363,7 +364,7 @@ user_code_check_condition(Node *node, void *context)
 		case T_ArrayCoerceExpr:
 		case T_CoerceToDomain:
 		case T_ConvertRowtypeExpr:
-			user_code_check_type(exprType(node));	/* whose checks are no functions of the condition */
+			kapture_user_code_check_type(exprType(node));	/* whose checks are no functions of the condition */
 			break;
 		default:
 			break;
@@ -522,7 +523,7 @@ user_code_check_node(Node *node, void *context)
 		case T_CoerceViaIO:
 		case T_ArrayCoerceExpr:
 		case T_CoerceToDomain:
-			user_code_check_type(exprType(node));
+			kapture_user_code_check_type(exprType(node));
 			break;
 		default:
 			break;

@@ -23,6 +23,7 @@ extern int	kapture_user_code_execute(const char *sql, int nargs, Oid *types, Dat
 									  const char *nulls, bool read_only);
 extern void kapture_user_code_allow(List *relations);
 extern bool kapture_user_code_is_harmless(Oid funcid);
+extern void kapture_user_code_check_type(Oid type);
 extern bool kapture_user_code_has_strangers(void);
 extern void kapture_user_code_check_partition(Oid relid);
 extern void kapture_user_code_check_partitions(void);

@@ -22,6 +22,7 @@
 #include "nodes/nodeFuncs.h"
 #include "rewrite/rewriteHandler.h"
 #include "rewrite/rewriteSupport.h"
+#include "storage/lmgr.h"
 #include "utils/fmgroids.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
@@ -121,8 +122,9 @@ view_has_whole_row(Node *node, void *context)
 
 /*
  * Returns the numbers of the columns of a table that the views among the relations of
- * "tree" read, in the current memory context; *all: it may be any.  The views stay
- * locked.
+ * "tree" read, in the current memory context; *all: it may be any, as of a view that
+ * somebody has locked: who asks need not be whom the view concerns, and does not wait
+ * for it.  The others stay locked.
  */
 List *
 kapture_view_reads(List *tree, Oid relid, bool *all)
@@ -138,9 +140,10 @@ kapture_view_reads(List *tree, Oid relid, bool *all)
 		if (get_rel_relkind(lfirst_oid(lc)) != RELKIND_VIEW)
 			continue;
 		view_visit(lfirst_oid(lc), view_add_column, &reads);
-		view = relation_open(lfirst_oid(lc), AccessShareLock);
-		*all |= view_has_whole_row((Node *) get_view_query(view), NULL);
-		relation_close(view, NoLock);
+		view = ConditionalLockRelationOid(lfirst_oid(lc), AccessShareLock) ? try_relation_open(lfirst_oid(lc), NoLock) : NULL;
+		*all |= view == NULL || view_has_whole_row((Node *) get_view_query(view), NULL);
+		if (view)
+			relation_close(view, NoLock);
 	}
 	return reads.attnums;
 }

@@ -15,6 +15,9 @@
 #include "calls/call_outcome.h"
 #include "traffic/pacing.h"
 
+/* Keys of an object that has no more than a message, a reason and a status. */
+#define OUTCOME_WORDS		3
+
 /*
  * The object that decides about an answer: itself, or the only element of an
  * array; NULL if there is none.
@@ -53,6 +56,16 @@ outcome_says_failed(Jsonb *object)
 }
 
 /*
+ * Is an object nothing but a few words about the request?  Words within the content of
+ * another answer, as a ticket's may be about somebody's key, say nothing of ours.
+ */
+static bool
+outcome_is_words(Jsonb *object)
+{
+	return object && JB_ROOT_COUNT(object) <= OUTCOME_WORDS;
+}
+
+/*
  * What an answer means that came whole; "json" is it, or NULL.  Modules answer with
  * arrays, and with objects that have no status, or one of something else.
  */
@@ -65,7 +78,8 @@ outcome_judge(int status, Jsonb *json, const char **message)
 
 	kapture_message_judge(KAPTURE_API_MODULE, status, object, &reply);
 	*message = reply.message;
-	if (may_succeed && reply.verdict != KAPTURE_DENIED && !(object && outcome_says_failed(object)))
+	if (may_succeed && !(object && outcome_says_failed(object)) &&
+		(reply.verdict != KAPTURE_DENIED || !outcome_is_words(object)))
 		return KAPTURE_SUCCESS;
 	return reply.verdict;
 }
@@ -122,8 +136,10 @@ kapture_call_outcome(const KaptureCall *call, const KaptureHttpAnswer *answer, T
 	outcome->answer = kapture_message_parse(answer->body, answer->body_len, NULL, &why);
 	verdict = outcome_judge(answer->status, outcome->answer, &outcome->message);
 	outcome->message = kapture_text_cut(outcome->message);
-	if (outcome->message[0] == '\0' && outcome->answer == NULL)
-		outcome->message = psprintf("the answer with HTTP code %d is not JSON", answer->status);
+	if (outcome->message[0] == '\0' && verdict != KAPTURE_SUCCESS)
+		outcome->message = psprintf("the answer with HTTP code %d %s", answer->status,
+									answer->body_len == 0 ? "is empty" :
+									outcome->answer == NULL ? "is not JSON" : "has no message");
 	switch (verdict)
 	{
 		case KAPTURE_DENIED:

@@ -5,6 +5,7 @@
 #include "postgres.h"
 
 #include "utils/jsonb.h"
+#include "utils/memutils.h"
 
 #include "api/columns.h"
 #include "api/reply.h"
@@ -55,6 +56,8 @@ kapture_ask(const char *server, Oid userid, List *searches)
 {
 	List	   *bodies = NIL;
 	List	   *gets = NIL;
+	MemoryContext scratch;		/* of an answer */
+	MemoryContext old = CurrentMemoryContext;
 	KaptureFetch *fetch;
 	const KaptureWindow *window;
 	ListCell   *lc;
@@ -80,12 +83,17 @@ kapture_ask(const char *server, Oid userid, List *searches)
 	if (bodies == NIL)
 		return;
 	fetch = kapture_fetch_gets(server, userid, bodies);
+	scratch = AllocSetContextCreate(old, "kapture answer", ALLOCSET_DEFAULT_SIZES);
 	while ((window = kapture_fetch_next(fetch)) != NULL)
 	{
 		AskGet	   *get = list_nth(gets, window->number);
 
+		MemoryContextSwitchTo(scratch);
 		*(get->by_phone ? &get->search->by_phone : &get->search->by_email) = ask_customer(window, get);
+		MemoryContextSwitchTo(old);
+		MemoryContextReset(scratch);
 	}
+	MemoryContextDelete(scratch);
 }
 
 /*

@@ -18,7 +18,9 @@
  * Some accounts give pages of whole days (option pull_form): then a window is a
  * day, whose pages are asked for one after the other until one is empty, or two in
  * a row are shorter than others were.  That a page has fewer customers than were
- * asked for says nothing, as the account may give no more.  A customer who is added meanwhile may push others to the next page, where
+ * asked for says nothing, as the account may give no more.  A page that repeats the
+ * one before, and an empty one behind a full one, are asked for again: an account that
+ * slips once would have customers left out.  A customer who is added meanwhile may push others to the next page, where
  * they come again; readers take that for what it is.
  *
  * Windows whose number of customers looks like a limit of the server's are
@@ -76,6 +78,19 @@
  */
 #define FETCH_ROUND			50
 
+/*
+ * Gets that are begun together, for each connection, and at most: at the start and the end of a fetch, not all
+ * connections are busy.
+ */
+#define FETCH_ROUND_GETS	50
+#define FETCH_ROUND_MAX		10000
+
+/*
+ * Gets that have been sent or answered and wait for their turn, for each connection: a late answer keeps as many others
+ * from being handed out, but no connection from being used.
+ */
+#define FETCH_GETS_AHEAD	4
+
 /* Pages in a row with fewer customers than others, after which there are no more: what still comes is new. */
 #define FETCH_SHORTER		2
 
@@ -102,6 +117,7 @@ typedef struct FetchSlot
 	int			repeats;		/* pages in a row with nobody new */
 	int			fullest;		/* customers of a page so far, at most */
 	int			shorter;		/* pages in a row with fewer */
+	bool		doubted;		/* the page is empty, and was asked for again for it */
 	uint64	   *last;			/* hashes of the page before, in order; NULL: none */
 	int			nlast;
 	int			attempts;
@@ -429,6 +445,9 @@ fetch_look(KaptureFetch *fetch, FetchSlot *slot)
 		return;
 	}
 	fetch->answered = true;
+	/* answers of a pull may grow from window to window; those to Gets are alike */
+	if (fetch->api == KAPTURE_API_GET)
+		fetch->allowed = fetch->pool.most * FETCH_GETS_AHEAD;
 	if (answer->status >= 500 || answer->status == 429 ||
 		answer->status == 408 || answer->status == 425)
 		(void) fetch_retry(fetch, slot);
@@ -516,6 +535,24 @@ fetch_is_repeated(FetchSlot *slot, const KaptureList *list)
 }
 
 /*
+ * Is an empty page to be asked for again, as the one before it does not look like the
+ * last?  Once for each page.
+ */
+static bool
+fetch_doubts_end(FetchSlot *slot, const KaptureList *list)
+{
+	int			before = slot->nlast;
+	bool		was_full = before == slot->fullest &&
+		(before >= slot->fetch->limit || before % FETCH_ROUND == 0 || slot->offset > before);
+
+	if (list && list->ncustomers > 0)
+		slot->doubted = false;
+	else if (slot->offset > 0 && was_full && !slot->doubted)
+		return slot->doubted = true;
+	return false;
+}
+
+/*
  * Was this the last page of its window?  If not, the slot is to ask for the next
  * one.  An account may leave the offset out of account: then a page that was full,
  * or looks like a limit, is all that it will ever give.
@@ -530,9 +567,11 @@ fetch_is_last_page(FetchSlot *slot, const KaptureList *list)
 		return true;
 	if (!fetch_is_repeated(slot, list))
 		slot->repeats = 0;
+	else if (++slot->repeats == 1)
+		return false;			/* asked for again */
 	else if (n < fetch->limit && n % FETCH_ROUND != 0)
 		return true;
-	else if (++slot->repeats >= FETCH_REPEATS)
+	else if (slot->repeats >= FETCH_REPEATS)
 		ereport(ERROR,
 				(errcode(ERRCODE_FDW_ERROR),
 				 errmsg("server \"%s\" returns the same %d customers on each page", fetch->server, n),
@@ -632,7 +671,8 @@ fetch_hand_out(KaptureFetch *fetch, FetchSlot *slot, const KaptureReply *reply, 
 		fetch_turn_page(slot);
 	else
 		fetch_take_off(fetch, slot);
-	fetch->allowed = Min(fetch->allowed + 1, fetch->pool.most);
+	if (fetch->api == KAPTURE_API_PULL)
+		fetch->allowed = Min(fetch->allowed + 1, fetch->pool.most);
 }
 
 /* Makes a window of the first slot's answer.  False if it is asked for again. */
@@ -663,6 +703,11 @@ fetch_accept(KaptureFetch *fetch, FetchSlot *slot)
 	{
 		kapture_http_release(slot->request);
 		pfree(slot);
+		done = false;
+	}
+	else if (done && fetch->paged && fetch_doubts_end(slot, reply.verdict == KAPTURE_SUCCESS ? list : NULL))
+	{
+		fetch_turn_page(slot);
 		done = false;
 	}
 	else if (done)
@@ -713,6 +758,8 @@ kapture_fetch_poll(KaptureFetch *fetch, const KaptureWindow **window, TimestampT
 	fetch_note_absence(fetch);
 	do
 	{
+		/* what has ended makes room for what is due */
+		fetch_reap(fetch);
 		fetch_plan(fetch);
 		if (fetch->slots == NIL)
 			state = KAPTURE_FETCH_END;
@@ -721,7 +768,6 @@ kapture_fetch_poll(KaptureFetch *fetch, const KaptureWindow **window, TimestampT
 			FetchSlot  *slot = fetch_first(fetch);
 
 			*when = fetch_send_due(fetch);
-			fetch_reap(fetch);
 			if (slot->state == FETCH_READY)
 			{
 				bool		begun = fetch_begin_work(fetch);
@@ -937,6 +983,19 @@ kapture_fetch_gets(const char *server, Oid userid, List *bodies)
 		fetch->bodies = lappend(fetch->bodies, pstrdup(lfirst(lc)));
 	MemoryContextSwitchTo(old);
 	return fetch;
+}
+
+/*
+ * kapture_fetch_round
+ *		How many Gets should be begun together at least, so that the server's
+ *		connections are busy nearly all the time.
+ *
+ * Errors as kapture_server_get().
+ */
+int
+kapture_fetch_round(const char *server, Oid userid)
+{
+	return Min(kapture_server_get(server, userid)->max_connections * FETCH_ROUND_GETS, FETCH_ROUND_MAX);
 }
 
 /*

@@ -22,6 +22,7 @@
 #include "storage/lmgr.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
+#include "utils/guc.h"
 #include "utils/inval.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
@@ -37,8 +38,10 @@
 #include "follow/follow.h"
 #include "follow/follow_capture.h"
 #include "follow/follow_condition.h"
+#include "mapping/bystander.h"
 #include "mapping/expression.h"
 #include "table/attach.h"
+#include "table/attach_find.h"
 #include "table/capture_buffer.h"
 #include "table/row_sql.h"
 
@@ -216,6 +219,7 @@ kapture_follow(PG_FUNCTION_ARGS)
 				 errmsg("argument \"condition\" must not read the source's row as a whole"),
 				 errhint("Write the columns that it is about.")));
 	kept = kapture_follow_deparse(condition, RelationGetRelid(source), att->root, "target");
+	kapture_follow_check_kept(kept);
 	if (!follow_store(target, RelationGetRelid(source), kept, &reads))
 		ereport(ERROR,
 				(errcode(ERRCODE_DUPLICATE_OBJECT),
@@ -229,18 +233,29 @@ kapture_follow(PG_FUNCTION_ARGS)
 	PG_RETURN_VOID();
 }
 
+/* Does an attached table follow another one? */
+static bool
+follow_exists(Oid source, Oid relation)
+{
+	Oid			types[2] = {REGCLASSOID, REGCLASSOID};
+	Datum		values[2] = {ObjectIdGetDatum(source), ObjectIdGetDatum(relation)};
+
+	return kapture_own_text("SELECT 1 FROM @.kapture_follow WHERE source = $1 AND relation = $2 LIMIT 1", 2, types, values) != NULL;
+}
+
 /* Drops the triggers of a table that nobody follows any more, if it is the caller's. */
 static void
 follow_drop_triggers(Oid relid)
 {
 	Oid			types[1] = {REGCLASSOID};
 	Datum		values[1] = {ObjectIdGetDatum(relid)};
-	char	   *name = kapture_row_relation_name(relid);
+	char	   *name;
 
 	if (!OidIsValid(get_trigger_oid(relid, KAPTURE_FOLLOW_TRIGGER, true)) ||
 		!object_ownercheck(RelationRelationId, relid, GetUserId()) ||
 		kapture_own_text("SELECT 1 FROM @.kapture_follow WHERE source = $1 LIMIT 1", 1, types, values) != NULL)
 		return;
+	name = kapture_row_relation_name(relid);
 	follow_execute_ddl(psprintf("DROP TRIGGER IF EXISTS " KAPTURE_FOLLOW_TRIGGER " ON %s", name));
 	follow_execute_ddl(psprintf("DROP TRIGGER IF EXISTS " KAPTURE_FOLLOW_TRUNCATE_TRIGGER " ON %s", name));
 }
@@ -261,6 +276,8 @@ kapture_unfollow(PG_FUNCTION_ARGS)
 
 	kapture_argument_check_null(fcinfo, 0, "source");
 	att = kapture_attach_find_table(fcinfo, 1, ShareUpdateExclusiveLock);
+	if (!follow_exists(PG_GETARG_OID(0), att->root))
+		PG_RETURN_INT32(0);		/* its lock is not to be waited for, either */
 	if (!PG_ARGISNULL(2))
 	{
 		Relation	source = relation_open(PG_GETARG_OID(0), AccessShareLock);
@@ -360,6 +377,7 @@ follow_do_parse(void *arg)
 	FollowText *follow = arg;
 	Relation	source = try_relation_open(follow->source, NoLock);
 	Relation	target = try_relation_open(follow->relation, NoLock);
+	int			nestlevel = NewGUCNestLevel();
 	Oid			userid;
 	int			sec_context;
 
@@ -367,9 +385,14 @@ follow_do_parse(void *arg)
 	{
 		GetUserIdAndSecContext(&userid, &sec_context);
 		SetUserIdAndSecContext(target->rd_rel->relowner, sec_context | SECURITY_RESTRICTED_OPERATION);
+		/* names mean what they were kept as; and it may read tables that somebody has locked */
+		(void) set_config_option("search_path", "pg_catalog, pg_temp", PGC_USERSET, PGC_S_SESSION,
+								 GUC_ACTION_SAVE, true, 0, false);
+		kapture_bystander_hurry();
 		follow->condition = kapture_follow_parse(source, target, follow->text);
 		SetUserIdAndSecContext(userid, sec_context);
 	}
+	AtEOXact_GUC(false, nestlevel);
 	if (source)
 		relation_close(source, NoLock);
 	if (target)
@@ -397,6 +420,8 @@ kapture_follow_before_rename(void)
 		if (ConditionalLockRelationOid(follow->relation, AccessShareLock))
 		{
 			error = kapture_guard_step(follow_do_parse, follow);
+			if (error && error->sqlerrcode == ERRCODE_QUERY_CANCELED)
+				ReThrowError(error);
 			if (error)
 				FreeErrorData(error);
 			UnlockRelationOid(follow->relation, AccessShareLock);
@@ -429,7 +454,8 @@ kapture_follow_after_rename(List *follows)
 		now = kapture_follow_deparse(follow->condition, follow->source, follow->relation, "target");
 		values[1] = CStringGetTextDatum(now);
 		if (strcmp(now, follow->text) != 0)
-			(void) kapture_own_execute("UPDATE @.kapture_follow SET condition = $2 WHERE follow_id = $1", 2, types, values);
+			(void) kapture_bystander_execute(follow->relation, "UPDATE @.kapture_follow SET condition = $2 WHERE follow_id = $1",
+											 2, types, values);
 	}
 }
 
@@ -441,16 +467,25 @@ void
 kapture_follow_column_renamed(Oid relid, const char *from, const char *to)
 {
 	NameData	names[2];
-	Oid			types[3] = {REGCLASSOID, NAMEOID, NAMEOID};
-	Datum		values[3] = {ObjectIdGetDatum(relid), NameGetDatum(&names[0]), NameGetDatum(&names[1])};
+	Oid			types[3] = {INT4OID, NAMEOID, NAMEOID};
+	Datum		values[3] = {(Datum) 0, NameGetDatum(&names[0]), NameGetDatum(&names[1])};
+	uint64		n = 0;
+	ListCell   *lc;
 
-	if (!OidIsValid(kapture_catalog_relid(KAPTURE_TABLE_FOLLOW)))
-		return;
 	namestrcpy(&names[0], from);
 	namestrcpy(&names[1], to);
-	if (kapture_own_execute("UPDATE @.kapture_follow SET value_columns = pg_catalog.array_replace(value_columns, $2, $3),"
-							" watched_columns = pg_catalog.array_replace(watched_columns, $2, $3)"
-							" WHERE source = $1 AND ($2 = ANY (value_columns) OR $2 = ANY (watched_columns))", 3, types, values) > 0)
+	foreach(lc, follow_all())
+	{
+		const FollowText *follow = lfirst(lc);
+
+		if (follow->source != relid)
+			continue;
+		values[0] = Int32GetDatum(follow->id);
+		n += kapture_bystander_execute(follow->relation, "UPDATE @.kapture_follow SET value_columns = pg_catalog.array_replace(value_columns, $2, $3),"
+									   " watched_columns = pg_catalog.array_replace(watched_columns, $2, $3)"
+									   " WHERE follow_id = $1 AND ($2 = ANY (value_columns) OR $2 = ANY (watched_columns))", 3, types, values);
+	}
+	if (n > 0)
 		follow_announce(relid);
 }
 
@@ -501,8 +536,8 @@ kapture_follow_view_changed(void)
 		kapture_follow_find_reads(follow->condition, &reads);
 		watched = follow_watched(attachments, follow->source, &reads);
 		values[1] = CStringGetTextDatum(watched ? watched : "");
-		if (kapture_own_execute("UPDATE @.kapture_follow SET watched_columns = nullif($2, '')::name[]"
-								" WHERE follow_id = $1 AND watched_columns IS DISTINCT FROM nullif($2, '')::name[]", 2, types, values) > 0)
+		if (kapture_bystander_execute(follow->relation, "UPDATE @.kapture_follow SET watched_columns = nullif($2, '')::name[]"
+									  " WHERE follow_id = $1 AND watched_columns IS DISTINCT FROM nullif($2, '')::name[]", 2, types, values) > 0)
 			follow_announce(follow->relation);
 	}
 }

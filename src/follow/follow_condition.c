@@ -22,6 +22,10 @@
 
 #include "base/compat.h"
 #include "follow/follow_condition.h"
+#include "mapping/literal.h"
+
+/* Bytes of a condition's text, which is understood anew whenever anybody renames something. */
+#define CONDITION_MAX_LENGTH	65536
 
 /* Positions in errors are those in the condition. */
 static void
@@ -73,7 +77,8 @@ condition_scope(ParseState *parent, Relation rel, char *alias, const char *text)
 
 /*
  * Understands a condition, with the names of the session, in the current memory
- * context.  Errors as parsing does; 42601 if it is no expression, 42P17 if it is volatile.
+ * context.  Errors as parsing does; 42601 if it is no expression, 42P17 if it is volatile,
+ * 54000 if it is too long, and those of kapture_literal_check().
  */
 Node *
 kapture_follow_parse(Relation source, Relation target, const char *condition)
@@ -82,12 +87,20 @@ kapture_follow_parse(Relation source, Relation target, const char *condition)
 	.previous = error_context_stack};
 	ParseState *outer;
 	ParseState *inner;
+	Node	   *raw;
 	Node	   *node;
 
 	error_context_stack = &callback;
+	if (strlen(condition) > CONDITION_MAX_LENGTH)
+		ereport(ERROR,
+				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+				 errmsg("argument \"condition\" is too long"),
+				 errdetail("It has %zu bytes; at most %d are allowed.", strlen(condition), CONDITION_MAX_LENGTH)));
 	outer = condition_scope(NULL, source, "source", condition);
 	inner = condition_scope(outer, target, "target", condition);
-	node = transformWhereClause(inner, condition_parse_raw(condition), EXPR_KIND_WHERE, "condition");
+	raw = condition_parse_raw(condition);
+	kapture_literal_check(raw, "argument \"condition\"");
+	node = transformWhereClause(inner, raw, EXPR_KIND_WHERE, "condition");
 	assign_expr_collations(inner, node);
 	if (contain_volatile_functions(node))
 		ereport(ERROR,
@@ -95,6 +108,16 @@ kapture_follow_parse(Relation source, Relation target, const char *condition)
 				 errmsg("argument \"condition\" must not call volatile functions")));
 	error_context_stack = callback.previous;
 	return node;
+}
+
+/*
+ * Errors out, as kapture_literal_check(), if the text that is to be kept of a condition
+ * must not be: there, literals have the types that they were taken for.
+ */
+void
+kapture_follow_check_kept(const char *condition)
+{
+	kapture_literal_check(condition_parse_raw(condition), "argument \"condition\"");
 }
 
 /*

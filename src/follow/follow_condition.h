@@ -21,6 +21,7 @@ typedef struct KaptureFollowReads
 } KaptureFollowReads;
 
 extern Node *kapture_follow_parse(Relation source, Relation target, const char *condition);
+extern void kapture_follow_check_kept(const char *condition);
 extern char *kapture_follow_deparse(Node *condition, Oid source, Oid target, const char *target_alias);
 extern void kapture_follow_find_reads(Node *condition, KaptureFollowReads *reads);
 

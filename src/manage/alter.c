@@ -37,6 +37,8 @@
 #include "mapping/field_map.h"
 #include "mapping/source.h"
 #include "table/attach.h"
+#include "table/attach_find.h"
+#include "table/attach_trigger.h"
 #include "table/binding.h"
 #include "table/capture.h"
 #include "table/capture_buffer.h"
@@ -276,7 +278,7 @@ alter_mapping(Alter *alter)
 	}
 	for (int i = 0; i < att->nkeys; i++)
 		keys = lappend(keys, att->keys[i].name);
-	view = relation_open(source, AccessShareLock);
+	view = kapture_source_open(alter->rel, source);
 	given = kapture_source_take(alter->rel, view, keys);
 	alter_replace_fields(alter, kapture_mapping_take_of_view(view, columns, given->keys));
 	relation_close(view, NoLock);

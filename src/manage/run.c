@@ -24,7 +24,7 @@
 #include "base/procedure.h"
 #include "manage/run.h"
 #include "mapping/condition.h"
-#include "table/attach.h"
+#include "table/attach_find.h"
 #include "table/row_io.h"
 
 /* Rows a slice has, at most. */

@@ -51,7 +51,12 @@
 #include "base/owner_sql.h"
 #include "base/user_code.h"
 #include "cluster/guard.h"
+#include "mapping/bystander.h"
 #include "mapping/expression.h"
+#include "mapping/literal.h"
+
+/* Bytes of an expression's text. */
+#define EXPRESSION_MAX_LENGTH	65536
 
 /* What is being understood, for its errors. */
 typedef struct ExpressionSubject
@@ -90,6 +95,18 @@ expression_error_callback(void *arg)
  * Understanding
  * ------------------------------------------------------------------------
  */
+
+/* Refuses what others would wait for: it is understood anew whenever anybody renames something. */
+static void
+expression_check_length(const ExpressionSubject *subject)
+{
+	if (strlen(subject->text) > EXPRESSION_MAX_LENGTH)
+		ereport(ERROR,
+				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+				 errmsg("%s is too long", expression_name(subject->field)),
+				 errdetail("It has %zu bytes; at most %d are allowed.", strlen(subject->text), EXPRESSION_MAX_LENGTH),
+				 errhint("Put it into a function.")));
+}
 
 /* The one expression that a text consists of; errors if it is another thing. */
 static Node *
@@ -140,13 +157,17 @@ expression_parse(Relation rel, const char *text, const char *field)
 	ErrorContextCallback callback = {.callback = expression_error_callback, .arg = &subject, .previous = error_context_stack};
 	ParseState *pstate = make_parsestate(NULL);
 	ParseNamespaceItem *item;
+	Node	   *raw;
 	Node	   *node;
 
 	error_context_stack = &callback;
+	expression_check_length(&subject);
 	pstate->p_sourcetext = text;
 	item = addRangeTableEntryForRelation(pstate, rel, AccessShareLock, NULL, false, true);
 	addNSItemToQuery(pstate, item, false, true, true);
-	node = transformExpr(pstate, expression_parse_raw(&subject), EXPR_KIND_SELECT_TARGET);
+	raw = expression_parse_raw(&subject);
+	kapture_literal_check(raw, expression_name(field));
+	node = transformExpr(pstate, raw, EXPR_KIND_SELECT_TARGET);
 	expression_check_scope(pstate, &subject);
 	if (field == NULL)
 		node = coerce_to_boolean(pstate, node, "filter");
@@ -287,7 +308,8 @@ expression_take_reads(KaptureGivenExpression *given, Node *node, Relation rel, c
  * Takes an expression over the rows of a table that a user gives for a field, or, if
  * "field" is NULL, as filter, in the current memory context.  Names are those of the
  * session.  Errors as parsing does; 0A000 for what sees more than the row, 42P17 for
- * volatile functions, 42501 for functions that the table's owner is not to run so.
+ * volatile functions, 42501 for functions that the table's owner is not to run so, 54000
+ * for too long a text, and those of kapture_literal_check().
  */
 KaptureGivenExpression *
 kapture_expression_take(Relation rel, const char *text, const char *field)
@@ -298,6 +320,8 @@ kapture_expression_take(Relation rel, const char *text, const char *field)
 	expression_check_functions(node, field);
 	expression_take_reads(given, node, rel, field);
 	given->text = expression_deparse(node, RelationGetRelationName(rel), RelationGetRelid(rel), false);
+	/* there, literals have the types that they were taken for */
+	kapture_literal_check(expression_parse_raw(&(ExpressionSubject) {given->text, field}), expression_name(field));
 	return given;
 }
 
@@ -344,6 +368,7 @@ typedef struct ExpressionPrepare
 {
 	const KaptureAttachment *att;
 	bool		again;			/* they have been understood before */
+	bool		hurry;			/* somebody waits whom the table does not concern */
 	const char *field;			/* of the one that is being understood */
 } ExpressionPrepare;
 
@@ -377,12 +402,16 @@ expression_do_prepare(void *arg)
 {
 	ExpressionPrepare *prepare = arg;
 	const KaptureAttachment *att = prepare->att;
-	Relation	rel = relation_open(att->root, AccessShareLock);
-	Relation	source = att->source_name ? relation_open(att->source, AccessShareLock) : rel;
 	int			nestlevel = NewGUCNestLevel();
+	Relation	rel;
+	Relation	source;
 	Oid			userid;
 	int			sec_context;
 
+	if (prepare->hurry)
+		kapture_bystander_hurry();
+	rel = relation_open(att->root, AccessShareLock);
+	source = att->source_name ? relation_open(att->source, AccessShareLock) : rel;
 	GetUserIdAndSecContext(&userid, &sec_context);
 	SetUserIdAndSecContext(rel->rd_rel->relowner, sec_context | SECURITY_RESTRICTED_OPERATION);
 	(void) set_config_option("search_path", "pg_catalog, pg_temp", PGC_USERSET, PGC_S_SESSION,
@@ -407,7 +436,7 @@ expression_do_prepare(void *arg)
 static void
 expression_try(const KaptureAttachment *att, bool again)
 {
-	ExpressionPrepare prepare = {att, again, NULL};
+	ExpressionPrepare prepare = {.att = att, .again = again};
 	ErrorData  *error = kapture_guard_step(expression_do_prepare, &prepare);
 
 	if (error && kapture_guard_will_pass(error))
@@ -474,6 +503,7 @@ kapture_expression_sql(const KaptureAttachment *att, const KaptureExpression *ex
 typedef struct ExpressionText
 {
 	Oid			relid;
+	Oid			root;			/* the attached table */
 	int32		attachment_id;
 	int			bit;			/* -1: the filter, -2: the source */
 	char	   *text;
@@ -508,6 +538,7 @@ expression_add_text(List *texts, const KaptureAttachment *att, int bit, const Ka
 	ExpressionText *text = palloc(sizeof(ExpressionText));
 
 	text->relid = expression_relation(att, expression);
+	text->root = att->root;
 	text->attachment_id = att->id;
 	text->bit = bit;
 	text->text = expression->text;
@@ -521,10 +552,28 @@ expression_add_source(List *texts, const KaptureAttachment *att)
 	ExpressionText *text = palloc0(sizeof(ExpressionText));
 
 	text->relid = att->source;
+	text->root = att->root;
 	text->attachment_id = att->id;
 	text->bit = -2;
 	text->text = att->source_name;
 	return lappend(texts, text);
+}
+
+/*
+ * Are the expressions of an attachment understood?  Whatever keeps them from being so is
+ * its owner's, and not to be an error of whoever renames something.
+ */
+static bool
+expression_is_understood(const KaptureAttachment *att)
+{
+	ExpressionPrepare prepare = {.att = att, .hurry = true};
+	ErrorData  *error = kapture_guard_step(expression_do_prepare, &prepare);
+
+	if (error && error->sqlerrcode == ERRCODE_QUERY_CANCELED)
+		ReThrowError(error);
+	if (error)
+		FreeErrorData(error);
+	return error == NULL;
 }
 
 /* Adds the expressions of an attachment, unless they are not understood. */
@@ -533,7 +582,7 @@ expression_add_texts_of(List *texts, const KaptureAttachment *att)
 {
 	if (OidIsValid(att->source))
 		texts = expression_add_source(texts, att);
-	if (!kapture_expression_is_any(att) || kapture_expression_problem(att) != NULL)
+	if (!kapture_expression_is_any(att) || !expression_is_understood(att))
 		return texts;
 	for (int i = 0; i < att->ncolumns; i++)
 	{
@@ -593,12 +642,14 @@ expression_store_text(const ExpressionText *text, const char *now)
 	Datum		values[3] = {Int32GetDatum(text->attachment_id), CStringGetTextDatum(now), Int32GetDatum(text->bit)};
 
 	if (text->bit == -2)
-		(void) kapture_own_execute("UPDATE @.kapture_attachment SET source = $2 WHERE attachment_id = $1", 2, types, values);
+		(void) kapture_bystander_execute(text->root, "UPDATE @.kapture_attachment SET source = $2 WHERE attachment_id = $1",
+										 2, types, values);
 	else if (text->bit == -1)
-		(void) kapture_own_execute("UPDATE @.kapture_attachment SET filter = $2 WHERE attachment_id = $1", 2, types, values);
+		(void) kapture_bystander_execute(text->root, "UPDATE @.kapture_attachment SET filter = $2 WHERE attachment_id = $1",
+										 2, types, values);
 	else
-		(void) kapture_own_execute("UPDATE @.kapture_column SET expression = $2 WHERE attachment_id = $1 AND bit = $3",
-								   3, types, values);
+		(void) kapture_bystander_execute(text->root, "UPDATE @.kapture_column SET expression = $2 WHERE attachment_id = $1 AND bit = $3",
+										 3, types, values);
 }
 
 /*

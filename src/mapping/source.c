@@ -29,6 +29,7 @@
 #include "base/compat.h"
 #include "base/owner_sql.h"
 #include "base/view_tree.h"
+#include "mapping/bystander.h"
 #include "mapping/source.h"
 
 static char *
@@ -47,6 +48,31 @@ source_find_reads(KaptureGivenExpression *reads, List *tree, Oid relid)
 		reads->reads = lappend(reads->reads, get_attname(relid, lfirst_int(lc), false));
 }
 
+/* Refuses a view that the table's owner may not read. */
+static void
+source_check_rights(Relation rel, Oid view)
+{
+	if (pg_class_aclcheck(view, rel->rd_rel->relowner, ACL_SELECT) != ACLCHECK_OK)
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("permission denied for view %s", get_rel_name(view)),
+				 errdetail("Role \"%s\", the owner of table \"%s\", reads it for Kapture.",
+						   GetUserNameFromId(rel->rd_rel->relowner, false), RelationGetRelationName(rel)),
+				 errhint("Use GRANT SELECT.")));
+}
+
+/*
+ * Opens the view that a user gives for a table.  The rights to it are checked before it is
+ * locked: who waits for a lock has others wait behind.  Errors: 42P01 there is none, 42501
+ * the table's owner may not read it.
+ */
+Relation
+kapture_source_open(Relation rel, Oid view)
+{
+	source_check_rights(rel, view);
+	return relation_open(view, AccessShareLock);
+}
+
 /* Refuses a view in which the rows of the table cannot be found, or that its owner may not read. */
 static void
 source_check(Relation rel, Relation view, List *keys)
@@ -61,13 +87,7 @@ source_check(Relation rel, Relation view, List *keys)
 				 view->rd_rel->relkind == RELKIND_MATVIEW ?
 				 errhint("Make a plain view of the same query: what a materialized view shows changes without a change of the table.") :
 				 errhint("Make a view with the primary key of table \"%s\", and columns named like Kapture's fields.", RelationGetRelationName(rel))));
-	if (pg_class_aclcheck(RelationGetRelid(view), rel->rd_rel->relowner, ACL_SELECT) != ACLCHECK_OK)
-		ereport(ERROR,
-				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-				 errmsg("permission denied for view %s", RelationGetRelationName(view)),
-				 errdetail("Role \"%s\", the owner of table \"%s\", reads it for Kapture.",
-						   GetUserNameFromId(rel->rd_rel->relowner, false), RelationGetRelationName(rel)),
-				 errhint("Use GRANT SELECT.")));
+	source_check_rights(rel, RelationGetRelid(view));
 	foreach(lc, keys)
 	{
 		const char *key = lfirst(lc);
@@ -138,8 +158,18 @@ source_store_reads(int32 attachment_id, Oid relid, Oid view)
 	source_find_reads(&reads, kapture_view_tree(view), relid);
 	names = kapture_expression_reads(&reads);
 	values[1] = CStringGetTextDatum(names ? names : "");
-	(void) kapture_own_execute("UPDATE @.kapture_attachment SET source_columns = nullif($2, '')::name[] WHERE attachment_id = $1",
-							   2, types, values);
+	(void) kapture_bystander_execute(relid, "UPDATE @.kapture_attachment SET source_columns = nullif($2, '')::name[] WHERE attachment_id = $1",
+									 2, types, values);
+}
+
+/* The name of the view that the values of an attachment come from; NULL: they come from its table. */
+static char *
+source_of(const KaptureAttached *attached)
+{
+	Oid			types[1] = {INT4OID};
+	Datum		values[1] = {Int32GetDatum(attached->id)};
+
+	return kapture_own_text("SELECT source FROM @.kapture_attachment WHERE attachment_id = $1", 1, types, values);
 }
 
 /*
@@ -157,9 +187,7 @@ kapture_source_changed(Oid view)
 	foreach(lc, relids != NIL ? kapture_catalog_attached() : NIL)
 	{
 		const KaptureAttached *attached = lfirst(lc);
-		Oid			types[1] = {INT4OID};
-		Datum		values[1] = {Int32GetDatum(attached->id)};
-		char	   *name = kapture_own_text("SELECT source FROM @.kapture_attachment WHERE attachment_id = $1", 1, types, values);
+		char	   *name = source_of(attached);
 		Oid			source = name ? kapture_catalog_find_relation(name) : InvalidOid;
 
 		if (!OidIsValid(source) || get_rel_relkind(source) != RELKIND_VIEW ||
@@ -180,16 +208,26 @@ bool
 kapture_source_column_renamed(Oid view, const char *from, const char *to)
 {
 	NameData	names[2];
-	Oid			types[3] = {TEXTOID, NAMEOID, NAMEOID};
-	Datum		values[3] = {CStringGetTextDatum(source_name(view)), NameGetDatum(&names[0]), NameGetDatum(&names[1])};
-	uint64		n;
+	Oid			types[3] = {INT4OID, NAMEOID, NAMEOID};
+	Datum		values[3] = {(Datum) 0, NameGetDatum(&names[0]), NameGetDatum(&names[1])};
+	const char *changed = source_name(view);
+	uint64		n = 0;
+	ListCell   *lc;
 
 	namestrcpy(&names[0], from);
 	namestrcpy(&names[1], to);
-	n = kapture_own_execute("UPDATE @.kapture_column c SET column_name = $3 FROM @.kapture_attachment a"
-							" WHERE a.attachment_id = c.attachment_id AND a.source = $1 AND c.column_name = $2",
-							3, types, values);
-	n += kapture_own_execute("UPDATE @.kapture_attachment SET source_keys = pg_catalog.array_replace(source_keys, $2, $3)"
-							 " WHERE source = $1 AND $2 = ANY (source_keys)", 3, types, values);
+	foreach(lc, kapture_catalog_attached())
+	{
+		const KaptureAttached *attached = lfirst(lc);
+		const char *name = source_of(attached);
+
+		if (name == NULL || strcmp(name, changed) != 0)
+			continue;
+		values[0] = Int32GetDatum(attached->id);
+		n += kapture_bystander_execute(attached->relid, "UPDATE @.kapture_column SET column_name = $3"
+									   " WHERE attachment_id = $1 AND column_name = $2", 3, types, values);
+		n += kapture_bystander_execute(attached->relid, "UPDATE @.kapture_attachment SET source_keys = pg_catalog.array_replace(source_keys, $2, $3)"
+									   " WHERE attachment_id = $1 AND $2 = ANY (source_keys)", 3, types, values);
+	}
 	return n > 0;
 }

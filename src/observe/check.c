@@ -140,6 +140,8 @@ check_worker_is_well(const char *server, const char **why, const char **hint)
 		{
 			*why = psprintf("the worker holds the queue back: %s", report.message);
 			*hint = kapture_hint_find(report.message, 0, "");
+			*hint = *hint ? kapture_hint_sentence(*hint) :
+				"The steps below tell what is wrong now; the rows that wait have hints of their own in kapture_failures.";
 			return false;
 		}
 	}

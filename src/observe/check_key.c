@@ -9,6 +9,7 @@
 #include "postgres.h"
 
 #include "api/reply.h"
+#include "base/compat.h"
 #include "fetch/fetch.h"
 #include "observe/check_key.h"
 
@@ -55,7 +56,7 @@ check_key_hint(KaptureApi api, int status, const KaptureReply *reply)
 	{
 		case KAPTURE_DENIED:
 			return status == 404 ?
-				psprintf("Check options \"url\" and \"%s_path\" of the server.", name) :
+				psprintf("Nothing is there: check options \"url\" and \"%s_path\" of the server, or set option \"dialect\", which has paths of its own.", name) :
 				psprintf("The key of this API is wrong, has expired or may not do this: set \"%s_auth_key\", or \"auth_key\", in the user mapping; an account that wants it in a header has \"%s_headers\" there.", name, name);
 		case KAPTURE_MISFIT:
 			return api == KAPTURE_API_ADD || api == KAPTURE_API_UPDATE ?
@@ -69,6 +70,10 @@ check_key_hint(KaptureApi api, int status, const KaptureReply *reply)
 			return "Look in Kapture for an empty customer, and remove it.";
 		case KAPTURE_BROKEN:
 			return "Kapture, or a proxy in front of it, is failing: try again later. If that continues, check option \"url\" of the server.";
+		case KAPTURE_REFUSED:
+			if (api == KAPTURE_API_PULL)
+				return "Kapture's message may be about the form of pulls: check options \"pull_form\", \"cm_id\" and \"pull_limit\" of the server.";
+			pg_fallthrough;
 		default:
 			return "Kapture's message is about the account or its options, which docs/your-account.md explains.";
 	}
@@ -119,7 +124,8 @@ kapture_check_key_judge(KaptureApi api, const KaptureHttpAnswer *answer,
 	if (json == NULL)
 	{
 		*detail = psprintf("the answer is not JSON (HTTP code %d); see option url", answer->status);
-		*hint = "The answer is not Kapture's: check option \"url\" of the server. If the port speaks TLS, it must begin with https.";
+		*hint = answer->status == 404 ? check_key_hint(api, answer->status, &reply) :
+			"The answer is not Kapture's: check option \"url\" of the server. If the port speaks TLS, it must begin with https.";
 	}
 	else
 	{

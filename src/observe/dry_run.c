@@ -35,15 +35,21 @@
 #include "base/compat.h"
 #include "base/version.h"
 #include "fetch/ask.h"
+#include "fetch/fetch.h"
 #include "mapping/draft.h"
 #include "mapping/field_map.h"
+#include "mapping/source.h"
 #include "push/task.h"
 #include "table/row_io.h"
 
 PG_FUNCTION_INFO_V1(kapture_dry_run);
 
-/* Rows read and asked for together. */
+/* Rows read together, and bytes of those that are asked for together, about. */
 #define DRY_RUN_SLICE		500
+#define DRY_RUN_ROUND_BYTES	(8 * 1024 * 1024)
+
+/* Gets for a row: by its phone and by its email. */
+#define DRY_RUN_GETS		2
 
 /* As kapture_attach() would add it. */
 #define DRY_RUN_ID_COLUMN	"kapture_customer_id"
@@ -229,9 +235,9 @@ dry_run_put(DryRun *run, const DryRunItem *item)
 	tuplestore_putvalues(run->rsinfo->setResult, run->rsinfo->setDesc, values, nulls);
 }
 
-/* The rows with these keys. */
-static void
-dry_run_rows(DryRun *run, List *keys)
+/* Reads the rows with these keys; returns them as items, with what the worker would do. */
+static List *
+dry_run_read(DryRun *run, List *keys)
 {
 	List	   *items = NIL;
 	List	   *rows = NIL;
@@ -252,6 +258,42 @@ dry_run_rows(DryRun *run, List *keys)
 		kapture_row_fill_ids(run->attached, rows);
 	foreach(lc, items)
 		dry_run_plan(run, lfirst(lc));
+	return items;
+}
+
+/*
+ * The next rows behind the key *after.  With "ask", that is slice by slice, as many as
+ * keep the connections busy; fewer bytes of them are enough.
+ */
+static List *
+dry_run_round(DryRun *run, KaptureAttachment *all, const char **after, bool *more)
+{
+	int			most = run->ask ? kapture_fetch_round(run->att->server, run->owner) / DRY_RUN_GETS : 0;
+	List	   *items = NIL;
+	Size		bytes = 0;
+
+	do
+	{
+		List	   *keys = kapture_row_keys_after(all, false, NULL, *after, DRY_RUN_SLICE);
+		List	   *slice = dry_run_read(run, keys);
+		ListCell   *lc;
+
+		foreach(lc, slice)
+			bytes += ((DryRunItem *) lfirst(lc))->delivery.row.bytes;
+		items = list_concat(items, slice);
+		*more = list_length(keys) == DRY_RUN_SLICE;
+		if (keys != NIL)
+			*after = llast(keys);
+	} while (*more && list_length(items) < most && bytes < DRY_RUN_ROUND_BYTES);
+	return items;
+}
+
+/* Says what would become of these rows. */
+static void
+dry_run_report(DryRun *run, List *items)
+{
+	ListCell   *lc;
+
 	if (run->ask)
 		dry_run_ask(run, items);
 	foreach(lc, items)
@@ -323,7 +365,7 @@ dry_run_draft(DryRun *run, FunctionCallInfo fcinfo, const char *server)
 		mappings = kapture_mapping_take(rel, columns, id_column);
 	else
 	{
-		Relation	view = relation_open(PG_GETARG_OID(3), AccessShareLock);
+		Relation	view = kapture_source_open(rel, PG_GETARG_OID(3));
 
 		source = kapture_source_take(rel, view, dry_run_key_names(rel));
 		mappings = kapture_mapping_take_of_view(view, columns, source->keys);
@@ -352,8 +394,8 @@ kapture_dry_run(PG_FUNCTION_ARGS)
 	const KaptureServer *server;
 	KaptureAttachment all;		/* without what leaves rows out, and without fields */
 	MemoryContext slice;
-	char	   *after = NULL;
-	int			n;
+	const char *after = NULL;
+	bool		more;
 
 	kapture_version_require();
 	kapture_argument_check_null(fcinfo, 0, "relation");
@@ -377,14 +419,12 @@ kapture_dry_run(PG_FUNCTION_ARGS)
 	do
 	{
 		MemoryContext old = MemoryContextSwitchTo(slice);
-		List	   *keys = kapture_row_keys_after(&all, false, NULL, after, DRY_RUN_SLICE);
 
-		n = list_length(keys);
-		dry_run_rows(&run, keys);
+		dry_run_report(&run, dry_run_round(&run, &all, &after, &more));
 		MemoryContextSwitchTo(old);
-		if (n > 0)
-			after = pstrdup(llast(keys));
+		if (more)
+			after = pstrdup(after);
 		MemoryContextReset(slice);
-	} while (n == DRY_RUN_SLICE);
+	} while (more);
 	PG_RETURN_NULL();
 }

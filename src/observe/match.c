@@ -27,14 +27,20 @@
 #include "base/owner_sql.h"
 #include "base/user_code.h"
 #include "fetch/ask.h"
+#include "fetch/fetch.h"
 #include "table/attach.h"
+#include "table/attach_find.h"
 #include "table/row_io.h"
 #include "table/row_sql.h"
 
 PG_FUNCTION_INFO_V1(kapture_match);
 
-/* Rows read and asked for together. */
+/* Rows read together, and bytes of those that are asked for together, about. */
 #define MATCH_SLICE			500
+#define MATCH_ROUND_BYTES	(8 * 1024 * 1024)
+
+/* Gets for a row: by its phone and by its email. */
+#define MATCH_GETS			2
 
 /* Ids handed to the worker by one statement. */
 #define MATCH_WRITE			1000
@@ -170,7 +176,7 @@ match_keep(Match *match, const KaptureRow *row, const KaptureSearch *search)
 	MemoryContextSwitchTo(old);
 }
 
-/* Asks for the rows of a slice. */
+/* Asks for rows. */
 static void
 match_ask(Match *match, List *rows)
 {
@@ -200,9 +206,9 @@ match_ask(Match *match, List *rows)
 	}
 }
 
-/* Reads and asks for the rows with these keys. */
-static void
-match_rows(Match *match, List *keys)
+/* Returns the rows with these keys, read. */
+static List *
+match_read(Match *match, List *keys)
 {
 	List	   *rows = NIL;
 	ListCell   *lc;
@@ -216,7 +222,34 @@ match_rows(Match *match, List *keys)
 		rows = lappend(rows, row);
 	}
 	kapture_row_read_all(match->att, match->timezone, rows);
-	match_ask(match, rows);
+	return rows;
+}
+
+/*
+ * The next rows without an id behind the key *after: slice by slice, as many as keep
+ * the connections busy when they are asked for.  Fewer bytes of them are enough.
+ */
+static List *
+match_round(Match *match, const char **after, bool *more)
+{
+	int			most = kapture_fetch_round(match->server, match->owner) / MATCH_GETS;
+	List	   *rows = NIL;
+	Size		bytes = 0;
+
+	do
+	{
+		List	   *keys = kapture_row_keys_after(match->att, true, NULL, *after, MATCH_SLICE);
+		List	   *slice = match_read(match, keys);
+		ListCell   *lc;
+
+		foreach(lc, slice)
+			bytes += ((KaptureRow *) lfirst(lc))->bytes;
+		rows = list_concat(rows, slice);
+		*more = list_length(keys) == MATCH_SLICE;
+		if (keys != NIL)
+			*after = llast(keys);
+	} while (*more && list_length(rows) < most && bytes < MATCH_ROUND_BYTES);
+	return rows;
 }
 
 /* Hands ids to the worker. */
@@ -261,10 +294,10 @@ match_write(Match *match)
 }
 
 static void
-match_put(ReturnSetInfo *rsinfo, const MatchFound *found)
+match_put(ReturnSetInfo *rsinfo, const KaptureAttachment *att, const MatchFound *found)
 {
-	Datum		values[4];
-	bool		nulls[4] = {0};
+	Datum		values[5];
+	bool		nulls[5] = {0};
 
 	values[0] = CStringGetTextDatum(found->row_key);
 	values[1] = Int64GetDatum(found->customer_id);
@@ -272,6 +305,7 @@ match_put(ReturnSetInfo *rsinfo, const MatchFound *found)
 	values[2] = CStringGetTextDatum(found->found_by);
 	nulls[3] = found->problem == NULL;
 	values[3] = found->problem ? CStringGetTextDatum(found->problem) : (Datum) 0;
+	values[4] = CStringGetTextDatum(att->name);
 	tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
 }
 
@@ -282,35 +316,31 @@ match_attachment(FunctionCallInfo fcinfo, KaptureAttachment *att, bool write)
 	Match		match = {0};
 	MemoryContext slice;
 	MemoryContext old = CurrentMemoryContext;
-	char	   *after = NULL;
-	int			n;
+	const char *after = NULL;
+	bool		more;
 	ListCell   *lc;
 
 	match_begin(&match, att);
 	slice = AllocSetContextCreate(CurrentMemoryContext, "kapture_sync slice", ALLOCSET_DEFAULT_SIZES);
 	do
 	{
-		List	   *keys;
-
 		MemoryContextSwitchTo(slice);
-		keys = kapture_row_keys_after(att, true, NULL, after, MATCH_SLICE);
-		n = list_length(keys);
-		if (n > 0)
-			match_rows(&match, keys);
+		match_ask(&match, match_round(&match, &after, &more));
 		MemoryContextSwitchTo(old);
-		if (n > 0)
-			after = pstrdup(llast(keys));
+		if (more)
+			after = pstrdup(after);
 		MemoryContextReset(slice);
-	} while (n == MATCH_SLICE);
+	} while (more);
 	if (write)
 		match_write(&match);
 	foreach(lc, match.found)
-		match_put((ReturnSetInfo *) fcinfo->resultinfo, lfirst(lc));
+		match_put((ReturnSetInfo *) fcinfo->resultinfo, att, lfirst(lc));
 }
 
 /*
  * kapture_match(relation regclass, write boolean, name text)
- *		returns table(row_key text, kapture_customer_id bigint, found_by text, problem text)
+ *		returns table(row_key text, kapture_customer_id bigint, found_by text, problem text,
+ *					  name text)
  *
  * Errors: those of kapture_attach_find_all(), of reading the table as its owner and
  * of kapture_fetch_next().

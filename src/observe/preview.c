@@ -26,7 +26,8 @@
 #include "base/owner_sql.h"
 #include "known/digest.h"
 #include "push/task.h"
-#include "table/attach.h"
+#include "table/attach_find.h"
+#include "table/row_key.h"
 
 PG_FUNCTION_INFO_V1(kapture_preview);
 

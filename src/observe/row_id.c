@@ -9,8 +9,9 @@
 #include "utils/lsyscache.h"
 
 #include "api/argument.h"
-#include "table/attach.h"
+#include "table/attach_find.h"
 #include "table/row_io.h"
+#include "table/row_key.h"
 
 PG_FUNCTION_INFO_V1(kapture_id);
 
@@ -18,7 +19,7 @@ PG_FUNCTION_INFO_V1(kapture_id);
  * kapture_id(relation regclass, row_key text, name text) returns bigint
  *
  * For the owner of the table.  NULL: the row has no customer yet, or there is no such
- * row.  Errors: those of kapture_attach_find(); 22000 the row cannot be read.
+ * row.  Errors: those of kapture_attach_find() and kapture_row_key(); 22000 the row cannot be read.
  */
 Datum
 kapture_id(PG_FUNCTION_ARGS)
@@ -27,7 +28,7 @@ kapture_id(PG_FUNCTION_ARGS)
 	KaptureRow	row = {.context = CurrentMemoryContext};
 
 	kapture_argument_check_null(fcinfo, 1, "row_key");
-	row.row_key = text_to_cstring(PG_GETARG_TEXT_PP(1));
+	row.row_key = kapture_row_key(att, text_to_cstring(PG_GETARG_TEXT_PP(1)));
 	kapture_row_read(att, NULL, list_make1(&row), NULL);
 	if (row.outcome == KAPTURE_ROW_FAILED)
 		ereport(ERROR,

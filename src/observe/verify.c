@@ -8,7 +8,7 @@
  * differ is read again, and if it has changed, or something waits for it by now, it
  * is not called different: the one is asked for again, the other one waits.
  *
- * A slice's rows and answers are all that is in memory.  Tables are read as their
+ * So many rows as keep the connections busy, and their answers, are all that is in memory.  Tables are read as their
  * owner, with whose key Kapture is asked, as the worker does.
  */
 #include "postgres.h"
@@ -37,7 +37,7 @@
 #include "manage/run.h"
 #include "mapping/condition.h"
 #include "observe/compare.h"
-#include "table/attach.h"
+#include "table/attach_find.h"
 #include "table/capture.h"
 #include "table/capture_buffer.h"
 #include "table/inbox.h"
@@ -47,8 +47,9 @@
 PG_FUNCTION_INFO_V1(kapture_verify);
 PG_FUNCTION_INFO_V1(kapture_verify_into);
 
-/* Rows read and asked for together. */
+/* Rows read together, and bytes of those that are asked for together, about. */
 #define VERIFY_SLICE		500
+#define VERIFY_ROUND_BYTES	(8 * 1024 * 1024)
 
 /* Customers whose answers are compared at once, and bytes they have by then. */
 #define VERIFY_PAGE			50
@@ -57,7 +58,8 @@ PG_FUNCTION_INFO_V1(kapture_verify_into);
 /* How often a row is asked for that changes all the time. */
 #define VERIFY_TRIES		3
 
-#define VERIFY_COLUMNS		6	/* of a result */
+#define VERIFY_COLUMNS		6	/* of a result, */
+#define VERIFY_ATTACHMENT	6	/* and where kapture_verify() has the attachment's name */
 
 typedef struct Verify
 {
@@ -130,8 +132,8 @@ static void
 verify_put(Verify *verify, const VerifyItem *item, const char *problem, const char *field,
 		   const char *here, const char *there)
 {
-	Datum		values[VERIFY_COLUMNS];
-	bool		isnull[VERIFY_COLUMNS];
+	Datum		values[VERIFY_COLUMNS + 1];
+	bool		isnull[VERIFY_COLUMNS + 1];
 
 	values[0] = verify_text(item->row.row_key, &isnull[0]);
 	values[1] = Int64GetDatum(item->row.customer_id);
@@ -143,7 +145,10 @@ verify_put(Verify *verify, const VerifyItem *item, const char *problem, const ch
 	if (OidIsValid(verify->target))
 		verify_insert(verify, values, isnull);
 	else
+	{
+		values[VERIFY_ATTACHMENT] = verify_text(verify->att->name, &isnull[VERIFY_ATTACHMENT]);
 		tuplestore_putvalues(verify->rsinfo->setResult, verify->rsinfo->setDesc, values, isnull);
+	}
 }
 
 /* Gives out what was found of a row, and has it repaired. */
@@ -338,6 +343,7 @@ verify_compare(Verify *verify, VerifyItem *item, const KaptureThere *there)
 		const KaptureMappedColumn *col = &verify->att->columns[c];
 		KaptureCompared compared;
 		VerifyField *field;
+		MemoryContext old;
 
 		/* a column that is gone */
 		if (col->attnum == InvalidAttrNumber && col->name && !verify->att->source_name)
@@ -349,11 +355,13 @@ verify_compare(Verify *verify, VerifyItem *item, const KaptureThere *there)
 			verify->untold |= INT64CONST(1) << col->bit;
 		if (compared != KAPTURE_COMPARED_DIFFERS && compared != KAPTURE_COMPARED_NOT_EMPTIED)
 			continue;
+		old = MemoryContextSwitchTo(item->row.context);
 		field = palloc(sizeof(VerifyField));
 		field->column = c;
 		field->not_emptied = compared == KAPTURE_COMPARED_NOT_EMPTIED;
-		field->there = there->values[c];
+		field->there = there->values[c] ? pstrdup(there->values[c]) : NULL;
 		item->fields = lappend(item->fields, field);
+		MemoryContextSwitchTo(old);
 	}
 }
 
@@ -379,21 +387,18 @@ verify_find_customer(const KaptureWindow *window, int64 id, int64 *other)
 	return NULL;
 }
 
-/* Compares the customers of a page with their rows. */
+/* Compares the customers of a page with their rows; all memory of "page" is free again. */
 static void
-verify_end_page(Verify *verify, VerifyItem **items, Jsonb **customers, int *n)
+verify_end_page(Verify *verify, MemoryContext page, VerifyItem **items, Jsonb **customers, int *n)
 {
-	KaptureThere *there;
+	MemoryContext old = MemoryContextSwitchTo(page);
+	KaptureThere *there = *n > 0 ? kapture_comparer_read(verify->comparer, customers, *n) : NULL;
 
-	if (*n == 0)
-		return;
-	there = kapture_comparer_read(verify->comparer, customers, *n);
 	for (int i = 0; i < *n; i++)
-	{
 		verify_compare(verify, items[i], &there[i]);
-		pfree(customers[i]);
-	}
 	*n = 0;
+	MemoryContextSwitchTo(old);
+	MemoryContextReset(page);
 }
 
 /* Asks Kapture for the customers of rows, and compares them. */
@@ -403,8 +408,10 @@ verify_ask(Verify *verify, List *items)
 	List	   *bodies = NIL;
 	KaptureFetch *fetch;
 	const KaptureWindow *window;
-	VerifyItem *page[VERIFY_PAGE];
+	VerifyItem *page_items[VERIFY_PAGE];
 	Jsonb	   *customers[VERIFY_PAGE];
+	MemoryContext page;
+	MemoryContext old = CurrentMemoryContext;
 	Size		bytes = 0;
 	int			n = 0;
 	ListCell   *lc;
@@ -414,27 +421,32 @@ verify_ask(Verify *verify, List *items)
 	foreach(lc, items)
 		bodies = lappend(bodies, kapture_fetch_get_body(((VerifyItem *) lfirst(lc))->row.customer_id, NULL, NULL));
 	fetch = kapture_fetch_gets(verify->server, verify->owner, bodies);
+	page = AllocSetContextCreate(old, "kapture_sync page", ALLOCSET_DEFAULT_SIZES);
 	while ((window = kapture_fetch_next(fetch)) != NULL)
 	{
 		VerifyItem *item = list_nth(items, window->number);
 		int64		other;
-		Jsonb	   *customer = verify_find_customer(window, item->row.customer_id, &other);
+		Jsonb	   *customer;
 
+		MemoryContextSwitchTo(page);
+		customer = verify_find_customer(window, item->row.customer_id, &other);
+		MemoryContextSwitchTo(old);
 		if (customer == NULL)
 		{
 			item->problem = other ? "other customer" : "unknown id";
 			item->there = other ? psprintf(INT64_FORMAT, other) : NULL;
 			continue;
 		}
-		page[n] = item;
+		page_items[n] = item;
 		customers[n++] = customer;
 		bytes += VARSIZE(customer);
 		if (n < VERIFY_PAGE && bytes < VERIFY_PAGE_BYTES)
 			continue;
-		verify_end_page(verify, page, customers, &n);
+		verify_end_page(verify, page, page_items, customers, &n);
 		bytes = 0;
 	}
-	verify_end_page(verify, page, customers, &n);
+	verify_end_page(verify, page, page_items, customers, &n);
+	MemoryContextDelete(page);
 }
 
 /* Has a row other values, or another id, than it had? */
@@ -496,14 +508,10 @@ verify_confirm(Verify *verify, List *items)
 	return again;
 }
 
-/* Compares the rows with these keys with Kapture, and gives out what is wrong. */
+/* Rows of this attachment come next. */
 static void
-verify_rows(Verify *verify, KaptureAttachment *att, List *keys)
+verify_use(Verify *verify, KaptureAttachment *att)
 {
-	List	   *items = NIL;
-	List	   *ask;
-	ListCell   *lc;
-
 	verify->att = att;
 	verify->server = att->server;
 	verify->owner = kapture_catalog_owner(att->root);
@@ -511,6 +519,15 @@ verify_rows(Verify *verify, KaptureAttachment *att, List *keys)
 	verify->comparer = kapture_comparer_create(att, verify->timezone);
 	if (verify->shared == NULL)
 		verify_find_shared(verify);
+}
+
+/* Returns the rows with these keys, read, as items. */
+static List *
+verify_make_items(Verify *verify, List *keys)
+{
+	List	   *items = NIL;
+	ListCell   *lc;
+
 	foreach(lc, keys)
 	{
 		VerifyItem *item = palloc0(sizeof(VerifyItem));
@@ -520,6 +537,16 @@ verify_rows(Verify *verify, KaptureAttachment *att, List *keys)
 		items = lappend(items, item);
 	}
 	verify_read_rows(verify, items);
+	return items;
+}
+
+/* Compares rows with Kapture, and gives out what is wrong. */
+static void
+verify_items(Verify *verify, List *items)
+{
+	List	   *ask;
+	ListCell   *lc;
+
 	verify_mark_waiting(verify, items);
 	verify_judge_rows(verify, items);
 	ask = items;
@@ -588,6 +615,33 @@ verify_begin(Verify *verify)
 	kapture_notes_flush();
 }
 
+/*
+ * The next rows behind the key *after, read: slice by slice, as many as keep the
+ * connections busy when they are asked for.  Fewer bytes of them are enough.
+ */
+static List *
+verify_round(Verify *verify, const char *condition, const char **after, bool *more)
+{
+	int			most = kapture_fetch_round(verify->server, verify->owner);
+	List	   *items = NIL;
+	Size		bytes = 0;
+
+	do
+	{
+		List	   *keys = kapture_row_keys_after(verify->att, false, condition, *after, VERIFY_SLICE);
+		List	   *slice = verify_make_items(verify, keys);
+		ListCell   *lc;
+
+		foreach(lc, slice)
+			bytes += ((VerifyItem *) lfirst(lc))->row.bytes;
+		items = list_concat(items, slice);
+		*more = list_length(keys) == VERIFY_SLICE;
+		if (keys != NIL)
+			*after = llast(keys);
+	} while (*more && list_length(items) < most && bytes < VERIFY_ROUND_BYTES);
+	return items;
+}
+
 /* Compares the rows of an attachment. */
 static void
 verify_attachment(FunctionCallInfo fcinfo, KaptureAttachment *att, const char *condition, bool repair)
@@ -595,30 +649,28 @@ verify_attachment(FunctionCallInfo fcinfo, KaptureAttachment *att, const char *c
 	Verify		verify = {.repair = repair,.rsinfo = (ReturnSetInfo *) fcinfo->resultinfo};
 	MemoryContext slice;
 	MemoryContext old = CurrentMemoryContext;
-	char	   *after = NULL;
-	List	   *keys;
+	const char *after = NULL;
+	bool		more;
 
 	verify_begin(&verify);
 	slice = AllocSetContextCreate(CurrentMemoryContext, "kapture_sync slice", ALLOCSET_DEFAULT_SIZES);
 	do
 	{
 		MemoryContextSwitchTo(slice);
-		keys = kapture_row_keys_after(att, false, condition, after, VERIFY_SLICE);
-		verify_rows(&verify, att, keys);
+		verify_use(&verify, att);
+		verify_items(&verify, verify_round(&verify, condition, &after, &more));
 		MemoryContextSwitchTo(old);
-		if (keys != NIL)
-			after = pstrdup(llast(keys));
-		if (list_length(keys) < VERIFY_SLICE)
-			break;
+		if (more)
+			after = pstrdup(after);
 		MemoryContextReset(slice);
-	} while (true);
+	} while (more);
 	verify_say(&verify, att);
 }
 
 /*
  * kapture_verify(relation regclass, condition text, repair boolean, name text)
  *		returns table(row_key text, kapture_customer_id bigint, problem text,
- *					  field text, here text, there text)
+ *					  field text, here text, there text, name text)
  *
  * Errors: those of kapture_attach_find_all(), kapture_condition_check(), of reading
  * the table as its owner and of kapture_fetch_next(); 25001 at a stricter
@@ -643,14 +695,16 @@ kapture_verify(PG_FUNCTION_ARGS)
 static void
 verify_work(KaptureRun *run, KaptureAttachment *att, List *keys)
 {
-	verify_rows(run->arg, att, keys);
+	verify_use(run->arg, att);
+	verify_items(run->arg, verify_make_items(run->arg, keys));
 }
 
 /*
  * kapture_verify_into(relation regclass, into_table regclass, condition text,
  *		repair boolean, slice integer, restart boolean, name text), a procedure
  *
- * Errors: those of kapture_verify() and of kapture_run_call(); 22023 for the size.
+ * Errors: those of kapture_verify() and of kapture_run_call(); 22023 for the size;
+ * 42P01 there is no such table for results.
  */
 Datum
 kapture_verify_into(PG_FUNCTION_ARGS)
@@ -661,6 +715,7 @@ kapture_verify_into(PG_FUNCTION_ARGS)
 
 	kapture_argument_check_null(fcinfo, 1, "into_table");
 	run.target = verify.target = PG_GETARG_OID(1);
+	(void) kapture_row_relation_name(verify.target);	/* it must be there, also if nothing is written */
 	if (!PG_ARGISNULL(2))
 		run.condition = text_to_cstring(PG_GETARG_TEXT_PP(2));
 	kapture_argument_check_null(fcinfo, 3, "repair");

@@ -389,6 +389,7 @@ kapture_task_park(KaptureTask *task, const ErrorData *error)
 	else
 		kapture_task_fail(task, true, 0, message);
 	pfree(message);
+	KAPTURE_TRACE(task, "error");
 }
 
 /*
@@ -421,6 +422,7 @@ kapture_task_written(KaptureTask *task, TimestampTz later, const char *why, cons
 			task->body = NULL;
 			kapture_task_fail(task, failed || blame, later, failed ? row->error : blame ? blame : row->error ? row->error : why);
 			task->failed.arrived = true;
+			KAPTURE_TRACE(task, failed || blame ? "error" : "locked");
 			break;
 	}
 }
@@ -875,6 +877,24 @@ task_misfit(KaptureTask *task, const KaptureReply *reply, TimestampTz now)
 							   kapture_api_name(api), reply->message, what));
 }
 
+/*
+ * Kapture refuses the request.  A search in words that are not known to be about what
+ * is searched for is no fault of the row's, which waits until it is answered.
+ */
+static void
+task_refusal(KaptureTask *task, const KaptureReply *reply, TimestampTz now)
+{
+	if (task->asked == KAPTURE_API_GET && !reply->is_known)
+	{
+		task_retry(task, now, reply->message);
+		return;
+	}
+	if (task->step == KAPTURE_STEP_ADD)
+		task->delivery->in_doubt = 0;	/* it was not carried out */
+	kapture_task_fail(task, true, 0, reply->message);
+	task->failed.unsure = false;
+}
+
 static void
 task_success(KaptureTask *task, const KaptureReply *reply, TimestampTz now)
 {
@@ -1049,10 +1069,7 @@ task_judge(KaptureTask *task, const KaptureHttpAnswer *answer, TimestampTz now)
 			task_duplicate(task, &reply);
 			break;
 		case KAPTURE_REFUSED:
-			if (task->step == KAPTURE_STEP_ADD)
-				task->delivery->in_doubt = 0;	/* it was not carried out */
-			kapture_task_fail(task, true, 0, reply.message);
-			task->failed.unsure = false;
+			task_refusal(task, &reply, now);
 			break;
 		case KAPTURE_MISFIT:
 			task_misfit(task, &reply, now);
@@ -1166,6 +1183,7 @@ kapture_task_spare(KaptureTask *task)
 	task->http_status = 0;
 	task->message = NULL;
 	task_done(task, "gone");
+	KAPTURE_TRACE(task, "spare");
 }
 
 /*
@@ -1183,6 +1201,7 @@ kapture_task_yield(KaptureTask *task, TimestampTz now, const char *table, const 
 	if (task->delivery->in_doubt != 0 && !task_same_identity(task))
 	{
 		task_end_doubt(task, now);	/* by now the row has other ones */
+		KAPTURE_TRACE(task, "yield");
 		return;
 	}
 	task->delivery->in_doubt = 0;
@@ -1194,6 +1213,7 @@ kapture_task_yield(KaptureTask *task, TimestampTz now, const char *table, const 
 							   customer_id));
 	task->failed.unsure = false;
 	task->failed.waits_for = customer_id;
+	KAPTURE_TRACE(task, "yield");
 }
 
 /*
@@ -1235,6 +1255,7 @@ kapture_task_stand_back(KaptureTask *task, TimestampTz now, bool had, const char
 			   psprintf("the row with key \"%s\" of table %s, which %s", row_key, table, what) :
 			   psprintf("a row of another owner's table, which %s", what));
 	task->failed.unsure = false;
+	KAPTURE_TRACE(task, "stand_back");
 }
 
 /*
@@ -1249,6 +1270,7 @@ kapture_task_let_report(KaptureTask *task, TimestampTz now)
 	task_retry(task, now, psprintf("the deletion of the row that was Kapture customer " INT64_FORMAT " is being reported",
 								   customer_id));
 	task->failed.unsure = false;
+	KAPTURE_TRACE(task, "let_report");
 }
 
 /*
@@ -1261,6 +1283,7 @@ kapture_task_answer(KaptureTask *task, const KaptureHttpAnswer *answer, Timestam
 	task_judge(task, answer, now);
 	if (task->delivery->gone)
 		task_gone_meanwhile(task);
+	KAPTURE_TRACE_ANSWER(task, answer);
 }
 
 /*

@@ -1,6 +1,6 @@
 /*
  * attach.c
- *		Attaching tables, and steering the sync of attached ones.
+ *		Attaching tables and detaching them, and having attachments follow DDL.
  *
  * The functions are called by the owners of tables, who have no rights on the
  * extension's tables.  So each checks that the caller owns the table (and may
@@ -16,22 +16,18 @@
 #include "access/xact.h"
 #include "catalog/catalog.h"
 #include "catalog/namespace.h"
-#include "catalog/objectaddress.h"
 #include "catalog/partition.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_index.h"
 #include "catalog/pg_inherits.h"
 #include "catalog/pg_namespace.h"
 #include "catalog/pg_type.h"
-#include "commands/trigger.h"
 #include "executor/spi.h"
 #include "fmgr.h"
 #include "foreign/foreign.h"
 #include "miscadmin.h"
-#include "utils/acl.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
-#include "utils/fmgroids.h"
 #include "utils/inval.h"
 #include "utils/jsonb.h"
 #include "utils/lsyscache.h"
@@ -41,7 +37,6 @@
 #include "api/argument.h"
 #include "api/option.h"
 #include "base/catalog.h"
-#include "base/compat.h"
 #include "base/family.h"
 #include "base/owner_sql.h"
 #include "base/user_code.h"
@@ -52,6 +47,8 @@
 #include "mapping/field_map.h"
 #include "mapping/source.h"
 #include "table/attach.h"
+#include "table/attach_find.h"
+#include "table/attach_trigger.h"
 #include "table/binding.h"
 #include "table/capture.h"
 #include "table/capture_buffer.h"
@@ -62,10 +59,6 @@
 
 PG_FUNCTION_INFO_V1(kapture_attach);
 PG_FUNCTION_INFO_V1(kapture_detach);
-PG_FUNCTION_INFO_V1(kapture_pause);
-PG_FUNCTION_INFO_V1(kapture_resume);
-PG_FUNCTION_INFO_V1(kapture_retry);
-PG_FUNCTION_INFO_V1(kapture_discard);
 
 /* So many rows are looked at to find out how many there are. */
 #define ATTACH_MAX_COUNTED	10000
@@ -89,33 +82,6 @@ typedef struct AttachRequest
 	KaptureGivenExpression *filter; /* or NULL */
 	KaptureGivenSource *source; /* or NULL */
 } AttachRequest;
-
-/*
- * Runs DDL as the caller.  Errors as it does.
- */
-void
-kapture_attach_execute_ddl(const char *sql)
-{
-	SPI_connect();
-	if (SPI_execute(sql, false, 0) < 0)
-		elog(ERROR, "could not execute \"%s\"", sql);
-	SPI_finish();
-}
-
-/*
- * DDL goes by names: errors out if it went to another table, as the schema has
- * got another name in the meantime.
- */
-static void
-attach_check_name(Oid relid, int32 attachment_id, const char *name, bool attached)
-{
-	CommandCounterIncrement();
-	if (OidIsValid(get_trigger_oid(relid, kapture_capture_trigger(KAPTURE_TRIGGER, attachment_id, name), true)) != attached)
-		ereport(ERROR,
-				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
-				 errmsg("table \"%s\" was renamed meanwhile", get_rel_name(relid)),
-				 errhint("Try again.")));
-}
 
 /*
  * Tells worker and other backends that attachments have changed, when the
@@ -215,16 +181,6 @@ kapture_attach_column_renamed(Oid relid, const char *from, const char *to)
 		kapture_attach_reconsider();
 	if (list_member_oid(kapture_catalog_attached_relations(), relid) && attach_follow(relid, from, to))
 		kapture_attach_announce();
-}
-
-/* Errors out if a required argument is NULL. */
-static void
-attach_require(FunctionCallInfo fcinfo, int arg, const char *name)
-{
-	if (PG_ARGISNULL(arg))
-		ereport(ERROR,
-				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("argument \"%s\" must not be null", name)));
 }
 
 /* Refuses an attachment that would be taken for another one of its table, or write where that one does. */
@@ -553,103 +509,6 @@ kapture_attach_index_id_column(Oid relid, const char *name, const char *column)
 	kapture_attach_execute_ddl(psprintf("CREATE INDEX ON %s (%s)", name, quote_identifier(column)));
 }
 
-/* The names of the triggers of a table's attachments, but for one of these. */
-static List *
-attach_others_triggers(Oid relid, int32 attachment_id)
-{
-	List	   *names = NIL;
-	ListCell   *lc;
-
-	foreach(lc, kapture_catalog_attached())
-	{
-		const KaptureAttached *attached = lfirst(lc);
-
-		if (attached->relid != relid || attached->id == attachment_id)
-			continue;
-		names = lappend(names, kapture_capture_trigger(KAPTURE_TRIGGER, attached->id, attached->name));
-		names = lappend(names, kapture_capture_trigger(KAPTURE_TRUNCATE_TRIGGER, attached->id, attached->name));
-	}
-	return names;
-}
-
-/* Is the name in a list? */
-static bool
-attach_is_listed(const char *name, const List *names)
-{
-	ListCell   *lc;
-
-	foreach(lc, names)
-	{
-		if (strcmp(lfirst(lc), name) == 0)
-			return true;
-	}
-	return false;
-}
-
-/* Drops the triggers of ours that a relation has, other than as a partition, but for those to keep.  Returns how many. */
-static int
-attach_drop_triggers(Oid relid, const List *keep)
-{
-	ListCell   *lc;
-	int			n = 0;
-
-	foreach(lc, kapture_family_triggers(relid))
-	{
-		if (attach_is_listed(lfirst(lc), keep))
-			continue;
-		kapture_attach_execute_ddl(psprintf("DROP TRIGGER IF EXISTS %s ON %s", quote_identifier(lfirst(lc)),
-											kapture_row_relation_name(relid)));
-		n++;
-	}
-	return n;
-}
-
-/*
- * Drops triggers that an earlier attachment left, as a table restored without the
- * extension's tables has them, from a table and its partitions.
- */
-static void
-attach_drop_leftovers(Oid relid, int32 attachment_id)
-{
-	List	   *attached = kapture_catalog_attached_relations();
-	List	   *others = attach_others_triggers(relid, attachment_id);
-	ListCell   *lc;
-
-	if (get_rel_relkind(relid) != RELKIND_PARTITIONED_TABLE)
-	{
-		(void) attach_drop_triggers(relid, others);
-		return;
-	}
-	foreach(lc, find_all_inheritors(relid, NoLock, NULL))
-	{
-		if (lfirst_oid(lc) != relid && list_member_oid(attached, lfirst_oid(lc)))
-			ereport(ERROR,
-					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-					 errmsg("partition \"%s\" is attached to Kapture separately", get_rel_name(lfirst_oid(lc))),
-					 errhint("Use kapture_detach() for it first.")));
-		(void) attach_drop_triggers(lfirst_oid(lc), others);
-	}
-}
-
-/* Creates the triggers. */
-static void
-attach_create_triggers(const char *name, const AttachRequest *request)
-{
-	char	   *trigger = kapture_capture_trigger(KAPTURE_TRIGGER, request->id, request->name);
-	char	   *truncate = kapture_capture_trigger(KAPTURE_TRUNCATE_TRIGGER, request->id, request->name);
-	char	   *argument = request->name[0] == '\0' ? "" : psprintf("'%d'", request->id);
-
-	kapture_attach_execute_ddl(psprintf("CREATE TRIGGER %s AFTER INSERT OR UPDATE OR DELETE ON %s"
-										" FOR EACH ROW EXECUTE FUNCTION %s.kapture_capture(%s)",
-										trigger, name, kapture_catalog_schema(), argument));
-	kapture_attach_execute_ddl(psprintf("CREATE TRIGGER %s AFTER TRUNCATE ON %s"
-										" FOR EACH STATEMENT EXECUTE FUNCTION %s.kapture_capture(%s)",
-										truncate, name, kapture_catalog_schema(), argument));
-	if (request->replicated)
-		kapture_attach_execute_ddl(psprintf("ALTER TABLE %s ENABLE ALWAYS TRIGGER %s, ENABLE ALWAYS TRIGGER %s",
-											name, trigger, truncate));
-}
-
 /* Is a type's text a name, which may be another one tomorrow, or in another search_path? */
 static bool
 attach_is_named(Oid type)
@@ -750,7 +609,7 @@ kapture_attach_choice(FunctionCallInfo fcinfo, int arg, const char *name, const 
 {
 	char	   *value;
 
-	attach_require(fcinfo, arg, name);
+	kapture_argument_check_null(fcinfo, arg, name);
 	value = text_to_cstring(PG_GETARG_TEXT_PP(arg));
 	if (strcmp(value, one) != 0 && strcmp(value, other) != 0 && (third == NULL || strcmp(value, third) != 0))
 		ereport(ERROR,
@@ -765,10 +624,10 @@ kapture_attach_choice(FunctionCallInfo fcinfo, int arg, const char *name, const 
 static void
 attach_take_arguments(FunctionCallInfo fcinfo, AttachRequest *request)
 {
-	attach_require(fcinfo, 0, "relation");
-	attach_require(fcinfo, 2, "server");
-	attach_require(fcinfo, 4, "replicated");
-	attach_require(fcinfo, 5, "pull");
+	kapture_argument_check_null(fcinfo, 0, "relation");
+	kapture_argument_check_null(fcinfo, 2, "server");
+	kapture_argument_check_null(fcinfo, 4, "replicated");
+	kapture_argument_check_null(fcinfo, 5, "pull");
 	request->name = PG_ARGISNULL(12) ? "" : text_to_cstring(PG_GETARG_TEXT_PP(12));
 	if (strlen(request->name) >= NAMEDATALEN)
 		ereport(ERROR,
@@ -842,7 +701,7 @@ attach_take_mappings(FunctionCallInfo fcinfo, AttachRequest *request, Relation r
 		request->mappings = kapture_mapping_take(rel, columns, request->id_column);
 		return;
 	}
-	view = relation_open(PG_GETARG_OID(8), AccessShareLock);
+	view = kapture_source_open(rel, PG_GETARG_OID(8));
 	request->source = kapture_source_take(rel, view, attach_key_names(request->keys));
 	request->mappings = kapture_mapping_take_of_view(view, columns, request->source->keys);
 	relation_close(view, NoLock);
@@ -956,170 +815,14 @@ kapture_attach(PG_FUNCTION_ARGS)
 	attach_store(relid, &request);
 	attach_widen_follows(relid);
 	(void) kapture_origin_claim();
-	attach_drop_leftovers(relid, request.id);
-	attach_create_triggers(name, &request);
-	attach_check_name(relid, request.id, request.name, true);
+	kapture_attach_drop_leftovers(relid, request.id);
+	kapture_attach_create_triggers(name, request.id, request.name, request.replicated);
+	kapture_attach_check_name(relid, request.id, request.name, true);
 	kapture_binding_depend(relid, request.id, request.name, serverid);
 	kapture_attach_try(relid, request.id);
 	attach_report(relid, request.id);
 	kapture_attach_announce();
 	PG_RETURN_VOID();
-}
-
-/*
- * Returns the attachments of the relation in an argument of a function, in the order of
- * their numbers, in the current memory context.  The relation stays locked.  Errors:
- * 22004 the argument is NULL, 42P01 there is no such relation, 42501 it is not the
- * caller's, 42704 it is not attached, 55000 the extension is to be updated first.
- */
-static List *
-attach_find_argument(FunctionCallInfo fcinfo, int arg, LOCKMODE lockmode)
-{
-	Relation	rel;
-	List	   *attachments;
-	KaptureAttachment *att;
-
-	attach_require(fcinfo, arg, "relation");
-	kapture_version_require();
-	rel = kapture_argument_open(PG_GETARG_OID(arg), lockmode, kapture_argument_check_owner);
-	attachments = kapture_catalog_attachments(rel);
-	att = attachments != NIL ? linitial(attachments) : NULL;
-	if (att == NULL || att->root != RelationGetRelid(rel))
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_OBJECT),
-				 errmsg("table \"%s\" is not attached to Kapture", RelationGetRelationName(rel)),
-				 att ? errhint("It is kept in step as part of table \"%s\"; name that one.", get_rel_name(att->root)) :
-				 errhint("Use kapture_attach() to attach it; the view kapture_status shows attached tables.")));
-	relation_close(rel, NoLock);
-	return attachments;
-}
-
-/*
- * Returns the first attachment of the relation in an argument of a function, for
- * functions that are about the table and not about one of its attachments, as
- * attach_find_argument() does.
- */
-KaptureAttachment *
-kapture_attach_find_table(FunctionCallInfo fcinfo, int arg, LOCKMODE lockmode)
-{
-	return linitial(attach_find_argument(fcinfo, arg, lockmode));
-}
-
-/* The names of attachments, for a hint. */
-static char *
-attach_names(const List *attachments)
-{
-	StringInfoData names;
-	ListCell   *lc;
-
-	initStringInfo(&names);
-	foreach(lc, attachments)
-		appendStringInfo(&names, "%s\"%s\"", names.len > 0 ? ", " : "", ((KaptureAttachment *) lfirst(lc))->name);
-	return names.data;
-}
-
-/*
- * Returns the attachments of the relation in a function's first argument that argument
- * "name_arg" is about: the one with that name; NULL: all of them; in the current memory
- * context.  The relation stays locked.  Errors: 22004 the relation is NULL, 42P01 there
- * is no such relation, 42501 it is not the caller's, 42704 it is not attached, or not
- * under that name, 55000 the extension is to be updated first.
- */
-List *
-kapture_attach_find_all(FunctionCallInfo fcinfo, int name_arg, LOCKMODE lockmode)
-{
-	List	   *attachments = attach_find_argument(fcinfo, 0, lockmode);
-	char	   *name;
-	ListCell   *lc;
-
-	if (PG_ARGISNULL(name_arg))
-		return attachments;
-	name = text_to_cstring(PG_GETARG_TEXT_PP(name_arg));
-	foreach(lc, attachments)
-	{
-		if (strcmp(((KaptureAttachment *) lfirst(lc))->name, name) == 0)
-			return list_make1(lfirst(lc));
-	}
-	ereport(ERROR,
-			(errcode(ERRCODE_UNDEFINED_OBJECT),
-			 errmsg("table \"%s\" has no attachment \"%s\"", get_rel_name(PG_GETARG_OID(0)), name),
-			 list_length(attachments) == 1 && ((KaptureAttachment *) linitial(attachments))->name[0] == '\0' ?
-			 errhint("It has one, without a name: leave out argument \"name\".") :
-			 errhint("Its attachments are %s.", attach_names(attachments))));
-	return NIL;
-}
-
-/*
- * Returns the only attachment that kapture_attach_find_all() finds.  Errors: those of
- * that function, and 42725 if there are several.
- */
-KaptureAttachment *
-kapture_attach_find(FunctionCallInfo fcinfo, int name_arg, LOCKMODE lockmode)
-{
-	List	   *attachments = kapture_attach_find_all(fcinfo, name_arg, lockmode);
-
-	if (list_length(attachments) > 1)
-		ereport(ERROR,
-				(errcode(ERRCODE_AMBIGUOUS_FUNCTION),
-				 errmsg("table \"%s\" has several attachments", get_rel_name(PG_GETARG_OID(0))),
-				 errhint("Name one of them in argument \"name\": %s.", attach_names(attachments))));
-	return linitial(attachments);
-}
-
-/*
- * Returns the attachment with this number of the relation in a function's first
- * argument, in the current memory context.  The relation stays locked.  Errors: as
- * kapture_attach_find_all(); 42704 also if it has ended.
- */
-KaptureAttachment *
-kapture_attach_find_again(FunctionCallInfo fcinfo, int32 attachment_id, LOCKMODE lockmode)
-{
-	ListCell   *lc;
-
-	foreach(lc, attach_find_argument(fcinfo, 0, lockmode))
-	{
-		if (((KaptureAttachment *) lfirst(lc))->id == attachment_id)
-			return lfirst(lc);
-	}
-	ereport(ERROR,
-			(errcode(ERRCODE_UNDEFINED_OBJECT),
-			 errmsg("an attachment of table \"%s\" has ended meanwhile", get_rel_name(PG_GETARG_OID(0)))));
-	return NULL;
-}
-
-/* Is a table attached, or below another one that is, among those that inherit from "relid"? */
-static bool
-attach_is_anothers(Oid child, Oid relid, List *attached)
-{
-	ListCell   *lc;
-
-	if (list_member_oid(attached, child))
-		return true;
-	foreach(lc, kapture_family_parents(child))
-	{
-		if (lfirst_oid(lc) == relid)
-			return false;
-		if (list_member_oid(attached, lfirst_oid(lc)))
-			return true;
-	}
-	return false;
-}
-
-/* Drops the triggers of ours of a table and of those whose rows count as its rows, but for those to keep.  Returns how many. */
-static int
-attach_drop_all_triggers(Oid relid, const List *keep)
-{
-	List	   *attached = kapture_catalog_attached_relations();
-	int			n = attach_drop_triggers(relid, keep);
-	ListCell   *lc;
-
-	foreach(lc, find_all_inheritors(relid, NoLock, NULL))
-	{
-		if (lfirst_oid(lc) != relid && !attach_is_anothers(lfirst_oid(lc), relid, attached) &&
-			object_ownercheck(RelationRelationId, lfirst_oid(lc), GetUserId()))
-			n += attach_drop_triggers(lfirst_oid(lc), keep);
-	}
-	return n;
 }
 
 /*
@@ -1132,12 +835,12 @@ attach_drop_orphans(FunctionCallInfo fcinfo)
 	Relation	rel;
 	bool		orphan;
 
-	attach_require(fcinfo, 0, "relation");
+	kapture_argument_check_null(fcinfo, 0, "relation");
 	kapture_version_require();
 	rel = kapture_argument_open(PG_GETARG_OID(0), AccessExclusiveLock, kapture_argument_check_owner);
 	orphan = kapture_catalog_attachment(rel) == NULL;
 	relation_close(rel, NoLock);
-	if (!orphan || attach_drop_all_triggers(PG_GETARG_OID(0), NIL) == 0)
+	if (!orphan || kapture_attach_drop_triggers(PG_GETARG_OID(0), NIL) == 0)
 		return false;
 	ereport(NOTICE,
 			(errmsg("table \"%s\" was not attached to Kapture; dropped the triggers that were left on it",
@@ -1175,8 +878,8 @@ attach_detach(KaptureAttachment *att)
 	kapture_notes_flush();
 	kapture_notes_forget(att->id);
 	kapture_advice_given_up(att);
-	(void) attach_drop_all_triggers(att->root, attach_others_triggers(att->root, att->id));
-	attach_check_name(att->root, att->id, att->name, false);
+	(void) kapture_attach_drop_triggers(att->root, kapture_attach_others_triggers(att->root, att->id));
+	kapture_attach_check_name(att->root, att->id, att->name, false);
 	kapture_attach_forget(att->id);
 	kapture_attach_announce();
 }
@@ -1197,117 +900,4 @@ kapture_detach(PG_FUNCTION_ARGS)
 	foreach(lc, kapture_attach_find_all(fcinfo, 1, AccessExclusiveLock))
 		attach_detach(lfirst(lc));
 	PG_RETURN_VOID();
-}
-
-static void
-attach_set_paused(FunctionCallInfo fcinfo, bool paused)
-{
-	ListCell   *lc;
-
-	foreach(lc, kapture_attach_find_all(fcinfo, 1, AccessShareLock))
-	{
-		KaptureAttachment *att = lfirst(lc);
-		Oid			types[2] = {INT4OID, BOOLOID};
-		Datum		values[2] = {Int32GetDatum(att->id), BoolGetDatum(paused)};
-
-		if (kapture_own_execute("UPDATE @.kapture_attachment SET paused = $2 WHERE attachment_id = $1 AND paused <> $2",
-								2, types, values) == 0)
-			ereport(NOTICE,
-					(paused ? errmsg("table %s is paused already", kapture_catalog_title(att)) :
-					 errmsg("table %s is not paused", kapture_catalog_title(att))));
-	}
-	kapture_attach_announce();
-}
-
-/*
- * kapture_pause(relation regclass, name text) returns void
- */
-Datum
-kapture_pause(PG_FUNCTION_ARGS)
-{
-	attach_set_paused(fcinfo, true);
-	PG_RETURN_VOID();
-}
-
-/*
- * kapture_resume(relation regclass, name text) returns void
- */
-Datum
-kapture_resume(PG_FUNCTION_ARGS)
-{
-	attach_set_paused(fcinfo, false);
-	PG_RETURN_VOID();
-}
-
-/* Runs "sql" on failed rows of an attachment: all, or those that a condition on the key $2 finds. */
-static uint64
-attach_change_rows(const char *sql, Datum *values, const char *condition)
-{
-	Oid			types[2] = {INT4OID, TEXTOID};
-
-	return kapture_own_execute(psprintf("%s WHERE attachment_id = $1 AND state <> 'sending' AND last_error IS NOT NULL%s%s",
-										sql, condition ? " AND " : "", condition ? condition : ""),
-							   condition ? 2 : 1, types, values);
-}
-
-/*
- * Runs "sql" on failed rows of an attachment, all or the one with this key; and
- * "inbox_sql" on pulled customers that could not become rows, if on all.
- */
-static uint64
-attach_change_failed_of(const KaptureAttachment *att, const char *row_key, const char *sql, const char *inbox_sql)
-{
-	Oid			types[1] = {INT4OID};
-	Datum		values[2] = {Int32GetDatum(att->id), row_key ? CStringGetTextDatum(row_key) : (Datum) 0};
-	uint64		n;
-
-	n = attach_change_rows(sql, values, row_key ? KAPTURE_KEY_IS("row_key", "$2") : NULL);
-	/* the report that a row was deleted */
-	if (row_key && n == 0)
-		n = attach_change_rows(sql, values, "row_key IS NULL AND old_key = $2");
-	if (row_key == NULL)
-		n += kapture_own_execute(psprintf("%s WHERE attachment_id = $1 AND last_error IS NOT NULL", inbox_sql),
-								 1, types, values);
-	return n;
-}
-
-/* Does that for the attachments that a call is about, and one row or all; returns how many there were. */
-static uint64
-attach_change_failed(FunctionCallInfo fcinfo, const char *sql, const char *inbox_sql)
-{
-	List	   *attachments = kapture_attach_find_all(fcinfo, 2, AccessShareLock);
-	char	   *row_key = PG_ARGISNULL(1) ? NULL : kapture_argument_key(fcinfo, 1);
-	uint64		n = 0;
-	ListCell   *lc;
-
-	foreach(lc, attachments)
-		n += attach_change_failed_of(lfirst(lc), row_key, sql, inbox_sql);
-	if (row_key && n == 0)
-		ereport(NOTICE,
-				(errmsg("table \"%s\" has no failed row with key \"%s\"", get_rel_name(PG_GETARG_OID(0)), row_key),
-				 errdetail("There is no such row, or its last try did not fail."),
-				 errhint("The keys of failed rows are in the view kapture_failures.")));
-	kapture_attach_announce();
-	return n;
-}
-
-/*
- * kapture_retry(relation regclass, row_key text, name text) returns bigint
- */
-Datum
-kapture_retry(PG_FUNCTION_ARGS)
-{
-	PG_RETURN_INT64(attach_change_failed(fcinfo,
-										 "UPDATE @.kapture_delivery SET state = 'retry', next_attempt = pg_catalog.now()",
-										 "UPDATE @.kapture_inbox SET state = 'waiting', next_attempt = pg_catalog.now()"));
-}
-
-/*
- * kapture_discard(relation regclass, row_key text, name text) returns bigint
- */
-Datum
-kapture_discard(PG_FUNCTION_ARGS)
-{
-	PG_RETURN_INT64(attach_change_failed(fcinfo, "DELETE FROM @.kapture_delivery",
-										 "DELETE FROM @.kapture_inbox"));
 }

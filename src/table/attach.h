@@ -1,6 +1,6 @@
 /*
  * attach.h
- *		Attaching tables, and steering the sync of attached ones.
+ *		Attaching tables and detaching them, and having attachments follow DDL.
  */
 #ifndef KAPTURE_ATTACH_H
 #define KAPTURE_ATTACH_H
@@ -15,11 +15,6 @@
 #include "base/catalog.h"
 #include "mapping/field_map.h"
 
-extern KaptureAttachment *kapture_attach_find_table(FunctionCallInfo fcinfo, int arg, LOCKMODE lockmode);
-extern List *kapture_attach_find_all(FunctionCallInfo fcinfo, int name_arg, LOCKMODE lockmode);
-extern KaptureAttachment *kapture_attach_find(FunctionCallInfo fcinfo, int name_arg, LOCKMODE lockmode);
-extern KaptureAttachment *kapture_attach_find_again(FunctionCallInfo fcinfo, int32 attachment_id, LOCKMODE lockmode);
-extern void kapture_attach_execute_ddl(const char *sql);
 extern void kapture_attach_refuse_on_leave(void);
 extern char *kapture_attach_choice(FunctionCallInfo fcinfo, int arg, const char *name,
 								   const char *one, const char *other, const char *third);

@@ -55,12 +55,12 @@ kapture_inbox_put(const char *server, Datum customer_ids, TimestampTz asked_at)
 	Oid			types[] = {NAMEOID, INT8ARRAYOID, TIMESTAMPTZOID};
 	Datum		values[] = {inbox_name(server), customer_ids, TimestampTzGetDatum(asked_at)};
 
-	if (kapture_own_execute("INSERT INTO @.kapture_inbox AS i (attachment_id, customer_id, asked_at)"
-							" SELECT a.attachment_id, v.id, $3 FROM @.kapture_attachment a, unnest($2) AS v(id)"
+	if (kapture_own_execute("INSERT INTO @.kapture_inbox AS i (attachment_id, customer_id, asked_at, server)"
+							" SELECT a.attachment_id, v.id, $3, $1 FROM @.kapture_attachment a, unnest($2) AS v(id)"
 							" WHERE a.server = $1 AND a.pull ORDER BY 1, 2"
 							" ON CONFLICT (attachment_id, customer_id) DO UPDATE SET state = 'waiting',"
 							" asked_at = excluded.asked_at, next_attempt = excluded.next_attempt, attempts = 0,"
-							" last_error = NULL",
+							" last_error = NULL, server = excluded.server",
 							lengthof(values), types, values) > 0)
 		kapture_shmem_wake_all_at_commit();
 }
@@ -197,7 +197,8 @@ inbox_fitting(const KaptureAttachment *att, int limit, bool *more)
 /*
  * Returns the next customers for a table that are due, at most "limit" of them,
  * as a list of KaptureArrival in the current memory context.  Those that somebody
- * has locked are left out.  *more: there may be more of them.
+ * has locked are left out.  A customer that was noted while kapture_alter() gave the
+ * table another server is not present: its id is another customer's there.  *more: there may be more of them.
  */
 List *
 kapture_inbox_take(const KaptureAttachment *att, int limit, bool *more)
@@ -216,7 +217,7 @@ kapture_inbox_take(const KaptureAttachment *att, int limit, bool *more)
 	for (int i = 0; i < att->ncolumns; i++)
 		kapture_inbox_append_value(&sql, att->columns[i].field);
 	appendStringInfo(&sql, " FROM (SELECT * FROM %s.kapture_inbox" INBOX_DUE ") AS i"
-					 " LEFT JOIN %s.kapture_customers AS c ON c.server = $2 AND c.id = i.customer_id"
+					 " LEFT JOIN %s.kapture_customers AS c ON c.server = $2 AND i.server = $2 AND c.id = i.customer_id"
 					 KAPTURE_INBOX_CONTACT
 					 " ORDER BY i.customer_id", schema, schema);
 

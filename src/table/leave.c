@@ -12,6 +12,10 @@
  * there before or others: they are sent as new ones, and what has been sent for
  * them already is found in Kapture.
  *
+ * The customers of rows that are gone are orphans, as after TRUNCATE of the whole
+ * table; nothing is sent for them.  To find them, the keys of all rows that are with
+ * Kapture are looked at, if these are not too many for the command to wait for.
+ *
  * Which keys are the partition's follows from its bounds, as the columns that these
  * are about are part of the primary key; no row is looked at.  That is done after
  * the command, which has waited for all who were writing to the partition.
@@ -41,9 +45,13 @@
 #include "base/catalog.h"
 #include "base/guc.h"
 #include "base/owner_sql.h"
-#include "cluster/guard.h"
+#include "base/user_code.h"
 #include "table/capture_buffer.h"
 #include "table/leave.h"
+#include "table/row_io.h"
+
+/* Rows with Kapture up to which those of a partition are looked for: this takes seconds. */
+#define LEAVE_MAX_KNOWN		1000000
 
 /* A partition whose rows leave. */
 typedef struct LeavePartition
@@ -54,6 +62,7 @@ typedef struct LeavePartition
 	TupleDesc	desc;
 	List	   *bounds;			/* conditions, with the partition's column numbers */
 	bool		may_return;		/* it may have the rows that were there before */
+	bool		gone;			/* they are no more */
 } LeavePartition;
 
 /*
@@ -62,7 +71,7 @@ typedef struct LeavePartition
  * relation is none.  The relation must be locked.
  */
 static void
-leave_describe(Oid relid, bool may_return, List **leaving)
+leave_describe(Oid relid, bool may_return, bool gone, List **leaving)
 {
 	Relation	rel = try_relation_open(relid, NoLock);
 	List	   *attachments = NIL;
@@ -87,6 +96,7 @@ leave_describe(Oid relid, bool may_return, List **leaving)
 		partition->desc = CreateTupleDescCopy(RelationGetDescr(rel));
 		partition->bounds = copyObject(RelationGetPartitionQual(rel));
 		partition->may_return = may_return;
+		partition->gone = gone;
 		*leaving = lappend(*leaving, partition);
 	}
 	relation_close(rel, NoLock);
@@ -102,7 +112,7 @@ kapture_leave_dropped(Oid relid, List **leaving)
 	if (!kapture_capture_enabled || !get_rel_relispartition(relid) ||
 		!OidIsValid(kapture_catalog_relid(KAPTURE_TABLE_ATTACHMENT)))
 		return;
-	leave_describe(relid, false, leaving);
+	leave_describe(relid, false, true, leaving);
 }
 
 /*
@@ -121,7 +131,7 @@ kapture_leave_made(const RangeVar *name, bool may_return, List **leaving)
 	if (!OidIsValid(relid))
 		return;
 	CommandCounterIncrement();
-	leave_describe(relid, may_return, leaving);
+	leave_describe(relid, may_return, false, leaving);
 }
 
 /* The relations that a TRUNCATE has emptied. */
@@ -169,7 +179,7 @@ kapture_leave_truncated(const TruncateStmt *stmt, List **leaving)
 		if (!get_rel_relispartition(lfirst_oid(lc)) ||
 			list_member_oid(relids, get_partition_parent(lfirst_oid(lc), true)))
 			continue;
-		leave_describe(lfirst_oid(lc), false, leaving);
+		leave_describe(lfirst_oid(lc), false, true, leaving);
 	}
 }
 
@@ -187,6 +197,26 @@ leave_keys_in_use(int32 attachment_id)
 										1, types, values);
 
 	return DatumGetArrayTypeP(OidInputFunctionCall(F_ARRAY_IN, text, TEXTOID, -1));
+}
+
+/* The keys (text[]) of all rows that are with Kapture; none, with a NOTICE, if these are too many. */
+static ArrayType *
+leave_keys_known(const LeavePartition *partition)
+{
+	Oid			types[2] = {INT4OID, INT4OID};
+	Datum		values[2] = {Int32GetDatum(partition->att->id), Int32GetDatum(LEAVE_MAX_KNOWN + 1)};
+	char	   *text = kapture_own_text("SELECT ARRAY(SELECT r.row_key FROM @.kapture_row AS r"
+										" WHERE r.attachment_id = $1 AND r.gone_at IS NULL LIMIT $2)::text[]", 2, types, values);
+	ArrayType  *keys = DatumGetArrayTypeP(OidInputFunctionCall(F_ARRAY_IN, text, TEXTOID, -1));
+
+	if (ArrayGetNItems(ARR_NDIM(keys), ARR_DIMS(keys)) <= LEAVE_MAX_KNOWN)
+		return keys;
+	ereport(NOTICE,
+			(errmsg("the customers of partition \"%s\" are not entered into kapture_orphans", partition->name),
+			 errdetail("More than %d rows of table %s are with Kapture, which are too many to look for those of a partition.",
+					   LEAVE_MAX_KNOWN, kapture_catalog_title(partition->att)),
+			 errhint("Delete the rows of a partition before it is dropped or truncated if their customers are to be orphans.")));
+	return construct_empty_array(TEXTOID);
 }
 
 /* Puts the columns of a key into a row that has no others.  Errors as input of their types does. */
@@ -214,20 +244,40 @@ leave_fill_slot(const LeavePartition *partition, TupleTableSlot *slot, const cha
 	return true;
 }
 
-/* Those keys that are within a partition's bounds. */
-static List *
-leave_compare(const LeavePartition *partition)
+/* A partition, keys (text[]) that are looked at, and those that are within its bounds. */
+typedef struct LeaveSearch
 {
+	const LeavePartition *partition;
+	ArrayType  *candidates;
+	MemoryContext context;
+	List	   *found;			/* of char *, in that context */
+} LeaveSearch;
+
+static void
+leave_add_key(LeaveSearch *search, const char *key)
+{
+	MemoryContext old = MemoryContextSwitchTo(search->context);
+
+	search->found = lappend(search->found, pstrdup(key));
+	MemoryContextSwitchTo(old);
+}
+
+/* Compares the keys with the bounds.  Reading a key may run checks of its types. */
+static void
+leave_do_compare(void *arg)
+{
+	LeaveSearch *search = arg;
+	const LeavePartition *partition = search->partition;
 	EState	   *estate = CreateExecutorState();
 	ExprContext *econtext = GetPerTupleExprContext(estate);
 	TupleTableSlot *slot = MakeSingleTupleTableSlot(partition->desc, &TTSOpsVirtual);
 	ExprState  *bounds = ExecPrepareCheck(partition->bounds, estate);
-	int			nestlevel = kapture_catalog_text_settings();
-	List	   *result = NIL;
 	Datum	   *keys;
 	int			n;
 
-	deconstruct_array(leave_keys_in_use(partition->att->id), TEXTOID, -1, false, TYPALIGN_INT, &keys, NULL, &n);
+	for (int i = 0; i < partition->att->nkeys; i++)
+		kapture_user_code_check_type(partition->att->keys[i].type);
+	deconstruct_array(search->candidates, TEXTOID, -1, false, TYPALIGN_INT, &keys, NULL, &n);
 	econtext->ecxt_scantuple = slot;
 	for (int i = 0; i < n; i++)
 	{
@@ -239,51 +289,62 @@ leave_compare(const LeavePartition *partition)
 		ExecClearTuple(slot);
 		ResetExprContext(econtext);
 		if (within)
-			result = lappend(result, key);
+			leave_add_key(search, key);
 		CHECK_FOR_INTERRUPTS();
 	}
-	AtEOXact_GUC(true, nestlevel);
 	ExecDropSingleTupleTableSlot(slot);
 	FreeExecutorState(estate);
-	return result;
-}
-
-/* A partition, and the keys that were found. */
-typedef struct LeaveSearch
-{
-	const LeavePartition *partition;
-	List	   *keys;
-} LeaveSearch;
-
-static void
-leave_do_find_keys(void *arg)
-{
-	LeaveSearch *search = arg;
-
-	search->keys = leave_compare(search->partition);
 }
 
 /*
- * Those keys that are within the partition's bounds; none, with a warning, if a key
+ * Those of the keys that are within the partition's bounds; none, with a warning, if a key
  * cannot be compared, such as one of a type that the column has no longer.  The user's
- * command does not fail for that.
+ * command does not fail for that.  Whoever drops a partition need not trust its table's
+ * owner: what the types of the key run is run as that.
  */
 static List *
-leave_find_keys(const LeavePartition *partition)
+leave_compare(const LeavePartition *partition, ArrayType *candidates)
 {
-	LeaveSearch search = {partition, NIL};
-	ErrorData  *error = kapture_guard_step(leave_do_find_keys, &search);
+	LeaveSearch search = {partition, candidates, CurrentMemoryContext};
+	ErrorData  *error;
 
+	if (ArrayGetNItems(ARR_NDIM(candidates), ARR_DIMS(candidates)) == 0)
+		return NIL;
+	error = kapture_row_run_apart(partition->att, leave_do_compare, &search);
 	if (error == NULL)
-		return search.keys;
-	if (error->sqlerrcode == ERRCODE_QUERY_CANCELED || error->sqlerrcode == ERRCODE_ADMIN_SHUTDOWN)
-		ReThrowError(error);
+		return search.found;
 	ereport(WARNING,
 			(errcode(error->sqlerrcode),
 			 errmsg("could not determine which of the rows that are being sent to Kapture were in partition \"%s\"",
 					partition->name),
 			 errdetail_internal("%s", error->message)));
 	return NIL;
+}
+
+static int
+leave_compare_texts(const ListCell *a, const ListCell *b)
+{
+	return strcmp(lfirst(a), lfirst(b));
+}
+
+/* Those of "keys" that are not among "others"; sorts both. */
+static List *
+leave_without(List *keys, List *others)
+{
+	List	   *result = NIL;
+	int			o = 0;
+	ListCell   *lc;
+
+	list_sort(keys, leave_compare_texts);
+	list_sort(others, leave_compare_texts);
+	foreach(lc, keys)
+	{
+		while (o < list_length(others) && strcmp(list_nth(others, o), lfirst(lc)) < 0)
+			o++;
+		if (o == list_length(others) || strcmp(list_nth(others, o), lfirst(lc)) != 0)
+			result = lappend(result, lfirst(lc));
+	}
+	return result;
 }
 
 /*
@@ -296,15 +357,20 @@ leave_note(const LeavePartition *partition)
 	KaptureAttachment *att = partition->att;
 	bool		own = kapture_notes_any();
 	List	   *keys;
+	List	   *known = NIL;	/* others that are gone, and were with Kapture */
 	CommandId	cid;
 	ListCell   *lc;
 
 	kapture_notes_flush();		/* what this transaction has captured so far waits, too */
-	keys = leave_find_keys(partition);
+	keys = leave_compare(partition, leave_keys_in_use(partition->att->id));
+	if (partition->gone)
+		known = leave_without(leave_compare(partition, leave_keys_known(partition)), keys);
 	CommandCounterIncrement();
 	cid = GetCurrentCommandId(true);
 	foreach(lc, keys)
 		kapture_notes_add(att->id, KAPTURE_NOTE_DELETED, att->all_changed, lfirst(lc), NULL, cid, false);
+	foreach(lc, known)
+		kapture_notes_add_deleted(att->id, att->all_changed, lfirst(lc), cid, false, 0);
 	if (own)
 	{
 		foreach(lc, keys)

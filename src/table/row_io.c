@@ -146,7 +146,7 @@ row_leave_nothing(void)
 
 /*
  * As kapture_row_run(), with a limit for users' code, in milliseconds, and for
- * the wait for a lock.
+ * the wait for a lock; NULL: the table is not locked, as it is not to be read.
  */
 static ErrorData *
 row_run_within(KaptureAttachment *att, const char *timezone, void (*work) (void *arg), void *arg,
@@ -163,11 +163,13 @@ row_run_within(KaptureAttachment *att, const char *timezone, void (*work) (void 
 	kapture_clock_start(limit);
 	PG_TRY();
 	{
-		Relation	rel;
+		Relation	rel = NULL;
+		Oid			table_owner;
 		int			nestlevel;
 
 		nestlevel = kapture_catalog_text_settings();
-		row_set("lock_timeout", lock_timeout);
+		if (lock_timeout)
+			row_set("lock_timeout", lock_timeout);
 		row_set("search_path", "pg_catalog, pg_temp");
 		row_set("row_security", "off");
 		row_set("max_parallel_workers_per_gather", "0");	/* whose processes know nothing of all this */
@@ -177,15 +179,17 @@ row_run_within(KaptureAttachment *att, const char *timezone, void (*work) (void 
 		if (timezone)
 			row_set("TimeZone", timezone);
 
-		rel = relation_open(att->root, AccessShareLock);
-		kapture_clock_name(rel->rd_rel->relowner, att->id);
-		SetUserIdAndSecContext(rel->rd_rel->relowner,
-							   sec_context | SECURITY_RESTRICTED_OPERATION);
+		if (lock_timeout)
+			rel = relation_open(att->root, AccessShareLock);
+		table_owner = kapture_catalog_owner(att->root);
+		kapture_clock_name(table_owner, att->id);
+		SetUserIdAndSecContext(table_owner, sec_context | SECURITY_RESTRICTED_OPERATION);
 		SPI_connect();
 		row_leave_nothing();
 		kapture_user_code_run(rel, att->beside, work, arg);
 		SPI_finish();
-		relation_close(rel, NoLock);
+		if (rel)
+			relation_close(rel, NoLock);
 		AtEOXact_GUC(false, nestlevel);
 		SetUserIdAndSecContext(userid, sec_context);
 		(void) kapture_clock_stop();
@@ -221,6 +225,17 @@ ErrorData *
 kapture_row_run(KaptureAttachment *att, const char *timezone, void (*work) (void *arg), void *arg)
 {
 	return row_run_within(att, timezone, work, arg, ROW_TIME_LIMIT, ROW_LOCK_TIMEOUT);
+}
+
+/*
+ * As kapture_row_run(), for what is about the table but reads no row of it, such as the text of
+ * a key: the table is not locked, but must be there.  The types concerned are the work's
+ * to check.
+ */
+ErrorData *
+kapture_row_run_apart(KaptureAttachment *att, void (*work) (void *arg), void *arg)
+{
+	return row_run_within(att, NULL, work, arg, ROW_TIME_LIMIT, NULL);
 }
 
 /*

@@ -10,6 +10,7 @@
 #include "postgres.h"
 
 #include "access/nbtree.h"
+#include "access/transam.h"
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "utils/builtins.h"
@@ -70,43 +71,22 @@ row_key_do_look_up(void *arg)
 	MemoryContextSwitchTo(old);
 }
 
-/* Replaces the values of a key by those that the row in the table has. */
-static void
-row_key_look_up(KaptureAttachment *att, char **values)
+/* Is a type one whose input runs nobody's code: neither a domain with its checks, nor one that may have such inside? */
+static bool
+row_key_is_plain(Oid type)
 {
-	RowKeyLookup lookup = {att, values, CurrentMemoryContext};
-	bool		exact = true;
-	ErrorData  *error;
+	Oid			element = get_element_type(type);
+	Oid			plain = OidIsValid(element) ? element : type;
 
-	for (int i = 0; i < att->nkeys; i++)
-		exact &= row_key_is_exact(&att->keys[i]);
-	if (exact)
-		return;
-	error = kapture_row_run(att, NULL, row_key_do_look_up, &lookup);
-	if (error)
-		ReThrowError(error);
+	return plain < FirstNormalObjectId && get_typtype(plain) == TYPTYPE_BASE;
 }
 
-/*
- * Returns the key of a row as capture would note it, in the current memory context, from
- * a text that means it; if there is no such row, what its types make of the text.  Errors:
- * 22023 it has not as many values as the key, those of the types for what is no value of
- * theirs, those of reading the table as its owner.
- */
-char *
-kapture_row_key(KaptureAttachment *att, const char *row_key)
+/* Replaces the values of a key by the text that their types have for them. */
+static void
+row_key_normalize(KaptureAttachment *att, char **values)
 {
-	char	  **values = kapture_catalog_unpack_key(row_key, att->nkeys);
-	char	   *result;
-	int			nestlevel;
+	int			nestlevel = kapture_catalog_text_settings();
 
-	if (values == NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("\"%s\" is not a key of table \"%s\"", row_key, get_rel_name(att->root)),
-				 errdetail("Its key has %d columns.", att->nkeys),
-				 errhint("Give the values as an array, such as {1,x}, in the order of the primary key.")));
-	nestlevel = kapture_catalog_text_settings();
 	for (int i = 0; i < att->nkeys; i++)
 	{
 		KaptureKeyColumn *col = &att->keys[i];
@@ -116,8 +96,54 @@ kapture_row_key(KaptureAttachment *att, const char *row_key)
 		getTypeInputInfo(col->type, &input, &param);
 		values[i] = OutputFunctionCall(&col->output, OidInputFunctionCall(input, values[i], param, col->typmod));
 	}
-	row_key_look_up(att, values);
-	result = kapture_catalog_pack_key(values, att->nkeys);
 	AtEOXact_GUC(true, nestlevel);
-	return result;
+}
+
+/* Does that, and looks whether the row in the table has other texts; as the owner of the table. */
+static void
+row_key_do_find(void *arg)
+{
+	RowKeyLookup *lookup = arg;
+	MemoryContext old = MemoryContextSwitchTo(lookup->context);
+
+	row_key_normalize(lookup->att, lookup->values);
+	MemoryContextSwitchTo(old);
+	row_key_do_look_up(lookup);
+}
+
+/*
+ * Returns the key of a row as capture would note it, in the current memory context, from
+ * a text that means it; if there is no such row, what its types make of the text, and if
+ * the table has lost its primary key, the text itself.  Errors: 22023 it has not as many
+ * values as the key, those of the types for what is no value of theirs, those of reading
+ * the table as its owner.
+ */
+char *
+kapture_row_key(KaptureAttachment *att, const char *row_key)
+{
+	char	  **values;
+	bool		direct = true;
+
+	if (att->nkeys == 0)
+		return pstrdup(row_key);
+	values = kapture_catalog_unpack_key(row_key, att->nkeys);
+	if (values == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("\"%s\" is not a key of table \"%s\"", row_key, get_rel_name(att->root)),
+				 errdetail("Its key has %d columns.", att->nkeys),
+				 errhint("Give the values as an array, such as {1,x}, in the order of the primary key.")));
+	for (int i = 0; i < att->nkeys; i++)
+		direct &= row_key_is_plain(att->keys[i].type) && row_key_is_exact(&att->keys[i]);
+	if (direct)
+		row_key_normalize(att, values);
+	else
+	{
+		RowKeyLookup lookup = {att, values, CurrentMemoryContext};
+		ErrorData  *error = kapture_row_run(att, NULL, row_key_do_find, &lookup);
+
+		if (error)
+			ReThrowError(error);
+	}
+	return kapture_catalog_pack_key(values, att->nkeys);
 }

@@ -36,13 +36,19 @@
 #define ROW_SMALL_OTHER		256
 
 /*
- * Returns "schema"."table", in the current memory context.
+ * Returns "schema"."table", in the current memory context.  Errors: 42P01 there is no such
+ * relation.
  */
 char *
 kapture_row_relation_name(Oid relid)
 {
-	return quote_qualified_identifier(get_namespace_name(get_rel_namespace(relid)),
-									  get_rel_name(relid));
+	const char *name = get_rel_name(relid);
+
+	if (name == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_TABLE),
+				 errmsg("relation with OID %u does not exist", relid)));
+	return quote_qualified_identifier(get_namespace_name(get_rel_namespace(relid)), name);
 }
 
 /*

@@ -48,6 +48,9 @@ SELECT api, left(message, 50) AS message, kapture_hint(message, 200, api) AS hin
 	('add', 'Kapture''s answer is about another customer: its phone is not the one that was sent'),
 	('add', 'Kapture''s answer has two customer ids, 1 and 2'),
 	('get', 'something else'),
+	('add', 'Zone is mandatory'),
+	('add', 'Internal Server Error'),
+	('add', 'Kapture answered with HTTP code 200'),
 	(NULL, 'new row for relation "t" violates check constraint "c"'),
 	(NULL, 'the row is locked; its Kapture customer id is written later'),
 	(NULL, NULL)) AS f(api, message);

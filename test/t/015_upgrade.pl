@@ -95,6 +95,28 @@ foreach my $version (@released)
 	same(catalog($node, $db, $_), $fresh{$_}, "updated from $version: $_ are those of a fresh $current") foreach sort keys %catalog;
 }
 
+# What was granted on functions that are replaced, and what was revoked, is so afterwards.
+my $granted = 'granted';
+$node->safe_psql('postgres', "CREATE ROLE helper; CREATE ROLE assistant; CREATE ROLE stranger; CREATE DATABASE $granted");
+$node->safe_psql($granted, qq(
+CREATE EXTENSION kapture_sync VERSION '1.0';
+REVOKE EXECUTE ON FUNCTION kapture_retry(regclass, text), kapture_pull(timestamp, timestamp, name) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION kapture_retry(regclass, text) TO helper WITH GRANT OPTION;
+GRANT EXECUTE ON PROCEDURE kapture_backfill(regclass, integer) TO helper;
+SET ROLE helper; GRANT EXECUTE ON FUNCTION kapture_retry(regclass, text) TO assistant));
+$node->safe_psql($granted, "ALTER EXTENSION kapture_sync UPDATE");
+my $owner = $node->safe_psql($granted, "SELECT current_user");
+is($node->safe_psql($granted, "SELECT oid::regprocedure, proacl FROM pg_proc WHERE proname ~ '^kapture_(retry|backfill|pull|pause)\$' ORDER BY oid::regprocedure::text COLLATE \"C\""),
+	join("\n", "kapture_backfill(regclass,integer,text)|{=X/$owner,$owner=X/$owner,helper=X/$owner}", 'kapture_pause(regclass,text)|',
+		(map { "kapture_pull($_)|{$owner=X/$owner}" } 'date,date,name', 'text,text,name', 'timestamp with time zone,timestamp with time zone,name', 'timestamp without time zone,timestamp without time zone,name'),
+		map { "kapture_retry($_)|{$owner=X/$owner,helper=X*/$owner,assistant=X/helper}" } 'regclass,anynonarray,text', 'regclass,text,text'),
+	'privileges are those of the functions before, of whoever granted them');
+same(catalog($node, $granted, 'members'), $fresh{members}, 'and not the extension\'s own');
+like(($node->psql($granted, "SET ROLE stranger; SELECT kapture_retry('pg_class', 1)"))[2], qr/permission denied for function kapture_retry/, 'nobody has gained any');
+like(($node->psql($granted, "DROP ROLE helper"))[2], qr/privileges for function kapture_retry/, 'roles that have some are known to have them');
+$node->command_like([ 'pg_dump', '-s', '-d', $node->connstr($granted) ], qr/GRANT ALL ON FUNCTION public\.kapture_retry\(relation regclass, row_key text, name text\) TO helper WITH GRANT OPTION/,
+	'and a dump has them');
+
 # A database of 1.0 in the midst of its work, as the tables of 1.0 hold it, under
 # the library of the current version.  What 1.0 says is written here by hand: its
 # library is no more.

@@ -229,7 +229,7 @@ is($node->safe_psql('postgres', "SELECT count(*) FROM kapture_pull_failures WHER
 is($node->safe_psql('postgres', "SELECT string_agg(customer_name, ' ') FROM folk_of_old WHERE customer_name = 'Of old'"), 'Of old Of old', 'and are left alone');
 $node->safe_psql('postgres', "DROP TABLE folk CASCADE; SELECT kapture_attach('parts', columns => '{\"customer_name\": \"name\", \"phone\": \"mobile\", \"city\": \"Town\"}', pull => true)");
 
-$node->safe_psql('postgres', "INSERT INTO kapture_inbox (attachment_id, customer_id, asked_at, next_attempt) SELECT attachment_id, 1, now(), 'infinity' FROM kapture_attachment; DROP TABLE parts");
+$node->safe_psql('postgres', "INSERT INTO kapture_inbox (attachment_id, customer_id, asked_at, next_attempt, server) SELECT attachment_id, 1, now(), 'infinity', server FROM kapture_attachment; DROP TABLE parts");
 $node->safe_psql('postgres', "ALTER SERVER kapture OPTIONS (SET timeout '50s')");	# has the worker look
 poll_ok($node, "SELECT count(*) = 0 FROM kapture_inbox", 'a dropped table leaves nothing');
 poll_ok($node, "SELECT kapture_puller_pid() IS NULL", 'and no puller');

@@ -383,5 +383,23 @@ foreach my $case (
 	sql('TRUNCATE split');
 }
 
+# --- rows at rest that go with their partition: their customers are orphans, and no others
+judge('nothing waits');
+sql("ALTER TABLE split ATTACH PARTITION high FOR VALUES FROM (10) TO (20)") if sql("SELECT NOT relispartition FROM pg_class WHERE oid = 'high'::regclass") eq 't';
+sql("DELETE FROM kapture_row WHERE gone_at IS NOT NULL; DELETE FROM kapture_history; SELECT kapture_alter('split', on_delete => '{\"campaign_name\": \"deleted\"}')");
+sql(join ' ', map { person('split', $_) } 1, 2, 11, 12, 13);
+settled();
+my $orphans = "SELECT string_agg(row_key || ' ' || reason, ', ' ORDER BY row_key) FROM kapture_orphans WHERE relation = 'split'::regclass";
+sql("BEGIN; TRUNCATE low; DROP TABLE high; ROLLBACK");
+sql("BEGIN; UPDATE split SET id = 14 WHERE id = 2; UPDATE split SET id = 3 WHERE id = 11; TRUNCATE low; COMMIT");
+settled();
+is(sql($orphans), '1 deleted, 11 deleted', 'a partition is truncated: those that were in it then, by the keys that they are known by');
+is(sql("SELECT kapture_id('split', '14') IS NOT NULL, kapture_id('split', '1') IS NULL FROM split WHERE id = 14"), 't|t', 'a row that has left it stays');
+sql("DROP TABLE high");
+settled();
+is(sql($orphans), '1 deleted, 11 deleted, 12 deleted, 13 deleted, 14 deleted', 'one is dropped');
+is(sql("SELECT string_agg(row_key, ' ' ORDER BY row_key) FROM kapture_history WHERE action = 'gone' AND row_key IN ('1', '12', '13', '14')"), '1 12 13 14', 'the history has each row once');
+is((grep { ($_->{campaign_name} // '') eq 'deleted' } @{ emulator_get($emulator, 'customers') }), 1, 'to Kapture, only what was under way is reported');
+
 $node->stop;
 done_testing();

@@ -133,6 +133,37 @@ sql("SET datestyle = 'German'; SELECT kapture_touch('pairs', '{1,2021-3-4}')");
 is(noted(), '{1,2021-03-04}:' . sql("SELECT sum(1 << bit) FROM kapture_column JOIN kapture_attachment USING (attachment_id) WHERE relation = 'pairs'::regclass"),
 	'and noted as the trigger would, whatever the settings are');
 idle_ok('nothing else waits') if sql("SELECT kapture_detach('pairs') IS NOT NULL");
+
+# other calls find a row by any text of its key, too
+sql("CREATE TABLE shelf (n numeric, b date, customer_name text, phone text, PRIMARY KEY (n, b)); SELECT kapture_attach('shelf');
+INSERT INTO shelf VALUES (1.50, '2026-01-02', '', '9711111110'), (2.50, '2026-01-03', 'Second', '9711111111')");
+poll_ok($node, "SELECT count(*) = 1 FROM kapture_failures WHERE relation = 'shelf'::regclass AND state = 'parked'", 'a row is parked');
+poll_ok($node, "SELECT count(kapture_customer_id) = 1 FROM shelf", 'another one is sent');
+my $german = "SET datestyle = 'German'";
+is(sql("$german; SELECT kapture_id('shelf', '{2.5,2026-1-3}') = kapture_customer_id, kapture_id('customers', ' 0$key') IS NOT NULL FROM shelf WHERE n = 2.5"), 't|t', 'kapture_id');
+is(sql("$german; SELECT api FROM kapture_preview('shelf', '{2.5,2026-1-3}')"), 'update', 'kapture_preview');
+is(sql("$german; SELECT kapture_retry('shelf', '{1.5,2026-1-2}')"), '1', 'kapture_retry');
+poll_ok($node, "SELECT count(*) = 1 FROM kapture_failures WHERE relation = 'shelf'::regclass AND state = 'parked'", 'it is parked again');
+is(sql("$german; SELECT kapture_discard('shelf', '{1.5,2026-1-2}')"), '1', 'kapture_discard');
+foreach my $call (qw(kapture_id kapture_preview kapture_retry kapture_discard))
+{
+	like(($node->psql('postgres', "SELECT $call('customers', 'x')"))[2], qr/ERROR:  invalid input syntax for type bigint: "x"/, "$call: what is no key is an error");
+	like(($node->psql('postgres', "SELECT $call('shelf', '1')"))[2], qr/ERROR:  "1" is not a key of table "shelf"\nDETAIL:  Its key has 2 columns/, 'so is a part of one');
+}
+sql("SELECT kapture_detach('shelf')");
+
+# checks of a key's type are code of others
+sql('CREATE ROLE mallory; CREATE SCHEMA mallory AUTHORIZATION mallory; SET ROLE mallory;
+CREATE FUNCTION mallory.seen(int) RETURNS boolean LANGUAGE plpgsql AS $$BEGIN RAISE WARNING \'runs as %\', current_user; RETURN true; END$$;
+CREATE DOMAIN mallory.number AS int CHECK (mallory.seen(VALUE)); CREATE TABLE mallory.numbered (id mallory.number PRIMARY KEY, customer_name text, phone text)');
+sql("GRANT USAGE ON FOREIGN SERVER kapture TO mallory; CREATE USER MAPPING FOR mallory SERVER kapture OPTIONS (auth_key 'k'); SELECT kapture_attach('mallory.numbered'), kapture_pause('mallory.numbered')");
+foreach my $call (qw(kapture_touch kapture_id kapture_retry))
+{
+	my $said = ($node->psql('postgres', "SELECT $call('mallory.numbered', '1')"))[2];
+	unlike($said, qr/runs as postgres/, "$call runs it as nobody else than the table's owner") or diag($said);
+}
+sql("SELECT kapture_detach('mallory.numbered')");
+
 ($rc, $out, $err) = $node->psql('postgres', "BEGIN READ ONLY; SELECT kapture_touch('customers', '$key')");
 like($err, qr/ERROR:  cannot execute kapture_touch\(\) in a read-only transaction/, 'a read-only transaction touches nothing');
 

@@ -5,6 +5,7 @@ use warnings;
 
 use FindBin;
 use lib "$FindBin::RealBin/../perl";
+use HTTP::Tiny;
 use JSON::PP;
 use KaptureTest;
 use PostgreSQL::Test::Utils;
@@ -97,6 +98,15 @@ my $direct = (map { $_->{kapture_customer_id} } grep { $_->{customer_name} eq 'D
 like(sql(qq(SELECT kapture_update_customer('{"customer_id": $direct, "city": "Goa"}'))), qr/Success/, 'and kapture_update_customer takes the id by its name there');
 is(emulator_get($emulator, "customers?id=$direct")->[0]{city}, 'Goa', 'so the customer is updated');
 like(error_of(qq(SELECT kapture_update_customer('{"kapture_customer_id": $direct, "city": "Goa"}'))), qr/22023.*has no "customer_id"/s, 'which it must have');
+
+like(error_of(q(SELECT kapture_add_customer('{"customer_name": "Ours", "phone": "9845765228"}'))), qr/NOTICE:.*"customer_name" is "name" in requests to this server/, 'a name that the account does not have is pointed out');
+is(error_of(q(SELECT kapture_add_customer('{"name": "Theirs", "phone": "9845765227"}'))), '', 'not those that it has');
+
+# --- a wrong address, key or form has a hint with each step that fails
+fresh({ dialect => 'v1' }, add_path => '/nowhere', update_path => '/nowhere');
+like(sql("SELECT string_agg(step || ': ' || hint, E'\n') FROM kapture_check(all_keys => true) WHERE NOT ok"),
+	qr/^add key: .*add_path.*dialect.*^update key: .*update_path/sm, 'a path that is not there: the hints name path and dialect');
+is(sql("SELECT count(*) FROM kapture_check(all_keys => true) WHERE NOT ok AND hint IS NULL"), 0, 'each step that fails has a hint');
 
 # --- nested
 fresh({ dialect => 'v1' }, dialect => 'v1');
@@ -194,6 +204,15 @@ sub pulls_all
 	return;
 }
 
+# What the account answers to a request for the first page, byte by byte.
+sub first_page
+{
+	my $answer = HTTP::Tiny->new->post("$emulator->{url}/select-customer-between-start-and-end-dates.html",
+		{ content => '{"cm_id": 2469, "createStartDate": "2021-03-14", "createEndDate": "2021-03-15", "offset": 0, "limit": 100}',
+			headers => { 'Content-Type' => 'application/json', Authorization => 'Basic a2FwZGVtbzprYXAxMjM=' } });
+	return $answer->{content};
+}
+
 # The offsets that were asked for.
 sub offsets { return join ' ', map { $_->{body} =~ /"offset": (\d+)/ ? $1 : '-' } @pages }
 
@@ -211,7 +230,7 @@ is($pages[0]{body}, '{"cm_id": 2469, "createStartDate": "2021-03-14", "createEnd
 fresh({ paged => \1 }, @paged, pull_limit => 50);
 emulator_post($emulator, 'seed', { count => 100, from => '2021-03-14 00:00:00', to => '2021-03-14 23:59:59' });
 pulls_all('a full last page');
-is(offsets(), '0 50 100', 'is followed by an empty one');
+is(offsets(), '0 50 100 100', 'is followed by an empty one, which is asked for twice');
 fresh({ paged => \1, page_rows => 37 }, @paged, pull_limit => 100);
 emulator_post($emulator, 'seed', { count => 250, from => '2021-03-14 00:00:00', to => '2021-03-14 23:59:59' });
 pulls_all('a limit that the account lowers');
@@ -234,6 +253,18 @@ emulator_post($emulator, 'seed', { count => 30, from => '2021-03-14 00:00:00', t
 pulls_all('an account that ignores the offset');
 emulator_post($emulator, 'seed', { count => 130, from => '2021-03-14 00:00:00', to => '2021-03-14 20:00:00' });
 like(error_of("SELECT * FROM kapture_pull_customers('2021-03-14', '2021-03-14')"), qr/HV000.*returns the same 100 customers on each page.*pull_limit/s, 'what it cannot give is an error');
+# an account that slips once: a page that repeats the one before, or is empty, though there are more
+foreach my $rows (100, 37)
+{
+	foreach my $slip ('repeated', 'empty')
+	{
+		fresh({ paged => \1, page_rows => $rows }, @paged);
+		emulator_post($emulator, 'seed', { count => 250, from => '2021-03-14 00:00:00', to => '2021-03-14 20:00:00' });
+		my $page = $slip eq 'empty' ? '{"message": "No customer between dates.", "status": "failed"}' : first_page();
+		emulator_faults($emulator, { api => 'pull', action => 'status', code => 200, body => $page, skip => $slip eq 'empty' ? 2 : 1, count => 1 });
+		is(sql("SELECT count(DISTINCT id) FROM kapture_pull_customers('2021-03-14', '2021-03-14')"), 250, "a page of $rows is $slip once: nobody is lost");
+	}
+}
 # a page that fails is asked for again, and so is a day that was interrupted
 fresh({ paged => \1 }, @paged);
 emulator_post($emulator, 'seed', { count => 250, from => '2021-03-14 00:00:00', to => '2021-03-14 20:00:00' });

@@ -130,6 +130,17 @@ emulator_faults($emulator, { api => 'add', action => 'drop_after', count => 1 })
 sql("INSERT INTO customers (customer_name, phone) VALUES ('Lost', '9550000002')");
 poll_ok($node, "SELECT count(*) = 1 FROM customers WHERE customer_name = 'Lost' AND kapture_customer_id IS NOT NULL", 'a lost Add is found');
 
+# --- a search that is refused is no fault of the row that is searched for
+fresh();
+emulator_faults($emulator, { api => 'add', action => 'drop_after', count => 1 },
+	{ api => 'get', action => 'status', code => 200, body => '{"message": "Search is closed", "status": "failed"}' });
+sql("INSERT INTO customers (customer_name, phone) VALUES ('Lost', '9550000003')");
+poll_ok($node, "SELECT state = 'retry' AND message = 'Search is closed' AND hint LIKE 'Kapture refuses the search%' FROM kapture_failures", 'a row whose search is refused waits');
+emulator_faults($emulator);
+sql("SELECT kapture_retry('customers')");
+poll_ok($node, "SELECT count(kapture_customer_id) = 1 FROM customers", 'and is found when searches are answered');
+is(requests('add'), 1, 'without another Add');
+
 # --- refusals in words that nobody knows
 my $words = 'Your plan does not allow it any more';
 my $refusal = { api => 'add', action => 'status', code => 400, body => "{\"message\": \"$words\", \"status\": \"failed\"}" };
@@ -151,6 +162,12 @@ emulator_faults($emulator);
 try_again();
 poll_ok($node, "SELECT count(kapture_customer_id) = 100 FROM customers", 'and are sent when it is put right');
 is(sql($state), 'ok', 'the server is well');
+
+# what an account demands of other fields is no known word, a name though there is in it
+fresh();
+emulator_faults($emulator, { %$refusal, body => '{"message": "contact_person_name is mandatory", "status": "failed"}' });
+insert_rows('n', 1, 30);
+poll_ok($node, "SELECT server_state = 'refusing' AND parked = 0 FROM kapture_status", 'a field that is missing from all rows: none is parked');
 
 # words that are known to be about values park their rows, however many
 fresh();

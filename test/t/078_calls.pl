@@ -80,7 +80,7 @@ like(error_of(qq(SELECT kapture_call('tiket_add', '{}'))), qr/22023: server "kap
 # Nothing but a path below the server's URL.
 my $requests = emulator_get($emulator, 'stats')->{requests};
 foreach my $path ('//evil.example/x', '/\\\\evil.example/x', '/../x', '/a/../../x', '/./x', '/a/.', '/a@evil.example', '/a#b', "/a b", "/a\tb", '/a%', '/a%2', '/a%zz',
-	'/%2e%2e/x', '/%2E./x', '/%2f%2fevil.example', '/%5cevil', '/a%00b', '/a%0d%0aX-Evil: 1', '/a%40b', '/%252e%252e/x', '/a%3fb', "/a\x{7f}", "/\x{c3}\x{a9}")
+	'/%2e%2e/x', '/%2E./x', '/%2f%2fevil.example', '/%5cevil', '/a%00b', '/a%0d%0aX-Evil: 1', '/a%40b', '/%252e%252e/x', '/a%3fb', '/..;/x', '/a/.;b/x', '/;a/x', "/a\x{7f}", "/\x{c3}\x{a9}")
 {
 	like(error_of("SELECT kapture_call(E'" . ($path =~ s/\\/\\\\/gr) . "', '{}')"), qr/22023: path .* of an API cannot be used/, 'with that error');
 }

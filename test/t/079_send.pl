@@ -67,6 +67,14 @@ is(field($got, "answer -> 0 ->> 'title'"), 'First', 'and is kept');
 state_ok(sql(q(SELECT kapture_send('/get-all-faq-categories.html', '[{}]'))), 'done', 'an API is named by its path');
 state_ok(sql(q(SELECT kapture_send('/nowhere', '{}'))), 'failed', 'a path that is not there fails');
 
+# Words about keys within what a customer wrote are no refusal of ours: that call was taken.
+emulator_faults($emulator, { api => 'ticket_add', action => 'status', code => 200, match => 'About a key',
+	body => '{"ticket_id": "1", "title": "About a key", "queue": "Default", "message": "My API key expired"}' });
+my $about = ticket('About a key');
+state_ok($about, 'done', 'an answer that repeats such words is a success');
+is(field($about, 'attempts'), '1', 'which is not sent again');
+emulator_faults($emulator);
+
 # Order: calls of a reference one after the other, others beside them.
 emulator_faults($emulator, { api => 'ticket_add', action => 'hold', match => 'Order 1' });
 sql(q(SELECT kapture_send('ticket_add', jsonb_build_object('title', 'Order ' || n), reference => 'order') FROM generate_series(1, 3) AS n));
@@ -122,6 +130,7 @@ my $lost;
 foreach my $fault ([ 'dropped after' => { action => 'drop_after' }, 1 ], [ 'dropped before' => { action => 'drop_before' }, 0 ],
 	[ 'status 500' => { action => 'status', code => 500 }, 0 ], [ 'status 503' => { action => 'status', code => 503 }, 0 ],
 	[ 'html' => { action => 'html' }, 1 ], [ 'truncated' => { action => 'truncate' }, 1 ], [ 'redirected' => { action => 'redirect' }, 0 ],
+	[ 'fault in words' => { action => 'status', code => 200, body => '{"message": "Internal Server Error", "status": "failed"}' }, 0 ],
 	[ 'hanging' => { action => 'hang' }, 1 ])
 {
 	my ($title, $how, $done) = @$fault;

@@ -57,9 +57,9 @@ my $expected = join "\n", "1|$id{'By phone'}|phone|", "2|$id{'By email'}|email|"
   "4||both|the phone belongs to Kapture customer $id{One}, the email to Kapture customer $id{Twice}",
   "6|$id{Twice}|phone|the row with key \"7\" is the same customer", "7|$id{Twice}|email|the row with key \"6\" is the same customer",
   "8|$id{Taken}|phone|another row has this id";
-is(sql("SELECT * FROM kapture_match('customers')"), $expected, 'rows whose customer is there');
+is(sql("SELECT row_key, kapture_customer_id, found_by, problem FROM kapture_match('customers')"), $expected, 'rows whose customer is there');
 is(sql("SELECT count(kapture_customer_id) FROM customers"), '1', 'nothing is written');
-like(said("SELECT * FROM kapture_match('customers', write => true)"), qr/^\Q$expected\E\n?.*the ids are written when table "customers" is no longer paused/s, 'they are to be written');
+like(said("SELECT row_key, kapture_customer_id, found_by, problem FROM kapture_match('customers', write => true)"), qr/^\Q$expected\E\n?.*the ids are written when table "customers" is no longer paused/s, 'they are to be written');
 sql("UPDATE customers SET city = 'Goa' WHERE id = 3");
 sql("SELECT kapture_resume('customers')");
 poll_ok($node, $idle, 'the worker writes them');
@@ -249,6 +249,44 @@ sql("SELECT kapture_resume('many'); UPDATE many SET phone = '9300005555' WHERE i
 poll_ok($node, $many, 'it is sent there');
 is((grep { $_->{phone} eq '9300005555' } @{ emulator_get($other, 'customers') }) + 0, 1, 'as an update of the same customer');
 is(scalar @{ emulator_get($other, 'customers') }, 20, 'and nobody is added');
+
+# --- customers that are being pulled from the former server, and noted for the table
+foreach my $name (qw(former latter))
+{
+	my $account = $name eq 'former' ? start_emulator() : $other;
+	emulator_post($account, 'reset', {});
+	emulator_post($account, 'seed', [ map { { kapture_customer_id => $_, customer_name => "$name $_", phone => ($name eq 'former' ? 9310000000 : 9320000000) + $_, generated => ago(60) } } 1 .. 3 ]);
+	sql("CREATE SERVER $name FOREIGN DATA WRAPPER kapture_fdw OPTIONS (url '$account->{url}', timeout '2s');
+CREATE USER MAPPING FOR CURRENT_USER SERVER $name OPTIONS (auth_key 'a2FwZGVtbzprYXAxMjM=')");
+}
+sub refresh { return "CALL kapture_refresh('" . ago(3600) . "', '" . ago(0) . "', server => '$_[0]', restart => true)" }
+sub blocked_ok { return poll_ok($node, "SELECT count(*) = 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query ~ '$_[0]' AND pid <> pg_backend_pid()", $_[1]) }
+sql("CREATE TABLE pulled (id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY, customer_name text, phone text)");
+sql("SELECT kapture_attach('pulled', server => 'former', pull => true), kapture_pause('pulled')");
+sql(refresh($_)) foreach qw(latter former);
+is(sql("SELECT count(*), min(server) FROM kapture_inbox"), '3|former', 'customers wait for a paused table');
+sql("DELETE FROM kapture_inbox WHERE customer_id > 1; UPDATE kapture_customers SET name = 'old' WHERE server = 'former'");
+my $holder = $node->background_psql('postgres');
+$holder->query_safe("BEGIN; SELECT customer_id FROM kapture_inbox FOR UPDATE");
+my @psql = ($node->installed_command('psql'), '-XAtq', '-d', $node->connstr('postgres'));
+my ($said, @running) = ('');
+push @running, IPC::Run::start([ @psql, '-c', refresh('former') ], '<', \undef, '>&', \$said);
+blocked_ok('^CALL kapture_refresh', 'while others are being noted');
+push @running, IPC::Run::start([ @psql, '-c', "SELECT kapture_alter('pulled', server => 'latter')" ], '<', \undef, '>&', \$said);
+poll_ok($node, "SELECT count(*) = 2 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query ~ '^(CALL kapture_refresh|SELECT kapture_alter)'", 'the table is given another server');
+$holder->query_safe('COMMIT');
+$holder->quit;
+$_->finish foreach @running;
+unlike($said, qr/ERROR/, 'neither is in the way of the other');
+is(sql("SELECT count(*) > 0, min(server) FROM kapture_inbox"), 't|former', 'some of the former server are there');
+sql("SELECT kapture_resume('pulled')");
+poll_ok($node, "SELECT count(*) = 0 FROM kapture_inbox", 'which come to nothing');
+is(sql("SELECT count(*) FROM pulled"), '0', 'and are not taken for those of the other server that have their ids');
+sql(refresh('latter'));
+sql("UPDATE kapture_customers SET name = 'old' WHERE server = 'latter'");
+sql(refresh('latter'));
+poll_ok($node, "SELECT count(*) = 3 AND bool_and(customer_name ~ '^latter') FROM pulled", 'what is pulled from that one comes');
+sql("ALTER SERVER latter RENAME TO last; SELECT kapture_detach('pulled'); DROP TABLE pulled; DROP SERVER last CASCADE; DROP SERVER former CASCADE");
 
 # --- the recipes of the page, in the situations that they are for
 my $page = slurp_file(abs_path("$FindBin::RealBin/../..") . '/docs/living-with-a-mapping.md');

@@ -145,6 +145,30 @@ foreach my $state (slurp_file("$top/src/cluster/report.c") =~ /return "(\w+)"/g)
 	like($operating, qr/`$state`/, "operating.md explains the state $state");
 }
 
+# what README and the FAQ say of costs is what the benchmarks say, within a tenth
+my $benchmarks = slurp_file("$top/docs/dev/benchmarks.md");
+my %measured = $benchmarks =~ /^\| ([^|]+) \| ([\d.]+)[^|]* \|/mg;
+my ($worker_rate) = $benchmarks =~ /beside our (\d+) rows\/s/;
+sub agrees_ok
+{
+	my ($page, $pattern, @titles) = @_;
+	my @said = slurp_file("$top/$page") =~ $pattern;
+	is(scalar @said, scalar @titles, "$page has its figures") or return;
+	foreach my $title (@titles)
+	{
+		my $value = shift(@said) =~ tr/,//dr;
+		my $there = $title eq 'worker' ? $worker_rate : $measured{$title} // 0;
+		cmp_ok(abs($value - $there), '<=', 0.1 * $there, "$page: $value, and the benchmarks $there: $title");
+	}
+	return;
+}
+my ($insert, $copy) = ('Single-row INSERT, 1 client(s): tps over plain', 'COPY of 200,000 rows into an attached table over plain COPY: time');
+agrees_ok('README.md', qr/single-row inserts at ([\d.]+) of the plain rate, COPY takes ([\d.]+) times as long; the\s+worker sends ([\d,]+) rows a second/,
+	$insert, $copy, 'worker');
+agrees_ok('docs/faq.md', qr/INSERTs ran at ([\d.]+) of the plain rate, UPDATEs at ([\d.]+) to ([\d.]+), a COPY of 200,000 rows\s+took ([\d.]+) times as long; a change that touches no mapped column (\d\.\d+)/,
+	$insert, 'Single-row UPDATE, 1 client(s): tps over plain', 'Single-row UPDATE, 4 client(s): tps over plain', $copy,
+	'UPDATE that touches no mapped column, 1 client: tps over plain');
+
 # each fault has a test that is there, or a reason
 my $regress = join ' ', map { /^REGRESS\s*\+?=\s*(.*)$/ ? $1 : () } split /\n/, slurp_file("$top/Makefile");
 my @faults = grep { /^\| / && !/^\| fault / } split /\n/, slurp_file("$top/docs/dev/faults.md");

@@ -32,7 +32,36 @@ static const struct
 	{200, "{\"Message\": \"Customer Added Successfully\", \"Status\": \"Success\"}", KAPTURE_SUCCESS, 0, "Customer Added Successfully"},
 	{400, "{\"message\": \"Lead already exists, Customer ID :12, Enquiry ID :34\", \"status\": \"failed\"}",
 	KAPTURE_DUPLICATE_BOTH, 0, "Lead already exists, Customer ID :12, Enquiry ID :34"},
-	{400, "{\"message\": \"Lead already exists\", \"status\": \"failed\"}", KAPTURE_REFUSED, 0, "Lead already exists"},
+	{400, "{\"message\": \"Lead already exists\", \"status\": \"failed\"}", KAPTURE_DUPLICATE_BOTH, 0, "Lead already exists"},
+	{400, "{\"message\": \"Customer code already exists\", \"status\": \"failed\"}", KAPTURE_REFUSED, 0, "Customer code already exists"},
+	{400, "{\"message\": \"Duplicate email\", \"status\": \"failed\"}", KAPTURE_DUPLICATE_EMAIL, 0, "Duplicate email"},
+	/* which of several texts decides */
+	{200, "{\"message\": \"\", \"reason\": \"Auth key is not valid\", \"status\": \"Fail\"}", KAPTURE_DENIED, 0, "Auth key is not valid"},
+	{200, "{\"reason\": \"Auth Key Expired\", \"message\": \"failed\", \"status\": \"Fail\"}", KAPTURE_DENIED, 0, "Auth Key Expired"},
+	{400, "{\"message\": \"Not saved\", \"reason\": \"see the log\", \"status\": \"failed\"}", KAPTURE_REFUSED, 0, "Not saved"},
+	/* an answer in an array, as the request is */
+	{200, " [{\"Message\": \"Customer Added Successfully\", \"Kapture Customer Id\": \"5\", \"Status\": \"Success\"}]",
+	KAPTURE_SUCCESS, 5, "Customer Added Successfully"},
+	{200, "[{\"Message\": \"a\", \"Enquiry\": {\"kapture_customer_id\": 5}, \"Status\": \"Success\"}]", KAPTURE_SUCCESS, 5, "a"},
+	{400, "[{\"message\": \"Invalid email\", \"status\": \"failed\"}]", KAPTURE_REFUSED, 0, "Invalid email"},
+	{200, "[{\"kapture_customer_id\": 5, \"status\": \"success\"}, {\"kapture_customer_id\": 6, \"status\": \"success\"}]", KAPTURE_BROKEN, 0, ""},
+	{200, "[[{\"kapture_customer_id\": 5, \"status\": \"success\"}]]", KAPTURE_BROKEN, 0, ""},
+	{200, "[]", KAPTURE_BROKEN, 0, ""},
+	/* a status in other words, and none */
+	{200, "{\"kapture_customer_id\": 5, \"status\": true}", KAPTURE_SUCCESS, 5, ""},
+	{200, "{\"kapture_customer_id\": 5, \"status\": 200}", KAPTURE_SUCCESS, 5, ""},
+	{200, "{\"kapture_customer_id\": 5, \"status\": \"Successfull\"}", KAPTURE_SUCCESS, 5, ""},
+	{200, "{\"message\": \"No\", \"status\": 422}", KAPTURE_REFUSED, 0, "No"},
+	{200, "{\"message\": \"No\", \"status\": 500}", KAPTURE_BROKEN, 0, "No"},
+	{200, "{\"kapture_customer_id\": 5, \"status\": false}", KAPTURE_REFUSED, 0, ""},
+	{200, "{\"kapture_customer_id\": 5, \"status\": \"unsuccessful\"}", KAPTURE_REFUSED, 0, ""},
+	{200, "{\"Message\": \"Customer Added Successfully\", \"Kapture Customer Id\": \"5\"}", KAPTURE_SUCCESS, 5, "Customer Added Successfully"},
+	{200, "{\"Message\": \"Not successful\", \"Kapture Customer Id\": \"5\"}", KAPTURE_BROKEN, 0, "Not successful"},
+	{200, "{\"kapture_customer_id\": 5}", KAPTURE_BROKEN, 0, ""},
+	/* faults of the server's, whatever the code */
+	{200, "{\"message\": \"Internal Server Error\", \"status\": \"failed\"}", KAPTURE_BROKEN, 0, "Internal Server Error"},
+	{400, "{\"message\": \"Too many requests\", \"status\": \"failed\"}", KAPTURE_THROTTLED, 0, "Too many requests"},
+	{400, "{\"message\": \"Invalid phone, try again later\", \"status\": \"failed\"}", KAPTURE_REFUSED, 0, "Invalid phone, try again later"},
 	{200, "{\"Enquiry\": {\"kapture_customer_id\": 65033646}, \"kapture_customer_id\": 65033646, \"status\": \"success\"}",
 	KAPTURE_SUCCESS, 65033646, ""},
 	/* two ids that disagree: neither is taken */
@@ -59,8 +88,58 @@ static const struct
 	{"{\"customer_details\": [{\"id\": 5}, {}], \"status\": \"success\"}", KAPTURE_SUCCESS, 0},
 	{"{\"customer_details\": [{\"id\": 5}, 5], \"status\": \"success\"}", KAPTURE_SUCCESS, 0},
 	{"{\"customer_details\": [], \"status\": \"success\"}", KAPTURE_NOT_FOUND, 0},
+	{"{\"message\": \"Customer not found\", \"status\": \"failed\"}", KAPTURE_NOT_FOUND, 0},
+	{"{\"message\": \"Search is closed\", \"status\": \"failed\"}", KAPTURE_REFUSED, 0},
 	{"{\"customer_details\": 5, \"status\": \"success\"}", KAPTURE_BROKEN, 0},
 	{"{\"status\": \"success\"}", KAPTURE_BROKEN, 0},
+};
+
+/* Refusals of an Add: are their words known to be about values? */
+static const struct
+{
+	const char *words;
+	bool		known;
+}			refused[] =
+{
+	{"Name and (Phone Number or Email Id) are required fields", true},
+	{"Invalid email id.", true},
+	{"Duplicate entry", true},
+	{"Zone is mandatory", false},
+	{"contact_person_name is mandatory", false},
+	{"customer_assign_emp_email is required", false},
+	{"Your plan does not allow it any more", false},
+	{"", false},
+};
+
+/* Answers to Add that are read as they come, if they are plain, and others that only look so. */
+static const char *const written[] = {
+	"{\"status\": \"success\", \"enquiry\": {\"Kapture_Customer_Id\": 5, \"Phone\": \"1\", \"x\": [1, {\"phone\": \"2\"}], \"y\": {\"kapture_customer_id\": 6}}}",
+	"  {\"status\":\"success\",\"kapture_customer_id\":\"7\",\"a\":[],\"b\":{},\"c\":[[],[{}]],\"d\":-0.5,\"e\":null,\"f\":true}  ",
+	"{\"status\": \"success\", \"kapture_customer_id\": 7e0}",
+	"{\"status\": \"success\", \"kapture_customer_id\": 123456789012345678901234567890}",
+	"{\"status\": \"succ\\u0065ss\", \"kapture_customer_id\": 8}",
+	"{\"status\": \"success\", \"kapture\\u005fcustomer_id\": 8}",
+	"{\"status\": \"success\",\n\"kapture_customer_id\": 8, \"name\": \"\303\244\"}",
+	"{\"status\": \"success\", \"enquiry\": [{\"kapture_customer_id\": 8}], \"kapture_customer_id\": 9}",
+	"{\"status\": \"success\", \"other\": {\"kapture_customer_id\": 8}, \"enquiry\": {\"kapture_customer_id\": 9}}",
+	"{\"status\": \"failed\", \"message\": \"Mobile number  already exists\", \"error\": \"no\"}",
+	"{\"status\": \"success\", \"kapture_customer_id\": 01}",
+	"{\"status\": \"success\", \"kapture_customer_id\": 1.}",
+	"{\"status\": \"success\", \"kapture_customer_id\": 1x}",
+	"{\"status\": \"success\", \"kapture_customer_id\": tru}",
+	"{\"status\": \"success\", \"kapture_customer_id\": 1,}",
+	"{\"status\": \"success\", , \"kapture_customer_id\": 1}",
+	"{\"status\": \"success\" \"kapture_customer_id\": 1}",
+	"{\"status\": \"success\", \"kapture_customer_id\" 1}",
+	"{\"status\": \"success\", \"kapture_customer_id\": 1]",
+	"{\"status\": \"success\", \"kapture_customer_id\": [1}",
+	"{\"status\": \"success\", \"kapture_customer_id\": 1} 2",
+	"{\"status\": \"success\", \"kapture_customer_id\": 1, \"a\": \"",
+	"{\"status\": \"success\", \"kapture_customer_id\":",
+	"{\"status\": \"success\", 1: 2}",
+	"{\"status\": \"success\", \"a\": [,1]}",
+	"{\"status\": \"success\", \"a\": [1,]}",
+	"{",
 };
 
 /* Ids that refusals name. */
@@ -119,6 +198,21 @@ unit_reply(void)
 		unit_is_int(reply.verdict, added[i].verdict, psprintf("what %d %.60s means, parsed", added[i].status, added[i].answer));
 		unit_is_int(reply.customer_id, added[i].customer_id, "its id");
 	}
+	for (int i = 0; i < lengthof(written); i++)
+	{
+		KaptureReply reply = {0};
+		KaptureReply parsed = {0};
+		char	   *why = NULL;
+		char	   *parsed_why = NULL;
+
+		kapture_message_judge_written(KAPTURE_API_ADD, 200, written[i], strlen(written[i]), &reply, &why);
+		kapture_message_judge(KAPTURE_API_ADD, 200, kapture_message_parse(written[i], strlen(written[i]), NULL, &parsed_why), &parsed);
+		unit_ok((why == NULL) == (parsed_why == NULL), "is it an answer: %.60s", written[i]);
+		unit_is_int(reply.verdict, parsed.verdict, psprintf("what %.60s means, read as it comes and parsed", written[i]));
+		unit_is_int(reply.customer_id, parsed.customer_id, "its id, both ways");
+		unit_is_text(reply.message, parsed.message, "its words, both ways");
+		unit_is_text(reply.repeated.phone, parsed.repeated.phone, "its phone, both ways");
+	}
 	for (int i = 0; i < lengthof(found); i++)
 	{
 		KaptureReply reply = {0};
@@ -127,6 +221,16 @@ unit_reply(void)
 		kapture_message_judge(KAPTURE_API_GET, 200, kapture_message_parse(found[i].answer, strlen(found[i].answer), NULL, &why), &reply);
 		unit_is_int(reply.verdict, found[i].verdict, psprintf("what Get's %.80s means", found[i].answer));
 		unit_is_int(reply.customer_id, found[i].customer_id, "the id that it found");
+	}
+	for (int i = 0; i < lengthof(refused); i++)
+	{
+		char	   *answer = psprintf("{\"message\": \"%s\", \"status\": \"failed\"}", refused[i].words);
+		KaptureReply reply = {0};
+		char	   *why = NULL;
+
+		kapture_message_judge_written(KAPTURE_API_ADD, 400, answer, strlen(answer), &reply, &why);
+		unit_is_int(reply.verdict, KAPTURE_REFUSED, psprintf("\"%s\" is a refusal", refused[i].words));
+		unit_ok(reply.is_known == refused[i].known, "in words that are known, or not: %s", refused[i].words);
 	}
 	for (int i = 0; i < lengthof(named); i++)
 		unit_is_int(kapture_words_customer_id(named[i].text), named[i].id, psprintf("the id that \"%s\" names", named[i].text));

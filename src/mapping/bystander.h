@@ -1,0 +1,13 @@
+/*
+ * bystander.h
+ *		What a command does to attachments that need not concern whoever runs it.
+ */
+#ifndef KAPTURE_BYSTANDER_H
+#define KAPTURE_BYSTANDER_H
+
+#include "postgres.h"
+
+extern void kapture_bystander_hurry(void);
+extern uint64 kapture_bystander_execute(Oid relid, const char *sql, int nargs, Oid *types, Datum *values);
+
+#endif							/* KAPTURE_BYSTANDER_H */

@@ -1,0 +1,128 @@
+/*
+ * literal.c
+ *		Literals whose reading runs code of users.
+ *
+ * Expressions are kept as text, which is understood anew in sessions of others, too: of
+ * whoever renames something.  That is to run nobody's code.  Literals are evaluated as
+ * they are understood, by the input function of their type.  Those of arrays, ranges and
+ * composite types evaluate the checks of domains in them; so such literals are refused
+ * before they are read.
+ */
+#include "postgres.h"
+
+#include "access/transam.h"
+#include "access/tupdesc.h"
+#include "miscadmin.h"
+#include "nodes/nodeFuncs.h"
+#include "parser/parse_type.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+#include "utils/syscache.h"
+#include "utils/typcache.h"
+
+#include "base/compat.h"
+#include "mapping/literal.h"
+
+static bool literal_holds_domain(Oid type);
+
+/* Is a domain among the types of the fields of a composite type, or in them? */
+static bool
+literal_fields_hold_domain(Oid type)
+{
+	TupleDesc	desc = lookup_rowtype_tupdesc(type, -1);
+	bool		result = false;
+
+	for (int i = 0; i < desc->natts && !result; i++)
+	{
+		Form_pg_attribute attr = TupleDescAttr(desc, i);
+
+		result = !attr->attisdropped &&
+			(get_typtype(attr->atttypid) == TYPTYPE_DOMAIN || literal_holds_domain(attr->atttypid));
+	}
+	ReleaseTupleDesc(desc);
+	return result;
+}
+
+/* Does reading a value of a type evaluate checks of domains? */
+static bool
+literal_holds_domain(Oid type)
+{
+	Oid			base = getBaseType(type);	/* whose own checks come after */
+	Oid			inner = InvalidOid;
+
+	check_stack_depth();
+	if (base < FirstNormalObjectId)
+		return false;
+	switch (get_typtype(base))
+	{
+		case TYPTYPE_RANGE:
+			inner = get_range_subtype(base);
+			break;
+		case TYPTYPE_MULTIRANGE:
+			inner = get_multirange_range(base);
+			break;
+		case TYPTYPE_COMPOSITE:
+			return literal_fields_hold_domain(base);
+		default:
+			inner = get_element_type(base);
+			break;
+	}
+	return OidIsValid(inner) && (get_typtype(inner) == TYPTYPE_DOMAIN || literal_holds_domain(inner));
+}
+
+/* Is it a literal, or made of some? */
+static bool
+literal_is_in(Node *node)
+{
+	ListCell   *lc;
+	List	   *parts = NIL;
+
+	if (IsA(node, A_Const))
+		return true;
+	if (IsA(node, CollateClause))
+		return literal_is_in(((CollateClause *) node)->arg);
+	if (IsA(node, A_ArrayExpr))
+		parts = ((A_ArrayExpr *) node)->elements;
+	else if (IsA(node, RowExpr))
+		parts = ((RowExpr *) node)->args;
+	foreach(lc, parts)
+	{
+		if (literal_is_in(lfirst(lc)))
+			return true;
+	}
+	return false;
+}
+
+/* Refuses a cast of a literal to such a type. */
+static bool
+literal_walk(Node *node, void *context)
+{
+	if (node == NULL)
+		return false;
+	if (IsA(node, TypeCast) && literal_is_in(((TypeCast *) node)->arg))
+	{
+		Type		tuple = LookupTypeName(NULL, ((TypeCast *) node)->typeName, NULL, true);
+		Oid			type = tuple ? typeTypeId(tuple) : InvalidOid;
+
+		if (tuple)
+			ReleaseSysCache(tuple);
+		if (OidIsValid(type) && literal_holds_domain(type))
+			ereport(ERROR,
+					(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+					 errmsg("%s must not contain a literal of type %s", (const char *) context, format_type_be(type)),
+					 errdetail("Reading it evaluates the checks of a domain, each time the expression is understood."),
+					 errhint("Put it into a function.")));
+	}
+	return raw_expression_tree_walker(node, literal_walk, context);
+}
+
+/*
+ * kapture_literal_check
+ *		Errors out (0A000) if an expression as the grammar has it contains literals whose
+ *		reading evaluates checks of domains.  "what" is what it is called.
+ */
+void
+kapture_literal_check(Node *expression, const char *what)
+{
+	(void) literal_walk(expression, unconstify(char *, what));
+}

@@ -1,0 +1,191 @@
+/*
+ * attach_trigger.c
+ *		The triggers by which attached tables are captured: made and dropped by DDL
+ *		that runs as the caller.
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "catalog/pg_class.h"
+#include "catalog/pg_inherits.h"
+#include "commands/trigger.h"
+#include "executor/spi.h"
+#include "miscadmin.h"
+#include "utils/acl.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+
+#include "base/catalog.h"
+#include "base/compat.h"
+#include "base/family.h"
+#include "table/attach_trigger.h"
+#include "table/capture.h"
+#include "table/row_sql.h"
+
+/*
+ * Runs DDL as the caller.  Errors as it does.
+ */
+void
+kapture_attach_execute_ddl(const char *sql)
+{
+	SPI_connect();
+	if (SPI_execute(sql, false, 0) < 0)
+		elog(ERROR, "could not execute \"%s\"", sql);
+	SPI_finish();
+}
+
+/*
+ * DDL goes by names: errors out if it went to another table, as the schema has
+ * got another name in the meantime.
+ */
+void
+kapture_attach_check_name(Oid relid, int32 attachment_id, const char *name, bool attached)
+{
+	CommandCounterIncrement();
+	if (OidIsValid(get_trigger_oid(relid, kapture_capture_trigger(KAPTURE_TRIGGER, attachment_id, name), true)) != attached)
+		ereport(ERROR,
+				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+				 errmsg("table \"%s\" was renamed meanwhile", get_rel_name(relid)),
+				 errhint("Try again.")));
+}
+
+/*
+ * Returns the names of the triggers of a table's attachments, but for one of these, in
+ * the current memory context.
+ */
+List *
+kapture_attach_others_triggers(Oid relid, int32 attachment_id)
+{
+	List	   *names = NIL;
+	ListCell   *lc;
+
+	foreach(lc, kapture_catalog_attached())
+	{
+		const KaptureAttached *attached = lfirst(lc);
+
+		if (attached->relid != relid || attached->id == attachment_id)
+			continue;
+		names = lappend(names, kapture_capture_trigger(KAPTURE_TRIGGER, attached->id, attached->name));
+		names = lappend(names, kapture_capture_trigger(KAPTURE_TRUNCATE_TRIGGER, attached->id, attached->name));
+	}
+	return names;
+}
+
+/* Is the name in a list? */
+static bool
+attach_is_listed(const char *name, const List *names)
+{
+	ListCell   *lc;
+
+	foreach(lc, names)
+	{
+		if (strcmp(lfirst(lc), name) == 0)
+			return true;
+	}
+	return false;
+}
+
+/* Drops the triggers of ours that a relation has, other than as a partition, but for those to keep.  Returns how many. */
+static int
+attach_drop_triggers(Oid relid, const List *keep)
+{
+	ListCell   *lc;
+	int			n = 0;
+
+	foreach(lc, kapture_family_triggers(relid))
+	{
+		if (attach_is_listed(lfirst(lc), keep))
+			continue;
+		kapture_attach_execute_ddl(psprintf("DROP TRIGGER IF EXISTS %s ON %s", quote_identifier(lfirst(lc)),
+											kapture_row_relation_name(relid)));
+		n++;
+	}
+	return n;
+}
+
+/*
+ * Drops triggers that an earlier attachment left, as a table restored without the
+ * extension's tables has them, from a table and its partitions.
+ */
+void
+kapture_attach_drop_leftovers(Oid relid, int32 attachment_id)
+{
+	List	   *attached = kapture_catalog_attached_relations();
+	List	   *others = kapture_attach_others_triggers(relid, attachment_id);
+	ListCell   *lc;
+
+	if (get_rel_relkind(relid) != RELKIND_PARTITIONED_TABLE)
+	{
+		(void) attach_drop_triggers(relid, others);
+		return;
+	}
+	foreach(lc, find_all_inheritors(relid, NoLock, NULL))
+	{
+		if (lfirst_oid(lc) != relid && list_member_oid(attached, lfirst_oid(lc)))
+			ereport(ERROR,
+					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+					 errmsg("partition \"%s\" is attached to Kapture separately", get_rel_name(lfirst_oid(lc))),
+					 errhint("Use kapture_detach() for it first.")));
+		(void) attach_drop_triggers(lfirst_oid(lc), others);
+	}
+}
+
+/*
+ * Creates the triggers of an attachment on the relation "table", quoted; they fire in
+ * replication, too, if it is "replicated".
+ */
+void
+kapture_attach_create_triggers(const char *table, int32 attachment_id, const char *name, bool replicated)
+{
+	char	   *trigger = kapture_capture_trigger(KAPTURE_TRIGGER, attachment_id, name);
+	char	   *truncate = kapture_capture_trigger(KAPTURE_TRUNCATE_TRIGGER, attachment_id, name);
+	char	   *argument = name[0] == '\0' ? "" : psprintf("'%d'", attachment_id);
+
+	kapture_attach_execute_ddl(psprintf("CREATE TRIGGER %s AFTER INSERT OR UPDATE OR DELETE ON %s"
+										" FOR EACH ROW EXECUTE FUNCTION %s.kapture_capture(%s)",
+										trigger, table, kapture_catalog_schema(), argument));
+	kapture_attach_execute_ddl(psprintf("CREATE TRIGGER %s AFTER TRUNCATE ON %s"
+										" FOR EACH STATEMENT EXECUTE FUNCTION %s.kapture_capture(%s)",
+										truncate, table, kapture_catalog_schema(), argument));
+	if (replicated)
+		kapture_attach_execute_ddl(psprintf("ALTER TABLE %s ENABLE ALWAYS TRIGGER %s, ENABLE ALWAYS TRIGGER %s",
+											table, trigger, truncate));
+}
+
+/* Is a table attached, or below another one that is, among those that inherit from "relid"? */
+static bool
+attach_is_anothers(Oid child, Oid relid, List *attached)
+{
+	ListCell   *lc;
+
+	if (list_member_oid(attached, child))
+		return true;
+	foreach(lc, kapture_family_parents(child))
+	{
+		if (lfirst_oid(lc) == relid)
+			return false;
+		if (list_member_oid(attached, lfirst_oid(lc)))
+			return true;
+	}
+	return false;
+}
+
+/*
+ * Drops the triggers of ours of a table and of those whose rows count as its rows, but
+ * for those to keep.  Returns how many.
+ */
+int
+kapture_attach_drop_triggers(Oid relid, const List *keep)
+{
+	List	   *attached = kapture_catalog_attached_relations();
+	int			n = attach_drop_triggers(relid, keep);
+	ListCell   *lc;
+
+	foreach(lc, find_all_inheritors(relid, NoLock, NULL))
+	{
+		if (lfirst_oid(lc) != relid && !attach_is_anothers(lfirst_oid(lc), relid, attached) &&
+			object_ownercheck(RelationRelationId, lfirst_oid(lc), GetUserId()))
+			n += attach_drop_triggers(lfirst_oid(lc), keep);
+	}
+	return n;
+}

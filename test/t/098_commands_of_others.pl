@@ -1,0 +1,158 @@
+# What is attached is looked at in commands of others, too: of whoever drops a partition,
+# renames something or makes a view.  Nobody's code runs there with rights that its author
+# lacks, nobody can hold up or fail such a command, and nothing in it ends the session.
+use strict;
+use warnings;
+
+use FindBin;
+use lib "$FindBin::RealBin/../perl";
+use IPC::Run ();
+use KaptureTest;
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+my $emulator = start_emulator();
+my $node = new_node('main');
+shorthand($node, $emulator, qw(sql));
+my $n = 0;
+
+setup_sync($node, $emulator);
+sql(q(
+CREATE ROLE alice LOGIN; CREATE ROLE mallory LOGIN;
+CREATE SCHEMA AUTHORIZATION alice; CREATE SCHEMA AUTHORIZATION mallory;
+GRANT USAGE ON SCHEMA alice, mallory TO PUBLIC;
+GRANT USAGE ON FOREIGN SERVER kapture TO alice, mallory;
+CREATE USER MAPPING FOR PUBLIC SERVER kapture OPTIONS (auth_key 'a2FwZGVtbzprYXAxMjM=');
+CREATE TABLE loot (who text); GRANT INSERT ON loot TO PUBLIC;
+));
+
+# all that a role's statements print, in one session; it gives up a lock after five seconds
+sub as
+{
+	my ($role, $statement) = @_;
+	my ($rc, $out, $err) = $node->psql('postgres', "SET lock_timeout = '5s'; $statement",
+		connstr => $node->connstr('postgres') . " user=$role", on_error_stop => 0);
+	return "$out\n$err";
+}
+
+# A session of mallory's in which a transaction stays open.
+sub hold
+{
+	my ($statement) = @_;
+	my $session = $node->background_psql('postgres', extra_params => [ '-U', 'mallory' ], on_error_stop => 1);
+	$session->query_safe("BEGIN; $statement");
+	return $session;
+}
+
+# Commands of alice's, and of a superuser's on what everybody may use, of which none waits or fails.
+sub undisturbed
+{
+	my ($name) = @_;
+	$n++;
+	is(as('alice', qq(
+ALTER TABLE alice.things RENAME COLUMN word TO other; ALTER TABLE alice.things RENAME COLUMN other TO word;
+CREATE VIEW alice.view$n AS SELECT 1 AS one; CREATE FUNCTION alice.f$n() RETURNS int LANGUAGE sql RETURN 1)), "\n", "$name: alice renames and makes what she likes");
+	is(as('postgres', qq(
+ALTER FUNCTION shout(text) RENAME TO whisper; ALTER FUNCTION whisper(text) RENAME TO shout;
+CREATE OR REPLACE VIEW shown AS SELECT id, word, phone FROM alice.things WHERE id > $n;
+ALTER VIEW shown RENAME COLUMN phone TO telephone; ALTER VIEW shown RENAME COLUMN telephone TO phone)), "\n", "$name: so does who made what everybody uses");
+	return;
+}
+
+# --- rights: keys of a partition that goes are read, and that evaluates checks
+as('mallory', q(
+CREATE FUNCTION mallory.steal(text) RETURNS boolean LANGUAGE plpgsql AS $$ BEGIN
+  IF current_user <> 'mallory' THEN
+    BEGIN EXECUTE 'ALTER ROLE mallory SUPERUSER'; EXCEPTION WHEN OTHERS THEN NULL; END;
+    INSERT INTO public.loot VALUES (current_user);
+  END IF;
+  PERFORM set_config('kapture_test.seen', current_user, false), set_config('search_path', 'mallory', false);
+  RETURN true;
+END $$;
+CREATE DOMAIN mallory.trap AS text CHECK (mallory.steal(VALUE));
+CREATE TABLE mallory.parted (id int, tags mallory.trap[], customer_name text, phone text, PRIMARY KEY (id, tags)) PARTITION BY RANGE (id);
+CREATE TABLE mallory.part1 PARTITION OF mallory.parted FOR VALUES FROM (0) TO (100);
+CREATE TABLE mallory.part2 PARTITION OF mallory.parted FOR VALUES FROM (100) TO (200);
+SELECT kapture_attach('mallory.parted'); SELECT kapture_pause('mallory.parted');
+INSERT INTO mallory.parted VALUES (1, '{x}', 'Mallory', '9700000001'), (101, '{x}', 'Mallory', '9700000002');
+DELETE FROM mallory.parted));
+foreach my $command ('TRUNCATE mallory.part1', 'DROP TABLE mallory.part1', 'DROP SCHEMA mallory_too CASCADE', 'CREATE TABLE mallory.part3 PARTITION OF mallory.parted FOR VALUES FROM (200) TO (300)')
+{
+	sql('CREATE SCHEMA mallory_too; ALTER TABLE mallory.part2 SET SCHEMA mallory_too') if $command =~ /SCHEMA/;
+	is(sql("BEGIN; $command; COMMIT; SELECT current_setting('search_path')"), '"$user", public', "$command leaves the settings of the session as they were");
+}
+is(sql(q(SELECT kapture_touch('mallory.parted', '{101,"{x}"}'); SELECT current_setting('search_path'))), "\n\"\$user\", public", 'nor does touching a row change them');
+is(sql("SELECT (SELECT count(*) FROM loot), rolsuper FROM pg_roles WHERE rolname = 'mallory'"), '0|f', 'a check in a key runs as the owner of the table, whoever drops a partition or touches a row');
+is(sql("SELECT count(*) FROM kapture_outbox WHERE op NOT IN ('i', 'u')") > 2 ? 'noted' : 'not noted', 'noted', 'which finds the rows that went');
+
+# --- oids of what is not there
+is(as('alice', q(CREATE TABLE alice.things (id int PRIMARY KEY, word text, phone text);
+SET client_min_messages = error; SELECT kapture_attach('alice.things', '{"customer_name": "word", "phone": "phone"}'); INSERT INTO alice.things VALUES (1, 'A', 'x'))), "\n", 'alice has a table');
+foreach my $call ("SELECT kapture_unfollow(999999, 'alice.things')", "SELECT kapture_unfollow(0, 'alice.things', 'true')", "SELECT kapture_follow(0, 'alice.things', 'true')",
+	"CALL kapture_verify_into('alice.things', 999999)", "CALL kapture_verify_into('alice.things', 0)",
+	"SELECT * FROM kapture_dry_run('alice.things', source => 999999)")
+{
+	like(as('alice', "$call; SELECT 'alive'"), qr/^(?:0\nalive\n$|alive\n.*(?:does not exist|could not open relation))/s, "$call is refused, or does nothing");
+}
+
+# --- expressions and conditions of mallory's
+sql(q(
+CREATE FUNCTION shout(text) RETURNS text IMMUTABLE LANGUAGE sql RETURN pg_catalog.upper($1);
+CREATE VIEW shown AS SELECT id, word, phone FROM alice.things; GRANT SELECT ON shown TO PUBLIC));
+as('mallory', q(
+CREATE TABLE mallory.plain (id int PRIMARY KEY, customer_name text, phone text, tags mallory.trap[]);
+CREATE TYPE mallory.pair AS (a int, b mallory.trap); CREATE TYPE mallory.span AS RANGE (subtype = mallory.trap);
+CREATE FUNCTION mallory.first(mallory.trap[]) RETURNS text IMMUTABLE LANGUAGE sql RETURN $1[1];));
+foreach my $literal ("tags <> '{a}'", "mallory.first('{a}') = 'a'", "'(1,a)'::mallory.pair IS NULL", "ARRAY['(1,a)']::mallory.pair[] IS NULL", "'[a,b]'::mallory.span = '[a,b]'",
+	"row(1, 'b')::mallory.pair IS NULL")
+{
+	like(as('mallory', "SELECT kapture_attach('mallory.plain', filter => \$f\$ $literal \$f\$)"), qr/ERROR:  the filter must not contain a literal of type \S*(?:pair|span|trap)\b.*HINT:.*function/s, "a literal whose reading runs code is refused: $literal");
+}
+like(as('mallory', q(SELECT kapture_attach('mallory.plain', filter => 'id > ' || repeat('0', 70000) || '1'))), qr/the filter is too long/, 'and what is long');
+unlike(as('mallory', q(
+CREATE FUNCTION mallory.is_x(mallory.trap[]) RETURNS boolean IMMUTABLE LANGUAGE sql RETURN $1 = '{x}'::mallory.trap[];
+SELECT public.kapture_attach('mallory.plain', filter => 'mallory.is_x(tags)', name => 'function');
+CREATE TABLE mallory.read (id int PRIMARY KEY, customer_name text);
+CREATE VIEW mallory.source AS SELECT p.id, p.customer_name, p.phone FROM mallory.plain p LEFT JOIN public.shown s ON s.id = p.id AND s.phone IS NOT NULL;
+SELECT public.kapture_attach('mallory.plain', '{"customer_name": {"expression": "public.shout(customer_name)"}, "phone": "phone"}', filter => 'public.shout(customer_name) <> ''x''', source => 'mallory.source', id_column => NULL);
+SELECT public.kapture_follow('mallory.read', 'mallory.plain', 'target.id = source.id AND public.shout(source.customer_name) = ANY (SELECT r.customer_name FROM mallory.read AS r)');
+)), qr/ERROR/, 'mallory uses what everybody may use; in a function, the literal is allowed');
+like(as('mallory', q(SELECT kapture_follow('mallory.read', 'mallory.plain', 'target.tags <> ''{a}'''))), qr/ERROR:  argument "condition" must not contain a literal/, 'nor does a condition contain such a literal');
+my $text = "SELECT a.filter || f.condition FROM kapture_attachment AS a JOIN kapture_follow AS f USING (relation) WHERE a.source IS NOT NULL";
+like(sql($text), qr/public\.shout.*public\.shout/, 'expressions are kept');
+foreach my $held ('ALTER VIEW mallory.source SET (security_barrier)', 'LOCK TABLE mallory.plain', 'LOCK TABLE mallory.read', "SELECT public.kapture_pause('mallory.plain')", "SELECT public.kapture_unfollow('mallory.read', 'mallory.plain')",
+	"SELECT public.kapture_detach('mallory.plain')")
+{
+	my $session = hold($held);
+	undisturbed($held);
+	$session->query_safe('ROLLBACK');
+	$session->quit;
+	# what was locked need not have followed
+	sql("UPDATE kapture_attachment SET filter = replace(filter, 'whisper', 'shout'); UPDATE kapture_column SET expression = replace(expression, 'whisper', 'shout'); UPDATE kapture_follow SET condition = replace(condition, 'whisper', 'shout')");
+}
+undisturbed('without a lock');
+like(sql($text), qr/public\.shout.*public\.shout/, 'and expressions follow');
+sql('ALTER FUNCTION shout(text) RENAME TO whisper');
+like(sql($text), qr/public\.whisper.*public\.whisper/, 'there and back');
+sql('ALTER FUNCTION whisper(text) RENAME TO shout');
+
+# what is gone, or is no longer understood, is no error of others
+as('mallory', 'DROP TABLE mallory.read; DROP VIEW mallory.source');
+undisturbed('without what is followed and read');
+as('mallory', 'DROP TABLE mallory.plain');
+undisturbed('without the attached table');
+
+# --- what names mean is not what they mean to whoever renames something
+as('alice', q(
+CREATE TABLE alice.cities (id int PRIMARY KEY, name text); ALTER TABLE alice.things ADD city int;
+SELECT kapture_follow('alice.cities', 'alice.things', 'target.city = source.id')));
+my $condition = sql('SELECT condition FROM kapture_follow');
+as('mallory', q(
+CREATE FUNCTION mallory.equal(int, int) RETURNS boolean IMMUTABLE LANGUAGE sql RETURN true;
+CREATE OPERATOR mallory.= (LEFTARG = int, RIGHTARG = int, FUNCTION = mallory.equal);
+CREATE TABLE mallory.any (a int);
+SET search_path = mallory, pg_catalog; ALTER TABLE mallory.any RENAME a TO b));
+is(sql('SELECT condition FROM kapture_follow'), $condition, 'a condition keeps its operators, whatever the path of a session is');
+
+$node->stop;
+done_testing();
