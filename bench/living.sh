@@ -27,11 +27,16 @@ is() {
 	[ "$result" = "$2" ] || { echo "the oracle says no: $1 is $result, not $2" >&2; exit 1; }
 }
 
-# over SECONDS REQUESTS: time over what so many requests take at least
-over() { awk -v s="$1" -v n="$2" -v ms=$slow_ms -v c=$slow_connections 'BEGIN { printf "%.4f", s / (n * ms / 1000 / c) }'; }
+# against_answers KEY REQUESTS: the time of session() over what so many requests take at least; and over what they
+# took in fact, in which others who want the processor have their share
+against_answers() {
+	point "$1" kapture_sync "$(ratio "$seconds" "$(awk -v n="$2" "BEGIN { print n * $slow_ms / 1000 / $slow_connections }")")"
+	point "$1" 'over the time of the answers as they came' "$(ratio "$seconds" \
+		"$(psql -c "SELECT sum(total_time) / 1000 / $slow_connections FROM kapture_stat_requests WHERE api = 'get'")")"
+}
 
 # slowly, quickly: how the server answers from here on
-slowly() { emulator faults "[{\"action\": \"delay\", \"ms\": $slow_ms}]" && sql "ALTER SERVER kapture OPTIONS (SET max_connections '$slow_connections')"; }
+slowly() { sql 'SELECT kapture_stat_reset()' >/dev/null && emulator faults "[{\"action\": \"delay\", \"ms\": $slow_ms}]" && sql "ALTER SERVER kapture OPTIONS (SET max_connections '$slow_connections')"; }
 quickly() { emulator faults '[]' && sql "ALTER SERVER kapture OPTIONS (SET max_connections '64')"; }
 
 # watched COMMAND STATEMENT...: session(), with the greatest number that the command gives of it in "greatest"
@@ -62,7 +67,7 @@ measure_verify() {
 	local l
 	slowly
 	verify $slow_rows
-	point verify kapture_sync "$(over "$seconds" $slow_rows)"
+	against_answers verify $slow_rows
 	quickly
 	l=$(limit 64 $(psql -F ' ' -c 'SELECT min(kapture_customer_id), max(kapture_customer_id) FROM customers'))
 	verify $rows
@@ -105,7 +110,7 @@ measure_match() {
 	slowly
 	session "CREATE TEMP TABLE matched AS SELECT * FROM kapture_match('customers')" \
 		"DO \$\$ BEGIN ASSERT (SELECT count(*) FROM matched WHERE found_by = 'both' AND problem IS NULL) = $slow_rows; END \$\$"
-	point match kapture_sync "$(over "$seconds" $((2 * slow_rows)))"
+	against_answers match $((2 * slow_rows))
 }
 
 sql "DROP TABLE IF EXISTS prospects;

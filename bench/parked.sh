@@ -8,7 +8,7 @@ for ((i = 0; i < runs; i++)); do
 	sql 'VACUUM ANALYZE customers' && sql CHECKPOINT
 	drain "$rows"
 	oracle "$rows"
-	without=$rate
+	without=$rate without_cpu=$cpu
 	fresh 64
 	sql "INSERT INTO kapture_delivery (attachment_id, row_key, state, changed, failures, captured_at, last_attempt, next_attempt, api, request, http_status, last_error)
 		SELECT attachment_id, (1e9 + i)::bigint, CASE WHEN i % 2 = 0 THEN 'parked' ELSE 'retry' END, 1, 5, now() - interval '4 hours', now() - interval '4 hours',
@@ -20,4 +20,5 @@ for ((i = 0; i < runs; i++)); do
 	oracle "$rows"
 	[ "$(psql -c "SELECT count(*) FROM kapture_delivery")" = 100000 ] || { echo "the oracle says no: parked rows are gone" >&2; exit 1; }
 	point parked kapture_sync "$(ratio "$rate" "$without")"
+	point parked.cpu kapture_sync "$(ratio "$without_cpu" "$cpu")"
 done

@@ -19,14 +19,8 @@ answer() {
 		"$url/select-customer-between-start-and-end-dates.html" -d "[{\"start_date\": \"2021-01-$1\", \"end_date\": \"2021-01-$1\"}]"
 }
 
-# timed STATEMENT...: seconds; after a checkpoint
-timed() {
-	local started
-	sql CHECKPOINT
-	started=$(now)
-	for statement in "$@"; do psql -o /dev/null -c 'SET client_min_messages = warning' -c "$statement"; done
-	since "$started"
-}
+# timed STATEMENT...: session() after a checkpoint
+timed() { sql CHECKPOINT && session "$@"; }
 
 # is QUERY RESULT
 is() {
@@ -67,25 +61,33 @@ for ((i = 0; i < runs; i++)); do
 	fetch=$(since "$started")
 
 	sql 'TRUNCATE kapture_customers, kapture_contacts, kapture_refresh_run'
-	refresh=$(timed "CALL kapture_refresh($range)")
+	timed "CALL kapture_refresh($range)"
+	refresh=$seconds refresh_cpu=$cpu_seconds
 	is "SELECT count(*), count(DISTINCT c.id), count(k.id) FROM kapture_customers c JOIN kapture_contacts k ON k.customer_id = c.id" \
 		"$customers|$customers|$customers"
-	again=$(timed "CALL kapture_refresh($range)")
+	timed "CALL kapture_refresh($range)"
+	again=$seconds again_cpu=$cpu_seconds
 	is 'SELECT written FROM kapture_refresh_run' 0
 	[ -e "$work/run/customers" ] ||
 		psql -c "COPY kapture_customers TO '$work/run/customers'" -c "COPY kapture_contacts TO '$work/run/contacts'"
 
 	sql 'TRUNCATE copied_customers, copied_contacts'
-	copy=$(timed "COPY copied_customers FROM '$work/run/customers'" "COPY copied_contacts FROM '$work/run/contacts'")
+	timed "COPY copied_customers FROM '$work/run/customers'" "COPY copied_contacts FROM '$work/run/contacts'"
+	copy=$seconds copy_cpu=$cpu_seconds
 	is 'SELECT count(*) FROM copied_contacts' "$customers"
 
-	pull=$(timed "SELECT count(*), count(generation_date) FROM kapture_pull_customers($range)")
-	recordset=$(timed "SELECT count(*), count(\"generationDate\"::timestamp)
-		FROM answers, jsonb_to_recordset(body::jsonb -> 'message') AS r($columns)")
+	timed "SELECT count(*), count(generation_date) FROM kapture_pull_customers($range)"
+	pull=$seconds pull_cpu=$cpu_seconds
+	timed "SELECT count(*), count(\"generationDate\"::timestamp)
+		FROM answers, jsonb_to_recordset(body::jsonb -> 'message') AS r($columns)"
+	recordset=$seconds recordset_cpu=$cpu_seconds
 
 	point pull.refresh kapture_sync "$(ratio "$copy" "$refresh")"
 	point pull.rows kapture_sync "$(ratio "$recordset" "$pull")"
 	point pull.again kapture_sync "$(ratio "$refresh" "$again")"
+	point pull.refresh.cpu kapture_sync "$(ratio "$copy_cpu" "$refresh_cpu")"
+	point pull.rows.cpu kapture_sync "$(ratio "$recordset_cpu" "$pull_cpu")"
+	point pull.again.cpu kapture_sync "$(ratio "$refresh_cpu" "$again_cpu")"
 	point pull.refreshed kapture_sync "$(ratio "$customers" "$refresh")"
 	point pull.refreshed COPY "$(ratio "$customers" "$copy")"
 	point pull.refreshed curl "$(ratio "$customers" "$fetch")"

@@ -18,7 +18,7 @@ for ((i = 0; i < runs; i++)); do
 	drain_slowly 50 "$rows"
 	point slow kapture_sync "$(ratio "$rate" 4000)"
 done
-for ms in 4 6 8 10 15 20 30 50 70 100; do
+for ms in 5 8 12 20 35 50 70 100; do
 	possible=$((200 * 1000 / ms))
 	drain_slowly $ms $((possible * $(by_mode 1 3 10)))
 	point answer_curve 'sent' "$rate" $ms

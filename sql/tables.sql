@@ -160,7 +160,7 @@ COMMENT ON COLUMN @extschema@.kapture_delivery.again IS 'mapped columns that cha
 COMMENT ON COLUMN @extschema@.kapture_delivery.attempts IS 'number of the attempt; every change of state names the number, so that a late answer cannot touch a later attempt';
 COMMENT ON COLUMN @extschema@.kapture_delivery.failures IS 'failed attempts in a row, from which the next delay is reckoned';
 COMMENT ON COLUMN @extschema@.kapture_delivery.in_doubt IS 'a request was sent and its outcome is not known: until this time the request may still be running, and no other one is sent for the row; Kapture is asked before an Add is sent again';
-COMMENT ON COLUMN @extschema@.kapture_delivery.customer_id IS 'id received from Kapture that is not in the table yet';
+COMMENT ON COLUMN @extschema@.kapture_delivery.customer_id IS 'customer of which the row does not know: its id was received, or found, and is not in the table yet, or the row was deleted, which is to be reported';
 COMMENT ON COLUMN @extschema@.kapture_delivery.old_key IS 'the key that the row had when it was deleted';
 COMMENT ON COLUMN @extschema@.kapture_delivery.sent_phone IS 'phone of the Add that is being sent or in doubt, by which it can be found';
 COMMENT ON COLUMN @extschema@.kapture_delivery.sent_email IS 'email of that Add';

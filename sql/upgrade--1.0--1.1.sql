@@ -232,6 +232,7 @@ CREATE UNIQUE INDEX kapture_delivery_row ON @extschema@.kapture_delivery
 COMMENT ON COLUMN @extschema@.kapture_column.attnum IS 'number of the column, by which a renamed column is found';
 COMMENT ON COLUMN @extschema@.kapture_delivery.state IS 'sending: claimed, a request may be in flight; retry: due at next_attempt; parked: waits for a change of the row or kapture_retry';
 COMMENT ON COLUMN @extschema@.kapture_delivery.attempts IS 'number of the attempt; every change of state names the number, so that a late answer cannot touch a later attempt';
+COMMENT ON COLUMN @extschema@.kapture_delivery.customer_id IS 'customer of which the row does not know: its id was received, or found, and is not in the table yet, or the row was deleted, which is to be reported';
 COMMENT ON COLUMN @extschema@.kapture_delivery.row_key IS 'present primary key of the row; NULL: the row is no more';
 COMMENT ON COLUMN @extschema@.kapture_delivery.changed IS 'mapped columns this delivery is to bring to Kapture';
 COMMENT ON COLUMN @extschema@.kapture_delivery.old_key IS 'the key that the row had when it was deleted';

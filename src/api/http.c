@@ -558,7 +558,13 @@ http_reset_callback(void *arg)
 static const char *
 http_encoding(void)
 {
-	return curl_version_info(CURLVERSION_NOW)->features & CURL_VERSION_LIBZ ? "gzip" : NULL;
+	static const char *encoding = NULL;
+	static bool asked = false;
+
+	if (!asked && curl_version_info(CURLVERSION_NOW)->features & CURL_VERSION_LIBZ)
+		encoding = "gzip";
+	asked = true;
+	return encoding;
 }
 
 static void
@@ -1266,15 +1272,22 @@ kapture_http_wait_fetched(long timeout, uint32 wait_event)
 	return http_wait(timeout, true, wait_event);
 }
 
+/* A finished request is no more among those to be asked for. */
+static void
+http_take(KaptureHttpRequest *request)
+{
+	if (request->queued)
+		dlist_delete(&request->node);
+	request->queued = false;
+}
+
 static KaptureHttpRequest *
 http_take_finished(bool fetched)
 {
 	KaptureHttpRequest *request = http_first_finished(fetched);
 
-	if (request == NULL)
-		return NULL;
-	dlist_delete(&request->node);
-	request->queued = false;
+	if (request)
+		http_take(request);
 	return request;
 }
 
@@ -1308,37 +1321,61 @@ kapture_http_answer(KaptureHttpRequest *request)
 }
 
 /*
- * Waits for one request and returns its answer, or NULL if it has none by
- * "deadline", or if there is a deadline and the latch is set before it.  Serves
- * interrupts; others that finish meanwhile are left to
- * kapture_http_next_finished() and kapture_http_next_fetched().
- */
-const KaptureHttpAnswer *
-kapture_http_perform_until(KaptureHttpRequest *request, TimestampTz deadline, uint32 wait_event)
-{
-	deadline = kapture_steady_at(deadline);
-	/* libcurl wants to start with what was just added */
-	http_act(false);
-	while (!request->finished)
-	{
-		if (deadline <= kapture_steady_now())
-			return NULL;
-		if (http_step(deadline, wait_event) && deadline != DT_NOEND && !request->finished)
-			return NULL;
-	}
-	if (request->queued)
-		dlist_delete(&request->node);
-	request->queued = false;
-	return &request->answer;
-}
-
-/*
- * As kapture_http_perform_until(), without a deadline.
+ * Waits for one request and returns its answer.  Serves interrupts; others that finish
+ * meanwhile are left to those who ask for them.
  */
 const KaptureHttpAnswer *
 kapture_http_perform(KaptureHttpRequest *request, uint32 wait_event)
 {
-	return kapture_http_perform_until(request, DT_NOEND, wait_event);
+	/* libcurl wants to start with what was just added */
+	http_act(false);
+	while (!request->finished)
+		(void) http_step(DT_NOEND, wait_event);
+	http_take(request);
+	return &request->answer;
+}
+
+/* The first request of an owner that has finished. */
+static KaptureHttpRequest *
+http_first_owned(const void *owner)
+{
+	dlist_iter	iter;
+
+	dlist_foreach(iter, &http_finished)
+	{
+		KaptureHttpRequest *request = dlist_container(KaptureHttpRequest, node, iter.cur);
+
+		if (request->owner == owner)
+			return request;
+	}
+	return NULL;
+}
+
+/*
+ * Waits for a request of an owner, whichever finishes first, and returns it; NULL if none
+ * does by "deadline", or if there is a deadline and the latch is set before it.  Serves
+ * interrupts; those of other owners are left to them.
+ */
+KaptureHttpRequest *
+kapture_http_perform_first(const void *owner, TimestampTz deadline, uint32 wait_event)
+{
+	KaptureHttpRequest *request;
+
+	deadline = kapture_steady_at(deadline);
+	/* libcurl wants to start with what was just added */
+	http_act(false);
+	while ((request = http_first_owned(owner)) == NULL)
+	{
+		bool		latch;
+
+		if (deadline <= kapture_steady_now())
+			return NULL;
+		latch = http_step(deadline, wait_event);
+		if (latch && deadline != DT_NOEND && http_first_owned(owner) == NULL)
+			return NULL;
+	}
+	http_take(request);
+	return request;
 }
 
 /*

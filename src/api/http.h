@@ -86,9 +86,7 @@ extern const KaptureHttpAnswer *kapture_http_answer(KaptureHttpRequest *request)
 extern void *kapture_http_owner(KaptureHttpRequest *request);
 extern const KaptureHttpAnswer *kapture_http_perform(KaptureHttpRequest *request,
 													 uint32 wait_event);
-extern const KaptureHttpAnswer *kapture_http_perform_until(KaptureHttpRequest *request,
-														   TimestampTz deadline,
-														   uint32 wait_event);
+extern KaptureHttpRequest *kapture_http_perform_first(const void *owner, TimestampTz deadline, uint32 wait_event);
 extern void kapture_http_sleep_until(TimestampTz when, uint32 wait_event);
 extern void kapture_http_inspect(KaptureHttpRequest *request);
 extern void kapture_http_details(KaptureHttpRequest *request, KaptureHttpDetails *details);

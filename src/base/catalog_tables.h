@@ -21,10 +21,11 @@ typedef enum KaptureTable
 	KAPTURE_TABLE_DELIVERY,
 	KAPTURE_TABLE_HISTORY,
 	KAPTURE_INDEX_OUTBOX_KEYS,
-	KAPTURE_TABLE_FOLLOW
+	KAPTURE_TABLE_FOLLOW,
+	KAPTURE_TABLE_ROW
 } KaptureTable;
 
-#define KAPTURE_TABLE_COUNT	7
+#define KAPTURE_TABLE_COUNT	8
 
 /* Column number in kapture_attachment, as in the install script. */
 #define KAPTURE_ATTACHMENT_RELATION	2
@@ -33,6 +34,7 @@ extern bool kapture_catalog_extension_exists(void);
 extern char *kapture_catalog_schema(void);
 extern char *kapture_catalog_qualify(const char *sql);
 extern Oid	kapture_catalog_relid(KaptureTable table);
+extern uint64 kapture_catalog_changes(void);
 extern bool kapture_catalog_outbox_packs(void);
 extern Datum kapture_catalog_getattr(HeapTuple tuple, Relation rel, AttrNumber attnum);
 extern List *kapture_catalog_attached_relations(void);

@@ -112,6 +112,9 @@ typedef const JumbleState KaptureJumbleState;
 #define ATTRIBUTE_GENERATED_VIRTUAL 'v'
 #endif
 
+/* 18 wants a snapshot for any row of a table that may toast some, before for one that is toasted. */
+#define KAPTURE_INSERT_WANTS_SNAPSHOT	(PG_VERSION_NUM >= 180000)
+
 /* 19 gathered the switches of ExecInsertIndexTuples(), which 16 had added to. */
 #if PG_VERSION_NUM < 160000
 #define kapture_insert_index_tuples(rri, slot, estate) \
@@ -122,6 +125,12 @@ typedef const JumbleState KaptureJumbleState;
 #else
 #define kapture_insert_index_tuples(rri, slot, estate) \
 	ExecInsertIndexTuples(rri, estate, 0, slot, NIL, NULL)
+#endif
+
+/* 18 checks the constraints of a row that is there already, too. */
+#if PG_VERSION_NUM < 180000
+#define ExecCheckIndexConstraints(rri, slot, estate, conflict, tupleid, arbiters) \
+	ExecCheckIndexConstraints(rri, slot, estate, conflict, arbiters)
 #endif
 
 /* 19 builds jsonb in a struct of which callers had only the first part. */

@@ -157,20 +157,40 @@ kapture_process_count(void)
 	pgstat_track_counts = process_track_counts;
 }
 
-/* A signal handler: as die(), and noted, so that the process is known not to end for an error. */
+/*
+ * A signal handler: as die(), and noted, so that the process is known not to end for an
+ * error.  If it has sent the signal itself, users' code has done so, which is one.
+ */
 static void
-process_terminate(SIGNAL_ARGS)
+process_terminate(int signo, siginfo_t *info, void *context)
 {
 	int			save_errno = errno;
 
 	if (!proc_exit_inprogress)
-		InterruptPending = ProcDiePending = process_told_to_end = true;
+	{
+		InterruptPending = ProcDiePending = true;
+		if (info->si_pid != MyProcPid)
+			process_told_to_end = true;
+	}
 	SetLatch(MyLatch);
 	errno = save_errno;
 }
 
+/* pqsignal() does not give the handler the sender. */
+static void
+process_handle_terminate(void)
+{
+	struct sigaction action = {0};
+
+	action.sa_sigaction = process_terminate;
+	action.sa_flags = SA_SIGINFO | SA_RESTART;
+	sigemptyset(&action.sa_mask);
+	if (sigaction(SIGTERM, &action, NULL) != 0)
+		elog(FATAL, "could not set the handler of a signal: %m");
+}
+
 /*
- * Has a signal asked the process to end?
+ * Has a signal of another process asked this one to end?
  */
 bool
 kapture_process_is_terminated(void)
@@ -185,7 +205,7 @@ void
 kapture_process_handle_signals(void)
 {
 	pqsignal(SIGHUP, SignalHandlerForConfigReload);
-	pqsignal(SIGTERM, process_terminate);
+	process_handle_terminate();
 	BackgroundWorkerUnblockSignals();
 }
 
@@ -513,8 +533,8 @@ kapture_process_timeout(long timeout)
  * since the process has first asked; 0: it was not.  What it gains little by little
  * does not count.
  */
-int64
-kapture_process_clock_jump(void)
+static int64
+process_clock_jump(void)
 {
 	TimestampTz ahead = GetCurrentTimestamp() - kapture_steady_now();
 	int64		jump = ahead - process_clock;
@@ -525,14 +545,47 @@ kapture_process_clock_jump(void)
 	return 0;
 }
 
+/* How far the system's clock was set, and what moves times in tables by that. */
+typedef struct ProcessShift
+{
+	void		(*shift) (int64 jump);
+	int64		jump;
+} ProcessShift;
+
+static void
+process_do_shift(void *arg)
+{
+	ProcessShift *shift = arg;
+
+	shift->shift(shift->jump);
+}
+
 /*
- * Ends the process because the system's clock was set: what it has in memory are times
- * of before.  Its successor begins at once, with the times in tables, which the caller
- * has moved.
+ * To be called in each pass.  If somebody has set the system's clock, by which retries,
+ * breakers and doubts are kept, has shift(jump) (NULL: nothing) move those in tables in a
+ * transaction, ends the work by wind_up(arg) (NULL: nothing is to be done), and the process:
+ * what it has in memory are times of before.  Its successor begins at once.  Errors as
+ * these do; it is tried again with the next pass.
  */
 void
-kapture_process_begin_anew(int64 jump)
+kapture_process_follow_clock(void (*shift) (int64 jump), KaptureGuarded wind_up, void *arg)
 {
+	static bool shifted = false;
+	int64		jump = process_clock_jump();
+
+	if (jump == 0)
+		return;
+	if (shift && !shifted)
+	{
+		ProcessShift shifting = {shift, jump};
+		ErrorData  *error = kapture_process_run("following the clock", process_do_shift, &shifting);
+
+		if (error)
+			ReThrowError(error);
+	}
+	shifted = true;
+	if (wind_up)
+		wind_up(arg);
 	ereport(LOG,
 			(errmsg("kapture_sync: the system clock was set %s by %lld s; the %s of database \"%s\" starts anew",
 					jump < 0 ? "back" : "forward", (long long) ((jump < 0 ? -jump : jump) + USECS_PER_SEC / 2) / USECS_PER_SEC,

@@ -41,8 +41,7 @@ extern void kapture_process_require_installation(Oid *installation);
 pg_noreturn extern void kapture_process_exit(KaptureExit reason);
 pg_noreturn extern void kapture_process_run_loop(const KaptureProcessLoop *loop, void *arg);
 extern void kapture_process_take_in(bool *reloaded, bool *woken);
-extern int64 kapture_process_clock_jump(void);
-pg_noreturn extern void kapture_process_begin_anew(int64 jump);
+extern void kapture_process_follow_clock(void (*shift) (int64 jump), KaptureGuarded wind_up, void *arg);
 
 extern void kapture_process_begin(const char *activity);
 extern void kapture_process_commit(void);

@@ -43,8 +43,12 @@
 #include "fdw/remote_writes.h"
 #include "traffic/request_pool.h"
 
-/* Rows of an INSERT that come together. */
+/* Rows of an INSERT that come together: as many, or so many for each connection, */
 #define MODIFY_BATCH		100
+#define MODIFY_ROUNDS		10
+
+/* but no more than these. */
+#define MODIFY_MAX_BATCH	2000
 
 /* Name of the id among what the scan of an UPDATE hands on. */
 #define MODIFY_ID			"kapture_id"
@@ -79,6 +83,7 @@ typedef struct Modify
 	HTAB	   *updated;		/* UPDATE: ids of customers that it is done with */
 	bool		skip_duplicates;
 	KaptureRequestPool pool;	/* of the requests of one batch */
+	int			batch;			/* rows that come together, at most */
 	int64		done;			/* rows before this batch */
 	MemoryContext context;		/* of one batch */
 } Modify;
@@ -441,7 +446,7 @@ modify_start(Modify *modify, ModifyRow *row)
 	TimestampTz when;
 
 	kapture_server_require_same(server, modify->serverid, modify->owner);
-	row->request = kapture_http_start(server, modify->api, row->body, row->body_len, NULL, &when);
+	row->request = kapture_http_start(server, modify->api, row->body, row->body_len, modify, &when);
 	if (row->request == NULL)
 	{
 		kapture_request_pool_refused(&modify->pool, when);
@@ -552,26 +557,46 @@ modify_start_due(Modify *modify, ModifyRow *rows, int n)
 	return DT_NOEND;
 }
 
-/* The first row in this state; -1: there is none. */
-static int
-modify_find(const ModifyRow *rows, int n, ModifyState state)
+/* A row whose request has finished; NULL: none has by "until", or the next one may start. */
+static ModifyRow *
+modify_await(Modify *modify, ModifyRow *rows, int n, TimestampTz until)
 {
-	for (int i = 0; i < n; i++)
+	KaptureHttpRequest *request = kapture_http_perform_first(modify, until, WaitEventExtensionNew("KaptureHttp"));
+
+	for (int i = 0; request && i < n; i++)
 	{
-		if (rows[i].state == state)
-			return i;
+		if (rows[i].request == request)
+		{
+			rows[i].answer = kapture_http_answer(request);
+			return &rows[i];
+		}
 	}
-	return -1;
+	return NULL;
+}
+
+/* A row that is written needs its answer no more; those of a batch may be large. */
+static void
+modify_settle(ModifyRow *row)
+{
+	if (row->state != MODIFY_DONE && row->state != MODIFY_SKIPPED)
+		return;
+	kapture_http_release(row->request);
+	row->request = NULL;
+	row->answer = NULL;
+	pfree(row->parsed);
+	row->parsed = NULL;
 }
 
 /*
  * Sends rows that have a body, several at a time.  After a failure no more are
- * sent; it is raised when the answers to all others are here.
+ * sent; it is raised when the answers to all others are here, the first row's if
+ * there are several.
  */
 static void
 modify_send(Modify *modify, ModifyRow *rows, int n)
 {
-	int			failed;
+	int			failed = 0;
+	bool		fails = false;
 
 	modify->pool.most = kapture_server_get(modify->server, modify->userid)->max_connections;
 	for (int i = 0; i < n; i++)
@@ -582,29 +607,29 @@ modify_send(Modify *modify, ModifyRow *rows, int n)
 	for (;;)
 	{
 		TimestampTz until = DT_NOEND;
-		int			oldest;
 
 		CHECK_FOR_INTERRUPTS();
-		failed = modify_find(rows, n, MODIFY_FAILED);
-		if (failed < 0)
+		if (!fails)
 			until = modify_start_due(modify, rows, n);
-		oldest = modify_find(rows, n, MODIFY_RUNNING);
-		if (oldest >= 0)
+		if (modify->pool.running > 0)
 		{
-			ModifyRow  *row = &rows[oldest];
+			ModifyRow  *row = modify_await(modify, rows, n, until);
 
-			row->answer = kapture_http_perform_until(row->request, until, WaitEventExtensionNew("KaptureHttp"));
-			if (row->answer == NULL)
+			if (row == NULL)
 				continue;
 			kapture_request_pool_ended(&modify->pool);
 			modify_judge(modify, row);
+			modify_settle(row);
+			fails |= row->state == MODIFY_FAILED;
 		}
 		else if (until != DT_NOEND)
 			kapture_http_sleep_until(until, WaitEventExtensionNew("KapturePace"));
 		else
 			break;
 	}
-	if (failed >= 0)
+	while (fails && rows[failed].state != MODIFY_FAILED)
+		failed++;
+	if (fails)
 		modify_complain(modify, &rows[failed], failed);
 	modify->done += n;
 }
@@ -723,12 +748,13 @@ modify_exec_batch_insert(EState *estate, ResultRelInfo *rri, TupleTableSlot **sl
 static int
 modify_batch_size(ResultRelInfo *rri)
 {
+	const Modify *modify = rri->ri_FdwState;
 	TriggerDesc *triggers = rri->ri_TrigDesc;
 
 	if (rri->ri_projectReturning != NULL || rri->ri_WithCheckOptions != NIL ||
 		(triggers && (triggers->trig_insert_before_row || triggers->trig_insert_after_row)))
 		return 1;
-	return MODIFY_BATCH;
+	return modify ? modify->batch : 1;
 }
 
 static TupleTableSlot *
@@ -833,8 +859,15 @@ modify_create(EState *estate, ResultRelInfo *rri, KaptureApi api, int eflags)
 	modify->userid = ExecGetResultRelCheckAsUser(rri, estate);
 	kapture_request_pool_init(&modify->pool, 1);
 	modify_find_columns(modify);
+	modify->batch = MODIFY_BATCH;
 	if (!(eflags & EXEC_FLAG_EXPLAIN_ONLY))
-		kapture_server_require_key(kapture_server_get(modify->server, modify->userid), api);
+	{
+		const KaptureServer *options = kapture_server_get(modify->server, modify->userid);
+
+		kapture_server_require_key(options, api);
+		/* when a batch ends, connections wait for its last answers: that should be seldom */
+		modify->batch = Max(modify->batch, Min(options->max_connections * MODIFY_ROUNDS, MODIFY_MAX_BATCH));
+	}
 	modify->context = AllocSetContextCreate(CurrentMemoryContext, "kapture modify",
 											ALLOCSET_DEFAULT_SIZES);
 	rri->ri_FdwState = modify;

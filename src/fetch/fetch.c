@@ -85,6 +85,12 @@
 #define FETCH_ROUND_GETS	50
 #define FETCH_ROUND_MAX		10000
 
+/*
+ * Gets that have been sent or answered and wait for their turn, for each connection: a late answer keeps as many others
+ * from being handed out, but no connection from being used.
+ */
+#define FETCH_GETS_AHEAD	4
+
 /* Pages in a row with fewer customers than others, after which there are no more: what still comes is new. */
 #define FETCH_SHORTER		2
 
@@ -439,6 +445,9 @@ fetch_look(KaptureFetch *fetch, FetchSlot *slot)
 		return;
 	}
 	fetch->answered = true;
+	/* answers of a pull may grow from window to window; those to Gets are alike */
+	if (fetch->api == KAPTURE_API_GET)
+		fetch->allowed = fetch->pool.most * FETCH_GETS_AHEAD;
 	if (answer->status >= 500 || answer->status == 429 ||
 		answer->status == 408 || answer->status == 425)
 		(void) fetch_retry(fetch, slot);
@@ -662,9 +671,8 @@ fetch_hand_out(KaptureFetch *fetch, FetchSlot *slot, const KaptureReply *reply, 
 		fetch_turn_page(slot);
 	else
 		fetch_take_off(fetch, slot);
-
-	/* the answers of a pull may grow from window to window; those to Gets are alike */
-	fetch->allowed = fetch->api == KAPTURE_API_GET ? fetch->pool.most : Min(fetch->allowed + 1, fetch->pool.most);
+	if (fetch->api == KAPTURE_API_PULL)
+		fetch->allowed = Min(fetch->allowed + 1, fetch->pool.most);
 }
 
 /* Makes a window of the first slot's answer.  False if it is asked for again. */
@@ -750,6 +758,8 @@ kapture_fetch_poll(KaptureFetch *fetch, const KaptureWindow **window, TimestampT
 	fetch_note_absence(fetch);
 	do
 	{
+		/* what has ended makes room for what is due */
+		fetch_reap(fetch);
 		fetch_plan(fetch);
 		if (fetch->slots == NIL)
 			state = KAPTURE_FETCH_END;
@@ -758,7 +768,6 @@ kapture_fetch_poll(KaptureFetch *fetch, const KaptureWindow **window, TimestampT
 			FetchSlot  *slot = fetch_first(fetch);
 
 			*when = fetch_send_due(fetch);
-			fetch_reap(fetch);
 			if (slot->state == FETCH_READY)
 			{
 				bool		begun = fetch_begin_work(fetch);

@@ -109,9 +109,11 @@ static const struct
 		" FROM unnest($2) AS v(row_key) WHERE " STATE_IS_ROW,
 		2, {INT4OID, TEXTARRAYOID}
 	},
+	/* two rows cannot have one key: the end of one of them was not captured */
 	[STATE_ARRIVE] = {
 		"UPDATE @.kapture_row AS r SET gone_at = NULL, row_key = v.row_key"
-		" FROM unnest($2, $3) AS v(place, row_key) WHERE r.ctid = v.place AND r.attachment_id = $1",
+		" FROM (SELECT DISTINCT ON (u.row_key) u.place, u.row_key FROM unnest($2, $3) AS u(place, row_key)) AS v"
+		" WHERE r.ctid = v.place AND r.attachment_id = $1",
 		3, {INT4OID, TIDARRAYOID, TEXTARRAYOID}
 	},
 	[STATE_TRUNCATE] = {
@@ -132,8 +134,10 @@ static const struct
 		3, {INT4OID, TEXTOID, INT8OID}
 	},
 	[STATE_RELEASE] = {
-		STATE_RELEASED " d.waits_for = ANY ($1) RETURNING d.attachment_id",
-		1, {INT8ARRAYOID}
+		STATE_RELEASED " d.ctid = ANY (ARRAY(SELECT w.ctid FROM unnest($1, $2) AS v(attachment_id, customer_id)"
+		" JOIN @.kapture_delivery AS w ON w.waits_for = v.customer_id"
+		" AND " STATE_SERVER("w.attachment_id") " = " STATE_SERVER("v.attachment_id") ")) RETURNING d.attachment_id",
+		2, {INT4ARRAYOID, INT8ARRAYOID}
 	},
 	[STATE_RELEASE_ORPHANED] = {
 		STATE_RELEASED " d.waits_for IS NOT NULL AND NOT EXISTS (SELECT FROM @.kapture_row AS r"
@@ -462,21 +466,27 @@ state_attachments(MemoryContext context)
 }
 
 /*
- * Has the rows tried again that were parked because other rows have these customers.
- * Returns the ids of the attachments that have such rows, in the current memory context.
+ * Has the rows tried again that were parked because other rows have these customers
+ * (KaptureCustomer), each of its attachment's server.  Returns the ids of the attachments
+ * that have such rows, in the current memory context.
  */
 List *
-kapture_row_state_release(const int64 *customer_ids, int n)
+kapture_row_state_release(const KaptureCustomer *customers, int n)
 {
 	MemoryContext context = CurrentMemoryContext;
-	Datum	   *elems = palloc(sizeof(Datum) * Max(n, 1));
-	Datum		values[1];
+	Datum	   *attachments = palloc(sizeof(Datum) * Max(n, 1));
+	Datum	   *ids = palloc(sizeof(Datum) * Max(n, 1));
+	Datum		values[2];
 	List	   *result;
 
 	for (int i = 0; i < n; i++)
-		elems[i] = Int64GetDatum(customer_ids[i]);
+	{
+		attachments[i] = Int32GetDatum(customers[i].attachment_id);
+		ids[i] = Int64GetDatum(customers[i].id);
+	}
 	SPI_connect();
-	values[0] = state_array(elems, n, INT8OID);
+	values[0] = state_array(attachments, n, INT4OID);
+	values[1] = state_array(ids, n, INT8OID);
 	state_execute(STATE_RELEASE, values);
 	result = state_attachments(context);
 	SPI_finish();

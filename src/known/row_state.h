@@ -20,13 +20,20 @@ typedef struct KaptureHolder
 	bool		written;		/* the id was written to the row, which tells by now */
 } KaptureHolder;
 
+/* A customer, of the server that an attachment's rows go to: others may have given the same id to another one. */
+typedef struct KaptureCustomer
+{
+	int32		attachment_id;
+	int64		id;
+} KaptureCustomer;
+
 extern void kapture_row_state_load(List *deliveries);
 extern void kapture_row_state_forget_written(void);
 extern void kapture_row_state_follow(int32 attachment_id, KaptureKeys *keys, void *arg);
 extern List *kapture_row_state_holders(int32 attachment_id, const int64 *customer_ids, int n);
 extern void kapture_row_state_note(const KaptureHolder *holder);
 extern void kapture_row_state_seen(const char *server, Datum customer_ids);
-extern List *kapture_row_state_release(const int64 *customer_ids, int n);
+extern List *kapture_row_state_release(const KaptureCustomer *customers, int n);
 extern List *kapture_row_state_release_orphaned(void);
 
 #endif							/* KAPTURE_ROW_STATE_H */

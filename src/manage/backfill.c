@@ -184,19 +184,25 @@ touch_check_update(Oid relid)
 		aclcheck_error(ACLCHECK_NO_PRIV, get_relkind_objtype(get_rel_relkind(relid)), get_rel_name(relid));
 }
 
-/* The attachments of a relation that the caller may update. */
+/* The attachments of a relation that the caller may update, but for those that do not know rows by their key. */
 static List *
 touch_find(Oid relid)
 {
 	Relation	rel = kapture_argument_open(relid, AccessShareLock, touch_check_update);
 	List	   *attachments = kapture_catalog_attachments(rel);
+	ListCell   *lc;
 
 	if (attachments == NIL)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
 				 errmsg("table \"%s\" is not attached to Kapture", RelationGetRelationName(rel)),
 				 errhint("Use kapture_attach() to have its rows sent.")));
-	if (((KaptureAttachment *) linitial(attachments))->nkeys == 0)
+	foreach(lc, attachments)
+	{
+		if (((KaptureAttachment *) lfirst(lc))->nkeys == 0)
+			attachments = foreach_delete_current(attachments, lc);
+	}
+	if (attachments == NIL)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("table \"%s\" has no primary key any more", RelationGetRelationName(rel)),

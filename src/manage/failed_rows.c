@@ -63,7 +63,7 @@ failed_rows_change(FunctionCallInfo fcinfo, const char *sql, const char *inbox_s
 	if (row_key)
 		row_key = kapture_row_key(linitial(attachments), row_key);
 	foreach(lc, attachments)
-		n += failed_rows_change_of(lfirst(lc), row_key, sql, inbox_sql);
+		n += failed_rows_change_of(lfirst(lc), row_key ? kapture_row_key(lfirst(lc), row_key) : NULL, sql, inbox_sql);
 	if (row_key && n == 0)
 		ereport(NOTICE,
 				(errmsg("table \"%s\" has no failed row with key \"%s\"", get_rel_name(PG_GETARG_OID(0)), row_key),

@@ -429,27 +429,6 @@ puller_initialize(Datum arg)
 	return puller;
 }
 
-static void
-puller_do_shift(void *arg)
-{
-	kapture_pull_state_shift(*(int64 *) arg);
-}
-
-/* Somebody has set the system's clock: times in tables are moved with it, those in memory go. */
-static void
-puller_follow_clock(void)
-{
-	int64		jump = kapture_process_clock_jump();
-	ErrorData  *error;
-
-	if (jump == 0)
-		return;
-	error = kapture_process_run("following the clock", puller_do_shift, &jump);
-	if (error)
-		ReThrowError(error);	/* it is tried again with the next pass */
-	kapture_process_begin_anew(jump);
-}
-
 /* Does once all that is to be done, and waits for more. */
 static void
 puller_pass(void *arg)
@@ -464,7 +443,7 @@ puller_pass(void *arg)
 	if (woken)
 		puller_look(puller);
 	puller_load_stale(puller);
-	puller_follow_clock();
+	kapture_process_follow_clock(kapture_pull_state_shift, NULL, NULL);
 	if (puller->load_not_before == 0)
 		puller_work(puller);
 

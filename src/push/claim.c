@@ -156,7 +156,12 @@ claim_do_plan(void *arg)
 	ListCell   *lc;
 
 	foreach(lc, plan->deliveries)
-		kapture_task_plan(&((WorkerTask *) ((KaptureDelivery *) lfirst(lc))->worker)->task, plan->now);
+	{
+		KaptureTask *task = &((WorkerTask *) ((KaptureDelivery *) lfirst(lc))->worker)->task;
+
+		kapture_task_plan(task, plan->now);
+		KAPTURE_TRACE(task, "plan");
+	}
 }
 
 /* Makes the task of a claimed row. */

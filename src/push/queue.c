@@ -114,6 +114,7 @@ queue_note_moved(KaptureDelivery *delivery, const KaptureMoved *moved, dlist_hea
 		task->unchecked = false;
 		task->task.state = KAPTURE_TASK_RELEASE;
 		task->task.next_attempt = now;
+		KAPTURE_TRACE(&task->task, "leave");
 		dlist_push_tail(settled, &task->node);
 	}
 }
@@ -184,6 +185,7 @@ kapture_queue_take_back(WorkerServer *server, TimestampTz now, dlist_head *settl
 		server->nready--;
 		task->task.state = KAPTURE_TASK_RELEASE;
 		task->task.next_attempt = now;
+		KAPTURE_TRACE(&task->task, "take_back");
 		dlist_push_tail(settled, &task->node);
 	}
 }

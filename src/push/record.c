@@ -171,11 +171,13 @@ record_write_ids(Worker *worker, dlist_head *tasks, TimestampTz now)
 
 /* Appends a customer for which other rows may wait; makes the list if there is none. */
 static StringInfo
-record_add_freed(StringInfo freed, int64 customer_id)
+record_add_freed(StringInfo freed, int32 attachment_id, int64 customer_id)
 {
+	KaptureCustomer customer = {attachment_id, customer_id};
+
 	if (freed == NULL)
 		freed = makeStringInfo();
-	appendBinaryStringInfo(freed, (char *) &customer_id, sizeof(customer_id));
+	appendBinaryStringInfo(freed, (char *) &customer, sizeof(customer));
 	return freed;
 }
 
@@ -211,13 +213,15 @@ kapture_record_settle(Worker *worker, dlist_head *tasks)
 		WorkerTask *task = dlist_container(WorkerTask, node, titer.cur);
 		KaptureTask *t = &task->task;
 
+		KAPTURE_TRACE(t, "settle");
 		if (kapture_task_frees(t))
-			freed = record_add_freed(freed, t->customer_id);
+			freed = record_add_freed(freed, t->att->id, t->customer_id);
 		if (t->state == KAPTURE_TASK_DONE)
 		{
 			KaptureDone *d = palloc0(sizeof(KaptureDone));
 
 			d->delivery = t->delivery;
+			d->att = t->att;
 			d->action = t->action;
 			d->customer_id = t->customer_id;
 			d->http_status = t->http_status;
@@ -245,7 +249,7 @@ kapture_record_settle(Worker *worker, dlist_head *tasks)
 	}
 	kapture_queue_hurry(worker, kapture_outbox_finish(done), now);
 	if (freed)
-		kapture_queue_hurry(worker, kapture_row_state_release((int64 *) freed->data, freed->len / sizeof(int64)), now);
+		kapture_queue_hurry(worker, kapture_row_state_release((KaptureCustomer *) freed->data, freed->len / sizeof(KaptureCustomer)), now);
 	kapture_record_alert(worker);
 }
 

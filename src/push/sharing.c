@@ -442,6 +442,7 @@ sharing_check_report(HTAB *customers, WorkerTask *task, List *holders, Timestamp
 			/* it is asked again */
 			task->task.state = KAPTURE_TASK_RELEASE;
 			task->task.next_attempt = TimestampTzPlusMilliseconds(now, KAPTURE_LOCKED_RETRY);
+			KAPTURE_TRACE(&task->task, "locked");
 		}
 		else if (h->holds)
 		{

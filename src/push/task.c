@@ -389,6 +389,7 @@ kapture_task_park(KaptureTask *task, const ErrorData *error)
 	else
 		kapture_task_fail(task, true, 0, message);
 	pfree(message);
+	KAPTURE_TRACE(task, "error");
 }
 
 /*
@@ -421,6 +422,7 @@ kapture_task_written(KaptureTask *task, TimestampTz later, const char *why, cons
 			task->body = NULL;
 			kapture_task_fail(task, failed || blame, later, failed ? row->error : blame ? blame : row->error ? row->error : why);
 			task->failed.arrived = true;
+			KAPTURE_TRACE(task, failed || blame ? "error" : "locked");
 			break;
 	}
 }
@@ -1155,6 +1157,7 @@ kapture_task_spare(KaptureTask *task)
 	task->http_status = 0;
 	task->message = NULL;
 	task_done(task, "gone");
+	KAPTURE_TRACE(task, "spare");
 }
 
 /*
@@ -1172,6 +1175,7 @@ kapture_task_yield(KaptureTask *task, TimestampTz now, const char *table, const 
 	if (task->delivery->in_doubt != 0 && !task_same_identity(task))
 	{
 		task_end_doubt(task, now);	/* by now the row has other ones */
+		KAPTURE_TRACE(task, "yield");
 		return;
 	}
 	task->delivery->in_doubt = 0;
@@ -1183,6 +1187,7 @@ kapture_task_yield(KaptureTask *task, TimestampTz now, const char *table, const 
 							   customer_id));
 	task->failed.unsure = false;
 	task->failed.waits_for = customer_id;
+	KAPTURE_TRACE(task, "yield");
 }
 
 /*
@@ -1224,6 +1229,7 @@ kapture_task_stand_back(KaptureTask *task, TimestampTz now, bool had, const char
 			   psprintf("the row with key \"%s\" of table %s, which %s", row_key, table, what) :
 			   psprintf("a row of another owner's table, which %s", what));
 	task->failed.unsure = false;
+	KAPTURE_TRACE(task, "stand_back");
 }
 
 /*
@@ -1238,6 +1244,7 @@ kapture_task_let_report(KaptureTask *task, TimestampTz now)
 	task_retry(task, now, psprintf("the deletion of the row that was Kapture customer " INT64_FORMAT " is being reported",
 								   customer_id));
 	task->failed.unsure = false;
+	KAPTURE_TRACE(task, "let_report");
 }
 
 /*
@@ -1250,6 +1257,7 @@ kapture_task_answer(KaptureTask *task, const KaptureHttpAnswer *answer, Timestam
 	task_judge(task, answer, now);
 	if (task->delivery->gone)
 		task_gone_meanwhile(task);
+	KAPTURE_TRACE_ANSWER(task, answer);
 }
 
 /*

@@ -76,6 +76,10 @@ typedef struct KaptureTask
 	char	   *message;
 	KaptureServerState health;	/* of the server, as far as the answer tells */
 	int64		retry_after;	/* milliseconds, -1 unknown */
+
+#ifdef KAPTURE_FAULT_POINTS
+	const char *traced;			/* where trace.c has seen it last */
+#endif
 } KaptureTask;
 
 extern void kapture_task_identify(const KaptureAttachment *att, KaptureDelivery *delivery, bool add_is_upsert);
@@ -102,5 +106,17 @@ extern void kapture_task_unrecorded(KaptureTask *task, const ErrorData *error);
 extern void kapture_task_wrap(KaptureTask *task, const KaptureServer *server);
 extern KaptureApi kapture_task_api(const KaptureTask *task);
 extern char *kapture_task_log_text(const KaptureTask *task);
+
+/* In a build for tests (see base/fault.h), notes that a task has been moved on by "on", or by an answer. */
+#ifndef KAPTURE_FAULT_POINTS
+#define KAPTURE_TRACE(task, on)	((void) 0)
+#define KAPTURE_TRACE_ANSWER(task, answer)	((void) 0)
+#else
+#define KAPTURE_TRACE(task, on)	kapture_trace_task(task, on)
+#define KAPTURE_TRACE_ANSWER(task, answer)	kapture_trace_task(task, kapture_trace_verdict(task, answer))
+
+extern void kapture_trace_task(KaptureTask *task, const char *on);
+extern const char *kapture_trace_verdict(const KaptureTask *task, const KaptureHttpAnswer *answer);
+#endif
 
 #endif							/* KAPTURE_TASK_H */

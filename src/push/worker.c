@@ -153,7 +153,7 @@ worker_next_work(Worker *worker, TimestampTz now)
 		if (!table->present || table->att->paused || server->problem || worker->stale)
 			continue;
 		if (!table->att->unfollowed)
-			next = Min(next, table->follow_at);
+			next = Min(next, Max(table->follow_at, kapture_turn_next(&table->turn)));
 		/* without room, the next answer makes some */
 		if ((table->look || table->next_due != DT_NOEND) &&
 			kapture_claim_room(table, PG_INT64_MAX) > 0)
@@ -266,34 +266,12 @@ worker_wind_up(void *arg)
 	kapture_record_settle_apart(worker, &worker->settled);
 }
 
+/* Moves the times in tables. */
 static void
-worker_do_shift(void *arg)
+worker_shift(int64 jump)
 {
-	int64	   *jump = arg;
-
-	kapture_outbox_shift(*jump);
-	kapture_call_queue_shift(*jump);
-}
-
-/*
- * Somebody has set the system's clock, by which retries, breakers and doubts are kept:
- * those in tables are moved with it, those in memory go with the process.
- */
-static void
-worker_follow_clock(Worker *worker)
-{
-	static bool shifted = false;
-	int64		jump = kapture_process_clock_jump();
-	ErrorData  *error;
-
-	if (jump == 0)
-		return;
-	error = shifted || worker->outdated ? NULL : kapture_transaction_run(worker, "following the clock", worker_do_shift, &jump);
-	if (error)
-		ReThrowError(error);	/* it is tried again with the next pass */
-	shifted = true;
-	worker_wind_up(worker);
-	kapture_process_begin_anew(jump);
+	kapture_outbox_shift(jump);
+	kapture_call_queue_shift(jump);
 }
 
 /*
@@ -369,7 +347,7 @@ worker_pass(void *arg)
 	kapture_calls_ask_limiter();
 	if (kapture_load_is_due(worker) && !kapture_load(worker))
 		kapture_process_exit(KAPTURE_EXIT_ABSENT);
-	worker_follow_clock(worker);
+	kapture_process_follow_clock(worker->outdated ? NULL : worker_shift, worker_wind_up, worker);
 
 	/* connections are kept busy first, and while answers are recorded */
 	kapture_record_collect(worker);

@@ -255,13 +255,16 @@ capture_depend(Oid parent)
 
 /* Says, once in a session, that changes of a table are not sent, and why. */
 static void
-capture_warn(CaptureTable *table, Relation rel, Oid parent, bool keyless)
+capture_warn(CaptureTable *table, Relation rel, Oid parent, const KaptureAttachment *keyless)
 {
+	bool		named = keyless && keyless->name[0] != '\0';
+
 	if (table->warned)
 		return;
 	table->warned = true;
 	ereport(WARNING,
 			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 named ? errmsg("changes of table \"%s\" (attachment \"%s\") are not sent to Kapture", RelationGetRelationName(rel), keyless->name) :
 			 errmsg("changes of table \"%s\" are not sent to Kapture", RelationGetRelationName(rel)),
 			 keyless ?
 			 errdetail("It has no primary key, nor the columns of the one it was attached with.") :
@@ -319,6 +322,22 @@ capture_tidy(void)
 	}
 }
 
+/* An attachment by whose key rows are not known; NULL: there is none. */
+static const KaptureAttachment *
+capture_keyless(const CaptureTable *table)
+{
+	ListCell   *lc;
+
+	foreach(lc, table->attachments)
+	{
+		const KaptureAttachment *att = lfirst(lc);
+
+		if (att->nkeys == 0)
+			return att;
+	}
+	return NULL;
+}
+
 /* What the trigger needs to know of its table. */
 static CaptureTable *
 capture_table(Relation rel)
@@ -328,6 +347,7 @@ capture_table(Relation rel)
 	bool		found;
 	CaptureTable *table = hash_search(capture_tables, &relid, HASH_FIND, NULL);
 	const KaptureAttachment *first;
+	const KaptureAttachment *keyless;
 	uint64		changes;
 	ListCell   *lc;
 
@@ -356,8 +376,9 @@ capture_table(Relation rel)
 		parent = kapture_family_attached_parent(rel);
 	if (OidIsValid(parent))
 		capture_depend(parent);
-	if (OidIsValid(capture_attachments) && (first == NULL || first->nkeys == 0))
-		capture_warn(table, rel, parent, first != NULL);
+	keyless = capture_keyless(table);
+	if (OidIsValid(capture_attachments) && (first == NULL || keyless))
+		capture_warn(table, rel, parent, keyless);
 
 	table->plain_key = true;
 	foreach(lc, table->attachments)
@@ -682,7 +703,7 @@ kapture_capture(PG_FUNCTION_ARGS)
 	table = capture_table(trigdata->tg_relation);
 	att = capture_attachment(table, trigdata->tg_trigger);
 	if (att == NULL && table->attachments != NIL)
-		capture_warn(table, trigdata->tg_relation, InvalidOid, false);
+		capture_warn(table, trigdata->tg_relation, InvalidOid, NULL);
 	if (att == NULL || att->nkeys == 0)
 		return PointerGetDatum(NULL);
 

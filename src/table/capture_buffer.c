@@ -30,6 +30,7 @@
 #include "access/tableam.h"
 #include "access/xact.h"
 #include "catalog/index.h"
+#include "catalog/pg_am.h"
 #include "catalog/pg_type.h"
 #include "executor/executor.h"
 #include "utils/array.h"
@@ -393,51 +394,94 @@ notes_note_unsealed(const NotesPack *pack)
 	notes_unsealed[notes_nunsealed++].attachment_id = pack->attachment_id;
 }
 
+/*
+ * The indexes into which entries can go without the executor, and how; kept until
+ * something about the extension's tables changes.
+ */
+static struct
+{
+	bool		valid;
+	uint64		changes;		/* kapture_catalog_changes() when it was made */
+	bool		plain;			/* false: there is another index than expected */
+	MemoryContext context;
+	Oid			oids[NOTES_MAX_INDEXES];
+	IndexInfo  *infos[NOTES_MAX_INDEXES];
+	int			n;
+}			notes_plain;
+
 /* How entries get into the indexes of the outbox. */
 typedef struct NotesIndexes
 {
 	Relation	rels[NOTES_MAX_INDEXES];
-	IndexInfo  *infos[NOTES_MAX_INDEXES];
-	int			n;
+	int			n;				/* of notes_plain that are open */
 	ResultRelInfo *rri;			/* NULL: straight into those above */
 	EState	   *estate;
 } NotesIndexes;
 
 /*
- * Opens the indexes into which entries can go without the executor.  That spares
+ * Finds the indexes into which entries can go without the executor.  That spares
  * a single-row transaction a state of its own and the condition of
- * kapture_outbox_keys, which entries that are not about keys do not meet.  Returns
- * false, with none open, where there is another index than expected.
+ * kapture_outbox_keys, which entries that are not about keys do not meet.  The outbox
+ * is locked, so what is found is valid as long as no change has been reported.
  */
-static bool
-notes_open_indexes(Relation outbox, NotesIndexes *indexes)
+static void
+notes_find_indexes(Relation outbox)
 {
 	List	   *oids = RelationGetIndexList(outbox);
+	MemoryContext old;
 	ListCell   *lc;
-	bool		plain = list_length(oids) <= NOTES_MAX_INDEXES;
 
-	indexes->n = 0;
+	if (notes_plain.context == NULL)
+		notes_plain.context = AllocSetContextCreate(CacheMemoryContext, "kapture_sync outbox indexes",
+													ALLOCSET_SMALL_SIZES);
+	notes_plain.valid = false;
+	notes_plain.changes = kapture_catalog_changes();
+	notes_plain.plain = list_length(oids) <= NOTES_MAX_INDEXES;
+	notes_plain.n = 0;
+	MemoryContextReset(notes_plain.context);
+	old = MemoryContextSwitchTo(notes_plain.context);
 	foreach(lc, oids)
 	{
 		IndexInfo  *info;
 		Relation	rel;
 
-		if (!plain || lfirst_oid(lc) == kapture_catalog_relid(KAPTURE_INDEX_OUTBOX_KEYS))
+		if (!notes_plain.plain || lfirst_oid(lc) == kapture_catalog_relid(KAPTURE_INDEX_OUTBOX_KEYS))
 			continue;
 		rel = index_open(lfirst_oid(lc), RowExclusiveLock);
 		info = BuildIndexInfo(rel);
-		indexes->rels[indexes->n] = rel;
-		indexes->infos[indexes->n++] = info;
-		plain = info->ii_Predicate == NIL && info->ii_Expressions == NIL && !info->ii_Unique &&
-			info->ii_ExclusionOps == NULL && info->ii_ReadyForInserts;
+		notes_plain.oids[notes_plain.n] = lfirst_oid(lc);
+		notes_plain.infos[notes_plain.n++] = info;
+		notes_plain.plain = rel->rd_rel->relam == BTREE_AM_OID && info->ii_Predicate == NIL &&
+			info->ii_Expressions == NIL && !info->ii_Unique && info->ii_ExclusionOps == NULL;
+		index_close(rel, RowExclusiveLock);
 	}
+	MemoryContextSwitchTo(old);
 	list_free(oids);
-	if (!plain)
+	notes_plain.valid = notes_plain.changes == kapture_catalog_changes();
+}
+
+/* Opens these indexes; false, with none open, where entries cannot go straight into all. */
+static bool
+notes_open_indexes(Relation outbox, NotesIndexes *indexes)
+{
+	bool		ready = true;
+
+	if (!notes_plain.valid || notes_plain.changes != kapture_catalog_changes())
+		notes_find_indexes(outbox);
+	indexes->n = 0;
+	if (!notes_plain.plain)
+		return false;
+	for (int i = 0; i < notes_plain.n && ready; i++)
+	{
+		indexes->rels[indexes->n++] = index_open(notes_plain.oids[i], RowExclusiveLock);
+		ready = indexes->rels[i]->rd_index->indisready;
+	}
+	if (!ready)
 	{
 		while (indexes->n > 0)
 			index_close(indexes->rels[--indexes->n], NoLock);
 	}
-	return plain;
+	return ready;
 }
 
 /* Gets ready for the index entries of what is written from "first" on. */
@@ -473,14 +517,14 @@ notes_insert_index_entries(Relation outbox, NotesIndexes *indexes, TupleTableSlo
 		Datum		values[INDEX_MAX_KEYS];
 		bool		isnull[INDEX_MAX_KEYS];
 
-		FormIndexDatum(indexes->infos[i], slot, NULL, values, isnull);
+		FormIndexDatum(notes_plain.infos[i], slot, NULL, values, isnull);
 		(void) index_insert(indexes->rels[i], values, isnull, &slot->tts_tid, outbox,
-							UNIQUE_CHECK_NO, false, indexes->infos[i]);
+							UNIQUE_CHECK_NO, false, notes_plain.infos[i]);
 	}
 }
 
 static void
-notes_end_indexes(NotesIndexes *indexes)
+notes_end_indexes(NotesIndexes *indexes, LOCKMODE release)
 {
 	if (indexes->rri)
 	{
@@ -489,12 +533,12 @@ notes_end_indexes(NotesIndexes *indexes)
 		return;
 	}
 	for (int i = 0; i < indexes->n; i++)
-		index_close(indexes->rels[i], RowExclusiveLock);
+		index_close(indexes->rels[i], release);
 }
 
 /* Writes the entries from "first" on. */
 static void
-notes_write(Relation outbox, int first)
+notes_write(Relation outbox, int first, LOCKMODE release)
 {
 	NotesIndexes indexes;
 	TupleTableSlot *slots[NOTES_MAX_PACKS];
@@ -531,30 +575,68 @@ notes_write(Relation outbox, int first)
 
 	for (int i = 0; i < nslots; i++)
 		ExecDropSingleTupleTableSlot(slots[i]);
-	notes_end_indexes(&indexes);
+	notes_end_indexes(&indexes, release);
 	MemoryContextDelete(chunk);
 }
 
-/* Opens the outbox and writes the entries from "first" on; returns false if there is no outbox. */
+/* To write the entries from "first" on, is a snapshot wanted?  A row that may be toasted wants one. */
 static bool
-notes_write_out(int first)
+notes_want_snapshot(int first)
+{
+	if (KAPTURE_INSERT_WANTS_SNAPSHOT)
+		return true;
+	for (int i = first; i < notes_npacks; i++)
+	{
+		const NotesPack *pack = &notes_packs[i];
+
+		/* the snapshot that seals an entry may be of any length */
+		if (pack->old_key || pack->seal || notes_bytes(pack) > NOTES_PACK_SIZE)
+			return true;
+	}
+	return false;
+}
+
+/*
+ * Opens the outbox and writes the entries from "first" on; returns false if there is no outbox.
+ * "release": the lock that is given back at once, NoLock if the transaction ends with this.
+ */
+static bool
+notes_write_out(int first, LOCKMODE release)
 {
 	Oid			relid = kapture_catalog_relid(KAPTURE_TABLE_OUTBOX);
 	Relation	outbox;
-	bool		bare = !ActiveSnapshotSet();
+	bool		bare = !ActiveSnapshotSet() && notes_want_snapshot(first);
 
 	if (!OidIsValid(relid))
 		return false;
 	outbox = table_open(relid, RowExclusiveLock);
 
-	/* a row that may be toasted wants a snapshot; at commit there is none any more */
+	/* at commit there is none any more */
 	if (bare)
 		PushActiveSnapshot(GetTransactionSnapshot());
-	notes_write(outbox, first);
+	notes_write(outbox, first, release);
 	if (bare)
 		PopActiveSnapshot();
-	table_close(outbox, RowExclusiveLock);
+	table_close(outbox, release);
 	return true;
+}
+
+/* Writes what the current subtransaction has captured, see kapture_notes_flush(). */
+static void
+notes_flush(LOCKMODE release)
+{
+	SubTransactionId subid = GetCurrentSubTransactionId();
+	int			first = notes_npacks;
+
+	while (first > 0 && notes_packs[first - 1].subid == subid &&
+		   notes_packs[first - 1].writer == InvalidSubTransactionId)
+		first--;
+	if (first == notes_npacks)
+		return;
+	(void) notes_write_out(first, release);
+	for (int i = first; i < notes_npacks; i++)
+		notes_free(&notes_packs[i]);
+	notes_npacks = first;
 }
 
 /*
@@ -565,18 +647,7 @@ notes_write_out(int first)
 void
 kapture_notes_flush(void)
 {
-	SubTransactionId subid = GetCurrentSubTransactionId();
-	int			first = notes_npacks;
-
-	while (first > 0 && notes_packs[first - 1].subid == subid &&
-		   notes_packs[first - 1].writer == InvalidSubTransactionId)
-		first--;
-	if (first == notes_npacks)
-		return;
-	(void) notes_write_out(first);
-	for (int i = first; i < notes_npacks; i++)
-		notes_free(&notes_packs[i]);
-	notes_npacks = first;
+	notes_flush(RowExclusiveLock);
 }
 
 /*
@@ -619,7 +690,7 @@ notes_write_for_parent(SubTransactionId subid, SubTransactionId parent)
 	while (first > 0 && notes_packs[first - 1].writer == InvalidSubTransactionId &&
 		   (notes_packs[first - 1].subid == subid || notes_packs[first - 1].subid == parent))
 		first--;
-	if (first == notes_npacks || !notes_write_out(first))
+	if (first == notes_npacks || !notes_write_out(first, RowExclusiveLock))
 		return;
 	for (int i = first; i < notes_npacks; i++)
 		notes_packs[i].writer = subid;
@@ -710,8 +781,9 @@ notes_xact_callback(XactEvent event, void *arg)
 		case XACT_EVENT_PRE_PREPARE:
 			notes_settle_leaving();
 			notes_seal();
+			/* a commit gives back all locks together; what is prepared would keep them for as long as it is */
 			if (notes_npacks > 0)
-				kapture_notes_flush();
+				notes_flush(event == XACT_EVENT_PRE_COMMIT ? NoLock : RowExclusiveLock);
 			break;
 		case XACT_EVENT_COMMIT:
 		case XACT_EVENT_PREPARE:

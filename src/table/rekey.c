@@ -191,16 +191,17 @@ rekey_must_know(const KaptureAttachment *att)
 
 /* Nobody knows which row has which id: nothing is sent until somebody has attached the table anew. */
 static void
-rekey_stop(const KaptureAttachment *att, Relation rel, const ErrorData *error)
+rekey_stop(const KaptureAttachment *att, const ErrorData *error)
 {
 	rekey_store(att, 0);
 	ereport(WARNING,
 			(errcode(error ? error->sqlerrcode : ERRCODE_UNDEFINED_COLUMN),
-			 errmsg("rows of table \"%s\" are not sent any more, as its primary key is another one now",
-					RelationGetRelationName(rel)),
+			 errmsg("rows of table %s are not sent any more, as its primary key is another one now", kapture_catalog_title(att)),
 			 error ? errdetail("Their ids are known by the former key only, by which they cannot be found: %s.", error->message) :
 			 errdetail("Their ids are known by the former key only, of which a column is gone."),
-			 errhint("Call kapture_detach() and kapture_attach(), and then kapture_backfill(), which links rows by phone and email.")));
+			 att->name[0] == '\0' ?
+			 errhint("Call kapture_detach() and kapture_attach(), and then kapture_backfill(), which links rows by phone and email.") :
+			 errhint("Call kapture_detach() and kapture_attach() for this attachment, and then kapture_backfill(), which links rows by phone and email.")));
 }
 
 static void
@@ -218,14 +219,13 @@ rekey_follow(KaptureAttachment *att, Relation rel)
 		error = rekey_find(&batch);
 	if ((error || batch.from->nkeys == 0) && rekey_must_know(att))
 	{
-		rekey_stop(att, rel, error);
+		rekey_stop(att, error);
 		return;
 	}
 	if (error)
 		ereport(WARNING,
 				(errcode(error->sqlerrcode),
-				 errmsg("what waits to be sent for table \"%s\" is given up, as its primary key is another one now",
-						RelationGetRelationName(rel)),
+				 errmsg("what waits to be sent for table %s is given up, as its primary key is another one now", kapture_catalog_title(att)),
 				 errdetail("The rows cannot be found by the former key: %s.", error->message),
 				 errhint("kapture_backfill() sends the rows that have no id.")));
 	rekey_note(&batch);

@@ -63,6 +63,12 @@
 #ifndef EMAILS					/* do rows have an email, too? */
 #define EMAILS 0
 #endif
+#ifndef ON_DELETE				/* is it reported that a row was deleted? */
+#define ON_DELETE 0
+#endif
+#ifndef SEEDED					/* customers that were there before: 1 has row 1's phone, 2 its email, 3 both; 4: two have one each */
+#define SEEDED 0
+#endif
 #ifndef KAPTURE_SEARCHES		/* traffic/pacing.h */
 #define KAPTURE_SEARCHES 2
 #endif
@@ -79,7 +85,7 @@ mtype = {
 	/* KaptureTaskState */
 	KAPTURE_TASK_SEND, KAPTURE_TASK_DONE, KAPTURE_TASK_FAILED, KAPTURE_TASK_RELEASE,
 	/* KaptureStep */
-	KAPTURE_STEP_ADD, KAPTURE_STEP_UPDATE, KAPTURE_STEP_FIND_PHONE, KAPTURE_STEP_FIND_EMAIL,
+	KAPTURE_STEP_ADD, KAPTURE_STEP_UPDATE, KAPTURE_STEP_DELETED, KAPTURE_STEP_FIND_PHONE, KAPTURE_STEP_FIND_EMAIL,
 	KAPTURE_STEP_FIND_BOTH, KAPTURE_STEP_FIND_NAMED,
 	/* KaptureVerdict, and what becomes of requests without one */
 	KAPTURE_SUCCESS, KAPTURE_PARTLY_FOUND, KAPTURE_NOT_FOUND, KAPTURE_DUPLICATE, KAPTURE_REFUSED, KAPTURE_DENIED, KAPTURE_HTTP_IN_DOUBT,
@@ -105,7 +111,7 @@ typedef Row {
 typedef Entry {
 	mtype op;
 	byte key;
-	byte to;
+	byte to;					/* of a deleted row: its customer, if that is to be reported */
 	byte changed
 }
 
@@ -169,6 +175,7 @@ typedef Task {
 	bit asked_first;
 	bit lost;
 	bit added;
+	bit reported;
 	byte named_id;
 	byte by_phone;
 	byte by_email;
@@ -179,6 +186,7 @@ typedef Task {
 /* A customer in Kapture. */
 typedef Customer {
 	bit made;
+	bit reported;				/* that its row was deleted */
 	byte row;					/* of the proof: whose Add made it */
 	byte phone;
 	byte email;
@@ -219,9 +227,9 @@ byte late_attempt;
 #endif
 
 /* Scratch within one step. */
-hidden byte i_, j_, n_, r_, by_phone_, by_email_, found_, waits_for_, keep_, from_, to_, c_, k_, z_;
+hidden byte i_, j_, n_, r_, on_, answer_, by_phone_, by_email_, found_, waits_for_, keep_, from_, to_, was_, is_, c_, k_, z_;
 hidden mtype verdict_;
-hidden byte ok_, gone_, rekeyed_, held_, adding_, park_, arrived_, unsure_;
+hidden byte ok_, gone_, rekeyed_, held_, adding_, reporting_, ended_, park_, arrived_, unsure_;
 
 /* A request whose end nobody saw may be carried out yet. */
 #ifdef FAULT_NO_WAIT
@@ -244,6 +252,15 @@ inline check_ids()
 			assert(i_ == j_ || !db.row[i_].present || !db.row[j_].present || db.row[i_].customer == 0 ||
 				db.row[i_].customer != db.row[j_].customer)
 		}
+	}
+	skip
+}
+
+/* What is reported is of no row that is there. */
+inline check_report(d)
+{
+	for (i_ : 0 .. ROWS - 1) {
+		assert(T.step != KAPTURE_STEP_DELETED || !db.row[i_].present || db.row[i_].customer != T.customer)
 	}
 	skip
 }
@@ -300,6 +317,7 @@ inline carry_out(what, whose, a_phone, an_email, a_value, fields, customer_id)
 			:: else
 			fi
 		fi
+	:: what == KAPTURE_STEP_DELETED -> crm[k_].reported = 1
 	:: what == KAPTURE_STEP_FIND_PHONE -> found_ = by_phone_
 	:: what == KAPTURE_STEP_FIND_EMAIL -> found_ = by_email_
 	:: what == KAPTURE_STEP_FIND_BOTH ->
@@ -314,7 +332,7 @@ inline carry_out(what, whose, a_phone, an_email, a_value, fields, customer_id)
 	fi
 }
 
-#define IS_FIND(step)	((step) != KAPTURE_STEP_ADD && (step) != KAPTURE_STEP_UPDATE)
+#define IS_FIND(step)	((step) != KAPTURE_STEP_ADD && (step) != KAPTURE_STEP_UPDATE && (step) != KAPTURE_STEP_DELETED)
 
 /* The request of a task: searches are for what was sent, the others bring what was read. */
 inline carry_out_task(d)
@@ -485,9 +503,10 @@ end:
 	:: d_step { db.row[r].present && deletes > 0 && ROOM ->
 			deletes--;
 			n_ = db.row[r].key;
+			k_ = (ON_DELETE -> db.row[r].customer : 0);
 			z_ = r;
 			c_code { memset(&now.db.row[z_], 0, sizeof(now.db.row[z_])); };
-			capture(deleted, n_, 0, 0)
+			capture(deleted, n_, k_, 0)
 		}
 	:: d_step { db.row[r].present && rekeys > 0 && ROOM && db.row[r].key != KEYS ->
 			ok_ = true;
@@ -517,17 +536,36 @@ end:
 
 /* ---- which transitions there are, for test/t/096_model.pl: not part of the state ---- */
 
+/* What moves a task on: kapture_trace_task() has the same names; those of verdicts are below. */
+#define ON_PLAN			0
+#define ON_YIELD		8
+#define ON_STAND_BACK	9
+#define ON_LOCKED		10
+#define ON_TAKE_BACK	11
+#define ON_LEAVE		12
+#define ON_SPARE		13
+#define ON_LET_REPORT	14
+
 c_decl {
-	static unsigned char taken[10][10];
+	static unsigned char taken[12][15][12];
+	static unsigned char moved[4][4];
 	static void tell_taken(void)
 	{
-		static const char *const names[] = {"claimed",
-			"ADD", "UPDATE", "FIND_PHONE", "FIND_EMAIL", "FIND_BOTH", "FIND_NAMED", "DONE", "FAILED", "RELEASE"};
+		static const char *const places[] = {"CLAIMED", "ADD", "UPDATE", "FIND_PHONE", "FIND_EMAIL", "FIND_BOTH", "FIND_NAMED",
+			"DONE", "FAILED", "RELEASE", "PARKED", "DELETED"};
+		static const char *const events[] = {"plan", "SUCCESS", "PARTLY_FOUND", "NOT_FOUND", "DUPLICATE", "REFUSED", "DENIED",
+			"IN_DOUBT", "yield", "stand_back", "locked", "take_back", "leave", "spare", "let_report"};
+		static const char *const states[] = {"none", "sending", "retry", "parked"};
 
-		for (int from = 0; from < 10; from++)
-			for (int to = 0; to < 10; to++)
-				if (taken[from][to])
-					printf("transition: %s %s\n", names[from], names[to]);
+		for (int from = 0; from < 12; from++)
+			for (int on = 0; on < 15; on++)
+				for (int to = 0; to < 12; to++)
+					if (taken[from][on][to])
+						printf("transition: %s %s %s\n", places[from], events[on], places[to]);
+		for (int from = 0; from < 4; from++)
+			for (int to = 0; to < 4; to++)
+				if (moved[from][to])
+					printf("delivery: %s %s\n", states[from], states[to]);
 	}
 }
 
@@ -543,8 +581,10 @@ inline place(d)
 	:: T.state == KAPTURE_TASK_SEND && T.step == KAPTURE_STEP_FIND_BOTH -> to_ = 5
 	:: T.state == KAPTURE_TASK_SEND && T.step == KAPTURE_STEP_FIND_NAMED -> to_ = 6
 	:: T.state == KAPTURE_TASK_DONE -> to_ = 7
-	:: T.state == KAPTURE_TASK_FAILED -> to_ = 8
+	:: T.state == KAPTURE_TASK_FAILED && !park_ -> to_ = 8
 	:: T.state == KAPTURE_TASK_RELEASE -> to_ = 9
+	:: T.state == KAPTURE_TASK_FAILED && park_ -> to_ = 10
+	:: T.state == KAPTURE_TASK_SEND && T.step == KAPTURE_STEP_DELETED -> to_ = 11
 	fi
 }
 
@@ -555,10 +595,25 @@ inline enter_place(d)
 	from_ = to_
 }
 
-inline note_place(d)
+inline note_place(d, on)
 {
 	place(d);
-	c_code { taken[from_][to_] = 1; }
+	on_ = on;
+	c_code { taken[from_][on_][to_] = 1; }
+}
+
+/* What an answer is, as a transition's cause. */
+#define ON_VERDICT(d) \
+	(T.verdict == KAPTURE_SUCCESS -> 1 : (T.verdict == KAPTURE_PARTLY_FOUND -> 2 : (T.verdict == KAPTURE_NOT_FOUND -> 3 : \
+	(T.verdict == KAPTURE_DUPLICATE -> 4 : (T.verdict == KAPTURE_REFUSED -> 5 : (T.verdict == KAPTURE_DENIED -> 6 : 7))))))
+
+/* A delivery gets another state; 0: it is no more. */
+inline set_state(at, a_state)
+{
+	was_ = (!db.delivery[at].used || db.delivery[at].state == 0 -> 0 : (db.delivery[at].state == sending -> 1 : (db.delivery[at].state == retry -> 2 : 3)));
+	is_ = (a_state == 0 -> 0 : (a_state == sending -> 1 : (a_state == retry -> 2 : 3)));
+	c_code { if (was_ != is_) moved[was_][is_] = 1; };
+	db.delivery[at].state = a_state
 }
 
 /* ---- the queue: table/outbox.c, known/row_state.c ---- */
@@ -569,6 +624,7 @@ inline clear_delivery(d)
 	/* the next one here has another delivery_id */
 	late_of = (late_of == d -> NONE : late_of);
 #endif
+	set_state(d, 0);
 	z_ = d;
 	c_code { memset(&now.db.delivery[z_], 0, sizeof(now.db.delivery[z_])); }
 }
@@ -625,13 +681,13 @@ inline wait(k, fields)
 	:: n_ == NONE ->
 		new_delivery();
 		db.delivery[n_].key = k;
-		db.delivery[n_].state = retry;
+		set_state(n_, retry);
 		db.delivery[n_].changed = fields
 	:: n_ != NONE && db.delivery[n_].state == sending ->
 		db.delivery[n_].again = db.delivery[n_].again | fields | CHANGED
 	:: else ->
 		db.delivery[n_].changed = db.delivery[n_].changed | fields;
-		db.delivery[n_].state = retry;
+		set_state(n_, retry);
 		db.delivery[n_].judged = 0
 	fi
 }
@@ -645,7 +701,7 @@ inline clear_task(d)
 /* OUTBOX_RELEASE */
 inline outbox_release(d)
 {
-	D.state = retry;
+	set_state(d, retry);
 	D.changed = D.changed | (D.again & ALL);
 	D.again = 0;
 	D.in_doubt = T.in_doubt;
@@ -661,16 +717,49 @@ inline note_gone(d)
 	:: T.used && T.state == KAPTURE_TASK_SEND && !T.requested ->
 		enter_place(d);
 		T.state = KAPTURE_TASK_RELEASE;
-		note_place(d);
+		note_place(d, ON_LEAVE);
 		outbox_release(d);
 		clear_task(d)
 	:: else
 	fi
 }
 
-/* OUTBOX_LEAVE of a row that is deleted */
-inline leave(k)
+/* Does a row wait for this customer?  Then it takes that over: OUTBOX_IS_WANTED. */
+inline is_wanted(customer_id)
 {
+	ok_ = false;
+	for (i_ : 0 .. DELIVERIES - 1) {
+		ok_ = ok_ || (db.delivery[i_].used && db.delivery[i_].waits_for == customer_id)
+	}
+	skip
+}
+
+/* outbox_report_deleted(): the deletion of the row with this key, and of this customer if it is known. */
+inline report_deleted(k, customer_id)
+{
+#if ON_DELETE
+	c_ = (customer_id != 0 -> customer_id : db.known[k].customer);
+	is_wanted(c_);
+	find_delivery(k);
+	if
+	:: c_ != 0 && ok_ -> crm[c_].reported = 1	/* of the proof: it need not be, even if that row does not take it over */
+	:: c_ != 0 && !ok_ && n_ != NONE -> db.delivery[n_].customer = c_
+	:: c_ != 0 && !ok_ && n_ == NONE ->
+		new_delivery();
+		db.delivery[n_].key = 0;
+		set_state(n_, retry);
+		db.delivery[n_].customer = c_
+	:: else
+	fi
+#else
+	skip
+#endif
+}
+
+/* OUTBOX_LEAVE of a row that is deleted */
+inline leave(k, customer_id)
+{
+	report_deleted(k, customer_id);
 	find_delivery(k);
 	if
 	:: n_ != NONE ->
@@ -678,7 +767,7 @@ inline leave(k)
 		db.delivery[n_].again = 0;
 		if
 		:: db.delivery[n_].state != sending ->
-			db.delivery[n_].state = retry;
+			set_state(n_, retry);
 			db.delivery[n_].judged = 0
 		:: db.delivery[n_].state == sending && task[n_].used -> note_gone(n_)
 		:: else
@@ -695,7 +784,7 @@ inline release_waiting(customer_id)
 	for (i_ : 0 .. DELIVERIES - 1) {
 		if
 		:: db.delivery[i_].state == parked && db.delivery[i_].waits_for == customer_id ->
-			db.delivery[i_].state = retry;
+			set_state(i_, retry);
 			db.delivery[i_].waits_for = 0;
 			db.delivery[i_].judged = 0
 		:: else
@@ -758,9 +847,10 @@ inline follow()
 	do
 	:: j_ < OUTBOX && db.outbox[j_].op == deleted ->
 		k_ = db.outbox[j_].key;
+		to_ = db.outbox[j_].to;
 		remove_entry(j_);
 #ifndef FAULT_KEY_FOR_ROW
-		leave(k_)
+		leave(k_, to_)
 #endif
 	:: j_ < OUTBOX && (db.outbox[j_].op == rekeyed || db.outbox[j_].op == swapped) ->
 		k_ = db.outbox[j_].key;
@@ -810,9 +900,9 @@ inline outbox_fail(d)
 	D.judged = 0;
 	if
 	:: D.again == 0 && park_ ->
-		D.state = parked;
+		set_state(d, parked);
 		D.judged = PACK(T.value, T.phone, T.email)
-	:: else -> D.state = retry
+	:: else -> set_state(d, retry)
 	fi;
 	D.changed = (arrived_ -> 0 : D.changed) | (D.again & ALL);
 	D.again = 0;
@@ -867,7 +957,7 @@ inline outbox_finish(d)
 	if
 	:: D.again == 0 -> clear_delivery(d)
 	:: else ->
-		D.state = retry;
+		set_state(d, retry);
 		D.changed = D.again & ALL;
 		D.again = 0;
 		D.customer = 0;
@@ -913,7 +1003,7 @@ inline task_fail(d, parks)
 	arrived_ = false;
 	unsure_ = (T.step == KAPTURE_STEP_UPDATE);
 	waits_for_ = 0;
-	keep_ = (T.customer == T.had -> 0 : T.customer)
+	keep_ = (T.customer == T.had && !T.gone -> 0 : T.customer)
 }
 
 inline task_release(d)
@@ -990,6 +1080,18 @@ inline task_search(d)
 	fi
 }
 
+/* The row is no more, which is reported if it had a customer. */
+inline task_end_gone(d)
+{
+	if
+	:: ON_DELETE && !T.reported && T.customer != 0 ->
+		T.brings = 0;
+		T.state = KAPTURE_TASK_SEND;
+		T.step = KAPTURE_STEP_DELETED
+	:: else -> task_done(d)
+	fi
+}
+
 inline task_gone(d)
 {
 	if
@@ -997,18 +1099,25 @@ inline task_gone(d)
 	:: T.in_doubt == over && T.customer == 0 && (D.sent_phone != 0 || D.sent_email != 0) ->
 		T.asked_first = 1;
 		task_search_singly(d)
-	:: else -> task_done(d)
+	:: else -> task_end_gone(d)
 	fi
 }
+
+#define MAX(a, b)	((a) > (b) -> (a) : (b))
 
 inline task_gone_meanwhile(d)
 {
 	if
-	:: T.state == KAPTURE_TASK_SEND &&
+	:: T.state == KAPTURE_TASK_SEND && T.step != KAPTURE_STEP_DELETED &&
 		!(T.asked_first && (T.step == KAPTURE_STEP_FIND_PHONE || T.step == KAPTURE_STEP_FIND_EMAIL)) ->
 		T.customer = 0;
 		task_done(d)
-	:: T.state == KAPTURE_TASK_FAILED && (T.in_doubt == 0 || park_) -> task_done(d)
+	:: T.state == KAPTURE_TASK_FAILED && T.step != KAPTURE_STEP_DELETED && (T.in_doubt == 0 || park_) ->
+		if
+		:: T.customer == MAX(T.had, T.kept) -> task_end_gone(d)
+		:: else -> task_done(d)
+		fi
+	:: T.state == KAPTURE_TASK_DONE -> task_end_gone(d)
 	:: else
 	fi
 }
@@ -1044,7 +1153,7 @@ inline task_plan(d)
 		fi
 #endif
 	fi;
-	note_place(d)
+	note_place(d, ON_PLAN)
 }
 
 inline task_searched(d)
@@ -1061,7 +1170,7 @@ inline task_searched(d)
 	if
 	:: T.gone && !ok_ ->
 		T.customer = (T.asked_first && !held_ -> found_ : 0);
-		task_done(d)
+		task_end_gone(d)
 	:: !(T.gone && !ok_) && held_ -> task_fail(d, true)
 	:: !(T.gone && !ok_) && !held_ && found_ != 0 && T.added ->
 		T.customer = found_;
@@ -1099,6 +1208,7 @@ inline task_duplicate(d)
 
 inline task_success(d)
 {
+	ended_ = false;
 	if
 	:: T.step == KAPTURE_STEP_ADD ->
 		T.sent = T.brings;
@@ -1115,16 +1225,16 @@ inline task_success(d)
 	:: T.step == KAPTURE_STEP_UPDATE ->
 		T.sent = T.brings;
 		task_done(d)
+	:: T.step == KAPTURE_STEP_DELETED ->
+		T.reported = 1;
+		task_done(d)
 	:: T.step == KAPTURE_STEP_FIND_PHONE ->
 		T.by_phone = T.id;
 		task_prepare(d, KAPTURE_STEP_FIND_EMAIL);
-		if
-		:: !ok_ -> task_searched(d)
-		:: else
-		fi
+		ended_ = !ok_
 	:: T.step == KAPTURE_STEP_FIND_EMAIL ->
 		T.by_email = T.id;
-		task_searched(d)
+		ended_ = true
 	:: T.step == KAPTURE_STEP_FIND_BOTH || T.step == KAPTURE_STEP_FIND_NAMED ->
 		T.by_phone = T.id;
 		T.by_email = T.id;
@@ -1133,10 +1243,11 @@ inline task_success(d)
 		:: T.step == KAPTURE_STEP_FIND_NAMED && T.id == 0 -> task_search_singly(d)
 		:: else
 		fi;
-		if
-		:: !ok_ -> task_searched(d)
-		:: else
-		fi
+		ended_ = !ok_
+	fi;
+	if
+	:: ended_ -> task_searched(d)
+	:: else
 	fi
 }
 
@@ -1144,6 +1255,7 @@ inline task_success(d)
 inline task_answer(d)
 {
 	enter_place(d);
+	answer_ = ON_VERDICT(d);
 	T.requested = 0;
 	if
 	:: T.verdict == KAPTURE_SUCCESS || T.verdict == KAPTURE_NOT_FOUND -> task_success(d)
@@ -1172,7 +1284,7 @@ inline task_answer(d)
 	:: T.gone -> task_gone_meanwhile(d)
 	:: else
 	fi;
-	note_place(d)
+	note_place(d, answer_)
 }
 
 /* ---- one customer, one row: push/sharing.c ---- */
@@ -1181,6 +1293,8 @@ inline task_answer(d)
 #define TAKES(d) \
 	(T.customer != 0 && !T.gone && T.customer != T.had && T.customer != T.kept && \
 	 (T.state == KAPTURE_TASK_DONE || (T.state == KAPTURE_TASK_SEND && T.step == KAPTURE_STEP_UPDATE)))
+
+#define REPORTS(i)	(task[i].used && task[i].state == KAPTURE_TASK_SEND && task[i].step == KAPTURE_STEP_DELETED)
 
 #define SAME_CONTACT(r)	(db.row[r].phone == D.sent_phone || (D.sent_email != 0 && db.row[r].email == D.sent_email))
 
@@ -1231,7 +1345,7 @@ inline sharing_check_rows(d)
 #ifdef FAULT_GONE_IN_FLIGHT
 #define IN_FLIGHT_OF_GONE(i)	false
 #else
-#define IN_FLIGHT_OF_GONE(i)	(task[i].state == KAPTURE_TASK_SEND && task[i].requested)
+#define IN_FLIGHT_OF_GONE(i)	(task[i].state == KAPTURE_TASK_SEND && (task[i].requested || task[i].step == KAPTURE_STEP_DELETED))
 #endif
 
 inline sharing_check_tasks(d)
@@ -1243,7 +1357,8 @@ inline sharing_check_tasks(d)
 #ifdef FAULT_WAITS_FOR_TASK
 			held_ = true
 #else
-			adding_ = true
+			adding_ = true;
+			reporting_ = reporting_ || REPORTS(i_)
 #endif
 		:: i_ != d && MAY_STAND_BACK(d) && task[i_].used && !task[i_].gone &&
 			task[i_].state == KAPTURE_TASK_SEND && task[i_].step == KAPTURE_STEP_ADD &&
@@ -1259,6 +1374,7 @@ inline sharing_check_tasks(d)
 inline sharing_check(d)
 {
 	adding_ = false;
+	reporting_ = false;
 	sharing_check_rows(d);
 	sharing_check_tasks(d);
 	enter_place(d);
@@ -1267,7 +1383,7 @@ inline sharing_check(d)
 	:: held_ && T.in_doubt != 0 && !SAME_IDENTITY(d) ->	/* kapture_task_yield(): the lost Add is settled */
 		T.customer = 0;
 		task_end_doubt(d);
-		note_place(d)
+		note_place(d, ON_YIELD)
 	:: held_ && !(T.in_doubt != 0 && !SAME_IDENTITY(d)) ->
 #else
 	:: held_ ->
@@ -1281,15 +1397,41 @@ inline sharing_check(d)
 		task_fail(d, true);
 		unsure_ = false;
 		waits_for_ = n_;
-		note_place(d)
+		note_place(d, ON_YIELD)
 	:: !held_ && adding_ ->	/* kapture_task_stand_back() */
 		T.customer = 0;
 		task_fail(d, false);
 		unsure_ = false;
 		D.stood_back = 1;
-		note_place(d)
+		note_place(d, (reporting_ -> ON_LET_REPORT : ON_STAND_BACK))
 	:: else
 	fi
+}
+
+/* sharing_check_report(): the deletion of a row whose customer another row has is not reported. */
+inline sharing_check_report(d)
+{
+#if ON_DELETE && !defined(FAULT_REPORTS_ALL)
+	held_ = false;
+	for (i_ : 0 .. ROWS - 1) {
+		held_ = held_ || (db.row[i_].present && db.row[i_].customer == T.customer)
+	}
+	for (i_ : 0 .. DELIVERIES - 1) {
+		held_ = held_ || (i_ != d && db.delivery[i_].used && db.delivery[i_].key != 0 && db.delivery[i_].customer == T.customer);
+		held_ = held_ || (i_ != d && task[i_].used && !task[i_].gone && task[i_].customer == T.customer &&
+			(task[i_].state == KAPTURE_TASK_DONE || task[i_].state == KAPTURE_TASK_SEND))
+	}
+	if
+	:: held_ ->	/* kapture_task_spare() */
+		enter_place(d);
+		T.customer = 0;
+		task_done(d);
+		note_place(d, ON_SPARE)
+	:: else
+	fi
+#else
+	skip
+#endif
 }
 
 /* ---- the worker: push/claim.c, send.c, record.c ---- */
@@ -1319,7 +1461,7 @@ inline write_id(d, is_locked)
 			T.had = 0;
 			task_fail(d, false);
 			arrived_ = true;
-			note_place(d)
+			note_place(d, ON_LOCKED)
 		:: !is_locked && r_ != NONE ->
 			assert(r_ == T.row);	/* the id goes to the row that was read */
 			if
@@ -1391,6 +1533,10 @@ inline begin_task(d, keeps_identity)
 	fi;
 	task_plan(d);
 	if
+	:: REPORTS(d) -> sharing_check_report(d)
+	:: else
+	fi;
+	if
 	:: T.state != KAPTURE_TASK_SEND -> settle(d, false)
 	:: else
 	fi
@@ -1421,6 +1567,16 @@ inline record_begins()
 #endif
 }
 
+/* A customer that was there before. */
+inline seed(c, a_phone, an_email)
+{
+	crm[c].made = 1;
+	crm[c].row = NONE;
+	crm[c].phone = a_phone;
+	crm[c].email = an_email;
+	db.named[c] = 1
+}
+
 /* Is there room for the first change: a delivery of its row, or a place for one? */
 #define IS_ROOM(d) \
 	((!db.delivery[d].used && lost[d].step == 0) || (db.delivery[d].used && db.delivery[d].key == db.outbox[0].key))
@@ -1444,7 +1600,7 @@ inline claim_change()
 		new_delivery();
 		c_ = n_;
 		db.delivery[c_].key = db.outbox[0].key;
-		db.delivery[c_].state = sending;
+		set_state(c_, sending);
 		db.delivery[c_].changed = db.outbox[0].changed;
 		db.delivery[c_].attempts = 1
 	:: c_ != NONE && db.delivery[c_].state == sending ->
@@ -1454,7 +1610,7 @@ inline claim_change()
 		ok_ = db.delivery[c_].in_doubt != 0 && db.delivery[c_].attempts > 0;
 		db.delivery[c_].changed = db.delivery[c_].changed | db.outbox[0].changed;
 		db.delivery[c_].attempts = NEXT(db.delivery[c_].attempts);
-		db.delivery[c_].state = sending;
+		set_state(c_, sending);
 		db.delivery[c_].waits_for = 0;
 		db.delivery[c_].stood_back = 0;
 		db.delivery[c_].judged = 0
@@ -1493,6 +1649,7 @@ inline record(d, is_locked)
 #ifndef FAULT_NO_SHARING
 	if
 	:: TAKES(d) -> sharing_check(d)
+	:: !TAKES(d) && REPORTS(d) -> sharing_check_report(d)
 	:: else
 	fi;
 #endif
@@ -1521,7 +1678,7 @@ inline record(d, is_locked)
 
 /* When a request must have been carried out, or never will be: it is no matter with Adds. */
 #if LATE_ADDS
-#define IS_OVER(d)	(lost[d].step != KAPTURE_STEP_UPDATE)
+#define IS_OVER(d)	(lost[d].step != KAPTURE_STEP_UPDATE && lost[d].step != KAPTURE_STEP_DELETED)
 #else
 #define IS_OVER(d)	(lost[d].step == 0)
 #endif
@@ -1534,7 +1691,7 @@ end:
 			follow();
 			if
 			:: D.used && D.state == retry ->
-				D.state = sending;
+				set_state(d, sending);
 				D.attempts = NEXT(D.attempts);
 				D.stood_back = 0;
 #ifdef FAULT_SEARCH_AT_ONCE
@@ -1546,7 +1703,8 @@ end:
 			claim_commits()
 		}
 	:: d_step { T.used && T.state == KAPTURE_TASK_SEND && !T.requested ->	/* kapture_http_start() */
-			T.requested = 1
+			T.requested = 1;
+			check_report(d)
 		}
 	:: d_step { T.used && T.verdict != 0 -> record(d, false) }
 	:: d_step { T.used && T.verdict != 0 && locks > 0 ->
@@ -1557,7 +1715,7 @@ end:
 			troubles--;
 			enter_place(d);
 			task_release(d);
-			note_place(d);
+			note_place(d, ON_TAKE_BACK);
 			outbox_release(d);
 			clear_task(d)
 		}
@@ -1590,7 +1748,7 @@ inline restart()
 	for (c_ : 0 .. DELIVERIES - 1) {
 		if
 		:: db.delivery[c_].used && db.delivery[c_].state == sending ->
-			db.delivery[c_].state = retry;
+			set_state(c_, retry);
 			db.delivery[c_].changed = db.delivery[c_].changed | (db.delivery[c_].again & ALL);
 			db.delivery[c_].again = 0;
 			db.delivery[c_].in_doubt = DOUBT;
@@ -1689,7 +1847,15 @@ proctype proof()
 		}
 		for (c_ : 1 .. CUSTOMERS) {
 			/* no Add has made a customer that no row knows of, nor, of a deleted one, the history */
-			assert(!crm[c_].made || db.named[c_] || NEED_NOT_KNOW(crm[c_].row))
+			assert(!crm[c_].made || db.named[c_] || NEED_NOT_KNOW(crm[c_].row));
+#if ON_DELETE
+			/* nor is there one that had a row, and of which nobody has reported that it has none any more */
+			ok_ = !db.named[c_] || crm[c_].reported;
+			for (i_ : 0 .. ROWS - 1) {
+				ok_ = ok_ || (db.row[i_].present && db.row[i_].customer == c_)
+			}
+			assert(ok_)
+#endif
 		}
 	}
 	skip
@@ -1700,6 +1866,12 @@ init {
 
 	atomic {
 		c_code { atexit(tell_taken); };
+#if SEEDED
+		seed(1, (SEEDED == 2 -> 6 : 1), (SEEDED == 2 || SEEDED == 3 -> 1 : 0));
+#endif
+#if SEEDED == 4
+		seed(2, 6, 1);
+#endif
 		for (i : 0 .. ROWS - 1) {
 			if
 			:: i < ROWS - INSERTS -> insert_row(i, i + 1)

@@ -7,7 +7,8 @@ use warnings;
 
 use Cwd qw(abs_path);
 use Exporter 'import';
-use File::Basename qw(dirname);
+use File::Basename qw(basename dirname);
+use File::Path qw(make_path);
 use File::Temp qw(tempdir);
 use HTTP::Tiny;
 use IO::Handle;
@@ -22,7 +23,7 @@ use Test::More;
 use Time::HiRes qw(usleep time);
 
 our @EXPORT = qw(start_emulator stop_emulator emulator_get emulator_post emulator_faults hold_adds release_adds
-  new_node setup_sync create_customers restart_worker wait_for poll_ok oracle_ok memory_ok shorthand ago);
+  new_node fault_point_installation setup_sync create_customers restart_worker wait_for poll_ok oracle_ok memory_ok shorthand ago);
 
 my $top = abs_path(dirname(__FILE__) . '/../..');
 my $key = 'a2FwZGVtbzprYXAxMjM=';    # kapdemo:kap123, as in Kapture's document
@@ -213,11 +214,35 @@ sub end_session
 	return;
 }
 
+# Builds the library with fault points.  Returns where the server's installation is again,
+# but for that library: a server finds its files by where its program is.
+sub fault_point_installation
+{
+	chomp(my $pg_config = `sh -c 'command -v pg_config'`);
+	my ($bin, $lib, $share) = map { chomp(my $dir = `$pg_config $_`); abs_path($dir) } qw(--bindir --pkglibdir --sharedir);
+	my $common = dirname($bin);
+	$common = dirname($common) until index("$lib/", "$common/") == 0 && index("$share/", "$common/") == 0;
+	my $root = PostgreSQL::Test::Utils::tempdir() . '/installation';
+	my ($new_bin, $new_lib, $new_share) = map { $root . substr $_, length $common } $bin, $lib, $share;
+
+	system_or_bail('make', '-s', '-j2', '-C', $top, 'fault_points', "PG_CONFIG=$pg_config", 'with_llvm=no');
+	make_path($new_bin, $new_lib, dirname($new_share));
+	symlink $share, $new_share or die "$new_share: $!";
+	system_or_bail('cp', glob("$bin/*"), $new_bin);
+	foreach my $file (glob "$lib/*")
+	{
+		my $name = basename($file);
+		symlink($name eq 'kapture_sync.so' ? "$top/test/faults/$name" : $file, "$new_lib/$name") or die "$name: $!";
+	}
+	return dirname($new_bin);
+}
+
 # A running server with the library preloaded.
 sub new_node
 {
 	my ($name, %params) = @_;
-	my $node = PostgreSQL::Test::Cluster->new($name);
+	my $path = delete $params{install_path};
+	my $node = PostgreSQL::Test::Cluster->new($name, $path ? (install_path => $path) : ());
 	$node->init(%params);
 	$node->append_conf('postgresql.conf', qq(
 shared_preload_libraries = 'kapture_sync'
@@ -295,6 +320,14 @@ sub shorthand
 		customers => sub {
 			my @fields = @_;
 			return join "\n", sort map { my $c = $_; join '|', map { $c->{$_} // '' } @fields } @{ emulator_get($emulator, 'customers') };
+		},
+
+		# leaves no customers, neither here nor there
+		fresh => sub {
+			$node->safe_psql('postgres', 'TRUNCATE customers');
+			poll_ok($node, 'SELECT bool_and(pending + in_flight = 0) FROM kapture_status', 'all quiet');
+			emulator_post($emulator, 'reset', {});
+			return;
 		},
 
 		# a test that nothing waits to be sent any more

@@ -120,7 +120,35 @@ $session->query_safe("EXECUTE set_phone('old snapshot'); EXECUTE set_note('old s
 is(captured(), 'phone note', 'an old snapshot, from before the column was mapped');
 is(execute('note'), 'note note', 'hides nothing, nor what comes after it');
 
+# --- indexes of the outbox that come and go: what a session knows of them is what they are
+sql('CREATE EXTENSION amcheck');
+my %indexes = (
+	'another index' => 'CREATE INDEX extra ON kapture_outbox (captured_at)',
+	'one of an expression' => 'CREATE INDEX computed ON kapture_outbox ((length(row_key)))',
+	'a partial one' => q(CREATE INDEX partial ON kapture_outbox (seq) WHERE op = 'u'),
+	'one built beside' => 'CREATE INDEX CONCURRENTLY beside ON kapture_outbox (changed)',
+	'those that are dropped' => 'DROP INDEX extra, computed, partial, beside',
+	'those that are built anew' => 'REINDEX TABLE CONCURRENTLY kapture_outbox');
+foreach my $name ('another index', 'one of an expression', 'a partial one', 'one built beside', 'those that are dropped', 'those that are built anew')
+{
+	$n++;
+	$session->query_safe("EXECUTE set_phone('${n}a')");
+	sql($indexes{$name});
+	$session->query_safe("EXECUTE set_phone('${n}b'); EXECUTE set_phone('${n}c')");
+	is(sql("SELECT count(*) FROM pg_index, bt_index_check(indexrelid, true) WHERE indrelid = 'kapture_outbox'::regclass"),
+		sql("SELECT count(*) FROM pg_index WHERE indrelid = 'kapture_outbox'::regclass"), "every entry is in its indexes: $name");
+	is(captured(), 'phone phone phone', 'and is captured');
+}
+
+# --- a transaction that is prepared keeps nobody from the outbox
+sql('ALTER SYSTEM SET max_prepared_transactions = 2');
 $session->quit;
 $other->quit;
+$node->restart;
+sql("BEGIN; UPDATE customers SET phone = 'prepared' WHERE id = 1; PREPARE TRANSACTION 'p'");
+is(sql("SELECT count(*) FROM pg_locks WHERE relation IN ('kapture_outbox'::regclass, 'kapture_outbox_scan'::regclass) AND pid IS DISTINCT FROM pg_backend_pid()"),
+	'0', 'a prepared transaction holds no lock of the outbox');
+sql("COMMIT PREPARED 'p'");
+is(captured(), 'phone', 'and is captured');
 $node->stop;
 done_testing();

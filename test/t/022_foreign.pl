@@ -143,6 +143,21 @@ $session->quit;
 like(run("SET statement_timeout = '300ms'; INSERT INTO customers (name, phone) VALUES ('a', '9500000001')"), qr/^\s*$/, 'without faults it goes through');
 emulator_faults($emulator, { api => 'update', action => 'hang' });
 like(run("SET statement_timeout = '300ms'; UPDATE customers SET city = 'x' WHERE phone = '9500000001'"), qr/(?=.*not known: 1)(?=.*canceling statement due to statement timeout)/s, 'statement_timeout ends an UPDATE');
+
+# an answer that does not come holds up no other row
+reset_all({ api => 'add', action => 'hold', count => 1 });
+$session = $node->background_psql('postgres');
+$session->query_until(qr/started/, "\\echo started\nINSERT INTO customers (name, phone) SELECT 'Row', (9600000000 + i)::text FROM generate_series(1, 100) i;\n");
+wait_for(sub { customers() == 100 }, 'all other rows to be sent meanwhile');
+emulator_post($emulator, 'release', {});
+is($session->query_safe("SELECT count(*) FROM customers WHERE phone = '9600000100'"), '1', 'with its answer, the INSERT goes on');
+$session->quit;
+is(scalar(requests('add')), 100, 'each row was sent once');
+
+# of several rows that are refused, the first one is reported
+reset_all({ api => 'add', action => 'delay', ms => 200, count => 1 });
+$out = run("INSERT INTO customers (name, phone) SELECT 'Row', CASE WHEN i IN (1, 3) THEN 'none' ELSE (9700000000 + i)::text END FROM generate_series(1, 4) i");
+like($out, qr/CONTEXT:  row 1 of those sent/, 'the first of several rows that are refused, though its answer is the last');
 emulator_post($emulator, 'reset', {});
 $node->safe_psql('postgres', "ALTER SERVER kapture OPTIONS (SET timeout '2s')");
 

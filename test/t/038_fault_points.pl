@@ -5,9 +5,6 @@
 use strict;
 use warnings;
 
-use Cwd qw(abs_path);
-use File::Basename qw(basename dirname);
-use File::Path qw(make_path);
 use FindBin;
 use POSIX ();
 use lib "$FindBin::RealBin/../perl";
@@ -16,36 +13,9 @@ use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
-my $top = abs_path("$FindBin::RealBin/../..");
-
-# The server's installation again, but for the library, which is the one with fault
-# points.  A server finds its files by where its program is.
-sub other_installation
-{
-	my ($library) = @_;
-	my ($bin, $lib, $share) = map { chomp(my $dir = `pg_config $_`); abs_path($dir) } qw(--bindir --pkglibdir --sharedir);
-	my $common = dirname($bin);
-	$common = dirname($common) until index("$lib/", "$common/") == 0 && index("$share/", "$common/") == 0;
-	my $root = PostgreSQL::Test::Utils::tempdir() . '/installation';
-	my ($new_bin, $new_lib, $new_share) = map { $root . substr $_, length $common } $bin, $lib, $share;
-
-	make_path($new_bin, $new_lib, dirname($new_share));
-	symlink $share, $new_share or die "$new_share: $!";
-	system_or_bail('cp', glob("$bin/*"), $new_bin);
-	foreach my $file (glob "$lib/*")
-	{
-		my $name = basename($file);
-		symlink($name eq 'kapture_sync.so' ? $library : $file, "$new_lib/$name") or die "$name: $!";
-	}
-	return dirname($new_bin);
-}
-
-chomp(my $pg_config = `sh -c 'command -v pg_config'`);
-system_or_bail('make', '-s', '-j2', '-C', $top, 'fault_points', "PG_CONFIG=$pg_config", 'with_llvm=no');
-
 my $emulator = start_emulator();
 my $crm = start_emulator();    # pulled from
-my $node = PostgreSQL::Test::Cluster->new('main', install_path => other_installation("$top/test/faults/kapture_sync.so"));
+my $node = PostgreSQL::Test::Cluster->new('main', install_path => fault_point_installation());
 shorthand($node, $emulator, qw(sql));
 $node->init;
 $node->append_conf('postgresql.conf', "shared_preload_libraries = 'kapture_sync'\nlog_min_messages = info\nfsync = off\n");

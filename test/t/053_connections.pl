@@ -32,7 +32,7 @@ use Test::More;
 my $nginx = (grep { -x } '/usr/sbin/nginx', '/usr/bin/nginx')[0];
 my $emulator = start_emulator();
 my $node = new_node('main');
-shorthand($node, $emulator, qw(sql));
+shorthand($node, $emulator, qw(sql fresh));
 setup_sync($node, $emulator);
 create_customers($node);
 my $idle = "SELECT pending + in_flight + retrying + parked = 0 FROM kapture_status WHERE relation = 'customers'::regclass";
@@ -42,14 +42,6 @@ sub stats { return emulator_get($emulator, 'stats') }
 sub requests { my ($api) = @_; return grep { $_->{api} eq $api } @{ emulator_get($emulator, 'log') } }
 
 # Starts anew: no rows, no customers, no faults.
-sub fresh
-{
-	sql("TRUNCATE customers");
-	poll_ok($node, "SELECT pending + in_flight = 0 FROM kapture_status WHERE relation = 'customers'::regclass", 'all quiet');
-	emulator_post($emulator, 'reset', {});
-	return;
-}
-
 # What Kapture would answer to the Add of somebody else.
 sub stranger
 {

@@ -236,6 +236,24 @@ is($node->safe_psql('restored', "SELECT count(DISTINCT attachment_id) FROM kaptu
 $node->safe_psql('postgres', "DROP DATABASE restored");
 sql("SELECT kapture_resume('persons', name => 'acme')");
 
+# --- two accounts have a customer with the same id, and in both another row waits for it
+emulator_post($emulator{$_}, 'seed', [ { customer_name => 'Seeded', phone => '9660000001', kapture_customer_id => 555 } ]) foreach qw(acme globex);
+foreach my $tenant (qw(acme globex))
+{
+	sql("CREATE TABLE of_$tenant (id int PRIMARY KEY, full_name text, phone text)");
+	sql("SELECT kapture_attach('of_$tenant', columns => '{\"customer_name\": \"full_name\", \"phone\": \"phone\"}', server => '$tenant')");
+	sql("INSERT INTO of_$tenant VALUES (1, 'First', '9660000001')");
+	poll_ok($node, "SELECT kapture_customer_id = 555 FROM of_$tenant", "a row is that customer of $tenant");
+	sql("INSERT INTO of_$tenant VALUES (2, 'Second', '9660000001')");
+	poll_ok($node, "SELECT count(*) = 1 FROM kapture_failures WHERE relation = 'of_$tenant'::regclass AND state = 'parked'", 'another row waits');
+}
+my $attempts = sql("SELECT attempts FROM kapture_failures WHERE relation = 'of_globex'::regclass");
+sql("UPDATE of_acme SET phone = '9660000002' WHERE id = 1");
+poll_ok($node, "SELECT count(kapture_customer_id) = 2 FROM of_acme", 'the first row of one account gets another phone, and the second is tried again');
+poll_ok($node, $idle, 'which is all');
+is(sql("SELECT attempts, state FROM kapture_failures WHERE relation = 'of_globex'::regclass"), "$attempts|parked", 'in the other account nothing is');
+sql("SELECT kapture_detach('of_$_')") foreach qw(acme globex);
+
 # --- one ends, the other stays
 sql("INSERT INTO persons (id, tenant, full_name, phone, uid) VALUES (4001, 'acme', 'Last', '9400000001', 'u4001')");
 sql("SELECT kapture_detach('persons', name => 'globex')");
@@ -277,6 +295,25 @@ is($failed, '', 'nobody is in the way of anybody');
 poll_ok($node, $idle, 'all is sent');
 is(sql("SELECT count(*), count(id_stays) FROM busy"), '1000|1000', 'with its ids');
 sql("SELECT kapture_detach('busy')");
+
+# --- one of them knows its rows by a key that is gone, and cannot follow; and by none at all
+sql("CREATE TABLE keyed (a int, b int GENERATED ALWAYS AS IDENTITY PRIMARY KEY, full_name text, phone text)");
+my $keyed = "SELECT kapture_attach('keyed', columns => '{\"customer_name\": \"full_name\", \"phone\": \"phone\"}', server => 'acme', name => '%s', id_column => %s, filter => '%s')";
+sql(sprintf $keyed, 'beside', 'NULL', 'a < 10');
+sql(sprintf $keyed, 'inside', "'kapture_customer_id'", 'a >= 10');
+sql("INSERT INTO keyed (a, full_name, phone) VALUES (1, 'Beside', '9670000001'), (11, 'Inside', '9670000011')");
+poll_ok($node, $idle, 'a row of each');
+like(said("ALTER TABLE keyed DROP b, ADD PRIMARY KEY (a)"), qr/WARNING:  rows of table "keyed" \(attachment "beside"\) are not sent any more, .*HINT:  Call kapture_detach\(\) and kapture_attach\(\) for this attachment/s, 'the attachment is named');
+unlike(said("UPDATE keyed SET full_name = full_name || ' II'"), qr/WARNING/, 'changes are captured');
+poll_ok($node, "SELECT count(*) = 1 FROM kapture_status WHERE relation = 'keyed'::regclass AND name = 'inside' AND state = 'running' AND pending + in_flight = 0", 'the other one goes on');
+like(held('acme'), qr/Inside II/, 'and is sent');
+unlike(held('acme'), qr/Beside II/, 'the rows of the first are not');
+sql("SELECT kapture_touch('keyed', '11')");
+poll_ok($node, "SELECT pending + in_flight = 0 FROM kapture_status WHERE relation = 'keyed'::regclass AND name = 'inside'", 'touched rows are, too');
+my $warned = said("ALTER TABLE keyed DROP a CASCADE; INSERT INTO keyed (full_name, phone) VALUES ('Keyless', '9670000021')");
+like($warned, qr/WARNING:  changes of table "keyed" \(attachment "(?:beside|inside)"\) are not sent to Kapture\nDETAIL:  It has no primary key/, 'without a key, an attachment whose changes are lost is named');
+like(said("SELECT kapture_touch('keyed', '11')"), qr/table "keyed" has no primary key any more/, 'and no row can be touched');
+sql("SELECT kapture_detach('keyed')");
 
 # --- two attachments of one account
 sql("CREATE TABLE doubled (id int PRIMARY KEY, full_name text, phone text)");

@@ -130,6 +130,17 @@ emulator_post($emulator, 'release', {});
 $asking->finish;
 is("$out$err", found() =~ s/(?<=.)\z/\n/r, 'requests go on beyond a slice of rows, and all are compared');
 sql("ALTER SERVER kapture OPTIONS (SET max_connections '4')");
+# --- one late answer does not keep the other connections waiting
+my $late = sql("SELECT kapture_customer_id FROM customers WHERE id = 40");
+emulator_faults($emulator, { api => 'get', match => qq{"$late"}, action => 'hold' });
+$gets = gets();
+($out, $err) = ('', '');
+$asking = IPC::Run::start([ @psql, "SELECT row_key FROM kapture_verify('customers', 'id BETWEEN 40 AND 140') WHERE problem = 'unknown id'" ], '<', \undef, '>', \$out, '2>', \$err);
+wait_for(sub { gets() - $gets >= 14 }, 'answers beyond the first four');
+emulator_faults($emulator);
+emulator_post($emulator, 'release', {});
+$asking->finish;
+is("$out$err", '', 'with max_connections 4, others are asked for while one answer is late');
 sql("ALTER SERVER kapture OPTIONS (SET timeout '2s')");
 
 # --- into a table, in slices

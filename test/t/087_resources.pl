@@ -200,17 +200,9 @@ my $node = new_node('main');
 setup_sync($node, $emulator, options => "max_connections '50'");
 create_customers($node);
 
-sub sql { return $node->safe_psql('postgres', $_[0]) }
+shorthand($node, $emulator, qw(sql fresh));
 
 # Starts anew: no rows, no customers, no faults.
-sub fresh
-{
-	sql('TRUNCATE customers');
-	poll_ok($node, 'SELECT bool_and(pending + in_flight = 0) FROM kapture_status', 'all quiet');
-	emulator_post($emulator, 'reset', {});
-	return;
-}
-
 sub worker_pid { return sql('SELECT kapture_worker_pid()') }
 
 # What the log says from now on.
