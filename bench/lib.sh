@@ -32,6 +32,17 @@ machine() {
 		"$(awk -F': ' '/^model name/ { print $2; exit }' /proc/cpuinfo)" "$(uname -r)"
 	printf 'machine\tserver\t%s, libcurl %s\n' "$($pg_config --version)" "$(curl-config --version | awk '{ print $2 }')"
 }
+# Nothing, or that others use the machine: looked at while nothing of ours runs.
+busy() {
+	local before after
+	before=$(awk '/^cpu / { print $5, $2 + $3 + $4 + $5 + $6 + $7 + $8 + $9 }' /proc/stat)
+	sleep 1
+	after=$(awk '/^cpu / { print $5, $2 + $3 + $4 + $5 + $6 + $7 + $8 + $9 }' /proc/stat)
+	awk -v b="$before" -v a="$after" 'BEGIN {
+		split(b, x, " "); split(a, y, " ")
+		if (y[1] - x[1] < 0.8 * (y[2] - x[2])) print ", on a machine that others use"
+	}'
+}
 commit() { printf '%s of %s' "$(git -C "$top" rev-parse --short HEAD 2>/dev/null || echo none)" "$(date +%F)"; }
 
 # by_mode QUICK DEFAULT LONG: the one for this mode

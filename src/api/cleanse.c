@@ -395,9 +395,14 @@ kapture_cleanse_is_needed(const char *bytes, size_t len)
 		return true;
 	for (size_t i = 0; i < len; i++)
 	{
-		if ((unsigned char) bytes[i] < 0x20 || (bytes[i] == '\\' && i + 1 < len && bytes[i + 1] == 'u'))
+		unsigned char c = bytes[i];
+
+		/* most are none of these, so one test is to do: [ and { differ in a bit */
+		if (c >= 0x20 && c != '\\' && (c & ~0x20) != '[')
+			continue;
+		if (c < 0x20 || (c == '\\' && i + 1 < len && bytes[i + 1] == 'u'))
 			return true;
-		opened += bytes[i] == '[' || bytes[i] == '{';
+		opened += c != '\\';
 	}
 	return opened > CLEANSE_MAX_DEPTH || !pg_verify_mbstr(PG_UTF8, bytes, len, true);
 }

@@ -353,7 +353,7 @@ kapture_dialect_conflict(const KaptureDialectEntry *names, const KaptureDialectE
 		const char *field = kapture_fields[i].name;
 		char	   *path;
 
-		if (!kapture_fields[i].is_mapped && strcmp(field, DIALECT_ID) != 0)
+		if ((!kapture_fields[i].is_mapped || kapture_fields[i].is_extra) && strcmp(field, DIALECT_ID) != 0)
 			continue;
 		path = kapture_dialect_path(names, field);
 		foreach(lc, paths)

@@ -1,7 +1,7 @@
 /*
  * field.c
  *		The fields of a customer that Kapture's API knows by name.  (Source: the
- *		table of fields of Add, and the criteria of Get.)
+ *		table of fields of Add, and the criteria of Get; and what add_is_upsert is about.)
  */
 #include "postgres.h"
 
@@ -40,6 +40,7 @@ const KaptureField kapture_fields[] = {
 	.kind = KAPTURE_FIELD_PHONE},
 	{"country_code", .is_mapped = true, .pulled = "k.o->>'phoneCountryCode'"},
 	{"gender", .is_mapped = true, .pulled = "k.o->>'gender'"},
+	{"customer_code", .is_mapped = true, .is_extra = true, .pulled = "c.customer_code"},
 	{"kapture_customer_id", .is_searched = true, .is_digits = true},
 	{"customer_id", .is_searched = true, .is_digits = true},
 	{"contact_id", .is_digits = true}
@@ -75,7 +76,7 @@ kapture_field_nearest(const char *name)
 	kapture_nearest_begin(&state, name);
 	for (int i = 0; i < kapture_nfields; i++)
 	{
-		if (kapture_fields[i].is_mapped)
+		if (kapture_fields[i].is_mapped && !kapture_fields[i].is_extra)
 			kapture_nearest_try(&state, kapture_fields[i].name);
 	}
 	return state.nearest;

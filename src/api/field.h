@@ -19,6 +19,8 @@ typedef struct KaptureField
 {
 	const char *name;
 	bool		is_mapped;		/* may come from a column of an attached table */
+	bool		is_extra;		/* some accounts have it beyond the document: it comes from the
+								 * column that is named, not from one of its name */
 	bool		is_searched;	/* Get finds customers by it */
 	bool		is_digits;		/* a string of digits, also where users write a number */
 

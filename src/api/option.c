@@ -49,6 +49,7 @@
 #include "api/option.h"
 #include "api/url.h"
 #include "base/compat.h"
+#include "base/nearest.h"
 #include "base/restore.h"
 
 #define OPTION_WRAPPER		"kapture_fdw"
@@ -815,7 +816,7 @@ option_parse_real(const OptionDef *def, const char *text, void *place,
 	if (!parse_real(text, &result, 0, &hint) ||
 		!(result >= def->min && result <= def->max))
 	{
-		fault->detail = psprintf("It must be a number between %g and %g.",
+		fault->detail = psprintf("It must be a number between %.10g and %.10g.",
 								 def->min, def->max);
 		return false;
 	}
@@ -834,7 +835,7 @@ option_parse_rate(const OptionDef *def, const char *text, void *place,
 		return false;
 	if (*rate > 0 && *rate < OPTION_MIN_RATE)
 	{
-		fault->detail = psprintf("It must be 0, for no limit, or a number between %g and %g.",
+		fault->detail = psprintf("It must be 0, for no limit, or a number between %.10g and %.10g.",
 								 OPTION_MIN_RATE, def->max);
 		return false;
 	}
@@ -1036,25 +1037,58 @@ option_find(const char *name, Oid catalog)
 	return NULL;
 }
 
+/*
+ * Where an option belongs that the catalog does not have, and the command that sets it
+ * there; NULL: it is none of ours.
+ */
+static const char *
+option_place(const char *name, Oid catalog, const char **command)
+{
+	if (catalog != UserMappingRelationId && option_find(name, UserMappingRelationId))
+	{
+		*command = "CREATE USER MAPPING or ALTER USER MAPPING";
+		return "user mappings, whose options others cannot read";
+	}
+	if (catalog != ForeignServerRelationId && option_find(name, ForeignServerRelationId))
+	{
+		*command = "ALTER SERVER";
+		return "servers";
+	}
+	return NULL;
+}
+
 /* Raises the error about an option that does not exist. */
 static void
 option_raise_unknown(const char *name, Oid catalog)
 {
 	StringInfoData valid;
+	KaptureNearest nearest;
+	const char *command;
+	const char *place = option_place(name, catalog, &command);
 
+	if (place)
+		ereport(ERROR,
+				(errcode(ERRCODE_FDW_INVALID_OPTION_NAME),
+				 errmsg("invalid option \"%s\"", name),
+				 errdetail("It is an option of %s.", place),
+				 errhint("Set it by %s.", command)));
 	initStringInfo(&valid);
+	kapture_nearest_begin(&nearest, name);
 	for (int i = 0; i < lengthof(option_table); i++)
 	{
-		if (option_table[i].catalog == catalog)
-			appendStringInfo(&valid, "%s%s", valid.len > 0 ? ", " : "",
-							 option_table[i].name);
+		if (option_table[i].catalog != catalog)
+			continue;
+		appendStringInfo(&valid, "%s%s", valid.len > 0 ? ", " : "", option_table[i].name);
+		kapture_nearest_try(&nearest, option_table[i].name);
 	}
 	ereport(ERROR,
 			(errcode(ERRCODE_FDW_INVALID_OPTION_NAME),
 			 errmsg("invalid option \"%s\"", name),
-			 valid.len > 0 ?
-			 errhint("Valid options in this context are: %s", valid.data) :
-			 errhint("There are no valid options in this context.")));
+			 valid.len == 0 ?
+			 errhint("There are no valid options in this context.") :
+			 nearest.nearest ?
+			 errhint("Perhaps you meant the option \"%s\". Valid options in this context are: %s", nearest.nearest, valid.data) :
+			 errhint("Valid options in this context are: %s", valid.data)));
 }
 
 /* Is the text of an option no longer than such a thing may be? */

@@ -991,6 +991,9 @@ message_scan_field(void *arg, char *fname, bool isnull)
 	if (level > 2 || (level == 2 && !scan->in_enquiry))
 		KAPTURE_JSON_RETURN;
 	name = message_scan_name(scan, fname, &len);
+	/* all names that are looked for begin with these, or may be written with these before */
+	if (len == 0 || strchr("cekmprs _", pg_ascii_tolower((unsigned char) name[0])) == NULL)
+		KAPTURE_JSON_RETURN;
 	if (message_is_key(name, len, "kapturecustomerid"))
 		*(level == 1 ? &scan->id : &scan->enquiry_id) = message_scan_id(scan);
 	if (level == 2 || !scan->has_enquiry)

@@ -24,10 +24,11 @@
 
 static const char *const catalog_table_names[KAPTURE_TABLE_COUNT] = {
 	"kapture_attachment", "kapture_column", "kapture_outbox",
-	"kapture_delivery", "kapture_history", "kapture_outbox_keys", "kapture_follow"
+	"kapture_delivery", "kapture_history", "kapture_outbox_keys", "kapture_follow", "kapture_row"
 };
 
 static Oid	catalog_relids[KAPTURE_TABLE_COUNT];
+static Oid	catalog_schema = InvalidOid;	/* while catalog_valid */
 static bool catalog_packs = false;
 static bool catalog_valid = false;
 static uint64 catalog_changes = 0;	/* of these tables, as far as this process has heard */
@@ -84,7 +85,10 @@ kapture_catalog_extension_exists(void)
 char *
 kapture_catalog_schema(void)
 {
-	char	   *name = get_namespace_name(catalog_schema_oid());
+	char	   *name;
+
+	(void) kapture_catalog_relid(KAPTURE_TABLE_ATTACHMENT);
+	name = get_namespace_name(catalog_valid ? catalog_schema : catalog_schema_oid());
 
 	if (name == NULL)
 		ereport(ERROR,
@@ -106,13 +110,17 @@ kapture_catalog_qualify(const char *sql)
 	StringInfoData result;
 
 	initStringInfo(&result);
-	for (const char *p = sql; *p; p++)
+	for (;;)
 	{
-		if (p[0] == '@' && p[1] == '.')
-			appendStringInfoString(&result, schema);
-		else
-			appendStringInfoChar(&result, *p);
+		const char *mark = strstr(sql, "@.");
+
+		if (mark == NULL)
+			break;
+		appendBinaryStringInfo(&result, sql, mark - sql);
+		appendStringInfoString(&result, schema);
+		sql = mark + 1;
 	}
+	appendStringInfoString(&result, sql);
 	return result.data;
 }
 
@@ -132,12 +140,15 @@ kapture_catalog_relid(KaptureTable table)
 	}
 	if (!catalog_valid)
 	{
+		uint64		changes = catalog_changes;
 		Oid			schema = catalog_schema_oid();
 
 		for (int i = 0; i < KAPTURE_TABLE_COUNT; i++)
 			catalog_relids[i] = OidIsValid(schema) ?
 				get_relname_relid(catalog_table_names[i], schema) : InvalidOid;
-		catalog_valid = OidIsValid(schema);
+		catalog_schema = schema;
+		/* an invalidation while they are looked up may be about what was looked up too early */
+		catalog_valid = OidIsValid(schema) && changes == catalog_changes;
 		catalog_packs = OidIsValid(catalog_relids[KAPTURE_TABLE_OUTBOX]) &&
 			get_attnum(catalog_relids[KAPTURE_TABLE_OUTBOX], "more_keys") != InvalidAttrNumber;
 	}

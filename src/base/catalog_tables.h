@@ -21,10 +21,11 @@ typedef enum KaptureTable
 	KAPTURE_TABLE_DELIVERY,
 	KAPTURE_TABLE_HISTORY,
 	KAPTURE_INDEX_OUTBOX_KEYS,
-	KAPTURE_TABLE_FOLLOW
+	KAPTURE_TABLE_FOLLOW,
+	KAPTURE_TABLE_ROW
 } KaptureTable;
 
-#define KAPTURE_TABLE_COUNT	7
+#define KAPTURE_TABLE_COUNT	8
 
 /* Column number in kapture_attachment, as in the install script. */
 #define KAPTURE_ATTACHMENT_RELATION	2

@@ -127,6 +127,12 @@ typedef const JumbleState KaptureJumbleState;
 	ExecInsertIndexTuples(rri, estate, 0, slot, NIL, NULL)
 #endif
 
+/* 18 checks the constraints of a row that is there already, too. */
+#if PG_VERSION_NUM < 180000
+#define ExecCheckIndexConstraints(rri, slot, estate, conflict, tupleid, arbiters) \
+	ExecCheckIndexConstraints(rri, slot, estate, conflict, arbiters)
+#endif
+
 /* 19 builds jsonb in a struct of which callers had only the first part. */
 #if PG_VERSION_NUM < 190000
 typedef struct JsonbInState

@@ -136,8 +136,10 @@ kapture_call_outcome(const KaptureCall *call, const KaptureHttpAnswer *answer, T
 	outcome->answer = kapture_message_parse(answer->body, answer->body_len, NULL, &why);
 	verdict = outcome_judge(answer->status, outcome->answer, &outcome->message);
 	outcome->message = kapture_text_cut(outcome->message);
-	if (outcome->message[0] == '\0' && outcome->answer == NULL)
-		outcome->message = psprintf("the answer with HTTP code %d is not JSON", answer->status);
+	if (outcome->message[0] == '\0' && verdict != KAPTURE_SUCCESS)
+		outcome->message = psprintf("the answer with HTTP code %d %s", answer->status,
+									answer->body_len == 0 ? "is empty" :
+									outcome->answer == NULL ? "is not JSON" : "has no message");
 	switch (verdict)
 	{
 		case KAPTURE_DENIED:

@@ -116,36 +116,29 @@ List *
 kapture_call_queue_accounts(void)
 {
 	MemoryContext context = CurrentMemoryContext;
-	KaptureCallAccount last = {InvalidOid, "", ""};
 	List	   *result = NIL;
 
-	for (;;)
+	SPI_connect();
+	calls_execute("WITH RECURSIVE account AS ("
+				  "(SELECT sender, server, api FROM @.kapture_call_queue"
+				  " WHERE state = 'waiting' ORDER BY sender, server, api LIMIT 1)"
+				  " UNION ALL SELECT next.* FROM account AS a, LATERAL"
+				  " (SELECT q.sender, q.server, q.api FROM @.kapture_call_queue AS q"
+				  " WHERE q.state = 'waiting' AND (q.sender, q.server, q.api) > (a.sender, a.server, a.api)"
+				  " ORDER BY q.sender, q.server, q.api LIMIT 1) AS next)"
+				  " SELECT sender::oid, server::text, api FROM account", 0, NULL, NULL, NULL);
+	MemoryContextSwitchTo(context);
+	for (uint64 i = 0; i < SPI_processed; i++)
 	{
-		Oid			types[3];
-		Datum		values[3];
-		KaptureCallAccount *account = NULL;
+		KaptureCallAccount *account = palloc(sizeof(KaptureCallAccount));
 
-		SPI_connect();
-		calls_account_values(&last, types, values);
-		calls_execute("SELECT sender::oid, server::text, api FROM @.kapture_call_queue"
-					  " WHERE state = 'waiting' AND (sender, server, api) > ($1, $2::name, $3)"
-					  " ORDER BY sender, server, api LIMIT 1", 3, types, values, NULL);
-		if (SPI_processed > 0)
-		{
-			MemoryContext old = MemoryContextSwitchTo(context);
-
-			account = palloc(sizeof(KaptureCallAccount));
-			account->sender = DatumGetObjectId(calls_value(0, 1));
-			account->server = TextDatumGetCString(calls_value(0, 2));
-			account->api = TextDatumGetCString(calls_value(0, 3));
-			result = lappend(result, account);
-			last = *account;
-			MemoryContextSwitchTo(old);
-		}
-		SPI_finish();
-		if (account == NULL)
-			return result;
+		account->sender = DatumGetObjectId(calls_value(i, 1));
+		account->server = TextDatumGetCString(calls_value(i, 2));
+		account->api = TextDatumGetCString(calls_value(i, 3));
+		result = lappend(result, account);
 	}
+	SPI_finish();
+	return result;
 }
 
 /*

@@ -36,6 +36,9 @@
 
 PG_FUNCTION_INFO_V1(kapture_followed);
 
+/* Bytes of values that are noted of a row: the worker has many of them in memory at a time. */
+#define FOLLOWED_MAX_BYTES	2000
+
 /* A column whose values are noted. */
 typedef struct FollowedValue
 {
@@ -64,6 +67,7 @@ typedef struct FollowedTable
 } FollowedTable;
 
 static HTAB *followed_tables = NULL;
+static uint64 followed_changes = 0; /* of relations, as far as this process has heard */
 static Oid	followed_follows = InvalidOid;	/* the table of follows */
 
 static void
@@ -72,6 +76,7 @@ followed_relcache_callback(Datum arg, Oid relid)
 	HASH_SEQ_STATUS status;
 	FollowedTable *table;
 
+	followed_changes++;
 	hash_seq_init(&status, followed_tables);
 	while ((table = hash_seq_search(&status)) != NULL)
 	{
@@ -181,16 +186,17 @@ followed_table(Relation rel)
 	Oid			relid = RelationGetRelid(rel);
 	bool		found;
 	FollowedTable *table = hash_search(followed_tables, &relid, HASH_ENTER, &found);
+	uint64		changes = followed_changes;
 	MemoryContext old;
 
 	if (found && table->valid)
 		return table;
 	if (found && table->context)
 		MemoryContextDelete(table->context);
+	table->valid = false;
 	table->context = NULL;
 	table->followers = NIL;
 	table->context = AllocSetContextCreate(CacheMemoryContext, "kapture_sync followed table", ALLOCSET_SMALL_SIZES);
-	table->valid = true;		/* unless an invalidation comes while it is read */
 	followed_follows = kapture_catalog_relid(KAPTURE_TABLE_FOLLOW);
 	if (OidIsValid(followed_follows))
 	{
@@ -198,6 +204,8 @@ followed_table(Relation rel)
 		table->followers = followed_read(rel);
 		MemoryContextSwitchTo(old);
 	}
+	/* after an error it is read again, and so it is if an invalidation came meanwhile */
+	table->valid = changes == followed_changes;
 	return table;
 }
 
@@ -304,10 +312,12 @@ followed_values_differ(const Follower *follower, TriggerData *trigdata)
 	return false;
 }
 
+/* Notes values of a row; what is long, as if all rows that follow were concerned. */
 static void
 followed_note(const Follower *follower, const char *values)
 {
-	kapture_notes_add_changed(KAPTURE_FOLLOW_NOTE(follower->id), 0, values);
+	kapture_notes_add_changed(KAPTURE_FOLLOW_NOTE(follower->id), 0,
+							  strlen(values) > FOLLOWED_MAX_BYTES ? KAPTURE_FOLLOW_ALL : values);
 }
 
 /* Notes what a change means for one that follows. */

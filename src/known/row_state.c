@@ -109,9 +109,11 @@ static const struct
 		" FROM unnest($2) AS v(row_key) WHERE " STATE_IS_ROW,
 		2, {INT4OID, TEXTARRAYOID}
 	},
+	/* two rows cannot have one key: the end of one of them was not captured */
 	[STATE_ARRIVE] = {
 		"UPDATE @.kapture_row AS r SET gone_at = NULL, row_key = v.row_key"
-		" FROM unnest($2, $3) AS v(place, row_key) WHERE r.ctid = v.place AND r.attachment_id = $1",
+		" FROM (SELECT DISTINCT ON (u.row_key) u.place, u.row_key FROM unnest($2, $3) AS u(place, row_key)) AS v"
+		" WHERE r.ctid = v.place AND r.attachment_id = $1",
 		3, {INT4OID, TIDARRAYOID, TEXTARRAYOID}
 	},
 	[STATE_TRUNCATE] = {

@@ -22,7 +22,7 @@ advice_is_swapped(Relation rel, const char *field, const char *column)
 {
 	const KaptureField *named = kapture_field_find(column, strlen(column));
 
-	return named && named->is_mapped && get_attnum(RelationGetRelid(rel), field) > 0;
+	return named && named->is_mapped && !named->is_extra && get_attnum(RelationGetRelid(rel), field) > 0;
 }
 
 /* What may have been meant by a field that is none of Kapture's; palloc'ed, NULL: not known. */
@@ -77,7 +77,7 @@ kapture_advice_mapped(Relation rel, const char *field, const char *column)
 	Oid			type = get_atttype(RelationGetRelid(rel), get_attnum(RelationGetRelid(rel), column));
 	const char *problem = advice_about_type(field, type);
 
-	if (known == NULL)
+	if (known == NULL || known->is_extra)
 	{
 		char	   *meant = advice_meant(rel, field, column);
 

@@ -198,7 +198,7 @@ mapping_default(Relation rel, const char *id_column)
 		const char *name = kapture_fields[i].name;
 		const char *column;
 
-		if (!kapture_fields[i].is_mapped)
+		if (!kapture_fields[i].is_mapped || kapture_fields[i].is_extra)
 			continue;
 		column = mapping_find_column(rel, name);
 		if (column)

@@ -18,6 +18,9 @@
 /* After so many errors in a row, the time until the next try grows no more. */
 #define FOLLOWED_MAX_ERRORS	4
 
+/* A slice may take as long as so many rows usually do; what is beyond that, the owner waits for. */
+#define FOLLOWED_FREE_ROWS	100
+
 typedef struct FollowedSlice
 {
 	WorkerTable *table;
@@ -52,11 +55,13 @@ static void
 followed_slice(Worker *worker, WorkerTable *table)
 {
 	FollowedSlice slice = {table, false};
+	TimestampTz began = GetCurrentTimestamp();
 	ErrorData  *error;
 
 	if (table->follow_values == 0)
 		table->follow_values = FOLLOWED_MAX_VALUES;
 	error = kapture_transaction_run(worker, "finding rows that follow", followed_do_slice, &slice);
+	kapture_turn_charge_rest(&table->turn, began, FOLLOWED_FREE_ROWS);
 	if (error)
 	{
 		table->follow_errors = Min(table->follow_errors + 1, FOLLOWED_MAX_ERRORS);
@@ -97,7 +102,8 @@ kapture_followed_find(Worker *worker)
 
 		if (!table->present || table->att->paused || table->att->unfollowed)
 			continue;
-		if (table->follow_at <= now || (table->look && table->follow_errors == 0))
+		if (kapture_turn_next(&table->turn) <= now &&
+			(table->follow_at <= now || (table->look && table->follow_errors == 0)))
 			followed_slice(worker, table);
 	}
 }

@@ -221,6 +221,7 @@ kapture_record_settle(Worker *worker, dlist_head *tasks)
 			KaptureDone *d = palloc0(sizeof(KaptureDone));
 
 			d->delivery = t->delivery;
+			d->att = t->att;
 			d->action = t->action;
 			d->customer_id = t->customer_id;
 			d->http_status = t->http_status;

@@ -153,7 +153,7 @@ worker_next_work(Worker *worker, TimestampTz now)
 		if (!table->present || table->att->paused || server->problem || worker->stale)
 			continue;
 		if (!table->att->unfollowed)
-			next = Min(next, table->follow_at);
+			next = Min(next, Max(table->follow_at, kapture_turn_next(&table->turn)));
 		/* without room, the next answer makes some */
 		if ((table->look || table->next_due != DT_NOEND) &&
 			kapture_claim_room(table, PG_INT64_MAX) > 0)

@@ -33,7 +33,9 @@
 #include "access/detoast.h"
 #include "access/transam.h"
 #include "access/xact.h"
+#include "catalog/dependency.h"
 #include "catalog/pg_type.h"
+#include "commands/sequence.h"
 #include "common/hashfn.h"
 #include "executor/spi.h"
 #include "utils/array.h"
@@ -49,6 +51,7 @@
 #include "base/compat.h"
 #include "base/fault.h"
 #include "base/guc.h"
+#include "base/own_rows.h"
 #include "base/owner_sql.h"
 #include "base/user_code.h"
 #include "table/capture_buffer.h"
@@ -66,8 +69,6 @@ typedef enum OutboxQuery
 	OUTBOX_REKEYS,
 	OUTBOX_REMOVE,
 	OUTBOX_SPLIT,
-	OUTBOX_KNOWN,
-	OUTBOX_ENTER,
 	OUTBOX_CLAIM,
 	OUTBOX_PARK,
 	OUTBOX_PARK_DUE,
@@ -85,6 +86,7 @@ typedef enum OutboxQuery
 	OUTBOX_REPORT_NEW,
 	OUTBOX_NEXT_DUE,
 	OUTBOX_FINISH,
+	OUTBOX_NOTE_ROWS,
 	OUTBOX_FINISH_REST,
 	OUTBOX_FAIL,
 	OUTBOX_UNPARK,
@@ -239,20 +241,6 @@ static const struct
 		" WHERE ctid = $1 RETURNING xact, seq",
 		2, {TIDOID, INT4OID}
 	},
-	[OUTBOX_KNOWN] = {
-		"SELECT EXISTS (SELECT FROM unnest($2) AS v(row_key), LATERAL"
-		" (SELECT FROM @.kapture_delivery AS d WHERE " OUTBOX_IS_ROW("$1") " OFFSET 0) AS known)",
-		2, {INT4OID, TEXTARRAYOID}
-	},
-	[OUTBOX_ENTER] = {
-		"INSERT INTO @.kapture_delivery"
-		" (attachment_id, row_key, state, changed, captured_at, sent_phone, sent_email, sent_code, in_doubt, last_attempt)"
-		" SELECT $1, v.row_key, 'sending', v.changed, v.captured_at, v.phone, v.email, v.code,"
-		" CASE WHEN v.captured_at <= $8 THEN now() END, statement_timestamp()"
-		" FROM unnest($2, $3, $4, $5, $6, $7) AS v(row_key, changed, captured_at, phone, email, code)"
-		" RETURNING ctid, delivery_id",
-		8, {INT4OID, TEXTARRAYOID, INT8ARRAYOID, TIMESTAMPTZARRAYOID, TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID, TIMESTAMPTZOID}
-	},
 	[OUTBOX_CLAIM] = {
 		"INSERT INTO @.kapture_delivery AS d"
 		" (attachment_id, row_key, state, changed, captured_at, sent_phone, sent_email, sent_code, in_doubt, last_attempt)"
@@ -384,20 +372,17 @@ static const struct
 		1, {INT4OID}
 	},
 	[OUTBOX_FINISH] = {
-		"WITH gone AS (DELETE FROM @.kapture_delivery AS d"
-		" USING unnest($1, $2, $3, $4, $5, $6, $7, $8, $9)"
-		" AS v(place, attachment_id, delivery_id, attempts, action, customer_id, http_status, message, digests)"
+		"DELETE FROM @.kapture_delivery AS d"
+		" USING unnest($1, $2, $3, $4) WITH ORDINALITY AS v(place, attachment_id, delivery_id, attempts, n)"
 		" WHERE d.ctid = v.place AND d.attachment_id = v.attachment_id AND d.delivery_id = v.delivery_id"
 		" AND d.attempts = v.attempts AND d.state = 'sending' AND d.again IS NULL"
-		" RETURNING v.*, d.captured_at, coalesce(d.row_key, d.old_key) AS row_key, d.row_key IS NULL AS deleted),"
-		" history AS (INSERT INTO @.kapture_history"
-		" (attachment_id, row_key, attempts, action, customer_id, http_status, message, captured_at, finished_at, relation, name)"
-		" SELECT attachment_id, row_key, attempts, action, customer_id, http_status, message, captured_at,"
-		" statement_timestamp(), a.relation, a.name FROM " OUTBOX_NAMED("gone") " WHERE $10),"
-		" known AS (" OUTBOX_ROW_STATE("gone") ")"
-		" SELECT count(*) FROM gone",
-		10, {TIDARRAYOID, INT4ARRAYOID, INT8ARRAYOID, INT4ARRAYOID, TEXTARRAYOID, INT8ARRAYOID, INT4ARRAYOID, TEXTARRAYOID,
-		BYTEAARRAYOID, BOOLOID}
+		" RETURNING v.n, d.captured_at, coalesce(d.row_key, d.old_key), d.row_key IS NULL",
+		4, {TIDARRAYOID, INT4ARRAYOID, INT8ARRAYOID, INT4ARRAYOID}
+	},
+	[OUTBOX_NOTE_ROWS] = {
+		OUTBOX_ROW_STATE("(SELECT * FROM unnest($1, $2, $3, $4, $5, $6)"
+						 " AS u(attachment_id, row_key, customer_id, digests, action, deleted))"),
+		6, {INT4ARRAYOID, TEXTARRAYOID, INT8ARRAYOID, BYTEAARRAYOID, TEXTARRAYOID, BOOLARRAYOID}
 	},
 	[OUTBOX_FINISH_REST] = {
 		"WITH v AS MATERIALIZED (SELECT * FROM unnest($1, $2, $3, $4, $5, $6, $7, $8)"
@@ -1136,26 +1121,55 @@ outbox_claim_known(List *deliveries, Datum *values, MemoryContext parent)
 	return claimed;
 }
 
-/* Where none has, which is the usual case: enters them all. */
-static void
-outbox_enter(List *deliveries, Datum *values, TimestampTz doubt_until)
+/*
+ * Where none has, which is the usual case: enters them all.  Returns false, having done
+ * nothing, if one has.  Nobody but us adds entries, so what is not there now will not be.
+ */
+static bool
+outbox_enter(List *deliveries, TimestampTz doubt_until)
 {
-	outbox_execute(OUTBOX_ENTER, values, NULL);
-	if (SPI_processed != list_length(deliveries))
-		elog(ERROR, "some rows could not be claimed");
-	for (int i = 0; i < list_length(deliveries); i++)
+	static const char *const columns[] = {"attachment_id", "row_key", "state", "changed", "attempts", "failures", "in_doubt",
+	"sent_phone", "sent_email", "searches", "captured_at", "last_attempt", "delivery_id", "sent_code"};
+	KaptureOwnRows *rows = kapture_own_rows_begin(KAPTURE_TABLE_DELIVERY, columns, lengthof(columns), list_length(deliveries));
+	Oid			ids = linitial_oid(getOwnedSequences(kapture_catalog_relid(KAPTURE_TABLE_DELIVERY)));
+	Datum		sending = CStringGetTextDatum("sending");
+	TimestampTz now = GetCurrentTransactionStartTimestamp();
+	bool		is_new = true;
+	ListCell   *lc;
+
+	foreach(lc, deliveries)
+	{
+		KaptureDelivery *d = lfirst(lc);
+		bool		nulls[lengthof(columns)] = {false};
+		Datum		values[] = {
+			Int32GetDatum(d->attachment_id), CStringGetTextDatum(d->row_key), sending, Int64GetDatum(d->changed),
+			Int32GetDatum(1), Int32GetDatum(0), TimestampTzGetDatum(now), outbox_text(d->sent_phone, &nulls[7]),
+			outbox_text(d->sent_email, &nulls[8]), Int32GetDatum(0), TimestampTzGetDatum(d->captured_at),
+			TimestampTzGetDatum(GetCurrentStatementStartTimestamp()), (Datum) 0, outbox_text(d->sent_code, &nulls[13])
+		};
+
+		KAPTURE_FAULT_ROW("OUTBOX_ENTER", d->row_key);
+		nulls[6] = d->captured_at > doubt_until;
+		d->delivery_id = nextval_internal(ids, false);
+		values[12] = Int64GetDatum(d->delivery_id);
+		is_new = kapture_own_rows_add_new(rows, values, nulls);
+		if (!is_new)
+			break;
+	}
+	if (is_new)
+		kapture_own_rows_write(rows);
+	for (int i = 0; is_new && i < list_length(deliveries); i++)
 	{
 		KaptureDelivery *d = list_nth(deliveries, i);
-		bool		isnull;
 
-		/* in order of the arrays, as INSERT returns what it is given */
-		d->place = *(ItemPointer) DatumGetPointer(outbox_getattr(i, 1, &isnull));
-		d->delivery_id = DatumGetInt64(outbox_getattr(i, 2, &isnull));
+		d->place = kapture_own_rows_place(rows, i);
 		d->attempts = 1;
 		if (d->captured_at <= doubt_until)
-			d->in_doubt = GetCurrentTransactionStartTimestamp();
+			d->in_doubt = now;
 		d->claimed = true;
 	}
+	kapture_own_rows_end(rows);
+	return is_new;
 }
 
 /*
@@ -1175,12 +1189,16 @@ kapture_outbox_claim(List *deliveries, TimestampTz doubt_until)
 	Datum		values[8];
 	MemoryContext parent = CurrentMemoryContext;
 	int			i = 0;
-	bool		isnull;
 	ListCell   *lc;
 
 	if (n == 0)
 		return NIL;
 	SPI_connect();
+	if (outbox_enter(deliveries, doubt_until))
+	{
+		SPI_finish();
+		return deliveries;
+	}
 	for (int c = 0; c < lengthof(types); c++)
 	{
 		cols[c] = palloc0(sizeof(Datum) * n);
@@ -1202,13 +1220,7 @@ kapture_outbox_claim(List *deliveries, TimestampTz doubt_until)
 	for (int c = 0; c < lengthof(types); c++)
 		values[c + 1] = outbox_array(cols[c], nulls[c], n, types[c]);
 	values[7] = TimestampTzGetDatum(doubt_until);
-
-	/* nobody but us adds entries, so what is not there now will not be */
-	outbox_execute(OUTBOX_KNOWN, values, NULL);
-	if (DatumGetBool(outbox_getattr(0, 1, &isnull)))
-		deliveries = outbox_claim_known(deliveries, values, parent);
-	else
-		outbox_enter(deliveries, values, doubt_until);
+	deliveries = outbox_claim_known(deliveries, values, parent);
 	SPI_finish();
 	return deliveries;
 }
@@ -1846,6 +1858,203 @@ kapture_outbox_next_due(int32 attachment_id)
 	return result;
 }
 
+/* What is left of deliveries that ended well, as it was taken off kapture_delivery. */
+typedef struct OutboxEnded
+{
+	const KaptureDone *done;
+	Datum		captured_at;
+	Datum		row_key;		/* the last one, if it is deleted */
+	bool		deleted;
+} OutboxEnded;
+
+/*
+ * Takes off kapture_delivery what is still where it was claimed, and did not change
+ * meanwhile; returns how many, in *ended.
+ */
+static int
+outbox_take_off(List *done, OutboxEnded **ended)
+{
+	static const Oid types[] = {TIDOID, INT4OID, INT8OID, INT4OID};
+	int			n = list_length(done);
+	Datum	   *cols[lengthof(types)];
+	Datum		values[lengthof(types)];
+	int			taken;
+
+	for (int c = 0; c < lengthof(types); c++)
+		cols[c] = palloc(sizeof(Datum) * n);
+	for (int i = 0; i < n; i++)
+	{
+		KaptureDelivery *d = ((KaptureDone *) list_nth(done, i))->delivery;
+
+		cols[0][i] = PointerGetDatum(&d->place);
+		cols[1][i] = Int32GetDatum(d->attachment_id);
+		cols[2][i] = Int64GetDatum(d->delivery_id);
+		cols[3][i] = Int32GetDatum(d->attempts);
+	}
+	for (int c = 0; c < lengthof(types); c++)
+		values[c] = outbox_array(cols[c], NULL, n, types[c]);
+	outbox_execute(OUTBOX_FINISH, values, NULL);
+	taken = (int) SPI_processed;
+	*ended = palloc(sizeof(OutboxEnded) * Max(taken, 1));
+	for (int i = 0; i < taken; i++)
+	{
+		OutboxEnded *e = &(*ended)[i];
+		bool		isnull;
+
+		e->done = list_nth(done, (int) DatumGetInt64(outbox_getattr(i, 1, &isnull)) - 1);
+		e->captured_at = outbox_getattr(i, 2, &isnull);
+		e->row_key = outbox_getattr(i, 3, &isnull);
+		e->deleted = DatumGetBool(outbox_getattr(i, 4, &isnull));
+	}
+	return taken;
+}
+
+/* Adds them to the history. */
+static void
+outbox_add_history(const OutboxEnded *ended, int n)
+{
+	static const char *const columns[] = {"attachment_id", "row_key", "attempts", "action", "customer_id", "http_status",
+	"message", "captured_at", "finished_at", "relation", "name"};
+	KaptureOwnRows *rows = kapture_own_rows_begin(KAPTURE_TABLE_HISTORY, columns, lengthof(columns), n);
+
+	for (int i = 0; i < n; i++)
+	{
+		const KaptureDone *d = ended[i].done;
+		bool		nulls[lengthof(columns)] = {false};
+		Datum		values[] = {
+			Int32GetDatum(d->delivery->attachment_id), ended[i].row_key, Int32GetDatum(d->delivery->attempts),
+			CStringGetTextDatum(d->action), Int64GetDatum(d->customer_id), Int32GetDatum(d->http_status),
+			outbox_text(d->message, &nulls[6]), ended[i].captured_at,
+			TimestampTzGetDatum(GetCurrentStatementStartTimestamp()), ObjectIdGetDatum(d->att->root),
+			CStringGetTextDatum(d->att->name)
+		};
+
+		KAPTURE_FAULT_ROW("history", d->delivery->row_key);
+		nulls[4] = d->customer_id == 0;
+		nulls[5] = d->http_status == 0;
+		kapture_own_rows_add(rows, values, nulls);
+	}
+	kapture_own_rows_write(rows);
+	kapture_own_rows_end(rows);
+}
+
+/* Is it merely a row that has its customer, and was sent something? */
+static bool
+outbox_is_plain(const OutboxEnded *e)
+{
+	return !e->deleted && strcmp(e->done->action, "gone") != 0 && strcmp(e->done->action, "left") != 0;
+}
+
+/* Notes which customers these rows are, where that is more than to add them. */
+static void
+outbox_note_rows(const OutboxEnded **ended, int n)
+{
+	static const Oid types[] = {INT4OID, TEXTOID, INT8OID, BYTEAOID, TEXTOID, BOOLOID};
+	Datum	   *cols[lengthof(types)];
+	bool	   *nulls[lengthof(types)];
+	Datum		values[lengthof(types)];
+
+	if (n == 0)
+		return;
+	for (int c = 0; c < lengthof(types); c++)
+	{
+		cols[c] = palloc(sizeof(Datum) * n);
+		nulls[c] = palloc0(sizeof(bool) * n);
+	}
+	for (int i = 0; i < n; i++)
+	{
+		const KaptureDone *d = ended[i]->done;
+
+		cols[0][i] = Int32GetDatum(d->delivery->attachment_id);
+		cols[1][i] = ended[i]->row_key;
+		cols[2][i] = Int64GetDatum(d->customer_id);
+		cols[3][i] = PointerGetDatum(d->digests);
+		nulls[3][i] = d->digests == NULL;
+		cols[4][i] = CStringGetTextDatum(d->action);
+		cols[5][i] = BoolGetDatum(ended[i]->deleted);
+	}
+	for (int c = 0; c < lengthof(types); c++)
+		values[c] = outbox_array(cols[c], nulls[c], n, types[c]);
+	outbox_execute(OUTBOX_NOTE_ROWS, values, NULL);
+}
+
+/* Notes which customers their rows are, and what was sent of them. */
+static void
+outbox_add_rows(const OutboxEnded *ended, int n)
+{
+	static const char *const columns[] = {"attachment_id", "row_key", "customer_id", "digests"};
+	KaptureOwnRows *rows = kapture_own_rows_begin(KAPTURE_TABLE_ROW, columns, lengthof(columns), n);
+	const OutboxEnded **others = palloc(sizeof(OutboxEnded *) * n);
+	int			nothers = 0;
+
+	for (int i = 0; i < n; i++)
+	{
+		const KaptureDone *d = ended[i].done;
+		bool		nulls[] = {false, false, false, d->digests == NULL};
+		Datum		values[] = {
+			Int32GetDatum(d->delivery->attachment_id), ended[i].row_key, Int64GetDatum(d->customer_id),
+			PointerGetDatum(d->digests)
+		};
+
+		if (d->customer_id != 0 &&
+			!(outbox_is_plain(&ended[i]) && kapture_own_rows_add_new(rows, values, nulls)))
+			others[nothers++] = &ended[i];
+	}
+	kapture_own_rows_write(rows);
+	kapture_own_rows_end(rows);
+	outbox_note_rows(others, nothers);
+}
+
+/*
+ * Ends those that changed meanwhile, or are no longer where they were.  Appends the ids
+ * of the attachments of the former to a list in that context, which it returns.
+ */
+static List *
+outbox_finish_rest(List *done, MemoryContext context)
+{
+	static const Oid types[] = {INT4OID, INT8OID, INT4OID, TEXTOID, INT8OID, INT4OID, TEXTOID, BYTEAOID};
+	int			n = list_length(done);
+	Datum	   *cols[lengthof(types)];
+	bool	   *nulls[lengthof(types)];
+	Datum		values[lengthof(types) + 1];
+	List	   *again = NIL;
+
+	for (int c = 0; c < lengthof(types); c++)
+	{
+		cols[c] = palloc0(sizeof(Datum) * n);
+		nulls[c] = palloc0(sizeof(bool) * n);
+	}
+	for (int i = 0; i < n; i++)
+	{
+		KaptureDone *d = list_nth(done, i);
+
+		cols[0][i] = Int32GetDatum(d->delivery->attachment_id);
+		cols[1][i] = Int64GetDatum(d->delivery->delivery_id);
+		cols[2][i] = Int32GetDatum(d->delivery->attempts);
+		cols[3][i] = CStringGetTextDatum(d->action);
+		cols[4][i] = Int64GetDatum(d->customer_id);
+		nulls[4][i] = d->customer_id == 0;
+		cols[5][i] = Int32GetDatum(d->http_status);
+		nulls[5][i] = d->http_status == 0;
+		cols[6][i] = outbox_text(d->message, &nulls[6][i]);
+		cols[7][i] = PointerGetDatum(d->digests);
+		nulls[7][i] = d->digests == NULL;
+	}
+	for (int c = 0; c < lengthof(types); c++)
+		values[c] = outbox_array(cols[c], nulls[c], n, types[c]);
+	values[lengthof(types)] = BoolGetDatum(kapture_history_retention > 0);
+	outbox_execute(OUTBOX_FINISH_REST, values, NULL);
+	for (uint64 row = 0; row < SPI_processed; row++)
+	{
+		MemoryContext old = MemoryContextSwitchTo(context);
+		bool		isnull;
+
+		again = lappend_int(again, DatumGetInt32(outbox_getattr(row, 1, &isnull)));
+		MemoryContextSwitchTo(old);
+	}
+	return again;
+}
+
 /*
  * Ends deliveries (a list of KaptureDone) well: they go to the history.  A row
  * that changed while it was being sent is due again at once: returns the ids of
@@ -1854,62 +2063,24 @@ kapture_outbox_next_due(int32 attachment_id)
 List *
 kapture_outbox_finish(List *done)
 {
-	int			n = list_length(done);
-	Datum	   *cols[9];
-	bool	   *nulls[9];
-	static const Oid types[9] = {TIDOID, INT4OID, INT8OID, INT4OID, TEXTOID, INT8OID, INT4OID, TEXTOID, BYTEAOID};
-	Datum		values[10];
-	int			i = 0;
-	ListCell   *lc;
-	List	   *again = NIL;
 	MemoryContext context = CurrentMemoryContext;
-	bool		isnull;
+	OutboxEnded *ended;
+	List	   *again = NIL;
+	int			n;
 
-	if (n == 0)
+	if (done == NIL)
 		return NIL;
-	for (int c = 0; c < 9; c++)
-	{
-		cols[c] = palloc0(sizeof(Datum) * n);
-		nulls[c] = palloc0(sizeof(bool) * n);
-	}
-	foreach(lc, done)
-	{
-		KaptureDone *d = lfirst(lc);
-
-		cols[0][i] = PointerGetDatum(&d->delivery->place);
-		cols[1][i] = Int32GetDatum(d->delivery->attachment_id);
-		cols[2][i] = Int64GetDatum(d->delivery->delivery_id);
-		cols[3][i] = Int32GetDatum(d->delivery->attempts);
-		cols[4][i] = CStringGetTextDatum(d->action);
-		cols[5][i] = Int64GetDatum(d->customer_id);
-		nulls[5][i] = d->customer_id == 0;
-		cols[6][i] = Int32GetDatum(d->http_status);
-		nulls[6][i] = d->http_status == 0;
-		cols[7][i] = outbox_text(d->message, &nulls[7][i]);
-		cols[8][i] = PointerGetDatum(d->digests);
-		nulls[8][i] = d->digests == NULL;
-		i++;
-	}
-	for (int c = 0; c < 9; c++)
-		values[c] = outbox_array(cols[c], nulls[c], n, types[c]);
-	values[9] = BoolGetDatum(kapture_history_retention > 0);
-
 	SPI_connect();
-	outbox_execute(OUTBOX_FINISH, values, NULL);
-	kapture_vacuum_note(KAPTURE_TABLE_DELIVERY, n);
-
-	/* others changed meanwhile, or are no longer where they were */
-	if (DatumGetInt64(outbox_getattr(0, 1, &isnull)) != n)
+	n = outbox_take_off(done, &ended);
+	kapture_vacuum_note(KAPTURE_TABLE_DELIVERY, list_length(done));
+	if (n > 0)
 	{
-		outbox_execute(OUTBOX_FINISH_REST, values + 1, NULL);
-		for (uint64 row = 0; row < SPI_processed; row++)
-		{
-			MemoryContext old = MemoryContextSwitchTo(context);
-
-			again = lappend_int(again, DatumGetInt32(outbox_getattr(row, 1, &isnull)));
-			MemoryContextSwitchTo(old);
-		}
+		if (kapture_history_retention > 0)
+			outbox_add_history(ended, n);
+		outbox_add_rows(ended, n);
 	}
+	if (n < list_length(done))
+		again = outbox_finish_rest(done, context);
 	SPI_finish();
 	return again;
 }

@@ -87,6 +87,7 @@ typedef struct KaptureMoved
 typedef struct KaptureDone
 {
 	KaptureDelivery *delivery;
+	const KaptureAttachment *att;
 	const char *action;			/* see kapture_history */
 	int64		customer_id;
 	int			http_status;

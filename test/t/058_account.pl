@@ -67,6 +67,12 @@ foreach my $action ('drop_after', 'drop_before')
 	is(requests('update'), 0, 'and nothing else');
 	is(sql("SELECT string_agg(DISTINCT action, ' ') FROM kapture_history"), 'add', 'which the history calls add');
 }
+is(sql("SELECT count(*) FROM kapture_verify('customers')"), '0', 'the code is what Kapture has');
+sql("SET kapture_sync.capture = off; UPDATE customers SET note = 'other' WHERE customer_name = 'n1'");
+is(sql("SELECT problem, field, here, there FROM kapture_verify('customers')"), 'differs|customer_code|other|code 1', 'or another one, which is seen');
+sql("CREATE TABLE coded (customer_code text PRIMARY KEY, customer_name text, phone text); SELECT kapture_attach('coded')");
+is(sql("SELECT columns ? 'customer_code' FROM kapture_attachments WHERE relation = 'coded'::regclass"), 'f', 'a column of that name is not sent by itself');
+sql("SELECT kapture_detach('coded'); DROP TABLE coded");
 
 # --- without a code they are searched for
 foreach my $code ('NULL', "''")

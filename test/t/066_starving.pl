@@ -330,6 +330,21 @@ poll_ok($node, $idle->('customers'), 'they are sent');
 is(sql("SELECT count(*) FROM mallory.customers WHERE customer_name = 'Not so large' AND kapture_customer_id IS NOT NULL"), 30, 'all of them');
 memory_ok(worker_memory($hwm) - $before, 64 * 1024, 'and were not read at once');
 
+# what is noted of tables that others follow: values of 20 MB, and a condition that takes its time
+mallory(q(CREATE TABLE mallory.followed (id int PRIMARY KEY, name text);
+CREATE FUNCTION mallory.takes_time(int) RETURNS boolean STABLE LANGUAGE plpgsql AS $f$ BEGIN IF current_setting('application_name') = '' THEN PERFORM pg_sleep(3); END IF; RETURN true; END $f$));
+foreach my $i (1 .. 4)
+{
+	unlike(mallory("CREATE TABLE mallory.follows$i (id int PRIMARY KEY, customer_name text, phone text); SELECT kapture_attach('mallory.follows$i', server => 'mallory'); INSERT INTO follows$i VALUES (1, 'Follows', '98100001$i');"
+		  . "SELECT kapture_follow('mallory.followed', 'mallory.follows$i', 'target.customer_name = source.name AND mallory.takes_time(target.id)')"), qr/ERROR/, 'a table follows another one');
+}
+mallory("INSERT INTO mallory.followed SELECT i, repeat('x', 20000000) || i FROM generate_series(1, 20) i");
+alice_is_served('changes of 20 MB of a table that is followed', 3);
+memory_ok(worker_memory($hwm) - $before, 64 * 1024, 'and they were not kept');
+mallory("INSERT INTO mallory.followed VALUES (100, 'Follows')");
+alice_is_served('conditions that take their time', 5);
+mallory('DROP TABLE mallory.followed; DROP TABLE mallory.follows1, mallory.follows2, mallory.follows3, mallory.follows4');
+
 # --- each function of ours, called by a trigger that then sleeps for ever
 my %argument = (regclass => "'mallory.customers'::regclass", name => "'mallory'", text => "'1'", jsonb => q('{"phone": "9700000000"}'), boolean => 'false', integer => '1', bigint => '1', oid => '1',
 	'timestamp without time zone' => "timestamp '2021-03-14'", 'timestamp with time zone' => "timestamptz '2021-03-14'", date => "date '2021-03-14'",
@@ -487,12 +502,12 @@ is(sql("SELECT kapture_worker_pid()"), $pid, 'and the worker stays');
 
 # only a superuser's code may end a process, and that is no reason to try it again at once, either
 $pid = sql("SELECT kapture_worker_pid()");
-sql(q(
+sql(qq(
 CREATE TABLE public.bosses (id int PRIMARY KEY, customer_name text, phone text);
-CREATE FUNCTION public.end_it() RETURNS trigger LANGUAGE plpgsql AS $f$ BEGIN IF current_setting('application_name') = '' THEN PERFORM pg_terminate_backend(pg_backend_pid()); END IF; RETURN NEW; END $f$;
+CREATE FUNCTION public.end_it() RETURNS trigger LANGUAGE plpgsql AS \$f\$ BEGIN IF current_setting('application_name') = '' THEN PERFORM pg_terminate_backend(pg_backend_pid()); END IF; RETURN NEW; END \$f\$;
 CREATE TRIGGER end_it BEFORE UPDATE ON public.bosses FOR EACH ROW EXECUTE FUNCTION public.end_it();
-CREATE SERVER bosses FOREIGN DATA WRAPPER kapture_fdw OPTIONS (url ') . $other->{url} . q(');
-CREATE USER MAPPING FOR CURRENT_USER SERVER bosses OPTIONS (auth_key ') . $key . q(');
+CREATE SERVER bosses FOREIGN DATA WRAPPER kapture_fdw OPTIONS (url '$other->{url}');
+CREATE USER MAPPING FOR CURRENT_USER SERVER bosses OPTIONS (auth_key '$key');
 SELECT kapture_attach('public.bosses', server => 'bosses');
 INSERT INTO public.bosses VALUES (1, 'Boss', '9810000001')));
 wait_for(sub { alice_inserts(); return (sql("SELECT kapture_worker_pid()") || $pid) ne $pid }, 'the worker to end');

@@ -136,6 +136,12 @@ my @mistakes = (
 	# options
 	[ 'an option that there is not', q(ALTER SERVER kapture OPTIONS (ADD key 'k')),
 		qr/ERROR:  invalid option "key"/, qr/invalid option/, qr/Valid options in this context are: url, / ],
+	[ 'an option misspelt', q(ALTER SERVER kapture OPTIONS (ADD time_out '30s')),
+		qr/ERROR:  invalid option "time_out"/, qr/invalid option/, qr/Perhaps you meant the option "timeout"/ ],
+	[ 'a key in a server', q(ALTER SERVER kapture OPTIONS (ADD auth_key 'k')),
+		qr/ERROR:  invalid option "auth_key"/, qr/It is an option of user mappings/, qr/Set it by CREATE USER MAPPING/ ],
+	[ 'an address in a user mapping', q(ALTER USER MAPPING FOR CURRENT_USER SERVER kapture OPTIONS (ADD url 'https://acme.kapturecrm.com')),
+		qr/ERROR:  invalid option "url"/, qr/It is an option of servers/, qr/Set it by ALTER SERVER/ ],
 	[ 'plain http', q(CREATE SERVER s FOREIGN DATA WRAPPER kapture_fdw OPTIONS (url 'http://acme.kapturecrm.com')),
 		qr/ERROR:  invalid value for option "url"/, qr/would send keys and customers' data unencrypted/, qr/Use https/ ],
 	[ 'no url', q(CREATE SERVER s FOREIGN DATA WRAPPER kapture_fdw),

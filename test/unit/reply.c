@@ -111,6 +111,37 @@ static const struct
 	{"", false},
 };
 
+/* Answers to Add that are read as they come, if they are plain, and others that only look so. */
+static const char *const written[] = {
+	"{\"status\": \"success\", \"enquiry\": {\"Kapture_Customer_Id\": 5, \"Phone\": \"1\", \"x\": [1, {\"phone\": \"2\"}], \"y\": {\"kapture_customer_id\": 6}}}",
+	"  {\"status\":\"success\",\"kapture_customer_id\":\"7\",\"a\":[],\"b\":{},\"c\":[[],[{}]],\"d\":-0.5,\"e\":null,\"f\":true}  ",
+	"{\"status\": \"success\", \"kapture_customer_id\": 7e0}",
+	"{\"status\": \"success\", \"kapture_customer_id\": 123456789012345678901234567890}",
+	"{\"status\": \"succ\\u0065ss\", \"kapture_customer_id\": 8}",
+	"{\"status\": \"success\", \"kapture\\u005fcustomer_id\": 8}",
+	"{\"status\": \"success\",\n\"kapture_customer_id\": 8, \"name\": \"\303\244\"}",
+	"{\"status\": \"success\", \"enquiry\": [{\"kapture_customer_id\": 8}], \"kapture_customer_id\": 9}",
+	"{\"status\": \"success\", \"other\": {\"kapture_customer_id\": 8}, \"enquiry\": {\"kapture_customer_id\": 9}}",
+	"{\"status\": \"failed\", \"message\": \"Mobile number  already exists\", \"error\": \"no\"}",
+	"{\"status\": \"success\", \"kapture_customer_id\": 01}",
+	"{\"status\": \"success\", \"kapture_customer_id\": 1.}",
+	"{\"status\": \"success\", \"kapture_customer_id\": 1x}",
+	"{\"status\": \"success\", \"kapture_customer_id\": tru}",
+	"{\"status\": \"success\", \"kapture_customer_id\": 1,}",
+	"{\"status\": \"success\", , \"kapture_customer_id\": 1}",
+	"{\"status\": \"success\" \"kapture_customer_id\": 1}",
+	"{\"status\": \"success\", \"kapture_customer_id\" 1}",
+	"{\"status\": \"success\", \"kapture_customer_id\": 1]",
+	"{\"status\": \"success\", \"kapture_customer_id\": [1}",
+	"{\"status\": \"success\", \"kapture_customer_id\": 1} 2",
+	"{\"status\": \"success\", \"kapture_customer_id\": 1, \"a\": \"",
+	"{\"status\": \"success\", \"kapture_customer_id\":",
+	"{\"status\": \"success\", 1: 2}",
+	"{\"status\": \"success\", \"a\": [,1]}",
+	"{\"status\": \"success\", \"a\": [1,]}",
+	"{",
+};
+
 /* Ids that refusals name. */
 static const struct
 {
@@ -166,6 +197,21 @@ unit_reply(void)
 		kapture_message_judge(KAPTURE_API_ADD, added[i].status, kapture_message_parse(added[i].answer, strlen(added[i].answer), NULL, &why), &reply);
 		unit_is_int(reply.verdict, added[i].verdict, psprintf("what %d %.60s means, parsed", added[i].status, added[i].answer));
 		unit_is_int(reply.customer_id, added[i].customer_id, "its id");
+	}
+	for (int i = 0; i < lengthof(written); i++)
+	{
+		KaptureReply reply = {0};
+		KaptureReply parsed = {0};
+		char	   *why = NULL;
+		char	   *parsed_why = NULL;
+
+		kapture_message_judge_written(KAPTURE_API_ADD, 200, written[i], strlen(written[i]), &reply, &why);
+		kapture_message_judge(KAPTURE_API_ADD, 200, kapture_message_parse(written[i], strlen(written[i]), NULL, &parsed_why), &parsed);
+		unit_ok((why == NULL) == (parsed_why == NULL), "is it an answer: %.60s", written[i]);
+		unit_is_int(reply.verdict, parsed.verdict, psprintf("what %.60s means, read as it comes and parsed", written[i]));
+		unit_is_int(reply.customer_id, parsed.customer_id, "its id, both ways");
+		unit_is_text(reply.message, parsed.message, "its words, both ways");
+		unit_is_text(reply.repeated.phone, parsed.repeated.phone, "its phone, both ways");
 	}
 	for (int i = 0; i < lengthof(found); i++)
 	{

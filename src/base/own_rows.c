@@ -1,0 +1,167 @@
+/*
+ * own_rows.c
+ *		Adds many rows at a time to the extension's own tables.
+ *
+ * The executor adds one row after the other, each with a WAL record of its own, and
+ * an INSERT with ON CONFLICT confirms each by another one.  Here rows share a record
+ * as far as they share a page, as with COPY.
+ *
+ * These tables have no triggers, and their defaults and checks are not looked at: the
+ * caller knows what it writes.  Indexes are, and an error is raised for a key that is
+ * there already.
+ */
+#include "postgres.h"
+
+#include "access/table.h"
+#include "access/tableam.h"
+#include "executor/executor.h"
+#include "utils/rel.h"
+
+#include "base/compat.h"
+#include "base/own_rows.h"
+
+struct KaptureOwnRows
+{
+	Relation	rel;
+	ResultRelInfo *rri;
+	EState	   *estate;
+	List	   *keys;			/* unique indexes over expressions */
+	int			ncolumns;
+	AttrNumber *attnums;		/* of the caller's columns */
+	TupleTableSlot **slots;
+	int			max;
+	int			n;				/* of rows so far */
+};
+
+/* The unique indexes whose keys are computed; those of plain columns have generated numbers. */
+static List *
+own_rows_keys(ResultRelInfo *rri)
+{
+	List	   *keys = NIL;
+
+	for (int i = 0; i < rri->ri_NumIndices; i++)
+	{
+		if (rri->ri_IndexRelationInfo[i]->ii_Unique && rri->ri_IndexRelationInfo[i]->ii_Expressions != NIL)
+			keys = lappend_oid(keys, RelationGetRelid(rri->ri_IndexRelationDescs[i]));
+	}
+	return keys;
+}
+
+static AttrNumber
+own_rows_attnum(Relation rel, const char *name)
+{
+	TupleDesc	desc = RelationGetDescr(rel);
+
+	for (int i = 0; i < desc->natts; i++)
+	{
+		if (!TupleDescAttr(desc, i)->attisdropped && strcmp(NameStr(TupleDescAttr(desc, i)->attname), name) == 0)
+			return i + 1;
+	}
+	elog(ERROR, "table \"%s\" has no column \"%s\"", RelationGetRelationName(rel), name);
+}
+
+/*
+ * Begins to add at most "max" rows to a table, with values for the columns that are
+ * named; the others are null.  To be ended by kapture_own_rows_end(), after an error
+ * by the end of the transaction.  The result is palloc'ed.
+ */
+KaptureOwnRows *
+kapture_own_rows_begin(KaptureTable table, const char *const *columns, int ncolumns, int max)
+{
+	KaptureOwnRows *rows = palloc0(sizeof(KaptureOwnRows));
+
+	rows->rel = table_open(kapture_catalog_relid(table), RowExclusiveLock);
+	rows->estate = CreateExecutorState();
+	rows->rri = makeNode(ResultRelInfo);
+	InitResultRelInfo(rows->rri, rows->rel, 1, NULL, 0);
+	ExecOpenIndices(rows->rri, true);
+	rows->keys = own_rows_keys(rows->rri);
+	rows->ncolumns = ncolumns;
+	rows->attnums = palloc(sizeof(AttrNumber) * ncolumns);
+	for (int i = 0; i < ncolumns; i++)
+		rows->attnums[i] = own_rows_attnum(rows->rel, columns[i]);
+	rows->max = max;
+	rows->slots = palloc(sizeof(TupleTableSlot *) * Max(max, 1));
+	return rows;
+}
+
+/*
+ * Adds a row, of which "values" and "nulls" are in the order of the columns; what they
+ * point to must stay until it is written.
+ */
+void
+kapture_own_rows_add(KaptureOwnRows *rows, const Datum *values, const bool *nulls)
+{
+	TupleTableSlot *slot;
+
+	Assert(rows->n < rows->max);
+	slot = MakeSingleTupleTableSlot(RelationGetDescr(rows->rel), &TTSOpsVirtual);
+	memset(slot->tts_isnull, true, sizeof(bool) * slot->tts_tupleDescriptor->natts);
+	for (int i = 0; i < rows->ncolumns; i++)
+	{
+		slot->tts_values[rows->attnums[i] - 1] = values[i];
+		slot->tts_isnull[rows->attnums[i] - 1] = nulls[i];
+	}
+	ExecStoreVirtualTuple(slot);
+	rows->slots[rows->n++] = slot;
+}
+
+/*
+ * As kapture_own_rows_add(), but returns false, and adds nothing, if the table has a
+ * row with the same key.  Waits for a transaction that is just adding one.
+ */
+bool
+kapture_own_rows_add_new(KaptureOwnRows *rows, const Datum *values, const bool *nulls)
+{
+	ItemPointerData other;
+	ItemPointerData none;
+	bool		is_new;
+
+	ItemPointerSetInvalid(&none);
+	kapture_own_rows_add(rows, values, nulls);
+	is_new = ExecCheckIndexConstraints(rows->rri, rows->slots[rows->n - 1], rows->estate, &other, &none, rows->keys);
+	ResetPerTupleExprContext(rows->estate);
+	if (!is_new)
+		ExecDropSingleTupleTableSlot(rows->slots[--rows->n]);
+	return is_new;
+}
+
+/*
+ * Writes the rows, which the next command sees.  Errors: a key that is there already.
+ */
+void
+kapture_own_rows_write(KaptureOwnRows *rows)
+{
+	if (rows->n == 0)
+		return;
+	table_multi_insert(rows->rel, rows->slots, rows->n, GetCurrentCommandId(true), 0, NULL);
+	for (int i = 0; i < rows->n; i++)
+	{
+		(void) kapture_insert_index_tuples(rows->rri, rows->slots[i], rows->estate);
+		ResetPerTupleExprContext(rows->estate);
+	}
+	CommandCounterIncrement();
+}
+
+/*
+ * Returns where a row was written; rows are counted from 0.
+ */
+ItemPointerData
+kapture_own_rows_place(const KaptureOwnRows *rows, int n)
+{
+	return rows->slots[n]->tts_tid;
+}
+
+/*
+ * Ends it; rows that were not written are none.
+ */
+void
+kapture_own_rows_end(KaptureOwnRows *rows)
+{
+	for (int i = 0; i < rows->n; i++)
+		ExecDropSingleTupleTableSlot(rows->slots[i]);
+	ExecCloseIndices(rows->rri);
+	FreeExecutorState(rows->estate);
+	table_close(rows->rel, NoLock);
+	pfree(rows);
+}
