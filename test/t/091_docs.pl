@@ -76,7 +76,7 @@ sub check_all_are_explained
 		my ($level, $report) = ($1, $2);
 		next if $level =~ /NOTICE|DEBUG|elevel/;
 		next if $level eq 'ERROR' && $report !~ /OBJECT_NOT_IN_PREREQUISITE_STATE|UNDEFINED_OBJECT|FDW_OPTION_NAME_NOT_FOUND|OBJECT_IN_USE|ACTIVE_SQL_TRANSACTION|TRANSACTION_TERMINATION|ANSWERED|answer->sqlstate|FDW_ERROR|UNABLE_TO_CREATE_REPLY/;
-		foreach my $message ($report =~ /errmsg(?:_plural)?\(\s*"(.*?)"(?=\s*[,)])/sg)
+		foreach my $message ($report =~ /errmsg(?:_plural)?\(\s*"(.*?)"(?=\s*(?:,|\)\s*(?:[,:)]|$)))/sg)
 		{
 			next if $message eq '%s started';
 			$n++;
