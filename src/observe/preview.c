@@ -256,20 +256,14 @@ kapture_preview(PG_FUNCTION_ARGS)
 	kapture_argument_check_null(fcinfo, 1, "row_key");
 	delivery.context = delivery.row.context = CurrentMemoryContext;
 	delivery.attachment_id = att->id;
-	delivery.row_key = kapture_argument_key(fcinfo, 1);
+	kapture_row_check_table(att);
+	delivery.row_key = kapture_row_key(att, kapture_argument_key(fcinfo, 1));
 	delivery.row.row_key = delivery.row_key;
-	if (att->nkeys > 0 && kapture_catalog_unpack_key(delivery.row_key, att->nkeys) == NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("\"%s\" is not a key of table \"%s\"", delivery.row_key, get_rel_name(att->root)),
-				 errdetail("Its key has %d columns.", att->nkeys),
-				 errhint("Give the values as an array, such as {1,x}, in the order of the primary key.")));
 	InitMaterializedSRF(fcinfo, 0);
 
 	waiting = preview_read_queue(&delivery, &captured);
 	if (!waiting)
 		delivery.changed = att->all_changed;
-	kapture_row_check_table(att);
 	/* the table's code may have the settings read anew, and those freed */
 	kapture_row_read(att, pstrdup(kapture_server_get(att->server, owner)->timezone), list_make1(&delivery.row), NULL);
 	if (delivery.row.outcome != KAPTURE_ROW_GONE || !preview_read_deleted(att, &delivery, &waiting))
