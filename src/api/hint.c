@@ -104,6 +104,8 @@ static const struct
 	"detach the table and attach it again"},
 	{{"no answer from kapture", "resolving the host name"},
 	"the host name is not found: check option url of the server, and kapture_check"},
+	{{"no answer from kapture", "tls handshake", "connect_timeout"},
+	"the port may not speak TLS, or the host is too slow: check option url of the server, with kapture_check; the row is retried automatically"},
 	{{"no answer from kapture", "tls handshake"},
 	"the certificate or TLS is not accepted: see kapture_check, and option ca_file of the server"},
 	{{"no answer from kapture", "connecting"},

@@ -238,7 +238,7 @@ preview_say_nothing(const KaptureTask *task)
  * For the owner of the table.  A row for which nothing waits is shown as if all
  * its columns had changed; no result: nothing would be sent.  Of a row that was deleted,
  * the report of that is shown, if the table has on_delete.  Errors: those of
- * kapture_attach_find() and kapture_server_get(); P0002 no such row,
+ * kapture_attach_find(), kapture_row_key() and kapture_server_get(); P0002 no such row,
  * 55P03 it cannot be read for a lock, 22000 for another reason.
  */
 Datum

@@ -129,7 +129,11 @@ kapture_attach_reconsider(void)
 
 	/* what is known of these tables goes, though nothing of them has changed */
 	foreach(lc, relids)
-		CacheInvalidateRelcacheByRelid(lfirst_oid(lc));
+	{
+		/* one that was dropped just now is still known until the worker has looked */
+		if (SearchSysCacheExists1(RELOID, ObjectIdGetDatum(lfirst_oid(lc))))
+			CacheInvalidateRelcacheByRelid(lfirst_oid(lc));
+	}
 	if (relids != NIL)
 		kapture_attach_announce();
 }
