@@ -260,6 +260,15 @@ follow_drop_triggers(Oid relid)
 	follow_execute_ddl(psprintf("DROP TRIGGER IF EXISTS " KAPTURE_FOLLOW_TRUNCATE_TRIGGER " ON %s", name));
 }
 
+/* Reports that there is nothing to end. */
+static void
+follow_say_none(Oid source, Oid root, const char *condition)
+{
+	ereport(NOTICE,
+			(errmsg("table \"%s\" does not follow table \"%s\"%s", get_rel_name(root), get_rel_name(source), condition),
+			 errhint("The view kapture_attachments shows what it follows.")));
+}
+
 /*
  * kapture_unfollow(source regclass, relation regclass, condition text) returns integer
  *
@@ -277,7 +286,10 @@ kapture_unfollow(PG_FUNCTION_ARGS)
 	kapture_argument_check_null(fcinfo, 0, "source");
 	att = kapture_attach_find_table(fcinfo, 1, ShareUpdateExclusiveLock);
 	if (!follow_exists(PG_GETARG_OID(0), att->root))
+	{
+		follow_say_none(PG_GETARG_OID(0), att->root, "");
 		PG_RETURN_INT32(0);		/* its lock is not to be waited for, either */
+	}
 	if (!PG_ARGISNULL(2))
 	{
 		Relation	source = relation_open(PG_GETARG_OID(0), AccessShareLock);
@@ -297,10 +309,7 @@ kapture_unfollow(PG_FUNCTION_ARGS)
 							" notes AS (DELETE FROM @.kapture_outbox WHERE attachment_id IN (SELECT -follow_id FROM ended))"
 							" SELECT FROM ended", lengthof(types), types, values);
 	if (n == 0)
-		ereport(NOTICE,
-				(errmsg("table \"%s\" does not follow table \"%s\"%s", get_rel_name(att->root), get_rel_name(PG_GETARG_OID(0)),
-						kept ? " on this condition" : ""),
-				 errhint("The view kapture_attachments shows what it follows.")));
+		follow_say_none(PG_GETARG_OID(0), att->root, " on this condition");
 	follow_drop_triggers(PG_GETARG_OID(0));
 	follow_announce(att->root);
 	PG_RETURN_INT32((int32) n);

@@ -256,6 +256,7 @@ kapture_preview(PG_FUNCTION_ARGS)
 	kapture_argument_check_null(fcinfo, 1, "row_key");
 	delivery.context = delivery.row.context = CurrentMemoryContext;
 	delivery.attachment_id = att->id;
+	kapture_row_check_table(att);
 	delivery.row_key = kapture_row_key(att, kapture_argument_key(fcinfo, 1));
 	delivery.row.row_key = delivery.row_key;
 	InitMaterializedSRF(fcinfo, 0);
@@ -263,7 +264,6 @@ kapture_preview(PG_FUNCTION_ARGS)
 	waiting = preview_read_queue(&delivery, &captured);
 	if (!waiting)
 		delivery.changed = att->all_changed;
-	kapture_row_check_table(att);
 	/* the table's code may have the settings read anew, and those freed */
 	kapture_row_read(att, pstrdup(kapture_server_get(att->server, owner)->timezone), list_make1(&delivery.row), NULL);
 	if (delivery.row.outcome != KAPTURE_ROW_GONE || !preview_read_deleted(att, &delivery, &waiting))
