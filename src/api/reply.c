@@ -696,9 +696,8 @@ message_judge_success(KaptureApi api, JsonbContainer *answer, KaptureReply *repl
 		case KAPTURE_API_GET:
 			return message_judge_found(answer, &reply->customer_id);
 		case KAPTURE_API_PULL:
-			if (message_find(answer, "message", &value) &&
-				value.type == jbvBinary &&
-				JsonContainerIsArray(value.val.binary.data))
+			/* a list, or a single customer */
+			if (message_find(answer, "message", &value) && value.type == jbvBinary)
 				return KAPTURE_SUCCESS;
 			break;
 		case KAPTURE_API_MODULE:

@@ -149,5 +149,17 @@ poll_ok($node, "SELECT kapture_customer_id IS NOT NULL FROM leads", 'and is sent
 is(sql("SELECT finished_at < '$retry_at' FROM kapture_history WHERE relation::text = 'leads' AND action = 'add'"), 't',
 	'not just when the server would have been tried again');
 
+# other columns become the primary key: what has no row keeps its entry, the rest is to be known anew
+sql("CREATE TABLE numbered (id int PRIMARY KEY, number int NOT NULL, customer_name text, phone text); SELECT kapture_attach('numbered', server => 'shared');
+INSERT INTO numbered VALUES (1, 11, 'Stays', '9750000001'), (2, 12, 'Goes', '9750000002')");
+poll_ok($node, "SELECT count(kapture_customer_id) = 2 FROM numbered", 'two rows are added');
+my $gone = sql("SELECT kapture_customer_id FROM numbered WHERE id = 2");
+sql("DELETE FROM numbered WHERE id = 2");
+poll_ok($node, "SELECT count(*) = 1 FROM kapture_orphans WHERE kapture_customer_id = $gone", 'the customer of one has no row any more');
+sql("ALTER TABLE numbered DROP CONSTRAINT numbered_pkey, ADD PRIMARY KEY (number)");
+is(sql("SELECT count(*) FROM kapture_orphans WHERE kapture_customer_id = $gone"), '1', 'which is known still when another column is the primary key');
+is(sql("SELECT count(*) FROM kapture_row JOIN kapture_attachment USING (attachment_id) WHERE relation = 'numbered'::regclass AND gone_at IS NULL"), '0',
+	'and nothing is by keys that rows had before');
+
 $node->stop;
 done_testing();
