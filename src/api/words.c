@@ -105,11 +105,16 @@ words_is_blank(char c)
 bool
 kapture_words_say(const char *text, const char *words)
 {
+	const char	upper = pg_ascii_toupper((unsigned char) *words);
+
 	for (; *text != '\0'; text++)
 	{
 		const char *t = text;
 		const char *w = words;
 
+		/* nearly all of the text is passed here, for each of the rules */
+		if (*t != *w && *t != upper)
+			continue;
 		while (*w != '\0' && *t != '\0')
 		{
 			if (w > words && words_is_blank(*t))
