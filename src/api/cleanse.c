@@ -35,6 +35,7 @@
 #define CLEANSE_VALUE_SIZE	20	/* bytes that a value of jsonb needs besides
 								 * its text, at most */
 #define CLEANSE_CHUNK		16384	/* bytes converted at a time */
+#define CLEANSE_SMALL		(1024 * 1024)	/* bytes of which jsonb can be made, whatever they are */
 #define CLEANSE_ESCAPE		6	/* bytes of \uXXXX */
 
 #define CLEANSE_BOM			"\xEF\xBB\xBF"
@@ -405,4 +406,31 @@ kapture_cleanse_is_needed(const char *bytes, size_t len)
 		opened += c != '\\';
 	}
 	return opened > CLEANSE_MAX_DEPTH || !pg_verify_mbstr(PG_UTF8, bytes, len, true);
+}
+
+/*
+ * kapture_cleanse_is_needed_for_jsonb
+ *		As kapture_cleanse_is_needed(), for a body of which jsonb is to be made.
+ *
+ * Numbers count, and how much it is.  Digits in a string may be taken for a number.
+ */
+bool
+kapture_cleanse_is_needed_for_jsonb(const char *bytes, size_t len)
+{
+	int			digits = 0;
+
+	if (len > CLEANSE_SMALL || kapture_cleanse_is_needed(bytes, len))
+		return true;
+	for (size_t i = 0; i < len; i++)
+	{
+		if (isdigit((unsigned char) bytes[i]) || bytes[i] == '.')
+			digits++;
+		else if (digits > 0 && (bytes[i] == 'e' || bytes[i] == 'E'))
+			return true;
+		else
+			digits = 0;
+		if (digits > CLEANSE_MAX_DIGITS)
+			return true;
+	}
+	return false;
 }

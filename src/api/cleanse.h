@@ -13,6 +13,7 @@
 
 extern char *kapture_cleanse(const char *bytes, size_t len, StringInfo marks, char **why);
 extern bool kapture_cleanse_is_needed(const char *bytes, size_t len);
+extern bool kapture_cleanse_is_needed_for_jsonb(const char *bytes, size_t len);
 extern bool kapture_cleanse_number_fits(const char *number, size_t len);
 
 #endif							/* KAPTURE_CLEANSE_H */

@@ -34,6 +34,9 @@ complaint_hint(const KaptureServer *server, KaptureApi api, const KaptureHttpAns
 	if (strcmp(option, "timeout") == 0)
 		return errhint("The limit is option \"%s\" of the server, %d ms.",
 					   option, server->timeout);
+	if (strcmp(option, "connect_timeout") == 0 && strcmp(answer->phase, "the TLS handshake") == 0)
+		return errhint("The port may not speak TLS: check option \"%s\" of the server. The limit is option \"%s\", %d ms.",
+					   "url", option, server->connect_timeout);
 	if (strcmp(option, "connect_timeout") == 0)
 		return errhint("The limit is option \"%s\" of the server, %d ms.",
 					   option, server->connect_timeout);

@@ -16,7 +16,8 @@
 
 /*
  * Returns the zone of that name, which lives as long as the process.  Errors:
- * XX000 for an unknown one, as the validator of option timezone knows them all.
+ * 22023 for an unknown one: one that the validator of option timezone knew may be
+ * gone with other files of time zones.
  */
 pg_tz *
 kapture_local_zone(const char *timezone)
@@ -24,7 +25,10 @@ kapture_local_zone(const char *timezone)
 	pg_tz	   *zone = pg_tzset(timezone);
 
 	if (zone == NULL)
-		elog(ERROR, "unknown time zone \"%s\"", timezone);
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("time zone \"%s\" not recognized", timezone),
+				 errhint("Set option \"timezone\" of the server to one of pg_timezone_names.")));
 	return zone;
 }
 

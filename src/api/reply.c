@@ -99,17 +99,26 @@ message_complaint(JsonParseErrorType error, JsonLexContext *lex)
 Jsonb *
 kapture_message_parse(const char *body, size_t len, bool *altered, char **why)
 {
-	StringInfoData marks;
 	char	   *text;
+	bool		replaced = false;
 	JsonLexContext *lex;
 	JsonParseErrorType error;
 	Jsonb	   *result;
 
-	initStringInfo(&marks);
-	text = kapture_cleanse(body, len, &marks, why);
+	*why = NULL;
+	if (kapture_cleanse_is_needed_for_jsonb(body, len))
+	{
+		StringInfoData marks;
+
+		initStringInfo(&marks);
+		text = kapture_cleanse(body, len, &marks, why);
+		replaced = marks.len > 0;
+		pfree(marks.data);
+	}
+	else
+		text = pnstrdup(body, len);
 	if (altered)
-		*altered = marks.len > 0;
-	pfree(marks.data);
+		*altered = replaced;
 	if (text == NULL)
 		return NULL;
 	/* only escapes need to be taken apart to be checked */
@@ -687,9 +696,8 @@ message_judge_success(KaptureApi api, JsonbContainer *answer, KaptureReply *repl
 		case KAPTURE_API_GET:
 			return message_judge_found(answer, &reply->customer_id);
 		case KAPTURE_API_PULL:
-			if (message_find(answer, "message", &value) &&
-				value.type == jbvBinary &&
-				JsonContainerIsArray(value.val.binary.data))
+			/* a list, or a single customer */
+			if (message_find(answer, "message", &value) && value.type == jbvBinary)
 				return KAPTURE_SUCCESS;
 			break;
 		case KAPTURE_API_MODULE:

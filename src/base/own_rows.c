@@ -134,7 +134,10 @@ kapture_own_rows_write(KaptureOwnRows *rows)
 {
 	if (rows->n == 0)
 		return;
-	table_multi_insert(rows->rel, rows->slots, rows->n, GetCurrentCommandId(true), 0, NULL);
+	if (rows->n == 1)
+		table_tuple_insert(rows->rel, rows->slots[0], GetCurrentCommandId(true), 0, NULL);	/* which has a smaller record */
+	else
+		table_multi_insert(rows->rel, rows->slots, rows->n, GetCurrentCommandId(true), 0, NULL);
 	for (int i = 0; i < rows->n; i++)
 	{
 		(void) kapture_insert_index_tuples(rows->rri, rows->slots[i], rows->estate);

@@ -126,6 +126,12 @@ kapture_send_call(PG_FUNCTION_ARGS)
 		kapture_shmem_wake_all_at_commit();
 	}
 	kapture_shmem_wake_for_calls_at_commit();
+	if (!kapture_shmem_available())
+		ereport(WARNING,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("kapture_sync is not in shared_preload_libraries, so nothing is sent"),
+				 errdetail("Calls wait in kapture_calls until a worker runs."),
+				 errhint("Add kapture_sync to shared_preload_libraries in postgresql.conf and restart the server.")));
 	PG_RETURN_INT64(pg_strtoint64(id));
 }
 

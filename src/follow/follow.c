@@ -116,7 +116,9 @@ follow_open_source(Oid relid)
 				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
 				 errmsg("\"%s\" cannot be followed", RelationGetRelationName(rel)),
 				 errdetail("Only tables can be followed."),
-				 rel->rd_rel->relkind == RELKIND_VIEW ? errhint("Follow the tables that the view shows.") : 0));
+				 rel->rd_rel->relkind == RELKIND_VIEW ? errhint("Follow the tables that the view shows.") :
+				 rel->rd_rel->relkind == RELKIND_MATVIEW ?
+				 errhint("Follow the tables that it is made of, or call kapture_resync() after it was refreshed.") : 0));
 	return rel;
 }
 
@@ -294,6 +296,11 @@ kapture_unfollow(PG_FUNCTION_ARGS)
 							" WHERE source = $1 AND relation = $2 AND ($3 = '' OR condition = $3) RETURNING follow_id),"
 							" notes AS (DELETE FROM @.kapture_outbox WHERE attachment_id IN (SELECT -follow_id FROM ended))"
 							" SELECT FROM ended", lengthof(types), types, values);
+	if (n == 0)
+		ereport(NOTICE,
+				(errmsg("table \"%s\" does not follow table \"%s\"%s", get_rel_name(att->root), get_rel_name(PG_GETARG_OID(0)),
+						kept ? " on this condition" : ""),
+				 errhint("The view kapture_attachments shows what it follows.")));
 	follow_drop_triggers(PG_GETARG_OID(0));
 	follow_announce(att->root);
 	PG_RETURN_INT32((int32) n);

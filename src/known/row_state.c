@@ -79,10 +79,13 @@ static const struct
 {
 	/* of rows that share a customer, each may have overwritten what the others sent */
 	[STATE_LOAD] = {
-		"SELECT v.n, r.digests, r.left FROM unnest($2) WITH ORDINALITY AS v(row_key, n), LATERAL"
+		"SELECT v.n, r.digests, r.left, r.taken_by FROM unnest($2) WITH ORDINALITY AS v(row_key, n), LATERAL"
 		" (SELECT CASE WHEN r.digests IS NOT NULL"
 		" AND NOT EXISTS (SELECT FROM @.kapture_row AS o WHERE o.customer_id = r.customer_id AND o.ctid <> r.ctid"
-		" AND o.gone_at IS NULL AND " STATE_SERVER("o.attachment_id") " = " STATE_SERVER("$1") ") THEN r.digests END AS digests, r.left_at IS NOT NULL AS left"
+		" AND o.gone_at IS NULL AND " STATE_SERVER("o.attachment_id") " = " STATE_SERVER("$1") ") THEN r.digests END AS digests, r.left_at IS NOT NULL AS left,"
+		" CASE WHEN r.left_at IS NOT NULL THEN (SELECT CASE o.attachment_id WHEN $1 THEN o.row_key ELSE '' END FROM @.kapture_row AS o"
+		" WHERE o.customer_id = r.customer_id AND o.ctid <> r.ctid AND o.gone_at IS NULL AND o.left_at IS NULL"
+		" AND " STATE_SERVER("o.attachment_id") " = " STATE_SERVER("$1") " LIMIT 1) END AS taken_by"
 		" FROM @.kapture_row AS r WHERE " STATE_IS_ROW " OFFSET 0) AS r",
 		2, {INT4OID, TEXTARRAYOID}
 	},
@@ -209,7 +212,8 @@ state_array(Datum *values, int n, Oid type)
 
 /*
  * Fills in the digests of claimed deliveries of one table whose rows have an id, in
- * their own contexts, and whether their row was outside of the filter before.
+ * their own contexts, and whether their row was outside of the filter before, and which
+ * other one has taken its customer over since.
  */
 void
 kapture_row_state_load(List *deliveries)
@@ -226,6 +230,7 @@ kapture_row_state_load(List *deliveries)
 
 		d->digests = NULL;
 		d->has_left = false;
+		d->taken_by = NULL;
 		if (d->gone || d->row.outcome != KAPTURE_ROW_DONE || d->row.customer_id == 0)
 			continue;
 		keys[n] = CStringGetTextDatum(d->row_key);
@@ -243,10 +248,14 @@ kapture_row_state_load(List *deliveries)
 		MemoryContext old = MemoryContextSwitchTo(d->context);
 		bool		isnull;
 		Datum		digests = SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 2, &isnull);
+		Datum		taken_by;
 
 		if (!isnull)
 			d->digests = DatumGetByteaPCopy(digests);
 		d->has_left = DatumGetBool(state_getattr(i, 3));
+		taken_by = SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 4, &isnull);
+		if (!isnull)
+			d->taken_by = TextDatumGetCString(taken_by);
 		MemoryContextSwitchTo(old);
 	}
 	SPI_finish();

@@ -122,7 +122,8 @@ alter_take_reset(Alter *alter)
 		if (alter_has(alter, arg))
 			ereport(ERROR,
 					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-					 errmsg("argument \"%s\" is given, and also named in argument \"reset\"", name)));
+					 errmsg("argument \"%s\" is given, and also named in argument \"reset\"", name),
+					 errhint("Leave out one of the two.")));
 		alter->reset[arg] = true;
 	}
 }
@@ -312,6 +313,10 @@ alter_filter(Alter *alter)
 		alter_set(alter, "filter = nullif($2, '')", filter ? filter->text : NULL);
 		alter_set(alter, "filter_columns = nullif($2, '')::name[]", filter ? kapture_expression_reads(filter) : NULL);
 	}
+	if (alter_has(alter, ALTER_ON_LEAVE) &&
+		!(alter_changes(alter, ALTER_FILTER) ? alter_has(alter, ALTER_FILTER) : alter->att->filter != NULL) &&
+		!(alter_changes(alter, ALTER_SOURCE) ? alter_has(alter, ALTER_SOURCE) : alter->att->source_name != NULL))
+		kapture_attach_refuse_on_leave();
 	alter_constants(alter, ALTER_ON_LEAVE, alter_names[ALTER_ON_LEAVE]);
 	alter_constants(alter, ALTER_ON_DELETE, alter_names[ALTER_ON_DELETE]);
 }
@@ -446,6 +451,12 @@ alter_say(const Alter *alter)
 		ereport(NOTICE,
 				(errmsg("fields that are no longer sent for table %s: %s", name, alter->dropped.data),
 				 errdetail("Kapture keeps the values that it has.")));
+	if (alter_changes(alter, ALTER_FILTER) || alter_changes(alter, ALTER_SOURCE))
+		ereport(NOTICE,
+				(errmsg("other rows of table %s may go to Kapture from now on", name),
+				 errdetail("Rows that come in, or leave, are noticed when they change."),
+				 errhint("Use CALL kapture_resync('%s'%s) to have those that come in sent now.", kapture_row_relation_name(att->root),
+						 att->name[0] == '\0' ? "" : psprintf(", name => %s", quote_literal_cstr(att->name)))));
 	if (alter->added.len > 0)
 		ereport(NOTICE,
 				(errmsg("fields of table %s that are new, or come from elsewhere: %s", name, alter->added.data),

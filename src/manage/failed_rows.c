@@ -60,8 +60,6 @@ failed_rows_change(FunctionCallInfo fcinfo, const char *sql, const char *inbox_s
 	uint64		n = 0;
 	ListCell   *lc;
 
-	if (row_key)
-		row_key = kapture_row_key(linitial(attachments), row_key);
 	foreach(lc, attachments)
 		n += failed_rows_change_of(lfirst(lc), row_key ? kapture_row_key(lfirst(lc), row_key) : NULL, sql, inbox_sql);
 	if (row_key && n == 0)

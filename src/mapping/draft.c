@@ -14,7 +14,7 @@
 #include "base/catalog.h"
 #include "mapping/draft.h"
 
-/* An expression as catalog.c would read it. */
+/* An expression as catalog.c would read it; "rel" is NULL if it is over a view's row, whose columns are not the table's. */
 static KaptureExpression *
 draft_expression(Relation rel, const KaptureGivenExpression *given)
 {
@@ -22,6 +22,8 @@ draft_expression(Relation rel, const KaptureGivenExpression *given)
 	ListCell   *lc;
 
 	result->text = given->text;
+	if (rel == NULL)
+		return result;
 	result->reads_all = given->reads_all;
 	foreach(lc, given->reads)
 		result->reads = lappend_int(result->reads, get_attnum(RelationGetRelid(rel), lfirst(lc)));
@@ -60,7 +62,7 @@ kapture_draft_make(Relation rel, const char *server, const char *id_column, List
 		col->name = mapping->name;
 		/* those of a view are found by their names */
 		col->attnum = mapping->name && source == NULL ? mapping->attnum : InvalidAttrNumber;
-		col->expression = mapping->expression ? draft_expression(rel, mapping->expression) : NULL;
+		col->expression = mapping->expression ? draft_expression(source ? NULL : rel, mapping->expression) : NULL;
 		col->constant = mapping->constant;
 		att->all_changed |= INT64CONST(1) << col->bit;
 	}

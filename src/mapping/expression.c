@@ -142,7 +142,8 @@ expression_check_scope(const ParseState *pstate, const ExpressionSubject *subjec
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 				 errmsg("%s must not contain %s", expression_name(subject->field), what),
-				 errdetail("It is evaluated for one row, and sees no others.")));
+				 errdetail("It is evaluated for one row, and sees no others."),
+				 errhint("Make a view that shows the value, with the primary key of the table, and name it in argument \"source\".")));
 }
 
 /*
@@ -222,7 +223,8 @@ expression_walk_function(Oid funcid, void *context)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_OBJECT_DEFINITION),
 				 errmsg("%s must not call the volatile function %s", expression_name(walk->field), format_procedure(funcid)),
-				 errdetail("The value must follow from the row: only functions that are IMMUTABLE or STABLE can be called.")));
+				 errdetail("The value must follow from the row: only functions that are IMMUTABLE or STABLE can be called."),
+				 errhint("Keep such a value in a column, or use another function.")));
 	if (funcid < FirstNormalObjectId && !kapture_user_code_is_harmless(funcid))
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),

@@ -94,6 +94,24 @@ kapture_advice_mapped(Relation rel, const char *field, const char *column)
 }
 
 /*
+ * kapture_advice_computed
+ *		Reports that Kapture does not document a field that gets a constant or an expression.
+ */
+void
+kapture_advice_computed(const char *field)
+{
+	const char *nearest;
+
+	if (kapture_field_find(field, strlen(field)) != NULL)
+		return;
+	nearest = kapture_field_nearest(field);
+	ereport(NOTICE,
+			(errmsg("\"%s\" is not a field that Kapture documents", field),
+			 errdetail("It is sent under this name all the same, which Kapture may ignore."),
+			 nearest ? errhint("Perhaps you meant the field \"%s\".", nearest) : 0));
+}
+
+/*
  * kapture_advice_no_column
  *		A hint for whoever maps a field to a column that is not there; palloc'ed,
  *		NULL: none.

@@ -111,7 +111,8 @@ mapping_of_object(Relation rel, const char *field, const JsonbValue *object)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("argument \"columns\" does not say where the Kapture field \"%s\" comes from", field),
-				 errdetail("An object must have one key, \"expression\" or \"constant\".")));
+				 errdetail("An object must have one key, \"expression\" or \"constant\"."),
+				 errhint("Write {\"%s\": {\"expression\": \"...\"}}, or {\"%s\": \"name of a column\"}.", field, field)));
 	if (constant)
 		mapping->constant = mapping_scalar(constant);
 	if (constant && (mapping->constant == NULL || mapping->constant[0] == '\0'))
@@ -126,6 +127,7 @@ mapping_of_object(Relation rel, const char *field, const JsonbValue *object)
 				 errdetail("The expression must be a JSON string.")));
 	if (expression)
 		mapping->expression = kapture_expression_take(rel, mapping_scalar(expression), field);
+	kapture_advice_computed(field);
 	return mapping;
 }
 
@@ -311,7 +313,10 @@ kapture_mapping_take_constants(Jsonb *constants, const char *argument)
 	{
 		if (token == WJB_KEY)
 		{
-			mapping_check_field(pnstrdup(v.val.string.val, v.val.string.len));
+			char	   *field = pnstrdup(v.val.string.val, v.val.string.len);
+
+			mapping_check_field(field);
+			kapture_advice_computed(field);
 			pushJsonbValue(&state, WJB_KEY, &v);
 		}
 		else if (token == WJB_VALUE)

@@ -83,7 +83,10 @@ source_check(Relation rel, Relation view, List *keys)
 		ereport(ERROR,
 				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
 				 errmsg("\"%s\" is not a view", RelationGetRelationName(view)),
-				 errdetail("The argument \"source\" names the view that the values come from.")));
+				 errdetail("The argument \"source\" names the view that the values come from."),
+				 view->rd_rel->relkind == RELKIND_MATVIEW ?
+				 errhint("Make a plain view of the same query: what a materialized view shows changes without a change of the table.") :
+				 errhint("Make a view with the primary key of table \"%s\", and columns named like Kapture's fields.", RelationGetRelationName(rel))));
 	source_check_rights(rel, RelationGetRelid(view));
 	foreach(lc, keys)
 	{

@@ -65,6 +65,7 @@ typedef struct DryRun
 {
 	MemoryContext context;
 	KaptureAttachment *att;
+	const KaptureAttachment *attached;	/* as the table is by now; NULL: it is not */
 	Oid			owner;			/* of the table */
 	char	   *timezone;
 	bool		check_rows;
@@ -253,6 +254,8 @@ dry_run_read(DryRun *run, List *keys)
 		rows = lappend(rows, &item->delivery.row);
 	}
 	kapture_row_read_all(run->att, run->timezone, rows);
+	if (run->attached && run->attached->id_column == NULL)
+		kapture_row_fill_ids(run->attached, rows);
 	foreach(lc, items)
 		dry_run_plan(run, lfirst(lc));
 	return items;
@@ -318,9 +321,25 @@ dry_run_key_names(Relation rel)
 	return names;
 }
 
-/* The draft of the attachment that the arguments describe. */
+/* The attachment of the table to this server, which has the ids of its rows; NULL: there is none. */
+static const KaptureAttachment *
+dry_run_find_attached(Relation rel, const char *server)
+{
+	ListCell   *lc;
+
+	foreach(lc, kapture_catalog_attachments(rel))
+	{
+		const KaptureAttachment *att = lfirst(lc);
+
+		if (strcmp(att->server, server) == 0)
+			return att;
+	}
+	return NULL;
+}
+
+/* The draft of the attachment that the arguments describe; sets run->attached. */
 static KaptureAttachment *
-dry_run_draft(FunctionCallInfo fcinfo, const char *server)
+dry_run_draft(DryRun *run, FunctionCallInfo fcinfo, const char *server)
 {
 	Oid			relid = PG_GETARG_OID(0);
 	Relation	rel = kapture_argument_open(relid, AccessShareLock, kapture_argument_check_owner);
@@ -328,15 +347,22 @@ dry_run_draft(FunctionCallInfo fcinfo, const char *server)
 	KaptureGivenExpression *filter = NULL;
 	KaptureGivenSource *source = NULL;
 	KaptureAttachment *att;
+	const char *id_column = DRY_RUN_ID_COLUMN;
 	List	   *mappings;
 
 	if (rel->rd_rel->relkind != RELKIND_RELATION && rel->rd_rel->relkind != RELKIND_PARTITIONED_TABLE)
 		ereport(ERROR,
 				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
 				 errmsg("\"%s\" cannot be attached to Kapture", RelationGetRelationName(rel)),
-				 errdetail("Only tables can be attached.")));
+				 errdetail("Only tables can be attached."),
+				 rel->rd_rel->relkind == RELKIND_VIEW ?
+				 errhint("Name the table that the view shows, and the view as \"source\".") : 0));
+	(void) kapture_server_get(server, kapture_catalog_owner(relid));
+	run->attached = dry_run_find_attached(rel, server);
+	if (run->attached && run->attached->id_column)
+		id_column = run->attached->id_column;
 	if (PG_ARGISNULL(3))
-		mappings = kapture_mapping_take(rel, columns, DRY_RUN_ID_COLUMN);
+		mappings = kapture_mapping_take(rel, columns, id_column);
 	else
 	{
 		Relation	view = kapture_source_open(rel, PG_GETARG_OID(3));
@@ -347,7 +373,7 @@ dry_run_draft(FunctionCallInfo fcinfo, const char *server)
 	}
 	if (!PG_ARGISNULL(2))
 		filter = kapture_expression_take(rel, text_to_cstring(PG_GETARG_TEXT_PP(2)), NULL);
-	att = kapture_draft_make(rel, server, DRY_RUN_ID_COLUMN, mappings, filter, source);
+	att = kapture_draft_make(rel, server, id_column, mappings, filter, source);
 	relation_close(rel, NoLock);
 	return att;
 }
@@ -366,7 +392,7 @@ kapture_dry_run(PG_FUNCTION_ARGS)
 	DryRun		run = {.context = CurrentMemoryContext};
 	HASHCTL		info = {.keysize = sizeof(uint64), .entrysize = sizeof(DryRunContact), .hcxt = CurrentMemoryContext};
 	const KaptureServer *server;
-	KaptureAttachment all;		/* without what leaves rows out */
+	KaptureAttachment all;		/* without what leaves rows out, and without fields */
 	MemoryContext slice;
 	const char *after = NULL;
 	bool		more;
@@ -376,10 +402,12 @@ kapture_dry_run(PG_FUNCTION_ARGS)
 	kapture_argument_check_null(fcinfo, 4, "server");
 	kapture_argument_check_null(fcinfo, 5, "ask");
 	run.ask = PG_GETARG_BOOL(5);
-	run.att = dry_run_draft(fcinfo, NameStr(*PG_GETARG_NAME(4)));
+	run.att = dry_run_draft(&run, fcinfo, NameStr(*PG_GETARG_NAME(4)));
 	all = *run.att;
 	all.filter = NULL;
 	all.source_name = NULL;
+	all.ncolumns = 0;
+	all.computing = palloc0(sizeof(KaptureComputing));
 	run.owner = kapture_catalog_owner(run.att->root);
 	server = kapture_server_get(run.att->server, run.owner);
 	run.timezone = pstrdup(server->timezone);

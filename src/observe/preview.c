@@ -238,7 +238,7 @@ preview_say_nothing(const KaptureTask *task)
  * For the owner of the table.  A row for which nothing waits is shown as if all
  * its columns had changed; no result: nothing would be sent.  Of a row that was deleted,
  * the report of that is shown, if the table has on_delete.  Errors: those of
- * kapture_attach_find() and kapture_server_get(); P0002 no such row,
+ * kapture_attach_find(), kapture_row_key() and kapture_server_get(); P0002 no such row,
  * 55P03 it cannot be read for a lock, 22000 for another reason.
  */
 Datum
@@ -256,14 +256,8 @@ kapture_preview(PG_FUNCTION_ARGS)
 	kapture_argument_check_null(fcinfo, 1, "row_key");
 	delivery.context = delivery.row.context = CurrentMemoryContext;
 	delivery.attachment_id = att->id;
-	delivery.row_key = kapture_argument_key(fcinfo, 1);
+	delivery.row_key = kapture_row_key(att, kapture_argument_key(fcinfo, 1));
 	delivery.row.row_key = delivery.row_key;
-	if (att->nkeys > 0 && kapture_catalog_unpack_key(delivery.row_key, att->nkeys) == NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("\"%s\" is not a key of table \"%s\"", delivery.row_key, get_rel_name(att->root)),
-				 errdetail("Its key has %d columns.", att->nkeys),
-				 errhint("Give the values as an array, such as {1,x}, in the order of the primary key.")));
 	InitMaterializedSRF(fcinfo, 0);
 
 	waiting = preview_read_queue(&delivery, &captured);

@@ -186,7 +186,10 @@ verify_give_out(Verify *verify, VerifyItem *item)
  * ------------------------------------------------------------------------
  */
 
-/* Takes in the ids that several rows have; runs as the owner of the table. */
+/*
+ * Takes in the ids that several rows have; runs as the owner of the table.  One that is outside of the
+ * filter has left its customer to the other.
+ */
 static void
 verify_read_shared(void *arg)
 {
@@ -197,9 +200,10 @@ verify_read_shared(void *arg)
 		return;					/* the extension gives no id to two rows */
 	id = psprintf("r.%s::text", quote_identifier(verify->att->id_column));
 
-	if (kapture_user_code_execute(psprintf("SELECT %s FROM %s AS r WHERE %s IS NOT NULL AND %s NOT IN ('', '0')"
+	if (kapture_user_code_execute(psprintf("SELECT %s FROM %s AS r WHERE %s IS NOT NULL AND %s NOT IN ('', '0') AND %s"
 										   " GROUP BY 1 HAVING pg_catalog.count(*) > 1",
-										   id, kapture_row_source(verify->att), id, id),
+										   id, kapture_row_source(verify->att), id, id,
+										   kapture_row_selection(verify->att, false, NULL)),
 								  0, NULL, NULL, NULL, true) != SPI_OK_SELECT)
 		elog(ERROR, "could not look for ids that several rows have");
 	for (uint64 i = 0; i < SPI_processed; i++)

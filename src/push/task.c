@@ -609,6 +609,24 @@ task_search_singly(KaptureTask *task)
 }
 
 /*
+ * The row comes in again, but while it was outside, another one took its customer over, which keeps
+ * it: the row waits until that one goes.
+ */
+static void
+task_taken(KaptureTask *task)
+{
+	const char *taken_by = task->delivery->taken_by;
+
+	kapture_task_fail(task, true, 0, taken_by[0] != '\0' ?
+					  psprintf("Kapture customer " INT64_FORMAT " was taken over by the row with key \"%s\" while this row was outside",
+							   task->customer_id, taken_by) :
+					  psprintf("Kapture customer " INT64_FORMAT " was taken over by a row of another attachment while this row was outside",
+							   task->customer_id));
+	task->failed.unsure = false;
+	task->failed.waits_for = task->customer_id;
+}
+
+/*
  * Works out a claimed row's first request from what the table holds, or that
  * none is needed.
  */
@@ -638,10 +656,15 @@ kapture_task_plan(KaptureTask *task, TimestampTz now)
 			break;
 	}
 
+	/* an id that the extension keeps is given up with the customer */
+	if (delivery->taken_by && !delivery->row.outside && task->att->id_column == NULL)
+		delivery->row.customer_id = 0;
 	if (delivery->row.customer_id != 0)
 		task->customer_id = delivery->row.customer_id;
 	if (delivery->in_doubt > now)
 		task_release(task, delivery->in_doubt);
+	else if (delivery->taken_by && !delivery->row.outside && delivery->row.customer_id != 0)
+		task_taken(task);
 	else if (task->customer_id != 0)
 		task_update(task);
 	else if (delivery->in_doubt == 0 && delivery->row.outside)
@@ -1080,7 +1103,8 @@ kapture_task_has_added(const KaptureTask *task)
 }
 
 /*
- * Has what the task has sent freed a phone or email for other rows?  It has, too, if
+ * Has what the task has sent freed a phone or email for other rows, or has its row left its customer
+ * to them?  It has, too, if
  * its row was just linked, or if the rest of it failed.
  */
 bool
@@ -1088,6 +1112,8 @@ kapture_task_frees(const KaptureTask *task)
 {
 	KaptureIdentity sent;
 
+	if (!task->delivery->gone && task->delivery->row.outside && task->customer_id != 0 && task->state == KAPTURE_TASK_DONE)
+		return true;			/* it has left */
 	if (task->delivery->gone || task->step != KAPTURE_STEP_UPDATE || task->delivery->row.values == NULL ||
 		(task->state != KAPTURE_TASK_DONE && !(task->state == KAPTURE_TASK_FAILED && task->failed.arrived)))
 		return false;

@@ -129,7 +129,11 @@ kapture_attach_reconsider(void)
 
 	/* what is known of these tables goes, though nothing of them has changed */
 	foreach(lc, relids)
-		CacheInvalidateRelcacheByRelid(lfirst_oid(lc));
+	{
+		/* one that was dropped just now is still known until the worker has looked */
+		if (SearchSysCacheExists1(RELOID, ObjectIdGetDatum(lfirst_oid(lc))))
+			CacheInvalidateRelcacheByRelid(lfirst_oid(lc));
+	}
 	if (relids != NIL)
 		kapture_attach_announce();
 }
@@ -588,6 +592,19 @@ kapture_attach_try(Oid relid, int32 attachment_id)
 }
 
 /*
+ * Refuses (22023) constants for rows that leave where none can.
+ */
+void
+kapture_attach_refuse_on_leave(void)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+			 errmsg("argument \"on_leave\" needs a filter or a source"),
+			 errdetail("Without one, no row ever leaves."),
+			 errhint("For rows that are deleted, there is \"on_delete\".")));
+}
+
+/*
  * Returns the text of an argument, in the current memory context.  Errors: 22004 it is
  * NULL, 22023 it is none of the two or three (third NULL: two) that it may be.
  */
@@ -632,10 +649,7 @@ attach_take_arguments(FunctionCallInfo fcinfo, AttachRequest *request)
 	if (!PG_ARGISNULL(11))
 		request->on_delete = kapture_mapping_take_constants(PG_GETARG_JSONB_P(11), "on_delete");
 	if (request->on_leave && PG_ARGISNULL(7) && PG_ARGISNULL(8))
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("argument \"on_leave\" needs a filter or a source"),
-				 errdetail("Without one, no row ever leaves.")));
+		kapture_attach_refuse_on_leave();
 	if (request->pull && !PG_ARGISNULL(8))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),

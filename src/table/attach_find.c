@@ -91,6 +91,8 @@ kapture_attach_find_all(FunctionCallInfo fcinfo, int name_arg, LOCKMODE lockmode
 	ereport(ERROR,
 			(errcode(ERRCODE_UNDEFINED_OBJECT),
 			 errmsg("table \"%s\" has no attachment \"%s\"", get_rel_name(PG_GETARG_OID(0)), name),
+			 list_length(attachments) == 1 && ((KaptureAttachment *) linitial(attachments))->name[0] == '\0' ?
+			 errhint("It has one, without a name: leave out argument \"name\".") :
 			 errhint("Its attachments are %s.", attach_names(attachments))));
 	return NIL;
 }

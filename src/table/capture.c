@@ -257,15 +257,17 @@ capture_depend(Oid parent)
 static void
 capture_warn(CaptureTable *table, Relation rel, Oid parent, const KaptureAttachment *keyless)
 {
-	bool		named = keyless && keyless->name[0] != '\0';
+	const char *title;
 
 	if (table->warned)
 		return;
 	table->warned = true;
+	title = keyless && keyless->name[0] != '\0' ?
+		psprintf("\"%s\" (attachment \"%s\")", RelationGetRelationName(rel), keyless->name) :
+		psprintf("\"%s\"", RelationGetRelationName(rel));
 	ereport(WARNING,
 			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-			 named ? errmsg("changes of table \"%s\" (attachment \"%s\") are not sent to Kapture", RelationGetRelationName(rel), keyless->name) :
-			 errmsg("changes of table \"%s\" are not sent to Kapture", RelationGetRelationName(rel)),
+			 errmsg("changes of table %s are not sent to Kapture", title),
 			 keyless ?
 			 errdetail("It has no primary key, nor the columns of the one it was attached with.") :
 			 OidIsValid(parent) ?

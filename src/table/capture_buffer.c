@@ -345,7 +345,11 @@ notes_fill_slot(TupleTableSlot *slot, const NotesPack *pack)
 		ArrayType  *array = palloc0(size);
 
 		if (slot->tts_tupleDescriptor->natts < OUTBOX_PLAIN_NATTS)
-			elog(ERROR, "the outbox of kapture_sync has become an older one");
+			ereport(ERROR,
+					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+					 errmsg("changes cannot be noted by an earlier version of extension \"%s\"", KAPTURE_EXTENSION),
+					 errdetail("The transaction has made them before it replaced the extension."),
+					 errhint("Commit changes of attached tables before you do that.")));
 		SET_VARSIZE(array, size);
 		array->ndim = 1;
 		array->elemtype = TEXTOID;

@@ -70,7 +70,8 @@ typedef struct KaptureDelivery
 	int			searches;		/* for a lost Add that found nothing so far */
 	bool		claimed;
 	bytea	   *digests;		/* of what Kapture has of the row; NULL: not known */
-	bool		has_left;		/* its row was outside of the filter before */
+	bool		has_left;		/* its row was outside of the filter before, */
+	char	   *taken_by;		/* and this row, by its key, took its customer over; "": one of another attachment, NULL: none */
 	KaptureRow	row;
 	void	   *worker;			/* the worker's own */
 } KaptureDelivery;

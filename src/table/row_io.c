@@ -765,9 +765,11 @@ row_do_fill_ids(void *arg)
 	SPI_finish();
 }
 
-/* Fills in the ids of rows whose table has no column for them. */
-static void
-row_fill_ids(const KaptureAttachment *att, List *rows)
+/*
+ * Fills in the ids of rows whose table has no column for them.
+ */
+void
+kapture_row_fill_ids(const KaptureAttachment *att, List *rows)
 {
 	RowIds		ids = {att->id, rows};
 
@@ -785,7 +787,7 @@ kapture_row_read(KaptureAttachment *att, const char *timezone, List *rows, Snaps
 {
 	row_run_each(row_do_read, att, timezone, rows, snapshot);
 	if (att->id_column == NULL && att->id != 0)
-		row_fill_ids(att, rows);
+		kapture_row_fill_ids(att, rows);
 }
 
 /*
@@ -1030,7 +1032,7 @@ kapture_row_hold(KaptureAttachment *att, const char *timezone, List *rows)
 {
 	row_run_each(row_do_hold, att, timezone, rows, NULL);
 	if (att->id_column == NULL && att->id != 0)
-		row_fill_ids(att, rows);
+		kapture_row_fill_ids(att, rows);
 }
 
 /* Writes what can be written, having looked for locks first. */

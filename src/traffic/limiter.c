@@ -78,13 +78,13 @@ typedef struct LimiterEntry
 
 typedef struct LimiterState
 {
-	LWLock	   *lock;			/* NULL: this process's own */
 	int			last_place;		/* that was given */
 	LimiterPlace places[LIMITER_PLACES];
 	LimiterEntry entries[LIMITER_SERVERS];
 } LimiterState;
 
 static LimiterState *limiter_state = NULL;
+static LWLock *limiter_state_lock = NULL;	/* NULL: the state is this process's own */
 static shmem_request_hook_type limiter_prev_request_hook = NULL;
 static shmem_startup_hook_type limiter_prev_startup_hook = NULL;
 
@@ -112,10 +112,8 @@ limiter_startup(void)
 	LWLockAcquire(AddinShmemInitLock, LW_EXCLUSIVE);
 	limiter_state = ShmemInitStruct("kapture_sync limiter", sizeof(LimiterState), &found);
 	if (!found)
-	{
 		memset(limiter_state, 0, sizeof(LimiterState));
-		limiter_state->lock = &(GetNamedLWLockTranche("kapture_sync_limiter"))->lock;
-	}
+	limiter_state_lock = &(GetNamedLWLockTranche("kapture_sync_limiter"))->lock;
 	LWLockRelease(AddinShmemInitLock);
 }
 
@@ -135,15 +133,15 @@ kapture_limiter_install(void)
 static void
 limiter_lock(void)
 {
-	if (limiter_state->lock)
-		LWLockAcquire(limiter_state->lock, LW_EXCLUSIVE);
+	if (limiter_state_lock)
+		LWLockAcquire(limiter_state_lock, LW_EXCLUSIVE);
 }
 
 static void
 limiter_unlock(void)
 {
-	if (limiter_state->lock)
-		LWLockRelease(limiter_state->lock);
+	if (limiter_state_lock)
+		LWLockRelease(limiter_state_lock);
 }
 
 /* ------------------------------------------------------------------------

@@ -16,6 +16,7 @@ SELECT status, left(message, 50) AS message, kapture_hint(message, status) AS hi
 	(NULL, 'no answer from Kapture: Could not resolve host: x (resolving the host name failed)'),
 	(NULL, 'no answer from Kapture: Failed to connect (connecting failed, limited by connect_timeout)'),
 	(NULL, 'no answer from Kapture: certificate has expired (the TLS handshake failed)'),
+	(NULL, 'no answer from Kapture: SSL connection timeout (the TLS handshake, limited by connect_timeout failed)'),
 	(NULL, 'no answer from Kapture: SSL certificate problem: self-signed certificate (the TLS handshake failed: its issuer is not trusted here)'),
 	(NULL, 'no answer from Kapture: wrong version number (the TLS handshake failed: the port does not speak TLS)'),
 	(NULL, 'no answer from Kapture: the answer is too large (reading the answer failed, limited by max_response_size)'),

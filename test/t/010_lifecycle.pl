@@ -194,6 +194,8 @@ $node->safe_psql('postgres', "CREATE TABLE customers (id int PRIMARY KEY, custom
 my ($rc, $out, $err) = $node->psql('postgres', "SELECT kapture_attach('customers')");
 like($err, qr/must be loaded via shared_preload_libraries.*HINT:  Add kapture_sync to shared_preload_libraries/s,
 	'attaching says what to set');
+($rc, $out, $err) = $node->psql('postgres', q(SELECT kapture_send('ticket_add', '{"title": "Waits"}')));
+like($err, qr/WARNING:  kapture_sync is not in shared_preload_libraries, so nothing is sent.*HINT:  Add/s, 'and so does a call that waits for a worker');
 is($node->safe_psql('postgres', "SELECT count(*), kapture_worker_pid() IS NULL FROM kapture_status"), '0|t', 'and the views can be read');
 $node->safe_psql('postgres', "DROP EXTENSION kapture_sync CASCADE");
 $node->stop;

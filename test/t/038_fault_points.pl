@@ -412,7 +412,8 @@ foreach my $point (@points)
 # --- for ever: it shows, and others go on
 my $pulls = qr/pull|long|sweep/;
 # without these, nothing is sent: is the database a copy, what is in the outbox, what have sessions written?
-my $needed = qr/:(?:worker_pass|kapture_origin_check|outbox_read:fetch|outbox_start_pass|outbox_remove|user_code_do_prepare|own_execute|row_do_read|row_leave_nothing|kapture_row_state_forget_written)\b/;
+# (No statement of outbox_run enters rows, of which one could be told from others; each has a point of its own.)
+my $needed = qr/:(?:worker_pass|kapture_origin_check|outbox_read:fetch|outbox_start_pass|outbox_run|outbox_remove|user_code_do_prepare|own_execute|row_do_read|row_leave_nothing|kapture_row_state_forget_written)\b/;
 # another way is gone then
 my $another_way = qr/:row_do_write_simply:|:row_leave_nothing:/;
 foreach my $point (@points)

@@ -162,6 +162,7 @@ is(outcome('postgres', $find, '{"status": "success", "Customer Details": [{"id":
 is(outcome('postgres', $find, '{"status": "success", "Customer Details": [{"name": "x"}]}'), '', 'a customer without an id');
 like(outcome('postgres', $find, '{"status": "success"}'), qr/HV000.*HTTP code 200 and no message/s, 'a success without customers is none');
 like(outcome('postgres', $pull, '{"status": "success", "message": "x"}'), qr/HV000.*Kapture says: x/s, 'nor is a pull without a list');
+is(outcome('postgres', $pull, '{"status": "success", "message": {"id": 9}}'), '1', 'a single customer may be no list');
 like(outcome('postgres', $pull, '{"status": "failed", "message": "Invalid Auth Key"}'), qr/28000.*denied the pull request/s, 'a refused key, whatever the HTTP code');
 like(outcome('postgres', $pull, '{"status": "failed", "message": " ,x' . ('y' x 2000) . ' , "}'), qr/Kapture says: xy{999}$/m, 'a long message is cut');
 like(outcome('postgres', $pull, '{"status": "failed", "message": " ,no , "}'), qr/Kapture says: no$/m, 'and trimmed');

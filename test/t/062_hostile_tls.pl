@@ -100,6 +100,7 @@ my %hints = (
 	tls_expired => qr/certificate has expired: have whoever runs the host renew it/,
 	tls_not_yet => qr/certificate is not valid yet: see whether this host's clock/,
 	at_once_plain => qr/port does not speak TLS: check the port in option "url"/,
+	at_once_hang => qr/port may not speak TLS.* check option "?url/,
 	tls_tls_1_1 => qr/not the versions that are allowed: check option "url"|certificate or TLS is not accepted/);
 my @servers = sort keys %hints;
 sql("CREATE TABLE $_ (id int PRIMARY KEY, customer_name text, phone text);"

@@ -192,11 +192,15 @@ sub run_case
 		$sql->("CREATE USER MAPPING FOR PUBLIC SERVER $server OPTIONS (auth_key 'a2FwZGVtbzprYXAxMjM=')");
 	}
 	$sql->($section{attach});
+	my $foretold = $sql->("SELECT count(*) FILTER (WHERE action = 'add') || ' added, ' || count(*) FILTER (WHERE action = 'refuse') || ' parked'"
+		  . " FROM kapture_attachments AS a, kapture_dry_run(a.relation, a.columns, a.filter, a.source::regclass, a.server)");
 	$sql->("CALL kapture_backfill('$_')") foreach split /, */, $section{relations};
 	idle_ok($case, 'the first sync ends');
 	$sql->($section{expected});
 	check_state($case, '', 'at first');
 	my %first = count_requests($case);
+	is($sql->("SELECT count(*) FILTER (WHERE action = 'add') FROM kapture_history") . ' added, '
+		  . $sql->("SELECT count(*) FROM kapture_failures WHERE state = 'parked'") . ' parked', $foretold, "$name: as the dry run said");
 	my ($most) = $sql->("SELECT count(*) FROM expected");
 	ok(($first{add} || 0) <= $most && !$first{update}, "$name: the first sync costs an Add for each customer, no Update");
 
@@ -217,7 +221,7 @@ sub run_case
 
 my $node = new_node('schemas');
 my @files = sort glob("$dir/*.sql");
-is(scalar @files, 9, 'the cases are there');
+is(scalar @files, 12, 'the cases are there');
 foreach my $file (@files)
 {
 	my ($name) = $file =~ m{([^/]+)\.sql$};

@@ -276,6 +276,37 @@ emulator_post($emulator, 'seed', [ { kapture_customer_id => 499, customer_name =
 sql("UPDATE customers SET phone = '9705000008' WHERE id = 3");
 poll_ok($node, "SELECT message LIKE 'This mobile number already exists%' AND state = 'parked' FROM kapture_failures", 'a phone of a customer that is no row is refused in Kapture\'s words');
 
+# a row that has left comes back to a customer that another one has taken over
+sub refreshed
+{
+	my ($id_column) = @_;
+	sql("SELECT kapture_detach('customers'); DROP TABLE customers");
+	emulator_post($emulator, 'reset', {});
+	create_customers($node, attach => ", filter => 'note IS NULL', id_column => $id_column");
+	sql("INSERT INTO customers (customer_name, phone) VALUES ('First', '9706000001')");
+	idle_ok('a row has a customer');
+	sql("UPDATE customers SET note = 'left'");
+	idle_ok('and leaves');
+	sql("INSERT INTO customers (customer_name, phone) VALUES ('Second', '9706000001')");
+	idle_ok('another one takes its customer over');
+	sql("UPDATE customers SET note = NULL, city = 'Pune' WHERE id = 1");
+	idle_ok('the first one comes back');
+	is(join(' ', map { $_->{customer_name} } @{ emulator_get($emulator, 'customers') }), 'Second', 'and overwrites nothing');
+	return;
+}
+refreshed("'kapture_customer_id'");
+like(sql("SELECT message || '|' || hint FROM kapture_failures WHERE row_key = '1' AND state = 'parked'"),
+	qr/^Kapture customer \d+ was taken over by the row with key "2" while this row was outside\|another row has this one's customer: set the id of this row to NULL/, 'which is reported, with what to do');
+sql("UPDATE customers SET note = 'left' WHERE id = 2");
+poll_ok($node, "SELECT count(*) = 0 FROM kapture_failures", 'when the other one leaves, it has its customer again');
+idle_ok('nothing waits');
+is(join(' ', map { "$_->{customer_name} $_->{city}" } @{ emulator_get($emulator, 'customers') }), 'First Pune', 'whole');
+is(sql("SELECT count(*) FROM kapture_verify('customers')"), '0', 'and a verification finds nothing wrong with the id that the other one has kept');
+refreshed('NULL');
+is_parked(1, 2, 'an id that the extension keeps is given up with the customer: the row shares a phone');
+sql("UPDATE customers SET phone = '9706000002' WHERE id = 1");
+poll_ok($node, "SELECT kapture_id('customers', '1') <> kapture_id('customers', '2')", 'with another one, it gets a customer of its own');
+
 # both are on their way at the same time
 fresh('link');
 emulator_post($emulator, 'seed', [ { kapture_customer_id => 501, customer_name => 'Was there', phone => '9710000001' } ]);

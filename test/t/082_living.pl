@@ -135,6 +135,10 @@ sql("CREATE TABLE places (shop int, place text); INSERT INTO places VALUES (1, '
 CREATE VIEW shop_crm AS SELECT s.id, s.name AS customer_name, s.mobile AS phone, p.place AS city FROM shop s JOIN places p ON p.shop = s.id");
 is(sql("SELECT row_key, action, body FROM kapture_dry_run('shop', source => 'shop_crm') WHERE action <> 'skip'"), '1|add|{"city": "Hubli", "phone": "9200000001", "customer_name": "Good"}', 'values may come from a view');
 is(sql("SELECT count(*) FROM kapture_dry_run('shop', source => 'shop_crm') WHERE action = 'skip'"), '10', 'what it has no row for is left out');
+is(sql(q(SELECT row_key, action, problem, body ->> 'customer_name' FROM kapture_dry_run('shop', '{"customer_name": {"expression": "upper(name)"}, "phone": "mobile"}', 'active') WHERE row_key IN ('1', '4'))),
+	"1|add||GOOD\n4|skip|the filter leaves it out|", 'a filter goes together with expressions,');
+is(sql(q(SELECT body FROM kapture_dry_run('shop', '{"customer_name": {"expression": "upper(customer_name)"}, "phone": "phone", "city": {"expression": "city || '' town''"}}', source => 'shop_crm') WHERE action <> 'skip')),
+	'{"city": "Hubli town", "phone": "9200000001", "customer_name": "GOOD"}', 'and these with a view');
 # it says what is then done
 sql("SELECT kapture_attach('shop', columns => '$columns', filter => 'active')");
 is(sql("SELECT filter, columns FROM kapture_attachments WHERE relation = 'shop'::regclass"), 'active|{"phone": "mobile", "email_id": "mail", "customer_name": "name"}', 'it is attached like that');
@@ -146,6 +150,12 @@ sql("DELETE FROM shop WHERE id IN (5, 11)");
 poll_ok($node, "SELECT count(*) = 2 FROM shop WHERE kapture_customer_id IS NOT NULL AND id IN (1, 10)", 'and when one of two is deleted, the other one takes its customer over');
 poll_ok($node, "SELECT pending + in_flight + retrying = 0 FROM kapture_status WHERE relation = 'shop'::regclass", 'by itself');
 is(sql("SELECT action, problem FROM kapture_dry_run('shop', '$columns', 'active') WHERE row_key = '1'"), 'update|', 'of an attached table, too');
+sql("CREATE TABLE plain (id int PRIMARY KEY, customer_name text, phone text); CREATE TABLE named (LIKE plain INCLUDING ALL);
+SELECT kapture_attach('plain', id_column => NULL), kapture_attach('named', id_column => 'crm_id');
+INSERT INTO plain VALUES (1, 'Kept apart', '9200000021'); INSERT INTO named VALUES (1, 'Kept here', '9200000022')");
+poll_ok($node, "SELECT kapture_id('plain', '1') + kapture_id('named', '1') IS NOT NULL", 'ids are kept by the extension, or in a column of another name');
+is(sql("SELECT d.action FROM (VALUES ('plain'::regclass), ('named')) AS t(name), kapture_dry_run(t.name) AS d"), "update\nupdate", 'where a dry run finds them');
+sql("SELECT kapture_detach('plain'), kapture_detach('named')");
 is(sql("SELECT row_key, problem FROM kapture_verify('shop') WHERE row_key = '4'"), '', 'a verification keeps to the filter');
 sql("SELECT kapture_alter('shop', filter => 'true')");
 is(sql("SELECT problem FROM kapture_verify('shop', 'id = 4')"), 'no id', 'which is altered');

@@ -76,7 +76,7 @@ sub check_all_are_explained
 		my ($level, $report) = ($1, $2);
 		next if $level =~ /NOTICE|DEBUG|elevel/;
 		next if $level eq 'ERROR' && $report !~ /OBJECT_NOT_IN_PREREQUISITE_STATE|UNDEFINED_OBJECT|FDW_OPTION_NAME_NOT_FOUND|OBJECT_IN_USE|ACTIVE_SQL_TRANSACTION|TRANSACTION_TERMINATION|ANSWERED|answer->sqlstate|FDW_ERROR|UNABLE_TO_CREATE_REPLY/;
-		foreach my $message ($report =~ /errmsg(?:_plural)?\(\s*"(.*?)"(?=\s*[,)])/sg)
+		foreach my $message ($report =~ /errmsg(?:_plural)?\(\s*"(.*?)"(?=\s*(?:,|\)\s*(?:[,:)]|$)))/sg)
 		{
 			next if $message eq '%s started';
 			$n++;
@@ -179,6 +179,14 @@ foreach my $line (@faults)
 	my @missing = grep { my @there = glob("$top/test/t/${_}_*.pl"); !@there } $tests =~ /\b(\d{3})\b/g;
 	push @missing, grep { $regress !~ /\b\Q$_\E\b/ } $tests =~ /regress `(\w+)`/g;
 	ok(!@missing && ($tests =~ /\b\d{3}\b|regress `/ || $tests eq 'by design'), "tested: $fault") or diag("missing: @missing");
+}
+
+# so has each promise
+foreach my $line (grep { /^\| / && !/^\| promise / } split /\n/, slurp_file("$top/docs/dev/promises.md"))
+{
+	my ($promise, $tests) = $line =~ /^\| (.+) \| (.+) \|$/;
+	my @paths = ($tests // '') =~ /`([\w\/]+\.(?:pl|sql))`/g;
+	ok(@paths && !(grep { !-e "$top/$_" && !-e "$top/test/t/$_" } @paths), "proved: $promise") or diag($line);
 }
 
 $node->stop;

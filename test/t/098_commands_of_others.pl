@@ -139,6 +139,8 @@ sql('ALTER FUNCTION whisper(text) RENAME TO shout');
 # what is gone, or is no longer understood, is no error of others
 as('mallory', 'DROP TABLE mallory.read; DROP VIEW mallory.source');
 undisturbed('without what is followed and read');
+is(as('mallory', 'BEGIN; DROP TABLE mallory.plain; CREATE FUNCTION mallory.f() RETURNS int LANGUAGE sql RETURN 1; CREATE VIEW mallory.v AS SELECT 1 AS a; ALTER VIEW mallory.v RENAME a TO b; ROLLBACK'), "\n",
+	'what is gone before the worker has looked is in no command\'s way');
 as('mallory', 'DROP TABLE mallory.plain');
 undisturbed('without the attached table');
 

@@ -4,6 +4,7 @@
  */
 #include "unit.h"
 
+#include "api/cleanse.h"
 #include "api/reply.h"
 #include "api/words.h"
 
@@ -175,9 +176,43 @@ static const struct
 	{"{\"a\": 1} trailing", false},
 };
 
+/* What is not looked through before the parser has it could be held as it is. */
+static void
+unit_reply_cleansed(void)
+{
+	static const struct
+	{
+		const char *body;
+		bool		needed;
+	}			bodies[] = {
+		{"{\"phone\": \"9845765226\", \"rate\": 1.5, \"id\": -65033646}", false},
+		{"{\"name\": \"\xE0\xA4\xAA\", \"url\": \"http:\\/\\/kapturecrm.com\"}", false},
+		{"{\"name\": \"\xE0\xA4\"}", true},
+		{"{\"name\": \"a\nb\"}", true},
+		{"{\"name\": \"\\u0000\"}", true},
+		{"{\"rate\": 1e1001}", true},
+		{"{\"rate\": 1.5E-1001}", true},
+		{"", true}
+	};
+	char	   *digits = psprintf("[%0*d]", 1001, 7);
+	char	   *why = NULL;
+	bool		altered = false;
+
+	for (int i = 0; i < lengthof(bodies); i++)
+		unit_ok(kapture_cleanse_is_needed_for_jsonb(bodies[i].body, strlen(bodies[i].body)) == bodies[i].needed,
+				"%s as it is: %d", bodies[i].needed ? "not" : "parsed", i);
+	unit_ok(kapture_cleanse_is_needed_for_jsonb(digits, strlen(digits)), "a number of too many digits");
+	digits[1] = '1';
+	unit_ok(kapture_message_parse(digits, strlen(digits), &altered, &why) != NULL && altered, "becomes a string");
+	unit_ok(kapture_message_parse("[1e1001]", 8, &altered, &why) != NULL && altered, "one that is too large, too");
+	unit_ok(kapture_message_parse("[1]e", 3, &altered, &why) != NULL && !altered, "a body ends where it ends");
+	unit_ok(kapture_message_parse("[\"a\": 1]", 8, &altered, &why) == NULL && why != NULL, "what is no JSON has a reason");
+}
+
 void
 unit_reply(void)
 {
+	unit_reply_cleansed();
 	for (int i = 0; i < lengthof(added); i++)
 	{
 		KaptureReply reply = {0};
