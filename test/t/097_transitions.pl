@@ -75,12 +75,14 @@ sub many
 	return @rows;
 }
 
+# Afterwards the server has started again, and another worker.
 sub kill_worker
 {
 	my $pid;
 	wait_for(sub { $pid = sql('SELECT kapture_worker_pid()') }, 'a worker');
 	kill 'KILL', $pid;
-	return wait_for(sub { (($node->psql('postgres', 'SELECT kapture_worker_pid() IS NOT NULL'))[1] // '') eq 't' }, 'a worker');
+	# what is written to psql as the server goes breaks a pipe
+	return wait_for(sub { ((eval { $node->psql('postgres', "SELECT kapture_worker_pid() <> $pid") })[1] // '') eq 't' }, 'another worker');
 }
 
 sub change { my ($row, $what) = @_; return sql("UPDATE customers SET $what WHERE n = $row") }
