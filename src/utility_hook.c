@@ -48,11 +48,11 @@
 #include "mapping/attach_advice.h"
 #include "mapping/expression.h"
 #include "pull/mirror.h"
+#include "queue/rekey.h"
 #include "table/attach.h"
 #include "table/binding.h"
 #include "table/leave.h"
 #include "table/origin.h"
-#include "table/rekey.h"
 #include "table/unbind.h"
 #include "utility_hook.h"
 

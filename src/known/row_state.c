@@ -3,7 +3,7 @@
  *		Which row is which customer, and the digests of what it was sent: table
  *		kapture_row.
  *
- * An entry is made and renewed by the statement that ends a delivery (outbox.c), so
+ * An entry is made and renewed by the statement that ends a delivery (queue/statements.c), so
  * that it says what Kapture has confirmed, and nothing else: what was sent without a
  * certain outcome makes digests unknown.  It goes by the row's key, which it follows
  * as deliveries do.  When the row is deleted, the entry stays, as Kapture has no
@@ -29,9 +29,11 @@
 #include "base/user_code.h"
 #include "known/digest.h"
 #include "known/row_state.h"
+#include "queue/delivery.h"
+#include "queue/inbox.h"
+#include "queue/key_moves.h"
 #include "table/capture_buffer.h"
-#include "table/inbox.h"
-#include "table/outbox.h"
+#include "table/row_key.h"
 
 /* Keys that one statement is about. */
 #define STATE_CHUNK		1000
@@ -387,7 +389,7 @@ state_move(int32 attachment_id, List *moves)
 
 /*
  * Has entries follow the changes of keys and the deletions in an attached table, as
- * a KaptureKeysFollower of kapture_outbox_follow(): deletions get to know which customer
+ * a KaptureKeysFollower of kapture_moves_follow(): deletions get to know which customer
  * their row was, if they do not.  "arg" is a bool, which is set if rows have gone.
  */
 void

@@ -9,7 +9,7 @@
 
 #include "nodes/pg_list.h"
 
-#include "table/keys.h"
+#include "queue/keys.h"
 
 /* A row that was recorded as having a customer. */
 typedef struct KaptureHolder

@@ -13,7 +13,6 @@
 #include "base/owner_sql.h"
 #include "table/attach.h"
 #include "table/attach_find.h"
-#include "table/outbox.h"
 #include "table/row_key.h"
 
 PG_FUNCTION_INFO_V1(kapture_retry);

@@ -23,7 +23,7 @@
 #include "base/owner_sql.h"
 #include "base/user_code.h"
 #include "observe/compare.h"
-#include "table/inbox.h"
+#include "queue/inbox.h"
 
 #define COMPARE_BLANKS		" \t\r\n"
 

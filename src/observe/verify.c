@@ -37,10 +37,10 @@
 #include "manage/run.h"
 #include "mapping/condition.h"
 #include "observe/compare.h"
+#include "queue/inbox.h"
 #include "table/attach_find.h"
 #include "table/capture.h"
 #include "table/capture_buffer.h"
-#include "table/inbox.h"
 #include "table/row_io.h"
 #include "table/row_sql.h"
 

@@ -7,7 +7,7 @@
 
 #include "postgres.h"
 
-#include "table/inbox.h"
+#include "queue/inbox.h"
 
 extern int	kapture_arrival_ids(KaptureAttachment *att, int64 after, int limit, int64 *ids);
 extern int	kapture_arrival_apply(KaptureAttachment *att, const char *timezone, List *arrivals);

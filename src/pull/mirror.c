@@ -41,9 +41,9 @@
 #include "base/user_code.h"
 #include "known/row_state.h"
 #include "pull/mirror.h"
+#include "queue/inbox.h"
 #include "table/binding.h"
 #include "table/clock.h"
-#include "table/inbox.h"
 
 PG_FUNCTION_INFO_V1(kapture_forget_contacts);
 

@@ -20,8 +20,8 @@
 #include "cluster/bgworker.h"
 #include "pull/apply.h"
 #include "pull/pull_table.h"
+#include "queue/inbox.h"
 #include "table/binding.h"
-#include "table/inbox.h"
 #include "traffic/pacing.h"
 
 /* Customers written in a transaction, at most. */

@@ -29,7 +29,7 @@
 #include "pull/pull_state.h"
 #include "pull/pull_table.h"
 #include "pull/puller.h"
-#include "table/inbox.h"
+#include "queue/inbox.h"
 #include "table/origin.h"
 #include "traffic/pacing.h"
 

@@ -29,8 +29,8 @@
 #include "pull/mirror.h"
 #include "pull/pull_state.h"
 #include "pull/sweep.h"
+#include "queue/inbox.h"
 #include "table/binding.h"
-#include "table/inbox.h"
 
 /* Ids looked up at a time. */
 #define SWEEP_BATCH			1000

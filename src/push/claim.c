@@ -22,7 +22,9 @@
 #include "push/server_health.h"
 #include "push/sharing.h"
 #include "push/transaction.h"
-#include "table/outbox.h"
+#include "queue/delivery.h"
+#include "queue/outbox.h"
+#include "queue/scan.h"
 #include "table/row_io.h"
 #include "traffic/pacing.h"
 
@@ -220,10 +222,10 @@ claim_due(WorkerTable *table, int room, TimestampTz now, List **deliveries)
 {
 	int			limit = table->well_since != 0 && table->look ? Max(room / 2, 1) : room;
 
-	kapture_outbox_claim_due(table->att->id, limit, now, table->well_since, deliveries);
+	kapture_delivery_claim_due(table->att->id, limit, now, table->well_since, deliveries);
 	if (list_length(*deliveries) < limit)
 		table->well_since = 0;
-	table->next_due = table->well_since != 0 ? now : kapture_outbox_next_due(table->att->id);
+	table->next_due = table->well_since != 0 ? now : kapture_delivery_next_due(table->att->id);
 	/* somebody has locked it */
 	if (list_length(*deliveries) < limit && table->next_due <= now)
 		table->next_due = TimestampTzPlusMilliseconds(now, KAPTURE_LOCKED_RETRY);
@@ -282,7 +284,7 @@ claim_do(void *arg)
 	claim_read_rows(table, claim->deliveries);
 	claim_read_rows(table, claim->changes);
 	transaction = MemoryContextSwitchTo(claim->context);
-	claim->changes = kapture_outbox_claim(claim->changes, worker->origin.doubt_until);
+	claim->changes = kapture_delivery_claim(claim->changes, worker->origin.doubt_until);
 	MemoryContextSwitchTo(transaction);
 
 	kapture_digest_load_key();
@@ -299,7 +301,7 @@ claim_do(void *arg)
 		if (delivery->attempts == 1 || (task->state == KAPTURE_TASK_SEND && task->step == KAPTURE_STEP_ADD))
 			adds = lappend(adds, delivery);
 	}
-	kapture_outbox_note_adds(adds);
+	kapture_delivery_note_adds(adds);
 	claim_plan(worker, claim, claim->changes);
 	kapture_sharing_check_reports(worker, &claim->ready, &claim->settled, claim->now);
 	kapture_record_settle(worker, &claim->settled);
@@ -357,7 +359,7 @@ claim_end(Worker *worker, WorkerClaim *claim)
 static void
 claim_rewind(WorkerTable *table)
 {
-	kapture_outbox_scan_init(&table->scan);
+	kapture_scan_init(&table->scan);
 	table->look = table->fresh = true;
 	table->next_due = DT_NOBEGIN;
 }
@@ -386,7 +388,7 @@ claim_do_park(void *arg)
 	MemoryContext transaction;
 
 	kapture_queue_follow(worker, table, &poison->moved);
-	poison->parked = kapture_outbox_park_due(table->att->id, poison->row_key, poison->message);
+	poison->parked = kapture_delivery_park_due(table->att->id, poison->row_key, poison->message);
 	if (!poison->parked)
 	{
 		transaction = MemoryContextSwitchTo(poison->context);
@@ -396,7 +398,7 @@ claim_do_park(void *arg)
 			strcmp(((KaptureDelivery *) linitial(changes))->row_key, poison->row_key) == 0;
 		poison->other = changes != NIL && !poison->parked;
 		if (poison->parked)
-			kapture_outbox_park(linitial(changes), worker->origin.doubt_until, poison->message);
+			kapture_delivery_park(linitial(changes), worker->origin.doubt_until, poison->message);
 		else if (poison->other)
 			elog(ERROR, "another row comes first by now");	/* to put that back */
 	}

@@ -28,12 +28,13 @@
 #include "push/send.h"
 #include "push/server_health.h"
 #include "push/transaction.h"
+#include "queue/delivery.h"
+#include "queue/inbox.h"
+#include "queue/scan.h"
 #include "table/attach.h"
 #include "table/binding.h"
 #include "table/clock.h"
-#include "table/inbox.h"
 #include "table/origin.h"
-#include "table/outbox.h"
 #include "traffic/pacing.h"
 
 static void
@@ -156,7 +157,7 @@ static void
 load_forget_dropped(void *arg)
 {
 	int64		changes;
-	int64		tables = kapture_outbox_forget_dropped(&changes);
+	int64		tables = kapture_delivery_forget_dropped(&changes);
 
 	if (tables == 0)
 		return;
@@ -254,8 +255,8 @@ load_table(void *arg)
 		table->worker = worker;
 		table->in_trouble = true;	/* an earlier worker may have left some */
 		kapture_turn_init(&table->turn, WORKER_MAX_BATCH);
-		kapture_outbox_scan_init(&table->scan);
-		kapture_outbox_scan_init(&table->keys);
+		kapture_scan_init(&table->scan);
+		kapture_scan_init(&table->keys);
 		dlist_push_tail(&worker->tables, &table->node);
 	}
 	if (context)
@@ -298,8 +299,8 @@ load_origin(Worker *worker)
 		/* the outbox may have come with transaction ids of another cluster */
 		dlist_foreach(iter, &worker->tables)
 		{
-			kapture_outbox_scan_init(&dlist_container(WorkerTable, node, iter.cur)->scan);
-			kapture_outbox_scan_init(&dlist_container(WorkerTable, node, iter.cur)->keys);
+			kapture_scan_init(&dlist_container(WorkerTable, node, iter.cur)->scan);
+			kapture_scan_init(&dlist_container(WorkerTable, node, iter.cur)->keys);
 		}
 		MemoryContextSwitchTo(transaction);
 	}
@@ -313,8 +314,8 @@ load_recover_table(void *arg)
 	TimestampTz in_doubt = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
 													   table->server->timeout + KAPTURE_LATE_GRACE);
 
-	kapture_outbox_recover(table->att->id, in_doubt,
-						   kapture_clock_blame_text(kapture_shmem_worker_take_blame(table->att->id)));
+	kapture_delivery_recover(table->att->id, in_doubt,
+							 kapture_clock_blame_text(kapture_shmem_worker_take_blame(table->att->id)));
 }
 
 /*

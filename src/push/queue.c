@@ -13,7 +13,8 @@
 
 #include "known/row_state.h"
 #include "push/queue.h"
-#include "table/outbox.h"
+#include "queue/delivery.h"
+#include "queue/key_moves.h"
 #include "table/row_io.h"
 
 /* Finds what is claimed. */
@@ -135,7 +136,7 @@ kapture_queue_follow(Worker *worker, WorkerTable *table, dlist_head *settled)
 
 	worker->followed = lappend(worker->followed, table);
 	MemoryContextSwitchTo(old);
-	foreach(lc, kapture_outbox_follow(table->att, &table->keys, &table->scan, &waiting,
+	foreach(lc, kapture_moves_follow(table->att, &table->keys, &table->scan, &waiting,
 									 kapture_row_state_follow, &gone))
 	{
 		KaptureMoved *moved = lfirst(lc);

@@ -23,8 +23,8 @@
 #include "push/server_health.h"
 #include "push/sharing.h"
 #include "push/transaction.h"
+#include "queue/delivery.h"
 #include "table/clock.h"
-#include "table/outbox.h"
 #include "table/row_io.h"
 #include "traffic/pacing.h"
 
@@ -235,7 +235,7 @@ kapture_record_settle(Worker *worker, dlist_head *tasks)
 		}
 		else if (t->state == KAPTURE_TASK_FAILED)
 		{
-			TimestampTz next = kapture_outbox_fail(&t->failed);
+			TimestampTz next = kapture_delivery_fail(&t->failed);
 
 			task->table->next_due = Min(task->table->next_due, next);
 			if (next == DT_NOEND)
@@ -243,11 +243,11 @@ kapture_record_settle(Worker *worker, dlist_head *tasks)
 		}
 		else
 		{
-			kapture_outbox_release(t->delivery, t->next_attempt);
+			kapture_delivery_release(t->delivery, t->next_attempt);
 			task->table->next_due = Min(task->table->next_due, t->next_attempt);
 		}
 	}
-	kapture_queue_hurry(worker, kapture_outbox_finish(done), now);
+	kapture_queue_hurry(worker, kapture_delivery_finish(done), now);
 	if (freed)
 		kapture_queue_hurry(worker, kapture_row_state_release((KaptureCustomer *) freed->data, freed->len / sizeof(KaptureCustomer)), now);
 	kapture_record_alert(worker);

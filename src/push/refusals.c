@@ -22,7 +22,7 @@
 #include "postgres.h"
 
 #include "push/refusals.h"
-#include "table/outbox.h"
+#include "queue/delivery.h"
 #include "traffic/pacing.h"
 
 /* A row comes back later than the next probe, so that it is another one's turn. */
@@ -127,7 +127,7 @@ void
 kapture_refusals_release(KaptureRefusals *refusals, TimestampTz now)
 {
 	if (refusals->releases && refusals->nparked > 0)
-		kapture_outbox_unpark(refusals->attachments, refusals->deliveries, refusals->nparked, refusals_next(now));
+		kapture_delivery_unpark(refusals->attachments, refusals->deliveries, refusals->nparked, refusals_next(now));
 	if (refusals->releases)
 		refusals->nparked = 0;
 	refusals->releases = false;

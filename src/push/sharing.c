@@ -480,7 +480,7 @@ sharing_note_links(SharingBatch *batch)
 		t->delivery->customer_id = t->customer_id;
 		links = lappend(links, t->delivery);
 	}
-	kapture_outbox_note_links(links);
+	kapture_delivery_note_links(links);
 }
 
 /* Parks those of the tasks whose customers other rows have, or puts them off. */

@@ -19,8 +19,8 @@
 #include "push/refusals.h"
 #include "push/rotation.h"
 #include "push/task.h"
+#include "queue/scan.h"
 #include "table/origin.h"
-#include "table/outbox.h"
 #include "table/share.h"
 #include "traffic/request_pool.h"
 

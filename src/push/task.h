@@ -12,7 +12,7 @@
 #include "api/reply.h"
 #include "base/catalog.h"
 #include "cluster/shmem.h"
-#include "table/outbox.h"
+#include "queue/delivery.h"
 
 /* What a task's next (or current) request is for. */
 typedef enum KaptureStep

@@ -7,7 +7,7 @@
 #include "cluster/bgworker.h"
 #include "cluster/guard.h"
 #include "push/transaction.h"
-#include "table/outbox.h"
+#include "queue/scan.h"
 #include "traffic/pacing.h"
 
 /* What was read of keys in a transaction that failed is to be read again. */
@@ -21,8 +21,8 @@ transaction_forget_followed(Worker *worker)
 	{
 		WorkerTable *table = lfirst(lc);
 
-		kapture_outbox_scan_init(&table->keys);
-		kapture_outbox_scan_init(&table->scan);
+		kapture_scan_init(&table->keys);
+		kapture_scan_init(&table->scan);
 		table->look = table->fresh = true;
 	}
 	list_free(worker->followed);

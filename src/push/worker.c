@@ -41,10 +41,11 @@
 #include "push/server_health.h"
 #include "push/transaction.h"
 #include "push/worker.h"
+#include "queue/delivery.h"
+#include "queue/history.h"
+#include "queue/scan.h"
+#include "queue/vacuum.h"
 #include "table/clock.h"
-#include "table/history.h"
-#include "table/outbox.h"
-#include "table/vacuum.h"
 #include "traffic/pacing.h"
 
 /*
@@ -102,7 +103,7 @@ worker_report_tables(Worker *worker)
 			table->shown = false;
 			continue;
 		}
-		report.floor = kapture_outbox_scan_floor(&table->scan);
+		report.floor = kapture_scan_floor(&table->scan);
 		report.in_flight = table->ntasks;
 		report.last_success = table->last_success;
 		if (table->problem)
@@ -270,7 +271,7 @@ worker_wind_up(void *arg)
 static void
 worker_shift(int64 jump)
 {
-	kapture_outbox_shift(jump);
+	kapture_delivery_shift(jump);
 	kapture_call_queue_shift(jump);
 }
 

@@ -53,7 +53,6 @@
 #include "table/capture.h"
 #include "table/capture_buffer.h"
 #include "table/origin.h"
-#include "table/outbox.h"
 #include "table/row_io.h"
 #include "table/row_sql.h"
 

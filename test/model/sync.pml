@@ -6,7 +6,7 @@
  * docs/dev/protocol.md explains it; test/t/096_model.pl runs it, with the bounds
  * of each run as -D, and once for each fault (-DFAULT_...) that it has to find.
  * Names of states and steps are those of src/push/task.h, statements those of
- * src/table/outbox.c.  A comment names the function that a part stands for.
+ * src/queue/statements.c.  A comment names the function that a part stands for.
  *
  * Each transaction is one step, as its snapshot is.  Time is in what may not happen
  * yet: a doubt ends when no request of its delivery is left that may be carried out.
@@ -616,7 +616,7 @@ inline set_state(at, a_state)
 	db.delivery[at].state = a_state
 }
 
-/* ---- the queue: table/outbox.c, known/row_state.c ---- */
+/* ---- the queue: queue/statements.c, known/row_state.c ---- */
 
 inline clear_delivery(d)
 {
@@ -734,7 +734,7 @@ inline is_wanted(customer_id)
 	skip
 }
 
-/* outbox_report_deleted(): the deletion of the row with this key, and of this customer if it is known. */
+/* moves_report_deleted(): the deletion of the row with this key, and of this customer if it is known. */
 inline report_deleted(k, customer_id)
 {
 #if ON_DELETE
@@ -833,7 +833,7 @@ inline swap_keys(a, b)
 }
 
 /*
- * kapture_outbox_follow(): deliveries get the keys that their rows have by now.  If keys
+ * kapture_moves_follow(): deliveries get the keys that their rows have by now.  If keys
  * have changed, all changes are entered, under the keys of now.
  */
 inline follow()
@@ -1726,7 +1726,7 @@ end:
 	od
 }
 
-/* The worker is no more; the next one begins: kapture_outbox_recover(). */
+/* The worker is no more; the next one begins: kapture_delivery_recover(). */
 inline restart()
 {
 	for (c_ : 0 .. DELIVERIES - 1) {

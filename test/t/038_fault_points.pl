@@ -340,7 +340,7 @@ foreach my $name (@names)
 }
 my $only = $ENV{KAPTURE_FAULT_POINT} || '';    # a pattern, to try some
 # what only sessions do, what a promotion of a standby does, and a clock that is set (087)
-my $sessions = qr/^(?:advice|alter|ask|attach|attach_trigger|backfill|bystander|call_send|compare|dry_run|failed_rows|match|orphan|pause|preview|procedure|run|verify|attach_advice|capture|follow|leave|pull_now|rekey|unbind|written)\.c:|:(?:kapture_binding_renew|binding_depend_all|row_do_try|row_refuse_strangers|kapture_copies_follow_rename|kapture_forget_contacts|kapture_resume_copy|kapture_origin_claim|origin_doubt|row_do_count|row_do_list|expression_store_text|kapture_expression_relations|kapture_source_column_renamed|kapture_source_changed|source_of|source_store_reads|check_duplicates|kapture_(?:outbox|call_queue|pull_state)_shift):/;
+my $sessions = qr/^(?:advice|alter|ask|attach|attach_trigger|backfill|bystander|call_send|compare|dry_run|failed_rows|match|orphan|pause|preview|procedure|run|verify|attach_advice|capture|follow|leave|pull_now|rekey|unbind|written)\.c:|:(?:kapture_binding_renew|binding_depend_all|row_do_try|row_refuse_strangers|kapture_copies_follow_rename|kapture_forget_contacts|kapture_resume_copy|kapture_origin_claim|origin_doubt|row_do_count|row_do_list|expression_store_text|kapture_expression_relations|kapture_source_column_renamed|kapture_source_changed|source_of|source_store_reads|check_duplicates|kapture_(?:delivery|call_queue|pull_state)_shift):/;
 my @points = grep { !/$sessions/ && /$only/ } lines_of('kapture_fault_points');
 cmp_ok(scalar @points, '>', $only ? 0 : 50, 'there are fault points');
 is(join("\n", grep { !$reached{$_} } @points), '', 'all are reached');
@@ -412,8 +412,8 @@ foreach my $point (@points)
 # --- for ever: it shows, and others go on
 my $pulls = qr/pull|long|sweep/;
 # without these, nothing is sent: is the database a copy, what is in the outbox, what have sessions written?
-# (No statement of outbox_run enters rows, of which one could be told from others; each has a point of its own.)
-my $needed = qr/:(?:worker_pass|kapture_origin_check|outbox_read:fetch|outbox_start_pass|outbox_run|outbox_remove|user_code_do_prepare|own_execute|row_do_read|row_leave_nothing|kapture_row_state_forget_written)\b/;
+# (No statement of kapture_statement_run enters rows, of which one could be told from others; each has a point of its own.)
+my $needed = qr/:(?:worker_pass|kapture_origin_check|kapture_scan_read:fetch|kapture_scan_start|kapture_statement_run|kapture_scan_remove|user_code_do_prepare|own_execute|row_do_read|row_leave_nothing|kapture_row_state_forget_written)\b/;
 # another way is gone then
 my $another_way = qr/:row_do_write_simply:|:row_leave_nothing:/;
 foreach my $point (@points)
@@ -427,7 +427,7 @@ foreach my $point (@points)
 	arm($point, 'always' . ($about eq 'row' ? " $key" : $about eq 'table' ? " #$attachment" : ''));
 	work($name, $key);
 	# other work goes on to what sets it right
-	if ($name eq 'add' && $about eq 'row' && $point !~ /:outbox_(?:execute|run):/)
+	if ($name eq 'add' && $about eq 'row' && $point !~ /:kapture_statement_run:/)
 	{
 		poll_ok($node, "SELECT count(*) = 1 FROM kapture_failures WHERE row_key = '$key' AND state = 'parked' AND strpos(message, '$point') > 0", "$point, for ever: the row is parked");
 	}

@@ -19,15 +19,16 @@ my %below = (
 	fetch => [qw(base traffic api)],
 	mapping => [qw(base cluster api)],
 	table => [qw(base cluster traffic api mapping)],
-	known => [qw(base cluster traffic api mapping table)],
+	queue => [qw(base cluster traffic api mapping table)],
+	known => [qw(base cluster traffic api mapping table queue)],
 	follow => [qw(base cluster api mapping table)],
-	manage => [qw(base cluster traffic api mapping table follow)],
+	manage => [qw(base cluster traffic api mapping table queue follow)],
 	calls => [qw(base cluster traffic api table)],
-	push => [qw(base cluster traffic api mapping calls table known follow)],
-	pull => [qw(base cluster traffic api fetch mapping table known)],
+	push => [qw(base cluster traffic api mapping calls table queue known follow)],
+	pull => [qw(base cluster traffic api fetch mapping table queue known)],
 	fdw => [qw(base traffic api fetch pull)],
-	observe => [qw(base cluster traffic api fetch mapping calls table manage known push)],
-	'.' => [qw(base cluster traffic api fetch mapping calls table manage known follow push pull fdw observe)]);
+	observe => [qw(base cluster traffic api fetch mapping calls table queue manage known push)],
+	'.' => [qw(base cluster traffic api fetch mapping calls table queue manage known follow push pull fdw observe)]);
 
 # names that "#include" would take for a directory of PostgreSQL's
 my @theirs = qw(catalog commands common foreign port storage utils);

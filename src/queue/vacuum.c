@@ -32,7 +32,7 @@
 #include "base/compat.h"
 #include "cluster/bgworker.h"
 #include "cluster/guard.h"
-#include "table/vacuum.h"
+#include "queue/vacuum.h"
 
 /* Milliseconds between two looks at who still needs them. */
 #define VACUUM_LOOK			200

@@ -29,9 +29,9 @@
 #include "base/catalog.h"
 #include "base/owner_sql.h"
 #include "base/user_code.h"
+#include "queue/rekey.h"
 #include "table/attach.h"
 #include "table/capture_buffer.h"
-#include "table/rekey.h"
 #include "table/row_io.h"
 #include "table/row_sql.h"
 

@@ -17,7 +17,7 @@
  * A constraint that is deferred lets two rows have one key for a while.  What
  * tells them apart then is whether the transaction has written the row before.
  *
- * In memory only: what the queue makes of it is outbox.c's matter.
+ * In memory only: what the queue makes of it is key_moves.c's matter.
  */
 #include "postgres.h"
 
@@ -28,8 +28,8 @@
 #include "utils/memutils.h"
 #include "utils/xid8.h"
 
+#include "queue/keys.h"
 #include "table/capture_buffer.h"
-#include "table/keys.h"
 
 /* A transaction with events. */
 typedef struct KeysTransaction

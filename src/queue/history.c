@@ -16,7 +16,7 @@
 
 #include "base/guc.h"
 #include "base/owner_sql.h"
-#include "table/history.h"
+#include "queue/history.h"
 
 /* Entries removed at a time. */
 #define HISTORY_SLICE		1000

@@ -27,8 +27,8 @@
 #include "base/text.h"
 #include "base/user_code.h"
 #include "cluster/shmem.h"
-#include "table/inbox.h"
-#include "table/outbox.h"
+#include "queue/inbox.h"
+#include "table/row_key.h"
 
 /* The next $3 customers for attachment $1 that are due, and that nobody has locked. */
 #define INBOX_DUE	" WHERE attachment_id = $1 AND state = 'waiting' AND next_attempt <= clock_timestamp()" \

@@ -1,0 +1,476 @@
+/*
+ * key_moves.c
+ *		Has deliveries follow their rows: to other keys, and into deletion.  What keys
+ *		have gone through is worked out by keys.c.
+ */
+#include "postgres.h"
+
+#include "catalog/pg_type.h"
+#include "utils/builtins.h"
+#include "utils/hsearch.h"
+#include "utils/memutils.h"
+
+#include "base/guc.h"
+#include "queue/key_moves.h"
+#include "queue/keys.h"
+#include "queue/outbox.h"
+#include "queue/row_index.h"
+#include "queue/scan.h"
+#include "queue/statements.h"
+#include "queue/vacuum.h"
+#include "table/capture_buffer.h"
+
+/* Deletions that are held in memory, if they are all that happened to keys. */
+#define MOVES_MAX_DELETIONS	20000
+
+/* What is to happen to deliveries whose rows have got another key. */
+typedef struct KeyMove
+{
+	int64		delivery_id;
+	const char *key;			/* of the row at last, */
+	const char *new_key;		/* and now; NULL: it has been deleted */
+} KeyMove;
+
+/* Is nothing but deletions left of a pass? */
+static bool
+moves_only_deletions(int32 attachment_id, const KaptureScan *scan)
+{
+	for (int range = scan->range; range < scan->nranges; range++)
+	{
+		Datum		values[4];
+		bool		isnull;
+
+		kapture_scan_range_values(values, attachment_id, scan, range);
+		kapture_statement_run(OUTBOX_REKEYS, values, NULL, true);
+		if (DatumGetBool(kapture_statement_getattr(0, 1, &isnull)))
+			return false;
+	}
+	return true;
+}
+
+/*
+ * Takes entries about keys that are new out of the outbox, and their events in:
+ * all of them, since their order is not that of the outbox.  The order of mere
+ * deletions does not matter, so many are taken bit by bit.  Returns NULL if none
+ * are left.
+ */
+static KaptureKeys *
+moves_read_keys(int32 attachment_id, KaptureScan *scan)
+{
+	KaptureKeys *keys = NULL;
+	bool		only_deletions = true;
+	bool		full;
+	List	   *entries;
+	ListCell   *lc;
+
+	while (scan->range < scan->nranges)
+	{
+		if (only_deletions && keys && kapture_keys_count(keys) >= MOVES_MAX_DELETIONS)
+		{
+			only_deletions = kapture_keys_only(keys, KAPTURE_NOTE_DELETED) && moves_only_deletions(attachment_id, scan);
+			if (only_deletions)
+				break;
+		}
+		entries = kapture_scan_read(OUTBOX_READ_KEYS, attachment_id, scan, OUTBOX_CHUNK, &full);
+		if (entries == NIL)
+			kapture_scan_enter_range(scan, scan->range + 1);
+		else if (keys == NULL)
+			keys = kapture_keys_create();
+		kapture_scan_remove(entries);
+		foreach(lc, entries)
+		{
+			KaptureOutboxEntry *entry = lfirst(lc);
+			KaptureKeyEvent event = {
+				.op = entry->op,.xact = entry->xact,.command = abs(entry->command),.own = entry->command < 0,
+				.seq = entry->seq,
+				.new_key = entry->op == KAPTURE_NOTE_REKEYED ? entry->keys[0] : NULL,
+				.changed = entry->changed,.captured_at = entry->captured_at
+			};
+
+			for (int i = 0; entry->op != KAPTURE_NOTE_END && i < entry->nkeys; i++)
+			{
+				event.key = entry->old_key ? entry->old_key : entry->keys[i];
+				event.customer_id = entry->customer_ids ? DatumGetInt64(entry->customer_ids[i]) : KAPTURE_NOTE_NOT_KNOWN;
+				kapture_keys_add(keys, &event);
+			}
+			if (entry->snapshot != (Datum) 0)
+				kapture_keys_add_end(keys, entry->xact, entry->rank, entry->snapshot);
+			scan->at_xact = entry->xact;
+			scan->at_seq = entry->seq;
+		}
+	}
+	if (keys)
+		kapture_keys_arrange(keys);
+	return keys;
+}
+
+/* Adds a delivery, which had this key, to those whose rows have another one, or none. */
+static List *
+moves_add(List *moves, KaptureKeys *keys, HTAB *arrived, int64 delivery_id, const char *key)
+{
+	KaptureKeyEvent *last;
+	const char *new_key = kapture_keys_follow(keys, key, &last);
+	bool		found = false;
+	KeyMove *move;
+
+	if (last == NULL)
+		return moves;
+	last->met = true;
+	last->delivery_id = delivery_id;
+	if (new_key && strcmp(new_key, key) == 0)
+		return moves;			/* there and back */
+
+	/* two rows cannot have one key: the end of one of them was not captured */
+	if (new_key)
+		(void) hash_search(arrived, &new_key, HASH_ENTER, &found);
+	move = palloc(sizeof(KeyMove));
+	move->delivery_id = delivery_id;
+	move->key = last->op == KAPTURE_NOTE_DELETED ? last->key : key;
+	move->new_key = found ? NULL : new_key;
+	return lappend(moves, move);
+}
+
+/* Does so for what the last statement has found. */
+static List *
+moves_add_found(List *moves, KaptureKeys *keys, HTAB *arrived)
+{
+	for (uint64 row = 0; row < SPI_processed; row++)
+	{
+		bool		isnull;
+		int64		delivery_id = DatumGetInt64(kapture_statement_getattr(row, 1, &isnull));
+
+		moves = moves_add(moves, keys, arrived, delivery_id,
+						  TextDatumGetCString(kapture_statement_getattr(row, 2, &isnull)));
+	}
+	SPI_freetuptable(SPI_tuptable);
+	return moves;
+}
+
+/* Finds the deliveries whose rows have got another key, or none. */
+static List *
+moves_find(int32 attachment_id, KaptureKeys *keys)
+{
+	List	   *moves = NIL;
+	Datum		values[2] = {Int32GetDatum(attachment_id)};
+	Datum	   *elems = palloc(sizeof(Datum) * OUTBOX_CHUNK);
+	HTAB	   *asked = kapture_row_index_create(OUTBOX_CHUNK);
+	HTAB	   *arrived = kapture_row_index_create(OUTBOX_CHUNK);
+	int			n = 0;
+
+	if (kapture_keys_any(keys, KAPTURE_NOTE_TRUNCATED))
+	{
+		kapture_statement_execute(OUTBOX_WITH_ANY_KEY, values, NULL);
+		return moves_add_found(moves, keys, arrived);
+	}
+	for (int i = 0; i < kapture_keys_count(keys); i++)
+	{
+		KaptureKeyEvent *event = kapture_keys_event(keys, i);
+		bool		found = false;
+
+		if (event->op == KAPTURE_NOTE_DELETED || event->op == KAPTURE_NOTE_REKEYED)
+			(void) hash_search(asked, &event->key, HASH_ENTER, &found);
+		else
+			found = true;
+		if (!found)
+			elems[n++] = CStringGetTextDatum(event->key);
+		if (n == 0 || (n < OUTBOX_CHUNK && i < kapture_keys_count(keys) - 1))
+			continue;
+		values[1] = kapture_statement_array(elems, NULL, n, TEXTOID);
+		kapture_statement_execute(OUTBOX_WITH_KEYS, values, NULL);
+		moves = moves_add_found(moves, keys, arrived);
+		n = 0;
+	}
+	return moves;
+}
+
+/* Appends what the last statement has done to deliveries to *moved. */
+static void
+moves_note(List **moved, MemoryContext context)
+{
+	MemoryContext old = MemoryContextSwitchTo(context);
+
+	for (uint64 row = 0; row < SPI_processed; row++)
+	{
+		KaptureMoved *m = palloc(sizeof(KaptureMoved));
+		bool		isnull;
+		Datum		key;
+
+		m->delivery_id = DatumGetInt64(kapture_statement_getattr(row, 1, &isnull));
+		m->place = *(ItemPointer) DatumGetPointer(kapture_statement_getattr(row, 2, &isnull));
+		key = kapture_statement_getattr(row, 3, &isnull);
+		m->row_key = isnull ? NULL : TextDatumGetCString(key);
+		*moved = lappend(*moved, m);
+	}
+	MemoryContextSwitchTo(old);
+	kapture_vacuum_note(KAPTURE_TABLE_DELIVERY, SPI_processed);
+}
+
+/*
+ * Gives deliveries their rows' present keys.  They may be each other's, so all
+ * keys are given up before any is taken.  A delivery that is not among them and
+ * has one of the new keys is that of a row whose end was not captured.
+ */
+static void
+moves_make(int32 attachment_id, List *moves, List **moved, MemoryContext context)
+{
+	int			nmoves = list_length(moves);
+	Datum	   *cols[5];		/* of all: id, last key, is it gone; of those that are not: id, key */
+	Datum		values[4] = {Int32GetDatum(attachment_id)};
+	int			n = 0;
+
+	if (nmoves == 0)
+		return;
+	for (int c = 0; c < lengthof(cols); c++)
+		cols[c] = palloc(sizeof(Datum) * nmoves);
+	for (int i = 0; i < nmoves; i++)
+	{
+		KeyMove *move = list_nth(moves, i);
+
+		cols[0][i] = Int64GetDatum(move->delivery_id);
+		cols[1][i] = CStringGetTextDatum(move->key);
+		cols[2][i] = BoolGetDatum(move->new_key == NULL);
+		if (move->new_key == NULL)
+			continue;
+		cols[3][n] = Int64GetDatum(move->delivery_id);
+		cols[4][n++] = CStringGetTextDatum(move->new_key);
+	}
+	values[1] = kapture_statement_array(cols[0], NULL, nmoves, INT8OID);
+	values[2] = kapture_statement_array(cols[1], NULL, nmoves, TEXTOID);
+	values[3] = kapture_statement_array(cols[2], NULL, nmoves, BOOLOID);
+	kapture_statement_execute(OUTBOX_LEAVE, values, NULL);
+	moves_note(moved, context);
+	if (n == 0)
+		return;
+	values[1] = kapture_statement_array(cols[4], NULL, n, TEXTOID);
+	kapture_statement_execute(OUTBOX_EVICT, values, NULL);
+	moves_note(moved, context);
+	values[1] = kapture_statement_array(cols[3], NULL, n, INT8OID);
+	values[2] = kapture_statement_array(cols[4], NULL, n, TEXTOID);
+	kapture_statement_execute(OUTBOX_ARRIVE, values, NULL);
+	moves_note(moved, context);
+}
+
+/* Enters changes that are to be claimed later, together with what is there already. */
+static void
+moves_wait(int32 attachment_id, const KaptureRowChanges *groups, int ngroups)
+{
+	Datum	   *cols[3];
+	Datum		values[4] = {Int32GetDatum(attachment_id)};
+
+	for (int first = 0; first < ngroups; first += OUTBOX_CHUNK)
+	{
+		int			n = Min(ngroups - first, OUTBOX_CHUNK);
+
+		for (int c = 0; c < lengthof(cols); c++)
+			cols[c] = palloc(sizeof(Datum) * n);
+		for (int i = 0; i < n; i++)
+		{
+			cols[0][i] = CStringGetTextDatum(groups[first + i].row_key);
+			cols[1][i] = Int64GetDatum(groups[first + i].changed);
+			cols[2][i] = TimestampTzGetDatum(groups[first + i].captured_at);
+		}
+		values[1] = kapture_statement_array(cols[0], NULL, n, TEXTOID);
+		values[2] = kapture_statement_array(cols[1], NULL, n, INT8OID);
+		values[3] = kapture_statement_array(cols[2], NULL, n, TIMESTAMPTZOID);
+		kapture_statement_execute(OUTBOX_WAIT, values, NULL);
+	}
+}
+
+/* Enters the changes that came with events.  Returns whether there were any. */
+static bool
+moves_wait_events(int32 attachment_id, KaptureKeys *keys)
+{
+	int			n = kapture_keys_count(keys);
+	KaptureRowChanges *groups = MemoryContextAllocHuge(CurrentMemoryContext, sizeof(KaptureRowChanges) * Max(n, 1));
+	HTAB	   *index = kapture_row_index_create(OUTBOX_CHUNK);
+	int			ngroups = 0;
+
+	for (int i = 0; i < n; i++)
+	{
+		KaptureKeyEvent *event = kapture_keys_event(keys, i);
+		const char *key;
+
+		if (event->op != KAPTURE_NOTE_REKEYED && event->op != KAPTURE_NOTE_PLACED)
+			continue;
+		key = kapture_keys_follow_event(event);
+		if (key)
+			kapture_outbox_group(index, groups, &ngroups, key, event->changed, event->captured_at);
+	}
+	moves_wait(attachment_id, groups, ngroups);
+	return ngroups > 0;
+}
+
+/*
+ * Enters all other changes that are committed: they name keys as they were
+ * before the events, after them or in between, which will not be known later.
+ */
+static bool
+moves_wait_changes(int32 attachment_id, KaptureScan *scan, KaptureKeys *keys)
+{
+	bool		any = false;
+
+	while (scan->range < scan->nranges)
+	{
+		KaptureRowChanges *groups;
+		int			ngroups = 0;
+		bool		more;
+
+		/* SPI's memory is what each round takes */
+		SPI_connect();
+		groups = palloc(sizeof(KaptureRowChanges) * OUTBOX_CHUNK);
+		(void) kapture_outbox_take_range(attachment_id, scan, OUTBOX_CHUNK, &more, keys,
+										 kapture_row_index_create(OUTBOX_CHUNK), groups, &ngroups);
+		moves_wait(attachment_id, groups, ngroups);
+		any |= ngroups > 0;
+		SPI_finish();
+		if (!more)
+			kapture_scan_enter_range(scan, scan->range + 1);
+	}
+	kapture_scan_end(scan);
+	return any;
+}
+
+/* Is it the end of a row whose customer is known? */
+static bool
+moves_is_reported(const KaptureKeyEvent *event)
+{
+	return event->op == KAPTURE_NOTE_DELETED && !event->kept && event->customer_id > 0;
+}
+
+/*
+ * Has it reported that rows were deleted which had customers: their deliveries get
+ * to know these, and rows without one get one.  A row that waits for such a customer
+ * takes it over instead.  Returns whether there were any.
+ */
+static bool
+moves_report_deleted(int32 attachment_id, KaptureKeys *keys)
+{
+	int			count = kapture_keys_count(keys);
+	Datum	   *met[2];			/* id of the delivery, customer */
+	Datum	   *unmet[3];		/* key, time, customer */
+	Datum		values[4] = {Int32GetDatum(attachment_id)};
+	int			nmet = 0;
+	int			nunmet = 0;
+	bool		any = false;
+
+	for (int c = 0; c < lengthof(met); c++)
+		met[c] = palloc(sizeof(Datum) * OUTBOX_CHUNK);
+	for (int c = 0; c < lengthof(unmet); c++)
+		unmet[c] = palloc(sizeof(Datum) * OUTBOX_CHUNK);
+	for (int i = 0; i < count; i++)
+	{
+		KaptureKeyEvent *event = kapture_keys_event(keys, i);
+		bool		last = i == count - 1;
+
+		if (moves_is_reported(event) && event->met)
+		{
+			met[0][nmet] = Int64GetDatum(event->delivery_id);
+			met[1][nmet++] = Int64GetDatum(event->customer_id);
+		}
+		else if (moves_is_reported(event))
+		{
+			unmet[0][nunmet] = CStringGetTextDatum(event->key);
+			unmet[1][nunmet] = TimestampTzGetDatum(event->captured_at);
+			unmet[2][nunmet++] = Int64GetDatum(event->customer_id);
+		}
+		if (nmet == OUTBOX_CHUNK || (last && nmet > 0))
+		{
+			values[1] = kapture_statement_array(met[0], NULL, nmet, INT8OID);
+			values[2] = kapture_statement_array(met[1], NULL, nmet, INT8OID);
+			kapture_statement_execute(OUTBOX_REPORT_DELETED, values, NULL);
+			nmet = 0;
+			any = true;
+		}
+		if (nunmet == OUTBOX_CHUNK || (last && nunmet > 0))
+		{
+			values[1] = kapture_statement_array(unmet[0], NULL, nunmet, TEXTOID);
+			values[2] = kapture_statement_array(unmet[1], NULL, nunmet, TIMESTAMPTZOID);
+			values[3] = kapture_statement_array(unmet[2], NULL, nunmet, INT8OID);
+			kapture_statement_execute(OUTBOX_REPORT_NEW, values, NULL);
+			nunmet = 0;
+			any = true;
+		}
+	}
+	return any;
+}
+
+/*
+ * Records rows that were deleted, and of which nothing was being sent.  "reported":
+ * those whose customers are known have deliveries, which will record them.
+ */
+static void
+moves_note_gone(int32 attachment_id, KaptureKeys *keys, bool reported)
+{
+	Datum	   *cols[2];
+	Datum		values[3] = {Int32GetDatum(attachment_id)};
+	int			n = 0;
+
+	if (kapture_history_retention == 0)
+		return;
+	for (int c = 0; c < lengthof(cols); c++)
+		cols[c] = palloc(sizeof(Datum) * OUTBOX_CHUNK);
+	for (int i = 0; i < kapture_keys_count(keys); i++)
+	{
+		KaptureKeyEvent *event = kapture_keys_event(keys, i);
+
+		if (event->op == KAPTURE_NOTE_DELETED && !event->kept && !event->met &&
+			!(reported && moves_is_reported(event)))
+		{
+			cols[0][n] = CStringGetTextDatum(event->key);
+			cols[1][n++] = TimestampTzGetDatum(event->captured_at);
+		}
+		if (n == 0 || (n < OUTBOX_CHUNK && i < kapture_keys_count(keys) - 1))
+			continue;
+		values[1] = kapture_statement_array(cols[0], NULL, n, TEXTOID);
+		values[2] = kapture_statement_array(cols[1], NULL, n, TIMESTAMPTZOID);
+		kapture_statement_execute(OUTBOX_GONE, values, NULL);
+		n = 0;
+	}
+}
+
+/*
+ * Follows the changes of keys and the deletions in an attached table that the
+ * transaction's snapshot shows: afterwards, each delivery has the key that its
+ * row has in this snapshot.  "keys_scan" is how far such entries have been read,
+ * "scan" how far the others have.  Returns what became of deliveries, a list of
+ * KaptureMoved in the current memory context; *waiting is set if changes are
+ * due that were not before.  "follower" is called with the same, and with "arg";
+ * it fills in the customers of deleted rows that are not known, if it knows them.
+ */
+List *
+kapture_moves_follow(const KaptureAttachment *att, KaptureScan *keys_scan, KaptureScan *scan, bool *waiting,
+					 KaptureKeysFollower follower, void *arg)
+{
+	int32		attachment_id = att->id;
+	MemoryContext context = CurrentMemoryContext;
+	KaptureKeys *keys;
+	List	   *moved = NIL;
+
+	SPI_connect();
+	kapture_scan_start(keys_scan);
+	while ((keys = moves_read_keys(attachment_id, keys_scan)) != NULL)
+	{
+		moves_make(attachment_id, moves_find(attachment_id, keys), &moved, context);
+		*waiting |= moved != NIL;
+		if (kapture_keys_any(keys, KAPTURE_NOTE_REKEYED))
+		{
+			/* a pass that began earlier does not see all that this transaction does */
+			if (scan->running)
+				*waiting |= moves_wait_changes(attachment_id, scan, keys);
+			kapture_scan_start(scan);
+			*waiting |= moves_wait_changes(attachment_id, scan, keys);
+		}
+		*waiting |= moves_wait_events(attachment_id, keys);
+		follower(attachment_id, keys, arg);
+		if (att->on_delete != NIL)
+			*waiting |= moves_report_deleted(attachment_id, keys);
+		moves_note_gone(attachment_id, keys, att->on_delete != NIL);
+
+		/* what is in memory goes, before there is more */
+		SPI_finish();
+		SPI_connect();
+	}
+	kapture_scan_end(keys_scan);
+	SPI_finish();
+	return moved;
+}

@@ -1,0 +1,69 @@
+/*
+ * scan.h
+ *		How far the outbox has been read, and reading on.
+ */
+#ifndef KAPTURE_SCAN_H
+#define KAPTURE_SCAN_H
+
+#include "postgres.h"
+
+#include "nodes/pg_list.h"
+#include "storage/itemptr.h"
+#include "utils/timestamp.h"
+
+#include "queue/statements.h"
+
+/*
+ * How far the outbox of one attachment has been read.  A pass takes up what
+ * became visible between two snapshots; see scan.c.
+ */
+typedef struct KaptureScan
+{
+	MemoryContext context;		/* owns the arrays */
+	bool		running;		/* in the middle of a pass */
+	bool		ever;			/* false: the next pass reads everything */
+	uint64		seen_xmax;		/* up to which snapshot all was read */
+	int			nseen;
+	uint64	   *seen_xip;
+	uint64		next_xmax;		/* the running pass's snapshot */
+	int			nnext;
+	uint64	   *next_xip;
+	int			nranges;		/* of transactions the pass reads */
+	uint64	   *ranges;			/* pairs: from, up to but not including */
+	int			range;			/* the one being read, */
+	uint64		at_xact;		/* after which change */
+	int32		at_seq;
+} KaptureScan;
+
+/* An entry of the outbox: changes of one or more rows. */
+typedef struct KaptureOutboxEntry
+{
+	ItemPointer tid;
+	uint64		xact;
+	int32		seq;
+	int			nkeys;
+	char	  **keys;
+	char	   *old_key;		/* or NULL */
+	int64		changed;
+	TimestampTz captured_at;
+	bool		taken;
+
+	/* of entries about keys */
+	char		op;
+	int32		command;
+	Datum		snapshot;		/* taken as the transaction committed; or 0 */
+	int64		rank;
+	Datum	   *customer_ids;	/* of deleted rows, one for each key; NULL: not known */
+} KaptureOutboxEntry;
+
+extern void kapture_scan_init(KaptureScan *scan);
+extern void kapture_scan_enter_range(KaptureScan *scan, int range);
+extern void kapture_scan_start(KaptureScan *scan);
+extern void kapture_scan_end(KaptureScan *scan);
+extern void kapture_scan_range_values(Datum *values, int32 attachment_id, const KaptureScan *scan, int range);
+extern List *kapture_scan_read(KaptureStatement query, int32 attachment_id, KaptureScan *scan, int limit, bool *full);
+extern void kapture_scan_remove(List *entries);
+extern void kapture_scan_split(KaptureOutboxEntry *entry, int nkeys);
+extern uint64 kapture_scan_floor(const KaptureScan *scan);
+
+#endif							/* KAPTURE_SCAN_H */
