@@ -22,6 +22,9 @@
 #define WORDS_VALUES	(WORDS_WRITE | WORDS_GET)	/* have values of a row */
 #define WORDS_ANY		(~0)	/* other modules, too */
 
+/* Says that there is no such customer only if the text is about customers: an API, or an employee, may not be found either. */
+#define WORDS_NOT_FOUND	"notfound"
+
 /* A text with "words", in lower case and without blanks, has that meaning. */
 static const struct
 {
@@ -53,8 +56,12 @@ static const struct
 	{WORDS_ANY, "invalidapi", KAPTURE_MEANS_BAD_FORM},
 	{WORDS_ANY, "unknownapi", KAPTURE_MEANS_BAD_FORM},
 
+	/* a server without its database has no data, but for another reason */
+	{WORDS_READ, "database", KAPTURE_MEANS_FAULT},
+	{WORDS_READ, "datasource", KAPTURE_MEANS_FAULT},
+
 	{WORDS_GET, "doesnotexist", KAPTURE_MEANS_NOBODY},
-	{WORDS_READ, "notfound", KAPTURE_MEANS_NOBODY},
+	{WORDS_READ, WORDS_NOT_FOUND, KAPTURE_MEANS_NOBODY},
 	{WORDS_READ, "norecord", KAPTURE_MEANS_NOBODY},
 	{WORDS_READ, "nodata", KAPTURE_MEANS_NOBODY},
 	{WORDS_READ, "nocustomer", KAPTURE_MEANS_NOBODY},
@@ -133,6 +140,20 @@ kapture_words_say(const char *text, const char *words)
 	return *words == '\0';
 }
 
+/* Is a text about customers, or what is kept of them? */
+static bool
+words_name_customers(const char *text)
+{
+	static const char *const names[] = {"customer", "record", "data", "detail", "information", "lead", "contact", "phone", "mobile", "email"};
+
+	for (int i = 0; i < lengthof(names); i++)
+	{
+		if (kapture_words_say(text, names[i]))
+			return true;
+	}
+	return false;
+}
+
 /*
  * kapture_words_mean
  *		What the text of an answer of that API means, if it is no success.
@@ -142,7 +163,8 @@ kapture_words_mean(KaptureApi api, const char *text)
 {
 	for (int i = 0; i < lengthof(word_rules); i++)
 	{
-		if ((word_rules[i].apis & (1 << api)) != 0 && kapture_words_say(text, word_rules[i].words))
+		if ((word_rules[i].apis & (1 << api)) != 0 && kapture_words_say(text, word_rules[i].words) &&
+			(strcmp(word_rules[i].words, WORDS_NOT_FOUND) != 0 || words_name_customers(text)))
 			return word_rules[i].meaning;
 	}
 	return KAPTURE_MEANS_UNKNOWN;

@@ -90,6 +90,11 @@ static const struct
 	{"{\"customer_details\": [{\"id\": 5}, 5], \"status\": \"success\"}", KAPTURE_SUCCESS, 0},
 	{"{\"customer_details\": [], \"status\": \"success\"}", KAPTURE_NOT_FOUND, 0},
 	{"{\"message\": \"Customer not found\", \"status\": \"failed\"}", KAPTURE_NOT_FOUND, 0},
+	{"{\"message\": \"No data found\", \"status\": \"failed\"}", KAPTURE_NOT_FOUND, 0},
+	/* what is not there is something else */
+	{"{\"message\": \"API not found\", \"status\": \"failed\"}", KAPTURE_REFUSED, 0},
+	{"{\"message\": \"Employee not found\", \"status\": \"failed\"}", KAPTURE_REFUSED, 0},
+	{"{\"message\": \"No database connection\", \"status\": \"failed\"}", KAPTURE_BROKEN, 0},
 	{"{\"message\": \"Search is closed\", \"status\": \"failed\"}", KAPTURE_REFUSED, 0},
 	{"{\"customer_details\": 5, \"status\": \"success\"}", KAPTURE_BROKEN, 0},
 	{"{\"status\": \"success\"}", KAPTURE_BROKEN, 0},
