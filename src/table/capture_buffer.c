@@ -464,16 +464,23 @@ notes_find_indexes(Relation outbox)
 	notes_plain.valid = notes_plain.changes == kapture_catalog_changes();
 }
 
+/* Have all indexes of the outbox, but for our own of entries about keys, plain columns? */
+static bool
+notes_indexes_are_plain(Relation outbox)
+{
+	if (!notes_plain.valid || notes_plain.changes != kapture_catalog_changes())
+		notes_find_indexes(outbox);
+	return notes_plain.plain;
+}
+
 /* Opens these indexes; false, with none open, where entries cannot go straight into all. */
 static bool
 notes_open_indexes(Relation outbox, NotesIndexes *indexes)
 {
 	bool		ready = true;
 
-	if (!notes_plain.valid || notes_plain.changes != kapture_catalog_changes())
-		notes_find_indexes(outbox);
 	indexes->n = 0;
-	if (!notes_plain.plain)
+	if (!notes_indexes_are_plain(outbox))
 		return false;
 	for (int i = 0; i < notes_plain.n && ready; i++)
 	{
@@ -583,11 +590,14 @@ notes_write(Relation outbox, int first, LOCKMODE release)
 	MemoryContextDelete(chunk);
 }
 
-/* To write the entries from "first" on, is a snapshot wanted?  A row that may be toasted wants one. */
+/*
+ * To write the entries from "first" on, is a snapshot wanted?  A row that may be toasted wants
+ * one, and so may a function in an index that somebody has made.
+ */
 static bool
-notes_want_snapshot(int first)
+notes_want_snapshot(Relation outbox, int first)
 {
-	if (KAPTURE_INSERT_WANTS_SNAPSHOT)
+	if (KAPTURE_INSERT_WANTS_SNAPSHOT || !notes_indexes_are_plain(outbox))
 		return true;
 	for (int i = first; i < notes_npacks; i++)
 	{
@@ -609,13 +619,14 @@ notes_write_out(int first, LOCKMODE release)
 {
 	Oid			relid = kapture_catalog_relid(KAPTURE_TABLE_OUTBOX);
 	Relation	outbox;
-	bool		bare = !ActiveSnapshotSet() && notes_want_snapshot(first);
+	bool		bare;
 
 	if (!OidIsValid(relid))
 		return false;
 	outbox = table_open(relid, RowExclusiveLock);
 
 	/* at commit there is none any more */
+	bare = !ActiveSnapshotSet() && notes_want_snapshot(outbox, first);
 	if (bare)
 		PushActiveSnapshot(GetTransactionSnapshot());
 	notes_write(outbox, first, release);
