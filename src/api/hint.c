@@ -60,6 +60,8 @@ static const struct
 	/* the worker */
 	{{"kapture cannot read the body of the"},
 	"the account wants another form of body: set the option of the server that the message names, and the queue continues automatically"},
+	{{"kapture denies this row's", "though it takes those of others"},
+	"Kapture, or a firewall before it, refuses what is in this row: correct it, and it is sent again automatically, or have the rule changed, then kapture_retry"},
 	{{"kapture added the customer, but did not", "and there is neither phone"},
 	"find the customer in Kapture, and write its id into the row; then map phone or email_id"},
 	{{"kapture added the customer, but did not"},

@@ -17,6 +17,11 @@
  * A body that Kapture cannot read is the account's matter, too (KAPTURE_MISFIT),
  * unless it has read others of the kind: then it is the row's.
  *
+ * So is a key that is denied (KAPTURE_DENIED).  But a firewall before Kapture may deny
+ * what a row has in it, and words about keys may be the row's own, as Kapture repeats
+ * values.  A row that is denied comes after others; if these are taken, and it is denied
+ * again, KAPTURE_DENIALS_MAX times, it is parked.
+ *
  * No I/O but kapture_refusals_release().
  */
 #include "postgres.h"
@@ -76,6 +81,58 @@ refusals_unreadable(KaptureRefusals *refusals, KaptureTask *task)
 											  kapture_api_name(task->asked), task->message));
 }
 
+/* Where a row is among those that were denied; -1: it is not. */
+static int
+refusals_find_denied(const KaptureRefusals *refusals, const KaptureTask *task)
+{
+	for (int i = 0; i < refusals->ndenied; i++)
+	{
+		if (refusals->denied[i].delivery_id == task->delivery->delivery_id && refusals->denied[i].api == task->asked)
+			return i;
+	}
+	return -1;
+}
+
+/* The row is none of those that were denied any more. */
+static void
+refusals_forget_denied(KaptureRefusals *refusals, int i)
+{
+	refusals->denied[i] = refusals->denied[--refusals->ndenied];
+}
+
+/* The key was denied for a row: that is the row's matter if it is taken for others all the time. */
+static void
+refusals_denied(KaptureRefusals *refusals, KaptureTask *task)
+{
+	int			i = refusals_find_denied(refusals, task);
+	KaptureDenied first = {.delivery_id = task->delivery->delivery_id,.api = task->asked,.times = 1};
+
+	if (i < 0 && refusals->ndenied < KAPTURE_REFUSALS_MAX)
+		refusals->denied[refusals->ndenied++] = first;
+	if (i < 0 || !refusals->denied[i].others)
+		return;
+	refusals->denied[i].others = false;
+	if (++refusals->denied[i].times < KAPTURE_DENIALS_MAX)
+		return;
+	refusals_forget_denied(refusals, i);
+	task->health = refusals->is_holding ? KAPTURE_STATE_REFUSING : KAPTURE_STATE_OK;
+	kapture_task_fail(task, true, 0, psprintf("Kapture denies this row's %s request, though it takes those of others: %s",
+											  kapture_api_name(task->asked), task->message));
+	task->failed.unsure = false;
+}
+
+/* Kapture has taken the key for a row. */
+static void
+refusals_taken(KaptureRefusals *refusals, const KaptureTask *task)
+{
+	int			own = refusals_find_denied(refusals, task);
+
+	if (own >= 0)
+		refusals_forget_denied(refusals, own);
+	for (int i = 0; i < refusals->ndenied; i++)
+		refusals->denied[i].others |= refusals->denied[i].api == task->asked;
+}
+
 /*
  * kapture_refusals_judge
  *		Takes in what the last answer to a task means for all rows of the server,
@@ -94,6 +151,7 @@ kapture_refusals_judge(KaptureRefusals *refusals, KaptureTask *task, TimestampTz
 		case KAPTURE_DUPLICATE_EMAIL:
 		case KAPTURE_DUPLICATE_BOTH:
 			refusals->is_read[task->asked] = true;
+			refusals_taken(refusals, task);
 			if (!is_write)
 				break;
 			refusals->count = refusals->nparked = 0;
@@ -108,6 +166,8 @@ kapture_refusals_judge(KaptureRefusals *refusals, KaptureTask *task, TimestampTz
 				refusals_unreadable(refusals, task);
 			break;
 		case KAPTURE_DENIED:
+			refusals_denied(refusals, task);
+			break;
 		case KAPTURE_THROTTLED:
 		case KAPTURE_BROKEN:
 			break;

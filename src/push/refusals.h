@@ -12,6 +12,18 @@
 /* Rows in a row that are refused in words that no rule knows, after which the server is held. */
 #define KAPTURE_REFUSALS_MAX	20
 
+/* Denials of a row's request, with requests of others taken between, after which it is the row's matter. */
+#define KAPTURE_DENIALS_MAX		3
+
+/* A row whose request was denied. */
+typedef struct KaptureDenied
+{
+	int64		delivery_id;
+	KaptureApi	api;
+	int			times;
+	bool		others;			/* those of other rows have been taken since */
+} KaptureDenied;
+
 /* What is known of how a server takes requests, under its present settings. */
 typedef struct KaptureRefusals
 {
@@ -24,6 +36,8 @@ typedef struct KaptureRefusals
 	bool		releases;		/* the rows that were parked are to wait, too */
 	bool		wants_fresh;	/* the next probe is to be a row that was not tried yet */
 	bool		is_read[KAPTURE_API_COUNT]; /* requests to this API have been understood */
+	int			ndenied;
+	KaptureDenied denied[KAPTURE_REFUSALS_MAX];
 } KaptureRefusals;
 
 extern void kapture_refusals_judge(KaptureRefusals *refusals, KaptureTask *task, TimestampTz now);

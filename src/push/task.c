@@ -1076,8 +1076,9 @@ task_judge(KaptureTask *task, const KaptureHttpAnswer *answer, TimestampTz now)
 			break;
 		case KAPTURE_DENIED:
 			task->health = KAPTURE_STATE_DENIED;
-			kapture_task_fail(task, false, now, reply.message);
-			task->failed.counts = task->failed.unsure = false;
+			/* later than the next probe: it may be about this row alone, and others are to be tried */
+			kapture_task_fail(task, false, TimestampTzPlusMilliseconds(now, KAPTURE_DENIED_PROBE + KAPTURE_LOCKED_RETRY), reply.message);
+			task->failed.unsure = false;
 			break;
 		case KAPTURE_THROTTLED:
 			task->health = KAPTURE_STATE_THROTTLED;

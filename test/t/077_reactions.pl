@@ -64,6 +64,16 @@ emulator_faults($emulator, { api => 'pull', action => 'status', code => 200, bod
 ($rc, $out, $err) = $node->psql('postgres', "\\set VERBOSITY verbose\nSELECT * FROM kapture_pull_customers('2021-03-14', '2021-03-14')");
 like($err, qr/28000.*denied the pull request.*Auth Key Expired/s, 'an expired key of a pull is an error about the key');
 
+# what a firewall denies of one row alone: others have the next probe
+fresh();
+emulator_faults($emulator, { api => 'add', action => 'status', code => 403, match => 'DROP TABLE', body => '<html>Blocked</html>' });
+sql("INSERT INTO customers (customer_name, phone) VALUES ('DROP TABLE', '9100000001')");
+poll_ok($node, "SELECT server_state = 'denied' AND retrying = 1 FROM kapture_status", 'what is in a row is denied');
+is(sql("SELECT f.next_attempt > s.retry_at FROM kapture_failures f, kapture_server_states() s WHERE s.server = 'kapture'"), 't', 'and the row comes after the next probe');
+emulator_faults($emulator);
+try_again();
+poll_ok($node, "SELECT count(kapture_customer_id) = 1 FROM customers", 'but at once when the settings are changed');
+
 # --- a body of another form
 fresh(dialect => 'array-name', invalid_json => \1);
 sql("INSERT INTO customers (customer_name, phone) SELECT 'n' || i, '91000000' || (10 + i) FROM generate_series(1, 30) i");

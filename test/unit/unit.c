@@ -75,6 +75,7 @@ kapture_units(PG_FUNCTION_ARGS)
 	unit_limiter();
 	unit_local_time();
 	unit_pacing();
+	unit_refusals();
 	unit_reply();
 	unit_request_pool();
 	unit_url();

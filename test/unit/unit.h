@@ -22,6 +22,7 @@ extern void unit_keys(void);
 extern void unit_limiter(void);
 extern void unit_local_time(void);
 extern void unit_pacing(void);
+extern void unit_refusals(void);
 extern void unit_reply(void);
 extern void unit_request_pool(void);
 extern void unit_url(void);
