@@ -1104,9 +1104,8 @@ kapture_task_has_added(const KaptureTask *task)
 }
 
 /*
- * Has what the task has sent freed a phone or email for other rows, or has its row left its customer
- * to them?  It has, too, if
- * its row was just linked, or if the rest of it failed.
+ * Has what the task has sent freed a phone or email for other rows, or has its row left its
+ * customer to them?  It has, too, if its row was just linked, or if the rest of it failed.
  */
 bool
 kapture_task_frees(const KaptureTask *task)
