@@ -808,18 +808,24 @@ notes_xact_callback(XactEvent event, void *arg)
 	}
 }
 
+/* Before anything of a transaction is kept: its end is to be heard of. */
+static void
+notes_register(void)
+{
+	static bool registered = false;
+
+	if (registered)
+		return;
+	RegisterXactCallback(notes_xact_callback, NULL);
+	RegisterSubXactCallback(notes_subxact_callback, NULL);
+	registered = true;
+}
+
 /* Begins another entry. */
 static NotesPack *
 notes_begin_pack(void)
 {
-	static bool registered = false;
-
-	if (!registered)
-	{
-		RegisterXactCallback(notes_xact_callback, NULL);
-		RegisterSubXactCallback(notes_subxact_callback, NULL);
-		registered = true;
-	}
+	notes_register();
 	if (notes_npacks >= notes_maxpacks)
 	{
 		int			max = Max(4, notes_maxpacks * 4);
@@ -1035,6 +1041,7 @@ kapture_notes_add_leaving(int32 attachment_id, int64 changed, const char *row_ke
 {
 	NotesLeaving *leaving;
 
+	notes_register();
 	if (notes_leaves_anew(attachment_id, row_key, cid))
 		notes_settle_leaving();
 	if (notes_nleaving >= notes_maxleaving)

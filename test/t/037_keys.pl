@@ -160,6 +160,17 @@ foreach my $case (@happens)
 	}
 }
 
+# --- a move to another partition that fails halfway, as the first change of its session
+sql('TRUNCATE parted; ' . join ' ', map { person('parted', "$_, 'n'") } 1, 2);
+settled();
+sql(q(CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN RAISE 'no'; END $$;
+CREATE TRIGGER refuse AFTER DELETE ON north FOR EACH ROW WHEN (OLD.id = 1) EXECUTE FUNCTION refuse()));
+my ($moved, $shown, $refused) = $node->psql('postgres', "UPDATE parted SET region = 's' WHERE id = 1; UPDATE parted SET region = 's' WHERE id = 2", on_error_stop => 0);
+like($refused, qr/^psql:<stdin>:1: ERROR:  no\n[^\n]*\z/, 'a move fails, the next one does not');
+is(sql("SELECT string_agg(id || region, ' ' ORDER BY id) FROM parted"), '1n 2s', 'as the rows show');
+judge('and is followed');
+sql('DROP TRIGGER refuse ON north; TRUNCATE parted');
+
 # --- another row under the same key
 foreach my $case (
 	[ 'deleted, and another one inserted', 'BEGIN; DELETE FROM plain WHERE id = 1; %s COMMIT' ],
