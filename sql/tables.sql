@@ -102,7 +102,8 @@ CREATE TABLE @extschema@.kapture_outbox (
 	more_keys text[],
 	command integer,
 	snapshot pg_snapshot,
-	customer_ids bigint[]
+	customer_ids bigint[],
+	arrival integer
 );
 -- Not unique: a dump restored into another cluster brings foreign xids along.
 CREATE INDEX kapture_outbox_scan ON @extschema@.kapture_outbox (attachment_id, xact, seq);
@@ -116,9 +117,10 @@ COMMENT ON COLUMN @extschema@.kapture_outbox.row_key IS 'primary key: the value 
 COMMENT ON COLUMN @extschema@.kapture_outbox.old_key IS 'the row''s key before this change, if the change altered it';
 COMMENT ON COLUMN @extschema@.kapture_outbox.changed IS 'bit n: the column of kapture_column with that bit has changed';
 COMMENT ON COLUMN @extschema@.kapture_outbox.more_keys IS 'row_key of further rows in which the same transaction changed the same columns; NULL: none';
-COMMENT ON COLUMN @extschema@.kapture_outbox.command IS 'number, within its transaction, of the first change of the same command, negative if the transaction had written the row before; NULL where the order does not matter';
+COMMENT ON COLUMN @extschema@.kapture_outbox.command IS 'number, within its transaction, of the first change of the same command; NULL where the order does not matter';
 COMMENT ON COLUMN @extschema@.kapture_outbox.snapshot IS 'transactions that had ended when this one committed, in one of its entries that tell which row has a key';
 COMMENT ON COLUMN @extschema@.kapture_outbox.customer_ids IS 'customers of the deleted rows, in the order of row_key and more_keys, 0: none; NULL: not noted, as the table has no on_delete or no id column';
+COMMENT ON COLUMN @extschema@.kapture_outbox.arrival IS 'number, within its transaction, of the change that gave the row its key, 0: it had it before; NULL: no two rows have had one key in the transaction so far';
 
 CREATE TABLE @extschema@.kapture_delivery (
 	attachment_id integer NOT NULL,

@@ -200,12 +200,14 @@ COMMENT ON COLUMN @extschema@.kapture_outbox.more_keys IS 'row_key of further ro
 ALTER TABLE @extschema@.kapture_outbox
 	ADD COLUMN command integer,
 	ADD COLUMN snapshot pg_snapshot,
-	ADD COLUMN customer_ids bigint[];
+	ADD COLUMN customer_ids bigint[],
+	ADD COLUMN arrival integer;
 CREATE INDEX kapture_outbox_keys ON @extschema@.kapture_outbox (attachment_id, xact, seq) WHERE op NOT IN ('i', 'u');
 COMMENT ON COLUMN @extschema@.kapture_outbox.op IS 'i: inserted, u: updated, k: key updated, d: deleted, t: truncated, m: inserted or updated, at its command''s place in the order, c: nothing, but the end of a transaction';
-COMMENT ON COLUMN @extschema@.kapture_outbox.command IS 'number, within its transaction, of the first change of the same command, negative if the transaction had written the row before; NULL where the order does not matter';
+COMMENT ON COLUMN @extschema@.kapture_outbox.command IS 'number, within its transaction, of the first change of the same command; NULL where the order does not matter';
 COMMENT ON COLUMN @extschema@.kapture_outbox.snapshot IS 'transactions that had ended when this one committed, in one of its entries that tell which row has a key';
 COMMENT ON COLUMN @extschema@.kapture_outbox.customer_ids IS 'customers of the deleted rows, in the order of row_key and more_keys, 0: none; NULL: not noted, as the table has no on_delete or no id column';
+COMMENT ON COLUMN @extschema@.kapture_outbox.arrival IS 'number, within its transaction, of the change that gave the row its key, 0: it had it before; NULL: no two rows have had one key in the transaction so far';
 
 ALTER TABLE @extschema@.kapture_delivery
 	DROP CONSTRAINT kapture_delivery_pkey,

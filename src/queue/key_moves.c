@@ -81,7 +81,7 @@ moves_read_keys(int32 attachment_id, KaptureScan *scan)
 		{
 			KaptureOutboxEntry *entry = lfirst(lc);
 			KaptureKeyEvent event = {
-				.op = entry->op,.xact = entry->xact,.command = abs(entry->command),.own = entry->command < 0,
+				.op = entry->op,.xact = entry->xact,.command = entry->command,.arrival = entry->arrival,
 				.seq = entry->seq,
 				.new_key = entry->op == KAPTURE_NOTE_REKEYED ? entry->keys[0] : NULL,
 				.changed = entry->changed,.captured_at = entry->captured_at

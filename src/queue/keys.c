@@ -14,8 +14,8 @@
  * shows grows with time.  That tells, too, whether a change of a transaction
  * without such events, which has no snapshot, came before or after.
  *
- * A constraint that is deferred lets two rows have one key for a while.  What
- * tells them apart then is whether the transaction has written the row before.
+ * A constraint that is deferred lets several rows have one key for a while.  What
+ * tells them apart then is which event of the transaction has given a row its key.
  *
  * In memory only: what the queue makes of it is key_moves.c's matter.
  */
@@ -53,16 +53,7 @@ typedef struct KeysChain
 {
 	const char *key;			/* hash key */
 	KeysList	met;			/* that rows with this key meet */
-	KeysList	arrivals;		/* that give it to a row */
 } KeysChain;
-
-/* Has a transaction written a row before? */
-typedef enum KeysOwn
-{
-	KEYS_OTHERS,				/* it may have, but has not given it its key */
-	KEYS_OWN,
-	KEYS_UNKNOWN
-} KeysOwn;
 
 struct KaptureKeys
 {
@@ -151,6 +142,7 @@ kapture_keys_add(KaptureKeys *keys, const KaptureKeyEvent *event)
 
 	*copy = *event;
 	copy->kept = copy->met = false;
+	copy->kept_by = 0;
 	copy->end = copy;
 	copy->final_key = NULL;
 	if (keys->nevents == keys->maxevents)
@@ -211,10 +203,7 @@ keys_chain(KaptureKeys *keys, const char *key)
 	KeysChain  *chain = hash_search(keys->chains, &key, HASH_ENTER, &found);
 
 	if (!found)
-	{
 		memset(&chain->met, 0, sizeof(KeysList));
-		memset(&chain->arrivals, 0, sizeof(KeysList));
-	}
 	return chain;
 }
 
@@ -274,13 +263,17 @@ keys_order_transactions(KaptureKeys *keys)
 		keys->order[i]->place = i;
 }
 
-/* A command that deletes a row and inserts one with its key has moved it. */
+/*
+ * A command that deletes a row and inserts one with its key has moved it.  Of several
+ * rows with the key, each that is inserted is one of those that were deleted.
+ */
 static void
 keys_pair_placed(KaptureKeys *keys, const KaptureKeyEvent *placed)
 {
+	bool		only = placed->arrival == KAPTURE_NOTE_ONLY_ROW;
 	KeysChain  *chain = hash_search(keys->chains, &placed->key, HASH_FIND, NULL);
 
-	if (chain == NULL)
+	if (chain == NULL || (!only && placed->arrival != placed->seq))
 		return;
 	for (int i = keys_search(&chain->met, placed->place, (int64) placed->command - 1); i < chain->met.n; i++)
 	{
@@ -288,39 +281,43 @@ keys_pair_placed(KaptureKeys *keys, const KaptureKeyEvent *placed)
 
 		if (event->place != placed->place || event->command != placed->command)
 			break;
-		if (event->op == KAPTURE_NOTE_DELETED)
-			event->kept = true;
+		if (event->op != KAPTURE_NOTE_DELETED || event->kept)
+			continue;
+		event->kept = true;
+		if (only)
+			continue;
+		event->kept_by = placed->seq;
+		break;
 	}
 }
 
+/* Which of the rows with its new key, by the event that gave it that, is an event's row? */
+static int32
+keys_row(const KaptureKeyEvent *event)
+{
+	if (event->kept_by != 0)
+		return event->kept_by;
+	if (event->arrival == KAPTURE_NOTE_ONLY_ROW)
+		return 0;
+	return event->op == KAPTURE_NOTE_PLACED ? event->arrival : event->seq;
+}
+
 /*
- * Is an event after a command one of this row, and not of another one that has
- * the same key for a while?  "own": the row has been written by the transaction
- * at "place".
+ * Is an event one of this row, and not of another one that has the same key for a
+ * while?  "row": the event of the transaction at "place" that gave it its key; 0: it
+ * had it before.
  */
 static bool
-keys_meets(const KeysChain *chain, const KaptureKeyEvent *event, int place, int64 command, KeysOwn own)
+keys_meets(const KaptureKeyEvent *event, int place, int32 row)
 {
-	if (event->kept)
+	if (event->kept && event->kept_by == 0)
 		return false;
-	if (own == KEYS_UNKNOWN)
-		return true;
-	if (event->place == place && own == KEYS_OWN)
-		return event->own;
-	if (event->own)
-	{
-		/* has another one come in between? */
-		bool		same = event->place == place;
-		int			i = keys_search(&chain->arrivals, same ? place : event->place - 1, same ? command : PG_INT64_MAX);
-
-		return i == chain->arrivals.n || keys_is_after(chain->arrivals.events[i], event->place, (int64) event->command - 1);
-	}
-	return true;
+	return event->arrival == KAPTURE_NOTE_ONLY_ROW || event->arrival == (event->place == place ? row : 0);
 }
 
 /* The next event that a row with this key meets after a command. */
 static KaptureKeyEvent *
-keys_next(const KaptureKeys *keys, const char *key, int place, int64 command, KeysOwn own)
+keys_next(const KaptureKeys *keys, const char *key, int place, int64 command, int32 row)
 {
 	KeysChain  *chain = hash_search(keys->chains, &key, HASH_FIND, NULL);
 	KaptureKeyEvent *event = NULL;
@@ -329,7 +326,7 @@ keys_next(const KaptureKeys *keys, const char *key, int place, int64 command, Ke
 	for (int i = chain ? keys_search(&chain->met, place, command) : 0;
 		 chain && event == NULL && i < chain->met.n; i++)
 	{
-		if (keys_meets(chain, chain->met.events[i], place, command, own))
+		if (keys_meets(chain->met.events[i], place, row))
 			event = chain->met.events[i];
 	}
 	foreach(lc, keys->truncations)
@@ -365,8 +362,6 @@ kapture_keys_arrange(KaptureKeys *keys)
 			keys->truncations = lappend(keys->truncations, event);
 		else if (event->op != KAPTURE_NOTE_PLACED)
 			keys_append(&keys_chain(keys, event->key)->met, event);
-		if (event->new_key)
-			keys_append(&keys_chain(keys, event->new_key)->arrivals, event);
 	}
 	for (int i = 0; i < keys->nevents; i++)
 	{
@@ -378,8 +373,9 @@ kapture_keys_arrange(KaptureKeys *keys)
 	for (int i = keys->nevents - 1; i >= 0; i--)
 	{
 		KaptureKeyEvent *event = keys->events[i];
-		const char *key = event->op == KAPTURE_NOTE_PLACED ? event->key : event->new_key;
-		KaptureKeyEvent *next = key ? keys_next(keys, key, event->place, event->command, KEYS_OWN) : NULL;
+		bool		stays = event->op == KAPTURE_NOTE_PLACED || event->kept_by != 0;
+		const char *key = stays ? event->key : event->new_key;
+		KaptureKeyEvent *next = key ? keys_next(keys, key, event->place, event->command, keys_row(event)) : NULL;
 
 		event->end = next ? next->end : event;
 		event->final_key = next ? next->final_key : key;
@@ -433,12 +429,14 @@ kapture_keys_event(const KaptureKeys *keys, int i)
 	return keys->events[i];
 }
 
-/* The key that the row which had "key" after a command has in the end; see below. */
+/*
+ * The key that the row which had "key" after a command has in the end, if no event gave it
+ * that: see below.
+ */
 static const char *
-keys_follow(const KaptureKeys *keys, const char *key, int place, int64 command, KeysOwn own,
-			KaptureKeyEvent **last)
+keys_follow(const KaptureKeys *keys, const char *key, int place, int64 command, KaptureKeyEvent **last)
 {
-	KaptureKeyEvent *next = keys_next(keys, key, place, command, own);
+	KaptureKeyEvent *next = keys_next(keys, key, place, command, 0);
 
 	*last = next ? next->end : NULL;
 	return next ? next->final_key : key;
@@ -451,7 +449,7 @@ keys_follow(const KaptureKeys *keys, const char *key, int place, int64 command, 
 const char *
 kapture_keys_follow(KaptureKeys *keys, const char *key, KaptureKeyEvent **last)
 {
-	return keys_follow(keys, key, -1, 0, KEYS_OTHERS, last);
+	return keys_follow(keys, key, -1, 0, last);
 }
 
 /*
@@ -510,6 +508,6 @@ kapture_keys_follow_change(KaptureKeys *keys, const char *key, uint64 xact, int3
 	KaptureKeyEvent *last;
 
 	if (own)
-		return keys_follow(keys, key, own->place, seq, KEYS_UNKNOWN, &last);
-	return keys_follow(keys, key, keys_place(keys, xact), PG_INT64_MAX, KEYS_OTHERS, &last);
+		return keys_follow(keys, key, own->place, seq, &last);
+	return keys_follow(keys, key, keys_place(keys, xact), PG_INT64_MAX, &last);
 }

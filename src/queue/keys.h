@@ -14,8 +14,8 @@
 typedef struct KaptureKeyEvent
 {
 	char		op;
-	bool		own;			/* the row had been written by the transaction before */
-	bool		kept;			/* the deleted row came back in the same command */
+	bool		kept;			/* the deleted row came back in the same command, */
+	int32		kept_by;		/* by the event with this seq; 0: as the only row */
 	bool		met;			/* a delivery's row was deleted by it: */
 	int64		delivery_id;	/* that one */
 	int64		customer_id;	/* of a deleted row; 0: it had none, or
@@ -24,6 +24,8 @@ typedef struct KaptureKeyEvent
 	int			place;			/* of the transaction, in the order of commits */
 	int32		command;
 	int32		seq;
+	int32		arrival;		/* seq of what gave the row its key, 0: it had it
+								 * before; or KAPTURE_NOTE_ONLY_ROW */
 	const char *key;			/* the row's before, or of an inserted one, or "" */
 	const char *new_key;		/* NULL but for a change of key */
 	int64		changed;

@@ -150,9 +150,11 @@ rekey_note(RekeyBatch *batch)
 		char	   *old_key = TextDatumGetCString(batch->old_keys[r]);
 
 		if (batch->new_keys[r] == NULL)
-			kapture_notes_add(batch->to->id, KAPTURE_NOTE_DELETED, batch->to->all_changed, old_key, NULL, cid, false);
+			kapture_notes_add(batch->to->id, KAPTURE_NOTE_DELETED, batch->to->all_changed, old_key, NULL, cid,
+							  KAPTURE_NOTE_ONLY_ROW);
 		else if (strcmp(batch->new_keys[r], old_key) != 0)
-			kapture_notes_add(batch->to->id, KAPTURE_NOTE_REKEYED, 0, batch->new_keys[r], old_key, cid, false);
+			kapture_notes_add(batch->to->id, KAPTURE_NOTE_REKEYED, 0, batch->new_keys[r], old_key, cid,
+							  KAPTURE_NOTE_ONLY_ROW);
 	}
 }
 

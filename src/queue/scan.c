@@ -29,6 +29,7 @@
 #include "queue/scan.h"
 #include "queue/statements.h"
 #include "queue/vacuum.h"
+#include "table/capture_buffer.h"
 
 /* Ordinary entries that the old version of one that was split counts for. */
 #define SCAN_SPLIT_WEIGHT	50
@@ -177,6 +178,8 @@ scan_make_entry(uint64 row)
 		deconstruct_array(DatumGetArrayTypeP(value), INT8OID, sizeof(int64), FLOAT8PASSBYVAL, TYPALIGN_DOUBLE,
 						  &entry->customer_ids, NULL, &nids);
 
+	value = kapture_statement_getattr(row, 14, &isnull);
+	entry->arrival = isnull ? KAPTURE_NOTE_ONLY_ROW : DatumGetInt32(value);
 	value = kapture_statement_getattr(row, 9, &isnull);
 	if (!isnull)
 		deconstruct_array(DatumGetArrayTypeP(value), TEXTOID, -1, false, TYPALIGN_INT,

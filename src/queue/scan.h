@@ -51,6 +51,7 @@ typedef struct KaptureOutboxEntry
 	/* of entries about keys */
 	char		op;
 	int32		command;
+	int32		arrival;		/* or KAPTURE_NOTE_ONLY_ROW */
 	Datum		snapshot;		/* taken as the transaction committed; or 0 */
 	int64		rank;
 	Datum	   *customer_ids;	/* of deleted rows, one for each key; NULL: not known */

@@ -120,7 +120,7 @@ const KaptureStatementText kapture_statements[] =
 	},
 	[OUTBOX_READ_KEYS] = {
 		"SELECT ctid, xact, seq, row_key, old_key, changed, captured_at, op, more_keys, command, snapshot, " OUTBOX_RANK
-		", customer_ids FROM @.kapture_outbox"
+		", customer_ids, arrival FROM @.kapture_outbox"
 		" WHERE attachment_id = $1 AND (xact, seq) > ($2, $3) AND xact < $4 AND " OUTBOX_IS_ABOUT_KEYS
 		" ORDER BY attachment_id, xact, seq",
 		4, {INT4OID, XID8OID, INT4OID, XID8OID}

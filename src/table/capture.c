@@ -32,6 +32,7 @@
 #include "base/owner_sql.h"
 #include "table/capture.h"
 #include "table/capture_buffer.h"
+#include "table/twins.h"
 
 PG_FUNCTION_INFO_V1(kapture_capture);
 
@@ -45,6 +46,8 @@ typedef struct CaptureTable
 	bool		depends;		/* not attached itself, nor as a partition */
 	bool		warned;			/* that its changes are not sent */
 	bool		plain_key;		/* its text does not depend on settings */
+	List	   *deferrable;		/* indexes of the key that let several rows have
+								 * one for a while */
 	Bitmapset  *columns;		/* mapped and key columns, as in updatedCols; NULL:
 								 * what else changes them is not known */
 } CaptureTable;
@@ -119,6 +122,7 @@ capture_leave_out(ResultRelInfo *rri, EState *estate)
 	bool		others = false;
 
 	if (table == NULL || !table->valid || table->columns == NULL || !capture_names_all_changes(rri) ||
+		(table->deferrable != NIL && kapture_twins_any()) ||
 		bms_overlap(table->columns, ExecGetUpdatedCols(rri, estate)))
 		return;
 	for (int i = 0; i < triggers->numtriggers; i++)
@@ -289,6 +293,8 @@ capture_read(CaptureTable *table, Relation rel)
 	capture_attachments = kapture_catalog_relid(KAPTURE_TABLE_ATTACHMENT);
 	table->attachments = kapture_catalog_attachments(rel);
 	foreach(lc, table->attachments)
+		table->deferrable = kapture_twins_indexes(table->deferrable, rel, lfirst(lc));
+	foreach(lc, table->attachments)
 	{
 		KaptureAttachment *att = lfirst(lc);
 
@@ -366,6 +372,7 @@ capture_table(Relation rel)
 	table->valid = false;
 	table->depends = true;
 	table->attachments = NIL;
+	table->deferrable = NIL;
 	table->columns = NULL;
 	table->context = NULL;
 	table->context = AllocSetContextCreate(CacheMemoryContext, "kapture_sync captured table",
@@ -561,12 +568,33 @@ capture_command(Relation rel, HeapTuple tuple, bool deleted)
 	return deleted ? HeapTupleHeaderGetCmax(tuple->t_data) : HeapTupleHeaderGetCmin(tuple->t_data);
 }
 
-/* Has the running transaction written this version of a row? */
+/* Is it to be noted which of several rows with one key is changed? */
 static bool
-capture_is_own(Relation rel, HeapTuple tuple)
+capture_has_twins(const CaptureTable *table, Relation rel)
 {
-	return rel->rd_tableam == GetHeapamTableAmRoutine() &&
-		TransactionIdIsCurrentTransactionId(HeapTupleHeaderGetXmin(tuple->t_data));
+	return table->deferrable != NIL && kapture_twins_any() && rel->rd_tableam == GetHeapamTableAmRoutine();
+}
+
+/* A command has given a row its key, which others may have, too. */
+static void
+capture_watch_twins(const CaptureTable *table, Relation rel, HeapTuple tuple, CommandId cid)
+{
+	if (table->deferrable != NIL && rel->rd_tableam == GetHeapamTableAmRoutine())
+		kapture_twins_watch(rel, table->deferrable, tuple, cid);
+}
+
+/*
+ * The number of the change that gave a row its key, by the version that has been
+ * replaced or deleted; see kapture_notes_add().
+ */
+static int32
+capture_arrival(const CaptureTable *table, const KaptureAttachment *att, Relation rel, HeapTuple tuple)
+{
+	if (!capture_has_twins(table, rel))
+		return KAPTURE_NOTE_ONLY_ROW;
+	if (!TransactionIdIsCurrentTransactionId(HeapTupleHeaderGetXmin(tuple->t_data)))
+		return 0;
+	return kapture_twins_arrival(att->id, rel, tuple, HeapTupleHeaderGetCmin(tuple->t_data));
 }
 
 /* Kapture's id of a row that is deleted, if that is of interest; 0: it has none. */
@@ -588,15 +616,15 @@ capture_delete(CaptureTable *table, KaptureAttachment *att, TriggerData *trigdat
 {
 	HeapTuple	tuple = trigdata->tg_trigtuple;
 	CommandId	cid = capture_command(trigdata->tg_relation, tuple, true);
-	bool		own = capture_is_own(trigdata->tg_relation, tuple);
+	int32		arrival = capture_arrival(table, att, trigdata->tg_relation, tuple);
 	char	   *key = capture_key(table, att, trigdata->tg_trigslot);
 	int64		customer_id = capture_customer(att, trigdata->tg_trigslot);
 
 	if (trigdata->tg_relation->rd_tableam == GetHeapamTableAmRoutine() &&
 		HeapTupleHeaderIndicatesMovedPartitions(tuple->t_data))
-		kapture_notes_add_leaving(att->id, att->all_changed, key, cid, own, customer_id);
+		kapture_notes_add_leaving(att->id, att->all_changed, key, cid, arrival, customer_id);
 	else
-		kapture_notes_add_deleted(att->id, att->all_changed, key, cid, own, customer_id);
+		kapture_notes_add_deleted(att->id, att->all_changed, key, cid, arrival, customer_id);
 }
 
 static void
@@ -605,12 +633,19 @@ capture_insert(CaptureTable *table, KaptureAttachment *att, TriggerData *trigdat
 	char	   *key = capture_key(table, att, trigdata->tg_trigslot);
 	CommandId	cid = capture_command(trigdata->tg_relation, trigdata->tg_trigtuple, false);
 	int64		ignored = capture_ignored_columns(att, trigdata->tg_trigslot);
+	int32		arrival;
+	bool		twins;
 
+	capture_watch_twins(table, trigdata->tg_relation, trigdata->tg_trigtuple, cid);
+	twins = capture_has_twins(table, trigdata->tg_relation);
 	/* a new row is Kapture's as a whole */
 	if (ignored != 0)
-		kapture_notes_add_arriving(att->id, ignored, key, cid);
+		arrival = kapture_notes_add_arriving(att->id, ignored, key, cid);
 	else
-		kapture_notes_add(att->id, KAPTURE_NOTE_INSERTED, att->all_changed, key, NULL, cid, false);
+		arrival = kapture_notes_add(att->id, KAPTURE_NOTE_INSERTED, att->all_changed, key, NULL, cid,
+									twins ? KAPTURE_NOTE_NEW_ROW : KAPTURE_NOTE_ONLY_ROW);
+	if (twins)
+		kapture_twins_note(att->id, trigdata->tg_relation, trigdata->tg_trigtuple, arrival);
 }
 
 static void
@@ -621,17 +656,24 @@ capture_update(CaptureTable *table, KaptureAttachment *att, TriggerData *trigdat
 		~capture_ignored_columns(att, trigdata->tg_newslot);
 	bool		rekeyed = false;
 	CommandId	cid = capture_command(trigdata->tg_relation, trigdata->tg_newtuple, false);
+	int32		arrival;
+	bool		twins;
 
 	for (int i = 0; i < att->nkeys; i++)
 		rekeyed |= capture_differs(desc, att->keys[i].attnum, trigdata->tg_trigslot, trigdata->tg_newslot);
+	if (rekeyed)
+		capture_watch_twins(table, trigdata->tg_relation, trigdata->tg_newtuple, cid);
+	arrival = capture_arrival(table, att, trigdata->tg_relation, trigdata->tg_trigtuple);
+	twins = arrival != KAPTURE_NOTE_ONLY_ROW;
 
 	if (rekeyed)
-		kapture_notes_add(att->id, KAPTURE_NOTE_REKEYED, changed, capture_key(table, att, trigdata->tg_newslot),
-						  capture_key(table, att, trigdata->tg_trigslot), cid,
-						  capture_is_own(trigdata->tg_relation, trigdata->tg_trigtuple));
+		arrival = kapture_notes_add(att->id, KAPTURE_NOTE_REKEYED, changed, capture_key(table, att, trigdata->tg_newslot),
+									capture_key(table, att, trigdata->tg_trigslot), cid, arrival);
 	else if (changed != 0)
-		kapture_notes_add(att->id, KAPTURE_NOTE_UPDATED, changed, capture_key(table, att, trigdata->tg_newslot), NULL,
-						  cid, false);
+		(void) kapture_notes_add(att->id, KAPTURE_NOTE_UPDATED, changed, capture_key(table, att, trigdata->tg_newslot),
+								 NULL, cid, arrival);
+	if (twins)
+		kapture_twins_note(att->id, trigdata->tg_relation, trigdata->tg_newtuple, arrival);
 }
 
 /*
@@ -661,7 +703,8 @@ capture_truncate(KaptureAttachment *att)
 	Oid			types[1] = {INT4OID};
 	Datum		values[1] = {Int32GetDatum(att->id)};
 
-	kapture_notes_add(att->id, KAPTURE_NOTE_TRUNCATED, 0, "", NULL, GetCurrentCommandId(false), false);
+	kapture_notes_add(att->id, KAPTURE_NOTE_TRUNCATED, 0, "", NULL, GetCurrentCommandId(false),
+					  KAPTURE_NOTE_ONLY_ROW);
 	if (kapture_history_retention == 0)
 		return;
 	/* version 1.0 did not name the table */

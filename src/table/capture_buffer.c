@@ -60,7 +60,8 @@
 #define NOTES_MAX_INDEXES	4
 
 /* Columns of kapture_outbox: in all, and those that each version has. */
-#define OUTBOX_NATTS		12
+#define OUTBOX_NATTS		13
+#define OUTBOX_IDS_NATTS	12
 #define OUTBOX_KEYS_NATTS	11
 #define OUTBOX_PLAIN_NATTS	9
 
@@ -79,6 +80,7 @@ typedef struct NotesPack
 	bool		seal;			/* tells when the transaction committed */
 	int32		seq;			/* number of the first change */
 	int32		command;		/* see kapture_outbox.command; 0: does not matter */
+	int32		arrival;		/* see kapture_outbox.arrival, or KAPTURE_NOTE_ONLY_ROW */
 	int			nkeys;			/* one for each change */
 	char	   *old_key;		/* or NULL */
 	int			len;
@@ -121,6 +123,7 @@ typedef struct NotesLeaving
 	int64		changed;
 	CommandId	cid;
 	int32		command;
+	int32		arrival;
 	int64		customer_id;
 } NotesLeaving;
 
@@ -140,7 +143,7 @@ static int	notes_nunsealed = 0;
 static int	notes_maxunsealed = 0;
 
 static void notes_append(int32 attachment_id, char op, int64 changed, const char *row_key,
-						 const char *old_key, int32 command, int64 customer_id);
+						 const char *old_key, int32 command, int32 arrival, int64 customer_id);
 
 /* Does an entry say which row has a key? */
 static bool
@@ -367,10 +370,15 @@ notes_fill_slot(TupleTableSlot *slot, const NotesPack *pack)
 			slot->tts_values[10] = notes_snapshot();
 		slot->tts_isnull[10] = !pack->seal;
 	}
-	if (pack->customer_ids && slot->tts_tupleDescriptor->natts >= OUTBOX_NATTS)
+	if (pack->customer_ids && slot->tts_tupleDescriptor->natts >= OUTBOX_IDS_NATTS)
 	{
 		slot->tts_values[11] = notes_customers(pack);
 		slot->tts_isnull[11] = false;
+	}
+	if (pack->arrival != KAPTURE_NOTE_ONLY_ROW && slot->tts_tupleDescriptor->natts >= OUTBOX_NATTS)
+	{
+		slot->tts_values[12] = Int32GetDatum(pack->arrival);
+		slot->tts_isnull[12] = false;
 	}
 	ExecStoreVirtualTuple(slot);
 }
@@ -666,15 +674,6 @@ kapture_notes_flush(void)
 }
 
 /*
- * Tells whether the running transaction has noted any change.
- */
-bool
-kapture_notes_any(void)
-{
-	return notes_seq > 0;
-}
-
-/*
  * The running transaction has removed an attachment, with all that was written
  * for it: nothing about it is to be written at the end.
  */
@@ -744,7 +743,7 @@ notes_settle_leaving(void)
 		NotesLeaving *leaving = &notes_leaving[i];
 
 		notes_append(leaving->attachment_id, KAPTURE_NOTE_DELETED, leaving->changed, leaving->row_key, NULL,
-					 leaving->command, leaving->customer_id);
+					 leaving->command, leaving->arrival, leaving->customer_id);
 		pfree(leaving->row_key);
 	}
 }
@@ -781,7 +780,8 @@ notes_seal(void)
 
 		if (notes_last_structural(attachment_id) == NULL)
 		{
-			notes_append(attachment_id, KAPTURE_NOTE_END, 0, "", NULL, notes_seq + 1, KAPTURE_NOTE_NOT_KNOWN);
+			notes_append(attachment_id, KAPTURE_NOTE_END, 0, "", NULL, notes_seq + 1, KAPTURE_NOTE_ONLY_ROW,
+						 KAPTURE_NOTE_NOT_KNOWN);
 			notes_last_structural(attachment_id)->seal = true;
 		}
 	}
@@ -819,18 +819,24 @@ notes_xact_callback(XactEvent event, void *arg)
 	}
 }
 
+/* Before anything of a transaction is kept: its end is to be heard of. */
+static void
+notes_register(void)
+{
+	static bool registered = false;
+
+	if (registered)
+		return;
+	RegisterXactCallback(notes_xact_callback, NULL);
+	RegisterSubXactCallback(notes_subxact_callback, NULL);
+	registered = true;
+}
+
 /* Begins another entry. */
 static NotesPack *
 notes_begin_pack(void)
 {
-	static bool registered = false;
-
-	if (!registered)
-	{
-		RegisterXactCallback(notes_xact_callback, NULL);
-		RegisterSubXactCallback(notes_subxact_callback, NULL);
-		registered = true;
-	}
+	notes_register();
 	if (notes_npacks >= notes_maxpacks)
 	{
 		int			max = Max(4, notes_maxpacks * 4);
@@ -864,16 +870,17 @@ notes_last_of(int32 attachment_id)
 /* Notes a change, as kapture_notes_add(); "command" is kept as it is. */
 static void
 notes_append(int32 attachment_id, char op, int64 changed, const char *row_key, const char *old_key,
-			 int32 command, int64 customer_id)
+			 int32 command, int32 arrival, int64 customer_id)
 {
 	bool		has_id = customer_id != KAPTURE_NOTE_NOT_KNOWN;
 	SubTransactionId subid = GetCurrentSubTransactionId();
 	int			keylen = strlen(row_key);
 	int			size = INTALIGN(VARHDRSZ + keylen);
 	NotesPack  *pack = notes_last_of(attachment_id);
+	bool		alone = old_key || arrival != KAPTURE_NOTE_ONLY_ROW;
 	char	   *key;
 
-	if (pack == NULL || old_key || notes_bytes(pack) + size > NOTES_PACK_SIZE ||
+	if (pack == NULL || alone || notes_bytes(pack) + size > NOTES_PACK_SIZE ||
 		!notes_alike(pack, subid, attachment_id, op, changed, command, has_id))
 	{
 		if (notes_npacks >= NOTES_MAX_PACKS && notes_packs[notes_npacks - 1].subid == subid)
@@ -885,8 +892,9 @@ notes_append(int32 attachment_id, char op, int64 changed, const char *row_key, c
 		pack->op = op;
 		pack->seq = notes_seq + 1;
 		pack->command = command;
+		pack->arrival = arrival == KAPTURE_NOTE_NEW_ROW ? pack->seq : arrival;
 		pack->old_key = old_key ? MemoryContextStrdup(TopTransactionContext, old_key) : NULL;
-		pack->open = old_key == NULL && kapture_catalog_outbox_packs();
+		pack->open = !alone && kapture_catalog_outbox_packs();
 	}
 
 	if (has_id)
@@ -935,10 +943,11 @@ notes_command(CommandId cid)
 
 /*
  * A row comes in: if it has just left another partition, it is the same one, and that is
- * noted, but for columns that are to be ignored.  Returns whether it has.
+ * noted, but for columns that are to be ignored.  Returns whether it has; *arrival becomes
+ * the number of the change that gave it its key.
  */
 static bool
-notes_enter(int32 attachment_id, const char *row_key, CommandId cid, int64 ignored)
+notes_enter(int32 attachment_id, const char *row_key, CommandId cid, int64 ignored, int32 *arrival)
 {
 	for (int i = 0; i < notes_nleaving; i++)
 	{
@@ -948,11 +957,15 @@ notes_enter(int32 attachment_id, const char *row_key, CommandId cid, int64 ignor
 		if (leaving.attachment_id != attachment_id || leaving.cid != cid)
 			continue;
 		notes_leaving[i] = notes_leaving[--notes_nleaving];
+		/* the first key that two rows may have is one of those that come in */
+		if (*arrival != KAPTURE_NOTE_ONLY_ROW && leaving.arrival == KAPTURE_NOTE_ONLY_ROW)
+			leaving.arrival = 0;
 		leaving.changed &= ~ignored;
 		if (!same || leaving.changed != 0)
 			notes_append(attachment_id, same ? KAPTURE_NOTE_UPDATED : KAPTURE_NOTE_REKEYED,
 						 leaving.changed, row_key, same ? NULL : leaving.row_key, same ? 0 : leaving.command,
-					 KAPTURE_NOTE_NOT_KNOWN);
+						 same ? KAPTURE_NOTE_ONLY_ROW : leaving.arrival, KAPTURE_NOTE_NOT_KNOWN);
+		*arrival = same ? leaving.arrival : notes_seq;
 		pfree(leaving.row_key);
 		return true;
 	}
@@ -960,43 +973,49 @@ notes_enter(int32 attachment_id, const char *row_key, CommandId cid, int64 ignor
 }
 
 /* Notes a change, as kapture_notes_add(), with the customer of a row that is deleted. */
-static void
+static int32
 notes_add(int32 attachment_id, char op, int64 changed, const char *row_key, const char *old_key,
-		  CommandId cid, bool own, int64 customer_id)
+		  CommandId cid, int32 arrival, int64 customer_id)
 {
 	NotesCommand *command = notes_command(cid);
 	int32		number = 0;
 
 	if (notes_nleaving > 0 && notes_leaving[0].cid == cid)
 	{
-		if (op == KAPTURE_NOTE_INSERTED && notes_enter(attachment_id, row_key, cid, 0))
-			return;
+		int32		entered = arrival;
+
+		if (op == KAPTURE_NOTE_INSERTED && notes_enter(attachment_id, row_key, cid, 0, &entered))
+			return entered;
 		notes_settle_leaving();
 	}
 
 	command->deletes |= op == KAPTURE_NOTE_DELETED;
 	if (op == KAPTURE_NOTE_REKEYED || op == KAPTURE_NOTE_DELETED || op == KAPTURE_NOTE_TRUNCATED)
-		number = own ? -command->first : command->first;
-	else if ((op == KAPTURE_NOTE_INSERTED && command->deletes) || (command->crossed && notes_rekeyed))
+		number = command->first;
+	else if ((op == KAPTURE_NOTE_INSERTED && command->deletes) || (command->crossed && notes_rekeyed) ||
+			 arrival != KAPTURE_NOTE_ONLY_ROW)
 	{
 		/* what was deleted may be this very row, or its key another's by now */
 		op = KAPTURE_NOTE_PLACED;
 		number = command->first;
 	}
-	notes_append(attachment_id, op, changed, row_key, old_key, number, customer_id);
+	notes_append(attachment_id, op, changed, row_key, old_key, number, arrival, customer_id);
+	return notes_seq;
 }
 
 /*
  * Notes a change: of which attachment, what was done (see notes.h), the mask of
  * mapped columns that are concerned, and the row's key; "old_key" is the one it
- * had before, NULL if it is the same.  "cid" is the command that made it; "own":
- * the transaction had written the row before.  The keys are copied.
+ * had before, NULL if it is the same.  "cid" is the command that made it.  "arrival":
+ * where several rows may have the key, the number of the change that gave it to this
+ * one, 0 if it had it before; otherwise KAPTURE_NOTE_ONLY_ROW.  The keys are copied.
+ * Returns the number of the change.
  */
-void
+int32
 kapture_notes_add(int32 attachment_id, char op, int64 changed, const char *row_key, const char *old_key,
-				  CommandId cid, bool own)
+				  CommandId cid, int32 arrival)
 {
-	notes_add(attachment_id, op, changed, row_key, old_key, cid, own, KAPTURE_NOTE_NOT_KNOWN);
+	return notes_add(attachment_id, op, changed, row_key, old_key, cid, arrival, KAPTURE_NOTE_NOT_KNOWN);
 }
 
 /*
@@ -1004,10 +1023,10 @@ kapture_notes_add(int32 attachment_id, char op, int64 changed, const char *row_k
  * or KAPTURE_NOTE_NOT_KNOWN.
  */
 void
-kapture_notes_add_deleted(int32 attachment_id, int64 changed, const char *row_key, CommandId cid, bool own,
+kapture_notes_add_deleted(int32 attachment_id, int64 changed, const char *row_key, CommandId cid, int32 arrival,
 						  int64 customer_id)
 {
-	notes_add(attachment_id, KAPTURE_NOTE_DELETED, changed, row_key, NULL, cid, own, customer_id);
+	(void) notes_add(attachment_id, KAPTURE_NOTE_DELETED, changed, row_key, NULL, cid, arrival, customer_id);
 }
 
 /* Is it another row that leaves than the one that others of its attachments have just noted? */
@@ -1028,11 +1047,12 @@ notes_leaves_anew(int32 attachment_id, const char *row_key, CommandId cid)
  * kapture_notes_add(); the next row that the command inserts is this one.
  */
 void
-kapture_notes_add_leaving(int32 attachment_id, int64 changed, const char *row_key, CommandId cid, bool own,
+kapture_notes_add_leaving(int32 attachment_id, int64 changed, const char *row_key, CommandId cid, int32 arrival,
 						  int64 customer_id)
 {
 	NotesLeaving *leaving;
 
+	notes_register();
 	if (notes_leaves_anew(attachment_id, row_key, cid))
 		notes_settle_leaving();
 	if (notes_nleaving >= notes_maxleaving)
@@ -1044,7 +1064,8 @@ kapture_notes_add_leaving(int32 attachment_id, int64 changed, const char *row_ke
 			notes_leaving = repalloc(notes_leaving, notes_maxleaving * sizeof(NotesLeaving));
 	}
 	leaving = &notes_leaving[notes_nleaving++];
-	leaving->command = notes_command(cid)->first * (own ? -1 : 1);
+	leaving->command = notes_command(cid)->first;
+	leaving->arrival = arrival;
 	leaving->subid = GetCurrentSubTransactionId();
 	leaving->attachment_id = attachment_id;
 	leaving->changed = changed;
@@ -1055,12 +1076,15 @@ kapture_notes_add_leaving(int32 attachment_id, int64 changed, const char *row_ke
 
 /*
  * Notes that a row comes in with these columns as Kapture has them: a new one is not
- * noted, one that has just left another partition with its other columns.
+ * noted, one that has just left another partition with its other columns.  Returns the
+ * number of the change that gave it its key, KAPTURE_NOTE_NEW_ROW if none did.
  */
-void
+int32
 kapture_notes_add_arriving(int32 attachment_id, int64 ignored, const char *row_key, CommandId cid)
 {
-	(void) notes_enter(attachment_id, row_key, cid, ignored);
+	int32		arrival = KAPTURE_NOTE_ONLY_ROW;
+
+	return notes_enter(attachment_id, row_key, cid, ignored, &arrival) ? arrival : KAPTURE_NOTE_NEW_ROW;
 }
 
 /*
@@ -1069,7 +1093,8 @@ kapture_notes_add_arriving(int32 attachment_id, int64 ignored, const char *row_k
 void
 kapture_notes_add_existing(int32 attachment_id, int64 changed, const char *row_key)
 {
-	notes_append(attachment_id, KAPTURE_NOTE_INSERTED, changed, row_key, NULL, 0, KAPTURE_NOTE_NOT_KNOWN);
+	notes_append(attachment_id, KAPTURE_NOTE_INSERTED, changed, row_key, NULL, 0, KAPTURE_NOTE_ONLY_ROW,
+				 KAPTURE_NOTE_NOT_KNOWN);
 }
 
 /*
@@ -1078,5 +1103,6 @@ kapture_notes_add_existing(int32 attachment_id, int64 changed, const char *row_k
 void
 kapture_notes_add_changed(int32 attachment_id, int64 changed, const char *row_key)
 {
-	notes_append(attachment_id, KAPTURE_NOTE_UPDATED, changed, row_key, NULL, 0, KAPTURE_NOTE_NOT_KNOWN);
+	notes_append(attachment_id, KAPTURE_NOTE_UPDATED, changed, row_key, NULL, 0, KAPTURE_NOTE_ONLY_ROW,
+				 KAPTURE_NOTE_NOT_KNOWN);
 }

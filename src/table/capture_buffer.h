@@ -17,20 +17,23 @@
 #define KAPTURE_NOTE_PLACED		'm' /* inserted or updated, at its command's place in the order */
 #define KAPTURE_NOTE_END		'c' /* nothing; tells when the transaction committed */
 
+/* Instead of the number of the change that gave a row its key. */
+#define KAPTURE_NOTE_ONLY_ROW	(-1)	/* no other row has had this key at the time */
+#define KAPTURE_NOTE_NEW_ROW	(-2)	/* this change itself */
+
 /* Instead of a customer's id: it is not known whether the row had one. */
 #define KAPTURE_NOTE_NOT_KNOWN	INT64CONST(-1)
 
-extern void kapture_notes_add(int32 attachment_id, char op, int64 changed,
-							  const char *row_key, const char *old_key, CommandId cid, bool own);
+extern int32 kapture_notes_add(int32 attachment_id, char op, int64 changed,
+							   const char *row_key, const char *old_key, CommandId cid, int32 arrival);
 extern void kapture_notes_add_leaving(int32 attachment_id, int64 changed, const char *row_key,
-									  CommandId cid, bool own, int64 customer_id);
+									  CommandId cid, int32 arrival, int64 customer_id);
 extern void kapture_notes_add_deleted(int32 attachment_id, int64 changed, const char *row_key,
-									  CommandId cid, bool own, int64 customer_id);
-extern void kapture_notes_add_arriving(int32 attachment_id, int64 ignored, const char *row_key, CommandId cid);
+									  CommandId cid, int32 arrival, int64 customer_id);
+extern int32 kapture_notes_add_arriving(int32 attachment_id, int64 ignored, const char *row_key, CommandId cid);
 extern void kapture_notes_add_existing(int32 attachment_id, int64 changed, const char *row_key);
 extern void kapture_notes_add_changed(int32 attachment_id, int64 changed, const char *row_key);
 extern void kapture_notes_flush(void);
-extern bool kapture_notes_any(void);
 extern void kapture_notes_forget(int32 attachment_id);
 
 #endif							/* KAPTURE_CAPTURE_BUFFER_H */

@@ -348,14 +348,12 @@ leave_without(List *keys, List *others)
 }
 
 /*
- * Notes that the rows are gone: those that this transaction has written are kept apart
- * from others.  If the partition may have them again, they are as new ones.
+ * Notes that the rows are gone.  If the partition may have them again, they are as new ones.
  */
 static void
 leave_note(const LeavePartition *partition)
 {
 	KaptureAttachment *att = partition->att;
-	bool		own = kapture_notes_any();
 	List	   *keys;
 	List	   *known = NIL;	/* others that are gone, and were with Kapture */
 	CommandId	cid;
@@ -368,14 +366,9 @@ leave_note(const LeavePartition *partition)
 	CommandCounterIncrement();
 	cid = GetCurrentCommandId(true);
 	foreach(lc, keys)
-		kapture_notes_add(att->id, KAPTURE_NOTE_DELETED, att->all_changed, lfirst(lc), NULL, cid, false);
+		kapture_notes_add(att->id, KAPTURE_NOTE_DELETED, att->all_changed, lfirst(lc), NULL, cid, KAPTURE_NOTE_ONLY_ROW);
 	foreach(lc, known)
-		kapture_notes_add_deleted(att->id, att->all_changed, lfirst(lc), cid, false, 0);
-	if (own)
-	{
-		foreach(lc, keys)
-			kapture_notes_add(att->id, KAPTURE_NOTE_DELETED, att->all_changed, lfirst(lc), NULL, cid, true);
-	}
+		kapture_notes_add_deleted(att->id, att->all_changed, lfirst(lc), cid, KAPTURE_NOTE_ONLY_ROW, 0);
 	if (partition->may_return)
 	{
 		foreach(lc, keys)

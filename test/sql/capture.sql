@@ -441,7 +441,7 @@ COPY customers (id, customer_name, phone) FROM STDIN;
 SELECT * FROM noted;
 DELETE FROM kapture_outbox;
 
--- what tells which row has a key: the command, whether its row is an earlier one's, and the end of the transaction
+-- what tells which row has a key: the command, and the end of the transaction
 BEGIN;
 INSERT INTO customers SELECT i, 'a', '1' FROM generate_series(61, 64) i;
 UPDATE customers SET phone = '2' WHERE id = 64;
@@ -451,6 +451,29 @@ WITH gone AS (DELETE FROM customers WHERE id IN (63, 64) RETURNING *) INSERT INT
 DELETE FROM customers WHERE id = 72;
 COMMIT;
 SELECT seq, op, row_key, more_keys, old_key, command, snapshot IS NOT NULL AS ends FROM kapture_outbox ORDER BY xact, seq;
+DELETE FROM kapture_outbox;
+-- and where several rows may have it, what gave it to this one
+CREATE TABLE twins (id int PRIMARY KEY DEFERRABLE, customer_name text, phone text);
+BEGIN;
+SELECT kapture_attach('twins');
+SELECT kapture_pause('twins');
+COMMIT;
+INSERT INTO twins VALUES (1, 'a', '1'), (2, 'b', '2'), (3, 'c', '3');
+DELETE FROM kapture_outbox;
+UPDATE twins SET id = id + 1;
+BEGIN;
+SET CONSTRAINTS ALL DEFERRED;
+UPDATE twins SET phone = '4' WHERE id = 4;
+UPDATE twins SET id = 3 WHERE id = 2;
+UPDATE twins SET phone = '5' WHERE customer_name = 'a';
+INSERT INTO twins VALUES (3, 'd', '6');
+UPDATE twins SET id = 2 WHERE customer_name = 'a';
+DELETE FROM twins WHERE customer_name = 'b';
+UPDATE twins SET phone = '7' WHERE customer_name = 'd';
+COMMIT;
+SELECT seq, op, row_key, old_key, command, arrival FROM kapture_outbox ORDER BY xact, seq;
+SELECT kapture_detach('twins');
+DROP TABLE twins;
 DELETE FROM kapture_outbox;
 -- rolled back, as much as is written early, too
 BEGIN;

@@ -1,0 +1,214 @@
+/*
+ * twins.c
+ *		Tells rows apart that have one key for a while.
+ *
+ * Under a deferred constraint several rows may have one key until the transaction
+ * commits, so a key does not tell which of them a change is about.  What does is
+ * the place of the row's version.  From the first command on that leaves two rows
+ * with one key, it is kept in memory for each version that the transaction writes
+ * which change gave the row its key.
+ *
+ * Nothing tells whether a constraint is deferred just now, so a row that gets a key
+ * is looked for in the index of one that can be.  Other tables pay nothing.
+ */
+#include "postgres.h"
+
+#include "access/genam.h"
+#include "access/htup_details.h"
+#include "access/stratnum.h"
+#include "access/xact.h"
+#include "catalog/pg_index.h"
+#include "commands/trigger.h"
+#include "utils/fmgroids.h"
+#include "utils/hsearch.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
+#include "utils/syscache.h"
+
+#include "table/capture_buffer.h"
+#include "table/twins.h"
+
+/* A version of a row, as an attachment has it. */
+typedef struct TwinsKey
+{
+	int32		attachment_id;
+	Oid			file;			/* relfilenode: TRUNCATE uses places again */
+	BlockNumber block;
+	OffsetNumber offset;
+} TwinsKey;
+
+typedef struct TwinsVersion
+{
+	TwinsKey	key;			/* hash key */
+	int32		arrival;		/* number of the change that gave the row its key */
+} TwinsVersion;
+
+/* Of the running transaction; NULL: no two rows have had one key so far. */
+static HTAB *twins_versions = NULL;
+static CommandId twins_since;	/* the command that it began with */
+
+static void
+twins_xact_callback(XactEvent event, void *arg)
+{
+	if (event != XACT_EVENT_COMMIT && event != XACT_EVENT_PREPARE && event != XACT_EVENT_ABORT)
+		return;
+	/* the memory goes with the transaction's context */
+	twins_versions = NULL;
+}
+
+/* Are all columns of an index among those of an attachment's key? */
+static bool
+twins_is_of_key(Oid index, const KaptureAttachment *att)
+{
+	HeapTuple	tuple = SearchSysCache1(INDEXRELID, ObjectIdGetDatum(index));
+	bool		result = HeapTupleIsValid(tuple);
+
+	for (int i = 0; result && i < ((Form_pg_index) GETSTRUCT(tuple))->indnkeyatts; i++)
+	{
+		int			k = 0;
+
+		while (k < att->nkeys && att->keys[k].attnum != ((Form_pg_index) GETSTRUCT(tuple))->indkey.values[i])
+			k++;
+		result = k < att->nkeys;
+	}
+	if (HeapTupleIsValid(tuple))
+		ReleaseSysCache(tuple);
+	return result;
+}
+
+/*
+ * Adds to "indexes", in the current memory context, those of constraints that keep an
+ * attachment's key unique and can be deferred.
+ */
+List *
+kapture_twins_indexes(List *indexes, Relation rel, const KaptureAttachment *att)
+{
+	for (int i = 0; rel->trigdesc && i < rel->trigdesc->numtriggers; i++)
+	{
+		const Trigger *trigger = &rel->trigdesc->triggers[i];
+
+		if (trigger->tgfoid == F_UNIQUE_KEY_RECHECK && twins_is_of_key(trigger->tgconstrindid, att))
+			indexes = list_append_unique_oid(indexes, trigger->tgconstrindid);
+	}
+	return indexes;
+}
+
+/* What finds the rows that have the key of this one; their number, 0 if a value is null. */
+static int
+twins_scan_keys(ScanKey keys, Relation rel, Relation index, HeapTuple tuple)
+{
+	int			n = IndexRelationGetNumberOfKeyAttributes(index);
+
+	for (int i = 0; i < n; i++)
+	{
+		AttrNumber	attnum = index->rd_index->indkey.values[i];
+		Oid			type = index->rd_opcintype[i];
+		Oid			equal = get_opfamily_member(index->rd_opfamily[i], type, type, BTEqualStrategyNumber);
+		bool		isnull;
+		Datum		value = heap_getattr(tuple, attnum, RelationGetDescr(rel), &isnull);
+
+		if (isnull || !OidIsValid(equal))
+			return 0;
+		ScanKeyEntryInitialize(&keys[i], 0, attnum, BTEqualStrategyNumber, InvalidOid, index->rd_indcollation[i],
+							   get_opcode(equal), value);
+	}
+	return n;
+}
+
+/* Is there another row with the key that this one has in an index? */
+static bool
+twins_collides(Relation rel, Oid indexid, HeapTuple tuple)
+{
+	ScanKeyData keys[INDEX_MAX_KEYS];
+	Relation	index = index_open(indexid, AccessShareLock);
+	int			nkeys = twins_scan_keys(keys, rel, index, tuple);
+	bool		result = false;
+	SysScanDesc scan;
+	HeapTuple	other;
+
+	if (nkeys > 0)
+	{
+		scan = systable_beginscan(rel, indexid, true, SnapshotSelf, nkeys, keys);
+		while (!result && HeapTupleIsValid(other = systable_getnext(scan)))
+			result = !ItemPointerEquals(&other->t_self, &tuple->t_self);
+		systable_endscan(scan);
+	}
+	index_close(index, AccessShareLock);
+	return result;
+}
+
+/*
+ * Tells whether the running transaction keeps versions of rows.
+ */
+bool
+kapture_twins_any(void)
+{
+	return twins_versions != NULL;
+}
+
+/*
+ * Has versions kept from now on, if a row that a command has given a key is not the
+ * only one that has it.  "indexes": see kapture_twins_indexes().
+ */
+void
+kapture_twins_watch(Relation rel, List *indexes, HeapTuple tuple, CommandId cid)
+{
+	static bool registered = false;
+	HASHCTL		ctl = {.keysize = sizeof(TwinsKey), .entrysize = sizeof(TwinsVersion)};
+	ListCell   *lc;
+
+	foreach(lc, indexes)
+	{
+		if (twins_versions || !twins_collides(rel, lfirst_oid(lc), tuple))
+			continue;
+		if (!registered)
+			RegisterXactCallback(twins_xact_callback, NULL);
+		registered = true;
+		ctl.hcxt = TopTransactionContext;
+		twins_versions = hash_create("kapture_sync rows with one key", 64, &ctl, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+		twins_since = cid;
+	}
+}
+
+static TwinsKey
+twins_key(int32 attachment_id, Relation rel, HeapTuple tuple)
+{
+	TwinsKey	key;
+
+	memset(&key, 0, sizeof(key));	/* what aligns it, too */
+	key.attachment_id = attachment_id;
+	key.file = rel->rd_rel->relfilenode;
+	key.block = ItemPointerGetBlockNumber(&tuple->t_self);
+	key.offset = ItemPointerGetOffsetNumber(&tuple->t_self);
+	return key;
+}
+
+/*
+ * Returns the number of the change that gave a row its key, by a version that
+ * command "cid" of the running transaction has written: 0 if the row had it when
+ * versions began to be kept, KAPTURE_NOTE_ONLY_ROW if it is not known.
+ */
+int32
+kapture_twins_arrival(int32 attachment_id, Relation rel, HeapTuple tuple, CommandId cid)
+{
+	TwinsKey	key = twins_key(attachment_id, rel, tuple);
+	TwinsVersion *version = hash_search(twins_versions, &key, HASH_FIND, NULL);
+
+	if (version)
+		return version->arrival;
+	/* a trigger changes what its own command has written, but not noted yet */
+	return cid > twins_since ? KAPTURE_NOTE_ONLY_ROW : 0;
+}
+
+/*
+ * Notes which change has given a row its key, of which this is a new version.
+ */
+void
+kapture_twins_note(int32 attachment_id, Relation rel, HeapTuple tuple, int32 arrival)
+{
+	TwinsKey	key = twins_key(attachment_id, rel, tuple);
+	TwinsVersion *version = hash_search(twins_versions, &key, HASH_ENTER, NULL);
+
+	version->arrival = arrival;
+}
