@@ -312,14 +312,14 @@ const KaptureStatementText kapture_statements[] =
 		" SET state = CASE WHEN again IS NULL THEN $4 ELSE 'retry' END,"
 		" next_attempt = CASE WHEN again IS NOT NULL THEN now() WHEN $4 = 'retry' THEN $6 END,"
 		" changed = CASE WHEN $13 THEN 0 ELSE changed END | coalesce(again, 0), again = NULL,"
-		" failures = failures + $5, in_doubt = $7, searches = 0, customer_id = $8,"
+		" failures = failures + $5, in_doubt = $7, searches = $16, customer_id = $8,"
 		" api = $9, request = $10, http_status = $11, last_error = $12, waits_for = $14"
 		" WHERE attachment_id = $1 AND delivery_id = $2 AND attempts = $3 AND state = 'sending'"
 		" RETURNING attachment_id, row_key, next_attempt),"
 		" doubt AS (" OUTBOX_DOUBT("failed", "$15") ")"
 		" SELECT next_attempt FROM failed",
-		15, {INT4OID, INT8OID, INT4OID, TEXTOID, INT4OID, TIMESTAMPTZOID, TIMESTAMPTZOID, INT8OID,
-		TEXTOID, TEXTOID, INT4OID, TEXTOID, BOOLOID, INT8OID, BOOLOID}
+		16, {INT4OID, INT8OID, INT4OID, TEXTOID, INT4OID, TIMESTAMPTZOID, TIMESTAMPTZOID, INT8OID,
+		TEXTOID, TEXTOID, INT4OID, TEXTOID, BOOLOID, INT8OID, BOOLOID, INT4OID}
 	},
 	[OUTBOX_UNPARK] = {
 		"UPDATE @.kapture_delivery AS d SET state = 'retry', next_attempt = $3"

@@ -129,6 +129,20 @@ emulator_post($emulator, 'release', {});
 idle_ok('a row is deleted during its Add');
 ($id) = map { $_->{kapture_customer_id} } grep { ($_->{phone} // '') eq '9830000001' } @{ emulator_get($emulator, 'customers') };
 is(join(' ', campaign($id), history($key)), "deleted gone $id 200", 'that is reported, too');
+my $holder = customer('customers', 'Holder');
+$id = customer('customers', 'Taker');
+$key = sql("SELECT id FROM customers WHERE customer_name = 'Taker'");
+emulator_faults($emulator, { api => 'get', action => 'hold' });
+sql("UPDATE customers SET phone = (SELECT phone FROM customers WHERE customer_name = 'Holder') WHERE id = $key");
+held_ok(1, 'a search for whom an Update was refused');
+sql("DELETE FROM customers WHERE id = $key");
+emulator_faults($emulator);
+emulator_post($emulator, 'release', {});
+idle_ok('a row is deleted during that search');
+is(join(' ', campaign($id), history($key)), "deleted gone $id 200", 'which is reported');
+is(campaign($holder), '', 'of this row alone');
+sql("DELETE FROM customers");
+idle_ok('the other row goes, too');
 sql("ALTER SERVER kapture OPTIONS (SET timeout '2s')");
 
 # what goes wrong with it
