@@ -762,12 +762,12 @@ inline note_gone(d)
 	fi
 }
 
-/* Does a row wait for this customer?  Then it takes that over: OUTBOX_IS_WANTED. */
+/* Does a row wait for this customer?  Then it may take that over: OUTBOX_REPORT_AT. */
 inline is_wanted(customer_id)
 {
 	ok_ = false;
 	for (i_ : 0 .. DELIVERIES - 1) {
-		ok_ = ok_ || (db.delivery[i_].used && db.delivery[i_].waits_for == customer_id)
+		ok_ = ok_ || (db.delivery[i_].used && db.delivery[i_].key != 0 && db.delivery[i_].waits_for == customer_id)
 	}
 	skip
 }
@@ -778,15 +778,20 @@ inline report_deleted(k, customer_id)
 #if ON_DELETE
 	c_ = (customer_id != 0 -> customer_id : db.known[k].customer);
 	is_wanted(c_);
+#ifdef FAULT_WANTED_NOT_REPORTED
+	c_ = (ok_ -> 0 : c_);
+#endif
 	find_delivery(k);
 	if
-	:: c_ != 0 && ok_ -> crm[c_].reported = 1	/* of the proof: it need not be, even if that row does not take it over */
-	:: c_ != 0 && !ok_ && n_ != NONE -> db.delivery[n_].customer = c_
-	:: c_ != 0 && !ok_ && n_ == NONE ->
+	:: c_ != 0 && n_ != NONE ->
+		db.delivery[n_].customer = c_;
+		db.delivery[n_].stood_back = db.delivery[n_].stood_back || (ok_ && db.delivery[n_].state != sending)
+	:: c_ != 0 && n_ == NONE ->
 		new_delivery();
 		db.delivery[n_].key = 0;
 		set_state(n_, retry);
-		db.delivery[n_].customer = c_
+		db.delivery[n_].customer = c_;
+		db.delivery[n_].stood_back = ok_
 	:: else
 	fi
 #else
