@@ -166,10 +166,10 @@ COMMENT ON COLUMN @extschema@.kapture_delivery.customer_id IS 'customer of which
 COMMENT ON COLUMN @extschema@.kapture_delivery.old_key IS 'the key that the row had when it was deleted';
 COMMENT ON COLUMN @extschema@.kapture_delivery.sent_phone IS 'phone of the Add that is being sent or in doubt, by which it can be found';
 COMMENT ON COLUMN @extschema@.kapture_delivery.sent_email IS 'email of that Add';
-COMMENT ON COLUMN @extschema@.kapture_delivery.searches IS 'how often a lost Add was searched for in vain';
+COMMENT ON COLUMN @extschema@.kapture_delivery.searches IS 'how often a lost Add, or whom an Update was refused for, was searched for in vain';
 COMMENT ON COLUMN @extschema@.kapture_delivery.request IS 'body of the last request that failed';
 COMMENT ON COLUMN @extschema@.kapture_delivery.delivery_id IS 'stays the same when the row''s key changes';
-COMMENT ON COLUMN @extschema@.kapture_delivery.waits_for IS 'customer that another row has: parked until that row''s phone or email changes, or that row is deleted';
+COMMENT ON COLUMN @extschema@.kapture_delivery.waits_for IS 'customer that another row has: parked until that row''s phone or email changes, or that row is deleted; negative: one that no row is known to have';
 COMMENT ON COLUMN @extschema@.kapture_delivery.sent_code IS 'customer_code of that Add, where the server has add_is_upsert: it is sent again without a search';
 
 CREATE TABLE @extschema@.kapture_row (

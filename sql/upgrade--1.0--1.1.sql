@@ -289,7 +289,8 @@ SELECT pg_catalog.pg_extension_config_dump('@extschema@.kapture_follow_follow_id
 ALTER TABLE @extschema@.kapture_delivery ADD COLUMN waits_for bigint, ADD COLUMN sent_code text;
 CREATE INDEX kapture_delivery_customer ON @extschema@.kapture_delivery (customer_id) WHERE customer_id IS NOT NULL;
 CREATE INDEX kapture_delivery_waiting ON @extschema@.kapture_delivery (waits_for) WHERE waits_for IS NOT NULL;
-COMMENT ON COLUMN @extschema@.kapture_delivery.waits_for IS 'customer that another row has: parked until that row''s phone or email changes, or that row is deleted';
+COMMENT ON COLUMN @extschema@.kapture_delivery.waits_for IS 'customer that another row has: parked until that row''s phone or email changes, or that row is deleted; negative: one that no row is known to have';
+COMMENT ON COLUMN @extschema@.kapture_delivery.searches IS 'how often a lost Add, or whom an Update was refused for, was searched for in vain';
 COMMENT ON COLUMN @extschema@.kapture_delivery.sent_code IS 'customer_code of that Add, where the server has add_is_upsert: it is sent again without a search';
 ALTER TABLE @extschema@.kapture_attachment DROP CONSTRAINT kapture_attachment_on_duplicate_check;
 ALTER TABLE @extschema@.kapture_attachment ADD CONSTRAINT kapture_attachment_on_duplicate_check CHECK (on_duplicate IN ('link', 'fail', 'link only'));

@@ -140,12 +140,12 @@ static const struct
 	},
 	[STATE_RELEASE] = {
 		STATE_RELEASED " d.ctid = ANY (ARRAY(SELECT w.ctid FROM unnest($1, $2) AS v(attachment_id, customer_id)"
-		" JOIN @.kapture_delivery AS w ON w.waits_for = v.customer_id"
+		" CROSS JOIN (VALUES (1), (-1)) AS s(sign) JOIN @.kapture_delivery AS w ON w.waits_for = v.customer_id * s.sign"
 		" AND " STATE_SERVER("w.attachment_id") " = " STATE_SERVER("v.attachment_id") ")) RETURNING d.attachment_id",
 		2, {INT4ARRAYOID, INT8ARRAYOID}
 	},
 	[STATE_RELEASE_ORPHANED] = {
-		STATE_RELEASED " d.waits_for IS NOT NULL AND NOT EXISTS (SELECT FROM @.kapture_row AS r"
+		STATE_RELEASED " d.waits_for > 0 AND NOT EXISTS (SELECT FROM @.kapture_row AS r"
 		" WHERE r.customer_id = d.waits_for AND r.gone_at IS NULL AND r.left_at IS NULL"
 		" AND " STATE_SERVER("r.attachment_id") " = " STATE_SERVER("d.attachment_id") ")"
 		" RETURNING d.attachment_id",

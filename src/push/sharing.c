@@ -355,7 +355,8 @@ sharing_is_confirmed(const SharingHolder *h)
 
 /*
  * The phone or email of the task's Update is another customer's.  If that is a row's, the task waits until
- * Kapture has another one of that row; if Kapture has by now, it is tried again.
+ * Kapture has another one of that row; if Kapture has by now, it is tried again.  If it is no row's, the
+ * task stays parked, until it is one's that changes.
  */
 static void
 sharing_check_held(WorkerTask *task, List *holders, TimestampTz now)
@@ -376,6 +377,7 @@ sharing_check_held(WorkerTask *task, List *holders, TimestampTz now)
 		if (had && sharing_is_confirmed(h))
 		{
 			kapture_task_try_again(t, now);
+			KAPTURE_TRACE(t, "try_again");
 			return;
 		}
 		/* by which it is seen when it goes */
@@ -385,6 +387,8 @@ sharing_check_held(WorkerTask *task, List *holders, TimestampTz now)
 		kapture_task_wait(t, had, name, key);
 		return;
 	}
+	/* a row may be just getting it, and have another phone by now */
+	t->failed.waits_for = -t->held_by;
 }
 
 /* Parks the task if one of these rows has its customer, or puts it off. */

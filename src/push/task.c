@@ -348,6 +348,7 @@ kapture_task_fail(KaptureTask *task, bool park, TimestampTz next_attempt, const 
 	failed->in_doubt = task->delivery->in_doubt;
 	failed->unsure = task->step == KAPTURE_STEP_UPDATE;
 	failed->waits_for = 0;
+	failed->searches = 0;
 	/* that of a deleted row is nowhere else */
 	failed->customer_id = task->customer_id == task->delivery->row.customer_id && !task->delivery->gone ? 0 : task->customer_id;
 	if (task->body)
@@ -575,6 +576,12 @@ task_gone_meanwhile(KaptureTask *task)
 {
 	bool		searching = task->step == KAPTURE_STEP_FIND_PHONE || task->step == KAPTURE_STEP_FIND_EMAIL;
 
+	/* its Update was refused; of whom, does not matter any more */
+	if (task->seeks_holder && task->state == KAPTURE_TASK_SEND)
+	{
+		task->seeks_holder = false;
+		task->state = KAPTURE_TASK_FAILED;
+	}
 	switch (task->state)
 	{
 		case KAPTURE_TASK_SEND:
@@ -743,16 +750,30 @@ task_look_up(KaptureTask *task, TimestampTz now)
 
 /*
  * The task's Update, which was refused, is tried again: whoever had its phone or email has it no
- * more.  If that goes on, the search does not tell who has it, and the row stays parked.
+ * more.
  */
 void
 kapture_task_try_again(KaptureTask *task, TimestampTz now)
 {
-	int			failures = task->delivery->failures + 1;
+	task->held_by = 0;
+	task->failed.park = false;
+	task->failed.next_attempt = TimestampTzPlusMilliseconds(now, kapture_pacing_backoff(task->delivery->failures + 1,
+																						  KAPTURE_ROW_LONGEST));
+}
+
+/*
+ * Nobody is found who has the phone or email that the task's Update was refused for.  It is tried again,
+ * late enough for a search that lags; if that goes on, the row stays parked.
+ */
+static void
+task_found_nobody(KaptureTask *task, TimestampTz now)
+{
+	KaptureFailed *failed = &task->failed;
 
 	task->held_by = 0;
-	task->failed.park = failures > KAPTURE_SEARCHES;
-	task->failed.next_attempt = TimestampTzPlusMilliseconds(now, kapture_pacing_backoff(failures, KAPTURE_ROW_LONGEST));
+	failed->park = task->delivery->searches >= KAPTURE_SEARCHES;
+	failed->searches = failed->park ? 0 : task->delivery->searches + 1;
+	failed->next_attempt = TimestampTzPlusMilliseconds(now, KAPTURE_SEARCH_RETRY);
 }
 
 /* The task's Update was refused because of another customer's phone or email: of whose? */
@@ -762,6 +783,7 @@ task_seek_holder(KaptureTask *task, const KaptureReply *reply)
 	KaptureDelivery *delivery = task->delivery;
 	KaptureIdentity sent;
 
+	task->asked_first = false;
 	task_identity(task, task->sending, &sent);
 	kapture_task_fail(task, true, 0, reply->message);
 	task->failed.unsure = false;	/* it was not carried out */
@@ -780,7 +802,7 @@ task_found_holder(KaptureTask *task, TimestampTz now)
 	task->held_by = task->by_phone != 0 && task->by_phone != task->customer_id ? task->by_phone :
 		task->by_email != task->customer_id ? task->by_email : 0;
 	if (task->held_by == 0)
-		kapture_task_try_again(task, now);
+		task_found_nobody(task, now);
 }
 
 /* Both searches are done: whose are phone and email? */

@@ -669,8 +669,8 @@ TimestampTz
 kapture_delivery_fail(KaptureFailed *failed)
 {
 	KaptureDelivery *d = failed->delivery;
-	Datum		values[15];
-	char		nulls[16] = "               ";
+	Datum		values[16];
+	char		nulls[17] = "                ";
 	TimestampTz next = DT_NOEND;
 
 	values[0] = Int32GetDatum(d->attachment_id);
@@ -688,6 +688,7 @@ kapture_delivery_fail(KaptureFailed *failed)
 	values[12] = BoolGetDatum(failed->arrived);
 	values[13] = Int64GetDatum(failed->waits_for);
 	values[14] = BoolGetDatum(failed->unsure);
+	values[15] = Int32GetDatum(failed->searches);
 	if (failed->in_doubt == 0)
 		nulls[6] = 'n';
 	if (failed->customer_id == 0)

@@ -63,7 +63,8 @@ typedef struct KaptureFailed
 	bool		counts;			/* towards the delay of the next try */
 	bool		arrived;		/* the changes are with Kapture; the rest failed */
 	bool		unsure;			/* an Update was sent that may have been carried out */
-	int64		waits_for;		/* customer of another row, or 0 */
+	int64		waits_for;		/* customer of another row, or 0; negative: no row is known to have it */
+	int			searches;		/* in a row, that did not find whom its Update was refused for */
 	TimestampTz next_attempt;
 	TimestampTz in_doubt;
 	int64		customer_id;	/* to be kept, or 0 */

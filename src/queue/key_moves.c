@@ -340,7 +340,7 @@ moves_is_reported(const KaptureKeyEvent *event)
 /*
  * Has it reported that rows were deleted which had customers: their deliveries get
  * to know these, and rows without one get one.  A row that waits for such a customer
- * takes it over instead.  Returns whether there were any.
+ * may take it over first: then there is nothing to report.  Returns whether there were any.
  */
 static bool
 moves_report_deleted(int32 attachment_id, KaptureKeys *keys)

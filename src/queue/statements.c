@@ -61,11 +61,14 @@
 	" WHERE EXCLUDED.digests IS NOT NULL OR r.customer_id <> EXCLUDED.customer_id" \
 	" OR (r.left_at IS NULL) <> (EXCLUDED.left_at IS NULL)"
 
-/* Does a row of the same account wait for a customer that another one has? */
-#define OUTBOX_IS_WANTED(customer_id) \
-	"EXISTS (SELECT FROM @.kapture_delivery AS w JOIN @.kapture_attachment AS a ON a.attachment_id = w.attachment_id" \
-	" WHERE w.waits_for = " customer_id " AND a.server =" \
-	" (SELECT server FROM @.kapture_attachment AS o WHERE o.attachment_id = $1))"
+/* How long the report that a customer's row was deleted waits for a row that may take the customer over. */
+#define OUTBOX_TAKE_OVER	"interval '5 s'"
+
+/* When that is due: a row of the same account may have waited for the customer. */
+#define OUTBOX_REPORT_AT(customer_id) \
+	"CASE WHEN EXISTS (SELECT FROM @.kapture_delivery AS w JOIN @.kapture_attachment AS a ON a.attachment_id = w.attachment_id" \
+	" WHERE w.waits_for = " customer_id " AND w.row_key IS NOT NULL AND a.server =" \
+	" (SELECT server FROM @.kapture_attachment AS o WHERE o.attachment_id = $1)) THEN now() + " OUTBOX_TAKE_OVER " ELSE now() END"
 
 /* Entries that tell which row has a key; see the index kapture_outbox_keys. */
 #define OUTBOX_IS_ABOUT_KEYS	"op NOT IN ('i', 'u')"
@@ -252,17 +255,17 @@ const KaptureStatementText kapture_statements[] =
 		3, {INT4OID, TEXTARRAYOID, TIMESTAMPTZARRAYOID}
 	},
 	[OUTBOX_REPORT_DELETED] = {
-		"UPDATE @.kapture_delivery AS d SET customer_id = v.customer_id"
+		"UPDATE @.kapture_delivery AS d SET customer_id = v.customer_id,"
+		" next_attempt = CASE WHEN d.state = 'sending' THEN d.next_attempt ELSE " OUTBOX_REPORT_AT("v.customer_id") " END"
 		" FROM unnest($2, $3) AS v(delivery_id, customer_id)"
-		" WHERE d.attachment_id = $1 AND d.delivery_id = v.delivery_id AND NOT " OUTBOX_IS_WANTED("v.customer_id"),
+		" WHERE d.attachment_id = $1 AND d.delivery_id = v.delivery_id",
 		3, {INT4OID, INT8ARRAYOID, INT8ARRAYOID}
 	},
 	[OUTBOX_REPORT_NEW] = {
 		"INSERT INTO @.kapture_delivery"
 		" (attachment_id, old_key, state, changed, captured_at, attempts, last_attempt, next_attempt, customer_id)"
-		" SELECT $1, v.row_key, 'retry', 0, v.captured_at, 0, statement_timestamp(), now(), v.customer_id"
-		" FROM unnest($2, $3, $4) AS v(row_key, captured_at, customer_id)"
-		" WHERE NOT " OUTBOX_IS_WANTED("v.customer_id"),
+		" SELECT $1, v.row_key, 'retry', 0, v.captured_at, 0, statement_timestamp(), " OUTBOX_REPORT_AT("v.customer_id") ", v.customer_id"
+		" FROM unnest($2, $3, $4) AS v(row_key, captured_at, customer_id)",
 		4, {INT4OID, TEXTARRAYOID, TIMESTAMPTZARRAYOID, INT8ARRAYOID}
 	},
 	[OUTBOX_NEXT_DUE] = {
@@ -312,14 +315,14 @@ const KaptureStatementText kapture_statements[] =
 		" SET state = CASE WHEN again IS NULL THEN $4 ELSE 'retry' END,"
 		" next_attempt = CASE WHEN again IS NOT NULL THEN now() WHEN $4 = 'retry' THEN $6 END,"
 		" changed = CASE WHEN $13 THEN 0 ELSE changed END | coalesce(again, 0), again = NULL,"
-		" failures = failures + $5, in_doubt = $7, searches = 0, customer_id = $8,"
+		" failures = failures + $5, in_doubt = $7, searches = $16, customer_id = $8,"
 		" api = $9, request = $10, http_status = $11, last_error = $12, waits_for = $14"
 		" WHERE attachment_id = $1 AND delivery_id = $2 AND attempts = $3 AND state = 'sending'"
 		" RETURNING attachment_id, row_key, next_attempt),"
 		" doubt AS (" OUTBOX_DOUBT("failed", "$15") ")"
 		" SELECT next_attempt FROM failed",
-		15, {INT4OID, INT8OID, INT4OID, TEXTOID, INT4OID, TIMESTAMPTZOID, TIMESTAMPTZOID, INT8OID,
-		TEXTOID, TEXTOID, INT4OID, TEXTOID, BOOLOID, INT8OID, BOOLOID}
+		16, {INT4OID, INT8OID, INT4OID, TEXTOID, INT4OID, TIMESTAMPTZOID, TIMESTAMPTZOID, INT8OID,
+		TEXTOID, TEXTOID, INT4OID, TEXTOID, BOOLOID, INT8OID, BOOLOID, INT4OID}
 	},
 	[OUTBOX_UNPARK] = {
 		"UPDATE @.kapture_delivery AS d SET state = 'retry', next_attempt = $3"

@@ -33,6 +33,12 @@
 #ifndef CONTACTS				/* of a row's phone */
 #define CONTACTS 0
 #endif
+#ifndef SHIFTS					/* the first row gets the phone (SHIFTS_EMAIL: email) of the second, which gets another one */
+#define SHIFTS 0
+#endif
+#ifndef SWAPS					/* they exchange their phones */
+#define SWAPS 0
+#endif
 #ifndef DELETES
 #define DELETES 0
 #endif
@@ -74,6 +80,7 @@
 #endif
 
 #define KEYS		3
+#define NO_ROWS		16
 #define OUTBOX		4
 #define NONE		255
 #define VALUE		1			/* fields, as bits */
@@ -128,7 +135,7 @@ typedef Delivery {
 	byte sent_phone;
 	byte sent_email;
 	byte searches;
-	byte waits_for;
+	byte waits_for;				/* with NO_ROWS, while no row is known to have it */
 	bit stood_back;
 	bit waited;					/* of the proof: for what an earlier search has missed */
 	byte judged					/* of the proof: the values that it is parked for */
@@ -179,6 +186,8 @@ typedef Task {
 	byte named_id;
 	byte by_phone;
 	byte by_email;
+	bit seeks;					/* whose phone or email its Update was refused for: */
+	byte held_by;
 	mtype verdict;				/* the answer, if there is one: */
 	byte id
 }
@@ -209,7 +218,7 @@ Task task[DELIVERIES];
 Customer crm[CUSTOMERS + 1];
 Lost lost[DELIVERIES];
 
-byte inserts = INSERTS, changes = CHANGES, contacts = CONTACTS, deletes = DELETES, rekeys = REKEYS;
+byte inserts = INSERTS, changes = CHANGES, contacts = CONTACTS, shifts = SHIFTS, swaps = SWAPS, deletes = DELETES, rekeys = REKEYS;
 byte crashes = CRASHES, losses = LOSSES, lags = LAGS, refusals = REFUSALS, troubles = TROUBLES, locks = LOCKS;
 
 #if SERVER_CRASHES
@@ -227,7 +236,7 @@ byte late_attempt;
 #endif
 
 /* Scratch within one step. */
-hidden byte i_, j_, n_, r_, on_, answer_, by_phone_, by_email_, found_, waits_for_, keep_, from_, to_, was_, is_, c_, k_, z_;
+hidden byte i_, j_, n_, tries_, r_, on_, answer_, by_phone_, by_email_, found_, waits_for_, keep_, from_, to_, was_, is_, c_, k_, z_;
 hidden mtype verdict_;
 hidden byte ok_, gone_, rekeyed_, held_, adding_, reporting_, ended_, park_, arrived_, unsure_;
 
@@ -267,6 +276,10 @@ inline check_report(d)
 
 /* ---- Kapture ---- */
 
+/* Of what an Update is a duplicate, as Kapture says. */
+#define OF_PHONE	1
+#define OF_EMAIL	2
+
 /* Carries out a request: verdict_, found_. */
 inline carry_out(what, whose, a_phone, an_email, a_value, fields, customer_id)
 {
@@ -304,7 +317,12 @@ inline carry_out(what, whose, a_phone, an_email, a_value, fields, customer_id)
 	:: what == KAPTURE_STEP_UPDATE ->
 		if
 		:: (fields & CONTACT) && ((by_phone_ && by_phone_ != customer_id) || (by_email_ && by_email_ != customer_id)) ->
-			verdict_ = KAPTURE_DUPLICATE
+			verdict_ = KAPTURE_DUPLICATE;
+			found_ = OF_PHONE * (by_phone_ && by_phone_ != customer_id) + OF_EMAIL * (by_email_ && by_email_ != customer_id)
+#if VAGUE_DUPLICATES
+			;
+			found_ = OF_PHONE + OF_EMAIL
+#endif
 		:: else ->
 			if
 			:: fields & CONTACT ->
@@ -372,7 +390,7 @@ inline lose_request(d)
 #if LATE_ADDS
 #define MAY_LAG		(lags > 0 && IS_FIND(T.step))
 #else
-#define MAY_LAG		(lags > 0 && IS_FIND(T.step) && T.asked_first && !D.waited)
+#define MAY_LAG		(lags > 0 && IS_FIND(T.step) && ((T.asked_first && !D.waited) || (T.seeks && T.searches == 0)))
 #endif
 
 proctype kapture(byte d)
@@ -500,6 +518,25 @@ end:
 			db.row[r].phone = (db.row[r].phone == 3 -> 4 : 3);
 			capture(written, db.row[r].key, 0, CONTACT)
 		}
+#if SHIFTS || SWAPS
+	:: d_step { r == 0 && db.row[0].present && db.row[1].present && shifts + swaps > 0 && db.noutbox + 2 <= OUTBOX ->
+#if SHIFTS_EMAIL
+			n_ = db.row[0].email;
+			db.row[0].email = db.row[1].email;
+			db.row[1].email = (swaps > 0 -> n_ : 5);
+#else
+			n_ = db.row[0].phone;
+			db.row[0].phone = db.row[1].phone;
+			db.row[1].phone = (swaps > 0 -> n_ : 5);
+#endif
+			if
+			:: swaps > 0 -> swaps--
+			:: else -> shifts--
+			fi;
+			capture(written, db.row[0].key, 0, CONTACT);
+			capture(written, db.row[1].key, 0, CONTACT)
+		}
+#endif
 	:: d_step { db.row[r].present && deletes > 0 && ROOM ->
 			deletes--;
 			n_ = db.row[r].key;
@@ -545,20 +582,21 @@ end:
 #define ON_LEAVE		12
 #define ON_SPARE		13
 #define ON_LET_REPORT	14
+#define ON_TRY_AGAIN	15
 
 c_decl {
-	static unsigned char taken[12][15][12];
+	static unsigned char taken[12][16][12];
 	static unsigned char moved[4][4];
 	static void tell_taken(void)
 	{
 		static const char *const places[] = {"CLAIMED", "ADD", "UPDATE", "FIND_PHONE", "FIND_EMAIL", "FIND_BOTH", "FIND_NAMED",
 			"DONE", "FAILED", "RELEASE", "PARKED", "DELETED"};
 		static const char *const events[] = {"plan", "SUCCESS", "PARTLY_FOUND", "NOT_FOUND", "DUPLICATE", "REFUSED", "DENIED",
-			"IN_DOUBT", "yield", "stand_back", "locked", "take_back", "leave", "spare", "let_report"};
+			"IN_DOUBT", "yield", "stand_back", "locked", "take_back", "leave", "spare", "let_report", "try_again"};
 		static const char *const states[] = {"none", "sending", "retry", "parked"};
 
 		for (int from = 0; from < 12; from++)
-			for (int on = 0; on < 15; on++)
+			for (int on = 0; on < 16; on++)
 				for (int to = 0; to < 12; to++)
 					if (taken[from][on][to])
 						printf("transition: %s %s %s\n", places[from], events[on], places[to]);
@@ -724,12 +762,12 @@ inline note_gone(d)
 	fi
 }
 
-/* Does a row wait for this customer?  Then it takes that over: OUTBOX_IS_WANTED. */
+/* Does a row wait for this customer?  Then it may take that over: OUTBOX_REPORT_AT. */
 inline is_wanted(customer_id)
 {
 	ok_ = false;
 	for (i_ : 0 .. DELIVERIES - 1) {
-		ok_ = ok_ || (db.delivery[i_].used && db.delivery[i_].waits_for == customer_id)
+		ok_ = ok_ || (db.delivery[i_].used && db.delivery[i_].key != 0 && db.delivery[i_].waits_for == customer_id)
 	}
 	skip
 }
@@ -740,15 +778,20 @@ inline report_deleted(k, customer_id)
 #if ON_DELETE
 	c_ = (customer_id != 0 -> customer_id : db.known[k].customer);
 	is_wanted(c_);
+#ifdef FAULT_WANTED_NOT_REPORTED
+	c_ = (ok_ -> 0 : c_);
+#endif
 	find_delivery(k);
 	if
-	:: c_ != 0 && ok_ -> crm[c_].reported = 1	/* of the proof: it need not be, even if that row does not take it over */
-	:: c_ != 0 && !ok_ && n_ != NONE -> db.delivery[n_].customer = c_
-	:: c_ != 0 && !ok_ && n_ == NONE ->
+	:: c_ != 0 && n_ != NONE ->
+		db.delivery[n_].customer = c_;
+		db.delivery[n_].stood_back = db.delivery[n_].stood_back || (ok_ && db.delivery[n_].state != sending)
+	:: c_ != 0 && n_ == NONE ->
 		new_delivery();
 		db.delivery[n_].key = 0;
 		set_state(n_, retry);
-		db.delivery[n_].customer = c_
+		db.delivery[n_].customer = c_;
+		db.delivery[n_].stood_back = ok_
 	:: else
 	fi
 #else
@@ -778,15 +821,22 @@ inline leave(k, customer_id)
 	clear_known(k)
 }
 
+/* STATE_RELEASED */
+inline release(at)
+{
+	set_state(at, retry);
+	db.delivery[at].waits_for = 0;
+	db.delivery[at].judged = 0
+}
+
 /* STATE_RELEASE: who waits for this customer is due. */
 inline release_waiting(customer_id)
 {
 	for (i_ : 0 .. DELIVERIES - 1) {
 		if
-		:: db.delivery[i_].state == parked && db.delivery[i_].waits_for == customer_id ->
-			set_state(i_, retry);
-			db.delivery[i_].waits_for = 0;
-			db.delivery[i_].judged = 0
+		:: db.delivery[i_].state == parked &&
+			(db.delivery[i_].waits_for == customer_id || db.delivery[i_].waits_for == customer_id + NO_ROWS) ->
+			release(i_)
 		:: else
 		fi
 	}
@@ -796,13 +846,13 @@ inline release_waiting(customer_id)
 /* STATE_RELEASE_ORPHANED */
 inline release_orphaned()
 {
-	for (j_ : 1 .. CUSTOMERS) {
-		ok_ = true;
+	for (j_ : 0 .. DELIVERIES - 1) {
+		ok_ = db.delivery[j_].state == parked && db.delivery[j_].waits_for != 0 && db.delivery[j_].waits_for < NO_ROWS;
 		for (i_ : 1 .. KEYS) {
-			ok_ = ok_ && db.known[i_].customer != j_
+			ok_ = ok_ && db.known[i_].customer != db.delivery[j_].waits_for
 		}
 		if
-		:: ok_ -> release_waiting(j_)
+		:: ok_ -> release(j_)
 		:: else
 		fi
 	}
@@ -894,7 +944,7 @@ inline follow()
 #define IS_ATTEMPT(d, n)	(d.used)
 #endif
 
-/* OUTBOX_FAIL, with park_, arrived_, unsure_, waits_for_ */
+/* OUTBOX_FAIL, with park_, arrived_, unsure_, waits_for_, tries_ */
 inline outbox_fail(d)
 {
 	D.judged = 0;
@@ -907,7 +957,7 @@ inline outbox_fail(d)
 	D.changed = (arrived_ -> 0 : D.changed) | (D.again & ALL);
 	D.again = 0;
 	D.in_doubt = T.in_doubt;
-	D.searches = 0;
+	D.searches = tries_;
 	D.waited = 0;
 	D.waits_for = waits_for_;
 #ifdef FAULT_ID_FORGOTTEN
@@ -1003,6 +1053,7 @@ inline task_fail(d, parks)
 	arrived_ = false;
 	unsure_ = (T.step == KAPTURE_STEP_UPDATE);
 	waits_for_ = 0;
+	tries_ = 0;
 	keep_ = (T.customer == T.had && !T.gone -> 0 : T.customer)
 }
 
@@ -1103,10 +1154,24 @@ inline task_gone(d)
 	fi
 }
 
+/* The Update was refused. */
+inline task_stop_seeking(d)
+{
+	T.seeks = 0;
+	task_fail(d, true);
+	unsure_ = false
+}
+
 #define MAX(a, b)	((a) > (b) -> (a) : (b))
 
 inline task_gone_meanwhile(d)
 {
+#ifndef FAULT_GONE_SEEKS
+	if
+	:: T.seeks && T.state == KAPTURE_TASK_SEND -> task_stop_seeking(d)
+	:: else
+	fi;
+#endif
 	if
 	:: T.state == KAPTURE_TASK_SEND && T.step != KAPTURE_STEP_DELETED &&
 		!(T.asked_first && (T.step == KAPTURE_STEP_FIND_PHONE || T.step == KAPTURE_STEP_FIND_EMAIL)) ->
@@ -1156,7 +1221,44 @@ inline task_plan(d)
 	note_place(d, ON_PLAN)
 }
 
-inline task_searched(d)
+/* Nobody has it any more. */
+inline task_try_again(d, so_often)
+{
+	T.held_by = 0;
+	park_ = (so_often > KAPTURE_SEARCHES);
+	tries_ = (park_ -> 0 : so_often)
+}
+
+inline task_seek_holder(d)
+{
+#ifdef FAULT_SEEKS_NOT
+	task_fail(d, true)
+#else
+	D.sent_phone = (T.id & OF_PHONE -> T.phone : 0);
+	D.sent_email = (T.id & OF_EMAIL -> T.email : 0);
+	T.by_phone = 0;
+	T.by_email = 0;
+	T.asked_first = 0;
+	T.seeks = 1;
+	task_search_singly(d);
+	if
+	:: !ok_ -> task_stop_seeking(d)
+	:: else
+	fi
+#endif
+}
+
+inline task_found_holder(d)
+{
+	task_stop_seeking(d);
+	T.held_by = (T.by_phone != 0 && T.by_phone != T.customer -> T.by_phone : (T.by_email != T.customer -> T.by_email : 0));
+	if
+	:: T.held_by == 0 -> task_try_again(d, T.searches + 1)	/* task_found_nobody() */
+	:: else
+	fi
+}
+
+inline task_searched_for_row(d)
 {
 	found_ = (T.by_phone -> T.by_phone : T.by_email);
 	held_ = (T.by_phone && T.by_email && T.by_phone != T.by_email);	/* different ones */
@@ -1191,10 +1293,18 @@ inline task_searched(d)
 	fi
 }
 
+inline task_searched(d)
+{
+	if
+	:: T.seeks -> task_found_holder(d)
+	:: else -> task_searched_for_row(d)
+	fi
+}
+
 inline task_duplicate(d)
 {
 	if
-	:: T.step != KAPTURE_STEP_ADD -> task_fail(d, true)
+	:: T.step == KAPTURE_STEP_UPDATE -> task_seek_holder(d)
 	:: else ->
 		T.asked_first = 0;
 #if NAMES_DUPLICATES
@@ -1405,6 +1515,50 @@ inline sharing_check(d)
 		D.stood_back = 1;
 		note_place(d, (reporting_ -> ON_LET_REPORT : ON_STAND_BACK))
 	:: else
+	fi
+}
+
+#define IS_HELD(d)	(T.state == KAPTURE_TASK_FAILED && T.held_by != 0 && !T.gone)
+
+/* A row has the customer that is in the way of the task's Update: does Kapture have other ones of that by now? */
+inline sharing_check_held(d)
+{
+	is_ = NONE;
+	for (i_ : 0 .. ROWS - 1) {
+		k_ = db.row[i_].key;
+		ok_ = (db.row[i_].present && db.row[i_].customer == T.held_by && db.known[k_].customer == T.held_by);
+		for (j_ : 0 .. DELIVERIES - 1) {
+			ok_ = ok_ || (db.row[i_].present && db.delivery[j_].used && db.delivery[j_].key == k_ && db.delivery[j_].customer == T.held_by)
+		}
+		if
+		:: ok_ -> is_ = i_
+		:: else
+		fi
+	}
+	if
+	:: is_ != NONE ->
+		k_ = db.row[is_].key;
+		if
+#ifndef FAULT_OLD_HOLDER
+		:: !SAME_CONTACT(is_) && db.row[is_].customer == T.held_by && db.known[k_].customer == T.held_by &&
+			db.known[k_].phone == db.row[is_].phone && db.known[k_].email == db.row[is_].email ->
+			enter_place(d);
+			task_try_again(d, 0);
+			note_place(d, ON_TRY_AGAIN)
+#endif
+		:: else ->	/* kapture_task_wait() */
+			if
+			:: db.known[k_].customer != T.held_by ->
+				clear_known(k_);
+				db.known[k_].customer = T.held_by
+			:: else
+			fi;
+			waits_for_ = T.held_by
+		fi
+	:: else
+#ifndef FAULT_HOLDER_TO_COME
+		-> waits_for_ = T.held_by + NO_ROWS	/* a row may be just getting it */
+#endif
 	fi
 }
 
@@ -1649,6 +1803,7 @@ inline record(d, is_locked)
 #ifndef FAULT_NO_SHARING
 	if
 	:: TAKES(d) -> sharing_check(d)
+	:: !TAKES(d) && IS_HELD(d) -> sharing_check_held(d)
 	:: !TAKES(d) && REPORTS(d) -> sharing_check_report(d)
 	:: else
 	fi;
@@ -1802,6 +1957,8 @@ end:
 }
 
 /* Nothing can happen any more: all rows are with Kapture as they are, or parked for what still holds. */
+#define SAME_CONTACTS(a, b)	(a.phone == b.phone || (a.email != 0 && a.email == b.email))
+
 inline check_row(r)
 {
 	k_ = db.row[r].key;
@@ -1815,12 +1972,20 @@ inline check_row(r)
 	:: else ->
 		assert(db.delivery[n_].state == parked);
 		assert(db.delivery[n_].judged == PACK(db.row[r].value, db.row[r].phone, db.row[r].email));
-		held_ = (db.delivery[n_].waits_for == 0);
+		was_ = db.delivery[n_].waits_for;
+		held_ = (was_ > NO_ROWS && SAME_CONTACTS(crm[was_ - NO_ROWS], db.row[r]));
 		for (i_ : 0 .. ROWS - 1) {
-			held_ = held_ || (i_ != r && db.row[i_].present && db.row[i_].customer == db.delivery[n_].waits_for &&
-				(db.row[i_].phone == db.row[r].phone || (db.row[i_].email != 0 && db.row[i_].email == db.row[r].email)))
+			held_ = held_ || (was_ != 0 && was_ < NO_ROWS && i_ != r && db.row[i_].present && db.row[i_].customer == was_ &&
+				(SAME_CONTACTS(db.row[i_], db.row[r]) || SAME_CONTACTS(crm[was_], db.row[r])))
 		}
-		assert(held_)	/* nobody waits for a customer that no other row has with this phone or email */
+#if REFUSALS || LATE_ADDS
+		held_ = held_ || was_ == 0;
+#else
+		for (i_ : 1 .. CUSTOMERS) {
+			held_ = held_ || (was_ == 0 && crm[i_].made && i_ != db.row[r].customer && SAME_CONTACTS(crm[i_], db.row[r]))
+		}
+#endif
+		assert(held_)	/* nobody waits for a customer that has another phone and email, or that no other row has */
 	fi
 }
 

@@ -129,6 +129,20 @@ emulator_post($emulator, 'release', {});
 idle_ok('a row is deleted during its Add');
 ($id) = map { $_->{kapture_customer_id} } grep { ($_->{phone} // '') eq '9830000001' } @{ emulator_get($emulator, 'customers') };
 is(join(' ', campaign($id), history($key)), "deleted gone $id 200", 'that is reported, too');
+my $holder = customer('customers', 'Holder');
+$id = customer('customers', 'Taker');
+$key = sql("SELECT id FROM customers WHERE customer_name = 'Taker'");
+emulator_faults($emulator, { api => 'get', action => 'hold' });
+sql("UPDATE customers SET phone = (SELECT phone FROM customers WHERE customer_name = 'Holder') WHERE id = $key");
+held_ok(1, 'a search for whom an Update was refused');
+sql("DELETE FROM customers WHERE id = $key");
+emulator_faults($emulator);
+emulator_post($emulator, 'release', {});
+idle_ok('a row is deleted during that search');
+is(join(' ', campaign($id), history($key)), "deleted gone $id 200", 'which is reported');
+is(campaign($holder), '', 'of this row alone');
+sql("DELETE FROM customers");
+idle_ok('the other row goes, too');
 sql("ALTER SERVER kapture OPTIONS (SET timeout '2s')");
 
 # what goes wrong with it
@@ -171,6 +185,7 @@ sql("DELETE FROM customers WHERE customer_name = 'First'");
 poll_ok($node, "SELECT kapture_customer_id = $id FROM customers", 'which takes it over when that is deleted');
 idle_ok('and that is all');
 is(campaign($id), '', 'the deletion is not reported, as the customer has a row');
+is(sql("SELECT count(*) FROM kapture_history JOIN kapture_row USING (row_key) WHERE kapture_row.customer_id = $id AND gone_at IS NOT NULL AND action = 'gone'"), '1', 'the history has it all the same');
 sql("BEGIN; CREATE TABLE archive (LIKE customers INCLUDING ALL); CREATE INDEX ON archive (kapture_customer_id); SELECT kapture_attach('archive'); COMMIT");
 sql("WITH moved AS (DELETE FROM customers RETURNING *) INSERT INTO archive OVERRIDING SYSTEM VALUE SELECT * FROM moved");
 idle_ok('a row moves to another table with its id');
@@ -184,6 +199,17 @@ is(campaign($id), '', 'it is still there');
 sql("DELETE FROM customers");
 idle_ok('until it is deleted');
 is(campaign($id), 'deleted', 'which is reported');
+
+# the row that waits for the customer gets another phone first
+$id = customer('customers', 'Leaves');
+sql("INSERT INTO customers (customer_name, phone) SELECT 'Waits', phone FROM customers");
+poll_ok($node, "SELECT state = 'parked' FROM kapture_failures", 'a row waits for a customer');
+sql("BEGIN; DELETE FROM customers WHERE customer_name = 'Leaves'; UPDATE customers SET phone = '9835000001' WHERE customer_name = 'Waits'; COMMIT");
+idle_ok('which loses its row as the other one gets another phone');
+is(campaign($id), 'deleted', 'the deletion is reported after all');
+isnt(sql("SELECT kapture_customer_id FROM customers WHERE customer_name = 'Waits'"), $id, 'of a customer that no row has');
+sql("DELETE FROM customers");
+idle_ok('the other row is deleted, too');
 
 # a new row with the phone of one whose deletion is being reported
 $id = customer('customers', 'Before');
