@@ -220,6 +220,7 @@ verify_find_shared(Verify *verify)
 	HASHCTL		info = {.keysize = sizeof(int64), .entrysize = sizeof(int64), .hcxt = verify->context};
 	ErrorData  *error;
 
+	kapture_row_check_table(verify->att);
 	verify->shared = hash_create("kapture_sync shared ids", 64, &info, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
 	error = kapture_row_run(verify->att, NULL, verify_read_shared, verify);
 	if (error)
