@@ -260,10 +260,14 @@ follow_drop_triggers(Oid relid)
 	follow_execute_ddl(psprintf("DROP TRIGGER IF EXISTS " KAPTURE_FOLLOW_TRUNCATE_TRIGGER " ON %s", name));
 }
 
-/* Reports that there is nothing to end. */
+/* Reports that there is nothing to end.  Errors: 42P01 there is no such source. */
 static void
 follow_say_none(Oid source, Oid root, const char *condition)
 {
+	if (get_rel_name(source) == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_TABLE),
+				 errmsg("relation with OID %u does not exist", source)));
 	ereport(NOTICE,
 			(errmsg("table \"%s\" does not follow table \"%s\"%s", get_rel_name(root), get_rel_name(source), condition),
 			 errhint("The view kapture_attachments shows what it follows.")));
