@@ -22,15 +22,13 @@
 #define WORDS_VALUES	(WORDS_WRITE | WORDS_GET)	/* have values of a row */
 #define WORDS_ANY		(~0)	/* other modules, too */
 
-/* Says that there is no such customer only if the text is about customers: an API, or an employee, may not be found either. */
-#define WORDS_NOT_FOUND	"notfound"
-
 /* A text with "words", in lower case and without blanks, has that meaning. */
 static const struct
 {
 	int			apis;
 	const char *words;
 	KaptureMeaning meaning;
+	bool		about_customers;	/* only in a text about these: an API, or an employee, may not be found either */
 }			word_rules[] =
 {
 	/* the key of an API: each has one of its own, and each expires */
@@ -61,7 +59,7 @@ static const struct
 	{WORDS_READ, "datasource", KAPTURE_MEANS_FAULT},
 
 	{WORDS_GET, "doesnotexist", KAPTURE_MEANS_NOBODY},
-	{WORDS_READ, WORDS_NOT_FOUND, KAPTURE_MEANS_NOBODY},
+	{WORDS_READ, "notfound", KAPTURE_MEANS_NOBODY, .about_customers = true},
 	{WORDS_READ, "norecord", KAPTURE_MEANS_NOBODY},
 	{WORDS_READ, "nodata", KAPTURE_MEANS_NOBODY},
 	{WORDS_READ, "nocustomer", KAPTURE_MEANS_NOBODY},
@@ -164,7 +162,7 @@ kapture_words_mean(KaptureApi api, const char *text)
 	for (int i = 0; i < lengthof(word_rules); i++)
 	{
 		if ((word_rules[i].apis & (1 << api)) != 0 && kapture_words_say(text, word_rules[i].words) &&
-			(strcmp(word_rules[i].words, WORDS_NOT_FOUND) != 0 || words_name_customers(text)))
+			(!word_rules[i].about_customers || words_name_customers(text)))
 			return word_rules[i].meaning;
 	}
 	return KAPTURE_MEANS_UNKNOWN;

@@ -1,6 +1,6 @@
 /*
  * guc.c
- *		The kapture_sync.* settings.
+ *		The kapture_sync.* settings, and the search_path for code of ours.
  *
  * They hold tuning only: where Kapture is and with which key it is called
  * belongs to foreign servers and user mappings (option.c).
@@ -115,4 +115,15 @@ kapture_guc_database_is_excluded(const char *dbname)
 	}
 	pfree(copy);
 	return found;
+}
+
+/*
+ * Has names that are not qualified mean PostgreSQL's own objects, until the caller's
+ * AtEOXact_GUC().
+ */
+void
+kapture_guc_pin_search_path(void)
+{
+	(void) set_config_option("search_path", "pg_catalog, pg_temp", PGC_USERSET, PGC_S_SESSION,
+							 GUC_ACTION_SAVE, true, 0, false);
 }

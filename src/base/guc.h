@@ -1,6 +1,6 @@
 /*
  * guc.h
- *		The kapture_sync.* settings.
+ *		The kapture_sync.* settings, and the search_path for code of ours.
  */
 #ifndef KAPTURE_GUC_H
 #define KAPTURE_GUC_H
@@ -16,5 +16,6 @@ extern double kapture_notify_parked_share;
 
 extern void kapture_guc_define(void);
 extern bool kapture_guc_database_is_excluded(const char *dbname);
+extern void kapture_guc_pin_search_path(void);
 
 #endif							/* KAPTURE_GUC_H */

@@ -15,6 +15,7 @@
 #include "access/table.h"
 #include "access/tableam.h"
 #include "executor/executor.h"
+#include "executor/spi.h"
 #include "utils/rel.h"
 
 #include "base/compat.h"
@@ -50,14 +51,11 @@ own_rows_keys(ResultRelInfo *rri)
 static AttrNumber
 own_rows_attnum(Relation rel, const char *name)
 {
-	TupleDesc	desc = RelationGetDescr(rel);
+	int			attnum = SPI_fnumber(RelationGetDescr(rel), name);
 
-	for (int i = 0; i < desc->natts; i++)
-	{
-		if (!TupleDescAttr(desc, i)->attisdropped && strcmp(NameStr(TupleDescAttr(desc, i)->attname), name) == 0)
-			return i + 1;
-	}
-	elog(ERROR, "table \"%s\" has no column \"%s\"", RelationGetRelationName(rel), name);
+	if (attnum <= 0)
+		elog(ERROR, "table \"%s\" has no column \"%s\"", RelationGetRelationName(rel), name);
+	return attnum;
 }
 
 /*

@@ -14,6 +14,7 @@
 #include "utils/syscache.h"
 
 #include "base/catalog.h"
+#include "base/guc.h"
 #include "base/owner_sql.h"
 #include "base/user_code.h"
 
@@ -81,8 +82,7 @@ kapture_own_run(void (*work) (void *arg), void *arg)
 	GetUserIdAndSecContext(&userid, &sec_context);
 	SetUserIdAndSecContext(owner, sec_context | SECURITY_LOCAL_USERID_CHANGE);
 	nestlevel = NewGUCNestLevel();
-	(void) set_config_option("search_path", "pg_catalog, pg_temp", PGC_USERSET, PGC_S_SESSION,
-							 GUC_ACTION_SAVE, true, 0, false);
+	kapture_guc_pin_search_path();
 	kapture_user_code_run(NULL, NIL, work, arg);
 	AtEOXact_GUC(false, nestlevel);
 	SetUserIdAndSecContext(userid, sec_context);

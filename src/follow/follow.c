@@ -31,6 +31,7 @@
 #include "api/argument.h"
 #include "base/catalog.h"
 #include "base/compat.h"
+#include "base/guc.h"
 #include "base/owner_sql.h"
 #include "base/version.h"
 #include "base/view_tree.h"
@@ -399,8 +400,7 @@ follow_do_parse(void *arg)
 		GetUserIdAndSecContext(&userid, &sec_context);
 		SetUserIdAndSecContext(target->rd_rel->relowner, sec_context | SECURITY_RESTRICTED_OPERATION);
 		/* names mean what they were kept as; and it may read tables that somebody has locked */
-		(void) set_config_option("search_path", "pg_catalog, pg_temp", PGC_USERSET, PGC_S_SESSION,
-								 GUC_ACTION_SAVE, true, 0, false);
+		kapture_guc_pin_search_path();
 		kapture_bystander_hurry();
 		follow->condition = kapture_follow_parse(source, target, follow->text);
 		SetUserIdAndSecContext(userid, sec_context);

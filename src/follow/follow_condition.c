@@ -21,6 +21,7 @@
 #include "utils/ruleutils.h"
 
 #include "base/compat.h"
+#include "base/guc.h"
 #include "follow/follow_condition.h"
 #include "mapping/literal.h"
 
@@ -130,8 +131,7 @@ kapture_follow_deparse(Node *condition, Oid source, Oid target, const char *targ
 	int			nestlevel = NewGUCNestLevel();
 	char	   *result;
 
-	(void) set_config_option("search_path", "pg_catalog, pg_temp", PGC_USERSET, PGC_S_SESSION,
-							 GUC_ACTION_SAVE, true, 0, false);
+	kapture_guc_pin_search_path();
 	result = deparse_expression(condition, list_concat(deparse_context_for(target_alias, target),
 													   deparse_context_for("source", source)), true, false);
 	AtEOXact_GUC(false, nestlevel);

@@ -48,6 +48,7 @@
 #include "utils/ruleutils.h"
 
 #include "base/compat.h"
+#include "base/guc.h"
 #include "base/owner_sql.h"
 #include "base/user_code.h"
 #include "cluster/guard.h"
@@ -186,8 +187,7 @@ expression_deparse(Node *node, const char *alias, Oid relid, bool prefix)
 	int			nestlevel = NewGUCNestLevel();
 	char	   *result;
 
-	(void) set_config_option("search_path", "pg_catalog, pg_temp", PGC_USERSET, PGC_S_SESSION,
-							 GUC_ACTION_SAVE, true, 0, false);
+	kapture_guc_pin_search_path();
 	result = deparse_expression(node, deparse_context_for(alias, relid), prefix, false);
 	AtEOXact_GUC(false, nestlevel);
 	return result;
@@ -414,8 +414,7 @@ expression_do_prepare(void *arg)
 	source = att->source_name ? relation_open(att->source, AccessShareLock) : rel;
 	GetUserIdAndSecContext(&userid, &sec_context);
 	SetUserIdAndSecContext(rel->rd_rel->relowner, sec_context | SECURITY_RESTRICTED_OPERATION);
-	(void) set_config_option("search_path", "pg_catalog, pg_temp", PGC_USERSET, PGC_S_SESSION,
-							 GUC_ACTION_SAVE, true, 0, false);
+	kapture_guc_pin_search_path();
 	for (int i = 0; i < att->ncolumns; i++)
 	{
 		prepare->field = att->columns[i].field;

@@ -39,14 +39,11 @@
 #include "mapping/draft.h"
 #include "mapping/field_map.h"
 #include "mapping/source.h"
+#include "observe/round.h"
 #include "push/task.h"
 #include "table/row_io.h"
 
 PG_FUNCTION_INFO_V1(kapture_dry_run);
-
-/* Rows read together, and bytes of those that are asked for together, about. */
-#define DRY_RUN_SLICE		500
-#define DRY_RUN_ROUND_BYTES	(8 * 1024 * 1024)
 
 /* Gets for a row: by its phone and by its email. */
 #define DRY_RUN_GETS		2
@@ -237,8 +234,9 @@ dry_run_put(DryRun *run, const DryRunItem *item)
 
 /* Reads the rows with these keys; returns them as items, with what the worker would do. */
 static List *
-dry_run_read(DryRun *run, List *keys)
+dry_run_read(void *arg, List *keys)
 {
+	DryRun	   *run = arg;
 	List	   *items = NIL;
 	List	   *rows = NIL;
 	ListCell   *lc;
@@ -258,33 +256,6 @@ dry_run_read(DryRun *run, List *keys)
 		kapture_row_fill_ids(run->attached, rows);
 	foreach(lc, items)
 		dry_run_plan(run, lfirst(lc));
-	return items;
-}
-
-/*
- * The next rows behind the key *after.  With "ask", that is slice by slice, as many as
- * keep the connections busy; fewer bytes of them are enough.
- */
-static List *
-dry_run_round(DryRun *run, KaptureAttachment *all, const char **after, bool *more)
-{
-	int			most = run->ask ? kapture_fetch_round(run->att->server, run->owner) / DRY_RUN_GETS : 0;
-	List	   *items = NIL;
-	Size		bytes = 0;
-
-	do
-	{
-		List	   *keys = kapture_row_keys_after(all, false, NULL, *after, DRY_RUN_SLICE);
-		List	   *slice = dry_run_read(run, keys);
-		ListCell   *lc;
-
-		foreach(lc, slice)
-			bytes += ((DryRunItem *) lfirst(lc))->delivery.row.bytes;
-		items = list_concat(items, slice);
-		*more = list_length(keys) == DRY_RUN_SLICE;
-		if (keys != NIL)
-			*after = llast(keys);
-	} while (*more && list_length(items) < most && bytes < DRY_RUN_ROUND_BYTES);
 	return items;
 }
 
@@ -394,6 +365,7 @@ kapture_dry_run(PG_FUNCTION_ARGS)
 	const KaptureServer *server;
 	KaptureAttachment all;		/* without what leaves rows out, and without fields */
 	MemoryContext slice;
+	KaptureRound round = {.att = &all,.read = dry_run_read,.arg = &run,.row = offsetof(DryRunItem, delivery.row)};
 	const char *after = NULL;
 	bool		more;
 
@@ -420,7 +392,9 @@ kapture_dry_run(PG_FUNCTION_ARGS)
 	{
 		MemoryContext old = MemoryContextSwitchTo(slice);
 
-		dry_run_report(&run, dry_run_round(&run, &all, &after, &more));
+		/* what is not asked for needs no connection */
+		round.most = run.ask ? kapture_fetch_round(run.att->server, run.owner) / DRY_RUN_GETS : 0;
+		dry_run_report(&run, kapture_round_next(&round, &after, &more));
 		MemoryContextSwitchTo(old);
 		if (more)
 			after = pstrdup(after);

@@ -28,16 +28,13 @@
 #include "base/user_code.h"
 #include "fetch/ask.h"
 #include "fetch/fetch.h"
+#include "observe/round.h"
 #include "table/attach.h"
 #include "table/attach_find.h"
 #include "table/row_io.h"
 #include "table/row_sql.h"
 
 PG_FUNCTION_INFO_V1(kapture_match);
-
-/* Rows read together, and bytes of those that are asked for together, about. */
-#define MATCH_SLICE			500
-#define MATCH_ROUND_BYTES	(8 * 1024 * 1024)
 
 /* Gets for a row: by its phone and by its email. */
 #define MATCH_GETS			2
@@ -208,8 +205,9 @@ match_ask(Match *match, List *rows)
 
 /* Returns the rows with these keys, read. */
 static List *
-match_read(Match *match, List *keys)
+match_read(void *arg, List *keys)
 {
+	Match	   *match = arg;
 	List	   *rows = NIL;
 	ListCell   *lc;
 
@@ -222,33 +220,6 @@ match_read(Match *match, List *keys)
 		rows = lappend(rows, row);
 	}
 	kapture_row_read_all(match->att, match->timezone, rows);
-	return rows;
-}
-
-/*
- * The next rows without an id behind the key *after: slice by slice, as many as keep
- * the connections busy when they are asked for.  Fewer bytes of them are enough.
- */
-static List *
-match_round(Match *match, const char **after, bool *more)
-{
-	int			most = kapture_fetch_round(match->server, match->owner) / MATCH_GETS;
-	List	   *rows = NIL;
-	Size		bytes = 0;
-
-	do
-	{
-		List	   *keys = kapture_row_keys_after(match->att, true, NULL, *after, MATCH_SLICE);
-		List	   *slice = match_read(match, keys);
-		ListCell   *lc;
-
-		foreach(lc, slice)
-			bytes += ((KaptureRow *) lfirst(lc))->bytes;
-		rows = list_concat(rows, slice);
-		*more = list_length(keys) == MATCH_SLICE;
-		if (keys != NIL)
-			*after = llast(keys);
-	} while (*more && list_length(rows) < most && bytes < MATCH_ROUND_BYTES);
 	return rows;
 }
 
@@ -316,6 +287,7 @@ match_attachment(FunctionCallInfo fcinfo, KaptureAttachment *att, bool write)
 	Match		match = {0};
 	MemoryContext slice;
 	MemoryContext old = CurrentMemoryContext;
+	KaptureRound round = {.att = att,.without_id = true,.read = match_read,.arg = &match};
 	const char *after = NULL;
 	bool		more;
 	ListCell   *lc;
@@ -325,7 +297,8 @@ match_attachment(FunctionCallInfo fcinfo, KaptureAttachment *att, bool write)
 	do
 	{
 		MemoryContextSwitchTo(slice);
-		match_ask(&match, match_round(&match, &after, &more));
+		round.most = kapture_fetch_round(match.server, match.owner) / MATCH_GETS;
+		match_ask(&match, kapture_round_next(&round, &after, &more));
 		MemoryContextSwitchTo(old);
 		if (more)
 			after = pstrdup(after);

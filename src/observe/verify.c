@@ -37,6 +37,7 @@
 #include "manage/run.h"
 #include "mapping/condition.h"
 #include "observe/compare.h"
+#include "observe/round.h"
 #include "queue/inbox.h"
 #include "table/attach_find.h"
 #include "table/capture.h"
@@ -46,10 +47,6 @@
 
 PG_FUNCTION_INFO_V1(kapture_verify);
 PG_FUNCTION_INFO_V1(kapture_verify_into);
-
-/* Rows read together, and bytes of those that are asked for together, about. */
-#define VERIFY_SLICE		500
-#define VERIFY_ROUND_BYTES	(8 * 1024 * 1024)
 
 /* Customers whose answers are compared at once, and bytes they have by then. */
 #define VERIFY_PAGE			50
@@ -524,8 +521,9 @@ verify_use(Verify *verify, KaptureAttachment *att)
 
 /* Returns the rows with these keys, read, as items. */
 static List *
-verify_make_items(Verify *verify, List *keys)
+verify_make_items(void *arg, List *keys)
 {
+	Verify	   *verify = arg;
 	List	   *items = NIL;
 	ListCell   *lc;
 
@@ -616,38 +614,13 @@ verify_begin(Verify *verify)
 	kapture_notes_flush();
 }
 
-/*
- * The next rows behind the key *after, read: slice by slice, as many as keep the
- * connections busy when they are asked for.  Fewer bytes of them are enough.
- */
-static List *
-verify_round(Verify *verify, const char *condition, const char **after, bool *more)
-{
-	int			most = kapture_fetch_round(verify->server, verify->owner);
-	List	   *items = NIL;
-	Size		bytes = 0;
-
-	do
-	{
-		List	   *keys = kapture_row_keys_after(verify->att, false, condition, *after, VERIFY_SLICE);
-		List	   *slice = verify_make_items(verify, keys);
-		ListCell   *lc;
-
-		foreach(lc, slice)
-			bytes += ((VerifyItem *) lfirst(lc))->row.bytes;
-		items = list_concat(items, slice);
-		*more = list_length(keys) == VERIFY_SLICE;
-		if (keys != NIL)
-			*after = llast(keys);
-	} while (*more && list_length(items) < most && bytes < VERIFY_ROUND_BYTES);
-	return items;
-}
-
 /* Compares the rows of an attachment. */
 static void
 verify_attachment(FunctionCallInfo fcinfo, KaptureAttachment *att, const char *condition, bool repair)
 {
 	Verify		verify = {.repair = repair,.rsinfo = (ReturnSetInfo *) fcinfo->resultinfo};
+	KaptureRound round = {.att = att,.condition = condition,.read = verify_make_items,.arg = &verify,
+	.row = offsetof(VerifyItem, row)};
 	MemoryContext slice;
 	MemoryContext old = CurrentMemoryContext;
 	const char *after = NULL;
@@ -659,7 +632,8 @@ verify_attachment(FunctionCallInfo fcinfo, KaptureAttachment *att, const char *c
 	{
 		MemoryContextSwitchTo(slice);
 		verify_use(&verify, att);
-		verify_items(&verify, verify_round(&verify, condition, &after, &more));
+		round.most = kapture_fetch_round(verify.server, verify.owner);
+		verify_items(&verify, kapture_round_next(&round, &after, &more));
 		MemoryContextSwitchTo(old);
 		if (more)
 			after = pstrdup(after);

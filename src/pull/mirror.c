@@ -36,6 +36,7 @@
 #include "api/error.h"
 #include "base/catalog.h"
 #include "base/compat.h"
+#include "base/guc.h"
 #include "base/lock.h"
 #include "base/owner_sql.h"
 #include "base/user_code.h"
@@ -117,8 +118,7 @@ kapture_copies_execute(const char *sql, int nargs, Oid *types, Datum *values,
 	MemoryContext old = CurrentMemoryContext;
 	int			level = NewGUCNestLevel();
 
-	(void) set_config_option("search_path", "pg_catalog, pg_temp", PGC_USERSET,
-							 PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
+	kapture_guc_pin_search_path();
 	kapture_user_code_run(NULL, NIL, copies_call, &call);
 	if (call.result != expected)
 		elog(ERROR, "statement failed: %s", SPI_result_code_string(call.result));

@@ -353,6 +353,14 @@ sharing_is_confirmed(const SharingHolder *h)
 	return kapture_task_is_known(h->table->att, &present);
 }
 
+/* Notes whose customer it is, by which it is seen when the holder goes. */
+static void
+sharing_note_holder(const SharingHolder *h)
+{
+	if (h->looked_up || !h->holder->written)
+		kapture_row_state_note(h->holder);
+}
+
 /*
  * The phone or email of the task's Update is another customer's.  If that is a row's, the task waits until
  * Kapture has another one of that row; if Kapture has by now, it is tried again.  If it is no row's, the
@@ -380,9 +388,7 @@ sharing_check_held(WorkerTask *task, List *holders, TimestampTz now)
 			KAPTURE_TRACE(t, "try_again");
 			return;
 		}
-		/* by which it is seen when it goes */
-		if (h->looked_up || !h->holder->written)
-			kapture_row_state_note(h->holder);
+		sharing_note_holder(h);
 		sharing_name(task, h->table, h->holder->row_key, &name, &key);
 		kapture_task_wait(t, had, name, key);
 		return;
@@ -413,9 +419,7 @@ sharing_check_rows(WorkerTask *task, List *holders, TimestampTz now)
 			kapture_task_stand_back(t, now, true, name, key);
 			return true;
 		}
-		/* by which it is seen when it goes */
-		if (h->looked_up || !h->holder->written)
-			kapture_row_state_note(h->holder);
+		sharing_note_holder(h);
 		kapture_task_yield(t, now, name, key);
 		return true;
 	}

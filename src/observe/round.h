@@ -1,0 +1,30 @@
+/*
+ * round.h
+ *		Rows of a table that are read and asked for together.
+ */
+#ifndef KAPTURE_ROUND_H
+#define KAPTURE_ROUND_H
+
+#include "postgres.h"
+
+#include "nodes/pg_list.h"
+
+#include "base/catalog.h"
+
+/* Which rows, and what is made of them. */
+typedef struct KaptureRound
+{
+	KaptureAttachment *att;
+	bool		without_id;		/* only rows that have no id */
+	const char *condition;		/* only those for which it holds; NULL: all */
+	int			most;			/* rows that are enough */
+
+	/* reads the rows with these keys (char *), as items that have a KaptureRow each */
+	List	   *(*read) (void *arg, List *keys);
+	void	   *arg;
+	Size		row;			/* where that is in an item */
+} KaptureRound;
+
+extern List *kapture_round_next(const KaptureRound *round, const char **after, bool *more);
+
+#endif							/* KAPTURE_ROUND_H */
