@@ -403,6 +403,7 @@ option_parse_path(const OptionDef *def, const char *text, void *place,
 	if (text[0] != '/')
 	{
 		fault->detail = "A path must begin with \"/\".";
+		fault->hint = "Write what comes behind the host, such as \"/add-customer.html\"; the address is option \"url\".";
 		return false;
 	}
 	if (!option_is_visible(text) || strpbrk(text, "#\\") != NULL)
@@ -818,6 +819,7 @@ option_parse_real(const OptionDef *def, const char *text, void *place,
 	{
 		fault->detail = psprintf("It must be a number between %.10g and %.10g.",
 								 def->min, def->max);
+		fault->hint = "Write the number of requests a second, such as \"10\" or \"0.5\".";
 		return false;
 	}
 	*(double *) place = result;
@@ -854,6 +856,7 @@ option_parse_size(const OptionDef *def, const char *text, void *place,
 	{
 		fault->detail = psprintf("It must be between %d and %d bytes.",
 								 (int) def->min, (int) def->max);
+		fault->hint = "For example 512kB or 64MB.";
 		return false;
 	}
 	*(int64 *) place = result;
@@ -997,6 +1000,17 @@ option_parse_key(const OptionDef *def, const char *text, void *place,
 		fault->detail = "The key must not begin or end with a space.";
 		return false;
 	}
+	if (strchr(text, ':') != NULL)
+	{
+		/* earlier versions took it, and Kapture refused it */
+		fault->detail = "A key has no colon: this looks like the name of a user and a password.";
+		fault->hint = "Use the key that Kapture's console shows, or the options \"user\" and \"password\".";
+		fault->dated = fault->stored;
+		if (!fault->stored)
+			return false;
+	}
+	if (text[0] == '\0')
+		fault->hint = "Use the key that Kapture's console shows, or the options \"user\" and \"password\".";
 	return option_parse_secret(text, place, fault);
 }
 
@@ -1251,6 +1265,31 @@ option_check_headers(const OptionSet *set)
 	}
 }
 
+/*
+ * An address that ends with the path of one of Kapture's calls, as somebody copied it: the
+ * paths of calls come behind it.  A dump of such a server can be restored all the same.
+ */
+static void
+option_check_address(const OptionSet *set)
+{
+	int			level = IsBinaryUpgrade || kapture_is_restoring() ? WARNING : ERROR;
+
+	for (int i = 0; set->url && i < lengthof(option_table); i++)
+	{
+		const char *path = option_table[i].parse == option_parse_path ? option_table[i].initial : NULL;
+		size_t		len = path ? strlen(path) : 0;
+
+		if (path == NULL || strlen(set->url) <= len || strcmp(set->url + strlen(set->url) - len, path) != 0)
+			continue;
+		ereport(level,
+				(errcode(ERRCODE_FDW_INVALID_ATTRIBUTE_VALUE),
+				 errmsg("invalid value for option \"%s\": \"%s\"", "url", set->url),
+				 errdetail("It ends with the path of a call of Kapture's, which is put behind the address anyway."),
+				 errhint("Give the address without it: \"%.*s\".", (int) (strlen(set->url) - len), set->url)));
+		return;
+	}
+}
+
 /* Is an option in the list? */
 static bool
 option_is_given(List *options, const char *name)
@@ -1283,13 +1322,28 @@ option_check_keys(List *options)
 				 errhint("Leave one out, or take it out with ALTER USER MAPPING ... OPTIONS (DROP ...).")));
 }
 
+/* Reports a half of a key, with which no request can be made; the other may be about to come. */
+static void
+option_advise_keys(List *options)
+{
+	bool		has_user = option_is_given(options, "user");
+
+	if (has_user == option_is_given(options, "password"))
+		return;
+	ereport(NOTICE,
+			(errmsg("option \"%s\" is of no use without option \"%s\"", has_user ? "user" : "password", has_user ? "password" : "user"),
+			 errdetail("The two together are a key for all calls."),
+			 errhint("Use ALTER USER MAPPING ... OPTIONS (ADD %s '...').", has_user ? "password" : "\"user\"")));
+}
+
 /*
  * kapture_fdw_validator(options text[], catalog oid)
  *
  * Checks the options of a foreign server or user mapping when they are
  * created or altered; raises an error about the first one that is unknown
  * (HV00D) or has a bad value (HV024), among them headers of a server that look
- * like secrets, or if "url" is missing (HV00J), or if a mapping has two keys (HV00D).
+ * like secrets and a "url" with the path of a call, or if "url" is missing (HV00J), or if a
+ * mapping has two keys (HV00D).
  */
 Datum
 kapture_fdw_validator(PG_FUNCTION_ARGS)
@@ -1304,9 +1358,13 @@ kapture_fdw_validator(PG_FUNCTION_ARGS)
 		option_check_server(set);
 		option_check_dialect(set);
 		option_check_headers(set);
+		option_check_address(set);
 	}
 	if (catalog == UserMappingRelationId)
+	{
 		option_check_keys(options);
+		option_advise_keys(options);
+	}
 
 	PG_RETURN_VOID();
 }

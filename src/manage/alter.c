@@ -465,12 +465,33 @@ alter_say(const Alter *alter)
 						 att->name[0] == '\0' ? "" : psprintf(", name => %s", quote_literal_cstr(att->name)))));
 }
 
+/* Reports that a call changes nothing. */
+static void
+alter_advise_idle(const Alter *alter)
+{
+	int			arg = ALTER_COLUMNS;
+
+	while (arg < ALTER_KEEP_IDS && !alter_changes(alter, arg))
+		arg++;
+	if (arg < ALTER_KEEP_IDS)
+		return;
+	ereport(NOTICE,
+			(errmsg("nothing of how table %s is attached is changed", kapture_catalog_title(alter->att)),
+			 alter_bool(alter, ALTER_KEEP_IDS) ?
+			 errdetail("Argument \"%s\" is of no use without argument \"%s\".", "keep_ids", "server") :
+			 errdetail("No argument says what."),
+			 errhint("The view kapture_attachments shows how it is attached, in the terms of the arguments.")));
+}
+
 /* Says what the server cannot do of what was asked for. */
 static void
 alter_advise(const Alter *alter)
 {
 	Relation	rel;
 
+	if (alter_has(alter, ALTER_ON_CONFLICT))
+		kapture_advice_on_conflict(TextDatumGetCString(alter->fcinfo->args[ALTER_ON_CONFLICT].value),
+								   alter_changes(alter, ALTER_PULL) ? alter_bool(alter, ALTER_PULL) : alter->att->pull);
 	if (!alter_changes(alter, ALTER_ON_DUPLICATE) && !alter_has(alter, ALTER_SERVER))
 		return;
 	rel = relation_open(alter->att->root, NoLock);
@@ -496,6 +517,7 @@ kapture_alter(PG_FUNCTION_ARGS)
 	alter.att = kapture_attach_find(fcinfo, ALTER_NAME, ShareRowExclusiveLock);
 	kapture_argument_check_null(fcinfo, ALTER_KEEP_IDS, "keep_ids");
 	alter_take_reset(&alter);
+	alter_advise_idle(&alter);
 	initStringInfo(&alter.added);
 	initStringInfo(&alter.dropped);
 	/* what this transaction has captured has the bits of before */

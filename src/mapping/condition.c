@@ -14,17 +14,31 @@
 #include "base/compat.h"
 #include "mapping/condition.h"
 
+/* What a user gave, for errors. */
+typedef struct ConditionSubject
+{
+	const char *argument;		/* what it is called */
+	char	   *sql;			/* a query of it */
+} ConditionSubject;
+
+#define CONDITION_HINT \
+	"Write what would stand in a CHECK constraint of the table, such as 'city = ''Pune'''."
+
 /* A syntax error is in the condition, not in the query that gives it. */
 static void
 condition_error_callback(void *arg)
 {
+	ConditionSubject *subject = arg;
 	int			position = geterrposition();
 
-	if (position <= 0)
-		return;
-	errposition(0);
-	internalerrposition(position);
-	internalerrquery((const char *) arg);
+	if (position > 0)
+	{
+		errposition(0);
+		internalerrposition(position);
+		internalerrquery(subject->sql);
+		errhint(CONDITION_HINT);
+	}
+	errcontext("argument \"%s\"", subject->argument);
 }
 
 static bool
@@ -62,18 +76,18 @@ void
 kapture_condition_check(const char *argument, const char *condition)
 {
 	/* a comment at its end must not hide what follows */
-	char	   *sql = psprintf("SELECT (%s\n)", condition);
-	ErrorContextCallback callback = {.previous = error_context_stack, .callback = condition_error_callback, .arg = sql};
+	ConditionSubject subject = {argument, psprintf("SELECT (%s\n)", condition)};
+	ErrorContextCallback callback = {.previous = error_context_stack, .callback = condition_error_callback, .arg = &subject};
 	Node	   *expression;
 
 	error_context_stack = &callback;
-	expression = condition_expression(raw_parser(sql, RAW_PARSE_DEFAULT));
+	expression = condition_expression(raw_parser(subject.sql, RAW_PARSE_DEFAULT));
 	error_context_stack = callback.previous;
 	if (expression == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_SYNTAX_ERROR),
 				 errmsg("argument \"%s\" must be one expression: %s", argument, condition),
-				 errhint("Write what would stand in a CHECK constraint of the table, such as 'city = ''Pune'''.")));
+				 errhint(CONDITION_HINT)));
 	if (condition_has_subquery(expression, NULL))
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),

@@ -86,6 +86,10 @@ expression_error_callback(void *arg)
 		internalerrposition(position);
 		internalerrquery(subject->text);
 	}
+	if (geterrcode() == ERRCODE_SYNTAX_ERROR)
+		errhint("Give an expression over the columns of a row, as in a CHECK constraint, without WHERE or SELECT.");
+	else if (subject->field == NULL && geterrcode() == ERRCODE_DATATYPE_MISMATCH)
+		errhint("The filter is a condition that is true for the rows to be sent, such as \"city IS NOT NULL\".");
 	if (subject->field)
 		errcontext("expression for the Kapture field \"%s\"", subject->field);
 	else
@@ -125,8 +129,7 @@ expression_parse_raw(const ExpressionSubject *subject)
 		(target = linitial_node(ResTarget, stmt->targetList))->name || target->indirection)
 		ereport(ERROR,
 				(errcode(ERRCODE_SYNTAX_ERROR),
-				 errmsg("%s is not one SQL expression: \"%s\"", expression_name(subject->field), subject->text),
-				 errhint("Give an expression over the columns of a row, as in a CHECK constraint.")));
+				 errmsg("%s is not one SQL expression: \"%s\"", expression_name(subject->field), subject->text)));
 	return target->val;
 }
 
@@ -319,6 +322,7 @@ kapture_expression_take(Relation rel, const char *text, const char *field)
 
 	expression_check_functions(node, field);
 	expression_take_reads(given, node, rel, field);
+	given->type = exprType(node);
 	given->text = expression_deparse(node, RelationGetRelationName(rel), RelationGetRelid(rel), false);
 	/* there, literals have the types that they were taken for */
 	kapture_literal_check(expression_parse_raw(&(ExpressionSubject) {given->text, field}), expression_name(field));

@@ -40,6 +40,14 @@ my @mistakes = (
 		qr/ERROR:  invalid value for option "auth_key"/, qr/must not begin with "Basic "/, qr/Leave out "Basic "/ ],
 	[ 'no key', q(SELECT kapture_attach('clients', '{"customer_name": "name", "phone": "mobile"}', 'bare')),
 		qr/ERROR:  user ".*" has no user mapping for server "bare"/, qr/no user mapping/, qr/Use CREATE USER MAPPING FOR/ ],
+	[ 'an empty key', q(CREATE USER MAPPING FOR CURRENT_USER SERVER bare OPTIONS (auth_key '')),
+		qr/ERROR:  invalid value for option "auth_key"/, qr/must not be empty/, qr/Use the key that Kapture's console shows/ ],
+	[ 'user and password as a key', q(CREATE USER MAPPING FOR CURRENT_USER SERVER bare OPTIONS (auth_key 'kapdemo:kap123')),
+		qr/ERROR:  invalid value for option "auth_key"\n/, qr/looks like the name of a user and a password/, qr/or the options "user" and "password"/ ],
+	[ 'a password without a user', q(CREATE USER MAPPING FOR CURRENT_USER SERVER bare OPTIONS (password 'p')),
+		qr/NOTICE:  option "password" is of no use without option "user"/, qr/The two together are a key/, qr/ADD "user"/ ],
+	[ 'a user without a password', q(CREATE USER MAPPING FOR CURRENT_USER SERVER bare OPTIONS ("user" 'u')),
+		qr/NOTICE:  option "user" is of no use without option "password"/, qr/The two together are a key/, qr/ADD password/ ],
 
 	# attaching
 	[ 'to think that rows are sent that are there', q(SELECT kapture_attach('clients', '{"customer_name": "name", "phone": "mobile"}')),
@@ -108,7 +116,54 @@ my @mistakes = (
 	[ 'on_duplicate misspelt', q(SELECT kapture_attach('clients', on_duplicate => 'skip')),
 		qr/ERROR:  invalid value for argument "on_duplicate": "skip"/, qr/invalid value/, qr/Valid values are/ ],
 
+	[ 'nothing to map', q(SELECT kapture_attach('clients', '{}')),
+		qr/ERROR:  argument "columns" maps no column/, qr/maps no column/, qr/Leave it out to map the columns that are named like/ ],
+	[ 'to map the id', q(SELECT kapture_attach('clients', '{"customer_name": "name", "phone": "mobile", "kapture_customer_id": "age"}')),
+		qr/ERROR:  field "kapture_customer_id" cannot be mapped/, qr/Kapture generates it/, qr/named by argument "id_column"/ ],
+	[ 'a syntax error', q(SELECT kapture_attach('clients', '{"customer_name": {"expression": "name ||"}, "phone": "mobile"}')),
+		qr/ERROR:  syntax error at end of input/, qr/CONTEXT:  expression for the Kapture field "customer_name"/, qr/Give an expression over the columns of a row/ ],
+	[ 'a row as a text', q(SELECT kapture_attach('clients', '{"customer_name": {"expression": "clients"}, "phone": "mobile"}')),
+		qr/NOTICE:  field "customer_name" gets the text of a value of type clients/, qr/The whole value is sent/, qr/Write an expression that gives the text/ ],
+	[ 'a filter that is no condition', q(SELECT kapture_attach('clients', filter => 'name')),
+		qr/ERROR:  argument of filter must be type boolean/, qr/CONTEXT:  argument "filter"/, qr/The filter is a condition that is true for the rows/ ],
+	[ 'a filter with WHERE', q(SELECT kapture_attach('clients', filter => 'WHERE age > 17')),
+		qr/ERROR:  the filter is not one SQL expression: "WHERE age > 17"/, qr/not one SQL expression/, qr/without WHERE or SELECT/ ],
+	[ 'ids in the primary key', q(SELECT kapture_attach('clients', id_column => 'id')),
+		qr/ERROR:  column "id" of table "clients" cannot receive Kapture's ids/, qr/part of the primary key/, qr/Name another column/ ],
+	[ 'ids in a column of names', q(SELECT kapture_attach('clients', id_column => 'name')),
+		qr/ERROR:  column "name" of table "clients" is of type text/, qr/ids are of type bigint/, qr/Otherwise name another column/ ],
+	[ 'an empty name of a column', q(SELECT kapture_attach('clients', id_column => '')),
+		qr/ERROR:  argument "id_column" must not be empty/, qr/It names the column/, qr/Leave it out/ ],
+	[ 'ids that must not be null', q(ALTER TABLE plain ADD phone text, ADD customer_name text, ADD kapture_customer_id bigint NOT NULL; SELECT kapture_attach('plain')),
+		qr/WARNING:  column "kapture_customer_id" of table "plain" must not be null/, qr/has no id until Kapture has answered/, qr/DROP NOT NULL/ ],
+	[ 'ids that have a default', q(ALTER TABLE plain ADD phone text, ADD customer_name text, ADD kapture_customer_id bigint DEFAULT 0; SELECT kapture_attach('plain')),
+		qr/WARNING:  column "kapture_customer_id" of table "plain" has a default/, qr/counts as the customer of that id/, qr/DROP DEFAULT/ ],
+	[ 'to pull without ids', q(SELECT kapture_attach('clients', id_column => NULL, pull => true)),
+		qr/ERROR:  customers cannot be pulled into a table without a column for their ids/, qr/found by it/, qr/Leave out "pull"/ ],
+	[ 'who wins, of nobody', q(SELECT kapture_attach('clients', on_conflict => 'remote')),
+		qr/NOTICE:  argument "on_conflict" is of no use without argument "pull"/, qr/customers that are pulled/, qr/Give pull => true/ ],
+	[ 'an unlogged table', q(CREATE UNLOGGED TABLE t (id int PRIMARY KEY, customer_name text, phone text); SELECT kapture_attach('t')),
+		qr/ERROR:  "t" cannot be attached/, qr/lost in a crash/, qr/ALTER TABLE public\.t SET LOGGED/ ],
+	[ 'a foreign table', q(CREATE FOREIGN TABLE f (id bigint) SERVER kapture OPTIONS (object 'customers'); SELECT kapture_attach('f')),
+		qr/ERROR:  "f" cannot be attached/, qr/Only tables/, qr/whose rows are to go to Kapture/ ],
+	[ 'a copy of Kapture itself', q(SELECT kapture_attach('kapture_customers')),
+		qr/ERROR:  "kapture_customers" cannot be attached/, qr/belongs to extension "kapture_sync" itself/, qr/a table of your own/ ],
+
 	# attached tables
+	[ 'to disable all triggers', q(ALTER TABLE customers DISABLE TRIGGER ALL),
+		qr/WARNING:  changes of table "customers" are not captured from now on/, qr/Trigger kapture_capture, which captures them, is disabled/, qr/ALTER TABLE public\.customers ENABLE TRIGGER kapture_capture/ ],
+	[ 'to drop the trigger', q(DROP TRIGGER kapture_capture ON customers),
+		qr/WARNING:  changes of table "customers" are not captured from now on/, qr/or was dropped/, qr/kapture_detach\(\) and kapture_attach\(\)/ ],
+	[ 'to drop the table, with what waits', q(DROP TABLE customers),
+		qr/NOTICE:  what waits to be sent for 2 rows of table "customers" is given up/, qr/Kapture does not have these changes/, qr/To keep them, roll back/ ],
+	[ 'to alter nothing', q(SELECT kapture_alter('customers')),
+		qr/NOTICE:  nothing of how table "customers" is attached is changed/, qr/No argument says what/, qr/kapture_attachments/ ],
+	[ 'to keep ids at the same server', q(SELECT kapture_alter('customers', keep_ids => true)),
+		qr/NOTICE:  nothing of how table "customers" is attached is changed/, qr/no use without argument "server"/, qr/kapture_attachments/ ],
+	[ 'a key of another type', q(SELECT kapture_retry('customers', 'abc')),
+		qr/ERROR:  invalid input syntax for type integer: "abc"/, qr/CONTEXT:  value of column "id" of the key/, qr/Give the primary key as text/ ],
+	[ 'a condition with WHERE', q(SELECT * FROM kapture_verify('customers', 'WHERE true')),
+		qr/ERROR:  syntax error at or near "WHERE"/, qr/CONTEXT:  argument "condition"/, qr/what would stand in a CHECK constraint/ ],
 	[ 'to detach what waits', q(SELECT kapture_detach('customers')),
 		qr/NOTICE:  what waits to be sent for 2 rows of table "customers" is given up/, qr/Kapture does not have these changes/, qr/To keep them, roll back; kapture_pause\(\)/ ],
 	[ 'to detach another table', q(SELECT kapture_detach('clients')),
@@ -150,6 +205,14 @@ my @mistakes = (
 		qr/WARNING:  Kapture's customers have no column "campany_status"/, qr/have no column/, qr/Perhaps you meant the column "company_status"/ ],
 	[ 'a query for everything', q(CREATE FOREIGN TABLE f (id bigint, name text) SERVER kapture; SELECT * FROM f),
 		qr/ERROR:  Kapture cannot be asked for all of "f"/, qr/cannot be asked for all/, qr/Add a condition "id = \.\.\."/ ],
+	[ 'a query by name', q(CREATE FOREIGN TABLE customers_there (id bigint, name text) SERVER kapture; SELECT * FROM customers_there WHERE name = 'Priya'),
+		qr/ERROR:  Kapture cannot be asked for all of "customers_there"/, qr/no condition that Kapture searches by/, qr/Add a condition "id = \.\.\."/ ],
+	[ 'to delete in Kapture', q(CREATE FOREIGN TABLE customers_there (id bigint, name text) SERVER kapture; DELETE FROM customers_there WHERE id = 1),
+		qr/ERROR:  cannot delete from foreign table/, qr/no request that deletes/, qr/Delete the customer in Kapture itself/ ],
+	[ 'a foreign table of tickets', q(CREATE FOREIGN TABLE tickets (id bigint) SERVER kapture),
+		qr/NOTICE:  foreign table "tickets" shows Kapture's customers/, qr/It has no option "object"/, qr/kapture_call\(\) reaches/ ],
+	[ 'to import tickets', q(IMPORT FOREIGN SCHEMA kapture LIMIT TO (tickets) FROM SERVER kapture INTO public),
+		qr/NOTICE:  Kapture has no foreign table "tickets"/, qr/There are "customers" and "contacts"/, qr/kapture_call\(\) reaches/ ],
 	[ 'another schema to import', q(IMPORT FOREIGN SCHEMA public FROM SERVER kapture INTO public),
 		qr/ERROR:  remote schema "public" does not exist/, qr/remote schema/, qr/Use IMPORT FOREIGN SCHEMA kapture/ ],
 
@@ -164,6 +227,8 @@ my @mistakes = (
 		qr/ERROR:  argument "customer" has no "kapture_customer_id"/, qr/has no/, qr/Name the customer to update by the id/ ],
 	[ 'nothing to search for', q(SELECT kapture_get_customer('{}')),
 		qr/ERROR:  argument "criteria" must not be an empty object/, qr/empty/, qr/Write something like/ ],
+	[ 'nobody to add', q(SELECT kapture_add_customer('{}')),
+		qr/ERROR:  argument "customer" must not be an empty object/, qr/empty/, qr/Write something like .*customer_name/ ],
 
 	# options
 	[ 'an option that there is not', q(ALTER SERVER kapture OPTIONS (ADD key 'k')),
@@ -176,6 +241,12 @@ my @mistakes = (
 		qr/ERROR:  invalid option "url"/, qr/It is an option of servers/, qr/Set it by ALTER SERVER/ ],
 	[ 'plain http', q(CREATE SERVER s FOREIGN DATA WRAPPER kapture_fdw OPTIONS (url 'http://acme.kapturecrm.com')),
 		qr/ERROR:  invalid value for option "url"/, qr/would send keys and customers' data unencrypted/, qr/Use https/ ],
+	[ 'an address with the path of a call', q(CREATE SERVER s FOREIGN DATA WRAPPER kapture_fdw OPTIONS (url 'https://acme.kapturecrm.com/add-update-customer-from-other-source.html')),
+		qr/ERROR:  invalid value for option "url"/, qr/ends with the path of a call/, qr/Give the address without it: "https:\/\/acme\.kapturecrm\.com"/ ],
+	[ 'an address as a path', q(ALTER SERVER kapture OPTIONS (ADD add_path 'https://acme.kapturecrm.com/add.html')),
+		qr/ERROR:  invalid value for option "add_path"/, qr/must begin with "\/"/, qr/the address is option "url"/ ],
+	[ 'a rate with a unit', q(ALTER SERVER kapture OPTIONS (ADD rate_limit '10/s')),
+		qr/ERROR:  invalid value for option "rate_limit": "10\/s"/, qr/must be a number/, qr/Write the number of requests a second/ ],
 	[ 'no url', q(CREATE SERVER s FOREIGN DATA WRAPPER kapture_fdw),
 		qr/ERROR:  option "url" is required/, qr/required/, qr/with the address that Kapture assigned/ ],
 	[ 'a number without a unit', q(ALTER SERVER kapture OPTIONS (SET timeout '30')),
@@ -215,6 +286,18 @@ unlike(reported(q(SELECT kapture_add_customer('{"customer_name": "Ravi", "phone"
 unlike(reported(q(SELECT kapture_attach('clients', '{"customer_name": "name", "phone": "mobile", "customer_assign_emp_code": "age"}'))), qr/gets the text/, 'codes of employees may be numbers');
 like(reported(q(SELECT kapture_pause('customers'))), qr/NOTICE:  table "customers" is paused already/, 'pausing twice is reported');
 like(reported(q(SELECT kapture_resume('customers'); SELECT kapture_resume('customers'))), qr/NOTICE:  table "customers" is not paused/, 'and resuming twice');
+
+# --- a trigger that is off is a step of kapture_check, and one that is on again is none
+my $capture = q(SELECT ok || ': ' || detail FROM kapture_check() WHERE step = 'capture');
+is($node->safe_psql('postgres', $capture), '', 'kapture_check has nothing to say of triggers');
+$node->safe_psql('postgres', 'ALTER TABLE customers DISABLE TRIGGER USER');
+like($node->safe_psql('postgres', $capture), qr/^false: changes are not captured, .*: public.customers$/, 'it names tables whose trigger is disabled');
+is($node->safe_psql('postgres', "SET ROLE clerk; $capture"), '', 'to those who may see them');
+$node->safe_psql('postgres', 'ALTER TABLE customers ENABLE TRIGGER USER');
+is($node->safe_psql('postgres', $capture), '', 'and is content when it is enabled');
+unlike(reported('ALTER TABLE clients DISABLE TRIGGER ALL'), qr/WARNING/, 'other tables may do without triggers');
+unlike(reported(q(SELECT kapture_detach('customers'))), qr/not captured/, 'that detaching drops triggers is no mistake');
+unlike(reported('DROP TABLE clients'), qr/given up/, 'nor that a table is dropped for which nothing waits');
 
 # --- what keeps changes from being sent is reported when a table is attached
 my $attach = q(SELECT kapture_attach('clients', '{"customer_name": "name", "phone": "mobile"}'));
