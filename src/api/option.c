@@ -91,7 +91,7 @@ typedef struct OptionFault
 	char	   *hint;			/* or NULL */
 	bool		hide;			/* the value must not be shown */
 	bool		stored;			/* earlier versions may have taken the value */
-	bool		dated;			/* they did, and it means what it meant to them */
+	bool		dated;			/* it is taken, as it was then, with a warning */
 } OptionFault;
 
 typedef struct OptionDef OptionDef;
@@ -1002,12 +1002,10 @@ option_parse_key(const OptionDef *def, const char *text, void *place,
 	}
 	if (strchr(text, ':') != NULL)
 	{
-		/* earlier versions took it, and Kapture refused it */
+		/* HTTP has none in such a key, but it is Kapture's to refuse it */
 		fault->detail = "A key has no colon: this looks like the name of a user and a password.";
 		fault->hint = "Use the key that Kapture's console shows, or the options \"user\" and \"password\".";
-		fault->dated = fault->stored;
-		if (!fault->stored)
-			return false;
+		fault->dated = true;
 	}
 	if (text[0] == '\0')
 		fault->hint = "Use the key that Kapture's console shows, or the options \"user\" and \"password\".";

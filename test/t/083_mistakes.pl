@@ -43,7 +43,7 @@ my @mistakes = (
 	[ 'an empty key', q(CREATE USER MAPPING FOR CURRENT_USER SERVER bare OPTIONS (auth_key '')),
 		qr/ERROR:  invalid value for option "auth_key"/, qr/must not be empty/, qr/Use the key that Kapture's console shows/ ],
 	[ 'user and password as a key', q(CREATE USER MAPPING FOR CURRENT_USER SERVER bare OPTIONS (auth_key 'kapdemo:kap123')),
-		qr/ERROR:  invalid value for option "auth_key"\n/, qr/looks like the name of a user and a password/, qr/or the options "user" and "password"/ ],
+		qr/WARNING:  invalid value for option "auth_key"\n/, qr/looks like the name of a user and a password/, qr/or the options "user" and "password"/ ],
 	[ 'a password without a user', q(CREATE USER MAPPING FOR CURRENT_USER SERVER bare OPTIONS (password 'p')),
 		qr/NOTICE:  option "password" is of no use without option "user"/, qr/The two together are a key/, qr/ADD "user"/ ],
 	[ 'a user without a password', q(CREATE USER MAPPING FOR CURRENT_USER SERVER bare OPTIONS ("user" 'u')),

@@ -96,6 +96,7 @@ make_says('and without its headers', qr/"true" is not there, or does not know wh
 make_says("and without libcurl's", qr/headers of libcurl, \Q$curl\E or later, are not there.*\(Debian: libcurl4-openssl-dev\)/, 'CC=cc -nostdinc');
 make_says('where nothing is compiled, it does without', qr/^$/, 'CC=cc -nostdinc', 'clean');
 make_says('as does the emulator', qr/^$/, 'PG_CONFIG=nowhere', 'emulator');
+make_says('which needs other headers', qr/headers of libmicrohttpd and jansson.* are not there.*\(Debian: libmicrohttpd-dev and libjansson-dev\)/, 'CC=cc -nostdinc', 'emulator');
 
 # hosts of registries, of the distributions' packages and of languages'
 my $hosts = join '|', map { quotemeta } map { "$_->[0].$_->[1]" } [ 'pgxn', 'org' ], [ 'deb.debian', 'org' ], [ 'npmjs', 'org' ], [ 'npmjs', 'com' ],
