@@ -32,6 +32,7 @@
 #include "table/attach.h"
 #include "table/attach_find.h"
 #include "table/row_io.h"
+#include "table/row_key.h"
 #include "table/row_sql.h"
 
 PG_FUNCTION_INFO_V1(kapture_match);
@@ -251,7 +252,7 @@ match_write(Match *match)
 								   " attempts, last_attempt, next_attempt, customer_id)"
 								   " SELECT $1, v.row_key, 'retry', 0, now(), 0, now(), now(), v.customer_id"
 								   " FROM unnest($2, $3) AS v(row_key, customer_id)"
-								   " ON CONFLICT (hashtextextended(row_key, 0), hashtextextended(row_key, 1), attachment_id)"
+								   " ON CONFLICT (" KAPTURE_KEY_BOUNDED("row_key") ", attachment_id)"
 								   " DO UPDATE SET customer_id = excluded.customer_id, state = 'retry', next_attempt = now()"
 								   " WHERE d.state <> 'sending' AND d.customer_id IS NULL AND d.in_doubt IS NULL",
 								   lengthof(types), types, values);

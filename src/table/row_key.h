@@ -10,13 +10,12 @@
 #include "base/catalog.h"
 
 /*
- * In SQL: is the key of an entry of kapture_delivery this one?  Keys may be as
- * long as those of users' indexes, or longer where there is no index any more, so
- * the index of kapture_delivery has hashes of them.
+ * In SQL, with "@." for the extension's schema: a key as the indexes of kapture_delivery
+ * and kapture_row have it, see kapture_bounded_key(); and, is an entry's key this one?
  */
-#define KAPTURE_KEY_HASH(key)	"pg_catalog.hashtextextended(" key ", 0)"
+#define KAPTURE_KEY_BOUNDED(key)	"@.kapture_bounded_key(" key ")"
 #define KAPTURE_KEY_IS(column, key) \
-	KAPTURE_KEY_HASH(column) " OPERATOR(pg_catalog.=) " KAPTURE_KEY_HASH(key) \
+	KAPTURE_KEY_BOUNDED(column) " OPERATOR(pg_catalog.=) " KAPTURE_KEY_BOUNDED(key) \
 	" AND " column " OPERATOR(pg_catalog.=) " key
 
 extern char *kapture_row_key(KaptureAttachment *att, const char *row_key);
