@@ -23,6 +23,7 @@
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 
+#include "base/bounded_key.h"
 #include "base/catalog.h"
 #include "base/fault.h"
 #include "base/owner_sql.h"
@@ -33,7 +34,6 @@
 #include "queue/inbox.h"
 #include "queue/key_moves.h"
 #include "table/capture_buffer.h"
-#include "table/row_key.h"
 
 /* Keys that one statement is about. */
 #define STATE_CHUNK		1000

@@ -23,6 +23,7 @@
 
 #include "api/argument.h"
 #include "api/option.h"
+#include "base/bounded_key.h"
 #include "base/catalog.h"
 #include "base/owner_sql.h"
 #include "base/user_code.h"
@@ -32,7 +33,6 @@
 #include "table/attach.h"
 #include "table/attach_find.h"
 #include "table/row_io.h"
-#include "table/row_key.h"
 #include "table/row_sql.h"
 
 PG_FUNCTION_INFO_V1(kapture_match);

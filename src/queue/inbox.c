@@ -22,13 +22,13 @@
 #include "utils/xid8.h"
 
 #include "api/field.h"
+#include "base/bounded_key.h"
 #include "base/catalog.h"
 #include "base/owner_sql.h"
 #include "base/text.h"
 #include "base/user_code.h"
 #include "cluster/shmem.h"
 #include "queue/inbox.h"
-#include "table/row_key.h"
 
 /* The next $3 customers for attachment $1 that are due, and that nobody has locked. */
 #define INBOX_DUE	" WHERE attachment_id = $1 AND state = 'waiting' AND next_attempt <= clock_timestamp()" \

@@ -10,10 +10,10 @@
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
 
+#include "base/bounded_key.h"
 #include "base/catalog.h"
 #include "base/user_code.h"
 #include "queue/statements.h"
-#include "table/row_key.h"
 
 /* Entries, with the table and the name "a" of their attachment, for the history, which may outlive it. */
 #define OUTBOX_NAMED(entries) \

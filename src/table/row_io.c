@@ -36,6 +36,7 @@
 #include "utils/resowner.h"
 #include "utils/timestamp.h"
 
+#include "base/bounded_key.h"
 #include "base/compat.h"
 #include "base/fault.h"
 #include "base/owner_sql.h"
@@ -47,7 +48,6 @@
 #include "table/binding.h"
 #include "table/clock.h"
 #include "table/row_io.h"
-#include "table/row_key.h"
 #include "table/row_sql.h"
 
 /* How long a lock on the whole table is waited for. */
