@@ -74,15 +74,16 @@ pack_checkout() {
 		tar cf - --null --ignore-failed-read -T - 2>/dev/null)
 }
 
-# Builds a copy of the checkout in $work and installs it.
+# Builds a copy of the checkout in $work and installs it.  Besides it the targets named
+# are built: by default, what tests need.
 build_and_install() {
-	local pg_config=$1
+	local pg_config=$1 targets=${2:-emulator units}
 	say "building against $($pg_config --version)"
 	mkdir -p "$work/src"
 	pack_checkout | tar xf - -C "$work/src"
 	[ "$(id -u)" = 0 ] && chown -R "$runner" "$work"
 	as_runner make -s -C "$work/src" PG_CONFIG="$pg_config" with_llvm=no COPT="${KAPTURE_COVERAGE:+--coverage -O0}" \
-		-j2 all emulator units
+		-j2 all $targets
 	as_root env ASAN_OPTIONS="${ASAN_OPTIONS:-}" make -s -C "$work/src" PG_CONFIG="$pg_config" with_llvm=no install >/dev/null
 }
 

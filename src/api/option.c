@@ -1582,7 +1582,11 @@ option_lookup_server(const char *name, Oid userid)
 	acl = object_aclcheck(ForeignServerRelationId, server->serverid, userid,
 						  ACL_USAGE);
 	if (acl != ACLCHECK_OK && userid == GetUserId())
-		aclcheck_error(acl, OBJECT_FOREIGN_SERVER, server->servername);
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("permission denied for foreign server %s", server->servername),
+				 errhint("Use GRANT USAGE ON FOREIGN SERVER %s TO %s.",
+						 quote_identifier(server->servername), quote_identifier(option_user_name(userid)))));
 	if (acl != ACLCHECK_OK)
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),

@@ -116,9 +116,6 @@ check_options(Check *check)
 	if (error->sqlerrcode == ERRCODE_QUERY_CANCELED)
 		ReThrowError(error);
 	hint = error->hint;
-	if (hint == NULL && error->sqlerrcode == ERRCODE_INSUFFICIENT_PRIVILEGE)
-		hint = psprintf("Use GRANT USAGE ON FOREIGN SERVER %s TO %s.", quote_identifier(check->server),
-						quote_identifier(GetUserNameFromId(GetUserId(), false)));
 	check_say(check, "options", CHECK_FAILED,
 			  psprintf("%s%s%s%s%s", error->message,
 					   error->detail ? ". " : "", error->detail ? error->detail : "",

@@ -108,13 +108,24 @@ verify_text(const char *text, bool *isnull)
 	return text ? CStringGetTextDatum(text) : (Datum) 0;
 }
 
+/* A table that cannot take results: says what it must be like. */
+static void
+verify_insert_error_callback(void *arg)
+{
+	if (geterrcode() == ERRCODE_UNDEFINED_COLUMN || geterrcode() == ERRCODE_DATATYPE_MISMATCH)
+		errhint("The table must have columns row_key text, kapture_customer_id bigint, problem text, field text, here text and there text.");
+	errcontext("writing a result into table \"%s\"", get_rel_name(((Verify *) arg)->target));
+}
+
 /* Writes a result into the caller's table, as the caller. */
 static void
 verify_insert(Verify *verify, Datum *values, bool *isnull)
 {
 	static const Oid types[VERIFY_COLUMNS] = {TEXTOID, INT8OID, TEXTOID, TEXTOID, TEXTOID, TEXTOID};
 	char		nulls[VERIFY_COLUMNS + 1] = {0};
+	ErrorContextCallback callback = {.callback = verify_insert_error_callback, .arg = verify, .previous = error_context_stack};
 
+	error_context_stack = &callback;
 	for (int i = 0; i < VERIFY_COLUMNS; i++)
 		nulls[i] = isnull[i] ? 'n' : ' ';
 	SPI_connect();
@@ -123,6 +134,7 @@ verify_insert(Verify *verify, Datum *values, bool *isnull)
 							  VERIFY_COLUMNS, (Oid *) types, values, nulls, false, 0) < 0)
 		elog(ERROR, "could not write into \"%s\"", get_rel_name(verify->target));
 	SPI_finish();
+	error_context_stack = callback.previous;
 }
 
 static void

@@ -140,7 +140,7 @@ foreach my $page (sort keys %pages)
 {
 	my $text = $pages{$page};
 	# names of metrics, and of what the page's own commands make
-	$text =~ s/\bkapture_sync(?:_\w+|\.yml\b)//g;
+	$text =~ s/\bkapture_sync(?:_\w+|\.(?:yml|conf)\b)//g;
 	my %made = map { $_ => 1 } $text =~ /\bCREATE (?:ROLE|PUBLICATION|SUBSCRIPTION|SERVER|TABLE|VIEW|FUNCTION|SCHEMA) (kapture_\w+)/g;
 	my @names = $text =~ /\b(kapture_(?:sync\.)?[a-z_]+)/g;
 	my %strange = map { $_ => 1 } grep { !$there{$_} && !$made{$_} } @names;

@@ -63,6 +63,9 @@ is($meta->{prereqs}{runtime}{requires}{PostgreSQL}, $oldest / 10000 . '.0.0', 'P
 
 is(join(' ', grep { !-d "$top/$_" } @{ $meta->{no_index}{directory} }), '', 'what is not to be indexed is there');
 
+# the tag of the image that the pages name
+like(slurp_file("$top/docs/containers.md"), qr/kapture-sync-extension:\Q$default_version\E-\d+$/m, 'the image in docs/containers.md is of this version');
+
 # Debian's package
 my ($debian) = slurp_file("$top/debian/changelog") =~ /\A\S+ \(([^-)~+]+)/;
 like($debian, qr/\A\Q$default_version\E(?:\.0)?\z/, 'the Debian package is of the same version');
