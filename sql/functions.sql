@@ -433,7 +433,7 @@ CREATE OR REPLACE FUNCTION @extschema@.kapture_check(server name DEFAULT 'kaptur
 RETURNS SETOF record
 LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'kapture_check_1_1';
 COMMENT ON FUNCTION @extschema@.kapture_check(name, boolean) IS
-'checks step by step whether a server can be used: options, worker, name, connection, TLS, certificate, keys, clock, time, duplicates, with a hint for what fails; sends a search and a pull that find no customer, with all_keys an Add and an Update that must be refused';
+'checks step by step whether a server can be used: options, worker, name, connection, TLS, certificate, keys, clock, time, duplicates, and capture where a trigger is off, with a hint for what fails; sends a search and a pull that find no customer, with all_keys an Add and an Update that must be refused';
 
 CREATE OR REPLACE FUNCTION @extschema@.kapture_preview(relation regclass, row_key text, name text DEFAULT NULL,
 	OUT waiting boolean, OUT api text, OUT url text, OUT headers text[], OUT body text)

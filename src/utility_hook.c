@@ -370,6 +370,13 @@ wayside_creates_trigger(Node *stmt)
 		strcmp(strVal(llast(((CreateTrigStmt *) stmt)->funcname)), "kapture_capture") == 0;
 }
 
+/* Is this a database with attached tables, as this version has them, in which users give commands? */
+static bool
+wayside_may_advise(void)
+{
+	return !IsBinaryUpgrade && !kapture_is_restoring() && kapture_catalog_outbox_packs();
+}
+
 /* Warns of attached tables whose trigger a statement has disabled, or a user's has dropped. */
 static void
 wayside_follow_triggers(Node *stmt, bool toplevel)
@@ -395,7 +402,7 @@ wayside_follow_triggers(Node *stmt, bool toplevel)
 		/* the trigger's own name comes last; triggers are dropped one at a time */
 		table = makeRangeVarFromNameList(list_truncate(list_copy(names), list_length(names) - 1));
 	}
-	if (table == NULL || IsBinaryUpgrade || kapture_is_restoring() || !OidIsValid(kapture_catalog_relid(KAPTURE_TABLE_ATTACHMENT)))
+	if (table == NULL || !wayside_may_advise())
 		return;
 	relid = RangeVarGetRelid(table, NoLock, true);
 	if (OidIsValid(relid) && list_member_oid(kapture_catalog_attached_relations(), relid))
@@ -408,8 +415,7 @@ wayside_advise_drop(Node *stmt, bool toplevel)
 {
 	ListCell   *lc;
 
-	if (!toplevel || !IsA(stmt, DropStmt) || ((DropStmt *) stmt)->removeType != OBJECT_TABLE ||
-		IsBinaryUpgrade || kapture_is_restoring() || !OidIsValid(kapture_catalog_relid(KAPTURE_TABLE_ATTACHMENT)))
+	if (!toplevel || !IsA(stmt, DropStmt) || ((DropStmt *) stmt)->removeType != OBJECT_TABLE || !wayside_may_advise())
 		return;
 	foreach(lc, ((DropStmt *) stmt)->objects)
 	{

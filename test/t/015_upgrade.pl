@@ -175,6 +175,8 @@ foreach my $call ("SELECT kapture_attach('customers')", "SELECT kapture_detach('
 }
 my ($rc, $out, $err) = $node->psql($db, "ALTER TABLE customers RENAME COLUMN city TO town; ALTER TABLE customers RENAME COLUMN town TO city");
 is($rc, 0, 'a mapped column can be renamed');
+($rc, $out, $err) = $node->psql($db, "BEGIN; ALTER TABLE customers DISABLE TRIGGER ALL; DROP TRIGGER kapture_capture ON customers; DROP TABLE customers; ROLLBACK", on_error_stop => 1);
+is($rc, 0, 'triggers can be disabled and dropped, and the table be dropped') or diag($err);
 is($node->safe_psql($db, "SELECT kapture_worker_pid()"), $worker, 'the worker has not come and gone');
 my @said = slurp_file($node->logfile) =~ /sends nothing in database "old": the extension is of version 1\.0/g;
 is(scalar @said, 1, 'and has said it once');
