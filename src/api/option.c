@@ -20,8 +20,10 @@
  */
 #include "postgres.h"
 
+#include "access/genam.h"
 #include "access/htup_details.h"
 #include "access/reloptions.h"
+#include "access/table.h"
 #include "catalog/pg_foreign_data_wrapper.h"
 #include "catalog/pg_foreign_server.h"
 #include "catalog/pg_foreign_table.h"
@@ -53,6 +55,9 @@
 #include "base/restore.h"
 
 #define OPTION_WRAPPER		"kapture_fdw"
+
+/* Servers that a hint names at most. */
+#define OPTION_MAX_NAMED	5
 
 /* bytes of text; what is longer is no setting, and each process keeps it */
 #define OPTION_MAX_URL		2048
@@ -1557,6 +1562,29 @@ option_tidy_cache(void)
 	}
 }
 
+/* Names of servers of this wrapper, as far as they fit into a hint; palloc'ed, NULL: there are none. */
+static char *
+option_servers_there(void)
+{
+	Relation	rel = table_open(ForeignServerRelationId, AccessShareLock);
+	SysScanDesc scan = systable_beginscan(rel, InvalidOid, false, NULL, 0, NULL);
+	HeapTuple	tuple;
+	StringInfoData names;
+	int			n = 0;
+
+	initStringInfo(&names);
+	while (n < OPTION_MAX_NAMED && HeapTupleIsValid(tuple = systable_getnext(scan)))
+	{
+		Form_pg_foreign_server server = (Form_pg_foreign_server) GETSTRUCT(tuple);
+
+		if (strcmp(GetForeignDataWrapper(server->srvfdw)->fdwname, OPTION_WRAPPER) == 0)
+			appendStringInfo(&names, "%s\"%s\"", n++ ? ", " : "", NameStr(server->srvname));
+	}
+	systable_endscan(scan);
+	table_close(rel, AccessShareLock);
+	return n ? names.data : NULL;
+}
+
 /* The server of that name, which the user may use; raises errors otherwise. */
 static ForeignServer *
 option_lookup_server(const char *name, Oid userid)
@@ -1565,11 +1593,18 @@ option_lookup_server(const char *name, Oid userid)
 	AclResult	acl;
 
 	if (server == NULL)
+	{
+		char	   *there = option_servers_there();
+
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
 				 errmsg("server \"%s\" does not exist", name),
+				 there ?
+				 errhint("Use CREATE SERVER %s FOREIGN DATA WRAPPER %s OPTIONS (url 'https://...'), or name one that is there as argument \"server\": %s.",
+						 quote_identifier(name), OPTION_WRAPPER, there) :
 				 errhint("Use CREATE SERVER %s FOREIGN DATA WRAPPER %s OPTIONS (url 'https://...').",
 						 quote_identifier(name), OPTION_WRAPPER)));
+	}
 
 	if (strcmp(GetForeignDataWrapper(server->fdwid)->fdwname,
 			   OPTION_WRAPPER) != 0)

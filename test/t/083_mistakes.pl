@@ -113,6 +113,8 @@ my @mistakes = (
 		qr/ERROR:  table "customers" is attached to Kapture already/, qr/already/, qr/Use kapture_alter\(\) to change its mapping/ ],
 	[ 'a server that is not there', q(SELECT kapture_attach('clients', server => 'nope')),
 		qr/ERROR:  server "nope" does not exist/, qr/does not exist/, qr/Use CREATE SERVER nope/ ],
+	[ 'a server by another name than the default', q(ALTER SERVER kapture RENAME TO acme; DROP SERVER bare; SELECT kapture_attach('clients')),
+		qr/ERROR:  server "kapture" does not exist/, qr/does not exist/, qr/or name one that is there as argument "server": "acme"\./ ],
 	[ 'on_duplicate misspelt', q(SELECT kapture_attach('clients', on_duplicate => 'skip')),
 		qr/ERROR:  invalid value for argument "on_duplicate": "skip"/, qr/invalid value/, qr/Valid values are/ ],
 
