@@ -21,10 +21,11 @@ need_packages() {
 	[ ${#missing[@]} = 0 ] && return
 	say "installing ${missing[*]}"
 	# The package of the server would start a cluster of its own: not wanted here.
-	if ! dpkg-query -W postgresql-common >/dev/null 2>&1; then
-		as_root mkdir -p /etc/postgresql-common
-		[ -e /etc/postgresql-common/createcluster.conf ] ||
-			echo 'create_main_cluster = false' | as_root tee /etc/postgresql-common/createcluster.conf >/dev/null
+	local settings=/etc/postgresql-common/createcluster.conf made=
+	if [ ! -e "$settings" ] && ! dpkg-query -W postgresql-common >/dev/null 2>&1; then
+		as_root mkdir -p "${settings%/*}"
+		echo 'create_main_cluster = false' | as_root tee "$settings" >/dev/null
+		made=1
 	fi
 	# nor is any other daemon to be started; and one run at a time installs
 	local rc=0
@@ -37,6 +38,12 @@ need_packages() {
 		fi
 		install_packages "${missing[@]}"
 	) 9<"$top/script/lib.sh" || rc=$?
+	# Debian's own settings are for clusters that others make later
+	if [ -n "$made" ] && [ -e "$settings.ucf-dist" ]; then
+		as_root mv "$settings.ucf-dist" "$settings"
+	elif [ -n "$made" ] && ! dpkg-query -W postgresql-common >/dev/null 2>&1; then
+		as_root rm -f "$settings"
+	fi
 	# what was not here before is not to be started with the machine, either
 	if [ -x /usr/bin/deb-systemd-helper ]; then
 		for p in "${missing[@]}"; do
