@@ -35,7 +35,6 @@
 #include "base/user_code.h"
 #include "fetch/fetch.h"
 #include "manage/run.h"
-#include "mapping/condition.h"
 #include "observe/compare.h"
 #include "observe/round.h"
 #include "queue/inbox.h"
@@ -647,7 +646,7 @@ verify_attachment(FunctionCallInfo fcinfo, KaptureAttachment *att, const char *c
  *		returns table(row_key text, kapture_customer_id bigint, problem text,
  *					  field text, here text, there text, name text)
  *
- * Errors: those of kapture_attach_find_all(), kapture_condition_check(), of reading
+ * Errors: those of kapture_attach_find_all(), kapture_row_check_condition(), of reading
  * the table as its owner and of kapture_fetch_next(); 25001 at a stricter
  * isolation level than READ COMMITTED.
  */
@@ -660,7 +659,7 @@ kapture_verify(PG_FUNCTION_ARGS)
 
 	kapture_argument_check_null(fcinfo, 2, "repair");
 	if (condition)
-		kapture_condition_check("condition", condition);
+		kapture_row_check_condition(linitial(attachments), condition);
 	InitMaterializedSRF(fcinfo, 0);
 	foreach(lc, attachments)
 		verify_attachment(fcinfo, lfirst(lc), condition, PG_GETARG_BOOL(2));
