@@ -18,7 +18,6 @@
 /* What to do about a condition that is something else. */
 #define CONDITION_HINT	"Write what would stand in a CHECK constraint of the table, such as 'city = ''Pune'''."
 
-
 static bool
 condition_has_subquery(Node *node, void *context)
 {

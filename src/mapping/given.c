@@ -34,7 +34,7 @@ kapture_given_rethrow(MemoryContext context, const char *what, const char *hint)
 
 	MemoryContextSwitchTo(context);
 	error = CopyErrorData();
+	kapture_given_explain(error, what, hint);	/* before what it was given may go with the state */
 	FlushErrorState();
-	kapture_given_explain(error, what, hint);
 	ReThrowError(error);
 }
