@@ -48,7 +48,7 @@ PG_FUNCTION_INFO_V1(kapture_verify);
 PG_FUNCTION_INFO_V1(kapture_verify_into);
 
 /* Customers whose answers are compared at once, and bytes they have by then. */
-#define VERIFY_PAGE			50
+#define VERIFY_PAGE			250
 #define VERIFY_PAGE_BYTES	(1024 * 1024)
 
 /* How often a row is asked for that changes all the time. */
@@ -364,12 +364,12 @@ verify_compare(Verify *verify, VerifyItem *item, const KaptureThere *there)
 
 /* The customer of an answer that has been asked for; NULL: there is none, *other is another one's id. */
 static Jsonb *
-verify_find_customer(const KaptureWindow *window, int64 id, int64 *other)
+verify_find_customer(Verify *verify, const KaptureWindow *window, int64 id, int64 *other)
 {
 	*other = 0;
 	for (int i = 0; window->list && i < window->list->ncustomers; i++)
 	{
-		Jsonb	   *customer = kapture_message_customer(window->list, i);
+		Jsonb	   *customer = kapture_message_customer_parts(window->list, i, kapture_comparer_wants, verify->comparer);
 		JsonbValue	object = {.type = jbvBinary};
 		int64		found;
 
@@ -426,7 +426,7 @@ verify_ask(Verify *verify, List *items)
 		Jsonb	   *customer;
 
 		MemoryContextSwitchTo(page);
-		customer = verify_find_customer(window, item->row.customer_id, &other);
+		customer = verify_find_customer(verify, window, item->row.customer_id, &other);
 		MemoryContextSwitchTo(old);
 		if (customer == NULL)
 		{

@@ -25,6 +25,7 @@
 #include "access/xact.h"
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
+#include "jit/jit.h"
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "utils/acl.h"
@@ -178,6 +179,8 @@ row_run_within(KaptureAttachment *att, const char *timezone, void (*work) (void 
 		row_set("enable_seqscan", "off");
 		row_set("enable_hashjoin", "off");
 		row_set("enable_mergejoin", "off");
+		if (jit_enabled)
+			row_set("jit", "off");	/* what a plan must not do counts as a cost that would be worth it */
 		if (timezone)
 			row_set("TimeZone", timezone);
 
