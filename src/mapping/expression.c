@@ -264,7 +264,8 @@ expression_check_functions(Node *node, const char *field)
 		ereport(NOTICE,
 				(errmsg("%s depends on the time", expression_name(field)),
 				 errdetail("Its value changes without a change of the row, which is not noticed."),
-				 errhint("Have the rows sent again on a schedule.")));
+				 field ? errhint("Have the rows sent again on a schedule, by kapture_resync().") :
+				 errhint("On a schedule, use kapture_resync() for rows that have come in, and kapture_touch() for those that have left.")));
 	else if (OidIsValid(walk.function))
 		ereport(NOTICE,
 				(errmsg("%s calls function %s, which may read more than the row",
