@@ -521,9 +521,12 @@ task_news(const KaptureTask *task, int64 mask)
 static void
 task_update(KaptureTask *task)
 {
-	bool		outside = task->delivery->row.outside;
+	const KaptureDelivery *delivery = task->delivery;
+	bool		outside = delivery->row.outside;
 
-	task->sending = outside ? 0 : task_news(task, task->delivery->changed);
+	/* a row that comes in again is sent whole, also if another filter or the time has let it in */
+	task->sending = outside ? 0 :
+		task_news(task, delivery->changed | (delivery->has_left ? task->att->all_changed : 0));
 	if (!outside && task_refused(task, false, task->sending))
 		return;
 	if (!task_prepare(task, KAPTURE_STEP_UPDATE))
