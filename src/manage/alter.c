@@ -440,6 +440,18 @@ alter_server(Alter *alter)
 	kapture_binding_depend(att->root, att->id, att->name, serverid);
 }
 
+/* Does any argument change anything? */
+static bool
+alter_changes_something(const Alter *alter)
+{
+	for (int arg = ALTER_COLUMNS; arg < ALTER_KEEP_IDS; arg++)
+	{
+		if (alter_changes(alter, (AlterArgument) arg))
+			return true;
+	}
+	return false;
+}
+
 /* Says what has changed, and what brings it out. */
 static void
 alter_say(const Alter *alter)
@@ -447,6 +459,10 @@ alter_say(const Alter *alter)
 	const KaptureAttachment *att = alter->att;
 	const char *name = kapture_catalog_title(att);
 
+	if (!alter_changes_something(alter))
+		ereport(NOTICE,
+				(errmsg("nothing of table %s was changed", name),
+				 errhint("Give what is to be another, for example filter => 'city IS NOT NULL'; the view kapture_attachments shows what there is.")));
 	if (alter->dropped.len > 0)
 		ereport(NOTICE,
 				(errmsg("fields that are no longer sent for table %s: %s", name, alter->dropped.data),

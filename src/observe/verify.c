@@ -35,7 +35,6 @@
 #include "base/user_code.h"
 #include "fetch/fetch.h"
 #include "manage/run.h"
-#include "mapping/condition.h"
 #include "observe/compare.h"
 #include "observe/round.h"
 #include "queue/inbox.h"
@@ -49,7 +48,7 @@ PG_FUNCTION_INFO_V1(kapture_verify);
 PG_FUNCTION_INFO_V1(kapture_verify_into);
 
 /* Customers whose answers are compared at once, and bytes they have by then. */
-#define VERIFY_PAGE			50
+#define VERIFY_PAGE			250
 #define VERIFY_PAGE_BYTES	(1024 * 1024)
 
 /* How often a row is asked for that changes all the time. */
@@ -377,12 +376,12 @@ verify_compare(Verify *verify, VerifyItem *item, const KaptureThere *there)
 
 /* The customer of an answer that has been asked for; NULL: there is none, *other is another one's id. */
 static Jsonb *
-verify_find_customer(const KaptureWindow *window, int64 id, int64 *other)
+verify_find_customer(Verify *verify, const KaptureWindow *window, int64 id, int64 *other)
 {
 	*other = 0;
 	for (int i = 0; window->list && i < window->list->ncustomers; i++)
 	{
-		Jsonb	   *customer = kapture_message_customer(window->list, i);
+		Jsonb	   *customer = kapture_message_customer_parts(window->list, i, kapture_comparer_wants, verify->comparer);
 		JsonbValue	object = {.type = jbvBinary};
 		int64		found;
 
@@ -439,7 +438,7 @@ verify_ask(Verify *verify, List *items)
 		Jsonb	   *customer;
 
 		MemoryContextSwitchTo(page);
-		customer = verify_find_customer(window, item->row.customer_id, &other);
+		customer = verify_find_customer(verify, window, item->row.customer_id, &other);
 		MemoryContextSwitchTo(old);
 		if (customer == NULL)
 		{
@@ -659,7 +658,7 @@ verify_attachment(FunctionCallInfo fcinfo, KaptureAttachment *att, const char *c
  *		returns table(row_key text, kapture_customer_id bigint, problem text,
  *					  field text, here text, there text, name text)
  *
- * Errors: those of kapture_attach_find_all(), kapture_condition_check(), of reading
+ * Errors: those of kapture_attach_find_all(), kapture_row_check_condition(), of reading
  * the table as its owner and of kapture_fetch_next(); 25001 at a stricter
  * isolation level than READ COMMITTED.
  */
@@ -672,7 +671,7 @@ kapture_verify(PG_FUNCTION_ARGS)
 
 	kapture_argument_check_null(fcinfo, 2, "repair");
 	if (condition)
-		kapture_condition_check("condition", condition);
+		kapture_row_check_condition(linitial(attachments), condition);
 	InitMaterializedSRF(fcinfo, 0);
 	foreach(lc, attachments)
 		verify_attachment(fcinfo, lfirst(lc), condition, PG_GETARG_BOOL(2));

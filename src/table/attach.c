@@ -209,7 +209,7 @@ attach_check_beside(const AttachRequest *request, const KaptureAttachment *other
 				 errhint("Name another column in argument \"id_column\", or use NULL to have the ids kept by the extension.")));
 }
 
-/* Refuses a table that is attached already, or belongs to one that is, or should be. */
+/* Refuses a table that is attached already, or belongs to one that is. */
 static void
 attach_check_membership(Relation rel, const AttachRequest *request)
 {
@@ -225,13 +225,6 @@ attach_check_membership(Relation rel, const AttachRequest *request)
 	}
 	if (att && att->root == RelationGetRelid(rel))
 		return;
-	/* separately only if the table that it is a partition of cannot be attached */
-	if (rel->rd_rel->relispartition &&
-		!OidIsValid(kapture_family_foreign_partition(llast_oid(get_partition_ancestors(RelationGetRelid(rel))))))
-		ereport(ERROR,
-				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
-				 errmsg("\"%s\" is a partition", name),
-				 errhint("Attach the partitioned table instead; it stands for all its partitions.")));
 	if (att)
 		ereport(ERROR,
 				(errcode(ERRCODE_DUPLICATE_OBJECT),
@@ -282,14 +275,23 @@ attach_check_kind(Relation rel)
 				 errhint("Attach a table of your own.")));
 }
 
-/* Refuses what cannot be kept in step. */
-static void
-attach_check_relation(Relation rel, const AttachRequest *request)
+/*
+ * Refuses what cannot be kept in step: 42809 what is no table, or a part of another one, 42501 a
+ * catalog, 0A000 a table of Citus, 55000 a table whose owner does not see all its rows.
+ */
+void
+kapture_attach_check_relation(Relation rel)
 {
 	const char *name = RelationGetRelationName(rel);
 
 	attach_check_kind(rel);
-	attach_check_membership(rel, request);
+	/* separately only if the table that it is a partition of cannot be attached */
+	if (rel->rd_rel->relispartition &&
+		!OidIsValid(kapture_family_foreign_partition(llast_oid(get_partition_ancestors(RelationGetRelid(rel))))))
+		ereport(ERROR,
+				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+				 errmsg("\"%s\" is a partition", name),
+				 errhint("Attach the partitioned table instead; it stands for all its partitions.")));
 	if (attach_is_of_citus(RelationGetRelid(rel)))
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
@@ -828,7 +830,8 @@ kapture_attach(PG_FUNCTION_ARGS)
 	attach_take_arguments(fcinfo, &request);
 	relid = PG_GETARG_OID(0);
 	rel = kapture_argument_open(relid, attach_lock(relid, request.id_column), kapture_argument_check_owner);
-	attach_check_relation(rel, &request);
+	kapture_attach_check_relation(rel);
+	attach_check_membership(rel, &request);
 	name = kapture_row_relation_name(RelationGetRelid(rel));
 	request.keys = attach_key_columns(rel);
 	serverid = kapture_binding_lock(NameStr(*request.server));

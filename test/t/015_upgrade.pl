@@ -205,6 +205,18 @@ oracle_ok($node, $emulator, 'nothing is lost or sent twice', $db);
 is(emulator_get($emulator, 'stats')->{duplicate_refusals}, 0, 'nor was it offered twice');
 is($node->safe_psql($db, "SELECT kapture_library_version()"), $current, 'the library says its version');
 
+# a table that 1.0 attached gets what only the current version has
+$node->safe_psql($db, qq(
+CREATE TABLE places (customer_id bigint, place text);
+CREATE VIEW mapped AS SELECT c.id, upper(c.customer_name) AS customer_name, c.phone, p.place AS city FROM customers c LEFT JOIN places p ON p.customer_id = c.id;
+SELECT kapture_alter('customers', source => 'mapped', filter => 'id <> 13', on_leave => '{"campaign_name": "left"}');
+SELECT kapture_follow('places', 'customers', 'target.id = source.customer_id');
+INSERT INTO places VALUES (12, 'Goa');
+SELECT kapture_touch('customers', '13')));
+poll_ok($node, "SELECT pending + in_flight + retrying = 0 FROM kapture_status", 'a mapping and a followed table', $db);
+is(join(' ', sort map { "$_->{phone} $_->{customer_name} " . ($_->{city} // '') . ($_->{campaign_name} // '') } grep { $_->{phone} =~ /^94000000(12|13)$/ } @{ emulator_get($emulator, 'customers') }),
+	'9400000012 DUE Goa 9400000013 Lost left', 'are followed at once');
+
 # An extension newer than the library that still runs.
 $node->safe_psql('postgres', "CREATE DATABASE newer");
 setup_sync($node, $emulator, db => 'newer');
