@@ -87,10 +87,6 @@ expression_error_callback(void *arg)
 		internalerrposition(position);
 		internalerrquery(subject->text);
 	}
-	if (geterrcode() == ERRCODE_SYNTAX_ERROR)
-		errhint("Give an expression over the columns of a row, as in a CHECK constraint, without WHERE or SELECT.");
-	else if (subject->field == NULL && geterrcode() == ERRCODE_DATATYPE_MISMATCH)
-		errhint("The filter is a condition that is true for the rows to be sent, such as \"city IS NOT NULL\".");
 	if (subject->field)
 		errcontext("expression for the Kapture field \"%s\"", subject->field);
 	else
@@ -130,7 +126,8 @@ expression_parse_raw(const ExpressionSubject *subject)
 		(target = linitial_node(ResTarget, stmt->targetList))->name || target->indirection)
 		ereport(ERROR,
 				(errcode(ERRCODE_SYNTAX_ERROR),
-				 errmsg("%s is not one SQL expression: \"%s\"", expression_name(subject->field), subject->text)));
+				 errmsg("%s is not one SQL expression: \"%s\"", expression_name(subject->field), subject->text),
+				 errhint("Give an expression over the columns of a row, as in a CHECK constraint, without WHERE or SELECT.")));
 	return target->val;
 }
 
