@@ -1023,6 +1023,21 @@ task_confirm_found(KaptureTask *task, Jsonb *answer, KaptureReply *reply)
 	return false;
 }
 
+/* The values that the task's request has. */
+static void
+task_sent(const KaptureTask *task, KaptureSent *sent)
+{
+	const KaptureDelivery *delivery = task->delivery;
+	int			n = delivery->row.values ? task->att->ncolumns : 0;
+
+	sent->values = palloc(sizeof(char *) * (n + 2));
+	if (n > 0)
+		memcpy(sent->values, delivery->row.values, sizeof(char *) * n);
+	sent->values[n++] = delivery->sent_phone;
+	sent->values[n++] = delivery->sent_email;
+	sent->n = n;
+}
+
 /*
  * Reads the answer to the task's request, and notes what it says.  False: the task
  * has its next request already.
@@ -1031,18 +1046,20 @@ static bool
 task_read(KaptureTask *task, const KaptureHttpAnswer *answer, KaptureReply *reply)
 {
 	char	   *why = NULL;
+	KaptureSent sent;
 
+	task_sent(task, &sent);
 	if (task->asked == KAPTURE_API_GET)
 	{
 		Jsonb	   *found = kapture_message_parse(answer->body, answer->body_len, NULL, &why);
 
-		kapture_message_judge(KAPTURE_API_GET, answer->status, found, reply);
+		kapture_message_judge(KAPTURE_API_GET, answer->status, found, &sent, reply);
 		if (task_confirm_found(task, found, reply))
 			return false;
 	}
 	else
 	{
-		kapture_message_judge_written(task->asked, answer->status, answer->body, answer->body_len, reply, &why);
+		kapture_message_judge_written(task->asked, answer->status, answer->body, answer->body_len, &sent, reply, &why);
 		task_confirm_written(task, reply);
 	}
 	if (reply->message == NULL || reply->message[0] == '\0')
