@@ -50,6 +50,7 @@
 #include "pull/mirror.h"
 #include "queue/rekey.h"
 #include "table/attach.h"
+#include "table/attach_trigger.h"
 #include "table/binding.h"
 #include "table/leave.h"
 #include "table/origin.h"
@@ -368,6 +369,31 @@ wayside_creates_trigger(Node *stmt)
 		strcmp(strVal(llast(((CreateTrigStmt *) stmt)->funcname)), "kapture_capture") == 0;
 }
 
+/* Has partitions that attached tables have got by a statement notice what logical replication truncates. */
+static void
+wayside_watch_partitions(Node *stmt)
+{
+	List	   *names = NIL;
+	ListCell   *lc;
+
+	if (IsA(stmt, CreateStmt) && ((CreateStmt *) stmt)->partbound)
+		names = list_make1(((CreateStmt *) stmt)->relation);
+	foreach(lc, IsA(stmt, AlterTableStmt) ? ((AlterTableStmt *) stmt)->cmds : NIL)
+	{
+		AlterTableCmd *cmd = lfirst_node(AlterTableCmd, lc);
+
+		if (cmd->subtype == AT_AttachPartition)
+			names = lappend(names, castNode(PartitionCmd, cmd->def)->name);
+	}
+	foreach(lc, names)
+	{
+		Oid			relid = RangeVarGetRelid(lfirst(lc), NoLock, true);
+
+		if (OidIsValid(relid) && get_rel_relispartition(relid))
+			kapture_attach_watch_new(relid);
+	}
+}
+
 /*
  * Has an updated extension and dropped servers taken note of, new foreign tables
  * looked at, what waits follow to another primary key, and triggers that make a
@@ -388,6 +414,8 @@ wayside_follow(Node *stmt)
 		if (OidIsValid(relid))
 			kapture_rekey_altered(relid, ((AlterTableStmt *) stmt)->cmds);
 	}
+	if (!IsBinaryUpgrade && !kapture_is_restoring() && OidIsValid(kapture_catalog_relid(KAPTURE_TABLE_ATTACHMENT)))
+		wayside_watch_partitions(stmt);
 	if ((updates || wayside_creates_trigger(stmt)) &&
 		OidIsValid(kapture_catalog_relid(KAPTURE_TABLE_ATTACHMENT)))
 	{

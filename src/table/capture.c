@@ -17,6 +17,7 @@
 #include "commands/trigger.h"
 #include "executor/executor.h"
 #include "fmgr.h"
+#include "miscadmin.h"
 #include "utils/datum.h"
 #include "utils/guc.h"
 #include "utils/hsearch.h"
@@ -32,6 +33,7 @@
 #include "base/owner_sql.h"
 #include "table/capture.h"
 #include "table/capture_buffer.h"
+#include "table/leave.h"
 #include "table/twins.h"
 
 PG_FUNCTION_INFO_V1(kapture_capture);
@@ -696,13 +698,26 @@ kapture_capture_again(KaptureAttachment *att, const char *row_key, int64 columns
 	kapture_notes_add_changed(att->id, columns | (force ? KAPTURE_CHANGED_FORCE : 0), row_key);
 }
 
-/* TRUNCATE: whatever has these keys next is another row.  Kapture has no delete, so the rest is to say so. */
+/*
+ * TRUNCATE: whatever has these keys next is another row.  Kapture has no delete, so the rest is to say so.
+ * Of a partition that is truncated by itself, commands tell (leave.c), so that the trigger is for replication alone.
+ */
 static void
-capture_truncate(KaptureAttachment *att)
+capture_truncate(KaptureAttachment *att, Oid relid)
 {
+	static TransactionId truncated_in = InvalidTransactionId;
+	static int32 truncated;		/* the attachment that was truncated as a whole then */
 	Oid			types[1] = {INT4OID};
 	Datum		values[1] = {Int32GetDatum(att->id)};
 
+	if (relid != att->root)
+	{
+		if (IsBackgroundWorker && (truncated != att->id || !TransactionIdEquals(truncated_in, GetTopTransactionId())))
+			kapture_leave_emptied(relid, att->id);
+		return;
+	}
+	truncated_in = GetTopTransactionId();
+	truncated = att->id;
 	kapture_notes_add(att->id, KAPTURE_NOTE_TRUNCATED, 0, "", NULL, GetCurrentCommandId(false),
 					  KAPTURE_NOTE_ONLY_ROW);
 	if (kapture_history_retention == 0)
@@ -753,7 +768,7 @@ kapture_capture(PG_FUNCTION_ARGS)
 		return PointerGetDatum(NULL);
 
 	if (TRIGGER_FIRED_BY_TRUNCATE(trigdata->tg_event))
-		capture_truncate(att);
+		capture_truncate(att, RelationGetRelid(trigdata->tg_relation));
 	else if (TRIGGER_FIRED_BY_UPDATE(trigdata->tg_event))
 		capture_update(table, att, trigdata);
 	else if (TRIGGER_FIRED_BY_INSERT(trigdata->tg_event))
