@@ -30,7 +30,9 @@
 #include "commands/dbcommands.h"
 #include "commands/defrem.h"
 #include "miscadmin.h"
+#include "nodes/makefuncs.h"
 #include "nodes/parsenodes.h"
+#include "parser/parse_type.h"
 #include "tcop/utility.h"
 #include "utils/acl.h"
 #include "utils/guc.h"
@@ -415,7 +417,13 @@ wayside_follow(Node *stmt)
 			kapture_rekey_altered(relid, ((AlterTableStmt *) stmt)->cmds);
 	}
 	if (!IsBinaryUpgrade && !kapture_is_restoring() && OidIsValid(kapture_catalog_relid(KAPTURE_TABLE_ATTACHMENT)))
+	{
+		AlterEnumStmt *rename = IsA(stmt, AlterEnumStmt) ? (AlterEnumStmt *) stmt : NULL;
+
 		wayside_watch_partitions(stmt);
+		if (rename && rename->oldVal)
+			kapture_rekey_renamed_value(typenameTypeId(NULL, makeTypeNameFromNameList(rename->typeName)), rename->oldVal, rename->newVal);
+	}
 	if ((updates || wayside_creates_trigger(stmt)) &&
 		OidIsValid(kapture_catalog_relid(KAPTURE_TABLE_ATTACHMENT)))
 	{
