@@ -74,6 +74,15 @@ emulator_faults($emulator);
 try_again();
 poll_ok($node, "SELECT count(kapture_customer_id) = 1 FROM customers", 'but at once when the settings are changed');
 
+# so have they if Kapture wants fewer requests of one row alone
+fresh();
+emulator_faults($emulator, { api => 'add', action => 'status', code => 429, match => 'Too often', headers => { 'Retry-After' => '1' }, body => '{}' });
+sql("INSERT INTO customers (customer_name, phone) VALUES ('Too often', '9105000001')");
+poll_ok($node, "SELECT server_state = 'throttled' FROM kapture_status", 'a row is answered with 429');
+sql("INSERT INTO customers (customer_name, phone) SELECT 'n' || i, (9105000001 + i)::text FROM generate_series(1, 5) i");
+poll_ok($node, "SELECT count(kapture_customer_id) = 5 FROM customers", 'others are sent');
+cmp_ok(requests('add'), '<', 25, 'soon');
+
 # what Kapture repeats of a row's own values is not meant
 fresh();
 emulator_faults($emulator, map { { api => 'add', action => 'status', code => 400, match => $_, body => qq({"message": "City $_ is not served", "status": "failed"}) } }
