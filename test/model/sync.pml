@@ -1559,8 +1559,12 @@ inline sharing_check_held(d)
 #ifndef FAULT_HOLDER_TO_COME
 		-> waits_for_ = T.held_by + NO_ROWS;	/* a row may be just getting it */
 #ifndef FAULT_DELETED_HOLDER
+		ok_ = db.named[T.held_by];
+		for (i_ : 0 .. ROWS - 1) {
+			ok_ = ok_ && !(db.row[i_].present && db.row[i_].customer == T.held_by)
+		}
 		if
-		:: db.named[T.held_by] ->	/* kapture_task_hope(): it was that of a row which is deleted */
+		:: ok_ ->	/* kapture_task_hope(): it was that of a row which is deleted */
 			enter_place(d);
 			task_try_again(d, T.searches + 1);
 			if
