@@ -54,6 +54,7 @@
 #include "table/attach.h"
 #include "table/attach_trigger.h"
 #include "table/binding.h"
+#include "table/capture.h"
 #include "table/leave.h"
 #include "table/origin.h"
 #include "table/unbind.h"
@@ -523,4 +524,5 @@ kapture_wayside_install(void)
 	ProcessUtility_hook = wayside_process_utility;
 	wayside_prev_access_hook = object_access_hook;
 	object_access_hook = wayside_object_access;
+	kapture_capture_emptied = kapture_leave_emptied;
 }

@@ -33,7 +33,6 @@
 #include "base/owner_sql.h"
 #include "table/capture.h"
 #include "table/capture_buffer.h"
-#include "table/leave.h"
 #include "table/twins.h"
 
 PG_FUNCTION_INFO_V1(kapture_capture);
@@ -698,6 +697,9 @@ kapture_capture_again(KaptureAttachment *att, const char *row_key, int64 columns
 	kapture_notes_add_changed(att->id, columns | (force ? KAPTURE_CHANGED_FORCE : 0), row_key);
 }
 
+/* Notes the rows of a partition that is truncated by itself: see leave.c, which stands above this file. */
+void		(*kapture_capture_emptied) (Oid relid, int32 attachment_id) = NULL;
+
 /*
  * TRUNCATE: whatever has these keys next is another row.  Kapture has no delete, so the rest is to say so.
  * Of a partition that is truncated by itself, commands tell (leave.c), so that the trigger is for replication alone.
@@ -712,8 +714,9 @@ capture_truncate(KaptureAttachment *att, Oid relid)
 
 	if (relid != att->root)
 	{
-		if (IsBackgroundWorker && (truncated != att->id || !TransactionIdEquals(truncated_in, GetTopTransactionId())))
-			kapture_leave_emptied(relid, att->id);
+		if (IsBackgroundWorker && kapture_capture_emptied &&
+			(truncated != att->id || !TransactionIdEquals(truncated_in, GetTopTransactionId())))
+			kapture_capture_emptied(relid, att->id);
 		return;
 	}
 	truncated_in = GetTopTransactionId();
