@@ -118,7 +118,7 @@ is_missed('an id that could not be written is forgotten', qw(FAULT_ID_FORGOTTEN 
 is_missed('nobody looks who has a customer', qw(FAULT_NO_SHARING), @two);
 is_missed('a link is not noted before its Update is sent', qw(FAULT_LINK_NOT_NOTED CONTACTS=1 CRASHES=1 LOSSES=1), @two);
 is_missed('an id that was written with a failure is nowhere else', qw(FAULT_WRITTEN_NOT_KEPT LOSSES=2), @two);
-is_missed('a holder that is not written yet is not noted', qw(FAULT_HOLDER_NOT_NOTED DELETES=1 LOCKS=1 DELIVERIES=3), @two);
+is_missed('a holder that is not written yet is not noted, nor does it free its customer when it is gone', qw(FAULT_HOLDER_NOT_NOTED FAULT_GONE_FREES_NOT DELETES=1 LOCKS=1 DELIVERIES=3), @two);
 is_missed('an old finding is believed', qw(FAULT_OLD_FINDING CONTACTS=1 LOSSES=1), @two);
 is_missed('a link frees nothing', qw(FAULT_LINK_FREES_NOT CONTACTS=1 CRASHES=1 LOSSES=1), @two);
 is_missed('a row that waits for another one is in doubt for ever', qw(FAULT_YIELD_IN_DOUBT CONTACTS=1 LOSSES=1), @two);
