@@ -352,6 +352,7 @@ my %because = (
 	'FIND_NAMED leave RELEASE' => $at_once,
 	'FIND_NAMED take_back RELEASE' => $at_once,
 	'FIND_PHONE NOT_FOUND PARKED' => 'three searches in a row have to find nothing',
+	'UPDATE DUPLICATE DONE' => 'a row has to be deleted while its Update, of a phone that another one has, is in flight',
 	'FIND_EMAIL NOT_FOUND PARKED' => 'likewise',
 	'FIND_EMAIL SUCCESS FAILED' => 'Kapture here says whether phone or email is taken',
 	'PARKED try_again FAILED' => 'the other row has to be recorded between a search and its answer');
