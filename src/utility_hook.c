@@ -31,7 +31,9 @@
 #include "commands/dbcommands.h"
 #include "commands/defrem.h"
 #include "miscadmin.h"
+#include "nodes/makefuncs.h"
 #include "nodes/parsenodes.h"
+#include "parser/parse_type.h"
 #include "tcop/utility.h"
 #include "utils/acl.h"
 #include "utils/guc.h"
@@ -53,6 +55,7 @@
 #include "table/attach.h"
 #include "table/attach_trigger.h"
 #include "table/binding.h"
+#include "table/capture.h"
 #include "table/leave.h"
 #include "table/origin.h"
 #include "table/unbind.h"
@@ -370,6 +373,31 @@ wayside_creates_trigger(Node *stmt)
 		strcmp(strVal(llast(((CreateTrigStmt *) stmt)->funcname)), "kapture_capture") == 0;
 }
 
+/* Has partitions that attached tables have got by a statement notice what logical replication truncates. */
+static void
+wayside_watch_partitions(Node *stmt)
+{
+	List	   *names = NIL;
+	ListCell   *lc;
+
+	if (IsA(stmt, CreateStmt) && ((CreateStmt *) stmt)->partbound)
+		names = list_make1(((CreateStmt *) stmt)->relation);
+	foreach(lc, IsA(stmt, AlterTableStmt) ? ((AlterTableStmt *) stmt)->cmds : NIL)
+	{
+		AlterTableCmd *cmd = lfirst_node(AlterTableCmd, lc);
+
+		if (cmd->subtype == AT_AttachPartition)
+			names = lappend(names, castNode(PartitionCmd, cmd->def)->name);
+	}
+	foreach(lc, names)
+	{
+		Oid			relid = RangeVarGetRelid(lfirst(lc), NoLock, true);
+
+		if (OidIsValid(relid) && get_rel_relispartition(relid))
+			kapture_attach_watch_new(relid);
+	}
+}
+
 /* Is this a database with attached tables, as this version has them, in which users give commands? */
 static bool
 wayside_may_advise(void)
@@ -445,6 +473,14 @@ wayside_follow(Node *stmt)
 
 		if (OidIsValid(relid))
 			kapture_rekey_altered(relid, ((AlterTableStmt *) stmt)->cmds);
+	}
+	if (!IsBinaryUpgrade && !kapture_is_restoring() && OidIsValid(kapture_catalog_relid(KAPTURE_TABLE_ATTACHMENT)))
+	{
+		AlterEnumStmt *rename = IsA(stmt, AlterEnumStmt) ? (AlterEnumStmt *) stmt : NULL;
+
+		wayside_watch_partitions(stmt);
+		if (rename && rename->oldVal)
+			kapture_rekey_renamed_value(typenameTypeId(NULL, makeTypeNameFromNameList(rename->typeName)), rename->oldVal, rename->newVal);
 	}
 	if ((updates || wayside_creates_trigger(stmt)) &&
 		OidIsValid(kapture_catalog_relid(KAPTURE_TABLE_ATTACHMENT)))
@@ -547,4 +583,5 @@ kapture_wayside_install(void)
 	ProcessUtility_hook = wayside_process_utility;
 	wayside_prev_access_hook = object_access_hook;
 	object_access_hook = wayside_object_access;
+	kapture_capture_emptied = kapture_leave_emptied;
 }

@@ -52,7 +52,7 @@ call_confirm(const KaptureServer *server, KaptureApi api, KaptureHttpRequest *re
 	int			status = kapture_http_answer(request)->status;
 	KaptureReply reply;
 
-	kapture_message_judge(api, status, result, &reply);
+	kapture_message_judge(api, status, result, NULL, &reply);
 	if (kapture_message_confirm_body(&reply, body, len))
 		return;
 	kapture_http_distrust(request);

@@ -906,11 +906,11 @@ message_note_status(MessageFacts *facts, const char *status)
  * success, as "Customer Added Successfully" does?
  */
 static bool
-message_words_succeed(KaptureApi api, const MessageFacts *facts)
+message_words_succeed(KaptureApi api, const MessageFacts *facts, const char *words)
 {
 	return (api == KAPTURE_API_ADD || api == KAPTURE_API_UPDATE) && !facts->has_status &&
-		kapture_words_say(facts->words, "successful") && !kapture_words_say(facts->words, "unsuccess") &&
-		!kapture_words_say(facts->words, "notsuccess") && !kapture_words_say(facts->words, "fail");
+		kapture_words_say(words, "successful") && !kapture_words_say(words, "unsuccess") &&
+		!kapture_words_say(words, "notsuccess") && !kapture_words_say(words, "fail");
 }
 
 /*
@@ -918,16 +918,18 @@ message_words_succeed(KaptureApi api, const MessageFacts *facts)
  * and all other words.  False: it may be one, its content decides.
  */
 static bool
-message_judge_facts(KaptureApi api, int status, const MessageFacts *facts, KaptureReply *reply)
+message_judge_facts(KaptureApi api, int status, const MessageFacts *facts, const KaptureSent *sent, KaptureReply *reply)
 {
+	const char *words = kapture_words_own(api, facts->words, sent);
+
 	memset(reply, 0, sizeof(*reply));
 	reply->message = facts->words;
 	reply->verdict = KAPTURE_BROKEN;
-	if (!facts->is_success && kapture_words_mean(api, facts->words) == KAPTURE_MEANS_BAD_KEY)
+	if (!facts->is_success && kapture_words_mean(api, words) == KAPTURE_MEANS_BAD_KEY)
 		reply->verdict = KAPTURE_DENIED;	/* some accounts say so with 200, 400 or 500 */
 	else if (status == 404 && facts->has_status && !facts->is_success &&
-			 (kapture_words_say(facts->words, "customer") || kapture_words_say(facts->words, "informationgiven")) &&
-			 kapture_words_mean(api, facts->words) == KAPTURE_MEANS_NOBODY)
+			 (kapture_words_say(words, "customer") || kapture_words_say(words, "informationgiven")) &&
+			 kapture_words_mean(api, words) == KAPTURE_MEANS_NOBODY)
 		reply->verdict = KAPTURE_NOT_FOUND; /* it is the customer that is not there, not the API */
 	else if (status == 401 || status == 403 || status == 404)
 		reply->verdict = KAPTURE_DENIED;
@@ -938,11 +940,11 @@ message_judge_facts(KaptureApi api, int status, const MessageFacts *facts, Kaptu
 		reply->verdict = KAPTURE_BROKEN;
 	else if (!facts->is_object)
 		reply->verdict = status >= 400 ? KAPTURE_REFUSED : KAPTURE_BROKEN;
-	else if (facts->is_success || (status < 400 && message_words_succeed(api, facts)))
+	else if (facts->is_success || (status < 400 && message_words_succeed(api, facts, words)))
 		return status >= 400;
 	else
 	{
-		reply->verdict = message_judge_failure(api, facts->words, reply);
+		reply->verdict = message_judge_failure(api, words, reply);
 
 		/* neither success nor failure, and in words that mean nothing to us */
 		if (reply->verdict == KAPTURE_REFUSED && !facts->has_status && status < 400)
@@ -972,7 +974,8 @@ message_object(KaptureApi api, Jsonb *answer)
  *		What an answer means.
  *
  * "status" is the HTTP code, "answer" the parsed body or NULL if that was not
- * JSON.  Fills in all of "reply", palloc'ed.
+ * JSON, "sent" what its words may repeat (words.c; NULL: nothing).  Fills in all of
+ * "reply", palloc'ed.
  *
  * Words about a bad key are KAPTURE_DENIED with any HTTP code.  Then that code
  * decides: 401, 403 and 404 are KAPTURE_DENIED, 429 is KAPTURE_THROTTLED, 5xx and
@@ -984,7 +987,7 @@ message_object(KaptureApi api, Jsonb *answer)
  */
 void
 kapture_message_judge(KaptureApi api, int status, Jsonb *answer,
-					  KaptureReply *reply)
+					  const KaptureSent *sent, KaptureReply *reply)
 {
 	MessageFacts facts = {0};
 	JsonbContainer *object = answer ? message_object(api, answer) : NULL;
@@ -993,7 +996,7 @@ kapture_message_judge(KaptureApi api, int status, Jsonb *answer,
 	if (facts.is_object)
 		message_note_status(&facts, message_status(object));
 	facts.words = facts.is_object ? message_words(api, object) : pstrdup("");
-	if (!message_judge_facts(api, status, &facts, reply))
+	if (!message_judge_facts(api, status, &facts, sent, reply))
 		reply->verdict = message_judge_success(api, object, reply);
 }
 
@@ -1218,7 +1221,7 @@ message_scan(MessageScan *scan, const char *body, size_t len, char **why)
  */
 void
 kapture_message_judge_written(KaptureApi api, int status, const char *body, size_t len,
-							  KaptureReply *reply, char **why)
+							  const KaptureSent *sent, KaptureReply *reply, char **why)
 {
 	MessageScan scan = {0};
 	MessageFacts facts = {.words = pstrdup("")};
@@ -1230,7 +1233,7 @@ kapture_message_judge_written(KaptureApi api, int status, const char *body, size
 		facts.words = message_choose_words(api, scan.words, lengthof(scan.words));
 	}
 
-	if (message_judge_facts(api, status, &facts, reply))
+	if (message_judge_facts(api, status, &facts, sent, reply))
 		return;
 	reply->repeated.name = scan.repeated[0];
 	reply->repeated.phone = scan.repeated[1];

@@ -13,6 +13,7 @@
 
 #include "api/identity.h"
 #include "api/option.h"
+#include "api/words.h"
 
 /* What an answer of Kapture means. */
 typedef enum KaptureVerdict
@@ -67,9 +68,9 @@ extern KaptureList *kapture_message_split(const char *body, size_t len,
 extern Jsonb *kapture_message_customer(const KaptureList *list, int n);
 extern Jsonb *kapture_message_customer_parts(const KaptureList *list, int n, KaptureWanted wanted, void *arg);
 extern void kapture_message_judge(KaptureApi api, int status, Jsonb *answer,
-								  KaptureReply *reply);
+								  const KaptureSent *sent, KaptureReply *reply);
 extern void kapture_message_judge_written(KaptureApi api, int status, const char *body, size_t len,
-										  KaptureReply *reply, char **why);
+										  const KaptureSent *sent, KaptureReply *reply, char **why);
 extern bool kapture_message_wants_match(void *arg, const char *key, int len);
 extern void kapture_message_match_found(Jsonb *answer, const char *phone, const char *email,
 										KaptureMatch *by_phone, KaptureMatch *by_email);

@@ -168,6 +168,128 @@ kapture_words_mean(KaptureApi api, const char *text)
 	return KAPTURE_MEANS_UNKNOWN;
 }
 
+/* Is it part of a word? */
+static bool
+words_is_letter(char c)
+{
+	return isalnum((unsigned char) c) || IS_HIGHBIT_SET(c);
+}
+
+/* May Kapture say this itself: is it one word? */
+static bool
+words_is_one_word(const char *value)
+{
+	while (isalpha((unsigned char) *value) || IS_HIGHBIT_SET(*value))
+		value++;
+	return *value == '\0';
+}
+
+/*
+ * How many bytes of the text are the value, as words by themselves; 0: it does not begin with it.
+ * Capitals are left out of account, and blanks are alike, however many.  The text may end before
+ * the value does.
+ */
+static int
+words_repeat(const char *text, const char *value)
+{
+	const char *t = text;
+
+	while (isspace((unsigned char) *value))
+		value++;
+	if (*value == '\0')
+		return 0;
+	while (*value != '\0' && *t != '\0')
+	{
+		if (isspace((unsigned char) *value))
+		{
+			while (isspace((unsigned char) *value))
+				value++;
+			if (*value != '\0' && !isspace((unsigned char) *t))
+				return 0;
+			while (*value != '\0' && isspace((unsigned char) *t))
+				t++;
+		}
+		else if (pg_tolower((unsigned char) *t) == pg_tolower((unsigned char) *value))
+		{
+			t++;
+			value++;
+		}
+		else
+			return 0;
+	}
+	return t > text && words_is_letter(t[-1]) && words_is_letter(*t) ? 0 : t - text;
+}
+
+/* The longest of these values that the text begins with, in bytes; 0: none. */
+static int
+words_repeat_any(const char *text, const KaptureSent *sent, bool one_word)
+{
+	int			longest = 0;
+
+	for (int i = 0; i < sent->n; i++)
+	{
+		const char *value = sent->values[i];
+
+		if (value && (one_word || !words_is_one_word(value)))
+			longest = Max(longest, words_repeat(text, value));
+	}
+	return longest;
+}
+
+/* The text with a mark in place of the values, palloc'ed.  "one_word": also of those that are one. */
+static char *
+words_cut(const char *text, const KaptureSent *sent, bool one_word)
+{
+	char	   *result = palloc(strlen(text) + 1);
+	char	   *r = result;
+	bool		inside = false; /* of a word */
+
+	while (*text != '\0')
+	{
+		int			len = inside && words_is_letter(*text) ? 0 : words_repeat_any(text, sent, one_word);
+
+		inside = words_is_letter(*text);
+		*r++ = len > 0 ? '*' : *text;
+		text += Max(len, 1);
+		if (len > 0)
+			inside = false;
+	}
+	*r = '\0';
+	return result;
+}
+
+/*
+ * kapture_words_own
+ *		The text of an answer without what it repeats of the values that were sent (NULL: none),
+ *		which Kapture does not mean; palloc'ed.
+ *
+ * A value of one word may be Kapture's as well ("phone").  It is left, unless all other rows would
+ * be held for it ("Unauthorized").
+ */
+char *
+kapture_words_own(KaptureApi api, const char *text, const KaptureSent *sent)
+{
+	char	   *own;
+
+	if (sent == NULL || sent->n == 0)
+		return pstrdup(text);
+	own = words_cut(text, sent, false);
+	switch (kapture_words_mean(api, own))
+	{
+		case KAPTURE_MEANS_BAD_KEY:
+		case KAPTURE_MEANS_BAD_FORM:
+		case KAPTURE_MEANS_TOO_MANY:
+		case KAPTURE_MEANS_FAULT:
+			return words_cut(text, sent, true);
+		case KAPTURE_MEANS_UNKNOWN:
+		case KAPTURE_MEANS_NOBODY:
+		case KAPTURE_MEANS_TAKEN:
+		case KAPTURE_MEANS_BAD_VALUE:
+			break;
+	}
+	return own;
+}
+
 /*
  * kapture_words_customer_id
  *		The customer's id that a text names, as in "Lead already exists, Customer

@@ -22,8 +22,16 @@ typedef enum KaptureMeaning
 	KAPTURE_MEANS_FAULT			/* Kapture itself failed */
 } KaptureMeaning;
 
+/* Values that were sent, which Kapture may repeat in its words; NULL and empty ones are none. */
+typedef struct KaptureSent
+{
+	char	  **values;
+	int			n;
+} KaptureSent;
+
 extern bool kapture_words_say(const char *text, const char *words);
 extern KaptureMeaning kapture_words_mean(KaptureApi api, const char *text);
+extern char *kapture_words_own(KaptureApi api, const char *text, const KaptureSent *sent);
 extern int64 kapture_words_customer_id(const char *text);
 
 #endif							/* KAPTURE_WORDS_H */

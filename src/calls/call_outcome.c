@@ -76,7 +76,7 @@ outcome_judge(int status, Jsonb *json, const char **message)
 	bool		may_succeed = json && !JB_ROOT_IS_SCALAR(json) && status >= 200 && status < 300;
 	KaptureReply reply;
 
-	kapture_message_judge(KAPTURE_API_MODULE, status, object, &reply);
+	kapture_message_judge(KAPTURE_API_MODULE, status, object, NULL, &reply);
 	*message = reply.message;
 	if (may_succeed && !(object && outcome_says_failed(object)) &&
 		(reply.verdict != KAPTURE_DENIED || !outcome_is_words(object)))

@@ -483,7 +483,7 @@ modify_judge(Modify *modify, ModifyRow *row)
 	if (row->answer->outcome == KAPTURE_HTTP_ANSWERED)
 	{
 		row->parsed = kapture_message_parse(row->answer->body, row->answer->body_len, NULL, &row->why);
-		kapture_message_judge(modify->api, row->answer->status, row->parsed, &row->reply);
+		kapture_message_judge(modify->api, row->answer->status, row->parsed, NULL, &row->reply);
 		if (!kapture_message_confirm_body(&row->reply, row->flat, row->flat_len))
 			kapture_http_distrust(row->request);
 		if (row->reply.verdict == KAPTURE_SUCCESS)

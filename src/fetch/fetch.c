@@ -696,7 +696,7 @@ fetch_accept(KaptureFetch *fetch, FetchSlot *slot)
 	old = MemoryContextSwitchTo(fetch->answer_context);
 	list = kapture_message_split(answer->body, answer->body_len, scratch, &why);
 	MemoryContextSwitchTo(scratch);
-	kapture_message_judge(fetch->api, answer->status, list ? list->rest : NULL, &reply);
+	kapture_message_judge(fetch->api, answer->status, list ? list->rest : NULL, NULL, &reply);
 	done = reply.verdict == KAPTURE_SUCCESS || reply.verdict == KAPTURE_NOT_FOUND;
 	MemoryContextSwitchTo(old);
 	if (done && reply.verdict == KAPTURE_SUCCESS && fetch_halve(fetch, slot, list))

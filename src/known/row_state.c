@@ -126,9 +126,9 @@ static const struct
 		1, {INT4OID}
 	},
 	[STATE_HOLDERS] = {
-		"SELECT customer_id, attachment_id, row_key, true FROM @.kapture_row"
-		" WHERE $1 <> 0 AND customer_id = ANY ($2) AND gone_at IS NULL AND left_at IS NULL"
-		" UNION ALL SELECT customer_id, attachment_id, row_key, false FROM @.kapture_delivery"
+		"SELECT customer_id, attachment_id, row_key, true, gone_at IS NOT NULL FROM @.kapture_row"
+		" WHERE $1 <> 0 AND customer_id = ANY ($2) AND (gone_at IS NOT NULL OR left_at IS NULL)"
+		" UNION ALL SELECT customer_id, attachment_id, row_key, false, false FROM @.kapture_delivery"
 		" WHERE $1 <> 0 AND customer_id = ANY ($2) AND row_key IS NOT NULL",
 		2, {INT4OID, INT8ARRAYOID}
 	},
@@ -417,8 +417,8 @@ kapture_row_state_follow(int32 attachment_id, KaptureKeys *keys, void *arg)
 }
 
 /*
- * Returns which rows were recorded as having these customers, or have got one that is
- * not written yet: a list of KaptureHolder, in the current memory context.  Those of
+ * Returns which rows were recorded as having these customers, until they were deleted, or have got
+ * one that is not written yet: a list of KaptureHolder, in the current memory context.  Those of
  * other servers are among them, as ids do not say of which account they are.  It is asked
  * for rows of that attachment.
  */
@@ -444,6 +444,7 @@ kapture_row_state_holders(int32 attachment_id, const int64 *customer_ids, int n)
 		holder->attachment_id = DatumGetInt32(state_getattr(i, 2));
 		holder->row_key = TextDatumGetCString(state_getattr(i, 3));
 		holder->written = DatumGetBool(state_getattr(i, 4));
+		holder->gone = DatumGetBool(state_getattr(i, 5));
 		result = lappend(result, holder);
 	}
 	SPI_finish();

@@ -18,6 +18,7 @@ typedef struct KaptureHolder
 	int32		attachment_id;
 	char	   *row_key;
 	bool		written;		/* the id was written to the row, which tells by now */
+	bool		gone;			/* it had the customer until it was deleted */
 } KaptureHolder;
 
 /* A customer, of the server that an attachment's rows go to: others may have given the same id to another one. */

@@ -355,6 +355,7 @@ alter_options(Alter *alter)
 		kapture_attach_execute_ddl(psprintf("ALTER TABLE %s %s TRIGGER %s, %s TRIGGER %s", name,
 											enable, kapture_capture_trigger(KAPTURE_TRIGGER, att->id, att->name),
 											enable, kapture_capture_trigger(KAPTURE_TRUNCATE_TRIGGER, att->id, att->name)));
+		kapture_attach_watch_partitions(att->root, att->root, att->id, att->name, alter_bool(alter, ALTER_REPLICATED));
 	}
 	if (alter_bool(alter, ALTER_PULL))
 		kapture_attach_index_id_column(att->root, name, att->id_column);

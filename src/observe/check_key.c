@@ -112,7 +112,7 @@ kapture_check_key_judge(KaptureApi api, const KaptureHttpAnswer *answer,
 		return false;
 	}
 	json = kapture_message_parse(answer->body, answer->body_len, NULL, &why);
-	kapture_message_judge(api, answer->status, json, &reply);
+	kapture_message_judge(api, answer->status, json, NULL, &reply);
 	if (is_write ? reply.verdict == KAPTURE_REFUSED && json != NULL :
 		reply.verdict == KAPTURE_NOT_FOUND || reply.verdict == KAPTURE_SUCCESS)
 	{

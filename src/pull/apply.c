@@ -406,7 +406,7 @@ arrival_write(ArrivalBatch *batch, ArrivalItem *item)
 		arrival_done(batch, item);
 	else if (error == NULL)
 		arrival_park(batch, item, "writing the customer changed no row; a trigger or rule of the table prevents it");
-	else if (kapture_row_is_passing(error) || error->sqlerrcode == ERRCODE_T_R_DEADLOCK_DETECTED)
+	else if (kapture_row_is_passing(error))
 		arrival_later(batch, item, kapture_guard_is_shortage(error) ? error->message : "the row or the table is locked");
 	else
 		arrival_park(batch, item, error->message);

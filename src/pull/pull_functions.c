@@ -362,7 +362,7 @@ rows_check_failure(const KaptureServer *server, Jsonb *answer)
 
 	for (int i = 0; i < lengthof(apis); i++)
 	{
-		kapture_message_judge(apis[i], 200, answer, &reply);
+		kapture_message_judge(apis[i], 200, answer, NULL, &reply);
 		if (reply.verdict == KAPTURE_NOT_FOUND)
 			return;
 	}

@@ -238,10 +238,11 @@ claim_take(WorkerClaim *claim, TimestampTz now)
 {
 	WorkerTable *table = claim->table;
 	MemoryContext transaction = MemoryContextSwitchTo(claim->context);
-	bool		fresh = table->look && table->server->refusals.is_holding && table->server->refusals.wants_fresh;
+	bool		fresh = table->look && table->server->refusals.wants_fresh &&
+		(table->server->refusals.is_holding || table->server->health == KAPTURE_STATE_THROTTLED);
 	bool		more = false;
 
-	/* a held server is probed by those that it has refused and by others in turn */
+	/* a server that is only probed is so by those that it has refused and by others in turn */
 	if (table->next_due <= now && !fresh)
 		claim_due(table, claim->room, now, &claim->deliveries);
 	if (table->look && list_length(claim->deliveries) < claim->room)

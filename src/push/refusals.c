@@ -169,6 +169,9 @@ kapture_refusals_judge(KaptureRefusals *refusals, KaptureTask *task, TimestampTz
 			refusals_denied(refusals, task);
 			break;
 		case KAPTURE_THROTTLED:
+			/* it may be about this row alone, and others are to be tried */
+			refusals->wants_fresh = !refusals->wants_fresh;
+			break;
 		case KAPTURE_BROKEN:
 			break;
 	}

@@ -206,7 +206,7 @@ sharing_ask_rows(WorkerTable *table, List *holders)
 	{
 		SharingHolder *h = lfirst(lc);
 
-		if (h->table == table)
+		if (h->table == table && !h->holder->gone)
 			rows = lappend(rows, &h->row);
 	}
 	if (rows == NIL || !table->present)
@@ -222,7 +222,7 @@ sharing_ask_rows(WorkerTable *table, List *holders)
 	{
 		SharingHolder *h = lfirst(lc);
 
-		if (h->table == table && h->holder->written)
+		if (h->table == table && h->holder->written && !h->holder->gone)
 			h->holds = h->row.outcome == KAPTURE_ROW_GONE ? false :
 				h->row.outcome == KAPTURE_ROW_DONE ? h->row.customer_id == h->holder->customer_id : true;
 	}
@@ -315,9 +315,9 @@ sharing_holders(Worker *worker, dlist_head *tasks)
 		h->table = kapture_state_find_table(worker, h->holder->attachment_id);
 		h->row.context = CurrentMemoryContext;
 		h->row.row_key = h->holder->row_key;
-		h->holds = true;
+		h->holds = !h->holder->gone;
 		holders = lappend(holders, h);
-		if (h->table)
+		if (h->table && h->holds)
 			tables = list_append_unique_ptr(tables, h->table);
 	}
 	foreach(lc, tables)
@@ -363,13 +363,15 @@ sharing_note_holder(const SharingHolder *h)
 
 /*
  * The phone or email of the task's Update is another customer's.  If that is a row's, the task waits until
- * Kapture has another one of that row; if Kapture has by now, it is tried again.  If it is no row's, the
- * task stays parked, until it is one's that changes.
+ * Kapture has another one of that row; if Kapture has by now, it is tried again.  So it is, twice at most, if
+ * it was that of a row which is deleted, as the last Update of that may give the phone or email away.  If it
+ * is no row's, the task stays parked, until it is one's that changes.
  */
 static void
 sharing_check_held(WorkerTask *task, List *holders, TimestampTz now)
 {
 	KaptureTask *t = &task->task;
+	bool		is_deleted = false;
 	ListCell   *lc;
 
 	foreach(lc, holders)
@@ -379,7 +381,10 @@ sharing_check_held(WorkerTask *task, List *holders, TimestampTz now)
 		const char *key;
 		bool		had;
 
-		if (!h->holds || h->holder->customer_id != t->held_by || !sharing_same_server(task, h->table))
+		if (h->holder->customer_id != t->held_by || !sharing_same_server(task, h->table))
+			continue;
+		is_deleted |= !h->holds;
+		if (!h->holds)
 			continue;
 		had = sharing_has_moved_on(task, h);
 		if (had && sharing_is_confirmed(h))
@@ -395,6 +400,8 @@ sharing_check_held(WorkerTask *task, List *holders, TimestampTz now)
 	}
 	/* a row may be just getting it, and have another phone by now */
 	t->failed.waits_for = -t->held_by;
+	if (is_deleted)
+		kapture_task_hope(t, now);
 }
 
 /* Parks the task if one of these rows has its customer, or puts it off. */

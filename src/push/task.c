@@ -785,6 +785,25 @@ task_found_nobody(KaptureTask *task, TimestampTz now)
 	failed->next_attempt = TimestampTzPlusMilliseconds(now, KAPTURE_SEARCH_RETRY);
 }
 
+/*
+ * The customer that has the phone or email which the task's Update was refused for was that of a row
+ * that is deleted.  The last Update of that may have given it away meanwhile, or may yet: the task is tried
+ * again soon, and once more when that can no longer be running.
+ */
+void
+kapture_task_hope(KaptureTask *task, TimestampTz now)
+{
+	int64		longest = (int64) task->timeout + KAPTURE_LATE_GRACE;
+
+	task_found_nobody(task, now);
+	if (task->failed.park)
+		return;
+	task->failed.waits_for = 0;
+	if (task->failed.searches == KAPTURE_SEARCHES)
+		task->failed.next_attempt = TimestampTzPlusMilliseconds(now, Max(longest, KAPTURE_SEARCH_RETRY));
+	KAPTURE_TRACE(task, "try_again");
+}
+
 /* The task's Update was refused because of another customer's phone or email: of whose? */
 static void
 task_seek_holder(KaptureTask *task, const KaptureReply *reply)
@@ -1032,6 +1051,21 @@ task_confirm_found(KaptureTask *task, Jsonb *answer, KaptureReply *reply)
 	return false;
 }
 
+/* The values that the task's request has. */
+static void
+task_sent(const KaptureTask *task, KaptureSent *sent)
+{
+	const KaptureDelivery *delivery = task->delivery;
+	int			n = delivery->row.values ? task->att->ncolumns : 0;
+
+	sent->values = palloc(sizeof(char *) * (n + 2));
+	if (n > 0)
+		memcpy(sent->values, delivery->row.values, sizeof(char *) * n);
+	sent->values[n++] = delivery->sent_phone;
+	sent->values[n++] = delivery->sent_email;
+	sent->n = n;
+}
+
 /*
  * Reads the answer to the task's request, and notes what it says.  False: the task
  * has its next request already.
@@ -1040,18 +1074,20 @@ static bool
 task_read(KaptureTask *task, const KaptureHttpAnswer *answer, KaptureReply *reply)
 {
 	char	   *why = NULL;
+	KaptureSent sent;
 
+	task_sent(task, &sent);
 	if (task->asked == KAPTURE_API_GET)
 	{
 		Jsonb	   *found = kapture_message_parse(answer->body, answer->body_len, NULL, &why);
 
-		kapture_message_judge(KAPTURE_API_GET, answer->status, found, reply);
+		kapture_message_judge(KAPTURE_API_GET, answer->status, found, &sent, reply);
 		if (task_confirm_found(task, found, reply))
 			return false;
 	}
 	else
 	{
-		kapture_message_judge_written(task->asked, answer->status, answer->body, answer->body_len, reply, &why);
+		kapture_message_judge_written(task->asked, answer->status, answer->body, answer->body_len, &sent, reply, &why);
 		task_confirm_written(task, reply);
 	}
 	if (reply->message == NULL || reply->message[0] == '\0')
@@ -1137,16 +1173,21 @@ kapture_task_has_added(const KaptureTask *task)
 /*
  * Has what the task has sent freed a phone or email for other rows, or has its row left its
  * customer to them?  It has, too, if its row was just linked, or if the rest of it failed.
+ * The last Update of a deleted row may have been carried out after its deletion was noted.
  */
 bool
 kapture_task_frees(const KaptureTask *task)
 {
 	KaptureIdentity sent;
+	bool		gone = task->delivery->gone;
+	bool		done = task->state == KAPTURE_TASK_DONE;
 
-	if (!task->delivery->gone && task->delivery->row.outside && task->customer_id != 0 && task->state == KAPTURE_TASK_DONE)
+	if (task->customer_id == 0)
+		return false;
+	if (done && (gone || task->delivery->row.outside))
 		return true;			/* it has left */
-	if (task->delivery->gone || task->step != KAPTURE_STEP_UPDATE || task->delivery->row.values == NULL ||
-		(task->state != KAPTURE_TASK_DONE && !(task->state == KAPTURE_TASK_FAILED && task->failed.arrived)))
+	if (task->delivery->row.values == NULL || (task->step != KAPTURE_STEP_UPDATE && !gone) ||
+		!(done || (task->state == KAPTURE_TASK_FAILED && (task->failed.arrived || gone))))
 		return false;
 	task_identity(task, task->sent, &sent);
 	return sent.phone != NULL || sent.email != NULL;

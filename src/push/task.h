@@ -95,6 +95,7 @@ extern bool kapture_task_is_held(const KaptureTask *task);
 extern bool kapture_task_is_known(const KaptureAttachment *att, const KaptureDelivery *delivery);
 extern void kapture_task_wait(KaptureTask *task, bool had, const char *table, const char *row_key);
 extern void kapture_task_try_again(KaptureTask *task, TimestampTz now);
+extern void kapture_task_hope(KaptureTask *task, TimestampTz now);
 extern bool kapture_task_reports(const KaptureTask *task);
 extern void kapture_task_spare(KaptureTask *task);
 extern void kapture_task_yield(KaptureTask *task, TimestampTz now, const char *table, const char *row_key);

@@ -19,6 +19,7 @@
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "nodes/parsenodes.h"
+#include "storage/lmgr.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
@@ -29,6 +30,7 @@
 #include "base/catalog.h"
 #include "base/owner_sql.h"
 #include "base/user_code.h"
+#include "cluster/guard.h"
 #include "queue/rekey.h"
 #include "table/attach.h"
 #include "table/capture_buffer.h"
@@ -139,11 +141,15 @@ rekey_find(const RekeyBatch *batch)
 	return NULL;
 }
 
-/* Notes the change of key of each row that waits; a row that is not found is gone. */
-static void
+/*
+ * Notes the change of key of each row that waits; a row that is not found is gone.  Returns whether
+ * there was any.
+ */
+static bool
 rekey_note(RekeyBatch *batch)
 {
 	CommandId	cid = GetCurrentCommandId(true);	/* of one command: all at once, not one after the other */
+	bool		any = false;
 
 	for (int r = 0; r < batch->nrows; r++)
 	{
@@ -155,7 +161,11 @@ rekey_note(RekeyBatch *batch)
 		else if (strcmp(batch->new_keys[r], old_key) != 0)
 			kapture_notes_add(batch->to->id, KAPTURE_NOTE_REKEYED, 0, batch->new_keys[r], old_key, cid,
 							  KAPTURE_NOTE_ONLY_ROW);
+		else
+			continue;
+		any = true;
 	}
+	return any;
 }
 
 /* The first columns of the key are those that rows are known by from now on. */
@@ -230,9 +240,8 @@ rekey_follow(KaptureAttachment *att, Relation rel)
 				 errmsg("what waits to be sent for table %s is given up, as its primary key is another one now", kapture_catalog_title(att)),
 				 errdetail("The rows cannot be found by the former key: %s.", error->message),
 				 errhint("kapture_backfill() sends the rows that have no id.")));
-	rekey_note(&batch);
 	/* that is known by the ids in the table, or will be again once something is sent */
-	if (att->id_column)
+	if ((rekey_note(&batch) || !rekey_is_same(att)) && att->id_column)
 		(void) kapture_own_execute("DELETE FROM @.kapture_row WHERE attachment_id = $1 AND gone_at IS NULL", 1,
 								   (Oid[]) {INT4OID}, (Datum[]) {Int32GetDatum(att->id)});
 	rekey_store(att, att->nkeys);
@@ -240,14 +249,14 @@ rekey_follow(KaptureAttachment *att, Relation rel)
 
 /*
  * Has one of these commands (of AlterTableCmd) given a column of the key another type, in
- * whose text the ids of rows are not known?
+ * which the key may be written otherwise?
  */
 static bool
 rekey_is_retyped(const KaptureAttachment *att, List *commands)
 {
 	ListCell   *lc;
 
-	foreach(lc, att->id_column ? NIL : commands)
+	foreach(lc, commands)
 	{
 		AlterTableCmd *command = lfirst(lc);
 
@@ -285,4 +294,111 @@ kapture_rekey_altered(Oid relid, List *commands)
 			rekey_follow(att, rel);
 	}
 	relation_close(rel, NoLock);
+}
+
+/* A value of an enumerated type that has got another name, which keys of an attached table may have. */
+typedef struct RekeyLabel
+{
+	Oid			relid;
+	Oid			type;
+	const char *old_name;
+	const char *new_name;
+} RekeyLabel;
+
+/* The keys (text[]) that are known of an attachment, and may have the value in them. */
+static ArrayType *
+rekey_labelled(const KaptureAttachment *att, const char *name)
+{
+	Oid			types[2] = {INT4OID, TEXTOID};
+	Datum		values[2] = {Int32GetDatum(att->id), CStringGetTextDatum(name)};
+	char	   *text = kapture_own_text("SELECT ARRAY(SELECT k FROM (SELECT unnest(row_key || more_keys) AS k FROM @.kapture_outbox AS o"
+										" WHERE o.attachment_id = $1 AND o.op NOT IN ('t', 'c')"
+										" UNION SELECT row_key FROM @.kapture_delivery AS d WHERE d.attachment_id = $1 AND d.row_key IS NOT NULL"
+										" UNION SELECT row_key FROM @.kapture_row AS r WHERE r.attachment_id = $1 AND r.gone_at IS NULL) AS k"
+										" WHERE strpos(k, $2) > 0)::text[]", 2, types, values);
+
+	return DatumGetArrayTypeP(OidInputFunctionCall(F_ARRAY_IN, text, TEXTOID, -1));
+}
+
+/* Notes the changes of keys of one attachment. */
+static void
+rekey_rename(KaptureAttachment *att, const RekeyLabel *label)
+{
+	Datum	   *keys;
+	int			nkeys;
+	CommandId	cid;
+
+	kapture_notes_flush();
+	deconstruct_array(rekey_labelled(att, label->old_name), TEXTOID, -1, false, TYPALIGN_INT, &keys, NULL, &nkeys);
+	cid = GetCurrentCommandId(true);
+	for (int k = 0; k < nkeys; k++)
+	{
+		char	   *old_key = TextDatumGetCString(keys[k]);
+		char	  **values = kapture_catalog_unpack_key(old_key, att->nkeys);
+		bool		any = false;
+
+		for (int i = 0; values && i < att->nkeys; i++)
+		{
+			if (getBaseType(att->keys[i].type) != label->type || strcmp(values[i], label->old_name) != 0)
+				continue;
+			values[i] = pstrdup(label->new_name);
+			any = true;
+		}
+		if (any)
+			kapture_notes_add(att->id, KAPTURE_NOTE_REKEYED, 0, kapture_catalog_pack_key(values, att->nkeys), old_key, cid,
+							  KAPTURE_NOTE_ONLY_ROW);
+	}
+}
+
+/* Does so for the attachments of a table whose keys may have the value; somebody's lock on it is not waited for. */
+static void
+rekey_do_rename(void *arg)
+{
+	const RekeyLabel *label = arg;
+	Relation	rel;
+	ListCell   *lc;
+
+	if (!ConditionalLockRelationOid(label->relid, AccessShareLock))
+		return;
+	rel = try_relation_open(label->relid, NoLock);
+	foreach(lc, rel ? kapture_catalog_attachments(rel) : NIL)
+	{
+		KaptureAttachment *att = lfirst(lc);
+		bool		has_type = false;
+
+		for (int i = 0; i < att->nkeys; i++)
+			has_type |= getBaseType(att->keys[i].type) == label->type;
+		if (has_type)
+			rekey_rename(att, label);
+	}
+	if (rel)
+		relation_close(rel, NoLock);
+}
+
+/*
+ * Called after ALTER TYPE ... RENAME VALUE, in its transaction: keys are known by the names that their values
+ * had, and follow.  What cannot be followed is no error of that command.
+ */
+void
+kapture_rekey_renamed_value(Oid type, const char *old_name, const char *new_name)
+{
+	ListCell   *lc;
+
+	if (!kapture_catalog_outbox_packs())
+		return;
+	foreach(lc, kapture_catalog_attached_relations())
+	{
+		RekeyLabel	label = {lfirst_oid(lc), type, old_name, new_name};
+		ErrorData  *error = kapture_guard_step(rekey_do_rename, &label);
+
+		if (error == NULL)
+			continue;
+		if (error->sqlerrcode == ERRCODE_QUERY_CANCELED)
+			ReThrowError(error);
+		ereport(WARNING,
+				(errcode(error->sqlerrcode),
+				 errmsg("what waits to be sent for table \"%s\" is known by the former name of its key", get_rel_name(label.relid)),
+				 errdetail_internal("%s", error->message)));
+		FreeErrorData(error);
+	}
 }

@@ -10,5 +10,6 @@
 #include "nodes/pg_list.h"
 
 extern void kapture_rekey_altered(Oid relid, List *commands);
+extern void kapture_rekey_renamed_value(Oid type, const char *old_name, const char *new_name);
 
 #endif							/* KAPTURE_REKEY_H */

@@ -854,6 +854,8 @@ kapture_attach(PG_FUNCTION_ARGS)
 	kapture_attach_drop_leftovers(relid, request.id);
 	kapture_attach_create_triggers(name, request.id, request.name, request.replicated);
 	kapture_attach_check_name(relid, request.id, request.name, true);
+	if (request.replicated)
+		kapture_attach_watch_partitions(relid, relid, request.id, request.name, true);
 	kapture_binding_depend(relid, request.id, request.name, serverid);
 	kapture_attach_try(relid, request.id);
 	attach_report(relid, request.id);

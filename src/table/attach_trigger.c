@@ -5,15 +5,21 @@
  */
 #include "postgres.h"
 
+#include "access/genam.h"
+#include "access/table.h"
 #include "access/xact.h"
+#include "catalog/dependency.h"
+#include "catalog/partition.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_inherits.h"
+#include "catalog/pg_trigger.h"
 #include "catalog/pg_type.h"
 #include "commands/trigger.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
+#include "utils/fmgroids.h"
 #include "utils/lsyscache.h"
 
 #include "base/catalog.h"
@@ -128,6 +134,95 @@ kapture_attach_drop_leftovers(Oid relid, int32 attachment_id)
 					 errmsg("partition \"%s\" is attached to Kapture separately", get_rel_name(lfirst_oid(lc))),
 					 errhint("Use kapture_detach() for it first.")));
 		(void) attach_drop_triggers(lfirst_oid(lc), others);
+	}
+}
+
+/* Does a trigger fire in replication, too? */
+static bool
+attach_is_always(Oid trigger)
+{
+	Relation	rel = table_open(TriggerRelationId, AccessShareLock);
+	ScanKeyData key[1];
+	SysScanDesc scan;
+	HeapTuple	tuple;
+	bool		result;
+
+	ScanKeyInit(&key[0], Anum_pg_trigger_oid, BTEqualStrategyNumber, F_OIDEQ, ObjectIdGetDatum(trigger));
+	scan = systable_beginscan(rel, TriggerOidIndexId, true, NULL, 1, key);
+	tuple = systable_getnext(scan);
+	result = HeapTupleIsValid(tuple) && ((Form_pg_trigger) GETSTRUCT(tuple))->tgenabled == TRIGGER_FIRES_ALWAYS;
+	systable_endscan(scan);
+	table_close(rel, AccessShareLock);
+	return result;
+}
+
+/*
+ * Has a partition of "root" notice that logical replication truncates it by itself, which fires no trigger of the
+ * table and is no command here.  A partition whose triggers the user may not change is left alone.
+ */
+static void
+attach_watch_partition(Oid root, Oid relid, int32 attachment_id, const char *name)
+{
+	char	   *trigger = kapture_capture_trigger(KAPTURE_TRUNCATE_TRIGGER, attachment_id, name);
+	char	   *table;
+	ObjectAddress depender;
+	ObjectAddress referenced;
+
+	if (get_rel_relkind(relid) != RELKIND_RELATION || !object_ownercheck(RelationRelationId, relid, GetUserId()) ||
+		OidIsValid(get_trigger_oid(relid, trigger, true)))
+		return;
+	table = kapture_row_relation_name(relid);
+	kapture_attach_execute_ddl(psprintf("CREATE TRIGGER %s AFTER TRUNCATE ON %s"
+										" FOR EACH STATEMENT EXECUTE FUNCTION %s.kapture_capture(%s)", trigger, table,
+										kapture_catalog_schema(), name[0] == '\0' ? "" : psprintf("'%d'", attachment_id)));
+	kapture_attach_execute_ddl(psprintf("ALTER TABLE %s ENABLE REPLICA TRIGGER %s", table, trigger));
+	CommandCounterIncrement();
+	/* it goes with the table's own */
+	ObjectAddressSet(depender, TriggerRelationId, get_trigger_oid(relid, trigger, false));
+	ObjectAddressSet(referenced, TriggerRelationId, get_trigger_oid(root, trigger, false));
+	recordDependencyOn(&depender, &referenced, DEPENDENCY_AUTO);
+}
+
+/*
+ * Has the partitions of the relation "root", of which an attachment is "replicated" or not, or those of one that it has
+ * got, "relid", notice what logical replication truncates.  Errors as DDL does.
+ */
+void
+kapture_attach_watch_partitions(Oid root, Oid relid, int32 attachment_id, const char *name, bool replicated)
+{
+	ListCell   *lc;
+
+	if (get_rel_relkind(root) != RELKIND_PARTITIONED_TABLE)
+		return;
+	foreach(lc, find_all_inheritors(relid, NoLock, NULL))
+	{
+		if (replicated)
+			attach_watch_partition(root, lfirst_oid(lc), attachment_id, name);
+		else if (lfirst_oid(lc) != root)
+			kapture_attach_execute_ddl(psprintf("DROP TRIGGER IF EXISTS %s ON %s",
+												kapture_capture_trigger(KAPTURE_TRUNCATE_TRIGGER, attachment_id, name),
+												kapture_row_relation_name(lfirst_oid(lc))));
+	}
+}
+
+/*
+ * As kapture_attach_watch_partitions(), for a partition that an attached table has got.
+ */
+void
+kapture_attach_watch_new(Oid relid)
+{
+	ListCell   *lc;
+
+	foreach(lc, kapture_catalog_attached())
+	{
+		const KaptureAttached *attached = lfirst(lc);
+		Oid			trigger;
+
+		if (attached->relid == relid || !list_member_oid(get_partition_ancestors(relid), attached->relid))
+			continue;
+		trigger = get_trigger_oid(attached->relid, kapture_capture_trigger(KAPTURE_TRUNCATE_TRIGGER, attached->id, attached->name), true);
+		if (OidIsValid(trigger) && attach_is_always(trigger))
+			kapture_attach_watch_partitions(attached->relid, relid, attached->id, attached->name, true);
 	}
 }
 

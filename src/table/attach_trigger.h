@@ -22,6 +22,8 @@ extern void kapture_attach_execute_ddl(const char *sql);
 extern void kapture_attach_check_name(Oid relid, int32 attachment_id, const char *name, bool attached);
 extern List *kapture_attach_others_triggers(Oid relid, int32 attachment_id);
 extern void kapture_attach_create_triggers(const char *table, int32 attachment_id, const char *name, bool replicated);
+extern void kapture_attach_watch_partitions(Oid root, Oid relid, int32 attachment_id, const char *name, bool replicated);
+extern void kapture_attach_watch_new(Oid relid);
 extern void kapture_attach_drop_leftovers(Oid relid, int32 attachment_id);
 extern void kapture_attach_warn_uncaptured(Oid relid);
 extern int	kapture_attach_drop_triggers(Oid relid, const List *keep);

@@ -17,6 +17,7 @@
 #include "commands/trigger.h"
 #include "executor/executor.h"
 #include "fmgr.h"
+#include "miscadmin.h"
 #include "utils/datum.h"
 #include "utils/guc.h"
 #include "utils/hsearch.h"
@@ -696,13 +697,30 @@ kapture_capture_again(KaptureAttachment *att, const char *row_key, int64 columns
 	kapture_notes_add_changed(att->id, columns | (force ? KAPTURE_CHANGED_FORCE : 0), row_key);
 }
 
-/* TRUNCATE: whatever has these keys next is another row.  Kapture has no delete, so the rest is to say so. */
+/* Notes the rows of a partition that is truncated by itself: see leave.c, which stands above this file. */
+void		(*kapture_capture_emptied) (Oid relid, int32 attachment_id) = NULL;
+
+/*
+ * TRUNCATE: whatever has these keys next is another row.  Kapture has no delete, so the rest is to say so.
+ * Of a partition that is truncated by itself, commands tell (leave.c), so that the trigger is for replication alone.
+ */
 static void
-capture_truncate(KaptureAttachment *att)
+capture_truncate(KaptureAttachment *att, Oid relid)
 {
+	static TransactionId truncated_in = InvalidTransactionId;
+	static int32 truncated;		/* the attachment that was truncated as a whole then */
 	Oid			types[1] = {INT4OID};
 	Datum		values[1] = {Int32GetDatum(att->id)};
 
+	if (relid != att->root)
+	{
+		if (IsBackgroundWorker && kapture_capture_emptied &&
+			(truncated != att->id || !TransactionIdEquals(truncated_in, GetTopTransactionId())))
+			kapture_capture_emptied(relid, att->id);
+		return;
+	}
+	truncated_in = GetTopTransactionId();
+	truncated = att->id;
 	kapture_notes_add(att->id, KAPTURE_NOTE_TRUNCATED, 0, "", NULL, GetCurrentCommandId(false),
 					  KAPTURE_NOTE_ONLY_ROW);
 	if (kapture_history_retention == 0)
@@ -753,7 +771,7 @@ kapture_capture(PG_FUNCTION_ARGS)
 		return PointerGetDatum(NULL);
 
 	if (TRIGGER_FIRED_BY_TRUNCATE(trigdata->tg_event))
-		capture_truncate(att);
+		capture_truncate(att, RelationGetRelid(trigdata->tg_relation));
 	else if (TRIGGER_FIRED_BY_UPDATE(trigdata->tg_event))
 		capture_update(table, att, trigdata);
 	else if (TRIGGER_FIRED_BY_INSERT(trigdata->tg_event))

@@ -11,6 +11,7 @@
 #define KAPTURE_TRIGGER				"kapture_capture"
 #define KAPTURE_TRUNCATE_TRIGGER	"kapture_truncate"
 
+extern void (*kapture_capture_emptied) (Oid relid, int32 attachment_id);
 extern char *kapture_capture_trigger(const char *trigger, int32 attachment_id, const char *name);
 extern void kapture_capture_existing(KaptureAttachment *att, const char *row_key);
 extern void kapture_capture_again(KaptureAttachment *att, const char *row_key, int64 columns, bool force);

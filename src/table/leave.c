@@ -46,6 +46,7 @@
 #include "base/guc.h"
 #include "base/owner_sql.h"
 #include "base/user_code.h"
+#include "cluster/guard.h"
 #include "table/capture_buffer.h"
 #include "table/leave.h"
 #include "table/row_io.h"
@@ -183,6 +184,11 @@ kapture_leave_truncated(const TruncateStmt *stmt, List **leaving)
 	}
 }
 
+/* Rows "r" that have another key by now, which is not followed yet, are known by that. */
+#define LEAVE_HAS_KEY \
+	" AND r.row_key NOT IN (SELECT o.old_key FROM @.kapture_outbox AS o" \
+	" WHERE o.attachment_id = $1 AND o.op NOT IN ('i', 'u') AND o.old_key IS NOT NULL)"
+
 /* The keys (text[]) of rows that something was or may be sent for, and those they have got. */
 static ArrayType *
 leave_keys_in_use(int32 attachment_id)
@@ -192,8 +198,8 @@ leave_keys_in_use(int32 attachment_id)
 	char	   *text = kapture_own_text("SELECT ARRAY(SELECT k FROM @.kapture_outbox AS o,"
 										" LATERAL unnest(row_key || more_keys) AS k"
 										" WHERE o.attachment_id = $1 AND o.op NOT IN ('i', 'u') AND o.op NOT IN ('t', 'c')"
-										" UNION SELECT row_key FROM @.kapture_delivery AS d"
-										" WHERE d.attachment_id = $1 AND d.row_key IS NOT NULL)::text[]",
+										" UNION SELECT row_key FROM @.kapture_delivery AS r"
+										" WHERE r.attachment_id = $1 AND r.row_key IS NOT NULL" LEAVE_HAS_KEY ")::text[]",
 										1, types, values);
 
 	return DatumGetArrayTypeP(OidInputFunctionCall(F_ARRAY_IN, text, TEXTOID, -1));
@@ -206,7 +212,7 @@ leave_keys_known(const LeavePartition *partition)
 	Oid			types[2] = {INT4OID, INT4OID};
 	Datum		values[2] = {Int32GetDatum(partition->att->id), Int32GetDatum(LEAVE_MAX_KNOWN + 1)};
 	char	   *text = kapture_own_text("SELECT ARRAY(SELECT r.row_key FROM @.kapture_row AS r"
-										" WHERE r.attachment_id = $1 AND r.gone_at IS NULL LIMIT $2)::text[]", 2, types, values);
+										" WHERE r.attachment_id = $1 AND r.gone_at IS NULL" LEAVE_HAS_KEY " LIMIT $2)::text[]", 2, types, values);
 	ArrayType  *keys = DatumGetArrayTypeP(OidInputFunctionCall(F_ARRAY_IN, text, TEXTOID, -1));
 
 	if (ArrayGetNItems(ARR_NDIM(keys), ARR_DIMS(keys)) <= LEAVE_MAX_KNOWN)
@@ -296,6 +302,17 @@ leave_do_compare(void *arg)
 	FreeExecutorState(estate);
 }
 
+/* Reports that the rows of the partition are not known. */
+static void
+leave_warn(const LeavePartition *partition, const ErrorData *error)
+{
+	ereport(WARNING,
+			(errcode(error->sqlerrcode),
+			 errmsg("could not determine which of the rows that are being sent to Kapture were in partition \"%s\"",
+					partition->name),
+			 errdetail_internal("%s", error->message)));
+}
+
 /*
  * Those of the keys that are within the partition's bounds; none, with a warning, if a key
  * cannot be compared, such as one of a type that the column has no longer.  The user's
@@ -313,11 +330,7 @@ leave_compare(const LeavePartition *partition, ArrayType *candidates)
 	error = kapture_row_run_apart(partition->att, leave_do_compare, &search);
 	if (error == NULL)
 		return search.found;
-	ereport(WARNING,
-			(errcode(error->sqlerrcode),
-			 errmsg("could not determine which of the rows that are being sent to Kapture were in partition \"%s\"",
-					partition->name),
-			 errdetail_internal("%s", error->message)));
+	leave_warn(partition, error);
 	return NIL;
 }
 
@@ -347,6 +360,39 @@ leave_without(List *keys, List *others)
 	return result;
 }
 
+/* The rows that were in a partition, by their keys. */
+typedef struct LeaveRows
+{
+	const LeavePartition *partition;
+	List	   *keys;			/* those that something was or may be sent for */
+	List	   *known;			/* others that are gone, and were with Kapture */
+} LeaveRows;
+
+static void
+leave_do_find(void *arg)
+{
+	LeaveRows  *rows = arg;
+	const LeavePartition *partition = rows->partition;
+
+	rows->keys = leave_compare(partition, leave_keys_in_use(partition->att->id));
+	if (partition->gone)
+		rows->known = leave_without(leave_compare(partition, leave_keys_known(partition)), rows->keys);
+}
+
+/* Finds the rows; what cannot be found, such as more keys than fit into memory, is no error of the user's command. */
+static void
+leave_find(LeaveRows *rows)
+{
+	ErrorData  *error = kapture_guard_step(leave_do_find, rows);
+
+	if (error == NULL)
+		return;
+	if (error->sqlerrcode == ERRCODE_QUERY_CANCELED)
+		ReThrowError(error);
+	leave_warn(rows->partition, error);
+	FreeErrorData(error);
+}
+
 /*
  * Notes that the rows are gone.  If the partition may have them again, they are as new ones.
  */
@@ -354,25 +400,44 @@ static void
 leave_note(const LeavePartition *partition)
 {
 	KaptureAttachment *att = partition->att;
-	List	   *keys;
-	List	   *known = NIL;	/* others that are gone, and were with Kapture */
+	LeaveRows	rows = {partition};
 	CommandId	cid;
 	ListCell   *lc;
 
 	kapture_notes_flush();		/* what this transaction has captured so far waits, too */
-	keys = leave_compare(partition, leave_keys_in_use(partition->att->id));
-	if (partition->gone)
-		known = leave_without(leave_compare(partition, leave_keys_known(partition)), keys);
+	leave_find(&rows);
 	CommandCounterIncrement();
 	cid = GetCurrentCommandId(true);
-	foreach(lc, keys)
+	foreach(lc, rows.keys)
 		kapture_notes_add(att->id, KAPTURE_NOTE_DELETED, att->all_changed, lfirst(lc), NULL, cid, KAPTURE_NOTE_ONLY_ROW);
-	foreach(lc, known)
+	foreach(lc, rows.known)
 		kapture_notes_add_deleted(att->id, att->all_changed, lfirst(lc), cid, KAPTURE_NOTE_ONLY_ROW, 0);
 	if (partition->may_return)
 	{
-		foreach(lc, keys)
+		foreach(lc, rows.keys)
 			kapture_notes_add_existing(att->id, att->all_changed, lfirst(lc));
+	}
+}
+
+/*
+ * Called by the trigger of a partition that logical replication has truncated by itself, for an
+ * attachment of its table.
+ */
+void
+kapture_leave_emptied(Oid relid, int32 attachment_id)
+{
+	List	   *leaving = NIL;
+	ListCell   *lc;
+
+	if (!kapture_catalog_outbox_packs())
+		return;
+	leave_describe(relid, false, true, &leaving);
+	foreach(lc, leaving)
+	{
+		LeavePartition *partition = lfirst(lc);
+
+		if (partition->att->id == attachment_id)
+			leave_note(partition);
 	}
 }
 

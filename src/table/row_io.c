@@ -245,13 +245,13 @@ kapture_row_run_apart(KaptureAttachment *att, void (*work) (void *arg), void *ar
 }
 
 /*
- * Will an error of kapture_row_run() pass?  Somebody has locked or
- * renamed what is needed, or the server has run out of something.
+ * Will an error of kapture_row_run() pass?  Somebody has locked (also what
+ * a session waits for that waits for us, a deadlock) or renamed what is needed, or the server has run out of something.
  */
 bool
 kapture_row_is_passing(const ErrorData *error)
 {
-	return error->sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE ||
+	return kapture_guard_is_lock(error) ||
 		error->sqlerrcode == ERRCODE_T_R_SERIALIZATION_FAILURE ||
 		kapture_guard_is_shortage(error);
 }
@@ -351,12 +351,15 @@ row_explain(RowBatch *batch, const ErrorData *error)
 	return error->message;
 }
 
-/* Runs "work" on each row separately, as far as there is time. */
+/*
+ * Runs "work" on each row separately, as far as there is time.  "locked": a lock was waited for in vain, by
+ * somebody who may wait for what this transaction has locked.
+ */
 static void
-row_run_singly(RowWork work, RowBatch *batch, List *rows)
+row_run_singly(RowWork work, RowBatch *batch, List *rows, bool locked)
 {
 	TimestampTz deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), ROW_TIME_TOGETHER);
-	const char *lock_timeout = ROW_LOCK_TIMEOUT;
+	const char *lock_timeout = locked ? ROW_LOCKED_TIMEOUT : ROW_LOCK_TIMEOUT;
 	char	   *endless = NULL;
 	ListCell   *lc;
 
@@ -382,7 +385,7 @@ row_run_singly(RowWork work, RowBatch *batch, List *rows)
 			row->outcome = KAPTURE_ROW_LOCKED;
 			if (kapture_guard_is_shortage(error))
 				row->error = MemoryContextStrdup(row->context, error->message);
-			if (error->sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE)
+			if (kapture_guard_is_lock(error))
 				lock_timeout = ROW_LOCKED_TIMEOUT;
 		}
 		else
@@ -402,6 +405,7 @@ static void
 row_run_each(RowWork work, KaptureAttachment *att, const char *timezone, List *rows, Snapshot snapshot)
 {
 	RowBatch	batch = {.att = att, .timezone = timezone, .rows = rows, .snapshot = snapshot};
+	bool		locked = false;
 
 	if (list_length(rows) > 1)
 	{
@@ -409,9 +413,10 @@ row_run_each(RowWork work, KaptureAttachment *att, const char *timezone, List *r
 
 		if (error == NULL)
 			return;
+		locked = kapture_guard_is_lock(error);
 		FreeErrorData(error);
 	}
-	row_run_singly(work, &batch, rows);
+	row_run_singly(work, &batch, rows, locked);
 }
 
 /*
@@ -1153,6 +1158,7 @@ kapture_row_write_ids(KaptureAttachment *att, List *rows, Snapshot snapshot)
 {
 	RowBatch	batch = {.att = att, .rows = rows, .snapshot = snapshot};
 	ErrorData  *error;
+	bool		locked;
 	ListCell   *lc;
 
 	if (att->id_column == NULL)
@@ -1168,9 +1174,10 @@ kapture_row_write_ids(KaptureAttachment *att, List *rows, Snapshot snapshot)
 	error = row_run(row_do_write_simply, &batch, ROW_TIME_BATCH, ROW_LOCK_TIMEOUT);
 	if (error == NULL)
 		return;
+	locked = kapture_guard_is_lock(error);
 	FreeErrorData(error);
-	if (row_timed_out)
-		row_run_singly(row_do_write, &batch, rows);
+	if (row_timed_out || locked)
+		row_run_singly(row_do_write, &batch, rows, locked);
 	else
 		row_run_each(row_do_write, att, NULL, rows, snapshot);
 }

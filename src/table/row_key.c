@@ -9,14 +9,12 @@
  */
 #include "postgres.h"
 
-#include "access/nbtree.h"
 #include "access/transam.h"
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
-#include "utils/typcache.h"
 
 #include "base/user_code.h"
 #include "table/row_io.h"
@@ -29,18 +27,6 @@ typedef struct RowKeyLookup
 	char	  **values;			/* replaced by those of the row, if there is one */
 	MemoryContext context;		/* of these */
 } RowKeyLookup;
-
-/* Has what is equal, for the key's index, the same text? */
-static bool
-row_key_is_exact(const KaptureKeyColumn *col)
-{
-	TypeCacheEntry *type = lookup_type_cache(col->type, TYPECACHE_EQ_OPR | TYPECACHE_BTREE_OPFAMILY);
-	Oid			proc = OidIsValid(type->btree_opf) ?
-		get_opfamily_proc(type->btree_opf, type->btree_opintype, type->btree_opintype, BTEQUALIMAGE_PROC) : InvalidOid;
-
-	return OidIsValid(proc) && type->eq_opr == col->equals &&
-		DatumGetBool(OidFunctionCall1Coll(proc, col->collation, ObjectIdGetDatum(type->btree_opintype)));
-}
 
 /* Takes the key of the row that has these values. */
 static void
@@ -148,7 +134,7 @@ kapture_row_key(KaptureAttachment *att, const char *row_key)
 				 errdetail("Its key has %d columns.", att->nkeys),
 				 errhint("Give the values as an array, such as {1,x}, in the order of the primary key.")));
 	for (int i = 0; i < att->nkeys; i++)
-		direct &= row_key_is_plain(att->keys[i].type) && row_key_is_exact(&att->keys[i]);
+		direct &= row_key_is_plain(att->keys[i].type) && kapture_row_key_is_exact(&att->keys[i]);
 	if (direct)
 		row_key_normalize(att, values);
 	else

@@ -13,6 +13,7 @@
 #include "postgres.h"
 
 #include "access/htup_details.h"
+#include "access/nbtree.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_collation.h"
 #include "catalog/pg_inherits.h"
@@ -22,6 +23,7 @@
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/syscache.h"
+#include "utils/typcache.h"
 
 #include "base/family.h"
 #include "mapping/expression.h"
@@ -163,6 +165,62 @@ kapture_row_append_match(StringInfo sql, const KaptureAttachment *att, const cha
 		appendStringInfo(sql, "%s%s %s %s", i > 0 ? " AND " : "", row_sql_key(att, i),
 						 row_sql_operator(att->keys[i].equals),
 						 row_sql_value(&att->keys[i], psprintf("%s%d", prefix, first + i)));
+}
+
+/*
+ * Tells whether keys that are equal for the key's index have the same text, as far as this
+ * column goes.
+ */
+bool
+kapture_row_key_is_exact(const KaptureKeyColumn *key)
+{
+	TypeCacheEntry *type = lookup_type_cache(key->type, TYPECACHE_EQ_OPR | TYPECACHE_BTREE_OPFAMILY);
+	Oid			proc = OidIsValid(type->btree_opf) ?
+		get_opfamily_proc(type->btree_opf, type->btree_opintype, type->btree_opintype, BTEQUALIMAGE_PROC) : InvalidOid;
+
+	return OidIsValid(proc) && type->eq_opr == key->equals &&
+		DatumGetBool(OidFunctionCall1Coll(proc, key->collation, ObjectIdGetDatum(type->btree_opintype)));
+}
+
+/* May a key be written otherwise than one that it is equal to, but the same wherever it is written? */
+static bool
+row_sql_has_texts(const KaptureKeyColumn *key)
+{
+	char		category;
+	bool		preferred;
+
+	switch (getBaseType(key->type))
+	{
+		case NUMERICOID:
+		case FLOAT4OID:
+		case FLOAT8OID:
+		case INTERVALOID:
+		case JSONBOID:
+			return true;
+		default:
+			/* others may have times in them, whose text is that of a time zone */
+			get_type_category_preferred(getBaseType(key->type), &category, &preferred);
+			return category == TYPCATEGORY_STRING && !kapture_row_key_is_exact(key);
+	}
+}
+
+/*
+ * As kapture_row_append_match(), for texts that capture has noted: a row whose key is equal, but has another
+ * text, is another one (1.0 was deleted, 1.00 is new), which has an entry of its own.
+ */
+static void
+row_sql_append_noted(StringInfo sql, const KaptureAttachment *att, const char *prefix, int first)
+{
+	kapture_row_append_match(sql, att, prefix, first);
+	for (int i = 0; i < att->nkeys; i++)
+	{
+		const KaptureKeyColumn *key = &att->keys[i];
+
+		/* format() uses the type's output function, as capture does */
+		if (row_sql_has_texts(key))
+			appendStringInfo(sql, " AND pg_catalog.format('%%s', r.%s) OPERATOR(pg_catalog.=) %s%d COLLATE pg_catalog.\"C\"",
+							 row_sql_column(att, key->attnum, key->name), prefix, first + i);
+	}
 }
 
 /* unnest($1, ..., [$n]) WITH ORDINALITY AS v(k1, ..., [id], ord) */
@@ -425,7 +483,7 @@ kapture_row_sql(const KaptureAttachment *att, KaptureRowStatement statement)
 		appendStringInfo(&sql, "UPDATE %s AS r SET %s = v.id FROM ", kapture_row_source(att), id_column);
 		row_sql_append_unnest(&sql, att, true);
 		appendStringInfoString(&sql, " WHERE ");
-		kapture_row_append_match(&sql, att, "v.k", 1);
+		row_sql_append_noted(&sql, att, "v.k", 1);
 		appendStringInfo(&sql, " AND (r.%s IS NULL OR r.%s::text IN ('', '0')) RETURNING v.ord",
 						 id_column, id_column);
 		return sql.data;
@@ -446,7 +504,7 @@ kapture_row_sql(const KaptureAttachment *att, KaptureRowStatement statement)
 	appendStringInfoString(&sql, " FROM ");
 	row_sql_append_unnest(&sql, att, false);
 	appendStringInfo(&sql, " JOIN %s AS r ON ", kapture_row_source(att));
-	kapture_row_append_match(&sql, att, "v.k", 1);
+	row_sql_append_noted(&sql, att, "v.k", 1);
 	if (reads)
 		row_sql_append_flags(&sql, att, statement, &large);
 	if (statement == KAPTURE_SQL_LOCK)

@@ -414,7 +414,7 @@ fuzz_written(KaptureApi api, int status, const char *body, size_t len,
 	KaptureReply written;
 	char	   *written_why = NULL;
 
-	kapture_message_judge_written(api, status, body, len, &written, &written_why);
+	kapture_message_judge_written(api, status, body, len, NULL, &written, &written_why);
 	fuzz_check_text(written.message, strlen(written.message), true);
 	FUZZ_ASSERT(written.verdict >= KAPTURE_SUCCESS && written.verdict <= KAPTURE_BROKEN);
 	FUZZ_ASSERT(written.verdict != KAPTURE_NOT_FOUND);
@@ -450,7 +450,7 @@ fuzz_answer(KaptureApi api, int status, const char *body, size_t len)
 
 	FUZZ_ASSERT((whole == NULL) == (list == NULL));
 	FUZZ_ASSERT((whole == NULL) == (why != NULL));
-	kapture_message_judge(api, status, whole, &reply);
+	kapture_message_judge(api, status, whole, NULL, &reply);
 	fuzz_check_text(reply.message, strlen(reply.message), true);
 	FUZZ_ASSERT(reply.verdict >= KAPTURE_SUCCESS && reply.verdict <= KAPTURE_BROKEN);
 	FUZZ_ASSERT(reply.customer_id >= 0);
@@ -470,7 +470,7 @@ fuzz_answer(KaptureApi api, int status, const char *body, size_t len)
 		(void) fuzz_jsonb_text(list->rest);
 		fuzz_read(whole);
 		fuzz_compare(whole, list);
-		kapture_message_judge(api, status, list->rest, &split_reply);
+		kapture_message_judge(api, status, list->rest, NULL, &split_reply);
 		if (api == KAPTURE_API_PULL)
 			FUZZ_ASSERT(reply.verdict == split_reply.verdict);
 	}

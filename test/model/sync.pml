@@ -1557,7 +1557,26 @@ inline sharing_check_held(d)
 		fi
 	:: else
 #ifndef FAULT_HOLDER_TO_COME
-		-> waits_for_ = T.held_by + NO_ROWS	/* a row may be just getting it */
+		-> waits_for_ = T.held_by + NO_ROWS;	/* a row may be just getting it */
+#ifndef FAULT_DELETED_HOLDER
+		ok_ = db.named[T.held_by];
+		for (i_ : 0 .. ROWS - 1) {
+			ok_ = ok_ && !(db.row[i_].present && db.row[i_].customer == T.held_by)
+		}
+		if
+		:: ok_ ->	/* kapture_task_hope(): it was that of a row which is deleted */
+			enter_place(d);
+			task_try_again(d, T.searches + 1);
+			if
+			:: !park_ ->
+				waits_for_ = 0;
+				D.stood_back = (tries_ == KAPTURE_SEARCHES);
+				note_place(d, ON_TRY_AGAIN)
+			:: else
+			fi
+		:: else
+		fi
+#endif
 #endif
 	fi
 }
@@ -1641,6 +1660,12 @@ inline write_id(d, is_locked)
 #else
 #define FREES(d)	(!T.gone && T.step == KAPTURE_STEP_UPDATE && (T.sent & CONTACT))
 #endif
+/* the last Update of a deleted row may have been carried out after its deletion was noted */
+#ifdef FAULT_GONE_FREES_NOT
+#define FREES_GONE(d)	false
+#else
+#define FREES_GONE(d)	(T.gone && T.customer != 0 && (T.state == KAPTURE_TASK_DONE || (T.sent & CONTACT)))
+#endif
 
 /* kapture_record_settle() */
 inline settle(d, is_locked)
@@ -1649,10 +1674,10 @@ inline settle(d, is_locked)
 	n_ = 0;
 	if
 	:: T.state == KAPTURE_TASK_DONE ->
-		n_ = (FREES(d) -> T.customer : 0);
+		n_ = (FREES(d) || FREES_GONE(d) -> T.customer : 0);
 		outbox_finish(d)
 	:: T.state == KAPTURE_TASK_FAILED ->
-		n_ = (FREES(d) && arrived_ -> T.customer : 0);
+		n_ = ((FREES(d) && arrived_) || FREES_GONE(d) -> T.customer : 0);
 		outbox_fail(d)
 	:: T.state == KAPTURE_TASK_RELEASE -> outbox_release(d)
 	fi;

@@ -160,6 +160,33 @@ poll_ok($hub, "SELECT count(*) = 500 AND count(kapture_customer_id) = 500 FROM c
 poll_ok($hub, $idle, 'and nothing is left');
 oracle_ok($hub, $emulator, 'Kapture has the rows of both, once and as they are');
 
+# partitions that are truncated by themselves: one that was there when the table was attached, one that came later
+my $parts = 'CREATE TABLE parts (id int PRIMARY KEY, customer_name text, phone text) PARTITION BY RANGE (id); CREATE TABLE low PARTITION OF parts FOR VALUES FROM (1) TO (10)';
+my $high = 'CREATE TABLE high PARTITION OF parts FOR VALUES FROM (10) TO (20)';
+$publishers[0]->safe_psql('postgres', "$parts; $high; ALTER PUBLICATION customers ADD TABLE parts");
+$hub->safe_psql('postgres', "$parts; SELECT kapture_attach('parts', replicated => true); $high");
+$hub->safe_psql('postgres', 'ALTER SUBSCRIPTION sub1 REFRESH PUBLICATION');
+$hub->wait_for_subscription_sync($publishers[0], 'sub1');
+$publishers[0]->safe_psql('postgres', "INSERT INTO parts VALUES (1, 'First', '9300000001'), (2, 'Second', '9300000002'), (11, 'Eleventh', '9300000011')");
+applied(1);
+poll_ok($hub, 'SELECT count(*) = 3 AND count(kapture_customer_id) = 3 FROM parts', 'rows of partitions are sent');
+my $first = $hub->safe_psql('postgres', 'SELECT kapture_customer_id FROM parts WHERE id = 1');
+$publishers[0]->safe_psql('postgres', "BEGIN; TRUNCATE low; INSERT INTO parts VALUES (1, 'Another', '9300000003'); COMMIT; TRUNCATE high");
+applied(1);
+poll_ok($hub, "SELECT count(*) = 1 AND min(kapture_customer_id) <> $first FROM parts", 'another row under the key of one that was truncated has its own customer');
+poll_ok($hub, "SELECT string_agg(row_key || ' ' || reason, ', ' ORDER BY row_key) = '1 deleted, 11 deleted, 2 deleted' FROM kapture_orphans WHERE relation = 'parts'::regclass",
+	'and those of truncated rows are orphans');
+$publishers[0]->safe_psql('postgres', 'TRUNCATE parts');
+applied(1);
+poll_ok($hub, "SELECT count(*) = 4 FROM kapture_orphans WHERE relation = 'parts'::regclass", 'so they are if all of them are truncated');
+$hub->safe_psql('postgres', "SELECT kapture_alter('parts', replicated => false)");
+is($hub->safe_psql('postgres', "SELECT count(*) FROM pg_trigger WHERE tgrelid IN ('low'::regclass, 'high'::regclass) AND tgparentid = 0"), '0', 'a table that does not capture replication watches no partitions');
+$hub->safe_psql('postgres', "SELECT kapture_alter('parts', replicated => true)");
+is($hub->safe_psql('postgres', "SELECT count(*) FROM pg_trigger WHERE tgrelid IN ('low'::regclass, 'high'::regclass) AND tgparentid = 0"), '2', 'until it does');
+$hub->safe_psql('postgres', "SELECT kapture_detach('parts')");
+is($hub->safe_psql('postgres', "SELECT count(*) FROM pg_trigger WHERE tgrelid IN ('low'::regclass, 'high'::regclass)"), '0', 'nothing is left of a table that is detached');
+$hub->safe_psql('postgres', 'DROP TABLE parts');
+
 # an error in capture would stop replication for good: neither a table that has lost
 # its key nor a missing extension is one
 $hub->safe_psql('postgres', q(

@@ -467,7 +467,15 @@ sql("BEGIN; TRUNCATE low; DROP TABLE high; ROLLBACK");
 sql("BEGIN; UPDATE split SET id = 14 WHERE id = 2; UPDATE split SET id = 3 WHERE id = 11; TRUNCATE low; COMMIT");
 settled();
 is(sql($orphans), '1 deleted, 11 deleted', 'a partition is truncated: those that were in it then, by the keys that they are known by');
+is(sql("SELECT count(*) FROM kapture_history WHERE action = 'gone' AND row_key IN ('2', '3', '14')"), '1', 'the history has no row that only had another key');
 is(sql("SELECT kapture_id('split', '14') IS NOT NULL, kapture_id('split', '1') IS NULL FROM split WHERE id = 14"), 't|t', 'a row that has left it stays');
+my $locker = $node->background_psql('postgres');
+$locker->query_safe('BEGIN; LOCK TABLE kapture_row');
+my ($failed, $shown_of_it, $warned) = $node->psql('postgres', "SET lock_timeout = '10ms'; TRUNCATE low", on_error_stop => 1);
+like("$failed $warned", qr/^0 .*WARNING:  could not determine which of the rows that are being sent to Kapture were in partition "low"\nDETAIL:  canceling statement due to lock timeout/s,
+	'what is known of rows cannot be read: the user\'s TRUNCATE does not fail for that');
+$locker->query_safe('COMMIT');
+$locker->quit;
 sql("DROP TABLE high");
 settled();
 is(sql($orphans), '1 deleted, 11 deleted, 12 deleted, 13 deleted, 14 deleted', 'one is dropped');

@@ -245,5 +245,25 @@ $locker->query_safe("COMMIT");
 $locker->quit;
 poll_ok($node, "SELECT state = 'done' FROM kapture_calls WHERE call_id = $call", 'and sends it when it is free');
 
+#
+# A session that has locked a table wants what the worker has taken of the queue, and waits for
+#
+
+sub enable { return sql("ALTER SYSTEM SET kapture_sync.enabled = $_[0]") . sql('SELECT pg_reload_conf()') }
+sql("CREATE TABLE ending (id int PRIMARY KEY, customer_name text, phone text); SELECT kapture_attach('ending')");
+enable('off');
+poll_ok($node, "SELECT NOT ok AND detail ~ 'kapture_sync.enabled' FROM kapture_check() WHERE step = 'worker'", 'nothing is sent for now');
+sql("INSERT INTO ending SELECT i, 'Ending ' || i, (9560000000 + i)::text FROM generate_series(1, 30) i");
+my $owner = $node->background_psql('postgres', on_error_stop => 0);
+$owner->query_safe('BEGIN; LOCK TABLE ending');
+enable('on');
+wait_for(sub { sql("SELECT count(*) > 0 FROM pg_locks WHERE pid = kapture_worker_pid() AND NOT granted AND relation = 'ending'::regclass") eq 't' }, 'the worker to wait for the table');
+$owner->query("DELETE FROM kapture_outbox WHERE attachment_id = (SELECT attachment_id FROM kapture_attachment WHERE relation = 'ending'::regclass)");
+unlike($owner->{stderr}, qr/deadlock/, 'the worker gives in');
+$owner->query('ROLLBACK');
+$owner->quit;
+poll_ok($node, "SELECT count(kapture_customer_id) = 30 FROM ending", 'and sends the rows later');
+is(sql("SELECT count(*) FROM kapture_failures WHERE relation = 'ending'::regclass"), '0', 'none is parked for that');
+
 $node->stop;
 done_testing();

@@ -272,6 +272,29 @@ sql("UPDATE customers SET email_id = 'one\@example.com' WHERE id = 1");
 poll_ok($node, "SELECT count(*) = 0 FROM kapture_failures", 'until that has another email');
 idle_ok('nothing waits');
 is(customer($three)->{email_id}, 'FIRST@example.com', 'and has it then');
+# the row that gives its phone away is deleted while that is under way
+foreach my $on_delete ('', '{"campaign_name": "deleted"}')
+{
+	my $phone = $on_delete ? '970500003' : '970500002';
+	sql("SELECT kapture_alter('customers', on_delete => '$on_delete')") if $on_delete;
+	sql("INSERT INTO customers (customer_name, phone) VALUES ('Leaves', '${phone}1'), ('Stays', '${phone}2')");
+	idle_ok('two more rows have customers');
+	my ($leaves, $stays) = map { sql("SELECT kapture_customer_id FROM customers WHERE customer_name = '$_'") } 'Leaves', 'Stays';
+	emulator_faults($emulator, { api => 'update', match => "\"$leaves\"", action => 'late', ms => 1500 });
+	sql("UPDATE customers SET phone = CASE customer_name WHEN 'Leaves' THEN '${phone}3' ELSE '${phone}1' END WHERE customer_name IN ('Leaves', 'Stays')");
+	wait_for(sub { emulator_get($emulator, 'stats')->{in_flight} > 0 }, 'one to give its phone away');
+	poll_ok($node, "SELECT count(*) = 1 FROM kapture_failures WHERE row_key = (SELECT id::text FROM customers WHERE customer_name = 'Stays')",
+		'which another one cannot have yet');
+	sql("DELETE FROM customers WHERE customer_name = 'Leaves'");
+	poll_ok($node, "SELECT count(*) = 0 FROM kapture_failures", 'a row that waits for the phone of one that is deleted meanwhile');
+	idle_ok('and that is all');
+	is(customer($stays)->{phone}, "${phone}1", 'has it');
+	is(customer($leaves)->{phone}, "${phone}3", 'which the deleted one has no more');
+	emulator_faults($emulator);
+	sql("DELETE FROM customers WHERE customer_name = 'Stays'");
+}
+sql("SELECT kapture_alter('customers', reset => '{on_delete}')");
+
 emulator_post($emulator, 'seed', [ { kapture_customer_id => 499, customer_name => 'No row', phone => '9705000008' } ]);
 sql("UPDATE customers SET phone = '9705000008' WHERE id = 3");
 poll_ok($node, "SELECT message LIKE 'This mobile number already exists%' AND state = 'parked' FROM kapture_failures", 'a phone of a customer that is no row is refused in Kapture\'s words');

@@ -74,6 +74,24 @@ emulator_faults($emulator);
 try_again();
 poll_ok($node, "SELECT count(kapture_customer_id) = 1 FROM customers", 'but at once when the settings are changed');
 
+# so have they if Kapture wants fewer requests of one row alone
+fresh();
+emulator_faults($emulator, { api => 'add', action => 'status', code => 429, match => 'Too often', headers => { 'Retry-After' => '1' }, body => '{}' });
+sql("INSERT INTO customers (customer_name, phone) VALUES ('Too often', '9105000001')");
+poll_ok($node, "SELECT server_state = 'throttled' FROM kapture_status", 'a row is answered with 429');
+sql("INSERT INTO customers (customer_name, phone) SELECT 'n' || i, (9105000001 + i)::text FROM generate_series(1, 5) i");
+poll_ok($node, "SELECT count(kapture_customer_id) = 5 FROM customers", 'others are sent');
+cmp_ok(requests('add'), '<', 25, 'soon');
+
+# what Kapture repeats of a row's own values is not meant
+fresh();
+emulator_faults($emulator, map { { api => 'add', action => 'status', code => 400, match => $_, body => qq({"message": "City $_ is not served", "status": "failed"}) } }
+	'Too Many Requests', 'Unauthorized', 'Invalid JSON', 'Internal Server Colony', 'Duplicate Lead Nagar');
+sql("INSERT INTO customers (customer_name, phone, city) VALUES ('a', '9110000001', 'Too Many Requests'), ('b', '9110000002', 'Unauthorized'), ('c', '9110000003', 'Invalid JSON'),
+	('d', '9110000004', 'Internal Server Colony'), ('e', '9110000005', 'Duplicate Lead Nagar'), ('f', '9110000006', 'Pune')");
+poll_ok($node, "SELECT parked = 5 AND pending + in_flight + retrying = 0 AND server_state = 'ok' FROM kapture_status", 'words that are the row\'s own park it, and hold nobody');
+is(sql("SELECT string_agg(customer_name, '') FROM customers WHERE kapture_customer_id IS NOT NULL"), 'f', 'the others are sent');
+
 # --- a body of another form
 fresh(dialect => 'array-name', invalid_json => \1);
 sql("INSERT INTO customers (customer_name, phone) SELECT 'n' || i, '91000000' || (10 + i) FROM generate_series(1, 30) i");

@@ -97,6 +97,8 @@ holds('likewise, with emails, and refusals that do not say of what', qw(SHIFTS=1
 holds('likewise, with their emails', qw(SHIFTS=1 SHIFTS_EMAIL=1 EMAILS=1 LAGS=1), @apart);
 holds('likewise, searches find nothing', qw(LATE_ADDS=1 SHIFTS=1 LAGS=3), @apart);
 holds('likewise, rows are locked', qw(SHIFTS=1 LOCKS=1 TROUBLES=1), @apart);
+holds('likewise, one of them is deleted; searches lag', qw(SHIFTS=1 DELETES=1 LAGS=1 DELIVERIES=3), @apart);
+holds('likewise, which is reported, when Kapture takes requests again', qw(SHIFTS=1 DELETES=1 ON_DELETE=1 TROUBLES=1 DELIVERIES=3), @apart);
 holds('two rows exchange their phones, and one of them gets another one; requests are lost', qw(SWAPS=1 CONTACTS=1 LOSSES=1), @apart);
 holds('likewise, one of them is deleted, which is reported', qw(SWAPS=1 DELETES=1 ON_DELETE=1 DELIVERIES=3), @apart);
 holds('keys: a row is deleted, another one gets its key, they exchange keys', qw(ROWS=2 INSERTS=1 DELETES=1 REKEYS=1 LOSSES=1 LOCKS=1 DELIVERIES=3 CUSTOMERS=3));
@@ -116,7 +118,7 @@ is_missed('an id that could not be written is forgotten', qw(FAULT_ID_FORGOTTEN 
 is_missed('nobody looks who has a customer', qw(FAULT_NO_SHARING), @two);
 is_missed('a link is not noted before its Update is sent', qw(FAULT_LINK_NOT_NOTED CONTACTS=1 CRASHES=1 LOSSES=1), @two);
 is_missed('an id that was written with a failure is nowhere else', qw(FAULT_WRITTEN_NOT_KEPT LOSSES=2), @two);
-is_missed('a holder that is not written yet is not noted', qw(FAULT_HOLDER_NOT_NOTED DELETES=1 LOCKS=1 DELIVERIES=3), @two);
+is_missed('a holder that is not written yet is not noted, nor does it free its customer when it is gone', qw(FAULT_HOLDER_NOT_NOTED FAULT_GONE_FREES_NOT DELETES=1 LOCKS=1 DELIVERIES=3), @two);
 is_missed('an old finding is believed', qw(FAULT_OLD_FINDING CONTACTS=1 LOSSES=1), @two);
 is_missed('a link frees nothing', qw(FAULT_LINK_FREES_NOT CONTACTS=1 CRASHES=1 LOSSES=1), @two);
 is_missed('a row that waits for another one is in doubt for ever', qw(FAULT_YIELD_IN_DOUBT CONTACTS=1 LOSSES=1), @two);
@@ -126,6 +128,8 @@ is_missed('nobody looks whose the phone of a refused Update is', qw(FAULT_SEEKS_
 is_missed('a row waits for one that has moved on', qw(FAULT_OLD_HOLDER SHIFTS=1), @apart);
 is_missed('a row does not wait for one that is just getting the customer', qw(FAULT_HOLDER_TO_COME SHIFTS=1), @apart);
 is_missed('a row that is deleted while it looks whose its phone is loses its customer', qw(FAULT_GONE_SEEKS SHIFTS=1 DELETES=1 ON_DELETE=1 DELIVERIES=3), @apart);
+is_missed('a row that is deleted gives its phone away, of which nobody learns', qw(FAULT_GONE_FREES_NOT SHIFTS=1 DELETES=1 DELIVERIES=3), @apart);
+is_missed('a row waits for the phone of one that is deleted', qw(FAULT_DELETED_HOLDER SHIFTS=1 DELETES=1 DELIVERIES=3), @apart);
 is_missed('the deletion of a row is reported whoever has its customer', qw(FAULT_REPORTS_ALL ON_DELETE=1 DELETES=1 INSERTS=1 DELIVERIES=3), @two);
 
 # the page has the transitions that there are, and no others

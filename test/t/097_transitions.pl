@@ -353,6 +353,7 @@ my %because = (
 	'FIND_NAMED take_back RELEASE' => $at_once,
 	'FIND_PHONE NOT_FOUND PARKED' => 'three searches in a row have to find nothing',
 	'FIND_EMAIL NOT_FOUND PARKED' => 'likewise',
+	'UPDATE DUPLICATE DONE' => 'a row has to be deleted while its Update, of a phone that another one has, is in flight',
 	'FIND_EMAIL SUCCESS FAILED' => 'Kapture here says whether phone or email is taken',
 	'PARKED try_again FAILED' => 'the other row has to be recorded between a search and its answer');
 $because{$_} //= 'no table here has on_delete; 077_reactions.pl has what is reported' foreach grep { /DELETED|spare|let_report/ } keys %allowed;

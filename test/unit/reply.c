@@ -214,16 +214,59 @@ unit_reply_cleansed(void)
 	unit_ok(kapture_message_parse("[\"a\": 1]", 8, &altered, &why) == NULL && why != NULL, "what is no JSON has a reason");
 }
 
+/* What Kapture repeats of the values that were sent says nothing. */
+static const struct
+{
+	const char *words;
+	char	   *value;
+	KaptureVerdict verdict;
+	bool		known;
+}			repeated[] =
+{
+	{"City Too Many Requests is not served", "Too Many Requests", KAPTURE_REFUSED, false},
+	{"City too  many requests is not served", "Too Many\nRequests ", KAPTURE_REFUSED, false},
+	{"City Too Many Requests is not served", NULL, KAPTURE_THROTTLED, true},
+	{"City Too Many Requests is not served", "Many Requests", KAPTURE_REFUSED, false},
+	{"Too many requests", "many", KAPTURE_REFUSED, false},
+	{"Too many requests from Goa", "Goa", KAPTURE_THROTTLED, true},
+	{"Zone Unauthorized is mandatory", "Unauthorized", KAPTURE_REFUSED, false},
+	{"Zone unauthorizeds is mandatory", "Unauthorized", KAPTURE_DENIED, false},
+	{"Campaign 'Internal Server Works' unknown", "Internal Server Works", KAPTURE_REFUSED, false},
+	{"Campaign Duplicate leads unknown", "Duplicate leads", KAPTURE_REFUSED, false},
+	{"This phone already exists", "phone", KAPTURE_DUPLICATE_PHONE, true},
+	{"This phone already exists", "", KAPTURE_DUPLICATE_PHONE, true},
+	{"Invalid API key for Rate Limited", "Rate Limited", KAPTURE_DENIED, false},
+};
+
+static void
+unit_reply_repeated(void)
+{
+	for (int i = 0; i < lengthof(repeated); i++)
+	{
+		char	   *values[2] = {NULL, repeated[i].value};
+		KaptureSent sent = {values, lengthof(values)};
+		char	   *answer = psprintf("{\"message\": \"%s\", \"status\": \"failed\"}", repeated[i].words);
+		KaptureReply reply = {0};
+		char	   *why = NULL;
+
+		kapture_message_judge_written(KAPTURE_API_ADD, 400, answer, strlen(answer), &sent, &reply, &why);
+		unit_is_int(reply.verdict, repeated[i].verdict, psprintf("what \"%s\" means to who sent \"%s\"", repeated[i].words,
+																 repeated[i].value ? repeated[i].value : ""));
+		unit_ok(reply.is_known == repeated[i].known, "is it known: %s", repeated[i].words);
+	}
+}
+
 void
 unit_reply(void)
 {
 	unit_reply_cleansed();
+	unit_reply_repeated();
 	for (int i = 0; i < lengthof(added); i++)
 	{
 		KaptureReply reply = {0};
 		char	   *why = NULL;
 
-		kapture_message_judge_written(KAPTURE_API_ADD, added[i].status, added[i].answer, strlen(added[i].answer), &reply, &why);
+		kapture_message_judge_written(KAPTURE_API_ADD, added[i].status, added[i].answer, strlen(added[i].answer), NULL, &reply, &why);
 		unit_is_int(reply.verdict, added[i].verdict, psprintf("what %d %.60s means", added[i].status, added[i].answer));
 		unit_is_int(reply.customer_id, added[i].customer_id, "its id");
 		unit_is_text(reply.message, added[i].message, "its words");
@@ -234,7 +277,7 @@ unit_reply(void)
 		char	   *why = NULL;
 
 		/* one that is parsed means the same as one that is scanned */
-		kapture_message_judge(KAPTURE_API_ADD, added[i].status, kapture_message_parse(added[i].answer, strlen(added[i].answer), NULL, &why), &reply);
+		kapture_message_judge(KAPTURE_API_ADD, added[i].status, kapture_message_parse(added[i].answer, strlen(added[i].answer), NULL, &why), NULL, &reply);
 		unit_is_int(reply.verdict, added[i].verdict, psprintf("what %d %.60s means, parsed", added[i].status, added[i].answer));
 		unit_is_int(reply.customer_id, added[i].customer_id, "its id");
 	}
@@ -245,8 +288,8 @@ unit_reply(void)
 		char	   *why = NULL;
 		char	   *parsed_why = NULL;
 
-		kapture_message_judge_written(KAPTURE_API_ADD, 200, written[i], strlen(written[i]), &reply, &why);
-		kapture_message_judge(KAPTURE_API_ADD, 200, kapture_message_parse(written[i], strlen(written[i]), NULL, &parsed_why), &parsed);
+		kapture_message_judge_written(KAPTURE_API_ADD, 200, written[i], strlen(written[i]), NULL, &reply, &why);
+		kapture_message_judge(KAPTURE_API_ADD, 200, kapture_message_parse(written[i], strlen(written[i]), NULL, &parsed_why), NULL, &parsed);
 		unit_ok((why == NULL) == (parsed_why == NULL), "is it an answer: %.60s", written[i]);
 		unit_is_int(reply.verdict, parsed.verdict, psprintf("what %.60s means, read as it comes and parsed", written[i]));
 		unit_is_int(reply.customer_id, parsed.customer_id, "its id, both ways");
@@ -258,7 +301,7 @@ unit_reply(void)
 		KaptureReply reply = {0};
 		char	   *why = NULL;
 
-		kapture_message_judge(KAPTURE_API_GET, 200, kapture_message_parse(found[i].answer, strlen(found[i].answer), NULL, &why), &reply);
+		kapture_message_judge(KAPTURE_API_GET, 200, kapture_message_parse(found[i].answer, strlen(found[i].answer), NULL, &why), NULL, &reply);
 		unit_is_int(reply.verdict, found[i].verdict, psprintf("what Get's %.80s means", found[i].answer));
 		unit_is_int(reply.customer_id, found[i].customer_id, "the id that it found");
 	}
@@ -268,7 +311,7 @@ unit_reply(void)
 		KaptureReply reply = {0};
 		char	   *why = NULL;
 
-		kapture_message_judge_written(KAPTURE_API_ADD, 400, answer, strlen(answer), &reply, &why);
+		kapture_message_judge_written(KAPTURE_API_ADD, 400, answer, strlen(answer), NULL, &reply, &why);
 		unit_is_int(reply.verdict, KAPTURE_REFUSED, psprintf("\"%s\" is a refusal", refused[i].words));
 		unit_ok(reply.is_known == refused[i].known, "in words that are known, or not: %s", refused[i].words);
 	}
