@@ -267,7 +267,7 @@ sub parked_lines
 }
 good(9425000000);
 emulator_faults($emulator, map { { match => $_->[0], action => 'status', code => 400, body => qq({"status":"failed","message":"$_->[1]"}) } }
-	  [ 'Refused', 'Not now.' ], [ 'Meera', 'Meera is not wanted' ], [ 'Asha', 'This is 9427000005' ]);
+	  [ 'Refused', 'Not now.' ], [ 'Meera', 'Meera is not wanted' ], [ 'Asha', 'This is 9427000005' ], [ 'Ravi', 'That is of meera@example.com' ]);
 park("Refused $_") foreach 1 .. 3;
 my @first = ('1 row of table "public.customers" in database "postgres" was parked',
 	'HTTP code 400: Not now.');
@@ -278,6 +278,9 @@ is_deeply(parked_lines(), [ @first, $first[0], 'HTTP code 400.' ], 'the first on
 good(9428000000);
 park('Asha');
 is_deeply(parked_lines(), [ @first, ($first[0], 'HTTP code 400.') x 2 ], 'or that have numbers in them');
+good(9429000000);
+park('Ravi');
+is_deeply(parked_lines(), [ @first, ($first[0], 'HTTP code 400.') x 3 ], 'or an address, be it another one\'s');
 emulator_faults($emulator);
 
 # --- failures: one row's, and the server's

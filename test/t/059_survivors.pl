@@ -81,6 +81,23 @@ poll_ok($node, $idle, 'and nothing is left');
 is(scalar(grep { ($_->{phone} || '') eq '9720000001' } @{ emulator_get($emulator, 'customers') }), 1, 'it was added once');
 
 #
+# A claim that fails takes back that rows whose try was due were claimed
+#
+
+emulator_faults($emulator, { api => 'update', action => 'status', code => 500, count => 1 });
+sql("UPDATE customers SET city = 'Goa' WHERE id = $wrong");
+poll_ok($node, "SELECT retrying = 1 FROM kapture_status", 'an update is to be tried again');
+$locker = $node->background_psql('postgres');
+$locker->query_safe('BEGIN; LOCK TABLE kapture_row IN ACCESS EXCLUSIVE MODE');
+my $waits = "FROM pg_locks WHERE NOT granted AND relation = 'kapture_row'::regclass AND pid = kapture_worker_pid()";
+poll_ok($node, "SELECT count(*) = 1 $waits", 'as it is due, the worker waits for a lock');
+poll_ok($node, "SELECT count(*) = 0 $waits", 'in vain');
+$locker->query_safe('COMMIT');
+$locker->quit;
+poll_ok($node, $idle, 'once the table is free, the row is claimed');
+is((grep { ($_->{phone} || '') eq '9720000001' } @{ emulator_get($emulator, 'customers') })[0]{city}, 'Goa', 'and sent');
+
+#
 # A time zone that changes: what is sent from then on has times in the new one
 #
 
