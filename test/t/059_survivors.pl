@@ -130,6 +130,26 @@ is(sql("SELECT parked, (SELECT kapture_customer_id IS NULL FROM shares WHERE id 
 	'the one outside is neither sent nor at fault');
 
 #
+# Customers of two accounts with one id are two
+#
+
+my $twin = start_emulator();
+sql(qq(CREATE SERVER twin FOREIGN DATA WRAPPER kapture_fdw OPTIONS (url '$twin->{url}');
+CREATE USER MAPPING FOR CURRENT_USER SERVER twin OPTIONS (auth_key 'a2FwZGVtbzprYXAxMjM=');
+CREATE TABLE twins (id int PRIMARY KEY, customer_name text, phone text);
+SELECT kapture_attach('twins', server => 'twin')));
+emulator_post($emulator, 'seed', [ { kapture_customer_id => 777, customer_name => 'One', phone => '9760000001' } ]);
+emulator_post($twin, 'seed', [ { kapture_customer_id => 777, customer_name => 'Other', phone => '9760000002' } ]);
+emulator_faults($emulator, { api => 'update', action => 'delay', ms => 1500 });
+sql("INSERT INTO customers (customer_name, phone) VALUES ('Here', '9760000001')");
+poll_ok($node, "SELECT count(*) = 1 FROM kapture_delivery WHERE customer_id = 777", 'a row is being linked to a customer');
+sql("INSERT INTO twins VALUES (1, 'There', '9760000002')");
+poll_ok($node, "SELECT kapture_customer_id = 777 FROM twins", 'another one to one of another account');
+is(sql("SELECT attempts FROM kapture_history WHERE relation = 'twins'::regclass"), '1', 'which waits for nothing');
+poll_ok($node, $idle, 'and nothing is left');
+emulator_faults($emulator);
+
+#
 # Nobody's mapping but PUBLIC's
 #
 
