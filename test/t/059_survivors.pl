@@ -84,11 +84,12 @@ is(scalar(grep { ($_->{phone} || '') eq '9720000001' } @{ emulator_get($emulator
 # A claim that fails takes back that rows whose try was due were claimed
 #
 
-emulator_faults($emulator, { api => 'update', action => 'status', code => 500, count => 1 });
+emulator_faults($emulator, { api => 'update', action => 'status', code => 400, body => '{"message": "Invalid city", "status": "failed"}', count => 1 });
 sql("UPDATE customers SET city = 'Goa' WHERE id = $wrong");
-poll_ok($node, "SELECT retrying = 1 FROM kapture_status", 'an update is to be tried again');
+poll_ok($node, "SELECT parked = 1 FROM kapture_status", 'an update is refused');
 $locker = $node->background_psql('postgres');
 $locker->query_safe('BEGIN; LOCK TABLE kapture_row IN ACCESS EXCLUSIVE MODE');
+sql("SELECT kapture_retry('customers', $wrong)");
 my $waits = "FROM pg_locks WHERE NOT granted AND relation = 'kapture_row'::regclass AND pid = kapture_worker_pid()";
 poll_ok($node, "SELECT count(*) = 1 $waits", 'as it is due, the worker waits for a lock');
 poll_ok($node, "SELECT count(*) = 0 $waits", 'in vain');
@@ -96,6 +97,52 @@ $locker->query_safe('COMMIT');
 $locker->quit;
 poll_ok($node, $idle, 'once the table is free, the row is claimed');
 is((grep { ($_->{phone} || '') eq '9720000001' } @{ emulator_get($emulator, 'customers') })[0]{city}, 'Goa', 'and sent');
+
+#
+# What changes while a row waits, or while what became of it is recorded, is sent with the rest
+#
+
+my ($nth, $other) = (0, sql("SELECT id FROM customers WHERE id <> $wrong AND kapture_customer_id IS NOT NULL ORDER BY id LIMIT 1"));
+sql(q(CREATE PROCEDURE await(condition text) LANGUAGE plpgsql AS $$
+DECLARE done boolean;
+BEGIN
+	LOOP
+		EXECUTE 'SELECT ' || condition INTO done;
+		EXIT WHEN done;
+		PERFORM pg_sleep(0.01);
+	END LOOP;
+END $$));
+
+# Has a row's city change, and its name when the conditions hold, one after the other; in
+# the end Kapture has both.  In one session, as an answer comes a moment later.
+sub both_arrive
+{
+	my ($name, $first, $then, @conditions) = @_;
+	$nth++;
+	sql("SET statement_timeout = '90s'; $first; UPDATE customers SET city = 'City $nth' WHERE id = $wrong; CALL await('$conditions[0] FROM kapture_status');"
+		  . "UPDATE customers SET customer_name = 'Name $nth' WHERE id = $wrong;"
+		  . ($conditions[1] ? "CALL await('count(*) = 1 FROM kapture_delivery WHERE $conditions[1]')" : ''));
+	$then->() if $then;
+	poll_ok($node, $idle, "$name: a row is changed twice");
+	my $id = sql("SELECT kapture_customer_id FROM customers WHERE id = $wrong");
+	my $there = emulator_get($emulator, "customers?id=$id")->[0];
+	is("$there->{city}, $there->{customer_name}", "City $nth, Name $nth", 'Kapture has both changes');
+	return;
+}
+my $noted = 'again IS NOT NULL';
+my %failing = (api => 'update', action => 'status', code => 503, count => 1);
+emulator_faults($emulator, {%failing});
+both_arrive('it waits for another try', 'SELECT 1', undef, 'retrying = 1');
+emulator_faults($emulator, { %failing, ms => 1000 });
+both_arrive('it is under way, and fails', 'SELECT 1', undef, 'in_flight = 1', $noted);
+emulator_faults($emulator, { api => 'update', action => 'delay', ms => 1500, count => 1 });
+both_arrive('it is under way, and the worker ends', 'SELECT 1', sub { restart_worker($node) }, 'in_flight = 1', $noted);
+sql("ALTER SERVER kapture OPTIONS (SET max_connections '1')");
+emulator_faults($emulator, { %failing, ms => 1500, headers => { 'Retry-After' => '1' } });
+both_arrive('it is claimed, and its server wants to be left alone', "UPDATE customers SET city = 'Slow' WHERE id = $other; CALL await('in_flight = 1 FROM kapture_status')",
+	undef, 'in_flight = 2', $noted);
+sql("ALTER SERVER kapture OPTIONS (SET max_connections '40')");
+emulator_faults($emulator);
 
 #
 # A time zone that changes: what is sent from then on has times in the new one
