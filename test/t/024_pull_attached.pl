@@ -95,6 +95,19 @@ like($node->safe_psql('postgres', "$failure $unwanted"), qr/violates check const
 is($node->safe_psql('postgres', "SELECT kapture_discard('customers') > 0, (SELECT count(*) FROM kapture_pull_failures)"), 't|2', 'kapture_discard');
 is($node->safe_psql('postgres', "SELECT count(*) FROM kapture_pull_failures"), '0', 'gives them up');
 
+my ($fixed) = seed({ customer_name => 'Fixed', city => 'Much too long for it' });
+poll_ok($node, "SELECT state = 'parked' FROM kapture_pull_failures WHERE customer_id = $fixed", 'another value does not fit');
+change($fixed, city => 'Fits');
+poll_ok($node, "SELECT city = 'Fits' FROM customers WHERE kapture_customer_id = $fixed", 'as it does in Kapture, the customer comes by itself');
+is($node->safe_psql('postgres', "$failure $fixed"), '', 'and is no failure any more');
+
+# what was pulled is as old as the last pull of it, not as the first that waits
+$node->safe_psql('postgres', "INSERT INTO kapture_inbox (attachment_id, customer_id, asked_at, next_attempt, server)"
+	  . " SELECT attachment_id, $fixed, now() - interval '1 hour', 'infinity', server FROM kapture_attachment; UPDATE customers SET city = 'Sent' WHERE kapture_customer_id = $fixed");
+poll_ok($node, "SELECT pending + in_flight + retrying = 0 FROM kapture_status", 'a row is sent, whose customer waits for its turn since before');
+change($fixed, city => 'Newer');
+poll_ok($node, "SELECT city = 'Newer' FROM customers WHERE kapture_customer_id = $fixed", 'a change in Kapture after that arrives');
+
 # local changes that wait win, column by column
 $node->safe_psql('postgres', "SELECT kapture_pause('customers'); UPDATE customers SET city = 'Local' WHERE kapture_customer_id = $first");
 change($first, city => 'Remote', customer_name => 'Renamed');
@@ -177,7 +190,9 @@ is(updates($first), $updates + 1, 'is given up');
 # users' triggers: as the owner; what they change besides is sent
 $node->safe_psql('postgres', q(
 CREATE TABLE seen (who name);
-CREATE FUNCTION touch() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN NEW.customer_name := upper(NEW.customer_name); NEW.email_id := 'set@example.com'; INSERT INTO public.seen VALUES (current_user); RETURN NEW; END $$;
+CREATE FUNCTION touch() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN NEW.customer_name := upper(NEW.customer_name);
+  IF pg_trigger_depth() = 1 THEN NEW.email_id := 'set@example.com'; UPDATE public.customers SET city = 'Touched' WHERE customer_name = 'Other'; END IF;
+  INSERT INTO public.seen VALUES (current_user); RETURN NEW; END $$;
 CREATE TRIGGER touch BEFORE UPDATE ON customers FOR EACH ROW EXECUTE FUNCTION touch();
 CREATE ROLE keeper SUPERUSER; ALTER TABLE customers OWNER TO keeper; ALTER TABLE seen OWNER TO keeper;
 CREATE USER MAPPING FOR keeper SERVER kapture OPTIONS (auth_key 'a2FwZGVtbzprYXAxMjM=')));
@@ -186,6 +201,7 @@ poll_ok($node, "SELECT customer_name = 'LOWER' FROM customers WHERE kapture_cust
 is($node->safe_psql('postgres', "SELECT DISTINCT who FROM seen"), 'keeper', 'as the owner of the table');
 poll_ok($node, "SELECT count(*) = 1 FROM kapture_get_customer('{\"kapture_customer_id\": \"$first\"}') a WHERE a::text LIKE '%set\@example.com%'", 'other columns that they change are sent');
 settled('nothing waits');
+is((grep { $_->{kapture_customer_id} == $other } @{ emulator_get($emulator, 'customers') })[0]{city}, 'Touched', 'and so are other rows');
 like($node->safe_psql('postgres', "SELECT kapture_get_customer('{\"kapture_customer_id\": \"$first\"}')"), qr/"lower"/, 'those that were pulled are not');
 $node->safe_psql('postgres', "DROP TRIGGER touch ON customers");
 

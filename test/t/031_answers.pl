@@ -275,6 +275,7 @@ is_deeply(parked_lines(), \@first, 'the first parked row is logged, the others o
 good(9426000000);
 park('Meera');
 is_deeply(parked_lines(), [ @first, $first[0], 'HTTP code 400.' ], 'the first one of the next burst is, without words that repeat what was sent');
+like(sql("SELECT last_error FROM kapture_status WHERE relation = 'customers'::regclass"), qr/Meera is not wanted/, 'kapture_status shows the latest failure, whole');
 good(9428000000);
 park('Asha');
 is_deeply(parked_lines(), [ @first, ($first[0], 'HTTP code 400.') x 2 ], 'or that have numbers in them');

@@ -124,8 +124,7 @@ sub both_arrive
 		  . ($conditions[1] ? "CALL await('count(*) = 1 FROM kapture_delivery WHERE $conditions[1]')" : ''));
 	$then->() if $then;
 	poll_ok($node, $idle, "$name: a row is changed twice");
-	my $id = sql("SELECT kapture_customer_id FROM customers WHERE id = $wrong");
-	my $there = emulator_get($emulator, "customers?id=$id")->[0];
+	my ($there) = grep { ($_->{phone} || '') eq '9720000001' } @{ emulator_get($emulator, 'customers') };
 	is("$there->{city}, $there->{customer_name}", "City $nth, Name $nth", 'Kapture has both changes');
 	return;
 }
@@ -144,6 +143,16 @@ both_arrive('it is claimed, and its server wants to be left alone', "UPDATE cust
 sql("ALTER SERVER kapture OPTIONS (SET max_connections '40')");
 emulator_faults($emulator);
 
+# what is said to have waited since then did so since the first of its changes
+sql("SELECT kapture_pause('customers'); UPDATE customers SET city = 'Early' WHERE id = $wrong");
+my $captured = sql('SELECT min(captured_at) FROM kapture_outbox');
+sql("UPDATE customers SET city = 'Late' WHERE id = $wrong; SELECT kapture_resume('customers')");
+poll_ok($node, $idle, 'two changes are sent as one');
+is(sql("SELECT captured_at = '$captured' FROM kapture_history ORDER BY finished_at DESC LIMIT 1"), 't', 'which is as old as the first of them');
+
+# the row gets another key, too
+emulator_faults($emulator, { api => 'update', action => 'delay', ms => 1500, count => 1 });
+both_arrive('it is under way, and gets another key', 'SELECT 1', undef, 'in_flight = 1', "$noted'); UPDATE customers SET id = DEFAULT WHERE id = $wrong; CALL await('count(*) = 1 FROM kapture_delivery WHERE $noted");
 #
 # A time zone that changes: what is sent from then on has times in the new one
 #
