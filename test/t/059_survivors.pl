@@ -102,7 +102,7 @@ is((grep { ($_->{phone} || '') eq '9720000001' } @{ emulator_get($emulator, 'cus
 # What changes while a row waits, or while what became of it is recorded, is sent with the rest
 #
 
-my ($nth, $other) = (0, sql("SELECT id FROM customers WHERE id <> $wrong AND kapture_customer_id IS NOT NULL ORDER BY id LIMIT 1"));
+my ($nth, $others) = (0, sql("SELECT string_agg(id::text, ', ') FROM (SELECT id FROM customers WHERE id <> $wrong AND kapture_customer_id IS NOT NULL ORDER BY id LIMIT 2) AS o"));
 sql(q(CREATE PROCEDURE await(condition text) LANGUAGE plpgsql AS $$
 DECLARE done boolean;
 BEGIN
@@ -136,10 +136,10 @@ emulator_faults($emulator, { %failing, ms => 1000 });
 both_arrive('it is under way, and fails', 'SELECT 1', undef, 'in_flight = 1', $noted);
 emulator_faults($emulator, { api => 'update', action => 'delay', ms => 1500, count => 1 });
 both_arrive('it is under way, and the worker ends', 'SELECT 1', sub { restart_worker($node) }, 'in_flight = 1', $noted);
-sql("ALTER SERVER kapture OPTIONS (SET max_connections '1')");
-emulator_faults($emulator, { %failing, ms => 1500, headers => { 'Retry-After' => '1' } });
-both_arrive('it is claimed, and its server wants to be left alone', "UPDATE customers SET city = 'Slow' WHERE id = $other; CALL await('in_flight = 1 FROM kapture_status')",
-	undef, 'in_flight = 2', $noted);
+sql("ALTER SERVER kapture OPTIONS (SET max_connections '2')");
+emulator_faults($emulator, { %failing, ms => 1500, headers => { 'Retry-After' => '1' }, count => 2 });
+both_arrive('it is claimed, and its server wants to be left alone', "UPDATE customers SET city = 'Slow' WHERE id IN ($others); CALL await('in_flight = 2 FROM kapture_status')",
+	undef, 'in_flight = 3', $noted);
 sql("ALTER SERVER kapture OPTIONS (SET max_connections '40')");
 emulator_faults($emulator);
 
