@@ -1178,7 +1178,8 @@ http_step(TimestampTz deadline, uint32 wait_event)
 		ResetLatch(MyLatch);
 		CHECK_FOR_INTERRUPTS();
 	}
-	http_act(network);
+	/* a latch that was set hides the rest: if it is each time, answers would never come in */
+	http_act(network || latch);
 	return latch;
 }
 

@@ -434,7 +434,6 @@ static void
 puller_pass(void *arg)
 {
 	Puller	   *puller = arg;
-	long		timeout;
 	bool		reloaded;
 	bool		woken;
 
@@ -447,9 +446,8 @@ puller_pass(void *arg)
 	if (puller->load_not_before == 0)
 		puller_work(puller);
 
-	timeout = puller_timeout(puller);
-	if (timeout != 0)
-		puller_wait(puller, timeout);
+	/* answers are taken in, however much there is to do */
+	puller_wait(puller, puller_timeout(puller));
 }
 
 /* After an error outside of the steps that have a guard of their own. */

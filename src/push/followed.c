@@ -21,6 +21,9 @@
 /* A slice may take as long as so many rows usually do; what is beyond that, the owner waits for. */
 #define FOLLOWED_FREE_ROWS	100
 
+/* Milliseconds for it in a row; then rows are claimed. */
+#define FOLLOWED_TIME		100
+
 typedef struct FollowedSlice
 {
 	WorkerTable *table;
@@ -91,16 +94,23 @@ followed_slice(Worker *worker, WorkerTable *table)
 void
 kapture_followed_find(Worker *worker)
 {
-	TimestampTz now = GetCurrentTimestamp();
+	TimestampTz began = GetCurrentTimestamp();
+	TimestampTz now = began;
 	dlist_iter	iter;
+	int			n = 0;
 
-	if (!kapture_state_may_send(worker) || worker->stale)
+	if (!kapture_state_may_send(worker) || !worker->loaded)
 		return;
 	dlist_foreach(iter, &worker->tables)
+		n++;
+	/* each of them once; who had no time comes first the next time */
+	for (; n > 0 && now < TimestampTzPlusMilliseconds(began, FOLLOWED_TIME); n--, now = GetCurrentTimestamp())
 	{
-		WorkerTable *table = dlist_container(WorkerTable, node, iter.cur);
+		WorkerTable *table = dlist_head_element(WorkerTable, node, &worker->tables);
 
-		if (!table->present || table->att->paused || table->att->unfollowed)
+		dlist_delete(&table->node);
+		dlist_push_tail(&worker->tables, &table->node);
+		if (!table->present || table->stale || table->att->paused || table->att->unfollowed)
 			continue;
 		if (kapture_turn_next(&table->turn) <= now &&
 			(table->follow_at <= now || (table->look && table->follow_errors == 0)))

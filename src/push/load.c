@@ -37,6 +37,17 @@
 #include "table/origin.h"
 #include "traffic/pacing.h"
 
+/*
+ * Where changes never end, it takes a part of the time only: after it, so many times as
+ * long is left to other work, but no longer than this (microseconds).
+ */
+#define LOAD_REST			4
+#define LOAD_LONGEST_REST	INT64CONST(1000000)
+
+/*
+ * Only the tables that a change concerns wait until they have been read again: whoever
+ * makes changes all the time holds up nobody else.
+ */
 static void
 load_relcache_callback(Datum arg, Oid relid)
 {
@@ -46,13 +57,12 @@ load_relcache_callback(Datum arg, Oid relid)
 	/* our own tables change when something is attached or detached */
 	if (!OidIsValid(relid) || relid == worker->installation)
 		worker->stale = true;
-	worker->all_stale |= !OidIsValid(relid);
 	dlist_foreach(iter, &worker->tables)
 	{
 		WorkerTable *table = dlist_container(WorkerTable, node, iter.cur);
 
 		/* views go with what they read, too, and no statement names them then */
-		if (table->att->root == relid || list_member_oid(table->att->beside, relid))
+		if (!OidIsValid(relid) || table->att->root == relid || list_member_oid(table->att->beside, relid))
 			worker->stale = table->stale = true;
 	}
 }
@@ -61,10 +71,18 @@ static void
 load_syscache_callback(Datum arg, int cacheid, uint32 hashvalue)
 {
 	Worker	   *worker = (Worker *) DatumGetPointer(arg);
+	dlist_iter	iter;
 
 	worker->stale = true;
+	if (cacheid == USERMAPPINGOID)
+		return;
 	/* whose a server is decides whether a table's rows may go there */
-	worker->all_stale |= cacheid != USERMAPPINGOID;
+	dlist_foreach(iter, &worker->tables)
+	{
+		WorkerTable *table = dlist_container(WorkerTable, node, iter.cur);
+
+		table->stale |= hashvalue == 0 || table->server->hash == 0 || table->server->hash == hashvalue;
+	}
 }
 
 /*
@@ -115,6 +133,7 @@ load_do_settings(void *arg)
 	const KaptureServer *settings = kapture_server_get(server->name, server->owner);
 
 	server->version = settings->version;
+	server->hash = GetSysCacheHashValue1(FOREIGNSERVEROID, ObjectIdGetDatum(settings->serverid));
 	server->max_connections = settings->max_connections;
 	server->timeout = settings->timeout;
 	server->rate_limit = settings->rate_limit;
@@ -147,6 +166,7 @@ load_settings(Worker *worker, WorkerServer *server)
 	if (error)
 	{
 		server->version = 0;
+		server->hash = 0;
 		FreeErrorData(error);
 	}
 	return changed;
@@ -239,6 +259,10 @@ load_table(void *arg)
 		relation->dropped = true;
 		return;
 	}
+	/* what changes from now on is noticed */
+	table = kapture_state_find_table(worker, relation->attached->id);
+	if (table)
+		table->stale = false;
 	/* an error leaves nothing of it */
 	context = AllocSetContextCreate(CurTransactionContext, "kapture_sync attachment", ALLOCSET_SMALL_SIZES);
 	old = MemoryContextSwitchTo(context);
@@ -249,7 +273,7 @@ load_table(void *arg)
 		MemoryContextDelete(context);
 		context = NULL;
 	}
-	else if ((table = kapture_state_find_table(worker, att->id)) == NULL)
+	else if (table == NULL)
 	{
 		table = palloc0(sizeof(WorkerTable));
 		table->worker = worker;
@@ -268,7 +292,6 @@ load_table(void *arg)
 		table->context = context;
 		table->att = att;
 		table->attached = table->seen = true;
-		table->stale = false;
 		table->version = att->version;
 		kapture_turn_join(&table->turn, rel->rd_rel->relowner);
 		kapture_state_place_table(table, kapture_state_find_server(worker, att->server, rel->rd_rel->relowner));
@@ -401,22 +424,51 @@ load_attached(Worker *worker, const KaptureAttached *attached, WorkerTable *tabl
 	worker->next_load = Min(worker->next_load, kapture_transaction_retry_at(table ? ++table->turn.errors : 1));
 	if (table)
 	{
-		table->seen = true;
+		table->seen = table->stale = true;
 		table->turn.not_before = worker->next_load;
 	}
 	return false;
+}
+
+static void
+load_do_refresh(void *arg)
+{
+	WorkerTable *table = arg;
+	KaptureAttached attached = {.id = table->att->id,.relid = table->att->root,.name = table->att->name};
+
+	(void) load_attached(table->worker, &attached, table);
+}
+
+/*
+ * Reads a table anew whose description may be outdated, in a transaction of its own.
+ * Returns whether changes may be claimed from it; if not, it is read with the others
+ * in a while.
+ */
+bool
+kapture_load_refresh(WorkerTable *table)
+{
+	Worker	   *worker = table->worker;
+	ErrorData  *error = kapture_transaction_run(worker, "reading attachments", load_do_refresh, table);
+
+	if (error)
+	{
+		kapture_transaction_report_error(KAPTURE_PHASE_LOAD, table, NULL, error);
+		FreeErrorData(error);
+		table->stale = true;
+	}
+	if (table->stale)
+		load_later(worker);
+	return !table->stale && table->attached && table->present && !table->att->paused;
 }
 
 /* Reads the list of attachments, and those tables of it anew that have changed. */
 static void
 load_tables(Worker *worker)
 {
-	bool		all = worker->all_stale;
 	bool		dropped = false;
 	dlist_mutable_iter iter;
 	ListCell   *lc;
 
-	worker->all_stale = false;
 	dlist_foreach_modify(iter, &worker->tables)
 		dlist_container(WorkerTable, node, iter.cur)->seen = false;
 	foreach(lc, kapture_catalog_attached())
@@ -424,7 +476,7 @@ load_tables(Worker *worker)
 		KaptureAttached *attached = lfirst(lc);
 		WorkerTable *table = kapture_state_find_table(worker, attached->id);
 
-		if (all || table == NULL || table->stale || !table->attached ||
+		if (table == NULL || table->stale || !table->attached ||
 			!kapture_catalog_same_version(&table->version, &attached->version))
 			dropped |= load_attached(worker, attached, table);
 		else
@@ -522,6 +574,7 @@ bool
 kapture_load(Worker *worker)
 {
 	WorkerLoading loading = {worker, true};
+	TimestampTz began = GetCurrentTimestamp();
 	ErrorData  *error;
 
 	worker->stale = false;
@@ -529,19 +582,22 @@ kapture_load(Worker *worker)
 	error = kapture_transaction_run(worker, "reading attachments", load_do, &loading);
 	if (error == NULL)
 	{
+		TimestampTz now = GetCurrentTimestamp();
+
+		worker->loaded = true;
 		worker->load_errors = 0;
-		worker->load_not_before = 0;
+		worker->load_not_before = now + Min(Max(now - began, 0) * LOAD_REST, LOAD_LONGEST_REST);
 		if (worker->next_load == DT_NOEND)
 			kapture_transaction_report_success(KAPTURE_PHASE_LOAD, NULL);
 		return loading.exists;
 	}
 	kapture_transaction_report_error(KAPTURE_PHASE_LOAD, NULL, NULL, error);
-	worker->all_stale = true;
 	if (kapture_guard_is_lock(error))
 		load_later(worker);
 	else
 	{
-		worker->stale = true;
+		worker->loaded = false;
+		load_relcache_callback(PointerGetDatum(worker), InvalidOid);
 		worker->load_not_before = kapture_transaction_retry_at(++worker->load_errors);
 	}
 	FreeErrorData(error);

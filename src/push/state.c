@@ -9,6 +9,7 @@
 
 #include "utils/memutils.h"
 
+#include "base/catalog.h"
 #include "base/guc.h"
 #include "cluster/shmem.h"
 #include "push/state.h"
@@ -32,7 +33,7 @@ kapture_state_create(MemoryContext context)
 	dlist_init(&worker->settled);
 	dlist_init(&worker->unrecorded);
 	dlist_init(&worker->taking);
-	worker->stale = worker->all_stale = true;
+	worker->stale = true;
 	worker->next_load = worker->next_record = worker->next_safety_look = DT_NOEND;
 	return worker;
 }
@@ -169,4 +170,15 @@ kapture_state_look(Worker *worker)
 
 		table->look = table->fresh = true;
 	}
+}
+
+/*
+ * Tells whether a table, its server or its attachment may have changed since they were
+ * read, as far as this transaction can see.
+ */
+bool
+kapture_state_is_outdated(const WorkerTable *table)
+{
+	return table->stale ||
+		(table->worker->stale && !kapture_catalog_is_present_version(&table->version));
 }

@@ -46,6 +46,7 @@ typedef struct WorkerServer
 	KaptureShare *share;		/* the owner's */
 	char	   *problem;		/* why its settings cannot be used, or NULL */
 	uint64		version;		/* of its settings */
+	uint32		hash;			/* by which its changes are announced, 0: not known */
 
 	/* from its settings */
 	int			max_connections;
@@ -84,7 +85,7 @@ typedef struct WorkerTable
 	int			ntasks;			/* which refer to one of them */
 	WorkerServer *server;
 	KaptureAttachedVersion version; /* of the attachment that was read */
-	bool		stale;			/* it, or the table, has changed since */
+	bool		stale;			/* the table, or its server, may have changed since */
 	bool		seen;			/* is attached, says the list that is being read */
 	bool		attached;		/* still */
 	bool		present;		/* and fit to be sent */
@@ -141,7 +142,7 @@ typedef struct Worker
 
 	/* reading attachments and servers */
 	bool		stale;			/* they may have changed */
-	bool		all_stale;		/* all tables are to be read anew */
+	bool		loaded;			/* and the last time that went well */
 	int			load_errors;	/* in a row */
 	TimestampTz load_not_before;	/* after those */
 	TimestampTz next_load;		/* when to look again at tables that were locked */
@@ -184,5 +185,6 @@ extern void kapture_state_forget_table(WorkerTable *table);
 extern bool kapture_state_may_send(Worker *worker);
 extern bool kapture_state_may_run(const WorkerTable *table);
 extern void kapture_state_look(Worker *worker);
+extern bool kapture_state_is_outdated(const WorkerTable *table);
 
 #endif							/* KAPTURE_STATE_H */
