@@ -67,6 +67,7 @@ typedef struct ArrivalBatch
 	const char *timezone;
 	MemoryContext context;
 	List	   *items;			/* of ArrivalItem */
+	List	   *linked;			/* keys (char *) of rows that have got a customer's id */
 
 	/* for writing one of them */
 	ArrivalItem *item;
@@ -403,7 +404,11 @@ arrival_write(ArrivalBatch *batch, ArrivalItem *item)
 							 arrival_write_as_owner, batch);
 	error = batch->error;
 	if (error == NULL && batch->written)
+	{
 		arrival_done(batch, item);
+		if (!batch->insert && !item->by_id)
+			batch->linked = lappend(batch->linked, unconstify(char *, item->row.row_key));
+	}
 	else if (error == NULL)
 		arrival_park(batch, item, "writing the customer changed no row; a trigger or rule of the table prevents it");
 	else if (kapture_row_is_passing(error))
@@ -495,6 +500,20 @@ arrival_update(ArrivalBatch *batch, ArrivalItem *item)
 	arrival_write(batch, item);
 }
 
+/* Has an earlier customer of the batch got the row that was found for this one by phone or email? */
+static bool
+arrival_is_late(const ArrivalBatch *batch, const ArrivalItem *item)
+{
+	ListCell   *lc;
+
+	foreach(lc, batch->linked)
+	{
+		if (!item->by_id && strcmp(lfirst(lc), item->row.row_key) == 0)
+			return true;
+	}
+	return false;
+}
+
 static void
 arrival_settle(ArrivalBatch *batch, ArrivalItem *item)
 {
@@ -514,7 +533,8 @@ arrival_settle(ArrivalBatch *batch, ArrivalItem *item)
 		arrival_park(batch, item, item->row.error);
 	else if (item->row.outcome != KAPTURE_ROW_DONE)
 		arrival_later(batch, item, "the row is locked");
-	else if (item->row.customer_id != arrival->customer_id && (item->by_id || item->row.customer_id != 0))
+	else if (arrival_is_late(batch, item) ||
+			 (item->row.customer_id != arrival->customer_id && (item->by_id || item->row.customer_id != 0)))
 		arrival_later(batch, item, "the row was changed meanwhile");
 	else if (!item->by_id &&
 			 (item->waiting || kapture_inbox_is_added(batch->att, true, arrival->phone, arrival->email)))

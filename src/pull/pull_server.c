@@ -229,6 +229,7 @@ pull_step(void *arg)
 static void
 pull_start_sweep(PullServer *server)
 {
+	TimestampTz now = GetCurrentTimestamp();
 	KapturePullState state;
 	Oid			namespace;
 
@@ -241,8 +242,8 @@ pull_start_sweep(PullServer *server)
 	kapture_process_commit();
 	server->sweep = kapture_sweep_create(&server->server, namespace, server->timezone,
 										 server->sweep_rate, state.sweeping ? state.sweep_after : 0);
-	if (!state.sweeping)
-		server->next_sweep = GetCurrentTimestamp() + server->sweep_interval;
+	/* one that goes on is followed by the next as if it had not been interrupted */
+	server->next_sweep = (state.sweeping ? Min(state.sweep_started_at, now) : now) + server->sweep_interval;
 }
 
 /* Goes on with a server's sweep as far as it can without waiting. */

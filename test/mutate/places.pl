@@ -164,6 +164,10 @@ sub table
 	my %tests = map { /^(\S+)\s+(.*)$/ && !/^#/ ? ($1 => $2) : () } split /\n/, slurp($table);
 	my %seen;
 
+	foreach my $name (sort keys %tests)
+	{
+		die "$table: there is no src/$name\n" unless -e "$dir/../../src/$name" || -e "$dir/../../src/$name.c";
+	}
 	foreach my $file (@files)
 	{
 		my ($folder) = $file =~ m{^(?:(.*)/)?};

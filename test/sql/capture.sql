@@ -623,4 +623,16 @@ SELECT count(*), count(DISTINCT k), min(k::bigint), max(k::bigint) FROM kapture_
   WHERE attachment_id = (SELECT attachment_id FROM kapture_attachment WHERE relation = 'stock'::regclass);
 SELECT last_key, rows FROM kapture_backfill WHERE attachment_id = (SELECT attachment_id FROM kapture_attachment WHERE relation = 'stock'::regclass);
 DROP TABLE stock;
+
+-- what was noted of keys before a table is detached in the same transaction has no end
+CREATE TABLE left_over (id int PRIMARY KEY, customer_name text, phone text);
+SELECT kapture_attach('left_over', server => 'keyless');
+SELECT kapture_pause('left_over');
+INSERT INTO left_over SELECT i, 'n', '9' FROM generate_series(1, 150) i;
+BEGIN;
+UPDATE left_over SET id = id + 1000;
+SELECT kapture_detach('left_over');
+COMMIT;
+SELECT count(*) FROM kapture_outbox WHERE attachment_id > 0 AND attachment_id NOT IN (SELECT attachment_id FROM kapture_attachment);
+DROP TABLE left_over;
 DROP SERVER keyless CASCADE;

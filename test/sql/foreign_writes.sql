@@ -142,6 +142,9 @@ DROP TRIGGER tell ON few;
 ALTER TABLE everybody ATTACH PARTITION few DEFAULT;
 INSERT INTO everybody VALUES ('Home', '1'), ('Away', '9000000805') RETURNING name, id > 0 AS has_id;
 UPDATE everybody SET name = 'Farther' WHERE phone = '9000000805' AND name = 'Away' RETURNING name, id > 0 AS has_id;
+-- who is there already is left out there, too
+INSERT INTO everybody VALUES ('Home', '9000000805'), ('Nearer', '9000000805') ON CONFLICT DO NOTHING RETURNING name;
+DELETE FROM at_home WHERE phone = '9000000805';
 -- what moves into it is added, but not by what updates it; nothing is sent then
 INSERT INTO everybody VALUES ('Home', '9000000806');
 UPDATE everybody SET name = 'Moved' WHERE phone = '9000000806' AND name = 'Home' RETURNING name, id > 0 AS has_id;

@@ -182,6 +182,19 @@ emulator_faults($emulator, { api => 'get', action => 'status', code => 503, skip
 like(gets("SELECT count(*) FROM customers WHERE id IN (1, 2, 3, 4, 5)"), qr/^5 gets: 7$/, 'calls that fail are repeated');
 emulator_faults($emulator);
 
+# a range goes by its narrowest bounds, in whatever order they are
+sub pulls
+{
+	my ($condition) = @_;
+	my $before = scalar(requests('pull'));
+	$node->safe_psql('postgres', "SELECT count(*) FROM customers WHERE $condition");
+	return requests('pull') - $before;
+}
+my @bounds = ("generation_date >= '2021-03-14'", "generation_date >= '2021-02-14'", "generation_date < '2021-03-15'", "generation_date < '2021-04-15'");
+my $pulls = pulls("$bounds[0] AND $bounds[2]");
+is(pulls(join ' AND ', @bounds), $pulls, 'several bounds: no more is pulled than the narrowest ask for');
+is(pulls(join ' AND ', reverse @bounds), $pulls, 'the other way round, too');
+
 # rights and keys: the current user's, or the view's owner's
 $node->safe_psql('postgres', qq(
 CREATE ROLE clerk;

@@ -35,5 +35,21 @@ emulator_post($emulator, 'keys', { get => 'a2FwZGVtbzprYXAxMjM=' });
 $node->restart;
 poll_ok($node, "SELECT city = 'Hubli' FROM customers WHERE kapture_customer_id = 8", 'after a restart it goes on');
 
+# a sweep that is interrupted goes on behind the last customer that it has asked for
+poll_ok($node, "SELECT sweep_finished_at IS NOT NULL AND state <> 'failing' FROM kapture_pull_status", 'that one ends, too');
+emulator_faults($emulator, { api => 'get', match => '"12"', action => 'hang' });
+$node->safe_psql('postgres', "UPDATE kapture_pull SET sweep_started_at = '2021-01-01'; ALTER SERVER kapture OPTIONS (SET sweep_interval '3 hours')");
+poll_ok($node, "SELECT swept = 11 FROM kapture_pull_status", 'a sweep comes to a customer for whom there is no answer');
+my $puller = $node->safe_psql('postgres', 'SELECT kapture_puller_pid()');
+emulator_faults($emulator);
+my $before = emulator_get($emulator, 'stats')->{requests};
+$node->safe_psql('postgres', "SELECT pg_terminate_backend($puller)");
+poll_ok($node, "SELECT sweep_finished_at IS NOT NULL FROM kapture_pull_status", 'with another process, it ends');
+is($node->safe_psql('postgres', 'SELECT swept FROM kapture_pull_status'), '21', 'and has asked for each once');
+emulator_post($emulator, 'seed', [ { kapture_customer_id => 100, customer_name => 'New', phone => '9999999998', generated => '2021-03-14 10:00:00' } ]);
+$node->safe_psql('postgres', "ALTER SERVER kapture OPTIONS (ADD pull_interval '1s', ADD pull_since '2021-03-14')");
+poll_ok($node, "SELECT count(*) = 1 FROM customers WHERE kapture_customer_id = 100", 'pulls go on');
+is(scalar(grep { $_->{api} eq 'get' && $_->{body} =~ /"1"/ } @{ emulator_get($emulator, "log?since=$before") }), 0, 'but the first ones are not asked for again: the next sweep is due later');
+
 $node->stop;
 done_testing();

@@ -70,6 +70,16 @@ is(names(), 'crm', 'rolled back, the name stays');
 seed(10);
 poll_ok($node, "SELECT count(*) = 1 FROM customers WHERE phone = '9000000004'", 'and customers come');
 
+# --- customers that were pulled, and wait for their table
+sql("SELECT kapture_pause('customers')");
+seed(5);
+poll_ok($node, "SELECT count(*) = 1 FROM kapture_inbox WHERE state = 'waiting'", 'a customer waits for a table that is paused');
+sql("ALTER SERVER crm RENAME TO waiting");
+sql("SELECT kapture_resume('customers')");
+poll_ok($node, "SELECT count(*) = 0 FROM kapture_inbox", 'it is its turn');
+is(sql("SELECT count(*) FROM customers WHERE phone = '9000000005'"), '1', 'and it has come into the table, though the server has another name');
+sql("ALTER SERVER waiting RENAME TO crm");
+
 # --- a refresh that was interrupted, and one that is under way
 sql("ALTER SERVER crm OPTIONS (DROP pull_interval)");
 poll_ok($node, "SELECT kapture_puller_pid() IS NOT NULL AND NOT EXISTS (SELECT FROM pg_locks WHERE locktype = 'object' AND objsubid = 1)", 'nothing is pulled by itself any more');

@@ -267,7 +267,7 @@ sub parked_lines
 }
 good(9425000000);
 emulator_faults($emulator, map { { match => $_->[0], action => 'status', code => 400, body => qq({"status":"failed","message":"$_->[1]"}) } }
-	  [ 'Refused', 'Not now.' ], [ 'Meera', 'Meera is not wanted' ], [ 'Asha', 'This is 9427000005' ]);
+	  [ 'Refused', 'Not now.' ], [ 'Meera', 'Meera is not wanted' ], [ 'Asha', 'This is 9427000005' ], [ 'Ravi', 'That is of meera@example.com' ]);
 park("Refused $_") foreach 1 .. 3;
 my @first = ('1 row of table "public.customers" in database "postgres" was parked',
 	'HTTP code 400: Not now.');
@@ -275,9 +275,13 @@ is_deeply(parked_lines(), \@first, 'the first parked row is logged, the others o
 good(9426000000);
 park('Meera');
 is_deeply(parked_lines(), [ @first, $first[0], 'HTTP code 400.' ], 'the first one of the next burst is, without words that repeat what was sent');
+like(sql("SELECT last_error FROM kapture_status WHERE relation = 'customers'::regclass"), qr/Meera is not wanted/, 'kapture_status shows the latest failure, whole');
 good(9428000000);
 park('Asha');
 is_deeply(parked_lines(), [ @first, ($first[0], 'HTTP code 400.') x 2 ], 'or that have numbers in them');
+good(9429000000);
+park('Ravi');
+is_deeply(parked_lines(), [ @first, ($first[0], 'HTTP code 400.') x 3 ], 'or an address, be it another one\'s');
 emulator_faults($emulator);
 
 # --- failures: one row's, and the server's
@@ -286,6 +290,7 @@ emulator_faults($emulator, { match => 'Poison', action => 'status', code => 500 
 sql("INSERT INTO customers (customer_name, phone) VALUES ('Poison', '9430000000')");
 poll_ok($node, "SELECT count(*) = 1 FROM kapture_failures WHERE attempts >= 3 AND state = 'retry' AND http_status = 500 AND next_attempt IS NOT NULL",
 	'a row that Kapture fails on is tried again, visibly');
+is(sql("SELECT count(*) FROM kapture_delivery WHERE state = 'retry' AND attempts >= 3 AND failures < attempts"), '0', 'each of its failures counts, so that the delays grow');
 sql("INSERT INTO customers (customer_name, phone) SELECT 'Fine ' || i, (9430000000 + i)::text FROM generate_series(1, 300) i");
 poll_ok($node, "SELECT count(kapture_customer_id) = 300 FROM customers", 'and holds up nobody');
 emulator_faults($emulator);

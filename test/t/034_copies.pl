@@ -47,6 +47,7 @@ sql("SELECT kapture_resume()", 'copied');
 poll_ok($node, "SELECT count(kapture_customer_id) = 22 AND (SELECT state FROM kapture_status) = 'running' FROM customers", 'kapture_resume() makes it send', 'copied');
 is(stats()->{adds}, 22, 'what the original had sent is not added again');
 is(stats()->{duplicate_refusals}, 0, 'nor offered again');
+is(sql("SELECT sum(requests) FROM kapture_stat_requests WHERE api = 'add'", 'copied'), '2', 'requests are counted where they were made, though both servers have one oid');
 is(sql("SELECT string_agg(kapture_customer_id::text, ' ' ORDER BY id) FROM customers WHERE id <= 20"),
 	sql("SELECT string_agg(kapture_customer_id::text, ' ' ORDER BY id) FROM customers WHERE id <= 20", 'copied'), 'both have the same ids');
 $node->safe_psql('postgres', "DROP DATABASE copied");

@@ -283,6 +283,16 @@ sub crowd_transaction
 	return "$script $untangle COMMIT;";
 }
 
+# a row that others have the key of is known after changes that are not captured, too
+sql(join ' ', map { person('crowd', $_) } 1 .. 4);
+settled();
+my $second = sql('SELECT customer_name FROM crowd WHERE id = 2');
+sql("UPDATE crowd SET city = customer_name || ' x'; BEGIN; SET CONSTRAINTS ALL DEFERRED; UPDATE crowd SET id = 2 WHERE id = 1;"
+	  . "UPDATE crowd SET kapture_customer_id = kapture_customer_id WHERE id = 2; UPDATE crowd SET id = 1 WHERE id = 2 AND customer_name = '$second'; COMMIT");
+judge('two rows exchange their keys');
+is(sql("SELECT string_agg(r.row_key || ' ' || r.customer_id, ', ' ORDER BY r.row_key) FROM kapture_row r JOIN kapture_attachment a USING (attachment_id) WHERE r.gone_at IS NULL AND a.relation = 'crowd'::regclass"),
+	sql("SELECT string_agg(id || ' ' || kapture_customer_id, ', ' ORDER BY id::text) FROM crowd"), 'each is known under its new key');
+
 for my $round (1 .. 5)
 {
 	sql(join ' ', 'TRUNCATE crowd;', map { person('crowd', $_) } 1 .. 4);

@@ -180,6 +180,11 @@ $before = requests();
 sql("UPDATE people SET note = 'N' WHERE id IN (3, 4)");
 poll_ok($node, $idle, 'a column that one of them maps');
 is_deeply(requests(), { acme => $before->{acme}, globex => $before->{globex} + 1 }, 'is sent to that alone');
+# the second UPDATE of a session need not look at what the first one has
+sql("UPDATE people SET city = 'One' WHERE id = 3; UPDATE people SET city = 'Two' WHERE id = 2005; UPDATE people SET note = 'M' WHERE id = 4");
+poll_ok($node, $idle, 'columns that one of them maps, in one session');
+is((grep { $_->{customer_name} eq 'Before' } @{ emulator_get($emulator{acme}, 'customers') })[0]{city}, 'Two', 'are sent to the one');
+is((grep { ($_->{zone} // '') eq 'M' } @{ emulator_get($emulator{globex}, 'customers') }) + 0, 1, 'and to the other');
 $before = requests();
 sql("CALL kapture_resync('people', 'id IN (3, 4)', fields => '{zone}', force => true)");
 poll_ok($node, $idle, 'a field that one of them has');

@@ -81,6 +81,79 @@ poll_ok($node, $idle, 'and nothing is left');
 is(scalar(grep { ($_->{phone} || '') eq '9720000001' } @{ emulator_get($emulator, 'customers') }), 1, 'it was added once');
 
 #
+# A claim that fails takes back that rows whose try was due were claimed
+#
+
+emulator_faults($emulator, { api => 'update', action => 'status', code => 400, body => '{"message": "Invalid city", "status": "failed"}', count => 1 });
+sql("UPDATE customers SET city = 'Goa' WHERE id = $wrong");
+poll_ok($node, "SELECT parked = 1 FROM kapture_status", 'an update is refused');
+$locker = $node->background_psql('postgres');
+$locker->query_safe('BEGIN; LOCK TABLE kapture_row IN ACCESS EXCLUSIVE MODE');
+sql("SELECT kapture_retry('customers', $wrong)");
+my $waits = "FROM pg_locks WHERE NOT granted AND relation = 'kapture_row'::regclass AND pid = kapture_worker_pid()";
+poll_ok($node, "SELECT count(*) = 1 $waits", 'as it is due, the worker waits for a lock');
+poll_ok($node, "SELECT count(*) = 0 $waits", 'in vain');
+$locker->query_safe('COMMIT');
+$locker->quit;
+poll_ok($node, $idle, 'once the table is free, the row is claimed');
+is((grep { ($_->{phone} || '') eq '9720000001' } @{ emulator_get($emulator, 'customers') })[0]{city}, 'Goa', 'and sent');
+
+#
+# What changes while a row waits, or while what became of it is recorded, is sent with the rest
+#
+
+my ($nth, $others) = (0, sql("SELECT string_agg(id::text, ', ') FROM (SELECT id FROM customers WHERE id <> $wrong AND kapture_customer_id IS NOT NULL ORDER BY id LIMIT 2) AS o"));
+sql(q(CREATE PROCEDURE await(condition text) LANGUAGE plpgsql AS $$
+DECLARE done boolean;
+BEGIN
+	LOOP
+		EXECUTE 'SELECT ' || condition INTO done;
+		EXIT WHEN done;
+		PERFORM pg_sleep(0.01);
+	END LOOP;
+END $$));
+
+# Has a row's city change, and its name when the conditions hold, one after the other; in
+# the end Kapture has both.  In one session, as an answer comes a moment later.
+sub both_arrive
+{
+	my ($name, $first, $then, @conditions) = @_;
+	$nth++;
+	sql("SET statement_timeout = '90s'; $first; UPDATE customers SET city = 'City $nth' WHERE id = $wrong; CALL await('$conditions[0] FROM kapture_status');"
+		  . "UPDATE customers SET customer_name = 'Name $nth' WHERE id = $wrong;"
+		  . ($conditions[1] ? "CALL await('count(*) = 1 FROM kapture_delivery WHERE $conditions[1]')" : ''));
+	$then->() if $then;
+	poll_ok($node, $idle, "$name: a row is changed twice");
+	my ($there) = grep { ($_->{phone} || '') eq '9720000001' } @{ emulator_get($emulator, 'customers') };
+	is("$there->{city}, $there->{customer_name}", "City $nth, Name $nth", 'Kapture has both changes');
+	return;
+}
+my $noted = 'again IS NOT NULL';
+my %failing = (api => 'update', action => 'status', code => 503, count => 1);
+emulator_faults($emulator, {%failing});
+both_arrive('it waits for another try', 'SELECT 1', undef, 'retrying = 1');
+emulator_faults($emulator, { %failing, ms => 1000 });
+both_arrive('it is under way, and fails', 'SELECT 1', undef, 'in_flight = 1', $noted);
+emulator_faults($emulator, { api => 'update', action => 'delay', ms => 1500, count => 1 });
+both_arrive('it is under way, and the worker ends', 'SELECT 1', sub { restart_worker($node) }, 'in_flight = 1', $noted);
+sql("ALTER SERVER kapture OPTIONS (SET max_connections '2')");
+emulator_faults($emulator, { %failing, ms => 1500, headers => { 'Retry-After' => '1' }, count => 2 });
+both_arrive('it is claimed, and its server wants to be left alone', "UPDATE customers SET city = 'Slow' WHERE id IN ($others); CALL await('in_flight = 2 FROM kapture_status')",
+	undef, 'in_flight = 3', $noted);
+sql("ALTER SERVER kapture OPTIONS (SET max_connections '40')");
+emulator_faults($emulator);
+
+# what is said to have waited since then did so since the first of its changes
+sql("SELECT kapture_pause('customers'); UPDATE customers SET city = 'Early' WHERE id = $wrong");
+my $captured = sql('SELECT min(captured_at) FROM kapture_outbox');
+sql("UPDATE customers SET city = 'Late' WHERE id = $wrong; SELECT kapture_resume('customers')");
+poll_ok($node, $idle, 'two changes are sent as one');
+is(sql("SELECT captured_at = '$captured' FROM kapture_history ORDER BY finished_at DESC LIMIT 1"), 't', 'which is as old as the first of them');
+
+# the row gets another key, too
+emulator_faults($emulator, { api => 'update', action => 'delay', ms => 1500, count => 1 });
+both_arrive('it is under way, and gets another key', 'SELECT 1', undef, 'in_flight = 1', "$noted'); UPDATE customers SET id = DEFAULT WHERE id = $wrong; CALL await('count(*) = 1 FROM kapture_delivery WHERE $noted");
+#
 # A time zone that changes: what is sent from then on has times in the new one
 #
 
@@ -111,6 +184,26 @@ poll_ok($node, "SELECT kapture_customer_id IS NOT NULL FROM shares WHERE id = 1"
 poll_ok($node, $idle, 'and nothing is left');
 is(sql("SELECT parked, (SELECT kapture_customer_id IS NULL FROM shares WHERE id = 2) FROM kapture_status WHERE relation = 'shares'::regclass"), '0|t',
 	'the one outside is neither sent nor at fault');
+
+#
+# Customers of two accounts with one id are two
+#
+
+my $twin = start_emulator();
+sql(qq(CREATE SERVER twin FOREIGN DATA WRAPPER kapture_fdw OPTIONS (url '$twin->{url}');
+CREATE USER MAPPING FOR CURRENT_USER SERVER twin OPTIONS (auth_key 'a2FwZGVtbzprYXAxMjM=');
+CREATE TABLE twins (id int PRIMARY KEY, customer_name text, phone text);
+SELECT kapture_attach('twins', server => 'twin')));
+emulator_post($emulator, 'seed', [ { kapture_customer_id => 777, customer_name => 'One', phone => '9760000001' } ]);
+emulator_post($twin, 'seed', [ { kapture_customer_id => 777, customer_name => 'Other', phone => '9760000002' } ]);
+emulator_faults($emulator, { api => 'update', action => 'delay', ms => 1500 });
+sql("INSERT INTO customers (customer_name, phone) VALUES ('Here', '9760000001')");
+poll_ok($node, "SELECT count(*) = 1 FROM kapture_delivery WHERE customer_id = 777", 'a row is being linked to a customer');
+sql("INSERT INTO twins VALUES (1, 'There', '9760000002')");
+poll_ok($node, "SELECT kapture_customer_id = 777 FROM twins", 'another one to one of another account');
+is(sql("SELECT attempts FROM kapture_history WHERE relation = 'twins'::regclass"), '1', 'which waits for nothing');
+poll_ok($node, $idle, 'and nothing is left');
+emulator_faults($emulator);
 
 #
 # Nobody's mapping but PUBLIC's

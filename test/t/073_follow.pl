@@ -124,6 +124,31 @@ sql("INSERT INTO tags VALUES (NULL, 'n'), (3, E'quote\"\\\\,{}')");
 idle_ok('NULL');
 is(done(), '3', 'concerns nobody');
 
+# a session that has written already knows of another condition
+my $writer = $node->background_psql('postgres');
+$writer->query_safe("INSERT INTO tags VALUES (2, 'w')");
+idle_ok('a session writes');
+is(done(), '2', 'which concerns one row');
+sql("SELECT kapture_follow('tags', 'users', 'target.parent_id = source.user_id')");
+$writer->query_safe("INSERT INTO tags VALUES (1, 'w')");
+$writer->quit;
+idle_ok('it writes again');
+is(done(), '1,4', 'which concerns others by then, too');
+sql("SELECT kapture_unfollow('tags', 'users', 'target.parent_id = source.user_id')");
+
+# what comes while the worker is about something else does not take its place: as it is amid slices
+sql(q(
+SELECT kapture_pause('users');
+UPDATE country SET name = 'Nepaal' WHERE id = 2;
+WITH taken AS (DELETE FROM kapture_outbox AS o USING kapture_follow AS f WHERE o.attachment_id = -f.follow_id RETURNING follow_id, row_key)
+UPDATE kapture_follow AS f SET waiting = ARRAY[t.row_key] FROM taken AS t WHERE f.follow_id = t.follow_id;
+UPDATE country SET name = 'Bharata' WHERE id = 1;
+SELECT kapture_resume('users');
+));
+poll_ok($node, "SELECT count(*) = 0 FROM kapture_follow WHERE waiting IS NOT NULL", 'the worker has done with that');
+idle_ok('and with what came meanwhile');
+is(done(), '1,2,3', 'the rows of both were concerned');
+
 # a writer's transaction notes little, and the worker goes on in slices
 sql(q(
 SELECT kapture_pause('users');

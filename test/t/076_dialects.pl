@@ -270,6 +270,10 @@ fresh({ paged => \1 }, @paged);
 emulator_post($emulator, 'seed', { count => 250, from => '2021-03-14 00:00:00', to => '2021-03-14 20:00:00' });
 emulator_faults($emulator, { api => 'pull', action => 'drop_after', skip => 1, count => 1 });
 pulls_all('a page that is lost');
+# each of them twice, which is not one page that fails ever again
+emulator_faults($emulator, map { { api => 'pull', match => qq("offset": $_,), action => 'status', code => 503, headers => { 'Retry-After' => '0' }, count => 2 } } 0, 100, 200);
+is(sql("SELECT count(DISTINCT id) FROM kapture_pull_customers('2021-03-14', '2021-03-14')"), 250, 'pages that fail now and then');
+emulator_faults($emulator);
 emulator_faults($emulator, { api => 'pull', action => 'status', code => 400, body => '{"message": "No", "status": "failed"}', skip => 2 });
 sql("TRUNCATE kapture_customers, kapture_contacts");
 like(error_of("CALL kapture_refresh('2021-03-14', '2021-03-14', restart => true)"), qr/Kapture says: No/, 'a refresh ends in the middle of a day');

@@ -264,11 +264,26 @@ sql('SELECT kapture_resume()');
 state_ok($copied, 'unknown', 'a call that the original may have sent is left to its sender');
 state_ok($copied_always, 'done', 'one that is to arrive at least once is sent');
 is(count_of('Copied'), 0, 'the other was not sent');
+emulator_faults($emulator, { api => 'ticket_add', match => 'Copied', %busy });
 sql("SELECT kapture_retry_call($copied)");
-state_ok($copied, 'done', 'until its sender says so');
+poll_ok($node, "SELECT state = 'waiting' AND http_status = 429 FROM kapture_calls WHERE call_id = $copied", 'its sender says that it is to be');
+restart_worker($node, 'which another worker has to know, too');
+emulator_faults($emulator);
+state_ok($copied, 'done', 'so it is sent');
 restart_worker($node);
 state_ok(ticket('After'), 'done', 'calls after that are sent as ever');
 is(field($copied, 'state'), 'done', 'and what is done stays so');
+
+# A server that passes to somebody else does not get what was sent to it before.
+emulator_faults($emulator, { api => 'ticket_add', match => 'Inherited', %busy });
+my $inherited = ticket('Inherited');
+poll_ok($node, "SELECT state = 'waiting' AND http_status = 429 FROM kapture_calls WHERE call_id = $inherited", 'a call waits');
+sql('CREATE ROLE heir; ALTER SERVER kapture OWNER TO heir');
+emulator_faults($emulator);
+state_ok($inherited, 'failed', 'it is not sent to the server of another role');
+like(field($inherited, 'message'), qr/server "kapture" has passed to role "heir"/, 'which is the reason');
+is(count_of('Inherited'), 0, 'nor was it');
+sql('ALTER SERVER kapture OWNER TO CURRENT_USER; DROP ROLE heir');
 
 # A dump has the calls, with their senders by name; the restored database finds its server.
 emulator_faults($emulator, { api => 'ticket_add', match => 'Dumped', %busy });

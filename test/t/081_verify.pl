@@ -108,6 +108,18 @@ emulator_faults($emulator);
 emulator_post($emulator, 'release', {});
 $asking->finish;
 is("$out$err", '', 'it is not called different');
+# nor is one that gets another id meanwhile
+my $right = sql("SELECT kapture_customer_id FROM customers WHERE id = 23");
+sql("SET kapture_sync.capture = off; UPDATE customers SET kapture_customer_id = 4712 WHERE id = 23");
+emulator_faults($emulator, { api => 'get', match => '"4712"', action => 'hold' });
+$gets = gets();
+$asking = IPC::Run::start([ @psql, "SELECT row_key, problem FROM kapture_verify('customers', 'id = 23')" ], '<', \undef, '>', \$out, '2>', \$err);
+wait_for(sub { gets() > $gets }, 'the Get');
+sql("SET kapture_sync.capture = off; UPDATE customers SET kapture_customer_id = $right WHERE id = 23");
+emulator_faults($emulator);
+emulator_post($emulator, 'release', {});
+$asking->finish;
+is("$out$err", '', 'a row that gets another id meanwhile is compared with that');
 # canceled at once
 emulator_faults($emulator, { api => 'get', action => 'hold' });
 $gets = gets();

@@ -1,5 +1,6 @@
 # Neighbours in one cluster, under load: pg_cron, pgaudit, pglogical, pg_partman and pg_repack,
 # with the library loaded before and after theirs.  The server is killed on the way.
+# And pgBackRest, which restores to a point in time beside the original.
 use strict;
 use warnings;
 
@@ -128,6 +129,49 @@ foreach my $cluster (@clusters)
 	poll_ok($cluster->{node}, "SELECT city = 'Of cron' FROM customers WHERE id = 1", "$cluster->{name}: what pg_cron writes");
 	all_is_well($cluster);
 	$cluster->{node}->stop;
+}
+
+# --- a point in time, restored beside the original, which goes on
+SKIP: {
+	skip 'needs pgbackrest', 8 unless -x '/usr/bin/pgbackrest';
+	my $dir = PostgreSQL::Test::Utils::tempdir();
+	my ($original, $restored) = map { PostgreSQL::Test::Cluster->new($_) } 'original', 'restored';
+	my $emulator = start_emulator();
+	my @pgbackrest = ('pgbackrest', "--config=$dir/pgbackrest.conf", '--stanza=main', '--log-level-console=warn');
+
+	$original->init(allows_streaming => 1);
+	$original->append_conf('postgresql.conf', "shared_preload_libraries = kapture_sync\narchive_mode = on\narchive_command = '@pgbackrest archive-push %p'\n");
+	append_to_file("$dir/pgbackrest.conf", join "\n", '[global]', "repo1-path=$dir/repo", "log-path=$dir", "lock-path=$dir", 'start-fast=y',
+		'[main]', 'pg1-path=' . $original->data_dir, 'pg1-port=' . $original->port, 'pg1-socket-path=' . $original->host, 'pg1-user=' . getpwuid($<), '');
+	$original->start;
+	setup_sync($original, $emulator);
+	create_customers($original);
+	my $insert = sub {
+		my ($name, $from) = @_;
+		return $original->safe_psql('postgres', "INSERT INTO customers (customer_name, phone) SELECT '$name', ($from + i)::text FROM generate_series(1, 20) i");
+	};
+	$insert->('Sent', 9400000000);
+	poll_ok($original, $idle, 'pgBackRest: rows are sent');
+	command_ok([ @pgbackrest, 'stanza-create' ], 'a repository');
+	command_ok([ @pgbackrest, '--type=full', 'backup' ], 'a backup');
+	$original->safe_psql('postgres', "SELECT kapture_pause('customers')");
+	$insert->('Waits', 9410000000);
+	$original->safe_psql('postgres', "SELECT pg_create_restore_point('here')");
+	$original->safe_psql('postgres', "SELECT kapture_resume('customers')");
+	$insert->('Later', 9420000000);
+	poll_ok($original, $idle, 'what waited then is sent, and what came later');
+	$original->safe_psql('postgres', 'SELECT pg_switch_wal()');
+	mkdir $restored->data_dir, 0700 or die $restored->data_dir . ": $!";
+	command_ok([ @pgbackrest, '--pg1-path=' . $restored->data_dir, '--type=name', '--target=here', '--target-action=promote', 'restore' ], 'a restore to that point');
+	$restored->append_conf('postgresql.conf', 'port = ' . $restored->port . "\narchive_mode = off\n");
+	$restored->start;
+	$restored->poll_query_until('postgres', 'SELECT NOT pg_is_in_recovery()');
+	$restored->safe_psql('postgres', "SELECT kapture_resume('customers')");
+	poll_ok($restored, 'SELECT count(*) = 40 AND count(kapture_customer_id) = 40 FROM customers', 'what waits there gets its ids');
+	my $ids = "SELECT string_agg(kapture_customer_id::text, ' ' ORDER BY id) FROM customers WHERE customer_name <> 'Later'";
+	is($restored->safe_psql('postgres', $ids), $original->safe_psql('postgres', $ids), 'which are those of the original');
+	oracle_ok($original, $emulator, 'and nobody is there twice');
+	$_->stop foreach $restored, $original;
 }
 
 done_testing();

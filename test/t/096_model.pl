@@ -8,6 +8,7 @@ use Cwd qw(abs_path);
 use File::Basename qw(dirname);
 use File::Temp qw(tempdir);
 use IPC::Run ();
+use POSIX ();
 use Test::More;
 
 my $top = abs_path(dirname(__FILE__) . '/../..');
@@ -16,34 +17,34 @@ use KaptureTransitions;
 
 my $model = "$top/test/model/sync.pml";
 my $dir = tempdir('kapture_modelXXXX', TMPDIR => 1, CLEANUP => 1);
-my $n = 0;
-my %taken;
+my (@cases, %taken);
+
+# most of these programs run for less time than cc takes for them
+my ($compiler) = grep { IPC::Run::run([ 'sh', '-c', "command -v $_" ], '>', '/dev/null') } 'tcc', 'cc';
 
 sub slurp { my ($file) = @_; open my $in, '<', $file or die "$file: $!"; local $/; return scalar <$in> }
 
 # What spin says of the model with these bounds: its words, and whether it ended by itself.
 sub explore
 {
-	my (@defines) = @_;
-	my $work = "$dir/" . ++$n;
+	my ($work, @defines) = @_;
 	my ($out, $result) = ('', '');
 
 	mkdir $work or die "$work: $!";
 	my $in = sub { chdir $work or die "$work: $!" };
 	my @d = map { "-D$_" } @defines;
 	IPC::Run::run([ 'spin', '-a', @d, $model ], '<', \undef, '>', \$out, '2>&1', init => $in) or return "spin: $out";
-	IPC::Run::run([ 'cc', '-w', '-O0', '-DNP', '-DNOREDUCE', '-DVECTORSZ=2048', '-DMEMLIM=3000', '-o', 'pan', 'pan.c' ], '<', \undef, '>', \$out, '2>&1', init => $in)
-	  or return "cc: $out";
+	IPC::Run::run([ $compiler, '-w', '-O0', '-DNP', '-DNOREDUCE', '-DVECTORSZ=2048', '-DMEMLIM=3000', '-o', 'pan', 'pan.c' ], '<', \undef, '>', \$out, '2>&1', init => $in)
+	  or return "$compiler: $out";
 	# -l: cycles are errors, too
 	IPC::Run::run([ "$work/pan", '-l', '-m1000000' ], '<', \undef, '>', \$result, '2>&1', init => $in);
 	return $result;
 }
 
 # Nothing goes wrong, and there is an end to it, which is reached.
-sub holds
+sub judge_holds
 {
-	my ($name, @defines) = @_;
-	my $result = explore(@defines);
+	my ($result, $name) = @_;
 
 	ok($result =~ /errors: 0$/m && $result !~ /error: max search depth|pan: reached|Search not completed/ && $result =~ /unreached in proctype proof\n\t\(0 of/, $name)
 	  or diag(substr $result, 0, 3000);
@@ -52,12 +53,44 @@ sub holds
 }
 
 # With a part of the protocol taken out, something does.
-sub is_missed
+sub judge_missed
 {
-	my ($name, @defines) = @_;
-	my $result = explore(@defines);
+	my ($result, $name) = @_;
 
 	like($result, qr/^pan:1: (?:assertion violated|non-progress cycle)/m, "found: $name") or diag(substr $result, 0, 3000);
+	return;
+}
+
+sub holds { my ($name, @defines) = @_; push @cases, [ \&judge_holds, $name, @defines ]; return }
+sub is_missed { my ($name, @defines) = @_; push @cases, [ \&judge_missed, $name, @defines ]; return }
+
+# Explores all cases, on as many processors as there are, and judges them in their order.
+sub explore_all
+{
+	my $processors = `nproc` + 0 || 1;
+	my @pids;
+
+	foreach my $first (1 .. $processors)
+	{
+		my $pid = fork // die "fork: $!";
+		push @pids, $pid;
+		next if $pid;
+		for (my $i = $first; $i <= @cases; $i += $processors)
+		{
+			my (undef, undef, @defines) = @{ $cases[ $i - 1 ] };
+			my $result = explore("$dir/$i", @defines);
+			open my $out, '>', "$dir/$i.out" or die "$dir/$i.out: $!";
+			print $out $result;
+			close $out;
+		}
+		POSIX::_exit(0);
+	}
+	waitpid $_, 0 foreach @pids;
+	foreach my $i (1 .. @cases)
+	{
+		my ($judge, $name) = @{ $cases[ $i - 1 ] };
+		$judge->(-e "$dir/$i.out" ? slurp("$dir/$i.out") : 'not explored', $name);
+	}
 	return;
 }
 
@@ -131,6 +164,8 @@ is_missed('a row that is deleted while it looks whose its phone is loses its cus
 is_missed('a row that is deleted gives its phone away, of which nobody learns', qw(FAULT_GONE_FREES_NOT SHIFTS=1 DELETES=1 DELIVERIES=3), @apart);
 is_missed('a row waits for the phone of one that is deleted', qw(FAULT_DELETED_HOLDER SHIFTS=1 DELETES=1 DELIVERIES=3), @apart);
 is_missed('the deletion of a row is reported whoever has its customer', qw(FAULT_REPORTS_ALL ON_DELETE=1 DELETES=1 INSERTS=1 DELIVERIES=3), @two);
+
+explore_all();
 
 # the page has the transitions that there are, and no others
 is(join("\n", transitions($top, 'delivery')), join("\n", sort keys %{ $taken{delivery} }), 'docs/dev/protocol.md has the transitions of deliveries');

@@ -14,6 +14,7 @@ use JSON::PP ();
 use lib "$FindBin::RealBin/../perl";
 use KaptureTest;
 use KaptureTransitions;
+use POSIX ();
 use PostgreSQL::Test::Utils;
 use Test::More;
 
@@ -21,16 +22,24 @@ my $top = abs_path("$FindBin::RealBin/../..");
 my $seed = $ENV{KAPTURE_FAULT_SEED} || int(rand(2**31));
 my $rounds = $ENV{KAPTURE_MOVING_ROUNDS} || 5;
 note("KAPTURE_FAULT_SEED=$seed");
-my $emulator = start_emulator();
-my $node = new_node('main', install_path => fault_point_installation());
-shorthand($node, $emulator, qw(sql));
-srand $seed;
-$node->append_conf('postgresql.conf', "fsync = off\nrestart_after_crash = on\n");
-$node->restart;
+my $installation = fault_point_installation();
+
+# Most of the time is waited, so clusters share the load, each with an account of its own.
+my @clusters = map { { name => "cluster$_", emulator => start_emulator() } } 1 .. 3;
+my ($used, $node, $emulator);    # the cluster that is used, and what it has
+
+sub sql { my ($query) = @_; return $node->safe_psql('postgres', $query) }
+sub trace_of { my ($cluster) = @_; return $cluster->{node}->data_dir . '/kapture_transitions' }
 
 # what Kapture refuses is to be seen from there; and who changes the state of a delivery notes that
-setup_sync($node, $emulator, options => "max_connections '4', check_rows 'off'");
-sql(q(
+foreach my $cluster (@clusters)
+{
+	$emulator = $cluster->{emulator};
+	$node = $cluster->{node} = new_node($cluster->{name}, install_path => $installation);
+	$node->append_conf('postgresql.conf', "fsync = off\nrestart_after_crash = on\n");
+	$node->reload;
+	setup_sync($node, $emulator, options => "max_connections '4', check_rows 'off'");
+	sql(q(
 ALTER SERVER kapture OPTIONS (SET timeout '1s');
 CREATE TABLE moves (delivery_id bigint, before text, after text, attempts int, n bigserial);
 CREATE FUNCTION note_move() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN
@@ -48,8 +57,8 @@ CREATE SEQUENCE keys;
 CREATE TABLE customers (id bigint PRIMARY KEY DEFAULT nextval('keys'), n bigint UNIQUE, customer_name text, phone text, email_id text, city text);
 SELECT kapture_attach('customers');
 ));
-my $trace = $node->data_dir . '/kapture_transitions';
-append_to_file($trace, '');
+	append_to_file(trace_of($cluster), '');
+}
 
 my $n = 0;
 my $numbers = 7000000000;
@@ -101,8 +110,8 @@ sub sent { my ($row) = @_; return until_true("SELECT NOT EXISTS (SELECT FROM kap
 sub idle { return until_true("SELECT pending + in_flight + retrying = 0 FROM kapture_status") }
 sub settled { faults(); return idle() }
 
-# How often has a transition been taken?
-sub taken { my ($transition) = @_; return scalar(() = slurp_file($trace) =~ / \Q$transition\E$/mg) }
+# How often has a transition been taken in these clusters?
+sub taken { my ($transition, @in) = @_; return scalar(() = join('', map { slurp_file(trace_of($_)) } @in) =~ / \Q$transition\E$/mg) }
 
 # Does something again until a transition has been taken for which answers have to come together.
 sub until_taken
@@ -111,7 +120,7 @@ sub until_taken
 	for (1 .. 4)
 	{
 		$what->();
-		return if taken($transition);
+		return if taken($transition, $used);
 	}
 	return;
 }
@@ -338,8 +347,8 @@ my @scenarios = (
 		in_flight();
 		kill_worker();
 		faults({ api => 'get', action => 'delay', ms => 700 });
-		my $searches = taken('CLAIMED plan FIND_PHONE') + taken('CLAIMED plan FIND_BOTH');
-		wait_for(sub { taken('CLAIMED plan FIND_PHONE') + taken('CLAIMED plan FIND_BOTH') >= $searches + @rows }, 'searches');
+		my $searches = taken('CLAIMED plan FIND_PHONE', $used) + taken('CLAIMED plan FIND_BOTH', $used);
+		wait_for(sub { taken('CLAIMED plan FIND_PHONE', $used) + taken('CLAIMED plan FIND_BOTH', $used) >= $searches + @rows }, 'searches');
 		leave(@rows);
 		settled();
 	});
@@ -359,17 +368,53 @@ my %because = (
 $because{$_} //= 'no table here has on_delete; 077_reactions.pl has what is reported' foreach grep { /DELETED|spare|let_report/ } keys %allowed;
 my @names = map { $scenarios[ 2 * $_ ] } 0 .. $#scenarios / 2;
 my %scenarios = @scenarios;
+
+# Runs tasks, of which there are so many, each in the cluster that is free first; the
+# later ones take longer, and come first.
+sub share_out
+{
+	my ($count, $task) = @_;
+	my @pids;
+
+	pipe my $take, my $give or die "pipe: $!";
+	syswrite $give, join '', map { pack 'N', $_ } reverse 0 .. $count - 1;
+	close $give;
+	foreach my $cluster (@clusters)
+	{
+		my $pid = fork // die "fork: $!";
+		push @pids, $pid;
+		next if $pid;
+		($used, $node, $emulator) = ($cluster, @$cluster{qw(node emulator)});
+		my $next;
+		my $done = eval {
+			$task->(unpack 'N', $next) while sysread $take, $next, 4;
+			settled();
+		};
+		diag("$cluster->{name}: $@") unless $done;
+		POSIX::_exit($done ? 0 : 1);
+	}
+	close $take;
+	return is(scalar(grep { waitpid $_, 0; $? != 0 } @pids), 0, 'each cluster has come to an end');
+}
+
 foreach my $pass (1 .. 3)
 {
-	foreach my $name (@names)
-	{
-		my $began = time;
-		$scenarios{$name}->();
-		settled();
-		note("$name: " . (time - $began) . ' s');
-	}
+	my $began = time;
+	my $ended = share_out(
+		scalar @names,
+		sub {
+			my ($i) = @_;
+			my $since = time;
+			$n = $pass * 10_000 + $i * 100;
+			$numbers = 7_000_000_000 + $n;
+			srand($seed + $n);
+			$scenarios{ $names[$i] }->();
+			settled();
+			note("$names[$i]: " . (time - $since) . ' s');
+		});
+	note('all of them: ' . (time - $began) . ' s');
 	# what a machine that is busy has been too slow for is tried again
-	last unless grep { !$because{$_} && !taken($_) } keys %allowed;
+	last unless $ended && grep { !$because{$_} && !taken($_, @clusters) } keys %allowed;
 }
 
 # --- at random
@@ -379,8 +424,10 @@ my $city = "UPDATE customers SET city = 'city ' || random() WHERE n = %d;";
 my @changes = ($key, $phone, $city, "$key $phone $city", "BEGIN; $key $phone $key COMMIT;", "DELETE FROM customers WHERE n = %d;");
 my @faults = ({ action => 'drop_after' }, { action => 'drop_before' }, { action => 'truncate' }, { action => 'status', code => 500 },
 	{ action => 'delay', ms => 100 }, { action => 'late', ms => 200 }, { action => 'hang' }, {%throttled}, { action => 'not_found', api => 'get' });
-for my $round (1 .. $rounds)
-{
+share_out($rounds, sub {
+	my $round = $_[0] + 1;
+	$n = 50_000 if $n == 0;
+	srand($seed + $round);
 	faults(map { { %{ $faults[ rand @faults ] }, probability => 0.2 } } 1 .. 2);
 	my $script = '';
 	for (1 .. 8)
@@ -394,13 +441,20 @@ for my $round (1 .. $rounds)
 	sql($script);
 	sql('SELECT pg_terminate_backend(kapture_worker_pid())') if $round % 4 == 2;
 	kill_worker() if $round == 4;
+});
+
+# what all clusters say to a query
+sub from_all
+{
+	my ($query) = @_;
+	return map { split /\n/, $_->{node}->safe_psql('postgres', $query) } @clusters;
 }
-settled();
-is(sql("SELECT count(*) FROM customers WHERE kapture_customer_id IS NULL AND id::text NOT IN (SELECT row_key FROM kapture_delivery)"), 0, 'all rows have their customers, or are parked');
+
+is(join(' ', from_all("SELECT count(*) FROM customers WHERE kapture_customer_id IS NULL AND id::text NOT IN (SELECT row_key FROM kapture_delivery)")), '0 0 0', 'all rows have their customers, or are parked');
 
 # --- what was taken
 my (%taken, %example);
-foreach my $line (split /\n/, slurp_file($trace))
+foreach my $line (map { split /\n/, slurp_file(trace_of($_)) } @clusters)
 {
 	my ($delivery, $attempt, @transition) = split / /, $line;
 	$taken{"@transition"}++;
@@ -409,13 +463,13 @@ foreach my $line (split /\n/, slurp_file($trace))
 is(join("\n", map { "$_ ($example{$_})" } grep { !$allowed{$_} } sort keys %taken), '', 'tasks take no transition that the model has not') or diag("KAPTURE_FAULT_SEED=$seed");
 
 # rows are claimed past triggers: as what a delivery is first seen, it was entered
-my %moves = map { $_ => 1 } split /\n/, sql(q(
+my %moves = map { $_ => 1 } from_all(q(
 SELECT before || ' ' || after FROM moves
 UNION
 SELECT 'none ' || before FROM (SELECT DISTINCT ON (delivery_id) before FROM moves ORDER BY delivery_id, n) AS first WHERE before <> 'none'));
 my %may_move = map { $_ => 1 } transitions($top, 'delivery');
 is(join("\n", grep { !$may_move{$_} } sort keys %moves), '', 'nor do deliveries') or diag("KAPTURE_FAULT_SEED=$seed");
-is(sql("SELECT count(*) FROM moves WHERE attempts <> CASE WHEN after = 'sending' THEN 1 ELSE 0 END"), 0, 'a delivery gets another number of attempts with each claim, and with nothing else');
+is(join(' ', from_all("SELECT count(*) FROM moves WHERE attempts <> CASE WHEN after = 'sending' THEN 1 ELSE 0 END")), '0 0 0', 'a delivery gets another number of attempts with each claim, and with nothing else');
 
 # --- what was not
 is(join("\n", grep { !$taken{$_} && !$because{$_} } sort keys %allowed), '', 'tasks take each transition of the model, or it is known why not');
@@ -424,5 +478,5 @@ is(join("\n", grep { !$moves{$_} } sort keys %may_move), '', 'deliveries take ea
 note("not taken: $_, as $because{$_}") foreach grep { !$taken{$_} } sort keys %because;
 note(scalar(keys %taken) . ' transitions of tasks, ' . scalar(keys %moves) . ' of deliveries');
 
-$node->stop;
+$_->{node}->stop foreach @clusters;
 done_testing();
