@@ -1178,7 +1178,8 @@ http_step(TimestampTz deadline, uint32 wait_event)
 		ResetLatch(MyLatch);
 		CHECK_FOR_INTERRUPTS();
 	}
-	http_act(network);
+	/* a latch that is set hides the sockets: whoever sets it all the time must not starve them */
+	http_act(network || latch);
 	return latch;
 }
 

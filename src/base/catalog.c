@@ -291,6 +291,26 @@ kapture_catalog_is_paused(int32 attachment_id)
 	return DatumGetBool(catalog_attachment_value(attachment_id, ATTACHMENT_PAUSED));
 }
 
+/*
+ * Reads the version of an attachment.  Returns false if there is no such attachment.
+ */
+bool
+kapture_catalog_version(int32 attachment_id, KaptureAttachedVersion *version)
+{
+	ListCell   *lc;
+
+	foreach(lc, kapture_catalog_attached())
+	{
+		const KaptureAttached *attached = lfirst(lc);
+
+		if (attached->id != attachment_id)
+			continue;
+		*version = attached->version;
+		return true;
+	}
+	return false;
+}
+
 /* Fills in which column receives ids. */
 static void
 catalog_read_id_column(KaptureAttachment *att, HeapTuple tuple, Relation attachments, Relation rel)

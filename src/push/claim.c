@@ -17,6 +17,7 @@
 #include "known/digest.h"
 #include "known/row_state.h"
 #include "push/claim.h"
+#include "push/load.h"
 #include "push/queue.h"
 #include "push/record.h"
 #include "push/server_health.h"
@@ -272,13 +273,11 @@ claim_do(void *arg)
 
 	claim->now = GetCurrentTransactionStartTimestamp(); /* SQL's now() */
 	/* whoever paused a table and then changed it must not find that taken */
-	if (!kapture_lock_attachment(table->att->id, ShareLock, false))
+	if (!kapture_lock_attachment(table->att->id, ShareLock, false) || (worker->stale && !kapture_load_is_current(table)))
 	{
 		table->turn.at = Max(table->turn.at, TimestampTzPlusMilliseconds(claim->now, KAPTURE_LOCKED_RETRY));
 		return;
 	}
-	if (worker->stale)
-		return;					/* the table may look different now */
 	kapture_queue_follow(worker, table, &claim->moved);
 	claim_take(claim, claim->now);
 	claim_read_rows(table, claim->deliveries);
@@ -551,7 +550,7 @@ kapture_claim(Worker *worker)
 	WorkerTable *table;
 	int			room;
 
-	if (!kapture_state_may_send(worker) || worker->stale)
+	if (!kapture_state_may_send(worker) || !kapture_state_is_loaded(worker))
 		return;
 	worker->round++;
 	while (now < TimestampTzPlusMilliseconds(began, CLAIM_TIME) &&

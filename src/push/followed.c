@@ -18,6 +18,9 @@
 /* After so many errors in a row, the time until the next try grows no more. */
 #define FOLLOWED_MAX_ERRORS	4
 
+/* Milliseconds for all tables in a pass; owners take turns. */
+#define FOLLOWED_TIME		100
+
 /* A slice may take as long as so many rows usually do; what is beyond that, the owner waits for. */
 #define FOLLOWED_FREE_ROWS	100
 
@@ -85,25 +88,46 @@ followed_slice(Worker *worker, WorkerTable *table)
 }
 
 /*
- * Finds rows that changes of other tables concern, as far as there are any.  To be
- * called before rows are claimed.
+ * The table to go on with in a round of claims, as in claim.c; NULL: there is none.
  */
-void
-kapture_followed_find(Worker *worker)
+static WorkerTable *
+followed_next_table(Worker *worker, TimestampTz now)
 {
-	TimestampTz now = GetCurrentTimestamp();
+	WorkerTable *next = NULL;
 	dlist_iter	iter;
 
-	if (!kapture_state_may_send(worker) || worker->stale)
-		return;
 	dlist_foreach(iter, &worker->tables)
 	{
 		WorkerTable *table = dlist_container(WorkerTable, node, iter.cur);
 
-		if (!table->present || table->att->paused || table->att->unfollowed)
+		if (!table->present || table->stale || table->att->paused || table->att->unfollowed || table->follow_round == worker->round)
 			continue;
-		if (kapture_turn_next(&table->turn) <= now &&
-			(table->follow_at <= now || (table->look && table->follow_errors == 0)))
-			followed_slice(worker, table);
+		if (kapture_turn_next(&table->turn) > now || !(table->follow_at <= now || (table->look && table->follow_errors == 0)))
+			continue;
+		if (next == NULL || kapture_turn_comes_before(&table->turn, &next->turn))
+			next = table;
+	}
+	return next;
+}
+
+/*
+ * Finds rows that changes of other tables concern, as far as there are any, and time for
+ * them.  To be called before rows are claimed.
+ */
+void
+kapture_followed_find(Worker *worker)
+{
+	TimestampTz began = GetCurrentTimestamp();
+	TimestampTz now = began;
+	WorkerTable *table;
+
+	if (!kapture_state_may_send(worker) || !kapture_state_is_loaded(worker))
+		return;
+	while (now < TimestampTzPlusMilliseconds(began, FOLLOWED_TIME) &&
+		   (table = followed_next_table(worker, now)) != NULL)
+	{
+		table->follow_round = worker->round;
+		followed_slice(worker, table);
+		now = GetCurrentTimestamp();
 	}
 }

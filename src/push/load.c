@@ -9,6 +9,7 @@
 
 #include "access/relation.h"
 #include "commands/dbcommands.h"
+#include "foreign/foreign.h"
 #include "miscadmin.h"
 #include "storage/lmgr.h"
 #include "utils/inval.h"
@@ -37,6 +38,10 @@
 #include "table/origin.h"
 #include "traffic/pacing.h"
 
+/* Microseconds that reading may take at once; else so many times as long is left to other work. */
+#define LOAD_FREE	INT64CONST(20000)
+#define LOAD_REST	3
+
 static void
 load_relcache_callback(Datum arg, Oid relid)
 {
@@ -61,10 +66,19 @@ static void
 load_syscache_callback(Datum arg, int cacheid, uint32 hashvalue)
 {
 	Worker	   *worker = (Worker *) DatumGetPointer(arg);
+	dlist_iter	iter;
 
 	worker->stale = true;
+	if (cacheid == USERMAPPINGOID)
+		return;
+	worker->all_stale |= hashvalue == 0;
 	/* whose a server is decides whether a table's rows may go there */
-	worker->all_stale |= cacheid != USERMAPPINGOID;
+	dlist_foreach(iter, &worker->tables)
+	{
+		WorkerTable *table = dlist_container(WorkerTable, node, iter.cur);
+
+		table->stale |= GetSysCacheHashValue1(FOREIGNSERVEROID, ObjectIdGetDatum(table->att->serverid)) == hashvalue;
+	}
 }
 
 /*
@@ -165,6 +179,19 @@ load_forget_dropped(void *arg)
 	ereport(LOG,
 			(errmsg("kapture_sync: " INT64_FORMAT " attached tables of database \"%s\" were dropped, with " INT64_FORMAT " waiting changes",
 					tables, kapture_process_database(), changes)));
+}
+
+/*
+ * Tells whether what is known of a table still holds, in a transaction that has its lock: neither
+ * it, nor its attachment or server is another since.
+ */
+bool
+kapture_load_is_current(const WorkerTable *table)
+{
+	KaptureAttachedVersion version;
+
+	return !table->stale && kapture_catalog_version(table->att->id, &version) &&
+		kapture_catalog_same_version(&table->version, &version) && kapture_binding_problem(table->att) == NULL;
 }
 
 /* A table may have lost what it takes to send its rows; then they wait. */
@@ -407,6 +434,13 @@ load_attached(Worker *worker, const KaptureAttached *attached, WorkerTable *tabl
 	return false;
 }
 
+/* Has the name of a table's server passed to another one? */
+static bool
+load_is_namesake(const WorkerTable *table)
+{
+	return table->att->serverid != get_foreign_server_oid(table->att->server, true);
+}
+
 /* Reads the list of attachments, and those tables of it anew that have changed. */
 static void
 load_tables(Worker *worker)
@@ -424,7 +458,7 @@ load_tables(Worker *worker)
 		KaptureAttached *attached = lfirst(lc);
 		WorkerTable *table = kapture_state_find_table(worker, attached->id);
 
-		if (all || table == NULL || table->stale || !table->attached ||
+		if (all || table == NULL || table->stale || !table->attached || load_is_namesake(table) ||
 			!kapture_catalog_same_version(&table->version, &attached->version))
 			dropped |= load_attached(worker, attached, table);
 		else
@@ -522,15 +556,19 @@ bool
 kapture_load(Worker *worker)
 {
 	WorkerLoading loading = {worker, true};
+	TimestampTz began = GetCurrentTimestamp();
 	ErrorData  *error;
+	int64		taken;
 
 	worker->stale = false;
 	worker->next_load = DT_NOEND;
 	error = kapture_transaction_run(worker, "reading attachments", load_do, &loading);
+	taken = GetCurrentTimestamp() - began;
 	if (error == NULL)
 	{
 		worker->load_errors = 0;
-		worker->load_not_before = 0;
+		/* somebody who changes something all the time has a fourth of the time for it */
+		worker->load_not_before = taken < LOAD_FREE ? 0 : began + taken * (1 + LOAD_REST);
 		if (worker->next_load == DT_NOEND)
 			kapture_transaction_report_success(KAPTURE_PHASE_LOAD, NULL);
 		return loading.exists;

@@ -147,6 +147,16 @@ kapture_state_may_send(Worker *worker)
 }
 
 /*
+ * Have attachments been read?  What has changed since is looked at where it matters: somebody who
+ * changes tables and servers all the time does not keep others from being claimed.
+ */
+bool
+kapture_state_is_loaded(const Worker *worker)
+{
+	return worker->load_errors == 0;
+}
+
+/*
  * Tells whether a table's rows may be read and written now, which runs its owner's code:
  * not while we end, when an error of it would lose the answers of all, nor if the owner
  * has had so much that others come first.

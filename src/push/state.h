@@ -102,6 +102,7 @@ typedef struct WorkerTable
 								 * DT_NOEND: when something is noted */
 	int			follow_values;	/* how many of them are looked at together, 0: as many as may be */
 	int			follow_errors;	/* in a row */
+	uint64		follow_round;	/* of claims, before which it was looked at last */
 	TimestampTz last_success;
 	KaptureOutcomes outcomes;	/* of its rows, for log and notifications */
 	KaptureTableReport said;	/* to whoever looks, */
@@ -143,7 +144,7 @@ typedef struct Worker
 	bool		stale;			/* they may have changed */
 	bool		all_stale;		/* all tables are to be read anew */
 	int			load_errors;	/* in a row */
-	TimestampTz load_not_before;	/* after those */
+	TimestampTz load_not_before;	/* after those, or as others have their turn first */
 	TimestampTz next_load;		/* when to look again at tables that were locked */
 
 	/* claiming and sending */
@@ -182,6 +183,7 @@ extern void kapture_state_free_retired(WorkerTable *table);
 extern void kapture_state_forget_server(WorkerServer *server);
 extern void kapture_state_forget_table(WorkerTable *table);
 extern bool kapture_state_may_send(Worker *worker);
+extern bool kapture_state_is_loaded(const Worker *worker);
 extern bool kapture_state_may_run(const WorkerTable *table);
 extern void kapture_state_look(Worker *worker);
 

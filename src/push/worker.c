@@ -151,7 +151,7 @@ worker_next_work(Worker *worker, TimestampTz now)
 		WorkerServer *server = table->server;
 
 		/* nothing is claimed before attachments have been read */
-		if (!table->present || table->att->paused || server->problem || worker->stale)
+		if (!table->present || table->att->paused || server->problem || !kapture_state_is_loaded(worker))
 			continue;
 		if (!table->att->unfollowed)
 			next = Min(next, Max(table->follow_at, kapture_turn_next(&table->turn)));
@@ -372,8 +372,11 @@ worker_pass(void *arg)
 	}
 
 	worker_report_tables(worker);
+	/* also with more to do at once, answers are taken in */
 	timeout = worker_timeout(worker);
-	if (timeout != 0 && kapture_shmem_worker_listen(worker_listens(worker)))
+	if (timeout == 0)
+		(void) kapture_http_wait(0, WaitEventExtensionNew("KaptureWorkerMain"));
+	else if (kapture_shmem_worker_listen(worker_listens(worker)))
 	{
 		worker_report_activity(worker);
 		(void) kapture_http_wait(kapture_process_timeout(timeout), WaitEventExtensionNew("KaptureWorkerMain"));
