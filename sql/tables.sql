@@ -148,9 +148,12 @@ CREATE TABLE @extschema@.kapture_delivery (
 	sent_code text,
 	PRIMARY KEY (attachment_id, delivery_id)
 ) WITH (fillfactor = 70);
--- Hashes, as a key may be longer than an entry of an index.
+-- A key may be longer than an entry of an index.  Not mere hashes: neighbours would be far apart, each on a page of its own.
+CREATE FUNCTION @extschema@.kapture_bounded_key(row_key text) RETURNS bytea
+LANGUAGE C IMMUTABLE PARALLEL SAFE STRICT AS 'MODULE_PATHNAME', 'kapture_bounded_key';
+COMMENT ON FUNCTION @extschema@.kapture_bounded_key(text) IS 'a row''s key as an index has it: of a long one, its beginning and two hashes';
 CREATE UNIQUE INDEX kapture_delivery_row ON @extschema@.kapture_delivery
-	(pg_catalog.hashtextextended(row_key, 0), pg_catalog.hashtextextended(row_key, 1), attachment_id);
+	(@extschema@.kapture_bounded_key(row_key), attachment_id);
 CREATE INDEX kapture_delivery_due ON @extschema@.kapture_delivery (attachment_id, next_attempt) WHERE state = 'retry';
 CREATE INDEX kapture_delivery_customer ON @extschema@.kapture_delivery (customer_id) WHERE customer_id IS NOT NULL;
 CREATE INDEX kapture_delivery_waiting ON @extschema@.kapture_delivery (waits_for) WHERE waits_for IS NOT NULL;
@@ -182,7 +185,7 @@ CREATE TABLE @extschema@.kapture_row (
 ) WITH (fillfactor = 80);
 -- Not partial: the planner would walk through all of a partial index where it takes the table for a small one.
 CREATE UNIQUE INDEX kapture_row_key ON @extschema@.kapture_row
-	(pg_catalog.hashtextextended(row_key, 0), pg_catalog.hashtextextended(row_key, 1), attachment_id, COALESCE(gone_at, '-infinity'));
+	(@extschema@.kapture_bounded_key(row_key), attachment_id, COALESCE(gone_at, '-infinity'));
 CREATE INDEX kapture_row_customer ON @extschema@.kapture_row (customer_id);
 ALTER TABLE @extschema@.kapture_row REPLICA IDENTITY FULL;
 COMMENT ON TABLE @extschema@.kapture_row IS 'rows that are with Kapture: which customer each of them is, and digests of what it was last sent';

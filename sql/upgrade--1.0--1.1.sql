@@ -228,9 +228,12 @@ WHERE old_key IS NOT NULL OR changed < 0;
 
 ALTER TABLE @extschema@.kapture_delivery ADD PRIMARY KEY (attachment_id, delivery_id);
 
--- Hashes, as a key may be longer than an entry of an index.
+-- A key may be longer than an entry of an index.  Not mere hashes: neighbours would be far apart, each on a page of its own.
+CREATE FUNCTION @extschema@.kapture_bounded_key(row_key text) RETURNS bytea
+LANGUAGE C IMMUTABLE PARALLEL SAFE STRICT AS 'MODULE_PATHNAME', 'kapture_bounded_key';
+COMMENT ON FUNCTION @extschema@.kapture_bounded_key(text) IS 'a row''s key as an index has it: of a long one, its beginning and two hashes';
 CREATE UNIQUE INDEX kapture_delivery_row ON @extschema@.kapture_delivery
-	(pg_catalog.hashtextextended(row_key, 0), pg_catalog.hashtextextended(row_key, 1), attachment_id);
+	(@extschema@.kapture_bounded_key(row_key), attachment_id);
 COMMENT ON COLUMN @extschema@.kapture_column.attnum IS 'number of the column, by which a renamed column is found';
 COMMENT ON COLUMN @extschema@.kapture_delivery.state IS 'sending: claimed, a request may be in flight; retry: due at next_attempt; parked: waits for a change of the row or kapture_retry';
 COMMENT ON COLUMN @extschema@.kapture_delivery.attempts IS 'number of the attempt; every change of state names the number, so that a late answer cannot touch a later attempt';
@@ -266,7 +269,7 @@ CREATE TABLE @extschema@.kapture_row (
 ) WITH (fillfactor = 80);
 -- Not partial: the planner would walk through all of a partial index where it takes the table for a small one.
 CREATE UNIQUE INDEX kapture_row_key ON @extschema@.kapture_row
-	(pg_catalog.hashtextextended(row_key, 0), pg_catalog.hashtextextended(row_key, 1), attachment_id, COALESCE(gone_at, '-infinity'));
+	(@extschema@.kapture_bounded_key(row_key), attachment_id, COALESCE(gone_at, '-infinity'));
 CREATE INDEX kapture_row_customer ON @extschema@.kapture_row (customer_id);
 ALTER TABLE @extschema@.kapture_row REPLICA IDENTITY FULL;
 COMMENT ON TABLE @extschema@.kapture_row IS 'rows that are with Kapture: which customer each of them is, and digests of what it was last sent';

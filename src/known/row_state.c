@@ -23,6 +23,7 @@
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 
+#include "base/bounded_key.h"
 #include "base/catalog.h"
 #include "base/fault.h"
 #include "base/owner_sql.h"
@@ -33,7 +34,6 @@
 #include "queue/inbox.h"
 #include "queue/key_moves.h"
 #include "table/capture_buffer.h"
-#include "table/row_key.h"
 
 /* Keys that one statement is about. */
 #define STATE_CHUNK		1000
@@ -57,7 +57,7 @@ typedef enum StateQuery
 
 /*
  * How the entry "r" of the row with the key "v.row_key" of attachment $1 is found: by
- * the hash alone, as a search by the attachment would look at all its entries.
+ * the key alone, as a search by the attachment would look at all its entries.
  */
 #define STATE_IS_ROW \
 	KAPTURE_KEY_IS("r.row_key", "v.row_key") " AND r.attachment_id + 0 = $1 AND r.gone_at IS NULL"
@@ -134,7 +134,7 @@ static const struct
 	},
 	[STATE_NOTE] = {
 		"INSERT INTO @.kapture_row (attachment_id, row_key, customer_id) VALUES ($1, $2, $3)"
-		" ON CONFLICT (pg_catalog.hashtextextended(row_key, 0), pg_catalog.hashtextextended(row_key, 1), attachment_id,"
+		" ON CONFLICT (" KAPTURE_KEY_BOUNDED("row_key") ", attachment_id,"
 		" coalesce(gone_at, '-infinity')) DO UPDATE SET customer_id = EXCLUDED.customer_id",
 		3, {INT4OID, TEXTOID, INT8OID}
 	},

@@ -10,6 +10,7 @@
 #include "utils/lsyscache.h"
 
 #include "api/argument.h"
+#include "base/bounded_key.h"
 #include "base/owner_sql.h"
 #include "table/attach.h"
 #include "table/attach_find.h"

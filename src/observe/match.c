@@ -23,6 +23,7 @@
 
 #include "api/argument.h"
 #include "api/option.h"
+#include "base/bounded_key.h"
 #include "base/catalog.h"
 #include "base/owner_sql.h"
 #include "base/user_code.h"
@@ -251,7 +252,7 @@ match_write(Match *match)
 								   " attempts, last_attempt, next_attempt, customer_id)"
 								   " SELECT $1, v.row_key, 'retry', 0, now(), 0, now(), now(), v.customer_id"
 								   " FROM unnest($2, $3) AS v(row_key, customer_id)"
-								   " ON CONFLICT (hashtextextended(row_key, 0), hashtextextended(row_key, 1), attachment_id)"
+								   " ON CONFLICT (" KAPTURE_KEY_BOUNDED("row_key") ", attachment_id)"
 								   " DO UPDATE SET customer_id = excluded.customer_id, state = 'retry', next_attempt = now()"
 								   " WHERE d.state <> 'sending' AND d.customer_id IS NULL AND d.in_doubt IS NULL",
 								   lengthof(types), types, values);

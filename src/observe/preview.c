@@ -23,6 +23,7 @@
 
 #include "api/argument.h"
 #include "api/hint.h"
+#include "base/bounded_key.h"
 #include "base/owner_sql.h"
 #include "known/digest.h"
 #include "push/task.h"

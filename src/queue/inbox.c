@@ -22,13 +22,13 @@
 #include "utils/xid8.h"
 
 #include "api/field.h"
+#include "base/bounded_key.h"
 #include "base/catalog.h"
 #include "base/owner_sql.h"
 #include "base/text.h"
 #include "base/user_code.h"
 #include "cluster/shmem.h"
 #include "queue/inbox.h"
-#include "table/row_key.h"
 
 /* The next $3 customers for attachment $1 that are due, and that nobody has locked. */
 #define INBOX_DUE	" WHERE attachment_id = $1 AND state = 'waiting' AND next_attempt <= clock_timestamp()" \
@@ -315,7 +315,6 @@ List *
 kapture_inbox_waiting(int32 attachment_id, List *row_keys)
 {
 	MemoryContext context = CurrentMemoryContext;
-	char	   *schema = kapture_catalog_schema();
 	Oid			types[] = {INT4OID, TEXTARRAYOID, XID8OID};
 	Datum		values[3];
 	KaptureTableReport report;
@@ -326,22 +325,22 @@ kapture_inbox_waiting(int32 attachment_id, List *row_keys)
 	values[1] = inbox_texts(row_keys);
 	values[2] = FullTransactionIdGetDatum(FullTransactionIdFromU64(report.floor));
 	SPI_connect();
-	if (kapture_user_code_execute(psprintf("WITH RECURSIVE named(row_key, k) AS (SELECT k, k FROM unnest($2) AS k UNION"
-									   " SELECT n.row_key, o.old_key FROM named AS n JOIN %s.kapture_outbox AS o"
-									   " ON o.attachment_id = $1 AND o.xact >= $3 AND o.op NOT IN ('i', 'u')"
-									   " AND o.row_key = n.k AND o.old_key IS NOT NULL),"
-									   " names AS MATERIALIZED (SELECT array_agg(k) AS ks FROM named)"
-									   " SELECT n.row_key, bit_or(changed), bool_or(sending), bool_and(parked) FROM ("
-									   "SELECT k, changed, false AS sending, false AS parked FROM %s.kapture_outbox AS o,"
-									   " unnest(array_prepend(o.row_key, o.more_keys)) AS k"
-									   " WHERE attachment_id = $1 AND xact >= $3"
-									   " AND (o.row_key = ANY ((SELECT ks FROM names)::text[]) OR o.more_keys && (SELECT ks FROM names))"
-									   " UNION ALL"
-									   " SELECT row_key AS k, changed | coalesce(again, 0), state = 'sending', state = 'parked'"
-									   " FROM %s.kapture_delivery WHERE attachment_id = $1"
-									   " AND " KAPTURE_KEY_HASH("row_key") " = ANY (ARRAY(SELECT " KAPTURE_KEY_HASH("n.k") " FROM named AS n))"
-									   " AND row_key = ANY ((SELECT ks FROM names)::text[])) AS w"
-									   " JOIN named AS n USING (k) GROUP BY n.row_key", schema, schema, schema),
+	if (kapture_user_code_execute(kapture_catalog_qualify("WITH RECURSIVE named(row_key, k) AS (SELECT k, k FROM unnest($2) AS k UNION"
+														  " SELECT n.row_key, o.old_key FROM named AS n JOIN @.kapture_outbox AS o"
+														  " ON o.attachment_id = $1 AND o.xact >= $3 AND o.op NOT IN ('i', 'u')"
+														  " AND o.row_key = n.k AND o.old_key IS NOT NULL),"
+														  " names AS MATERIALIZED (SELECT array_agg(k) AS ks FROM named)"
+														  " SELECT n.row_key, bit_or(changed), bool_or(sending), bool_and(parked) FROM ("
+														  "SELECT k, changed, false AS sending, false AS parked FROM @.kapture_outbox AS o,"
+														  " unnest(array_prepend(o.row_key, o.more_keys)) AS k"
+														  " WHERE attachment_id = $1 AND xact >= $3"
+														  " AND (o.row_key = ANY ((SELECT ks FROM names)::text[]) OR o.more_keys && (SELECT ks FROM names))"
+														  " UNION ALL"
+														  " SELECT row_key AS k, changed | coalesce(again, 0), state = 'sending', state = 'parked'"
+														  " FROM @.kapture_delivery WHERE attachment_id = $1"
+														  " AND " KAPTURE_KEY_BOUNDED("row_key") " = ANY (ARRAY(SELECT " KAPTURE_KEY_BOUNDED("n.k") " FROM named AS n))"
+														  " AND row_key = ANY ((SELECT ks FROM names)::text[])) AS w"
+														  " JOIN named AS n USING (k) GROUP BY n.row_key"),
 							  lengthof(values), types, values, NULL, false) != SPI_OK_SELECT)
 		elog(ERROR, "could not read what waits");
 	MemoryContextSwitchTo(context);

@@ -10,10 +10,10 @@
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
 
+#include "base/bounded_key.h"
 #include "base/catalog.h"
 #include "base/user_code.h"
 #include "queue/statements.h"
-#include "table/row_key.h"
 
 /* Entries, with the table and the name "a" of their attachment, for the history, which may outlive it. */
 #define OUTBOX_NAMED(entries) \
@@ -21,16 +21,15 @@
 
 /*
  * How the delivery "d" of the row with the key "v.row_key" is found, and what makes
- * it the only one: two hashes are as good as the key itself.  The planner is to take
- * the index of them, whatever it believes: by one that begins with the attachment,
- * it would look at all entries of that.
+ * it the only one.  The planner is to take the index of keys, whatever it believes: by
+ * one that begins with the attachment, it would look at all entries of that.
  */
 #define OUTBOX_IS_ROW(attachment_id) \
 	KAPTURE_KEY_IS("d.row_key", "v.row_key") " AND d.attachment_id + 0 = " attachment_id
 
 /* A change of a row that has a delivery joins it, or waits where that is being sent. */
 #define OUTBOX_OR_JOIN \
-	" ON CONFLICT (pg_catalog.hashtextextended(row_key, 0), pg_catalog.hashtextextended(row_key, 1), attachment_id)" \
+	" ON CONFLICT (" KAPTURE_KEY_BOUNDED("row_key") ", attachment_id)" \
 	" DO UPDATE SET" \
 	" again = CASE WHEN d.state = 'sending' THEN coalesce(d.again, 0) | EXCLUDED.changed END," \
 	" changed = CASE WHEN d.state = 'sending' THEN d.changed ELSE d.changed | EXCLUDED.changed END,"
@@ -54,7 +53,7 @@
 	" FROM " source " AS f WHERE customer_id IS NOT NULL" \
 	" AND NOT ((action = 'gone' OR deleted) AND EXISTS (SELECT FROM @.kapture_row AS o WHERE o.customer_id = f.customer_id" \
 	" AND o.attachment_id = f.attachment_id AND o.gone_at IS NOT NULL))" \
-	" ON CONFLICT (pg_catalog.hashtextextended(row_key, 0), pg_catalog.hashtextextended(row_key, 1), attachment_id," \
+	" ON CONFLICT (" KAPTURE_KEY_BOUNDED("row_key") ", attachment_id," \
 	" coalesce(gone_at, '-infinity')) DO UPDATE SET customer_id = EXCLUDED.customer_id, left_at = EXCLUDED.left_at," \
 	" digests = CASE WHEN EXCLUDED.left_at IS NULL THEN" \
 	" @.kapture_merge_digests(CASE WHEN r.customer_id = EXCLUDED.customer_id THEN r.digests END, EXCLUDED.digests) END" \

@@ -36,6 +36,7 @@
 #include "utils/resowner.h"
 #include "utils/timestamp.h"
 
+#include "base/bounded_key.h"
 #include "base/compat.h"
 #include "base/fault.h"
 #include "base/owner_sql.h"
@@ -748,9 +749,7 @@ row_do_fill_ids(void *arg)
 	SPI_connect();
 	if (kapture_user_code_execute(kapture_catalog_qualify("SELECT v.ord, r.customer_id FROM unnest($2) WITH ORDINALITY AS v(row_key, ord), LATERAL"
 														  " (SELECT r.customer_id FROM @.kapture_row AS r WHERE r.attachment_id = $1 AND r.gone_at IS NULL"
-														  " AND hashtextextended(r.row_key, 0) = hashtextextended(v.row_key, 0)"
-														  " AND hashtextextended(r.row_key, 1) = hashtextextended(v.row_key, 1)"
-														  " AND r.row_key = v.row_key OFFSET 0) AS r"),
+														  " AND " KAPTURE_KEY_IS("r.row_key", "v.row_key") " OFFSET 0) AS r"),
 								  2, types, values, NULL, false) != SPI_OK_SELECT)	/* as this transaction has them */
 		elog(ERROR, "could not read the ids of rows");
 	for (uint64 i = 0; i < SPI_processed; i++)
