@@ -231,6 +231,7 @@ pull_step(void *arg)
 	{
 		case KAPTURE_FETCH_WINDOW:
 			pull_window(server, window);
+			kapture_fetch_forget_window(server->run->fetch);
 			server->run->when = 0;	/* others first, but then at once */
 			break;
 		case KAPTURE_FETCH_END:
