@@ -60,8 +60,8 @@ sub end
 my ($rss, $hwm) = (qr/^VmRSS:\s+(\d+) kB/m, qr/^VmHWM:\s+(\d+) kB/m);
 sub worker_memory
 {
-	my ($what) = @_;
-	my $pid = sql("SELECT kapture_worker_pid()");
+	my ($what, $process) = @_;
+	my $pid = sql("SELECT kapture_@{[ $process || 'worker' ]}_pid()");
 	slurp_file("/proc/$pid/status") =~ $what or die "no memory of process $pid";
 	return $1;
 }
@@ -454,6 +454,34 @@ foreach my $case (
 }
 sql("DROP TABLE IF EXISTS mallory.come");
 mallory(join ';', map { "DROP SERVER pulled$_ CASCADE" } 1 .. 200);
+
+# --- large answers to many pulls at once
+my $large = IO::Socket::INET->new(Listen => 128, LocalAddr => '127.0.0.1', ReuseAddr => 1) or die "listen: $!";
+my $answers = fork // die $!;
+if ($answers == 0)
+{
+	my $body = '{"status": "success", "a": "' . 'x' x 12_000_000 . '"}';
+	$SIG{CHLD} = 'IGNORE';
+	while (1)
+	{
+		my $client = $large->accept or next;
+		next if fork;
+		sysread $client, my $request, 65536;
+		print {$client} "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Length: " . length($body) . "\r\n\r\n$body";
+		$client->flush;
+		exec 'true';    # so that nothing of the test ends with it
+	}
+}
+sql("SELECT pg_terminate_backend(kapture_puller_pid())");
+poll_ok($node, 'SELECT kapture_puller_pid() IS NOT NULL', 'another puller');
+$before = worker_memory($rss, 'puller');
+mallory(join ';', map { "BEGIN; CREATE SERVER large$_ FOREIGN DATA WRAPPER kapture_fdw OPTIONS (url 'http://127.0.0.1:@{[ $large->sockport ]}', timeout '30s', pull_interval '1s'); CREATE USER MAPPING FOR mallory SERVER large$_ OPTIONS (auth_key '$key'); COMMIT" } 1 .. 30);
+poll_ok($node, "SELECT coalesce(sum(requests), 0) > 5 FROM kapture_stat_requests WHERE server LIKE 'large%'", 'large answers come');
+alice_pulls('large answers', 2, 10);
+memory_ok(worker_memory($hwm, 'puller') - $before, 160 * 1024, 'and do not take memory all at once');
+mallory(join ';', map { "DROP SERVER large$_ CASCADE" } 1 .. 30);
+kill 'KILL', $answers;
+waitpid $answers, 0;
 
 # --- all of it together
 hostile_table('together', "$calls PERFORM pg_advisory_lock(1); IF NEW.id % 3 = 0 THEN PERFORM pg_sleep(100000); ELSIF NEW.id % 3 = 1 THEN PERFORM pg_sleep(4.5); ELSE RAISE EXCEPTION '%', repeat('x', 5000000); END IF;");
