@@ -1259,7 +1259,7 @@ http_step(TimestampTz deadline, uint32 wait_event)
 		ResetLatch(MyLatch);
 		CHECK_FOR_INTERRUPTS();
 	}
-	/* a latch that is set hides the sockets: whoever sets it all the time must not starve them */
+	/* a latch that was set hides the rest: if it is each time, answers would never come in */
 	http_act(network || latch);
 	return latch;
 }

@@ -19,6 +19,7 @@
 #include "access/htup_details.h"
 #include "access/stratnum.h"
 #include "access/table.h"
+#include "access/tableam.h"
 #include "catalog/namespace.h"
 #include "catalog/partition.h"
 #include "catalog/pg_am.h"
@@ -28,6 +29,7 @@
 #include "catalog/pg_opclass.h"
 #include "catalog/pg_type.h"
 #include "commands/defrem.h"
+#include "executor/tuptable.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
@@ -36,6 +38,7 @@
 #include "utils/memutils.h"
 #include "utils/regproc.h"
 #include "utils/rel.h"
+#include "utils/snapmgr.h"
 #include "utils/syscache.h"
 
 #include "base/catalog.h"
@@ -225,6 +228,27 @@ kapture_catalog_same_version(const KaptureAttachedVersion *a, const KaptureAttac
 }
 
 /*
+ * Tells whether an attachment is there as in this version, and not altered since.
+ */
+bool
+kapture_catalog_is_present_version(const KaptureAttachedVersion *version)
+{
+	Relation	rel = table_open(kapture_catalog_relid(KAPTURE_TABLE_ATTACHMENT), AccessShareLock);
+	TupleTableSlot *slot = table_slot_create(rel, NULL);
+	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	ItemPointerData place = version->place;
+	bool		present = false;
+	bool		isnull;
+
+	if (table_tuple_fetch_row_version(rel, &place, snapshot, slot))
+		present = DatumGetTransactionId(slot_getsysattr(slot, MinTransactionIdAttributeNumber, &isnull)) == version->xmin;
+	UnregisterSnapshot(snapshot);
+	ExecDropSingleTupleTableSlot(slot);
+	table_close(rel, AccessShareLock);
+	return present;
+}
+
+/*
  * Returns the list of attached tables (of KaptureAttached), in the current memory
  * context.
  */
@@ -289,26 +313,6 @@ bool
 kapture_catalog_is_paused(int32 attachment_id)
 {
 	return DatumGetBool(catalog_attachment_value(attachment_id, ATTACHMENT_PAUSED));
-}
-
-/*
- * Reads the version of an attachment.  Returns false if there is no such attachment.
- */
-bool
-kapture_catalog_version(int32 attachment_id, KaptureAttachedVersion *version)
-{
-	ListCell   *lc;
-
-	foreach(lc, kapture_catalog_attached())
-	{
-		const KaptureAttached *attached = lfirst(lc);
-
-		if (attached->id != attachment_id)
-			continue;
-		*version = attached->version;
-		return true;
-	}
-	return false;
 }
 
 /* Fills in which column receives ids. */

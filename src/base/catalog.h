@@ -146,8 +146,8 @@ typedef struct KaptureAttachment
 } KaptureAttachment;
 
 extern List *kapture_catalog_attached(void);
-extern bool kapture_catalog_version(int32 attachment_id, KaptureAttachedVersion *version);
 extern bool kapture_catalog_same_version(const KaptureAttachedVersion *a, const KaptureAttachedVersion *b);
+extern bool kapture_catalog_is_present_version(const KaptureAttachedVersion *version);
 extern Oid	kapture_catalog_attached_relation(int32 attachment_id);
 extern char *kapture_catalog_title(const KaptureAttachment *att);
 extern bool kapture_catalog_is_paused(int32 attachment_id);

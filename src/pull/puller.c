@@ -489,7 +489,7 @@ puller_pass(void *arg)
 	if (puller->load_errors == 0)
 		puller_work(puller);
 
-	/* also with more to do at once, answers are taken in */
+	/* answers are taken in, however much there is to do */
 	puller_wait(puller, puller_timeout(puller));
 }
 

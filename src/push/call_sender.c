@@ -538,7 +538,7 @@ sender_take_back(CallAccount *account, const char *message)
 static TimestampTz
 sender_rotation_next(Worker *worker, void *what)
 {
-	if (!kapture_state_may_send(worker) || !kapture_state_is_loaded(worker))
+	if (!kapture_state_may_send(worker) || !worker->loaded)
 		return DT_NOEND;
 	return sender_next_start(worker, what);
 }
@@ -603,7 +603,7 @@ kapture_calls_claim(Worker *worker)
 	dlist_iter	iter;
 
 	sender_context = worker->context;
-	if (!kapture_state_may_send(worker) || !kapture_state_is_loaded(worker) || sender_not_before > now)
+	if (!kapture_state_may_send(worker) || !worker->loaded || sender_not_before > now)
 		return;
 	if (sender_look)
 	{
@@ -914,7 +914,7 @@ kapture_calls_next(Worker *worker)
 	TimestampTz next = dlist_is_empty(&sender_to_record) ? DT_NOEND : sender_next_record;
 	dlist_iter	iter;
 
-	if (!kapture_state_may_send(worker) || !kapture_state_is_loaded(worker))
+	if (!kapture_state_may_send(worker) || !worker->loaded)
 		return next;
 	if (sender_look)
 		return Min(next, sender_not_before);

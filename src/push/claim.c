@@ -178,7 +178,7 @@ claim_prepare(Worker *worker, WorkerClaim *claim, KaptureDelivery *delivery)
 	/* the original of this database may have sent what has waited in kapture_delivery so far */
 	if (delivery->attempts == 1 && delivery->in_doubt == 0 && delivery->captured_at <= worker->origin.doubt_until)
 		delivery->in_doubt = claim->now;
-	kapture_queue_excuse(worker, &delivery->row);
+	kapture_queue_excuse(claim->table, &delivery->row);
 }
 
 /*
@@ -260,6 +260,13 @@ claim_take(WorkerClaim *claim, TimestampTz now)
 	MemoryContextSwitchTo(transaction);
 }
 
+/* What is locked may be free in a while. */
+static void
+claim_later(WorkerTable *table, TimestampTz now)
+{
+	table->turn.at = Max(table->turn.at, TimestampTzPlusMilliseconds(now, KAPTURE_LOCKED_RETRY));
+}
+
 /* Claims rows and plans their first requests. */
 static void
 claim_do(void *arg)
@@ -273,9 +280,14 @@ claim_do(void *arg)
 
 	claim->now = GetCurrentTransactionStartTimestamp(); /* SQL's now() */
 	/* whoever paused a table and then changed it must not find that taken */
-	if (!kapture_lock_attachment(table->att->id, ShareLock, false) || (worker->stale && !kapture_load_is_current(table)))
+	if (!kapture_lock_attachment(table->att->id, ShareLock, false))
 	{
-		table->turn.at = Max(table->turn.at, TimestampTzPlusMilliseconds(claim->now, KAPTURE_LOCKED_RETRY));
+		claim_later(table, claim->now);
+		return;
+	}
+	if (kapture_state_is_outdated(table))
+	{
+		table->stale = true;	/* and read anew when its turn comes again */
 		return;
 	}
 	kapture_queue_follow(worker, table, &claim->moved);
@@ -472,7 +484,7 @@ claim_fail(Worker *worker, WorkerClaim *claim, const ErrorData *error)
 	if (kapture_guard_is_lock(error))
 	{
 		/* it begins anew when the lock may be gone */
-		table->turn.at = Max(table->turn.at, TimestampTzPlusMilliseconds(GetCurrentTimestamp(), KAPTURE_LOCKED_RETRY));
+		claim_later(table, GetCurrentTimestamp());
 		return;
 	}
 	kapture_transaction_report_error(KAPTURE_PHASE_CLAIM, table, claim->row_key, error);
@@ -514,6 +526,22 @@ claim_table(Worker *worker, WorkerTable *table, int room)
 	kapture_turn_charge_rest(&table->turn, began + Max(table->turn.share->served - served, 0), claim.nrows);
 }
 
+/* Reads a table anew if it may have changed.  Returns whether changes may be claimed from it. */
+static bool
+claim_refresh(WorkerTable *table, TimestampTz now)
+{
+	bool		fit = !table->stale;
+
+	if (!fit)
+	{
+		fit = kapture_load_refresh(table);
+		kapture_turn_charge_rest(&table->turn, now, 1);
+		if (!fit)
+			claim_later(table, now);
+	}
+	return fit;
+}
+
 /*
  * The table to claim from next, with *room for so many rows: of those whose turn
  * it is, one of the owner who had the least so far.  NULL: this round is over.
@@ -550,14 +578,15 @@ kapture_claim(Worker *worker)
 	WorkerTable *table;
 	int			room;
 
-	if (!kapture_state_may_send(worker) || !kapture_state_is_loaded(worker))
+	if (!kapture_state_may_send(worker) || !worker->loaded)
 		return;
 	worker->round++;
 	while (now < TimestampTzPlusMilliseconds(began, CLAIM_TIME) &&
 		   (table = claim_next_table(worker, &room, now)) != NULL)
 	{
 		kapture_turn_begin(&table->turn, worker->round);
-		claim_table(worker, table, room);
+		if (claim_refresh(table, now))
+			claim_table(worker, table, room);
 		now = GetCurrentTimestamp();
 	}
 }

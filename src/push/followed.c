@@ -18,11 +18,11 @@
 /* After so many errors in a row, the time until the next try grows no more. */
 #define FOLLOWED_MAX_ERRORS	4
 
-/* Milliseconds for all tables in a pass; owners take turns. */
-#define FOLLOWED_TIME		100
-
 /* A slice may take as long as so many rows usually do; what is beyond that, the owner waits for. */
 #define FOLLOWED_FREE_ROWS	100
+
+/* Milliseconds for it in a row; then rows are claimed. */
+#define FOLLOWED_TIME		100
 
 typedef struct FollowedSlice
 {
@@ -88,46 +88,32 @@ followed_slice(Worker *worker, WorkerTable *table)
 }
 
 /*
- * The table to go on with in a round of claims, as in claim.c; NULL: there is none.
- */
-static WorkerTable *
-followed_next_table(Worker *worker, TimestampTz now)
-{
-	WorkerTable *next = NULL;
-	dlist_iter	iter;
-
-	dlist_foreach(iter, &worker->tables)
-	{
-		WorkerTable *table = dlist_container(WorkerTable, node, iter.cur);
-
-		if (!table->present || table->stale || table->att->paused || table->att->unfollowed || table->follow_round == worker->round)
-			continue;
-		if (kapture_turn_next(&table->turn) > now || !(table->follow_at <= now || (table->look && table->follow_errors == 0)))
-			continue;
-		if (next == NULL || kapture_turn_comes_before(&table->turn, &next->turn))
-			next = table;
-	}
-	return next;
-}
-
-/*
- * Finds rows that changes of other tables concern, as far as there are any, and time for
- * them.  To be called before rows are claimed.
+ * Finds rows that changes of other tables concern, as far as there are any.  To be
+ * called before rows are claimed.
  */
 void
 kapture_followed_find(Worker *worker)
 {
 	TimestampTz began = GetCurrentTimestamp();
 	TimestampTz now = began;
-	WorkerTable *table;
+	dlist_iter	iter;
+	int			n = 0;
 
-	if (!kapture_state_may_send(worker) || !kapture_state_is_loaded(worker))
+	if (!kapture_state_may_send(worker) || !worker->loaded)
 		return;
-	while (now < TimestampTzPlusMilliseconds(began, FOLLOWED_TIME) &&
-		   (table = followed_next_table(worker, now)) != NULL)
+	dlist_foreach(iter, &worker->tables)
+		n++;
+	/* each of them once; who had no time comes first the next time */
+	for (; n > 0 && now < TimestampTzPlusMilliseconds(began, FOLLOWED_TIME); n--, now = GetCurrentTimestamp())
 	{
-		table->follow_round = worker->round;
-		followed_slice(worker, table);
-		now = GetCurrentTimestamp();
+		WorkerTable *table = dlist_head_element(WorkerTable, node, &worker->tables);
+
+		dlist_delete(&table->node);
+		dlist_push_tail(&worker->tables, &table->node);
+		if (!table->present || table->stale || table->att->paused || table->att->unfollowed)
+			continue;
+		if (kapture_turn_next(&table->turn) <= now &&
+			(table->follow_at <= now || (table->look && table->follow_errors == 0)))
+			followed_slice(worker, table);
 	}
 }

@@ -9,7 +9,6 @@
 
 #include "access/relation.h"
 #include "commands/dbcommands.h"
-#include "foreign/foreign.h"
 #include "miscadmin.h"
 #include "storage/lmgr.h"
 #include "utils/inval.h"
@@ -38,10 +37,17 @@
 #include "table/origin.h"
 #include "traffic/pacing.h"
 
-/* Microseconds that reading may take at once; else so many times as long is left to other work. */
-#define LOAD_FREE	INT64CONST(20000)
-#define LOAD_REST	3
+/*
+ * Where changes never end, it takes a part of the time only: after it, so many times as
+ * long is left to other work, but no longer than this (microseconds).
+ */
+#define LOAD_REST			4
+#define LOAD_LONGEST_REST	INT64CONST(1000000)
 
+/*
+ * Only the tables that a change concerns wait until they have been read again: whoever
+ * makes changes all the time holds up nobody else.
+ */
 static void
 load_relcache_callback(Datum arg, Oid relid)
 {
@@ -51,13 +57,12 @@ load_relcache_callback(Datum arg, Oid relid)
 	/* our own tables change when something is attached or detached */
 	if (!OidIsValid(relid) || relid == worker->installation)
 		worker->stale = true;
-	worker->all_stale |= !OidIsValid(relid);
 	dlist_foreach(iter, &worker->tables)
 	{
 		WorkerTable *table = dlist_container(WorkerTable, node, iter.cur);
 
 		/* views go with what they read, too, and no statement names them then */
-		if (table->att->root == relid || list_member_oid(table->att->beside, relid))
+		if (!OidIsValid(relid) || table->att->root == relid || list_member_oid(table->att->beside, relid))
 			worker->stale = table->stale = true;
 	}
 }
@@ -71,13 +76,12 @@ load_syscache_callback(Datum arg, int cacheid, uint32 hashvalue)
 	worker->stale = true;
 	if (cacheid == USERMAPPINGOID)
 		return;
-	worker->all_stale |= hashvalue == 0;
 	/* whose a server is decides whether a table's rows may go there */
 	dlist_foreach(iter, &worker->tables)
 	{
 		WorkerTable *table = dlist_container(WorkerTable, node, iter.cur);
 
-		table->stale |= GetSysCacheHashValue1(FOREIGNSERVEROID, ObjectIdGetDatum(table->att->serverid)) == hashvalue;
+		table->stale |= hashvalue == 0 || table->server->hash == 0 || table->server->hash == hashvalue;
 	}
 }
 
@@ -129,6 +133,7 @@ load_do_settings(void *arg)
 	const KaptureServer *settings = kapture_server_get(server->name, server->owner);
 
 	server->version = settings->version;
+	server->hash = GetSysCacheHashValue1(FOREIGNSERVEROID, ObjectIdGetDatum(settings->serverid));
 	server->max_connections = settings->max_connections;
 	server->timeout = settings->timeout;
 	server->rate_limit = settings->rate_limit;
@@ -161,6 +166,7 @@ load_settings(Worker *worker, WorkerServer *server)
 	if (error)
 	{
 		server->version = 0;
+		server->hash = 0;
 		FreeErrorData(error);
 	}
 	return changed;
@@ -179,19 +185,6 @@ load_forget_dropped(void *arg)
 	ereport(LOG,
 			(errmsg("kapture_sync: " INT64_FORMAT " attached tables of database \"%s\" were dropped, with " INT64_FORMAT " waiting changes",
 					tables, kapture_process_database(), changes)));
-}
-
-/*
- * Tells whether what is known of a table still holds, in a transaction that has its lock: neither
- * it, nor its attachment or server is another since.
- */
-bool
-kapture_load_is_current(const WorkerTable *table)
-{
-	KaptureAttachedVersion version;
-
-	return !table->stale && kapture_catalog_version(table->att->id, &version) &&
-		kapture_catalog_same_version(&table->version, &version) && kapture_binding_problem(table->att) == NULL;
 }
 
 /* A table may have lost what it takes to send its rows; then they wait. */
@@ -266,6 +259,10 @@ load_table(void *arg)
 		relation->dropped = true;
 		return;
 	}
+	/* what changes from now on is noticed */
+	table = kapture_state_find_table(worker, relation->attached->id);
+	if (table)
+		table->stale = false;
 	/* an error leaves nothing of it */
 	context = AllocSetContextCreate(CurTransactionContext, "kapture_sync attachment", ALLOCSET_SMALL_SIZES);
 	old = MemoryContextSwitchTo(context);
@@ -276,7 +273,7 @@ load_table(void *arg)
 		MemoryContextDelete(context);
 		context = NULL;
 	}
-	else if ((table = kapture_state_find_table(worker, att->id)) == NULL)
+	else if (table == NULL)
 	{
 		table = palloc0(sizeof(WorkerTable));
 		table->worker = worker;
@@ -295,7 +292,6 @@ load_table(void *arg)
 		table->context = context;
 		table->att = att;
 		table->attached = table->seen = true;
-		table->stale = false;
 		table->version = att->version;
 		kapture_turn_join(&table->turn, rel->rd_rel->relowner);
 		kapture_state_place_table(table, kapture_state_find_server(worker, att->server, rel->rd_rel->relowner));
@@ -428,29 +424,51 @@ load_attached(Worker *worker, const KaptureAttached *attached, WorkerTable *tabl
 	worker->next_load = Min(worker->next_load, kapture_transaction_retry_at(table ? ++table->turn.errors : 1));
 	if (table)
 	{
-		table->seen = true;
+		table->seen = table->stale = true;
 		table->turn.not_before = worker->next_load;
 	}
 	return false;
 }
 
-/* Has the name of a table's server passed to another one? */
-static bool
-load_is_namesake(const WorkerTable *table)
+static void
+load_do_refresh(void *arg)
 {
-	return table->att->serverid != get_foreign_server_oid(table->att->server, true);
+	WorkerTable *table = arg;
+	KaptureAttached attached = {.id = table->att->id,.relid = table->att->root,.name = table->att->name};
+
+	(void) load_attached(table->worker, &attached, table);
+}
+
+/*
+ * Reads a table anew whose description may be outdated, in a transaction of its own.
+ * Returns whether changes may be claimed from it; if not, it is read with the others
+ * in a while.
+ */
+bool
+kapture_load_refresh(WorkerTable *table)
+{
+	Worker	   *worker = table->worker;
+	ErrorData  *error = kapture_transaction_run(worker, "reading attachments", load_do_refresh, table);
+
+	if (error)
+	{
+		kapture_transaction_report_error(KAPTURE_PHASE_LOAD, table, NULL, error);
+		FreeErrorData(error);
+		table->stale = true;
+	}
+	if (table->stale)
+		load_later(worker);
+	return !table->stale && table->attached && table->present && !table->att->paused;
 }
 
 /* Reads the list of attachments, and those tables of it anew that have changed. */
 static void
 load_tables(Worker *worker)
 {
-	bool		all = worker->all_stale;
 	bool		dropped = false;
 	dlist_mutable_iter iter;
 	ListCell   *lc;
 
-	worker->all_stale = false;
 	dlist_foreach_modify(iter, &worker->tables)
 		dlist_container(WorkerTable, node, iter.cur)->seen = false;
 	foreach(lc, kapture_catalog_attached())
@@ -458,7 +476,7 @@ load_tables(Worker *worker)
 		KaptureAttached *attached = lfirst(lc);
 		WorkerTable *table = kapture_state_find_table(worker, attached->id);
 
-		if (all || table == NULL || table->stale || !table->attached || load_is_namesake(table) ||
+		if (table == NULL || table->stale || !table->attached ||
 			!kapture_catalog_same_version(&table->version, &attached->version))
 			dropped |= load_attached(worker, attached, table);
 		else
@@ -558,28 +576,28 @@ kapture_load(Worker *worker)
 	WorkerLoading loading = {worker, true};
 	TimestampTz began = GetCurrentTimestamp();
 	ErrorData  *error;
-	int64		taken;
 
 	worker->stale = false;
 	worker->next_load = DT_NOEND;
 	error = kapture_transaction_run(worker, "reading attachments", load_do, &loading);
-	taken = GetCurrentTimestamp() - began;
 	if (error == NULL)
 	{
+		TimestampTz now = GetCurrentTimestamp();
+
+		worker->loaded = true;
 		worker->load_errors = 0;
-		/* somebody who changes something all the time has a fourth of the time for it */
-		worker->load_not_before = taken < LOAD_FREE ? 0 : began + taken * (1 + LOAD_REST);
+		worker->load_not_before = now + Min(Max(now - began, 0) * LOAD_REST, LOAD_LONGEST_REST);
 		if (worker->next_load == DT_NOEND)
 			kapture_transaction_report_success(KAPTURE_PHASE_LOAD, NULL);
 		return loading.exists;
 	}
 	kapture_transaction_report_error(KAPTURE_PHASE_LOAD, NULL, NULL, error);
-	worker->all_stale = true;
 	if (kapture_guard_is_lock(error))
 		load_later(worker);
 	else
 	{
-		worker->stale = true;
+		worker->loaded = false;
+		load_relcache_callback(PointerGetDatum(worker), InvalidOid);
 		worker->load_not_before = kapture_transaction_retry_at(++worker->load_errors);
 	}
 	FreeErrorData(error);

@@ -12,6 +12,6 @@
 extern void kapture_load_watch(Worker *worker);
 extern bool kapture_load(Worker *worker);
 extern bool kapture_load_is_due(Worker *worker);
-extern bool kapture_load_is_current(const WorkerTable *table);
+extern bool kapture_load_refresh(WorkerTable *table);
 
 #endif							/* KAPTURE_LOAD_H */

@@ -206,8 +206,8 @@ kapture_queue_put_off(List *rows)
  * too long: it is tried again like one that is locked.
  */
 void
-kapture_queue_excuse(Worker *worker, KaptureRow *row)
+kapture_queue_excuse(const WorkerTable *table, KaptureRow *row)
 {
-	if (worker->stale && row->outcome == KAPTURE_ROW_FAILED && !row->slow)
+	if (row->outcome == KAPTURE_ROW_FAILED && !row->slow && kapture_state_is_outdated(table))
 		row->outcome = KAPTURE_ROW_LOCKED;
 }

@@ -18,6 +18,6 @@ extern WorkerTask *kapture_queue_next(HASH_SEQ_STATUS *status);
 extern void kapture_queue_hurry(Worker *worker, List *attachments, TimestampTz now);
 extern void kapture_queue_take_back(WorkerServer *server, TimestampTz now, dlist_head *settled);
 extern void kapture_queue_put_off(List *rows);
-extern void kapture_queue_excuse(Worker *worker, KaptureRow *row);
+extern void kapture_queue_excuse(const WorkerTable *table, KaptureRow *row);
 
 #endif							/* KAPTURE_QUEUE_H */

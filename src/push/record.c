@@ -131,7 +131,7 @@ record_write_back(Worker *worker, WorkerTable *table, List *tasks, TimestampTz n
 	{
 		KaptureTask *t = &((WorkerTask *) lfirst(lc))->task;
 
-		kapture_queue_excuse(worker, &t->delivery->row);
+		kapture_queue_excuse(table, &t->delivery->row);
 		kapture_task_written(t, later, why, table->att->id == worker->blamed ? kapture_clock_blame_text(worker->blame) : NULL);
 	}
 }

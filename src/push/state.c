@@ -9,6 +9,7 @@
 
 #include "utils/memutils.h"
 
+#include "base/catalog.h"
 #include "base/guc.h"
 #include "cluster/shmem.h"
 #include "push/state.h"
@@ -32,7 +33,7 @@ kapture_state_create(MemoryContext context)
 	dlist_init(&worker->settled);
 	dlist_init(&worker->unrecorded);
 	dlist_init(&worker->taking);
-	worker->stale = worker->all_stale = true;
+	worker->stale = true;
 	worker->next_load = worker->next_record = worker->next_safety_look = DT_NOEND;
 	return worker;
 }
@@ -147,16 +148,6 @@ kapture_state_may_send(Worker *worker)
 }
 
 /*
- * Have attachments been read?  What has changed since is looked at where it matters: somebody who
- * changes tables and servers all the time does not keep others from being claimed.
- */
-bool
-kapture_state_is_loaded(const Worker *worker)
-{
-	return worker->load_errors == 0;
-}
-
-/*
  * Tells whether a table's rows may be read and written now, which runs its owner's code:
  * not while we end, when an error of it would lose the answers of all, nor if the owner
  * has had so much that others come first.
@@ -179,4 +170,15 @@ kapture_state_look(Worker *worker)
 
 		table->look = table->fresh = true;
 	}
+}
+
+/*
+ * Tells whether a table, its server or its attachment may have changed since they were
+ * read, as far as this transaction can see.
+ */
+bool
+kapture_state_is_outdated(const WorkerTable *table)
+{
+	return table->stale ||
+		(table->worker->stale && !kapture_catalog_is_present_version(&table->version));
 }

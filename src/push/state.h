@@ -46,6 +46,7 @@ typedef struct WorkerServer
 	KaptureShare *share;		/* the owner's */
 	char	   *problem;		/* why its settings cannot be used, or NULL */
 	uint64		version;		/* of its settings */
+	uint32		hash;			/* by which its changes are announced, 0: not known */
 
 	/* from its settings */
 	int			max_connections;
@@ -84,7 +85,7 @@ typedef struct WorkerTable
 	int			ntasks;			/* which refer to one of them */
 	WorkerServer *server;
 	KaptureAttachedVersion version; /* of the attachment that was read */
-	bool		stale;			/* it, or the table, has changed since */
+	bool		stale;			/* the table, or its server, may have changed since */
 	bool		seen;			/* is attached, says the list that is being read */
 	bool		attached;		/* still */
 	bool		present;		/* and fit to be sent */
@@ -102,7 +103,6 @@ typedef struct WorkerTable
 								 * DT_NOEND: when something is noted */
 	int			follow_values;	/* how many of them are looked at together, 0: as many as may be */
 	int			follow_errors;	/* in a row */
-	uint64		follow_round;	/* of claims, before which it was looked at last */
 	TimestampTz last_success;
 	KaptureOutcomes outcomes;	/* of its rows, for log and notifications */
 	KaptureTableReport said;	/* to whoever looks, */
@@ -142,9 +142,9 @@ typedef struct Worker
 
 	/* reading attachments and servers */
 	bool		stale;			/* they may have changed */
-	bool		all_stale;		/* all tables are to be read anew */
+	bool		loaded;			/* and the last time that went well */
 	int			load_errors;	/* in a row */
-	TimestampTz load_not_before;	/* after those, or as others have their turn first */
+	TimestampTz load_not_before;	/* after those */
 	TimestampTz next_load;		/* when to look again at tables that were locked */
 
 	/* claiming and sending */
@@ -183,8 +183,8 @@ extern void kapture_state_free_retired(WorkerTable *table);
 extern void kapture_state_forget_server(WorkerServer *server);
 extern void kapture_state_forget_table(WorkerTable *table);
 extern bool kapture_state_may_send(Worker *worker);
-extern bool kapture_state_is_loaded(const Worker *worker);
 extern bool kapture_state_may_run(const WorkerTable *table);
 extern void kapture_state_look(Worker *worker);
+extern bool kapture_state_is_outdated(const WorkerTable *table);
 
 #endif							/* KAPTURE_STATE_H */

@@ -151,7 +151,7 @@ worker_next_work(Worker *worker, TimestampTz now)
 		WorkerServer *server = table->server;
 
 		/* nothing is claimed before attachments have been read */
-		if (!table->present || table->att->paused || server->problem || !kapture_state_is_loaded(worker))
+		if (!table->present || table->att->paused || server->problem || !worker->loaded)
 			continue;
 		if (!table->att->unfollowed)
 			next = Min(next, Max(table->follow_at, kapture_turn_next(&table->turn)));
@@ -319,7 +319,10 @@ worker_initialize(Datum arg)
 	kapture_process_lock_database();
 	before_shmem_exit(worker_exit_callback, PointerGetDatum(worker));
 	worker->alone = true;
-	worker->stale = true;		/* once more, to recover what another left */
+	/* once more, to recover what another left */
+	worker->stale = true;
+	worker->loaded = false;
+	worker->load_not_before = 0;
 	return worker;
 }
 
@@ -337,6 +340,7 @@ worker_pass(void *arg)
 	if (reloaded)
 	{
 		worker->stale = true;	/* exclusions may have changed, */
+		worker->load_not_before = 0;
 		worker->next_expiry = 0;	/* and the retention */
 	}
 	if (woken)
@@ -372,15 +376,15 @@ worker_pass(void *arg)
 	}
 
 	worker_report_tables(worker);
-	/* also with more to do at once, answers are taken in */
 	timeout = worker_timeout(worker);
-	if (timeout == 0)
-		(void) kapture_http_wait(0, WaitEventExtensionNew("KaptureWorkerMain"));
-	else if (kapture_shmem_worker_listen(worker_listens(worker)))
+	if (timeout != 0 && kapture_shmem_worker_listen(worker_listens(worker)))
 	{
 		worker_report_activity(worker);
-		(void) kapture_http_wait(kapture_process_timeout(timeout), WaitEventExtensionNew("KaptureWorkerMain"));
+		timeout = kapture_process_timeout(timeout);
 	}
+	else
+		timeout = 0;			/* but answers are taken in, however much there is to do */
+	(void) kapture_http_wait(timeout, WaitEventExtensionNew("KaptureWorkerMain"));
 }
 
 /* After an error outside of the steps that have a guard of their own. */
@@ -392,6 +396,7 @@ worker_look_again(void *arg)
 	kapture_state_look(worker);
 	kapture_calls_look();
 	worker->stale = true;
+	worker->loaded = false;
 }
 
 static int64

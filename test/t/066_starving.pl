@@ -314,6 +314,18 @@ foreach my $i (1 .. 5)
 }
 # 5 for these, 60 and more if all are read: once they may be, where a process had too many messages to take in
 cmp_ok(stats_are_flushed() - $scans, '<', 120, 'a change of one table has only that read again');
+
+# definitions that change without end: each change has something read again, and the worker woken
+my @storms = map {
+	IPC::Run::start([ 'psql', '-XAtq', '-d', $node->connstr('postgres') . ' user=mallory application_name=storm', '-c', "DO \$\$ BEGIN LOOP $_; COMMIT; END LOOP; END \$\$" ], '<', \undef, '>', \my $out, '2>', \my $err)
+} "ALTER SERVER mallory OPTIONS (SET timeout '30s')", 'ALTER TABLE mallory.m1 SET (fillfactor = 90)',
+  "PERFORM kapture_detach('mallory.m2'); COMMIT; PERFORM kapture_attach('mallory.m2', server => 'mallory')";
+my $storms = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'storm' AND state = 'active'";
+poll_ok($node, "SELECT ($storms) = 3", 'three sessions change definitions');
+alice_is_served('definitions that change without end', 8);
+is(sql($storms), 3, 'which they still do');
+sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'storm'");
+$_->finish foreach @storms;
 mallory(join ';', map { "DROP TABLE mallory.m$_" } 1 .. 60);
 
 # --- memory
