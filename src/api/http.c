@@ -74,6 +74,13 @@
 /* After an answer of so many bytes, what malloc() keeps is given back. */
 #define HTTP_LARGE			(1024 * 1024)
 
+/*
+ * Bytes of answers that a background process takes ahead of their being read, for each owner of
+ * servers; and of one that are not counted.
+ */
+#define HTTP_AHEAD			((size_t) 16 * 1024 * 1024)
+#define HTTP_SMALL			((size_t) 64 * 1024)
+
 /* Connections kept open for later requests. */
 #define HTTP_MAX_IDLE		1024L
 
@@ -119,6 +126,10 @@ struct KaptureHttpRequest
 	bool		finished;
 	void	   *owner;
 	bool		fetched;		/* it is one of a fetch's */
+	Oid			payer;			/* whose memory answers take; InvalidOid: nobody counts it */
+	uint64		group;			/* whose answers are read in their order; the lower, the older */
+	dlist_node	sibling;		/* in http_counted, if there is a payer */
+	bool		held;			/* reading its answer waits for memory */
 	Oid			serverid;
 	int			counted_as;		/* KaptureApi, or a module's number */
 	int			place;			/* of the limiter */
@@ -154,6 +165,7 @@ static int	http_epoll = -1;
 static WaitEventSet *http_events = NULL;
 static TimestampTz http_timer = 0;	/* when libcurl wants to be called; 0: not */
 static int	http_running = 0;	/* requests in flight */
+static dlist_head http_counted = DLIST_STATIC_INIT(http_counted);	/* those with a payer */
 static dlist_head http_finished = DLIST_STATIC_INIT(http_finished);
 static CURL *http_free[HTTP_MAX_FREE];
 static int	http_nfree = 0;
@@ -278,6 +290,53 @@ http_timer_callback(CURLM *multi, long timeout, void *arg)
 	return 0;
 }
 
+/*
+ * May an answer take so many more bytes?  Those of a payer that are not read yet take HTTP_AHEAD
+ * together, beside those of the oldest group, which always goes on: others wait for it.
+ */
+static bool
+http_has_room(const KaptureHttpRequest *request, size_t more)
+{
+	uint64		oldest = request->group;
+	size_t		sum = more;
+	dlist_iter	iter;
+
+	dlist_foreach(iter, &http_counted)
+	{
+		const KaptureHttpRequest *other = dlist_container(KaptureHttpRequest, sibling, iter.cur);
+
+		if (other->payer == request->payer)
+			oldest = Min(oldest, other->group);
+	}
+	if (!OidIsValid(request->payer) || request->group == oldest)
+		return true;
+	dlist_foreach(iter, &http_counted)
+	{
+		const KaptureHttpRequest *other = dlist_container(KaptureHttpRequest, sibling, iter.cur);
+
+		if (other->payer == request->payer && other->group != oldest)
+			sum += other->body_size;
+	}
+	return sum <= HTTP_AHEAD;
+}
+
+/* Goes on with answers that there is room for by now. */
+static void
+http_read_on(void)
+{
+	dlist_iter	iter;
+
+	dlist_foreach(iter, &http_counted)
+	{
+		KaptureHttpRequest *request = dlist_container(KaptureHttpRequest, sibling, iter.cur);
+
+		if (!request->held || request->finished || !http_has_room(request, Max(request->body_size, HTTP_SMALL)))
+			continue;
+		request->held = false;
+		(void) curl_easy_pause(request->easy, CURLPAUSE_CONT);
+	}
+}
+
 static size_t
 http_write_callback(char *data, size_t size, size_t nmemb, void *arg)
 {
@@ -295,6 +354,11 @@ http_write_callback(char *data, size_t size, size_t nmemb, void *arg)
 		char	   *larger;
 
 		want = Min(Max(want, 4096), request->max_size);
+		if (want > HTTP_SMALL && !http_has_room(request, want - request->body_size))
+		{
+			request->held = true;
+			return CURL_WRITEFUNC_PAUSE;
+		}
 		larger = realloc(request->body, want);
 		if (larger == NULL)
 		{
@@ -551,6 +615,8 @@ http_reset_callback(void *arg)
 	http_restore_signals(old);
 	if (request->queued)
 		dlist_delete(&request->node);
+	if (OidIsValid(request->payer))
+		dlist_delete(&request->sibling);
 	http_release_place(request);
 }
 
@@ -856,6 +922,20 @@ kapture_http_belongs_to_fetch(KaptureHttpRequest *request)
 }
 
 /*
+ * In a background process, has the answer to a request that was just started count for a payer,
+ * as one of a group, of which older ones have lower numbers.
+ */
+void
+kapture_http_count(KaptureHttpRequest *request, Oid payer, uint64 group)
+{
+	if (!AmBackgroundWorkerProcess())
+		return;
+	request->payer = payer;
+	request->group = group;
+	dlist_push_tail(&http_counted, &request->sibling);
+}
+
+/*
  * Returns a request's owner.
  */
 void *
@@ -1110,6 +1190,7 @@ http_act(bool network)
 	int			running;
 	CURLMsg    *msg;
 
+	http_read_on();
 	for (int i = 0; i < n; i++)
 	{
 		HttpSocket *sock = &http_sockets[events[i].data.fd];

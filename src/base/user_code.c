@@ -26,8 +26,10 @@
  *	 or by whoever holds TRIGGER (conditions of triggers).  Partitions and types of
  *	 strangers are refused as such, in conditions of triggers, too.  These bear no
  *	 author, so what they call must be harmless: not volatile, open to everybody, and
- *	 nothing that runs SQL, or reads a value of a type, which it is given by name.  In
- *	 none, functions that not everybody may execute are called directly.
+ *	 nothing that runs SQL, or reads a value of a type, which it is given by name.  A
+ *	 former owner of the table may have written the others: of PostgreSQL's own
+ *	 functions they call none that does something in the owner's name, and rules use
+ *	 no other relations.
  *
  * What functions do with their arguments is up to their authors: who owns a trigger
  * function that anybody may use in a trigger, must expect any arguments.  If nobody
@@ -61,6 +63,7 @@
 #include "miscadmin.h"
 #include "nodes/nodeFuncs.h"
 #include "parser/analyze.h"
+#include "parser/parse_coerce.h"
 #include "tcop/utility.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
@@ -126,6 +129,8 @@ user_code_refuse(Oid owner, const char *what)
  * ------------------------------------------------------------------------
  */
 
+static bool user_code_runs_arguments(Oid funcid);
+
 static void
 user_code_check_function(Oid funcid)
 {
@@ -190,27 +195,82 @@ user_code_is_public(HeapTuple proc)
 	return false;
 }
 
+/* Does a function take text? */
+static bool
+user_code_takes_text(HeapTuple tuple)
+{
+	Form_pg_proc proc = (Form_pg_proc) GETSTRUCT(tuple);
+
+	for (int i = 0; i < proc->pronargs; i++)
+	{
+		if (TypeCategory(proc->proargtypes.values[i]) == TYPCATEGORY_STRING)
+			return true;
+	}
+	return false;
+}
+
+/*
+ * Functions of PostgreSQL's own that are volatile, but do nothing in the name of whoever
+ * calls them.  By their names, as not all versions have all.
+ */
+static bool
+user_code_is_idle(const char *name)
+{
+	static const char *const names[] = {
+		"clock_timestamp", "currval", "gen_random_uuid", "lastval", "nextval", "pg_sleep", "pg_sleep_for", "pg_sleep_until",
+		"random", "random_normal", "timeofday", "uuidv4", "uuidv7"
+	};
+
+	for (int i = 0; i < lengthof(names); i++)
+	{
+		if (strcmp(names[i], name) == 0)
+			return true;
+	}
+	return false;
+}
+
+/*
+ * Why an expression whose author is not known must not call a function; NULL if it may.
+ * Functions that are not in C have an owner, who is looked at when they are called; those of
+ * an extension in C do what they do for everybody, but a superuser must not be had to pass them SQL.
+ */
+static const char *
+user_code_objection(HeapTuple tuple)
+{
+	Form_pg_proc proc = (Form_pg_proc) GETSTRUCT(tuple);
+	bool		is_volatile = proc->provolatile == PROVOLATILE_VOLATILE;
+
+	if (proc->oid >= FirstNormalObjectId)
+		return proc->prolang == ClanguageId && is_volatile && user_code_takes_text(tuple) && superuser() ?
+			"It may do what its arguments say with a superuser's rights, and the author of the expression is not known." : NULL;
+	if (!user_code_is_public(tuple))
+		return "EXECUTE on it is not granted to PUBLIC, and the author of the expression is not known.";
+	if (is_volatile ? !user_code_is_idle(NameStr(proc->proname)) : user_code_runs_arguments(proc->oid))
+		return "It may act or read with the rights of the table's owner, and the author of the expression is not known.";
+	return NULL;
+}
+
 /* An expression is about to call a function. */
 static void
 user_code_access(ObjectAccessType access, Oid class, Oid object, int subid, void *arg)
 {
 	HeapTuple	tuple;
-	bool		refused;
+	const char *objection;
 
 	if (user_code_prev_access_hook)
 		user_code_prev_access_hook(access, class, object, subid, arg);
-	if (access != OAT_FUNCTION_EXECUTE || object >= FirstNormalObjectId ||
+	if (access != OAT_FUNCTION_EXECUTE ||
 		user_code == NULL || !OidIsValid(user_code->relid) || user_code->depth > 0)
 		return;
 	tuple = SearchSysCache1(PROCOID, ObjectIdGetDatum(object));
-	refused = HeapTupleIsValid(tuple) && !user_code_is_public(tuple);
+	objection = HeapTupleIsValid(tuple) ? user_code_objection(tuple) : NULL;
 	if (HeapTupleIsValid(tuple))
 		ReleaseSysCache(tuple);
-	if (refused)
+	if (objection)
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				 errmsg("expressions of a table must not call function %s here", format_procedure(object)),
-				 errdetail("EXECUTE on it is not granted to PUBLIC, and the author of the expression is not known."),
+				 errdetail_internal("%s", objection),
 				 errhint("Call it in a function.")));
 }
 
@@ -558,6 +618,39 @@ user_code_check_target(Oid relid, bool ours)
 	user_code_check_triggers(relid);
 }
 
+/* Is a relation one that our statement on the table names, or a part of the table? */
+static bool
+user_code_is_named(Oid relid)
+{
+	if (relid == user_code->relid || list_member_oid(user_code->beside, relid))
+		return true;
+	return (get_rel_relispartition(relid) || has_superclass(relid)) &&
+		list_member_oid(find_all_inheritors(user_code->relid, NoLock, NULL), relid);
+}
+
+/*
+ * A rule of the table has our statement read or write others, with the rights of whoever
+ * owns the table now; who wrote it is not known.
+ */
+static void
+user_code_check_rules(QueryDesc *desc)
+{
+	ListCell   *lc;
+
+	foreach(lc, desc->plannedstmt->rtable)
+	{
+		RangeTblEntry *rte = lfirst_node(RangeTblEntry, lc);
+
+		if (rte->rtekind == RTE_RELATION && !user_code_is_named(rte->relid))
+			ereport(ERROR,
+					(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+					 errmsg("a rule of table \"%s\" must not use relation \"%s\" as role \"%s\"",
+							get_rel_name(user_code->relid), get_rel_name(rte->relid), GetUserNameFromId(GetUserId(), false)),
+					 errdetail("The author of the rule is not known."),
+					 errhint("Use a trigger instead of the rule.")));
+	}
+}
+
 /* Checks the tables that a statement is to write. */
 static void
 user_code_check_targets(QueryDesc *desc)
@@ -565,6 +658,10 @@ user_code_check_targets(QueryDesc *desc)
 	bool		ours = OidIsValid(user_code->relid) && user_code_is_ours(desc->sourceText);
 	ListCell   *lc;
 	ListCell   *pc;
+
+	/* of ours that write; what rules add, be it to read, does not set the command's tag */
+	if (ours && (desc->operation != CMD_SELECT || !desc->plannedstmt->canSetTag))
+		user_code_check_rules(desc);
 
 	foreach(lc, desc->plannedstmt->rtable)
 	{

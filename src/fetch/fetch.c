@@ -133,6 +133,7 @@ struct KaptureFetch
 	Oid			serverid;
 	Oid			owner;			/* of the server */
 	Oid			userid;
+	uint64		serial;			/* of fetches in this process */
 	KaptureApi	api;
 	List	   *bodies;			/* of Gets */
 	bool		keeps_answers;	/* without customers, for whoever reads */
@@ -351,6 +352,7 @@ fetch_send(KaptureFetch *fetch, FetchSlot *slot)
 		return;
 	}
 	kapture_http_belongs_to_fetch(slot->request);
+	kapture_http_count(slot->request, fetch->owner, fetch->serial);
 	if (slot->attempts > 0)
 		kapture_http_connect_anew(slot->request);
 	slot->state = FETCH_RUNNING;
@@ -791,9 +793,22 @@ kapture_fetch_poll(KaptureFetch *fetch, const KaptureWindow **window, TimestampT
 		fetch_plan(fetch);
 		(void) fetch_send_due(fetch);
 	}
+	else
+		MemoryContextReset(fetch->answer_context);	/* of an answer that is asked for again */
 	fetch->served = GetCurrentTimestamp();
 	MemoryContextSwitchTo(old);
 	return state;
+}
+
+/*
+ * kapture_fetch_forget_window
+ *		Frees the window that was returned last, for a reader that may come for the next
+ *		one much later.
+ */
+void
+kapture_fetch_forget_window(KaptureFetch *fetch)
+{
+	MemoryContextReset(fetch->answer_context);
 }
 
 /*
@@ -861,6 +876,7 @@ kapture_fetch_not_before(const KaptureFetch *fetch)
 static KaptureFetch *
 fetch_create(const char *name, Oid userid, KaptureApi api)
 {
+	static uint64 serial = 0;
 	const KaptureServer *server = kapture_server_get(name, userid);
 	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext,
 												  "kapture fetch",
@@ -869,6 +885,7 @@ fetch_create(const char *name, Oid userid, KaptureApi api)
 
 	kapture_server_require_key(server, api);
 	fetch->context = context;
+	fetch->serial = ++serial;
 	fetch->answer_context = AllocSetContextCreate(context, "kapture window",
 												  ALLOCSET_DEFAULT_SIZES);
 	fetch->server = MemoryContextStrdup(context, name);

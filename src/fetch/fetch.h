@@ -50,6 +50,7 @@ extern char *kapture_fetch_nobody_body(const KaptureServer *server, Timestamp wh
 extern const char *kapture_fetch_server(const KaptureFetch *fetch);
 extern KaptureFetchState kapture_fetch_poll(KaptureFetch *fetch, const KaptureWindow **window,
 											TimestampTz *when);
+extern void kapture_fetch_forget_window(KaptureFetch *fetch);
 extern void kapture_fetch_served(KaptureFetch *fetch);
 extern const KaptureWindow *kapture_fetch_next(KaptureFetch *fetch);
 extern Jsonb *kapture_window_customer(const KaptureWindow *window, int n);

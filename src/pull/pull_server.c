@@ -32,6 +32,12 @@
 /* Milliseconds between tries of a server that fails, at most. */
 #define PULL_LONGEST		600000
 
+/*
+ * Pulls of one owner in flight: each has its memory, and with more, others would not have
+ * their turn any sooner.
+ */
+#define PULL_OWNER_RUNS		64
+
 /* Drops the pull in flight; what it has not committed comes again. */
 static void
 pull_drop(PullServer *server)
@@ -40,6 +46,7 @@ pull_drop(PullServer *server)
 		return;
 	MemoryContextDelete(server->run->context);
 	server->run = NULL;
+	server->turn.share->in_flight--;
 	kapture_copies_unlock(server->server.serverid);
 }
 
@@ -138,6 +145,7 @@ pull_begin(PullServer *server)
 	run = server->run = palloc0(sizeof(PullRun));
 	run->context = context;
 	run->began = now;
+	server->turn.share->in_flight++;
 	kapture_binding_hold_copies(GetForeignServer(server->server.serverid));
 	kapture_pull_state_read(server->server.name, &state);
 	run->pulled_until = state.pulled_until;
@@ -176,6 +184,7 @@ pull_window(PullServer *server, const KaptureWindow *window)
 	kapture_process_commit();
 	run->pulled_until = pulled_until;
 	server->wrote = true;
+	server->customers += copied.seen;
 }
 
 static void
@@ -193,6 +202,13 @@ pull_end(PullServer *server)
 	server->not_before = 0;
 }
 
+/* Has the owner as many pulls in flight as it may have? */
+static bool
+pull_is_crowded(const PullServer *server)
+{
+	return server->turn.share->in_flight >= PULL_OWNER_RUNS;
+}
+
 /* Goes on with a server's pulls as far as it can without waiting. */
 static void
 pull_step(void *arg)
@@ -203,7 +219,7 @@ pull_step(void *arg)
 
 	if (server->run == NULL)
 	{
-		if (server->interval == 0 || Max(server->next, server->not_before) > now)
+		if (server->interval == 0 || Max(server->next, server->not_before) > now || pull_is_crowded(server))
 			return;
 		if (!pull_begin(server))
 		{
@@ -215,6 +231,7 @@ pull_step(void *arg)
 	{
 		case KAPTURE_FETCH_WINDOW:
 			pull_window(server, window);
+			kapture_fetch_forget_window(server->run->fetch);
 			server->run->when = 0;	/* others first, but then at once */
 			break;
 		case KAPTURE_FETCH_END:
@@ -326,6 +343,8 @@ kapture_pull_server_create(const KapturePullServer *server)
 	result->context = context;
 	result->server = *server;
 	result->server.name = MemoryContextStrdup(context, server->name);
+	kapture_turn_init(&result->turn, 1);
+	kapture_turn_join(&result->turn, server->owner);
 	return result;
 }
 
@@ -336,29 +355,41 @@ void
 kapture_pull_server_forget(PullServer *server)
 {
 	kapture_pull_server_stop(server);
+	kapture_turn_join(&server->turn, InvalidOid);
 	MemoryContextDelete(server->context);
 }
 
 /*
- * Reads a server's settings, which is tried again like a pull.  One in flight goes on
- * if they do not change what it asks for.
+ * A server's settings may have changed.  They are read in its next turn, so that those of
+ * others do not wait for it; a pull in flight goes on if they do not change what it asks for.
  */
 void
-kapture_pull_server_configure(PullServer *server)
+kapture_pull_server_change(PullServer *server)
 {
-	server->interval = server->sweep_interval = 0;	/* if they are of no use, until they change */
-	pull_check(server, kapture_process_run("reading settings", pull_configure, server));
+	server->changed = true;
 }
 
 /*
- * Goes on with a server as far as it can without waiting.  Sets server->wrote if
- * customers came.
+ * Goes on with a server as far as it can without waiting, in a round of turns.  Sets
+ * server->wrote if customers came.
  */
 void
-kapture_pull_server_work(PullServer *server)
+kapture_pull_server_work(PullServer *server, uint64 round)
 {
+	TimestampTz began = GetCurrentTimestamp();
+
+	kapture_turn_begin(&server->turn, round);
+	server->stirred = false;
+	server->customers = 0;
+	if (server->changed)
+	{
+		server->changed = false;
+		server->interval = server->sweep_interval = 0;	/* if they are of no use, until they change */
+		pull_check(server, kapture_process_run("reading settings", pull_configure, server));
+	}
 	pull_check(server, kapture_guard_transaction(pull_step, server));
 	pull_check(server, kapture_guard_transaction(pull_sweep_step, server));
+	kapture_turn_charge_rest(&server->turn, began, server->customers);
 }
 
 /*
@@ -371,17 +402,17 @@ kapture_pull_server_stop(PullServer *server)
 	pull_drop_sweep(server);
 }
 
-/*
- * Returns when a server is to be gone on with.
- */
-TimestampTz
-kapture_pull_server_next(const PullServer *server)
+/* When there is something to do for a server, whosever turn it is. */
+static TimestampTz
+pull_next(const PullServer *server)
 {
 	TimestampTz next = DT_NOEND;
 
+	if (server->changed || server->stirred)
+		return 0;
 	if (server->run)
 		next = server->run->when;
-	else if (server->interval > 0)
+	else if (server->interval > 0 && !pull_is_crowded(server))
 		next = Max(server->next, server->not_before);
 	if (server->sweep)
 		next = Min(next, server->sweep_when);
@@ -391,7 +422,16 @@ kapture_pull_server_next(const PullServer *server)
 }
 
 /*
- * As kapture_fetch_served().
+ * Returns when a server is to be gone on with.
+ */
+TimestampTz
+kapture_pull_server_next(const PullServer *server)
+{
+	return Max(pull_next(server), kapture_turn_next(&server->turn));
+}
+
+/*
+ * As kapture_fetch_served(); what is in flight may have got further.
  */
 void
 kapture_pull_server_served(PullServer *server)
@@ -400,4 +440,5 @@ kapture_pull_server_served(PullServer *server)
 		kapture_fetch_served(server->run->fetch);
 	if (server->sweep)
 		kapture_sweep_served(server->sweep);
+	server->stirred = server->run || server->sweep;
 }

@@ -15,6 +15,7 @@
 #include "fetch/fetch.h"
 #include "pull/mirror.h"
 #include "pull/sweep.h"
+#include "table/share.h"
 
 /* A pull in flight; it is all in one memory context. */
 typedef struct PullRun
@@ -36,6 +37,10 @@ typedef struct PullServer
 	KapturePullServer server;
 	bool		present;		/* still to be pulled from */
 	bool		wrote;			/* customers came that attached tables may take */
+	KaptureTurn turn;
+	bool		changed;		/* its settings are to be taken in */
+	bool		stirred;		/* what is in flight may have got further */
+	int			customers;		/* that its last turn wrote */
 
 	/* from its settings */
 	int64		interval;		/* microseconds; 0: not known */
@@ -58,8 +63,8 @@ typedef struct PullServer
 
 extern PullServer *kapture_pull_server_create(const KapturePullServer *server);
 extern void kapture_pull_server_forget(PullServer *server);
-extern void kapture_pull_server_configure(PullServer *server);
-extern void kapture_pull_server_work(PullServer *server);
+extern void kapture_pull_server_change(PullServer *server);
+extern void kapture_pull_server_work(PullServer *server, uint64 round);
 extern void kapture_pull_server_stop(PullServer *server);
 extern TimestampTz kapture_pull_server_next(const PullServer *server);
 extern void kapture_pull_server_served(PullServer *server);

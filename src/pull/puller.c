@@ -4,7 +4,7 @@
  *
  * It runs only where a server has option pull_interval or sweep_interval or a table
  * takes what is pulled, and beside the worker that sends changes, so that neither
- * keeps the other waiting.  Servers do not wait for each other: each is pulled from
+ * keeps the other waiting.  Servers do not wait for each other: their owners take turns, each is pulled from
  * as far as that goes without waiting (pull_server.c), then attached tables get
  * what is there for them (pull_table.c), then the network is served.
  *
@@ -33,8 +33,13 @@
 #include "table/origin.h"
 #include "traffic/pacing.h"
 
-/* Milliseconds of writing to tables after which servers are looked at, too. */
+/* Milliseconds of writing to tables after which servers are looked at, too; and the other way round. */
 #define PULLER_TABLES_TIME	100
+#define PULLER_SERVERS_TIME	100
+
+/* Microseconds that reading servers may take at once; else so many times as long is left to other work. */
+#define PULLER_LOAD_FREE	INT64CONST(20000)
+#define PULLER_LOAD_REST	3
 
 /* Milliseconds between two tries of what an error has stopped, at most. */
 #define PULLER_LONGEST		60000
@@ -46,6 +51,7 @@ typedef struct Puller
 	dlist_head	servers;		/* PullServer */
 	dlist_head	tables;			/* PullTable */
 	uint64		round;			/* of tables' turns */
+	uint64		server_round;	/* of servers' turns */
 	Oid			installation;	/* our kapture_attachment */
 	bool		ours;			/* the database is no copy */
 	bool		said_copy;		/* in the log, that it is one */
@@ -53,7 +59,7 @@ typedef struct Puller
 	bool		stale;			/* servers or attachments may have changed */
 	bool		settings_changed;	/* servers or mappings have */
 	int			load_errors;	/* in a row, while reading them */
-	TimestampTz load_not_before;	/* after those */
+	TimestampTz load_not_before;	/* after those, or as other work has its turn first */
 	TimestampTz next_load;		/* when to look again at what was locked */
 } Puller;
 
@@ -228,12 +234,14 @@ puller_do_load(void *arg)
 static bool
 puller_load(Puller *puller)
 {
+	TimestampTz began = GetCurrentTimestamp();
 	ErrorData  *error = kapture_process_run("reading servers", puller_do_load, puller);
+	int64		taken = GetCurrentTimestamp() - began;
 
 	if (error == NULL)
 	{
 		puller->load_errors = 0;
-		puller->load_not_before = 0;
+		puller->load_not_before = taken < PULLER_LOAD_FREE ? 0 : began + taken * (1 + PULLER_LOAD_REST);
 		if (puller->any)
 			puller_forget_servers(puller);
 		kapture_process_report_success(KAPTURE_PHASE_LOAD, NULL, 0);
@@ -252,7 +260,7 @@ puller_load(Puller *puller)
 	return true;
 }
 
-/* Takes in the settings of all servers; what was changed may be what was wrong. */
+/* Has the settings of all servers taken in; what was changed may be what was wrong. */
 static void
 puller_configure(Puller *puller)
 {
@@ -266,7 +274,7 @@ puller_configure(Puller *puller)
 
 		if (changed)
 			server->not_before = 0;
-		kapture_pull_server_configure(server);
+		kapture_pull_server_change(server);
 	}
 }
 
@@ -283,7 +291,7 @@ puller_load_stale(Puller *puller)
 		kapture_process_exit(KAPTURE_EXIT_ABSENT);
 
 	/* where a dump is being restored, servers are there before mappings */
-	if (puller->ours && !puller->stale)
+	if (puller->ours && puller->load_errors == 0)
 		puller_configure(puller);
 }
 
@@ -318,7 +326,7 @@ puller_timeout(Puller *puller)
 
 	if (puller->stale)
 		next = puller->load_not_before;
-	else if (kapture_enabled && puller->ours)
+	if (puller->load_errors == 0 && kapture_enabled && puller->ours)
 		next = Min(next, puller_next_work(puller));
 	return kapture_process_wait_until(next);
 }
@@ -388,26 +396,61 @@ puller_work_tables(Puller *puller)
 	}
 }
 
-/* Goes on with all servers.  Nothing of a copy's, nor while it is switched off. */
-static void
-puller_work(Puller *puller)
+/*
+ * The server to go on with, of those for which there is something to do: its owner had the
+ * least so far, or it has waited for longest.  NULL: there is none.
+ */
+static PullServer *
+puller_next_server(Puller *puller, TimestampTz now)
 {
+	PullServer *next = NULL;
 	dlist_iter	iter;
 
 	dlist_foreach(iter, &puller->servers)
 	{
 		PullServer *server = dlist_container(PullServer, node, iter.cur);
 
-		if (kapture_enabled && puller->ours)
-			kapture_pull_server_work(server);
-		else
-			kapture_pull_server_stop(server);
+		if (kapture_pull_server_next(server) > now)
+			continue;
+		if (next == NULL || kapture_turn_comes_before(&server->turn, &next->turn))
+			next = server;
+	}
+	return next;
+}
+
+/* Goes on with servers, for a while. */
+static void
+puller_work_servers(Puller *puller)
+{
+	TimestampTz began = GetCurrentTimestamp();
+	TimestampTz now = began;
+	PullServer *server;
+
+	while (now < TimestampTzPlusMilliseconds(began, PULLER_SERVERS_TIME) &&
+		   (server = puller_next_server(puller, now)) != NULL)
+	{
+		kapture_pull_server_work(server, ++puller->server_round);
 		if (server->wrote)
 			puller_look(puller);
 		server->wrote = false;
+		now = GetCurrentTimestamp();
 	}
+}
+
+/* Goes on with all that there is to do.  Nothing of a copy's, nor while it is switched off. */
+static void
+puller_work(Puller *puller)
+{
+	dlist_iter	iter;
+
 	if (kapture_enabled && puller->ours)
+	{
+		puller_work_servers(puller);
 		puller_work_tables(puller);
+		return;
+	}
+	dlist_foreach(iter, &puller->servers)
+		kapture_pull_server_stop(dlist_container(PullServer, node, iter.cur));
 }
 
 static Puller *
@@ -443,7 +486,7 @@ puller_pass(void *arg)
 		puller_look(puller);
 	puller_load_stale(puller);
 	kapture_process_follow_clock(kapture_pull_state_shift, NULL, NULL);
-	if (puller->load_not_before == 0)
+	if (puller->load_errors == 0)
 		puller_work(puller);
 
 	/* answers are taken in, however much there is to do */

@@ -312,6 +312,61 @@ as('mallory', "INSERT INTO mallory.hers VALUES (2, 'Given', '9740000002')");
 poll_ok($node, "SELECT message LIKE 'code of role \"mallory\" must not run as role \"postgres\": function mallory.fire()' FROM kapture_failures WHERE relation = 'mallory.hers'::regclass", 'given to a superuser, it is not, with her trigger');
 nothing_gained('a table that was hers');
 
+# what she left in one, and nobody can tell from what its owner wrote: it may do nothing in the owner's name
+sql("CREATE EXTENSION dblink; CREATE TABLE root.secret AS SELECT 'secret' AS a");
+as('mallory', "CREATE TABLE mallory.spoils (a text)");
+foreach my $case (
+	[ 'a check that reads', 'ADD CHECK (query_to_xml($$SELECT * FROM root.secret$$, true, true, $$$$) IS NOT NULL) NOT VALID' ],
+	[ 'a check that acts', 'ADD CHECK (setval($$public.counted$$, 4711) > 0) NOT VALID' ],
+	[ 'a check that changes settings', 'ADD CHECK (set_config($$search_path$$, $$mallory$$, false) IS NOT NULL) NOT VALID' ],
+	[ 'a check that has an extension run SQL', 'ADD CHECK (dblink_exec($$dbname=postgres$$, $$ALTER ROLE mallory SUPERUSER$$) IS NOT NULL) NOT VALID' ],
+	[ 'a rule that calls', undef, 'CREATE RULE spoil AS ON UPDATE TO THIS DO ALSO SELECT query_to_xml($$SELECT * FROM root.secret$$, true, true, $$$$)' ],
+	[ 'a rule that writes', undef, 'CREATE RULE spoil AS ON UPDATE TO THIS DO ALSO INSERT INTO mallory.spoils VALUES (NEW.phone)' ],
+	[ 'a rule that reads', undef, 'CREATE RULE spoil AS ON UPDATE TO THIS DO ALSO SELECT * FROM mallory.spoils' ])
+{
+	my ($name, $change, $statement) = @$case;
+	my $why = $name =~ /rule that (writes|reads)/ ? qr/^a rule of table "left\d+" must not use relation "spoils" as role "postgres" Hint: have a trigger/ :
+	  qr/^expressions of a table must not call function (query_to_xml|setval|set_config|public\.dblink_exec)\(.* Hint: a check, default, domain or rule/;
+	$table = 'mallory.left' . ++$n;
+	as('mallory', "CREATE SEQUENCE IF NOT EXISTS mallory.counted;"
+		  . "CREATE TABLE $table (id serial PRIMARY KEY, customer_name text, phone text, at timestamptz DEFAULT clock_timestamp(), CHECK (at < now() + interval '1 day'));"
+		  . "SELECT kapture_attach('$table'); SELECT kapture_pause('$table'); INSERT INTO $table (customer_name, phone) VALUES ('Left', '" . (9770000000 + $n) . "');"
+		  . ($change ? "ALTER TABLE $table $change" : $statement =~ s/\bTHIS/$table/r));
+	sql("ALTER TABLE $table OWNER TO postgres; CREATE SEQUENCE IF NOT EXISTS counted");
+	fares($table, $why, "given to a superuser, $name");
+	is(sql("SELECT count(*) FROM mallory.spoils"), '0', "given to a superuser, $name: nothing is spoiled");
+	sql("DROP TABLE $table");
+}
+$table = 'mallory.left' . ++$n;
+as('mallory', "CREATE TABLE $table (id serial PRIMARY KEY, customer_name text, phone text, at timestamptz DEFAULT clock_timestamp(), token uuid DEFAULT gen_random_uuid(), CHECK (random() < 2), CHECK (at < now() + interval '1 day'));"
+	  . "SELECT kapture_attach('$table'); SELECT kapture_pause('$table'); INSERT INTO $table (customer_name, phone) VALUES ('Left', '9770000000')");
+sql("ALTER TABLE $table OWNER TO postgres");
+fares($table, 'sent', 'given to a superuser, what does nothing in the name of anybody');
+
+# where results of ours are written for whoever calls
+as('mallory', "CREATE TABLE mallory.results (row_key text, kapture_customer_id bigint, problem text, field text, here text, there text, n serial, at timestamptz DEFAULT now()); GRANT ALL ON mallory.results TO PUBLIC");
+as('postgres', "CREATE TABLE root.verified (id int PRIMARY KEY, customer_name text, phone text); SELECT kapture_attach('root.verified', filter => 'id > 1')");
+sql("INSERT INTO root.verified VALUES (2, 'Verified', '9780000001')");
+poll_ok($node, "SELECT kapture_customer_id IS NOT NULL FROM root.verified", 'a row to verify');
+sql("SET kapture_sync.capture = off; UPDATE root.verified SET customer_name = 'Changed'");
+like(try_as('postgres', "CALL kapture_verify_into('root.verified', 'mallory.results')"), qr/compared, that is all/, 'results go to a table of hers');
+is(sql("SELECT string_agg(field || here, ' ') FROM mallory.results"), 'customer_nameChanged', 'all there are');
+foreach my $case (
+	[ 'her trigger', qr/code of role "mallory" must not run as role "postgres": function mallory\.fire\(\)/, 'CREATE TRIGGER spoil BEFORE INSERT ON mallory.results FOR EACH ROW EXECUTE FUNCTION mallory.fire()', 'DROP TRIGGER spoil ON mallory.results' ],
+	[ 'her deferred trigger', qr/code of role "mallory" must not run as role "postgres": function mallory\.fire\(\)/, 'CREATE CONSTRAINT TRIGGER spoil AFTER INSERT ON mallory.results DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION mallory.fire()', 'DROP TRIGGER spoil ON mallory.results' ],
+	[ 'her default', qr/code of role "mallory" must not run as role "postgres": function mallory\.steal\(\)/, 'ALTER TABLE mallory.results ADD COLUMN spoil boolean; ALTER TABLE mallory.results ALTER COLUMN spoil SET DEFAULT mallory.steal()', 'ALTER TABLE mallory.results DROP COLUMN spoil' ],
+	[ 'her check', qr/expressions of a table must not call function lo_create/, 'ALTER TABLE mallory.results ADD CONSTRAINT spoil CHECK (lo_create(4711) > 0) NOT VALID', 'ALTER TABLE mallory.results DROP CONSTRAINT spoil' ],
+	[ 'her rule', qr/a rule of table "results" must not use relation "spoils"/, 'CREATE RULE spoil AS ON INSERT TO mallory.results DO ALSO INSERT INTO mallory.spoils SELECT rolname FROM pg_roles', 'DROP RULE spoil ON mallory.results' ])
+{
+	my ($name, $why, $plant, $uproot) = @$case;
+	sql("TRUNCATE loot");
+	as('mallory', $plant);
+	like(try_as('postgres', "CALL kapture_verify_into('root.verified', 'mallory.results', restart => true)"), $why, "$name on a table for results is refused");
+	is(sql("SELECT count(*) FROM mallory.spoils"), '0', "$name on a table for results: nothing is spoiled");
+	nothing_gained("$name on a table for results");
+	as('mallory', $uproot);
+}
+
 # --- what is put off until those have the word who may do more than the table's owner
 as('mallory', q(
 CREATE TABLE mallory.log (a text);
@@ -346,6 +401,7 @@ foreach my $owner ('postgres', 'alice')
 		[ 'her trigger on updates', 'function mallory.fire()', "CREATE TRIGGER fire BEFORE UPDATE ON THIS FOR EACH ROW EXECUTE FUNCTION mallory.fire()" ],
 		[ 'her condition', 'condition of trigger', "CREATE TRIGGER fire BEFORE INSERT ON THIS FOR EACH ROW WHEN (lo_create(4711) > 0) EXECUTE FUNCTION suppress_redundant_updates_trigger()" ],
 		[ 'her default', 'function mallory.steal()', '', "ALTER TABLE THIS ADD COLUMN note boolean; ALTER TABLE THIS ALTER COLUMN note SET DEFAULT mallory.steal()" ],
+		[ 'a default that reads', 'expressions of a table must not call function query_to_xml', '', "ALTER TABLE THIS ADD COLUMN note text; ALTER TABLE THIS ALTER COLUMN note SET DEFAULT query_to_xml('SELECT rolname FROM pg_authid', true, true, '')::text" ],
 		[ 'her domain', 'type mallory.d', "CREATE DOMAIN mallory.dN AS text", "ALTER TABLE THIS ADD COLUMN note mallory.dN", "ALTER DOMAIN mallory.dN ADD CHECK (mallory.steal()) NOT VALID" ],
 		[ 'her partition', 'partition ', '', '', '', "CREATE TABLE THIS_1 PARTITION OF THIS DEFAULT;" ])
 	{

@@ -60,8 +60,8 @@ sub end
 my ($rss, $hwm) = (qr/^VmRSS:\s+(\d+) kB/m, qr/^VmHWM:\s+(\d+) kB/m);
 sub worker_memory
 {
-	my ($what) = @_;
-	my $pid = sql("SELECT kapture_worker_pid()");
+	my ($what, $process) = @_;
+	my $pid = sql("SELECT kapture_@{[ $process || 'worker' ]}_pid()");
 	slurp_file("/proc/$pid/status") =~ $what or die "no memory of process $pid";
 	return $1;
 }
@@ -116,13 +116,13 @@ sub alice_inserts
 # Alice's rows go, several times in a row, while mallory does what she does.
 sub alice_is_served
 {
-	my ($what, $times) = @_;
+	my ($what, $times, $bound) = @_;
 	my $ok = 1;
 	foreach (1 .. $times || 5)
 	{
 		$ok &&= served($what, [ alice_inserts() ]);
 	}
-	ok($ok && $worst{$what} < 20 * $slowness, "alice is served: $what") or diag("after $worst{$what} s");
+	ok($ok && $worst{$what} < ($bound || 20) * $slowness, "alice is served: $what") or diag("after $worst{$what} s");
 	return;
 }
 alice_is_served('nobody else', 3);
@@ -410,7 +410,7 @@ sub seed
 }
 sub alice_pulls
 {
-	my ($what, $times) = @_;
+	my ($what, $times, $bound) = @_;
 	my $slowest = 0;
 	foreach (1 .. $times || 3)
 	{
@@ -421,7 +421,7 @@ sub alice_pulls
 		my $took = time - $began;
 		$slowest = $took if $took > $slowest;
 	}
-	ok($slowest < 25 * $slowness, "alice's customers are pulled: $what") or diag("after $slowest s");
+	ok($slowest < ($bound || 25) * $slowness, "alice's customers are pulled: $what") or diag("after $slowest s");
 	note("$what: $slowest s");
 	return;
 }
@@ -438,6 +438,62 @@ my $open = session("BEGIN; SELECT kapture_retry('mallory.pulled')");
 seed($other, 5);
 alice_pulls('kapture_retry is open');
 end($open, 'ROLLBACK');
+
+# --- hundreds of servers that are pulled from all the time
+mallory(join ';', map { "CREATE SERVER pulled$_ FOREIGN DATA WRAPPER kapture_fdw OPTIONS (url '$other->{url}', timeout '30s', pull_interval '1s'); CREATE USER MAPPING FOR mallory SERVER pulled$_ OPTIONS (auth_key '$key')" } 1 .. 200);
+poll_ok($node, "SELECT count(*) > 5 FROM kapture_pull_status WHERE server LIKE 'pulled%' AND finished_at IS NOT NULL", 'many servers are pulled from');
+is(sql("SELECT count(*) > 64 FROM kapture_pull_status WHERE server LIKE 'pulled%' AND state = 'pulling'"), 'f', 'but not all at once');
+alice_pulls('hundreds of servers', 3, 10);
+
+# --- what wakes worker and puller all the time: answers must not wait for that to end
+sub storm
+{
+	my ($statement) = @_;
+	return IPC::Run::start([ 'psql', '-XAtq', '-d', $node->connstr('postgres') . ' user=mallory', '-c', "DO \$do\$ BEGIN FOR i IN 1 .. 1000000 LOOP $statement; COMMIT; END LOOP; END \$do\$" ], '>', '/dev/null', '2>&1');
+}
+sub calm { my ($storm) = @_; sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'mallory' AND query LIKE 'DO %'"); $storm->finish; return; }
+foreach my $case (
+	[ 'servers that change all the time', q(EXECUTE format('ALTER SERVER pulled%s OPTIONS (SET timeout ''%ss'')', i % 200 + 1, 20 + i % 10)) ],
+	[ 'tables that are attached all the time', q(EXECUTE 'CREATE TABLE mallory.come (id int PRIMARY KEY, customer_name text, phone text)'; PERFORM public.kapture_attach('mallory.come', server => 'mallory', pull => true); COMMIT; EXECUTE 'DROP TABLE mallory.come') ])
+{
+	my ($name, $statement) = @$case;
+	my $storm = storm($statement);
+	poll_ok($node, "SELECT count(*) > 0 FROM pg_stat_activity WHERE usename = 'mallory' AND query LIKE 'DO %' AND now() - backend_start > interval '0.5 s'", "$name: it goes on");
+	alice_is_served($name, 5, 10);
+	alice_pulls($name, 2, 10);
+	is(sql("SELECT count(*) FROM pg_stat_activity WHERE usename = 'mallory' AND query LIKE 'DO %'"), '1', "$name: still");
+	calm($storm);
+}
+sql("DROP TABLE IF EXISTS mallory.come");
+mallory(join ';', map { "DROP SERVER pulled$_ CASCADE" } 1 .. 200);
+
+# --- large answers to many pulls at once
+my $large = IO::Socket::INET->new(Listen => 128, LocalAddr => '127.0.0.1', ReuseAddr => 1) or die "listen: $!";
+my $answers = fork // die $!;
+if ($answers == 0)
+{
+	my $body = '{"status": "success", "a": "' . 'x' x 12_000_000 . '"}';
+	$SIG{CHLD} = 'IGNORE';
+	while (1)
+	{
+		my $client = $large->accept or next;
+		next if fork;
+		sysread $client, my $request, 65536;
+		print {$client} "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Length: " . length($body) . "\r\n\r\n$body";
+		$client->flush;
+		exec 'true';    # so that nothing of the test ends with it
+	}
+}
+sql("SELECT pg_terminate_backend(kapture_puller_pid())");
+poll_ok($node, 'SELECT kapture_puller_pid() IS NOT NULL', 'another puller');
+$before = worker_memory($rss, 'puller');
+mallory(join ';', map { "BEGIN; CREATE SERVER large$_ FOREIGN DATA WRAPPER kapture_fdw OPTIONS (url 'http://127.0.0.1:@{[ $large->sockport ]}', timeout '30s', pull_interval '1s'); CREATE USER MAPPING FOR mallory SERVER large$_ OPTIONS (auth_key '$key'); COMMIT" } 1 .. 30);
+poll_ok($node, "SELECT coalesce(sum(requests), 0) > 5 FROM kapture_stat_requests WHERE server LIKE 'large%'", 'large answers come');
+alice_pulls('large answers', 2, 10);
+memory_ok(worker_memory($hwm, 'puller') - $before, 160 * 1024, 'and do not take memory all at once');
+mallory(join ';', map { "DROP SERVER large$_ CASCADE" } 1 .. 30);
+kill 'KILL', $answers;
+waitpid $answers, 0;
 
 # --- all of it together
 hostile_table('together', "$calls PERFORM pg_advisory_lock(1); IF NEW.id % 3 = 0 THEN PERFORM pg_sleep(100000); ELSIF NEW.id % 3 = 1 THEN PERFORM pg_sleep(4.5); ELSE RAISE EXCEPTION '%', repeat('x', 5000000); END IF;");
