@@ -147,8 +147,11 @@ kapture_catalog_relid(KaptureTable table)
 			catalog_relids[i] = OidIsValid(schema) ?
 				get_relname_relid(catalog_table_names[i], schema) : InvalidOid;
 		catalog_schema = schema;
-		/* an invalidation while they are looked up may be about what was looked up too early */
-		catalog_valid = OidIsValid(schema) && changes == catalog_changes;
+		/*
+		 * An invalidation while they are looked up may be about what was looked up too early;
+		 * a script of the extension is about to make them.
+		 */
+		catalog_valid = OidIsValid(schema) && changes == catalog_changes && !creating_extension;
 		catalog_packs = OidIsValid(catalog_relids[KAPTURE_TABLE_OUTBOX]) &&
 			get_attnum(catalog_relids[KAPTURE_TABLE_OUTBOX], "more_keys") != InvalidAttrNumber;
 	}

@@ -180,6 +180,14 @@ $node->safe_psql('other', "CREATE EXTENSION kapture_sync");
 poll_ok($node, "SELECT kapture_worker_pid() IS NOT NULL", 'another database gets its own', 'other');
 $node->safe_psql('postgres', "DROP DATABASE other");
 pass('DROP DATABASE is not kept waiting by the worker');
+
+# one session may make the extension, drop it and make it again: what it keeps of the extension's tables is of the last one
+$node->safe_psql('postgres', 'CREATE DATABASE anew TEMPLATE template0');
+my $make = "CREATE EXTENSION kapture_sync; CREATE SERVER kapture FOREIGN DATA WRAPPER kapture_fdw OPTIONS (url 'http://127.0.0.1:1');"
+  . " CREATE USER MAPPING FOR PUBLIC SERVER kapture OPTIONS (auth_key 'a2FwZGVtbzprYXAxMjM='); SELECT kapture_attach('customers');";
+my ($rc, $out, $err) = $node->psql('anew', "CREATE TABLE customers (id int PRIMARY KEY, customer_name text, phone text); DROP EXTENSION IF EXISTS kapture_sync CASCADE;"
+	  . " DROP TABLE IF EXISTS others; $make DROP EXTENSION kapture_sync CASCADE; DROP TABLE IF EXISTS others; $make SELECT count(*) FROM kapture_attachments", on_error_stop => 1);
+like($out, qr/^1$/m, 'a session that made the extension anew attaches a table') or diag($err);
 $node->stop;
 
 done_testing();
