@@ -27,6 +27,12 @@ PG_CPPFLAGS = -I$(srcdir)/src -DKAPTURE_SQL_VERSION='"$(EXTVERSION)"'
 SHLIB_LINK = -lcurl
 EXTRA_CLEAN = $(DATA_built) test/emulator/kapture-emulator test/unit/kapture_units.so $(wildcard test/faults/*)
 
+ifneq ($(filter emulator,$(MAKECMDGOALS)),)
+ifneq ($(shell printf '\043include <jansson.h>\n\043include <microhttpd.h>\n' | $(CC) $(CPPFLAGS) -E -x c - >/dev/null 2>&1 && echo found),found)
+$(error the headers of libmicrohttpd and jansson, which the emulator is built with, are not there: install them (Debian: libmicrohttpd-dev and libjansson-dev))
+endif
+endif
+
 # Everything but these two needs PostgreSQL's headers, and what compiles needs libcurl's.
 ifneq ($(filter-out emulator dist,$(or $(MAKECMDGOALS),all)),)
 PG_CONFIG ?= pg_config

@@ -24,20 +24,14 @@ for ((i = 0; i < times; i++)); do
 done
 sql 'ALTER SYSTEM RESET fsync' && sql 'SELECT pg_reload_conf()' >/dev/null
 
-build() {
-	touch "$work/src/src/push/record.c"
-	as_runner make -s -C "$work/src" PG_CONFIG="$pg_config" with_llvm=no COPT="${1:-}" all
-	as_root make -s -C "$work/src" PG_CONFIG="$pg_config" with_llvm=no install >/dev/null
-	restart_server
-}
 for ((i = 0; i < times; i++)); do
 	for batch in 1 32 128 512; do
-		build "-DRECORD_BATCH=$batch"
+		build_with push/record.c "-DRECORD_BATCH=$batch"
 		drain_once
 		point choice_batch "$batch at a time" "$rate"
 	done
 done
-build
+build_with push/record.c
 
 need_packages nginx openssl
 tls_port=$((${url##*:} + 1))

@@ -69,6 +69,14 @@ start_server() {
 
 restart_server() { as_runner "$bin/pg_ctl" -D "$work/data" -l "$work/server.log" -w restart >/dev/null; }
 
+# build_with FILE [FLAGS]: a source file is compiled with these flags, installed, and the server restarted
+build_with() {
+	touch "$work/src/src/$1"
+	as_runner make -s -C "$work/src" PG_CONFIG="$pg_config" with_llvm=no COPT="${2:-}" all
+	as_root make -s -C "$work/src" PG_CONFIG="$pg_config" with_llvm=no install >/dev/null
+	restart_server
+}
+
 start_emulator() {
 	as_runner sh -c 'echo $$ >"$1/pid"; exec "$2" --empty --port 0 --port-file "$1/port"' \
 		sh "$work/run" "$work/src/test/emulator/kapture-emulator" >/dev/null 2>&1 &

@@ -47,6 +47,24 @@ for ((i = 0; i < runs; i++)); do
 done
 sql 'DROP TABLE emails, towns CASCADE'
 
+# ---- what it costs to know what Kapture has ----
+
+figure mapping.digests '>=' 0.9 ratio 'Drain, with digests of what is sent kept of each row, over one without (built so): rows/s'
+for ((i = 0; i < runs; i++)); do
+	order=(true false)
+	if ((i % 2)); then order=(false true); fi
+	for kept in "${order[@]}"; do
+		build_with known/digest.c "-DDIGEST_KEPT=$kept"
+		drain_kind columns
+		[ "$(psql -c 'SELECT count(digests) FROM kapture_row')" = "$([ $kept = true ] && echo "$rows" || echo 0)" ] ||
+			{ echo "the oracle says no: digests are kept otherwise than $kept" >&2; exit 1; }
+		rate_of[$kept]=$rate cpu_of_kind[$kept]=$cpu
+	done
+	point mapping.digests kapture_sync "$(ratio "${rate_of[true]}" "${rate_of[false]}")"
+	point mapping.digests.cpu kapture_sync "$(ratio "${cpu_of_kind[false]}" "${cpu_of_kind[true]}")"
+done
+build_with known/digest.c
+
 # ---- what writing costs ----
 
 people=100000

@@ -21,10 +21,11 @@ need_packages() {
 	[ ${#missing[@]} = 0 ] && return
 	say "installing ${missing[*]}"
 	# The package of the server would start a cluster of its own: not wanted here.
-	if ! dpkg-query -W postgresql-common >/dev/null 2>&1; then
-		as_root mkdir -p /etc/postgresql-common
-		[ -e /etc/postgresql-common/createcluster.conf ] ||
-			echo 'create_main_cluster = false' | as_root tee /etc/postgresql-common/createcluster.conf >/dev/null
+	local settings=/etc/postgresql-common/createcluster.conf made=
+	if [ ! -e "$settings" ] && ! dpkg-query -W postgresql-common >/dev/null 2>&1; then
+		as_root mkdir -p "${settings%/*}"
+		echo 'create_main_cluster = false' | as_root tee "$settings" >/dev/null
+		made=1
 	fi
 	# nor is any other daemon to be started; and one run at a time installs
 	local rc=0
@@ -37,6 +38,12 @@ need_packages() {
 		fi
 		install_packages "${missing[@]}"
 	) 9<"$top/script/lib.sh" || rc=$?
+	# Debian's own settings are for clusters that others make later
+	if [ -n "$made" ] && [ -e "$settings.ucf-dist" ]; then
+		as_root mv "$settings.ucf-dist" "$settings"
+	elif [ -n "$made" ] && ! dpkg-query -W postgresql-common >/dev/null 2>&1; then
+		as_root rm -f "$settings"
+	fi
 	# what was not here before is not to be started with the machine, either
 	if [ -x /usr/bin/deb-systemd-helper ]; then
 		for p in "${missing[@]}"; do
@@ -74,15 +81,16 @@ pack_checkout() {
 		tar cf - --null --ignore-failed-read -T - 2>/dev/null)
 }
 
-# Builds a copy of the checkout in $work and installs it.
+# Builds a copy of the checkout in $work and installs it.  Besides it the targets named
+# are built: by default, what tests need.
 build_and_install() {
-	local pg_config=$1
+	local pg_config=$1 targets=${2:-emulator units}
 	say "building against $($pg_config --version)"
 	mkdir -p "$work/src"
 	pack_checkout | tar xf - -C "$work/src"
 	[ "$(id -u)" = 0 ] && chown -R "$runner" "$work"
 	as_runner make -s -C "$work/src" PG_CONFIG="$pg_config" with_llvm=no COPT="${KAPTURE_COVERAGE:+--coverage -O0}" \
-		-j2 all emulator units
+		-j2 all $targets
 	as_root env ASAN_OPTIONS="${ASAN_OPTIONS:-}" make -s -C "$work/src" PG_CONFIG="$pg_config" with_llvm=no install >/dev/null
 }
 

@@ -1,5 +1,6 @@
 -- How the sync is doing, each second:  psql -f script/live.sql
--- It costs the same however much waits.  Bars are logarithmic.
+-- It costs the same however much waits.  Bars are logarithmic: ten times as many
+-- are nine blocks more.
 \set QUIET on
 \set ON_ERROR_STOP on
 \pset tuples_only on

@@ -16,12 +16,9 @@ CREATE FUNCTION pg_temp.sentence(text) RETURNS text LANGUAGE sql AS
 $$ SELECT upper(left($1, 1)) || substr($1, 2) || CASE WHEN $1 ~ '[.?!]$' THEN '' ELSE '.' END $$;
 
 -- What is not for users, and may be another thing in the next release: objects
--- whose comment says so, and these.
-CREATE FUNCTION pg_temp.is_internal(object text, comment text) RETURNS boolean LANGUAGE sql AS
-$$ SELECT comment ~ '^internal: ' OR object IN ('function kapture_capture', 'function kapture_merge_digests', 'function kapture_fdw_handler', 'function kapture_fdw_validator',
-	'function kapture_forget_contacts', 'function kapture_is_origin', 'function kapture_may_see', 'function kapture_pull_stream',
-	'function kapture_queue', 'function kapture_request_counters', 'function kapture_server_states', 'function kapture_table_error',
-	'function kapture_table_problem', 'function kapture_worker_start') $$;
+-- whose comment says so.
+CREATE FUNCTION pg_temp.is_internal(comment text) RETURNS boolean LANGUAGE sql AS
+$$ SELECT comment ~ '^internal: ' $$;
 
 CREATE TEMP VIEW members AS
 	SELECT d.classid, d.objid
@@ -33,7 +30,7 @@ CREATE TEMP VIEW functions AS
 		regexp_replace(pg_get_function_arguments(p.oid), '::[\w ."\[\]]+|\mIN ', '', 'g') AS arguments,
 		regexp_replace(pg_get_function_result(p.oid), '^TABLE\(', 'TABLE (') AS result,
 		regexp_replace(obj_description(p.oid, 'pg_proc'), '^internal: ', '') AS comment,
-		pg_temp.is_internal('function ' || p.proname, obj_description(p.oid, 'pg_proc')) AS is_internal,
+		pg_temp.is_internal(obj_description(p.oid, 'pg_proc')) AS is_internal,
 		NOT EXISTS (SELECT FROM aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) WHERE grantee = 0) AS is_reserved
 	FROM members AS m JOIN pg_proc AS p ON (m.classid, m.objid) = ('pg_proc'::regclass, p.oid);
 
@@ -41,7 +38,7 @@ CREATE TEMP VIEW relations AS
 	SELECT c.oid, c.relname AS name, c.relkind AS kind,
 		regexp_replace(coalesce(obj_description(c.oid, 'pg_class'), obj_description(c.reltype, 'pg_type')), '^internal: ', '') AS comment,
 		-- tables that users may read have a grant, or the owner of the extension gives one
-		pg_temp.is_internal('table ' || c.relname, obj_description(c.oid, 'pg_class')) OR
+		pg_temp.is_internal(obj_description(c.oid, 'pg_class')) OR
 		(c.relkind <> 'v' AND c.relname NOT IN ('kapture_customers', 'kapture_contacts') AND
 		 NOT EXISTS (SELECT FROM aclexplode(c.relacl) WHERE grantee = 0)) AS is_internal
 	FROM members AS m JOIN pg_class AS c ON (m.classid, m.objid) = ('pg_class'::regclass, c.oid)

@@ -9,7 +9,7 @@
 
 CREATE OR REPLACE FUNCTION @extschema@.kapture_capture() RETURNS trigger
 LANGUAGE C AS 'MODULE_PATHNAME', 'kapture_capture';
-COMMENT ON FUNCTION @extschema@.kapture_capture() IS 'trigger of attached tables: notes in the outbox which row changed';
+COMMENT ON FUNCTION @extschema@.kapture_capture() IS 'internal: trigger of attached tables: notes in the outbox which row changed';
 
 CREATE OR REPLACE FUNCTION @extschema@.kapture_library_version() RETURNS text
 LANGUAGE C STABLE PARALLEL SAFE STRICT AS 'MODULE_PATHNAME', 'kapture_library_version';
@@ -18,7 +18,7 @@ COMMENT ON FUNCTION @extschema@.kapture_library_version() IS 'version of the ext
 CREATE OR REPLACE FUNCTION @extschema@.kapture_worker_start() RETURNS void
 LANGUAGE C VOLATILE STRICT AS 'MODULE_PATHNAME', 'kapture_worker_start';
 REVOKE ALL ON FUNCTION @extschema@.kapture_worker_start() FROM PUBLIC;
-COMMENT ON FUNCTION @extschema@.kapture_worker_start() IS 'asks the launcher for a worker in this database, at commit';
+COMMENT ON FUNCTION @extschema@.kapture_worker_start() IS 'internal: asks the launcher for a worker in this database, at commit';
 
 CREATE OR REPLACE FUNCTION @extschema@.kapture_worker_pid() RETURNS integer
 LANGUAGE C VOLATILE STRICT AS 'MODULE_PATHNAME', 'kapture_worker_pid';
@@ -30,19 +30,19 @@ COMMENT ON FUNCTION @extschema@.kapture_puller_pid() IS 'process id of the proce
 
 CREATE OR REPLACE FUNCTION @extschema@.kapture_may_see(attachment_id integer) RETURNS boolean
 LANGUAGE C STABLE STRICT AS 'MODULE_PATHNAME', 'kapture_may_see';
-COMMENT ON FUNCTION @extschema@.kapture_may_see(integer) IS 'does the attached table belong to the current role?';
+COMMENT ON FUNCTION @extschema@.kapture_may_see(integer) IS 'internal: does the attached table belong to the current role?';
 
 CREATE OR REPLACE FUNCTION @extschema@.kapture_merge_digests(older bytea, newer bytea) RETURNS bytea
 LANGUAGE C IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'kapture_merge_digests';
 REVOKE ALL ON FUNCTION @extschema@.kapture_merge_digests(bytea, bytea) FROM PUBLIC;
-COMMENT ON FUNCTION @extschema@.kapture_merge_digests(bytea, bytea) IS 'digests of kapture_row: the newer ones, and the older where those are unknown';
+COMMENT ON FUNCTION @extschema@.kapture_merge_digests(bytea, bytea) IS 'internal: digests of kapture_row: the newer ones, and the older where those are unknown';
 
 CREATE OR REPLACE FUNCTION @extschema@.kapture_seen_digests(digests bytea, customer_id bigint, bits smallint[], fields text[], names text[], seen text[])
 RETURNS bytea
 LANGUAGE C VOLATILE STRICT AS 'MODULE_PATHNAME', 'kapture_seen_digests';
 REVOKE ALL ON FUNCTION @extschema@.kapture_seen_digests(bytea, bigint, smallint[], text[], text[], text[]) FROM PUBLIC;
 COMMENT ON FUNCTION @extschema@.kapture_seen_digests(bytea, bigint, smallint[], text[], text[], text[]) IS
-'digests of kapture_row, but for fields of which Kapture was seen to have another value';
+'internal: digests of kapture_row, but for fields of which Kapture was seen to have another value';
 
 --
 -- Connections and direct calls
@@ -50,11 +50,11 @@ COMMENT ON FUNCTION @extschema@.kapture_seen_digests(bytea, bigint, smallint[], 
 
 CREATE OR REPLACE FUNCTION @extschema@.kapture_fdw_validator(text[], oid) RETURNS void
 LANGUAGE C STRICT AS 'MODULE_PATHNAME', 'kapture_fdw_validator';
-COMMENT ON FUNCTION @extschema@.kapture_fdw_validator(text[], oid) IS 'checks the options of servers, user mappings and foreign tables';
+COMMENT ON FUNCTION @extschema@.kapture_fdw_validator(text[], oid) IS 'internal: checks the options of servers, user mappings and foreign tables';
 
 CREATE OR REPLACE FUNCTION @extschema@.kapture_fdw_handler() RETURNS fdw_handler
 LANGUAGE C STRICT AS 'MODULE_PATHNAME', 'kapture_fdw_handler';
-COMMENT ON FUNCTION @extschema@.kapture_fdw_handler() IS 'customers and contacts of Kapture as foreign tables';
+COMMENT ON FUNCTION @extschema@.kapture_fdw_handler() IS 'internal: customers and contacts of Kapture as foreign tables';
 
 CREATE OR REPLACE FUNCTION @extschema@.kapture_server_states(
 	OUT server name, OUT owner oid, OUT state text, OUT since timestamptz,
@@ -62,7 +62,7 @@ CREATE OR REPLACE FUNCTION @extschema@.kapture_server_states(
 RETURNS SETOF record
 LANGUAGE C VOLATILE STRICT AS 'MODULE_PATHNAME', 'kapture_server_states';
 COMMENT ON FUNCTION @extschema@.kapture_server_states() IS
-'state of the servers that the worker of this database sends to: ok, misconfigured, denied, refusing, throttled, failing, outdated';
+'internal: state of the servers that the worker of this database sends to: ok, misconfigured, denied, refusing, throttled, failing, outdated';
 
 CREATE OR REPLACE FUNCTION @extschema@.kapture_add_customer(customer jsonb, server name DEFAULT 'kapture') RETURNS jsonb
 LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'kapture_add_customer';
@@ -141,7 +141,7 @@ CREATE OR REPLACE FUNCTION @extschema@.kapture_pull_stream(start_date timestamp,
 RETURNS SETOF @extschema@.kapture_customer
 LANGUAGE C VOLATILE PARALLEL UNSAFE ROWS 10000 AS 'MODULE_PATHNAME', 'kapture_pull_stream';
 COMMENT ON FUNCTION @extschema@.kapture_pull_stream(timestamp, timestamp, name) IS
-'what kapture_pull_customers is made of: gives rows one by one, but only in a SELECT list';
+'internal: what kapture_pull_customers is made of: gives rows one by one, but only in a SELECT list';
 
 -- Unfolded by the planner (so it must be STABLE and have no settings): rows
 -- then come as the windows do.  A function in C is read to its end in FROM.
@@ -156,7 +156,7 @@ CREATE OR REPLACE FUNCTION @extschema@.kapture_pull_stream(start_date timestampt
 RETURNS SETOF @extschema@.kapture_customer
 LANGUAGE C VOLATILE PARALLEL UNSAFE ROWS 10000 AS 'MODULE_PATHNAME', 'kapture_pull_stream';
 COMMENT ON FUNCTION @extschema@.kapture_pull_stream(timestamptz, timestamptz, name) IS
-'what kapture_pull_customers is made of, for instants, taken in the account''s time zone';
+'internal: what kapture_pull_customers is made of, for instants, taken in the account''s time zone';
 CREATE OR REPLACE FUNCTION @extschema@.kapture_pull_customers(start_date timestamptz, end_date timestamptz, server name DEFAULT 'kapture')
 RETURNS SETOF @extschema@.kapture_customer
 LANGUAGE sql STABLE PARALLEL UNSAFE ROWS 10000
@@ -168,7 +168,7 @@ CREATE OR REPLACE FUNCTION @extschema@.kapture_pull_stream(start_date date, end_
 RETURNS SETOF @extschema@.kapture_customer
 LANGUAGE C VOLATILE PARALLEL UNSAFE ROWS 10000 AS 'MODULE_PATHNAME', 'kapture_pull_stream';
 COMMENT ON FUNCTION @extschema@.kapture_pull_stream(date, date, name) IS
-'what kapture_pull_customers is made of, for days of the account';
+'internal: what kapture_pull_customers is made of, for days of the account';
 CREATE OR REPLACE FUNCTION @extschema@.kapture_pull_customers(start_date date, end_date date, server name DEFAULT 'kapture')
 RETURNS SETOF @extschema@.kapture_customer
 LANGUAGE sql STABLE PARALLEL UNSAFE ROWS 10000
@@ -180,7 +180,7 @@ CREATE OR REPLACE FUNCTION @extschema@.kapture_pull_stream(start_date text, end_
 RETURNS SETOF @extschema@.kapture_customer
 LANGUAGE C VOLATILE PARALLEL UNSAFE ROWS 10000 AS 'MODULE_PATHNAME', 'kapture_pull_stream';
 COMMENT ON FUNCTION @extschema@.kapture_pull_stream(text, text, name) IS
-'what kapture_pull_customers is made of, for times of the account''s time zone, as text';
+'internal: what kapture_pull_customers is made of, for times of the account''s time zone, as text';
 CREATE OR REPLACE FUNCTION @extschema@.kapture_pull_customers(start_date text, end_date text, server name DEFAULT 'kapture')
 RETURNS SETOF @extschema@.kapture_customer
 LANGUAGE sql STABLE PARALLEL UNSAFE ROWS 10000
@@ -237,7 +237,7 @@ COMMENT ON FUNCTION @extschema@.kapture_id(regclass, text, text) IS
 
 CREATE OR REPLACE FUNCTION @extschema@.kapture_followed() RETURNS trigger
 LANGUAGE C AS 'MODULE_PATHNAME', 'kapture_followed';
-COMMENT ON FUNCTION @extschema@.kapture_followed() IS 'trigger of tables that attached ones follow: notes in the outbox what changed';
+COMMENT ON FUNCTION @extschema@.kapture_followed() IS 'internal: trigger of tables that attached ones follow: notes in the outbox what changed';
 
 CREATE OR REPLACE FUNCTION @extschema@.kapture_follow(source regclass, relation regclass, condition text) RETURNS void
 LANGUAGE C VOLATILE AS 'MODULE_PATHNAME', 'kapture_follow';
@@ -338,7 +338,7 @@ CREATE OR REPLACE FUNCTION @extschema@.kapture_is_origin(system_identifier bigin
 RETURNS boolean
 LANGUAGE C STABLE STRICT AS 'MODULE_PATHNAME', 'kapture_is_origin';
 COMMENT ON FUNCTION @extschema@.kapture_is_origin(bigint, oid) IS
-'is this the stamp of the database we are in?';
+'internal: is this the stamp of the database we are in?';
 
 CREATE OR REPLACE FUNCTION @extschema@.kapture_retry(relation regclass, row_key text DEFAULT NULL, name text DEFAULT NULL)
 RETURNS bigint
@@ -367,7 +367,7 @@ COMMENT ON FUNCTION @extschema@.kapture_discard(regclass, anynonarray, text) IS
 -- No foreign key: pg_restore fills the tables of an extension in any order.
 CREATE OR REPLACE FUNCTION @extschema@.kapture_forget_contacts() RETURNS trigger
 LANGUAGE C AS 'MODULE_PATHNAME', 'kapture_forget_contacts';
-COMMENT ON FUNCTION @extschema@.kapture_forget_contacts() IS 'trigger of kapture_customers: deletes the contacts of deleted customers';
+COMMENT ON FUNCTION @extschema@.kapture_forget_contacts() IS 'internal: trigger of kapture_customers: deletes the contacts of deleted customers';
 CREATE OR REPLACE TRIGGER kapture_forget AFTER DELETE ON @extschema@.kapture_customers
 	FOR EACH ROW EXECUTE FUNCTION @extschema@.kapture_forget_contacts();
 CREATE OR REPLACE TRIGGER kapture_forget_all AFTER TRUNCATE ON @extschema@.kapture_customers
@@ -393,15 +393,15 @@ CREATE OR REPLACE FUNCTION @extschema@.kapture_queue(attachment_id integer,
 	OUT pending bigint, OUT in_flight bigint, OUT retrying bigint, OUT parked bigint, OUT exact boolean,
 	OUT oldest timestamptz, OUT last_success timestamptz, OUT last_error text)
 LANGUAGE C STABLE STRICT AS 'MODULE_PATHNAME', 'kapture_queue';
-COMMENT ON FUNCTION @extschema@.kapture_queue(integer) IS 'what waits for an attached table, at a cost that does not grow with it; see kapture_status';
+COMMENT ON FUNCTION @extschema@.kapture_queue(integer) IS 'internal: what waits for an attached table, at a cost that does not grow with it; see kapture_status';
 
 CREATE OR REPLACE FUNCTION @extschema@.kapture_table_problem(attachment_id integer) RETURNS text
 LANGUAGE C STABLE STRICT AS 'MODULE_PATHNAME', 'kapture_table_problem';
-COMMENT ON FUNCTION @extschema@.kapture_table_problem(integer) IS 'why the worker cannot send the rows of an attached table; see kapture_status';
+COMMENT ON FUNCTION @extschema@.kapture_table_problem(integer) IS 'internal: why the worker cannot send the rows of an attached table; see kapture_status';
 
 CREATE OR REPLACE FUNCTION @extschema@.kapture_table_error(attachment_id integer) RETURNS text
 LANGUAGE C STABLE STRICT AS 'MODULE_PATHNAME', 'kapture_table_error';
-COMMENT ON FUNCTION @extschema@.kapture_table_error(integer) IS 'which error keeps worker or puller from their work on an attached table; see kapture_status';
+COMMENT ON FUNCTION @extschema@.kapture_table_error(integer) IS 'internal: which error keeps worker or puller from their work on an attached table; see kapture_status';
 
 -- STABLE: a release may word a hint anew, so nothing that is stored may depend on it
 CREATE OR REPLACE FUNCTION @extschema@.kapture_hint(message text, http_status integer DEFAULT NULL) RETURNS text
@@ -421,7 +421,7 @@ CREATE OR REPLACE FUNCTION @extschema@.kapture_request_counters(
 	OUT since timestamptz)
 RETURNS SETOF record
 LANGUAGE C VOLATILE STRICT AS 'MODULE_PATHNAME', 'kapture_request_counters';
-COMMENT ON FUNCTION @extschema@.kapture_request_counters() IS 'what kapture_stat_requests shows';
+COMMENT ON FUNCTION @extschema@.kapture_request_counters() IS 'internal: what kapture_stat_requests shows';
 
 CREATE OR REPLACE FUNCTION @extschema@.kapture_stat_reset() RETURNS void
 LANGUAGE C VOLATILE STRICT AS 'MODULE_PATHNAME', 'kapture_stat_reset';
@@ -433,7 +433,7 @@ CREATE OR REPLACE FUNCTION @extschema@.kapture_check(server name DEFAULT 'kaptur
 RETURNS SETOF record
 LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'kapture_check_1_1';
 COMMENT ON FUNCTION @extschema@.kapture_check(name, boolean) IS
-'checks step by step whether a server can be used: options, worker, name, connection, TLS, certificate, keys, clock, time, duplicates, with a hint for what fails; sends a search and a pull that find no customer, with all_keys an Add and an Update that must be refused';
+'checks step by step whether a server can be used: options, worker, name, connection, TLS, certificate, keys, clock, time, duplicates, and capture where a trigger is off, with a hint for what fails; sends a search and a pull that find no customer, with all_keys an Add and an Update that must be refused';
 
 CREATE OR REPLACE FUNCTION @extschema@.kapture_preview(relation regclass, row_key text, name text DEFAULT NULL,
 	OUT waiting boolean, OUT api text, OUT url text, OUT headers text[], OUT body text)

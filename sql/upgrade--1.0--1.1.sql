@@ -231,7 +231,7 @@ ALTER TABLE @extschema@.kapture_delivery ADD PRIMARY KEY (attachment_id, deliver
 -- A key may be longer than an entry of an index.  Not mere hashes: neighbours would be far apart, each on a page of its own.
 CREATE FUNCTION @extschema@.kapture_bounded_key(row_key text) RETURNS bytea
 LANGUAGE C IMMUTABLE PARALLEL SAFE STRICT AS 'MODULE_PATHNAME', 'kapture_bounded_key';
-COMMENT ON FUNCTION @extschema@.kapture_bounded_key(text) IS 'a row''s key as an index has it: of a long one, its beginning and two hashes';
+COMMENT ON FUNCTION @extschema@.kapture_bounded_key(text) IS 'internal: a row''s key as an index has it: of a long one, its beginning and two hashes';
 CREATE UNIQUE INDEX kapture_delivery_row ON @extschema@.kapture_delivery
 	(@extschema@.kapture_bounded_key(row_key), attachment_id);
 COMMENT ON COLUMN @extschema@.kapture_column.attnum IS 'number of the column, by which a renamed column is found';

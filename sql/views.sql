@@ -157,7 +157,8 @@ SELECT a.attachment_id, a.relation, a.server,
 	a.on_duplicate, a.replicated, a.pull, a.on_conflict, a.id_column, a.key_columns, a.paused, a.attached_at,
 	a.filter, a.source, a.on_leave,
 	(SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('source', f.source::text, 'condition', f.condition) ORDER BY f.follow_id)
-	 FROM @extschema@.kapture_follow f WHERE f.relation = a.relation) AS follows,
+	 FROM @extschema@.kapture_follow f WHERE f.relation = a.relation
+	 AND EXISTS (SELECT FROM pg_catalog.pg_class s WHERE s.oid = f.source)) AS follows,
 	a.on_delete, a.name
 FROM @extschema@.kapture_attachment a
 JOIN pg_catalog.pg_class c ON c.oid = a.relation

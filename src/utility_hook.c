@@ -16,7 +16,8 @@
  * an attribute of a type renames those of its tables; an access hook sees each),
  * what is kept of a server its new name or its end, and the worker look at the
  * version of an extension that was updated.  What waits for rows that leave with
- * their partition is not left to others that get their keys.
+ * their partition is not left to others that get their keys.  Who drops what waits with
+ * its table, or the trigger that captures it, is told so.
  */
 #include "postgres.h"
 
@@ -50,6 +51,7 @@
 #include "pull/mirror.h"
 #include "queue/rekey.h"
 #include "table/attach.h"
+#include "table/attach_trigger.h"
 #include "table/binding.h"
 #include "table/leave.h"
 #include "table/origin.h"
@@ -368,6 +370,62 @@ wayside_creates_trigger(Node *stmt)
 		strcmp(strVal(llast(((CreateTrigStmt *) stmt)->funcname)), "kapture_capture") == 0;
 }
 
+/* Is this a database with attached tables, as this version has them, in which users give commands? */
+static bool
+wayside_may_advise(void)
+{
+	return !IsBinaryUpgrade && !kapture_is_restoring() && kapture_catalog_outbox_packs();
+}
+
+/* Warns of attached tables whose trigger a statement has disabled, or a user's has dropped. */
+static void
+wayside_follow_triggers(Node *stmt, bool toplevel)
+{
+	RangeVar   *table = NULL;
+	Oid			relid;
+	ListCell   *lc;
+
+	if (IsA(stmt, AlterTableStmt))
+	{
+		foreach(lc, ((AlterTableStmt *) stmt)->cmds)
+		{
+			AlterTableType type = lfirst_node(AlterTableCmd, lc)->subtype;
+
+			if (type == AT_DisableTrig || type == AT_DisableTrigAll || type == AT_DisableTrigUser || type == AT_EnableReplicaTrig)
+				table = ((AlterTableStmt *) stmt)->relation;
+		}
+	}
+	else if (toplevel && IsA(stmt, DropStmt) && ((DropStmt *) stmt)->removeType == OBJECT_TRIGGER)
+	{
+		List	   *names = linitial_node(List, ((DropStmt *) stmt)->objects);
+
+		/* the trigger's own name comes last; triggers are dropped one at a time */
+		table = makeRangeVarFromNameList(list_truncate(list_copy(names), list_length(names) - 1));
+	}
+	if (table == NULL || !wayside_may_advise())
+		return;
+	relid = RangeVarGetRelid(table, NoLock, true);
+	if (OidIsValid(relid) && list_member_oid(kapture_catalog_attached_relations(), relid))
+		kapture_attach_warn_uncaptured(relid);
+}
+
+/* Reports what is given up with tables that a user's statement is about to drop. */
+static void
+wayside_advise_drop(Node *stmt, bool toplevel)
+{
+	ListCell   *lc;
+
+	if (!toplevel || !IsA(stmt, DropStmt) || ((DropStmt *) stmt)->removeType != OBJECT_TABLE || !wayside_may_advise())
+		return;
+	foreach(lc, ((DropStmt *) stmt)->objects)
+	{
+		Oid			relid = RangeVarGetRelid(makeRangeVarFromNameList(lfirst_node(List, lc)), NoLock, true);
+
+		if (OidIsValid(relid))
+			kapture_advice_table_dropped(relid);
+	}
+}
+
 /*
  * Has an updated extension and dropped servers taken note of, new foreign tables
  * looked at, what waits follow to another primary key, and triggers that make a
@@ -446,6 +504,7 @@ wayside_process_utility(PlannedStmt *pstmt, const char *query_string,
 	List	   *follows = wayside_renames(pstmt->utilityStmt) ? kapture_follow_before_rename() : NIL;
 
 	wayside_notice(pstmt->utilityStmt);
+	wayside_advise_drop(pstmt->utilityStmt, context == PROCESS_UTILITY_TOPLEVEL);
 	if (OidIsValid(dbid))
 		kapture_shmem_make_way(dbid);
 	wayside_columns = NIL;
@@ -470,6 +529,7 @@ wayside_process_utility(PlannedStmt *pstmt, const char *query_string,
 	kapture_attach_renamed(expressions);
 	kapture_follow_after_rename(follows);
 	wayside_follow(pstmt->utilityStmt);
+	wayside_follow_triggers(pstmt->utilityStmt, context == PROCESS_UTILITY_TOPLEVEL);
 	if (renames)
 	{
 		kapture_copies_follow_rename(strVal(renames->object), renames->newname);

@@ -88,6 +88,8 @@ Jsonb *
 kapture_argument_object(FunctionCallInfo fcinfo, int argno, const char *name)
 {
 	Jsonb	   *object;
+	const char *example = strcmp(name, "customer") == 0 ?
+		"'{\"customer_name\": \"Priya\", \"phone\": \"9874563725\"}'" : "'{\"phone\": \"9874563725\"}'";
 
 	kapture_argument_check_null(fcinfo, argno, name);
 	object = PG_GETARG_JSONB_P(argno);
@@ -96,13 +98,13 @@ kapture_argument_object(FunctionCallInfo fcinfo, int argno, const char *name)
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("argument \"%s\" must be a JSON object", name),
 				 JB_ROOT_IS_SCALAR(object) ?
-				 errhint("Write something like '{\"phone\": \"9874563725\"}'.") :
+				 errhint("Write something like %s.", example) :
 				 errhint("Call the function once for each object of the array; where Kapture wants an array, it is put around the object.")));
 	if (JB_ROOT_COUNT(object) == 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("argument \"%s\" must not be an empty object", name),
-				 errhint("Write something like '{\"phone\": \"9874563725\"}'.")));
+				 errhint("Write something like %s.", example)));
 	return object;
 }
 

@@ -603,6 +603,43 @@ kapture_columns_sql(KaptureRowKind kind)
 	return sql.data;
 }
 
+/* Does a statement name the column of a table "c"? */
+static bool
+column_is_named(const char *sql, const char *name)
+{
+	size_t		len = strlen(name);
+
+	for (const char *p = strstr(sql, "c."); p != NULL; p = strstr(p + 2, "c."))
+	{
+		if (strncmp(p + 2, name, len) == 0 && p[2 + len] != '_' && !isalnum((unsigned char) p[2 + len]))
+			return true;
+	}
+	return false;
+}
+
+/*
+ * kapture_column_keys
+ *		The keys (const char *) of answers that the columns of customers come from which
+ *		a statement names as "c.column", and that of the id, in the current memory context.
+ */
+List *
+kapture_column_keys(const char *sql)
+{
+	List	   *keys = list_make1("id");
+
+	for (int i = 0; i < lengthof(customer_columns); i++)
+	{
+		const CustomerColumn *def = &customer_columns[i];
+
+		if (!column_is_named(sql, def->name))
+			continue;
+		keys = lappend(keys, unconstify(char *, def->key));
+		if (def->contact_key)
+			keys = list_concat(keys, list_make2(unconstify(char *, def->contact_key), "isPrimaryContact"));
+	}
+	return keys;
+}
+
 /*
  * kapture_column_field
  *		The field of Add and Update that this column of customers feeds, or

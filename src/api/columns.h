@@ -8,6 +8,7 @@
 #include "postgres.h"
 
 #include "access/tupdesc.h"
+#include "nodes/pg_list.h"
 #include "utils/jsonb.h"
 
 typedef enum KaptureRowKind
@@ -28,6 +29,7 @@ extern void kapture_reader_set_bigint(KaptureReader *reader, const char *name,
 									  bool *isnull);
 extern void kapture_columns_check(KaptureRowKind kind, TupleDesc desc, int level);
 extern char *kapture_columns_sql(KaptureRowKind kind);
+extern List *kapture_column_keys(const char *sql);
 extern const char *kapture_column_field(Form_pg_attribute attr);
 extern bool kapture_is_object(const JsonbValue *value);
 extern bool kapture_customer_id(const JsonbValue *customer, int64 *id);

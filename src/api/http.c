@@ -645,7 +645,8 @@ http_check_ca_file(const char *path)
 				(errcode(ERRCODE_FDW_INVALID_ATTRIBUTE_VALUE),
 				 errmsg("invalid value for option \"%s\": \"%s\"", "ca_file", path),
 				 errdetail("There is no file of certificates in PEM format, of at most %d MB, that the server can read.",
-						   HTTP_MAX_CA_FILE / (1024 * 1024))));
+						   HTTP_MAX_CA_FILE / (1024 * 1024)),
+				 errhint("Name a file on the database's host that its user can read, or drop the option to trust whom the system trusts.")));
 }
 
 #define HTTP_SET(option, value) \

@@ -20,8 +20,10 @@
  */
 #include "postgres.h"
 
+#include "access/genam.h"
 #include "access/htup_details.h"
 #include "access/reloptions.h"
+#include "access/table.h"
 #include "catalog/pg_foreign_data_wrapper.h"
 #include "catalog/pg_foreign_server.h"
 #include "catalog/pg_foreign_table.h"
@@ -53,6 +55,9 @@
 #include "base/restore.h"
 
 #define OPTION_WRAPPER		"kapture_fdw"
+
+/* Servers that a hint names at most. */
+#define OPTION_MAX_NAMED	5
 
 /* bytes of text; what is longer is no setting, and each process keeps it */
 #define OPTION_MAX_URL		2048
@@ -91,7 +96,7 @@ typedef struct OptionFault
 	char	   *hint;			/* or NULL */
 	bool		hide;			/* the value must not be shown */
 	bool		stored;			/* earlier versions may have taken the value */
-	bool		dated;			/* they did, and it means what it meant to them */
+	bool		dated;			/* it is taken, as it was then, with a warning */
 } OptionFault;
 
 typedef struct OptionDef OptionDef;
@@ -403,6 +408,7 @@ option_parse_path(const OptionDef *def, const char *text, void *place,
 	if (text[0] != '/')
 	{
 		fault->detail = "A path must begin with \"/\".";
+		fault->hint = "Write what comes behind the host, such as \"/add-customer.html\"; the address is option \"url\".";
 		return false;
 	}
 	if (!option_is_visible(text) || strpbrk(text, "#\\") != NULL)
@@ -818,6 +824,7 @@ option_parse_real(const OptionDef *def, const char *text, void *place,
 	{
 		fault->detail = psprintf("It must be a number between %.10g and %.10g.",
 								 def->min, def->max);
+		fault->hint = "Write the number of requests a second, such as \"10\" or \"0.5\".";
 		return false;
 	}
 	*(double *) place = result;
@@ -854,6 +861,7 @@ option_parse_size(const OptionDef *def, const char *text, void *place,
 	{
 		fault->detail = psprintf("It must be between %d and %d bytes.",
 								 (int) def->min, (int) def->max);
+		fault->hint = "For example 512kB or 64MB.";
 		return false;
 	}
 	*(int64 *) place = result;
@@ -997,6 +1005,15 @@ option_parse_key(const OptionDef *def, const char *text, void *place,
 		fault->detail = "The key must not begin or end with a space.";
 		return false;
 	}
+	if (strchr(text, ':') != NULL)
+	{
+		/* HTTP has none in such a key, but it is Kapture's to refuse it */
+		fault->detail = "A key has no colon: this looks like the name of a user and a password.";
+		fault->hint = "Use the key that Kapture's console shows, or the options \"user\" and \"password\".";
+		fault->dated = true;
+	}
+	if (text[0] == '\0')
+		fault->hint = "Use the key that Kapture's console shows, or the options \"user\" and \"password\".";
 	return option_parse_secret(text, place, fault);
 }
 
@@ -1251,6 +1268,31 @@ option_check_headers(const OptionSet *set)
 	}
 }
 
+/*
+ * An address that ends with the path of one of Kapture's calls, as somebody copied it: the
+ * paths of calls come behind it.  A dump of such a server can be restored all the same.
+ */
+static void
+option_check_address(const OptionSet *set)
+{
+	int			level = IsBinaryUpgrade || kapture_is_restoring() ? WARNING : ERROR;
+
+	for (int i = 0; set->url && i < lengthof(option_table); i++)
+	{
+		const char *path = option_table[i].parse == option_parse_path ? option_table[i].initial : NULL;
+		size_t		len = path ? strlen(path) : 0;
+
+		if (path == NULL || strlen(set->url) <= len || strcmp(set->url + strlen(set->url) - len, path) != 0)
+			continue;
+		ereport(level,
+				(errcode(ERRCODE_FDW_INVALID_ATTRIBUTE_VALUE),
+				 errmsg("invalid value for option \"%s\": \"%s\"", "url", set->url),
+				 errdetail("It ends with the path of a call of Kapture's, which is put behind the address anyway."),
+				 errhint("Give the address without it: \"%.*s\".", (int) (strlen(set->url) - len), set->url)));
+		return;
+	}
+}
+
 /* Is an option in the list? */
 static bool
 option_is_given(List *options, const char *name)
@@ -1283,13 +1325,28 @@ option_check_keys(List *options)
 				 errhint("Leave one out, or take it out with ALTER USER MAPPING ... OPTIONS (DROP ...).")));
 }
 
+/* Reports a half of a key, with which no request can be made; the other may be about to come. */
+static void
+option_advise_keys(List *options)
+{
+	bool		has_user = option_is_given(options, "user");
+
+	if (has_user == option_is_given(options, "password"))
+		return;
+	ereport(NOTICE,
+			(errmsg("option \"%s\" is of no use without option \"%s\"", has_user ? "user" : "password", has_user ? "password" : "user"),
+			 errdetail("The two together are a key for all calls."),
+			 errhint("Use ALTER USER MAPPING ... OPTIONS (ADD %s '...').", has_user ? "password" : "\"user\"")));
+}
+
 /*
  * kapture_fdw_validator(options text[], catalog oid)
  *
  * Checks the options of a foreign server or user mapping when they are
  * created or altered; raises an error about the first one that is unknown
  * (HV00D) or has a bad value (HV024), among them headers of a server that look
- * like secrets, or if "url" is missing (HV00J), or if a mapping has two keys (HV00D).
+ * like secrets and a "url" with the path of a call, or if "url" is missing (HV00J), or if a
+ * mapping has two keys (HV00D).
  */
 Datum
 kapture_fdw_validator(PG_FUNCTION_ARGS)
@@ -1304,9 +1361,13 @@ kapture_fdw_validator(PG_FUNCTION_ARGS)
 		option_check_server(set);
 		option_check_dialect(set);
 		option_check_headers(set);
+		option_check_address(set);
 	}
 	if (catalog == UserMappingRelationId)
+	{
 		option_check_keys(options);
+		option_advise_keys(options);
+	}
 
 	PG_RETURN_VOID();
 }
@@ -1501,6 +1562,29 @@ option_tidy_cache(void)
 	}
 }
 
+/* Names of servers of this wrapper, as far as they fit into a hint; palloc'ed, NULL: there are none. */
+static char *
+option_servers_there(void)
+{
+	Relation	rel = table_open(ForeignServerRelationId, AccessShareLock);
+	SysScanDesc scan = systable_beginscan(rel, InvalidOid, false, NULL, 0, NULL);
+	HeapTuple	tuple;
+	StringInfoData names;
+	int			n = 0;
+
+	initStringInfo(&names);
+	while (n < OPTION_MAX_NAMED && HeapTupleIsValid(tuple = systable_getnext(scan)))
+	{
+		Form_pg_foreign_server server = (Form_pg_foreign_server) GETSTRUCT(tuple);
+
+		if (strcmp(GetForeignDataWrapper(server->srvfdw)->fdwname, OPTION_WRAPPER) == 0)
+			appendStringInfo(&names, "%s\"%s\"", n++ ? ", " : "", NameStr(server->srvname));
+	}
+	systable_endscan(scan);
+	table_close(rel, AccessShareLock);
+	return n ? names.data : NULL;
+}
+
 /* The server of that name, which the user may use; raises errors otherwise. */
 static ForeignServer *
 option_lookup_server(const char *name, Oid userid)
@@ -1509,11 +1593,18 @@ option_lookup_server(const char *name, Oid userid)
 	AclResult	acl;
 
 	if (server == NULL)
+	{
+		char	   *there = option_servers_there();
+
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
 				 errmsg("server \"%s\" does not exist", name),
+				 there ?
+				 errhint("Use CREATE SERVER %s FOREIGN DATA WRAPPER %s OPTIONS (url 'https://...'), or name one that is there as argument \"server\": %s.",
+						 quote_identifier(name), OPTION_WRAPPER, there) :
 				 errhint("Use CREATE SERVER %s FOREIGN DATA WRAPPER %s OPTIONS (url 'https://...').",
 						 quote_identifier(name), OPTION_WRAPPER)));
+	}
 
 	if (strcmp(GetForeignDataWrapper(server->fdwid)->fdwname,
 			   OPTION_WRAPPER) != 0)
@@ -1526,7 +1617,11 @@ option_lookup_server(const char *name, Oid userid)
 	acl = object_aclcheck(ForeignServerRelationId, server->serverid, userid,
 						  ACL_USAGE);
 	if (acl != ACLCHECK_OK && userid == GetUserId())
-		aclcheck_error(acl, OBJECT_FOREIGN_SERVER, server->servername);
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("permission denied for foreign server %s", server->servername),
+				 errhint("Use GRANT USAGE ON FOREIGN SERVER %s TO %s.",
+						 quote_identifier(server->servername), quote_identifier(option_user_name(userid)))));
 	if (acl != ACLCHECK_OK)
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),

@@ -171,6 +171,22 @@ message_split_add(MessageSplit *split, const char *start)
 	list->ncustomers++;
 }
 
+/* Is the key before the value that the parser has come to this one?  "name" is NULL where no escapes are in the text. */
+static bool
+message_split_is_key(const MessageSplit *split, const char *name, const char *key)
+{
+	const char *end;
+	const char *start;
+
+	if (name)
+		return message_is_key(name, strlen(name), key);
+	for (end = split->lex->prev_token_terminator; *end != '"'; end--)
+		;						/* the colon, and blanks */
+	for (start = end - 1; *start != '"'; start--)
+		;
+	return message_is_key(start + 1, end - start - 1, key);
+}
+
 KAPTURE_JSON_ACTION
 message_split_field_start(void *arg, char *name, bool isnull)
 {
@@ -182,8 +198,8 @@ message_split_field_start(void *arg, char *name, bool isnull)
 		/* there is no token where the answer ends after a colon */
 		split->inside = split->value != NULL &&
 			(*split->value == '[' || *split->value == '{') &&
-			(message_is_key(name, strlen(name), "message") ||
-			 message_is_key(name, strlen(name), "customerdetails"));
+			(message_split_is_key(split, name, "message") ||
+			 message_split_is_key(split, name, "customerdetails"));
 		if (split->inside)
 			split->list->ncustomers = 0;
 	}
@@ -297,7 +313,7 @@ kapture_message_split(const char *body, size_t len, MemoryContext scratch, char 
 	StringInfoData marks;
 
 	initStringInfo(&marks);
-	list->text = kapture_cleanse(body, len, &marks, why);
+	list->text = kapture_cleanse_is_needed_for_jsonb(body, len) ? kapture_cleanse(body, len, &marks, why) : pnstrdup(body, len);
 	if (list->text == NULL)
 		return NULL;
 	split.list = list;
@@ -306,7 +322,7 @@ kapture_message_split(const char *body, size_t len, MemoryContext scratch, char 
 
 	old = MemoryContextSwitchTo(scratch);
 	split.lex = makeJsonLexContextCstringLen(NULL, list->text, strlen(list->text),
-											 GetDatabaseEncoding(), true);
+											 GetDatabaseEncoding(), strchr(list->text, '\\') != NULL);
 	actions.semstate = &split;
 	actions.object_field_start = message_split_field_start;
 	actions.object_field_end = message_split_field_end;
@@ -338,6 +354,124 @@ kapture_message_customer(const KaptureList *list, int n)
 
 	result = DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum(text)));
 	pfree(text);
+	return result;
+}
+
+/* The parts of a customer that are wanted. */
+typedef struct MessageParts
+{
+	const char *p;				/* JSON, of which the parser has approved */
+	StringInfoData out;
+	KaptureWanted wanted;
+	void	   *arg;
+} MessageParts;
+
+static void
+parts_skip_blanks(MessageParts *parts)
+{
+	while (*parts->p == ' ' || *parts->p == '\t' || *parts->p == '\n' || *parts->p == '\r')
+		parts->p++;
+}
+
+/* Goes past a string, a number, or a word. */
+static void
+parts_skip_scalar(MessageParts *parts)
+{
+	if (*parts->p != '"')
+	{
+		parts->p += strcspn(parts->p, ",]} \t\n\r");
+		return;
+	}
+	while (*++parts->p != '"')
+	{
+		if (*parts->p == '\\')
+			parts->p++;
+	}
+	parts->p++;
+}
+
+static void parts_take_value(MessageParts *parts);
+
+/* Takes a member of an object, behind so much of it, or leaves it out. */
+static void
+parts_take_member(MessageParts *parts, int begin)
+{
+	const char *key = parts->p;
+	int			len;
+
+	parts_skip_scalar(parts);
+	len = parts->p - key;
+	parts_skip_blanks(parts);
+	parts->p++;					/* the colon */
+	parts_skip_blanks(parts);
+	if (*parts->p != '{' && *parts->p != '[' && !parts->wanted(parts->arg, key + 1, len - 2))
+	{
+		parts_skip_scalar(parts);
+		return;
+	}
+	if (parts->out.len > begin)
+		appendStringInfoChar(&parts->out, ',');
+	appendBinaryStringInfo(&parts->out, key, len);
+	appendStringInfoChar(&parts->out, ':');
+	parts_take_value(parts);
+}
+
+/* Takes a value.  How deep it may be was seen to by kapture_cleanse(). */
+static void
+parts_take_value(MessageParts *parts)
+{
+	const char *start = parts->p;
+	char		end = *start == '{' ? '}' : ']';
+	int			begin;
+
+	if (*start != '{' && *start != '[')
+	{
+		parts_skip_scalar(parts);
+		appendBinaryStringInfo(&parts->out, start, parts->p - start);
+		return;
+	}
+	appendStringInfoChar(&parts->out, *start);
+	begin = parts->out.len;
+	for (;;)
+	{
+		parts->p++;				/* the bracket, or a comma */
+		parts_skip_blanks(parts);
+		if (*parts->p == end)
+			break;
+		if (end == '}')
+			parts_take_member(parts, begin);
+		else
+		{
+			if (parts->out.len > begin)
+				appendStringInfoChar(&parts->out, ',');
+			parts_take_value(parts);
+		}
+		parts_skip_blanks(parts);
+		if (*parts->p == end)
+			break;
+	}
+	appendStringInfoChar(&parts->out, end);
+	parts->p++;
+}
+
+/*
+ * kapture_message_customer_parts
+ *		As kapture_message_customer(), without values of keys that are not wanted;
+ *		arrays and objects stay, with what is wanted of them.
+ *
+ * Of the hundred keys of a customer, most callers want ten.  A key is given as it stands
+ * in the text, so one that is written with escapes is to be wanted.
+ */
+Jsonb *
+kapture_message_customer_parts(const KaptureList *list, int n, KaptureWanted wanted, void *arg)
+{
+	MessageParts parts = {.p = list->text + list->customers[n].start, .wanted = wanted, .arg = arg};
+	Jsonb	   *result;
+
+	initStringInfo(&parts.out);
+	parts_take_value(&parts);
+	result = DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum(parts.out.data)));
+	pfree(parts.out.data);
 	return result;
 }
 
@@ -1123,6 +1257,30 @@ message_add_match(KaptureMatch *sum, KaptureMatch match)
 		*sum = match;
 }
 
+/* Does a key name phones? */
+static bool
+message_names_phone(const char *key)
+{
+	return kapture_words_say(key, "phone") || kapture_words_say(key, "mobile") || kapture_words_say(key, "landline");
+}
+
+/*
+ * kapture_message_wants_match
+ *		Is the value of a key one that kapture_message_match_found() looks at, or the
+ *		customer's id?  (KaptureWanted)
+ */
+bool
+kapture_message_wants_match(void *arg, const char *key, int len)
+{
+	char		name[NAMEDATALEN];
+
+	if (len >= (int) sizeof(name) || memchr(key, '\\', len) != NULL)
+		return true;
+	memcpy(name, key, len);
+	name[len] = '\0';
+	return strcmp(name, "id") == 0 || message_names_phone(name) || kapture_words_say(name, "email");
+}
+
 /*
  * kapture_message_match_found
  *		Has the customer that a Get found the phone and the email that it was
@@ -1149,7 +1307,7 @@ kapture_message_match_found(Jsonb *answer, const char *phone, const char *email,
 		if (token != WJB_VALUE || key == NULL || value.type != jbvString)
 			continue;
 		text = pnstrdup(value.val.string.val, value.val.string.len);
-		if (kapture_words_say(key, "phone") || kapture_words_say(key, "mobile") || kapture_words_say(key, "landline"))
+		if (message_names_phone(key))
 			message_add_match(by_phone, kapture_match_phones(phone, text));
 		else if (kapture_words_say(key, "email"))
 			message_add_match(by_email, kapture_match_emails(email, text));

@@ -47,6 +47,9 @@ typedef struct KaptureSlice
 	int			len;
 } KaptureSlice;
 
+/* Is the value of a key, as it stands in the text, wanted? */
+typedef bool (*KaptureWanted) (void *arg, const char *key, int len);
+
 /* The customers of an answer, as text. */
 typedef struct KaptureList
 {
@@ -62,10 +65,12 @@ extern Jsonb *kapture_message_parse(const char *body, size_t len, bool *altered,
 extern KaptureList *kapture_message_split(const char *body, size_t len,
 										  MemoryContext scratch, char **why);
 extern Jsonb *kapture_message_customer(const KaptureList *list, int n);
+extern Jsonb *kapture_message_customer_parts(const KaptureList *list, int n, KaptureWanted wanted, void *arg);
 extern void kapture_message_judge(KaptureApi api, int status, Jsonb *answer,
 								  KaptureReply *reply);
 extern void kapture_message_judge_written(KaptureApi api, int status, const char *body, size_t len,
 										  KaptureReply *reply, char **why);
+extern bool kapture_message_wants_match(void *arg, const char *key, int len);
 extern void kapture_message_match_found(Jsonb *answer, const char *phone, const char *email,
 										KaptureMatch *by_phone, KaptureMatch *by_email);
 extern bool kapture_message_confirm(KaptureReply *reply, const KaptureIdentity *sent, int64 id);

@@ -798,7 +798,8 @@ modify_check_command(Relation rel, CmdType command)
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 				 errmsg("cannot delete from foreign table \"%s\"", RelationGetRelationName(rel)),
-				 errdetail("Kapture has no request that deletes.")));
+				 errdetail("Kapture has no request that deletes."),
+				 errhint("Delete the customer in Kapture itself, or mark it by an UPDATE.")));
 	if (kapture_fdw_table_kind(RelationGetRelid(rel)) == KAPTURE_ROW_CONTACT)
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),

@@ -444,7 +444,7 @@ fdw_get_plan(PlannerInfo *root, RelOptInfo *rel, Oid relid, ForeignPath *path,
  * kapture_fdw_advise_created
  *		Warns of columns that Kapture does not have in a foreign table that was just
  *		made, if it is one of this wrapper: otherwise the first query would be the
- *		first to fail.
+ *		first to fail; and reports what one shows that does not say.
  */
 void
 kapture_fdw_advise_created(RangeVar *table)
@@ -457,7 +457,14 @@ kapture_fdw_advise_created(RangeVar *table)
 		return;
 	server = rel->rd_rel->relkind == RELKIND_FOREIGN_TABLE ? GetForeignServer(GetForeignServerIdByRelId(relid)) : NULL;
 	if (server && strcmp(GetForeignDataWrapper(server->fdwid)->fdwname, "kapture_fdw") == 0)
+	{
+		if (GetForeignTable(relid)->options == NIL && strstr(table->relname, "customer") == NULL)
+			ereport(NOTICE,
+					(errmsg("foreign table \"%s\" shows Kapture's customers", RelationGetRelationName(rel)),
+					 errdetail("It has no option \"%s\", which would name something else.", "object"),
+					 errhint("There are \"customers\" and \"contacts\"; kapture_call() reaches all other modules.")));
 		kapture_columns_check(kapture_fdw_table_kind(relid), RelationGetDescr(rel), WARNING);
+	}
 	relation_close(rel, NoLock);
 }
 
@@ -493,6 +500,7 @@ fdw_begin(ForeignScanState *node, int eflags)
 			(errcode(ERRCODE_FDW_UNABLE_TO_CREATE_EXECUTION),
 			 errmsg("Kapture cannot be asked for all of \"%s\"",
 					RelationGetRelationName(node->ss.ss_currentRelation)),
+			 errdetail("The query has no condition that Kapture searches by; others only narrow down what it has returned."),
 			 scan->kind == KAPTURE_ROW_CUSTOMER ?
 			 errhint("Add a condition \"id = ...\", \"phone = ...\", \"email = ...\" or \"generation_date >= ...\".") :
 			 errhint("Add a condition \"customer_id = ...\", or join with customers.")));
@@ -723,6 +731,7 @@ fdw_import_schema(ImportForeignSchemaStmt *stmt, Oid serverid)
 	static const KaptureRowKind kinds[] = {KAPTURE_ROW_CUSTOMER, KAPTURE_ROW_CONTACT};
 	char	   *server = GetForeignServer(serverid)->servername;
 	List	   *commands = NIL;
+	ListCell   *lc;
 
 	if (strcmp(stmt->remote_schema, "kapture") != 0)
 		ereport(ERROR,
@@ -734,6 +743,16 @@ fdw_import_schema(ImportForeignSchemaStmt *stmt, Oid serverid)
 		ereport(ERROR,
 				(errcode(ERRCODE_FDW_INVALID_OPTION_NAME),
 				 errmsg("IMPORT FOREIGN SCHEMA takes no options here")));
+	foreach(lc, stmt->list_type == FDW_IMPORT_SCHEMA_ALL ? NIL : stmt->table_list)
+	{
+		const char *name = lfirst_node(RangeVar, lc)->relname;
+
+		if (strcmp(name, names[0]) != 0 && strcmp(name, names[1]) != 0)
+			ereport(NOTICE,
+					(errmsg("Kapture has no foreign table \"%s\"", name),
+					 errdetail("There are \"%s\" and \"%s\".", names[0], names[1]),
+					 errhint("kapture_call() reaches all other modules.")));
+	}
 	for (int i = 0; i < lengthof(names); i++)
 		commands = lappend(commands,
 						   psprintf("CREATE FOREIGN TABLE %s (%s) SERVER %s OPTIONS (object '%s')",

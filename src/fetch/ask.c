@@ -28,7 +28,7 @@ ask_customer(const KaptureWindow *window, const AskGet *get)
 {
 	for (int i = 0; window->list && i < window->list->ncustomers; i++)
 	{
-		Jsonb	   *customer = kapture_message_customer(window->list, i);
+		Jsonb	   *customer = kapture_message_customer_parts(window->list, i, kapture_message_wants_match, NULL);
 		JsonbValue	object = {.type = jbvBinary};
 		KaptureMatch phone;
 		KaptureMatch email;

@@ -191,6 +191,17 @@ follow_store(Relation target, Oid source, const char *condition, const KaptureFo
 							   lengthof(types), types, values) > 0;
 }
 
+/* Says so if a condition is about the target alone: a bare name is a column of the target, if it has one. */
+static void
+follow_note_source(const char *condition, Relation source, const KaptureFollowReads *reads)
+{
+	if (reads->source == NIL)
+		ereport(NOTICE,
+				(errmsg("the condition reads no column of table \"%s\": %s", RelationGetRelationName(source), condition),
+				 errdetail("Each change of that table has the same rows sent again."),
+				 errhint(KAPTURE_FOLLOW_HINT)));
+}
+
 /*
  * kapture_follow(source regclass, relation regclass, condition text) returns void
  *
@@ -212,7 +223,7 @@ kapture_follow(PG_FUNCTION_ARGS)
 	att = kapture_attach_find_table(fcinfo, 1, ShareUpdateExclusiveLock);
 	source = follow_open_source(PG_GETARG_OID(0));
 	target = relation_open(att->root, NoLock);
-	condition = kapture_follow_parse(source, target, text_to_cstring(PG_GETARG_TEXT_PP(2)));
+	condition = kapture_follow_take(source, target, text_to_cstring(PG_GETARG_TEXT_PP(2)));
 	kapture_follow_find_reads(condition, &reads);
 	if (reads.source_all)
 		ereport(ERROR,
@@ -226,6 +237,7 @@ kapture_follow(PG_FUNCTION_ARGS)
 				(errcode(ERRCODE_DUPLICATE_OBJECT),
 				 errmsg("table \"%s\" follows table \"%s\" already on this condition",
 						RelationGetRelationName(target), RelationGetRelationName(source))));
+	follow_note_source(kept, source, &reads);
 	follow_note_index(target, &reads);
 	relation_close(target, NoLock);
 	relation_close(source, NoLock);
@@ -300,7 +312,7 @@ kapture_unfollow(PG_FUNCTION_ARGS)
 		Relation	source = relation_open(PG_GETARG_OID(0), AccessShareLock);
 		Relation	target = relation_open(att->root, NoLock);
 
-		kept = kapture_follow_deparse(kapture_follow_parse(source, target, text_to_cstring(PG_GETARG_TEXT_PP(2))),
+		kept = kapture_follow_deparse(kapture_follow_take(source, target, text_to_cstring(PG_GETARG_TEXT_PP(2))),
 									  RelationGetRelid(source), att->root, "target");
 		relation_close(target, NoLock);
 		relation_close(source, NoLock);

@@ -23,6 +23,7 @@
 #include "base/compat.h"
 #include "base/guc.h"
 #include "follow/follow_condition.h"
+#include "mapping/given.h"
 #include "mapping/literal.h"
 
 /* Bytes of a condition's text, which is understood anew whenever anybody renames something. */
@@ -59,7 +60,7 @@ condition_parse_raw(const char *condition)
 		ereport(ERROR,
 				(errcode(ERRCODE_SYNTAX_ERROR),
 				 errmsg("argument \"condition\" is not one SQL expression: \"%s\"", condition),
-				 errhint("Write how rows of the two tables belong together, for example 'target.city_id = source.id'.")));
+				 errhint(KAPTURE_FOLLOW_HINT)));
 	return linitial_node(ResTarget, stmt->targetList)->val;
 }
 
@@ -108,6 +109,27 @@ kapture_follow_parse(Relation source, Relation target, const char *condition)
 				(errcode(ERRCODE_INVALID_OBJECT_DEFINITION),
 				 errmsg("argument \"condition\" must not call volatile functions")));
 	error_context_stack = callback.previous;
+	return node;
+}
+
+/*
+ * As kapture_follow_parse(), of a condition that a user gives: its errors say so.
+ */
+Node *
+kapture_follow_take(Relation source, Relation target, const char *condition)
+{
+	MemoryContext context = CurrentMemoryContext;
+	Node	   *node = NULL;
+
+	PG_TRY();
+	{
+		node = kapture_follow_parse(source, target, condition);
+	}
+	PG_CATCH();
+	{
+		kapture_given_rethrow(context, "condition", KAPTURE_FOLLOW_HINT);
+	}
+	PG_END_TRY();
 	return node;
 }
 

@@ -11,6 +11,9 @@
 #include "nodes/pg_list.h"
 #include "utils/relcache.h"
 
+/* What to do about a condition that says something else. */
+#define KAPTURE_FOLLOW_HINT	"Write how rows of the two tables belong together, for example 'target.city_id = source.id'."
+
 /* What a condition reads. */
 typedef struct KaptureFollowReads
 {
@@ -21,6 +24,7 @@ typedef struct KaptureFollowReads
 } KaptureFollowReads;
 
 extern Node *kapture_follow_parse(Relation source, Relation target, const char *condition);
+extern Node *kapture_follow_take(Relation source, Relation target, const char *condition);
 extern void kapture_follow_check_kept(const char *condition);
 extern char *kapture_follow_deparse(Node *condition, Oid source, Oid target, const char *target_alias);
 extern void kapture_follow_find_reads(Node *condition, KaptureFollowReads *reads);

@@ -81,10 +81,10 @@ static const struct
 {
 	/* of rows that share a customer, each may have overwritten what the others sent */
 	[STATE_LOAD] = {
-		"SELECT v.n, r.digests, r.left, r.taken_by FROM unnest($2) WITH ORDINALITY AS v(row_key, n), LATERAL"
+		"SELECT v.n, r.digests, r.left, r.taken_by, r.customer_id FROM unnest($2) WITH ORDINALITY AS v(row_key, n), LATERAL"
 		" (SELECT CASE WHEN r.digests IS NOT NULL"
 		" AND NOT EXISTS (SELECT FROM @.kapture_row AS o WHERE o.customer_id = r.customer_id AND o.ctid <> r.ctid"
-		" AND o.gone_at IS NULL AND " STATE_SERVER("o.attachment_id") " = " STATE_SERVER("$1") ") THEN r.digests END AS digests, r.left_at IS NOT NULL AS left,"
+		" AND o.gone_at IS NULL AND " STATE_SERVER("o.attachment_id") " = " STATE_SERVER("$1") ") THEN r.digests END AS digests, r.left_at IS NOT NULL AS left, r.customer_id,"
 		" CASE WHEN r.left_at IS NOT NULL THEN (SELECT CASE o.attachment_id WHEN $1 THEN o.row_key ELSE '' END FROM @.kapture_row AS o"
 		" WHERE o.customer_id = r.customer_id AND o.ctid <> r.ctid AND o.gone_at IS NULL AND o.left_at IS NULL"
 		" AND " STATE_SERVER("o.attachment_id") " = " STATE_SERVER("$1") " LIMIT 1) END AS taken_by"
@@ -214,7 +214,7 @@ state_array(Datum *values, int n, Oid type)
 
 /*
  * Fills in the digests of claimed deliveries of one table whose rows have an id, in
- * their own contexts, and whether their row was outside of the filter before, and which
+ * their own contexts, whether they were sent, and whether their row was outside of the filter before, and which
  * other one has taken its customer over since.
  */
 void
@@ -231,7 +231,7 @@ kapture_row_state_load(List *deliveries)
 		KaptureDelivery *d = lfirst(lc);
 
 		d->digests = NULL;
-		d->has_left = false;
+		d->was_sent = d->has_left = false;
 		d->taken_by = NULL;
 		if (d->gone || d->row.outcome != KAPTURE_ROW_DONE || d->row.customer_id == 0)
 			continue;
@@ -255,6 +255,7 @@ kapture_row_state_load(List *deliveries)
 		if (!isnull)
 			d->digests = DatumGetByteaPCopy(digests);
 		d->has_left = DatumGetBool(state_getattr(i, 3));
+		d->was_sent = DatumGetInt64(state_getattr(i, 5)) == d->row.customer_id;
 		taken_by = SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 4, &isnull);
 		if (!isnull)
 			d->taken_by = TextDatumGetCString(taken_by);

@@ -440,6 +440,18 @@ alter_server(Alter *alter)
 	kapture_binding_depend(att->root, att->id, att->name, serverid);
 }
 
+/* Does any argument change anything? */
+static bool
+alter_changes_something(const Alter *alter)
+{
+	for (int arg = ALTER_COLUMNS; arg < ALTER_KEEP_IDS; arg++)
+	{
+		if (alter_changes(alter, (AlterArgument) arg))
+			return true;
+	}
+	return false;
+}
+
 /* Says what has changed, and what brings it out. */
 static void
 alter_say(const Alter *alter)
@@ -447,6 +459,10 @@ alter_say(const Alter *alter)
 	const KaptureAttachment *att = alter->att;
 	const char *name = kapture_catalog_title(att);
 
+	if (!alter_changes_something(alter))
+		ereport(NOTICE,
+				(errmsg("nothing of table %s was changed", name),
+				 errhint("Give what is to be another, for example filter => 'city IS NOT NULL'; the view kapture_attachments shows what there is.")));
 	if (alter->dropped.len > 0)
 		ereport(NOTICE,
 				(errmsg("fields that are no longer sent for table %s: %s", name, alter->dropped.data),
@@ -465,12 +481,33 @@ alter_say(const Alter *alter)
 						 att->name[0] == '\0' ? "" : psprintf(", name => %s", quote_literal_cstr(att->name)))));
 }
 
+/* Reports that a call changes nothing. */
+static void
+alter_advise_idle(const Alter *alter)
+{
+	int			arg = ALTER_COLUMNS;
+
+	while (arg < ALTER_KEEP_IDS && !alter_changes(alter, arg))
+		arg++;
+	if (arg < ALTER_KEEP_IDS)
+		return;
+	ereport(NOTICE,
+			(errmsg("nothing of how table %s is attached is changed", kapture_catalog_title(alter->att)),
+			 alter_bool(alter, ALTER_KEEP_IDS) ?
+			 errdetail("Argument \"%s\" is of no use without argument \"%s\".", "keep_ids", "server") :
+			 errdetail("No argument says what."),
+			 errhint("The view kapture_attachments shows how it is attached, in the terms of the arguments.")));
+}
+
 /* Says what the server cannot do of what was asked for. */
 static void
 alter_advise(const Alter *alter)
 {
 	Relation	rel;
 
+	if (alter_has(alter, ALTER_ON_CONFLICT))
+		kapture_advice_on_conflict(TextDatumGetCString(alter->fcinfo->args[ALTER_ON_CONFLICT].value),
+								   alter_changes(alter, ALTER_PULL) ? alter_bool(alter, ALTER_PULL) : alter->att->pull);
 	if (!alter_changes(alter, ALTER_ON_DUPLICATE) && !alter_has(alter, ALTER_SERVER))
 		return;
 	rel = relation_open(alter->att->root, NoLock);
@@ -496,6 +533,7 @@ kapture_alter(PG_FUNCTION_ARGS)
 	alter.att = kapture_attach_find(fcinfo, ALTER_NAME, ShareRowExclusiveLock);
 	kapture_argument_check_null(fcinfo, ALTER_KEEP_IDS, "keep_ids");
 	alter_take_reset(&alter);
+	alter_advise_idle(&alter);
 	initStringInfo(&alter.added);
 	initStringInfo(&alter.dropped);
 	/* what this transaction has captured has the bits of before */

@@ -23,7 +23,6 @@
 #include "base/owner_sql.h"
 #include "base/procedure.h"
 #include "manage/run.h"
-#include "mapping/condition.h"
 #include "table/attach_find.h"
 #include "table/row_io.h"
 
@@ -267,7 +266,7 @@ kapture_run_call(FunctionCallInfo fcinfo, KaptureRun *run)
 	kapture_procedure_require_own_transactions(fcinfo, run->name, "It commits each slice of rows.");
 	run->attachments = kapture_attach_find_all(fcinfo, run->name_arg, AccessShareLock);
 	if (run->condition)
-		kapture_condition_check("condition", run->condition);
+		kapture_row_check_condition(linitial(run->attachments), run->condition);
 	ids = palloc(sizeof(int32) * list_length(run->attachments));
 	names = palloc(sizeof(char *) * list_length(run->attachments));
 	foreach(lc, run->attachments)

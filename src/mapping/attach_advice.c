@@ -8,6 +8,7 @@
 #include "postgres.h"
 
 #include "access/relation.h"
+#include "catalog/pg_class.h"
 #include "catalog/pg_type.h"
 #include "commands/dbcommands.h"
 #include "miscadmin.h"
@@ -16,6 +17,7 @@
 #include "utils/rel.h"
 
 #include "api/server.h"
+#include "base/compat.h"
 #include "base/guc.h"
 #include "base/owner_sql.h"
 #include "mapping/attach_advice.h"
@@ -112,6 +114,21 @@ kapture_advice_attached(const KaptureAttachment *att, const char *hint)
 }
 
 /*
+ * kapture_advice_on_conflict
+ *		Reports that which values win means nothing where none are pulled.
+ */
+void
+kapture_advice_on_conflict(const char *on_conflict, bool pull)
+{
+	if (pull || strcmp(on_conflict, "local") == 0)
+		return;
+	ereport(NOTICE,
+			(errmsg("argument \"%s\" is of no use without argument \"%s\"", "on_conflict", "pull"),
+			 errdetail("It is about customers that are pulled into the table."),
+			 errhint("Give pull => true, too, if they are to be.")));
+}
+
+/*
  * kapture_advice_given_up
  *		Reports for how many rows something is given up with an attachment.
  */
@@ -173,4 +190,28 @@ kapture_advice_column_dropped(Oid relid, AttrNumber attnum)
 	}
 	if (rel)
 		relation_close(rel, NoLock);
+}
+
+/*
+ * kapture_advice_table_dropped
+ *		Reports what is given up with an attached table that the current user is about to
+ *		drop.
+ */
+void
+kapture_advice_table_dropped(Oid relid)
+{
+	Relation	rel;
+	ListCell   *lc;
+
+	if (!list_member_oid(kapture_catalog_attached_relations(), relid) ||
+		!object_ownercheck(RelationRelationId, relid, GetUserId()))
+		return;
+	rel = try_relation_open(relid, AccessShareLock);
+	foreach(lc, rel ? kapture_catalog_attachments(rel) : NIL)
+	{
+		if (((KaptureAttachment *) lfirst(lc))->root == relid)
+			kapture_advice_given_up(lfirst(lc));
+	}
+	if (rel)
+		relation_close(rel, AccessShareLock);
 }

@@ -13,8 +13,20 @@
 
 #include "base/compat.h"
 #include "mapping/condition.h"
+#include "mapping/given.h"
 
-/* A syntax error is in the condition, not in the query that gives it. */
+/* What to do about a condition that is something else. */
+#define CONDITION_HINT	"Write what would stand in a CHECK constraint of the table, such as 'city = ''Pune'''."
+
+static bool
+condition_has_subquery(Node *node, void *context)
+{
+	if (node == NULL)
+		return false;
+	return IsA(node, SubLink) || raw_expression_tree_walker(node, condition_has_subquery, context);
+}
+
+/* Syntax errors are in the condition, not in the query that gives it. */
 static void
 condition_error_callback(void *arg)
 {
@@ -27,21 +39,19 @@ condition_error_callback(void *arg)
 	internalerrquery((const char *) arg);
 }
 
-static bool
-condition_has_subquery(Node *node, void *context)
-{
-	if (node == NULL)
-		return false;
-	return IsA(node, SubLink) || raw_expression_tree_walker(node, condition_has_subquery, context);
-}
-
-/* The expression of "SELECT (expression)"; NULL if it is anything else. */
+/* The one expression that a text consists of; NULL if it is anything else. */
 static Node *
-condition_expression(List *statements)
+condition_expression(const char *condition)
 {
+	ErrorContextCallback callback = {.previous = error_context_stack, .callback = condition_error_callback,
+	.arg = unconstify(char *, condition)};
+	List	   *statements;
 	SelectStmt *select;
 	SelectStmt *bare = makeNode(SelectStmt);
 
+	error_context_stack = &callback;
+	statements = raw_parser(condition, RAW_PARSE_PLPGSQL_EXPR);
+	error_context_stack = callback.previous;
 	if (list_length(statements) != 1 || !IsA(linitial_node(RawStmt, statements)->stmt, SelectStmt))
 		return NULL;
 	select = (SelectStmt *) linitial_node(RawStmt, statements)->stmt;
@@ -54,6 +64,13 @@ condition_expression(List *statements)
 	return linitial_node(ResTarget, select->targetList)->val;
 }
 
+/* What an argument is called after "invalid". */
+static char *
+condition_name(const char *argument)
+{
+	return psprintf("value for argument \"%s\"", argument);
+}
+
 /*
  * Errors out unless a condition is one expression without subqueries (42601,
  * 0A000).  "argument" is what it is called.
@@ -61,22 +78,40 @@ condition_expression(List *statements)
 void
 kapture_condition_check(const char *argument, const char *condition)
 {
-	/* a comment at its end must not hide what follows */
-	char	   *sql = psprintf("SELECT (%s\n)", condition);
-	ErrorContextCallback callback = {.previous = error_context_stack, .callback = condition_error_callback, .arg = sql};
-	Node	   *expression;
+	MemoryContext context = CurrentMemoryContext;
+	Node	   *expression = NULL;
 
-	error_context_stack = &callback;
-	expression = condition_expression(raw_parser(sql, RAW_PARSE_DEFAULT));
-	error_context_stack = callback.previous;
+	PG_TRY();
+	{
+		expression = condition_expression(condition);
+	}
+	PG_CATCH();
+	{
+		kapture_given_rethrow(context, condition_name(argument), CONDITION_HINT);
+	}
+	PG_END_TRY();
 	if (expression == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_SYNTAX_ERROR),
 				 errmsg("argument \"%s\" must be one expression: %s", argument, condition),
-				 errhint("Write what would stand in a CHECK constraint of the table, such as 'city = ''Pune'''.")));
+				 errhint(CONDITION_HINT)));
 	if (condition_has_subquery(expression, NULL))
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 				 errmsg("argument \"%s\" must not contain subqueries: %s", argument, condition),
 				 errhint("Put the subquery into a function.")));
+}
+
+/*
+ * Has an error of a statement that contains the condition, behind so many characters,
+ * say what is wrong with the condition.
+ */
+void
+kapture_condition_explain(ErrorData *error, const char *argument, const char *condition, int offset)
+{
+	if (error->internalpos <= offset)
+		return;
+	error->internalpos -= offset;
+	error->internalquery = pstrdup(condition);
+	kapture_given_explain(error, condition_name(argument), CONDITION_HINT);
 }

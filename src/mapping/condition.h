@@ -8,5 +8,6 @@
 #include "postgres.h"
 
 extern void kapture_condition_check(const char *argument, const char *condition);
+extern void kapture_condition_explain(ErrorData *error, const char *argument, const char *condition, int offset);
 
 #endif							/* KAPTURE_CONDITION_H */

@@ -54,6 +54,7 @@
 #include "cluster/guard.h"
 #include "mapping/bystander.h"
 #include "mapping/expression.h"
+#include "mapping/given.h"
 #include "mapping/literal.h"
 
 /* Bytes of an expression's text. */
@@ -86,6 +87,10 @@ expression_error_callback(void *arg)
 		internalerrposition(position);
 		internalerrquery(subject->text);
 	}
+	if (geterrcode() == ERRCODE_SYNTAX_ERROR)
+		errhint("Give an expression over the columns of a row, as in a CHECK constraint, without WHERE or SELECT.");
+	else if (subject->field == NULL && geterrcode() == ERRCODE_DATATYPE_MISMATCH)
+		errhint("The filter is a condition that is true for the rows to be sent, such as \"city IS NOT NULL\".");
 	if (subject->field)
 		errcontext("expression for the Kapture field \"%s\"", subject->field);
 	else
@@ -125,8 +130,7 @@ expression_parse_raw(const ExpressionSubject *subject)
 		(target = linitial_node(ResTarget, stmt->targetList))->name || target->indirection)
 		ereport(ERROR,
 				(errcode(ERRCODE_SYNTAX_ERROR),
-				 errmsg("%s is not one SQL expression: \"%s\"", expression_name(subject->field), subject->text),
-				 errhint("Give an expression over the columns of a row, as in a CHECK constraint.")));
+				 errmsg("%s is not one SQL expression: \"%s\"", expression_name(subject->field), subject->text)));
 	return target->val;
 }
 
@@ -263,7 +267,8 @@ expression_check_functions(Node *node, const char *field)
 		ereport(NOTICE,
 				(errmsg("%s depends on the time", expression_name(field)),
 				 errdetail("Its value changes without a change of the row, which is not noticed."),
-				 errhint("Have the rows sent again on a schedule.")));
+				 field ? errhint("Have the rows sent again on a schedule, by kapture_resync().") :
+				 errhint("On a schedule, use kapture_resync() for rows that have come in, and kapture_touch() for those that have left.")));
 	else if (OidIsValid(walk.function))
 		ereport(NOTICE,
 				(errmsg("%s calls function %s, which may read more than the row",
@@ -304,6 +309,29 @@ expression_take_reads(KaptureGivenExpression *given, Node *node, Relation rel, c
 	}
 }
 
+/* As expression_parse(), of a text that a user gives. */
+static Node *
+expression_parse_given(Relation rel, const char *text, const char *field)
+{
+	MemoryContext context = CurrentMemoryContext;
+	Node	   *node = NULL;
+
+	PG_TRY();
+	{
+		node = expression_parse(rel, text, field);
+	}
+	PG_CATCH();
+	{
+		if (field)
+			kapture_given_rethrow(context, psprintf("expression for the Kapture field \"%s\"", field),
+								  "Give an expression over the columns of a row in argument \"columns\", as in a CHECK constraint; texts are written in single quotes.");
+		kapture_given_rethrow(context, "filter",
+							  "Give a condition on the columns of a row in argument \"filter\", as in a CHECK constraint; texts are written in single quotes.");
+	}
+	PG_END_TRY();
+	return node;
+}
+
 /*
  * Takes an expression over the rows of a table that a user gives for a field, or, if
  * "field" is NULL, as filter, in the current memory context.  Names are those of the
@@ -315,10 +343,11 @@ KaptureGivenExpression *
 kapture_expression_take(Relation rel, const char *text, const char *field)
 {
 	KaptureGivenExpression *given = palloc0(sizeof(KaptureGivenExpression));
-	Node	   *node = expression_parse(rel, text, field);
+	Node	   *node = expression_parse_given(rel, text, field);
 
 	expression_check_functions(node, field);
 	expression_take_reads(given, node, rel, field);
+	given->type = exprType(node);
 	given->text = expression_deparse(node, RelationGetRelationName(rel), RelationGetRelid(rel), false);
 	/* there, literals have the types that they were taken for */
 	kapture_literal_check(expression_parse_raw(&(ExpressionSubject) {given->text, field}), expression_name(field));

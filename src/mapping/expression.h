@@ -18,6 +18,7 @@ typedef struct KaptureGivenExpression
 	char	   *text;			/* as it is kept */
 	bool		reads_all;
 	List	   *reads;			/* names of columns (char *) */
+	Oid			type;			/* of its value */
 } KaptureGivenExpression;
 
 extern KaptureGivenExpression *kapture_expression_take(Relation rel, const char *text, const char *field);

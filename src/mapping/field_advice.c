@@ -95,13 +95,21 @@ kapture_advice_mapped(Relation rel, const char *field, const char *column)
 
 /*
  * kapture_advice_computed
- *		Reports that Kapture does not document a field that gets a constant or an expression.
+ *		Reports what is odd about a field that gets a constant or, of this type, the
+ *		value of an expression: that Kapture does not document it, or is seldom meant to
+ *		get such a text.
  */
 void
-kapture_advice_computed(const char *field)
+kapture_advice_computed(const char *field, Oid type)
 {
+	const char *problem = OidIsValid(type) ? advice_about_type(field, type) : NULL;
 	const char *nearest;
 
+	if (problem)
+		ereport(NOTICE,
+				(errmsg("field \"%s\" gets the text of a value of type %s", field, format_type_be(type)),
+				 errdetail_internal("%s", problem),
+				 errhint("Write an expression that gives the text as Kapture is to have it.")));
 	if (kapture_field_find(field, strlen(field)) != NULL)
 		return;
 	nearest = kapture_field_nearest(field);

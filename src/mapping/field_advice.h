@@ -10,7 +10,7 @@
 #include "utils/relcache.h"
 
 extern void kapture_advice_mapped(Relation rel, const char *field, const char *column);
-extern void kapture_advice_computed(const char *field);
+extern void kapture_advice_computed(const char *field, Oid type);
 extern char *kapture_advice_no_column(Relation rel, const char *field, const char *column);
 
 #endif							/* KAPTURE_FIELD_ADVICE_H */

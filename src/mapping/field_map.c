@@ -29,7 +29,8 @@ mapping_check_field(const char *field)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("field \"%s\" cannot be mapped", field),
-				 errdetail("Kapture generates it.")));
+				 errdetail("Kapture generates it."),
+				 field[0] == 'k' ? errhint("The column that receives it is named by argument \"id_column\".") : errhint("Leave it out.")));
 }
 
 static KaptureMapping *
@@ -57,7 +58,8 @@ mapping_of_column(Relation rel, const char *field, const char *name, const char 
 				 errdetail("The argument \"columns\" maps the Kapture field \"%s\" to it.", field),
 				 strpbrk(name, "( |") ?
 				 errhint("Write an expression as {\"%s\": {\"expression\": \"...\"}}.", field) :
-				 (hint = kapture_advice_no_column(rel, field, name)) ? errhint("%s", hint) : 0));
+				 (hint = kapture_advice_no_column(rel, field, name)) ? errhint("%s", hint) :
+				 errhint("Name a column of the table, or write an expression as {\"%s\": {\"expression\": \"...\"}}.", field)));
 	if (id_column && strcmp(name, id_column) == 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
@@ -127,7 +129,7 @@ mapping_of_object(Relation rel, const char *field, const JsonbValue *object)
 				 errdetail("The expression must be a JSON string.")));
 	if (expression)
 		mapping->expression = kapture_expression_take(rel, mapping_scalar(expression), field);
-	kapture_advice_computed(field);
+	kapture_advice_computed(field, expression ? mapping->expression->type : InvalidOid);
 	return mapping;
 }
 
@@ -165,7 +167,8 @@ mapping_given(Relation rel, Jsonb *columns, const char *id_column)
 	if (mappings == NIL)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("argument \"columns\" maps no column")));
+				 errmsg("argument \"columns\" maps no column"),
+				 errhint("Leave it out to map the columns that are named like Kapture's fields, or give it as {\"Kapture field\": \"column\", ...}.")));
 	return mappings;
 }
 
@@ -316,7 +319,7 @@ kapture_mapping_take_constants(Jsonb *constants, const char *argument)
 			char	   *field = pnstrdup(v.val.string.val, v.val.string.len);
 
 			mapping_check_field(field);
-			kapture_advice_computed(field);
+			kapture_advice_computed(field, InvalidOid);
 			pushJsonbValue(&state, WJB_KEY, &v);
 		}
 		else if (token == WJB_VALUE)

@@ -33,6 +33,7 @@
 #include "cluster/guard.h"
 #include "cluster/shmem.h"
 #include "observe/check_key.h"
+#include "table/attach_trigger.h"
 
 /* Days before a certificate's end from which the check fails. */
 #define CHECK_EXPIRES_SOON		14
@@ -115,9 +116,6 @@ check_options(Check *check)
 	if (error->sqlerrcode == ERRCODE_QUERY_CANCELED)
 		ReThrowError(error);
 	hint = error->hint;
-	if (hint == NULL && error->sqlerrcode == ERRCODE_INSUFFICIENT_PRIVILEGE)
-		hint = psprintf("Use GRANT USAGE ON FOREIGN SERVER %s TO %s.", quote_identifier(check->server),
-						quote_identifier(GetUserNameFromId(GetUserId(), false)));
 	check_say(check, "options", CHECK_FAILED,
 			  psprintf("%s%s%s%s%s", error->message,
 					   error->detail ? ". " : "", error->detail ? error->detail : "",
@@ -398,6 +396,27 @@ check_duplicates(Check *check)
 				  psprintf("Use kapture_match() before rows of %s are sent, which finds customers that are there; then kapture_alter() with on_duplicate => 'link'.", tables));
 }
 
+/* Are changes captured, of the server's tables that the caller may see?  A step only if they are not. */
+static void
+check_capture(Check *check)
+{
+	Oid			types[2] = {TEXTOID, OIDOID};
+	Datum		values[2] = {CStringGetTextDatum(check->server), ObjectIdGetDatum(GetUserId())};
+	char	   *tables;
+
+	if (!check->has_hints)
+		return;
+	tables = kapture_own_text("SELECT pg_catalog.string_agg(t.relation::text, ', ')"
+							  " FROM (SELECT a.relation FROM @.kapture_attachment AS a, pg_catalog.pg_class AS c"
+							  " WHERE a.server = $1::name AND c.oid = a.relation AND " KAPTURE_ATTACH_IS_UNCAPTURED("a")
+							  " AND pg_catalog.pg_has_role($2, c.relowner, 'USAGE')"
+							  " ORDER BY a.attachment_id LIMIT " CHECK_MAX_TABLES ") AS t", 2, types, values);
+	if (tables)
+		check_say(check, "capture", CHECK_FAILED,
+				  psprintf("changes are not captured, as the trigger is disabled or dropped: %s", tables),
+				  "Use ALTER TABLE ... ENABLE TRIGGER " KAPTURE_TRIGGER ", or, if it was dropped, kapture_detach() and kapture_attach(). Then kapture_verify() shows what was missed.");
+}
+
 /* What is common to all versions of the function. */
 static void
 check_run(FunctionCallInfo fcinfo, bool has_hints, bool all_keys)
@@ -425,6 +444,7 @@ check_run(FunctionCallInfo fcinfo, bool has_hints, bool all_keys)
 		for (int i = 0; i < lengthof(after); i++)
 			check_say(&check, after[i], CHECK_NOT_REACHED, NULL, NULL);
 		check_duplicates(&check);
+		check_capture(&check);
 		return;
 	}
 	request = check.request;
@@ -437,6 +457,7 @@ check_run(FunctionCallInfo fcinfo, bool has_hints, bool all_keys)
 	check_clock(&check, &details, answered);
 	check_time(&check, answer, &details);
 	check_duplicates(&check);
+	check_capture(&check);
 	kapture_http_release(request);
 }
 

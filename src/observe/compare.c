@@ -27,6 +27,13 @@
 
 #define COMPARE_BLANKS		" \t\r\n"
 
+/* A key of answers. */
+typedef struct CompareKey
+{
+	const char *name;
+	int			len;
+} CompareKey;
+
 struct KaptureComparer
 {
 	const KaptureAttachment *att;
@@ -35,6 +42,8 @@ struct KaptureComparer
 	KaptureReader *reader;
 	char	   *sql;
 	const KaptureField **fields;	/* of the columns; NULL: of the account's own */
+	CompareKey *keys;			/* that all this comes from */
+	int			nkeys;
 };
 
 /* A call of kapture_comparer_read(). */
@@ -45,6 +54,52 @@ typedef struct CompareCall
 	MemoryContext context;
 	KaptureThere *result;
 } CompareCall;
+
+/* The keys of JSON that a statement names: those behind "->" and "->>". */
+static List *
+compare_keys_of(const char *sql)
+{
+	List	   *keys = NIL;
+	const char *p = sql;
+
+	while ((p = strstr(p, "->")) != NULL)
+	{
+		p += p[2] == '>' ? 3 : 2;
+		if (*p == '\'')
+			keys = lappend(keys, pnstrdup(p + 1, strcspn(p + 1, "'")));
+	}
+	return keys;
+}
+
+/* Fills in the keys that the customers' values come from; fields of the account's own go by their names. */
+static void
+compare_find_keys(KaptureComparer *comparer)
+{
+	List	   *keys = list_concat(compare_keys_of(comparer->sql), kapture_column_keys(comparer->sql));
+	ListCell   *lc;
+
+	for (int i = 0; i < comparer->att->ncolumns; i++)
+		keys = lappend(keys, comparer->att->columns[i].field);
+	comparer->keys = palloc(sizeof(CompareKey) * list_length(keys));
+	foreach(lc, keys)
+		comparer->keys[comparer->nkeys++] = (CompareKey) {lfirst(lc), strlen(lfirst(lc))};
+}
+
+/*
+ * Has the value of a key of an answer anything to do with what is compared?  (KaptureWanted)
+ */
+bool
+kapture_comparer_wants(void *comparer, const char *key, int len)
+{
+	const CompareKey *wanted = ((KaptureComparer *) comparer)->keys;
+
+	for (int i = 0; i < ((KaptureComparer *) comparer)->nkeys; i++)
+	{
+		if (wanted[i].len == len && wanted[i].name[0] == key[0] && memcmp(wanted[i].name, key, len) == 0)
+			return true;
+	}
+	return memchr(key, '\\', len) != NULL;
+}
 
 /*
  * Begins to compare customers with rows of an attached table.  "timezone" is the
@@ -77,6 +132,7 @@ kapture_comparer_create(const KaptureAttachment *att, const char *timezone)
 	}
 	appendStringInfoString(&sql, " FROM unnest($1) WITH ORDINALITY AS c" KAPTURE_INBOX_CONTACT " ORDER BY c.ordinality");
 	comparer->sql = sql.data;
+	compare_find_keys(comparer);
 	return comparer;
 }
 

@@ -30,6 +30,7 @@ typedef struct KaptureThere
 } KaptureThere;
 
 extern KaptureComparer *kapture_comparer_create(const KaptureAttachment *att, const char *timezone);
+extern bool kapture_comparer_wants(void *comparer, const char *key, int len);
 extern KaptureThere *kapture_comparer_read(KaptureComparer *comparer, Jsonb **customers, int n);
 extern KaptureCompared kapture_comparer_compare(const KaptureComparer *comparer, int column,
 												const char *here, const KaptureThere *there);

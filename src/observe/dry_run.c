@@ -41,6 +41,7 @@
 #include "mapping/source.h"
 #include "observe/round.h"
 #include "push/task.h"
+#include "table/attach.h"
 #include "table/row_io.h"
 
 PG_FUNCTION_INFO_V1(kapture_dry_run);
@@ -321,13 +322,13 @@ dry_run_draft(DryRun *run, FunctionCallInfo fcinfo, const char *server)
 	const char *id_column = DRY_RUN_ID_COLUMN;
 	List	   *mappings;
 
-	if (rel->rd_rel->relkind != RELKIND_RELATION && rel->rd_rel->relkind != RELKIND_PARTITIONED_TABLE)
+	if (rel->rd_rel->relkind == RELKIND_VIEW)
 		ereport(ERROR,
 				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
 				 errmsg("\"%s\" cannot be attached to Kapture", RelationGetRelationName(rel)),
 				 errdetail("Only tables can be attached."),
-				 rel->rd_rel->relkind == RELKIND_VIEW ?
-				 errhint("Name the table that the view shows, and the view as \"source\".") : 0));
+				 errhint("Name the table that the view shows, and the view as \"source\".")));
+	kapture_attach_check_relation(rel);
 	(void) kapture_server_get(server, kapture_catalog_owner(relid));
 	run->attached = dry_run_find_attached(rel, server);
 	if (run->attached && run->attached->id_column)

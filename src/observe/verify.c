@@ -35,7 +35,6 @@
 #include "base/user_code.h"
 #include "fetch/fetch.h"
 #include "manage/run.h"
-#include "mapping/condition.h"
 #include "observe/compare.h"
 #include "observe/round.h"
 #include "queue/inbox.h"
@@ -49,7 +48,7 @@ PG_FUNCTION_INFO_V1(kapture_verify);
 PG_FUNCTION_INFO_V1(kapture_verify_into);
 
 /* Customers whose answers are compared at once, and bytes they have by then. */
-#define VERIFY_PAGE			50
+#define VERIFY_PAGE			250
 #define VERIFY_PAGE_BYTES	(1024 * 1024)
 
 /* How often a row is asked for that changes all the time. */
@@ -108,13 +107,24 @@ verify_text(const char *text, bool *isnull)
 	return text ? CStringGetTextDatum(text) : (Datum) 0;
 }
 
+/* A table that cannot take results: says what it must be like. */
+static void
+verify_insert_error_callback(void *arg)
+{
+	if (geterrcode() == ERRCODE_UNDEFINED_COLUMN || geterrcode() == ERRCODE_DATATYPE_MISMATCH)
+		errhint("The table must have columns row_key text, kapture_customer_id bigint, problem text, field text, here text and there text.");
+	errcontext("writing a result into table \"%s\"", get_rel_name(((Verify *) arg)->target));
+}
+
 /* Writes a result into the caller's table, as the caller. */
 static void
 verify_insert(Verify *verify, Datum *values, bool *isnull)
 {
 	static const Oid types[VERIFY_COLUMNS] = {TEXTOID, INT8OID, TEXTOID, TEXTOID, TEXTOID, TEXTOID};
 	char		nulls[VERIFY_COLUMNS + 1] = {0};
+	ErrorContextCallback callback = {.callback = verify_insert_error_callback, .arg = verify, .previous = error_context_stack};
 
+	error_context_stack = &callback;
 	for (int i = 0; i < VERIFY_COLUMNS; i++)
 		nulls[i] = isnull[i] ? 'n' : ' ';
 	SPI_connect();
@@ -123,6 +133,7 @@ verify_insert(Verify *verify, Datum *values, bool *isnull)
 							  VERIFY_COLUMNS, (Oid *) types, values, nulls, false, 0) < 0)
 		elog(ERROR, "could not write into \"%s\"", get_rel_name(verify->target));
 	SPI_finish();
+	error_context_stack = callback.previous;
 }
 
 static void
@@ -365,12 +376,12 @@ verify_compare(Verify *verify, VerifyItem *item, const KaptureThere *there)
 
 /* The customer of an answer that has been asked for; NULL: there is none, *other is another one's id. */
 static Jsonb *
-verify_find_customer(const KaptureWindow *window, int64 id, int64 *other)
+verify_find_customer(Verify *verify, const KaptureWindow *window, int64 id, int64 *other)
 {
 	*other = 0;
 	for (int i = 0; window->list && i < window->list->ncustomers; i++)
 	{
-		Jsonb	   *customer = kapture_message_customer(window->list, i);
+		Jsonb	   *customer = kapture_message_customer_parts(window->list, i, kapture_comparer_wants, verify->comparer);
 		JsonbValue	object = {.type = jbvBinary};
 		int64		found;
 
@@ -427,7 +438,7 @@ verify_ask(Verify *verify, List *items)
 		Jsonb	   *customer;
 
 		MemoryContextSwitchTo(page);
-		customer = verify_find_customer(window, item->row.customer_id, &other);
+		customer = verify_find_customer(verify, window, item->row.customer_id, &other);
 		MemoryContextSwitchTo(old);
 		if (customer == NULL)
 		{
@@ -647,7 +658,7 @@ verify_attachment(FunctionCallInfo fcinfo, KaptureAttachment *att, const char *c
  *		returns table(row_key text, kapture_customer_id bigint, problem text,
  *					  field text, here text, there text, name text)
  *
- * Errors: those of kapture_attach_find_all(), kapture_condition_check(), of reading
+ * Errors: those of kapture_attach_find_all(), kapture_row_check_condition(), of reading
  * the table as its owner and of kapture_fetch_next(); 25001 at a stricter
  * isolation level than READ COMMITTED.
  */
@@ -660,7 +671,7 @@ kapture_verify(PG_FUNCTION_ARGS)
 
 	kapture_argument_check_null(fcinfo, 2, "repair");
 	if (condition)
-		kapture_condition_check("condition", condition);
+		kapture_row_check_condition(linitial(attachments), condition);
 	InitMaterializedSRF(fcinfo, 0);
 	foreach(lc, attachments)
 		verify_attachment(fcinfo, lfirst(lc), condition, PG_GETARG_BOOL(2));

@@ -358,7 +358,7 @@ static void
 rows_check_failure(const KaptureServer *server, Jsonb *answer)
 {
 	static const KaptureApi apis[] = {KAPTURE_API_GET, KAPTURE_API_PULL};
-	KaptureReply reply;
+	KaptureReply reply = {0};
 
 	for (int i = 0; i < lengthof(apis); i++)
 	{
@@ -366,6 +366,12 @@ rows_check_failure(const KaptureServer *server, Jsonb *answer)
 		if (reply.verdict == KAPTURE_NOT_FOUND)
 			return;
 	}
+	if (reply.message[0] == '\0')
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("argument \"%s\" is no answer with customers", "answer"),
+				 errdetail("It has neither customers nor a message of Kapture's."),
+				 errhint("Give what kapture_pull() or kapture_get_customer() has returned.")));
 	kapture_complaint_failed(server, KAPTURE_API_PULL, 200, &reply);
 }
 
@@ -400,7 +406,7 @@ rows_begin_answer(FunctionCallInfo fcinfo, KaptureRowKind kind)
  *		returns setof kapture_customer
  *
  * The customers of an answer of Get or Pull that is there already; none if it
- * is NULL.  Errors: 22004 no server; those of kapture_server_get() and, if the
+ * is NULL.  Errors: 22004 no server; 22023 it is no answer; those of kapture_server_get() and, if the
  * answer says that something failed, of kapture_complaint_failed().
  */
 Datum

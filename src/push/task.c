@@ -157,11 +157,17 @@ task_append_constants(StringInfo body, List *constants)
 	return list_length(constants);
 }
 
-/* Appends the constants for customers whose row has left; returns how many. */
+/*
+ * Appends the constants for customers whose row has left; returns how many.  One that was sent
+ * leaves whatever has changed: another filter, or the time.  Of others, such as imported ones, only a
+ * change of what the filter reads says that they were not outside all the time.
+ */
 static int
 task_append_on_leave(const KaptureTask *task, StringInfo body)
 {
-	if (task->delivery->has_left || (task->delivery->changed & KAPTURE_CHANGED_FILTER) == 0)
+	const KaptureDelivery *delivery = task->delivery;
+
+	if (delivery->has_left || (!delivery->was_sent && (delivery->changed & KAPTURE_CHANGED_FILTER) == 0))
 		return 0;				/* it had left before */
 	return task_append_constants(body, task->att->on_leave);
 }
@@ -515,9 +521,12 @@ task_news(const KaptureTask *task, int64 mask)
 static void
 task_update(KaptureTask *task)
 {
-	bool		outside = task->delivery->row.outside;
+	const KaptureDelivery *delivery = task->delivery;
+	bool		outside = delivery->row.outside;
 
-	task->sending = outside ? 0 : task_news(task, task->delivery->changed);
+	/* a row that comes in again is sent whole, also if another filter or the time has let it in */
+	task->sending = outside ? 0 :
+		task_news(task, delivery->changed | (delivery->has_left ? task->att->all_changed : 0));
 	if (!outside && task_refused(task, false, task->sending))
 		return;
 	if (!task_prepare(task, KAPTURE_STEP_UPDATE))

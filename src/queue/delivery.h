@@ -37,6 +37,7 @@ typedef struct KaptureDelivery
 	int			searches;		/* for a lost Add that found nothing so far */
 	bool		claimed;
 	bytea	   *digests;		/* of what Kapture has of the row; NULL: not known */
+	bool		was_sent;		/* Kapture has had something of it for this customer */
 	bool		has_left;		/* its row was outside of the filter before, */
 	char	   *taken_by;		/* and this row, by its key, took its customer over; "": one of another attachment, NULL: none */
 	KaptureRow	row;

@@ -15,6 +15,7 @@
 #include "access/sysattr.h"
 #include "access/xact.h"
 #include "catalog/catalog.h"
+#include "catalog/dependency.h"
 #include "catalog/namespace.h"
 #include "catalog/partition.h"
 #include "catalog/pg_class.h"
@@ -22,6 +23,7 @@
 #include "catalog/pg_inherits.h"
 #include "catalog/pg_namespace.h"
 #include "catalog/pg_type.h"
+#include "commands/extension.h"
 #include "executor/spi.h"
 #include "fmgr.h"
 #include "foreign/foreign.h"
@@ -207,7 +209,7 @@ attach_check_beside(const AttachRequest *request, const KaptureAttachment *other
 				 errhint("Name another column in argument \"id_column\", or use NULL to have the ids kept by the extension.")));
 }
 
-/* Refuses a table that is attached already, or belongs to one that is, or should be. */
+/* Refuses a table that is attached already, or belongs to one that is. */
 static void
 attach_check_membership(Relation rel, const AttachRequest *request)
 {
@@ -223,13 +225,6 @@ attach_check_membership(Relation rel, const AttachRequest *request)
 	}
 	if (att && att->root == RelationGetRelid(rel))
 		return;
-	/* separately only if the table that it is a partition of cannot be attached */
-	if (rel->rd_rel->relispartition &&
-		!OidIsValid(kapture_family_foreign_partition(llast_oid(get_partition_ancestors(RelationGetRelid(rel))))))
-		ereport(ERROR,
-				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
-				 errmsg("\"%s\" is a partition", name),
-				 errhint("Attach the partitioned table instead; it stands for all its partitions.")));
 	if (att)
 		ereport(ERROR,
 				(errcode(ERRCODE_DUPLICATE_OBJECT),
@@ -249,36 +244,54 @@ attach_is_of_citus(Oid relid)
 							lengthof(types), types, values) > 0;
 }
 
-/* Refuses what cannot be kept in step. */
+/* Refuses what is no table of a user's. */
 static void
-attach_check_relation(Relation rel, const AttachRequest *request)
+attach_check_kind(Relation rel)
 {
 	const char *name = RelationGetRelationName(rel);
+	char		kind = rel->rd_rel->relkind;
 
-	if (rel->rd_rel->relkind != RELKIND_RELATION && rel->rd_rel->relkind != RELKIND_PARTITIONED_TABLE)
+	if (kind != RELKIND_RELATION && kind != RELKIND_PARTITIONED_TABLE)
 		ereport(ERROR,
 				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
 				 errmsg("\"%s\" cannot be attached to Kapture", name),
 				 errdetail("Only tables can be attached."),
-				 rel->rd_rel->relkind == RELKIND_VIEW ?
-				 errhint("Attach the table that the view shows.") : 0));
+				 kind == RELKIND_VIEW || kind == RELKIND_MATVIEW ? errhint("Attach the table that the view shows.") :
+				 errhint("Attach the table of this database whose rows are to go to Kapture.")));
 	if (rel->rd_rel->relpersistence != RELPERSISTENCE_PERMANENT)
 		ereport(ERROR,
 				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
 				 errmsg("\"%s\" cannot be attached to Kapture", name),
-				 errdetail("The worker cannot read temporary tables, and rows of unlogged tables are lost in a crash together with their Kapture ids.")));
+				 errdetail("The worker cannot read temporary tables, and rows of unlogged tables are lost in a crash together with their Kapture ids."),
+				 rel->rd_rel->relpersistence == RELPERSISTENCE_TEMP ? errhint("Attach a table that is not temporary.") :
+				 errhint("Use ALTER TABLE %s SET LOGGED.", kapture_row_relation_name(RelationGetRelid(rel)))));
 	if (IsCatalogRelation(rel) ||
-		RelationGetNamespace(rel) == get_rel_namespace(kapture_catalog_relid(KAPTURE_TABLE_OUTBOX)))
-	{
-		for (int i = 0; i < KAPTURE_TABLE_COUNT; i++)
-		{
-			if (IsCatalogRelation(rel) || RelationGetRelid(rel) == kapture_catalog_relid(i))
-				ereport(ERROR,
-						(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-						 errmsg("\"%s\" cannot be attached to Kapture", name)));
-		}
-	}
-	attach_check_membership(rel, request);
+		getExtensionOfObject(RelationRelationId, RelationGetRelid(rel)) == get_extension_oid(KAPTURE_EXTENSION, false))
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("\"%s\" cannot be attached to Kapture", name),
+				 IsCatalogRelation(rel) ? errdetail("It is a system catalog.") :
+				 errdetail("It belongs to extension \"%s\" itself.", KAPTURE_EXTENSION),
+				 errhint("Attach a table of your own.")));
+}
+
+/*
+ * Refuses what cannot be kept in step: 42809 what is no table, or a part of another one, 42501 a
+ * catalog, 0A000 a table of Citus, 55000 a table whose owner does not see all its rows.
+ */
+void
+kapture_attach_check_relation(Relation rel)
+{
+	const char *name = RelationGetRelationName(rel);
+
+	attach_check_kind(rel);
+	/* separately only if the table that it is a partition of cannot be attached */
+	if (rel->rd_rel->relispartition &&
+		!OidIsValid(kapture_family_foreign_partition(llast_oid(get_partition_ancestors(RelationGetRelid(rel))))))
+		ereport(ERROR,
+				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+				 errmsg("\"%s\" is a partition", name),
+				 errhint("Attach the partitioned table instead; it stands for all its partitions.")));
 	if (attach_is_of_citus(RelationGetRelid(rel)))
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
@@ -346,17 +359,18 @@ static bool
 attach_has_id_column(Relation rel, const char *name)
 {
 	AttrNumber	attnum = get_attnum(RelationGetRelid(rel), name);
+	Form_pg_attribute attr;
 
+	if (name[0] == '\0')
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("argument \"%s\" must not be empty", "id_column"),
+				 errdetail("It names the column that receives Kapture's ids."),
+				 errhint("Leave it out for \"kapture_customer_id\", or use NULL to have no such column.")));
 	if (attnum == InvalidAttrNumber)
 		return false;
-	if (get_atttype(RelationGetRelid(rel), attnum) != INT8OID)
-		ereport(ERROR,
-				(errcode(ERRCODE_DATATYPE_MISMATCH),
-				 errmsg("column \"%s\" of table \"%s\" is of type %s, but Kapture's ids are of type bigint",
-						name, RelationGetRelationName(rel),
-						format_type_be(get_atttype(RelationGetRelid(rel), attnum))),
-				 errhint("Use ALTER TABLE ... ALTER COLUMN ... TYPE bigint.")));
-	if (get_attgenerated(RelationGetRelid(rel), attnum) != '\0' ||
+	if (attnum < 0 || get_attgenerated(RelationGetRelid(rel), attnum) != '\0' ||
+		TupleDescAttr(RelationGetDescr(rel), attnum - 1)->attidentity != '\0' ||
 		bms_is_member(attnum - FirstLowInvalidHeapAttributeNumber,
 					  RelationGetIndexAttrBitmap(rel, INDEX_ATTR_BITMAP_PRIMARY_KEY)))
 		ereport(ERROR,
@@ -364,6 +378,22 @@ attach_has_id_column(Relation rel, const char *name)
 				 errmsg("column \"%s\" of table \"%s\" cannot receive Kapture's ids", name, RelationGetRelationName(rel)),
 				 errdetail("It is generated, or part of the primary key."),
 				 errhint("Name another column, or one that is not there yet, as id_column.")));
+	attr = TupleDescAttr(RelationGetDescr(rel), attnum - 1);
+	if (attr->atttypid != INT8OID)
+		ereport(ERROR,
+				(errcode(ERRCODE_DATATYPE_MISMATCH),
+				 errmsg("column \"%s\" of table \"%s\" is of type %s, but Kapture's ids are of type bigint",
+						name, RelationGetRelationName(rel), format_type_be(attr->atttypid)),
+				 errhint("If it is for these ids alone, use ALTER TABLE ... ALTER COLUMN ... TYPE bigint. Otherwise name another column, or one that is not there yet, as id_column.")));
+	if (attr->attnotnull || attr->atthasdef)
+		ereport(WARNING,
+				(attr->atthasdef ? errmsg("column \"%s\" of table \"%s\" has a default", name, RelationGetRelationName(rel)) :
+				 errmsg("column \"%s\" of table \"%s\" must not be null", name, RelationGetRelationName(rel)),
+				 attr->atthasdef ?
+				 errdetail("A new row that gets it counts as the customer of that id, and is updated in Kapture instead of added.") :
+				 errdetail("A new row has no id until Kapture has answered, so none can be inserted without one."),
+				 errhint("Use ALTER TABLE %s ALTER COLUMN %s DROP %s.", kapture_row_relation_name(RelationGetRelid(rel)),
+						 quote_identifier(name), attr->atthasdef ? "DEFAULT" : "NOT NULL")));
 	return true;
 }
 
@@ -493,7 +523,8 @@ kapture_attach_index_id_column(Oid relid, const char *name, const char *column)
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 				 errmsg("customers cannot be pulled into a table without a column for their ids"),
-				 errdetail("Their rows are found by it.")));
+				 errdetail("Their rows are found by it."),
+				 errhint("Leave out \"%s\", or have the table attached with a column for ids.", "pull")));
 	rel = relation_open(relid, AccessShareLock);
 	attnum = get_attnum(relid, column);
 	foreach(lc, RelationGetIndexList(rel))
@@ -642,6 +673,7 @@ attach_take_arguments(FunctionCallInfo fcinfo, AttachRequest *request)
 	request->replicated = PG_GETARG_BOOL(4);
 	request->pull = PG_GETARG_BOOL(5);
 	request->on_conflict = kapture_attach_choice(fcinfo, 6, "on_conflict", "local", "remote", NULL);
+	kapture_advice_on_conflict(request->on_conflict, request->pull);
 	request->id_column = PG_ARGISNULL(9) ? NULL : pstrdup(NameStr(*PG_GETARG_NAME(9)));
 	if (!PG_ARGISNULL(10))
 		request->on_leave = kapture_mapping_take_constants(PG_GETARG_JSONB_P(10), "on_leave");
@@ -798,7 +830,8 @@ kapture_attach(PG_FUNCTION_ARGS)
 	attach_take_arguments(fcinfo, &request);
 	relid = PG_GETARG_OID(0);
 	rel = kapture_argument_open(relid, attach_lock(relid, request.id_column), kapture_argument_check_owner);
-	attach_check_relation(rel, &request);
+	kapture_attach_check_relation(rel);
+	attach_check_membership(rel, &request);
 	name = kapture_row_relation_name(RelationGetRelid(rel));
 	request.keys = attach_key_columns(rel);
 	serverid = kapture_binding_lock(NameStr(*request.server));

@@ -8,6 +8,7 @@
 #include "access/xact.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_inherits.h"
+#include "catalog/pg_type.h"
 #include "commands/trigger.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
@@ -18,8 +19,8 @@
 #include "base/catalog.h"
 #include "base/compat.h"
 #include "base/family.h"
+#include "base/owner_sql.h"
 #include "table/attach_trigger.h"
-#include "table/capture.h"
 #include "table/row_sql.h"
 
 /*
@@ -150,6 +151,30 @@ kapture_attach_create_triggers(const char *table, int32 attachment_id, const cha
 	if (replicated)
 		kapture_attach_execute_ddl(psprintf("ALTER TABLE %s ENABLE ALWAYS TRIGGER %s, ENABLE ALWAYS TRIGGER %s",
 											table, trigger, truncate));
+}
+
+/*
+ * Warns if changes of an attached table are not captured, as a trigger of its was disabled
+ * or dropped by the command that has just run.
+ */
+void
+kapture_attach_warn_uncaptured(Oid relid)
+{
+	Oid			types[1] = {REGCLASSOID};
+	Datum		values[1] = {ObjectIdGetDatum(relid)};
+	char	   *triggers;
+
+	CommandCounterIncrement();
+	triggers = kapture_own_text("SELECT pg_catalog.string_agg(pg_catalog.quote_ident(" KAPTURE_ATTACH_TRIGGER("a") "), ', ')"
+								" FROM @.kapture_attachment AS a WHERE a.relation = $1 AND " KAPTURE_ATTACH_IS_UNCAPTURED("a"),
+								1, types, values);
+	if (triggers == NULL)
+		return;
+	ereport(WARNING,
+			(errmsg("changes of table \"%s\" are not captured from now on", get_rel_name(relid)),
+			 errdetail("Trigger %s, which captures them, is disabled or was dropped. What changes meanwhile is not sent later, either.", triggers),
+			 errhint("Use ALTER TABLE %s ENABLE TRIGGER %s, or, if it was dropped, kapture_detach() and kapture_attach(). Then kapture_verify() shows what was missed.",
+					 kapture_row_relation_name(relid), triggers)));
 }
 
 /* Is a table attached, or below another one that is, among those that inherit from "relid"? */

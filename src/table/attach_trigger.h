@@ -9,11 +9,21 @@
 
 #include "nodes/pg_list.h"
 
+#include "table/capture.h"
+
+/* Is an attachment, an entry of kapture_attachment under this name, without a trigger that captures? */
+#define KAPTURE_ATTACH_IS_UNCAPTURED(a) \
+	"NOT EXISTS (SELECT FROM pg_catalog.pg_trigger AS t WHERE t.tgrelid = " a ".relation AND t.tgenabled IN ('O', 'A')" \
+	" AND t.tgname = " KAPTURE_ATTACH_TRIGGER(a) "::name)"
+#define KAPTURE_ATTACH_TRIGGER(a) \
+	"('" KAPTURE_TRIGGER "' || CASE WHEN " a ".name = '' THEN '' ELSE '_' || " a ".attachment_id::text END)"
+
 extern void kapture_attach_execute_ddl(const char *sql);
 extern void kapture_attach_check_name(Oid relid, int32 attachment_id, const char *name, bool attached);
 extern List *kapture_attach_others_triggers(Oid relid, int32 attachment_id);
 extern void kapture_attach_create_triggers(const char *table, int32 attachment_id, const char *name, bool replicated);
 extern void kapture_attach_drop_leftovers(Oid relid, int32 attachment_id);
+extern void kapture_attach_warn_uncaptured(Oid relid);
 extern int	kapture_attach_drop_triggers(Oid relid, const List *keep);
 
 #endif							/* KAPTURE_ATTACH_TRIGGER_H */

@@ -25,6 +25,8 @@
 #include "access/xact.h"
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
+#include "jit/jit.h"
+#include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "utils/acl.h"
 #include "utils/array.h"
@@ -44,6 +46,7 @@
 #include "base/user_code.h"
 #include "cluster/bgworker.h"
 #include "cluster/guard.h"
+#include "mapping/condition.h"
 #include "mapping/expression.h"
 #include "table/binding.h"
 #include "table/clock.h"
@@ -177,6 +180,8 @@ row_run_within(KaptureAttachment *att, const char *timezone, void (*work) (void 
 		row_set("enable_seqscan", "off");
 		row_set("enable_hashjoin", "off");
 		row_set("enable_mergejoin", "off");
+		if (jit_enabled)
+			row_set("jit", "off");	/* what a plan must not do counts as a cost that would be worth it */
 		if (timezone)
 			row_set("TimeZone", timezone);
 
@@ -885,7 +890,7 @@ row_do_list(RowBatch *batch)
  * Returns the keys (char *, in the current memory context) of at most "limit"
  * rows, in order of the primary key, from "after" (NULL: the start) on: those
  * without an id, if "without_id" is set, for which "condition" (NULL: none), checked
- * by kapture_condition_check(), holds.  Errors as reading the table as its owner does.
+ * by kapture_row_check_condition(), holds.  Errors as reading the table as its owner does.
  */
 List *
 kapture_row_keys_after(KaptureAttachment *att, bool without_id, const char *condition, const char *after, int limit)
@@ -926,6 +931,33 @@ kapture_row_count(KaptureAttachment *att, bool without_id, const char *condition
 	if (error)
 		ReThrowError(error);
 	return batch.count;
+}
+
+static void
+row_do_check_condition(RowBatch *batch)
+{
+	char	   *sql = psprintf("SELECT true FROM %s AS r WHERE (", kapture_row_source(batch->att));
+
+	batch->limit = pg_mbstrlen(sql);
+	SPI_freeplan(kapture_user_code_prepare(psprintf("%s%s\n)", sql, batch->condition), 0, NULL, 0));
+}
+
+/*
+ * Errors out unless a condition on the table's rows that a user gives is one that its
+ * owner can have: those of kapture_condition_check(), and of parsing.
+ */
+void
+kapture_row_check_condition(KaptureAttachment *att, const char *condition)
+{
+	RowBatch	batch = {.att = att, .condition = condition};
+	ErrorData  *error;
+
+	kapture_condition_check("condition", condition);
+	error = row_run(row_do_check_condition, &batch, ROW_TIME_LIMIT, ROW_LOCK_TIMEOUT);
+	if (error == NULL)
+		return;
+	kapture_condition_explain(error, "condition", condition, batch.limit);
+	ReThrowError(error);
 }
 
 /* Prepares all statements, and looks for some row by its key. */

@@ -81,21 +81,35 @@ row_key_is_plain(Oid type)
 	return plain < FirstNormalObjectId && get_typtype(plain) == TYPTYPE_BASE;
 }
 
+/* A value that is none of its type: says of what column. */
+static void
+row_key_error_callback(void *arg)
+{
+	const KaptureKeyColumn *col = arg;
+
+	errhint("Give the primary key as text, as kapture_failures shows it; several columns as an array.");
+	errcontext("value of column \"%s\" of the key", col->name);
+}
+
 /* Replaces the values of a key by the text that their types have for them. */
 static void
 row_key_normalize(KaptureAttachment *att, char **values)
 {
 	int			nestlevel = kapture_catalog_text_settings();
+	ErrorContextCallback callback = {.callback = row_key_error_callback, .previous = error_context_stack};
 
+	error_context_stack = &callback;
 	for (int i = 0; i < att->nkeys; i++)
 	{
 		KaptureKeyColumn *col = &att->keys[i];
 		Oid			input;
 		Oid			param;
 
+		callback.arg = col;
 		getTypeInputInfo(col->type, &input, &param);
 		values[i] = OutputFunctionCall(&col->output, OidInputFunctionCall(input, values[i], param, col->typmod));
 	}
+	error_context_stack = callback.previous;
 	AtEOXact_GUC(true, nestlevel);
 }
 

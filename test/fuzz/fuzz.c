@@ -275,6 +275,21 @@ fuzz_read(Jsonb *jsonb)
 	FUZZ_ASSERT(contacts == NULL || JsonContainerIsArray(contacts));
 }
 
+static bool
+fuzz_wants_all(void *arg, const char *key, int len)
+{
+	return true;
+}
+
+/* A customer of whom all parts are wanted is the whole one; one of whom some are can be read. */
+static void
+fuzz_parts(const KaptureList *list, int n)
+{
+	FUZZ_ASSERT(strcmp(fuzz_jsonb_text(kapture_message_customer(list, n)),
+					   fuzz_jsonb_text(kapture_message_customer_parts(list, n, fuzz_wants_all, NULL))) == 0);
+	fuzz_read(kapture_message_customer_parts(list, n, kapture_message_wants_match, NULL));
+}
+
 /* The customers of a list are those of the answer as a whole. */
 static void
 fuzz_compare(Jsonb *whole, const KaptureList *list)
@@ -283,7 +298,10 @@ fuzz_compare(Jsonb *whole, const KaptureList *list)
 	bool		has = kapture_message_customers(whole, &customers);
 
 	for (int i = 0; i < list->ncustomers; i++)
+	{
 		fuzz_read(kapture_message_customer(list, i));
+		fuzz_parts(list, i);
+	}
 	if (!has)
 	{
 		/* a key that came twice may have held some the first time */

@@ -1,4 +1,4 @@
--- 16 Discourse: users, user_emails, user_custom_fields. Facts of discourse/discourse app/models/user.rb, user_email.rb and user_custom_field.rb.
+-- 16 Discourse: users, user_emails, user_custom_fields. Facts of discourse/discourse app/models/user.rb @fe656fb0, user_email.rb @01b3ea78 and user_custom_field.rb @174239f3.
 -- @tables
 -- The email is in another table, one of several, with a flag; phone and company are rows of names and values; members of a group are the customers.
 CREATE TABLE users (id serial PRIMARY KEY, username varchar(60) NOT NULL, name varchar, seen_notification_id bigint NOT NULL DEFAULT 0, last_seen_at timestamp, active boolean NOT NULL DEFAULT false, staged boolean NOT NULL DEFAULT false, approved boolean NOT NULL DEFAULT false, trust_level int NOT NULL DEFAULT 0, suspended_at timestamp, suspended_till timestamp, ip_address inet, primary_group_id int, created_at timestamp DEFAULT now(), updated_at timestamp DEFAULT now());

@@ -1,4 +1,4 @@
--- 17 OpenMRS: patient, person, person_name, person_address, person_attribute. Facts of openmrs/openmrs-core api/src/main/resources/org/openmrs/liquibase.
+-- 17 OpenMRS: patient, person, person_name, person_address, person_attribute. Facts of openmrs/openmrs-core api/src/main/resources/org/openmrs/liquibase/snapshots/schema-only/liquibase-schema-only-2.8.x.xml @540da6f4.
 -- @tables
 -- The key of a patient is that of a person; names, addresses and phones are rows of other tables, the preferred one first, and are voided instead of deleted.
 CREATE TABLE person (person_id serial PRIMARY KEY, gender varchar(50) DEFAULT '', birthdate date, dead boolean NOT NULL DEFAULT false, voided boolean NOT NULL DEFAULT false, uuid char(38) NOT NULL UNIQUE DEFAULT gen_random_uuid());

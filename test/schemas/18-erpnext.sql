@@ -1,4 +1,4 @@
--- 18 ERPNext: tabCustomer, tabContact, tabDynamic Link. Facts of frappe/erpnext erpnext/selling/doctype/customer/customer.json and frappe/frappe frappe/contacts/doctype/contact/contact.json.
+-- 18 ERPNext: tabCustomer, tabContact, tabDynamic Link. Facts of frappe/erpnext erpnext/selling/doctype/customer/customer.json @f369b583 and frappe/frappe frappe/contacts/doctype/contact/contact.json @8320b7ec.
 -- @tables
 -- Names with blanks, a text as key that users rename, links that name the kind and the key of what they link, phones with a flag in a table of their own, 0 and 1 for booleans.
 CREATE TABLE "tabCustomer" (name varchar(140) PRIMARY KEY, creation timestamp(6), modified timestamp(6), owner varchar(140), docstatus smallint NOT NULL DEFAULT 0, idx bigint NOT NULL DEFAULT 0, customer_name varchar(140), customer_type varchar(140) DEFAULT 'Company', customer_group varchar(140), territory varchar(140), disabled smallint NOT NULL DEFAULT 0, mobile_no varchar(140), email_id varchar(140), _user_tags text, _comments text);

@@ -15,7 +15,7 @@ my $top = abs_path("$FindBin::RealBin/../..");
 my ($roles) = slurp_file("$top/docs/install.md") =~ /^## Roles\n(.*?)^###? /ms;
 my @recipe = $roles =~ /^```postgresql\n(.*?)^```$/msg;
 is(scalar @recipe, 2, 'docs/install.md has a recipe of two parts');
-s/https:\/\/acme\.kapturecrm\.com/$emulator->{url}/, s/auth_key '\.\.\.'/auth_key 'a2FwZGVtbzprYXAxMjM='/ foreach @recipe;
+s/https:\/\/acme\.kapturecrm\.com/$emulator->{url}/, s/DATABASE crm/DATABASE postgres/, s/auth_key '\.\.\.'/auth_key 'a2FwZGVtbzprYXAxMjM='/ foreach @recipe;
 
 # as somebody: the error, or the output
 sub as
@@ -55,7 +55,9 @@ poll_ok($node, "SELECT server_state = 'denied' FROM kapture_status", 'to a wrong
 is(as('crm_owner', "ALTER USER MAPPING FOR CURRENT_USER SERVER kapture OPTIONS (SET auth_key 'a2FwZGVtbzprYXAxMjM=')"), '', 'and back');
 poll_ok($node, "SELECT pending + in_flight + retrying = 0 FROM kapture_status", 'and what waited is sent');
 oracle_ok($node, $emulator, 'nothing is lost');
-is(as('crm_clerk', "SELECT count(*) FROM kapture_status"), '0', 'others see nothing of it');
+like(as('crm_clerk', "SELECT count(*) FROM kapture.kapture_status"), qr/permission denied for schema kapture/, 'others do not get at its objects');
+$node->safe_psql('postgres', 'GRANT USAGE ON SCHEMA kapture TO crm_clerk');
+is(as('crm_clerk', "SELECT count(*) FROM kapture_status"), '0', 'or see nothing of it');
 like(as('crm_clerk', q(SELECT kapture_get_customer('{"phone": "9000000001"}'))), qr/permission denied for foreign server kapture/, 'nor may they call');
 
 # the owner leaves

@@ -175,6 +175,8 @@ foreach my $call ("SELECT kapture_attach('customers')", "SELECT kapture_detach('
 }
 my ($rc, $out, $err) = $node->psql($db, "ALTER TABLE customers RENAME COLUMN city TO town; ALTER TABLE customers RENAME COLUMN town TO city");
 is($rc, 0, 'a mapped column can be renamed');
+($rc, $out, $err) = $node->psql($db, "BEGIN; ALTER TABLE customers DISABLE TRIGGER ALL; DROP TRIGGER kapture_capture ON customers; DROP TABLE customers; ROLLBACK", on_error_stop => 1);
+is($rc, 0, 'triggers can be disabled and dropped, and the table be dropped') or diag($err);
 is($node->safe_psql($db, "SELECT kapture_worker_pid()"), $worker, 'the worker has not come and gone');
 my @said = slurp_file($node->logfile) =~ /sends nothing in database "old": the extension is of version 1\.0/g;
 is(scalar @said, 1, 'and has said it once');
@@ -202,6 +204,18 @@ poll_ok($node, "SELECT pending + in_flight + parked = 0 FROM kapture_status", 'a
 oracle_ok($node, $emulator, 'nothing is lost or sent twice', $db);
 is(emulator_get($emulator, 'stats')->{duplicate_refusals}, 0, 'nor was it offered twice');
 is($node->safe_psql($db, "SELECT kapture_library_version()"), $current, 'the library says its version');
+
+# a table that 1.0 attached gets what only the current version has
+$node->safe_psql($db, qq(
+CREATE TABLE places (customer_id bigint, place text);
+CREATE VIEW mapped AS SELECT c.id, upper(c.customer_name) AS customer_name, c.phone, p.place AS city FROM customers c LEFT JOIN places p ON p.customer_id = c.id;
+SELECT kapture_alter('customers', source => 'mapped', filter => 'id <> 13', on_leave => '{"campaign_name": "left"}');
+SELECT kapture_follow('places', 'customers', 'target.id = source.customer_id');
+INSERT INTO places VALUES (12, 'Goa');
+SELECT kapture_touch('customers', '13')));
+poll_ok($node, "SELECT pending + in_flight + retrying = 0 FROM kapture_status", 'a mapping and a followed table', $db);
+is(join(' ', sort map { "$_->{phone} $_->{customer_name} " . ($_->{city} // '') . ($_->{campaign_name} // '') } grep { $_->{phone} =~ /^94000000(12|13)$/ } @{ emulator_get($emulator, 'customers') }),
+	'9400000012 DUE Goa 9400000013 Lost left', 'are followed at once');
 
 # An extension newer than the library that still runs.
 $node->safe_psql('postgres', "CREATE DATABASE newer");

@@ -68,6 +68,18 @@ idle_ok('rows come in');
 is(customers(qw(customer_name phone campaign_name)), "Asha Hidden|9845765221|app\nKiran Desai|9845765223|app\nStays Home|9845765222|app",
 	'whole: the one with an id by an Update, the other one by an Add');
 
+# another filter
+foreach my $case ([ 'a resync', "CALL kapture_resync('users', 'id = 3')" ], [ 'a change of what the filter does not read', "UPDATE users SET city = city || '!' WHERE id = 3" ])
+{
+	my ($what, $sql) = @$case;
+	sql("SELECT kapture_alter('users', filter => 'consent AND deleted_at IS NULL AND id <> 3'); SELECT kapture_touch('users', '3')");
+	idle_ok('a row that another filter leaves out is touched');
+	like(customers(qw(customer_name campaign_name)), qr/^Kiran Desai\|left$/m, 'and leaves');
+	sql("SELECT kapture_alter('users', filter => 'consent AND deleted_at IS NULL'); $sql");
+	idle_ok("$what of a row that a filter lets in");
+	like(customers(qw(customer_name campaign_name)), qr/^Kiran Desai\|app$/m, 'has it sent whole');
+}
+
 # an error is that row's, and names the field
 sql("INSERT INTO users (id, first, mobile, city, ratio) VALUES (5, 'Zero', '9845765225', 'Agra', 0), (6, 'Well', '9845765226', 'Pune', 1)");
 poll_ok($node, "SELECT state = 'parked' FROM kapture_failures WHERE row_key = '5'", 'a row whose expression fails is parked');

@@ -100,6 +100,25 @@ sql("COPY tags FROM PROGRAM 'printf \"1\\\\tc\\\\n2\\\\tc\\\\n\"'");
 idle_ok('COPY');
 is(done(), '1,2', 'concerns its rows');
 
+# two transactions that meet in one row of the view, in both orders of commit
+foreach my $first (0, 1)
+{
+	my @session = map { $node->background_psql('postgres') } 0, 1;
+	$session[0]->query_safe("BEGIN; UPDATE address SET city = 'Race $first' WHERE id = 2");
+	$session[1]->query_safe("BEGIN; UPDATE users SET address_id = 2 WHERE id = 3");
+	$session[$first]->query_safe('COMMIT');
+	idle_ok('one of two transactions has committed');
+	$session[1 - $first]->query_safe('COMMIT');
+	idle_ok('and the other one');
+	$_->quit foreach @session;
+	like(customers(qw(customer_name city)), qr/^Lata\|Race $first$/m, 'both show, ' . ($first ? 'the row' : 'the followed table') . ' first');
+	sql("UPDATE users SET address_id = 3 WHERE id = 3");
+	idle_ok('back again');
+}
+sql("UPDATE address SET city = 'Pune' WHERE id = 2");
+idle_ok('and as it was');
+done();
+
 # NULLs and odd values
 sql("INSERT INTO tags VALUES (NULL, 'n'), (3, E'quote\"\\\\,{}')");
 idle_ok('NULL');
@@ -208,7 +227,10 @@ is(sql("SELECT kapture_unfollow('visits', 'users', 'target.id = source.user_id')
 is(sql("SELECT count(*) FROM pg_trigger WHERE tgname LIKE 'kapture_followed%' AND tgrelid = 'visits'::regclass"), 0, 'takes the triggers away');
 is(sql("SELECT kapture_unfollow('countries', 'users')"), 1, 'and all');
 is(sql("SELECT kapture_unfollow('countries', 'users')"), 0, 'or none');
-sql("DROP TABLE addresses CASCADE; SELECT kapture_detach('users')");
+is(sql("SELECT follows -> 0 ->> 'source' FROM kapture_attachments"), 'addresses', 'one is still followed');
+sql("DROP TABLE addresses CASCADE");
+is(sql("SELECT follows IS NULL FROM kapture_attachments"), 't', 'until it is dropped');
+sql("SELECT kapture_detach('users')");
 
 # rights
 sql(q(

@@ -126,8 +126,8 @@ poll_ok($node, $idle, 'all is sent in the end');
 
 # --- errors
 like(said("CALL kapture_resync('customers', 'city =')"), qr/syntax error/, 'a condition must be one');
-like(said("CALL kapture_resync('customers', 'true); DROP TABLE limits; SELECT (true')"), qr/argument "condition" must be one expression/, 'and no more');
-like(said("CALL kapture_resync('customers', '$_')"), qr/argument "condition" must be one expression/, "not $_")
+like(said("CALL kapture_resync('customers', 'true); DROP TABLE limits; SELECT (true')"), qr/argument "condition": syntax error at or near/, 'and no more');
+like(said("CALL kapture_resync('customers', '$_')"), qr/argument "condition"(?: must be one expression|: syntax error at or near)/, "not $_")
   foreach 'true) FROM customers WHERE (true', 'true) UNION SELECT (true', 'true) ORDER BY (1', 'true) LIMIT (1', 'true) AS x, (true';
 like(said("CALL kapture_resync('customers', 'id IN (SELECT n FROM limits)')"), qr/argument "condition" must not contain subqueries/, 'subqueries are for functions');
 like(said("CALL kapture_resync('customers', 'town = ''Pune''')"), qr/column "town" does not exist/, 'its columns must be there');

@@ -122,6 +122,43 @@ foreach my $file (sort glob("$top/docs/{,dev/}*.md"), "$top/CONTRIBUTING.md", "$
 	}
 }
 
+# what the pages call kapture_... is there, and what is there for users is on a page
+my %there = map { $_ => 1 } split /\n/, $node->safe_psql('postgres', q(
+WITH members AS (SELECT classid, objid FROM pg_depend WHERE refobjid = (SELECT oid FROM pg_extension WHERE extname = 'kapture_sync') AND deptype = 'e')
+SELECT proname FROM pg_proc JOIN members ON (classid, objid) = ('pg_proc'::regclass, oid)
+UNION SELECT unnest(proargnames) FROM pg_proc JOIN members ON (classid, objid) = ('pg_proc'::regclass, oid)
+UNION SELECT relname FROM pg_class JOIN members ON (classid, objid) = ('pg_class'::regclass, oid)
+UNION SELECT attname FROM pg_attribute JOIN members ON (classid, objid) = ('pg_class'::regclass, attrelid)
+UNION SELECT typname FROM pg_type JOIN members ON (classid, objid) = ('pg_type'::regclass, oid)
+UNION SELECT tgname FROM pg_trigger
+UNION SELECT name FROM pg_settings WHERE name LIKE 'kapture%'
+UNION SELECT fdwname FROM pg_foreign_data_wrapper
+UNION SELECT extname FROM pg_extension));
+my %pages = map { s{^\Q$top\E/}{}r => slurp_file($_) } "$top/README.md", glob("$top/docs/*.md");
+my %on_pages;
+foreach my $page (sort keys %pages)
+{
+	my $text = $pages{$page};
+	# names of metrics, and of what the page's own commands make
+	$text =~ s/\bkapture_sync(?:_\w+|\.(?:yml|conf)\b)//g;
+	my %made = map { $_ => 1 } $text =~ /\bCREATE (?:ROLE|PUBLICATION|SUBSCRIPTION|SERVER|TABLE|VIEW|FUNCTION|SCHEMA) (kapture_\w+)/g;
+	my @names = $text =~ /\b(kapture_(?:sync\.)?[a-z_]+)/g;
+	my %strange = map { $_ => 1 } grep { !$there{$_} && !$made{$_} } @names;
+	is(join(' ', sort keys %strange), '', "$page: names what there is");
+	$on_pages{$_} = 1 foreach $page eq 'docs/reference.md' ? () : @names;
+}
+my @for_users = split /\n/, $node->safe_psql('postgres', q(
+WITH members AS (SELECT classid, objid FROM pg_depend WHERE refobjid = (SELECT oid FROM pg_extension WHERE extname = 'kapture_sync') AND deptype = 'e')
+SELECT proname FROM pg_proc JOIN members ON (classid, objid) = ('pg_proc'::regclass, oid) WHERE obj_description(oid, 'pg_proc') NOT LIKE 'internal: %'
+UNION SELECT relname FROM pg_class JOIN members ON (classid, objid) = ('pg_class'::regclass, oid) WHERE relkind = 'v'
+UNION SELECT name FROM pg_settings WHERE name LIKE 'kapture%' ORDER BY 1));
+cmp_ok(scalar @for_users, '>', 50, 'there are functions, views and settings for users');
+is(join(' ', grep { !$on_pages{$_} } @for_users), '', 'each is on another page than the reference');
+
+my ($arguments) = $pages{'docs/sync.md'} =~ /^(\| argument \| default .*?)\n\n/ms;
+is(join(' ', grep { $arguments !~ /^\| .*`\Q$_\E`.* \| .* \| .* \|$/m } split /\n/, $node->safe_psql('postgres',
+	"SELECT unnest(proargnames) FROM pg_proc WHERE proname = 'kapture_attach' OFFSET 1")), '', 'docs/sync.md has all arguments of kapture_attach');
+
 # the drawings name each file of src/, and none that is not there
 my $picture = slurp_file("$top/docs/dev/architecture.md");
 my %files = map { s{^\Q$top\E/src/}{}r =~ s{\.c$}{}r => 1 } glob("$top/src/{,*/}*.c");
@@ -144,6 +181,21 @@ foreach my $state (slurp_file("$top/src/cluster/report.c") =~ /return "(\w+)"/g)
 	next if $state eq 'unknown';
 	like($operating, qr/`$state`/, "operating.md explains the state $state");
 }
+
+# the defaults of options are those of the source
+my %initial = slurp_file("$top/src/api/option.c") =~ /^\t\{"(\w+)", ForeignServerRelationId, \w+,\s+[^"]*?, (NULL|"[^"]*"), (?:true|false),/mg;
+cmp_ok(scalar keys %initial, '>', 25, 'the source has options of servers');
+my %default;
+foreach my $line (grep { /^\| `/ } split /\n/, (slurp_file("$top/docs/options.md") =~ /^\| server option .*?\n\n/ms ? $& : ''))
+{
+	my ($names, $value) = (split / *\| */, $line)[ 1, 2 ];
+	$default{$_} = $value =~ s/`//gr foreach $names =~ /`(\w+)`/g;
+}
+my @other = grep {
+	my $initial = $initial{$_} =~ s/^"|"$//gr;
+	$initial =~ /^(?:NULL|\{\})$/ ? ($default{$_} // '') !~ /^(?:required|none|off|the present|the system's)$/ : ($default{$_} // '') ne $initial;
+} sort keys %initial;
+is("@other", '', 'docs/options.md has the defaults of the source') or diag(join "\n", map { "$_: $initial{$_}, " . ($default{$_} // 'not there') } @other);
 
 # what README and the FAQ say of costs is what the benchmarks say, within a tenth
 my $benchmarks = slurp_file("$top/docs/dev/benchmarks.md");

@@ -63,6 +63,9 @@ is($meta->{prereqs}{runtime}{requires}{PostgreSQL}, $oldest / 10000 . '.0.0', 'P
 
 is(join(' ', grep { !-d "$top/$_" } @{ $meta->{no_index}{directory} }), '', 'what is not to be indexed is there');
 
+# the tag of the image that the pages name
+like(slurp_file("$top/docs/containers.md"), qr/kapture-sync-extension:\Q$default_version\E-\d+$/m, 'the image in docs/containers.md is of this version');
+
 # Debian's package
 my ($debian) = slurp_file("$top/debian/changelog") =~ /\A\S+ \(([^-)~+]+)/;
 like($debian, qr/\A\Q$default_version\E(?:\.0)?\z/, 'the Debian package is of the same version');
@@ -96,6 +99,7 @@ make_says('and without its headers', qr/"true" is not there, or does not know wh
 make_says("and without libcurl's", qr/headers of libcurl, \Q$curl\E or later, are not there.*\(Debian: libcurl4-openssl-dev\)/, 'CC=cc -nostdinc');
 make_says('where nothing is compiled, it does without', qr/^$/, 'CC=cc -nostdinc', 'clean');
 make_says('as does the emulator', qr/^$/, 'PG_CONFIG=nowhere', 'emulator');
+make_says('which needs other headers', qr/headers of libmicrohttpd and jansson.* are not there.*\(Debian: libmicrohttpd-dev and libjansson-dev\)/, 'CC=cc -nostdinc', 'emulator');
 
 # hosts of registries, of the distributions' packages and of languages'
 my $hosts = join '|', map { quotemeta } map { "$_->[0].$_->[1]" } [ 'pgxn', 'org' ], [ 'deb.debian', 'org' ], [ 'npmjs', 'org' ], [ 'npmjs', 'com' ],

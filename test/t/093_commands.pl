@@ -219,6 +219,24 @@ my %blocks = (
 		like($block, qr{^sudo apt install \./packages/postgresql-15-kapture-sync_\*\.deb$}m, 'README installs what script/package builds');
 		like(slurp_file("$top/script/package"), qr{name=postgresql-\$version-kapture-sync\b.*package=\S*echo "\$work/\$\{name\}_"\*\.deb\).*cp "\$package" "\$top/packages"}s, 'which has that name, and is put there');
 	},
+	'README.md: sudo pg_createcluster 15 main' => sub {
+		my ($block) = @_;
+	  SKIP:
+		{
+			skip 'there is no pg_createcluster for this server', 1
+			  if (run_command([ 'pg_config', '--bindir' ]))[0] ne '/usr/lib/postgresql/15/bin' || system('command -v pg_createcluster >/dev/null') != 0;
+			# a cluster of Debian's, below a directory of ours
+			my $root = "$dir/debian";
+			my $port = PostgreSQL::Test::Cluster::get_free_port();
+			mkdir $_ foreach $root, "$root/etc";
+			$block =~ s{/etc/postgresql/}{$root/etc/};
+			$block =~ s{^(sudo pg_createcluster) (15 main)}{$1 -d $root/data -l $root/log -p $port --socketdir $root $2 -- -A trust}m or fail('a cluster is made');
+			$block =~ s{^sudo -u postgres psql$}{psql -h $root -p $port -d postgres -Atc 'SHOW shared_preload_libraries'}m or fail('psql is started');
+			local $ENV{PG_CLUSTER_CONF_ROOT} = "$root/etc";
+			like(run_block($block, 'what README has to load the library'), qr/^kapture_sync$/m, 'which it loads');
+			run_block('pg_ctlcluster 15 main stop', 'and the server stops');
+		}
+	},
 	'CONTRIBUTING.md: make with_llvm=no all emulator && sudo make with_llvm=no install' => sub {
 		my ($block) = @_;
 		# that one takes a minute, and runs besides

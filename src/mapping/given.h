@@ -1,0 +1,13 @@
+/*
+ * given.h
+ *		SQL that users give in arguments.
+ */
+#ifndef KAPTURE_GIVEN_H
+#define KAPTURE_GIVEN_H
+
+#include "postgres.h"
+
+extern void kapture_given_explain(ErrorData *error, const char *what, const char *hint);
+extern void kapture_given_rethrow(MemoryContext context, const char *what, const char *hint) pg_attribute_noreturn();
+
+#endif							/* KAPTURE_GIVEN_H */
