@@ -167,6 +167,7 @@ static TimestampTz http_timer = 0;	/* when libcurl wants to be called; 0: not */
 static int	http_running = 0;	/* requests in flight */
 static dlist_head http_counted = DLIST_STATIC_INIT(http_counted);	/* those with a payer */
 static dlist_head http_finished = DLIST_STATIC_INIT(http_finished);
+static bool http_shared = false;	/* by several accounts */
 static CURL *http_free[HTTP_MAX_FREE];
 static int	http_nfree = 0;
 static bool http_reuse = false; /* may handles be used again? */
@@ -824,15 +825,27 @@ http_start(const KaptureServer *server, KaptureApi api,
 }
 
 /*
+ * Tells whether the process sends to several accounts, which then share its
+ * connections; by default it does not.
+ */
+void
+kapture_http_share(bool shared)
+{
+	http_shared = shared;
+}
+
+/*
  * Returns how many requests a server, or an owner, may have in flight, as far as the
- * process's connections go.  Who has many must leave as many to others, and the last
- * ones are for those that have none.
+ * process's connections go.  Who has many must leave as many to others, if there are
+ * any, and the last ones are for those that have none.
  */
 int
 kapture_http_room(void)
 {
 	int			room = Max(http_most() - http_running, 0);
 
+	if (!http_shared && room > 0)
+		return http_most() - http_most() / 4;
 	return Max(room - http_most() / 4, Min(room, 1));
 }
 

@@ -64,6 +64,7 @@ typedef struct KaptureHttpDetails
 	int64		date;			/* of the answer, in seconds since 1970, or -1 */
 } KaptureHttpDetails;
 
+extern void kapture_http_share(bool shared);
 extern int	kapture_http_room(void);
 extern KaptureHttpRequest *kapture_http_start(const KaptureServer *server,
 											  KaptureApi api,

@@ -13,6 +13,7 @@
 #include "fmgr.h"
 
 #include "base/bounded_key.h"
+#include "base/compat.h"
 
 PG_FUNCTION_INFO_V1(kapture_bounded_key);
 

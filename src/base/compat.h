@@ -25,6 +25,9 @@
 #include "utils/guc_tables.h"
 #include "utils/jsonb.h"
 #include "utils/wait_event.h"
+#if PG_VERSION_NUM >= 160000
+#include "varatt.h"
+#endif
 
 #if PG_VERSION_NUM < 150000
 #error "kapture_sync needs PostgreSQL 15 or later"

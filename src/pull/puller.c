@@ -469,6 +469,7 @@ puller_initialize(Datum arg)
 	CacheRegisterSyscacheCallback(FOREIGNSERVEROID, puller_syscache_callback, PointerGetDatum(puller));
 	CacheRegisterSyscacheCallback(USERMAPPINGOID, puller_syscache_callback, PointerGetDatum(puller));
 	kapture_process_lock_database();
+	kapture_http_share(true);
 	return puller;
 }
 

@@ -940,3 +940,12 @@ kapture_calls_in_flight(void)
 		n += dlist_container(CallAccount, node, iter.cur)->pool.running;
 	return n;
 }
+
+/*
+ * Tells whether there is any account that calls are sent to.
+ */
+bool
+kapture_calls_any(void)
+{
+	return !dlist_is_empty(&sender_accounts);
+}

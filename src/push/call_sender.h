@@ -18,5 +18,6 @@ extern void kapture_calls_claim(Worker *worker);
 extern void kapture_calls_record(Worker *worker);
 extern TimestampTz kapture_calls_next(Worker *worker);
 extern int	kapture_calls_in_flight(void);
+extern bool kapture_calls_any(void);
 
 #endif							/* KAPTURE_CALL_SENDER_H */

@@ -17,6 +17,7 @@
 #include "utils/rel.h"
 #include "utils/syscache.h"
 
+#include "api/http.h"
 #include "api/server.h"
 #include "base/catalog.h"
 #include "base/guc.h"
@@ -103,6 +104,7 @@ load_used_servers(Worker *worker)
 {
 	dlist_iter	iter;
 	dlist_mutable_iter miter;
+	int			nused = 0;
 
 	dlist_foreach(iter, &worker->servers)
 		dlist_container(WorkerServer, node, iter.cur)->used = false;
@@ -117,6 +119,7 @@ load_used_servers(Worker *worker)
 	{
 		WorkerServer *server = dlist_container(WorkerServer, node, miter.cur);
 
+		nused += server->used ? 1 : 0;
 		if (server->used)
 			continue;
 		kapture_shmem_withdraw_server(server->name, server->owner);
@@ -124,6 +127,7 @@ load_used_servers(Worker *worker)
 		if (server->ntasks == 0 && server->ntables == 0)
 			kapture_state_forget_server(server);
 	}
+	kapture_http_share(nused > 1 || kapture_calls_any());
 }
 
 static void

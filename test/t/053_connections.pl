@@ -320,6 +320,17 @@ sub stop_nginx
 	return;
 }
 
+# --- an account that shares the worker with no other one
+fresh();
+sql("ALTER SERVER kapture OPTIONS (ADD max_connections '200')");
+emulator_faults($emulator, { api => 'add', action => 'hold' });
+sql("INSERT INTO customers (customer_name, phone) SELECT 'Many', i::text FROM generate_series(9600000001, 9600000220) i");
+wait_for(sub { stats()->{in_flight} >= 200 }, 'two hundred requests');
+is(stats()->{in_flight}, 200, 'has as many connections as it says');
+emulator_faults($emulator);
+emulator_post($emulator, 'release', {});
+poll_ok($node, $idle, 'and all rows are sent');
+
 $node->stop;
 unlink $ENV{KAPTURE_TEST_HOSTS} if $ENV{KAPTURE_TEST_HOSTS};
 done_testing();
