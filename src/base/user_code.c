@@ -129,7 +129,7 @@ user_code_refuse(Oid owner, const char *what)
  * ------------------------------------------------------------------------
  */
 
-static bool user_code_runs_arguments(Oid funcid);
+static bool user_code_reads_tables(Oid funcid);
 
 static void
 user_code_check_function(Oid funcid)
@@ -231,8 +231,9 @@ user_code_is_idle(const char *name)
 
 /*
  * Why an expression whose author is not known must not call a function; NULL if it may.
- * Functions that are not in C have an owner, who is looked at when they are called; those of
- * an extension in C do what they do for everybody, but a superuser must not be had to pass them SQL.
+ * Functions that are not in C have an owner, who is looked at when they are called, also by what a type
+ * checks; those of an extension in C do what they do for everybody, but a superuser must not be had to
+ * pass them SQL.
  */
 static const char *
 user_code_objection(HeapTuple tuple)
@@ -245,7 +246,7 @@ user_code_objection(HeapTuple tuple)
 			"It may do what its arguments say with a superuser's rights, and the author of the expression is not known." : NULL;
 	if (!user_code_is_public(tuple))
 		return "EXECUTE on it is not granted to PUBLIC, and the author of the expression is not known.";
-	if (is_volatile ? !user_code_is_idle(NameStr(proc->proname)) : user_code_runs_arguments(proc->oid))
+	if (is_volatile ? !user_code_is_idle(NameStr(proc->proname)) : user_code_reads_tables(proc->oid))
 		return "It may act or read with the rights of the table's owner, and the author of the expression is not known.";
 	return NULL;
 }
@@ -345,27 +346,40 @@ typedef struct UserCodeCondition
 	Oid			culprit;		/* a function that it must not call */
 } UserCodeCondition;
 
-/*
- * Functions that are not volatile, but run code that their arguments name: SQL, or
- * what a type checks.
- */
 static bool
-user_code_runs_arguments(Oid funcid)
+user_code_is_one_of(Oid funcid, const Oid *functions, int n)
 {
-	static const Oid functions[] = {
-		F_TABLE_TO_XML, F_TABLE_TO_XMLSCHEMA, F_TABLE_TO_XML_AND_XMLSCHEMA,
-		F_SCHEMA_TO_XML, F_SCHEMA_TO_XMLSCHEMA, F_SCHEMA_TO_XML_AND_XMLSCHEMA,
-		F_DATABASE_TO_XML, F_DATABASE_TO_XMLSCHEMA, F_DATABASE_TO_XML_AND_XMLSCHEMA,
-		F_DOMAIN_IN, F_ARRAY_IN, F_RECORD_IN, F_RANGE_IN, F_MULTIRANGE_IN,
-		F_PG_INPUT_IS_VALID, F_PG_INPUT_ERROR_INFO
-	};
-
-	for (int i = 0; i < lengthof(functions); i++)
+	for (int i = 0; i < n; i++)
 	{
 		if (functions[i] == funcid)
 			return true;
 	}
 	return false;
+}
+
+/* Functions that are not volatile, but read what their arguments name. */
+static bool
+user_code_reads_tables(Oid funcid)
+{
+	static const Oid functions[] = {
+		F_TABLE_TO_XML, F_TABLE_TO_XMLSCHEMA, F_TABLE_TO_XML_AND_XMLSCHEMA,
+		F_SCHEMA_TO_XML, F_SCHEMA_TO_XMLSCHEMA, F_SCHEMA_TO_XML_AND_XMLSCHEMA,
+		F_DATABASE_TO_XML, F_DATABASE_TO_XMLSCHEMA, F_DATABASE_TO_XML_AND_XMLSCHEMA
+	};
+
+	return user_code_is_one_of(funcid, functions, lengthof(functions));
+}
+
+/* And functions that run what the type checks which their arguments name. */
+static bool
+user_code_reads_values(Oid funcid)
+{
+	static const Oid functions[] = {
+		F_DOMAIN_IN, F_ARRAY_IN, F_RECORD_IN, F_RANGE_IN, F_MULTIRANGE_IN,
+		F_PG_INPUT_IS_VALID, F_PG_INPUT_ERROR_INFO
+	};
+
+	return user_code_is_one_of(funcid, functions, lengthof(functions));
 }
 
 /*
@@ -381,7 +395,7 @@ kapture_user_code_is_harmless(Oid funcid)
 	if (!HeapTupleIsValid(tuple))
 		elog(ERROR, "cache lookup failed for function %u", funcid);
 	result = ((Form_pg_proc) GETSTRUCT(tuple))->provolatile != PROVOLATILE_VOLATILE &&
-		!user_code_runs_arguments(funcid) && user_code_is_public(tuple);
+		!user_code_reads_tables(funcid) && !user_code_reads_values(funcid) && user_code_is_public(tuple);
 	ReleaseSysCache(tuple);
 	return result;
 }
@@ -399,7 +413,7 @@ user_code_check_call(Oid funcid, void *context)
 		elog(ERROR, "cache lookup failed for function %u", funcid);
 	proc = (Form_pg_proc) GETSTRUCT(tuple);
 	if (proc->provolatile != PROVOLATILE_VOLATILE || funcid == F_CLOCK_TIMESTAMP)
-		allowed = !user_code_runs_arguments(funcid) &&
+		allowed = !user_code_reads_tables(funcid) && !user_code_reads_values(funcid) &&
 			((condition->closed && funcid >= FirstNormalObjectId) || user_code_is_public(tuple));
 	else
 		allowed = condition->closed && funcid >= FirstNormalObjectId && !superuser_arg(proc->proowner);
