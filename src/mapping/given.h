@@ -7,7 +7,9 @@
 
 #include "postgres.h"
 
+#include "base/compat.h"
+
 extern void kapture_given_explain(ErrorData *error, const char *what, const char *hint);
-extern void kapture_given_rethrow(MemoryContext context, const char *what, const char *hint) pg_attribute_noreturn();
+pg_noreturn extern void kapture_given_rethrow(MemoryContext context, const char *what, const char *hint);
 
 #endif							/* KAPTURE_GIVEN_H */

@@ -28,6 +28,7 @@
 #include "utils/syscache.h"
 
 #include "base/catalog.h"
+#include "base/compat.h"
 #include "base/family.h"
 #include "base/guc.h"
 #include "base/owner_sql.h"
@@ -714,7 +715,7 @@ capture_truncate(KaptureAttachment *att, Oid relid)
 
 	if (relid != att->root)
 	{
-		if (IsBackgroundWorker && kapture_capture_emptied &&
+		if (AmBackgroundWorkerProcess() && kapture_capture_emptied &&
 			(truncated != att->id || !TransactionIdEquals(truncated_in, GetTopTransactionId())))
 			kapture_capture_emptied(relid, att->id);
 		return;
