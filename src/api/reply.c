@@ -360,98 +360,89 @@ kapture_message_customer(const KaptureList *list, int n)
 /* The parts of a customer that are wanted. */
 typedef struct MessageParts
 {
-	const char *p;				/* JSON, of which the parser has approved */
-	StringInfoData out;
+	JsonLexContext *lex;
+	JsonbInState state;			/* of what is taken */
+	bool		left_out;		/* the value that the parser has come to */
 	KaptureWanted wanted;
 	void	   *arg;
 } MessageParts;
 
-static void
-parts_skip_blanks(MessageParts *parts)
+KAPTURE_JSON_ACTION
+message_parts_object_start(void *arg)
 {
-	while (*parts->p == ' ' || *parts->p == '\t' || *parts->p == '\n' || *parts->p == '\r')
-		parts->p++;
+	pushJsonbValue(&((MessageParts *) arg)->state, WJB_BEGIN_OBJECT, NULL);
+	KAPTURE_JSON_RETURN;
 }
 
-/* Goes past a string, a number, or a word. */
-static void
-parts_skip_scalar(MessageParts *parts)
+KAPTURE_JSON_ACTION
+message_parts_object_end(void *arg)
 {
-	if (*parts->p != '"')
-	{
-		parts->p += strcspn(parts->p, ",]} \t\n\r");
-		return;
-	}
-	while (*++parts->p != '"')
-	{
-		if (*parts->p == '\\')
-			parts->p++;
-	}
-	parts->p++;
+	pushJsonbValue(&((MessageParts *) arg)->state, WJB_END_OBJECT, NULL);
+	KAPTURE_JSON_RETURN;
 }
 
-static void parts_take_value(MessageParts *parts);
-
-/* Takes a member of an object, behind so much of it, or leaves it out. */
-static void
-parts_take_member(MessageParts *parts, int begin)
+KAPTURE_JSON_ACTION
+message_parts_array_start(void *arg)
 {
-	const char *key = parts->p;
-	int			len;
-
-	parts_skip_scalar(parts);
-	len = parts->p - key;
-	parts_skip_blanks(parts);
-	parts->p++;					/* the colon */
-	parts_skip_blanks(parts);
-	if (*parts->p != '{' && *parts->p != '[' && !parts->wanted(parts->arg, key + 1, len - 2))
-	{
-		parts_skip_scalar(parts);
-		return;
-	}
-	if (parts->out.len > begin)
-		appendStringInfoChar(&parts->out, ',');
-	appendBinaryStringInfo(&parts->out, key, len);
-	appendStringInfoChar(&parts->out, ':');
-	parts_take_value(parts);
+	pushJsonbValue(&((MessageParts *) arg)->state, WJB_BEGIN_ARRAY, NULL);
+	KAPTURE_JSON_RETURN;
 }
 
-/* Takes a value.  How deep it may be was seen to by kapture_cleanse(). */
-static void
-parts_take_value(MessageParts *parts)
+KAPTURE_JSON_ACTION
+message_parts_array_end(void *arg)
 {
-	const char *start = parts->p;
-	char		end = *start == '{' ? '}' : ']';
-	int			begin;
+	pushJsonbValue(&((MessageParts *) arg)->state, WJB_END_ARRAY, NULL);
+	KAPTURE_JSON_RETURN;
+}
 
-	if (*start != '{' && *start != '[')
+KAPTURE_JSON_ACTION
+message_parts_field_start(void *arg, char *name, bool isnull)
+{
+	MessageParts *parts = arg;
+	JsonTokenType token = parts->lex->token_type;
+	JsonbValue	key = {.type = jbvString};
+
+	parts->left_out = token != JSON_TOKEN_OBJECT_START && token != JSON_TOKEN_ARRAY_START &&
+		!parts->wanted(parts->arg, name, strlen(name));
+	if (!parts->left_out)
 	{
-		parts_skip_scalar(parts);
-		appendBinaryStringInfo(&parts->out, start, parts->p - start);
-		return;
+		key.val.string.val = name;
+		key.val.string.len = strlen(name);
+		pushJsonbValue(&parts->state, WJB_KEY, &key);
 	}
-	appendStringInfoChar(&parts->out, *start);
-	begin = parts->out.len;
-	for (;;)
+	KAPTURE_JSON_RETURN;
+}
+
+KAPTURE_JSON_ACTION
+message_parts_scalar(void *arg, char *token, JsonTokenType type)
+{
+	MessageParts *parts = arg;
+	JsonbValue	value = {.type = jbvNull};
+
+	if (parts->left_out)
 	{
-		parts->p++;				/* the bracket, or a comma */
-		parts_skip_blanks(parts);
-		if (*parts->p == end)
-			break;
-		if (end == '}')
-			parts_take_member(parts, begin);
-		else
-		{
-			if (parts->out.len > begin)
-				appendStringInfoChar(&parts->out, ',');
-			parts_take_value(parts);
-		}
-		parts_skip_blanks(parts);
-		if (*parts->p == end)
-			break;
+		parts->left_out = false;
+		KAPTURE_JSON_RETURN;
 	}
-	appendStringInfoChar(&parts->out, end);
-	parts->p++;
+	if (type == JSON_TOKEN_STRING)
+	{
+		value.type = jbvString;
+		value.val.string.val = token;
+		value.val.string.len = strlen(token);
+	}
+	else if (type == JSON_TOKEN_NUMBER)
+	{
+		value.type = jbvNumeric;
+		value.val.numeric = DatumGetNumeric(DirectFunctionCall3(numeric_in, CStringGetDatum(token),
+																ObjectIdGetDatum(InvalidOid), Int32GetDatum(-1)));
+	}
+	else if (type != JSON_TOKEN_NULL)
+	{
+		value.type = jbvBool;
+		value.val.boolean = type == JSON_TOKEN_TRUE;
+	}
+	pushJsonbValue(&parts->state, parts->state.parseState->contVal.type == jbvArray ? WJB_ELEM : WJB_VALUE, &value);
+	KAPTURE_JSON_RETURN;
 }
 
 /*
@@ -459,20 +450,30 @@ parts_take_value(MessageParts *parts)
  *		As kapture_message_customer(), without values of keys that are not wanted;
  *		arrays and objects stay, with what is wanted of them.
  *
- * Of the hundred keys of a customer, most callers want ten.  A key is given as it stands
- * in the text, so one that is written with escapes is to be wanted.
+ * Of the hundred keys of a customer, most callers want ten.
  */
 Jsonb *
 kapture_message_customer_parts(const KaptureList *list, int n, KaptureWanted wanted, void *arg)
 {
-	MessageParts parts = {.p = list->text + list->customers[n].start, .wanted = wanted, .arg = arg};
-	Jsonb	   *result;
+	const KaptureSlice *slice = &list->customers[n];
+	char	   *text = list->text + slice->start;
+	MessageParts parts = {.wanted = wanted, .arg = arg};
+	JsonSemAction actions = {
+		.semstate = &parts,
+		.object_start = message_parts_object_start,
+		.object_end = message_parts_object_end,
+		.array_start = message_parts_array_start,
+		.array_end = message_parts_array_end,
+		.object_field_start = message_parts_field_start,
+		.scalar = message_parts_scalar
+	};
 
-	initStringInfo(&parts.out);
-	parts_take_value(&parts);
-	result = DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum(parts.out.data)));
-	pfree(parts.out.data);
-	return result;
+	if (*text != '{' && *text != '[')
+		return kapture_message_customer(list, n);
+	parts.lex = makeJsonLexContextCstringLen(NULL, text, slice->len, GetDatabaseEncoding(), true);
+	if (pg_parse_json(parts.lex, &actions) != JSON_SUCCESS)
+		elog(ERROR, "could not parse what was parsed before");
+	return JsonbValueToJsonb(parts.state.result);
 }
 
 
@@ -1277,7 +1278,7 @@ kapture_message_wants_match(void *arg, const char *key, int len)
 {
 	char		name[NAMEDATALEN];
 
-	if (len >= (int) sizeof(name) || memchr(key, '\\', len) != NULL)
+	if (len >= (int) sizeof(name))
 		return true;
 	memcpy(name, key, len);
 	name[len] = '\0';

@@ -48,7 +48,7 @@ typedef struct KaptureSlice
 	int			len;
 } KaptureSlice;
 
-/* Is the value of a key, as it stands in the text, wanted? */
+/* Is the value of a key wanted? */
 typedef bool (*KaptureWanted) (void *arg, const char *key, int len);
 
 /* The customers of an answer, as text. */

@@ -98,7 +98,7 @@ kapture_comparer_wants(void *comparer, const char *key, int len)
 		if (wanted[i].len == len && wanted[i].name[0] == key[0] && memcmp(wanted[i].name, key, len) == 0)
 			return true;
 	}
-	return memchr(key, '\\', len) != NULL;
+	return false;
 }
 
 /*
