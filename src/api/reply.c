@@ -1050,14 +1050,28 @@ message_scan_string(const MessageScan *scan)
 	return NULL;
 }
 
+/* A number as jsonb has it, without exponent or the sign of zero; as it stands if it does not fit. */
+static char *
+message_scan_number(const MessageScan *scan)
+{
+	char	   *text = message_scan_text(scan);
+
+	if (strpbrk(text, "eE-") == NULL || !kapture_cleanse_number_fits(text, strlen(text)))
+		return text;
+	return DatumGetCString(DirectFunctionCall1(numeric_out,
+											   DirectFunctionCall3(numeric_in, CStringGetDatum(text),
+																   ObjectIdGetDatum(InvalidOid), Int32GetDatum(-1))));
+}
+
 /* The present token's text if it is a string, a number or a boolean; else NULL. */
 static char *
 message_scan_scalar(const MessageScan *scan)
 {
 	JsonTokenType type = scan->lex->token_type;
 
-	return type == JSON_TOKEN_STRING || type == JSON_TOKEN_NUMBER || type == JSON_TOKEN_TRUE || type == JSON_TOKEN_FALSE ?
-		message_scan_text(scan) : NULL;
+	if (type == JSON_TOKEN_NUMBER)
+		return message_scan_number(scan);
+	return type == JSON_TOKEN_STRING || type == JSON_TOKEN_TRUE || type == JSON_TOKEN_FALSE ? message_scan_text(scan) : NULL;
 }
 
 /* The present token as a customer's id, 0 if it is none. */
@@ -1065,22 +1079,10 @@ static int64
 message_scan_id(const MessageScan *scan)
 {
 	JsonTokenType type = scan->lex->token_type;
-	char	   *text;
 
 	if (type != JSON_TOKEN_STRING && type != JSON_TOKEN_NUMBER)
 		return 0;
-	text = message_scan_text(scan);
-	if (type == JSON_TOKEN_NUMBER && strpbrk(text, "eE") != NULL)
-	{
-		if (!kapture_cleanse_number_fits(text, strlen(text)))
-			return 0;
-		text = DatumGetCString(DirectFunctionCall1(numeric_out,
-												   DirectFunctionCall3(numeric_in,
-																	   CStringGetDatum(text),
-																	   ObjectIdGetDatum(InvalidOid),
-																	   Int32GetDatum(-1))));
-	}
-	return message_id_of_text(text);
+	return message_id_of_text(type == JSON_TOKEN_NUMBER ? message_scan_number(scan) : message_scan_text(scan));
 }
 
 /*
