@@ -474,7 +474,9 @@ wayside_follow(Node *stmt)
 		if (OidIsValid(relid))
 			kapture_rekey_altered(relid, ((AlterTableStmt *) stmt)->cmds);
 	}
-	if (!IsBinaryUpgrade && !kapture_is_restoring() && OidIsValid(kapture_catalog_relid(KAPTURE_TABLE_ATTACHMENT)))
+	/* the catalog is not looked at for others, of which some end a transaction */
+	if ((IsA(stmt, AlterEnumStmt) || IsA(stmt, CreateStmt) || IsA(stmt, AlterTableStmt)) &&
+		!IsBinaryUpgrade && !kapture_is_restoring() && OidIsValid(kapture_catalog_relid(KAPTURE_TABLE_ATTACHMENT)))
 	{
 		AlterEnumStmt *rename = IsA(stmt, AlterEnumStmt) ? (AlterEnumStmt *) stmt : NULL;
 

