@@ -322,7 +322,9 @@ sub stop_nginx
 
 # --- an account that shares the worker with no other one
 fresh();
-sql("ALTER SERVER kapture OPTIONS (ADD max_connections '200')");
+sql("ALTER SERVER kapture OPTIONS (SET url '$emulator->{url}', ADD max_connections '200', SET timeout '60s')");
+sql("INSERT INTO customers (customer_name, phone) VALUES ('First', '9600000000')");
+poll_ok($node, $idle, 'rows go where they went at first');
 emulator_faults($emulator, { api => 'add', action => 'hold' });
 sql("INSERT INTO customers (customer_name, phone) SELECT 'Many', i::text FROM generate_series(9600000001, 9600000220) i");
 wait_for(sub { stats()->{in_flight} >= 200 }, 'two hundred requests');
