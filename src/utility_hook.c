@@ -16,8 +16,8 @@
  * an attribute of a type renames those of its tables; an access hook sees each),
  * what is kept of a server its new name or its end, and the worker look at the
  * version of an extension that was updated.  What waits for rows that leave with
- * their partition is not left to others that get their keys.  Who drops what waits with
- * its table, or the trigger that captures it, is told so.
+ * their partition is not left to others that get their keys.  What is given up with a
+ * dropped table, or not captured for want of a trigger, is reported.
  */
 #include "postgres.h"
 

@@ -302,6 +302,8 @@ http_has_room(const KaptureHttpRequest *request, size_t more)
 	size_t		sum = more;
 	dlist_iter	iter;
 
+	if (!OidIsValid(request->payer))
+		return true;
 	dlist_foreach(iter, &http_counted)
 	{
 		const KaptureHttpRequest *other = dlist_container(KaptureHttpRequest, sibling, iter.cur);
@@ -309,7 +311,7 @@ http_has_room(const KaptureHttpRequest *request, size_t more)
 		if (other->payer == request->payer)
 			oldest = Min(oldest, other->group);
 	}
-	if (!OidIsValid(request->payer) || request->group == oldest)
+	if (request->group == oldest)
 		return true;
 	dlist_foreach(iter, &http_counted)
 	{

@@ -171,20 +171,28 @@ message_split_add(MessageSplit *split, const char *start)
 	list->ncustomers++;
 }
 
-/* Is the key before the value that the parser has come to this one?  "name" is NULL where no escapes are in the text. */
-static bool
-message_split_is_key(const MessageSplit *split, const char *name, const char *key)
+/*
+ * The name of the field whose value is the present token.  A parser that does
+ * not unescape does not give it ("name" is NULL); it is what stands before the colon then.
+ */
+static const char *
+message_field_name(const JsonLexContext *lex, const char *name, int *len)
 {
 	const char *end;
-	const char *start;
 
 	if (name)
-		return message_is_key(name, strlen(name), key);
-	for (end = split->lex->prev_token_terminator; *end != '"'; end--)
-		;						/* the colon, and blanks */
-	for (start = end - 1; *start != '"'; start--)
-		;
-	return message_is_key(start + 1, end - start - 1, key);
+	{
+		*len = strlen(name);
+		return name;
+	}
+	end = lex->prev_token_terminator - 1;
+	while (end[-1] != '"')
+		end--;
+	name = --end;
+	while (name[-1] != '"')
+		name--;
+	*len = end - name;
+	return name;
 }
 
 KAPTURE_JSON_ACTION
@@ -196,10 +204,14 @@ message_split_field_start(void *arg, char *name, bool isnull)
 	{
 		split->value = split->lex->token_start;
 		/* there is no token where the answer ends after a colon */
-		split->inside = split->value != NULL &&
-			(*split->value == '[' || *split->value == '{') &&
-			(message_split_is_key(split, name, "message") ||
-			 message_split_is_key(split, name, "customerdetails"));
+		split->inside = split->value != NULL && (*split->value == '[' || *split->value == '{');
+		if (split->inside)
+		{
+			int			len;
+			const char *key = message_field_name(split->lex, name, &len);
+
+			split->inside = message_is_key(key, len, "message") || message_is_key(key, len, "customerdetails");
+		}
 		if (split->inside)
 			split->list->ncustomers = 0;
 	}
@@ -1085,30 +1097,6 @@ message_scan_id(const MessageScan *scan)
 	return message_id_of_text(type == JSON_TOKEN_NUMBER ? message_scan_number(scan) : message_scan_text(scan));
 }
 
-/*
- * The name of the field whose value is the present token.  A parser that does
- * not unescape does not tell it; it is what stands before the colon then.
- */
-static const char *
-message_scan_name(const MessageScan *scan, const char *name, int *len)
-{
-	const char *end;
-
-	if (scan->unescape)
-	{
-		*len = strlen(name);
-		return name;
-	}
-	end = scan->lex->prev_token_terminator - 1;
-	while (end[-1] != '"')
-		end--;
-	name = --end;
-	while (name[-1] != '"')
-		name--;
-	*len = end - name;
-	return name;
-}
-
 /* Takes in what is repeated of the customer that was sent. */
 static void
 message_scan_repeated(MessageScan *scan, const char *name, int len)
@@ -1138,7 +1126,7 @@ message_scan_field(void *arg, char *fname, bool isnull)
 		scan->in_enquiry = false;
 	if (level > 2 || (level == 2 && !scan->in_enquiry))
 		KAPTURE_JSON_RETURN;
-	name = message_scan_name(scan, fname, &len);
+	name = message_field_name(scan->lex, fname, &len);
 	/* all names that are looked for begin with these, or may be written with these before */
 	if (len == 0 || strchr("cekmprs _", pg_ascii_tolower((unsigned char) name[0])) == NULL)
 		KAPTURE_JSON_RETURN;

@@ -104,6 +104,21 @@ kapture_guard_step(KaptureGuarded work, void *arg)
 }
 
 /*
+ * kapture_guard_session_step
+ *		As kapture_guard_step(), for a user's command: that the user cancels it is raised
+ *		again, as no matter of the work's.
+ */
+ErrorData *
+kapture_guard_session_step(KaptureGuarded work, void *arg)
+{
+	ErrorData  *error = kapture_guard_step(work, arg);
+
+	if (error && error->sqlerrcode == ERRCODE_QUERY_CANCELED)
+		ReThrowError(error);
+	return error;
+}
+
+/*
  * Ends a transaction that failed, but not what the process holds beyond it.
  */
 void

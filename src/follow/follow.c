@@ -444,9 +444,7 @@ kapture_follow_before_rename(void)
 			continue;
 		if (ConditionalLockRelationOid(follow->relation, AccessShareLock))
 		{
-			error = kapture_guard_step(follow_do_parse, follow);
-			if (error && error->sqlerrcode == ERRCODE_QUERY_CANCELED)
-				ReThrowError(error);
+			error = kapture_guard_session_step(follow_do_parse, follow);
 			if (error)
 				FreeErrorData(error);
 			UnlockRelationOid(follow->relation, AccessShareLock);

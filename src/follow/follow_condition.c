@@ -33,14 +33,7 @@
 static void
 condition_error_callback(void *arg)
 {
-	int			position = geterrposition();
-
-	if (position > 0)
-	{
-		errposition(0);
-		internalerrposition(position);
-		internalerrquery((const char *) arg);
-	}
+	kapture_given_locate(arg);
 	errcontext("argument \"condition\"");
 }
 

@@ -486,11 +486,7 @@ alter_say(const Alter *alter)
 static void
 alter_advise_idle(const Alter *alter)
 {
-	int			arg = ALTER_COLUMNS;
-
-	while (arg < ALTER_KEEP_IDS && !alter_changes(alter, arg))
-		arg++;
-	if (arg < ALTER_KEEP_IDS)
+	if (alter_changes_something(alter))
 		return;
 	ereport(NOTICE,
 			(errmsg("nothing of how table %s is attached is changed", kapture_catalog_title(alter->att)),

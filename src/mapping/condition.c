@@ -30,13 +30,7 @@ condition_has_subquery(Node *node, void *context)
 static void
 condition_error_callback(void *arg)
 {
-	int			position = geterrposition();
-
-	if (position <= 0)
-		return;
-	errposition(0);
-	internalerrposition(position);
-	internalerrquery((const char *) arg);
+	kapture_given_locate(arg);
 }
 
 /* The one expression that a text consists of; NULL if it is anything else. */

@@ -79,14 +79,8 @@ static void
 expression_error_callback(void *arg)
 {
 	ExpressionSubject *subject = arg;
-	int			position = geterrposition();
 
-	if (position > 0)
-	{
-		errposition(0);
-		internalerrposition(position);
-		internalerrquery(subject->text);
-	}
+	kapture_given_locate(subject->text);
 	if (subject->field)
 		errcontext("expression for the Kapture field \"%s\"", subject->field);
 	else
@@ -592,10 +586,8 @@ static bool
 expression_is_understood(const KaptureAttachment *att)
 {
 	ExpressionPrepare prepare = {.att = att, .hurry = true};
-	ErrorData  *error = kapture_guard_step(expression_do_prepare, &prepare);
+	ErrorData  *error = kapture_guard_session_step(expression_do_prepare, &prepare);
 
-	if (error && error->sqlerrcode == ERRCODE_QUERY_CANCELED)
-		ReThrowError(error);
 	if (error)
 		FreeErrorData(error);
 	return error == NULL;

@@ -10,6 +10,22 @@
 #include "mapping/given.h"
 
 /*
+ * In a callback for errors: has the parser's position be one within the text, not within
+ * the user's statement.
+ */
+void
+kapture_given_locate(const char *text)
+{
+	int			position = geterrposition();
+
+	if (position <= 0)
+		return;
+	errposition(0);
+	internalerrposition(position);
+	internalerrquery(text);
+}
+
+/*
  * Has an error of the parser, with its position within a text that a user gave, say what
  * that text was given as ("what", as in "invalid filter"), and, if it has no hint, what to
  * give instead.  Other errors are left alone: they say that themselves.

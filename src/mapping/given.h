@@ -9,6 +9,7 @@
 
 #include "base/compat.h"
 
+extern void kapture_given_locate(const char *text);
 extern void kapture_given_explain(ErrorData *error, const char *what, const char *hint);
 pg_noreturn extern void kapture_given_rethrow(MemoryContext context, const char *what, const char *hint);
 

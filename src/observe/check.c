@@ -105,7 +105,7 @@ check_start(void *arg)
 static bool
 check_options(Check *check)
 {
-	ErrorData  *error = kapture_guard_step(check_start, check);
+	ErrorData  *error = kapture_guard_session_step(check_start, check);
 	const char *hint;
 
 	if (error == NULL)
@@ -113,8 +113,6 @@ check_options(Check *check)
 		check_say(check, "options", CHECK_OK, check->url, NULL);
 		return true;
 	}
-	if (error->sqlerrcode == ERRCODE_QUERY_CANCELED)
-		ReThrowError(error);
 	hint = error->hint;
 	check_say(check, "options", CHECK_FAILED,
 			  psprintf("%s%s%s%s%s", error->message,
@@ -314,9 +312,7 @@ check_key(Check *check, KaptureApi api, bool reached)
 		return;
 	}
 	check->api = api;
-	error = kapture_guard_step(check_start_key, check);
-	if (error && error->sqlerrcode == ERRCODE_QUERY_CANCELED)
-		ReThrowError(error);
+	error = kapture_guard_session_step(check_start_key, check);
 	if (error)
 	{
 		check_say(check, step, CHECK_FAILED, error->message, error->hint);

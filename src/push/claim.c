@@ -531,15 +531,14 @@ claim_table(Worker *worker, WorkerTable *table, int room)
 static bool
 claim_refresh(WorkerTable *table, TimestampTz now)
 {
-	bool		fit = !table->stale;
+	bool		fit;
 
+	if (!table->stale)
+		return true;
+	fit = kapture_load_refresh(table);
+	kapture_turn_charge_rest(&table->turn, now, 1);
 	if (!fit)
-	{
-		fit = kapture_load_refresh(table);
-		kapture_turn_charge_rest(&table->turn, now, 1);
-		if (!fit)
-			claim_later(table, now);
-	}
+		claim_later(table, now);
 	return fit;
 }
 

@@ -144,7 +144,7 @@ typedef struct Worker
 	bool		stale;			/* they may have changed */
 	bool		loaded;			/* and the last time that went well */
 	int			load_errors;	/* in a row */
-	TimestampTz load_not_before;	/* after those */
+	TimestampTz load_not_before;	/* after those, or as other work has its turn first */
 	TimestampTz next_load;		/* when to look again at tables that were locked */
 
 	/* claiming and sending */

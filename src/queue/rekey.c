@@ -61,17 +61,20 @@ rekey_is_same(const KaptureAttachment *att)
 	return same;
 }
 
-/* The keys (text[]) that changes wait under, or ids that only kapture_row has. */
+/*
+ * The keys (text[]) with this text in them that changes wait under or, if "known", that
+ * kapture_row has.
+ */
 static ArrayType *
-rekey_waiting(const KaptureAttachment *att)
+rekey_keys(const KaptureAttachment *att, bool known, const char *part)
 {
-	Oid			types[2] = {INT4OID, BOOLOID};
-	Datum		values[2] = {Int32GetDatum(att->id), BoolGetDatum(att->id_column == NULL)};
-	char	   *text = kapture_own_text("SELECT ARRAY(SELECT k FROM @.kapture_outbox AS o,"
-										" LATERAL unnest(row_key || more_keys) AS k WHERE o.attachment_id = $1 AND o.op NOT IN ('t', 'c')"
+	Oid			types[3] = {INT4OID, BOOLOID, TEXTOID};
+	Datum		values[3] = {Int32GetDatum(att->id), BoolGetDatum(known), CStringGetTextDatum(part)};
+	char	   *text = kapture_own_text("SELECT ARRAY(SELECT k FROM (SELECT unnest(row_key || more_keys) AS k FROM @.kapture_outbox AS o"
+										" WHERE o.attachment_id = $1 AND o.op NOT IN ('t', 'c')"
 										" UNION SELECT row_key FROM @.kapture_delivery AS d WHERE d.attachment_id = $1 AND d.row_key IS NOT NULL"
-										" UNION SELECT row_key FROM @.kapture_row AS r WHERE $2 AND r.attachment_id = $1 AND r.gone_at IS NULL)::text[]",
-										2, types, values);
+										" UNION SELECT row_key FROM @.kapture_row AS r WHERE $2 AND r.attachment_id = $1 AND r.gone_at IS NULL) AS k"
+										" WHERE strpos(k, $3) > 0)::text[]", 3, types, values);
 
 	return DatumGetArrayTypeP(OidInputFunctionCall(F_ARRAY_IN, text, TEXTOID, -1));
 }
@@ -223,7 +226,7 @@ rekey_follow(KaptureAttachment *att, Relation rel)
 	ErrorData  *error = NULL;
 
 	kapture_notes_flush();		/* what this transaction has captured so far */
-	deconstruct_array(rekey_waiting(att), TEXTOID, -1, false, TYPALIGN_INT, &batch.old_keys, NULL, &batch.nrows);
+	deconstruct_array(rekey_keys(att, att->id_column == NULL, ""), TEXTOID, -1, false, TYPALIGN_INT, &batch.old_keys, NULL, &batch.nrows);
 	batch.new_keys = MemoryContextAllocExtended(CurrentMemoryContext, sizeof(char *) * (batch.nrows + 1),
 												MCXT_ALLOC_HUGE | MCXT_ALLOC_ZERO);
 	batch.from = kapture_catalog_with_former_key(att, rel);
@@ -305,21 +308,6 @@ typedef struct RekeyLabel
 	const char *new_name;
 } RekeyLabel;
 
-/* The keys (text[]) that are known of an attachment, and may have the value in them. */
-static ArrayType *
-rekey_labelled(const KaptureAttachment *att, const char *name)
-{
-	Oid			types[2] = {INT4OID, TEXTOID};
-	Datum		values[2] = {Int32GetDatum(att->id), CStringGetTextDatum(name)};
-	char	   *text = kapture_own_text("SELECT ARRAY(SELECT k FROM (SELECT unnest(row_key || more_keys) AS k FROM @.kapture_outbox AS o"
-										" WHERE o.attachment_id = $1 AND o.op NOT IN ('t', 'c')"
-										" UNION SELECT row_key FROM @.kapture_delivery AS d WHERE d.attachment_id = $1 AND d.row_key IS NOT NULL"
-										" UNION SELECT row_key FROM @.kapture_row AS r WHERE r.attachment_id = $1 AND r.gone_at IS NULL) AS k"
-										" WHERE strpos(k, $2) > 0)::text[]", 2, types, values);
-
-	return DatumGetArrayTypeP(OidInputFunctionCall(F_ARRAY_IN, text, TEXTOID, -1));
-}
-
 /* Notes the changes of keys of one attachment. */
 static void
 rekey_rename(KaptureAttachment *att, const RekeyLabel *label)
@@ -329,7 +317,7 @@ rekey_rename(KaptureAttachment *att, const RekeyLabel *label)
 	CommandId	cid;
 
 	kapture_notes_flush();
-	deconstruct_array(rekey_labelled(att, label->old_name), TEXTOID, -1, false, TYPALIGN_INT, &keys, NULL, &nkeys);
+	deconstruct_array(rekey_keys(att, true, label->old_name), TEXTOID, -1, false, TYPALIGN_INT, &keys, NULL, &nkeys);
 	cid = GetCurrentCommandId(true);
 	for (int k = 0; k < nkeys; k++)
 	{
@@ -389,12 +377,10 @@ kapture_rekey_renamed_value(Oid type, const char *old_name, const char *new_name
 	foreach(lc, kapture_catalog_attached_relations())
 	{
 		RekeyLabel	label = {lfirst_oid(lc), type, old_name, new_name};
-		ErrorData  *error = kapture_guard_step(rekey_do_rename, &label);
+		ErrorData  *error = kapture_guard_session_step(rekey_do_rename, &label);
 
 		if (error == NULL)
 			continue;
-		if (error->sqlerrcode == ERRCODE_QUERY_CANCELED)
-			ReThrowError(error);
 		ereport(WARNING,
 				(errcode(error->sqlerrcode),
 				 errmsg("what waits to be sent for table \"%s\" is known by the former name of its key", get_rel_name(label.relid)),

@@ -383,12 +383,10 @@ leave_do_find(void *arg)
 static void
 leave_find(LeaveRows *rows)
 {
-	ErrorData  *error = kapture_guard_step(leave_do_find, rows);
+	ErrorData  *error = kapture_guard_session_step(leave_do_find, rows);
 
 	if (error == NULL)
 		return;
-	if (error->sqlerrcode == ERRCODE_QUERY_CANCELED)
-		ReThrowError(error);
 	leave_warn(rows->partition, error);
 	FreeErrorData(error);
 }
