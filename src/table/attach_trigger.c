@@ -157,7 +157,7 @@ attach_is_always(Oid trigger)
 }
 
 /*
- * Has a partition of "root" notice that logical replication truncates it by itself, which fires no trigger of the
+ * Has a partition of "root" notice that logical replication truncates it alone, which fires no trigger of the
  * table and is no command here.  A partition whose triggers the user may not change is left alone.
  */
 static void

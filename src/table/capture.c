@@ -698,12 +698,12 @@ kapture_capture_again(KaptureAttachment *att, const char *row_key, int64 columns
 	kapture_notes_add_changed(att->id, columns | (force ? KAPTURE_CHANGED_FORCE : 0), row_key);
 }
 
-/* Notes the rows of a partition that is truncated by itself: see leave.c, which stands above this file. */
+/* Notes the rows of a partition that is truncated alone: see leave.c, which stands above this file. */
 void		(*kapture_capture_emptied) (Oid relid, int32 attachment_id) = NULL;
 
 /*
  * TRUNCATE: whatever has these keys next is another row.  Kapture has no delete, so the rest is to say so.
- * Of a partition that is truncated by itself, commands tell (leave.c), so that the trigger is for replication alone.
+ * A partition that is truncated alone by a command is seen to in leave.c, so its trigger is for logical replication only.
  */
 static void
 capture_truncate(KaptureAttachment *att, Oid relid)

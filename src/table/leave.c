@@ -418,7 +418,7 @@ leave_note(const LeavePartition *partition)
 }
 
 /*
- * Called by the trigger of a partition that logical replication has truncated by itself, for an
+ * Called by the trigger of a partition that logical replication has truncated alone, for an
  * attachment of its table.
  */
 void

@@ -96,6 +96,7 @@ typedef struct RowBatch
 	List	   *keys;			/* of char *, in that context */
 
 	int64		count;			/* of rows counted */
+	int			offset;			/* characters before a condition in its statement */
 	const KaptureExpression *expression;	/* to be evaluated alone */
 } RowBatch;
 
@@ -943,7 +944,7 @@ row_do_check_condition(RowBatch *batch)
 {
 	char	   *sql = psprintf("SELECT true FROM %s AS r WHERE (", kapture_row_source(batch->att));
 
-	batch->limit = pg_mbstrlen(sql);
+	batch->offset = pg_mbstrlen(sql);
 	SPI_freeplan(kapture_user_code_prepare(psprintf("%s%s\n)", sql, batch->condition), 0, NULL, 0));
 }
 
@@ -961,7 +962,7 @@ kapture_row_check_condition(KaptureAttachment *att, const char *condition)
 	error = row_run(row_do_check_condition, &batch, ROW_TIME_LIMIT, ROW_LOCK_TIMEOUT);
 	if (error == NULL)
 		return;
-	kapture_condition_explain(error, "condition", condition, batch.limit);
+	kapture_condition_explain(error, "condition", condition, batch.offset);
 	ReThrowError(error);
 }
 
