@@ -113,6 +113,9 @@ ok(-x "$top/debian/tests/installcheck", 'the package is tested as it is installe
 like(slurp_file("$top/debian/tests/control"), qr/^Tests: installcheck$/m, "which Debian's test runner knows");
 like(slurp_file("$top/script/package"), qr{\bdebian/tests/installcheck\b}, 'and script/package runs');
 
+# whoever builds the package runs them, under whatever name
+is(join(' ', grep { slurp_file($_) =~ /"postgres"|\bfor postgres\b/i } glob("$top/test/expected/*.out")), '', 'no regression test expects a role named postgres');
+
 # make, without what it needs
 sub make_says
 {
