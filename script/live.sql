@@ -7,6 +7,10 @@
 \pset format unaligned
 \pset null ''
 \pset pager off
+-- wherever the extension is
+SELECT pg_catalog.set_config('search_path', pg_catalog.concat_ws(', ', nullif(pg_catalog.current_setting('search_path'), ''), pg_catalog.quote_ident(nspname)), false) AS live_path
+FROM pg_catalog.pg_extension AS e JOIN pg_catalog.pg_namespace AS n ON n.oid = extnamespace WHERE extname = 'kapture_sync'
+\gset
 WITH requests AS MATERIALIZED (
 	SELECT sum(requests) AS n, extract(epoch FROM clock_timestamp()) AS at FROM kapture_stat_requests
 ), before AS MATERIALIZED (
