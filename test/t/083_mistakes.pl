@@ -302,7 +302,7 @@ my @mistakes = (
 	[ 'the name of a user for the option', q(CREATE USER MAPPING FOR CURRENT_USER SERVER bare OPTIONS (username 'u', password 'p')),
 		qr/ERROR:  invalid option "username"/, qr/invalid option/, qr/Perhaps you meant the option "user"/ ],
 	[ 'the dots of an example as an address', q(CREATE SERVER s FOREIGN DATA WRAPPER kapture_fdw OPTIONS (url 'https://...')),
-		qr/ERROR:  invalid value for option "url"/, qr/its host is no name, but dots/, qr/Give the address that Kapture assigned/ ],
+		qr/ERROR:  invalid value for option "url"/, qr/its host is no name, but dots|not a URL with a scheme and a host/, qr/Give the address that Kapture assigned/ ],
 	[ 'an address without https', q(CREATE SERVER s FOREIGN DATA WRAPPER kapture_fdw OPTIONS (url 'acme.kapturecrm.com')),
 		qr/ERROR:  invalid value for option "url"/, qr/not a URL with a scheme and a host/, qr/such as https:/ ],
 	[ 'a password in the address', q(CREATE SERVER s FOREIGN DATA WRAPPER kapture_fdw OPTIONS (url 'https://u:p@acme.kapturecrm.com')),
