@@ -215,9 +215,6 @@ sql("DELETE FROM untouched WHERE id = 1; INSERT INTO untouched VALUES (1, 'Anoth
 idle_ok('another row under the key of one that was deleted');
 isnt(sql("SELECT coalesce(kapture_id('untouched', '1'), 0)"), $ids{Uma}, 'is another customer');
 is(requests('add') - $adds, 1, 'which is added');
-sql("CREATE TABLE no_ids (id int PRIMARY KEY, customer_name text, phone text)");
-(undef, undef, $err) = $node->psql('postgres', "SELECT kapture_attach('no_ids', id_column => NULL, pull => true)");
-like($err, qr/customers cannot be pulled into a table without a column for their ids/, 'as its rows are found by it');
 
 # pulls skip what is computed, and bring nothing that the filter leaves out
 sql(q(

@@ -168,8 +168,6 @@ my @mistakes = (
 		qr/WARNING:  column "kapture_customer_id" of table "plain" must not be null/, qr/has no id until Kapture has answered/, qr/DROP NOT NULL/ ],
 	[ 'ids that have a default', q(ALTER TABLE plain ADD phone text, ADD customer_name text, ADD kapture_customer_id bigint DEFAULT 0; SELECT kapture_attach('plain')),
 		qr/WARNING:  column "kapture_customer_id" of table "plain" has a default/, qr/counts as the customer of that id/, qr/DROP DEFAULT/ ],
-	[ 'to pull without ids', q(SELECT kapture_attach('clients', id_column => NULL, pull => true)),
-		qr/ERROR:  customers cannot be pulled into a table without a column for their ids/, qr/found by it/, qr/Leave out "pull"/ ],
 	[ 'who wins, of nobody', q(SELECT kapture_attach('clients', on_conflict => 'remote')),
 		qr/NOTICE:  argument "on_conflict" is of no use without argument "pull"/, qr/customers that are pulled/, qr/Give pull => true/ ],
 	[ 'an unlogged table', q(CREATE UNLOGGED TABLE t (id int PRIMARY KEY, customer_name text, phone text); SELECT kapture_attach('t')),
