@@ -199,6 +199,7 @@ is(sql("SELECT string_agg(attname, ' ' ORDER BY attnum) FROM pg_attribute WHERE 
 is(sql("SELECT sum(updates) FROM untouched"), 0, 'and no row of it is updated');
 my %ids = map { $_->{customer_name} => $_->{kapture_customer_id} } @{ emulator_get($emulator, 'customers') };
 is(sql("SELECT kapture_id('untouched', '1')"), $ids{Uma}, 'kapture_id tells the id');
+is(sql("SELECT kapture_id('untouched', 1), kapture_id('untouched', id) FROM untouched WHERE id = 1"), "$ids{Uma}|$ids{Uma}", 'also of a key that is a number');
 is(sql("SELECT kapture_id('untouched', '3') IS NULL"), 't', 'NULL: no such row');
 $updates = requests('update');
 my $adds = requests('add');
