@@ -52,6 +52,9 @@
 /* Milliseconds between tries of a customer, at most. */
 #define ARRIVAL_LONGEST		300000
 
+/* Rows with a customer's phone or email of which it is looked whether they have one, where the extension keeps the ids. */
+#define ARRIVAL_MAX_FOUND	1000
+
 /* Milliseconds by which a customer's generation date may be before its Add ended. */
 #define ARRIVAL_ADD_TIME	600000
 
@@ -62,6 +65,7 @@ typedef struct ArrivalItem
 	int			matches;		/* rows found */
 	bool		by_id;
 	bool		keyless;		/* one of them has NULL in its key */
+	bool		crowded;		/* there are more of them than are looked at */
 	bool		moved;			/* whose a key is, or the customer, is not settled yet */
 	KaptureRow	row;			/* the last of them */
 	List	   *found;			/* keys (char *), if the extension keeps the ids */
@@ -110,7 +114,9 @@ arrival_add_found(ArrivalBatch *batch, ArrivalItem *item, char *key)
 {
 	MemoryContext old = MemoryContextSwitchTo(batch->context);
 
-	item->found = lappend(item->found, key);
+	item->crowded |= list_length(item->found) == ARRIVAL_MAX_FOUND;
+	if (!item->crowded)
+		item->found = lappend(item->found, key);
 	MemoryContextSwitchTo(old);
 }
 
@@ -282,16 +288,24 @@ arrival_do_find(void *arg)
  * ------------------------------------------------------------------------
  */
 
-/* Is the key among these? */
+/* Is the key among these, which are in order? */
 static bool
 arrival_has_key(List *keys, const char *key)
 {
-	ListCell   *lc;
+	int			low = 0;
+	int			high = list_length(keys);
 
-	foreach(lc, keys)
+	while (low < high)
 	{
-		if (strcmp(lfirst(lc), key) == 0)
+		int			middle = (low + high) / 2;
+		int			order = strcmp(key, list_nth(keys, middle));
+
+		if (order == 0)
 			return true;
+		if (order > 0)
+			low = middle + 1;
+		else
+			high = middle;
 	}
 	return false;
 }
@@ -393,6 +407,7 @@ arrival_drop_kept(ArrivalBatch *batch)
 	List	   *without;
 	ListCell   *lc;
 	ListCell   *kc;
+	ListCell   *wc;
 
 	foreach(lc, batch->items)
 		keys = list_concat(keys, ((ArrivalItem *) lfirst(lc))->found);
@@ -401,6 +416,7 @@ arrival_drop_kept(ArrivalBatch *batch)
 	/* in this order, as above */
 	moving = kapture_inbox_moving_keys(batch->att->id, keys);
 	without = kapture_kept_without(batch->att, keys);
+	wc = list_head(without);
 	foreach(lc, batch->items)
 	{
 		ArrivalItem *item = lfirst(lc);
@@ -412,8 +428,10 @@ arrival_drop_kept(ArrivalBatch *batch)
 			char	   *key = lfirst(kc);
 
 			item->moved |= arrival_has_key(moving, key);
-			if (arrival_has_key(without, key))
+			/* they are some of the keys, in the same order */
+			if (wc && lfirst(wc) == key)
 			{
+				wc = lnext(without, wc);
 				item->found = lappend(item->found, key);
 				item->row.row_key = key;
 			}
@@ -799,6 +817,8 @@ arrival_settle(ArrivalBatch *batch, ArrivalItem *item)
 
 	if (!arrival->present)
 		arrival_done(batch, item);	/* somebody has deleted the copy */
+	else if (item->crowded)
+		arrival_park(batch, item, psprintf("more than %d rows have the customer's phone or email", ARRIVAL_MAX_FOUND));
 	else if (item->moved)
 		arrival_later(batch, item, "the row was changed meanwhile");
 	else if (item->matches == 0)

@@ -382,9 +382,9 @@ inbox_do_find_moving(void *arg)
 	values[1] = inbox_texts(keys->row_keys);
 	values[2] = FullTransactionIdGetDatum(FullTransactionIdFromU64(report.floor));
 	SPI_connect();
-	if (kapture_user_code_execute(kapture_catalog_qualify("SELECT DISTINCT v.k FROM @.kapture_outbox AS o JOIN unnest($2) AS v(k)"
+	if (kapture_user_code_execute(kapture_catalog_qualify("SELECT DISTINCT v.k COLLATE \"C\" FROM @.kapture_outbox AS o JOIN unnest($2) AS v(k)"
 														  " ON o.op = 't' OR v.k IN (o.row_key, o.old_key) OR v.k = ANY (o.more_keys)"
-														  " WHERE o.attachment_id = $1 AND o.xact >= $3 AND o.op NOT IN ('i', 'u')"),
+														  " WHERE o.attachment_id = $1 AND o.xact >= $3 AND o.op NOT IN ('i', 'u') ORDER BY 1"),
 								  lengthof(values), types, values, NULL, false) != SPI_OK_SELECT)
 		elog(ERROR, "could not read changes of keys");
 	for (uint64 i = 0; i < SPI_processed; i++)
@@ -398,7 +398,7 @@ inbox_do_find_moving(void *arg)
 }
 
 /*
- * Returns those of the keys (char *) of which it is not settled yet whose they are, in the
+ * Returns those of the keys (char *) of which it is not settled yet whose they are, in order (strcmp()) and in the
  * current memory context: rows were deleted, or were given other keys, and the worker has
  * not taken that up.  Sees what has been committed by now.
  */

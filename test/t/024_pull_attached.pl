@@ -368,6 +368,12 @@ refreshed('a trigger inserts another row');
 poll_ok($node, "SELECT kapture_id('kept', id::text) NOT IN (9870) FROM kept WHERE phone = '9800000071'", 'which is added to Kapture');
 is($node->safe_psql('postgres', "SELECT count(*) FROM kapture_history JOIN kapture_attachment a USING (attachment_id) WHERE a.relation = 'kept'::regclass AND customer_id = 9870"), '0', 'the pulled row is not');
 
+# a phone that everybody has is nobody's
+$node->safe_psql('postgres', "SET kapture_sync.capture = off; INSERT INTO kept (customer_name, phone) SELECT 'Everybody', '9800000080' FROM generate_series(1, 1001)");
+seed({ kapture_customer_id => 9880, customer_name => 'One of them', phone => '9800000080' });
+refreshed('a customer has the phone of a thousand rows');
+is($node->safe_psql('postgres', "$failure 9880"), "9880|parked|more than 1000 rows have the customer's phone or email", 'which are not looked through');
+
 # the sweep asks for the customers of its rows
 $node->safe_psql('postgres', "TRUNCATE kapture_customers CASCADE; ALTER SERVER kapture OPTIONS (ADD sweep_interval '1d', ADD sweep_rate '100')");
 poll_ok($node, "SELECT count(*) = 1 FROM kapture_customers WHERE id = 9801", 'the sweep knows whom the rows are');
