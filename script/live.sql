@@ -7,6 +7,10 @@
 \pset format unaligned
 \pset null ''
 \pset pager off
+-- wherever the extension is
+SELECT pg_catalog.set_config('search_path', pg_catalog.concat_ws(', ', nullif(pg_catalog.current_setting('search_path'), ''), pg_catalog.quote_ident(nspname)), false) AS live_path
+FROM pg_catalog.pg_extension AS e JOIN pg_catalog.pg_namespace AS n ON n.oid = extnamespace WHERE extname = 'kapture_sync'
+\gset
 WITH requests AS MATERIALIZED (
 	SELECT sum(requests) AS n, extract(epoch FROM clock_timestamp()) AS at FROM kapture_stat_requests
 ), before AS MATERIALIZED (
@@ -32,9 +36,10 @@ WITH requests AS MATERIALIZED (
 	FROM look, LATERAL (VALUES (1, 'waiting', pending, 36), (2, 'in flight', in_flight, 32), (3, 'retrying', retrying, 33),
 		(4, 'parked', parked, 31)) AS v(line, label, n, color)
 	UNION ALL
-	SELECT 1, title, 5, format('  oldest change %s, last one done %s ago',
+	SELECT 1, title, 5, format('  oldest change %s, %s',
 		coalesce(date_trunc('second', oldest_age)::text, '-'),
-		coalesce(date_trunc('second', greatest(clock_timestamp() - last_success, '0'))::text, '-')) FROM look
+		CASE WHEN last_success IS NULL THEN 'none done yet'
+			ELSE format('last one done %s ago', date_trunc('second', greatest(clock_timestamp() - last_success, '0'))) END) FROM look
 	UNION ALL
 	SELECT 1, title, 6, concat_ws(E'\n', format(E'  \033[31m%s\033[0m', left(regexp_replace(last_error, '\s+', ' ', 'g'), 76)), '  ' || kapture_hint(last_error))
 	FROM look WHERE last_error IS NOT NULL

@@ -17,7 +17,8 @@
  * what is kept of a server its new name or its end, and the worker look at the
  * version of an extension that was updated.  What waits for rows that leave with
  * their partition is not left to others that get their keys.  What is given up with a
- * dropped table, or not captured for want of a trigger, is reported.
+ * dropped table, or not captured for want of a trigger, is reported, and so is what is not
+ * sent for want of a key or a mapping, or goes to another address from now on.
  */
 #include "postgres.h"
 
@@ -49,6 +50,7 @@
 #include "fdw/modify.h"
 #include "follow/follow.h"
 #include "mapping/attach_advice.h"
+#include "mapping/command_advice.h"
 #include "mapping/expression.h"
 #include "pull/mirror.h"
 #include "queue/rekey.h"
@@ -454,6 +456,47 @@ wayside_advise_drop(Node *stmt, bool toplevel)
 	}
 }
 
+/* What is known before a user's command, to be compared with what is there after it. */
+typedef struct WaysideBefore
+{
+	KaptureWatchedTable table;
+	const char *server;			/* whose options or mappings it changes; NULL: of none */
+	char	   *address;		/* of that server */
+} WaysideBefore;
+
+/* Notes what a user's command may do to attached tables. */
+static WaysideBefore
+wayside_before(Node *stmt, bool toplevel)
+{
+	WaysideBefore before = {{InvalidOid, false}, NULL, NULL};
+
+	if (!toplevel || !(IsA(stmt, AlterTableStmt) || IsA(stmt, AlterForeignServerStmt) ||
+					   IsA(stmt, DropUserMappingStmt)) || !wayside_may_advise())
+		return before;
+	if (IsA(stmt, AlterTableStmt))
+		before.table = kapture_advice_before((AlterTableStmt *) stmt);
+	else if (IsA(stmt, DropUserMappingStmt))
+		before.server = ((DropUserMappingStmt *) stmt)->servername;
+	else
+	{
+		before.server = ((AlterForeignServerStmt *) stmt)->servername;
+		before.address = kapture_advice_address(before.server);
+	}
+	return before;
+}
+
+/* Reports what the command has left unsent, or has sent elsewhere from now on. */
+static void
+wayside_after(Node *stmt, const WaysideBefore *before)
+{
+	if (OidIsValid(before->table.relid))
+		kapture_advice_after(before->table, (AlterTableStmt *) stmt);
+	else if (before->address)
+		kapture_advice_readdressed(before->server, before->address);
+	else if (before->server && IsA(stmt, DropUserMappingStmt))
+		kapture_advice_unmapped(before->server, InvalidOid);
+}
+
 /*
  * Has an updated extension and dropped servers taken note of, new foreign tables
  * looked at, what waits follow to another primary key, and triggers that make a
@@ -540,6 +583,7 @@ wayside_process_utility(PlannedStmt *pstmt, const char *query_string,
 	bool		makes_partition = wayside_makes_partition(pstmt->utilityStmt);
 	List	   *expressions = wayside_renames(pstmt->utilityStmt) ? kapture_expression_before_rename() : NIL;
 	List	   *follows = wayside_renames(pstmt->utilityStmt) ? kapture_follow_before_rename() : NIL;
+	WaysideBefore before = wayside_before(pstmt->utilityStmt, context == PROCESS_UTILITY_TOPLEVEL);
 
 	wayside_notice(pstmt->utilityStmt);
 	wayside_advise_drop(pstmt->utilityStmt, context == PROCESS_UTILITY_TOPLEVEL);
@@ -568,6 +612,7 @@ wayside_process_utility(PlannedStmt *pstmt, const char *query_string,
 	kapture_follow_after_rename(follows);
 	wayside_follow(pstmt->utilityStmt);
 	wayside_follow_triggers(pstmt->utilityStmt, context == PROCESS_UTILITY_TOPLEVEL);
+	wayside_after(pstmt->utilityStmt, &before);
 	if (renames)
 	{
 		kapture_copies_follow_rename(strVal(renames->object), renames->newname);

@@ -385,7 +385,7 @@ kapture_argument_key(FunctionCallInfo fcinfo, int argno)
 {
 	Oid			type = get_fn_expr_argtype(fcinfo->flinfo, argno);
 	Oid			output;
-	bool		varlena;
+	bool		is_varlena;
 	char	   *result;
 	int			nestlevel;
 
@@ -396,7 +396,7 @@ kapture_argument_key(FunctionCallInfo fcinfo, int argno)
 				(errcode(ERRCODE_DATATYPE_MISMATCH),
 				 errmsg("argument \"%s\" must not be a row", "row_key"),
 				 errhint("Give a key of several columns as the text of an array, such as '{1,x}', in the order of the primary key.")));
-	getTypeOutputInfo(type, &output, &varlena);
+	getTypeOutputInfo(type, &output, &is_varlena);
 	nestlevel = kapture_catalog_text_settings();
 	result = OidOutputFunctionCall(output, PG_GETARG_DATUM(argno));
 	AtEOXact_GUC(true, nestlevel);

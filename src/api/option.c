@@ -20,6 +20,8 @@
  */
 #include "postgres.h"
 
+#include <limits.h>
+
 #include "access/genam.h"
 #include "access/htup_details.h"
 #include "access/reloptions.h"
@@ -1003,12 +1005,19 @@ option_parse_key(const OptionDef *def, const char *text, void *place,
 	if (text[0] == ' ' || (text[0] != '\0' && text[strlen(text) - 1] == ' '))
 	{
 		fault->detail = "The key must not begin or end with a space.";
+		fault->hint = "Use the key that Kapture's console shows, without anything around it.";
 		return false;
 	}
 	if (strchr(text, ':') != NULL)
 	{
 		/* HTTP has none in such a key, but it is Kapture's to refuse it */
 		fault->detail = "A key has no colon: this looks like the name of a user and a password.";
+		fault->hint = "Use the key that Kapture's console shows, or the options \"user\" and \"password\".";
+		fault->dated = true;
+	}
+	if (strcmp(text, "...") == 0)
+	{
+		fault->detail = "The three dots of an example stand for a key.";
 		fault->hint = "Use the key that Kapture's console shows, or the options \"user\" and \"password\".";
 		fault->dated = true;
 	}
@@ -1325,12 +1334,62 @@ option_check_keys(List *options)
 				 errhint("Leave one out, or take it out with ALTER USER MAPPING ... OPTIONS (DROP ...).")));
 }
 
-/* Reports a half of a key, with which no request can be made; the other may be about to come. */
+/* Reports options of a server that mean nothing without others, which may be about to come. */
+static void
+option_advise_server(List *options)
+{
+	static const struct
+	{
+		const char *option;
+		const char *needs;
+		const char *value;		/* such as */
+		const char *detail;
+	}			needs[] = {
+		{"pull_since", "pull_interval", "5 minutes", "It is where automatic pulls begin."},
+		{"pull_overlap", "pull_interval", "5 minutes", "It is how far automatic pulls reach back."},
+		{"sweep_interval", "pull_interval", "5 minutes", "Known customers are asked for again beside automatic pulls."},
+		{"sweep_rate", "sweep_interval", "7 days", "It is how fast known customers are asked for again."},
+		{"cm_id", "pull_form", "paged", "It names the account in pulls of that form."},
+		{"pull_limit", "pull_form", "paged", "It is the size of a page in pulls of that form."},
+	};
+
+	for (int i = 0; i < lengthof(needs); i++)
+	{
+		if (option_is_given(options, needs[i].option) && !option_is_given(options, needs[i].needs))
+			ereport(NOTICE,
+					(errmsg("option \"%s\" is of no use without option \"%s\"", needs[i].option, needs[i].needs),
+					 errdetail_internal("%s", needs[i].detail),
+					 errhint("Use ALTER SERVER ... OPTIONS (ADD %s '%s').", needs[i].needs, needs[i].value)));
+	}
+}
+
+/* Does a mapping have a key, for whatever call? */
+static bool
+option_has_key(List *options)
+{
+	ListCell   *cell;
+
+	foreach(cell, options)
+	{
+		const char *name = ((DefElem *) lfirst(cell))->defname;
+
+		if (strcmp(name, "user") == 0 || strcmp(name, "password") == 0 || strstr(name, "auth_key") != NULL)
+			return true;
+	}
+	return false;
+}
+
+/* Reports no key, or a half of one, with which no request can be made; the rest may be about to come. */
 static void
 option_advise_keys(List *options)
 {
 	bool		has_user = option_is_given(options, "user");
 
+	if (!option_has_key(options))
+		ereport(NOTICE,
+				(errmsg("the user mapping has no key"),
+				 errdetail("Kapture takes no request without one."),
+				 errhint("Use ALTER USER MAPPING ... OPTIONS (ADD auth_key '...'), with the key that Kapture's console shows.")));
 	if (has_user == option_is_given(options, "password"))
 		return;
 	ereport(NOTICE,
@@ -1362,6 +1421,7 @@ kapture_fdw_validator(PG_FUNCTION_ARGS)
 		option_check_dialect(set);
 		option_check_headers(set);
 		option_check_address(set);
+		option_advise_server(options);
 	}
 	if (catalog == UserMappingRelationId)
 	{

@@ -31,6 +31,8 @@ kapture_url_is_valid(const char *url, bool *is_https, bool *is_loopback, const c
 		curl_url_get(parsed, CURLUPART_SCHEME, &scheme, 0) != CURLUE_OK ||
 		curl_url_get(parsed, CURLUPART_HOST, &host, 0) != CURLUE_OK || host[0] == '\0')
 		*why = "it is not a URL with a scheme and a host";
+	else if (host[0] == '.' || strstr(host, "..") != NULL)
+		*why = "its host is no name, but dots that stand for one";
 	else if (strcmp(scheme, "http") != 0 && strcmp(scheme, "https") != 0)
 		*why = "its scheme is neither http nor https";
 	else if (curl_url_get(parsed, CURLUPART_USER, &extra, 0) == CURLUE_OK ||

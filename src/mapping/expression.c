@@ -323,6 +323,49 @@ expression_parse_given(Relation rel, const char *text, const char *field)
 	return node;
 }
 
+/* Is a condition true for no row, as far as its form tells?  Nothing is evaluated. */
+static bool
+expression_is_never(Node *node)
+{
+	ListCell   *lc;
+
+	node = strip_implicit_coercions(node);
+	if (IsA(node, Const))
+		return ((Const *) node)->constisnull || (exprType(node) == BOOLOID && !DatumGetBool(((Const *) node)->constvalue));
+	if (IsA(node, BoolExpr) && ((BoolExpr *) node)->boolop != NOT_EXPR)
+	{
+		bool		is_and = ((BoolExpr *) node)->boolop == AND_EXPR;
+
+		foreach(lc, ((BoolExpr *) node)->args)
+		{
+			if (expression_is_never(lfirst(lc)) == is_and)
+				return is_and;
+		}
+		return !is_and;
+	}
+	if (!IsA(node, OpExpr) || !op_strict(((OpExpr *) node)->opno))
+		return false;
+	foreach(lc, ((OpExpr *) node)->args)
+	{
+		Node	   *arg = strip_implicit_coercions(lfirst(lc));
+
+		if (IsA(arg, Const) && ((Const *) arg)->constisnull)
+			return true;
+	}
+	return false;
+}
+
+/* Reports a filter that lets nothing through, such as "city = NULL". */
+static void
+expression_advise_filter(Node *node)
+{
+	if (expression_is_never(node))
+		ereport(NOTICE,
+				(errmsg("the filter is true for no row"),
+				 errdetail("Nothing is sent for a row for which it is not true, and a comparison with NULL never is."),
+				 errhint("To compare with NULL, write IS NULL or IS NOT NULL.")));
+}
+
 /*
  * Takes an expression over the rows of a table that a user gives for a field, or, if
  * "field" is NULL, as filter, in the current memory context.  Names are those of the
@@ -337,6 +380,8 @@ kapture_expression_take(Relation rel, const char *text, const char *field)
 	Node	   *node = expression_parse_given(rel, text, field);
 
 	expression_check_functions(node, field);
+	if (field == NULL)
+		expression_advise_filter(node);
 	expression_take_reads(given, node, rel, field);
 	given->type = exprType(node);
 	given->text = expression_deparse(node, RelationGetRelationName(rel), RelationGetRelid(rel), false);

@@ -12,6 +12,7 @@
 
 #include "access/transam.h"
 #include "access/tupdesc.h"
+#include "catalog/pg_type.h"
 #include "miscadmin.h"
 #include "nodes/nodeFuncs.h"
 #include "parser/parse_type.h"

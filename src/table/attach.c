@@ -205,6 +205,7 @@ attach_check_beside(const AttachRequest *request, const KaptureAttachment *other
 				(errcode(ERRCODE_DUPLICATE_OBJECT),
 				 errmsg("column \"%s\" receives the Kapture customer ids of another attachment of table \"%s\"",
 						request->id_column, table),
+				 other->name[0] == '\0' ? errdetail("The one without a name writes the ids of server \"%s\" into it.", other->server) :
 				 errdetail("Attachment \"%s\" writes the ids of server \"%s\" into it.", other->name, other->server),
 				 errhint("Name another column in argument \"id_column\", or use NULL to have the ids kept by the extension.")));
 }
@@ -504,6 +505,7 @@ kapture_attach_check_pull(Relation rel, int32 attachment_id, const char *server)
 					(errcode(ERRCODE_DUPLICATE_OBJECT),
 					 errmsg("customers of server \"%s\" are pulled into table \"%s\" already",
 							server, RelationGetRelationName(rel)),
+					 other->name[0] == '\0' ? errdetail("The attachment without a name does that; each customer would become two rows.") :
 					 errdetail("Attachment \"%s\" does that; each customer would become two rows.", other->name)));
 	}
 }

@@ -135,6 +135,20 @@ kapture_is_origin(PG_FUNCTION_ARGS)
 				   PG_GETARG_OID(1) == MyDatabaseId);
 }
 
+/* Reports paused tables to those who may have meant them. */
+static void
+origin_advise_paused(void)
+{
+	char	   *tables = kapture_own_text("SELECT pg_catalog.string_agg(DISTINCT relation::pg_catalog.text, ', ') FROM @.kapture_attachment WHERE paused",
+										  0, NULL, NULL);
+
+	if (tables)
+		ereport(NOTICE,
+				(errmsg("tables that are paused stay so: %s", tables),
+				 errdetail("Without an argument, kapture_resume() is for copies of a database whose original no longer sends."),
+				 errhint("Use kapture_resume('...') with the name of a table to have its rows sent again.")));
+}
+
 /*
  * kapture_resume() returns void
  *
@@ -148,6 +162,7 @@ kapture_resume_copy(PG_FUNCTION_ARGS)
 	Datum		values[3];
 
 	kapture_version_require();
+	origin_advise_paused();
 	kapture_binding_renew(true);
 	origin_values(types, values);
 	(void) kapture_own_execute("DELETE FROM @.kapture_origin", 0, NULL, NULL);

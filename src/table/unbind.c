@@ -7,14 +7,21 @@
  */
 #include "postgres.h"
 
+#include "access/relation.h"
 #include "catalog/dependency.h"
+#include "catalog/pg_class.h"
 #include "catalog/pg_trigger.h"
 #include "catalog/pg_type.h"
 #include "commands/trigger.h"
+#include "miscadmin.h"
+#include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 
+#include "base/catalog.h"
+#include "base/compat.h"
 #include "base/owner_sql.h"
+#include "mapping/attach_advice.h"
 #include "table/attach.h"
 #include "table/binding.h"
 #include "table/capture.h"
@@ -22,6 +29,24 @@
 #include "table/unbind.h"
 
 static const char *const unbind_triggers[] = {KAPTURE_TRIGGER, KAPTURE_TRUNCATE_TRIGGER};
+
+/* Reports what is given up with an attachment, to whom the table belongs. */
+static void
+unbind_advise(Oid relid, int32 attachment_id)
+{
+	Relation	rel;
+	KaptureAttachment *att;
+
+	if (!object_ownercheck(RelationRelationId, relid, GetUserId()))
+		return;
+	rel = try_relation_open(relid, AccessShareLock);
+	if (rel == NULL)
+		return;
+	att = kapture_catalog_attachment_by_id(rel, attachment_id);
+	if (att)
+		kapture_advice_given_up(att);
+	relation_close(rel, AccessShareLock);
+}
 
 /* Ends an attachment whose server was dropped, whoever owns the table. */
 static void
@@ -32,6 +57,7 @@ unbind_detach(int32 attachment_id)
 	char	   *attachment = kapture_own_text("SELECT name FROM @.kapture_attachment WHERE attachment_id = $1", 1,
 											  (Oid[]) {INT4OID}, (Datum[]) {Int32GetDatum(attachment_id)});
 
+	unbind_advise(relid, attachment_id);
 	/* CASCADE has dropped the triggers, but in a copy, where nothing depends on the server */
 	for (int i = 0; name && i < lengthof(unbind_triggers); i++)
 	{

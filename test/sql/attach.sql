@@ -2,8 +2,16 @@
 CREATE SERVER kapture FOREIGN DATA WRAPPER kapture_fdw OPTIONS (url 'http://127.0.0.1:1');
 CREATE TABLE customers (id int PRIMARY KEY, customer_name text, phone text, "secSource" text, tertsource text, age int);
 
--- needs a mapping of the owner
-SELECT kapture_attach('customers');
+-- needs a mapping of the owner, whoever runs this
+DO $$
+DECLARE
+	hint text;
+BEGIN
+	PERFORM kapture_attach('customers');
+EXCEPTION WHEN undefined_object THEN
+	GET STACKED DIAGNOSTICS hint = PG_EXCEPTION_HINT;
+	RAISE NOTICE '%', replace(SQLERRM || E'\nHINT: ' || hint, current_user, 'owner');
+END $$;
 CREATE USER MAPPING FOR CURRENT_USER SERVER kapture OPTIONS (auth_key 'k');
 SELECT kapture_attach('customers', server => 'nowhere');
 
@@ -99,4 +107,5 @@ SELECT kapture_detach('parted');
 
 DROP VIEW customer_view;
 DROP TABLE customers, no_key, no_fields, unlogged, temporary, wrong_id, parted;
+DROP USER MAPPING FOR CURRENT_USER SERVER kapture;
 DROP SERVER kapture CASCADE;

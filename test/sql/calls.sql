@@ -155,4 +155,5 @@ SELECT kapture_get_customer('{"phone": "9845765226"}');
 \! curl -s -o /dev/null -X POST $RESET
 DROP FUNCTION sent;
 DROP FUNCTION try_call;
+DROP USER MAPPING FOR CURRENT_USER SERVER kapture;
 DROP SERVER kapture CASCADE;

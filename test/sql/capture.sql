@@ -594,6 +594,7 @@ SELECT count(*) FROM kapture_outbox;
 
 DROP VIEW noted;
 DROP TABLE clients, "Odd Keys", parted, plain;
+DROP USER MAPPING FOR CURRENT_USER SERVER kapture;
 DROP SERVER kapture CASCADE;
 
 -- without its primary key, a table is captured by the columns that made it
@@ -635,4 +636,5 @@ SELECT kapture_detach('left_over');
 COMMIT;
 SELECT count(*) FROM kapture_outbox WHERE attachment_id > 0 AND attachment_id NOT IN (SELECT attachment_id FROM kapture_attachment);
 DROP TABLE left_over;
+DROP USER MAPPING FOR CURRENT_USER SERVER keyless;
 DROP SERVER keyless CASCADE;

@@ -102,6 +102,7 @@ SELECT attach('other.name_of(first_name)');
 DROP SCHEMA other CASCADE;
 DROP FUNCTION attach, attach_filter, looks_elsewhere;
 DROP TABLE people;
+DROP USER MAPPING FOR CURRENT_USER SERVER kapture;
 DROP SERVER kapture CASCADE;
 REVOKE CREATE ON SCHEMA public FROM regress_kapture_poor;
 DROP ROLE regress_kapture_poor;

@@ -117,4 +117,5 @@ SELECT c.name, k.id FROM customers c JOIN contacts k ON k.customer_id = c.id WHE
 
 RESET search_path;
 DROP SCHEMA crm CASCADE;
+DROP USER MAPPING FOR CURRENT_USER SERVER kapture;
 DROP SERVER kapture CASCADE;

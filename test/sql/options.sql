@@ -177,6 +177,7 @@ DROP TABLE others;
 
 DROP ROLE regress_kapture_other;
 DROP FUNCTION try_option;
+DROP USER MAPPING FOR CURRENT_USER SERVER kapture;
 DROP SERVER kapture CASCADE;
 DROP SERVER allowed;
 DROP SERVER loopback;

@@ -20,8 +20,8 @@ poll_ok($node, "SELECT parked = 1 AND pending + in_flight + retrying = 0 FROM ka
 
 # the live view, once
 (my $live = slurp_file("$top/script/live.sql")) =~ s/\n\\watch 1\n\z/;\n/ or fail('live.sql ends with \watch');
-my ($live_rc, $seen, $complaint) = $node->psql('postgres', $live, on_error_stop => 1);
-is("$live_rc $complaint", '0 ', 'script/live.sql runs');
+my ($live_rc, $seen, $complaint) = $node->psql('postgres', "SET search_path = pg_catalog;\n$live", on_error_stop => 1);
+is("$live_rc $complaint", '0 ', 'script/live.sql runs, whatever the search path is');
 $seen =~ s/\e\[[0-9;]*[mHJ]//g;
 like($seen, qr/^customers to kapture: running, server ok\n  waiting +0  \n  in flight +0 .*\n  retrying +0 .*\n  parked +1 +(?:█)+$/m, 'and shows the queue');
 like($seen, qr/^  add 200 +1  kapture, [\d.]+ ms$/m, 'and requests');

@@ -39,6 +39,25 @@ ok(!ref $meta->{maintainer} || (ref $meta->{maintainer} eq 'ARRAY' && @{ $meta->
 	'maintainers are strings');
 like($meta->{release_status} // 'stable', qr/\A(?:stable|testing|unstable)\z/, 'the status of the release is one that PGXN knows');
 is(join(' ', grep { ref || !length || length > 255 || m{[/\\[:cntrl:]]} } @{ $meta->{tags} }), '', 'tags are tags');
+my %tags = map { lc $_ => 1 } @{ $meta->{tags} };
+cmp_ok(scalar keys %tags, '>', 4, 'there are some to find it by');
+is(scalar keys %tags, scalar @{ $meta->{tags} }, 'none twice');
+my ($state) = slurp_file("$top/CHANGELOG.md") =~ /^## \Q$default_version\E \((.*)\)$/m;
+is($meta->{release_status}, $state eq 'unreleased' ? 'unstable' : 'stable', 'it is released as CHANGELOG.md says');
+is(join(' ', grep { !exists $meta->{$_} } qw(description prereqs release_status resources tags)), '', 'nothing that helps those who look for it is missing');
+
+# where it is at home: addresses of the project's own host, which debian/ has, too
+my $resources = $meta->{resources};
+keys_ok($resources, 'resources', homepage => 1, bugtracker => 1, repository => 1);
+keys_ok($resources->{bugtracker}, 'bugtracker', web => 1, mailto => 1);
+keys_ok($resources->{repository}, 'repository', url => 1, web => 1, type => 1);
+is($resources->{repository}{type}, 'git', 'the source is kept in git');
+like($_, qr{\Ahttps://[\w.-]+/[\w./-]*\z}, "$_ is an address") foreach $resources->{homepage}, $resources->{bugtracker}{web}, @{ $resources->{repository} }{qw(url web)};
+my ($maintainer) = slurp_file("$top/debian/control.in") =~ /^Maintainer: (.*)$/m;
+is($meta->{maintainer}, $maintainer, "maintainers are those of Debian's package");
+is($resources->{bugtracker}{mailto}, $maintainer =~ /<(.*)>/ ? $1 : '', 'and reports go to them');
+my %at = map { m{(?:https://|\@)([\w.-]+)} ? ($1 => 1) : () } $maintainer, $resources->{homepage}, $resources->{bugtracker}{web}, @{ $resources->{repository} }{qw(url web)};
+is(scalar keys %at, 1, 'all addresses are at one host: ' . join(' ', sort keys %at));
 
 # what it provides
 is(join(' ', keys %{ $meta->{provides} }), 'kapture_sync', 'it provides the extension');
@@ -57,6 +76,14 @@ foreach my $phase (sort keys %{ $meta->{prereqs} // {} })
 		like($relation, qr/\A(?:requires|recommends|suggests|conflicts)\z/, "so is $relation");
 		like($needed->{$_}, qr/\A(?:0|$version)\z/, "$_ $needed->{$_} is a version") foreach sort keys %$needed;
 	}
+}
+
+# other extensions: those of the tests, each of which a test creates
+my $tests = join '', map { slurp_file($_) } glob("$top/test/t/*.pl"), glob("$top/test/sql/*.sql");
+my %created = map { $_ => 1 } 'plpgsql', $tests =~ /\bCREATE EXTENSION (\w+)/g;
+foreach my $relation (qw(requires suggests))
+{
+	is(join(' ', grep { !$created{$_} } sort keys %{ $meta->{prereqs}{test}{$relation} }), '', "extensions that tests $relation are created by tests");
 }
 my ($oldest) = slurp_file("$top/src/base/compat.h") =~ /PG_VERSION_NUM < (\d+)\n#error/;
 is($meta->{prereqs}{runtime}{requires}{PostgreSQL}, $oldest / 10000 . '.0.0', 'PostgreSQL is needed as src/base/compat.h needs it');
@@ -85,6 +112,9 @@ foreach my $file (qw(README.md CONTRIBUTING.md docs script/live.sql CHANGELOG.md
 ok(-x "$top/debian/tests/installcheck", 'the package is tested as it is installed');
 like(slurp_file("$top/debian/tests/control"), qr/^Tests: installcheck$/m, "which Debian's test runner knows");
 like(slurp_file("$top/script/package"), qr{\bdebian/tests/installcheck\b}, 'and script/package runs');
+
+# whoever builds the package runs them, under whatever name
+is(join(' ', grep { slurp_file($_) =~ /"postgres"|\bfor postgres\b/i } glob("$top/test/expected/*.out")), '', 'no regression test expects a role named postgres');
 
 # make, without what it needs
 sub make_says

@@ -1,0 +1,199 @@
+/*
+ * command_advice.c
+ *		What is reported to those whose command leaves attached tables unsent, or
+ *		has them sent to somebody else.
+ *
+ * All of it is NOTICEs and WARNINGs: it changes nothing.  PostgreSQL carries out such
+ * commands without a word, and what comes of them shows in kapture_status only.
+ */
+#include "postgres.h"
+
+#include "access/relation.h"
+#include "access/xact.h"
+#include "catalog/namespace.h"
+#include "catalog/pg_class.h"
+#include "catalog/pg_type.h"
+#include "commands/defrem.h"
+#include "foreign/foreign.h"
+#include "miscadmin.h"
+#include "utils/acl.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+#include "utils/rel.h"
+
+#include "base/catalog.h"
+#include "base/compat.h"
+#include "base/owner_sql.h"
+#include "mapping/command_advice.h"
+
+/* Does ALTER TABLE have a subcommand of this kind? */
+static bool
+command_has(const AlterTableStmt *stmt, AlterTableType type)
+{
+	ListCell   *lc;
+
+	foreach(lc, stmt->cmds)
+	{
+		if (lfirst_node(AlterTableCmd, lc)->subtype == type)
+			return true;
+	}
+	return false;
+}
+
+/* Has an open table a primary key? */
+static bool
+command_has_key(Relation rel)
+{
+	list_free(RelationGetIndexList(rel));
+	return OidIsValid(rel->rd_pkindex);
+}
+
+/*
+ * kapture_advice_before
+ *		Returns the attached table of the current user that a command is about to
+ *		change in a way of which kapture_advice_after() may have something to report.
+ *		Nothing of others is opened, so that nobody waits for their locks.
+ */
+KaptureWatchedTable
+kapture_advice_before(const AlterTableStmt *stmt)
+{
+	KaptureWatchedTable table = {InvalidOid, false};
+	Oid			relid;
+	Relation	rel;
+
+	if (!command_has(stmt, AT_DropConstraint) && !command_has(stmt, AT_SetUnLogged) &&
+		!command_has(stmt, AT_ChangeOwner) && !command_has(stmt, AT_ForceRowSecurity) &&
+		!command_has(stmt, AT_EnableRowSecurity))
+		return table;
+	relid = RangeVarGetRelid(stmt->relation, NoLock, true);
+	if (!OidIsValid(relid) || !list_member_oid(kapture_catalog_attached_relations(), relid) ||
+		!object_ownercheck(RelationRelationId, relid, GetUserId()))
+		return table;
+	rel = try_relation_open(relid, AccessShareLock);
+	if (rel == NULL)
+		return table;
+	table.relid = relid;
+	table.has_key = command_has_key(rel);
+	relation_close(rel, AccessShareLock);
+	return table;
+}
+
+/* Reports what is wrong with an attached table that a command has changed. */
+static void
+command_advise(Relation rel, const KaptureWatchedTable *table, const AlterTableStmt *stmt)
+{
+	const char *name = RelationGetRelationName(rel);
+	Form_pg_class form = rel->rd_rel;
+
+	if (table->has_key && !command_has_key(rel))
+		ereport(WARNING,
+				(errmsg("attached table \"%s\" has no primary key any more", name),
+				 errdetail("The worker looks for each row by the columns of the former one, without its index, and parks rows of which there are two."),
+				 errhint("Add it again, or roll back.")));
+	if (form->relpersistence == RELPERSISTENCE_UNLOGGED && command_has(stmt, AT_SetUnLogged))
+		ereport(WARNING,
+				(errmsg("rows of table \"%s\" are lost in a crash, together with their Kapture ids", name),
+				 errdetail("The table is attached to Kapture, and unlogged from now on."),
+				 errhint("Use ALTER TABLE ... SET LOGGED, or roll back.")));
+	if (form->relrowsecurity && form->relforcerowsecurity && !has_bypassrls_privilege(form->relowner))
+		ereport(WARNING,
+				(errmsg("rows of table \"%s\" are not sent while row-level security is forced on its owner", name),
+				 errdetail("The worker acts as the table's owner, \"%s\", and is not to take rows that it does not see for deleted ones.",
+						   GetUserNameFromId(form->relowner, false)),
+				 errhint("Use ALTER TABLE ... NO FORCE ROW LEVEL SECURITY, or give the owner BYPASSRLS.")));
+}
+
+/*
+ * kapture_advice_after
+ *		Reports what the command, of which "table" is what kapture_advice_before()
+ *		returned, has made of that table.
+ */
+void
+kapture_advice_after(KaptureWatchedTable table, const AlterTableStmt *stmt)
+{
+	Relation	rel;
+
+	if (!OidIsValid(table.relid))
+		return;
+	CommandCounterIncrement();
+	rel = try_relation_open(table.relid, AccessShareLock);
+	if (rel == NULL)
+		return;
+	command_advise(rel, &table, stmt);
+	relation_close(rel, AccessShareLock);
+	if (command_has(stmt, AT_ChangeOwner))
+		kapture_advice_unmapped(NULL, table.relid);
+}
+
+/*
+ * kapture_advice_unmapped
+ *		Warns of attached tables whose owner has no user mapping any more: of those of
+ *		a server, or, if that is NULL, of this one.
+ */
+void
+kapture_advice_unmapped(const char *server, Oid relid)
+{
+	Oid			types[2] = {TEXTOID, OIDOID};
+	Datum		values[2] = {CStringGetTextDatum(server ? server : ""), ObjectIdGetDatum(relid)};
+	char	   *tables;
+
+	CommandCounterIncrement();
+	tables = kapture_own_text("SELECT pg_catalog.string_agg(DISTINCT pg_catalog.quote_ident(c.relname), ', ') FROM @.kapture_attachment AS a"
+							  " JOIN pg_catalog.pg_class AS c ON c.oid = a.relation"
+							  " WHERE (a.server = $1 OR c.oid = $2) AND NOT EXISTS (SELECT FROM pg_catalog.pg_user_mapping AS m"
+							  " JOIN pg_catalog.pg_foreign_server AS s ON s.oid = m.umserver"
+							  " WHERE s.srvname = a.server AND m.umuser IN (0, c.relowner))", 2, types, values);
+	if (tables)
+		ereport(WARNING,
+				(errmsg("nothing is sent for attached tables whose owner has no user mapping: %s", tables),
+				 errdetail("The worker uses the key of a table's owner. What changes waits until there is one."),
+				 errhint("Use CREATE USER MAPPING FOR the owner, or roll back.")));
+}
+
+/*
+ * kapture_advice_address
+ *		Returns the address of a server, palloc'ed; NULL: there is no such server.
+ */
+char *
+kapture_advice_address(const char *server)
+{
+	ForeignServer *found = GetForeignServerByName(server, true);
+	ListCell   *lc;
+
+	foreach(lc, found ? found->options : NIL)
+	{
+		DefElem    *option = lfirst_node(DefElem, lc);
+
+		if (strcmp(option->defname, "url") == 0)
+			return pstrdup(defGetString(option));
+	}
+	return NULL;
+}
+
+/*
+ * kapture_advice_readdressed
+ *		Reports that rows with ids of a server's customers go to another address now
+ *		than the former one, of which the ids are.
+ */
+void
+kapture_advice_readdressed(const char *server, const char *former)
+{
+	Oid			types[1] = {TEXTOID};
+	Datum		values[1] = {CStringGetTextDatum(server)};
+	char	   *address;
+	char	   *tables;
+
+	CommandCounterIncrement();
+	address = kapture_advice_address(server);
+	if (address == NULL || strcmp(address, former) == 0)
+		return;
+	tables = kapture_own_text("SELECT pg_catalog.string_agg(DISTINCT pg_catalog.quote_ident(c.relname), ', ') FROM @.kapture_attachment AS a"
+							  " JOIN pg_catalog.pg_class AS c ON c.oid = a.relation"
+							  " WHERE a.server = $1 AND EXISTS (SELECT FROM @.kapture_row AS r WHERE r.attachment_id = a.attachment_id)",
+							  1, types, values);
+	if (tables)
+		ereport(NOTICE,
+				(errmsg("rows that have ids of customers at the former address of server \"%s\" are sent to the new one", server),
+				 errdetail("Attached tables with such rows: %s. Updates go to the customers that have these ids there.", tables),
+				 errhint("If it is another account, roll back, and use kapture_alter() with a server of its own; see kapture_verify(), too.")));
+}
