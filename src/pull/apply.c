@@ -47,6 +47,9 @@
 /* Milliseconds between tries of a customer, at most. */
 #define ARRIVAL_LONGEST		300000
 
+/* Tries of a customer after which code of the table that says again that it is locked is not believed. */
+#define ARRIVAL_RAISED_MAX	5
+
 /* Milliseconds by which a customer's generation date may be before its Add ended. */
 #define ARRIVAL_ADD_TIME	600000
 
@@ -411,8 +414,9 @@ arrival_write(ArrivalBatch *batch, ArrivalItem *item)
 	}
 	else if (error == NULL)
 		arrival_park(batch, item, "writing the customer changed no row; a trigger or rule of the table prevents it");
-	else if (kapture_row_is_passing(error))
-		arrival_later(batch, item, kapture_guard_is_shortage(error) ? error->message : "the row or the table is locked");
+	else if (kapture_row_is_passing(error) && (!kapture_row_is_raised(error) || item->arrival->attempts < ARRIVAL_RAISED_MAX))
+		arrival_later(batch, item, kapture_guard_is_shortage(error) || kapture_row_is_raised(error) ?
+					  error->message : "the row or the table is locked");
 	else
 		arrival_park(batch, item, error->message);
 	if (error)
