@@ -307,7 +307,8 @@ foreach my $way ('DELETE', 'TRUNCATE')
 	poll_ok($node, "SELECT count(*) = 1 FROM kapture_delivery WHERE in_doubt > now() AND state = 'retry'", 'whose next Update is lost');
 	sql($way eq 'DELETE' ? "DELETE FROM late" : "TRUNCATE late");
 	sql("INSERT INTO late (id, customer_name, phone, city) VALUES (2, 'Second', '$phone', 'New')");
-	poll_ok($node, "SELECT message LIKE 'an Update of the deleted row that was Kapture customer $customer may still be carried out' AND state = 'retry' FROM kapture_failures WHERE relation = 'late'::regclass AND row_key = '2'",
+	poll_ok($node, "SELECT message LIKE 'an Update of the deleted row that was Kapture customer $customer may still be carried out' AND hint LIKE 'nothing: the row gets that customer%' AND state = 'retry'"
+		  . " FROM kapture_failures WHERE relation = 'late'::regclass AND row_key = '2'",
 		'another row that is to get the customer waits for the end of that');
 	poll_ok($node, "SELECT kapture_customer_id = $customer FROM late", 'then it gets it');
 	idle_ok('and nothing waits');
