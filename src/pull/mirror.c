@@ -272,6 +272,7 @@ copies_take_window(KaptureCopies *copies, const KaptureWindow *window, KaptureCo
 {
 	CopiesTable *table = &copies->customers;
 	int			generated = copies->generation_date;
+	int			nameless = 0;
 
 	for (int i = 0; i < window->list->ncustomers; i++)
 	{
@@ -293,9 +294,13 @@ copies_take_window(KaptureCopies *copies, const KaptureWindow *window, KaptureCo
 			if (!table->isnull[generated])
 				copied->newest = Max(copied->newest, DatumGetTimestampTz(table->values[generated]));
 		}
+		else if (jsonb)
+			nameless++;
 		MemoryContextSwitchTo(old);
 		MemoryContextReset(copies->row);
 	}
+	if (nameless > 0)
+		kapture_complaint_nameless(copies->server, nameless);
 }
 
 /* The ids in the last result, as bigint[]. */
