@@ -266,7 +266,7 @@ kapture_complaint_nameless(const char *server, int n)
 			(errmsg_plural("kapture_sync: the answer of server \"%s\" has %d customer without an id",
 						   "kapture_sync: the answer of server \"%s\" has %d customers without an id",
 						   n, server, n),
-			 errdetail("An id is a whole number. Whoever has none is left out.")));
+			 errdetail("An id is a whole number above 0. Whoever has none is left out.")));
 }
 
 /*

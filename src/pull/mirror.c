@@ -283,7 +283,7 @@ copies_take_window(KaptureCopies *copies, const KaptureWindow *window, KaptureCo
 
 		if (jsonb)
 			copies_as_value(jsonb, &customer);
-		if (jsonb && JB_ROOT_IS_OBJECT(jsonb) && kapture_customer_id(&customer, &id))
+		if (jsonb && JB_ROOT_IS_OBJECT(jsonb) && kapture_customer_id(&customer, &id) && id > 0)
 		{
 			if (copies->merge)
 				copies_as_value(copies_merge(copies, id, jsonb), &customer);
