@@ -78,6 +78,8 @@ static const struct
 	"nothing, while the other row's change is under way: this row follows automatically; if it waits, too (see kapture_failures), give one of the two another phone or email first, as Kapture cannot exchange them"},
 	{{"which has this phone or email", "is being added"},
 	"nothing: the row is retried automatically; if the other row gets this phone or email, change or delete one of the two"},
+	{{"an update of the deleted row", "may still be carried out"},
+	"nothing: the row gets that customer as soon as the Update can no longer be running"},
 	{{"kapture's answer is about another customer"},
 	"nothing: the row is looked up and retried automatically; if that continues, a proxy in front of Kapture mixes up answers"},
 	{{"kapture's answer has two customer ids"},

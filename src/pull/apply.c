@@ -55,6 +55,9 @@
 /* Rows with a customer's phone or email of which it is looked whether they have one, where the extension keeps the ids. */
 #define ARRIVAL_MAX_FOUND	1000
 
+/* Tries of a customer after which code of the table that says again that it is locked is not believed. */
+#define ARRIVAL_RAISED_MAX	5
+
 /* Milliseconds by which a customer's generation date may be before its Add ended. */
 #define ARRIVAL_ADD_TIME	600000
 
@@ -707,8 +710,9 @@ arrival_write(ArrivalBatch *batch, ArrivalItem *item)
 	}
 	else if (error == NULL)
 		arrival_park(batch, item, "writing the customer changed no row; a trigger or rule of the table prevents it");
-	else if (kapture_row_is_passing(error))
-		arrival_later(batch, item, kapture_guard_is_shortage(error) ? error->message : "the row or the table is locked");
+	else if (kapture_row_is_passing(error) && (!kapture_row_is_raised(error) || item->arrival->attempts < ARRIVAL_RAISED_MAX))
+		arrival_later(batch, item, kapture_guard_is_shortage(error) || kapture_row_is_raised(error) ?
+					  error->message : "the row or the table is locked");
 	else
 		arrival_park(batch, item, error->message);
 	if (error)

@@ -257,6 +257,17 @@ kapture_row_is_passing(const ErrorData *error)
 		kapture_guard_is_shortage(error);
 }
 
+/*
+ * Has users' code raised such an error itself?  It may raise it for ever, whoever has locked what.
+ * The server's own errors, also those that pass through a function, have its text domain; a language
+ * that reports what it caught as its own makes them look raised.
+ */
+bool
+kapture_row_is_raised(const ErrorData *error)
+{
+	return error->domain && strcmp(error->domain, PG_TEXTDOMAIN("postgres")) != 0;
+}
+
 /* A batch's work, for kapture_row_run(). */
 typedef struct RowCall
 {
@@ -384,9 +395,10 @@ row_run_singly(RowWork work, RowBatch *batch, List *rows, bool locked)
 		if (kapture_row_is_passing(error) || row_is_of_table(batch->att))
 		{
 			row->outcome = KAPTURE_ROW_LOCKED;
-			if (kapture_guard_is_shortage(error))
-				row->error = MemoryContextStrdup(row->context, error->message);
-			if (kapture_guard_is_lock(error))
+			row->raised = kapture_row_is_passing(error) && kapture_row_is_raised(error);
+			if (row->raised || kapture_guard_is_shortage(error))
+				row->error = MemoryContextStrdup(row->context, row->raised ? row_explain(batch, error) : error->message);
+			if (kapture_guard_is_lock(error) && !row->raised)
 				lock_timeout = ROW_LOCKED_TIMEOUT;
 		}
 		else
