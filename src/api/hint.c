@@ -102,6 +102,8 @@ static const struct
 	"give what is named to the table's owner or a superuser (ALTER ... OWNER TO), or the table to its owner, or grant the role it would run as; then kapture_retry"},
 	{{"condition of trigger", "must not call"},
 	"move the condition into the trigger's function, or call no functions in it that are volatile or not for everybody; then kapture_retry"},
+	{{"must not give arguments to function"},
+	"call what it does in a function of the table's owner, or have the table belong to a role that is not a superuser, and nobody else hold TRIGGER on it; then kapture_retry"},
 	{{"expressions of a table must not call"},
 	"a check, default, domain or rule of the table calls it: call it in a function or a trigger of the table's owner; then kapture_retry"},
 	{{"a rule of table", "must not use relation"},
