@@ -94,6 +94,8 @@ static const struct
 	"a trigger, check, cast or rule of the table is too slow: make it faster, then kapture_retry"},
 	{{"took no notice of being cancelled"},
 	"a trigger, check, cast or rule of the table catches query_canceled and goes on: have it end, then kapture_retry"},
+	{{"take too much memory", "had to end for it"},
+	"reduce the number or size of the functions that triggers, checks, casts and rules of the table call, then kapture_retry"},
 	{{"raised a fatal error", "had to end for it"},
 	"a trigger, check, cast or rule of the table ends the process that runs it: the server log has its error; change it, then kapture_retry"},
 	{{"changed no row"},
