@@ -11,6 +11,7 @@
 #include "miscadmin.h"
 
 #include "api/request_stats.h"
+#include "base/by_index.h"
 #include "base/guc.h"
 #include "base/user_code.h"
 #include "calls/modules.h"
@@ -28,6 +29,7 @@ _PG_init(void)
 {
 	kapture_guc_define();
 	kapture_user_code_install();
+	kapture_by_index_install();
 
 	if (!process_shared_preload_libraries_in_progress)
 		return;

@@ -174,7 +174,7 @@ wayside_notice(Node *stmt)
 			break;
 		case T_AlterTableStmt:
 		case T_CreateForeignTableStmt:
-			kapture_shmem_wake_at_commit();
+			kapture_shmem_wake_for_tables_at_commit();
 			break;
 		case T_DropStmt:
 			if (((DropStmt *) stmt)->removeType == OBJECT_EXTENSION ||

@@ -17,6 +17,8 @@
 #include "executor/executor.h"
 #include "miscadmin.h"
 #include "nodes/nodeFuncs.h"
+#include "optimizer/pathnode.h"
+#include "optimizer/plancat.h"
 #include "parser/analyze.h"
 #include "storage/latch.h"
 #include "utils/acl.h"
@@ -69,6 +71,19 @@ object_ownercheck(Oid classid, Oid objectid, Oid roleid)
 #if PG_VERSION_NUM < 160000
 #define stringToQualifiedNameList(string, escontext) \
 	stringToQualifiedNameList(string)
+#endif
+
+/* 19 has the hook of what the planner knows of a relation called for each, under another name. */
+#if PG_VERSION_NUM < 190000
+typedef get_relation_info_hook_type build_simple_rel_hook_type;
+#define build_simple_rel_hook	get_relation_info_hook
+#define KAPTURE_SIMPLE_REL_PARAMETERS	PlannerInfo *root, Oid relid, bool inhparent, RelOptInfo *rel
+#define KAPTURE_SIMPLE_REL_ARGUMENTS	root, relid, inhparent, rel
+#define KAPTURE_SIMPLE_REL_OID	relid
+#else
+#define KAPTURE_SIMPLE_REL_PARAMETERS	PlannerInfo *root, RelOptInfo *rel, RangeTblEntry *rte
+#define KAPTURE_SIMPLE_REL_ARGUMENTS	root, rel, rte
+#define KAPTURE_SIMPLE_REL_OID	(rte->rtekind == RTE_RELATION ? rte->relid : InvalidOid)
 #endif
 
 /* 19 has hooks leave the jumbled query alone. */

@@ -9,9 +9,10 @@
  * generation is counted up with each reservation, so that a late starter is
  * never taken for its successor.
  *
- * "lock" protects everything but "work", which is atomic: a backend that
- * commits sets it before it sets the latch, the worker clears it before it
- * looks for work, so no commit goes unseen.  PGPROC pointers point into shared
+ * "lock" protects everything but "work" and "changed", which are atomic: a
+ * backend that commits sets first "changed", then "work", then the latch; the worker
+ * clears them, "work" first, before it looks for work, so no commit goes unseen.
+ * PGPROC pointers point into shared
  * memory and are only followed under the lock, while the process that entered
  * them is still there: it removes them on its way out.
  *
@@ -57,6 +58,13 @@
 #define SHMEM_FIRST_BAN		INT64CONST(30000)
 #define SHMEM_LONGEST_BAN	INT64CONST(3600000)
 
+/*
+ * Bits for the attached tables that have changed: the first is for all that follow
+ * others, the rest are shared by those whose numbers differ by a multiple.
+ */
+#define SHMEM_CHANGED_WORDS	16
+#define SHMEM_CHANGED_BITS	(SHMEM_CHANGED_WORDS * 64)
+
 /* Errors shown at a time; of more, the oldest are forgotten. */
 #define SHMEM_MAX_TROUBLES	256
 
@@ -71,7 +79,8 @@ typedef struct ShmemSlot
 	bool		leave;			/* asked to make way */
 	pid_t		pid;			/* 0 until the process is there */
 	PGPROC	   *proc;
-	pg_atomic_uint32 work;		/* something may be waiting */
+	pg_atomic_uint32 work;		/* something may be waiting, */
+	pg_atomic_uint64 changed[SHMEM_CHANGED_WORDS];	/* and of which tables */
 	pg_atomic_uint32 listening; /* changes of rows are to wake it */
 } ShmemSlot;
 
@@ -141,8 +150,12 @@ static shmem_startup_hook_type shmem_prev_startup_hook = NULL;
 static ShmemSlot *shmem_my_slot = NULL;
 static uint32 shmem_my_generation = 0;
 
+/* of kapture_shmem_worker_take_work() */
+static uint64 shmem_taken[SHMEM_CHANGED_WORDS];
+
 /* what to do when the running transaction commits */
 static bool shmem_wake_pending = false;
+static uint64 shmem_changed[SHMEM_CHANGED_WORDS];	/* attached tables that have changed */
 static bool shmem_calls_pending = false;	/* whether or not it listens for rows */
 static bool shmem_settings_pending = false; /* wake the puller, too */
 static bool shmem_request_pending = false;
@@ -185,6 +198,8 @@ shmem_startup(void)
 		for (int i = 0; i < shmem->nslots; i++)
 		{
 			pg_atomic_init_u32(&shmem->slots[i].work, 0);
+			for (int word = 0; word < SHMEM_CHANGED_WORDS; word++)
+				pg_atomic_init_u64(&shmem->slots[i].changed[word], 0);
 			pg_atomic_init_u32(&shmem->slots[i].listening, 1);
 		}
 	}
@@ -259,6 +274,34 @@ shmem_give_back(void)
 	shmem_blocking = false;
 }
 
+/* The bit of an attachment's changes; of a followed table's if its number is negative. */
+static int
+shmem_changed_bit(int32 attachment_id)
+{
+	return attachment_id < 0 ? 0 : 1 + (uint32) attachment_id % (SHMEM_CHANGED_BITS - 1);
+}
+
+/* Nothing is to be done at commit any more. */
+static void
+shmem_forget_pending(void)
+{
+	shmem_wake_pending = shmem_calls_pending = shmem_settings_pending = shmem_request_pending = shmem_relist_pending = false;
+	memset(shmem_changed, 0, sizeof(shmem_changed));
+}
+
+/* Tells a worker which tables have changed; "work" is to be set after that. */
+static void
+shmem_tell_changed(ShmemSlot *slot)
+{
+	for (int word = 0; word < SHMEM_CHANGED_WORDS; word++)
+	{
+		uint64		bits = shmem_settings_pending ? PG_UINT64_MAX : shmem_changed[word];
+
+		if (bits != 0)
+			(void) pg_atomic_fetch_or_u64(&slot->changed[word], bits);
+	}
+}
+
 /*
  * (A prepared transaction is visible only after COMMIT PREPARED, which wakes
  * the worker itself.)
@@ -273,7 +316,7 @@ shmem_xact_callback(XactEvent event, void *arg)
 			break;
 		case XACT_EVENT_ABORT:
 		case XACT_EVENT_PREPARE:
-			shmem_wake_pending = shmem_calls_pending = shmem_settings_pending = shmem_request_pending = shmem_relist_pending = false;
+			shmem_forget_pending();
 			if (shmem_blocking)
 				shmem_give_back();
 			break;
@@ -313,6 +356,7 @@ shmem_release_callback(ResourceReleasePhase phase, bool isCommit, bool isTopLeve
 		/* changes of rows are the pusher's business, those of settings both's */
 		if (slot == NULL || (kind == KAPTURE_PULLER && !shmem_settings_pending))
 			continue;
+		shmem_tell_changed(slot);
 		/* a barrier: kapture_shmem_worker_listen() does it the other way round */
 		(void) pg_atomic_exchange_u32(&slot->work, 1);
 		if (slot->proc && (shmem_settings_pending || shmem_calls_pending || pg_atomic_read_u32(&slot->listening) != 0))
@@ -323,7 +367,7 @@ shmem_release_callback(ResourceReleasePhase phase, bool isCommit, bool isTopLeve
 	if (shmem_relist_pending)
 		shmem_post_request(InvalidOid);
 	LWLockRelease(shmem->lock);
-	shmem_wake_pending = shmem_calls_pending = shmem_settings_pending = shmem_request_pending = shmem_relist_pending = false;
+	shmem_forget_pending();
 }
 
 /* Registers the callbacks once in each backend.  False: nobody to wake. */
@@ -345,13 +389,30 @@ shmem_arm(void)
 
 /*
  * Wakes this database's worker when the running transaction commits, if it
- * listens: rows have changed.
+ * listens: rows of an attached table have changed, or, if the number is that of its
+ * entries in the outbox, less than zero, of one that is followed.
  */
 void
-kapture_shmem_wake_at_commit(void)
+kapture_shmem_wake_at_commit(int32 attachment_id)
 {
-	if (!shmem_wake_pending && shmem_arm())
-		shmem_wake_pending = true;
+	int			bit = shmem_changed_bit(attachment_id);
+
+	if (!shmem_arm())
+		return;
+	shmem_wake_pending = true;
+	shmem_changed[bit / 64] |= UINT64CONST(1) << (bit % 64);
+}
+
+/*
+ * Does so because any table may have changed.
+ */
+void
+kapture_shmem_wake_for_tables_at_commit(void)
+{
+	if (!shmem_arm())
+		return;
+	shmem_wake_pending = true;
+	memset(shmem_changed, 0xff, sizeof(shmem_changed));
 }
 
 /*
@@ -545,6 +606,8 @@ kapture_shmem_slot_reserve(Oid dbid, KaptureWorkerKind kind, uint32 *generation)
 		slot->leave = false;
 		slot->pid = 0;
 		slot->proc = NULL;
+		for (int word = 0; word < SHMEM_CHANGED_WORDS; word++)
+			pg_atomic_write_u64(&slot->changed[word], PG_UINT64_MAX);
 		pg_atomic_write_u32(&slot->work, 1);
 		pg_atomic_write_u32(&slot->listening, 1);
 		result = i;
@@ -819,12 +882,33 @@ kapture_shmem_worker_take_blame(int32 attachment_id)
 }
 
 /*
- * Returns whether a transaction asked for attention since the last call.
+ * Returns whether a transaction asked for attention since the last call; which tables
+ * have changed is what kapture_shmem_worker_is_changed() tells until the next one.
  */
 bool
 kapture_shmem_worker_take_work(void)
 {
-	return pg_atomic_exchange_u32(&shmem_my_slot->work, 0) != 0;
+	if (pg_atomic_exchange_u32(&shmem_my_slot->work, 0) == 0)
+		return false;
+	for (int word = 0; word < SHMEM_CHANGED_WORDS; word++)
+	{
+		shmem_taken[word] = pg_atomic_read_u64(&shmem_my_slot->changed[word]);
+		if (shmem_taken[word] != 0)
+			shmem_taken[word] = pg_atomic_exchange_u64(&shmem_my_slot->changed[word], 0);
+	}
+	return true;
+}
+
+/*
+ * Tells whether rows of an attached table may have changed, or, with a number less than
+ * zero, of one that some table follows.
+ */
+bool
+kapture_shmem_worker_is_changed(int32 attachment_id)
+{
+	int			bit = shmem_changed_bit(attachment_id);
+
+	return (shmem_taken[bit / 64] & (UINT64CONST(1) << (bit % 64))) != 0;
 }
 
 /*

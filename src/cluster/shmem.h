@@ -118,7 +118,8 @@ extern void kapture_shmem_install(void);
 extern bool kapture_shmem_available(void);
 
 /* for every backend; they act when the transaction commits */
-extern void kapture_shmem_wake_at_commit(void);
+extern void kapture_shmem_wake_at_commit(int32 attachment_id);
+extern void kapture_shmem_wake_for_tables_at_commit(void);
 extern void kapture_shmem_wake_for_calls_at_commit(void);
 extern void kapture_shmem_wake_all_at_commit(void);
 extern void kapture_shmem_request_worker_at_commit(void);
@@ -144,6 +145,7 @@ extern void kapture_shmem_worker_blame(Oid owner, int32 attachment_id, KaptureBl
 extern TimestampTz kapture_shmem_worker_banned(Oid owner);
 extern KaptureBlame kapture_shmem_worker_take_blame(int32 attachment_id);
 extern bool kapture_shmem_worker_take_work(void);
+extern bool kapture_shmem_worker_is_changed(int32 attachment_id);
 extern bool kapture_shmem_worker_listen(bool listening);
 extern bool kapture_shmem_worker_must_leave(void);
 extern bool kapture_shmem_report_server(const char *name, Oid owner, KaptureServerState state,

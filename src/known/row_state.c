@@ -24,6 +24,7 @@
 #include "utils/memutils.h"
 
 #include "base/bounded_key.h"
+#include "base/by_index.h"
 #include "base/catalog.h"
 #include "base/fault.h"
 #include "base/owner_sql.h"
@@ -41,6 +42,7 @@
 typedef enum StateQuery
 {
 	STATE_LOAD,
+	STATE_TAKE_WRITTEN,
 	STATE_FORGET_WRITTEN,
 	STATE_FIND,
 	STATE_LEAVE,
@@ -91,12 +93,16 @@ static const struct
 		" FROM @.kapture_row AS r WHERE " STATE_IS_ROW " OFFSET 0) AS r",
 		2, {INT4OID, TEXTARRAYOID}
 	},
-	[STATE_FORGET_WRITTEN] = {
+	[STATE_TAKE_WRITTEN] = {
 		"WITH written AS (DELETE FROM @.kapture_written RETURNING server, customer_id)"
-		" UPDATE @.kapture_row AS r SET digests = NULL FROM (SELECT DISTINCT server, customer_id FROM written) AS w"
-		" WHERE r.customer_id = w.customer_id AND r.digests IS NOT NULL AND r.gone_at IS NULL"
-		" AND w.server = (SELECT a.server FROM @.kapture_attachment AS a WHERE a.attachment_id = r.attachment_id)",
+		" SELECT server, array_agg(DISTINCT customer_id) FROM written GROUP BY server",
 		0, {}
+	},
+	[STATE_FORGET_WRITTEN] = {
+		"UPDATE @.kapture_row AS r SET digests = NULL"
+		" WHERE r.customer_id = ANY ($2) AND r.digests IS NOT NULL AND r.gone_at IS NULL"
+		" AND " STATE_SERVER("r.attachment_id") " = $1",
+		2, {NAMEOID, INT8ARRAYOID}
 	},
 	[STATE_FIND] = {
 		"SELECT r.row_key FROM unnest($2) AS v(row_key), LATERAL"
@@ -147,7 +153,7 @@ static const struct
 	[STATE_RELEASE_ORPHANED] = {
 		STATE_RELEASED " d.waits_for > 0 AND NOT EXISTS (SELECT FROM @.kapture_row AS r"
 		" WHERE r.customer_id = d.waits_for AND r.gone_at IS NULL AND r.left_at IS NULL"
-		" AND " STATE_SERVER("r.attachment_id") " = " STATE_SERVER("d.attachment_id") ")"
+		" AND " STATE_SERVER("r.attachment_id") " = " STATE_SERVER("d.attachment_id") " OFFSET 0)"
 		" RETURNING d.attachment_id",
 		0, {}
 	},
@@ -159,13 +165,10 @@ static SPIPlanPtr state_plans[lengthof(state_queries)];
 static void
 state_execute(StateQuery query, Datum *values)
 {
-	static const char *const off[] = {"enable_seqscan", "enable_bitmapscan", "enable_sort", "enable_hashjoin", "enable_mergejoin"};
 	char	   *sql = kapture_catalog_qualify(state_queries[query].sql);
-	int			nestlevel = NewGUCNestLevel();
+	int			nestlevel = kapture_by_index_begin();
 	int			rc;
 
-	for (int i = 0; i < lengthof(off); i++)
-		(void) set_config_option(off[i], "off", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
 	if (state_plans[query] && !kapture_user_code_is_plan_of(state_plans[query], sql))
 	{
 		SPI_freeplan(state_plans[query]);
@@ -271,8 +274,22 @@ kapture_row_state_load(List *deliveries)
 void
 kapture_row_state_forget_written(void)
 {
+	SPITupleTable *taken;
+	uint64		n;
+
 	SPI_connect();
-	state_execute(STATE_FORGET_WRITTEN, NULL);
+	state_execute(STATE_TAKE_WRITTEN, NULL);
+	taken = SPI_tuptable;
+	n = SPI_processed;
+	for (uint64 i = 0; i < n; i++)
+	{
+		bool		isnull;
+		Datum		values[2];
+
+		for (int col = 0; col < lengthof(values); col++)
+			values[col] = SPI_getbinval(taken->vals[i], taken->tupdesc, col + 1, &isnull);
+		state_execute(STATE_FORGET_WRITTEN, values);
+	}
 	SPI_finish();
 }
 

@@ -158,17 +158,47 @@ kapture_state_may_run(const WorkerTable *table)
 	return !table->worker->leaving && !kapture_share_is_spent(table->turn.share);
 }
 
-/* Has all tables looked at. */
+/* Has a table looked at. */
+static void
+state_look_at(WorkerTable *table)
+{
+	table->look = table->fresh = true;
+}
+
+/*
+ * Has all tables looked at.
+ */
 void
 kapture_state_look(Worker *worker)
 {
 	dlist_iter	iter;
 
 	dlist_foreach(iter, &worker->tables)
+		state_look_at(dlist_container(WorkerTable, node, iter.cur));
+	worker->last_look = GetCurrentTimestamp();
+}
+
+/*
+ * Has those looked at whose changes woke us: a look is a transaction, and there may be
+ * thousands of tables.  All of them from time to time, see WORKER_SAFETY_LOOK.
+ */
+void
+kapture_state_look_changed(Worker *worker)
+{
+	dlist_iter	iter;
+
+	if (TimestampDifferenceExceeds(worker->last_look, GetCurrentTimestamp(), WORKER_SAFETY_LOOK))
+	{
+		kapture_state_look(worker);
+		return;
+	}
+	dlist_foreach(iter, &worker->tables)
 	{
 		WorkerTable *table = dlist_container(WorkerTable, node, iter.cur);
 
-		table->look = table->fresh = true;
+		if (kapture_shmem_worker_is_changed(table->att->id) ||
+			(!table->att->unfollowed && kapture_shmem_worker_is_changed(-1)))
+			state_look_at(table);
 	}
 }
 

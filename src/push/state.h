@@ -30,6 +30,12 @@
 /* Milliseconds between two looks at a table that somebody has locked. */
 #define WORKER_LOCKED_LOOK	1000
 
+/*
+ * Milliseconds between two looks at all tables while the outbox may hold changes whose
+ * wake-up was lost (a session that ended between its commit and the wake-up).
+ */
+#define WORKER_SAFETY_LOOK	60000
+
 /* Milliseconds between two tries of what an error has stopped, at most. */
 #define WORKER_ERROR_LONGEST	60000
 
@@ -166,6 +172,7 @@ typedef struct Worker
 	TimestampTz next_record;	/* of those */
 
 	/* when else there is something to do */
+	TimestampTz last_look;		/* at all tables */
 	TimestampTz next_safety_look;
 	TimestampTz next_expiry;	/* of the history */
 
@@ -185,6 +192,7 @@ extern void kapture_state_forget_table(WorkerTable *table);
 extern bool kapture_state_may_send(Worker *worker);
 extern bool kapture_state_may_run(const WorkerTable *table);
 extern void kapture_state_look(Worker *worker);
+extern void kapture_state_look_changed(Worker *worker);
 extern bool kapture_state_is_outdated(const WorkerTable *table);
 
 #endif							/* KAPTURE_STATE_H */

@@ -48,12 +48,6 @@
 #include "table/clock.h"
 #include "traffic/pacing.h"
 
-/*
- * Milliseconds between two looks at the outbox while it may hold changes whose
- * wake-up was lost (a session that ended between its commit and the wake-up).
- */
-#define WORKER_SAFETY_LOOK	60000
-
 /* Milliseconds for which a worker that has to end waits for answers. */
 #define WORKER_FAREWELL		2000
 
@@ -349,7 +343,7 @@ worker_pass(void *arg)
 	}
 	if (woken)
 	{
-		kapture_state_look(worker);
+		kapture_state_look_changed(worker);
 		kapture_calls_look();
 	}
 	kapture_send_ask_limiter(worker);

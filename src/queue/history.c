@@ -14,6 +14,7 @@
 #include "utils/guc.h"
 #include "utils/timestamp.h"
 
+#include "base/by_index.h"
 #include "base/guc.h"
 #include "base/owner_sql.h"
 #include "queue/history.h"
@@ -66,18 +67,14 @@ history_remove(int32 attachment_id, TimestampTz until, int limit)
 TimestampTz
 kapture_history_expire(void)
 {
-	static const char *const off[] = {"enable_seqscan", "enable_bitmapscan", "enable_sort"};
 	TimestampTz now = GetCurrentTimestamp();
 	TimestampTz until = now - kapture_history_retention * USECS_PER_SEC;
 	int64		wait = Min(Max(kapture_history_retention * INT64CONST(10), HISTORY_SOON), HISTORY_LATE);
 	int			left = HISTORY_SLICE;
 	int32		attachment_id = PG_INT32_MIN;
 	bool		any = false;
-	int			nestlevel = NewGUCNestLevel();
+	int			nestlevel = kapture_by_index_begin();
 
-	for (int i = 0; i < lengthof(off); i++)
-		(void) set_config_option(off[i], "off", PGC_USERSET, PGC_S_SESSION,
-								 GUC_ACTION_SAVE, true, 0, false);
 	while (left > 0 && history_next_attachment(&attachment_id))
 	{
 		any = true;

@@ -24,6 +24,7 @@
 #include "utils/snapmgr.h"
 #include "utils/xid8.h"
 
+#include "base/by_index.h"
 #include "base/catalog.h"
 #include "base/compat.h"
 #include "queue/scan.h"
@@ -239,7 +240,7 @@ kapture_scan_read(KaptureStatement query, int32 attachment_id, KaptureScan *scan
 	List	   *entries = NIL;
 	int			nchanges = 0;
 	Size		bytes = 0;
-	int			nestlevel = kapture_statement_settings();
+	int			nestlevel = kapture_by_index_begin();
 	Portal		portal;
 
 	kapture_scan_range_values(values, attachment_id, scan, scan->range);

@@ -11,6 +11,7 @@
 #include "utils/lsyscache.h"
 
 #include "base/bounded_key.h"
+#include "base/by_index.h"
 #include "base/catalog.h"
 #include "base/user_code.h"
 #include "queue/statements.h"
@@ -341,25 +342,6 @@ const KaptureStatementText kapture_statements[] =
 static SPIPlanPtr statement_plans[lengthof(kapture_statements)];
 
 /*
- * Has statements planned for tables that may be huge, whatever their statistics
- * say now: by index, never by scanning, sorting or hashing them whole.  Returns the
- * nesting level for AtEOXact_GUC().
- */
-int
-kapture_statement_settings(void)
-{
-	static const char *const off[] = {
-		"enable_seqscan", "enable_bitmapscan", "enable_sort", "enable_hashjoin", "enable_mergejoin"
-	};
-	int			nestlevel = NewGUCNestLevel();
-
-	for (int i = 0; i < lengthof(off); i++)
-		(void) set_config_option(off[i], "off", PGC_USERSET, PGC_S_SESSION,
-								 GUC_ACTION_SAVE, true, 0, false);
-	return nestlevel;
-}
-
-/*
  * Returns the plan of a statement, which is kept; it is made anew when the extension's
  * schema has got another name.  To be called within SPI.
  */
@@ -394,7 +376,7 @@ kapture_statement_plan(KaptureStatement query)
 void
 kapture_statement_run(KaptureStatement query, Datum *values, const char *nulls, bool snapshot)
 {
-	int			nestlevel = kapture_statement_settings();
+	int			nestlevel = kapture_by_index_begin();
 	int			rc;
 
 	rc = SPI_execute_plan(kapture_statement_plan(query), values, nulls, snapshot, 0);

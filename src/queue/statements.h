@@ -65,7 +65,6 @@ typedef struct KaptureStatementText
 
 extern const KaptureStatementText kapture_statements[];
 
-extern int	kapture_statement_settings(void);
 extern SPIPlanPtr kapture_statement_plan(KaptureStatement query);
 extern void kapture_statement_run(KaptureStatement query, Datum *values, const char *nulls, bool snapshot);
 extern Datum kapture_statement_getattr(uint64 row, int col, bool *isnull);

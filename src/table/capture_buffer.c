@@ -908,7 +908,7 @@ notes_append(int32 attachment_id, char op, int64 changed, const char *row_key, c
 	pack->nkeys++;
 	notes_seq++;
 	notes_rekeyed |= command != 0;
-	kapture_shmem_wake_at_commit();
+	kapture_shmem_wake_at_commit(attachment_id);
 }
 
 /*

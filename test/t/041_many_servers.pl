@@ -42,6 +42,24 @@ poll_ok($node, "SELECT count(*) = 101 AND bool_and(state = 'running' AND server_
 sql("DROP USER MAPPING FOR CURRENT_USER SERVER server77");
 poll_ok($node, "SELECT string_agg(server, ' ') = 'server77' FROM kapture_status WHERE server_state <> 'ok'", 'each has its own');
 
+# --- a change has its own table looked at, not all of them
+sub looks
+{
+	restart_worker($node);
+	poll_ok($node, "SELECT count(*) = 101 AND bool_and(state = 'running') FROM kapture_status", 'all tables are served');
+	return sql("SELECT sum(idx_scan) FROM pg_stat_user_indexes WHERE indexrelname IN ('kapture_outbox_scan', 'kapture_outbox_keys')");
+}
+my $looks = looks();
+foreach my $i (1 .. 40)
+{
+	sql("INSERT INTO table$i VALUES (1, 'Name $i', (9400000000 + $i)::text)");
+	poll_ok($node, "SELECT kapture_id('table$i', '1') IS NOT NULL", "a row of table $i is sent");
+}
+# a worker looks at each once when it begins; 40 * 100 if each change had all looked at
+$looks = looks() - $looks;
+note("$looks looks at the outbox");
+cmp_ok($looks, '<', 2000, 'a change has its own table looked at');
+
 # --- servers that nothing goes to any more have none
 sql("SELECT kapture_detach('table77')");
 poll_ok($node, "SELECT count(*) = 0 FROM kapture_server_states() WHERE server = 'server77'", 'a server without a table is no longer misconfigured');
