@@ -235,6 +235,11 @@ LANGUAGE C STABLE AS 'MODULE_PATHNAME', 'kapture_id';
 COMMENT ON FUNCTION @extschema@.kapture_id(regclass, text, text) IS
 'Kapture''s id of the customer of a row, wherever the id is kept; NULL: none yet; name: of several attachments of the table, the one that is meant';
 
+CREATE OR REPLACE FUNCTION @extschema@.kapture_id(relation regclass, row_key anynonarray, name text DEFAULT NULL) RETURNS bigint
+LANGUAGE C STABLE AS 'MODULE_PATHNAME', 'kapture_id';
+COMMENT ON FUNCTION @extschema@.kapture_id(regclass, anynonarray, text) IS
+'Kapture''s id of the customer of the row with that key; the key may be of any type, a key of several columns is the text of an array';
+
 CREATE OR REPLACE FUNCTION @extschema@.kapture_followed() RETURNS trigger
 LANGUAGE C AS 'MODULE_PATHNAME', 'kapture_followed';
 COMMENT ON FUNCTION @extschema@.kapture_followed() IS 'internal: trigger of tables that attached ones follow: notes in the outbox what changed';
@@ -290,6 +295,12 @@ RETURNS void
 LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'kapture_touch';
 COMMENT ON FUNCTION @extschema@.kapture_touch(regclass, text, text[]) IS
 'notes a row as changed, with all fields or those named, in the caller''s transaction, without writing to it; for those who may update the table';
+
+CREATE OR REPLACE FUNCTION @extschema@.kapture_touch(relation regclass, row_key anynonarray, fields text[] DEFAULT NULL)
+RETURNS void
+LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'kapture_touch';
+COMMENT ON FUNCTION @extschema@.kapture_touch(regclass, anynonarray, text[]) IS
+'notes the row with that key as changed; the key may be of any type, a key of several columns is the text of an array';
 
 CREATE OR REPLACE PROCEDURE @extschema@.kapture_resync(relation regclass, condition text DEFAULT NULL,
 	fields text[] DEFAULT NULL, slice integer DEFAULT 1000, force boolean DEFAULT false, name text DEFAULT NULL)

@@ -253,6 +253,23 @@ kapture_complaint_failed(const KaptureServer *server, KaptureApi api,
 }
 
 /*
+ * kapture_complaint_nameless
+ *		Says that customers of an answer, "n" of them, are left out, as they have no id
+ *		that can be read.
+ *
+ * A warning, or in a background process a line in the log.
+ */
+void
+kapture_complaint_nameless(const char *server, int n)
+{
+	ereport(AmBackgroundWorkerProcess() ? LOG : WARNING,
+			(errmsg_plural("kapture_sync: the answer of server \"%s\" has %d customer without an id",
+						   "kapture_sync: the answer of server \"%s\" has %d customers without an id",
+						   n, server, n),
+			 errdetail("An id is a whole number above 0. Whoever has none is left out.")));
+}
+
+/*
  * kapture_complaint_altered
  *		Says that values of an answer were replaced, as the database cannot hold
  *		them, and of which customers; no ids (0 is none): of the one it is about.

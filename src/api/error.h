@@ -22,6 +22,7 @@ extern void kapture_complaint_not_json(const KaptureServer *server,
 extern void kapture_complaint_failed(const KaptureServer *server,
 									 KaptureApi api, int status,
 									 const KaptureReply *reply);
+extern void kapture_complaint_nameless(const char *server, int n);
 extern void kapture_complaint_altered(const char *server, const int64 *ids, int n);
 
 #endif							/* KAPTURE_ERROR_H */

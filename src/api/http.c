@@ -1310,6 +1310,17 @@ kapture_http_push(void)
 		http_act(false);
 }
 
+/*
+ * As kapture_http_push(), and takes in what has come meanwhile: for whoever is busy with
+ * answers that are there, while others wait for their connections.  A request must have been
+ * started before.
+ */
+void
+kapture_http_serve(void)
+{
+	http_act(true);
+}
+
 /* The first request that has finished; with "fetched", of those of fetches. */
 static KaptureHttpRequest *
 http_first_finished(bool fetched)

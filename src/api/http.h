@@ -80,6 +80,7 @@ extern void kapture_http_count(KaptureHttpRequest *request, Oid payer, uint64 gr
 extern void kapture_http_belongs_to_fetch(KaptureHttpRequest *request);
 extern void kapture_http_release(KaptureHttpRequest *request);
 extern void kapture_http_push(void);
+extern void kapture_http_serve(void);
 extern bool kapture_http_wait(long timeout, uint32 wait_event);
 extern bool kapture_http_wait_fetched(long timeout, uint32 wait_event);
 extern KaptureHttpRequest *kapture_http_next_finished(void);

@@ -698,6 +698,9 @@ kapture_catalog_with_former_key(const KaptureAttachment *att, Relation rel)
 	KaptureAttachment *result = palloc(sizeof(KaptureAttachment));
 
 	*result = *att;
+	/* plans are those of one description only */
+	memset(result->plans, 0, sizeof(result->plans));
+	result->is_planned = result->plans_owned = false;
 	result->nkeys = 0;
 	catalog_read_former_key(result, rel);
 	for (int i = 0; i < result->nkeys; i++)

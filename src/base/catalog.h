@@ -9,6 +9,7 @@
 
 #include "access/attnum.h"
 #include "fmgr.h"
+#include "lib/ilist.h"
 #include "nodes/pg_list.h"
 #include "storage/itemptr.h"
 #include "utils/relcache.h"
@@ -142,6 +143,8 @@ typedef struct KaptureAttachment
 
 	/* row_io.c's own */
 	struct _SPI_plan *plans[KAPTURE_ROW_STATEMENTS];
+	bool		is_planned;		/* is any of them there? */
+	dlist_node	planned_node;
 	bool		plans_owned;
 } KaptureAttachment;
 

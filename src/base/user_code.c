@@ -32,7 +32,8 @@
  *	 no other relations.
  *
  * What functions do with their arguments is up to their authors: who owns a trigger
- * function that anybody may use in a trigger, must expect any arguments.  If nobody
+ * function that anybody may use in a trigger, must expect any arguments.  Those in C, which
+ * extensions bring along, do not: some run them as SQL, so they get none that others may have chosen.  If nobody
  * but trusted roles holds TRIGGER on a table of a role that is not a superuser, its
  * conditions may also call volatile functions of such roles, and private ones; so
  * who revokes TRIGGER should look at the triggers made under it.
@@ -480,7 +481,48 @@ user_code_is_closed(Relation rel)
 	return closed;
 }
 
-/* Refuses conditions of a table's triggers that call what is not harmless. */
+/* Refuses a condition of a trigger that calls what is not harmless. */
+static void
+user_code_check_trigger_condition(Relation rel, const Trigger *trigger, bool closed)
+{
+	UserCodeCondition condition = {.closed = closed};
+
+	if (user_code_check_condition(stringToNode(trigger->tgqual), &condition))
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("condition of trigger \"%s\" of table \"%s\" must not call function %s as role \"%s\"",
+						trigger->tgname, RelationGetRelationName(rel), format_procedure(condition.culprit),
+						GetUserNameFromId(GetUserId(), false)),
+				 errdetail("Whoever holds TRIGGER on the table may have written the condition."),
+				 errhint("Move the condition into the trigger's function, or call no functions in it that are volatile or not for everybody.")));
+}
+
+/*
+ * May a trigger function in C do with its arguments what only their author is to answer for?
+ * Some of extensions make SQL of them.  Those that are known to do no more than set a
+ * column are not meant, nor our own.
+ */
+static bool
+user_code_obeys_arguments(Oid funcid)
+{
+	static const char *const harmless[] = {"autoinc", "insert_username", "moddatetime"};
+	HeapTuple	tuple = SearchSysCache1(PROCOID, ObjectIdGetDatum(funcid));
+	Form_pg_proc proc;
+	bool		result;
+
+	if (!HeapTupleIsValid(tuple))
+		elog(ERROR, "cache lookup failed for function %u", funcid);
+	proc = (Form_pg_proc) GETSTRUCT(tuple);
+	result = proc->prolang == ClanguageId && funcid >= FirstNormalObjectId &&
+		!(strncmp(NameStr(proc->proname), "kapture_", strlen("kapture_")) == 0 &&
+		  proc->pronamespace == get_rel_namespace(kapture_catalog_relid(KAPTURE_TABLE_ATTACHMENT)));
+	for (int i = 0; i < lengthof(harmless); i++)
+		result &= strcmp(NameStr(proc->proname), harmless[i]) != 0;
+	ReleaseSysCache(tuple);
+	return result;
+}
+
+/* Refuses what whoever holds TRIGGER on a table could have its owner do. */
 static void
 user_code_check_triggers(Oid relid)
 {
@@ -488,20 +530,20 @@ user_code_check_triggers(Oid relid)
 
 	for (int i = 0; rel->trigdesc && i < rel->trigdesc->numtriggers; i++)
 	{
-		Trigger    *trigger = &rel->trigdesc->triggers[i];
-		UserCodeCondition condition = {0};
+		const Trigger *trigger = &rel->trigdesc->triggers[i];
 
-		if (trigger->tgqual == NULL || trigger->tgenabled == TRIGGER_DISABLED)
+		if (trigger->tgenabled == TRIGGER_DISABLED)
 			continue;
-		condition.closed = user_code_is_closed(rel);
-		if (user_code_check_condition(stringToNode(trigger->tgqual), &condition))
+		if (trigger->tgqual)
+			user_code_check_trigger_condition(rel, trigger, user_code_is_closed(rel));
+		if (trigger->tgnargs > 0 && user_code_obeys_arguments(trigger->tgfoid) && !user_code_is_closed(rel))
 			ereport(ERROR,
 					(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-					 errmsg("condition of trigger \"%s\" of table \"%s\" must not call function %s as role \"%s\"",
-							trigger->tgname, RelationGetRelationName(rel), format_procedure(condition.culprit),
+					 errmsg("trigger \"%s\" of table \"%s\" must not give arguments to function %s as role \"%s\"",
+							trigger->tgname, RelationGetRelationName(rel), format_procedure(trigger->tgfoid),
 							GetUserNameFromId(GetUserId(), false)),
-					 errdetail("Whoever holds TRIGGER on the table may have written the condition."),
-					 errhint("Move the condition into the trigger's function, or call no functions in it that are volatile or not for everybody.")));
+					 errdetail("Whoever holds TRIGGER on the table may have chosen them, and a function in C may run them as SQL."),
+					 errhint("Call what it does in a function of the table's owner, or give the table to a role that is not a superuser, and let nobody else hold TRIGGER on it.")));
 	}
 	relation_close(rel, NoLock);
 }

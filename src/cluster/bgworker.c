@@ -636,6 +636,23 @@ process_rest(const KaptureProcessLoop *loop, int64 milliseconds)
 }
 
 /*
+ * Returns the bytes of memory that this process has beside its own state and that of the
+ * transaction: what PostgreSQL keeps, and functions.
+ */
+Size
+kapture_process_memory_beside(void)
+{
+	Size		bytes = MemoryContextMemAllocated(TopMemoryContext, false);
+
+	for (MemoryContext context = TopMemoryContext->firstchild; context; context = context->nextchild)
+	{
+		if (context != process_context && context != TopTransactionContext)
+			bytes += MemoryContextMemAllocated(context, true);
+	}
+	return bytes;
+}
+
+/*
  * Ends the process if its memory has grown beyond all measure, whatever the fault is: the
  * launcher starts another one, which goes on with what is in the tables.
  */

@@ -34,6 +34,7 @@ extern bool kapture_process_serve_signals(void);
 extern MemoryContext kapture_process_initialize(Datum arg, KaptureWorkerKind kind);
 extern void kapture_process_count(void);
 extern bool kapture_process_is_ours(void);
+extern Size kapture_process_memory_beside(void);
 extern bool kapture_process_is_terminated(void);
 extern const char *kapture_process_database(void);
 extern void kapture_process_lock_database(void);

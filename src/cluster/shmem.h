@@ -85,7 +85,8 @@ typedef enum KaptureBlame
 {
 	KAPTURE_BLAME_NONE,
 	KAPTURE_BLAME_ENDLESS,		/* it took no notice of being cancelled */
-	KAPTURE_BLAME_FATAL			/* it raised a FATAL error */
+	KAPTURE_BLAME_FATAL,		/* it raised a FATAL error */
+	KAPTURE_BLAME_MEMORY		/* it left too much memory behind */
 } KaptureBlame;
 
 /* What a worker was doing when an error stopped it. */

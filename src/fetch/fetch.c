@@ -82,7 +82,7 @@
  * Gets that are begun together, for each connection, and at most: at the start and the end of a fetch, not all
  * connections are busy.
  */
-#define FETCH_ROUND_GETS	50
+#define FETCH_ROUND_GETS	100
 #define FETCH_ROUND_MAX		10000
 
 /*
@@ -90,6 +90,16 @@
  * from being handed out, but no connection from being used.
  */
 #define FETCH_GETS_AHEAD	4
+
+/*
+ * The server whose Get was answered last, and how large its answers were: the next fetch of many
+ * need not begin with few.
+ */
+static struct
+{
+	Oid			serverid;
+	size_t		largest;
+}			fetch_known_gets;
 
 /* Pages in a row with fewer customers than others, after which there are no more: what still comes is new. */
 #define FETCH_SHORTER		2
@@ -455,6 +465,11 @@ fetch_look(KaptureFetch *fetch, FetchSlot *slot)
 		(void) fetch_retry(fetch, slot);
 	else
 		fetch->largest = Max(answer->body_len, fetch->largest - fetch->largest / 8);
+	if (fetch->api == KAPTURE_API_GET)
+	{
+		fetch_known_gets.serverid = fetch->serverid;
+		fetch_known_gets.largest = fetch->largest;
+	}
 }
 
 /*
@@ -792,6 +807,8 @@ kapture_fetch_poll(KaptureFetch *fetch, const KaptureWindow **window, TimestampT
 	{
 		fetch_plan(fetch);
 		(void) fetch_send_due(fetch);
+		if (fetch->pool.running > 0)
+			kapture_http_serve();
 	}
 	else
 		MemoryContextReset(fetch->answer_context);	/* of an answer that is asked for again */
@@ -999,6 +1016,11 @@ kapture_fetch_gets(const char *server, Oid userid, List *bodies)
 	foreach(lc, bodies)
 		fetch->bodies = lappend(fetch->bodies, pstrdup(lfirst(lc)));
 	MemoryContextSwitchTo(old);
+	if (fetch_known_gets.serverid == fetch->serverid && fetch_known_gets.largest > 0)
+	{
+		fetch->largest = fetch_known_gets.largest;
+		fetch->allowed = fetch->pool.most * FETCH_GETS_AHEAD;
+	}
 	return fetch;
 }
 
@@ -1013,6 +1035,16 @@ int
 kapture_fetch_round(const char *server, Oid userid)
 {
 	return Min(kapture_server_get(server, userid)->max_connections * FETCH_ROUND_GETS, FETCH_ROUND_MAX);
+}
+
+/*
+ * kapture_fetch_most
+ *		How many requests of the fetch may be in flight at a time.
+ */
+int
+kapture_fetch_most(const KaptureFetch *fetch)
+{
+	return fetch->pool.most;
 }
 
 /*

@@ -49,6 +49,8 @@ typedef enum StateQuery
 	STATE_EVICT,
 	STATE_ARRIVE,
 	STATE_TRUNCATE,
+	STATE_DOUBT_GONE,
+	STATE_DOUBT_TRUNCATED,
 	STATE_HOLDERS,
 	STATE_NOTE,
 	STATE_RELEASE,
@@ -131,11 +133,25 @@ static const struct
 		"UPDATE @.kapture_row SET gone_at = now(), digests = NULL WHERE attachment_id = $1 AND gone_at IS NULL",
 		1, {INT4OID}
 	},
+	/* whose customer may an Update of a deleted row yet change, which was lost? */
+	[STATE_DOUBT_GONE] = {
+		"UPDATE @.kapture_delivery AS d SET customer_id = v.customer_id"
+		" FROM unnest($2, $3) AS v(delivery_id, customer_id) WHERE d.attachment_id = $1 AND d.delivery_id = v.delivery_id"
+		" AND d.state = 'retry' AND d.in_doubt IS NOT NULL AND d.customer_id IS NULL",
+		3, {INT4OID, INT8ARRAYOID, INT8ARRAYOID}
+	},
+	[STATE_DOUBT_TRUNCATED] = {
+		"UPDATE @.kapture_delivery AS d SET customer_id = r.customer_id FROM @.kapture_row AS r"
+		" WHERE d.attachment_id = $1 AND d.state = 'retry' AND d.row_key IS NULL AND d.in_doubt IS NOT NULL AND d.customer_id IS NULL"
+		" AND " KAPTURE_KEY_IS("r.row_key", "d.old_key") " AND r.attachment_id + 0 = $1 AND r.gone_at IS NULL",
+		1, {INT4OID}
+	},
 	[STATE_HOLDERS] = {
-		"SELECT customer_id, attachment_id, row_key, true, gone_at IS NOT NULL FROM @.kapture_row"
+		"SELECT customer_id, attachment_id, row_key, true, gone_at IS NOT NULL, NULL FROM @.kapture_row"
 		" WHERE $1 <> 0 AND customer_id = ANY ($2) AND (gone_at IS NOT NULL OR left_at IS NULL)"
-		" UNION ALL SELECT customer_id, attachment_id, row_key, false, false FROM @.kapture_delivery"
-		" WHERE $1 <> 0 AND customer_id = ANY ($2) AND row_key IS NOT NULL",
+		" UNION ALL SELECT customer_id, attachment_id, coalesce(row_key, old_key), false, row_key IS NULL,"
+		" CASE WHEN row_key IS NULL THEN in_doubt END FROM @.kapture_delivery"
+		" WHERE $1 <> 0 AND customer_id = ANY ($2) AND (row_key IS NOT NULL OR in_doubt > now())",
 		2, {INT4OID, INT8ARRAYOID}
 	},
 	[STATE_NOTE] = {
@@ -372,7 +388,10 @@ state_move(int32 attachment_id, List *moves)
 	Datum	   *keys = palloc(sizeof(Datum) * n);
 	Datum	   *moving = palloc(sizeof(Datum) * n);
 	Datum	   *places = palloc(sizeof(Datum) * n);
+	Datum	   *ids = palloc(sizeof(Datum) * n);	/* of the deliveries of deleted rows, */
+	Datum	   *customers = palloc(sizeof(Datum) * n);	/* whose customers these are */
 	Datum		values[3] = {Int32GetDatum(attachment_id)};
+	int			nmet = 0;
 	int			narrived = 0;
 	int			next = 0;
 
@@ -392,11 +411,18 @@ state_move(int32 attachment_id, List *moves)
 
 		if (move && move->new_key == NULL && move->last->customer_id == KAPTURE_NOTE_NOT_KNOWN)
 			move->last->customer_id = DatumGetInt64(state_getattr(i, 3));
+		if (move && move->new_key == NULL && move->last->met)
+		{
+			ids[nmet] = Int64GetDatum(move->last->delivery_id);
+			customers[nmet++] = state_getattr(i, 3);
+		}
 		if (move == NULL || move->new_key == NULL)
 			continue;
 		places[narrived] = state_getattr(i, 1);
 		keys[narrived++] = CStringGetTextDatum(move->new_key);
 	}
+	if (nmet > 0)
+		state_execute(STATE_DOUBT_GONE, ((Datum[]) {values[0], state_array(ids, nmet, INT8OID), state_array(customers, nmet, INT8OID)}));
 	if (narrived == 0)
 		return;
 	values[1] = state_array(keys, narrived, TEXTOID);
@@ -421,6 +447,7 @@ kapture_row_state_follow(int32 attachment_id, KaptureKeys *keys, void *arg)
 	if (kapture_keys_any(keys, KAPTURE_NOTE_TRUNCATED))
 	{
 		/* entries are made of rows that were there before it: all of them */
+		state_execute(STATE_DOUBT_TRUNCATED, values);
 		state_execute(STATE_TRUNCATE, values);
 		*gone |= SPI_processed > 0;
 	}
@@ -456,12 +483,16 @@ kapture_row_state_holders(int32 attachment_id, const int64 *customer_ids, int n)
 	for (uint64 i = 0; i < SPI_processed; i++)
 	{
 		KaptureHolder *holder = palloc(sizeof(KaptureHolder));
+		bool		isnull;
+		Datum		in_doubt;
 
 		holder->customer_id = DatumGetInt64(state_getattr(i, 1));
 		holder->attachment_id = DatumGetInt32(state_getattr(i, 2));
 		holder->row_key = TextDatumGetCString(state_getattr(i, 3));
 		holder->written = DatumGetBool(state_getattr(i, 4));
 		holder->gone = DatumGetBool(state_getattr(i, 5));
+		in_doubt = SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 6, &isnull);
+		holder->in_doubt = isnull ? 0 : DatumGetTimestampTz(in_doubt);
 		result = lappend(result, holder);
 	}
 	SPI_finish();

@@ -19,6 +19,7 @@ typedef struct KaptureHolder
 	char	   *row_key;
 	bool		written;		/* the id was written to the row, which tells by now */
 	bool		gone;			/* it had the customer until it was deleted */
+	TimestampTz in_doubt;		/* until then, an Update of the deleted row may yet be carried out; 0: none is */
 } KaptureHolder;
 
 /* A customer, of the server that an attachment's rows go to: others may have given the same id to another one. */

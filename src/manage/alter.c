@@ -460,10 +460,6 @@ alter_say(const Alter *alter)
 	const KaptureAttachment *att = alter->att;
 	const char *name = kapture_catalog_title(att);
 
-	if (!alter_changes_something(alter))
-		ereport(NOTICE,
-				(errmsg("nothing of table %s was changed", name),
-				 errhint("Give what is to be another, for example filter => 'city IS NOT NULL'; the view kapture_attachments shows what there is.")));
 	if (alter->dropped.len > 0)
 		ereport(NOTICE,
 				(errmsg("fields that are no longer sent for table %s: %s", name, alter->dropped.data),
@@ -493,7 +489,7 @@ alter_advise_idle(const Alter *alter)
 			 alter_bool(alter, ALTER_KEEP_IDS) ?
 			 errdetail("Argument \"%s\" is of no use without argument \"%s\".", "keep_ids", "server") :
 			 errdetail("No argument says what."),
-			 errhint("The view kapture_attachments shows how it is attached, in the terms of the arguments.")));
+			 errhint("Give what is to be another, for example filter => 'city IS NOT NULL'. The view kapture_attachments shows how the table is attached, in the terms of the arguments.")));
 }
 
 /* Says what the server cannot do of what was asked for. */

@@ -212,7 +212,7 @@ touch_find(Oid relid)
 }
 
 /*
- * kapture_touch(relation regclass, row_key text, fields text[]) returns void
+ * kapture_touch(relation regclass, row_key text or of any other type, fields text[]) returns void
  *
  * For whoever may update the table.  Errors: 22004 relation or row_key is NULL, 42P01
  * no such relation, 42501 no right to update it, 42704 not attached, or a field that
@@ -234,7 +234,7 @@ kapture_touch(PG_FUNCTION_ARGS)
 	PreventCommandDuringRecovery("kapture_touch()");
 	kapture_version_require();
 	attachments = touch_find(PG_GETARG_OID(0));
-	key = kapture_row_key(linitial(attachments), text_to_cstring(PG_GETARG_TEXT_PP(1)));
+	key = kapture_row_key(linitial(attachments), kapture_argument_key(fcinfo, 1));
 	foreach(lc, attachments)
 	{
 		KaptureAttachment *att = lfirst(lc);

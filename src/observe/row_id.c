@@ -16,7 +16,7 @@
 PG_FUNCTION_INFO_V1(kapture_id);
 
 /*
- * kapture_id(relation regclass, row_key text, name text) returns bigint
+ * kapture_id(relation regclass, row_key text or of any other type, name text) returns bigint
  *
  * For the owner of the table.  NULL: the row has no customer yet, or there is no such
  * row.  Errors: those of kapture_attach_find() and kapture_row_key(); 22000 the row cannot be read.
@@ -28,7 +28,7 @@ kapture_id(PG_FUNCTION_ARGS)
 	KaptureRow	row = {.context = CurrentMemoryContext};
 
 	kapture_argument_check_null(fcinfo, 1, "row_key");
-	row.row_key = kapture_row_key(att, text_to_cstring(PG_GETARG_TEXT_PP(1)));
+	row.row_key = kapture_row_key(att, kapture_argument_key(fcinfo, 1));
 	kapture_row_read(att, NULL, list_make1(&row), NULL);
 	if (row.outcome == KAPTURE_ROW_FAILED)
 		ereport(ERROR,

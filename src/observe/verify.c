@@ -73,6 +73,10 @@ typedef struct Verify
 	Oid			owner;			/* of the table */
 	KaptureComparer *comparer;
 
+	/* the next rows are read once the last requests for these are in flight */
+	void		(*read_ahead) (struct Verify *verify, void *arg);	/* NULL: they are not */
+	void	   *ahead;			/* its argument */
+
 	/* what could not be compared, as bits */
 	int64		masked;
 	int64		untold;
@@ -437,6 +441,15 @@ verify_end_page(Verify *verify, MemoryContext page, VerifyItem **items, Jsonb **
 	MemoryContextReset(page);
 }
 
+static void
+verify_read_ahead(Verify *verify)
+{
+	void		(*read_ahead) (Verify *verify, void *arg) = verify->read_ahead;
+
+	verify->read_ahead = NULL;
+	read_ahead(verify, verify->ahead);
+}
+
 /* Asks Kapture for the customers of rows, and compares them. */
 static void
 verify_ask(Verify *verify, List *items)
@@ -464,6 +477,8 @@ verify_ask(Verify *verify, List *items)
 		int64		other;
 		Jsonb	   *customer;
 
+		if (verify->read_ahead && window->number >= list_length(items) - kapture_fetch_most(fetch))
+			verify_read_ahead(verify);
 		MemoryContextSwitchTo(page);
 		customer = verify_find_customer(verify, window, item->row.customer_id, &other);
 		MemoryContextSwitchTo(old);
@@ -577,16 +592,21 @@ verify_make_items(void *arg, List *keys)
 	return items;
 }
 
-/* Compares rows with Kapture, and gives out what is wrong. */
+/* What is known of rows that have just been read. */
+static void
+verify_prepare(Verify *verify, List *items)
+{
+	verify_mark_waiting(verify, items);
+	verify_judge_rows(verify, items);
+}
+
+/* Compares prepared rows with Kapture, and gives out what is wrong. */
 static void
 verify_items(Verify *verify, List *items)
 {
-	List	   *ask;
+	List	   *ask = items;
 	ListCell   *lc;
 
-	verify_mark_waiting(verify, items);
-	verify_judge_rows(verify, items);
-	ask = items;
 	for (int try = 1; ask != NIL; try++)
 	{
 		List	   *asked = NIL;
@@ -652,30 +672,66 @@ verify_begin(Verify *verify)
 	kapture_notes_flush();
 }
 
+/* The rows of an attachment, in rounds. */
+typedef struct VerifyRounds
+{
+	KaptureRound round;
+	MemoryContext contexts[2];	/* of the items that are compared, and of the next ones */
+	const char *after;
+	char	   *last;			/* its memory */
+	bool		more;
+	List	   *items;			/* the next ones */
+} VerifyRounds;
+
+/* Reads the next rows into the other context. */
+static void
+verify_next(Verify *verify, void *arg)
+{
+	VerifyRounds *rounds = arg;
+	MemoryContext old = MemoryContextSwitchTo(rounds->contexts[1]);
+
+	rounds->items = kapture_round_next(&rounds->round, &rounds->after, &rounds->more);
+	verify_prepare(verify, rounds->items);
+	MemoryContextSwitchTo(verify->context);
+	if (rounds->last)
+		pfree(rounds->last);
+	rounds->last = rounds->after ? pstrdup(rounds->after) : NULL;
+	rounds->after = rounds->last;
+	MemoryContextSwitchTo(old);
+}
+
 /* Compares the rows of an attachment. */
 static void
 verify_attachment(FunctionCallInfo fcinfo, KaptureAttachment *att, const char *condition, bool repair)
 {
 	Verify		verify = {.repair = repair,.rsinfo = (ReturnSetInfo *) fcinfo->resultinfo};
-	KaptureRound round = {.att = att,.condition = condition,.read = verify_make_items,.arg = &verify,
-	.row = offsetof(VerifyItem, row)};
-	MemoryContext slice;
+	VerifyRounds rounds = {.round = {.att = att,.condition = condition,.read = verify_make_items,.arg = &verify,
+	.row = offsetof(VerifyItem, row)}};
 	MemoryContext old = CurrentMemoryContext;
-	const char *after = NULL;
 	bool		more;
 
 	verify_begin(&verify);
-	slice = AllocSetContextCreate(CurrentMemoryContext, "kapture_sync slice", ALLOCSET_DEFAULT_SIZES);
+	for (int i = 0; i < lengthof(rounds.contexts); i++)
+		rounds.contexts[i] = AllocSetContextCreate(old, "kapture_sync slice", ALLOCSET_DEFAULT_SIZES);
+	verify.ahead = &rounds;
+	verify_use(&verify, att);
+	rounds.round.most = kapture_fetch_round(verify.server, verify.owner);
+	verify_next(&verify, &rounds);
 	do
 	{
-		MemoryContextSwitchTo(slice);
-		verify_use(&verify, att);
-		round.most = kapture_fetch_round(verify.server, verify.owner);
-		verify_items(&verify, kapture_round_next(&round, &after, &more));
+		MemoryContext context = rounds.contexts[1];
+		List	   *items = rounds.items;
+
+		rounds.contexts[1] = rounds.contexts[0];
+		rounds.contexts[0] = context;
+		MemoryContextSwitchTo(context);
+		more = rounds.more;
+		verify.read_ahead = more ? verify_next : NULL;
+		verify_items(&verify, items);
+		if (verify.read_ahead)
+			verify_read_ahead(&verify); /* nobody had to be asked for */
 		MemoryContextSwitchTo(old);
-		if (more)
-			after = pstrdup(after);
-		MemoryContextReset(slice);
+		MemoryContextReset(context);
 	} while (more);
 	verify_say(&verify, att);
 }
@@ -708,8 +764,12 @@ kapture_verify(PG_FUNCTION_ARGS)
 static void
 verify_work(KaptureRun *run, KaptureAttachment *att, List *keys)
 {
+	List	   *items;
+
 	verify_use(run->arg, att);
-	verify_items(run->arg, verify_make_items(run->arg, keys));
+	items = verify_make_items(run->arg, keys);
+	verify_prepare(run->arg, items);
+	verify_items(run->arg, items);
 }
 
 /*

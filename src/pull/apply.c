@@ -7,6 +7,9 @@
  * guessed among.  If there is none,
  * it is inserted.  The order of steps keeps local changes from being lost:
  *
+ * Where the extension keeps the ids, the row is the one that it knows to have the
+ * customer, and whose key is still that row's.
+ *
  * 1. The row is locked, unless somebody else holds it: then it is tried later.
  *    From here on no change of it can be committed.
  * 2. What waits to be sent for it is looked at.  A change is noted in the same
@@ -34,6 +37,8 @@
 #include "base/compat.h"
 #include "base/user_code.h"
 #include "cluster/guard.h"
+#include "known/kept.h"
+#include "known/row_state.h"
 #include "mapping/expression.h"
 #include "pull/apply.h"
 #include "table/capture.h"
@@ -47,6 +52,12 @@
 /* Milliseconds between tries of a customer, at most. */
 #define ARRIVAL_LONGEST		300000
 
+/* Rows with a customer's phone or email of which it is looked whether they have one, where the extension keeps the ids. */
+#define ARRIVAL_MAX_FOUND	1000
+
+/* Tries of a customer after which code of the table that says again that it is locked is not believed. */
+#define ARRIVAL_RAISED_MAX	5
+
 /* Milliseconds by which a customer's generation date may be before its Add ended. */
 #define ARRIVAL_ADD_TIME	600000
 
@@ -57,7 +68,10 @@ typedef struct ArrivalItem
 	int			matches;		/* rows found */
 	bool		by_id;
 	bool		keyless;		/* one of them has NULL in its key */
+	bool		crowded;		/* there are more of them than are looked at */
+	bool		moved;			/* whose a key is, or the customer, is not settled yet */
 	KaptureRow	row;			/* the last of them */
+	List	   *found;			/* keys (char *), if the extension keeps the ids */
 	const KaptureWaiting *waiting;	/* NULL: nothing waits */
 } ArrivalItem;
 
@@ -73,6 +87,7 @@ typedef struct ArrivalBatch
 	ArrivalItem *item;
 	int64		columns;		/* bits */
 	bool		insert;
+	const char *new_key;		/* of what was inserted, if the extension keeps the ids */
 	ErrorData  *error;			/* of the last write, or NULL */
 	bool		written;
 } ArrivalBatch;
@@ -82,28 +97,51 @@ typedef struct ArrivalBatch
  * ------------------------------------------------------------------------
  */
 
+/* The key of the row that line "i" of the last result has from column "col" on; NULL if a part of it is NULL. */
+static char *
+arrival_key(ArrivalBatch *batch, uint64 i, int col)
+{
+	char	   *parts[INDEX_MAX_KEYS];
+
+	for (int k = 0; k < batch->att->nkeys; k++)
+	{
+		parts[k] = SPI_getvalue(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, col + k);
+		if (parts[k] == NULL)
+			return NULL;
+	}
+	return MemoryContextStrdup(batch->context, kapture_catalog_pack_key(parts, batch->att->nkeys));
+}
+
+static void
+arrival_add_found(ArrivalBatch *batch, ArrivalItem *item, char *key)
+{
+	MemoryContext old = MemoryContextSwitchTo(batch->context);
+
+	item->crowded |= list_length(item->found) == ARRIVAL_MAX_FOUND;
+	if (!item->crowded)
+		item->found = lappend(item->found, key);
+	MemoryContextSwitchTo(old);
+}
+
 /* Takes in the rows of the last result; *items are in the order of its ordinals. */
 static void
 arrival_take_rows(ArrivalBatch *batch, List *items, bool by_id)
 {
 	for (uint64 i = 0; i < SPI_processed; i++)
 	{
-		HeapTuple	line = SPI_tuptable->vals[i];
 		bool		isnull;
-		int64		ord = DatumGetInt64(SPI_getbinval(line, SPI_tuptable->tupdesc, 1, &isnull));
+		int64		ord = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 1, &isnull));
 		ArrivalItem *item = list_nth(items, (int) ord - 1);
-		char	   *parts[INDEX_MAX_KEYS];
+		char	   *key = arrival_key(batch, i, 2);
 
 		item->by_id = by_id;
 		item->matches++;
-		for (int k = 0; k < batch->att->nkeys; k++)
-		{
-			parts[k] = SPI_getvalue(line, SPI_tuptable->tupdesc, k + 2);
-			/* the table may have lost its primary key */
-			item->keyless |= parts[k] == NULL;
-		}
-		if (!item->keyless)
-			item->row.row_key = MemoryContextStrdup(batch->context, kapture_catalog_pack_key(parts, batch->att->nkeys));
+		/* the table may have lost its primary key */
+		item->keyless |= key == NULL;
+		if (key)
+			item->row.row_key = key;
+		if (key && batch->att->id_column == NULL)
+			arrival_add_found(batch, item, key);
 	}
 }
 
@@ -141,6 +179,13 @@ arrival_column(const KaptureAttachment *att, const char *field)
 	return NULL;
 }
 
+/* That a row "r" has no id; what the extension keeps is looked at later. */
+static char *
+arrival_has_no_id(const KaptureAttachment *att)
+{
+	return att->id_column ? psprintf("r.%s IS NULL", quote_identifier(att->id_column)) : "true";
+}
+
 /* A text[] of phones or emails. */
 static Datum
 arrival_texts(List *items, bool phone)
@@ -175,7 +220,7 @@ arrival_find_by_contact(ArrivalBatch *batch)
 
 	foreach(lc, batch->items)
 	{
-		if (((ArrivalItem *) lfirst(lc))->matches == 0)
+		if (((ArrivalItem *) lfirst(lc))->matches == 0 && !((ArrivalItem *) lfirst(lc))->moved)
 			items = lappend(items, lfirst(lc));
 	}
 	if (items == NIL)
@@ -185,8 +230,8 @@ arrival_find_by_contact(ArrivalBatch *batch)
 	initStringInfo(&sql);
 	appendStringInfo(&sql, "SELECT v.ord, %s", kapture_row_keys(batch->att));
 	appendStringInfo(&sql, " FROM unnest($1, $2) WITH ORDINALITY AS v(phone, email, ord) JOIN %s AS r"
-					 " ON r.%s IS NULL AND (%s = v.phone OR %s = v.email)",
-					 kapture_row_source(batch->att), quote_identifier(batch->att->id_column),
+					 " ON %s AND (%s = v.phone OR %s = v.email)",
+					 kapture_row_source(batch->att), arrival_has_no_id(batch->att),
 					 phone ? phone : "NULL::text", email ? email : "NULL::text");
 	if (kapture_user_code_execute(sql.data, 2, types, values, NULL, false) != SPI_OK_SELECT)
 		elog(ERROR, "could not look for rows by phone and email");
@@ -211,7 +256,7 @@ arrival_find_by_email(ArrivalBatch *batch)
 	{
 		ArrivalItem *item = lfirst(lc);
 
-		if (item->matches == 0 && item->arrival->email != NULL)
+		if (item->matches == 0 && !item->moved && item->arrival->email != NULL)
 			items = lappend(items, item);
 	}
 	if (items == NIL || email == NULL)
@@ -220,8 +265,8 @@ arrival_find_by_email(ArrivalBatch *batch)
 	initStringInfo(&sql);
 	appendStringInfo(&sql, "SELECT v.ord, %s", kapture_row_keys(batch->att));
 	appendStringInfo(&sql, " FROM unnest($1) WITH ORDINALITY AS v(email, ord) JOIN %s AS r"
-					 " ON r.%s IS NULL AND lower(%s) = lower(v.email)",
-					 kapture_row_source(batch->att), quote_identifier(batch->att->id_column), email);
+					 " ON %s AND lower(%s) = lower(v.email)",
+					 kapture_row_source(batch->att), arrival_has_no_id(batch->att), email);
 
 	/* without an index on that, the rows are to be read once, not for each customer */
 	(void) set_config_option("enable_hashjoin", "on", PGC_USERSET, PGC_S_SESSION,
@@ -239,6 +284,196 @@ arrival_do_find(void *arg)
 	arrival_find_by_id(batch);
 	arrival_find_by_contact(batch);
 	arrival_find_by_email(batch);
+}
+
+/* ------------------------------------------------------------------------
+ * Finding rows where the extension keeps the ids
+ * ------------------------------------------------------------------------
+ */
+
+/* Is the key among these, which are in order? */
+static bool
+arrival_has_key(List *keys, const char *key)
+{
+	int			low = 0;
+	int			high = list_length(keys);
+
+	while (low < high)
+	{
+		int			middle = (low + high) / 2;
+		int			order = strcmp(key, list_nth(keys, middle));
+
+		if (order == 0)
+			return true;
+		if (order > 0)
+			low = middle + 1;
+		else
+			high = middle;
+	}
+	return false;
+}
+
+/* The entries of rows that have the batch's customers. */
+static List *
+arrival_kept_rows(ArrivalBatch *batch)
+{
+	int64	   *ids = palloc(sizeof(int64) * list_length(batch->items));
+	ListCell   *lc;
+	int			n = 0;
+
+	foreach(lc, batch->items)
+		ids[n++] = ((ArrivalItem *) lfirst(lc))->arrival->customer_id;
+	return kapture_kept_rows(batch->att, ids, n);
+}
+
+/* Is the entry still there? */
+static bool
+arrival_is_kept(List *holders, const KaptureHolder *holder)
+{
+	ListCell   *lc;
+
+	foreach(lc, holders)
+	{
+		const KaptureHolder *other = lfirst(lc);
+
+		if (other->customer_id == holder->customer_id && strcmp(other->row_key, holder->row_key) == 0)
+			return true;
+	}
+	return false;
+}
+
+/* The item has the row that an entry names, unless there is none: nothing has noted its deletion. */
+static void
+arrival_take_kept(ArrivalItem *item, const KaptureRow *row, bool moved)
+{
+	if (moved)
+		item->moved = true;
+	else if (row->outcome != KAPTURE_ROW_GONE)
+	{
+		item->by_id = true;
+		item->matches++;
+		item->row = *row;
+	}
+}
+
+/*
+ * Finds and locks the rows that are known to have the customers.  Once a row is locked, nothing
+ * that happens to its key can be committed, so it is seen whether an entry is older than that.
+ */
+static void
+arrival_find_kept(ArrivalBatch *batch)
+{
+	List	   *holders = arrival_kept_rows(batch);
+	List	   *now;
+	List	   *moving;
+	List	   *keys = NIL;
+	List	   *rows = NIL;
+	ListCell   *lc;
+	ListCell   *hc;
+	ListCell   *rc;
+
+	if (holders == NIL)
+		return;
+	foreach(hc, holders)
+	{
+		KaptureRow *row = palloc0(sizeof(KaptureRow));
+
+		row->context = batch->context;
+		row->row_key = ((KaptureHolder *) lfirst(hc))->row_key;
+		rows = lappend(rows, row);
+		keys = lappend(keys, ((KaptureHolder *) lfirst(hc))->row_key);
+	}
+	kapture_row_hold(batch->att, batch->timezone, rows);
+	/* in this order: what the worker takes up meanwhile is seen in the entries */
+	moving = kapture_inbox_moving_keys(batch->att->id, keys);
+	now = arrival_kept_rows(batch);
+	foreach(lc, batch->items)
+	{
+		ArrivalItem *item = lfirst(lc);
+
+		forboth(hc, holders, rc, rows)
+		{
+			const KaptureHolder *holder = lfirst(hc);
+
+			if (holder->customer_id == item->arrival->customer_id)
+				arrival_take_kept(item, lfirst(rc), arrival_has_key(moving, holder->row_key) || !arrival_is_kept(now, holder));
+		}
+	}
+}
+
+/* Of rows found by phone or email, those that have another customer do not count. */
+static void
+arrival_drop_kept(ArrivalBatch *batch)
+{
+	List	   *keys = NIL;
+	List	   *moving;
+	List	   *without;
+	ListCell   *lc;
+	ListCell   *kc;
+	ListCell   *wc;
+
+	foreach(lc, batch->items)
+		keys = list_concat(keys, ((ArrivalItem *) lfirst(lc))->found);
+	if (keys == NIL)
+		return;
+	/* in this order, as above */
+	moving = kapture_inbox_moving_keys(batch->att->id, keys);
+	without = kapture_kept_without(batch->att, keys);
+	wc = list_head(without);
+	foreach(lc, batch->items)
+	{
+		ArrivalItem *item = lfirst(lc);
+		List	   *found = item->found;
+
+		item->found = NIL;
+		foreach(kc, found)
+		{
+			char	   *key = lfirst(kc);
+
+			item->moved |= arrival_has_key(moving, key);
+			/* they are some of the keys, in the same order */
+			if (wc && lfirst(wc) == key)
+			{
+				wc = lnext(without, wc);
+				item->found = lappend(item->found, key);
+				item->row.row_key = key;
+			}
+			else
+				item->matches--;
+		}
+	}
+}
+
+static void
+arrival_do_find_by_contact(void *arg)
+{
+	arrival_find_by_contact(arg);
+}
+
+static void
+arrival_do_find_by_email(void *arg)
+{
+	arrival_find_by_email(arg);
+}
+
+/* Finds the rows of the customers; returns NULL, or the error of reading the table. */
+static ErrorData *
+arrival_find(ArrivalBatch *batch)
+{
+	ErrorData  *error;
+
+	if (batch->att->id_column)
+		return kapture_row_run(batch->att, batch->timezone, arrival_do_find, batch);
+	arrival_find_kept(batch);
+	error = kapture_row_run(batch->att, batch->timezone, arrival_do_find_by_contact, batch);
+	if (error)
+		return error;
+	arrival_drop_kept(batch);
+	error = kapture_row_run(batch->att, batch->timezone, arrival_do_find_by_email, batch);
+	if (error)
+		return error;
+	arrival_drop_kept(batch);
+	return NULL;
 }
 
 /* ------------------------------------------------------------------------
@@ -263,25 +498,37 @@ arrival_parameter(const KaptureAttachment *att, int i, int n)
 	return psprintf("$%d::%s", n, format_type_extended(type, -1, FORMAT_TYPE_TYPEMOD_GIVEN | FORMAT_TYPE_FORCE_QUALIFY));
 }
 
-/* INSERT INTO t AS r (id, c1, ...) VALUES ($1, $2::type, ...) RETURNING is it one of the filter's? */
+/* INSERT INTO t AS r (id, c1, ...) VALUES ($1, $2::type, ...) RETURNING is it one of the filter's?, key1, ... */
 static void
 arrival_insert_sql(ArrivalBatch *batch, StringInfo sql)
 {
 	KaptureAttachment *att = batch->att;
+	StringInfoData names;
 	StringInfoData values;
-	int			n = 1;
+	int			n = 0;
 
+	initStringInfo(&names);
 	initStringInfo(&values);
-	appendStringInfo(sql, "INSERT INTO %s AS r (%s", kapture_row_relation_name(att->root), quote_identifier(att->id_column));
+	if (att->id_column)
+	{
+		appendStringInfo(&names, ", %s", quote_identifier(att->id_column));
+		appendStringInfo(&values, ", $%d", ++n);
+	}
 	for (int i = 0; i < att->ncolumns; i++)
 	{
 		if ((batch->columns & (INT64CONST(1) << att->columns[i].bit)) == 0)
 			continue;
-		appendStringInfo(sql, ", %s", quote_identifier(att->columns[i].name));
+		appendStringInfo(&names, ", %s", quote_identifier(att->columns[i].name));
 		appendStringInfo(&values, ", %s", arrival_parameter(att, i, ++n));
 	}
-	appendStringInfo(sql, ") VALUES ($1%s) RETURNING %s IS TRUE", values.data,
-					 att->filter ? kapture_expression_sql(att, att->filter) : "true");
+	appendStringInfo(sql, "INSERT INTO %s AS r ", kapture_row_relation_name(att->root));
+	if (n > 0)
+		appendStringInfo(sql, "(%s) VALUES (%s)", names.data + 2, values.data + 2);
+	else
+		appendStringInfoString(sql, "DEFAULT VALUES");
+	appendStringInfo(sql, " RETURNING %s IS TRUE", att->filter ? kapture_expression_sql(att, att->filter) : "true");
+	if (att->id_column == NULL)
+		appendStringInfo(sql, ", %s", kapture_row_keys(att));
 }
 
 /* What Kapture has and the filter leaves out is not to be in the table. */
@@ -296,18 +543,45 @@ arrival_check_inside(void)
 				 errmsg("the customer's row would be outside of the table's filter")));
 }
 
+/*
+ * Where the extension keeps the ids, it is to know the inserted row by its key.  If a row with
+ * that key was deleted, and the worker has not taken that up, it would take the new one for it.
+ */
+static void
+arrival_take_new_key(ArrivalBatch *batch)
+{
+	char	   *key;
+
+	if (SPI_processed == 0 || batch->att->id_column)
+		return;
+	key = arrival_key(batch, 0, 2);
+	batch->new_key = key;
+	if (key && kapture_inbox_moving_keys(batch->att->id, list_make1(key)) != NIL)
+		ereport(ERROR,
+				(errcode(ERRCODE_LOCK_NOT_AVAILABLE),
+				 errmsg("the deletion of a row with the key of the new one has not been taken up yet")));
+}
+
 /* UPDATE t AS r SET id = $1, c1 = $2::type, ... WHERE r.key1 = $n AND ... */
 static void
 arrival_update_sql(ArrivalBatch *batch, StringInfo sql)
 {
 	KaptureAttachment *att = batch->att;
-	int			n = 1;
+	const char *separator = " SET ";
+	int			n = 0;
 
-	appendStringInfo(sql, "UPDATE %s AS r SET %s = $1", kapture_row_source(att), quote_identifier(att->id_column));
+	appendStringInfo(sql, "UPDATE %s AS r", kapture_row_source(att));
+	if (att->id_column)
+	{
+		appendStringInfo(sql, " SET %s = $%d", quote_identifier(att->id_column), ++n);
+		separator = ", ";
+	}
 	for (int i = 0; i < att->ncolumns; i++)
 	{
-		if ((batch->columns & (INT64CONST(1) << att->columns[i].bit)) != 0)
-			appendStringInfo(sql, ", %s = %s", quote_identifier(att->columns[i].name), arrival_parameter(att, i, ++n));
+		if ((batch->columns & (INT64CONST(1) << att->columns[i].bit)) == 0)
+			continue;
+		appendStringInfo(sql, "%s%s = %s", separator, quote_identifier(att->columns[i].name), arrival_parameter(att, i, ++n));
+		separator = ", ";
 	}
 	appendStringInfoString(sql, " WHERE ");
 	kapture_row_append_match(sql, att, "$", n + 1);
@@ -327,8 +601,11 @@ arrival_do_write(void *arg)
 
 	kapture_user_code_check_partitions();
 	initStringInfo(&sql);
-	types[n] = INT8OID;
-	values[n++] = Int64GetDatum(arrival->customer_id);
+	if (att->id_column)
+	{
+		types[n] = INT8OID;
+		values[n++] = Int64GetDatum(arrival->customer_id);
+	}
 	for (int i = 0; i < att->ncolumns; i++)
 	{
 		if ((batch->columns & (INT64CONST(1) << att->columns[i].bit)) == 0)
@@ -352,9 +629,12 @@ arrival_do_write(void *arg)
 	rc = kapture_user_code_execute(sql.data, n, types, values, NULL, false);
 	if (rc != SPI_OK_INSERT_RETURNING && rc != SPI_OK_UPDATE)
 		elog(ERROR, "unexpected SPI result %d", rc);
-	if (batch->insert)
-		arrival_check_inside();
 	batch->written = SPI_processed > 0;
+	if (batch->insert)
+	{
+		arrival_check_inside();
+		arrival_take_new_key(batch);
+	}
 }
 
 /* ------------------------------------------------------------------------
@@ -391,6 +671,19 @@ arrival_write_as_owner(void *arg)
 	batch->error = kapture_row_run(batch->att, batch->timezone, arrival_do_write, batch);
 }
 
+/* Where the extension keeps the ids: it knows from now on which customer the row has. */
+static void
+arrival_keep_id(ArrivalBatch *batch, ArrivalItem *item)
+{
+	KaptureHolder holder = {.customer_id = item->arrival->customer_id,.attachment_id = batch->att->id};
+
+	if (batch->att->id_column || item->by_id)
+		return;
+	holder.row_key = batch->insert ? unconstify(char *, batch->new_key) : unconstify(char *, item->row.row_key);
+	if (holder.row_key)
+		kapture_row_state_note(&holder);
+}
+
 /* Writes a row and notes what became of it. */
 static void
 arrival_write(ArrivalBatch *batch, ArrivalItem *item)
@@ -399,20 +692,27 @@ arrival_write(ArrivalBatch *batch, ArrivalItem *item)
 
 	batch->item = item;
 	batch->written = false;
-	kapture_capture_ignoring(batch->att->id, item->arrival->customer_id,
-							 batch->insert ? batch->att->all_changed : batch->columns,
-							 arrival_write_as_owner, batch);
+	batch->new_key = NULL;
+	batch->error = NULL;
+	if (batch->att->id_column == NULL && !batch->insert && batch->columns == 0)
+		batch->written = true;	/* only its customer is news, which the table does not have */
+	else
+		kapture_capture_ignoring(batch->att->id, item->arrival->customer_id,
+								 batch->insert ? batch->att->all_changed : batch->columns,
+								 arrival_write_as_owner, batch);
 	error = batch->error;
 	if (error == NULL && batch->written)
 	{
 		arrival_done(batch, item);
+		arrival_keep_id(batch, item);
 		if (!batch->insert && !item->by_id)
 			batch->linked = lappend(batch->linked, unconstify(char *, item->row.row_key));
 	}
 	else if (error == NULL)
 		arrival_park(batch, item, "writing the customer changed no row; a trigger or rule of the table prevents it");
-	else if (kapture_row_is_passing(error))
-		arrival_later(batch, item, kapture_guard_is_shortage(error) ? error->message : "the row or the table is locked");
+	else if (kapture_row_is_passing(error) && (!kapture_row_is_raised(error) || item->arrival->attempts < ARRIVAL_RAISED_MAX))
+		arrival_later(batch, item, kapture_guard_is_shortage(error) || kapture_row_is_raised(error) ?
+					  error->message : "the row or the table is locked");
 	else
 		arrival_park(batch, item, error->message);
 	if (error)
@@ -521,6 +821,10 @@ arrival_settle(ArrivalBatch *batch, ArrivalItem *item)
 
 	if (!arrival->present)
 		arrival_done(batch, item);	/* somebody has deleted the copy */
+	else if (item->crowded)
+		arrival_park(batch, item, psprintf("more than %d rows have the customer's phone or email", ARRIVAL_MAX_FOUND));
+	else if (item->moved)
+		arrival_later(batch, item, "the row was changed meanwhile");
 	else if (item->matches == 0)
 		arrival_insert(batch, item);
 	else if (item->keyless)
@@ -557,14 +861,16 @@ arrival_hold(ArrivalBatch *batch)
 	{
 		ArrivalItem *item = lfirst(lc);
 
-		if (item->matches != 1 || item->keyless)
+		if (item->matches != 1 || item->keyless || item->moved)
 			continue;
-		rows = lappend(rows, &item->row);
+		if (batch->att->id_column || !item->by_id)
+			rows = lappend(rows, &item->row);
 		keys = lappend(keys, unconstify(char *, item->row.row_key));
 	}
-	if (rows == NIL)
+	if (keys == NIL)
 		return;
-	kapture_row_hold(batch->att, batch->timezone, rows);
+	if (rows != NIL)
+		kapture_row_hold(batch->att, batch->timezone, rows);
 	waiting = kapture_inbox_waiting(batch->att->id, keys);
 	foreach(lc, batch->items)
 	{
@@ -603,7 +909,7 @@ kapture_arrival_apply(KaptureAttachment *att, const char *timezone, List *arriva
 		item->row.context = batch.context;
 		batch.items = lappend(batch.items, item);
 	}
-	error = kapture_row_run(att, timezone, arrival_do_find, &batch);
+	error = arrival_find(&batch);
 	if (error && error->sqlerrcode == ERRCODE_INSUFFICIENT_PRIVILEGE)
 	{
 		/* a retry would not change that: parked where users see it, as rows that are sent are */
@@ -660,8 +966,11 @@ int
 kapture_arrival_ids(KaptureAttachment *att, int64 after, int limit, int64 *ids)
 {
 	ArrivalIds	batch = {att, after, limit, ids, 0};
-	ErrorData  *error = kapture_row_run(att, NULL, arrival_do_ids, &batch);
+	ErrorData  *error;
 
+	if (att->id_column == NULL)
+		return kapture_kept_ids(att, after, limit, ids);
+	error = kapture_row_run(att, NULL, arrival_do_ids, &batch);
 	if (error)
 		ReThrowError(error);
 	return batch.n;

@@ -272,6 +272,7 @@ copies_take_window(KaptureCopies *copies, const KaptureWindow *window, KaptureCo
 {
 	CopiesTable *table = &copies->customers;
 	int			generated = copies->generation_date;
+	int			nameless = 0;
 
 	for (int i = 0; i < window->list->ncustomers; i++)
 	{
@@ -282,7 +283,7 @@ copies_take_window(KaptureCopies *copies, const KaptureWindow *window, KaptureCo
 
 		if (jsonb)
 			copies_as_value(jsonb, &customer);
-		if (jsonb && JB_ROOT_IS_OBJECT(jsonb) && kapture_customer_id(&customer, &id))
+		if (jsonb && JB_ROOT_IS_OBJECT(jsonb) && kapture_customer_id(&customer, &id) && id > 0)
 		{
 			if (copies->merge)
 				copies_as_value(copies_merge(copies, id, jsonb), &customer);
@@ -293,9 +294,13 @@ copies_take_window(KaptureCopies *copies, const KaptureWindow *window, KaptureCo
 			if (!table->isnull[generated])
 				copied->newest = Max(copied->newest, DatumGetTimestampTz(table->values[generated]));
 		}
+		else if (jsonb)
+			nameless++;
 		MemoryContextSwitchTo(old);
 		MemoryContextReset(copies->row);
 	}
+	if (nameless > 0)
+		kapture_complaint_nameless(copies->server, nameless);
 }
 
 /* The ids in the last result, as bigint[]. */

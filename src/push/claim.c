@@ -178,7 +178,7 @@ claim_prepare(Worker *worker, WorkerClaim *claim, KaptureDelivery *delivery)
 	/* the original of this database may have sent what has waited in kapture_delivery so far */
 	if (delivery->attempts == 1 && delivery->in_doubt == 0 && delivery->captured_at <= worker->origin.doubt_until)
 		delivery->in_doubt = claim->now;
-	kapture_queue_excuse(claim->table, &delivery->row);
+	kapture_queue_excuse(worker, claim->table, delivery);
 }
 
 /*

@@ -24,14 +24,28 @@ typedef struct WorkerDelivery
 	KaptureDelivery *delivery;
 } WorkerDelivery;
 
+/* Counts the tries of a row of which code of its table says that it is to be tried again. */
+typedef struct WorkerRaised
+{
+	int64		delivery_id;	/* hash key */
+	int			times;
+} WorkerRaised;
+
+/* Such tries, a second apart, after which the row is parked; and rows whose tries are counted at a time. */
+#define QUEUE_RAISED_MAX	15
+#define QUEUE_RAISED_ROWS	1024
+
 /* Makes room for what is claimed, which lives as long as the worker. */
 void
 kapture_queue_create(Worker *worker)
 {
 	HASHCTL		ctl = {.keysize = sizeof(int64),.entrysize = sizeof(WorkerDelivery),.hcxt = worker->context};
+	HASHCTL		raised = {.keysize = sizeof(int64),.entrysize = sizeof(WorkerRaised),.hcxt = worker->context};
 
 	worker->deliveries = hash_create("kapture_sync claimed rows", WORKER_MAX_BATCH, &ctl,
 									 HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+	worker->raised = hash_create("kapture_sync rows that are to be tried again", QUEUE_RAISED_ROWS, &raised,
+								 HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
 }
 
 /* Makes a task of a claimed row, in the memory of the delivery. */
@@ -202,12 +216,49 @@ kapture_queue_put_off(List *rows)
 }
 
 /*
+ * Code of a table may say for ever that its row is to be tried again, as if it was locked.  Has it
+ * said so often enough?
+ */
+static bool
+queue_has_raised_enough(Worker *worker, const KaptureDelivery *delivery)
+{
+	bool		full = hash_get_num_entries(worker->raised) >= QUEUE_RAISED_ROWS;
+	bool		found;
+	WorkerRaised *entry;
+
+	if (delivery->row.outcome != KAPTURE_ROW_LOCKED || !delivery->row.raised)
+		return false;
+	/* the tries of a row that finds no room are counted once others are parked */
+	entry = hash_search(worker->raised, &delivery->delivery_id, full ? HASH_FIND : HASH_ENTER, &found);
+	if (entry == NULL)
+		return false;
+	entry->times = found ? entry->times + 1 : 1;
+	if (entry->times < QUEUE_RAISED_MAX)
+		return false;
+	kapture_queue_forget_raised(worker, delivery);
+	return true;
+}
+
+/*
  * A row that failed while its table may look different is not at fault, unless it took
- * too long: it is tried again like one that is locked.
+ * too long: it is tried again like one that is locked.  One of which code of the table says
+ * again and again that it is locked has failed.
  */
 void
-kapture_queue_excuse(const WorkerTable *table, KaptureRow *row)
+kapture_queue_excuse(Worker *worker, const WorkerTable *table, KaptureDelivery *delivery)
 {
+	KaptureRow *row = &delivery->row;
+
 	if (row->outcome == KAPTURE_ROW_FAILED && !row->slow && kapture_state_is_outdated(table))
 		row->outcome = KAPTURE_ROW_LOCKED;
+	else if (queue_has_raised_enough(worker, delivery))
+		row->outcome = KAPTURE_ROW_FAILED;
+}
+
+/* The row is done with, or parked: how often it was to be tried again does not matter any more. */
+void
+kapture_queue_forget_raised(Worker *worker, const KaptureDelivery *delivery)
+{
+	if (hash_get_num_entries(worker->raised) > 0)
+		(void) hash_search(worker->raised, &delivery->delivery_id, HASH_REMOVE, NULL);
 }

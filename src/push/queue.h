@@ -18,6 +18,7 @@ extern WorkerTask *kapture_queue_next(HASH_SEQ_STATUS *status);
 extern void kapture_queue_hurry(Worker *worker, List *attachments, TimestampTz now);
 extern void kapture_queue_take_back(WorkerServer *server, TimestampTz now, dlist_head *settled);
 extern void kapture_queue_put_off(List *rows);
-extern void kapture_queue_excuse(const WorkerTable *table, KaptureRow *row);
+extern void kapture_queue_excuse(Worker *worker, const WorkerTable *table, KaptureDelivery *delivery);
+extern void kapture_queue_forget_raised(Worker *worker, const KaptureDelivery *delivery);
 
 #endif							/* KAPTURE_QUEUE_H */

@@ -131,7 +131,7 @@ record_write_back(Worker *worker, WorkerTable *table, List *tasks, TimestampTz n
 	{
 		KaptureTask *t = &((WorkerTask *) lfirst(lc))->task;
 
-		kapture_queue_excuse(table, &t->delivery->row);
+		kapture_queue_excuse(worker, table, t->delivery);
 		kapture_task_written(t, later, why, table->att->id == worker->blamed ? kapture_clock_blame_text(worker->blame) : NULL);
 	}
 }
@@ -220,6 +220,7 @@ kapture_record_settle(Worker *worker, dlist_head *tasks)
 		{
 			KaptureDone *d = palloc0(sizeof(KaptureDone));
 
+			kapture_queue_forget_raised(worker, t->delivery);
 			d->delivery = t->delivery;
 			d->att = t->att;
 			d->action = t->action;

@@ -12,7 +12,9 @@
  *
  * Refusals in known words park their rows, however many there are, and are not
  * counted; nor are, once the server has been held, those of rows that have failed
- * before, so that a row which is really bad holds the others up once at most.
+ * before, so that a row which is really bad holds the others up once at most.  If such a
+ * row is refused again after others were taken, it was the rows' matter: then it takes
+ * KAPTURE_REFUSALS_MANY to hold the server again.
  *
  * A body that Kapture cannot read is the account's matter, too (KAPTURE_MISFIT),
  * unless it has read others of the kind: then it is the row's.
@@ -61,8 +63,11 @@ refusals_unknown(KaptureRefusals *refusals, KaptureTask *task, TimestampTz now)
 		return;
 	}
 	if (refusals->has_held && delivery->failures > 0)
+	{
+		refusals->was_mistaken = true;
 		return;
-	if (++refusals->count >= KAPTURE_REFUSALS_MAX)
+	}
+	if (++refusals->count >= (refusals->was_mistaken ? KAPTURE_REFUSALS_MANY : KAPTURE_REFUSALS_MAX))
 	{
 		refusals->releases = true;
 		refusals_hold(refusals, task, now);

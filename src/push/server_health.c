@@ -99,7 +99,7 @@ health_log(WorkerServer *server, const KaptureTask *task)
 			ereport(WARNING,
 					(errmsg("kapture_sync: server \"%s\" in database \"%s\" refuses all rows", server->name, database),
 					 errdetail("It has refused %d rows in a row, in words that are not known to be about a row's values.",
-							   KAPTURE_REFUSALS_MAX),
+							   server->refusals.count),
 					 errhint("kapture_failures shows its answers. Rows wait; one probe is sent a minute.")));
 			break;
 		case KAPTURE_STATE_THROTTLED:

@@ -417,7 +417,14 @@ sharing_check_rows(WorkerTask *task, List *holders, TimestampTz now)
 		const char *name;
 		const char *key;
 
-		if (!h->holds || h->holder->customer_id != t->customer_id || !sharing_same_server(task, h->table) ||
+		if (h->holder->customer_id != t->customer_id || !sharing_same_server(task, h->table))
+			continue;
+		if (h->holder->in_doubt > now && !kapture_task_has_added(t))
+		{
+			kapture_task_let_finish(t, h->holder->in_doubt);
+			return true;
+		}
+		if (!h->holds ||
 			(h->table == task->table && strcmp(h->holder->row_key, t->delivery->row_key) == 0))
 			continue;
 		sharing_name(task, h->table, h->holder->row_key, &name, &key);

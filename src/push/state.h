@@ -155,6 +155,7 @@ typedef struct Worker
 
 	/* claiming and sending */
 	HTAB	   *deliveries;		/* that are claimed */
+	HTAB	   *raised;			/* how often code of the table said of a row that it is to be tried again */
 	uint64		round;			/* of claims */
 	List	   *followed;		/* tables whose keys this transaction has followed */
 

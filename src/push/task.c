@@ -1346,6 +1346,22 @@ kapture_task_let_report(KaptureTask *task, TimestampTz now)
 }
 
 /*
+ * Puts off a task whose customer an Update of its former row, which is deleted, may change yet, until then.
+ */
+void
+kapture_task_let_finish(KaptureTask *task, TimestampTz until)
+{
+	int64		customer_id = task->customer_id;
+
+	task->customer_id = 0;
+	kapture_task_fail(task, false, Max(until, task->delivery->in_doubt),
+					  psprintf("an Update of the deleted row that was Kapture customer " INT64_FORMAT " may still be carried out",
+							   customer_id));
+	task->failed.counts = task->failed.unsure = false;
+	KAPTURE_TRACE(task, "let_report");
+}
+
+/*
  * Works out what an answer means for the task: its next request, that it is
  * done, or that it failed.  Errors if the answer cannot be held in memory.
  */

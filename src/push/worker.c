@@ -286,6 +286,10 @@ worker_exit_callback(int code, Datum arg)
 		ereport(LOG,
 				(errmsg("kapture_sync: a trigger, check or function of an attached table in database \"%s\" took no notice of being cancelled; the worker ends for it",
 						kapture_process_database())));
+	else if (worker->blame == KAPTURE_BLAME_MEMORY)
+		ereport(LOG,
+				(errmsg("kapture_sync: functions of an attached table in database \"%s\" take too much memory; the worker ends for it",
+						kapture_process_database())));
 	else
 		ereport(LOG,
 				(errmsg("kapture_sync: a trigger, check or function of an attached table in database \"%s\" raised a FATAL error; the worker ends for it",

@@ -360,6 +360,58 @@ kapture_inbox_waiting(int32 attachment_id, List *row_keys)
 	return result;
 }
 
+/* For inbox_do_find_moving(). */
+typedef struct InboxKeys
+{
+	int32		attachment_id;
+	List	   *row_keys;
+	MemoryContext context;
+	List	   *moving;			/* of char *, in that context */
+} InboxKeys;
+
+static void
+inbox_do_find_moving(void *arg)
+{
+	InboxKeys  *keys = arg;
+	Oid			types[] = {INT4OID, TEXTARRAYOID, XID8OID};
+	Datum		values[3];
+	KaptureTableReport report;
+
+	kapture_shmem_read_table(keys->attachment_id, &report);
+	values[0] = Int32GetDatum(keys->attachment_id);
+	values[1] = inbox_texts(keys->row_keys);
+	values[2] = FullTransactionIdGetDatum(FullTransactionIdFromU64(report.floor));
+	SPI_connect();
+	if (kapture_user_code_execute(kapture_catalog_qualify("SELECT DISTINCT v.k COLLATE \"C\" FROM @.kapture_outbox AS o JOIN unnest($2) AS v(k)"
+														  " ON o.op = 't' OR v.k IN (o.row_key, o.old_key) OR v.k = ANY (o.more_keys)"
+														  " WHERE o.attachment_id = $1 AND o.xact >= $3 AND o.op NOT IN ('i', 'u') ORDER BY 1"),
+								  lengthof(values), types, values, NULL, false) != SPI_OK_SELECT)
+		elog(ERROR, "could not read changes of keys");
+	for (uint64 i = 0; i < SPI_processed; i++)
+	{
+		MemoryContext old = MemoryContextSwitchTo(keys->context);
+
+		keys->moving = lappend(keys->moving, SPI_getvalue(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 1));
+		MemoryContextSwitchTo(old);
+	}
+	SPI_finish();
+}
+
+/*
+ * Returns those of the keys (char *) of which it is not settled yet whose they are, in order (strcmp()) and in the
+ * current memory context: rows were deleted, or were given other keys, and the worker has
+ * not taken that up.  Sees what has been committed by now.
+ */
+List *
+kapture_inbox_moving_keys(int32 attachment_id, List *row_keys)
+{
+	InboxKeys	keys = {attachment_id, row_keys, CurrentMemoryContext, NIL};
+
+	if (row_keys != NIL)
+		kapture_own_run(inbox_do_find_moving, &keys);
+	return keys.moving;
+}
+
 /*
  * Tells whether an Add with this phone or email (NULL: none) is in flight or in doubt, in
  * the table or, if "elsewhere", in others of its server: the customer may be the one of that

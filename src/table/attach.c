@@ -511,7 +511,8 @@ kapture_attach_check_pull(Relation rel, int32 attachment_id, const char *server)
 }
 
 /*
- * Pulled customers are looked for by the id column: creates an index if it has none.
+ * Pulled customers are looked for by the id column: creates an index if it has none.  NULL: the
+ * extension has the ids, and an index of them.
  */
 void
 kapture_attach_index_id_column(Oid relid, const char *name, const char *column)
@@ -522,11 +523,7 @@ kapture_attach_index_id_column(Oid relid, const char *name, const char *column)
 	bool		found = false;
 
 	if (column == NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("customers cannot be pulled into a table without a column for their ids"),
-				 errdetail("Their rows are found by it."),
-				 errhint("Leave out \"%s\", or have the table attached with a column for ids.", "pull")));
+		return;
 	rel = relation_open(relid, AccessShareLock);
 	attnum = get_attnum(relid, column);
 	foreach(lc, RelationGetIndexList(rel))

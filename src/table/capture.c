@@ -19,6 +19,7 @@
 #include "fmgr.h"
 #include "miscadmin.h"
 #include "utils/datum.h"
+#include "utils/fmgroids.h"
 #include "utils/guc.h"
 #include "utils/hsearch.h"
 #include "utils/inval.h"
@@ -526,7 +527,8 @@ capture_changed_columns(const CaptureTable *table, KaptureAttachment *att, Trigg
 /*
  * Runs work(arg), which changes rows with what comes from Kapture: that is not captured,
  * as far as it is in these columns of the row that has, when it is changed, this id of
- * Kapture's.  Errors: those of the work.
+ * Kapture's.  Where the extension keeps the ids, it is the one row that the statement itself
+ * writes, not what triggers write.  Errors: those of the work.
  */
 void
 kapture_capture_ignoring(int32 attachment_id, int64 customer_id, int64 columns,
@@ -553,7 +555,11 @@ capture_ignored_columns(KaptureAttachment *att, TupleTableSlot *slot)
 	bool		isnull;
 	Datum		id;
 
-	if (capture_ignored.attachment_id != att->id || att->id_attnum == InvalidAttrNumber)
+	if (capture_ignored.attachment_id != att->id)
+		return 0;
+	if (att->id_column == NULL)
+		return DatumGetInt32(OidFunctionCall0(F_PG_TRIGGER_DEPTH)) == 1 ? capture_ignored.columns : 0;
+	if (att->id_attnum == InvalidAttrNumber)
 		return 0;
 	id = slot_getattr(slot, att->id_attnum, &isnull);
 	return !isnull && DatumGetInt64(id) == capture_ignored.customer_id ? capture_ignored.columns : 0;

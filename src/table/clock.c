@@ -11,7 +11,7 @@
  * nor starts it anew.
  *
  * Advisory locks of users' code go when it ends: those of a session would stay
- * with the process for good.
+ * with the process for good.  For memory that would stay (kept.c), the process ends.
  *
  * In a session there is no clock: it has a statement_timeout, and its locks are
  * its own.
@@ -31,6 +31,7 @@
 #include "cluster/guard.h"
 #include "cluster/shmem.h"
 #include "table/clock.h"
+#include "table/kept.h"
 
 /* Milliseconds that users' code has to end in once it was cancelled. */
 #define CLOCK_GRACE			2000
@@ -38,6 +39,7 @@
 /* How often the time of the running work was up. */
 static volatile sig_atomic_t clock_rings = 0;
 static volatile sig_atomic_t clock_killed = false;	/* the process ends for it */
+static bool clock_overfull = false; /* because of the memory that it has left */
 static int	clock_depth = 0;
 
 /* Whose code it is. */
@@ -94,6 +96,7 @@ kapture_clock_start(int limit)
 	if (!kapture_process_is_ours() || clock_depth++ > 0)
 		return;
 	clock_register();
+	kapture_kept_begin();
 	clock_rings = 0;
 	if (!clock_killed)
 		clock_owner = InvalidOid;
@@ -114,6 +117,21 @@ kapture_clock_stop(void)
 		QueryCancelPending = false;
 	LockReleaseAll(USER_LOCKMETHOD, true);
 	return clock_rings > 0;
+}
+
+/*
+ * Users' code has ended, and so has the subtransaction that it ran in.  If it has left too
+ * much memory behind, the process ends as soon as it may.
+ */
+void
+kapture_clock_settle(void)
+{
+	if (!kapture_process_is_ours() || clock_depth > 0 || clock_killed || !OidIsValid(clock_owner) ||
+		!kapture_kept_end(clock_owner, clock_attachment))
+		return;
+	clock_overfull = true;
+	ProcDiePending = clock_killed = true;
+	InterruptPending = true;
 }
 
 /*
@@ -152,7 +170,7 @@ kapture_clock_blame(int code, Oid *owner, int32 *attachment_id)
 	if (!OidIsValid(clock_owner))
 		return KAPTURE_BLAME_NONE;
 	if (clock_killed)
-		return KAPTURE_BLAME_ENDLESS;
+		return clock_overfull ? KAPTURE_BLAME_MEMORY : KAPTURE_BLAME_ENDLESS;
 	/* an error that ends the process, which no signal has asked to end */
 	if (code != 0 && clock_depth > 0 && !kapture_process_is_terminated() && PostmasterIsAlive())
 		return KAPTURE_BLAME_FATAL;
@@ -173,6 +191,8 @@ kapture_clock_blame_text(KaptureBlame blame)
 			return "a trigger, check or function of the table took no notice of being cancelled; the worker had to end for it";
 		case KAPTURE_BLAME_FATAL:
 			return "a trigger, check or function of the table raised a FATAL error; the worker had to end for it";
+		case KAPTURE_BLAME_MEMORY:
+			return "the functions that triggers and checks of the table call take too much memory; the worker had to end for it";
 	}
 	return NULL;
 }

@@ -34,6 +34,7 @@
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
+#include "utils/plancache.h"
 #include "utils/rel.h"
 #include "utils/resowner.h"
 #include "utils/timestamp.h"
@@ -50,6 +51,7 @@
 #include "mapping/expression.h"
 #include "table/binding.h"
 #include "table/clock.h"
+#include "table/kept.h"
 #include "table/row_io.h"
 #include "table/row_sql.h"
 
@@ -79,6 +81,9 @@
 
 /* Bytes of the rows of a batch that are read at a time; the others come later. */
 #define ROW_BATCH_BYTES		((Size) 2 * 1024 * 1024)
+
+/* Tables whose plans a background process keeps. */
+#define ROW_MAX_PLANNED		200
 
 typedef struct RowBatch
 {
@@ -149,6 +154,70 @@ row_leave_nothing(void)
 		elog(ERROR, "could not set constraints");
 }
 
+/* The tables whose plans are kept, those that were used last first. */
+static dlist_head row_planned = DLIST_STATIC_INIT(row_planned);
+static int	row_nplanned = 0;
+
+/* The bytes that a plan takes. */
+static Size
+row_plan_bytes(SPIPlanPtr plan)
+{
+	const CachedPlanSource *source = linitial(SPI_plan_get_plan_sources(plan));
+
+	return MemoryContextMemAllocated(source->context, true) +
+		(source->gplan ? MemoryContextMemAllocated(source->gplan->context, true) : 0);
+}
+
+static void
+row_drop_plans(KaptureAttachment *att)
+{
+	for (int i = 0; i < KAPTURE_ROW_STATEMENTS; i++)
+	{
+		if (att->plans[i])
+		{
+			kapture_kept_give_back(att->id, row_plan_bytes(att->plans[i]));
+			SPI_freeplan(att->plans[i]);
+		}
+		att->plans[i] = NULL;
+	}
+	if (att->is_planned)
+	{
+		dlist_delete(&att->planned_node);
+		row_nplanned--;
+	}
+	att->is_planned = false;
+}
+
+/*
+ * The plans of a table take a hundred kilobytes, and a process may have thousands of
+ * tables.  Not to be called while one of the plans is executed.
+ */
+static void
+row_drop_old_plans(void)
+{
+	while (row_nplanned > ROW_MAX_PLANNED)
+		row_drop_plans(dlist_container(KaptureAttachment, planned_node, dlist_tail_node(&row_planned)));
+}
+
+/* The plans go with the description of the table that they were made for. */
+static void
+row_free_plans(void *arg)
+{
+	row_drop_plans(arg);
+}
+
+/* The plans of a table are used. */
+static void
+row_note_planned(KaptureAttachment *att)
+{
+	if (att->is_planned)
+		dlist_delete(&att->planned_node);
+	else
+		row_nplanned++;
+	dlist_push_head(&row_planned, &att->planned_node);
+	att->is_planned = true;
+}
+
 /*
  * As kapture_row_run(), with a limit for users' code, in milliseconds, and for
  * the wait for a lock; NULL: the table is not locked, as it is not to be read.
@@ -164,6 +233,8 @@ row_run_within(KaptureAttachment *att, const char *timezone, void (*work) (void 
 	int			sec_context;
 
 	GetUserIdAndSecContext(&userid, &sec_context);
+	if (kapture_process_is_ours() && !kapture_clock_is_running())
+		row_drop_old_plans();
 	BeginInternalSubTransaction(NULL);
 	kapture_clock_start(limit);
 	PG_TRY();
@@ -215,6 +286,7 @@ row_run_within(KaptureAttachment *att, const char *timezone, void (*work) (void 
 	PG_END_TRY();
 	MemoryContextSwitchTo(context);
 	CurrentResourceOwner = owner;
+	kapture_clock_settle();
 	/* a cancel is for the session, or for the users' code that we are called from */
 	if (error && error->sqlerrcode == ERRCODE_QUERY_CANCELED &&
 		(!kapture_process_is_ours() || kapture_clock_is_running()))
@@ -255,6 +327,17 @@ kapture_row_is_passing(const ErrorData *error)
 	return kapture_guard_is_lock(error) ||
 		error->sqlerrcode == ERRCODE_T_R_SERIALIZATION_FAILURE ||
 		kapture_guard_is_shortage(error);
+}
+
+/*
+ * Has users' code raised such an error itself?  It may raise it for ever, whoever has locked what.
+ * The server's own errors, also those that pass through a function, have its text domain; a language
+ * that reports what it caught as its own makes them look raised.
+ */
+bool
+kapture_row_is_raised(const ErrorData *error)
+{
+	return error->domain && strcmp(error->domain, PG_TEXTDOMAIN("postgres")) != 0;
 }
 
 /* A batch's work, for kapture_row_run(). */
@@ -384,9 +467,10 @@ row_run_singly(RowWork work, RowBatch *batch, List *rows, bool locked)
 		if (kapture_row_is_passing(error) || row_is_of_table(batch->att))
 		{
 			row->outcome = KAPTURE_ROW_LOCKED;
-			if (kapture_guard_is_shortage(error))
-				row->error = MemoryContextStrdup(row->context, error->message);
-			if (kapture_guard_is_lock(error))
+			row->raised = kapture_row_is_passing(error) && kapture_row_is_raised(error);
+			if (row->raised || kapture_guard_is_shortage(error))
+				row->error = MemoryContextStrdup(row->context, row->raised ? row_explain(batch, error) : error->message);
+			if (kapture_guard_is_lock(error) && !row->raised)
 				lock_timeout = ROW_LOCKED_TIMEOUT;
 		}
 		else
@@ -442,20 +526,6 @@ kapture_row_check_table(const KaptureAttachment *att)
 				 errhint("If it is the right server, use kapture_detach() and kapture_attach().")));
 }
 
-/* The plans go with the description of the table that they were made for. */
-static void
-row_free_plans(void *arg)
-{
-	KaptureAttachment *att = arg;
-
-	for (int i = 0; i < KAPTURE_ROW_STATEMENTS; i++)
-	{
-		if (att->plans[i])
-			SPI_freeplan(att->plans[i]);
-		att->plans[i] = NULL;
-	}
-}
-
 /*
  * The plan of a statement, prepared once for each description of a table, and
  * anew when something in it has got another name.  It is to go by the primary
@@ -476,7 +546,10 @@ row_plan(KaptureAttachment *att, KaptureRowStatement statement)
 		types[nparams++] = INT8ARRAYOID;
 	sql = kapture_row_sql(att, statement);
 	if (plan && kapture_user_code_is_plan_of(plan, sql))
+	{
+		row_note_planned(att);
 		return plan;
+	}
 	if (plan)
 		SPI_freeplan(plan);
 	att->plans[statement] = NULL;
@@ -493,6 +566,7 @@ row_plan(KaptureAttachment *att, KaptureRowStatement statement)
 	}
 	SPI_keepplan(plan);
 	att->plans[statement] = plan;
+	row_note_planned(att);
 	return plan;
 }
 

@@ -28,8 +28,9 @@ typedef struct KaptureRow
 
 	/* filled in */
 	KaptureRowOutcome outcome;
-	char	   *error;			/* of FAILED; of LOCKED, what the server has run out of, or NULL */
+	char	   *error;			/* of FAILED; of LOCKED, what was raised, what the server has run out of, or NULL */
 	bool		slow;			/* FAILED, as its time was up */
+	bool		raised;			/* LOCKED, as code of the table says so, with that error */
 	bool		outside;		/* DONE, but it is none of the filter's: no values */
 	int64		customer_id;	/* as in the table, 0 for NULL */
 	char	  **values;			/* of the mapped columns, NULL for NULL */
@@ -54,5 +55,6 @@ extern ErrorData *kapture_row_run(KaptureAttachment *att, const char *timezone,
 								  void (*work) (void *arg), void *arg);
 extern ErrorData *kapture_row_try(KaptureAttachment *att);
 extern bool kapture_row_is_passing(const ErrorData *error);
+extern bool kapture_row_is_raised(const ErrorData *error);
 
 #endif							/* KAPTURE_ROW_IO_H */

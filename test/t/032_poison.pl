@@ -35,6 +35,37 @@ sub failure_ok
 
 sub has_id { return "SELECT kapture_customer_id IS NOT NULL FROM customers WHERE id = $_[0]" }
 
+# --- code of a table that says for ever that its row is locked; what becomes of it is seen at the end
+my $calm = start_emulator();
+$node->safe_psql('postgres', 'CREATE DATABASE busy');
+setup_sync($node, $calm, db => 'busy');
+sql(q(
+CREATE TABLE busy (id int PRIMARY KEY, customer_name text, phone text);
+CREATE FUNCTION busy() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+	IF NEW.id <= 3 THEN RAISE 'row % is busy', NEW.id USING ERRCODE = CASE NEW.id WHEN 1 THEN '55P03' WHEN 2 THEN '40P01' ELSE '40001' END; END IF;
+	RETURN NEW;
+END $$;
+CREATE TRIGGER busy BEFORE UPDATE ON busy FOR EACH ROW EXECUTE FUNCTION busy();
+CREATE FUNCTION busy_name(id int) RETURNS text LANGUAGE plpgsql IMMUTABLE AS $$
+BEGIN
+	IF id = 4 THEN RAISE 'row 4 is busy' USING ERRCODE = '53200'; END IF;
+	RETURN 'Busy';
+END $$;
+SELECT kapture_attach('busy', columns => '{"customer_name": {"expression": "busy_name(id)"}, "phone": "phone"}');
+INSERT INTO busy SELECT i, 'Busy', 9400000000 + i FROM generate_series(1, 5) i;
+CREATE TABLE waits (id int PRIMARY KEY, customer_name text, phone text);
+CREATE TABLE total (n int);
+INSERT INTO total VALUES (0);
+CREATE FUNCTION count_up() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM FROM public.total FOR UPDATE NOWAIT; RETURN NEW; END $$;
+CREATE TRIGGER count_up BEFORE UPDATE ON waits FOR EACH ROW EXECUTE FUNCTION count_up();
+SELECT kapture_attach('waits');
+BEGIN;
+UPDATE total SET n = 1;
+PREPARE TRANSACTION 'total';
+INSERT INTO waits VALUES (1, 'Waits', '9420000001');
+), 'busy');
+
 # --- the write-back
 sql(q(
 CREATE FUNCTION no_write_back() RETURNS trigger LANGUAGE plpgsql AS $$
@@ -304,6 +335,17 @@ foreach my $db ([ 'ascii', 'SQL_ASCII', '\xff', 'invalid byte sequence' ], [ 'wi
 	poll_ok($node, "SELECT count(kapture_customer_id) = 20 FROM customers", "$encoding: and go when they are fixed", $name);
 	is($node->safe_psql($name, "SELECT kapture_worker_pid()"), $pid, "$encoding: by the same worker");
 }
+
+# --- what was said at the start for ever to be locked
+poll_ok($node, "SELECT string_agg(row_key || message, ',' ORDER BY row_key) = '1row 1 is busy,2row 2 is busy,3row 3 is busy,4field \"customer_name\": row 4 is busy'"
+	  . " FROM kapture_failures WHERE relation = 'busy'::regclass AND state = 'parked'", 'a row that its table says again and again to be locked is parked, with the error', 'busy');
+is(sql("SELECT kapture_customer_id IS NOT NULL FROM busy WHERE id = 5", 'busy'), 't', 'others go');
+is(sql("SELECT parked FROM kapture_status WHERE relation = 'waits'::regclass", 'busy'), '0', 'one whose trigger waits for a lock that somebody has is not parked');
+sql("ROLLBACK PREPARED 'total'", 'busy');
+poll_ok($node, "SELECT kapture_customer_id IS NOT NULL FROM waits", 'and goes when it is free', 'busy');
+sql("DROP TRIGGER busy ON busy", 'busy');
+is(sql("SELECT kapture_retry('busy')", 'busy'), '4', 'those that are parked are tried again when asked for');
+poll_ok($node, "SELECT count(kapture_customer_id) = 4 FROM busy", 'and go', 'busy');
 
 is(sql("SELECT kapture_worker_pid()"), $worker, 'the worker has lived through all this');
 $node->stop;

@@ -123,6 +123,14 @@ my @work = (
 		await("SELECT EXISTS (SELECT FROM kapture_row WHERE row_key = '$key')");
 		sql("UPDATE customers SET id = id + 2000000 WHERE id = $key");
 	},
+	# a customer that a session has written by itself
+	written => sub {
+		my ($key) = @_;
+		add_customer($key);
+		await("SELECT kapture_customer_id IS NOT NULL FROM customers WHERE id = $key");
+		sql("SELECT kapture_update_customer(jsonb_build_object('kapture_customer_id', kapture_customer_id, 'city', 'Goa')) FROM customers WHERE id = $key");
+		sql("UPDATE customers SET city = 'Pune' WHERE id = $key");
+	},
 	shared => sub {
 		my ($key) = @_;
 		my $phone = phone();

@@ -118,6 +118,7 @@ sub fares
 	return;
 }
 
+sql("CREATE EXTENSION refint; CREATE EXTENSION lo; CREATE EXTENSION moddatetime");
 my $table;
 foreach my $owner ('postgres', 'alice')
 {
@@ -143,6 +144,18 @@ foreach my $owner ('postgres', 'alice')
 	$table = waiting($owner);
 	as('mallory', "CREATE TRIGGER fire BEFORE UPDATE ON $table FOR EACH ROW EXECUTE FUNCTION mallory.fire_herself()");
 	fares($table, 'sent', "$of, her trigger that runs as herself");
+
+	# functions in C that run what they are given, or act on it
+	foreach my $function ("check_primary_key('customer_name', '(select lo_create(4711) AS x) AS z', 'x::text IS NOT NULL OR x::text')",
+		"check_foreign_key('1', 'cascade', 'phone', 'loot AS l USING (SELECT mallory.steal()) AS z; --', 'who')", "lo_manage('phone')")
+	{
+		$table = waiting($owner);
+		as('mallory', "CREATE TRIGGER fire BEFORE UPDATE ON $table FOR EACH ROW EXECUTE FUNCTION $function");
+		fares($table, qr/^trigger "fire" of table "t$n" must not give arguments to function public\.(check_\w+|lo_manage)\(\) as role "$owner" Hint: call what it does/, "$of, her trigger with arguments, $function");
+	}
+	$table = waiting($owner, columns => 'city timestamptz');
+	as('mallory', "CREATE TRIGGER fire BEFORE UPDATE ON $table FOR EACH ROW EXECUTE FUNCTION moddatetime('city')");
+	fares($table, 'sent', "$of, her trigger with harmless arguments");
 
 	foreach my $condition ('mallory.steal()', 'mallory.steal_sql()', 'lo_create(4711) > 0', "query_to_xml('SELECT mallory.steal()', true, true, '') IS NOT NULL",
 		"database_to_xml(true, true, '') IS NOT NULL", "pg_read_file('PG_VERSION') <> NEW.phone", "set_config('role', 'mallory', false) = 'x'")
@@ -187,6 +200,9 @@ foreach my $owner ('postgres', 'alice')
 		fares($table, 'sent', "$of, her own condition with a volatile function");
 		as('alice', "GRANT TRIGGER ON $table TO mallory; INSERT INTO $table VALUES (2, 'Minded', '97500000$n')");
 		fares($table, qr/^condition of trigger "fire" of table "t$n" must not call function alice\.minds/, "$of, the same when others hold TRIGGER");
+		$table = waiting($owner);
+		as('alice', "REVOKE TRIGGER ON $table FROM mallory; CREATE TRIGGER fire BEFORE UPDATE ON $table FOR EACH ROW EXECUTE FUNCTION lo_manage('phone')");
+		fares($table, 'sent', "$of, her own trigger with arguments");
 	}
 
 	# --- types

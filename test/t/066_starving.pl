@@ -538,6 +538,43 @@ alice_is_served('code that cannot be cancelled', 10);
 is(sql("SELECT kapture_worker_pid()"), $pid, 'and not tried again at once');
 drop('endless');
 
+# --- memory that only the end of a process frees: of functions, which stay compiled
+sql("CREATE ROLE hoarder LOGIN; CREATE SCHEMA AUTHORIZATION hoarder; GRANT USAGE ON FOREIGN SERVER mallory TO hoarder; CREATE USER MAPPING FOR hoarder SERVER mallory OPTIONS (auth_key '$key')");
+unlike(as('hoarder', q(
+SET check_function_bodies = off;
+CREATE TABLE hoarder.customers (id bigint PRIMARY KEY, customer_name text, phone text, kapture_customer_id bigint);
+DO $$ BEGIN FOR i IN 0..149 LOOP
+  EXECUTE format('CREATE FUNCTION hoarder.f%s() RETURNS void LANGUAGE plpgsql AS %L', i, 'BEGIN RETURN; ' || repeat('IF 1 = 0 THEN PERFORM upper(''abc'' || 1), lower(''abc'' || 1); END IF; ', 3000) || ' END');
+END LOOP; END $$;
+CREATE FUNCTION hoarder.hoard() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+  IF current_setting('application_name') = '' THEN FOR i IN NEW.id * 50 .. NEW.id * 50 + 49 LOOP EXECUTE format('SELECT hoarder.f%s()', i); END LOOP; END IF;
+  RETURN NEW; END $$;
+CREATE TRIGGER hoard BEFORE UPDATE ON hoarder.customers FOR EACH ROW EXECUTE FUNCTION hoarder.hoard();
+SELECT kapture_attach('hoarder.customers', server => 'mallory'))), qr/ERROR/, 'a table whose trigger calls many functions');
+$pid = sql("SELECT kapture_worker_pid()");
+as('hoarder', "INSERT INTO hoarder.customers SELECT i, 'Hoarder', 9800000000 + i FROM generate_series(0, 2) i");
+wait_for(sub { alice_inserts(); return sql("SELECT kapture_worker_pid()") ne $pid }, 'the worker to end for the memory that they leave behind');
+served('functions that leave memory behind', [ alice_inserts() ]);
+poll_ok($node, "SELECT count(*) > 0 AND bool_and(message ~ 'take too much memory') FROM kapture_failures WHERE relation = 'hoarder.customers'::regclass AND state = 'parked'", 'the rows are parked');
+sql("SELECT kapture_detach('hoarder.customers')");
+
+# --- and of many tables: each has its plans
+unlike(mallory(q(
+SET client_min_messages = warning;
+DO $$ BEGIN FOR i IN 1..500 LOOP
+  EXECUTE format('CREATE TABLE mallory.many%s (id bigint PRIMARY KEY, customer_name text, phone text, kapture_customer_id bigint)', i);
+  PERFORM kapture_attach(format('mallory.many%s', i), server => 'mallory');
+  EXECUTE format('INSERT INTO mallory.many%s VALUES (1, ''Many'', 9810000000 + %s)', i, i);
+  COMMIT;
+END LOOP; END $$)), qr/ERROR/, 'many tables');
+poll_ok($node, "SELECT count(*) = 0 FROM kapture_status WHERE relation::text LIKE 'mallory.many%' AND pending + in_flight + retrying > 0", 'all of them are sent');
+$log = -s $node->logfile;
+sql("SELECT pg_log_backend_memory_contexts(kapture_worker_pid())");
+wait_for(sub { slurp_file($node->logfile, $log) =~ /Grand total: \d+ bytes/ }, 'what the worker has in memory');
+my ($total) = slurp_file($node->logfile, $log) =~ /Grand total: (\d+) bytes/;
+cmp_ok($total, '<', 58 * 1024 * 1024, 'the worker does not keep the plans of all');
+mallory("DO \$\$ BEGIN FOR i IN 1..500 LOOP EXECUTE format('DROP TABLE mallory.many%s', i); COMMIT; END LOOP; END \$\$");
+
 # --- code that ends the process, by what only superusers can make
 my $library = PostgreSQL::Test::Utils::tempdir() . '/fatal';
 append_to_file("$library.c", qq(

@@ -199,6 +199,7 @@ is(sql("SELECT string_agg(attname, ' ' ORDER BY attnum) FROM pg_attribute WHERE 
 is(sql("SELECT sum(updates) FROM untouched"), 0, 'and no row of it is updated');
 my %ids = map { $_->{customer_name} => $_->{kapture_customer_id} } @{ emulator_get($emulator, 'customers') };
 is(sql("SELECT kapture_id('untouched', '1')"), $ids{Uma}, 'kapture_id tells the id');
+is(sql("SELECT kapture_id('untouched', 1), kapture_id('untouched', id) FROM untouched WHERE id = 1"), "$ids{Uma}|$ids{Uma}", 'also of a key that is a number');
 is(sql("SELECT kapture_id('untouched', '3') IS NULL"), 't', 'NULL: no such row');
 $updates = requests('update');
 my $adds = requests('add');
@@ -215,9 +216,6 @@ sql("DELETE FROM untouched WHERE id = 1; INSERT INTO untouched VALUES (1, 'Anoth
 idle_ok('another row under the key of one that was deleted');
 isnt(sql("SELECT coalesce(kapture_id('untouched', '1'), 0)"), $ids{Uma}, 'is another customer');
 is(requests('add') - $adds, 1, 'which is added');
-sql("CREATE TABLE no_ids (id int PRIMARY KEY, customer_name text, phone text)");
-(undef, undef, $err) = $node->psql('postgres', "SELECT kapture_attach('no_ids', id_column => NULL, pull => true)");
-like($err, qr/customers cannot be pulled into a table without a column for their ids/, 'as its rows are found by it');
 
 # pulls skip what is computed, and bring nothing that the filter leaves out
 sql(q(

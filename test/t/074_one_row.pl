@@ -294,6 +294,30 @@ foreach my $on_delete ('', '{"campaign_name": "deleted"}')
 	sql("DELETE FROM customers WHERE customer_name = 'Stays'");
 }
 sql("SELECT kapture_alter('customers', reset => '{on_delete}')");
+# an Update whose answer was lost is carried out when its row is deleted, and another row gets the customer
+foreach my $way ('DELETE', 'TRUNCATE')
+{
+	my $phone = $way eq 'DELETE' ? '9705000041' : '9705000042';
+	sql("CREATE TABLE late (LIKE customers INCLUDING INDEXES); SELECT kapture_attach('late')") if $way eq 'DELETE';
+	sql("INSERT INTO late (id, customer_name, phone) VALUES (1, 'First', '$phone')");
+	poll_ok($node, "SELECT kapture_customer_id IS NOT NULL FROM late", "$way: a row has its customer");
+	my $customer = sql("SELECT kapture_customer_id FROM late");
+	emulator_faults($emulator, { api => 'update', match => "\"$customer\"", action => 'gateway', ms => 1500, count => 1 });
+	sql("UPDATE late SET city = 'Old' WHERE id = 1");
+	poll_ok($node, "SELECT count(*) = 1 FROM kapture_delivery WHERE in_doubt > now() AND state = 'retry'", 'whose next Update is lost');
+	sql($way eq 'DELETE' ? "DELETE FROM late" : "TRUNCATE late");
+	sql("INSERT INTO late (id, customer_name, phone, city) VALUES (2, 'Second', '$phone', 'New')");
+	poll_ok($node, "SELECT message LIKE 'an Update of the deleted row that was Kapture customer $customer may still be carried out' AND hint LIKE 'nothing: the row gets that customer%' AND state = 'retry'"
+		  . " FROM kapture_failures WHERE relation = 'late'::regclass AND row_key = '2'",
+		'another row that is to get the customer waits for the end of that');
+	poll_ok($node, "SELECT kapture_customer_id = $customer FROM late", 'then it gets it');
+	idle_ok('and nothing waits');
+	is(customer($customer)->{city}, 'New', 'the late Update has not overwritten its values');
+	emulator_faults($emulator);
+	sql("DELETE FROM late");
+	idle_ok('nothing is left');
+}
+sql("SELECT kapture_detach('late'); DROP TABLE late");
 
 emulator_post($emulator, 'seed', [ { kapture_customer_id => 499, customer_name => 'No row', phone => '9705000008' } ]);
 sql("UPDATE customers SET phone = '9705000008' WHERE id = 3");

@@ -39,7 +39,7 @@ sql("UPDATE customers SET city = 'Surat'");
 made_is(1, 'update', 'a change is sent');
 sql("SELECT kapture_pause('customers'); UPDATE customers SET city = 'Nagpur'; UPDATE customers SET city = 'Surat'; SELECT kapture_resume('customers')");
 made_is(0, 'none', 'a change and its reverse make no request');
-sql("SELECT kapture_pause('customers'); SELECT kapture_touch('customers', '1'); UPDATE customers SET city = 'Delhi'; SELECT kapture_resume('customers')");
+sql("SELECT kapture_pause('customers'); SELECT kapture_touch('customers', 1); UPDATE customers SET city = 'Delhi'; SELECT kapture_resume('customers')");
 made_is(1, 'update', 'with a touch, what differs is sent');
 is(updates()->[-1], '{"kapture_customer_id": "' . sql("SELECT kapture_customer_id FROM customers") . '", "city": "Delhi"}', 'and nothing else');
 sql("UPDATE customers SET city = NULL");

@@ -222,8 +222,8 @@ poll_ok($node, "SELECT parked = 1 AND pending + in_flight + retrying = 0 FROM ka
 like(sql("SELECT message FROM kapture_failures"), qr/cannot read this row's add request, though it reads others: Invalid Json/, 'with the reason');
 is(sql($state), 'ok', 'without harm to the server');
 
-# all that is there is bad: whatever else comes is tried in turn, and ends it (20 rows have been tried
-# by then at least; so many more that have not would hold the server again)
+# all that is there is bad: whatever else comes is tried in turn, and ends it; as many more that are bad
+# do not hold the server again
 fresh();
 emulator_faults($emulator, { %$refusal, match => 'bad' });
 insert_rows('bad', 1, 35);
@@ -231,6 +231,11 @@ poll_ok($node, "SELECT server_state = 'refusing' AND parked = 0 FROM kapture_sta
 insert_rows('good', 3000, 1);
 poll_ok($node, "SELECT count(kapture_customer_id) = 1 FROM customers", 'a good one is among the probes');
 poll_ok($node, "SELECT parked = 35 AND pending + in_flight + retrying = 0 AND server_state = 'ok' FROM kapture_status", 'the queue goes on by itself; bad rows are parked, and hold nobody up again');
+my $held = () = slurp_file($node->logfile) =~ /refuses all rows/g;
+insert_rows('bad', 100, 60);
+insert_rows('good', 4000, 1);
+poll_ok($node, "SELECT parked = 95 AND pending + in_flight + retrying = 0 AND server_state = 'ok' FROM kapture_status", 'more bad rows than have held the server are parked, too');
+is(scalar(() = slurp_file($node->logfile) =~ /refuses all rows/g), $held, 'and do not hold it again');
 
 # a row that was parked for a reason of its own does not wait with the others
 fresh();

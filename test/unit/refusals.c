@@ -1,6 +1,7 @@
 /*
  * refusals.c
- *		Checks of push/refusals.c: whose matter is it that a key is denied?
+ *		Checks of push/refusals.c: whose matter is it that a key is denied, or that
+ *		rows are refused in words that nobody knows?
  */
 #include "unit.h"
 
@@ -38,6 +39,53 @@ refusals_run(const RefusalsAnswer *answers, int n, const char *name)
 	}
 }
 
+/* How many new rows have to be refused, one after the other, until the server is held; "n" at most. */
+static int
+refusals_until_held(KaptureRefusals *refusals, int n)
+{
+	for (int i = 1; i <= n; i++)
+	{
+		KaptureDelivery delivery = {.delivery_id = i,.context = CurrentMemoryContext};
+		KaptureTask task = {.delivery = &delivery,.asked = KAPTURE_API_ADD,.verdict = KAPTURE_REFUSED,
+			.state = KAPTURE_TASK_FAILED,.failed.park = true};
+
+		kapture_refusals_judge(refusals, &task, unit_time("2021-03-14 00:00:00"));
+		if (!task.failed.park)
+			return i;
+	}
+	return n + 1;
+}
+
+/* A row is taken. */
+static void
+refusals_take(KaptureRefusals *refusals)
+{
+	KaptureDelivery delivery = {.delivery_id = 1000,.context = CurrentMemoryContext};
+	KaptureTask task = {.delivery = &delivery,.asked = KAPTURE_API_ADD,.verdict = KAPTURE_SUCCESS,.state = KAPTURE_TASK_DONE};
+
+	kapture_refusals_judge(refusals, &task, unit_time("2021-03-14 00:00:00"));
+}
+
+/* Refusals in unknown words: of an account that has been put right, and of rows that are really bad. */
+static void
+refusals_unknown_words(void)
+{
+	KaptureRefusals refusals = {0};
+	KaptureDelivery delivery = {.delivery_id = 1,.failures = 1,.context = CurrentMemoryContext};
+	KaptureTask again = {.delivery = &delivery,.asked = KAPTURE_API_ADD,.verdict = KAPTURE_REFUSED,
+		.state = KAPTURE_TASK_FAILED,.failed.park = true};
+
+	unit_is_int(refusals_until_held(&refusals, 300), KAPTURE_REFUSALS_MAX, "refusals that hold the server");
+	refusals_take(&refusals);
+	unit_is_int(refusals_until_held(&refusals, 300), KAPTURE_REFUSALS_MAX, "so many do again when the account was put right meanwhile");
+	refusals_take(&refusals);
+	kapture_refusals_judge(&refusals, &again, unit_time("2021-03-14 00:00:00"));
+	unit_ok(again.failed.park, "a row that is refused again when others were taken is parked");
+	unit_is_int(refusals_until_held(&refusals, 300), KAPTURE_REFUSALS_MANY, "refusals that hold the server when rows were at fault");
+	refusals_take(&refusals);
+	unit_is_int(refusals_until_held(&refusals, KAPTURE_REFUSALS_MAX * 2), KAPTURE_REFUSALS_MAX * 2 + 1, "many bad rows do not");
+}
+
 void
 unit_refusals(void)
 {
@@ -63,6 +111,7 @@ unit_refusals(void)
 		{2, KAPTURE_API_ADD, KAPTURE_SUCCESS, false}, {1, KAPTURE_API_ADD, KAPTURE_DENIED, false},
 	};
 
+	refusals_unknown_words();
 	refusals_run(own, lengthof(own), "a row that alone is denied");
 	refusals_run(key, lengthof(key), "a key that is denied for all");
 	refusals_run(other_api, lengthof(other_api), "a key of one API");

@@ -1,0 +1,18 @@
+/*
+ * kept.h
+ *		Rows of tables that have no column for ids, which are in kapture_row.
+ */
+#ifndef KAPTURE_KEPT_H
+#define KAPTURE_KEPT_H
+
+#include "postgres.h"
+
+#include "nodes/pg_list.h"
+
+#include "base/catalog.h"
+
+extern List *kapture_kept_rows(const KaptureAttachment *att, const int64 *customer_ids, int n);
+extern List *kapture_kept_without(const KaptureAttachment *att, List *row_keys);
+extern int	kapture_kept_ids(const KaptureAttachment *att, int64 after, int limit, int64 *ids);
+
+#endif							/* KAPTURE_KEPT_H */

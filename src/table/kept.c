@@ -1,0 +1,143 @@
+/*
+ * kept.c
+ *		Which owner's code leaves memory behind in the background processes.
+ *
+ * What a function allocates goes when it ends.  What PostgreSQL keeps because of it
+ * does not: compiled functions, and descriptions of all that was looked up.  A tenant
+ * with thousands of functions could have worker and puller keep gigabytes, for as long
+ * as they run.  Only their end frees it; so the process ends for the owner whose code it is.
+ *
+ * How much memory a process has is asked of the system, which costs microseconds.
+ * Memory contexts are added up only if that is suspiciously much.
+ */
+#include "postgres.h"
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include "utils/hsearch.h"
+#include "utils/memutils.h"
+
+#include "cluster/bgworker.h"
+#include "table/kept.h"
+
+#define KEPT_MB				((int64) 1024 * 1024)
+
+/* Bytes that a process has to itself from which on it is looked at who makes it keep them. */
+#define KEPT_SUSPICIOUS		(96 * KEPT_MB)
+
+/* Bytes that are kept beside its own, for which a process ends ... */
+#define KEPT_MOST			(160 * KEPT_MB)
+
+/* ... if it is for an owner who has so many of them, beyond what each table has. */
+#define KEPT_OF_OWNER		(48 * KEPT_MB)
+#define KEPT_OF_TABLE		((int64) 128 * 1024)
+
+/* What is kept because of an attached table. */
+typedef struct KeptTable
+{
+	int32		attachment_id;	/* the key */
+	Oid			owner;
+	int64		bytes;
+} KeptTable;
+
+static HTAB *kept_tables = NULL;
+static int64 kept_private = 0;	/* bytes that the process had as users' code began */
+static int64 kept_beside = -1;	/* of which so many were kept beside its own; -1: not looked at */
+
+/* The bytes that the process shares with no other; 0 if that is not known. */
+static int64
+kept_ask(void)
+{
+	char		text[128];
+	long		pages;
+	long		resident;
+	long		shared;
+	int			fd = open("/proc/self/statm", O_RDONLY | O_CLOEXEC);
+	int			n = fd < 0 ? -1 : read(fd, text, sizeof(text) - 1);
+
+	if (fd >= 0)
+		close(fd);
+	if (n <= 0)
+		return 0;
+	text[n] = '\0';
+	if (sscanf(text, "%ld %ld %ld", &pages, &resident, &shared) != 3)
+		return 0;
+	return (int64) (resident - shared) * sysconf(_SC_PAGESIZE);
+}
+
+/* Adds to what is kept because of a table. */
+static void
+kept_add(Oid owner, int32 attachment_id, int64 bytes)
+{
+	KeptTable  *table;
+	bool		found;
+
+	if (kept_tables == NULL)
+	{
+		HASHCTL		info = {.keysize = sizeof(int32), .entrysize = sizeof(KeptTable)};
+
+		kept_tables = hash_create("kapture_sync kept memory", 64, &info, HASH_ELEM | HASH_BLOBS);
+	}
+	table = hash_search(kept_tables, &attachment_id, HASH_ENTER, &found);
+	if (!found)
+		table->bytes = 0;
+	table->owner = owner;
+	table->bytes = Max(table->bytes + bytes, 0);
+}
+
+/* What is kept because of an owner, beyond what each table has. */
+static int64
+kept_of_owner(Oid owner)
+{
+	HASH_SEQ_STATUS status;
+	KeptTable  *table;
+	int64		bytes = 0;
+
+	hash_seq_init(&status, kept_tables);
+	while ((table = hash_seq_search(&status)) != NULL)
+	{
+		if (table->owner == owner)
+			bytes += Max(table->bytes - KEPT_OF_TABLE, 0);
+	}
+	return bytes;
+}
+
+/*
+ * Users' code begins.
+ */
+void
+kapture_kept_begin(void)
+{
+	kept_private = kept_ask();
+	kept_beside = kept_private > KEPT_SUSPICIOUS ? (int64) kapture_process_memory_beside() : -1;
+}
+
+/*
+ * Users' code of an attached table has ended, and its memory is freed.  Returns whether
+ * the process keeps too much, and that because of this owner.
+ */
+bool
+kapture_kept_end(Oid owner, int32 attachment_id)
+{
+	int64		now = kept_ask();
+	int64		beside;
+
+	if (now <= KEPT_SUSPICIOUS)
+		return false;
+	beside = kapture_process_memory_beside();
+	kept_add(owner, attachment_id, kept_beside < 0 ? Min(beside, now - kept_private) : beside - kept_beside);
+	return beside > KEPT_MOST && kept_of_owner(owner) > KEPT_OF_OWNER;
+}
+
+/*
+ * So many bytes that were kept because of an attached table are free again.
+ */
+void
+kapture_kept_give_back(int32 attachment_id, Size bytes)
+{
+	KeptTable  *table = kept_tables ? hash_search(kept_tables, &attachment_id, HASH_FIND, NULL) : NULL;
+
+	if (table)
+		table->bytes = Max(table->bytes - (int64) bytes, 0);
+}
