@@ -166,6 +166,7 @@ static WaitEventSet *http_events = NULL;
 static TimestampTz http_timer = 0;	/* when libcurl wants to be called; 0: not */
 static int	http_running = 0;	/* requests in flight */
 static dlist_head http_counted = DLIST_STATIC_INIT(http_counted);	/* those with a payer */
+static bool http_any_held = false;	/* one of them may be held */
 static dlist_head http_finished = DLIST_STATIC_INIT(http_finished);
 static bool http_shared = false;	/* by several accounts */
 static CURL *http_free[HTTP_MAX_FREE];
@@ -327,14 +328,24 @@ http_has_room(const KaptureHttpRequest *request, size_t more)
 static void
 http_read_on(void)
 {
+	Oid			full = InvalidOid;	/* payer without room, whose later requests wait as well */
 	dlist_iter	iter;
 
+	if (!http_any_held)
+		return;
+	http_any_held = false;
 	dlist_foreach(iter, &http_counted)
 	{
 		KaptureHttpRequest *request = dlist_container(KaptureHttpRequest, sibling, iter.cur);
 
-		if (!request->held || request->finished || !http_has_room(request, Max(request->body_size, HTTP_SMALL)))
+		if (!request->held || request->finished)
 			continue;
+		if (request->payer == full || !http_has_room(request, Max(request->body_size, HTTP_SMALL)))
+		{
+			full = request->payer;
+			http_any_held = true;
+			continue;
+		}
 		request->held = false;
 		(void) curl_easy_pause(request->easy, CURLPAUSE_CONT);
 	}
@@ -359,7 +370,7 @@ http_write_callback(char *data, size_t size, size_t nmemb, void *arg)
 		want = Min(Max(want, 4096), request->max_size);
 		if (want > HTTP_SMALL && !http_has_room(request, want - request->body_size))
 		{
-			request->held = true;
+			request->held = http_any_held = true;
 			return CURL_WRITEFUNC_PAUSE;
 		}
 		larger = realloc(request->body, want);
@@ -948,6 +959,18 @@ kapture_http_count(KaptureHttpRequest *request, Oid payer, uint64 group)
 	request->payer = payer;
 	request->group = group;
 	dlist_push_tail(&http_counted, &request->sibling);
+}
+
+/*
+ * As kapture_http_count(), for a request that is no part of a group.  Such requests of a
+ * payer must not be mixed with groups.
+ */
+void
+kapture_http_count_alone(KaptureHttpRequest *request, Oid payer)
+{
+	static uint64 last = 0;
+
+	kapture_http_count(request, payer, ++last);
 }
 
 /*

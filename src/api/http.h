@@ -77,6 +77,7 @@ extern KaptureHttpRequest *kapture_http_start_in_turn(const KaptureServer *serve
 extern void kapture_http_connect_anew(KaptureHttpRequest *request);
 extern void kapture_http_distrust(KaptureHttpRequest *request);
 extern void kapture_http_count(KaptureHttpRequest *request, Oid payer, uint64 group);
+extern void kapture_http_count_alone(KaptureHttpRequest *request, Oid payer);
 extern void kapture_http_belongs_to_fetch(KaptureHttpRequest *request);
 extern void kapture_http_release(KaptureHttpRequest *request);
 extern void kapture_http_push(void);

@@ -499,6 +499,7 @@ sender_start_request(CallAccount *account, const KaptureServer *settings)
 	}
 	task->since = kapture_request_pool_started(&account->pool);
 	account->turn.share->in_flight++;
+	kapture_http_count_alone(task->request, account->key.sender);
 	dlist_delete(&task->node);
 	account->nready--;
 	dlist_push_tail(&sender_in_flight, &task->node);

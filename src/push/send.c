@@ -113,6 +113,7 @@ send_start_request(WorkerSending *sending, const KaptureServer *settings)
 		server->nready--;
 		task->since = kapture_request_pool_started(&server->pool);
 		server->share->in_flight++;
+		kapture_http_count_alone(t->request, server->owner);
 		/* a host that does not answer as it should may have moved */
 		if (server->health != KAPTURE_STATE_OK)
 			kapture_http_connect_anew(t->request);

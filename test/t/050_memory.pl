@@ -6,6 +6,8 @@ use warnings;
 
 use FindBin;
 use lib "$FindBin::RealBin/../perl";
+use IO::Select;
+use IO::Socket::INET;
 use KaptureTest;
 use PostgreSQL::Test::Utils;
 use Test::More;
@@ -182,6 +184,59 @@ my $captured = "SELECT count(*) FROM pg_backend_memory_contexts WHERE name = 'ka
 $session->query_safe("CREATE TABLE days_$_ PARTITION OF days FOR VALUES IN ($_); INSERT INTO days VALUES ($_, 1, 'Day', '9000000000'); DROP TABLE days_$_") for 1 .. 20;
 cmp_ok($session->query_safe($captured), '<=', 2, 'a session forgets the partitions that were dropped');
 $session->quit;
+
+# --- the worker: large answers to many rows, which all come but for their end
+my $listener = IO::Socket::INET->new(Listen => 512, LocalAddr => '127.0.0.1') or die "listen: $!";
+my $answers = fork // die $!;
+if ($answers == 0)
+{
+	my $answer = "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Length: 1000000\r\n\r\n{\"status\": \"success\", \"a\": \"" . 'x' x 990_000;
+	my ($reading, $writing, %sent) = (IO::Select->new($listener), IO::Select->new);
+	while (my ($readable, $writable) = IO::Select->select($reading, $writing, undef, undef))
+	{
+		foreach my $client (@$writable)
+		{
+			$sent{$client} += syswrite($client, $answer, length $answer, $sent{$client}) // length $answer;
+			$writing->remove($client) if $sent{$client} >= length $answer;
+		}
+		foreach my $client (@$readable)
+		{
+			if ($client == $listener)
+			{
+				my $new = $listener->accept or next;
+				$new->blocking(0);
+				$reading->add($new);
+			}
+			elsif (sysread $client, my $request, 65536)
+			{
+				$writing->add($client) unless defined $sent{$client};
+				$sent{$client} //= 0;
+			}
+			else
+			{
+				$_->remove($client) foreach $reading, $writing;
+				delete $sent{$client};
+				close $client;
+			}
+		}
+	}
+}
+my $port = $listener->sockport;
+close $listener or die;
+restart_worker($node);
+$node->safe_psql('postgres', qq(
+CREATE SERVER unended FOREIGN DATA WRAPPER kapture_fdw OPTIONS (url 'http://127.0.0.1:$port', timeout '4s', max_connections '200');
+CREATE USER MAPPING FOR CURRENT_USER SERVER unended OPTIONS (auth_key 'a2FwZGVtbzprYXAxMjM=');
+CREATE TABLE unended (id bigint PRIMARY KEY, customer_name text, phone text);
+SELECT kapture_attach('unended', server => 'unended')));
+my $unending = $node->safe_psql('postgres', 'SELECT kapture_worker_pid()');
+my $without = resident($unending);
+$node->safe_psql('postgres', "INSERT INTO unended SELECT i, 'Unended', 9700000000 + i FROM generate_series(1, 200) i");
+poll_ok($node, "SELECT count(*) >= 100 FROM kapture_failures WHERE relation = 'unended'::regclass", 'large answers to rows do not end');
+is($node->safe_psql('postgres', 'SELECT kapture_worker_pid()'), $unending, 'the worker goes on');
+memory_ok(resident($unending) - $without, 64 * 1024 * 1024, 'and does not take all of them into memory at once');
+kill 'KILL', $answers;
+waitpid $answers, 0;
 
 $node->stop;
 done_testing();
