@@ -37,7 +37,7 @@
 #include "base/compat.h"
 #include "base/user_code.h"
 #include "cluster/guard.h"
-#include "known/kept.h"
+#include "known/kept_ids.h"
 #include "known/row_state.h"
 #include "mapping/expression.h"
 #include "pull/apply.h"

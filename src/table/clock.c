@@ -11,7 +11,7 @@
  * nor starts it anew.
  *
  * Advisory locks of users' code go when it ends: those of a session would stay
- * with the process for good.  For memory that would stay (kept.c), the process ends.
+ * with the process for good.  For memory that would stay (retained.c), the process ends.
  *
  * In a session there is no clock: it has a statement_timeout, and its locks are
  * its own.
@@ -31,7 +31,7 @@
 #include "cluster/guard.h"
 #include "cluster/shmem.h"
 #include "table/clock.h"
-#include "table/kept.h"
+#include "table/retained.h"
 
 /* Milliseconds that users' code has to end in once it was cancelled. */
 #define CLOCK_GRACE			2000
@@ -96,7 +96,7 @@ kapture_clock_start(int limit)
 	if (!kapture_process_is_ours() || clock_depth++ > 0)
 		return;
 	clock_register();
-	kapture_kept_begin();
+	kapture_retained_begin();
 	clock_rings = 0;
 	if (!clock_killed)
 		clock_owner = InvalidOid;
@@ -127,7 +127,7 @@ void
 kapture_clock_settle(void)
 {
 	if (!kapture_process_is_ours() || clock_depth > 0 || clock_killed || !OidIsValid(clock_owner) ||
-		!kapture_kept_end(clock_owner, clock_attachment))
+		!kapture_retained_end(clock_owner, clock_attachment))
 		return;
 	clock_overfull = true;
 	ProcDiePending = clock_killed = true;

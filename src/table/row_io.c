@@ -51,7 +51,7 @@
 #include "mapping/expression.h"
 #include "table/binding.h"
 #include "table/clock.h"
-#include "table/kept.h"
+#include "table/retained.h"
 #include "table/row_io.h"
 #include "table/row_sql.h"
 
@@ -175,7 +175,7 @@ row_drop_plans(KaptureAttachment *att)
 	{
 		if (att->plans[i])
 		{
-			kapture_kept_give_back(att->id, row_plan_bytes(att->plans[i]));
+			kapture_retained_give_back(att->id, row_plan_bytes(att->plans[i]));
 			SPI_freeplan(att->plans[i]);
 		}
 		att->plans[i] = NULL;

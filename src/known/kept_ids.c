@@ -1,5 +1,5 @@
 /*
- * kept.c
+ * kept_ids.c
  *		Rows of tables that have no column for ids, which are in kapture_row.
  *
  * An entry may be older than what the table shows: its row may have got another key, or be
@@ -16,7 +16,7 @@
 
 #include "base/owner_sql.h"
 #include "base/user_code.h"
-#include "known/kept.h"
+#include "known/kept_ids.h"
 #include "known/row_state.h"
 #include "table/row_io.h"
 

@@ -1,9 +1,9 @@
 /*
- * kept.h
+ * kept_ids.h
  *		Rows of tables that have no column for ids, which are in kapture_row.
  */
-#ifndef KAPTURE_KEPT_H
-#define KAPTURE_KEPT_H
+#ifndef KAPTURE_KEPT_IDS_H
+#define KAPTURE_KEPT_IDS_H
 
 #include "postgres.h"
 
@@ -15,4 +15,4 @@ extern List *kapture_kept_rows(const KaptureAttachment *att, const int64 *custom
 extern List *kapture_kept_without(const KaptureAttachment *att, List *row_keys);
 extern int	kapture_kept_ids(const KaptureAttachment *att, int64 after, int limit, int64 *ids);
 
-#endif							/* KAPTURE_KEPT_H */
+#endif							/* KAPTURE_KEPT_IDS_H */

@@ -1,5 +1,5 @@
 /*
- * kept.c
+ * retained.c
  *		Which owner's code leaves memory behind in the background processes.
  *
  * What a function allocates goes when it ends.  What PostgreSQL keeps because of it
@@ -19,35 +19,35 @@
 #include "utils/memutils.h"
 
 #include "cluster/bgworker.h"
-#include "table/kept.h"
+#include "table/retained.h"
 
-#define KEPT_MB				((int64) 1024 * 1024)
+#define RETAINED_MB				((int64) 1024 * 1024)
 
 /* Bytes that a process has to itself from which on it is looked at who makes it keep them. */
-#define KEPT_SUSPICIOUS		(96 * KEPT_MB)
+#define RETAINED_SUSPICIOUS		(96 * RETAINED_MB)
 
 /* Bytes that are kept beside its own, for which a process ends ... */
-#define KEPT_MOST			(160 * KEPT_MB)
+#define RETAINED_MOST			(160 * RETAINED_MB)
 
 /* ... if it is for an owner who has so many of them, beyond what each table has. */
-#define KEPT_OF_OWNER		(48 * KEPT_MB)
-#define KEPT_OF_TABLE		((int64) 128 * 1024)
+#define RETAINED_OF_OWNER		(48 * RETAINED_MB)
+#define RETAINED_OF_TABLE		((int64) 128 * 1024)
 
 /* What is kept because of an attached table. */
-typedef struct KeptTable
+typedef struct RetainedTable
 {
 	int32		attachment_id;	/* the key */
 	Oid			owner;
 	int64		bytes;
-} KeptTable;
+} RetainedTable;
 
-static HTAB *kept_tables = NULL;
-static int64 kept_private = 0;	/* bytes that the process had as users' code began */
-static int64 kept_beside = -1;	/* of which so many were kept beside its own; -1: not looked at */
+static HTAB *retained_tables = NULL;
+static int64 retained_private = 0;	/* bytes that the process had as users' code began */
+static int64 retained_beside = -1;	/* of which so many were kept beside its own; -1: not looked at */
 
 /* The bytes that the process shares with no other; 0 if that is not known. */
 static int64
-kept_ask(void)
+retained_ask(void)
 {
 	char		text[128];
 	long		pages;
@@ -68,18 +68,18 @@ kept_ask(void)
 
 /* Adds to what is kept because of a table. */
 static void
-kept_add(Oid owner, int32 attachment_id, int64 bytes)
+retained_add(Oid owner, int32 attachment_id, int64 bytes)
 {
-	KeptTable  *table;
+	RetainedTable *table;
 	bool		found;
 
-	if (kept_tables == NULL)
+	if (retained_tables == NULL)
 	{
-		HASHCTL		info = {.keysize = sizeof(int32), .entrysize = sizeof(KeptTable)};
+		HASHCTL		info = {.keysize = sizeof(int32), .entrysize = sizeof(RetainedTable)};
 
-		kept_tables = hash_create("kapture_sync kept memory", 64, &info, HASH_ELEM | HASH_BLOBS);
+		retained_tables = hash_create("kapture_sync kept memory", 64, &info, HASH_ELEM | HASH_BLOBS);
 	}
-	table = hash_search(kept_tables, &attachment_id, HASH_ENTER, &found);
+	table = hash_search(retained_tables, &attachment_id, HASH_ENTER, &found);
 	if (!found)
 		table->bytes = 0;
 	table->owner = owner;
@@ -88,17 +88,17 @@ kept_add(Oid owner, int32 attachment_id, int64 bytes)
 
 /* What is kept because of an owner, beyond what each table has. */
 static int64
-kept_of_owner(Oid owner)
+retained_of_owner(Oid owner)
 {
 	HASH_SEQ_STATUS status;
-	KeptTable  *table;
+	RetainedTable *table;
 	int64		bytes = 0;
 
-	hash_seq_init(&status, kept_tables);
+	hash_seq_init(&status, retained_tables);
 	while ((table = hash_seq_search(&status)) != NULL)
 	{
 		if (table->owner == owner)
-			bytes += Max(table->bytes - KEPT_OF_TABLE, 0);
+			bytes += Max(table->bytes - RETAINED_OF_TABLE, 0);
 	}
 	return bytes;
 }
@@ -107,10 +107,10 @@ kept_of_owner(Oid owner)
  * Users' code begins.
  */
 void
-kapture_kept_begin(void)
+kapture_retained_begin(void)
 {
-	kept_private = kept_ask();
-	kept_beside = kept_private > KEPT_SUSPICIOUS ? (int64) kapture_process_memory_beside() : -1;
+	retained_private = retained_ask();
+	retained_beside = retained_private > RETAINED_SUSPICIOUS ? (int64) kapture_process_memory_beside() : -1;
 }
 
 /*
@@ -118,25 +118,25 @@ kapture_kept_begin(void)
  * the process keeps too much, and that because of this owner.
  */
 bool
-kapture_kept_end(Oid owner, int32 attachment_id)
+kapture_retained_end(Oid owner, int32 attachment_id)
 {
-	int64		now = kept_ask();
+	int64		now = retained_ask();
 	int64		beside;
 
-	if (now <= KEPT_SUSPICIOUS)
+	if (now <= RETAINED_SUSPICIOUS)
 		return false;
 	beside = kapture_process_memory_beside();
-	kept_add(owner, attachment_id, kept_beside < 0 ? Min(beside, now - kept_private) : beside - kept_beside);
-	return beside > KEPT_MOST && kept_of_owner(owner) > KEPT_OF_OWNER;
+	retained_add(owner, attachment_id, retained_beside < 0 ? Min(beside, now - retained_private) : beside - retained_beside);
+	return beside > RETAINED_MOST && retained_of_owner(owner) > RETAINED_OF_OWNER;
 }
 
 /*
  * So many bytes that were kept because of an attached table are free again.
  */
 void
-kapture_kept_give_back(int32 attachment_id, Size bytes)
+kapture_retained_give_back(int32 attachment_id, Size bytes)
 {
-	KeptTable  *table = kept_tables ? hash_search(kept_tables, &attachment_id, HASH_FIND, NULL) : NULL;
+	RetainedTable *table = retained_tables ? hash_search(retained_tables, &attachment_id, HASH_FIND, NULL) : NULL;
 
 	if (table)
 		table->bytes = Max(table->bytes - (int64) bytes, 0);
