@@ -17,7 +17,6 @@
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/hsearch.h"
-#include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/tuplestore.h"
 
@@ -29,6 +28,7 @@
 #include "base/user_code.h"
 #include "fetch/ask.h"
 #include "fetch/fetch.h"
+#include "known/kept_ids.h"
 #include "observe/round.h"
 #include "table/attach.h"
 #include "table/attach_find.h"
@@ -40,8 +40,8 @@ PG_FUNCTION_INFO_V1(kapture_match);
 /* Gets for a row: by its phone and by its email. */
 #define MATCH_GETS			2
 
-/* Ids handed to the worker by one statement. */
-#define MATCH_WRITE			1000
+/* Ids read, or handed to the worker, by one statement. */
+#define MATCH_IDS			1000
 
 /* A row of which a customer was found. */
 typedef struct MatchFound
@@ -84,32 +84,46 @@ match_column(const KaptureAttachment *att, const char *field)
 	return -1;
 }
 
+/* A row has this id. */
+static void
+match_note_id(Match *match, int64 customer_id)
+{
+	MatchId    *entry = hash_search(match->ids, &customer_id, HASH_ENTER, NULL);
+
+	entry->first = NULL;
+}
+
+/* Takes in the ids of rows of a table that has no column for them. */
+static void
+match_read_kept_ids(Match *match)
+{
+	int64	   *ids = palloc(sizeof(int64) * MATCH_IDS);
+	int64		after = 0;
+	int			n;
+
+	do
+	{
+		CHECK_FOR_INTERRUPTS();
+		n = kapture_kept_ids(match->att, after, MATCH_IDS, ids);
+		for (int i = 0; i < n; i++)
+			match_note_id(match, after = ids[i]);
+	} while (n == MATCH_IDS);
+	pfree(ids);
+}
+
 /* Takes in the ids that rows have; runs as the owner of the table. */
 static void
 match_read_ids(void *arg)
 {
 	Match	   *match = arg;
-	const char *id;
-
-	if (match->att->id_column == NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("table \"%s\" has no column for the Kapture customer ids", get_rel_name(match->att->root)),
-				 errdetail("Its ids are kept by the extension (id_column => NULL)."),
-				 errhint("Use kapture_backfill(): rows whose customers are in Kapture already are linked to them.")));
-	id = psprintf("r.%s::text", quote_identifier(match->att->id_column));
+	char	   *id = psprintf("r.%s::text", quote_identifier(match->att->id_column));
 
 	if (kapture_user_code_execute(psprintf("SELECT %s FROM %s AS r WHERE %s IS NOT NULL AND %s NOT IN ('', '0')",
 										   id, kapture_row_source(match->att), id, id),
 								  0, NULL, NULL, NULL, true) != SPI_OK_SELECT)
 		elog(ERROR, "could not read the ids of rows");
 	for (uint64 i = 0; i < SPI_processed; i++)
-	{
-		int64		value = pg_strtoint64(SPI_getvalue(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 1));
-		MatchId    *entry = hash_search(match->ids, &value, HASH_ENTER, NULL);
-
-		entry->first = NULL;
-	}
+		match_note_id(match, pg_strtoint64(SPI_getvalue(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 1)));
 }
 
 static void
@@ -126,6 +140,11 @@ match_begin(Match *match, KaptureAttachment *att)
 	match->phone = match_column(att, "phone");
 	match->email = match_column(att, "email_id");
 	match->ids = hash_create("kapture_sync ids of rows", 1024, &info, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+	if (att->id_column == NULL)
+	{
+		match_read_kept_ids(match);
+		return;
+	}
 	error = kapture_row_run(att, NULL, match_read_ids, match);
 	if (error)
 		ReThrowError(error);
@@ -230,8 +249,8 @@ match_write(Match *match)
 {
 	Oid			types[3] = {INT4OID, TEXTARRAYOID, INT8ARRAYOID};
 	Datum		values[3] = {Int32GetDatum(match->att->id)};
-	Datum	   *keys = palloc(sizeof(Datum) * MATCH_WRITE);
-	Datum	   *ids = palloc(sizeof(Datum) * MATCH_WRITE);
+	Datum	   *keys = palloc(sizeof(Datum) * MATCH_IDS);
+	Datum	   *ids = palloc(sizeof(Datum) * MATCH_IDS);
 	int			n = 0;
 	ListCell   *lc;
 
@@ -244,7 +263,7 @@ match_write(Match *match)
 			keys[n] = CStringGetTextDatum(found->row_key);
 			ids[n++] = Int64GetDatum(found->customer_id);
 		}
-		if (n == 0 || (n < MATCH_WRITE && lnext(match->found, lc) != NULL))
+		if (n == 0 || (n < MATCH_IDS && lnext(match->found, lc) != NULL))
 			continue;
 		values[1] = PointerGetDatum(construct_array(keys, n, TEXTOID, -1, false, TYPALIGN_INT));
 		values[2] = PointerGetDatum(construct_array(ids, n, INT8OID, 8, FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));

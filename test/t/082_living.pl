@@ -72,6 +72,25 @@ is(sql("SELECT count(*) FROM kapture_match('customers')"), '4', 'what has an id 
 sql("CREATE ROLE stranger");
 like(said("SET ROLE stranger; SELECT * FROM kapture_match('customers')"), qr/must be owner of table customers/, 'for the owner only');
 
+# where the extension keeps the ids
+emulator_post($emulator, 'seed', [ map { { customer_name => "Kept $_", phone => "910000010$_" } } 1, 2 ]);
+my %kept = map { $_->{customer_name} => $_->{kapture_customer_id} } customers();
+sql("CREATE TABLE aside (id int PRIMARY KEY, customer_name text, phone text, email_id text)");
+sql("SELECT kapture_attach('aside', id_column => NULL)");
+sql("INSERT INTO aside VALUES (1, 'Own', '9100000109')");
+poll_ok($node, $idle, 'one row is added');
+sql("SELECT kapture_pause('aside')");
+sql("INSERT INTO aside VALUES (2, 'Second', '9100000101'), (3, 'Third', '9100000102'), (4, 'As the first', '9100000109'), (5, 'Nobody', '9100000105')");
+$expected = "2|$kept{'Kept 1'}|phone|\n3|$kept{'Kept 2'}|phone|\n4|" . sql("SELECT kapture_id('aside', 1)") . '|phone|another row has this id';
+is(sql("SELECT row_key, kapture_customer_id, found_by, problem FROM kapture_match('aside', write => true)"), $expected, 'where the extension keeps the ids, too');
+sql("DELETE FROM aside WHERE id > 3");
+sql("SELECT kapture_resume('aside')");
+poll_ok($node, $idle, 'they are recorded');
+is(sql("SELECT id, kapture_id('aside', id) FROM aside WHERE id > 1 ORDER BY 1"), "2|$kept{'Kept 1'}\n3|$kept{'Kept 2'}", 'as the customers of the rows');
+is((grep { $_->{customer_name} =~ /^(?:Kept|Second|Third)/ } customers()), 2, 'nobody is added');
+is(sql("SELECT count(*) FROM kapture_match('aside')"), '0', 'nor asked for again');
+sql("SELECT kapture_detach('aside')");
+
 # --- customers whose row is gone
 my $orphans = "SELECT server, kapture_customer_id, relation, row_key, since <= now(), reason FROM kapture_orphans ORDER BY kapture_customer_id";
 my $number = sql("SELECT attachment_id FROM kapture_attachments WHERE relation = 'customers'::regclass");
