@@ -5,6 +5,7 @@
  *
  * All of it is NOTICEs and WARNINGs: it changes nothing.  PostgreSQL carries out such
  * commands without a word, and what comes of them shows in kapture_status only.
+ * Tables are named to those who have the rights of their owner.
  */
 #include "postgres.h"
 
@@ -25,6 +26,9 @@
 #include "base/compat.h"
 #include "base/owner_sql.h"
 #include "mapping/command_advice.h"
+
+/* May the role $1 be told of the table "c"? */
+#define COMMAND_MAY_SEE	"pg_catalog.pg_has_role($1, c.relowner, 'USAGE')"
 
 /* Does ALTER TABLE have a subcommand of this kind? */
 static bool
@@ -133,16 +137,16 @@ kapture_advice_after(KaptureWatchedTable table, const AlterTableStmt *stmt)
 void
 kapture_advice_unmapped(const char *server, Oid relid)
 {
-	Oid			types[2] = {TEXTOID, OIDOID};
-	Datum		values[2] = {CStringGetTextDatum(server ? server : ""), ObjectIdGetDatum(relid)};
+	Oid			types[3] = {OIDOID, TEXTOID, OIDOID};
+	Datum		values[3] = {ObjectIdGetDatum(GetUserId()), CStringGetTextDatum(server ? server : ""), ObjectIdGetDatum(relid)};
 	char	   *tables;
 
 	CommandCounterIncrement();
 	tables = kapture_own_text("SELECT pg_catalog.string_agg(DISTINCT pg_catalog.quote_ident(c.relname), ', ') FROM @.kapture_attachment AS a"
 							  " JOIN pg_catalog.pg_class AS c ON c.oid = a.relation"
-							  " WHERE (a.server = $1 OR c.oid = $2) AND NOT EXISTS (SELECT FROM pg_catalog.pg_user_mapping AS m"
+							  " WHERE (a.server = $2 OR c.oid = $3) AND " COMMAND_MAY_SEE " AND NOT EXISTS (SELECT FROM pg_catalog.pg_user_mapping AS m"
 							  " JOIN pg_catalog.pg_foreign_server AS s ON s.oid = m.umserver"
-							  " WHERE s.srvname = a.server AND m.umuser IN (0, c.relowner))", 2, types, values);
+							  " WHERE s.srvname = a.server AND m.umuser IN (0, c.relowner))", lengthof(types), types, values);
 	if (tables)
 		ereport(WARNING,
 				(errmsg("nothing is sent for attached tables whose owner has no user mapping: %s", tables),
@@ -178,8 +182,8 @@ kapture_advice_address(const char *server)
 void
 kapture_advice_readdressed(const char *server, const char *former)
 {
-	Oid			types[1] = {TEXTOID};
-	Datum		values[1] = {CStringGetTextDatum(server)};
+	Oid			types[2] = {OIDOID, TEXTOID};
+	Datum		values[2] = {ObjectIdGetDatum(GetUserId()), CStringGetTextDatum(server)};
 	char	   *address;
 	char	   *tables;
 
@@ -189,8 +193,8 @@ kapture_advice_readdressed(const char *server, const char *former)
 		return;
 	tables = kapture_own_text("SELECT pg_catalog.string_agg(DISTINCT pg_catalog.quote_ident(c.relname), ', ') FROM @.kapture_attachment AS a"
 							  " JOIN pg_catalog.pg_class AS c ON c.oid = a.relation"
-							  " WHERE a.server = $1 AND EXISTS (SELECT FROM @.kapture_row AS r WHERE r.attachment_id = a.attachment_id)",
-							  1, types, values);
+							  " WHERE a.server = $2 AND " COMMAND_MAY_SEE " AND EXISTS (SELECT FROM @.kapture_row AS r WHERE r.attachment_id = a.attachment_id)",
+							  lengthof(types), types, values);
 	if (tables)
 		ereport(NOTICE,
 				(errmsg("rows that have ids of customers at the former address of server \"%s\" are sent to the new one", server),

@@ -175,6 +175,17 @@ like(as_role('alice', "SELECT kapture_check('by_password')"), qr/auth/, 'kapture
 look('check and preview');
 $listener->quit;
 
+# --- the owner of a server is not told who else uses it
+sql("CREATE ROLE landlord LOGIN; GRANT USAGE ON FOREIGN DATA WRAPPER kapture_fdw TO landlord");
+as_role('landlord', qq(CREATE SERVER rented FOREIGN DATA WRAPPER kapture_fdw OPTIONS (url '$emulator->{url}');
+CREATE USER MAPPING FOR PUBLIC SERVER rented OPTIONS (auth_key '$secrets{'a key'}'); GRANT USAGE ON FOREIGN SERVER rented TO alice));
+alice("CREATE TABLE alice.tenancy (id int PRIMARY KEY, customer_name text, phone text); SELECT kapture_attach('alice.tenancy', server => 'rented'); INSERT INTO alice.tenancy VALUES (1, 'Zanzibar', '9654300077')");
+poll_ok($node, "SELECT kapture_customer_id IS NOT NULL FROM alice.tenancy", 'a row is sent there');
+my $commands = "BEGIN; ALTER SERVER rented OPTIONS (SET url 'https://elsewhere.invalid'); DROP USER MAPPING FOR PUBLIC SERVER rented; ROLLBACK";
+like(as_role('postgres', $commands), qr/former address.*tenancy.*no user mapping: tenancy/s, 'a superuser is');
+unlike(as_role('landlord', $commands), qr/tenancy|ERROR/, 'whoever owns it is not');
+alice("DROP TABLE alice.tenancy");
+
 # --- the same eyes would have found it
 like(as_role('alice', 'SELECT * FROM kapture_failures'), qr/Zanzibar/, 'who owns the rows sees them');
 like(as_role('alice', 'SELECT umoptions FROM pg_user_mappings'), qr/\Q$secrets{'a header of the mapping'}\E/, 'and the mapping');
