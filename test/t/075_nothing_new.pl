@@ -116,7 +116,7 @@ made_is(1, 'update', 'what the original may have changed');
 # --- what a pull shows
 my $id = sql("SELECT kapture_customer_id FROM customers WHERE id = 1");
 sub refresh { return sql("CALL kapture_refresh(now()::date - 1, now()::date + 1)") }
-sub digest { return sql("SELECT encode(substr(digests, 1 + 8 * (SELECT bit FROM kapture_column WHERE field = '$_[0]'), 8), 'hex') FROM kapture_row WHERE row_key = '1' AND gone_at IS NULL") }
+sub digest { return sql("SELECT encode(substr(digests, 1 + 8 * (SELECT bit FROM kapture_column AS k WHERE k.attachment_id = r.attachment_id AND field = '$_[0]'), 8), 'hex') FROM kapture_row AS r WHERE row_key = '1' AND gone_at IS NULL") }
 my ($city, $phone) = (digest('city'), digest('phone'));
 refresh();
 is(sql("SELECT city FROM kapture_customers WHERE id = $id"), 'Delhi', 'a pull that shows what was sent');
@@ -133,6 +133,17 @@ $made = requests();
 sql("UPDATE mark SET at = clock_timestamp(); SELECT kapture_touch('customers', '1')");
 made_is(1, 'update', 'then a touch sends it');
 is(updates()->[-1], qq({"kapture_customer_id": "$id", "city": "Delhi"}), 'alone');
+
+# nor of a customer of another account that has the same number
+sql("CREATE TABLE others (id int PRIMARY KEY, customer_name text, phone text, city text); SELECT kapture_attach('others', server => 'beside')");
+sql(qq(SELECT kapture_update_customer('{"kapture_customer_id": "$id", "city": "Agra"}', 'beside')));
+$city = digest('city');
+isnt($city, '0000000000000000', 'what was sent is known');
+sql("CALL kapture_refresh(now()::date - 1, now()::date + 1, 'beside')");
+is(sql("SELECT city FROM kapture_customers WHERE server = 'beside' AND id = $id"), 'Agra', 'a customer of another account that has the same number');
+is(digest('city'), $city, 'says nothing of it');
+sql(qq(SELECT kapture_update_customer('{"kapture_customer_id": "$id", "city": "Delhi"}', 'beside')));
+sql("SELECT kapture_detach('others'); DROP TABLE others");
 
 # --- what sessions write themselves
 # nothing is claimed meanwhile, as that ends the notes

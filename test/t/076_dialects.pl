@@ -178,6 +178,7 @@ like(sql("SELECT kapture_update_customer(jsonb_build_object('kapture_customer_id
 sql("UPDATE customers SET city = 'Pune'");
 my $shown = sql("SELECT array_to_string(headers, E'\\n') FROM kapture_preview('customers', (SELECT id FROM customers)::text)");
 like($shown, qr/^X-Api-Key: \*\*\*$/m, 'kapture_preview shows the name of a secret header');
+is(scalar(() = $shown =~ /^x-api-key:/gim), 1, 'which takes the place of the one for all, whatever its case');
 like($shown, qr/^x-api-type: crm$/m, 'and public ones whole');
 unlike($shown, qr/secret|for-all/, 'but no secret');
 like(error_of("ALTER USER MAPPING FOR CURRENT_USER SERVER kapture OPTIONS (SET add_headers 'swordfish')"), qr/HV024.*must be a JSON object/s, 'a bad value');
