@@ -38,6 +38,9 @@
 #include "table/origin.h"
 #include "traffic/pacing.h"
 
+/* Blocks of memory for an attachment: there may be thousands of them, of a few kilobytes each. */
+#define LOAD_BLOCK			1024
+
 /*
  * Where changes never end, it takes a part of the time only: after it, so many times as
  * long is left to other work, but no longer than this (microseconds).
@@ -268,7 +271,7 @@ load_table(void *arg)
 	if (table)
 		table->stale = false;
 	/* an error leaves nothing of it */
-	context = AllocSetContextCreate(CurTransactionContext, "kapture_sync attachment", ALLOCSET_SMALL_SIZES);
+	context = AllocSetContextCreate(CurTransactionContext, "kapture_sync attachment", 0, LOAD_BLOCK, 2 * LOAD_BLOCK);
 	old = MemoryContextSwitchTo(context);
 	att = kapture_catalog_attachment_by_id(rel, relation->attached->id);
 	MemoryContextSwitchTo(worker->context);
