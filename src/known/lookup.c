@@ -76,7 +76,7 @@ lookup_do(void *arg)
 	{
 		HeapTuple	line = SPI_tuptable->vals[i];
 		MemoryContext old = MemoryContextSwitchTo(batch->context);
-		KaptureHolder *holder = palloc(sizeof(KaptureHolder));
+		KaptureHolder *holder = palloc0(sizeof(KaptureHolder));
 		char	   *parts[INDEX_MAX_KEYS];
 		bool		isnull;
 		bool		keyless = false;

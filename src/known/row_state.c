@@ -482,7 +482,7 @@ kapture_row_state_holders(int32 attachment_id, const int64 *customer_ids, int n)
 	MemoryContextSwitchTo(context);
 	for (uint64 i = 0; i < SPI_processed; i++)
 	{
-		KaptureHolder *holder = palloc(sizeof(KaptureHolder));
+		KaptureHolder *holder = palloc0(sizeof(KaptureHolder));
 		bool		isnull;
 		Datum		in_doubt;
 
