@@ -7,10 +7,12 @@
  */
 #include "postgres.h"
 
+#include "base/lock.h"
 #include "cluster/bgworker.h"
 #include "follow/follow_rows.h"
 #include "push/followed.h"
 #include "push/transaction.h"
+#include "traffic/pacing.h"
 
 /* Changes whose rows are looked for together, at most. */
 #define FOLLOWED_MAX_VALUES	10000
@@ -28,14 +30,23 @@ typedef struct FollowedSlice
 {
 	WorkerTable *table;
 	bool		any;
+	bool		put_off;
 } FollowedSlice;
 
 static void
 followed_do_slice(void *arg)
 {
 	FollowedSlice *slice = arg;
+	WorkerTable *table = slice->table;
 
-	slice->any = kapture_follow_resolve(slice->table->att, slice->table->follow_values);
+	/* whoever paused a table and then changed what it follows must not find that taken */
+	if (!kapture_lock_attachment(table->att->id, ShareLock, false))
+		slice->put_off = true;
+	else if (kapture_state_is_outdated(table))
+		slice->put_off = table->stale = true;
+	if (slice->put_off)
+		return;
+	slice->any = kapture_follow_resolve(table->att, table->follow_values);
 }
 
 /* Something was noted for all attachments of a relation. */
@@ -57,7 +68,7 @@ followed_look(Worker *worker, Oid relid)
 static void
 followed_slice(Worker *worker, WorkerTable *table)
 {
-	FollowedSlice slice = {table, false};
+	FollowedSlice slice = {table, false, false};
 	TimestampTz began = GetCurrentTimestamp();
 	ErrorData  *error;
 
@@ -76,6 +87,13 @@ followed_slice(Worker *worker, WorkerTable *table)
 			kapture_transaction_report_error(KAPTURE_PHASE_CLAIM, table, NULL, error);
 		table->follow_values = Max(table->follow_values / 8, 1);
 		FreeErrorData(error);
+		return;
+	}
+	if (slice.put_off)
+	{
+		/* the claim that comes next reads what is outdated */
+		table->look |= table->stale;
+		table->follow_at = table->stale ? began : TimestampTzPlusMilliseconds(began, KAPTURE_LOCKED_RETRY);
 		return;
 	}
 	if (table->follow_errors > 0)
