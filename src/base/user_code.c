@@ -497,10 +497,39 @@ user_code_check_trigger_condition(Relation rel, const Trigger *trigger, bool clo
 				 errhint("Move the condition into the trigger's function, or call no functions in it that are volatile or not for everybody.")));
 }
 
+/* Can nobody but superusers name what is in a schema, as triggers of such functions can then only be theirs? */
+static bool
+user_code_is_private(Oid namespace)
+{
+	HeapTuple	tuple = SearchSysCache1(NAMESPACEOID, ObjectIdGetDatum(namespace));
+	bool		isnull;
+	Datum		value;
+	bool		result;
+
+	if (!HeapTupleIsValid(tuple))
+		elog(ERROR, "cache lookup failed for schema %u", namespace);
+	result = superuser_arg(((Form_pg_namespace) GETSTRUCT(tuple))->nspowner);
+	value = SysCacheGetAttr(NAMESPACEOID, tuple, Anum_pg_namespace_nspacl, &isnull);
+	if (!isnull)
+	{
+		Acl		   *acl = DatumGetAclP(value);
+		AclItem    *items = ACL_DAT(acl);
+
+		for (int i = 0; i < ACL_NUM(acl); i++)
+		{
+			if ((ACLITEM_GET_PRIVS(items[i]) & ACL_USAGE) &&
+				(items[i].ai_grantee == ACL_ID_PUBLIC || !superuser_arg(items[i].ai_grantee)))
+				result = false;
+		}
+	}
+	ReleaseSysCache(tuple);
+	return result;
+}
+
 /*
  * May a trigger function in C do with its arguments what only their author is to answer for?
  * Some of extensions make SQL of them.  Those that are known to do no more than set a
- * column are not meant, nor our own.
+ * column are not meant, nor our own, nor those in a schema of superusers, as pg_repack's.
  */
 static bool
 user_code_obeys_arguments(Oid funcid)
@@ -513,7 +542,7 @@ user_code_obeys_arguments(Oid funcid)
 	if (!HeapTupleIsValid(tuple))
 		elog(ERROR, "cache lookup failed for function %u", funcid);
 	proc = (Form_pg_proc) GETSTRUCT(tuple);
-	result = proc->prolang == ClanguageId && funcid >= FirstNormalObjectId &&
+	result = proc->prolang == ClanguageId && funcid >= FirstNormalObjectId && !user_code_is_private(proc->pronamespace) &&
 		!(strncmp(NameStr(proc->proname), "kapture_", strlen("kapture_")) == 0 &&
 		  proc->pronamespace == get_rel_namespace(kapture_catalog_relid(KAPTURE_TABLE_ATTACHMENT)));
 	for (int i = 0; i < lengthof(harmless); i++)

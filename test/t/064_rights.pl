@@ -205,6 +205,14 @@ foreach my $owner ('postgres', 'alice')
 		fares($table, 'sent', "$of, her own trigger with arguments");
 	}
 
+	# as pg_repack's are
+	$table = waiting($owner);
+	sql("CREATE SCHEMA private$n; CREATE FUNCTION private$n.manage() RETURNS trigger LANGUAGE c AS '\$libdir/lo', 'lo_manage';"
+		  . "CREATE TRIGGER fire BEFORE UPDATE ON $table FOR EACH ROW EXECUTE FUNCTION private$n.manage('phone')");
+	fares($table, 'sent', "$of, a trigger with arguments that only superusers can have made");
+	sql("GRANT USAGE ON SCHEMA private$n TO mallory; INSERT INTO $table VALUES (2, 'Private', '95300000$n')");
+	fares($table, qr/^trigger "fire" of table "t$n" must not give arguments to function private$n\.manage/, "$of, the same when others may name its function");
+
 	# --- types
 	my $d = "mallory.d$n";
 	as('mallory', "CREATE DOMAIN $d AS text");
