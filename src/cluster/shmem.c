@@ -295,10 +295,8 @@ shmem_tell_changed(ShmemSlot *slot)
 {
 	for (int word = 0; word < SHMEM_CHANGED_WORDS; word++)
 	{
-		uint64		bits = shmem_settings_pending ? PG_UINT64_MAX : shmem_changed[word];
-
-		if (bits != 0)
-			(void) pg_atomic_fetch_or_u64(&slot->changed[word], bits);
+		if (shmem_changed[word] != 0)
+			(void) pg_atomic_fetch_or_u64(&slot->changed[word], shmem_changed[word]);
 	}
 }
 
@@ -433,8 +431,10 @@ kapture_shmem_wake_for_calls_at_commit(void)
 void
 kapture_shmem_wake_all_at_commit(void)
 {
-	if (shmem_arm())
-		shmem_wake_pending = shmem_settings_pending = true;
+	if (!shmem_arm())
+		return;
+	kapture_shmem_wake_for_tables_at_commit();
+	shmem_settings_pending = true;
 }
 
 /*

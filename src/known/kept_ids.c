@@ -86,19 +86,12 @@ kapture_kept_rows(const KaptureAttachment *att, const int64 *customer_ids, int n
 List *
 kapture_kept_without(const KaptureAttachment *att, List *row_keys)
 {
-	List	   *rows = NIL;
+	List	   *rows = kapture_row_list(row_keys, CurrentMemoryContext);
 	List	   *result = NIL;
 	ListCell   *lc;
 
-	foreach(lc, row_keys)
-	{
-		KaptureRow *row = palloc0(sizeof(KaptureRow));
-
-		row->context = CurrentMemoryContext;
-		row->row_key = lfirst(lc);
-		row->outcome = KAPTURE_ROW_DONE;
-		rows = lappend(rows, row);
-	}
+	foreach(lc, rows)
+		((KaptureRow *) lfirst(lc))->outcome = KAPTURE_ROW_DONE;
 	if (rows != NIL)
 		kapture_row_fill_ids(att, rows);
 	foreach(lc, rows)

@@ -27,7 +27,7 @@
 #include "base/owner_sql.h"
 #include "mapping/command_advice.h"
 
-/* May the role $1 be told of the table "c"? */
+/* May the role $1 see the table "c"? */
 #define COMMAND_MAY_SEE	"pg_catalog.pg_has_role($1, c.relowner, 'USAGE')"
 
 /* Does ALTER TABLE have a subcommand of this kind? */

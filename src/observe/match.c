@@ -228,17 +228,8 @@ static List *
 match_read(void *arg, List *keys)
 {
 	Match	   *match = arg;
-	List	   *rows = NIL;
-	ListCell   *lc;
+	List	   *rows = kapture_row_list(keys, CurrentMemoryContext);
 
-	foreach(lc, keys)
-	{
-		KaptureRow *row = palloc0(sizeof(KaptureRow));
-
-		row->context = CurrentMemoryContext;
-		row->row_key = lfirst(lc);
-		rows = lappend(rows, row);
-	}
 	kapture_row_read_all(match->att, match->timezone, rows);
 	return rows;
 }

@@ -291,26 +291,18 @@ arrival_do_find(void *arg)
  * ------------------------------------------------------------------------
  */
 
+static int
+arrival_compare_key(const void *key, const void *cell)
+{
+	return strcmp(key, lfirst((const ListCell *) cell));
+}
+
 /* Is the key among these, which are in order? */
 static bool
 arrival_has_key(List *keys, const char *key)
 {
-	int			low = 0;
-	int			high = list_length(keys);
-
-	while (low < high)
-	{
-		int			middle = (low + high) / 2;
-		int			order = strcmp(key, list_nth(keys, middle));
-
-		if (order == 0)
-			return true;
-		if (order > 0)
-			low = middle + 1;
-		else
-			high = middle;
-	}
-	return false;
+	return keys != NIL &&
+		bsearch(key, list_head(keys), list_length(keys), sizeof(ListCell), arrival_compare_key) != NULL;
 }
 
 /* The entries of rows that have the batch's customers. */
@@ -367,7 +359,7 @@ arrival_find_kept(ArrivalBatch *batch)
 	List	   *now;
 	List	   *moving;
 	List	   *keys = NIL;
-	List	   *rows = NIL;
+	List	   *rows;
 	ListCell   *lc;
 	ListCell   *hc;
 	ListCell   *rc;
@@ -375,14 +367,8 @@ arrival_find_kept(ArrivalBatch *batch)
 	if (holders == NIL)
 		return;
 	foreach(hc, holders)
-	{
-		KaptureRow *row = palloc0(sizeof(KaptureRow));
-
-		row->context = batch->context;
-		row->row_key = ((KaptureHolder *) lfirst(hc))->row_key;
-		rows = lappend(rows, row);
 		keys = lappend(keys, ((KaptureHolder *) lfirst(hc))->row_key);
-	}
+	rows = kapture_row_list(keys, batch->context);
 	kapture_row_hold(batch->att, batch->timezone, rows);
 	/* in this order: what the worker takes up meanwhile is seen in the entries */
 	moving = kapture_inbox_moving_keys(batch->att->id, keys);

@@ -12,7 +12,6 @@
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 
-#include "base/lock.h"
 #include "cluster/guard.h"
 #include "known/digest.h"
 #include "known/row_state.h"
@@ -280,15 +279,10 @@ claim_do(void *arg)
 	MemoryContext transaction;
 
 	claim->now = GetCurrentTransactionStartTimestamp(); /* SQL's now() */
-	/* whoever paused a table and then changed it must not find that taken */
-	if (!kapture_lock_attachment(table->att->id, ShareLock, false))
+	if (!kapture_state_hold(table))
 	{
-		claim_later(table, claim->now);
-		return;
-	}
-	if (kapture_state_is_outdated(table))
-	{
-		table->stale = true;	/* and read anew when its turn comes again */
+		if (!table->stale)
+			claim_later(table, claim->now);
 		return;
 	}
 	kapture_queue_follow(worker, table, &claim->moved);

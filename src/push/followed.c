@@ -7,7 +7,6 @@
  */
 #include "postgres.h"
 
-#include "base/lock.h"
 #include "cluster/bgworker.h"
 #include "follow/follow_rows.h"
 #include "push/followed.h"
@@ -39,11 +38,7 @@ followed_do_slice(void *arg)
 	FollowedSlice *slice = arg;
 	WorkerTable *table = slice->table;
 
-	/* whoever paused a table and then changed what it follows must not find that taken */
-	if (!kapture_lock_attachment(table->att->id, ShareLock, false))
-		slice->put_off = true;
-	else if (kapture_state_is_outdated(table))
-		slice->put_off = table->stale = true;
+	slice->put_off = !kapture_state_hold(table);
 	if (slice->put_off)
 		return;
 	slice->any = kapture_follow_resolve(table->att, table->follow_values);

@@ -11,6 +11,7 @@
 
 #include "base/catalog.h"
 #include "base/guc.h"
+#include "base/lock.h"
 #include "cluster/shmem.h"
 #include "push/state.h"
 
@@ -211,4 +212,19 @@ kapture_state_is_outdated(const WorkerTable *table)
 {
 	return table->stale ||
 		(table->worker->stale && !kapture_catalog_is_present_version(&table->version));
+}
+
+/*
+ * Has a table's attachment stay as it is until the transaction ends: whoever paused a table, and
+ * then changed it or what it follows, must not find that taken.  Returns false if somebody has
+ * locked the attachment, or has changed it since it was read: then the table is stale, and
+ * read anew when its turn comes again.
+ */
+bool
+kapture_state_hold(WorkerTable *table)
+{
+	if (!kapture_lock_attachment(table->att->id, ShareLock, false))
+		return false;
+	table->stale = kapture_state_is_outdated(table);
+	return !table->stale;
 }

@@ -195,5 +195,6 @@ extern bool kapture_state_may_run(const WorkerTable *table);
 extern void kapture_state_look(Worker *worker);
 extern void kapture_state_look_changed(Worker *worker);
 extern bool kapture_state_is_outdated(const WorkerTable *table);
+extern bool kapture_state_hold(WorkerTable *table);
 
 #endif							/* KAPTURE_STATE_H */

@@ -875,6 +875,27 @@ kapture_row_read(KaptureAttachment *att, const char *timezone, List *rows, Snaps
 }
 
 /*
+ * Returns rows (KaptureRow) with these keys (char *), about which nothing is known yet, in the
+ * current memory context; what is read of them will be in "context".
+ */
+List *
+kapture_row_list(List *row_keys, MemoryContext context)
+{
+	List	   *rows = NIL;
+	ListCell   *lc;
+
+	foreach(lc, row_keys)
+	{
+		KaptureRow *row = palloc0(sizeof(KaptureRow));
+
+		row->context = context;
+		row->row_key = lfirst(lc);
+		rows = lappend(rows, row);
+	}
+	return rows;
+}
+
+/*
  * As kapture_row_read(), for as many rows as the caller has memory for: those that do
  * not fit into a batch come after the others.  Only a row that is locked ends as LOCKED.
  */

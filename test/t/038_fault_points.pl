@@ -77,6 +77,14 @@ sub pull_now
 	my $timeout = 2 + $n++ % 2;
 	return sql("UPDATE kapture_pull SET started_at = NULL; ALTER SERVER crm OPTIONS (SET timeout '${timeout}s')");
 }
+# one that has its id
+sub add_sent
+{
+	my ($key) = @_;
+	add_customer(@_);
+	await("SELECT kapture_customer_id IS NOT NULL FROM customers WHERE id = $key");
+	return;
+}
 sub seed
 {
 	my ($key, %values) = @_;
@@ -126,16 +134,14 @@ my @work = (
 	# a customer that a session has written by itself
 	written => sub {
 		my ($key) = @_;
-		add_customer($key);
-		await("SELECT kapture_customer_id IS NOT NULL FROM customers WHERE id = $key");
+		add_sent($key);
 		sql("SELECT kapture_update_customer(jsonb_build_object('kapture_customer_id', kapture_customer_id, 'city', 'Goa')) FROM customers WHERE id = $key");
 		sql("UPDATE customers SET city = 'Pune' WHERE id = $key");
 	},
 	shared => sub {
 		my ($key) = @_;
 		my $phone = phone();
-		add_customer($key, $phone);
-		await("SELECT kapture_customer_id IS NOT NULL FROM customers WHERE id = $key");
+		add_sent($key, $phone);
 		add_customer(3000000 + $key, $phone);
 		await($parked);
 		sql("UPDATE customers SET phone = '" . phone() . "' WHERE id = $key");
@@ -152,8 +158,7 @@ my @work = (
 	written_singly => sub {
 		my ($key) = @_;
 		note_in('kapture_fault_cause', name_of('row_do_write_simply:KAPTURE_SQL_WRITE') . ' always');
-		add_customer($key);
-		await("SELECT kapture_customer_id IS NOT NULL FROM customers WHERE id = $key");
+		add_sent($key);
 		forget('kapture_fault_cause');
 	},
 	locked => sub {
@@ -190,8 +195,7 @@ my @work = (
 	},
 	deleted => sub {
 		my ($key) = @_;
-		add_customer($key);
-		await("SELECT kapture_customer_id IS NOT NULL FROM customers WHERE id = $key");
+		add_sent($key);
 		sql("DELETE FROM customers WHERE id = $key");
 		await("SELECT count(*) > 0 FROM kapture_history WHERE row_key = '$key' AND action = 'gone'");
 	},
@@ -206,8 +210,7 @@ my @work = (
 	},
 	deleted_parked => sub {
 		my ($key) = @_;
-		add_customer($key);
-		await("SELECT kapture_customer_id IS NOT NULL FROM customers WHERE id = $key");
+		add_sent($key);
 		sql("UPDATE customers SET phone = 'abc' WHERE id = $key");
 		await($parked);
 		sql("DELETE FROM customers WHERE id = $key");
