@@ -178,7 +178,8 @@ is(gets("SELECT count(*) FROM customers WHERE id IN (SELECT i FROM generate_seri
 is(gets("SELECT count(*) FROM customers c JOIN generate_series(1, 3) i ON c.id = i AND c.generation_date > '2000-01-01'"), '3 gets: 3', 'a join');
 is(gets("SELECT count(*) FROM customers WHERE id = 7 AND phone = '9600000007'"), '1 gets: 1', 'two conditions: one call');
 is(gets("SELECT count(*) FROM contacts WHERE customer_id IN (1, 2)"), '2 gets: 2', 'contacts');
-like(gets("SELECT name FROM customers WHERE id BETWEEN 1 AND 9 AND id = ANY ('{1,2,3,4,5,6,7,8,9,10,11,12,13,14,15}') LIMIT 1"), qr/^Seed \d+ gets: [1-4]$/, 'LIMIT ends it early');
+# four Gets for each connection may wait for their turn, and a place is free for one more once the row is handed out
+like(gets("SELECT name FROM customers WHERE id = ANY (ARRAY(SELECT i FROM generate_series(1, 40) i)) LIMIT 1"), qr/^Seed \d+ gets: (?:[1-9]|1[0-7])$/, 'LIMIT ends it early');
 emulator_faults($emulator, { api => 'get', action => 'status', code => 503, skip => 1, count => 2 });
 like(gets("SELECT count(*) FROM customers WHERE id IN (1, 2, 3, 4, 5)"), qr/^5 gets: 7$/, 'calls that fail are repeated');
 emulator_faults($emulator);
