@@ -496,7 +496,7 @@ CREATE INDEX kapture_customers_phone ON @extschema@.kapture_customers USING hash
 CREATE INDEX kapture_customers_email ON @extschema@.kapture_customers USING hash (email);
 CREATE INDEX kapture_customers_generated ON @extschema@.kapture_customers (generation_date);
 CREATE INDEX kapture_customers_modified ON @extschema@.kapture_customers (last_modification_time);
-COMMENT ON TABLE @extschema@.kapture_customers IS 'customers as kapture_refresh last saw them';
+COMMENT ON TABLE @extschema@.kapture_customers IS 'local copies of customers, as kapture_refresh or an automatic pull last saw them';
 COMMENT ON COLUMN @extschema@.kapture_customers.server IS 'foreign server it was pulled from';
 
 CREATE TABLE @extschema@.kapture_contacts (
@@ -511,7 +511,7 @@ CREATE INDEX kapture_contacts_customer ON @extschema@.kapture_contacts (server, 
 CREATE INDEX kapture_contacts_phone ON @extschema@.kapture_contacts USING hash (phone);
 CREATE INDEX kapture_contacts_email ON @extschema@.kapture_contacts USING hash (email);
 CREATE INDEX kapture_contacts_generated ON @extschema@.kapture_contacts (generation_date);
-COMMENT ON TABLE @extschema@.kapture_contacts IS 'contacts of customers as kapture_refresh last saw them';
+COMMENT ON TABLE @extschema@.kapture_contacts IS 'local copies of contacts, as kapture_refresh or an automatic pull last saw them';
 COMMENT ON COLUMN @extschema@.kapture_contacts.server IS 'foreign server it was pulled from';
 
 CREATE TABLE @extschema@.kapture_copied (

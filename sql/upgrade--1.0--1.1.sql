@@ -378,3 +378,5 @@ COMMENT ON COLUMN @extschema@.kapture_refresh_run.windows_done IS 'number of win
 COMMENT ON COLUMN @extschema@.kapture_refresh_run.windows_total IS 'number of windows in the range';
 COMMENT ON COLUMN @extschema@.kapture_refresh_run.written IS 'rows of customers and contacts that were new or changed';
 COMMENT ON COLUMN @extschema@.kapture_refresh_run.resumed_customers IS 'customers that had been pulled before the latest call';
+COMMENT ON TABLE @extschema@.kapture_customers IS 'local copies of customers, as kapture_refresh or an automatic pull last saw them';
+COMMENT ON TABLE @extschema@.kapture_contacts IS 'local copies of contacts, as kapture_refresh or an automatic pull last saw them';

@@ -285,7 +285,7 @@ CREATE OR REPLACE VIEW @extschema@.kapture_stat_requests AS
 SELECT * FROM @extschema@.kapture_request_counters();
 COMMENT ON VIEW @extschema@.kapture_stat_requests IS 'requests from this database, of worker and sessions, to servers that the current role may use';
 COMMENT ON COLUMN @extschema@.kapture_stat_requests.server IS 'foreign server';
-COMMENT ON COLUMN @extschema@.kapture_stat_requests.api IS 'add, update, get, pull';
+COMMENT ON COLUMN @extschema@.kapture_stat_requests.api IS 'call: add, update, get, pull, a name of another module''s API (such as ticket_add), or other';
 COMMENT ON COLUMN @extschema@.kapture_stat_requests.http_code IS 'HTTP code of the answers; NULL: no complete answer came';
 COMMENT ON COLUMN @extschema@.kapture_stat_requests.requests IS 'number of requests';
 COMMENT ON COLUMN @extschema@.kapture_stat_requests.total_time IS 'total time of the requests, in milliseconds';
