@@ -55,8 +55,8 @@ alert_begin(StringInfo payload, const char *event, const char *relation, const c
 }
 
 /*
- * Takes note of what became of a row: it is with Kapture, or parked.  To be
- * followed by kapture_alert_table() before the transaction ends.
+ * Notes what became of a row: it is with Kapture, or parked.  To be followed by
+ * kapture_alert_table() before the transaction ends.
  */
 void
 kapture_alert_note(KaptureOutcomes *outcomes, bool parked)
@@ -72,8 +72,8 @@ kapture_alert_note(KaptureOutcomes *outcomes, bool parked)
 }
 
 /*
- * Takes note of why a row was parked, as far as that may be logged.  The first cause of
- * a burst is kept.
+ * Notes why a row was parked, as far as that may be logged.  Only the first cause of a
+ * burst is kept.
  */
 void
 kapture_alert_note_cause(KaptureOutcomes *outcomes, const char *cause)
@@ -102,7 +102,7 @@ alert_share_has_crossed(KaptureOutcomes *outcomes)
 	return true;
 }
 
-/* Logs the first parked row of a burst, so that the log is not filled by the others. */
+/* Logs the first parked row of a burst; logging all of them would fill the log. */
 static void
 alert_log(const char *relation, const char *name, int rows, const char *cause)
 {
