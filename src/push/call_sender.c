@@ -88,7 +88,7 @@ static dlist_head sender_to_record = DLIST_STATIC_INIT(sender_to_record);
 static uint64 sender_round = 0; /* of claims */
 static bool sender_look = true; /* there may be calls in the queue that we do not know of */
 static bool sender_recovered = false;
-static TimestampTz sender_doubted = DT_NOBEGIN; /* calls claimed before this time have been put in doubt */
+static TimestampTz sender_doubted = DT_NOBEGIN; /* calls asked for until then have been put in doubt */
 static TimestampTz sender_not_before = 0;	/* after errors of the queue itself */
 static int	sender_errors = 0;
 static bool sender_in_trouble = false;	/* kapture_status shows, or may show, such an error */
@@ -858,8 +858,8 @@ sender_do_version(void *arg)
 
 /*
  * Takes in changed settings.  Needs a transaction.  If no other worker serves this
- * database, calls that are found claimed were claimed by a process that is gone; their
- * outcome is unknown.
+ * database, calls that are found claimed were claimed by a process that is gone, and are
+ * recovered.
  */
 void
 kapture_calls_load(Worker *worker)

@@ -1,12 +1,12 @@
 /*
  * notify.c
- *		Notifications on channel kapture_sync, for whoever wants to be called.
+ *		Notifications on channel kapture_sync, for whoever wants to be notified.
  *
  * Off unless kapture_sync.notify is on.  Only the worker sends them, in its own
- * transactions, so they come when what they say is committed.  Everybody may
- * LISTEN, so they name tables and servers, never rows or what is in them.  A
- * queue of notifications that fills up would make the worker's transactions
- * fail; so it keeps silent when the queue is half full.
+ * transactions, so they arrive when the change that they report is committed.
+ * Everybody may LISTEN, so they name tables and servers, never rows or what is in
+ * them.  If the server's queue of notifications were full, the worker's transactions
+ * would fail; so nothing is sent while it is half full.
  */
 #include "postgres.h"
 
@@ -118,11 +118,15 @@ alert_log(const char *relation, const char *name, int rows, const char *cause)
 }
 
 /*
- * Notifies what is new about a table since the last call: {"event": "parked",
- * "relation", "name" (of an attachment that has one), "server", "rows", "first"} if rows were parked; {"event":
- * "parked_share", "relation", "server", "share", "above"} if they became too
- * many, or few again.  Needs a transaction, and sends nothing if notifications
- * are off.  The first parked row of a burst is logged, too.
+ * Sends notifications of what is new about a table since the last call:
+ *
+ * - {"event": "parked", "relation", "name" (of an attachment that has one), "server",
+ *   "rows", "first"} if rows were parked;
+ * - {"event": "parked_share", "relation", "server", "share", "above"} if they became too
+ *   many, or few again.
+ *
+ * Needs a transaction, and sends nothing if notifications are off.  The first parked row of
+ * a burst is logged, too.
  */
 void
 kapture_alert_table(const KaptureAttachment *att, const char *server, KaptureOutcomes *outcomes)

@@ -1,6 +1,6 @@
 /*
  * notify.h
- *		Notifications on channel kapture_sync, for whoever wants to be called.
+ *		Notifications on channel kapture_sync, for whoever wants to be notified.
  */
 #ifndef KAPTURE_NOTIFY_H
 #define KAPTURE_NOTIFY_H

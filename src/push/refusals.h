@@ -9,13 +9,13 @@
 
 #include "push/task.h"
 
-/* So many rows in a row that are refused in words that no rule knows have the server held. */
+/* The server is held after so many rows in a row were refused in words that no rule knows. */
 #define KAPTURE_REFUSALS_MAX	20
 
-/* So many after the server was held for what turned out to be the rows' matter. */
+/* The same, after the server was held for what turned out to be the rows' matter. */
 #define KAPTURE_REFUSALS_MANY	200
 
-/* So many denials of a row's request, with accepted requests of other rows between, park the row. */
+/* A row is parked after so many denials of its request, with requests of other rows accepted in between. */
 #define KAPTURE_DENIALS_MAX		3
 
 /* A row whose request was denied. */
@@ -36,7 +36,7 @@ typedef struct KaptureRefusals
 	int64		deliveries[KAPTURE_REFUSALS_MANY];
 	bool		is_holding;		/* the account is to blame: rows wait */
 	bool		has_held;		/* the server was held before */
-	bool		was_mistaken;	/* in that, as rows were refused again after others had been accepted */
+	bool		was_mistaken;	/* holding it was wrong: rows were refused again after others had been accepted */
 	bool		releases;		/* the parked rows are to wait, too */
 	bool		wants_fresh;	/* the next probe is to be a row that was not tried yet */
 	bool		is_read[KAPTURE_API_COUNT]; /* Kapture has read requests to this API */

@@ -67,7 +67,7 @@ kapture_rotation_join(KaptureRotating *rotating, Oid owner, const char *server)
 }
 
 /*
- * Ends the taking part of something, if it did take part.
+ * Has something no longer take part, if it did.
  */
 void
 kapture_rotation_leave(KaptureRotating *rotating)

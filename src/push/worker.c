@@ -242,8 +242,8 @@ worker_await_answers(Worker *worker)
 }
 
 /*
- * Records the rows that were sent, and puts back those that were not, so that none is in
- * doubt without need, and none waits until the next worker's timeout.
+ * Records the answers to what was sent, and puts unsent rows back, so that no row is in
+ * doubt without need, or waits until the next worker's timeout.
  */
 static void
 worker_wind_up(void *arg)
@@ -382,7 +382,7 @@ worker_pass(void *arg)
 		timeout = kapture_process_timeout(timeout);
 	}
 	else
-		timeout = 0;			/* there is more to do, but answers are taken in */
+		timeout = 0;			/* no wait, but answers are taken in */
 	(void) kapture_http_wait(timeout, WaitEventExtensionNew("KaptureWorkerMain"));
 }
 

@@ -399,10 +399,10 @@ inbox_do_find_moving(void *arg)
 }
 
 /*
- * Returns those of the keys (char *) that cannot be told yet to be of which row: rows with
- * them were deleted or given other keys, and the worker has not followed that yet.  They
- * are in the order of strcmp(), in the current memory context.  Sees what has been
- * committed by now.
+ * Returns those of the keys (char *) whose rows are not settled: rows with these keys were
+ * deleted or given other keys, and the worker has not followed that yet.  The result is in
+ * the order of strcmp(), in the current memory context.  Sees what has been committed by
+ * now.
  */
 List *
 kapture_inbox_moving_keys(int32 attachment_id, List *row_keys)

@@ -316,7 +316,7 @@ moves_wait_changes(int32 attachment_id, KaptureScan *scan, KaptureKeys *keys)
 		int			ngroups = 0;
 		bool		more;
 
-		/* SPI's memory is what each round takes */
+		/* each round takes its memory from SPI, which frees it */
 		SPI_connect();
 		groups = palloc(sizeof(KaptureRowChanges) * OUTBOX_CHUNK);
 		(void) kapture_outbox_take_range(attachment_id, scan, OUTBOX_CHUNK, &more, keys,

@@ -242,7 +242,7 @@ rekey_follow(KaptureAttachment *att, Relation rel)
 				 errmsg("what waits to be sent for table %s is given up, as its primary key is another one now", kapture_catalog_title(att)),
 				 errdetail("The rows cannot be found by the former key: %s.", error->message),
 				 errhint("kapture_backfill() sends the rows that have no id.")));
-	/* ids are in the table, and what was sent is known again after the next time */
+	/* the table has the ids itself, and what was sent is known again after the next request */
 	if ((rekey_note(&batch) || !rekey_is_same(att)) && att->id_column)
 		(void) kapture_own_execute("DELETE FROM @.kapture_row WHERE attachment_id = $1 AND gone_at IS NULL", 1,
 								   (Oid[]) {INT4OID}, (Datum[]) {Int32GetDatum(att->id)});
