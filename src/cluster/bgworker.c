@@ -2,10 +2,10 @@
  * bgworker.c
  *		What the background processes of a database have in common: how they
  *		begin, work and end, and what they report.
+ *
  * Worker and puller are loops over passes (kapture_process_run_loop).  A pass does what
  * there is to do in transactions of its own, each with an activity to be shown, and waits.
  * Between transactions, the process's memory context is the current one.
- * and waits.  Between transactions, the process's memory context is the current one.
  */
 #include "postgres.h"
 

@@ -5,8 +5,8 @@
  *
  * The launcher is connected to no database, so it cannot tell which ones have the
  * extension.  It starts a worker in each database to look, one at a time, and the worker
- * ends at once if there is none.  From then on, the database is left alone until CREATE
- * EXTENSION in it asks for a worker.
+ * ends at once if the extension is not there.  From then on, the database is left alone
+ * until CREATE EXTENSION in it asks for a worker.
  *
  * The launcher compares the workers that run (the slots of shmem.c) with those that should,
  * each time something tells it that either may have changed.  It does so on a slow timer,
