@@ -43,7 +43,7 @@
 /*
  * Returns how many rows to claim for a server ahead of those it is being sent: enough to
  * make transactions worth their while, few enough to leave time to others.  After a crash,
- * each claimed row has to be treated as if it had been sent.
+ * each claimed row has to be searched for, as if it had been sent.
  */
 static int
 claim_ahead(WorkerServer *server)

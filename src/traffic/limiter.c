@@ -6,8 +6,8 @@
  * Worker, puller and sessions take a place here for each request, just before the request
  * starts, and release it when the request has ended.  A process that gets no place is
  * queued.  Places are given to waiting processes in turn, one to each, so that none of them
- * starves another, however many requests it has.  The process whose turn it is is woken by
- * its latch; if it does not come then, it loses its turn.
+ * starves another, however many requests it has.  The process that is next is woken by its
+ * latch; if it does not come then, it loses its turn.
  *
  * A session that leaves a cursor alone does not see that its request has ended.  So the
  * place of a request is given to another one when the request's time is up, whatever its
