@@ -91,8 +91,8 @@ process_lock_settings(void)
 }
 
 /*
- * Sets what the worker's promises rest on, as that must not come from ALTER DATABASE or
- * ALTER ROLE.
+ * Settings that the worker's promises rest on must not come from ALTER
+ * DATABASE or ALTER ROLE.
  */
 static void
 process_own_settings(void)
