@@ -116,7 +116,7 @@ const KaptureStatementText kapture_statements[] =
 		0, {}
 	},
 	[OUTBOX_READ] = {
-		"SELECT ctid, xact, seq, row_key, old_key, changed, captured_at, op, more_keys, command, NULL, NULL, NULL"
+		"SELECT ctid, xact, seq, row_key, old_key, changed, captured_at, op, more_keys, command, NULL, NULL, NULL, NULL"
 		" FROM @.kapture_outbox"
 		" WHERE attachment_id = $1 AND (xact, seq) > ($2, $3) AND xact < $4 AND NOT (" OUTBOX_IS_ABOUT_KEYS ")"
 		" ORDER BY attachment_id, xact, seq",
