@@ -37,7 +37,7 @@ by_index_is_wanted(void)
 	return !enable_seqscan && !enable_bitmapscan && !enable_sort && !enable_hashjoin && !enable_mergejoin;
 }
 
-/* Is it one of the tables that have a row for each row of the users', or more? */
+/* Is it one of the tables that have a row for each row of users' tables, or more? */
 static bool
 by_index_may_be_huge(Oid relid)
 {

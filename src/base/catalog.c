@@ -676,8 +676,8 @@ kapture_catalog_attachment_by_id(Relation rel, int32 attachment_id)
 }
 
 /*
- * Returns what messages call an attachment: its table's name in double quotes, and its
- * own, if it has one; in the current memory context.
+ * Returns what to call an attachment in messages: its table's name in double quotes, and
+ * its own name, if it has one; in the current memory context.
  */
 char *
 kapture_catalog_title(const KaptureAttachment *att)

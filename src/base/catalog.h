@@ -42,7 +42,7 @@ typedef struct KaptureKeyColumn
 
 /*
  * This bit of a mask of changes says that columns of the filter have changed, so that
- * the row may have come in or left.  No mapped column has it.
+ * the row may have come into the filter or left it.  No mapped column has this bit.
  */
 #define KAPTURE_CHANGED_FILTER	PG_INT64_MIN
 

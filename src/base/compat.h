@@ -62,7 +62,7 @@ object_ownercheck(Oid classid, Oid objectid, Oid roleid)
 #define F_PG_INPUT_ERROR_INFO	InvalidOid
 #endif
 
-/* 16 tells memberships that allow SET ROLE from others. */
+/* 16 distinguishes memberships that allow SET ROLE from others. */
 #if PG_VERSION_NUM < 160000
 #define member_can_set_role(member, role) is_member_of_role((member), (role))
 #endif
@@ -98,7 +98,7 @@ typedef const JumbleState KaptureJumbleState;
 #define DATCONNLIMIT_INVALID_DB -2
 #endif
 
-/* 17 lets the caller give the memory of the lexer. */
+/* 17 lets the caller provide the memory of the lexer. */
 #if PG_VERSION_NUM < 170000
 #define makeJsonLexContextCstringLen(lex, json, len, encoding, need_escapes) \
 	makeJsonLexContextCstringLen((char *) (json), (len), (encoding), (need_escapes))
@@ -120,7 +120,7 @@ typedef const JumbleState KaptureJumbleState;
 #define WaitEventExtensionNew(name) ((uint32) PG_WAIT_EXTENSION)
 #endif
 
-/* 18 has a word for functions that do not return, which stands first. */
+/* 18 has a word for functions that do not return, which stands before the declaration. */
 #ifndef pg_noreturn
 #define pg_noreturn pg_attribute_noreturn()
 #endif

@@ -1,10 +1,10 @@
 /*
  * nearest.c
- *		Finds the name that somebody may have meant who wrote another one.
+ *		Finds the name that a user may have meant who wrote another one.
  *
  * For hints, as the parser has them for columns: a name counts as meant if the
- * one written is a part of it, or contains it, or differs in half of its letters
- * at most, whatever their case.
+ * written one is a part of the name, or contains it, or differs in at most half of
+ * its own letters, whatever their case.
  */
 #include "postgres.h"
 

@@ -84,8 +84,8 @@ kapture_own_rows_begin(KaptureTable table, const char *const *columns, int ncolu
 }
 
 /*
- * Adds a row, of which "values" and "nulls" are in the order of the columns; what they
- * point to must stay until it is written.
+ * Adds a row, with "values" and "nulls" in the order of the columns; what the values
+ * point to must stay until the row is written.
  */
 void
 kapture_own_rows_add(KaptureOwnRows *rows, const Datum *values, const bool *nulls)

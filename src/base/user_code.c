@@ -529,7 +529,7 @@ user_code_is_private(Oid namespace)
 
 /*
  * May a trigger function in C do things with its arguments for which only their author should
- * answer?  Some functions of extensions make SQL of them.  Not meant are those that are known
+ * answer?  Some functions of extensions make SQL of them.  Exempt are those that are known
  * to do no more than set a column, our own, and those in a schema of superusers, as pg_repack's.
  */
 static bool

@@ -244,8 +244,8 @@ kapture_digest_make(const KaptureAttachment *att, int64 customer_id, char **valu
 }
 
 /*
- * Returns digests of which each is the newer one, or the older where that is unknown;
- * palloc'ed.
+ * Returns, palloc'ed, the newer digest of each field, or the older one where the newer one
+ * is unknown.
  */
 bytea *
 kapture_digest_merge(const bytea *older, const bytea *newer)

@@ -30,7 +30,7 @@
 #include "table/row_sql.h"
 
 /*
- * Runs DDL as the caller.  Errors as it does.
+ * Runs DDL as the caller.  Errors: those of the DDL.
  */
 void
 kapture_attach_execute_ddl(const char *sql)
@@ -185,7 +185,7 @@ attach_watch_partition(Oid root, Oid relid, int32 attachment_id, const char *nam
 
 /*
  * Creates or, if not "replicated", drops the triggers by which partitions notice that logical replication truncates
- * them.  "relid" is "root", for all its partitions, or a new partition of it.  Errors as DDL does.
+ * them.  "relid" is "root", for all its partitions, or a new partition of it.  Errors: those of DDL.
  */
 void
 kapture_attach_watch_partitions(Oid root, Oid relid, int32 attachment_id, const char *name, bool replicated)

@@ -88,7 +88,8 @@ kapture_binding_lock(const char *name)
 
 /*
  * kapture_binding_depend
- *		Has the triggers of an attachment, of this name, depend on its server.
+ *		Has the triggers of an attachment, which is called "name", depend on its
+ *		server.
  */
 void
 kapture_binding_depend(Oid relid, int32 attachment_id, const char *name, Oid serverid)
@@ -141,8 +142,8 @@ binding_problem(const KaptureAttachment *att)
 /*
  * kapture_binding_problem
  *		Returns why rows of an attached table can be neither sent nor written,
- *		in the current memory context; NULL if they can: because of its columns
- *		or expressions, or because its server is not the one it was attached to.
+ *		in the current memory context: because of its columns or expressions, or
+ *		because its server is not the one it was attached to.  NULL if they can.
  */
 char *
 kapture_binding_problem(const KaptureAttachment *att)
@@ -151,7 +152,7 @@ kapture_binding_problem(const KaptureAttachment *att)
 	MemoryContext old;
 	char	   *problem;
 
-	/* the current context may be that of a process, and a server has kilobytes of options */
+	/* the current context may live as long as the process, and a server has kilobytes of options */
 	scratch = AllocSetContextCreate(CurTransactionContext, "kapture_sync binding", ALLOCSET_SMALL_SIZES);
 	old = MemoryContextSwitchTo(scratch);
 	problem = kapture_catalog_problem(att);

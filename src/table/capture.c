@@ -250,7 +250,7 @@ capture_add_columns(Bitmapset *columns, KaptureAttachment *att, TupleDesc desc)
 	return columns;
 }
 
-/* Has tables that "depend" invalidated when this attached table changes, which one of them inherits from. */
+/* Has tables that "depend" invalidated when "parent" changes, an attached table that one of them inherits from. */
 static void
 capture_depend(Oid parent)
 {

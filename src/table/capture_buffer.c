@@ -96,7 +96,7 @@ static NotesPack *notes_packs = NULL;
 static int	notes_npacks = 0;
 static int	notes_maxpacks = 0;
 static int32 notes_seq = 0;		/* last number given in this transaction, */
-static int32 notes_written = 0; /* and last one of what was written */
+static int32 notes_written = 0; /* and that of the last change that was written */
 
 /* A command of the running transaction that made changes. */
 typedef struct NotesCommand
@@ -104,7 +104,7 @@ typedef struct NotesCommand
 	CommandId	cid;
 	int32		first;			/* number of its first change */
 	bool		deletes;		/* it deletes rows, too */
-	bool		crossed;		/* changes of others came in between its own */
+	bool		crossed;		/* changes of other commands came in between its own */
 } NotesCommand;
 
 /* The latest commands, in the order of cid: one that goes on may have run others in between. */
@@ -426,8 +426,8 @@ static struct
 typedef struct NotesIndexes
 {
 	Relation	rels[NOTES_MAX_INDEXES];
-	int			n;				/* of notes_plain that are open */
-	ResultRelInfo *rri;			/* NULL: straight into those above */
+	int			n;				/* indexes of notes_plain that are open */
+	ResultRelInfo *rri;			/* NULL: entries go straight into "rels" */
 	EState	   *estate;
 } NotesIndexes;
 
@@ -666,7 +666,7 @@ notes_flush(LOCKMODE release)
 /*
  * Writes to the outbox what the current subtransaction has captured; in the
  * top transaction, with no subtransaction open, that is everything.  If the
- * extension was dropped, it is discarded.
+ * extension was dropped, the changes are discarded.
  */
 void
 kapture_notes_flush(void)

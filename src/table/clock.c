@@ -202,7 +202,7 @@ kapture_clock_blame_text(KaptureBlame blame)
 }
 
 /*
- * Tells whether users' code is running, which a cancel is then meant for.
+ * Tells whether users' code is running: if so, a cancel is meant for that code.
  */
 bool
 kapture_clock_is_running(void)

@@ -51,7 +51,7 @@
 #include "table/leave.h"
 #include "table/row_io.h"
 
-/* Rows with Kapture up to which those of a partition are looked for: this takes seconds. */
+/* A partition's rows are looked for among at most so many rows with Kapture, which takes seconds. */
 #define LEAVE_MAX_KNOWN		1000000
 
 /* A partition whose rows leave. */

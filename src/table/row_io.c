@@ -58,7 +58,7 @@
 /* How long a lock on the whole table is waited for. */
 #define ROW_LOCK_TIMEOUT	"200ms"
 
-/* How long a row's lock is waited for when a batch's ids are first tried to be written. */
+/* How long a row's lock is waited for in the first try to write the ids of a batch. */
 #define ROW_BUSY_TIMEOUT	"5ms"
 
 /*
@@ -149,7 +149,7 @@ row_leave_nothing(void)
 {
 	if (!kapture_process_is_ours())
 		(void) set_config_option("transaction_read_only", "on", PGC_USERSET, PGC_S_SESSION,
-								 GUC_ACTION_LOCAL, true, 0, false);	/* until the nesting level ends, too */
+								 GUC_ACTION_LOCAL, true, 0, false);	/* ends with the nesting level, too */
 	else if (SPI_execute("SET CONSTRAINTS ALL IMMEDIATE", false, 0) < 0)
 		elog(ERROR, "could not set constraints");
 }
@@ -189,9 +189,9 @@ row_drop_plans(KaptureAttachment *att)
 }
 
 /*
- * Drops the plans of tables that were not used for long: a table's take a hundred
- * kilobytes, and a process may have thousands of tables.  Not to be called while one of
- * the plans is executed.
+ * Drops the plans of the least recently used tables, if there are too many: a table's
+ * plans take a hundred kilobytes, and a process may have thousands of tables.  Not to be
+ * called while one of the plans is executed.
  */
 static void
 row_drop_old_plans(void)
@@ -332,8 +332,8 @@ kapture_row_is_passing(const ErrorData *error)
 }
 
 /*
- * Has users' code raised such an error itself?  Then it may go on raising it, whether or not anything is
- * locked.  The server's own errors have its text domain, even if they pass through a function; a language
+ * Has users' code raised such an error itself?  Then the code may raise it for ever, whether or not anything
+ * is locked.  The server's own errors have its text domain, even if they pass through a function; a language
  * that rethrows a caught error as its own makes that look raised.
  */
 bool
@@ -838,7 +838,7 @@ row_do_fill_ids(void *arg)
 	if (kapture_user_code_execute(kapture_catalog_qualify("SELECT v.ord, r.customer_id FROM unnest($2) WITH ORDINALITY AS v(row_key, ord), LATERAL"
 														  " (SELECT r.customer_id FROM @.kapture_row AS r WHERE r.attachment_id = $1 AND r.gone_at IS NULL"
 														  " AND " KAPTURE_KEY_IS("r.row_key", "v.row_key") " OFFSET 0) AS r"),
-								  2, types, values, NULL, false) != SPI_OK_SELECT)	/* as this transaction has them */
+								  2, types, values, NULL, false) != SPI_OK_SELECT)	/* also those of this transaction */
 		elog(ERROR, "could not read the ids of rows");
 	for (uint64 i = 0; i < SPI_processed; i++)
 	{
