@@ -412,7 +412,7 @@ follow_do_parse(void *arg)
 	{
 		GetUserIdAndSecContext(&userid, &sec_context);
 		SetUserIdAndSecContext(target->rd_rel->relowner, sec_context | SECURITY_RESTRICTED_OPERATION);
-		/* names are resolved as they were kept; and the condition may read tables that somebody has locked */
+		/* names are resolved as when they were kept; the condition may read tables that somebody has locked */
 		kapture_guc_pin_search_path();
 		kapture_bystander_hurry();
 		follow->condition = kapture_follow_parse(source, target, follow->text);

@@ -129,7 +129,7 @@ follow_source_sql(const FollowSlice *slice, int n)
 	return sql.data;
 }
 
-/* The condition for rows "r" that are concerned.  Relations that it reads are allowed to the statement. */
+/* The condition for rows "r" that are concerned.  Also allows reading the relations that it reads. */
 static char *
 follow_selection(FollowSlice *slice, int n)
 {

@@ -21,7 +21,7 @@
 
 /*
  * kapture_bystander_hurry
- *		Limits the wait for locks to that, until the caller's AtEOXact_GUC().
+ *		Limits waits for locks to BYSTANDER_TIMEOUT, until the caller's AtEOXact_GUC().
  */
 void
 kapture_bystander_hurry(void)

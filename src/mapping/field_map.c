@@ -2,7 +2,7 @@
  * field_map.c
  *		Which columns, expressions and constants feed Kapture's fields.
  *
- * Takes the arguments of kapture_attach() about this, and reports what is wrong with them.
+ * Takes the mapping arguments of kapture_attach(), and reports what is wrong with them.
  */
 #include "postgres.h"
 

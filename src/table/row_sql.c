@@ -594,8 +594,8 @@ kapture_row_list_sql(const KaptureAttachment *att, const char *selection, bool a
 					 kapture_row_source(att), selection);
 	/*
 	 * A table that has lost its primary key may have rows with null keys, which
-	 * nothing tells apart.  Not IS NOT NULL, which is false also for a composite
-	 * value with a null in it.
+	 * nothing tells apart.  IS NOT NULL would not do: it is false also for a
+	 * composite value with a null in it.
 	 */
 	for (int i = 0; i < att->nkeys; i++)
 		appendStringInfo(&sql, " AND r.%s IS DISTINCT FROM NULL",

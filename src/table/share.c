@@ -32,7 +32,7 @@
 #define SHARE_FREE			INT64CONST(100000)
 #define SHARE_FREE_ROW		INT64CONST(2000)
 
-/* How many times the excess an owner waits, and a table, and the longest such wait. */
+/* Factors of the excess time that an owner and a table have to wait, and the longest such wait. */
 #define SHARE_FACTOR		3
 #define SHARE_TABLE_FACTOR	6
 #define SHARE_LONGEST		(60 * USECS_PER_SEC)
