@@ -38,7 +38,7 @@
 #define PULLER_TABLES_TIME	100
 #define PULLER_SERVERS_TIME	100
 
-/* Microseconds that reading servers may take; if it takes longer, other work has PULLER_LOAD_REST times as long next. */
+/* Microseconds that reading servers may take; after longer, other work gets PULLER_LOAD_REST times as long. */
 #define PULLER_LOAD_FREE	INT64CONST(20000)
 #define PULLER_LOAD_REST	3
 
