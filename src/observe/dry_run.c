@@ -95,7 +95,7 @@ dry_run_value(const DryRun *run, const KaptureRow *row, const char *field)
 	return NULL;
 }
 
-/* The key of an earlier row with this phone or email; if there is none, notes this row as the first, and returns NULL. */
+/* The key of an earlier row with this phone or email; if there is none, notes this row as the first: NULL. */
 static char *
 dry_run_first(DryRun *run, const KaptureRow *row, const char *field, const char *value)
 {
