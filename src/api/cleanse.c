@@ -1,6 +1,6 @@
 /*
  * cleanse.c
- *		From the bytes of an answer to JSON text that this database can hold.
+ *		Turns the bytes of an answer into JSON text that this database can hold.
  *
  * What Kapture sends is what its users typed, and not always JSON as the
  * standard has it: raw line breaks inside strings, a byte order mark, half a
@@ -13,7 +13,7 @@
  *	characters that are invalid
  *	or cannot be held			U+FFFD, or "?" where the encoding lacks that, too
  *	too large a number			a string of its digits
- *	too deep a value			a string with the character above
+ *	too deep a value			a string of U+FFFD
  *
  * The parser decides whether the result is JSON.  Other invalid JSON stays
  * invalid: what stands outside of strings is left as it is.

@@ -300,7 +300,7 @@ read_numeric(const JsonbValue *value, Datum *result)
 	return true;
 }
 
-/* Text as it is given; blanks alone are none. */
+/* Text as it is given; false if it is nothing but blanks. */
 static bool
 read_text(const JsonbValue *value, Datum *result)
 {

@@ -2,7 +2,7 @@
  * dialect.c
  *		Request bodies in the form that an account wants.
  *
- * All of the extension makes bodies as the vendor's document has them: one flat
+ * The rest of the extension makes bodies as in the vendor's document: one flat
  * object with our names of the fields.  Just before it is sent, kapture_message_body()
  * gives such a body the account's names and nesting (options field_names and
  * get_field_names), the constants of each request (add_fields, update_fields), and
@@ -448,10 +448,10 @@ dialect_put_fields(DialectNode *root, const KaptureDialectEntry *names, const ch
 
 /*
  * kapture_dialect_body
- *		The object to send for a flat one that has our names of the fields.
+ *		The object to send for "body", a flat object with our names of the fields.
  *
  * Either list may be NULL.  The result is palloc'ed.  Errors: HV024 a field's name
- * is that of something else.
+ * is taken by something else.
  */
 char *
 kapture_dialect_body(const KaptureDialectEntry *names, const KaptureDialectEntry *constants,

@@ -448,9 +448,9 @@ http_find_socket(int local_port, int peer_port)
 }
 
 /*
- * Is there something to read on the connection that a request is about to be sent
- * on, if only its end?  With TLS, a new connection may have tickets for the next
- * one; a used one has nothing.
+ * Does the connection on which a request is about to be sent have something to read,
+ * if only its end?  With TLS, a new connection may have session tickets to read; a
+ * used one has nothing.
  */
 static bool
 http_is_out_of_turn(KaptureHttpRequest *request, int local_port, int peer_port)
@@ -1134,8 +1134,8 @@ http_header_date(KaptureHttpRequest *request, const char *name)
 }
 
 /*
- * For how many milliseconds the server wants to be left alone; -1: it does not
- * say.  A time is read by the server's own clock, which may be wrong.
+ * How many milliseconds to wait before the next request, as the server wants it; -1
+ * if it does not say.  A time is read by the server's own clock, which may be wrong.
  */
 static int64
 http_retry_after(KaptureHttpRequest *request)

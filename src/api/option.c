@@ -553,8 +553,8 @@ option_parse_headers(const OptionDef *def, const char *text, void *place,
 }
 
 /*
- * The names and values of an object of JSON, with room for each; NULL if the
- * text is something else.
+ * Begins to read the names and values of a JSON object: returns room for as many
+ * entries; NULL if the text is something else.
  */
 static KaptureApiEntry *
 option_entries(const char *text, JsonbIterator **it, OptionFault *fault)
@@ -706,7 +706,7 @@ option_parse_names(const OptionDef *def, const char *text, void *place,
 	return json && (*(KaptureDialectEntry **) place = kapture_dialect_read_names(json, &fault->detail)) != NULL;
 }
 
-/* What goes with each of an account's requests. */
+/* The constants of an account's requests. */
 static bool
 option_parse_constants(const OptionDef *def, const char *text, void *place,
 					   OptionFault *fault)
@@ -1363,7 +1363,7 @@ option_advise_server(List *options)
 	}
 }
 
-/* Does a mapping have a key, for whatever call? */
+/* Does a mapping have a key, for any call? */
 static bool
 option_has_key(List *options)
 {

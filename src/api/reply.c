@@ -605,7 +605,7 @@ message_choose_words(KaptureApi api, char *const *words, int n)
 	return pstrdup(chosen);
 }
 
-/* Kapture's words, wherever they are; "" if there are none. */
+/* Kapture's words in an answer, whichever key they have; "" if there are none. */
 static char *
 message_words(KaptureApi api, JsonbContainer *answer)
 {

@@ -27,7 +27,7 @@ static const struct
 	int			apis;
 	const char *words;
 	KaptureMeaning meaning;
-	bool		about_customers;	/* only in a text about customers: an API or an employee may not be found, too */
+	bool		about_customers;	/* only in a text about customers: what is not found may be an API or an employee */
 }			word_rules[] =
 {
 	/* the key of an API: each has one of its own, and each expires */
@@ -53,7 +53,7 @@ static const struct
 	{WORDS_ANY, "invalidapi", KAPTURE_MEANS_BAD_FORM},
 	{WORDS_ANY, "unknownapi", KAPTURE_MEANS_BAD_FORM},
 
-	/* a server that has lost its database says that there is no data, too, but it is at fault */
+	/* a server without its database also says that there is no data, but that is a fault */
 	{WORDS_READ, "database", KAPTURE_MEANS_FAULT},
 	{WORDS_READ, "datasource", KAPTURE_MEANS_FAULT},
 

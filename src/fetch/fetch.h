@@ -30,7 +30,7 @@ typedef struct KaptureWindow
 	Jsonb	   *answer;			/* an answer without customers, if answers are kept */
 } KaptureWindow;
 
-/* What kapture_fetch_poll() came to. */
+/* The result of kapture_fetch_poll(). */
 typedef enum KaptureFetchState
 {
 	KAPTURE_FETCH_WINDOW,		/* a window is there */

@@ -326,7 +326,7 @@ alter_filter(Alter *alter)
  * ------------------------------------------------------------------------
  */
 
-/* A boolean argument, given or reset. */
+/* A boolean argument; false if it is reset or not given. */
 static bool
 alter_bool(const Alter *alter, AlterArgument arg)
 {

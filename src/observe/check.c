@@ -144,7 +144,7 @@ check_worker_is_well(const char *server, const char **why, const char **hint)
 	return true;
 }
 
-/* Does somebody send what is captured here? */
+/* Is there a worker that sends what is captured here? */
 static void
 check_worker(Check *check)
 {
@@ -244,7 +244,7 @@ check_connection_hint(int step, const KaptureHttpAnswer *answer)
 	}
 }
 
-/* Name, connection, TLS. */
+/* Puts the steps of the connection into the result: dns, tcp, tls and certificate. */
 static void
 check_connection(Check *check, const KaptureHttpAnswer *answer, const KaptureHttpDetails *details)
 {
@@ -324,7 +324,7 @@ check_key(Check *check, KaptureApi api, bool reached)
 	kapture_http_release(check->request);
 }
 
-/* The keys of all APIs but Get; Add's and Update's only if they may be tried. */
+/* Tries the key of Pull, and, with "all", those of Add and Update. */
 static void
 check_keys(Check *check, bool all, bool reached)
 {
@@ -392,7 +392,7 @@ check_duplicates(Check *check)
 				  psprintf("Use kapture_match() before rows of %s are sent, which finds customers that are there; then kapture_alter() with on_duplicate => 'link'.", tables));
 }
 
-/* Are changes captured, of the server's tables that the caller may see?  A step only if they are not. */
+/* Puts a step into the result if changes of the server's tables that the caller may see are not captured. */
 static void
 check_capture(Check *check)
 {

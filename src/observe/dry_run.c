@@ -95,7 +95,7 @@ dry_run_value(const DryRun *run, const KaptureRow *row, const char *field)
 	return NULL;
 }
 
-/* The key of an earlier row with this phone or email; if there is none, notes this row as the first: NULL. */
+/* The key of an earlier row with this phone or email; NULL if there is none, then this row is noted. */
 static char *
 dry_run_first(DryRun *run, const KaptureRow *row, const char *field, const char *value)
 {
@@ -165,7 +165,7 @@ dry_run_plan(DryRun *run, DryRunItem *item)
 	}
 }
 
-/* Asks Kapture for the rows that would be added. */
+/* Asks Kapture for the customers of rows that would be added. */
 static void
 dry_run_ask(DryRun *run, List *items)
 {

@@ -78,7 +78,7 @@ typedef struct Verify
 	void		(*read_ahead) (struct Verify *verify, void *arg);	/* NULL: no more rows, or they are read already */
 	void	   *ahead;			/* its argument */
 
-	/* what could not be compared, as bits */
+	/* fields that could not be compared, as bits */
 	int64		masked;
 	int64		untold;
 } Verify;

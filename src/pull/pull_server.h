@@ -43,7 +43,7 @@ typedef struct PullServer
 	int			customers;		/* customers that came in its last turn */
 
 	/* from its settings */
-	int64		interval;		/* microseconds; 0: not known */
+	int64		interval;		/* microseconds; 0: not known, or none */
 	int64		overlap;		/* microseconds */
 	Timestamp	since;			/* 0: not given */
 	char	   *timezone;

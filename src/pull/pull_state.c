@@ -69,7 +69,7 @@ kapture_pull_state_read(const char *server, KapturePullState *state)
 
 /*
  * Notes that a pull of a range (in the account's local time) begins, with its
- * watermark, which for the first pull is where it begins.
+ * watermark, which is only assumed if this is the first pull.
  */
 void
 kapture_pull_state_begin(const char *server, TimestampTz pulled_until, Timestamp start, Timestamp end)

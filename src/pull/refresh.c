@@ -6,7 +6,7 @@
  * committed together, so that an interrupted refresh goes on after the last
  * committed window.  No snapshot is held during the wait for the next one.
  *
- * It runs with the rights of its caller, who needs those of the tables.  One
+ * It runs with the rights of its caller, who needs rights on the tables.  One
  * refresh of a server at a time; see mirror.c.
  */
 #include "postgres.h"
