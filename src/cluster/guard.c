@@ -26,6 +26,9 @@
 /* What users' code leaves behind goes by this when an error has ended it. */
 kapture_guard_abort_hook_type kapture_guard_abort_hook = NULL;
 
+/* A transaction in which users' code may have run is about to be committed. */
+kapture_guard_commit_hook_type kapture_guard_commit_hook = NULL;
+
 /*
  * kapture_guard_copy_error
  *		In PG_CATCH, before a rollback: copies the error that is being handled into a memory

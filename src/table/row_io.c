@@ -51,6 +51,7 @@
 #include "mapping/expression.h"
 #include "table/binding.h"
 #include "table/clock.h"
+#include "table/leftovers.h"
 #include "table/retained.h"
 #include "table/row_io.h"
 #include "table/row_sql.h"
@@ -265,6 +266,8 @@ row_run_within(KaptureAttachment *att, const char *timezone, void (*work) (void 
 		SPI_connect();
 		row_leave_nothing();
 		kapture_user_code_run(rel, att->beside, work, arg);
+		if (kapture_clock_is_outermost())
+			kapture_leftovers_close();
 		SPI_finish();
 		if (rel)
 			relation_close(rel, NoLock);
@@ -286,6 +289,8 @@ row_run_within(KaptureAttachment *att, const char *timezone, void (*work) (void 
 	PG_END_TRY();
 	MemoryContextSwitchTo(context);
 	CurrentResourceOwner = owner;
+	if (kapture_process_is_ours() && !kapture_clock_is_running())
+		kapture_leftovers_forget();
 	kapture_clock_settle();
 	/* a cancel is for the session, or for the users' code that we are called from */
 	if (error && error->sqlerrcode == ERRCODE_QUERY_CANCELED &&
