@@ -898,12 +898,14 @@ kapture_http_start(const KaptureServer *server, KaptureApi api,
 
 /*
  * Has a request that was just started make a connection of its own, to whatever
- * address the host has now: the old one may be where it was before.
+ * address the host has now: the old one may be where it was before.  It is closed
+ * afterwards: each retry would leave one more than max_connections in the cache.
  */
 void
 kapture_http_connect_anew(KaptureHttpRequest *request)
 {
 	HTTP_SET(CURLOPT_FRESH_CONNECT, 1L);
+	HTTP_SET(CURLOPT_FORBID_REUSE, 1L);
 	HTTP_SET(CURLOPT_DNS_CACHE_TIMEOUT, 0L);
 	request->alone = true;
 }
@@ -1537,7 +1539,6 @@ void
 kapture_http_inspect(KaptureHttpRequest *request)
 {
 	kapture_http_connect_anew(request);
-	HTTP_SET(CURLOPT_FORBID_REUSE, 1L);
 	HTTP_SET(CURLOPT_SSL_SESSIONID_CACHE, 0L);
 	HTTP_SET(CURLOPT_CERTINFO, 1L);
 }

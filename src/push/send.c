@@ -114,8 +114,8 @@ send_start_request(WorkerSending *sending, const KaptureServer *settings)
 		task->since = kapture_request_pool_started(&server->pool);
 		server->share->in_flight++;
 		kapture_http_count_alone(t->request, server->owner);
-		/* a host that does not answer as it should may have moved */
-		if (server->health != KAPTURE_STATE_OK)
+		/* a host that does not answer as it should may have moved; one that asks for fewer requests is there */
+		if (server->health != KAPTURE_STATE_OK && server->health != KAPTURE_STATE_THROTTLED)
 			kapture_http_connect_anew(t->request);
 	}
 	else
