@@ -48,14 +48,24 @@ origin_values(Oid *types, Datum *values)
 }
 
 /*
+ * Nothing is known any more of what Kapture has of any row: with another key, digests say
+ * nothing.
+ */
+void
+kapture_origin_forget_digests(void)
+{
+	(void) kapture_own_execute("UPDATE @.kapture_salt SET salt = pg_catalog.uuid_send(pg_catalog.gen_random_uuid())"
+							   " OPERATOR(pg_catalog.||) pg_catalog.uuid_send(pg_catalog.gen_random_uuid())", 0, NULL, NULL);
+}
+
+/*
  * Everything that waits to be added may have been added already.  And the original
- * may have sent something else of all rows: with another key, digests say nothing.
+ * may have sent something else of all rows.
  */
 static void
 origin_doubt(void)
 {
-	(void) kapture_own_execute("UPDATE @.kapture_salt SET salt = pg_catalog.uuid_send(pg_catalog.gen_random_uuid())"
-							   " OPERATOR(pg_catalog.||) pg_catalog.uuid_send(pg_catalog.gen_random_uuid())", 0, NULL, NULL);
+	kapture_origin_forget_digests();
 	(void) kapture_own_execute("UPDATE @.kapture_delivery SET in_doubt = pg_catalog.now(), searches = 0"
 							   " WHERE customer_id IS NULL AND in_doubt IS NULL", 0, NULL, NULL);
 }
