@@ -3,15 +3,15 @@
  *		Customers that sessions have written in Kapture themselves.
  *
  * kapture_update_customer() and UPDATEs of foreign tables change customers past the
- * attached tables.  What Kapture was known to have of their rows may be wrong then.  So
- * the ids are noted in kapture_written, and the worker forgets the digests of these rows
- * before it goes by any.  The session does not write those itself: it would hold up
- * the worker until its transaction ends.
+ * attached tables.  The digests of these customers' rows may be wrong then.  So their ids
+ * are noted in kapture_written, and the worker forgets the digests of these rows before it
+ * uses any.  The session does not change the digests itself: that would hold up the worker
+ * until the session's transaction ends.
  *
- * A rollback takes the note back, but not what Kapture has carried out; and a transaction
- * that is read-only makes none.  Such customers are handed over in shared memory, at the
- * end of the (sub)transaction.  If there are more of them than it has room for, it is
- * noted that some were lost: then nothing is known of any row.
+ * A rollback takes the note back, but not what Kapture has carried out; and a read-only
+ * transaction cannot note anything.  Such customers are handed over in shared memory, at
+ * the end of the (sub)transaction.  If there are more than it has room for, only the
+ * number of losses is kept: then the worker makes all digests void.
  */
 #include "postgres.h"
 

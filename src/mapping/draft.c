@@ -1,9 +1,9 @@
 /*
  * draft.c
- *		What an attachment would be.
+ *		Describes a table as if it were attached.
  *
- * Rows are read by it like those of an attached table, but nothing of it is in the
- * extension's tables: its id is 0.
+ * Rows are read by such a draft like those of an attached table, but nothing of the draft
+ * is in the extension's tables: its id is 0.
  */
 #include "postgres.h"
 
@@ -60,7 +60,7 @@ kapture_draft_make(Relation rel, const char *server, const char *id_column, List
 		col->bit = att->ncolumns++;
 		col->field = mapping->field;
 		col->name = mapping->name;
-		/* those of a view are found by their names */
+		/* columns of a view are found by their names */
 		col->attnum = mapping->name && source == NULL ? mapping->attnum : InvalidAttrNumber;
 		col->expression = mapping->expression ? draft_expression(source ? NULL : rel, mapping->expression) : NULL;
 		col->constant = mapping->constant;

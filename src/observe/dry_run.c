@@ -2,9 +2,9 @@
  * dry_run.c
  *		kapture_dry_run(): what would be sent if a table were attached?
  *
- * Each row goes the worker's own way: it is read as the table's owner, and task.c
- * says what it would do.  Nothing is attached, noted or sent, and no lock is taken
- * but that of a reader; with "ask", Kapture is asked whether it has the customers.
+ * Each row is handled as the worker does it: it is read as the table's owner, and
+ * task.c decides what would be done.  Nothing is attached, noted or sent, and only a
+ * reader's lock is taken; with "ask", Kapture is asked whether it has the customers.
  */
 #include "postgres.h"
 
@@ -49,10 +49,10 @@ PG_FUNCTION_INFO_V1(kapture_dry_run);
 /* Gets for a row: by its phone and by its email. */
 #define DRY_RUN_GETS		2
 
-/* As kapture_attach() would add it. */
+/* The id column that kapture_attach() would add. */
 #define DRY_RUN_ID_COLUMN	"kapture_customer_id"
 
-/* A phone or an email, by a hash of it, and the first row that has it. */
+/* The hash of a phone or an email, and the first row that has it. */
 typedef struct DryRunContact
 {
 	uint64		hash;
@@ -63,7 +63,7 @@ typedef struct DryRun
 {
 	MemoryContext context;
 	KaptureAttachment *att;
-	const KaptureAttachment *attached;	/* as the table is by now; NULL: it is not */
+	const KaptureAttachment *attached;	/* the table's present attachment to the server; NULL: none */
 	Oid			owner;			/* of the table */
 	char	   *timezone;
 	bool		check_rows;
@@ -95,7 +95,7 @@ dry_run_value(const DryRun *run, const KaptureRow *row, const char *field)
 	return NULL;
 }
 
-/* The key of the row before that has a phone or an email, which this one gets if there is none. */
+/* The key of an earlier row with this phone or email; NULL if there is none, then this row is noted. */
 static char *
 dry_run_first(DryRun *run, const KaptureRow *row, const char *field, const char *value)
 {
@@ -114,7 +114,7 @@ dry_run_first(DryRun *run, const KaptureRow *row, const char *field, const char 
 	return found ? contact->row_key : NULL;
 }
 
-/* Refuses a row whose phone or email another one before has, too. */
+/* Refuses a row whose phone or email an earlier row has, too. */
 static void
 dry_run_check_shared(DryRun *run, DryRunItem *item)
 {
@@ -165,7 +165,7 @@ dry_run_plan(DryRun *run, DryRunItem *item)
 	}
 }
 
-/* Asks Kapture for the rows that would be added. */
+/* Asks Kapture for the customers of rows that would be added. */
 static void
 dry_run_ask(DryRun *run, List *items)
 {
@@ -260,7 +260,7 @@ dry_run_read(void *arg, List *keys)
 	return items;
 }
 
-/* Says what would become of these rows. */
+/* Puts into the result what would become of these rows. */
 static void
 dry_run_report(DryRun *run, List *items)
 {
@@ -364,7 +364,7 @@ kapture_dry_run(PG_FUNCTION_ARGS)
 	DryRun		run = {.context = CurrentMemoryContext};
 	HASHCTL		info = {.keysize = sizeof(uint64), .entrysize = sizeof(DryRunContact), .hcxt = CurrentMemoryContext};
 	const KaptureServer *server;
-	KaptureAttachment all;		/* without what leaves rows out, and without fields */
+	KaptureAttachment all;		/* run.att without filter, source and fields: has all keys */
 	MemoryContext slice;
 	KaptureRound round = {.att = &all,.read = dry_run_read,.arg = &run,.row = offsetof(DryRunItem, delivery.row)};
 	const char *after = NULL;
@@ -393,7 +393,7 @@ kapture_dry_run(PG_FUNCTION_ARGS)
 	{
 		MemoryContext old = MemoryContextSwitchTo(slice);
 
-		/* what is not asked for needs no connection */
+		/* without asking, there are no connections to keep busy */
 		round.most = run.ask ? kapture_fetch_round(run.att->server, run.owner) / DRY_RUN_GETS : 0;
 		dry_run_report(&run, kapture_round_next(&round, &after, &more));
 		MemoryContextSwitchTo(old);
