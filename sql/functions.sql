@@ -338,12 +338,12 @@ COMMENT ON FUNCTION @extschema@.kapture_acknowledge(name, bigint) IS
 'takes a customer out of kapture_orphans; returns whether the view had it';
 
 CREATE OR REPLACE FUNCTION @extschema@.kapture_dry_run(relation regclass, columns jsonb DEFAULT NULL, filter text DEFAULT NULL,
-	source regclass DEFAULT NULL, server name DEFAULT 'kapture', ask boolean DEFAULT false,
+	source regclass DEFAULT NULL, server name DEFAULT NULL, ask boolean DEFAULT false, name text DEFAULT NULL,
 	OUT row_key text, OUT action text, OUT problem text, OUT hint text, OUT body jsonb)
 RETURNS SETOF record
 LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'kapture_dry_run';
-COMMENT ON FUNCTION @extschema@.kapture_dry_run(regclass, jsonb, text, regclass, name, boolean) IS
-'what would become of each row of a table if it were attached like this and backfilled: add, update, link (with ask, which asks Kapture), skip, refuse; nothing is attached and nothing is sent';
+COMMENT ON FUNCTION @extschema@.kapture_dry_run(regclass, jsonb, text, regclass, name, boolean, text) IS
+'what would become of each row of a table if it were attached like this and backfilled, or, if it is attached, altered like this and sent again: add, update, link (with ask, which asks Kapture), skip, refuse; of an attached table, what is not given is as it is attached; nothing is attached and nothing is sent';
 
 CREATE OR REPLACE FUNCTION @extschema@.kapture_is_origin(system_identifier bigint, database oid)
 RETURNS boolean
