@@ -240,6 +240,16 @@ LANGUAGE C STABLE AS 'MODULE_PATHNAME', 'kapture_id';
 COMMENT ON FUNCTION @extschema@.kapture_id(regclass, anynonarray, text) IS
 'Kapture''s id of the customer of the row with that key; the key may be of any type, a key of several columns is the text of an array';
 
+CREATE OR REPLACE FUNCTION @extschema@.kapture_forget_id(relation regclass, row_key text, name text DEFAULT NULL) RETURNS bigint
+LANGUAGE C VOLATILE AS 'MODULE_PATHNAME', 'kapture_forget_id';
+COMMENT ON FUNCTION @extschema@.kapture_forget_id(regclass, text, text) IS
+'forgets which customer a row is, of a table that was attached with id_column => NULL, as if its id were set to NULL; returns the id that it had, NULL if none; the row is added, or linked by its phone and email, when it is sent again; name: of several attachments of the table, the one that is meant';
+
+CREATE OR REPLACE FUNCTION @extschema@.kapture_forget_id(relation regclass, row_key anynonarray, name text DEFAULT NULL) RETURNS bigint
+LANGUAGE C VOLATILE AS 'MODULE_PATHNAME', 'kapture_forget_id';
+COMMENT ON FUNCTION @extschema@.kapture_forget_id(regclass, anynonarray, text) IS
+'forgets which customer the row with that key is; the key may be of any type, a key of several columns is the text of an array';
+
 CREATE OR REPLACE FUNCTION @extschema@.kapture_followed() RETURNS trigger
 LANGUAGE C AS 'MODULE_PATHNAME', 'kapture_followed';
 COMMENT ON FUNCTION @extschema@.kapture_followed() IS 'internal: trigger of tables that attached ones follow: notes in the outbox what changed';
