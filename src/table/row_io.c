@@ -524,14 +524,7 @@ kapture_row_check_table(const KaptureAttachment *att)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg_internal("%s", problem),
-				 att->nkeys == 0 ? errhint("Add a primary key, or use kapture_detach().") :
-				 att->source_name && !OidIsValid(att->source) ?
-				 errhint("Make a view of this name again, or use kapture_alter() with another \"source\".") :
-				 kapture_expression_problem(att) ?
-				 errhint("Bring back what it uses, or use kapture_alter() to change it.") :
-				 att->id_column && att->id_attnum == InvalidAttrNumber ?
-				 errhint("Add the column as bigint, or use kapture_detach() and kapture_attach().") :
-				 errhint("If it is the right server, use kapture_detach() and kapture_attach().")));
+				 errhint("%s", kapture_binding_advice(att))));
 }
 
 /*
