@@ -240,6 +240,16 @@ LANGUAGE C STABLE AS 'MODULE_PATHNAME', 'kapture_id';
 COMMENT ON FUNCTION @extschema@.kapture_id(regclass, anynonarray, text) IS
 'Kapture''s id of the customer of the row with the given key; the key may be of any type, a key of several columns is the text of an array';
 
+CREATE OR REPLACE FUNCTION @extschema@.kapture_forget_id(relation regclass, row_key text, name text DEFAULT NULL) RETURNS bigint
+LANGUAGE C VOLATILE AS 'MODULE_PATHNAME', 'kapture_forget_id';
+COMMENT ON FUNCTION @extschema@.kapture_forget_id(regclass, text, text) IS
+'forgets Kapture''s id of a row''s customer, as if the id were set to NULL, for a table that was attached with id_column => NULL; returns the id, or NULL if the row had none; when the row is sent again, it is added, or linked by its phone and email; name: which attachment, if the table has several';
+
+CREATE OR REPLACE FUNCTION @extschema@.kapture_forget_id(relation regclass, row_key anynonarray, name text DEFAULT NULL) RETURNS bigint
+LANGUAGE C VOLATILE AS 'MODULE_PATHNAME', 'kapture_forget_id';
+COMMENT ON FUNCTION @extschema@.kapture_forget_id(regclass, anynonarray, text) IS
+'forgets Kapture''s id of the customer of the row with the given key; the key may be of any type, a key of several columns is the text of an array';
+
 CREATE OR REPLACE FUNCTION @extschema@.kapture_followed() RETURNS trigger
 LANGUAGE C AS 'MODULE_PATHNAME', 'kapture_followed';
 COMMENT ON FUNCTION @extschema@.kapture_followed() IS 'internal: trigger of tables that attached tables follow: notes the change in the outbox';
@@ -338,12 +348,12 @@ COMMENT ON FUNCTION @extschema@.kapture_acknowledge(name, bigint) IS
 'removes a customer from kapture_orphans; returns whether the customer was in the view';
 
 CREATE OR REPLACE FUNCTION @extschema@.kapture_dry_run(relation regclass, columns jsonb DEFAULT NULL, filter text DEFAULT NULL,
-	source regclass DEFAULT NULL, server name DEFAULT 'kapture', ask boolean DEFAULT false,
+	source regclass DEFAULT NULL, server name DEFAULT NULL, ask boolean DEFAULT false, name text DEFAULT NULL,
 	OUT row_key text, OUT action text, OUT problem text, OUT hint text, OUT body jsonb)
 RETURNS SETOF record
 LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'kapture_dry_run';
-COMMENT ON FUNCTION @extschema@.kapture_dry_run(regclass, jsonb, text, regclass, name, boolean) IS
-'what would happen to each row of a table if it were attached with these arguments and backfilled: add, update, link (only with ask, which searches Kapture), skip, refuse; nothing is attached and nothing is sent';
+COMMENT ON FUNCTION @extschema@.kapture_dry_run(regclass, jsonb, text, regclass, name, boolean, text) IS
+'what would happen to each row of a table if it were attached with these arguments and backfilled or, if it is attached, altered with them and sent again: add, update, link (only with ask, which searches Kapture), skip, refuse; for an attached table, arguments that are not given are as it is attached; nothing is attached and nothing is sent; name: which attachment, if the table has several';
 
 CREATE OR REPLACE FUNCTION @extschema@.kapture_is_origin(system_identifier bigint, database oid)
 RETURNS boolean

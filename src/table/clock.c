@@ -1,23 +1,30 @@
 /*
  * clock.c
- *		Limits what users' code takes and leaves in the background processes.
+ *		Limits how long users' code runs in the background processes, and what it
+ *		leaves behind.
  *
  * Triggers, checks and casts of attached tables run in worker and puller, where
- * other tables wait.  So they are cancelled when their time is up, and if they
- * take no notice, the process ends and another one begins.
+ * other tables wait.  So they are cancelled when their time is up; if they ignore
+ * that, the process ends and a new one starts.
  *
  * Users' code may call functions of ours that run users' code in turn.  The
- * outermost limit holds for all of it: what is within neither stops the clock
- * nor starts it anew.
+ * outermost limit holds for all of it: inner calls neither stop nor restart the
+ * clock.
  *
- * Advisory locks of users' code go when it ends: those of a session would stay
- * with the process for good.  For memory that would stay (retained.c), the process ends.
+ * Advisory locks of users' code are released when it ends, as session-level ones would
+ * stay with the process for good.  If too much memory would stay (retained.c), the
+ * process ends.
  *
- * In a session there is no clock: it has a statement_timeout, and its locks are
- * its own.
+ * What users' code puts off to the commit, such as the commit of a transaction on another
+ * server (postgres_fdw), takes its time there.  If it takes too much, the transaction is
+ * rolled back; where it was about one owner's tables alone, the process ends for that owner.
+ *
+ * In a user's session there is no clock: the session has statement_timeout, and
+ * keeps its own locks.
  */
 #include "postgres.h"
 
+#include "access/xact.h"
 #include "miscadmin.h"
 #include "storage/ipc.h"
 #include "storage/latch.h"
@@ -33,25 +40,37 @@
 #include "table/clock.h"
 #include "table/retained.h"
 
-/* Milliseconds that users' code has to end in once it was cancelled. */
+/* Milliseconds within which users' code must end once it was cancelled. */
 #define CLOCK_GRACE			2000
+
+/* Milliseconds that users' code may take of a commit. */
+#define CLOCK_COMMIT		5000
 
 /* How often the time of the running work was up. */
 static volatile sig_atomic_t clock_rings = 0;
-static volatile sig_atomic_t clock_killed = false;	/* the process ends for it */
-static bool clock_overfull = false; /* because of the memory that it has left */
+static volatile sig_atomic_t clock_killed = false;	/* the process ends because of that */
+static volatile sig_atomic_t clock_commits = false; /* the transaction is being committed */
+static bool clock_overfull = false; /* because of memory that the code has left behind */
 static int	clock_depth = 0;
 
-/* Whose code it is. */
+/* Whose code is running. */
 static Oid	clock_owner = InvalidOid;
 static int32 clock_attachment = 0;
 static TimeoutId clock_timeout = MAX_TIMEOUTS;
 
-/* A signal handler: cancels the work and, if it goes on, ends the process. */
+/* Whose code has run in the transaction, last (InvalidOid: nobody's), and whether others' has, too. */
+static Oid	clock_ran_owner = InvalidOid;
+static int32 clock_ran_attachment = 0;
+static bool clock_ran_several = false;
+
+/*
+ * A signal handler: cancels the work and, if it goes on, ends the process, unless it is not known
+ * for whom.
+ */
 static void
 clock_ring(void)
 {
-	if (++clock_rings == 1)
+	if (++clock_rings == 1 || (clock_commits && !OidIsValid(clock_owner)))
 		QueryCancelPending = true;
 	else
 		ProcDiePending = clock_killed = true;
@@ -60,7 +79,8 @@ clock_ring(void)
 }
 
 /*
- * If this process ends because of users' code, others go on at once, but that does not.
+ * If this process ends because of users' code, records whose, so that other tables go on
+ * at once in the next process, but that one does not.
  */
 static void
 clock_exit_callback(int code, Datum arg)
@@ -75,7 +95,49 @@ clock_exit_callback(int code, Datum arg)
 	kapture_shmem_worker_reason(KAPTURE_EXIT_ASKED);
 }
 
-/* Once in a process that has a clock. */
+static void
+clock_begin(int limit)
+{
+	clock_rings = 0;
+	if (!clock_killed)
+		clock_owner = InvalidOid;
+	enable_timeout_every(clock_timeout, TimestampTzPlusMilliseconds(GetCurrentTimestamp(), limit), CLOCK_GRACE);
+}
+
+/* A transaction in which users' code has run is about to be committed. */
+static void
+clock_begin_commit(void)
+{
+	if (!OidIsValid(clock_ran_owner) || clock_killed)
+		return;
+	clock_depth = 1;
+	clock_commits = true;
+	clock_begin(CLOCK_COMMIT);
+	if (clock_ran_several)
+		return;
+	clock_owner = clock_ran_owner;
+	clock_attachment = clock_ran_attachment;
+}
+
+/*
+ * The transaction ends.  This is called after all that users' code has put off, as whoever
+ * registers first is called last, and before the commit waits for what nobody must cancel.
+ */
+static void
+clock_end_transaction(XactEvent event, void *arg)
+{
+	if (event != XACT_EVENT_PRE_COMMIT && event != XACT_EVENT_ABORT)
+		return;
+	clock_ran_owner = InvalidOid;
+	clock_ran_several = false;
+	if (event == XACT_EVENT_PRE_COMMIT && clock_commits)
+	{
+		clock_commits = false;
+		(void) kapture_clock_stop();
+	}
+}
+
+/* Sets up the clock, once in a process. */
 static void
 clock_register(void)
 {
@@ -83,11 +145,13 @@ clock_register(void)
 		return;
 	clock_timeout = RegisterTimeout(USER_TIMEOUT, clock_ring);
 	before_shmem_exit(clock_exit_callback, (Datum) 0);
+	RegisterXactCallback(clock_end_transaction, NULL);
 	kapture_guard_abort_hook = kapture_clock_reset;
+	kapture_guard_commit_hook = clock_begin_commit;
 }
 
 /*
- * Users' code begins, which may take "limit" milliseconds.  To be followed by
+ * To be called before users' code, which may take "limit" milliseconds.  To be followed by
  * kapture_clock_stop(), or after an error by kapture_clock_reset().
  */
 void
@@ -97,15 +161,12 @@ kapture_clock_start(int limit)
 		return;
 	clock_register();
 	kapture_retained_begin();
-	clock_rings = 0;
-	if (!clock_killed)
-		clock_owner = InvalidOid;
-	enable_timeout_every(clock_timeout, TimestampTzPlusMilliseconds(GetCurrentTimestamp(), limit), CLOCK_GRACE);
+	clock_begin(limit);
 }
 
 /*
- * Users' code has ended.  Returns whether its time was up; a cancel that has not
- * been served by then does not hit what comes next.
+ * To be called after users' code.  Returns whether its time was up; a pending cancel is
+ * withdrawn, so that it does not hit what comes next.
  */
 bool
 kapture_clock_stop(void)
@@ -120,8 +181,8 @@ kapture_clock_stop(void)
 }
 
 /*
- * Users' code has ended, and so has the subtransaction that it ran in.  If it has left too
- * much memory behind, the process ends as soon as it may.
+ * To be called when users' code and the subtransaction that it ran in have ended.  If the
+ * code has left too much memory behind, the process ends as soon as it may.
  */
 void
 kapture_clock_settle(void)
@@ -135,19 +196,28 @@ kapture_clock_settle(void)
 }
 
 /*
- * An error has ended all that was running, wherever it was.
+ * Stops the clock after an error, however deeply calls of users' code were nested.
  */
 void
 kapture_clock_reset(void)
 {
+	bool		late;
+
 	if (clock_depth == 0)
 		return;
 	clock_depth = 1;
-	(void) kapture_clock_stop();
+	late = kapture_clock_stop() && clock_commits;
+	clock_commits = false;
+	/* tried again, it would only take as long */
+	if (late && OidIsValid(clock_owner))
+	{
+		ProcDiePending = clock_killed = true;
+		InterruptPending = true;
+	}
 }
 
 /*
- * Says whose code it is that runs.
+ * Records whose code is running.
  */
 void
 kapture_clock_name(Oid owner, int32 attachment_id)
@@ -156,6 +226,10 @@ kapture_clock_name(Oid owner, int32 attachment_id)
 		return;
 	clock_owner = owner;
 	clock_attachment = attachment_id;
+	if (OidIsValid(clock_ran_owner) && clock_ran_owner != owner)
+		clock_ran_several = true;
+	clock_ran_owner = owner;
+	clock_ran_attachment = attachment_id;
 }
 
 /*
@@ -171,14 +245,15 @@ kapture_clock_blame(int code, Oid *owner, int32 *attachment_id)
 		return KAPTURE_BLAME_NONE;
 	if (clock_killed)
 		return clock_overfull ? KAPTURE_BLAME_MEMORY : KAPTURE_BLAME_ENDLESS;
-	/* an error that ends the process, which no signal has asked to end */
+	/* users' code has raised FATAL: no signal has asked the process to end */
 	if (code != 0 && clock_depth > 0 && !kapture_process_is_terminated() && PostmasterIsAlive())
 		return KAPTURE_BLAME_FATAL;
 	return KAPTURE_BLAME_NONE;
 }
 
 /*
- * Returns why rows are parked whose table ended a process; NULL if none has; static.
+ * Returns the error of rows that are parked because their table ended a process; NULL for
+ * KAPTURE_BLAME_NONE.  The text is static.
  */
 const char *
 kapture_clock_blame_text(KaptureBlame blame)
@@ -198,10 +273,19 @@ kapture_clock_blame_text(KaptureBlame blame)
 }
 
 /*
- * Tells whether users' code is running, so that a cancel is meant for it.
+ * Tells whether users' code is running: if so, a cancel is meant for that code.
  */
 bool
 kapture_clock_is_running(void)
 {
 	return clock_depth > 0;
+}
+
+/*
+ * Tells whether it is running in a background process of ours, not called by other users' code.
+ */
+bool
+kapture_clock_is_outermost(void)
+{
+	return clock_depth == 1;
 }
