@@ -193,6 +193,8 @@ is(noted(), '', 'what is no id, or in a transaction that may not write, is not n
 sql("SELECT kapture_resume('customers')");
 
 # nothing is known of a field that was not mapped for a while
+sql("SELECT kapture_touch('customers', '1')");
+idle_ok('all fields of a row are known');
 sql(q(SELECT kapture_alter('customers', columns => '{"customer_name": "customer_name", "phone": "phone", "email_id": "email_id"}')));
 sql(qq(SELECT kapture_update_customer('{"kapture_customer_id": $id, "city": "Agra"}', 'beside')));
 sql("SELECT kapture_alter('customers', reset => '{columns}')");
