@@ -63,6 +63,7 @@
 #include "table/capture.h"
 #include "table/leave.h"
 #include "table/origin.h"
+#include "table/problem_advice.h"
 #include "table/unbind.h"
 #include "utility_hook.h"
 
@@ -465,22 +466,26 @@ typedef struct WaysideBefore
 	KaptureWatchedTable table;
 	const char *server;			/* server whose options or mappings it changes; NULL: none */
 	char	   *address;		/* of that server */
+	List	   *problems;		/* of attachments, if it may break any: see problem_advice.c */
 } WaysideBefore;
 
 /* Notes the state that a user's command may change for attached tables. */
 static WaysideBefore
 wayside_before(Node *stmt, bool toplevel)
 {
-	WaysideBefore before = {{InvalidOid, false}, NULL, NULL};
+	WaysideBefore before = {{InvalidOid, false}, NULL, NULL, NIL};
+	bool		may_break = toplevel && kapture_problem_may_come(stmt);
 
 	if (!toplevel || !(IsA(stmt, AlterTableStmt) || IsA(stmt, AlterForeignServerStmt) ||
-					   IsA(stmt, DropUserMappingStmt)) || !wayside_may_advise())
+					   IsA(stmt, DropUserMappingStmt) || may_break) || !wayside_may_advise())
 		return before;
+	if (may_break)
+		before.problems = kapture_problem_before(stmt);
 	if (IsA(stmt, AlterTableStmt))
 		before.table = kapture_advice_before((AlterTableStmt *) stmt);
 	else if (IsA(stmt, DropUserMappingStmt))
 		before.server = ((DropUserMappingStmt *) stmt)->servername;
-	else
+	else if (IsA(stmt, AlterForeignServerStmt))
 	{
 		before.server = ((AlterForeignServerStmt *) stmt)->servername;
 		before.address = kapture_advice_address(before.server);
@@ -492,6 +497,8 @@ wayside_before(Node *stmt, bool toplevel)
 static void
 wayside_after(Node *stmt, const WaysideBefore *before)
 {
+	if (before->problems != NIL && wayside_may_advise())
+		kapture_problem_after(stmt, before->problems);
 	if (OidIsValid(before->table.relid))
 		kapture_advice_after(before->table, (AlterTableStmt *) stmt);
 	else if (before->address)

@@ -21,6 +21,9 @@
 PG_FUNCTION_INFO_V1(kapture_hint);
 PG_FUNCTION_INFO_V1(kapture_hint_1_1);
 
+#define HINT_REMOVED \
+	"Kapture has no customer with the row's id, or has removed it: set the id to NULL, or use kapture_forget_id where the extension keeps it, then kapture_retry, and the row is added, or linked by its phone and email"
+
 /*
  * A message with all of "words", in lower case, is explained by "hint", or, as
  * the answer to an Update, by "update" if there is one.
@@ -49,11 +52,12 @@ static const struct
 	"another customer has this email_id: change it, or attach with on_duplicate => 'link'",
 	"another customer has this email_id: change it, here or in Kapture"},
 	{{"customer does not exist"},
-	"Kapture has no customer with the row's id, or has removed it: set the id to NULL, then kapture_retry, and the row is added"},
+	HINT_REMOVED},
 
 	/* Get and Pull */
 	{{"information given by you does not exist"},
-	"Kapture knows no such customer: kapture_customer_id is not one of this account, or the customer was removed"},
+	"Kapture knows no such customer: kapture_customer_id is not one of this account, or the customer was removed",
+	HINT_REMOVED},
 	{{"no customer between dates"},
 	"there are no customers in that range, or a date is not valid"},
 
@@ -124,6 +128,8 @@ static const struct
 	"Kapture cannot be reached: check network and firewall with kapture_check; the row is retried automatically"},
 	{{"no answer from kapture", "max_response_size"},
 	"the answer is larger than option max_response_size of the server allows"},
+	{{"no answer from kapture", "a background process takes"},
+	"have Kapture answer with less at a time: shorter windows (option pull_window of the server), or smaller pages (pull_limit)"},
 	{{"no answer from kapture", "allow_http"},
 	"plain http to another host: use https in option url of the server"},
 	{{"no answer from kapture"},

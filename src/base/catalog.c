@@ -711,6 +711,24 @@ kapture_catalog_with_former_key(const KaptureAttachment *att, Relation rel)
 }
 
 /*
+ * kapture_catalog_lost_key
+ *		Returns the name of a column of the key that the view has no more, which the values
+ *		come from; NULL: it has them all, or there is no view.
+ */
+const char *
+kapture_catalog_lost_key(const KaptureAttachment *att)
+{
+	ListCell   *lc;
+
+	foreach(lc, OidIsValid(att->source) ? att->source_keys : NIL)
+	{
+		if (get_attnum(att->source, lfirst(lc)) == InvalidAttrNumber)
+			return lfirst(lc);
+	}
+	return NULL;
+}
+
+/*
  * Returns why the rows of an attached table cannot be sent, in the current
  * memory context; NULL if they can.
  */
@@ -735,6 +753,9 @@ kapture_catalog_problem(const KaptureAttachment *att)
 	}
 	if (att->source_name && get_rel_relkind(att->source) != RELKIND_VIEW)
 		return psprintf("view %s, which the values of table \"%s\" come from, is gone", att->source_name, name);
+	if (kapture_catalog_lost_key(att))
+		return psprintf("view %s, which the values of table \"%s\" come from, has no column \"%s\" any more, by which the rows are found",
+						att->source_name, name, kapture_catalog_lost_key(att));
 	/* a draft needs no such column */
 	if (att->id != 0 && att->id_column && att->id_attnum == InvalidAttrNumber)
 		return psprintf("table \"%s\" has no column \"%s\" any more, which receives the Kapture customer ids",

@@ -161,6 +161,7 @@ extern KaptureAttachment *kapture_catalog_with_former_key(const KaptureAttachmen
 extern void kapture_catalog_read_key(KaptureAttachment *att, Relation rel);
 extern Oid	kapture_catalog_find_relation(const char *name);
 extern char *kapture_catalog_problem(const KaptureAttachment *att);
+extern const char *kapture_catalog_lost_key(const KaptureAttachment *att);
 extern int64 kapture_catalog_fields(const List *attachments, const KaptureAttachment *att, Datum fields);
 extern Oid	kapture_catalog_owner(Oid relid);
 extern int	kapture_catalog_text_settings(void);

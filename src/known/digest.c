@@ -244,6 +244,19 @@ kapture_digest_make(const KaptureAttachment *att, int64 customer_id, char **valu
 }
 
 /*
+ * Makes the digests unknown whose bits are in the mask; they are not to be toasted.
+ */
+void
+kapture_digest_forget(bytea *digests, int64 mask)
+{
+	for (int bit = 0; (bit + 1) * DIGEST_SIZE <= VARSIZE_ANY_EXHDR(digests); bit++)
+	{
+		if ((mask & (INT64CONST(1) << bit)) != 0)
+			memset(VARDATA_ANY(digests) + bit * DIGEST_SIZE, 0, DIGEST_SIZE);
+	}
+}
+
+/*
  * Returns, palloc'ed, the newer digest of each field, or the older one where the newer one
  * is unknown.
  */

@@ -168,6 +168,26 @@ kapture_binding_problem(const KaptureAttachment *att)
 }
 
 /*
+ * kapture_binding_advice
+ *		Returns what to do about the problem of an attachment, as a sentence; static.
+ */
+const char *
+kapture_binding_advice(const KaptureAttachment *att)
+{
+	if (att->nkeys == 0)
+		return "Add a primary key, or use kapture_detach().";
+	if (att->source_name && !OidIsValid(att->source))
+		return "Make a view of this name again, or use kapture_alter() with another \"source\".";
+	if (kapture_catalog_lost_key(att))
+		return "Add the column to the view, or use kapture_alter() with another \"source\".";
+	if (kapture_expression_problem(att))
+		return "Bring back what it uses, or use kapture_alter() to change it.";
+	if (att->id_column && att->id_attnum == InvalidAttrNumber)
+		return "Add the column as bigint, or use kapture_detach() and kapture_attach().";
+	return "If it is the right server, use kapture_detach() and kapture_attach().";
+}
+
+/*
  * kapture_binding_require
  *		Raises an error (55000) unless this is the server that a table was
  *		attached to.  "server" as it was read decides, not an earlier check.

@@ -51,6 +51,7 @@
 #include "mapping/expression.h"
 #include "table/binding.h"
 #include "table/clock.h"
+#include "table/leftovers.h"
 #include "table/retained.h"
 #include "table/row_io.h"
 #include "table/row_sql.h"
@@ -267,6 +268,8 @@ row_run_within(KaptureAttachment *att, const char *timezone, void (*work) (void 
 		SPI_connect();
 		row_leave_nothing();
 		kapture_user_code_run(rel, att->beside, work, arg);
+		if (kapture_clock_is_outermost())
+			kapture_leftovers_close();
 		SPI_finish();
 		if (rel)
 			relation_close(rel, NoLock);
@@ -288,6 +291,8 @@ row_run_within(KaptureAttachment *att, const char *timezone, void (*work) (void 
 	PG_END_TRY();
 	MemoryContextSwitchTo(context);
 	CurrentResourceOwner = owner;
+	if (kapture_process_is_ours() && !kapture_clock_is_running())
+		kapture_leftovers_forget();
 	kapture_clock_settle();
 	/* a cancel is meant for the session, or for the users' code that has called us */
 	if (error && error->sqlerrcode == ERRCODE_QUERY_CANCELED &&
@@ -519,14 +524,7 @@ kapture_row_check_table(const KaptureAttachment *att)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg_internal("%s", problem),
-				 att->nkeys == 0 ? errhint("Add a primary key, or use kapture_detach().") :
-				 att->source_name && !OidIsValid(att->source) ?
-				 errhint("Make a view of this name again, or use kapture_alter() with another \"source\".") :
-				 kapture_expression_problem(att) ?
-				 errhint("Bring back what it uses, or use kapture_alter() to change it.") :
-				 att->id_column && att->id_attnum == InvalidAttrNumber ?
-				 errhint("Add the column as bigint, or use kapture_detach() and kapture_attach().") :
-				 errhint("If it is the right server, use kapture_detach() and kapture_attach().")));
+				 errhint("%s", kapture_binding_advice(att))));
 }
 
 /*

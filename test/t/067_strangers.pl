@@ -86,7 +86,7 @@ my $oid = sql("SELECT 'alice.customers'::regclass::oid");
 my $locker = $node->background_psql('postgres', on_error_stop => 1);
 $locker->query_safe('BEGIN; LOCK TABLE alice.customers IN ACCESS EXCLUSIVE MODE');
 foreach my $call (qw(kapture_attach kapture_detach kapture_alter kapture_pause kapture_resume kapture_retry kapture_discard kapture_dry_run kapture_verify kapture_match),
-	"kapture_touch('$oid', '1')", "kapture_id('$oid', '1')", "kapture_follow('$oid', '$oid', 'true')")
+	"kapture_touch('$oid', '1')", "kapture_id('$oid', '1')", "kapture_forget_id('$oid', '1')", "kapture_follow('$oid', '$oid', 'true')")
 {
 	my $sql = $call =~ /\(/ ? $call : "$call('$oid')";
 	like(stranger("SET lock_timeout = '5s'; SELECT * FROM $sql"), qr/ERROR:  42501: (?:must be owner of|permission denied for) table customers/, "$call: refused before the lock is waited for");
@@ -185,6 +185,12 @@ my $commands = "BEGIN; ALTER SERVER rented OPTIONS (SET url 'https://elsewhere.i
 like(as_role('postgres', $commands), qr/former address.*tenancy.*no user mapping: tenancy/s, 'a superuser is');
 unlike(as_role('landlord', $commands), qr/tenancy|ERROR/, 'whoever owns it is not');
 alice("DROP TABLE alice.tenancy");
+
+# --- as docs/security.md says, reading all data is reading all keys
+sql('CREATE ROLE reader LOGIN; GRANT pg_read_all_data TO reader; CREATE ROLE counter LOGIN; GRANT pg_read_all_stats TO counter');
+like(as_role('reader', 'SELECT umoptions FROM pg_user_mapping'), qr/\Q$secrets{'a key'}\E/, 'pg_read_all_data reads the keys of mappings');
+like(as_role('reader', 'SELECT * FROM kapture_delivery'), qr/Zanzibar/, 'and the bodies of what failed');
+unlike(as_role('counter', 'SELECT * FROM pg_user_mapping; SELECT * FROM pg_user_mappings; SELECT * FROM kapture_status; SELECT * FROM kapture_failures; SELECT * FROM kapture_calls'), qr/$secret/, 'pg_read_all_stats reads neither');
 
 # --- the same eyes would have found it
 like(as_role('alice', 'SELECT * FROM kapture_failures'), qr/Zanzibar/, 'who owns the rows sees them');
