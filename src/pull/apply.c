@@ -672,11 +672,12 @@ arrival_keep_id(ArrivalBatch *batch, ArrivalItem *item)
 		kapture_row_state_note(&holder);
 }
 
-/* Writes a row and notes what became of it. */
-static void
+/* Writes a row and notes what became of it.  Returns false if the customer is parked. */
+static bool
 arrival_write(ArrivalBatch *batch, ArrivalItem *item)
 {
 	ErrorData  *error;
+	bool		parked = false;
 
 	batch->item = item;
 	batch->written = false;
@@ -697,14 +698,21 @@ arrival_write(ArrivalBatch *batch, ArrivalItem *item)
 			batch->linked = lappend(batch->linked, unconstify(char *, item->row.row_key));
 	}
 	else if (error == NULL)
+	{
+		parked = true;
 		arrival_park(batch, item, "writing the customer changed no row; a trigger or rule of the table prevents it");
+	}
 	else if (kapture_row_is_passing(error) && (!kapture_row_is_raised(error) || item->arrival->attempts < ARRIVAL_RAISED_MAX))
 		arrival_later(batch, item, kapture_guard_is_shortage(error) || kapture_row_is_raised(error) ?
 					  error->message : "the row or the table is locked");
 	else
+	{
+		parked = true;
 		arrival_park(batch, item, error->message);
+	}
 	if (error)
 		FreeErrorData(error);
+	return !parked;
 }
 
 /* Settles a customer without a row. */
@@ -733,7 +741,7 @@ arrival_insert(ArrivalBatch *batch, ArrivalItem *item)
 			batch->columns |= INT64CONST(1) << att->columns[i].bit;
 	}
 	batch->insert = true;
-	arrival_write(batch, item);
+	(void) arrival_write(batch, item);
 }
 
 /* Does the row have the customer's value of a column already?  The case of emails is ignored. */
@@ -753,21 +761,18 @@ arrival_update(ArrivalBatch *batch, ArrivalItem *item)
 {
 	KaptureAttachment *att = batch->att;
 	KaptureArrival *arrival = item->arrival;
-	int64		kept = item->waiting && !att->remote_wins ? item->waiting->changed : 0;
+	bool		overrules = item->waiting && att->remote_wins;
+	int64		kept = item->waiting && !overrules ? item->waiting->changed : 0;
 
 	if (kapture_inbox_was_sent(att->id, arrival->customer_id, arrival->asked_at))
 	{
 		arrival_done(batch, item);
 		return;
 	}
-	if (item->waiting && att->remote_wins)
+	if (overrules && item->waiting->sending)
 	{
-		if (item->waiting->sending)
-		{
-			arrival_later(batch, item, "the row is being sent to Kapture");
-			return;
-		}
-		kapture_inbox_discard_waiting(att->id, item->row.row_key);
+		arrival_later(batch, item, "the row is being sent to Kapture");
+		return;
 	}
 	batch->columns = 0;
 	for (int i = 0; i < att->ncolumns; i++)
@@ -779,13 +784,13 @@ arrival_update(ArrivalBatch *batch, ArrivalItem *item)
 			!arrival_is_same(att, i, now, arrival->values[i]))
 			batch->columns |= bit;
 	}
-	if (batch->columns == 0 && item->row.customer_id != 0)
-	{
-		arrival_done(batch, item);
-		return;
-	}
 	batch->insert = false;
-	arrival_write(batch, item);
+	if (batch->columns == 0 && item->row.customer_id != 0)
+		arrival_done(batch, item);
+	else if (!arrival_write(batch, item))
+		return;					/* what waits here is not given up for what cannot be written */
+	if (overrules)
+		kapture_inbox_discard_waiting(att->id, item->row.row_key);
 }
 
 /* Has an earlier customer of the batch got the row that was found for this one by phone or email? */

@@ -450,7 +450,7 @@ kapture_inbox_was_sent(int32 attachment_id, int64 customer_id, TimestampTz since
 }
 
 /*
- * Gives up what waits to be sent for a row.  Outbox entries that are about other rows, too,
+ * Gives up what waits to be sent for a row, but for what this transaction has noted.  Outbox entries that are about other rows, too,
  * or that tell which row has a key, are left to the worker: they have no values, so the
  * values that are sent are those that have just come from Kapture.
  */
@@ -461,7 +461,7 @@ kapture_inbox_discard_waiting(int32 attachment_id, const char *row_key)
 	Datum		values[] = {Int32GetDatum(attachment_id), CStringGetTextDatum(row_key)};
 
 	(void) kapture_own_execute("DELETE FROM @.kapture_outbox WHERE attachment_id = $1 AND row_key = $2"
-							   " AND more_keys IS NULL AND op IN ('i', 'u')",
+							   " AND more_keys IS NULL AND op IN ('i', 'u') AND xact <> pg_catalog.pg_current_xact_id()",
 							   lengthof(values), types, values);
 	(void) kapture_own_execute("DELETE FROM @.kapture_delivery WHERE attachment_id + 0 = $1 AND " KAPTURE_KEY_IS("row_key", "$2")
 							   " AND state <> 'sending'", lengthof(values), types, values);

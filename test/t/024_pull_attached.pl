@@ -211,6 +211,18 @@ $node->safe_psql('postgres', "ALTER SERVER kapture OPTIONS (DROP update_path)");
 settled('what waited');
 is(updates($first), $updates + 1, 'is given up');
 
+# but not for a pulled value that the table does not take
+$node->safe_psql('postgres', "SELECT kapture_pause('customers'); UPDATE customers SET city = 'Kept' WHERE kapture_customer_id = $first");
+change($first, customer_name => 'Unwanted', city => 'Lost');
+poll_ok($node, "SELECT count(*) = 1 FROM kapture_inbox WHERE customer_id = $first", 'a change in Kapture, while one here waits');
+$node->safe_psql('postgres', "ALTER SERVER kapture OPTIONS (ADD update_path '/nowhere'); SELECT kapture_resume('customers')");
+poll_ok($node, "SELECT state = 'parked' FROM kapture_pull_failures WHERE customer_id = $first", 'the table refuses what is pulled');
+$node->safe_psql('postgres', "ALTER SERVER kapture OPTIONS (DROP update_path)");
+settled('what waits here');
+is((grep { $_->{kapture_customer_id} == $first } @{ emulator_get($emulator, 'customers') })[0]{city}, 'Kept', 'is sent');
+change($first, customer_name => 'Wanted');
+poll_ok($node, "SELECT customer_name = 'Wanted' FROM customers WHERE kapture_customer_id = $first", 'and what the table takes arrives');
+
 # what is being sent is not: the pulled value waits for its end
 emulator_faults($emulator, { api => 'update', action => 'hold', match => 'Slow' });
 $node->safe_psql('postgres', "ALTER SERVER kapture OPTIONS (SET timeout '1h'); UPDATE customers SET city = 'Slower' WHERE kapture_customer_id = $first");

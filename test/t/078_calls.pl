@@ -159,6 +159,17 @@ foreach my $id (501, 502)
 	poll_ok($node, "SELECT finished_at > started_at AND started_at > '$before' AND next_pull > now() + interval '23 hours' AND NOT EXISTS (SELECT FROM kapture_pull_asked) FROM kapture_pull WHERE server = 'crm'",
 		'and the next pull is as far away as ever');
 }
+# two servers that are asked for together: the pull of one does not answer for the other
+$node->safe_psql('postgres', "CREATE SERVER crm2 FOREIGN DATA WRAPPER kapture_fdw OPTIONS (url '$emulator->{url}', pull_interval '1 day')");
+$node->safe_psql('postgres', "CREATE USER MAPPING FOR CURRENT_USER SERVER crm2 OPTIONS (auth_key 'a2FwZGVtbzprYXAxMjM=')");
+poll_ok($node, "SELECT finished_at IS NOT NULL FROM kapture_pull_status WHERE server = 'crm2'", 'another server is pulled from');
+seed_customer(503);
+my $puller = $node->safe_psql('postgres', 'SELECT kapture_puller_pid()');
+kill 'STOP', $puller;
+$node->safe_psql('postgres', "SELECT kapture_pull_now('crm'), kapture_pull_now('crm2')");
+kill 'CONT', $puller;
+poll_ok($node, "SELECT count(*) = 2 FROM kapture_customers WHERE id = 503", 'a customer comes from each of two servers that are asked for');
+$node->safe_psql('postgres', "DROP SERVER crm2 CASCADE");
 like(error_of("SELECT kapture_pull_now('kapture')"), qr/55000: server "kapture" is not pulled from automatically.*"pull_interval"/s, 'a server that is not pulled from');
 like(error_of('SELECT kapture_pull_now(NULL)'), qr/22004/, 'no server');
 $node->safe_psql('postgres', 'GRANT USAGE ON FOREIGN SERVER crm TO stranger; CREATE USER MAPPING FOR stranger SERVER crm OPTIONS (auth_key $$a2FwZGVtbzprYXAxMjM=$$)');
