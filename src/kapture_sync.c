@@ -2,8 +2,8 @@
  * kapture_sync.c
  *		Entry point of the library.
  *
- * Loaded in a session, the library offers the direct calls.  Preloaded by the
- * postmaster, it also runs the launcher, from which everything else follows.
+ * Loaded in a session, the library offers the direct calls.  Preloaded by the postmaster,
+ * it also runs the launcher, which starts all other processes.
  */
 #include "postgres.h"
 

@@ -3,10 +3,10 @@
  *		Customers that sessions have written in Kapture themselves.
  *
  * kapture_update_customer() and UPDATEs of foreign tables change customers past the
- * attached tables.  What Kapture was known to have of their rows may be wrong then.  So
- * the ids are noted in kapture_written, and the worker forgets the digests of these rows
- * before it goes by any.  The session does not write those itself: it would hold up
- * the worker until its transaction ends.
+ * attached tables.  The digests of these customers' rows may be wrong then.  So their ids
+ * are noted in kapture_written, and the worker forgets the digests of these rows before it
+ * uses any.  The session does not change the digests itself: that would hold up the worker
+ * until the session's transaction ends.
  */
 #include "postgres.h"
 
@@ -23,8 +23,8 @@
 
 /*
  * Notes that a customer of a server is about to be updated by this session; known to
- * the worker when the transaction commits.  Does nothing where no attached table has the
- * server, or nothing can be written.
+ * the worker when the transaction commits.  Does nothing if no attached table has this
+ * server, or if the transaction cannot write.
  */
 void
 kapture_written_note(const char *server, int64 customer_id)

@@ -7,6 +7,7 @@
 #include "catalog/pg_type.h"
 #include "fmgr.h"
 
+#include "base/lock.h"
 #include "base/owner_sql.h"
 #include "table/attach.h"
 #include "table/attach_find.h"
@@ -25,6 +26,9 @@ pause_set(FunctionCallInfo fcinfo, bool paused)
 		Oid			types[2] = {INT4OID, BOOLOID};
 		Datum		values[2] = {Int32GetDatum(att->id), BoolGetDatum(paused)};
 
+		/* wait for a worker that is just taking up changes: whoever pauses the table must see them as in flight */
+		if (paused)
+			(void) kapture_lock_attachment(att->id, ExclusiveLock, true);
 		if (kapture_own_execute("UPDATE @.kapture_attachment SET paused = $2 WHERE attachment_id = $1 AND paused <> $2",
 								2, types, values) == 0)
 			ereport(NOTICE,

@@ -1,11 +1,11 @@
 /*
  * draft.c
- *		What an attachment would be.
+ *		Describes a table as if it were attached.
  *
- * Rows are read by it like those of an attached table, but nothing of it is in the
- * extension's tables.  If the table is not attached yet, its number is 0; otherwise it
- * is that of the attachment that it would replace, by which the ids of rows and what they
- * were sent are found.
+ * Rows are read by such a draft like those of an attached table, but nothing of the draft
+ * is in the extension's tables.  Its id is 0 if the table is not attached.  Otherwise its id
+ * is that of the attachment that it would replace, so that the ids of the rows are found, and
+ * what was sent of them.
  */
 #include "postgres.h"
 

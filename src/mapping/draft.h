@@ -1,6 +1,6 @@
 /*
  * draft.h
- *		What an attachment would be.
+ *		Describes a table as if it were attached.
  */
 #ifndef KAPTURE_DRAFT_H
 #define KAPTURE_DRAFT_H

@@ -2,12 +2,12 @@
  * dry_run.c
  *		kapture_dry_run(): what would be sent if a table were attached, or as it is?
  *
- * Each row goes the worker's own way: it is read as the table's owner, and task.c
- * says what it would do.  Nothing is attached, noted or sent, and no lock is taken
- * but that of a reader; with "ask", Kapture is asked whether it has the customers.
+ * Each row is handled as the worker does it: it is read as the table's owner, and
+ * task.c decides what would be done.  Nothing is attached, noted or sent, and only a
+ * reader's lock is taken; with "ask", Kapture is asked whether it has the customers.
  *
- * Rows that have customers keep them.  So they are gone through first, whatever their keys:
- * others that share a phone or email with them would be parked.
+ * A row that has a customer keeps it, and its phone and email.  So such rows are read first,
+ * whatever their keys are: other rows with that phone or email would be parked.
  */
 #include "postgres.h"
 
@@ -259,7 +259,7 @@ dry_run_link(DryRun *run, DryRunItem *item, int64 customer_id, const char *by)
 	item->problem = psprintf("Kapture customer " INT64_FORMAT " belongs to the row with key \"%s\" already", customer_id, holder);
 }
 
-/* Asks Kapture for the rows that would be added. */
+/* Asks Kapture for the customers of rows that would be added. */
 static void
 dry_run_ask(DryRun *run, List *items)
 {
@@ -444,7 +444,7 @@ dry_run_read(void *arg, List *keys)
 	return items;
 }
 
-/* Says what would become of these rows. */
+/* Puts into the result what would become of these rows. */
 static void
 dry_run_report(DryRun *run, List *items)
 {

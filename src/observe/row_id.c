@@ -32,7 +32,8 @@ PG_FUNCTION_INFO_V1(kapture_forget_id);
  * kapture_id(relation regclass, row_key text or of any other type, name text) returns bigint
  *
  * For the owner of the table.  NULL: the row has no customer yet, or there is no such
- * row.  Errors: those of kapture_attach_find() and kapture_row_key(); 22000 the row cannot be read.
+ * row.  Errors: those of kapture_attach_find() and kapture_row_key(); 22000 the row
+ * cannot be read.
  */
 Datum
 kapture_id(PG_FUNCTION_ARGS)

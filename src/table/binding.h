@@ -1,6 +1,6 @@
 /*
  * binding.h
- *		Which foreign server belongs to what is kept under a server's name.
+ *		Ties what is kept under a server's name to one foreign server.
  */
 #ifndef KAPTURE_BINDING_H
 #define KAPTURE_BINDING_H

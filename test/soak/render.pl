@@ -31,8 +31,10 @@ print $md <<"END";
 runs a mixed load on a throwaway PostgreSQL with an emulator of Kapture: single and multi-row inserts, updates, changes of phones and of
 primary keys, deletes and rows that come again, savepoints and transactions that are rolled back, COPY, two-phase commits; direct calls,
 pulls, refreshes, foreign tables; attaching, detaching and backfilling three side tables (identity, uuid, partitioned with two key
-columns); ALTER SERVER, wrong keys, pause and resume, DDL, VACUUM FULL, TRUNCATE, locks on rows, long transactions. Meanwhile the emulator answers
-1 to 6 % of the requests with one of 16 faults, and in the last fifth of each cycle processes are killed. At the end it stops all that, waits until everything is sent, and compares
+columns); ALTER SERVER, wrong keys, pause and resume, DDL, VACUUM FULL, TRUNCATE, locks on rows, long transactions; a table mapped by expressions, a constant
+and a filter, whose rows leave, come back and are deleted; a view over three tables that are followed, without an id column; customers of a second account that arrive
+in pages, in a table that has rows of its own; calls by `kapture_send`; `kapture_alter`, `kapture_resync`, `kapture_touch`, dry runs, and `kapture_verify` that repairs what was
+changed in Kapture. Meanwhile the emulators answer 1 to 6 % of the requests with one of 17 faults, and in the last fifth of each cycle processes are killed. At the end it stops all that, waits until everything is sent, and compares
 every row with what Kapture has; it fails if anything was lost, sent twice or differs, if the log has an error of the worker, or if memory, file descriptors
 or tables grew in the second half. `fsync` is off (processes die here, the machine does not); the history is kept for ten minutes.
 

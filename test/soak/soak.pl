@@ -1,5 +1,6 @@
 # The load, the faults and the kills of script/soak, and the judgement at the
-# end.  Writes to $SOAK_RESULTS: samples.tsv, events.log, result.json.
+# end.  Writes to $SOAK_RESULTS: samples.tsv, events.log, result.json.  What is done
+# with mappings is in mapped.pl.
 #
 # Time goes in cycles: four fifths of each without kills, so that a leak has the
 # time to show, then a storm of them.
@@ -7,12 +8,15 @@ use strict;
 use warnings;
 
 use DBI;
+use FindBin;
 use HTTP::Tiny;
 use IPC::Run ();
 use JSON::XS qw(encode_json decode_json);
 use List::Util qw(max min sum0);
 use POSIX qw(strftime);
 use Time::HiRes qw(sleep time);
+
+require "$FindBin::RealBin/mapped.pl";
 
 my $minutes = shift;
 my ($host, $data, $url, $results) = @ENV{qw(PGHOST PGDATA SOAK_URL SOAK_RESULTS)};
@@ -35,7 +39,8 @@ sub event
 }
 
 # What the run has done, by kind, and what it should not have seen.
-my (%count, %refused, @wrong);
+our (%count, @wrong);
+my %refused;
 
 sub wrong
 {
@@ -111,12 +116,13 @@ sub ask
 	return session('watch', 'postgres')->selectrow_array($query, undef, @values);
 }
 
+# Asks the emulator, or the second one ("in").
 sub emulator
 {
-	my ($path, $content) = @_;
+	my ($path, $content, $which) = @_;
 	my $http = HTTP::Tiny->new(timeout => 120);
-	my $answer = defined $content ? $http->post("$url/_emulator/$path", { content => encode_json($content) })
-	  : $http->get("$url/_emulator/$path");
+	my $at = ($which ? $ENV{SOAK_URL_IN} : $url) . "/_emulator/$path";
+	my $answer = defined $content ? $http->post($at, { content => encode_json($content) }) : $http->get($at);
 	die "emulator: $path: $answer->{status} $answer->{content}" unless $answer->{success};
 	return defined $content ? undef : decode_json($answer->{content});
 }
@@ -154,6 +160,8 @@ CREATE TABLE side3_1 PARTITION OF side3 FOR VALUES WITH (MODULUS 2, REMAINDER 1)
 SELECT kapture_attach('customers')
 END
 emulator('seed', { count => 4000, from => '2021-03-01', to => '2021-03-08' });
+emulator('account', { paged => JSON::XS::true }, 'in');
+mapped_setup($ENV{SOAK_URL_IN}, $key);
 
 # The name of a customer says which row it is, whatever becomes of its key; half
 # of them have no email, so that nothing but the phone could hide a second Add.
@@ -174,7 +182,8 @@ my %scripts = (
 	'savepoint@6' => "BEGIN;\nINSERT INTO customers (n, customer_name, phone, email_id, city) SELECT $row, 'city ' || :some FROM nextval('numbers') AS s(n);\nSAVEPOINT a;\n"
 	  . "INSERT INTO customers (n, customer_name, phone) SELECT nextval('numbers'), 'rolled back', '7' || lpad(:some::text, 9, '0');\nUPDATE customers SET city = 'rolled back' WHERE $recent;\n"
 	  . "ROLLBACK TO a;\nUPDATE customers SET city = 'kept ' || :some WHERE $recent;\nCOMMIT;",
-	'rollback@3' => "BEGIN;\nINSERT INTO customers (n, customer_name, phone) SELECT nextval('numbers'), 'rolled back', '7' || lpad(:some::text, 9, '0');\nROLLBACK;");
+	'rollback@3' => "BEGIN;\nINSERT INTO customers (n, customer_name, phone) SELECT nextval('numbers'), 'rolled back', '7' || lpad(:some::text, 9, '0');\nROLLBACK;",
+	mapped_scripts());
 my @scripts;
 foreach my $name (sort keys %scripts)
 {
@@ -201,7 +210,7 @@ sub keep_load
 		}
 	}
 	$said = '';
-	$bench = IPC::Run::start([ 'pgbench', '-n', '-c', '4', '-R', '45', '-T', '7200', '--max-tries=5', @scripts, '-U', 'crm', 'postgres' ],
+	$bench = IPC::Run::start([ 'pgbench', '-n', '-c', '4', '-R', '60', '-T', '7200', '--max-tries=5', @scripts, '-U', 'crm', 'postgres' ],
 		'>', '/dev/null', '2>', \$said);
 	return;
 }
@@ -270,6 +279,7 @@ my %regular = (
 		my @rules = map { { %{ one_of(@faults) }, probability => 0.01 + rand 0.05 } } 1 .. int rand 4;
 		push @rules, { action => 'not_found', api => 'get', count => 5 } if rand() < 0.2;
 		emulator('faults', \@rules);
+		emulator('faults', \@rules, 'in');
 	} ],
 	copy => [ 30, \&copy_rows ],
 	prepared => [ 15, sub {
@@ -353,7 +363,8 @@ my %regular = (
 		$db->do('SELECT FROM customers ORDER BY id DESC LIMIT 30 FOR UPDATE');
 		later('unlock', 4, sub { session('locks')->do('ROLLBACK') });
 	} ],
-	status => [ 10, sub { session('bulk')->selectall_arrayref("SELECT * FROM $_") foreach qw(kapture_status kapture_failures kapture_progress kapture_stat_requests) } ]);
+	status => [ 10, sub { session('bulk')->selectall_arrayref("SELECT * FROM $_") foreach qw(kapture_status kapture_failures kapture_progress kapture_stat_requests) } ],
+	mapped_regular());
 my %due = map { $_ => $start + rand $regular{$_}[0] } keys %regular;
 
 #
@@ -518,6 +529,7 @@ event("the load ends after $lasted s");
 sub peace
 {
 	emulator('faults', []);
+	emulator('faults', [], 'in');
 	$bench->kill_kill(grace => 2) if $bench;
 	until_up();
 	event('undoing: ', join ', ', sort keys %later);
@@ -556,7 +568,7 @@ sub drain
 }
 
 my $drain_start = time;
-eval { peace(); drain(); 1 } or wrong("drain: $@");
+eval { peace(); drain() && mapped_peace(); 1 } or wrong("drain: $@");
 my $drain = time - $drain_start;
 # the last row of the table of samples is after the drain
 eval { sample(); 1 } or event("no sample: $@");
@@ -602,7 +614,7 @@ sub judge
 	foreach my $phone (sort keys %added) { $lost++; wrong("direct Add of $phone is missing"); }
 	return;
 }
-eval { judge(); 1 } or wrong("oracle: $@");
+eval { judge(); $rows += mapped_judge(); 1 } or wrong("oracle: $@");
 
 sub median
 {

@@ -134,6 +134,7 @@ like($err, qr/argument "slice" must be between 1 and 100000/, 'slices have a siz
 # --- what is captured, and what is not
 sql("TRUNCATE old");
 is(sql("SELECT count(*) FROM kapture_history WHERE action = 'truncate'"), '1', 'TRUNCATE is recorded');
+poll_ok($node, "SELECT count(*) = 0 FROM kapture_outbox", 'and what it has noted is taken up');
 sql("SET session_replication_role = replica; INSERT INTO old VALUES (1, 'r', 'Replica', '9810000001')");
 sql("SET kapture_sync.capture = off; INSERT INTO old VALUES (2, 'r', 'Not captured', '9810000002')");
 is(sql("SELECT count(*) FROM kapture_outbox"), '0', 'neither replicas nor sessions that ask for it capture');

@@ -320,9 +320,21 @@ sub stop_nginx
 	return;
 }
 
+# --- a server in trouble: what is tried again leaves no connections behind
+fresh();
+sql("ALTER SERVER kapture OPTIONS (SET url '$emulator->{url}', ADD max_connections '3', SET timeout '60s')");
+my $open = stats()->{open_connections};
+foreach my $code (429, 503, 429)
+{
+	emulator_faults($emulator, { api => 'add', action => 'status', code => $code, headers => { 'Retry-After' => '1' }, skip => 1, count => 2 });
+	sql("INSERT INTO customers (customer_name, phone) SELECT 'Trouble', (9600000000 + nextval('customers_id_seq'))::text FROM generate_series(1, 40)");
+	poll_ok($node, $idle, "rows are sent in spite of $code");
+}
+wait_for(sub { stats()->{open_connections} <= $open + 3 }, 'no more connections are kept than requests may be in flight');
+
 # --- an account that shares the worker with no other one
 fresh();
-sql("ALTER SERVER kapture OPTIONS (SET url '$emulator->{url}', ADD max_connections '200', SET timeout '60s')");
+sql("ALTER SERVER kapture OPTIONS (SET max_connections '200')");
 sql("INSERT INTO customers (customer_name, phone) VALUES ('First', '9600000000')");
 poll_ok($node, $idle, 'rows go where they went at first');
 emulator_faults($emulator, { api => 'add', action => 'hold' });

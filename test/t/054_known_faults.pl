@@ -194,15 +194,15 @@ my $said = '';
 # the gate may be closed for too long where the machine is slow, which parks the row
 for my $try (1 .. 5)
 {
-	my ($answer, $command) = ('', "SELECT kapture_alter('moving', server => 'second')");
+	my $answer = '';
+	my @commands = ("SELECT kapture_pause('moving')", "SELECT 'in flight: ' || in_flight FROM kapture_status WHERE relation = 'moving'::regclass", "SELECT kapture_alter('moving', server => 'second')");
 	sql("SELECT kapture_resume('moving')");
 	$gate->query_safe("SELECT pg_advisory_lock(42)");
 	sql("INSERT INTO moving (customer_name, phone) VALUES ('Moving $try', '954000000$try')");
 	poll_ok($node, "SELECT wait_event = 'PgSleep' FROM pg_stat_activity WHERE pid = kapture_worker_pid()", 'the worker is reading a row');
-	sql("SELECT kapture_pause('moving')");
-	my $session = IPC::Run::start([ $node->installed_command('psql'), '-XAtq', '-d', $node->connstr('postgres'), '-c', $command ], '>&', \$answer);
+	my $session = IPC::Run::start([ $node->installed_command('psql'), '-XAtq', '-d', $node->connstr('postgres'), map { ('-c', $_) } @commands ], '>&', \$answer);
 	wait_for(sub { $session->pump_nb if $session->pumpable; !$session->pumpable ||
-		  sql("SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'object' AND classid = 'kapture_attachment'::regclass AND NOT granted)") eq 't' }, 'kapture_alter to wait, or to be done');
+		  sql("SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'object' AND classid = 'kapture_attachment'::regclass AND NOT granted)") eq 't' }, 'kapture_pause to wait, or to be done');
 	$gate->query_safe("SELECT pg_advisory_unlock(42)");
 	$session->finish;
 	$said = $answer;
@@ -210,7 +210,8 @@ for my $try (1 .. 5)
 	sql("SELECT kapture_discard('moving')");
 }
 $gate->quit;
-like($said, qr/ERROR:  requests of table "moving" to server "kapture" may be in flight/, 'a change that is being taken up is in nobody\'s blind spot');
+like($said, qr/^in flight: 1$/m, 'whoever pauses a table sees what was just being taken up');
+like($said, qr/ERROR:  requests of table "moving" to server "kapture" may be in flight/, 'and cannot have it go elsewhere');
 release_adds($node, $emulator);
 poll_ok($node, "SELECT count(kapture_customer_id) = 1 FROM moving", 'it goes to the server that the table had');
 is(scalar @{ emulator_get($second, 'customers') }, 0, 'and not to the other one');
