@@ -105,6 +105,11 @@ is(sql("SELECT kapture_forget_id('aside', '3')"), $kept{'Kept 2'}, 'whose id is 
 poll_ok($node, "SELECT kapture_id('aside', 6) = $kept{'Kept 2'}", 'then it gets that customer, by itself');
 poll_ok($node, $aside, 'and is done');
 is(scalar customers(), $there, 'nobody is added');
+my $updates = emulator_get($emulator, 'stats')->{updates};
+sql("UPDATE kapture_row SET digests = NULL WHERE customer_id = $kept{'Kept 1'}");
+like(said("CALL kapture_backfill('aside')"), qr/NOTICE:  1 rows of "aside" are on their way, that is all/, 'a backfill takes the rows without an id');
+poll_ok($node, $aside, 'it is done');
+is(emulator_get($emulator, 'stats')->{updates}, $updates, 'and sends nothing of the others');
 hold_adds($node, $emulator);
 sql("INSERT INTO aside VALUES (7, 'In flight', '9100000107')");
 poll_ok($node, "SELECT in_flight = 1 FROM kapture_status WHERE relation = 'aside'::regclass", 'a row is being added');
