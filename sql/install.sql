@@ -14,17 +14,17 @@ COMMENT ON FOREIGN DATA WRAPPER kapture_fdw IS 'accounts of the Kapture CRM';
 -- Not in a dump, which would have both the digests and their key.
 INSERT INTO @extschema@.kapture_salt VALUES (pg_catalog.uuid_send(pg_catalog.gen_random_uuid()) || pg_catalog.uuid_send(pg_catalog.gen_random_uuid()));
 
--- What a dump holds.
+-- What a dump holds.  A table or role that was dropped is a number there, which may be anybody's where it is restored.
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.kapture_customers', '');
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.kapture_contacts', '');
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.kapture_refresh_run', '');
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.kapture_pull', '');
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.kapture_inbox', '');
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.kapture_copied', '');
-SELECT pg_catalog.pg_extension_config_dump('@extschema@.kapture_attachment', '');
+SELECT pg_catalog.pg_extension_config_dump('@extschema@.kapture_attachment', 'WHERE EXISTS (SELECT FROM pg_catalog.pg_class AS c WHERE c.oid OPERATOR(pg_catalog.=) relation)');
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.kapture_attachment_attachment_id_seq', '');
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.kapture_column', '');
-SELECT pg_catalog.pg_extension_config_dump('@extschema@.kapture_follow', '');
+SELECT pg_catalog.pg_extension_config_dump('@extschema@.kapture_follow', 'WHERE EXISTS (SELECT FROM pg_catalog.pg_class AS c WHERE c.oid OPERATOR(pg_catalog.=) relation) AND EXISTS (SELECT FROM pg_catalog.pg_class AS c WHERE c.oid OPERATOR(pg_catalog.=) source)');
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.kapture_follow_follow_id_seq', '');
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.kapture_outbox', '');
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.kapture_delivery', '');
@@ -33,7 +33,7 @@ SELECT pg_catalog.pg_extension_config_dump('@extschema@.kapture_row', '');
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.kapture_backfill', '');
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.kapture_origin', '');
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.kapture_history', '');
-SELECT pg_catalog.pg_extension_config_dump('@extschema@.kapture_call_queue', '');
+SELECT pg_catalog.pg_extension_config_dump('@extschema@.kapture_call_queue', 'WHERE EXISTS (SELECT FROM pg_catalog.pg_roles AS r WHERE r.oid OPERATOR(pg_catalog.=) sender)');
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.kapture_call_queue_call_id_seq', '');
 
 SELECT @extschema@.kapture_worker_start();

@@ -287,7 +287,9 @@ COMMENT ON TABLE @extschema@.kapture_salt IS 'key of the digests of kapture_row,
 -- Not in a dump, which would have both the digests and their key.
 INSERT INTO @extschema@.kapture_salt VALUES (pg_catalog.uuid_send(pg_catalog.gen_random_uuid()) || pg_catalog.uuid_send(pg_catalog.gen_random_uuid()));
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.kapture_row', '');
-SELECT pg_catalog.pg_extension_config_dump('@extschema@.kapture_follow', '');
+-- A table or role that was dropped is a number in a dump, which may be anybody's where it is restored.
+SELECT pg_catalog.pg_extension_config_dump('@extschema@.kapture_attachment', 'WHERE EXISTS (SELECT FROM pg_catalog.pg_class AS c WHERE c.oid OPERATOR(pg_catalog.=) relation)');
+SELECT pg_catalog.pg_extension_config_dump('@extschema@.kapture_follow', 'WHERE EXISTS (SELECT FROM pg_catalog.pg_class AS c WHERE c.oid OPERATOR(pg_catalog.=) relation) AND EXISTS (SELECT FROM pg_catalog.pg_class AS c WHERE c.oid OPERATOR(pg_catalog.=) source)');
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.kapture_follow_follow_id_seq', '');
 ALTER TABLE @extschema@.kapture_delivery ADD COLUMN waits_for bigint, ADD COLUMN sent_code text;
 CREATE INDEX kapture_delivery_customer ON @extschema@.kapture_delivery (customer_id) WHERE customer_id IS NOT NULL;
@@ -340,7 +342,7 @@ COMMENT ON COLUMN @extschema@.kapture_call_queue.state IS 'waiting: due at next_
 COMMENT ON COLUMN @extschema@.kapture_call_queue.attempts IS 'number of the attempt; every change of state names the number';
 COMMENT ON COLUMN @extschema@.kapture_call_queue.failures IS 'failed attempts in a row, from which the next delay is reckoned';
 COMMENT ON COLUMN @extschema@.kapture_call_queue.asked_at IS 'when kapture_send() or kapture_retry_call() last asked for the call to be sent; in a copy of the database, the original may have sent what was asked for before the copy was made';
-SELECT pg_catalog.pg_extension_config_dump('@extschema@.kapture_call_queue', '');
+SELECT pg_catalog.pg_extension_config_dump('@extschema@.kapture_call_queue', 'WHERE EXISTS (SELECT FROM pg_catalog.pg_roles AS r WHERE r.oid OPERATOR(pg_catalog.=) sender)');
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.kapture_call_queue_call_id_seq', '');
 
 CREATE TABLE @extschema@.kapture_pull_asked (

@@ -128,6 +128,8 @@ static const struct
 	"Kapture cannot be reached: check network and firewall with kapture_check; the row is retried automatically"},
 	{{"no answer from kapture", "max_response_size"},
 	"the answer is larger than option max_response_size of the server allows"},
+	{{"no answer from kapture", "a background process takes"},
+	"have Kapture answer with less at a time: shorter windows (option pull_window of the server), or smaller pages (pull_limit)"},
 	{{"no answer from kapture", "allow_http"},
 	"plain http to another host: use https in option url of the server"},
 	{{"no answer from kapture"},

@@ -79,6 +79,9 @@
  * up to which an answer never waits for that limit.
  */
 #define HTTP_AHEAD			((size_t) 16 * 1024 * 1024)
+
+/* What one answer may have in a background process, whatever the owner of the server allows. */
+#define HTTP_SHARED_MOST	((size_t) 64 * 1024 * 1024)
 #define HTTP_SMALL			((size_t) 64 * 1024)
 
 /* Connections kept open for later requests. */
@@ -814,6 +817,8 @@ http_start(const KaptureServer *server, KaptureApi api,
 	request->fd = -1;
 	request->timeout = server->timeout;
 	request->max_size = server->max_response_size;
+	if (AmBackgroundWorkerProcess())
+		request->max_size = Min(request->max_size, HTTP_SHARED_MOST);
 	request->sent_len = body_len;
 	copy = palloc(body_len + 1);
 	memcpy(copy, body, body_len);
@@ -1091,8 +1096,12 @@ http_explain(KaptureHttpRequest *request, CURLcode code)
 
 	if (request->too_large)
 	{
-		answer->option = request->header_len > HTTP_MAX_HEADERS ? NULL : "max_response_size";
-		answer->detail = answer->option ? "the answer is too large" : "the answer's headers are too large";
+		bool		headers = request->header_len > HTTP_MAX_HEADERS;
+		bool		shared = AmBackgroundWorkerProcess() && request->max_size == HTTP_SHARED_MOST;
+
+		answer->option = headers || shared ? NULL : "max_response_size";
+		answer->detail = headers ? "the answer's headers are too large" :
+			shared ? "the answer has more than the 64 MB that a background process takes" : "the answer is too large";
 		answer->sqlstate = ERRCODE_FDW_ERROR;
 	}
 	else if (code == CURLE_OUT_OF_MEMORY && request->sends > 0 && request->body_len == 0)

@@ -98,6 +98,10 @@ typedef struct UserCode
 static UserCode user_code_process;
 static UserCode *user_code = NULL;
 
+/* Were functions called, other than PostgreSQL's and ours?  And one of dblink that leaves a connection, in which schema? */
+static bool user_code_called = false;
+static Oid	user_code_connected = InvalidOid;
+
 static needs_fmgr_hook_type user_code_prev_needs_hook = NULL;
 static fmgr_hook_type user_code_prev_fmgr_hook = NULL;
 static object_access_hook_type user_code_prev_access_hook = NULL;
@@ -133,6 +137,22 @@ user_code_refuse(Oid owner, const char *what)
 
 static bool user_code_reads_tables(Oid funcid);
 
+/* Notes what a function that is about to be called may leave behind. */
+static void
+user_code_note_called(Form_pg_proc proc)
+{
+	const char *name = NameStr(proc->proname);
+
+	if (proc->prolang == ClanguageId)
+	{
+		if (strncmp(name, "kapture_", strlen("kapture_")) == 0)
+			return;
+		if (strcmp(name, "dblink_connect") == 0 || strcmp(name, "dblink_connect_u") == 0)
+			user_code_connected = proc->pronamespace;
+	}
+	user_code_called = true;
+}
+
 static void
 user_code_check_function(Oid funcid)
 {
@@ -146,6 +166,7 @@ user_code_check_function(Oid funcid)
 	proc = (Form_pg_proc) GETSTRUCT(tuple);
 	owner = proc->proowner;
 	ours = proc->prolang == ClanguageId || proc->prolang == INTERNALlanguageId;
+	user_code_note_called(proc);
 	ReleaseSysCache(tuple);
 	if (!ours && !user_code_trusts(GetUserId(), owner))
 		user_code_refuse(owner, psprintf("function %s", format_procedure(funcid)));
@@ -914,6 +935,31 @@ kapture_user_code_allow(List *relations)
 {
 	if (user_code)
 		user_code->beside = list_concat_unique_oid(list_copy(user_code->beside), relations);
+}
+
+/*
+ * Tells whether functions other than PostgreSQL's own and ours have been called since
+ * kapture_user_code_take_called().
+ */
+bool
+kapture_user_code_has_called(void)
+{
+	return user_code_called;
+}
+
+/*
+ * Tells the same for the last time.  Sets *connected to the schema of dblink if it has been had to open a
+ * connection that stays; InvalidOid: it has not.
+ */
+bool
+kapture_user_code_take_called(Oid *connected)
+{
+	bool		called = user_code_called;
+
+	*connected = user_code_connected;
+	user_code_called = false;
+	user_code_connected = InvalidOid;
+	return called;
 }
 
 /* Names the statement that runs next; does nothing in sessions that read our tables outside of a run. */

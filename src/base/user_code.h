@@ -22,6 +22,8 @@ extern int	kapture_user_code_execute_plan(SPIPlanPtr plan, Datum *values, Snapsh
 extern int	kapture_user_code_execute(const char *sql, int nargs, Oid *types, Datum *values,
 									  const char *nulls, bool read_only);
 extern void kapture_user_code_allow(List *relations);
+extern bool kapture_user_code_has_called(void);
+extern bool kapture_user_code_take_called(Oid *connected);
 extern bool kapture_user_code_is_harmless(Oid funcid);
 extern void kapture_user_code_check_type(Oid type);
 extern bool kapture_user_code_has_strangers(void);

@@ -10,6 +10,7 @@
 #include "postgres.h"
 
 #include "access/xact.h"
+#include "catalog/pg_authid.h"
 #include "catalog/pg_database.h"
 #include "commands/dbcommands.h"
 #include "mb/pg_wchar.h"
@@ -92,7 +93,8 @@ process_lock_settings(void)
 
 /*
  * Settings that the worker's promises rest on must not come from ALTER
- * DATABASE or ALTER ROLE.
+ * DATABASE or ALTER ROLE.  The owner of a database, who need not be a superuser, could
+ * even have it run as somebody else.
  */
 static void
 process_own_settings(void)
@@ -102,7 +104,12 @@ process_own_settings(void)
 		const char *name;
 		const char *value;
 	}			settings[] = {
+		{"role", "none"},
 		{"search_path", "pg_catalog, pg_temp"},
+		/* ours are written for these */
+		{"standard_conforming_strings", "on"},
+		{"array_nulls", "on"},
+		{"transform_null_equals", "off"},
 		{"statement_timeout", "0"},
 		/* somebody's lock must not hold up others for long */
 		{"lock_timeout", PROCESS_LOCK_TIMEOUT},
@@ -121,6 +128,7 @@ process_own_settings(void)
 		{"jit", "off"},
 	};
 
+	SetSessionAuthorization(BOOTSTRAP_SUPERUSERID, true);
 	for (int i = 0; i < lengthof(settings); i++)
 	{
 		if (GetConfigOption(settings[i].name, true, false) != NULL)
@@ -351,6 +359,8 @@ void
 kapture_process_commit(void)
 {
 	PopActiveSnapshot();
+	if (kapture_guard_commit_hook)
+		kapture_guard_commit_hook();
 	CommitTransactionCommand();
 	process_report_stat();
 	pgstat_report_activity(STATE_IDLE, NULL);

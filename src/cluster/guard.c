@@ -25,6 +25,9 @@
 /* Cleans up after users' code that an error has ended. */
 kapture_guard_abort_hook_type kapture_guard_abort_hook = NULL;
 
+/* A transaction in which users' code may have run is about to be committed. */
+kapture_guard_commit_hook_type kapture_guard_commit_hook = NULL;
+
 /*
  * kapture_guard_copy_error
  *		In PG_CATCH, before the rollback: copies the error that is being handled into

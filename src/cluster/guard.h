@@ -14,6 +14,8 @@ typedef void (*KaptureGuarded) (void *arg);
 /* Called after an error has ended a transaction, before the process renews its own locks. */
 typedef void (*kapture_guard_abort_hook_type) (void);
 extern kapture_guard_abort_hook_type kapture_guard_abort_hook;
+typedef void (*kapture_guard_commit_hook_type) (void);
+extern kapture_guard_commit_hook_type kapture_guard_commit_hook;
 
 extern ErrorData *kapture_guard_copy_error(MemoryContext context);
 extern ErrorData *kapture_guard_take_error(ErrorData *copy);

@@ -244,7 +244,7 @@ kapture_digest_make(const KaptureAttachment *att, int64 customer_id, char **valu
 }
 
 /*
- * Marks the digests of the fields in the mask as unknown.  "digests" must not be toasted.
+ * Makes the digests unknown whose bits are in the mask; they are not to be toasted.
  */
 void
 kapture_digest_forget(bytea *digests, int64 mask)

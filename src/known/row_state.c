@@ -29,12 +29,14 @@
 #include "base/fault.h"
 #include "base/owner_sql.h"
 #include "base/user_code.h"
+#include "base/written.h"
 #include "known/digest.h"
 #include "known/row_state.h"
 #include "queue/delivery.h"
 #include "queue/inbox.h"
 #include "queue/key_moves.h"
 #include "table/capture_buffer.h"
+#include "table/origin.h"
 
 /* Keys that one statement looks for. */
 #define STATE_CHUNK		1000
@@ -133,16 +135,20 @@ static const struct
 		"UPDATE @.kapture_row SET gone_at = now(), digests = NULL WHERE attachment_id = $1 AND gone_at IS NULL",
 		1, {INT4OID}
 	},
-	/* enters the customer that an Update of a deleted row, whose outcome is in doubt, may yet change */
+	/*
+	 * Enters the customer that an Update of a deleted row may yet change, whose outcome is in
+	 * doubt, or will be if the worker ends.
+	 */
 	[STATE_DOUBT_GONE] = {
 		"UPDATE @.kapture_delivery AS d SET customer_id = v.customer_id"
 		" FROM unnest($2, $3) AS v(delivery_id, customer_id) WHERE d.attachment_id = $1 AND d.delivery_id = v.delivery_id"
-		" AND d.state = 'retry' AND d.in_doubt IS NOT NULL AND d.customer_id IS NULL",
+		" AND (d.state = 'sending' OR (d.state = 'retry' AND d.in_doubt IS NOT NULL)) AND d.customer_id IS NULL",
 		3, {INT4OID, INT8ARRAYOID, INT8ARRAYOID}
 	},
 	[STATE_DOUBT_TRUNCATED] = {
 		"UPDATE @.kapture_delivery AS d SET customer_id = r.customer_id FROM @.kapture_row AS r"
-		" WHERE d.attachment_id = $1 AND d.state = 'retry' AND d.row_key IS NULL AND d.in_doubt IS NOT NULL AND d.customer_id IS NULL"
+		" WHERE d.attachment_id = $1 AND (d.state = 'sending' OR (d.state = 'retry' AND d.in_doubt IS NOT NULL))"
+		" AND d.row_key IS NULL AND d.customer_id IS NULL"
 		" AND " KAPTURE_KEY_IS("r.row_key", "d.old_key") " AND r.attachment_id + 0 = $1 AND r.gone_at IS NULL",
 		1, {INT4OID}
 	},
@@ -284,8 +290,8 @@ kapture_row_state_load(List *deliveries)
 }
 
 /*
- * Forgets the digests of rows whose customers sessions have written themselves, as far
- * as that is committed: to be called before digests are loaded.
+ * Forgets the digests of rows whose customers sessions have written themselves, in
+ * transactions that have ended: to be called before digests are loaded.
  */
 void
 kapture_row_state_forget_written(void)
@@ -293,6 +299,12 @@ kapture_row_state_forget_written(void)
 	SPITupleTable *taken;
 	uint64		n;
 
+	if (kapture_written_untaken())
+	{
+		kapture_origin_forget_digests();
+		CommandCounterIncrement();
+		kapture_digest_load_key();
+	}
 	SPI_connect();
 	state_execute(STATE_TAKE_WRITTEN, NULL);
 	taken = SPI_tuptable;

@@ -3,9 +3,9 @@
  *		Describes a table as if it were attached.
  *
  * Rows are read by such a draft like those of an attached table, but nothing of the draft
- * is in the extension's tables.  Its id is 0 if the table is not attached.  Otherwise its id
- * is that of the attachment that it would replace, so that the ids of the rows are found, and
- * what was sent of them.
+ * is in the extension's tables.  If the table is not attached yet, the draft's id is 0;
+ * otherwise it is that of the attachment that the draft would replace, by which the rows'
+ * ids and what they were sent are found.
  */
 #include "postgres.h"
 

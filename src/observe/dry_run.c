@@ -6,8 +6,8 @@
  * task.c decides what would be done.  Nothing is attached, noted or sent, and only a
  * reader's lock is taken; with "ask", Kapture is asked whether it has the customers.
  *
- * A row that has a customer keeps it, and its phone and email.  So such rows are read first,
- * whatever their keys are: other rows with that phone or email would be parked.
+ * Rows that have customers keep them.  So these rows come first, whatever their keys:
+ * others that share a phone or email with them would be parked.
  */
 #include "postgres.h"
 
@@ -46,7 +46,7 @@ PG_FUNCTION_INFO_V1(kapture_dry_run);
 /* Gets for a row: by its phone and by its email. */
 #define DRY_RUN_GETS		2
 
-/* A phone or an email, by a hash of it, and the row that gets it. */
+/* The hash of a phone or an email, and the row that gets it. */
 typedef struct DryRunContact
 {
 	uint64		hash;
@@ -104,8 +104,8 @@ dry_run_value(const DryRun *run, const KaptureRow *row, const char *field)
 }
 
 /*
- * The key of the row that gets a phone or an email; if none does by now, this one does.
- * NULL: there is no such value.
+ * Returns the key of the row that gets a phone or an email: this row, if no other one gets
+ * it yet.  NULL: the row has no such value.
  */
 static char *
 dry_run_holder(DryRun *run, const KaptureRow *row, const char *field, const char *value)
@@ -163,7 +163,7 @@ dry_run_sends(const DryRun *run, const KaptureTask *task, const char *field)
 	return false;
 }
 
-/* Refuses a row that is to send a phone or an email which another one has, too. */
+/* Refuses a row that is to send a phone or an email which another row has, too. */
 static void
 dry_run_check_shared(DryRun *run, DryRunItem *item)
 {
@@ -518,7 +518,7 @@ kapture_dry_run(PG_FUNCTION_ARGS)
 {
 	DryRun		run = {.context = CurrentMemoryContext};
 	const KaptureServer *server;
-	KaptureAttachment all;		/* without what leaves rows out, and without fields */
+	KaptureAttachment all;		/* run.att without filter, source and fields: has all keys */
 	KaptureRound round = {.att = &all,.arg = &run,.row = offsetof(DryRunItem, delivery.row)};
 
 	kapture_version_require();

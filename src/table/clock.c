@@ -15,11 +15,16 @@
  * stay with the process for good.  If too much memory would stay (retained.c), the
  * process ends.
  *
+ * What users' code puts off to the commit, such as the commit of a transaction on another
+ * server (postgres_fdw), takes its time there.  If it takes too much, the transaction is
+ * rolled back; where it was about one owner's tables alone, the process ends for that owner.
+ *
  * In a user's session there is no clock: the session has statement_timeout, and
  * keeps its own locks.
  */
 #include "postgres.h"
 
+#include "access/xact.h"
 #include "miscadmin.h"
 #include "storage/ipc.h"
 #include "storage/latch.h"
@@ -38,9 +43,13 @@
 /* Milliseconds within which users' code must end once it was cancelled. */
 #define CLOCK_GRACE			2000
 
+/* Milliseconds that users' code may take of a commit. */
+#define CLOCK_COMMIT		5000
+
 /* How often the time of the running work was up. */
 static volatile sig_atomic_t clock_rings = 0;
 static volatile sig_atomic_t clock_killed = false;	/* the process ends because of that */
+static volatile sig_atomic_t clock_commits = false; /* the transaction is being committed */
 static bool clock_overfull = false; /* because of memory that the code has left behind */
 static int	clock_depth = 0;
 
@@ -49,11 +58,19 @@ static Oid	clock_owner = InvalidOid;
 static int32 clock_attachment = 0;
 static TimeoutId clock_timeout = MAX_TIMEOUTS;
 
-/* A signal handler: cancels the work and, if it goes on, ends the process. */
+/* Whose code has run in the transaction, last (InvalidOid: nobody's), and whether others' has, too. */
+static Oid	clock_ran_owner = InvalidOid;
+static int32 clock_ran_attachment = 0;
+static bool clock_ran_several = false;
+
+/*
+ * A signal handler: cancels the work and, if it goes on, ends the process, unless it is not known
+ * for whom.
+ */
 static void
 clock_ring(void)
 {
-	if (++clock_rings == 1)
+	if (++clock_rings == 1 || (clock_commits && !OidIsValid(clock_owner)))
 		QueryCancelPending = true;
 	else
 		ProcDiePending = clock_killed = true;
@@ -78,6 +95,48 @@ clock_exit_callback(int code, Datum arg)
 	kapture_shmem_worker_reason(KAPTURE_EXIT_ASKED);
 }
 
+static void
+clock_begin(int limit)
+{
+	clock_rings = 0;
+	if (!clock_killed)
+		clock_owner = InvalidOid;
+	enable_timeout_every(clock_timeout, TimestampTzPlusMilliseconds(GetCurrentTimestamp(), limit), CLOCK_GRACE);
+}
+
+/* A transaction in which users' code has run is about to be committed. */
+static void
+clock_begin_commit(void)
+{
+	if (!OidIsValid(clock_ran_owner) || clock_killed)
+		return;
+	clock_depth = 1;
+	clock_commits = true;
+	clock_begin(CLOCK_COMMIT);
+	if (clock_ran_several)
+		return;
+	clock_owner = clock_ran_owner;
+	clock_attachment = clock_ran_attachment;
+}
+
+/*
+ * The transaction ends.  This is called after all that users' code has put off, as whoever
+ * registers first is called last, and before the commit waits for what nobody must cancel.
+ */
+static void
+clock_end_transaction(XactEvent event, void *arg)
+{
+	if (event != XACT_EVENT_PRE_COMMIT && event != XACT_EVENT_ABORT)
+		return;
+	clock_ran_owner = InvalidOid;
+	clock_ran_several = false;
+	if (event == XACT_EVENT_PRE_COMMIT && clock_commits)
+	{
+		clock_commits = false;
+		(void) kapture_clock_stop();
+	}
+}
+
 /* Sets up the clock, once in a process. */
 static void
 clock_register(void)
@@ -86,7 +145,9 @@ clock_register(void)
 		return;
 	clock_timeout = RegisterTimeout(USER_TIMEOUT, clock_ring);
 	before_shmem_exit(clock_exit_callback, (Datum) 0);
+	RegisterXactCallback(clock_end_transaction, NULL);
 	kapture_guard_abort_hook = kapture_clock_reset;
+	kapture_guard_commit_hook = clock_begin_commit;
 }
 
 /*
@@ -100,10 +161,7 @@ kapture_clock_start(int limit)
 		return;
 	clock_register();
 	kapture_retained_begin();
-	clock_rings = 0;
-	if (!clock_killed)
-		clock_owner = InvalidOid;
-	enable_timeout_every(clock_timeout, TimestampTzPlusMilliseconds(GetCurrentTimestamp(), limit), CLOCK_GRACE);
+	clock_begin(limit);
 }
 
 /*
@@ -143,10 +201,19 @@ kapture_clock_settle(void)
 void
 kapture_clock_reset(void)
 {
+	bool		late;
+
 	if (clock_depth == 0)
 		return;
 	clock_depth = 1;
-	(void) kapture_clock_stop();
+	late = kapture_clock_stop() && clock_commits;
+	clock_commits = false;
+	/* tried again, it would only take as long */
+	if (late && OidIsValid(clock_owner))
+	{
+		ProcDiePending = clock_killed = true;
+		InterruptPending = true;
+	}
 }
 
 /*
@@ -159,6 +226,10 @@ kapture_clock_name(Oid owner, int32 attachment_id)
 		return;
 	clock_owner = owner;
 	clock_attachment = attachment_id;
+	if (OidIsValid(clock_ran_owner) && clock_ran_owner != owner)
+		clock_ran_several = true;
+	clock_ran_owner = owner;
+	clock_ran_attachment = attachment_id;
 }
 
 /*
@@ -208,4 +279,13 @@ bool
 kapture_clock_is_running(void)
 {
 	return clock_depth > 0;
+}
+
+/*
+ * Tells whether it is running in a background process of ours, not called by other users' code.
+ */
+bool
+kapture_clock_is_outermost(void)
+{
+	return clock_depth == 1;
 }

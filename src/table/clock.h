@@ -14,6 +14,7 @@ extern void kapture_clock_start(int limit);
 extern bool kapture_clock_stop(void);
 extern void kapture_clock_settle(void);
 extern bool kapture_clock_is_running(void);
+extern bool kapture_clock_is_outermost(void);
 extern void kapture_clock_reset(void);
 extern void kapture_clock_name(Oid owner, int32 attachment_id);
 extern KaptureBlame kapture_clock_blame(int code, Oid *owner, int32 *attachment_id);

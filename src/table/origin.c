@@ -48,14 +48,24 @@ origin_values(Oid *types, Datum *values)
 }
 
 /*
+ * Changes the salt, which makes all digests void: nothing is known any more of what
+ * Kapture has of any row.
+ */
+void
+kapture_origin_forget_digests(void)
+{
+	(void) kapture_own_execute("UPDATE @.kapture_salt SET salt = pg_catalog.uuid_send(pg_catalog.gen_random_uuid())"
+							   " OPERATOR(pg_catalog.||) pg_catalog.uuid_send(pg_catalog.gen_random_uuid())", 0, NULL, NULL);
+}
+
+/*
  * Marks rows that wait to be added as in doubt: they may have been added already.  And
- * changes the salt, which makes all digests void: the original may have sent other values.
+ * makes all digests void: the original may have sent other values.
  */
 static void
 origin_doubt(void)
 {
-	(void) kapture_own_execute("UPDATE @.kapture_salt SET salt = pg_catalog.uuid_send(pg_catalog.gen_random_uuid())"
-							   " OPERATOR(pg_catalog.||) pg_catalog.uuid_send(pg_catalog.gen_random_uuid())", 0, NULL, NULL);
+	kapture_origin_forget_digests();
 	(void) kapture_own_execute("UPDATE @.kapture_delivery SET in_doubt = pg_catalog.now(), searches = 0"
 							   " WHERE customer_id IS NULL AND in_doubt IS NULL", 0, NULL, NULL);
 }

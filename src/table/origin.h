@@ -24,5 +24,6 @@ typedef struct KaptureOrigin
 
 extern bool kapture_origin_claim(void);
 extern KaptureOrigin kapture_origin_check(void);
+extern void kapture_origin_forget_digests(void);
 
 #endif							/* KAPTURE_ORIGIN_H */

@@ -51,6 +51,7 @@
 #include "mapping/expression.h"
 #include "table/binding.h"
 #include "table/clock.h"
+#include "table/leftovers.h"
 #include "table/retained.h"
 #include "table/row_io.h"
 #include "table/row_sql.h"
@@ -267,6 +268,8 @@ row_run_within(KaptureAttachment *att, const char *timezone, void (*work) (void 
 		SPI_connect();
 		row_leave_nothing();
 		kapture_user_code_run(rel, att->beside, work, arg);
+		if (kapture_clock_is_outermost())
+			kapture_leftovers_close();
 		SPI_finish();
 		if (rel)
 			relation_close(rel, NoLock);
@@ -288,6 +291,8 @@ row_run_within(KaptureAttachment *att, const char *timezone, void (*work) (void 
 	PG_END_TRY();
 	MemoryContextSwitchTo(context);
 	CurrentResourceOwner = owner;
+	if (kapture_process_is_ours() && !kapture_clock_is_running())
+		kapture_leftovers_forget();
 	kapture_clock_settle();
 	/* a cancel is meant for the session, or for the users' code that has called us */
 	if (error && error->sqlerrcode == ERRCODE_QUERY_CANCELED &&

@@ -18,7 +18,7 @@ my %catalog = (
 	'members' => "SELECT pg_describe_object(classid, objid, 0), i.initprivs::text FROM members m"
 	  . " LEFT JOIN pg_init_privs i ON i.classoid = m.classid AND i.objoid = m.objid AND i.objsubid = 0",
 	'extension' => "SELECT extversion, extrelocatable, extnamespace::regnamespace, obj_description(oid, 'pg_extension'),"
-	  . " ARRAY(SELECT c::regclass::text FROM unnest(extconfig) c ORDER BY 1), extcondition"
+	  . " ARRAY(SELECT c::regclass || ' ' || w FROM unnest(extconfig, extcondition) AS u(c, w) ORDER BY 1)"
 	  . " FROM pg_extension WHERE extname = 'kapture_sync'",
 	'functions' => "SELECT oid::regprocedure, CASE WHEN prokind IN ('f', 'p') THEN pg_get_functiondef(oid) END,"
 	  . " proacl, proowner::regrole, obj_description(oid, 'pg_proc')"

@@ -157,5 +157,11 @@ is(join(' ', grep { $added{$_} > 1 } sort keys %added), '', 'nobody was added tw
 is(sql("SELECT kapture_worker_pid()"), $worker, 'by the same worker');
 memory_ok(sql("SELECT memory('$worker')"), 128 * 1024, 'in bounded memory');
 
+# the owner of a server has no say in what a process takes that all share
+sql(server('w_pulled', "http://127.0.0.1:$hostile->{port}", "pull_path '/endless_body', pull_interval '1s', timeout '60s'") =~ s/max_response_size '1MB'/max_response_size '1GB'/r);
+poll_ok($node, "SELECT last_error LIKE '%the answer has more than the 64 MB that a background process takes%' FROM kapture_pull_status WHERE server = 'w_pulled'", 'a pull of a gigabyte is refused')
+  || diag(sql("SELECT last_error FROM kapture_pull_status"));
+memory_ok(sql("SELECT memory(kapture_puller_pid()::text)"), 192 * 1024, 'before it is in memory');
+
 $node->stop;
 done_testing();

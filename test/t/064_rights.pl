@@ -450,6 +450,58 @@ foreach my $owner ('postgres', 'alice')
 	}
 }
 
+# --- what code leaves open in the worker, in which others' code runs next
+my $loop = $node->connstr('postgres') =~ s/'/''/gr;
+sql(qq(
+CREATE TABLE spied (what text, result text); GRANT INSERT ON spied TO mallory;
+CREATE TABLE alice.secret AS SELECT 'alice''s secret' AS a; ALTER TABLE alice.secret OWNER TO alice;
+CREATE TABLE root.boss (id int PRIMARY KEY, customer_name text, phone text);
+CREATE FUNCTION root.connect() RETURNS trigger LANGUAGE plpgsql AS \$\$ BEGIN
+  PERFORM public.dblink_connect('left', '$loop'), public.dblink_connect('$loop') WHERE current_setting('application_name') = '';
+  RETURN NEW;
+END \$\$;
+CREATE TRIGGER connect BEFORE UPDATE ON root.boss FOR EACH ROW EXECUTE FUNCTION root.connect();
+GRANT USAGE ON FOREIGN SERVER kapture TO alice; CREATE USER MAPPING FOR alice SERVER kapture OPTIONS (auth_key '$key');
+SELECT kapture_attach('root.boss');
+));
+as('alice', q(SELECT lo_from_bytea(4242, 'secret'); CREATE TABLE alice.leaves (id int PRIMARY KEY, customer_name text, phone text);
+CREATE FUNCTION alice.leave() RETURNS trigger LANGUAGE plpgsql AS $$ DECLARE c refcursor := 'c'; fd int; BEGIN
+  IF current_setting('application_name') <> '' THEN RETURN NEW; END IF;
+  OPEN c FOR SELECT a FROM alice.secret;
+  fd := lo_open(4242, x'40000'::int);
+  PERFORM setseed(0.5);
+  RETURN NEW;
+END $$;
+CREATE TRIGGER leave BEFORE UPDATE ON alice.leaves FOR EACH ROW EXECUTE FUNCTION alice.leave(); SELECT kapture_attach('alice.leaves', server => 'kapture')));
+as('mallory', q(CREATE TABLE mallory.spies (id int PRIMARY KEY, customer_name text, phone text);
+CREATE FUNCTION mallory.spy(what text, statement text) RETURNS void LANGUAGE plpgsql AS $$ DECLARE x text; BEGIN
+  EXECUTE statement INTO x;
+  INSERT INTO public.spied VALUES (what, x);
+EXCEPTION WHEN OTHERS THEN INSERT INTO public.spied VALUES (what, SQLERRM);
+END $$;
+CREATE FUNCTION mallory.spies() RETURNS trigger LANGUAGE plpgsql AS $$ DECLARE c refcursor := 'c'; x text; BEGIN
+  IF current_setting('application_name') <> '' THEN RETURN NEW; END IF;
+  BEGIN FETCH c INTO x; INSERT INTO public.spied VALUES ('cursor', x); EXCEPTION WHEN OTHERS THEN INSERT INTO public.spied VALUES ('cursor', SQLERRM); END;
+  PERFORM mallory.spy('cursors', 'SELECT count(*) FROM pg_cursors'), mallory.spy('large object', 'SELECT loread(0, 100)'),
+    mallory.spy('connections', 'SELECT coalesce(public.dblink_get_connections(), ARRAY[''none''])'), mallory.spy('random', 'SELECT random()'),
+    mallory.spy('connection', 'SELECT * FROM public.dblink(''SELECT a FROM root.secret'') AS t(a text)');
+  RETURN NEW;
+END $$;
+CREATE TRIGGER spies BEFORE UPDATE ON mallory.spies FOR EACH ROW EXECUTE FUNCTION mallory.spies(); SELECT kapture_attach('mallory.spies')));
+sql("INSERT INTO root.boss VALUES (1, 'Boss', '9860000001')");
+poll_ok($node, "SELECT kapture_customer_id IS NOT NULL FROM root.boss", 'code that leaves connections of a superuser');
+# together: their answers are recorded in one transaction
+emulator_faults($emulator, { api => 'add', action => 'hold' });
+sql("INSERT INTO alice.leaves SELECT i, 'Leaves', (9860000010 + i)::text FROM generate_series(1, 3) i; INSERT INTO mallory.spies VALUES (1, 'Spies', '9860000002')");
+wait_for(sub { emulator_get($emulator, 'stats')->{in_flight} >= 2 }, 'their requests');
+emulator_faults($emulator);
+emulator_post($emulator, 'release', {});
+poll_ok($node, "SELECT (SELECT bool_and(kapture_customer_id IS NOT NULL) FROM alice.leaves) AND (SELECT kapture_customer_id IS NOT NULL FROM mallory.spies)", 'and one that leaves a cursor and a large object: all are sent')
+  || diag(sql("SELECT relation, message FROM kapture_failures WHERE relation IN ('alice.leaves'::regclass, 'mallory.spies'::regclass)"));
+is(sql("SELECT DISTINCT what || ': ' || result FROM spied WHERE what <> 'random' ORDER BY 1"), join("\n", 'connection: connection not available', 'connections: {none}',
+	'cursor: cursor "c" does not exist', 'cursors: 0', 'large object: invalid large-object descriptor: 0'), 'of which a stranger finds nothing');
+isnt(sql("SELECT result FROM spied WHERE what = 'random'"), sql("SELECT setseed(0.5); SELECT random()") =~ s/^\n//r, 'nor random numbers that can be foretold');
+
 # --- the extension's own tables
 sql("GRANT TRIGGER ON kapture_customers TO mallory");
 as('mallory', "CREATE TRIGGER fire AFTER INSERT ON kapture_customers FOR EACH ROW EXECUTE FUNCTION mallory.fire()");

@@ -137,14 +137,32 @@ CREATE TRIGGER kapture_capture AFTER INSERT OR UPDATE OR DELETE ON planted.custo
 CREATE TRIGGER kapture_capture2 AFTER INSERT OR UPDATE OR DELETE ON public.customers FOR EACH ROW EXECUTE FUNCTION public.kapture_capture();
 CREATE TRIGGER fire BEFORE UPDATE ON public.customers FOR EACH ROW EXECUTE FUNCTION mallory.fire();
 ));
+# tables and a role that were dropped, whose numbers belong to others where that is restored
+$node->safe_psql('original', qq(
+GRANT USAGE ON FOREIGN SERVER kapture TO mallory; CREATE ROLE departed; GRANT USAGE ON FOREIGN SERVER kapture TO departed;
+SET SESSION AUTHORIZATION departed;
+SELECT kapture_send('ticket_add', '{"title": "Planted"}');
+RESET SESSION AUTHORIZATION;
+UPDATE kapture_call_queue SET state = 'waiting', next_attempt = 'infinity';
+DROP OWNED BY departed; DROP ROLE departed;
+SET SESSION AUTHORIZATION mallory;
+CREATE TABLE planted.first (id int PRIMARY KEY, customer_name text, phone text); CREATE TABLE planted.second (id int PRIMARY KEY, first int);
+CREATE TABLE planted.third (id int PRIMARY KEY, customer_name text, phone text);
+SELECT kapture_attach('planted.first'), kapture_attach('planted.third'), kapture_pause('planted.first'), kapture_pause('planted.third');
+SELECT kapture_follow('planted.second', 'planted.third', 'target.id = source.first');
+INSERT INTO planted.first VALUES (1, 'Planted', '9700000005');
+DROP TABLE planted.first, planted.second;
+));
+is($node->safe_psql('original', "SELECT string_agg(kind, ' ' ORDER BY kind) FROM (SELECT 'table', relation::text FROM kapture_attachment UNION ALL SELECT 'followed', source::text FROM kapture_follow UNION ALL SELECT 'role', sender::text FROM kapture_call_queue) AS d (kind, name) WHERE name ~ '^[0-9]+\$'"), 'followed role table', 'what was dropped is a number');
 $node->command_ok([ 'pg_dump', '-Fc', '-f', "$dir/dump", 'original' ], 'a dump');
 sql("CREATE DATABASE restored");
 $node->command_ok([ 'pg_restore', '-d', 'restored', "$dir/dump" ], 'is restored');
+is($node->safe_psql('restored', "SELECT (SELECT string_agg(relation::text, ' ' ORDER BY attachment_id) FROM kapture_attachment), (SELECT count(*) FROM kapture_follow), (SELECT count(*) FROM kapture_call_queue)"), 'customers others planted.third|0|0', 'numbers are not in it');
 $node->safe_psql('restored', "SELECT kapture_resume(); SELECT kapture_resume(relation) FROM kapture_status");
 poll_ok($node, "SELECT kapture_customer_id IS NOT NULL FROM others", "a table of a superuser's in it is sent", 'restored');
 poll_ok($node, "SELECT message = 'code of role \"mallory\" must not run as role \"postgres\": function mallory.fire()' FROM kapture_failures WHERE relation = 'customers'::regclass", 'one with her trigger is not', 'restored');
 $node->safe_psql('restored', "INSERT INTO planted.customers VALUES (2, 'Planted', '9700000004')");
-is($node->safe_psql('restored', "SELECT count(*), count(*) FILTER (WHERE relation = 'planted.customers'::regclass) FROM kapture_status"), '2|0', 'what she has planted is not attached by that');
+is($node->safe_psql('restored', "SELECT count(*), count(*) FILTER (WHERE relation = 'planted.customers'::regclass) FROM kapture_status"), '3|0', 'what she has planted is not attached by that');
 is(scalar(grep { $_->{customer_name} eq 'Planted' } @{ emulator_get($emulator, 'customers') }), 0, 'nor sent');
 nothing_gained('a dump', 'restored');
 

@@ -575,6 +575,35 @@ my ($total) = slurp_file($node->logfile, $log) =~ /Grand total: (\d+) bytes/;
 cmp_ok($total, '<', 58 * 1024 * 1024, 'the worker does not keep the plans of all');
 mallory("DO \$\$ BEGIN FOR i IN 1..500 LOOP EXECUTE format('DROP TABLE mallory.many%s', i); COMMIT; END LOOP; END \$\$");
 
+# --- what users' code puts off to the commit: another server's, where a trigger takes its time
+my $hba = slurp_file($node->data_dir . '/pg_hba.conf');
+open(my $file, '>', $node->data_dir . '/pg_hba.conf') or die "pg_hba.conf: $!";
+print $file "local all remote scram-sha-256\n$hba";
+close($file);
+sql("SELECT pg_reload_conf()");
+sql(q(CREATE EXTENSION postgres_fdw; SET password_encryption = 'scram-sha-256'; CREATE ROLE remote LOGIN PASSWORD 'r'; CREATE SCHEMA remote AUTHORIZATION remote;)
+	. sprintf("CREATE SERVER far FOREIGN DATA WRAPPER postgres_fdw OPTIONS (host '%s', port '%s', dbname 'postgres'); GRANT USAGE ON FOREIGN SERVER far TO mallory;", $node->host, $node->port)
+	. q(SET ROLE remote; CREATE TABLE remote.t (a int);
+CREATE FUNCTION remote.hang() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(3600); RETURN NEW; END $$;
+CREATE CONSTRAINT TRIGGER hang AFTER INSERT ON remote.t DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION remote.hang()));
+mallory(q(CREATE USER MAPPING FOR mallory SERVER far OPTIONS (user 'remote', password 'r'); CREATE FOREIGN TABLE mallory.far (a int) SERVER far OPTIONS (schema_name 'remote', table_name 't')));
+hostile_table('commits', 'INSERT INTO mallory.far VALUES (1);');
+mallory_inserts('commits', 3);
+poll_ok($node, "SELECT count(*) > 0 FROM pg_stat_activity WHERE usename = 'remote' AND wait_event = 'PgSleep'", 'a commit elsewhere takes its time');
+alice_is_served('code that puts off', 5);
+poll_ok($node, "SELECT count(*) > 0 FROM kapture_failures WHERE relation = 'mallory.commits'::regclass AND state = 'parked' AND message ~ 'took no notice'", 'a row is parked for it');
+drop('commits');
+sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'remote'");
+
+# --- the owner of the database, who has rights on nothing in it
+sql('CREATE ROLE trent; ALTER DATABASE postgres OWNER TO trent; SET ROLE trent; ALTER DATABASE postgres SET session_authorization = trent; ALTER DATABASE postgres SET role = trent;'
+	. "ALTER DATABASE postgres SET array_nulls = off; ALTER DATABASE postgres SET standard_conforming_strings = off; ALTER DATABASE postgres SET default_transaction_read_only = on");
+my $former = sql("SET ROLE none; SELECT kapture_worker_pid()");
+sql("SET ROLE none; SELECT pg_terminate_backend($former)", 'template1');
+wait_for(sub { sql("SELECT count(*) = 1 FROM pg_stat_activity WHERE backend_type = 'kapture_sync worker' AND pid <> $former AND datname = 'postgres'", 'template1') eq 't' }, 'another worker');
+sql('SET ROLE none; ALTER DATABASE postgres RESET ALL; ALTER DATABASE postgres OWNER TO postgres', 'template1');
+alice_is_served('settings of the database that are not for the worker', 3);
+
 # --- code that ends the process, by what only superusers can make
 my $library = PostgreSQL::Test::Utils::tempdir() . '/fatal';
 append_to_file("$library.c", qq(
@@ -593,8 +622,8 @@ unlike(as('trudy', servers('trudy', $other->{url}) . q(
 CREATE FUNCTION fatal() RETURNS trigger LANGUAGE plpgsql AS $f$ BEGIN IF current_setting('application_name') = '' THEN PERFORM public.fatal(); END IF; RETURN NEW; END $f$;
 CREATE TRIGGER fatal BEFORE UPDATE ON customers FOR EACH ROW EXECUTE FUNCTION fatal())), qr/ERROR/, 'trudy is set up');
 $pid = sql("SELECT kapture_worker_pid()");
-unlike(as('trudy', "INSERT INTO customers SELECT i, 'Trudy', i::text FROM generate_series(9800000001, 9800000003) i"), qr/ERROR/, 'her rows wait');
 $log = -s $node->logfile;
+unlike(as('trudy', "INSERT INTO customers SELECT i, 'Trudy', i::text FROM generate_series(9800000001, 9800000003) i"), qr/ERROR/, 'her rows wait');
 wait_for(sub { alice_inserts(); return sql("SELECT kapture_worker_pid()") ne $pid }, 'the worker to end');
 unlike(slurp_file($node->logfile, $log), qr/FATAL:  (?!terminating background worker|the end\n)/, 'and no error keeps it from recording what was answered');
 served('code that ends the process', [ alice_inserts() ]);

@@ -186,6 +186,12 @@ like(as_role('postgres', $commands), qr/former address.*tenancy.*no user mapping
 unlike(as_role('landlord', $commands), qr/tenancy|ERROR/, 'whoever owns it is not');
 alice("DROP TABLE alice.tenancy");
 
+# --- as docs/security.md says, reading all data is reading all keys
+sql('CREATE ROLE reader LOGIN; GRANT pg_read_all_data TO reader; CREATE ROLE counter LOGIN; GRANT pg_read_all_stats TO counter');
+like(as_role('reader', 'SELECT umoptions FROM pg_user_mapping'), qr/\Q$secrets{'a key'}\E/, 'pg_read_all_data reads the keys of mappings');
+like(as_role('reader', 'SELECT * FROM kapture_delivery'), qr/Zanzibar/, 'and the bodies of what failed');
+unlike(as_role('counter', 'SELECT * FROM pg_user_mapping; SELECT * FROM pg_user_mappings; SELECT * FROM kapture_status; SELECT * FROM kapture_failures; SELECT * FROM kapture_calls'), qr/$secret/, 'pg_read_all_stats reads neither');
+
 # --- the same eyes would have found it
 like(as_role('alice', 'SELECT * FROM kapture_failures'), qr/Zanzibar/, 'who owns the rows sees them');
 like(as_role('alice', 'SELECT umoptions FROM pg_user_mappings'), qr/\Q$secrets{'a header of the mapping'}\E/, 'and the mapping');

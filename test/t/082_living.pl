@@ -123,7 +123,7 @@ sql("CREATE DATABASE copied TEMPLATE postgres");
 is(sql($kept_ids, 'copied'), sql($kept_ids), 'a copy knows the ids that the extension keeps');
 is(sql("SELECT count(*) FROM kapture_verify('aside')", 'copied'), '0', 'so that it finds its customers');
 is(sql("SELECT DISTINCT action FROM kapture_dry_run('aside') WHERE row_key <> '2'", 'copied'), 'skip', 'and would send nothing again');
-is(sql("SELECT kapture_forget_id('aside', 1) = kapture_id('aside', 1)", 'copied') . sql("SELECT kapture_id('aside', 1)", 'copied'), 't', 'what it forgets');
+is(sql("SELECT kapture_forget_id('aside', 1) IS NOT NULL", 'copied') . sql("SELECT kapture_id('aside', 1) IS NULL", 'copied'), 'tt', 'what it forgets');
 isnt(sql("SELECT kapture_id('aside', 1)"), '', 'the original still knows');
 sql("DROP DATABASE copied");
 like(said("SELECT kapture_forget_id('customers', 1)"), qr/ERROR:  ids of table "customers" are in its column "kapture_customer_id".*UPDATE public.customers SET kapture_customer_id = NULL/s, 'nor where the table has it');
