@@ -240,6 +240,16 @@ LANGUAGE C STABLE AS 'MODULE_PATHNAME', 'kapture_id';
 COMMENT ON FUNCTION @extschema@.kapture_id(regclass, anynonarray, text) IS
 'Kapture''s id of the customer of the row with that key; the key may be of any type, a key of several columns is the text of an array';
 
+CREATE OR REPLACE FUNCTION @extschema@.kapture_forget_id(relation regclass, row_key text, name text DEFAULT NULL) RETURNS bigint
+LANGUAGE C VOLATILE AS 'MODULE_PATHNAME', 'kapture_forget_id';
+COMMENT ON FUNCTION @extschema@.kapture_forget_id(regclass, text, text) IS
+'forgets which customer a row is, of a table that was attached with id_column => NULL, as if its id were set to NULL; returns the id that it had, NULL if none; the row is added, or linked by its phone and email, when it is sent again; name: of several attachments of the table, the one that is meant';
+
+CREATE OR REPLACE FUNCTION @extschema@.kapture_forget_id(relation regclass, row_key anynonarray, name text DEFAULT NULL) RETURNS bigint
+LANGUAGE C VOLATILE AS 'MODULE_PATHNAME', 'kapture_forget_id';
+COMMENT ON FUNCTION @extschema@.kapture_forget_id(regclass, anynonarray, text) IS
+'forgets which customer the row with that key is; the key may be of any type, a key of several columns is the text of an array';
+
 CREATE OR REPLACE FUNCTION @extschema@.kapture_followed() RETURNS trigger
 LANGUAGE C AS 'MODULE_PATHNAME', 'kapture_followed';
 COMMENT ON FUNCTION @extschema@.kapture_followed() IS 'internal: trigger of tables that attached ones follow: notes in the outbox what changed';
@@ -338,12 +348,12 @@ COMMENT ON FUNCTION @extschema@.kapture_acknowledge(name, bigint) IS
 'takes a customer out of kapture_orphans; returns whether the view had it';
 
 CREATE OR REPLACE FUNCTION @extschema@.kapture_dry_run(relation regclass, columns jsonb DEFAULT NULL, filter text DEFAULT NULL,
-	source regclass DEFAULT NULL, server name DEFAULT 'kapture', ask boolean DEFAULT false,
+	source regclass DEFAULT NULL, server name DEFAULT NULL, ask boolean DEFAULT false, name text DEFAULT NULL,
 	OUT row_key text, OUT action text, OUT problem text, OUT hint text, OUT body jsonb)
 RETURNS SETOF record
 LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'kapture_dry_run';
-COMMENT ON FUNCTION @extschema@.kapture_dry_run(regclass, jsonb, text, regclass, name, boolean) IS
-'what would become of each row of a table if it were attached like this and backfilled: add, update, link (with ask, which asks Kapture), skip, refuse; nothing is attached and nothing is sent';
+COMMENT ON FUNCTION @extschema@.kapture_dry_run(regclass, jsonb, text, regclass, name, boolean, text) IS
+'what would become of each row of a table if it were attached like this and backfilled, or, if it is attached, altered like this and sent again: add, update, link (with ask, which asks Kapture), skip, refuse; of an attached table, what is not given is as it is attached; nothing is attached and nothing is sent';
 
 CREATE OR REPLACE FUNCTION @extschema@.kapture_is_origin(system_identifier bigint, database oid)
 RETURNS boolean

@@ -2,8 +2,8 @@
  * kapture_sync.c
  *		Entry point of the library.
  *
- * Loaded in a session, the library offers the direct calls.  Preloaded by the
- * postmaster, it also runs the launcher, from which everything else follows.
+ * Loaded in a session, the library offers the direct calls.  Preloaded by the postmaster,
+ * it also runs the launcher, which starts all other processes.
  */
 #include "postgres.h"
 
@@ -14,6 +14,7 @@
 #include "base/by_index.h"
 #include "base/guc.h"
 #include "base/user_code.h"
+#include "base/written.h"
 #include "calls/modules.h"
 #include "cluster/launcher.h"
 #include "cluster/shmem.h"
@@ -37,6 +38,7 @@ _PG_init(void)
 	kapture_shmem_install();
 	kapture_counter_install(kapture_module_counted_name);
 	kapture_limiter_install();
+	kapture_written_install();
 	kapture_wayside_install();
 	kapture_launcher_register();
 }

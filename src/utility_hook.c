@@ -1,24 +1,27 @@
 /*
  * utility_hook.c
- *		Makes workers step aside for commands that need their database, and
- *		tells them of commands that concern them.
+ *		Makes workers step aside for commands that need their database, and tells
+ *		workers of commands that concern them.
  *
- * DROP DATABASE, CREATE DATABASE ... TEMPLATE, ALTER DATABASE ... RENAME and
- * SET TABLESPACE refuse to work while anybody is connected.  A utility hook
- * ends the database's worker before the command runs and keeps it away until
- * its transaction is over.  Whoever may not run the command cannot end the worker
- * by trying.
+ * DROP DATABASE, CREATE DATABASE ... TEMPLATE, ALTER DATABASE ... RENAME and SET TABLESPACE
+ * refuse to work while anybody is connected.  A utility hook ends the database's workers
+ * before the command runs, and keeps them away until its transaction is over.  A user who
+ * may not run the command cannot end the workers by trying.
  *
- * The hook also wakes the worker after commands that may end a wait of its:
- * changes of servers, user mappings and tables, DROP EXTENSION, and COMMIT PREPARED,
- * which makes changes visible without running through the capturing session.
- * And it has mappings follow renamed columns, however that came about (renaming
- * an attribute of a type renames those of its tables; an access hook sees each),
- * what is kept of a server its new name or its end, and the worker look at the
- * version of an extension that was updated.  What waits for rows that leave with
- * their partition is not left to others that get their keys.  What is given up with a
- * dropped table, or not captured for want of a trigger, is reported, and so is what is not
- * sent for want of a key or a mapping, or goes to another address from now on.
+ * The hook also
+ *
+ * - wakes the workers after commands that may end what they wait for: changes of servers,
+ *   user mappings and tables, DROP EXTENSION, and COMMIT PREPARED, which makes changes
+ *   visible without running through the capturing session;
+ * - has mappings follow renamed columns, however that came about (renaming an attribute of
+ *   a type renames those of its tables; an access hook sees each);
+ * - has what is kept of a server follow its new name, or its end;
+ * - has the worker look at the version of an extension that was updated;
+ * - keeps what waits for rows that leave with their partition from other rows that get
+ *   their keys;
+ * - reports what is given up with a dropped table, what is not captured for want of a
+ *   trigger, what is not sent for want of a key or a mapping, and what goes to another
+ *   address from now on.
  */
 #include "postgres.h"
 
@@ -60,6 +63,7 @@
 #include "table/capture.h"
 #include "table/leave.h"
 #include "table/origin.h"
+#include "table/problem_advice.h"
 #include "table/unbind.h"
 #include "utility_hook.h"
 
@@ -74,14 +78,14 @@ typedef struct WaysideColumn
 	char	   *name;
 } WaysideColumn;
 
-/* Columns altered by the command that runs, and the memory they are in (NULL: none runs). */
+/* Columns altered by the command that runs, and the memory context of the list (NULL: none runs). */
 static List *wayside_columns = NIL;
 static MemoryContext wayside_context = NULL;
 
-/* Partitions that the command takes out of their tables, in the same memory. */
+/* Partitions that the command takes out of their tables, in the same memory context. */
 static List *wayside_leaving = NIL;
 
-/* The value of an option given as a string, or NULL. */
+/* Returns the value of an option that is given as a string, or NULL. */
 static const char *
 wayside_option(List *options, const char *name)
 {
@@ -98,9 +102,9 @@ wayside_option(List *options, const char *name)
 }
 
 /*
- * May the user copy a database without owning it?  Only a template, and only who
- * may create databases.  (PostgreSQL's own have_createdb_privilege() is out of
- * reach in all but the newest minor versions.)
+ * May the user copy a database without owning it?  Only if it is a template, and the user
+ * may create databases.  (PostgreSQL's own have_createdb_privilege() is out of reach in all
+ * but the newest minor versions.)
  */
 static bool
 wayside_may_copy(Oid dbid)
@@ -118,7 +122,7 @@ wayside_may_copy(Oid dbid)
 	return result;
 }
 
-/* The database a command wants to itself, InvalidOid if it does not. */
+/* Returns the database that a command needs without other sessions; InvalidOid if it needs none. */
 static Oid
 wayside_wanted_database(Node *stmt)
 {
@@ -151,7 +155,7 @@ wayside_wanted_database(Node *stmt)
 	if (dbname == NULL)
 		return InvalidOid;
 	dbid = get_database_oid(dbname, true);
-	/* its own database can be copied, not dropped or renamed */
+	/* a session's own database can be copied, but not dropped or renamed */
 	if (!OidIsValid(dbid) || (dbid == MyDatabaseId && !source))
 		return InvalidOid;
 	if (!object_ownercheck(DatabaseRelationId, dbid, GetUserId()) &&
@@ -160,7 +164,7 @@ wayside_wanted_database(Node *stmt)
 	return dbid;
 }
 
-/* Has the worker look again where a command may have changed its world. */
+/* Wakes workers after a command that may have changed what they work with. */
 static void
 wayside_notice(Node *stmt)
 {
@@ -209,7 +213,7 @@ wayside_notice(Node *stmt)
 	}
 }
 
-/* May a statement give something another name, or schema? */
+/* May a statement give an object another name or schema? */
 static bool
 wayside_renames(Node *stmt)
 {
@@ -217,7 +221,7 @@ wayside_renames(Node *stmt)
 		OidIsValid(kapture_catalog_relid(KAPTURE_TABLE_ATTACHMENT));
 }
 
-/* May a statement make or drop what expressions use, other than columns of their table? */
+/* May a statement make or drop objects that expressions use, other than columns of their table? */
 static bool
 wayside_affects_expressions(Node *stmt)
 {
@@ -269,8 +273,8 @@ wayside_drops_servers(Node *stmt)
 }
 
 /*
- * Notes the columns that the command alters, whose new names are not to be seen
- * yet, and the partitions that it drops; reports mapped columns that it drops.
+ * Notes the columns that the command alters, as their new names cannot be seen yet, and the
+ * partitions that it drops.  Reports mapped columns that it drops.
  */
 static void
 wayside_object_access(ObjectAccessType access, Oid classid, Oid objectid, int subid, void *arg)
@@ -339,8 +343,8 @@ wayside_makes_partition(Node *stmt)
 }
 
 /*
- * Adds to those partitions that a statement has dropped the others whose rows it has
- * taken away, or may have replaced.  ALTER TABLE drops none whose rows do not stay.
+ * Adds the partitions whose rows a statement has taken away, or may have replaced, to those
+ * that it has dropped.  For ALTER TABLE, the dropped ones do not count, as their rows stay.
  */
 static void
 wayside_add_leaving(Node *stmt, bool makes_partition, List **leaving)
@@ -375,7 +379,7 @@ wayside_creates_trigger(Node *stmt)
 		strcmp(strVal(llast(((CreateTrigStmt *) stmt)->funcname)), "kapture_capture") == 0;
 }
 
-/* Has partitions that attached tables have got by a statement notice what logical replication truncates. */
+/* Has partitions that a statement has given to attached tables notice when logical replication truncates them. */
 static void
 wayside_watch_partitions(Node *stmt)
 {
@@ -400,14 +404,14 @@ wayside_watch_partitions(Node *stmt)
 	}
 }
 
-/* Is this a database with attached tables, as this version has them, in which users give commands? */
+/* Has this database attached tables of this extension version, and is the command a user's? */
 static bool
 wayside_may_advise(void)
 {
 	return !IsBinaryUpgrade && !kapture_is_restoring() && kapture_catalog_outbox_packs();
 }
 
-/* Warns of attached tables whose trigger a statement has disabled, or a user's has dropped. */
+/* Warns about attached tables whose trigger a statement has disabled, or a user's statement has dropped. */
 static void
 wayside_follow_triggers(Node *stmt, bool toplevel)
 {
@@ -439,7 +443,7 @@ wayside_follow_triggers(Node *stmt, bool toplevel)
 		kapture_attach_warn_uncaptured(relid);
 }
 
-/* Reports what is given up with tables that a user's statement is about to drop. */
+/* Reports what is lost with tables that a user's statement is about to drop. */
 static void
 wayside_advise_drop(Node *stmt, bool toplevel)
 {
@@ -456,28 +460,32 @@ wayside_advise_drop(Node *stmt, bool toplevel)
 	}
 }
 
-/* What is known before a user's command, to be compared with what is there after it. */
+/* The state before a user's command, to be compared with that after it. */
 typedef struct WaysideBefore
 {
 	KaptureWatchedTable table;
-	const char *server;			/* whose options or mappings it changes; NULL: of none */
+	const char *server;			/* server whose options or mappings it changes; NULL: none */
 	char	   *address;		/* of that server */
+	List	   *problems;		/* of attachments, if it may break any: see problem_advice.c */
 } WaysideBefore;
 
-/* Notes what a user's command may do to attached tables. */
+/* Notes the state that a user's command may change for attached tables. */
 static WaysideBefore
 wayside_before(Node *stmt, bool toplevel)
 {
-	WaysideBefore before = {{InvalidOid, false}, NULL, NULL};
+	WaysideBefore before = {{InvalidOid, false}, NULL, NULL, NIL};
+	bool		may_break = toplevel && kapture_problem_may_come(stmt);
 
 	if (!toplevel || !(IsA(stmt, AlterTableStmt) || IsA(stmt, AlterForeignServerStmt) ||
-					   IsA(stmt, DropUserMappingStmt)) || !wayside_may_advise())
+					   IsA(stmt, DropUserMappingStmt) || may_break) || !wayside_may_advise())
 		return before;
+	if (may_break)
+		before.problems = kapture_problem_before(stmt);
 	if (IsA(stmt, AlterTableStmt))
 		before.table = kapture_advice_before((AlterTableStmt *) stmt);
 	else if (IsA(stmt, DropUserMappingStmt))
 		before.server = ((DropUserMappingStmt *) stmt)->servername;
-	else
+	else if (IsA(stmt, AlterForeignServerStmt))
 	{
 		before.server = ((AlterForeignServerStmt *) stmt)->servername;
 		before.address = kapture_advice_address(before.server);
@@ -485,10 +493,12 @@ wayside_before(Node *stmt, bool toplevel)
 	return before;
 }
 
-/* Reports what the command has left unsent, or has sent elsewhere from now on. */
+/* Reports what the command keeps from being sent, or has sent to another address from now on. */
 static void
 wayside_after(Node *stmt, const WaysideBefore *before)
 {
+	if (before->problems != NIL && wayside_may_advise())
+		kapture_problem_after(stmt, before->problems);
 	if (OidIsValid(before->table.relid))
 		kapture_advice_after(before->table, (AlterTableStmt *) stmt);
 	else if (before->address)
@@ -498,10 +508,13 @@ wayside_after(Node *stmt, const WaysideBefore *before)
 }
 
 /*
- * Has an updated extension and dropped servers taken note of, new foreign tables
- * looked at, what waits follow to another primary key, and triggers that make a
- * table's rows count as those of the one it inherits from; and a database that
- * begins to pull know that it is the original.
+ * Handles a command that has run.
+ *
+ * - What waits follows to another primary key.
+ * - The workers are notified of an updated extension, and of triggers that make a table's
+ *   rows count as those of the one it inherits from.
+ * - New foreign tables are looked at, and dropped servers taken note of.
+ * - A database that begins to pull notes that it is the original.
  */
 static void
 wayside_follow(Node *stmt)
@@ -517,7 +530,7 @@ wayside_follow(Node *stmt)
 		if (OidIsValid(relid))
 			kapture_rekey_altered(relid, ((AlterTableStmt *) stmt)->cmds);
 	}
-	/* the catalog is not looked at for others, of which some end a transaction */
+	/* no look at the catalog for other commands, as some of these end a transaction */
 	if ((IsA(stmt, AlterEnumStmt) || IsA(stmt, CreateStmt) || IsA(stmt, AlterTableStmt)) &&
 		!IsBinaryUpgrade && !kapture_is_restoring() && OidIsValid(kapture_catalog_relid(KAPTURE_TABLE_ATTACHMENT)))
 	{
@@ -552,7 +565,10 @@ wayside_follow(Node *stmt)
 		(void) kapture_origin_claim();
 }
 
-/* The statement, if it renames a server of ours; it is locked then. */
+/*
+ * Returns the statement if it renames a server of ours; then nobody else writes customers
+ * of the server.  Else NULL.
+ */
 static RenameStmt *
 wayside_renamed_server(Node *stmt)
 {

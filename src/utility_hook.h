@@ -1,7 +1,7 @@
 /*
  * utility_hook.h
- *		Makes workers step aside for commands that need their database, and
- *		tells them of commands that concern them.
+ *		Makes workers step aside for commands that need their database, and tells
+ *		workers of commands that concern them.
  */
 #ifndef KAPTURE_UTILITY_HOOK_H
 #define KAPTURE_UTILITY_HOOK_H

@@ -57,8 +57,8 @@ kapture_argument_check_owner(Oid relid)
  *		Opens a relation that an argument names; "check" raises an error unless the
  *		caller has the rights to it that are needed.
  *
- * They are checked before the lock is taken, too: who waits for a lock has others wait
- * behind.  Errors: 42P01 there is no such relation, and those of "check".
+ * "check" is called before the lock is taken, too, so that nobody without rights waits for
+ * a lock and makes others wait behind.  Errors: 42P01 no such relation, and those of "check".
  */
 Relation
 kapture_argument_open(Oid relid, LOCKMODE lockmode, void (*check) (Oid relid))
@@ -74,7 +74,7 @@ kapture_argument_open(Oid relid, LOCKMODE lockmode, void (*check) (Oid relid))
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_TABLE),
 				 errmsg("relation with OID %u does not exist", relid)));
-	check(relid);				/* while the lock was waited for, that may have changed */
+	check(relid);				/* rights may have changed during the wait for the lock */
 	return rel;
 }
 
@@ -110,7 +110,7 @@ kapture_argument_object(FunctionCallInfo fcinfo, int argno, const char *name)
 
 /*
  * kapture_argument_is_given
- *		Is there something in this value, be it but one character?
+ *		Does this value have content: neither null nor a string of nothing but spaces?
  */
 bool
 kapture_argument_is_given(const JsonbValue *value)
@@ -138,8 +138,8 @@ argument_field(const JsonbValue *key)
  * kapture_argument_check_criteria
  *		Raises 22023 unless the object has something to search for.
  *
- * "documented": of what Kapture's document names.  By anything else nobody is
- * found, which looks as if there were nobody.
+ * With "documented", it must be a criterion that Kapture's document names: a search
+ * by anything else finds nobody, as if there were no such customer.
  */
 void
 kapture_argument_check_criteria(Jsonb *criteria, bool documented)
@@ -201,11 +201,11 @@ argument_advise_names(Jsonb *object, const KaptureDialectEntry *names)
 /*
  * kapture_argument_advise
  *		Raises a NOTICE for each field of an object that Kapture does not document,
- *		or, if it "searches", by which it does not search; where the account has
- *		names of its own (not NULL), for each field that has another one there.
+ *		or, with "searches", does not search by; if the account has "names" of its
+ *		own (not NULL), for each field that has another name there instead.
  *
- * It is sent all the same: accounts have fields of their own.  But Kapture passes
- * over what it does not know without a word.
+ * The field is sent all the same, as accounts have fields of their own; but Kapture
+ * ignores unknown fields without an error.
  */
 void
 kapture_argument_advise(Jsonb *object, bool searches, const KaptureDialectEntry *names)
@@ -242,7 +242,7 @@ kapture_argument_advise(Jsonb *object, bool searches, const KaptureDialectEntry 
 	}
 }
 
-/* Makes a string of a value. */
+/* Sets a value to a string. */
 static void
 argument_set_string(JsonbValue *value, char *text)
 {
@@ -256,8 +256,8 @@ argument_set_string(JsonbValue *value, char *text)
  *		The body for an object, as JSON text in the database's encoding;
  *		palloc'ed.
  *
- * It is the object as it is given, but for null, which Kapture writes as "",
- * and ids and phones given as numbers, which it takes as strings.
+ * The body is the object as given, but null becomes "", as Kapture writes it,
+ * and ids and phones given as numbers become strings, as Kapture takes them.
  */
 char *
 kapture_argument_body(Jsonb *object)
@@ -292,7 +292,7 @@ kapture_argument_body(Jsonb *object)
 	return JsonbToCString(NULL, &body->root, VARSIZE(body));
 }
 
-/* An instant as the local time to ask from, or up to, of the account of argument 2 (server). */
+/* An instant as the local time to ask "from", or else up to, in the account of argument 2 (server). */
 static Timestamp
 argument_local(FunctionCallInfo fcinfo, TimestampTz when, bool from)
 {
@@ -305,7 +305,7 @@ argument_local(FunctionCallInfo fcinfo, TimestampTz when, bool from)
 
 /*
  * A time of a pull, which must be finite, as the account's local time.  An
- * instant is taken to the second that it is in; *exact tells one.
+ * instant loses its parts of a second; *exact says whether it is an instant.
  */
 static Timestamp
 argument_time(FunctionCallInfo fcinfo, int argno, const char *name, bool *exact)

@@ -1,6 +1,6 @@
 /*
  * cleanse.c
- *		From the bytes of an answer to JSON text that this database can hold.
+ *		Turns the bytes of an answer into JSON text that this database can hold.
  *
  * What Kapture sends is what its users typed, and not always JSON as the
  * standard has it: raw line breaks inside strings, a byte order mark, half a
@@ -10,13 +10,13 @@
  * around it:
  *
  *	raw control characters		become escapes
- *	characters that are none,
+ *	characters that are invalid
  *	or cannot be held			U+FFFD, or "?" where the encoding lacks that, too
  *	too large a number			a string of its digits
- *	too deep a value			a string with the character above
+ *	too deep a value			a string of U+FFFD
  *
- * Whether the result is JSON is for the parser to say.  Nothing here makes JSON
- * of what is none: what stands outside of strings is left as it is.
+ * The parser decides whether the result is JSON.  Other invalid JSON stays
+ * invalid: what stands outside of strings is left as it is.
  */
 #include "postgres.h"
 
@@ -35,7 +35,7 @@
 #define CLEANSE_VALUE_SIZE	20	/* bytes that a value of jsonb needs besides
 								 * its text, at most */
 #define CLEANSE_CHUNK		16384	/* bytes converted at a time */
-#define CLEANSE_SMALL		(1024 * 1024)	/* bytes of which jsonb can be made, whatever they are */
+#define CLEANSE_SMALL		(1024 * 1024)	/* bytes of an answer that jsonb can hold in any case */
 #define CLEANSE_ESCAPE		6	/* bytes of \uXXXX */
 
 #define CLEANSE_BOM			"\xEF\xBB\xBF"
@@ -43,7 +43,7 @@
 
 typedef struct Cleanse
 {
-	const char *p;				/* what is looked at next */
+	const char *p;				/* next byte to read */
 	const char *end;
 	bool		decode;			/* escapes become the characters themselves */
 	StringInfoData out;
@@ -56,7 +56,7 @@ cleanse_mark(StringInfo marks, int place)
 	appendBinaryStringInfo(marks, (char *) &place, sizeof(place));
 }
 
-/* Puts in something for what cannot be held. */
+/* Appends the replacement of a character that cannot be held. */
 static void
 cleanse_replace(Cleanse *state)
 {
@@ -64,7 +64,7 @@ cleanse_replace(Cleanse *state)
 	appendStringInfoString(&state->out, CLEANSE_REPLACEMENT);
 }
 
-/* Copies so many bytes. */
+/* Copies the next "len" bytes. */
 static void
 cleanse_copy(Cleanse *state, size_t len)
 {
@@ -73,7 +73,7 @@ cleanse_copy(Cleanse *state, size_t len)
 	state->p += len;
 }
 
-/* The code of \uXXXX; false if that is not what stands there. */
+/* Reads the code of \uXXXX; false if "p" is not at such an escape. */
 static bool
 cleanse_read_escape(const char *p, const char *end, pg_wchar *code)
 {
@@ -90,8 +90,8 @@ cleanse_read_escape(const char *p, const char *end, pg_wchar *code)
 }
 
 /*
- * Takes an escape of a string.  One that says nothing is copied, so that the
- * parser complains of it.
+ * Takes an escape of a string.  Any but a valid \uXXXX is copied, and the parser
+ * reports it if it is invalid.
  */
 static void
 cleanse_escape(Cleanse *state)
@@ -104,7 +104,7 @@ cleanse_escape(Cleanse *state)
 
 	if (!cleanse_read_escape(p, state->end, &code))
 	{
-		/* what is no ASCII has to be looked at as a character of its own */
+		/* a byte that is not ASCII is checked next, as a character of its own */
 		cleanse_copy(state, state->end - p > 1 && !IS_HIGHBIT_SET(p[1]) && p[1] != '\0' ? 2 : 1);
 		return;
 	}
@@ -186,9 +186,9 @@ cleanse_string(Cleanse *state)
 
 /*
  * kapture_cleanse_number_fits
- *		Can PostgreSQL's numeric hold a number of JSON, whatever it is?
+ *		Is a number of JSON certain to fit into PostgreSQL's numeric?
  *
- * Its limits are wider, and raise errors.
+ * The limits of numeric are wider, but exceeding them raises errors.
  */
 bool
 kapture_cleanse_number_fits(const char *number, size_t len)
@@ -207,7 +207,7 @@ kapture_cleanse_number_fits(const char *number, size_t len)
 	return len <= CLEANSE_MAX_DIGITS && exponent <= CLEANSE_MAX_DIGITS;
 }
 
-/* Takes a number, and whatever stands together with it. */
+/* Takes a number, with all characters after it that numbers may have. */
 static void
 cleanse_number(Cleanse *state)
 {
@@ -229,7 +229,7 @@ cleanse_number(Cleanse *state)
 	appendStringInfoChar(&state->out, '"');
 }
 
-/* Puts in something for an array or object, without looking into it. */
+/* Replaces an array or object, without looking into it. */
 static void
 cleanse_skip(Cleanse *state)
 {
@@ -258,7 +258,7 @@ cleanse_skip(Cleanse *state)
 }
 
 /*
- * Takes it all.  Returns false if no jsonb value could hold it.
+ * Takes the whole answer.  Returns false if no jsonb value could hold it.
  */
 static bool
 cleanse_answer(Cleanse *state)
@@ -291,8 +291,8 @@ cleanse_answer(Cleanse *state)
 }
 
 /*
- * From UTF-8 to the database's encoding; what that lacks becomes a question
- * mark.  "marks" then tell of places in the result.
+ * Converts UTF-8 to the database's encoding; characters that it lacks become
+ * question marks.  "marks" become places in the result.
  */
 static char *
 cleanse_convert(StringInfo utf8, StringInfo marks, int encoding, Oid proc)
@@ -340,8 +340,8 @@ cleanse_convert(StringInfo utf8, StringInfo marks, int encoding, Oid proc)
 
 /*
  * kapture_cleanse
- *		The body of an answer as text in the database's encoding, which may yet
- *		not be JSON; NULL with the reason in *why if it cannot be.
+ *		The body of an answer as text in the database's encoding, which may still
+ *		not be JSON; NULL with the reason in *why if there is no such text.
  *
  * "marks" receives the places (int) in the text, in order, where a value was
  * replaced.  Text and reason are palloc'ed or constant.  Needs a transaction
@@ -382,9 +382,9 @@ kapture_cleanse(const char *bytes, size_t len, StringInfo marks, char **why)
 
 /*
  * kapture_cleanse_is_needed
- *		Is there anything in a body that a parser could not take as it came?
+ *		Does a body need kapture_cleanse() before a parser can take it?
  *
- * Numbers do not count: who asks this does not make jsonb of them.
+ * Numbers are not checked: callers do not make jsonb of them.
  */
 bool
 kapture_cleanse_is_needed(const char *bytes, size_t len)
@@ -398,7 +398,7 @@ kapture_cleanse_is_needed(const char *bytes, size_t len)
 	{
 		unsigned char c = bytes[i];
 
-		/* most are none of these, so one test is to do: [ and { differ in a bit */
+		/* one test lets most bytes pass: [ and { differ in a single bit */
 		if (c >= 0x20 && c != '\\' && (c & ~0x20) != '[')
 			continue;
 		if (c < 0x20 || (c == '\\' && i + 1 < len && bytes[i + 1] == 'u'))
@@ -412,7 +412,7 @@ kapture_cleanse_is_needed(const char *bytes, size_t len)
  * kapture_cleanse_is_needed_for_jsonb
  *		As kapture_cleanse_is_needed(), for a body of which jsonb is to be made.
  *
- * Numbers count, and how much it is.  Digits in a string may be taken for a number.
+ * Numbers and the body's size are checked, too.  Digits in a string may be taken for a number.
  */
 bool
 kapture_cleanse_is_needed_for_jsonb(const char *bytes, size_t len)

@@ -1,6 +1,6 @@
 /*
  * cleanse.h
- *		From the bytes of an answer to JSON text that this database can hold.
+ *		Turns the bytes of an answer into JSON text that this database can hold.
  */
 #ifndef KAPTURE_CLEANSE_H
 #define KAPTURE_CLEANSE_H

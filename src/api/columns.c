@@ -56,9 +56,9 @@ typedef struct CustomerColumn
 } CustomerColumn;
 
 /*
- * From "kapture_customer_id" to "gender", the fields of Add that are not there
- * by another name; only foreign tables have these.  Those without a key are
- * never returned by Kapture.
+ * From "kapture_customer_id" to "gender": columns for fields of Add whose names no
+ * other column has; only foreign tables have these.  Kapture never returns those
+ * with neither key nor contact_key.
  */
 
 static const CustomerColumn customer_columns[] = {
@@ -200,7 +200,7 @@ static const Oid column_types[] = {
 	[COLUMN_RAW] = JSONBOID
 };
 
-/* A column of the type that is filled in. */
+/* A column of the row type that a reader fills in. */
 typedef struct ReaderColumn
 {
 	const CustomerColumn *def;
@@ -275,7 +275,7 @@ read_boolean(const JsonbValue *value, bool *result)
 	return text != NULL && parse_bool(text, result);
 }
 
-/* A number with a fraction; as text without an exponent. */
+/* A number, perhaps with a fraction; if it is given as text, without an exponent. */
 static bool
 read_numeric(const JsonbValue *value, Datum *result)
 {
@@ -300,7 +300,7 @@ read_numeric(const JsonbValue *value, Datum *result)
 	return true;
 }
 
-/* Text as it is given; blanks alone are none. */
+/* Text as it is given; false if it is nothing but blanks. */
 static bool
 read_text(const JsonbValue *value, Datum *result)
 {
@@ -359,7 +359,7 @@ time_from_text(const char *text, pg_tz *zone, Datum *result)
 	}
 	for (int i = 0; has_offset && i < nfields; i++)
 	{
-		/* DecodeDateTime() would take it for a zone and raise an error */
+		/* DecodeDateTime() would take such a field for a zone and raise an error */
 		if (ftype[i] == DTK_DATE && !isdigit((unsigned char) field[i][0]))
 			return false;
 	}
@@ -553,9 +553,9 @@ kapture_columns_check(KaptureRowKind kind, TupleDesc desc, int level)
  * kapture_reader_create
  *		Makes a reader of customers or contacts into rows of this type.
  *
- * "timezone" is the account's.  The result is palloc'ed in one piece with what
- * it needs.  Errors: HV007 if the type has a column that is not in the table
- * above, or with another type.
+ * "timezone" is the account's.  The reader and what it needs are palloc'ed in the
+ * current context.  Errors: HV007 if the type has a column that is not in the
+ * table above, or with another type.
  */
 KaptureReader *
 kapture_reader_create(KaptureRowKind kind, TupleDesc desc, const char *timezone)
@@ -619,8 +619,8 @@ column_is_named(const char *sql, const char *name)
 
 /*
  * kapture_column_keys
- *		The keys (const char *) of answers that the columns of customers come from which
- *		a statement names as "c.column", and that of the id, in the current memory context.
+ *		The keys of answers (const char *, in the current memory context) for the columns of
+ *		customers that a statement names as "c.column", and always the key of the id.
  */
 List *
 kapture_column_keys(const char *sql)
@@ -653,7 +653,7 @@ kapture_column_field(Form_pg_attribute attr)
 	return column_find(KAPTURE_ROW_CUSTOMER, attr, ERROR)->field;
 }
 
-/* Fills in the columns that have a key of this object's. */
+/* Fills in the columns whose keys this object has. */
 static void
 reader_read_keys(KaptureReader *reader, JsonbContainer *object, Datum *values,
 				 bool *isnull)
@@ -718,7 +718,7 @@ reader_primary_contact(const JsonbValue *customer)
 	return first;
 }
 
-/* Fills in what the object itself did not give, and the whole object. */
+/* Fills in "raw", and from the primary contact the columns that the object itself left NULL. */
 static void
 reader_read_rest(KaptureReader *reader, JsonbValue *object, Datum *values,
 				 bool *isnull)

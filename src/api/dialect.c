@@ -2,10 +2,10 @@
  * dialect.c
  *		Request bodies in the form that an account wants.
  *
- * All of the extension makes bodies as the vendor's document has them: one flat
- * object with our names of the fields.  Just before it is sent, such a body gets
- * (kapture_message_body) the account's names and nesting (options field_names and
- * get_field_names), what goes with each request (add_fields, update_fields), and
+ * The rest of the extension makes bodies as in the vendor's document: one flat
+ * object with our names of the fields.  Just before it is sent, kapture_message_body()
+ * gives such a body the account's names and nesting (options field_names and
+ * get_field_names), the constants of each request (add_fields, update_fields), and
  * the array around it.  Option dialect stands for a set of these options.
  *
  * A path is names with dots between them, each perhaps with a position in an
@@ -28,10 +28,10 @@
 
 #define DIALECT_ID		"kapture_customer_id"
 
-/* Elements of an array that a path may name. */
+/* Highest position in an array that a path may name. */
 #define DIALECT_MAX_INDEX	9
 
-/* A field that is not named otherwise has the path of this entry, in which it takes the star's place. */
+/* Key of the entry for all fields without one of their own: the field's name replaces the star in its path. */
 #define DIALECT_REST	"*"
 
 /* What option dialect stands for. */
@@ -160,7 +160,7 @@ dialect_is_path(const char *path)
 
 /*
  * kapture_dialect_path
- *		Where requests have a field, by the account's names (NULL: ours); palloc'ed.
+ *		The path of a field in requests, by the account's names (NULL: our names); palloc'ed.
  */
 char *
 kapture_dialect_path(const KaptureDialectEntry *names, const char *field)
@@ -197,8 +197,8 @@ dialect_text(const JsonbValue *value)
 
 /*
  * kapture_dialect_read_names
- *		The field names of an object {"field": "path", ...}; NULL with the reason
- *		in *why if it is none.  palloc'ed.
+ *		The field names from an object {"field": "path", ...}; NULL with the reason
+ *		in *why if it is not such an object.  palloc'ed.
  */
 KaptureDialectEntry *
 kapture_dialect_read_names(Jsonb *json, char **why)
@@ -245,8 +245,8 @@ kapture_dialect_read_names(Jsonb *json, char **why)
 
 /*
  * kapture_dialect_read_constants
- *		What goes with each request, of an object {"path": value, ...}; NULL with
- *		the reason in *why if it is none.  palloc'ed.
+ *		The constants of requests, from an object {"path": value, ...}; NULL with
+ *		the reason in *why if it is not such an object.  palloc'ed.
  */
 KaptureDialectEntry *
 kapture_dialect_read_constants(Jsonb *json, char **why)
@@ -282,7 +282,7 @@ kapture_dialect_read_constants(Jsonb *json, char **why)
  * Making bodies
  */
 
-/* The child of that name or at that position, made if it is not there; NULL: it cannot be there. */
+/* The child of that name or at that position, made if there is none; NULL if the node cannot have such a child. */
 static DialectNode *
 dialect_child(DialectNode *node, const char *name, int index)
 {
@@ -333,7 +333,7 @@ dialect_put(DialectNode *root, const char *path, char *raw)
 
 /*
  * kapture_dialect_conflict
- *		Why names and constants cannot be those of one body; NULL if they can.
+ *		Why names and constants cannot be in the same body; NULL if they can.
  *		palloc'ed.
  */
 char *
@@ -448,10 +448,10 @@ dialect_put_fields(DialectNode *root, const KaptureDialectEntry *names, const ch
 
 /*
  * kapture_dialect_body
- *		The object to send for a flat one that has our names of the fields.
+ *		The object to send for "body", a flat object with our names of the fields.
  *
  * Either list may be NULL.  The result is palloc'ed.  Errors: HV024 a field's name
- * is that of something else.
+ * is taken by something else.
  */
 char *
 kapture_dialect_body(const KaptureDialectEntry *names, const KaptureDialectEntry *constants,

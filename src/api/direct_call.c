@@ -42,8 +42,8 @@ PG_FUNCTION_INFO_V1(kapture_get_customer);
  */
 
 /*
- * Raises an error if the answer to an Add or Update is about somebody else: then
- * it is one to another request.
+ * Raises an error if the answer to an Add or Update is about another customer: then
+ * it is the answer to another request.
  */
 static void
 call_confirm(const KaptureServer *server, KaptureApi api, KaptureHttpRequest *request,
@@ -124,7 +124,7 @@ call_check_id(const KaptureServer *server, Jsonb *customer)
 				 errmsg("\"%s\" must be a number or a string", field)));
 }
 
-/* Notes whom an update is for; what is no id, Kapture refuses. */
+/* Notes which customer is updated; a value that is no id is left for Kapture to refuse. */
 static void
 call_note_written(const KaptureServer *server, Jsonb *customer)
 {

@@ -3,8 +3,8 @@
  *		Lengths of time as users write them in options.
  *
  * All options take the same units, short or written out: "500ms", "30s",
- * "5 min", "24 hours", "1 day".  A number alone says nothing: what one option
- * took for milliseconds, another took for seconds.
+ * "5 min", "24 hours", "1 day".  A number alone is ambiguous: some options took it
+ * for milliseconds, others for seconds.
  */
 #include "postgres.h"
 
@@ -14,7 +14,7 @@
 #include "api/duration.h"
 #include "base/compat.h"
 
-/* Is this field the number of a unit that does not follow? */
+/* Is this field, the last one, a number without a unit? */
 static bool
 duration_is_bare(const char *field)
 {
@@ -45,7 +45,7 @@ kapture_duration_parse(const char *text, int64 bare_unit, int64 *usec)
 	bare = duration_is_bare(field[nf - 1]);
 	if (bare && nf > 1)
 		return KAPTURE_DURATION_BAD;
-	/* such a number counts seconds here */
+	/* DecodeInterval() takes a number without a unit for seconds */
 	if (DecodeInterval(field, ftype, nf, INTERVAL_FULL_RANGE, &dtype, &itm) != 0 || dtype != DTK_DELTA)
 		return KAPTURE_DURATION_BAD;
 	if (itm.tm_year != 0 || itm.tm_mon != 0)

@@ -61,8 +61,8 @@ complaint_hint(const KaptureServer *server, KaptureApi api, const KaptureHttpAns
 
 /*
  * kapture_complaint_in_words
- *		Why a request has no whole answer, as it is kept for those who look later, in
- *		words that kapture_hint() knows; palloc'ed.
+ *		Why a request has no whole answer, as a text to store, in words that
+ *		kapture_hint() knows; palloc'ed.
  */
 char *
 kapture_complaint_in_words(const KaptureHttpAnswer *answer)
@@ -254,8 +254,8 @@ kapture_complaint_failed(const KaptureServer *server, KaptureApi api,
 
 /*
  * kapture_complaint_nameless
- *		Says that customers of an answer, "n" of them, are left out, as they have no id
- *		that can be read.
+ *		Reports that "n" customers of an answer are left out, as they have no id that
+ *		can be read.
  *
  * A warning, or in a background process a line in the log.
  */
@@ -271,8 +271,8 @@ kapture_complaint_nameless(const char *server, int n)
 
 /*
  * kapture_complaint_altered
- *		Says that values of an answer were replaced, as the database cannot hold
- *		them, and of which customers; no ids (0 is none): of the one it is about.
+ *		Reports that values of an answer were replaced, as the database cannot hold
+ *		them, and in which customers; n = 0: in the one that the answer is about.
  *
  * A warning, or in a background process a line in the log.
  */

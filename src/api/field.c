@@ -8,7 +8,7 @@
 #include "api/field.h"
 #include "base/nearest.h"
 
-/* A value that Kapture masks is none. */
+/* A value that Kapture masks counts as NULL. */
 #define FIELD_PHONE(value)	"CASE WHEN k.o->>'isMobileMasked' = 'true' OR " value " ~ '[xX*]' THEN NULL ELSE " value " END"
 #define FIELD_EMAIL(value)	"CASE WHEN k.o->>'isEmailMasked' = 'true' OR " value " ~ '[*]' THEN NULL ELSE " value " END"
 
@@ -65,8 +65,8 @@ kapture_field_find(const char *name, size_t len)
 
 /*
  * kapture_field_nearest
- *		The field that somebody may have meant who wrote "name"; NULL if none is
- *		like it.
+ *		The field that a user who wrote "name" may have meant; NULL if none is
+ *		similar.
  */
 const char *
 kapture_field_nearest(const char *name)

@@ -12,15 +12,15 @@ typedef enum KaptureFieldKind
 	KAPTURE_FIELD_TEXT,
 	KAPTURE_FIELD_PHONE,
 	KAPTURE_FIELD_EMAIL,
-	KAPTURE_FIELD_UNCERTAIN		/* what Get gives may be another field's */
+	KAPTURE_FIELD_UNCERTAIN		/* the value that Get returns may be another field's */
 } KaptureFieldKind;
 
 typedef struct KaptureField
 {
 	const char *name;
 	bool		is_mapped;		/* may come from a column of an attached table */
-	bool		is_extra;		/* some accounts have it beyond the document: it comes from the
-								 * column that is named, not from one of its name */
+	bool		is_extra;		/* some accounts have it beyond the document: it is mapped from a
+								 * column named for it, not from one of the same name */
 	bool		is_searched;	/* Get finds customers by it */
 	bool		is_digits;		/* a string of digits, also where users write a number */
 
@@ -30,11 +30,11 @@ typedef struct KaptureField
 	 */
 	const char *pulled;
 
-	/* Is that masked?  SQL over the same; NULL: it never is. */
+	/* Is the pulled value masked?  SQL over the same; NULL: it never is. */
 	const char *masked;
 
 	/*
-	 * How values that are there are compared with those that were sent; Kapture
+	 * How Kapture's values are compared with those that were sent; Kapture
 	 * writes phones and emails in its own way.
 	 */
 	KaptureFieldKind kind;

@@ -2,11 +2,11 @@
  * hint.c
  *		kapture_hint(): what to do about a failure, in plain words.
  *
- * Kapture's messages are known from the failure tables of its document; ours
- * are those that task.c, row_io.c and worker.c leave in kapture_delivery.  Texts
- * are compared without regard to case, line breaks and what stands around them,
- * since Kapture is not strict about these.  The HTTP code decides for answers
- * without a message that is known.
+ * Kapture's messages are known from the failure tables of its document; the
+ * extension's are those that task.c, row_io.c and worker.c leave in
+ * kapture_delivery.  Texts are compared without regard to case, line breaks and the
+ * text around them, since Kapture is not strict about these.  The HTTP code decides
+ * for answers without a known message.
  */
 #include "postgres.h"
 
@@ -20,6 +20,9 @@
 
 PG_FUNCTION_INFO_V1(kapture_hint);
 PG_FUNCTION_INFO_V1(kapture_hint_1_1);
+
+#define HINT_REMOVED \
+	"Kapture has no customer with the row's id, or has removed it: set the id to NULL, or use kapture_forget_id where the extension keeps it, then kapture_retry, and the row is added, or linked by its phone and email"
 
 /*
  * A message with all of "words", in lower case, is explained by "hint", or, as
@@ -49,11 +52,12 @@ static const struct
 	"another customer has this email_id: change it, or attach with on_duplicate => 'link'",
 	"another customer has this email_id: change it, here or in Kapture"},
 	{{"customer does not exist"},
-	"Kapture has no customer with the row's id, or has removed it: set the id to NULL, then kapture_retry, and the row is added"},
+	HINT_REMOVED},
 
 	/* Get and Pull */
 	{{"information given by you does not exist"},
-	"Kapture knows no such customer: kapture_customer_id is not one of this account, or the customer was removed"},
+	"Kapture knows no such customer: kapture_customer_id is not one of this account, or the customer was removed",
+	HINT_REMOVED},
 	{{"no customer between dates"},
 	"there are no customers in that range, or a date is not valid"},
 
@@ -168,7 +172,7 @@ static const struct
 #define HINT_SEARCH \
 	"Kapture refuses the search: compare options get_path and get_field_names of the server with what the account wants; the row is retried automatically"
 
-/* Are these words of Kapture's own, of a refusal with a code that is none of a failure? */
+/* Are these Kapture's own words for a refusal, in an answer with an HTTP code of success? */
 static bool
 hint_is_refusal(const char *normal, int status, const char *api)
 {
@@ -238,8 +242,8 @@ hint_of_tls(const char *normal)
 
 /*
  * kapture_hint_tls_words
- *		What is wrong if no TLS connection came about, in words that kapture_hint_find()
- *		knows again; NULL: nothing is, or that is not known.  Static.
+ *		Why no TLS connection came about, in words that kapture_hint_find() recognizes;
+ *		NULL if TLS did not fail, or the reason is not known.  Static.
  */
 const char *
 kapture_hint_tls_words(KaptureTlsFault fault)
@@ -249,8 +253,8 @@ kapture_hint_tls_words(KaptureTlsFault fault)
 
 /*
  * kapture_hint_tls
- *		What to do about it, as a part of a sentence; NULL: nothing is
- *		wrong.  Static.
+ *		What to do about a TLS fault, as a part of a sentence; NULL if TLS did not
+ *		fail.  Static.
  */
 const char *
 kapture_hint_tls(KaptureTlsFault fault)
@@ -260,7 +264,7 @@ kapture_hint_tls(KaptureTlsFault fault)
 
 /*
  * kapture_hint_sentence
- *		A hint that is a part of a sentence as a sentence of its own;
+ *		Makes a whole sentence of a hint that is a part of a sentence;
  *		palloc'ed.
  */
 char *
@@ -274,12 +278,12 @@ kapture_hint_sentence(const char *hint)
 
 /*
  * kapture_hint_find
- *		What to do about a failure, as a part of a sentence; NULL if that is not
+ *		What to do about a failure, as a part of a sentence; NULL if no hint is
  *		known.
  *
  * "message" may be NULL.  "status" is the HTTP code, 0 if there is none.  "api"
- * is the call that failed, "" if that is not known, NULL if it was none: then
- * the message is one of the table or of ours.
+ * is the call that failed, "" if that is not known, NULL if no call failed: then
+ * the message comes from the table or from the extension.
  */
 const char *
 kapture_hint_find(const char *message, int status, const char *api)
@@ -334,7 +338,7 @@ hint_result(FunctionCallInfo fcinfo, const char *api)
 /*
  * kapture_hint(message text, http_status integer) returns text
  *
- * NULL for what is not known.  Both arguments may be NULL.
+ * NULL if no hint is known.  Both arguments may be NULL.
  */
 Datum
 kapture_hint(PG_FUNCTION_ARGS)
@@ -345,7 +349,7 @@ kapture_hint(PG_FUNCTION_ARGS)
 /*
  * kapture_hint(message text, http_status integer, api text) returns text
  *
- * NULL for what is not known.  All arguments may be NULL; api as in kapture_failures.
+ * NULL if no hint is known.  All arguments may be NULL; api as in kapture_failures.
  */
 Datum
 kapture_hint_1_1(PG_FUNCTION_ARGS)

@@ -4,8 +4,8 @@
  *
  * The only file that knows libcurl.  Its sockets live in an epoll descriptor
  * of ours, which sits in a WaitEventSet beside the process's latch and the
- * postmaster's death (a WaitEventSet cannot let go of a socket; an epoll set
- * can).  So one wait serves the network, interrupts and shutdown alike.
+ * postmaster's death (a socket cannot be removed from a WaitEventSet, but from an
+ * epoll set it can).  So one wait serves the network, interrupts and shutdown alike.
  *
  * Rules that keep libcurl and PostgreSQL apart:
  *
@@ -18,11 +18,11 @@
  * - A request belongs to a memory context, whose reset callback gives
  *   everything back, so that no error leaks a handle.
  *
- * An answer belongs to the request that it follows, and to nothing else: HTTP/1.1
- * has no other sign.  So a connection on which something arrived that nobody
- * asked for is not used.  The prerequisite callback sees that, and the request
- * goes on a connection of its own.  What arrives between that look and the
- * request is for those to see who know what was asked (reply.c).
+ * An answer belongs to the request that it follows: HTTP/1.1 has no other sign.  So
+ * a connection on which something arrived unasked is not used.  The prerequisite
+ * callback notices that, and the request gets a connection of its own.  What arrives
+ * between that check and the request is noticed when the answer is compared with
+ * what was sent (reply.c).
  *
  * HTTP/2 is not spoken: where a server ends a connection (GOAWAY), as proxies do
  * after a thousand requests, libcurl does not report which of the requests in
@@ -30,9 +30,9 @@
  *
  * A POST must not be sent twice behind our back.  libcurl repeats a request by
  * itself when a kept-alive connection turns out to be dead; the prerequisite
- * callback, called before each sending, stops the second one.  It also tells
- * for certain whether a request can have left: NOT_SENT means it was never
- * called.
+ * callback, called before each sending, stops the second one.  It also shows
+ * for certain whether a request can have left: NOT_SENT means that the callback
+ * never let the request pass.
  *
  * SQLSTATEs: 08001 no connection came about, 08006 it was lost or too slow,
  * HV000 the answer is not acceptable.
@@ -71,12 +71,12 @@
 /* All headers of an answer together may have this many bytes. */
 #define HTTP_MAX_HEADERS	(64 * 1024)
 
-/* After an answer of so many bytes, what malloc() keeps is given back. */
+/* After an answer of at least this many bytes, memory that malloc() keeps is given back to the system. */
 #define HTTP_LARGE			(1024 * 1024)
 
 /*
- * Bytes of answers that a background process takes ahead of their being read, for each owner of
- * servers; and of one that are not counted.
+ * Bytes of unread answers that a background process may hold for each owner of servers; and bytes
+ * up to which an answer never waits for that limit.
  */
 #define HTTP_AHEAD			((size_t) 16 * 1024 * 1024)
 
@@ -97,15 +97,15 @@
 #define HTTP_MAX_CA_FILE	(16 * 1024 * 1024)
 
 /*
- * Seconds after which a connection is not used again.  Whoever moves a host gives
- * its name another address, and looks on until the old one is idle.
+ * Seconds after which a connection is not used again.  When a host moves to another
+ * address, its old address must become idle at some time.
  */
 #define HTTP_MAX_LIFETIME	300L
 
 /* Seconds for which a Retry-After is heeded, at most. */
 #define HTTP_MAX_RETRY_AFTER	86400
 
-/* The phase in which a TLS connection comes about. */
+/* The phase in which a TLS connection is set up. */
 #define HTTP_HANDSHAKE		"the TLS handshake"
 
 /* What OpenSSL, whose headers are not needed otherwise, calls X509_V_ERR_... */
@@ -128,11 +128,11 @@ struct KaptureHttpRequest
 	bool		started;		/* handle is in the multi handle */
 	bool		finished;
 	void	   *owner;
-	bool		fetched;		/* it is one of a fetch's */
-	Oid			payer;			/* whose memory answers take; InvalidOid: nobody counts it */
-	uint64		group;			/* whose answers are read in their order; the lower, the older */
-	dlist_node	sibling;		/* in http_counted, if there is a payer */
-	bool		held;			/* reading its answer waits for memory */
+	bool		fetched;		/* request of a fetch */
+	Oid			payer;			/* role whose memory the answer counts for; InvalidOid: not counted */
+	uint64		group;			/* group of requests whose answers are read in order; older ones have lower numbers */
+	dlist_node	sibling;		/* in http_counted, if "payer" is valid */
+	bool		held;			/* reading the answer is paused until there is memory */
 	Oid			serverid;
 	int			counted_as;		/* KaptureApi, or a module's number */
 	int			place;			/* of the limiter */
@@ -146,7 +146,7 @@ struct KaptureHttpRequest
 	size_t		sent_len;		/* of the body that is to be sent */
 
 	/* filled in by callbacks */
-	int			sends;			/* times it was about to be sent */
+	int			sends;			/* times the request was about to be sent */
 	char	   *body;			/* malloc'ed */
 	size_t		body_len;
 	size_t		body_size;
@@ -154,10 +154,10 @@ struct KaptureHttpRequest
 	bool		too_large;
 	bool		no_memory;
 	bool		not_loopback;
-	bool		out_of_turn;	/* its connection had something to read already */
+	bool		out_of_turn;	/* the connection had something to read before the request was sent */
 	bool		alone;			/* on a connection of its own */
-	curl_socket_t fd;			/* of its connection, if that is known, */
-	uint64		opened;			/* which is this one of those that had it */
+	curl_socket_t fd;			/* socket of the connection; -1: not known */
+	uint64		opened;			/* HttpSocket.opened of that connection, as "fd" may be used again */
 	char		error[CURL_ERROR_SIZE];
 
 	KaptureHttpAnswer answer;
@@ -168,10 +168,10 @@ static int	http_epoll = -1;
 static WaitEventSet *http_events = NULL;
 static TimestampTz http_timer = 0;	/* when libcurl wants to be called; 0: not */
 static int	http_running = 0;	/* requests in flight */
-static dlist_head http_counted = DLIST_STATIC_INIT(http_counted);	/* those with a payer */
-static bool http_any_held = false;	/* one of them may be held */
+static dlist_head http_counted = DLIST_STATIC_INIT(http_counted);	/* requests with a payer */
+static bool http_any_held = false;	/* may a request of http_counted be held? */
 static dlist_head http_finished = DLIST_STATIC_INIT(http_finished);
-static bool http_shared = false;	/* by several accounts */
+static bool http_shared = false;	/* do several accounts send from this process? */
 static CURL *http_free[HTTP_MAX_FREE];
 static int	http_nfree = 0;
 static bool http_reuse = false; /* may handles be used again? */
@@ -182,19 +182,18 @@ static bool http_reuse = false; /* may handles be used again? */
  */
 
 /*
- * What the epoll set has of a descriptor.  A socket that a connection keeps
- * between two requests stays in the set, asleep, so that taking it up again
- * costs no system call; it is let go of if something happens meanwhile, or
- * when libcurl closes it.  (Only sockets of connections: of its other ones
- * libcurl does not say when it closes them.)
+ * What the epoll set has for a descriptor.  The socket of a connection stays in the
+ * set between two requests, asleep, so that using it again costs no system call; it
+ * is removed if an event arrives meanwhile, or when libcurl closes it.  (Only sockets
+ * of connections stay: libcurl does not report when it closes others.)
  */
 typedef struct HttpSocket
 {
 	bool		connection;		/* opened and closed through our callbacks */
-	bool		wanted;			/* libcurl asks for events, */
-	uint32		events;			/* which the set has; 0: it is not in there */
+	bool		wanted;			/* libcurl asks for its events */
+	uint32		events;			/* events that the set waits for; 0: the socket is not in the set */
 	bool		used;			/* a request was sent */
-	uint64		opened;			/* which of all sockets it is, from 1 on */
+	uint64		opened;			/* number of this socket among all that were opened, from 1 on */
 	int			local_port;		/* 0: not known yet */
 	int			peer_port;
 } HttpSocket;
@@ -221,7 +220,7 @@ http_socket(curl_socket_t fd)
 	return &http_sockets[fd];
 }
 
-/* Has the epoll set look for these events; 0: none, it lets go of the socket. */
+/* Makes the epoll set wait for these events; 0 removes the socket from the set. */
 static void
 http_watch(curl_socket_t fd, HttpSocket *sock, uint32 events)
 {
@@ -249,7 +248,7 @@ http_socket_callback(CURL *easy, curl_socket_t fd, int what, void *arg, void *kn
 	return 0;
 }
 
-/* Lets go of all that is asleep, so that a server that closes it wakes nobody. */
+/* Removes all sockets that are asleep, so that a server that closes a connection wakes nobody. */
 static void
 http_forget_asleep(void)
 {
@@ -285,7 +284,7 @@ http_close_callback(void *arg, curl_socket_t fd)
 {
 	if (fd < http_nsockets)
 		memset(&http_sockets[fd], 0, sizeof(HttpSocket));
-	return close(fd);			/* which takes it out of the epoll set */
+	return close(fd);			/* closing removes it from the epoll set */
 }
 
 static int
@@ -296,8 +295,8 @@ http_timer_callback(CURLM *multi, long timeout, void *arg)
 }
 
 /*
- * May an answer take so many more bytes?  Those of a payer that are not read yet take HTTP_AHEAD
- * together, beside those of the oldest group, which always goes on: others wait for it.
+ * May an answer take "more" bytes?  The unread answers of a payer may take HTTP_AHEAD bytes
+ * together.  The oldest group is not counted and always goes on, as the others wait for it.
  */
 static bool
 http_has_room(const KaptureHttpRequest *request, size_t more)
@@ -327,7 +326,7 @@ http_has_room(const KaptureHttpRequest *request, size_t more)
 	return sum <= HTTP_AHEAD;
 }
 
-/* Goes on with answers that there is room for by now. */
+/* Resumes held answers for which there is room by now. */
 static void
 http_read_on(void)
 {
@@ -397,8 +396,8 @@ http_header_callback(char *data, size_t size, size_t nmemb, void *arg)
 	long		status = 0;
 
 	/*
-	 * Who answers so may be the wrong one, and the host has moved: the next
-	 * request is to look where it is now.
+	 * Such an answer may come from the wrong host, the right one having moved: close
+	 * the connection, so that the next request connects to its present address.
 	 */
 	if (size * nmemb > 5 && strncmp(data, "HTTP/", 5) == 0 &&
 		curl_easy_getinfo(request->easy, CURLINFO_RESPONSE_CODE, &status) == CURLE_OK &&
@@ -452,9 +451,9 @@ http_find_socket(int local_port, int peer_port)
 }
 
 /*
- * Is there something to read on the connection that a request is about to be sent
- * on, if only its end?  With TLS, a new connection may have tickets for the next
- * one; a used one has nothing.
+ * Does the connection on which a request is about to be sent have something to read,
+ * if only its end?  With TLS, a new connection may have session tickets to read; a
+ * used one has nothing.
  */
 static bool
 http_is_out_of_turn(KaptureHttpRequest *request, int local_port, int peer_port)
@@ -477,7 +476,7 @@ http_is_out_of_turn(KaptureHttpRequest *request, int local_port, int peer_port)
 	return n > 0 || (n == 0 && !fresh);
 }
 
-/* The connection stands, the request is about to be sent. */
+/* Called when the connection is established and the request is about to be sent. */
 static int
 http_prereq_callback(void *arg, char *peer, char *local, int peer_port, int local_port)
 {
@@ -521,8 +520,8 @@ http_restore_signals(sigset_t old)
 }
 
 /*
- * How many connections there may be.  Each takes a file, which a process has only so
- * many of; if PostgreSQL finds none left, it may be for its log.
+ * How many connections there may be.  Each takes a file descriptor, of which a process
+ * has a limited number; PostgreSQL must find some left, even for its log.
  */
 static int
 http_most(void)
@@ -599,7 +598,7 @@ http_release_place(KaptureHttpRequest *request)
 	request->place = KAPTURE_LIMITER_NONE;
 }
 
-/* The context of a request goes: give back what libcurl and malloc hold. */
+/* Called when the context of a request is deleted: gives back what libcurl and malloc hold. */
 static void
 http_reset_callback(void *arg)
 {
@@ -625,7 +624,7 @@ http_reset_callback(void *arg)
 	curl_slist_free_all(request->headers);
 	free(request->body);
 #ifdef __GLIBC__
-	/* glibc learns from a large block to keep the next one of its size */
+	/* once a large block is freed, glibc keeps the next one of its size */
 	if (request->body_size >= HTTP_LARGE)
 		(void) malloc_trim(0);
 #endif
@@ -637,7 +636,7 @@ http_reset_callback(void *arg)
 	http_release_place(request);
 }
 
-/* What answers may be packed with; NULL: nothing. */
+/* The compression that answers may have; NULL: none. */
 static const char *
 http_encoding(void)
 {
@@ -677,7 +676,7 @@ http_make_headers(KaptureHttpRequest *request, const KaptureServer *server, Kapt
 		http_append_header(request, *header);
 }
 
-/* What begins a certificate in PEM format ends like this. */
+/* The first line of a certificate in PEM format ends like this. */
 #define HTTP_CERTIFICATE	"CERTIFICATE-----"
 
 /* Has an open file of moderate size a certificate in it? */
@@ -699,7 +698,7 @@ http_has_certificate(int fd)
 			if (strncmp(buf + i, HTTP_CERTIFICATE, strlen(HTTP_CERTIFICATE)) == 0)
 				return true;
 		}
-		/* it may go on in what is read next */
+		/* the line may continue in the next block */
 		kept = Min(len, strlen(HTTP_CERTIFICATE) - 1);
 		memmove(buf, buf + len - kept, kept);
 		len = kept;
@@ -709,9 +708,9 @@ http_has_certificate(int fd)
 
 /*
  * libcurl reads the file of certificates while signals are blocked: a pipe in
- * its place would hold up the process for good, even a shutdown.  And whoever
- * may create servers is not to find out which files there are: all that is no
- * file of certificates gets the same answer.
+ * its place would hold up the process for good, even a shutdown.  And users who
+ * may create servers must not find out which files exist: every path that is not a
+ * file of certificates gets the same error.
  */
 static void
 http_check_ca_file(const char *path)
@@ -772,7 +771,7 @@ http_set_options(KaptureHttpRequest *request, const KaptureServer *server, Kaptu
 	HTTP_SET(CURLOPT_TIMEOUT_MS, (long) server->timeout);
 	HTTP_SET(CURLOPT_NOSIGNAL, 1L);
 #if LIBCURL_VERSION_NUM >= 0x075700
-	/* a name being looked up is not waited for when the request is given up */
+	/* a request that is given up does not wait for a pending name lookup */
 	HTTP_SET(CURLOPT_QUICK_EXIT, 1L);
 #endif
 	HTTP_SET(CURLOPT_ERRORBUFFER, request->error);
@@ -843,7 +842,7 @@ http_start(const KaptureServer *server, KaptureApi api,
 }
 
 /*
- * Tells whether the process sends to several accounts, which then share its
+ * Sets whether the process sends to several accounts, which then share its
  * connections; by default it does not.
  */
 void
@@ -853,9 +852,9 @@ kapture_http_share(bool shared)
 }
 
 /*
- * Returns how many requests a server, or an owner, may have in flight, as far as the
- * process's connections go.  Who has many must leave as many to others, if there are
- * any, and the last ones are for those that have none.
+ * Returns how many requests a server, or an owner, may have in flight, given the
+ * process's connections.  If several accounts share these, each must leave as many
+ * free as it has, and the last ones are for accounts that have none.
  */
 int
 kapture_http_room(void)
@@ -870,8 +869,8 @@ kapture_http_room(void)
 /*
  * Starts a POST of "body" (UTF-8 JSON) to one of a server's APIs, if the
  * options max_connections and rate_limit allow one more now.  Returns NULL if
- * they do not; then *when is the time to try again, at the latest, and the latch
- * may be set earlier.
+ * they do not; then *when is the latest time to try again, and the latch may be
+ * set earlier.
  *
  * The request lives in a context of its own below the current one; body is
  * copied.  "owner" is handed back by kapture_http_owner().  Errors: no key for
@@ -902,9 +901,9 @@ kapture_http_start(const KaptureServer *server, KaptureApi api,
 }
 
 /*
- * Has a request that was just started make a connection of its own, to whatever
- * address the host has now: the old one may be where it was before.  It is closed
- * afterwards: each retry would leave one more than max_connections in the cache.
+ * Makes a request that was just started open a connection of its own, to the host's
+ * present address: an existing connection may lead to a former one.  The connection is
+ * closed afterwards: each retry would leave one more than max_connections in the cache.
  */
 void
 kapture_http_connect_anew(KaptureHttpRequest *request)
@@ -916,8 +915,8 @@ kapture_http_connect_anew(KaptureHttpRequest *request)
 }
 
 /*
- * Has the connection that brought a finished request's answer not be used again:
- * it was the answer to another one.
+ * Keeps the connection of a finished request from being used again, as it brought
+ * the answer to another request.
  */
 void
 kapture_http_distrust(KaptureHttpRequest *request)
@@ -928,7 +927,7 @@ kapture_http_distrust(KaptureHttpRequest *request)
 	if (fd < 0 || fd >= http_nsockets || !http_sockets[fd].connection ||
 		http_sockets[fd].opened != request->opened)
 		return;
-	/* libcurl takes a connection for dead if it has come to its end */
+	/* libcurl takes a connection at its end for dead */
 	(void) shutdown(fd, SHUT_RDWR);
 	while (recv(fd, rest, sizeof(rest), MSG_DONTWAIT) > 0)
 		;
@@ -944,9 +943,9 @@ kapture_http_release(KaptureHttpRequest *request)
 }
 
 /*
- * Has a request that was just started be one of a fetch's: these are for
- * kapture_http_next_fetched(), wherever they are waited for.  Users' code that
- * runs amid the worker's requests may fetch, and must not take their answers.
+ * Marks a request that was just started as one of a fetch: only
+ * kapture_http_next_fetched() returns such requests.  Users' code that runs while
+ * the worker has requests in flight may fetch, and must not take their answers.
  */
 void
 kapture_http_belongs_to_fetch(KaptureHttpRequest *request)
@@ -964,8 +963,8 @@ kapture_http_has_socket(int fd)
 }
 
 /*
- * In a background process, has the answer to a request that was just started count for a payer,
- * as one of a group, of which older ones have lower numbers.
+ * In a background process, counts the answer to a request that was just started for a payer, as
+ * one of a group; older groups have lower numbers.
  */
 void
 kapture_http_count(KaptureHttpRequest *request, Oid payer, uint64 group)
@@ -978,8 +977,8 @@ kapture_http_count(KaptureHttpRequest *request, Oid payer, uint64 group)
 }
 
 /*
- * As kapture_http_count(), for a request that is no part of a group.  Such requests of a
- * payer must not be mixed with groups.
+ * As kapture_http_count(), for a request without a group.  A payer must not have such requests
+ * and groups at the same time.
  */
 void
 kapture_http_count_alone(KaptureHttpRequest *request, Oid payer)
@@ -1053,8 +1052,8 @@ http_phase(KaptureHttpRequest *request, CURLcode code)
 }
 
 /*
- * Why there is no TLS connection: libcurl has the result of verifying the certificate,
- * an error of OpenSSL's (1: it did not come that far), and words for all else.
+ * Why there is no TLS connection: libcurl has OpenSSL's result of verifying the
+ * certificate (1: not verified at all), but only words for all else.
  */
 static KaptureTlsFault
 http_tls_fault(KaptureHttpRequest *request, CURLcode code)
@@ -1116,7 +1115,7 @@ http_explain(KaptureHttpRequest *request, CURLcode code)
 	}
 	else if (code == CURLE_OUT_OF_MEMORY && request->sends > 0 && request->body_len == 0)
 	{
-		/* so libcurl says that a header is longer than it takes, too */
+		/* libcurl also returns this code for a header that is too long for it */
 		answer->detail = "a header of the answer is too long, or out of memory";
 		answer->sqlstate = ERRCODE_FDW_ERROR;
 	}
@@ -1155,8 +1154,8 @@ http_header_date(KaptureHttpRequest *request, const char *name)
 }
 
 /*
- * For how many milliseconds the server wants to be left alone; -1: it does not
- * say.  A time is read by the server's own clock, which may be wrong.
+ * How many milliseconds to wait before the next request, as the server wants it; -1
+ * if it does not say.  A time is read by the server's own clock, which may be wrong.
  */
 static int64
 http_retry_after(KaptureHttpRequest *request)
@@ -1186,8 +1185,8 @@ http_retry_after(KaptureHttpRequest *request)
 }
 
 /*
- * Has a request start again on a connection of its own, if it was not sent as the
- * one that was to be used had something to read.
+ * Starts a request again on a connection of its own, if it was not sent because
+ * the first connection had something to read.  False: it has ended.
  */
 static bool
 http_start_again(KaptureHttpRequest *request)
@@ -1201,7 +1200,7 @@ http_start_again(KaptureHttpRequest *request)
 	if (curl_easy_setopt(request->easy, CURLOPT_FRESH_CONNECT, 1L) != CURLE_OK ||
 		curl_multi_add_handle(http_multi, request->easy) != CURLM_OK)
 	{
-		/* http_finish() is to say so; the handle is none of libcurl's any more */
+		/* http_finish() reports it; the handle is no longer in the multi handle */
 		request->started = false;
 		request->no_memory = true;
 		return false;
@@ -1238,7 +1237,7 @@ http_finish(KaptureHttpRequest *request, CURLcode code)
 	request->queued = true;
 }
 
-/* Lets libcurl act on what has happened, and takes in what has ended. */
+/* Lets libcurl act on events, and takes in the requests that have ended. */
 static void
 http_act(bool network)
 {
@@ -1256,7 +1255,7 @@ http_act(bool network)
 
 		if (!sock->wanted)
 		{
-			/* the server closes or talks out of turn; that is seen before it is used */
+			/* closed, or data out of turn: noticed before the connection is used again */
 			http_watch(events[i].data.fd, sock, 0);
 			continue;
 		}
@@ -1318,7 +1317,7 @@ http_step(TimestampTz deadline, uint32 wait_event)
 		ResetLatch(MyLatch);
 		CHECK_FOR_INTERRUPTS();
 	}
-	/* a latch that was set hides the rest: if it is each time, answers would never come in */
+	/* a set latch hides network events: if it is set each time, answers would never come in */
 	http_act(network || latch);
 	return latch;
 }
@@ -1344,7 +1343,7 @@ kapture_http_start_in_turn(const KaptureServer *server, KaptureApi api,
 }
 
 /*
- * Has the requests that were just started leave now, not with the next wait.
+ * Sends the requests that were just started now, not with the next wait.
  */
 void
 kapture_http_push(void)
@@ -1354,9 +1353,9 @@ kapture_http_push(void)
 }
 
 /*
- * As kapture_http_push(), and takes in what has come meanwhile: for whoever is busy with
- * answers that are there, while others wait for their connections.  A request must have been
- * started before.
+ * As kapture_http_push(), and reads what has arrived meanwhile: for callers that are busy with
+ * answers while the connections of other requests wait.  A request must have been started
+ * before.
  */
 void
 kapture_http_serve(void)
@@ -1364,7 +1363,7 @@ kapture_http_serve(void)
 	http_act(true);
 }
 
-/* The first request that has finished; with "fetched", of those of fetches. */
+/* The first finished request that is, or with !fetched is not, one of a fetch; NULL if there is none. */
 static KaptureHttpRequest *
 http_first_finished(bool fetched)
 {
@@ -1424,7 +1423,7 @@ kapture_http_wait_fetched(long timeout, uint32 wait_event)
 	return http_wait(timeout, true, wait_event);
 }
 
-/* A finished request is no more among those to be asked for. */
+/* Takes a finished request out of the list of those to return. */
 static void
 http_take(KaptureHttpRequest *request)
 {
@@ -1473,8 +1472,8 @@ kapture_http_answer(KaptureHttpRequest *request)
 }
 
 /*
- * Waits for one request and returns its answer.  Serves interrupts; others that finish
- * meanwhile are left to those who ask for them.
+ * Waits for one request and returns its answer.  Serves interrupts; other requests that
+ * finish meanwhile stay in the list of those to return.
  */
 const KaptureHttpAnswer *
 kapture_http_perform(KaptureHttpRequest *request, uint32 wait_event)
@@ -1506,7 +1505,7 @@ http_first_owned(const void *owner)
 /*
  * Waits for a request of an owner, whichever finishes first, and returns it; NULL if none
  * does by "deadline", or if there is a deadline and the latch is set before it.  Serves
- * interrupts; those of other owners are left to them.
+ * interrupts; requests of other owners are left alone.
  */
 KaptureHttpRequest *
 kapture_http_perform_first(const void *owner, TimestampTz deadline, uint32 wait_event)
@@ -1550,8 +1549,8 @@ kapture_http_sleep_until(TimestampTz when, uint32 wait_event)
  */
 
 /*
- * Has a request that was just started tell its whole way: it makes a connection
- * of its own, with a whole TLS handshake, instead of using one that stands.
+ * Makes a request that was just started report all phases: it opens a connection
+ * of its own, with a whole TLS handshake, instead of using an existing one.
  */
 void
 kapture_http_inspect(KaptureHttpRequest *request)
@@ -1580,7 +1579,7 @@ http_certificate_expires(KaptureHttpRequest *request)
 }
 
 /*
- * Fills in what a finished request that was inspected tells.  The texts live as
+ * Fills in the details of a finished request that was inspected.  The texts live as
  * long as the request or the current memory context, whichever ends first.
  */
 void
@@ -1600,7 +1599,7 @@ kapture_http_details(KaptureHttpRequest *request, KaptureHttpDetails *details)
 	details->date = http_header_date(request, "Date");
 }
 
-/* Is this line one of those, which may be NULL? */
+/* Is this line in the list, which may be NULL? */
 static bool
 http_is_among(char **lines, const char *line)
 {
@@ -1614,7 +1613,7 @@ http_is_among(char **lines, const char *line)
 
 /*
  * Returns the header lines (char *, in the current memory context) of requests
- * to one of a server's APIs, with stars for all that may be a secret.
+ * to one of a server's APIs, with stars in place of values that may be secrets.
  */
 List *
 kapture_http_describe(const KaptureServer *server, KaptureApi api)

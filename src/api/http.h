@@ -24,11 +24,11 @@ typedef enum KaptureHttpOutcome
 typedef enum KaptureTlsFault
 {
 	KAPTURE_TLS_NONE,			/* TLS is not what failed */
-	KAPTURE_TLS_UNTRUSTED,		/* nobody who is trusted here has issued the certificate */
+	KAPTURE_TLS_UNTRUSTED,		/* the certificate's issuer is not trusted here */
 	KAPTURE_TLS_OTHER_HOST,
 	KAPTURE_TLS_EXPIRED,
 	KAPTURE_TLS_NOT_YET_VALID,
-	KAPTURE_TLS_CERTIFICATE,	/* it is not accepted for another reason */
+	KAPTURE_TLS_CERTIFICATE,	/* the certificate is not accepted for another reason */
 	KAPTURE_TLS_NO_TLS,			/* the port speaks something else */
 	KAPTURE_TLS_OTHER
 } KaptureTlsFault;
@@ -52,15 +52,15 @@ typedef struct KaptureHttpAnswer
 
 typedef struct KaptureHttpRequest KaptureHttpRequest;
 
-/* What a request that was inspected tells of its way. */
+/* Details of a request that was inspected. */
 typedef struct KaptureHttpDetails
 {
 	const char *peer;			/* address that was connected to, "" if none */
 	int			port;
 	int64		resolved;		/* microseconds from the start; 0: not reached */
 	int64		connected;
-	int64		secured;		/* TLS stands; 0 for plain http, too */
-	char	   *expires;		/* when the certificate does, or NULL */
+	int64		secured;		/* TLS is established; 0 for plain http, too */
+	char	   *expires;		/* when the certificate expires, or NULL */
 	int64		date;			/* of the answer, in seconds since 1970, or -1 */
 } KaptureHttpDetails;
 

@@ -2,11 +2,11 @@
  * identity.c
  *		Is an answer about the customer that was asked about?
  *
- * A server or proxy that gets out of step gives the answer to another request.
- * Answers repeat what was sent, so that this can be seen: by the phone, by the
- * email, and only where neither can be compared by the name, with which Kapture
- * takes more liberties.  None of them comes back letter by letter: phones gain
- * and lose country codes and hyphens, emails their case, and both may be masked.
+ * A server or proxy that gets out of step returns the answer to another request.
+ * Answers repeat what was sent, so such an answer can be recognized: by the phone,
+ * by the email, and, only where neither can be compared, by the name, which Kapture
+ * changes more freely.  None of them comes back letter by letter: phones gain and
+ * lose country codes and hyphens, emails change their case, and both may be masked.
  */
 #include "postgres.h"
 
@@ -68,9 +68,8 @@ kapture_match_phones(const char *a, const char *b)
 }
 
 /*
- * Does the text fit the pattern, in which "*" is any run of characters?  Goes
- * back to the last "*" only, so that it takes no longer than both are long,
- * multiplied.
+ * Does the text fit the pattern, in which "*" is any run of characters?  Backtracks
+ * to the last "*" only, so that the time is at most the product of both lengths.
  */
 static bool
 identity_fits(const char *text, int len, const char *pattern, int pattern_len)
@@ -144,13 +143,13 @@ kapture_match_emails(const char *a, const char *b)
 		return KAPTURE_MATCH_UNKNOWN;
 	if (identity_fits(a, a_len, b, b_len) || identity_fits(b, b_len, a, a_len))
 		return KAPTURE_MATCH_YES;
-	/* case of other letters than ASCII's is not known here */
+	/* the case of letters outside of ASCII is not known here */
 	return a_ascii || b_ascii ? KAPTURE_MATCH_NO : KAPTURE_MATCH_UNKNOWN;
 }
 
 /*
  * The next byte of a name that matters, in lower case; 0 at its end.  Blanks,
- * punctuation and entities of HTML do not.
+ * punctuation and entities of HTML do not matter.
  */
 static unsigned char
 identity_next(const char **name)
@@ -174,13 +173,13 @@ identity_next(const char **name)
 	return 0;
 }
 
-/* Are these the same name, of which one may be cut? */
+/* Are these the same name?  One of them may be cut off. */
 static KaptureMatch
 identity_match_names(const char *a, const char *b)
 {
 	KaptureMatch match = KAPTURE_MATCH_UNKNOWN;
 
-	/* characters that were lost on the way */
+	/* these stand for characters that were lost on the way */
 	if (a == NULL || b == NULL || strchr(b, '?') != NULL || strstr(b, "\xEF\xBF\xBD") != NULL)
 		return KAPTURE_MATCH_UNKNOWN;
 	for (;;)
@@ -198,8 +197,8 @@ identity_match_names(const char *a, const char *b)
 
 /*
  * kapture_identity_conflict
- *		Tells what in an answer shows that it is not about the customer that
- *		was sent: "phone", "email" or "name".  NULL: nothing does.
+ *		Returns what in an answer shows that it is not about the customer that
+ *		was sent: "phone", "email" or "name"; NULL if nothing does.
  */
 const char *
 kapture_identity_conflict(const KaptureIdentity *sent, const KaptureIdentity *repeated)

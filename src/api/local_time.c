@@ -1,12 +1,12 @@
 /*
  * local_time.c
- *		Times of an account, which are its wall clock's, as instants and back.
+ *		Converts an account's times, which are wall clock times, to instants and back.
  *
  * Kapture's times carry no offset from UTC.  Around a change of clocks a local
  * time may mean two instants, or none.  A value that is stored is read as
- * PostgreSQL reads it.  A bound of a range that Kapture is asked for is taken
- * so that the range is never too short: whichever instant Kapture takes a local
- * time for, no customer falls between two ranges.
+ * PostgreSQL reads it.  A bound of a range to ask Kapture for is chosen so that
+ * the range is never too short: whichever instant Kapture takes the local time
+ * for, no customer falls between two ranges.
  */
 #include "postgres.h"
 
@@ -16,8 +16,8 @@
 
 /*
  * Returns the zone of that name, which lives as long as the process.  Errors:
- * 22023 for an unknown one: one that the validator of option timezone knew may be
- * gone with other files of time zones.
+ * 22023 for an unknown zone: one that the validator of option timezone accepted may
+ * be missing after the time zone files were replaced.
  */
 pg_tz *
 kapture_local_zone(const char *timezone)
@@ -34,8 +34,8 @@ kapture_local_zone(const char *timezone)
 
 /*
  * Reads a local time as PostgreSQL does (DetermineTimeZoneOffset): of a time
- * that comes twice the second is taken, one that never comes is counted on from
- * before.  The result is a timestamptz.  False: it is out of range.
+ * that comes twice the second is taken, and a time that never comes has the offset
+ * from before.  The result is a timestamptz.  False: it is out of range.
  */
 bool
 kapture_local_to_instant(struct pg_tm *tm, fsec_t fsec, pg_tz *zone, Datum *result)
@@ -49,7 +49,7 @@ kapture_local_to_instant(struct pg_tm *tm, fsec_t fsec, pg_tz *zone, Datum *resu
 	return true;
 }
 
-/* How far the zone is west of Greenwich at that moment, in microseconds.  Errors: 22008. */
+/* The zone's offset at that moment, in microseconds west of Greenwich.  Errors: 22008. */
 static int64
 local_offset(TimestampTz when, pg_tz *zone)
 {
@@ -64,7 +64,7 @@ local_offset(TimestampTz when, pg_tz *zone)
 	return west * USECS_PER_SEC;
 }
 
-/* The instants that a local time may mean: both where clocks change, in order. */
+/* The earliest and the latest instant that a local time may mean; they differ only where clocks change. */
 static void
 local_meanings(Timestamp local, pg_tz *zone, TimestampTz *earliest, TimestampTz *latest)
 {
@@ -73,7 +73,7 @@ local_meanings(Timestamp local, pg_tz *zone, TimestampTz *earliest, TimestampTz 
 	bool		is_before = local_offset(local + before, zone) == before;
 	bool		is_after = local_offset(local + after, zone) == after;
 
-	/* a time that never comes may be taken for either, too */
+	/* a time that never comes may be read with either offset, too */
 	if (is_before == is_after)
 	{
 		*earliest = local + Min(before, after);

@@ -1,6 +1,6 @@
 /*
  * local_time.h
- *		Times of an account, which are its wall clock's, as instants and back.
+ *		Converts an account's times, which are wall clock times, to instants and back.
  */
 #ifndef KAPTURE_LOCAL_TIME_H
 #define KAPTURE_LOCAL_TIME_H

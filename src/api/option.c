@@ -9,14 +9,14 @@
  * the reader walk the same table with the same parsing functions, so that what
  * CREATE SERVER accepts is what a request uses.
  *
- * Secrets are options of user mappings only: those of servers are there for
- * everybody to read.  No message of this file shows the value of an option that
- * the table marks as secret.
+ * Secrets are options of user mappings only: everybody can read the options of
+ * servers.  No message of this file shows the value of an option that the table
+ * marks as secret.
  *
  * kapture_server_get() keeps one entry for each server and user.  Syscache
- * callbacks only count up option_generation; an entry that was built under an
- * older count is built anew by the next kapture_server_get(), which is a safe
- * point, and freed only there; and so are those of servers that were dropped.
+ * callbacks only count up option_generation.  The next kapture_server_get(), which
+ * is a safe point, rebuilds an entry of an older count; only there are entries
+ * freed, among them those of servers that were dropped.
  */
 #include "postgres.h"
 
@@ -61,7 +61,7 @@
 /* Servers that a hint names at most. */
 #define OPTION_MAX_NAMED	5
 
-/* bytes of text; what is longer is no setting, and each process keeps it */
+/* bytes of text; longer text is no setting, and each process would cache it */
 #define OPTION_MAX_URL		2048
 #define OPTION_MAX_TEXT		8192
 
@@ -72,7 +72,7 @@
 #define OPTION_MAX_RATE		1000000 /* requests a second */
 #define OPTION_MIN_RESPONSE	1024	/* bytes */
 #define OPTION_MAX_RESPONSE	1073741824
-#define OPTION_MIN_RATE		0.001	/* the time between two must be one that can be reckoned with */
+#define OPTION_MIN_RATE		0.001	/* the time between two requests must stay computable */
 #define OPTION_MIN_WINDOW	1	/* seconds */
 #define OPTION_MAX_WINDOW	(INT64CONST(3660) * SECS_PER_DAY)
 
@@ -84,8 +84,8 @@ typedef struct OptionSet
 	char	   *path[KAPTURE_API_COUNT];
 	char	   *auth_key;		/* for all APIs */
 	char	  **server_headers;
-	char	  **mapping_headers;	/* which go before those; secret */
-	char	  **api_headers[KAPTURE_API_COUNT]; /* before both; of the mapping; secret */
+	char	  **mapping_headers;	/* take precedence over server_headers; secret */
+	char	  **api_headers[KAPTURE_API_COUNT]; /* take precedence over both; of the mapping; secret */
 	char	   *dialect;
 	KaptureDialectEntry *field_names;	/* of Add and Update */
 	bool		is_contacts;	/* of a foreign table: only checked here */
@@ -97,15 +97,15 @@ typedef struct OptionFault
 	char	   *detail;
 	char	   *hint;			/* or NULL */
 	bool		hide;			/* the value must not be shown */
-	bool		stored;			/* earlier versions may have taken the value */
-	bool		dated;			/* it is taken, as it was then, with a warning */
+	bool		stored;			/* an earlier version may have accepted the value */
+	bool		dated;			/* the value is accepted, but with a warning */
 } OptionFault;
 
 typedef struct OptionDef OptionDef;
 
 /*
- * Turns the text of an option into a value at "place".  Returns false and says
- * why in "fault" if it cannot; does not raise errors about the value.
+ * Turns the text of an option into a value at "place".  Returns false, with the
+ * reason in "fault", if the text is bad; does not raise errors about the value.
  */
 typedef bool (*OptionParse) (const OptionDef *def, const char *text,
 							 void *place, OptionFault *fault);
@@ -553,8 +553,8 @@ option_parse_headers(const OptionDef *def, const char *text, void *place,
 }
 
 /*
- * The names and values of an object of JSON, with room for each; NULL if the
- * text is something else.
+ * Begins to read the names and values of a JSON object: returns room for as many
+ * entries; NULL if the text is something else.
  */
 static KaptureApiEntry *
 option_entries(const char *text, JsonbIterator **it, OptionFault *fault)
@@ -706,7 +706,7 @@ option_parse_names(const OptionDef *def, const char *text, void *place,
 	return json && (*(KaptureDialectEntry **) place = kapture_dialect_read_names(json, &fault->detail)) != NULL;
 }
 
-/* What goes with each of an account's requests. */
+/* The constants of an account's requests. */
 static bool
 option_parse_constants(const OptionDef *def, const char *text, void *place,
 					   OptionFault *fault)
@@ -974,7 +974,7 @@ option_parse_bool(const OptionDef *def, const char *text, void *place,
 	return true;
 }
 
-/* What holds for all secrets. */
+/* Checks that apply to all secrets. */
 static bool
 option_parse_secret(const char *text, void *place, OptionFault *fault)
 {
@@ -1010,7 +1010,7 @@ option_parse_key(const OptionDef *def, const char *text, void *place,
 	}
 	if (strchr(text, ':') != NULL)
 	{
-		/* HTTP has none in such a key, but it is Kapture's to refuse it */
+		/* HTTP allows no colon in such a key, but it is left to Kapture to refuse it */
 		fault->detail = "A key has no colon: this looks like the name of a user and a password.";
 		fault->hint = "Use the key that Kapture's console shows, or the options \"user\" and \"password\".";
 		fault->dated = true;
@@ -1064,8 +1064,8 @@ option_find(const char *name, Oid catalog)
 }
 
 /*
- * Where an option belongs that the catalog does not have, and the command that sets it
- * there; NULL: it is none of ours.
+ * The place to which an option belongs that this catalog does not have, and in *command
+ * how to set it there; NULL if there is no such option at all.
  */
 static const char *
 option_place(const char *name, Oid catalog, const char **command)
@@ -1117,7 +1117,7 @@ option_raise_unknown(const char *name, Oid catalog)
 			 errhint("Valid options in this context are: %s", valid.data)));
 }
 
-/* Is the text of an option no longer than such a thing may be? */
+/* Is the text of an option no longer than is allowed? */
 static bool
 option_check_length(const OptionDef *def, const char *text, OptionFault *fault)
 {
@@ -1145,8 +1145,8 @@ option_report(const OptionDef *def, const char *text, const OptionFault *fault, 
 
 /*
  * Puts the value of one option into the set; raises an error if it is bad.
- * "reading": what is in the catalogs is used as earlier versions did.  A dump of
- * such a database can be restored, too.
+ * "reading": a value from the catalogs that only earlier versions accepted is used as
+ * they did.  Such a value is accepted when a dump is restored, too.
  */
 static void
 option_apply(OptionSet *set, const OptionDef *def, const char *text, bool reading)
@@ -1201,7 +1201,7 @@ option_apply_list(OptionSet *set, List *options, Oid catalog, bool reading)
 	}
 }
 
-/* What only shows when all options of a server are known. */
+/* Checks what depends on several options of a server. */
 static void
 option_check_server(const OptionSet *set)
 {
@@ -1233,7 +1233,7 @@ option_check_server(const OptionSet *set)
 						 "allow_http")));
 }
 
-/* Names and constants must be those of one body.  Fills in the names of both APIs that have them. */
+/* Fills in the names for Add and Update, and checks that names and constants fit into one body. */
 static void
 option_check_dialect(OptionSet *set)
 {
@@ -1257,8 +1257,8 @@ option_check_dialect(OptionSet *set)
 }
 
 /*
- * A server's headers can be read by everybody who can connect.  A dump that has a
- * secret there, which earlier versions took, can be restored all the same.
+ * Refuses secrets in a server's headers, as everybody who can connect can read them.
+ * In a dump, they only cause a warning, as earlier versions accepted them.
  */
 static void
 option_check_headers(const OptionSet *set)
@@ -1278,8 +1278,8 @@ option_check_headers(const OptionSet *set)
 }
 
 /*
- * An address that ends with the path of one of Kapture's calls, as somebody copied it: the
- * paths of calls come behind it.  A dump of such a server can be restored all the same.
+ * Refuses an address that was copied with the path of one of Kapture's calls at its end, as
+ * paths are appended to the address.  In a dump, it only causes a warning.
  */
 static void
 option_check_address(const OptionSet *set)
@@ -1317,8 +1317,8 @@ option_is_given(List *options, const char *name)
 }
 
 /*
- * A mapping with two keys for the same calls: one of them would be used without a
- * word of the other.  A dump of such a mapping can be restored all the same.
+ * Refuses a mapping with two keys for the same calls, as one of them would silently be
+ * ignored.  In a dump, it only causes a warning.
  */
 static void
 option_check_keys(List *options)
@@ -1334,7 +1334,7 @@ option_check_keys(List *options)
 				 errhint("Leave one out, or take it out with ALTER USER MAPPING ... OPTIONS (DROP ...).")));
 }
 
-/* Reports options of a server that mean nothing without others, which may be about to come. */
+/* Reports options of a server that have no effect without others; only a NOTICE, as those may follow. */
 static void
 option_advise_server(List *options)
 {
@@ -1363,7 +1363,7 @@ option_advise_server(List *options)
 	}
 }
 
-/* Does a mapping have a key, for whatever call? */
+/* Does a mapping have a key, for any call? */
 static bool
 option_has_key(List *options)
 {
@@ -1379,7 +1379,7 @@ option_has_key(List *options)
 	return false;
 }
 
-/* Reports no key, or a half of one, with which no request can be made; the rest may be about to come. */
+/* Reports a missing or incomplete key, without which no request can be made; only a NOTICE, as the rest may follow. */
 static void
 option_advise_keys(List *options)
 {
@@ -1489,7 +1489,7 @@ option_writer(HeapTuple tuple)
 	return xid;
 }
 
-/* Which version of server and mapping this is. */
+/* The version of server and mapping, which changes whenever either does. */
 static uint64
 option_version(Oid serverid, Oid userid)
 {
@@ -1509,7 +1509,7 @@ option_same_header(const char *a, const char *b)
 	return strcspn(b, ":") == len && pg_strncasecmp(a, b, len) == 0;
 }
 
-/* The headers of one list, and those of another that it does not have; either may be NULL. */
+/* The headers of "special", and those of "more" that "special" does not have; either may be NULL. */
 static char **
 option_merge_headers(char **more, char **special)
 {
@@ -1600,7 +1600,7 @@ option_init_cache(void)
 								  (Datum) 0);
 }
 
-/* Forgets the entries of servers that are no more, if any may have been dropped. */
+/* Removes the entries of dropped servers, if the catalogs have changed. */
 static void
 option_tidy_cache(void)
 {
@@ -1622,7 +1622,7 @@ option_tidy_cache(void)
 	}
 }
 
-/* Names of servers of this wrapper, as far as they fit into a hint; palloc'ed, NULL: there are none. */
+/* Names of this wrapper's servers, as many as a hint may have; palloc'ed, NULL if there are none. */
 static char *
 option_servers_there(void)
 {
@@ -1722,7 +1722,7 @@ kapture_server_get(const char *name, Oid userid)
 		option_init_cache();
 	option_tidy_cache();
 
-	/* whoever asks for each of many requests is not to keep what it takes to look */
+	/* memory for the lookup must not add up for a caller that asks for each of many requests */
 	scratch = AllocSetContextCreate(CurTransactionContext, "kapture server lookup", ALLOCSET_SMALL_SIZES);
 	old = MemoryContextSwitchTo(scratch);
 	server = option_lookup_server(name, userid);
@@ -1764,7 +1764,7 @@ kapture_server_get(const char *name, Oid userid)
 /*
  * kapture_server_require_same
  *		Raises an error (55000) unless this is the server that an operation began
- *		with, and still its owner's.
+ *		with, and it still has the same owner.
  */
 void
 kapture_server_require_same(const KaptureServer *server, Oid serverid, Oid owner)
@@ -1838,8 +1838,8 @@ kapture_api_name(KaptureApi api)
 
 /*
  * kapture_api_label
- *		What messages call an API: its name; of another module, what the caller
- *		named, which lives as long as the server.
+ *		The name of an API for messages; for another module, the name that the
+ *		caller gave, which lives as long as the server.
  */
 const char *
 kapture_api_label(const KaptureServer *server, KaptureApi api)

@@ -12,14 +12,14 @@
 
 #include "api/dialect.h"
 
-/* The four calls of the Kapture customer API, and those of all other modules. */
+/* The four calls of the Kapture customer API, and one for the calls of all other modules. */
 typedef enum KaptureApi
 {
 	KAPTURE_API_ADD,
 	KAPTURE_API_UPDATE,
 	KAPTURE_API_GET,
 	KAPTURE_API_PULL,
-	KAPTURE_API_MODULE			/* the one that KaptureServer.module names, see modules.c */
+	KAPTURE_API_MODULE			/* the call that KaptureServer.module names, see modules.c */
 } KaptureApi;
 
 #define KAPTURE_API_CUSTOMER_COUNT	4
@@ -30,8 +30,8 @@ typedef struct KaptureApiEntry
 {
 	char	   *name;			/* of the API; NULL: end of the list */
 	char	   *value;			/* path or key */
-	bool		has_form;		/* the entry says which body the API takes: */
-	bool		is_array;		/* an array of one object, or the object */
+	bool		has_form;		/* does the entry say which body the API takes? */
+	bool		is_array;		/* if so: an array of one object, not an object */
 } KaptureApiEntry;
 
 /* A server as seen by one user: defaults filled in, mapping resolved. */
@@ -40,7 +40,7 @@ typedef struct KaptureServer
 	Oid			serverid;
 	Oid			owner;			/* of the server */
 	Oid			userid;			/* whose mapping; the user asked for, not PUBLIC */
-	uint64		version;		/* another one after each change of server or mapping */
+	uint64		version;		/* differs after each change of server or mapping */
 	char	   *name;
 	char	   *url[KAPTURE_API_COUNT]; /* complete: base URL and path */
 	char	   *auth_key[KAPTURE_API_COUNT];	/* as sent after "Basic "; NULL:
@@ -53,7 +53,7 @@ typedef struct KaptureServer
 	KaptureDialectEntry *constants[KAPTURE_API_COUNT];	/* that go with each
 																 * request, or NULL */
 	char	  **headers[KAPTURE_API_COUNT]; /* extra "Name: value" lines, NULL at the end */
-	char	  **secret_headers[KAPTURE_API_COUNT];	/* those of them that are the mapping's */
+	char	  **secret_headers[KAPTURE_API_COUNT];	/* those of "headers" that the mapping has */
 	char	   *ca_file;		/* NULL: the system's */
 	int			connect_timeout;	/* milliseconds */
 	int			timeout;		/* milliseconds, of one whole request */
@@ -63,20 +63,20 @@ typedef struct KaptureServer
 	char	   *timezone;
 	int64		pull_window;	/* seconds */
 	bool		pull_paged;		/* pulls are of whole days, in pages */
-	int			cm_id;			/* the account's number in such pulls; 0: not given */
-	int			pull_limit;		/* customers of a page to ask for */
+	int			cm_id;			/* the account's number in paged pulls; 0: not given */
+	int			pull_limit;		/* customers to ask for in a page */
 	int64		pull_interval;	/* seconds, 0: not pulled automatically */
 	int64		pull_overlap;	/* seconds */
 	Timestamp	pull_since;		/* local time of the account, 0: not given */
 	int64		sweep_interval; /* seconds, 0: not swept */
 	double		sweep_rate;		/* requests a second */
 	bool		allow_http;		/* plain http to other hosts than this one */
-	bool		check_rows;		/* rows that Kapture is known to refuse are not sent */
-	bool		add_is_upsert;	/* an Add of a customer that is there updates it */
+	bool		check_rows;		/* do not send rows that Kapture is known to refuse */
+	bool		add_is_upsert;	/* an Add of an existing customer updates it */
 	char	   *base;			/* the URL without a path */
 	KaptureApiEntry *api_paths; /* of other modules, or NULL */
 	KaptureApiEntry *auth_keys; /* of other modules, or NULL; secret */
-	const char *module;			/* what KAPTURE_API_MODULE stands for, NULL: nothing yet */
+	const char *module;			/* name of the call that KAPTURE_API_MODULE stands for; NULL: none yet */
 	int			counted_as;		/* number under which its requests are counted */
 } KaptureServer;
 

@@ -39,7 +39,7 @@
 #define MESSAGE_MAX_TEXT	1000	/* bytes of Kapture's words that are kept */
 #define MESSAGE_MAX_WHY		200 /* bytes of a parser's complaint */
 
-/* keys of Kapture's words, the best first */
+/* keys under which answers have Kapture's words, the best first */
 #define MESSAGE_WORDS		"message", "customerdetails", "error", "reason"
 
 
@@ -65,8 +65,8 @@ message_is_key(const char *key, int len, const char *name)
 
 /*
  * A parser's complaint, cut to a length that fits into a message.  It quotes the
- * answer, of which control characters are not shown: they could do things to
- * the terminal of who reads it.
+ * answer, but without control characters, which could affect the terminal of
+ * whoever reads it.
  */
 static char *
 message_complaint(JsonParseErrorType error, JsonLexContext *lex)
@@ -91,8 +91,8 @@ message_complaint(JsonParseErrorType error, JsonLexContext *lex)
  * kapture_message_parse
  *		An answer's body as jsonb, or NULL with the reason in *why.
  *
- * Takes "len" bytes.  What the database cannot hold is replaced (cleanse.c),
- * and *altered says so, unless it is NULL; all else that is not JSON is refused.
+ * Takes "len" bytes.  What the database cannot hold is replaced (cleanse.c), and
+ * *altered, unless "altered" is NULL, says so; all else that is not JSON is refused.
  * *why has neither capital nor period of a sentence and may quote a little of
  * the body.  The result is palloc'ed.  Raises no errors but for lack of memory.
  */
@@ -121,7 +121,7 @@ kapture_message_parse(const char *body, size_t len, bool *altered, char **why)
 		*altered = replaced;
 	if (text == NULL)
 		return NULL;
-	/* only escapes need to be taken apart to be checked */
+	/* strings need to be unescaped, to be checked, only if there are escapes */
 	lex = makeJsonLexContextCstringLen(NULL, text, strlen(text),
 									   GetDatabaseEncoding(), strchr(text, '\\') != NULL);
 	error = pg_parse_json(lex, &nullSemAction);
@@ -140,18 +140,18 @@ kapture_message_parse(const char *body, size_t len, bool *altered, char **why)
  * Answers with many customers
  *
  * As jsonb, a customer takes about a dozen times the room of its text while it
- * is built, and an answer may have thousands.  So the parser is made to tell
- * where each of them is, and they become jsonb one by one.
+ * is built, and an answer may have thousands.  So the parser only finds out where
+ * each customer is, and customers become jsonb one by one.
  */
 
 typedef struct MessageSplit
 {
 	JsonLexContext *lex;
 	KaptureList *list;
-	bool		inside;			/* the value of a key that holds customers */
-	const char *value;			/* its start */
-	const char *element;		/* start of the element of its array */
-	const char *list_start;		/* the last such value that is not a scalar */
+	bool		inside;			/* in the value of a key that holds customers */
+	const char *value;			/* start of that value */
+	const char *element;		/* start of the present element of its array */
+	const char *list_start;		/* start and end of the last such value that is not a scalar */
 	const char *list_end;
 	int			size;			/* of list->customers */
 } MessageSplit;
@@ -172,8 +172,8 @@ message_split_add(MessageSplit *split, const char *start)
 }
 
 /*
- * The name of the field whose value is the present token.  A parser that does
- * not unescape does not give it ("name" is NULL); it is what stands before the colon then.
+ * The name of the field whose value is the present token.  A parser that does not
+ * unescape passes no name ("name" is NULL); then it is read from before the colon.
  */
 static const char *
 message_field_name(const JsonLexContext *lex, const char *name, int *len)
@@ -274,8 +274,8 @@ message_split_rest(MessageSplit *split)
 static int64 message_details_id(JsonbContainer *customer);
 
 /*
- * Fills in which customers have a value that was replaced, by the places in the
- * text where that was done.
+ * Fills in which customers have a value that was replaced; "marks" are the places
+ * of the replacements in the text.
  */
 static void
 message_find_altered(KaptureList *list, const int *marks, int nmarks, MemoryContext scratch)
@@ -310,9 +310,9 @@ message_find_altered(KaptureList *list, const int *marks, int nmarks, MemoryCont
  *		An answer's body as a list of customers, or NULL with the reason in
  *		*why.
  *
- * As kapture_message_parse(), but the customers stay text.  What is left of
- * the answer is good for kapture_message_judge().  "scratch" is a context for
- * what is needed meanwhile; what is returned is in the current one.
+ * As kapture_message_parse(), but the customers stay text.  The rest of the
+ * answer, which is in "scratch" like temporary data, is meant for
+ * kapture_message_judge(); all else of the result is in the current context.
  */
 KaptureList *
 kapture_message_split(const char *body, size_t len, MemoryContext scratch, char **why)
@@ -373,8 +373,8 @@ kapture_message_customer(const KaptureList *list, int n)
 typedef struct MessageParts
 {
 	JsonLexContext *lex;
-	JsonbInState state;			/* of what is taken */
-	bool		left_out;		/* the value that the parser has come to */
+	JsonbInState state;			/* for the wanted parts */
+	bool		left_out;		/* is the value that comes next not wanted? */
 	KaptureWanted wanted;
 	void	   *arg;
 } MessageParts;
@@ -460,7 +460,7 @@ message_parts_scalar(void *arg, char *token, JsonTokenType type)
 /*
  * kapture_message_customer_parts
  *		As kapture_message_customer(), without values of keys that are not wanted;
- *		arrays and objects stay, with what is wanted of them.
+ *		arrays and objects stay, with the wanted parts of them.
  *
  * Of the hundred keys of a customer, most callers want ten.
  */
@@ -525,7 +525,7 @@ message_is_object(const JsonbValue *value, JsonbContainer **object)
 	return true;
 }
 
-/* A customer's id given as text of digits; 0 if it is none. */
+/* A customer's id from a text of digits; 0 if the text is none. */
 static int64
 message_id_of_text(const char *text)
 {
@@ -548,7 +548,7 @@ message_id_of_text(const char *text)
 	return *end == '\0' ? id : 0;
 }
 
-/* A customer's id given as number or text of digits; 0 if it is none. */
+/* A customer's id from a number or a text of digits; 0 if the value is neither. */
 static int64
 message_id(const JsonbValue *value)
 {
@@ -585,8 +585,8 @@ message_one_line(const char *text, int len)
 }
 
 /*
- * Which of Kapture's words to go by: the first that a rule knows, else the first that
- * are any.  On one line; "" if there are none.
+ * Which of several texts of Kapture's to go by: the first that a rule knows, else the
+ * first that is not empty.  On one line; "" if there is none.
  */
 static char *
 message_choose_words(KaptureApi api, char *const *words, int n)
@@ -605,7 +605,7 @@ message_choose_words(KaptureApi api, char *const *words, int n)
 	return pstrdup(chosen);
 }
 
-/* Kapture's words, wherever they are; "" if there are none. */
+/* Kapture's words in an answer, whichever key they have; "" if there are none. */
 static char *
 message_words(KaptureApi api, JsonbContainer *answer)
 {
@@ -629,7 +629,7 @@ message_is_success(const char *text)
 		message_is_key(text, strlen(text), "ok") || strcmp(text, "true") == 0 || strcmp(text, "200") == 0;
 }
 
-/* Does a status, as text, decide?  A number does if it is that of a success or of a refusal. */
+/* Does a status, as text, count?  A number does if it means a success or a refusal (4xx). */
 static bool
 message_is_status(const char *text)
 {
@@ -659,8 +659,8 @@ message_status(JsonbContainer *answer)
  */
 
 /*
- * Two ids in an answer to one Add or Update: who knows which of them, if any, is
- * that of the customer that was sent.
+ * Refuses an answer to one Add or Update that has two ids: either may not be the id
+ * of the customer that was sent.
  */
 static void
 message_refuse_ids(KaptureReply *reply, int64 a, int64 b)
@@ -698,9 +698,9 @@ message_object_identity(JsonbContainer *object, KaptureIdentity *identity)
  * kapture_message_confirm
  *		Is a success of Add or Update about the customer that was sent?
  *
- * "id" is that of an Update, or 0.  If not, the verdict becomes KAPTURE_BROKEN,
- * as nobody knows what became of the request, the message says what is wrong,
- * and the result is false.
+ * "id" is the id that an Update was sent with, or 0.  If the answer is about another
+ * customer, the verdict becomes KAPTURE_BROKEN, as the fate of the request is not
+ * known, the message says what is wrong, and the result is false.
  */
 bool
 kapture_message_confirm(KaptureReply *reply, const KaptureIdentity *sent, int64 id)
@@ -723,7 +723,7 @@ kapture_message_confirm(KaptureReply *reply, const KaptureIdentity *sent, int64 
 
 /*
  * kapture_message_confirm_body
- *		As kapture_message_confirm(), with the customer as it is in the request's body.
+ *		As kapture_message_confirm(), for the customer in the request's body.
  */
 bool
 kapture_message_confirm_body(KaptureReply *reply, const char *body, size_t len)
@@ -751,7 +751,7 @@ kapture_message_confirm_body(KaptureReply *reply, const char *body, size_t len)
 								   message_find(object, "kapturecustomerid", &value) ? message_id(&value) : 0);
 }
 
-/* What an answer to Add or Update has of ids, and of the customer sent. */
+/* Takes ids, and what is repeated of the customer sent, from a success of Add or Update. */
 static KaptureVerdict
 message_judge_done(JsonbContainer *answer, KaptureReply *reply)
 {
@@ -811,7 +811,7 @@ message_common_id(JsonbContainer *customers)
 	return common;
 }
 
-/* What Get found. */
+/* Judges a success of Get: what it found. */
 static KaptureVerdict
 message_judge_found(JsonbContainer *answer, int64 *id)
 {
@@ -829,7 +829,7 @@ message_judge_found(JsonbContainer *answer, int64 *id)
 	return KAPTURE_SUCCESS;
 }
 
-/* An answer that says "success". */
+/* Judges an answer that says "success". */
 static KaptureVerdict
 message_judge_success(KaptureApi api, JsonbContainer *answer, KaptureReply *reply)
 {
@@ -853,7 +853,7 @@ message_judge_success(KaptureApi api, JsonbContainer *answer, KaptureReply *repl
 	return KAPTURE_BROKEN;
 }
 
-/* Whose is the phone or email that is taken already?  By Kapture's words. */
+/* Tells by Kapture's words whether the phone or the email is taken, and by which customer, if they name one. */
 static KaptureVerdict
 message_judge_taken(const char *words, KaptureReply *reply)
 {
@@ -863,13 +863,13 @@ message_judge_taken(const char *words, KaptureReply *reply)
 	reply->named_id = kapture_words_customer_id(words);
 	if (phone != email)
 		return phone ? KAPTURE_DUPLICATE_PHONE : KAPTURE_DUPLICATE_EMAIL;
-	/* "Lead already exists" may say whose it is; a code that is taken is no sign of one */
+	/* "Lead already exists" means either, and may name the customer; a taken customer code means neither */
 	return phone || reply->named_id != 0 ||
 		((kapture_words_say(words, "lead") || kapture_words_say(words, "customer")) && !kapture_words_say(words, "code")) ?
 		KAPTURE_DUPLICATE_BOTH : KAPTURE_REFUSED;
 }
 
-/* An answer that does not say "success", by Kapture's words. */
+/* Judges an answer that does not say "success", by Kapture's words. */
 static KaptureVerdict
 message_judge_failure(KaptureApi api, const char *words, KaptureReply *reply)
 {
@@ -902,7 +902,7 @@ typedef struct MessageFacts
 {
 	bool		is_object;
 	bool		has_status;
-	bool		is_success;		/* it is "success" */
+	bool		is_success;		/* the status is "success" */
 	char	   *words;			/* Kapture's, on one line; "" if none */
 } MessageFacts;
 
@@ -927,8 +927,8 @@ message_words_succeed(KaptureApi api, const MessageFacts *facts, const char *wor
 }
 
 /*
- * What an answer means that is no success: by words about the key, the HTTP code,
- * and all other words.  False: it may be one, its content decides.
+ * Judges an answer that is no success: by words about the key, then the HTTP code,
+ * then other words.  False: it may be a success, which its content decides.
  */
 static bool
 message_judge_facts(KaptureApi api, int status, const MessageFacts *facts, const KaptureSent *sent, KaptureReply *reply)
@@ -938,7 +938,7 @@ message_judge_facts(KaptureApi api, int status, const MessageFacts *facts, const
 	memset(reply, 0, sizeof(*reply));
 	reply->message = facts->words;
 	reply->verdict = KAPTURE_BROKEN;
-	/* as nearly all answers are: no words of theirs matter */
+	/* nearly all answers are such, and their words do not matter */
 	if (facts->is_success && facts->is_object && status >= 200 && status < 300)
 		return false;
 	words = kapture_words_own(api, facts->words, sent);
@@ -947,7 +947,7 @@ message_judge_facts(KaptureApi api, int status, const MessageFacts *facts, const
 	else if (status == 404 && facts->has_status && !facts->is_success &&
 			 (kapture_words_say(words, "customer") || kapture_words_say(words, "informationgiven")) &&
 			 kapture_words_mean(api, words) == KAPTURE_MEANS_NOBODY)
-		reply->verdict = KAPTURE_NOT_FOUND; /* it is the customer that is not there, not the API */
+		reply->verdict = KAPTURE_NOT_FOUND; /* the customer does not exist, but the API does */
 	else if (status == 401 || status == 403 || status == 404)
 		reply->verdict = KAPTURE_DENIED;
 	else if (status == 429)
@@ -971,8 +971,8 @@ message_judge_facts(KaptureApi api, int status, const MessageFacts *facts, const
 }
 
 /*
- * The object that an answer is; NULL if it is none.  What is sent in an array may be
- * answered in one: the only element of that, for APIs that answer about one object.
+ * The answer as an object; NULL if it is none.  What is sent in an array may be answered
+ * in an array: then its only element, for APIs that answer about one object.
  */
 static JsonbContainer *
 message_object(KaptureApi api, Jsonb *answer)
@@ -998,9 +998,9 @@ message_object(KaptureApi api, Jsonb *answer)
  * decides: 401, 403 and 404 are KAPTURE_DENIED, 429 is KAPTURE_THROTTLED, 5xx and
  * 3xx (never followed), 408 and 425 are KAPTURE_BROKEN.  Then Kapture's status and
  * words (words.c).  Other 4xx are about the content (KAPTURE_REFUSED), JSON or
- * not, so that one bad customer is no reason to think the server ill.  A
- * "success" that lacks what it promises is KAPTURE_BROKEN; but there are accounts
- * that do not say an added customer's id.
+ * not, so that one bad customer does not make the server look broken.  A
+ * "success" that lacks what it promises is KAPTURE_BROKEN; but some accounts do
+ * not return an added customer's id.
  */
 void
 kapture_message_judge(KaptureApi api, int status, Jsonb *answer,
@@ -1021,8 +1021,8 @@ kapture_message_judge(KaptureApi api, int status, Jsonb *answer,
 /*
  * Answers to Add and Update
  *
- * Of these, a few values matter, while the answer repeats the whole customer; so
- * it is not made jsonb first, the parser is listened to.
+ * Only a few of their values matter, while they repeat the whole customer; so these
+ * values are taken while parsing, without making jsonb of the answer.
  */
 
 typedef struct MessageScan
@@ -1030,14 +1030,14 @@ typedef struct MessageScan
 	JsonLexContext *lex;
 	bool		unescape;		/* the text has escapes */
 	int			depth;			/* arrays around the object: 0 or 1 */
-	int			nelements;		/* of that one */
-	bool		in_enquiry;		/* inside of an object of that name */
+	int			nelements;		/* elements of that array */
+	bool		in_enquiry;		/* inside of the object "enquiry" */
 	char	   *words[4];		/* see message_words() */
-	char	   *status;			/* NULL: none in words */
+	char	   *status;			/* as text; NULL if there is none */
 	int64		id;
 	int64		enquiry_id;
 	char	   *repeated[3];	/* see message_scan_repeated() */
-	bool		has_enquiry;	/* from which these are */
+	bool		has_enquiry;	/* is there an object "enquiry"?  "repeated" is from it then */
 } MessageScan;
 
 /* The present token's text, without quotes and escapes. */
@@ -1053,7 +1053,7 @@ message_scan_text(const MessageScan *scan)
 	return pnstrdup(lex->token_start + 1, lex->token_terminator - lex->token_start - 2);
 }
 
-/* The present token's text if it is a string, or what cleanse.c makes one; else NULL. */
+/* The present token's text if it is a string, or a number that cleanse.c makes a string; else NULL. */
 static char *
 message_scan_string(const MessageScan *scan)
 {
@@ -1066,7 +1066,7 @@ message_scan_string(const MessageScan *scan)
 	return NULL;
 }
 
-/* A number as jsonb has it, without exponent or the sign of zero; as it stands if it does not fit. */
+/* A number as jsonb has it, without exponent and without a sign of zero; unchanged if it is too large for jsonb. */
 static char *
 message_scan_number(const MessageScan *scan)
 {
@@ -1131,7 +1131,7 @@ message_scan_field(void *arg, char *fname, bool isnull)
 	if (level > 2 || (level == 2 && !scan->in_enquiry))
 		KAPTURE_JSON_RETURN;
 	name = message_field_name(scan->lex, fname, &len);
-	/* all names that are looked for begin with these, or may be written with these before */
+	/* first letters of all names that are looked for, and blanks that may stand before a name */
 	if (len == 0 || strchr("cekmprs _", pg_ascii_tolower((unsigned char) name[0])) == NULL)
 		KAPTURE_JSON_RETURN;
 	if (message_is_key(name, len, "kapturecustomerid"))
@@ -1155,7 +1155,7 @@ message_scan_field(void *arg, char *fname, bool isnull)
 	KAPTURE_JSON_RETURN;
 }
 
-/* Counts the elements of the array around the object; what is none makes it no answer. */
+/* Counts the elements of the array around the object; any but an object counts as two, so that it is refused. */
 KAPTURE_JSON_ACTION
 message_scan_element(void *arg, bool isnull)
 {
@@ -1167,8 +1167,8 @@ message_scan_element(void *arg, bool isnull)
 }
 
 /*
- * Listens to the parser of an answer.  Returns whether the answer is an object, or
- * one in an array; *why is set if it is not JSON.
+ * Parses an answer and takes values from it.  Returns whether the answer is an object,
+ * or an array of one object; *why is set if it is not JSON.
  */
 static bool
 message_scan(MessageScan *scan, const char *body, size_t len, char **why)
@@ -1193,7 +1193,7 @@ message_scan(MessageScan *scan, const char *body, size_t len, char **why)
 	while (start < len && (unsigned char) text[start] <= 0x20)
 		start++;
 	scan->depth = start < len && text[start] == '[' ? 1 : 0;
-	/* taking every string apart costs more than all the rest */
+	/* unescaping every string would cost more than all the rest */
 	scan->unescape = memchr(text, '\\', len) != NULL;
 	scan->lex = makeJsonLexContextCstringLen(NULL, (char *) text, len, GetDatabaseEncoding(), scan->unescape);
 	error = pg_parse_json(scan->lex, &actions);
@@ -1247,7 +1247,7 @@ kapture_message_judge_written(KaptureApi api, int status, const char *body, size
  * Answers to searches
  */
 
-/* Takes one more comparison into account: one that fits is enough. */
+/* Adds the result of a comparison: one match is enough. */
 static void
 message_add_match(KaptureMatch *sum, KaptureMatch match)
 {
@@ -1264,7 +1264,7 @@ message_names_phone(const char *key)
 
 /*
  * kapture_message_wants_match
- *		Is the value of a key one that kapture_message_match_found() looks at, or the
+ *		Does kapture_message_match_found() look at the value of this key, or is it the
  *		customer's id?  (KaptureWanted)
  */
 bool
@@ -1281,8 +1281,8 @@ kapture_message_wants_match(void *arg, const char *key, int len)
 
 /*
  * kapture_message_match_found
- *		Has the customer that a Get found the phone and the email that it was
- *		searched by (NULL: it was not)?
+ *		Does the customer that a Get found have the phone and the email that were
+ *		searched for (NULL: not searched for)?
  *
  * Customers have several phones and emails; any of them will do.
  */
@@ -1317,7 +1317,7 @@ kapture_message_match_found(Jsonb *answer, const char *phone, const char *email,
  *		Finds the customers in a successful answer to Get or Pull: an array of
  *		objects or one object.
  *
- * *customers becomes a part of the answer.  Returns false if it has none.
+ * *customers becomes a part of the answer.  Returns false if the answer has none.
  */
 bool
 kapture_message_customers(Jsonb *answer, JsonbValue *customers)
@@ -1342,8 +1342,8 @@ kapture_message_customers(Jsonb *answer, JsonbValue *customers)
 
 /*
  * kapture_message_body
- *		The body to send, in the form that the account wants, for a flat object with
- *		our names of the fields: "len" bytes of UTF-8, which a zero follows.
+ *		The body to send, in the form that the account wants, for "body", a flat object
+ *		with our names of the fields: "len" bytes of UTF-8, followed by a zero byte.
  *
  * The result is palloc'ed, with its length in *result_len.  Errors as
  * kapture_dialect_body().

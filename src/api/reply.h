@@ -27,7 +27,7 @@ typedef enum KaptureVerdict
 	KAPTURE_MISFIT,				/* the account wants another form of body */
 	KAPTURE_DENIED,				/* key or address is at fault: 401, 403, 404 */
 	KAPTURE_THROTTLED,			/* 429: later */
-	KAPTURE_BROKEN				/* 5xx, or an answer that is none */
+	KAPTURE_BROKEN				/* 5xx, or an answer that makes no sense */
 } KaptureVerdict;
 
 typedef struct KaptureReply
@@ -35,10 +35,10 @@ typedef struct KaptureReply
 	KaptureVerdict verdict;
 	int64		customer_id;	/* Add, Update, Get; 0 if not given */
 	int64		contact_id;		/* Add; 0 if not given */
-	int64		named_id;		/* of a duplicate, as its words name it; or 0 */
+	int64		named_id;		/* customer that the words about a duplicate name, or 0 */
 	bool		is_known;		/* refused in words that are known to be about values */
 	char	   *message;		/* Kapture's words on one line, trimmed; "" if none */
-	KaptureIdentity repeated;	/* Add, Update: of the customer that was sent */
+	KaptureIdentity repeated;	/* Add, Update: what the answer repeats of the customer sent */
 } KaptureReply;
 
 /* Where a customer is in the text of an answer. */
@@ -57,7 +57,7 @@ typedef struct KaptureList
 	char	   *text;			/* the whole answer */
 	int			ncustomers;
 	KaptureSlice *customers;	/* any JSON values */
-	Jsonb	   *rest;			/* the answer without them, in "scratch" */
+	Jsonb	   *rest;			/* the answer without the customers, in "scratch" */
 	int			naltered;		/* customers with a value that was replaced */
 	int64	   *altered;		/* their ids, 0: not known */
 } KaptureList;

@@ -37,7 +37,7 @@
 #define COUNTER_MAX			1024
 #define COUNTER_BUCKETS		15
 #define COUNTER_FILE		PGSTAT_STAT_PERMANENT_DIRECTORY "/kapture_sync.stat"
-#define COUNTER_MAGIC		0x6b617002	/* changes with the struct below */
+#define COUNTER_MAGIC		0x6b617002	/* to be changed with struct Counter */
 
 /* Upper bounds of the latency histogram, in milliseconds; the last has none. */
 static const double counter_bounds[COUNTER_BUCKETS - 1] = {
@@ -88,7 +88,7 @@ counter_request(void)
 	RequestNamedLWLockTranche("kapture_sync_counters", 1);
 }
 
-/* Reads what a clean shutdown left.  A file that is not ours is left out. */
+/* Reads the file that a clean shutdown left.  A file that is not ours is ignored. */
 static void
 counter_load(void)
 {
@@ -115,11 +115,11 @@ counter_load(void)
 				 errmsg("ignoring invalid data in file \"%s\"", COUNTER_FILE)));
 	FreeFile(file);
 
-	/* a crash must not bring back what is old by then */
+	/* after a crash, these counters would be out of date: do not bring them back */
 	unlink(COUNTER_FILE);
 }
 
-/* At the end of the postmaster, with nobody else left. */
+/* Called when the postmaster exits, with no other process left. */
 static void
 counter_save(int code, Datum arg)
 {
@@ -168,8 +168,8 @@ counter_startup(void)
 }
 
 /*
- * Asks for the shared memory.  Called from _PG_init() while the postmaster
- * preloads libraries.  "name" gives the name of an API for its number.
+ * Requests the shared memory.  Called from _PG_init() while the postmaster
+ * preloads libraries.  "name" returns the name of an API by its number.
  */
 void
 kapture_counter_install(const char *(*name) (int api))
@@ -197,7 +197,7 @@ counter_is(const Counter *counter, Oid serverid, int api, int http_code)
 static Counter *
 counter_find(Oid serverid, int api, int http_code, TimestampTz now)
 {
-	static int	last = 0;		/* most often it is the same again */
+	static int	last = 0;		/* most often the same counter is wanted again */
 	Counter    *oldest = &counter_state->counters[0];
 	Counter    *counter;
 

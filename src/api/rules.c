@@ -2,13 +2,13 @@
  * rules.c
  *		What Kapture takes, by the rules of its document; and kapture_phone().
  *
- * A request that is known to fail costs a request, and brings personal data to
- * where it is of no use.  So what is certain is said here, in Kapture's own words,
- * by which kapture_hint() knows what to do; what is not is left to Kapture.
+ * A request that is certain to fail still counts as one, and sends personal data to
+ * no purpose.  So values that Kapture is certain to refuse are refused here, in
+ * Kapture's own words, which kapture_hint() knows; other values are left to Kapture.
  *
  * Kapture takes phones of ten digits of which the first is 6 to 9, as Indian mobile
- * numbers have, and nothing else.  A number that cannot be brought to this without a
- * guess is none: to cut something off would be to call somebody else.
+ * numbers have, and nothing else.  A number that cannot be brought to this form without
+ * a guess is no phone: cutting something off might make it somebody else's.
  */
 #include "postgres.h"
 
@@ -28,7 +28,7 @@ PG_FUNCTION_INFO_V1(kapture_phone);
 /* Digits of a number that Kapture takes. */
 #define RULES_PHONE_DIGITS	10
 
-/* Digits of the longest prefix, 0091, or of +91 (0), and a number. */
+/* Digits of a number with the longest prefix, 0091. */
 #define RULES_MAX_DIGITS	(4 + RULES_PHONE_DIGITS)
 
 /*
@@ -49,8 +49,8 @@ rules_is_filler(pg_wchar c)
 }
 
 /*
- * The next character, or 0 for one that has no place in a number; in other
- * encodings than UTF-8 all are that are not ASCII.
+ * The next character, or 0 for one that cannot be in a number; in encodings
+ * other than UTF-8, that is every character outside of ASCII.
  */
 static pg_wchar
 rules_next(const char **p, const char *end)
@@ -68,7 +68,7 @@ rules_next(const char **p, const char *end)
 	return len == 1 ? *at : utf8_to_unicode(at);
 }
 
-/* Length of what stands before the number in so many digits; -1: it is none that is known. */
+/* Length of the prefix before the number in these digits; -1 if they have no known prefix. */
 static int
 rules_phone_prefix(const char *digits, int ndigits, bool plus)
 {
@@ -105,8 +105,8 @@ rules_is_phone(const char *phone, size_t len)
 
 /*
  * Brings a number in the database's encoding, which need not end with a zero, to
- * the form that Kapture takes.  Returns false if it has none; then "phone" holds
- * nothing of use.
+ * the form that Kapture takes.  Returns false if that is impossible; then "phone"
+ * holds nothing of use.
  */
 static bool
 rules_normalize_phone(const char *text, size_t len, char phone[RULES_PHONE_DIGITS + 1])
@@ -137,8 +137,8 @@ rules_normalize_phone(const char *text, size_t len, char phone[RULES_PHONE_DIGIT
 }
 
 /*
- * May this be an email address?  Only what cannot be is refused: no "@" or more than
- * one, nothing on one side of it, no dot in the domain, blanks or what separates
+ * May this be an email address?  Only what cannot be one is refused: no "@" or more
+ * than one, nothing on one side of it, no dot in the domain, blanks or separators of
  * addresses.
  */
 static bool
@@ -165,8 +165,9 @@ rules_nonempty(const char *value)
 }
 
 /*
- * Returns what Kapture would say to an Add (or else an Update) of these values, NULL
- * or empty: none; NULL if it is not known to refuse it.  The text is constant.
+ * Returns the message with which Kapture would refuse an Add (or else an Update) of
+ * these values, each of which may be NULL or empty; NULL if it is not known to refuse
+ * them.  The text is constant.
  */
 const char *
 kapture_rules_refusal(bool is_add, const char *name, const char *phone, const char *email)
@@ -186,7 +187,7 @@ kapture_rules_refusal(bool is_add, const char *name, const char *phone, const ch
 /*
  * kapture_phone(phone text) returns text
  *
- * NULL for what is not, beyond doubt, a number that Kapture takes.
+ * NULL unless the text is, beyond doubt, a number that Kapture takes.
  */
 Datum
 kapture_phone(PG_FUNCTION_ARGS)

@@ -1,6 +1,6 @@
 /*
  * server.c
- *		What options of servers say by themselves, whoever's mapping is used.
+ *		What the options of servers say without a user mapping.
  */
 #include "postgres.h"
 
@@ -17,7 +17,7 @@
 
 #define SERVER_WRAPPER	"kapture_fdw"
 
-/* Does the server ask to be pulled from? */
+/* Is the server to be pulled from? */
 static bool
 server_pulls(Oid serverid)
 {
@@ -34,7 +34,7 @@ server_pulls(Oid serverid)
 }
 
 /*
- * Returns the servers of ours with option pull_interval or sweep_interval, as a
+ * Returns the Kapture servers with option pull_interval or sweep_interval, as a
  * list of KapturePullServer in the current memory context.  Needs a transaction.
  */
 List *
@@ -69,7 +69,7 @@ kapture_pull_servers(void)
 }
 
 /*
- * Tells whether an Add of a customer that is there updates it (option add_is_upsert)
+ * Tells whether an Add of an existing customer updates it (option add_is_upsert)
  * at the server of that name; false if there is no such server.
  */
 bool

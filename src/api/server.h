@@ -1,6 +1,6 @@
 /*
  * server.h
- *		What options of servers say by themselves, whoever's mapping is used.
+ *		What the options of servers say without a user mapping.
  */
 #ifndef KAPTURE_SERVER_H
 #define KAPTURE_SERVER_H
@@ -12,7 +12,7 @@
 typedef struct KapturePullServer
 {
 	Oid			serverid;
-	Oid			owner;			/* with whose key it is pulled */
+	Oid			owner;			/* role whose key pulls use */
 	char	   *name;
 } KapturePullServer;
 

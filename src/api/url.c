@@ -68,8 +68,8 @@ url_hex_byte(const char *digits)
 }
 
 /*
- * Why a text is no plain path; NULL: it is one.  What a server or a proxy may
- * read as something else than it looks like is refused, too, escaped or not.
+ * Why a text is no plain path; NULL if it is one.  A path that a server or a proxy
+ * may read as another than it looks like is refused, too, escaped or not.
  */
 static const char *
 url_path_problem(const char *path)
@@ -154,8 +154,8 @@ url_stays_below(CURLU *base, CURLU *joined, const char *path)
  *		Returns the URL of a path below a server's URL, palloc'ed; NULL if the
  *		path cannot be used, and *why says so.
  *
- * Whatever the path is, the request goes to the server's scheme, host and port:
- * who may use the server need not be who decided where it is.
+ * Whatever the path is, the request goes to the server's scheme, host and port: a
+ * user of the server need not be the one who decides where it is.
  */
 char *
 kapture_url_join(const char *base, const char *path, const char **why)

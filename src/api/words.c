@@ -3,9 +3,8 @@
  *		What Kapture's words mean.  (Source: the failure tables of the customer API
  *		document, and what accounts have been seen to answer.)
  *
- * All that is known of words is in word_rules; the first rule that fits decides.
- * Kapture is not strict about capitals, spaces, hyphens and underscores, so these
- * are left out of account.
+ * All known words are in word_rules; the first rule that fits decides.  Kapture is
+ * not strict about capitals, spaces, hyphens and underscores, so they are ignored.
  */
 #include "postgres.h"
 
@@ -19,7 +18,7 @@
 #define WORDS_PULL		(1 << KAPTURE_API_PULL)
 #define WORDS_WRITE		(WORDS_ADD | WORDS_UPDATE)
 #define WORDS_READ		(WORDS_GET | WORDS_PULL)
-#define WORDS_VALUES	(WORDS_WRITE | WORDS_GET)	/* have values of a row */
+#define WORDS_VALUES	(WORDS_WRITE | WORDS_GET)	/* requests with values of a row */
 #define WORDS_ANY		(~0)	/* other modules, too */
 
 /* A text with "words", in lower case and without blanks, has that meaning. */
@@ -28,7 +27,7 @@ static const struct
 	int			apis;
 	const char *words;
 	KaptureMeaning meaning;
-	bool		about_customers;	/* only in a text about these: an API, or an employee, may not be found either */
+	bool		about_customers;	/* only in a text about customers: what is not found may be an API or an employee */
 }			word_rules[] =
 {
 	/* the key of an API: each has one of its own, and each expires */
@@ -54,7 +53,7 @@ static const struct
 	{WORDS_ANY, "invalidapi", KAPTURE_MEANS_BAD_FORM},
 	{WORDS_ANY, "unknownapi", KAPTURE_MEANS_BAD_FORM},
 
-	/* a server without its database has no data, but for another reason */
+	/* a server without its database also says that there is no data, but that is a fault */
 	{WORDS_READ, "database", KAPTURE_MEANS_FAULT},
 	{WORDS_READ, "datasource", KAPTURE_MEANS_FAULT},
 
@@ -70,7 +69,7 @@ static const struct
 	{WORDS_WRITE, "alreadyinuse", KAPTURE_MEANS_TAKEN},
 	{WORDS_WRITE, "duplicate", KAPTURE_MEANS_TAKEN},
 
-	/* what an account demands of fields beside the three that identify a customer; no name, phone or email is meant */
+	/* an account's demands on fields other than the three that identify a customer; those three are not meant */
 	{WORDS_WRITE, "contactperson", KAPTURE_MEANS_UNKNOWN},
 	{WORDS_WRITE, "assignemp", KAPTURE_MEANS_UNKNOWN},
 	{WORDS_WRITE, "campaignname", KAPTURE_MEANS_UNKNOWN},
@@ -82,7 +81,7 @@ static const struct
 	{WORDS_VALUES, "email", KAPTURE_MEANS_BAD_VALUE},
 	{WORDS_WRITE, "name", KAPTURE_MEANS_BAD_VALUE},
 
-	/* a fault of the server's, or too much for it, whatever the HTTP code */
+	/* a fault of the server, or too many requests, whatever the HTTP code */
 	{WORDS_ANY, "toomanyrequest", KAPTURE_MEANS_TOO_MANY},
 	{WORDS_ANY, "ratelimit", KAPTURE_MEANS_TOO_MANY},
 	{WORDS_ANY, "quotaexceeded", KAPTURE_MEANS_TOO_MANY},
@@ -95,7 +94,7 @@ static const struct
 	{WORDS_ANY, "tryagainlater", KAPTURE_MEANS_FAULT},
 };
 
-/* Is this character left out of account? */
+/* Is this character ignored? */
 static bool
 words_is_blank(char c)
 {
@@ -117,7 +116,7 @@ kapture_words_say(const char *text, const char *words)
 		const char *t = text;
 		const char *w = words;
 
-		/* nearly all of the text is passed here, for each of the rules */
+		/* for each of the rules, nearly all characters are skipped here */
 		if (*t != *w && *t != upper)
 			continue;
 		while (*w != '\0' && *t != '\0')
@@ -138,7 +137,7 @@ kapture_words_say(const char *text, const char *words)
 	return *words == '\0';
 }
 
-/* Is a text about customers, or what is kept of them? */
+/* Is a text about customers or their data? */
 static bool
 words_name_customers(const char *text)
 {
@@ -168,14 +167,14 @@ kapture_words_mean(KaptureApi api, const char *text)
 	return KAPTURE_MEANS_UNKNOWN;
 }
 
-/* Is it part of a word? */
+/* Is this character part of a word? */
 static bool
 words_is_letter(char c)
 {
 	return isalnum((unsigned char) c) || IS_HIGHBIT_SET(c);
 }
 
-/* May Kapture say this itself: is it one word? */
+/* Is this value a single word, which may be Kapture's own as well? */
 static bool
 words_is_one_word(const char *value)
 {
@@ -185,9 +184,8 @@ words_is_one_word(const char *value)
 }
 
 /*
- * How many bytes of the text are the value, as words by themselves; 0: it does not begin with it.
- * Capitals are left out of account, and blanks are alike, however many.  The text may end before
- * the value does.
+ * How many bytes the text begins with that repeat the value, as whole words; 0 if it does not.
+ * Case is ignored, as is the kind and number of blanks.  The text may end before the value does.
  */
 static int
 words_repeat(const char *text, const char *value)
@@ -220,7 +218,7 @@ words_repeat(const char *text, const char *value)
 	return t > text && words_is_letter(t[-1]) && words_is_letter(*t) ? 0 : t - text;
 }
 
-/* The longest of these values that the text begins with, in bytes; 0: none. */
+/* How many bytes the text begins with that repeat one of these values, the longest; 0 if none. */
 static int
 words_repeat_any(const char *text, const KaptureSent *sent, bool one_word)
 {
@@ -236,7 +234,7 @@ words_repeat_any(const char *text, const KaptureSent *sent, bool one_word)
 	return longest;
 }
 
-/* The text with a mark in place of the values, palloc'ed.  "one_word": also of those that are one. */
+/* The text with a mark in place of the values, palloc'ed.  "one_word": also in place of single words. */
 static char *
 words_cut(const char *text, const KaptureSent *sent, bool one_word)
 {
@@ -261,10 +259,10 @@ words_cut(const char *text, const KaptureSent *sent, bool one_word)
 /*
  * kapture_words_own
  *		The text of an answer without what it repeats of the values that were sent (NULL: none),
- *		which Kapture does not mean; palloc'ed.
+ *		as these are not Kapture's words; palloc'ed.
  *
- * A value of one word may be Kapture's as well ("phone").  It is left, unless all other rows would
- * be held for it ("Unauthorized").
+ * A value of one word may be Kapture's word as well ("phone").  It is left in, unless it would
+ * hold up all other rows ("Unauthorized").
  */
 char *
 kapture_words_own(KaptureApi api, const char *text, const KaptureSent *sent)

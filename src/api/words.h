@@ -9,7 +9,7 @@
 
 #include "api/option.h"
 
-/* What an answer that is no success says, by its words. */
+/* What the words of an answer that is no success mean. */
 typedef enum KaptureMeaning
 {
 	KAPTURE_MEANS_UNKNOWN,		/* words that no rule knows */
@@ -18,11 +18,11 @@ typedef enum KaptureMeaning
 	KAPTURE_MEANS_NOBODY,		/* Get, Pull: there is no such customer */
 	KAPTURE_MEANS_TAKEN,		/* Add, Update: the customer exists already */
 	KAPTURE_MEANS_BAD_VALUE,	/* Add, Update, Get: a value of the customer is at fault */
-	KAPTURE_MEANS_TOO_MANY,		/* fewer requests are wanted */
+	KAPTURE_MEANS_TOO_MANY,		/* Kapture wants fewer requests */
 	KAPTURE_MEANS_FAULT			/* Kapture itself failed */
 } KaptureMeaning;
 
-/* Values that were sent, which Kapture may repeat in its words; NULL and empty ones are none. */
+/* Values that were sent, which Kapture may repeat in its words; NULL and empty ones are ignored. */
 typedef struct KaptureSent
 {
 	char	  **values;

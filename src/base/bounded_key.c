@@ -2,9 +2,9 @@
  * bounded_key.c
  *		Keys of rows as indexes hold them.
  *
- * Keys may be as long as those of users' indexes, or longer where there is no index any
- * more: too long for an index that has more than the key.  Hashes alone would do, but
- * would put neighbours far apart, each on a page of its own.
+ * Keys may be as long as users' indexes allow, or longer where the index was dropped: too
+ * long for an index that has other columns, too.  Hashes alone would do, but would put
+ * neighbouring keys far apart, each on a page of its own.
  */
 #include "postgres.h"
 
@@ -17,7 +17,7 @@
 
 PG_FUNCTION_INFO_V1(kapture_bounded_key);
 
-/* Bytes of a key that an index has as they are. */
+/* Bytes of a key that an index holds as they are. */
 #define ROW_KEY_BOUND	64
 
 /*

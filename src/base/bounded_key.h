@@ -7,7 +7,8 @@
 
 /*
  * In SQL, with "@." for the extension's schema: a key as the indexes of kapture_delivery
- * and kapture_row have it, see kapture_bounded_key(); and, is an entry's key this one?
+ * and kapture_row have it, see kapture_bounded_key(); and the condition that an entry's key
+ * is this one.
  */
 #define KAPTURE_KEY_BOUNDED(key)	"@.kapture_bounded_key(" key ")"
 #define KAPTURE_KEY_IS(column, key) \

@@ -3,11 +3,11 @@
  *		Has statements on the extension's own tables planned for tables that may
  *		be huge.
  *
- * A plan is made when a statement is run first, perhaps in an empty table, and kept
+ * A plan is made when a statement is run first, perhaps on an empty table, and kept
  * until statistics change, which may be after millions of rows.  A plan for few rows,
- * which goes through all of them for each batch, would be slower with every row until
- * then.  So the planner may not scan, sort or hash a table whole, and is given sizes of a
- * large one, without which it takes a walk through a whole index for as good.
+ * which reads all of them for each batch, would get slower with every row until then.
+ * So the planner may not scan, sort or hash a whole table, and is given the sizes of a
+ * large one; otherwise it would consider a scan of a whole index just as good.
  */
 #include "postgres.h"
 
@@ -20,7 +20,7 @@
 #include "base/catalog_tables.h"
 #include "base/compat.h"
 
-/* The least that a table is taken for: rows, and pages of it and of each of its indexes. */
+/* The least size that is assumed: rows of a table, and pages of the table and of each of its indexes. */
 #define BY_INDEX_ROWS	1000000
 #define BY_INDEX_PAGES	20000
 
@@ -30,14 +30,14 @@ static const char *const by_index_off[] = {
 
 static build_simple_rel_hook_type by_index_next_hook = NULL;
 
-/* Are statements planned so now?  An error ends that with the settings, so they tell. */
+/* Are statements planned like that now?  The settings tell, as an error resets them. */
 static bool
 by_index_is_wanted(void)
 {
 	return !enable_seqscan && !enable_bitmapscan && !enable_sort && !enable_hashjoin && !enable_mergejoin;
 }
 
-/* Is it one of the tables that have a row for each of the customers', or more? */
+/* Is it one of the tables that have a row for each row of users' tables, or more? */
 static bool
 by_index_may_be_huge(Oid relid)
 {
@@ -66,7 +66,7 @@ by_index_enlarge(KAPTURE_SIMPLE_REL_PARAMETERS)
 	{
 		IndexOptInfo *index = lfirst(lc);
 
-		/* one of few rows is always the best way to them */
+		/* a partial index is always the best way to its few rows */
 		if (index->indpred)
 			continue;
 		index->tuples = Max(index->tuples, BY_INDEX_ROWS);
@@ -75,7 +75,7 @@ by_index_enlarge(KAPTURE_SIMPLE_REL_PARAMETERS)
 }
 
 /*
- * Has the planner ask us.  Called from _PG_init().
+ * Installs the planner's hook.  Called from _PG_init().
  */
 void
 kapture_by_index_install(void)
@@ -85,8 +85,8 @@ kapture_by_index_install(void)
 }
 
 /*
- * Has statements planned so from here on, until AtEOXact_GUC() is called with the nesting
- * level that is returned, or an error.  Only for statements that name nobody else's tables.
+ * Has statements planned for huge tables from here on, until AtEOXact_GUC() is called with
+ * the nesting level that is returned, or an error.  Only for statements on our own tables.
  */
 int
 kapture_by_index_begin(void)

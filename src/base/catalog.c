@@ -1,13 +1,12 @@
 /*
  * catalog.c
- *		What is known of an attached table.
+ *		Reads the descriptions of attached tables.
  *
  * The extension's tables are read like catalogs, by heap scan and without
  * permission checks: a trigger that runs as any user needs them.  They hold a
  * row for each attached table and each mapped column, so scans are short, and
- * callers keep what they were given until a relcache invalidation of the
- * attached table (attaching and detaching change its triggers, hence send
- * one).
+ * callers keep the result until a relcache invalidation of the attached table
+ * (attaching and detaching change its triggers, hence send one).
  *
  * Mapped columns are remembered by name and number.  The name decides, as it
  * survives dump and restore; if no column has it any more, the number finds
@@ -63,7 +62,7 @@
 #define COLUMN_NAME				4
 #define COLUMN_ATTNUM			5
 
-/* A column of a row of an own table that may be null, or not be there in version 1.0. */
+/* A column of a row of one of our tables that may be null, or not exist, as in version 1.0. */
 static Datum
 catalog_getattr_or_null(HeapTuple tuple, Relation rel, const char *name, bool *isnull)
 {
@@ -84,8 +83,8 @@ catalog_gettext_or_null(HeapTuple tuple, Relation rel, const char *name)
 }
 
 /*
- * Makes an expression of its text and the names of the columns that it reads, null if
- * that is the whole row, with their numbers in "rel".
+ * Makes an expression from its text and the names of the columns that it reads, with their
+ * numbers in "rel"; "reads_all": it reads the whole row.
  */
 static KaptureExpression *
 catalog_make_expression(char *text, Datum reads, bool reads_all, Relation rel)
@@ -135,7 +134,7 @@ catalog_make_field_values(Jsonb *object)
 	return result;
 }
 
-/* A list of names (char *) of an array of them. */
+/* A list of names (char *) from an array of them. */
 static List *
 catalog_make_names(Datum array)
 {
@@ -228,7 +227,7 @@ kapture_catalog_same_version(const KaptureAttachedVersion *a, const KaptureAttac
 }
 
 /*
- * Tells whether an attachment is there as in this version, and not altered since.
+ * Tells whether an attachment still exists in this version, not altered since.
  */
 bool
 kapture_catalog_is_present_version(const KaptureAttachedVersion *version)
@@ -439,7 +438,7 @@ catalog_read_column(KaptureMappedColumn *col, HeapTuple tuple, Relation columns,
 		bool		isnull;
 		Datum		reads = catalog_getattr_or_null(tuple, columns, "reads", &isnull);
 
-		/* what a view's expression reads is not known by columns of the table */
+		/* an expression over a view reads none of the table's columns itself */
 		col->expression = att->source_name ? catalog_make_expression(expression, PointerGetDatum(construct_empty_array(NAMEOID)), false, rel) :
 			catalog_make_expression(expression, reads, isnull, rel);
 	}
@@ -476,7 +475,7 @@ catalog_read_columns(KaptureAttachment *att, Relation rel)
 
 /*
  * The primary key of a table, as the tuple of its index, to be released; NULL if
- * there is none.  Needs no lock on the table: a trigger asks for its parent's.
+ * there is none.  Needs no lock on the table: triggers ask for that of a parent.
  */
 static HeapTuple
 catalog_primary_key(Oid relid)
@@ -575,7 +574,7 @@ catalog_read_former_key(KaptureAttachment *att, Relation rel)
 
 /*
  * Fills in the key: the attached table's primary key, with the column numbers of
- * "rel".  Leaves nkeys 0 if it has none, nor the columns of the one it had.
+ * "rel".  Leaves nkeys 0 if it has no primary key, nor the columns of its former one.
  */
 void
 kapture_catalog_read_key(KaptureAttachment *att, Relation rel)
@@ -653,8 +652,8 @@ kapture_catalog_attachments(Relation rel)
 }
 
 /*
- * Returns the first of the attachments that kapture_catalog_attachments() gives, for
- * those to whom only the table matters; NULL if there is none.
+ * Returns the first of the attachments that kapture_catalog_attachments() returns, for
+ * callers to whom only the table matters; NULL if there is none.
  */
 KaptureAttachment *
 kapture_catalog_attachment(Relation rel)
@@ -666,7 +665,7 @@ kapture_catalog_attachment(Relation rel)
 
 /*
  * Returns the attachment with this number, as kapture_catalog_attachments() does; NULL
- * if it is none of the table's.
+ * if the table has no such attachment.
  */
 KaptureAttachment *
 kapture_catalog_attachment_by_id(Relation rel, int32 attachment_id)
@@ -677,8 +676,8 @@ kapture_catalog_attachment_by_id(Relation rel, int32 attachment_id)
 }
 
 /*
- * Returns what messages call an attachment: its table's name in double quotes, and its
- * own, if it has one; in the current memory context.
+ * Returns what to call an attachment in messages: its table's name in double quotes, and
+ * its own name, if it has one; in the current memory context.
  */
 char *
 kapture_catalog_title(const KaptureAttachment *att)
@@ -689,8 +688,8 @@ kapture_catalog_title(const KaptureAttachment *att)
 }
 
 /*
- * Returns an attachment with the key of the columns that made it when the table was
- * attached, in the current memory context; its nkeys is 0 if one of them is gone.
+ * Returns a copy of an attachment with the key that it had when the table was attached, in
+ * the current memory context; its nkeys is 0 if a column of that key is gone.
  */
 KaptureAttachment *
 kapture_catalog_with_former_key(const KaptureAttachment *att, Relation rel)
@@ -698,7 +697,7 @@ kapture_catalog_with_former_key(const KaptureAttachment *att, Relation rel)
 	KaptureAttachment *result = palloc(sizeof(KaptureAttachment));
 
 	*result = *att;
-	/* plans are those of one description only */
+	/* plans belong to one description only */
 	memset(result->plans, 0, sizeof(result->plans));
 	result->is_planned = result->plans_owned = false;
 	result->nkeys = 0;
@@ -709,6 +708,24 @@ kapture_catalog_with_former_key(const KaptureAttachment *att, Relation rel)
 			result->nkeys = 0;
 	}
 	return result;
+}
+
+/*
+ * kapture_catalog_lost_key
+ *		Returns the name of a column of the key that the view has no more, which the values
+ *		come from; NULL: it has them all, or there is no view.
+ */
+const char *
+kapture_catalog_lost_key(const KaptureAttachment *att)
+{
+	ListCell   *lc;
+
+	foreach(lc, OidIsValid(att->source) ? att->source_keys : NIL)
+	{
+		if (get_attnum(att->source, lfirst(lc)) == InvalidAttrNumber)
+			return lfirst(lc);
+	}
+	return NULL;
 }
 
 /*
@@ -736,7 +753,10 @@ kapture_catalog_problem(const KaptureAttachment *att)
 	}
 	if (att->source_name && get_rel_relkind(att->source) != RELKIND_VIEW)
 		return psprintf("view %s, which the values of table \"%s\" come from, is gone", att->source_name, name);
-	/* a draft needs none */
+	if (kapture_catalog_lost_key(att))
+		return psprintf("view %s, which the values of table \"%s\" come from, has no column \"%s\" any more, by which the rows are found",
+						att->source_name, name, kapture_catalog_lost_key(att));
+	/* a draft needs no such column */
 	if (att->id != 0 && att->id_column && att->id_attnum == InvalidAttrNumber)
 		return psprintf("table \"%s\" has no column \"%s\" any more, which receives the Kapture customer ids",
 						name, att->id_column);
@@ -779,9 +799,9 @@ catalog_require_field(const List *attachments, const char *field)
 }
 
 /*
- * Returns the bits of the fields that a text[] names, of all fields for 0 or an
- * empty array.  Errors: 22004 a NULL in it, 42704 a field that none of these
- * attachments, which are one table's, feeds.
+ * Returns the bits that "att" has for the fields that a text[] names, for 0 or an empty
+ * array those of all its fields.  Errors: 22004 the array contains NULL, 42704 none of
+ * "attachments", which are those of the table, feeds a field.
  */
 int64
 kapture_catalog_fields(const List *attachments, const KaptureAttachment *att, Datum fields)
@@ -898,7 +918,7 @@ kapture_catalog_unpack_key(const char *row_key, int nkeys)
 	}
 
 	if (row_key[0] != '{')
-		return NULL;			/* array_in() would complain of it */
+		return NULL;			/* array_in() would raise an error */
 	array = DatumGetArrayTypeP(OidInputFunctionCall(F_ARRAY_IN, pstrdup(row_key), TEXTOID, -1));
 	deconstruct_array(array, TEXTOID, -1, false, TYPALIGN_INT, &elems, &nulls, &n);
 	if (n != nkeys || ARR_NDIM(array) != 1 || ARR_HASNULL(array))

@@ -1,6 +1,6 @@
 /*
  * catalog.h
- *		What is known of an attached table.
+ *		Describes attached tables, and reads their descriptions.
  */
 #ifndef KAPTURE_CATALOG_H
 #define KAPTURE_CATALOG_H
@@ -42,14 +42,14 @@ typedef struct KaptureKeyColumn
 
 /*
  * This bit of a mask of changes says that columns of the filter have changed, so that
- * the row may have come in or left.  No mapped column has it.
+ * the row may have come into the filter or left it.  No mapped column has this bit.
  */
 #define KAPTURE_CHANGED_FILTER	PG_INT64_MIN
 
 /*
  * This bit says that what has changed is sent even if Kapture is known to have it.  No
- * column gets this bit; a table with 63 of them that was attached with version 1.0 keeps
- * it for the last one: there, that one is sent along, and is always sent when it has changed.
+ * column gets this bit any more.  A table with 63 columns that was attached with version 1.0
+ * keeps it for the last one: that column is then sent along, and always when it has changed.
  */
 #define KAPTURE_CHANGED_FORCE	(INT64CONST(1) << (KAPTURE_MAX_COLUMNS - 1))
 
@@ -57,16 +57,16 @@ typedef struct KaptureKeyColumn
 typedef struct KaptureExpression
 {
 	char	   *text;			/* as it is kept */
-	bool		reads_all;		/* it is about the row as a whole */
-	List	   *reads;			/* numbers of the columns that it is about */
+	bool		reads_all;		/* it reads the row as a whole */
+	List	   *reads;			/* numbers of the columns that it reads */
 	struct Node *node;			/* expression.c's own */
 } KaptureExpression;
 
-/* What is known of whether the expressions of an attachment can be evaluated. */
+/* Whether the expressions of an attachment can be evaluated, as far as that is known. */
 typedef struct KaptureComputing
 {
 	bool		parsed;
-	char	   *problem;		/* NULL: they can */
+	char	   *problem;		/* NULL: none is known */
 } KaptureComputing;
 
 typedef struct KaptureMappedColumn
@@ -77,8 +77,8 @@ typedef struct KaptureMappedColumn
 								 * none */
 	char	   *name;			/* the column's name now, that of the view if the
 								 * values come from one; NULL: the value is computed */
-	KaptureExpression *expression;	/* of a computed value, or NULL: */
-	char	   *constant;		/* it is the same for all rows */
+	KaptureExpression *expression;	/* of a computed value, or NULL */
+	char	   *constant;		/* the value for all rows, or NULL */
 } KaptureMappedColumn;
 
 /* A field of Kapture's and the value it gets, whatever the row. */
@@ -88,7 +88,7 @@ typedef struct KaptureFieldValue
 	char	   *value;
 } KaptureFieldValue;
 
-/* Which version of its row in kapture_attachment something was read from. */
+/* The version of an attachment's row in kapture_attachment that something was read from. */
 typedef struct KaptureAttachedVersion
 {
 	TransactionId xmin;
@@ -108,18 +108,18 @@ typedef struct KaptureAttached
 typedef struct KaptureAttachment
 {
 	int32		id;				/* 0: a draft, see draft.c */
-	char	   *name;			/* that tells it from others of the table; empty: it
-								 * was given none */
+	char	   *name;			/* tells it from others of the table; empty: none was
+								 * given */
 	KaptureAttachedVersion version;
 	Oid			root;			/* the relation that was attached */
 	char	   *server;
-	Oid			serverid;		/* of that name when the table was attached */
+	Oid			serverid;		/* of the server when the table was attached */
 	Oid			server_owner;	/* its owner then */
 	bool		link_duplicates;
-	bool		link_only;		/* and nothing is sent along */
+	bool		link_only;		/* without sending the row's values then */
 	bool		paused;
 	bool		pull;			/* pulled customers become rows */
-	bool		remote_wins;	/* over changes that wait here */
+	bool		remote_wins;	/* pulled values, over changes that wait here */
 	char	   *id_column;		/* its name; NULL: ids are kept in kapture_row */
 	AttrNumber	id_attnum;		/* InvalidAttrNumber: the column is gone */
 	List	   *former_key;		/* names of the key's columns when it was attached */
@@ -129,21 +129,21 @@ typedef struct KaptureAttachment
 	KaptureMappedColumn *columns;	/* in the order of their bits */
 	int64		all_changed;	/* mask of all columns */
 	KaptureExpression *filter;	/* NULL: all rows go to Kapture */
-	char	   *source_name;	/* of the view that its values come from; NULL: they
-								 * are its own */
+	char	   *source_name;	/* of the view that the values come from; NULL: from
+								 * the table itself */
 	Oid			source;			/* the view; InvalidOid: it is gone */
-	List	   *source_keys;	/* names of its columns that are the key */
-	KaptureExpression *source_reads;	/* columns of the table that it reads */
-	List	   *beside;			/* relations that its statements may read, besides */
+	List	   *source_keys;	/* names of the view's columns that are the key */
+	KaptureExpression *source_reads;	/* columns of the table that the view reads */
+	List	   *beside;			/* other relations that its statements may read */
 	List	   *on_leave;		/* of KaptureFieldValue, for customers whose row
 								 * has left the filter, */
 	List	   *on_delete;		/* or was deleted */
 	KaptureComputing *computing;
-	bool		unfollowed;		/* it follows no table, as far as is known */
+	bool		unfollowed;		/* it is known to follow no table */
 
 	/* row_io.c's own */
 	struct _SPI_plan *plans[KAPTURE_ROW_STATEMENTS];
-	bool		is_planned;		/* is any of them there? */
+	bool		is_planned;		/* it has at least one plan */
 	dlist_node	planned_node;
 	bool		plans_owned;
 } KaptureAttachment;
@@ -161,6 +161,7 @@ extern KaptureAttachment *kapture_catalog_with_former_key(const KaptureAttachmen
 extern void kapture_catalog_read_key(KaptureAttachment *att, Relation rel);
 extern Oid	kapture_catalog_find_relation(const char *name);
 extern char *kapture_catalog_problem(const KaptureAttachment *att);
+extern const char *kapture_catalog_lost_key(const KaptureAttachment *att);
 extern int64 kapture_catalog_fields(const List *attachments, const KaptureAttachment *att, Datum fields);
 extern Oid	kapture_catalog_owner(Oid relid);
 extern int	kapture_catalog_text_settings(void);

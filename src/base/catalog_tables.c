@@ -2,8 +2,8 @@
  * catalog_tables.c
  *		Finds the extension's own tables, and which relations are attached.
  *
- * What the extension knows of its tables is in catalog.c; this much of it is all
- * that what stands below that file needs.
+ * What else the extension knows of its tables is in catalog.c; files that catalog.c
+ * depends on itself use only this file.
  */
 #include "postgres.h"
 
@@ -31,7 +31,7 @@ static Oid	catalog_relids[KAPTURE_TABLE_COUNT];
 static Oid	catalog_schema = InvalidOid;	/* while catalog_valid */
 static bool catalog_packs = false;
 static bool catalog_valid = false;
-static uint64 catalog_changes = 0;	/* of these tables, as far as this process has heard */
+static uint64 catalog_changes = 0;	/* invalidations of these tables that this process has received */
 
 /* Any of our tables changed, or perhaps the extension was dropped. */
 static void
@@ -148,8 +148,8 @@ kapture_catalog_relid(KaptureTable table)
 				get_relname_relid(catalog_table_names[i], schema) : InvalidOid;
 		catalog_schema = schema;
 		/*
-		 * An invalidation while they are looked up may be about what was looked up too early;
-		 * a script of the extension is about to make them.
+		 * Not valid if an invalidation came during the lookup, as it may concern what was looked
+		 * up too early, or if a script of the extension is about to create the tables.
 		 */
 		catalog_valid = OidIsValid(schema) && changes == catalog_changes && !creating_extension;
 		catalog_packs = OidIsValid(catalog_relids[KAPTURE_TABLE_OUTBOX]) &&
@@ -159,9 +159,9 @@ kapture_catalog_relid(KaptureTable table)
 }
 
 /*
- * Returns a number that is another one when any of these tables, or the indexes of one,
- * may have changed.  It is up to date for a table that the caller has locked and
- * found by kapture_catalog_relid().
+ * Returns a number that changes when any of these tables, or the indexes of one, may have
+ * changed.  It is up to date for a table that the caller has locked and found by
+ * kapture_catalog_relid().
  */
 uint64
 kapture_catalog_changes(void)
@@ -180,7 +180,7 @@ kapture_catalog_outbox_packs(void)
 }
 
 /*
- * Returns a column, which cannot be null, of a row of an own table.
+ * Returns a column, which cannot be null, of a row of one of our own tables.
  */
 Datum
 kapture_catalog_getattr(HeapTuple tuple, Relation rel, AttrNumber attnum)

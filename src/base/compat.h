@@ -62,18 +62,18 @@ object_ownercheck(Oid classid, Oid objectid, Oid roleid)
 #define F_PG_INPUT_ERROR_INFO	InvalidOid
 #endif
 
-/* 16 tells memberships that allow SET ROLE from others. */
+/* 16 distinguishes memberships that allow SET ROLE from others. */
 #if PG_VERSION_NUM < 160000
 #define member_can_set_role(member, role) is_member_of_role((member), (role))
 #endif
 
-/* 16 has callers say where errors of names go. */
+/* 16 lets callers say where errors of names are to be stored. */
 #if PG_VERSION_NUM < 160000
 #define stringToQualifiedNameList(string, escontext) \
 	stringToQualifiedNameList(string)
 #endif
 
-/* 19 has the hook of what the planner knows of a relation called for each, under another name. */
+/* 19 renamed the hook about what the planner knows of a relation, and calls it for each relation. */
 #if PG_VERSION_NUM < 190000
 typedef get_relation_info_hook_type build_simple_rel_hook_type;
 #define build_simple_rel_hook	get_relation_info_hook
@@ -98,7 +98,7 @@ typedef const JumbleState KaptureJumbleState;
 #define DATCONNLIMIT_INVALID_DB -2
 #endif
 
-/* 17 lets the caller give the memory of the lexer. */
+/* 17 lets the caller provide the memory of the lexer. */
 #if PG_VERSION_NUM < 170000
 #define makeJsonLexContextCstringLen(lex, json, len, encoding, need_escapes) \
 	makeJsonLexContextCstringLen((char *) (json), (len), (encoding), (need_escapes))
@@ -120,7 +120,7 @@ typedef const JumbleState KaptureJumbleState;
 #define WaitEventExtensionNew(name) ((uint32) PG_WAIT_EXTENSION)
 #endif
 
-/* 18 has a word for functions that do not return, which stands first. */
+/* 18 has a word for functions that do not return, which stands before the declaration. */
 #ifndef pg_noreturn
 #define pg_noreturn pg_attribute_noreturn()
 #endif
@@ -131,8 +131,8 @@ typedef const JumbleState KaptureJumbleState;
 #endif
 
 /*
- * 18 wants a snapshot for any row of a table that may toast some, before for one that is
- * toasted.  Minor versions of those before have the same assertion.
+ * To insert a row, 18 wants a snapshot if the table may have toasted rows, earlier versions
+ * only if the row is toasted.  Minor releases of earlier versions have the assertion of 18.
  */
 #if PG_VERSION_NUM >= 180000 || defined(USE_ASSERT_CHECKING)
 #define KAPTURE_INSERT_WANTS_SNAPSHOT	true
@@ -140,7 +140,7 @@ typedef const JumbleState KaptureJumbleState;
 #define KAPTURE_INSERT_WANTS_SNAPSHOT	false
 #endif
 
-/* 19 gathered the switches of ExecInsertIndexTuples(), which 16 had added to. */
+/* 19 made flags of the switches of ExecInsertIndexTuples(), of which 16 had added one. */
 #if PG_VERSION_NUM < 160000
 #define kapture_insert_index_tuples(rri, slot, estate) \
 	ExecInsertIndexTuples(rri, slot, estate, false, false, NULL, NIL)
@@ -152,13 +152,13 @@ typedef const JumbleState KaptureJumbleState;
 	ExecInsertIndexTuples(rri, estate, 0, slot, NIL, NULL)
 #endif
 
-/* 18 checks the constraints of a row that is there already, too. */
+/* 18 checks the constraints of an existing row, too, which it is given. */
 #if PG_VERSION_NUM < 180000
 #define ExecCheckIndexConstraints(rri, slot, estate, conflict, tupleid, arbiters) \
 	ExecCheckIndexConstraints(rri, slot, estate, conflict, arbiters)
 #endif
 
-/* 19 builds jsonb in a struct of which callers had only the first part. */
+/* 19 builds jsonb in a struct, where callers had only its parse state before. */
 #if PG_VERSION_NUM < 190000
 typedef struct JsonbInState
 {
@@ -176,7 +176,7 @@ kapture_push_jsonb_value(JsonbInState *state, JsonbIteratorToken token, JsonbVal
 	kapture_push_jsonb_value((state), (token), (value))
 #endif
 
-/* 19 has compilers check the falling through of cases. */
+/* 19 has cases marked that fall through on purpose. */
 #ifndef pg_fallthrough
 #if defined(__has_attribute)
 #if __has_attribute(fallthrough)
@@ -193,7 +193,7 @@ kapture_push_jsonb_value(JsonbInState *state, JsonbIteratorToken token, JsonbVal
 #define BGWORKER_INTERRUPTIBLE 0
 #endif
 
-/* 16 added the place where complaints about a time are explained. */
+/* 16 added an argument for details of errors about a time. */
 #if PG_VERSION_NUM < 160000
 typedef struct DateTimeErrorExtra
 {
@@ -280,7 +280,7 @@ kapture_all_settings(int *n)
 
 /*
  * Until 16 walkers were declared without parameters, which C23 takes for none.
- * The cast between is the one that compilers take for intended.
+ * The cast in between tells compilers that the conversion is intended.
  */
 #if PG_VERSION_NUM < 160000
 #define KAPTURE_WALKER(walker)	((bool (*) ()) (void (*) (void)) (walker))

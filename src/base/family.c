@@ -3,8 +3,8 @@
  *		Relatives of attached tables: partitions, tables that inherit from them,
  *		and the triggers of ours that these have.
  *
- * It looks into the catalogs alone and locks none of the relatives, as the trigger
- * of a table asks for those above it.
+ * Only the catalogs are read, and no relative is locked, as the trigger of a table
+ * also asks about the table's parents.
  */
 #include "postgres.h"
 
@@ -28,15 +28,15 @@
 #include "base/catalog_tables.h"
 #include "base/family.h"
 
-/* The latest answer of kapture_family_counts_children(), which looks at each of them. */
+/* The latest answer of kapture_family_counts_children(), which looks at each child. */
 static struct
 {
 	Oid			root;
 	Oid			attachments;	/* the table of attachments */
 	bool		result;
-	uint64		changes;		/* when it was given */
+	uint64		changes;		/* family_changes when it was given; 0: not valid */
 }			family_counted;
-static uint64 family_changes = 1;	/* of what it depends on */
+static uint64 family_changes = 1;	/* invalidations of what the answer depends on */
 
 static void
 family_relcache_callback(Datum arg, Oid relid)
@@ -88,8 +88,8 @@ family_scan_triggers(Oid relid, List **names)
 }
 
 /*
- * Returns the names (char *) of the triggers of ours that a relation has, but for
- * those that come and go with a partitioned table's, in the current memory context.
+ * Returns the names (char *) of our triggers that a relation has, except those that come
+ * and go with a partitioned table's, in the current memory context.
  */
 List *
 kapture_family_triggers(Oid relid)
@@ -102,9 +102,8 @@ kapture_family_triggers(Oid relid)
 
 /*
  * Tells whether the rows of all tables that inherit from an attached one count as
- * its rows.  They do if each of these has the trigger and none is attached itself:
- * so it is where a trigger of the parent is cloned to its children, as it is to the
- * chunks of TimescaleDB.
+ * its rows.  They do if each child has the trigger and none is attached itself, as
+ * where triggers of a parent are cloned to its children (chunks of TimescaleDB).
  */
 bool
 kapture_family_counts_children(Oid root)
@@ -123,7 +122,7 @@ kapture_family_counts_children(Oid root)
 	}
 	if (family_counted.root == root && family_counted.changes == changes)
 		return family_counted.result;
-	/* no answer, should an error come in between; but changes are noticed from here on */
+	/* not valid, should an error come in between; but changes are noticed from here on */
 	family_counted.changes = 0;
 	family_counted.root = root;
 	family_counted.attachments = kapture_catalog_relid(KAPTURE_TABLE_ATTACHMENT);
@@ -181,8 +180,8 @@ kapture_family_inherits(Relation rel)
 }
 
 /*
- * Returns the attached table that a table inherits from, whether its rows count as
- * that one's or not; InvalidOid if there is none.
+ * Returns the attached table that a table inherits from, whether or not its rows count
+ * as rows of that table; InvalidOid if there is none.
  */
 Oid
 kapture_family_attached_parent(Relation rel)
@@ -213,7 +212,7 @@ kapture_family_foreign_partition(Oid relid)
 
 	if (get_rel_relkind(relid) != RELKIND_PARTITIONED_TABLE)
 		return InvalidOid;
-	/* with a primary key, it can have none */
+	/* a table with a primary key can have no foreign partition */
 	key = get_primary_key_attnos(relid, true, &constraint);
 	if (key)
 		return InvalidOid;

@@ -9,7 +9,7 @@
  *							current memory context grow by 64 MB.  With KEY, only
  *							if that is the row's key or among the statement's
  *							arguments; "#N" is the attachment with that id.
- *	kapture_fault_cause		a second one like that, beside it
+ *	kapture_fault_cause		a second file like that, for another point
  *	kapture_fault_fired		a line for each error that was raised
  *	kapture_fault_trace		"KEY #N": note the points that are reached in
  *	kapture_fault_reached	lines "NAME row|table|all": are they about KEY, or #N?
@@ -207,7 +207,7 @@ fault_raise(const char *path, const char *name, const FaultSubject *subject)
 
 	if (n < 2 || strcmp(armed, name) != 0 || (n > 2 && !fault_is_about(subject, key)))
 		return;
-	/* of two processes, one is to have it */
+	/* of two processes, only one is to raise the error */
 	if (strcmp(how, "once") == 0 && unlink(path) != 0)
 		return;
 	fault_append("kapture_fault_fired", name);

@@ -2,9 +2,9 @@
  * fault.h
  *		Fault points: places where the tests have errors raised.
  *
- * They are nothing but in a build with KAPTURE_FAULT_POINTS ("make
- * fault_points"), for test/t/038_fault_points.pl.  There each call of SPI is a
- * point of its own; this file is then the first that each source file includes.
+ * They do nothing except in a build with KAPTURE_FAULT_POINTS ("make
+ * fault_points"), for test/t/038_fault_points.pl.  In that build each call of SPI is
+ * a point of its own, and this file is the first that each source file includes.
  */
 #ifndef KAPTURE_FAULT_H
 #define KAPTURE_FAULT_H

@@ -21,8 +21,8 @@
 bool		kapture_enabled = true;
 
 /*
- * For a bulk load whose rows Kapture has already.  Who may write a table could
- * hide changes from its owner with it, so that is for superusers to grant.
+ * For a bulk load whose rows Kapture has already.  With this setting, whoever may
+ * write a table could hide changes from its owner, so only superusers may grant it.
  */
 bool		kapture_capture_enabled = true;
 
@@ -35,7 +35,7 @@ int			kapture_history_retention = 7 * 86400;
 /* For whoever wants to be called when rows are parked or a server changes. */
 bool		kapture_notify = false;
 
-/* The share of parked ones among the rows that ended last which is notified; 0: never. */
+/* The share of parked rows, among the rows that ended last, from which on that is notified; 0: never. */
 double		kapture_notify_parked_share = 0.1;
 
 static bool

@@ -1,15 +1,15 @@
 /*
  * lock.c
- *		Locks that are kept over transactions, and that of an attached table.
+ *		Locks that are kept over transactions, and the lock of an attached table.
  *
- * They are no advisory locks, although those are made for that: users' code that
- * runs in the same process gives those back with pg_advisory_unlock_all().
- * Other locks of a session go with a transaction that fails, and stay behind if
- * the process ends outside of one; so they are taken anew after the one, and
- * given back before the other.
+ * The former are no advisory locks, although these are made for that: users' code
+ * that runs in the same process can release advisory locks with
+ * pg_advisory_unlock_all().  Other locks of a session are lost with a transaction
+ * that fails, and stay behind if the process ends outside of a transaction; so they
+ * are taken again after a failed transaction, and released before the process ends.
  *
- * And the lock of an attached table as one: whoever has its rows go elsewhere must not
- * meet whoever is just taking them up.  Users' statements hold up neither.
+ * The latter locks an attached table as a whole: whoever redirects its rows excludes
+ * whoever is just taking them up.  Users' statements on the table hold up neither.
  */
 #include "postgres.h"
 
@@ -26,7 +26,7 @@ typedef struct KeptLock
 {
 	LOCKTAG		tag;
 	int			count;			/* how often it was taken */
-	bool		lost;			/* with a transaction that failed */
+	bool		lost;			/* released by a transaction that failed */
 } KeptLock;
 
 static List *lock_kept = NIL;	/* of KeptLock */
@@ -72,8 +72,8 @@ lock_exit_callback(int code, Datum arg)
 }
 
 /*
- * Takes a lock, exclusively, until as many kapture_lock_drop() or the end of the
- * process.  False: another process has it.
+ * Takes a lock, exclusively, until as many calls of kapture_lock_drop() or the end
+ * of the process.  Returns false if another process has the lock.
  */
 bool
 kapture_lock_keep(const LOCKTAG *tag)
@@ -84,7 +84,7 @@ kapture_lock_keep(const LOCKTAG *tag)
 
 	if (kept)
 	{
-		/* a transaction that failed took it along */
+		/* if a transaction that failed has released the lock, take it again */
 		if (kept->lost && LockAcquire(tag, ExclusiveLock, true, true) == LOCKACQUIRE_NOT_AVAIL)
 			return false;
 		kept->lost = false;
@@ -114,7 +114,7 @@ kapture_lock_keep(const LOCKTAG *tag)
 }
 
 /*
- * Gives such a lock back.
+ * Releases a lock of kapture_lock_keep().
  */
 void
 kapture_lock_drop(const LOCKTAG *tag)
@@ -130,8 +130,8 @@ kapture_lock_drop(const LOCKTAG *tag)
 }
 
 /*
- * To be called after a transaction that failed: takes again what went with it.
- * Ends the process if somebody else was faster.
+ * To be called after a transaction that failed: takes the locks again that it has
+ * released.  Ends the process (FATAL) if another one has taken a lock meanwhile.
  */
 void
 kapture_lock_renew(void)
@@ -153,9 +153,9 @@ kapture_lock_renew(void)
 }
 
 /*
- * Locks an attached table as one until the end of the transaction: ShareLock, to take up
- * changes, or ExclusiveLock, to have them go elsewhere.  Then takes in what others have
- * committed.  Returns false, if "wait" is not set, if somebody else has it.
+ * Locks an attached table as a whole until the end of the transaction: ShareLock to take
+ * up changes, or ExclusiveLock to redirect them.  Then accepts invalidations, to see what
+ * others have committed.  Without "wait", returns false if somebody else has the lock.
  */
 bool
 kapture_lock_attachment(int32 attachment_id, LOCKMODE mode, bool wait)

@@ -1,6 +1,6 @@
 /*
  * lock.h
- *		Locks that are kept over transactions, and that of an attached table.
+ *		Locks that are kept over transactions, and the lock of an attached table.
  */
 #ifndef KAPTURE_LOCK_H
 #define KAPTURE_LOCK_H

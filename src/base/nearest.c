@@ -1,10 +1,10 @@
 /*
  * nearest.c
- *		Finds the name that somebody may have meant who wrote another one.
+ *		Finds the name that a user may have meant who wrote another one.
  *
  * For hints, as the parser has them for columns: a name counts as meant if the
- * one written is a part of it, or contains it, or differs in half of its letters
- * at most, whatever their case.
+ * written one is a part of the name, or contains it, or differs in at most half of
+ * its own letters, whatever their case.
  */
 #include "postgres.h"
 
@@ -26,15 +26,15 @@ kapture_nearest_begin(KaptureNearest *state, const char *written)
 {
 	state->length = strlen(written);
 	state->written = downcase_identifier(written, state->length, false, false);
-	/* one too long for a name is like none */
+	/* a text too long for a name is like no name */
 	state->least = state->length < NAMEDATALEN ? state->length / 2 + 1 : 0;
 	state->nearest = NULL;
 }
 
 /*
  * kapture_nearest_try
- *		Takes "name", which must live as long as the state, for the nearest one if
- *		it is nearer than those before.
+ *		Makes "name", which must live as long as the state, the nearest name if it
+ *		is nearer than those before.
  */
 void
 kapture_nearest_try(KaptureNearest *state, const char *name)

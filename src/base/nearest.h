@@ -1,6 +1,6 @@
 /*
  * nearest.h
- *		Finds the name that somebody may have meant who wrote another one.
+ *		Finds the name that a user may have meant who wrote another one.
  */
 #ifndef KAPTURE_NEAREST_H
 #define KAPTURE_NEAREST_H

@@ -7,8 +7,8 @@
  * as far as they share a page, as with COPY.
  *
  * These tables have no triggers, and their defaults and checks are not looked at: the
- * caller knows what it writes.  Indexes are, and an error is raised for a key that is
- * there already.
+ * caller knows what it writes.  Indexes are maintained, and an error is raised for a key
+ * that exists already.
  */
 #include "postgres.h"
 
@@ -34,7 +34,7 @@ struct KaptureOwnRows
 	int			n;				/* of rows so far */
 };
 
-/* The unique indexes whose keys are computed; those of plain columns have generated numbers. */
+/* The unique indexes whose keys are computed; other unique indexes are on generated numbers. */
 static List *
 own_rows_keys(ResultRelInfo *rri)
 {
@@ -84,8 +84,8 @@ kapture_own_rows_begin(KaptureTable table, const char *const *columns, int ncolu
 }
 
 /*
- * Adds a row, of which "values" and "nulls" are in the order of the columns; what they
- * point to must stay until it is written.
+ * Adds a row, with "values" and "nulls" in the order of the columns; what the values
+ * point to must stay until the row is written.
  */
 void
 kapture_own_rows_add(KaptureOwnRows *rows, const Datum *values, const bool *nulls)
@@ -125,7 +125,7 @@ kapture_own_rows_add_new(KaptureOwnRows *rows, const Datum *values, const bool *
 }
 
 /*
- * Writes the rows, which the next command sees.  Errors: a key that is there already.
+ * Writes the rows; the next command sees them.  Errors: a key that exists already.
  */
 void
 kapture_own_rows_write(KaptureOwnRows *rows)
@@ -133,7 +133,7 @@ kapture_own_rows_write(KaptureOwnRows *rows)
 	if (rows->n == 0)
 		return;
 	if (rows->n == 1)
-		table_tuple_insert(rows->rel, rows->slots[0], GetCurrentCommandId(true), 0, NULL);	/* which has a smaller record */
+		table_tuple_insert(rows->rel, rows->slots[0], GetCurrentCommandId(true), 0, NULL);	/* a smaller WAL record */
 	else
 		table_multi_insert(rows->rel, rows->slots, rows->n, GetCurrentCommandId(true), 0, NULL);
 	for (int i = 0; i < rows->n; i++)
@@ -154,7 +154,7 @@ kapture_own_rows_place(const KaptureOwnRows *rows, int n)
 }
 
 /*
- * Ends it; rows that were not written are none.
+ * Ends adding rows; rows that were not written are dropped.
  */
 void
 kapture_own_rows_end(KaptureOwnRows *rows)

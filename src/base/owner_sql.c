@@ -34,7 +34,7 @@ kapture_own_role(void)
 	return owner;
 }
 
-/* A statement, and what it gives. */
+/* A statement, and its result. */
 typedef struct OwnCall
 {
 	const char *sql;
@@ -68,8 +68,9 @@ own_call(void *arg)
 }
 
 /*
- * Runs work(arg), which reads the extension's tables, as their owner, whom no code of
- * those may use that hold rights on them.  Errors as the work does.
+ * Runs work(arg), which reads the extension's tables, as their owner.  No code of roles
+ * that hold rights on these tables may run as that owner (user_code.c).  Errors: those of
+ * the work.
  */
 void
 kapture_own_run(void (*work) (void *arg), void *arg)

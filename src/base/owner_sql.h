@@ -15,7 +15,7 @@ extern void kapture_own_run(void (*work) (void *arg), void *arg);
 extern uint64 kapture_own_execute(const char *sql, int nargs, Oid *types, Datum *values);
 extern char *kapture_own_text(const char *sql, int nargs, Oid *types, Datum *values);
 
-/* Each statement is a fault point, so their definitions have their names in parentheses. */
+/* Each statement is a fault point, so the functions are defined with their names in parentheses. */
 #define kapture_own_execute(sql, nargs, types, values) \
 	(KAPTURE_FAULT_ARGUMENTS(NULL, nargs, types, values, NULL), kapture_own_execute(sql, nargs, types, values))
 #define kapture_own_text(sql, nargs, types, values) \

@@ -4,8 +4,8 @@
  *
  * A function whose arguments or result change is another one, and begins with the
  * privileges that new functions have: what was granted would be lost, and what was
- * revoked would be open to everybody.  GRANT in an update would do neither: what a
- * script of an extension grants counts as the extension's own, so that no dump has it.
+ * revoked would be open to everybody.  GRANT in an update would not help: privileges that
+ * a script of an extension grants count as the extension's own, so that no dump has them.
  */
 #include "postgres.h"
 
@@ -23,8 +23,8 @@
 PG_FUNCTION_INFO_V1(kapture_keep_privileges);
 
 /*
- * Reads a function's owner and privileges, these in the current memory context; NULL:
- * those that functions have without further ado.
+ * Returns a function's privileges, in the current memory context, and its owner; NULL:
+ * the default privileges of functions.
  */
 static Acl *
 privileges_read(Oid function, Oid *owner)
@@ -45,7 +45,7 @@ privileges_read(Oid function, Oid *owner)
 	return result;
 }
 
-/* Gives a function these privileges, "before" being those that it has. */
+/* Gives a function the privileges "acl"; "before" are those that it has now. */
 static void
 privileges_write(Oid function, Oid owner, const Acl *before, Acl *acl)
 {
@@ -72,10 +72,10 @@ privileges_write(Oid function, Oid owner, const Acl *before, Acl *acl)
 /*
  * kapture_keep_privileges(former regprocedure, present regprocedure) returns void
  *
- * Gives the second function the privileges of the first, of grantors and with grant
- * options as they are; the owner of the second stands in for that of the first.  It has
- * all that it was created with if nobody granted or revoked anything.  Only in scripts
- * that update the extension.  Errors: 42883 there is no such function.
+ * Gives the second function the privileges of the first, with the same grantors and grant
+ * options; the owner of the second stands in for that of the first.  If nobody has granted
+ * or revoked anything, the second keeps the privileges that it was created with.  Only in
+ * scripts that update the extension.  Errors: 42883 there is no such function.
  */
 Datum
 kapture_keep_privileges(PG_FUNCTION_ARGS)

@@ -2,8 +2,8 @@
  * procedure.c
  *		Procedures that commit as they go.
  *
- * They run in SPI that is not atomic; each step has a snapshot, as a statement
- * would.
+ * Such procedures run in SPI that is not atomic; each step has a snapshot, as a
+ * statement would.
  */
 #include "postgres.h"
 

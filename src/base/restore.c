@@ -10,11 +10,11 @@
 #include "base/restore.h"
 
 /*
- * Tells whether this session restores a dump.  Then servers are created before the
- * tables are filled, among them the one that says whose database this was.  The
- * scripts of pg_dump and the sessions of pg_restore have in common that no name
- * is found without its schema and bodies of functions are not checked.  Anybody
- * can have a session look like that, so nothing that protects may rest on it.
+ * Tells whether this session restores a dump, in which servers are created before the
+ * tables are filled, also the table that says whose database this was.  The scripts
+ * of pg_dump and the sessions of pg_restore have in common that no name is found
+ * without its schema and bodies of functions are not checked.  Anybody can make a
+ * session look like that, so no protection may rely on this.
  */
 bool
 kapture_is_restoring(void)

@@ -2,10 +2,10 @@
  * steady.c
  *		A clock that nobody sets.
  *
- * Times that are kept in tables or shown are those of the system's clock.  What is
- * only waited for goes by this one, lest a wait of a second become one of an hour
- * because the system's clock is set back meanwhile.  It is the same in all processes
- * of the machine, and begins anew when that does.
+ * Times that are kept in tables or shown are those of the system's clock.  Waits go by
+ * this clock, so that a wait of a second does not become one of an hour because the
+ * system's clock is set back meanwhile.  This clock is the same in all processes of the
+ * machine, and starts again when the machine does.
  */
 #include "postgres.h"
 
@@ -28,8 +28,8 @@ kapture_steady_now(void)
 }
 
 /*
- * Returns what this clock will show when the system's shows "when", if nobody sets
- * that; DT_NOEND for DT_NOEND.
+ * Returns what this clock will show when the system's shows "when", if nobody sets the
+ * system's; DT_NOEND for DT_NOEND.
  */
 TimestampTz
 kapture_steady_at(TimestampTz when)
@@ -38,7 +38,7 @@ kapture_steady_at(TimestampTz when)
 }
 
 /*
- * The reverse.
+ * The reverse of kapture_steady_at().
  */
 TimestampTz
 kapture_steady_to_wall(TimestampTz steady)

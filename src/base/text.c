@@ -1,6 +1,6 @@
 /*
  * text.c
- *		Texts that others made: what is kept of them, and in which encoding.
+ *		Cuts texts of others to a length that can be kept, and changes their encoding.
  *
  * Error messages come from users' code and from servers; they may have any
  * length, and are kept for each row.

@@ -1,6 +1,6 @@
 /*
  * text.h
- *		Texts that others made: what is kept of them, and in which encoding.
+ *		Cuts texts of others to a length that can be kept, and changes their encoding.
  */
 #ifndef KAPTURE_TEXT_H
 #define KAPTURE_TEXT_H

@@ -9,41 +9,42 @@
  * or may act as it (has its rights, or may SET ROLE to it); all others are
  * strangers to it.
  *
- * This is why nothing is left out:
+ * These are the ways in which code comes in, and what is done about each:
  *
- * - The table.  A statement names a table, but an oid is meant.  Each time one of
- *	 ours is analysed, again for kept plans, too, its tables are compared with the
- *	 one that was meant, before rules, planner and executor see them.
+ * - The table.  A statement names a table, but an oid is meant.  Each time one of our
+ *	 statements is analysed, also when a kept plan is made again, its tables are compared
+ *	 with the one that was meant, before rules, planner and executor see them.
  * - Functions.  Whatever is written in a procedural language, SQL included, is run
  *	 by the function manager, which asks here at each call: the function's owner
  *	 (now, not when it was looked up) must be trusted by the user it would run as.
  *	 Such functions are not inlined, as the same hook prevents it.  The body of C and
  *	 internal functions can only come from a superuser.
- * - Views that an attached table's values come from.  What they call runs as us, so they, and
- *	 the views that they read, must belong to trusted roles.
+ * - Views that an attached table's values come from.  Functions that they call run as us, so
+ *	 these views, and the views that they read, must belong to trusted roles.
  * - Expressions.  They are written by the owner of the table (checks, defaults,
  *	 generated columns, rules, policies, indexes), of a partition, or of a domain,
  *	 or by whoever holds TRIGGER (conditions of triggers).  Partitions and types of
- *	 strangers are refused as such, in conditions of triggers, too.  These bear no
- *	 author, so what they call must be harmless: not volatile, open to everybody, and
- *	 nothing that runs SQL, or reads a value of a type, which it is given by name.  A
- *	 former owner of the table may have written the others: of PostgreSQL's own
- *	 functions they call none that does something in the owner's name, and rules use
- *	 no other relations.
+ *	 strangers are refused as such, in conditions of triggers, too.  Conditions of
+ *	 triggers bear no author, so the functions that they call must be harmless: not
+ *	 volatile, open to everybody, and none that runs SQL, or reads a value of a type that
+ *	 it is given by name.  The other expressions may have been written by a former owner of
+ *	 the table: they may call none of PostgreSQL's own functions that does something in the
+ *	 owner's name, and rules may use no other relations.
  *
- * What functions do with their arguments is up to their authors: who owns a trigger
- * function that anybody may use in a trigger, must expect any arguments.  Those in C, which
- * extensions bring along, do not: some run them as SQL, so they get none that others may have chosen.  If nobody
- * but trusted roles holds TRIGGER on a table of a role that is not a superuser, its
- * conditions may also call volatile functions of such roles, and private ones; so
- * who revokes TRIGGER should look at the triggers made under it.
+ * What functions do with their arguments is up to their authors: the owner of a trigger
+ * function that anybody may use in a trigger must expect any arguments.  Trigger functions
+ * in C that extensions bring along do not: some run their arguments as SQL, so they get no
+ * arguments that others may have chosen.  If only trusted roles hold TRIGGER on a table
+ * of a role that is not a superuser, the conditions of its triggers may also call volatile
+ * functions of roles that are no superusers, and private functions; so whoever revokes
+ * TRIGGER should look at the triggers made under it.
  *
- * Nothing is put off: deferred triggers would fire at the end of the transaction,
- * as whoever that belongs to.  Constraints are immediate (row_io.c), and stay so.
+ * Nothing is deferred: deferred triggers would fire at the end of the transaction, as
+ * the transaction's user.  Constraints are immediate (row_io.c), and stay so.
  *
  * All this holds in our processes, and in sessions while our statements run.  To run
- * functions as their owners instead would not do: who holds TRIGGER could have
- * the functions of others run in their names.
+ * functions as their owners instead would not do: whoever holds TRIGGER could have
+ * functions of others run in the names of these.
  */
 #include "postgres.h"
 
@@ -86,14 +87,14 @@ typedef struct UserCode
 {
 	struct UserCode *outer;
 	Oid			relid;			/* the attached table; InvalidOid: tables of ours */
-	List	   *beside;			/* others that its statements may read */
-	const char *statement;		/* text of the one of ours that runs */
+	List	   *beside;			/* other relations that its statements may read */
+	const char *statement;		/* text of the statement of ours that runs */
 	int			depth;			/* of calls of users' functions */
 	bool		called;			/* has the statement called any? */
-	bool		strangers;		/* own partitions of the table */
+	bool		strangers;		/* strangers own partitions of the table */
 } UserCode;
 
-/* In our processes, what is not within a run, is on our own tables. */
+/* In our processes, statements outside of kapture_user_code_run() are on our own tables. */
 static UserCode user_code_process;
 static UserCode *user_code = NULL;
 
@@ -171,7 +172,7 @@ user_code_check_function(Oid funcid)
 		user_code_refuse(owner, psprintf("function %s", format_procedure(funcid)));
 }
 
-/* All but PostgreSQL's own, for "depth" to be right. */
+/* All functions but PostgreSQL's own need the hook, for "depth" to be right. */
 static bool
 user_code_needs_hook(Oid funcid)
 {
@@ -253,9 +254,9 @@ user_code_is_idle(const char *name)
 
 /*
  * Why an expression whose author is not known must not call a function; NULL if it may.
- * Functions that are not in C have an owner, who is looked at when they are called, also by what a type
- * checks; those of an extension in C do what they do for everybody, but a superuser must not be had to
- * pass them SQL.
+ * Functions that are not in C are judged by their owner when they are called, also from the checks of a
+ * type.  Functions in C of an extension do the same for everybody, but a superuser must not be made to pass
+ * them SQL.
  */
 static const char *
 user_code_objection(HeapTuple tuple)
@@ -302,7 +303,7 @@ user_code_access(ObjectAccessType access, Oid class, Oid object, int subid, void
  * ------------------------------------------------------------------------
  */
 
-/* The types of the columns of a relation, or of the fields of a composite type. */
+/* Checks the types of the columns of a relation, or of the fields of a composite type. */
 static void
 user_code_check_columns(TupleDesc desc)
 {
@@ -317,7 +318,7 @@ user_code_check_columns(TupleDesc desc)
 
 /*
  * Errors out (42501) if a type holds an expression of a role that the current user does
- * not trust: domains, in whatever they are.
+ * not trust: that of a domain, also within other types.
  */
 void
 kapture_user_code_check_type(Oid type)
@@ -365,7 +366,7 @@ kapture_user_code_check_type(Oid type)
 typedef struct UserCodeCondition
 {
 	bool		closed;			/* TRIGGER is held by trusted roles only */
-	Oid			culprit;		/* a function that it must not call */
+	Oid			culprit;		/* a function that the condition must not call */
 } UserCodeCondition;
 
 static bool
@@ -392,7 +393,7 @@ user_code_reads_tables(Oid funcid)
 	return user_code_is_one_of(funcid, functions, lengthof(functions));
 }
 
-/* And functions that run what the type checks which their arguments name. */
+/* Functions that run the checks of a type that their arguments name. */
 static bool
 user_code_reads_values(Oid funcid)
 {
@@ -460,18 +461,18 @@ user_code_check_condition(Node *node, void *context)
 		case T_ArrayCoerceExpr:
 		case T_CoerceToDomain:
 		case T_ConvertRowtypeExpr:
-			kapture_user_code_check_type(exprType(node));	/* whose checks are no functions of the condition */
+			kapture_user_code_check_type(exprType(node));	/* its checks are no functions of the condition */
 			break;
 		default:
 			break;
 	}
-	/* what a CoerceViaIO reads is of the type that was just checked */
+	/* a CoerceViaIO reads a value of the type that was just checked */
 	if (!IsA(node, CoerceViaIO) && check_functions_in_node(node, user_code_check_call, context))
 		return true;
 	return expression_tree_walker(node, user_code_check_condition, context);
 }
 
-/* Does nobody but trusted roles hold TRIGGER on a table of an ordinary role? */
+/* Do only trusted roles hold TRIGGER on a table, and is the current user no superuser? */
 static bool
 user_code_is_closed(Relation rel)
 {
@@ -518,7 +519,7 @@ user_code_check_trigger_condition(Relation rel, const Trigger *trigger, bool clo
 				 errhint("Move the condition into the trigger's function, or call no functions in it that are volatile or not for everybody.")));
 }
 
-/* Can nobody but superusers name what is in a schema, as triggers of such functions can then only be theirs? */
+/* Can only superusers name what is in a schema?  Then triggers that use its functions can only be theirs. */
 static bool
 user_code_is_private(Oid namespace)
 {
@@ -548,9 +549,9 @@ user_code_is_private(Oid namespace)
 }
 
 /*
- * May a trigger function in C do with its arguments what only their author is to answer for?
- * Some of extensions make SQL of them.  Those that are known to do no more than set a
- * column are not meant, nor our own, nor those in a schema of superusers, as pg_repack's.
+ * May a trigger function in C do things with its arguments for which only their author should
+ * answer?  Some functions of extensions make SQL of them.  Exempt are those that are known
+ * to do no more than set a column, our own, and those in a schema of superusers, as pg_repack's.
  */
 static bool
 user_code_obeys_arguments(Oid funcid)
@@ -572,7 +573,7 @@ user_code_obeys_arguments(Oid funcid)
 	return result;
 }
 
-/* Refuses what whoever holds TRIGGER on a table could have its owner do. */
+/* Refuses triggers by which whoever holds TRIGGER on a table could have its owner do something. */
 static void
 user_code_check_triggers(Oid relid)
 {
@@ -658,7 +659,7 @@ user_code_check_views(Oid relid)
 	}
 }
 
-/* Tables and types in a statement of ours. */
+/* Checks tables and types in a statement of ours. */
 static bool
 user_code_check_node(Node *node, void *context)
 {
@@ -697,7 +698,7 @@ user_code_check_node(Node *node, void *context)
 	return expression_tree_walker(node, user_code_check_node, context);
 }
 
-/* A statement was analysed: does it mean what it was made for? */
+/* Called when a statement was analysed: checks what it means if it is one of ours. */
 static void
 user_code_analyzed(ParseState *pstate, Query *query, KaptureJumbleState *jstate)
 {
@@ -708,8 +709,8 @@ user_code_analyzed(ParseState *pstate, Query *query, KaptureJumbleState *jstate)
 }
 
 /*
- * Checks a table that is about to be written.  A stranger's part of the table of
- * ours is none of the statement's if its rows were sorted out before.
+ * Checks a table that is about to be written.  A stranger's part of our statement's table is
+ * not written if rows in there were sorted out before.
  */
 static void
 user_code_check_target(Oid relid, bool ours)
@@ -735,8 +736,8 @@ user_code_is_named(Oid relid)
 }
 
 /*
- * A rule of the table has our statement read or write others, with the rights of whoever
- * owns the table now; who wrote it is not known.
+ * Refuses a rule of the table by which our statement reads or writes other relations: that
+ * would be with the rights of the table's present owner, and the rule's author is not known.
  */
 static void
 user_code_check_rules(QueryDesc *desc)
@@ -765,7 +766,7 @@ user_code_check_targets(QueryDesc *desc)
 	ListCell   *lc;
 	ListCell   *pc;
 
-	/* of ours that write; what rules add, be it to read, does not set the command's tag */
+	/* of our statements that write; queries that rules add, also to read, do not set the command's tag */
 	if (ours && (desc->operation != CMD_SELECT || !desc->plannedstmt->canSetTag))
 		user_code_check_rules(desc);
 
@@ -780,7 +781,7 @@ user_code_check_targets(QueryDesc *desc)
 			user_code_check_target(rte->relid, ours);
 			continue;
 		}
-		/* rows may be routed to any: locked, so that no trigger comes in after the check */
+		/* rows may be routed to any partition: locked, so that no trigger comes in after the check */
 		foreach(pc, find_all_inheritors(rte->relid, RowExclusiveLock, NULL))
 			user_code_check_target(lfirst_oid(pc), ours);
 	}
@@ -797,7 +798,7 @@ user_code_executor_start(QueryDesc *desc, int eflags)
 		standard_ExecutorStart(desc, eflags);
 }
 
-/* A deferred trigger would fire when all this is over, as somebody else. */
+/* Refuses to defer constraints: a deferred trigger would fire when all this is over, as another user. */
 static void
 user_code_utility(PlannedStmt *pstmt, const char *text, bool read_only_tree, ProcessUtilityContext context,
 				  ParamListInfo params, QueryEnvironment *env, DestReceiver *dest, QueryCompletion *qc)
@@ -830,8 +831,8 @@ user_code_find_strangers(Relation rel)
 }
 
 /*
- * Has a partition of the table that runs a stranger as owner?  Then each row is
- * to be checked with kapture_user_code_check_partition().
+ * Does a stranger own a partition of the table that statements are run on?  Then each
+ * row is to be checked with kapture_user_code_check_partition().
  */
 bool
 kapture_user_code_has_strangers(void)
@@ -841,7 +842,7 @@ kapture_user_code_has_strangers(void)
 
 /*
  * Errors out (42501) if a row's table does not belong to a role that the current
- * user trusts: its checks, indexes and triggers are its owner's.
+ * user trusts: checks, indexes and triggers of the table are its owner's.
  */
 void
 kapture_user_code_check_partition(Oid relid)
@@ -855,8 +856,8 @@ kapture_user_code_check_partition(Oid relid)
 }
 
 /*
- * Checks all partitions of the table that runs like that, for statements that may put
- * a row into any of them.
+ * Checks all partitions of the table like kapture_user_code_check_partition(), for
+ * statements that may put a row into any of them.
  */
 void
 kapture_user_code_check_partitions(void)
@@ -875,8 +876,8 @@ kapture_user_code_check_partitions(void)
  */
 
 /*
- * In PG_CATCH: has the table, which is there, got another name since the statement
- * was written?  Then that is the error.
+ * To be called in PG_CATCH: raises the error again, with code 40001 if the table exists,
+ * but was not found, as it was renamed since the statement was written.
  */
 static void
 user_code_rethrow(const UserCode *run, MemoryContext context)
@@ -894,9 +895,10 @@ user_code_rethrow(const UserCode *run, MemoryContext context)
 }
 
 /*
- * Runs work(arg), as the current user, on an attached table, whose statements may also
- * read the relations "beside", or, if "rel" is NULL, on the extension's own ones, with all that the file's header says.  Errors: 42501
- * for a stranger's code, 40001 if the table was renamed, and those of the work.
+ * Runs work(arg), as the current user, with all that the file's header says: on an attached
+ * table, where statements may also read the relations "beside", or, if "rel" is NULL, on the
+ * extension's own tables.  Errors: 42501 for a stranger's code, 40001 if the table was
+ * renamed, and those of the work.
  */
 void
 kapture_user_code_run(Relation rel, List *beside, void (*work) (void *arg), void *arg)
@@ -925,8 +927,8 @@ kapture_user_code_run(Relation rel, List *beside, void (*work) (void *arg), void
 }
 
 /*
- * Lets statements on the table that runs read other relations, too (list of oids, which
- * must last as long).
+ * Lets statements of the present run read other relations, too (list of oids, which must
+ * last as long as the run).
  */
 void
 kapture_user_code_allow(List *relations)
@@ -960,7 +962,7 @@ kapture_user_code_take_called(Oid *connected)
 	return called;
 }
 
-/* Names the statement that runs next; in sessions, our tables are read without. */
+/* Names the statement that runs next; does nothing in sessions that read our tables outside of a run. */
 static void
 user_code_expect(const char *statement)
 {
@@ -971,8 +973,8 @@ user_code_expect(const char *statement)
 }
 
 /*
- * In PG_CATCH: the statement ended by an error, and its text goes with the memory
- * of whoever ran it.  That one of ours failed is still to be known.
+ * To be called in PG_CATCH: the statement has ended with an error, and its text may be freed
+ * with its caller's memory.  An empty text still tells that a statement of ours has failed.
  */
 static void
 user_code_forget_text(void)
@@ -996,7 +998,7 @@ typedef struct UserStatement
 	int			rc;
 } UserStatement;
 
-/* Makes a call of SPI for a statement that is named by "text" for the time of it. */
+/* Calls SPI for a statement, which is known by "text" during the call. */
 static void
 user_code_call_spi(const char *text, void (*call) (UserStatement *statement), UserStatement *statement)
 {
@@ -1035,7 +1037,7 @@ user_code_do_execute(UserStatement *statement)
 }
 
 /*
- * As SPI_prepare_cursor(), for a statement on the table that runs, or on the
+ * As SPI_prepare_cursor(), for a statement on the table of the present run, or on the
  * extension's tables; does not return without a plan.
  */
 SPIPlanPtr
@@ -1056,7 +1058,7 @@ user_code_plan_text(SPIPlanPtr plan)
 }
 
 /*
- * Was a plan made for just this text?
+ * Tells whether a plan was made for exactly this text.
  */
 bool
 kapture_user_code_is_plan_of(SPIPlanPtr plan, const char *sql)
@@ -1065,7 +1067,8 @@ kapture_user_code_is_plan_of(SPIPlanPtr plan, const char *sql)
 }
 
 /*
- * Says which plan, one that stays, runs next, for those who run it themselves.
+ * Names the plan, which must be a kept one, that the caller runs next without
+ * kapture_user_code_execute_plan().
  */
 void
 kapture_user_code_expect(SPIPlanPtr plan)
@@ -1074,8 +1077,8 @@ kapture_user_code_expect(SPIPlanPtr plan)
 }
 
 /*
- * As SPI_execute_plan(), for one of kapture_user_code_prepare()'s; under a
- * snapshot of the caller's, if one is given.
+ * As SPI_execute_plan(), for a plan of kapture_user_code_prepare(); under the caller's
+ * snapshot, if one is given.
  */
 int
 kapture_user_code_execute_plan(SPIPlanPtr plan, Datum *values, Snapshot snapshot)
@@ -1087,7 +1090,7 @@ kapture_user_code_execute_plan(SPIPlanPtr plan, Datum *values, Snapshot snapshot
 }
 
 /*
- * As SPI_execute_with_args(), for a statement on the table that runs, or on the
+ * As SPI_execute_with_args(), for a statement on the table of the present run, or on the
  * extension's tables.
  */
 int
@@ -1103,7 +1106,7 @@ kapture_user_code_execute(const char *sql, int nargs, Oid *types, Datum *values,
 }
 
 /*
- * From now on, the whole process is one of ours.
+ * To be called in a process of ours: from now on, all that it runs is watched.
  */
 void
 kapture_user_code_enter_process(void)

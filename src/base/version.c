@@ -4,8 +4,8 @@
  *
  * A new package replaces the library for all databases at once, while each
  * keeps its tables and functions until somebody runs ALTER EXTENSION UPDATE in
- * it.  Until then changes are captured, calls to Kapture work, and whatever
- * needs the tables says what to do.
+ * it.  Until then changes are captured, calls to Kapture work, and functions
+ * that need the tables report what to do.
  */
 #include "postgres.h"
 
@@ -56,8 +56,8 @@ kapture_version_installed(void)
 }
 
 /*
- * Tells whether a version is older (< 0) than what the library needs, that
- * (0), or newer (> 0).
+ * Tells whether a version is older than the one that the library needs (< 0),
+ * the same (0), or newer (> 0).
  */
 int
 kapture_version_compare(const char *installed)
@@ -115,8 +115,8 @@ kapture_version_require(void)
 /*
  * kapture_library_version() returns text
  *
- * Has an update by a server that still runs the library of an earlier version
- * fail, too, as that one has no such function.
+ * Creating this function in an update script makes the update fail also on a server that
+ * still runs an earlier library, which has no such function.
  */
 Datum
 kapture_library_version(PG_FUNCTION_ARGS)

@@ -3,8 +3,8 @@
  *		What a view reads.
  *
  * A view depends on the columns of tables, on functions and on other views; pg_depend
- * has them.  There, references to whole rows look like those to the table, so they are
- * looked for in the views' queries.
+ * has these dependencies.  References to whole rows look there like references to the
+ * table, so whole rows are looked for in the views' queries.
  */
 #include "postgres.h"
 
@@ -34,7 +34,7 @@
 /* Called for each object that the rule of a view depends on. */
 typedef void (*ViewVisit) (const FormData_pg_depend *depend, void *arg);
 
-/* The rule that makes a relation a view; InvalidOid if it is none. */
+/* The rule that makes a relation a view; InvalidOid if it is no view. */
 static Oid
 view_rule(Oid relid)
 {
@@ -122,9 +122,9 @@ view_has_whole_row(Node *node, void *context)
 
 /*
  * Returns the numbers of the columns of a table that the views among the relations of
- * "tree" read, in the current memory context; *all: it may be any, as of a view that
- * somebody has locked: who asks need not be whom the view concerns, and does not wait
- * for it.  The others stay locked.
+ * "tree" read, in the current memory context.  *all is set if any column may be read, also
+ * if somebody has locked a view: the view need not concern the current user, who does not
+ * wait for the lock.  The other views stay locked.
  */
 List *
 kapture_view_reads(List *tree, Oid relid, bool *all)
@@ -157,7 +157,7 @@ view_note_function(const FormData_pg_depend *depend, void *arg)
 }
 
 /*
- * Returns a function that these views call and that may read more than they do;
+ * Returns a function that these views call and that may read more than the views do;
  * InvalidOid if there is none.
  */
 Oid

@@ -7,6 +7,8 @@
 
 #include "postgres.h"
 
+extern void kapture_written_install(void);
 extern void kapture_written_note(const char *server, int64 customer_id);
+extern bool kapture_written_untaken(void);
 
 #endif							/* KAPTURE_WRITTEN_H */

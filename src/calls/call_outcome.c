@@ -2,10 +2,10 @@
  * call_outcome.c
  *		What an answer, or none, means for a call.  No I/O.
  *
- * A call is sent again without anybody's asking only if it was certainly not
- * taken: no connection came about, the key was refused, or the server asked to be
- * left alone (429, or 503 with Retry-After).  What is refused for its content has
- * failed.  All else may have been carried out.
+ * By itself, a call is sent again only if the server has certainly not carried it out: no
+ * connection came about, the key was refused, or the server asked to be left alone (429, or
+ * 503 with Retry-After).  A call that is refused for its contents has failed.  In all other
+ * cases, the call may have been carried out.
  */
 #include "postgres.h"
 
@@ -19,8 +19,8 @@
 #define OUTCOME_WORDS		3
 
 /*
- * The object that decides about an answer: itself, or the only element of an
- * array; NULL if there is none.
+ * Returns the object that decides about an answer: the answer itself, or the only element
+ * of an array; NULL if there is no such object.
  */
 static Jsonb *
 outcome_object(Jsonb *answer)
@@ -35,7 +35,10 @@ outcome_object(Jsonb *answer)
 	return element->type == jbvBinary && JsonContainerIsObject(element->val.binary.data) ? JsonbValueToJsonb(element) : NULL;
 }
 
-/* Does an object say that the request failed?  The status of a ticket is one, too, and says no such thing. */
+/*
+ * Does an object's status say that the request failed?  The status of a ticket may be in
+ * the same place, but does not say so.
+ */
 static bool
 outcome_says_failed(Jsonb *object)
 {
@@ -56,8 +59,8 @@ outcome_says_failed(Jsonb *object)
 }
 
 /*
- * Is an object nothing but a few words about the request?  Words within the content of
- * another answer, as a ticket's may be about somebody's key, say nothing of ours.
+ * Is an object nothing but a few words about the request?  Words in the contents of another
+ * answer (a ticket may be about somebody's key) say nothing of our request.
  */
 static bool
 outcome_is_words(Jsonb *object)
@@ -66,8 +69,8 @@ outcome_is_words(Jsonb *object)
 }
 
 /*
- * What an answer means that came whole; "json" is it, or NULL.  Modules answer with
- * arrays, and with objects that have no status, or one of something else.
+ * Returns what a complete answer means; "json" is the answer, or NULL.  Modules answer with
+ * arrays, and with objects that have no status, or that of something else.
  */
 static KaptureVerdict
 outcome_judge(int status, Jsonb *json, const char **message)
@@ -84,7 +87,7 @@ outcome_judge(int status, Jsonb *json, const char **message)
 	return reply.verdict;
 }
 
-/* The call waits for another try. */
+/* Has the call wait for another try. */
 static void
 outcome_wait(KaptureCallOutcome *outcome, TimestampTz next_attempt)
 {
@@ -93,7 +96,7 @@ outcome_wait(KaptureCallOutcome *outcome, TimestampTz next_attempt)
 	outcome->next_attempt = next_attempt;
 }
 
-/* It may have been carried out. */
+/* Ends a call that may have been carried out; one that is to be sent always waits for another try. */
 static void
 outcome_unknown(const KaptureCall *call, KaptureCallOutcome *outcome, TimestampTz now)
 {
@@ -103,7 +106,7 @@ outcome_unknown(const KaptureCall *call, KaptureCallOutcome *outcome, TimestampT
 		outcome->state = "unknown";
 }
 
-/* No whole answer came. */
+/* Handles the lack of a complete answer. */
 static KaptureCallHealth
 outcome_no_answer(const KaptureCall *call, const KaptureHttpAnswer *answer, TimestampTz now, KaptureCallOutcome *outcome)
 {
@@ -117,8 +120,8 @@ outcome_no_answer(const KaptureCall *call, const KaptureHttpAnswer *answer, Time
 
 /*
  * kapture_call_outcome
- *		Fills in what becomes of a call, in the current memory context; returns what
- *		its answer says of the account.
+ *		Fills in the outcome of a call, in the current memory context; returns what
+ *		the answer says of the account.
  */
 KaptureCallHealth
 kapture_call_outcome(const KaptureCall *call, const KaptureHttpAnswer *answer, TimestampTz now, KaptureCallOutcome *outcome)
@@ -144,7 +147,7 @@ kapture_call_outcome(const KaptureCall *call, const KaptureHttpAnswer *answer, T
 	{
 		case KAPTURE_DENIED:
 			if (answer->status == 404)
-				break;			/* nobody is there to take it */
+				break;			/* there is no such API to carry the call out */
 			outcome_wait(outcome, now);
 			return KAPTURE_CALLS_DENIED;
 		case KAPTURE_THROTTLED:

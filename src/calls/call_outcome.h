@@ -15,8 +15,8 @@ typedef enum KaptureCallHealth
 {
 	KAPTURE_CALLS_WELL,
 	KAPTURE_CALLS_DENIED,		/* the key is refused */
-	KAPTURE_CALLS_ASKED,		/* it asks to be left alone for a while */
-	KAPTURE_CALLS_SICK			/* it does not answer as it should */
+	KAPTURE_CALLS_ASKED,		/* the server asks to be left alone for a while */
+	KAPTURE_CALLS_SICK			/* the server does not answer as it should */
 } KaptureCallHealth;
 
 extern KaptureCallHealth kapture_call_outcome(const KaptureCall *call, const KaptureHttpAnswer *answer,

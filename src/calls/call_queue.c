@@ -1,16 +1,15 @@
 /*
  * call_queue.c
- *		The table of calls that wait to be sent: what the worker does with it.
+ *		The worker's access to the table of calls that wait to be sent.
  *
- * No module but customers has a uniqueness rule, and nobody can be asked whether
- * a lost request was carried out.  So a call is claimed durably before its
- * request leaves, and one that is found claimed by a process that is no more may
- * have been sent: its outcome is unknown, unless its sender wants it sent again
- * and again.
+ * No module but customers has a uniqueness rule, and there is no way to ask whether a lost
+ * request was carried out.  So a call is claimed durably before its request leaves.  A call
+ * that was claimed by a process which is gone may have been sent: its outcome is unknown,
+ * unless its sender wants it sent until there is an answer.
  *
- * Calls are claimed by account: sender, server and API, which is what decides about
- * key, address and health.  Calls of one reference are claimed one at a time, in
- * the order of their numbers.
+ * Calls are claimed by account: sender, server and API, which decide about key, address and
+ * health.  Calls with the same reference are claimed one at a time, in the order of their
+ * numbers.
  *
  * All functions need a transaction, and are for the worker, whose rights they use.
  */
@@ -29,18 +28,21 @@
 #include "base/user_code.h"
 #include "calls/call_queue.h"
 
-/* Waiting calls of an account that are looked at for those that may go now. */
+/* So many waiting calls of an account are looked through for those that may be sent now. */
 #define CALLS_WINDOW		"1000"
 
 /* Calls given up, or removed, at a time. */
 #define CALLS_SLICE			1000
 
-/* Milliseconds to the next look at what may be too old: if there is more, at least, and at most. */
+/*
+ * Milliseconds until the next look for calls that are too old: if there are more of them;
+ * else at least, and at most.
+ */
 #define CALLS_PAUSE			100
 #define CALLS_SOON			60000
 #define CALLS_LATE			3600000
 
-/* Is there an earlier call of the same reference? */
+/* Is there an earlier call with the same reference? */
 #define CALLS_IS_BEHIND(call) \
 	"EXISTS (SELECT FROM @.kapture_call_queue AS e WHERE e.sender = " call ".sender AND e.server = " call ".server" \
 	" AND e.reference = " call ".reference AND e.state IN ('waiting', 'sending') AND e.call_id < " call ".call_id)"
@@ -57,7 +59,10 @@ calls_execute(const char *sql, int nargs, Oid *types, Datum *values, const char 
 		elog(ERROR, "statement failed: %s", SPI_result_code_string(rc));
 }
 
-/* Runs such a statement, whose result does not matter, in SPI of its own; returns the rows processed. */
+/*
+ * Runs such a statement in an SPI connection of its own, ignoring its result; returns the
+ * number of rows processed.
+ */
 static uint64
 calls_run(const char *sql, int nargs, Oid *types, Datum *values, const char *nulls)
 {
@@ -70,7 +75,7 @@ calls_run(const char *sql, int nargs, Oid *types, Datum *values, const char *nul
 	return processed;
 }
 
-/* A column of a row of the last result, which cannot be null. */
+/* Returns a column of a row of the last result; it must not be null. */
 static Datum
 calls_value(uint64 row, int column)
 {
@@ -97,7 +102,7 @@ calls_account_values(const KaptureCallAccount *account, Oid *types, Datum *value
 #define CALLS_OF_ACCOUNT	"sender = $1 AND server = $2::name AND api = $3 AND state = 'waiting'"
 
 /*
- * Tells whether the extension has the table: it has not in version 1.0.
+ * Tells whether the extension has the table; in version 1.0, it has not.
  */
 bool
 kapture_call_queue_exists(void)
@@ -109,8 +114,8 @@ kapture_call_queue_exists(void)
 }
 
 /*
- * Returns the accounts that have waiting calls, a list of KaptureCallAccount in the
- * current memory context.  Its cost goes by their number, not by that of calls.
+ * Returns the accounts that have waiting calls, a list of KaptureCallAccount in the current
+ * memory context.  The cost grows with the number of accounts, not of calls.
  */
 List *
 kapture_call_queue_accounts(void)
@@ -142,9 +147,9 @@ kapture_call_queue_accounts(void)
 }
 
 /*
- * Claims up to "limit" calls of an account that are due: a list of KaptureCall in
- * the current memory context, each in a context of its own below that.  Those that
- * somebody has locked are left.
+ * Claims up to "limit" due calls of an account; returns a list of KaptureCall in the
+ * current memory context, each in a child context of its own.  Calls that somebody has
+ * locked are left out.
  */
 List *
 kapture_call_queue_claim(const KaptureCallAccount *account, int limit)
@@ -191,8 +196,8 @@ kapture_call_queue_claim(const KaptureCallAccount *account, int limit)
 }
 
 /*
- * The system's clock was set by so many microseconds: what waits for a time does so for
- * as long as before.
+ * The system's clock was set by "jump" microseconds: shifts the times of waiting calls, so
+ * that they wait as long as before.
  */
 void
 kapture_call_queue_shift(int64 jump)
@@ -205,8 +210,8 @@ kapture_call_queue_shift(int64 jump)
 }
 
 /*
- * Returns when a waiting call of an account is due next that is not behind another
- * one; DT_NOEND: none is.
+ * Returns when the next waiting call of an account is due that is not behind an earlier one
+ * with its reference; DT_NOEND if there is none.
  */
 TimestampTz
 kapture_call_queue_due(const KaptureCallAccount *account)
@@ -230,8 +235,8 @@ kapture_call_queue_due(const KaptureCallAccount *account)
 }
 
 /*
- * Records what became of a claimed call.  An answer that comes late touches no other
- * attempt.
+ * Records the outcome of a claimed call.  A late answer to an earlier attempt changes
+ * nothing.
  */
 void
 kapture_call_queue_settle(const KaptureCall *call, const KaptureCallOutcome *outcome)
@@ -258,7 +263,7 @@ kapture_call_queue_settle(const KaptureCall *call, const KaptureCallOutcome *out
 }
 
 /*
- * Notes why calls of an account cannot be sent now, at the first of them.
+ * Records why calls of an account cannot be sent now, with the first of them.
  */
 void
 kapture_call_queue_explain(const KaptureCallAccount *account, const char *message)
@@ -275,8 +280,8 @@ kapture_call_queue_explain(const KaptureCallAccount *account, const char *messag
 }
 
 /*
- * Gives up waiting calls of an account, a slice of them, that can never be sent;
- * returns how many.
+ * Ends a slice of the waiting calls of an account as failed, because they can never be
+ * sent; returns their number.
  */
 uint64
 kapture_call_queue_give_up(const KaptureCallAccount *account, const char *message)
@@ -296,8 +301,9 @@ kapture_call_queue_give_up(const KaptureCallAccount *account, const char *messag
 }
 
 /*
- * Makes calls unknown, of which "condition" holds; returns how many of each server, a
- * list of KaptureCallCount in the current memory context.
+ * Ends calls for which "condition" holds as unknown, unless they are to be sent always.
+ * Returns the number for each server, a list of KaptureCallCount in the current memory
+ * context.
  */
 static List *
 calls_make_unknown(const char *condition, const char *message, int nargs, Oid *types, Datum *values)
@@ -324,8 +330,8 @@ calls_make_unknown(const char *condition, const char *message, int nargs, Oid *t
 }
 
 /*
- * For a worker that begins: what an earlier one had claimed may have been sent.
- * Returns of how many calls the outcome is unknown, a list of KaptureCallCount.
+ * Called as a worker starts: calls that an earlier worker had claimed may have been sent.
+ * Returns the numbers of calls whose outcome is unknown, a list of KaptureCallCount.
  */
 List *
 kapture_call_queue_recover(void)
@@ -338,9 +344,9 @@ kapture_call_queue_recover(void)
 }
 
 /*
- * Another database, or another timeline of this one, may have sent what was asked for
- * until then.  Returns of how many calls the outcome is unknown for that, a list of
- * KaptureCallCount.
+ * Another database, or another timeline of this one, may have sent the calls that were
+ * asked for until "until".  Returns the numbers of calls whose outcome is unknown for that,
+ * a list of KaptureCallCount.
  */
 List *
 kapture_call_queue_doubt(TimestampTz until)
@@ -354,9 +360,8 @@ kapture_call_queue_doubt(TimestampTz until)
 }
 
 /*
- * Removes a slice of the calls that are done with for longer than
- * kapture_sync.history_retention.  Returns when to call it again, DT_NOEND if
- * nothing is left that could grow old.
+ * Removes a slice of the calls that ended longer ago than kapture_sync.history_retention.
+ * Returns when to call it again; DT_NOEND if nothing is left that could grow old.
  */
 TimestampTz
 kapture_call_queue_expire(void)

@@ -1,6 +1,6 @@
 /*
  * call_queue.h
- *		The table of calls that wait to be sent: what the worker does with it.
+ *		The worker's access to the table of calls that wait to be sent.
  */
 #ifndef KAPTURE_CALL_QUEUE_H
 #define KAPTURE_CALL_QUEUE_H
@@ -11,7 +11,7 @@
 #include "utils/jsonb.h"
 #include "utils/timestamp.h"
 
-/* What waiting calls have in common that are sent alike. */
+/* Where calls go, and in whose name; calls of an account are sent alike. */
 typedef struct KaptureCallAccount
 {
 	Oid			sender;
@@ -22,29 +22,29 @@ typedef struct KaptureCallAccount
 /* A claimed call. */
 typedef struct KaptureCall
 {
-	MemoryContext context;		/* of its own */
+	MemoryContext context;		/* owns the call */
 	int64		id;
 	int			attempts;
 	int			failures;		/* in a row, before this attempt */
-	bool		always;			/* send it until there is an answer */
+	bool		always;			/* send the call until there is an answer */
 	Oid			server_oid;
 	Oid			server_owner;
 	Jsonb	   *body;
 } KaptureCall;
 
-/* What became of a claimed call. */
+/* The outcome of a claimed call. */
 typedef struct KaptureCallOutcome
 {
 	const char *state;			/* "done", "failed", "unknown", or "waiting" for another try */
-	bool		counts;			/* waiting: this was a failure of the call's own, */
+	bool		counts;			/* if waiting: this was a failure of the call itself, */
 	bool		untried;		/* or not even an attempt */
-	TimestampTz next_attempt;	/* waiting: when */
+	TimestampTz next_attempt;	/* if waiting */
 	int			http_status;	/* 0: no answer came */
 	Jsonb	   *answer;			/* or NULL */
 	const char *message;		/* "" if none */
 } KaptureCallOutcome;
 
-/* So many calls to a server. */
+/* The number of calls to a server. */
 typedef struct KaptureCallCount
 {
 	char	   *server;

@@ -1,10 +1,10 @@
 /*
  * call_send.c
- *		kapture_send(): a call that is queued in the caller's transaction; and
- *		what its sender can do about it.
+ *		kapture_send() queues a call in the caller's transaction; its sender can
+ *		have it retried or discarded.
  *
- * What can be wrong with a call is an error at once, while its sender is there to
- * see it.  The worker reads settings and key again when it sends.
+ * Anything wrong with a call is an error at once, while its sender can see it.  The worker
+ * reads settings and key again when it sends the call.
  */
 #include "postgres.h"
 
@@ -27,7 +27,7 @@
 #include "cluster/shmem.h"
 #include "table/origin.h"
 
-/* Bytes of a body, and characters of names: an entry of an index has to hold these. */
+/* Bytes of a body; characters of names, which an index entry must be able to hold. */
 #define SEND_MAX_BODY		(1024 * 1024)
 #define SEND_MAX_API		512
 #define SEND_MAX_REFERENCE	255
@@ -36,7 +36,7 @@ PG_FUNCTION_INFO_V1(kapture_send_call);
 PG_FUNCTION_INFO_V1(kapture_retry_call);
 PG_FUNCTION_INFO_V1(kapture_discard_call);
 
-/* An argument of type text that is neither null, nor empty, nor too long. */
+/* Returns an argument of type text, which must not be null, empty or too long. */
 static char *
 send_text(FunctionCallInfo fcinfo, int argno, const char *name, int longest)
 {
@@ -68,7 +68,7 @@ send_retry(FunctionCallInfo fcinfo, int argno)
 	return retry;
 }
 
-/* The body, which must not be so large that the worker could not hold many. */
+/* Returns the body; its size is limited, as the worker holds many bodies in memory. */
 static Jsonb *
 send_body(FunctionCallInfo fcinfo, int argno)
 {
@@ -136,9 +136,9 @@ kapture_send_call(PG_FUNCTION_ARGS)
 }
 
 /*
- * The state of a call, which is locked; raises errors (42704) about one that the
- * current user has not sent, whether or not it exists, and (55000, 55006) about one
- * that is done or being sent.
+ * Locks a call and returns its state.  Raises errors for a call that the current user has
+ * not sent, whether or not it exists (42704), and for one that is done (55000) or being
+ * sent (55006).
  */
 static char *
 send_lock_call(FunctionCallInfo fcinfo, int64 *id)
@@ -204,9 +204,9 @@ kapture_discard_call(PG_FUNCTION_ARGS)
 	values[0] = Int64GetDatum(id);
 	(void) kapture_own_execute("UPDATE @.kapture_call_queue SET state = 'discarded', finished_at = clock_timestamp()"
 							   " WHERE call_id = $1 AND state <> 'discarded'", 1, types, values);
-	/* it grows old from now on, which the worker finds as it reads its settings anew; */
+	/* the worker reads its settings anew, and finds that there is a call to expire */
 	CacheInvalidateRelcacheByRelid(kapture_catalog_relid(KAPTURE_TABLE_ATTACHMENT));
-	/* and another call of its reference may go now */
+	/* another call with its reference may be sent now */
 	kapture_shmem_wake_for_calls_at_commit();
 	PG_RETURN_VOID();
 }

@@ -2,8 +2,8 @@
  * module_call.c
  *		kapture_call(): any API of the account, by name or path.
  *
- * What holds for the direct calls of the customer API (direct_call.c) holds here:
- * the caller's key, the answer as it is, an error only where there is none.
+ * As for direct calls of the customer API (direct_call.c), the caller's key is used, the
+ * answer is returned as it is, and there is an error only where there is no answer.
  */
 #include "postgres.h"
 
@@ -23,8 +23,8 @@ PG_FUNCTION_INFO_V1(kapture_call);
 
 /*
  * kapture_module_call_body
- *		An argument that is the body of a request to another module: an object, or
- *		an array, with anything in it.
+ *		Returns an argument that is the body of a request to another module: an
+ *		object or an array, with any contents.
  *
  * Errors: 22004 it is NULL, 22023 it is something else.
  */
@@ -45,15 +45,15 @@ kapture_module_call_body(FunctionCallInfo fcinfo, int argno)
 
 /*
  * kapture_module_call_server
- *		The server with what a request of "body" to the API needs, in the current
- *		memory context.  Errors as kapture_module_bind().
+ *		Returns the server with what a request of "body" to the API needs, in the
+ *		current memory context.  Raises the errors of kapture_module_bind().
  */
 KaptureServer *
 kapture_module_call_server(const KaptureServer *server, const char *api, Jsonb *body)
 {
 	KaptureServer *result = kapture_module_bind(server, api);
 
-	/* who gives an array has put it around the object already */
+	/* the caller has put the array around the object already */
 	if (!JB_ROOT_IS_OBJECT(body))
 		result->body_array[KAPTURE_API_MODULE] = false;
 	return result;

@@ -1,10 +1,10 @@
 /*
  * modules.c
- *		The APIs of Kapture's modules other than customers: their names, and where
- *		they are by default.
+ *		The APIs of Kapture's modules other than customers: their names and default
+ *		paths.
  *
- * An API is named by one of these names, by one of the server option api_paths,
- * or by its path.  What its bodies mean is nobody's business here.
+ * An API is named by one of these names, by one of the server option api_paths, or by its
+ * path.  The contents of its bodies are not interpreted.
  */
 #include "postgres.h"
 
@@ -17,12 +17,12 @@ typedef struct Module
 {
 	const char *name;
 	const char *path;
-	bool		is_array;		/* takes an array of one object */
+	bool		is_array;		/* the API takes an array of one object */
 } Module;
 
 /*
- * Their numbers are in the counters that a shutdown writes to a file (see
- * request_stats.c): new ones come at the end.
+ * The numbers of these entries are in the counters that a shutdown writes to a file (see
+ * request_stats.c), so new entries are added at the end.
  */
 static const Module module_table[] = {
 	{"ticket_add", "/add-ticket-from-other-source.html/v.2.0", true},
@@ -37,7 +37,7 @@ static const Module module_table[] = {
 	{"faq_categories", "/get-all-faq-categories.html", true},
 };
 
-/* The number of a module's name; -1: there is none of that name. */
+/* Returns the number of the module with this name; -1 if there is none. */
 static int
 module_find(const char *name)
 {
@@ -49,7 +49,7 @@ module_find(const char *name)
 	return -1;
 }
 
-/* The entry of that name in a list of them, which may be NULL; or NULL. */
+/* Finds an entry in a list, which may be NULL, by its name; returns NULL if it is not there. */
 static const KaptureApiEntry *
 module_entry(const KaptureApiEntry *entries, const char *name)
 {
@@ -61,7 +61,7 @@ module_entry(const KaptureApiEntry *entries, const char *name)
 	return NULL;
 }
 
-/* Raises the error about a name that nobody knows. */
+/* Raises the error about an unknown API. */
 static void
 module_raise_unknown(const KaptureServer *server, const char *api)
 {
@@ -85,13 +85,13 @@ module_raise_unknown(const KaptureServer *server, const char *api)
 
 /*
  * kapture_module_bind
- *		A copy of the server, in the current memory context, whose
+ *		Returns a copy of the server, in the current memory context, whose
  *		KAPTURE_API_MODULE is the API that "api" names; what the server and "api"
- *		point to has to live as long.
+ *		point to has to live as long as the copy.
  *
- * body_array says whether the API takes an object in an array; of one that is
- * named by its path nobody knows, and so it is false.  Errors: 22023 no such
- * name, or a path that cannot be used.
+ * body_array tells whether the API takes an object in an array; for an API that is named by
+ * its path, that is not known, and it is false.  Errors: 22023 no such name, or a path that
+ * cannot be used.
  */
 KaptureServer *
 kapture_module_bind(const KaptureServer *server, const char *api)
@@ -127,9 +127,9 @@ kapture_module_bind(const KaptureServer *server, const char *api)
 
 /*
  * kapture_module_counted_name
- *		The name under which requests are counted: of a customer API, or of a
- *		module; "other" for what was named by its path or has a name of its own.
- *		Static.
+ *		Returns the name under which requests are counted: of a customer API, or of
+ *		a module; "other" for an API that was named by its path, or has a name only
+ *		in api_paths.  The string is static.
  */
 const char *
 kapture_module_counted_name(int counted_as)

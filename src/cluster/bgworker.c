@@ -3,9 +3,9 @@
  *		What the background processes of a database have in common: how they
  *		begin, work and end, and what they report.
  *
- * Worker and puller are loops over passes (kapture_process_run_loop).  A pass does
- * what is to be done in transactions of its own, each with an activity to be shown,
- * and waits.  Between transactions, the process's memory context is the current one.
+ * Worker and puller are loops over passes (kapture_process_run_loop).  A pass does what
+ * there is to do in transactions of its own, each with an activity to be shown, and waits.
+ * Between transactions, the process's memory context is the current one.
  */
 #include "postgres.h"
 
@@ -35,19 +35,19 @@
 #include "base/user_code.h"
 #include "cluster/bgworker.h"
 
-/* By so many microseconds the system's clock may be off without anybody having set it. */
+/* The system's clock may be off by so many microseconds without anybody having set it. */
 #define PROCESS_CLOCK_SLACK	(5 * USECS_PER_SEC)
 
-/* How long any lock is waited for. */
+/* How long to wait for any lock. */
 #define PROCESS_LOCK_TIMEOUT	"200ms"
 
 /*
- * Bytes of what lives as long as the process, without what it has contexts for: far more
- * than that can ever be.
+ * Bytes that the process's memory context may hold itself, without its child contexts: far
+ * more than it can ever need.
  */
 #define PROCESS_MEMORY			((Size) 256 * 1024 * 1024)
 
-/* Milliseconds between two passes of which the first has failed, if something is to be done. */
+/* Longest rest, in milliseconds, after a failed pass if there is something to do. */
 #define PROCESS_REST			1000
 
 static bool process_ours = false;
@@ -55,24 +55,24 @@ static volatile sig_atomic_t process_told_to_end = false;
 static KaptureWorkerKind process_kind;
 static MemoryContext process_context;	/* what lives as long as the process */
 static const char *process_database = NULL; /* its name */
-static TimestampTz process_clock = 0;	/* what the system's clock is ahead of the steady one */
+static TimestampTz process_clock = 0;	/* by how much the system's clock is ahead of the steady one */
 
 /*
- * Is anything noted in kapture_status that is of no table?  An earlier process may
- * have left something.
+ * kapture_status shows, or may show, an error that is not about a table: an earlier process
+ * may have left one.
  */
 static bool process_in_trouble = true;
 
-/* When statistics are to be handed over that were too fresh for it, DT_NOEND: none are. */
+/* When to report statistics that could not be reported at once; DT_NOEND: there are none. */
 static TimestampTz process_stats_due = DT_NOEND;
 
-/* Does what the process does count?  And what track_counts is, while it does not. */
+/* Are statistics counted?  And the value of track_counts, to be restored when they are. */
 static bool process_counts = false;
 static bool process_track_counts = true;
 
 /*
- * Settings that any user may change, and by which users' code could end the
- * process: by an error of its own, or by a time that is up.  They are off for good.
+ * Locks settings that any user may change, and by which users' code could end the process:
+ * by an error of its own, or by a timeout.  They are off for good.
  */
 static void
 process_lock_settings(void)
@@ -111,9 +111,9 @@ process_own_settings(void)
 		{"array_nulls", "on"},
 		{"transform_null_equals", "off"},
 		{"statement_timeout", "0"},
-		/* somebody's lock holds up nobody else for long */
+		/* somebody's lock must not hold up others for long */
 		{"lock_timeout", PROCESS_LOCK_TIMEOUT},
-		/* a deadlock with users is seen here first, and given in to */
+		/* this process sees a deadlock with users first, and gives way */
 		{"deadlock_timeout", "100ms"},
 		{"transaction_timeout", "0"},
 		{"exit_on_error", "off"},
@@ -142,22 +142,22 @@ process_own_settings(void)
 }
 
 /*
- * Ends the process for a reason the launcher is to know.
+ * Ends the process, and reports the reason to the launcher.
  */
 void
 kapture_process_exit(KaptureExit reason)
 {
 	kapture_shmem_worker_reason(reason);
-	/* what is counted all the same (reads, since 16) is not to be the database's */
+	/* some statistics are counted all the same (reads, since 16), but must not be the database's */
 	if (!process_counts)
 		MyDatabaseId = InvalidOid;
 	proc_exit(0);
 }
 
 /*
- * To be called when there is work in the database: from here on, what the process
- * does counts in the cumulative statistics, but not for a database that is merely
- * looked at.
+ * To be called when there is work in the database: from here on, what the process does
+ * counts in the cumulative statistics.  A database that is merely looked at gets no
+ * statistics.
  */
 void
 kapture_process_count(void)
@@ -167,8 +167,9 @@ kapture_process_count(void)
 }
 
 /*
- * A signal handler: as die(), and noted, so that the process is known not to end for an
- * error.  If it has sent the signal itself, users' code has done so, which is one.
+ * Signal handler: does what die() does, and notes the signal, so that the process is known
+ * not to end for an error.  A signal that the process has sent to itself comes from users'
+ * code, and is an error.
  */
 static void
 process_terminate(int signo, siginfo_t *info, void *context)
@@ -185,7 +186,7 @@ process_terminate(int signo, siginfo_t *info, void *context)
 	errno = save_errno;
 }
 
-/* pqsignal() does not give the handler the sender. */
+/* Installs that handler; one installed by pqsignal() would not learn who sent the signal. */
 static void
 process_handle_terminate(void)
 {
@@ -208,7 +209,7 @@ kapture_process_is_terminated(void)
 }
 
 /*
- * To be called once by each background process: has signals noticed.
+ * Has signals noticed.  To be called once by each background process.
  */
 void
 kapture_process_handle_signals(void)
@@ -219,8 +220,8 @@ kapture_process_handle_signals(void)
 }
 
 /*
- * To be called in each round of a background process's loop.  Returns whether
- * settings were read anew.
+ * To be called in each round of a background process's loop.  Returns whether the
+ * configuration was reloaded.
  */
 bool
 kapture_process_serve_signals(void)
@@ -234,12 +235,12 @@ kapture_process_serve_signals(void)
 }
 
 /*
- * Connects to the database and takes over the slot that the launcher has put
- * into the arguments; does not return if the launcher has given up on it.
- * Statistics are not counted before kapture_process_count().
+ * Connects to the database and takes over the slot that the launcher has put into the
+ * arguments.  Does not return if the launcher has given up on this process.  Statistics are
+ * not counted before kapture_process_count().
  *
- * Returns the memory context of what lives as long as the process, which is the
- * current one from here on.
+ * Returns the memory context for what lives as long as the process, which is the current
+ * one from here on.
  */
 MemoryContext
 kapture_process_initialize(Datum arg, KaptureWorkerKind kind)
@@ -289,10 +290,10 @@ kapture_process_database(void)
 }
 
 /*
- * One process of a kind for each database, whatever shared memory says: ends
- * this one if there is another.  The lock is that of the database as an object
- * of its own with an objsubid that nothing else locks; nobody takes it by SQL,
- * and so keeps the process from running, or gives it back.
+ * Ends this process if another one of its kind serves the database, whatever shared memory
+ * says.  The lock is on the database as an object of its own, with an objsubid that nothing
+ * else locks.  So nobody can take this lock by SQL, and keep the process from running, or
+ * release it.
  */
 void
 kapture_process_lock_database(void)
@@ -307,10 +308,11 @@ kapture_process_lock_database(void)
 }
 
 /*
- * Ends the process if the extension was dropped and created anew since *installation
- * was the oid of our kapture_attachment (InvalidOid: not known yet), or if the database
- * is excluded by now: another process begins anew where there is something to do.  Sets
- * *installation to what is there, InvalidOid: nothing.  Needs a transaction.
+ * Ends the process if the extension was dropped and created again since *installation
+ * became the oid of our kapture_attachment (InvalidOid: not known yet), or if the database
+ * is excluded by now; another process begins anew where there is something to do.  Sets
+ * *installation to the present oid; InvalidOid if there is no extension.  Needs a
+ * transaction.
  */
 void
 kapture_process_require_installation(Oid *installation)
@@ -336,8 +338,8 @@ kapture_process_begin(const char *activity)
 }
 
 /*
- * Hands over to the cumulative statistics what a transaction did, or has that done
- * later, as they are not updated more than once a second.
+ * Reports a transaction's statistics, or notes to do so later, as they are not updated more
+ * than once a second.
  */
 static void
 process_report_stat(void)
@@ -365,7 +367,7 @@ kapture_process_commit(void)
 	MemoryContextSwitchTo(process_context);
 }
 
-/* What is done in a transaction. */
+/* Work to be done in a transaction. */
 typedef struct ProcessTransaction
 {
 	const char *activity;
@@ -402,7 +404,7 @@ process_copy(char *to, const char *from, Size size)
 	strlcpy(to, from, pg_mbcliplen(from, strlen(from), size - 1) + 1);
 }
 
-/* Notes an error for kapture_status.  It goes to the log, without the key, unless that has it already. */
+/* Notes an error for kapture_status, and logs it without the row's key, unless it was noted before. */
 static void
 process_note_trouble(KapturePhase phase, int32 attachment_id, const char *row_key, const char *message)
 {
@@ -423,7 +425,7 @@ process_note_trouble(KapturePhase phase, int32 attachment_id, const char *row_ke
 }
 
 /*
- * What was noted of a phase is over.  Returns whether nothing is noted any more.
+ * Ends the error that is noted of a phase.  Returns whether no error is noted any more.
  */
 static bool
 process_end_trouble(KapturePhase phase, int32 attachment_id)
@@ -439,9 +441,10 @@ process_end_trouble(KapturePhase phase, int32 attachment_id)
 }
 
 /*
- * Reports an error of a phase in kapture_status and in the log: of an attached table
- * if attachment_id is not 0, and there of a row if row_key is not NULL.  *in_trouble,
- * the table's (NULL: that of the process), is set.  Locks of users are not reported.
+ * Reports an error of a phase in kapture_status and in the log: of an attached table if
+ * attachment_id is not 0, and of a row of it if row_key is not NULL.  Sets *in_trouble,
+ * which is the table's, or the process's own if it is NULL.  Errors that are just users'
+ * locks are not reported.
  */
 void
 kapture_process_report_error(KapturePhase phase, bool *in_trouble, int32 attachment_id,
@@ -458,8 +461,8 @@ kapture_process_report_error(KapturePhase phase, bool *in_trouble, int32 attachm
 }
 
 /*
- * A phase has gone well: what kapture_process_report_error() reported of it, with the
- * same arguments, is over.
+ * A phase has gone well: ends the error that kapture_process_report_error() has reported of
+ * it with the same arguments.
  */
 void
 kapture_process_report_success(KapturePhase phase, bool *in_trouble, int32 attachment_id)
@@ -471,7 +474,7 @@ kapture_process_report_success(KapturePhase phase, bool *in_trouble, int32 attac
 }
 
 /*
- * Adds what is in flight to what is going to be reported.
+ * Adds an activity to those that are going to be shown.
  */
 void
 kapture_process_note_activity(KaptureActivity *activity, const char *format,...)
@@ -489,8 +492,8 @@ kapture_process_note_activity(KaptureActivity *activity, const char *format,...)
 }
 
 /*
- * Shows it in pg_stat_activity; "idle", if nothing was noted.  To be called only
- * before a wait: that is seldom when there is much to do.
+ * Shows the activities in pg_stat_activity, or "idle" if there are none.  To be called only
+ * before a wait, which is seldom when there is much to do.
  */
 void
 kapture_process_report_activity(const KaptureActivity *activity, const char *idle)
@@ -502,8 +505,8 @@ kapture_process_report_activity(const KaptureActivity *activity, const char *idl
 }
 
 /*
- * Returns how many milliseconds to wait until "next", an hour at most; -1, for
- * good, if that is DT_NOEND.
+ * Returns how many milliseconds to wait until "next": an hour at most; -1, for good, if
+ * "next" is DT_NOEND.
  */
 long
 kapture_process_wait_until(TimestampTz next)
@@ -516,9 +519,9 @@ kapture_process_wait_until(TimestampTz next)
 }
 
 /*
- * To be called before a wait of at most "timeout" milliseconds (-1: for good).
- * Returns how long to wait lest statistics stay behind when there is nothing
- * more to do: autovacuum goes by them.
+ * To be called before a wait of at most "timeout" milliseconds (-1: for good).  Reports
+ * statistics that are due, or returns a shorter wait, lest they stay behind when there is
+ * nothing more to do: autovacuum goes by them.
  */
 long
 kapture_process_timeout(long timeout)
@@ -541,8 +544,7 @@ kapture_process_timeout(long timeout)
 
 /*
  * Returns by how many microseconds the system's clock was set forward (negative: back)
- * since the process has first asked; 0: it was not.  What it gains little by little
- * does not count.
+ * since the first call; 0 if it was not set.  Slow drift does not count.
  */
 static int64
 process_clock_jump(void)
@@ -556,7 +558,7 @@ process_clock_jump(void)
 	return 0;
 }
 
-/* How far the system's clock was set, and what moves times in tables by that. */
+/* By how much the system's clock was set, and the function that moves times in tables by that. */
 typedef struct ProcessShift
 {
 	void		(*shift) (int64 jump);
@@ -572,11 +574,11 @@ process_do_shift(void *arg)
 }
 
 /*
- * To be called in each pass.  If somebody has set the system's clock, by which retries,
- * breakers and doubts are kept, has shift(jump) (NULL: nothing) move those in tables in a
- * transaction, ends the work by wind_up(arg) (NULL: nothing is to be done), and the process:
- * what it has in memory are times of before.  Its successor begins at once.  Errors as
- * these do; it is tried again with the next pass.
+ * To be called in each pass.  Retries, breakers and doubts go by the system's clock.  If
+ * somebody has set it, the times in tables are moved by shift(jump) in a transaction, the
+ * work is ended by wind_up(arg), and then the process, as its memory is full of old times;
+ * its successor begins at once.  Both functions may be NULL.  Raises their errors, and
+ * tries again in the next pass.
  */
 void
 kapture_process_follow_clock(void (*shift) (int64 jump), KaptureGuarded wind_up, void *arg)
@@ -607,8 +609,8 @@ kapture_process_follow_clock(void (*shift) (int64 jump), KaptureGuarded wind_up,
 
 /*
  * To be called at the beginning of each pass.  Ends the process if it is to leave.
- * *reloaded: settings were read anew; *woken: there may be something to do, and
- * invalidation messages were taken in.
+ * *reloaded: the configuration was reloaded; *woken: there may be something to do, and
+ * invalidation messages were processed.
  */
 void
 kapture_process_take_in(bool *reloaded, bool *woken)
@@ -619,14 +621,14 @@ kapture_process_take_in(bool *reloaded, bool *woken)
 	*woken = kapture_shmem_worker_take_work();
 	if (!*woken)
 		return;
-	StartTransactionCommand();	/* takes in invalidation messages */
+	StartTransactionCommand();	/* processes invalidation messages */
 	CommitTransactionCommand();
 	MemoryContextSwitchTo(process_context);
 }
 
 /*
- * Rests after an error, for so many milliseconds.  What is to be done meanwhile may lead
- * to the same error: it ends the rest early, but not at once.
+ * Rests after an error, for so many milliseconds.  New work ends the rest early, but not at
+ * once, as it may lead to the same error.
  */
 static void
 process_rest(const KaptureProcessLoop *loop, int64 milliseconds)
@@ -646,8 +648,8 @@ process_rest(const KaptureProcessLoop *loop, int64 milliseconds)
 }
 
 /*
- * Returns the bytes of memory that this process has beside its own state and that of the
- * transaction: what PostgreSQL keeps, and functions.
+ * Returns the bytes of memory that this process has besides its own state and that of the
+ * transaction: PostgreSQL's caches, and what functions keep.
  */
 Size
 kapture_process_memory_beside(void)
@@ -663,7 +665,7 @@ kapture_process_memory_beside(void)
 }
 
 /*
- * Ends the process if its memory has grown beyond all measure, whatever the fault is: the
+ * Ends the process if its memory has grown beyond all measure, whatever is to blame.  The
  * launcher starts another one, which goes on with what is in the tables.
  */
 static void
@@ -686,8 +688,8 @@ process_bound_memory(const KaptureProcessLoop *loop, void *arg)
 }
 
 /*
- * Runs passes for good.  An error that none of what a pass does has dealt with costs
- * that pass, and a rest.
+ * Runs passes for good.  An error that no part of a pass has handled costs that pass, and a
+ * rest.
  */
 void
 kapture_process_run_loop(const KaptureProcessLoop *loop, void *arg)

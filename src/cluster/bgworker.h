@@ -12,17 +12,17 @@
 #include "cluster/guard.h"
 #include "cluster/shmem.h"
 
-/* What makes a loop a worker's or a puller's; all are called with the loop's argument. */
+/* What differs between the loops of worker and puller; all functions are called with the loop's argument. */
 typedef struct KaptureProcessLoop
 {
-	KaptureGuarded pass;		/* does once all that is to be done, and waits for more */
-	KaptureGuarded failed;		/* after an error: has all looked at anew */
-	int64		(*backoff) (int errors);	/* milliseconds of rest after so many in a row */
-	const char *wait_event;		/* during that */
-	KaptureGuarded part;		/* leaves nothing in doubt that need not be; NULL: there is nothing */
+	KaptureGuarded pass;		/* does once all that there is to do, and waits for more */
+	KaptureGuarded failed;		/* after an error: has everything looked at again */
+	int64		(*backoff) (int errors);	/* milliseconds of rest after so many errors in a row */
+	const char *wait_event;		/* shown during that rest */
+	KaptureGuarded part;		/* before the process ends: leaves nothing in doubt without need; or NULL */
 } KaptureProcessLoop;
 
-/* What is reported in pg_stat_activity.  Begins zeroed. */
+/* The activities to be shown in pg_stat_activity.  Begins zeroed. */
 typedef struct KaptureActivity
 {
 	char		text[256];

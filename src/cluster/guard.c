@@ -2,11 +2,10 @@
  * guard.c
  *		Keeps errors from ending a background process.
  *
- * All tables of a database share one worker and one puller, so an error must
- * stop no more than what raised it: a row, a table, a server, or one pass of the
- * loop.  Whatever is guarded is written so that it can be done again after its
- * transaction was rolled back; what it has in memory by then is the caller's to
- * put right.
+ * All tables of a database share one worker and one puller, so an error must stop no more
+ * than what raised it: a row, a table, a server, or one pass of the loop.  Guarded work can
+ * be done again after its transaction was rolled back; what it has left in memory is for
+ * the caller to put right.
  */
 #include "postgres.h"
 
@@ -23,7 +22,7 @@
 #include "base/lock.h"
 #include "cluster/guard.h"
 
-/* What users' code leaves behind goes by this when an error has ended it. */
+/* Cleans up after users' code that an error has ended. */
 kapture_guard_abort_hook_type kapture_guard_abort_hook = NULL;
 
 /* A transaction in which users' code may have run is about to be committed. */
@@ -31,12 +30,12 @@ kapture_guard_commit_hook_type kapture_guard_commit_hook = NULL;
 
 /*
  * kapture_guard_copy_error
- *		In PG_CATCH, before a rollback: copies the error that is being handled into a memory
- *		context.
+ *		In PG_CATCH, before the rollback: copies the error that is being handled into
+ *		a memory context.
  *
- * The rollback may free what the error points to: ReThrowError() does not copy the names
- * of file and function.  Returns NULL if there is no memory for it; then the error is
- * that there is none, to be copied after the rollback, which frees some.
+ * The rollback may free what the error points to, as ReThrowError() does not copy the names
+ * of file and function.  Returns NULL if there is no memory for the copy.  Then the error
+ * itself is that there is none, to be copied after the rollback, which frees some.
  */
 ErrorData *
 kapture_guard_copy_error(MemoryContext context)
@@ -50,7 +49,7 @@ kapture_guard_copy_error(MemoryContext context)
 	}
 	PG_CATCH();
 	{
-		/* it stays on the stack of errors */
+		/* the error stays on the stack of errors */
 	}
 	PG_END_TRY();
 	return error;
@@ -108,8 +107,8 @@ kapture_guard_step(KaptureGuarded work, void *arg)
 
 /*
  * kapture_guard_session_step
- *		As kapture_guard_step(), for a user's command: that the user cancels it is raised
- *		again, as no matter of the work's.
+ *		As kapture_guard_step(), for a user's command: raises a cancellation by the
+ *		user again, as that is not an error of the work.
  */
 ErrorData *
 kapture_guard_session_step(KaptureGuarded work, void *arg)
@@ -122,7 +121,8 @@ kapture_guard_session_step(KaptureGuarded work, void *arg)
 }
 
 /*
- * Ends a transaction that failed, but not what the process holds beyond it.
+ * Ends a transaction that failed; locks that the process holds beyond transactions are
+ * kept.
  */
 void
 kapture_guard_abort(void)
@@ -152,7 +152,7 @@ kapture_guard_transaction(KaptureGuarded work, void *arg)
 	}
 	PG_CATCH();
 	{
-		/* without a transaction, nothing else would do these */
+		/* if no transaction is open, nothing else would do this */
 		LWLockReleaseAll();
 		ConditionVariableCancelSleep();
 		pgstat_report_wait_end();
@@ -180,8 +180,8 @@ kapture_guard_message(const ErrorData *error)
 }
 
 /*
- * Tells whether an error says nothing of the row that it came up with: locks,
- * deadlocks, shortages, cancellation.  It is worth trying again.
+ * Tells whether an error says nothing about the row that was handled, so that it is worth
+ * trying again: locks, deadlocks, shortages, cancellation.
  */
 bool
 kapture_guard_will_pass(const ErrorData *error)
@@ -202,21 +202,21 @@ kapture_guard_will_pass(const ErrorData *error)
 
 /*
  * Tells whether an error says that the server has run out of something: disk, memory,
- * connections, transaction ids.  It says nothing of what was being done, however
- * often it comes, and is over when there is enough again.
+ * connections, transaction ids.  Such an error says nothing about the work, however often
+ * it is raised, and passes when there is enough again.
  */
 bool
 kapture_guard_is_shortage(const ErrorData *error)
 {
 	if (ERRCODE_TO_CATEGORY(error->sqlerrcode) == ERRCODE_INSUFFICIENT_RESOURCES)
 		return true;
-	/* this code is otherwise that of values too large */
+	/* elsewhere, this code means that a value is too large */
 	return error->sqlerrcode == ERRCODE_PROGRAM_LIMIT_EXCEEDED && error->funcname &&
 		(strcmp(error->funcname, "GetNewTransactionId") == 0 || strcmp(error->funcname, "GetNewMultiXactId") == 0);
 }
 
 /*
- * Tells whether an error is just somebody's lock, which is nothing to be reported.
+ * Tells whether an error is just about somebody's lock, which is not reported.
  */
 bool
 kapture_guard_is_lock(const ErrorData *error)
@@ -225,7 +225,7 @@ kapture_guard_is_lock(const ErrorData *error)
 }
 
 /*
- * Returns what is done in a phase, as users read it; static.
+ * Returns the name of a phase for users; static.
  */
 const char *
 kapture_guard_phase_name(KapturePhase phase)

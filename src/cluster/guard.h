@@ -11,7 +11,7 @@
 
 typedef void (*KaptureGuarded) (void *arg);
 
-/* Called after a transaction was ended by an error, before own locks are renewed. */
+/* Called after an error has ended a transaction, before the process renews its own locks. */
 typedef void (*kapture_guard_abort_hook_type) (void);
 extern kapture_guard_abort_hook_type kapture_guard_abort_hook;
 typedef void (*kapture_guard_commit_hook_type) (void);

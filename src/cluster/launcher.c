@@ -3,18 +3,18 @@
  *		The process that sees to it that each database with the extension
  *		has its workers: a pusher, and a puller where there is something to pull.
  *
- * It is connected to no database, so it cannot tell which ones have the
- * extension: it starts a worker to look, one at a time, and the worker goes
- * away at once where there is none.  From then on the database is left alone
+ * The launcher is connected to no database, so it cannot tell which ones have the
+ * extension.  It starts a worker in each database to look, one at a time, and the worker
+ * ends at once if the extension is not there.  From then on, the database is left alone
  * until CREATE EXTENSION in it asks for a worker.
  *
- * The launcher compares what runs (the slots of shmem.c) with what should,
- * each time something tells it that either may have changed, and on a slow
- * timer besides, so that a start that failed silently is noticed.
+ * The launcher compares the workers that run (the slots of shmem.c) with those that should,
+ * each time something tells it that either may have changed.  It does so on a slow timer,
+ * too, so that a start which failed silently is noticed.
  *
  *	server start		all databases are looked at
  *	CREATE EXTENSION	the install script asks for a worker, at commit
- *	option pull_interval	the pusher sees it, and says so in its slot
+ *	option pull_interval	the pusher sees it, and reports it in its slot
  *	DROP EXTENSION		the worker is woken, finds nothing and goes away
  *	CREATE DATABASE		the new database is looked at, as its template may
  *						have had the extension
@@ -51,10 +51,10 @@
 /* A worker that failed is started again after this time, in milliseconds. */
 #define RESTART_INTERVAL	5000
 
-/* One that had nothing to do, although it was asked for, is started again after this time. */
+/* A worker that was asked for, but had nothing to do, is started again after this time, in milliseconds. */
 #define IDLE_INTERVAL		1000
 
-/* What runs is compared with what should at least this often, also in milliseconds. */
+/* Running workers are compared with those that should run at least this often, in milliseconds. */
 #define SAFETY_INTERVAL		300000
 
 /* What the launcher remembers of a database. */
@@ -66,7 +66,7 @@ typedef struct LauncherDatabase
 	TimestampTz not_before[KAPTURE_WORKER_KINDS];	/* earliest next start (base/steady.h) */
 } LauncherDatabase;
 
-/* A worker that was registered and has not said anything yet. */
+/* A worker that was registered and has not reported yet. */
 typedef struct LauncherStart
 {
 	int			slot;			/* -1: none */
@@ -78,9 +78,8 @@ static LauncherStart launcher_start = {.slot = -1};
 static bool launcher_out_of_slots = false;
 
 /*
- * Registers the launcher with the postmaster.  Called from _PG_init() while
- * libraries are preloaded.  During pg_upgrade nothing may run that changes
- * data, so there is none.
+ * Registers the launcher with the postmaster.  Called from _PG_init() while libraries are
+ * preloaded.  There is no launcher during pg_upgrade, as nothing may change data then.
  */
 void
 kapture_launcher_register(void)
@@ -100,7 +99,7 @@ kapture_launcher_register(void)
 	RegisterBackgroundWorker(&worker);
 }
 
-/* What is known of a database; makes an entry if there is none. */
+/* Returns the entry of a database; makes one if there is none. */
 static LauncherDatabase *
 launcher_database(Oid dbid)
 {
@@ -117,9 +116,9 @@ launcher_database(Oid dbid)
 }
 
 /*
- * Brings the list of databases up to date.  Templates get no worker, as it
- * could keep them from being copied, nor do databases that refuse connections
- * or were left behind by a DROP DATABASE that broke off.
+ * Reads the list of databases.  Templates get no worker, as it could keep them from being
+ * copied; nor do databases that refuse connections, or were left behind by an interrupted
+ * DROP DATABASE.
  */
 static void
 launcher_list_databases(void)
@@ -171,7 +170,7 @@ launcher_forget(void)
 		db->absent = false;
 }
 
-/* Reads what backends have asked for. */
+/* Reads the requests of backends. */
 static void
 launcher_take_requests(void)
 {
@@ -196,13 +195,13 @@ launcher_take_requests(void)
 		launcher_list_databases();
 }
 
-/* A worker of this database has gone or never came: when may the next start? */
+/* Notes when the next worker may start in a database: the last one has gone, or never came. */
 static void
 launcher_worker_gone(const KaptureSlotInfo *info, KaptureExit reason)
 {
 	LauncherDatabase *db = launcher_database(info->dbid);
 
-	/* a puller that finds nothing to do may be ahead of the pusher's view */
+	/* if a puller finds nothing to do, the pusher may just not know it yet */
 	if (reason == KAPTURE_EXIT_ABSENT && info->kind == KAPTURE_PUSHER)
 		db->absent = true;
 	else if (reason == KAPTURE_EXIT_ABSENT)
@@ -211,7 +210,7 @@ launcher_worker_gone(const KaptureSlotInfo *info, KaptureExit reason)
 		db->not_before[info->kind] = TimestampTzPlusMilliseconds(kapture_steady_now(), RESTART_INTERVAL);
 }
 
-/* Frees the slots of workers that are no more. */
+/* Frees the slots of workers that have ended. */
 static void
 launcher_collect(void)
 {
@@ -230,8 +229,8 @@ launcher_collect(void)
 				  GetBackgroundWorkerPid(launcher_start.handle, &pid) == BGWH_STOPPED))
 		{
 			/*
-			 * Either it failed before it could say anything, or an earlier
-			 * launcher started it and took the handle along.  If that one
+			 * Either the worker failed before it could report, or an earlier
+			 * launcher started it and took the handle along.  If that worker
 			 * still comes, it finds its generation gone and leaves.
 			 */
 			launcher_worker_gone(&info, KAPTURE_EXIT_FAILED);
@@ -248,7 +247,7 @@ launcher_collect(void)
 	}
 }
 
-/* Starts a worker for a database.  Returns false if there is no room. */
+/* Starts a worker for a database.  Returns false if there is no free slot. */
 static bool
 launcher_start_worker(LauncherDatabase *db, KaptureWorkerKind kind)
 {
@@ -291,8 +290,8 @@ launcher_start_worker(LauncherDatabase *db, KaptureWorkerKind kind)
 }
 
 /*
- * Tells whether a worker of this kind is missing in a database: none runs or
- * is about to.
+ * Tells whether a worker of this kind is missing in a database: it should run, but none
+ * does or is about to.
  */
 static bool
 launcher_is_missing(LauncherDatabase *db, KaptureWorkerKind kind)
@@ -315,7 +314,7 @@ launcher_is_missing(LauncherDatabase *db, KaptureWorkerKind kind)
 	return wanted && !kapture_shmem_database_is_blocked(db->dbid);
 }
 
-/* Starts a worker, or says once that there is no room. */
+/* Starts a worker; logs, once, if there is no free slot. */
 static bool
 launcher_try_start(LauncherDatabase *db, KaptureWorkerKind kind)
 {
@@ -334,8 +333,8 @@ launcher_try_start(LauncherDatabase *db, KaptureWorkerKind kind)
 }
 
 /*
- * Starts the next worker that is missing.  Returns the milliseconds until one
- * may be started that may not yet, -1 if there is none.
+ * Starts the next worker that is missing.  Returns the milliseconds until a worker may be
+ * started that may not yet; -1 if there is none.
  */
 static long
 launcher_start_missing(void)
@@ -344,7 +343,7 @@ launcher_start_missing(void)
 	long		wait = -1;
 
 	if (launcher_start.slot >= 0)
-		return -1;				/* its first words wake us */
+		return -1;				/* that worker wakes us when it reports */
 
 	/* pushers first */
 	for (int kind = 0; kind < KAPTURE_WORKER_KINDS; kind++)
@@ -390,7 +389,7 @@ kapture_launcher_main(Datum arg)
 		long		wait = -1;
 
 		if (kapture_process_serve_signals())
-			enabled = false;	/* exclusions may have changed */
+			enabled = false;	/* the excluded databases may have changed */
 		launcher_collect();
 		launcher_take_requests();
 		if (!enabled)

@@ -1,13 +1,13 @@
 /*
  * report.c
- *		What the states of servers are called.
+ *		Names of the states of servers.
  */
 #include "postgres.h"
 
 #include "cluster/report.h"
 
 /*
- * Returns what users call a server's state; static.
+ * Returns the name of a server's state for users; static.
  */
 const char *
 kapture_report_state_name(KaptureServerState state)

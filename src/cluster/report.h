@@ -1,6 +1,6 @@
 /*
  * report.h
- *		What the states of servers are called.
+ *		Names of the states of servers.
  */
 #ifndef KAPTURE_REPORT_H
 #define KAPTURE_REPORT_H

@@ -9,11 +9,10 @@
  * generation is counted up with each reservation, so that a late starter is
  * never taken for its successor.
  *
- * "lock" protects everything but "work" and "changed", which are atomic: a
- * backend that commits sets first "changed", then "work", then the latch; the worker
- * clears them, "work" first, before it looks for work, so no commit goes unseen.
- * PGPROC pointers point into shared
- * memory and are only followed under the lock, while the process that entered
+ * "lock" protects everything but "work" and "changed", which are atomic.  A backend that
+ * commits sets "changed" first, then "work", then the latch.  The worker clears them,
+ * "work" first, before it looks for work, so no commit goes unseen.  PGPROC pointers point
+ * into shared memory, and are only followed under the lock while the process that entered
  * them is still there: it removes them on its way out.
  *
  * A crash of any process makes the postmaster set up all of this anew.
@@ -38,34 +37,34 @@
 #include "base/compat.h"
 #include "cluster/shmem.h"
 
-/* Running commands that need a database without other sessions. */
+/* Running commands that need a database without other sessions, at most. */
 #define SHMEM_MAX_BLOCKS	32
 
-/* Databases whose backends asked for a worker; more than this: all. */
+/* Requested databases that can be noted; if there are more, the launcher looks at all. */
 #define SHMEM_MAX_REQUESTS	64
 
 /*
- * Servers and attached tables of the cluster whose state can be shown; of more,
- * the rest is not.  They are open-addressed hash tables: powers of two.
+ * Servers and attached tables of the cluster whose state can be shown; beyond that number,
+ * states are not shown.  Both are open-addressed hash tables, so these are powers of two.
  */
 #define SHMEM_MAX_REPORTS	1024
 #define SHMEM_MAX_TABLES	4096
 
-/* Owners whose code ended a worker: of more, the one whose ban ends first is forgotten. */
+/* Owners whose code has ended a worker; beyond that number, the ban that ends first is forgotten. */
 #define SHMEM_MAX_BANS		64
 
-/* Milliseconds for which they are left alone: at first, and at most. */
+/* Milliseconds that a ban lasts: the first one, and at most. */
 #define SHMEM_FIRST_BAN		INT64CONST(30000)
 #define SHMEM_LONGEST_BAN	INT64CONST(3600000)
 
 /*
- * Bits for the attached tables that have changed: the first is for all that follow
- * others, the rest are shared by those whose numbers differ by a multiple.
+ * Bits for attached tables that have changed.  The first one is for all tables that follow
+ * others; the others are shared by tables whose numbers differ by a multiple.
  */
 #define SHMEM_CHANGED_WORDS	16
 #define SHMEM_CHANGED_BITS	(SHMEM_CHANGED_WORDS * 64)
 
-/* Errors shown at a time; of more, the oldest are forgotten. */
+/* Errors shown at a time; beyond that number, the oldest are forgotten. */
 #define SHMEM_MAX_TROUBLES	256
 
 typedef struct ShmemSlot
@@ -76,37 +75,37 @@ typedef struct ShmemSlot
 	uint32		generation;
 	KaptureExit reason;			/* when EXITED */
 	bool		wants_puller;	/* a pusher has seen servers to pull from */
-	bool		leave;			/* asked to make way */
-	pid_t		pid;			/* 0 until the process is there */
+	bool		leave;			/* the worker was asked to make way */
+	pid_t		pid;			/* 0 until the process has attached */
 	PGPROC	   *proc;
 	pg_atomic_uint32 work;		/* something may be waiting, */
-	pg_atomic_uint64 changed[SHMEM_CHANGED_WORDS];	/* and of which tables */
-	pg_atomic_uint32 listening; /* changes of rows are to wake it */
+	pg_atomic_uint64 changed[SHMEM_CHANGED_WORDS];	/* in these tables */
+	pg_atomic_uint32 listening; /* changes of rows are to wake the worker */
 } ShmemSlot;
 
 typedef struct ShmemBlock
 {
 	Oid			dbid;			/* InvalidOid: free */
-	pid_t		pid;			/* who blocks */
+	pid_t		pid;			/* of the process that blocks it */
 } ShmemBlock;
 
 /*
- * An owner whose code ended a worker of the database, which it may do again only
- * after a while.
+ * An owner whose code has ended a worker of the database.  That code must not run again for
+ * a while.
  */
 typedef struct ShmemBan
 {
 	Oid			dbid;			/* InvalidOid: free */
 	Oid			owner;
-	int32		attachment_id;	/* whose rows are to be parked; 0: that is done */
-	KaptureBlame blame;			/* for which reason */
+	int32		attachment_id;	/* whose rows are to be parked; 0: they are */
+	KaptureBlame blame;			/* what the owner's code has done */
 	int			times;
 	TimestampTz until;
 } ShmemBan;
 
 typedef struct ShmemServer
 {
-	bool		passed;			/* a search must not end here */
+	bool		passed;			/* was in use before: a search must not end at a free entry here */
 	KaptureServerReport report; /* dbid InvalidOid: free */
 } ShmemServer;
 
@@ -129,11 +128,11 @@ typedef struct ShmemTrouble
 typedef struct ShmemState
 {
 	LWLock	   *lock;
-	ConditionVariable exited;	/* a worker has gone */
+	ConditionVariable exited;	/* signaled when a worker has gone */
 	PGPROC	   *launcher;
 	ShmemBlock	blocks[SHMEM_MAX_BLOCKS];
-	int			nrequests;		/* > SHMEM_MAX_REQUESTS: look at all */
-	Oid			requests[SHMEM_MAX_REQUESTS];	/* InvalidOid: list databases */
+	int			nrequests;		/* more than SHMEM_MAX_REQUESTS: look at all databases */
+	Oid			requests[SHMEM_MAX_REQUESTS];	/* InvalidOid: list the databases anew */
 	ShmemBan	bans[SHMEM_MAX_BANS];
 	ShmemServer servers[SHMEM_MAX_REPORTS];
 	ShmemTable	tables[SHMEM_MAX_TABLES];
@@ -150,18 +149,18 @@ static shmem_startup_hook_type shmem_prev_startup_hook = NULL;
 static ShmemSlot *shmem_my_slot = NULL;
 static uint32 shmem_my_generation = 0;
 
-/* of kapture_shmem_worker_take_work() */
+/* what kapture_shmem_worker_take_work() has taken */
 static uint64 shmem_taken[SHMEM_CHANGED_WORDS];
 
 /* what to do when the running transaction commits */
 static bool shmem_wake_pending = false;
 static uint64 shmem_changed[SHMEM_CHANGED_WORDS];	/* attached tables that have changed */
-static bool shmem_calls_pending = false;	/* whether or not it listens for rows */
+static bool shmem_calls_pending = false;	/* wake the worker even if it does not listen for rows */
 static bool shmem_settings_pending = false; /* wake the puller, too */
 static bool shmem_request_pending = false;
 static bool shmem_relist_pending = false;
-static bool shmem_blocking = false; /* we keep a worker away until then */
-static bool shmem_committed = false;	/* it has; only the wake-ups are left */
+static bool shmem_blocking = false; /* we keep workers away from a database until the transaction ends */
+static bool shmem_committed = false;	/* the transaction has committed; only the wake-ups are left */
 
 static Size
 shmem_size(void)
@@ -228,7 +227,7 @@ kapture_shmem_available(void)
 	return shmem != NULL;
 }
 
-/* The slot of a database's live worker, or NULL.  The caller holds the lock. */
+/* Returns the slot of a database's live worker, or NULL.  The caller holds the lock. */
 static ShmemSlot *
 shmem_find_slot(Oid dbid, KaptureWorkerKind kind)
 {
@@ -243,7 +242,7 @@ shmem_find_slot(Oid dbid, KaptureWorkerKind kind)
 	return NULL;
 }
 
-/* Tells the launcher to look at a database.  The caller holds the lock. */
+/* Asks the launcher to look at a database.  The caller holds the lock. */
 static void
 shmem_post_request(Oid dbid)
 {
@@ -256,9 +255,9 @@ shmem_post_request(Oid dbid)
 }
 
 /*
- * Takes back kapture_shmem_make_way(): the databases may have workers again.
- * Only at the end of the transaction: before that, a new worker would wait for
- * the command's lock, or look for a database that is about to go.
+ * Takes back kapture_shmem_make_way(), so that the databases may have workers again.  This
+ * is done only at the end of the transaction: before that, a new worker would wait for the
+ * command's lock, or look for a database that is about to go.
  */
 static void
 shmem_give_back(void)
@@ -274,14 +273,14 @@ shmem_give_back(void)
 	shmem_blocking = false;
 }
 
-/* The bit of an attachment's changes; of a followed table's if its number is negative. */
+/* Returns the bit for changes of an attachment; a negative number stands for those of followed tables. */
 static int
 shmem_changed_bit(int32 attachment_id)
 {
 	return attachment_id < 0 ? 0 : 1 + (uint32) attachment_id % (SHMEM_CHANGED_BITS - 1);
 }
 
-/* Nothing is to be done at commit any more. */
+/* Forgets all that is to be done at commit. */
 static void
 shmem_forget_pending(void)
 {
@@ -289,7 +288,7 @@ shmem_forget_pending(void)
 	memset(shmem_changed, 0, sizeof(shmem_changed));
 }
 
-/* Tells a worker which tables have changed; "work" is to be set after that. */
+/* Notes in a worker's slot which tables have changed; "work" is to be set after that. */
 static void
 shmem_tell_changed(ShmemSlot *slot)
 {
@@ -301,8 +300,8 @@ shmem_tell_changed(ShmemSlot *slot)
 }
 
 /*
- * (A prepared transaction is visible only after COMMIT PREPARED, which wakes
- * the worker itself.)
+ * A prepared transaction becomes visible only with COMMIT PREPARED, which wakes the worker
+ * itself.
  */
 static void
 shmem_xact_callback(XactEvent event, void *arg)
@@ -324,11 +323,11 @@ shmem_xact_callback(XactEvent event, void *arg)
 }
 
 /*
- * At commit the changes are visible: time to wake those who wait for them.
- * But not in the transaction callback: that runs before the transaction's
- * invalidation messages are sent, and who was woken would not see that tables
- * or servers have changed.  The last step of releasing its resources comes
- * after them, and after its locks.
+ * At commit, the changes become visible, and processes that wait for them can be woken.
+ * But not in the transaction callback, which runs before the transaction's invalidation
+ * messages are sent: a process that was woken then would not see that tables or servers
+ * have changed.  The last step of releasing the transaction's resources comes after these
+ * messages, and after its locks.
  */
 static void
 shmem_release_callback(ResourceReleasePhase phase, bool isCommit, bool isTopLevel, void *arg)
@@ -342,8 +341,8 @@ shmem_release_callback(ResourceReleasePhase phase, bool isCommit, bool isTopLeve
 		return;
 
 	/*
-	 * Shared is enough for a wake-up; LWLocks serve as the barrier between
-	 * "work" and the latch.
+	 * A shared lock is enough for a wake-up; LWLocks serve as the barrier between "work"
+	 * and the latch.
 	 */
 	LWLockAcquire(shmem->lock,
 				  shmem_request_pending || shmem_relist_pending ? LW_EXCLUSIVE : LW_SHARED);
@@ -351,11 +350,11 @@ shmem_release_callback(ResourceReleasePhase phase, bool isCommit, bool isTopLeve
 	{
 		ShmemSlot  *slot = shmem_find_slot(MyDatabaseId, kind);
 
-		/* changes of rows are the pusher's business, those of settings both's */
+		/* changes of rows concern the pusher only, those of settings both workers */
 		if (slot == NULL || (kind == KAPTURE_PULLER && !shmem_settings_pending))
 			continue;
 		shmem_tell_changed(slot);
-		/* a barrier: kapture_shmem_worker_listen() does it the other way round */
+		/* the exchange is a barrier; kapture_shmem_worker_listen() sets "listening" and then reads "work" */
 		(void) pg_atomic_exchange_u32(&slot->work, 1);
 		if (slot->proc && (shmem_settings_pending || shmem_calls_pending || pg_atomic_read_u32(&slot->listening) != 0))
 			SetLatch(&slot->proc->procLatch);
@@ -368,7 +367,7 @@ shmem_release_callback(ResourceReleasePhase phase, bool isCommit, bool isTopLeve
 	shmem_forget_pending();
 }
 
-/* Registers the callbacks once in each backend.  False: nobody to wake. */
+/* Registers the callbacks once in each backend.  Returns false if there is nobody to wake. */
 static bool
 shmem_arm(void)
 {
@@ -386,9 +385,9 @@ shmem_arm(void)
 }
 
 /*
- * Wakes this database's worker when the running transaction commits, if it
- * listens: rows of an attached table have changed, or, if the number is that of its
- * entries in the outbox, less than zero, of one that is followed.
+ * Wakes this database's worker when the running transaction commits, if the worker listens.
+ * Rows of an attached table have changed or, if the number is negative (as in the outbox),
+ * of a followed table.
  */
 void
 kapture_shmem_wake_at_commit(int32 attachment_id)
@@ -402,7 +401,7 @@ kapture_shmem_wake_at_commit(int32 attachment_id)
 }
 
 /*
- * Does so because any table may have changed.
+ * Wakes the worker in the same way, as any table may have changed.
  */
 void
 kapture_shmem_wake_for_tables_at_commit(void)
@@ -414,8 +413,8 @@ kapture_shmem_wake_for_tables_at_commit(void)
 }
 
 /*
- * Wakes it when the running transaction commits, whether or not it listens for changes
- * of rows: calls of other modules are to be sent.
+ * Wakes the worker when the running transaction commits, whether or not it listens for
+ * changes of rows: calls of other modules are to be sent.
  */
 void
 kapture_shmem_wake_for_calls_at_commit(void)
@@ -479,9 +478,8 @@ kapture_shmem_worker_pid(Oid dbid, KaptureWorkerKind kind)
 }
 
 /*
- * Ends a database's workers and keeps them from coming back until the running
- * transaction ends.  Returns when they have left the database; can be
- * cancelled.
+ * Ends a database's workers, and keeps them from coming back until the running transaction
+ * ends.  Returns when they have left the database; can be cancelled.
  */
 void
 kapture_shmem_make_way(Oid dbid)
@@ -497,7 +495,7 @@ kapture_shmem_make_way(Oid dbid)
 	{
 		ShmemBlock *block = &shmem->blocks[i];
 
-		/* an entry whose owner died without giving back is free, too */
+		/* an entry whose process died without giving it back is free, too */
 		if (!OidIsValid(block->dbid) || BackendPidGetProc(block->pid) == NULL)
 		{
 			block->dbid = dbid;
@@ -562,7 +560,7 @@ kapture_shmem_slot_count(void)
 }
 
 /*
- * Returns a copy of what a slot says.
+ * Returns a copy of a slot's state.
  */
 KaptureSlotInfo
 kapture_shmem_slot_read(int slot)
@@ -582,8 +580,8 @@ kapture_shmem_slot_read(int slot)
 }
 
 /*
- * Reserves a slot for a worker of a database, in state STARTING.  Returns its
- * number, -1 if all are taken.
+ * Reserves a slot for a worker of a database, in state STARTING.  Returns its number; -1 if
+ * there is no free one.
  */
 int
 kapture_shmem_slot_reserve(Oid dbid, KaptureWorkerKind kind, uint32 *generation)
@@ -636,7 +634,7 @@ kapture_shmem_slot_free(int slot, uint32 generation)
 }
 
 /*
- * Tells whether a command wants the database without a worker.
+ * Tells whether a command keeps workers away from the database.
  */
 bool
 kapture_shmem_database_is_blocked(Oid dbid)
@@ -656,9 +654,9 @@ kapture_shmem_database_is_blocked(Oid dbid)
 }
 
 /*
- * Takes one request off the list.  Returns false if there is none; *dbid is
- * InvalidOid for "list the databases anew", *lost says that requests for
- * databases unknown were dropped.
+ * Takes one request off the list.  Returns false if there is none.  *dbid is InvalidOid for
+ * "list the databases anew"; *lost is set if requests were dropped, so that their databases
+ * are not known.
  */
 bool
 kapture_shmem_next_request(Oid *dbid, bool *lost)
@@ -677,7 +675,7 @@ kapture_shmem_next_request(Oid *dbid, bool *lost)
 	return any;
 }
 
-/* Takes back what a pusher has said of its servers and tables. */
+/* Withdraws what a pusher has reported of its servers and tables. */
 static void
 shmem_forget_reports(Oid dbid)
 {
@@ -697,7 +695,7 @@ shmem_forget_reports(Oid dbid)
 	}
 	if (any)
 		return;
-	/* nobody's search passes by here any more */
+	/* all entries are free, so no search has to go on beyond one */
 	for (int i = 0; i < SHMEM_MAX_REPORTS; i++)
 		shmem->servers[i].passed = false;
 	for (int i = 0; i < SHMEM_MAX_TABLES; i++)
@@ -723,8 +721,8 @@ shmem_worker_detach(int code, Datum arg)
 }
 
 /*
- * Takes over the slot the launcher reserved.  Returns false if the launcher
- * has given up on this process: it must go away.
+ * Takes over the slot that the launcher has reserved.  Returns false if the launcher has
+ * given up on this process, which must end then.
  */
 bool
 kapture_shmem_worker_attach(int slot, uint32 generation, Oid dbid)
@@ -754,7 +752,7 @@ kapture_shmem_worker_attach(int slot, uint32 generation, Oid dbid)
 }
 
 /*
- * Says that the database has the extension and is being served.
+ * Reports that the database has the extension and is being served.
  */
 void
 kapture_shmem_worker_running(void)
@@ -767,7 +765,7 @@ kapture_shmem_worker_running(void)
 }
 
 /*
- * Says why this worker is about to exit.
+ * Reports why this worker is about to exit.
  */
 void
 kapture_shmem_worker_reason(KaptureExit reason)
@@ -778,8 +776,7 @@ kapture_shmem_worker_reason(KaptureExit reason)
 }
 
 /*
- * Says whether there are servers to pull from, so that the launcher starts
- * a puller.
+ * Reports whether there are servers to pull from, so that the launcher starts a puller.
  */
 void
 kapture_shmem_worker_wants_puller(bool wanted)
@@ -794,7 +791,7 @@ kapture_shmem_worker_wants_puller(bool wanted)
 	LWLockRelease(shmem->lock);
 }
 
-/* The ban of an owner in this database, NULL if there is none.  Needs the lock. */
+/* Returns the ban of an owner in this database, NULL if there is none.  The caller holds the lock. */
 static ShmemBan *
 shmem_find_ban(Oid owner)
 {
@@ -809,8 +806,8 @@ shmem_find_ban(Oid owner)
 }
 
 /*
- * This process ends because of an owner's code, in an attached table; so it is
- * left alone for a while, longer each time.
+ * Notes that this process ends because of an owner's code, in an attached table.  That
+ * owner's code must not run for a while, longer each time.
  */
 void
 kapture_shmem_worker_blame(Oid owner, int32 attachment_id, KaptureBlame blame)
@@ -834,7 +831,7 @@ kapture_shmem_worker_blame(Oid owner, int32 attachment_id, KaptureBlame blame)
 		ban->times = 0;
 	}
 	else if (TimestampTzPlusMilliseconds(ban->until, SHMEM_LONGEST_BAN) < now)
-		ban->times = 0;			/* long ago */
+		ban->times = 0;			/* the last ban was long ago */
 	wait = Min(SHMEM_FIRST_BAN << Min(ban->times, 20), SHMEM_LONGEST_BAN);
 	ban->times++;
 	ban->attachment_id = attachment_id;
@@ -860,7 +857,8 @@ kapture_shmem_worker_banned(Oid owner)
 }
 
 /*
- * Tells, once, whether an attached table's code ended the process before this one.
+ * Returns, once, what an attached table's code has done if it ended the process before this
+ * one.
  */
 KaptureBlame
 kapture_shmem_worker_take_blame(int32 attachment_id)
@@ -882,8 +880,8 @@ kapture_shmem_worker_take_blame(int32 attachment_id)
 }
 
 /*
- * Returns whether a transaction asked for attention since the last call; which tables
- * have changed is what kapture_shmem_worker_is_changed() tells until the next one.
+ * Returns whether a transaction has asked for attention since the last call.  Until the
+ * next call, kapture_shmem_worker_is_changed() tells which tables have changed.
  */
 bool
 kapture_shmem_worker_take_work(void)
@@ -900,8 +898,8 @@ kapture_shmem_worker_take_work(void)
 }
 
 /*
- * Tells whether rows of an attached table may have changed, or, with a number less than
- * zero, of one that some table follows.
+ * Tells whether rows of an attached table may have changed or, if the number is negative,
+ * rows of a followed table.
  */
 bool
 kapture_shmem_worker_is_changed(int32 attachment_id)
@@ -912,9 +910,9 @@ kapture_shmem_worker_is_changed(int32 attachment_id)
 }
 
 /*
- * Before it sleeps, a worker says whether changes of rows are to wake it; if
- * not, the worker looks for them without being woken.  Returns false if there is something to
- * look at already.
+ * To be called before a worker sleeps: sets whether changes of rows are to wake it.  If
+ * not, the worker looks for them without being woken.  Returns false if there is something
+ * to look at already.
  */
 bool
 kapture_shmem_worker_listen(bool listening)
@@ -924,7 +922,7 @@ kapture_shmem_worker_listen(bool listening)
 }
 
 /*
- * Tells whether this worker was asked to make way.
+ * Tells whether this worker was asked to make way for a command.
  */
 bool
 kapture_shmem_worker_must_leave(void)
@@ -937,7 +935,7 @@ kapture_shmem_worker_must_leave(void)
 	return leave;
 }
 
-/* The place of a server's report, or a free one, or NULL.  The caller holds the lock. */
+/* Returns the entry of a server's report, else a free one if "make", or NULL.  The caller holds the lock. */
 static ShmemServer *
 shmem_find_server(const char *name, Oid owner, bool make)
 {
@@ -992,7 +990,7 @@ kapture_shmem_report_server(const char *name, Oid owner, KaptureServerState stat
 }
 
 /*
- * Takes that back: nothing goes to the server any more.
+ * Withdraws a server's state, as nothing goes to the server any more.
  */
 void
 kapture_shmem_withdraw_server(const char *name, Oid owner)
@@ -1007,8 +1005,8 @@ kapture_shmem_withdraw_server(const char *name, Oid owner)
 }
 
 /*
- * Copies the next report of this database at or behind *i, which is moved
- * behind it.  Returns false if there is none.
+ * Copies the next report of this database at or after position *i, and moves *i behind it.
+ * Returns false if there is none.
  */
 bool
 kapture_shmem_read_report(int *i, KaptureServerReport *report)
@@ -1027,7 +1025,7 @@ kapture_shmem_read_report(int *i, KaptureServerReport *report)
 	return found;
 }
 
-/* The place of a table's report, or a free one, or NULL.  The caller holds the lock. */
+/* Returns the entry of a table's report, else a free one if "make", or NULL.  The caller holds the lock. */
 static ShmemTable *
 shmem_find_table(int32 attachment_id, bool make)
 {
@@ -1049,8 +1047,8 @@ shmem_find_table(int32 attachment_id, bool make)
 }
 
 /*
- * Says how far this worker is with a table.  Returns false if there is no room
- * for another table.
+ * Reports how far this worker is with a table.  Returns false if there is no room for
+ * another table.
  */
 bool
 kapture_shmem_report_table(int32 attachment_id, const KaptureTableReport *report)
@@ -1071,7 +1069,7 @@ kapture_shmem_report_table(int32 attachment_id, const KaptureTableReport *report
 }
 
 /*
- * Takes that back: the table is no longer attached.
+ * Withdraws a table's report, as the table is no longer attached.
  */
 void
 kapture_shmem_withdraw_table(int32 attachment_id)
@@ -1086,8 +1084,8 @@ kapture_shmem_withdraw_table(int32 attachment_id)
 }
 
 /*
- * Fills in how far this database's worker is with a table; zeros if there is
- * none, or none that says so.
+ * Fills in how far this database's worker is with a table; zeros if there is no worker, or
+ * no report of the table.
  */
 void
 kapture_shmem_read_table(int32 attachment_id, KaptureTableReport *report)
@@ -1104,7 +1102,7 @@ kapture_shmem_read_table(int32 attachment_id, KaptureTableReport *report)
 	LWLockRelease(shmem->lock);
 }
 
-/* The place of a worker's trouble with a table, or NULL.  The caller holds the lock. */
+/* Returns the entry of a worker's error with a table, or NULL.  The caller holds the lock. */
 static ShmemTrouble *
 shmem_find_trouble(KaptureWorkerKind kind, int32 attachment_id)
 {
@@ -1118,7 +1116,7 @@ shmem_find_trouble(KaptureWorkerKind kind, int32 attachment_id)
 	return NULL;
 }
 
-/* A free place for one, or that of the oldest.  The caller holds the lock. */
+/* Returns a free entry for an error, or that of the oldest error.  The caller holds the lock. */
 static ShmemTrouble *
 shmem_make_trouble(void)
 {
@@ -1137,8 +1135,8 @@ shmem_make_trouble(void)
 }
 
 /*
- * Says what keeps a worker of this database from its work on an attached table
- * (0: on all of it); NULL: nothing does any more.  It outlives the process.
+ * Reports the error that keeps a worker of this database from its work on an attached table
+ * (0: from all its work); NULL: there is none any more.  The report outlives the process.
  */
 void
 kapture_shmem_report_trouble(KaptureWorkerKind kind, int32 attachment_id, const KaptureTrouble *trouble)
@@ -1162,7 +1160,8 @@ kapture_shmem_report_trouble(KaptureWorkerKind kind, int32 attachment_id, const 
 }
 
 /*
- * Fills in such a trouble of this database.  Returns false if there is none.
+ * Fills in the error that was reported for an attached table (0: for all) of this database.
+ * Returns false if there is none.
  */
 bool
 kapture_shmem_read_trouble(KaptureWorkerKind kind, int32 attachment_id, KaptureTrouble *trouble)

@@ -13,13 +13,13 @@
 /* What a worker does in its database. */
 typedef enum KaptureWorkerKind
 {
-	KAPTURE_PUSHER,				/* brings changes to Kapture: worker.c */
-	KAPTURE_PULLER				/* gets customers from there: puller.c */
+	KAPTURE_PUSHER,				/* sends changes to Kapture: worker.c */
+	KAPTURE_PULLER				/* gets customers from Kapture: puller.c */
 } KaptureWorkerKind;
 
 #define KAPTURE_WORKER_KINDS	2
 
-/* Why a worker went away. */
+/* Why a worker has ended. */
 typedef enum KaptureExit
 {
 	KAPTURE_EXIT_FAILED,		/* an error, or somebody ended it */
@@ -27,7 +27,7 @@ typedef enum KaptureExit
 	KAPTURE_EXIT_ASKED			/* it made way for a command */
 } KaptureExit;
 
-/* What the launcher learns of one slot. */
+/* What the launcher reads of a slot. */
 typedef enum KaptureSlotState
 {
 	KAPTURE_SLOT_FREE,
@@ -43,10 +43,10 @@ typedef struct KaptureSlotInfo
 	Oid			dbid;
 	uint32		generation;
 	KaptureExit reason;
-	bool		wants_puller;	/* says a pusher */
+	bool		wants_puller;	/* reported by a pusher */
 } KaptureSlotInfo;
 
-/* What a worker says of a server it sends to. */
+/* The state of a server, as reported by the worker that sends to it. */
 typedef enum KaptureServerState
 {
 	KAPTURE_STATE_OK,
@@ -71,13 +71,13 @@ typedef struct KaptureServerReport
 	char		message[KAPTURE_STATE_MESSAGE_LEN];
 } KaptureServerReport;
 
-/* How far a worker is with a table. */
+/* How far a worker is with a table, as the worker reports it. */
 typedef struct KaptureTableReport
 {
 	uint64		floor;			/* no change of an earlier transaction waits */
 	int			in_flight;		/* rows claimed */
 	TimestampTz last_success;	/* 0: none since the worker began */
-	char		problem[KAPTURE_STATE_MESSAGE_LEN]; /* why it cannot be sent, or "" */
+	char		problem[KAPTURE_STATE_MESSAGE_LEN]; /* why its rows cannot be sent, or "" */
 } KaptureTableReport;
 
 /* How users' code has ended a process. */
@@ -108,9 +108,9 @@ typedef enum KapturePhase
 typedef struct KaptureTrouble
 {
 	KapturePhase phase;			/* KAPTURE_PHASE_NONE: there is none */
-	int			deaths;			/* processes in a row that it ended */
+	int			deaths;			/* processes in a row that the error has ended */
 	TimestampTz since;
-	char		row_key[KAPTURE_TROUBLE_KEY_LEN];	/* or customer, "": no certain one; may be cut */
+	char		row_key[KAPTURE_TROUBLE_KEY_LEN];	/* or a customer, "": not known; may be cut */
 	char		message[KAPTURE_STATE_MESSAGE_LEN];
 } KaptureTrouble;
 
@@ -156,7 +156,7 @@ extern void kapture_shmem_withdraw_table(int32 attachment_id);
 extern void kapture_shmem_report_trouble(KaptureWorkerKind kind, int32 attachment_id,
 										 const KaptureTrouble *trouble);
 
-/* for whoever looks */
+/* to show what workers have reported */
 extern void kapture_shmem_read_table(int32 attachment_id, KaptureTableReport *report);
 extern bool kapture_shmem_read_trouble(KaptureWorkerKind kind, int32 attachment_id, KaptureTrouble *trouble);
 extern bool kapture_shmem_read_report(int *i, KaptureServerReport *report);

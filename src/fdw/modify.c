@@ -3,12 +3,13 @@
  *		Foreign tables: INSERT and UPDATE of customers.
  *
  * A row that is inserted is a request of Add, a row that is updated one of
- * Update with the columns that are SET.  Kapture has no transactions: what it
- * has taken stays, whatever becomes of ours (see remote_writes.c), and nothing is sent
- * a second time but after a 429, which means that nothing was done.
+ * Update with the columns that are SET.  Kapture has no transactions: what it has
+ * accepted stays, even if the transaction here is rolled back (see remote_writes.c).
+ * No request is sent a second time, except after a 429, which means that nothing was
+ * done.
  *
- * Many rows of an INSERT that wants nothing back come together; all of them are
- * checked before the first is sent, and up to max_connections are in flight at
+ * The rows of an INSERT that returns nothing come in batches; all rows of a batch
+ * are checked before the first is sent, and up to max_connections are in flight at
  * a time.
  */
 #include "postgres.h"
@@ -43,14 +44,14 @@
 #include "fdw/remote_writes.h"
 #include "traffic/request_pool.h"
 
-/* Rows of an INSERT that come together: as many, or so many for each connection, */
+/* Rows of a batch of an INSERT: MODIFY_BATCH, or MODIFY_ROUNDS for each connection if that is more, */
 #define MODIFY_BATCH		100
 #define MODIFY_ROUNDS		10
 
-/* but no more than these. */
+/* but no more than MODIFY_MAX_BATCH. */
 #define MODIFY_MAX_BATCH	2000
 
-/* Name of the id among what the scan of an UPDATE hands on. */
+/* Name of the junk column in which the scan of an UPDATE hands on the id. */
 #define MODIFY_ID			"kapture_id"
 
 /* A column that feeds a field of Add and Update. */
@@ -77,13 +78,13 @@ typedef struct Modify
 	int			ncolumns;
 	ModifyColumn *columns;
 	bool	   *is_taken;		/* by attribute: does it feed a field? */
-	AttrNumber	id_junk;		/* UPDATE: where the scan has id and old row */
+	AttrNumber	id_junk;		/* UPDATE: junk columns of id and old row */
 	AttrNumber	row_junk;
 	bool		has_trigger;	/* UPDATE: a trigger may have changed more columns */
-	HTAB	   *updated;		/* UPDATE: ids of customers that it is done with */
+	HTAB	   *updated;		/* UPDATE: ids of customers that have had their row */
 	bool		skip_duplicates;
 	KaptureRequestPool pool;	/* of the requests of one batch */
-	int			batch;			/* rows that come together, at most */
+	int			batch;			/* rows of a batch, at most */
 	int64		done;			/* rows before this batch */
 	MemoryContext context;		/* of one batch */
 } Modify;
@@ -93,7 +94,7 @@ typedef enum ModifyState
 	MODIFY_DUE,
 	MODIFY_RUNNING,
 	MODIFY_DONE,
-	MODIFY_SKIPPED,				/* Kapture has it already */
+	MODIFY_SKIPPED,				/* Kapture has the customer already */
 	MODIFY_FAILED
 } ModifyState;
 
@@ -105,12 +106,12 @@ typedef struct ModifyRow
 	size_t		flat_len;
 	char	   *body;			/* as it is sent, UTF-8; NULL: nothing to send */
 	size_t		body_len;
-	bool	   *sent;			/* by column */
+	bool	   *sent;			/* by column: is it in the body? */
 	int			attempts;
 	KaptureHttpRequest *request;
 	const KaptureHttpAnswer *answer;
 	Jsonb	   *parsed;
-	char	   *why;			/* it is not JSON */
+	char	   *why;			/* why the answer is not JSON */
 	KaptureReply reply;
 } ModifyRow;
 
@@ -217,7 +218,7 @@ modify_find_columns(Modify *modify)
 	}
 }
 
-/* Marks the columns that an UPDATE sets; others than Kapture takes are errors. */
+/* Marks the columns that an UPDATE sets; raises an error for one that Kapture does not take. */
 static void
 modify_find_set(Modify *modify, Bitmapset *updated)
 {
@@ -247,7 +248,7 @@ modify_find_set(Modify *modify, Bitmapset *updated)
  * Bodies
  */
 
-/* A column's value as text; NULL if it has none, as far as Kapture is concerned. */
+/* A column's value as text; NULL if it is NULL or blank, which to Kapture is no value. */
 static char *
 modify_text(ModifyColumn *column, Datum value, bool isnull)
 {
@@ -382,14 +383,14 @@ modify_is_first(Modify *modify, TupleTableSlot *plan)
 	bool		found;
 
 	if (isnull)
-		return true;			/* an error, a little later */
+		return true;			/* modify_check_id() raises the error */
 	(void) hash_search(modify->updated, &key, HASH_ENTER, &found);
 	return !found;
 }
 
 /*
- * Makes the body of an Update.  What is empty is left alone by Kapture; so a
- * column cannot be emptied.
+ * Makes the body of an Update.  For an empty value, Kapture leaves the field as it
+ * is; so a column cannot be emptied.
  */
 static void
 modify_make_update(const Modify *modify, ModifyRow *row, TupleTableSlot *slot, TupleTableSlot *plan)
@@ -457,7 +458,7 @@ modify_start(Modify *modify, ModifyRow *row)
 	kapture_undone_begin_request();
 }
 
-/* Puts a row off, as Kapture wants that, unless it has been long enough. */
+/* Puts a row off, as Kapture asks for, unless it was tried often enough or the wait is too long. */
 static void
 modify_put_off(Modify *modify, ModifyRow *row)
 {
@@ -510,7 +511,7 @@ modify_judge(Modify *modify, ModifyRow *row)
 	}
 }
 
-/* Says which row an error is about. */
+/* Adds to an error which row it is about. */
 static void
 modify_error_context(void *arg)
 {
@@ -536,8 +537,8 @@ modify_complain(const Modify *modify, const ModifyRow *row, int n)
 }
 
 /*
- * Starts requests of rows, as many as may be.  Returns when the next one may start;
- * DT_NOEND: not before one has ended, or there is none.
+ * Starts requests of rows, as many as may be.  Returns when the next request may
+ * start; DT_NOEND: not before one has ended, or there is none left to start.
  */
 static TimestampTz
 modify_start_due(Modify *modify, ModifyRow *rows, int n)
@@ -557,7 +558,7 @@ modify_start_due(Modify *modify, ModifyRow *rows, int n)
 	return DT_NOEND;
 }
 
-/* A row whose request has finished; NULL: none has by "until", or the next one may start. */
+/* Waits for a row whose request has finished; NULL if none has by "until", or if the next one may start. */
 static ModifyRow *
 modify_await(Modify *modify, ModifyRow *rows, int n, TimestampTz until)
 {
@@ -574,7 +575,7 @@ modify_await(Modify *modify, ModifyRow *rows, int n, TimestampTz until)
 	return NULL;
 }
 
-/* A row that is written needs its answer no more; those of a batch may be large. */
+/* Frees the answer of a row that is written, as the answers of a batch may be large. */
 static void
 modify_settle(ModifyRow *row)
 {
@@ -589,8 +590,8 @@ modify_settle(ModifyRow *row)
 
 /*
  * Sends rows that have a body, several at a time.  After a failure no more are
- * sent; it is raised when the answers to all others are here, the first row's if
- * there are several.
+ * sent; the error is raised when all requests have ended, and is that of the first
+ * row that failed.
  */
 static void
 modify_send(Modify *modify, ModifyRow *rows, int n)
@@ -635,8 +636,8 @@ modify_send(Modify *modify, ModifyRow *rows, int n)
 }
 
 /*
- * Puts into a row what is known of it now: ids, and values in the other columns
- * for the same field.
+ * Completes a row that was sent with the ids that Kapture gave, and with the values
+ * that were sent in other columns for the same field.
  */
 static void
 modify_complete(const Modify *modify, const ModifyRow *row, TupleTableSlot *slot)
@@ -679,7 +680,7 @@ modify_complete(const Modify *modify, const ModifyRow *row, TupleTableSlot *slot
 	ExecForceStoreHeapTuple(tuple, slot, true);
 }
 
-/* Begins a batch of rows; its memory is the current context's until the next one. */
+/* Begins a batch of rows, and switches to its memory context, which the next batch resets. */
 static ModifyRow *
 modify_begin_batch(Modify *modify, int n)
 {
@@ -710,7 +711,7 @@ modify_insert(EState *estate, ResultRelInfo *rri, TupleTableSlot **slots, int *n
 
 	for (int i = 0; i < *n; i++)
 	{
-		/* the executor checks when all is done, which would be too late */
+		/* the executor checks only after the row was sent, which would be too late */
 		if (rri->ri_WithCheckOptions != NIL)
 			ExecWithCheckOptions(WCO_VIEW_CHECK, rri, slots[i], estate);
 		modify_make_add(modify, &rows[i], slots[i]);
@@ -744,7 +745,7 @@ modify_exec_batch_insert(EState *estate, ResultRelInfo *rri, TupleTableSlot **sl
 	return modify_insert(estate, rri, slots, n);
 }
 
-/* How many rows may come together. */
+/* How many rows a batch may have. */
 static int
 modify_batch_size(ResultRelInfo *rri)
 {
@@ -781,7 +782,7 @@ modify_exec_update(EState *estate, ResultRelInfo *rri, TupleTableSlot *slot, Tup
  * Planning, begin and end
  */
 
-/* May these be written at all?  A mask of CmdTypes. */
+/* Which commands may write to the table, as a mask of CmdTypes. */
 static int
 modify_is_updatable(Relation rel)
 {
@@ -808,7 +809,7 @@ modify_check_command(Relation rel, CmdType command)
 				 errhint("Write the columns contact_person_name, contact_person_phone and contact_person_email of customers.")));
 }
 
-/* Has the scan of an UPDATE hand on the customer's id. */
+/* Makes the scan of an UPDATE hand on the customer's id. */
 static void
 modify_add_targets(PlannerInfo *root, Index rtindex, RangeTblEntry *rte, Relation rel)
 {
@@ -866,7 +867,7 @@ modify_create(EState *estate, ResultRelInfo *rri, KaptureApi api, int eflags)
 		const KaptureServer *options = kapture_server_get(modify->server, modify->userid);
 
 		kapture_server_require_key(options, api);
-		/* when a batch ends, connections wait for its last answers: that should be seldom */
+		/* at the end of a batch, connections are idle until its last answers are here: that should be seldom */
 		modify->batch = Max(modify->batch, Min(options->max_connections * MODIFY_ROUNDS, MODIFY_MAX_BATCH));
 	}
 	modify->context = AllocSetContextCreate(CurrentMemoryContext, "kapture modify",
@@ -875,7 +876,7 @@ modify_create(EState *estate, ResultRelInfo *rri, KaptureApi api, int eflags)
 	return modify;
 }
 
-/* The room for the ids of the customers that an UPDATE is done with. */
+/* Makes the table of ids of customers that have had their row of an UPDATE. */
 static HTAB *
 modify_create_updated(void)
 {
@@ -899,9 +900,9 @@ modify_refuse_moves(Relation rel)
 }
 
 /*
- * Kapture has no transactions, so it is not waited for the first row that wants
- * to come in: nothing is sent if the UPDATE of several partitions sets what
- * decides about them.
+ * Refuses an UPDATE of several partitions that sets columns of the partition key,
+ * before anything is sent: as Kapture has no transactions, it would be too late when
+ * the first row moves.
  */
 static void
 modify_check_moves(ModifyTableState *state, ResultRelInfo *rri, Bitmapset *updated)
@@ -947,7 +948,7 @@ modify_begin_insert(ModifyTableState *state, ResultRelInfo *rri)
 	EState	   *estate = state->ps.state;
 
 	modify_check_command(rri->ri_RelationDesc, CMD_INSERT);
-	/* what it updates is known by that; a trigger may have set the partition key */
+	/* with ri_FdwState, this partition is updated, too; a trigger may have set the partition key */
 	if (state->ps.plan && state->operation == CMD_UPDATE && rri->ri_FdwState)
 		modify_refuse_moves(rri->ri_RelationDesc);
 	(void) modify_create(estate, rri, KAPTURE_API_ADD, 0);
@@ -988,7 +989,7 @@ modify_explain(ModifyTableState *state, ResultRelInfo *rri, List *private, int s
 
 /*
  * kapture_fdw_add_modify
- *		Adds to the wrapper's functions those that write.
+ *		Adds the functions that write to those of the wrapper.
  *
  * Errors of INSERT and UPDATE: those of kapture_server_get() and
  * kapture_http_start(); no answer: see http.c; HV00M an answer that is not

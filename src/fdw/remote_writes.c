@@ -32,7 +32,7 @@ typedef struct UndoneLevel
 /* The innermost level that has written; lives as long as the transaction. */
 static UndoneLevel *undone_level = NULL;
 
-/* Adds to one level what another has. */
+/* Adds the counts and ids of one level to another. */
 static void
 undone_merge(UndoneLevel *into, const UndoneLevel *from)
 {
@@ -43,7 +43,7 @@ undone_merge(UndoneLevel *into, const UndoneLevel *from)
 	into->unknown += from->unknown;
 }
 
-/* Says what stays in Kapture. */
+/* Warns of what stays in Kapture. */
 static void
 undone_warn(const UndoneLevel *level)
 {
@@ -135,7 +135,7 @@ kapture_undone_begin_request(void)
 
 /*
  * kapture_undone_end_request
- *		To be called when the answer to such a request is here.
+ *		To be called when a request that writes has ended, with its outcome.
  */
 void
 kapture_undone_end_request(KaptureWritten written, int64 customer_id)

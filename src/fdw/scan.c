@@ -3,14 +3,14 @@
  *		Foreign tables: reading customers and contacts of Kapture.
  *
  * Kapture answers two questions: who has this id, phone or email (Get), and
- * who was generated between two times (Pull).  A scan asks the first one that
- * its conditions allow, and PostgreSQL checks all of them again on the rows
- * that come, so that a condition Kapture does not know is no wrong answer,
- * only a longer one.  A scan without a condition that Kapture can be asked
- * would have no end, and is refused when it starts.
+ * who was generated between two times (Pull).  A scan asks the first of these that
+ * its conditions allow.  PostgreSQL checks all conditions again on the rows that
+ * come, so that a condition that Kapture does not know makes the answer longer, but
+ * not wrong.  A scan without a condition that Kapture can be asked would have no
+ * end, and is refused when it starts.
  *
- * A join can ask for each of its outer rows: paths that take the value from
- * there are offered beside the plain one.
+ * A join can ask for each of its outer rows: paths that take the value from the
+ * outer row are offered beside the plain path.
  */
 #include "postgres.h"
 
@@ -52,8 +52,8 @@
 #include "pull/pull_functions.h"
 
 /*
- * Costs, so that a Get is better than a Pull, and a Pull than nothing; less than
- * what has an expression compiled, since it is Kapture that takes the time.
+ * Costs that make a Get better than a Pull, and a Pull better than no condition; too
+ * low for expressions to be compiled (JIT), since it is Kapture that takes the time.
  */
 #define FDW_GET_COST		10.0
 #define FDW_PULL_COST		2.0e4
@@ -71,16 +71,16 @@ typedef enum FdwUse
 	FDW_USE_NONE
 } FdwUse;
 
-/* A condition that is of use. */
+/* A condition that Kapture can be asked with. */
 typedef struct FdwCondition
 {
 	FdwUse		use;
 	AttrNumber	attnum;
-	Expr	   *value;			/* the other side; an array: any of its elements */
+	Expr	   *value;			/* other side of the comparison; if an array: any of its elements */
 	bool		is_equal;
 } FdwCondition;
 
-/* Values for as many Gets are assumed in an array that is not known. */
+/* How many values the planner assumes in an array that it does not know. */
 #define FDW_ARRAY_LENGTH	10
 
 /* A value that Kapture is asked for, and its text. */
@@ -99,7 +99,7 @@ typedef struct FdwScan
 	KaptureRowKind kind;
 	char	   *server;
 	Oid			userid;
-	FdwUse		use;			/* of a Get, or FDW_USE_SINCE */
+	FdwUse		use;			/* what a Get asks by, or FDW_USE_SINCE */
 	AttrNumber	asked;			/* column a Get asks for */
 	FdwAsked   *asked_values;	/* one for each Get */
 	List	   *uses;			/* integers, one for each expression */
@@ -178,7 +178,7 @@ fdw_time_use(Oid function, bool *is_equal)
 	}
 }
 
-/* A date or a time without zone as timestamptz, as comparing it does. */
+/* Converts a date or a time without zone to timestamptz, as the comparison does. */
 static Expr *
 fdw_as_timestamptz(Expr *value)
 {
@@ -231,7 +231,7 @@ fdw_take_apart(RelOptInfo *rel, Expr *clause, Node **left, Node **right, Oid *fu
 	return fdw_is_column(*left, rel);
 }
 
-/* The collation that a comparison uses. */
+/* Is the collation of a comparison deterministic? */
 static bool
 fdw_is_deterministic(Expr *clause)
 {
@@ -239,7 +239,7 @@ fdw_is_deterministic(Expr *clause)
 }
 
 /*
- * Finds out what a condition on the relation is good for, which it returns.
+ * Finds out, and returns, what a condition on the relation is good for.
  */
 static FdwUse
 fdw_examine(PlannerInfo *root, RelOptInfo *rel, Oid relid, Expr *clause, FdwCondition *condition)
@@ -275,7 +275,7 @@ fdw_examine(PlannerInfo *root, RelOptInfo *rel, Oid relid, Expr *clause, FdwCond
 	return condition->use;
 }
 
-/* For how many values a condition that is good for a Get asks. */
+/* How many values a condition for a Get asks for. */
 static double
 fdw_count(const FdwCondition *condition)
 {
@@ -305,7 +305,7 @@ fdw_get_rel_size(PlannerInfo *root, RelOptInfo *rel, Oid relid)
 
 /*
  * The best use of the conditions in a list of RestrictInfos; *best becomes the
- * one that has it.
+ * condition with that use.
  */
 static FdwUse
 fdw_best_use(PlannerInfo *root, RelOptInfo *rel, Oid relid, List *conditions, FdwCondition *best)
@@ -320,13 +320,13 @@ fdw_best_use(PlannerInfo *root, RelOptInfo *rel, Oid relid, List *conditions, Fd
 		FdwUse		use = fdw_examine(root, rel, relid, lfirst_node(RestrictInfo, lc)->clause,
 									  &condition);
 
-		if (use != FDW_USE_UNTIL && use < best->use)	/* an end alone is of no use */
+		if (use != FDW_USE_UNTIL && use < best->use)	/* a Pull needs a start */
 			*best = condition;
 	}
 	return best->use;
 }
 
-/* Adds a path that takes a value from these other relations. */
+/* Adds a path that takes the value from the other relations of a join clause, if a Get can ask for it. */
 static void
 fdw_add_join_path(PlannerInfo *root, RelOptInfo *rel, RestrictInfo *info, Oid relid)
 {
@@ -388,8 +388,8 @@ fdw_get_paths(PlannerInfo *root, RelOptInfo *rel, Oid relid)
 }
 
 /*
- * Makes the plan: which conditions Kapture is asked with.  All of them are
- * checked here, too.
+ * Makes the plan: chooses the conditions that Kapture is asked with.  PostgreSQL
+ * checks all conditions again.
  */
 static ForeignScan *
 fdw_get_plan(PlannerInfo *root, RelOptInfo *rel, Oid relid, ForeignPath *path,
@@ -442,9 +442,9 @@ fdw_get_plan(PlannerInfo *root, RelOptInfo *rel, Oid relid, ForeignPath *path,
 
 /*
  * kapture_fdw_advise_created
- *		Warns of columns that Kapture does not have in a foreign table that was just
- *		made, if it is one of this wrapper: otherwise the first query would be the
- *		first to fail; and reports what one shows that does not say.
+ *		For a foreign table of this wrapper that was just made: warns of columns that
+ *		Kapture does not have, of which only the first query would complain otherwise,
+ *		and reports that it shows customers, if neither an option nor the name says so.
  */
 void
 kapture_fdw_advise_created(RangeVar *table)
@@ -494,7 +494,7 @@ fdw_begin(ForeignScanState *node, int eflags)
 	node->fdw_state = scan;
 	if (scan->use != FDW_USE_NONE || (eflags & EXEC_FLAG_EXPLAIN_ONLY))
 		return;
-	/* a condition may be of no use because its column is of another type */
+	/* the reason may be that the column of a condition has another type than Kapture's */
 	kapture_columns_check(scan->kind, RelationGetDescr(node->ss.ss_currentRelation), ERROR);
 	ereport(ERROR,
 			(errcode(ERRCODE_FDW_UNABLE_TO_CREATE_EXECUTION),
@@ -506,7 +506,7 @@ fdw_begin(ForeignScanState *node, int eflags)
 			 errhint("Add a condition \"customer_id = ...\", or join with customers.")));
 }
 
-/* Errors out on a bound that is no time. */
+/* Raises an error if a bound is not finite. */
 static TimestampTz
 fdw_finite(TimestampTz when)
 {
@@ -664,7 +664,7 @@ fdw_iterate(ForeignScanState *node)
 		return slot;
 	}
 
-	/* Kapture knows the customer by it, but does not repeat it everywhere */
+	/* Kapture found the customer by this value, but may not repeat it in this column */
 	if ((scan->use == FDW_USE_PHONE || scan->use == FDW_USE_EMAIL) &&
 		slot->tts_isnull[scan->asked - 1])
 	{

@@ -12,7 +12,7 @@
 #include "fetch/ask.h"
 #include "fetch/fetch.h"
 
-/* A Get, for one of the two. */
+/* A Get by the phone or the email of a search. */
 typedef struct AskGet
 {
 	KaptureSearch *search;
@@ -20,8 +20,8 @@ typedef struct AskGet
 } AskGet;
 
 /*
- * The customer of an answer; 0: there is none.  An answer about somebody else, as of
- * a server that is out of step, is none.
+ * The customer of an answer; 0 if there is none.  A customer with another phone or
+ * email, as a server that is out of step returns, does not count.
  */
 static int64
 ask_customer(const KaptureWindow *window, const AskGet *get)
@@ -56,7 +56,7 @@ kapture_ask(const char *server, Oid userid, List *searches)
 {
 	List	   *bodies = NIL;
 	List	   *gets = NIL;
-	MemoryContext scratch;		/* of an answer */
+	MemoryContext scratch;		/* for one answer */
 	MemoryContext old = CurrentMemoryContext;
 	KaptureFetch *fetch;
 	const KaptureWindow *window;
@@ -97,8 +97,8 @@ kapture_ask(const char *server, Oid userid, List *searches)
 }
 
 /*
- * Returns what is wrong with a search whose phone and email are two customers', in the
- * current memory context.
+ * Returns a message about a search whose phone and email belong to two customers, in
+ * the current memory context.
  */
 char *
 kapture_ask_conflict(const KaptureSearch *search)

@@ -11,12 +11,12 @@
 
 typedef struct KaptureSearch
 {
-	const char *phone;			/* NULL: not by it */
+	const char *phone;			/* NULL: not searched for */
 	const char *email;
 	void	   *item;			/* the caller's own */
 
 	/* filled in */
-	int64		by_phone;		/* the customer, 0: nobody */
+	int64		by_phone;		/* customer with the phone; 0: nobody */
 	int64		by_email;
 } KaptureSearch;
 

@@ -10,36 +10,37 @@
  * answers, however long the range: no window is asked for ahead if the answers
  * are so large that the list would hold more than FETCH_AHEAD bytes.
  *
- * What may be over soon is tried again: lost connections, timeouts,
- * answers that are cut off, 5xx and 429.  All windows then wait, since they go
- * to the same server.  What cannot get better is raised as an error when its
- * window's turn comes, so that whoever reads has everything before it.
+ * Failures that may pass are retried: lost connections, timeouts, answers that are
+ * cut off, 5xx and 429.  All windows then wait, since they go to the same server.
+ * Any other failure is raised as an error when the turn of its window comes, so that
+ * the reader has got everything before it.
  *
  * Some accounts give pages of whole days (option pull_form): then a window is a
  * day, whose pages are asked for one after the other until one is empty, or two in
- * a row are shorter than others were.  That a page has fewer customers than were
- * asked for says nothing, as the account may give no more.  A page that repeats the
- * one before, and an empty one behind a full one, are asked for again: an account that
- * slips once would have customers left out.  A customer who is added meanwhile may push others to the next page, where
- * they come again; readers take that for what it is.
+ * a row are shorter than others were.  A page with fewer customers than were asked
+ * for need not be the last, as the account may have a lower limit.  A page that
+ * repeats the one before, and an empty page behind a full one, are asked for again,
+ * as a single wrong answer would leave customers out.  A customer who is added
+ * meanwhile may push others to the next page, where they come again; readers must
+ * cope with that.
  *
  * Windows whose number of customers looks like a limit of the server's are
- * halved, down to a second, and asked for again: what is beyond such a limit is
- * left out without a word.
+ * halved, down to a second, and asked for again: the server leaves out what is
+ * beyond such a limit without an error.
  *
  * Settings are read when a request is sent and when an answer is looked at.
- * Outside of a transaction, as in a background process, that is a transaction
- * of its own; none is open while the network is waited for.
+ * Outside of a transaction, as in a background process, that is done in a
+ * transaction of its own; none is open during a wait for the network.
  *
  * Between two calls of kapture_fetch_next() nobody serves the network.  A
  * request that breaks then, say because a cursor was left alone for an hour,
- * is nobody's fault: it is repeated as if it had never been sent.
+ * is not counted as a failure: it is repeated as if it had never been sent.
  *
  * A customer who comes with two windows, or is found by two Gets, is handed out once
  * (kapture_window_customer).
  *
- * Everything belongs to one memory context; requests are given back with it
- * (see http.c), be it after an error or because the reader has seen enough.
+ * Everything belongs to one memory context; requests are released with it
+ * (see http.c), whether after an error or because the reader has seen enough.
  */
 #include "postgres.h"
 
@@ -68,32 +69,32 @@
 /* Bytes of answers that may be fetched ahead. */
 #define FETCH_AHEAD			(16 * 1024 * 1024)
 
-/* Requests at a time before the first answer tells how large they are. */
+/* Requests at a time until the first answer shows how large answers are. */
 #define FETCH_FIRST			2
 
 /*
- * A number of customers that is a multiple of this may be all that the server
- * gives away at once.  Limits are round numbers; by chance one window in fifty
- * looks like that, and costs two more requests.
+ * A number of customers that is a multiple of this may be a limit of the server's.
+ * Limits are round numbers; one window in fifty has such a number by chance, which
+ * costs two more requests.
  */
 #define FETCH_ROUND			50
 
 /*
- * Gets that are begun together, for each connection, and at most: at the start and the end of a fetch, not all
- * connections are busy.
+ * Gets to begin together, for each connection, and in all at most: so many that the start and the end of a fetch, when
+ * not all connections are busy, hardly matter.
  */
 #define FETCH_ROUND_GETS	100
 #define FETCH_ROUND_MAX		10000
 
 /*
- * Gets that have been sent or answered and wait for their turn, for each connection: a late answer keeps as many others
- * from being handed out, but no connection from being used.
+ * Gets for each connection that may be sent or answered ahead of their turn: up to this many, a late answer keeps
+ * others from being handed out, but no connection from being used.
  */
 #define FETCH_GETS_AHEAD	4
 
 /*
  * The server whose Get was answered last, and how large its answers were: the next fetch of many
- * need not begin with few.
+ * Gets need not begin with few requests.
  */
 static struct
 {
@@ -101,13 +102,13 @@ static struct
 	size_t		largest;
 }			fetch_known_gets;
 
-/* Microseconds after which requests that are ready should leave while answers are read. */
+/* Microseconds after which the network is served again while answers are read. */
 #define FETCH_SERVE_AFTER	250
 
-/* Pages in a row with fewer customers than others, after which there are no more: what still comes is new. */
+/* After this many pages in a row with fewer customers than others, a window is complete: what still comes is new. */
 #define FETCH_SHORTER		2
 
-/* Pages in a row that only repeat the one before, after which there is no point. */
+/* Pages in a row that only repeat the one before, after which the fetch gives up. */
 #define FETCH_REPEATS		3
 
 typedef enum FetchState
@@ -128,13 +129,13 @@ typedef struct FetchSlot
 	int			number;			/* of the body, for a Get */
 	int			offset;			/* of the page: customers before it */
 	int			repeats;		/* pages in a row with nobody new */
-	int			fullest;		/* customers of a page so far, at most */
-	int			shorter;		/* pages in a row with fewer */
-	bool		doubted;		/* the page is empty, and was asked for again for it */
-	uint64	   *last;			/* hashes of the page before, in order; NULL: none */
+	int			fullest;		/* most customers of a page so far */
+	int			shorter;		/* pages in a row with fewer than that */
+	bool		doubted;		/* the page was empty, and has been asked for again */
+	uint64	   *last;			/* hashes of the customers of the page before, sorted; NULL: none */
 	int			nlast;
 	int			attempts;
-	bool		neglected;		/* nobody served the network meanwhile */
+	bool		neglected;		/* the network was not served while the request ran */
 	KaptureHttpRequest *request;
 } FetchSlot;
 
@@ -146,10 +147,10 @@ struct KaptureFetch
 	Oid			serverid;
 	Oid			owner;			/* of the server */
 	Oid			userid;
-	uint64		serial;			/* of fetches in this process */
+	uint64		serial;			/* number of this fetch in the process */
 	KaptureApi	api;
 	List	   *bodies;			/* of Gets */
-	bool		keeps_answers;	/* without customers, for whoever reads */
+	bool		keeps_answers;	/* hand out answers without customers, too */
 
 	bool		paged;
 	int			limit;			/* customers of a page */
@@ -157,18 +158,18 @@ struct KaptureFetch
 	int64		window;			/* microseconds */
 	Timestamp	next;			/* start of the next window */
 	Timestamp	end;
-	int			planned;		/* slots made so far, but for halves */
+	int			planned;		/* slots made so far, not counting halves */
 	bool		all_planned;
 
 	List	   *slots;			/* of FetchSlot */
-	KaptureRequestPool pool;	/* of the requests of these */
+	KaptureRequestPool pool;	/* of the requests of the slots */
 	int			allowed;		/* windows asked for ahead, at most */
 	size_t		largest;		/* bytes of an answer, about */
 	bool		answered;		/* the server has answered before */
 	int			timeout;		/* milliseconds */
 	TimestampTz served;			/* when the network was served last */
 	HTAB	   *ids;			/* of customers of the current window, or of all Gets */
-	HTAB	   *ids_before;		/* and of the window before; NULL: there is none */
+	HTAB	   *ids_before;		/* ids of the window before; NULL: there is none */
 	KaptureWindow current;
 };
 
@@ -179,7 +180,7 @@ struct KaptureFetch
 
 /*
  * How long a window may really be.  A day on which clocks are set back has 25
- * hours, which is more than Kapture gives away at once.
+ * hours, which is more than Kapture returns at once.
  */
 static int64
 window_length(const KaptureFetch *fetch, Timestamp from, Timestamp to)
@@ -220,7 +221,7 @@ window_end(const KaptureFetch *fetch, Timestamp from)
 
 /*
  * kapture_fetch_windows_left
- *		About how many windows a pull has that is done up to "from".
+ *		About how many windows are left of a pull that is done up to "from".
  */
 int64
 kapture_fetch_windows_left(const KaptureFetch *fetch, Timestamp from)
@@ -275,7 +276,7 @@ fetch_plan(KaptureFetch *fetch)
 
 /*
  * Replaces the first slot by two halves, if its answer may have been cut off
- * and is for more than a second.
+ * and is for more than a second.  Returns whether it did.
  */
 static bool
 fetch_halve(KaptureFetch *fetch, FetchSlot *slot, const KaptureList *list)
@@ -321,9 +322,9 @@ fetch_end_work(KaptureFetch *fetch, bool begun)
 }
 
 /*
- * The body that asks for a page, JSON in the current memory context.  To an account
- * that takes the end for the beginning of its day, one that is the same as the start
- * would be nothing at all.
+ * The body that asks for a page, JSON in the current memory context.  The end is the
+ * next day, as some accounts take the end for the beginning of its day: then a range
+ * with the same start and end would be empty.
  */
 static char *
 fetch_page_body(const KaptureServer *server, Timestamp when, int offset, int limit)
@@ -347,7 +348,7 @@ fetch_send(KaptureFetch *fetch, FetchSlot *slot)
 	size_t		len;
 
 	kapture_server_require_same(server, fetch->serverid, fetch->owner);
-	/* the text is gone with the window, the request when it is released */
+	/* the text lives as long as the window, the request until it is released */
 	old = MemoryContextSwitchTo(fetch->answer_context);
 	if (fetch->api == KAPTURE_API_GET)
 		text = list_nth(fetch->bodies, slot->number);
@@ -436,11 +437,11 @@ fetch_may_recover(KaptureFetch *fetch, const KaptureHttpAnswer *answer)
 		strcmp(answer->option, "connect_timeout") != 0)
 		return false;
 
-	/* a server that never was there is more likely a wrong address */
+	/* if the server was never reached, its address is more likely wrong */
 	return fetch->answered || answer->outcome != KAPTURE_HTTP_NOT_SENT;
 }
 
-/* Looks at a finished request, but not into its answer. */
+/* Decides what becomes of a finished request, without parsing its answer. */
 static void
 fetch_look(KaptureFetch *fetch, FetchSlot *slot)
 {
@@ -476,8 +477,8 @@ fetch_look(KaptureFetch *fetch, FetchSlot *slot)
 }
 
 /*
- * Takes note of the requests that have finished, and looks at ours.  Those of
- * other fetches, of other cursors, are noted for them.
+ * Marks the slots whose requests have finished, and looks at those of this fetch.
+ * Slots of other fetches, of other cursors, are left for these to look at.
  */
 static void
 fetch_reap(KaptureFetch *fetch)
@@ -491,7 +492,7 @@ fetch_reap(KaptureFetch *fetch)
 
 		slot->state = FETCH_FINISHED;
 		if (slot->fetch != fetch)
-			SetLatch(MyLatch);	/* its reader must not wait for it any more */
+			SetLatch(MyLatch);	/* the other reader must not wait any more */
 	}
 	foreach(lc, fetch->slots)
 	{
@@ -510,7 +511,7 @@ fetch_reap(KaptureFetch *fetch)
  * Answers
  */
 
-/* The first slot is done with. */
+/* Removes the first slot, which is done with. */
 static void
 fetch_take_off(KaptureFetch *fetch, FetchSlot *slot)
 {
@@ -530,7 +531,7 @@ fetch_compare_hashes(const void *a, const void *b)
 	return x < y ? -1 : x > y;
 }
 
-/* Has this page nobody who was not on the one before it?  It takes that one's place. */
+/* Were all customers of this page on the page before, too?  This page takes the place of the page before. */
 static bool
 fetch_is_repeated(FetchSlot *slot, const KaptureList *list)
 {
@@ -555,8 +556,8 @@ fetch_is_repeated(FetchSlot *slot, const KaptureList *list)
 }
 
 /*
- * Is an empty page to be asked for again, as the one before it does not look like the
- * last?  Once for each page.
+ * Is an empty page to be asked for again, because the page before it does not look like
+ * the last one?  Once for each page.
  */
 static bool
 fetch_doubts_end(FetchSlot *slot, const KaptureList *list)
@@ -573,9 +574,9 @@ fetch_doubts_end(FetchSlot *slot, const KaptureList *list)
 }
 
 /*
- * Was this the last page of its window?  If not, the slot is to ask for the next
- * one.  An account may leave the offset out of account: then a page that was full,
- * or looks like a limit, is all that it will ever give.
+ * Was this the last page of its window?  If not, the slot is set to the next page.  An
+ * account may ignore the offset and return the same page again and again: if that page
+ * is full, or looks like a limit, there may be more, which is an error.
  */
 static bool
 fetch_is_last_page(FetchSlot *slot, const KaptureList *list)
@@ -603,7 +604,7 @@ fetch_is_last_page(FetchSlot *slot, const KaptureList *list)
 	return slot->shorter >= FETCH_SHORTER;
 }
 
-/* Has the first slot ask for its next page. */
+/* Makes the first slot ask for its next page. */
 static void
 fetch_turn_page(FetchSlot *slot)
 {
@@ -631,9 +632,9 @@ fetch_turn_ids(KaptureFetch *fetch)
  *		has come before.
  *
  * Windows share the second between them, so that nobody is lost there: a customer who
- * was made then comes with both.  Several Gets may find the same one.  Customers
- * without an id, and what is no object, never came before.  To be called once for each,
- * while the window is valid.
+ * was made then comes with both.  Several Gets may find the same customer.  Customers
+ * without an id, and values that are no objects, are always returned.  To be called once
+ * for each n, while the window is valid.
  */
 Jsonb *
 kapture_window_customer(const KaptureWindow *window, int n)
@@ -695,7 +696,7 @@ fetch_hand_out(KaptureFetch *fetch, FetchSlot *slot, const KaptureReply *reply, 
 		fetch->allowed = Min(fetch->allowed + 1, fetch->pool.most);
 }
 
-/* Makes a window of the first slot's answer.  False if it is asked for again. */
+/* Makes a window of the first slot's answer.  False if the answer is asked for again. */
 static bool
 fetch_accept(KaptureFetch *fetch, FetchSlot *slot)
 {
@@ -747,7 +748,7 @@ fetch_accept(KaptureFetch *fetch, FetchSlot *slot)
 	return done;
 }
 
-/* Notes that requests were left alone, if they were. */
+/* Marks requests as neglected, if the network has not been served for long. */
 static void
 fetch_note_absence(KaptureFetch *fetch)
 {
@@ -759,7 +760,7 @@ fetch_note_absence(KaptureFetch *fetch)
 		((FetchSlot *) lfirst(lc))->neglected = true;
 }
 
-/* Serves the network, as often as matters: what comes from a fast server is read in less time. */
+/* Serves the network, but not each time: the answers of a fast server are read in less than FETCH_SERVE_AFTER. */
 static void
 fetch_serve(KaptureFetch *fetch)
 {
@@ -774,8 +775,8 @@ fetch_serve(KaptureFetch *fetch)
 
 /*
  * kapture_fetch_poll
- *		As far as it goes without waiting: sends what is due, and sets *window
- *		to the next window, in order, if it is there.
+ *		Without waiting, sends what is due, and sets *window to the next window,
+ *		in order, if that has arrived.
  *
  * WAIT: call again once the network has been served (kapture_http_wait,
  * kapture_fetch_served), at *when at the latest.  The window is valid until the next call.  Errors as
@@ -818,7 +819,7 @@ kapture_fetch_poll(KaptureFetch *fetch, const KaptureWindow **window, TimestampT
 		}
 	} while (state == KAPTURE_FETCH_WAIT);
 
-	/* the next ones may travel while this one is read */
+	/* other requests may be under way while this window is read */
 	if (state == KAPTURE_FETCH_WINDOW)
 	{
 		fetch_plan(fetch);
@@ -847,8 +848,8 @@ kapture_fetch_forget_window(KaptureFetch *fetch)
 
 /*
  * kapture_fetch_served
- *		Says that the network has been served since the last call, so that what
- *		has timed out was given its time.
+ *		To be called when the network has been served since the last call, so that
+ *		a request that has timed out is not taken for a neglected one.
  */
 void
 kapture_fetch_served(KaptureFetch *fetch)
@@ -893,8 +894,8 @@ kapture_fetch_next(KaptureFetch *fetch)
 
 /*
  * kapture_fetch_not_before
- *		When the server may be asked again, as far as it has said so; in the
- *		past if it has not.
+ *		When the server may be asked again, if it has set a time; else a time in
+ *		the past.
  */
 TimestampTz
 kapture_fetch_not_before(const KaptureFetch *fetch)
@@ -959,7 +960,7 @@ kapture_fetch_pull(const char *server, Oid userid, Timestamp start, Timestamp en
 
 /*
  * kapture_fetch_keep_answers
- *		Has windows without customers hand out their answer, and refusals be
+ *		Makes windows without customers include their answer, and makes refusals
  *		windows, too, rather than errors.
  */
 void
@@ -982,8 +983,8 @@ kapture_fetch_pull_body(Timestamp from, Timestamp to)
 
 /*
  * kapture_fetch_get_body
- *		The body that asks for a customer by its id (0: not by it), or by phone
- *		or email (NULL: not by this), with all the keys of the sample; JSON in the
+ *		The body that asks for a customer by id (0: not by id), or by phone or
+ *		email (NULL: not by it), with all the keys of the sample; JSON in the
  *		current memory context.
  */
 char *
@@ -1006,8 +1007,9 @@ kapture_fetch_get_body(int64 customer_id, const char *phone, const char *email)
 
 /*
  * kapture_fetch_nobody_body
- *		The body of a pull of one second, or of one customer of its day, when there
- *		was nobody, in the account's form; JSON in the current memory context.
+ *		The body of a pull at "when", a time without customers: of that second, or of
+ *		one customer of its day, in the account's form; JSON in the current memory
+ *		context.
  */
 char *
 kapture_fetch_nobody_body(const KaptureServer *server, Timestamp when)
@@ -1017,8 +1019,8 @@ kapture_fetch_nobody_body(const KaptureServer *server, Timestamp when)
 
 /*
  * kapture_fetch_gets
- *		Begins to ask for the customers that Gets with these bodies find, one
- *		or more of them; they are JSON (char *) in the database's encoding.
+ *		Begins to fetch the customers that Gets with these bodies find; "bodies" is
+ *		not empty and has JSON (char *) in the database's encoding.
  *
  * As kapture_fetch_pull(); each answer is a window, in the order of the bodies.
  */
@@ -1066,7 +1068,7 @@ kapture_fetch_most(const KaptureFetch *fetch)
 
 /*
  * kapture_fetch_server
- *		The server that is asked; as long as the fetch.
+ *		The name of the server; lives as long as the fetch.
  */
 const char *
 kapture_fetch_server(const KaptureFetch *fetch)

@@ -18,19 +18,19 @@ typedef struct KaptureFetch KaptureFetch;
 /* One answer. */
 typedef struct KaptureWindow
 {
-	KaptureFetch *fetch;		/* which it is of */
+	KaptureFetch *fetch;		/* the fetch that returned it */
 	Timestamp	from;			/* only for pulls, in the account's local time */
 	Timestamp	to;
-	bool		continues;		/* another page of the window before, */
-	bool		unfinished;		/* and there may be more: "to" is as if nothing had come */
+	bool		continues;		/* it is another page of the window before */
+	bool		unfinished;		/* another page may follow; then "to" is "from" */
 	int			number;			/* only for Gets: of the body, from 0 */
 	TimestampTz asked;			/* when its request was sent */
 	const KaptureList *list;	/* NULL: no customers */
-	bool		refused;		/* and that because Kapture refuses the request */
-	Jsonb	   *answer;			/* without customers, if it was to be kept */
+	bool		refused;		/* "list" is NULL because Kapture refused the request */
+	Jsonb	   *answer;			/* an answer without customers, if answers are kept */
 } KaptureWindow;
 
-/* What kapture_fetch_poll() came to. */
+/* The result of kapture_fetch_poll(). */
 typedef enum KaptureFetchState
 {
 	KAPTURE_FETCH_WINDOW,		/* a window is there */

@@ -3,8 +3,8 @@
  *		kapture_follow() and kapture_unfollow(): tables whose changes concern rows
  *		of attached tables.
  *
- * What is given is kept as the names of columns and as the text of a condition, in
- * which all names are qualified; they follow what is renamed.
+ * A follow is kept as names of columns and as the text of a condition, in which all
+ * names are qualified; names and text follow what is renamed.
  */
 #include "postgres.h"
 
@@ -49,7 +49,7 @@
 PG_FUNCTION_INFO_V1(kapture_follow);
 PG_FUNCTION_INFO_V1(kapture_unfollow);
 
-/* Tells triggers and worker that follows have changed. */
+/* Notifies triggers and worker that follows have changed. */
 static void
 follow_announce(Oid relid)
 {
@@ -71,9 +71,9 @@ follow_names(Oid relid, List *attnums, bool all)
 }
 
 /*
- * The columns of the source that matter: those that the condition reads, and those that
- * the views read that the values of the table's attachments come from; all if one has no
- * view.
+ * The columns of the source that matter, as the text of an array: those that the condition
+ * reads, and those that the views read from which the table's attachments take their
+ * values.  NULL, for all, if an attachment has no view.
  */
 static char *
 follow_watched(const List *attachments, Oid source, const KaptureFollowReads *reads)
@@ -152,7 +152,7 @@ follow_create_triggers(Oid relid)
 				 errhint("Try again.")));
 }
 
-/* Says so if no index of the target begins with a column that the condition reads. */
+/* Reports if no index of the target begins with a column that the condition reads. */
 static void
 follow_note_index(Relation target, const KaptureFollowReads *reads)
 {
@@ -176,7 +176,7 @@ follow_note_index(Relation target, const KaptureFollowReads *reads)
 				 errhint("Create an index on a column that the condition compares.")));
 }
 
-/* Writes a follow.  Returns false if there is one like it. */
+/* Stores a follow.  Returns false if the same one exists already. */
 static bool
 follow_store(Relation target, Oid source, const char *condition, const KaptureFollowReads *reads)
 {
@@ -191,7 +191,7 @@ follow_store(Relation target, Oid source, const char *condition, const KaptureFo
 							   lengthof(types), types, values) > 0;
 }
 
-/* Says so if a condition is about the target alone: a bare name is a column of the target, if it has one. */
+/* Reports if a condition is about the target alone: a bare name is a column of the target, if it has one. */
 static void
 follow_note_source(const char *condition, Relation source, const KaptureFollowReads *reads)
 {
@@ -206,7 +206,7 @@ follow_note_source(const char *condition, Relation source, const KaptureFollowRe
  * kapture_follow(source regclass, relation regclass, condition text) returns void
  *
  * Errors: those of kapture_attach_find_table() for the relation and of kapture_follow_parse();
- * 42809 the source is no table, 42501 it is somebody else's.
+ * 42809 the source is no table, 42501 the caller neither owns it nor holds TRIGGER on it.
  */
 Datum
 kapture_follow(PG_FUNCTION_ARGS)
@@ -256,7 +256,7 @@ follow_exists(Oid source, Oid relation)
 	return kapture_own_text("SELECT 1 FROM @.kapture_follow WHERE source = $1 AND relation = $2 LIMIT 1", 2, types, values) != NULL;
 }
 
-/* Drops the triggers of a table that nobody follows any more, if it is the caller's. */
+/* Drops the triggers of a table that nobody follows any more, if the caller owns it. */
 static void
 follow_drop_triggers(Oid relid)
 {
@@ -289,7 +289,8 @@ follow_say_none(Oid source, Oid root, const char *condition)
 /*
  * kapture_unfollow(source regclass, relation regclass, condition text) returns integer
  *
- * Condition NULL: all.  Returns how many have ended.  Errors as kapture_follow().
+ * Ends the follows with this condition; NULL: all.  Returns how many.  Errors as
+ * kapture_follow().
  */
 Datum
 kapture_unfollow(PG_FUNCTION_ARGS)
@@ -305,7 +306,7 @@ kapture_unfollow(PG_FUNCTION_ARGS)
 	if (!follow_exists(PG_GETARG_OID(0), att->root))
 	{
 		follow_say_none(PG_GETARG_OID(0), att->root, "");
-		PG_RETURN_INT32(0);		/* its lock is not to be waited for, either */
+		PG_RETURN_INT32(0);		/* without waiting for the source's lock */
 	}
 	if (!PG_ARGISNULL(2))
 	{
@@ -320,7 +321,7 @@ kapture_unfollow(PG_FUNCTION_ARGS)
 	values[0] = PG_GETARG_DATUM(0);
 	values[1] = ObjectIdGetDatum(att->root);
 	values[2] = CStringGetTextDatum(kept ? kept : "");
-	kapture_notes_flush();		/* what this transaction has noted so far goes, too */
+	kapture_notes_flush();		/* so that what was noted so far is deleted, too */
 	n = kapture_own_execute("WITH ended AS (DELETE FROM @.kapture_follow"
 							" WHERE source = $1 AND relation = $2 AND ($3 = '' OR condition = $3) RETURNING follow_id),"
 							" notes AS (DELETE FROM @.kapture_outbox WHERE attachment_id IN (SELECT -follow_id FROM ended))"
@@ -344,7 +345,7 @@ typedef struct FollowText
 	Oid			source;
 	Oid			relation;
 	char	   *text;
-	Node	   *condition;		/* NULL: it was not understood */
+	Node	   *condition;		/* NULL: it was not parsed */
 } FollowText;
 
 /* All follows, with their texts, in the current memory context. */
@@ -411,7 +412,7 @@ follow_do_parse(void *arg)
 	{
 		GetUserIdAndSecContext(&userid, &sec_context);
 		SetUserIdAndSecContext(target->rd_rel->relowner, sec_context | SECURITY_RESTRICTED_OPERATION);
-		/* names mean what they were kept as; and it may read tables that somebody has locked */
+		/* names are resolved as when they were kept; the condition may read tables that somebody has locked */
 		kapture_guc_pin_search_path();
 		kapture_bystander_hurry();
 		follow->condition = kapture_follow_parse(source, target, follow->text);
@@ -426,8 +427,8 @@ follow_do_parse(void *arg)
 
 /*
  * kapture_follow_before_rename
- *		Returns what kapture_follow_after_rename() wants, in the current memory
- *		context.  Tables that somebody has locked are left out.
+ *		Returns the argument for kapture_follow_after_rename(), in the current memory
+ *		context.  Follows with tables that somebody has locked are not parsed.
  */
 List *
 kapture_follow_before_rename(void)
@@ -456,7 +457,7 @@ kapture_follow_before_rename(void)
 
 /*
  * kapture_follow_after_rename
- *		Writes the texts of conditions anew, after the command.
+ *		Writes the texts of conditions again, after the command.
  */
 void
 kapture_follow_after_rename(List *follows)
@@ -484,7 +485,7 @@ kapture_follow_after_rename(List *follows)
 
 /*
  * kapture_follow_column_renamed
- *		Has follows of a table go by a column's new name.
+ *		Has follows of a table use a column's new name.
  */
 void
 kapture_follow_column_renamed(Oid relid, const char *from, const char *to)
@@ -512,7 +513,7 @@ kapture_follow_column_renamed(Oid relid, const char *from, const char *to)
 		follow_announce(relid);
 }
 
-/* Is a view gone that values of one of these come from? */
+/* Is the view gone that the values of one of these attachments come from? */
 static bool
 follow_lacks_view(const List *attachments)
 {
@@ -530,8 +531,8 @@ follow_lacks_view(const List *attachments)
 
 /*
  * kapture_follow_view_changed
- *		After a view was made or replaced, or an attached table got another one: which
- *		columns of followed tables matter is found anew.
+ *		Called after a view was created or replaced, or an attached table got another
+ *		view: determines again which columns of followed tables matter.
  */
 void
 kapture_follow_view_changed(void)

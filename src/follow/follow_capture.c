@@ -2,10 +2,10 @@
  * follow_capture.c
  *		The trigger of tables that are followed.
  *
- * It notes the values of the columns that a condition reads, before and after a change,
- * in the outbox, packed with others; which rows of the attached table they concern is
- * found by the worker after the commit.  So a change that concerns a million rows costs
- * one note.
+ * It notes in the outbox, packed with others, the values that the columns of a condition
+ * had before and after a change.  After the commit, the worker finds the rows of the
+ * attached table that they concern.  So a change that concerns a million rows costs one
+ * note.
  */
 #include "postgres.h"
 
@@ -36,23 +36,23 @@
 
 PG_FUNCTION_INFO_V1(kapture_followed);
 
-/* Bytes of values that are noted of a row: the worker has many of them in memory at a time. */
+/* Bytes of values that are noted of a row, at most: the worker has many of them in memory at a time. */
 #define FOLLOWED_MAX_BYTES	2000
 
 /* A column whose values are noted. */
 typedef struct FollowedValue
 {
-	AttrNumber	attnum;			/* InvalidAttrNumber: it is gone */
+	AttrNumber	attnum;			/* InvalidAttrNumber: the column is gone */
 	FmgrInfo	output;
 } FollowedValue;
 
-/* One that follows a table. */
+/* A follow of a table. */
 typedef struct Follower
 {
 	int32		id;
 	int			nvalues;
 	FollowedValue *values;		/* columns that the condition reads */
-	bool		simple;			/* whose texts need neither settings nor quotes */
+	bool		simple;			/* their texts need neither settings nor quotes */
 	bool		watches_all;
 	List	   *watches;		/* numbers of the columns that matter */
 } Follower;
@@ -67,7 +67,7 @@ typedef struct FollowedTable
 } FollowedTable;
 
 static HTAB *followed_tables = NULL;
-static uint64 followed_changes = 0; /* of relations, as far as this process has heard */
+static uint64 followed_changes = 0; /* relcache invalidations that this process has received */
 static Oid	followed_follows = InvalidOid;	/* the table of follows */
 
 static void
@@ -94,7 +94,7 @@ followed_initialize(void)
 	CacheRegisterRelcacheCallback(followed_relcache_callback, (Datum) 0);
 }
 
-/* The numbers in "rel" of columns whose names are an array; those that are gone are left out. */
+/* The numbers in "rel" of the columns whose names are in an array; InvalidAttrNumber for those that are gone. */
 static List *
 followed_columns(Datum names, Relation rel)
 {
@@ -107,13 +107,13 @@ followed_columns(Datum names, Relation rel)
 	{
 		AttrNumber	attnum = get_attnum(RelationGetRelid(rel), NameStr(*DatumGetName(elems[i])));
 
-		/* its place among the values is kept */
+		/* also of a column that is gone, which keeps its place among the values */
 		result = lappend_int(result, attnum);
 	}
 	return result;
 }
 
-/* Is the text of a type's values the same whatever the settings are, and without what an array quotes? */
+/* Is the text of a type's values the same in all settings, and free of characters that an array quotes? */
 static bool
 followed_type_is_simple(Oid type)
 {
@@ -147,7 +147,7 @@ followed_read_values(Follower *follower, List *attnums, Relation rel)
 	}
 }
 
-/* Reads who follows a table, or one that it is a partition of. */
+/* Reads the follows of a table, and of those that it is a partition of. */
 static List *
 followed_read(Relation rel)
 {
@@ -204,12 +204,12 @@ followed_table(Relation rel)
 		table->followers = followed_read(rel);
 		MemoryContextSwitchTo(old);
 	}
-	/* after an error it is read again, and so it is if an invalidation came meanwhile */
+	/* the table is read again after an error, and if an invalidation came meanwhile */
 	table->valid = changes == followed_changes;
 	return table;
 }
 
-/* The values that a condition reads of a row, as the text of an array, whatever they are. */
+/* The values that a condition reads of a row, as the text of an array; for all types. */
 static char *
 followed_any_values(const Follower *follower, TupleTableSlot *slot)
 {
@@ -238,8 +238,8 @@ followed_any_values(const Follower *follower, TupleTableSlot *slot)
 }
 
 /*
- * The values that a condition reads of a row, as the text of an array; those that need
- * no quotes, as numbers, cost little.
+ * The values that a condition reads of a row, as the text of an array; cheap for values
+ * that need no quotes, such as numbers.
  */
 static char *
 followed_values(const Follower *follower, TupleTableSlot *slot)
@@ -281,7 +281,7 @@ followed_column_differs(TriggerData *trigdata, AttrNumber attnum)
 	return was_null != is_null || (!is_null && !datum_image_eq(was, is, attr->attbyval, attr->attlen));
 }
 
-/* Has it changed a column that matters? */
+/* Has an UPDATE changed a column that matters? */
 static bool
 followed_differs(const Follower *follower, TriggerData *trigdata)
 {
@@ -300,7 +300,7 @@ followed_differs(const Follower *follower, TriggerData *trigdata)
 	return false;
 }
 
-/* Has it changed a column that the condition reads? */
+/* Has an UPDATE changed a column that the condition reads? */
 static bool
 followed_values_differ(const Follower *follower, TriggerData *trigdata)
 {
@@ -312,7 +312,7 @@ followed_values_differ(const Follower *follower, TriggerData *trigdata)
 	return false;
 }
 
-/* Notes values of a row; what is long, as if all rows that follow were concerned. */
+/* Notes values of a row; if they are too long, that all rows of the attached table may be concerned. */
 static void
 followed_note(const Follower *follower, const char *values)
 {
@@ -320,7 +320,7 @@ followed_note(const Follower *follower, const char *values)
 							  strlen(values) > FOLLOWED_MAX_BYTES ? KAPTURE_FOLLOW_ALL : values);
 }
 
-/* Notes what a change means for one that follows. */
+/* Notes a change for one follow. */
 static void
 followed_capture(const Follower *follower, TriggerData *trigdata)
 {

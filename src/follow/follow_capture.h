@@ -9,7 +9,7 @@
 #define KAPTURE_FOLLOW_TRIGGER			"kapture_followed"
 #define KAPTURE_FOLLOW_TRUNCATE_TRIGGER	"kapture_followed_truncate"
 
-/* In the outbox, the number of an attachment less than zero is that of a follow. */
+/* In the outbox, a negative number of an attachment stands for a follow. */
 #define KAPTURE_FOLLOW_NOTE(follow_id)	(-(follow_id))
 
 /* In the outbox, in place of values: all rows may be concerned. */

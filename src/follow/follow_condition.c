@@ -3,8 +3,8 @@
  *		Conditions over a row of a followed table and one of an attached table.
  *
  * A condition sees the rows "source" and "target", and may have subqueries.  It is
- * understood as a query on the target within one on the source; that way the rest of
- * PostgreSQL knows how to write it as text again, with all names qualified.
+ * parsed as a query on the target within one on the source; that way PostgreSQL can
+ * deparse it, with all names qualified.
  */
 #include "postgres.h"
 
@@ -26,10 +26,10 @@
 #include "mapping/given.h"
 #include "mapping/literal.h"
 
-/* Bytes of a condition's text, which is understood anew whenever anybody renames something. */
+/* Bytes of a condition's text, which is parsed again whenever anybody renames something. */
 #define CONDITION_MAX_LENGTH	65536
 
-/* Positions in errors are those in the condition. */
+/* Makes positions in errors those in the condition. */
 static void
 condition_error_callback(void *arg)
 {
@@ -37,7 +37,7 @@ condition_error_callback(void *arg)
 	errcontext("argument \"condition\"");
 }
 
-/* The one expression that a text consists of; errors if it is another thing. */
+/* The one expression that a text consists of; errors out if it is anything else. */
 static Node *
 condition_parse_raw(const char *condition)
 {
@@ -71,9 +71,9 @@ condition_scope(ParseState *parent, Relation rel, char *alias, const char *text)
 }
 
 /*
- * Understands a condition, with the names of the session, in the current memory
- * context.  Errors as parsing does; 42601 if it is no expression, 42P17 if it is volatile,
- * 54000 if it is too long, and those of kapture_literal_check().
+ * Parses a condition, with names resolved as in the session, in the current memory
+ * context.  Errors: those of parsing; 42601 it is no expression, 42P17 it is volatile,
+ * 54000 it is too long, and those of kapture_literal_check().
  */
 Node *
 kapture_follow_parse(Relation source, Relation target, const char *condition)
@@ -106,7 +106,8 @@ kapture_follow_parse(Relation source, Relation target, const char *condition)
 }
 
 /*
- * As kapture_follow_parse(), of a condition that a user gives: its errors say so.
+ * As kapture_follow_parse(), for a condition that a user gives: errors name it, and have
+ * a hint.
  */
 Node *
 kapture_follow_take(Relation source, Relation target, const char *condition)
@@ -127,8 +128,8 @@ kapture_follow_take(Relation source, Relation target, const char *condition)
 }
 
 /*
- * Errors out, as kapture_literal_check(), if the text that is to be kept of a condition
- * must not be: there, literals have the types that they were taken for.
+ * Checks the text of a condition that is to be kept, by kapture_literal_check(): in this
+ * text, literals have the types that parsing has given them.
  */
 void
 kapture_follow_check_kept(const char *condition)
@@ -137,8 +138,8 @@ kapture_follow_check_kept(const char *condition)
 }
 
 /*
- * Returns the text of a condition, over rows "source" and that of the name given, in
- * the current memory context.
+ * Returns the text of a condition over the row "source" and the target's row, which is
+ * called "target_alias", in the current memory context.
  */
 char *
 kapture_follow_deparse(Node *condition, Oid source, Oid target, const char *target_alias)

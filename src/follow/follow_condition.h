@@ -11,7 +11,7 @@
 #include "nodes/pg_list.h"
 #include "utils/relcache.h"
 
-/* What to do about a condition that says something else. */
+/* The hint for a condition that cannot be used. */
 #define KAPTURE_FOLLOW_HINT	"Write how rows of the two tables belong together, for example 'target.city_id = source.id'."
 
 /* What a condition reads. */
@@ -19,8 +19,8 @@ typedef struct KaptureFollowReads
 {
 	List	   *source;			/* numbers of columns */
 	List	   *target;
-	bool		source_all;		/* the row as a whole */
-	List	   *relations;		/* oids of those in its subqueries */
+	bool		source_all;		/* the source's row as a whole */
+	List	   *relations;		/* oids of relations in its subqueries */
 } KaptureFollowReads;
 
 extern Node *kapture_follow_parse(Relation source, Relation target, const char *condition);

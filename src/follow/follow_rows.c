@@ -2,10 +2,10 @@
  * follow_rows.c
  *		Finds the rows that a change of a followed table is about.
  *
- * What the triggers have noted is taken from the outbox into the follow itself, and the
- * rows for which the condition holds are noted as changed, in slices of a transaction
- * each: a change may concern any number of them.  How far it came is kept beside, so
- * that it goes on after a crash.
+ * What the triggers have noted is moved from the outbox to the follow's own entry, and the
+ * rows for which the condition holds are noted as changed, a slice in each transaction: a
+ * change may concern any number of rows.  How far that has come is stored in the entry,
+ * too, so that it goes on after a crash.
  */
 #include "postgres.h"
 
@@ -42,13 +42,13 @@ typedef struct FollowSlice
 	int32		id;
 	Oid			source;
 	char	   *condition;
-	ArrayType  *columns;		/* name[], whose values there are */
+	ArrayType  *columns;		/* name[], of which there are values */
 	char	   *values;			/* text of a text[] */
 	char	   *last_key;		/* NULL: the start */
-	List	   *keys;			/* that were found */
+	List	   *keys;			/* of the rows that were found */
 } FollowSlice;
 
-/* What identifies the follow that has the most to do, as text; NULL if none has anything. */
+/* The id, as text, of a follow that has something to do, one that has begun first; NULL if none has anything. */
 static char *
 follow_next(const KaptureAttachment *att)
 {
@@ -60,7 +60,7 @@ follow_next(const KaptureAttachment *att)
 							" ORDER BY waiting IS NULL, follow_id LIMIT 1", 1, types, values);
 }
 
-/* Takes what was noted, unless the last of it is still being worked on. */
+/* Moves what was noted to the follow, unless what it has taken before is still being worked on. */
 static void
 follow_take(int32 id)
 {
@@ -102,7 +102,7 @@ follow_read(FollowSlice *slice, int nvalues)
 	return true;
 }
 
-/* The rows "source", of values that are parameter n. */
+/* The rows "source", made of the values in parameter n. */
 static char *
 follow_source_sql(const FollowSlice *slice, int n)
 {
@@ -129,7 +129,7 @@ follow_source_sql(const FollowSlice *slice, int n)
 	return sql.data;
 }
 
-/* Which rows "r" are concerned; what the condition reads may be read besides. */
+/* The condition for rows "r" that are concerned.  Also allows reading the relations that it reads. */
 static char *
 follow_selection(FollowSlice *slice, int n)
 {
@@ -152,7 +152,7 @@ follow_selection(FollowSlice *slice, int n)
 	return psprintf("EXISTS (SELECT FROM %s WHERE %s)", follow_source_sql(slice, n), text);
 }
 
-/* Rows are found by whatever the condition wants, not by the key. */
+/* Allows all plans: the condition decides how rows are best found, not their key. */
 static void
 follow_set_planner(void)
 {
@@ -192,7 +192,7 @@ follow_note_rows(const FollowSlice *slice)
 	relation_close(rel, NoLock);
 }
 
-/* Notes them, and how far that came. */
+/* Notes the rows that were found, and stores how far the follow has come. */
 static void
 follow_note(FollowSlice *slice, int nvalues)
 {
@@ -213,11 +213,10 @@ follow_note(FollowSlice *slice, int nvalues)
 
 /*
  * kapture_follow_resolve
- *		Notes rows of an attached table that changes of others concern, as changed for
- *		all attachments of it:
- *		a slice of them, of so many changes at most.  To be called in a transaction
- *		of its own.  Returns whether there was anything to do.  Errors: those of the
- *		condition.
+ *		Notes rows of an attached table that changes of followed tables concern, as
+ *		changed for all attachments of the table: a slice of the rows, of at most
+ *		"nvalues" changes.  To be called in a transaction of its own.  Returns whether
+ *		there was anything to do.  Errors: those of the condition.
  */
 bool
 kapture_follow_resolve(KaptureAttachment *att, int nvalues)

@@ -2,12 +2,12 @@
  * digest.c
  *		Keyed hashes of the values that Kapture has of a row.
  *
- * Of each field that was sent, eight bytes are kept in kapture_row.digests, by
- * which it is seen whether its value has changed since.  A phone has ten digits:
- * whoever could compute these hashes would have it in no time.  So they are SipHash
- * with a key of the database's own, which no dump has (kapture_salt), and another
- * one makes all digests unknown.  Customer and field are hashed along, so that equal
- * values of different rows do not show.
+ * For each field that was sent, kapture_row.digests has eight bytes that tell
+ * whether its value has changed since.  A phone number has ten digits: whoever could
+ * compute these hashes would find it in no time.  So they are SipHash with a key of
+ * the database's own, which no dump has (kapture_salt); another key makes all digests
+ * unknown.  Customer and field are hashed along, so that equal values of different
+ * rows do not show.
  *
  * Why not a hash of PostgreSQL's: hash_bytes_extended() has a seed, but its steps can
  * be undone, so that whoever knows one value and its hash, such as his own phone, finds
@@ -50,9 +50,9 @@ static bool digest_has_key = false;
 typedef struct DigestState
 {
 	uint64		v[4];
-	uint64		word;			/* bytes that wait for their word, */
-	int			nbytes;			/* and how many they are */
-	uint64		len;			/* of all */
+	uint64		word;			/* bytes of an incomplete word, */
+	int			nbytes;			/* and how many there are */
+	uint64		len;			/* of all bytes so far */
 } DigestState;
 
 static inline uint64
@@ -152,8 +152,8 @@ kapture_digest_bytes(const char *data, size_t len)
 }
 
 /*
- * Reads the key anew: to be called in each transaction that reads or writes
- * digests.  Without a key, all are unknown.
+ * Reads the key again: to be called in each transaction that reads or writes
+ * digests.  Without a key, all digests are unknown.
  */
 void
 kapture_digest_load_key(void)
@@ -182,7 +182,7 @@ kapture_digest_load_key(void)
 
 /*
  * Returns the digest of a value that a customer has for a field; 0: unknown, as
- * there is none, or no key.
+ * there is no value, or no key.
  */
 uint64
 kapture_digest(int64 customer_id, const char *field, const char *value)
@@ -244,8 +244,21 @@ kapture_digest_make(const KaptureAttachment *att, int64 customer_id, char **valu
 }
 
 /*
- * Returns digests of which each is the newer one, or the older where that is unknown;
- * palloc'ed.
+ * Makes the digests unknown whose bits are in the mask; they are not to be toasted.
+ */
+void
+kapture_digest_forget(bytea *digests, int64 mask)
+{
+	for (int bit = 0; (bit + 1) * DIGEST_SIZE <= VARSIZE_ANY_EXHDR(digests); bit++)
+	{
+		if ((mask & (INT64CONST(1) << bit)) != 0)
+			memset(VARDATA_ANY(digests) + bit * DIGEST_SIZE, 0, DIGEST_SIZE);
+	}
+}
+
+/*
+ * Returns, palloc'ed, the newer digest of each field, or the older one where the newer one
+ * is unknown.
  */
 bytea *
 kapture_digest_merge(const bytea *older, const bytea *newer)
@@ -285,9 +298,9 @@ kapture_merge_digests(PG_FUNCTION_ARGS)
  * kapture_seen_digests(digests bytea, customer_id bigint, bits smallint[], fields text[],
  *		names text[], seen text[]) returns bytea
  *
- * The digests of a row, but for those of fields of which Kapture was seen to have another
- * value: "fields" are the row's, with their bits, "seen" the values of the fields "names",
- * NULL where nothing is known.  The caller has loaded the key.
+ * The digests of a row, without those of fields of which Kapture was seen to have another
+ * value: "fields" are the row's fields, with their bits, "seen" the values of the fields
+ * "names", NULL where nothing is known.  The caller has loaded the key.
  */
 Datum
 kapture_seen_digests(PG_FUNCTION_ARGS)

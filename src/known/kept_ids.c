@@ -1,11 +1,11 @@
 /*
  * kept_ids.c
- *		Rows of tables that have no column for ids, which are in kapture_row.
+ *		Rows of tables without a column for ids, whose ids are in kapture_row.
  *
- * An entry may be older than what the table shows: its row may have got another key, or be
- * deleted, and another row may have the key by now.  That is so until the worker has taken up
- * the change (row_state.c), and for as long as nothing has noted it.  So whoever goes by an
- * entry looks at the row, and at what is noted of its key.
+ * An entry may be older than the table: its row may have got another key, or be deleted,
+ * and another row may have the key by now.  That is so until the worker has taken up the
+ * change (row_state.c), or for as long as the change was not captured.  So whoever relies
+ * on an entry also looks at the row, and at the changes that are noted of its key.
  */
 #include "postgres.h"
 
@@ -126,8 +126,8 @@ kept_do_list(void *arg)
 }
 
 /*
- * Fills in the customers that rows of the table have, from behind "after" on, in order;
- * returns how many, "limit" at most.
+ * Fills in the ids of customers that rows of the table have, in order, those after "after"
+ * only; returns how many, "limit" at most.
  */
 int
 kapture_kept_ids(const KaptureAttachment *att, int64 after, int limit, int64 *ids)

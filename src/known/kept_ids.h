@@ -1,6 +1,6 @@
 /*
  * kept_ids.h
- *		Rows of tables that have no column for ids, which are in kapture_row.
+ *		Rows of tables without a column for ids, whose ids are in kapture_row.
  */
 #ifndef KAPTURE_KEPT_IDS_H
 #define KAPTURE_KEPT_IDS_H

@@ -2,9 +2,9 @@
  * lookup.c
  *		Finds rows of attached tables by the customers that they have.
  *
- * kapture_row knows of rows that were sent since there is that table.  Others had their
- * ids before, or were given them by users or pulls.  They are found in the table itself,
- * if its id column has an index: to read all of it for each link would take too long.
+ * kapture_row has the rows that were sent since it exists.  Other rows had their ids before
+ * that, or got them from users or pulls.  These are found in the attached table itself, if
+ * its id column has an index: reading the whole table for each link would take too long.
  */
 #include "postgres.h"
 
@@ -38,7 +38,7 @@ typedef struct LookupBatch
 static bool
 lookup_has_index(Oid relid, const char *column)
 {
-	Relation	rel = relation_open(relid, NoLock); /* is locked */
+	Relation	rel = relation_open(relid, NoLock); /* which is locked */
 	AttrNumber	attnum = get_attnum(relid, column);
 	bool		found = false;
 	ListCell   *lc;

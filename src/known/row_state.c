@@ -1,16 +1,16 @@
 /*
  * row_state.c
- *		Which row is which customer, and the digests of what it was sent: table
- *		kapture_row.
+ *		Which row is which customer, and the digests of the values sent for it:
+ *		table kapture_row.
  *
- * An entry is made and renewed by the statement that ends a delivery (queue/statements.c), so
- * that it says what Kapture has confirmed, and nothing else: what was sent without a
- * certain outcome makes digests unknown.  It goes by the row's key, which it follows
- * as deliveries do.  When the row is deleted, the entry stays, as Kapture has no
- * delete: its customer has no row any more (gone_at).
+ * An entry is written by the statement that ends a delivery (queue/statements.c), so
+ * that it has what Kapture has confirmed, and nothing else: a request whose outcome is
+ * uncertain makes digests unknown.  An entry is found by the row's key, and follows its
+ * changes as deliveries do.  When the row is deleted, the entry stays, as Kapture has
+ * no delete: it then stands for a customer that has no row any more (gone_at).
  *
- * What an entry says of a customer may be old: users may give a row another id.  So
- * whoever goes by it asks the row itself.
+ * The customer in an entry may be out of date: users may give a row another id.  So
+ * whoever relies on an entry looks at the row itself.
  */
 #include "postgres.h"
 
@@ -29,14 +29,16 @@
 #include "base/fault.h"
 #include "base/owner_sql.h"
 #include "base/user_code.h"
+#include "base/written.h"
 #include "known/digest.h"
 #include "known/row_state.h"
 #include "queue/delivery.h"
 #include "queue/inbox.h"
 #include "queue/key_moves.h"
 #include "table/capture_buffer.h"
+#include "table/origin.h"
 
-/* Keys that one statement is about. */
+/* Keys that one statement looks for. */
 #define STATE_CHUNK		1000
 
 typedef enum StateQuery
@@ -60,17 +62,17 @@ typedef enum StateQuery
 #define STATE_MAX_PARAMS	3
 
 /*
- * How the entry "r" of the row with the key "v.row_key" of attachment $1 is found: by
- * the key alone, as a search by the attachment would look at all its entries.
+ * The condition that finds the entry "r" of the row with key "v.row_key" of attachment $1:
+ * by an index of the key alone, as a search by the attachment would read all its entries.
  */
 #define STATE_IS_ROW \
 	KAPTURE_KEY_IS("r.row_key", "v.row_key") " AND r.attachment_id + 0 = $1 AND r.gone_at IS NULL"
 
-/* The server of an attachment: those of others may have given the same id to another customer. */
+/* The server of an attachment: other servers may have given the same id to another customer. */
 #define STATE_SERVER(attachment_id) \
 	"(SELECT a.server FROM @.kapture_attachment AS a WHERE a.attachment_id = " attachment_id ")"
 
-/* Deliveries "d" that were parked for another row are due. */
+/* Makes deliveries "d" due that were parked because of another row. */
 #define STATE_RELEASED \
 	"UPDATE @.kapture_delivery AS d SET state = 'retry', next_attempt = now(), waits_for = NULL" \
 	" WHERE d.state = 'parked' AND"
@@ -83,7 +85,7 @@ static const struct
 	Oid			types[STATE_MAX_PARAMS];
 }			state_queries[] =
 {
-	/* of rows that share a customer, each may have overwritten what the others sent */
+	/* no digests for rows that share a customer: each may have overwritten what the others sent */
 	[STATE_LOAD] = {
 		"SELECT v.n, r.digests, r.left, r.taken_by, r.customer_id FROM unnest($2) WITH ORDINALITY AS v(row_key, n), LATERAL"
 		" (SELECT CASE WHEN r.digests IS NOT NULL"
@@ -122,7 +124,7 @@ static const struct
 		" FROM unnest($2) AS v(row_key) WHERE " STATE_IS_ROW,
 		2, {INT4OID, TEXTARRAYOID}
 	},
-	/* two rows cannot have one key: the end of one of them was not captured */
+	/* two rows cannot have one key: if two are to get it, the end of one was not captured */
 	[STATE_ARRIVE] = {
 		"UPDATE @.kapture_row AS r SET gone_at = NULL, row_key = v.row_key"
 		" FROM (SELECT DISTINCT ON (u.row_key) u.place, u.row_key FROM unnest($2, $3) AS u(place, row_key)) AS v"
@@ -133,16 +135,20 @@ static const struct
 		"UPDATE @.kapture_row SET gone_at = now(), digests = NULL WHERE attachment_id = $1 AND gone_at IS NULL",
 		1, {INT4OID}
 	},
-	/* whose customer may an Update of a deleted row yet change, which was lost? */
+	/*
+	 * Enters the customer that an Update of a deleted row may yet change, whose outcome is in
+	 * doubt, or will be if the worker ends.
+	 */
 	[STATE_DOUBT_GONE] = {
 		"UPDATE @.kapture_delivery AS d SET customer_id = v.customer_id"
 		" FROM unnest($2, $3) AS v(delivery_id, customer_id) WHERE d.attachment_id = $1 AND d.delivery_id = v.delivery_id"
-		" AND d.state = 'retry' AND d.in_doubt IS NOT NULL AND d.customer_id IS NULL",
+		" AND (d.state = 'sending' OR (d.state = 'retry' AND d.in_doubt IS NOT NULL)) AND d.customer_id IS NULL",
 		3, {INT4OID, INT8ARRAYOID, INT8ARRAYOID}
 	},
 	[STATE_DOUBT_TRUNCATED] = {
 		"UPDATE @.kapture_delivery AS d SET customer_id = r.customer_id FROM @.kapture_row AS r"
-		" WHERE d.attachment_id = $1 AND d.state = 'retry' AND d.row_key IS NULL AND d.in_doubt IS NOT NULL AND d.customer_id IS NULL"
+		" WHERE d.attachment_id = $1 AND (d.state = 'sending' OR (d.state = 'retry' AND d.in_doubt IS NOT NULL))"
+		" AND d.row_key IS NULL AND d.customer_id IS NULL"
 		" AND " KAPTURE_KEY_IS("r.row_key", "d.old_key") " AND r.attachment_id + 0 = $1 AND r.gone_at IS NULL",
 		1, {INT4OID}
 	},
@@ -232,9 +238,9 @@ state_array(Datum *values, int n, Oid type)
 }
 
 /*
- * Fills in the digests of claimed deliveries of one table whose rows have an id, in
- * their own contexts, whether they were sent, and whether their row was outside of the filter before, and which
- * other one has taken its customer over since.
+ * For claimed deliveries of one table whose rows have an id, fills in their digests (in
+ * their own contexts), whether they were sent with that id before, whether their row was
+ * outside of the filter before, and which other row has taken its customer over since.
  */
 void
 kapture_row_state_load(List *deliveries)
@@ -284,8 +290,8 @@ kapture_row_state_load(List *deliveries)
 }
 
 /*
- * Forgets the digests of rows whose customers sessions have written themselves, as far
- * as that is committed: to be called before digests are loaded.
+ * Forgets the digests of rows whose customers sessions have written themselves, in
+ * transactions that have ended: to be called before digests are loaded.
  */
 void
 kapture_row_state_forget_written(void)
@@ -293,6 +299,12 @@ kapture_row_state_forget_written(void)
 	SPITupleTable *taken;
 	uint64		n;
 
+	if (kapture_written_untaken())
+	{
+		kapture_origin_forget_digests();
+		CommandCounterIncrement();
+		kapture_digest_load_key();
+	}
 	SPI_connect();
 	state_execute(STATE_TAKE_WRITTEN, NULL);
 	taken = SPI_tuptable;
@@ -309,15 +321,15 @@ kapture_row_state_forget_written(void)
 	SPI_finish();
 }
 
-/* A row that is known, and has got another key, or none. */
+/* A row that has an entry, and has got another key or was deleted. */
 typedef struct StateMove
 {
 	char	   *key;
-	const char *new_key;		/* NULL: it is deleted, */
-	KaptureKeyEvent *last;		/* by this */
+	const char *new_key;		/* NULL: it was deleted */
+	KaptureKeyEvent *last;		/* the event that gave it this key, or deleted it */
 } StateMove;
 
-/* Adds those of the last result that have moved. */
+/* Adds the rows of the last result that have moved. */
 static List *
 state_add_moves(List *moves, KaptureKeys *keys)
 {
@@ -334,7 +346,7 @@ state_add_moves(List *moves, KaptureKeys *keys)
 	return moves;
 }
 
-/* Finds the rows that are known, and have got another key, or none. */
+/* Finds the rows that have entries, and have got another key or were deleted. */
 static List *
 state_find_moves(int32 attachment_id, KaptureKeys *keys)
 {
@@ -360,11 +372,11 @@ state_find_moves(int32 attachment_id, KaptureKeys *keys)
 	return moves;
 }
 
-/* Finds what became of a row that has left its key. */
+/* Finds the move of a row that has left this key; looks from *next on, and advances that. */
 static StateMove *
 state_find_move(List *moves, int *next, const char *key)
 {
-	/* they come back in their order, but for those that were asked for twice */
+	/* keys come back in the order of the moves, except those that were asked for twice */
 	for (int n = 0; n < list_length(moves); n++)
 	{
 		StateMove  *move = list_nth(moves, (*next + n) % list_length(moves));
@@ -378,8 +390,8 @@ state_find_move(List *moves, int *next, const char *key)
 }
 
 /*
- * Gives entries their rows' present keys.  They may be each other's, so all keys are
- * given up before any is taken.
+ * Gives entries their rows' present keys.  Rows may have taken each other's keys, so all
+ * entries give up theirs before any takes a new one.
  */
 static void
 state_move(int32 attachment_id, List *moves)
@@ -433,8 +445,8 @@ state_move(int32 attachment_id, List *moves)
 
 /*
  * Has entries follow the changes of keys and the deletions in an attached table, as
- * a KaptureKeysFollower of kapture_moves_follow(): deletions get to know which customer
- * their row was, if they do not.  "arg" is a bool, which is set if rows have gone.
+ * a KaptureKeysFollower of kapture_moves_follow().  Deletions whose customer is not known
+ * get that of the row's entry.  "arg" is a bool, which is set if rows have left their keys.
  */
 void
 kapture_row_state_follow(int32 attachment_id, KaptureKeys *keys, void *arg)
@@ -446,14 +458,14 @@ kapture_row_state_follow(int32 attachment_id, KaptureKeys *keys, void *arg)
 	SPI_connect();
 	if (kapture_keys_any(keys, KAPTURE_NOTE_TRUNCATED))
 	{
-		/* entries are made of rows that were there before it: all of them */
+		/* all entries are of rows from before the TRUNCATE */
 		state_execute(STATE_DOUBT_TRUNCATED, values);
 		state_execute(STATE_TRUNCATE, values);
 		*gone |= SPI_processed > 0;
 	}
 	else if ((moves = state_find_moves(attachment_id, keys)) != NIL)
 	{
-		/* a chunk at a time would take keys that the next one has not given up */
+		/* not in chunks: one would take keys that entries of the next one have not given up yet */
 		state_move(attachment_id, moves);
 		*gone = true;
 	}
@@ -461,10 +473,10 @@ kapture_row_state_follow(int32 attachment_id, KaptureKeys *keys, void *arg)
 }
 
 /*
- * Returns which rows were recorded as having these customers, until they were deleted, or have got
- * one that is not written yet: a list of KaptureHolder, in the current memory context.  Those of
- * other servers are among them, as ids do not say of which account they are.  It is asked
- * for rows of that attachment.
+ * Returns which rows are recorded as having these customers, had them until they were deleted,
+ * or have got one that is not written yet: a list of KaptureHolder, in the current memory
+ * context.  Rows of other servers are among them, as ids do not tell of which account they
+ * are.  "attachment_id" is the attachment for whose rows this is asked.
  */
 List *
 kapture_row_state_holders(int32 attachment_id, const int64 *customer_ids, int n)
@@ -513,7 +525,7 @@ kapture_row_state_note(const KaptureHolder *holder)
 	SPI_finish();
 }
 
-/* The attachments of the last result, in that context. */
+/* The numbers of the attachments of the last result, in that memory context. */
 static List *
 state_attachments(MemoryContext context)
 {
@@ -527,9 +539,9 @@ state_attachments(MemoryContext context)
 }
 
 /*
- * Has the rows tried again that were parked because other rows have these customers
- * (KaptureCustomer), each of its attachment's server.  Returns the ids of the attachments
- * that have such rows, in the current memory context.
+ * Has the rows retried that were parked because other rows have these customers, each of
+ * its attachment's server.  Returns the ids of the attachments that have such rows, in the
+ * current memory context.
  */
 List *
 kapture_row_state_release(const KaptureCustomer *customers, int n)
@@ -555,7 +567,7 @@ kapture_row_state_release(const KaptureCustomer *customers, int n)
 }
 
 /*
- * Has the parked rows tried again that wait for customers who have no row any more;
+ * Has the parked rows retried that wait for customers which have no row any more;
  * returns their attachments, as kapture_row_state_release() does.
  */
 List *
@@ -583,9 +595,9 @@ state_fields(const char *server)
 }
 
 /*
- * Customers (bigint[]) of a server were pulled, and are in kapture_customers as they are
- * now.  Where Kapture has another value of a field than it was sent, it is not known any
- * more to have that of the row.  What a pull does not tell stays as it is.
+ * Called when customers (bigint[]) of a server were pulled, and are in kapture_customers as
+ * they are now.  Where Kapture has another value of a field than was sent, the digest of
+ * that field becomes unknown.  Digests of fields that a pull does not tell stay.
  */
 void
 kapture_row_state_seen(const char *server, Datum customer_ids)

@@ -1,6 +1,6 @@
 /*
  * row_state.h
- *		Which row is which customer, and the digests of what it was sent.
+ *		Which row is which customer, and the digests of the values sent for it.
  */
 #ifndef KAPTURE_ROW_STATE_H
 #define KAPTURE_ROW_STATE_H
@@ -17,12 +17,12 @@ typedef struct KaptureHolder
 	int64		customer_id;
 	int32		attachment_id;
 	char	   *row_key;
-	bool		written;		/* the id was written to the row, which tells by now */
+	bool		written;		/* the id was written to the row, which can be asked by now */
 	bool		gone;			/* it had the customer until it was deleted */
-	TimestampTz in_doubt;		/* until then, an Update of the deleted row may yet be carried out; 0: none is */
+	TimestampTz in_doubt;		/* until then, an Update of the deleted row may yet be carried out; 0: there is none */
 } KaptureHolder;
 
-/* A customer, of the server that an attachment's rows go to: others may have given the same id to another one. */
+/* A customer of the server of an attachment: other servers may have given the same id to another customer. */
 typedef struct KaptureCustomer
 {
 	int32		attachment_id;

@@ -2,14 +2,14 @@
  * alter.c
  *		kapture_alter(): another mapping for an attached table.
  *
- * What is given replaces what is there, the rest stays: the attachment with its
- * number, its history, its failures, and what waits.  A field keeps its bit.  What
- * waits may name bits of fields that are dropped, so those are not given to others
- * before it is gone.
+ * Arguments that are given replace what is there.  The rest stays: the attachment
+ * with its number, its history, its failures, and its waiting changes.  A field keeps
+ * its bit.  Waiting changes may name bits of fields that are dropped, so these bits
+ * are not given to other fields before those changes are gone.
  *
- * Nobody captures meanwhile: the table is locked against writers, and a session that
- * writes it next reads the attachment anew.  The worker does so, too, before it
- * plans what it claims after this is committed.
+ * Nothing is captured meanwhile: the table is locked against writers, and the session
+ * that writes it next reads the attachment anew.  So does the worker, before it plans
+ * changes that it claims after this is committed.
  */
 #include "postgres.h"
 
@@ -74,7 +74,7 @@ static const char *const alter_names[] = {
 typedef struct Alter
 {
 	FunctionCallInfo fcinfo;
-	KaptureAttachment *att;		/* as it was */
+	KaptureAttachment *att;		/* as it was before */
 	Relation	rel;
 	bool		reset[ALTER_RESET];
 	StringInfoData added;		/* names of fields */
@@ -128,7 +128,7 @@ alter_take_reset(Alter *alter)
 	}
 }
 
-/* Sets a column of the attachment to an expression over "$2", which is a text; '' for NULL. */
+/* Updates the attachment by "assignment", in which $2 is "value" as text, or '' if that is NULL. */
 static void
 alter_set(const Alter *alter, const char *assignment, const char *value)
 {
@@ -144,7 +144,7 @@ alter_set(const Alter *alter, const char *assignment, const char *value)
  * ------------------------------------------------------------------------
  */
 
-/* Bits that fields have, or that what waits names. */
+/* Bits that fields have, or that waiting changes name. */
 static int64
 alter_bits_in_use(const Alter *alter)
 {
@@ -158,7 +158,7 @@ alter_bits_in_use(const Alter *alter)
 	return pg_strtoint64(waiting) | alter->att->all_changed;
 }
 
-/* A bit that nothing has, which it takes. */
+/* Returns a free bit, and adds it to those in use. */
 static int
 alter_free_bit(int64 *in_use)
 {
@@ -176,7 +176,7 @@ alter_free_bit(int64 *in_use)
 	return 0;
 }
 
-/* Nothing is known of what Kapture has for a field that gets this bit. */
+/* Clears the digests of a bit: what Kapture has for the field that gets it is not known. */
 static void
 alter_forget_digests(const Alter *alter, int bit)
 {
@@ -196,7 +196,7 @@ alter_drop_field(const Alter *alter, const char *field)
 	(void) kapture_own_execute("DELETE FROM @.kapture_column WHERE attachment_id = $1 AND field = $2", 2, types, values);
 }
 
-/* Is a field fed by just what fed it before? */
+/* Is a field fed by the same source as before? */
 static bool
 alter_is_same(const KaptureMappedColumn *col, const KaptureMapping *mapping)
 {
@@ -255,7 +255,7 @@ alter_replace_fields(Alter *alter, List *mappings)
 	}
 }
 
-/* Fields and the view that they come from. */
+/* Changes the fields, and the view that they come from. */
 static void
 alter_mapping(Alter *alter)
 {
@@ -286,7 +286,7 @@ alter_mapping(Alter *alter)
 	alter_set(alter, "source_columns = nullif($2, '')::name[]", kapture_expression_reads(&given->reads));
 }
 
-/* Constants that are sent in some case: "column" of the attachment has the argument's name. */
+/* Changes the constants of on_leave or on_delete; "column" of the attachment has the argument's name. */
 static void
 alter_constants(const Alter *alter, AlterArgument arg, const char *column)
 {
@@ -300,7 +300,7 @@ alter_constants(const Alter *alter, AlterArgument arg, const char *column)
 			  constants ? JsonbToCString(NULL, &constants->root, VARSIZE(constants)) : NULL);
 }
 
-/* Which rows go to Kapture, and what is sent for one that leaves, or is deleted. */
+/* Changes which rows go to Kapture, and what is sent for a row that leaves or is deleted. */
 static void
 alter_filter(Alter *alter)
 {
@@ -326,7 +326,7 @@ alter_filter(Alter *alter)
  * ------------------------------------------------------------------------
  */
 
-/* A boolean argument, given or reset. */
+/* A boolean argument; false if it is reset or not given. */
 static bool
 alter_bool(const Alter *alter, AlterArgument arg)
 {
@@ -362,8 +362,8 @@ alter_options(Alter *alter)
 }
 
 /*
- * Is nothing of the table in flight or in doubt?  It is what is committed by now that
- * counts, whatever the transaction's snapshot is.
+ * Is nothing of the table in flight or in doubt?  What counts is what is committed by
+ * now, whatever the transaction's snapshot is.
  */
 static bool
 alter_is_idle(int32 attachment_id)
@@ -389,7 +389,7 @@ alter_is_idle(int32 attachment_id)
 
 /*
  * Refuses to change the server while something may be on its way to the old one.  The
- * lock waits for a worker that is just taking up changes, and lets none begin.
+ * lock waits for a worker that is just taking up changes, and keeps it from beginning anew.
  */
 static void
 alter_check_idle(const Alter *alter)
@@ -403,7 +403,7 @@ alter_check_idle(const Alter *alter)
 			 errhint("Use kapture_pause(), and wait until kapture_status shows nothing in flight and nothing that is retried.")));
 }
 
-/* Has the table's rows go to another server. */
+/* Makes the table's rows go to another server. */
 static void
 alter_server(Alter *alter)
 {
@@ -425,7 +425,7 @@ alter_server(Alter *alter)
 			  " (SELECT s.oid, s.srvowner FROM pg_foreign_server AS s WHERE s.srvname = $2::name)", server);
 	if (!alter_bool(alter, ALTER_KEEP_IDS))
 	{
-		/* those that are kept here go with the entries of rows */
+		/* ids that the extension keeps are deleted with the entries of rows */
 		if (att->id_column &&
 			kapture_row_count(att, false, psprintf("%s IS NOT NULL", quote_identifier(att->id_column))) > 0)
 			ereport(ERROR,
@@ -453,7 +453,7 @@ alter_changes_something(const Alter *alter)
 	return false;
 }
 
-/* Says what has changed, and what brings it out. */
+/* Reports what has changed, and the commands that apply it to rows that are there. */
 static void
 alter_say(const Alter *alter)
 {
@@ -492,7 +492,7 @@ alter_advise_idle(const Alter *alter)
 			 errhint("Give what is to be another, for example filter => 'city IS NOT NULL'. The view kapture_attachments shows how the table is attached, in the terms of the arguments.")));
 }
 
-/* Says what the server cannot do of what was asked for. */
+/* Reports options that cannot have the effect that was asked for. */
 static void
 alter_advise(const Alter *alter)
 {
@@ -529,7 +529,7 @@ kapture_alter(PG_FUNCTION_ARGS)
 	alter_advise_idle(&alter);
 	initStringInfo(&alter.added);
 	initStringInfo(&alter.dropped);
-	/* what this transaction has captured has the bits of before */
+	/* changes that this transaction has captured have the old bits */
 	kapture_notes_flush();
 	alter.rel = relation_open(alter.att->root, NoLock);
 	alter_server(&alter);
@@ -538,11 +538,11 @@ kapture_alter(PG_FUNCTION_ARGS)
 	if (alter_bool(&alter, ALTER_PULL) || (alter.att->pull && alter_has(&alter, ALTER_SERVER)))
 		kapture_attach_check_pull(alter.rel, alter.att->id, alter_has(&alter, ALTER_SERVER) ?
 								  NameStr(*PG_GETARG_NAME(ALTER_SERVER)) : alter.att->server);
-	relation_close(alter.rel, NoLock);	/* DDL wants it for itself */
+	relation_close(alter.rel, NoLock);	/* DDL refuses a table that is open here */
 	alter_options(&alter);
 	kapture_attach_try(alter.att->root, alter.att->id);
 	kapture_attach_announce();
-	kapture_follow_view_changed();	/* of followed tables, other columns may matter */
+	kapture_follow_view_changed();	/* other columns of followed tables may matter now */
 	alter_say(&alter);
 	alter_advise(&alter);
 	PG_RETURN_VOID();

@@ -1,13 +1,13 @@
 /*
  * backfill.c
- *		Has rows of an attached table sent that are not changed: those that were
- *		there before, those that Kapture is to get again, and the one that its
- *		user names.
+ *		Sends rows of an attached table that have not changed: rows that were there
+ *		before, rows that Kapture is to get again, and single rows that a user
+ *		names.
  *
  * A backfill takes the rows without an id, a resync those of a condition, a touch
- * one row.  They only note the rows, as if they had been changed: the table is not
- * written and none of its triggers fires.  A row that is waiting already is not sent
- * twice: what waits for one row comes together.
+ * one row.  All of them only note the rows, as if they had been changed: the table is
+ * not written and none of its triggers fires.  A row that is waiting already is not
+ * sent twice, as the waiting changes of a row are sent together.
  */
 #include "postgres.h"
 
@@ -38,13 +38,13 @@ PG_FUNCTION_INFO_V1(kapture_backfill_slice);
 PG_FUNCTION_INFO_V1(kapture_resync);
 PG_FUNCTION_INFO_V1(kapture_touch);
 
-/* Rows that are remembered as touched; more are noted as often as they are touched. */
+/* Rows that are remembered as touched; further rows are noted each time they are touched. */
 #define TOUCH_MAX_REMEMBERED	10000
 
 /* A row that the running transaction has touched. */
 typedef struct TouchedRow
 {
-	uint64		key[2];			/* hashes of it */
+	uint64		key[2];			/* hashes of the row's key */
 	int64		columns;
 	int64		attachment_id;
 } TouchedRow;
@@ -128,14 +128,14 @@ kapture_resync(PG_FUNCTION_ARGS)
 	PG_RETURN_VOID();
 }
 
-/* What was touched is known for a transaction, */
+/* Touched rows are remembered until the transaction ends. */
 static void
 touch_xact_callback(XactEvent event, void *arg)
 {
 	touched_rows = NULL;
 }
 
-/* and not beyond the end of a savepoint, which may have taken it back. */
+/* A rollback to a savepoint may have undone what was noted, so all touched rows are forgotten. */
 static void
 touch_subxact_callback(SubXactEvent event, SubTransactionId mySubid, SubTransactionId parentSubid, void *arg)
 {
@@ -184,7 +184,7 @@ touch_check_update(Oid relid)
 		aclcheck_error(ACLCHECK_NO_PRIV, get_relkind_objtype(get_rel_relkind(relid)), get_rel_name(relid));
 }
 
-/* The attachments of a relation that the caller may update, but for those that do not know rows by their key. */
+/* The attachments of a relation that the caller may update, except those without a primary key. */
 static List *
 touch_find(Oid relid)
 {

@@ -42,7 +42,7 @@ failed_rows_change_of(const KaptureAttachment *att, const char *row_key, const c
 	uint64		n;
 
 	n = failed_rows_run(sql, values, row_key ? KAPTURE_KEY_IS("row_key", "$2") : NULL);
-	/* the report that a row was deleted */
+	/* the report of a deleted row has only an old key */
 	if (row_key && n == 0)
 		n = failed_rows_run(sql, values, "row_key IS NULL AND old_key = $2");
 	if (row_key == NULL)
@@ -51,7 +51,7 @@ failed_rows_change_of(const KaptureAttachment *att, const char *row_key, const c
 	return n;
 }
 
-/* Does that for the attachments that a call is about, and one row or all; returns how many there were. */
+/* Runs the statements for the attachments of a call, on one failed row or all; returns how many there were. */
 static uint64
 failed_rows_change(FunctionCallInfo fcinfo, const char *sql, const char *inbox_sql)
 {

@@ -26,7 +26,7 @@ pause_set(FunctionCallInfo fcinfo, bool paused)
 		Oid			types[2] = {INT4OID, BOOLOID};
 		Datum		values[2] = {Int32GetDatum(att->id), BoolGetDatum(paused)};
 
-		/* what a worker is just taking up is to be seen as in flight by whoever has paused the table */
+		/* wait for a worker that is just taking up changes: whoever pauses the table must see them as in flight */
 		if (paused)
 			(void) kapture_lock_attachment(att->id, ExclusiveLock, true);
 		if (kapture_own_execute("UPDATE @.kapture_attachment SET paused = $2 WHERE attachment_id = $1 AND paused <> $2",

@@ -2,9 +2,9 @@
  * run.c
  *		Runs through the rows of an attached table, in slices.
  *
- * A run goes through rows in order of the primary key, a slice a transaction.
- * How far it came is in kapture_backfill, so that the same call goes on where it
- * was interrupted; one that asks for something else begins anew.
+ * A run goes through rows in order of the primary key, one slice per transaction.
+ * Its progress is in kapture_backfill, so that the same call goes on where it was
+ * interrupted; a call with other arguments begins anew.
  */
 #include "postgres.h"
 
@@ -32,7 +32,7 @@
 /* Microseconds between two reports. */
 #define RUN_REPORT			USECS_PER_SEC
 
-/* As kapture_backfill.activity has them. */
+/* The values of kapture_backfill.activity. */
 static const char *const run_activities[] = {"backfill", "resync", "verify"};
 
 /* The condition that finds the run in kapture_backfill. */
@@ -40,8 +40,8 @@ static const char *const run_activities[] = {"backfill", "resync", "verify"};
 
 /*
  * The lock of a run is that of the attachment as if it were an object of class
- * kapture_attachment, with an objsubid by activity; kapture_progress shows by it
- * whether it runs.
+ * kapture_attachment, with an objsubid by activity; from this lock, kapture_progress
+ * knows whether the run is going on.
  */
 static LOCKTAG
 run_lock_tag(int32 attachment_id, KaptureActivity activity)
@@ -53,7 +53,7 @@ run_lock_tag(int32 attachment_id, KaptureActivity activity)
 	return tag;
 }
 
-/* What kapture_backfill is asked by: the attachment and the activity, then the run's arguments. */
+/* The parameters of statements on kapture_backfill: attachment and activity, then the run's arguments. */
 static void
 run_values(const KaptureRun *run, const KaptureAttachment *att, Oid *types, Datum *values)
 {
@@ -69,7 +69,7 @@ run_values(const KaptureRun *run, const KaptureAttachment *att, Oid *types, Datu
 }
 
 /*
- * Begins a run, by counting what there is to do, unless one that does the same
+ * Begins a run, by counting what there is to do, unless a run with the same arguments
  * was interrupted.
  */
 static void
@@ -94,8 +94,8 @@ run_begin(KaptureRun *run, KaptureAttachment *att)
 }
 
 /*
- * Records how far it came.  A call by another session, or after a minute, counts
- * as a new one, for the rate.
+ * Records the progress.  For the rate, a call by another session, or after a minute,
+ * counts as a new one.
  */
 static void
 run_record(KaptureRun *run, KaptureAttachment *att, const char *last_key, int rows, bool finished)
@@ -172,7 +172,7 @@ kapture_run_slice(FunctionCallInfo fcinfo, KaptureRun *run)
 	return run_step(run, att);
 }
 
-/* Says, once a second, how far a run is. */
+/* Reports the progress of a run, once a second. */
 static void
 run_report(KaptureRun *run, const char *name, int64 done)
 {
@@ -208,7 +208,7 @@ run_loop(FunctionCallInfo fcinfo, KaptureRun *run, int32 attachment_id, const ch
 		kapture_procedure_begin();
 		MemoryContextSwitchTo(slice);
 		att = kapture_attach_find_again(fcinfo, attachment_id, AccessShareLock);
-		/* runs of other kinds have their lock for the session */
+		/* other activities hold their lock for the session */
 		if (run->activity == KAPTURE_BACKFILL)
 			(void) LockAcquire(&tag, ExclusiveLock, false, false);
 		n = run_step(run, att);
@@ -250,8 +250,8 @@ run_attachment(FunctionCallInfo fcinfo, KaptureRun *run, int32 attachment_id, co
 
 /*
  * Does a run over the table in a procedure's first argument, to its end, for one of its
- * attachments after the other; commits each slice.  Errors: 2D000 in a transaction block, 55006 if another session does
- * the same, and those of kapture_run_slice().
+ * attachments after the other; commits each slice.  Errors: 2D000 in a transaction block,
+ * 55006 if another session does the same, and those of kapture_run_slice().
  */
 void
 kapture_run_call(FunctionCallInfo fcinfo, KaptureRun *run)

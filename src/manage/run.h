@@ -30,18 +30,18 @@ typedef struct KaptureRun
 	Datum		fields;			/* text[]; 0: all */
 	bool		force;
 	Oid			target;			/* table that results go to, or InvalidOid */
-	bool		restart;		/* do not go on with an interrupted one */
+	bool		restart;		/* do not go on with an interrupted run */
 
-	/* does the rows with these keys (char *), in the memory of the slice */
-	void	   *arg;			/* its own */
+	/* handles the rows with these keys (char *), in the memory context of the slice */
+	void	   *arg;			/* for "work" */
 	void		(*work) (struct KaptureRun *run, KaptureAttachment *att, List *keys);
 
-	/* what it does is "N rows of "table" ..." */
+	/* ends the message "N rows of table ..." */
 	const char *notice;
 
 	/* filled in */
 	List	   *attachments;	/* all that this call is about */
-	TimestampTz began;			/* this call */
+	TimestampTz began;			/* when this call began */
 	TimestampTz reported;
 	int64		rows;			/* of all calls */
 	int64		total;

@@ -44,7 +44,7 @@ advice_mapping(const KaptureAttachment *att)
 	return text.data;
 }
 
-/* Reports what keeps changes from being sent, if it is a setting. */
+/* Reports settings that keep changes from being sent. */
 static void
 advice_settings(void)
 {
@@ -62,7 +62,7 @@ advice_settings(void)
 				 errhint("Take it out of the list in the configuration file and reload it.")));
 }
 
-/* Reports that what logical replication brings into the table is not captured. */
+/* Reports if changes that logical replication brings into the table are not captured. */
 static void
 advice_replicated(const KaptureAttachment *att)
 {
@@ -80,8 +80,8 @@ advice_replicated(const KaptureAttachment *att)
 
 /*
  * kapture_advice_duplicates
- *		Reports that on_duplicate 'fail' is more than the account of a table's server
- *		does.
+ *		Reports if on_duplicate 'fail' cannot hold, because the account of a table's
+ *		server adds by upsert.
  */
 void
 kapture_advice_duplicates(const KaptureAttachment *att)
@@ -98,8 +98,8 @@ kapture_advice_duplicates(const KaptureAttachment *att)
 /*
  * kapture_advice_attached
  *		Reports what comes of attaching a table: what is mapped, which rows are not
- *		sent, what keeps others from being sent.  "hint" (or NULL) is for those that
- *		are there already.
+ *		sent, what keeps others from being sent.  "hint" (or NULL) is about rows that
+ *		are in the table already.
  */
 void
 kapture_advice_attached(const KaptureAttachment *att, const char *hint)
@@ -115,7 +115,7 @@ kapture_advice_attached(const KaptureAttachment *att, const char *hint)
 
 /*
  * kapture_advice_on_conflict
- *		Reports that which values win means nothing where none are pulled.
+ *		Reports that on_conflict is of no use if no customers are pulled.
  */
 void
 kapture_advice_on_conflict(const char *on_conflict, bool pull)
@@ -130,7 +130,7 @@ kapture_advice_on_conflict(const char *on_conflict, bool pull)
 
 /*
  * kapture_advice_given_up
- *		Reports for how many rows something is given up with an attachment.
+ *		Reports for how many rows waiting changes are given up with an attachment.
  */
 void
 kapture_advice_given_up(const KaptureAttachment *att)
@@ -174,8 +174,8 @@ advice_column_dropped_of(const KaptureAttachment *att, AttrNumber attnum)
 
 /*
  * kapture_advice_column_dropped
- *		Reports that a column is being dropped whose values, or ids, an attached
- *		table needs.
+ *		Reports if a column that is being dropped feeds a field of an attached table,
+ *		or receives its ids.
  */
 void
 kapture_advice_column_dropped(Oid relid, AttrNumber attnum)

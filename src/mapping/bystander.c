@@ -1,10 +1,10 @@
 /*
  * bystander.c
- *		What a command does to attachments that need not concern whoever runs it.
+ *		Updates attachments for commands of users whom these need not concern.
  *
- * Whoever renames something, or replaces a view, has expressions and sources of all tables
- * follow, whoever owns these.  The command is not to wait for what their owners have
- * locked.  An attachment that could not follow has a problem by its owner's doing.
+ * A command that renames something, or replaces a view, has expressions and sources of all
+ * tables follow, whoever owns these.  It must not wait for what their owners have locked.
+ * If an attachment cannot follow because of such a lock, that is its owner's doing.
  */
 #include "postgres.h"
 
@@ -21,7 +21,7 @@
 
 /*
  * kapture_bystander_hurry
- *		Has locks be waited for no longer, until the caller's AtEOXact_GUC().
+ *		Limits waits for locks to BYSTANDER_TIMEOUT, until the caller's AtEOXact_GUC().
  */
 void
 kapture_bystander_hurry(void)
@@ -54,8 +54,8 @@ bystander_do_execute(void *arg)
 /*
  * kapture_bystander_execute
  *		As kapture_own_execute(), for a statement on what is kept of the attached table
- *		"relid": unless that is the current user's, what somebody has locked is left as it
- *		is, and the result is 0.
+ *		"relid".  Unless the current user owns the table, nothing is changed, and the
+ *		result is 0, if somebody has locked what the statement needs.
  */
 uint64
 kapture_bystander_execute(Oid relid, const char *sql, int nargs, Oid *types, Datum *values)

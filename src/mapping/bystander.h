@@ -1,6 +1,6 @@
 /*
  * bystander.h
- *		What a command does to attachments that need not concern whoever runs it.
+ *		Updates attachments for commands of users whom these need not concern.
  */
 #ifndef KAPTURE_BYSTANDER_H
 #define KAPTURE_BYSTANDER_H

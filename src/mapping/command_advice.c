@@ -1,11 +1,11 @@
 /*
  * command_advice.c
- *		What is reported to those whose command leaves attached tables unsent, or
- *		has them sent to somebody else.
+ *		What is reported to users whose command keeps attached tables from being sent,
+ *		or has them sent to somebody else.
  *
  * All of it is NOTICEs and WARNINGs: it changes nothing.  PostgreSQL carries out such
- * commands without a word, and what comes of them shows in kapture_status only.
- * Tables are named to those who have the rights of their owner.
+ * commands silently, and their consequences show in kapture_status only.  Tables are
+ * named only to users who have the rights of their owner.
  */
 #include "postgres.h"
 
@@ -44,7 +44,7 @@ command_has(const AlterTableStmt *stmt, AlterTableType type)
 	return false;
 }
 
-/* Has an open table a primary key? */
+/* Does an open table have a primary key? */
 static bool
 command_has_key(Relation rel)
 {
@@ -55,8 +55,8 @@ command_has_key(Relation rel)
 /*
  * kapture_advice_before
  *		Returns the attached table of the current user that a command is about to
- *		change in a way of which kapture_advice_after() may have something to report.
- *		Nothing of others is opened, so that nobody waits for their locks.
+ *		change in a way that kapture_advice_after() may have to report.  Tables of
+ *		other users are not opened, so that nobody waits for their locks.
  */
 KaptureWatchedTable
 kapture_advice_before(const AlterTableStmt *stmt)
@@ -109,8 +109,8 @@ command_advise(Relation rel, const KaptureWatchedTable *table, const AlterTableS
 
 /*
  * kapture_advice_after
- *		Reports what the command, of which "table" is what kapture_advice_before()
- *		returned, has made of that table.
+ *		Reports what is wrong with "table", which kapture_advice_before() returned,
+ *		after the command.
  */
 void
 kapture_advice_after(KaptureWatchedTable table, const AlterTableStmt *stmt)
@@ -131,8 +131,8 @@ kapture_advice_after(KaptureWatchedTable table, const AlterTableStmt *stmt)
 
 /*
  * kapture_advice_unmapped
- *		Warns of attached tables whose owner has no user mapping any more: of those of
- *		a server, or, if that is NULL, of this one.
+ *		Warns of attached tables whose owner has no user mapping any more: of tables
+ *		of "server", or, if that is NULL, of table "relid".
  */
 void
 kapture_advice_unmapped(const char *server, Oid relid)
@@ -176,8 +176,8 @@ kapture_advice_address(const char *server)
 
 /*
  * kapture_advice_readdressed
- *		Reports that rows with ids of a server's customers go to another address now
- *		than the former one, of which the ids are.
+ *		Reports if rows with ids of customers at a server's former address are sent
+ *		to another address now.
  */
 void
 kapture_advice_readdressed(const char *server, const char *former)

@@ -1,6 +1,6 @@
 /*
  * command_advice.h
- *		What is reported to those whose command leaves attached tables unsent.
+ *		What is reported to users whose command keeps attached tables from being sent.
  */
 #ifndef KAPTURE_COMMAND_ADVICE_H
 #define KAPTURE_COMMAND_ADVICE_H
@@ -13,7 +13,7 @@
 typedef struct KaptureWatchedTable
 {
 	Oid			relid;			/* InvalidOid: there is none */
-	bool		has_key;		/* a primary key, that is */
+	bool		has_key;		/* the table has a primary key */
 } KaptureWatchedTable;
 
 extern KaptureWatchedTable kapture_advice_before(const AlterTableStmt *stmt);

@@ -3,8 +3,8 @@
  *		Conditions over rows of attached tables that users give as text.
  *
  * A condition becomes a part of a statement that runs as the table's owner
- * (row_io.c).  So it must be one expression, and nothing that ends it and begins
- * something else; what it means is found out when the statement is analysed.
+ * (row_io.c).  So it must be one expression, not text that ends an expression and
+ * begins something else; its meaning is checked when the statement is analysed.
  */
 #include "postgres.h"
 
@@ -26,7 +26,7 @@ condition_has_subquery(Node *node, void *context)
 	return IsA(node, SubLink) || raw_expression_tree_walker(node, condition_has_subquery, context);
 }
 
-/* Syntax errors are in the condition, not in the query that gives it. */
+/* Makes positions of syntax errors those in the condition, not in the user's statement. */
 static void
 condition_error_callback(void *arg)
 {
@@ -58,7 +58,7 @@ condition_expression(const char *condition)
 	return linitial_node(ResTarget, select->targetList)->val;
 }
 
-/* What an argument is called after "invalid". */
+/* What to call an argument in a message, after "invalid". */
 static char *
 condition_name(const char *argument)
 {
@@ -67,7 +67,7 @@ condition_name(const char *argument)
 
 /*
  * Errors out unless a condition is one expression without subqueries (42601,
- * 0A000).  "argument" is what it is called.
+ * 0A000).  "argument" is the name of the argument that it was given in.
  */
 void
 kapture_condition_check(const char *argument, const char *condition)
@@ -97,8 +97,8 @@ kapture_condition_check(const char *argument, const char *condition)
 }
 
 /*
- * Has an error of a statement that contains the condition, behind so many characters,
- * say what is wrong with the condition.
+ * If an error is in the condition that a statement contains after "offset" characters,
+ * makes it an error of the condition, with a position in there and a hint.
  */
 void
 kapture_condition_explain(ErrorData *error, const char *argument, const char *condition, int offset)

@@ -3,19 +3,18 @@
  *		Expressions over the rows of attached tables.
  *
  * A field of Kapture's may get its value from an expression over the columns of a
- * row, and a filter says which rows go there.  They are given as SQL and understood
+ * row, and a filter selects the rows that are sent.  Both are given as SQL and parsed
  * like a CHECK: one row in scope, names resolved as in the session that attaches the
  * table.  They are kept as text in which every name is qualified, so that a dump
- * brings them along; nothing in the database depends on them, so that no migration of
- * the application fails for them.
+ * includes them; they are no objects with dependencies, so that no migration of the
+ * application fails because of them.
  *
- * The text follows what is renamed: before a command that renames something, the
- * texts are understood, and written anew after it.  A text that is no longer
- * understood, as a column or a function was dropped, is a problem of the table: its
- * rows wait.
+ * The texts follow renames: they are parsed before a command that renames something,
+ * and written again after it.  A text that can no longer be parsed, because a column
+ * or a function was dropped, is a problem of the table: its rows wait.
  *
- * Nothing is evaluated here, and nothing is understood in the transaction of a user
- * who changes rows: which columns an expression reads is kept beside it.
+ * Nothing is evaluated here, and nothing is parsed in the transaction of a user who
+ * changes rows: which columns an expression reads is stored with it.
  */
 #include "postgres.h"
 
@@ -60,21 +59,21 @@
 /* Bytes of an expression's text. */
 #define EXPRESSION_MAX_LENGTH	65536
 
-/* What is being understood, for its errors. */
+/* The expression that is being parsed, for its errors. */
 typedef struct ExpressionSubject
 {
 	const char *text;
 	const char *field;			/* NULL: it is the filter */
 } ExpressionSubject;
 
-/* What an expression is about, in words. */
+/* What to call an expression in messages. */
 static char *
 expression_name(const char *field)
 {
 	return field ? psprintf("the expression for the Kapture field \"%s\"", field) : pstrdup("the filter");
 }
 
-/* Positions in errors are those in the expression, not in the user's statement. */
+/* Makes positions in errors those in the expression, not in the user's statement. */
 static void
 expression_error_callback(void *arg)
 {
@@ -88,11 +87,11 @@ expression_error_callback(void *arg)
 }
 
 /* ------------------------------------------------------------------------
- * Understanding
+ * Parsing
  * ------------------------------------------------------------------------
  */
 
-/* Refuses what others would wait for: it is understood anew whenever anybody renames something. */
+/* Refuses a long text: it is parsed whenever anybody renames something, who waits for that. */
 static void
 expression_check_length(const ExpressionSubject *subject)
 {
@@ -104,7 +103,7 @@ expression_check_length(const ExpressionSubject *subject)
 				 errhint("Put it into a function.")));
 }
 
-/* The one expression that a text consists of; errors if it is another thing. */
+/* The one expression that a text consists of; errors out if it is anything else. */
 static Node *
 expression_parse_raw(const ExpressionSubject *subject)
 {
@@ -125,7 +124,7 @@ expression_parse_raw(const ExpressionSubject *subject)
 	return target->val;
 }
 
-/* Refuses what would look beyond the row. */
+/* Refuses subqueries, aggregates and the like, which would look beyond the row. */
 static void
 expression_check_scope(const ParseState *pstate, const ExpressionSubject *subject)
 {
@@ -143,8 +142,8 @@ expression_check_scope(const ParseState *pstate, const ExpressionSubject *subjec
 }
 
 /*
- * Understands an expression over the rows of a table.  The result has its columns by
- * number, and functions by oid.  Errors as parsing does.
+ * Parses an expression over the rows of a table.  The result refers to columns by number,
+ * and to functions by oid.  Errors: those of parsing.
  */
 static Node *
 expression_parse(Relation rel, const char *text, const char *field)
@@ -247,7 +246,7 @@ expression_walk(Node *node, void *context)
 	return expression_tree_walker(node, expression_walk, context);
 }
 
-/* Refuses what cannot be sent, and says which changes of the value will not be noticed. */
+/* Refuses functions that must not be called, and reports if changes of the value will not be noticed. */
 static void
 expression_check_functions(Node *node, const char *field)
 {
@@ -300,7 +299,7 @@ expression_take_reads(KaptureGivenExpression *given, Node *node, Relation rel, c
 	}
 }
 
-/* As expression_parse(), of a text that a user gives. */
+/* As expression_parse(), for a text that a user gives: errors name it, and have a hint. */
 static Node *
 expression_parse_given(Relation rel, const char *text, const char *field)
 {
@@ -368,10 +367,10 @@ expression_advise_filter(Node *node)
 
 /*
  * Takes an expression over the rows of a table that a user gives for a field, or, if
- * "field" is NULL, as filter, in the current memory context.  Names are those of the
- * session.  Errors as parsing does; 0A000 for what sees more than the row, 42P17 for
- * volatile functions, 42501 for functions that the table's owner is not to run so, 54000
- * for too long a text, and those of kapture_literal_check().
+ * "field" is NULL, as filter, in the current memory context.  Names are resolved as in the
+ * session.  Errors: those of parsing; 0A000 it looks beyond the row, 42P17 it calls
+ * volatile functions, 42501 it calls functions that must not run as the table's owner,
+ * 54000 it is too long, and those of kapture_literal_check().
  */
 KaptureGivenExpression *
 kapture_expression_take(Relation rel, const char *text, const char *field)
@@ -385,7 +384,7 @@ kapture_expression_take(Relation rel, const char *text, const char *field)
 	expression_take_reads(given, node, rel, field);
 	given->type = exprType(node);
 	given->text = expression_deparse(node, RelationGetRelationName(rel), RelationGetRelid(rel), false);
-	/* there, literals have the types that they were taken for */
+	/* in this text, literals have the types that parsing has given them */
 	kapture_literal_check(expression_parse_raw(&(ExpressionSubject) {given->text, field}), expression_name(field));
 	return given;
 }
@@ -432,9 +431,9 @@ kapture_expression_is_any(const KaptureAttachment *att)
 typedef struct ExpressionPrepare
 {
 	const KaptureAttachment *att;
-	bool		again;			/* they have been understood before */
-	bool		hurry;			/* somebody waits whom the table does not concern */
-	const char *field;			/* of the one that is being understood */
+	bool		again;			/* the expressions have been parsed before */
+	bool		hurry;			/* a user waits whom the table does not concern */
+	const char *field;			/* of the expression that is being parsed */
 } ExpressionPrepare;
 
 /* The relation whose rows an expression is over. */
@@ -444,7 +443,7 @@ expression_relation(const KaptureAttachment *att, const KaptureExpression *expre
 	return att->source_name && expression != att->filter ? att->source : att->root;
 }
 
-/* Understands one expression as it is kept, into the memory of its attachment. */
+/* Parses one expression as it is kept, into the memory of its attachment (not if it was parsed before). */
 static void
 expression_prepare(Relation rel, KaptureExpression *expression, const ExpressionPrepare *prepare)
 {
@@ -459,8 +458,8 @@ expression_prepare(Relation rel, KaptureExpression *expression, const Expression
 }
 
 /*
- * Understands the expressions of an attachment, as the table's owner.  That runs no
- * code but the input functions of types.
+ * Parses the expressions of an attachment, as the table's owner.  That runs no code
+ * except the input functions of types.
  */
 static void
 expression_do_prepare(void *arg)
@@ -496,7 +495,7 @@ expression_do_prepare(void *arg)
 	relation_close(rel, NoLock);
 }
 
-/* Tries to understand the expressions of an attachment. */
+/* Tries to parse the expressions of an attachment; keeps the problem if that fails. */
 static void
 expression_try(const KaptureAttachment *att, bool again)
 {
@@ -515,8 +514,8 @@ expression_try(const KaptureAttachment *att, bool again)
 /*
  * kapture_expression_problem
  *		Returns why the expressions of an attachment cannot be evaluated, in its
- *		memory; NULL if they can, or if it has none.  Needs a transaction, but for
- *		the latter.  Errors: what says nothing of the expressions, such as a cancel.
+ *		memory; NULL if they can, or if it has none.  Needs a transaction, unless it
+ *		has none.  Errors: those that are not about the expressions, such as a cancel.
  */
 char *
 kapture_expression_problem(const KaptureAttachment *att)
@@ -563,7 +562,7 @@ kapture_expression_sql(const KaptureAttachment *att, const KaptureExpression *ex
  * ------------------------------------------------------------------------
  */
 
-/* An expression before a command that renames something. */
+/* An expression, as it was before a command that renames something. */
 typedef struct ExpressionText
 {
 	Oid			relid;
@@ -624,8 +623,8 @@ expression_add_source(List *texts, const KaptureAttachment *att)
 }
 
 /*
- * Are the expressions of an attachment understood?  Whatever keeps them from being so is
- * its owner's, and not to be an error of whoever renames something.
+ * Can the expressions of an attachment be parsed?  If not, that is its owner's concern,
+ * and must not be an error for a user who renames something.
  */
 static bool
 expression_is_understood(const KaptureAttachment *att)
@@ -638,7 +637,7 @@ expression_is_understood(const KaptureAttachment *att)
 	return error == NULL;
 }
 
-/* Adds the expressions of an attachment, unless they are not understood. */
+/* Adds the expressions of an attachment, unless they cannot be parsed. */
 static List *
 expression_add_texts_of(List *texts, const KaptureAttachment *att)
 {
@@ -675,16 +674,16 @@ expression_add_texts(List *texts, Oid relid)
 	}
 	if (rel)
 		relation_close(rel, NoLock);
-	/* or a command on the table itself might wait for another one like it, and that for this one */
+	/* at once: otherwise a command on the table itself and another one like it might wait for each other */
 	UnlockRelationOid(relid, AccessShareLock);
 	return texts;
 }
 
 /*
  * kapture_expression_before_rename
- *		Returns what kapture_expression_after_rename() wants, in the current memory
- *		context, before a command that renames something, or moves it to another
- *		schema.
+ *		Returns the argument for kapture_expression_after_rename(), in the current
+ *		memory context.  To be called before a command that renames something, or
+ *		moves it to another schema.
  */
 List *
 kapture_expression_before_rename(void)
@@ -716,8 +715,8 @@ expression_store_text(const ExpressionText *text, const char *now)
 
 /*
  * kapture_expression_after_rename
- *		Writes the texts of expressions anew, after the command.  Returns whether one
- *		has changed.
+ *		Writes the texts of expressions again, after the command.  Returns whether a
+ *		text has changed.
  */
 bool
 kapture_expression_after_rename(List *texts)

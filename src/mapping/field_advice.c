@@ -1,7 +1,7 @@
 /*
  * field_advice.c
- *		What is reported to those who map columns to fields: what is unlikely to be
- *		meant.
+ *		What is reported to those who map columns to fields: what they are unlikely
+ *		to have meant.
  *
  * All of it is NOTICEs and hints: it changes nothing.
  */
@@ -38,7 +38,7 @@ advice_meant(Relation rel, const char *field, const char *column)
 	return NULL;
 }
 
-/* Why the text of values of a type is seldom what a field is to get; NULL: it is. */
+/* Why the text of a type's values is seldom what a field should get; NULL if it may well be. */
 static const char *
 advice_about_type(const char *field, Oid type)
 {
@@ -121,8 +121,8 @@ kapture_advice_computed(const char *field, Oid type)
 
 /*
  * kapture_advice_no_column
- *		A hint for whoever maps a field to a column that is not there; palloc'ed,
- *		NULL: none.
+ *		Returns a hint for a user who maps a field to a column that does not exist;
+ *		palloc'ed, NULL: none.
  */
 char *
 kapture_advice_no_column(Relation rel, const char *field, const char *column)

@@ -2,7 +2,7 @@
  * field_map.c
  *		Which columns, expressions and constants feed Kapture's fields.
  *
- * Understands what kapture_attach() is given, and says what is wrong with it.
+ * Takes the mapping arguments of kapture_attach(), and reports what is wrong with them.
  */
 #include "postgres.h"
 
@@ -21,7 +21,7 @@
 #define MAPPING_HINT \
 	"Say which column feeds which field, for example columns => '{\"customer_name\": \"name\", \"phone\": \"mobile\"}'."
 
-/* Refuses fields that Kapture gives itself. */
+/* Refuses fields that Kapture generates itself. */
 static void
 mapping_check_field(const char *field)
 {
@@ -133,7 +133,7 @@ mapping_of_object(Relation rel, const char *field, const JsonbValue *object)
 	return mapping;
 }
 
-/* What the caller asked for. */
+/* The mappings that argument "columns" asks for. */
 static List *
 mapping_given(Relation rel, Jsonb *columns, const char *id_column)
 {
@@ -172,7 +172,7 @@ mapping_given(Relation rel, Jsonb *columns, const char *id_column)
 	return mappings;
 }
 
-/* The column that is named like a field: exactly, else in small letters, or in a view in any; NULL if there is none. */
+/* The column named like a field: exactly, else in lower case, else (in a view) in any case; NULL if there is none. */
 static const char *
 mapping_find_column(Relation rel, const char *field)
 {
@@ -218,7 +218,7 @@ mapping_default(Relation rel, const char *id_column)
 	return mappings;
 }
 
-/* The worker must be able to tell a customer: Kapture wants a name and one more. */
+/* Refuses too many fields, and too few for a customer: Kapture wants a name, and a phone or an email. */
 static void
 mapping_check(List *mappings)
 {
@@ -249,8 +249,8 @@ mapping_check(List *mappings)
 /*
  * Returns where the fields of Kapture's get their values (list of KaptureMapping, in the
  * current memory context): as "columns" says, or, if that is NULL, from the columns
- * that have their names.  Errors: 42703 no such column, 22023 something is said in a
- * wrong way or missing, and those of kapture_expression_take().
+ * that have their names.  Errors: 42703 no such column, 22023 something is malformed or
+ * missing, and those of kapture_expression_take().
  */
 List *
 kapture_mapping_take(Relation rel, Jsonb *columns, const char *id_column)
@@ -299,7 +299,7 @@ kapture_mapping_take_of_view(Relation view, Jsonb *columns, List *keys)
 
 /*
  * Returns an object of fields and constants with all constants as strings, in the
- * current memory context.  Errors (22023) if it is none.
+ * current memory context.  Errors out (22023) if "constants" is no such object.
  */
 Jsonb *
 kapture_mapping_take_constants(Jsonb *constants, const char *argument)

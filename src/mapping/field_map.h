@@ -17,10 +17,10 @@
 typedef struct KaptureMapping
 {
 	char	   *field;
-	char	   *name;			/* of a column; NULL: it is computed */
+	char	   *name;			/* of a column; NULL: the value is computed */
 	AttrNumber	attnum;
-	KaptureGivenExpression *expression; /* NULL: */
-	char	   *constant;		/* it is the same for all rows */
+	KaptureGivenExpression *expression; /* of a computed value, or NULL */
+	char	   *constant;		/* the value for all rows, or NULL */
 } KaptureMapping;
 
 extern List *kapture_mapping_take(Relation rel, Jsonb *columns, const char *id_column);

@@ -2,16 +2,16 @@
  * given.c
  *		SQL that users give in arguments.
  *
- * PostgreSQL's parser reports what it does not understand, and where, but not which of
- * several arguments that text was, nor what would be taken there.
+ * PostgreSQL's parser reports what it does not understand, and where, but not in which of
+ * several arguments, nor what would be accepted there.
  */
 #include "postgres.h"
 
 #include "mapping/given.h"
 
 /*
- * In a callback for errors: has the parser's position be one within the text, not within
- * the user's statement.
+ * To be called in an error context callback: makes the parser's position one within the
+ * text, not within the user's statement.
  */
 void
 kapture_given_locate(const char *text)
@@ -26,9 +26,9 @@ kapture_given_locate(const char *text)
 }
 
 /*
- * Has an error of the parser, with its position within a text that a user gave, say what
- * that text was given as ("what", as in "invalid filter"), and, if it has no hint, what to
- * give instead.  Other errors are left alone: they say that themselves.
+ * Extends an error of the parser that has a position within a user's text: the message
+ * says what the text was given as ("what", as in "invalid filter"), and "hint" is added if
+ * there is none.  Other errors are left alone: they say that themselves.
  */
 void
 kapture_given_explain(ErrorData *error, const char *what, const char *hint)
@@ -41,7 +41,8 @@ kapture_given_explain(ErrorData *error, const char *what, const char *hint)
 }
 
 /*
- * In PG_CATCH: raises the error again, with that; "context" is what was current before.
+ * To be called in PG_CATCH: raises the error again, extended by kapture_given_explain().
+ * "context" is the memory context that was current before PG_TRY.
  */
 void
 kapture_given_rethrow(MemoryContext context, const char *what, const char *hint)
@@ -50,7 +51,7 @@ kapture_given_rethrow(MemoryContext context, const char *what, const char *hint)
 
 	MemoryContextSwitchTo(context);
 	error = CopyErrorData();
-	kapture_given_explain(error, what, hint);	/* before what it was given may go with the state */
+	kapture_given_explain(error, what, hint);	/* before "what" may be freed with the error state */
 	FlushErrorState();
 	ReThrowError(error);
 }

@@ -1,11 +1,11 @@
 /*
  * literal.c
- *		Literals whose reading runs code of users.
+ *		Refuses literals whose parsing runs users' code.
  *
- * Expressions are kept as text, which is understood anew in sessions of others, too: of
- * whoever renames something.  That is to run nobody's code.  Literals are evaluated as
- * they are understood, by the input function of their type.  Those of arrays, ranges and
- * composite types evaluate the checks of domains in them; so such literals are refused
+ * Expressions are kept as text, which is parsed again also in sessions of other users,
+ * whenever they rename something.  That must not run users' code.  Literals are evaluated
+ * when they are parsed, by the input function of their type.  Input of arrays, ranges and
+ * composite types evaluates the checks of domains in them; so such literals are refused
  * before they are read.
  */
 #include "postgres.h"
@@ -26,7 +26,7 @@
 
 static bool literal_holds_domain(Oid type);
 
-/* Is a domain among the types of the fields of a composite type, or in them? */
+/* Does a composite type have a field whose type is a domain, or contains one? */
 static bool
 literal_fields_hold_domain(Oid type)
 {
@@ -48,7 +48,7 @@ literal_fields_hold_domain(Oid type)
 static bool
 literal_holds_domain(Oid type)
 {
-	Oid			base = getBaseType(type);	/* whose own checks come after */
+	Oid			base = getBaseType(type);	/* a domain's own checks come after reading */
 	Oid			inner = InvalidOid;
 
 	check_stack_depth();
@@ -71,7 +71,7 @@ literal_holds_domain(Oid type)
 	return OidIsValid(inner) && (get_typtype(inner) == TYPTYPE_DOMAIN || literal_holds_domain(inner));
 }
 
-/* Is it a literal, or made of some? */
+/* Is an expression a literal, or an array or row made of some? */
 static bool
 literal_is_in(Node *node)
 {
@@ -94,7 +94,7 @@ literal_is_in(Node *node)
 	return false;
 }
 
-/* Refuses a cast of a literal to such a type. */
+/* Refuses a cast of a literal to a type that holds a domain. */
 static bool
 literal_walk(Node *node, void *context)
 {
@@ -120,7 +120,7 @@ literal_walk(Node *node, void *context)
 /*
  * kapture_literal_check
  *		Errors out (0A000) if an expression as the grammar has it contains literals whose
- *		reading evaluates checks of domains.  "what" is what it is called.
+ *		reading evaluates checks of domains.  "what" names it in the error.
  */
 void
 kapture_literal_check(Node *expression, const char *what)

@@ -1,6 +1,6 @@
 /*
  * literal.h
- *		Literals whose reading runs code of users.
+ *		Refuses literals whose parsing runs users' code.
  */
 #ifndef KAPTURE_LITERAL_H
 #define KAPTURE_LITERAL_H

@@ -3,11 +3,11 @@
  *		Views that the values of an attached table come from.
  *
  * A row's values are those that the view shows for its key.  Changes are captured on
- * the table; which of its columns matter is what the view reads of it, through the
- * views in it.  That is kept beside the attachment, since a trigger must not wait for
- * locks on views, and found anew when one of them is replaced.
+ * the table; the columns that matter are those that the view reads, also through other
+ * views.  They are stored with the attachment, since a trigger must not wait for locks
+ * on views, and determined again when one of the views is replaced.
  *
- * The view is known by its name, which follows a rename: views are dropped and made
+ * The view is kept by its name, which follows a rename: views are dropped and created
  * again more often than changed.
  */
 #include "postgres.h"
@@ -38,7 +38,7 @@ source_name(Oid view)
 	return quote_qualified_identifier(get_namespace_name(get_rel_namespace(view)), get_rel_name(view));
 }
 
-/* Fills in what the relations of "tree" read of a table. */
+/* Adds the columns of a table that the views in "tree" read. */
 static void
 source_find_reads(KaptureGivenExpression *reads, List *tree, Oid relid)
 {
@@ -62,9 +62,9 @@ source_check_rights(Relation rel, Oid view)
 }
 
 /*
- * Opens the view that a user gives for a table.  The rights to it are checked before it is
- * locked: who waits for a lock has others wait behind.  Errors: 42P01 there is none, 42501
- * the table's owner may not read it.
+ * Opens the view that a user gives for a table.  Rights are checked before the view is
+ * locked: whoever waits for a lock makes others wait behind.  Errors: 42P01 there is none,
+ * 42501 the table's owner may not read it.
  */
 Relation
 kapture_source_open(Relation rel, Oid view)
@@ -73,7 +73,7 @@ kapture_source_open(Relation rel, Oid view)
 	return relation_open(view, AccessShareLock);
 }
 
-/* Refuses a view in which the rows of the table cannot be found, or that its owner may not read. */
+/* Refuses a view in which the table's rows cannot be found, or that the table's owner may not read. */
 static void
 source_check(Relation rel, Relation view, List *keys)
 {
@@ -113,8 +113,8 @@ source_check(Relation rel, Relation view, List *keys)
 
 /*
  * Takes a view that a user gives for a table with this key (list of names), in the
- * current memory context.  Errors: 42809 it is none, 42501 the table's owner may not
- * read it, 42703 or 42804 it has not the key.
+ * current memory context.  Errors: 42809 it is no view, 42501 the table's owner may not
+ * read it, 42703 or 42804 it lacks the key's columns, or has them of other types.
  */
 KaptureGivenSource *
 kapture_source_take(Relation rel, Relation view, List *keys)
@@ -146,7 +146,7 @@ kapture_source_take(Relation rel, Relation view, List *keys)
  * ------------------------------------------------------------------------
  */
 
-/* Stores anew what the source of an attachment reads of its table. */
+/* Determines and stores which columns of its table the source of an attachment reads. */
 static void
 source_store_reads(int32 attachment_id, Oid relid, Oid view)
 {
@@ -174,8 +174,8 @@ source_of(const KaptureAttached *attached)
 
 /*
  * kapture_source_changed
- *		Called after a view was made or replaced: what is kept of the sources that
- *		read it is found anew.  Returns whether there are any.
+ *		Called after a view was created or replaced: determines again what the sources
+ *		that use the view read.  Returns whether there are any.
  */
 bool
 kapture_source_changed(Oid view)
@@ -201,8 +201,8 @@ kapture_source_changed(Oid view)
 
 /*
  * kapture_source_column_renamed
- *		Has attachments follow a column of their source.  Returns whether there are
- *		any.
+ *		Has attachments follow a renamed column of their source.  Returns whether
+ *		there are any.
  */
 bool
 kapture_source_column_renamed(Oid view, const char *from, const char *to)

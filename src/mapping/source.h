@@ -16,7 +16,7 @@
 typedef struct KaptureGivenSource
 {
 	char	   *name;			/* qualified and quoted */
-	List	   *keys;			/* names of its columns that are the key */
+	List	   *keys;			/* names of the view's columns that are the key */
 	KaptureGivenExpression reads;	/* columns of the table that it reads */
 } KaptureGivenSource;
 

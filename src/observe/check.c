@@ -2,11 +2,11 @@
  * check.c
  *		kapture_check(): is everything in place to talk to a server?
  *
- * One harmless request, a search for a customer that cannot exist, on a
- * connection of its own; each step of its way is a row of the result.  What is
- * wrong with a step is its detail, and what to do its hint, never an error.  Later
- * steps that were not reached are neither ok nor not.  The keys of other APIs are
- * tried by requests of their own (check_key.c).
+ * Sends one harmless request, a search for a customer that cannot exist, on a
+ * connection of its own; each step of the request is a row of the result.  A fault is
+ * reported in the step's detail, and what to do in its hint, never as an error.  For
+ * later steps that were not reached, "ok" is NULL.  The keys of other APIs are tried
+ * by requests of their own (check_key.c).
  */
 #include "postgres.h"
 
@@ -35,10 +35,10 @@
 #include "observe/check_key.h"
 #include "table/attach_trigger.h"
 
-/* Days before a certificate's end from which the check fails. */
+/* The check fails if a certificate expires in fewer days than this. */
 #define CHECK_EXPIRES_SOON		14
 
-/* Tables that a step names. */
+/* Tables that a step names, at most. */
 #define CHECK_MAX_TABLES		"5"
 
 /* Seconds by which the clocks may differ. */
@@ -54,7 +54,7 @@ typedef enum CheckResult
 typedef struct Check
 {
 	ReturnSetInfo *rsinfo;
-	bool		has_hints;		/* the caller's version has a column for them */
+	bool		has_hints;		/* the caller's version has a column for hints */
 	const char *server;			/* its name */
 	const char *url;
 	int			timeout;
@@ -66,7 +66,7 @@ typedef struct Check
 PG_FUNCTION_INFO_V1(kapture_check);
 PG_FUNCTION_INFO_V1(kapture_check_1_1);
 
-/* Puts a step into the result; "hint", of one that failed, may be NULL. */
+/* Puts a step into the result; "hint" is only for a step that failed, and may be NULL. */
 static void
 check_say(Check *check, const char *step, CheckResult result, const char *detail, const char *hint)
 {
@@ -101,7 +101,7 @@ check_start(void *arg)
 	kapture_http_inspect(check->request);
 }
 
-/* Takes server and mapping and starts the request, which tells what is wrong with them. */
+/* Reads server and mapping and starts the request, which shows what is wrong with them. */
 static bool
 check_options(Check *check)
 {
@@ -122,7 +122,7 @@ check_options(Check *check)
 	return false;
 }
 
-/* What the worker says of the server, for which of our roles ever it sends. */
+/* Is the server well, as the worker reports for any of the caller's roles?  If not, fills in *why and *hint. */
 static bool
 check_worker_is_well(const char *server, const char **why, const char **hint)
 {
@@ -144,7 +144,7 @@ check_worker_is_well(const char *server, const char **why, const char **hint)
 	return true;
 }
 
-/* Does somebody send what is captured here? */
+/* Is there a worker that sends what is captured here? */
 static void
 check_worker(Check *check)
 {
@@ -186,7 +186,7 @@ check_worker(Check *check)
 	check_say(check, "worker", CHECK_FAILED, why, hint);
 }
 
-/* How many of name, connection and TLS stand. */
+/* How many of the steps dns, tcp and tls succeeded. */
 static int
 check_stage(const KaptureHttpAnswer *answer)
 {
@@ -244,7 +244,7 @@ check_connection_hint(int step, const KaptureHttpAnswer *answer)
 	}
 }
 
-/* Name, connection, TLS. */
+/* Puts the steps of the connection into the result: dns, tcp, tls and certificate. */
 static void
 check_connection(Check *check, const KaptureHttpAnswer *answer, const KaptureHttpDetails *details)
 {
@@ -324,7 +324,7 @@ check_key(Check *check, KaptureApi api, bool reached)
 	kapture_http_release(check->request);
 }
 
-/* The keys of all APIs but Get; Add's and Update's only if they may be tried. */
+/* Tries the key of Pull, and, with "all", those of Add and Update. */
 static void
 check_keys(Check *check, bool all, bool reached)
 {
@@ -367,7 +367,7 @@ check_time(Check *check, const KaptureHttpAnswer *answer, const KaptureHttpDetai
 				  "Raise option \"timeout\" of the server, or find out what is slow on the way.");
 }
 
-/* Where an Add is an upsert, is a duplicate to fail all the same in tables that the caller may see? */
+/* If an Add is an upsert: names the caller's tables with on_duplicate 'fail', which cannot hold then. */
 static void
 check_duplicates(Check *check)
 {
@@ -392,7 +392,7 @@ check_duplicates(Check *check)
 				  psprintf("Use kapture_match() before rows of %s are sent, which finds customers that are there; then kapture_alter() with on_duplicate => 'link'.", tables));
 }
 
-/* Are changes captured, of the server's tables that the caller may see?  A step only if they are not. */
+/* Puts a step into the result if changes of the server's tables that the caller may see are not captured. */
 static void
 check_capture(Check *check)
 {

@@ -16,7 +16,7 @@
 /* Nobody has this id. */
 #define CHECK_NOBODY		"0"
 
-/* A day of so long ago that there was no Kapture. */
+/* A day from before there was a Kapture. */
 #define CHECK_LONG_AGO		((Timestamp) 0 - 7305 * USECS_PER_DAY)
 
 /*
@@ -90,7 +90,8 @@ check_key_no_answer_hint(const KaptureHttpAnswer *answer)
 
 /*
  * kapture_check_key_judge
- *		Does the answer to such a request mean that the key is accepted?
+ *		Does the answer to a request of kapture_check_key_body() mean that the key is
+ *		accepted?
  *
  * Fills in *detail, and *hint if it does not; palloc'ed or static.
  */

@@ -1,10 +1,11 @@
 /*
  * compare.c
- *		What customers in Kapture's answers have for the fields of a table.
+ *		The values of customers in Kapture's answers for the fields of a table.
  *
  * The values are found where pulls find them (KaptureField.pulled).  Kapture writes
  * some in its own way: phones with a country's code, emails in another case, blanks
- * in names; that is no difference.  What it masks, or does not say, cannot be compared.
+ * in names; these are no differences.  Values that Kapture masks or does not return
+ * cannot be compared.
  */
 #include "postgres.h"
 
@@ -41,8 +42,8 @@ struct KaptureComparer
 	TupleDesc	desc;
 	KaptureReader *reader;
 	char	   *sql;
-	const KaptureField **fields;	/* of the columns; NULL: of the account's own */
-	CompareKey *keys;			/* that all this comes from */
+	const KaptureField **fields;	/* of the columns; NULL: a field of the account's own */
+	CompareKey *keys;			/* keys that the values come from */
 	int			nkeys;
 };
 
@@ -86,7 +87,7 @@ compare_find_keys(KaptureComparer *comparer)
 }
 
 /*
- * Has the value of a key of an answer anything to do with what is compared?  (KaptureWanted)
+ * Is the value of this key of an answer needed to compare customers?  (KaptureWanted)
  */
 bool
 kapture_comparer_wants(void *comparer, const char *key, int len)
@@ -136,7 +137,7 @@ kapture_comparer_create(const KaptureAttachment *att, const char *timezone)
 	return comparer;
 }
 
-/* Does Kapture say what a customer has for the field of a column? */
+/* Does Kapture return a customer's value for the field of a column? */
 static bool
 compare_knows(const KaptureComparer *comparer, int column)
 {
@@ -220,7 +221,7 @@ compare_squeeze(const char *text)
 	return result;
 }
 
-/* Is it nothing but blanks? */
+/* Is the text NULL, or nothing but blanks? */
 static bool
 compare_is_empty(const char *text)
 {

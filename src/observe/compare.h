@@ -1,6 +1,6 @@
 /*
  * compare.h
- *		What customers in Kapture's answers have for the fields of a table.
+ *		The values of customers in Kapture's answers for the fields of a table.
  */
 #ifndef KAPTURE_COMPARE_H
 #define KAPTURE_COMPARE_H
@@ -18,8 +18,8 @@ typedef enum KaptureCompared
 	KAPTURE_COMPARED_SAME,
 	KAPTURE_COMPARED_DIFFERS,
 	KAPTURE_COMPARED_NOT_EMPTIED,	/* only Kapture has a value */
-	KAPTURE_COMPARED_MASKED,	/* it does not show its value */
-	KAPTURE_COMPARED_UNTOLD		/* it does not say */
+	KAPTURE_COMPARED_MASKED,	/* Kapture masks its value */
+	KAPTURE_COMPARED_UNTOLD		/* Kapture does not return the value */
 } KaptureCompared;
 
 /* What a customer has for the columns of an attachment. */

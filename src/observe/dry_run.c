@@ -1,47 +1,44 @@
 /*
  * dry_run.c
- *		kapture_dry_run(): what would be sent if a table were attached?
+ *		kapture_dry_run(): what would be sent if a table were attached, or as it is?
  *
- * Each row goes the worker's own way: it is read as the table's owner, and task.c
- * says what it would do.  Nothing is attached, noted or sent, and no lock is taken
- * but that of a reader; with "ask", Kapture is asked whether it has the customers.
+ * Each row is handled as the worker does it: it is read as the table's owner, and
+ * task.c decides what would be done.  Nothing is attached, noted or sent, and only a
+ * reader's lock is taken; with "ask", Kapture is asked whether it has the customers.
+ *
+ * Rows that have customers keep them.  So these rows come first, whatever their keys:
+ * others that share a phone or email with them would be parked.
  */
 #include "postgres.h"
 
-#include "access/relation.h"
-#include "catalog/pg_class.h"
 #include "catalog/pg_collation.h"
+#include "catalog/pg_type.h"
 #include "common/hashfn.h"
 #include "fmgr.h"
 #include "funcapi.h"
 #include "mb/pg_wchar.h"
-#include "miscadmin.h"
-#include "utils/acl.h"
+#include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
 #include "utils/formatting.h"
 #include "utils/hsearch.h"
-#include "utils/lsyscache.h"
 #include "utils/memutils.h"
-#include "utils/rel.h"
 #include "utils/timestamp.h"
 #include "utils/tuplestore.h"
 
 #include "api/argument.h"
 #include "api/hint.h"
-#include "api/identity.h"
 #include "api/option.h"
 #include "base/catalog.h"
-#include "base/compat.h"
+#include "base/owner_sql.h"
 #include "base/version.h"
 #include "fetch/ask.h"
 #include "fetch/fetch.h"
-#include "mapping/draft.h"
-#include "mapping/field_map.h"
-#include "mapping/source.h"
+#include "known/digest.h"
+#include "known/row_state.h"
+#include "observe/dry_draft.h"
 #include "observe/round.h"
 #include "push/task.h"
-#include "table/attach.h"
 #include "table/row_io.h"
 
 PG_FUNCTION_INFO_V1(kapture_dry_run);
@@ -49,26 +46,31 @@ PG_FUNCTION_INFO_V1(kapture_dry_run);
 /* Gets for a row: by its phone and by its email. */
 #define DRY_RUN_GETS		2
 
-/* As kapture_attach() would add it. */
-#define DRY_RUN_ID_COLUMN	"kapture_customer_id"
-
-/* A phone or an email, by a hash of it, and the first row that has it. */
+/* The hash of a phone or an email, and the row that gets it. */
 typedef struct DryRunContact
 {
 	uint64		hash;
 	char	   *row_key;
 } DryRunContact;
 
+/* A customer, and the row that is it. */
+typedef struct DryRunCustomer
+{
+	int64		customer_id;
+	char	   *row_key;
+} DryRunCustomer;
+
 typedef struct DryRun
 {
 	MemoryContext context;
 	KaptureAttachment *att;
-	const KaptureAttachment *attached;	/* as the table is by now; NULL: it is not */
+	int64		fresh;			/* bits of fields that it does not have yet */
 	Oid			owner;			/* of the table */
 	char	   *timezone;
 	bool		check_rows;
 	bool		ask;
 	HTAB	   *contacts;
+	HTAB	   *customers;
 	ReturnSetInfo *rsinfo;
 } DryRun;
 
@@ -78,14 +80,20 @@ typedef struct DryRunItem
 	KaptureTask task;
 	const char *action;
 	const char *problem;
-	bool		wants_key;		/* the problem is about another row */
+	const char *hint;			/* NULL: that of the problem */
 } DryRunItem;
+
+#define DRY_RUN_SHARED \
+	"two rows share this phone or email: correct one of them, or leave it out by a filter"
+
+#define DRY_RUN_REFUSED \
+	"another customer has it: change it here, or attach with on_duplicate => 'link' to take its id"
 
 /* The value of a field, without blanks around it; NULL: none. */
 static char *
 dry_run_value(const DryRun *run, const KaptureRow *row, const char *field)
 {
-	for (int i = 0; i < run->att->ncolumns; i++)
+	for (int i = 0; row->values && i < run->att->ncolumns; i++)
 	{
 		char	   *value = row->values[i];
 
@@ -95,9 +103,12 @@ dry_run_value(const DryRun *run, const KaptureRow *row, const char *field)
 	return NULL;
 }
 
-/* The key of the row before that has a phone or an email, which this one gets if there is none. */
+/*
+ * Returns the key of the row that gets a phone or an email: this row, if no other one gets
+ * it yet.  NULL: the row has no such value.
+ */
 static char *
-dry_run_first(DryRun *run, const KaptureRow *row, const char *field, const char *value)
+dry_run_holder(DryRun *run, const KaptureRow *row, const char *field, const char *value)
 {
 	DryRunContact *contact;
 	uint64		hash;
@@ -111,25 +122,81 @@ dry_run_first(DryRun *run, const KaptureRow *row, const char *field, const char 
 	contact = hash_search(run->contacts, &hash, HASH_ENTER, &found);
 	if (!found)
 		contact->row_key = MemoryContextStrdup(run->context, row->row_key);
-	return found ? contact->row_key : NULL;
+	return contact->row_key;
 }
 
-/* Refuses a row whose phone or email another one before has, too. */
+static char *
+dry_run_phone_holder(DryRun *run, const KaptureRow *row)
+{
+	return dry_run_holder(run, row, "phone", dry_run_value(run, row, "phone"));
+}
+
+static char *
+dry_run_email_holder(DryRun *run, const KaptureRow *row)
+{
+	char	   *email = dry_run_value(run, row, "email_id");
+
+	return dry_run_holder(run, row, "email_id", email ? str_tolower(email, strlen(email), C_COLLATION_OID) : NULL);
+}
+
+/* The key of the row that is a customer; if none is by now, this one is. */
+static char *
+dry_run_customer_holder(DryRun *run, const KaptureRow *row, int64 customer_id)
+{
+	bool		found;
+	DryRunCustomer *customer = hash_search(run->customers, &customer_id, HASH_ENTER, &found);
+
+	if (!found)
+		customer->row_key = MemoryContextStrdup(run->context, row->row_key);
+	return customer->row_key;
+}
+
+/* Is a field among those that a task is to send? */
+static bool
+dry_run_sends(const DryRun *run, const KaptureTask *task, const char *field)
+{
+	for (int i = 0; i < run->att->ncolumns; i++)
+	{
+		if (strcmp(run->att->columns[i].field, field) == 0)
+			return (task->sending & (INT64CONST(1) << run->att->columns[i].bit)) != 0;
+	}
+	return false;
+}
+
+/* Refuses a row that is to send a phone or an email which another row has, too. */
 static void
 dry_run_check_shared(DryRun *run, DryRunItem *item)
 {
 	const KaptureRow *row = &item->delivery.row;
-	char	   *phone = dry_run_value(run, row, "phone");
-	char	   *email = dry_run_value(run, row, "email_id");
-	char	   *by_phone = dry_run_first(run, row, "phone", phone);
-	char	   *by_email = dry_run_first(run, row, "email_id", email ? str_tolower(email, strlen(email), C_COLLATION_OID) : NULL);
+	char	   *by_phone = dry_run_phone_holder(run, row);
+	char	   *by_email = dry_run_email_holder(run, row);
+	bool		phone = by_phone && strcmp(by_phone, row->row_key) != 0 && dry_run_sends(run, &item->task, "phone");
+	bool		email = by_email && strcmp(by_email, row->row_key) != 0 && dry_run_sends(run, &item->task, "email_id");
 
-	if (by_phone == NULL && by_email == NULL)
+	if (!phone && !email)
 		return;
 	item->action = "refuse";
-	item->problem = psprintf("the row with key \"%s\" has the same %s", by_phone ? by_phone : by_email,
-							 by_phone ? "phone" : "email");
-	item->wants_key = true;
+	item->problem = psprintf("the row with key \"%s\" has the same %s", phone ? by_phone : by_email, phone ? "phone" : "email");
+	item->hint = DRY_RUN_SHARED;
+}
+
+/* Has a row anything that Kapture could be sent? */
+static bool
+dry_run_has_values(const DryRun *run, const KaptureRow *row)
+{
+	for (int i = 0; row->values && i < run->att->ncolumns; i++)
+	{
+		if (row->values[i] && row->values[i][0] != '\0')
+			return true;
+	}
+	return false;
+}
+
+/* Why a row is outside. */
+static const char *
+dry_run_outside(const DryRun *run)
+{
+	return run->att->source_name ? "the filter leaves it out, or the view has no row for it" : "the filter leaves it out";
 }
 
 /* What the worker would do with a row. */
@@ -147,12 +214,16 @@ dry_run_plan(DryRun *run, DryRunItem *item)
 	{
 		case KAPTURE_TASK_SEND:
 			item->action = task->step == KAPTURE_STEP_ADD ? "add" : "update";
-			dry_run_check_shared(run, item);
+			if (item->delivery.row.outside)
+			{
+				item->problem = dry_run_outside(run);
+				item->hint = "what on_leave says is sent when the row changes next, or by kapture_touch()";
+			}
 			break;
 		case KAPTURE_TASK_DONE:
 			item->action = "skip";
-			item->problem = !item->delivery.row.outside ? "it has nothing to send" :
-				run->att->source_name ? "the filter leaves it out, or the view has no row for it" : "the filter leaves it out";
+			item->problem = item->delivery.row.outside ? dry_run_outside(run) :
+				dry_run_has_values(run, &item->delivery.row) ? "Kapture has its values already" : "it has nothing to send";
 			break;
 		case KAPTURE_TASK_FAILED:
 			item->action = "refuse";
@@ -163,9 +234,32 @@ dry_run_plan(DryRun *run, DryRunItem *item)
 			item->problem = "the table or a partition of it is locked";
 			break;
 	}
+	if (task->state == KAPTURE_TASK_SEND || task->state == KAPTURE_TASK_DONE)
+		dry_run_check_shared(run, item);
 }
 
-/* Asks Kapture for the rows that would be added. */
+/* A row is found to be a customer who is there. */
+static void
+dry_run_link(DryRun *run, DryRunItem *item, int64 customer_id, const char *by)
+{
+	const char *holder;
+
+	if (!run->att->link_duplicates)
+	{
+		item->action = "refuse";
+		item->problem = psprintf("Kapture customer " INT64_FORMAT " has this %s already", customer_id, by);
+		item->hint = DRY_RUN_REFUSED;
+		return;
+	}
+	holder = dry_run_customer_holder(run, &item->delivery.row, customer_id);
+	item->action = "link";
+	if (strcmp(holder, item->delivery.row.row_key) == 0)
+		return;
+	item->action = "refuse";
+	item->problem = psprintf("Kapture customer " INT64_FORMAT " belongs to the row with key \"%s\" already", customer_id, holder);
+}
+
+/* Asks Kapture for the customers of rows that would be added. */
 static void
 dry_run_ask(DryRun *run, List *items)
 {
@@ -197,7 +291,7 @@ dry_run_ask(DryRun *run, List *items)
 			item->problem = kapture_ask_conflict(search);
 		}
 		else if (search->by_phone || search->by_email)
-			item->action = "link";
+			dry_run_link(run, item, Max(search->by_phone, search->by_email), search->by_phone ? "phone" : "email");
 	}
 }
 
@@ -205,13 +299,12 @@ static void
 dry_run_put(DryRun *run, const DryRunItem *item)
 {
 	const KaptureTask *task = &item->task;
-	const char *hint = NULL;
+	const char *hint = item->hint;
+	bool		linked_only = run->att->link_only && strcmp(item->action, "link") == 0;
 	Datum		values[5] = {0};
 	bool		nulls[5] = {0};
 
-	if (item->wants_key)
-		hint = "two rows share this phone or email: correct one of them, or leave it out by a filter";
-	else if (item->problem && strcmp(item->action, "refuse") == 0)
+	if (hint == NULL && item->problem && strcmp(item->action, "refuse") == 0)
 		hint = kapture_hint_find(item->problem, 0, "add");
 	values[0] = CStringGetTextDatum(item->delivery.row.row_key);
 	values[1] = CStringGetTextDatum(item->action);
@@ -221,7 +314,7 @@ dry_run_put(DryRun *run, const DryRunItem *item)
 	nulls[3] = hint == NULL;
 	if (hint)
 		values[3] = CStringGetTextDatum(hint);
-	nulls[4] = task->body == NULL || strcmp(item->action, "refuse") == 0;
+	nulls[4] = task->body == NULL || linked_only || strcmp(item->action, "refuse") == 0 || strcmp(item->action, "skip") == 0;
 	if (!nulls[4])
 	{
 		size_t		len;
@@ -233,11 +326,69 @@ dry_run_put(DryRun *run, const DryRunItem *item)
 	tuplestore_putvalues(run->rsinfo->setResult, run->rsinfo->setDesc, values, nulls);
 }
 
-/* Reads the rows with these keys; returns them as items, with what the worker would do. */
-static List *
-dry_run_read(void *arg, List *keys)
+/* What is known of rows, read as the owner of the extension. */
+typedef struct DryRunKnown
 {
-	DryRun	   *run = arg;
+	const DryRun *run;
+	List	   *deliveries;
+} DryRunKnown;
+
+static void
+dry_run_load(void *arg)
+{
+	DryRunKnown *known = arg;
+
+	kapture_digest_load_key();
+	kapture_row_state_load(known->deliveries);
+}
+
+/* The customers, of these rows, whom sessions have written past the sync: a list in text, with commas around each. */
+static char *
+dry_run_written(const DryRun *run, List *items)
+{
+	Oid			types[2] = {TEXTOID, INT8ARRAYOID};
+	Datum		values[2];
+	Datum	   *ids = palloc(sizeof(Datum) * Max(list_length(items), 1));
+	int			n = 0;
+	ListCell   *lc;
+
+	foreach(lc, items)
+		ids[n++] = Int64GetDatum(((DryRunItem *) lfirst(lc))->delivery.row.customer_id);
+	values[0] = CStringGetTextDatum(run->att->server);
+	values[1] = PointerGetDatum(construct_array(ids, n, INT8OID, 8, FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
+	return kapture_own_text("SELECT ',' || pg_catalog.string_agg(customer_id::text, ',') || ',' FROM @.kapture_written"
+							" WHERE server = $1 AND customer_id = ANY ($2)", lengthof(types), types, values);
+}
+
+/* Fills in what Kapture is known to have of rows, as the worker would know it. */
+static void
+dry_run_fill_known(const DryRun *run, List *items)
+{
+	DryRunKnown known = {.run = run};
+	char	   *written;
+	ListCell   *lc;
+
+	if (run->att->id == 0 || items == NIL)
+		return;
+	foreach(lc, items)
+		known.deliveries = lappend(known.deliveries, &((DryRunItem *) lfirst(lc))->delivery);
+	kapture_own_run(dry_run_load, &known);
+	written = dry_run_written(run, items);
+	foreach(lc, items)
+	{
+		KaptureDelivery *delivery = &((DryRunItem *) lfirst(lc))->delivery;
+
+		if (written && strstr(written, psprintf("," INT64_FORMAT ",", delivery->row.customer_id)))
+			delivery->digests = NULL;
+		if (delivery->digests)
+			kapture_digest_forget(delivery->digests, run->fresh);
+	}
+}
+
+/* Reads the rows with these keys; returns them as items. */
+static List *
+dry_run_read_items(DryRun *run, List *keys)
+{
 	List	   *items = NIL;
 	List	   *rows = NIL;
 	ListCell   *lc;
@@ -247,20 +398,53 @@ dry_run_read(void *arg, List *keys)
 		DryRunItem *item = palloc0(sizeof(DryRunItem));
 
 		item->delivery.context = item->delivery.row.context = CurrentMemoryContext;
+		item->delivery.attachment_id = run->att->id;
 		item->delivery.row_key = lfirst(lc);
 		item->delivery.row.row_key = lfirst(lc);
 		items = lappend(items, item);
 		rows = lappend(rows, &item->delivery.row);
 	}
 	kapture_row_read_all(run->att, run->timezone, rows);
-	if (run->attached && run->attached->id_column == NULL)
-		kapture_row_fill_ids(run->attached, rows);
+	return items;
+}
+
+/* Reads the rows with these keys, of which those that have customers keep them. */
+static List *
+dry_run_read_linked(void *arg, List *keys)
+{
+	DryRun	   *run = arg;
+	List	   *items = dry_run_read_items(run, keys);
+	ListCell   *lc;
+
+	foreach(lc, items)
+	{
+		const KaptureRow *row = &((DryRunItem *) lfirst(lc))->delivery.row;
+
+		/* one that is outside has left its customer to others */
+		if (row->outcome != KAPTURE_ROW_DONE || row->customer_id == 0 || row->outside)
+			continue;
+		(void) dry_run_customer_holder(run, row, row->customer_id);
+		(void) dry_run_phone_holder(run, row);
+		(void) dry_run_email_holder(run, row);
+	}
+	return items;
+}
+
+/* Reads the rows with these keys; returns them as items, with what the worker would do. */
+static List *
+dry_run_read(void *arg, List *keys)
+{
+	DryRun	   *run = arg;
+	List	   *items = dry_run_read_items(run, keys);
+	ListCell   *lc;
+
+	dry_run_fill_known(run, items);
 	foreach(lc, items)
 		dry_run_plan(run, lfirst(lc));
 	return items;
 }
 
-/* Says what would become of these rows. */
+/* Puts into the result what would become of these rows. */
 static void
 dry_run_report(DryRun *run, List *items)
 {
@@ -275,107 +459,73 @@ dry_run_report(DryRun *run, List *items)
 	}
 }
 
-/* The names of the key's columns; errors out if the table has no primary key. */
-static List *
-dry_run_key_names(Relation rel)
+/* Goes through all rows, or those for which a condition holds: reads them, and reports on them. */
+static void
+dry_run_go(DryRun *run, KaptureRound *round, void (*report) (DryRun *run, List *items))
 {
-	KaptureAttachment att = {.root = RelationGetRelid(rel)};
-	List	   *names = NIL;
+	MemoryContext slice = AllocSetContextCreate(CurrentMemoryContext, "kapture_sync slice", ALLOCSET_DEFAULT_SIZES);
+	const char *after = NULL;
+	bool		more;
 
-	kapture_catalog_read_key(&att, rel);
-	for (int i = 0; i < att.nkeys; i++)
-		names = lappend(names, att.keys[i].name);
-	if (names == NIL)
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("table \"%s\" has no primary key", RelationGetRelationName(rel)),
-				 errdetail("The worker finds a row again by its primary key.")));
-	return names;
+	do
+	{
+		MemoryContext old = MemoryContextSwitchTo(slice);
+		List	   *items;
+
+		/* what is not asked for needs no connection */
+		round->most = run->ask && report ? kapture_fetch_round(run->att->server, run->owner) / DRY_RUN_GETS : 0;
+		items = kapture_round_next(round, &after, &more);
+		if (report)
+			report(run, items);
+		MemoryContextSwitchTo(old);
+		if (more)
+			after = pstrdup(after);
+		MemoryContextReset(slice);
+	} while (more);
+	MemoryContextDelete(slice);
 }
 
-/* The attachment of the table to this server, which has the ids of its rows; NULL: there is none. */
-static const KaptureAttachment *
-dry_run_find_attached(Relation rel, const char *server)
+/* Goes through the rows that have customers, if there may be any. */
+static void
+dry_run_go_linked(DryRun *run, KaptureRound *round)
 {
-	ListCell   *lc;
-
-	foreach(lc, kapture_catalog_attachments(rel))
-	{
-		const KaptureAttachment *att = lfirst(lc);
-
-		if (strcmp(att->server, server) == 0)
-			return att;
-	}
-	return NULL;
+	if (run->att->id_column ? run->att->id_attnum == InvalidAttrNumber : run->att->id == 0)
+		return;
+	round->read = dry_run_read_linked;
+	round->condition = run->att->id_column ? psprintf("%s IS NOT NULL", quote_identifier(run->att->id_column)) : NULL;
+	dry_run_go(run, round, NULL);
+	round->condition = NULL;
 }
 
-/* The draft of the attachment that the arguments describe; sets run->attached. */
-static KaptureAttachment *
-dry_run_draft(DryRun *run, FunctionCallInfo fcinfo, const char *server)
+static HTAB *
+dry_run_make_table(const char *name, Size entrysize)
 {
-	Oid			relid = PG_GETARG_OID(0);
-	Relation	rel = kapture_argument_open(relid, AccessShareLock, kapture_argument_check_owner);
-	Jsonb	   *columns = PG_ARGISNULL(1) ? NULL : PG_GETARG_JSONB_P(1);
-	KaptureGivenExpression *filter = NULL;
-	KaptureGivenSource *source = NULL;
-	KaptureAttachment *att;
-	const char *id_column = DRY_RUN_ID_COLUMN;
-	List	   *mappings;
+	HASHCTL		info = {.keysize = sizeof(uint64), .entrysize = entrysize, .hcxt = CurrentMemoryContext};
 
-	if (rel->rd_rel->relkind == RELKIND_VIEW)
-		ereport(ERROR,
-				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
-				 errmsg("\"%s\" cannot be attached to Kapture", RelationGetRelationName(rel)),
-				 errdetail("Only tables can be attached."),
-				 errhint("Name the table that the view shows, and the view as \"source\".")));
-	kapture_attach_check_relation(rel);
-	(void) kapture_server_get(server, kapture_catalog_owner(relid));
-	run->attached = dry_run_find_attached(rel, server);
-	if (run->attached && run->attached->id_column)
-		id_column = run->attached->id_column;
-	if (PG_ARGISNULL(3))
-		mappings = kapture_mapping_take(rel, columns, id_column);
-	else
-	{
-		Relation	view = kapture_source_open(rel, PG_GETARG_OID(3));
-
-		source = kapture_source_take(rel, view, dry_run_key_names(rel));
-		mappings = kapture_mapping_take_of_view(view, columns, source->keys);
-		relation_close(view, NoLock);
-	}
-	if (!PG_ARGISNULL(2))
-		filter = kapture_expression_take(rel, text_to_cstring(PG_GETARG_TEXT_PP(2)), NULL);
-	att = kapture_draft_make(rel, server, id_column, mappings, filter, source);
-	relation_close(rel, NoLock);
-	return att;
+	return hash_create(name, 1024, &info, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
 }
 
 /*
  * kapture_dry_run(relation regclass, columns jsonb, filter text, source regclass,
- *		server name, ask boolean)
+ *		server name, ask boolean, name text)
  *		returns table(row_key text, action text, problem text, hint text, body jsonb)
  *
- * For the owner of the table.  Errors: those of kapture_attach() for bad arguments,
- * of reading the table as its owner, and, with "ask", of kapture_ask().
+ * For the owner of the table.  Errors: those of kapture_dry_draft(), of reading the
+ * table as its owner, and, with "ask", of kapture_ask().
  */
 Datum
 kapture_dry_run(PG_FUNCTION_ARGS)
 {
 	DryRun		run = {.context = CurrentMemoryContext};
-	HASHCTL		info = {.keysize = sizeof(uint64), .entrysize = sizeof(DryRunContact), .hcxt = CurrentMemoryContext};
 	const KaptureServer *server;
-	KaptureAttachment all;		/* without what leaves rows out, and without fields */
-	MemoryContext slice;
-	KaptureRound round = {.att = &all,.read = dry_run_read,.arg = &run,.row = offsetof(DryRunItem, delivery.row)};
-	const char *after = NULL;
-	bool		more;
+	KaptureAttachment all;		/* run.att without filter, source and fields: has all keys */
+	KaptureRound round = {.att = &all,.arg = &run,.row = offsetof(DryRunItem, delivery.row)};
 
 	kapture_version_require();
-	kapture_argument_check_null(fcinfo, 0, "relation");
-	kapture_argument_check_null(fcinfo, 4, "server");
-	kapture_argument_check_null(fcinfo, 5, "ask");
-	run.ask = PG_GETARG_BOOL(5);
-	run.att = dry_run_draft(&run, fcinfo, NameStr(*PG_GETARG_NAME(4)));
+	kapture_argument_check_null(fcinfo, DRY_RELATION, "relation");
+	kapture_argument_check_null(fcinfo, DRY_ASK, "ask");
+	run.ask = PG_GETARG_BOOL(DRY_ASK);
+	run.att = kapture_dry_draft(fcinfo, &run.fresh);
 	all = *run.att;
 	all.filter = NULL;
 	all.source_name = NULL;
@@ -385,21 +535,12 @@ kapture_dry_run(PG_FUNCTION_ARGS)
 	server = kapture_server_get(run.att->server, run.owner);
 	run.timezone = pstrdup(server->timezone);
 	run.check_rows = server->check_rows;
-	run.contacts = hash_create("kapture_sync phones and emails", 1024, &info, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+	run.contacts = dry_run_make_table("kapture_sync phones and emails", sizeof(DryRunContact));
+	run.customers = dry_run_make_table("kapture_sync customers", sizeof(DryRunCustomer));
 	InitMaterializedSRF(fcinfo, 0);
 	run.rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
-	slice = AllocSetContextCreate(CurrentMemoryContext, "kapture_sync slice", ALLOCSET_DEFAULT_SIZES);
-	do
-	{
-		MemoryContext old = MemoryContextSwitchTo(slice);
-
-		/* what is not asked for needs no connection */
-		round.most = run.ask ? kapture_fetch_round(run.att->server, run.owner) / DRY_RUN_GETS : 0;
-		dry_run_report(&run, kapture_round_next(&round, &after, &more));
-		MemoryContextSwitchTo(old);
-		if (more)
-			after = pstrdup(after);
-		MemoryContextReset(slice);
-	} while (more);
+	dry_run_go_linked(&run, &round);
+	round.read = dry_run_read;
+	dry_run_go(&run, &round, dry_run_report);
 	PG_RETURN_NULL();
 }

@@ -4,8 +4,8 @@
  *
  * Rows without an id are taken in slices, in order of the key, and Kapture is asked
  * for their phone and their email.  What was found is kept until the end, since two
- * rows may be one customer.  Ids are handed to the worker, which writes them into
- * the rows as it does with those of Adds: as their owner, and where there is none.
+ * rows may be one customer.  Ids are handed to the worker, which writes them as it
+ * writes those of Adds: as the table's owner, and only into rows without an id.
  */
 #include "postgres.h"
 
@@ -43,11 +43,11 @@ PG_FUNCTION_INFO_V1(kapture_match);
 /* Ids read, or handed to the worker, by one statement. */
 #define MATCH_IDS			1000
 
-/* A row of which a customer was found. */
+/* A row for which a customer was found. */
 typedef struct MatchFound
 {
 	char	   *row_key;
-	int64		customer_id;	/* 0: there are two */
+	int64		customer_id;	/* 0: phone and email belong to two customers */
 	const char *found_by;
 	char	   *problem;
 } MatchFound;
@@ -56,7 +56,7 @@ typedef struct MatchFound
 typedef struct MatchId
 {
 	int64		customer_id;
-	MatchFound *first;			/* NULL: a row that has it in the table */
+	MatchFound *first;			/* first row found for it; NULL: a row of the table has it already */
 } MatchId;
 
 typedef struct Match
@@ -84,7 +84,7 @@ match_column(const KaptureAttachment *att, const char *field)
 	return -1;
 }
 
-/* A row has this id. */
+/* Notes that a row of the table has this id. */
 static void
 match_note_id(Match *match, int64 customer_id)
 {
@@ -93,7 +93,7 @@ match_note_id(Match *match, int64 customer_id)
 	entry->first = NULL;
 }
 
-/* Takes in the ids of rows of a table that has no column for them. */
+/* Takes in the ids of rows of a table without a column for ids. */
 static void
 match_read_kept_ids(Match *match)
 {
@@ -159,7 +159,7 @@ match_value(const KaptureRow *row, int column)
 	return value && value[strspn(value, " ")] != '\0' ? value : NULL;
 }
 
-/* Keeps what was found of a row, in the memory of the call. */
+/* Keeps what was found for a row, in the memory of the call. */
 static void
 match_keep(Match *match, const KaptureRow *row, const KaptureSearch *search)
 {
@@ -193,7 +193,7 @@ match_keep(Match *match, const KaptureRow *row, const KaptureSearch *search)
 	MemoryContextSwitchTo(old);
 }
 
-/* Asks for rows. */
+/* Asks Kapture for the customers of rows. */
 static void
 match_ask(Match *match, List *rows)
 {
@@ -291,7 +291,7 @@ match_put(ReturnSetInfo *rsinfo, const KaptureAttachment *att, const MatchFound 
 	tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
 }
 
-/* Looks for the rows of an attachment. */
+/* Looks for the customers of an attachment's rows, and returns what was found. */
 static void
 match_attachment(FunctionCallInfo fcinfo, KaptureAttachment *att, bool write)
 {

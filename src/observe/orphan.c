@@ -1,9 +1,9 @@
 /*
  * orphan.c
- *		kapture_acknowledge(): customers whose row is gone, and who are known to be.
+ *		kapture_acknowledge(): acknowledges that a customer's row is gone.
  *
- * Which customers these are is in kapture_row, as long as nobody has acknowledged it
- * and no row has the customer again; see the view kapture_orphans.
+ * kapture_row has such customers until somebody acknowledges them, or a row has the
+ * customer again; see the view kapture_orphans.
  */
 #include "postgres.h"
 
@@ -21,8 +21,8 @@ PG_FUNCTION_INFO_V1(kapture_acknowledge);
 /*
  * kapture_acknowledge(server name, kapture_customer_id bigint) returns boolean
  *
- * Has kapture_orphans show a customer no more.  Returns whether it did.  For those
- * who own the table that had the row.  Errors: 22004 an argument is NULL.
+ * Removes a customer from kapture_orphans.  Returns whether the customer was there.  For
+ * owners of the table that had the row.  Errors: 22004 an argument is NULL.
  */
 Datum
 kapture_acknowledge(PG_FUNCTION_ARGS)

@@ -2,8 +2,8 @@
  * preview.c
  *		kapture_preview(): the request that a row would be sent with now.
  *
- * The row goes the worker's own way: it is read as its owner, planned by
- * task.c, and described by api/http.c.  Nothing is claimed and nothing is sent.
+ * The row is handled as the worker does it: it is read as its owner and planned by
+ * task.c; api/http.c describes the request.  Nothing is claimed and nothing is sent.
  */
 #include "postgres.h"
 
@@ -32,11 +32,11 @@
 
 PG_FUNCTION_INFO_V1(kapture_preview);
 
-/* The entries "c" of kapture_outbox that the row is in, perhaps among others. */
+/* Condition: the entry "c" of kapture_outbox is about the row, perhaps among others. */
 #define PREVIEW_ENTRY \
 	"c.attachment_id = $1 AND (c.row_key = $2 OR $2 OPERATOR(pg_catalog.=) ANY (c.more_keys))"
 
-/* One value of what the queue knows of a row, or NULL. */
+/* An expression over the row's entry in kapture_delivery, as text; NULL if there is none. */
 static char *
 preview_queued(KaptureDelivery *delivery, const char *value)
 {
@@ -70,7 +70,7 @@ preview_is_in_doubt(KaptureDelivery *delivery)
 
 /*
  * Fills in what waits for the row.  Returns false if nothing does.  *captured:
- * it has changed since the worker took it, or the worker has not.
+ * there are changes that the worker has not taken up yet.
  */
 static bool
 preview_read_queue(KaptureDelivery *delivery, bool *captured)
@@ -115,8 +115,8 @@ preview_read_digests(KaptureDelivery *delivery)
 }
 
 /*
- * A row that is not there any more, and that had a customer: its deletion is reported, if
- * the table has on_delete.  Fills in the customer, and *waiting.  Returns false if there
+ * For a row that does not exist any more: its deletion is reported if the row had a customer
+ * and the table has on_delete.  Fills in the customer, and *waiting.  Returns false if there
  * is nothing to report.
  */
 static bool
@@ -174,7 +174,7 @@ preview_check_row(Oid relid, const KaptureRow *row)
 	}
 }
 
-/* Says why what is shown is not sent just now, though it waits. */
+/* Reports why the request that is shown is not sent just now, though it waits. */
 static void
 preview_say_state(KaptureDelivery *delivery, bool captured)
 {
@@ -218,7 +218,7 @@ preview_put(ReturnSetInfo *rsinfo, KaptureTask *task, const KaptureServer *serve
 	tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
 }
 
-/* Says that nothing would be sent, and why, where there is a reason. */
+/* Reports that nothing would be sent, and why, if there is a reason. */
 static void
 preview_say_nothing(const KaptureTask *task)
 {
@@ -237,10 +237,10 @@ preview_say_nothing(const KaptureTask *task)
  *		returns table(waiting boolean, api text, url text, headers text[], body text)
  *
  * For the owner of the table.  A row for which nothing waits is shown as if all
- * its columns had changed; no result: nothing would be sent.  Of a row that was deleted,
- * the report of that is shown, if the table has on_delete.  Errors: those of
+ * its columns had changed; no result: nothing would be sent.  For a deleted row,
+ * the report of its deletion is shown, if the table has on_delete.  Errors: those of
  * kapture_attach_find(), kapture_row_key() and kapture_server_get(); P0002 no such row,
- * 55P03 it cannot be read for a lock, 22000 for another reason.
+ * 55P03 it cannot be read because of a lock, 22000 for another reason.
  */
 Datum
 kapture_preview(PG_FUNCTION_ARGS)
@@ -265,7 +265,7 @@ kapture_preview(PG_FUNCTION_ARGS)
 	waiting = preview_read_queue(&delivery, &captured);
 	if (!waiting)
 		delivery.changed = att->all_changed;
-	/* the table's code may have the settings read anew, and those freed */
+	/* code of the table may make the settings be read anew, which frees the old ones */
 	kapture_row_read(att, pstrdup(kapture_server_get(att->server, owner)->timezone), list_make1(&delivery.row), NULL);
 	if (delivery.row.outcome != KAPTURE_ROW_GONE || !preview_read_deleted(att, &delivery, &waiting))
 		preview_check_row(att->root, &delivery.row);
@@ -278,7 +278,7 @@ kapture_preview(PG_FUNCTION_ARGS)
 	if (waiting && !delivery.gone && !delivery.sent_phone && !delivery.sent_email && delivery.row.customer_id == 0 &&
 		preview_is_in_doubt(&delivery))
 		kapture_task_identify(att, &delivery, task.add_is_upsert);
-	/* what could be found is searched for, once it can no longer be running */
+	/* an Add in doubt that can be found is searched for: shown as if it could no longer be running */
 	if (delivery.sent_phone || delivery.sent_email)
 		delivery.in_doubt = 1;
 

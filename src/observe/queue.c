@@ -4,16 +4,15 @@
  *
  * It must cost the same whether nothing waits or a million rows do, and also
  * while somebody's old snapshot keeps what was sent long ago from being
- * removed.  So entries are read by index, QUEUE_BOUND of each kind at most (of
- * those with many changes in the outbox fewer, which are more changes), and
- * from where the worker has got to (it says so in shared memory); what lies
- * before that is dead.  Up to the bound, numbers are exact; beyond it they are
- * what the cumulative statistics say of the tables, which is no count.
+ * removed.  So entries are read by index, QUEUE_BOUND of each kind at most (fewer
+ * if entries of the outbox hold many changes), and from the position that the worker
+ * has reached, which is in shared memory; entries before it are dead.  Up to the
+ * bound, numbers are exact; beyond it they are estimates from the cumulative
+ * statistics of the tables.
  *
- * Nobody may read the tables but their owner, so the function looks at them by
- * itself, for callers who have the rights of the attached table's owner.  Those
- * who may read all statistics get the numbers, but no message, which may show
- * what is in a row.
+ * Only their owner may read the tables, so the function reads them itself, for
+ * callers who have the rights of the attached table's owner.  Callers who may read
+ * all statistics get the numbers, but no message, as that may show a row's data.
  */
 #include "postgres.h"
 
@@ -43,7 +42,7 @@
 
 #define QUEUE_BOUND		10000
 
-/* An entry of the outbox that holds many changes is as dear as so many others. */
+/* An entry of the outbox that holds many changes costs as much as this many further entries. */
 #define QUEUE_PACK_COST	10
 
 typedef struct Queue
@@ -121,7 +120,7 @@ queue_estimate(KaptureTable table)
 											 ObjectIdGetDatum(kapture_catalog_relid(table))));
 }
 
-/* Changes that the worker has not taken up. */
+/* Counts changes that the worker has not taken up. */
 static void
 queue_read_outbox(Queue *queue)
 {
@@ -142,7 +141,7 @@ queue_read_outbox(Queue *queue)
 		entries++;
 		cost++;
 		if (op == KAPTURE_NOTE_TRUNCATED || op == KAPTURE_NOTE_END)
-			continue;			/* about no row */
+			continue;			/* the entry is about no row */
 		queue->oldest = Min(queue->oldest, captured);
 		queue->pending++;
 		if (kapture_catalog_outbox_packs())
@@ -161,7 +160,7 @@ queue_read_outbox(Queue *queue)
 	queue_end(&scan);
 	if (cost > QUEUE_BOUND)
 	{
-		/* if the other entries hold as many changes as those that were read */
+		/* assumes that the other entries hold as many changes as those that were read */
 		queue->pending = Max(queue->pending,
 							 (int64) ((double) queue->pending / entries * queue_estimate(KAPTURE_TABLE_OUTBOX)));
 		queue->exact = false;
@@ -207,7 +206,7 @@ queue_count_retrying(int32 attachment_id)
 	return n;
 }
 
-/* Rows that the worker has taken up. */
+/* Counts rows that the worker has taken up. */
 static void
 queue_read_deliveries(Queue *queue)
 {
@@ -225,7 +224,7 @@ queue_read_deliveries(Queue *queue)
 	queue_end(&scan);
 	if (n > QUEUE_BOUND)
 	{
-		/* most are parked: it is the only state with no limit */
+		/* most are parked: the number of parked rows is the only one without a limit */
 		queue->in_flight = Max(queue->in_flight, queue->report.in_flight);
 		queue->retrying = Max(queue->retrying, queue_count_retrying(queue->attachment_id));
 		queue->parked = Max(queue->parked,
@@ -234,7 +233,7 @@ queue_read_deliveries(Queue *queue)
 	}
 }
 
-/* When something was last done: by the history, or, without it, by the worker. */
+/* Fills in the last success: from the history, or, without one, as the worker reported it. */
 static void
 queue_read_history(Queue *queue)
 {
@@ -326,7 +325,7 @@ kapture_queue(PG_FUNCTION_ARGS)
 /*
  * kapture_table_problem(attachment_id integer) returns text
  *
- * As the worker said; for who may see the table's numbers.
+ * As the worker reported it; for roles that may see the table's numbers.
  */
 Datum
 kapture_table_problem(PG_FUNCTION_ARGS)
@@ -346,7 +345,7 @@ kapture_table_problem(PG_FUNCTION_ARGS)
 
 /*
  * Finds an error that stands in the way of a table: its own, or one of the whole
- * process.  Those of the worker come first.
+ * process.  Errors of the worker come before those of the puller.
  */
 static bool
 queue_find_trouble(int32 attachment_id, KaptureTrouble *trouble)
@@ -363,7 +362,7 @@ queue_find_trouble(int32 attachment_id, KaptureTrouble *trouble)
 /*
  * kapture_table_error(attachment_id integer) returns text
  *
- * For who has the rights of the table's owner, as it may show what is in a row.
+ * For roles with the rights of the table's owner, as the error may show a row's data.
  */
 Datum
 kapture_table_error(PG_FUNCTION_ARGS)

@@ -10,17 +10,17 @@
 #include "observe/round.h"
 #include "table/row_io.h"
 
-/* Rows read together, and bytes of those that are asked for together, about. */
+/* Rows of a slice, and bytes of the rows that are asked for together, about. */
 #define ROUND_SLICE		500
 #define ROUND_BYTES		(8 * 1024 * 1024)
 
 /*
  * kapture_round_next
- *		Returns the next items behind the key *after (NULL: the first ones), in the
+ *		Returns the next items after the key *after (NULL: the first ones), in the
  *		current memory context, and sets *after to the key of the last.
  *
- * These are slices until there are as many as are enough, or bytes.  *more: there may
- * be others behind them.  Errors: those of reading the table as its owner.
+ * Reads slices until these have round->most rows or ROUND_BYTES.  *more: there may be
+ * further rows.  Errors: those of reading the table as its owner.
  */
 List *
 kapture_round_next(const KaptureRound *round, const char **after, bool *more)

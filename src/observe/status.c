@@ -1,6 +1,6 @@
 /*
  * status.c
- *		SQL functions that read or move what is in shared memory.
+ *		SQL functions that read shared memory, or act through it.
  */
 #include "postgres.h"
 
@@ -94,9 +94,9 @@ kapture_puller_pid(PG_FUNCTION_ARGS)
 /*
  * kapture_server_states() returns setof record
  *
- * What this database's worker says of the servers it sends to, as far as it
- * acts for a role of the caller's; to those who may read all statistics of all,
- * without the messages.
+ * What this database's worker reports of the servers that it sends to, for roles
+ * whose rights the caller has; roles that may read all statistics see all servers,
+ * but not the messages of others.
  */
 Datum
 kapture_server_states(PG_FUNCTION_ARGS)

@@ -4,12 +4,13 @@
  *
  * Rows are taken in slices, in order of the key.  Those for which nothing waits are
  * asked for, as many at a time as max_connections and rate_limit allow (fetch.c).
- * Between reading a row and Kapture's answer, time passes: a row that seems to
- * differ is read again, and if it has changed, or something waits for it by now, it
- * is not called different: the one is asked for again, the other one waits.
+ * Time passes between reading a row and Kapture's answer.  So a row that seems to
+ * differ is read again: if it has changed, Kapture is asked for it again; if something
+ * waits for it by now, it is reported as waiting, not as different.
  *
- * So many rows as keep the connections busy, and their answers, are all that is in memory.  Tables are read as their
- * owner, with whose key Kapture is asked, as the worker does.
+ * Only as many rows as keep the connections busy, and their answers, are in memory.
+ * As in the worker, tables are read as their owner, and Kapture is asked with the
+ * owner's key.
  */
 #include "postgres.h"
 
@@ -48,22 +49,22 @@
 PG_FUNCTION_INFO_V1(kapture_verify);
 PG_FUNCTION_INFO_V1(kapture_verify_into);
 
-/* Customers whose answers are compared at once, and bytes they have by then. */
+/* Customers that are compared at once, at most, and bytes of their answers. */
 #define VERIFY_PAGE			250
 #define VERIFY_PAGE_BYTES	(1024 * 1024)
 
-/* How often a row is asked for that changes all the time. */
+/* How often Kapture is asked for a row that changes all the time. */
 #define VERIFY_TRIES		3
 
-#define VERIFY_COLUMNS		6	/* of a result, */
-#define VERIFY_ATTACHMENT	6	/* and where kapture_verify() has the attachment's name */
+#define VERIFY_COLUMNS		6	/* of a result */
+#define VERIFY_ATTACHMENT	6	/* index of the column in which kapture_verify() has the attachment's name */
 
 typedef struct Verify
 {
 	MemoryContext context;
 	bool		repair;
 	HTAB	   *shared;			/* ids that several rows have; NULL: not read yet */
-	Oid			target;			/* table for results, or InvalidOid: */
+	Oid			target;			/* table for results; InvalidOid: they go to rsinfo */
 	ReturnSetInfo *rsinfo;
 
 	/* of this slice */
@@ -74,15 +75,15 @@ typedef struct Verify
 	KaptureComparer *comparer;
 
 	/* the next rows are read once the last requests for these are in flight */
-	void		(*read_ahead) (struct Verify *verify, void *arg);	/* NULL: they are not */
+	void		(*read_ahead) (struct Verify *verify, void *arg);	/* NULL: no more rows, or they are read already */
 	void	   *ahead;			/* its argument */
 
-	/* what could not be compared, as bits */
+	/* fields that could not be compared, as bits */
 	int64		masked;
 	int64		untold;
 } Verify;
 
-/* A field that is not what Kapture has. */
+/* A field whose value is not what Kapture has. */
 typedef struct VerifyField
 {
 	int			column;
@@ -94,10 +95,10 @@ typedef struct VerifyItem
 {
 	KaptureRow	row;
 	char	   *problem;		/* of the whole row; NULL: see fields */
-	char	   *there;			/* what Kapture has, for such a problem */
+	char	   *there;			/* what Kapture has, for some problems of the whole row */
 	List	   *fields;			/* of VerifyField */
-	bool		ask;			/* Kapture is to be asked, or was and is to be confirmed */
-	bool		again;			/* the row has changed since */
+	bool		ask;			/* Kapture is to be asked, or was asked and the result is to be confirmed */
+	bool		again;			/* the row has changed since Kapture was asked */
 } VerifyItem;
 
 /* ------------------------------------------------------------------------
@@ -112,7 +113,7 @@ verify_text(const char *text, bool *isnull)
 	return text ? CStringGetTextDatum(text) : (Datum) 0;
 }
 
-/* A table that cannot take results: says what it must be like. */
+/* For a table that cannot take results: adds a hint with the columns that it must have. */
 static void
 verify_insert_error_callback(void *arg)
 {
@@ -136,7 +137,7 @@ verify_do_insert(void *arg)
 	VerifyResult *result = arg;
 
 	SPI_connect();
-	/* a deferred trigger would fire at commit, when nobody looks whose it is */
+	/* a deferred trigger would fire at commit, when nobody checks whose code it is */
 	if (SPI_execute("SET CONSTRAINTS ALL IMMEDIATE", false, 0) < 0)
 		elog(ERROR, "could not set constraints");
 	if (kapture_user_code_execute(psprintf("INSERT INTO %s (row_key, kapture_customer_id, problem, field, here, there)"
@@ -147,8 +148,8 @@ verify_do_insert(void *arg)
 }
 
 /*
- * Writes a result into the caller's table, as the caller: who owns that table, or its
- * schema, is not to gain the rights of whoever has it filled.
+ * Writes a result into the caller's table, as the caller.  Code of other roles that own
+ * the table, or its schema, must not gain the rights of the caller by this.
  */
 static void
 verify_insert(Verify *verify, Datum *values, bool *isnull)
@@ -190,7 +191,7 @@ verify_put(Verify *verify, const VerifyItem *item, const char *problem, const ch
 	}
 }
 
-/* Gives out what was found of a row, and has it repaired. */
+/* Puts what was found of a row into the result, and notes the row for repair if that is wanted. */
 static void
 verify_give_out(Verify *verify, VerifyItem *item)
 {
@@ -226,8 +227,8 @@ verify_give_out(Verify *verify, VerifyItem *item)
  */
 
 /*
- * Takes in the ids that several rows have; runs as the owner of the table.  One that is outside of the
- * filter has left its customer to the other.
+ * Takes in the ids that several rows have; runs as the owner of the table.  A row outside of the
+ * filter does not count, as it has left its customer to the other row.
  */
 static void
 verify_read_shared(void *arg)
@@ -341,7 +342,7 @@ verify_mark_waiting(Verify *verify, List *items)
 	}
 }
 
-/* What is known of rows without asking. */
+/* Decides what is wrong with rows without asking Kapture, and which rows it is to be asked for. */
 static void
 verify_judge_rows(Verify *verify, List *items)
 {
@@ -385,7 +386,7 @@ verify_compare(Verify *verify, VerifyItem *item, const KaptureThere *there)
 		VerifyField *field;
 		MemoryContext old;
 
-		/* a column that is gone */
+		/* the column does not exist any more */
 		if (col->attnum == InvalidAttrNumber && col->name && !verify->att->source_name)
 			continue;
 		compared = kapture_comparer_compare(verify->comparer, c, item->row.values[c], there);
@@ -405,7 +406,7 @@ verify_compare(Verify *verify, VerifyItem *item, const KaptureThere *there)
 	}
 }
 
-/* The customer of an answer that has been asked for; NULL: there is none, *other is another one's id. */
+/* The customer with this id in an answer; NULL if there is none, then *other is another customer's id, or 0. */
 static Jsonb *
 verify_find_customer(Verify *verify, const KaptureWindow *window, int64 id, int64 *other)
 {
@@ -427,7 +428,7 @@ verify_find_customer(Verify *verify, const KaptureWindow *window, int64 id, int6
 	return NULL;
 }
 
-/* Compares the customers of a page with their rows; all memory of "page" is free again. */
+/* Compares the customers of a page with their rows, and frees all memory of "page". */
 static void
 verify_end_page(Verify *verify, MemoryContext page, VerifyItem **items, Jsonb **customers, int *n)
 {
@@ -500,7 +501,7 @@ verify_ask(Verify *verify, List *items)
 	MemoryContextDelete(page);
 }
 
-/* Has a row other values, or another id, than it had? */
+/* Does a row have other values, or another id, than before? */
 static bool
 verify_has_changed(const Verify *verify, const KaptureRow *before, const KaptureRow *now)
 {
@@ -518,8 +519,8 @@ verify_has_changed(const Verify *verify, const KaptureRow *before, const Kapture
 }
 
 /*
- * Are the rows that seem to differ still what they were, and does nothing wait for
- * them?  Returns those that are to be asked for again.
+ * Reads the rows that seem to differ again, and marks those for which something waits by
+ * now.  Returns the rows that have changed, for which Kapture is to be asked again.
  */
 static List *
 verify_confirm(Verify *verify, List *items)
@@ -559,7 +560,7 @@ verify_confirm(Verify *verify, List *items)
 	return again;
 }
 
-/* Rows of this attachment come next. */
+/* Prepares for rows of this attachment. */
 static void
 verify_use(Verify *verify, KaptureAttachment *att)
 {
@@ -592,7 +593,7 @@ verify_make_items(void *arg, List *keys)
 	return items;
 }
 
-/* What is known of rows that have just been read. */
+/* Marks what is wrong with rows that have just been read, without asking Kapture. */
 static void
 verify_prepare(Verify *verify, List *items)
 {
@@ -600,7 +601,7 @@ verify_prepare(Verify *verify, List *items)
 	verify_judge_rows(verify, items);
 }
 
-/* Compares prepared rows with Kapture, and gives out what is wrong. */
+/* Compares prepared rows with Kapture, and puts what is wrong into the result. */
 static void
 verify_items(Verify *verify, List *items)
 {
@@ -618,7 +619,7 @@ verify_items(Verify *verify, List *items)
 			if (item->ask && try <= VERIFY_TRIES)
 				asked = lappend(asked, item);
 			else if (item->ask)
-				item->problem = "waiting";	/* it changes all the time */
+				item->problem = "waiting";	/* the row changes all the time */
 		}
 		verify_ask(verify, asked);
 		ask = verify_confirm(verify, asked);
@@ -632,7 +633,7 @@ verify_items(Verify *verify, List *items)
  * ------------------------------------------------------------------------
  */
 
-/* Says which fields of "att" could not be compared. */
+/* Reports which fields of "att" could not be compared. */
 static void
 verify_say_fields(const KaptureAttachment *att, int64 bits, const char *why)
 {
@@ -657,7 +658,7 @@ verify_say(Verify *verify, const KaptureAttachment *att)
 	verify_say_fields(att, verify->masked, "Kapture masks their values, at least some of them.");
 }
 
-/* Verifies what the transaction sees, and its own changes with it. */
+/* Begins to verify what the transaction sees, including its own changes. */
 static void
 verify_begin(Verify *verify)
 {
@@ -678,9 +679,9 @@ typedef struct VerifyRounds
 	KaptureRound round;
 	MemoryContext contexts[2];	/* of the items that are compared, and of the next ones */
 	const char *after;
-	char	   *last;			/* its memory */
+	char	   *last;			/* memory of "after" */
 	bool		more;
-	List	   *items;			/* the next ones */
+	List	   *items;			/* items to compare next */
 } VerifyRounds;
 
 /* Reads the next rows into the other context. */
@@ -729,7 +730,7 @@ verify_attachment(FunctionCallInfo fcinfo, KaptureAttachment *att, const char *c
 		verify.read_ahead = more ? verify_next : NULL;
 		verify_items(&verify, items);
 		if (verify.read_ahead)
-			verify_read_ahead(&verify); /* nobody had to be asked for */
+			verify_read_ahead(&verify); /* not done yet, as nobody had to be asked for */
 		MemoryContextSwitchTo(old);
 		MemoryContextReset(context);
 	} while (more);
@@ -788,7 +789,7 @@ kapture_verify_into(PG_FUNCTION_ARGS)
 
 	kapture_argument_check_null(fcinfo, 1, "into_table");
 	run.target = verify.target = PG_GETARG_OID(1);
-	(void) kapture_row_relation_name(verify.target);	/* it must be there, also if nothing is written */
+	(void) kapture_row_relation_name(verify.target);	/* the table must exist, even if nothing is written */
 	if (!PG_ARGISNULL(2))
 		run.condition = text_to_cstring(PG_GETARG_TEXT_PP(2));
 	kapture_argument_check_null(fcinfo, 3, "repair");

@@ -3,26 +3,27 @@
  *		Puts pulled customers into the rows of attached tables.
  *
  * A customer's row is the one with its id, else the one without an id that has
- * its phone or email, the latter in whatever case; several such rows are not
- * guessed among.  If there is none,
- * it is inserted.  The order of steps keeps local changes from being lost:
+ * its phone or email (emails in any case).  If there are several such rows, the
+ * customer is parked; if there is none, a row is inserted.
  *
- * Where the extension keeps the ids, the row is the one that it knows to have the
- * customer, and whose key is still that row's.
+ * Where the extension keeps the ids, a customer's row is the one that is recorded
+ * for it, as long as the recorded key is still that row's.
+ *
+ * The order of steps keeps local changes from being lost:
  *
  * 1. The row is locked, unless somebody else holds it: then it is tried later.
  *    From here on no change of it can be committed.
- * 2. What waits to be sent for it is looked at.  A change is noted in the same
- *    transaction that makes it, so none is missed.  Columns that wait are left
- *    alone, or, with on_conflict 'remote', what waits is given up.
+ * 2. The changes that wait to be sent for the row are looked up.  A change is noted
+ *    in the same transaction that makes it, so none is missed.  Columns with a waiting
+ *    change are left alone, or, with on_conflict 'remote', the change is given up.
  * 3. If something of the row was sent after Kapture was asked, what was pulled
  *    may be older: the row is left as it is.
- * 4. The rest is written, as the table's owner, each row in a subtransaction.
+ * 4. The other columns are written, as the table's owner, each row in a subtransaction.
  *
- * A row that is being added, or waits for it, will be linked to its customer by
- * the worker; the customer waits for that, also where the row is one of another table
- * of the server: the row whose Add has made a customer is to have it.  One whose row was sent but is not
- * there was deleted here, and stays away.
+ * A row that is being added to Kapture, or waits to be, will be linked to its
+ * customer by the worker.  The customer waits for that, even if the row is in another
+ * table of the server, as the row whose Add has made a customer is to have it.  A
+ * customer whose row was sent but is gone was deleted here, and is not inserted again.
  */
 #include "postgres.h"
 
@@ -52,10 +53,10 @@
 /* Milliseconds between tries of a customer, at most. */
 #define ARRIVAL_LONGEST		300000
 
-/* Rows with a customer's phone or email of which it is looked whether they have one, where the extension keeps the ids. */
+/* Where the extension keeps the ids: rows with a customer's phone or email that are looked at, at most. */
 #define ARRIVAL_MAX_FOUND	1000
 
-/* Tries of a customer after which code of the table that says again that it is locked is not believed. */
+/* Tries of a customer after which a lock error raised by code of the table itself is taken for a permanent error. */
 #define ARRIVAL_RAISED_MAX	5
 
 /* Milliseconds by which a customer's generation date may be before its Add ended. */
@@ -67,11 +68,11 @@ typedef struct ArrivalItem
 	KaptureArrival *arrival;
 	int			matches;		/* rows found */
 	bool		by_id;
-	bool		keyless;		/* one of them has NULL in its key */
-	bool		crowded;		/* there are more of them than are looked at */
-	bool		moved;			/* whose a key is, or the customer, is not settled yet */
-	KaptureRow	row;			/* the last of them */
-	List	   *found;			/* keys (char *), if the extension keeps the ids */
+	bool		keyless;		/* one of the rows found has NULL in its key */
+	bool		crowded;		/* more rows were found than are looked at */
+	bool		moved;			/* it is not settled yet which row has a key, or the customer */
+	KaptureRow	row;			/* the last row found */
+	List	   *found;			/* keys (char *) of rows found, if the extension keeps the ids */
 	const KaptureWaiting *waiting;	/* NULL: nothing waits */
 } ArrivalItem;
 
@@ -83,11 +84,11 @@ typedef struct ArrivalBatch
 	List	   *items;			/* of ArrivalItem */
 	List	   *linked;			/* keys (char *) of rows that have got a customer's id */
 
-	/* for writing one of them */
+	/* for writing one item */
 	ArrivalItem *item;
 	int64		columns;		/* bits */
 	bool		insert;
-	const char *new_key;		/* of what was inserted, if the extension keeps the ids */
+	const char *new_key;		/* key of the inserted row, if the extension keeps the ids */
 	ErrorData  *error;			/* of the last write, or NULL */
 	bool		written;
 } ArrivalBatch;
@@ -97,7 +98,7 @@ typedef struct ArrivalBatch
  * ------------------------------------------------------------------------
  */
 
-/* The key of the row that line "i" of the last result has from column "col" on; NULL if a part of it is NULL. */
+/* The row key in line "i" of the last result, from column "col" on; NULL if a part of the key is NULL. */
 static char *
 arrival_key(ArrivalBatch *batch, uint64 i, int col)
 {
@@ -123,7 +124,7 @@ arrival_add_found(ArrivalBatch *batch, ArrivalItem *item, char *key)
 	MemoryContextSwitchTo(old);
 }
 
-/* Takes in the rows of the last result; *items are in the order of its ordinals. */
+/* Takes in the rows of the last result, whose first column is the number of an item in the list, from 1 on. */
 static void
 arrival_take_rows(ArrivalBatch *batch, List *items, bool by_id)
 {
@@ -179,7 +180,7 @@ arrival_column(const KaptureAttachment *att, const char *field)
 	return NULL;
 }
 
-/* That a row "r" has no id; what the extension keeps is looked at later. */
+/* SQL for: row "r" has no id.  Ids that the extension keeps are looked at later. */
 static char *
 arrival_has_no_id(const KaptureAttachment *att)
 {
@@ -206,7 +207,7 @@ arrival_texts(List *items, bool phone)
 	return PointerGetDatum(construct_md_array(elems, nulls, 1, &n, lbs, TEXTOID, -1, false, TYPALIGN_INT));
 }
 
-/* Those that no row has the id of: by phone or email, among rows without one. */
+/* Finds rows for customers whose id no row has: by phone or email, among rows without an id. */
 static void
 arrival_find_by_contact(ArrivalBatch *batch)
 {
@@ -239,8 +240,8 @@ arrival_find_by_contact(ArrivalBatch *batch)
 }
 
 /*
- * Those of which there is no row with that email, either: perhaps one has it in
- * another case, which an index on the column does not find.
+ * Finds rows for customers that still have none: a row may have the email in another
+ * case, which an index on the column does not find.
  */
 static void
 arrival_find_by_email(ArrivalBatch *batch)
@@ -268,7 +269,7 @@ arrival_find_by_email(ArrivalBatch *batch)
 					 " ON %s AND lower(%s) = lower(v.email)",
 					 kapture_row_source(batch->att), arrival_has_no_id(batch->att), email);
 
-	/* without an index on that, the rows are to be read once, not for each customer */
+	/* without an index on lower(), the rows are to be read once, not for each customer */
 	(void) set_config_option("enable_hashjoin", "on", PGC_USERSET, PGC_S_SESSION,
 							 GUC_ACTION_SAVE, true, 0, false);
 	if (kapture_user_code_execute(sql.data, 1, types, values, NULL, false) != SPI_OK_SELECT)
@@ -297,7 +298,7 @@ arrival_compare_key(const void *key, const void *cell)
 	return strcmp(key, lfirst((const ListCell *) cell));
 }
 
-/* Is the key among these, which are in order? */
+/* Is the key in this sorted list? */
 static bool
 arrival_has_key(List *keys, const char *key)
 {
@@ -305,7 +306,7 @@ arrival_has_key(List *keys, const char *key)
 		bsearch(key, list_head(keys), list_length(keys), sizeof(ListCell), arrival_compare_key) != NULL;
 }
 
-/* The entries of rows that have the batch's customers. */
+/* The entries (KaptureHolder) of rows that are recorded as having the batch's customers. */
 static List *
 arrival_kept_rows(ArrivalBatch *batch)
 {
@@ -334,7 +335,7 @@ arrival_is_kept(List *holders, const KaptureHolder *holder)
 	return false;
 }
 
-/* The item has the row that an entry names, unless there is none: nothing has noted its deletion. */
+/* Gives the item the row that an entry names, unless the row is gone without its deletion having been noted. */
 static void
 arrival_take_kept(ArrivalItem *item, const KaptureRow *row, bool moved)
 {
@@ -349,8 +350,8 @@ arrival_take_kept(ArrivalItem *item, const KaptureRow *row, bool moved)
 }
 
 /*
- * Finds and locks the rows that are known to have the customers.  Once a row is locked, nothing
- * that happens to its key can be committed, so it is seen whether an entry is older than that.
+ * Finds and locks the rows that are recorded as having the customers.  Once a row is locked, no
+ * change of its key can be committed, so reading the entries again shows whether one is outdated.
  */
 static void
 arrival_find_kept(ArrivalBatch *batch)
@@ -370,7 +371,7 @@ arrival_find_kept(ArrivalBatch *batch)
 		keys = lappend(keys, ((KaptureHolder *) lfirst(hc))->row_key);
 	rows = kapture_row_list(keys, batch->context);
 	kapture_row_hold(batch->att, batch->timezone, rows);
-	/* in this order: what the worker takes up meanwhile is seen in the entries */
+	/* in this order: moves that the worker takes up in between show in the entries */
 	moving = kapture_inbox_moving_keys(batch->att->id, keys);
 	now = arrival_kept_rows(batch);
 	foreach(lc, batch->items)
@@ -387,7 +388,7 @@ arrival_find_kept(ArrivalBatch *batch)
 	}
 }
 
-/* Of rows found by phone or email, those that have another customer do not count. */
+/* Drops rows that were found by phone or email but have another customer. */
 static void
 arrival_drop_kept(ArrivalBatch *batch)
 {
@@ -417,7 +418,7 @@ arrival_drop_kept(ArrivalBatch *batch)
 			char	   *key = lfirst(kc);
 
 			item->moved |= arrival_has_key(moving, key);
-			/* they are some of the keys, in the same order */
+			/* "without" has some of the keys, in the same order */
 			if (wc && lfirst(wc) == key)
 			{
 				wc = lnext(without, wc);
@@ -484,7 +485,7 @@ arrival_parameter(const KaptureAttachment *att, int i, int n)
 	return psprintf("$%d::%s", n, format_type_extended(type, -1, FORMAT_TYPE_TYPEMOD_GIVEN | FORMAT_TYPE_FORCE_QUALIFY));
 }
 
-/* INSERT INTO t AS r (id, c1, ...) VALUES ($1, $2::type, ...) RETURNING is it one of the filter's?, key1, ... */
+/* INSERT INTO t AS r (id, c1, ...) VALUES ($1, $2::type, ...) RETURNING (does the filter take it?), key1, ... */
 static void
 arrival_insert_sql(ArrivalBatch *batch, StringInfo sql)
 {
@@ -517,7 +518,7 @@ arrival_insert_sql(ArrivalBatch *batch, StringInfo sql)
 		appendStringInfo(sql, ", %s", kapture_row_keys(att));
 }
 
-/* What Kapture has and the filter leaves out is not to be in the table. */
+/* Raises an error if the filter leaves out the inserted row: such a customer is not to be in the table. */
 static void
 arrival_check_inside(void)
 {
@@ -530,8 +531,9 @@ arrival_check_inside(void)
 }
 
 /*
- * Where the extension keeps the ids, it is to know the inserted row by its key.  If a row with
- * that key was deleted, and the worker has not taken that up, it would take the new one for it.
+ * Where the extension keeps the ids, takes in the key of the inserted row.  If a row with that key
+ * was deleted and the worker has not taken that up yet, the worker would take the new row for the
+ * deleted one: then this is an error.
  */
 static void
 arrival_take_new_key(ArrivalBatch *batch)
@@ -657,7 +659,7 @@ arrival_write_as_owner(void *arg)
 	batch->error = kapture_row_run(batch->att, batch->timezone, arrival_do_write, batch);
 }
 
-/* Where the extension keeps the ids: it knows from now on which customer the row has. */
+/* Where the extension keeps the ids: records which customer the row has. */
 static void
 arrival_keep_id(ArrivalBatch *batch, ArrivalItem *item)
 {
@@ -681,7 +683,7 @@ arrival_write(ArrivalBatch *batch, ArrivalItem *item)
 	batch->new_key = NULL;
 	batch->error = NULL;
 	if (batch->att->id_column == NULL && !batch->insert && batch->columns == 0)
-		batch->written = true;	/* only its customer is news, which the table does not have */
+		batch->written = true;	/* only the customer's id is new, for which the table has no column */
 	else
 		kapture_capture_ignoring(batch->att->id, item->arrival->customer_id,
 								 batch->insert ? batch->att->all_changed : batch->columns,
@@ -705,7 +707,7 @@ arrival_write(ArrivalBatch *batch, ArrivalItem *item)
 		FreeErrorData(error);
 }
 
-/* A customer without a row. */
+/* Settles a customer without a row. */
 static void
 arrival_insert(ArrivalBatch *batch, ArrivalItem *item)
 {
@@ -734,7 +736,7 @@ arrival_insert(ArrivalBatch *batch, ArrivalItem *item)
 	arrival_write(batch, item);
 }
 
-/* Is what the row has for a column the customer's value?  The case of an email is nobody's. */
+/* Does the row have the customer's value of a column already?  The case of emails is ignored. */
 static bool
 arrival_is_same(const KaptureAttachment *att, int i, const char *now, const char *value)
 {
@@ -745,7 +747,7 @@ arrival_is_same(const KaptureAttachment *att, int i, const char *now, const char
 	return strcmp(now, value) == 0;
 }
 
-/* A customer with a row, which is locked for us. */
+/* Settles a customer with a row, which is locked by this transaction. */
 static void
 arrival_update(ArrivalBatch *batch, ArrivalItem *item)
 {
@@ -806,7 +808,7 @@ arrival_settle(ArrivalBatch *batch, ArrivalItem *item)
 	KaptureArrival *arrival = item->arrival;
 
 	if (!arrival->present)
-		arrival_done(batch, item);	/* somebody has deleted the copy */
+		arrival_done(batch, item);	/* the customer's copy was deleted */
 	else if (item->crowded)
 		arrival_park(batch, item, psprintf("more than %d rows have the customer's phone or email", ARRIVAL_MAX_FOUND));
 	else if (item->moved)
@@ -833,7 +835,7 @@ arrival_settle(ArrivalBatch *batch, ArrivalItem *item)
 		arrival_update(batch, item);
 }
 
-/* Locks the rows that were found, and learns what waits for them. */
+/* Locks the rows that were found, and looks up what waits to be sent for them. */
 static void
 arrival_hold(ArrivalBatch *batch)
 {
@@ -874,9 +876,9 @@ arrival_hold(ArrivalBatch *batch)
 /*
  * Brings customers (of KaptureArrival) into the table, and notes in the inbox
  * what became of each.  Needs a transaction; the rows it touches stay locked
- * until its end.  Returns how many it came to before its time was up, at least
- * one.  Errors: those of reading the table as a whole, as its owner, but for a
- * lack of rights, which parks them.
+ * until its end.  Returns how many it settled before its time was up, at least
+ * one.  Errors: those of reading the table as a whole, as its owner; a lack of
+ * rights is no error, but parks the customers.
  */
 int
 kapture_arrival_apply(KaptureAttachment *att, const char *timezone, List *arrivals)
@@ -898,7 +900,7 @@ kapture_arrival_apply(KaptureAttachment *att, const char *timezone, List *arriva
 	error = arrival_find(&batch);
 	if (error && error->sqlerrcode == ERRCODE_INSUFFICIENT_PRIVILEGE)
 	{
-		/* a retry would not change that: parked where users see it, as rows that are sent are */
+		/* a retry would not help: parked, where users see the reason, as with rows to send */
 		foreach(lc, batch.items)
 			arrival_park(&batch, lfirst(lc), error->message);
 		return list_length(arrivals);
@@ -944,9 +946,9 @@ arrival_do_ids(void *arg)
 }
 
 /*
- * Fills in the ids of Kapture's that rows of the table have, from behind "after"
- * on, in order; returns how many, "limit" at most.  Errors as reading the table
- * as its owner does.
+ * Fills in the customers' ids above "after" that rows of the table have, in order;
+ * returns how many, "limit" at most.  Errors: those of reading the table as its
+ * owner.
  */
 int
 kapture_arrival_ids(KaptureAttachment *att, int64 after, int limit, int64 *ids)

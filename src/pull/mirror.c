@@ -2,13 +2,13 @@
  * mirror.c
  *		Writes windows of a pull into kapture_customers and kapture_contacts.
  *
- * A row that is as it was is not written.
+ * A row that has not changed is not written.
  * Customers that were written are noted for the attached tables that take them
  * (inbox.c).
  *
  * Customers are kept under the name of their server, and follow when it is
- * renamed.  Who writes them holds the server against that until the end of the
- * transaction, and makes sure that it has the name still.
+ * renamed.  A transaction that writes customers locks the server against renaming,
+ * and makes sure that it still has the name.
  */
 #include "postgres.h"
 
@@ -74,7 +74,7 @@ struct KaptureCopies
 	int			generation_date;	/* its place in a customer's row */
 	CopiesTable customers;
 	CopiesTable contacts;
-	bool		merge;			/* keep what the answer does not tell */
+	bool		merge;			/* keep values that the answer does not have */
 	MemoryContext context;		/* of it all */
 	MemoryContext scratch;		/* of one window */
 	HTAB	   *contact_ids;	/* of the window */
@@ -106,9 +106,9 @@ copies_call(void *arg)
 }
 
 /*
- * Runs a statement of ours, within SPI; its names are qualified, but for
- * operators.  No code of those who hold rights on the tables runs as a caller who
- * has other rights.  Errors: the statement's; XX000 if the result is not "expected".
+ * Runs a statement of the extension, within SPI; its names are qualified, except for
+ * operators.  Code of roles with rights on the tables cannot run with a caller's
+ * other rights.  Errors: the statement's; XX000 if the result is not "expected".
  */
 void
 kapture_copies_execute(const char *sql, int nargs, Oid *types, Datum *values,
@@ -213,7 +213,7 @@ copies_is_new_contact(KaptureCopies *copies, int64 id)
 	return !found;
 }
 
-/* Takes in the contacts of a customer; those without an id have no place. */
+/* Takes in the contacts of a customer; contacts without an id are left out. */
 static void
 copies_take_contacts(KaptureCopies *copies, const JsonbValue *customer, int64 customer_id)
 {
@@ -238,7 +238,7 @@ copies_take_contacts(KaptureCopies *copies, const JsonbValue *customer, int64 cu
 }
 
 /*
- * Adds what is known of a customer to what has come this time, which has precedence.
+ * Adds the values that are known of a customer to those pulled now, which have precedence.
  */
 static Jsonb *
 copies_merge(KaptureCopies *copies, int64 id, Jsonb *pulled)
@@ -325,8 +325,8 @@ copies_compare_ids(const void *a, const void *b)
 }
 
 /*
- * Says which customers of the last result, those that were written, have values
- * that were replaced.  So it is said once, not with each pull.
+ * Reports which customers of the last result, the ones that were written, have values
+ * that were replaced.  So each is reported once, not with each pull.
  */
 static void
 copies_say_altered(KaptureCopies *copies)
@@ -417,8 +417,8 @@ kapture_copies_hold_name(KaptureCopies *copies)
 }
 
 /*
- * Writes the customers of the next window and their contacts, and says in *copied what
- * that came to.  Within SPI, with the rights of the current user.  Errors: 42501 no rights on the tables;
+ * Writes the customers of the next window and their contacts, and fills in *copied.
+ * Within SPI, with the rights of the current user.  Errors: 42501 no rights on the tables;
  * those of kapture_copies_hold_name().
  */
 void
@@ -494,8 +494,8 @@ kapture_copies_create(Oid namespace, const char *server, const char *timezone)
 }
 
 /*
- * Has what the tables know and an answer does not tell kept: Get and Pull tell
- * different things.
+ * Keeps values that the tables have and an answer does not: Get and Pull return
+ * different fields.
  */
 void
 kapture_copies_merge(KaptureCopies *copies)
@@ -510,7 +510,7 @@ copies_lock_tag(LOCKTAG *tag, Oid serverid)
 }
 
 /*
- * Locks out other refreshes of a server, for the session; false: there is one.
+ * Locks out other refreshes of a server, for the session; false if one is running.
  * The lock is that of the foreign server as an object with objsubid 1, which
  * nothing else locks; kapture_progress shows by it whether a refresh is running.
  */
@@ -524,7 +524,7 @@ kapture_copies_lock(Oid serverid)
 }
 
 /*
- * Gives that lock back.
+ * Releases the lock of kapture_copies_lock().
  */
 void
 kapture_copies_unlock(Oid serverid)
@@ -544,8 +544,8 @@ kapture_copies_unlock(Oid serverid)
  * kapture_forget_contacts() returns trigger
  *
  * AFTER DELETE and AFTER TRUNCATE trigger of kapture_customers, in place of a
- * foreign key with ON DELETE CASCADE: who may delete customers deletes their
- * contacts.
+ * foreign key with ON DELETE CASCADE: whoever may delete customers deletes their
+ * contacts with them.
  */
 Datum
 kapture_forget_contacts(PG_FUNCTION_ARGS)
@@ -588,8 +588,8 @@ kapture_forget_contacts(PG_FUNCTION_ARGS)
  */
 
 /*
- * Is this a server of ours, which the current user may rename?  Then nobody
- * writes customers of it until the transaction ends.
+ * Is this a Kapture server that the current user may rename?  If so, locks it, so
+ * that nobody writes its customers until the transaction ends.
  */
 bool
 kapture_copies_begin_rename(const char *name)
@@ -607,8 +607,8 @@ kapture_copies_begin_rename(const char *name)
 }
 
 /*
- * A server was renamed: what is kept under its name follows.  Errors: 55000
- * there are customers of an earlier server with the new name.
+ * Moves what is kept under the name of a renamed server to the new name.  Errors:
+ * 55000 there are customers of an earlier server with the new name.
  */
 void
 kapture_copies_follow_rename(const char *from, const char *to)
@@ -634,10 +634,10 @@ kapture_copies_follow_rename(const char *from, const char *to)
 				 errhint("Delete them, or choose another name.")));
 	for (int i = 0; i < lengthof(tables); i++)
 	{
-		/* version 1.0 did not have all of them */
+		/* version 1.0 did not have all of these tables */
 		if (!OidIsValid(get_relname_relid(tables[i], namespace)))
 			continue;
-		/* the new name was free: whose state this was is no more */
+		/* the new name was free: state under it is that of a server that is gone */
 		if (strcmp(tables[i], "kapture_refresh_run") == 0 || strcmp(tables[i], "kapture_pull") == 0 ||
 			strcmp(tables[i], "kapture_copied") == 0)
 			(void) kapture_own_execute(psprintf("DELETE FROM @.%s WHERE $1 IS NOT NULL AND server = $2", tables[i]),

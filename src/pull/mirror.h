@@ -11,10 +11,10 @@
 
 #include "fetch/fetch.h"
 
-/* What writing one window came to. */
+/* The outcome of writing one window. */
 typedef struct KaptureCopied
 {
-	int64		seen;			/* customers that came for the first time */
+	int64		seen;			/* customers that had not come before in the fetch */
 	int64		written;		/* rows of both tables that were new or differed */
 	TimestampTz newest;			/* latest generation date, DT_NOBEGIN: none */
 } KaptureCopied;

@@ -1,15 +1,15 @@
 /*
  * pull_functions.c
- *		SQL functions that give customers and contacts as typed rows.
+ *		SQL functions that return customers and contacts as typed rows.
  *
- * All of them give a row a call, so that the first rows of a year's pull are
+ * All of them return one row a call, so that the first rows of a year's pull are
  * there after its first window, and a reader who stops early ends the pull.
  * PostgreSQL asks for rows one by one in a SELECT list only; that is why
  * kapture_pull_customers(), which is made for FROM, is an SQL function that
  * the planner unfolds to a SELECT list with kapture_pull_stream().
  *
- * A customer who comes with two windows of a pull is given once, which fetch.c sees to;
- * within an answer that is there already, this file does.
+ * A customer who comes with two windows of a pull is returned once: fetch.c sees to that,
+ * or, within an answer that is an argument, this file.
  */
 #include "postgres.h"
 
@@ -34,20 +34,20 @@
 struct KaptureRows
 {
 	KaptureRowKind kind;
-	KaptureFetch *fetch;		/* NULL: there is one answer only, as jsonb */
-	const KaptureWindow *window;	/* its current one; NULL: none yet */
-	int			next;			/* the next customer of it */
-	int			number;			/* of the Get that found them */
+	KaptureFetch *fetch;		/* NULL: the rows are of an answer that is an argument */
+	const KaptureWindow *window;	/* the fetch's current window; NULL: none yet */
+	int			next;			/* next customer of the window */
+	int			number;			/* number of the Get that found them */
 	KaptureReader *reader;
 
 	MemoryContext customer;		/* of the fetched customer that is read */
 	MemoryContext context;		/* of the iterator over contacts */
-	HTAB	   *ids;			/* of customers of an answer that is there */
-	JsonbIterator *customers;	/* of the answer; NULL: they are done */
-	JsonbValue	one;			/* or its only customer */
+	HTAB	   *ids;			/* of customers already returned of the answer */
+	JsonbIterator *customers;	/* of the answer; NULL: no more customers */
+	JsonbValue	one;			/* or the answer's only customer */
 	bool		has_one;
 
-	bool		has_customer_id;	/* of the customer of these contacts */
+	bool		has_customer_id;	/* does the customer of these contacts have an id? */
 	int64		customer_id;
 	JsonbIterator *contacts;
 };
@@ -71,7 +71,7 @@ PG_FUNCTION_INFO_V1(kapture_contact_rows);
  * From answers to customers
  */
 
-/* Begins with an answer that is there, in the current memory context. */
+/* Begins to read an answer that is an argument, in the current memory context. */
 static void
 rows_open_answer(KaptureRows *state, const JsonbValue *customers)
 {
@@ -102,7 +102,7 @@ rows_next_object(JsonbIterator **it, JsonbValue *object)
 	return false;
 }
 
-/* Has this customer of an answer been given?  One without an id never has. */
+/* Has this customer of an answer been returned?  False for a customer without an id. */
 static bool
 rows_is_known(KaptureRows *state, const JsonbValue *customer)
 {
@@ -153,7 +153,7 @@ rows_next_fetched(KaptureRows *state, JsonbValue *customer)
 	}
 }
 
-/* The next customer that was not given before; false if there are no more. */
+/* The next customer that was not returned before; false if there are no more. */
 static bool
 rows_next_customer(KaptureRows *state, JsonbValue *customer)
 {
@@ -173,7 +173,7 @@ rows_next_customer(KaptureRows *state, JsonbValue *customer)
 	}
 }
 
-/* The next contact of whatever customer; false if there are no more. */
+/* The next contact of any customer; false if there are no more. */
 static bool
 rows_next_contact(KaptureRows *state, JsonbValue *contact)
 {
@@ -259,7 +259,7 @@ kapture_rows_number(const KaptureRows *rows)
 	return rows->number;
 }
 
-/* Makes what a function's calls share; the current context is theirs. */
+/* Makes the state that a function's calls share, in the current context. */
 static RowsCalls *
 rows_begin(FunctionCallInfo fcinfo, KaptureRowKind kind, const char *timezone,
 		   KaptureFetch *fetch)
@@ -353,7 +353,7 @@ kapture_find_customers(PG_FUNCTION_ARGS)
 	return rows_return_next(fcinfo);
 }
 
-/* Raises an error about an answer without customers, unless it says so. */
+/* Raises an error about an answer without customers, unless it says that there are none. */
 static void
 rows_check_failure(const KaptureServer *server, Jsonb *answer)
 {
@@ -405,9 +405,9 @@ rows_begin_answer(FunctionCallInfo fcinfo, KaptureRowKind kind)
  * kapture_customer_rows(answer jsonb, server name)
  *		returns setof kapture_customer
  *
- * The customers of an answer of Get or Pull that is there already; none if it
- * is NULL.  Errors: 22004 no server; 22023 it is no answer; those of kapture_server_get() and, if the
- * answer says that something failed, of kapture_complaint_failed().
+ * The customers of an answer that Get or Pull has returned; none if the answer is
+ * NULL.  Errors: 22004 no server; 22023 it is no answer; those of kapture_server_get()
+ * and, if the answer says that something failed, of kapture_complaint_failed().
  */
 Datum
 kapture_customer_rows(PG_FUNCTION_ARGS)

@@ -3,7 +3,7 @@
  *		kapture_pull(): a pull as Kapture's own JSON, of any length.
  *
  * A range of one window is one request, whose answer is returned as it is.  The
- * customers of a longer one are put together as if one answer had held them.
+ * customers of a longer range are put together as if one answer had held them.
  */
 #include "postgres.h"
 
@@ -31,7 +31,7 @@ typedef struct PullMerge
 
 PG_FUNCTION_INFO_V1(kapture_pull);
 
-/* Makes a string of a value. */
+/* Sets a value to a string. */
 static void
 pull_set_string(JsonbValue *value, char *text)
 {
@@ -93,8 +93,8 @@ pull_merge_end(PullMerge *merge)
 /*
  * Fetches all windows, and puts them together.  Windows share the second
  * between them, so that nobody is lost there; customers that come twice are
- * taken once.  Of windows without customers, the last one's answer is returned
- * if there are no others; a refusal ends the pull and is returned as it is.
+ * taken once.  If no window has customers, the last window's answer is returned;
+ * a refusal ends the pull and is returned as it is.
  */
 static Jsonb *
 pull_windows(const char *server, Timestamp start, Timestamp end)

@@ -1,11 +1,11 @@
 /*
  * pull_now.c
- *		kapture_pull_now(): has a server be pulled from at once.
+ *		kapture_pull_now(): makes the puller pull from a server at once.
  *
  * For whoever learns that something has changed in Kapture, by a webhook for
- * example: those carry no signature and are sent once, so they are a hint to look,
- * not news.  A request is a row of its own, that the puller deletes when a pull
- * begins; so no session holds up the puller, and many requests are one pull.
+ * example: webhooks carry no signature and are sent once, so they are only a hint
+ * to look.  A request is a row of its own, which the puller deletes when a pull
+ * begins; so no session holds up the puller, and many requests make one pull.
  */
 #include "postgres.h"
 
@@ -28,8 +28,8 @@ PG_FUNCTION_INFO_V1(kapture_pull_now);
 /*
  * kapture_pull_now(server name) returns void
  *
- * Errors: 22004 no server; those of kapture_server_get(); 42501 the server is not of
- * the caller's; 55000 it is not pulled from automatically.
+ * Errors: 22004 no server; those of kapture_server_get(); 42501 the caller has not the
+ * rights of the server's owner; 55000 the server is not pulled from automatically.
  */
 Datum
 kapture_pull_now(PG_FUNCTION_ARGS)

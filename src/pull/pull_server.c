@@ -4,10 +4,10 @@
  *		periodic re-checks.
  *
  * A server is pulled from with the key of its owner, when its interval is over, from
- * its watermark to the present, window by window; a window and the watermark behind
- * it are one transaction.  None is open while the network is waited for.
+ * its watermark to the present, window by window; a window and the watermark after
+ * it are one transaction.  No transaction is open during waits for the network.
  *
- * What failed is tried again after a while, which grows; it holds up no other server.
+ * A pull that failed is retried after a growing delay, and holds up no other server.
  */
 #include "postgres.h"
 
@@ -33,12 +33,12 @@
 #define PULL_LONGEST		600000
 
 /*
- * Pulls of one owner in flight: each has its memory, and with more, others would not have
- * their turn any sooner.
+ * Pulls of one owner in flight, at most: each takes memory, and more of them would not make
+ * any server's turn come sooner.
  */
 #define PULL_OWNER_RUNS		64
 
-/* Drops the pull in flight; what it has not committed comes again. */
+/* Drops the pull in flight; windows that it has not committed are pulled again. */
 static void
 pull_drop(PullServer *server)
 {
@@ -50,7 +50,7 @@ pull_drop(PullServer *server)
 	kapture_copies_unlock(server->server.serverid);
 }
 
-/* Drops the sweep in flight; another goes on from where it was. */
+/* Drops the sweep in flight; another sweep goes on from where it was. */
 static void
 pull_drop_sweep(PullServer *server)
 {
@@ -77,8 +77,8 @@ pull_note_failure(void *arg)
 }
 
 /*
- * A pull, or its beginning, failed: it is tried again after a while, which
- * grows, and not before Kapture wants it.
+ * Handles the failure of a pull, or of its beginning: it is retried after a growing
+ * delay, and not before the time that Kapture has set.
  */
 static void
 pull_fail(PullServer *server, const ErrorData *error)
@@ -259,7 +259,7 @@ pull_start_sweep(PullServer *server)
 	kapture_process_commit();
 	server->sweep = kapture_sweep_create(&server->server, namespace, server->timezone,
 										 server->sweep_rate, state.sweeping ? state.sweep_after : 0);
-	/* one that goes on is followed by the next as if it had not been interrupted */
+	/* after a sweep that goes on, the next one is due as if there had been no interruption */
 	server->next_sweep = (state.sweeping ? Min(state.sweep_started_at, now) : now) + server->sweep_interval;
 }
 
@@ -290,7 +290,7 @@ pull_sweep_step(void *arg)
 	server->failures = 0;
 }
 
-/* Takes in a server's settings and what is kept of its pulls. */
+/* Reads a server's settings and the state of its pulls. */
 static void
 pull_configure(void *arg)
 {
@@ -320,7 +320,7 @@ pull_configure(void *arg)
 		Min(state.sweep_started_at, now) + server->sweep_interval;
 }
 
-/* What became of a step; an error is the server's alone. */
+/* Handles the error of a step, if any, as a failure of this server alone. */
 static void
 pull_check(PullServer *server, ErrorData *error)
 {
@@ -331,8 +331,8 @@ pull_check(PullServer *server, ErrorData *error)
 }
 
 /*
- * Returns a server of which nothing is known yet, in a context below the current one,
- * until kapture_pull_server_forget().
+ * Returns a server whose settings have not been read yet, in a context below the current
+ * one, until kapture_pull_server_forget().
  */
 PullServer *
 kapture_pull_server_create(const KapturePullServer *server)
@@ -360,8 +360,9 @@ kapture_pull_server_forget(PullServer *server)
 }
 
 /*
- * A server's settings may have changed.  They are read in its next turn, so that those of
- * others do not wait for it; a pull in flight goes on if they do not change what it asks for.
+ * To be called when a server's settings may have changed.  They are read in its next turn, so
+ * that other servers do not wait for it; a pull in flight goes on unless they change what it
+ * asks for.
  */
 void
 kapture_pull_server_change(PullServer *server)
@@ -370,7 +371,7 @@ kapture_pull_server_change(PullServer *server)
 }
 
 /*
- * Goes on with a server as far as it can without waiting, in a round of turns.  Sets
+ * Gives a server its turn in a round: goes on as far as possible without waiting.  Sets
  * server->wrote if customers came.
  */
 void
@@ -384,7 +385,7 @@ kapture_pull_server_work(PullServer *server, uint64 round)
 	if (server->changed)
 	{
 		server->changed = false;
-		server->interval = server->sweep_interval = 0;	/* if they are of no use, until they change */
+		server->interval = server->sweep_interval = 0;	/* stay 0 if the settings are bad, until these change */
 		pull_check(server, kapture_process_run("reading settings", pull_configure, server));
 	}
 	pull_check(server, kapture_guard_transaction(pull_step, server));
@@ -393,7 +394,7 @@ kapture_pull_server_work(PullServer *server, uint64 round)
 }
 
 /*
- * Drops what is in flight; it goes on from where it was.
+ * Drops the pull and the sweep in flight; the next ones go on from where they were.
  */
 void
 kapture_pull_server_stop(PullServer *server)
@@ -402,7 +403,7 @@ kapture_pull_server_stop(PullServer *server)
 	pull_drop_sweep(server);
 }
 
-/* When there is something to do for a server, whosever turn it is. */
+/* When there is something to do for a server, apart from whose turn it is. */
 static TimestampTz
 pull_next(const PullServer *server)
 {
@@ -422,7 +423,7 @@ pull_next(const PullServer *server)
 }
 
 /*
- * Returns when a server is to be gone on with.
+ * Returns when a server is to have its next turn.
  */
 TimestampTz
 kapture_pull_server_next(const PullServer *server)
@@ -431,7 +432,7 @@ kapture_pull_server_next(const PullServer *server)
 }
 
 /*
- * As kapture_fetch_served(); what is in flight may have got further.
+ * As kapture_fetch_served(); the server's pull or sweep may have got further.
  */
 void
 kapture_pull_server_served(PullServer *server)

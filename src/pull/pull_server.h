@@ -17,7 +17,7 @@
 #include "pull/sweep.h"
 #include "table/share.h"
 
-/* A pull in flight; it is all in one memory context. */
+/* A pull in flight; all of it is in one memory context. */
 typedef struct PullRun
 {
 	MemoryContext context;
@@ -26,31 +26,31 @@ typedef struct PullRun
 	TimestampTz began;
 	Timestamp	end;
 	TimestampTz pulled_until;	/* the watermark, as committed */
-	TimestampTz newest;			/* of the pages of a window so far */
-	TimestampTz when;			/* the fetch is to be polled then, or before */
+	TimestampTz newest;			/* latest generation date of a window's pages so far */
+	TimestampTz when;			/* when the fetch is to be polled, at the latest */
 } PullRun;
 
 typedef struct PullServer
 {
 	dlist_node	node;
-	MemoryContext context;		/* of all that belongs to it */
+	MemoryContext context;		/* of all that belongs to the server */
 	KapturePullServer server;
 	bool		present;		/* still to be pulled from */
 	bool		wrote;			/* customers came that attached tables may take */
 	KaptureTurn turn;
-	bool		changed;		/* its settings are to be taken in */
-	bool		stirred;		/* what is in flight may have got further */
-	int			customers;		/* that its last turn wrote */
+	bool		changed;		/* its settings are to be read again */
+	bool		stirred;		/* the pull or sweep in flight may have got further */
+	int			customers;		/* customers that came in its last turn */
 
 	/* from its settings */
-	int64		interval;		/* microseconds; 0: not known */
+	int64		interval;		/* microseconds; 0: not known, or none */
 	int64		overlap;		/* microseconds */
 	Timestamp	since;			/* 0: not given */
 	char	   *timezone;
 	int64		window;			/* seconds */
 
-	TimestampTz next;			/* of the next pull */
-	TimestampTz not_before;		/* nor any try before that */
+	TimestampTz next;			/* when the next pull is due */
+	TimestampTz not_before;		/* no pull or sweep is begun before */
 	int			failures;		/* in a row */
 	PullRun    *run;			/* NULL: none */
 
@@ -58,7 +58,7 @@ typedef struct PullServer
 	double		sweep_rate;
 	TimestampTz next_sweep;
 	KaptureSweep *sweep;		/* NULL: none */
-	TimestampTz sweep_when;		/* it wants to be called then, or before */
+	TimestampTz sweep_when;		/* when the sweep is to be called, at the latest */
 } PullServer;
 
 extern PullServer *kapture_pull_server_create(const KapturePullServer *server);

@@ -1,6 +1,6 @@
 /*
  * pull_state.c
- *		What is kept of pulls: table kapture_pull.
+ *		The state of automatic pulls: table kapture_pull.
  *
  * A row for each server that has been pulled from: the watermark, how far the
  * running pull is, what went wrong.  All functions need a transaction; where
@@ -26,7 +26,7 @@ pull_name(const char *server)
 }
 
 /*
- * Fills in what is known of a server.
+ * Fills in the state of a server's pulls.
  */
 void
 kapture_pull_state_read(const char *server, KapturePullState *state)
@@ -68,8 +68,8 @@ kapture_pull_state_read(const char *server, KapturePullState *state)
 }
 
 /*
- * Notes that a pull of a range (in the account's local time) begins, with the
- * watermark there is, or there would be if this is the first.
+ * Notes that a pull of a range (in the account's local time) begins, with its
+ * watermark, which is only assumed if this is the first pull.
  */
 void
 kapture_pull_state_begin(const char *server, TimestampTz pulled_until, Timestamp start, Timestamp end)
@@ -88,7 +88,7 @@ kapture_pull_state_begin(const char *server, TimestampTz pulled_until, Timestamp
 							   " started_at = excluded.started_at, updated_at = excluded.updated_at,"
 							   " finished_at = NULL, next_pull = NULL, pid = excluded.pid",
 							   lengthof(values), types, values);
-	/* who asks from now on may know of something that this one does not see */
+	/* a request from now on may be about a change that this pull does not see */
 	(void) kapture_own_execute("DELETE FROM @.kapture_pull_asked WHERE server = $1", 1, types, values);
 }
 
@@ -128,8 +128,8 @@ kapture_pull_state_end(const char *server, TimestampTz next_pull)
 }
 
 /*
- * The system's clock was set by so many microseconds: what waits for a time does so for
- * as long as before.
+ * Moves times that are waited for by "jump" microseconds, by which the system's clock was
+ * set, so that they are waited for as long as before.
  */
 void
 kapture_pull_state_shift(int64 jump)
@@ -178,7 +178,7 @@ kapture_pull_state_sweep(const char *server, bool begin)
 }
 
 /*
- * Notes that a sweep is done with a customer, and whether that was written.
+ * Notes that a sweep is done with a customer, and whether it wrote the customer.
  */
 void
 kapture_pull_state_swept(const char *server, int64 customer_id, bool changed)
@@ -192,7 +192,7 @@ kapture_pull_state_swept(const char *server, int64 customer_id, bool changed)
 }
 
 /*
- * Forgets servers that are no more.
+ * Deletes the state of servers that do not exist any more.
  */
 void
 kapture_pull_state_tidy(void)

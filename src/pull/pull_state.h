@@ -1,6 +1,6 @@
 /*
  * pull_state.h
- *		What is kept of pulls: table kapture_pull.
+ *		The state of automatic pulls: table kapture_pull.
  */
 #ifndef KAPTURE_PULL_STATE_H
 #define KAPTURE_PULL_STATE_H
@@ -15,8 +15,8 @@ typedef struct KapturePullState
 	TimestampTz started_at;		/* of the latest pull; DT_NOBEGIN: none */
 	int			failures;		/* in a row */
 	TimestampTz sweep_started_at;	/* DT_NOBEGIN: never */
-	bool		sweeping;		/* that one is not done */
-	int64		sweep_after;	/* the last customer it is done with */
+	bool		sweeping;		/* the latest sweep is not done */
+	int64		sweep_after;	/* the last customer that the sweep is done with */
 	bool		asked;			/* kapture_pull_now() was called since the latest pull began */
 } KapturePullState;
 

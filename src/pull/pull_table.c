@@ -4,7 +4,7 @@
  *
  * Customers that were new or differed come from kapture_inbox, in small transactions
  * (apply.c).  After an error, the next batches are smaller, until the customer that is
- * to blame is alone, which is parked.
+ * to blame is alone in its batch, and is parked.
  */
 #include "postgres.h"
 
@@ -31,8 +31,8 @@
 #define TABLE_RETRY			60000
 
 /*
- * Returns a table of which nothing is known yet, in the current memory context, until
- * kapture_pull_table_forget().
+ * Returns a table whose attachment has not been read yet, in the current memory context,
+ * until kapture_pull_table_forget().
  */
 PullTable *
 kapture_pull_table_create(const KaptureAttached *attached)
@@ -42,7 +42,7 @@ kapture_pull_table_create(const KaptureAttached *attached)
 	table->attachment_id = attached->id;
 	table->relid = attached->relid;
 	table->context = AllocSetContextCreate(CurrentMemoryContext, "kapture_sync arrivals", ALLOCSET_SMALL_SIZES);
-	table->in_trouble = true;	/* an earlier puller may have left some */
+	table->in_trouble = true;	/* an earlier puller may have reported trouble */
 	kapture_turn_init(&table->turn, TABLE_BATCH);
 	return table;
 }
@@ -60,7 +60,7 @@ kapture_pull_table_forget(PullTable *table)
 	pfree(table);
 }
 
-/* Writes customers into a table that is open; returns when the next is due. */
+/* Writes customers into a table that is open; returns when the next customer is due. */
 static TimestampTz
 table_apply(PullTable *table, Relation rel, KaptureAttachment *att)
 {
@@ -70,7 +70,7 @@ table_apply(PullTable *table, Relation rel, KaptureAttachment *att)
 	List	   *arrivals;
 	bool		more;
 
-	/* what is pulled with an owner's key is not for others' eyes */
+	/* customers pulled with the server owner's key must not be shown to others */
 	if (!has_privs_of_role(rel->rd_rel->relowner, owner))
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
@@ -95,12 +95,12 @@ table_apply(PullTable *table, Relation rel, KaptureAttachment *att)
 	}
 	if (more)
 		return 0;
-	/* what is due is locked by somebody */
+	/* if nothing was taken, what is due is locked by somebody */
 	return Max(kapture_inbox_next_due(att->id),
 			   TimestampTzPlusMilliseconds(GetCurrentTimestamp(), arrivals == NIL ? KAPTURE_LOCKED_RETRY : 0));
 }
 
-/* Goes on with a table by a batch, unless somebody has locked it. */
+/* Writes a batch of customers into a table, unless somebody has locked the table. */
 static void
 table_step(void *arg)
 {
@@ -141,7 +141,7 @@ table_do_park(void *arg)
 					   kapture_guard_message(poison->error));
 }
 
-/* Reports an error of a table, and of its customer, if that is one. */
+/* Reports an error of a table, with the customer if the batch has only one. */
 static void
 table_report_error(PullTable *table, const ErrorData *error)
 {
@@ -153,8 +153,8 @@ table_report_error(PullTable *table, const ErrorData *error)
 }
 
 /*
- * A batch of customers failed: the next ones are smaller, until the one that is to
- * blame is parked.  An error of the table as a whole is tried again after a while.
+ * Handles the failure of a batch: the next batches are smaller, until the customer that
+ * is to blame is parked.  After an error of the table as a whole, it is retried later.
  */
 static void
 table_fail(PullTable *table, const ErrorData *error)
@@ -194,8 +194,8 @@ table_fail(PullTable *table, const ErrorData *error)
 }
 
 /*
- * The table has its turn of a round: writes a batch of customers.  Errors are the
- * table's alone.
+ * Gives a table its turn in a round: writes a batch of customers.  Errors hold up this
+ * table alone.
  */
 void
 kapture_pull_table_work(PullTable *table, uint64 round)
@@ -218,7 +218,7 @@ kapture_pull_table_work(PullTable *table, uint64 round)
 	if (table->in_trouble)
 	{
 		kapture_process_report_success(KAPTURE_PHASE_APPLY, &table->in_trouble, table->attachment_id);
-		/* it may have failed before that was known */
+		/* the failure may have been reported before the table was known */
 		kapture_process_report_success(KAPTURE_PHASE_APPLY, NULL, 0);
 	}
 }

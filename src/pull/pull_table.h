@@ -19,15 +19,15 @@ typedef struct PullTable
 	MemoryContext context;		/* of a batch */
 	int32		attachment_id;
 	Oid			relid;
-	bool		present;		/* still to be brought customers */
-	TimestampTz next_due;		/* of the next customer; DT_NOEND: none waits */
+	bool		present;		/* the table still takes customers */
+	TimestampTz next_due;		/* when the next customer is due; DT_NOEND: none waits */
 	KaptureTurn turn;
-	bool		in_trouble;		/* and says so in kapture_status */
+	bool		in_trouble;		/* trouble is reported in kapture_status */
 
-	/* what is being written */
+	/* the batch that is being written */
 	int			ncustomers;
-	int64		customer_id;	/* if it is one */
-	int64		suspect;		/* one that could not be written alone, once; or 0 */
+	int64		customer_id;	/* if the batch has one customer only */
+	int64		suspect;		/* customer that has failed alone in its batch once; or 0 */
 } PullTable;
 
 extern PullTable *kapture_pull_table_create(const KaptureAttached *attached);

@@ -3,13 +3,14 @@
  *		The process that pulls customers of one database from Kapture automatically.
  *
  * It runs only where a server has option pull_interval or sweep_interval or a table
- * takes what is pulled, and beside the worker that sends changes, so that neither
- * keeps the other waiting.  Servers do not wait for each other: their owners take turns, each is pulled from
- * as far as that goes without waiting (pull_server.c), then attached tables get
- * what is there for them (pull_table.c), then the network is served.
+ * takes pulled customers, and beside the worker that sends changes, so that neither
+ * keeps the other waiting.  Servers do not wait for each other: their owners take
+ * turns, each server is pulled from as far as is possible without waiting
+ * (pull_server.c), then attached tables get the customers that have arrived for them
+ * (pull_table.c), then the network is served.
  *
- * Everything that must survive is in kapture_pull and kapture_inbox, so that whoever
- * comes after a crash goes on from there.
+ * Everything that must survive is in kapture_pull and kapture_inbox, so that the next
+ * puller goes on from there after a crash.
  */
 #include "postgres.h"
 
@@ -33,18 +34,18 @@
 #include "table/origin.h"
 #include "traffic/pacing.h"
 
-/* Milliseconds of writing to tables after which servers are looked at, too; and the other way round. */
+/* Milliseconds of writing to tables after which servers get their turn, and the other way round. */
 #define PULLER_TABLES_TIME	100
 #define PULLER_SERVERS_TIME	100
 
-/* Microseconds that reading servers may take at once; else so many times as long is left to other work. */
+/* Microseconds that reading servers may take; after longer, other work gets PULLER_LOAD_REST times as long. */
 #define PULLER_LOAD_FREE	INT64CONST(20000)
 #define PULLER_LOAD_REST	3
 
-/* Milliseconds between two tries of what an error has stopped, at most. */
+/* Milliseconds between two tries after an error, at most. */
 #define PULLER_LONGEST		60000
 
-/* The puller: all that it knows.  There is one in a process. */
+/* The state of the puller.  There is one in a process. */
 typedef struct Puller
 {
 	MemoryContext context;		/* what lives as long as the process */
@@ -52,15 +53,15 @@ typedef struct Puller
 	dlist_head	tables;			/* PullTable */
 	uint64		round;			/* of tables' turns */
 	uint64		server_round;	/* of servers' turns */
-	Oid			installation;	/* our kapture_attachment */
+	Oid			installation;	/* OID of the table kapture_attachment */
 	bool		ours;			/* the database is no copy */
-	bool		said_copy;		/* in the log, that it is one */
+	bool		said_copy;		/* the log says that the database is a copy */
 	bool		any;			/* there is something to pull, or to write */
 	bool		stale;			/* servers or attachments may have changed */
-	bool		settings_changed;	/* servers or mappings have */
-	int			load_errors;	/* in a row, while reading them */
-	TimestampTz load_not_before;	/* after those, or as other work has its turn first */
-	TimestampTz next_load;		/* when to look again at what was locked */
+	bool		settings_changed;	/* servers or mappings may have changed */
+	int			load_errors;	/* in a row, of reading servers and attachments */
+	TimestampTz load_not_before;	/* no reading before: after errors, or as other work has its turn first */
+	TimestampTz next_load;		/* when to read again what was locked */
 } Puller;
 
 static void
@@ -80,7 +81,7 @@ puller_syscache_callback(Datum arg, int cacheid, uint32 hashvalue)
 	puller->stale = puller->settings_changed = true;
 }
 
-/* Something may have arrived for the tables. */
+/* Makes all tables due, as customers may have arrived for them. */
 static void
 puller_look(Puller *puller)
 {
@@ -136,7 +137,7 @@ puller_find_table(Puller *puller, const KaptureAttached *attached)
 	return table;
 }
 
-/* Is this database still the one whose customers these are? */
+/* Finds out whether this database is a copy of the one that pulls. */
 static void
 puller_check_origin(Puller *puller)
 {
@@ -206,7 +207,7 @@ puller_forget_servers(Puller *puller)
 	}
 }
 
-/* Reads anew what is to be done, and whether anything is. */
+/* Reads servers and tables anew, and whether there is anything to do. */
 static void
 puller_do_load(void *arg)
 {
@@ -228,8 +229,8 @@ puller_do_load(void *arg)
 }
 
 /*
- * Reads what is to be pulled.  Returns false if nothing is.  What cannot
- * be read, because of a lock or for another reason, is read again after a while.
+ * Reads what is to be pulled.  Returns false if there is nothing.  If reading fails,
+ * because of a lock or for another reason, it is tried again after a while.
  */
 static bool
 puller_load(Puller *puller)
@@ -260,7 +261,7 @@ puller_load(Puller *puller)
 	return true;
 }
 
-/* Has the settings of all servers taken in; what was changed may be what was wrong. */
+/* Makes all servers read their settings; if these have changed, servers that failed are tried again at once. */
 static void
 puller_configure(Puller *puller)
 {
@@ -290,7 +291,7 @@ puller_load_stale(Puller *puller)
 	if (!puller_load(puller))
 		kapture_process_exit(KAPTURE_EXIT_ABSENT);
 
-	/* where a dump is being restored, servers are there before mappings */
+	/* not in a copy: while a dump is being restored, servers exist before their mappings */
 	if (puller->ours && puller->load_errors == 0)
 		puller_configure(puller);
 }
@@ -360,7 +361,7 @@ puller_wait(Puller *puller, long timeout)
 		kapture_pull_server_served(dlist_container(PullServer, node, iter.cur));
 }
 
-/* The table to go on with, of those whose turn it is.  NULL: this round is over. */
+/* The table to go on with, of those that may have a turn.  NULL: this round is over. */
 static PullTable *
 puller_next_table(Puller *puller, TimestampTz now)
 {
@@ -379,7 +380,7 @@ puller_next_table(Puller *puller, TimestampTz now)
 	return next;
 }
 
-/* Goes on with tables, for a while. */
+/* Gives tables their turns, for a while. */
 static void
 puller_work_tables(Puller *puller)
 {
@@ -397,8 +398,8 @@ puller_work_tables(Puller *puller)
 }
 
 /*
- * The server to go on with, of those for which there is something to do: its owner had the
- * least so far, or it has waited for longest.  NULL: there is none.
+ * The server to go on with, of those for which there is something to do: the one whose owner
+ * had the least so far, or that has waited for longest.  NULL: there is none.
  */
 static PullServer *
 puller_next_server(Puller *puller, TimestampTz now)
@@ -418,7 +419,7 @@ puller_next_server(Puller *puller, TimestampTz now)
 	return next;
 }
 
-/* Goes on with servers, for a while. */
+/* Gives servers their turns, for a while. */
 static void
 puller_work_servers(Puller *puller)
 {
@@ -437,7 +438,7 @@ puller_work_servers(Puller *puller)
 	}
 }
 
-/* Goes on with all that there is to do.  Nothing of a copy's, nor while it is switched off. */
+/* Goes on with all work; in a copy, or while the extension is switched off, stops all pulls instead. */
 static void
 puller_work(Puller *puller)
 {
@@ -473,7 +474,7 @@ puller_initialize(Datum arg)
 	return puller;
 }
 
-/* Does once all that is to be done, and waits for more. */
+/* Does the work that is due once, and waits for more. */
 static void
 puller_pass(void *arg)
 {
@@ -490,11 +491,11 @@ puller_pass(void *arg)
 	if (puller->load_errors == 0)
 		puller_work(puller);
 
-	/* answers are taken in, however much there is to do */
+	/* answers are read here, however much there is to do */
 	puller_wait(puller, puller_timeout(puller));
 }
 
-/* After an error outside of the steps that have a guard of their own. */
+/* Called after an error outside of the steps that have a guard of their own. */
 static void
 puller_look_again(void *arg)
 {

@@ -3,10 +3,10 @@
  *		CALL kapture_refresh(): pulls customers into local tables.
  *
  * A window is a transaction: its customers, its contacts and the progress are
- * committed together, so that an interrupted refresh goes on behind the last
- * window that is there.  While the next one is waited for, no snapshot is held.
+ * committed together, so that an interrupted refresh goes on after the last
+ * committed window.  No snapshot is held during the wait for the next one.
  *
- * It runs with the rights of its caller, who needs those of the tables.  One
+ * It runs with the rights of its caller, who needs rights on the tables.  One
  * refresh of a server at a time; see mirror.c.
  */
 #include "postgres.h"
@@ -40,7 +40,7 @@ typedef struct Refresh
 	const char *server;
 	Timestamp	start;
 	Timestamp	end;
-	Timestamp	from;			/* where this call begins */
+	Timestamp	from;			/* where this call starts or continues */
 	KaptureCopies *copies;
 	MemoryContext scratch;		/* of one window */
 
@@ -112,7 +112,7 @@ refresh_window(Refresh *refresh, KaptureFetch *fetch, const KaptureWindow *windo
  * The whole of it
  */
 
-/* Says how far it has come, at most once a second, and that it is done. */
+/* Reports the progress, at most once a second, and the end. */
 static void
 refresh_report(Refresh *refresh)
 {
@@ -147,8 +147,8 @@ refresh_report(Refresh *refresh)
 }
 
 /*
- * Notes that a refresh begins.  An earlier one from the same start that was
- * interrupted is continued, unless it went further than this one is to go.
+ * Notes that a refresh begins.  An interrupted earlier refresh from the same start
+ * is continued, unless it went beyond the end of this one.
  */
 static void
 refresh_begin(Refresh *refresh, bool restart)

@@ -6,8 +6,8 @@
  * later do not come with them.  A sweep goes through the customers of a server
  * in the order of their ids, those of kapture_customers and those that rows of
  * attached tables are linked to, and asks Get for one after the other, at its own
- * rate.  What it has done is in kapture_pull, so that it goes on from there after
- * a restart.  A customer that Kapture does not find any more is left as it is.
+ * rate.  Its progress is in kapture_pull, so that it goes on from there after a
+ * restart.  A customer that Kapture does not find any more is left as it is.
  */
 #include "postgres.h"
 
@@ -50,12 +50,12 @@ struct KaptureSweep
 	TimestampTz next_request;
 	int64		ids[SWEEP_BATCH];
 	int			nids;
-	int			next;			/* the one that is asked for next */
+	int			next;			/* index of the id to ask for next */
 	KaptureFetch *fetch;		/* NULL: none is running */
 };
 
 /*
- * Begins a sweep of a server behind the customer "after", with "rate" requests a
+ * Begins a sweep of a server after the customer "after", with "rate" requests a
  * second; "namespace" is the extension's.  It lives in a context below the current
  * one until kapture_sweep_drop().
  */
@@ -87,8 +87,8 @@ sweep_compare(const void *a, const void *b)
 }
 
 /*
- * Adds ids, which are in order, to the batch; what is beyond the last of a full
- * batch comes with the next one.
+ * Adds sorted ids to the batch; ids beyond the last of a full batch come with the
+ * next batch.
  */
 static void
 sweep_merge(KaptureSweep *sweep, const int64 *ids, int n)
@@ -170,7 +170,7 @@ sweep_ask(KaptureSweep *sweep, TimestampTz now)
 	sweep->next_request = now + (int64) (USECS_PER_SEC / sweep->rate);
 }
 
-/* Writes what came; false: somebody else refreshes the server just now. */
+/* Writes the answer; false: somebody else refreshes the server just now. */
 static bool
 sweep_write(KaptureSweep *sweep, const KaptureWindow *window)
 {
@@ -196,7 +196,7 @@ sweep_write(KaptureSweep *sweep, const KaptureWindow *window)
 	return true;
 }
 
-/* The running Get is over. */
+/* Ends the running Get. */
 static void
 sweep_end_request(KaptureSweep *sweep)
 {
@@ -205,10 +205,9 @@ sweep_end_request(KaptureSweep *sweep)
 }
 
 /*
- * Goes on as far as it can without waiting; *when is when it wants to be called
- * again, at the latest; *wrote says whether an answer was written.  False: all
- * customers are done with.  Errors as
- * kapture_fetch_next(); after one, the sweep can only be dropped.
+ * Goes on as far as it can without waiting; *when is the latest time to call it
+ * again; *wrote says whether an answer was written.  False: all customers are done
+ * with.  Errors as kapture_fetch_next(); after one, the sweep can only be dropped.
  */
 bool
 kapture_sweep_step(KaptureSweep *sweep, TimestampTz *when, bool *wrote)

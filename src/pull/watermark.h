@@ -1,6 +1,6 @@
 /*
  * watermark.h
- *		From which time on a server's automatic pulls go.
+ *		The time from which on a server is pulled from automatically.
  */
 #ifndef KAPTURE_WATERMARK_H
 #define KAPTURE_WATERMARK_H

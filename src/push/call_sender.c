@@ -2,18 +2,19 @@
  * call_sender.c
  *		Sends the calls of kapture_send(), beside rows.
  *
- * The worker's loop calls in here: calls that are due are claimed (a transaction),
- * their requests started, answers taken as they come and recorded (a transaction).
- * No more is claimed than can be sent now, since of what is claimed when the
- * process ends nobody knows whether it was sent.
+ * The worker's loop calls in here: due calls are claimed (a transaction), their requests
+ * started, answers taken as they come and recorded (a transaction).  No more calls are
+ * claimed than can be sent now: of a call that is claimed when the process ends, nobody
+ * knows whether it was sent.
  *
- * An account is a sender, a server and an API: with one key, at one address.  What
- * is wrong with it holds its own calls, not those of others.  Requests take their
- * places of the limiter as all others do; an account whose rows have to wait waits
- * with them, and has them wait if the server asks for that.
+ * An account is a sender, a server and an API, so it has one key and one address.  A
+ * problem of an account holds up its own calls, not those of others.  Requests take places
+ * of the limiter as all others do.  While the rows of the same sender and server have to
+ * wait, the account waits with them; if the server asks its calls to wait, the rows wait,
+ * too.
  *
- * Senders share the process with each other and with the owners of tables: claims take
- * turns as those of rows do (table/share.c), and so do requests (rotation.c).
+ * Senders share the process with each other and with the owners of tables: claims of calls
+ * take turns like claims of rows (table/share.c), and so do requests (rotation.c).
  */
 #include "postgres.h"
 
@@ -39,13 +40,13 @@
 #include "traffic/pacing.h"
 #include "traffic/request_pool.h"
 
-/* Milliseconds between two tries of what an error has stopped, at most. */
+/* Longest delay, in milliseconds, before what an error has stopped is tried again. */
 #define SENDER_LONGEST		60000
 
-/* Milliseconds of a pass of the worker's loop after which no more is claimed in it. */
+/* Milliseconds of claiming in a pass of the worker's loop, after which no more is claimed in that pass. */
 #define SENDER_CLAIM_TIME	50
 
-/* Bytes of an answer: it may repeat what was sent, escaped. */
+/* Largest answer, in bytes: it may repeat what was sent, escaped. */
 #define SENDER_MAX_ANSWER(body_len)	(1024 * 1024 + 6 * (int64) (body_len))
 
 /* Connections of an account whose settings are not known yet. */
@@ -55,17 +56,17 @@ typedef struct CallAccount
 {
 	dlist_node	node;
 	KaptureCallAccount key;
-	bool		seen;			/* has waiting calls, says the list that is being read */
-	uint64		version;		/* of its settings */
+	bool		seen;			/* is in the list of accounts with waiting calls that is being read */
+	uint64		version;		/* of the settings */
 	int			max_connections;
 	double		rate_limit;
 	KaptureRequestPool pool;
-	KaptureTurn turn;			/* when calls of it are claimed, beside others' */
-	KaptureRotating rotating;	/* and sent */
+	KaptureTurn turn;			/* for claiming its calls, in turn with others */
+	KaptureRotating rotating;	/* for sending them, in turn with others */
 	dlist_head	ready;			/* tasks whose request is to be started */
 	int			nready;
-	int			ntasks;			/* these, those in flight, and those to be recorded */
-	TimestampTz due;			/* when a waiting call is; DT_NOEND: none is */
+	int			ntasks;			/* those in "ready", in flight, or to be recorded */
+	TimestampTz due;			/* when waiting calls are due; DT_NOEND if there are none */
 	int			failures;		/* in a row */
 	char	   *problem;		/* why nothing can be sent, or NULL */
 } CallAccount;
@@ -76,8 +77,8 @@ typedef struct CallTask
 	CallAccount *account;
 	KaptureCall *call;
 	KaptureHttpRequest *request;	/* NULL: none was started */
-	uint32		since;			/* when it started, see request_pool.c */
-	KaptureCallOutcome outcome; /* without a request */
+	uint32		since;			/* returned by kapture_request_pool_started() */
+	KaptureCallOutcome outcome; /* if there is no request */
 } CallTask;
 
 static MemoryContext sender_context;
@@ -85,16 +86,16 @@ static dlist_head sender_accounts = DLIST_STATIC_INIT(sender_accounts);
 static dlist_head sender_in_flight = DLIST_STATIC_INIT(sender_in_flight);
 static dlist_head sender_to_record = DLIST_STATIC_INIT(sender_to_record);
 static uint64 sender_round = 0; /* of claims */
-static bool sender_look = true; /* there may be calls that we do not know of */
+static bool sender_look = true; /* there may be calls in the queue that we do not know of */
 static bool sender_recovered = false;
-static TimestampTz sender_doubted = DT_NOBEGIN; /* until when calls have been doubted */
-static TimestampTz sender_not_before = 0;	/* after errors of the queue's own */
+static TimestampTz sender_doubted = DT_NOBEGIN; /* calls asked for until then have been put in doubt */
+static TimestampTz sender_not_before = 0;	/* after errors of the queue itself */
 static int	sender_errors = 0;
-static bool sender_in_trouble = false;	/* and that is reported in kapture_status */
+static bool sender_in_trouble = false;	/* kapture_status shows, or may show, such an error */
 static TimestampTz sender_next_record = 0;
 static int	sender_record_errors = 0;
 
-/* Runs work(arg) in a transaction.  Returns NULL, or the error, and nothing has happened. */
+/* Runs work(arg) in a transaction.  Returns NULL, or the error, after which nothing has happened. */
 static ErrorData *
 sender_run(const char *activity, KaptureGuarded work, void *arg)
 {
@@ -112,7 +113,7 @@ sender_retry_at(int errors)
 	return TimestampTzPlusMilliseconds(GetCurrentTimestamp(), kapture_pacing_backoff(errors, SENDER_LONGEST));
 }
 
-/* The queue itself raises an error: all calls wait, and it is reported. */
+/* Reports an error that the queue itself has raised; all calls wait. */
 static void
 sender_fail(KapturePhase phase, ErrorData *error)
 {
@@ -160,7 +161,7 @@ sender_find_account(const KaptureCallAccount *key)
 	return account;
 }
 
-/* Notes why an account can or (NULL) cannot be sent to; returns whether that is new. */
+/* Notes why an account cannot be sent to; NULL: it can.  Returns whether this problem is new. */
 static bool
 sender_set_problem(CallAccount *account, const char *problem)
 {
@@ -215,14 +216,14 @@ sender_do_look(void *arg)
 	}
 }
 
-/* An account may have so many requests in flight: one while it is only probed. */
+/* Sets how many requests an account may have in flight: only one after a failure, as a probe. */
 static void
 sender_adapt(CallAccount *account)
 {
 	account->pool.most = account->failures > 0 ? 1 : account->max_connections;
 }
 
-/* How many more calls to claim for an account: as many as can be sent now. */
+/* Returns how many more calls to claim for an account: as many as can be sent now. */
 static int
 sender_room(const CallAccount *account)
 {
@@ -233,7 +234,7 @@ sender_room(const CallAccount *account)
 	return Max(room, 0);
 }
 
-/* The same server as the sender's rows see it; NULL: none go there. */
+/* Finds the state that the sender's rows have for an account's server; NULL if no rows go there. */
 static WorkerServer *
 sender_find_server(Worker *worker, const CallAccount *account)
 {
@@ -249,7 +250,7 @@ sender_find_server(Worker *worker, const CallAccount *account)
 	return NULL;
 }
 
-/* When an account may be sent something. */
+/* Returns from when on an account may be sent something. */
 static TimestampTz
 sender_turn(Worker *worker, const CallAccount *account)
 {
@@ -258,7 +259,7 @@ sender_turn(Worker *worker, const CallAccount *account)
 	return Max(account->pool.not_before, server ? server->pool.not_before : 0);
 }
 
-/* When the next request of an account may start; DT_NOEND: not before an answer. */
+/* Returns when the next request of an account may start; DT_NOEND: not before an answer. */
 static TimestampTz
 sender_next_start(Worker *worker, const CallAccount *account)
 {
@@ -267,7 +268,7 @@ sender_next_start(Worker *worker, const CallAccount *account)
 	return Max(kapture_request_pool_next(&account->pool), sender_turn(worker, account));
 }
 
-/* When the next calls of an account may be claimed; DT_NOEND: not before an answer. */
+/* Returns when the next calls of an account may be claimed; DT_NOEND: not before an answer. */
 static TimestampTz
 sender_next_claim(Worker *worker, const CallAccount *account)
 {
@@ -276,7 +277,7 @@ sender_next_claim(Worker *worker, const CallAccount *account)
 	return Max(Max(account->due, sender_turn(worker, account)), kapture_turn_next(&account->turn));
 }
 
-/* Rows of the sender wait, too: the server asks for that. */
+/* Has rows of the sender wait with the account's calls, as the server asks for that. */
 static void
 sender_hold_rows(Worker *worker, const CallAccount *account)
 {
@@ -296,13 +297,13 @@ sender_hold_rows(Worker *worker, const CallAccount *account)
 typedef struct SenderClaim
 {
 	CallAccount *account;
-	MemoryContext context;		/* of the calls, as long as it may come to nothing */
+	MemoryContext context;		/* owns the calls until the claim has succeeded */
 	List	   *calls;
-	TimestampTz due;			/* of the next one */
+	TimestampTz due;			/* when the next call is due */
 	bool		in_queue;		/* an error is the queue's own, not the account's */
 } SenderClaim;
 
-/* When the next call of an account is due, after "n" of "room" were claimed. */
+/* Returns when the next call of an account is due, after "n" calls were claimed where there was room for "room". */
 static TimestampTz
 sender_due(const CallAccount *account, int n, int room)
 {
@@ -311,13 +312,13 @@ sender_due(const CallAccount *account, int n, int room)
 	if (n >= room)
 		return 0;
 	due = kapture_call_queue_due(&account->key);
-	/* somebody has locked what is due */
+	/* all due calls are locked by somebody */
 	if (n == 0 && due <= GetCurrentTransactionStartTimestamp())	/* SQL's now() */
 		due = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), KAPTURE_LOCKED_RETRY);
 	return due;
 }
 
-/* Why no call of an account can ever be sent; NULL: they can. */
+/* Returns why no call of an account can ever be sent; NULL if calls can. */
 static char *
 sender_hopeless(const KaptureCallAccount *key)
 {
@@ -368,7 +369,7 @@ sender_do_explain(void *arg)
 	kapture_call_queue_explain(&account->key, account->problem);
 }
 
-/* Nothing can be sent to an account for now; the first of its calls says why. */
+/* Holds an account to which nothing can be sent for now; the reason is shown with the first of its calls. */
 static void
 sender_hold_account(CallAccount *account, const ErrorData *error)
 {
@@ -388,7 +389,7 @@ sender_hold_account(CallAccount *account, const ErrorData *error)
 	pfree(message);
 }
 
-/* The tasks of claimed calls, which are durably claimed by now. */
+/* Makes tasks of the calls that are durably claimed by now. */
 static void
 sender_adopt(SenderClaim *claim)
 {
@@ -408,7 +409,7 @@ sender_adopt(SenderClaim *claim)
 	}
 }
 
-/* Claims what is due and can be sent now. */
+/* Claims the account's due calls, as many as can be sent now. */
 static void
 sender_claim(CallAccount *account)
 {
@@ -437,7 +438,7 @@ sender_claim(CallAccount *account)
  * ------------------------------------------------------------------------
  */
 
-/* A task is done with, but for being recorded. */
+/* Ends a task without a request; its outcome is still to be recorded. */
 static void
 sender_settle(CallTask *task, const char *state, const char *message)
 {
@@ -450,7 +451,7 @@ sender_settle(CallTask *task, const char *state, const char *message)
 	dlist_push_tail(&sender_to_record, &task->node);
 }
 
-/* Why a call does not go to this server any more; NULL: it does. */
+/* Returns why a call must not go to the present server of this name; NULL if it may. */
 static char *
 sender_mismatch(const CallTask *task, const KaptureServer *settings)
 {
@@ -503,12 +504,12 @@ sender_start_request(CallAccount *account, const KaptureServer *settings)
 	dlist_delete(&task->node);
 	account->nready--;
 	dlist_push_tail(&sender_in_flight, &task->node);
-	/* a host that does not answer as it should may have moved */
+	/* a host that does not answer as it should may have another address now */
 	if (account->failures > 0)
 		kapture_http_connect_anew(task->request);
 }
 
-/* An account that is being sent something. */
+/* An account whose requests are being started. */
 typedef struct SenderStart
 {
 	Worker	   *worker;
@@ -527,7 +528,7 @@ sender_do_start(void *arg)
 		sender_start_request(account, settings);
 }
 
-/* What was claimed for an account and not sent goes back. */
+/* Puts the claimed but unsent calls of an account back into the queue. */
 static void
 sender_take_back(CallAccount *account, const char *message)
 {
@@ -544,7 +545,7 @@ sender_rotation_next(Worker *worker, void *what)
 	return sender_next_start(worker, what);
 }
 
-/* Starts so many of what is ready of an account; see rotation.h. */
+/* Starts up to "most" ready requests of an account; see rotation.h. */
 static bool
 sender_rotation_send(Worker *worker, void *what, int most)
 {
@@ -570,8 +571,8 @@ sender_rotation_send(Worker *worker, void *what, int most)
 }
 
 /*
- * The account to claim calls of next, of those whose turn it is: one of the sender who
- * had the least so far.  NULL: this round is over.
+ * Returns the account to claim calls of next: of those whose turn it is, one of the sender
+ * who had the least so far.  NULL: this round is over.
  */
 static CallAccount *
 sender_next_account(Worker *worker, TimestampTz now)
@@ -592,8 +593,8 @@ sender_next_account(Worker *worker, TimestampTz now)
 }
 
 /*
- * Claims what is due and can be sent now, if changes of this database may be sent, as
- * far as there is time for it.  To be called outside of a transaction.
+ * Claims due calls that can be sent now, as far as there is time, if changes of this
+ * database may be sent.  To be called outside of a transaction.
  */
 void
 kapture_calls_claim(Worker *worker)
@@ -647,7 +648,7 @@ kapture_calls_claim(Worker *worker)
  */
 
 /*
- * Takes a request that has finished, if it is a call's; returns whether it is.
+ * Takes a finished request, if it is that of a call; returns whether it is.
  */
 bool
 kapture_calls_take(KaptureHttpRequest *request)
@@ -704,15 +705,15 @@ sender_note_health(Worker *worker, const CallTask *task, KaptureCallHealth healt
 typedef struct SenderRecording
 {
 	Worker	   *worker;
-	bool		finished;		/* a call was done, and grows old from now on */
+	bool		finished;		/* a call was done, so that there is something to expire */
 } SenderRecording;
 
 typedef struct SenderRecord
 {
 	CallTask   *task;
 	KaptureCallHealth health;
-	ErrorData  *error;			/* that the answer raised before */
-	bool		finished;		/* something grows old from now on */
+	ErrorData  *error;			/* raised by the first attempt to record the task */
+	bool		finished;		/* the call was done, so that there is something to expire */
 } SenderRecord;
 
 /* Records what became of one task. */
@@ -737,7 +738,7 @@ sender_do_settle(void *arg)
 	record->finished |= strcmp(outcome.state, "done") == 0;
 }
 
-/* Records all that is to be recorded. */
+/* Records all tasks that are to be recorded. */
 static void
 sender_do_record(void *arg)
 {
@@ -749,7 +750,7 @@ sender_do_record(void *arg)
 		SenderRecord record = {.task = dlist_container(CallTask, node, iter.cur)};
 
 		record.error = kapture_guard_step(sender_do_settle, &record);
-		/* an answer that cannot be kept is left out; what it means is not */
+		/* an answer that cannot be stored is left out, but its meaning is recorded */
 		if (record.error && !kapture_guard_will_pass(record.error))
 		{
 			ErrorData  *another = kapture_guard_step(sender_do_settle, &record);
@@ -774,7 +775,7 @@ sender_discard(void)
 		CallTask   *task = dlist_container(CallTask, node, dlist_pop_head_node(&sender_to_record));
 
 		task->account->ntasks--;
-		/* it may be due again, or another call of its reference may be */
+		/* this call may be due again, or another one with its reference */
 		task->account->due = 0;
 		MemoryContextDelete(task->call->context);
 	}
@@ -782,8 +783,8 @@ sender_discard(void)
 }
 
 /*
- * Records what became of calls.  What cannot be recorded is kept, and tried again;
- * should the process end before, the outcome is unknown.
+ * Records what became of calls.  Calls that cannot be recorded are kept, and recorded
+ * later; if the process ends before, their outcome is unknown.
  */
 void
 kapture_calls_record(Worker *worker)
@@ -814,7 +815,7 @@ kapture_calls_record(Worker *worker)
  */
 
 /*
- * There may be calls that were not there before.
+ * Has the queue read again, as there may be new calls.
  */
 void
 kapture_calls_look(void)
@@ -836,7 +837,7 @@ sender_alert_unknown(List *counts)
 	}
 }
 
-/* What was changed of settings may be what was wrong. */
+/* Ends the hold of an account: the settings have changed, and so may have the cause. */
 static void
 sender_end_hold(CallAccount *account)
 {
@@ -856,8 +857,9 @@ sender_do_version(void *arg)
 }
 
 /*
- * Settings may have changed.  In a transaction.  If no other worker serves this
- * database, what is claimed is claimed by nobody.
+ * Takes in changed settings.  Needs a transaction.  If no other worker serves this
+ * database, calls that are found claimed were claimed by a process that is gone, and are
+ * recovered.
  */
 void
 kapture_calls_load(Worker *worker)
@@ -874,14 +876,14 @@ kapture_calls_load(Worker *worker)
 
 		if (error == NULL)
 			continue;
-		/* that is why it cannot be sent to, from now on */
+		/* the next attempt to send reports this error as the account's problem */
 		if (account->problem == NULL)
 			sender_end_hold(account);
 		FreeErrorData(error);
 	}
 	if (!worker->alone || !kapture_call_queue_exists())
 		return;
-	/* calls may have been discarded, which are not kept for ever either */
+	/* discarded calls have to expire, too */
 	if (worker->next_expiry == DT_NOEND)
 		worker->next_expiry = GetCurrentTimestamp();
 	if (!sender_recovered)
@@ -907,7 +909,7 @@ kapture_calls_ask_limiter(void)
 }
 
 /*
- * Returns when there is something to do without being woken; DT_NOEND: nothing is.
+ * Returns when there is something to do without being woken; DT_NOEND: never.
  */
 TimestampTz
 kapture_calls_next(Worker *worker)

@@ -2,9 +2,9 @@
  * claim.c
  *		Takes changes from the outbox and plans what to request for them.
  *
- * After an error, the transaction is rolled back, and with it all that it was about
- * in memory; the next claims of the table are ever smaller, until the row is alone
- * that raises it, which is parked.
+ * After an error, the transaction is rolled back, and the claim's tasks are dropped from
+ * memory.  The next claims of the table get smaller, until the row that raises the error is
+ * alone; then that row is parked.
  */
 #include "postgres.h"
 
@@ -31,19 +31,19 @@
 /* Rows claimed ahead of those being sent, if that is worthwhile. */
 #define CLAIM_AHEAD		256
 
-/* Milliseconds of claiming after which answers are looked at, too. */
+/* Milliseconds of claiming, after which answers are processed first. */
 #define CLAIM_TIME		100
 
 /*
- * So many errors in a row for want of memory, which takes some minutes, are taken for
- * a row's own.
+ * After so many out-of-memory errors in a row, which take some minutes, the row is taken
+ * for the cause.
  */
 #define CLAIM_MEMORY_ERRORS 10
 
 /*
- * How many rows to claim for a server ahead of what it is being sent: enough to
- * make transactions worth their while, few enough to leave others be.  After a
- * crash each of them has to be searched for, as if it had been sent.
+ * Returns how many rows to claim for a server ahead of those it is being sent: enough to
+ * make transactions worth their while, few enough to leave time to others.  After a crash,
+ * each claimed row has to be searched for, as if it had been sent.
  */
 static int
 claim_ahead(WorkerServer *server)
@@ -51,7 +51,7 @@ claim_ahead(WorkerServer *server)
 	int			connections = kapture_health_connections(server);
 	int			ahead = connections > 1 ? Min(connections * 8, Max(connections * 2, CLAIM_AHEAD)) : 1;
 
-	/* no more than it takes in a second or two */
+	/* no more than the server takes in a second or two */
 	if (server->rate_limit > 0)
 		ahead = Min(ahead, (int) Max(server->rate_limit * 2, 1));
 	return Min(ahead, WORKER_MAX_BATCH);
@@ -66,15 +66,15 @@ claim_server_room(WorkerServer *server, TimestampTz now)
 	if (server->problem || server->pool.not_before > now)
 		return 0;
 
-	/* a claim of few rows costs a transaction all the same */
+	/* a claim of few rows costs as much of a transaction as one of many */
 	if (server->nready > ahead / 2)
 		return 0;
 	return ahead - server->nready + Max(kapture_health_connections(server) - server->pool.running, 0);
 }
 
 /*
- * Returns how many more rows to claim of a table by "now": fewer, if its rows are slow
- * or large.
+ * Returns how many more rows of a table to claim by "now": fewer if its rows are slow or
+ * large.
  */
 int
 kapture_claim_room(WorkerTable *table, TimestampTz now)
@@ -87,7 +87,7 @@ kapture_claim_room(WorkerTable *table, TimestampTz now)
 	return table->row_bytes > 0 ? (int) Max(Min(room, bytes / table->row_bytes), 1) : room;
 }
 
-/* Reads the rows of deliveries, and how a customer made of each could be found. */
+/* Reads the rows of deliveries, and notes by which phone and email an Add of each could be found. */
 static void
 claim_read_rows(WorkerTable *table, List *deliveries)
 {
@@ -117,7 +117,7 @@ claim_read_rows(WorkerTable *table, List *deliveries)
 		KaptureDelivery *delivery = lfirst(lc);
 
 		bytes += delivery->row.bytes;
-		/* one that was claimed before may know of a lost Add, which had its own */
+		/* an earlier attempt may have lost an Add, whose phone and email are kept */
 		if (!delivery->gone && (!delivery->claimed || delivery->attempts == 1) &&
 			delivery->row.outcome == KAPTURE_ROW_DONE && delivery->row.customer_id == 0)
 			kapture_task_identify(table->att, delivery, table->server->add_is_upsert);
@@ -132,16 +132,16 @@ typedef struct WorkerClaim
 	WorkerTable *table;
 	int			room;
 	TimestampTz now;
-	int			nrows;			/* that were taken up; */
-	const char *row_key;		/* if that is one, its key */
-	bool		done;			/* not put off */
-	MemoryContext context;		/* of the deliveries, as long as it may come to nothing */
-	List	   *deliveries;		/* of rows whose next try is due, */
-	List	   *changes;		/* and of changed ones */
-	List	   *tasks;			/* of them, as far as they are made */
-	dlist_head	ready;			/* tasks whose request is to be sent, */
-	dlist_head	settled;		/* those without any, */
-	dlist_head	moved;			/* and earlier ones whose row is gone */
+	int			nrows;			/* rows that were taken from the queue */
+	const char *row_key;		/* key of the row, if nrows is 1 */
+	bool		done;			/* not put off because the table was locked or had changed */
+	MemoryContext context;		/* owns the deliveries until the claim has succeeded */
+	List	   *deliveries;		/* of rows whose next try is due */
+	List	   *changes;		/* of changed rows */
+	List	   *tasks;			/* tasks made of these deliveries so far */
+	dlist_head	ready;			/* tasks whose request is to be sent */
+	dlist_head	settled;		/* tasks that need no request */
+	dlist_head	moved;			/* earlier tasks whose row was deleted */
 } WorkerClaim;
 
 /* Deliveries whose tasks are planned together. */
@@ -174,15 +174,15 @@ claim_prepare(Worker *worker, WorkerClaim *claim, KaptureDelivery *delivery)
 
 	claim->tasks = lappend(claim->tasks, kapture_queue_make_task(worker, claim->table, delivery));
 	MemoryContextSwitchTo(old);
-	/* the original of this database may have sent what has waited in kapture_delivery so far */
+	/* while the delivery waited, the database that this one is a copy of may have sent it */
 	if (delivery->attempts == 1 && delivery->in_doubt == 0 && delivery->captured_at <= worker->origin.doubt_until)
 		delivery->in_doubt = claim->now;
 	kapture_queue_excuse(worker, claim->table, delivery);
 }
 
 /*
- * Works out what is to be sent first for claimed rows, and queues it.  A row of
- * which no request can be made is parked.
+ * Plans the first requests of claimed rows and queues them.  A row for which no request can
+ * be made is parked.
  */
 static void
 claim_plan(Worker *worker, WorkerClaim *claim, List *deliveries)
@@ -214,8 +214,8 @@ claim_plan(Worker *worker, WorkerClaim *claim, List *deliveries)
 }
 
 /*
- * Claims rows whose next try is due.  Those that are only due because their
- * server is well again leave room for changes that have not been tried at all.
+ * Claims rows whose next try is due.  Those that are due only because their server is well
+ * again leave room for changes that were not tried yet.
  */
 static void
 claim_due(WorkerTable *table, int room, TimestampTz now, List **deliveries)
@@ -226,12 +226,12 @@ claim_due(WorkerTable *table, int room, TimestampTz now, List **deliveries)
 	if (list_length(*deliveries) < limit)
 		table->well_since = 0;
 	table->next_due = table->well_since != 0 ? now : kapture_delivery_next_due(table->att->id);
-	/* somebody has locked it */
+	/* somebody has locked the row that is due */
 	if (list_length(*deliveries) < limit && table->next_due <= now)
 		table->next_due = TimestampTzPlusMilliseconds(now, KAPTURE_LOCKED_RETRY);
 }
 
-/* Takes from the queue what there is room for. */
+/* Takes as many rows from the queue as there is room for. */
 static void
 claim_take(WorkerClaim *claim, TimestampTz now)
 {
@@ -241,13 +241,13 @@ claim_take(WorkerClaim *claim, TimestampTz now)
 		(table->server->refusals.is_holding || table->server->health == KAPTURE_STATE_THROTTLED);
 	bool		more = false;
 
-	/* a server that is only probed is so by those that it has refused and by others in turn */
+	/* the probes of a server that is only probed are refused rows and untried ones in turn */
 	if (table->next_due <= now && !fresh)
 		claim_due(table, claim->room, now, &claim->deliveries);
 	if (table->look && list_length(claim->deliveries) < claim->room)
 	{
 		if (!table->scan.running)
-			table->fresh = false;	/* a new pass sees what is committed now */
+			table->fresh = false;	/* a new pass sees all that is committed now */
 		kapture_outbox_take(table->att->id, &table->scan,
 							claim->room - list_length(claim->deliveries), &claim->changes, &more);
 		table->look = more || table->fresh;
@@ -260,7 +260,7 @@ claim_take(WorkerClaim *claim, TimestampTz now)
 	MemoryContextSwitchTo(transaction);
 }
 
-/* What is locked may be free in a while. */
+/* Puts off claims of a table that somebody has locked. */
 static void
 claim_later(WorkerTable *table, TimestampTz now)
 {
@@ -303,7 +303,7 @@ claim_do(void *arg)
 		KaptureDelivery *delivery = lfirst(lc);
 		KaptureTask *task = &((WorkerTask *) delivery->worker)->task;
 
-		/* the Add of a changed row may have another phone and email, that of a new one has none yet */
+		/* an Add of a changed row may have another phone and email; for a new row, none were noted yet */
 		if (delivery->attempts == 1 || (task->state == KAPTURE_TASK_SEND && task->step == KAPTURE_STEP_ADD))
 			adds = lappend(adds, delivery);
 	}
@@ -315,7 +315,7 @@ claim_do(void *arg)
 	claim->done = true;
 }
 
-/* The rows that were claimed outlive the claim. */
+/* Gives the claimed rows to the worker, as they outlive the claim. */
 static void
 claim_adopt(Worker *worker, List *deliveries)
 {
@@ -325,7 +325,7 @@ claim_adopt(Worker *worker, List *deliveries)
 		MemoryContextSetParent(((KaptureDelivery *) lfirst(lc))->context, worker->context);
 }
 
-/* The tasks of a claim that has failed go; some may be in no list yet. */
+/* Drops the tasks of a failed claim; some may be in no list yet. */
 static void
 claim_drop(Worker *worker, WorkerClaim *claim)
 {
@@ -339,7 +339,7 @@ claim_drop(Worker *worker, WorkerClaim *claim)
 	dlist_init(&claim->settled);
 }
 
-/* Queues what was claimed. */
+/* Queues the tasks of a claim that has succeeded. */
 static void
 claim_end(Worker *worker, WorkerClaim *claim)
 {
@@ -361,7 +361,7 @@ claim_end(Worker *worker, WorkerClaim *claim)
 	kapture_transaction_report_success(KAPTURE_PHASE_CLAIM, table);
 }
 
-/* Has a table looked at from the start: what a failed claim has read was put back. */
+/* Has a table's queue read from the start again, as what the failed claim had read is back in it. */
 static void
 claim_rewind(WorkerTable *table)
 {
@@ -379,10 +379,10 @@ typedef struct WorkerPoison
 	MemoryContext context;
 	dlist_head	moved;
 	bool		parked;
-	bool		other;			/* another row comes first by now */
+	bool		other;			/* another row comes first by now, so this one was not parked */
 } WorkerPoison;
 
-/* Parks it, if it is still the next one that is due or was changed. */
+/* Parks the row, if it is still the next one that is due or was changed. */
 static void
 claim_do_park(void *arg)
 {
@@ -406,7 +406,7 @@ claim_do_park(void *arg)
 		if (poison->parked)
 			kapture_delivery_park(linitial(changes), worker->origin.doubt_until, poison->message);
 		else if (poison->other)
-			elog(ERROR, "another row comes first by now");	/* to put that back */
+			elog(ERROR, "another row comes first by now");	/* roll back, to put the other row back */
 	}
 	kapture_record_settle(worker, &poison->moved);
 	if (!poison->parked)
@@ -415,7 +415,7 @@ claim_do_park(void *arg)
 	kapture_record_alert(worker);
 }
 
-/* Parks a row that cannot be claimed.  False: not even that can be done. */
+/* Parks a row that cannot be claimed.  Returns false if it cannot be parked either. */
 static bool
 claim_park(Worker *worker, WorkerTable *table, const char *row_key, const ErrorData *cause)
 {
@@ -442,8 +442,8 @@ claim_park(Worker *worker, WorkerTable *table, const char *row_key, const ErrorD
 }
 
 /*
- * Remembers the row that could not be claimed (NULL: it is not known which), so
- * that it is tried once more.  False: it has been.
+ * Remembers the row that could not be claimed (NULL: not known which), so that it is tried
+ * once more.  Returns false if that was its second try.
  */
 static bool
 claim_suspect(Worker *worker, WorkerTable *table, const char *row_key)
@@ -457,8 +457,8 @@ claim_suspect(Worker *worker, WorkerTable *table, const char *row_key)
 }
 
 /*
- * How many errors like this one in a row say nothing of a row yet?  A full disk and the
- * like never do, but one row's size may be why memory runs out.
+ * Returns how many errors like this one in a row are not yet blamed on a row.  A full disk
+ * and other shortages never are, but memory may run out because of one large row.
  */
 static int
 claim_patience(const ErrorData *error)
@@ -468,7 +468,7 @@ claim_patience(const ErrorData *error)
 	return kapture_guard_is_shortage(error) ? PG_INT32_MAX : WORKER_PASSING_ERRORS;
 }
 
-/* A claim failed: the next ones are smaller, until the row that is to blame is parked. */
+/* Handles a failed claim: the next claims get smaller, until the row that is to blame is parked. */
 static void
 claim_fail(Worker *worker, WorkerClaim *claim, const ErrorData *error)
 {
@@ -478,7 +478,7 @@ claim_fail(Worker *worker, WorkerClaim *claim, const ErrorData *error)
 	claim_rewind(table);
 	if (kapture_guard_is_lock(error))
 	{
-		/* it begins anew when the lock may be gone */
+		/* the claim is tried again when the lock may be gone */
 		claim_later(table, GetCurrentTimestamp());
 		return;
 	}
@@ -517,7 +517,7 @@ claim_table(Worker *worker, WorkerTable *table, int room)
 	}
 	kapture_queue_discard(worker, &claim.settled);
 	MemoryContextDelete(claim.context);
-	/* the rest of it counts, too */
+	/* charge the owner for the rest of the claim's time, too */
 	kapture_turn_charge_rest(&table->turn, began + Max(table->turn.share->served - served, 0), claim.nrows);
 }
 
@@ -537,7 +537,7 @@ claim_refresh(WorkerTable *table, TimestampTz now)
 }
 
 /*
- * The table to claim from next, with *room for so many rows: of those whose turn
+ * Returns the table to claim from next, and in *room for how many rows: of those whose turn
  * it is, one of the owner who had the least so far.  NULL: this round is over.
  */
 static WorkerTable *
@@ -563,7 +563,7 @@ claim_next_table(Worker *worker, int *room, TimestampTz now)
 	return next;
 }
 
-/* Claims what is waiting, as far as there is room and time for it. */
+/* Claims waiting rows, as far as there is room and time for them. */
 void
 kapture_claim(Worker *worker)
 {

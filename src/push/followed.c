@@ -2,8 +2,8 @@
  * followed.c
  *		Changes of tables that attached ones follow.
  *
- * Has the rows that they concern noted, a slice for each table in a pass of the worker,
- * so that nobody waits for a change that concerns many.
+ * Notes the rows that such changes concern as changed: in each pass of the worker a slice
+ * for each table, so that a change which concerns many rows holds up nobody.
  */
 #include "postgres.h"
 
@@ -13,16 +13,16 @@
 #include "push/transaction.h"
 #include "traffic/pacing.h"
 
-/* Changes whose rows are looked for together, at most. */
+/* Changes whose rows are looked up together, at most. */
 #define FOLLOWED_MAX_VALUES	10000
 
-/* After so many errors in a row, the time until the next try grows no more. */
+/* After so many errors in a row, the delay until the next try grows no more. */
 #define FOLLOWED_MAX_ERRORS	4
 
-/* A slice may take as long as so many rows usually do; what is beyond that, the owner waits for. */
+/* A slice may take the usual time of so many rows; the owner is charged for what exceeds that. */
 #define FOLLOWED_FREE_ROWS	100
 
-/* Milliseconds for it in a row; then rows are claimed. */
+/* Milliseconds of slices in a row, after which rows are claimed. */
 #define FOLLOWED_TIME		100
 
 typedef struct FollowedSlice
@@ -44,7 +44,7 @@ followed_do_slice(void *arg)
 	slice->any = kapture_follow_resolve(table->att, table->follow_values);
 }
 
-/* Something was noted for all attachments of a relation. */
+/* Has all attachments of a relation looked at, as changes of its rows were noted. */
 static void
 followed_look(Worker *worker, Oid relid)
 {
@@ -59,7 +59,7 @@ followed_look(Worker *worker, Oid relid)
 	}
 }
 
-/* A slice of a table; after an error, fewer changes are tried together. */
+/* Handles a slice of a table; after an error, fewer changes are tried together. */
 static void
 followed_slice(Worker *worker, WorkerTable *table)
 {
@@ -75,7 +75,7 @@ followed_slice(Worker *worker, WorkerTable *table)
 	{
 		table->follow_errors = Min(table->follow_errors + 1, FOLLOWED_MAX_ERRORS);
 		table->follow_at = kapture_transaction_retry_at(table->follow_errors);
-		/* too much for the time that there is, perhaps, but not for a part of it */
+		/* this many changes may take too long, and fewer of them may not */
 		if (error->sqlerrcode == ERRCODE_PROGRAM_LIMIT_EXCEEDED && table->follow_values > 1)
 			table->follow_at = GetCurrentTimestamp();
 		else
@@ -86,7 +86,7 @@ followed_slice(Worker *worker, WorkerTable *table)
 	}
 	if (slice.put_off)
 	{
-		/* the claim that comes next reads what is outdated */
+		/* the next claim reads the outdated table anew */
 		table->look |= table->stale;
 		table->follow_at = table->stale ? began : TimestampTzPlusMilliseconds(began, KAPTURE_LOCKED_RETRY);
 		return;
@@ -101,7 +101,7 @@ followed_slice(Worker *worker, WorkerTable *table)
 }
 
 /*
- * Finds rows that changes of other tables concern, as far as there are any.  To be
+ * Finds the rows that changes of followed tables concern, if there are such changes.  To be
  * called before rows are claimed.
  */
 void
@@ -116,7 +116,7 @@ kapture_followed_find(Worker *worker)
 		return;
 	dlist_foreach(iter, &worker->tables)
 		n++;
-	/* each of them once; who had no time comes first the next time */
+	/* each table once; those that time does not suffice for come first in the next pass */
 	for (; n > 0 && now < TimestampTzPlusMilliseconds(began, FOLLOWED_TIME); n--, now = GetCurrentTimestamp())
 	{
 		WorkerTable *table = dlist_head_element(WorkerTable, node, &worker->tables);

@@ -2,8 +2,8 @@
  * load.c
  *		Reads what is attached, and the settings of its servers.
  *
- * A table or server that cannot be read keeps what is known of it and is read
- * again after a while; it holds up no other.
+ * A table or server that cannot be read keeps its last description and is read again after
+ * a while; it holds up no other.
  */
 #include "postgres.h"
 
@@ -38,19 +38,19 @@
 #include "table/origin.h"
 #include "traffic/pacing.h"
 
-/* Blocks of memory for an attachment: there may be thousands of them, of a few kilobytes each. */
+/* Memory block size for an attachment: there may be thousands of them, of a few kilobytes each. */
 #define LOAD_BLOCK			1024
 
 /*
- * Where changes never end, it takes a part of the time only: after it, so many times as
- * long is left to other work, but no longer than this (microseconds).
+ * If changes never end, reading them must not take all the time: after each reading, other
+ * work gets LOAD_REST times as long, but at most LOAD_LONGEST_REST microseconds.
  */
 #define LOAD_REST			4
 #define LOAD_LONGEST_REST	INT64CONST(1000000)
 
 /*
- * Only the tables that a change concerns wait until they have been read again: whoever
- * makes changes all the time holds up nobody else.
+ * Only the tables that a change concerns wait until they have been read again, so that
+ * somebody who makes changes all the time holds up nobody else.
  */
 static void
 load_relcache_callback(Datum arg, Oid relid)
@@ -65,7 +65,7 @@ load_relcache_callback(Datum arg, Oid relid)
 	{
 		WorkerTable *table = dlist_container(WorkerTable, node, iter.cur);
 
-		/* views go with what they read, too, and no statement names them then */
+		/* a view may be dropped together with what it reads, by a statement that does not name it */
 		if (!OidIsValid(relid) || table->att->root == relid || list_member_oid(table->att->beside, relid))
 			worker->stale = table->stale = true;
 	}
@@ -80,7 +80,7 @@ load_syscache_callback(Datum arg, int cacheid, uint32 hashvalue)
 	worker->stale = true;
 	if (cacheid == USERMAPPINGOID)
 		return;
-	/* whose a server is decides whether a table's rows may go there */
+	/* the owner of a server decides whether a table's rows may go there */
 	dlist_foreach(iter, &worker->tables)
 	{
 		WorkerTable *table = dlist_container(WorkerTable, node, iter.cur);
@@ -90,8 +90,8 @@ load_syscache_callback(Datum arg, int cacheid, uint32 hashvalue)
 }
 
 /*
- * Has changes of attachments, servers and user mappings noticed.  To be called once,
- * with what lives as long as the process.
+ * Has changes of attachments, servers and user mappings noticed.  To be called once, with a
+ * worker that lives as long as the process.
  */
 void
 kapture_load_watch(Worker *worker)
@@ -101,7 +101,7 @@ kapture_load_watch(Worker *worker)
 	CacheRegisterSyscacheCallback(USERMAPPINGOID, load_syscache_callback, PointerGetDatum(worker));
 }
 
-/* Finds out which servers attached tables go to, and takes back what others said. */
+/* Finds out which servers attached tables go to, and withdraws what the others have reported. */
 static void
 load_used_servers(Worker *worker)
 {
@@ -152,8 +152,8 @@ load_do_settings(void *arg)
 }
 
 /*
- * Reads a server's settings.  What is wrong with them becomes its problem.
- * Returns whether they, and not just another's, have changed.
+ * Reads a server's settings; an error becomes the server's problem.  Returns whether the
+ * settings of this server, not just those of another one, have changed.
  */
 static bool
 load_settings(Worker *worker, WorkerServer *server)
@@ -179,7 +179,7 @@ load_settings(Worker *worker, WorkerServer *server)
 	return changed;
 }
 
-/* Attached tables that were dropped leave nothing behind. */
+/* Removes what attached tables that were dropped have left behind. */
 static void
 load_forget_dropped(void *arg)
 {
@@ -188,13 +188,13 @@ load_forget_dropped(void *arg)
 
 	if (tables == 0)
 		return;
-	kapture_attach_announce();	/* the puller has to know, too */
+	kapture_attach_announce();	/* the puller has to know about it, too */
 	ereport(LOG,
 			(errmsg("kapture_sync: " INT64_FORMAT " attached tables of database \"%s\" were dropped, with " INT64_FORMAT " waiting changes",
 					tables, kapture_process_database(), changes)));
 }
 
-/* A table may have lost what it takes to send its rows; then they wait. */
+/* Notes why a table's rows cannot be sent, as it may have lost something that this needs; then its rows wait. */
 static void
 load_problem(Worker *worker, WorkerTable *table)
 {
@@ -211,14 +211,14 @@ load_problem(Worker *worker, WorkerTable *table)
 	table->present = problem == NULL;
 }
 
-/* Somebody's lock is in the way: attachments are looked at again in a while. */
+/* Has attachments looked at again in a while, as somebody's lock is in the way. */
 static void
 load_later(Worker *worker)
 {
 	worker->next_load = Min(worker->next_load, TimestampTzPlusMilliseconds(GetCurrentTimestamp(), WORKER_LOCKED_LOOK));
 }
 
-/* An attachment whose relation is locked keeps its description; whether it is paused is read all the same. */
+/* Keeps the description of an attachment whose relation is locked, but reads whether the attachment is paused. */
 static void
 load_keep_table(Worker *worker, int32 attachment_id)
 {
@@ -240,7 +240,7 @@ typedef struct WorkerRelation
 	bool		dropped;
 } WorkerRelation;
 
-/* Brings what is known of an attachment up to date. */
+/* Brings the description of an attachment up to date. */
 static void
 load_table(void *arg)
 {
@@ -253,7 +253,7 @@ load_table(void *arg)
 	KaptureAttachment *att;
 	WorkerTable *table;
 
-	/* whoever holds a lock on one table does not hold up the others */
+	/* a lock on one table must not hold up the others */
 	if (!ConditionalLockRelationOid(relid, AccessShareLock))
 	{
 		load_keep_table(worker, relation->attached->id);
@@ -266,11 +266,11 @@ load_table(void *arg)
 		relation->dropped = true;
 		return;
 	}
-	/* what changes from now on is noticed */
+	/* from here on, a change marks the table stale again */
 	table = kapture_state_find_table(worker, relation->attached->id);
 	if (table)
 		table->stale = false;
-	/* an error leaves nothing of it */
+	/* freed with the transaction after an error */
 	context = AllocSetContextCreate(CurTransactionContext, "kapture_sync attachment", 0, LOAD_BLOCK, 2 * LOAD_BLOCK);
 	old = MemoryContextSwitchTo(context);
 	att = kapture_catalog_attachment_by_id(rel, relation->attached->id);
@@ -284,7 +284,7 @@ load_table(void *arg)
 	{
 		table = palloc0(sizeof(WorkerTable));
 		table->worker = worker;
-		table->in_trouble = true;	/* an earlier worker may have left some */
+		table->in_trouble = true;	/* an earlier worker may have left an error in kapture_status */
 		kapture_turn_init(&table->turn, WORKER_MAX_BATCH);
 		kapture_scan_init(&table->scan);
 		kapture_scan_init(&table->keys);
@@ -309,7 +309,7 @@ load_table(void *arg)
 	relation_close(rel, AccessShareLock);
 }
 
-/* Is this database still what its outbox belongs to? */
+/* Finds out whether this database is the one that its outbox belongs to, or a copy. */
 static void
 load_origin(Worker *worker)
 {
@@ -349,8 +349,8 @@ load_recover_table(void *arg)
 }
 
 /*
- * What an earlier worker left 'sending' in tables that are new to us goes on
- * once its requests can no longer be running.
+ * Puts deliveries that an earlier worker left 'sending', of tables that are new to us, back
+ * into the queue.  They are due once their requests can no longer be running.
  */
 static void
 load_recover(Worker *worker)
@@ -385,8 +385,8 @@ load_outdated(void *arg)
 }
 
 /*
- * Shows that the extension is of another version than ours, so that nothing can
- * be sent.  What is attached is read as far as that version lets us.
+ * Reports that the extension's version is not the library's, so that nothing can be sent.
+ * Attachments are read as far as the installed version allows.
  */
 static void
 load_tell_outdated(Worker *worker, const char *installed)
@@ -412,8 +412,8 @@ load_tell_outdated(Worker *worker, const char *installed)
 }
 
 /*
- * Reads an attached table; returns whether it was dropped.  One that cannot be
- * read keeps what is known of it, and is tried again after a while.
+ * Reads an attached table; returns whether it was dropped.  A table that cannot be read
+ * keeps its last description, and is tried again after a while.
  */
 static bool
 load_attached(Worker *worker, const KaptureAttached *attached, WorkerTable *table)
@@ -421,7 +421,7 @@ load_attached(Worker *worker, const KaptureAttached *attached, WorkerTable *tabl
 	WorkerRelation relation = {worker, attached, false};
 
 	if (table)
-		table->stale = true;	/* until it has been read */
+		table->stale = true;	/* until the table has been read */
 	if (kapture_transaction_try_within(load_table, &relation, table))
 	{
 		if (table)
@@ -448,8 +448,8 @@ load_do_refresh(void *arg)
 
 /*
  * Reads a table anew whose description may be outdated, in a transaction of its own.
- * Returns whether changes may be claimed from it; if not, it is read with the others
- * in a while.
+ * Returns whether changes may be claimed from it; if not, it is read with the others in a
+ * while.
  */
 bool
 kapture_load_refresh(WorkerTable *table)
@@ -468,7 +468,7 @@ kapture_load_refresh(WorkerTable *table)
 	return !table->stale && table->attached && table->present && !table->att->paused;
 }
 
-/* Reads the list of attachments, and those tables of it anew that have changed. */
+/* Reads the list of attachments, and those tables anew that have changed. */
 static void
 load_tables(Worker *worker)
 {
@@ -494,7 +494,7 @@ load_tables(Worker *worker)
 		WorkerTable *table = dlist_container(WorkerTable, node, iter.cur);
 
 		table->look = table->fresh = true;
-		table->next_due = DT_NOBEGIN;	/* kapture_retry() may have moved it */
+		table->next_due = DT_NOBEGIN;	/* kapture_retry() may have moved the time */
 		if (table->seen)
 			continue;
 		table->attached = table->present = false;
@@ -538,7 +538,7 @@ load_find_pulls(void *arg)
 typedef struct WorkerLoading
 {
 	Worker	   *worker;
-	bool		exists;			/* the extension does */
+	bool		exists;			/* the extension is installed */
 } WorkerLoading;
 
 static void
@@ -556,7 +556,7 @@ load_do(void *arg)
 	if (version && kapture_version_compare(version) != 0)
 		load_tell_outdated(worker, version);
 	else if (exists && worker->outdated)
-		kapture_process_exit(KAPTURE_EXIT_ASKED);	/* no more: begin anew */
+		kapture_process_exit(KAPTURE_EXIT_ASKED);	/* not outdated any more: begin anew */
 	else if (exists)
 	{
 		load_origin(worker);
@@ -573,9 +573,9 @@ load_do(void *arg)
 }
 
 /*
- * Reads anew what has changed of attachments and servers.  Returns false if the extension
- * is gone.  After an error, nothing is claimed until that has gone well: tables may
- * look different, or be another's.
+ * Reads the attachments and servers that have changed.  Returns false if the extension is
+ * gone.  After an error, nothing is claimed until a reading has succeeded: tables may look
+ * different, or have another owner.
  */
 bool
 kapture_load(Worker *worker)
@@ -611,7 +611,7 @@ kapture_load(Worker *worker)
 	return true;
 }
 
-/* Tells whether it is time for that. */
+/* Tells whether attachments and servers are to be read now. */
 bool
 kapture_load_is_due(Worker *worker)
 {

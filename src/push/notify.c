@@ -1,12 +1,12 @@
 /*
  * notify.c
- *		Notifications on channel kapture_sync, for whoever wants to be called.
+ *		Notifications on channel kapture_sync, for whoever wants to be notified.
  *
  * Off unless kapture_sync.notify is on.  Only the worker sends them, in its own
- * transactions, so they come when what they say is committed.  Everybody may
- * LISTEN, so they name tables and servers, never rows or what is in them.  A
- * queue of notifications that fills up would make the worker's transactions
- * fail; so it keeps silent when the queue is half full.
+ * transactions, so they arrive when the change that they report is committed.
+ * Everybody may LISTEN, so they name tables and servers, never rows or what is in
+ * them.  If the server's queue of notifications were full, the worker's transactions
+ * would fail; so nothing is sent while it is half full.
  */
 #include "postgres.h"
 
@@ -55,8 +55,8 @@ alert_begin(StringInfo payload, const char *event, const char *relation, const c
 }
 
 /*
- * Takes note of what became of a row: it is with Kapture, or parked.  To be
- * followed by kapture_alert_table() before the transaction ends.
+ * Notes what became of a row: it is with Kapture, or parked.  To be followed by
+ * kapture_alert_table() before the transaction ends.
  */
 void
 kapture_alert_note(KaptureOutcomes *outcomes, bool parked)
@@ -72,8 +72,8 @@ kapture_alert_note(KaptureOutcomes *outcomes, bool parked)
 }
 
 /*
- * Takes note of why a row was parked, as far as that may be logged.  The first cause of
- * a burst is kept.
+ * Notes why a row was parked, as far as that may be logged.  Only the first cause of a
+ * burst is kept.
  */
 void
 kapture_alert_note_cause(KaptureOutcomes *outcomes, const char *cause)
@@ -102,7 +102,7 @@ alert_share_has_crossed(KaptureOutcomes *outcomes)
 	return true;
 }
 
-/* Logs the first parked row of a burst, so that the log is not filled by the others. */
+/* Logs the first parked row of a burst; logging all of them would fill the log. */
 static void
 alert_log(const char *relation, const char *name, int rows, const char *cause)
 {
@@ -118,11 +118,15 @@ alert_log(const char *relation, const char *name, int rows, const char *cause)
 }
 
 /*
- * Notifies what is new about a table since the last call: {"event": "parked",
- * "relation", "name" (of an attachment that has one), "server", "rows", "first"} if rows were parked; {"event":
- * "parked_share", "relation", "server", "share", "above"} if they became too
- * many, or few again.  Needs a transaction, and sends nothing if notifications
- * are off.  The first parked row of a burst is logged, too.
+ * Sends notifications of what is new about a table since the last call:
+ *
+ * - {"event": "parked", "relation", "name" (of an attachment that has one), "server",
+ *   "rows", "first"} if rows were parked;
+ * - {"event": "parked_share", "relation", "server", "share", "above"} if they became too
+ *   many, or few again.
+ *
+ * Needs a transaction, and sends nothing if notifications are off.  The first parked row of
+ * a burst is logged, too.
  */
 void
 kapture_alert_table(const KaptureAttachment *att, const char *server, KaptureOutcomes *outcomes)

@@ -1,6 +1,6 @@
 /*
  * notify.h
- *		Notifications on channel kapture_sync, for whoever wants to be called.
+ *		Notifications on channel kapture_sync, for whoever wants to be notified.
  */
 #ifndef KAPTURE_NOTIFY_H
 #define KAPTURE_NOTIFY_H
@@ -9,20 +9,20 @@
 
 #include "base/catalog.h"
 
-/* The share of parked rows is taken of so many that were done with last. */
+/* The share of parked rows is that among so many rows finished last. */
 #define KAPTURE_ALERT_WINDOW	100
 
 /* What became of a table's rows.  Begins zeroed. */
 typedef struct KaptureOutcomes
 {
-	bool		window[KAPTURE_ALERT_WINDOW];	/* a ring: was it parked? */
+	bool		window[KAPTURE_ALERT_WINDOW];	/* a ring: was the row parked? */
 	int			at;				/* where the next one goes */
-	int			parked;			/* of those in the window */
-	bool		above;			/* the share was last said to be too large */
+	int			parked;			/* rows in the window that were parked */
+	bool		above;			/* the last notification of the share said that it is too large */
 
 	/* of the running transaction */
 	int			new_parked;
-	bool		first;			/* there was none in the window before */
+	bool		first;			/* the window had no parked row before */
 	char		cause[256];		/* why the first one was parked, for the log, or "" */
 } KaptureOutcomes;
 

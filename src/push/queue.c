@@ -17,25 +17,25 @@
 #include "queue/key_moves.h"
 #include "table/row_io.h"
 
-/* Finds what is claimed. */
+/* Finds the claimed delivery with an id. */
 typedef struct WorkerDelivery
 {
 	int64		delivery_id;	/* hash key */
 	KaptureDelivery *delivery;
 } WorkerDelivery;
 
-/* Counts the tries of a row of which code of its table says that it is to be tried again. */
+/* Counts how often code of a table has asked for another try of one of its rows. */
 typedef struct WorkerRaised
 {
 	int64		delivery_id;	/* hash key */
 	int			times;
 } WorkerRaised;
 
-/* Such tries, a second apart, after which the row is parked; and rows whose tries are counted at a time. */
+/* A row is parked after so many such tries, a second apart; and so many rows are counted at a time. */
 #define QUEUE_RAISED_MAX	15
 #define QUEUE_RAISED_ROWS	1024
 
-/* Makes room for what is claimed, which lives as long as the worker. */
+/* Creates the worker's hash tables for claimed rows; they live as long as the worker. */
 void
 kapture_queue_create(Worker *worker)
 {
@@ -72,7 +72,7 @@ kapture_queue_make_task(Worker *worker, WorkerTable *table, KaptureDelivery *del
 	return task;
 }
 
-/* Forgets tasks whose outcome is recorded, or cannot be. */
+/* Forgets tasks whose outcome is recorded, or cannot be recorded. */
 void
 kapture_queue_discard(Worker *worker, dlist_head *tasks)
 {
@@ -89,7 +89,7 @@ kapture_queue_discard(Worker *worker, dlist_head *tasks)
 		table->ntasks--;
 		kapture_state_free_retired(table);
 		if (table->ntasks == 0 && !table->attached)
-			worker->stale = true;	/* it can be forgotten */
+			worker->stale = true;	/* the table can be forgotten */
 	}
 }
 
@@ -110,7 +110,7 @@ kapture_queue_move(dlist_head *from, dlist_head *to, WorkerTable *table)
 	}
 }
 
-/* Takes in that a row has got another key, or was deleted, while a request for it is in flight. */
+/* Notes that the row of a claimed delivery has got another key, or was deleted. */
 static void
 queue_note_moved(KaptureDelivery *delivery, const KaptureMoved *moved, dlist_head *settled, TimestampTz now)
 {
@@ -122,7 +122,7 @@ queue_note_moved(KaptureDelivery *delivery, const KaptureMoved *moved, dlist_hea
 		delivery->row.row_key = delivery->row_key = MemoryContextStrdup(delivery->context, moved->row_key);
 	else if (task->task.state == KAPTURE_TASK_SEND && task->task.request == NULL)
 	{
-		/* it is not sent any more */
+		/* a request that has not left yet is not sent any more */
 		dlist_delete(&task->node);
 		if (!task->unchecked)
 			task->server->nready--;
@@ -135,9 +135,9 @@ queue_note_moved(KaptureDelivery *delivery, const KaptureMoved *moved, dlist_hea
 }
 
 /*
- * Follows the changes of keys and the deletions in a table that are committed
- * by now, which is as the transaction's snapshot shows it: before rows are read
- * or written.  What is not to be sent any more is appended to *settled.
+ * Follows the key changes and deletions in a table that are committed by now.  To be called
+ * before rows are read or written under the same snapshot.  Tasks that are not to be sent
+ * any more are appended to *settled.
  */
 void
 kapture_queue_follow(Worker *worker, WorkerTable *table, dlist_head *settled)
@@ -165,7 +165,7 @@ kapture_queue_follow(Worker *worker, WorkerTable *table, dlist_head *settled)
 		kapture_queue_hurry(worker, kapture_row_state_release_orphaned(), now);
 }
 
-/* Returns the next task of a walk over worker->deliveries; NULL: that was the last. */
+/* Returns the next task of a walk over worker->deliveries; NULL: there are no more. */
 WorkerTask *
 kapture_queue_next(HASH_SEQ_STATUS *status)
 {
@@ -189,7 +189,7 @@ kapture_queue_hurry(Worker *worker, List *attachments, TimestampTz now)
 	}
 }
 
-/* A server that is to be left alone gives back what was not sent yet. */
+/* Takes the unsent tasks back from a server that is to be left alone; they are appended to *settled. */
 void
 kapture_queue_take_back(WorkerServer *server, TimestampTz now, dlist_head *settled)
 {
@@ -205,7 +205,7 @@ kapture_queue_take_back(WorkerServer *server, TimestampTz now, dlist_head *settl
 	}
 }
 
-/* None of the rows is dealt with now: others come first. */
+/* Puts rows off, as those of other owners come first. */
 void
 kapture_queue_put_off(List *rows)
 {
@@ -216,8 +216,8 @@ kapture_queue_put_off(List *rows)
 }
 
 /*
- * Code of a table may say for ever that its row is to be tried again, as if it was locked.  Has it
- * said so often enough?
+ * Code of a table may ask for another try of its row for ever, as if the row was locked.
+ * Has it asked so often that the row is to be parked?
  */
 static bool
 queue_has_raised_enough(Worker *worker, const KaptureDelivery *delivery)
@@ -228,7 +228,7 @@ queue_has_raised_enough(Worker *worker, const KaptureDelivery *delivery)
 
 	if (delivery->row.outcome != KAPTURE_ROW_LOCKED || !delivery->row.raised)
 		return false;
-	/* the tries of a row that finds no room are counted once others are parked */
+	/* if the hash table is full, a row is counted only once others have been parked */
 	entry = hash_search(worker->raised, &delivery->delivery_id, full ? HASH_FIND : HASH_ENTER, &found);
 	if (entry == NULL)
 		return false;
@@ -240,9 +240,9 @@ queue_has_raised_enough(Worker *worker, const KaptureDelivery *delivery)
 }
 
 /*
- * A row that failed while its table may look different is not at fault, unless it took
- * too long: it is tried again like one that is locked.  One of which code of the table says
- * again and again that it is locked has failed.
+ * Corrects the outcome of a row.  One that failed while its table may look different is not
+ * at fault, unless it took too long: it is tried again like a locked row.  One that code of
+ * its table has had tried again too often has failed.
  */
 void
 kapture_queue_excuse(Worker *worker, const WorkerTable *table, KaptureDelivery *delivery)
@@ -255,7 +255,7 @@ kapture_queue_excuse(Worker *worker, const WorkerTable *table, KaptureDelivery *
 		row->outcome = KAPTURE_ROW_FAILED;
 }
 
-/* The row is done with, or parked: how often it was to be tried again does not matter any more. */
+/* Forgets how often a row was tried again, when it is finished or parked. */
 void
 kapture_queue_forget_raised(Worker *worker, const KaptureDelivery *delivery)
 {

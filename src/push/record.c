@@ -3,8 +3,9 @@
  *		Records what answers mean: ids in rows, deliveries in the history or to be
  *		tried again.
  *
- * Answers that cannot be recorded together are kept, and recorded by table, then one
- * by one.  What cannot even be parked is tried again after a while, beside all others.
+ * Answers that cannot be recorded together are kept, and recorded by table, then one by
+ * one.  A task that cannot even be parked is tried again after a while, apart from all
+ * others.
  */
 #include "postgres.h"
 
@@ -29,17 +30,17 @@
 #include "traffic/pacing.h"
 
 /*
- * While there is more to send, answers are recorded so many at a time, or so
- * many milliseconds after the first.
+ * While there is more to send, answers are recorded when there are so many, or when
+ * KAPTURE_RECORD_DELAY has passed since the first.
  */
 #ifndef RECORD_BATCH			/* script/bench tries others */
 #define RECORD_BATCH	128
 #endif
 
-/* How long a lock is waited for where the answers of other tables wait, too. */
+/* How long to wait for a lock while the answers of other tables wait, too. */
 #define RECORD_BUSY_TIMEOUT	"10ms"
 
-/* Notifies what is new about tables. */
+/* Sends the notifications that there are about tables. */
 void
 kapture_record_alert(Worker *worker)
 {
@@ -53,7 +54,7 @@ kapture_record_alert(Worker *worker)
 	}
 }
 
-/* An answer, and what has become of it. */
+/* An answer to be processed, and the error that this has raised. */
 typedef struct WorkerAnswer
 {
 	WorkerTask *task;
@@ -78,7 +79,7 @@ record_do_refuse(void *arg)
 	kapture_task_fail(&answer->task->task, true, 0, answer->error->message);
 }
 
-/* Takes an answer in; an answer that cannot be handled fails its row alone. */
+/* Processes the answer to a task.  If that raises an error, the task's row alone fails. */
 static void
 record_take(WorkerTask *task, TimestampTz now)
 {
@@ -90,7 +91,7 @@ record_take(WorkerTask *task, TimestampTz now)
 		if (task->task.step == KAPTURE_STEP_ADD)
 			task->task.delivery->in_doubt = now;
 		answer.error = error;
-		/* what was sent may be the cause */
+		/* the request that is recorded may itself be the cause of the error */
 		if (kapture_guard_is_shortage(error) || kapture_guard_step(record_do_refuse, &answer) != NULL)
 			kapture_task_park(&task->task, error);
 	}
@@ -169,7 +170,7 @@ record_write_ids(Worker *worker, dlist_head *tasks, TimestampTz now)
 	}
 }
 
-/* Appends a customer for which other rows may wait; makes the list if there is none. */
+/* Appends a customer that other rows may wait for; makes the list if it is NULL. */
 static StringInfo
 record_add_freed(StringInfo freed, int32 attachment_id, int64 customer_id)
 {
@@ -254,7 +255,7 @@ kapture_record_settle(Worker *worker, dlist_head *tasks)
 	kapture_record_alert(worker);
 }
 
-/* Takes the requests that have finished off their connections. */
+/* Takes finished requests off their connections, and notes that their tasks are answered. */
 void
 kapture_record_collect(Worker *worker)
 {
@@ -271,7 +272,7 @@ kapture_record_collect(Worker *worker)
 		task->server->share->in_flight--;
 		if (worker->nanswered++ == 0)
 			worker->first_answer = GetCurrentTimestamp();
-		/* trouble is looked into before more is sent */
+		/* trouble is recorded before more is sent */
 		if (answer->outcome != KAPTURE_HTTP_ANSWERED || answer->status != 200)
 			worker->trouble = true;
 		dlist_push_tail(&worker->answered, &task->node);
@@ -279,8 +280,8 @@ kapture_record_collect(Worker *worker)
 }
 
 /*
- * Tells whether it is time to record answers.  If nothing else is to be done, it is, but
- * for a while after an error.
+ * Tells whether it is time to record answers.  It is if nothing can be sent meanwhile, but
+ * not for a while after an error.
  */
 bool
 kapture_record_is_due(Worker *worker)
@@ -302,7 +303,7 @@ kapture_record_is_due(Worker *worker)
 	return true;
 }
 
-/* Finds out where the rows of tasks are by now.  What need not be sent any more is appended to *settled. */
+/* Follows the key changes of the tasks' tables.  Tasks that need not be sent any more are appended to *settled. */
 static void
 record_follow(Worker *worker, dlist_head *tasks, dlist_head *settled)
 {
@@ -322,9 +323,9 @@ record_follow(Worker *worker, dlist_head *tasks, dlist_head *settled)
 }
 
 /*
- * To be called in a transaction that records answers.  That is not worth a wait
- * for the disk: if a crash takes it back, the rows are 'sending' again, and are
- * searched for before anything is added.
+ * To be called in a transaction that records answers.  What it records need not be waited
+ * for on disk: if a crash takes it back, the rows are 'sending' again, and are searched for
+ * before anything is added.
  */
 static void
 record_lazily(void)
@@ -352,7 +353,7 @@ record_do_settle(void *arg)
 	kapture_record_settle(settling->worker, settling->tasks);
 }
 
-/* Records them in a transaction of their own.  Returns NULL, or the error. */
+/* Records tasks in a transaction of their own.  Returns NULL, or the error. */
 static ErrorData *
 record_settle(Worker *worker, dlist_head *tasks)
 {
@@ -362,9 +363,9 @@ record_settle(Worker *worker, dlist_head *tasks)
 }
 
 /*
- * Records what became of one task: if that cannot be, it is made a failure with the
- * error as its reason.  What even that cannot be done with stays, known to nobody
- * but us; should the process end, it is in doubt.
+ * Records the outcome of one task; if that cannot be done, makes the task a failure with
+ * the error as its reason, and records that.  A task for which even the failure cannot be
+ * recorded is kept in memory only; if the process ends, its delivery is in doubt.
  */
 static void
 record_settle_one(Worker *worker, WorkerTask *task)
@@ -394,10 +395,10 @@ record_settle_one(Worker *worker, WorkerTask *task)
 }
 
 /*
- * What became of tasks could not be recorded together: somebody has locked what it
- * is to be written to (a kapture_detach() that is not committed), or one of them is
- * to blame.  Each table is tried separately, and then each row.  What cannot be
- * recorded is kept for a while.
+ * Records tasks that could not be recorded together: somebody has locked what is to be
+ * written (a kapture_detach() that is not committed), or one of them is to blame.  Each
+ * table is tried separately, and then each row.  Tasks that cannot be recorded are kept for
+ * a while.
  */
 void
 kapture_record_settle_apart(Worker *worker, dlist_head *tasks)
@@ -427,12 +428,12 @@ kapture_record_settle_apart(Worker *worker, dlist_head *tasks)
 		kapture_transaction_report_success(KAPTURE_PHASE_RECORD, NULL);
 		return;
 	}
-	/* what takes long is tried the more seldom */
+	/* the longer this attempt took, the later is the next one */
 	now = GetCurrentTimestamp();
 	worker->next_record = TimestampTzPlusMilliseconds(now, KAPTURE_LOCKED_RETRY) + (now - began) * 10;
 }
 
-/* Returns when answers are to be recorded, whatever else there is; DT_NOEND: none are. */
+/* Returns when answers are to be recorded at the latest; DT_NOEND: there are none. */
 TimestampTz
 kapture_record_next(Worker *worker)
 {
@@ -441,7 +442,7 @@ kapture_record_next(Worker *worker)
 	return Max(worker->answer_not_before, TimestampTzPlusMilliseconds(GetCurrentTimestamp(), KAPTURE_RECORD_DELAY));
 }
 
-/* What cannot be recorded now is tried again in a while. */
+/* Keeps tasks that cannot be recorded now, to be tried again in a while. */
 void
 kapture_record_keep(Worker *worker, dlist_head *tasks)
 {
@@ -464,7 +465,7 @@ kapture_record_rest(Worker *worker)
 	kapture_record_settle_apart(worker, &tasks);
 }
 
-/* Rows that were parked for what turns out to be the account's matter wait instead. */
+/* Has rows wait that were parked for what turns out to be the account's matter. */
 static void
 record_release(Worker *worker, TimestampTz now)
 {
@@ -474,7 +475,7 @@ record_release(Worker *worker, TimestampTz now)
 		kapture_refusals_release(&dlist_container(WorkerServer, node, iter.cur)->refusals, now);
 }
 
-/* Takes in the answers that were collected, and records what they mean. */
+/* Processes the answers that were collected, and records the outcomes. */
 static void
 record_do(void *arg)
 {
@@ -515,8 +516,9 @@ record_do(void *arg)
 }
 
 /*
- * Records what the answers that were collected mean.  After an error, what could be taken
- * in is recorded apart; if nothing could, answers wait for a while.
+ * Records the outcomes of the answers that were collected.  After an error, tasks whose
+ * answers were processed are recorded apart; if there are none, the answers wait for a
+ * while.
  */
 void
 kapture_record(Worker *worker)

@@ -10,7 +10,7 @@
 
 #include "push/state.h"
 
-/* Milliseconds after the first answer that others are waited for, to be recorded with it. */
+/* Milliseconds after the first answer, in which others are waited for, to be recorded with it. */
 #define KAPTURE_RECORD_DELAY	5
 
 extern void kapture_record_alert(Worker *worker);

@@ -2,27 +2,26 @@
  * refusals.c
  *		Refusals that are the account's matter, not the rows'.
  *
- * A row is parked for what Kapture says of its values.  But an account may refuse
- * all rows, in words that nobody has seen before: a key that may not do this, a
- * field that it has made mandatory.  To park them all would leave work for days.  So
- * refusals in words that no rule knows (api/words) are counted, and if there are
- * KAPTURE_REFUSALS_MAX in a row without a success between, the server is held: it
- * is probed once a minute, rows wait, and those that were parked for it wait with
- * them.  The first success ends that.
+ * A row is parked for what Kapture says of its values.  But an account may refuse all rows,
+ * in words that no rule knows (api/words): its key may not do this, or it has made a field
+ * mandatory.  To park all rows would leave somebody with days of work.  So refusals in
+ * unknown words are counted.  After KAPTURE_REFUSALS_MAX in a row, without a success
+ * between them, the server is held: it is probed once a minute, and rows wait, including
+ * those that were parked for these refusals.  The first success ends that.
  *
- * Refusals in known words park their rows, however many there are, and are not
- * counted; nor are, once the server has been held, those of rows that have failed
- * before, so that a row which is really bad holds the others up once at most.  If such a
- * row is refused again after others were taken, it was the rows' matter: then it takes
- * KAPTURE_REFUSALS_MANY to hold the server again.
+ * Refusals in known words park their rows, however many there are, and are not counted.
+ * Once the server has been held, refusals of rows that have failed before are not counted
+ * either, so that a bad row holds up the others once at most.  If such a row is refused
+ * again after others were accepted, the rows were to blame: from then on, only
+ * KAPTURE_REFUSALS_MANY refusals hold the server again.
  *
- * A body that Kapture cannot read is the account's matter, too (KAPTURE_MISFIT),
- * unless it has read others of the kind: then it is the row's.
+ * A body that Kapture cannot read is the account's matter, too (KAPTURE_MISFIT), unless
+ * Kapture has read other bodies for this API: then it is the row's.
  *
- * So is a key that is denied (KAPTURE_DENIED).  But a firewall before Kapture may deny
- * what a row has in it, and words about keys may be the row's own, as Kapture repeats
- * values.  A row that is denied comes after others; if these are taken, and it is denied
- * again, KAPTURE_DENIALS_MAX times, it is parked.
+ * A denied key is the account's matter, too (KAPTURE_DENIED).  But a firewall before
+ * Kapture may deny a row for its contents, and words about keys may be the row's own, as
+ * Kapture repeats values.  So a denied row is sent again after other rows.  If these are
+ * accepted, and the row is denied again, KAPTURE_DENIALS_MAX times, it is parked.
  *
  * No I/O but kapture_refusals_release().
  */
@@ -32,14 +31,14 @@
 #include "queue/delivery.h"
 #include "traffic/pacing.h"
 
-/* A row comes back later than the next probe, so that it is another one's turn. */
+/* A refused row is due later than the next probe, so that the probe is another row. */
 static TimestampTz
 refusals_next(TimestampTz now)
 {
 	return TimestampTzPlusMilliseconds(now, KAPTURE_DENIED_PROBE + KAPTURE_LOCKED_RETRY);
 }
 
-/* The server is, or stays, held because of what it says of this row, which waits. */
+/* Holds the server, or keeps it held, for what it says of a row; the row waits. */
 static void
 refusals_hold(KaptureRefusals *refusals, KaptureTask *task, TimestampTz now)
 {
@@ -51,7 +50,7 @@ refusals_hold(KaptureRefusals *refusals, KaptureTask *task, TimestampTz now)
 	task->failed.next_attempt = refusals_next(now);
 }
 
-/* A row was refused in words that no rule knows. */
+/* Handles a refusal in words that no rule knows. */
 static void
 refusals_unknown(KaptureRefusals *refusals, KaptureTask *task, TimestampTz now)
 {
@@ -77,7 +76,7 @@ refusals_unknown(KaptureRefusals *refusals, KaptureTask *task, TimestampTz now)
 	refusals->deliveries[refusals->nparked++] = delivery->delivery_id;
 }
 
-/* Kapture could not read the request of a row, though it reads others of the kind. */
+/* Parks a row whose request Kapture could not read, though it reads others for the same API. */
 static void
 refusals_unreadable(KaptureRefusals *refusals, KaptureTask *task)
 {
@@ -86,7 +85,7 @@ refusals_unreadable(KaptureRefusals *refusals, KaptureTask *task)
 											  kapture_api_name(task->asked), task->message));
 }
 
-/* Where a row is among those that were denied; -1: it is not. */
+/* Returns the index of a row in "denied"; -1 if it is not there. */
 static int
 refusals_find_denied(const KaptureRefusals *refusals, const KaptureTask *task)
 {
@@ -98,14 +97,14 @@ refusals_find_denied(const KaptureRefusals *refusals, const KaptureTask *task)
 	return -1;
 }
 
-/* The row is none of those that were denied any more. */
+/* Removes a row from "denied". */
 static void
 refusals_forget_denied(KaptureRefusals *refusals, int i)
 {
 	refusals->denied[i] = refusals->denied[--refusals->ndenied];
 }
 
-/* The key was denied for a row: that is the row's matter if it is taken for others all the time. */
+/* Handles a denied key: if it is accepted for other rows all the time, the row is parked. */
 static void
 refusals_denied(KaptureRefusals *refusals, KaptureTask *task)
 {
@@ -126,7 +125,7 @@ refusals_denied(KaptureRefusals *refusals, KaptureTask *task)
 	task->failed.unsure = false;
 }
 
-/* Kapture has taken the key for a row. */
+/* Notes that Kapture has accepted the key for a row. */
 static void
 refusals_taken(KaptureRefusals *refusals, const KaptureTask *task)
 {
@@ -140,8 +139,8 @@ refusals_taken(KaptureRefusals *refusals, const KaptureTask *task)
 
 /*
  * kapture_refusals_judge
- *		Takes in what the last answer to a task means for all rows of the server,
- *		and changes what becomes of the task if that is the account's matter.
+ *		Notes what the last answer to a task means for all rows of the server, and
+ *		corrects the task's outcome if the answer is the account's matter.
  */
 void
 kapture_refusals_judge(KaptureRefusals *refusals, KaptureTask *task, TimestampTz now)
@@ -174,22 +173,22 @@ kapture_refusals_judge(KaptureRefusals *refusals, KaptureTask *task, TimestampTz
 			refusals_denied(refusals, task);
 			break;
 		case KAPTURE_THROTTLED:
-			/* it may be about this row alone, and others are to be tried */
+			/* the throttling may be about this row alone, and others are to be tried */
 			refusals->wants_fresh = !refusals->wants_fresh;
 			break;
 		case KAPTURE_BROKEN:
 			break;
 	}
-	/* only a success lifts it */
+	/* only a success ends the hold */
 	if (refusals->is_holding && task->health == KAPTURE_STATE_OK)
 		task->health = KAPTURE_STATE_REFUSING;
 }
 
 /*
  * kapture_refusals_release
- *		Has the rows that were parked before the server was held wait instead.
+ *		Has the rows wait that were parked before the server was held.
  *
- * To be called when what became of them has been recorded.  Needs a transaction.
+ * To be called when the tasks' outcomes have been recorded.  Needs a transaction.
  */
 void
 kapture_refusals_release(KaptureRefusals *refusals, TimestampTz now)

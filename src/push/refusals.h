@@ -9,13 +9,13 @@
 
 #include "push/task.h"
 
-/* Rows in a row that are refused in words that no rule knows, after which the server is held. */
+/* The server is held after so many rows in a row were refused in words that no rule knows. */
 #define KAPTURE_REFUSALS_MAX	20
 
-/* So many if the server has been held for what was the rows' matter. */
+/* The same, after the server was held for what turned out to be the rows' matter. */
 #define KAPTURE_REFUSALS_MANY	200
 
-/* Denials of a row's request, with requests of others taken between, after which it is the row's matter. */
+/* A row is parked after so many denials of its request, with requests of other rows accepted in between. */
 #define KAPTURE_DENIALS_MAX		3
 
 /* A row whose request was denied. */
@@ -24,22 +24,22 @@ typedef struct KaptureDenied
 	int64		delivery_id;
 	KaptureApi	api;
 	int			times;
-	bool		others;			/* those of other rows have been taken since */
+	bool		others;			/* requests of other rows have been accepted since */
 } KaptureDenied;
 
-/* What is known of how a server takes requests, under its present settings. */
+/* How a server has taken requests under its present settings. */
 typedef struct KaptureRefusals
 {
 	int			count;			/* refusals in unknown words since the last success */
-	int			nparked;		/* rows that were parked for these: */
+	int			nparked;		/* rows parked for these refusals: */
 	int32		attachments[KAPTURE_REFUSALS_MANY];
 	int64		deliveries[KAPTURE_REFUSALS_MANY];
-	bool		is_holding;		/* it is the account: rows wait */
-	bool		has_held;		/* before */
-	bool		was_mistaken;	/* of that, rows were refused again when others had been taken */
-	bool		releases;		/* the rows that were parked are to wait, too */
+	bool		is_holding;		/* the account is to blame: rows wait */
+	bool		has_held;		/* the server was held before */
+	bool		was_mistaken;	/* holding it was wrong: rows were refused again after others had been accepted */
+	bool		releases;		/* the parked rows are to wait, too */
 	bool		wants_fresh;	/* the next probe is to be a row that was not tried yet */
-	bool		is_read[KAPTURE_API_COUNT]; /* requests to this API have been understood */
+	bool		is_read[KAPTURE_API_COUNT]; /* Kapture has read requests to this API */
 	int			ndenied;
 	KaptureDenied denied[KAPTURE_REFUSALS_MAX];
 } KaptureRefusals;

@@ -2,14 +2,14 @@
  * rotation.c
  *		Whose request to a server is next: owners take turns.
  *
- * The limits of a server (max_connections, rate_limit) hold for all that go there.  The
- * limiter gives places to processes in turn; in this one, rows and queued calls of
- * several owners may wait for the same server.  Whoever has not sent anything to it for
- * the longest is next, so that nobody waits for more than a request of each of the
- * others, however many those have queued.  What one owner has there (rows, calls of each
- * API) takes turns in the same way, within the owner's turn.
+ * The limits of a server (max_connections, rate_limit) hold for all that is sent to it.
+ * The limiter gives places to processes in turn; in this process, rows and queued calls of
+ * several owners may wait for the same server.  The owner who has not sent anything to it
+ * for the longest is next.  So nobody waits for more than one turn of each other owner,
+ * however many requests these have queued.  An owner's rows and calls of each API take
+ * turns in the same way, within the owner's turn.
  *
- * Who is alone at a server sends all that may be sent at once.
+ * An owner who is alone at a server sends all that may be sent at once.
  */
 #include "postgres.h"
 
@@ -18,7 +18,7 @@
 
 #include "push/rotation.h"
 
-/* Requests of a turn, if others wait for the same server: more would cost them their places. */
+/* Requests of a turn while others wait for the same server: a longer turn would cost these their places. */
 #define ROTATION_BURST		4
 
 /* An owner at a server. */
@@ -28,7 +28,7 @@ typedef struct KaptureRotatingOwner
 	Oid			owner;
 	NameData	server;
 	int			uses;
-	uint64		last;			/* number of the last turn */
+	uint64		last;			/* number of the owner's last turn */
 } KaptureRotatingOwner;
 
 static dlist_head rotation_owners = DLIST_STATIC_INIT(rotation_owners);
@@ -36,8 +36,8 @@ static dlist_head rotation_all = DLIST_STATIC_INIT(rotation_all);
 static uint64 rotation_turns = 0;
 
 /*
- * Has something take part, whose "what", "next" and "send" are filled in.  Whoever comes
- * anew is not owed anything.
+ * Has something take part whose "what", "next" and "send" are filled in.  A newcomer has no
+ * turns to catch up on.
  */
 void
 kapture_rotation_join(KaptureRotating *rotating, Oid owner, const char *server)
@@ -67,7 +67,7 @@ kapture_rotation_join(KaptureRotating *rotating, Oid owner, const char *server)
 }
 
 /*
- * It takes part no more, if it did.
+ * Has something no longer take part, if it did.
  */
 void
 kapture_rotation_leave(KaptureRotating *rotating)
@@ -83,7 +83,7 @@ kapture_rotation_leave(KaptureRotating *rotating)
 	pfree(owner);
 }
 
-/* Of those that wait, whose turn is next; NULL: nobody waits. */
+/* Returns whose turn is next, of those that wait; NULL: nobody waits. */
 static KaptureRotating *
 rotation_first(dlist_head *waiting)
 {

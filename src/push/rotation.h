@@ -19,12 +19,12 @@ typedef struct KaptureRotating
 	struct KaptureRotatingOwner *owner;
 	uint64		last;			/* number of its last turn */
 
-	void	   *what;			/* for these: */
+	void	   *what;			/* argument of both functions */
 
-	/* when it may send its next request; DT_NOEND: not before an answer */
+	/* returns when the next request may be sent; DT_NOEND: not before an answer */
 	TimestampTz (*next) (struct Worker *worker, void *what);
 
-	/* sends so many at most; returns whether any was sent */
+	/* sends up to "most" requests; returns whether any was sent */
 	bool		(*send) (struct Worker *worker, void *what, int most);
 } KaptureRotating;
 

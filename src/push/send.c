@@ -2,8 +2,8 @@
  * send.c
  *		Sends the requests of tasks.
  *
- * If a request cannot be made or started, its row is parked, or the server is left
- * alone for a while: whichever of them is to blame.
+ * If a request cannot be made or started, its row is parked or its server is left alone for
+ * a while, whichever is to blame.
  */
 #include "postgres.h"
 
@@ -24,8 +24,8 @@
 #include "traffic/pacing.h"
 
 /*
- * Bytes of an answer: it is about one customer, and many may come at a time.  It
- * may repeat what was sent, escaped.
+ * Largest answer, in bytes.  An answer is about one customer, but may repeat what was sent,
+ * escaped; and many may come at a time.
  */
 #define SEND_MAX_ANSWER(body_len)	(1024 * 1024 + 6 * (int64) (body_len))
 
@@ -38,9 +38,8 @@ send_do_show(void *arg)
 }
 
 /*
- * A server whose settings turn out to be of no use, or to which no request can be
- * started, gives back what was not sent yet.  It is tried again when the settings are
- * read next.
+ * Takes the unsent tasks back from a server with unusable settings, or to which no request
+ * can be started.  The server is tried again when settings are read next.
  */
 static void
 send_give_up_server(Worker *worker, WorkerServer *server, const char *problem)
@@ -59,7 +58,7 @@ send_give_up_server(Worker *worker, WorkerServer *server, const char *problem)
 	error = kapture_transaction_run(worker, "reporting a server's state", send_do_show, server);
 	if (error)
 	{
-		/* it is shown when settings are read next */
+		/* the server's state is shown when settings are read next */
 		kapture_transaction_report_error(KAPTURE_PHASE_SEND, NULL, NULL, error);
 		FreeErrorData(error);
 	}
@@ -124,7 +123,7 @@ send_start_request(WorkerSending *sending, const KaptureServer *settings)
 	MemoryContextSwitchTo(old);
 }
 
-/* Settings may have to be read again, which takes a transaction. */
+/* Starts a server's requests; reading its settings again may need a transaction. */
 static void
 send_do(void *arg)
 {
@@ -135,7 +134,7 @@ send_do(void *arg)
 		send_start_request(sending, settings);
 }
 
-/* A task whose request cannot be sent is parked. */
+/* Parks a task whose request cannot be sent. */
 static void
 send_fail_ready(Worker *worker, WorkerTask *task, const ErrorData *error)
 {
@@ -148,7 +147,7 @@ send_fail_ready(Worker *worker, WorkerTask *task, const ErrorData *error)
 	kapture_record_settle_apart(worker, &one);
 }
 
-/* It is tried once more, after the others. */
+/* Has a task tried once more, after the others. */
 static void
 send_requeue(WorkerTask *task)
 {
@@ -156,7 +155,7 @@ send_requeue(WorkerTask *task)
 	dlist_push_tail(&task->server->ready, &task->node);
 }
 
-/* Starts a request of the task's kind with nothing in it, and drops it again unsent. */
+/* Starts a request like the task's, but with nothing in it, and drops it unsent. */
 static void
 send_do_probe(void *arg)
 {
@@ -170,8 +169,8 @@ send_do_probe(void *arg)
 }
 
 /*
- * A request could not be started, which is tried once more.  Then, is it the
- * server's fault, or the row's?  It is the row's if another can be started.
+ * Handles a request that could not be started.  It is tried once more; then, if another
+ * request can be started, the row is to blame, else the server.
  */
 static void
 send_fail_start(Worker *worker, WorkerTask *task, const ErrorData *error)
@@ -194,7 +193,7 @@ send_fail_start(Worker *worker, WorkerTask *task, const ErrorData *error)
 	}
 }
 
-/* What becomes of a server to which something could not be sent. */
+/* Handles an error that was raised while a server was sent something. */
 static void
 send_fail(Worker *worker, WorkerSending *sending, const ErrorData *error)
 {
@@ -213,11 +212,11 @@ send_fail(Worker *worker, WorkerSending *sending, const ErrorData *error)
 	else
 	{
 		send_give_up_server(worker, sending->server, error->message);
-		/* another server of the name may be of use to other tables */
+		/* other tables may be able to use another server of this name */
 		if (error->sqlerrcode == ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE)
 			worker->next_load = 0;
 	}
-	/* what became of it shows as a failed row, or as the server's state */
+	/* the error shows as a failed row, or as the server's state */
 	kapture_transaction_report_success(KAPTURE_PHASE_SEND, NULL);
 }
 
@@ -228,7 +227,7 @@ send_rotation_next(Worker *worker, void *what)
 	return kapture_send_next(what);
 }
 
-/* Sends so many of a server's rows; see rotation.h. */
+/* Sends up to "most" requests for a server's rows; see rotation.h. */
 static bool
 send_rotation_send(Worker *worker, void *what, int most)
 {
@@ -248,7 +247,7 @@ send_rotation_send(Worker *worker, void *what, int most)
 }
 
 /*
- * The rows of a server take part in what is sent from here on, if they did not before.
+ * Has the rows of a server take turns with all else that is sent, if they do not yet.
  */
 void
 kapture_send_join(WorkerServer *server)
@@ -261,7 +260,7 @@ kapture_send_join(WorkerServer *server)
 	kapture_rotation_join(&server->rotating, server->owner, server->name);
 }
 
-/* The latch may have been set because it is our turn: the limiter is asked again. */
+/* Has the limiter asked again, as the latch may have been set because it is our turn. */
 void
 kapture_send_ask_limiter(Worker *worker)
 {
@@ -271,7 +270,7 @@ kapture_send_ask_limiter(Worker *worker)
 		dlist_container(WorkerServer, node, iter.cur)->pool.next_start = 0;
 }
 
-/* Sends all servers what may be sent now, rows and calls. */
+/* Sends all servers the requests of rows and calls that may be sent now. */
 void
 kapture_send(Worker *worker)
 {

@@ -11,7 +11,7 @@
 #include "push/server_health.h"
 #include "traffic/pacing.h"
 
-/* Says, once, that shared memory has no room for all that there is to show. */
+/* Logs, once, that shared memory has no room for all that there is to show. */
 void
 kapture_health_tell_room(bool room)
 {
@@ -24,7 +24,7 @@ kapture_health_tell_room(bool room)
 	said |= !room;
 }
 
-/* Shows a server's state to whoever looks.  Needs a transaction. */
+/* Shows a server's state in kapture_status.  Needs a transaction. */
 void
 kapture_health_report(Worker *worker, WorkerServer *server, const char *message)
 {
@@ -45,7 +45,7 @@ kapture_health_report(Worker *worker, WorkerServer *server, const char *message)
 	server->notified = state;
 }
 
-/* Does its queue wait for somebody to act? */
+/* Does the server's queue wait for somebody to act? */
 static bool
 health_is_held(KaptureServerState health)
 {
@@ -53,8 +53,8 @@ health_is_held(KaptureServerState health)
 }
 
 /*
- * Does a server get one request at a time, to see whether it is well again?  One that
- * fails is probed when some in a row have failed, as that may be chance.
+ * Is a server sent one request at a time, to see whether it works again?  A failing server
+ * is, after several failures in a row: a single one may be chance.
  */
 static bool
 health_is_probed(const WorkerServer *server)
@@ -70,7 +70,7 @@ kapture_health_connections(WorkerServer *server)
 	return health_is_probed(server) ? 1 : server->max_connections;
 }
 
-/* Logs what a server's health is now. */
+/* Logs the present health of a server. */
 static void
 health_log(WorkerServer *server, const KaptureTask *task)
 {
@@ -119,7 +119,7 @@ health_log(WorkerServer *server, const KaptureTask *task)
 	server->logged = task->health;
 }
 
-/* How long a server that is not well is left alone, in milliseconds. */
+/* Returns for how long, in milliseconds, a server that does not work is left alone. */
 static int64
 health_wait(WorkerServer *server, const KaptureTask *task)
 {
@@ -134,8 +134,7 @@ health_wait(WorkerServer *server, const KaptureTask *task)
 }
 
 /*
- * A server that was only probed is well again: what it failed meanwhile need
- * not wait for the rest of its delay.
+ * Has the rows tried at once that a server has failed: it was only probed, and works again.
  */
 static void
 health_hurry(Worker *worker, WorkerServer *server, TimestampTz now)
@@ -155,8 +154,8 @@ health_hurry(Worker *worker, WorkerServer *server, TimestampTz now)
 }
 
 /*
- * Forgets what answers have said of a server: its settings have changed, and what
- * was changed may be what was wrong.
+ * Forgets what answers have said of a server: its settings have changed, and with them
+ * perhaps the cause.
  */
 void
 kapture_health_renew(Worker *worker, WorkerServer *server, TimestampTz now)
@@ -171,9 +170,10 @@ kapture_health_renew(Worker *worker, WorkerServer *server, TimestampTz now)
 }
 
 /*
- * Counts a failure.  A row that alone fails again and again says nothing of the
- * others: it opens no breaker.  Once that is open, what was in flight already says nothing
- * new, and only probes have the server left alone for longer.
+ * Counts a failure.  A row that alone fails again and again says nothing about the other
+ * rows, so it does not open the breaker.  Once the breaker is open, failures of requests
+ * that were in flight before say nothing new: only a failed probe has the server left alone
+ * for longer.
  */
 static void
 health_count_failure(WorkerServer *server, const WorkerTask *task, TimestampTz now)
@@ -195,7 +195,7 @@ health_count_failure(WorkerServer *server, const WorkerTask *task, TimestampTz n
 
 /*
  * Notes what the answer to a task's request says of its server.  A single failure may be
- * chance: a server is logged as failing once some in a row have failed.
+ * chance: a server is logged as failing only after several failures in a row.
  */
 void
 kapture_health_note(Worker *worker, const WorkerTask *task, TimestampTz now)
@@ -204,7 +204,7 @@ kapture_health_note(Worker *worker, const WorkerTask *task, TimestampTz now)
 	const KaptureTask *t = &task->task;
 	KaptureServerState before = server->health;
 
-	/* answers to what was in flight already do not lift it */
+	/* successes of requests that were in flight already do not end a wait that the server asks for */
 	if (t->health == KAPTURE_STATE_OK && server->asked && server->pool.not_before > now)
 		return;
 

@@ -2,13 +2,13 @@
  * sharing.c
  *		One customer, one row: a row is not linked to a customer that another row has.
  *
- * Rows that share a phone or email would take turns in overwriting one customer.  So
- * what a row would be linked to is looked up among the rows that have customers
- * (kapture_row), and among those that are just getting one.  It is asked for after an
- * answer has named the customer, and before anything is sent to it or recorded.
+ * Rows that share a phone or email would take turns in overwriting one customer.  So the
+ * customer that a row would be linked to is looked up among the rows that have customers
+ * (kapture_row), and among those that are just getting one: after an answer has named the
+ * customer, and before anything is sent to it or recorded.
  *
- * An Update that Kapture refuses for the phone or email of another row's customer waits
- * until that has other ones: rows may pass them on in one transaction.
+ * An Update that Kapture refuses for a phone or email of another row's customer waits until
+ * that customer has other ones: rows may pass them on in one transaction.
  *
  * The deletion of a row (on_delete) is not reported if another row has its customer by
  * now.
@@ -36,14 +36,14 @@ sharing_same_server(const WorkerTask *task, const WorkerTable *table)
 	return table != NULL && table->attached && strcmp(table->server->name, task->server->name) == 0;
 }
 
-/* The customer that the task gets, or that is in its way: does another row have it? */
+/* Returns the customer that another row may have: the one that the task gets, or the one that is in its way. */
 static int64
 sharing_customer_id(const WorkerTask *task)
 {
 	return kapture_task_is_held(&task->task) ? task->task.held_by : task->task.customer_id;
 }
 
-/* The names of a table and its attachment, and the key of its row, as the task's owner may see them. */
+/* Names a table with its attachment, and the key of its row; each NULL if the task's owner may not see it. */
 static void
 sharing_name(const WorkerTask *task, const WorkerTable *table, const char *row_key,
 			 const char **name, const char **key)
@@ -56,7 +56,7 @@ sharing_name(const WorkerTask *task, const WorkerTable *table, const char *row_k
 	*key = visible ? row_key : NULL;
 }
 
-/* Has the delivery this phone or email? */
+/* Have two deliveries a phone or an email in common? */
 static bool
 sharing_same_contact(const KaptureDelivery *a, const KaptureDelivery *b)
 {
@@ -75,7 +75,7 @@ typedef struct SharingCustomer
 	WorkerTask *task;
 } SharingCustomer;
 
-/* Finds, or enters, the task that has another one's customer. */
+/* Finds, or enters, the entry for a task's customer. */
 static SharingCustomer *
 sharing_customer(HTAB *customers, const WorkerTask *task, HASHACTION action, bool *found)
 {
@@ -87,7 +87,7 @@ sharing_customer(HTAB *customers, const WorkerTask *task, HASHACTION action, boo
 	return hash_search(customers, &entry.key, action, found);
 }
 
-/* Notes that a task has its customer, unless another one has, which has not lost its row. */
+/* Notes that a task has its customer, unless a task is entered already whose row was not deleted. */
 static void
 sharing_enter(HTAB *customers, WorkerTask *task)
 {
@@ -99,8 +99,8 @@ sharing_enter(HTAB *customers, WorkerTask *task)
 }
 
 /*
- * May the task keep other rows from its customer?  Not if its row is gone, unless that
- * is to be reported, or an Update is still in flight.
+ * Does the task keep other rows from its customer?  One whose row was deleted does so only
+ * while the deletion is to be reported, or its Update is in flight.
  */
 static bool
 sharing_has_customer(const WorkerTask *task)
@@ -114,7 +114,7 @@ sharing_has_customer(const WorkerTask *task)
 	return t->state == KAPTURE_TASK_DONE || t->state == KAPTURE_TASK_SEND;
 }
 
-/* The customers of the claimed tasks, but for those of which that is open. */
+/* Returns the customers of the claimed tasks, without those not checked yet. */
 static HTAB *
 sharing_customers(Worker *worker)
 {
@@ -133,7 +133,7 @@ sharing_customers(Worker *worker)
 	return customers;
 }
 
-/* Is one being added with the phone or email of a task that is to be linked?  Returns it, or NULL. */
+/* Returns a task that is adding the phone or email of a task that is to be linked; NULL if there is none. */
 static WorkerTask *
 sharing_adding(Worker *worker, const WorkerTask *task)
 {
@@ -141,7 +141,7 @@ sharing_adding(Worker *worker, const WorkerTask *task)
 	WorkerTask *result = NULL;
 	HASH_SEQ_STATUS status;
 
-	/* what is linked already has its customer, even if that had the other's phone before */
+	/* a linked row has its customer already, even if that customer had the other row's phone before */
 	if (kapture_task_has_added(&task->task) || task->task.sent != 0)
 		return NULL;
 	hash_seq_init(&status, worker->deliveries);
@@ -157,8 +157,8 @@ sharing_adding(Worker *worker, const WorkerTask *task)
 }
 
 /*
- * Looks among the rows that are claimed: is one just getting the task's customer, or
- * being added with its phone or email?  Then the task comes again when that is over.
+ * Looks among the claimed rows: is one just getting the task's customer, or being added
+ * with its phone or email?  Then the task is tried again when that is over.
  */
 static void
 sharing_check_tasks(Worker *worker, HTAB *customers, WorkerTask *task, TimestampTz now)
@@ -184,17 +184,17 @@ sharing_check_tasks(Worker *worker, HTAB *customers, WorkerTask *task, Timestamp
 	kapture_task_stand_back(&task->task, now, false, name, key);
 }
 
-/* A row that was recorded as having a customer, and whether it has. */
+/* A row that was recorded as having a customer, and whether it still has it. */
 typedef struct SharingHolder
 {
 	KaptureHolder *holder;
 	WorkerTable *table;			/* NULL: not attached */
 	KaptureRow	row;
 	bool		holds;
-	bool		looked_up;		/* in the table itself; kapture_row does not know of it */
+	bool		looked_up;		/* it was found in its table; kapture_row does not know of it */
 } SharingHolder;
 
-/* Asks the rows of one table whether they have their customers still. */
+/* Reads the rows of one table, to see whether they still have their customers. */
 static void
 sharing_ask_rows(WorkerTable *table, List *holders)
 {
@@ -210,7 +210,7 @@ sharing_ask_rows(WorkerTable *table, List *holders)
 			rows = lappend(rows, &h->row);
 	}
 	if (rows == NIL || !table->present)
-		return;					/* then what was recorded must do */
+		return;					/* then rely on what was recorded */
 	if (!kapture_state_may_run(table))
 	{
 		kapture_queue_put_off(rows);
@@ -229,8 +229,8 @@ sharing_ask_rows(WorkerTable *table, List *holders)
 }
 
 /*
- * Adds the rows of a table that have customers which tasks of its server are to be linked
- * to.  What a task has just added has no row yet.
+ * Appends the rows of a table that have customers which tasks of its server are to be
+ * linked to.  A customer that a task has just added has no row yet.
  */
 static List *
 sharing_look_up(WorkerTable *table, dlist_head *tasks, List *holders)
@@ -265,7 +265,7 @@ sharing_look_up(WorkerTable *table, dlist_head *tasks, List *holders)
 	return holders;
 }
 
-/* Adds the row that may have the key of one whose deletion a task is to report, and its customer. */
+/* Appends the row that may have got the key, and so the customer, of a row whose deletion a task is to report. */
 static List *
 sharing_add_successor(WorkerTask *task, List *holders)
 {
@@ -282,7 +282,7 @@ sharing_add_successor(WorkerTask *task, List *holders)
 	return lappend(holders, h);
 }
 
-/* The rows (of SharingHolder) that have the customers of the tasks, but for the tasks' own. */
+/* Returns the rows (of SharingHolder) that have, or had, the customers of the tasks. */
 static List *
 sharing_holders(Worker *worker, dlist_head *tasks)
 {
@@ -329,7 +329,7 @@ sharing_holders(Worker *worker, dlist_head *tasks)
 
 /*
  * Has the row neither the phone nor the email that the task's customer was found by?  Then
- * its Update is under way, or was when the customer was searched for.
+ * the row's Update is in flight, or was when the customer was searched for.
  */
 static bool
 sharing_has_moved_on(const WorkerTask *task, const SharingHolder *h)
@@ -353,7 +353,10 @@ sharing_is_confirmed(const SharingHolder *h)
 	return kapture_task_is_known(h->table->att, &present);
 }
 
-/* Notes whose customer it is, by which it is seen when the holder goes. */
+/*
+ * Records the row that has a customer, so that its change or deletion releases the tasks
+ * that wait for the customer.
+ */
 static void
 sharing_note_holder(const SharingHolder *h)
 {
@@ -362,10 +365,13 @@ sharing_note_holder(const SharingHolder *h)
 }
 
 /*
- * The phone or email of the task's Update is another customer's.  If that is a row's, the task waits until
- * Kapture has another one of that row; if Kapture has by now, it is tried again.  So it is, twice at most, if
- * it was that of a row which is deleted, as the last Update of that may give the phone or email away.  If it
- * is no row's, the task stays parked, until it is one's that changes.
+ * The task's Update was refused for a phone or email of another customer.
+ *
+ * - If that is the customer of a row, the task waits until Kapture has another phone or
+ *   email of that row; if Kapture has it by now, the task is tried again.
+ * - If its row was deleted, the task is tried again, twice at most, as the last Update of
+ *   that row may give the phone or email away.
+ * - If it is no row's, the task stays parked until a row that has the customer changes.
  */
 static void
 sharing_check_held(WorkerTask *task, List *holders, TimestampTz now)
@@ -398,13 +404,13 @@ sharing_check_held(WorkerTask *task, List *holders, TimestampTz now)
 		kapture_task_wait(t, had, name, key);
 		return;
 	}
-	/* a row may be just getting it, and have another phone by now */
+	/* a row may be just getting the customer, and may have another phone by now */
 	t->failed.waits_for = -t->held_by;
 	if (is_deleted)
 		kapture_task_hope(t, now);
 }
 
-/* Parks the task if one of these rows has its customer, or puts it off. */
+/* Parks the task or retries it later if one of these rows has its customer; returns whether one has. */
 static bool
 sharing_check_rows(WorkerTask *task, List *holders, TimestampTz now)
 {
@@ -440,7 +446,7 @@ sharing_check_rows(WorkerTask *task, List *holders, TimestampTz now)
 	return false;
 }
 
-/* Ends a task that is to report that its row was deleted if another one has the customer. */
+/* Ends a task that is to report the deletion of its row, if another row has the customer. */
 static void
 sharing_check_report(HTAB *customers, WorkerTask *task, List *holders, TimestampTz now)
 {
@@ -461,7 +467,7 @@ sharing_check_report(HTAB *customers, WorkerTask *task, List *holders, Timestamp
 			continue;
 		if (h->row.outcome == KAPTURE_ROW_LOCKED)
 		{
-			/* it is asked again */
+			/* the row is asked again later */
 			task->task.state = KAPTURE_TASK_RELEASE;
 			task->task.next_attempt = TimestampTzPlusMilliseconds(now, KAPTURE_LOCKED_RETRY);
 			KAPTURE_TRACE(&task->task, "locked");
@@ -474,7 +480,7 @@ sharing_check_report(HTAB *customers, WorkerTask *task, List *holders, Timestamp
 	}
 }
 
-/* Tasks of one table that have just got a customer. */
+/* Tasks of one table to be checked. */
 typedef struct SharingBatch
 {
 	Worker	   *worker;
@@ -484,8 +490,9 @@ typedef struct SharingBatch
 } SharingBatch;
 
 /*
- * Notes which customers the tasks are linked to before those are sent anything: the
- * Update may give them another phone, by which nobody would find them after a crash.
+ * Notes which customers the tasks are linked to, before these customers are sent anything:
+ * the Update may give them another phone, and nobody would find them by the old one after a
+ * crash.
  */
 static void
 sharing_note_links(SharingBatch *batch)
@@ -505,7 +512,7 @@ sharing_note_links(SharingBatch *batch)
 	kapture_delivery_note_links(links);
 }
 
-/* Parks those of the tasks whose customers other rows have, or puts them off. */
+/* Checks the tasks of a batch; parks those whose customers other rows have, or retries them later. */
 static void
 sharing_do_check(void *arg)
 {
@@ -528,8 +535,8 @@ sharing_do_check(void *arg)
 }
 
 /*
- * It cannot be found out who has the task's customer: the task's row is parked.  One that was added
- * keeps its id; one that was to be linked begins anew.
+ * Handles an error that keeps us from finding out who has the task's customer: parks the
+ * task.  A row that was added keeps its id; one that was to be linked begins anew.
  */
 static void
 sharing_fail(WorkerTask *task, const ErrorData *error)
@@ -538,7 +545,7 @@ sharing_fail(WorkerTask *task, const ErrorData *error)
 	bool		added = t->state == KAPTURE_TASK_DONE && kapture_task_has_added(t);
 
 	if (kapture_task_is_held(t))
-		return;					/* it is parked for what Kapture has answered */
+		return;					/* parked already, for what Kapture has answered */
 	if (!added && !kapture_task_reports(t))
 		t->customer_id = 0;
 	kapture_task_park(t, error);
@@ -547,9 +554,9 @@ sharing_fail(WorkerTask *task, const ErrorData *error)
 }
 
 /*
- * Goes through the tasks among "ready", of one table, that are to report that their row
- * was deleted: those whose customer another row has end, those of which that is not known
- * because of an error fail, and go to *settled.  Needs a transaction.
+ * Checks those tasks among "ready", all of one table, that are to report the deletion of
+ * their row.  If another row has the customer, the task ends; if an error hides whether one
+ * has, it fails.  Both are moved to *settled.  Needs a transaction.
  */
 void
 kapture_sharing_check_reports(Worker *worker, dlist_head *ready, dlist_head *settled, TimestampTz now)
@@ -585,10 +592,10 @@ kapture_sharing_check_reports(Worker *worker, dlist_head *ready, dlist_head *set
 }
 
 /*
- * Goes through the tasks that have just got a customer (worker->taking): those whose
- * customer another row has are parked, or put off.  What is to be sent goes to its
- * server's queue, the rest is appended to *settled.  Needs a transaction; an error while
- * it is asked parks the rows of that table alone.
+ * Checks the tasks that have just got a customer (worker->taking): those whose customer
+ * another row has are parked, or retried later.  Tasks with a request to send go to their
+ * server's queue, the others are appended to *settled.  Needs a transaction; an error while
+ * a table is checked parks the rows of that table alone.
  */
 void
 kapture_sharing_settle(Worker *worker, dlist_head *settled, TimestampTz now)
@@ -625,7 +632,7 @@ kapture_sharing_settle(Worker *worker, dlist_head *settled, TimestampTz now)
 		if (error)
 			FreeErrorData(error);
 	}
-	/* unlike what else is recorded, this is to be on disk before the Update leaves */
+	/* unlike all else that is recorded, the link must be on disk before the Update is sent */
 	if (linked)
 		(void) set_config_option("synchronous_commit", "local", PGC_USERSET, PGC_S_SESSION,
 								 GUC_ACTION_LOCAL, true, 0, false);

@@ -1,9 +1,9 @@
 /*
  * state.c
- *		What the worker of a database knows: servers and attached tables.
+ *		What the worker of a database keeps in memory: servers and attached tables.
  *
- * They are read by load.c; a server or table that is no longer needed is forgotten
- * once no task refers to it.
+ * Servers and tables are read by load.c; one that is no longer needed is freed once no task
+ * refers to it.
  */
 #include "postgres.h"
 
@@ -15,12 +15,12 @@
 #include "cluster/shmem.h"
 #include "push/state.h"
 
-/* Milliseconds a request may take to a server whose settings cannot be read. */
+/* Milliseconds that a request may take if the server's settings cannot be read. */
 #define STATE_DEFAULT_TIMEOUT	60000
 
 /*
- * Returns the state of a worker that knows nothing yet, in the context given, which is to
- * live as long as the process.
+ * Returns the state of a worker without any servers and tables, in the memory context
+ * given, which is to live as long as the process.
  */
 Worker *
 kapture_state_create(MemoryContext context)
@@ -39,7 +39,7 @@ kapture_state_create(MemoryContext context)
 	return worker;
 }
 
-/* Returns what is known of an account, which may be nothing yet. */
+/* Returns the state of an account, which is a new one if there was none. */
 WorkerServer *
 kapture_state_find_server(Worker *worker, const char *name, Oid owner)
 {
@@ -63,7 +63,7 @@ kapture_state_find_server(Worker *worker, const char *name, Oid owner)
 	return server;
 }
 
-/* Returns an attached table, NULL if it is not known. */
+/* Returns the state of an attached table; NULL if it has not been read. */
 WorkerTable *
 kapture_state_find_table(Worker *worker, int32 attachment_id)
 {
@@ -79,7 +79,7 @@ kapture_state_find_table(Worker *worker, int32 attachment_id)
 	return NULL;
 }
 
-/* Changes where the rows of a table go; NULL: nowhere. */
+/* Changes the server that the rows of a table go to; NULL: none. */
 void
 kapture_state_place_table(WorkerTable *table, WorkerServer *server)
 {
@@ -90,7 +90,7 @@ kapture_state_place_table(WorkerTable *table, WorkerServer *server)
 	table->server = server;
 }
 
-/* Frees what older descriptions of a table held, once no task needs them. */
+/* Frees older descriptions of a table, once no task needs them. */
 void
 kapture_state_free_retired(WorkerTable *table)
 {
@@ -119,7 +119,7 @@ kapture_state_forget_server(WorkerServer *server)
 	pfree(server);
 }
 
-/* Forgets a table that is not attached any more, and that no task needs. */
+/* Forgets a table that is not attached any more and that no task refers to. */
 void
 kapture_state_forget_table(WorkerTable *table)
 {
@@ -141,7 +141,7 @@ kapture_state_forget_table(WorkerTable *table)
 	pfree(table);
 }
 
-/* Tells whether changes of this database may be sent, and by us. */
+/* Tells whether changes of this database may be sent, and are this worker's to send. */
 bool
 kapture_state_may_send(Worker *worker)
 {
@@ -149,9 +149,9 @@ kapture_state_may_send(Worker *worker)
 }
 
 /*
- * Tells whether a table's rows may be read and written now, which runs its owner's code:
- * not while we end, when an error of it would lose the answers of all, nor if the owner
- * has had so much that others come first.
+ * Tells whether a table's rows may be read and written now, which runs its owner's code.
+ * They may not while the process ends, when an error of that code would lose everybody's
+ * answers; nor after the owner has had so much time that others come first.
  */
 bool
 kapture_state_may_run(const WorkerTable *table)
@@ -180,8 +180,8 @@ kapture_state_look(Worker *worker)
 }
 
 /*
- * Has those looked at whose changes woke us: a look is a transaction, and there may be
- * thousands of tables.  All of them from time to time, see WORKER_SAFETY_LOOK.
+ * Has those tables looked at whose changes woke us: a look is a transaction, and there may
+ * be thousands of tables.  From time to time, all are looked at, see WORKER_SAFETY_LOOK.
  */
 void
 kapture_state_look_changed(Worker *worker)
@@ -215,10 +215,10 @@ kapture_state_is_outdated(const WorkerTable *table)
 }
 
 /*
- * Has a table's attachment stay as it is until the transaction ends: whoever paused a table, and
- * then changed it or what it follows, must not find that taken.  Returns false if somebody has
- * locked the attachment, or has changed it since it was read: then the table is stale, and
- * read anew when its turn comes again.
+ * Locks a table's attachment until the transaction ends: changes made after the table was
+ * paused, to it or to a table that it follows, must not be taken.  Returns false if
+ * somebody else has locked the attachment, or has changed it since it was read; then the
+ * table is stale, and is read anew when its turn comes again.
  */
 bool
 kapture_state_hold(WorkerTable *table)

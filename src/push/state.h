@@ -1,7 +1,7 @@
 /*
  * state.h
- *		What the worker of a database knows: servers, attached tables, and the
- *		tasks of claimed rows.
+ *		What the worker of a database keeps in memory: servers, attached tables,
+ *		and the tasks of claimed rows.
  */
 #ifndef KAPTURE_STATE_H
 #define KAPTURE_STATE_H
@@ -36,10 +36,10 @@
  */
 #define WORKER_SAFETY_LOOK	60000
 
-/* Milliseconds between two tries of what an error has stopped, at most. */
+/* Longest delay, in milliseconds, before what an error has stopped is tried again. */
 #define WORKER_ERROR_LONGEST	60000
 
-/* After so many in a row, errors that usually pass are taken for a row's own. */
+/* After so many errors in a row of a kind that usually passes, the row is taken for the cause. */
 #define WORKER_PASSING_ERRORS	3
 
 /* An account: a server as seen by the owner of attached tables. */
@@ -49,10 +49,10 @@ typedef struct WorkerServer
 	struct Worker *worker;
 	char	   *name;
 	Oid			owner;
-	KaptureShare *share;		/* the owner's */
+	KaptureShare *share;		/* of the owner */
 	char	   *problem;		/* why its settings cannot be used, or NULL */
-	uint64		version;		/* of its settings */
-	uint32		hash;			/* by which its changes are announced, 0: not known */
+	uint64		version;		/* of the settings */
+	uint32		hash;			/* of the server in the syscache, by which its invalidations come; 0: not known */
 
 	/* from its settings */
 	int			max_connections;
@@ -64,20 +64,20 @@ typedef struct WorkerServer
 
 	dlist_head	ready;			/* tasks whose request is to be sent */
 	int			nready;
-	int			ntasks;			/* these, those in flight, and those answered */
-	int			ntables;		/* that refer to it */
+	int			ntasks;			/* those in "ready", in flight, or answered but not recorded */
+	int			ntables;		/* tables that refer to the server */
 	int			start_errors;	/* requests in a row that could not be started */
 	int			failures;		/* in a row, of different rows */
-	int			sick;			/* in a row, of any */
-	KaptureServerState logged;	/* last */
-	KaptureServerState notified;	/* last */
-	bool		used;			/* attached tables go to it */
+	int			sick;			/* in a row, of any rows */
+	KaptureServerState logged;	/* health that was logged last */
+	KaptureServerState notified;	/* state that was notified last */
+	bool		used;			/* attached tables refer to the server */
 	int64		failed_row;		/* delivery that failed last */
 	KaptureServerState health;
-	KaptureRequestPool pool;	/* of its requests */
-	bool		asked;			/* for not_before: by the server itself */
+	KaptureRequestPool pool;	/* its requests in flight */
+	bool		asked;			/* the server's own answer is why pool.not_before is set */
 	KaptureRefusals refusals;
-	KaptureRotating rotating;	/* its rows, among all that sends there */
+	KaptureRotating rotating;	/* its rows, taking turns with all else that is sent to the server */
 } WorkerServer;
 
 /* An attached table. */
@@ -87,36 +87,35 @@ typedef struct WorkerTable
 	struct Worker *worker;
 	MemoryContext context;		/* of "att" */
 	KaptureAttachment *att;
-	List	   *retired;		/* contexts of older ones, still referred to */
-	int			ntasks;			/* which refer to one of them */
+	List	   *retired;		/* contexts of older descriptions that tasks may still refer to */
+	int			ntasks;			/* tasks of the table */
 	WorkerServer *server;
-	KaptureAttachedVersion version; /* of the attachment that was read */
-	bool		stale;			/* the table, or its server, may have changed since */
-	bool		seen;			/* is attached, says the list that is being read */
-	bool		attached;		/* still */
-	bool		present;		/* and fit to be sent */
-	char	   *problem;		/* why it is not, or NULL */
-	bool		recovered;		/* nothing of an earlier worker is 'sending' */
+	KaptureAttachedVersion version; /* of the attachment, as "att" was read */
+	bool		stale;			/* the table, or its server, may have changed since "att" was read */
+	bool		seen;			/* is in the list of attachments that is being read */
+	bool		attached;		/* is still attached */
+	bool		present;		/* is attached, and its rows can be sent */
+	char	   *problem;		/* why its rows cannot be sent, or NULL */
+	bool		recovered;		/* no delivery of an earlier worker is 'sending' any more */
 	char	   *suspect;		/* key of a row that could not be claimed alone, once */
-	bool		in_trouble;		/* and says so in kapture_status */
+	bool		in_trouble;		/* kapture_status shows, or may show, an error of the table */
 	KaptureScan scan;
-	KaptureScan keys;			/* that of changes of keys and deletions */
-	bool		look;			/* the outbox may hold something to take, */
-	bool		fresh;			/* perhaps newer than the running pass sees */
-	TimestampTz next_due;		/* next try of a failed row, DT_NOEND: none */
-	TimestampTz well_since;		/* rows that failed before are due, 0: none are */
-	TimestampTz follow_at;		/* when changes of tables that it follows are due,
-								 * DT_NOEND: when something is noted */
-	int			follow_values;	/* how many of them are looked at together, 0: as many as may be */
-	int			follow_errors;	/* in a row */
+	KaptureScan keys;			/* scan for changes of keys and deletions */
+	bool		look;			/* the outbox may hold changes to take */
+	bool		fresh;			/* some of them may be newer than the running pass sees */
+	TimestampTz next_due;		/* when the next failed row is due; DT_NOEND: none is */
+	TimestampTz well_since;		/* rows that failed before this time are due at once; 0: none are */
+	TimestampTz follow_at;		/* when to resolve changes of followed tables; DT_NOEND: when some are noted */
+	int			follow_values;	/* how many of these to resolve at a time; 0: the maximum */
+	int			follow_errors;	/* errors of that in a row */
 	TimestampTz last_success;
 	KaptureOutcomes outcomes;	/* of its rows, for log and notifications */
-	KaptureTableReport said;	/* to whoever looks, */
-	bool		shown;			/* if anything was */
+	KaptureTableReport said;	/* last report in shared memory, for kapture_status */
+	bool		shown;			/* there is such a report */
 
-	/* what it takes of others' time and memory */
+	/* the table's share of the worker's time and memory */
 	KaptureTurn turn;
-	Size		row_bytes;		/* of a row, in the last batch */
+	Size		row_bytes;		/* average of a row in the last batch */
 	List	   *settling;		/* tasks whose ids are being written */
 } WorkerTable;
 
@@ -127,60 +126,60 @@ typedef struct WorkerTask
 	WorkerServer *server;
 	WorkerTable *table;
 	int			start_errors;	/* how often its request could not be made or started */
-	bool		unchecked;		/* another row may have its customer */
-	uint32		since;			/* when its last request started, see request_pool.c */
+	bool		unchecked;		/* not known yet whether another row has its customer */
+	uint32		since;			/* returned by kapture_request_pool_started() for its last request */
 	KaptureShare *share;
-	Size		bytes;			/* held in memory for it */
+	Size		bytes;			/* memory held for the task */
 	KaptureTask task;
 } WorkerTask;
 
-/* The worker: all that it knows.  There is one in a process. */
+/* The state of the worker.  There is one worker in a process. */
 typedef struct Worker
 {
-	MemoryContext context;		/* what lives as long as the process */
+	MemoryContext context;		/* for what lives as long as the process */
 	dlist_head	servers;		/* WorkerServer */
 	dlist_head	tables;			/* WorkerTable */
 	KaptureOrigin origin;		/* of the database */
-	Oid			installation;	/* our kapture_attachment */
+	Oid			installation;	/* oid of our kapture_attachment */
 	bool		alone;			/* no other worker serves this database */
-	bool		outdated;		/* the extension is not of our version */
-	bool		said_copy;		/* in the log, that the database is one */
+	bool		outdated;		/* the extension's version is not the library's */
+	bool		said_copy;		/* it was logged that the database is a copy */
 
 	/* reading attachments and servers */
-	bool		stale;			/* they may have changed */
-	bool		loaded;			/* and the last time that went well */
+	bool		stale;			/* attachments or servers may have changed */
+	bool		loaded;			/* the last reading of them went well */
 	int			load_errors;	/* in a row */
-	TimestampTz load_not_before;	/* after those, or as other work has its turn first */
+	TimestampTz load_not_before;	/* after errors, or to give other work its turn */
 	TimestampTz next_load;		/* when to look again at tables that were locked */
 
 	/* claiming and sending */
 	HTAB	   *deliveries;		/* that are claimed */
-	HTAB	   *raised;			/* how often code of the table said of a row that it is to be tried again */
+	HTAB	   *raised;			/* per row: how often code of its table asked for another try */
 	uint64		round;			/* of claims */
-	List	   *followed;		/* tables whose keys this transaction has followed */
+	List	   *followed;		/* tables whose key changes this transaction has followed */
 
-	/* recording: tasks that are to be recorded, are being recorded, and are to be later */
+	/* recording: tasks with an answer, tasks being recorded, tasks that could not be recorded */
 	dlist_head	answered;
 	dlist_head	settled;
 	dlist_head	unrecorded;
-	dlist_head	taking;			/* answered, and it is open whether they may have their customers */
+	dlist_head	taking;			/* answered; not known yet whether another row has their customer */
 	int			nanswered;
 	TimestampTz first_answer;
-	bool		trouble;		/* one of them is no plain success */
-	int			answer_errors;	/* in a row, by which no answer was taken in */
-	TimestampTz answer_not_before;	/* after those */
-	int			record_errors;	/* in a row that left some unrecorded */
-	TimestampTz next_record;	/* of those */
+	bool		trouble;		/* an answer is not a plain success */
+	int			answer_errors;	/* in a row, during which no answer was processed */
+	TimestampTz answer_not_before;	/* after such errors */
+	int			record_errors;	/* attempts in a row that left tasks in "unrecorded" */
+	TimestampTz next_record;	/* when to record "unrecorded" again */
 
 	/* when else there is something to do */
-	TimestampTz last_look;		/* at all tables */
+	TimestampTz last_look;		/* when all tables were looked at last */
 	TimestampTz next_safety_look;
-	TimestampTz next_expiry;	/* of the history */
+	TimestampTz next_expiry;	/* when the history is to be expired */
 
 	/* ending because of users' code */
-	bool		leaving;		/* none of it is run any more, */
-	int32		blamed;			/* because of this attachment's, */
-	KaptureBlame blame;			/* which did that */
+	bool		leaving;		/* no users' code is run any more */
+	int32		blamed;			/* the attachment whose code is why */
+	KaptureBlame blame;			/* what that code did */
 } Worker;
 
 extern Worker *kapture_state_create(MemoryContext context);

@@ -1,45 +1,44 @@
 /*
  * task.c
- *		From a claimed row to its requests, and from their answers to what
- *		becomes of it.
+ *		Plans the requests of a claimed row, and decides by their answers what
+ *		becomes of the row.
  *
  * A row without an id is added, a row with one is updated with what changed.
  * Kapture knows no idempotency key; what protects from adding a customer twice
  * is that phone and email are unique there.  So two cases need searches (Get,
  * by phone and then by email) first:
  *
- * - An Add was sent whose outcome nobody saw.  Once it can no longer be
- *   running, it is searched for by the phone and email that it had, with one
- *   request; the row may have changed them since.  Found: the id is taken and the row's values
- *   are sent as an update.  Not found, twice: the Add is sent again; if Kapture
- *   then says "already exists", that is our lost one.  Where an Add is an upsert
- *   (option add_is_upsert) by a code that the lost one had, too, it is sent again
- *   without a search.
+ * - An Add was sent and its outcome is unknown.  Once that Add can no longer be running,
+ *   its customer is searched for with one request, by the phone and email that the Add had;
+ *   the row may have other ones by now.  If the customer is found, its id is taken and the
+ *   row's values are sent as an Update.  If two searches do not find it, the Add is sent
+ *   again; if Kapture then says "already exists", the customer is that of the lost Add.
+ *   Where an Add is an upsert (option add_is_upsert) and the row still has the
+ *   customer_code of the lost Add, the Add is sent again without a search.
  * - Kapture answers a first Add with "already exists".  With on_duplicate
  *   'link' the existing customer's id is taken, and the row's values are sent
  *   as an update; with 'link only' nothing is sent; with 'fail' the row is parked.
  *
- * An Update brings what has changed and is not known to be in Kapture already.
+ * An Update has only fields that have changed and are not known to be in Kapture already.
  *
- * Kapture deletes no customers.  If the attachment has on_delete, an Update brings its
- * constants to the customer of a row that was deleted; it is tried again as others are.
+ * Kapture deletes no customers.  If the attachment has on_delete, an Update sends its
+ * constants to the customer of a deleted row; that Update is retried as others are.
  *
- * Phone and email that belong to different customers park the row.  A refusal that
- * names the customer is believed if that customer has the phone or the email.
+ * If phone and email belong to different customers, the row is parked.  A customer that a
+ * refusal names is accepted only if it has the row's phone or email.
  *
- * Some accounts do not say the id of a customer that they have added.  Then it is
- * looked up.
+ * Some accounts do not return the id of a customer that they have added.  Then the id is
+ * looked up by phone and email.
  *
- * What Kapture is known to refuse (api/rules.c) is parked without a request.
+ * Rows that Kapture is known to refuse (api/rules.c) are parked without a request.
  *
- * An answer that is not about the customer that was sent or searched for is one to
- * another request (a server or proxy has got out of step).  It counts as none.
+ * An answer about another customer than the one sent or searched for belongs to another
+ * request (a server or proxy is out of step).  It counts as no answer.
  *
- * Kapture does not know a newer Update from an older one either: the last that it
- * carries out wins.  So while a request may be running whose outcome nobody saw,
- * nothing else is sent for its row.
+ * Kapture cannot tell a newer Update from an older one either: the last one that it carries
+ * out wins.  So no other request for a row is sent until an unanswered one must have ended.
  *
- * No I/O here: the worker sends what is planned and brings the answers.
+ * No I/O here: the worker sends the planned requests and passes the answers in.
  */
 #include "postgres.h"
 
@@ -99,7 +98,7 @@ task_value(const KaptureAttachment *att, const KaptureDelivery *delivery, const 
 	return NULL;
 }
 
-/* What the row says of the fields of the mask that a customer is known by. */
+/* Fills in the row's name, phone and email, as far as these fields are in the mask. */
 static void
 task_identity(const KaptureTask *task, int64 mask, KaptureIdentity *identity)
 {
@@ -158,9 +157,11 @@ task_append_constants(StringInfo body, List *constants)
 }
 
 /*
- * Appends the constants for customers whose row has left; returns how many.  One that was sent
- * leaves whatever has changed: another filter, or the time.  Of others, such as imported ones, only a
- * change of what the filter reads says that they were not outside all the time.
+ * Appends the on_leave constants for the customer of a row that has left the filter;
+ * returns their number.  If something of the row was sent before, the row was inside: it
+ * has left, whether by a change of its own, another filter or the passing of time.  If
+ * nothing was (an imported customer, say), only a change of a column that the filter reads
+ * shows that the row was inside before.
  */
 static int
 task_append_on_leave(const KaptureTask *task, StringInfo body)
@@ -168,7 +169,7 @@ task_append_on_leave(const KaptureTask *task, StringInfo body)
 	const KaptureDelivery *delivery = task->delivery;
 
 	if (delivery->has_left || (!delivery->was_sent && (delivery->changed & KAPTURE_CHANGED_FILTER) == 0))
-		return 0;				/* it had left before */
+		return 0;				/* the row had left before */
 	return task_append_constants(body, task->att->on_leave);
 }
 
@@ -184,8 +185,8 @@ task_begin_update(const KaptureTask *task, StringInfo body)
 }
 
 /*
- * Makes the body of a search by id, phone, email or both of these (NULL: not by
- * this), with all the keys of the sample.
+ * Makes the body of a search by id, by phone, by email, or by phone and email (NULL: not by
+ * this one).  It has all keys of Kapture's sample request.
  */
 static void
 task_search_body(StringInfo body, const char *id, const char *phone, const char *email)
@@ -199,8 +200,8 @@ task_search_body(StringInfo body, const char *id, const char *phone, const char 
 }
 
 /*
- * Makes the request of a step the task's next.  Returns false if the step has
- * nothing to send.
+ * Makes the request of a step the task's next one.  Returns false if the step has nothing
+ * to send.
  */
 static bool
 task_prepare(KaptureTask *task, KaptureStep step)
@@ -262,8 +263,8 @@ task_prepare(KaptureTask *task, KaptureStep step)
 }
 
 /*
- * Gives the body of the task's request the form that the account wants (dialect.c),
- * once.  Errors as kapture_message_body().
+ * Converts the body of the task's request to the form that the account wants (dialect.c),
+ * unless that was done before.  Raises the errors of kapture_message_body().
  */
 void
 kapture_task_wrap(KaptureTask *task, const KaptureServer *server)
@@ -280,7 +281,7 @@ kapture_task_wrap(KaptureTask *task, const KaptureServer *server)
 	MemoryContextSwitchTo(old);
 }
 
-/* The row's customer_code; NULL if it has none.  One that is the same for all rows names no customer. */
+/* The row's customer_code; NULL if it has none, or a constant, which names no customer. */
 static const char *
 task_code(const KaptureAttachment *att, const KaptureDelivery *delivery)
 {
@@ -293,8 +294,8 @@ task_code(const KaptureAttachment *att, const KaptureDelivery *delivery)
 }
 
 /*
- * Fills in by which phone and email an Add of the row's present values could
- * be found, and, where an Add is an upsert, by which code Kapture knows it again.
+ * Fills in the phone and email by which an Add of the row's present values could be found,
+ * and, where an Add is an upsert, the code by which Kapture recognizes the customer.
  */
 void
 kapture_task_identify(const KaptureAttachment *att, KaptureDelivery *delivery, bool add_is_upsert)
@@ -304,7 +305,7 @@ kapture_task_identify(const KaptureAttachment *att, KaptureDelivery *delivery, b
 	delivery->sent_code = add_is_upsert ? (char *) task_code(att, delivery) : NULL;
 }
 
-/* Would an Add be found by what the lost one had? */
+/* Does the row still have the phone and email that its lost Add had? */
 static bool
 task_same_identity(const KaptureTask *task)
 {
@@ -316,9 +317,9 @@ task_same_identity(const KaptureTask *task)
 }
 
 /*
- * May a lost Add be sent again without a search?  Then it had the code and all else
- * that the next one has, so that Kapture carries out one of them as an update of the
- * other's customer.
+ * May a lost Add be sent again without a search?  Only if it had the code, phone and email
+ * of the next Add: then Kapture carries out one of the two as an update of the other's
+ * customer.
  */
 static bool
 task_may_repeat(const KaptureTask *task)
@@ -329,7 +330,7 @@ task_may_repeat(const KaptureTask *task)
 	return code && delivery->sent_code && strcmp(code, delivery->sent_code) == 0 && task_same_identity(task);
 }
 
-/* Nothing more is to be sent. */
+/* Ends a task with success. */
 static void
 task_done(KaptureTask *task, const char *action)
 {
@@ -338,8 +339,8 @@ task_done(KaptureTask *task, const char *action)
 }
 
 /*
- * Ends a task without success.  "park": it waits for a change of the row, else
- * it is tried again at next_attempt.
+ * Ends a task without success.  "park": the row waits until it is changed; else it is tried
+ * again at next_attempt.
  */
 void
 kapture_task_fail(KaptureTask *task, bool park, TimestampTz next_attempt, const char *error)
@@ -355,11 +356,11 @@ kapture_task_fail(KaptureTask *task, bool park, TimestampTz next_attempt, const 
 	failed->unsure = task->step == KAPTURE_STEP_UPDATE;
 	failed->waits_for = 0;
 	failed->searches = 0;
-	/* that of a deleted row is nowhere else */
+	/* if the row was deleted, the id is kept nowhere else */
 	failed->customer_id = task->customer_id == task->delivery->row.customer_id && !task->delivery->gone ? 0 : task->customer_id;
 	if (task->body)
 	{
-		/* it may have to outlive a transaction that fails */
+		/* the text may have to outlive a transaction that fails */
 		MemoryContext old = MemoryContextSwitchTo(task->delivery->context);
 
 		KAPTURE_FAULT_ROW("request as text", task->delivery->row_key);
@@ -371,7 +372,7 @@ kapture_task_fail(KaptureTask *task, bool park, TimestampTz next_attempt, const 
 	failed->error = MemoryContextStrdup(task->delivery->context, kapture_text_cut(error));
 }
 
-/* Fails for now; the delay grows with each failure. */
+/* Fails a task for this time; the delay grows with each failure. */
 static void
 task_retry(KaptureTask *task, TimestampTz now, const char *error)
 {
@@ -382,8 +383,8 @@ task_retry(KaptureTask *task, TimestampTz now, const char *error)
 }
 
 /*
- * Parks a task because of an error of ours; if that is a shortage, the task is tried
- * again instead.  What was or would be sent is left out, as it may be the cause.
+ * Parks a task because of an error of our own, or retries it if the error is a shortage.
+ * The request is left out of the record, as it may be the cause.
  */
 void
 kapture_task_park(KaptureTask *task, const ErrorData *error)
@@ -400,10 +401,10 @@ kapture_task_park(KaptureTask *task, const ErrorData *error)
 }
 
 /*
- * Takes in what became of writing the customer's id to the row (delivery->row.outcome).
- * An id that could not be written is kept, and written at "later", for which "why" is
- * the reason; or the task is parked, with the row's error, or with "blame" if that is
- * not NULL.
+ * Takes in the outcome of writing the customer's id to the row (delivery->row.outcome).  An
+ * id that could not be written is kept in the delivery; it is written at "later", with
+ * "why" as the reason shown.  Or the task is parked, with the row's error or, if that is
+ * not NULL, with "blame".
  */
 void
 kapture_task_written(KaptureTask *task, TimestampTz later, const char *why, const char *blame)
@@ -415,9 +416,9 @@ kapture_task_written(KaptureTask *task, TimestampTz later, const char *why, cons
 	switch (row->outcome)
 	{
 		case KAPTURE_ROW_DONE:
-			break;				/* after a failure, the delivery has the id, too, until kapture_row has it */
+			break;				/* after a failure, the delivery keeps the id, too, until kapture_row has it */
 		case KAPTURE_ROW_GONE:
-			/* deleted, though that was not captured */
+			/* deleted without being captured */
 			if (sent)
 				task->action = "gone";
 			break;
@@ -435,8 +436,8 @@ kapture_task_written(KaptureTask *task, TimestampTz later, const char *why, cons
 }
 
 /*
- * Makes an outcome that cannot be recorded a failure, with what it has brought: a
- * customer's id, or that the changes are with Kapture.
+ * Turns an outcome that cannot be recorded into a failure.  What was achieved is kept: a
+ * customer's id, and whether the changes have arrived at Kapture.
  */
 void
 kapture_task_unrecorded(KaptureTask *task, const ErrorData *error)
@@ -449,7 +450,7 @@ kapture_task_unrecorded(KaptureTask *task, const ErrorData *error)
 	task->failed.arrived = arrived;
 }
 
-/* Puts the row back; nothing was sent that would change Kapture. */
+/* Puts the row back into the queue; nothing was sent that would change Kapture. */
 static void
 task_release(KaptureTask *task, TimestampTz next_attempt)
 {
@@ -457,7 +458,10 @@ task_release(KaptureTask *task, TimestampTz next_attempt)
 	task->next_attempt = next_attempt;
 }
 
-/* No Add of ours is in doubt any more: the next one's identity is to be recorded before it is sent. */
+/*
+ * Ends the doubt about a lost Add.  The row is claimed anew, to have the next Add's
+ * identity recorded before it is sent.
+ */
 static void
 task_end_doubt(KaptureTask *task, TimestampTz now)
 {
@@ -467,8 +471,8 @@ task_end_doubt(KaptureTask *task, TimestampTz now)
 }
 
 /*
- * Parks a row that Kapture is known to refuse, if what is to be sent of it has
- * these fields; it has cost no request.  Returns whether it did.
+ * Parks a row that Kapture is known to refuse for one of the fields to be sent ("mask").
+ * No request is spent on it.  Returns whether the row was parked.
  */
 static bool
 task_refused(KaptureTask *task, bool is_add, int64 mask)
@@ -497,7 +501,7 @@ task_add(KaptureTask *task)
 		(void) task_prepare(task, KAPTURE_STEP_ADD);
 }
 
-/* Those fields of the mask that are not known to have the row's values in Kapture already. */
+/* Returns the fields of the mask whose values are not known to be in Kapture already. */
 static int64
 task_news(const KaptureTask *task, int64 mask)
 {
@@ -517,14 +521,14 @@ task_news(const KaptureTask *task, int64 mask)
 	return mask;
 }
 
-/* Updates the customer, or finds that there is nothing to bring. */
+/* Prepares the customer's Update, or ends the task if there is nothing to send. */
 static void
 task_update(KaptureTask *task)
 {
 	const KaptureDelivery *delivery = task->delivery;
 	bool		outside = delivery->row.outside;
 
-	/* a row that comes in again is sent whole, also if another filter or the time has let it in */
+	/* a row that is inside again is sent whole, also if another filter or the passing of time let it in */
 	task->sending = outside ? 0 :
 		task_news(task, delivery->changed | (delivery->has_left ? task->att->all_changed : 0));
 	if (!outside && task_refused(task, false, task->sending))
@@ -533,7 +537,7 @@ task_update(KaptureTask *task)
 		task_done(task, outside ? "left" : task->customer_id == task->delivery->row.customer_id ? "none" : "link");
 }
 
-/* Takes a customer that was there before, and sends it what the row has, if that is wanted. */
+/* Links the row to a customer that existed before, and sends the row's values, unless only links are wanted. */
 static void
 task_link(KaptureTask *task, int64 found)
 {
@@ -545,7 +549,7 @@ task_link(KaptureTask *task, int64 found)
 		task_update(task);
 }
 
-/* The row is no more, which is reported if it had a customer. */
+/* Ends a task whose row was deleted; reports the deletion if the row had a customer. */
 static void
 task_end_gone(KaptureTask *task)
 {
@@ -554,8 +558,8 @@ task_end_gone(KaptureTask *task)
 }
 
 /*
- * The row is no more.  Kapture keeps its customer, so the history is to name it:
- * one that a lost Add may have made is searched for.
+ * Plans for a row that was deleted.  Kapture keeps its customer, so the history is to name
+ * it: a customer that a lost Add may have made is searched for.
  */
 static void
 task_gone(KaptureTask *task, TimestampTz now)
@@ -576,16 +580,16 @@ task_gone(KaptureTask *task, TimestampTz now)
 }
 
 /*
- * The row was deleted while a request of its was in flight, whose answer has
- * been taken in: nothing else is sent for it, but a search for its lost Add, and that
- * it was deleted.
+ * The row was deleted while its request was in flight, and the answer has been processed.
+ * Only two kinds of requests are still sent for it: a search for its lost Add, and the
+ * report of its deletion.
  */
 static void
 task_gone_meanwhile(KaptureTask *task)
 {
 	bool		searching = task->step == KAPTURE_STEP_FIND_PHONE || task->step == KAPTURE_STEP_FIND_EMAIL;
 
-	/* its Update was refused; of whom, does not matter any more */
+	/* the Update was refused; who has its phone or email does not matter any more */
 	if (task->seeks_holder && task->state == KAPTURE_TASK_SEND)
 	{
 		task->seeks_holder = false;
@@ -596,14 +600,14 @@ task_gone_meanwhile(KaptureTask *task)
 		case KAPTURE_TASK_SEND:
 			if (task->step == KAPTURE_STEP_DELETED || (task->asked_first && searching))
 				break;
-			/* the customer that it would have been linked to is somebody else's */
+			/* the customer that the row was to be linked to belongs to others */
 			task->customer_id = 0;
 			task_done(task, "gone");
 			break;
 		case KAPTURE_TASK_FAILED:
 			if (task->step == KAPTURE_STEP_DELETED || (task->delivery->in_doubt != 0 && !task->failed.park))
 				break;
-			/* one that it was to be linked to is not its own yet */
+			/* a customer that the row was only to be linked to is not its own yet */
 			if (task->customer_id == Max(task->delivery->row.customer_id, task->delivery->customer_id))
 				task_end_gone(task);
 			else
@@ -625,8 +629,8 @@ task_search_singly(KaptureTask *task)
 }
 
 /*
- * The row comes in again, but while it was outside, another one took its customer over, which keeps
- * it: the row waits until that one goes.
+ * The row is inside the filter again, but another row took its customer over meanwhile.
+ * This row waits until that one gives the customer up.
  */
 static void
 task_taken(KaptureTask *task)
@@ -643,8 +647,8 @@ task_taken(KaptureTask *task)
 }
 
 /*
- * Works out a claimed row's first request from what the table holds, or that
- * none is needed.
+ * Works out a claimed row's first request, or that it needs none, from what the tables
+ * hold.
  */
 void
 kapture_task_plan(KaptureTask *task, TimestampTz now)
@@ -672,7 +676,7 @@ kapture_task_plan(KaptureTask *task, TimestampTz now)
 			break;
 	}
 
-	/* an id that the extension keeps is given up with the customer */
+	/* an id that only the extension keeps is given up together with the customer */
 	if (delivery->taken_by && !delivery->row.outside && task->att->id_column == NULL)
 		delivery->row.customer_id = 0;
 	if (delivery->row.customer_id != 0)
@@ -692,7 +696,7 @@ kapture_task_plan(KaptureTask *task, TimestampTz now)
 	}
 	else if (delivery->sent_phone || delivery->sent_email)
 	{
-		/* an Add that was carried out has both */
+		/* if the Add was carried out, its customer has both phone and email */
 		task->asked_first = task->lost = true;
 		if (task_may_repeat(task))
 			task_add(task);
@@ -700,18 +704,18 @@ kapture_task_plan(KaptureTask *task, TimestampTz now)
 			task_search_singly(task);
 	}
 	else
-		task_end_doubt(task, now);	/* it was an Update */
+		task_end_doubt(task, now);	/* the lost request was an Update */
 }
 
 /*
- * A request may have been carried out, or may be yet.  Notes when it can no
- * longer be running: then an Add is searched for, which allows for one that is
- * later than that, and an Update is sent again.
+ * A request may have been, or may yet be, carried out.  Notes when it can no longer be
+ * running: after that, an Add is searched for (the search allows for an Add that is later
+ * still), and an Update is sent again.
  */
 static void
 task_note_doubt(KaptureTask *task, const KaptureHttpAnswer *answer, TimestampTz now)
 {
-	/* a gateway gives up before the server behind it does */
+	/* a gateway times out before the server behind it does */
 	bool		running = answer->outcome != KAPTURE_HTTP_ANSWERED || task->strange ||
 		(answer->status >= 502 && answer->status <= 504);
 	int64		rest = running ? Max(task->timeout - answer->elapsed / 1000, 0) : 0;
@@ -734,7 +738,7 @@ task_no_answer(KaptureTask *task, const KaptureHttpAnswer *answer, TimestampTz n
 		task_note_doubt(task, answer, now);
 	if (answer->outcome == KAPTURE_HTTP_NOT_SENT)
 	{
-		/* not the row's fault: it goes as soon as the server is well again */
+		/* not the row's fault: it is sent as soon as the server is well again */
 		kapture_task_fail(task, false, now, error);
 		task->failed.counts = false;
 	}
@@ -744,8 +748,8 @@ task_no_answer(KaptureTask *task, const KaptureHttpAnswer *answer, TimestampTz n
 }
 
 /*
- * Kapture has added the customer, but does not say its id, as some accounts do:
- * it is looked up.
+ * Kapture has added the customer without returning its id, as some accounts do.  Looks the
+ * id up.
  */
 static void
 task_look_up(KaptureTask *task, TimestampTz now)
@@ -758,8 +762,8 @@ task_look_up(KaptureTask *task, TimestampTz now)
 }
 
 /*
- * The task's Update, which was refused, is tried again: whoever had its phone or email has it no
- * more.
+ * Tries the task's refused Update again: the customer that had its phone or email has
+ * another one by now.
  */
 void
 kapture_task_try_again(KaptureTask *task, TimestampTz now)
@@ -771,8 +775,9 @@ kapture_task_try_again(KaptureTask *task, TimestampTz now)
 }
 
 /*
- * Nobody is found who has the phone or email that the task's Update was refused for.  It is tried again,
- * late enough for a search that lags; if that goes on, the row stays parked.
+ * No customer is found that has the phone or email for which the task's Update was refused.
+ * The Update is tried again, after a delay that allows for a search that lags; after
+ * KAPTURE_SEARCHES such searches, the row stays parked.
  */
 static void
 task_found_nobody(KaptureTask *task, TimestampTz now)
@@ -786,9 +791,10 @@ task_found_nobody(KaptureTask *task, TimestampTz now)
 }
 
 /*
- * The customer that has the phone or email which the task's Update was refused for was that of a row
- * that is deleted.  The last Update of that may have given it away meanwhile, or may yet: the task is tried
- * again soon, and once more when that can no longer be running.
+ * The task's Update was refused for the phone or email of a customer whose row is deleted.
+ * The last Update of the deleted row may have changed that phone or email by now, or may
+ * change it yet.  So the task is tried again soon, and once more when that Update can no
+ * longer be running.
  */
 void
 kapture_task_hope(KaptureTask *task, TimestampTz now)
@@ -804,7 +810,7 @@ kapture_task_hope(KaptureTask *task, TimestampTz now)
 	KAPTURE_TRACE(task, "try_again");
 }
 
-/* The task's Update was refused because of another customer's phone or email: of whose? */
+/* The task's Update was refused for a phone or email of another customer.  Searches for that customer. */
 static void
 task_seek_holder(KaptureTask *task, const KaptureReply *reply)
 {
@@ -814,14 +820,14 @@ task_seek_holder(KaptureTask *task, const KaptureReply *reply)
 	task->asked_first = false;
 	task_identity(task, task->sending, &sent);
 	kapture_task_fail(task, true, 0, reply->message);
-	task->failed.unsure = false;	/* it was not carried out */
+	task->failed.unsure = false;	/* the Update was not carried out */
 	delivery->sent_phone = reply->verdict == KAPTURE_DUPLICATE_EMAIL ? NULL : (char *) sent.phone;
 	delivery->sent_email = reply->verdict == KAPTURE_DUPLICATE_PHONE ? NULL : (char *) sent.email;
 	task->by_phone = task->by_email = 0;
 	task->seeks_holder = task_search_singly(task);
 }
 
-/* The searches are done: what they have found is in the way of the task's Update, which has failed. */
+/* The searches for the customer that is in the way of the task's failed Update are done. */
 static void
 task_found_holder(KaptureTask *task, TimestampTz now)
 {
@@ -833,7 +839,7 @@ task_found_holder(KaptureTask *task, TimestampTz now)
 		task_found_nobody(task, now);
 }
 
-/* Both searches are done: whose are phone and email? */
+/* Both searches are done: decides by the customers that have phone and email. */
 static void
 task_searched(KaptureTask *task, TimestampTz now)
 {
@@ -846,7 +852,7 @@ task_searched(KaptureTask *task, TimestampTz now)
 		task_found_holder(task, now);
 	else if (task->delivery->gone && !search_again)
 	{
-		/* a customer that another row has is not recorded with this one */
+		/* the history of a deleted row does not name a customer that another row may have */
 		task->customer_id = task->asked_first && !different ? found : 0;
 		task_end_gone(task);
 	}
@@ -866,7 +872,7 @@ task_searched(KaptureTask *task, TimestampTz now)
 		task_link(task, found);
 	else if (search_again)
 	{
-		/* the doubt lasts as long: a change of the row does not bring the next search forward */
+		/* in doubt until then, so that a change of the row does not bring the next search forward */
 		task->delivery->in_doubt = TimestampTzPlusMilliseconds(now, KAPTURE_SEARCH_RETRY);
 		task_release(task, task->delivery->in_doubt);
 	}
@@ -898,7 +904,7 @@ task_duplicate(KaptureTask *task, const KaptureReply *reply)
 		return;
 	}
 
-	/* an Add of ours that was lost is settled now: it has this customer */
+	/* if this was a repeated Add, the lost one is settled: it has made this customer */
 	task->asked_first = false;
 	task->named_id = reply->named_id;
 	if (!task_prepare(task, KAPTURE_STEP_FIND_NAMED) && !task_search_singly(task))
@@ -906,9 +912,9 @@ task_duplicate(KaptureTask *task, const KaptureReply *reply)
 }
 
 /*
- * The account wants another form of body: all rows wait for the option that says
- * which.  This row comes back later than the server's next probe, so that it is
- * another one's turn: it may be the row's fault after all.
+ * The account wants another form of body: all rows wait until the option that says which is
+ * set.  In case the row is at fault after all, it is due later than the server's next
+ * probe, so that the probe is another row.
  */
 static void
 task_misfit(KaptureTask *task, const KaptureReply *reply, TimestampTz now)
@@ -920,7 +926,7 @@ task_misfit(KaptureTask *task, const KaptureReply *reply, TimestampTz now)
 				 kapture_api_name(api), is_array ? "object" : "array");
 
 	if (task->step == KAPTURE_STEP_ADD)
-		task->delivery->in_doubt = 0;	/* it was not carried out */
+		task->delivery->in_doubt = 0;	/* the Add was not carried out */
 	task->health = KAPTURE_STATE_MISCONFIGURED;
 	kapture_task_fail(task, false, TimestampTzPlusMilliseconds(now, KAPTURE_DENIED_PROBE + KAPTURE_LOCKED_RETRY),
 					  psprintf("Kapture cannot read the body of the %s request (%s): %s",
@@ -928,8 +934,8 @@ task_misfit(KaptureTask *task, const KaptureReply *reply, TimestampTz now)
 }
 
 /*
- * Kapture refuses the request.  A search in words that are not known to be about what
- * is searched for is no fault of the row's, which waits until it is answered.
+ * Kapture refuses the request: the row is parked.  But if a search is refused, in words not
+ * known to be about what is searched for, that is not the row's fault: it is retried.
  */
 static void
 task_refusal(KaptureTask *task, const KaptureReply *reply, TimestampTz now)
@@ -940,7 +946,7 @@ task_refusal(KaptureTask *task, const KaptureReply *reply, TimestampTz now)
 		return;
 	}
 	if (task->step == KAPTURE_STEP_ADD)
-		task->delivery->in_doubt = 0;	/* it was not carried out */
+		task->delivery->in_doubt = 0;	/* the Add was not carried out */
 	kapture_task_fail(task, true, 0, reply->message);
 	task->failed.unsure = false;
 }
@@ -982,7 +988,7 @@ task_success(KaptureTask *task, const KaptureReply *reply, TimestampTz now)
 			break;
 		case KAPTURE_STEP_FIND_NAMED:
 			task->by_phone = task->by_email = reply->customer_id;
-			/* the words may have been about somebody else */
+			/* the words of the refusal may have been about another customer */
 			if (reply->customer_id != 0 || !task_search_singly(task))
 				task_searched(task, now);
 			break;
@@ -990,8 +996,8 @@ task_success(KaptureTask *task, const KaptureReply *reply, TimestampTz now)
 }
 
 /*
- * Is what Kapture says that it did about the customer that was sent?  If not, the
- * answer is one to another request.
+ * Is Kapture's answer about the customer that was sent?  If not, it belongs to another
+ * request.
  */
 static void
 task_confirm_written(KaptureTask *task, KaptureReply *reply)
@@ -999,14 +1005,14 @@ task_confirm_written(KaptureTask *task, KaptureReply *reply)
 	bool		is_add = task->step == KAPTURE_STEP_ADD;
 	KaptureIdentity sent;
 
-	/* an Update names what has changed, and no more */
+	/* an Update has the changed fields only */
 	task_identity(task, task->sending, &sent);
 	task->strange = !kapture_message_confirm(reply, &sent, is_add ? 0 : task->customer_id);
 }
 
 /*
- * Is the customer that a refusal has named the one that was sent?  It counts as
- * not found unless it has the phone or the email.
+ * Is the customer that a refusal has named the one that was sent?  Unless it has the row's
+ * phone or email, it counts as not found.
  */
 static void
 task_confirm_named(const KaptureTask *task, Jsonb *answer, KaptureReply *reply)
@@ -1020,9 +1026,10 @@ task_confirm_named(const KaptureTask *task, Jsonb *answer, KaptureReply *reply)
 }
 
 /*
- * Has the customer that was found what was searched for?  If not, the answer counts as
- * one to another request.  Kapture may search by phone or email if it is given both:
- * then each is searched for separately, and the result is true.
+ * Checks that the customer that was found has the phone and email that were searched for.
+ * If not, the answer counts as one to another request.  But Kapture may search by either if
+ * it is given both: then each is searched for separately, and the result is true.  Else it
+ * is false.
  */
 static bool
 task_confirm_found(KaptureTask *task, Jsonb *answer, KaptureReply *reply)
@@ -1067,8 +1074,8 @@ task_sent(const KaptureTask *task, KaptureSent *sent)
 }
 
 /*
- * Reads the answer to the task's request, and notes what it says.  False: the task
- * has its next request already.
+ * Reads the answer to the task's request, and notes what it says.  Returns false if the
+ * task has its next request already.
  */
 static bool
 task_read(KaptureTask *task, const KaptureHttpAnswer *answer, KaptureReply *reply)
@@ -1101,7 +1108,7 @@ task_read(KaptureTask *task, const KaptureHttpAnswer *answer, KaptureReply *repl
 	return true;
 }
 
-/* What an answer means for the task, as if its row were still there. */
+/* Works out what an answer means for the task; that its row may have been deleted is left to the caller. */
 static void
 task_judge(KaptureTask *task, const KaptureHttpAnswer *answer, TimestampTz now)
 {
@@ -1143,7 +1150,7 @@ task_judge(KaptureTask *task, const KaptureHttpAnswer *answer, TimestampTz now)
 			break;
 		case KAPTURE_DENIED:
 			task->health = KAPTURE_STATE_DENIED;
-			/* later than the next probe: it may be about this row alone, and others are to be tried */
+			/* due later than the next probe: the denial may be about this row alone, and others are to be tried */
 			kapture_task_fail(task, false, TimestampTzPlusMilliseconds(now, KAPTURE_DENIED_PROBE + KAPTURE_LOCKED_RETRY), reply.message);
 			task->failed.unsure = false;
 			break;
@@ -1153,7 +1160,7 @@ task_judge(KaptureTask *task, const KaptureHttpAnswer *answer, TimestampTz now)
 			task->failed.counts = task->failed.unsure = false;
 			break;
 		case KAPTURE_BROKEN:
-			/* who knows how far Kapture got */
+			/* Kapture may have carried it out */
 			task->health = KAPTURE_STATE_FAILING;
 			task_note_doubt(task, answer, now);
 			task_retry(task, now, reply.message);
@@ -1171,9 +1178,10 @@ kapture_task_has_added(const KaptureTask *task)
 }
 
 /*
- * Has what the task has sent freed a phone or email for other rows, or has its row left its
- * customer to them?  It has, too, if its row was just linked, or if the rest of it failed.
- * The last Update of a deleted row may have been carried out after its deletion was noted.
+ * Has the task freed a phone, an email or a whole customer for other rows?  The customer,
+ * if its row was deleted or has left the filter; phone or email, if an Update has sent
+ * other ones, even if the row was only just linked or what followed the Update failed.  The
+ * last Update of a deleted row may have been carried out after the deletion was noted.
  */
 bool
 kapture_task_frees(const KaptureTask *task)
@@ -1185,7 +1193,7 @@ kapture_task_frees(const KaptureTask *task)
 	if (task->customer_id == 0)
 		return false;
 	if (done && (gone || task->delivery->row.outside))
-		return true;			/* it has left */
+		return true;			/* the row has left its customer */
 	if (task->delivery->row.values == NULL || (task->step != KAPTURE_STEP_UPDATE && !gone) ||
 		!(done || (task->state == KAPTURE_TASK_FAILED && (task->failed.arrived || gone))))
 		return false;
@@ -1194,7 +1202,8 @@ kapture_task_frees(const KaptureTask *task)
 }
 
 /*
- * Has the task got a customer that its row does not have yet?  Another row may have it.
+ * Has the task got a customer that its row does not have yet?  Another row may have that
+ * customer.
  */
 bool
 kapture_task_takes(const KaptureTask *task)
@@ -1228,7 +1237,8 @@ kapture_task_is_known(const KaptureAttachment *att, const KaptureDelivery *deliv
 }
 
 /*
- * Was the task's Update refused for a phone or email of another customer?  That may be another row's.
+ * Was the task's Update refused for a phone or email of another customer?  That customer
+ * may be another row's.
  */
 bool
 kapture_task_is_held(const KaptureTask *task)
@@ -1237,7 +1247,8 @@ kapture_task_is_held(const KaptureTask *task)
 }
 
 /*
- * Is the task about to report that its row was deleted?  Another row may have the customer.
+ * Is the task about to report that its row was deleted?  Another row may have the customer
+ * by now.
  */
 bool
 kapture_task_reports(const KaptureTask *task)
@@ -1246,7 +1257,7 @@ kapture_task_reports(const KaptureTask *task)
 }
 
 /*
- * Another row has the customer of a row that was deleted: that is not reported.
+ * Ends a task that was to report a deletion: another row has the deleted row's customer.
  */
 void
 kapture_task_spare(KaptureTask *task)
@@ -1259,9 +1270,10 @@ kapture_task_spare(KaptureTask *task)
 }
 
 /*
- * Parks a task whose customer another row has: "table" and "row_key" say which, a key
- * of NULL that it is not the owner's.  It is tried again when that changes, or, if the
- * customer was found by a phone and email that the row has no more, at once.
+ * Parks a task whose customer belongs to another row: that with "row_key" in "table";
+ * "row_key" is NULL if the other row is not the same owner's.  The task is tried again when
+ * that row gives the customer up.  But if its own row no longer has the phone and email by
+ * which the customer was found, the task is tried again at once.
  */
 void
 kapture_task_yield(KaptureTask *task, TimestampTz now, const char *table, const char *row_key)
@@ -1269,10 +1281,10 @@ kapture_task_yield(KaptureTask *task, TimestampTz now, const char *table, const 
 	int64		customer_id = task->customer_id;
 
 	task->customer_id = 0;
-	/* a lost Add is settled: Kapture has not carried it out beside a customer with its phone or email */
+	/* the lost Add is settled: it cannot have made a customer beside one with its phone or email */
 	if (task->delivery->in_doubt != 0 && !task_same_identity(task))
 	{
-		task_end_doubt(task, now);	/* by now the row has other ones */
+		task_end_doubt(task, now);	/* the row has another phone or email by now */
 		KAPTURE_TRACE(task, "yield");
 		return;
 	}
@@ -1289,8 +1301,9 @@ kapture_task_yield(KaptureTask *task, TimestampTz now, const char *table, const 
 }
 
 /*
- * Parks a task whose Update needs a phone or email of another row's customer until that has other ones.
- * "had": the other row has, but Kapture does not know yet; "table" and "row_key" as for kapture_task_yield().
+ * Parks a task whose Update needs a phone or email of another row's customer, until that
+ * customer has other ones.  "had": the other row has other ones, but Kapture does not know
+ * them yet; "table" and "row_key" as for kapture_task_yield().
  */
 void
 kapture_task_wait(KaptureTask *task, bool had, const char *table, const char *row_key)
@@ -1313,9 +1326,9 @@ kapture_task_wait(KaptureTask *task, bool had, const char *table, const char *ro
 }
 
 /*
- * Puts off a task whose customer another row is just getting or being added as; "table"
- * and "row_key" as for kapture_task_yield().  "had": it has the customer, but neither this
- * phone nor this email any more.
+ * Retries a task later because another row is just getting its customer, or is being added
+ * with its phone or email; "table" and "row_key" as for kapture_task_yield().  "had": the
+ * other row has the customer, but no longer this phone or email.
  */
 void
 kapture_task_stand_back(KaptureTask *task, TimestampTz now, bool had, const char *table, const char *row_key)
@@ -1331,7 +1344,8 @@ kapture_task_stand_back(KaptureTask *task, TimestampTz now, bool had, const char
 }
 
 /*
- * Puts off a task for whose customer the deletion of its former row is being reported.
+ * Retries a task later because its customer had another row, the deletion of which is being
+ * reported.
  */
 void
 kapture_task_let_report(KaptureTask *task, TimestampTz now)
@@ -1346,7 +1360,8 @@ kapture_task_let_report(KaptureTask *task, TimestampTz now)
 }
 
 /*
- * Puts off a task whose customer an Update of its former row, which is deleted, may change yet, until then.
+ * Retries a task at "until": before, an Update of the deleted row that had its customer may
+ * still be carried out.
  */
 void
 kapture_task_let_finish(KaptureTask *task, TimestampTz until)
@@ -1375,8 +1390,8 @@ kapture_task_answer(KaptureTask *task, const KaptureHttpAnswer *answer, Timestam
 }
 
 /*
- * May Kapture's words be logged?  Customers' data may not, neither what was sent nor
- * what others are found by.
+ * May Kapture's words be logged?  Not if they may contain customers' data: a value of this
+ * row, or the phone or email of another customer.
  */
 static bool
 task_may_log(const KaptureTask *task, const char *words)
@@ -1400,8 +1415,8 @@ task_may_log(const KaptureTask *task, const char *words)
 }
 
 /*
- * Returns what the last answer was and why the task failed, if it did, as far as that
- * may be logged, without a final period, in the current memory context; NULL: nothing.
+ * Returns the last answer, or why the task failed, as far as that may be logged: without a
+ * final period, in the current memory context.  Returns NULL if there is nothing to log.
  */
 char *
 kapture_task_log_text(const KaptureTask *task)

@@ -1,7 +1,7 @@
 /*
  * task.h
- *		From a claimed row to its requests, and from their answers to what
- *		becomes of it.
+ *		Plans the requests of a claimed row, and decides by their answers what
+ *		becomes of the row.
  */
 #ifndef KAPTURE_TASK_H
 #define KAPTURE_TASK_H
@@ -23,7 +23,7 @@ typedef enum KaptureStep
 	KAPTURE_STEP_FIND_PHONE,	/* is the customer there, by its phone? */
 	KAPTURE_STEP_FIND_EMAIL,
 	KAPTURE_STEP_FIND_BOTH,		/* by phone and email at once */
-	KAPTURE_STEP_FIND_NAMED		/* by the id that a refusal names */
+	KAPTURE_STEP_FIND_NAMED		/* by the id that a refusal has named */
 } KaptureStep;
 
 typedef enum KaptureTaskState
@@ -39,34 +39,34 @@ typedef struct KaptureTask
 	KaptureDelivery *delivery;
 	const KaptureAttachment *att;
 	int64		timeout;		/* of the server, milliseconds */
-	bool		check_rows;		/* what Kapture is known to refuse is not sent there */
-	bool		add_is_upsert;	/* an Add of a customer that is there updates it */
+	bool		check_rows;		/* a row that Kapture is known to refuse is parked without a request */
+	bool		add_is_upsert;	/* an Add of a customer that exists updates it */
 
 	KaptureTaskState state;
 	KaptureStep step;
-	char	   *body;			/* of the request of "step", UTF-8 */
+	char	   *body;			/* request body of "step", UTF-8 */
 	size_t		body_len;
-	bool		is_wrapped;		/* it has the account's form */
+	bool		is_wrapped;		/* the body has the account's form */
 	KaptureHttpRequest *request;	/* while it is in flight */
 
-	int64		customer_id;	/* known by now, or 0 */
-	int64		sending;		/* fields that the next or current Add or Update has */
-	int64		sent;			/* those that Kapture has confirmed */
-	bool		asked_first;	/* looks before it adds, as an Add may be lost */
-	bool		lost;			/* it was, once */
-	bool		strange;		/* the answer was one to another request */
-	bool		added;			/* by its last Add, which did not say the id */
-	bool		reported;		/* that the row was deleted */
-	int64		named_id;		/* of whom a refusal says that it is the customer, or 0 */
+	int64		customer_id;	/* known so far, or 0 */
+	int64		sending;		/* fields in the next or current Add or Update */
+	int64		sent;			/* fields that Kapture has confirmed */
+	bool		asked_first;	/* searches before it adds, as an Add may be lost */
+	bool		lost;			/* an Add of the row was lost before */
+	bool		strange;		/* the last answer belongs to another request */
+	bool		added;			/* by its last Add, whose answer did not have the id */
+	bool		reported;		/* the deletion of the row was reported */
+	int64		named_id;		/* customer that a refusal has named, or 0 */
 	int64		by_phone;		/* found by the searches, or 0 */
 	int64		by_email;
-	bool		seeks_holder;	/* of the phone or email that its Update was refused for, */
-	int64		held_by;		/* who is this customer, or 0 */
+	bool		seeks_holder;	/* searches for who has the phone or email that its Update was refused for */
+	int64		held_by;		/* the customer that has it, or 0 */
 
 	/* what the last answer said */
-	KaptureApi	asked;			/* to which API */
+	KaptureApi	asked;			/* API that was asked */
 	KaptureVerdict verdict;
-	bool		is_known;		/* refused in words that are known to be about values */
+	bool		is_known;		/* refused in words known to be about values */
 
 	/* the outcome */
 	const char *action;			/* if DONE */

@@ -2,12 +2,12 @@
  * trace.c
  *		In a build for tests, notes which transitions tasks take.
  *
- * Each is a line of the file kapture_transitions in the data directory, if that is
- * there: the delivery, its attempt, where the task was, what moved it on, and where it
- * is.  Names are those of docs/dev/protocol.md and test/model/sync.pml.
+ * Each transition is a line in the file kapture_transitions of the data directory, if that
+ * file exists: the delivery, its attempt, where the task was, what moved it on, and where
+ * it is now.  Names are those of docs/dev/protocol.md and test/model/sync.pml.
  *
- * Where a task was is remembered from the last time, so a move that has no trace of its
- * own shows with the next one, as one that nobody allows.
+ * Where a task was is remembered from its last transition.  So a move without a trace of
+ * its own shows up with the next one, as a transition that is not allowed.
  */
 #include "postgres.h"
 
@@ -20,7 +20,7 @@
 #define TRACE_FILE		"kapture_transitions"
 #define TRACE_CLAIMED	"CLAIMED"
 
-/* Where a task is that has been planned. */
+/* Returns the state of a planned task. */
 static const char *
 trace_place(const KaptureTask *task)
 {
@@ -49,7 +49,7 @@ trace_place(const KaptureTask *task)
 }
 
 /*
- * Notes that a task has got to where it is because of "on"; "plan" is the first.  One
+ * Notes that "on" has moved a task to where it is now; the first one is "plan".  A task
  * that has not moved is not noted.
  */
 void
@@ -70,8 +70,8 @@ kapture_trace_task(KaptureTask *task, const char *on)
 }
 
 /*
- * Returns what an answer is to the model, which does not tell those apart that have the
- * same consequences.
+ * Returns the model's name for an answer.  The model does not distinguish answers that have
+ * the same consequences.
  */
 const char *
 kapture_trace_verdict(const KaptureTask *task, const KaptureHttpAnswer *answer)
@@ -97,7 +97,7 @@ kapture_trace_verdict(const KaptureTask *task, const KaptureHttpAnswer *answer)
 		case KAPTURE_THROTTLED:
 			return "DENIED";
 		case KAPTURE_BROKEN:
-			/* the answer to a search by both is followed by one for each */
+			/* if a search by both is answered like this, a search by each follows */
 			return is_search && task->state == KAPTURE_TASK_SEND ? "PARTLY_FOUND" : "IN_DOUBT";
 	}
 	return "?";

@@ -10,7 +10,7 @@
 #include "queue/scan.h"
 #include "traffic/pacing.h"
 
-/* What was read of keys in a transaction that failed is to be read again. */
+/* Has key changes read again that were read in a transaction which failed. */
 static void
 transaction_forget_followed(Worker *worker)
 {
@@ -46,7 +46,7 @@ kapture_transaction_run(Worker *worker, const char *activity, KaptureGuarded wor
 	return error;
 }
 
-/* Returns when to try again what has failed so many times in a row. */
+/* Returns when to try again what has failed that many times in a row. */
 TimestampTz
 kapture_transaction_retry_at(int errors)
 {
@@ -55,7 +55,7 @@ kapture_transaction_retry_at(int errors)
 }
 
 /*
- * Reports an error of a phase: of a table, and there of a row, if they are known.
+ * Reports an error of a phase, for a table and a row of it, if these are known (not NULL).
  */
 void
 kapture_transaction_report_error(KapturePhase phase, WorkerTable *table, const char *row_key, const ErrorData *error)
@@ -64,7 +64,7 @@ kapture_transaction_report_error(KapturePhase phase, WorkerTable *table, const c
 }
 
 /*
- * A phase has gone well, for a table or as a whole.
+ * Reports that a phase has gone well, for a table or, if that is NULL, as a whole.
  */
 void
 kapture_transaction_report_success(KapturePhase phase, WorkerTable *table)
@@ -73,8 +73,8 @@ kapture_transaction_report_success(KapturePhase phase, WorkerTable *table)
 }
 
 /*
- * Does work(arg), on which no other work depends, in a subtransaction.  Returns false
- * after an error, which it has reported: of a table, if that is not NULL.
+ * Does work(arg), on which no other work depends, in a subtransaction.  Returns false after
+ * an error, which is reported then, for a table if that is not NULL.
  */
 bool
 kapture_transaction_try_within(KaptureGuarded work, void *arg, WorkerTable *table)

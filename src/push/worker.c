@@ -2,18 +2,18 @@
  * worker.c
  *		The process that brings the changes of one database to Kapture.
  *
- * One loop, one process: claim rows (a transaction), send their requests, take
- * answers as they come, record what became of them (a transaction), wait.  No
- * transaction is open while a request is.  This file decides when; what is known of
- * servers and tables is read by load.c, rows are claimed by claim.c, requests sent
- * by send.c, and their outcomes recorded by record.c.
+ * One loop, one process: claim rows (a transaction), send their requests, take answers as
+ * they come, record what became of the rows (a transaction), wait.  No transaction is open
+ * while a request is in flight.  This file decides when each step is due.  Servers and
+ * tables are read by load.c, rows are claimed by claim.c, requests sent by send.c, and
+ * their outcomes recorded by record.c.
  *
- * Everything that must survive is in tables: whoever comes after a crash finds
- * what was 'sending' and goes on from there.
+ * Everything that must survive is in tables: after a crash, the next worker finds the rows
+ * that were 'sending' and goes on from there.
  *
- * An error ends neither the process nor what has nothing to do with it (guard.c).
- * What each part does about one is said where it is done; what none of them deals
- * with costs a pass of the loop.
+ * An error ends neither the process nor work that has nothing to do with it (guard.c).  How
+ * a part handles its errors is described there; an error that no part handles costs one
+ * pass of the loop.
  */
 #include "postgres.h"
 
@@ -48,7 +48,7 @@
 #include "table/clock.h"
 #include "traffic/pacing.h"
 
-/* Milliseconds for which a worker that has to end waits for answers. */
+/* Milliseconds that a worker which has to end waits for answers. */
 #define WORKER_FAREWELL		2000
 
 static void
@@ -59,7 +59,7 @@ worker_do_expire(void *arg)
 	worker->next_expiry = Min(kapture_history_expire(), kapture_call_queue_expire());
 }
 
-/* Lets a slice of the history go that is too old, when it is time for that. */
+/* Removes a slice of history that is too old, when it is time for that. */
 static void
 worker_expire(Worker *worker)
 {
@@ -79,7 +79,7 @@ worker_expire(Worker *worker)
 	FreeErrorData(error);
 }
 
-/* Lets others know how far we are with the tables, where that has changed. */
+/* Reports for kapture_status how far the worker is with each table, where that has changed. */
 static void
 worker_report_tables(Worker *worker)
 {
@@ -130,7 +130,7 @@ worker_report_activity(Worker *worker)
 	kapture_process_report_activity(&activity, "waiting for changes");
 }
 
-/* When something is to be sent or claimed. */
+/* Returns when something is to be sent or claimed. */
 static TimestampTz
 worker_next_work(Worker *worker, TimestampTz now)
 {
@@ -158,7 +158,7 @@ worker_next_work(Worker *worker, TimestampTz now)
 	return next;
 }
 
-/* Milliseconds until something is to be done without being woken, -1: nothing is. */
+/* Returns the milliseconds until something is to be done without being woken; -1: nothing is. */
 static long
 worker_timeout(Worker *worker)
 {
@@ -171,8 +171,8 @@ worker_timeout(Worker *worker)
 }
 
 /*
- * Are changes of rows to wake us?  Not if all tables are paused, nor while more
- * is claimed than can be sent: then the next answer does.
+ * Should changes of rows wake us?  Not if all tables are paused, nor if more is claimed
+ * than can be sent: then the next answer wakes us.
  */
 static bool
 worker_listens(Worker *worker)
@@ -192,9 +192,9 @@ worker_listens(Worker *worker)
 }
 
 /*
- * A transaction that was running when the outbox was read should wake us when
- * it commits.  In case it cannot (its session may end in between), we look
- * again by ourselves, and sleep for good only once none was running.
+ * A transaction that was running when the outbox was read should wake us when it commits,
+ * but its session may end before it does so.  So we look again by ourselves, and stop doing
+ * so only once no such transaction was running.
  */
 static void
 worker_safety_look(Worker *worker)
@@ -220,7 +220,7 @@ worker_safety_look(Worker *worker)
 		worker->next_safety_look = TimestampTzPlusMilliseconds(now, WORKER_SAFETY_LOOK);
 }
 
-/* Waits for the answers to requests that are in flight, but not for long. */
+/* Waits for the answers to requests in flight, for WORKER_FAREWELL at most. */
 static void
 worker_await_answers(Worker *worker)
 {
@@ -242,8 +242,8 @@ worker_await_answers(Worker *worker)
 }
 
 /*
- * Records what was sent, and puts back what was not: no row is in doubt that need not be,
- * nor does one wait for the next worker's timeout.
+ * Records the answers to what was sent, and puts unsent rows back, so that no row is in
+ * doubt without need, or waits until the next worker's timeout.
  */
 static void
 worker_wind_up(void *arg)
@@ -261,7 +261,7 @@ worker_wind_up(void *arg)
 	kapture_record_settle_apart(worker, &worker->settled);
 }
 
-/* Moves the times in tables. */
+/* Moves the times in tables when the clock was set. */
 static void
 worker_shift(int64 jump)
 {
@@ -270,8 +270,9 @@ worker_shift(int64 jump)
 }
 
 /*
- * If users' code is why we end, what was sent for others is not left in doubt, nor
- * what was not sent to the next worker's timeout.  It runs nobody's code.
+ * If users' code ends the process, rows that were sent for others are not left in doubt,
+ * and unsent rows need not wait until the next worker's timeout.  No users' code is run
+ * here.
  */
 static void
 worker_exit_callback(int code, Datum arg)
@@ -296,14 +297,14 @@ worker_exit_callback(int code, Datum arg)
 						kapture_process_database())));
 	worker->leaving = true;
 	AbortOutOfAnyTransaction();
-	/* an exit passes no PG_CATCH: what follows is not that code's any more */
+	/* an exit runs no PG_CATCH block: from here on, that code is not running any more */
 	kapture_user_code_enter_process();
 	kapture_lock_renew();
 	MemoryContextSwitchTo(worker->context);
 	worker_wind_up(worker);
 }
 
-/* Connects, takes the slot over, and finds out whether there is work here. */
+/* Connects, takes the slot, and finds out whether there is work in this database. */
 static Worker *
 worker_initialize(Datum arg)
 {
@@ -317,14 +318,14 @@ worker_initialize(Datum arg)
 	kapture_process_lock_database();
 	before_shmem_exit(worker_exit_callback, PointerGetDatum(worker));
 	worker->alone = true;
-	/* once more, to recover what another left */
+	/* read all again, to recover what another worker has left */
 	worker->stale = true;
 	worker->loaded = false;
 	worker->load_not_before = 0;
 	return worker;
 }
 
-/* Does once all that is to be done, and waits for more. */
+/* Does once all that there is to do, and waits for more. */
 static void
 worker_pass(void *arg)
 {
@@ -337,9 +338,9 @@ worker_pass(void *arg)
 	KAPTURE_FAULT_ROW("pass", NULL);
 	if (reloaded)
 	{
-		worker->stale = true;	/* exclusions may have changed, */
+		worker->stale = true;	/* the excluded databases may have changed */
 		worker->load_not_before = 0;
-		worker->next_expiry = 0;	/* and the retention */
+		worker->next_expiry = 0;	/* and so may the retention of the history */
 	}
 	if (woken)
 	{
@@ -352,7 +353,7 @@ worker_pass(void *arg)
 		kapture_process_exit(KAPTURE_EXIT_ABSENT);
 	kapture_process_follow_clock(worker->outdated ? NULL : worker_shift, worker_wind_up, worker);
 
-	/* connections are kept busy first, and while answers are recorded */
+	/* connections are kept busy before answers are recorded, and meanwhile */
 	kapture_record_collect(worker);
 	if (worker->trouble && kapture_record_is_due(worker))
 		kapture_record(worker);
@@ -381,11 +382,11 @@ worker_pass(void *arg)
 		timeout = kapture_process_timeout(timeout);
 	}
 	else
-		timeout = 0;			/* but answers are taken in, however much there is to do */
+		timeout = 0;			/* no wait, but answers are taken in */
 	(void) kapture_http_wait(timeout, WaitEventExtensionNew("KaptureWorkerMain"));
 }
 
-/* After an error outside of the steps that have a guard of their own. */
+/* Has everything looked at after an error outside of the steps that have a guard of their own. */
 static void
 worker_look_again(void *arg)
 {

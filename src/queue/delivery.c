@@ -23,9 +23,9 @@
 #include "queue/vacuum.h"
 
 /*
- * At the start of a worker: what an earlier one was sending for a table is in
- * doubt until "in_doubt", when it can no longer be running.  With "error", it is
- * parked, and so is what is due.
+ * Called as a worker starts: puts deliveries that an earlier worker left 'sending' for a
+ * table in doubt until "in_doubt", when their requests can no longer be running.  If
+ * "error" is not NULL, these deliveries are parked with it, and so are those that are due.
  */
 void
 kapture_delivery_recover(int32 attachment_id, TimestampTz in_doubt, const char *error)
@@ -40,8 +40,8 @@ kapture_delivery_recover(int32 attachment_id, TimestampTz in_doubt, const char *
 }
 
 /*
- * Forgets attached tables that were dropped.  Returns how many; *changes is the
- * number of changes that waited for them.
+ * Forgets attached tables that were dropped.  Returns their number; *changes is the number
+ * of changes that waited for them.
  */
 int64
 kapture_delivery_forget_dropped(int64 *changes)
@@ -74,7 +74,7 @@ kapture_delivery_create(int32 attachment_id, const char *row_key, MemoryContext 
 	return delivery;
 }
 
-/* Text in the delivery's context, NULL for NULL. */
+/* Returns text in the delivery's context; NULL for NULL. */
 static char *
 delivery_gettext(KaptureDelivery *delivery, uint64 row, int col)
 {
@@ -84,7 +84,7 @@ delivery_gettext(KaptureDelivery *delivery, uint64 row, int col)
 	return isnull ? NULL : MemoryContextStrdup(delivery->context, TextDatumGetCString(value));
 }
 
-/* Fills in what the table says of a claimed delivery. */
+/* Fills in a claimed delivery from a row of the last result. */
 static void
 delivery_fill(KaptureDelivery *delivery, uint64 row)
 {
@@ -109,8 +109,8 @@ delivery_fill(KaptureDelivery *delivery, uint64 row)
 }
 
 /*
- * Where rows of a batch have an entry already: claims them with the others,
- * and returns the list without those that are being sent.
+ * Claims rows of which some have deliveries already.  Returns the list without the rows
+ * that are being sent.
  */
 static List *
 delivery_claim_known(List *deliveries, Datum *values, MemoryContext parent)
@@ -154,8 +154,9 @@ delivery_claim_known(List *deliveries, Datum *values, MemoryContext parent)
 }
 
 /*
- * Where none has, which is the usual case: enters them all.  Returns false, having done
- * nothing, if one has.  Nobody but us adds entries, so what is not there now will not be.
+ * Enters deliveries for all rows, if none has one yet, as is usual.  Returns false, having
+ * done nothing, if a row has one.  Only the worker adds deliveries, so none can appear
+ * meanwhile.
  */
 static bool
 delivery_enter(List *deliveries, TimestampTz doubt_until)
@@ -205,11 +206,10 @@ delivery_enter(List *deliveries, TimestampTz doubt_until)
 }
 
 /*
- * Enters taken deliveries into kapture_delivery, as being sent, together with
- * the phone and email by which a lost Add could be found.  Adds of changes
- * captured until "doubt_until" are in doubt: see origin.h.  Returns the list
- * without the rows that are being sent already, whose turn comes when that is
- * over; those deliveries are freed.
+ * Enters taken deliveries into kapture_delivery as 'sending', together with the phone and
+ * email by which a lost Add could be found.  Adds of changes captured until "doubt_until"
+ * are in doubt, see origin.h.  Rows that are being sent already are taken off the list that
+ * is returned, and their deliveries freed; they are due again when their request is done.
  */
 List *
 kapture_delivery_claim(List *deliveries, TimestampTz doubt_until)
@@ -258,8 +258,8 @@ kapture_delivery_claim(List *deliveries, TimestampTz doubt_until)
 }
 
 /*
- * Parks a row that was taken, but cannot be claimed because of an error.  Where
- * it is being sent, its turn comes when that is over.
+ * Parks a row that was taken, but cannot be claimed because of an error.  A row that is
+ * being sent is not parked; it is due again when its request is done.
  */
 void
 kapture_delivery_park(KaptureDelivery *delivery, TimestampTz doubt_until, const char *error)
@@ -278,8 +278,7 @@ kapture_delivery_park(KaptureDelivery *delivery, TimestampTz doubt_until, const 
 }
 
 /*
- * Parks a row that waits for its next try.  Returns false if there is none
- * such.
+ * Parks a row that waits for its next try.  Returns false if no such row waits.
  */
 bool
 kapture_delivery_park_due(int32 attachment_id, const char *row_key, const char *error)
@@ -295,9 +294,9 @@ kapture_delivery_park_due(int32 attachment_id, const char *row_key, const char *
 }
 
 /*
- * Claims at most "limit" rows whose next try is due "now" and appends them to
- * *deliveries, as kapture_delivery_claim() does.  With "well_since", so are rows that failed and have
- * not been tried since then, whatever their delay; 0: without.
+ * Claims at most "limit" rows whose next try is due "now", and appends them to *deliveries,
+ * as kapture_delivery_claim() does.  If "well_since" is not 0, rows that failed and have
+ * not been tried since then are claimed, too, whatever their delay.
  */
 void
 kapture_delivery_claim_due(int32 attachment_id, int limit, TimestampTz now, TimestampTz well_since,
@@ -327,8 +326,8 @@ kapture_delivery_claim_due(int32 attachment_id, int limit, TimestampTz now, Time
 }
 
 /*
- * Records phone and email of Adds that are about to be sent for claimed
- * deliveries of one table, so that they can be found should they be lost.
+ * Records the phone and email of Adds that are about to be sent for claimed deliveries of
+ * one table, by which their customers can be found should the Adds be lost.
  */
 void
 kapture_delivery_note_adds(List *deliveries)
@@ -394,7 +393,7 @@ kapture_delivery_note_links(List *deliveries)
 		values[c + 1] = kapture_statement_array(cols[c], NULL, n, INT8OID);
 	kapture_statement_execute(OUTBOX_NOTE_LINKS, values, NULL);
 	kapture_vacuum_note(KAPTURE_TABLE_DELIVERY, SPI_processed);
-	/* they have moved, and are looked for there when they end */
+	/* the tuples have moved, and are looked for at their new place when the deliveries end */
 	foreach(lc, deliveries)
 	{
 		KaptureDelivery *d = lfirst(lc);
@@ -410,8 +409,7 @@ kapture_delivery_note_links(List *deliveries)
 }
 
 /*
- * Returns when the next try of any row of the attachment is due, DT_NOEND if
- * none is waiting.
+ * Returns when the next try of any row of the attachment is due; DT_NOEND if none waits.
  */
 TimestampTz
 kapture_delivery_next_due(int32 attachment_id)
@@ -433,18 +431,18 @@ kapture_delivery_next_due(int32 attachment_id)
 	return result;
 }
 
-/* What is left of deliveries that ended well, as it was taken off kapture_delivery. */
+/* A delivery that ended well, with what it had in kapture_delivery when it was removed. */
 typedef struct EndedDelivery
 {
 	const KaptureDone *done;
 	Datum		captured_at;
-	Datum		row_key;		/* the last one, if it is deleted */
+	Datum		row_key;		/* the row's last key, if the row was deleted */
 	bool		deleted;
 } EndedDelivery;
 
 /*
- * Takes off kapture_delivery what is still where it was claimed, and did not change
- * meanwhile; returns how many, in *ended.
+ * Removes those deliveries from kapture_delivery that are still where they were claimed and
+ * whose rows did not change meanwhile.  Returns their number, and them in *ended.
  */
 static int
 delivery_take_off(List *done, EndedDelivery **ended)
@@ -484,7 +482,7 @@ delivery_take_off(List *done, EndedDelivery **ended)
 	return taken;
 }
 
-/* Adds them to the history. */
+/* Adds ended deliveries to the history. */
 static void
 delivery_add_history(const EndedDelivery *ended, int n)
 {
@@ -513,14 +511,14 @@ delivery_add_history(const EndedDelivery *ended, int n)
 	kapture_own_rows_end(rows);
 }
 
-/* Is it merely a row that has its customer, and was sent something? */
+/* Is the row still there, and inside of the filter? */
 static bool
 delivery_is_plain(const EndedDelivery *e)
 {
 	return !e->deleted && strcmp(e->done->action, "gone") != 0 && strcmp(e->done->action, "left") != 0;
 }
 
-/* Notes which customers these rows are, where that is more than to add them. */
+/* Notes the customers of rows for which adding an entry to kapture_row is not enough. */
 static void
 delivery_note_rows(const EndedDelivery **ended, int n)
 {
@@ -553,7 +551,7 @@ delivery_note_rows(const EndedDelivery **ended, int n)
 	kapture_statement_execute(OUTBOX_NOTE_ROWS, values, NULL);
 }
 
-/* Notes which customers their rows are, and what was sent of them. */
+/* Notes in kapture_row which customers the rows of ended deliveries have, and what was sent of the rows. */
 static void
 delivery_add_rows(const EndedDelivery *ended, int n)
 {
@@ -581,8 +579,8 @@ delivery_add_rows(const EndedDelivery *ended, int n)
 }
 
 /*
- * Ends those that changed meanwhile, or are no longer where they were.  Appends the ids
- * of the attachments of the former to a list in that context, which it returns.
+ * Ends the remaining deliveries: their rows changed meanwhile, or their tuples have moved.
+ * Returns the ids of the attachments that have changed rows, in a list in "context".
  */
 static List *
 delivery_finish_rest(List *done, MemoryContext context)
@@ -631,9 +629,9 @@ delivery_finish_rest(List *done, MemoryContext context)
 }
 
 /*
- * Ends deliveries (a list of KaptureDone) well: they go to the history.  A row
- * that changed while it was being sent is due again at once: returns the ids of
- * the attachments that have such rows.
+ * Ends deliveries (a list of KaptureDone) that went well: they move to the history.  A row
+ * that changed while it was being sent is due again at once; returns the ids of the
+ * attachments that have such rows.
  */
 List *
 kapture_delivery_finish(List *done)
@@ -718,8 +716,8 @@ kapture_delivery_fail(KaptureFailed *failed)
 }
 
 /*
- * Has parked deliveries, "n" of them, wait for another try instead; those that are
- * parked no longer are left alone.
+ * Has "n" parked deliveries wait for another try; those that are no longer parked are left
+ * alone.
  */
 void
 kapture_delivery_unpark(const int32 *attachments, const int64 *deliveries, int n, TimestampTz next_attempt)
@@ -742,8 +740,8 @@ kapture_delivery_unpark(const int32 *attachments, const int64 *deliveries, int n
 }
 
 /*
- * The system's clock was set by so many microseconds: what waits for a time does so for
- * as long as before.
+ * The system's clock was set by "jump" microseconds: shifts the times of waiting
+ * deliveries, so that they wait as long as before.
  */
 void
 kapture_delivery_shift(int64 jump)
@@ -756,8 +754,8 @@ kapture_delivery_shift(int64 jump)
 }
 
 /*
- * Puts back a delivery for which no Add or Update was sent; it is due at
- * next_attempt.  Its doubt is as the delivery now says.
+ * Puts back a delivery for which no Add or Update was sent; it is due at next_attempt.  Its
+ * in_doubt and searches are recorded, too.
  */
 void
 kapture_delivery_release(KaptureDelivery *delivery, TimestampTz next_attempt)

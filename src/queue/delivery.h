@@ -1,7 +1,6 @@
 /*
  * delivery.h
- *		Deliveries, an entry for each row that waits or is in flight, and what becomes
- *		of them.
+ *		Deliveries: one for each row that waits or is in flight, and their outcomes.
  */
 #ifndef KAPTURE_DELIVERY_H
 #define KAPTURE_DELIVERY_H
@@ -15,36 +14,36 @@
 
 #include "table/row_io.h"
 
-/* A customer row that was claimed, and what its next request is to bring. */
+/* A claimed customer row, and what its next request is to bring. */
 typedef struct KaptureDelivery
 {
 	dlist_node	node;			/* for the worker's queues */
-	MemoryContext context;		/* owns it all */
+	MemoryContext context;		/* owns all of the delivery */
 	int32		attachment_id;
 	int64		delivery_id;
-	char	   *row_key;		/* the row's present one */
-	bool		gone;			/* the row is no more; row_key was its last one */
-	ItemPointerData place;		/* of its entry when it was claimed, or moved */
+	char	   *row_key;		/* the row's present key */
+	bool		gone;			/* the row was deleted; row_key was its last key */
+	ItemPointerData place;		/* tuple of the delivery when it was claimed, or last moved */
 	int			attempts;		/* number of this attempt */
 	int			failures;
 	int64		changed;
-	int64		customer_id;	/* received, not in the table yet; or 0 */
-	TimestampTz in_doubt;		/* 0, or when a lost Add must be over */
+	int64		customer_id;	/* received, but not yet in the row; or 0 */
+	TimestampTz in_doubt;		/* when a lost request must have ended, or 0 */
 	TimestampTz captured_at;
-	char	   *sent_phone;		/* of the Add that is being sent or in doubt, */
-	char	   *sent_email;		/* NULL: none */
+	char	   *sent_phone;		/* of the Add that is sent or in doubt; NULL: none */
+	char	   *sent_email;		/* likewise */
 	char	   *sent_code;		/* likewise, where an Add is an upsert */
-	int			searches;		/* for a lost Add that found nothing so far */
+	int			searches;		/* searches for a lost Add that have found nothing so far */
 	bool		claimed;
 	bytea	   *digests;		/* of what Kapture has of the row; NULL: not known */
-	bool		was_sent;		/* Kapture has had something of it for this customer */
-	bool		has_left;		/* its row was outside of the filter before, */
-	char	   *taken_by;		/* and this row, by its key, took its customer over; "": one of another attachment, NULL: none */
+	bool		was_sent;		/* something of the row was sent to this customer before */
+	bool		has_left;		/* the row was outside of the filter before */
+	char	   *taken_by;		/* key of the row that took its customer over; "": of another attachment; NULL: none */
 	KaptureRow	row;
-	void	   *worker;			/* the worker's own */
+	void	   *worker;			/* the worker's WorkerTask */
 } KaptureDelivery;
 
-/* How a delivery ended well. */
+/* A delivery that ended well. */
 typedef struct KaptureDone
 {
 	KaptureDelivery *delivery;
@@ -56,21 +55,21 @@ typedef struct KaptureDone
 	bytea	   *digests;		/* of what was sent; NULL: nothing was */
 } KaptureDone;
 
-/* How it did not. */
+/* A delivery that failed. */
 typedef struct KaptureFailed
 {
 	KaptureDelivery *delivery;
 	bool		park;
-	bool		counts;			/* towards the delay of the next try */
-	bool		arrived;		/* the changes are with Kapture; the rest failed */
-	bool		unsure;			/* an Update was sent that may have been carried out */
+	bool		counts;			/* increases the delay of the next try */
+	bool		arrived;		/* Kapture has the changes; the rest failed */
+	bool		unsure;			/* an Update was sent, which may have been carried out */
 	int64		waits_for;		/* customer of another row, or 0; negative: no row is known to have it */
-	int			searches;		/* in a row, that did not find whom its Update was refused for */
+	int			searches;		/* in a row, without finding who has the refused phone or email */
 	TimestampTz next_attempt;
 	TimestampTz in_doubt;
-	int64		customer_id;	/* to be kept, or 0 */
-	const char *api;			/* NULL: not a matter of a request */
-	const char *request;		/* body, or NULL */
+	int64		customer_id;	/* to be kept with the delivery, or 0 */
+	const char *api;			/* NULL: not about a request */
+	const char *request;		/* request body, or NULL */
 	int			http_status;
 	const char *error;
 } KaptureFailed;

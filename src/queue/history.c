@@ -1,11 +1,11 @@
 /*
  * history.c
- *		Lets entries of kapture_history go when they are too old.
+ *		Removes entries of kapture_history that are too old.
  *
- * The worker calls it now and then.  Each call removes a slice at most, found
- * by the index on (attachment_id, finished_at), of one attachment after the
- * other, also of tables that are not attached any more; so nothing is held up,
- * however much there is to remove.
+ * The worker calls kapture_history_expire() now and then.  Each call removes a slice at
+ * most, found by the index on (attachment_id, finished_at), of one attachment after the
+ * other, including tables that are not attached any more.  So nothing is held up, however
+ * much there is to remove.
  */
 #include "postgres.h"
 
@@ -29,7 +29,7 @@
 #define HISTORY_SOON		60000
 #define HISTORY_LATE		3600000
 
-/* The attachment after this one that has entries; false: none has. */
+/* Finds the next attachment that has entries; returns false if there is none. */
 static bool
 history_next_attachment(int32 *attachment_id)
 {
@@ -60,9 +60,9 @@ history_remove(int32 attachment_id, TimestampTz until, int limit)
 }
 
 /*
- * Removes a slice of what is older than kapture_sync.history_retention allows.
- * Needs a transaction.  Returns when to call it again, DT_NOEND if nothing is
- * left that could grow old.  Errors as its statements do.
+ * Removes a slice of the entries that kapture_sync.history_retention does not allow any
+ * more.  Needs a transaction.  Returns when to call it again; DT_NOEND if nothing is left
+ * that could grow old.  Raises the errors of its statements.
  */
 TimestampTz
 kapture_history_expire(void)

@@ -1,6 +1,6 @@
 /*
  * history.h
- *		Lets entries of kapture_history go when they are too old.
+ *		Removes entries of kapture_history that are too old.
  */
 #ifndef KAPTURE_HISTORY_H
 #define KAPTURE_HISTORY_H

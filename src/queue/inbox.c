@@ -2,14 +2,13 @@
  * inbox.c
  *		Pulled customers on their way to attached tables: table kapture_inbox.
  *
- * Whatever writes kapture_customers notes, in the same transaction, which
- * customers were new or differed, for each table attached with "pull".  The
- * values are taken from kapture_customers when their turn comes, so that what
- * waits for one customer comes together, and a crash loses nothing.
+ * Whatever writes kapture_customers notes in the inbox, in the same transaction, which
+ * customers were new or different, for each table attached with "pull".  Their values are
+ * read from kapture_customers when a customer is due.  So several changes of a customer
+ * arrive together, and a crash loses nothing.
  *
- * What a table's columns are given is what Kapture has for their fields.  Empty
- * values, masked ones, and fields that pulls do not give (zone is a number there)
- * are left as they are in the table.
+ * A mapped column is given what Kapture has for its field.  Where that is empty or masked,
+ * or pulls do not return the field (zone is a number there), the column is left as it is.
  */
 #include "postgres.h"
 
@@ -34,10 +33,10 @@
 #define INBOX_DUE	" WHERE attachment_id = $1 AND state = 'waiting' AND next_attempt <= clock_timestamp()" \
 	" ORDER BY attachment_id, next_attempt LIMIT $3 FOR UPDATE SKIP LOCKED"
 
-/* Bytes of customers, as Kapture gave them, that are taken at a time. */
+/* Bytes of customers, as Kapture sent them, that are taken at a time. */
 #define INBOX_MAX_BYTES	((Size) 4 * 1024 * 1024)
 
-/* Columns of the list before those of the table. */
+/* Number of the first mapped column in the result of kapture_inbox_take(). */
 #define INBOX_FIRST_VALUE	8
 
 static Datum
@@ -47,7 +46,7 @@ inbox_name(const char *server)
 }
 
 /*
- * Notes customers (bigint[]) of a server that were new or differed.
+ * Notes those customers (bigint[]) of a server that were new or different.
  */
 void
 kapture_inbox_put(const char *server, Datum customer_ids, TimestampTz asked_at)
@@ -89,7 +88,7 @@ kapture_inbox_any(void)
 
 /*
  * Returns the attachments (KaptureAttached) that take pulled customers, in the current
- * memory context; neither their names nor their versions.
+ * memory context, without their names and versions.
  */
 List *
 kapture_inbox_tables(void)
@@ -118,8 +117,8 @@ kapture_inbox_tables(void)
 }
 
 /*
- * Appends a comma and the SQL that gives a customer's value for a field, over "c" and
- * KAPTURE_INBOX_CONTACT; NULL for what it does not tell.
+ * Appends a comma and an SQL expression for a customer's value of a field, over "c" and
+ * KAPTURE_INBOX_CONTACT; NULL for a field that the customer does not have.
  */
 void
 kapture_inbox_append_value(StringInfo sql, const char *name)
@@ -136,7 +135,7 @@ kapture_inbox_append_value(StringInfo sql, const char *name)
 		appendStringInfo(sql, ", NULLIF(btrim(%s), '')", field->pulled);
 }
 
-/* Makes an arrival of a line of the result, in the current context. */
+/* Makes a KaptureArrival of a row of the result, in the current memory context. */
 static KaptureArrival *
 inbox_make_arrival(const KaptureAttachment *att, HeapTuple row, TupleDesc desc)
 {
@@ -159,8 +158,8 @@ inbox_make_arrival(const KaptureAttachment *att, HeapTuple row, TupleDesc desc)
 }
 
 /*
- * How many of the next customers for a table have INBOX_MAX_BYTES together, as
- * Kapture gave them; at least one.  *more: there may be more of them.
+ * Returns how many of a table's next customers have INBOX_MAX_BYTES together, as Kapture
+ * sent them; at least one.  *more is set if there may be more of them.
  */
 static int
 inbox_fitting(const KaptureAttachment *att, int limit, bool *more)
@@ -195,10 +194,12 @@ inbox_fitting(const KaptureAttachment *att, int limit, bool *more)
 }
 
 /*
- * Returns the next customers for a table that are due, at most "limit" of them,
- * as a list of KaptureArrival in the current memory context.  Those that somebody
- * has locked are left out.  A customer that was noted while kapture_alter() gave the
- * table another server is not present: its id is another customer's there.  *more: there may be more of them.
+ * Returns at most "limit" customers that are due for a table, as a list of KaptureArrival
+ * in the current memory context.  Customers that somebody has locked are left out.  *more
+ * is set if there may be more.
+ *
+ * A customer that was noted for another server, before kapture_alter() gave the table this
+ * one, is returned as not present: its id is another customer's here.
  */
 List *
 kapture_inbox_take(const KaptureAttachment *att, int limit, bool *more)
@@ -235,7 +236,7 @@ kapture_inbox_take(const KaptureAttachment *att, int limit, bool *more)
 }
 
 /*
- * A customer has reached the table, or need not.
+ * Removes a customer that has reached the table, or need not reach it.
  */
 void
 kapture_inbox_done(int32 attachment_id, int64 customer_id)
@@ -248,7 +249,7 @@ kapture_inbox_done(int32 attachment_id, int64 customer_id)
 }
 
 /*
- * It could not yet.
+ * Has a customer that could not reach the table yet tried again at "when".
  */
 void
 kapture_inbox_later(int32 attachment_id, int64 customer_id, TimestampTz when, const char *why)
@@ -264,7 +265,7 @@ kapture_inbox_later(int32 attachment_id, int64 customer_id, TimestampTz when, co
 }
 
 /*
- * It cannot, before something is changed.
+ * Parks a customer that cannot reach the table before something is changed.
  */
 void
 kapture_inbox_park(int32 attachment_id, int64 customer_id, const char *why)
@@ -278,7 +279,7 @@ kapture_inbox_park(int32 attachment_id, int64 customer_id, const char *why)
 }
 
 /*
- * Returns when the next customer of a table is due; DT_NOEND: none waits.
+ * Returns when the next customer of a table is due; DT_NOEND if none waits.
  */
 TimestampTz
 kapture_inbox_next_due(int32 attachment_id)
@@ -306,10 +307,10 @@ inbox_texts(List *strings)
 }
 
 /*
- * Returns what waits to be sent for rows (char *), as a list of KaptureWaiting
- * in the current memory context; nothing for rows for which nothing waits.  What
- * waits under a key that a row has given up counts for that row as well.  Sees
- * what has been committed by now.
+ * Returns what waits to be sent for rows (char *), as a list of KaptureWaiting in the
+ * current memory context.  Rows for which nothing waits are not in the list.  What waits
+ * under a key that a row has given up counts for that row as well.  Sees what has been
+ * committed by now.
  */
 List *
 kapture_inbox_waiting(int32 attachment_id, List *row_keys)
@@ -398,9 +399,10 @@ inbox_do_find_moving(void *arg)
 }
 
 /*
- * Returns those of the keys (char *) of which it is not settled yet whose they are, in order (strcmp()) and in the
- * current memory context: rows were deleted, or were given other keys, and the worker has
- * not taken that up.  Sees what has been committed by now.
+ * Returns those of the keys (char *) whose rows are not settled: rows with these keys were
+ * deleted or given other keys, and the worker has not followed that yet.  The result is in
+ * the order of strcmp(), in the current memory context.  Sees what has been committed by
+ * now.
  */
 List *
 kapture_inbox_moving_keys(int32 attachment_id, List *row_keys)
@@ -414,8 +416,8 @@ kapture_inbox_moving_keys(int32 attachment_id, List *row_keys)
 
 /*
  * Tells whether an Add with this phone or email (NULL: none) is in flight or in doubt, in
- * the table or, if "elsewhere", in others of its server: the customer may be the one of that
- * row.  Rows of the table itself count also if they wait or are parked.
+ * the table or, if "elsewhere", in others of its server: then a pulled customer may be that
+ * of the added row.  Rows of the table itself count also while they wait or are parked.
  */
 bool
 kapture_inbox_is_added(const KaptureAttachment *att, bool elsewhere, const char *phone, const char *email)
@@ -434,8 +436,8 @@ kapture_inbox_is_added(const KaptureAttachment *att, bool elsewhere, const char 
 }
 
 /*
- * Tells whether something of a customer's row was sent since a time, as far as
- * kapture_history goes.
+ * Tells whether something of a customer's row was sent after "since", as far as
+ * kapture_history reaches back.
  */
 bool
 kapture_inbox_was_sent(int32 attachment_id, int64 customer_id, TimestampTz since)
@@ -448,9 +450,9 @@ kapture_inbox_was_sent(int32 attachment_id, int64 customer_id, TimestampTz since
 }
 
 /*
- * Gives up what waits to be sent for a row.  An entry of the outbox that is about
- * other rows, too, or tells which row has a key, is left to the worker: it names no values, so what it has
- * sent are those that have just come from Kapture.
+ * Gives up what waits to be sent for a row.  Outbox entries that are about other rows, too,
+ * or that tell which row has a key, are left to the worker: they have no values, so the
+ * values that are sent are those that have just come from Kapture.
  */
 void
 kapture_inbox_discard_waiting(int32 attachment_id, const char *row_key)

@@ -17,13 +17,13 @@
 typedef struct KaptureArrival
 {
 	int64		customer_id;
-	bool		present;		/* its copy is still there */
+	bool		present;		/* kapture_customers still has the customer */
 	TimestampTz asked_at;
 	TimestampTz generated;		/* DT_NOEND: not known */
 	int			attempts;
-	char	   *phone;			/* by which its row may be found, or NULL */
+	char	   *phone;			/* to find its row by, or NULL */
 	char	   *email;
-	char	  **values;			/* for the mapped columns; NULL: leave as it is */
+	char	  **values;			/* for the mapped columns; NULL: leave the column as it is */
 } KaptureArrival;
 
 /* What waits to be sent for a row. */
@@ -32,7 +32,7 @@ typedef struct KaptureWaiting
 	char	   *row_key;
 	int64		changed;		/* columns that wait */
 	bool		sending;		/* a request may be in flight */
-	bool		parked;			/* all of it */
+	bool		parked;			/* all that waits is parked */
 } KaptureWaiting;
 
 /*

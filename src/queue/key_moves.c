@@ -1,7 +1,7 @@
 /*
  * key_moves.c
- *		Has deliveries follow their rows: to other keys, and into deletion.  What keys
- *		have gone through is worked out by keys.c.
+ *		Has deliveries follow their rows to other keys, and into deletion.  What
+ *		has happened to keys is worked out by keys.c.
  */
 #include "postgres.h"
 
@@ -20,18 +20,18 @@
 #include "queue/vacuum.h"
 #include "table/capture_buffer.h"
 
-/* Deletions that are held in memory, if they are all that happened to keys. */
+/* Deletions held in memory at a time, if nothing else has happened to keys. */
 #define MOVES_MAX_DELETIONS	20000
 
-/* What is to happen to deliveries whose rows have got another key. */
+/* A delivery whose row has got another key, or was deleted. */
 typedef struct KeyMove
 {
 	int64		delivery_id;
-	const char *key;			/* of the row at last, */
-	const char *new_key;		/* and now; NULL: it has been deleted */
+	const char *key;			/* the last key that the row had */
+	const char *new_key;		/* the row's present key; NULL: it was deleted */
 } KeyMove;
 
-/* Is nothing but deletions left of a pass? */
+/* Are there nothing but deletions in the rest of a pass? */
 static bool
 moves_only_deletions(int32 attachment_id, const KaptureScan *scan)
 {
@@ -49,10 +49,10 @@ moves_only_deletions(int32 attachment_id, const KaptureScan *scan)
 }
 
 /*
- * Takes entries about keys that are new out of the outbox, and their events in:
- * all of them, since their order is not that of the outbox.  The order of mere
- * deletions does not matter, so many are taken bit by bit.  Returns NULL if none
- * are left.
+ * Takes the new entries about keys out of the outbox, and returns their events.  All of
+ * them are taken, since their order is not that of the outbox.  But the order of mere
+ * deletions does not matter, so many of these are taken part by part.  Returns NULL if no
+ * entries are left.
  */
 static KaptureKeys *
 moves_read_keys(int32 attachment_id, KaptureScan *scan)
@@ -104,7 +104,7 @@ moves_read_keys(int32 attachment_id, KaptureScan *scan)
 	return keys;
 }
 
-/* Adds a delivery, which had this key, to those whose rows have another one, or none. */
+/* Appends a delivery that had this key to "moves", if its row has another key by now, or was deleted. */
 static List *
 moves_add(List *moves, KaptureKeys *keys, HTAB *arrived, int64 delivery_id, const char *key)
 {
@@ -118,9 +118,9 @@ moves_add(List *moves, KaptureKeys *keys, HTAB *arrived, int64 delivery_id, cons
 	last->met = true;
 	last->delivery_id = delivery_id;
 	if (new_key && strcmp(new_key, key) == 0)
-		return moves;			/* there and back */
+		return moves;			/* the row has got its old key back */
 
-	/* two rows cannot have one key: the end of one of them was not captured */
+	/* two rows cannot have one key: the deletion of one of them was not captured */
 	if (new_key)
 		(void) hash_search(arrived, &new_key, HASH_ENTER, &found);
 	move = palloc(sizeof(KeyMove));
@@ -130,7 +130,7 @@ moves_add(List *moves, KaptureKeys *keys, HTAB *arrived, int64 delivery_id, cons
 	return lappend(moves, move);
 }
 
-/* Does so for what the last statement has found. */
+/* Does so for the deliveries that the last statement has found. */
 static List *
 moves_add_found(List *moves, KaptureKeys *keys, HTAB *arrived)
 {
@@ -146,7 +146,7 @@ moves_add_found(List *moves, KaptureKeys *keys, HTAB *arrived)
 	return moves;
 }
 
-/* Finds the deliveries whose rows have got another key, or none. */
+/* Finds the deliveries whose rows have got another key, or were deleted. */
 static List *
 moves_find(int32 attachment_id, KaptureKeys *keys)
 {
@@ -183,7 +183,7 @@ moves_find(int32 attachment_id, KaptureKeys *keys)
 	return moves;
 }
 
-/* Appends what the last statement has done to deliveries to *moved. */
+/* Appends the deliveries that the last statement has changed to *moved. */
 static void
 moves_note(List **moved, MemoryContext context)
 {
@@ -206,15 +206,15 @@ moves_note(List **moved, MemoryContext context)
 }
 
 /*
- * Gives deliveries their rows' present keys.  They may be each other's, so all
- * keys are given up before any is taken.  A delivery that is not among them and
- * has one of the new keys is that of a row whose end was not captured.
+ * Gives deliveries the present keys of their rows.  Rows may have exchanged their keys, so
+ * all keys are given up before any is taken.  A delivery that has one of the new keys, but
+ * is not among those that move, is that of a row whose deletion was not captured.
  */
 static void
 moves_make(int32 attachment_id, List *moves, List **moved, MemoryContext context)
 {
 	int			nmoves = list_length(moves);
-	Datum	   *cols[5];		/* of all: id, last key, is it gone; of those that are not: id, key */
+	Datum	   *cols[5];		/* of all: id, last key, is the row gone; of those not gone: id, new key */
 	Datum		values[4] = {Int32GetDatum(attachment_id)};
 	int			n = 0;
 
@@ -250,7 +250,7 @@ moves_make(int32 attachment_id, List *moves, List **moved, MemoryContext context
 	moves_note(moved, context);
 }
 
-/* Enters changes that are to be claimed later, together with what is there already. */
+/* Enters changes into kapture_delivery that are to be claimed later, or adds them to those of the row there. */
 static void
 moves_wait(int32 attachment_id, const KaptureRowChanges *groups, int ngroups)
 {
@@ -276,7 +276,7 @@ moves_wait(int32 attachment_id, const KaptureRowChanges *groups, int ngroups)
 	}
 }
 
-/* Enters the changes that came with events.  Returns whether there were any. */
+/* Enters the changes that the events themselves have brought.  Returns whether there were any. */
 static bool
 moves_wait_events(int32 attachment_id, KaptureKeys *keys)
 {
@@ -301,8 +301,9 @@ moves_wait_events(int32 attachment_id, KaptureKeys *keys)
 }
 
 /*
- * Enters all other changes that are committed: they name keys as they were
- * before the events, after them or in between, which will not be known later.
+ * Enters all other committed changes.  They name keys as they were before, between or after
+ * the events, which cannot be told any more once the events are forgotten.  Returns whether
+ * there were any.
  */
 static bool
 moves_wait_changes(int32 attachment_id, KaptureScan *scan, KaptureKeys *keys)
@@ -315,7 +316,7 @@ moves_wait_changes(int32 attachment_id, KaptureScan *scan, KaptureKeys *keys)
 		int			ngroups = 0;
 		bool		more;
 
-		/* SPI's memory is what each round takes */
+		/* each round takes its memory from SPI, which frees it */
 		SPI_connect();
 		groups = palloc(sizeof(KaptureRowChanges) * OUTBOX_CHUNK);
 		(void) kapture_outbox_take_range(attachment_id, scan, OUTBOX_CHUNK, &more, keys,
@@ -330,7 +331,7 @@ moves_wait_changes(int32 attachment_id, KaptureScan *scan, KaptureKeys *keys)
 	return any;
 }
 
-/* Is it the end of a row whose customer is known? */
+/* Is the event the deletion of a row whose customer is known? */
 static bool
 moves_is_reported(const KaptureKeyEvent *event)
 {
@@ -338,9 +339,10 @@ moves_is_reported(const KaptureKeyEvent *event)
 }
 
 /*
- * Has it reported that rows were deleted which had customers: their deliveries get
- * to know these, and rows without one get one.  A row that waits for such a customer
- * may take it over first: then there is nothing to report.  Returns whether there were any.
+ * Has the deletion of rows that had customers reported: their deliveries are given the
+ * customers, and rows without a delivery are given one.  A row that waits for such a
+ * customer may take it over first; then there is nothing to report.  Returns whether there
+ * were any such rows.
  */
 static bool
 moves_report_deleted(int32 attachment_id, KaptureKeys *keys)
@@ -395,8 +397,8 @@ moves_report_deleted(int32 attachment_id, KaptureKeys *keys)
 }
 
 /*
- * Records rows that were deleted, and of which nothing was being sent.  "reported":
- * those whose customers are known have deliveries, which will record them.
+ * Adds deleted rows that had no delivery to the history.  If "reported", rows whose
+ * customers are known have got deliveries, which will record them.
  */
 static void
 moves_note_gone(int32 attachment_id, KaptureKeys *keys, bool reported)
@@ -429,13 +431,14 @@ moves_note_gone(int32 attachment_id, KaptureKeys *keys, bool reported)
 }
 
 /*
- * Follows the changes of keys and the deletions in an attached table that the
- * transaction's snapshot shows: afterwards, each delivery has the key that its
- * row has in this snapshot.  "keys_scan" is how far such entries have been read,
- * "scan" how far the others have.  Returns what became of deliveries, a list of
- * KaptureMoved in the current memory context; *waiting is set if changes are
- * due that were not before.  "follower" is called with the same, and with "arg";
- * it fills in the customers of deleted rows that are not known, if it knows them.
+ * Follows the key changes and deletions in an attached table that the transaction's
+ * snapshot shows; afterwards, each delivery has the key of its row in this snapshot.
+ * "keys_scan" is how far entries about keys have been read, "scan" how far the others have.
+ *
+ * Returns the deliveries that have changed, a list of KaptureMoved in the current memory
+ * context; *waiting is set if changes have become due.  "follower" is called with the
+ * events and "arg"; it fills in the customers of deleted rows that are not known, if it
+ * knows them.
  */
 List *
 kapture_moves_follow(const KaptureAttachment *att, KaptureScan *keys_scan, KaptureScan *scan, bool *waiting,
@@ -454,7 +457,7 @@ kapture_moves_follow(const KaptureAttachment *att, KaptureScan *keys_scan, Kaptu
 		*waiting |= moved != NIL;
 		if (kapture_keys_any(keys, KAPTURE_NOTE_REKEYED))
 		{
-			/* a pass that began earlier does not see all that this transaction does */
+			/* a pass that is running has an older snapshot than this transaction */
 			if (scan->running)
 				*waiting |= moves_wait_changes(attachment_id, scan, keys);
 			kapture_scan_start(scan);
@@ -466,7 +469,7 @@ kapture_moves_follow(const KaptureAttachment *att, KaptureScan *keys_scan, Kaptu
 			*waiting |= moves_report_deleted(attachment_id, keys);
 		moves_note_gone(attachment_id, keys, att->on_delete != NIL);
 
-		/* what is in memory goes, before there is more */
+		/* free the memory of this part before the next one */
 		SPI_finish();
 		SPI_connect();
 	}

@@ -19,10 +19,10 @@ typedef struct KaptureMoved
 {
 	int64		delivery_id;
 	ItemPointerData place;
-	char	   *row_key;		/* its new key; NULL: it was deleted */
+	char	   *row_key;		/* the row's new key; NULL: it was deleted */
 } KaptureMoved;
 
-/* Has something else follow the keys of an attached table, too. */
+/* Follows the keys of an attached table for something other than deliveries. */
 typedef void (*KaptureKeysFollower) (int32 attachment_id, KaptureKeys *keys, void *arg);
 
 extern List *kapture_moves_follow(const KaptureAttachment *att, KaptureScan *keys_scan, KaptureScan *scan, bool *waiting, KaptureKeysFollower follower, void *arg);

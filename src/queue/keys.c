@@ -2,22 +2,22 @@
  * keys.c
  *		Which row has a key, after changes of keys and deletions.
  *
- * Rows exchange their keys: by "id = id + 1", by a swap, by a deletion and an
- * insertion under the same key.  So what is known of a row under its key stays
- * right only if these events are followed: transactions in the order of their
- * commits, their commands one after the other, and the events of one command
- * all at once, as a permutation of the keys before it.
+ * Rows exchange their keys: by "id = id + 1", by a swap, by a deletion and an insertion
+ * under the same key.  So what is recorded of a row under its key stays right only if these
+ * events are followed in order: transactions in the order of their commits, their commands
+ * one after the other, and the events of one command all at once, as a permutation of the
+ * keys before it.
  *
- * The order of commits comes from snapshots that transactions with such events
- * take as they commit.  One that conflicts with another has waited for its end,
- * so its snapshot shows it, and the number of transactions that a snapshot
- * shows grows with time.  That tells, too, whether a change of a transaction
- * without such events, which has no snapshot, came before or after.
+ * The order of commits comes from snapshots that transactions with such events take as they
+ * commit.  A transaction that conflicts with another one has waited for its end, so its
+ * snapshot shows the other one as ended, and the number of ended transactions grows from
+ * snapshot to snapshot.  A snapshot also tells whether a transaction without such events,
+ * which takes no snapshot, ended before or after.
  *
- * A constraint that is deferred lets several rows have one key for a while.  What
- * tells them apart then is which event of the transaction has given a row its key.
+ * A deferred constraint lets several rows have one key for a while.  They are told apart by
+ * the event of the transaction that gave each of them its key.
  *
- * In memory only: what the queue makes of it is key_moves.c's matter.
+ * All of this is in memory; key_moves.c brings the queue in line with it.
  */
 #include "postgres.h"
 
@@ -35,7 +35,7 @@
 typedef struct KeysTransaction
 {
 	uint64		xact;			/* hash key */
-	int64		rank;			/* transactions that had ended by its end */
+	int64		rank;			/* number of transactions that had ended when it committed */
 	Datum		snapshot;		/* pg_snapshot; 0: unknown */
 	int			place;			/* in the order of commits */
 } KeysTransaction;
@@ -48,11 +48,11 @@ typedef struct KeysList
 	int			max;
 } KeysList;
 
-/* The events about a key. */
+/* The events of a key. */
 typedef struct KeysChain
 {
 	const char *key;			/* hash key */
-	KeysList	met;			/* that rows with this key meet */
+	KeysList	met;			/* events that rows with this key meet */
 } KeysChain;
 
 struct KaptureKeys
@@ -67,7 +67,7 @@ struct KaptureKeys
 	HTAB	   *chains;
 	List	   *truncations;	/* of KaptureKeyEvent, in order */
 
-	/* the transaction that was asked for last, and after which one it came */
+	/* the transaction asked for last, and the place of the last one with events before it */
 	uint64		asked_xact;
 	int			asked_place;
 };
@@ -123,7 +123,7 @@ keys_transaction(KaptureKeys *keys, uint64 xact)
 
 	if (!found)
 	{
-		/* one of an older version: as if transactions committed in the order of their ids */
+		/* captured by an older version: as if transactions committed in the order of their ids */
 		transaction->rank = (int64) xact;
 		transaction->snapshot = (Datum) 0;
 		transaction->place = 0;
@@ -159,8 +159,8 @@ kapture_keys_add(KaptureKeys *keys, const KaptureKeyEvent *event)
 }
 
 /*
- * Says when a transaction committed: how many had ended before ("rank"), and
- * which (a pg_snapshot, which must live as long as the set does).
+ * Notes when a transaction committed: after how many transactions ("rank"), and after which
+ * ones ("snapshot", a pg_snapshot, which must live as long as the set does).
  */
 void
 kapture_keys_add_end(KaptureKeys *keys, uint64 xact, int64 rank, Datum snapshot)
@@ -195,7 +195,7 @@ keys_compare_events(const void *a, const void *b)
 	return x->seq < y->seq ? -1 : x->seq > y->seq;
 }
 
-/* The chain of a key, which is made if there is none. */
+/* Returns the chain of a key; makes it if there is none. */
 static KeysChain *
 keys_chain(KaptureKeys *keys, const char *key)
 {
@@ -228,7 +228,7 @@ keys_is_after(const KaptureKeyEvent *event, int place, int64 command)
 	return event->place > place || (event->place == place && event->command > command);
 }
 
-/* Where in a list the events after a command begin. */
+/* Returns the index in a list of the first event after a command. */
 static int
 keys_search(const KeysList *list, int place, int64 command)
 {
@@ -264,8 +264,9 @@ keys_order_transactions(KaptureKeys *keys)
 }
 
 /*
- * A command that deletes a row and inserts one with its key has moved it.  Of several
- * rows with the key, each that is inserted is one of those that were deleted.
+ * Pairs an insertion with a deletion of the same key by the same command: the command has
+ * moved the row.  If several rows have the key, each inserted row is one of the deleted
+ * ones.
  */
 static void
 keys_pair_placed(KaptureKeys *keys, const KaptureKeyEvent *placed)
@@ -291,7 +292,10 @@ keys_pair_placed(KaptureKeys *keys, const KaptureKeyEvent *placed)
 	}
 }
 
-/* Which of the rows with its new key, by the event that gave it that, is an event's row? */
+/*
+ * Returns the seq of the event that gave an event's row its key, to tell rows with one key
+ * apart; 0: there is only one.
+ */
 static int32
 keys_row(const KaptureKeyEvent *event)
 {
@@ -303,9 +307,9 @@ keys_row(const KaptureKeyEvent *event)
 }
 
 /*
- * Is an event one of this row, and not of another one that has the same key for a
- * while?  "row": the event of the transaction at "place" that gave it its key; 0: it
- * had it before.
+ * Does an event concern this row, and not another one that has the same key for a while?
+ * "row": the event of the transaction at "place" that gave the row its key; 0: the row had
+ * the key before.
  */
 static bool
 keys_meets(const KaptureKeyEvent *event, int place, int32 row)
@@ -315,7 +319,7 @@ keys_meets(const KaptureKeyEvent *event, int place, int32 row)
 	return event->arrival == KAPTURE_NOTE_ONLY_ROW || event->arrival == (event->place == place ? row : 0);
 }
 
-/* The next event that a row with this key meets after a command. */
+/* Returns the next event after a command that a row with this key meets; NULL if there is none. */
 static KaptureKeyEvent *
 keys_next(const KaptureKeys *keys, const char *key, int place, int64 command, int32 row)
 {
@@ -341,7 +345,7 @@ keys_next(const KaptureKeys *keys, const char *key, int place, int64 command, in
 }
 
 /*
- * Puts the events in order, once all are there.
+ * Orders the events, once all have been added, and works out where each row ends.
  */
 void
 kapture_keys_arrange(KaptureKeys *keys)
@@ -369,7 +373,7 @@ kapture_keys_arrange(KaptureKeys *keys)
 			keys_pair_placed(keys, keys->events[i]);
 	}
 
-	/* the way of a row goes on as that of the next event does */
+	/* backwards: after an event, a row goes the way of the next event that it meets */
 	for (int i = keys->nevents - 1; i >= 0; i--)
 	{
 		KaptureKeyEvent *event = keys->events[i];
@@ -430,8 +434,8 @@ kapture_keys_event(const KaptureKeys *keys, int i)
 }
 
 /*
- * The key that the row which had "key" after a command has in the end, if no event gave it
- * that: see below.
+ * Returns the final key of the row that had "key" after a command, if no event of that
+ * transaction gave it the key; see kapture_keys_follow().
  */
 static const char *
 keys_follow(const KaptureKeys *keys, const char *key, int place, int64 command, KaptureKeyEvent **last)
@@ -453,8 +457,8 @@ kapture_keys_follow(KaptureKeys *keys, const char *key, KaptureKeyEvent **last)
 }
 
 /*
- * Returns the key that the row which was inserted, or got its key, by an event has after
- * all events, NULL if it was deleted.
+ * Returns the final key of the row that an event has inserted or given its key; NULL if the
+ * row was deleted.
  */
 const char *
 kapture_keys_follow_event(const KaptureKeyEvent *event)
@@ -462,7 +466,7 @@ kapture_keys_follow_event(const KaptureKeyEvent *event)
 	return event->final_key;
 }
 
-/* Had a transaction ended when another one, which has events, did? */
+/* Had a transaction ("xact") ended when another one, which has events, did? */
 static bool
 keys_is_before(const KeysTransaction *transaction, uint64 xact)
 {
@@ -473,7 +477,7 @@ keys_is_before(const KeysTransaction *transaction, uint64 xact)
 											transaction->snapshot));
 }
 
-/* The place of the last transaction with events that ended before another one, or -1. */
+/* Returns the place of the last transaction with events that ended before another one; -1 if there is none. */
 static int
 keys_place(KaptureKeys *keys, uint64 xact)
 {
@@ -497,9 +501,8 @@ keys_place(KaptureKeys *keys, uint64 xact)
 }
 
 /*
- * Returns the key that the row which had "key" when a change was made has after all
- * events, NULL if it was deleted.  The change, "seq" of a transaction, is none of the
- * events.
+ * Returns the final key of the row that had "key" when a change was made; NULL if the row
+ * was deleted.  The change, number "seq" of transaction "xact", is not itself an event.
  */
 const char *
 kapture_keys_follow_change(KaptureKeys *keys, const char *key, uint64 xact, int32 seq)

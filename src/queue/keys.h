@@ -10,28 +10,27 @@
 #include "nodes/pg_list.h"
 #include "utils/timestamp.h"
 
-/* Something that happened to a row's key; see notes.h. */
+/* Something that happened to a row's key; see capture_buffer.h. */
 typedef struct KaptureKeyEvent
 {
 	char		op;
-	bool		kept;			/* the deleted row came back in the same command, */
-	int32		kept_by;		/* by the event with this seq; 0: as the only row */
-	bool		met;			/* a delivery's row was deleted by it: */
-	int64		delivery_id;	/* that one */
-	int64		customer_id;	/* of a deleted row; 0: it had none, or
-								 * KAPTURE_NOTE_NOT_KNOWN */
+	bool		kept;			/* the deleted row came back in the same command: */
+	int32		kept_by;		/* seq of the event that brought it back; 0: it is the only row */
+	bool		met;			/* the deleted row had a delivery: */
+	int64		delivery_id;	/* the id of that delivery */
+	int64		customer_id;	/* of a deleted row; 0 if it had none, or KAPTURE_NOTE_NOT_KNOWN */
 	uint64		xact;
-	int			place;			/* of the transaction, in the order of commits */
+	int			place;			/* of the transaction in the order of commits */
 	int32		command;
 	int32		seq;
-	int32		arrival;		/* seq of what gave the row its key, 0: it had it
-								 * before; or KAPTURE_NOTE_ONLY_ROW */
-	const char *key;			/* the row's before, or of an inserted one, or "" */
-	const char *new_key;		/* NULL but for a change of key */
+	int32		arrival;		/* seq of the event that gave the row its key; 0: had it before; or
+								 * KAPTURE_NOTE_ONLY_ROW */
+	const char *key;			/* the key before, or of an inserted row, or "" */
+	const char *new_key;		/* the key after a change of key, else NULL */
 	int64		changed;
 	TimestampTz captured_at;
-	struct KaptureKeyEvent *end;	/* the last one that the row meets */
-	const char *final_key;		/* of the row in the end; NULL: it is deleted */
+	struct KaptureKeyEvent *end;	/* the last event that the row meets */
+	const char *final_key;		/* the row's key in the end; NULL: it is deleted */
 } KaptureKeyEvent;
 
 typedef struct KaptureKeys KaptureKeys;

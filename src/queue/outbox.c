@@ -2,21 +2,19 @@
  * outbox.c
  *		The queue: changes taken from the outbox.
  *
- * Transactions append to kapture_outbox.  The worker, the only one to read it,
- * claims changes: in one transaction it removes them and enters or updates the
- * row's entry in kapture_delivery, of which each row has one: changes of a row
- * come together there, and a second request for it cannot start.  An entry is
- * 'sending' while a request may be in flight, durably so before the request
- * leaves.  It is removed when all is done, else it is due at next_attempt or
- * parked.  Each change of an entry names the attempt it belongs to, so an
- * answer that comes late finds nothing to change.
+ * Transactions append to kapture_outbox.  The worker is the only one to read it.  It claims
+ * changes: in one transaction, it removes them and enters them into kapture_delivery.  Each
+ * row has one entry there, so that its changes come together, and no second request for it
+ * can start.  An entry is 'sending' while a request may be in flight, durably so before the
+ * request leaves.  It is removed when all is done; else it is due at next_attempt, or
+ * parked.  Each update of an entry names the attempt that it belongs to, so a late answer
+ * finds nothing to change.
  *
- * A row is found by its key, but the key may become another row's: so an entry
- * has an id of its own, and its key follows the row (key_moves.c).  Nothing is
- * claimed, and no answer recorded, before the changes of keys and the deletions
- * that are committed have been followed; and what is read or written then is so
- * under the same snapshot, in which each entry has its row's key.  A row that
- * gets another one meanwhile is not found any more, and its turn comes again.
+ * A row is found by its key, but the key may become another row's.  So an entry has an id
+ * of its own, and its key follows the row (key_moves.c).  Before rows are claimed or
+ * answers recorded, all committed key changes and deletions are followed, and the rows are
+ * then read and written under the same snapshot, in which each entry has its row's key.  A
+ * row that gets another key meanwhile is not found any more, and is claimed again later.
  */
 #include "postgres.h"
 
@@ -27,8 +25,8 @@
 #include "queue/row_index.h"
 
 /*
- * Adds a change to the groups, which are in order of their first change; "index", from
- * kapture_row_index_create(), has their places.
+ * Adds a change to the groups, which are in the order of their first change; "index", from
+ * kapture_row_index_create(), finds their positions.
  */
 void
 kapture_outbox_group(HTAB *index, KaptureRowChanges *groups, int *ngroups, const char *row_key,
@@ -49,9 +47,9 @@ kapture_outbox_group(HTAB *index, KaptureRowChanges *groups, int *ngroups, const
 }
 
 /*
- * Removes the next changes of the current range and groups them by row, which
- * is known by the key that it has after the events in "keys" (NULL: none);
- * returns how many.  *full: there may be more of them.
+ * Removes the next changes of the current range from the outbox and groups them by row,
+ * using the keys that rows have after the events in "keys" (NULL: none).  Returns the
+ * number of changes.  *full is set if there may be more of them.
  */
 int
 kapture_outbox_take_range(int32 attachment_id, KaptureScan *scan, int limit, bool *full, KaptureKeys *keys,
@@ -93,15 +91,15 @@ kapture_outbox_take_range(int32 attachment_id, KaptureScan *scan, int limit, boo
 		scan->at_seq = entry->seq;
 	}
 	if (split)
-		scan->at_seq--;			/* what is left of the entry is next */
+		scan->at_seq--;			/* go on with the rest of the split entry */
 	return nchanges;
 }
 
 /*
- * Removes the changes of about "limit" rows at most from the outbox and appends
- * a delivery for each row to *deliveries; list and deliveries live in the
- * current memory context.  They are to be claimed in the same transaction.
- * *more tells that the limit, not the end of the outbox, ended it.
+ * Removes the changes of about "limit" rows at most from the outbox, and appends a delivery
+ * for each row to *deliveries.  List and deliveries live in the current memory context;
+ * they are to be claimed in the same transaction.  *more is set if the limit was reached
+ * before the end of the outbox.
  */
 void
 kapture_outbox_take(int32 attachment_id, KaptureScan *scan, int limit,

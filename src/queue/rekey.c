@@ -1,16 +1,15 @@
 /*
  * rekey.c
- *		Has what waits for an attached table follow it to another primary key.
+ *		Has the waiting changes of an attached table follow its rows to another primary key.
  *
- * What waits names rows by the values of their key.  If other columns become the
- * primary key, these values are those of other rows, or of none.  So the command
- * that makes the new key notes a change of key for each row that waits; as it has
- * locked the table, everything noted before is under the old key, and everything
- * after under the new one.
+ * What waits names rows by the values of their key.  If other columns become the primary
+ * key, these values are those of other rows, or of none.  So the command that makes the new
+ * key notes a change of key for each row that waits.  It has locked the table, so all that
+ * was noted before has the old key, and all that is noted later has the new one.
  *
- * A table without a column for ids has them in kapture_row, by the rows' keys.  They
- * follow in the same way.  If they cannot, no row of the table is sent any more, as it
- * would be added again: then the table has no key columns that its rows are known by.
+ * A table without a column for ids has its ids in kapture_row, by the rows' keys; these
+ * entries follow in the same way.  If they cannot, no row of the table is sent any more, as
+ * it would be added again; the attachment is left without key columns then.
  */
 #include "postgres.h"
 
@@ -42,15 +41,15 @@
 
 typedef struct RekeyBatch
 {
-	KaptureAttachment *from;	/* with the key it had */
+	KaptureAttachment *from;	/* with its former key */
 	KaptureAttachment *to;
 	MemoryContext context;
 	int			nrows;
 	Datum	   *old_keys;		/* text */
-	char	  **new_keys;		/* in that context; NULL: the row is not there */
+	char	  **new_keys;		/* in "context"; NULL: the row was not found */
 } RekeyBatch;
 
-/* Are the columns of the key those it was attached with, in their order? */
+/* Are the key's columns still those that the table was attached with, in their order? */
 static bool
 rekey_is_same(const KaptureAttachment *att)
 {
@@ -62,8 +61,8 @@ rekey_is_same(const KaptureAttachment *att)
 }
 
 /*
- * The keys (text[]) with this text in them that changes wait under or, if "known", that
- * kapture_row has.
+ * Returns those keys (text[]) that contain "part": of waiting changes and, if "known", of
+ * entries in kapture_row.
  */
 static ArrayType *
 rekey_keys(const KaptureAttachment *att, bool known, const char *part)
@@ -79,7 +78,7 @@ rekey_keys(const KaptureAttachment *att, bool known, const char *part)
 	return DatumGetArrayTypeP(OidInputFunctionCall(F_ARRAY_IN, text, TEXTOID, -1));
 }
 
-/* Looks for the rows by their old keys. */
+/* Looks for the rows by their old keys, and fills in their new ones. */
 static void
 rekey_do_find(void *arg)
 {
@@ -145,13 +144,13 @@ rekey_find(const RekeyBatch *batch)
 }
 
 /*
- * Notes the change of key of each row that waits; a row that is not found is gone.  Returns whether
- * there was any.
+ * Notes a change of key for each row that waits; a row that was not found counts as
+ * deleted.  Returns whether anything was noted.
  */
 static bool
 rekey_note(RekeyBatch *batch)
 {
-	CommandId	cid = GetCurrentCommandId(true);	/* of one command: all at once, not one after the other */
+	CommandId	cid = GetCurrentCommandId(true);	/* of one command, so that they happen at once */
 	bool		any = false;
 
 	for (int r = 0; r < batch->nrows; r++)
@@ -171,7 +170,7 @@ rekey_note(RekeyBatch *batch)
 	return any;
 }
 
-/* The first columns of the key are those that rows are known by from now on. */
+/* Stores the first columns of the key as those by which rows are known from now on. */
 static void
 rekey_store(const KaptureAttachment *att, int nkeys)
 {
@@ -192,7 +191,7 @@ rekey_store(const KaptureAttachment *att, int nkeys)
 	kapture_attach_announce();
 }
 
-/* Would rows of the table be added twice if what is known of them were forgotten? */
+/* Would rows of the table be added twice if their entries in kapture_row were forgotten? */
 static bool
 rekey_must_know(const KaptureAttachment *att)
 {
@@ -204,7 +203,7 @@ rekey_must_know(const KaptureAttachment *att)
 						 " OR EXISTS (SELECT FROM @.kapture_delivery WHERE attachment_id = $1)", 1, types, values) != NULL;
 }
 
-/* Nobody knows which row has which id: nothing is sent until somebody has attached the table anew. */
+/* Nobody knows which row has which id: stops sending rows until the table has been attached anew. */
 static void
 rekey_stop(const KaptureAttachment *att, const ErrorData *error)
 {
@@ -243,7 +242,7 @@ rekey_follow(KaptureAttachment *att, Relation rel)
 				 errmsg("what waits to be sent for table %s is given up, as its primary key is another one now", kapture_catalog_title(att)),
 				 errdetail("The rows cannot be found by the former key: %s.", error->message),
 				 errhint("kapture_backfill() sends the rows that have no id.")));
-	/* that is known by the ids in the table, or will be again once something is sent */
+	/* the table has the ids itself, and what was sent is known again after the next request */
 	if ((rekey_note(&batch) || !rekey_is_same(att)) && att->id_column)
 		(void) kapture_own_execute("DELETE FROM @.kapture_row WHERE attachment_id = $1 AND gone_at IS NULL", 1,
 								   (Oid[]) {INT4OID}, (Datum[]) {Int32GetDatum(att->id)});
@@ -251,8 +250,8 @@ rekey_follow(KaptureAttachment *att, Relation rel)
 }
 
 /*
- * Has one of these commands (of AlterTableCmd) given a column of the key another type, in
- * which the key may be written otherwise?
+ * Has one of these commands (of AlterTableCmd) given a key column another type, whose text
+ * form may differ?
  */
 static bool
 rekey_is_retyped(const KaptureAttachment *att, List *commands)
@@ -273,9 +272,9 @@ rekey_is_retyped(const KaptureAttachment *att, List *commands)
 }
 
 /*
- * Called after ALTER TABLE with these commands (of AlterTableCmd), in its transaction: if
- * the table is attached and other columns are its primary key now, what waits follows.
- * Rows that cannot be found count as gone, with a warning if that is by an error.
+ * Called after ALTER TABLE with these commands (of AlterTableCmd), in its transaction.  If
+ * the table is attached and has another primary key now, what waits follows.  Rows that
+ * cannot be found count as deleted, with a warning if an error is the reason.
  */
 void
 kapture_rekey_altered(Oid relid, List *commands)
@@ -291,7 +290,7 @@ kapture_rekey_altered(Oid relid, List *commands)
 	{
 		KaptureAttachment *att = lfirst(lc);
 
-		/* without columns, it is known already that rows cannot follow */
+		/* without key columns, it is known that rows cannot follow */
 		if (att->nkeys > 0 && att->former_key != NIL &&
 			(!rekey_is_same(att) || rekey_is_retyped(att, commands)))
 			rekey_follow(att, rel);
@@ -299,7 +298,7 @@ kapture_rekey_altered(Oid relid, List *commands)
 	relation_close(rel, NoLock);
 }
 
-/* A value of an enumerated type that has got another name, which keys of an attached table may have. */
+/* A renamed value of an enumerated type, which keys of an attached table may contain. */
 typedef struct RekeyLabel
 {
 	Oid			relid;
@@ -338,7 +337,7 @@ rekey_rename(KaptureAttachment *att, const RekeyLabel *label)
 	}
 }
 
-/* Does so for the attachments of a table whose keys may have the value; somebody's lock on it is not waited for. */
+/* Does so for the attachments of a table whose keys may contain the value, unless somebody has locked the table. */
 static void
 rekey_do_rename(void *arg)
 {
@@ -364,8 +363,9 @@ rekey_do_rename(void *arg)
 }
 
 /*
- * Called after ALTER TYPE ... RENAME VALUE, in its transaction: keys are known by the names that their values
- * had, and follow.  What cannot be followed is no error of that command.
+ * Called after ALTER TYPE ... RENAME VALUE, in its transaction.  Keys contain the names
+ * that values had before, and follow to the new ones.  If that fails, the command does not
+ * fail, but a warning is given.
  */
 void
 kapture_rekey_renamed_value(Oid type, const char *old_name, const char *new_name)

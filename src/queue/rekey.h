@@ -1,6 +1,6 @@
 /*
  * rekey.h
- *		Has what waits for an attached table follow it to another primary key.
+ *		Has the waiting changes of an attached table follow its rows to another primary key.
  */
 #ifndef KAPTURE_REKEY_H
 #define KAPTURE_REKEY_H

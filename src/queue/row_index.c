@@ -23,8 +23,8 @@ row_index_match(const void *a, const void *b, Size keysize)
 }
 
 /*
- * Returns a table by which rows are found by their keys (KaptureRowIndexEntry), in the
- * current memory context.
+ * Returns a hash table that finds rows by their keys (KaptureRowIndexEntry), in the current
+ * memory context.
  */
 HTAB *
 kapture_row_index_create(int size)

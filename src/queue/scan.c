@@ -1,15 +1,13 @@
 /*
  * scan.c
- *		How far the outbox of an attachment has been read, and reading on.
+ *		How far the outbox of an attachment has been read, and reading on from there.
  *
- * Entries are ordered by transaction, and
- * transactions do not commit in the order of their ids.  A pass is therefore
- * described by two snapshots: what was visible to the last pass is done, and
- * what is new belongs to transactions that were running then (its xip) or
- * started later (its xmax and above).  So each entry is looked at once, with no
- * index but the one on (attachment_id, xact, seq), and what is dead already is
- * never walked over again, however long somebody's snapshot keeps it from
- * being removed.
+ * Entries are ordered by transaction, and transactions do not commit in the order of their
+ * ids.  So a pass is described by two snapshots: what the last pass's snapshot showed is
+ * done, and what is new belongs to transactions that were running then (its xip) or started
+ * later (its xmax and above).  Each entry is looked at once, with no index but the one on
+ * (attachment_id, xact, seq), and dead entries are never walked over again, however long
+ * somebody's snapshot keeps them from being removed.
  */
 #include "postgres.h"
 
@@ -32,18 +30,17 @@
 #include "queue/vacuum.h"
 #include "table/capture_buffer.h"
 
-/* Ordinary entries that the old version of one that was split counts for. */
+/* The dead version of a split entry counts for so many ordinary entries. */
 #define SCAN_SPLIT_WEIGHT	50
 
-/* Entries of the outbox read at a time, */
+/* Entries of the outbox read at a time. */
 #define SCAN_READ_CHUNK	50
 
-/* and bytes of keys, from which on it is enough. */
+/* Bytes of keys after which no more entries are read. */
 #define SCAN_READ_BYTES	((Size) 1024 * 1024)
 
 /*
- * Prepares a scan (zeroed, or an older one), which will read everything there
- * is.
+ * Prepares a scan (zeroed, or used before) that will read everything there is.
  */
 void
 kapture_scan_init(KaptureScan *scan)
@@ -75,7 +72,7 @@ scan_add_range(KaptureScan *scan, uint64 from, uint64 to)
 }
 
 /*
- * Goes on to another range, from its head; past the last one, the pass is over.
+ * Enters a range, at its beginning; the pass is over when the last range is done.
  */
 void
 kapture_scan_enter_range(KaptureScan *scan, int range)
@@ -87,7 +84,7 @@ kapture_scan_enter_range(KaptureScan *scan, int range)
 }
 
 /*
- * Starts a pass: takes a snapshot and works out which transactions are new in it.  To be
+ * Starts a pass: takes a snapshot, and works out which transactions are new in it.  To be
  * called within SPI.
  */
 void
@@ -131,7 +128,7 @@ kapture_scan_start(KaptureScan *scan)
 }
 
 /*
- * Ends a pass, all ranges of which are read: what it saw is done.
+ * Ends a pass of which all ranges have been read.
  */
 void
 kapture_scan_end(KaptureScan *scan)
@@ -146,7 +143,7 @@ kapture_scan_end(KaptureScan *scan)
 	scan->running = false;
 }
 
-/* Makes an entry of a row that OUTBOX_READ or OUTBOX_READ_KEYS gave. */
+/* Makes an entry of a row of the result of OUTBOX_READ or OUTBOX_READ_KEYS. */
 static KaptureOutboxEntry *
 scan_make_entry(uint64 row)
 {
@@ -196,7 +193,7 @@ scan_make_entry(uint64 row)
 }
 
 /*
- * Fills in the four parameters of a query of what is left of a range.
+ * Fills in the four parameters of a query for what is left of a range.
  */
 void
 kapture_scan_range_values(Datum *values, int32 attachment_id, const KaptureScan *scan, int range)
@@ -210,7 +207,7 @@ kapture_scan_range_values(Datum *values, int32 attachment_id, const KaptureScan 
 	values[3] = FullTransactionIdGetDatum(FullTransactionIdFromU64(scan->ranges[range * 2 + 1]));
 }
 
-/* Bytes of the keys in a row that OUTBOX_READ gave, without reading them. */
+/* Returns the size of the keys in a row of the result of OUTBOX_READ, in bytes, without detoasting them. */
 static Size
 scan_entry_bytes(uint64 row)
 {
@@ -229,9 +226,9 @@ scan_entry_bytes(uint64 row)
 }
 
 /*
- * Reads entries (KaptureOutboxEntry) of the current range, as the transaction's snapshot shows them,
- * until they have "limit" changes, or many bytes; returns them in order.  *full:
- * that, not the end of the range, ended it.
+ * Reads entries (KaptureOutboxEntry) of the current range, as the transaction's snapshot
+ * shows them, until they have "limit" changes or many bytes; returns them in order.  *full
+ * is set if that, not the end of the range, was why reading stopped.
  */
 List *
 kapture_scan_read(KaptureStatement query, int32 attachment_id, KaptureScan *scan, int limit, bool *full)
@@ -244,7 +241,7 @@ kapture_scan_read(KaptureStatement query, int32 attachment_id, KaptureScan *scan
 	Portal		portal;
 
 	kapture_scan_range_values(values, attachment_id, scan, scan->range);
-	/* what this transaction has removed itself is not to come again */
+	/* entries that this transaction has removed must not be read again */
 	CommandCounterIncrement();
 	UpdateActiveSnapshotCommandId();
 	portal = SPI_cursor_open(NULL, kapture_statement_plan(query), values, NULL, true);
@@ -276,7 +273,7 @@ kapture_scan_read(KaptureStatement query, int32 attachment_id, KaptureScan *scan
 	return entries;
 }
 
-/* Notes which entries a statement has dealt with; somebody may have been faster. */
+/* Marks the entries that the last statement has removed; somebody may have removed others before. */
 static void
 scan_mark_taken(List *entries)
 {
@@ -319,7 +316,7 @@ kapture_scan_remove(List *entries)
 }
 
 /*
- * Removes only the first keys of an entry.  To be called within SPI.
+ * Removes only the first "nkeys" keys of an entry.  To be called within SPI.
  */
 void
 kapture_scan_split(KaptureOutboxEntry *entry, int nkeys)
@@ -329,15 +326,15 @@ kapture_scan_split(KaptureOutboxEntry *entry, int nkeys)
 	values[0] = PointerGetDatum(entry->tid);
 	values[1] = Int32GetDatum(nkeys);
 	kapture_statement_execute(OUTBOX_SPLIT, values, NULL);
-	/* an entry with many keys takes the room of many */
+	/* an entry with many keys takes the room of many ordinary ones */
 	kapture_vacuum_note(KAPTURE_TABLE_OUTBOX, SCAN_SPLIT_WEIGHT);
 	entry->nkeys = nkeys;
 	scan_mark_taken(list_make1(entry));
 }
 
 /*
- * Returns the transaction before which nothing waits any more for a scan: all
- * that is left, or comes yet, is its or a later one's.
+ * Returns the transaction before which nothing waits for a scan any more: all that is left,
+ * or is still to come, belongs to that one or to a later one.
  */
 uint64
 kapture_scan_floor(const KaptureScan *scan)

@@ -1,6 +1,6 @@
 /*
  * scan.h
- *		How far the outbox has been read, and reading on.
+ *		How far the outbox has been read, and reading on from there.
  */
 #ifndef KAPTURE_SCAN_H
 #define KAPTURE_SCAN_H
@@ -14,24 +14,24 @@
 #include "queue/statements.h"
 
 /*
- * How far the outbox of one attachment has been read.  A pass takes up what
- * became visible between two snapshots; see scan.c.
+ * How far the outbox of one attachment has been read.  A pass reads what became visible
+ * between two snapshots; see scan.c.
  */
 typedef struct KaptureScan
 {
 	MemoryContext context;		/* owns the arrays */
 	bool		running;		/* in the middle of a pass */
 	bool		ever;			/* false: the next pass reads everything */
-	uint64		seen_xmax;		/* up to which snapshot all was read */
+	uint64		seen_xmax;		/* xmax of the snapshot up to which all was read */
 	int			nseen;
 	uint64	   *seen_xip;
-	uint64		next_xmax;		/* the running pass's snapshot */
+	uint64		next_xmax;		/* of the running pass's snapshot */
 	int			nnext;
 	uint64	   *next_xip;
-	int			nranges;		/* of transactions the pass reads */
-	uint64	   *ranges;			/* pairs: from, up to but not including */
-	int			range;			/* the one being read, */
-	uint64		at_xact;		/* after which change */
+	int			nranges;		/* ranges of transactions that the pass reads */
+	uint64	   *ranges;			/* pairs: first, and the one after the last */
+	int			range;			/* the range being read */
+	uint64		at_xact;		/* reading goes on after change at_seq of this transaction */
 	int32		at_seq;
 } KaptureScan;
 
@@ -48,13 +48,13 @@ typedef struct KaptureOutboxEntry
 	TimestampTz captured_at;
 	bool		taken;
 
-	/* of entries about keys */
+	/* only of entries about keys */
 	char		op;
 	int32		command;
 	int32		arrival;		/* or KAPTURE_NOTE_ONLY_ROW */
-	Datum		snapshot;		/* taken as the transaction committed; or 0 */
+	Datum		snapshot;		/* pg_snapshot taken at commit, or 0 */
 	int64		rank;
-	Datum	   *customer_ids;	/* of deleted rows, one for each key; NULL: not known */
+	Datum	   *customer_ids;	/* one for each key of a deleted row; NULL: not known */
 } KaptureOutboxEntry;
 
 extern void kapture_scan_init(KaptureScan *scan);

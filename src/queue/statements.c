@@ -1,7 +1,7 @@
 /*
  * statements.c
  *		The SQL of the queue: statements on kapture_outbox and kapture_delivery, and
- *		on what goes with them.  Their plans are kept.
+ *		on the tables that go with them.  Their plans are kept.
  */
 #include "postgres.h"
 
@@ -16,35 +16,36 @@
 #include "base/user_code.h"
 #include "queue/statements.h"
 
-/* Entries, with the table and the name "a" of their attachment, for the history, which may outlive it. */
+/* Joins entries with their attachment ("a"), as the history notes its table and name, and may outlive it. */
 #define OUTBOX_NAMED(entries) \
 	entries " LEFT JOIN @.kapture_attachment AS a USING (attachment_id)"
 
 /*
- * How the delivery "d" of the row with the key "v.row_key" is found, and what makes
- * it the only one.  The planner is to take the index of keys, whatever it believes: by
- * one that begins with the attachment, it would look at all entries of that.
+ * Finds the one delivery "d" of the row with the key "v.row_key".  The planner has to take
+ * the index of keys, whatever it believes: with an index that begins with the attachment,
+ * it would look at all entries of that attachment.
  */
 #define OUTBOX_IS_ROW(attachment_id) \
 	KAPTURE_KEY_IS("d.row_key", "v.row_key") " AND d.attachment_id + 0 = " attachment_id
 
-/* A change of a row that has a delivery joins it, or waits where that is being sent. */
+/* Adds a change to the delivery that its row has, or has it wait there ("again") while the row is being sent. */
 #define OUTBOX_OR_JOIN \
 	" ON CONFLICT (" KAPTURE_KEY_BOUNDED("row_key") ", attachment_id)" \
 	" DO UPDATE SET" \
 	" again = CASE WHEN d.state = 'sending' THEN coalesce(d.again, 0) | EXCLUDED.changed END," \
 	" changed = CASE WHEN d.state = 'sending' THEN d.changed ELSE d.changed | EXCLUDED.changed END,"
 
-/* What Kapture has of the rows that "source" gives is not known, if the condition holds. */
+/* Forgets what Kapture has of the rows in "source", if the condition holds. */
 #define OUTBOX_DOUBT(source, condition) \
 	" UPDATE @.kapture_row AS r SET digests = NULL FROM " source " AS s" \
 	" WHERE " condition " AND " KAPTURE_KEY_IS("r.row_key", "s.row_key") \
 	" AND r.attachment_id + 0 = s.attachment_id AND r.gone_at IS NULL AND r.digests IS NOT NULL"
 
 /*
- * Notes which customer the rows of deliveries are that "source" gives, and what was
- * sent of them.  (A row without an entry gets one even if nothing was sent: it was
- * linked before there were entries.)  That a row was deleted may be known already.
+ * Notes in kapture_row which customers the rows of the deliveries in "source" have, and
+ * what was sent of these rows.  A row without an entry gets one even if nothing was sent:
+ * it was linked before there were entries.  That a row was deleted may have been noted
+ * already.
  */
 #define OUTBOX_ROW_STATE(source) \
 	" INSERT INTO @.kapture_row AS r (attachment_id, row_key, customer_id, digests, gone_at, left_at)" \
@@ -61,10 +62,10 @@
 	" WHERE EXCLUDED.digests IS NOT NULL OR r.customer_id <> EXCLUDED.customer_id" \
 	" OR (r.left_at IS NULL) <> (EXCLUDED.left_at IS NULL)"
 
-/* How long the report that a customer's row was deleted waits for a row that may take the customer over. */
+/* How long the report of a deletion waits, for another row that may take the customer over. */
 #define OUTBOX_TAKE_OVER	"interval '5 s'"
 
-/* When that is due: a row of the same account may have waited for the customer. */
+/* When that report is due: later only if a row of the same account waits for the customer. */
 #define OUTBOX_REPORT_AT(customer_id) \
 	"CASE WHEN EXISTS (SELECT FROM @.kapture_delivery AS w JOIN @.kapture_attachment AS a ON a.attachment_id = w.attachment_id" \
 	" WHERE w.waits_for = " customer_id " AND w.row_key IS NOT NULL AND a.server =" \
@@ -74,8 +75,8 @@
 #define OUTBOX_IS_ABOUT_KEYS	"op NOT IN ('i', 'u')"
 
 /*
- * How many transactions a snapshot shows as ended: those before its xmax that
- * were not running, its own not counted.
+ * The number of transactions that a snapshot shows as ended: those before its xmax that
+ * were not running, without the one that took it.
  */
 #define OUTBOX_RANK \
 	"pg_snapshot_xmax(snapshot)::text::bigint - (SELECT count(*) FROM pg_snapshot_xip(snapshot))" \
@@ -115,7 +116,7 @@ const KaptureStatementText kapture_statements[] =
 		0, {}
 	},
 	[OUTBOX_READ] = {
-		"SELECT ctid, xact, seq, row_key, old_key, changed, captured_at, op, more_keys, command, NULL, NULL, NULL"
+		"SELECT ctid, xact, seq, row_key, old_key, changed, captured_at, op, more_keys, command, NULL, NULL, NULL, NULL"
 		" FROM @.kapture_outbox"
 		" WHERE attachment_id = $1 AND (xact, seq) > ($2, $3) AND xact < $4 AND NOT (" OUTBOX_IS_ABOUT_KEYS ")"
 		" ORDER BY attachment_id, xact, seq",
@@ -342,7 +343,7 @@ const KaptureStatementText kapture_statements[] =
 static SPIPlanPtr statement_plans[lengthof(kapture_statements)];
 
 /*
- * Returns the plan of a statement, which is kept; it is made anew when the extension's
+ * Returns the plan of a statement.  The plan is kept, and made anew when the extension's
  * schema has got another name.  To be called within SPI.
  */
 SPIPlanPtr
@@ -370,8 +371,8 @@ kapture_statement_plan(KaptureStatement query)
 }
 
 /*
- * Runs a statement within SPI: a query of what the transaction's snapshot shows, or one
- * that sees all.  Callers use kapture_statement_execute() for the latter.
+ * Runs a statement within SPI: under the transaction's snapshot, or seeing all that has
+ * been done.  For the latter, callers use kapture_statement_execute().
  */
 void
 kapture_statement_run(KaptureStatement query, Datum *values, const char *nulls, bool snapshot)
@@ -396,7 +397,7 @@ kapture_statement_getattr(uint64 row, int col, bool *isnull)
 
 /*
  * Returns an array of "n" values for a parameter, in the current memory context; "nulls"
- * may be NULL: none is null.
+ * may be NULL if none is null.
  */
 Datum
 kapture_statement_array(Datum *values, bool *nulls, int n, Oid type)

@@ -1,7 +1,7 @@
 /*
  * statements.h
  *		The SQL of the queue: statements on kapture_outbox and kapture_delivery, and
- *		on what goes with them.
+ *		on the tables that go with them.
  */
 #ifndef KAPTURE_STATEMENTS_H
 #define KAPTURE_STATEMENTS_H
@@ -55,10 +55,10 @@ typedef struct KaptureStatementText
 	Oid			types[OUTBOX_MAX_PARAMS];
 } KaptureStatementText;
 
-/* Keys, entries or changes that one statement is about. */
+/* Keys, entries or changes that one statement handles, at most. */
 #define OUTBOX_CHUNK		1000
 
-/* Runs a statement, which sees all that has been done.  Each is a fault point. */
+/* Runs a statement that sees all that has been done.  Each statement is a fault point. */
 #define kapture_statement_execute(statement, values, nulls) \
 	(KAPTURE_FAULT_ARGUMENTS(#statement, kapture_statements[statement].nparams, kapture_statements[statement].types, values, nulls), \
 	 kapture_statement_run(statement, values, nulls, false))

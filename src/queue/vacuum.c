@@ -2,15 +2,14 @@
  * vacuum.c
  *		Keeps the tables of the queue small.
  *
- * Each row that is sent leaves dead entries in the outbox and in
- * kapture_delivery.  Autovacuum looks once a minute at most, as it is set by
- * default; by then a busy worker has left hundreds of thousands.  So the worker
- * vacuums the two tables, as soon as that is worthwhile and brings
- * something: not while somebody's snapshot still needs what has died, however
- * long that takes.
+ * Each row that is sent leaves dead entries in the outbox and in kapture_delivery.  By
+ * default, autovacuum looks once a minute at most; by then, a busy worker has left hundreds
+ * of thousands.  So the worker vacuums the two tables itself, as soon as that is worthwhile
+ * and can remove something: not while somebody's snapshot still needs the dead entries,
+ * however long that takes.
  *
- * The end of the files is left to autovacuum, as cutting it off needs a lock
- * that capturing would wait for.
+ * Truncating the files is left to autovacuum, as that needs a lock that capturing would
+ * wait for.
  */
 #include "postgres.h"
 
@@ -34,17 +33,16 @@
 #include "cluster/guard.h"
 #include "queue/vacuum.h"
 
-/* Milliseconds between two looks at who still needs them. */
+/* Milliseconds between two looks at whether snapshots still need the dead entries. */
 #define VACUUM_LOOK			200
 
 typedef struct VacuumTable
 {
 	const char *name;
-	uint64		threshold;		/* dead entries, beside as many as live ones, that
-								 * are worth a vacuum */
+	uint64		threshold;		/* dead entries in excess of live ones that are worth a vacuum */
 	uint64		dead;			/* since the last vacuum */
 	uint64		live;			/* at the last look */
-	TransactionId until;		/* that many died before this one; Invalid: not yet */
+	TransactionId until;		/* those dead entries died before this one; Invalid: not known yet */
 } VacuumTable;
 
 static VacuumTable vacuum_tables[KAPTURE_TABLE_COUNT] = {
@@ -54,7 +52,7 @@ static VacuumTable vacuum_tables[KAPTURE_TABLE_COUNT] = {
 static TimestampTz vacuum_next_look = 0;
 
 /*
- * Notes that so many entries of a table were removed or replaced.
+ * Notes that "dead" entries of a table were removed or replaced.
  */
 void
 kapture_vacuum_note(KaptureTable table, uint64 dead)
@@ -68,7 +66,7 @@ vacuum_is_worthwhile(const VacuumTable *t)
 	return t->dead >= t->threshold + t->live;
 }
 
-/* Can what has died in the table be removed now?  Needs a transaction. */
+/* Can the dead entries of a table be removed now?  Needs a transaction. */
 static bool
 vacuum_is_due(KaptureTable table)
 {
@@ -100,8 +98,8 @@ vacuum_forget(KaptureTable table)
 }
 
 /*
- * Vacuums as a client would by its command, within a transaction that the
- * command ends and begins anew.
+ * Runs the VACUUM command as a client would, within a transaction that the command ends and
+ * begins anew.
  */
 static void
 vacuum_table(KaptureTable table)
@@ -117,7 +115,7 @@ vacuum_table(KaptureTable table)
 	vacuum_forget(table);
 }
 
-/* Vacuums a table, if that is due.  What lasts for it is in the current memory context. */
+/* Vacuums a table, if that is due.  Memory that the command needs throughout is in the current memory context. */
 static void
 vacuum_do(void *arg)
 {
@@ -151,7 +149,7 @@ kapture_vacuum_run(void)
 		return;
 	vacuum_next_look = TimestampTzPlusMilliseconds(now, VACUUM_LOOK);
 
-	/* what outlives the transactions that the command makes */
+	/* for what outlives the transactions that the command makes */
 	context = AllocSetContextCreate(caller, "kapture_sync vacuum", ALLOCSET_DEFAULT_SIZES);
 	PortalContext = context;
 	for (int table = 0; table < KAPTURE_TABLE_COUNT; table++)
@@ -164,7 +162,7 @@ kapture_vacuum_run(void)
 		error = kapture_guard_transaction(vacuum_do, &table);
 		if (error == NULL)
 			continue;
-		/* no reason to stop sending; autovacuum will meet it, too */
+		/* no reason to stop sending; autovacuum will meet the error, too */
 		ereport(LOG,
 				(errcode(error->sqlerrcode),
 				 errmsg("kapture_sync: an error while %s in database \"%s\" is worked around: %s",

@@ -61,7 +61,7 @@
 PG_FUNCTION_INFO_V1(kapture_attach);
 PG_FUNCTION_INFO_V1(kapture_detach);
 
-/* So many rows are looked at to find out how many there are. */
+/* At most so many rows are counted when a table is attached. */
 #define ATTACH_MAX_COUNTED	10000
 
 /* How a table is to be attached. */
@@ -96,8 +96,8 @@ kapture_attach_announce(void)
 }
 
 /*
- * Called after a command that has renamed something, with what
- * kapture_expression_before_rename() gave: expressions follow.
+ * Called after a command that has renamed something, with the result of
+ * kapture_expression_before_rename(): rewrites the kept expressions.
  */
 void
 kapture_attach_renamed(List *expressions)
@@ -107,7 +107,8 @@ kapture_attach_renamed(List *expressions)
 }
 
 /*
- * Called after a view was made or replaced: tables whose values come from it follow.
+ * Called after a view was created or replaced: attached tables that take their values
+ * from that view follow.
  */
 void
 kapture_attach_view_changed(const RangeVar *name)
@@ -120,7 +121,8 @@ kapture_attach_view_changed(const RangeVar *name)
 }
 
 /*
- * Called after a command that may have made or dropped what expressions use.
+ * Called after a command that may have created or dropped objects that expressions use:
+ * has all descriptions of tables with expressions read again.
  */
 void
 kapture_attach_reconsider(void)
@@ -128,10 +130,10 @@ kapture_attach_reconsider(void)
 	List	   *relids = kapture_expression_relations();
 	ListCell   *lc;
 
-	/* what is known of these tables goes, though nothing of them has changed */
+	/* drop the cached descriptions of these tables, though the tables themselves have not changed */
 	foreach(lc, relids)
 	{
-		/* one that was dropped just now is still known until the worker has looked */
+		/* a table that was just dropped is listed until the worker has noticed */
 		if (SearchSysCacheExists1(RELOID, ObjectIdGetDatum(lfirst_oid(lc))))
 			CacheInvalidateRelcacheByRelid(lfirst_oid(lc));
 	}
@@ -172,8 +174,8 @@ attach_follow(Oid relid, const char *from, const char *to)
 }
 
 /*
- * A column of a relation was renamed: its attachment, if it has one, follows, so
- * that a new column of the old name is not taken for it.
+ * A column of a relation was renamed: has the relation's attachments follow, so that a
+ * new column of the old name is not mistaken for the renamed one.
  */
 void
 kapture_attach_column_renamed(Oid relid, const char *from, const char *to)
@@ -188,7 +190,7 @@ kapture_attach_column_renamed(Oid relid, const char *from, const char *to)
 		kapture_attach_announce();
 }
 
-/* Refuses an attachment that would be taken for another one of its table, or write where that one does. */
+/* Refuses an attachment with the name or the id column of another attachment of the same table. */
 static void
 attach_check_beside(const AttachRequest *request, const KaptureAttachment *other)
 {
@@ -210,7 +212,7 @@ attach_check_beside(const AttachRequest *request, const KaptureAttachment *other
 				 errhint("Name another column in argument \"id_column\", or use NULL to have the ids kept by the extension.")));
 }
 
-/* Refuses a table that is attached already, or belongs to one that is. */
+/* Refuses an attachment that the table has already, and a table whose rows belong to another attached table. */
 static void
 attach_check_membership(Relation rel, const AttachRequest *request)
 {
@@ -233,7 +235,7 @@ attach_check_membership(Relation rel, const AttachRequest *request)
 				 errdetail("It inherits from that table, and has its trigger.")));
 }
 
-/* Is it a table that Citus manages?  Its rows, and their triggers, are in other tables. */
+/* Does Citus manage this table?  If so, its rows and their triggers are in other tables. */
 static bool
 attach_is_of_citus(Oid relid)
 {
@@ -245,7 +247,7 @@ attach_is_of_citus(Oid relid)
 							lengthof(types), types, values) > 0;
 }
 
-/* Refuses what is no table of a user's. */
+/* Refuses everything but permanent tables of users. */
 static void
 attach_check_kind(Relation rel)
 {
@@ -277,8 +279,8 @@ attach_check_kind(Relation rel)
 }
 
 /*
- * Refuses what cannot be kept in step: 42809 what is no table, or a part of another one, 42501 a
- * catalog, 0A000 a table of Citus, 55000 a table whose owner does not see all its rows.
+ * Refuses a relation that cannot be kept in step.  Errors: 42809 it is no permanent table, or a
+ * partition, 42501 a catalog, 0A000 a table of Citus, 55000 its owner does not see all its rows.
  */
 void
 kapture_attach_check_relation(Relation rel)
@@ -286,7 +288,7 @@ kapture_attach_check_relation(Relation rel)
 	const char *name = RelationGetRelationName(rel);
 
 	attach_check_kind(rel);
-	/* separately only if the table that it is a partition of cannot be attached */
+	/* a partition is attached separately only if its topmost parent cannot be attached */
 	if (rel->rd_rel->relispartition &&
 		!OidIsValid(kapture_family_foreign_partition(llast_oid(get_partition_ancestors(RelationGetRelid(rel))))))
 		ereport(ERROR,
@@ -355,7 +357,7 @@ attach_key_columns(Relation rel)
 	return result;
 }
 
-/* Tells whether the column for Kapture's id is there; errors if it does not fit. */
+/* Tells whether the column for Kapture's ids exists; errors out if it cannot receive them. */
 static bool
 attach_has_id_column(Relation rel, const char *name)
 {
@@ -398,14 +400,14 @@ attach_has_id_column(Relation rel, const char *name)
 	return true;
 }
 
-/* A text as a value of a statement; '' for NULL, which the statement makes null again. */
+/* A text as a parameter of a statement; NULL is passed as '', which the statement turns into null again. */
 static Datum
 attach_text(const char *text)
 {
 	return CStringGetTextDatum(text ? text : "");
 }
 
-/* Likewise, constants that are sent in some case. */
+/* Likewise, the constants of on_leave or on_delete. */
 static Datum
 attach_constants(Jsonb *constants)
 {
@@ -413,7 +415,8 @@ attach_constants(Jsonb *constants)
 }
 
 /*
- * Writes where the value of a field of an attachment, with this bit, comes from.
+ * Stores where the value of one field of an attachment comes from; "bit" is the field's
+ * number in masks of changes.
  */
 void
 kapture_attach_store_mapping(int32 attachment_id, int bit, const KaptureMapping *mapping)
@@ -463,7 +466,7 @@ attach_store(Oid relid, AttachRequest *request)
 		kapture_attach_store_mapping(request->id, bit++, lfirst(lc));
 }
 
-/* Of tables that the table follows already, other columns matter to this attachment: any may. */
+/* For tables that this table follows already, any column may matter to the new attachment: watch them all. */
 static void
 attach_widen_follows(Oid relid)
 {
@@ -476,9 +479,9 @@ attach_widen_follows(Oid relid)
 }
 
 /*
- * Pulls use the key of the server's owner, so what they bring is for the owner's
- * tables, and for those of whoever has the owner's rights: errors out (42501) if
- * the table is none of these.  Errors out (42710), too, if customers of the server are
+ * Pulls use the key of the server's owner, so pulled customers may only go into tables
+ * of that owner, or of a role that has the owner's rights: errors out (42501) for any
+ * other table.  Errors out (42710), too, if customers of the server are
  * pulled into the table by another attachment than this one, as each would become two
  * rows.
  */
@@ -511,8 +514,8 @@ kapture_attach_check_pull(Relation rel, int32 attachment_id, const char *server)
 }
 
 /*
- * Pulled customers are looked for by the id column: creates an index if it has none.  NULL: the
- * extension has the ids, and an index of them.
+ * Pulls look customers up by the id column: creates an index on it if there is none.
+ * "column" NULL: the extension keeps the ids, with an index of its own.
  */
 void
 kapture_attach_index_id_column(Oid relid, const char *name, const char *column)
@@ -542,7 +545,7 @@ kapture_attach_index_id_column(Oid relid, const char *name, const char *column)
 	kapture_attach_execute_ddl(psprintf("CREATE INDEX ON %s (%s)", name, quote_identifier(column)));
 }
 
-/* Is a type's text a name, which may be another one tomorrow, or in another search_path? */
+/* Is the text of a type's values an object's name, which may change or depend on search_path? */
 static bool
 attach_is_named(Oid type)
 {
@@ -567,7 +570,7 @@ attach_is_named(Oid type)
 	}
 }
 
-/* Why values of a column cannot tell rows apart; NULL: they can. */
+/* Why the values of a key column cannot tell rows apart; NULL: all columns' values can. */
 static char *
 attach_key_problem(const KaptureAttachment *att)
 {
@@ -581,8 +584,8 @@ attach_key_problem(const KaptureAttachment *att)
 }
 
 /*
- * Refuses a table whose rows the worker would not find, and says whose rows are
- * not sent.
+ * Refuses a table whose rows the worker could not read or find by their key.  Reports
+ * if rows of tables that inherit from it are not sent.
  */
 void
 kapture_attach_try(Oid relid, int32 attachment_id)
@@ -621,7 +624,7 @@ kapture_attach_try(Oid relid, int32 attachment_id)
 }
 
 /*
- * Refuses (22023) constants for rows that leave where none can.
+ * Raises error 22023 for "on_leave" without a filter or source, where no row can leave.
  */
 void
 kapture_attach_refuse_on_leave(void)
@@ -634,8 +637,9 @@ kapture_attach_refuse_on_leave(void)
 }
 
 /*
- * Returns the text of an argument, in the current memory context.  Errors: 22004 it is
- * NULL, 22023 it is none of the two or three (third NULL: two) that it may be.
+ * Returns the text of an argument, in the current memory context, which must be "one",
+ * "other" or, unless that is NULL, "third".  Errors: 22004 it is NULL, 22023 it is none
+ * of these.
  */
 char *
 kapture_attach_choice(FunctionCallInfo fcinfo, int arg, const char *name, const char *one, const char *other, const char *third)
@@ -745,7 +749,7 @@ attach_take_mappings(FunctionCallInfo fcinfo, AttachRequest *request, Relation r
 typedef struct AttachRows
 {
 	const KaptureAttachment *att;
-	bool		whole;			/* it has no more */
+	bool		whole;			/* the table has no more rows */
 	int64		without_id;
 } AttachRows;
 
@@ -766,8 +770,8 @@ attach_do_count(void *arg)
 }
 
 /*
- * What to do to have the rows sent that the table has already; palloc'ed, NULL:
- * there are none.
+ * A hint on how to have the rows sent that the table has already; palloc'ed, NULL if
+ * there are none to be sent.
  */
 static char *
 attach_backfill_hint(KaptureAttachment *att)
@@ -776,7 +780,7 @@ attach_backfill_hint(KaptureAttachment *att)
 	char	   *call = psprintf(att->name[0] == '\0' ? "CALL kapture_backfill(%s)" : "CALL kapture_backfill(%s, name => %s)",
 								quote_literal_cstr(kapture_row_relation_name(att->root)), quote_literal_cstr(att->name));
 
-	/* what keeps them from being counted is reported when they are read */
+	/* whatever keeps the rows from being counted is reported when they are read */
 	if (kapture_row_run(att, NULL, attach_do_count, &rows) != NULL)
 		rows.whole = false;
 	if (rows.whole && rows.without_id == 0)
@@ -787,7 +791,7 @@ attach_backfill_hint(KaptureAttachment *att)
 	return psprintf("Rows that are there already are sent when they change; to send those without a Kapture id now, use %s.", call);
 }
 
-/* Reports what has come of it. */
+/* Reports the new attachment to the user. */
 static void
 attach_report(Oid relid, int32 attachment_id)
 {
@@ -799,8 +803,8 @@ attach_report(Oid relid, int32 attachment_id)
 }
 
 /*
- * The lock that attaching a table takes in the end.  It is taken at once: for another
- * attachment, the worker may be reading rows, and about to write ids.
+ * The strongest lock that attaching a table needs.  It is taken at once, not raised
+ * later: for another attachment, the worker may be reading rows, and about to write ids.
  */
 static LOCKMODE
 attach_lock(Oid relid, const char *id_column)
@@ -825,7 +829,7 @@ kapture_attach(PG_FUNCTION_ARGS)
 	Oid			serverid;
 	char	   *name;
 
-	kapture_version_require();	/* before it reads arguments that others have not */
+	kapture_version_require();	/* before arguments are read that other versions do not have */
 	attach_take_arguments(fcinfo, &request);
 	relid = PG_GETARG_OID(0);
 	rel = kapture_argument_open(relid, attach_lock(relid, request.id_column), kapture_argument_check_owner);
@@ -842,7 +846,7 @@ kapture_attach(PG_FUNCTION_ARGS)
 		request.filter = kapture_expression_take(rel, text_to_cstring(PG_GETARG_TEXT_PP(7)), NULL);
 	if (request.id_column)
 		(void) attach_has_id_column(rel, request.id_column);
-	relation_close(rel, NoLock);	/* ALTER TABLE wants it for itself */
+	relation_close(rel, NoLock);	/* ALTER TABLE refuses a table that is open here */
 
 	attach_add_id_column(relid, name, request.id_column);
 	if (request.pull)
@@ -863,8 +867,8 @@ kapture_attach(PG_FUNCTION_ARGS)
 }
 
 /*
- * Drops triggers that a table has without being attached, or belonging to one that
- * is.  Returns whether it had any.
+ * Drops our triggers from a table that is neither attached nor part of an attached one.
+ * Returns whether it had any.
  */
 static bool
 attach_drop_orphans(FunctionCallInfo fcinfo)
@@ -886,7 +890,8 @@ attach_drop_orphans(FunctionCallInfo fcinfo)
 }
 
 /*
- * Deletes what is kept of an attachment, and of what waits for it.
+ * Deletes all that is stored of an attachment, including what waits to be sent or
+ * written for it.
  */
 void
 kapture_attach_forget(int32 attachment_id)
@@ -911,7 +916,7 @@ kapture_attach_forget(int32 attachment_id)
 static void
 attach_detach(KaptureAttachment *att)
 {
-	/* what this transaction has captured so far goes, too */
+	/* so that what this transaction has captured so far is deleted, too */
 	kapture_notes_flush();
 	kapture_notes_forget(att->id);
 	kapture_advice_given_up(att);
@@ -933,7 +938,7 @@ kapture_detach(PG_FUNCTION_ARGS)
 
 	if (attach_drop_orphans(fcinfo))
 		PG_RETURN_VOID();
-	/* DROP TRIGGER wants that lock, and the worker may be reading rows, and about to write ids */
+	/* DROP TRIGGER's lock, taken at once: the worker may be reading rows, and about to write ids */
 	foreach(lc, kapture_attach_find_all(fcinfo, 1, AccessExclusiveLock))
 		attach_detach(lfirst(lc));
 	PG_RETURN_VOID();

@@ -67,9 +67,9 @@ attach_names(const List *attachments)
 }
 
 /*
- * Returns the attachments of the relation in a function's first argument that argument
- * "name_arg" is about: the one with that name; NULL: all of them; in the current memory
- * context.  The relation stays locked.  Errors: 22004 the relation is NULL, 42P01 there
+ * Returns attachments of the relation in a function's first argument, in the current
+ * memory context: the one that argument "name_arg" names, or all if that is NULL.
+ * The relation stays locked.  Errors: 22004 the relation is NULL, 42P01 there
  * is no such relation, 42501 it is not the caller's, 42704 it is not attached, or not
  * under that name, 55000 the extension is to be updated first.
  */
@@ -117,7 +117,7 @@ kapture_attach_find(FunctionCallInfo fcinfo, int name_arg, LOCKMODE lockmode)
 /*
  * Returns the attachment with this number of the relation in a function's first
  * argument, in the current memory context.  The relation stays locked.  Errors: as
- * kapture_attach_find_all(); 42704 also if it has ended.
+ * kapture_attach_find_all(); 42704 also if the attachment has ended.
  */
 KaptureAttachment *
 kapture_attach_find_again(FunctionCallInfo fcinfo, int32 attachment_id, LOCKMODE lockmode)

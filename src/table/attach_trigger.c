@@ -1,7 +1,7 @@
 /*
  * attach_trigger.c
- *		The triggers by which attached tables are captured: made and dropped by DDL
- *		that runs as the caller.
+ *		The triggers that capture changes of attached tables: created and dropped by
+ *		DDL that runs as the caller.
  */
 #include "postgres.h"
 
@@ -30,7 +30,7 @@
 #include "table/row_sql.h"
 
 /*
- * Runs DDL as the caller.  Errors as it does.
+ * Runs DDL as the caller.  Errors: those of the DDL.
  */
 void
 kapture_attach_execute_ddl(const char *sql)
@@ -42,8 +42,8 @@ kapture_attach_execute_ddl(const char *sql)
 }
 
 /*
- * DDL goes by names: errors out if it went to another table, as the schema has
- * got another name in the meantime.
+ * DDL finds its table by name, so it has hit another one if the schema was renamed in the
+ * meantime.  Errors out (40001) unless the trigger exists (or, if not "attached", is gone).
  */
 void
 kapture_attach_check_name(Oid relid, int32 attachment_id, const char *name, bool attached)
@@ -57,8 +57,8 @@ kapture_attach_check_name(Oid relid, int32 attachment_id, const char *name, bool
 }
 
 /*
- * Returns the names of the triggers of a table's attachments, but for one of these, in
- * the current memory context.
+ * Returns the names (char *) of the triggers of all attachments of a table except this
+ * one, in the current memory context.
  */
 List *
 kapture_attach_others_triggers(Oid relid, int32 attachment_id)
@@ -92,7 +92,7 @@ attach_is_listed(const char *name, const List *names)
 	return false;
 }
 
-/* Drops the triggers of ours that a relation has, other than as a partition, but for those to keep.  Returns how many. */
+/* Drops our triggers from a relation, except those in "keep" and those cloned from a parent's.  Returns how many. */
 static int
 attach_drop_triggers(Oid relid, const List *keep)
 {
@@ -111,8 +111,8 @@ attach_drop_triggers(Oid relid, const List *keep)
 }
 
 /*
- * Drops triggers that an earlier attachment left, as a table restored without the
- * extension's tables has them, from a table and its partitions.
+ * Drops the triggers that an earlier attachment has left on a table and its partitions:
+ * a table restored without the extension's tables has such triggers.
  */
 void
 kapture_attach_drop_leftovers(Oid relid, int32 attachment_id)
@@ -157,8 +157,8 @@ attach_is_always(Oid trigger)
 }
 
 /*
- * Has a partition of "root" notice that logical replication truncates it alone, which fires no trigger of the
- * table and is no command here.  A partition whose triggers the user may not change is left alone.
+ * Creates a trigger on a partition of "root" for logical replication that truncates the partition alone, which
+ * fires no trigger of the table and is no command here.  A partition that the user does not own is left alone.
  */
 static void
 attach_watch_partition(Oid root, Oid relid, int32 attachment_id, const char *name)
@@ -177,15 +177,15 @@ attach_watch_partition(Oid root, Oid relid, int32 attachment_id, const char *nam
 										kapture_catalog_schema(), name[0] == '\0' ? "" : psprintf("'%d'", attachment_id)));
 	kapture_attach_execute_ddl(psprintf("ALTER TABLE %s ENABLE REPLICA TRIGGER %s", table, trigger));
 	CommandCounterIncrement();
-	/* it goes with the table's own */
+	/* the partition's trigger is dropped with the table's own */
 	ObjectAddressSet(depender, TriggerRelationId, get_trigger_oid(relid, trigger, false));
 	ObjectAddressSet(referenced, TriggerRelationId, get_trigger_oid(root, trigger, false));
 	recordDependencyOn(&depender, &referenced, DEPENDENCY_AUTO);
 }
 
 /*
- * Has the partitions of the relation "root", of which an attachment is "replicated" or not, or those of one that it has
- * got, "relid", notice what logical replication truncates.  Errors as DDL does.
+ * Creates or, if not "replicated", drops the triggers by which partitions notice that logical replication truncates
+ * them.  "relid" is "root", for all its partitions, or a new partition of it.  Errors: those of DDL.
  */
 void
 kapture_attach_watch_partitions(Oid root, Oid relid, int32 attachment_id, const char *name, bool replicated)
@@ -206,7 +206,7 @@ kapture_attach_watch_partitions(Oid root, Oid relid, int32 attachment_id, const 
 }
 
 /*
- * As kapture_attach_watch_partitions(), for a partition that an attached table has got.
+ * As kapture_attach_watch_partitions(), for a new partition of attached tables.
  */
 void
 kapture_attach_watch_new(Oid relid)
@@ -227,8 +227,8 @@ kapture_attach_watch_new(Oid relid)
 }
 
 /*
- * Creates the triggers of an attachment on the relation "table", quoted; they fire in
- * replication, too, if it is "replicated".
+ * Creates the triggers of an attachment on the relation "table" (a quoted name); if
+ * "replicated", they fire in replication, too.
  */
 void
 kapture_attach_create_triggers(const char *table, int32 attachment_id, const char *name, bool replicated)
@@ -249,8 +249,8 @@ kapture_attach_create_triggers(const char *table, int32 attachment_id, const cha
 }
 
 /*
- * Warns if changes of an attached table are not captured, as a trigger of its was disabled
- * or dropped by the command that has just run.
+ * Warns if changes of an attached table are not captured because the command that has just
+ * run disabled or dropped one of its triggers.
  */
 void
 kapture_attach_warn_uncaptured(Oid relid)
@@ -272,7 +272,7 @@ kapture_attach_warn_uncaptured(Oid relid)
 					 kapture_row_relation_name(relid), triggers)));
 }
 
-/* Is a table attached, or below another one that is, among those that inherit from "relid"? */
+/* Is "child", which inherits from "relid", attached itself, or below an attached table that is below "relid"? */
 static bool
 attach_is_anothers(Oid child, Oid relid, List *attached)
 {
@@ -291,8 +291,8 @@ attach_is_anothers(Oid child, Oid relid, List *attached)
 }
 
 /*
- * Drops the triggers of ours of a table and of those whose rows count as its rows, but
- * for those to keep.  Returns how many.
+ * Drops our triggers from a table and from the tables whose rows count as its rows, except
+ * those in "keep".  Returns how many.
  */
 int
 kapture_attach_drop_triggers(Oid relid, const List *keep)

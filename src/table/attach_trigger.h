@@ -1,6 +1,6 @@
 /*
  * attach_trigger.h
- *		The triggers by which attached tables are captured.
+ *		The triggers that capture changes of attached tables.
  */
 #ifndef KAPTURE_ATTACH_TRIGGER_H
 #define KAPTURE_ATTACH_TRIGGER_H
@@ -11,7 +11,7 @@
 
 #include "table/capture.h"
 
-/* Is an attachment, an entry of kapture_attachment under this name, without a trigger that captures? */
+/* SQL: has an attachment no enabled capture trigger?  "a" is the alias of kapture_attachment. */
 #define KAPTURE_ATTACH_IS_UNCAPTURED(a) \
 	"NOT EXISTS (SELECT FROM pg_catalog.pg_trigger AS t WHERE t.tgrelid = " a ".relation AND t.tgenabled IN ('O', 'A')" \
 	" AND t.tgname = " KAPTURE_ATTACH_TRIGGER(a) "::name)"

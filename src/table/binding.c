@@ -1,6 +1,6 @@
 /*
  * binding.c
- *		Which foreign server belongs to what is kept under a server's name.
+ *		Ties what is kept under a server's name to one foreign server.
  *
  * Attached tables, copies of customers and watermarks are kept under the name
  * of their server.  A name may pass to another server, and a server to another
@@ -9,8 +9,8 @@
  * has that oid, and belongs to that owner or to a role that could have redirected
  * it before.
  *
- * The triggers of an attached table depend on its server: DROP SERVER says so,
- * and needs CASCADE, which detaches the table (unbind.c).
+ * The triggers of an attached table depend on its server, so DROP SERVER reports
+ * them, and needs CASCADE, which detaches the table (unbind.c).
  *
  * A dump brings neither the oids nor the dependencies along.  In a copy of a
  * database the name decides, as nothing is sent there; kapture_resume() binds
@@ -54,8 +54,8 @@ kapture_binding_is_known(void)
 }
 
 /*
- * Has a server passed to somebody who could not redirect it before?  Not if the
- * table that it is about is theirs.
+ * Has a server passed to a role that could not redirect it before?  That does not
+ * count if the role owns the table concerned.
  */
 static bool
 binding_owner_is_other(Oid owner, Oid was_owner, Oid table_owner)
@@ -88,7 +88,8 @@ kapture_binding_lock(const char *name)
 
 /*
  * kapture_binding_depend
- *		Has the triggers of an attachment, of this name, depend on its server.
+ *		Has the triggers of an attachment, which is called "name", depend on its
+ *		server.
  */
 void
 kapture_binding_depend(Oid relid, int32 attachment_id, const char *name, Oid serverid)
@@ -124,8 +125,8 @@ binding_mismatch(const KaptureAttachment *att, Oid serverid, Oid owner)
 
 /*
  * Why an attached table's server is not the one it was attached to; NULL if it
- * is, or if there is no server of that name, or if this is a copy of a database,
- * which says nothing.
+ * is, if there is no server of that name, or in a copy of a database, where oids
+ * and owners prove nothing.
  */
 static char *
 binding_problem(const KaptureAttachment *att)
@@ -141,8 +142,8 @@ binding_problem(const KaptureAttachment *att)
 /*
  * kapture_binding_problem
  *		Returns why rows of an attached table can be neither sent nor written,
- *		in the current memory context; NULL if they can: because of its columns
- *		or expressions, or because its server is not the one it was attached to.
+ *		in the current memory context: because of its columns or expressions, or
+ *		because its server is not the one it was attached to.  NULL if they can.
  */
 char *
 kapture_binding_problem(const KaptureAttachment *att)
@@ -151,7 +152,7 @@ kapture_binding_problem(const KaptureAttachment *att)
 	MemoryContext old;
 	char	   *problem;
 
-	/* the current context may be that of a process, and a server has kilobytes of options */
+	/* the current context may live as long as the process, and a server has kilobytes of options */
 	scratch = AllocSetContextCreate(CurTransactionContext, "kapture_sync binding", ALLOCSET_SMALL_SIZES);
 	old = MemoryContextSwitchTo(scratch);
 	problem = kapture_catalog_problem(att);
@@ -167,9 +168,29 @@ kapture_binding_problem(const KaptureAttachment *att)
 }
 
 /*
+ * kapture_binding_advice
+ *		Returns what to do about the problem of an attachment, as a sentence; static.
+ */
+const char *
+kapture_binding_advice(const KaptureAttachment *att)
+{
+	if (att->nkeys == 0)
+		return "Add a primary key, or use kapture_detach().";
+	if (att->source_name && !OidIsValid(att->source))
+		return "Make a view of this name again, or use kapture_alter() with another \"source\".";
+	if (kapture_catalog_lost_key(att))
+		return "Add the column to the view, or use kapture_alter() with another \"source\".";
+	if (kapture_expression_problem(att))
+		return "Bring back what it uses, or use kapture_alter() to change it.";
+	if (att->id_column && att->id_attnum == InvalidAttrNumber)
+		return "Add the column as bigint, or use kapture_detach() and kapture_attach().";
+	return "If it is the right server, use kapture_detach() and kapture_attach().";
+}
+
+/*
  * kapture_binding_require
  *		Raises an error (55000) unless this is the server that a table was
- *		attached to: what was read of it decides, not what was seen before.
+ *		attached to.  "server" as it was read decides, not an earlier check.
  */
 void
 kapture_binding_require(const KaptureAttachment *att, const KaptureServer *server)
@@ -187,7 +208,7 @@ kapture_binding_require(const KaptureAttachment *att, const KaptureServer *serve
  * Copies of customers
  */
 
-/* Binds copies to a server; what is known of pulls from an earlier one is forgotten. */
+/* Binds copies to a server; with "was_other", the state of pulls from the earlier server is deleted. */
 static void
 binding_take_copies(const ForeignServer *server, bool was_other)
 {
@@ -281,9 +302,9 @@ binding_depend_all(void)
 
 /*
  * kapture_binding_renew
- *		Binds attached tables of version 1.0, which have not been bound, to the
- *		servers that have the names now; with "all" everything in a copy of a
- *		database, too, and what belongs to servers that have passed to another
+ *		Binds attached tables of version 1.0, which are not bound yet, to the
+ *		servers that have the names now.  With "all", also binds everything in a
+ *		copy of a database, and what belongs to servers that have passed to another
  *		owner.
  */
 void

@@ -1,6 +1,6 @@
 /*
  * binding.h
- *		Which foreign server belongs to what is kept under a server's name.
+ *		Ties what is kept under a server's name to one foreign server.
  */
 #ifndef KAPTURE_BINDING_H
 #define KAPTURE_BINDING_H
@@ -20,6 +20,7 @@ extern bool kapture_binding_is_known(void);
 extern Oid	kapture_binding_lock(const char *name);
 extern void kapture_binding_depend(Oid relid, int32 attachment_id, const char *name, Oid serverid);
 extern char *kapture_binding_problem(const KaptureAttachment *att);
+extern const char *kapture_binding_advice(const KaptureAttachment *att);
 extern void kapture_binding_require(const KaptureAttachment *att, const KaptureServer *server);
 extern void kapture_binding_hold_copies(const ForeignServer *server);
 extern void kapture_binding_renew(bool all);

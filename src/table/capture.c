@@ -46,19 +46,19 @@ typedef struct CaptureTable
 	bool		valid;
 	MemoryContext context;
 	List	   *attachments;	/* of KaptureAttachment; NIL: not attached */
-	bool		depends;		/* not attached itself, nor as a partition */
-	bool		warned;			/* that its changes are not sent */
-	bool		plain_key;		/* its text does not depend on settings */
+	bool		depends;		/* neither attached nor a partition of an attached one */
+	bool		warned;			/* a warning was given that changes are not sent */
+	bool		plain_key;		/* the key's text does not depend on settings */
 	List	   *deferrable;		/* indexes of the key that let several rows have
-								 * one for a while */
+								 * the same key for a while */
 	Bitmapset  *columns;		/* mapped and key columns, as in updatedCols; NULL:
-								 * what else changes them is not known */
+								 * other columns may matter, too */
 } CaptureTable;
 
 static HTAB *capture_tables = NULL;
-static uint64 capture_changes = 0;	/* of relations, as far as this process has heard */
+static uint64 capture_changes = 0;	/* relcache invalidations that this process has received */
 
-/* Relations on which it depends what others' changes belong to. */
+/* When one of these changes, tables that "depend" may belong to other attachments. */
 static Oid	capture_attachments = InvalidOid;	/* the table of attachments */
 static List *capture_parents = NIL; /* attached tables that others inherit from */
 static Oid	capture_function = InvalidOid;	/* kapture_capture() itself */
@@ -73,8 +73,8 @@ static struct
 }			capture_ignored;
 
 /*
- * What is known of a table goes when it changes; of one that is not attached itself,
- * when attachments or the attached table it inherits from do, too.
+ * Invalidates what is cached of a table that changes.  What is cached of tables that
+ * "depend" also goes when attachments change, or an attached table with children.
  */
 static void
 capture_relcache_callback(Datum arg, Oid relid)
@@ -98,8 +98,8 @@ capture_relcache_callback(Datum arg, Oid relid)
 }
 
 /*
- * Are the columns that an UPDATE names all that it changes in this table?  BEFORE
- * triggers may change others; partitions and children number theirs in their own way.
+ * Does an UPDATE change only columns of this table that it names?  BEFORE triggers may
+ * change others; partitions and children have column numbers of their own.
  */
 static bool
 capture_names_all_changes(ResultRelInfo *rri)
@@ -111,10 +111,10 @@ capture_names_all_changes(ResultRelInfo *rri)
 }
 
 /*
- * Takes our trigger out of an UPDATE that names no mapped or key column: to queue
- * the event and to fetch both versions of the row again costs more than all that
- * kapture_capture() would do to find that nothing is to be noted.  What is altered
- * is the executor's own copy of the triggers, so it ends with this statement.
+ * Takes our trigger out of an UPDATE that names no mapped or key column: queueing
+ * the event and fetching both versions of the row again would cost more than
+ * kapture_capture() itself, which would find nothing to note.  Only the executor's
+ * copy of the triggers is altered, so this ends with the statement.
  */
 static void
 capture_leave_out(ResultRelInfo *rri, EState *estate)
@@ -175,7 +175,7 @@ kapture_capture_trigger(const char *trigger, int32 attachment_id, const char *na
 	return name[0] == '\0' ? pstrdup(trigger) : psprintf("%s_%d", trigger, attachment_id);
 }
 
-/* What a backend needs from its first capture on; others pay nothing. */
+/* Sets up what a backend needs from its first capture on; other backends pay nothing. */
 static void
 capture_initialize(void)
 {
@@ -210,7 +210,7 @@ capture_type_is_plain(Oid type)
 	}
 }
 
-/* Adds the columns that an expression reads; false if that is the whole row. */
+/* Adds the columns that an expression reads; returns false if it reads the whole row. */
 static bool
 capture_add_reads(Bitmapset **columns, const KaptureExpression *expression)
 {
@@ -224,9 +224,9 @@ capture_add_reads(Bitmapset **columns, const KaptureExpression *expression)
 }
 
 /*
- * Adds the mapped and key columns of an attachment, and those that expressions read, to
- * "columns"; NULL if one of them is generated, and so changes along with others, or if
- * any may matter.
+ * Returns "columns" with the mapped and key columns of an attachment, and those that
+ * expressions read; NULL if one of them is generated, and so changes along with others,
+ * or if any column may matter.
  */
 static Bitmapset *
 capture_add_columns(Bitmapset *columns, KaptureAttachment *att, TupleDesc desc)
@@ -250,7 +250,7 @@ capture_add_columns(Bitmapset *columns, KaptureAttachment *att, TupleDesc desc)
 	return columns;
 }
 
-/* Has this table forgotten when the attached one that it inherits from changes. */
+/* Has tables that "depend" invalidated when "parent" changes, an attached table that one of them inherits from. */
 static void
 capture_depend(Oid parent)
 {
@@ -260,7 +260,7 @@ capture_depend(Oid parent)
 	MemoryContextSwitchTo(old);
 }
 
-/* Says, once in a session, that changes of a table are not sent, and why. */
+/* Warns, once in a session, that changes of a table are not sent, and why. */
 static void
 capture_warn(CaptureTable *table, Relation rel, Oid parent, const KaptureAttachment *keyless)
 {
@@ -286,7 +286,7 @@ capture_warn(CaptureTable *table, Relation rel, Oid parent, const KaptureAttachm
 			 errhint("Use kapture_attach() to have them sent from here on, or kapture_detach() to drop the trigger.")));
 }
 
-/* Reads what is known of the table into its context. */
+/* Reads the table's attachments, and what follows from them, into its context. */
 static void
 capture_read(CaptureTable *table, Relation rel)
 {
@@ -309,8 +309,8 @@ capture_read(CaptureTable *table, Relation rel)
 }
 
 /*
- * Forgets tables that were dropped, such as partitions of the past, when another
- * one comes in.
+ * Removes dropped tables, such as old partitions, from the cache, before another
+ * table is added.
  */
 static void
 capture_tidy(void)
@@ -333,7 +333,7 @@ capture_tidy(void)
 	}
 }
 
-/* An attachment by whose key rows are not known; NULL: there is none. */
+/* An attachment of the table that has no key; NULL: there is none. */
 static const KaptureAttachment *
 capture_keyless(const CaptureTable *table)
 {
@@ -349,7 +349,7 @@ capture_keyless(const CaptureTable *table)
 	return NULL;
 }
 
-/* What the trigger needs to know of its table. */
+/* Returns the cached description of the trigger's table, read again if it is not valid. */
 static CaptureTable *
 capture_table(Relation rel)
 {
@@ -400,14 +400,14 @@ capture_table(Relation rel)
 		for (int i = 0; i < att->nkeys; i++)
 			table->plain_key &= capture_type_is_plain(TupleDescAttr(RelationGetDescr(rel), att->keys[i].attnum - 1)->atttypid);
 	}
-	/* an invalidation while it was read may be about what was read too early */
+	/* an invalidation during reading may concern what had been read by then */
 	table->valid = changes == capture_changes;
 	return table;
 }
 
 /*
- * The attachment that a trigger captures for: the one with the number that it has as
- * argument, without one that which has no name.  NULL: there is none any more.
+ * The attachment that a trigger captures for: the one whose number is the trigger's
+ * argument, or without an argument the one without a name.  NULL: it no longer exists.
  */
 static KaptureAttachment *
 capture_attachment(CaptureTable *table, const Trigger *trigger)
@@ -461,7 +461,7 @@ capture_differs(TupleDesc desc, AttrNumber attnum, TupleTableSlot *a, TupleTable
 	if (anull || bnull)
 		return anull != bnull;
 
-	/* the second looks into values that are only stored differently */
+	/* the second comparison finds values equal that are only stored differently */
 	return !datumIsEqual(avalue, bvalue, attr->attbyval, attr->attlen) &&
 		!datum_image_eq(avalue, bvalue, attr->attbyval, attr->attlen);
 }
@@ -480,7 +480,7 @@ capture_is_id(const CaptureTable *table, AttrNumber attnum)
 	return false;
 }
 
-/* Has an UPDATE changed what an expression reads?  Of the whole row, Kapture's ids are no part. */
+/* Has an UPDATE changed a column that an expression reads?  Kapture's ids do not count as part of the whole row. */
 static bool
 capture_changes_expression(const CaptureTable *table, const KaptureExpression *expression, TriggerData *trigdata)
 {
@@ -501,7 +501,7 @@ capture_changes_expression(const CaptureTable *table, const KaptureExpression *e
 	return false;
 }
 
-/* The mapped columns that an UPDATE changed; all, if the row may have come into the filter by it, or left. */
+/* The mapped columns (bits) that an UPDATE changed; all if it may have moved the row into the filter or out of it. */
 static int64
 capture_changed_columns(const CaptureTable *table, KaptureAttachment *att, TriggerData *trigdata)
 {
@@ -525,10 +525,10 @@ capture_changed_columns(const CaptureTable *table, KaptureAttachment *att, Trigg
 }
 
 /*
- * Runs work(arg), which changes rows with what comes from Kapture: that is not captured,
- * as far as it is in these columns of the row that has, when it is changed, this id of
- * Kapture's.  Where the extension keeps the ids, it is the one row that the statement itself
- * writes, not what triggers write.  Errors: those of the work.
+ * Runs work(arg), which writes values from Kapture into rows.  Changes of these columns
+ * are not captured in the row that has this customer id at the time.  Where the extension
+ * keeps the ids, that is the row which the statement itself writes, not rows that triggers
+ * write.  Errors: those of the work.
  */
 void
 kapture_capture_ignoring(int32 attachment_id, int64 customer_id, int64 columns,
@@ -548,7 +548,7 @@ kapture_capture_ignoring(int32 attachment_id, int64 customer_id, int64 columns,
 	PG_END_TRY();
 }
 
-/* The columns of a row that come from Kapture just now. */
+/* The columns (bits) of a row that a pull is just writing. */
 static int64
 capture_ignored_columns(KaptureAttachment *att, TupleTableSlot *slot)
 {
@@ -576,14 +576,14 @@ capture_command(Relation rel, HeapTuple tuple, bool deleted)
 	return deleted ? HeapTupleHeaderGetCmax(tuple->t_data) : HeapTupleHeaderGetCmin(tuple->t_data);
 }
 
-/* Is it to be noted which of several rows with one key is changed? */
+/* Do changes have to note which of several rows with one key they are about? */
 static bool
 capture_has_twins(const CaptureTable *table, Relation rel)
 {
 	return table->deferrable != NIL && kapture_twins_any() && rel->rd_tableam == GetHeapamTableAmRoutine();
 }
 
-/* A command has given a row its key, which others may have, too. */
+/* Called for a row to which a command has given its key: other rows may have that key, too. */
 static void
 capture_watch_twins(const CaptureTable *table, Relation rel, HeapTuple tuple, CommandId cid)
 {
@@ -592,8 +592,8 @@ capture_watch_twins(const CaptureTable *table, Relation rel, HeapTuple tuple, Co
 }
 
 /*
- * The number of the change that gave a row its key, by the version that has been
- * replaced or deleted; see kapture_notes_add().
+ * The number of the change that gave a row its key; see kapture_notes_add().  "tuple" is
+ * the row's version that has been replaced or deleted.
  */
 static int32
 capture_arrival(const CaptureTable *table, const KaptureAttachment *att, Relation rel, HeapTuple tuple)
@@ -605,7 +605,7 @@ capture_arrival(const CaptureTable *table, const KaptureAttachment *att, Relatio
 	return kapture_twins_arrival(att->id, rel, tuple, HeapTupleHeaderGetCmin(tuple->t_data));
 }
 
-/* Kapture's id of a row that is deleted, if that is of interest; 0: it has none. */
+/* Kapture's id of a row that is deleted; 0: it has none, KAPTURE_NOTE_NOT_KNOWN: not in the table, or not needed. */
 static int64
 capture_customer(KaptureAttachment *att, TupleTableSlot *slot)
 {
@@ -646,7 +646,7 @@ capture_insert(CaptureTable *table, KaptureAttachment *att, TriggerData *trigdat
 
 	capture_watch_twins(table, trigdata->tg_relation, trigdata->tg_trigtuple, cid);
 	twins = capture_has_twins(table, trigdata->tg_relation);
-	/* a new row is Kapture's as a whole */
+	/* a row that a pull inserts is Kapture's as a whole */
 	if (ignored != 0)
 		arrival = kapture_notes_add_arriving(att->id, ignored, key, cid);
 	else
@@ -704,18 +704,18 @@ kapture_capture_again(KaptureAttachment *att, const char *row_key, int64 columns
 	kapture_notes_add_changed(att->id, columns | (force ? KAPTURE_CHANGED_FORCE : 0), row_key);
 }
 
-/* Notes the rows of a partition that is truncated alone: see leave.c, which stands above this file. */
+/* Notes the rows of a partition that is truncated alone: kapture_leave_emptied(), as leave.c stands above this file. */
 void		(*kapture_capture_emptied) (Oid relid, int32 attachment_id) = NULL;
 
 /*
- * TRUNCATE: whatever has these keys next is another row.  Kapture has no delete, so the rest is to say so.
- * A partition that is truncated alone by a command is seen to in leave.c, so its trigger is for logical replication only.
+ * TRUNCATE: the next row with one of the keys is another row.  Kapture has no delete, so all that remains is to
+ * record it.  leave.c handles commands that truncate a partition alone; its trigger is for logical replication only.
  */
 static void
 capture_truncate(KaptureAttachment *att, Oid relid)
 {
 	static TransactionId truncated_in = InvalidTransactionId;
-	static int32 truncated;		/* the attachment that was truncated as a whole then */
+	static int32 truncated;		/* the attachment whose whole table it truncated */
 	Oid			types[1] = {INT4OID};
 	Datum		values[1] = {Int32GetDatum(att->id)};
 
@@ -732,7 +732,7 @@ capture_truncate(KaptureAttachment *att, Oid relid)
 					  KAPTURE_NOTE_ONLY_ROW);
 	if (kapture_history_retention == 0)
 		return;
-	/* version 1.0 did not name the table */
+	/* in version 1.0, the history did not name the table */
 	(void) kapture_own_execute(get_attnum(kapture_catalog_relid(KAPTURE_TABLE_HISTORY), "relation") == InvalidAttrNumber ?
 							   "INSERT INTO @.kapture_history"
 							   " (attachment_id, row_key, action, attempts, captured_at, finished_at)"

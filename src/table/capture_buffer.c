@@ -15,10 +15,11 @@
  * numbers give the order of the changes.
  *
  * Changes of keys and deletions have to be applied in the order in which they
- * happened, those of one command at once.  So they carry the number of their
- * command's first change, and the last one of a transaction a snapshot taken as
- * it commits: by then it has waited for all that it conflicts with, so what the
- * snapshot shows came before, and the rest did not.  Nothing else carries that.
+ * happened, those of one command at once.  So each carries the number of its
+ * command's first change, and the last one of a transaction also a snapshot taken
+ * at commit.  By then the transaction has waited for all that it conflicts with, so
+ * transactions that the snapshot shows came before, and others did not.  Other
+ * changes carry neither.
  *
  * The outbox is written below the executor's permission checks: nothing here
  * depends on the rights of the user.
@@ -56,30 +57,30 @@
 /* Bytes of keys in one entry: no more than fit into a row that is not toasted. */
 #define NOTES_PACK_SIZE		1800
 
-/* Indexes of the outbox, and some that somebody may have made. */
+/* Indexes of the outbox: its own, and room for some that users may have created. */
 #define NOTES_MAX_INDEXES	4
 
-/* Columns of kapture_outbox: in all, and those that each version has. */
+/* Columns of kapture_outbox: now, and in earlier versions. */
 #define OUTBOX_NATTS		13
 #define OUTBOX_IDS_NATTS	12
 #define OUTBOX_KEYS_NATTS	11
 #define OUTBOX_PLAIN_NATTS	9
 
-/* Commands whose changes may come in between those of one another. */
+/* Commands that may run inside one another, so that their changes alternate. */
 #define NOTES_MAX_COMMANDS	32
 
 /* An entry of the outbox to be: changes that differ only in the row's key. */
 typedef struct NotesPack
 {
 	SubTransactionId subid;
-	SubTransactionId writer;	/* wrote it, but has not ended yet */
+	SubTransactionId writer;	/* the one that wrote the entry, but has not ended yet */
 	int32		attachment_id;
 	int64		changed;
 	char		op;
 	bool		open;			/* the outbox can hold several changes in one entry */
 	bool		seal;			/* tells when the transaction committed */
 	int32		seq;			/* number of the first change */
-	int32		command;		/* see kapture_outbox.command; 0: does not matter */
+	int32		command;		/* see kapture_outbox.command; 0: the order does not matter */
 	int32		arrival;		/* see kapture_outbox.arrival, or KAPTURE_NOTE_ONLY_ROW */
 	int			nkeys;			/* one for each change */
 	char	   *old_key;		/* or NULL */
@@ -95,7 +96,7 @@ static NotesPack *notes_packs = NULL;
 static int	notes_npacks = 0;
 static int	notes_maxpacks = 0;
 static int32 notes_seq = 0;		/* last number given in this transaction, */
-static int32 notes_written = 0; /* and last one of what was written */
+static int32 notes_written = 0; /* and that of the last change that was written */
 
 /* A command of the running transaction that made changes. */
 typedef struct NotesCommand
@@ -103,10 +104,10 @@ typedef struct NotesCommand
 	CommandId	cid;
 	int32		first;			/* number of its first change */
 	bool		deletes;		/* it deletes rows, too */
-	bool		crossed;		/* changes of others came in between its own */
+	bool		crossed;		/* changes of other commands came in between its own */
 } NotesCommand;
 
-/* The latest commands, by cid: one that comes again may have others inside. */
+/* The latest commands, in the order of cid: one that goes on may have run others in between. */
 static NotesCommand notes_commands[NOTES_MAX_COMMANDS];
 static int	notes_ncommands = 0;
 static bool notes_rekeyed = false;	/* the transaction changed keys, or deleted */
@@ -131,7 +132,7 @@ static NotesLeaving *notes_leaving = NULL;
 static int	notes_nleaving = 0;
 static int	notes_maxleaving = 0;
 
-/* What was written of changes of keys, by which subtransaction, before the end. */
+/* Attachments for which entries about keys were written before commit, and by which subtransaction. */
 typedef struct NotesUnsealed
 {
 	SubTransactionId subid;
@@ -145,7 +146,7 @@ static int	notes_maxunsealed = 0;
 static void notes_append(int32 attachment_id, char op, int64 changed, const char *row_key,
 						 const char *old_key, int32 command, int32 arrival, int64 customer_id);
 
-/* Does an entry say which row has a key? */
+/* Is it an entry about keys: does it tell which row has a key? */
 static bool
 notes_is_structural(const NotesPack *pack)
 {
@@ -198,8 +199,8 @@ notes_enlarge(NotesPack *pack, int needed)
 }
 
 /*
- * Tells whether changes may go on an entry: they are alike, and nothing that is
- * written already came in between.
+ * Tells whether changes may be added to an entry: they are alike, and no change that
+ * came in between is written already.
  */
 static bool
 notes_alike(const NotesPack *pack, SubTransactionId subid, int32 attachment_id, char op, int64 changed,
@@ -210,7 +211,7 @@ notes_alike(const NotesPack *pack, SubTransactionId subid, int32 attachment_id, 
 		pack->writer == InvalidSubTransactionId && notes_written < pack->seq;
 }
 
-/* Has an entry take in the next one, if that is alike. */
+/* Adds the next entry's changes to an entry if the two are alike.  Returns whether they are. */
 static bool
 notes_merge(NotesPack *pack, NotesPack *next)
 {
@@ -323,7 +324,7 @@ notes_customers(const NotesPack *pack)
 	return PointerGetDatum(construct_array(elems, pack->nkeys, INT8OID, sizeof(int64), FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
 }
 
-/* Puts an entry into a slot of the outbox; what it needs is allocated here and now. */
+/* Puts an entry into a slot of the outbox; its values are allocated in the current memory context. */
 static void
 notes_fill_slot(TupleTableSlot *slot, const NotesPack *pack)
 {
@@ -383,7 +384,7 @@ notes_fill_slot(TupleTableSlot *slot, const NotesPack *pack)
 	ExecStoreVirtualTuple(slot);
 }
 
-/* Remembers that entries about keys are written before the transaction's end. */
+/* Remembers that an entry about keys is written before the transaction's end. */
 static void
 notes_note_unsealed(const NotesPack *pack)
 {
@@ -425,16 +426,16 @@ static struct
 typedef struct NotesIndexes
 {
 	Relation	rels[NOTES_MAX_INDEXES];
-	int			n;				/* of notes_plain that are open */
-	ResultRelInfo *rri;			/* NULL: straight into those above */
+	int			n;				/* indexes of notes_plain that are open */
+	ResultRelInfo *rri;			/* NULL: entries go straight into "rels" */
 	EState	   *estate;
 } NotesIndexes;
 
 /*
  * Finds the indexes into which entries can go without the executor.  That spares
- * a single-row transaction a state of its own and the condition of
- * kapture_outbox_keys, which entries that are not about keys do not meet.  The outbox
- * is locked, so what is found is valid as long as no change has been reported.
+ * a single-row transaction an executor state and the condition of
+ * kapture_outbox_keys, which only entries about keys meet.  The outbox is locked,
+ * so the result is valid as long as no change has been reported.
  */
 static void
 notes_find_indexes(Relation outbox)
@@ -472,7 +473,7 @@ notes_find_indexes(Relation outbox)
 	notes_plain.valid = notes_plain.changes == kapture_catalog_changes();
 }
 
-/* Have all indexes of the outbox, but for our own of entries about keys, plain columns? */
+/* Are all indexes of the outbox on plain columns, apart from kapture_outbox_keys? */
 static bool
 notes_indexes_are_plain(Relation outbox)
 {
@@ -481,7 +482,7 @@ notes_indexes_are_plain(Relation outbox)
 	return notes_plain.plain;
 }
 
-/* Opens these indexes; false, with none open, where entries cannot go straight into all. */
+/* Opens the plain indexes; returns false, with none open, if entries cannot go straight into all indexes. */
 static bool
 notes_open_indexes(Relation outbox, NotesIndexes *indexes)
 {
@@ -599,8 +600,8 @@ notes_write(Relation outbox, int first, LOCKMODE release)
 }
 
 /*
- * To write the entries from "first" on, is a snapshot wanted?  A row that may be toasted wants
- * one, and so may a function in an index that somebody has made.
+ * Does writing the entries from "first" on need a snapshot?  A row that may be toasted does,
+ * and so may a function in an index that a user has created.
  */
 static bool
 notes_want_snapshot(Relation outbox, int first)
@@ -620,7 +621,7 @@ notes_want_snapshot(Relation outbox, int first)
 
 /*
  * Opens the outbox and writes the entries from "first" on; returns false if there is no outbox.
- * "release": the lock that is given back at once, NoLock if the transaction ends with this.
+ * "release": the lock to release at once; NoLock if the transaction is about to end.
  */
 static bool
 notes_write_out(int first, LOCKMODE release)
@@ -633,7 +634,7 @@ notes_write_out(int first, LOCKMODE release)
 		return false;
 	outbox = table_open(relid, RowExclusiveLock);
 
-	/* at commit there is none any more */
+	/* at commit no snapshot is active any more */
 	bare = !ActiveSnapshotSet() && notes_want_snapshot(outbox, first);
 	if (bare)
 		PushActiveSnapshot(GetTransactionSnapshot());
@@ -664,8 +665,8 @@ notes_flush(LOCKMODE release)
 
 /*
  * Writes to the outbox what the current subtransaction has captured; in the
- * top transaction, with no subtransaction open, that is everything.  Without
- * the extension it is forgotten.
+ * top transaction, with no subtransaction open, that is everything.  If the
+ * extension was dropped, the changes are discarded.
  */
 void
 kapture_notes_flush(void)
@@ -691,10 +692,10 @@ kapture_notes_forget(int32 attachment_id)
 }
 
 /*
- * Many subtransactions, each with a change or two, leave ever more to their
- * parent, which may not come to write it before its end.  So one that is about
- * to end well writes it for the parent.  Should it be rolled back after all,
- * the parent still has it.
+ * Many subtransactions with a change or two each leave ever more entries to
+ * their parent, which may not get to write them before its end.  So a
+ * subtransaction that is about to commit writes them for the parent.  The parent
+ * keeps them until that has ended, in case it is rolled back after all.
  */
 static void
 notes_write_for_parent(SubTransactionId subid, SubTransactionId parent)
@@ -731,7 +732,7 @@ notes_subxact_callback(SubXactEvent event, SubTransactionId mySubid,
 	}
 }
 
-/* The row that has left its partition has not entered another one: it is gone. */
+/* Notes as deleted the row that has left its partition and has not entered another one. */
 static void
 notes_settle_leaving(void)
 {
@@ -761,8 +762,8 @@ notes_last_structural(int32 attachment_id)
 }
 
 /*
- * The transaction is about to end: for each attachment, one entry about keys is
- * to tell when.  Where all are written already, another one does.
+ * To be called when the transaction is about to end: for each attachment, the last
+ * entry about keys is to tell when.  If all are written already, adds one for that.
  */
 static void
 notes_seal(void)
@@ -796,7 +797,7 @@ notes_xact_callback(XactEvent event, void *arg)
 		case XACT_EVENT_PRE_PREPARE:
 			notes_settle_leaving();
 			notes_seal();
-			/* a commit gives back all locks together; what is prepared would keep them for as long as it is */
+			/* a commit releases all locks at once; a prepared transaction would keep them until it ends */
 			if (notes_npacks > 0)
 				notes_flush(event == XACT_EVENT_PRE_COMMIT ? NoLock : RowExclusiveLock);
 			break;
@@ -819,7 +820,7 @@ notes_xact_callback(XactEvent event, void *arg)
 	}
 }
 
-/* Before anything of a transaction is kept: its end is to be heard of. */
+/* To be called before anything is kept for a transaction, to be notified of its end. */
 static void
 notes_register(void)
 {
@@ -853,8 +854,8 @@ notes_begin_pack(void)
 
 /*
  * The last entry of an attachment among the latest ones; NULL if there is none.  The
- * triggers of several attachments of a table take turns, and what they note of one row
- * after the other is to become few entries all the same.
+ * triggers of several attachments of a table take turns row by row, and their changes
+ * are to become few entries all the same.
  */
 static NotesPack *
 notes_last_of(int32 attachment_id)
@@ -901,7 +902,7 @@ notes_append(int32 attachment_id, char op, int64 changed, const char *row_key, c
 		notes_add_ids(pack, &customer_id, 1);
 	notes_enlarge(pack, size);
 	key = pack->keys + pack->len;
-	memset(key + size - sizeof(int32), 0, sizeof(int32));	/* what aligns the next one */
+	memset(key + size - sizeof(int32), 0, sizeof(int32));	/* padding before the next key */
 	SET_VARSIZE(key, VARHDRSZ + keylen);
 	memcpy(VARDATA(key), row_key, keylen);
 	pack->len += size;
@@ -912,8 +913,8 @@ notes_append(int32 attachment_id, char op, int64 changed, const char *row_key, c
 }
 
 /*
- * The command that makes a change now.  A trigger of one that has made changes
- * already may run others, and then it goes on.
+ * The command that makes a change now.  A trigger of a command that has made changes
+ * already may run other commands, after which the first one goes on.
  */
 static NotesCommand *
 notes_command(CommandId cid)
@@ -942,9 +943,9 @@ notes_command(CommandId cid)
 }
 
 /*
- * A row comes in: if it has just left another partition, it is the same one, and that is
- * noted, but for columns that are to be ignored.  Returns whether it has; *arrival becomes
- * the number of the change that gave it its key.
+ * Called for a row that is inserted.  If the command has just moved it out of another
+ * partition, notes the move as a change of that row, without its "ignored" columns, and
+ * returns true; *arrival becomes the number of the change that gave the row its key.
  */
 static bool
 notes_enter(int32 attachment_id, const char *row_key, CommandId cid, int64 ignored, int32 *arrival)
@@ -957,7 +958,7 @@ notes_enter(int32 attachment_id, const char *row_key, CommandId cid, int64 ignor
 		if (leaving.attachment_id != attachment_id || leaving.cid != cid)
 			continue;
 		notes_leaving[i] = notes_leaving[--notes_nleaving];
-		/* the first key that two rows may have is one of those that come in */
+		/* rows with one key were noticed only as rows came in, after this one had left with its key */
 		if (*arrival != KAPTURE_NOTE_ONLY_ROW && leaving.arrival == KAPTURE_NOTE_ONLY_ROW)
 			leaving.arrival = 0;
 		leaving.changed &= ~ignored;
@@ -972,7 +973,7 @@ notes_enter(int32 attachment_id, const char *row_key, CommandId cid, int64 ignor
 	return false;
 }
 
-/* Notes a change, as kapture_notes_add(), with the customer of a row that is deleted. */
+/* As kapture_notes_add(), with the customer of a row that is deleted. */
 static int32
 notes_add(int32 attachment_id, char op, int64 changed, const char *row_key, const char *old_key,
 		  CommandId cid, int32 arrival, int64 customer_id)
@@ -995,7 +996,7 @@ notes_add(int32 attachment_id, char op, int64 changed, const char *row_key, cons
 	else if ((op == KAPTURE_NOTE_INSERTED && command->deletes) || (command->crossed && notes_rekeyed) ||
 			 arrival != KAPTURE_NOTE_ONLY_ROW)
 	{
-		/* what was deleted may be this very row, or its key another's by now */
+		/* a deletion may be of this very row, or the row's key may be another row's by now */
 		op = KAPTURE_NOTE_PLACED;
 		number = command->first;
 	}
@@ -1004,12 +1005,12 @@ notes_add(int32 attachment_id, char op, int64 changed, const char *row_key, cons
 }
 
 /*
- * Notes a change: of which attachment, what was done (see notes.h), the mask of
- * mapped columns that are concerned, and the row's key; "old_key" is the one it
- * had before, NULL if it is the same.  "cid" is the command that made it.  "arrival":
- * where several rows may have the key, the number of the change that gave it to this
- * one, 0 if it had it before; otherwise KAPTURE_NOTE_ONLY_ROW.  The keys are copied.
- * Returns the number of the change.
+ * Notes a change: of which attachment, what was done (see capture_buffer.h), the mask of
+ * mapped columns that are concerned, and the row's key; "old_key" is the key that the
+ * row had before, NULL if it is the same.  "cid" is the command that made the change.
+ * "arrival": where several rows may have the key, the number of the change that gave it
+ * to this row, 0 if the row had it before that; otherwise KAPTURE_NOTE_ONLY_ROW.  The
+ * keys are copied.  Returns the number of the change.
  */
 int32
 kapture_notes_add(int32 attachment_id, char op, int64 changed, const char *row_key, const char *old_key,
@@ -1029,7 +1030,7 @@ kapture_notes_add_deleted(int32 attachment_id, int64 changed, const char *row_ke
 	(void) notes_add(attachment_id, KAPTURE_NOTE_DELETED, changed, row_key, NULL, cid, arrival, customer_id);
 }
 
-/* Is it another row that leaves than the one that others of its attachments have just noted? */
+/* Is the leaving row another one than the row that other attachments of the table have just noted? */
 static bool
 notes_leaves_anew(int32 attachment_id, const char *row_key, CommandId cid)
 {
@@ -1044,7 +1045,7 @@ notes_leaves_anew(int32 attachment_id, const char *row_key, CommandId cid)
 
 /*
  * Notes that a row has left its partition for another one, with the arguments of
- * kapture_notes_add(); the next row that the command inserts is this one.
+ * kapture_notes_add(); the next row that the command inserts is the same row.
  */
 void
 kapture_notes_add_leaving(int32 attachment_id, int64 changed, const char *row_key, CommandId cid, int32 arrival,
@@ -1075,9 +1076,10 @@ kapture_notes_add_leaving(int32 attachment_id, int64 changed, const char *row_ke
 }
 
 /*
- * Notes that a row comes in with these columns as Kapture has them: a new one is not
- * noted, one that has just left another partition with its other columns.  Returns the
- * number of the change that gave it its key, KAPTURE_NOTE_NEW_ROW if none did.
+ * Called for a row that is inserted with its "ignored" columns as Kapture has them.  A new
+ * row is not noted; a row that has just left another partition is noted with its other
+ * columns.  Returns the number of the change that gave the row its key,
+ * KAPTURE_NOTE_NEW_ROW if none did.
  */
 int32
 kapture_notes_add_arriving(int32 attachment_id, int64 ignored, const char *row_key, CommandId cid)
@@ -1098,7 +1100,7 @@ kapture_notes_add_existing(int32 attachment_id, int64 changed, const char *row_k
 }
 
 /*
- * Notes a row as changed that is not, as if it had just been updated.
+ * Notes a row as if it had just been updated, though it was not.
  */
 void
 kapture_notes_add_changed(int32 attachment_id, int64 changed, const char *row_key)

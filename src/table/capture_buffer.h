@@ -15,13 +15,13 @@
 #define KAPTURE_NOTE_DELETED	'd'
 #define KAPTURE_NOTE_TRUNCATED	't' /* all rows; no key */
 #define KAPTURE_NOTE_PLACED		'm' /* inserted or updated, at its command's place in the order */
-#define KAPTURE_NOTE_END		'c' /* nothing; tells when the transaction committed */
+#define KAPTURE_NOTE_END		'c' /* no change; tells when the transaction committed */
 
-/* Instead of the number of the change that gave a row its key. */
+/* Values of "arrival" other than the number of the change that gave a row its key. */
 #define KAPTURE_NOTE_ONLY_ROW	(-1)	/* no other row has had this key at the time */
 #define KAPTURE_NOTE_NEW_ROW	(-2)	/* this change itself */
 
-/* Instead of a customer's id: it is not known whether the row had one. */
+/* Instead of a customer's id: not known whether the row had one. */
 #define KAPTURE_NOTE_NOT_KNOWN	INT64CONST(-1)
 
 extern int32 kapture_notes_add(int32 attachment_id, char op, int64 changed,

@@ -1,24 +1,26 @@
 /*
  * clock.c
- *		Limits what users' code takes and leaves in the background processes.
+ *		Limits how long users' code runs in the background processes, and what it
+ *		leaves behind.
  *
  * Triggers, checks and casts of attached tables run in worker and puller, where
- * other tables wait.  So they are cancelled when their time is up, and if they
- * take no notice, the process ends and another one begins.
+ * other tables wait.  So they are cancelled when their time is up; if they ignore
+ * that, the process ends and a new one starts.
  *
  * Users' code may call functions of ours that run users' code in turn.  The
- * outermost limit holds for all of it: what is within neither stops the clock
- * nor starts it anew.
+ * outermost limit holds for all of it: inner calls neither stop nor restart the
+ * clock.
  *
- * Advisory locks of users' code go when it ends: those of a session would stay
- * with the process for good.  For memory that would stay (retained.c), the process ends.
+ * Advisory locks of users' code are released when it ends, as session-level ones would
+ * stay with the process for good.  If too much memory would stay (retained.c), the
+ * process ends.
  *
  * What users' code puts off to the commit, such as the commit of a transaction on another
  * server (postgres_fdw), takes its time there.  If it takes too much, the transaction is
  * rolled back; where it was about one owner's tables alone, the process ends for that owner.
  *
- * In a session there is no clock: it has a statement_timeout, and its locks are
- * its own.
+ * In a user's session there is no clock: the session has statement_timeout, and
+ * keeps its own locks.
  */
 #include "postgres.h"
 
@@ -42,7 +44,7 @@
 #include "table/clock.h"
 #include "table/retained.h"
 
-/* Milliseconds that users' code has to end in once it was cancelled. */
+/* Milliseconds within which users' code must end once it was cancelled. */
 #define CLOCK_GRACE			2000
 
 /* Rings that may go unnoticed: code waits for nothing but a connection then. */
@@ -56,12 +58,12 @@
 
 /* How often the time of the running work was up. */
 static volatile sig_atomic_t clock_rings = 0;
-static volatile sig_atomic_t clock_killed = false;	/* the process ends for it */
+static volatile sig_atomic_t clock_killed = false;	/* the process ends because of that */
 static volatile sig_atomic_t clock_commits = false; /* the transaction is being committed */
-static bool clock_overfull = false; /* because of the memory that it has left */
+static bool clock_overfull = false; /* because of memory that the code has left behind */
 static int	clock_depth = 0;
 
-/* Whose code it is. */
+/* Whose code is running. */
 static Oid	clock_owner = InvalidOid;
 static int32 clock_attachment = 0;
 static TimeoutId clock_timeout = MAX_TIMEOUTS;
@@ -116,7 +118,8 @@ clock_ring(void)
 }
 
 /*
- * If this process ends because of users' code, others go on at once, but that does not.
+ * If this process ends because of users' code, records whose, so that other tables go on
+ * at once in the next process, but that one does not.
  */
 static void
 clock_exit_callback(int code, Datum arg)
@@ -173,7 +176,7 @@ clock_end_transaction(XactEvent event, void *arg)
 	}
 }
 
-/* Once in a process that has a clock. */
+/* Sets up the clock, once in a process. */
 static void
 clock_register(void)
 {
@@ -187,7 +190,7 @@ clock_register(void)
 }
 
 /*
- * Users' code begins, which may take "limit" milliseconds.  To be followed by
+ * To be called before users' code, which may take "limit" milliseconds.  To be followed by
  * kapture_clock_stop(), or after an error by kapture_clock_reset().
  */
 void
@@ -201,8 +204,8 @@ kapture_clock_start(int limit)
 }
 
 /*
- * Users' code has ended.  Returns whether its time was up; a cancel that has not
- * been served by then does not hit what comes next.
+ * To be called after users' code.  Returns whether its time was up; a pending cancel is
+ * withdrawn, so that it does not hit what comes next.
  */
 bool
 kapture_clock_stop(void)
@@ -217,8 +220,8 @@ kapture_clock_stop(void)
 }
 
 /*
- * Users' code has ended, and so has the subtransaction that it ran in.  If it has left too
- * much memory behind, the process ends as soon as it may.
+ * To be called when users' code and the subtransaction that it ran in have ended.  If the
+ * code has left too much memory behind, the process ends as soon as it may.
  */
 void
 kapture_clock_settle(void)
@@ -232,7 +235,7 @@ kapture_clock_settle(void)
 }
 
 /*
- * An error has ended all that was running, wherever it was.
+ * Stops the clock after an error, however deeply calls of users' code were nested.
  */
 void
 kapture_clock_reset(void)
@@ -253,7 +256,7 @@ kapture_clock_reset(void)
 }
 
 /*
- * Says whose code it is that runs.
+ * Records whose code is running.
  */
 void
 kapture_clock_name(Oid owner, int32 attachment_id)
@@ -281,14 +284,15 @@ kapture_clock_blame(int code, Oid *owner, int32 *attachment_id)
 		return KAPTURE_BLAME_NONE;
 	if (clock_killed)
 		return clock_overfull ? KAPTURE_BLAME_MEMORY : KAPTURE_BLAME_ENDLESS;
-	/* an error that ends the process, which no signal has asked to end */
+	/* users' code has raised FATAL: no signal has asked the process to end */
 	if (code != 0 && clock_depth > 0 && !kapture_process_is_terminated() && PostmasterIsAlive())
 		return KAPTURE_BLAME_FATAL;
 	return KAPTURE_BLAME_NONE;
 }
 
 /*
- * Returns why rows are parked whose table ended a process; NULL if none has; static.
+ * Returns the error of rows that are parked because their table ended a process; NULL for
+ * KAPTURE_BLAME_NONE.  The text is static.
  */
 const char *
 kapture_clock_blame_text(KaptureBlame blame)
@@ -308,7 +312,7 @@ kapture_clock_blame_text(KaptureBlame blame)
 }
 
 /*
- * Tells whether users' code is running, so that a cancel is meant for it.
+ * Tells whether users' code is running: if so, a cancel is meant for that code.
  */
 bool
 kapture_clock_is_running(void)

@@ -1,6 +1,7 @@
 /*
  * clock.h
- *		Limits what users' code takes and leaves in the background processes.
+ *		Limits how long users' code runs in the background processes, and what it
+ *		leaves behind.
  */
 #ifndef KAPTURE_CLOCK_H
 #define KAPTURE_CLOCK_H

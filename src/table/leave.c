@@ -3,8 +3,8 @@
  *		Rows that leave an attached table together with their partition.
  *
  * DETACH PARTITION, DROP TABLE and TRUNCATE of a partition take rows out of the
- * table, and no trigger of it fires.  Whatever has their keys next is another row,
- * so what is being sent under these keys must not pass to it.
+ * table, and no trigger of it fires.  The next row with one of their keys is another
+ * row, so what is being sent under that key must not pass to it.
  *
  * Rows that are dropped or truncated are gone at once.  Those of a partition that
  * is detached may come back, so they are left alone until a partition with such
@@ -16,9 +16,9 @@
  * table; nothing is sent for them.  To find them, the keys of all rows that are with
  * Kapture are looked at, if these are not too many for the command to wait for.
  *
- * Which keys are the partition's follows from its bounds, as the columns that these
- * are about are part of the primary key; no row is looked at.  That is done after
- * the command, which has waited for all who were writing to the partition.
+ * Which keys are the partition's follows from its bounds, as the columns of the bounds
+ * are part of the primary key; no row is looked at.  Keys are compared after the
+ * command, which has waited for all transactions that wrote to the partition.
  */
 #include "postgres.h"
 
@@ -51,7 +51,7 @@
 #include "table/leave.h"
 #include "table/row_io.h"
 
-/* Rows with Kapture up to which those of a partition are looked for: this takes seconds. */
+/* A partition's rows are looked for among at most so many rows with Kapture, which takes seconds. */
 #define LEAVE_MAX_KNOWN		1000000
 
 /* A partition whose rows leave. */
@@ -62,14 +62,14 @@ typedef struct LeavePartition
 	KaptureAttachment *att;		/* of its table */
 	TupleDesc	desc;
 	List	   *bounds;			/* conditions, with the partition's column numbers */
-	bool		may_return;		/* it may have the rows that were there before */
-	bool		gone;			/* they are no more */
+	bool		may_return;		/* the partition may have the rows that were there before */
+	bool		gone;			/* its rows no longer exist */
 } LeavePartition;
 
 /*
- * Adds to *leaving what is to be known of a partition of an attached table once its rows
- * have left, for each attachment of that, in the current memory context; nothing if the
- * relation is none.  The relation must be locked.
+ * Adds to *leaving the description of a partition that is needed once its rows have left,
+ * for each attachment of its table, in the current memory context; nothing if the relation
+ * is no partition of an attached table.  The relation must be locked.
  */
 static void
 leave_describe(Oid relid, bool may_return, bool gone, List **leaving)
@@ -117,9 +117,9 @@ kapture_leave_dropped(Oid relid, List **leaving)
 }
 
 /*
- * Adds to *leaving a partition that a command has made, or attached, if its table is
- * an attached one: whatever had its keys before is not in it, or need not be the
- * same.
+ * Adds to *leaving a partition that a command has created, or attached to its table, if
+ * that is attached to Kapture: rows that had its keys before are not in the partition,
+ * or ("may_return") rows in it with these keys need not be the same.
  */
 void
 kapture_leave_made(const RangeVar *name, bool may_return, List **leaving)
@@ -163,8 +163,8 @@ leave_truncated_relations(const TruncateStmt *stmt)
 }
 
 /*
- * Adds to *leaving the partitions of attached tables that a command has emptied, but
- * for those whose parent it has emptied, too.
+ * Adds to *leaving the partitions of attached tables that a command has emptied, except
+ * those whose parent it has emptied, too.
  */
 void
 kapture_leave_truncated(const TruncateStmt *stmt, List **leaving)
@@ -184,12 +184,12 @@ kapture_leave_truncated(const TruncateStmt *stmt, List **leaving)
 	}
 }
 
-/* Rows "r" that have another key by now, which is not followed yet, are known by that. */
+/* Leaves out rows "r" whose change to another key waits in the outbox: that key counts. */
 #define LEAVE_HAS_KEY \
 	" AND r.row_key NOT IN (SELECT o.old_key FROM @.kapture_outbox AS o" \
 	" WHERE o.attachment_id = $1 AND o.op NOT IN ('i', 'u') AND o.old_key IS NOT NULL)"
 
-/* The keys (text[]) of rows that something was or may be sent for, and those they have got. */
+/* The keys (text[]) of rows for which something was or may be sent, with new keys that they have got since. */
 static ArrayType *
 leave_keys_in_use(int32 attachment_id)
 {
@@ -225,7 +225,7 @@ leave_keys_known(const LeavePartition *partition)
 	return construct_empty_array(TEXTOID);
 }
 
-/* Puts the columns of a key into a row that has no others.  Errors as input of their types does. */
+/* Fills a slot with the columns of a key; the others are null.  Errors: those of the types' input. */
 static bool
 leave_fill_slot(const LeavePartition *partition, TupleTableSlot *slot, const char *key)
 {
@@ -250,7 +250,7 @@ leave_fill_slot(const LeavePartition *partition, TupleTableSlot *slot, const cha
 	return true;
 }
 
-/* A partition, keys (text[]) that are looked at, and those that are within its bounds. */
+/* A partition, candidate keys (text[]), and those of them that are within its bounds. */
 typedef struct LeaveSearch
 {
 	const LeavePartition *partition;
@@ -302,7 +302,7 @@ leave_do_compare(void *arg)
 	FreeExecutorState(estate);
 }
 
-/* Reports that the rows of the partition are not known. */
+/* Warns that the rows of the partition could not be determined. */
 static void
 leave_warn(const LeavePartition *partition, const ErrorData *error)
 {
@@ -316,8 +316,8 @@ leave_warn(const LeavePartition *partition, const ErrorData *error)
 /*
  * Those of the keys that are within the partition's bounds; none, with a warning, if a key
  * cannot be compared, such as one of a type that the column has no longer.  The user's
- * command does not fail for that.  Whoever drops a partition need not trust its table's
- * owner: what the types of the key run is run as that.
+ * command does not fail for that.  Functions of the key's types run as the table's owner,
+ * whom the user who drops a partition need not trust.
  */
 static List *
 leave_compare(const LeavePartition *partition, ArrayType *candidates)
@@ -364,8 +364,8 @@ leave_without(List *keys, List *others)
 typedef struct LeaveRows
 {
 	const LeavePartition *partition;
-	List	   *keys;			/* those that something was or may be sent for */
-	List	   *known;			/* others that are gone, and were with Kapture */
+	List	   *keys;			/* of rows for which something was or may be sent */
+	List	   *known;			/* of other rows that are gone, and were with Kapture */
 } LeaveRows;
 
 static void
@@ -379,7 +379,7 @@ leave_do_find(void *arg)
 		rows->known = leave_without(leave_compare(partition, leave_keys_known(partition)), rows->keys);
 }
 
-/* Finds the rows; what cannot be found, such as more keys than fit into memory, is no error of the user's command. */
+/* Finds the rows; a failure, such as more keys than fit into memory, is no error of the user's command. */
 static void
 leave_find(LeaveRows *rows)
 {
@@ -392,7 +392,7 @@ leave_find(LeaveRows *rows)
 }
 
 /*
- * Notes that the rows are gone.  If the partition may have them again, they are as new ones.
+ * Notes that the rows are gone; if the partition may have them again, also as new rows.
  */
 static void
 leave_note(const LeavePartition *partition)
@@ -402,7 +402,7 @@ leave_note(const LeavePartition *partition)
 	CommandId	cid;
 	ListCell   *lc;
 
-	kapture_notes_flush();		/* what this transaction has captured so far waits, too */
+	kapture_notes_flush();		/* so that what this transaction has captured is found, too */
 	leave_find(&rows);
 	CommandCounterIncrement();
 	cid = GetCurrentCommandId(true);
@@ -440,7 +440,8 @@ kapture_leave_emptied(Oid relid, int32 attachment_id)
 }
 
 /*
- * Called after the command that has done so to these partitions, in its transaction.
+ * Notes the rows of these partitions.  Called after the command that has taken them out of
+ * their table, in its transaction.
  */
 void
 kapture_leave_follow(List *leaving)
@@ -454,7 +455,7 @@ kapture_leave_follow(List *leaving)
 	{
 		LeavePartition *partition = lfirst(lc);
 
-		/* nothing is noted of a table that is gone, or of a part of what is */
+		/* nothing is noted if the attached table or the partition's parent is gone */
 		if (OidIsValid(kapture_catalog_relid(KAPTURE_TABLE_ATTACHMENT)) && kapture_catalog_outbox_packs() &&
 			get_rel_relkind(partition->att->root) != '\0' && get_rel_relkind(partition->parent) != '\0')
 			leave_note(partition);

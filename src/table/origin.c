@@ -1,15 +1,15 @@
 /*
  * origin.c
- *		Is this the database whose changes these are, or a copy of it?
+ *		Tells whether this database is the original of its changes or a copy.
  *
  * A restored dump, a database made from a template, a cluster restored from a
  * backup: each carries waiting changes that the original will send, or has
  * sent, itself.  So kapture_origin holds the stamp of the database that the
  * outbox belongs to, its system identifier and oid, and is dumped along with
- * it.  Where the stamp is another's, nothing is sent until kapture_resume().
+ * it.  If the stamp is another database's, nothing is sent until kapture_resume().
  *
  * A new timeline with the right stamp is a promoted standby or a restore to an
- * earlier point.  What it has as waiting may have been sent before it took
+ * earlier point.  Changes that wait in it may have been sent before it took
  * over.  Updates may be sent again; Adds are in doubt, and are searched for
  * first.
  */
@@ -48,14 +48,24 @@ origin_values(Oid *types, Datum *values)
 }
 
 /*
- * Everything that waits to be added may have been added already.  And the original
- * may have sent something else of all rows: with another key, digests say nothing.
+ * Changes the salt, which makes all digests void: nothing is known any more of what
+ * Kapture has of any row.
+ */
+void
+kapture_origin_forget_digests(void)
+{
+	(void) kapture_own_execute("UPDATE @.kapture_salt SET salt = pg_catalog.uuid_send(pg_catalog.gen_random_uuid())"
+							   " OPERATOR(pg_catalog.||) pg_catalog.uuid_send(pg_catalog.gen_random_uuid())", 0, NULL, NULL);
+}
+
+/*
+ * Marks rows that wait to be added as in doubt: they may have been added already.  And
+ * makes all digests void: the original may have sent other values.
  */
 static void
 origin_doubt(void)
 {
-	(void) kapture_own_execute("UPDATE @.kapture_salt SET salt = pg_catalog.uuid_send(pg_catalog.gen_random_uuid())"
-							   " OPERATOR(pg_catalog.||) pg_catalog.uuid_send(pg_catalog.gen_random_uuid())", 0, NULL, NULL);
+	kapture_origin_forget_digests();
 	(void) kapture_own_execute("UPDATE @.kapture_delivery SET in_doubt = pg_catalog.now(), searches = 0"
 							   " WHERE customer_id IS NULL AND in_doubt IS NULL", 0, NULL, NULL);
 }
@@ -135,7 +145,7 @@ kapture_is_origin(PG_FUNCTION_ARGS)
 				   PG_GETARG_OID(1) == MyDatabaseId);
 }
 
-/* Reports paused tables to those who may have meant them. */
+/* Reports paused tables, in case the caller meant to resume these. */
 static void
 origin_advise_paused(void)
 {

@@ -1,6 +1,6 @@
 /*
  * origin.h
- *		Is this the database whose changes these are, or a copy of it?
+ *		Tells whether this database is the original of its changes or a copy.
  */
 #ifndef KAPTURE_ORIGIN_H
 #define KAPTURE_ORIGIN_H
@@ -12,7 +12,7 @@
 typedef enum KaptureOriginState
 {
 	KAPTURE_ORIGIN_OURS,
-	KAPTURE_ORIGIN_COPY			/* nothing may be sent until somebody says so */
+	KAPTURE_ORIGIN_COPY			/* nothing may be sent until kapture_resume() */
 } KaptureOriginState;
 
 typedef struct KaptureOrigin
@@ -24,5 +24,6 @@ typedef struct KaptureOrigin
 
 extern bool kapture_origin_claim(void);
 extern KaptureOrigin kapture_origin_check(void);
+extern void kapture_origin_forget_digests(void);
 
 #endif							/* KAPTURE_ORIGIN_H */

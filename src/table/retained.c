@@ -2,10 +2,11 @@
  * retained.c
  *		Which owner's code leaves memory behind in the background processes.
  *
- * What a function allocates goes when it ends.  What PostgreSQL keeps because of it
- * does not: compiled functions, and descriptions of all that was looked up.  A tenant
+ * What a function allocates is freed when it ends.  What PostgreSQL caches because of it
+ * is not: compiled functions, and descriptions of all that was looked up.  A tenant
  * with thousands of functions could have worker and puller keep gigabytes, for as long
- * as they run.  Only their end frees it; so the process ends for the owner whose code it is.
+ * as they run.  Only the end of the process frees that, so it ends if an owner's code has
+ * it keep too much.
  *
  * How much memory a process has is asked of the system, which costs microseconds.
  * Memory contexts are added up only if that is suspiciously much.
@@ -23,13 +24,13 @@
 
 #define RETAINED_MB				((int64) 1024 * 1024)
 
-/* Bytes that a process has to itself from which on it is looked at who makes it keep them. */
+/* Bytes of private memory of a process from which on it is determined whose code makes it keep them. */
 #define RETAINED_SUSPICIOUS		(96 * RETAINED_MB)
 
-/* Bytes that are kept beside its own, for which a process ends ... */
+/* A process ends if it keeps more bytes than these beside its own state ... */
 #define RETAINED_MOST			(160 * RETAINED_MB)
 
-/* ... if it is for an owner who has so many of them, beyond what each table has. */
+/* ... and more than these because of one owner, not counting what each table may have. */
 #define RETAINED_OF_OWNER		(48 * RETAINED_MB)
 #define RETAINED_OF_TABLE		((int64) 128 * 1024)
 
@@ -42,8 +43,8 @@ typedef struct RetainedTable
 } RetainedTable;
 
 static HTAB *retained_tables = NULL;
-static int64 retained_private = 0;	/* bytes that the process had as users' code began */
-static int64 retained_beside = -1;	/* of which so many were kept beside its own; -1: not looked at */
+static int64 retained_private = 0;	/* private bytes of the process when users' code began */
+static int64 retained_beside = -1;	/* bytes kept beside its own state then; -1: not determined */
 
 /* The bytes that the process shares with no other; 0 if that is not known. */
 static int64
@@ -66,7 +67,7 @@ retained_ask(void)
 	return (int64) (resident - shared) * sysconf(_SC_PAGESIZE);
 }
 
-/* Adds to what is kept because of a table. */
+/* Adds to the bytes that are kept because of a table. */
 static void
 retained_add(Oid owner, int32 attachment_id, int64 bytes)
 {
@@ -86,7 +87,7 @@ retained_add(Oid owner, int32 attachment_id, int64 bytes)
 	table->bytes = Max(table->bytes + bytes, 0);
 }
 
-/* What is kept because of an owner, beyond what each table has. */
+/* The bytes that are kept because of an owner, not counting what each table may have. */
 static int64
 retained_of_owner(Oid owner)
 {
@@ -104,7 +105,7 @@ retained_of_owner(Oid owner)
 }
 
 /*
- * Users' code begins.
+ * To be called before users' code runs.
  */
 void
 kapture_retained_begin(void)
@@ -114,8 +115,8 @@ kapture_retained_begin(void)
 }
 
 /*
- * Users' code of an attached table has ended, and its memory is freed.  Returns whether
- * the process keeps too much, and that because of this owner.
+ * To be called when users' code of an attached table has ended and its memory is freed.
+ * Returns whether the process keeps too much because of this owner.
  */
 bool
 kapture_retained_end(Oid owner, int32 attachment_id)

@@ -11,8 +11,8 @@
  * only the culprit bears the error.
  *
  * Users' code may also take its time, and all tables of a database wait for one
- * worker: so it is cancelled after ROW_TIME_LIMIT, and if it takes no notice,
- * the worker ends and another one begins.
+ * worker: so it is cancelled after ROW_TIME_LIMIT, and if it ignores that,
+ * the worker ends and a new one starts.
  *
  * Hidden is not deleted: row_security is off, so that a policy that would hide
  * rows from their owner is an error instead.  Locks of users are not waited
@@ -59,18 +59,18 @@
 /* How long a lock on the whole table is waited for. */
 #define ROW_LOCK_TIMEOUT	"200ms"
 
-/* How long a row's lock is waited for before others are seen to without it. */
+/* How long a row's lock is waited for in the first try to write the ids of a batch. */
 #define ROW_BUSY_TIMEOUT	"5ms"
 
 /*
- * Once a lock of a batch was waited for in vain: somebody holds the table or a
- * partition of it, and many other rows may be in there.
+ * How long further locks of a batch are waited for once one was waited for in vain:
+ * somebody holds the table or a partition, in which many of the other rows may be.
  */
 #define ROW_LOCKED_TIMEOUT	"1ms"
 
 /*
- * Milliseconds that users' code may take in a worker: for a batch; for each row
- * if that is too short; and for all rows of it one by one, but for the last.
+ * Milliseconds that users' code may take in a worker: for a whole batch; for one row
+ * when rows are tried singly; and for these together, after which no other row is begun.
  */
 #define ROW_TIME_BATCH		1000
 #define ROW_TIME_LIMIT		5000
@@ -91,7 +91,7 @@ typedef struct RowBatch
 	KaptureAttachment *att;
 	const char *timezone;
 	List	   *rows;			/* of KaptureRow */
-	Snapshot	snapshot;		/* in which they have their keys; NULL: the latest */
+	Snapshot	snapshot;		/* in which rows have their keys; NULL: the latest */
 
 	/* for listing keys */
 	bool		without_id;
@@ -102,7 +102,7 @@ typedef struct RowBatch
 	List	   *keys;			/* of char *, in that context */
 
 	int64		count;			/* of rows counted */
-	int			offset;			/* characters before a condition in its statement */
+	int			offset;			/* characters of the statement before the condition */
 	const KaptureExpression *expression;	/* to be evaluated alone */
 } RowBatch;
 
@@ -119,9 +119,9 @@ row_set(const char *name, const char *value)
 static bool row_timed_out = false;
 
 /*
- * Takes the error that is being handled off its stack, "copy" being what
- * kapture_guard_copy_error() returned; what it says is cut to what is worth keeping.
- * In the current memory context.
+ * Takes the error that is being handled off the error stack and returns it, in the current
+ * memory context, with its message cut to a length worth keeping.  "copy" is what
+ * kapture_guard_copy_error() returned; "timed_out": the time of users' code was up.
  */
 static ErrorData *
 row_take_error(ErrorData *copy, bool timed_out)
@@ -140,22 +140,22 @@ row_take_error(ErrorData *copy, bool timed_out)
 }
 
 /*
- * What is put off to the end of the transaction would run as whoever that belongs
- * to: so nothing is.  In a worker, constraints are immediate, and user_code.c has
- * them stay so.  In a session, whose own constraints may be pending, tables are
- * only read here.
+ * Sees to it that no users' code is deferred to the end of the transaction, where it
+ * would run as the transaction's user.  In a worker, constraints are made immediate, and
+ * user_code.c has them stay so.  In a session, whose own constraints may be pending,
+ * tables are only read here.
  */
 static void
 row_leave_nothing(void)
 {
 	if (!kapture_process_is_ours())
 		(void) set_config_option("transaction_read_only", "on", PGC_USERSET, PGC_S_SESSION,
-								 GUC_ACTION_LOCAL, true, 0, false);	/* until the nesting level ends, too */
+								 GUC_ACTION_LOCAL, true, 0, false);	/* ends with the nesting level, too */
 	else if (SPI_execute("SET CONSTRAINTS ALL IMMEDIATE", false, 0) < 0)
 		elog(ERROR, "could not set constraints");
 }
 
-/* The tables whose plans are kept, those that were used last first. */
+/* The tables whose plans are kept, the most recently used first. */
 static dlist_head row_planned = DLIST_STATIC_INIT(row_planned);
 static int	row_nplanned = 0;
 
@@ -190,8 +190,9 @@ row_drop_plans(KaptureAttachment *att)
 }
 
 /*
- * The plans of a table take a hundred kilobytes, and a process may have thousands of
- * tables.  Not to be called while one of the plans is executed.
+ * Drops the plans of the least recently used tables, if there are too many: a table's
+ * plans take a hundred kilobytes, and a process may have thousands of tables.  Not to be
+ * called while one of the plans is executed.
  */
 static void
 row_drop_old_plans(void)
@@ -200,14 +201,14 @@ row_drop_old_plans(void)
 		row_drop_plans(dlist_container(KaptureAttachment, planned_node, dlist_tail_node(&row_planned)));
 }
 
-/* The plans go with the description of the table that they were made for. */
+/* Frees the plans along with the description of the table that they were made for. */
 static void
 row_free_plans(void *arg)
 {
 	row_drop_plans(arg);
 }
 
-/* The plans of a table are used. */
+/* Notes that the plans of a table are used. */
 static void
 row_note_planned(KaptureAttachment *att)
 {
@@ -220,8 +221,9 @@ row_note_planned(KaptureAttachment *att)
 }
 
 /*
- * As kapture_row_run(), with a limit for users' code, in milliseconds, and for
- * the wait for a lock; NULL: the table is not locked, as it is not to be read.
+ * As kapture_row_run(), with "limit" for users' code, in milliseconds, and
+ * "lock_timeout" for the wait for a lock; NULL: the table is not locked, as it is
+ * not to be read.
  */
 static ErrorData *
 row_run_within(KaptureAttachment *att, const char *timezone, void (*work) (void *arg), void *arg,
@@ -249,12 +251,12 @@ row_run_within(KaptureAttachment *att, const char *timezone, void (*work) (void 
 			row_set("lock_timeout", lock_timeout);
 		row_set("search_path", "pg_catalog, pg_temp");
 		row_set("row_security", "off");
-		row_set("max_parallel_workers_per_gather", "0");	/* whose processes know nothing of all this */
+		row_set("max_parallel_workers_per_gather", "0");	/* parallel workers know nothing of all this */
 		row_set("enable_seqscan", "off");
 		row_set("enable_hashjoin", "off");
 		row_set("enable_mergejoin", "off");
 		if (jit_enabled)
-			row_set("jit", "off");	/* what a plan must not do counts as a cost that would be worth it */
+			row_set("jit", "off");	/* disabled plan nodes count as costs that would make it worthwhile */
 		if (timezone)
 			row_set("TimeZone", timezone);
 
@@ -292,7 +294,7 @@ row_run_within(KaptureAttachment *att, const char *timezone, void (*work) (void 
 	if (kapture_process_is_ours() && !kapture_clock_is_running())
 		kapture_leftovers_forget();
 	kapture_clock_settle();
-	/* a cancel is for the session, or for the users' code that we are called from */
+	/* a cancel is meant for the session, or for the users' code that has called us */
 	if (error && error->sqlerrcode == ERRCODE_QUERY_CANCELED &&
 		(!kapture_process_is_ours() || kapture_clock_is_running()))
 		ReThrowError(error);
@@ -301,9 +303,9 @@ row_run_within(KaptureAttachment *att, const char *timezone, void (*work) (void 
 
 /*
  * Runs work(arg) as the owner of an attached table, as the file's header says,
- * within SPI.  Times have their text form in "timezone" (NULL: UTC).  Returns
- * NULL, or the error, in the current memory context, after which nothing has
- * happened.
+ * within SPI.  Times are written out in "timezone" (NULL: UTC).  Returns NULL, or
+ * the error, in the current memory context, after all that the work did was
+ * rolled back.
  */
 ErrorData *
 kapture_row_run(KaptureAttachment *att, const char *timezone, void (*work) (void *arg), void *arg)
@@ -312,9 +314,9 @@ kapture_row_run(KaptureAttachment *att, const char *timezone, void (*work) (void
 }
 
 /*
- * As kapture_row_run(), for what is about the table but reads no row of it, such as the text of
- * a key: the table is not locked, but must be there.  The types concerned are the work's
- * to check.
+ * As kapture_row_run(), for work that concerns the table but reads no row of it, such as on
+ * the text of a key: the table is not locked, but must exist.  The work has to check the
+ * types that it uses.
  */
 ErrorData *
 kapture_row_run_apart(KaptureAttachment *att, void (*work) (void *arg), void *arg)
@@ -323,8 +325,8 @@ kapture_row_run_apart(KaptureAttachment *att, void (*work) (void *arg), void *ar
 }
 
 /*
- * Will an error of kapture_row_run() pass?  Somebody has locked (also what
- * a session waits for that waits for us, a deadlock) or renamed what is needed, or the server has run out of something.
+ * Is an error of kapture_row_run() temporary?  It is if somebody has locked what is needed (a
+ * deadlock counts, too), or has renamed it, or if the server has run out of something.
  */
 bool
 kapture_row_is_passing(const ErrorData *error)
@@ -335,9 +337,9 @@ kapture_row_is_passing(const ErrorData *error)
 }
 
 /*
- * Has users' code raised such an error itself?  It may raise it for ever, whoever has locked what.
- * The server's own errors, also those that pass through a function, have its text domain; a language
- * that reports what it caught as its own makes them look raised.
+ * Has users' code raised such an error itself?  Then the code may raise it for ever, whether or not anything
+ * is locked.  The server's own errors have its text domain, even if they pass through a function; a language
+ * that rethrows a caught error as its own makes that look raised.
  */
 bool
 kapture_row_is_raised(const ErrorData *error)
@@ -369,8 +371,8 @@ row_run(RowWork work, RowBatch *batch, int limit, const char *lock_timeout)
 }
 
 /*
- * Is an error one of the whole table, not of a row?  Then its rows wait until the
- * background process has taken note of it, too.
+ * Does an error concern the whole table, not one row?  If so, the rows wait until the
+ * background process has noticed the table's problem, too.
  */
 static bool
 row_is_of_table(const KaptureAttachment *att)
@@ -381,7 +383,7 @@ row_is_of_table(const KaptureAttachment *att)
 	return kapture_binding_problem(att) != NULL;
 }
 
-/* Whose value it is that is too long, or cannot be computed. */
+/* The column or field whose value is too long, or cannot be computed; palloc'ed. */
 static char *
 row_value_name(const KaptureAttachment *att, int i)
 {
@@ -417,7 +419,7 @@ row_do_evaluate(RowBatch *batch)
 	(void) kapture_user_code_execute(sql.data, att->nkeys, types, params, NULL, true);
 }
 
-/* What the error of a row says, with the field whose value, or the filter, raises it. */
+/* The message of a row's error, with the field, or the filter, whose expression raises it. */
 static char *
 row_explain(RowBatch *batch, const ErrorData *error)
 {
@@ -441,8 +443,8 @@ row_explain(RowBatch *batch, const ErrorData *error)
 }
 
 /*
- * Runs "work" on each row separately, as far as there is time.  "locked": a lock was waited for in vain, by
- * somebody who may wait for what this transaction has locked.
+ * Runs "work" on each row separately, as far as there is time.  "locked": a lock was waited for in vain; its
+ * holder may be waiting for a lock of this transaction, so further waits are short.
  */
 static void
 row_run_singly(RowWork work, RowBatch *batch, List *rows, bool locked)
@@ -510,7 +512,8 @@ row_run_each(RowWork work, KaptureAttachment *att, const char *timezone, List *r
 }
 
 /*
- * Errors out (55000) if the table is not what it was attached as.
+ * Errors out (55000) if the table's rows can be neither sent nor written; see
+ * kapture_binding_problem().
  */
 void
 kapture_row_check_table(const KaptureAttachment *att)
@@ -521,20 +524,13 @@ kapture_row_check_table(const KaptureAttachment *att)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg_internal("%s", problem),
-				 att->nkeys == 0 ? errhint("Add a primary key, or use kapture_detach().") :
-				 att->source_name && !OidIsValid(att->source) ?
-				 errhint("Make a view of this name again, or use kapture_alter() with another \"source\".") :
-				 kapture_expression_problem(att) ?
-				 errhint("Bring back what it uses, or use kapture_alter() to change it.") :
-				 att->id_column && att->id_attnum == InvalidAttrNumber ?
-				 errhint("Add the column as bigint, or use kapture_detach() and kapture_attach().") :
-				 errhint("If it is the right server, use kapture_detach() and kapture_attach().")));
+				 errhint("%s", kapture_binding_advice(att))));
 }
 
 /*
  * The plan of a statement, prepared once for each description of a table, and
- * anew when something in it has got another name.  It is to go by the primary
- * key, however small the table looks now.
+ * again when something in the statement was renamed.  A generic plan, to go by the
+ * primary key however small the table looks now.
  */
 static SPIPlanPtr
 row_plan(KaptureAttachment *att, KaptureRowStatement statement)
@@ -576,7 +572,7 @@ row_plan(KaptureAttachment *att, KaptureRowStatement statement)
 }
 
 /*
- * Errors out if a row came more than once in the last result: without a primary
+ * Errors out if the last result has several rows for one key: without a primary
  * key, or in several tables that inherit from one, rows may have the same key.
  */
 static void
@@ -658,14 +654,14 @@ row_of(RowBatch *batch, int i)
 	return list_nth(batch->rows, (int) DatumGetInt64(ord) - 1);
 }
 
-/* An id as the table has it; errors out on what is none. */
+/* An id from the table's text, 0 if that is NULL or empty; errors out if it is no number. */
 static int64
 row_parse_id(const char *text)
 {
 	return text == NULL || text[0] == '\0' ? 0 : pg_strtoint64(text);
 }
 
-/* Rows that lie in a partition of somebody who must not act as the table's owner are refused. */
+/* Refuses rows in a partition whose owner must not act as the table's owner. */
 static void
 row_refuse_strangers(RowBatch *batch)
 {
@@ -680,7 +676,7 @@ row_refuse_strangers(RowBatch *batch)
 	}
 }
 
-/* A value is not sent: what is known of it is all that is kept of the row. */
+/* Fails a row with a value that is too long; "name" NULL: its values together are.  The row keeps no values. */
 static void
 row_refuse(KaptureRow *row, const char *name, Size size, Size limit)
 {
@@ -694,7 +690,7 @@ row_refuse(KaptureRow *row, const char *name, Size size, Size limit)
 	MemoryContextSwitchTo(old);
 }
 
-/* Is a row, as line "i" of the last result has it, one of the filter's? */
+/* Is the row in line "i" of the last result inside of the filter? */
 static bool
 row_is_inside(const RowBatch *batch, int i)
 {
@@ -703,7 +699,7 @@ row_is_inside(const RowBatch *batch, int i)
 	return DatumGetBool(SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, batch->att->ncolumns + 4, &isnull));
 }
 
-/* Takes in a row as line "i" of the last result has it. */
+/* Fills in a row from line "i" of the last result. */
 static void
 row_take(RowBatch *batch, KaptureRow *row, int i)
 {
@@ -719,7 +715,7 @@ row_take(RowBatch *batch, KaptureRow *row, int i)
 		char	   *value = row_value(i, c + 3);
 		Size		size = value ? strlen(value) : 0;
 
-		/* a cast of the user's may make much of little */
+		/* a user's cast may make a long text of a short value */
 		if (size > ROW_MAX_VALUE)
 		{
 			row_refuse(row, row_value_name(att, c), size, ROW_MAX_VALUE);
@@ -731,7 +727,7 @@ row_take(RowBatch *batch, KaptureRow *row, int i)
 	}
 }
 
-/* Finds out, without reading them, whether the values of a row can be sent. */
+/* Returns whether the values of a row can be sent, without reading them; fails the row if not. */
 static bool
 row_measure(RowBatch *single)
 {
@@ -741,7 +737,7 @@ row_measure(RowBatch *single)
 
 	row_execute(KAPTURE_SQL_MEASURE, single, SPI_OK_SELECT);
 	if (SPI_processed > 0 && !row_is_inside(single, 0))
-		return true;			/* of which no values are read */
+		return true;			/* no values will be read */
 	for (int c = 0; SPI_processed > 0 && c < att->ncolumns; c++)
 	{
 		bool		isnull;
@@ -840,7 +836,7 @@ row_do_fill_ids(void *arg)
 	if (kapture_user_code_execute(kapture_catalog_qualify("SELECT v.ord, r.customer_id FROM unnest($2) WITH ORDINALITY AS v(row_key, ord), LATERAL"
 														  " (SELECT r.customer_id FROM @.kapture_row AS r WHERE r.attachment_id = $1 AND r.gone_at IS NULL"
 														  " AND " KAPTURE_KEY_IS("r.row_key", "v.row_key") " OFFSET 0) AS r"),
-								  2, types, values, NULL, false) != SPI_OK_SELECT)	/* as this transaction has them */
+								  2, types, values, NULL, false) != SPI_OK_SELECT)	/* also those of this transaction */
 		elog(ERROR, "could not read the ids of rows");
 	for (uint64 i = 0; i < SPI_processed; i++)
 	{
@@ -867,9 +863,9 @@ kapture_row_fill_ids(const KaptureAttachment *att, List *rows)
 
 /*
  * Fills in what the table holds for the rows (of KaptureRow).  "timezone" is
- * the zone in which times are written out, "snapshot" the one that is read, and
- * in which the rows have their keys; NULL: the latest.  Each row gets an outcome;
- * no error leaves here but those that end the transaction.
+ * the zone in which times are written out, "snapshot" the one to read with, in
+ * which the rows have their keys; NULL: the latest.  Each row gets an outcome;
+ * only errors that end the transaction are raised.
  */
 void
 kapture_row_read(KaptureAttachment *att, const char *timezone, List *rows, Snapshot snapshot)
@@ -880,8 +876,8 @@ kapture_row_read(KaptureAttachment *att, const char *timezone, List *rows, Snaps
 }
 
 /*
- * Returns rows (KaptureRow) with these keys (char *), about which nothing is known yet, in the
- * current memory context; what is read of them will be in "context".
+ * Returns rows (KaptureRow) with these keys (char *, not copied), yet to be read, in the current
+ * memory context; what is read will be allocated in "context".
  */
 List *
 kapture_row_list(List *row_keys, MemoryContext context)
@@ -901,8 +897,8 @@ kapture_row_list(List *row_keys, MemoryContext context)
 }
 
 /*
- * As kapture_row_read(), for as many rows as the caller has memory for: those that do
- * not fit into a batch come after the others.  Only a row that is locked ends as LOCKED.
+ * As kapture_row_read(), for as many rows as the caller has memory for: rows that do not
+ * fit into a batch are read in further ones.  Only rows that are locked end as LOCKED.
  */
 void
 kapture_row_read_all(KaptureAttachment *att, const char *timezone, List *rows)
@@ -976,7 +972,7 @@ kapture_row_find_keys(const KaptureAttachment *att, const char *selection, const
 }
 
 /*
- * Returns the number of the parameter of such a selection.
+ * Returns the number of the parameter of a selection for kapture_row_find_keys().
  */
 int
 kapture_row_parameter(const KaptureAttachment *att, const char *after)
@@ -994,9 +990,9 @@ row_do_list(RowBatch *batch)
 
 /*
  * Returns the keys (char *, in the current memory context) of at most "limit"
- * rows, in order of the primary key, from "after" (NULL: the start) on: those
- * without an id, if "without_id" is set, for which "condition" (NULL: none), checked
- * by kapture_row_check_condition(), holds.  Errors as reading the table as its owner does.
+ * rows, in order of the primary key, from "after" (NULL: the start) on.  The rows have
+ * no id, if "without_id" is set, and meet "condition" (NULL: none), which must have passed
+ * kapture_row_check_condition().  Errors: those of reading the table as its owner.
  */
 List *
 kapture_row_keys_after(KaptureAttachment *att, bool without_id, const char *condition, const char *after, int limit)
@@ -1025,8 +1021,8 @@ row_do_count(RowBatch *batch)
 }
 
 /*
- * Returns how many such rows there are; reads the whole table.  Errors: those of
- * kapture_row_keys_after().
+ * Returns how many rows kapture_row_keys_after() finds in all; reads the whole table.
+ * Errors: those of that function.
  */
 int64
 kapture_row_count(KaptureAttachment *att, bool without_id, const char *condition)
@@ -1049,8 +1045,8 @@ row_do_check_condition(RowBatch *batch)
 }
 
 /*
- * Errors out unless a condition on the table's rows that a user gives is one that its
- * owner can have: those of kapture_condition_check(), and of parsing.
+ * Checks a user's condition on the table's rows, parsing it as the table's owner.  Errors:
+ * those of kapture_condition_check(), and of parsing.
  */
 void
 kapture_row_check_condition(KaptureAttachment *att, const char *condition)
@@ -1132,7 +1128,7 @@ row_explain_missing(RowBatch *batch)
 		row_of(&missing, i)->outcome = KAPTURE_ROW_LOCKED;
 }
 
-/* Locks the rows that are free, which are the result; until more is known, all are GONE. */
+/* Locks the rows that are free: the last result has these.  All rows are marked GONE until more is known. */
 static void
 row_lock(RowBatch *batch)
 {
@@ -1144,7 +1140,7 @@ row_lock(RowBatch *batch)
 	row_execute(KAPTURE_SQL_LOCK, batch, SPI_OK_SELECT);
 }
 
-/* Locks the rows that are free, and says what the table holds for them. */
+/* Locks the rows that are free, and reads them. */
 static void
 row_do_hold(RowBatch *batch)
 {
@@ -1162,7 +1158,7 @@ row_do_hold(RowBatch *batch)
 /*
  * Locks the rows (of KaptureRow) until the end of the transaction, and fills in
  * what the table holds for them, as kapture_row_read().  LOCKED: somebody else
- * holds it.
+ * holds the row.
  */
 void
 kapture_row_hold(KaptureAttachment *att, const char *timezone, List *rows)
@@ -1172,7 +1168,7 @@ kapture_row_hold(KaptureAttachment *att, const char *timezone, List *rows)
 		kapture_row_fill_ids(att, rows);
 }
 
-/* Writes what can be written, having looked for locks first. */
+/* Locks the rows that are free, and writes ids into those that have none. */
 static void
 row_do_write(RowBatch *batch)
 {
@@ -1194,7 +1190,7 @@ row_do_write(RowBatch *batch)
 		}
 	}
 
-	/* and write where no id is yet */
+	/* write into rows that have no id yet */
 	if (locked.rows != NIL)
 	{
 		row_execute(KAPTURE_SQL_WRITE, &locked, SPI_OK_UPDATE_RETURNING);
@@ -1214,8 +1210,8 @@ row_do_write(RowBatch *batch)
 }
 
 /*
- * Writes the ids in the hope that all rows are there, free and without one.
- * Those that are not are left to row_do_write(); a lock ends it with an error.
+ * Writes the ids in the hope that all rows exist, are free and have none yet.
+ * Rows that are not written are left to row_do_write(); a lock ends this with an error.
  */
 static void
 row_do_write_simply(RowBatch *batch)
@@ -1264,7 +1260,7 @@ kapture_row_write_ids(KaptureAttachment *att, List *rows, Snapshot snapshot)
 
 	if (att->id_column == NULL)
 	{
-		/* whoever records the outcome keeps the id */
+		/* the extension keeps the id, when the outcome is recorded */
 		foreach(lc, rows)
 		{
 			((KaptureRow *) lfirst(lc))->outcome = KAPTURE_ROW_DONE;

@@ -29,12 +29,12 @@ typedef struct KaptureRow
 	/* filled in */
 	KaptureRowOutcome outcome;
 	char	   *error;			/* of FAILED; of LOCKED, what was raised, what the server has run out of, or NULL */
-	bool		slow;			/* FAILED, as its time was up */
-	bool		raised;			/* LOCKED, as code of the table says so, with that error */
-	bool		outside;		/* DONE, but it is none of the filter's: no values */
+	bool		slow;			/* FAILED because its time was up */
+	bool		raised;			/* LOCKED because code of the table has raised such an error */
+	bool		outside;		/* DONE, but outside of the filter: values are not read */
 	int64		customer_id;	/* as in the table, 0 for NULL */
 	char	  **values;			/* of the mapped columns, NULL for NULL */
-	Size		bytes;			/* of them and the key */
+	Size		bytes;			/* of the values and the key */
 } KaptureRow;
 
 extern void kapture_row_check_table(const KaptureAttachment *att);

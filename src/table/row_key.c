@@ -2,10 +2,10 @@
  * row_key.c
  *		The key of a row as capture notes it, from whatever text users give for it.
  *
- * Two texts of one key would be two rows to the worker.  Most types have one text for
- * what is equal, which their input and output functions give.  Others do not (numeric
- * 1.0 and 1.00, citext, float -0, collations that are not deterministic): there the row
- * that is in the table says how its key is written.
+ * The worker would take two texts of one key for two rows.  Most types have one text for
+ * equal values, which their input and output functions give.  Others do not (numeric
+ * 1.0 and 1.00, citext, float -0, collations that are not deterministic): for these, the
+ * row in the table decides how its key is written.
  */
 #include "postgres.h"
 
@@ -57,7 +57,7 @@ row_key_do_look_up(void *arg)
 	MemoryContextSwitchTo(old);
 }
 
-/* Is a type one whose input runs nobody's code: neither a domain with its checks, nor one that may have such inside? */
+/* Does a type's input run no users' code: is it neither a domain, which may have checks, nor may contain one? */
 static bool
 row_key_is_plain(Oid type)
 {
@@ -67,7 +67,7 @@ row_key_is_plain(Oid type)
 	return plain < FirstNormalObjectId && get_typtype(plain) == TYPTYPE_BASE;
 }
 
-/* A value that is none of its type: says of what column. */
+/* Adds the column's name to the error of a value that is not valid for its type. */
 static void
 row_key_error_callback(void *arg)
 {
@@ -77,7 +77,7 @@ row_key_error_callback(void *arg)
 	errcontext("value of column \"%s\" of the key", col->name);
 }
 
-/* Replaces the values of a key by the text that their types have for them. */
+/* Replaces the values of a key by the texts that their types' output gives for them. */
 static void
 row_key_normalize(KaptureAttachment *att, char **values)
 {
@@ -99,7 +99,7 @@ row_key_normalize(KaptureAttachment *att, char **values)
 	AtEOXact_GUC(true, nestlevel);
 }
 
-/* Does that, and looks whether the row in the table has other texts; as the owner of the table. */
+/* Normalizes the values, and takes those of the row instead if it is in the table.  Runs as the table's owner. */
 static void
 row_key_do_find(void *arg)
 {
@@ -113,10 +113,10 @@ row_key_do_find(void *arg)
 
 /*
  * Returns the key of a row as capture would note it, in the current memory context, from
- * a text that means it; if there is no such row, what its types make of the text, and if
- * the table has lost its primary key, the text itself.  Errors: 22023 it has not as many
- * values as the key, those of the types for what is no value of theirs, those of reading
- * the table as its owner.
+ * any text of that key.  If there is no such row, it is the text that the types' output
+ * gives; if the table has lost its primary key, the given text.  Errors: 22023 the number
+ * of values is not that of the key's columns, those of the types for invalid values, those
+ * of reading the table as its owner.
  */
 char *
 kapture_row_key(KaptureAttachment *att, const char *row_key)

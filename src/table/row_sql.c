@@ -2,9 +2,9 @@
  * row_sql.c
  *		The text of statements over the rows of attached tables.
  *
- * All of it is made from numbers (of the relation, its columns, types, operators
- * and collations) at the time it is needed, so nothing is out of date when one of
- * them was renamed or moved to another schema.
+ * Statements are made when they are needed, from the numbers of the relation, its
+ * columns, types, operators and collations, so they are right also after one of
+ * these was renamed or moved to another schema.
  *
  * Rows are found by the operators of the primary key's operator class, on operands
  * of the type that it compares.  Values of keys are passed as text and cast one by
@@ -30,8 +30,8 @@
 #include "table/row_sql.h"
 
 /*
- * Bytes that the values of a row have together if they are read with those of the
- * other rows: text, and what can only be measured as it is stored, which may be
+ * Bytes that a row's values may have together to be read with those of other rows:
+ * of text, and of values that can only be measured as they are stored, which may be
  * compressed to a 255th.
  */
 #define ROW_SMALL_TEXT		16384
@@ -54,9 +54,9 @@ kapture_row_relation_name(Oid relid)
 }
 
 /*
- * Returns what stands behind FROM, JOIN or UPDATE for the rows of an attached table, in
- * the current memory context.  Rows of tables that inherit from it are not its rows,
- * unless they count as such.
+ * Returns what to write after FROM, JOIN or UPDATE for the rows of an attached table, in
+ * the current memory context.  It leaves out rows of tables that inherit from the table,
+ * unless they count as its rows.
  */
 char *
 kapture_row_source(const KaptureAttachment *att)
@@ -99,7 +99,7 @@ row_sql_operator(Oid oper)
 	return result;
 }
 
-/* A column of the key, as what its operators compare. */
+/* A column of the key, as the type that its operators compare. */
 static char *
 row_sql_key(const KaptureAttachment *att, int i)
 {
@@ -112,8 +112,8 @@ row_sql_key(const KaptureAttachment *att, int i)
 }
 
 /*
- * A value of the key that "text" is the text of, as what its operators compare.  It has the base type of
- * a domain: what the domain checks is users' code, and the row is there already.
+ * The value of a key column whose text is the SQL expression "text", as the type that its operators compare.
+ * For a domain that is the base type: the domain's checks are users' code, and the row exists already.
  */
 static char *
 row_sql_value(const KaptureKeyColumn *key, const char *text)
@@ -155,8 +155,8 @@ kapture_row_keys(const KaptureAttachment *att)
 }
 
 /*
- * Appends the condition that a row has a key whose values are the texts "prefix"
- * followed by the numbers from "first" on.
+ * Appends the condition that row "r" has the key whose values are the texts named "prefix"
+ * followed by a number, from "first" on ("$1", "$2").
  */
 void
 kapture_row_append_match(StringInfo sql, const KaptureAttachment *att, const char *prefix, int first)
@@ -182,7 +182,7 @@ kapture_row_key_is_exact(const KaptureKeyColumn *key)
 		DatumGetBool(OidFunctionCall1Coll(proc, key->collation, ObjectIdGetDatum(type->btree_opintype)));
 }
 
-/* May a key be written otherwise than one that it is equal to, but the same wherever it is written? */
+/* May equal keys have different texts, though the text of each is the same in all settings? */
 static bool
 row_sql_has_texts(const KaptureKeyColumn *key)
 {
@@ -198,15 +198,15 @@ row_sql_has_texts(const KaptureKeyColumn *key)
 		case JSONBOID:
 			return true;
 		default:
-			/* others may have times in them, whose text is that of a time zone */
+			/* other types may contain times, whose text depends on the time zone */
 			get_type_category_preferred(getBaseType(key->type), &category, &preferred);
 			return category == TYPCATEGORY_STRING && !kapture_row_key_is_exact(key);
 	}
 }
 
 /*
- * As kapture_row_append_match(), for texts that capture has noted: a row whose key is equal, but has another
- * text, is another one (1.0 was deleted, 1.00 is new), which has an entry of its own.
+ * As kapture_row_append_match(), for keys as capture has noted them: a row with an equal key of another text is
+ * another row (1.0 was deleted, 1.00 is new), which has an entry of its own.
  */
 static void
 row_sql_append_noted(StringInfo sql, const KaptureAttachment *att, const char *prefix, int first)
@@ -236,14 +236,14 @@ row_sql_append_unnest(StringInfo sql, const KaptureAttachment *att, bool with_id
 	appendStringInfoString(sql, with_id ? "id, ord)" : "ord)");
 }
 
-/* The type of a column that is there, below its domains. */
+/* The type of an existing column; for a domain its base type. */
 static Oid
 row_sql_type_of(const KaptureAttachment *att, AttrNumber attnum)
 {
 	return getBaseType(get_atttype(att->root, attnum));
 }
 
-/* Is the type's size that of its text, which is known without reading it? */
+/* Do values of the type have the size of their text, which is known without reading them? */
 static bool
 row_sql_is_text(Oid type)
 {
@@ -260,8 +260,8 @@ kapture_row_may_be_large(const KaptureAttachment *att, int i)
 }
 
 /*
- * Returns the numbers of the columns whose values can be large, of those that are mapped
- * or that expressions read.
+ * Returns the numbers of those columns, mapped or read by expressions, whose values can
+ * be large.
  */
 static List *
 row_sql_large_columns(const KaptureAttachment *att)
@@ -285,7 +285,7 @@ row_sql_large_columns(const KaptureAttachment *att)
 	}
 	for (AttrNumber attnum = 1; all && get_attname(att->root, attnum, true); attnum++)
 	{
-		if (OidIsValid(get_atttype(att->root, attnum)))	/* it was not dropped */
+		if (OidIsValid(get_atttype(att->root, attnum)))	/* not dropped */
 			columns = lappend_int(columns, attnum);
 	}
 	foreach(lc, columns)
@@ -296,7 +296,7 @@ row_sql_large_columns(const KaptureAttachment *att)
 	return result;
 }
 
-/* "size(r.column) > limit", from which on a value counts as large. */
+/* Appends "size(r.column) > limit": does the column's value count as large? */
 static void
 row_sql_append_is_large(StringInfo sql, const KaptureAttachment *att, AttrNumber attnum, int ntexts, int nothers)
 {
@@ -311,9 +311,8 @@ row_sql_append_is_large(StringInfo sql, const KaptureAttachment *att, AttrNumber
 }
 
 /*
- * Returns the value of a field as text, over a row "r", or "s" of the source, in the
- * current memory context;
- * NULL if its column is gone.
+ * Returns the SQL expression of a field's value as text, over a row "r", or "s" of the
+ * source, in the current memory context; NULL if its column is gone.
  */
 char *
 kapture_row_value_sql(const KaptureAttachment *att, int i)
@@ -350,7 +349,7 @@ row_sql_count_large(const KaptureAttachment *att, RowSqlLarge *large)
 		*(row_sql_is_text(row_sql_type_of(att, lfirst_int(lc))) ? &large->ntexts : &large->nothers) += 1;
 }
 
-/* Is any of them large? */
+/* The condition that the value of any of these columns is large. */
 static char *
 row_sql_any_is_large(const KaptureAttachment *att, const RowSqlLarge *large)
 {
@@ -393,10 +392,10 @@ row_sql_append_value(StringInfo sql, const KaptureAttachment *att, int i, Kaptur
 }
 
 /*
- * ", value, ..., is any of them large, is it one of the filter's".  If there is a filter
- * or an expression, the latter two are columns of a row "f", see
- * row_sql_append_flags(): each is evaluated once, and neither the values of a row outside
- * of the filter, nor, with READ, those made of large ones.
+ * Appends ", value, ..., is any value large, is the row inside of the filter".  If there is
+ * a filter or an expression, the latter two are columns of a row "f", see
+ * row_sql_append_flags(): each is evaluated once.  Values of a row outside of the filter,
+ * and with READ those computed from large ones, are not evaluated.
  */
 static void
 row_sql_append_values(StringInfo sql, const KaptureAttachment *att, KaptureRowStatement statement, const RowSqlLarge *large)
@@ -430,8 +429,8 @@ kapture_row_view_sql(const KaptureAttachment *att)
 }
 
 /*
- * Appends a row "s" of the source, with the fields' values as columns "c0" and so on; of
- * a row outside of the filter it is not looked for.
+ * Appends a row "s" of the source, with the fields' values as columns "c0" and so on.  For
+ * a row outside of the filter, "s" is not looked up.
  */
 static void
 row_sql_append_source(StringInfo sql, const KaptureAttachment *att)
@@ -513,9 +512,9 @@ kapture_row_sql(const KaptureAttachment *att, KaptureRowStatement statement)
 }
 
 /*
- * The condition that a row's key comes after that of the parameters.  One
- * comparison of rows is what an index is best at; it takes one name for the
- * operators of all columns.
+ * Appends the condition that a row's key comes after that in the parameters.  A
+ * single row comparison suits an index best, but needs operators of one name for
+ * all columns.
  */
 static void
 row_sql_append_after(StringInfo sql, const KaptureAttachment *att)
@@ -554,9 +553,9 @@ row_sql_append_after(StringInfo sql, const KaptureAttachment *att)
 }
 
 /*
- * Returns the condition that rows "r" have no id, if "without_id" is set, that they are
- * the filter's, and in the view that the values come from, and that "condition" (NULL: none) holds for them, in the current memory
- * context.
+ * Returns the condition, in the current memory context, that rows "r" are inside of the
+ * filter and in the view that the values come from, meet "condition" (NULL: none), and,
+ * if "without_id" is set, have no id.
  */
 char *
 kapture_row_selection(const KaptureAttachment *att, bool without_id, const char *condition)
@@ -564,7 +563,7 @@ kapture_row_selection(const KaptureAttachment *att, bool without_id, const char 
 	StringInfoData sql;
 
 	initStringInfo(&sql);
-	/* ids that are kept elsewhere are not to be seen here: of such rows, nothing that changes nothing is sent */
+	/* ids kept by the extension cannot be seen here: such rows are selected, but sent only if they have changed */
 	if (without_id && att->id_column)
 		appendStringInfo(&sql, "r.%s IS NULL", row_sql_column(att, att->id_attnum, att->id_column));
 	else
@@ -573,7 +572,7 @@ kapture_row_selection(const KaptureAttachment *att, bool without_id, const char 
 		appendStringInfo(&sql, " AND %s", kapture_expression_sql(att, att->filter));
 	if (att->source_name)
 		appendStringInfo(&sql, " AND EXISTS (SELECT FROM %s)", kapture_row_view_sql(att));
-	/* a comment at its end must not hide what follows */
+	/* the newline: a comment at the end of the condition must not hide what follows */
 	if (condition)
 		appendStringInfo(&sql, " AND (%s\n)", condition);
 	return sql.data;
@@ -582,7 +581,7 @@ kapture_row_selection(const KaptureAttachment *att, bool without_id, const char 
 /*
  * Returns the text of the query of the keys of rows that are selected (see
  * kapture_row_selection()), in order of the key, in the current memory context; if
- * "after" is set, of those behind the key whose values are the parameters, as text.
+ * "after" is set, only of rows after the key whose values are the parameters, as text.
  * The caller bounds the result.
  */
 char *
@@ -594,8 +593,9 @@ kapture_row_list_sql(const KaptureAttachment *att, const char *selection, bool a
 	appendStringInfo(&sql, "SELECT %s FROM %s AS r WHERE %s", kapture_row_keys(att),
 					 kapture_row_source(att), selection);
 	/*
-	 * A table that has lost its primary key may have rows that nothing tells apart.
-	 * A composite key with a null in it is one that is, but not one that IS NOT NULL.
+	 * A table that has lost its primary key may have rows with null keys, which
+	 * nothing tells apart.  IS NOT NULL would not do: it is false also for a
+	 * composite value with a null in it.
 	 */
 	for (int i = 0; i < att->nkeys; i++)
 		appendStringInfo(&sql, " AND r.%s IS DISTINCT FROM NULL",
@@ -612,8 +612,9 @@ kapture_row_list_sql(const KaptureAttachment *att, const char *selection, bool a
 }
 
 /*
- * Returns the text of the query of the keys of "to" of rows that are given by those of
- * "from", the same table with another key, as kapture_row_sql() has them.
+ * Returns the text of the query that finds rows by their keys of "from", and returns their
+ * keys of "to", the same table with another primary key.  Parameters and ordinal are as in
+ * kapture_row_sql().
  */
 char *
 kapture_row_rekey_sql(const KaptureAttachment *from, const KaptureAttachment *to)

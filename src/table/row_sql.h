@@ -14,12 +14,12 @@
 /* Statements over rows that are given by their keys. */
 typedef enum KaptureRowStatement
 {
-	KAPTURE_SQL_READ,			/* but for large values */
-	KAPTURE_SQL_MEASURE,		/* their values as they are stored */
-	KAPTURE_SQL_READ_LARGE,		/* whatever their size */
+	KAPTURE_SQL_READ,			/* values, except large ones */
+	KAPTURE_SQL_MEASURE,		/* values as they are stored */
+	KAPTURE_SQL_READ_LARGE,		/* values of any size */
 	KAPTURE_SQL_LOCK,
 	KAPTURE_SQL_WRITE,
-	KAPTURE_SQL_LOOK			/* is it there at all? */
+	KAPTURE_SQL_LOOK			/* does the row exist at all? */
 } KaptureRowStatement;
 
 StaticAssertDecl(KAPTURE_SQL_LOOK + 1 == KAPTURE_ROW_STATEMENTS, "a plan for each statement");

@@ -3,22 +3,22 @@
  *		How much of a process's time and memory each owner of attached tables
  *		takes, and when and for how many rows a table has its turn.
  *
- * All tables of a database share one worker and one puller.  What their code
- * (triggers, checks, casts) and waits for locks take beyond what is usual, their
- * owner waits for in proportion, and the table twice as long, so that the owner's
- * other tables come first: somebody with slow triggers has the process for a
- * fourth of the time at most, in pieces, and others have their turn in between.
- * Among those who need not wait, who had the least so far is next.
+ * All tables of a database share one worker and one puller.  If a table's code
+ * (triggers, checks, casts) and waits for locks take longer than usual, its owner
+ * then waits in proportion to the excess, and the table twice as long, so that the
+ * owner's other tables come first: an owner with slow triggers has the process for
+ * a fourth of the time at most, in pieces, and others have their turn in between.
+ * Of the owners who need not wait, the one who had the least time so far is next.
  *
  * A table takes a batch of rows in its turn: a smaller one if its rows are slow.
- * After an error, the batches are halved until the row is alone that raises it, and
- * doubled again while they go well.
+ * After an error, the batches are halved until the row that raises it is alone, and
+ * doubled again as long as they succeed.
  *
  * Requests in flight are shared by owner, too: somebody with many servers must not
  * take the last connections of the process.
  *
- * Rows are held in memory until they are sent.  An owner whose rows take much
- * gets no more of them until some are done with.
+ * Rows are held in memory until they are sent.  An owner whose rows take much memory
+ * gets no more of them until some are done.
  */
 #include "postgres.h"
 
@@ -28,18 +28,18 @@
 #include "cluster/shmem.h"
 #include "table/share.h"
 
-/* Microseconds that are usual: for a batch, and for each of its rows. */
+/* Microseconds that count as usual: for a batch, and for each of its rows. */
 #define SHARE_FREE			INT64CONST(100000)
 #define SHARE_FREE_ROW		INT64CONST(2000)
 
-/* What is beyond that is waited for so many times, but not longer than that. */
+/* Factors of the excess time that an owner and a table have to wait, and the longest such wait. */
 #define SHARE_FACTOR		3
 #define SHARE_TABLE_FACTOR	6
 #define SHARE_LONGEST		(60 * USECS_PER_SEC)
 
 /*
- * A wait of so many microseconds ends a transaction's work for the owner; less
- * may be chance, and it would cost more to put rows back.
+ * An owner who has to wait for so many microseconds gets no more work in the transaction;
+ * a shorter wait may be chance, and it would cost more to put rows back.
  */
 #define SHARE_SPENT			USECS_PER_SEC
 
@@ -50,14 +50,14 @@
 #define SHARE_OWNER_BYTES	((Size) 4 * 1024 * 1024)
 #define SHARE_ALL_BYTES		((Size) 8 * 1024 * 1024)
 
-/* With less than that, a batch is not worthwhile. */
+/* With room for fewer bytes than these, a batch is not worthwhile. */
 #define SHARE_LEAST_BYTES	((Size) 64 * 1024)
 
 static dlist_head share_list = DLIST_STATIC_INIT(share_list);
-static int64 share_time = 0;	/* what the one who was served last had */
-static Size share_bytes = 0;	/* of all */
+static int64 share_time = 0;	/* "served" of the owner who was served last */
+static Size share_bytes = 0;	/* of rows in memory, of all owners */
 
-/* Forgets accounts that nobody uses, once they owe nothing. */
+/* Frees accounts that nobody uses, unless their owner still has to wait. */
 static void
 share_tidy(void)
 {
@@ -124,8 +124,8 @@ kapture_share_leave(KaptureShare *share)
 
 /*
  * Notes that a table's batch of so many rows took from "began" until now;
- * *table_turn is when the table may come again.  Returns whether that was more
- * than is usual.
+ * *table_turn becomes the time when the table may have its next turn.  Returns whether
+ * the batch took longer than usual.
  */
 static bool
 share_charge(KaptureShare *share, TimestampTz *table_turn, TimestampTz began, int rows)
@@ -143,8 +143,8 @@ share_charge(KaptureShare *share, TimestampTz *table_turn, TimestampTz began, in
 }
 
 /*
- * Tells whether an owner has had so much that others are to come first, even if
- * its rows are claimed already.
+ * Tells whether an owner has had so much time that others are to come first, even if
+ * the owner's rows are claimed already.
  */
 bool
 kapture_share_is_spent(const KaptureShare *share)
@@ -153,8 +153,8 @@ kapture_share_is_spent(const KaptureShare *share)
 }
 
 /*
- * An owner is the next to be served.  Who had nothing to do for a while has not
- * saved that up.
+ * To be called when an owner is served next.  An owner who had nothing to do for a
+ * while gets no credit for that.
  */
 static void
 share_pick(KaptureShare *share)
@@ -164,7 +164,7 @@ share_pick(KaptureShare *share)
 }
 
 /*
- * Rows of an owner are in memory from here on.
+ * Counts so many more bytes of an owner's rows as held in memory.
  */
 void
 kapture_share_hold(KaptureShare *share, Size bytes)
@@ -174,7 +174,7 @@ kapture_share_hold(KaptureShare *share, Size bytes)
 }
 
 /*
- * They are no more.
+ * Counts so many bytes of an owner's rows as no longer held.
  */
 void
 kapture_share_release(KaptureShare *share, Size bytes)
@@ -184,8 +184,8 @@ kapture_share_release(KaptureShare *share, Size bytes)
 }
 
 /*
- * Returns how many more bytes of an owner's rows may be held; 0: let some go
- * first.  What all have is never used up by those who came first.
+ * Returns how many more bytes of an owner's rows may be held; 0: some must be released
+ * first.  The first owners never use up the memory that is for all.
  */
 Size
 kapture_share_room(const KaptureShare *share)
@@ -199,9 +199,9 @@ kapture_share_room(const KaptureShare *share)
 }
 
 /*
- * Tells whether one more request of an owner may be sent, where "room" is how many may
- * be in flight of somebody who takes no more than is left to others.  An owner alone
- * takes from nobody.
+ * Tells whether one more request of an owner may be sent.  "room" is how many requests an
+ * owner may have in flight without taking more than is left to others; there is no limit
+ * for an owner who is alone.
  */
 bool
 kapture_share_may_send(const KaptureShare *share, int room)
@@ -221,7 +221,7 @@ kapture_share_may_send(const KaptureShare *share, int room)
 }
 
 /*
- * Begins with batches of "most" rows, for nobody.
+ * Initializes a turn without an owner, with batches of "most" rows.
  */
 void
 kapture_turn_init(KaptureTurn *turn, int most)
@@ -231,7 +231,7 @@ kapture_turn_init(KaptureTurn *turn, int most)
 }
 
 /*
- * Notes whose the table is; InvalidOid: nobody's any more.
+ * Notes who owns the table; InvalidOid: nobody any more.
  */
 void
 kapture_turn_join(KaptureTurn *turn, Oid owner)
@@ -246,7 +246,7 @@ kapture_turn_join(KaptureTurn *turn, Oid owner)
 }
 
 /*
- * The table has its turn of a round.
+ * Notes that the table has its turn in a round.
  */
 void
 kapture_turn_begin(KaptureTurn *turn, uint64 round)
@@ -268,8 +268,8 @@ kapture_turn_next(const KaptureTurn *turn)
 }
 
 /*
- * Tells whether a table comes before another in a round: its owner had less, or it
- * has waited for more rounds.
+ * Tells whether a table comes before another in a round: its owner had less time, or the
+ * table has waited for more rounds.
  */
 bool
 kapture_turn_comes_before(const KaptureTurn *turn, const KaptureTurn *other)
@@ -291,7 +291,7 @@ kapture_turn_rows(const KaptureTurn *turn)
 
 /*
  * Notes that a batch of so many rows took from "began" until now, and makes the next
- * one shorter if that was long.
+ * one smaller if that was long.
  */
 void
 kapture_turn_charge(KaptureTurn *turn, TimestampTz began, int rows)
@@ -303,8 +303,8 @@ kapture_turn_charge(KaptureTurn *turn, TimestampTz began, int rows)
 }
 
 /*
- * Notes the time of what went on beside a batch, or of a turn that failed; the length of
- * batches stays.
+ * Notes the time of work beside a batch, or of a turn that failed; the size of batches
+ * stays as it is.
  */
 void
 kapture_turn_charge_rest(KaptureTurn *turn, TimestampTz began, int rows)
@@ -314,7 +314,7 @@ kapture_turn_charge_rest(KaptureTurn *turn, TimestampTz began, int rows)
 }
 
 /*
- * A turn has gone well.
+ * Notes that a turn has succeeded.
  */
 void
 kapture_turn_went_well(KaptureTurn *turn)

@@ -17,9 +17,9 @@ typedef struct KaptureShare
 	dlist_node	node;
 	Oid			owner;
 	int			uses;			/* by tables and rows */
-	int64		served;			/* microseconds that it had, as fair queueing reckons them */
-	TimestampTz turn;			/* nothing of it before then */
-	Size		bytes;			/* of its rows in memory */
+	int64		served;			/* microseconds that the owner had, as fair queueing counts */
+	TimestampTz turn;			/* no turn for the owner's tables before then */
+	Size		bytes;			/* of the owner's rows in memory */
 	int			in_flight;		/* requests */
 } KaptureShare;
 
@@ -27,13 +27,13 @@ typedef struct KaptureShare
 typedef struct KaptureTurn
 {
 	KaptureShare *share;		/* its owner's; NULL: not known yet */
-	TimestampTz at;				/* nothing of it before then, as it takes long */
-	uint64		round;			/* in which it had its last one */
+	TimestampTz at;				/* no turn before then, as the table takes long */
+	uint64		round;			/* in which the table had its last turn */
 	int			most;			/* rows at a time */
 	int			batch;			/* rows worth taking at a time */
-	int			limit;			/* rows at a time after an error, 0: as many as may be */
-	int			errors;			/* in a row that stopped the table as a whole */
-	TimestampTz not_before;		/* after those, nothing earlier */
+	int			limit;			/* rows at a time after an error; 0: no limit */
+	int			errors;			/* successive ones that stopped the table as a whole */
+	TimestampTz not_before;		/* no turn before then, because of such errors */
 } KaptureTurn;
 
 extern KaptureShare *kapture_share_join(Oid owner);

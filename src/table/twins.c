@@ -3,13 +3,14 @@
  *		Tells rows apart that have one key for a while.
  *
  * Under a deferred constraint several rows may have one key until the transaction
- * commits, so a key does not tell which of them a change is about.  What does is
- * the place of the row's version.  From the first command on that leaves two rows
- * with one key, it is kept in memory for each version that the transaction writes
- * which change gave the row its key.
+ * commits, so a key does not tell which of them a change is about.  The place of the
+ * row's version does.  From the first command on that leaves two rows with one key,
+ * the number of the change that gave a row its key is kept in memory for each version
+ * that the transaction writes.
  *
- * Nothing tells whether a constraint is deferred just now, so a row that gets a key
- * is looked for in the index of one that can be.  Other tables pay nothing.
+ * There is no way to tell whether a constraint is deferred just now.  So when a row gets
+ * a key, the indexes of constraints that can be deferred are searched for others with
+ * that key.  Tables without such constraints pay nothing.
  */
 #include "postgres.h"
 
@@ -29,11 +30,11 @@
 #include "table/capture_buffer.h"
 #include "table/twins.h"
 
-/* A version of a row, as an attachment has it. */
+/* A version of a row, for an attachment. */
 typedef struct TwinsKey
 {
 	int32		attachment_id;
-	Oid			file;			/* relfilenode: TRUNCATE uses places again */
+	Oid			file;			/* relfilenode: after TRUNCATE, places are reused */
 	BlockNumber block;
 	OffsetNumber offset;
 } TwinsKey;
@@ -44,9 +45,9 @@ typedef struct TwinsVersion
 	int32		arrival;		/* number of the change that gave the row its key */
 } TwinsVersion;
 
-/* Of the running transaction; NULL: no two rows have had one key so far. */
+/* Versions that the running transaction has written; NULL: no two rows have had one key so far. */
 static HTAB *twins_versions = NULL;
-static CommandId twins_since;	/* the command that it began with */
+static CommandId twins_since;	/* the command from which on versions are kept */
 
 static void
 twins_xact_callback(XactEvent event, void *arg)
@@ -78,8 +79,8 @@ twins_is_of_key(Oid index, const KaptureAttachment *att)
 }
 
 /*
- * Adds to "indexes", in the current memory context, those of constraints that keep an
- * attachment's key unique and can be deferred.
+ * Returns "indexes" with those of constraints that keep an attachment's key unique and can
+ * be deferred, in the current memory context.
  */
 List *
 kapture_twins_indexes(List *indexes, Relation rel, const KaptureAttachment *att)
@@ -94,7 +95,7 @@ kapture_twins_indexes(List *indexes, Relation rel, const KaptureAttachment *att)
 	return indexes;
 }
 
-/* What finds the rows that have the key of this one; their number, 0 if a value is null. */
+/* Makes the scan keys that find the rows with the key of this one.  Returns their number, 0 if a value is null. */
 static int
 twins_scan_keys(ScanKey keys, Relation rel, Relation index, HeapTuple tuple)
 {
@@ -148,8 +149,8 @@ kapture_twins_any(void)
 }
 
 /*
- * Has versions kept from now on, if a row that a command has given a key is not the
- * only one that has it.  "indexes": see kapture_twins_indexes().
+ * Has versions kept from now on, if the row to which command "cid" has given a key is not
+ * the only one with that key.  "indexes": see kapture_twins_indexes().
  */
 void
 kapture_twins_watch(Relation rel, List *indexes, HeapTuple tuple, CommandId cid)
@@ -176,7 +177,7 @@ twins_key(int32 attachment_id, Relation rel, HeapTuple tuple)
 {
 	TwinsKey	key;
 
-	memset(&key, 0, sizeof(key));	/* what aligns it, too */
+	memset(&key, 0, sizeof(key));	/* the padding, too */
 	key.attachment_id = attachment_id;
 	key.file = rel->rd_rel->relfilenode;
 	key.block = ItemPointerGetBlockNumber(&tuple->t_self);
@@ -185,9 +186,9 @@ twins_key(int32 attachment_id, Relation rel, HeapTuple tuple)
 }
 
 /*
- * Returns the number of the change that gave a row its key, by a version that
- * command "cid" of the running transaction has written: 0 if the row had it when
- * versions began to be kept, KAPTURE_NOTE_ONLY_ROW if it is not known.
+ * Returns the number of the change that gave a row its key: 0 if the row had it when
+ * versions began to be kept, KAPTURE_NOTE_ONLY_ROW if that is not known.  "tuple" is a
+ * version of the row that command "cid" of the running transaction has written.
  */
 int32
 kapture_twins_arrival(int32 attachment_id, Relation rel, HeapTuple tuple, CommandId cid)
@@ -197,12 +198,12 @@ kapture_twins_arrival(int32 attachment_id, Relation rel, HeapTuple tuple, Comman
 
 	if (version)
 		return version->arrival;
-	/* a trigger changes what its own command has written, but not noted yet */
+	/* not known if a trigger changes a row that its own command has written, but not noted yet */
 	return cid > twins_since ? KAPTURE_NOTE_ONLY_ROW : 0;
 }
 
 /*
- * Notes which change has given a row its key, of which this is a new version.
+ * Notes which change has given a row its key, for "tuple", a new version of the row.
  */
 void
 kapture_twins_note(int32 attachment_id, Relation rel, HeapTuple tuple, int32 arrival)

@@ -1,6 +1,6 @@
 /*
  * unbind.c
- *		What goes with a server that was dropped.
+ *		Ends what was kept for servers that were dropped.
  *
  * The triggers of attached tables depend on their server (binding.c), so CASCADE
  * has dropped them; here the tables are detached.
@@ -30,7 +30,7 @@
 
 static const char *const unbind_triggers[] = {KAPTURE_TRIGGER, KAPTURE_TRUNCATE_TRIGGER};
 
-/* Reports what is given up with an attachment, to whom the table belongs. */
+/* Reports what is given up with an attachment, if the user owns its table. */
 static void
 unbind_advise(Oid relid, int32 attachment_id)
 {
@@ -58,7 +58,7 @@ unbind_detach(int32 attachment_id)
 											  (Oid[]) {INT4OID}, (Datum[]) {Int32GetDatum(attachment_id)});
 
 	unbind_advise(relid, attachment_id);
-	/* CASCADE has dropped the triggers, but in a copy, where nothing depends on the server */
+	/* CASCADE has dropped the triggers, except in a copy of a database, where they do not depend on the server */
 	for (int i = 0; name && i < lengthof(unbind_triggers); i++)
 	{
 		Oid			trigger = get_trigger_oid(relid, kapture_capture_trigger(unbind_triggers[i], attachment_id, attachment), true);
@@ -80,8 +80,8 @@ unbind_detach(int32 attachment_id)
 /*
  * kapture_unbind_dropped
  *		To be called when servers may have been dropped: tables that were
- *		attached to them are detached, what is known of pulls goes, and copies
- *		are marked as those of an earlier server.
+ *		attached to them are detached, the state of their pulls is deleted, and
+ *		copies are marked as those of an earlier server.
  */
 void
 kapture_unbind_dropped(void)
@@ -96,7 +96,7 @@ kapture_unbind_dropped(void)
 								  " THEN s.oid = a.server_oid ELSE s.srvname = a.server END) LIMIT 1", 0, NULL, NULL)) != NULL)
 	{
 		if (!any)
-			kapture_notes_flush();	/* what this transaction has captured so far goes, too */
+			kapture_notes_flush();	/* so that what was captured so far is deleted, too */
 		any = true;
 		unbind_detach(pg_strtoint32(id));
 	}

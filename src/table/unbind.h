@@ -1,6 +1,6 @@
 /*
  * unbind.h
- *		What goes with a server that was dropped.
+ *		Ends what was kept for servers that were dropped.
  */
 #ifndef KAPTURE_UNBIND_H
 #define KAPTURE_UNBIND_H

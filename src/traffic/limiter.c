@@ -3,14 +3,14 @@
  *		Options max_connections and rate_limit, for all processes of a database
  *		together.
  *
- * Worker, puller and sessions take a place here for each request, just before
- * it starts, and release it when it has ended.  A process that gets none is
- * queued: places are given in turn, one to each process that waits, so that
- * none of them starves another, however many requests it has.  Whose turn it is
- * is woken by its latch; whoever does not come then loses the turn.
+ * Worker, puller and sessions take a place here for each request, just before the request
+ * starts, and release it when the request has ended.  A process that gets no place is
+ * queued.  Places are given to waiting processes in turn, one to each, so that none of them
+ * starves another, however many requests it has.  The process that is next is woken by its
+ * latch; if it does not come then, it loses its turn.
  *
- * A session that leaves a cursor alone does not see that its request has ended.
- * So a place is given to another when the request's time is up, whatever its
+ * A session that leaves a cursor alone does not see that its request has ended.  So the
+ * place of a request is given to another one when the request's time is up, whatever its
  * process does.
  *
  * All times here are those of the steady clock.
@@ -36,13 +36,13 @@
 
 #define LIMITER_SERVERS		1024
 
-/* Requests of all processes together. */
+/* Places for requests of all processes together. */
 #define LIMITER_PLACES		8192
 
-/* Processes that wait for one server; more of them try again and again. */
+/* Processes that can be queued for one server; others try again and again. */
 #define LIMITER_QUEUE		32
 
-/* Milliseconds after which a process looks again that is not woken. */
+/* Milliseconds after which a process that was not woken looks again. */
 #define LIMITER_LOOK		100
 
 /* Milliseconds for which a turn is kept for a process that does not come. */
@@ -55,14 +55,14 @@
 typedef struct LimiterPlace
 {
 	int			pid;			/* 0: the place is free */
-	int			entry;			/* -1: its time was up */
+	int			entry;			/* index of the server's entry; -1: the request's time is up */
 	TimestampTz expires;
 } LimiterPlace;
 
 typedef struct LimiterWaiter
 {
 	PGPROC	   *proc;
-	TimestampTz expected;		/* when it is to look again */
+	TimestampTz expected;		/* when the process is to look again */
 } LimiterWaiter;
 
 typedef struct LimiterEntry
@@ -78,7 +78,7 @@ typedef struct LimiterEntry
 
 typedef struct LimiterState
 {
-	int			last_place;		/* that was given */
+	int			last_place;		/* the place that was given last */
 	LimiterPlace places[LIMITER_PLACES];
 	LimiterEntry entries[LIMITER_SERVERS];
 } LimiterState;
@@ -166,7 +166,7 @@ limiter_dequeue(LimiterEntry *entry, int position)
 			sizeof(LimiterWaiter) * (entry->nwaiting - position));
 }
 
-/* Drops those from the queue that have not come back, and returns our position in it. */
+/* Drops processes that have not come back from the queue; returns our position in it. */
 static int
 limiter_position(LimiterEntry *entry, TimestampTz now)
 {
@@ -182,7 +182,7 @@ limiter_position(LimiterEntry *entry, TimestampTz now)
 	return position;
 }
 
-/* Queues this process, or notes that it still waits, and returns when it is to look again. */
+/* Queues this process, or notes that it still waits; returns when it is to look again. */
 static TimestampTz
 limiter_enqueue(LimiterEntry *entry, int position, TimestampTz when)
 {
@@ -204,7 +204,7 @@ limiter_is_idle(const LimiterEntry *entry, TimestampTz now)
 	return entry->in_flight == 0 && entry->next_start < now;
 }
 
-/* The entry of a server; NULL if all are busy. */
+/* Returns the entry of a server; NULL if all entries are in use. */
 static LimiterEntry *
 limiter_find(Oid serverid, TimestampTz now)
 {
@@ -227,7 +227,7 @@ limiter_find(Oid serverid, TimestampTz now)
 		memset(idle, 0, sizeof(LimiterEntry));
 		idle->dbid = MyDatabaseId;
 		idle->serverid = serverid;
-		/* before a restart, others may have used up what a second allows */
+		/* before a restart, others may have used up the requests of that second */
 		idle->next_start = Min(kapture_steady_at(PgStartTime), now) + USECS_PER_SEC;
 	}
 	return idle;
@@ -259,7 +259,7 @@ limiter_give(LimiterEntry *entry, TimestampTz expires)
 	return KAPTURE_LIMITER_NONE;
 }
 
-/* The request of a place does not count any more. */
+/* Stops counting the request of a place. */
 static void
 limiter_clear(LimiterPlace *place)
 {
@@ -269,7 +269,7 @@ limiter_clear(LimiterPlace *place)
 	place->entry = -1;
 }
 
-/* Clears the places of a server whose time is up, from time to time. */
+/* Stops counting a server's requests whose time is up, at most every LIMITER_LOOK. */
 static void
 limiter_expire(LimiterEntry *entry, TimestampTz now)
 {
@@ -285,7 +285,7 @@ limiter_expire(LimiterEntry *entry, TimestampTz now)
 	}
 }
 
-/* At the end of a process: gives back what it has. */
+/* At the end of a process: gives back its places. */
 static void
 limiter_exit(int code, Datum arg)
 {
@@ -305,7 +305,7 @@ limiter_exit(int code, Datum arg)
 	limiter_unlock();
 }
 
-/* Once in each process. */
+/* Initializes the limiter, once in each process. */
 static void
 limiter_initialize(void)
 {
@@ -320,8 +320,8 @@ limiter_initialize(void)
 }
 
 /*
- * When the process in that position may start a request; 0: now.  A time in the
- * future is when to look again.
+ * Returns when the process at a position in the queue may start a request; 0: now.  Else,
+ * it is when the process is to look again.
  */
 static TimestampTz
 limiter_next(LimiterEntry *entry, int position, int max_connections, double rate_limit, TimestampTz now)
@@ -336,11 +336,10 @@ limiter_next(LimiterEntry *entry, int position, int max_connections, double rate
 }
 
 /*
- * Takes a place for a request that starts now, for its timeout (milliseconds)
- * at most.  Returns what is to be released when it has ended; or
- * KAPTURE_LIMITER_NONE, then *when is the time to ask again, at the latest: the
- * process's latch is set if it is its turn earlier.  rate_limit is in requests
- * a second, 0 for none.
+ * Takes a place for a request that starts now and has this timeout (milliseconds).  Returns
+ * the place, to be released when the request has ended, or KAPTURE_LIMITER_NONE.  Then
+ * *when is the latest time to ask again; if it is the process's turn earlier, its latch is
+ * set.  rate_limit is in requests a second, 0 for none.
  */
 int
 kapture_limiter_take(Oid serverid, int max_connections, double rate_limit, int64 timeout, TimestampTz *when)
@@ -353,7 +352,7 @@ kapture_limiter_take(Oid serverid, int max_connections, double rate_limit, int64
 	*when = TimestampTzPlusMilliseconds(now, LIMITER_LOOK);
 	limiter_lock();
 	entry = limiter_find(serverid, now);
-	if (entry)					/* else, a thousand other servers are busy */
+	if (entry)					/* else, all entries are in use for other servers */
 	{
 		int			position = limiter_position(entry, now);
 		TimestampTz next = limiter_next(entry, position, max_connections, rate_limit, now);
@@ -369,7 +368,7 @@ kapture_limiter_take(Oid serverid, int max_connections, double rate_limit, int64
 			if (rate_limit > 0)
 				entry->next_start = kapture_pacing_next_start(entry->next_start, now, rate_limit);
 			else if (entry->in_flight < max_connections)
-				limiter_wake(entry);	/* with a rate, the next one knows its time */
+				limiter_wake(entry);	/* with a rate limit, the next process knows its time */
 		}
 	}
 	limiter_unlock();
@@ -379,7 +378,7 @@ kapture_limiter_take(Oid serverid, int max_connections, double rate_limit, int64
 }
 
 /*
- * Gives back what kapture_limiter_take() returned.
+ * Releases a place that kapture_limiter_take() returned.
  */
 void
 kapture_limiter_release(int taken)

@@ -10,7 +10,7 @@
 
 #include "datatype/timestamp.h"
 
-/* Nothing taken. */
+/* No place was taken. */
 #define KAPTURE_LIMITER_NONE	(-1)
 
 extern void kapture_limiter_install(void);

@@ -14,16 +14,16 @@
 #endif
 
 /*
- * Requests are spaced as if a second had so many microseconds more, which
- * makes up for requests that take less time to arrive than those before them;
- * at most so many are lost time that is caught up with.
+ * Requests are spaced as if a second were so many microseconds longer, to make up for
+ * requests that take less time to arrive than those before them.  Up to PACING_CATCH_UP
+ * microseconds of lost time are caught up with.
  */
 #define PACING_MARGIN	30000
 #define PACING_CATCH_UP	10000
 
 /*
- * Returns when the next request may start, after one started "now" that might
- * have started at "last".  No second sees more than "rate" of them.
+ * Returns when the next request may start, after one that might have started at "last"
+ * started "now".  No second sees more than "rate" requests.
  */
 TimestampTz
 kapture_pacing_next_start(TimestampTz last, TimestampTz now, double rate)
@@ -32,9 +32,9 @@ kapture_pacing_next_start(TimestampTz last, TimestampTz now, double rate)
 }
 
 /*
- * Returns how many milliseconds to wait after so many failures in a row:
- * exponential with full jitter, so that what failed together does not come
- * back together, but at least a tenth of the first bound and about "longest" at most.
+ * Returns how many milliseconds to wait after so many failures in a row: exponential with
+ * full jitter, so that what has failed together does not come back together; at least a
+ * tenth of the first bound, and about "longest" at most.
  */
 int64
 kapture_pacing_backoff(int failures, int64 longest)

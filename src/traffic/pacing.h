@@ -15,7 +15,7 @@
 /* Milliseconds between probes of a server that refuses our key or address. */
 #define KAPTURE_DENIED_PROBE		60000
 
-/* Milliseconds between tries, at most: of a row, of a server. */
+/* Longest delay, in milliseconds, between tries: of a row, and of a server. */
 #define KAPTURE_ROW_LONGEST			600000
 #define KAPTURE_SERVER_LONGEST		30000
 
@@ -23,15 +23,14 @@
 #define KAPTURE_LOCKED_RETRY		1000
 
 /*
- * A lost Add is searched for so many times, so many milliseconds apart, before
- * it counts as not carried out: a search may lag behind.
+ * Searches for a lost Add, and milliseconds between them, after which the Add counts as not
+ * carried out: a search may lag behind.
  */
 #define KAPTURE_SEARCHES			2
 #define KAPTURE_SEARCH_RETRY		2000
 
 /*
- * Milliseconds to wait, after a request should be over whose answer nobody
- * saw, in case it takes a little longer.
+ * Milliseconds of grace for a request without an answer, after it must have timed out.
  */
 #define KAPTURE_LATE_GRACE			2000
 

@@ -3,8 +3,8 @@
  *		The requests that a reader, a statement or a worker has in flight to one
  *		server: when the next may start, and whether one is tried again.
  *
- * What is to be sent, and what an answer means, is the caller's; these are the
- * decisions that all of them make alike.  No I/O, no clock.
+ * What to send, and what an answer means, is up to the callers; these are the decisions
+ * that all of them make alike.  No I/O, no clock.
  *
  *	while (there is something to send && kapture_request_pool_next(pool) <= now)
  *		if it is started: kapture_request_pool_started(pool)
@@ -19,14 +19,14 @@
 #include "traffic/pacing.h"
 #include "traffic/request_pool.h"
 
-/* Tries of one request. */
+/* Tries of one request, at most. */
 #define POOL_ATTEMPTS		5
 
-/* Milliseconds of a Retry-After that are still waited for. */
+/* Longest Retry-After, in milliseconds, that is waited for. */
 #define POOL_LONGEST_WAIT	600000
 
 /*
- * Begins with no requests, of which "most" may be in flight at a time.
+ * Initializes a pool without requests, of which "most" may be in flight at a time.
  */
 void
 kapture_request_pool_init(KaptureRequestPool *pool, int most)
@@ -45,7 +45,8 @@ kapture_request_pool_next(const KaptureRequestPool *pool)
 }
 
 /*
- * A request has started.  Returns since when, for kapture_request_pool_failed().
+ * Notes that a request has started.  Returns what kapture_request_pool_failed() takes as
+ * "since".
  */
 uint32
 kapture_request_pool_started(KaptureRequestPool *pool)
@@ -56,7 +57,7 @@ kapture_request_pool_started(KaptureRequestPool *pool)
 }
 
 /*
- * The limiter has not let a request start, and is to be asked again at "when".
+ * Notes that the limiter has not let a request start, and is to be asked again at "when".
  */
 void
 kapture_request_pool_refused(KaptureRequestPool *pool, TimestampTz when)
@@ -65,7 +66,7 @@ kapture_request_pool_refused(KaptureRequestPool *pool, TimestampTz when)
 }
 
 /*
- * A request has ended, which may have made a place for another.
+ * Notes that a request has ended, which may have made room for another.
  */
 void
 kapture_request_pool_ended(KaptureRequestPool *pool)
@@ -75,9 +76,9 @@ kapture_request_pool_ended(KaptureRequestPool *pool)
 }
 
 /*
- * A request that had started at "since" has failed because of the server.  Returns whether
- * that is news: requests that were in flight when the last failure counted have met the same
- * outage, however many they are.
+ * Notes that a request which started at "since" has failed because of the server.  Returns
+ * whether that is news: all requests that were in flight when the last failure was counted
+ * have met the same outage.
  */
 bool
 kapture_request_pool_failed(KaptureRequestPool *pool, uint32 since)
@@ -89,7 +90,7 @@ kapture_request_pool_failed(KaptureRequestPool *pool, uint32 since)
 }
 
 /*
- * Nothing is to start for so many milliseconds, if not for longer.
+ * Lets no request start for so many milliseconds, if not for longer.
  */
 void
 kapture_request_pool_wait(KaptureRequestPool *pool, TimestampTz now, int64 milliseconds)
@@ -98,16 +99,17 @@ kapture_request_pool_wait(KaptureRequestPool *pool, TimestampTz now, int64 milli
 }
 
 /*
- * A request that has ended may do better the next time.  Returns whether there is one:
- * after "retry_after" milliseconds (-1: the server has not said; the wait grows with
- * *attempts, which is increased), unless it was tried often enough, or that is too long.
+ * Tells whether a request that has ended is to be tried again, and lets no request start
+ * before that: for "retry_after" milliseconds or, if the server has not said (-1), for a
+ * time that grows with *attempts, which is increased.  It is not tried again if it was
+ * tried often enough, or if that is too long.
  */
 bool
 kapture_request_pool_retry(KaptureRequestPool *pool, int *attempts, int64 retry_after, TimestampTz now)
 {
 	if (*attempts + 1 >= POOL_ATTEMPTS || retry_after > POOL_LONGEST_WAIT)
 	{
-		/* whoever comes again later is to know */
+		/* later requests are to heed it */
 		if (retry_after > 0)
 			kapture_request_pool_wait(pool, now, retry_after);
 		return false;

@@ -12,9 +12,9 @@
 
 typedef struct KaptureRequestPool
 {
-	int			most;			/* requests at a time */
-	int			running;		/* now */
-	TimestampTz not_before;		/* the server wants to be left alone until then */
+	int			most;			/* requests that may be in flight */
+	int			running;		/* requests that are in flight */
+	TimestampTz not_before;		/* the server is to be left alone until then */
 	TimestampTz next_start;		/* when the limiter is to be asked again, 0: at once */
 	uint32		outages;		/* failures that have counted, see kapture_request_pool_failed() */
 } KaptureRequestPool;

@@ -137,6 +137,7 @@ typedef Delivery {
 	byte searches;
 	byte waits_for;				/* with NO_ROWS, while no row is known to have it */
 	bit stood_back;
+	byte was;					/* the customer of its row, which is deleted */
 	bit waited;					/* of the proof: for what an earlier search has missed */
 	byte judged					/* of the proof: the values that it is parked for */
 }
@@ -238,7 +239,7 @@ byte late_attempt;
 /* Scratch within one step. */
 hidden byte i_, j_, n_, tries_, r_, on_, answer_, by_phone_, by_email_, found_, waits_for_, keep_, from_, to_, was_, is_, c_, k_, z_;
 hidden mtype verdict_;
-hidden byte ok_, gone_, rekeyed_, held_, adding_, reporting_, ended_, park_, arrived_, unsure_;
+hidden byte ok_, gone_, rekeyed_, held_, adding_, reporting_, late_, ended_, park_, arrived_, unsure_;
 
 /* A request whose end nobody saw may be carried out yet. */
 #ifdef FAULT_NO_WAIT
@@ -818,6 +819,10 @@ inline leave(k, customer_id)
 	:: else
 	fi;
 	gone_ = gone_ || db.known[k].customer != 0;
+	if
+	:: n_ != NONE -> db.delivery[n_].was = db.known[k].customer
+	:: else
+	fi;
 	clear_known(k)
 }
 
@@ -1408,10 +1413,22 @@ inline task_answer(d)
 
 #define SAME_CONTACT(r)	(db.row[r].phone == D.sent_phone || (D.sent_email != 0 && db.row[r].email == D.sent_email))
 
+/* May an Update of a deleted row yet be carried out, which was lost?  STATE_DOUBT_GONE */
+#ifdef FAULT_LATE_UPDATE_OF_GONE
+#define MAY_BE_LATE(i)	false
+#else
+#define MAY_BE_LATE(i)	(db.delivery[i].used && db.delivery[i].key == 0 && db.delivery[i].in_doubt == running)
+#endif
+
 /* Another row has the customer, or has got it: with this phone or email, or none of them any more. */
 inline sharing_check_rows(d)
 {
 	held_ = false;
+	late_ = false;
+	for (i_ : 0 .. DELIVERIES - 1) {
+		late_ = late_ || (i_ != d && MAY_BE_LATE(i_) && !HAS_ADDED(d) &&
+			(db.delivery[i_].was == T.customer || db.delivery[i_].customer == T.customer))
+	}
 	for (i_ : 0 .. ROWS - 1) {
 		k_ = db.row[i_].key;
 		/* kapture_row names rows that may have it, which are asked */
@@ -1489,14 +1506,20 @@ inline sharing_check(d)
 	sharing_check_tasks(d);
 	enter_place(d);
 	if
+	:: late_ ->	/* kapture_task_let_finish() */
+		T.customer = 0;
+		task_fail(d, false);
+		unsure_ = false;
+		D.stood_back = 1;
+		note_place(d, ON_LET_REPORT)
 #ifndef FAULT_YIELD_IN_DOUBT
-	:: held_ && T.in_doubt != 0 && !SAME_IDENTITY(d) ->	/* kapture_task_yield(): the lost Add is settled */
+	:: !late_ && held_ && T.in_doubt != 0 && !SAME_IDENTITY(d) ->	/* kapture_task_yield(): the lost Add is settled */
 		T.customer = 0;
 		task_end_doubt(d);
 		note_place(d, ON_YIELD)
-	:: held_ && !(T.in_doubt != 0 && !SAME_IDENTITY(d)) ->
+	:: !late_ && held_ && !(T.in_doubt != 0 && !SAME_IDENTITY(d)) ->
 #else
-	:: held_ ->
+	:: !late_ && held_ ->
 #endif
 		n_ = T.customer;
 		T.customer = 0;
@@ -1508,7 +1531,7 @@ inline sharing_check(d)
 		unsure_ = false;
 		waits_for_ = n_;
 		note_place(d, ON_YIELD)
-	:: !held_ && adding_ ->	/* kapture_task_stand_back() */
+	:: !late_ && !held_ && adding_ ->	/* kapture_task_stand_back() */
 		T.customer = 0;
 		task_fail(d, false);
 		unsure_ = false;
@@ -1847,7 +1870,7 @@ inline record(d, is_locked)
 }
 
 /* Rows that have stood back come again later than what they have made way for. */
-#define ACTS(i)		(i != d && db.delivery[i].used && !db.delivery[i].stood_back && db.delivery[i].state != parked)
+#define ACTS(i)		(i != d && db.delivery[i].used && (!db.delivery[i].stood_back || MAY_BE_LATE(i)) && db.delivery[i].state != parked)
 #if DELIVERIES == 1
 #define OTHERS_ACT	(db.noutbox > 0)
 #elif DELIVERIES == 2

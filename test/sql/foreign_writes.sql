@@ -133,12 +133,16 @@ UPDATE few SET name = 'x' WHERE phone = '9000000804';
 CREATE OR REPLACE FUNCTION change() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NULL; END $$;
 UPDATE few SET name = 'x' WHERE phone = '9000000804';
 INSERT INTO few VALUES ('x', '9000000901');
+-- one that looks at what came before finds it
+DROP TRIGGER tell ON few;
+CREATE OR REPLACE FUNCTION change() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN CASE WHEN EXISTS (SELECT FROM few WHERE phone = NEW.phone) THEN NULL ELSE NEW END; END $$;
+INSERT INTO few VALUES ('Once', '9000000811'), ('Twice', '9000000811');
+SELECT name FROM few WHERE phone = '9000000811';
 
 -- a partition
 CREATE TABLE everybody (name text, phone text, id bigint) PARTITION BY LIST (name);
 CREATE TABLE at_home PARTITION OF everybody FOR VALUES IN ('Home');
 DROP TRIGGER change ON few;
-DROP TRIGGER tell ON few;
 ALTER TABLE everybody ATTACH PARTITION few DEFAULT;
 INSERT INTO everybody VALUES ('Home', '1'), ('Away', '9000000805') RETURNING name, id > 0 AS has_id;
 UPDATE everybody SET name = 'Farther' WHERE phone = '9000000805' AND name = 'Away' RETURNING name, id > 0 AS has_id;
@@ -165,6 +169,16 @@ BEGIN;
 UPDATE customers c SET city = t.city FROM twice t WHERE c.phone = '9000000808' AND t.phone = '9000000808' RETURNING c.city;
 ROLLBACK;
 SELECT city FROM customers WHERE phone = '9000000808';
+
+-- what is released within a savepoint that is rolled back stays in Kapture, too
+BEGIN;
+UPDATE few SET name = 'Top' WHERE phone = '9000000811';
+SAVEPOINT outermost;
+SAVEPOINT innermost;
+UPDATE few SET name = 'Inner' WHERE phone = '9000000811';
+RELEASE innermost;
+ROLLBACK TO outermost;
+COMMIT;
 
 -- cursors
 BEGIN;

@@ -96,6 +96,15 @@ poll_ok($node, "SELECT ($launcher) <> $pid", 'a launcher that was ended comes ba
 poll_ok($node, $serves, 'its workers live on');
 restart_worker($node, 'and it starts them again');
 
+# more is asked for than a launcher that does nothing can keep: it looks at all databases
+$pid = $node->safe_psql('postgres', $launcher);
+kill 'STOP', $pid;
+$node->safe_psql('postgres', "SELECT kapture_worker_start();\n" x 70);
+$node->safe_psql('empty1', 'CREATE EXTENSION kapture_sync');
+kill 'CONT', $pid;
+poll_ok($node, $serves, 'a worker comes, though nobody could note that it was asked for', 'empty1');
+$node->safe_psql('empty1', 'DROP EXTENSION kapture_sync');
+
 # killed in the midst of work, and its cluster with it
 emulator_faults($emulator, { api => 'add', action => 'delay', ms => 20 });
 $node->safe_psql('postgres', "INSERT INTO customers (customer_name, phone) SELECT 'Killed ' || i, (9300000000 + i)::text FROM generate_series(1, 500) i");

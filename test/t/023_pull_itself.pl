@@ -124,6 +124,25 @@ poll_ok($node, "SELECT count(*) = 1 FROM kapture_customers WHERE server = 'other
 $node->safe_psql('postgres', "DROP SERVER other CASCADE");
 poll_ok($node, "SELECT count(*) = 0 FROM kapture_pull WHERE server = 'other'", 'a dropped server is forgotten');
 
+# what was asked for in one time zone is not read in another
+my $zoned = start_emulator();
+my $made = ago(3600);
+emulator_post($zoned, 'seed', [ { customer_name => 'Zoned', phone => '9222222222', generated => $made } ]);
+emulator_faults($zoned, { api => 'pull', action => 'hold' });
+my $zoned_pulls = sub { scalar(grep { $_->{api} eq 'pull' } @{ emulator_get($zoned, 'log') }) };
+$node->safe_psql('postgres', qq(
+CREATE SERVER zoned FOREIGN DATA WRAPPER kapture_fdw OPTIONS (url '$zoned->{url}', timeout '1h', pull_interval '1s', pull_since '@{[ ago(21600) ]}');
+CREATE USER MAPPING FOR CURRENT_USER SERVER zoned OPTIONS (auth_key 'a2FwZGVtbzprYXAxMjM=')));
+wait_for(sub { $zoned_pulls->() >= 1 }, 'a pull to be under way');
+$node->safe_psql('postgres', "ALTER SERVER zoned OPTIONS (ADD timezone 'Asia/Tokyo')");
+wait_for(sub { $zoned_pulls->() >= 2 }, 'it to be asked for again in another time zone');
+emulator_faults($zoned);
+emulator_post($zoned, 'release', {});
+poll_ok($node, "SELECT count(*) = 1 FROM kapture_customers WHERE server = 'zoned' AND name = 'Zoned'", 'a pull is under way as the time zone changes');
+is($node->safe_psql('postgres', "SELECT generation_date = '$made'::timestamp AT TIME ZONE 'Asia/Tokyo' FROM kapture_customers WHERE server = 'zoned' AND name = 'Zoned'"),
+	't', 'its times are read in the new one');
+$node->safe_psql('postgres', "DROP SERVER zoned CASCADE");
+
 # off again
 server("DROP pull_interval");
 poll_ok($node, "SELECT kapture_puller_pid() IS NULL", 'without the option there is no puller');

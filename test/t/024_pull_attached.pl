@@ -118,6 +118,20 @@ is(row($first), 'Renamed|9000000101|first@example.com|Local', 'what waits is kep
 $node->safe_psql('postgres', "ALTER SERVER kapture OPTIONS (DROP add_path, DROP update_path)");
 poll_ok($node, "SELECT count(*) = 1 FROM kapture_get_customer('{\"kapture_customer_id\": \"$first\"}') a WHERE a::text LIKE '%\"Local\"%'", 'and sent');
 
+# so does one that was made while the row was being sent
+emulator_faults($emulator, { api => 'update', action => 'hold', match => 'Slow' });
+$node->safe_psql('postgres', "ALTER SERVER kapture OPTIONS (SET timeout '1h'); UPDATE customers SET city = 'Slow' WHERE kapture_customer_id = $first");
+poll_ok($node, "SELECT in_flight = 1 FROM kapture_status", 'a row is being sent');
+$node->safe_psql('postgres', "UPDATE customers SET customer_name = 'Meanwhile' WHERE kapture_customer_id = $first");
+poll_ok($node, "SELECT count(*) = 1 FROM kapture_delivery WHERE again IS NOT NULL", 'and changed once more');
+change($first, customer_name => 'Theirs', contact_person_name => 'Usha');
+poll_ok($node, "SELECT count(*) = 1 FROM customers WHERE kapture_customer_id = $first AND person = 'Usha'", 'a change in Kapture arrives');
+is(row($first) =~ s/\|.*//r, 'Meanwhile', 'but for what was changed here');
+emulator_faults($emulator);
+emulator_post($emulator, 'release', {});
+$node->safe_psql('postgres', "ALTER SERVER kapture OPTIONS (SET timeout '2s')");
+settled('which is sent');
+
 # rows that somebody holds are not waited for
 my $holder = $node->background_psql('postgres');
 $holder->query_safe("BEGIN; SELECT FROM customers WHERE kapture_customer_id = $first FOR UPDATE");
@@ -169,6 +183,16 @@ poll_ok($node, "SELECT count(*) = 1 FROM customers WHERE kapture_customer_id = $
 is($node->safe_psql('postgres', "SELECT count(*) FROM customers WHERE phone = '9444444444'"), '1', 'and is there once');
 emulator_faults($emulator);
 
+# nor one by the email that the Add has, in another case, whatever the row has by now
+emulator_faults($emulator, { api => 'add', action => 'late', ms => 3000, match => '9444444446' });
+$node->safe_psql('postgres', "INSERT INTO customers (customer_name, phone, email_id) VALUES ('Cased', '9444444446', 'Cased\@Example.com')");
+poll_ok($node, "SELECT in_flight = 1 FROM kapture_status", 'a row with an email is being added');
+$node->safe_psql('postgres', "UPDATE customers SET email_id = 'other\@example.com' WHERE phone = '9444444446'");
+my ($cased) = seed({ customer_name => 'Cased in Kapture', email_id => 'cased@example.com' });
+poll_ok($node, "SELECT count(*) = 1 FROM kapture_pull_failures WHERE customer_id = $cased AND message LIKE '%being added%'", 'a customer with the email of an Add in another case waits for its end');
+settled('which comes');
+emulator_faults($emulator);
+
 # what was deleted here stays away
 $node->safe_psql('postgres', "INSERT INTO customers (customer_name, phone) VALUES ('Short-lived', '9555555555')");
 poll_ok($node, "SELECT kapture_customer_id IS NOT NULL FROM customers WHERE phone = '9555555555'", 'a row is added');
@@ -187,6 +211,27 @@ $node->safe_psql('postgres', "ALTER SERVER kapture OPTIONS (DROP update_path)");
 settled('what waited');
 is(updates($first), $updates + 1, 'is given up');
 
+# what is being sent is not: the pulled value waits for its end
+emulator_faults($emulator, { api => 'update', action => 'hold', match => 'Slow' });
+$node->safe_psql('postgres', "ALTER SERVER kapture OPTIONS (SET timeout '1h'); UPDATE customers SET city = 'Slower' WHERE kapture_customer_id = $first");
+poll_ok($node, "SELECT in_flight = 1 FROM kapture_status", 'a row is being sent');
+change($first, city => 'Faster');
+poll_ok($node, "SELECT message = 'the row is being sent to Kapture' FROM kapture_pull_failures WHERE customer_id = $first", 'what Kapture has by then waits');
+emulator_faults($emulator);
+emulator_post($emulator, 'release', {});
+settled('until it is known what became of that');
+
+# nor is what waits for other rows in the same entry of the outbox
+my $worker = $node->safe_psql('postgres', 'SELECT kapture_worker_pid()');
+kill 'STOP', $worker;
+$node->safe_psql('postgres', "UPDATE customers SET city = 'Both' WHERE kapture_customer_id IN ($first, $other)");
+my ($entry) = split /\|/, $node->safe_psql('postgres', "SELECT kapture_customer_id, more_keys FROM kapture_outbox JOIN customers ON id::text = row_key WHERE cardinality(more_keys) = 1");
+change($entry, city => 'Theirs');
+poll_ok($node, "SELECT city = 'Theirs' FROM customers WHERE kapture_customer_id = $entry", 'one of two rows that were changed together gets what Kapture has');
+kill 'CONT', $worker;
+settled('what waited for the other one');
+is(join(' ', sort map { "$_->{city}" } grep { $_->{kapture_customer_id} == $first || $_->{kapture_customer_id} == $other } @{ emulator_get($emulator, 'customers') }), 'Both Theirs', 'is sent');
+
 # users' triggers: as the owner; what they change besides is sent
 $node->safe_psql('postgres', q(
 CREATE TABLE seen (who name);
@@ -196,7 +241,7 @@ CREATE FUNCTION touch() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN NEW.custome
 CREATE TRIGGER touch BEFORE UPDATE ON customers FOR EACH ROW EXECUTE FUNCTION touch();
 CREATE ROLE keeper SUPERUSER; ALTER TABLE customers OWNER TO keeper; ALTER TABLE seen OWNER TO keeper;
 CREATE USER MAPPING FOR keeper SERVER kapture OPTIONS (auth_key 'a2FwZGVtbzprYXAxMjM=')));
-change($first, customer_name => 'lower');
+change($first, customer_name => 'lower', city => 'Thane');
 poll_ok($node, "SELECT customer_name = 'LOWER' FROM customers WHERE kapture_customer_id = $first", 'triggers run');
 is($node->safe_psql('postgres', "SELECT DISTINCT who FROM seen"), 'keeper', 'as the owner of the table');
 poll_ok($node, "SELECT count(*) = 1 FROM kapture_get_customer('{\"kapture_customer_id\": \"$first\"}') a WHERE a::text LIKE '%set\@example.com%'", 'other columns that they change are sent');
@@ -213,6 +258,19 @@ $node->start;
 poll_ok($node, "SELECT count(*) = 300 FROM customers WHERE customer_name LIKE 'Many%'", 'a crash loses none');
 is($node->safe_psql('postgres', "SELECT count(DISTINCT kapture_customer_id), count(*) FROM customers WHERE customer_name LIKE 'Many%'"), '300|300', 'and brings none twice');
 
+# what cannot be written for long is tried the more seldom: of many delays at random, one is long
+settled('nothing waits');
+$holder = $node->background_psql('postgres');
+$holder->query_safe("BEGIN; SELECT FROM customers WHERE customer_name LIKE 'Many%' FOR UPDATE");
+$node->safe_psql('postgres', "INSERT INTO kapture_inbox (attachment_id, customer_id, asked_at, attempts, last_error, next_attempt, server)"
+	  . " SELECT attachment_id, id, now(), 12, 'before', 'infinity', server FROM kapture_attachment CROSS JOIN unnest('{@{[ join ',', @many[ 0 .. 49 ] ]}}'::bigint[]) AS id;"
+	  . " SELECT kapture_retry('customers')");
+poll_ok($node, "SELECT count(*) = 50 AND bool_and(attempts > 12) AND max(next_attempt) > now() + interval '5 s' FROM kapture_inbox", 'the more often a customer cannot be written, the longer it waits');
+$holder->query_safe('COMMIT');
+$holder->quit;
+$node->safe_psql('postgres', "SELECT kapture_retry('customers')");
+poll_ok($node, "SELECT count(*) = 0 FROM kapture_inbox", 'when it can, it is');
+
 # partitions, other types, CALL kapture_refresh without pull_interval
 $node->safe_psql('postgres', q(
 SELECT kapture_detach('customers');
@@ -226,7 +284,7 @@ SELECT kapture_attach('parts', columns => '{"customer_name": "name", "phone": "m
 TRUNCATE kapture_customers CASCADE));
 $node->safe_psql('postgres', "CALL kapture_refresh('" . substr(ago(86400), 0, 10) . "', '" . substr(ago(0), 0, 10) . "')");
 poll_ok($node, "SELECT count(*) > 300 AND count(*) = (SELECT count(*) FROM kapture_customers) FROM parts_1", 'a refresh fills partitions');
-is($node->safe_psql('postgres', "SELECT mobile, \"Town\" FROM parts WHERE kapture_customer_id = $first"), '9000000101|Remote', 'other types, other names');
+is($node->safe_psql('postgres', "SELECT mobile, \"Town\" FROM parts WHERE kapture_customer_id = $first"), '9000000101|Thane', 'other types, other names');
 settled('nothing waits');
 is($node->safe_psql('postgres', "SELECT count(*) FROM kapture_history JOIN kapture_attachment a USING (attachment_id) WHERE a.relation = 'parts'::regclass"), '0', 'a partition that numbers its columns otherwise pushes nothing back');
 
@@ -350,7 +408,23 @@ $blocker->quit;
 poll_ok($node, "SELECT kapture_id('by_phone', '9800000060') = 9860", 'and then has its row');
 settled('nothing waits');
 is($node->safe_psql('postgres', "SELECT kapture_customer_id = $natural FROM kapture_orphans WHERE row_key = '9800000060'"), 't', 'the former customer is the orphan');
-$node->safe_psql('postgres', "SELECT kapture_detach('by_phone'); DROP TABLE by_phone; SELECT kapture_alter('kept', pull => true)");
+$node->safe_psql('postgres', "SELECT kapture_detach('by_phone'); DROP TABLE by_phone");
+
+# several rows have the phone, and one of them, which is not the last, gets another key just then
+$node->safe_psql('postgres', q(
+CREATE TABLE alike (id int PRIMARY KEY, customer_name text, phone text, note text);
+INSERT INTO alike VALUES (1, 'Alike', '9800000065'), (2, 'Alike', '9800000065');
+SELECT kapture_attach('alike', id_column => NULL, pull => true)));
+seed({ kapture_customer_id => 9865, customer_name => 'Alike', phone => '9800000065' });
+$blocker = $node->background_psql('postgres');
+$blocker->query_safe("BEGIN; LOCK TABLE kapture_delivery IN SHARE MODE");
+$node->safe_psql('postgres', "UPDATE alike SET id = 11 WHERE id = 1; UPDATE alike SET note = 'moved behind the other one' WHERE id = 2");
+refresh();
+poll_ok($node, "SELECT state = 'waiting' AND message = 'the row was changed meanwhile' FROM kapture_pull_failures WHERE customer_id = 9865 AND relation = 'alike'::regclass", 'a customer with the phone of two rows, one of which gets another key, waits');
+$blocker->query_safe("COMMIT");
+$blocker->quit;
+poll_ok($node, "SELECT count(*) = 0 FROM kapture_pull_failures WHERE customer_id = 9865 AND state = 'waiting'", 'until that is taken up');
+$node->safe_psql('postgres', "SELECT kapture_detach('alike'); DROP TABLE alike; SELECT kapture_alter('kept', pull => true)");
 
 # an entry whose row went without a note is no obstacle; nor is a restored table
 $node->safe_psql('postgres', "SET kapture_sync.capture = off; DELETE FROM kept WHERE id = 2; INSERT INTO kept VALUES (5020, 'Restored', NULL, 'kept\@example.com')");

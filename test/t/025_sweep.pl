@@ -19,6 +19,12 @@ poll_ok($node, "SELECT count(*) = 20 FROM customers", 'customers of long ago');
 # one that only a row knows, and a change in Kapture
 emulator_post($emulator, 'seed', [ { kapture_customer_id => 99, customer_name => 'Linked', phone => '9999999999', city => 'Kochi', generated => '2020-01-01 00:00:00' } ]);
 $node->safe_psql('postgres', "SET kapture_sync.capture = off; INSERT INTO customers (customer_name, phone, kapture_customer_id) VALUES ('Linked', '9999999999', 99)");
+# and one of another account, which is no business of this one's
+$node->safe_psql('postgres', qq(CREATE SERVER beside FOREIGN DATA WRAPPER kapture_fdw OPTIONS (url '$emulator->{url}');
+CREATE USER MAPPING FOR CURRENT_USER SERVER beside OPTIONS (auth_key 'a2FwZGVtbzprYXAxMjM=');
+CREATE TABLE others (id int PRIMARY KEY, customer_name text, phone text, kapture_customer_id bigint);
+SELECT kapture_attach('others', server => 'beside', pull => true);
+SET kapture_sync.capture = off; INSERT INTO others VALUES (1, 'Other', '9999999997', 98)));
 $node->safe_psql('postgres', "SELECT kapture_update_customer('{\"kapture_customer_id\": \"7\", \"city\": \"Mysore\"}')");
 $node->safe_psql('postgres', "CREATE TABLE before AS SELECT id, last_modification_time, is_api FROM kapture_customers");
 $node->safe_psql('postgres', "ALTER SERVER kapture OPTIONS (ADD sweep_interval '1 hour', ADD sweep_rate '50')");

@@ -58,6 +58,14 @@ like(sql("SELECT message FROM kapture_failures"), qr/phone belongs to Kapture cu
 sql("UPDATE customers SET email_id = 'd\@example.com', phone = '9100000009' WHERE customer_name = 'Two others'");
 poll_ok($node, "SELECT count(kapture_customer_id) = 4 FROM customers", 'and sent when the row is fixed');
 
+# all values of a row are pushed that is linked after a change of one of them
+emulator_post($emulator, 'seed', [ { kapture_customer_id => 105, customer_name => 'Before', phone => '9100000005', city => 'Agra' } ]);
+sql("SET kapture_sync.capture = off; INSERT INTO customers (customer_name, phone) VALUES ('Since', '9100000005'); RESET kapture_sync.capture;
+	UPDATE customers SET city = 'Pune' WHERE phone = '9100000005'");
+poll_ok($node, "SELECT kapture_customer_id = 105 FROM customers WHERE phone = '9100000005'", 'a row that was not captured is linked as it changes');
+poll_ok($node, $idle, 'and is done');
+is(name_of(105), 'Since', 'as a whole');
+
 # a search that lags behind what Kapture refuses
 emulator_post($emulator, 'seed', [ { kapture_customer_id => 104, customer_name => 'Lags', phone => '9100000004', email_id => 'e@example.com' } ]);
 emulator_faults($emulator, { api => 'get', action => 'not_found' });

@@ -173,6 +173,21 @@ is(sql("SELECT count(*) FROM kapture_history WHERE action = 'gone' AND relation 
 judge('nor taken for another one');
 sql('DROP TRIGGER refuse ON north; TRUNCATE parted');
 
+# --- a trigger that changes keys amid another command, whose other change is of the row that had the key then
+sql('TRUNCATE plain; ' . join ' ', map { person('plain', $_) } 3, 2, 1);
+settled();
+sql(q(CREATE FUNCTION rekey() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN
+	IF EXISTS (SELECT FROM plain WHERE id = 3) THEN
+		UPDATE plain SET id = 20 WHERE id = 3 - NEW.id;
+		UPDATE plain SET id = 3 - NEW.id WHERE id = 3;
+	END IF;
+	RETURN NULL; END $$;
+CREATE TRIGGER rekey AFTER UPDATE OF city ON plain FOR EACH ROW EXECUTE FUNCTION rekey()));
+sql("UPDATE plain SET city = customer_name || ' Goa' WHERE id < 3");
+is(sql("SELECT count(*) FROM plain WHERE id = 20 AND city LIKE '% Goa'"), '1', 'a trigger gives a row another key amid a command that changes it');
+judge('and its key to another row');
+sql('DROP TRIGGER rekey ON plain; TRUNCATE plain');
+
 # --- another row under the same key
 foreach my $case (
 	[ 'deleted, and another one inserted', 'BEGIN; DELETE FROM plain WHERE id = 1; %s COMMIT' ],

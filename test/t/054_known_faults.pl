@@ -266,5 +266,38 @@ $owner->quit;
 poll_ok($node, "SELECT count(kapture_customer_id) = 30 FROM ending", 'and sends the rows later');
 is(sql("SELECT count(*) FROM kapture_failures WHERE relation = 'ending'::regclass"), '0', 'none is parked for that');
 
+#
+# Values that other systems do not take, and types that are made anew
+#
+
+sub idle { return poll_ok($node, "SELECT sum(pending + in_flight + retrying) = 0 FROM kapture_status WHERE relation = 'odd'::regclass", $_[0]) }
+sub odd { return join ' ', map { my $c = $_; map { $c->{$_} // '' } qw(city zone campaign_name gender) } grep { $_->{customer_name} eq $_[0] } @{ emulator_get($emulator, 'customers') } }
+sql(q(CREATE TYPE mood AS ENUM ('sad', 'ok'); CREATE TYPE nothing AS ENUM ();
+CREATE TABLE odd (id int PRIMARY KEY, customer_name text, phone text, n numeric, t timestamptz, m mood, d date, e nothing);
+SELECT kapture_attach('odd', '{"customer_name": "customer_name", "phone": "phone", "city": "n", "zone": "t", "campaign_name": "m", "gender": "d", "country": "e"}');
+INSERT INTO odd VALUES (1, 'Endless', '9570000001', 'NaN', 'infinity', 'sad', '-infinity'), (2, 'Early', '9570000002', '-Infinity', '-infinity', 'ok', '0044-03-15 BC')));
+idle('rows with values that are no numbers, and times without an end');
+is(odd('Endless') . ', ' . odd('Early'), 'NaN infinity sad -infinity, -Infinity -infinity ok 0044-03-15 BC', 'are sent as they are');
+sql("ALTER TYPE mood ADD VALUE 'new'");
+sql("UPDATE odd SET m = 'new' WHERE id = 1");
+idle('a new value of a type');
+is(odd('Endless'), 'NaN infinity new -infinity', 'is sent');
+sql("ALTER TABLE odd ALTER m TYPE text; DROP TYPE mood; CREATE TYPE mood AS ENUM ('other', 'new', 'ok'); ALTER TABLE odd ALTER m TYPE mood USING m::mood; UPDATE odd SET m = 'other' WHERE id = 1");
+idle('a type that is dropped and made anew');
+is(odd('Endless'), 'NaN infinity other -infinity', 'is known again');
+
+#
+# A schema in which PUBLIC may do nothing, and settings that are meant for others
+#
+
+sql("CREATE ROLE writer; GRANT USAGE ON SCHEMA public TO writer; GRANT SELECT, INSERT, UPDATE, DELETE ON odd TO writer;
+REVOKE ALL ON SCHEMA public FROM PUBLIC; REVOKE ALL ON ALL FUNCTIONS IN SCHEMA public FROM PUBLIC; REVOKE ALL ON ALL TABLES IN SCHEMA public FROM PUBLIC;
+ALTER DATABASE postgres SET default_transaction_read_only = on; ALTER DATABASE postgres SET default_transaction_isolation = 'serializable'; ALTER DATABASE postgres SET statement_timeout = '1ms'");
+restart_worker($node, 'a worker in a database for readers');
+sql("SET statement_timeout = 0; SET transaction_read_only = off; SET default_transaction_read_only = off; ALTER DATABASE postgres RESET ALL");
+sql("SET ROLE writer; INSERT INTO odd (id, customer_name, phone) VALUES (3, 'Written', '9570000003'); UPDATE odd SET n = 7 WHERE id = 3; UPDATE odd SET id = 4 WHERE id = 3; DELETE FROM odd WHERE id = 2");
+idle('a role without rights to anything of the extension changes rows');
+is(odd('Written'), '7   ', 'which are sent');
+
 $node->stop;
 done_testing();

@@ -204,6 +204,14 @@ poll_ok($node, "SELECT kapture_customer_id = 777 FROM twins", 'another one to on
 is(sql("SELECT attempts FROM kapture_history WHERE relation = 'twins'::regclass"), '1', 'which waits for nothing');
 poll_ok($node, $idle, 'and nothing is left');
 emulator_faults($emulator);
+emulator_post($emulator, 'seed', [ { kapture_customer_id => 778, customer_name => 'No row', phone => '9760000003' } ]);
+emulator_post($twin, 'seed', [ { kapture_customer_id => 778, customer_name => 'Other', phone => '9760000004' } ]);
+sql("INSERT INTO twins VALUES (2, 'There', '9760000004')");
+poll_ok($node, "SELECT kapture_customer_id = 778 FROM twins WHERE id = 2", 'one more is linked there');
+sql("UPDATE customers SET phone = '9760000003' WHERE customer_name = 'Here'");
+poll_ok($node, "SELECT state = 'parked' AND message LIKE 'This mobile number already exists%' FROM kapture_failures", 'whose number here is a customer that is in the way, and no row');
+sql("UPDATE customers SET phone = '9760000001' WHERE customer_name = 'Here'");
+poll_ok($node, $idle, 'until the row gives way');
 
 #
 # Nobody's mapping but PUBLIC's

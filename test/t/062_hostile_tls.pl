@@ -124,7 +124,9 @@ mkfifo("$dir/pipe", 0644) or die "mkfifo: $!";
 append_to_file("$dir/$_", "no certificates\n") foreach qw(text large);
 truncate("$dir/large", 17 << 20) or die "$dir/large: $!";
 my $no_certificates = qr/^HV024 invalid value for option "ca_file": "\Q$dir\E\/[^"]*" \/ There is no file of certificates in PEM format, of at most 16 MB, that the server can read\.$/;
-foreach my $case ((map { [ $_, $no_certificates ] } 'pipe', '.', 'large', 'text', 'missing', 'missing/file', 'text/file'), [ 'ca.pem', $good ])
+# certificates that begin in the second block that is read, and between the first two
+append_to_file("$dir/$_", 'x' x ($_ eq 'second' ? 8200 : 8180) . "\n" . slurp_file("$dir/ca.pem") . 'x' x 8200 . "\n") foreach qw(second between);
+foreach my $case ((map { [ $_, $no_certificates ] } 'pipe', '.', 'large', 'text', 'missing', 'missing/file', 'text/file'), map { [ $_, $good ] } qw(second between ca.pem))
 {
 	my ($file, $says) = @$case;
 	$phone++;

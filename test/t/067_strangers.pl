@@ -86,7 +86,7 @@ my $oid = sql("SELECT 'alice.customers'::regclass::oid");
 my $locker = $node->background_psql('postgres', on_error_stop => 1);
 $locker->query_safe('BEGIN; LOCK TABLE alice.customers IN ACCESS EXCLUSIVE MODE');
 foreach my $call (qw(kapture_attach kapture_detach kapture_alter kapture_pause kapture_resume kapture_retry kapture_discard kapture_dry_run kapture_verify kapture_match),
-	"kapture_touch('$oid', '1')", "kapture_id('$oid', '1')", "kapture_follow('$oid', '$oid', 'true')")
+	"kapture_touch('$oid', '1')", "kapture_id('$oid', '1')", "kapture_forget_id('$oid', '1')", "kapture_follow('$oid', '$oid', 'true')")
 {
 	my $sql = $call =~ /\(/ ? $call : "$call('$oid')";
 	like(stranger("SET lock_timeout = '5s'; SELECT * FROM $sql"), qr/ERROR:  42501: (?:must be owner of|permission denied for) table customers/, "$call: refused before the lock is waited for");

@@ -102,8 +102,16 @@ $node->safe_psql('postgres', "INSERT INTO customers (customer_name, phone) VALUE
 wait_for(sub { $stats->()->{in_flight} > 0 }, 'the Add to hang');
 my ($rc, $out, $err) = $node->psql('postgres', "SET statement_timeout = '300ms'; SELECT $get");
 like($err, qr/canceling statement due to statement timeout/, 'a call that waits for its turn is cancelled');
+
+# a process that ends while it waits does not keep its place
+my $gone = start_session("SELECT $get");
+poll_ok($node, "SELECT count(*) = 1 FROM pg_stat_activity WHERE query LIKE 'SELECT kapture_get%' AND wait_event IN ('KapturePace', 'Extension') AND pid <> pg_backend_pid()", 'a session waits for its turn');
+$node->safe_psql('postgres', "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE 'SELECT kapture_get%' AND pid <> pg_backend_pid()");
+like(finish($gone), qr/terminating connection/, 'and is ended');
+$node->safe_psql('postgres', "INSERT INTO customers (customer_name, phone) VALUES ('Behind', '9820000005')");
 emulator_faults($emulator);
 emulator_post($emulator, 'release', {});
+poll_ok($node, "SELECT kapture_customer_id IS NOT NULL FROM customers WHERE phone = '9820000005'", 'those behind it have their turn');
 
 $node->stop;
 done_testing();

@@ -194,6 +194,8 @@ sub run_case
 	$sql->($section{attach});
 	my $foretold = $sql->("SELECT count(*) FILTER (WHERE action = 'add') || ' added, ' || count(*) FILTER (WHERE action = 'refuse') || ' parked'"
 		  . " FROM kapture_attachments AS a, kapture_dry_run(a.relation, a.columns, a.filter, a.source::regclass, a.server)");
+	is($sql->("SELECT count(*) FILTER (WHERE action = 'add') || ' added, ' || count(*) FILTER (WHERE action = 'refuse') || ' parked'"
+		  . " FROM kapture_attachments AS a, kapture_dry_run(a.relation, name => a.name)"), $foretold, "$name: a dry run goes by the attachment");
 	$sql->("CALL kapture_backfill('$_')") foreach split /, */, $section{relations};
 	idle_ok($case, 'the first sync ends');
 	$sql->($section{expected});

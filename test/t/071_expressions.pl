@@ -93,6 +93,13 @@ is(sql("SELECT action FROM kapture_history WHERE row_key = '5' ORDER BY finished
 my ($rc, $out, $err) = $node->psql('postgres', "SELECT * FROM kapture_preview('users', '5')");
 like($err, qr/nothing would be sent for the row with key "5"\nDETAIL:  The filter leaves it out\./, 'kapture_preview says so');
 
+# a function that is renamed, and nothing else
+sql("ALTER FUNCTION app.shout(text) RENAME TO call; UPDATE users SET city = 'Panaji' WHERE id = 3");
+idle_ok('a row is changed after a function has another name');
+like(customers(qw(customer_name zone)), qr/^Kiran Desai\|PANAJI10!$/m, 'which its expression calls by that');
+is(sql("SELECT count(*) FROM kapture_failures"), 0, 'so that nothing fails');
+sql("ALTER FUNCTION app.call(text) RENAME TO shout");
+
 # what is renamed
 sql(q(
 ALTER TABLE users RENAME COLUMN last TO family_name;

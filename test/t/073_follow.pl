@@ -266,6 +266,22 @@ sql("CREATE TABLE extra (id int); ALTER TABLE extra OWNER TO shop; INSERT INTO e
 idle_ok('it goes on when it is there again');
 poll_ok($node, "SELECT bool_and(worker_error IS NULL) FROM kapture_status", 'and nothing shows any more');
 
+# what many changes concern is found in parts after an error, and none is left out between them
+sql(q(
+CREATE TABLE many (id int PRIMARY KEY, customer_name text, phone text);
+INSERT INTO many SELECT i, 'Many', '98' FROM generate_series(1, 3000) AS i;
+CREATE TABLE sources (id int PRIMARY KEY);
+CREATE TABLE gate ();
+SELECT kapture_attach('many', filter => 'id < 0');
+SELECT kapture_follow('sources', 'many', 'target.id = source.id AND EXISTS (SELECT FROM gate)');
+DROP TABLE gate;
+INSERT INTO sources SELECT i FROM generate_series(1, 3000) AS i;
+));
+poll_ok($node, "SELECT worker_error LIKE '%relation \"public.gate\" does not exist%' FROM kapture_status WHERE relation = 'many'::regclass", 'a condition fails');
+sql("CREATE TABLE gate (); INSERT INTO gate DEFAULT VALUES");
+idle_ok('then it does not');
+is(sql("SELECT count(DISTINCT row_key) FROM kapture_history WHERE relation = 'many'::regclass"), '3000', 'each row is found that one of the changes is about');
+
 # a dump
 my $dump = "$PostgreSQL::Test::Utils::tmp_check/follow.sql";
 $node->command_ok([ 'pg_dump', '-f', $dump, $node->connstr('postgres') ], 'pg_dump');

@@ -143,6 +143,9 @@ sql("CALL kapture_refresh(now()::date - 1, now()::date + 1, 'beside')");
 is(sql("SELECT city FROM kapture_customers WHERE server = 'beside' AND id = $id"), 'Agra', 'a customer of another account that has the same number');
 is(digest('city'), $city, 'says nothing of it');
 sql(qq(SELECT kapture_update_customer('{"kapture_customer_id": "$id", "city": "Delhi"}', 'beside')));
+$made = requests();
+sql("UPDATE mark SET at = clock_timestamp(); SELECT kapture_touch('customers', '1')");
+made_is(0, 'none', 'nor is one that a session updates there');
 sql("SELECT kapture_detach('others'); DROP TABLE others");
 
 # --- what sessions write themselves
@@ -166,6 +169,23 @@ is(noted(), "kapture $id", 'an UPDATE of a foreign table is noted likewise');
 sql("SELECT kapture_resume('customers'), kapture_touch('customers', '1')");
 idle_ok('a touch after that');
 is(emulator_get($emulator, 'customers?id=' . $id)->[0]{city}, 'Delhi', 'sends what the row has');
+# and what is rolled back here is not, there
+foreach my $case (
+	[ 'a rolled back call', qq(BEGIN; SELECT kapture_update_customer('{"kapture_customer_id": $id, "city": "Agra"}'); ROLLBACK) ],
+	[ 'a savepoint that is rolled back', "BEGIN; SAVEPOINT a; SAVEPOINT b; UPDATE crm.customers SET city = 'Agra' WHERE id = $id; RELEASE b; ROLLBACK TO a; COMMIT" ],
+	[ 'an error after it', qq(DO \$\$ BEGIN PERFORM kapture_update_customer('{"kapture_customer_id": $id, "city": "Agra"}'); PERFORM 1 / 0; EXCEPTION WHEN division_by_zero THEN NULL; END \$\$) ],
+	[ 'a read-only transaction', qq(BEGIN READ ONLY; SELECT kapture_update_customer('{"kapture_customer_id": $id, "city": "Agra"}'); COMMIT) ])
+{
+	my ($name, $statement) = @$case;
+	sql($statement);
+	is(emulator_get($emulator, 'customers?id=' . $id)->[0]{city}, 'Agra', "$name: Kapture keeps what was written");
+	sql("SELECT kapture_touch('customers', '1')");
+	idle_ok('a touch after that');
+	is(emulator_get($emulator, 'customers?id=' . $id)->[0]{city}, 'Delhi', 'sends what the row has');
+}
+$made = requests();
+sql("UPDATE mark SET at = clock_timestamp(); SELECT kapture_touch('customers', '1')");
+made_is(0, 'none', 'once');
 sql("SELECT kapture_pause('customers')");
 sql(qq(BEGIN READ ONLY; SELECT kapture_update_customer('{"kapture_customer_id": $id, "city": "Delhi"}'); COMMIT));
 sql(qq(SELECT kapture_update_customer('{"kapture_customer_id": "x", "city": "Agra"}')));
@@ -201,6 +221,15 @@ made_is(0, 'none', 'a change of its last field and the reverse make no request')
 sql("CALL kapture_resync('wide', fields => '{field_3}', force => true)");
 made_is(1, 'update', 'one field is forced');
 is(updates()->[-1], qq({"kapture_customer_id": "$id", "field_3": "three"}), 'and is sent alone');
+
+# nothing is known of a field that was not mapped for a while
+sql("SELECT kapture_alter('wide', '" . mapping(@fields[ 0 .. 60 ]) . "')");
+sql(qq(SELECT kapture_update_customer('{"kapture_customer_id": "$id", "field_62": "elsewhere"}', 'beside')));
+sql("SELECT kapture_alter('wide', '" . mapping(@fields) . "')");
+$made = requests();
+sql("UPDATE mark SET at = clock_timestamp(); SELECT kapture_touch('wide', '1')");
+made_is(1, 'update', 'the last field is mapped again');
+is(updates()->[-1], qq({"kapture_customer_id": "$id", "field_62": "last"}), 'and is sent, as Kapture may have another value by now');
 
 $node->stop;
 done_testing();

@@ -183,9 +183,17 @@ CREATE USER MAPPING FOR bob SERVER kapture OPTIONS (auth_key 'of-bob')));
 sub as { my ($role, $statement) = @_; return sql("SET ROLE $role; $statement") }
 my $hers = as('alice', q(SELECT kapture_send('ticket_add', '{"title": "Of Alice"}')));
 poll_ok($node, "SELECT state = 'done' FROM kapture_calls WHERE call_id = $hers", 'a call goes with the key of its sender');
+emulator_faults($emulator, { api => 'ticket_add', action => 'hold', match => 'Mine' });
+my $mine = ticket('Mine', q('kapture'), q('same'));
+my $same = as('alice', q(SELECT kapture_send('ticket_add', '{"title": "Hers"}', reference => 'same')));
+poll_ok($node, "SELECT state = 'done' FROM kapture_calls WHERE call_id = $same", 'nor does it wait for another sender\'s with the same reference');
+is(field($mine, 'state'), 'sending', 'which is on its way still');
+emulator_faults($emulator);
+emulator_post($emulator, 'release', {});
+state_ok($mine, 'done', 'and ends');
 my $his = as('bob', q(SELECT kapture_send('ticket_add', '{"title": "Of Bob"}')));
 poll_ok($node, "SELECT state = 'waiting' AND http_status = 401 FROM kapture_calls WHERE call_id = $his", 'not with that of another');
-is(as('alice', 'SELECT string_agg(call_id::text, $$ $$) FROM kapture_calls'), $hers, 'a role sees its own calls');
+is(as('alice', 'SELECT string_agg(call_id::text, $$ $$ ORDER BY call_id) FROM kapture_calls'), "$hers $same", 'a role sees its own calls');
 is(as('bob', 'SELECT string_agg(call_id::text, $$ $$) FROM kapture_calls'), $his, 'and no others');
 like(error_of("SET ROLE bob; SELECT kapture_discard_call($hers)"), qr/42704: call $hers does not exist/, 'nor does it learn of others by their numbers');
 like(error_of('SET ROLE bob; SELECT * FROM kapture_call_queue'), qr/42501/, 'the table is nobody\'s to read');

@@ -198,6 +198,12 @@ emulator_faults($emulator, { api => 'get', action => 'status', code => 200, coun
   "contacts" : [ { "isPrimaryContact" : false , "email" : "other\@example.com" } , { "isPrimaryContact" : "true" , "email" : "row30\@example.com" } ] } , "status" : "success" }) });
 is(found("'id = 30'"), '30|differs|city|Pune|"Goa", Agra', 'an answer with blanks and escapes is read like any other');
 emulator_faults($emulator);
+# a row that is another one whenever it is read
+sql("CREATE TABLE ticking (id int PRIMARY KEY, name text, tel text); CREATE VIEW ticks AS SELECT id, name AS customer_name, tel AS phone, clock_timestamp()::text AS city FROM ticking;
+SELECT kapture_attach('ticking', source => 'ticks'); INSERT INTO ticking VALUES (1, 'Ticking', '9888888888')");
+poll_ok($node, "SELECT kapture_customer_id IS NOT NULL FROM ticking", 'a row that changes all the time is sent');
+poll_ok($node, "SELECT pending + in_flight + retrying = 0 FROM kapture_status WHERE relation = 'ticking'::regclass", 'and done');
+is(sql("SELECT row_key, problem FROM kapture_verify('ticking')"), '1|waiting', 'it cannot be told to be equal');
 # the wrong key
 sql("ALTER USER MAPPING FOR CURRENT_USER SERVER kapture OPTIONS (SET auth_key 'wrong')");
 like(said("SELECT * FROM kapture_verify('customers', 'id = 30')"), qr/ERROR:  .*(401|Auth)/s, 'an error of the account is one');

@@ -77,17 +77,42 @@ emulator_post($emulator, 'seed', [ map { { customer_name => "Kept $_", phone => 
 my %kept = map { $_->{customer_name} => $_->{kapture_customer_id} } customers();
 sql("CREATE TABLE aside (id int PRIMARY KEY, customer_name text, phone text, email_id text)");
 sql("SELECT kapture_attach('aside', id_column => NULL)");
+my $aside = "SELECT pending + in_flight + retrying = 0 FROM kapture_status WHERE relation = 'aside'::regclass";
 sql("INSERT INTO aside VALUES (1, 'Own', '9100000109')");
-poll_ok($node, $idle, 'one row is added');
+poll_ok($node, $aside, 'one row is added');
 sql("SELECT kapture_pause('aside')");
 sql("INSERT INTO aside VALUES (2, 'Second', '9100000101'), (3, 'Third', '9100000102'), (4, 'As the first', '9100000109'), (5, 'Nobody', '9100000105')");
 $expected = "2|$kept{'Kept 1'}|phone|\n3|$kept{'Kept 2'}|phone|\n4|" . sql("SELECT kapture_id('aside', 1)") . '|phone|another row has this id';
 is(sql("SELECT row_key, kapture_customer_id, found_by, problem FROM kapture_match('aside', write => true)"), $expected, 'where the extension keeps the ids, too');
 sql("DELETE FROM aside WHERE id > 3");
 sql("SELECT kapture_resume('aside')");
-poll_ok($node, $idle, 'they are recorded');
+poll_ok($node, $aside, 'they are recorded');
 is(sql("SELECT id, kapture_id('aside', id) FROM aside WHERE id > 1 ORDER BY 1"), "2|$kept{'Kept 1'}\n3|$kept{'Kept 2'}", 'as the customers of the rows');
 is((grep { $_->{customer_name} =~ /^(?:Kept|Second|Third)/ } customers()), 2, 'nobody is added');
+# and forgets them
+my $there = scalar customers();
+sql("UPDATE kapture_row SET customer_id = 4711 WHERE customer_id = $kept{'Kept 1'}");
+sql("UPDATE aside SET email_id = 'second\@example.com' WHERE id = 2");
+poll_ok($node, "SELECT message ~ 'not exist' AND hint ~ 'kapture_forget_id' FROM kapture_failures WHERE relation = 'aside'::regclass AND row_key = '2'", 'a customer who was removed is missed');
+is(sql("SELECT kapture_forget_id('aside', 2)"), '4711', 'its id is forgotten');
+is(sql("SELECT kapture_id('aside', 2)"), '', 'so that the row has none');
+like(said("SELECT kapture_forget_id('aside', 2)"), qr/NOTICE:  the row with key "2" has no id of a customer/, 'which is said');
+sql("SELECT kapture_retry('aside', '2')");
+poll_ok($node, "SELECT kapture_id('aside', 2) = $kept{'Kept 1'}", 'it is linked again');
+sql("INSERT INTO aside VALUES (6, 'As the third', '9100000102')");
+poll_ok($node, "SELECT message ~ 'belongs to the row with key \"3\" of table' FROM kapture_failures WHERE relation = 'aside'::regclass", 'a row waits for the customer of another one');
+is(sql("SELECT kapture_forget_id('aside', '3')"), $kept{'Kept 2'}, 'whose id is forgotten');
+poll_ok($node, "SELECT kapture_id('aside', 6) = $kept{'Kept 2'}", 'then it gets that customer, by itself');
+poll_ok($node, $aside, 'and is done');
+is(scalar customers(), $there, 'nobody is added');
+hold_adds($node, $emulator);
+sql("INSERT INTO aside VALUES (7, 'In flight', '9100000107')");
+poll_ok($node, "SELECT in_flight = 1 FROM kapture_status WHERE relation = 'aside'::regclass", 'a row is being added');
+like(said("SELECT kapture_forget_id('aside', 7)"), qr/ERROR:  a request for the row with key "7" is in flight/, 'its id is not forgotten meanwhile');
+release_adds($node, $emulator);
+sql("DELETE FROM aside WHERE id = 3");
+poll_ok($node, $aside, 'the rest is done');
+like(said("SELECT kapture_forget_id('customers', 1)"), qr/ERROR:  ids of table "customers" are in its column "kapture_customer_id".*UPDATE public.customers SET kapture_customer_id = NULL/s, 'nor where the table has it');
 is(sql("SELECT count(*) FROM kapture_match('aside')"), '0', 'nor asked for again');
 sql("SELECT kapture_detach('aside')");
 
@@ -168,13 +193,47 @@ is(sql("SELECT string_agg(k, ',' ORDER BY k::int) FROM (SELECT CASE id WHEN 5 TH
 sql("DELETE FROM shop WHERE id IN (5, 11)");
 poll_ok($node, "SELECT count(*) = 2 FROM shop WHERE kapture_customer_id IS NOT NULL AND id IN (1, 10)", 'and when one of two is deleted, the other one takes its customer over');
 poll_ok($node, "SELECT pending + in_flight + retrying = 0 FROM kapture_status WHERE relation = 'shop'::regclass", 'by itself');
-is(sql("SELECT action, problem FROM kapture_dry_run('shop', '$columns', 'active') WHERE row_key = '1'"), 'update|', 'of an attached table, too');
+is(sql("SELECT action, problem FROM kapture_dry_run('shop', '$columns', 'active') WHERE row_key = '1'"), 'skip|Kapture has its values already', 'of an attached table, too');
 sql("CREATE TABLE plain (id int PRIMARY KEY, customer_name text, phone text); CREATE TABLE named (LIKE plain INCLUDING ALL);
 SELECT kapture_attach('plain', id_column => NULL), kapture_attach('named', id_column => 'crm_id');
 INSERT INTO plain VALUES (1, 'Kept apart', '9200000021'); INSERT INTO named VALUES (1, 'Kept here', '9200000022')");
 poll_ok($node, "SELECT kapture_id('plain', '1') + kapture_id('named', '1') IS NOT NULL", 'ids are kept by the extension, or in a column of another name');
-is(sql("SELECT d.action FROM (VALUES ('plain'::regclass), ('named')) AS t(name), kapture_dry_run(t.name) AS d"), "update\nupdate", 'where a dry run finds them');
+poll_ok($node, "SELECT sum(pending + in_flight + retrying) = 0 FROM kapture_status", 'and the worker is done');
+sql("SET kapture_sync.capture = off; UPDATE plain SET customer_name = 'Other'; UPDATE named SET customer_name = 'Other'");
+is(sql("SELECT d.action, d.body ->> 'kapture_customer_id' = coalesce(kapture_id('plain', '1'), 0)::text FROM (VALUES ('plain'::regclass), ('named')) AS t(name), kapture_dry_run(t.name) AS d"),
+	"update|t\nupdate|f", 'where a dry run finds them');
 sql("SELECT kapture_detach('plain'), kapture_detach('named')");
+
+# of an attached table, what is not given is as it is attached
+sql(q(CREATE TABLE kin (id int PRIMARY KEY, called text, mobile text, active boolean NOT NULL DEFAULT true);
+SELECT kapture_attach('kin', columns => '{"customer_name": "called", "phone": "mobile"}', filter => 'active', on_leave => '{"campaign_name": "left"}', on_duplicate => 'fail', id_column => NULL);
+INSERT INTO kin VALUES (5, 'Changes', '9200000031'), (6, 'Leaves', '9200000032'), (7, 'Stays', '9200000037')));
+my $kin = "SELECT pending + in_flight + retrying = 0 FROM kapture_status WHERE relation = 'kin'::regclass";
+poll_ok($node, "SELECT count(kapture_id('kin', id)) = 3 FROM kin", 'rows of a table without a column for ids are customers');
+poll_ok($node, $kin, 'and done');
+sql("SET kapture_sync.capture = off; UPDATE kin SET called = 'Changed' WHERE id = 5; UPDATE kin SET active = false WHERE id = 6;
+INSERT INTO kin VALUES (1, 'Same phone', '9200000031', true), (2, 'There', '9100000006', true), (3, 'New', '9200000033', true), (4, 'Out', '9200000034', false)");
+my $foretold = "SELECT row_key, action, problem, body - 'kapture_customer_id' FROM kapture_dry_run('kin', ask => true)";
+is(sql($foretold), join("\n", '1|refuse|the row with key "5" has the same phone|', "2|refuse|Kapture customer $id{Twice} has this phone already|", '3|add||{"phone": "9200000033", "customer_name": "New"}',
+	'4|skip|the filter leaves it out|', '5|update||{"customer_name": "Changed"}', '6|update|the filter leaves it out|{"campaign_name": "left"}', '7|skip|Kapture has its values already|'), 'what would become of its rows');
+is(sql("SELECT count(*) FROM kapture_dry_run('kin') WHERE action IN ('refuse') AND hint IS NULL"), '0', 'with what to do');
+like(said("SELECT count(*) FROM kapture_dry_run('kin')"), qr/NOTICE:  this is about table "kin" as it is attached to server "kapture".*kapture_resync\('public.kin'\)/s, 'it says what it is about,');
+like(said("SELECT count(*) FROM kapture_dry_run('kin', filter => 'true')"), qr/NOTICE:  this is about table "kin" as kapture_alter\(\) would attach it.*Given: filter\./s, 'also if something is given');
+is(sql("SELECT row_key, action FROM kapture_dry_run('kin', filter => 'true') WHERE row_key IN ('4', '6')"), "4|add\n6|skip", 'which replaces what is there');
+is(sql("SELECT row_key, action, body - 'kapture_customer_id' FROM kapture_dry_run('kin', '{\"customer_name\": \"called\", \"phone\": \"mobile\", \"zone\": {\"constant\": \"south\"}}') WHERE row_key IN ('6', '7')"),
+	qq(6|update|{"campaign_name": "left"}\n7|update|{"zone": "south"}), 'of a new field nothing was sent yet');
+my $before_kin = emulator_get($emulator, 'stats')->{requests};
+sql("CALL kapture_resync('kin'); SELECT kapture_touch('kin', 6)");
+poll_ok($node, $kin, 'the rows are sent again');
+is(sql("SELECT row_key FROM kapture_failures WHERE relation = 'kin'::regclass AND state = 'parked' ORDER BY row_key"), "1\n2", 'what was to be refused is parked,');
+is(sql("SELECT row_key, action FROM (SELECT DISTINCT ON (row_key) row_key, action FROM kapture_history WHERE relation = 'kin'::regclass ORDER BY row_key, finished_at DESC) AS h"),
+	"3|add\n5|update\n6|left\n7|none", 'and the others end as was reported');
+is(emulator_get($emulator, 'stats')->{requests} - $before_kin, 5, 'with a request for each add and update, and for those of which Kapture knows better');
+sql("SELECT kapture_attach('kin', columns => '{\"customer_name\": \"called\", \"phone\": \"mobile\"}', id_column => NULL, name => 'two')");
+like(said("SELECT * FROM kapture_dry_run('kin')"), qr/ERROR:  table "kin" has several attachments\n.*argument "name"/s, 'of several attachments one is named');
+is(sql("SELECT count(*) FILTER (WHERE action = 'add') FROM kapture_dry_run('kin', name => 'two')"), '6', 'each of which has ids of its own');
+like(said("SELECT count(*) FROM kapture_dry_run('kin', name => 'three')"), qr/NOTICE:  this is about another attachment of table "kin", to server "kapture"/, 'or it is about a new one');
+sql("SELECT kapture_detach('kin'); DROP TABLE kin");
 is(sql("SELECT row_key, problem FROM kapture_verify('shop') WHERE row_key = '4'"), '', 'a verification keeps to the filter');
 sql("SELECT kapture_alter('shop', filter => 'true')");
 is(sql("SELECT problem FROM kapture_verify('shop', 'id = 4')"), 'no id', 'which is altered');

@@ -355,6 +355,24 @@ my @mistakes = (
 		INSERT INTO kapture_row (attachment_id, row_key, customer_id) SELECT attachment_id, '1', 65033646 FROM kapture_attachment WHERE relation = 'sent'::regclass;
 		ALTER SERVER kapture OPTIONS (SET url 'https://other.kapturecrm.com')),
 		qr/NOTICE:  rows that have ids of customers at the former address of server "kapture" are sent to the new one/, qr/Attached tables with such rows: sent\. Updates go to the customers that have these ids there/, qr/If it is another account, roll back, and use kapture_alter\(\)/ ],
+	[ 'to drop a view that values come from', q(CREATE VIEW crm AS SELECT id, name AS customer_name, mobile AS phone FROM clients; SELECT kapture_attach('clients', source => 'crm'); DROP VIEW crm),
+		qr/WARNING:  rows of attached table "clients" are not sent from now on/, qr/view public\.crm, which the values of table "clients" come from, is gone\. What changes waits/, qr/Make a view of this name again, or use kapture_alter\(\) with another "source"\. Or roll back/ ],
+	[ 'to drop the table behind the view', q(CREATE TABLE towns (town text PRIMARY KEY); CREATE VIEW crm AS SELECT c.id, name AS customer_name, mobile AS phone, town AS city FROM clients AS c, towns;
+		SELECT kapture_attach('clients', source => 'crm', name => 'seen'); DROP TABLE towns CASCADE),
+		qr/WARNING:  rows of attached table "clients" \(attachment "seen"\) are not sent/, qr/view public\.crm.* is gone/, qr/Make a view of this name again/ ],
+	[ 'to make the view again without a field', q(CREATE VIEW crm AS SELECT id, name AS customer_name, mobile AS phone, name AS city FROM clients; SELECT kapture_attach('clients', source => 'crm');
+		SET client_min_messages = error; DROP VIEW crm; RESET client_min_messages; CREATE VIEW crm AS SELECT id, name AS customer_name, mobile AS phone FROM clients),
+		qr/WARNING:  fields that are no longer sent for table "clients": city/, qr/View public\.crm, which the values come from, has no columns for them/, qr/Add the columns to the view, use kapture_alter\(\), or roll back/ ],
+	[ 'to make the view again without the key', q(CREATE VIEW crm AS SELECT id, name AS customer_name, mobile AS phone FROM clients; SELECT kapture_attach('clients', source => 'crm');
+		SET client_min_messages = error; DROP VIEW crm; RESET client_min_messages; CREATE VIEW crm AS SELECT name AS customer_name, mobile AS phone FROM clients),
+		qr/WARNING:  rows of attached table "clients" are not sent from now on/, qr/has no column "id" any more, by which the rows are found\. What changes waits/, qr/Add the column to the view/ ],
+	[ 'to drop a function that an expression calls', q(CREATE FUNCTION full_name(text) RETURNS text IMMUTABLE LANGUAGE sql AS 'SELECT upper($1)';
+		SELECT kapture_attach('clients', '{"customer_name": {"expression": "full_name(name)"}, "phone": "mobile"}'); DROP FUNCTION full_name(text)),
+		qr/WARNING:  rows of attached table "clients" are not sent from now on/, qr/field "customer_name" of table "clients" cannot be evaluated: function public\.full_name\(text\) does not exist/, qr/Bring back what it uses, or use kapture_alter/ ],
+	[ 'to drop a column of the filter', q(SELECT kapture_attach('clients', '{"customer_name": "name", "phone": "mobile"}', filter => 'age > 17'); ALTER TABLE clients DROP age),
+		qr/WARNING:  rows of attached table "clients" are not sent from now on/, qr/filter of table "clients" cannot be evaluated: column "age" does not exist/, qr/Bring back what it uses/ ],
+	[ 'to give the server to somebody else', q(CREATE ROLE buyer; GRANT USAGE ON FOREIGN DATA WRAPPER kapture_fdw TO buyer; ALTER SERVER kapture OWNER TO buyer),
+		qr/WARNING:  rows of attached table "customers" are not sent from now on/, qr/server "kapture" has passed to role "buyer" since table "customers" was attached/, qr/If it is the right server, use kapture_detach\(\) and kapture_attach\(\)/ ],
 	[ 'to drop the server, with what waits', q(DROP SERVER kapture CASCADE),
 		qr/NOTICE:  what waits to be sent for 2 rows of table "customers" is given up/, qr/Kapture does not have these changes/, qr/To keep them, roll back/ ],
 	[ 'to drop the extension, with what waits', q(DROP EXTENSION kapture_sync),

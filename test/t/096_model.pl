@@ -124,6 +124,8 @@ holds('two rows with one phone, which one of them changes; the worker crashes', 
 holds('likewise, the server crashes', qw(CONTACTS=1 SERVER_CRASHES=1), @two);
 holds('likewise, both change it', qw(CONTACTS=2 LOSSES=1), @two);
 holds('likewise, rows are locked, refused and deleted', qw(CONTACTS=1 DELETES=1 LOCKS=1 TROUBLES=1 DELIVERIES=3), @two);
+holds('likewise, one is deleted while its Update is lost', qw(CHANGES=1 DELETES=1 LOSSES=1 DELIVERIES=3), @two);
+holds('... or in flight as the worker crashes', qw(CHANGES=1 DELETES=1 CRASHES=1 DELIVERIES=3), @two);
 holds('two rows with customers, one of which gets the phone of the other; searches lag', qw(SHIFTS=1 CONTACTS=1 LAGS=2), @apart);
 holds('likewise, the worker crashes', qw(SHIFTS=1 CRASHES=1 LOSSES=1), @apart);
 holds('likewise, with emails, and refusals that do not say of what', qw(SHIFTS=1 CONTACTS=1 LAGS=1 EMAILS=1 VAGUE_DUPLICATES=1), @apart);
@@ -163,6 +165,7 @@ is_missed('a row does not wait for one that is just getting the customer', qw(FA
 is_missed('a row that is deleted while it looks whose its phone is loses its customer', qw(FAULT_GONE_SEEKS SHIFTS=1 DELETES=1 ON_DELETE=1 DELIVERIES=3), @apart);
 is_missed('a row that is deleted gives its phone away, of which nobody learns', qw(FAULT_GONE_FREES_NOT SHIFTS=1 DELETES=1 DELIVERIES=3), @apart);
 is_missed('a row waits for the phone of one that is deleted', qw(FAULT_DELETED_HOLDER SHIFTS=1 DELETES=1 DELIVERIES=3), @apart);
+is_missed('the lost Update of a deleted row is carried out on the customer of the next one', qw(FAULT_LATE_UPDATE_OF_GONE CHANGES=1 DELETES=1 LOSSES=1 DELIVERIES=3), @two);
 is_missed('the deletion of a row is reported whoever has its customer', qw(FAULT_REPORTS_ALL ON_DELETE=1 DELETES=1 INSERTS=1 DELIVERIES=3), @two);
 
 explore_all();
