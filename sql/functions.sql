@@ -9,7 +9,7 @@
 
 CREATE OR REPLACE FUNCTION @extschema@.kapture_capture() RETURNS trigger
 LANGUAGE C AS 'MODULE_PATHNAME', 'kapture_capture';
-COMMENT ON FUNCTION @extschema@.kapture_capture() IS 'internal: trigger of attached tables: notes in the outbox which row changed';
+COMMENT ON FUNCTION @extschema@.kapture_capture() IS 'internal: trigger of attached tables: notes the changed row in the outbox';
 
 CREATE OR REPLACE FUNCTION @extschema@.kapture_library_version() RETURNS text
 LANGUAGE C STABLE PARALLEL SAFE STRICT AS 'MODULE_PATHNAME', 'kapture_library_version';
@@ -18,15 +18,15 @@ COMMENT ON FUNCTION @extschema@.kapture_library_version() IS 'version of the ext
 CREATE OR REPLACE FUNCTION @extschema@.kapture_worker_start() RETURNS void
 LANGUAGE C VOLATILE STRICT AS 'MODULE_PATHNAME', 'kapture_worker_start';
 REVOKE ALL ON FUNCTION @extschema@.kapture_worker_start() FROM PUBLIC;
-COMMENT ON FUNCTION @extschema@.kapture_worker_start() IS 'internal: asks the launcher for a worker in this database, at commit';
+COMMENT ON FUNCTION @extschema@.kapture_worker_start() IS 'internal: asks the launcher, at commit, to start a worker in this database';
 
 CREATE OR REPLACE FUNCTION @extschema@.kapture_worker_pid() RETURNS integer
 LANGUAGE C VOLATILE STRICT AS 'MODULE_PATHNAME', 'kapture_worker_pid';
-COMMENT ON FUNCTION @extschema@.kapture_worker_pid() IS 'process id of this database''s worker; NULL if none runs';
+COMMENT ON FUNCTION @extschema@.kapture_worker_pid() IS 'process id of this database''s worker; NULL: no worker runs';
 
 CREATE OR REPLACE FUNCTION @extschema@.kapture_puller_pid() RETURNS integer
 LANGUAGE C VOLATILE STRICT AS 'MODULE_PATHNAME', 'kapture_puller_pid';
-COMMENT ON FUNCTION @extschema@.kapture_puller_pid() IS 'process id of the process of automatic pulls in this database; NULL if none runs';
+COMMENT ON FUNCTION @extschema@.kapture_puller_pid() IS 'process id of this database''s puller, the process of automatic pulls; NULL: no puller runs';
 
 CREATE OR REPLACE FUNCTION @extschema@.kapture_may_see(attachment_id integer) RETURNS boolean
 LANGUAGE C STABLE STRICT AS 'MODULE_PATHNAME', 'kapture_may_see';
@@ -35,14 +35,14 @@ COMMENT ON FUNCTION @extschema@.kapture_may_see(integer) IS 'internal: does the 
 CREATE OR REPLACE FUNCTION @extschema@.kapture_merge_digests(older bytea, newer bytea) RETURNS bytea
 LANGUAGE C IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'kapture_merge_digests';
 REVOKE ALL ON FUNCTION @extschema@.kapture_merge_digests(bytea, bytea) FROM PUBLIC;
-COMMENT ON FUNCTION @extschema@.kapture_merge_digests(bytea, bytea) IS 'internal: digests of kapture_row: the newer ones, and the older where those are unknown';
+COMMENT ON FUNCTION @extschema@.kapture_merge_digests(bytea, bytea) IS 'internal: merges two digests of kapture_row: takes the newer value where it is known, otherwise the older value';
 
 CREATE OR REPLACE FUNCTION @extschema@.kapture_seen_digests(digests bytea, customer_id bigint, bits smallint[], fields text[], names text[], seen text[])
 RETURNS bytea
 LANGUAGE C VOLATILE STRICT AS 'MODULE_PATHNAME', 'kapture_seen_digests';
 REVOKE ALL ON FUNCTION @extschema@.kapture_seen_digests(bytea, bigint, smallint[], text[], text[], text[]) FROM PUBLIC;
 COMMENT ON FUNCTION @extschema@.kapture_seen_digests(bytea, bigint, smallint[], text[], text[], text[]) IS
-'internal: digests of kapture_row, but for fields of which Kapture was seen to have another value';
+'internal: digests of kapture_row, without those of fields for which Kapture was seen to have another value';
 
 --
 -- Connections and direct calls
@@ -67,61 +67,61 @@ COMMENT ON FUNCTION @extschema@.kapture_server_states() IS
 CREATE OR REPLACE FUNCTION @extschema@.kapture_add_customer(customer jsonb, server name DEFAULT 'kapture') RETURNS jsonb
 LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'kapture_add_customer';
 COMMENT ON FUNCTION @extschema@.kapture_add_customer(jsonb, name) IS
-'adds a customer to Kapture and returns its answer; raises an error if there is none';
+'adds a customer to Kapture and returns Kapture''s answer; raises an error if there is no answer';
 
 CREATE OR REPLACE FUNCTION @extschema@.kapture_update_customer(customer jsonb, server name DEFAULT 'kapture') RETURNS jsonb
 LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'kapture_update_customer';
 COMMENT ON FUNCTION @extschema@.kapture_update_customer(jsonb, name) IS
-'changes the given fields of the customer that kapture_customer_id names, and returns Kapture''s answer';
+'changes the given fields of the customer that kapture_customer_id names, and returns Kapture''s answer; raises an error if there is no answer';
 
 CREATE OR REPLACE FUNCTION @extschema@.kapture_get_customer(criteria jsonb, server name DEFAULT 'kapture') RETURNS jsonb
 LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'kapture_get_customer';
 COMMENT ON FUNCTION @extschema@.kapture_get_customer(jsonb, name) IS
-'searches a customer by kapture_customer_id, customer_id, phone or email_id, and returns Kapture''s answer';
+'searches a customer by kapture_customer_id, customer_id, phone or email_id, and returns Kapture''s answer; raises an error if there is no answer';
 
 CREATE OR REPLACE FUNCTION @extschema@.kapture_pull(start_date timestamp, end_date timestamp, server name DEFAULT 'kapture') RETURNS jsonb
 LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'kapture_pull';
 COMMENT ON FUNCTION @extschema@.kapture_pull(timestamp, timestamp, name) IS
-'returns the customers generated between two times of the account''s time zone, as Kapture answers; long ranges are fetched in windows of option pull_window';
+'returns Kapture''s answer with the customers generated between two times in the account''s time zone; long ranges are fetched in windows (option pull_window)';
 
 -- Instants, and what would become instants if it were not for these: literals and
 -- days, which are the account's.
 CREATE OR REPLACE FUNCTION @extschema@.kapture_pull(start_date timestamptz, end_date timestamptz, server name DEFAULT 'kapture') RETURNS jsonb
 LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'kapture_pull';
 COMMENT ON FUNCTION @extschema@.kapture_pull(timestamptz, timestamptz, name) IS
-'the same between two instants, taken in the account''s time zone';
+'returns Kapture''s answer with the customers generated between two instants, which are converted to the account''s time zone';
 
 CREATE OR REPLACE FUNCTION @extschema@.kapture_pull(start_date date, end_date date, server name DEFAULT 'kapture') RETURNS jsonb
 LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'kapture_pull';
 COMMENT ON FUNCTION @extschema@.kapture_pull(date, date, name) IS
-'the same between two days of the account';
+'returns Kapture''s answer with the customers generated between two days of the account';
 
 CREATE OR REPLACE FUNCTION @extschema@.kapture_pull(start_date text, end_date text, server name DEFAULT 'kapture') RETURNS jsonb
 LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'kapture_pull';
 COMMENT ON FUNCTION @extschema@.kapture_pull(text, text, name) IS
-'the same between two times of the account''s time zone, as text';
+'returns Kapture''s answer with the customers generated between two times in the account''s time zone, given as text';
 
 CREATE OR REPLACE FUNCTION @extschema@.kapture_pull_now(server name DEFAULT 'kapture') RETURNS void
 LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'kapture_pull_now';
 COMMENT ON FUNCTION @extschema@.kapture_pull_now(name) IS
-'has a server with option pull_interval be pulled from at once, after the commit; for its owner, who learns by a webhook that there is something';
+'starts an automatic pull from a server with option pull_interval at once, after the commit; only for the server''s owner, for example when a webhook arrives';
 
 CREATE OR REPLACE FUNCTION @extschema@.kapture_call(api text, body jsonb, server name DEFAULT 'kapture') RETURNS jsonb
 LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'kapture_call';
 COMMENT ON FUNCTION @extschema@.kapture_call(text, jsonb, name) IS
-'calls any API of the account, by name (ticket_add, order_add, ...) or path, and returns the answer unchanged; raises an error if there is none';
+'calls any API of the account, by name (ticket_add, order_add, ...) or path, and returns the answer unchanged; raises an error if there is no answer';
 
 CREATE OR REPLACE FUNCTION @extschema@.kapture_send(api text, body jsonb, server name DEFAULT 'kapture',
 	reference text DEFAULT NULL, retry text DEFAULT 'unsent')
 RETURNS bigint
 LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'kapture_send_call';
 COMMENT ON FUNCTION @extschema@.kapture_send(text, jsonb, name, text, text) IS
-'has any API of the account called after the transaction''s commit, and returns the id of the call in kapture_calls; nothing is sent on rollback';
+'queues a call of any API of the account, which the worker sends after the transaction''s commit; returns the id of the call in kapture_calls; nothing is sent on rollback';
 
 CREATE OR REPLACE FUNCTION @extschema@.kapture_retry_call(call_id bigint) RETURNS void
 LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'kapture_retry_call';
 COMMENT ON FUNCTION @extschema@.kapture_retry_call(bigint) IS
-'has a call of kapture_send() that waits, failed, was discarded, or has an unknown outcome sent again at once';
+'sends a call of kapture_send() again at once: one that waits, failed, was discarded, or has an unknown outcome';
 
 CREATE OR REPLACE FUNCTION @extschema@.kapture_discard_call(call_id bigint) RETURNS void
 LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'kapture_discard_call';
@@ -131,7 +131,7 @@ COMMENT ON FUNCTION @extschema@.kapture_discard_call(bigint) IS
 CREATE OR REPLACE FUNCTION @extschema@.kapture_phone(phone text) RETURNS text
 LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'kapture_phone';
 COMMENT ON FUNCTION @extschema@.kapture_phone(text) IS
-'the ten digits that Kapture takes of a phone number as people write it; NULL: not certainly a phone number';
+'converts a phone number as people write it to the ten digits that Kapture accepts; NULL: the text is not certainly such a number';
 
 --
 -- Pulled customers as rows
@@ -141,7 +141,7 @@ CREATE OR REPLACE FUNCTION @extschema@.kapture_pull_stream(start_date timestamp,
 RETURNS SETOF @extschema@.kapture_customer
 LANGUAGE C VOLATILE PARALLEL UNSAFE ROWS 10000 AS 'MODULE_PATHNAME', 'kapture_pull_stream';
 COMMENT ON FUNCTION @extschema@.kapture_pull_stream(timestamp, timestamp, name) IS
-'internal: what kapture_pull_customers is made of: gives rows one by one, but only in a SELECT list';
+'internal: used by kapture_pull_customers: returns rows one by one, but only in a SELECT list';
 
 -- Unfolded by the planner (so it must be STABLE and have no settings): rows
 -- then come as the windows do.  A function in C is read to its end in FROM.
@@ -150,61 +150,61 @@ RETURNS SETOF @extschema@.kapture_customer
 LANGUAGE sql STABLE PARALLEL UNSAFE ROWS 10000
 AS $$ SELECT (s.customer).* FROM (SELECT @extschema@.kapture_pull_stream($1, $2, $3) AS customer) s $$;
 COMMENT ON FUNCTION @extschema@.kapture_pull_customers(timestamp, timestamp, name) IS
-'customers between two times of the account''s time zone, as typed rows; long ranges are fetched in windows of option pull_window, several at a time';
+'customers generated between two times in the account''s time zone, as typed rows; long ranges are fetched in windows (option pull_window), several at a time';
 
 CREATE OR REPLACE FUNCTION @extschema@.kapture_pull_stream(start_date timestamptz, end_date timestamptz, server name)
 RETURNS SETOF @extschema@.kapture_customer
 LANGUAGE C VOLATILE PARALLEL UNSAFE ROWS 10000 AS 'MODULE_PATHNAME', 'kapture_pull_stream';
 COMMENT ON FUNCTION @extschema@.kapture_pull_stream(timestamptz, timestamptz, name) IS
-'internal: what kapture_pull_customers is made of, for instants, taken in the account''s time zone';
+'internal: used by kapture_pull_customers for instants, which are converted to the account''s time zone';
 CREATE OR REPLACE FUNCTION @extschema@.kapture_pull_customers(start_date timestamptz, end_date timestamptz, server name DEFAULT 'kapture')
 RETURNS SETOF @extschema@.kapture_customer
 LANGUAGE sql STABLE PARALLEL UNSAFE ROWS 10000
 AS $$ SELECT (s.customer).* FROM (SELECT @extschema@.kapture_pull_stream($1, $2, $3) AS customer) s $$;
 COMMENT ON FUNCTION @extschema@.kapture_pull_customers(timestamptz, timestamptz, name) IS
-'customers between two instants, taken in the account''s time zone, as typed rows';
+'customers generated between two instants, which are converted to the account''s time zone, as typed rows';
 
 CREATE OR REPLACE FUNCTION @extschema@.kapture_pull_stream(start_date date, end_date date, server name)
 RETURNS SETOF @extschema@.kapture_customer
 LANGUAGE C VOLATILE PARALLEL UNSAFE ROWS 10000 AS 'MODULE_PATHNAME', 'kapture_pull_stream';
 COMMENT ON FUNCTION @extschema@.kapture_pull_stream(date, date, name) IS
-'internal: what kapture_pull_customers is made of, for days of the account';
+'internal: used by kapture_pull_customers for days of the account';
 CREATE OR REPLACE FUNCTION @extschema@.kapture_pull_customers(start_date date, end_date date, server name DEFAULT 'kapture')
 RETURNS SETOF @extschema@.kapture_customer
 LANGUAGE sql STABLE PARALLEL UNSAFE ROWS 10000
 AS $$ SELECT (s.customer).* FROM (SELECT @extschema@.kapture_pull_stream($1, $2, $3) AS customer) s $$;
 COMMENT ON FUNCTION @extschema@.kapture_pull_customers(date, date, name) IS
-'customers between two days of the account, as typed rows';
+'customers generated between two days of the account, as typed rows';
 
 CREATE OR REPLACE FUNCTION @extschema@.kapture_pull_stream(start_date text, end_date text, server name)
 RETURNS SETOF @extschema@.kapture_customer
 LANGUAGE C VOLATILE PARALLEL UNSAFE ROWS 10000 AS 'MODULE_PATHNAME', 'kapture_pull_stream';
 COMMENT ON FUNCTION @extschema@.kapture_pull_stream(text, text, name) IS
-'internal: what kapture_pull_customers is made of, for times of the account''s time zone, as text';
+'internal: used by kapture_pull_customers for times in the account''s time zone, given as text';
 CREATE OR REPLACE FUNCTION @extschema@.kapture_pull_customers(start_date text, end_date text, server name DEFAULT 'kapture')
 RETURNS SETOF @extschema@.kapture_customer
 LANGUAGE sql STABLE PARALLEL UNSAFE ROWS 10000
 AS $$ SELECT (s.customer).* FROM (SELECT @extschema@.kapture_pull_stream($1, $2, $3) AS customer) s $$;
 COMMENT ON FUNCTION @extschema@.kapture_pull_customers(text, text, name) IS
-'customers between two times of the account''s time zone, as text, as typed rows';
+'customers generated between two times in the account''s time zone, given as text, as typed rows';
 
 CREATE OR REPLACE FUNCTION @extschema@.kapture_find_customers(criteria jsonb, server name DEFAULT 'kapture')
 RETURNS SETOF @extschema@.kapture_customer
 LANGUAGE C VOLATILE PARALLEL UNSAFE ROWS 1 AS 'MODULE_PATHNAME', 'kapture_find_customers';
 COMMENT ON FUNCTION @extschema@.kapture_find_customers(jsonb, name) IS
-'customers with that kapture_customer_id, customer_id, phone or email_id, as typed rows';
+'customers with the given kapture_customer_id, customer_id, phone or email_id, as typed rows';
 
 CREATE OR REPLACE FUNCTION @extschema@.kapture_customer_rows(answer jsonb, server name DEFAULT 'kapture')
 RETURNS SETOF @extschema@.kapture_customer
 LANGUAGE C STABLE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'kapture_customer_rows';
 COMMENT ON FUNCTION @extschema@.kapture_customer_rows(jsonb, name) IS
-'the customers of an answer of kapture_pull or kapture_get_customer, as typed rows';
+'converts an answer of kapture_pull or kapture_get_customer to typed rows of its customers';
 
 CREATE OR REPLACE FUNCTION @extschema@.kapture_contact_rows(answer jsonb, server name DEFAULT 'kapture')
 RETURNS SETOF @extschema@.kapture_contact
 LANGUAGE C STABLE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'kapture_contact_rows';
 COMMENT ON FUNCTION @extschema@.kapture_contact_rows(jsonb, name) IS
-'the contacts of the customers of such an answer, as typed rows';
+'converts an answer of kapture_pull or kapture_get_customer to typed rows of its customers'' contacts';
 
 --
 -- Running the sync
@@ -218,7 +218,7 @@ CREATE OR REPLACE FUNCTION @extschema@.kapture_attach(relation regclass, columns
 RETURNS void
 LANGUAGE C VOLATILE AS 'MODULE_PATHNAME', 'kapture_attach';
 COMMENT ON FUNCTION @extschema@.kapture_attach(regclass, jsonb, name, text, boolean, boolean, text, text, regclass, name, jsonb, jsonb, text) IS
-'keeps a table and Kapture in step from here on; columns: {"kapture field": "column", ...}, by default the columns named like Kapture''s fields; name: for one of several attachments of a table';
+'attaches a table: its changes are sent to Kapture from now on; columns: {"kapture field": "column", ...}, by default the columns named like Kapture''s fields; name: name of the attachment, for a table with several attachments';
 
 CREATE OR REPLACE FUNCTION @extschema@.kapture_alter(relation regclass, columns jsonb DEFAULT NULL,
 	server name DEFAULT NULL, filter text DEFAULT NULL, source regclass DEFAULT NULL, on_duplicate text DEFAULT NULL,
@@ -228,95 +228,95 @@ CREATE OR REPLACE FUNCTION @extschema@.kapture_alter(relation regclass, columns 
 RETURNS void
 LANGUAGE C VOLATILE AS 'MODULE_PATHNAME', 'kapture_alter';
 COMMENT ON FUNCTION @extschema@.kapture_alter(regclass, jsonb, name, text, regclass, text, text, boolean, boolean, jsonb, jsonb, boolean, text[], text) IS
-'changes how a table is attached: what is given replaces what is there (columns as a whole), the rest stays, and so does what waits; reset names arguments that go back to their defaults; to another server, ids are kept only with keep_ids; name: of several attachments, the one that is meant';
+'changes how a table is attached: given arguments replace the present ones (columns as a whole), all others and the waiting changes stay; reset: arguments that go back to their defaults; keep_ids: keep the ids when the server changes; name: which attachment, if the table has several';
 
 CREATE OR REPLACE FUNCTION @extschema@.kapture_id(relation regclass, row_key text, name text DEFAULT NULL) RETURNS bigint
 LANGUAGE C STABLE AS 'MODULE_PATHNAME', 'kapture_id';
 COMMENT ON FUNCTION @extschema@.kapture_id(regclass, text, text) IS
-'Kapture''s id of the customer of a row, wherever the id is kept; NULL: none yet; name: of several attachments of the table, the one that is meant';
+'Kapture''s id of a row''s customer, wherever the id is kept; NULL: the row has no id yet; name: which attachment, if the table has several';
 
 CREATE OR REPLACE FUNCTION @extschema@.kapture_id(relation regclass, row_key anynonarray, name text DEFAULT NULL) RETURNS bigint
 LANGUAGE C STABLE AS 'MODULE_PATHNAME', 'kapture_id';
 COMMENT ON FUNCTION @extschema@.kapture_id(regclass, anynonarray, text) IS
-'Kapture''s id of the customer of the row with that key; the key may be of any type, a key of several columns is the text of an array';
+'Kapture''s id of the customer of the row with the given key; the key may be of any type, a key of several columns is the text of an array';
 
 CREATE OR REPLACE FUNCTION @extschema@.kapture_forget_id(relation regclass, row_key text, name text DEFAULT NULL) RETURNS bigint
 LANGUAGE C VOLATILE AS 'MODULE_PATHNAME', 'kapture_forget_id';
 COMMENT ON FUNCTION @extschema@.kapture_forget_id(regclass, text, text) IS
-'forgets which customer a row is, of a table that was attached with id_column => NULL, as if its id were set to NULL; returns the id that it had, NULL if none; the row is added, or linked by its phone and email, when it is sent again; name: of several attachments of the table, the one that is meant';
+'forgets Kapture''s id of a row''s customer, as if the id were set to NULL, for a table that was attached with id_column => NULL; returns the id, or NULL if the row had none; when the row is sent again, it is added, or linked by its phone and email; name: which attachment, if the table has several';
 
 CREATE OR REPLACE FUNCTION @extschema@.kapture_forget_id(relation regclass, row_key anynonarray, name text DEFAULT NULL) RETURNS bigint
 LANGUAGE C VOLATILE AS 'MODULE_PATHNAME', 'kapture_forget_id';
 COMMENT ON FUNCTION @extschema@.kapture_forget_id(regclass, anynonarray, text) IS
-'forgets which customer the row with that key is; the key may be of any type, a key of several columns is the text of an array';
+'forgets Kapture''s id of the customer of the row with the given key; the key may be of any type, a key of several columns is the text of an array';
 
 CREATE OR REPLACE FUNCTION @extschema@.kapture_followed() RETURNS trigger
 LANGUAGE C AS 'MODULE_PATHNAME', 'kapture_followed';
-COMMENT ON FUNCTION @extschema@.kapture_followed() IS 'internal: trigger of tables that attached ones follow: notes in the outbox what changed';
+COMMENT ON FUNCTION @extschema@.kapture_followed() IS 'internal: trigger of tables that attached tables follow: notes the change in the outbox';
 
 CREATE OR REPLACE FUNCTION @extschema@.kapture_follow(source regclass, relation regclass, condition text) RETURNS void
 LANGUAGE C VOLATILE AS 'MODULE_PATHNAME', 'kapture_follow';
 COMMENT ON FUNCTION @extschema@.kapture_follow(regclass, regclass, text) IS
-'has changes of a table send the rows of an attached one again for which a condition over source and target holds';
+'follows another table: when a row of source changes, the rows of the attached table are sent again for which the condition over source and target holds';
 
 CREATE OR REPLACE FUNCTION @extschema@.kapture_unfollow(source regclass, relation regclass, condition text DEFAULT NULL) RETURNS integer
 LANGUAGE C VOLATILE AS 'MODULE_PATHNAME', 'kapture_unfollow';
 COMMENT ON FUNCTION @extschema@.kapture_unfollow(regclass, regclass, text) IS
-'ends that, on one condition or all; returns how many have ended';
+'ends what kapture_follow began, for one condition or all; returns the number of conditions that ended';
 
 CREATE OR REPLACE FUNCTION @extschema@.kapture_detach(relation regclass, name text DEFAULT NULL)
 RETURNS void
 LANGUAGE C VOLATILE AS 'MODULE_PATHNAME', 'kapture_detach';
 COMMENT ON FUNCTION @extschema@.kapture_detach(regclass, text) IS
-'ends the sync of a table and forgets its waiting changes; the table keeps its Kapture ids; name: of one of its attachments';
+'ends the sync of a table and gives up its waiting changes; the table keeps its column of Kapture ids; name: only this attachment';
 
 CREATE OR REPLACE FUNCTION @extschema@.kapture_pause(relation regclass, name text DEFAULT NULL)
 RETURNS void
 LANGUAGE C VOLATILE AS 'MODULE_PATHNAME', 'kapture_pause';
 COMMENT ON FUNCTION @extschema@.kapture_pause(regclass, text) IS
-'stops sending changes of a table; they are still captured, requests in flight finish; name: of one of its attachments';
+'stops sending changes of a table; changes are still captured, and requests in flight finish; name: only this attachment';
 
 CREATE OR REPLACE FUNCTION @extschema@.kapture_resume(relation regclass, name text DEFAULT NULL)
 RETURNS void
 LANGUAGE C VOLATILE AS 'MODULE_PATHNAME', 'kapture_resume';
 COMMENT ON FUNCTION @extschema@.kapture_resume(regclass, text) IS
-'sends changes of a paused table again; name: of one of its attachments';
+'sends changes of a paused table again; name: only this attachment';
 
 CREATE OR REPLACE FUNCTION @extschema@.kapture_resume()
 RETURNS void
 LANGUAGE C VOLATILE AS 'MODULE_PATHNAME', 'kapture_resume_copy';
 REVOKE ALL ON FUNCTION @extschema@.kapture_resume() FROM PUBLIC;
 COMMENT ON FUNCTION @extschema@.kapture_resume() IS
-'lets a copy of a database send the changes that wait in it; only for copies whose original no longer sends';
+'lets a copy of a database send its waiting changes, and confirms new owners of servers; for a copy, only if the original no longer sends';
 
 CREATE OR REPLACE FUNCTION @extschema@.kapture_backfill_slice(relation regclass, slice integer, name text DEFAULT NULL)
 RETURNS integer
 LANGUAGE C VOLATILE AS 'MODULE_PATHNAME', 'kapture_backfill_slice';
 COMMENT ON FUNCTION @extschema@.kapture_backfill_slice(regclass, integer, text) IS
-'a step of kapture_backfill: queues the next rows without an id; returns how many';
+'one slice of kapture_backfill: queues the next rows without an id; returns the number of rows';
 
 CREATE OR REPLACE PROCEDURE @extschema@.kapture_backfill(relation regclass, slice integer DEFAULT 1000, name text DEFAULT NULL)
 LANGUAGE C AS 'MODULE_PATHNAME', 'kapture_backfill';
 COMMENT ON PROCEDURE @extschema@.kapture_backfill(regclass, integer, text) IS
-'queues the rows that have no Kapture id yet, in slices; interrupted, the next call continues where it stopped; name: for one of the table''s attachments';
+'queues the rows that have no Kapture id yet, in slices; if it is interrupted, the next call continues where it stopped; name: only this attachment';
 
 CREATE OR REPLACE FUNCTION @extschema@.kapture_touch(relation regclass, row_key text, fields text[] DEFAULT NULL)
 RETURNS void
 LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'kapture_touch';
 COMMENT ON FUNCTION @extschema@.kapture_touch(regclass, text, text[]) IS
-'notes a row as changed, with all fields or those named, in the caller''s transaction, without writing to it; for those who may update the table';
+'notes a row as changed, with all fields or the given ones, in the caller''s transaction; the row is not written; needs the right to update the table';
 
 CREATE OR REPLACE FUNCTION @extschema@.kapture_touch(relation regclass, row_key anynonarray, fields text[] DEFAULT NULL)
 RETURNS void
 LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'kapture_touch';
 COMMENT ON FUNCTION @extschema@.kapture_touch(regclass, anynonarray, text[]) IS
-'notes the row with that key as changed; the key may be of any type, a key of several columns is the text of an array';
+'notes the row with the given key as changed; the key may be of any type, a key of several columns is the text of an array';
 
 CREATE OR REPLACE PROCEDURE @extschema@.kapture_resync(relation regclass, condition text DEFAULT NULL,
 	fields text[] DEFAULT NULL, slice integer DEFAULT 1000, force boolean DEFAULT false, name text DEFAULT NULL)
 LANGUAGE C AS 'MODULE_PATHNAME', 'kapture_resync';
 COMMENT ON PROCEDURE @extschema@.kapture_resync(regclass, text, text[], integer, boolean, text) IS
-'has rows sent again, all or those for which the condition holds, with all fields or those named, in slices; the table is not written; interrupted, the same call continues where it stopped';
+'sends rows again, in slices: all rows or those for which the condition holds, with all fields or the given ones; the table is not written; if it is interrupted, the same call continues where it stopped';
 
 CREATE OR REPLACE FUNCTION @extschema@.kapture_verify(relation regclass, condition text DEFAULT NULL,
 	repair boolean DEFAULT false, name text DEFAULT NULL,
@@ -325,27 +325,27 @@ CREATE OR REPLACE FUNCTION @extschema@.kapture_verify(relation regclass, conditi
 RETURNS SETOF record
 LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'kapture_verify';
 COMMENT ON FUNCTION @extschema@.kapture_verify(regclass, text, boolean, text) IS
-'asks Kapture what it has for the rows of a table, all or those for which the condition holds, and returns what is wrong: differs, not emptied, unknown id, other customer, shared id, no id, waiting, parked, unreadable; repair: has just these rows and fields sent';
+'compares rows with Kapture, all rows or those for which the condition holds, and returns the problems: differs, not emptied, unknown id, other customer, shared id, no id, waiting, parked, unreadable; repair: sends these rows and fields again';
 
 CREATE OR REPLACE PROCEDURE @extschema@.kapture_verify_into(relation regclass, into_table regclass,
 	condition text DEFAULT NULL, repair boolean DEFAULT false, slice integer DEFAULT 500, restart boolean DEFAULT false,
 	name text DEFAULT NULL)
 LANGUAGE C AS 'MODULE_PATHNAME', 'kapture_verify_into';
 COMMENT ON PROCEDURE @extschema@.kapture_verify_into(regclass, regclass, text, boolean, integer, boolean, text) IS
-'as kapture_verify, with the results in columns of the same names of a table of the caller''s; commits after each slice of rows; interrupted, the same call continues where it stopped, unless restart';
+'kapture_verify for large tables: writes the results into the columns of the same names of a table of the caller''s, and commits after each slice of rows; if it is interrupted, the same call continues where it stopped; restart: begins anew';
 
 CREATE OR REPLACE FUNCTION @extschema@.kapture_match(relation regclass, write boolean DEFAULT false, name text DEFAULT NULL,
 	OUT row_key text, OUT kapture_customer_id bigint, OUT found_by text, OUT problem text, OUT name text)
 RETURNS SETOF record
 LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'kapture_match';
 COMMENT ON FUNCTION @extschema@.kapture_match(regclass, boolean, text) IS
-'asks Kapture for the phones and emails of the rows of a table that have no id, and returns those whose customer is there; write: has the worker write the ids of those without a problem';
+'searches Kapture for the phones and emails of rows without an id, and returns the rows whose customer is in Kapture; write: the worker writes the ids of those without a problem';
 
 CREATE OR REPLACE FUNCTION @extschema@.kapture_acknowledge(server name, kapture_customer_id bigint)
 RETURNS boolean
 LANGUAGE C VOLATILE AS 'MODULE_PATHNAME', 'kapture_acknowledge';
 COMMENT ON FUNCTION @extschema@.kapture_acknowledge(name, bigint) IS
-'takes a customer out of kapture_orphans; returns whether the view had it';
+'removes a customer from kapture_orphans; returns whether the customer was in the view';
 
 CREATE OR REPLACE FUNCTION @extschema@.kapture_dry_run(relation regclass, columns jsonb DEFAULT NULL, filter text DEFAULT NULL,
 	source regclass DEFAULT NULL, server name DEFAULT NULL, ask boolean DEFAULT false, name text DEFAULT NULL,
@@ -353,37 +353,37 @@ CREATE OR REPLACE FUNCTION @extschema@.kapture_dry_run(relation regclass, column
 RETURNS SETOF record
 LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'kapture_dry_run';
 COMMENT ON FUNCTION @extschema@.kapture_dry_run(regclass, jsonb, text, regclass, name, boolean, text) IS
-'what would become of each row of a table if it were attached like this and backfilled, or, if it is attached, altered like this and sent again: add, update, link (with ask, which asks Kapture), skip, refuse; of an attached table, what is not given is as it is attached; nothing is attached and nothing is sent';
+'what would happen to each row of a table if it were attached with these arguments and backfilled or, if it is attached, altered with them and sent again: add, update, link (only with ask, which searches Kapture), skip, refuse; for an attached table, arguments that are not given are as it is attached; nothing is attached and nothing is sent; name: which attachment, if the table has several';
 
 CREATE OR REPLACE FUNCTION @extschema@.kapture_is_origin(system_identifier bigint, database oid)
 RETURNS boolean
 LANGUAGE C STABLE STRICT AS 'MODULE_PATHNAME', 'kapture_is_origin';
 COMMENT ON FUNCTION @extschema@.kapture_is_origin(bigint, oid) IS
-'internal: is this the stamp of the database we are in?';
+'internal: is this the stamp of the current database?';
 
 CREATE OR REPLACE FUNCTION @extschema@.kapture_retry(relation regclass, row_key text DEFAULT NULL, name text DEFAULT NULL)
 RETURNS bigint
 LANGUAGE C VOLATILE AS 'MODULE_PATHNAME', 'kapture_retry';
 COMMENT ON FUNCTION @extschema@.kapture_retry(regclass, text, text) IS
-'retries failed rows of a table at once, all or the one with that key; returns how many';
+'retries failed rows of a table at once: all, with pulled customers that failed, or the row with the given key; returns how many';
 
 CREATE OR REPLACE FUNCTION @extschema@.kapture_retry(relation regclass, row_key anynonarray, name text DEFAULT NULL)
 RETURNS bigint
 LANGUAGE C VOLATILE AS 'MODULE_PATHNAME', 'kapture_retry';
 COMMENT ON FUNCTION @extschema@.kapture_retry(regclass, anynonarray, text) IS
-'tries the failed row with that key again at once; the key may be of any type, a key of several columns is the text of an array';
+'retries the failed row with the given key at once; the key may be of any type, a key of several columns is the text of an array';
 
 CREATE OR REPLACE FUNCTION @extschema@.kapture_discard(relation regclass, row_key text DEFAULT NULL, name text DEFAULT NULL)
 RETURNS bigint
 LANGUAGE C VOLATILE AS 'MODULE_PATHNAME', 'kapture_discard';
 COMMENT ON FUNCTION @extschema@.kapture_discard(regclass, text, text) IS
-'gives up the failed changes of a table, all or those of the row with that key; returns how many';
+'gives up failed changes of a table: all, with pulled customers that failed, or those of the row with the given key; returns how many';
 
 CREATE OR REPLACE FUNCTION @extschema@.kapture_discard(relation regclass, row_key anynonarray, name text DEFAULT NULL)
 RETURNS bigint
 LANGUAGE C VOLATILE AS 'MODULE_PATHNAME', 'kapture_discard';
 COMMENT ON FUNCTION @extschema@.kapture_discard(regclass, anynonarray, text) IS
-'gives up the failed changes of the row with that key; the key may be of any type, a key of several columns is the text of an array';
+'gives up the failed changes of the row with the given key; the key may be of any type, a key of several columns is the text of an array';
 
 -- No foreign key: pg_restore fills the tables of an extension in any order.
 CREATE OR REPLACE FUNCTION @extschema@.kapture_forget_contacts() RETURNS trigger
@@ -404,7 +404,7 @@ CREATE OR REPLACE PROCEDURE @extschema@.kapture_refresh(start_date timestamp, en
 	server name DEFAULT 'kapture', restart boolean DEFAULT false)
 LANGUAGE C AS 'MODULE_PATHNAME', 'kapture_refresh';
 COMMENT ON PROCEDURE @extschema@.kapture_refresh(timestamp, timestamp, name, boolean) IS
-'pulls customers into kapture_customers and kapture_contacts, a window a transaction; continues where it was interrupted, unless restart';
+'pulls customers into kapture_customers and kapture_contacts, one window in each transaction; if it is interrupted, the next call continues where it stopped; restart: begins anew';
 
 --
 -- What people look at
@@ -414,7 +414,7 @@ CREATE OR REPLACE FUNCTION @extschema@.kapture_queue(attachment_id integer,
 	OUT pending bigint, OUT in_flight bigint, OUT retrying bigint, OUT parked bigint, OUT exact boolean,
 	OUT oldest timestamptz, OUT last_success timestamptz, OUT last_error text)
 LANGUAGE C STABLE STRICT AS 'MODULE_PATHNAME', 'kapture_queue';
-COMMENT ON FUNCTION @extschema@.kapture_queue(integer) IS 'internal: what waits for an attached table, at a cost that does not grow with it; see kapture_status';
+COMMENT ON FUNCTION @extschema@.kapture_queue(integer) IS 'internal: the waiting changes of an attached table, at a cost that does not grow with their number; see kapture_status';
 
 CREATE OR REPLACE FUNCTION @extschema@.kapture_table_problem(attachment_id integer) RETURNS text
 LANGUAGE C STABLE STRICT AS 'MODULE_PATHNAME', 'kapture_table_problem';
@@ -422,18 +422,18 @@ COMMENT ON FUNCTION @extschema@.kapture_table_problem(integer) IS 'internal: why
 
 CREATE OR REPLACE FUNCTION @extschema@.kapture_table_error(attachment_id integer) RETURNS text
 LANGUAGE C STABLE STRICT AS 'MODULE_PATHNAME', 'kapture_table_error';
-COMMENT ON FUNCTION @extschema@.kapture_table_error(integer) IS 'internal: which error keeps worker or puller from their work on an attached table; see kapture_status';
+COMMENT ON FUNCTION @extschema@.kapture_table_error(integer) IS 'internal: the error that keeps worker or puller from their work on an attached table; see kapture_status';
 
 -- STABLE: a release may word a hint anew, so nothing that is stored may depend on it
 CREATE OR REPLACE FUNCTION @extschema@.kapture_hint(message text, http_status integer DEFAULT NULL) RETURNS text
 LANGUAGE C STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'kapture_hint';
 COMMENT ON FUNCTION @extschema@.kapture_hint(text, integer) IS
-'what to do about a failure, in plain words; NULL for what is not known';
+'what to do about a failure, in plain words; NULL: the message is not known';
 
 CREATE OR REPLACE FUNCTION @extschema@.kapture_hint(message text, http_status integer, api text) RETURNS text
 LANGUAGE C STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'kapture_hint_1_1';
 COMMENT ON FUNCTION @extschema@.kapture_hint(text, integer, text) IS
-'what to do about a failure of a call (NULL: of the table itself), in plain words; NULL for what is not known';
+'what to do about a failure of the given call (NULL: of the table itself), in plain words; NULL: the message is not known';
 
 CREATE OR REPLACE FUNCTION @extschema@.kapture_request_counters(
 	OUT server text, OUT api text, OUT http_code integer, OUT requests bigint,
@@ -442,30 +442,30 @@ CREATE OR REPLACE FUNCTION @extschema@.kapture_request_counters(
 	OUT since timestamptz)
 RETURNS SETOF record
 LANGUAGE C VOLATILE STRICT AS 'MODULE_PATHNAME', 'kapture_request_counters';
-COMMENT ON FUNCTION @extschema@.kapture_request_counters() IS 'internal: what kapture_stat_requests shows';
+COMMENT ON FUNCTION @extschema@.kapture_request_counters() IS 'internal: the counters that kapture_stat_requests shows';
 
 CREATE OR REPLACE FUNCTION @extschema@.kapture_stat_reset() RETURNS void
 LANGUAGE C VOLATILE STRICT AS 'MODULE_PATHNAME', 'kapture_stat_reset';
 REVOKE ALL ON FUNCTION @extschema@.kapture_stat_reset() FROM PUBLIC;
-COMMENT ON FUNCTION @extschema@.kapture_stat_reset() IS 'starts the counters of this database anew';
+COMMENT ON FUNCTION @extschema@.kapture_stat_reset() IS 'resets the request counters of this database';
 
 CREATE OR REPLACE FUNCTION @extschema@.kapture_check(server name DEFAULT 'kapture', all_keys boolean DEFAULT false,
 	OUT step text, OUT ok boolean, OUT detail text, OUT hint text)
 RETURNS SETOF record
 LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'kapture_check_1_1';
 COMMENT ON FUNCTION @extschema@.kapture_check(name, boolean) IS
-'checks step by step whether a server can be used: options, worker, name, connection, TLS, certificate, keys, clock, time, duplicates, and capture where a trigger is off, with a hint for what fails; sends a search and a pull that find no customer, with all_keys an Add and an Update that must be refused';
+'checks step by step whether a server can be used, with a hint for each step that fails: options, worker, name, connection, TLS, certificate, keys, clock, time, duplicates, and capture if a trigger is off; sends a search and a pull that find no customer; all_keys: also sends an Add and an Update that Kapture must refuse';
 
 CREATE OR REPLACE FUNCTION @extschema@.kapture_preview(relation regclass, row_key text, name text DEFAULT NULL,
 	OUT waiting boolean, OUT api text, OUT url text, OUT headers text[], OUT body text)
 RETURNS SETOF record
 LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'kapture_preview';
 COMMENT ON FUNCTION @extschema@.kapture_preview(regclass, text, text) IS
-'the request that would be sent for a row now, the key masked; if nothing waits for the row, as if all its columns had changed';
+'the request that would be sent for a row now, with the key masked; if nothing waits for the row, the request as if all its columns had changed';
 
 CREATE OR REPLACE FUNCTION @extschema@.kapture_preview(relation regclass, row_key anynonarray, name text DEFAULT NULL,
 	OUT waiting boolean, OUT api text, OUT url text, OUT headers text[], OUT body text)
 RETURNS SETOF record
 LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'kapture_preview';
 COMMENT ON FUNCTION @extschema@.kapture_preview(regclass, anynonarray, text) IS
-'the request that would be sent for the row with that key; the key may be of any type, a key of several columns is the text of an array';
+'the request that would be sent for the row with the given key; the key may be of any type, a key of several columns is the text of an array';

@@ -29,25 +29,25 @@ CREATE TABLE @extschema@.kapture_attachment (
 	name text NOT NULL DEFAULT '',
 	UNIQUE (relation, name)
 );
-COMMENT ON TABLE @extschema@.kapture_attachment IS 'tables whose rows are kept in step with Kapture; written by kapture_attach and kapture_detach';
+COMMENT ON TABLE @extschema@.kapture_attachment IS 'attached tables, one row for each attachment; written by kapture_attach, kapture_alter and kapture_detach';
 COMMENT ON COLUMN @extschema@.kapture_attachment.relation IS 'the attached table; a partitioned table stands for all its partitions';
-COMMENT ON COLUMN @extschema@.kapture_attachment.server IS 'name of the foreign server the rows go to';
+COMMENT ON COLUMN @extschema@.kapture_attachment.server IS 'name of the foreign server that the rows are sent to';
 COMMENT ON COLUMN @extschema@.kapture_attachment.key_columns IS 'primary key of the table';
-COMMENT ON COLUMN @extschema@.kapture_attachment.id_column IS 'column that receives the Kapture customer id; NULL: kapture_row has the ids';
-COMMENT ON COLUMN @extschema@.kapture_attachment.on_duplicate IS 'link: take the existing customer''s id, and send the row as an update; link only: take the id, and send nothing before the row changes; fail: park the row';
+COMMENT ON COLUMN @extschema@.kapture_attachment.id_column IS 'column that receives the Kapture customer id; NULL: the ids are in kapture_row';
+COMMENT ON COLUMN @extschema@.kapture_attachment.on_duplicate IS 'if Kapture already has the customer: link: take the customer''s id, and send the row as an update; link only: take the id, and send nothing before the row changes; fail: park the row';
 COMMENT ON COLUMN @extschema@.kapture_attachment.replicated IS 'capture changes applied by logical replication, too';
-COMMENT ON COLUMN @extschema@.kapture_attachment.pull IS 'pulled customers update rows of the table, or become new ones';
+COMMENT ON COLUMN @extschema@.kapture_attachment.pull IS 'true: pulled customers update rows of the table, or become new rows';
 COMMENT ON COLUMN @extschema@.kapture_attachment.on_conflict IS 'local: a change that waits to be sent wins over the pulled value; remote: the pulled value wins';
-COMMENT ON COLUMN @extschema@.kapture_attachment.server_oid IS 'OID of that server: nothing is sent to a later server of the same name; meaningless in a copy of a database';
-COMMENT ON COLUMN @extschema@.kapture_attachment.server_owner IS 'its owner when the table was attached';
-COMMENT ON COLUMN @extschema@.kapture_attachment.filter IS 'condition on the rows that go to Kapture; NULL: all do';
+COMMENT ON COLUMN @extschema@.kapture_attachment.server_oid IS 'OID of the server, so that nothing is sent to a later server of the same name; meaningless in a copy of a database';
+COMMENT ON COLUMN @extschema@.kapture_attachment.server_owner IS 'owner of the server when the table was attached';
+COMMENT ON COLUMN @extschema@.kapture_attachment.filter IS 'condition on the rows that go to Kapture; NULL: all rows';
 COMMENT ON COLUMN @extschema@.kapture_attachment.filter_columns IS 'columns that the filter reads; NULL: the whole row';
-COMMENT ON COLUMN @extschema@.kapture_attachment.on_leave IS 'fields of a customer whose row has left the filter';
-COMMENT ON COLUMN @extschema@.kapture_attachment.source IS 'view that the values come from; NULL: they are the table''s own';
-COMMENT ON COLUMN @extschema@.kapture_attachment.source_keys IS 'columns of the view that are the primary key of the table';
-COMMENT ON COLUMN @extschema@.kapture_attachment.source_columns IS 'columns of the table that the view reads; NULL: any';
-COMMENT ON COLUMN @extschema@.kapture_attachment.on_delete IS 'fields of a customer whose row has been deleted';
-COMMENT ON COLUMN @extschema@.kapture_attachment.name IS 'tells it from other attachments of the table; empty: it was given none';
+COMMENT ON COLUMN @extschema@.kapture_attachment.on_leave IS 'fields and constants that are sent when a row leaves the filter';
+COMMENT ON COLUMN @extschema@.kapture_attachment.source IS 'view that the values come from; NULL: the table itself';
+COMMENT ON COLUMN @extschema@.kapture_attachment.source_keys IS 'columns of the view that match the primary key of the table';
+COMMENT ON COLUMN @extschema@.kapture_attachment.source_columns IS 'columns of the table that the view reads; NULL: possibly any column';
+COMMENT ON COLUMN @extschema@.kapture_attachment.on_delete IS 'fields and constants that are sent when a row is deleted';
+COMMENT ON COLUMN @extschema@.kapture_attachment.name IS 'name that distinguishes this attachment from others of the table; empty: no name';
 
 CREATE TABLE @extschema@.kapture_column (
 	attachment_id integer NOT NULL,
@@ -61,12 +61,12 @@ CREATE TABLE @extschema@.kapture_column (
 	PRIMARY KEY (attachment_id, bit),
 	UNIQUE (attachment_id, field)
 );
-COMMENT ON TABLE @extschema@.kapture_column IS 'which column of an attached table feeds which Kapture field';
+COMMENT ON TABLE @extschema@.kapture_column IS 'the column, expression or constant for each Kapture field of an attached table';
 COMMENT ON COLUMN @extschema@.kapture_column.bit IS 'position of the field in the "changed" masks of outbox and deliveries';
-COMMENT ON COLUMN @extschema@.kapture_column.attnum IS 'number of the column, by which a renamed column is found';
-COMMENT ON COLUMN @extschema@.kapture_column.column_name IS 'the column, of the source if there is one; NULL: the value is computed';
-COMMENT ON COLUMN @extschema@.kapture_column.expression IS 'expression over the row whose value it is';
-COMMENT ON COLUMN @extschema@.kapture_column.constant IS 'its value in all rows';
+COMMENT ON COLUMN @extschema@.kapture_column.attnum IS 'number of the column; finds the column when it is renamed';
+COMMENT ON COLUMN @extschema@.kapture_column.column_name IS 'name of the column, of the source view if there is one; NULL: the value is computed';
+COMMENT ON COLUMN @extschema@.kapture_column.expression IS 'expression over the row that computes the value';
+COMMENT ON COLUMN @extschema@.kapture_column.constant IS 'constant value, the same for all rows';
 COMMENT ON COLUMN @extschema@.kapture_column.reads IS 'columns that the expression reads; NULL: the whole row';
 
 CREATE TABLE @extschema@.kapture_follow (
@@ -80,15 +80,15 @@ CREATE TABLE @extschema@.kapture_follow (
 	last_key text,
 	UNIQUE (source, relation, condition)
 );
-COMMENT ON TABLE @extschema@.kapture_follow IS 'tables whose changes concern rows of attached tables; written by kapture_follow and kapture_unfollow';
-COMMENT ON COLUMN @extschema@.kapture_follow.follow_id IS 'its entries in kapture_outbox have this number, less than zero, as attachment_id';
+COMMENT ON TABLE @extschema@.kapture_follow IS 'followed tables, whose changes concern rows of attached tables; written by kapture_follow and kapture_unfollow';
+COMMENT ON COLUMN @extschema@.kapture_follow.follow_id IS 'number less than zero, which the entries in kapture_outbox have as attachment_id';
 COMMENT ON COLUMN @extschema@.kapture_follow.source IS 'the table that is followed';
 COMMENT ON COLUMN @extschema@.kapture_follow.relation IS 'the attached table';
-COMMENT ON COLUMN @extschema@.kapture_follow.condition IS 'which rows of the attached table a row of the source concerns';
-COMMENT ON COLUMN @extschema@.kapture_follow.value_columns IS 'columns of the source that the condition reads, whose values its entries in kapture_outbox hold';
-COMMENT ON COLUMN @extschema@.kapture_follow.watched_columns IS 'columns of the source whose changes matter; NULL: all';
-COMMENT ON COLUMN @extschema@.kapture_follow.waiting IS 'values whose rows are being looked for; NULL: none';
-COMMENT ON COLUMN @extschema@.kapture_follow.last_key IS 'key of the last row that was noted for them';
+COMMENT ON COLUMN @extschema@.kapture_follow.condition IS 'condition for the rows of the attached table that a row of the source concerns';
+COMMENT ON COLUMN @extschema@.kapture_follow.value_columns IS 'columns of the source that the condition reads; the entries in kapture_outbox hold their values';
+COMMENT ON COLUMN @extschema@.kapture_follow.watched_columns IS 'columns of the source whose changes matter; NULL: all columns';
+COMMENT ON COLUMN @extschema@.kapture_follow.waiting IS 'values for which the worker is still looking for rows; NULL: none';
+COMMENT ON COLUMN @extschema@.kapture_follow.last_key IS 'key of the last row that was found for the waiting values';
 
 CREATE TABLE @extschema@.kapture_outbox (
 	attachment_id integer NOT NULL,
@@ -109,18 +109,18 @@ CREATE TABLE @extschema@.kapture_outbox (
 CREATE INDEX kapture_outbox_scan ON @extschema@.kapture_outbox (attachment_id, xact, seq);
 CREATE INDEX kapture_outbox_keys ON @extschema@.kapture_outbox (attachment_id, xact, seq) WHERE op NOT IN ('i', 'u');
 ALTER TABLE @extschema@.kapture_outbox REPLICA IDENTITY FULL;
-COMMENT ON TABLE @extschema@.kapture_outbox IS 'changes not yet taken up by the worker: which row, which mapped columns, never the values';
+COMMENT ON TABLE @extschema@.kapture_outbox IS 'changes that the worker has not claimed yet: the row''s key and the mapped columns that changed, never the values';
 COMMENT ON COLUMN @extschema@.kapture_outbox.xact IS 'transaction that made the change';
 COMMENT ON COLUMN @extschema@.kapture_outbox.seq IS 'number of the change within its transaction';
-COMMENT ON COLUMN @extschema@.kapture_outbox.op IS 'i: inserted, u: updated, k: key updated, d: deleted, t: truncated, m: inserted or updated, at its command''s place in the order, c: nothing, but the end of a transaction';
+COMMENT ON COLUMN @extschema@.kapture_outbox.op IS 'i: inserted, u: updated, k: key updated, d: deleted, t: truncated, m: inserted or updated, ordered by its command, c: no change, but the end of a transaction';
 COMMENT ON COLUMN @extschema@.kapture_outbox.row_key IS 'primary key: the value as text, or a text array of them if there are several columns';
 COMMENT ON COLUMN @extschema@.kapture_outbox.old_key IS 'the row''s key before this change, if the change altered it';
 COMMENT ON COLUMN @extschema@.kapture_outbox.changed IS 'bit n: the column of kapture_column with that bit has changed';
 COMMENT ON COLUMN @extschema@.kapture_outbox.more_keys IS 'row_key of further rows in which the same transaction changed the same columns; NULL: none';
 COMMENT ON COLUMN @extschema@.kapture_outbox.command IS 'number, within its transaction, of the first change of the same command; NULL where the order does not matter';
-COMMENT ON COLUMN @extschema@.kapture_outbox.snapshot IS 'transactions that had ended when this one committed, in one of its entries that tell which row has a key';
-COMMENT ON COLUMN @extschema@.kapture_outbox.customer_ids IS 'customers of the deleted rows, in the order of row_key and more_keys, 0: none; NULL: not noted, as the table has no on_delete or no id column';
-COMMENT ON COLUMN @extschema@.kapture_outbox.arrival IS 'number, within its transaction, of the change that gave the row its key, 0: it had it before; NULL: no two rows have had one key in the transaction so far';
+COMMENT ON COLUMN @extschema@.kapture_outbox.snapshot IS 'transactions that had ended when this transaction committed; in one of the transaction''s entries that change which row has a key';
+COMMENT ON COLUMN @extschema@.kapture_outbox.customer_ids IS 'customers of the deleted rows, in the order of row_key and more_keys; 0: no customer; NULL: not noted, as the table has no on_delete or no id column';
+COMMENT ON COLUMN @extschema@.kapture_outbox.arrival IS 'number, within its transaction, of the change that gave the row its key; 0: the row had the key before the transaction; NULL: no two rows have had one key in the transaction so far';
 
 CREATE TABLE @extschema@.kapture_delivery (
 	attachment_id integer NOT NULL,
@@ -151,29 +151,29 @@ CREATE TABLE @extschema@.kapture_delivery (
 -- A key may be longer than an entry of an index.  Not mere hashes: neighbours would be far apart, each on a page of its own.
 CREATE FUNCTION @extschema@.kapture_bounded_key(row_key text) RETURNS bytea
 LANGUAGE C IMMUTABLE PARALLEL SAFE STRICT AS 'MODULE_PATHNAME', 'kapture_bounded_key';
-COMMENT ON FUNCTION @extschema@.kapture_bounded_key(text) IS 'internal: a row''s key as an index has it: of a long one, its beginning and two hashes';
+COMMENT ON FUNCTION @extschema@.kapture_bounded_key(text) IS 'internal: a row''s key in the form that indexes store; a long key is shortened to its beginning and two hashes';
 CREATE UNIQUE INDEX kapture_delivery_row ON @extschema@.kapture_delivery
 	(@extschema@.kapture_bounded_key(row_key), attachment_id);
 CREATE INDEX kapture_delivery_due ON @extschema@.kapture_delivery (attachment_id, next_attempt) WHERE state = 'retry';
 CREATE INDEX kapture_delivery_customer ON @extschema@.kapture_delivery (customer_id) WHERE customer_id IS NOT NULL;
 CREATE INDEX kapture_delivery_waiting ON @extschema@.kapture_delivery (waits_for) WHERE waits_for IS NOT NULL;
-COMMENT ON TABLE @extschema@.kapture_delivery IS 'customer rows the worker has taken up: being sent, waiting for another try, or parked';
+COMMENT ON TABLE @extschema@.kapture_delivery IS 'rows that the worker has claimed: being sent, waiting for a retry, or parked';
 COMMENT ON COLUMN @extschema@.kapture_delivery.state IS 'sending: claimed, a request may be in flight; retry: due at next_attempt; parked: waits for a change of the row or kapture_retry';
-COMMENT ON COLUMN @extschema@.kapture_delivery.row_key IS 'present primary key of the row; NULL: the row is no more';
-COMMENT ON COLUMN @extschema@.kapture_delivery.changed IS 'mapped columns this delivery is to bring to Kapture';
+COMMENT ON COLUMN @extschema@.kapture_delivery.row_key IS 'present primary key of the row; NULL: the row no longer exists';
+COMMENT ON COLUMN @extschema@.kapture_delivery.changed IS 'mapped columns that this delivery sends to Kapture';
 COMMENT ON COLUMN @extschema@.kapture_delivery.again IS 'mapped columns that changed while the row was being sent; NULL: none';
 COMMENT ON COLUMN @extschema@.kapture_delivery.attempts IS 'number of the attempt; every change of state names the number, so that a late answer cannot touch a later attempt';
-COMMENT ON COLUMN @extschema@.kapture_delivery.failures IS 'failed attempts in a row, from which the next delay is reckoned';
-COMMENT ON COLUMN @extschema@.kapture_delivery.in_doubt IS 'a request was sent and its outcome is not known: until this time the request may still be running, and no other one is sent for the row; Kapture is asked before an Add is sent again';
-COMMENT ON COLUMN @extschema@.kapture_delivery.customer_id IS 'customer of which the row does not know: its id was received, or found, and is not in the table yet, or the row was deleted, which is to be reported';
+COMMENT ON COLUMN @extschema@.kapture_delivery.failures IS 'number of failed attempts in a row; the delay before the next attempt depends on it';
+COMMENT ON COLUMN @extschema@.kapture_delivery.in_doubt IS 'set if a request was sent and its outcome is not known: until this time the request may still be running, and no other request is sent for the row; before an Add is sent again, Kapture is searched';
+COMMENT ON COLUMN @extschema@.kapture_delivery.customer_id IS 'customer that is not yet written to the row: the id was received or found, but is not in the table yet; or the row was deleted, which is to be reported to Kapture';
 COMMENT ON COLUMN @extschema@.kapture_delivery.old_key IS 'the key that the row had when it was deleted';
-COMMENT ON COLUMN @extschema@.kapture_delivery.sent_phone IS 'phone of the Add that is being sent or in doubt, by which it can be found';
-COMMENT ON COLUMN @extschema@.kapture_delivery.sent_email IS 'email of that Add';
-COMMENT ON COLUMN @extschema@.kapture_delivery.searches IS 'how often a lost Add, or whom an Update was refused for, was searched for in vain';
+COMMENT ON COLUMN @extschema@.kapture_delivery.sent_phone IS 'phone of the Add that is being sent or in doubt; finds the customer if the answer was lost';
+COMMENT ON COLUMN @extschema@.kapture_delivery.sent_email IS 'email of the Add that is being sent or in doubt';
+COMMENT ON COLUMN @extschema@.kapture_delivery.searches IS 'number of searches that found nothing: for a lost Add, or for the customer because of whom an Update was refused';
 COMMENT ON COLUMN @extschema@.kapture_delivery.request IS 'body of the last request that failed';
-COMMENT ON COLUMN @extschema@.kapture_delivery.delivery_id IS 'stays the same when the row''s key changes';
-COMMENT ON COLUMN @extschema@.kapture_delivery.waits_for IS 'customer that another row has: parked until that row''s phone or email changes, or that row is deleted; negative: one that no row is known to have';
-COMMENT ON COLUMN @extschema@.kapture_delivery.sent_code IS 'customer_code of that Add, where the server has add_is_upsert: it is sent again without a search';
+COMMENT ON COLUMN @extschema@.kapture_delivery.delivery_id IS 'number of the delivery, which stays the same when the row''s key changes';
+COMMENT ON COLUMN @extschema@.kapture_delivery.waits_for IS 'customer that another row has: this row is parked until the other row''s phone or email changes, or the other row is deleted; negative: customer that no row is known to have';
+COMMENT ON COLUMN @extschema@.kapture_delivery.sent_code IS 'customer_code of the Add that is being sent or in doubt, if the server has add_is_upsert: the Add is sent again without a search';
 
 CREATE TABLE @extschema@.kapture_row (
 	attachment_id integer NOT NULL,
@@ -188,17 +188,17 @@ CREATE UNIQUE INDEX kapture_row_key ON @extschema@.kapture_row
 	(@extschema@.kapture_bounded_key(row_key), attachment_id, COALESCE(gone_at, '-infinity'));
 CREATE INDEX kapture_row_customer ON @extschema@.kapture_row (customer_id);
 ALTER TABLE @extschema@.kapture_row REPLICA IDENTITY FULL;
-COMMENT ON TABLE @extschema@.kapture_row IS 'rows that are with Kapture: which customer each of them is, and digests of what it was last sent';
-COMMENT ON COLUMN @extschema@.kapture_row.row_key IS 'present primary key of the row, or the one that it had when it was deleted';
+COMMENT ON TABLE @extschema@.kapture_row IS 'rows that Kapture has: the customer of each row, and digests of the values that were last sent';
+COMMENT ON COLUMN @extschema@.kapture_row.row_key IS 'present primary key of the row, or its last key if the row was deleted';
 COMMENT ON COLUMN @extschema@.kapture_row.customer_id IS 'Kapture customer that the row was last sent to; a user may have given the row another id since';
-COMMENT ON COLUMN @extschema@.kapture_row.digests IS 'eight bytes for each bit of kapture_column: a keyed hash of the value that Kapture has of us; zero or missing: not known';
+COMMENT ON COLUMN @extschema@.kapture_row.digests IS 'eight bytes for each bit of kapture_column: a keyed hash of the value that Kapture has from this row; zero or missing: not known';
 COMMENT ON COLUMN @extschema@.kapture_row.gone_at IS 'when the row was found to be deleted; NULL: not deleted';
 COMMENT ON COLUMN @extschema@.kapture_row.left_at IS 'when the row was found to be outside of the filter; NULL: not outside';
 
 CREATE TABLE @extschema@.kapture_salt (
 	salt bytea PRIMARY KEY
 );
-COMMENT ON TABLE @extschema@.kapture_salt IS 'key of the digests of kapture_row, without which values cannot be guessed from digests; no dump has the key, and another key makes all digests unknown';
+COMMENT ON TABLE @extschema@.kapture_salt IS 'key of the digests in kapture_row, without which nobody can guess values from digests; no dump contains the key, and with another key all digests count as unknown';
 
 CREATE TABLE @extschema@.kapture_backfill (
 	attachment_id integer NOT NULL,
@@ -218,17 +218,17 @@ CREATE TABLE @extschema@.kapture_backfill (
 	target regclass NOT NULL DEFAULT 0,
 	PRIMARY KEY (attachment_id, activity)
 );
-COMMENT ON TABLE @extschema@.kapture_backfill IS 'how far the last run of each kind through the rows of each table has come: kapture_backfill, kapture_resync, kapture_verify_into';
-COMMENT ON COLUMN @extschema@.kapture_backfill.last_key IS 'key of the last row that is done; the next slice begins behind that row';
-COMMENT ON COLUMN @extschema@.kapture_backfill.rows IS 'rows done so far';
-COMMENT ON COLUMN @extschema@.kapture_backfill.total IS 'rows to do when the run began';
+COMMENT ON TABLE @extschema@.kapture_backfill IS 'progress of the last run of each kind through the rows of each table: kapture_backfill, kapture_resync, kapture_verify_into';
+COMMENT ON COLUMN @extschema@.kapture_backfill.last_key IS 'key of the last row that is done; the next slice begins after this row';
+COMMENT ON COLUMN @extschema@.kapture_backfill.rows IS 'number of rows done so far';
+COMMENT ON COLUMN @extschema@.kapture_backfill.total IS 'number of rows to do when the run began';
 COMMENT ON COLUMN @extschema@.kapture_backfill.pid IS 'server process of the latest call';
 COMMENT ON COLUMN @extschema@.kapture_backfill.resumed_at IS 'time of the latest call';
 COMMENT ON COLUMN @extschema@.kapture_backfill.resumed_rows IS 'rows that were done before the latest call';
 COMMENT ON COLUMN @extschema@.kapture_backfill.activity IS 'backfill, resync, verify';
-COMMENT ON COLUMN @extschema@.kapture_backfill.condition IS 'which rows, as the call says; empty: all';
-COMMENT ON COLUMN @extschema@.kapture_backfill.fields IS 'which fields, as the call says; empty: all';
-COMMENT ON COLUMN @extschema@.kapture_backfill.force IS 'send what Kapture is known to have, too; of a verification: repair';
+COMMENT ON COLUMN @extschema@.kapture_backfill.condition IS 'condition of the call; empty: all rows';
+COMMENT ON COLUMN @extschema@.kapture_backfill.fields IS 'fields of the call; empty: all fields';
+COMMENT ON COLUMN @extschema@.kapture_backfill.force IS 'true: also send values that Kapture is known to have; for a verification: repair';
 COMMENT ON COLUMN @extschema@.kapture_backfill.target IS 'table that the results of a verification go to; 0: none';
 
 CREATE TABLE @extschema@.kapture_origin (
@@ -239,8 +239,8 @@ CREATE TABLE @extschema@.kapture_origin (
 	stamped_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp()
 );
 ALTER TABLE @extschema@.kapture_origin REPLICA IDENTITY FULL;
-COMMENT ON TABLE @extschema@.kapture_origin IS 'stamp of the database whose changes wait here; in a copy it is another''s, and nothing is sent until kapture_resume()';
-COMMENT ON COLUMN @extschema@.kapture_origin.doubt_until IS 'what was captured until then may have been sent already; new customers among it are searched for before they are added';
+COMMENT ON TABLE @extschema@.kapture_origin IS 'stamp of the database whose changes wait here; in a copy, the stamp is that of the original, and nothing is sent until kapture_resume()';
+COMMENT ON COLUMN @extschema@.kapture_origin.doubt_until IS 'changes captured before this time may have been sent already; their new customers are searched for before they are added';
 
 CREATE TABLE @extschema@.kapture_history (
 	attachment_id integer NOT NULL,
@@ -257,10 +257,10 @@ CREATE TABLE @extschema@.kapture_history (
 );
 CREATE INDEX kapture_history_finished ON @extschema@.kapture_history (attachment_id, finished_at);
 ALTER TABLE @extschema@.kapture_history REPLICA IDENTITY FULL;
-COMMENT ON TABLE @extschema@.kapture_history IS 'what became of each change';
-COMMENT ON COLUMN @extschema@.kapture_history.action IS 'add, update, link (the customer was there already), none (nothing to send), gone (the row is no more; Kapture has no delete, and keeps the customer with the id that is named), truncate (all rows of the table are no more)';
-COMMENT ON COLUMN @extschema@.kapture_history.relation IS 'the table that was attached; NULL: not known, of version 1.0';
-COMMENT ON COLUMN @extschema@.kapture_history.name IS 'of the table''s attachment, empty if it was given none; NULL: of version 1.0';
+COMMENT ON TABLE @extschema@.kapture_history IS 'result of each change';
+COMMENT ON COLUMN @extschema@.kapture_history.action IS 'add, update, link (the customer was in Kapture already), none (nothing to send), gone (the row no longer exists; Kapture has no delete, and keeps the customer with the given id), truncate (all rows of the table were removed)';
+COMMENT ON COLUMN @extschema@.kapture_history.relation IS 'the table that was attached; NULL: not known, since the entry is of version 1.0';
+COMMENT ON COLUMN @extschema@.kapture_history.name IS 'name of the table''s attachment; empty: the attachment has no name; NULL: the entry is of version 1.0';
 -- Who owns a table reads what became of its changes.
 ALTER TABLE @extschema@.kapture_history ENABLE ROW LEVEL SECURITY;
 GRANT SELECT ON @extschema@.kapture_history TO PUBLIC;
@@ -496,7 +496,7 @@ CREATE INDEX kapture_customers_phone ON @extschema@.kapture_customers USING hash
 CREATE INDEX kapture_customers_email ON @extschema@.kapture_customers USING hash (email);
 CREATE INDEX kapture_customers_generated ON @extschema@.kapture_customers (generation_date);
 CREATE INDEX kapture_customers_modified ON @extschema@.kapture_customers (last_modification_time);
-COMMENT ON TABLE @extschema@.kapture_customers IS 'customers as kapture_refresh last saw them';
+COMMENT ON TABLE @extschema@.kapture_customers IS 'local copies of customers, as kapture_refresh or an automatic pull last saw them';
 COMMENT ON COLUMN @extschema@.kapture_customers.server IS 'foreign server it was pulled from';
 
 CREATE TABLE @extschema@.kapture_contacts (
@@ -511,7 +511,7 @@ CREATE INDEX kapture_contacts_customer ON @extschema@.kapture_contacts (server, 
 CREATE INDEX kapture_contacts_phone ON @extschema@.kapture_contacts USING hash (phone);
 CREATE INDEX kapture_contacts_email ON @extschema@.kapture_contacts USING hash (email);
 CREATE INDEX kapture_contacts_generated ON @extschema@.kapture_contacts (generation_date);
-COMMENT ON TABLE @extschema@.kapture_contacts IS 'contacts of customers as kapture_refresh last saw them';
+COMMENT ON TABLE @extschema@.kapture_contacts IS 'local copies of contacts, as kapture_refresh or an automatic pull last saw them';
 COMMENT ON COLUMN @extschema@.kapture_contacts.server IS 'foreign server it was pulled from';
 
 CREATE TABLE @extschema@.kapture_copied (
@@ -521,12 +521,12 @@ CREATE TABLE @extschema@.kapture_copied (
 	system_identifier bigint NOT NULL,
 	database oid NOT NULL
 );
-COMMENT ON TABLE @extschema@.kapture_copied IS 'which server the rows of kapture_customers and kapture_contacts under a name come from: those of another one are not mixed with them';
+COMMENT ON TABLE @extschema@.kapture_copied IS 'the server that the rows of kapture_customers and kapture_contacts under a name come from, so that rows of another server are not mixed with them';
 COMMENT ON COLUMN @extschema@.kapture_copied.server IS 'name of the foreign server';
-COMMENT ON COLUMN @extschema@.kapture_copied.server_oid IS 'the server itself; 0: it was dropped';
-COMMENT ON COLUMN @extschema@.kapture_copied.server_owner IS 'its owner when it was first pulled from';
-COMMENT ON COLUMN @extschema@.kapture_copied.system_identifier IS 'cluster in which the server has this oid';
-COMMENT ON COLUMN @extschema@.kapture_copied.database IS 'database in which it has';
+COMMENT ON COLUMN @extschema@.kapture_copied.server_oid IS 'OID of the server; 0: the server was dropped';
+COMMENT ON COLUMN @extschema@.kapture_copied.server_owner IS 'owner of the server when it was first pulled from';
+COMMENT ON COLUMN @extschema@.kapture_copied.system_identifier IS 'cluster in which the server has this OID';
+COMMENT ON COLUMN @extschema@.kapture_copied.database IS 'database in which the server has this OID';
 
 CREATE TABLE @extschema@.kapture_refresh_run (
 	server name NOT NULL,
@@ -550,16 +550,16 @@ COMMENT ON TABLE @extschema@.kapture_refresh_run IS 'how far kapture_refresh has
 COMMENT ON COLUMN @extschema@.kapture_refresh_run.server IS 'foreign server that is pulled from';
 COMMENT ON COLUMN @extschema@.kapture_refresh_run.start_date IS 'start of the range, in the account''s local time';
 COMMENT ON COLUMN @extschema@.kapture_refresh_run.end_date IS 'end of the range';
-COMMENT ON COLUMN @extschema@.kapture_refresh_run.done_until IS 'end of the last window that is in the tables; NULL: none is';
-COMMENT ON COLUMN @extschema@.kapture_refresh_run.windows_done IS 'windows that are in the tables';
-COMMENT ON COLUMN @extschema@.kapture_refresh_run.windows_total IS 'windows of the range';
+COMMENT ON COLUMN @extschema@.kapture_refresh_run.done_until IS 'end of the last window that is stored in the tables; NULL: no window';
+COMMENT ON COLUMN @extschema@.kapture_refresh_run.windows_done IS 'number of windows that are stored in the tables';
+COMMENT ON COLUMN @extschema@.kapture_refresh_run.windows_total IS 'number of windows in the range';
 COMMENT ON COLUMN @extschema@.kapture_refresh_run.customers IS 'customers in the answers';
-COMMENT ON COLUMN @extschema@.kapture_refresh_run.written IS 'rows of customers and contacts that were new or differed';
+COMMENT ON COLUMN @extschema@.kapture_refresh_run.written IS 'rows of customers and contacts that were new or changed';
 COMMENT ON COLUMN @extschema@.kapture_refresh_run.pid IS 'server process of the latest call';
 COMMENT ON COLUMN @extschema@.kapture_refresh_run.started_at IS 'time of the first call';
 COMMENT ON COLUMN @extschema@.kapture_refresh_run.resumed_at IS 'time of the latest call';
 COMMENT ON COLUMN @extschema@.kapture_refresh_run.resumed_windows IS 'windows that were done before the latest call';
-COMMENT ON COLUMN @extschema@.kapture_refresh_run.resumed_customers IS 'customers that had come before the latest call';
+COMMENT ON COLUMN @extschema@.kapture_refresh_run.resumed_customers IS 'customers that had been pulled before the latest call';
 COMMENT ON COLUMN @extschema@.kapture_refresh_run.updated_at IS 'time of the last window';
 COMMENT ON COLUMN @extschema@.kapture_refresh_run.finished_at IS 'time of the end; NULL: not finished';
 
@@ -575,12 +575,12 @@ CREATE TABLE @extschema@.kapture_inbox (
 	PRIMARY KEY (attachment_id, customer_id)
 );
 CREATE INDEX kapture_inbox_due ON @extschema@.kapture_inbox (attachment_id, next_attempt) WHERE state = 'waiting';
-COMMENT ON TABLE @extschema@.kapture_inbox IS 'customers of kapture_customers that were new or differed when they were pulled, and have not reached an attached table yet';
+COMMENT ON TABLE @extschema@.kapture_inbox IS 'pulled customers that were new or changed, and have not reached an attached table yet';
 COMMENT ON COLUMN @extschema@.kapture_inbox.state IS 'waiting: due at next_attempt; parked: waits for a change of the customer or kapture_retry';
-COMMENT ON COLUMN @extschema@.kapture_inbox.asked_at IS 'when Kapture was asked; what was sent later is newer';
+COMMENT ON COLUMN @extschema@.kapture_inbox.asked_at IS 'when Kapture was asked for the customer; what was sent to Kapture later is newer';
 COMMENT ON COLUMN @extschema@.kapture_inbox.attempts IS 'tries so far';
-COMMENT ON COLUMN @extschema@.kapture_inbox.last_error IS 'why the last one did not do';
-COMMENT ON COLUMN @extschema@.kapture_inbox.server IS 'foreign server the customer was pulled from; nothing comes of it if the table goes to another one by now';
+COMMENT ON COLUMN @extschema@.kapture_inbox.last_error IS 'why the last try failed';
+COMMENT ON COLUMN @extschema@.kapture_inbox.server IS 'foreign server that the customer was pulled from; if the table is attached to another server meanwhile, the entry is dropped';
 
 CREATE TABLE @extschema@.kapture_pull (
 	server name PRIMARY KEY,
@@ -606,29 +606,29 @@ CREATE TABLE @extschema@.kapture_pull (
 	swept bigint NOT NULL DEFAULT 0,
 	sweep_changed bigint NOT NULL DEFAULT 0
 ) WITH (fillfactor = 50);
-COMMENT ON TABLE @extschema@.kapture_pull IS 'how far automatic pulls (option pull_interval) have come, a row for each server; see kapture_pull_status';
+COMMENT ON TABLE @extschema@.kapture_pull IS 'progress of automatic pulls (option pull_interval), one row for each server; see kapture_pull_status';
 COMMENT ON COLUMN @extschema@.kapture_pull.server IS 'foreign server that is pulled from';
-COMMENT ON COLUMN @extschema@.kapture_pull.pulled_until IS 'customers generated before have been pulled; the next pull starts pull_overlap earlier';
+COMMENT ON COLUMN @extschema@.kapture_pull.pulled_until IS 'all customers generated before this time have been pulled; the next pull starts pull_overlap earlier';
 COMMENT ON COLUMN @extschema@.kapture_pull.start_date IS 'start of the latest pull''s range, in the account''s local time';
-COMMENT ON COLUMN @extschema@.kapture_pull.end_date IS 'end of that range';
-COMMENT ON COLUMN @extschema@.kapture_pull.done_until IS 'end of its last window that is in the tables; NULL: none is';
-COMMENT ON COLUMN @extschema@.kapture_pull.windows_done IS 'its windows that are in the tables';
-COMMENT ON COLUMN @extschema@.kapture_pull.windows_total IS 'windows of the range';
+COMMENT ON COLUMN @extschema@.kapture_pull.end_date IS 'end of the latest pull''s range';
+COMMENT ON COLUMN @extschema@.kapture_pull.done_until IS 'end of the latest pull''s last window that is stored in the tables; NULL: no window';
+COMMENT ON COLUMN @extschema@.kapture_pull.windows_done IS 'number of windows of the latest pull that are stored in the tables';
+COMMENT ON COLUMN @extschema@.kapture_pull.windows_total IS 'number of windows in the latest pull''s range';
 COMMENT ON COLUMN @extschema@.kapture_pull.customers IS 'customers in the answers';
-COMMENT ON COLUMN @extschema@.kapture_pull.written IS 'rows of customers and contacts that were new or differed';
+COMMENT ON COLUMN @extschema@.kapture_pull.written IS 'rows of customers and contacts that were new or changed';
 COMMENT ON COLUMN @extschema@.kapture_pull.pid IS 'process that pulled';
 COMMENT ON COLUMN @extschema@.kapture_pull.started_at IS 'when the latest pull began';
-COMMENT ON COLUMN @extschema@.kapture_pull.updated_at IS 'time of its last window';
-COMMENT ON COLUMN @extschema@.kapture_pull.finished_at IS 'when that pull ended; NULL: not yet';
+COMMENT ON COLUMN @extschema@.kapture_pull.updated_at IS 'time of the latest pull''s last window';
+COMMENT ON COLUMN @extschema@.kapture_pull.finished_at IS 'when the latest pull ended; NULL: not yet';
 COMMENT ON COLUMN @extschema@.kapture_pull.next_pull IS 'time of the next pull, or of the next try';
 COMMENT ON COLUMN @extschema@.kapture_pull.failures IS 'failed tries in a row';
 COMMENT ON COLUMN @extschema@.kapture_pull.last_error IS 'why the last pull failed; NULL: no failure';
-COMMENT ON COLUMN @extschema@.kapture_pull.failed_at IS 'when that pull failed';
-COMMENT ON COLUMN @extschema@.kapture_pull.sweep_started_at IS 'when the latest sweep (option sweep_interval) began';
-COMMENT ON COLUMN @extschema@.kapture_pull.sweep_finished_at IS 'when that sweep ended; NULL: not yet';
-COMMENT ON COLUMN @extschema@.kapture_pull.sweep_after IS 'the last customer that the sweep has requested';
-COMMENT ON COLUMN @extschema@.kapture_pull.swept IS 'customers that the sweep has requested';
-COMMENT ON COLUMN @extschema@.kapture_pull.sweep_changed IS 'those that were new or differed';
+COMMENT ON COLUMN @extschema@.kapture_pull.failed_at IS 'when the last pull failed; NULL: no failure';
+COMMENT ON COLUMN @extschema@.kapture_pull.sweep_started_at IS 'when the latest sweep (re-check of known customers, option sweep_interval) began';
+COMMENT ON COLUMN @extschema@.kapture_pull.sweep_finished_at IS 'when the latest sweep ended; NULL: not yet';
+COMMENT ON COLUMN @extschema@.kapture_pull.sweep_after IS 'the last customer that the latest sweep has requested';
+COMMENT ON COLUMN @extschema@.kapture_pull.swept IS 'number of customers that the latest sweep has requested';
+COMMENT ON COLUMN @extschema@.kapture_pull.sweep_changed IS 'number of customers of the latest sweep that were new or changed';
 
 -- Calls of other modules that wait, are being sent, or are done with.
 CREATE TABLE @extschema@.kapture_call_queue (
@@ -662,15 +662,15 @@ CREATE INDEX kapture_call_queue_finished ON @extschema@.kapture_call_queue (fini
 COMMENT ON TABLE @extschema@.kapture_call_queue IS 'calls of kapture_send(); see the view kapture_calls';
 COMMENT ON COLUMN @extschema@.kapture_call_queue.sender IS 'role that sent the call, whose key is used';
 COMMENT ON COLUMN @extschema@.kapture_call_queue.server IS 'name of the foreign server that the call goes to';
-COMMENT ON COLUMN @extschema@.kapture_call_queue.server_oid IS 'OID of that server: nothing is sent to a later server of the same name; meaningless in a copy of a database';
-COMMENT ON COLUMN @extschema@.kapture_call_queue.server_owner IS 'its owner when the call was queued';
+COMMENT ON COLUMN @extschema@.kapture_call_queue.server_oid IS 'OID of the server, so that nothing is sent to a later server of the same name; meaningless in a copy of a database';
+COMMENT ON COLUMN @extschema@.kapture_call_queue.server_owner IS 'owner of the server when the call was queued';
 COMMENT ON COLUMN @extschema@.kapture_call_queue.api IS 'name or path of the API';
-COMMENT ON COLUMN @extschema@.kapture_call_queue.reference IS 'calls of one sender to one server with the same reference go one after the other; NULL: in any order';
-COMMENT ON COLUMN @extschema@.kapture_call_queue.retry IS 'unsent: sent again only if the call was certainly not taken; always: at least once, sent until there is an answer';
-COMMENT ON COLUMN @extschema@.kapture_call_queue.state IS 'waiting: due at next_attempt; sending: claimed, a request may be in flight; done; failed: refused, or cannot be sent; unknown: sent, and the outcome is not known; discarded';
+COMMENT ON COLUMN @extschema@.kapture_call_queue.reference IS 'text that the sender gave: calls of one sender to one server with the same reference are sent one after the other; NULL: in any order';
+COMMENT ON COLUMN @extschema@.kapture_call_queue.retry IS 'unsent: retried only if the call was certainly not taken; always: sent until there is an answer, at least once';
+COMMENT ON COLUMN @extschema@.kapture_call_queue.state IS 'waiting: due at next_attempt; sending: claimed, a request may be in flight; done; failed: refused, or cannot be sent; unknown: sent, but the outcome is not known; discarded';
 COMMENT ON COLUMN @extschema@.kapture_call_queue.attempts IS 'number of the attempt; every change of state names the number';
-COMMENT ON COLUMN @extschema@.kapture_call_queue.failures IS 'failed attempts in a row, from which the next delay is reckoned';
-COMMENT ON COLUMN @extschema@.kapture_call_queue.asked_at IS 'when kapture_send() or kapture_retry_call() last asked for the call to be sent; in a copy of the database, the original may have sent what was asked for before the copy was made';
+COMMENT ON COLUMN @extschema@.kapture_call_queue.failures IS 'number of failed attempts in a row; the delay before the next attempt depends on it';
+COMMENT ON COLUMN @extschema@.kapture_call_queue.asked_at IS 'when kapture_send() or kapture_retry_call() last requested the call; in a copy of the database, the original may have sent calls that were requested before the copy was made';
 
 CREATE TABLE @extschema@.kapture_pull_asked (
 	server name NOT NULL,
@@ -678,14 +678,14 @@ CREATE TABLE @extschema@.kapture_pull_asked (
 );
 ALTER TABLE @extschema@.kapture_pull_asked REPLICA IDENTITY FULL;
 COMMENT ON TABLE @extschema@.kapture_pull_asked IS 'calls of kapture_pull_now() since the latest pull of a server began';
-COMMENT ON COLUMN @extschema@.kapture_pull_asked.server IS 'foreign server that is to be pulled from';
-COMMENT ON COLUMN @extschema@.kapture_pull_asked.asked_at IS 'when that was asked for';
+COMMENT ON COLUMN @extschema@.kapture_pull_asked.server IS 'foreign server to pull from';
+COMMENT ON COLUMN @extschema@.kapture_pull_asked.asked_at IS 'when kapture_pull_now() was called';
 
 CREATE TABLE @extschema@.kapture_written (
 	server name NOT NULL,
 	customer_id bigint NOT NULL
 );
 ALTER TABLE @extschema@.kapture_written REPLICA IDENTITY FULL;
-COMMENT ON TABLE @extschema@.kapture_written IS 'customers that sessions have updated by kapture_update_customer or foreign tables, until the worker has forgotten what it knew of their rows';
+COMMENT ON TABLE @extschema@.kapture_written IS 'customers that sessions have updated by kapture_update_customer or foreign tables; the worker removes an entry when it has forgotten the digests of the customer''s row';
 COMMENT ON COLUMN @extschema@.kapture_written.server IS 'foreign server in whose account the customer is';
 COMMENT ON COLUMN @extschema@.kapture_written.customer_id IS 'Kapture''s id of the customer';

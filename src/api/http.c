@@ -954,6 +954,15 @@ kapture_http_belongs_to_fetch(KaptureHttpRequest *request)
 }
 
 /*
+ * Is a descriptor the socket of a connection of ours?  For a signal handler, while none of this file runs.
+ */
+bool
+kapture_http_has_socket(int fd)
+{
+	return fd >= 0 && fd < http_nsockets && http_sockets[fd].connection;
+}
+
+/*
  * In a background process, counts the answer to a request that was just started for a payer, as
  * one of a group; older groups have lower numbers.
  */

@@ -76,6 +76,7 @@ extern KaptureHttpRequest *kapture_http_start_in_turn(const KaptureServer *serve
 													  uint32 wait_event);
 extern void kapture_http_connect_anew(KaptureHttpRequest *request);
 extern void kapture_http_distrust(KaptureHttpRequest *request);
+extern bool kapture_http_has_socket(int fd);
 extern void kapture_http_count(KaptureHttpRequest *request, Oid payer, uint64 group);
 extern void kapture_http_count_alone(KaptureHttpRequest *request, Oid payer);
 extern void kapture_http_belongs_to_fetch(KaptureHttpRequest *request);

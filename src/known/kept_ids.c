@@ -18,7 +18,6 @@
 #include "base/user_code.h"
 #include "known/kept_ids.h"
 #include "known/row_state.h"
-#include "table/row_io.h"
 
 typedef struct KeptQuery
 {
@@ -77,31 +76,6 @@ kapture_kept_rows(const KaptureAttachment *att, const int64 *customer_ids, int n
 	query.customer_ids = PointerGetDatum(construct_array(ids, n, INT8OID, 8, FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
 	kapture_own_run(kept_do_find, &query);
 	return query.holders;
-}
-
-/*
- * Returns those of the keys (char *) whose rows have no customer, in the current memory
- * context.  Sees what has been committed by now.
- */
-List *
-kapture_kept_without(const KaptureAttachment *att, List *row_keys)
-{
-	List	   *rows = kapture_row_list(row_keys, CurrentMemoryContext);
-	List	   *result = NIL;
-	ListCell   *lc;
-
-	foreach(lc, rows)
-		((KaptureRow *) lfirst(lc))->outcome = KAPTURE_ROW_DONE;
-	if (rows != NIL)
-		kapture_row_fill_ids(att, rows);
-	foreach(lc, rows)
-	{
-		KaptureRow *row = lfirst(lc);
-
-		if (row->customer_id == 0)
-			result = lappend(result, unconstify(char *, row->row_key));
-	}
-	return result;
 }
 
 static void

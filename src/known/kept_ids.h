@@ -12,7 +12,6 @@
 #include "base/catalog.h"
 
 extern List *kapture_kept_rows(const KaptureAttachment *att, const int64 *customer_ids, int n);
-extern List *kapture_kept_without(const KaptureAttachment *att, List *row_keys);
 extern int	kapture_kept_ids(const KaptureAttachment *att, int64 after, int limit, int64 *ids);
 
 #endif							/* KAPTURE_KEPT_IDS_H */

@@ -31,6 +31,7 @@
 #include "base/version.h"
 #include "manage/run.h"
 #include "table/capture.h"
+#include "table/row_io.h"
 #include "table/row_key.h"
 
 PG_FUNCTION_INFO_V1(kapture_backfill);
@@ -54,9 +55,14 @@ static HTAB *touched_rows = NULL;	/* in TopTransactionContext */
 static void
 backfill_work(KaptureRun *run, KaptureAttachment *att, List *keys)
 {
+	List	   *missing = keys;
 	ListCell   *lc;
 
-	foreach(lc, keys)
+	/* without a column for ids, the slice has all rows */
+	if (att->id_column == NULL)
+		missing = kapture_row_without_ids(att, keys);
+	run->skipped += list_length(keys) - list_length(missing);
+	foreach(lc, missing)
 		kapture_capture_existing(att, lfirst(lc));
 }
 

@@ -200,6 +200,7 @@ run_loop(FunctionCallInfo fcinfo, KaptureRun *run, int32 attachment_id, const ch
 	int64		done = 0;
 	int			n;
 
+	run->skipped = 0;
 	do
 	{
 		LOCKTAG		tag = run_lock_tag(attachment_id, run->activity);
@@ -220,7 +221,7 @@ run_loop(FunctionCallInfo fcinfo, KaptureRun *run, int32 attachment_id, const ch
 			run_report(run, name, done);
 	} while (n == run->slice);
 	ereport(NOTICE,
-			(errmsg("%lld rows of %s %s, that is all", (long long) done, name, run->notice)));
+			(errmsg("%lld rows of %s %s, that is all", (long long) (done - run->skipped), name, run->notice)));
 	MemoryContextDelete(slice);
 }
 

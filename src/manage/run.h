@@ -44,6 +44,7 @@ typedef struct KaptureRun
 	TimestampTz began;			/* when this call began */
 	TimestampTz reported;
 	int64		rows;			/* of all calls */
+	int64		skipped;		/* rows of this call for which "work" had nothing to do */
 	int64		total;
 } KaptureRun;
 

@@ -49,7 +49,7 @@ draft_set_fields(KaptureAttachment *att, Relation rel, List *mappings, const Kap
 		col->bit = att->ncolumns++;
 		col->field = mapping->field;
 		col->name = mapping->name;
-		/* columns of a view are found by their names */
+		/* those of a view are found by their names */
 		col->attnum = mapping->name && source == NULL ? mapping->attnum : InvalidAttrNumber;
 		col->expression = mapping->expression ? draft_expression(source ? NULL : rel, mapping->expression) : NULL;
 		col->constant = mapping->constant;

@@ -195,7 +195,9 @@ dry_say(const DryDraft *dry)
 				(errmsg("this is about another attachment of table \"%s\", to server \"%s\"", RelationGetRelationName(dry->rel), dry->server),
 				 errdetail("The table is attached to server \"%s\"%s.", first->server,
 						   first->name[0] == '\0' ? "" : psprintf(" as \"%s\"", first->name)),
-				 errhint("Leave out \"server\", and give \"name\" if there are several, for what becomes of the rows as the table is attached.")));
+				 dry_has(dry, DRY_NAME) ?
+				 errhint("For what becomes of the rows as the table is attached, give the name that kapture_attachments shows, or none if it is the only one.") :
+				 errhint("For what becomes of the rows as the table is attached, leave out \"server\", and give \"name\" if there are several attachments.")));
 		return;
 	}
 	given = dry_given(dry);

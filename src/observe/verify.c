@@ -59,6 +59,25 @@ PG_FUNCTION_INFO_V1(kapture_verify_into);
 #define VERIFY_COLUMNS		6	/* of a result */
 #define VERIFY_ATTACHMENT	6	/* index of the column in which kapture_verify() has the attachment's name */
 
+/* Problems of rows that repair does not solve, and what users can do. */
+static const struct
+{
+	const char *problem;
+	const char *hint;
+	const char *kept;			/* where the extension keeps the ids; NULL: the same */
+}			verify_advice[] =
+{
+	{"unknown id", "If these customers of the account were removed, set the ids to NULL, then use kapture_backfill().",
+	"If these customers of the account were removed, use kapture_forget_id() for each row, then kapture_backfill()."},
+	{"other customer", "The customers were merged: set each id to the one in column \"there\".",
+	"The customers were merged: use kapture_forget_id() for each row, then kapture_backfill()."},
+	{"shared id", "Set the id to NULL in all rows of a customer but the right one, then use kapture_backfill().", NULL},
+	{"parked", "The view kapture_failures has the reason for each row, and what to do.", NULL},
+	{"unreadable", "Column \"here\" has the reason for each row.", NULL},
+};
+
+#define VERIFY_ADVICE	((int) lengthof(verify_advice))
+
 typedef struct Verify
 {
 	MemoryContext context;
@@ -81,6 +100,8 @@ typedef struct Verify
 	/* fields that could not be compared, as bits */
 	int64		masked;
 	int64		untold;
+
+	int64		unrepaired[VERIFY_ADVICE];	/* rows with each problem of verify_advice */
 } Verify;
 
 /* A field whose value is not what Kapture has. */
@@ -191,6 +212,17 @@ verify_put(Verify *verify, const VerifyItem *item, const char *problem, const ch
 	}
 }
 
+/* Counts a row with a problem that repair does not solve. */
+static void
+verify_count(Verify *verify, const char *problem)
+{
+	for (int i = 0; i < VERIFY_ADVICE; i++)
+	{
+		if (strcmp(verify_advice[i].problem, problem) == 0)
+			verify->unrepaired[i]++;
+	}
+}
+
 /* Puts what was found of a row into the result, and notes the row for repair if that is wanted. */
 static void
 verify_give_out(Verify *verify, VerifyItem *item)
@@ -203,6 +235,7 @@ verify_give_out(Verify *verify, VerifyItem *item)
 		bool		failed = item->row.outcome == KAPTURE_ROW_FAILED;
 
 		verify_put(verify, item, item->problem, NULL, failed ? item->row.error : NULL, item->there);
+		verify_count(verify, item->problem);
 		if (verify->repair && strcmp(item->problem, "no id") == 0)
 			kapture_capture_existing(verify->att, item->row.row_key);
 		return;
@@ -651,11 +684,30 @@ verify_say_fields(const KaptureAttachment *att, int64 bits, const char *why)
 				 errdetail_internal("%s", why)));
 }
 
+/* Reports what to do about problems that repair does not solve. */
+static void
+verify_say_unrepaired(Verify *verify, const KaptureAttachment *att)
+{
+	for (int i = 0; i < VERIFY_ADVICE; i++)
+	{
+		const char *hint = att->id_column || verify_advice[i].kept == NULL ? verify_advice[i].hint : verify_advice[i].kept;
+		int64		n = verify->unrepaired[i];
+
+		if (n > 0)
+			ereport(NOTICE,
+					(errmsg_plural("%lld row has the problem \"%s\"", "%lld rows have the problem \"%s\"",
+								   n, (long long) n, verify_advice[i].problem),
+					 errdetail("Sending rows again does not solve it."),
+					 errhint("%s", hint)));
+	}
+}
+
 static void
 verify_say(Verify *verify, const KaptureAttachment *att)
 {
 	verify_say_fields(att, verify->untold, "Kapture does not return them.");
 	verify_say_fields(att, verify->masked, "Kapture masks their values, at least some of them.");
+	verify_say_unrepaired(verify, att);
 }
 
 /* Begins to verify what the transaction sees, including its own changes. */

@@ -405,7 +405,7 @@ arrival_drop_kept(ArrivalBatch *batch)
 		return;
 	/* in this order, as above */
 	moving = kapture_inbox_moving_keys(batch->att->id, keys);
-	without = kapture_kept_without(batch->att, keys);
+	without = kapture_row_without_ids(batch->att, keys);
 	wc = list_head(without);
 	foreach(lc, batch->items)
 	{

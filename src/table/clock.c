@@ -24,6 +24,9 @@
  */
 #include "postgres.h"
 
+#include <sys/socket.h>
+#include <sys/un.h>
+
 #include "access/xact.h"
 #include "miscadmin.h"
 #include "storage/ipc.h"
@@ -33,6 +36,7 @@
 #include "utils/timeout.h"
 #include "utils/timestamp.h"
 
+#include "api/http.h"
 #include "base/compat.h"
 #include "cluster/bgworker.h"
 #include "cluster/guard.h"
@@ -42,6 +46,12 @@
 
 /* Milliseconds within which users' code must end once it was cancelled. */
 #define CLOCK_GRACE			2000
+
+/* Rings that may go unnoticed: code waits for nothing but a connection then. */
+#define CLOCK_DEAF			2
+
+/* Descriptors that are looked at then. */
+#define CLOCK_MAX_FILES		65536
 
 /* Milliseconds that users' code may take of a commit. */
 #define CLOCK_COMMIT		5000
@@ -64,6 +74,33 @@ static int32 clock_ran_attachment = 0;
 static bool clock_ran_several = false;
 
 /*
+ * Ends the connections of users' code.  Nothing else ends a wait of libpq's for a host that does not answer,
+ * which dblink and postgres_fdw have before 16.
+ */
+static void
+clock_cut_connections(void)
+{
+	for (int fd = 3; fd < CLOCK_MAX_FILES; fd++)
+	{
+		struct sockaddr_un peer;
+		socklen_t	peer_len = sizeof(peer);
+		int			domain;
+		int			listens = 0;
+		socklen_t	len = sizeof(int);
+
+		if (getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &len) != 0 ||
+			getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &listens, &len) != 0 ||
+			listens || kapture_http_has_socket(fd))
+			continue;
+		/* sockets without a name are libcurl's, to wake itself */
+		if (domain == AF_UNIX &&
+			(getpeername(fd, (struct sockaddr *) &peer, &peer_len) != 0 || peer_len <= sizeof(sa_family_t)))
+			continue;
+		(void) shutdown(fd, SHUT_RDWR);
+	}
+}
+
+/*
  * A signal handler: cancels the work and, if it goes on, ends the process, unless it is not known
  * for whom.
  */
@@ -74,6 +111,8 @@ clock_ring(void)
 		QueryCancelPending = true;
 	else
 		ProcDiePending = clock_killed = true;
+	if (clock_rings > CLOCK_DEAF)
+		clock_cut_connections();
 	InterruptPending = true;
 	SetLatch(MyLatch);
 }

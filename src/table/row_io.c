@@ -897,6 +897,31 @@ kapture_row_list(List *row_keys, MemoryContext context)
 }
 
 /*
+ * Returns those of the keys (char *) whose rows have no customer, of a table without a column
+ * for ids, in the current memory context.  Sees what has been committed by now.
+ */
+List *
+kapture_row_without_ids(const KaptureAttachment *att, List *row_keys)
+{
+	List	   *rows = kapture_row_list(row_keys, CurrentMemoryContext);
+	List	   *result = NIL;
+	ListCell   *lc;
+
+	foreach(lc, rows)
+		((KaptureRow *) lfirst(lc))->outcome = KAPTURE_ROW_DONE;
+	if (rows != NIL)
+		kapture_row_fill_ids(att, rows);
+	foreach(lc, rows)
+	{
+		KaptureRow *row = lfirst(lc);
+
+		if (row->customer_id == 0)
+			result = lappend(result, unconstify(char *, row->row_key));
+	}
+	return result;
+}
+
+/*
  * As kapture_row_read(), for as many rows as the caller has memory for: rows that do not
  * fit into a batch are read in further ones.  Only rows that are locked end as LOCKED.
  */

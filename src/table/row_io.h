@@ -41,6 +41,7 @@ extern void kapture_row_check_table(const KaptureAttachment *att);
 extern List *kapture_row_list(List *row_keys, MemoryContext context);
 extern void kapture_row_read(KaptureAttachment *att, const char *timezone, List *rows, Snapshot snapshot);
 extern void kapture_row_fill_ids(const KaptureAttachment *att, List *rows);
+extern List *kapture_row_without_ids(const KaptureAttachment *att, List *row_keys);
 extern void kapture_row_read_all(KaptureAttachment *att, const char *timezone, List *rows);
 extern List *kapture_row_find_keys(const KaptureAttachment *att, const char *selection, const char *after, int limit,
 								   Oid type, Datum value, MemoryContext context);

@@ -501,6 +501,7 @@ poll_ok($node, "SELECT (SELECT bool_and(kapture_customer_id IS NOT NULL) FROM al
 is(sql("SELECT DISTINCT what || ': ' || result FROM spied WHERE what <> 'random' ORDER BY 1"), join("\n", 'connection: connection not available', 'connections: {none}',
 	'cursor: cursor "c" does not exist', 'cursors: 0', 'large object: invalid large-object descriptor: 0'), 'of which a stranger finds nothing');
 isnt(sql("SELECT result FROM spied WHERE what = 'random'"), sql("SELECT setseed(0.5); SELECT random()") =~ s/^\n//r, 'nor random numbers that can be foretold');
+as('alice', 'SELECT lo_unlink(4242)');
 
 # --- the extension's own tables
 sql("GRANT TRIGGER ON kapture_customers TO mallory");

@@ -595,6 +595,23 @@ poll_ok($node, "SELECT count(*) > 0 FROM kapture_failures WHERE relation = 'mall
 drop('commits');
 sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'remote'");
 
+# --- a host that never answers, and a library that waits for nothing else
+sql('CREATE EXTENSION dblink');
+my $mute = IO::Socket::INET->new(Listen => 100, LocalAddr => '127.0.0.1') or die "listen: $!";
+sql('CREATE ROLE mute LOGIN; CREATE SCHEMA AUTHORIZATION mute; GRANT USAGE ON FOREIGN DATA WRAPPER kapture_fdw TO mute');
+unlike(as('mute', servers('mute', $other->{url}) . qq(
+CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql AS \$f\$ BEGIN
+  IF current_setting('application_name') = '' THEN RAISE LOG 'mute connects'; PERFORM public.dblink_connect('host=127.0.0.1 port=${\ $mute->sockport} user=x password=y'); END IF;
+  RETURN NEW;
+END \$f\$;
+CREATE TRIGGER wait BEFORE UPDATE ON customers FOR EACH ROW EXECUTE FUNCTION wait())), qr/ERROR/, 'mute is set up');
+my $connecting = -s $node->logfile;
+unlike(as('mute', "INSERT INTO customers VALUES (9890000001, 'Mute', '9890000001')"), qr/ERROR/, 'a row of hers waits');
+wait_for(sub { slurp_file($node->logfile, $connecting) =~ /mute connects/ }, 'the connection');
+alice_is_served('a host that never answers', 3, 30);
+poll_ok($node, "SELECT count(*) = 1 FROM kapture_failures WHERE relation = 'mute.customers'::regclass AND state = 'parked'", 'its row is parked');
+sql('DROP OWNED BY mute');
+
 # --- the owner of the database, who has rights on nothing in it
 sql('CREATE ROLE trent; ALTER DATABASE postgres OWNER TO trent; SET ROLE trent; ALTER DATABASE postgres SET session_authorization = trent; ALTER DATABASE postgres SET role = trent;'
 	. "ALTER DATABASE postgres SET array_nulls = off; ALTER DATABASE postgres SET standard_conforming_strings = off; ALTER DATABASE postgres SET default_transaction_read_only = on");

@@ -105,6 +105,11 @@ is(sql("SELECT kapture_forget_id('aside', '3')"), $kept{'Kept 2'}, 'whose id is 
 poll_ok($node, "SELECT kapture_id('aside', 6) = $kept{'Kept 2'}", 'then it gets that customer, by itself');
 poll_ok($node, $aside, 'and is done');
 is(scalar customers(), $there, 'nobody is added');
+my $updates = emulator_get($emulator, 'stats')->{updates};
+sql("UPDATE kapture_row SET digests = NULL WHERE customer_id = $kept{'Kept 1'}");
+like(said("CALL kapture_backfill('aside')"), qr/NOTICE:  1 rows of "aside" are on their way, that is all/, 'a backfill takes the rows without an id');
+poll_ok($node, $aside, 'it is done');
+is(emulator_get($emulator, 'stats')->{updates}, $updates, 'and sends nothing of the others');
 hold_adds($node, $emulator);
 sql("INSERT INTO aside VALUES (7, 'In flight', '9100000107')");
 poll_ok($node, "SELECT in_flight = 1 FROM kapture_status WHERE relation = 'aside'::regclass", 'a row is being added');
@@ -112,6 +117,15 @@ like(said("SELECT kapture_forget_id('aside', 7)"), qr/ERROR:  a request for the 
 release_adds($node, $emulator);
 sql("DELETE FROM aside WHERE id = 3");
 poll_ok($node, $aside, 'the rest is done');
+# a copy has them, too
+my $kept_ids = "SELECT string_agg(id || ' ' || kapture_id('aside', id), ', ' ORDER BY id) FROM aside";
+sql("CREATE DATABASE copied TEMPLATE postgres");
+is(sql($kept_ids, 'copied'), sql($kept_ids), 'a copy knows the ids that the extension keeps');
+is(sql("SELECT count(*) FROM kapture_verify('aside')", 'copied'), '0', 'so that it finds its customers');
+is(sql("SELECT DISTINCT action FROM kapture_dry_run('aside') WHERE row_key <> '2'", 'copied'), 'skip', 'and would send nothing again');
+is(sql("SELECT kapture_forget_id('aside', 1) IS NOT NULL", 'copied') . sql("SELECT kapture_id('aside', 1) IS NULL", 'copied'), 'tt', 'what it forgets');
+isnt(sql("SELECT kapture_id('aside', 1)"), '', 'the original still knows');
+sql("DROP DATABASE copied");
 like(said("SELECT kapture_forget_id('customers', 1)"), qr/ERROR:  ids of table "customers" are in its column "kapture_customer_id".*UPDATE public.customers SET kapture_customer_id = NULL/s, 'nor where the table has it');
 is(sql("SELECT count(*) FROM kapture_match('aside')"), '0', 'nor asked for again');
 sql("SELECT kapture_detach('aside')");
