@@ -110,6 +110,12 @@ process_own_settings(void)
 		{"standard_conforming_strings", "on"},
 		{"array_nulls", "on"},
 		{"transform_null_equals", "off"},
+		{"restrict_nonsystem_relation_kind", ""},
+		{"plan_cache_mode", "auto"},
+		{"enable_indexscan", "on"},
+		{"enable_indexonlyscan", "on"},
+		{"enable_bitmapscan", "on"},
+		{"enable_nestloop", "on"},
 		{"statement_timeout", "0"},
 		/* somebody's lock must not hold up others for long */
 		{"lock_timeout", PROCESS_LOCK_TIMEOUT},

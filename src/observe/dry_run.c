@@ -39,6 +39,7 @@
 #include "observe/dry_draft.h"
 #include "observe/round.h"
 #include "push/task.h"
+#include "queue/inbox.h"
 #include "table/row_io.h"
 
 PG_FUNCTION_INFO_V1(kapture_dry_run);
@@ -385,6 +386,32 @@ dry_run_fill_known(const DryRun *run, List *items)
 	}
 }
 
+/*
+ * Where the extension keeps the ids, a key may still be that of a row that was deleted, or has
+ * another key now: rows with such keys have no customers yet.
+ */
+static void
+dry_run_unsettle(const DryRun *run, List *keys, List *items)
+{
+	List	   *moving;
+	ListCell   *lc;
+	ListCell   *mc;
+
+	if (run->att->id == 0 || run->att->id_column)
+		return;
+	moving = kapture_inbox_moving_keys(run->att->id, keys);
+	foreach(lc, moving == NIL ? NIL : items)
+	{
+		KaptureRow *row = &((DryRunItem *) lfirst(lc))->delivery.row;
+
+		foreach(mc, moving)
+		{
+			if (strcmp(lfirst(mc), row->row_key) == 0)
+				row->customer_id = 0;
+		}
+	}
+}
+
 /* Reads the rows with these keys; returns them as items. */
 static List *
 dry_run_read_items(DryRun *run, List *keys)
@@ -405,6 +432,7 @@ dry_run_read_items(DryRun *run, List *keys)
 		rows = lappend(rows, &item->delivery.row);
 	}
 	kapture_row_read_all(run->att, run->timezone, rows);
+	dry_run_unsettle(run, keys, items);
 	return items;
 }
 

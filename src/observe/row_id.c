@@ -15,6 +15,7 @@
 #include "base/lock.h"
 #include "base/owner_sql.h"
 #include "known/row_state.h"
+#include "queue/inbox.h"
 #include "table/attach.h"
 #include "table/attach_find.h"
 #include "table/row_io.h"
@@ -27,6 +28,16 @@ PG_FUNCTION_INFO_V1(kapture_forget_id);
 /* How the entry of the row $2 of attachment $1 is found, by the key alone; see row_state.c. */
 #define ROW_ID_IS_ROW \
 	" WHERE " KAPTURE_KEY_IS("row_key", "$2") " AND attachment_id + 0 = $1"
+
+/*
+ * Was a row with this key deleted, or given another key, and the worker has not followed that
+ * yet?  Then what is kept under the key is about that row.
+ */
+static bool
+row_id_is_moving(const KaptureAttachment *att, char *row_key)
+{
+	return att->id_column == NULL && kapture_inbox_moving_keys(att->id, list_make1(row_key)) != NIL;
+}
 
 /*
  * kapture_id(relation regclass, row_key text or of any other type, name text) returns bigint
@@ -49,7 +60,7 @@ kapture_id(PG_FUNCTION_ARGS)
 				(errcode(ERRCODE_DATA_EXCEPTION),
 				 errmsg("could not read the row with key \"%s\"", row.row_key),
 				 errdetail_internal("%s", row.error)));
-	if (row.outcome != KAPTURE_ROW_DONE || row.customer_id == 0)
+	if (row.outcome != KAPTURE_ROW_DONE || row.customer_id == 0 || row_id_is_moving(att, unconstify(char *, row.row_key)))
 		PG_RETURN_NULL();
 	PG_RETURN_INT64(row.customer_id);
 }
@@ -115,6 +126,12 @@ kapture_forget_id(PG_FUNCTION_ARGS)
 	values[0] = Int32GetDatum(att->id);
 	values[1] = CStringGetTextDatum(row_key);
 	row_id_check_idle(att, types, values);
+	if (row_id_is_moving(att, row_key))
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_IN_USE),
+				 errmsg("what is kept for key \"%s\" is about a row that was deleted, or has another key now", row_key),
+				 errdetail("The worker has not taken up that change yet."),
+				 errhint("Try again when it has; if the table is paused, use kapture_resume().")));
 	/* one that has just come is with the delivery */
 	id = kapture_own_text("SELECT coalesce((SELECT customer_id FROM @.kapture_row" ROW_ID_IS_ROW " AND gone_at IS NULL),"
 						  " (SELECT customer_id FROM @.kapture_delivery" ROW_ID_IS_ROW "))", 2, types, values);

@@ -345,7 +345,7 @@ load_recover_table(void *arg)
 													   table->server->timeout + KAPTURE_LATE_GRACE);
 
 	kapture_delivery_recover(table->att->id, in_doubt,
-							 kapture_clock_blame_text(kapture_shmem_worker_take_blame(table->att->id)));
+							 kapture_clock_blame_text(kapture_shmem_worker_take_blame(table->att->id)), table->att->all_changed);
 }
 
 /*

@@ -354,6 +354,7 @@ kapture_task_fail(KaptureTask *task, bool park, TimestampTz next_attempt, const 
 	failed->next_attempt = next_attempt;
 	failed->in_doubt = task->delivery->in_doubt;
 	failed->unsure = task->step == KAPTURE_STEP_UPDATE;
+	failed->whole = task->delivery->has_left ? task->att->all_changed : 0;
 	failed->waits_for = 0;
 	failed->searches = 0;
 	/* if the row was deleted, the id is kept nowhere else */

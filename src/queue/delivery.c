@@ -26,16 +26,17 @@
  * Called as a worker starts: puts deliveries that an earlier worker left 'sending' for a
  * table in doubt until "in_doubt", when their requests can no longer be running.  If
  * "error" is not NULL, these deliveries are parked with it, and so are those that are due.
+ * "whole" are all fields of the table, for rows that may just have been sent whole.
  */
 void
-kapture_delivery_recover(int32 attachment_id, TimestampTz in_doubt, const char *error)
+kapture_delivery_recover(int32 attachment_id, TimestampTz in_doubt, const char *error, int64 whole)
 {
-	Datum		values[3] = {Int32GetDatum(attachment_id), TimestampTzGetDatum(in_doubt), (Datum) 0};
+	Datum		values[4] = {Int32GetDatum(attachment_id), TimestampTzGetDatum(in_doubt), (Datum) 0, Int64GetDatum(whole)};
 
 	SPI_connect();
 	if (error)
 		values[2] = CStringGetTextDatum(error);
-	kapture_statement_execute(OUTBOX_RECOVER, values, error ? NULL : "  n");
+	kapture_statement_execute(OUTBOX_RECOVER, values, error ? NULL : "  n ");
 	SPI_finish();
 }
 
@@ -667,8 +668,8 @@ TimestampTz
 kapture_delivery_fail(KaptureFailed *failed)
 {
 	KaptureDelivery *d = failed->delivery;
-	Datum		values[16];
-	char		nulls[17] = "                ";
+	Datum		values[17];
+	char		nulls[18] = "                 ";
 	TimestampTz next = DT_NOEND;
 
 	values[0] = Int32GetDatum(d->attachment_id);
@@ -687,6 +688,7 @@ kapture_delivery_fail(KaptureFailed *failed)
 	values[13] = Int64GetDatum(failed->waits_for);
 	values[14] = BoolGetDatum(failed->unsure);
 	values[15] = Int32GetDatum(failed->searches);
+	values[16] = Int64GetDatum(failed->unsure ? failed->whole : 0);
 	if (failed->in_doubt == 0)
 		nulls[6] = 'n';
 	if (failed->customer_id == 0)

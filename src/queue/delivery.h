@@ -63,6 +63,7 @@ typedef struct KaptureFailed
 	bool		counts;			/* increases the delay of the next try */
 	bool		arrived;		/* Kapture has the changes; the rest failed */
 	bool		unsure;			/* an Update was sent, which may have been carried out */
+	int64		whole;			/* fields to be sent again if "unsure": of a row that has come into the filter */
 	int64		waits_for;		/* customer of another row, or 0; negative: no row is known to have it */
 	int			searches;		/* in a row, without finding who has the refused phone or email */
 	TimestampTz next_attempt;
@@ -74,7 +75,7 @@ typedef struct KaptureFailed
 	const char *error;
 } KaptureFailed;
 
-extern void kapture_delivery_recover(int32 attachment_id, TimestampTz in_doubt, const char *error);
+extern void kapture_delivery_recover(int32 attachment_id, TimestampTz in_doubt, const char *error, int64 whole);
 extern int64 kapture_delivery_forget_dropped(int64 *changes);
 extern KaptureDelivery *kapture_delivery_create(int32 attachment_id, const char *row_key, MemoryContext parent);
 extern List *kapture_delivery_claim(List *deliveries, TimestampTz doubt_until);

@@ -35,11 +35,15 @@
 	" again = CASE WHEN d.state = 'sending' THEN coalesce(d.again, 0) | EXCLUDED.changed END," \
 	" changed = CASE WHEN d.state = 'sending' THEN d.changed ELSE d.changed | EXCLUDED.changed END,"
 
-/* Forgets what Kapture has of the rows in "source", if the condition holds. */
+/*
+ * Forgets what Kapture has of the rows in "source", if the condition holds: a row that had left the filter may
+ * have been sent again, so that its leaving is to be reported once more.
+ */
 #define OUTBOX_DOUBT(source, condition) \
-	" UPDATE @.kapture_row AS r SET digests = NULL FROM " source " AS s" \
+	" UPDATE @.kapture_row AS r SET digests = NULL, left_at = NULL FROM " source " AS s" \
 	" WHERE " condition " AND " KAPTURE_KEY_IS("r.row_key", "s.row_key") \
-	" AND r.attachment_id + 0 = s.attachment_id AND r.gone_at IS NULL AND r.digests IS NOT NULL"
+	" AND r.attachment_id + 0 = s.attachment_id AND r.gone_at IS NULL" \
+	" AND (r.digests IS NOT NULL OR r.left_at IS NOT NULL)"
 
 /*
  * Notes in kapture_row which customers the rows of the deliveries in "source" have, and
@@ -88,13 +92,15 @@ const KaptureStatementText kapture_statements[] =
 	[OUTBOX_RECOVER] = {
 		"WITH recovered AS (UPDATE @.kapture_delivery AS d"
 		" SET state = CASE WHEN $3 IS NULL THEN 'retry' ELSE 'parked' END,"
-		" changed = changed | coalesce(again, 0), again = NULL,"
+		" changed = changed | coalesce(again, 0) | CASE WHEN EXISTS (SELECT FROM @.kapture_row AS r"
+		" WHERE " KAPTURE_KEY_IS("r.row_key", "d.row_key") " AND r.attachment_id + 0 = d.attachment_id"
+		" AND r.gone_at IS NULL AND r.left_at IS NOT NULL) THEN $4 ELSE 0 END, again = NULL,"
 		" in_doubt = CASE WHEN state = 'sending' THEN $2 ELSE in_doubt END, searches = 0,"
 		" next_attempt = CASE WHEN $3 IS NULL THEN $2 END, last_error = coalesce($3, last_error)"
 		" WHERE attachment_id = $1 AND (state = 'sending' OR ($3 IS NOT NULL AND state = 'retry' AND next_attempt <= now()))"
 		" RETURNING d.attachment_id, d.row_key)"
 		OUTBOX_DOUBT("recovered", "true"),
-		3, {INT4OID, TIMESTAMPTZOID, TEXTOID}
+		4, {INT4OID, TIMESTAMPTZOID, TEXTOID, INT8OID}
 	},
 	[OUTBOX_FORGET] = {
 		"WITH gone AS (DELETE FROM @.kapture_attachment AS a"
@@ -315,15 +321,15 @@ const KaptureStatementText kapture_statements[] =
 		"WITH failed AS (UPDATE @.kapture_delivery"
 		" SET state = CASE WHEN again IS NULL THEN $4 ELSE 'retry' END,"
 		" next_attempt = CASE WHEN again IS NOT NULL THEN now() WHEN $4 = 'retry' THEN $6 END,"
-		" changed = CASE WHEN $13 THEN 0 ELSE changed END | coalesce(again, 0), again = NULL,"
+		" changed = CASE WHEN $13 THEN 0 ELSE changed END | coalesce(again, 0) | $17, again = NULL,"
 		" failures = failures + $5, in_doubt = $7, searches = $16, customer_id = $8,"
 		" api = $9, request = $10, http_status = $11, last_error = $12, waits_for = $14"
 		" WHERE attachment_id = $1 AND delivery_id = $2 AND attempts = $3 AND state = 'sending'"
 		" RETURNING attachment_id, row_key, next_attempt),"
 		" doubt AS (" OUTBOX_DOUBT("failed", "$15") ")"
 		" SELECT next_attempt FROM failed",
-		16, {INT4OID, INT8OID, INT4OID, TEXTOID, INT4OID, TIMESTAMPTZOID, TIMESTAMPTZOID, INT8OID,
-		TEXTOID, TEXTOID, INT4OID, TEXTOID, BOOLOID, INT8OID, BOOLOID, INT4OID}
+		17, {INT4OID, INT8OID, INT4OID, TEXTOID, INT4OID, TIMESTAMPTZOID, TIMESTAMPTZOID, INT8OID,
+		TEXTOID, TEXTOID, INT4OID, TEXTOID, BOOLOID, INT8OID, BOOLOID, INT4OID, INT8OID}
 	},
 	[OUTBOX_UNPARK] = {
 		"UPDATE @.kapture_delivery AS d SET state = 'retry', next_attempt = $3"

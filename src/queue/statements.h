@@ -46,7 +46,7 @@ typedef enum KaptureStatement
 	OUTBOX_RELEASE
 } KaptureStatement;
 
-#define OUTBOX_MAX_PARAMS	16
+#define OUTBOX_MAX_PARAMS	17
 
 typedef struct KaptureStatementText
 {

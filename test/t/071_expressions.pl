@@ -68,6 +68,42 @@ idle_ok('rows come in');
 is(customers(qw(customer_name phone campaign_name)), "Asha Hidden|9845765221|app\nKiran Desai|9845765223|app\nStays Home|9845765222|app",
 	'whole: the one with an id by an Update, the other one by an Add');
 
+# coming in and leaving again before it is known what has become of the Update
+sql("ALTER SERVER kapture OPTIONS (SET timeout '1s')");
+foreach my $case ([ 'carried out', { action => 'drop_after' } ], [ 'not carried out', { action => 'drop_before' } ])
+{
+	my ($what, $fault) = @$case;
+	sql("UPDATE users SET consent = false WHERE id = 1");
+	idle_ok('a row leaves');
+	emulator_faults($emulator, { api => 'update', count => 1, %$fault }, { api => 'update', action => 'status', code => 503 });
+	sql("UPDATE users SET consent = true WHERE id = 1");
+	poll_ok($node, "SELECT retrying = 1 FROM kapture_status", "it comes in by an Update that is $what, and whose answer is lost");
+	sql("UPDATE users SET consent = false WHERE id = 1");
+	emulator_faults($emulator);
+	idle_ok('it leaves again');
+	like(customers(qw(customer_name campaign_name)), qr/^Asha Hidden\|left$/m, 'which Kapture learns');
+	emulator_faults($emulator, { api => 'update', count => 1, %$fault }, { api => 'update', action => 'status', code => 503 });
+	sql("UPDATE users SET consent = true WHERE id = 1");
+	poll_ok($node, "SELECT retrying = 1 FROM kapture_status", 'it comes in again');
+	emulator_faults($emulator);
+	idle_ok('and stays');
+	like(customers(qw(customer_name campaign_name)), qr/^Asha Hidden\|app$/m, 'it is sent whole');
+}
+sql("UPDATE users SET consent = false WHERE id = 1");
+idle_ok('a row leaves');
+emulator_faults($emulator, { api => 'update', action => 'hold' });
+sql("UPDATE users SET consent = true WHERE id = 1");
+poll_ok($node, "SELECT in_flight = 1 FROM kapture_status", 'it comes in, and the server crashes before the answer');
+$node->stop('immediate');
+$node->start;
+sql("UPDATE users SET consent = false WHERE id = 1");
+emulator_faults($emulator);
+emulator_post($emulator, 'release', {});
+idle_ok('it leaves again');
+like(customers(qw(customer_name campaign_name)), qr/^Asha Hidden\|left$/m, 'which Kapture learns after a crash, too');
+sql("UPDATE users SET consent = true WHERE id = 1");
+idle_ok('and it is there again');
+
 # another filter
 foreach my $case ([ 'a resync', "CALL kapture_resync('users', 'id = 3')" ], [ 'a change of what the filter does not read', "UPDATE users SET city = city || '!' WHERE id = 3" ])
 {

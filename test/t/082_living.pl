@@ -117,6 +117,16 @@ like(said("SELECT kapture_forget_id('aside', 7)"), qr/ERROR:  a request for the 
 release_adds($node, $emulator);
 sql("DELETE FROM aside WHERE id = 3");
 poll_ok($node, $aside, 'the rest is done');
+# the key of a deleted row, which the worker has not missed yet
+sql("SELECT kapture_pause('aside')");
+sql("DELETE FROM aside WHERE id = 6; INSERT INTO aside VALUES (6, 'Successor', '9100000106')");
+is(sql("SELECT kapture_id('aside', 6)"), '', 'the next row with a key has not the customer of the deleted one');
+is(sql("SELECT action FROM kapture_dry_run('aside') WHERE row_key = '6'"), 'add', 'and is to be added');
+like(said("SELECT kapture_forget_id('aside', 6)"), qr/ERROR:  what is kept for key "6" is about a row that was deleted/, 'what is known of the deleted row is not forgotten');
+sql("SELECT kapture_resume('aside')");
+poll_ok($node, "SELECT kapture_id('aside', 6) <> $kept{'Kept 2'}", 'it gets a customer of its own');
+is(sql("SELECT kapture_acknowledge(server, kapture_customer_id) FROM kapture_orphans WHERE kapture_customer_id = $kept{'Kept 2'}"), 't', 'the other one is an orphan');
+poll_ok($node, $aside, 'all is done');
 # a copy has them, too
 my $kept_ids = "SELECT string_agg(id || ' ' || kapture_id('aside', id), ', ' ORDER BY id) FROM aside";
 sql("CREATE DATABASE copied TEMPLATE postgres");
