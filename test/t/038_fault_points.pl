@@ -350,8 +350,9 @@ foreach my $name (@names)
 	}
 }
 my $only = $ENV{KAPTURE_FAULT_POINT} || '';    # a pattern, to try some
-# what only sessions do, what a promotion of a standby does, and a clock that is set (087)
-my $sessions = qr/^(?:advice|alter|ask|attach|attach_trigger|backfill|bystander|call_send|compare|dry_run|failed_rows|match|orphan|pause|preview|problem_advice|procedure|row_id|run|verify|attach_advice|command_advice|capture|follow|leave|pull_now|rekey|unbind|written)\.c:|:(?:kapture_binding_renew|binding_depend_all|row_do_try|row_refuse_strangers|kapture_copies_follow_rename|kapture_forget_contacts|kapture_resume_copy|kapture_origin_claim|origin_advise_paused|origin_doubt|row_do_count|row_do_list|expression_store_text|kapture_expression_relations|kapture_source_column_renamed|kapture_source_changed|source_of|source_store_reads|check_duplicates|check_capture|kapture_(?:delivery|call_queue|pull_state)_shift):/;
+# what only sessions do, what a promotion of a standby does, a clock that is set (087), what users' code leaves
+# open (061), and writes outside of the sync that there was no room for
+my $sessions = qr/^(?:advice|alter|ask|attach|attach_trigger|backfill|bystander|call_send|compare|dry_run|failed_rows|match|orphan|pause|preview|problem_advice|procedure|row_id|run|verify|attach_advice|command_advice|capture|follow|leave|leftovers|pull_now|rekey|unbind|written)\.c:|:(?:kapture_binding_renew|binding_depend_all|row_do_try|row_refuse_strangers|kapture_copies_follow_rename|kapture_forget_contacts|kapture_resume_copy|kapture_origin_claim|kapture_origin_forget_digests|origin_advise_paused|origin_doubt|row_do_count|row_do_list|expression_store_text|kapture_expression_relations|kapture_source_column_renamed|kapture_source_changed|source_of|source_store_reads|check_duplicates|check_capture|kapture_(?:delivery|call_queue|pull_state)_shift):/;
 my @points = grep { !/$sessions/ && /$only/ } lines_of('kapture_fault_points');
 cmp_ok(scalar @points, '>', $only ? 0 : 50, 'there are fault points');
 is(join("\n", grep { !$reached{$_} } @points), '', 'all are reached');
