@@ -256,13 +256,15 @@ kapture_written_note(const char *server, int64 customer_id)
 
 	if (!OidIsValid(relid) || !OidIsValid(get_relname_relid("kapture_written", get_rel_namespace(relid))))
 		return;
-	if (XactReadOnly || RecoveryInProgress())
-	{
-		written_remember(server, customer_id, false);
-		return;
-	}
 	values[0] = DirectFunctionCall1(namein, CStringGetDatum(server));
 	values[1] = Int64GetDatum(customer_id);
+	if (XactReadOnly || RecoveryInProgress())
+	{
+		/* without an attached table, no worker would take the customer */
+		if (kapture_own_text("SELECT 't' FROM @.kapture_attachment WHERE server = $1 LIMIT 1", 1, types, values) != NULL)
+			written_remember(server, customer_id, false);
+		return;
+	}
 	if (kapture_own_execute("INSERT INTO @.kapture_written (server, customer_id)"
 							" SELECT $1, $2 WHERE EXISTS (SELECT FROM @.kapture_attachment WHERE server = $1)",
 							lengthof(types), types, values) > 0)
