@@ -27,6 +27,9 @@
 #include "table/binding.h"
 #include "table/problem_advice.h"
 
+/* Tables that are looked at for a command: more would hold the command up, and kapture_status shows their problems, too. */
+#define PROBLEM_TABLES		100
+
 /* An attachment, and what its problem was; NULL: it had none. */
 typedef struct ProblemBefore
 {
@@ -123,12 +126,12 @@ kapture_problem_may_come(Node *stmt)
 	}
 }
 
-/* The oids of the attached tables of the current user that a command may concern. */
+/* The oids of attached tables of the current user that a command may concern, PROBLEM_TABLES at most. */
 static List *
 problem_tables(Node *stmt)
 {
-	Oid			types[3] = {OIDOID, OIDOID, BOOLOID};
-	Datum		values[3];
+	Oid			types[4] = {OIDOID, OIDOID, BOOLOID, INT4OID};
+	Datum		values[4];
 	bool		passes = IsA(stmt, AlterOwnerStmt) || IsA(stmt, ReassignOwnedStmt);
 	Oid			only = IsA(stmt, AlterTableStmt) && !problem_cascades(stmt) ?
 		RangeVarGetRelid(((AlterTableStmt *) stmt)->relation, NoLock, true) : InvalidOid;
@@ -138,11 +141,13 @@ problem_tables(Node *stmt)
 	values[0] = ObjectIdGetDatum(GetUserId());
 	values[1] = ObjectIdGetDatum(only);
 	values[2] = BoolGetDatum(passes);
-	texts = kapture_own_text("SELECT pg_catalog.string_agg(DISTINCT a.relation::oid::text, ' ') FROM @.kapture_attachment AS a"
-							 " JOIN pg_catalog.pg_class AS c ON c.oid = a.relation"
+	values[3] = Int32GetDatum(PROBLEM_TABLES);
+	texts = kapture_own_text("SELECT pg_catalog.string_agg(t.relation, ' ') FROM (SELECT DISTINCT a.relation::oid::text AS relation"
+							 " FROM @.kapture_attachment AS a JOIN pg_catalog.pg_class AS c ON c.oid = a.relation"
 							 " WHERE pg_catalog.pg_has_role($1, c.relowner, 'USAGE') AND ($2 = 0 OR a.relation = $2)"
 							 " AND ($3 OR a.filter IS NOT NULL OR a.source IS NOT NULL"
-							 " OR EXISTS (SELECT FROM @.kapture_column AS k WHERE k.attachment_id = a.attachment_id AND k.expression IS NOT NULL))",
+							 " OR EXISTS (SELECT FROM @.kapture_column AS k WHERE k.attachment_id = a.attachment_id AND k.expression IS NOT NULL))"
+							 " ORDER BY 1 LIMIT $4) AS t",
 							 lengthof(types), types, values);
 	for (char *text = texts ? strtok(texts, " ") : NULL; text; text = strtok(NULL, " "))
 		relids = lappend_oid(relids, (Oid) strtoul(text, NULL, 10));
