@@ -840,6 +840,18 @@ task_found_holder(KaptureTask *task, TimestampTz now)
 		task_found_nobody(task, now);
 }
 
+/*
+ * Returns how often a lost Add is searched for before it counts as not carried out.  If the row has another phone
+ * or email by now, Kapture would not refuse a second Add, so a search that lags is given more time.
+ */
+static int
+task_most_searches(const KaptureTask *task)
+{
+	bool		is_added_again = !task->delivery->gone && !task->delivery->row.outside;
+
+	return is_added_again && !task_same_identity(task) ? KAPTURE_SEARCHES + 1 : KAPTURE_SEARCHES;
+}
+
 /* Both searches are done: decides by the customers that have phone and email. */
 static void
 task_searched(KaptureTask *task, TimestampTz now)
@@ -847,7 +859,7 @@ task_searched(KaptureTask *task, TimestampTz now)
 	int64		found = task->by_phone ? task->by_phone : task->by_email;
 	bool		different = task->by_phone && task->by_email && task->by_phone != task->by_email;
 	bool		search_again = task->asked_first && found == 0 && !task->added &&
-		++task->delivery->searches < KAPTURE_SEARCHES;
+		++task->delivery->searches < task_most_searches(task);
 
 	if (task->seeks_holder)
 		task_found_holder(task, now);
@@ -874,7 +886,8 @@ task_searched(KaptureTask *task, TimestampTz now)
 	else if (search_again)
 	{
 		/* in doubt until then, so that a change of the row does not bring the next search forward */
-		task->delivery->in_doubt = TimestampTzPlusMilliseconds(now, KAPTURE_SEARCH_RETRY);
+		task->delivery->in_doubt = TimestampTzPlusMilliseconds(now, task->delivery->searches < KAPTURE_SEARCHES ?
+															   KAPTURE_SEARCH_RETRY : KAPTURE_SEARCH_LAST);
 		task_release(task, task->delivery->in_doubt);
 	}
 	else if (task->delivery->row.outside)

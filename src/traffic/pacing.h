@@ -24,10 +24,12 @@
 
 /*
  * Searches for a lost Add, and milliseconds between them, after which the Add counts as not
- * carried out: a search may lag behind.
+ * carried out: a search may lag behind.  One more, so much later, is made for a row that has
+ * another phone or email by then.
  */
 #define KAPTURE_SEARCHES			2
 #define KAPTURE_SEARCH_RETRY		2000
+#define KAPTURE_SEARCH_LAST			10000
 
 /*
  * Milliseconds of grace for a request without an answer, after it must have timed out.

@@ -277,7 +277,7 @@ sub finish_prepared
 my %regular = (
 	faults => [ 20, sub {
 		my @rules = map { { %{ one_of(@faults) }, probability => 0.01 + rand 0.05 } } 1 .. int rand 4;
-		# a search may lag once; one that lags twice finds no customer whose row has another phone by then (docs/dev/protocol.md)
+		# a search may lag; for how long, docs/dev/protocol.md says
 		push @rules, { action => 'not_found', api => 'get', count => 1 } if rand() < 0.5;
 		emulator('faults', \@rules);
 		emulator('faults', \@rules, 'in');
