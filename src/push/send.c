@@ -68,7 +68,6 @@ send_give_up_server(Worker *worker, WorkerServer *server, const char *problem)
 TimestampTz
 kapture_send_next(WorkerServer *server)
 {
-	/* those that sharing.c is still asking about count as ready, but are not in the list */
 	if (dlist_is_empty(&server->ready) || server->problem || !kapture_share_may_send(server->share, kapture_http_room()))
 		return DT_NOEND;
 	server->pool.most = kapture_health_connections(server);
