@@ -159,16 +159,17 @@ task_append_constants(StringInfo body, List *constants)
 /*
  * Appends the on_leave constants for the customer of a row that has left the filter;
  * returns their number.  If something of the row was sent before, the row was inside: it
- * has left, whether by a change of its own, another filter or the passing of time.  If
- * nothing was (an imported customer, say), only a change of a column that the filter reads
- * shows that the row was inside before.
+ * has left, whether by a change of its own, another filter or the passing of time.  A lost
+ * Add was sent, too, though nothing is known of it.  If nothing was sent (an imported customer, say),
+ * only a change of a column that the filter reads shows that the row was inside before.
  */
 static int
 task_append_on_leave(const KaptureTask *task, StringInfo body)
 {
 	const KaptureDelivery *delivery = task->delivery;
 
-	if (delivery->has_left || (!delivery->was_sent && (delivery->changed & KAPTURE_CHANGED_FILTER) == 0))
+	if (delivery->has_left ||
+		(!delivery->was_sent && !task->lost && (delivery->changed & KAPTURE_CHANGED_FILTER) == 0))
 		return 0;				/* the row had left before */
 	return task_append_constants(body, task->att->on_leave);
 }

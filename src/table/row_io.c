@@ -21,8 +21,10 @@
 #include "postgres.h"
 
 #include "access/detoast.h"
+#include "access/htup_details.h"
 #include "access/relation.h"
 #include "access/xact.h"
+#include "catalog/pg_inherits.h"
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "jit/jit.h"
@@ -37,6 +39,8 @@
 #include "utils/plancache.h"
 #include "utils/rel.h"
 #include "utils/resowner.h"
+#include "utils/snapmgr.h"
+#include "utils/syscache.h"
 #include "utils/timestamp.h"
 
 #include "base/bounded_key.h"
@@ -862,6 +866,57 @@ kapture_row_fill_ids(const KaptureAttachment *att, List *rows)
 }
 
 /*
+ * Has the table, or a partition of it, been rewritten since the snapshot was taken?  Then
+ * the snapshot shows none of its rows: ALTER TABLE, TRUNCATE and pg_repack give the rows
+ * the command's transaction id.
+ */
+static bool
+row_is_rewritten(Oid relid, Snapshot snapshot)
+{
+	ListCell   *lc;
+
+	foreach(lc, find_all_inheritors(relid, NoLock, NULL))
+	{
+		HeapTuple	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(lfirst_oid(lc)));
+		TransactionId xmin;
+
+		if (!HeapTupleIsValid(tuple))
+			continue;
+		xmin = HeapTupleHeaderGetXmin(tuple->t_data);
+		ReleaseSysCache(tuple);
+		if (TransactionIdIsNormal(xmin) && XidInMVCCSnapshot(xmin, snapshot))
+			return true;
+	}
+	return false;
+}
+
+/*
+ * Rows that a snapshot does not show are not gone if their table was rewritten since: they
+ * come again, in a transaction with a later snapshot.
+ */
+static void
+row_doubt_gone(const KaptureAttachment *att, List *rows, Snapshot snapshot)
+{
+	bool		any = false;
+	ListCell   *lc;
+
+	foreach(lc, rows)
+		any |= ((KaptureRow *) lfirst(lc))->outcome == KAPTURE_ROW_GONE;
+	if (snapshot == NULL || !any || !row_is_rewritten(att->root, snapshot))
+		return;
+	foreach(lc, rows)
+	{
+		KaptureRow *row = lfirst(lc);
+
+		if (row->outcome != KAPTURE_ROW_GONE)
+			continue;
+		row->outcome = KAPTURE_ROW_LOCKED;
+		row->raised = false;
+		row->error = NULL;
+	}
+}
+
+/*
  * Fills in what the table holds for the rows (of KaptureRow).  "timezone" is
  * the zone in which times are written out, "snapshot" the one to read with, in
  * which the rows have their keys; NULL: the latest.  Each row gets an outcome;
@@ -871,6 +926,7 @@ void
 kapture_row_read(KaptureAttachment *att, const char *timezone, List *rows, Snapshot snapshot)
 {
 	row_run_each(row_do_read, att, timezone, rows, snapshot);
+	row_doubt_gone(att, rows, snapshot);
 	if (att->id_column == NULL && att->id != 0)
 		kapture_row_fill_ids(att, rows);
 }
@@ -1294,12 +1350,14 @@ kapture_row_write_ids(KaptureAttachment *att, List *rows, Snapshot snapshot)
 		return;
 	}
 	error = row_run(row_do_write_simply, &batch, ROW_TIME_BATCH, ROW_LOCK_TIMEOUT);
-	if (error == NULL)
-		return;
-	locked = kapture_guard_is_lock(error);
-	FreeErrorData(error);
-	if (row_timed_out || locked)
-		row_run_singly(row_do_write, &batch, rows, locked);
-	else
-		row_run_each(row_do_write, att, NULL, rows, snapshot);
+	if (error)
+	{
+		locked = kapture_guard_is_lock(error);
+		FreeErrorData(error);
+		if (row_timed_out || locked)
+			row_run_singly(row_do_write, &batch, rows, locked);
+		else
+			row_run_each(row_do_write, att, NULL, rows, snapshot);
+	}
+	row_doubt_gone(att, rows, snapshot);
 }

@@ -177,6 +177,23 @@ is(sql("SELECT string_agg(DISTINCT k, ' ') FROM kapture_outbox o, unnest(row_key
 sql("SELECT kapture_detach('locked_up'); DROP TABLE locked_up");
 
 #
+# A table that is rewritten between the worker's snapshot and its lock on the table
+#
+
+sql(q(CREATE TABLE rewritten (id int PRIMARY KEY, customer_name text, phone text); SELECT kapture_attach('rewritten'); SELECT kapture_pause('rewritten');
+	INSERT INTO rewritten VALUES (1, 'Rewritten', '9550000001')));
+my $holder = $node->background_psql('postgres');
+$holder->query_safe("BEGIN; LOCK TABLE kapture_outbox IN EXCLUSIVE MODE");
+sql("SELECT kapture_resume('rewritten')");
+poll_ok($node, "SELECT EXISTS (SELECT FROM pg_locks WHERE pid = kapture_worker_pid() AND NOT granted AND relation = 'kapture_outbox'::regclass)", 'the worker is about to take a change');
+sql("ALTER TABLE rewritten ADD COLUMN x uuid DEFAULT gen_random_uuid()");
+$holder->query_safe("COMMIT");
+$holder->quit;
+poll_ok($node, "SELECT pending + in_flight + retrying = 0 FROM kapture_status WHERE relation = 'rewritten'::regclass", 'then it goes on');
+is(sql("SELECT count(kapture_customer_id) FROM rewritten"), '1', 'a row of a table that is rewritten is not taken for deleted');
+sql("SELECT kapture_detach('rewritten'); DROP TABLE rewritten");
+
+#
 # Another server, while the worker is just taking up a change
 #
 

@@ -89,6 +89,16 @@ foreach my $case ([ 'carried out', { action => 'drop_after' } ], [ 'not carried 
 	idle_ok('and stays');
 	like(customers(qw(customer_name campaign_name)), qr/^Asha Hidden\|app$/m, 'it is sent whole');
 }
+# a lost Add, of a row that has left before its change is taken up: the search that finds its customer is held
+emulator_faults($emulator, { api => 'add', action => 'drop_after', count => 1 }, { api => 'get', action => 'status', code => 503 });
+sql("INSERT INTO users (id, first, last, mobile) VALUES (9, 'Zz', 'Lost', '9845765229')");
+poll_ok($node, "SELECT retrying = 1 FROM kapture_status", 'an Add is lost');
+sql("SET kapture_sync.capture = off; UPDATE users SET consent = false WHERE id = 9");
+emulator_faults($emulator);
+idle_ok('its row has left, which is not captured yet');
+like(customers(qw(customer_name campaign_name)), qr/^Zz Lost\|left$/m, 'and Kapture learns it all the same');
+sql("DELETE FROM users WHERE id = 9");
+idle_ok('that row is gone');
 sql("UPDATE users SET consent = false WHERE id = 1");
 idle_ok('a row leaves');
 emulator_faults($emulator, { api => 'update', action => 'hold' });
