@@ -230,22 +230,7 @@ wayside_affects_expressions(Node *stmt)
 	switch (nodeTag(stmt))
 	{
 		case T_DropStmt:
-			switch (((DropStmt *) stmt)->removeType)
-			{
-				case OBJECT_FUNCTION:
-				case OBJECT_ROUTINE:
-				case OBJECT_OPERATOR:
-				case OBJECT_TYPE:
-				case OBJECT_DOMAIN:
-				case OBJECT_CAST:
-				case OBJECT_VIEW:
-				case OBJECT_COLLATION:
-				case OBJECT_SCHEMA:
-				case OBJECT_EXTENSION:
-					return true;
-				default:
-					return false;
-			}
+			return kapture_expression_may_use(((DropStmt *) stmt)->removeType);
 		case T_DropOwnedStmt:
 		case T_CreateFunctionStmt:
 		case T_CreateExtensionStmt:

@@ -162,18 +162,15 @@ alter_bits_in_use(const Alter *alter)
 static int
 alter_free_bit(int64 *in_use)
 {
-	for (int bit = 0; bit < KAPTURE_MAX_MAPPED; bit++)
-	{
-		if ((*in_use & (INT64CONST(1) << bit)) != 0)
-			continue;
-		*in_use |= INT64CONST(1) << bit;
-		return bit;
-	}
-	ereport(ERROR,
-			(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
-			 errmsg("no more fields can be mapped while changes of dropped fields wait to be sent"),
-			 errhint("Try again when kapture_status shows that nothing waits.")));
-	return 0;
+	int			bit = kapture_mapping_free_bit(*in_use);
+
+	if (bit < 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+				 errmsg("no more fields can be mapped while changes of dropped fields wait to be sent"),
+				 errhint("Try again when kapture_status shows that nothing waits.")));
+	*in_use |= INT64CONST(1) << bit;
+	return bit;
 }
 
 /* Clears the digests of a bit: what Kapture has for the field that gets it is not known. */

@@ -115,11 +115,8 @@ draft_keep_bits(KaptureAttachment *draft, const KaptureAttachment *att)
 			if (strcmp(att->columns[j].field, col->field) == 0)
 				col->bit = att->columns[j].bit;
 		}
-		for (int bit = 0; col->bit < 0 && bit < KAPTURE_MAX_MAPPED; bit++)
-		{
-			if ((in_use & (INT64CONST(1) << bit)) == 0)
-				col->bit = bit;
-		}
+		if (col->bit < 0)
+			col->bit = kapture_mapping_free_bit(in_use);
 		if (col->bit < 0)
 			ereport(ERROR,
 					(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
@@ -137,7 +134,7 @@ draft_keep_bits(KaptureAttachment *draft, const KaptureAttachment *att)
  *		context.
  *
  * "mappings", which come with their "source", replace its fields (NIL: they stay as they
- * are), "filter" its filter (NULL: likewise).  Errors: 54000 there are too many fields.
+ * are), "filter" its filter (NULL: it stays, too).  Errors: 54000 there are too many fields.
  */
 KaptureAttachment *
 kapture_draft_alter(const KaptureAttachment *att, Relation rel, List *mappings,

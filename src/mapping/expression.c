@@ -744,3 +744,29 @@ kapture_expression_after_rename(List *texts)
 	}
 	return changed;
 }
+
+/*
+ * kapture_expression_may_use
+ *		Tells whether expressions, filters or the views of mappings may use objects of a
+ *		type, so that dropping one may concern them.
+ */
+bool
+kapture_expression_may_use(ObjectType type)
+{
+	switch (type)
+	{
+		case OBJECT_FUNCTION:
+		case OBJECT_ROUTINE:
+		case OBJECT_OPERATOR:
+		case OBJECT_TYPE:
+		case OBJECT_DOMAIN:
+		case OBJECT_CAST:
+		case OBJECT_VIEW:
+		case OBJECT_COLLATION:
+		case OBJECT_SCHEMA:
+		case OBJECT_EXTENSION:
+			return true;
+		default:
+			return false;
+	}
+}

@@ -7,6 +7,7 @@
 
 #include "postgres.h"
 
+#include "nodes/parsenodes.h"
 #include "nodes/pg_list.h"
 #include "utils/relcache.h"
 
@@ -30,5 +31,6 @@ extern char *kapture_expression_sql(const KaptureAttachment *att, const KaptureE
 extern List *kapture_expression_before_rename(void);
 extern bool kapture_expression_after_rename(List *texts);
 extern List *kapture_expression_relations(void);
+extern bool kapture_expression_may_use(ObjectType type);
 
 #endif							/* KAPTURE_EXPRESSION_H */

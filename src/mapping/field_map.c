@@ -343,3 +343,17 @@ kapture_mapping_take_constants(Jsonb *constants, const char *argument)
 	pushJsonbValue(&state, WJB_END_OBJECT, NULL);
 	return JsonbValueToJsonb(state.result);
 }
+
+/*
+ * Returns the lowest bit for a field that is not in the mask "in_use"; -1: there is none.
+ */
+int
+kapture_mapping_free_bit(int64 in_use)
+{
+	for (int bit = 0; bit < KAPTURE_MAX_MAPPED; bit++)
+	{
+		if ((in_use & (INT64CONST(1) << bit)) == 0)
+			return bit;
+	}
+	return -1;
+}

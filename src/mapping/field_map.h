@@ -26,5 +26,6 @@ typedef struct KaptureMapping
 extern List *kapture_mapping_take(Relation rel, Jsonb *columns, const char *id_column);
 extern List *kapture_mapping_take_of_view(Relation view, Jsonb *columns, List *keys);
 extern Jsonb *kapture_mapping_take_constants(Jsonb *constants, const char *argument);
+extern int	kapture_mapping_free_bit(int64 in_use);
 
 #endif							/* KAPTURE_FIELD_MAP_H */

@@ -302,7 +302,7 @@ moves_wait_events(int32 attachment_id, KaptureKeys *keys)
 
 /*
  * Enters all other committed changes.  They name keys as they were before, between or after
- * the events, which cannot be told any more once the events are forgotten.  Returns whether
+ * the events, which is not known any more once the events are forgotten.  Returns whether
  * there were any.
  */
 static bool

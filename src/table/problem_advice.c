@@ -24,6 +24,7 @@
 #include "base/owner_sql.h"
 #include "cluster/guard.h"
 #include "mapping/bystander.h"
+#include "mapping/expression.h"
 #include "table/binding.h"
 #include "table/problem_advice.h"
 
@@ -80,24 +81,9 @@ problem_cascades(Node *stmt)
 static bool
 problem_drops(const DropStmt *stmt)
 {
-	switch (stmt->removeType)
-	{
-		case OBJECT_FUNCTION:
-		case OBJECT_ROUTINE:
-		case OBJECT_OPERATOR:
-		case OBJECT_TYPE:
-		case OBJECT_DOMAIN:
-		case OBJECT_CAST:
-		case OBJECT_VIEW:
-		case OBJECT_COLLATION:
-		case OBJECT_SCHEMA:
-		case OBJECT_EXTENSION:
-			return true;
-		case OBJECT_TABLE:
-			return stmt->behavior == DROP_CASCADE;	/* its views */
-		default:
-			return false;
-	}
+	/* CASCADE drops the views of a table */
+	return kapture_expression_may_use(stmt->removeType) ||
+		(stmt->removeType == OBJECT_TABLE && stmt->behavior == DROP_CASCADE);
 }
 
 /*
@@ -167,7 +153,7 @@ problem_do_look(void *arg)
 	AtEOXact_GUC(false, nestlevel);
 }
 
-/* Finds the problem of an attachment; false: that cannot be told just now. */
+/* Finds the problem of an attachment; false: the problem cannot be found out now. */
 static bool
 problem_look(const KaptureAttachment *att, char **problem)
 {
