@@ -866,49 +866,60 @@ kapture_row_fill_ids(const KaptureAttachment *att, List *rows)
 }
 
 /*
- * Has the table, or a partition of it, been rewritten since the snapshot was taken?  Then
- * the snapshot shows none of its rows: ALTER TABLE, TRUNCATE and pg_repack give the rows
- * the command's transaction id.
+ * Has a table that the rows are read from, or a partition of one, been rewritten since the
+ * snapshot was taken?  Then the snapshot shows none of its rows, as ALTER TABLE and TRUNCATE
+ * give them the command's transaction id; or, after pg_repack, which brings a copy up to date,
+ * what they held when they were copied.
  */
 static bool
-row_is_rewritten(Oid relid, Snapshot snapshot)
+row_is_rewritten(const KaptureAttachment *att, Snapshot snapshot)
 {
+	SPIPlanPtr	plan = att->plans[KAPTURE_SQL_READ];
+	List	   *tables = list_make1_oid(att->root);
+	ListCell   *table;
 	ListCell   *lc;
 
-	foreach(lc, find_all_inheritors(relid, NoLock, NULL))
+	/* with a view, those that the view reads */
+	if (plan)
+		tables = list_concat_unique_oid(tables, ((CachedPlanSource *) linitial(SPI_plan_get_plan_sources(plan)))->relationOids);
+	foreach(table, tables)
 	{
-		HeapTuple	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(lfirst_oid(lc)));
-		TransactionId xmin;
+		foreach(lc, find_all_inheritors(lfirst_oid(table), NoLock, NULL))
+		{
+			HeapTuple	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(lfirst_oid(lc)));
+			TransactionId xmin;
 
-		if (!HeapTupleIsValid(tuple))
-			continue;
-		xmin = HeapTupleHeaderGetXmin(tuple->t_data);
-		ReleaseSysCache(tuple);
-		if (TransactionIdIsNormal(xmin) && XidInMVCCSnapshot(xmin, snapshot))
-			return true;
+			if (!HeapTupleIsValid(tuple))
+				continue;
+			xmin = HeapTupleHeaderGetXmin(tuple->t_data);
+			ReleaseSysCache(tuple);
+			if (TransactionIdIsNormal(xmin) && XidInMVCCSnapshot(xmin, snapshot))
+				return true;
+		}
 	}
 	return false;
 }
 
 /*
- * Rows that a snapshot does not show are not gone if their table was rewritten since: they
- * come again, in a transaction with a later snapshot.
+ * What a snapshot shows of rows is not to be relied on if a table was rewritten since: they
+ * come again, in a transaction with a later snapshot.  "gone": only those that it does not
+ * show do; the others were locked, and so in their latest state.
  */
 static void
-row_doubt_gone(const KaptureAttachment *att, List *rows, Snapshot snapshot)
+row_doubt(const KaptureAttachment *att, List *rows, Snapshot snapshot, bool gone)
 {
 	bool		any = false;
 	ListCell   *lc;
 
 	foreach(lc, rows)
-		any |= ((KaptureRow *) lfirst(lc))->outcome == KAPTURE_ROW_GONE;
-	if (snapshot == NULL || !any || !row_is_rewritten(att->root, snapshot))
+		any |= !gone || ((KaptureRow *) lfirst(lc))->outcome == KAPTURE_ROW_GONE;
+	if (snapshot == NULL || !any || !row_is_rewritten(att, snapshot))
 		return;
 	foreach(lc, rows)
 	{
 		KaptureRow *row = lfirst(lc);
 
-		if (row->outcome != KAPTURE_ROW_GONE)
+		if (gone && row->outcome != KAPTURE_ROW_GONE)
 			continue;
 		row->outcome = KAPTURE_ROW_LOCKED;
 		row->raised = false;
@@ -926,7 +937,7 @@ void
 kapture_row_read(KaptureAttachment *att, const char *timezone, List *rows, Snapshot snapshot)
 {
 	row_run_each(row_do_read, att, timezone, rows, snapshot);
-	row_doubt_gone(att, rows, snapshot);
+	row_doubt(att, rows, snapshot, false);
 	if (att->id_column == NULL && att->id != 0)
 		kapture_row_fill_ids(att, rows);
 }
@@ -1010,7 +1021,8 @@ kapture_row_read_all(KaptureAttachment *att, const char *timezone, List *rows)
  *
  * "selection" is a condition over the row "r"; if "type" is set, "value" is its
  * parameter, with the number that kapture_row_parameter() gives.  To be called as the
- * table's owner, within SPI.  Errors: those of reading the table.
+ * table's owner, within SPI.  Errors: those of reading the table; 40001, if the table was
+ * rewritten after the snapshot of a transaction that keeps it.
  */
 List *
 kapture_row_find_keys(const KaptureAttachment *att, const char *selection, const char *after, int limit,
@@ -1033,8 +1045,14 @@ kapture_row_find_keys(const KaptureAttachment *att, const char *selection, const
 		types[nparams] = type;
 		params[nparams++] = value;
 	}
-	if (kapture_user_code_execute(sql, nparams, types, params, NULL, true) != SPI_OK_SELECT)
+	/* with a snapshot of now: one from before the table was locked may be from before it was rewritten */
+	if (kapture_user_code_execute(sql, nparams, types, params, NULL, false) != SPI_OK_SELECT)
 		elog(ERROR, "could not list rows");
+	if (IsolationUsesXactSnapshot() && row_is_rewritten(att, GetTransactionSnapshot()))
+		ereport(ERROR,
+				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+				 errmsg("table \"%s\" was rewritten after the transaction had begun", get_rel_name(att->root)),
+				 errhint("Try again, or use isolation level READ COMMITTED.")));
 	for (uint64 i = 0; i < SPI_processed; i++)
 	{
 		char	   *columns[INDEX_MAX_KEYS];
@@ -1096,7 +1114,7 @@ row_do_count(RowBatch *batch)
 	if (kapture_user_code_execute(psprintf("SELECT pg_catalog.count(*) FROM %s AS r WHERE %s",
 										   kapture_row_source(batch->att),
 										   kapture_row_selection(batch->att, batch->without_id, batch->condition)),
-								  0, NULL, NULL, NULL, true) != SPI_OK_SELECT)
+								  0, NULL, NULL, NULL, false) != SPI_OK_SELECT)
 		elog(ERROR, "could not count rows");
 	batch->count = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull));
 }
@@ -1359,5 +1377,5 @@ kapture_row_write_ids(KaptureAttachment *att, List *rows, Snapshot snapshot)
 		else
 			row_run_each(row_do_write, att, NULL, rows, snapshot);
 	}
-	row_doubt_gone(att, rows, snapshot);
+	row_doubt(att, rows, snapshot, true);
 }

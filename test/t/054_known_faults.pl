@@ -182,15 +182,62 @@ sql("SELECT kapture_detach('locked_up'); DROP TABLE locked_up");
 
 sql(q(CREATE TABLE rewritten (id int PRIMARY KEY, customer_name text, phone text); SELECT kapture_attach('rewritten'); SELECT kapture_pause('rewritten');
 	INSERT INTO rewritten VALUES (1, 'Rewritten', '9550000001')));
-my $holder = $node->background_psql('postgres');
-$holder->query_safe("BEGIN; LOCK TABLE kapture_outbox IN EXCLUSIVE MODE");
-sql("SELECT kapture_resume('rewritten')");
-poll_ok($node, "SELECT EXISTS (SELECT FROM pg_locks WHERE pid = kapture_worker_pid() AND NOT granted AND relation = 'kapture_outbox'::regclass)", 'the worker is about to take a change');
-sql("ALTER TABLE rewritten ADD COLUMN x uuid DEFAULT gen_random_uuid()");
-$holder->query_safe("COMMIT");
-$holder->quit;
-poll_ok($node, "SELECT pending + in_flight + retrying = 0 FROM kapture_status WHERE relation = 'rewritten'::regclass", 'then it goes on');
+# Runs commands when the worker has its snapshot, but no lock on the table yet.
+sub rewrite
+{
+	my ($commands) = @_;
+	my $holder = $node->background_psql('postgres');
+
+	$holder->query_safe("BEGIN; LOCK TABLE kapture_outbox IN EXCLUSIVE MODE");
+	sql("SELECT kapture_resume('rewritten')");
+	poll_ok($node, "SELECT EXISTS (SELECT FROM pg_locks WHERE pid = kapture_worker_pid() AND NOT granted AND relation = 'kapture_outbox'::regclass)", 'the worker is about to take a change');
+	sql($commands);
+	$holder->query_safe("COMMIT");
+	$holder->quit;
+	poll_ok($node, "SELECT pending + in_flight + retrying = 0 FROM kapture_status WHERE relation = 'rewritten'::regclass", 'then it goes on');
+	return;
+}
+rewrite("ALTER TABLE rewritten ADD COLUMN x uuid DEFAULT gen_random_uuid()");
 is(sql("SELECT count(kapture_customer_id) FROM rewritten"), '1', 'a row of a table that is rewritten is not taken for deleted');
+
+# as pg_repack does: a copy, which the worker's snapshot shows, is brought up to date and takes the table's place
+sql(q(SELECT kapture_pause('rewritten'); CREATE TABLE copy (LIKE rewritten INCLUDING INDEXES); INSERT INTO copy SELECT * FROM rewritten;
+	UPDATE rewritten SET phone = '9550000002'));
+rewrite(q(BEGIN; LOCK TABLE rewritten, copy; UPDATE copy SET phone = '9550000002'; SET LOCAL allow_system_table_mods = on;
+	WITH pair(a, b) AS (VALUES ('rewritten'::regclass, 'copy'::regclass), ('rewritten_pkey', 'copy_pkey')),
+		file AS (SELECT a AS oid, relfilenode FROM pair JOIN pg_class ON oid = b UNION ALL SELECT b, relfilenode FROM pair JOIN pg_class ON oid = a)
+	UPDATE pg_class AS c SET relfilenode = file.relfilenode FROM file WHERE file.oid = c.oid;
+	COMMIT; DROP TABLE copy));
+is(sql("SELECT phone FROM rewritten"), '9550000002', 'the copy has taken the place of the table');
+my ($rewritten) = grep { $_->{customer_name} eq 'Rewritten' } @{ emulator_get($emulator, 'customers') };
+is($rewritten->{phone}, '9550000002', 'what the row holds by then is sent');
+
+# as does an address that a view reads
+sql(q(CREATE TABLE address (id int PRIMARY KEY REFERENCES rewritten, city text); INSERT INTO address VALUES (1, 'Pune');
+	CREATE VIEW addressed AS SELECT id, customer_name, phone, city FROM rewritten JOIN address USING (id);
+	SELECT kapture_detach('rewritten'); SELECT kapture_attach('rewritten', source => 'addressed'); SELECT kapture_pause('rewritten');
+	INSERT INTO rewritten VALUES (2, 'Addressed', '9550000003'); INSERT INTO address VALUES (2, 'Goa')));
+rewrite("ALTER TABLE address ADD COLUMN x uuid DEFAULT gen_random_uuid()");
+is(sql("SELECT count(kapture_customer_id) FROM rewritten WHERE id = 2"), '1', 'a row whose view reads a table that is rewritten is not left out');
+sql("DROP VIEW addressed CASCADE; DROP TABLE address");
+
+# and the rows of a backfill, whose call waits for the table
+sql("CREATE TABLE filled (id int PRIMARY KEY, customer_name text, phone text); INSERT INTO filled VALUES (1, 'Filled', '9550000004'); SELECT kapture_attach('filled')");
+foreach my $isolation ('read committed', 'repeatable read')
+{
+	my ($holder, $filler) = map { $node->background_psql('postgres', on_error_stop => 0) } 1, 2;
+	$holder->query_safe("BEGIN; LOCK TABLE filled");
+	$filler->query_until(qr/begun/, "SET default_transaction_isolation = '$isolation';\n\\echo begun\nSELECT kapture_backfill_slice('filled', 10);\n");
+	poll_ok($node, "SELECT EXISTS (SELECT FROM pg_locks WHERE relation = 'filled'::regclass AND NOT granted)", "$isolation: a backfill waits for the table");
+	$holder->query_safe("ALTER TABLE filled ADD COLUMN x uuid DEFAULT gen_random_uuid(); ALTER TABLE filled DROP COLUMN x; COMMIT");
+	$holder->quit;
+	like($filler->query("SELECT 'rows: ' || coalesce((SELECT rows::text FROM kapture_backfill WHERE attachment_id = (SELECT attachment_id FROM kapture_attachment WHERE relation = 'filled'::regclass)), 'none')"),
+		$isolation eq 'read committed' ? qr/rows: 1/ : qr/rows: none/, "$isolation: it finds the rows of the table that was rewritten, or refuses");
+	like($filler->{stderr}, $isolation eq 'read committed' ? qr/^(?!.*ERROR)/s : qr/ERROR:  table "filled" was rewritten after the transaction had begun/, "$isolation: and says so");
+	$filler->quit;
+	sql("SELECT kapture_detach('filled'); SELECT kapture_attach('filled')");
+}
+sql("SELECT kapture_detach('filled'); DROP TABLE filled");
 sql("SELECT kapture_detach('rewritten'); DROP TABLE rewritten");
 
 #
