@@ -4,6 +4,10 @@
  *
  * A table or server that cannot be read keeps its last description and is read again after
  * a while; it holds up no other.
+ *
+ * Somebody may have attached thousands of tables, which take seconds to be read.  So tables
+ * are read a slice of LOAD_SLICE at a time, those of all owners in turn, and what is
+ * waiting for the tables that are known by then is sent between two slices.
  */
 #include "postgres.h"
 
@@ -21,6 +25,7 @@
 #include "api/server.h"
 #include "base/catalog.h"
 #include "base/guc.h"
+#include "base/owner_sql.h"
 #include "base/version.h"
 #include "cluster/bgworker.h"
 #include "cluster/guard.h"
@@ -47,6 +52,9 @@
  */
 #define LOAD_REST			4
 #define LOAD_LONGEST_REST	INT64CONST(1000000)
+
+/* Milliseconds for which tables are read in a transaction. */
+#define LOAD_SLICE			100
 
 /*
  * Only the tables that a change concerns wait until they have been read again, so that
@@ -232,6 +240,14 @@ load_keep_table(Worker *worker, int32 attachment_id)
 	load_later(worker);
 }
 
+/* Has a table looked at for all that may wait; kapture_retry() may have moved the time. */
+static void
+load_look(WorkerTable *table)
+{
+	table->look = table->fresh = true;
+	table->next_due = DT_NOBEGIN;
+}
+
 /* An attachment, and whether its relation was dropped. */
 typedef struct WorkerRelation
 {
@@ -252,6 +268,7 @@ load_table(void *arg)
 	MemoryContext old;
 	KaptureAttachment *att;
 	WorkerTable *table;
+	bool		is_new = false;
 
 	/* a lock on one table must not hold up the others */
 	if (!ConditionalLockRelationOid(relid, AccessShareLock))
@@ -288,7 +305,8 @@ load_table(void *arg)
 		kapture_turn_init(&table->turn, WORKER_MAX_BATCH);
 		kapture_scan_init(&table->scan);
 		kapture_scan_init(&table->keys);
-		dlist_push_tail(&worker->tables, &table->node);
+		load_look(table);
+		is_new = true;
 	}
 	if (context)
 	{
@@ -298,6 +316,8 @@ load_table(void *arg)
 		MemoryContextSetParent(context, worker->context);
 		table->context = context;
 		table->att = att;
+		if (is_new)
+			kapture_state_add_table(worker, table);
 		table->attached = table->seen = true;
 		table->version = att->version;
 		kapture_turn_join(&table->turn, rel->rd_rel->relowner);
@@ -468,39 +488,138 @@ kapture_load_refresh(WorkerTable *table)
 	return !table->stale && table->attached && table->present && !table->att->paused;
 }
 
-/* Reads the list of attachments, and those tables anew that have changed. */
-static void
-load_tables(Worker *worker)
+/* An attachment that is to be read, and how many of its table's owner come before it. */
+typedef struct LoadEntry
 {
-	bool		dropped = false;
-	dlist_mutable_iter iter;
+	const KaptureAttached *attached;
+	Oid			owner;
+	int			rank;
+} LoadEntry;
+
+static int
+load_compare_owners(const void *a, const void *b)
+{
+	const LoadEntry *x = a;
+	const LoadEntry *y = b;
+
+	if (x->owner != y->owner)
+		return x->owner < y->owner ? -1 : 1;
+	return x->attached->id < y->attached->id ? -1 : x->attached->id > y->attached->id;
+}
+
+static int
+load_compare_ranks(const void *a, const void *b)
+{
+	const LoadEntry *x = a;
+	const LoadEntry *y = b;
+
+	if (x->rank != y->rank)
+		return x->rank < y->rank ? -1 : 1;
+	return load_compare_owners(a, b);
+}
+
+/* Puts attachments in an order in which the owners of their tables take turns. */
+static void
+load_sort(LoadEntry *entries, int n)
+{
+	for (int i = 0; i < n; i++)
+		entries[i].owner = kapture_catalog_owner(entries[i].attached->relid);
+	qsort(entries, n, sizeof(LoadEntry), load_compare_owners);
+	for (int i = 0; i < n; i++)
+		entries[i].rank = i > 0 && entries[i].owner == entries[i - 1].owner ? entries[i - 1].rank + 1 : 0;
+	qsort(entries, n, sizeof(LoadEntry), load_compare_ranks);
+}
+
+/*
+ * Reads the list of attachments, and a slice of those tables that are new or have changed;
+ * *dropped: a table of the list does not exist any more.
+ */
+static void
+load_slice(Worker *worker, bool *dropped)
+{
+	TimestampTz end = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), LOAD_SLICE);
+	List	   *list = kapture_catalog_attached();
+	LoadEntry  *entries = palloc(sizeof(LoadEntry) * Max(list_length(list), 1));
+	int			n = 0;
 	ListCell   *lc;
 
-	dlist_foreach_modify(iter, &worker->tables)
-		dlist_container(WorkerTable, node, iter.cur)->seen = false;
-	foreach(lc, kapture_catalog_attached())
+	foreach(lc, list)
 	{
 		KaptureAttached *attached = lfirst(lc);
 		WorkerTable *table = kapture_state_find_table(worker, attached->id);
 
+		if (table)
+			table->seen = true;
 		if (table == NULL || table->stale || !table->attached ||
 			!kapture_catalog_same_version(&table->version, &attached->version))
-			dropped |= load_attached(worker, attached, table);
-		else
-			table->seen = true;
+			entries[n++].attached = attached;
 	}
+	load_sort(entries, n);
+	worker->unread = false;
+	for (int i = 0; i < n; i++)
+	{
+		WorkerTable *table = kapture_state_find_table(worker, entries[i].attached->id);
+
+		if (i == 0 || GetCurrentTimestamp() < end)
+		{
+			if (table)
+				table->seen = false;
+			*dropped |= load_attached(worker, entries[i].attached, table);
+		}
+		else
+		{
+			worker->unread = true;
+			if (table)
+				table->stale = true;
+		}
+	}
+	worker->all_read |= !worker->unread;
+}
+
+/*
+ * Spares tables the search for changes that they follow, if none follows any.  To be called
+ * after tables were read: if one is followed later, tables are read anew.
+ */
+static void
+load_followed(void *arg)
+{
+	Worker	   *worker = arg;
+	dlist_iter	iter;
+
+	if (kapture_own_text("SELECT 1 FROM @.kapture_follow LIMIT 1", 0, NULL, NULL) != NULL)
+		return;
+	dlist_foreach(iter, &worker->tables)
+	{
+		WorkerTable *table = dlist_container(WorkerTable, node, iter.cur);
+
+		if (!table->stale)
+			table->att->unfollowed = true;
+	}
+}
+
+/* Brings what is known of attached tables up to date.  "again": they may have changed. */
+static void
+load_tables(Worker *worker, bool again)
+{
+	bool		dropped = false;
+	dlist_mutable_iter iter;
+
+	dlist_foreach_modify(iter, &worker->tables)
+		dlist_container(WorkerTable, node, iter.cur)->seen = false;
+	load_slice(worker, &dropped);
 	dlist_foreach_modify(iter, &worker->tables)
 	{
 		WorkerTable *table = dlist_container(WorkerTable, node, iter.cur);
 
-		table->look = table->fresh = true;
-		table->next_due = DT_NOBEGIN;	/* kapture_retry() may have moved the time */
+		if (again)
+			load_look(table);
 		if (table->seen)
 			continue;
 		table->attached = table->present = false;
 		if (table->ntasks == 0)
 			kapture_state_forget_table(table);
 	}
+	(void) kapture_transaction_try_within(load_followed, worker, NULL);
 	load_used_servers(worker);
 	if (dropped && worker->alone && !kapture_transaction_try_within(load_forget_dropped, NULL, NULL))
 		load_later(worker);
@@ -538,6 +657,7 @@ load_find_pulls(void *arg)
 typedef struct WorkerLoading
 {
 	Worker	   *worker;
+	bool		again;			/* what is known may have changed */
 	bool		exists;			/* the extension is installed */
 } WorkerLoading;
 
@@ -560,7 +680,7 @@ load_do(void *arg)
 	else if (exists)
 	{
 		load_origin(worker);
-		load_tables(worker);
+		load_tables(worker, loading->again);
 		load_servers(worker);
 		if (worker->alone)
 			load_recover(worker);
@@ -573,14 +693,14 @@ load_do(void *arg)
 }
 
 /*
- * Reads the attachments and servers that have changed.  Returns false if the extension is
- * gone.  After an error, nothing is claimed until a reading has succeeded: tables may look
+ * Reads the attachments and servers that have changed, or a slice of them.  Returns false if
+ * the extension is gone.  After an error, nothing is claimed until a reading has succeeded: tables may look
  * different, or have another owner.
  */
 bool
 kapture_load(Worker *worker)
 {
-	WorkerLoading loading = {worker, true};
+	WorkerLoading loading = {worker, worker->stale, true};
 	TimestampTz began = GetCurrentTimestamp();
 	ErrorData  *error;
 
@@ -593,7 +713,8 @@ kapture_load(Worker *worker)
 
 		worker->loaded = true;
 		worker->load_errors = 0;
-		worker->load_not_before = now + Min(Max(now - began, 0) * LOAD_REST, LOAD_LONGEST_REST);
+		worker->load_not_before = worker->unread ? now :
+			now + Min(Max(now - began, 0) * LOAD_REST, LOAD_LONGEST_REST);
 		if (worker->next_load == DT_NOEND)
 			kapture_transaction_report_success(KAPTURE_PHASE_LOAD, NULL);
 		return loading.exists;
@@ -618,5 +739,12 @@ kapture_load_is_due(Worker *worker)
 	TimestampTz now = GetCurrentTimestamp();
 
 	worker->stale |= worker->next_load <= now;
-	return worker->stale && worker->load_not_before <= now;
+	return (worker->stale || worker->unread) && worker->load_not_before <= now;
+}
+
+/* Returns when attachments and servers are to be read next; DT_NOEND: when they change. */
+TimestampTz
+kapture_load_next(const Worker *worker)
+{
+	return worker->stale || worker->unread ? worker->load_not_before : worker->next_load;
 }

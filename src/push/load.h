@@ -12,6 +12,7 @@
 extern void kapture_load_watch(Worker *worker);
 extern bool kapture_load(Worker *worker);
 extern bool kapture_load_is_due(Worker *worker);
+extern TimestampTz kapture_load_next(const Worker *worker);
 extern bool kapture_load_refresh(WorkerTable *table);
 
 #endif							/* KAPTURE_LOAD_H */

@@ -417,6 +417,11 @@ sharing_check_rows(WorkerTask *task, List *holders, TimestampTz now)
 	KaptureTask *t = &task->task;
 	ListCell   *lc;
 
+	if (!task->server->worker->all_read && !kapture_task_has_added(t))
+	{
+		kapture_task_await_tables(t, now);
+		return true;
+	}
 	foreach(lc, holders)
 	{
 		SharingHolder *h = lfirst(lc);
@@ -446,6 +451,15 @@ sharing_check_rows(WorkerTask *task, List *holders, TimestampTz now)
 	return false;
 }
 
+/* Has a report of a deletion checked again in a while, as it is not known yet whether another row has the customer. */
+static void
+sharing_ask_later(WorkerTask *task, TimestampTz now)
+{
+	task->task.state = KAPTURE_TASK_RELEASE;
+	task->task.next_attempt = TimestampTzPlusMilliseconds(now, KAPTURE_LOCKED_RETRY);
+	KAPTURE_TRACE(&task->task, "locked");
+}
+
 /* Ends a task that is to report the deletion of its row, if another row has the customer. */
 static void
 sharing_check_report(HTAB *customers, WorkerTask *task, List *holders, TimestampTz now)
@@ -459,6 +473,8 @@ sharing_check_report(HTAB *customers, WorkerTask *task, List *holders, Timestamp
 		return;
 	}
 
+	if (!task->server->worker->all_read)
+		sharing_ask_later(task, now);
 	foreach(lc, holders)
 	{
 		SharingHolder *h = lfirst(lc);
@@ -466,12 +482,7 @@ sharing_check_report(HTAB *customers, WorkerTask *task, List *holders, Timestamp
 		if (h->holder->customer_id != task->task.customer_id || !sharing_same_server(task, h->table))
 			continue;
 		if (h->row.outcome == KAPTURE_ROW_LOCKED)
-		{
-			/* the row is asked again later */
-			task->task.state = KAPTURE_TASK_RELEASE;
-			task->task.next_attempt = TimestampTzPlusMilliseconds(now, KAPTURE_LOCKED_RETRY);
-			KAPTURE_TRACE(&task->task, "locked");
-		}
+			sharing_ask_later(task, now);
 		else if (h->holds)
 		{
 			kapture_task_spare(&task->task);

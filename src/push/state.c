@@ -18,6 +18,13 @@
 /* Milliseconds that a request may take if the server's settings cannot be read. */
 #define STATE_DEFAULT_TIMEOUT	60000
 
+/* Entry of worker->tables_by_id. */
+typedef struct StateTable
+{
+	int32		attachment_id;
+	WorkerTable *table;
+} StateTable;
+
 /*
  * Returns the state of a worker without any servers and tables, in the memory context
  * given, which is to live as long as the process.
@@ -26,6 +33,7 @@ Worker *
 kapture_state_create(MemoryContext context)
 {
 	Worker	   *worker = MemoryContextAllocZero(context, sizeof(Worker));
+	HASHCTL		ctl = {.keysize = sizeof(int32),.entrysize = sizeof(StateTable),.hcxt = context};
 
 	worker->context = context;
 	dlist_init(&worker->servers);
@@ -34,6 +42,7 @@ kapture_state_create(MemoryContext context)
 	dlist_init(&worker->settled);
 	dlist_init(&worker->unrecorded);
 	dlist_init(&worker->taking);
+	worker->tables_by_id = hash_create("kapture_sync attached tables", 16, &ctl, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
 	worker->stale = true;
 	worker->next_load = worker->next_record = worker->next_safety_look = DT_NOEND;
 	return worker;
@@ -67,16 +76,17 @@ kapture_state_find_server(Worker *worker, const char *name, Oid owner)
 WorkerTable *
 kapture_state_find_table(Worker *worker, int32 attachment_id)
 {
-	dlist_iter	iter;
+	StateTable *entry = hash_search(worker->tables_by_id, &attachment_id, HASH_FIND, NULL);
 
-	dlist_foreach(iter, &worker->tables)
-	{
-		WorkerTable *table = dlist_container(WorkerTable, node, iter.cur);
+	return entry ? entry->table : NULL;
+}
 
-		if (table->att->id == attachment_id)
-			return table;
-	}
-	return NULL;
+/* Adds the state of a table whose attachment was read for the first time. */
+void
+kapture_state_add_table(Worker *worker, WorkerTable *table)
+{
+	((StateTable *) hash_search(worker->tables_by_id, &table->att->id, HASH_ENTER, NULL))->table = table;
+	dlist_push_tail(&worker->tables, &table->node);
 }
 
 /* Changes the server that the rows of a table go to; NULL: none. */
@@ -128,6 +138,7 @@ kapture_state_forget_table(WorkerTable *table)
 	kapture_state_place_table(table, NULL);
 	kapture_turn_join(&table->turn, InvalidOid);
 	dlist_delete(&table->node);
+	(void) hash_search(table->worker->tables_by_id, &table->att->id, HASH_REMOVE, NULL);
 	kapture_state_free_retired(table);
 	MemoryContextDelete(table->context);
 	MemoryContextDelete(table->scan.context);

@@ -139,6 +139,7 @@ typedef struct Worker
 	MemoryContext context;		/* for what lives as long as the process */
 	dlist_head	servers;		/* WorkerServer */
 	dlist_head	tables;			/* WorkerTable */
+	HTAB	   *tables_by_id;	/* the same, by the number of the attachment */
 	KaptureOrigin origin;		/* of the database */
 	Oid			installation;	/* oid of our kapture_attachment */
 	bool		alone;			/* no other worker serves this database */
@@ -147,6 +148,8 @@ typedef struct Worker
 
 	/* reading attachments and servers */
 	bool		stale;			/* attachments or servers may have changed */
+	bool		unread;			/* some attachments are yet to be read */
+	bool		all_read;		/* since the process began, all attachments were read once */
 	bool		loaded;			/* the last reading of them went well */
 	int			load_errors;	/* in a row */
 	TimestampTz load_not_before;	/* after errors, or to give other work its turn */
@@ -185,6 +188,7 @@ typedef struct Worker
 extern Worker *kapture_state_create(MemoryContext context);
 extern WorkerServer *kapture_state_find_server(Worker *worker, const char *name, Oid owner);
 extern WorkerTable *kapture_state_find_table(Worker *worker, int32 attachment_id);
+extern void kapture_state_add_table(Worker *worker, WorkerTable *table);
 extern void kapture_state_place_table(WorkerTable *table, WorkerServer *server);
 extern void kapture_state_free_retired(WorkerTable *table);
 extern void kapture_state_forget_server(WorkerServer *server);

@@ -1374,6 +1374,16 @@ kapture_task_let_report(KaptureTask *task, TimestampTz now)
 	KAPTURE_TRACE(task, "let_report");
 }
 
+/* Retries a task at "until", from the search for its customer on; "why" must live as long as the task. */
+static void
+task_search_later(KaptureTask *task, TimestampTz until, char *why)
+{
+	task->customer_id = 0;
+	kapture_task_fail(task, false, Max(until, task->delivery->in_doubt), why);
+	task->failed.counts = task->failed.unsure = false;
+	KAPTURE_TRACE(task, "let_report");
+}
+
 /*
  * Retries a task at "until": before, an Update of the deleted row that had its customer may
  * still be carried out.
@@ -1381,14 +1391,21 @@ kapture_task_let_report(KaptureTask *task, TimestampTz now)
 void
 kapture_task_let_finish(KaptureTask *task, TimestampTz until)
 {
-	int64		customer_id = task->customer_id;
-
-	task->customer_id = 0;
-	kapture_task_fail(task, false, Max(until, task->delivery->in_doubt),
+	task_search_later(task, until,
 					  psprintf("an Update of the deleted row that was Kapture customer " INT64_FORMAT " may still be carried out",
-							   customer_id));
-	task->failed.counts = task->failed.unsure = false;
-	KAPTURE_TRACE(task, "let_report");
+							   task->customer_id));
+}
+
+/*
+ * Retries a task in a while, as another row may have its customer, in a table of which
+ * nothing is known yet.
+ */
+void
+kapture_task_await_tables(KaptureTask *task, TimestampTz now)
+{
+	task_search_later(task, TimestampTzPlusMilliseconds(now, KAPTURE_LOCKED_RETRY),
+					  psprintf("the worker has not read all attached tables yet, and a row of another one may have Kapture customer " INT64_FORMAT,
+							   task->customer_id));
 }
 
 /*

@@ -101,6 +101,7 @@ extern void kapture_task_spare(KaptureTask *task);
 extern void kapture_task_yield(KaptureTask *task, TimestampTz now, const char *table, const char *row_key);
 extern void kapture_task_stand_back(KaptureTask *task, TimestampTz now, bool had, const char *table, const char *row_key);
 extern void kapture_task_let_finish(KaptureTask *task, TimestampTz until);
+extern void kapture_task_await_tables(KaptureTask *task, TimestampTz now);
 extern void kapture_task_let_report(KaptureTask *task, TimestampTz now);
 extern void kapture_task_park(KaptureTask *task, const ErrorData *error);
 extern void kapture_task_written(KaptureTask *task, TimestampTz later, const char *why, const char *blame);

@@ -162,7 +162,7 @@ worker_next_work(Worker *worker, TimestampTz now)
 static long
 worker_timeout(Worker *worker)
 {
-	TimestampTz next = worker->stale ? worker->load_not_before : worker->next_load;
+	TimestampTz next = kapture_load_next(worker);
 
 	next = Min(next, Min(kapture_calls_next(worker), kapture_record_next(worker)));
 	if (kapture_state_may_send(worker))

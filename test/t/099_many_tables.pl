@@ -1,0 +1,65 @@
+# More attached tables than a worker that starts reads at once: it reads them in slices, the
+# tables of all owners in turn, and sends between two slices what it knows of by then.
+use strict;
+use warnings;
+
+use FindBin;
+use lib "$FindBin::RealBin/../perl";
+use KaptureTest;
+use Test::More;
+
+my $tables = 1500;
+my $emulator = start_emulator();
+my $node = new_node('main');
+shorthand($node, $emulator, qw(sql));
+$node->append_conf('postgresql.conf', "max_locks_per_transaction = 500\nkapture_sync.enabled = off\n");
+$node->restart;
+
+setup_sync($node, $emulator);
+sql(q(CREATE TABLE first (id int PRIMARY KEY, customer_name text, phone text);
+	CREATE TABLE last (id int PRIMARY KEY, customer_name text, phone text, kapture_customer_id bigint UNIQUE);
+	SELECT kapture_attach('first')));
+sql("DO \$\$ BEGIN FOR i IN $_ .. $_ + 299 LOOP
+	EXECUTE format('CREATE TABLE t%s (id int PRIMARY KEY, customer_name text, phone text); SELECT kapture_attach(''t%1\$s''); INSERT INTO t%1\$s VALUES (1, ''Of t%1\$s'', 9100000000 + %1\$s)', i);
+	END LOOP; END \$\$") foreach map { $_ * 300 + 1 } 0 .. $tables / 300 - 1;
+
+# the row of a table that is read last has a customer, which a row of the first one would be linked to
+sql(q(SELECT kapture_add_customer('{"customer_name": "Last", "phone": "9000000001"}')));
+my ($id) = map { $_->{kapture_customer_id} } @{ emulator_get($emulator, 'customers') };
+sql(qq(INSERT INTO last VALUES (1, 'Last', '9000000001', $id); SELECT kapture_attach('last'); INSERT INTO first VALUES (1, 'First', '9000000001')));
+
+# somebody else has one table
+sql(q(CREATE ROLE other; GRANT CREATE ON SCHEMA public TO other; GRANT USAGE ON FOREIGN SERVER kapture TO other;
+	CREATE USER MAPPING FOR other SERVER kapture OPTIONS (auth_key 'a2FwZGVtbzprYXAxMjM=');
+	SET ROLE other; CREATE TABLE others (id int PRIMARY KEY, customer_name text, phone text); SELECT kapture_attach('others'); INSERT INTO others VALUES (1, 'Other', '9000000002')));
+
+sub all_are_served
+{
+	my ($when, $rows) = @_;
+	poll_ok($node, "SELECT count(*) = 1 FROM others WHERE kapture_customer_id IS NOT NULL", "$when: the other owner's row is sent");
+	poll_ok($node, "SELECT sum(pending + in_flight + retrying) = 0 FROM kapture_status", "$when: and all others are");
+	my $ids = join ' UNION ALL ', map { "SELECT kapture_customer_id FROM t$_" } 1 .. $tables;
+	is(sql("SELECT count(DISTINCT kapture_customer_id) FROM ($ids) AS t"), $rows, "$when: each row has a customer of its own");
+	is(scalar @{ emulator_get($emulator, 'customers') }, $rows + 2, "$when: none is there twice");
+	return;
+}
+$node->adjust_conf('postgresql.conf', 'kapture_sync.enabled', 'on');
+$node->restart;
+all_are_served('after a start', $tables);
+is(sql("SELECT kapture_customer_id FROM first"), '', 'a row is not linked to the customer of a row in a table that was not read yet');
+like(sql("SELECT message FROM kapture_failures WHERE relation = 'first'::regclass"), qr/belongs to the row with key "1" of table public.last already/, 'but is told whose it is');
+
+# what was in flight at a crash is not sent twice, whichever slice its table is in
+sql(join ';', map { "INSERT INTO t$_ VALUES (2, 'Second of t$_', 9200000000 + $_)" } 1 .. $tables);
+$node->stop('immediate');
+$node->start;
+all_are_served('after a crash', 2 * $tables);
+
+# tables that come and go while others are being read
+$node->restart;
+sql("SELECT kapture_detach('t1'); SELECT kapture_detach('t$tables'); DROP TABLE t700; INSERT INTO t701 VALUES (3, 'Third', '9300000001')");
+poll_ok($node, "SELECT kapture_customer_id IS NOT NULL FROM t701 WHERE id = 3", 'rows are sent while tables come and go');
+poll_ok($node, "SELECT count(*) = $tables FROM kapture_status", 'and no table is left behind');
+
+$node->stop;
+done_testing();
