@@ -12,7 +12,8 @@ use Test::More;
 
 my $emulator = start_emulator();
 my $node = new_node('main');
-shorthand($node, $emulator, qw(sql));
+my $hers = start_emulator();
+shorthand($node, $hers, qw(sql requests));
 my $key = 'a2FwZGVtbzprYXAxMjM=';
 
 sql(qq(
@@ -23,7 +24,7 @@ CREATE USER MAPPING FOR PUBLIC SERVER shared OPTIONS (auth_key '$key');
 GRANT USAGE ON FOREIGN SERVER shared TO alice, mallory;
 GRANT USAGE ON FOREIGN DATA WRAPPER kapture_fdw TO alice;
 SET ROLE alice;
-CREATE SERVER hers FOREIGN DATA WRAPPER kapture_fdw OPTIONS (url '$emulator->{url}');
+CREATE SERVER hers FOREIGN DATA WRAPPER kapture_fdw OPTIONS (url '$hers->{url}');
 CREATE USER MAPPING FOR alice SERVER hers OPTIONS (auth_key '$key');
 CREATE TABLE alice.shared (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, customer_name text, phone text);
 CREATE TABLE alice.hers (LIKE alice.shared INCLUDING ALL);
@@ -64,6 +65,48 @@ my (undef, undef, $err) = $node->psql('other', join("\n", "SET ROLE mallory; SET
 like($err, qr/could not connect.*statement timeout/s, 'there is no room for all of them');
 served('hers', 'a thousand servers that wait for their next request');
 served('shared', 'a thousand servers that wait for their next request');
+
+# --- customers that sessions write, and take back: more than can be handed over to the worker
+my $writes = q(DO $$ BEGIN FOR i IN 1 .. %s LOOP PERFORM kapture_update_customer(jsonb_build_object('kapture_customer_id', i - 1 + (SELECT kapture_customer_id FROM mallory.customers), 'city', 'Goa'), 'hostile'); END LOOP; END $$;);
+my $hostile = start_emulator();
+foreach my $db ('postgres', 'other')
+{
+	sql(qq(GRANT USAGE ON FOREIGN DATA WRAPPER kapture_fdw TO mallory; CREATE SCHEMA mallory AUTHORIZATION mallory; SET ROLE mallory;
+CREATE SERVER hostile FOREIGN DATA WRAPPER kapture_fdw OPTIONS (url '$hostile->{url}'); CREATE USER MAPPING FOR mallory SERVER hostile OPTIONS (auth_key '$key');
+CREATE TABLE mallory.customers (id int PRIMARY KEY, customer_name text, phone text); SELECT kapture_attach('mallory.customers', server => 'hostile');
+INSERT INTO mallory.customers VALUES (1, 'Mallory', '970000000' || length('$db'))), $db);
+	poll_ok($node, 'SELECT kapture_customer_id IS NOT NULL FROM mallory.customers', "mallory has a table in database $db", $db);
+}
+
+# How many requests does it make to touch a row?
+sub touched
+{
+	my ($table, $id, $emulator, $db) = @_;
+	my $count = sub { return scalar grep { $_->{api} eq 'update' && $_->{body} =~ /customer_name/ } @{ emulator_get($emulator, 'log') } };
+	my $before = $count->();
+	sql("SELECT kapture_touch('$table', '$id')", $db);
+	poll_ok($node, "SELECT pending + in_flight + retrying = 0 FROM kapture_status WHERE relation = '$table'::regclass", "$table is touched", $db);
+	return $count->() - $before;
+}
+my $id = sql("SELECT min(id) FROM alice.hers");
+is(touched('alice.hers', $id, $hers, 'postgres'), 0, 'a row of which all is known is not sent');
+is(touched('mallory.customers', 1, $hostile, 'postgres'), 0, 'nor is one of mallory');
+sql('SET ROLE mallory; BEGIN; ' . sprintf($writes, 1100) . ' ROLLBACK');
+is(touched('alice.hers', $id, $hers, 'postgres'), 0, 'after eleven hundred customers of another server were written, all is known as before');
+is(touched('mallory.customers', 1, $hostile, 'postgres'), 1, 'but of the rows of that server');
+is(touched('mallory.customers', 1, $hostile, 'postgres'), 0, 'until they are sent');
+sql('SET ROLE mallory; BEGIN; SAVEPOINT a; ' . sprintf($writes, 1100) . ' ROLLBACK TO a; ' . sprintf($writes, 1) . ' COMMIT');
+is(touched('mallory.customers', 1, $hostile, 'postgres'), 1, 'a savepoint that is rolled back counts, too');
+sql('SET ROLE mallory; BEGIN; ' . sprintf($writes, 1100) . ' COMMIT');
+is(touched('mallory.customers', 1, $hostile, 'postgres'), 1, 'of what is committed, each customer is noted');
+
+# no worker takes them while nothing changes in its database
+sql('SET ROLE mallory; BEGIN; ' . sprintf($writes, 700) . ' ROLLBACK', 'other') foreach 1 .. 3;
+is(touched('alice.hers', $id, $hers, 'postgres'), 0, 'customers that were written in another database leave all known');
+is(touched('mallory.customers', 1, $hostile, 'other'), 1, 'but there');
+sql('SET ROLE mallory; BEGIN READ ONLY; ' . sprintf($writes, 1) . ' COMMIT', 'postgres');
+is(touched('mallory.customers', 1, $hostile, 'postgres'), 1, 'and there is room for others');
+is(touched('alice.hers', $id, $hers, 'postgres'), 0, 'all the time');
 
 $node->stop;
 done_testing();
