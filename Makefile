@@ -59,7 +59,7 @@ define script
 	'SET LOCAL search_path = pg_catalog, pg_temp;'; \
 	for part in $^; do echo; cat $$part; done ) > $@
 endef
-OBJECTS = sql/functions.sql sql/views.sql
+OBJECTS = sql/functions.sql sql/views.sql sql/privileges.sql
 sql/kapture_sync--$(EXTVERSION).sql: sql/tables.sql $(OBJECTS) sql/install.sql
 	$(call script,version $(EXTVERSION),CREATE EXTENSION kapture_sync)
 $(UPGRADES): sql/kapture_sync--%.sql: sql/upgrade--%.sql $(OBJECTS) sql/upgrade_end--%.sql

@@ -37,11 +37,11 @@ LANGUAGE C IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'kapture_merge_digests'
 REVOKE ALL ON FUNCTION @extschema@.kapture_merge_digests(bytea, bytea) FROM PUBLIC;
 COMMENT ON FUNCTION @extschema@.kapture_merge_digests(bytea, bytea) IS 'internal: merges two digests of kapture_row: takes the newer value where it is known, otherwise the older value';
 
-CREATE OR REPLACE FUNCTION @extschema@.kapture_seen_digests(digests bytea, customer_id bigint, bits smallint[], fields text[], names text[], seen text[])
+CREATE OR REPLACE FUNCTION @extschema@.kapture_seen_digests(digests bytea, server oid, customer_id bigint, bits smallint[], fields text[], names text[], seen text[])
 RETURNS bytea
 LANGUAGE C VOLATILE STRICT AS 'MODULE_PATHNAME', 'kapture_seen_digests';
-REVOKE ALL ON FUNCTION @extschema@.kapture_seen_digests(bytea, bigint, smallint[], text[], text[], text[]) FROM PUBLIC;
-COMMENT ON FUNCTION @extschema@.kapture_seen_digests(bytea, bigint, smallint[], text[], text[], text[]) IS
+REVOKE ALL ON FUNCTION @extschema@.kapture_seen_digests(bytea, oid, bigint, smallint[], text[], text[], text[]) FROM PUBLIC;
+COMMENT ON FUNCTION @extschema@.kapture_seen_digests(bytea, oid, bigint, smallint[], text[], text[], text[]) IS
 'internal: digests of kapture_row, without those of fields for which Kapture was seen to have another value';
 
 --

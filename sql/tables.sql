@@ -196,9 +196,11 @@ COMMENT ON COLUMN @extschema@.kapture_row.gone_at IS 'when the row was found to 
 COMMENT ON COLUMN @extschema@.kapture_row.left_at IS 'when the row was found to be outside of the filter; NULL: not outside';
 
 CREATE TABLE @extschema@.kapture_salt (
-	salt bytea PRIMARY KEY
+	salt bytea NOT NULL,
+	serverid oid PRIMARY KEY DEFAULT 0
 );
 COMMENT ON TABLE @extschema@.kapture_salt IS 'key of the digests in kapture_row, without which nobody can guess values from digests; no dump contains the key, and with another key all digests count as unknown';
+COMMENT ON COLUMN @extschema@.kapture_salt.serverid IS 'OID of a server: the rest of the key for its rows, changed where any of its customers may have been written by sessions; 0: the key of all rows';
 
 CREATE TABLE @extschema@.kapture_backfill (
 	attachment_id integer NOT NULL,

@@ -880,7 +880,7 @@ KaptureHttpRequest *
 kapture_http_start(const KaptureServer *server, KaptureApi api,
 				   const char *body, size_t body_len, void *owner, TimestampTz *when)
 {
-	int			place = kapture_limiter_take(server->serverid, Min(server->max_connections, kapture_http_room()),
+	int			place = kapture_limiter_take(server->serverid, server->owner, Min(server->max_connections, kapture_http_room()),
 										 server->rate_limit, server->timeout, when);
 	KaptureHttpRequest *request = NULL;
 

@@ -1,26 +1,43 @@
 /*
  * privileges.c
- *		Keeps privileges on functions that an update of the extension replaces.
+ *		Privileges on what the extension's scripts make.
  *
- * A function whose arguments or result change is another one, and begins with the
+ * Where an update replaces functions, their privileges are kept.  A function whose arguments or result change is another one, and begins with the
  * privileges that new functions have: what was granted would be lost, and what was
  * revoked would be open to everybody.  GRANT in an update would not help: privileges that
  * a script of an extension grants count as the extension's own, so that no dump has them.
+ *
+ * Tables and functions that a script makes have only the privileges that the script says,
+ * whatever default privileges the role has that runs it.
  */
 #include "postgres.h"
 
+#include "access/genam.h"
 #include "access/htup_details.h"
 #include "access/table.h"
+#include "access/xact.h"
 #include "catalog/dependency.h"
 #include "catalog/indexing.h"
+#include "catalog/pg_class.h"
+#include "catalog/pg_depend.h"
+#include "catalog/pg_extension.h"
 #include "catalog/pg_proc.h"
+#include "catalog/pg_type.h"
+#include "commands/extension.h"
+#include "executor/spi.h"
 #include "fmgr.h"
+#include "miscadmin.h"
 #include "utils/acl.h"
+#include "utils/array.h"
 #include "utils/builtins.h"
+#include "utils/fmgroids.h"
+#include "utils/lsyscache.h"
+#include "utils/regproc.h"
 #include "utils/rel.h"
 #include "utils/syscache.h"
 
 PG_FUNCTION_INFO_V1(kapture_keep_privileges);
+PG_FUNCTION_INFO_V1(kapture_close_privileges);
 
 /*
  * Returns a function's privileges, in the current memory context, and its owner; NULL:
@@ -87,5 +104,136 @@ kapture_keep_privileges(PG_FUNCTION_ARGS)
 
 	if (acl != NULL)
 		privileges_write(PG_GETARG_OID(1), owner, before, aclnewowner(acl, former_owner, owner));
+	PG_RETURN_VOID();
+}
+
+/* ------------------------------------------------------------------------
+ * Default privileges
+ * ------------------------------------------------------------------------
+ */
+
+/* Is a member of the extension one that the running script has made? */
+static bool
+privileges_is_new(HeapTuple depend)
+{
+	/* CREATE OR REPLACE of an earlier member leaves this entry as it is */
+	return ((Form_pg_depend) GETSTRUCT(depend))->deptype == DEPENDENCY_EXTENSION &&
+		TransactionIdIsCurrentTransactionId(HeapTupleHeaderGetXmin(depend->t_data));
+}
+
+/* Returns the privileges on a relation or function, in the current memory context; NULL: the built-in ones. */
+static Acl *
+privileges_of_member(const ObjectAddress *object, Oid *owner)
+{
+	HeapTuple	tuple;
+	bool		isnull;
+	Datum		value;
+	Acl		   *result;
+
+	if (object->classId == ProcedureRelationId)
+		return privileges_read(object->objectId, owner);
+	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(object->objectId));
+	if (!HeapTupleIsValid(tuple))
+		elog(ERROR, "cache lookup failed for relation %u", object->objectId);
+	*owner = ((Form_pg_class) GETSTRUCT(tuple))->relowner;
+	value = SysCacheGetAttr(RELOID, tuple, Anum_pg_class_relacl, &isnull);
+	result = isnull ? NULL : DatumGetAclPCopy(value);
+	ReleaseSysCache(tuple);
+	return result;
+}
+
+static void
+privileges_execute(const char *sql)
+{
+	int			rc = SPI_execute(sql, false, 0);
+
+	if (rc < 0)
+		elog(ERROR, "\"%s\" failed: %s", sql, SPI_result_code_string(rc));
+}
+
+/* Revokes what default privileges have granted on a member; "public": whoever may connect reads this relation. */
+static void
+privileges_close_member(const ObjectAddress *object, bool public)
+{
+	bool		is_function = object->classId == ProcedureRelationId;
+	Oid			owner;
+	Acl		   *acl = privileges_of_member(object, &owner);
+	const char *kind = is_function ? "ROUTINE" : get_rel_relkind(object->objectId) == RELKIND_SEQUENCE ? "SEQUENCE" : "TABLE";
+	char	   *name;
+	bool		any = false;
+
+	if (acl == NULL)
+		return;
+	name = is_function ? format_procedure_qualified(object->objectId) :
+		quote_qualified_identifier(get_namespace_name(get_rel_namespace(object->objectId)), get_rel_name(object->objectId));
+	for (int i = 0; i < ACL_NUM(acl); i++)
+	{
+		const AclItem *item = &ACL_DAT(acl)[i];
+
+		/* that everybody may call most functions is built in, and revoked where it is not meant */
+		if (item->ai_grantee == owner || (is_function && item->ai_grantee == ACL_ID_PUBLIC) ||
+			(public && item->ai_grantee == ACL_ID_PUBLIC && ACLITEM_GET_RIGHTS(*item) == ACL_SELECT))
+			continue;
+		privileges_execute(psprintf("REVOKE ALL ON %s %s FROM %s CASCADE", kind, name, item->ai_grantee == ACL_ID_PUBLIC ? "PUBLIC" :
+									quote_identifier(GetUserNameFromId(item->ai_grantee, false))));
+		any |= item->ai_grantee == ACL_ID_PUBLIC;
+	}
+	if (public && any)
+		privileges_execute(psprintf("GRANT SELECT ON %s %s TO PUBLIC", kind, name));
+}
+
+/*
+ * kapture_close_privileges(public name[]) returns void
+ *
+ * Revokes what ALTER DEFAULT PRIVILEGES has granted on the tables, views, sequences and
+ * functions that the running script has made: it is meant for what users create, and whoever
+ * wrote these tables could act as any owner of an attached table.  The relations in "public"
+ * stay readable by everybody.  Only in scripts of the extension.
+ */
+Datum
+kapture_close_privileges(PG_FUNCTION_ARGS)
+{
+	List	   *members = NIL;
+	Datum	   *names;
+	int			nnames;
+	Relation	depend;
+	ScanKeyData keys[2];
+	SysScanDesc scan;
+	HeapTuple	tuple;
+	ListCell   *lc;
+
+	if (!creating_extension)
+		elog(ERROR, "not called by a script of an extension");
+	deconstruct_array(PG_GETARG_ARRAYTYPE_P(0), NAMEOID, NAMEDATALEN, false, TYPALIGN_CHAR, &names, NULL, &nnames);
+	depend = table_open(DependRelationId, AccessShareLock);
+	ScanKeyInit(&keys[0], Anum_pg_depend_refclassid, BTEqualStrategyNumber, F_OIDEQ, ObjectIdGetDatum(ExtensionRelationId));
+	ScanKeyInit(&keys[1], Anum_pg_depend_refobjid, BTEqualStrategyNumber, F_OIDEQ, ObjectIdGetDatum(CurrentExtensionObject));
+	scan = systable_beginscan(depend, DependReferenceIndexId, true, NULL, lengthof(keys), keys);
+	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
+	{
+		Form_pg_depend form = (Form_pg_depend) GETSTRUCT(tuple);
+		ObjectAddress *object;
+
+		if (!privileges_is_new(tuple) || (form->classid != RelationRelationId && form->classid != ProcedureRelationId))
+			continue;
+		object = palloc(sizeof(ObjectAddress));
+		ObjectAddressSet(*object, form->classid, form->objid);
+		members = lappend(members, object);
+	}
+	systable_endscan(scan);
+	table_close(depend, AccessShareLock);
+
+	SPI_connect();
+	foreach(lc, members)
+	{
+		const ObjectAddress *object = lfirst(lc);
+		char	   *name = object->classId == RelationRelationId ? get_rel_name(object->objectId) : NULL;
+		bool		public = false;
+
+		for (int i = 0; name && i < nnames; i++)
+			public |= strcmp(NameStr(*DatumGetName(names[i])), name) == 0;
+		privileges_close_member(object, public);
+	}
+	SPI_finish();
 	PG_RETURN_VOID();
 }

@@ -25,6 +25,7 @@
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
+#include "utils/memutils.h"
 #include "utils/rel.h"
 
 #include "base/catalog.h"
@@ -40,11 +41,23 @@ PG_FUNCTION_INFO_V1(kapture_seen_digests);
 #define DIGEST_KEPT		true
 #endif
 
-#define KAPTURE_SALT_SALT	1	/* number of the column */
+/* Numbers of columns of kapture_salt. */
+#define KAPTURE_SALT_SALT	1
+#define KAPTURE_SALT_SERVER	2
 
 /* The key in use. */
 static uint64 digest_key[2];
 static bool digest_has_key = false;
+
+/* The rest of the key for the rows of a server; most servers have none. */
+typedef struct DigestServer
+{
+	Oid			serverid;
+	char		salt[16];
+} DigestServer;
+
+static DigestServer *digest_servers = NULL;
+static int	digest_nservers = 0;
 
 /* State of a hash that is being computed. */
 typedef struct DigestState
@@ -151,6 +164,25 @@ kapture_digest_bytes(const char *data, size_t len)
 	return digest_end(&state);
 }
 
+/* Takes over the rest of the key for a server. */
+static void
+digest_add_server(Oid serverid, const char *salt)
+{
+	static int	room = 0;
+
+	if (digest_nservers == room)
+	{
+		int			more = room > 0 ? room * 2 : 16;
+		Size		size = sizeof(DigestServer) * more;
+
+		digest_servers = digest_servers ? repalloc(digest_servers, size) : MemoryContextAlloc(TopMemoryContext, size);
+		room = more;
+	}
+	digest_servers[digest_nservers].serverid = serverid;
+	memcpy(digest_servers[digest_nservers].salt, salt, sizeof(digest_servers[0].salt));
+	digest_nservers++;
+}
+
 /*
  * Reads the key again: to be called in each transaction that reads or writes
  * digests.  Without a key, all digests are unknown.
@@ -164,16 +196,21 @@ kapture_digest_load_key(void)
 	HeapTuple	tuple;
 
 	kapture_digest_set_key(NULL);
+	digest_nservers = 0;
 	if (!OidIsValid(relid))
 		return;
 	rel = table_open(relid, AccessShareLock);
 	scan = systable_beginscan(rel, InvalidOid, false, NULL, 0, NULL);
-	tuple = systable_getnext(scan);
-	if (HeapTupleIsValid(tuple))
+	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
 	{
+		Oid			serverid = DatumGetObjectId(kapture_catalog_getattr(tuple, rel, KAPTURE_SALT_SERVER));
 		bytea	   *salt = DatumGetByteaPP(kapture_catalog_getattr(tuple, rel, KAPTURE_SALT_SALT));
 
-		if (VARSIZE_ANY_EXHDR(salt) >= sizeof(digest_key))
+		if (VARSIZE_ANY_EXHDR(salt) < sizeof(digest_key))
+			continue;
+		if (OidIsValid(serverid))
+			digest_add_server(serverid, VARDATA_ANY(salt));
+		else
 			kapture_digest_set_key(VARDATA_ANY(salt));
 	}
 	systable_endscan(scan);
@@ -181,11 +218,11 @@ kapture_digest_load_key(void)
 }
 
 /*
- * Returns the digest of a value that a customer has for a field; 0: unknown, as
+ * Returns the digest of a value that a customer of a server has for a field; 0: unknown, as
  * there is no value, or no key.
  */
 uint64
-kapture_digest(int64 customer_id, const char *field, const char *value)
+kapture_digest(Oid serverid, int64 customer_id, const char *field, const char *value)
 {
 	DigestState state;
 	uint64		result;
@@ -193,6 +230,11 @@ kapture_digest(int64 customer_id, const char *field, const char *value)
 	if (!digest_has_key || customer_id == 0 || value == NULL || value[0] == '\0')
 		return 0;
 	digest_start(&state);
+	for (int i = 0; i < digest_nservers; i++)
+	{
+		if (digest_servers[i].serverid == serverid)
+			digest_take(&state, digest_servers[i].salt, sizeof(digest_servers[i].salt));
+	}
 	digest_take(&state, &customer_id, sizeof(customer_id));
 	digest_take(&state, field, strlen(field) + 1);
 	digest_take(&state, value, strlen(value));
@@ -231,7 +273,7 @@ kapture_digest_make(const KaptureAttachment *att, int64 customer_id, char **valu
 
 		if ((mask & (INT64CONST(1) << col->bit)) == 0)
 			continue;
-		digests[col->bit] = kapture_digest(customer_id, col->field, values[i]);
+		digests[col->bit] = kapture_digest(att->serverid, customer_id, col->field, values[i]);
 		if (digests[col->bit] != 0)
 			n = Max(n, col->bit + 1);
 	}
@@ -295,8 +337,8 @@ kapture_merge_digests(PG_FUNCTION_ARGS)
 }
 
 /*
- * kapture_seen_digests(digests bytea, customer_id bigint, bits smallint[], fields text[],
- *		names text[], seen text[]) returns bytea
+ * kapture_seen_digests(digests bytea, server oid, customer_id bigint, bits smallint[],
+ *		fields text[], names text[], seen text[]) returns bytea
  *
  * The digests of a row, without those of fields of which Kapture was seen to have another
  * value: "fields" are the row's fields, with their bits, "seen" the values of the fields
@@ -310,9 +352,9 @@ kapture_seen_digests(PG_FUNCTION_ARGS)
 	bool	   *nulls;
 	int			n[4];
 
-	deconstruct_array(PG_GETARG_ARRAYTYPE_P(2), INT2OID, 2, true, TYPALIGN_SHORT, &columns[0], NULL, &n[0]);
+	deconstruct_array(PG_GETARG_ARRAYTYPE_P(3), INT2OID, 2, true, TYPALIGN_SHORT, &columns[0], NULL, &n[0]);
 	for (int i = 1; i < lengthof(columns); i++)
-		deconstruct_array(PG_GETARG_ARRAYTYPE_P(i + 2), TEXTOID, -1, false, TYPALIGN_INT, &columns[i],
+		deconstruct_array(PG_GETARG_ARRAYTYPE_P(i + 3), TEXTOID, -1, false, TYPALIGN_INT, &columns[i],
 						  i == 3 ? &nulls : NULL, &n[i]);
 	for (int i = 0; digest_has_key && i < Min(n[0], n[1]); i++)
 	{
@@ -323,7 +365,7 @@ kapture_seen_digests(PG_FUNCTION_ARGS)
 		for (int k = 0; known != 0 && k < Min(n[2], n[3]); k++)
 		{
 			if (!nulls[k] && strcmp(TextDatumGetCString(columns[2][k]), field) == 0 &&
-				kapture_digest(PG_GETARG_INT64(1), field, TextDatumGetCString(columns[3][k])) != known)
+				kapture_digest(PG_GETARG_OID(1), PG_GETARG_INT64(2), field, TextDatumGetCString(columns[3][k])) != known)
 				memset(VARDATA(result) + bit * DIGEST_SIZE, 0, DIGEST_SIZE);
 		}
 	}

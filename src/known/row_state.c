@@ -298,10 +298,16 @@ kapture_row_state_forget_written(void)
 {
 	SPITupleTable *taken;
 	uint64		n;
+	List	   *servers;
+	ListCell   *lc;
+	bool		lost = kapture_written_untaken(&servers);
 
-	if (kapture_written_untaken())
-	{
+	if (lost)
 		kapture_origin_forget_digests();
+	foreach(lc, servers)
+		kapture_origin_forget_server(lfirst_oid(lc));
+	if (lost || servers != NIL)
+	{
 		CommandCounterIncrement();
 		kapture_digest_load_key();
 	}
@@ -608,7 +614,8 @@ kapture_row_state_seen(const char *server, Datum customer_ids)
 	Datum		names[KAPTURE_MAX_COLUMNS * 4];
 	int			n = 0;
 	StringInfoData seen;
-	char	   *known = "@.kapture_seen_digests(r.digests, r.customer_id,"
+	char	   *known = "@.kapture_seen_digests(r.digests,"
+		" (SELECT a.server_oid FROM @.kapture_attachment AS a WHERE a.attachment_id = r.attachment_id), r.customer_id,"
 		" ARRAY(SELECT k.bit FROM @.kapture_column AS k WHERE k.attachment_id = r.attachment_id ORDER BY k.bit),"
 		" ARRAY(SELECT k.field FROM @.kapture_column AS k WHERE k.attachment_id = r.attachment_id ORDER BY k.bit), $3, s.seen)";
 

@@ -32,6 +32,7 @@
 #include "pull/puller.h"
 #include "queue/inbox.h"
 #include "table/origin.h"
+#include "traffic/limiter.h"
 #include "traffic/pacing.h"
 
 /* Milliseconds of writing to tables after which servers get their turn, and the other way round. */
@@ -460,6 +461,7 @@ puller_initialize(Datum arg)
 	MemoryContext context = kapture_process_initialize(arg, KAPTURE_PULLER);
 	Puller	   *puller = MemoryContextAllocZero(context, sizeof(Puller));
 
+	kapture_limiter_enter_process(KAPTURE_LIMITER_PULLER);
 	kapture_process_count();
 	puller->context = context;
 	dlist_init(&puller->servers);

@@ -517,7 +517,7 @@ task_news(const KaptureTask *task, int64 mask)
 		int64		bit = INT64CONST(1) << col->bit;
 		uint64		known = (mask & bit) != 0 ? kapture_digest_get(delivery->digests, col->bit) : 0;
 
-		if (known != 0 && known == kapture_digest(task->customer_id, col->field, delivery->row.values[i]))
+		if (known != 0 && known == kapture_digest(task->att->serverid, task->customer_id, col->field, delivery->row.values[i]))
 			mask &= ~bit;
 	}
 	return mask;
@@ -1245,7 +1245,7 @@ kapture_task_is_known(const KaptureAttachment *att, const KaptureDelivery *deliv
 
 		if ((strcmp(col->field, TASK_FIELD_PHONE) == 0 || strcmp(col->field, TASK_FIELD_EMAIL) == 0) &&
 			kapture_digest_get(delivery->digests, col->bit) !=
-			kapture_digest(delivery->row.customer_id, col->field, delivery->row.values[i]))
+			kapture_digest(att->serverid, delivery->row.customer_id, col->field, delivery->row.values[i]))
 			return false;
 	}
 	return true;

@@ -46,6 +46,7 @@
 #include "queue/scan.h"
 #include "queue/vacuum.h"
 #include "table/clock.h"
+#include "traffic/limiter.h"
 #include "traffic/pacing.h"
 
 /* Milliseconds that a worker which has to end waits for answers. */
@@ -310,6 +311,7 @@ worker_initialize(Datum arg)
 {
 	Worker	   *worker = kapture_state_create(kapture_process_initialize(arg, KAPTURE_PUSHER));
 
+	kapture_limiter_enter_process(KAPTURE_LIMITER_WORKER);
 	kapture_queue_create(worker);
 	kapture_load_watch(worker);
 	if (!kapture_load(worker))

@@ -59,6 +59,21 @@ kapture_origin_forget_digests(void)
 }
 
 /*
+ * Does the same for the rows of a server.
+ */
+void
+kapture_origin_forget_server(Oid serverid)
+{
+	Oid			types[1] = {OIDOID};
+	Datum		values[1] = {ObjectIdGetDatum(serverid)};
+
+	(void) kapture_own_execute("DELETE FROM @.kapture_salt WHERE serverid <> 0"
+							   " AND NOT EXISTS (SELECT FROM pg_catalog.pg_foreign_server AS s WHERE s.oid = serverid)", 0, NULL, NULL);
+	(void) kapture_own_execute("INSERT INTO @.kapture_salt (serverid, salt) VALUES ($1, pg_catalog.uuid_send(pg_catalog.gen_random_uuid()))"
+							   " ON CONFLICT (serverid) DO UPDATE SET salt = EXCLUDED.salt", lengthof(types), types, values);
+}
+
+/*
  * Marks rows that wait to be added as in doubt: they may have been added already.  And
  * makes all digests void: the original may have sent other values.
  */

@@ -25,5 +25,6 @@ typedef struct KaptureOrigin
 extern bool kapture_origin_claim(void);
 extern KaptureOrigin kapture_origin_check(void);
 extern void kapture_origin_forget_digests(void);
+extern void kapture_origin_forget_server(Oid serverid);
 
 #endif							/* KAPTURE_ORIGIN_H */

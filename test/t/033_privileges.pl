@@ -158,5 +158,26 @@ is(sql("SELECT count(*) FROM kapture_failures f WHERE f::text LIKE '%$key%'"), '
 is(sql("SELECT count(*) FROM kapture_history h WHERE h::text LIKE '%$key%'"), '0', 'nor in the history');
 is(sql("SELECT count(*) FROM pg_settings WHERE setting LIKE '%$key%'"), '0', 'nor in a setting');
 
+# --- default privileges of whoever creates the extension are meant for users' tables and functions
+my $acls = q(SELECT kind, name, a.grantee::regrole, a.privilege_type FROM
+ (SELECT classid, objid FROM pg_depend JOIN pg_extension e ON e.oid = refobjid WHERE refclassid = 'pg_extension'::regclass AND deptype = 'e' AND extname = 'kapture_sync') m,
+ LATERAL (SELECT relkind::text, relname::text, coalesce(relacl, acldefault(CASE relkind WHEN 'S' THEN 's' ELSE 'r' END::"char", relowner)) FROM pg_class WHERE classid = 'pg_class'::regclass AND oid = objid
+  UNION ALL SELECT 'function', oid::regprocedure::text, coalesce(proacl, acldefault('f', proowner)) FROM pg_proc WHERE classid = 'pg_proc'::regclass AND oid = objid) o(kind, name, acl),
+ LATERAL aclexplode(acl) a ORDER BY kind COLLATE "C", 2, 3, 4);
+my $generous = 'ALTER DEFAULT PRIVILEGES GRANT ALL ON %1$s TO mallory WITH GRANT OPTION; ALTER DEFAULT PRIVILEGES IN SCHEMA public GRANT ALL ON %1$s TO PUBLIC, reader;';
+sql("CREATE DATABASE $_") foreach qw(plain generous updated);
+sql(join('', map { sprintf $generous, $_ } qw(TABLES SEQUENCES FUNCTIONS TYPES)), $_) foreach qw(generous updated);
+sql('CREATE EXTENSION kapture_sync', $_) foreach qw(plain generous);
+like(sql($acls, 'plain'), qr{^S\|kapture_delivery_delivery_id_seq.*^function\|kapture_attach\(.*^r\|kapture_column.*^v\|kapture_calls}ms, 'the privileges on all there is are listed');
+is(sql($acls, 'generous'), sql($acls, 'plain'), 'default privileges open nothing of the extension');
+is(sql("SELECT has_table_privilege('mallory', 'kapture_salt', 'SELECT'), has_table_privilege('mallory', 'kapture_calls', 'INSERT'), has_table_privilege('mallory', 'kapture_calls', 'SELECT')", 'generous'),
+	'f|f|t', 'neither to a role nor to everybody');
+sql("BEGIN; SAVEPOINT s; CREATE EXTENSION kapture_sync VERSION '1.0'; RELEASE s; GRANT SELECT ON kapture_customers TO reader; COMMIT; ALTER EXTENSION kapture_sync UPDATE", 'updated');
+is(sql("SELECT string_agg(c.oid::regclass::text, ' ') FROM pg_class c, LATERAL aclexplode(relacl) a WHERE relname IN ('kapture_salt', 'kapture_row', 'kapture_call_queue', 'kapture_follow', 'kapture_calls', 'kapture_orphans') AND (grantee <> 0 OR privilege_type <> 'SELECT') AND grantee <> relowner", 'updated'),
+	'', 'nor do they in an update');
+is(sql("SELECT has_table_privilege('reader', 'kapture_customers', 'SELECT'), has_function_privilege('mallory', 'kapture_merge_digests(bytea, bytea)', 'EXECUTE')", 'updated'), 't|f', 'where what was granted on tables of 1.0 stays');
+unlike((run_command([ 'pg_dump', '-s', '-d', $node->connstr('generous') ]))[0], qr/(GRANT|REVOKE) .* (FUNCTION|TABLE|SEQUENCE) /, 'a dump has no privileges of the extension\'s own');
+sql("DROP DATABASE $_") foreach qw(plain generous updated);
+
 $node->stop;
 done_testing();

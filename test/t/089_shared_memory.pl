@@ -1,0 +1,112 @@
+# The memory that all databases share has room for so much.  One tenant who takes all
+# there is keeps nobody else from sending, and takes away nothing of what they see.
+use strict;
+use warnings;
+
+use FindBin;
+use lib "$FindBin::RealBin/../perl";
+use IPC::Run ();
+use KaptureTest;
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+my $emulator = start_emulator();
+my $node = new_node('main');
+my $hers = start_emulator();
+shorthand($node, $hers, qw(sql requests));
+my $key = 'a2FwZGVtbzprYXAxMjM=';
+
+sql(qq(
+CREATE EXTENSION kapture_sync;
+CREATE ROLE alice LOGIN; CREATE ROLE mallory LOGIN; CREATE SCHEMA AUTHORIZATION alice;
+CREATE SERVER shared FOREIGN DATA WRAPPER kapture_fdw OPTIONS (url '$emulator->{url}', rate_limit '10');
+CREATE USER MAPPING FOR PUBLIC SERVER shared OPTIONS (auth_key '$key');
+GRANT USAGE ON FOREIGN SERVER shared TO alice, mallory;
+GRANT USAGE ON FOREIGN DATA WRAPPER kapture_fdw TO alice;
+SET ROLE alice;
+CREATE SERVER hers FOREIGN DATA WRAPPER kapture_fdw OPTIONS (url '$hers->{url}');
+CREATE USER MAPPING FOR alice SERVER hers OPTIONS (auth_key '$key');
+CREATE TABLE alice.shared (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, customer_name text, phone text);
+CREATE TABLE alice.hers (LIKE alice.shared INCLUDING ALL);
+SELECT kapture_attach('alice.shared', server => 'shared'), kapture_attach('alice.hers', server => 'hers')));
+my $n = 0;
+
+# Rows of alice's, one after the other, are sent.
+sub served
+{
+	my ($table, $what) = @_;
+	foreach my $time (1 .. 3)
+	{
+		my $phone = 9600000000 + ++$n;
+		sql("SET ROLE alice; INSERT INTO alice.$table (customer_name, phone) VALUES ('Alice', '$phone')");
+		poll_ok($node, "SELECT kapture_customer_id IS NOT NULL FROM alice.$table WHERE phone = '$phone'", "$what: row $time is sent");
+	}
+	return;
+}
+served('shared', 'nobody else');
+
+# --- a server's turns: more sessions of one role than can be queued
+my $calls = q(DO $$ BEGIN LOOP PERFORM kapture_get_customer('{"phone": "9600000001"}', 'shared'); END LOOP; END $$);
+my @sessions = map { IPC::Run::start([ 'psql', '-XAtq', '-d', $node->connstr('postgres') . ' user=mallory', '-c', $calls ], '>', '/dev/null', '2>&1') } 1 .. 60;
+wait_for(sub { sql("SELECT count(*) = 60 FROM pg_stat_activity WHERE usename = 'mallory' AND state = 'active'") eq 't' }, 'sixty sessions');
+served('shared', 'sixty sessions of another role call without a pause');
+is(sql("SELECT count(*) FROM pg_stat_activity WHERE usename = 'mallory' AND state = 'active'"), '60', 'which go on');
+$_->kill_kill foreach @sessions;
+
+# --- more servers with a limit than the limits of which can be kept, in another database
+sql('CREATE DATABASE other');
+sql(qq(CREATE EXTENSION kapture_sync; GRANT USAGE ON FOREIGN DATA WRAPPER kapture_fdw TO mallory;
+SET ROLE mallory; DO \$\$ BEGIN FOR i IN 1 .. 1030 LOOP
+  EXECUTE format('CREATE SERVER s%s FOREIGN DATA WRAPPER kapture_fdw OPTIONS (url ''http://127.0.0.1:1'', rate_limit ''0.001'')', i);
+  EXECUTE format('CREATE USER MAPPING FOR mallory SERVER s%s OPTIONS (auth_key ''$key'')', i);
+END LOOP; END \$\$), 'other');
+# a call is refused at once, and its server not to be called for a thousand seconds; the last ones wait in vain
+my (undef, undef, $err) = $node->psql('other', join("\n", "SET ROLE mallory; SET statement_timeout = '1s';", map { "SELECT kapture_get_customer('{\"phone\": \"9600000001\"}', 's$_');" } 1 .. 1030), on_error_stop => 0);
+like($err, qr/could not connect.*statement timeout/s, 'there is no room for all of them');
+served('hers', 'a thousand servers that wait for their next request');
+served('shared', 'a thousand servers that wait for their next request');
+
+# --- customers that sessions write, and take back: more than can be handed over to the worker
+my $writes = q(DO $$ BEGIN FOR i IN 1 .. %s LOOP PERFORM kapture_update_customer(jsonb_build_object('kapture_customer_id', i - 1 + (SELECT kapture_customer_id FROM mallory.customers), 'city', 'Goa'), 'hostile'); END LOOP; END $$;);
+my $hostile = start_emulator();
+foreach my $db ('postgres', 'other')
+{
+	sql(qq(GRANT USAGE ON FOREIGN DATA WRAPPER kapture_fdw TO mallory; CREATE SCHEMA mallory AUTHORIZATION mallory; SET ROLE mallory;
+CREATE SERVER hostile FOREIGN DATA WRAPPER kapture_fdw OPTIONS (url '$hostile->{url}'); CREATE USER MAPPING FOR mallory SERVER hostile OPTIONS (auth_key '$key');
+CREATE TABLE mallory.customers (id int PRIMARY KEY, customer_name text, phone text); SELECT kapture_attach('mallory.customers', server => 'hostile');
+INSERT INTO mallory.customers VALUES (1, 'Mallory', '970000000' || length('$db'))), $db);
+	poll_ok($node, 'SELECT kapture_customer_id IS NOT NULL FROM mallory.customers', "mallory has a table in database $db", $db);
+}
+
+# How many requests does it make to touch a row?
+sub touched
+{
+	my ($table, $id, $emulator, $db) = @_;
+	my $count = sub { return scalar grep { $_->{api} eq 'update' && $_->{body} =~ /customer_name/ } @{ emulator_get($emulator, 'log') } };
+	my $before = $count->();
+	sql("SELECT kapture_touch('$table', '$id')", $db);
+	poll_ok($node, "SELECT pending + in_flight + retrying = 0 FROM kapture_status WHERE relation = '$table'::regclass", "$table is touched", $db);
+	return $count->() - $before;
+}
+my $id = sql("SELECT min(id) FROM alice.hers");
+is(touched('alice.hers', $id, $hers, 'postgres'), 0, 'a row of which all is known is not sent');
+is(touched('mallory.customers', 1, $hostile, 'postgres'), 0, 'nor is one of mallory');
+sql('SET ROLE mallory; BEGIN; ' . sprintf($writes, 1100) . ' ROLLBACK');
+is(touched('alice.hers', $id, $hers, 'postgres'), 0, 'after eleven hundred customers of another server were written, all is known as before');
+is(touched('mallory.customers', 1, $hostile, 'postgres'), 1, 'but of the rows of that server');
+is(touched('mallory.customers', 1, $hostile, 'postgres'), 0, 'until they are sent');
+sql('SET ROLE mallory; BEGIN; SAVEPOINT a; ' . sprintf($writes, 1100) . ' ROLLBACK TO a; ' . sprintf($writes, 1) . ' COMMIT');
+is(touched('mallory.customers', 1, $hostile, 'postgres'), 1, 'a savepoint that is rolled back counts, too');
+sql('SET ROLE mallory; BEGIN; ' . sprintf($writes, 1100) . ' COMMIT');
+is(touched('mallory.customers', 1, $hostile, 'postgres'), 1, 'of what is committed, each customer is noted');
+
+# no worker takes them while nothing changes in its database
+sql('SET ROLE mallory; BEGIN; ' . sprintf($writes, 700) . ' ROLLBACK', 'other') foreach 1 .. 3;
+is(touched('alice.hers', $id, $hers, 'postgres'), 0, 'customers that were written in another database leave all known');
+is(touched('mallory.customers', 1, $hostile, 'other'), 1, 'but there');
+sql('SET ROLE mallory; BEGIN READ ONLY; ' . sprintf($writes, 1) . ' COMMIT', 'postgres');
+is(touched('mallory.customers', 1, $hostile, 'postgres'), 1, 'and there is room for others');
+is(touched('alice.hers', $id, $hers, 'postgres'), 0, 'all the time');
+
+$node->stop;
+done_testing();
