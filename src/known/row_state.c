@@ -289,22 +289,36 @@ kapture_row_state_load(List *deliveries)
 	SPI_finish();
 }
 
+/* Makes all digests void, in the middle of a transaction that goes on with digests. */
+static void
+state_forget_digests(void)
+{
+	kapture_origin_forget_digests();
+	CommandCounterIncrement();
+	kapture_digest_load_key();
+}
+
+/* Has an attached table this server?  If not, the server was renamed after a session had noted its name. */
+static bool
+state_is_server_known(Datum server)
+{
+	Oid			types[] = {NAMEOID};
+
+	return kapture_own_text("SELECT 't' FROM @.kapture_attachment WHERE server = $1 LIMIT 1", 1, types, &server) != NULL;
+}
+
 /*
  * Forgets the digests of rows whose customers sessions have written themselves, in
- * transactions that have ended: to be called before digests are loaded.
+ * transactions that have ended: to be called before digests are loaded.  If it is not known
+ * whose customers they are, all digests are.
  */
 void
 kapture_row_state_forget_written(void)
 {
 	SPITupleTable *taken;
 	uint64		n;
+	bool		all = kapture_written_untaken();
 
-	if (kapture_written_untaken())
-	{
-		kapture_origin_forget_digests();
-		CommandCounterIncrement();
-		kapture_digest_load_key();
-	}
 	SPI_connect();
 	state_execute(STATE_TAKE_WRITTEN, NULL);
 	taken = SPI_tuptable;
@@ -316,9 +330,12 @@ kapture_row_state_forget_written(void)
 
 		for (int col = 0; col < lengthof(values); col++)
 			values[col] = SPI_getbinval(taken->vals[i], taken->tupdesc, col + 1, &isnull);
+		all |= !state_is_server_known(values[0]);
 		state_execute(STATE_FORGET_WRITTEN, values);
 	}
 	SPI_finish();
+	if (all)
+		state_forget_digests();
 }
 
 /* A row that has an entry, and has got another key or was deleted. */
