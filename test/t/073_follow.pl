@@ -282,6 +282,23 @@ sql("CREATE TABLE gate (); INSERT INTO gate DEFAULT VALUES");
 idle_ok('then it does not');
 is(sql("SELECT count(DISTINCT row_key) FROM kapture_history WHERE relation = 'many'::regclass"), '3000', 'each row is found that one of the changes is about');
 
+# a customer that was imported: of its row nothing has been sent, so that it leaves is known by the change alone
+sql(q(
+CREATE TABLE members (id int PRIMARY KEY, customer_name text, phone text, kapture_customer_id bigint);
+CREATE TABLE stays (member_id int);
+INSERT INTO stays VALUES (1);
+CREATE VIEW present AS SELECT id, customer_name, phone FROM members AS m WHERE EXISTS (SELECT FROM stays AS s WHERE s.member_id = m.id);
+));
+emulator_post($emulator, 'seed', [ { kapture_customer_id => 4711, customer_name => 'Nila', phone => '9845765281' } ]);
+sql(q(
+INSERT INTO members VALUES (1, 'Nila', '9845765281', 4711);
+SELECT kapture_attach('members', source => 'present', on_leave => '{"campaign_name": "left"}');
+SELECT kapture_follow('stays', 'members', 'target.id = source.member_id');
+DELETE FROM stays;
+));
+idle_ok('a row leaves by a change of a followed table');
+like(customers(qw(customer_name campaign_name)), qr/^Nila\|left$/m, 'which is reported, though nothing of it was ever sent');
+
 # a dump
 my $dump = "$PostgreSQL::Test::Utils::tmp_check/follow.sql";
 $node->command_ok([ 'pg_dump', '-f', $dump, $node->connstr('postgres') ], 'pg_dump');
