@@ -72,6 +72,12 @@ sql("UPDATE address SET city = 'Mysuru' WHERE id = 1");
 idle_ok('an update');
 is(done(), '1', 'has the rows sent again that the condition finds');
 like(customers(qw(customer_name city)), qr/^Asha\|Mysuru$/m, 'with the new value');
+foreach my $city ('NULL', "'Mysuru'")
+{
+	sql("UPDATE address SET city = $city WHERE id = 1");
+	idle_ok("a value becomes $city");
+	is(done(), '1', 'which is a change like any other');
+}
 sql("UPDATE address SET street = 'Ring Road'; UPDATE country SET note = 'x'");
 is(sql("SELECT count(*) FROM kapture_outbox"), 0, 'columns that neither view nor condition reads are not captured');
 sql("UPDATE country SET name = 'Bharat' WHERE id = 1");
