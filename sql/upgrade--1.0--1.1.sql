@@ -357,12 +357,12 @@ COMMENT ON COLUMN @extschema@.kapture_pull_asked.server IS 'foreign server to pu
 COMMENT ON COLUMN @extschema@.kapture_pull_asked.asked_at IS 'when kapture_pull_now() was called';
 
 CREATE TABLE @extschema@.kapture_written (
-	server name NOT NULL,
+	server_oid oid NOT NULL,
 	customer_id bigint NOT NULL
 );
 ALTER TABLE @extschema@.kapture_written REPLICA IDENTITY FULL;
 COMMENT ON TABLE @extschema@.kapture_written IS 'customers that sessions have updated by kapture_update_customer or foreign tables; the worker removes an entry when it has forgotten the digests of the customer''s row';
-COMMENT ON COLUMN @extschema@.kapture_written.server IS 'foreign server in whose account the customer is';
+COMMENT ON COLUMN @extschema@.kapture_written.server_oid IS 'OID of the foreign server in whose account the customer is; its name may change before the transaction ends';
 COMMENT ON COLUMN @extschema@.kapture_written.customer_id IS 'Kapture''s id of the customer';
 
 -- Comments of 1.0 that are worded anew.

@@ -140,7 +140,7 @@ call_note_written(const KaptureServer *server, Jsonb *customer)
 	errno = 0;
 	customer_id = strtoi64(text, &end, 10);
 	if (errno == 0 && end != text && customer_id > 0)
-		kapture_written_note(server->serverid, server->name, customer_id);
+		kapture_written_note(server->serverid, customer_id);
 }
 
 /* What the three functions that send one object have in common. */

@@ -76,6 +76,8 @@ static const struct
 	"two rows share this phone or email: change or delete one of them; when the other one's phone or email changes, or it is deleted, this row is retried automatically"},
 	{{"belongs to a row of another owner's table already"},
 	"two rows share this phone or email, and the other one is not yours: change this one, or ask for the other to be changed"},
+	{{"has this phone or email; its row", "was deleted or has left"},
+	"where the two rows were merged, merge their customers in Kapture, too, or give that customer another phone or email there; then kapture_retry"},
 	{{"was taken over by", "while this row was outside"},
 	"another row has this one's customer: set the id of this row to NULL, then kapture_retry, and it is added as a customer of its own; if the other row is deleted or leaves, this row is retried automatically"},
 	{{"still has this phone or email", "had before"},

@@ -45,7 +45,6 @@ typedef struct WrittenCustomer
 	Oid			dbid;
 	Oid			serverid;
 	uint64		number;			/* counts up; see kapture_written_untaken() */
-	NameData	server;
 	int64		customer_id;	/* 0: all customers of the server */
 } WrittenCustomer;
 
@@ -64,7 +63,6 @@ typedef struct WrittenPending
 	SubTransactionId subid;
 	bool		noted;			/* in kapture_written, if this is committed */
 	Oid			serverid;
-	NameData	server;
 	int64		customer_id;	/* 0: customers of the server in any subtransactions */
 } WrittenPending;
 
@@ -227,7 +225,6 @@ written_hand_over(const WrittenPending *pending)
 	customer->dbid = MyDatabaseId;
 	customer->serverid = pending->serverid;
 	customer->number = ++written_state->last_number;
-	customer->server = pending->server;
 	customer->customer_id = pending->customer_id;
 }
 
@@ -364,7 +361,7 @@ written_merge(void)
 
 /* Remembers a customer until the end of the transaction. */
 static void
-written_remember(Oid serverid, const char *server, int64 customer_id, bool noted)
+written_remember(Oid serverid, int64 customer_id, bool noted)
 {
 	WrittenPending *pending;
 
@@ -391,7 +388,6 @@ written_remember(Oid serverid, const char *server, int64 customer_id, bool noted
 	pending->subid = GetCurrentSubTransactionId();
 	pending->noted = noted;
 	pending->serverid = serverid;
-	namestrcpy(&pending->server, server);
 	pending->customer_id = customer_id;
 }
 
@@ -401,27 +397,27 @@ written_remember(Oid serverid, const char *server, int64 customer_id, bool noted
  * attached table has the server.
  */
 void
-kapture_written_note(Oid serverid, const char *server, int64 customer_id)
+kapture_written_note(Oid serverid, int64 customer_id)
 {
 	Oid			relid = kapture_catalog_relid(KAPTURE_TABLE_ATTACHMENT);
-	Oid			types[2] = {NAMEOID, INT8OID};
+	Oid			types[2] = {OIDOID, INT8OID};
 	Datum		values[2];
 
 	if (!OidIsValid(relid) || !OidIsValid(get_relname_relid("kapture_written", get_rel_namespace(relid))))
 		return;
-	values[0] = DirectFunctionCall1(namein, CStringGetDatum(server));
+	values[0] = ObjectIdGetDatum(serverid);
 	values[1] = Int64GetDatum(customer_id);
 	if (XactReadOnly || RecoveryInProgress())
 	{
 		/* without an attached table, no worker would take the customer */
-		if (kapture_own_text("SELECT 't' FROM @.kapture_attachment WHERE server = $1 LIMIT 1", 1, types, values) != NULL)
-			written_remember(serverid, server, customer_id, false);
+		if (kapture_own_text("SELECT 't' FROM @.kapture_attachment WHERE server_oid = $1 LIMIT 1", 1, types, values) != NULL)
+			written_remember(serverid, customer_id, false);
 		return;
 	}
-	if (kapture_own_execute("INSERT INTO @.kapture_written (server, customer_id)"
-							" SELECT $1, $2 WHERE EXISTS (SELECT FROM @.kapture_attachment WHERE server = $1)",
+	if (kapture_own_execute("INSERT INTO @.kapture_written (server_oid, customer_id)"
+							" SELECT $1, $2 WHERE EXISTS (SELECT FROM @.kapture_attachment WHERE server_oid = $1)",
 							lengthof(types), types, values) > 0)
-		written_remember(serverid, server, customer_id, true);
+		written_remember(serverid, customer_id, true);
 }
 
 /*
@@ -456,13 +452,13 @@ kapture_written_untaken(List **servers)
 	LWLockRelease(written_state->lock);
 	for (int i = 0; i < n; i++)
 	{
-		Oid			types[2] = {NAMEOID, INT8OID};
-		Datum		values[2] = {NameGetDatum(&customers[i].server), Int64GetDatum(customers[i].customer_id)};
+		Oid			types[2] = {OIDOID, INT8OID};
+		Datum		values[2] = {ObjectIdGetDatum(customers[i].serverid), Int64GetDatum(customers[i].customer_id)};
 
 		if (customers[i].customer_id == 0)
 			*servers = lappend_oid(*servers, customers[i].serverid);
 		else
-			(void) kapture_own_execute("INSERT INTO @.kapture_written (server, customer_id) VALUES ($1, $2)", lengthof(types), types, values);
+			(void) kapture_own_execute("INSERT INTO @.kapture_written (server_oid, customer_id) VALUES ($1, $2)", lengthof(types), types, values);
 	}
 	pfree(customers);
 	return written_knowing != written_known;

@@ -10,7 +10,7 @@
 #include "nodes/pg_list.h"
 
 extern void kapture_written_install(void);
-extern void kapture_written_note(Oid serverid, const char *server, int64 customer_id);
+extern void kapture_written_note(Oid serverid, int64 customer_id);
 extern bool kapture_written_untaken(List **servers);
 
 #endif							/* KAPTURE_WRITTEN_H */

@@ -280,6 +280,25 @@ kapture_call_queue_explain(const KaptureCallAccount *account, const char *messag
 }
 
 /*
+ * Gives a slice of the waiting calls of an account the name that their server has now: it was
+ * renamed while the transaction ran that sent them.  Returns their number.
+ */
+uint64
+kapture_call_queue_follow(const KaptureCallAccount *account)
+{
+	Oid			types[4];
+	Datum		values[4];
+
+	calls_account_values(account, types, values);
+	types[3] = INT4OID;
+	values[3] = Int32GetDatum(CALLS_SLICE);
+	return calls_run("UPDATE @.kapture_call_queue AS q SET server = s.srvname FROM pg_foreign_server AS s"
+					 " WHERE q.call_id = ANY (ARRAY(SELECT call_id FROM @.kapture_call_queue WHERE " CALLS_OF_ACCOUNT
+					 " ORDER BY sender, server, api, call_id LIMIT $4 FOR UPDATE SKIP LOCKED)) AND q.state = 'waiting'"
+					 " AND s.oid = q.server_oid AND s.srvname <> q.server", 4, types, values, NULL);
+}
+
+/*
  * Ends a slice of the waiting calls of an account as failed, because they can never be
  * sent; returns their number.
  */

@@ -58,6 +58,7 @@ extern void kapture_call_queue_shift(int64 jump);
 extern TimestampTz kapture_call_queue_due(const KaptureCallAccount *account);
 extern void kapture_call_queue_settle(const KaptureCall *call, const KaptureCallOutcome *outcome);
 extern void kapture_call_queue_explain(const KaptureCallAccount *account, const char *message);
+extern uint64 kapture_call_queue_follow(const KaptureCallAccount *account);
 extern uint64 kapture_call_queue_give_up(const KaptureCallAccount *account, const char *message);
 extern List *kapture_call_queue_recover(void);
 extern List *kapture_call_queue_doubt(TimestampTz until);

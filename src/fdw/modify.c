@@ -431,7 +431,7 @@ modify_make_update(const Modify *modify, ModifyRow *row, TupleTableSlot *slot, T
 	}
 	modify_end_body(modify, row, &body, any);
 	if (any)
-		kapture_written_note(modify->serverid, modify->server, id);
+		kapture_written_note(modify->serverid, id);
 }
 
 

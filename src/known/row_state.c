@@ -98,15 +98,15 @@ static const struct
 		2, {INT4OID, TEXTARRAYOID}
 	},
 	[STATE_TAKE_WRITTEN] = {
-		"WITH written AS (DELETE FROM @.kapture_written RETURNING server, customer_id)"
-		" SELECT server, array_agg(DISTINCT customer_id) FROM written GROUP BY server",
+		"WITH written AS (DELETE FROM @.kapture_written RETURNING server_oid, customer_id)"
+		" SELECT server_oid, array_agg(DISTINCT customer_id) FROM written GROUP BY server_oid",
 		0, {}
 	},
 	[STATE_FORGET_WRITTEN] = {
 		"UPDATE @.kapture_row AS r SET digests = NULL"
 		" WHERE r.customer_id = ANY ($2) AND r.digests IS NOT NULL AND r.gone_at IS NULL"
-		" AND " STATE_SERVER("r.attachment_id") " = $1",
-		2, {NAMEOID, INT8ARRAYOID}
+		" AND r.attachment_id IN (SELECT a.attachment_id FROM @.kapture_attachment AS a WHERE a.server_oid = $1)",
+		2, {OIDOID, INT8ARRAYOID}
 	},
 	[STATE_FIND] = {
 		"SELECT r.row_key FROM unnest($2) AS v(row_key), LATERAL"

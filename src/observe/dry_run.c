@@ -347,7 +347,7 @@ dry_run_load(void *arg)
 static char *
 dry_run_written(const DryRun *run, List *items)
 {
-	Oid			types[2] = {TEXTOID, INT8ARRAYOID};
+	Oid			types[2] = {OIDOID, INT8ARRAYOID};
 	Datum		values[2];
 	Datum	   *ids = palloc(sizeof(Datum) * Max(list_length(items), 1));
 	int			n = 0;
@@ -355,10 +355,10 @@ dry_run_written(const DryRun *run, List *items)
 
 	foreach(lc, items)
 		ids[n++] = Int64GetDatum(((DryRunItem *) lfirst(lc))->delivery.row.customer_id);
-	values[0] = CStringGetTextDatum(run->att->server);
+	values[0] = ObjectIdGetDatum(run->att->serverid);
 	values[1] = PointerGetDatum(construct_array(ids, n, INT8OID, 8, FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
 	return kapture_own_text("SELECT ',' || pg_catalog.string_agg(customer_id::text, ',') || ',' FROM @.kapture_written"
-							" WHERE server = $1 AND customer_id = ANY ($2)", lengthof(types), types, values);
+							" WHERE server_oid = $1 AND customer_id = ANY ($2)", lengthof(types), types, values);
 }
 
 /* Fills in what Kapture is known to have of rows, as the worker would know it. */

@@ -105,7 +105,7 @@ preview_read_digests(KaptureDelivery *delivery)
 	char	   *digests = kapture_own_text("SELECT r.digests FROM @.kapture_row AS r WHERE " KAPTURE_KEY_IS("r.row_key", "$2")
 										   " AND r.attachment_id + 0 = $1 AND r.gone_at IS NULL"
 										   " AND NOT EXISTS (SELECT FROM @.kapture_written AS w"
-										   " JOIN @.kapture_attachment AS a ON a.attachment_id = $1 AND a.server = w.server"
+										   " JOIN @.kapture_attachment AS a ON a.attachment_id = $1 AND a.server_oid = w.server_oid"
 										   " WHERE w.customer_id = r.customer_id)",
 										   2, types, values);
 

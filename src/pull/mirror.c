@@ -615,7 +615,7 @@ kapture_copies_follow_rename(const char *from, const char *to)
 {
 	static const char *const tables[] = {
 		"kapture_attachment", "kapture_customers", "kapture_contacts", "kapture_refresh_run", "kapture_pull", "kapture_copied",
-		"kapture_inbox"
+		"kapture_inbox", "kapture_pull_asked", "kapture_call_queue"
 	};
 	NameData	names[2];
 	Oid			types[] = {NAMEOID, NAMEOID};

@@ -342,9 +342,15 @@ sender_do_claim(void *arg)
 	claim->in_queue = hopeless != NULL;
 	if (hopeless)
 	{
-		int			n = (int) kapture_call_queue_give_up(&account->key, hopeless);
+		int			n = (int) kapture_call_queue_follow(&account->key);
 
-		kapture_alert_calls(account->key.server, "failed", n);
+		if (n > 0)
+			sender_look = true; /* they are another account's now */
+		else
+		{
+			n = (int) kapture_call_queue_give_up(&account->key, hopeless);
+			kapture_alert_calls(account->key.server, "failed", n);
+		}
 		claim->due = sender_due(account, n, PG_INT32_MAX);
 		return;
 	}

@@ -395,6 +395,7 @@ change(9801, city => 'Delhi');
 refreshed('the customer of the deleted row is changed');
 is($node->safe_psql('postgres', "SELECT customer_name, city FROM kept WHERE id = 5000"), 'Successor|', 'the successor is not overwritten');
 is($node->safe_psql('postgres', "SELECT count(*) FROM kept WHERE phone = '9800000014'"), '0', 'and what was deleted here does not come back');
+poll_ok($node, "SELECT count(*) = 0 FROM kapture_inbox WHERE customer_id = 9804", 'nor does it wait for the row that has the key by now');
 is($node->safe_psql('postgres', "SELECT row_key FROM kapture_orphans WHERE kapture_customer_id = 9804"), '5000', 'it is an orphan');
 is($node->safe_psql('postgres', "$kept = 9801 AND city = 'Delhi'"), '1 One 9801', 'others are kept in step');
 
@@ -436,7 +437,19 @@ poll_ok($node, "SELECT state = 'waiting' AND message = 'the row was changed mean
 $blocker->query_safe("COMMIT");
 $blocker->quit;
 poll_ok($node, "SELECT count(*) = 0 FROM kapture_pull_failures WHERE customer_id = 9865 AND state = 'waiting'", 'until that is taken up');
-$node->safe_psql('postgres', "SELECT kapture_detach('alike'); DROP TABLE alike; SELECT kapture_alter('kept', pull => true)");
+$node->safe_psql('postgres', "SELECT kapture_detach('alike'); DROP TABLE alike");
+
+# several rows have the phone, and the last one found has another customer
+$node->safe_psql('postgres', q(
+CREATE TABLE taken (id int PRIMARY KEY, customer_name text, phone text);
+SELECT kapture_attach('taken', id_column => NULL, pull => true);
+INSERT INTO taken VALUES (2, 'Taken', '9800000067')));
+poll_ok($node, "SELECT kapture_id('taken', '2') IS NOT NULL", 'a row has a customer');
+$node->safe_psql('postgres', "SET kapture_sync.capture = off; INSERT INTO taken VALUES (1, 'Free', '9800000066'); UPDATE taken SET phone = '9800000066' WHERE id = 2");
+seed({ kapture_customer_id => 9866, customer_name => 'There', phone => '9800000066' });
+refreshed('a customer has its phone by now, and that of a row without a customer');
+is($node->safe_psql('postgres', "SELECT kapture_id('taken', '1'), customer_name FROM taken WHERE id = 1"), '9866|There', 'the latter gets it');
+$node->safe_psql('postgres', "SELECT kapture_detach('taken'); DROP TABLE taken; SELECT kapture_alter('kept', pull => true)");
 
 # an entry whose row went without a note is no obstacle; nor is a restored table
 $node->safe_psql('postgres', "SET kapture_sync.capture = off; DELETE FROM kept WHERE id = 2; INSERT INTO kept VALUES (5020, 'Restored', NULL, 'kept\@example.com')");

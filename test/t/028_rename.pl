@@ -27,7 +27,8 @@ sub names
 {
 	return sql("SELECT string_agg(DISTINCT name, ' ' ORDER BY name) FROM (SELECT server::text AS name FROM kapture_attachment UNION ALL"
 		  . " SELECT server FROM kapture_customers UNION ALL SELECT server FROM kapture_contacts UNION ALL"
-		  . " SELECT server FROM kapture_refresh_run UNION ALL SELECT server FROM kapture_pull) AS t");
+		  . " SELECT server FROM kapture_refresh_run UNION ALL SELECT server FROM kapture_pull UNION ALL SELECT server FROM kapture_pull_asked UNION ALL"
+		  . " SELECT server FROM kapture_call_queue) AS t");
 }
 
 seed(2 * 86400, 86400, 60);
@@ -104,6 +105,28 @@ like($refreshing->query('\echo :LAST_ERROR_MESSAGE'), qr/server "kapture" was re
 is(sql("SELECT string_agg(DISTINCT server, ' ') FROM kapture_customers"), 'crm', 'nobody has the old name');
 unlike(refused("CALL kapture_refresh('2021-03-10', '2021-03-14', 'crm')"), qr/ERROR/, 'with the new one it works');
 $_->quit foreach $renaming, $refreshing;
+
+# --- calls that are sent, and customers that a session updates, while the server is renamed
+my ($renamed, $row) = ('crm', sql("SELECT kapture_customer_id FROM customers WHERE phone = '9845765226'"));
+sql("UPDATE customers SET city = 'Pune' WHERE kapture_customer_id = $row");
+poll_ok($node, "SELECT sum(pending + in_flight + retrying) = 0 FROM kapture_status", 'Kapture has the city of a row');
+foreach my $where ('in that transaction', 'in another one, which ends later')
+{
+	my ($from, $to) = ($renamed, $renamed eq 'crm' ? 'moved' : 'crm');
+	my $session = $node->background_psql('postgres');
+	$session->query_safe(qq(BEGIN; SELECT kapture_send('ticket_add', '{"title": "$to"}', server => '$from');)
+		  . qq(SELECT kapture_update_customer('{"kapture_customer_id": "$row", "city": "Elsewhere"}', '$from')));
+	my $rename = "ALTER SERVER $from RENAME TO $to";
+	$where =~ /later/ ? sql($rename) : $session->query_safe($rename);
+	$session->query_safe('COMMIT');
+	$session->quit;
+	$renamed = $to;
+	poll_ok($node, "SELECT count(*) = 1 FROM kapture_calls WHERE body ->> 'title' = '$to' AND state = 'done' AND server = '$to'", "a call that was sent $where is made");
+	sql("BEGIN; UPDATE customers SET city = '' WHERE kapture_customer_id = $row; UPDATE customers SET city = 'Pune' WHERE kapture_customer_id = $row; COMMIT");
+	poll_ok($node, "SELECT sum(pending + in_flight + retrying) = 0 FROM kapture_status", 'a row is changed');
+	is(emulator_get($emulator, "customers?id=$row")->[0]{city}, 'Pune', 'it is not taken for what Kapture had before');
+}
+is(names(), 'crm', 'and all has the new name');
 
 # --- names that are taken
 sql(qq(

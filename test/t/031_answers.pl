@@ -132,13 +132,16 @@ poll_ok($node, $quiet, 'an Update under way when the server stops, and a newer o
 wait_for(sub { stats()->{in_flight} == 0 }, 'what is late');
 is(name_of($sixth), 'Second', 'the newer one wins');
 # or behind a gateway that gave up on it
-emulator_faults($emulator, { api => 'update', action => 'gateway', ms => 3000, count => 1 });
-sql("UPDATE strict SET customer_name = 'Third' WHERE id = 6");
-poll_ok($node, "SELECT count(*) = 1 FROM kapture_failures WHERE relation = 'strict'::regclass AND row_key = '6'", 'a gateway gives up on an Update');
-sql("UPDATE strict SET customer_name = 'Fourth' WHERE id = 6");
-poll_ok($node, $quiet, 'and there is a newer one');
-wait_for(sub { stats()->{in_flight} == 0 }, 'what is late');
-is(name_of($sixth), 'Fourth', 'which wins');
+foreach my $code (502, 504)
+{
+	emulator_faults($emulator, { api => 'update', action => 'gateway', code => $code, ms => 3000, count => 1 });
+	sql("UPDATE strict SET customer_name = 'Third $code' WHERE id = 6");
+	poll_ok($node, "SELECT count(*) = 1 FROM kapture_failures WHERE relation = 'strict'::regclass AND row_key = '6'", "a gateway gives up on an Update with code $code");
+	sql("UPDATE strict SET customer_name = 'Fourth $code' WHERE id = 6");
+	poll_ok($node, $quiet, 'and there is a newer one');
+	wait_for(sub { stats()->{in_flight} == 0 }, 'what is late');
+	is(name_of($sixth), "Fourth $code", 'which wins');
+}
 # if the id is lost meanwhile, it was no Add that is in doubt: what it finds is not ours
 emulator_faults($emulator, { api => 'update', action => 'gateway', ms => 10, count => 1 });
 sql("UPDATE strict SET customer_name = 'Fifth' WHERE id = 6");

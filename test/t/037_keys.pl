@@ -256,6 +256,14 @@ is(customer($names[0])->{kapture_customer_id}, id_of('plain', $names[0]), 'the r
 is(customer($names[1]), undef, 'and no other');
 sql("UPDATE plain SET city = customer_name || ' Pune'");
 judge('both');
+emulator_faults($emulator, { api => 'update', action => 'status', code => 400, body => '{"message": "no", "status": "failed"}' });
+sql("UPDATE plain SET city = customer_name || ' Goa' WHERE id = 2");
+poll_ok($node, "SELECT parked = 1 FROM kapture_status WHERE relation = 'plain'::regclass", 'an Update is refused');
+my $gone = "SELECT count(*) FROM kapture_history WHERE relation = 'plain'::regclass AND action = 'gone' AND row_key =";
+my %before = map { $_ => sql("$gone '$_'") } 2, 12;
+sql('BEGIN; UPDATE plain SET id = 12 WHERE id = 2; DELETE FROM plain WHERE id = 12; COMMIT');
+judge('its row gets another key, and is deleted');
+is(join(' ', map { sql("$gone '$_'") - $before{$_} } 2, 12), '0 1', 'which is recorded under the key that it had then');
 
 # --- keys that collide until the transaction commits: which of the rows with a key it is that changes
 sql(q(

@@ -140,20 +140,21 @@ is(join(' ', grep { $twice{$_} > 1 } sort keys %twice), '', 'nobody was added tw
 is(keys %twice, 6 * @kinds, 'and nobody is missing');
 
 # --- a value of a key gets another name
-sql(q(CREATE TYPE zone AS ENUM ('n', 's');
+sql(q(CREATE TYPE zone AS ENUM ('n', 's'); CREATE DOMAIN area AS zone;
 CREATE TABLE zoned (z zone, n int, customer_name text, phone text, PRIMARY KEY (z, n));
 CREATE TABLE zones (z zone PRIMARY KEY, customer_name text, phone text, kapture_customer_id bigint);
-SELECT kapture_attach('zoned', id_column => NULL), kapture_attach('zones');
+CREATE TABLE areas (a area PRIMARY KEY, customer_name text, phone text);
+SELECT kapture_attach('zoned', id_column => NULL), kapture_attach('zones'), kapture_attach('areas');
 INSERT INTO zoned VALUES ('n', 1, 'One', '9640000001'), ('s', 1, 'Two', '9640000002')));
 settled('rows whose keys have values of an enumerated type');
-sql(q(SELECT kapture_pause('zoned'), kapture_pause('zones');
-INSERT INTO zoned VALUES ('n', 2, 'Three', '9640000003'); UPDATE zoned SET customer_name = customer_name || ' again'; INSERT INTO zones VALUES ('n', 'Four', '9640000004');
-ALTER TYPE zone RENAME VALUE 'n' TO 'north, west'; SELECT kapture_resume('zoned'), kapture_resume('zones')));
+sql(q(SELECT kapture_pause('zoned'), kapture_pause('zones'), kapture_pause('areas');
+INSERT INTO zoned VALUES ('n', 2, 'Three', '9640000003'); UPDATE zoned SET customer_name = customer_name || ' again'; INSERT INTO zones VALUES ('n', 'Four', '9640000004'); INSERT INTO areas VALUES ('n', 'Five', '9640000005');
+ALTER TYPE zone RENAME VALUE 'n' TO 'north, west'; SELECT kapture_resume('zoned'), kapture_resume('zones'), kapture_resume('areas')));
 settled('are sent when such a value has got another name');
-is(sql("SELECT count(*) FROM kapture_failures WHERE relation IN ('zoned'::regclass, 'zones'::regclass)"), '0', 'without trouble');
-is(join(', ', sort map { $_->{phone} =~ /^964/ ? $_->{customer_name} : () } @{ emulator_get($emulator, 'customers') }), 'Four, One again, Three again, Two again', 'each once, as it is');
+is(sql("SELECT count(*) FROM kapture_failures WHERE relation IN ('zoned'::regclass, 'zones'::regclass, 'areas'::regclass)"), '0', 'without trouble');
+is(join(', ', sort map { $_->{phone} =~ /^964/ ? $_->{customer_name} : () } @{ emulator_get($emulator, 'customers') }), 'Five, Four, One again, Three again, Two again', 'each once, as it is');
 is(sql(q(SELECT string_agg((kapture_id('zoned', ARRAY[z::text, n::text]::text) IS NOT NULL)::text, ' ') FROM zoned)), 'true true true', 'and known');
-sql("SELECT kapture_detach('zoned'), kapture_detach('zones'); DROP TABLE zoned, zones; DROP TYPE zone");
+sql("SELECT kapture_detach('zoned'), kapture_detach('zones'), kapture_detach('areas'); DROP TABLE zoned, zones, areas; DROP DOMAIN area; DROP TYPE zone");
 
 # --- keys that are equal, but written otherwise
 my $phone = 9650000000;

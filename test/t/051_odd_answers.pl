@@ -143,6 +143,8 @@ sub outcome
 	my ($rc, $out, $err) = $node->psql($db, "\\set VERBOSITY verbose\nSET client_encoding = 'UTF8';\n$command");
 	return $rc == 0 ? $out : $err =~ s/^LOCATION.*//mrg;
 }
+is(outcome('postgres', "SELECT string_agg(id::text, ' ') FROM kapture_pull_customers('2021-03-14', '2021-03-14')", '{"message": [{"id": 1}], "CustomerDetails": [{"id": 2}, {"id": 3}], "status": "success"}'),
+	'2 3', 'of two lists of customers in an answer, the last one counts');
 my $name = q(SELECT kapture_get_customer('{"phone": "9874563725"}') ->> 'name');
 my $find = q(SELECT id FROM kapture_find_customers('{"phone": "9874563725"}'));
 my %said = (

@@ -101,6 +101,16 @@ sql("DELETE FROM customers");
 idle_ok('a row that has lost its id is deleted');
 is(campaign(703), '', 'which its customer does not get to know');
 
+# of two rows that are deleted together, one waits to be sent, the other one does not
+my @pair = map { customer('customers', $_) } 'Waits', 'Rests';
+emulator_faults($emulator, { api => 'update', action => 'status', code => 400, body => '{"message": "Invalid city", "status": "failed"}', match => 'Wakad' });
+sql("UPDATE customers SET city = 'Wakad' WHERE customer_name = 'Waits'");
+poll_ok($node, "SELECT parked = 1 FROM kapture_status", 'an Update is refused');
+emulator_faults($emulator);
+sql("DELETE FROM customers");
+idle_ok('its row is deleted together with another one');
+is(join(' ', map { campaign($_) } @pair), 'deleted deleted', 'both of which is reported');
+
 # while something is under way for the row
 sub held_ok
 {

@@ -16,6 +16,10 @@ create_customers($node);
 
 shorthand($node, $emulator, qw(sql));
 
+# whenever a table is analyzed, the worker looks at all that waits, and makes up for what it has forgotten
+sql("ALTER SYSTEM SET autovacuum = off");
+sql("SELECT pg_reload_conf()");
+
 my $idle = "SELECT sum(pending + in_flight + retrying) = 0 FROM kapture_status";
 
 # the requests of an API so far
@@ -59,6 +63,21 @@ is(sql("SELECT count(*), count(kapture_customer_id), count(DISTINCT kapture_cust
 my %name_of = map { $_->{kapture_customer_id} => $_->{customer_name} } @{ emulator_get($emulator, 'customers') };
 my @strange = grep { my ($id, $name) = split /\|/; $name_of{$id} ne $name } split /\n/, sql("SELECT kapture_customer_id, customer_name FROM customers");
 is("@strange", '', 'of their own customers');
+
+#
+# A row that is to be tried again, as another one is parked
+#
+
+my $patient = sql("SELECT min(id) FROM customers");
+emulator_faults($emulator, { api => 'update', action => 'status', code => 503 });
+sql("UPDATE customers SET city = 'Salem' WHERE id = $patient");
+poll_ok($node, "SELECT retrying = 1 AND in_flight = 0 FROM kapture_status", 'an Update fails');
+sql("INSERT INTO customers (customer_name, phone) VALUES ('Refused', 'abc')");
+poll_ok($node, "SELECT parked = 1 FROM kapture_status", 'meanwhile, another row is parked');
+emulator_faults($emulator);
+poll_ok($node, $idle, 'the Update is not forgotten for that');
+sql("DELETE FROM customers WHERE customer_name = 'Refused'");
+poll_ok($node, "SELECT sum(pending + parked) = 0 FROM kapture_status", 'the other row is gone');
 
 #
 # A retry, or giving up, of what is in flight
@@ -212,6 +231,13 @@ sql("UPDATE customers SET phone = '9760000003' WHERE customer_name = 'Here'");
 poll_ok($node, "SELECT state = 'parked' AND message LIKE 'This mobile number already exists%' FROM kapture_failures", 'whose number here is a customer that is in the way, and no row');
 sql("UPDATE customers SET phone = '9760000001' WHERE customer_name = 'Here'");
 poll_ok($node, $idle, 'until the row gives way');
+sql("INSERT INTO customers (customer_name, phone) VALUES ('Waits', '9760000005')");
+poll_ok($node, $idle, 'one more row');
+sql("UPDATE customers SET phone = '9760000001' WHERE customer_name = 'Waits'");
+poll_ok($node, "SELECT waits_for = 777 FROM kapture_delivery WHERE state = 'parked'", 'waits for the number of a customer that another row has');
+sql(q(SELECT kapture_update_customer('{"kapture_customer_id": "777", "phone": "9760000006"}')));
+sql("DELETE FROM customers WHERE customer_name = 'Here'");
+poll_ok($node, "SELECT sum(pending + in_flight + retrying + parked) = 0 FROM kapture_status", 'until that row is deleted, whoever has a customer of that id elsewhere');
 
 #
 # Nobody's mapping but PUBLIC's

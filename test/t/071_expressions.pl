@@ -115,12 +115,15 @@ sql("UPDATE users SET consent = true WHERE id = 1");
 idle_ok('and it is there again');
 
 # another filter
-foreach my $case ([ 'a resync', "CALL kapture_resync('users', 'id = 3')" ], [ 'a change of what the filter does not read', "UPDATE users SET city = city || '!' WHERE id = 3" ])
+my $change = "UPDATE users SET city = city || '!' WHERE id = 3";
+foreach my $case ([ 'a resync', "CALL kapture_resync('users', 'id = 3')" ], [ 'a change of what the filter does not read', $change ],
+	[ 'such a change, whose Update is tried twice,', $change, { api => 'update', action => 'status', code => 503, count => 1 } ])
 {
-	my ($what, $sql) = @$case;
+	my ($what, $sql, @faults) = @$case;
 	sql("SELECT kapture_alter('users', filter => 'consent AND deleted_at IS NULL AND id <> 3'); SELECT kapture_touch('users', '3')");
 	idle_ok('a row that another filter leaves out is touched');
 	like(customers(qw(customer_name campaign_name)), qr/^Kiran Desai\|left$/m, 'and leaves');
+	emulator_faults($emulator, @faults);
 	sql("SELECT kapture_alter('users', filter => 'consent AND deleted_at IS NULL'); $sql");
 	idle_ok("$what of a row that a filter lets in");
 	like(customers(qw(customer_name campaign_name)), qr/^Kiran Desai\|app$/m, 'has it sent whole');
@@ -269,6 +272,28 @@ sql("DELETE FROM untouched WHERE id = 1; INSERT INTO untouched VALUES (1, 'Anoth
 idle_ok('another row under the key of one that was deleted');
 isnt(sql("SELECT coalesce(kapture_id('untouched', '1'), 0)"), $ids{Uma}, 'is another customer');
 is(requests('add') - $adds, 1, 'which is added');
+
+# values of a row outside are not read, however long they are
+sql(q(
+CREATE TABLE outsized (id int PRIMARY KEY, customer_name text, phone text, city text, active boolean);
+SELECT kapture_attach('outsized', filter => 'active');
+INSERT INTO outsized VALUES (1, 'Huge', '9845765275', repeat('y', 3000000), false);
+));
+idle_ok('a row outside with a value that is too long');
+is(sql("SELECT action, (SELECT parked FROM kapture_status WHERE relation = 'outsized'::regclass) FROM kapture_history WHERE relation = 'outsized'::regclass"), 'left|0', 'is no trouble');
+
+# a row outside that has got the id of another customer: nothing of it was sent to that one, so it has not left it
+emulator_post($emulator, 'seed', [ { kapture_customer_id => 4711, customer_name => 'Other', phone => '9845765270' } ]);
+sql(q(
+CREATE TABLE mistaken (id int PRIMARY KEY, customer_name text, phone text, city text, active boolean DEFAULT true);
+SELECT kapture_attach('mistaken', filter => 'active', on_leave => '{"campaign_name": "left"}');
+INSERT INTO mistaken VALUES (1, 'Own', '9845765271');
+));
+idle_ok('a row is sent');
+sql("SET kapture_sync.capture = off; UPDATE mistaken SET active = false, kapture_customer_id = 4711");
+sql("UPDATE mistaken SET city = 'Hubli'");
+idle_ok('it gets another id, and leaves, which nobody is told');
+like(customers(qw(customer_name campaign_name)), qr/^Other\|$/m, 'its new customer hears nothing of that');
 
 # pulls skip what is computed, and bring nothing that the filter leaves out
 sql(q(

@@ -72,6 +72,12 @@ sql("UPDATE address SET city = 'Mysuru' WHERE id = 1");
 idle_ok('an update');
 is(done(), '1', 'has the rows sent again that the condition finds');
 like(customers(qw(customer_name city)), qr/^Asha\|Mysuru$/m, 'with the new value');
+foreach my $city ('NULL', "'Mysuru'")
+{
+	sql("UPDATE address SET city = $city WHERE id = 1");
+	idle_ok("a value becomes $city");
+	is(done(), '1', 'which is a change like any other');
+}
 sql("UPDATE address SET street = 'Ring Road'; UPDATE country SET note = 'x'");
 is(sql("SELECT count(*) FROM kapture_outbox"), 0, 'columns that neither view nor condition reads are not captured');
 sql("UPDATE country SET name = 'Bharat' WHERE id = 1");
@@ -281,6 +287,23 @@ poll_ok($node, "SELECT worker_error LIKE '%relation \"public.gate\" does not exi
 sql("CREATE TABLE gate (); INSERT INTO gate DEFAULT VALUES");
 idle_ok('then it does not');
 is(sql("SELECT count(DISTINCT row_key) FROM kapture_history WHERE relation = 'many'::regclass"), '3000', 'each row is found that one of the changes is about');
+
+# a customer that was imported: of its row nothing has been sent, so that it leaves is known by the change alone
+sql(q(
+CREATE TABLE members (id int PRIMARY KEY, customer_name text, phone text, kapture_customer_id bigint);
+CREATE TABLE stays (member_id int);
+INSERT INTO stays VALUES (1);
+CREATE VIEW present AS SELECT id, customer_name, phone FROM members AS m WHERE EXISTS (SELECT FROM stays AS s WHERE s.member_id = m.id);
+));
+emulator_post($emulator, 'seed', [ { kapture_customer_id => 4711, customer_name => 'Nila', phone => '9845765281' } ]);
+sql(q(
+INSERT INTO members VALUES (1, 'Nila', '9845765281', 4711);
+SELECT kapture_attach('members', source => 'present', on_leave => '{"campaign_name": "left"}');
+SELECT kapture_follow('stays', 'members', 'target.id = source.member_id');
+DELETE FROM stays;
+));
+idle_ok('a row leaves by a change of a followed table');
+like(customers(qw(customer_name campaign_name)), qr/^Nila\|left$/m, 'which is reported, though nothing of it was ever sent');
 
 # a dump
 my $dump = "$PostgreSQL::Test::Utils::tmp_check/follow.sql";

@@ -150,7 +150,7 @@ sql("SELECT kapture_detach('others'); DROP TABLE others");
 
 # --- what sessions write themselves
 # nothing is claimed meanwhile, as that ends the notes
-sub noted { return sql("SELECT coalesce(string_agg(server || ' ' || customer_id, ','), '') FROM kapture_written") }
+sub noted { return sql("SELECT coalesce(string_agg(s.srvname || ' ' || customer_id, ','), '') FROM kapture_written JOIN pg_foreign_server s ON s.oid = server_oid") }
 is(noted(), '', 'of a server without attached tables, nothing is noted');
 sql("SELECT kapture_pause('customers')");
 sql(qq(SELECT kapture_update_customer('{"kapture_customer_id": $id, "city": "Agra"}')));

@@ -62,6 +62,12 @@ sql("SELECT kapture_resume('customers')");
 poll_ok($node, $idle, 'they are sent');
 is(found(), '', 'then nothing is wrong');
 is(emulator_get($emulator, 'stats')->{updates} - $updates, 2, 'two requests did it');
+# of what others change in Kapture, nothing is known here
+sql("CREATE SERVER elsewhere FOREIGN DATA WRAPPER kapture_fdw OPTIONS (url '$emulator->{url}'); CREATE USER MAPPING FOR CURRENT_USER SERVER elsewhere OPTIONS (auth_key 'a2FwZGVtbzprYXAxMjM=')");
+sql("SELECT kapture_update_customer(jsonb_build_object('kapture_customer_id', kapture_customer_id::text, 'city', 'Surat'), 'elsewhere') FROM customers WHERE id = 20");
+is(found("'id = 20', repair => true"), '20|differs|city|Pune|Surat', 'somebody else changes a city');
+poll_ok($node, $idle, 'it is sent again');
+is(found("'id = 20'"), '', 'though it had been sent before');
 
 # --- other problems
 sql("UPDATE customers SET city = NULL WHERE id = 6");
