@@ -119,6 +119,20 @@ row_set(const char *name, const char *value)
 							 GUC_ACTION_SAVE, true, 0, false);
 }
 
+/*
+ * May plans read tables as a whole?  Rows are to be found by the primary key, however small
+ * the table looks; only a view that is evaluated once for many rows needs more.
+ */
+static void
+row_enable_scans(bool enable)
+{
+	const char *value = enable ? "on" : "off";
+
+	row_set("enable_seqscan", value);
+	row_set("enable_hashjoin", value);
+	row_set("enable_mergejoin", value);
+}
+
 /* Did users' code run out of time in the last run? */
 static bool row_timed_out = false;
 
@@ -256,9 +270,7 @@ row_run_within(KaptureAttachment *att, const char *timezone, void (*work) (void 
 		row_set("search_path", "pg_catalog, pg_temp");
 		row_set("row_security", "off");
 		row_set("max_parallel_workers_per_gather", "0");	/* parallel workers know nothing of all this */
-		row_set("enable_seqscan", "off");
-		row_set("enable_hashjoin", "off");
-		row_set("enable_mergejoin", "off");
+		row_enable_scans(false);
 		if (jit_enabled)
 			row_set("jit", "off");	/* disabled plan nodes count as costs that would make it worthwhile */
 		if (timezone)
@@ -505,7 +517,8 @@ row_run_each(RowWork work, KaptureAttachment *att, const char *timezone, List *r
 
 	if (list_length(rows) > 1)
 	{
-		ErrorData  *error = row_run(work, &batch, ROW_TIME_BATCH, ROW_LOCK_TIMEOUT);
+		/* a view that is evaluated as a whole takes as long for one row as for all */
+		ErrorData  *error = row_run(work, &batch, att->reads_together ? ROW_TIME_LIMIT : ROW_TIME_BATCH, ROW_LOCK_TIMEOUT);
 
 		if (error == NULL)
 			return;
@@ -600,11 +613,52 @@ row_check_unique(RowBatch *batch)
 	pfree(seen);
 }
 
+/* What the planner expects of a plan. */
+static Cost
+row_cost(SPIPlanPtr plan)
+{
+	CachedPlan *cached;
+	Cost		cost;
+
+	kapture_user_code_expect(plan);
+	cached = SPI_plan_get_cached_plan(plan);
+	if (cached == NULL)
+		elog(ERROR, "could not get a plan");
+	cost = linitial_node(PlannedStmt, cached->stmt_list)->planTree->total_cost;
+	ReleaseCachedPlan(cached, CurrentResourceOwner);
+	return cost;
+}
+
+/*
+ * Decides how the view that the values come from is read: for each row by its key or, if
+ * that would cost much more, for all rows of a batch together.  Then plans may read whole
+ * tables until the caller's row_enable_scans(false).
+ */
+static SPIPlanPtr
+row_plan_to_read(KaptureAttachment *att)
+{
+	SPIPlanPtr	singly = row_plan(att, KAPTURE_SQL_READ);
+	SPIPlanPtr	together;
+	Cost		limit;
+
+	att->reads_together = false;
+	if (att->source_name == NULL)
+		return singly;
+	limit = row_cost(singly) / 2;
+	row_enable_scans(true);
+	together = row_plan(att, KAPTURE_SQL_READ_TOGETHER);
+	att->reads_together = row_cost(together) < limit;
+	if (att->reads_together)
+		return together;
+	row_enable_scans(false);
+	return singly;
+}
+
 /* Executes a statement over the rows' keys and, for WRITE, new ids. */
 static void
 row_execute(KaptureRowStatement statement, RowBatch *batch, int expected)
 {
-	SPIPlanPtr	plan = row_plan(batch->att, statement);
+	SPIPlanPtr	plan = statement == KAPTURE_SQL_READ ? row_plan_to_read(batch->att) : row_plan(batch->att, statement);
 	int			nkeys = batch->att->nkeys;
 	int			nrows = list_length(batch->rows);
 	Datum		params[INDEX_MAX_KEYS + 1];
@@ -632,6 +686,8 @@ row_execute(KaptureRowStatement statement, RowBatch *batch, int expected)
 													8, FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
 
 	rc = kapture_user_code_execute_plan(plan, params, batch->snapshot);
+	if (statement == KAPTURE_SQL_READ && batch->att->reads_together)
+		row_enable_scans(false);
 	if (rc != expected)
 		elog(ERROR, "unexpected SPI result %d", rc);
 	row_check_unique(batch);
