@@ -24,6 +24,7 @@
 #include "access/htup_details.h"
 #include "access/relation.h"
 #include "access/xact.h"
+#include "catalog/namespace.h"
 #include "catalog/pg_inherits.h"
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
@@ -106,7 +107,7 @@ typedef struct RowBatch
 	List	   *keys;			/* of char *, in that context */
 
 	int64		count;			/* of rows counted */
-	int			offset;			/* characters of the statement before the condition */
+	const char *search_path;	/* of the session */
 	const KaptureExpression *expression;	/* to be evaluated alone */
 } RowBatch;
 
@@ -1146,8 +1147,8 @@ row_do_list(RowBatch *batch)
 /*
  * Returns the keys (char *, in the current memory context) of at most "limit"
  * rows, in order of the primary key, from "after" (NULL: the start) on.  The rows have
- * no id, if "without_id" is set, and meet "condition" (NULL: none), which must have passed
- * kapture_row_check_condition().  Errors: those of reading the table as its owner.
+ * no id, if "without_id" is set, and meet "condition" (NULL: none), which is one of
+ * kapture_row_take_condition().  Errors: those of reading the table as its owner.
  */
 List *
 kapture_row_keys_after(KaptureAttachment *att, bool without_id, const char *condition, const char *after, int limit)
@@ -1191,29 +1192,36 @@ kapture_row_count(KaptureAttachment *att, bool without_id, const char *condition
 }
 
 static void
-row_do_check_condition(RowBatch *batch)
+row_do_take_condition(RowBatch *batch)
 {
-	char	   *sql = psprintf("SELECT true FROM %s AS r WHERE (", kapture_row_source(batch->att));
+	Relation	rel = relation_open(batch->att->root, NoLock);
+	char	   *sql;
 
-	batch->offset = pg_mbstrlen(sql);
-	SPI_freeplan(kapture_user_code_prepare(psprintf("%s%s\n)", sql, batch->condition), 0, NULL, 0));
+	row_set("search_path", batch->search_path);
+	sql = kapture_condition_sql(rel, batch->condition, "r");
+	row_set("search_path", "pg_catalog, pg_temp");
+	relation_close(rel, NoLock);
+	SPI_freeplan(kapture_user_code_prepare(psprintf("SELECT true FROM %s AS r WHERE %s", kapture_row_source(batch->att), sql), 0, NULL, 0));
+	batch->condition = MemoryContextStrdup(batch->context, sql);
 }
 
 /*
- * Checks a user's condition on the table's rows, parsing it as the table's owner.  Errors:
- * those of kapture_condition_check(), and of parsing.
+ * Takes a user's condition on the table's rows: returns it for kapture_row_keys_after(), in
+ * the current memory context.  It is parsed as the table's owner, with names as in the
+ * session.  Errors: those of kapture_condition_check(), and of parsing.
  */
-void
-kapture_row_check_condition(KaptureAttachment *att, const char *condition)
+const char *
+kapture_row_take_condition(KaptureAttachment *att, const char *condition)
 {
-	RowBatch	batch = {.att = att, .condition = condition};
+	RowBatch	batch = {.att = att, .condition = condition, .search_path = pstrdup(namespace_search_path),
+	.context = CurrentMemoryContext};
 	ErrorData  *error;
 
 	kapture_condition_check("condition", condition);
-	error = row_run(row_do_check_condition, &batch, ROW_TIME_LIMIT, ROW_LOCK_TIMEOUT);
+	error = row_run(row_do_take_condition, &batch, ROW_TIME_LIMIT, ROW_LOCK_TIMEOUT);
 	if (error == NULL)
-		return;
-	kapture_condition_explain(error, "condition", condition, batch.offset);
+		return batch.condition;
+	kapture_condition_explain(error, "condition");
 	ReThrowError(error);
 }
 

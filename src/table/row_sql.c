@@ -609,9 +609,8 @@ kapture_row_selection(const KaptureAttachment *att, bool without_id, const char 
 		appendStringInfo(&sql, " AND %s", kapture_expression_sql(att, att->filter));
 	if (att->source_name)
 		appendStringInfo(&sql, " AND EXISTS (SELECT FROM %s)", kapture_row_view_sql(att));
-	/* the newline: a comment at the end of the condition must not hide what follows */
 	if (condition)
-		appendStringInfo(&sql, " AND (%s\n)", condition);
+		appendStringInfo(&sql, " AND (%s)", condition);
 	return sql.data;
 }
 
