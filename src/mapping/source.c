@@ -13,8 +13,10 @@
 #include "postgres.h"
 
 #include "access/relation.h"
+#include "access/transam.h"
 #include "access/xact.h"
 #include "catalog/pg_class.h"
+#include "catalog/pg_namespace.h"
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
@@ -52,13 +54,23 @@ source_find_reads(KaptureGivenExpression *reads, List *tree, Oid relid)
 static void
 source_check_rights(Relation rel, Oid view)
 {
-	if (pg_class_aclcheck(view, rel->rd_rel->relowner, ACL_SELECT) != ACLCHECK_OK)
+	Oid			owner = rel->rd_rel->relowner;
+	const char *role = GetUserNameFromId(owner, false);
+	const char *schema = get_namespace_name(get_rel_namespace(view));
+
+	if (pg_class_aclcheck(view, owner, ACL_SELECT) != ACLCHECK_OK)
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				 errmsg("permission denied for view %s", get_rel_name(view)),
-				 errdetail("Role \"%s\", the owner of table \"%s\", reads it for Kapture.",
-						   GetUserNameFromId(rel->rd_rel->relowner, false), RelationGetRelationName(rel)),
-				 errhint("Use GRANT SELECT.")));
+				 errdetail("Role \"%s\", the owner of table \"%s\", reads it for Kapture.", role, RelationGetRelationName(rel)),
+				 errhint("Use GRANT SELECT ON %s TO %s.", source_name(view), quote_identifier(role))));
+	if (object_aclcheck(NamespaceRelationId, get_rel_namespace(view), owner, ACL_USAGE) != ACLCHECK_OK)
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("permission denied for schema %s", schema),
+				 errdetail("Role \"%s\", the owner of table \"%s\", reads view \"%s\" in it for Kapture.",
+						   role, RelationGetRelationName(rel), get_rel_name(view)),
+				 errhint("Use GRANT USAGE ON SCHEMA %s TO %s.", quote_identifier(schema), quote_identifier(role))));
 }
 
 /*
@@ -111,6 +123,51 @@ source_check(Relation rel, Relation view, List *keys)
 	}
 }
 
+/* Does an attached table follow another one? */
+static bool
+source_is_followed(Oid relid, Oid other)
+{
+	Oid			types[2] = {REGCLASSOID, REGCLASSOID};
+	Datum		values[2] = {ObjectIdGetDatum(relid), ObjectIdGetDatum(other)};
+
+	return kapture_own_text("SELECT 1 FROM @.kapture_follow WHERE relation = $1 AND source = $2", 2, types, values) != NULL;
+}
+
+/*
+ * Reports which of the relations that the view reads can change without that being noticed:
+ * tables that are not followed, and what nobody can follow.
+ */
+static void
+source_advise_unfollowed(Relation rel, Relation view, List *tree)
+{
+	StringInfoData tables;
+	StringInfoData others;
+	ListCell   *lc;
+
+	initStringInfo(&tables);
+	initStringInfo(&others);
+	foreach(lc, tree)
+	{
+		Oid			relid = lfirst_oid(lc);
+		char		relkind = get_rel_relkind(relid);
+		StringInfo	names = relkind == RELKIND_RELATION || relkind == RELKIND_PARTITIONED_TABLE ? &tables : &others;
+
+		if (relkind == RELKIND_VIEW || relid == RelationGetRelid(rel) || relid < FirstNormalObjectId ||
+			(names == &tables && source_is_followed(RelationGetRelid(rel), relid)))
+			continue;
+		appendStringInfo(names, "%s%s", names->len > 0 ? ", " : "", source_name(relid));
+	}
+	if (tables.len > 0)
+		ereport(NOTICE,
+				(errmsg("view \"%s\" reads tables whose changes are not noticed: %s", RelationGetRelationName(view), tables.data),
+				 errhint("Use kapture_follow() for each of them whose changes matter to the rows of table \"%s\".", RelationGetRelationName(rel))));
+	if (others.len > 0)
+		ereport(NOTICE,
+				(errmsg("view \"%s\" reads relations that cannot be followed: %s", RelationGetRelationName(view), others.data),
+				 errdetail("Only tables can be followed."),
+				 errhint("Use kapture_resync() when what they show has changed.")));
+}
+
 /*
  * Takes a view that a user gives for a table with this key (list of names), in the
  * current memory context.  Errors: 42809 it is no view, 42501 the table's owner may not
@@ -135,6 +192,7 @@ kapture_source_take(Relation rel, Relation view, List *keys)
 				(errmsg("view \"%s\" calls function %s, which may read more than the view",
 						RelationGetRelationName(view), format_procedure(function)),
 				 errdetail("Changes of what else it reads are not noticed.")));
+	source_advise_unfollowed(rel, view, tree);
 	source->name = source_name(RelationGetRelid(view));
 	source->keys = keys;
 	source_find_reads(&source->reads, tree, RelationGetRelid(rel));

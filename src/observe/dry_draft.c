@@ -115,10 +115,7 @@ dry_key_names(Relation rel)
 	for (int i = 0; i < att.nkeys; i++)
 		names = lappend(names, att.keys[i].name);
 	if (names == NIL)
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("table \"%s\" has no primary key", RelationGetRelationName(rel)),
-				 errdetail("The worker finds a row again by its primary key.")));
+		kapture_attach_refuse_keyless(rel);
 	return names;
 }
 
@@ -245,6 +242,8 @@ kapture_dry_draft(FunctionCallInfo fcinfo, int64 *fresh)
 				 errhint("Name the table that the view shows, and the view as \"source\".")));
 	kapture_attach_check_relation(dry.rel);
 	dry_choose(&dry);
+	if (dry.attachments == NIL)
+		(void) dry_key_names(dry.rel);
 	(void) kapture_server_get(dry.server, dry.rel->rd_rel->relowner);
 	dry_say(&dry);				/* what is wrong with the arguments may be that another one was meant */
 	mappings = dry_take_mappings(&dry, &source);

@@ -272,7 +272,7 @@ verify_read_shared(void *arg)
 	if (verify->att->id_column == NULL)
 		return;					/* the extension gives no id to two rows */
 	id = psprintf("r.%s::text", quote_identifier(verify->att->id_column));
-
+	kapture_row_plan_freely();	/* all rows are read */
 	if (kapture_user_code_execute(psprintf("SELECT %s FROM %s AS r WHERE %s IS NOT NULL AND %s NOT IN ('', '0') AND %s"
 										   " GROUP BY 1 HAVING pg_catalog.count(*) > 1",
 										   id, kapture_row_source(verify->att), id, id,

@@ -369,29 +369,32 @@ sharing_note_holder(const SharingHolder *h)
  *
  * - If that is the customer of a row, the task waits until Kapture has another phone or
  *   email of that row; if Kapture has it by now, the task is tried again.
- * - If its row was deleted, the task is tried again, twice at most, as the last Update of
- *   that row may give the phone or email away.
+ * - If its row was deleted, or has left its filter, the task is tried again, twice at most, as
+ *   the last Update of that row may give the phone or email away.  Otherwise that takes
+ *   somebody in Kapture: rows are merged here, but not their customers.
  * - If it is no row's, the task stays parked until a row that has the customer changes.
  */
 static void
 sharing_check_held(WorkerTask *task, List *holders, TimestampTz now)
 {
 	KaptureTask *t = &task->task;
-	bool		is_deleted = false;
+	const SharingHolder *former = NULL;
+	const char *name;
+	const char *key;
 	ListCell   *lc;
 
 	foreach(lc, holders)
 	{
 		SharingHolder *h = lfirst(lc);
-		const char *name;
-		const char *key;
 		bool		had;
 
 		if (h->holder->customer_id != t->held_by || !sharing_same_server(task, h->table))
 			continue;
-		is_deleted |= !h->holds;
 		if (!h->holds)
+		{
+			former = h;
 			continue;
+		}
 		had = sharing_has_moved_on(task, h);
 		if (had && sharing_is_confirmed(h))
 		{
@@ -406,8 +409,11 @@ sharing_check_held(WorkerTask *task, List *holders, TimestampTz now)
 	}
 	/* a row may be just getting the customer, and may have another phone by now */
 	t->failed.waits_for = -t->held_by;
-	if (is_deleted)
-		kapture_task_hope(t, now);
+	if (former == NULL)
+		return;
+	sharing_name(task, former->table, former->holder->row_key, &name, &key);
+	kapture_task_name_former(t, name, key);
+	kapture_task_hope(t, now);
 }
 
 /* Parks the task or retries it later if one of these rows has its customer; returns whether one has. */

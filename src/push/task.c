@@ -1341,6 +1341,24 @@ kapture_task_wait(KaptureTask *task, bool had, const char *table, const char *ro
 }
 
 /*
+ * Says of a task whose Update needs a phone or email of another customer that this is the
+ * customer of a row that was deleted or has left its filter; "table" and "row_key" as for
+ * kapture_task_yield().
+ */
+void
+kapture_task_name_former(KaptureTask *task, const char *table, const char *row_key)
+{
+	MemoryContext old = MemoryContextSwitchTo(task->delivery->context);
+
+	task->failed.error = row_key ?
+		psprintf("Kapture customer " INT64_FORMAT " has this phone or email; its row, with key \"%s\" of table %s, was deleted or has left",
+				 task->held_by, row_key, table) :
+		psprintf("Kapture customer " INT64_FORMAT " has this phone or email; its row, of another owner's table, was deleted or has left",
+				 task->held_by);
+	MemoryContextSwitchTo(old);
+}
+
+/*
  * Retries a task later because another row is just getting its customer, or is being added
  * with its phone or email; "table" and "row_key" as for kapture_task_yield().  "had": the
  * other row has the customer, but no longer this phone or email.

@@ -94,6 +94,7 @@ extern bool kapture_task_takes(const KaptureTask *task);
 extern bool kapture_task_is_held(const KaptureTask *task);
 extern bool kapture_task_is_known(const KaptureAttachment *att, const KaptureDelivery *delivery);
 extern void kapture_task_wait(KaptureTask *task, bool had, const char *table, const char *row_key);
+extern void kapture_task_name_former(KaptureTask *task, const char *table, const char *row_key);
 extern void kapture_task_try_again(KaptureTask *task, TimestampTz now);
 extern void kapture_task_hope(KaptureTask *task, TimestampTz now);
 extern bool kapture_task_reports(const KaptureTask *task);

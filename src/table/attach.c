@@ -311,6 +311,61 @@ kapture_attach_check_relation(Relation rel)
 				 errhint("Use ALTER TABLE ... NO FORCE ROW LEVEL SECURITY, or give the owner BYPASSRLS.")));
 }
 
+/*
+ * Returns the columns, quoted and separated by commas, of a unique index of a table that
+ * could be its primary key; NULL if there is none.
+ */
+static char *
+attach_unique_columns(Relation rel)
+{
+	char	   *result = NULL;
+	ListCell   *lc;
+
+	foreach(lc, RelationGetIndexList(rel))
+	{
+		Relation	index = relation_open(lfirst_oid(lc), AccessShareLock);
+		Form_pg_index form = index->rd_index;
+		bool		fits = form->indisunique && form->indisvalid && form->indimmediate &&
+			heap_attisnull(index->rd_indextuple, Anum_pg_index_indpred, NULL);
+		StringInfoData columns;
+
+		initStringInfo(&columns);
+		for (int i = 0; fits && i < form->indnkeyatts; i++)
+		{
+			AttrNumber	attnum = form->indkey.values[i];
+
+			fits = attnum > 0 && TupleDescAttr(RelationGetDescr(rel), attnum - 1)->attnotnull;
+			if (fits)
+				appendStringInfo(&columns, "%s%s", i > 0 ? ", " : "",
+								 quote_identifier(NameStr(TupleDescAttr(RelationGetDescr(rel), attnum - 1)->attname)));
+		}
+		relation_close(index, AccessShareLock);
+		if (fits && result == NULL)
+			result = columns.data;
+	}
+	return result;
+}
+
+/*
+ * kapture_attach_refuse_keyless
+ *		Errors out (55000) as a table has no primary key, with what would be one.
+ */
+void
+kapture_attach_refuse_keyless(Relation rel)
+{
+	const char *name = kapture_row_relation_name(RelationGetRelid(rel));
+	char	   *unique = attach_unique_columns(rel);
+
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("table \"%s\" has no primary key", RelationGetRelationName(rel)),
+			 errdetail("The worker finds a row again by its primary key."),
+			 unique ?
+			 errhint("It has a unique index that may serve: ALTER TABLE %s ADD PRIMARY KEY (%s).", name, unique) :
+			 errhint("Add one, for example with ALTER TABLE %s ADD COLUMN %s bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY.",
+					 name, get_attnum(RelationGetRelid(rel), "id") == InvalidAttrNumber ? "id" : "row_id")));
+}
+
 /* The names of the primary key's columns. */
 static ArrayType *
 attach_key_columns(Relation rel)
@@ -348,12 +403,7 @@ attach_key_columns(Relation rel)
 						   get_rel_name(foreign)),
 				 errhint("Attach its other partitions separately.")));
 	if (result == NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("table \"%s\" has no primary key", RelationGetRelationName(rel)),
-				 errdetail("The worker finds a row again by its primary key."),
-				 errhint("Add one, for example with ALTER TABLE %s ADD COLUMN id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY.",
-						 kapture_row_relation_name(RelationGetRelid(rel)))));
+		kapture_attach_refuse_keyless(rel);
 	return result;
 }
 
@@ -759,6 +809,8 @@ attach_do_count(void *arg)
 	AttachRows *rows = arg;
 	bool		isnull;
 
+	if (rows->att->source_name)
+		kapture_row_plan_freely();
 	if (kapture_user_code_execute(psprintf("SELECT pg_catalog.count(*) <= %d, pg_catalog.count(*) FILTER (WHERE l.wanted)"
 										   " FROM (SELECT %s FROM %s AS r LIMIT %d) AS l (wanted)",
 										   ATTACH_MAX_COUNTED, kapture_row_selection(rows->att, true, NULL),

@@ -16,6 +16,7 @@
 #include "mapping/field_map.h"
 
 extern void kapture_attach_check_relation(Relation rel);
+extern void kapture_attach_refuse_keyless(Relation rel);
 extern void kapture_attach_refuse_on_leave(void);
 extern char *kapture_attach_choice(FunctionCallInfo fcinfo, int arg, const char *name,
 								   const char *one, const char *other, const char *third);

@@ -134,6 +134,16 @@ row_enable_scans(bool enable)
 	row_set("enable_mergejoin", value);
 }
 
+/*
+ * Allows all plans until the run ends: something else than the key decides how rows are
+ * found best, a condition on other tables or a view.
+ */
+void
+kapture_row_plan_freely(void)
+{
+	row_enable_scans(true);
+}
+
 /* Did users' code run out of time in the last run? */
 static bool row_timed_out = false;
 
@@ -1140,6 +1150,8 @@ static void
 row_do_list(RowBatch *batch)
 {
 	kapture_row_check_table(batch->att);
+	if (batch->att->source_name)
+		kapture_row_plan_freely();
 	batch->keys = kapture_row_find_keys(batch->att, kapture_row_selection(batch->att, batch->without_id, batch->condition),
 										batch->after, batch->limit, InvalidOid, (Datum) 0, batch->context);
 }
@@ -1168,6 +1180,8 @@ row_do_count(RowBatch *batch)
 	bool		isnull;
 
 	kapture_row_check_table(batch->att);
+	if (batch->att->source_name)
+		kapture_row_plan_freely();
 	if (kapture_user_code_execute(psprintf("SELECT pg_catalog.count(*) FROM %s AS r WHERE %s",
 										   kapture_row_source(batch->att),
 										   kapture_row_selection(batch->att, batch->without_id, batch->condition)),

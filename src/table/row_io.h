@@ -38,6 +38,7 @@ typedef struct KaptureRow
 } KaptureRow;
 
 extern void kapture_row_check_table(const KaptureAttachment *att);
+extern void kapture_row_plan_freely(void);
 extern List *kapture_row_list(List *row_keys, MemoryContext context);
 extern void kapture_row_read(KaptureAttachment *att, const char *timezone, List *rows, Snapshot snapshot);
 extern void kapture_row_fill_ids(const KaptureAttachment *att, List *rows);

@@ -418,6 +418,22 @@ row_sql_append_values(StringInfo sql, const KaptureAttachment *att, KaptureRowSt
 }
 
 /*
+ * A column of the view's key, as the type that the key's operators compare.  It is not cast
+ * to the type that it has: a cast hides from the planner that what the view compares with
+ * the column is the key, too, which is how joined tables are read by an index.
+ */
+static char *
+row_sql_view_key(const KaptureAttachment *att, int i)
+{
+	const char *name = list_nth(att->source_keys, i);
+	Oid			type = att->keys[i].compared_as;
+
+	if (get_atttype(att->source, get_attnum(att->source, name)) == type)
+		return psprintf("s.%s", quote_identifier(name));
+	return psprintf("s.%s::%s", quote_identifier(name), row_sql_type(type, -1));
+}
+
+/*
  * Returns the view that the values come from as "s", and the condition that its row is
  * that of a row "r", in the current memory context.
  */
@@ -429,9 +445,8 @@ kapture_row_view_sql(const KaptureAttachment *att)
 	initStringInfo(&sql);
 	appendStringInfo(&sql, "%s AS s WHERE ", kapture_row_relation_name(att->source));
 	for (int i = 0; i < att->nkeys; i++)
-		appendStringInfo(&sql, "%ss.%s::%s %s %s", i > 0 ? " AND " : "", quote_identifier(list_nth(att->source_keys, i)),
-						 row_sql_type(att->keys[i].compared_as, -1), row_sql_operator(att->keys[i].equals),
-						 row_sql_key(att, i));
+		appendStringInfo(&sql, "%s%s %s %s", i > 0 ? " AND " : "", row_sql_view_key(att, i),
+						 row_sql_operator(att->keys[i].equals), row_sql_key(att, i));
 	return sql.data;
 }
 
