@@ -213,11 +213,12 @@ wayside_notice(Node *stmt)
 	}
 }
 
-/* May a statement give an object another name or schema? */
+/* May a statement give an object another name or schema, or a value of an enumerated type another name? */
 static bool
 wayside_renames(Node *stmt)
 {
-	return !IsBinaryUpgrade && (IsA(stmt, RenameStmt) || IsA(stmt, AlterObjectSchemaStmt)) &&
+	return !IsBinaryUpgrade &&
+		(IsA(stmt, RenameStmt) || IsA(stmt, AlterObjectSchemaStmt) || (IsA(stmt, AlterEnumStmt) && ((AlterEnumStmt *) stmt)->oldVal)) &&
 		OidIsValid(kapture_catalog_relid(KAPTURE_TABLE_ATTACHMENT));
 }
 

@@ -96,6 +96,8 @@ static const struct
 	"nothing: a transaction holds the row, and the id is written when it ends"},
 	{{"come first; the kapture customer id"},
 	"nothing: triggers or locks of the owner's tables have taken much of the worker's time, and the id is written when it is their turn"},
+	{{"view", "has several rows with this key"},
+	"have the view show each row of the table once, for example with DISTINCT ON, or LIMIT 1 in a lateral subquery; the row is sent again when it changes, or by kapture_retry"},
 	{{"value", "too long: ", "column"},
 	"at most 1 MB of a value and 2 MB of a row are sent: shorten it, or map other columns"},
 	{{"took longer than", "s"},

@@ -17,7 +17,7 @@
 #include "base/catalog_tables.h"
 
 /* Statements that row_io.c prepares for a table. */
-#define KAPTURE_ROW_STATEMENTS	6
+#define KAPTURE_ROW_STATEMENTS	7
 
 /* As many mapped columns as fit into a mask of "changed" bits, as in version 1.0, */
 #define KAPTURE_MAX_COLUMNS	63
@@ -143,6 +143,7 @@ typedef struct KaptureAttachment
 
 	/* row_io.c's own */
 	struct _SPI_plan *plans[KAPTURE_ROW_STATEMENTS];
+	bool		reads_together; /* the view was last read for all rows of a batch together */
 	bool		is_planned;		/* it has at least one plan */
 	dlist_node	planned_node;
 	bool		plans_owned;

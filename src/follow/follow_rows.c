@@ -152,16 +152,6 @@ follow_selection(FollowSlice *slice, int n)
 	return psprintf("EXISTS (SELECT FROM %s WHERE %s)", follow_source_sql(slice, n), text);
 }
 
-/* Allows all plans: the condition decides how rows are best found, not their key. */
-static void
-follow_set_planner(void)
-{
-	static const char *const settings[] = {"enable_seqscan", "enable_hashjoin", "enable_mergejoin"};
-
-	for (int i = 0; i < lengthof(settings); i++)
-		(void) set_config_option(settings[i], "on", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
-}
-
 static void
 follow_do_find(void *arg)
 {
@@ -169,7 +159,7 @@ follow_do_find(void *arg)
 	KaptureAttachment *att = slice->att;
 	Datum		values = OidInputFunctionCall(F_ARRAY_IN, slice->values, TEXTOID, -1);
 
-	follow_set_planner();
+	kapture_row_plan_freely();	/* the condition decides how rows are best found, not their key */
 	slice->keys = kapture_row_find_keys(att, follow_selection(slice, kapture_row_parameter(att, slice->last_key)),
 										slice->last_key, FOLLOW_SLICE, TEXTARRAYOID, values, slice->context);
 }

@@ -114,7 +114,7 @@ kapture_backfill(PG_FUNCTION_ARGS)
  * kapture_resync(relation regclass, condition text, fields text[], slice integer,
  *		force boolean, name text), a procedure
  *
- * Errors: those of kapture_run_call(), of kapture_row_check_condition(), of
+ * Errors: those of kapture_run_call(), of kapture_row_take_condition(), of
  * kapture_catalog_fields(); 22023 for the size.
  */
 Datum

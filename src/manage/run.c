@@ -86,7 +86,7 @@ run_begin(KaptureRun *run, KaptureAttachment *att)
 		return;
 	run->restart = false;
 	types[6] = INT8OID;
-	values[6] = Int64GetDatum(kapture_row_count(att, run->activity == KAPTURE_BACKFILL, run->condition));
+	values[6] = Int64GetDatum(kapture_row_count(att, run->activity == KAPTURE_BACKFILL, run->selected));
 	(void) kapture_own_execute("DELETE FROM @.kapture_backfill WHERE" RUN_IS_IT, 2, types, values);
 	(void) kapture_own_execute("INSERT INTO @.kapture_backfill"
 							   " (attachment_id, activity, condition, fields, force, target, last_key, rows, total)"
@@ -146,7 +146,7 @@ run_step(KaptureRun *run, KaptureAttachment *att)
 	run_begin(run, att);
 	last_key = kapture_own_text("SELECT CASE WHEN rows > 0 THEN last_key END FROM @.kapture_backfill WHERE" RUN_IS_IT,
 								2, types, values);
-	keys = kapture_row_keys_after(att, run->activity == KAPTURE_BACKFILL, run->condition, last_key, run->slice);
+	keys = kapture_row_keys_after(att, run->activity == KAPTURE_BACKFILL, run->selected, last_key, run->slice);
 	if (keys != NIL)
 	{
 		run->work(run, att, keys);
@@ -267,7 +267,7 @@ kapture_run_call(FunctionCallInfo fcinfo, KaptureRun *run)
 	kapture_procedure_require_own_transactions(fcinfo, run->name, "It commits each slice of rows.");
 	run->attachments = kapture_attach_find_all(fcinfo, run->name_arg, AccessShareLock);
 	if (run->condition)
-		kapture_row_check_condition(linitial(run->attachments), run->condition);
+		run->selected = kapture_row_take_condition(linitial(run->attachments), run->condition);
 	ids = palloc(sizeof(int32) * list_length(run->attachments));
 	names = palloc(sizeof(char *) * list_length(run->attachments));
 	foreach(lc, run->attachments)

@@ -26,7 +26,7 @@ typedef struct KaptureRun
 	const char *name;			/* of the procedure */
 	int			name_arg;		/* its argument that names the attachment */
 	int			slice;			/* rows */
-	const char *condition;		/* over the table's row; NULL: all rows */
+	const char *condition;		/* over the table's row, as given; NULL: all rows */
 	Datum		fields;			/* text[]; 0: all */
 	bool		force;
 	Oid			target;			/* table that results go to, or InvalidOid */
@@ -41,6 +41,7 @@ typedef struct KaptureRun
 
 	/* filled in */
 	List	   *attachments;	/* all that this call is about */
+	const char *selected;		/* the condition, of kapture_row_take_condition() */
 	TimestampTz began;			/* when this call began */
 	TimestampTz reported;
 	int64		rows;			/* of all calls */

@@ -4,14 +4,23 @@
  *
  * A condition becomes a part of a statement that runs as the table's owner
  * (row_io.c).  So it must be one expression, not text that ends an expression and
- * begins something else; its meaning is checked when the statement is analysed.
+ * begins something else.  Its names are resolved as in the session, as those of a filter
+ * are: an operator of a type in "public" must not give way to one of pg_catalog.
  */
 #include "postgres.h"
 
 #include "nodes/nodeFuncs.h"
+#include "parser/parse_clause.h"
+#include "parser/parse_collate.h"
+#include "parser/parse_relation.h"
 #include "parser/parser.h"
+#include "storage/lockdefs.h"
+#include "utils/guc.h"
+#include "utils/rel.h"
+#include "utils/ruleutils.h"
 
 #include "base/compat.h"
+#include "base/guc.h"
 #include "mapping/condition.h"
 #include "mapping/given.h"
 
@@ -97,15 +106,44 @@ kapture_condition_check(const char *argument, const char *condition)
 }
 
 /*
- * If an error is in the condition that a statement contains after "offset" characters,
- * makes it an error of the condition, with a position in there and a hint.
+ * kapture_condition_sql
+ *		Returns the text of a condition, which has passed kapture_condition_check(), over a
+ *		row of "rel" that is called "alias", in the current memory context.
+ *
+ * Names are resolved by the present search_path; in the result all are qualified.  Errors:
+ * those of parsing.
+ */
+char *
+kapture_condition_sql(Relation rel, const char *condition, const char *alias)
+{
+	ErrorContextCallback callback = {.previous = error_context_stack, .callback = condition_error_callback,
+	.arg = unconstify(char *, condition)};
+	ParseState *pstate = make_parsestate(NULL);
+	Node	   *node = condition_expression(condition);
+	int			nestlevel;
+	char	   *result;
+
+	error_context_stack = &callback;
+	pstate->p_sourcetext = condition;
+	addNSItemToQuery(pstate, addRangeTableEntryForRelation(pstate, rel, AccessShareLock, NULL, false, true), false, true, true);
+	node = transformWhereClause(pstate, node, EXPR_KIND_WHERE, "condition");
+	assign_expr_collations(pstate, node);
+	error_context_stack = callback.previous;
+	free_parsestate(pstate);
+
+	nestlevel = NewGUCNestLevel();
+	kapture_guc_pin_search_path();
+	result = deparse_expression(node, deparse_context_for(alias, RelationGetRelid(rel)), true, false);
+	AtEOXact_GUC(false, nestlevel);
+	return result;
+}
+
+/*
+ * kapture_condition_explain
+ *		Words an error of kapture_condition_sql() as one of an argument, with a hint.
  */
 void
-kapture_condition_explain(ErrorData *error, const char *argument, const char *condition, int offset)
+kapture_condition_explain(ErrorData *error, const char *argument)
 {
-	if (error->internalpos <= offset)
-		return;
-	error->internalpos -= offset;
-	error->internalquery = pstrdup(condition);
 	kapture_given_explain(error, condition_name(argument), CONDITION_HINT);
 }

@@ -7,7 +7,10 @@
 
 #include "postgres.h"
 
+#include "utils/relcache.h"
+
 extern void kapture_condition_check(const char *argument, const char *condition);
-extern void kapture_condition_explain(ErrorData *error, const char *argument, const char *condition, int offset);
+extern char *kapture_condition_sql(Relation rel, const char *condition, const char *alias);
+extern void kapture_condition_explain(ErrorData *error, const char *argument);
 
 #endif							/* KAPTURE_CONDITION_H */

@@ -272,7 +272,7 @@ verify_read_shared(void *arg)
 	if (verify->att->id_column == NULL)
 		return;					/* the extension gives no id to two rows */
 	id = psprintf("r.%s::text", quote_identifier(verify->att->id_column));
-
+	kapture_row_plan_freely();	/* all rows are read */
 	if (kapture_user_code_execute(psprintf("SELECT %s FROM %s AS r WHERE %s IS NOT NULL AND %s NOT IN ('', '0') AND %s"
 										   " GROUP BY 1 HAVING pg_catalog.count(*) > 1",
 										   id, kapture_row_source(verify->att), id, id,
@@ -794,7 +794,7 @@ verify_attachment(FunctionCallInfo fcinfo, KaptureAttachment *att, const char *c
  *		returns table(row_key text, kapture_customer_id bigint, problem text,
  *					  field text, here text, there text, name text)
  *
- * Errors: those of kapture_attach_find_all(), kapture_row_check_condition(), of reading
+ * Errors: those of kapture_attach_find_all(), kapture_row_take_condition(), of reading
  * the table as its owner and of kapture_fetch_next(); 25001 at a stricter
  * isolation level than READ COMMITTED.
  */
@@ -802,12 +802,12 @@ Datum
 kapture_verify(PG_FUNCTION_ARGS)
 {
 	List	   *attachments = kapture_attach_find_all(fcinfo, 3, AccessShareLock);
-	char	   *condition = PG_ARGISNULL(1) ? NULL : text_to_cstring(PG_GETARG_TEXT_PP(1));
+	const char *condition = NULL;
 	ListCell   *lc;
 
 	kapture_argument_check_null(fcinfo, 2, "repair");
-	if (condition)
-		kapture_row_check_condition(linitial(attachments), condition);
+	if (!PG_ARGISNULL(1))
+		condition = kapture_row_take_condition(linitial(attachments), text_to_cstring(PG_GETARG_TEXT_PP(1)));
 	InitMaterializedSRF(fcinfo, 0);
 	foreach(lc, attachments)
 		verify_attachment(fcinfo, lfirst(lc), condition, PG_GETARG_BOOL(2));

@@ -809,6 +809,8 @@ attach_do_count(void *arg)
 	AttachRows *rows = arg;
 	bool		isnull;
 
+	if (rows->att->source_name)
+		kapture_row_plan_freely();
 	if (kapture_user_code_execute(psprintf("SELECT pg_catalog.count(*) <= %d, pg_catalog.count(*) FILTER (WHERE l.wanted)"
 										   " FROM (SELECT %s FROM %s AS r LIMIT %d) AS l (wanted)",
 										   ATTACH_MAX_COUNTED, kapture_row_selection(rows->att, true, NULL),

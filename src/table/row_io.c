@@ -24,6 +24,7 @@
 #include "access/htup_details.h"
 #include "access/relation.h"
 #include "access/xact.h"
+#include "catalog/namespace.h"
 #include "catalog/pg_inherits.h"
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
@@ -106,7 +107,7 @@ typedef struct RowBatch
 	List	   *keys;			/* of char *, in that context */
 
 	int64		count;			/* of rows counted */
-	int			offset;			/* characters of the statement before the condition */
+	const char *search_path;	/* of the session */
 	const KaptureExpression *expression;	/* to be evaluated alone */
 } RowBatch;
 
@@ -117,6 +118,30 @@ row_set(const char *name, const char *value)
 {
 	(void) set_config_option(name, value, PGC_USERSET, PGC_S_SESSION,
 							 GUC_ACTION_SAVE, true, 0, false);
+}
+
+/*
+ * May plans read tables as a whole?  Rows are to be found by the primary key, however small
+ * the table looks; only a view that is evaluated once for many rows needs more.
+ */
+static void
+row_enable_scans(bool enable)
+{
+	const char *value = enable ? "on" : "off";
+
+	row_set("enable_seqscan", value);
+	row_set("enable_hashjoin", value);
+	row_set("enable_mergejoin", value);
+}
+
+/*
+ * Allows all plans until the run ends: something else than the key decides how rows are
+ * found best, a condition on other tables or a view.
+ */
+void
+kapture_row_plan_freely(void)
+{
+	row_enable_scans(true);
 }
 
 /* Did users' code run out of time in the last run? */
@@ -256,9 +281,7 @@ row_run_within(KaptureAttachment *att, const char *timezone, void (*work) (void 
 		row_set("search_path", "pg_catalog, pg_temp");
 		row_set("row_security", "off");
 		row_set("max_parallel_workers_per_gather", "0");	/* parallel workers know nothing of all this */
-		row_set("enable_seqscan", "off");
-		row_set("enable_hashjoin", "off");
-		row_set("enable_mergejoin", "off");
+		row_enable_scans(false);
 		if (jit_enabled)
 			row_set("jit", "off");	/* disabled plan nodes count as costs that would make it worthwhile */
 		if (timezone)
@@ -505,7 +528,8 @@ row_run_each(RowWork work, KaptureAttachment *att, const char *timezone, List *r
 
 	if (list_length(rows) > 1)
 	{
-		ErrorData  *error = row_run(work, &batch, ROW_TIME_BATCH, ROW_LOCK_TIMEOUT);
+		/* a view that is evaluated as a whole takes as long for one row as for all */
+		ErrorData  *error = row_run(work, &batch, att->reads_together ? ROW_TIME_LIMIT : ROW_TIME_BATCH, ROW_LOCK_TIMEOUT);
 
 		if (error == NULL)
 			return;
@@ -600,11 +624,52 @@ row_check_unique(RowBatch *batch)
 	pfree(seen);
 }
 
+/* What the planner expects of a plan. */
+static Cost
+row_cost(SPIPlanPtr plan)
+{
+	CachedPlan *cached;
+	Cost		cost;
+
+	kapture_user_code_expect(plan);
+	cached = SPI_plan_get_cached_plan(plan);
+	if (cached == NULL)
+		elog(ERROR, "could not get a plan");
+	cost = linitial_node(PlannedStmt, cached->stmt_list)->planTree->total_cost;
+	ReleaseCachedPlan(cached, CurrentResourceOwner);
+	return cost;
+}
+
+/*
+ * Decides how the view that the values come from is read: for each row by its key or, if
+ * that would cost much more, for all rows of a batch together.  Then plans may read whole
+ * tables until the caller's row_enable_scans(false).
+ */
+static SPIPlanPtr
+row_plan_to_read(KaptureAttachment *att)
+{
+	SPIPlanPtr	singly = row_plan(att, KAPTURE_SQL_READ);
+	SPIPlanPtr	together;
+	Cost		limit;
+
+	att->reads_together = false;
+	if (att->source_name == NULL)
+		return singly;
+	limit = row_cost(singly) / 2;
+	row_enable_scans(true);
+	together = row_plan(att, KAPTURE_SQL_READ_TOGETHER);
+	att->reads_together = row_cost(together) < limit;
+	if (att->reads_together)
+		return together;
+	row_enable_scans(false);
+	return singly;
+}
+
 /* Executes a statement over the rows' keys and, for WRITE, new ids. */
 static void
 row_execute(KaptureRowStatement statement, RowBatch *batch, int expected)
 {
-	SPIPlanPtr	plan = row_plan(batch->att, statement);
+	SPIPlanPtr	plan = statement == KAPTURE_SQL_READ ? row_plan_to_read(batch->att) : row_plan(batch->att, statement);
 	int			nkeys = batch->att->nkeys;
 	int			nrows = list_length(batch->rows);
 	Datum		params[INDEX_MAX_KEYS + 1];
@@ -632,6 +697,8 @@ row_execute(KaptureRowStatement statement, RowBatch *batch, int expected)
 													8, FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
 
 	rc = kapture_user_code_execute_plan(plan, params, batch->snapshot);
+	if (statement == KAPTURE_SQL_READ && batch->att->reads_together)
+		row_enable_scans(false);
 	if (rc != expected)
 		elog(ERROR, "unexpected SPI result %d", rc);
 	row_check_unique(batch);
@@ -1083,6 +1150,8 @@ static void
 row_do_list(RowBatch *batch)
 {
 	kapture_row_check_table(batch->att);
+	if (batch->att->source_name)
+		kapture_row_plan_freely();
 	batch->keys = kapture_row_find_keys(batch->att, kapture_row_selection(batch->att, batch->without_id, batch->condition),
 										batch->after, batch->limit, InvalidOid, (Datum) 0, batch->context);
 }
@@ -1090,8 +1159,8 @@ row_do_list(RowBatch *batch)
 /*
  * Returns the keys (char *, in the current memory context) of at most "limit"
  * rows, in order of the primary key, from "after" (NULL: the start) on.  The rows have
- * no id, if "without_id" is set, and meet "condition" (NULL: none), which must have passed
- * kapture_row_check_condition().  Errors: those of reading the table as its owner.
+ * no id, if "without_id" is set, and meet "condition" (NULL: none), which is one of
+ * kapture_row_take_condition().  Errors: those of reading the table as its owner.
  */
 List *
 kapture_row_keys_after(KaptureAttachment *att, bool without_id, const char *condition, const char *after, int limit)
@@ -1111,6 +1180,8 @@ row_do_count(RowBatch *batch)
 	bool		isnull;
 
 	kapture_row_check_table(batch->att);
+	if (batch->att->source_name)
+		kapture_row_plan_freely();
 	if (kapture_user_code_execute(psprintf("SELECT pg_catalog.count(*) FROM %s AS r WHERE %s",
 										   kapture_row_source(batch->att),
 										   kapture_row_selection(batch->att, batch->without_id, batch->condition)),
@@ -1135,29 +1206,36 @@ kapture_row_count(KaptureAttachment *att, bool without_id, const char *condition
 }
 
 static void
-row_do_check_condition(RowBatch *batch)
+row_do_take_condition(RowBatch *batch)
 {
-	char	   *sql = psprintf("SELECT true FROM %s AS r WHERE (", kapture_row_source(batch->att));
+	Relation	rel = relation_open(batch->att->root, NoLock);
+	char	   *sql;
 
-	batch->offset = pg_mbstrlen(sql);
-	SPI_freeplan(kapture_user_code_prepare(psprintf("%s%s\n)", sql, batch->condition), 0, NULL, 0));
+	row_set("search_path", batch->search_path);
+	sql = kapture_condition_sql(rel, batch->condition, "r");
+	row_set("search_path", "pg_catalog, pg_temp");
+	relation_close(rel, NoLock);
+	SPI_freeplan(kapture_user_code_prepare(psprintf("SELECT true FROM %s AS r WHERE %s", kapture_row_source(batch->att), sql), 0, NULL, 0));
+	batch->condition = MemoryContextStrdup(batch->context, sql);
 }
 
 /*
- * Checks a user's condition on the table's rows, parsing it as the table's owner.  Errors:
- * those of kapture_condition_check(), and of parsing.
+ * Takes a user's condition on the table's rows: returns it for kapture_row_keys_after(), in
+ * the current memory context.  It is parsed as the table's owner, with names as in the
+ * session.  Errors: those of kapture_condition_check(), and of parsing.
  */
-void
-kapture_row_check_condition(KaptureAttachment *att, const char *condition)
+const char *
+kapture_row_take_condition(KaptureAttachment *att, const char *condition)
 {
-	RowBatch	batch = {.att = att, .condition = condition};
+	RowBatch	batch = {.att = att, .condition = condition, .search_path = pstrdup(namespace_search_path),
+	.context = CurrentMemoryContext};
 	ErrorData  *error;
 
 	kapture_condition_check("condition", condition);
-	error = row_run(row_do_check_condition, &batch, ROW_TIME_LIMIT, ROW_LOCK_TIMEOUT);
+	error = row_run(row_do_take_condition, &batch, ROW_TIME_LIMIT, ROW_LOCK_TIMEOUT);
 	if (error == NULL)
-		return;
-	kapture_condition_explain(error, "condition", condition, batch.offset);
+		return batch.condition;
+	kapture_condition_explain(error, "condition");
 	ReThrowError(error);
 }
 

@@ -38,6 +38,7 @@ typedef struct KaptureRow
 } KaptureRow;
 
 extern void kapture_row_check_table(const KaptureAttachment *att);
+extern void kapture_row_plan_freely(void);
 extern List *kapture_row_list(List *row_keys, MemoryContext context);
 extern void kapture_row_read(KaptureAttachment *att, const char *timezone, List *rows, Snapshot snapshot);
 extern void kapture_row_fill_ids(const KaptureAttachment *att, List *rows);
@@ -48,7 +49,7 @@ extern List *kapture_row_find_keys(const KaptureAttachment *att, const char *sel
 extern int	kapture_row_parameter(const KaptureAttachment *att, const char *after);
 extern List *kapture_row_keys_after(KaptureAttachment *att, bool without_id, const char *condition,
 									const char *after, int limit);
-extern void kapture_row_check_condition(KaptureAttachment *att, const char *condition);
+extern const char *kapture_row_take_condition(KaptureAttachment *att, const char *condition);
 extern int64 kapture_row_count(KaptureAttachment *att, bool without_id, const char *condition);
 extern void kapture_row_write_ids(KaptureAttachment *att, List *rows, Snapshot snapshot);
 extern void kapture_row_hold(KaptureAttachment *att, const char *timezone, List *rows);

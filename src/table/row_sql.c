@@ -366,6 +366,13 @@ row_sql_any_is_large(const KaptureAttachment *att, const RowSqlLarge *large)
 	return sql.len > 0 ? sql.data : "false";
 }
 
+/* Does a statement leave out large values? */
+static bool
+row_sql_skips_large(KaptureRowStatement statement)
+{
+	return statement == KAPTURE_SQL_READ || statement == KAPTURE_SQL_READ_TOGETHER;
+}
+
 /* The value of a field: with MEASURE as it is stored, with READ only if it is not large. */
 static void
 row_sql_append_value(StringInfo sql, const KaptureAttachment *att, int i, KaptureRowStatement statement, const RowSqlLarge *large)
@@ -376,12 +383,12 @@ row_sql_append_value(StringInfo sql, const KaptureAttachment *att, int i, Kaptur
 	if (value == NULL || (statement == KAPTURE_SQL_MEASURE && col->attnum == InvalidAttrNumber))
 		appendStringInfoString(sql, ", NULL");
 	else if (att->source_name)
-		appendStringInfo(sql, statement == KAPTURE_SQL_READ ? ", CASE WHEN NOT s.large THEN s.c%d END" : ", s.c%d", i);
+		appendStringInfo(sql, row_sql_skips_large(statement) ? ", CASE WHEN NOT s.large THEN s.c%d END" : ", s.c%d", i);
 	else if (statement == KAPTURE_SQL_MEASURE)
 		appendStringInfo(sql, ", r.%s", row_sql_column(att, col->attnum, col->name));
 	else if (kapture_expression_is_any(att))
 		appendStringInfo(sql, ", CASE WHEN f.inside AND NOT f.large THEN %s END", value);
-	else if (statement == KAPTURE_SQL_READ && kapture_row_may_be_large(att, i))
+	else if (row_sql_skips_large(statement) && kapture_row_may_be_large(att, i))
 	{
 		appendStringInfoString(sql, ", CASE WHEN ");
 		row_sql_append_is_large(sql, att, col->attnum, large->ntexts, large->nothers);
@@ -407,7 +414,23 @@ row_sql_append_values(StringInfo sql, const KaptureAttachment *att, KaptureRowSt
 	else if (kapture_expression_is_any(att))
 		appendStringInfoString(sql, ", f.large, f.inside");
 	else
-		appendStringInfo(sql, ", %s, true", statement == KAPTURE_SQL_READ ? row_sql_any_is_large(att, large) : "false");
+		appendStringInfo(sql, ", %s, true", row_sql_skips_large(statement) ? row_sql_any_is_large(att, large) : "false");
+}
+
+/*
+ * A column of the view's key, as the type that the key's operators compare.  It is not cast
+ * to the type that it has: a cast hides from the planner that what the view compares with
+ * the column is the key, too, which is how joined tables are read by an index.
+ */
+static char *
+row_sql_view_key(const KaptureAttachment *att, int i)
+{
+	const char *name = list_nth(att->source_keys, i);
+	Oid			type = att->keys[i].compared_as;
+
+	if (get_atttype(att->source, get_attnum(att->source, name)) == type)
+		return psprintf("s.%s", quote_identifier(name));
+	return psprintf("s.%s::%s", quote_identifier(name), row_sql_type(type, -1));
 }
 
 /*
@@ -422,20 +445,42 @@ kapture_row_view_sql(const KaptureAttachment *att)
 	initStringInfo(&sql);
 	appendStringInfo(&sql, "%s AS s WHERE ", kapture_row_relation_name(att->source));
 	for (int i = 0; i < att->nkeys; i++)
-		appendStringInfo(&sql, "%ss.%s::%s %s %s", i > 0 ? " AND " : "", quote_identifier(list_nth(att->source_keys, i)),
-						 row_sql_type(att->keys[i].compared_as, -1), row_sql_operator(att->keys[i].equals),
-						 row_sql_key(att, i));
+		appendStringInfo(&sql, "%s%s %s %s", i > 0 ? " AND " : "", row_sql_view_key(att, i),
+						 row_sql_operator(att->keys[i].equals), row_sql_key(att, i));
 	return sql.data;
+}
+
+/* "unnest($1, ...) WITH ORDINALITY AS v(...) JOIN table AS r ON ...": the rows with the keys that are given. */
+static void
+row_sql_append_rows(StringInfo sql, const KaptureAttachment *att)
+{
+	row_sql_append_unnest(sql, att, false);
+	appendStringInfo(sql, " JOIN %s AS r ON ", kapture_row_source(att));
+	row_sql_append_noted(sql, att, "v.k", 1);
+}
+
+/* Is a row "r" inside of the filter?  "is_large": then the filter is not evaluated, and the result is "otherwise". */
+static char *
+row_sql_is_inside(const KaptureAttachment *att, const char *is_large, const char *otherwise)
+{
+	return psprintf("CASE WHEN %s THEN %s ELSE %s IS TRUE END", is_large, otherwise,
+					att->filter ? kapture_expression_sql(att, att->filter) : "true");
 }
 
 /*
  * Appends a row "s" of the source, with the fields' values as columns "c0" and so on.  For
  * a row outside of the filter, "s" is not looked up.
+ *
+ * Most views find a row by its key, for each row "r" by itself.  Others are evaluated as a
+ * whole for each row: DISTINCT ON or a window over something else than the key, a set
+ * operation, a join without an index.  READ_TOGETHER evaluates the view once for all rows.
  */
 static void
-row_sql_append_source(StringInfo sql, const KaptureAttachment *att)
+row_sql_append_source(StringInfo sql, const KaptureAttachment *att, KaptureRowStatement statement, const char *is_large)
 {
-	appendStringInfoString(sql, " LEFT JOIN LATERAL (SELECT x.*, 0");
+	bool		together = statement == KAPTURE_SQL_READ_TOGETHER;
+
+	appendStringInfo(sql, " LEFT JOIN%s (SELECT x.*, 0", together ? "" : " LATERAL");
 	for (int i = 0; i < att->ncolumns; i++)
 		appendStringInfo(sql, " + coalesce(pg_catalog.octet_length(x.c%d), 0)", i);
 	appendStringInfo(sql, " > %d AS large FROM (SELECT true AS found", ROW_SMALL_TEXT);
@@ -445,21 +490,30 @@ row_sql_append_source(StringInfo sql, const KaptureAttachment *att)
 
 		appendStringInfo(sql, ", %s AS c%d", value ? value : "NULL::text", i);
 	}
-	appendStringInfo(sql, " FROM %s OFFSET 0) AS x) AS s ON f.inside AND NOT f.large", kapture_row_view_sql(att));
+	if (together)
+	{
+		appendStringInfoString(sql, ", v.ord FROM ");
+		row_sql_append_rows(sql, att);
+		appendStringInfo(sql, ", %s AND %s OFFSET 0) AS x) AS s ON s.ord OPERATOR(pg_catalog.=) v.ord",
+						 kapture_row_view_sql(att), row_sql_is_inside(att, is_large, "false"));
+	}
+	else
+		/* in there, not after ON: a join evaluates its inner side before it looks at its condition */
+		appendStringInfo(sql, " FROM %s AND f.inside AND NOT f.large OFFSET 0) AS x) AS s ON true", kapture_row_view_sql(att));
 }
 
 /* Appends the row "f", and "s" if the values come from a view. */
 static void
 row_sql_append_flags(StringInfo sql, const KaptureAttachment *att, KaptureRowStatement statement, const RowSqlLarge *large)
 {
-	char	   *is_large = statement == KAPTURE_SQL_READ ? row_sql_any_is_large(att, large) : "false";
+	char	   *is_large = row_sql_skips_large(statement) ? row_sql_any_is_large(att, large) : "false";
 
 	if (!kapture_expression_is_any(att) && att->source_name == NULL)
 		return;
-	appendStringInfo(sql, " CROSS JOIN LATERAL (SELECT %s AS large, CASE WHEN %s THEN true ELSE %s IS TRUE END AS inside OFFSET 0) AS f",
-					 is_large, is_large, att->filter ? kapture_expression_sql(att, att->filter) : "true");
+	appendStringInfo(sql, " CROSS JOIN LATERAL (SELECT %s AS large, %s AS inside OFFSET 0) AS f",
+					 is_large, row_sql_is_inside(att, is_large, "true"));
 	if (att->source_name)
-		row_sql_append_source(sql, att);
+		row_sql_append_source(sql, att, statement, is_large);
 }
 
 /*
@@ -472,7 +526,7 @@ char *
 kapture_row_sql(const KaptureAttachment *att, KaptureRowStatement statement)
 {
 	const char *id_column = att->id_column ? row_sql_column(att, att->id_attnum, att->id_column) : NULL;
-	bool		reads = statement == KAPTURE_SQL_READ || statement == KAPTURE_SQL_MEASURE || statement == KAPTURE_SQL_READ_LARGE;
+	bool		reads = row_sql_skips_large(statement) || statement == KAPTURE_SQL_MEASURE || statement == KAPTURE_SQL_READ_LARGE;
 	RowSqlLarge large;
 	StringInfoData sql;
 
@@ -501,9 +555,7 @@ kapture_row_sql(const KaptureAttachment *att, KaptureRowStatement statement)
 		row_sql_append_values(&sql, att, statement, &large);
 	}
 	appendStringInfoString(&sql, " FROM ");
-	row_sql_append_unnest(&sql, att, false);
-	appendStringInfo(&sql, " JOIN %s AS r ON ", kapture_row_source(att));
-	row_sql_append_noted(&sql, att, "v.k", 1);
+	row_sql_append_rows(&sql, att);
 	if (reads)
 		row_sql_append_flags(&sql, att, statement, &large);
 	if (statement == KAPTURE_SQL_LOCK)
@@ -572,9 +624,8 @@ kapture_row_selection(const KaptureAttachment *att, bool without_id, const char 
 		appendStringInfo(&sql, " AND %s", kapture_expression_sql(att, att->filter));
 	if (att->source_name)
 		appendStringInfo(&sql, " AND EXISTS (SELECT FROM %s)", kapture_row_view_sql(att));
-	/* the newline: a comment at the end of the condition must not hide what follows */
 	if (condition)
-		appendStringInfo(&sql, " AND (%s\n)", condition);
+		appendStringInfo(&sql, " AND (%s)", condition);
 	return sql.data;
 }
 

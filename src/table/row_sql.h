@@ -15,6 +15,7 @@
 typedef enum KaptureRowStatement
 {
 	KAPTURE_SQL_READ,			/* values, except large ones */
+	KAPTURE_SQL_READ_TOGETHER,	/* the same, with a view that is evaluated once for all rows */
 	KAPTURE_SQL_MEASURE,		/* values as they are stored */
 	KAPTURE_SQL_READ_LARGE,		/* values of any size */
 	KAPTURE_SQL_LOCK,

@@ -223,7 +223,7 @@ sub run_case
 
 my $node = new_node('schemas');
 my @files = sort glob("$dir/*.sql");
-is(scalar @files, 14, 'the cases are there');
+is(scalar @files, 22, 'the cases are there');
 foreach my $file (@files)
 {
 	my ($name) = $file =~ m{([^/]+)\.sql$};

@@ -295,6 +295,24 @@ sql("UPDATE mistaken SET city = 'Hubli'");
 idle_ok('it gets another id, and leaves, which nobody is told');
 like(customers(qw(customer_name campaign_name)), qr/^Other\|$/m, 'its new customer hears nothing of that');
 
+# a value of an enumerated type that is renamed
+sql(q(
+CREATE TYPE account_status AS ENUM ('active', 'blocked');
+CREATE TABLE accounts (id int PRIMARY KEY, customer_name text, phone text, status account_status, parent int);
+SELECT kapture_attach('accounts', filter => 'status = ''active''', columns => $${"customer_name": "customer_name", "phone": "phone",
+	"zone": {"expression": "CASE WHEN status = ANY ('{active,blocked}') THEN 'known' END"}}$$, id_column => NULL);
+SELECT kapture_follow('accounts', 'accounts', $$target.parent = source.id AND source.status = 'active'$$);
+ALTER TYPE account_status RENAME VALUE 'active' TO 'enabled';
+));
+is(sql("SELECT filter, columns -> 'zone' ->> 'expression' ~ '{enabled,blocked}', follows -> 0 ->> 'condition' FROM kapture_attachments WHERE relation = 'accounts'::regclass"),
+	"(status = 'enabled'::public.account_status)|t|((target.parent = source.id) AND (source.status = 'enabled'::public.account_status))", 'filter, expressions and conditions have the new name');
+restart_worker($node, 'a worker that has parsed nothing yet');
+sql("INSERT INTO accounts VALUES (1, 'Enabled', '9845765281', 'enabled', NULL), (2, 'Blocked', '9845765282', 'blocked', NULL), (3, 'Child', '9845765283', 'enabled', 1)");
+idle_ok('rows are sent');
+like(customers(qw(customer_name zone)), qr/^Enabled\|known$/m, 'as the filter says');
+unlike(customers('customer_name'), qr/^Blocked/m, 'by that name');
+sql("SELECT kapture_detach('accounts')");
+
 # pulls skip what is computed, and bring nothing that the filter leaves out
 sql(q(
 SELECT kapture_detach(relation) FROM kapture_status;

@@ -272,6 +272,20 @@ sql("UPDATE customers SET email_id = 'one\@example.com' WHERE id = 1");
 poll_ok($node, "SELECT count(*) = 0 FROM kapture_failures", 'until that has another email');
 idle_ok('nothing waits');
 is(customer($three)->{email_id}, 'FIRST@example.com', 'and has it then');
+# two rows are merged that both are customers: Kapture merges none
+sql("INSERT INTO customers (customer_name, phone, email_id) VALUES ('Merged', '9705000021', 'merged\@example.com'), ('Remains', '9705000022', NULL)");
+idle_ok('two rows that are to be merged have customers');
+my ($merged, $remains) = map { sql("SELECT kapture_customer_id || ' ' || id FROM customers WHERE customer_name = '$_'") } 'Merged', 'Remains';
+sql("BEGIN; DELETE FROM customers WHERE customer_name = 'Merged'; UPDATE customers SET email_id = 'merged\@example.com', city = 'Hubli' WHERE customer_name = 'Remains'; COMMIT");
+my ($merged_id, $merged_key) = split / /, $merged;
+poll_ok($node, "SELECT message = 'Kapture customer $merged_id has this phone or email; its row, with key \"$merged_key\" of table public.customers, was deleted or has left'"
+	  . " AND hint LIKE 'where the two rows were merged, merge their customers in Kapture, too%' FROM kapture_failures", 'a row that has taken the email of a deleted one says whose it is, and what to do');
+sql("SELECT kapture_update_customer(jsonb_build_object('kapture_customer_id', '$merged_id', 'email_id', 'former\@example.com'))");
+sql("SELECT kapture_retry('customers')");
+poll_ok($node, "SELECT count(*) = 0 FROM kapture_failures", 'which helps');
+idle_ok('and that is all');
+is(customer((split / /, $remains)[0])->{email_id}, 'merged@example.com', 'it has the email');
+sql("DELETE FROM customers WHERE customer_name = 'Remains'");
 # the row that gives its phone away is deleted while that is under way
 foreach my $on_delete ('', '{"campaign_name": "deleted"}')
 {

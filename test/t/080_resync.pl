@@ -139,6 +139,15 @@ like(said("BEGIN; CALL kapture_backfill('customers')"), qr/kapture_backfill cann
 sql("CREATE ROLE stranger");
 like(said("SET ROLE stranger; CALL kapture_resync('customers')"), qr/must be owner of table customers/, 'for the owner only');
 
+# --- its names are those of the session, as in a filter: operators of types in other schemas, functions of the extension, the table's name
+sql("CREATE SCHEMA extra; CREATE EXTENSION citext SCHEMA extra; CREATE TABLE folded (id int PRIMARY KEY, customer_name text, email_id extra.citext);
+SELECT kapture_attach('folded'); SELECT kapture_pause('folded');
+INSERT INTO folded VALUES (1, 'Asha', 'Asha\@Example.com'), (2, 'Ravi', 'ravi\@example.com')");
+like(said("SET search_path = public, extra; CALL kapture_resync('folded', 'email_id = ''ASHA\@example.COM''')"), qr/1 rows of "folded"/, 'an operator of another schema');
+like(said("CALL kapture_resync('folded', 'kapture_phone(customer_name) IS NULL')"), qr/2 rows of "folded"/, 'a function that is in the search_path');
+like(said("CALL kapture_resync('folded', 'folded.id = 2')"), qr/1 rows of "folded"/, 'a column with the name of its table');
+is(sql("SELECT row_key FROM kapture_verify('folded', 'folded.id = 2')"), '2', 'as everywhere');
+
 # --- the condition runs as the owner, whoever calls
 sql("CREATE ROLE keeper; CREATE SCHEMA kept AUTHORIZATION keeper; GRANT USAGE ON FOREIGN SERVER kapture TO keeper;
 CREATE USER MAPPING FOR keeper SERVER kapture OPTIONS (auth_key 'a2FwZGVtbzprYXAxMjM=');
