@@ -715,19 +715,19 @@ static void
 capture_truncate(KaptureAttachment *att, Oid relid)
 {
 	static TransactionId truncated_in = InvalidTransactionId;
-	static int32 truncated;		/* the attachment whose whole table it truncated */
+	static Oid	truncated;		/* the attached table that it truncated as a whole, for all attachments */
 	Oid			types[1] = {INT4OID};
 	Datum		values[1] = {Int32GetDatum(att->id)};
 
 	if (relid != att->root)
 	{
 		if (AmBackgroundWorkerProcess() && kapture_capture_emptied &&
-			(truncated != att->id || !TransactionIdEquals(truncated_in, GetTopTransactionId())))
+			(truncated != att->root || !TransactionIdEquals(truncated_in, GetTopTransactionId())))
 			kapture_capture_emptied(relid, att->id);
 		return;
 	}
 	truncated_in = GetTopTransactionId();
-	truncated = att->id;
+	truncated = att->root;
 	kapture_notes_add(att->id, KAPTURE_NOTE_TRUNCATED, 0, "", NULL, GetCurrentCommandId(false),
 					  KAPTURE_NOTE_ONLY_ROW);
 	if (kapture_history_retention == 0)

@@ -179,6 +179,20 @@ poll_ok($hub, "SELECT string_agg(row_key || ' ' || reason, ', ' ORDER BY row_key
 $publishers[0]->safe_psql('postgres', 'TRUNCATE parts');
 applied(1);
 poll_ok($hub, "SELECT count(*) = 4 FROM kapture_orphans WHERE relation = 'parts'::regclass", 'so they are if all of them are truncated');
+# the whole table, of which it is known then what becomes of its partitions, for each attachment
+$publishers[0]->safe_psql('postgres', 'ALTER PUBLICATION customers SET (publish_via_partition_root = true)');
+$hub->safe_psql('postgres', 'ALTER SUBSCRIPTION sub1 REFRESH PUBLICATION');
+$hub->wait_for_subscription_sync($publishers[0], 'sub1');
+$hub->safe_psql('postgres', "SELECT kapture_attach('parts', replicated => true, name => 'other', id_column => NULL, filter => 'id < 0')");
+$publishers[0]->safe_psql('postgres', "INSERT INTO parts VALUES (3, 'Third', '9300000013'), (13, 'Thirteenth', '9300000014')");
+applied(1);
+poll_ok($hub, 'SELECT count(*) = 2 AND count(kapture_customer_id) = 2 FROM parts', 'rows of a table that has another attachment, too');
+poll_ok($hub, 'SELECT sum(pending + in_flight + retrying) = 0 FROM kapture_status', 'and nothing is left');
+$publishers[0]->safe_psql('postgres', 'TRUNCATE parts');
+applied(1);
+poll_ok($hub, "SELECT count(*) = 6 FROM kapture_orphans WHERE relation = 'parts'::regclass", 'all are truncated by way of the root');
+is($hub->safe_psql('postgres', "SELECT string_agg(DISTINCT action, ' ') FROM kapture_history WHERE relation = 'parts'::regclass AND row_key IN ('', '3', '13') AND action <> 'left'"), 'add truncate', 'which the history has as that, once');
+$hub->safe_psql('postgres', "SELECT kapture_detach('parts', name => 'other')");
 $hub->safe_psql('postgres', "SELECT kapture_alter('parts', replicated => false)");
 is($hub->safe_psql('postgres', "SELECT count(*) FROM pg_trigger WHERE tgrelid IN ('low'::regclass, 'high'::regclass) AND tgparentid = 0"), '0', 'a table that does not capture replication watches no partitions');
 $hub->safe_psql('postgres', "SELECT kapture_alter('parts', replicated => true)");
