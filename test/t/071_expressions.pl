@@ -273,6 +273,15 @@ idle_ok('another row under the key of one that was deleted');
 isnt(sql("SELECT coalesce(kapture_id('untouched', '1'), 0)"), $ids{Uma}, 'is another customer');
 is(requests('add') - $adds, 1, 'which is added');
 
+# values of a row outside are not read, however long they are
+sql(q(
+CREATE TABLE outsized (id int PRIMARY KEY, customer_name text, phone text, city text, active boolean);
+SELECT kapture_attach('outsized', filter => 'active');
+INSERT INTO outsized VALUES (1, 'Huge', '9845765275', repeat('y', 3000000), false);
+));
+idle_ok('a row outside with a value that is too long');
+is(sql("SELECT action, (SELECT parked FROM kapture_status WHERE relation = 'outsized'::regclass) FROM kapture_history WHERE relation = 'outsized'::regclass"), 'left|0', 'is no trouble');
+
 # a row outside that has got the id of another customer: nothing of it was sent to that one, so it has not left it
 emulator_post($emulator, 'seed', [ { kapture_customer_id => 4711, customer_name => 'Other', phone => '9845765270' } ]);
 sql(q(
