@@ -99,7 +99,8 @@ static const struct
 	},
 	[STATE_TAKE_WRITTEN] = {
 		"WITH written AS (DELETE FROM @.kapture_written RETURNING server, customer_id)"
-		" SELECT server, array_agg(DISTINCT customer_id) FROM written GROUP BY server",
+		" SELECT server, array_agg(DISTINCT customer_id),"
+		" EXISTS (SELECT FROM @.kapture_attachment AS a WHERE a.server = written.server) FROM written GROUP BY server",
 		0, {}
 	},
 	[STATE_FORGET_WRITTEN] = {
@@ -298,15 +299,6 @@ state_forget_digests(void)
 	kapture_digest_load_key();
 }
 
-/* Has an attached table this server?  If not, the server was renamed after a session had noted its name. */
-static bool
-state_is_server_known(Datum server)
-{
-	Oid			types[] = {NAMEOID};
-
-	return kapture_own_text("SELECT 't' FROM @.kapture_attachment WHERE server = $1 LIMIT 1", 1, types, &server) != NULL;
-}
-
 /*
  * Forgets the digests of rows whose customers sessions have written themselves, in
  * transactions that have ended: to be called before digests are loaded.  If it is not known
@@ -330,7 +322,8 @@ kapture_row_state_forget_written(void)
 
 		for (int col = 0; col < lengthof(values); col++)
 			values[col] = SPI_getbinval(taken->vals[i], taken->tupdesc, col + 1, &isnull);
-		all |= !state_is_server_known(values[0]);
+		/* the server was renamed after a session had noted its name */
+		all |= !DatumGetBool(SPI_getbinval(taken->vals[i], taken->tupdesc, 3, &isnull));
 		state_execute(STATE_FORGET_WRITTEN, values);
 	}
 	SPI_finish();
