@@ -119,12 +119,13 @@ sub memory_ok
 	return;
 }
 
-# Were there no more requests in any second than a limit?  They are counted when they arrive: with
-# sanitizers and valgrind, some come late, and a tenth more may fall into one second.
+# Were there no more requests in any second than a limit?  They are counted when they arrive: one
+# that was sent before the second may come late and fall into it.  With sanitizers and valgrind, a
+# tenth of them may.
 sub rate_ok
 {
 	my ($seen, $limit, $name) = @_;
-	cmp_ok($seen, '<=', $limit * (($ENV{KAPTURE_SLOWNESS} || 1) > 1 ? 1.1 : 1), $name);
+	cmp_ok($seen, '<=', $limit * (($ENV{KAPTURE_SLOWNESS} || 1) > 1 ? 1.1 : 1) + 1, $name);
 	return;
 }
 
