@@ -101,7 +101,7 @@ static const struct
 	{{"value", "too long: ", "column"},
 	"at most 1 MB of a value and 2 MB of a row are sent: shorten it, or map other columns"},
 	{{"took longer than", "s"},
-	"a trigger, check, cast or rule of the table is too slow: make it faster, then kapture_retry"},
+	"a trigger, check, cast or rule of the table, or the view that its values come from, is too slow: make it faster, then kapture_retry"},
 	{{"took no notice of being cancelled"},
 	"a trigger, check, cast or rule of the table catches query_canceled and goes on: have it end, then kapture_retry"},
 	{{"take too much memory", "had to end for it"},

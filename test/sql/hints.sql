@@ -32,6 +32,8 @@ SELECT status, left(message, 50) AS message, kapture_hint(message, status) AS hi
 	(NULL, 'value too long: column "city" has 1048577 bytes, at most 1048576 are sent'),
 	(NULL, 'values too long: the mapped columns have 3000000 bytes together, at most 2097152 are sent'),
 	(NULL, 'a trigger, check or function of the table took longer than 5 s'),
+	(NULL, 'view public.people has several rows with this key'),
+	(NULL, 'Kapture customer 7 has this phone or email; its row, with key "1" of table public.t, was deleted or has left'),
 	(NULL, 'a trigger, check or function of the table took no notice of being cancelled; the worker had to end for it'),
 	(NULL, 'a trigger, check or function of the table raised a FATAL error; the worker had to end for it'),
 	(NULL, 'the functions that triggers and checks of the table call take too much memory; the worker had to end for it'),
