@@ -1,4 +1,4 @@
--- 25 Twenty: person, company, of two workspaces. Facts of twentyhq/twenty packages/twenty-server/src/modules/person/standard-objects/person.workspace-entity.ts @fbfd69b9.
+-- 25 Twenty: person, company, of two workspaces. Made after the names of its entities (twentyhq/twenty, person.workspace-entity.ts); not a copy of its schema.
 -- @tables
 -- A schema for each workspace with tables of the same names, names in mixed case, a phone in three columns (number, country, calling code) and the others in a document, a generated tsvector, soft deletes, keys of uuid.
 CREATE SCHEMA workspace_1wgvd1injqtife6y4rvfbu3h5; CREATE SCHEMA "workspace_3ixj3i1a5avy16ptijtb3lae3";
