@@ -130,17 +130,21 @@ SET search_path = evil, public, pg_catalog;
 INSERT INTO public.customers VALUES (101, 'Operator', '9620000101')));
 # nor do other settings of the database reach the worker
 my %settings = (search_path => 'evil, public, pg_catalog', default_transaction_read_only => 'on', default_transaction_isolation => 'serializable',
-	session_replication_role => 'replica', row_security => 'off', lock_timeout => "'1ms'", statement_timeout => "'1ms'", 'kapture_sync.capture' => 'off');
+	session_replication_role => 'replica', row_security => 'off', lock_timeout => "'1ms'", statement_timeout => "'1ms'", 'kapture_sync.capture' => 'off',
+	vacuum_cost_delay => "'100ms'", vacuum_cost_limit => 1, max_parallel_workers_per_gather => 8, join_collapse_limit => 1, debug_print_plan => 'on');
 local $ENV{PGOPTIONS} = '-c default_transaction_read_only=off -c statement_timeout=0 -c lock_timeout=0 -c session_replication_role=origin -c kapture_sync.capture=on';
 sql(join '', map { "ALTER DATABASE postgres SET $_ = $settings{$_};" } sort keys %settings);
-sql(q(CREATE FUNCTION public.fired() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN NEW.customer_name := 'Trigger'; RETURN NEW; END $$;
+sql(q(CREATE FUNCTION public.fired() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+  NEW.customer_name := concat_ws(' ', 'Trigger', current_setting('vacuum_cost_delay'), current_setting('max_parallel_workers_per_gather'), current_setting('join_collapse_limit'), current_setting('debug_print_plan'));
+  RETURN NEW;
+END $$;
 CREATE TRIGGER fired BEFORE UPDATE ON public.customers FOR EACH ROW EXECUTE FUNCTION public.fired()));
 my $before = sql("SELECT public.kapture_worker_pid()");
 sql("SELECT pg_terminate_backend(public.kapture_worker_pid())");
 poll_ok($node, "SELECT public.kapture_worker_pid()::text OPERATOR(pg_catalog.<>) '$before'", 'another worker');
 sql("SET search_path = public; SET ROLE alice; INSERT INTO customers VALUES (102, 'Operator', '9620000102')");
 poll_ok($node, "SELECT count(public.customers.kapture_customer_id) OPERATOR(pg_catalog.=) 2 FROM public.customers WHERE id OPERATOR(pg_catalog.=) ANY ('{101,102}')", 'nothing in the search_path is used, no setting heeded');
-is(sql("SELECT customer_name FROM public.customers WHERE id OPERATOR(pg_catalog.=) 102"), 'Trigger', 'and triggers fire');
+is(sql("SELECT customer_name FROM public.customers WHERE id OPERATOR(pg_catalog.=) 102"), 'Trigger 0 0 8 off', 'and triggers fire, with the settings of the worker');
 sql("ALTER DATABASE postgres RESET $_") foreach sort keys %settings;
 $ENV{PGOPTIONS} = '';
 sql("DROP TRIGGER fired ON customers");

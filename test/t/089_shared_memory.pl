@@ -1,5 +1,5 @@
 # The memory that all databases share has room for so much.  One tenant who takes all
-# there is keeps nobody else from sending, and takes away nothing of what they see.
+# there is keeps nobody else from sending, and has nothing forgotten of their rows.
 use strict;
 use warnings;
 
