@@ -183,5 +183,16 @@ is(sql("SELECT has_table_privilege('reader', 'kapture_customers', 'SELECT'), has
 unlike((run_command([ 'pg_dump', '-s', '-d', $node->connstr('generous') ]))[0], qr/(GRANT|REVOKE) .* (FUNCTION|TABLE|SEQUENCE) /, 'a dump has no privileges of the extension\'s own');
 sql("DROP DATABASE $_") foreach qw(plain generous updated);
 
+# --- what is granted on all tables of a schema
+is(sql("SELECT string_agg(table_name, ' ') FROM information_schema.views WHERE table_name LIKE 'kapture%' AND (is_updatable = 'YES' OR is_insertable_into = 'YES')"), '', 'no view can be written through');
+my $internal = join ', ', map { "public.$_" } split /\n/, sql("SELECT relname FROM pg_class c JOIN pg_depend ON classid = 'pg_class'::regclass AND objid = c.oid AND deptype = 'e' WHERE relkind = 'r' AND relname LIKE 'kapture%' AND relname NOT IN ('kapture_customers', 'kapture_contacts', 'kapture_refresh_run', 'kapture_history') ORDER BY c.oid");
+sub granted { my ($rc, $out, $err) = $node->psql('postgres', $_[0]); return $err =~ s/^psql:\S+ //mgr; }
+my $warning = 'WARNING:  tables of kapture_sync that are meant for nobody are open to role';
+is(granted('GRANT SELECT ON ALL TABLES IN SCHEMA public TO reader'), "$warning reader\nDETAIL:  These tables have the keys of rows, and the bodies of failed requests and of calls, of all owners.\nHINT:  Use REVOKE ALL ON $internal FROM reader.",
+	'a grant on all tables of the schema is warned of');
+is(granted("REVOKE ALL ON $internal FROM reader; GRANT SELECT ON public.customers, kapture_customers, kapture_status TO reader; GRANT USAGE ON SCHEMA public TO reader"), '', 'not one on others');
+like(granted('GRANT UPDATE ON kapture_column TO PUBLIC'), qr/\A$warning PUBLIC\nDETAIL:  Whoever writes these tables decides where .*\nHINT:  Use REVOKE ALL ON public\.kapture_column FROM PUBLIC\.\z/, 'a table that is open to everybody');
+sql('REVOKE ALL ON kapture_column FROM PUBLIC');
+
 $node->stop;
 done_testing();
