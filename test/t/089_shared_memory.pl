@@ -100,6 +100,15 @@ is(touched('mallory.customers', 1, $hostile, 'postgres'), 1, 'a savepoint that i
 sql('SET ROLE mallory; BEGIN; ' . sprintf($writes, 1100) . ' COMMIT');
 is(touched('mallory.customers', 1, $hostile, 'postgres'), 1, 'of what is committed, each customer is noted');
 
+# a million of them would take the worker a quarter of a minute, so it forgets some at a time
+sql("INSERT INTO kapture_written SELECT 'hostile', -i FROM generate_series(1, 30000) i; INSERT INTO kapture_written SELECT 'hostile', kapture_customer_id FROM mallory.customers");
+is(touched('mallory.customers', 1, $hostile, 'postgres'), 1, 'many customers that were written: of one that is still noted nothing is known, either');
+cmp_ok(sql('SELECT count(*) FROM kapture_written'), '>', 1000, 'the others wait');
+is(touched('alice.hers', $id, $hers, 'postgres'), 0, 'while all is known of customers of others');
+touched('mallory.customers', 1, $hostile, 'postgres') foreach 1 .. 2;
+is(sql('SELECT count(*) FROM kapture_written'), 0, 'in the end all are gone');
+is(touched('mallory.customers', 1, $hostile, 'postgres'), 0, 'and all is known again');
+
 # no worker takes them while nothing changes in its database
 sql('SET ROLE mallory; BEGIN; ' . sprintf($writes, 700) . ' ROLLBACK', 'other') foreach 1 .. 3;
 is(touched('alice.hers', $id, $hers, 'postgres'), 0, 'customers that were written in another database leave all known');
