@@ -360,6 +360,7 @@ CREATE TABLE @extschema@.kapture_written (
 	server_oid oid NOT NULL,
 	customer_id bigint NOT NULL
 );
+CREATE INDEX kapture_written_customer ON @extschema@.kapture_written (customer_id);
 ALTER TABLE @extschema@.kapture_written REPLICA IDENTITY FULL;
 COMMENT ON TABLE @extschema@.kapture_written IS 'customers that sessions have updated by kapture_update_customer or foreign tables; the worker removes an entry when it has forgotten the digests of the customer''s row';
 COMMENT ON COLUMN @extschema@.kapture_written.server_oid IS 'OID of the foreign server in whose account the customer is; its name may change before the transaction ends';

@@ -303,6 +303,7 @@ SELECT q.call_id, q.sender, q.server, q.api, q.reference, q.retry, q.state, q.at
 	CASE WHEN q.state = 'waiting' AND q.next_attempt > '-infinity' THEN q.next_attempt END AS next_attempt,
 	q.finished_at
 FROM @extschema@.kapture_call_queue q
+CROSS JOIN (SELECT) AS one	-- so that nobody can write through the view, whatever is granted on it
 WHERE pg_catalog.pg_has_role(q.sender, 'USAGE');
 COMMENT ON VIEW @extschema@.kapture_calls IS 'calls that the current role has sent with kapture_send(): the body, the state, and Kapture''s answer';
 COMMENT ON COLUMN @extschema@.kapture_calls.call_id IS 'id that kapture_send() returned';

@@ -19,6 +19,7 @@
  * - has the worker look at the version of an extension that was updated;
  * - keeps what waits for rows that leave with their partition from other rows that get
  *   their keys;
+ * - warns of grants on tables of the extension;
  * - reports what is given up with a dropped table, what is not captured for want of a
  *   trigger, what is not sent for want of a key or a mapping, and what goes to another
  *   address from now on.
@@ -48,6 +49,7 @@
 #include "api/server.h"
 #include "base/catalog.h"
 #include "base/compat.h"
+#include "base/privileges.h"
 #include "base/restore.h"
 #include "cluster/shmem.h"
 #include "fdw/modify.h"
@@ -615,6 +617,8 @@ wayside_process_utility(PlannedStmt *pstmt, const char *query_string,
 	wayside_follow(pstmt->utilityStmt);
 	wayside_follow_triggers(pstmt->utilityStmt, context == PROCESS_UTILITY_TOPLEVEL);
 	wayside_after(pstmt->utilityStmt, &before);
+	if (IsA(pstmt->utilityStmt, GrantStmt) && context == PROCESS_UTILITY_TOPLEVEL && wayside_may_advise())
+		kapture_privileges_advise((GrantStmt *) pstmt->utilityStmt);
 	if (renames)
 	{
 		kapture_copies_follow_rename(strVal(renames->object), renames->newname);

@@ -8,7 +8,8 @@
  * a script of an extension grants count as the extension's own, so that no dump has them.
  *
  * Tables and functions that a script makes have only the privileges that the script says,
- * whatever default privileges the role has that runs it.
+ * whatever default privileges the role has that runs it.  Whoever opens these tables later,
+ * perhaps along with all others of a schema, is warned.
  */
 #include "postgres.h"
 
@@ -18,6 +19,7 @@
 #include "access/xact.h"
 #include "catalog/dependency.h"
 #include "catalog/indexing.h"
+#include "catalog/namespace.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_depend.h"
 #include "catalog/pg_extension.h"
@@ -35,6 +37,9 @@
 #include "utils/regproc.h"
 #include "utils/rel.h"
 #include "utils/syscache.h"
+
+#include "base/catalog_tables.h"
+#include "base/privileges.h"
 
 PG_FUNCTION_INFO_V1(kapture_keep_privileges);
 PG_FUNCTION_INFO_V1(kapture_close_privileges);
@@ -112,13 +117,39 @@ kapture_keep_privileges(PG_FUNCTION_ARGS)
  * ------------------------------------------------------------------------
  */
 
-/* Is a member of the extension one that the running script has made? */
-static bool
-privileges_is_new(HeapTuple depend)
+/*
+ * Returns the relations and functions (ObjectAddress) that are members of the extension;
+ * "new": those that the running script has made.
+ */
+static List *
+privileges_members(Oid extension, bool new)
 {
-	/* CREATE OR REPLACE of an earlier member leaves this entry as it is */
-	return ((Form_pg_depend) GETSTRUCT(depend))->deptype == DEPENDENCY_EXTENSION &&
-		TransactionIdIsCurrentTransactionId(HeapTupleHeaderGetXmin(depend->t_data));
+	List	   *members = NIL;
+	Relation	depend = table_open(DependRelationId, AccessShareLock);
+	ScanKeyData keys[2];
+	SysScanDesc scan;
+	HeapTuple	tuple;
+
+	ScanKeyInit(&keys[0], Anum_pg_depend_refclassid, BTEqualStrategyNumber, F_OIDEQ, ObjectIdGetDatum(ExtensionRelationId));
+	ScanKeyInit(&keys[1], Anum_pg_depend_refobjid, BTEqualStrategyNumber, F_OIDEQ, ObjectIdGetDatum(extension));
+	scan = systable_beginscan(depend, DependReferenceIndexId, true, NULL, lengthof(keys), keys);
+	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
+	{
+		Form_pg_depend form = (Form_pg_depend) GETSTRUCT(tuple);
+		ObjectAddress *object;
+
+		if (form->deptype != DEPENDENCY_EXTENSION || (form->classid != RelationRelationId && form->classid != ProcedureRelationId))
+			continue;
+		/* CREATE OR REPLACE of an earlier member leaves this entry as it is */
+		if (new && !TransactionIdIsCurrentTransactionId(HeapTupleHeaderGetXmin(tuple->t_data)))
+			continue;
+		object = palloc(sizeof(ObjectAddress));
+		ObjectAddressSet(*object, form->classid, form->objid);
+		members = lappend(members, object);
+	}
+	systable_endscan(scan);
+	table_close(depend, AccessShareLock);
+	return members;
 }
 
 /* Returns the privileges on a relation or function, in the current memory context; NULL: the built-in ones. */
@@ -193,36 +224,15 @@ privileges_close_member(const ObjectAddress *object, bool public)
 Datum
 kapture_close_privileges(PG_FUNCTION_ARGS)
 {
-	List	   *members = NIL;
+	List	   *members;
 	Datum	   *names;
 	int			nnames;
-	Relation	depend;
-	ScanKeyData keys[2];
-	SysScanDesc scan;
-	HeapTuple	tuple;
 	ListCell   *lc;
 
 	if (!creating_extension)
 		elog(ERROR, "not called by a script of an extension");
 	deconstruct_array(PG_GETARG_ARRAYTYPE_P(0), NAMEOID, NAMEDATALEN, false, TYPALIGN_CHAR, &names, NULL, &nnames);
-	depend = table_open(DependRelationId, AccessShareLock);
-	ScanKeyInit(&keys[0], Anum_pg_depend_refclassid, BTEqualStrategyNumber, F_OIDEQ, ObjectIdGetDatum(ExtensionRelationId));
-	ScanKeyInit(&keys[1], Anum_pg_depend_refobjid, BTEqualStrategyNumber, F_OIDEQ, ObjectIdGetDatum(CurrentExtensionObject));
-	scan = systable_beginscan(depend, DependReferenceIndexId, true, NULL, lengthof(keys), keys);
-	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
-	{
-		Form_pg_depend form = (Form_pg_depend) GETSTRUCT(tuple);
-		ObjectAddress *object;
-
-		if (!privileges_is_new(tuple) || (form->classid != RelationRelationId && form->classid != ProcedureRelationId))
-			continue;
-		object = palloc(sizeof(ObjectAddress));
-		ObjectAddressSet(*object, form->classid, form->objid);
-		members = lappend(members, object);
-	}
-	systable_endscan(scan);
-	table_close(depend, AccessShareLock);
-
+	members = privileges_members(CurrentExtensionObject, true);
 	SPI_connect();
 	foreach(lc, members)
 	{
@@ -236,4 +246,118 @@ kapture_close_privileges(PG_FUNCTION_ARGS)
 	}
 	SPI_finish();
 	PG_RETURN_VOID();
+}
+
+/* ------------------------------------------------------------------------
+ * Grants
+ * ------------------------------------------------------------------------
+ */
+
+/* Is it a table of ours that is meant for nobody but the extension? */
+static bool
+privileges_is_internal(const ObjectAddress *object)
+{
+	static const char *const open[] = {"kapture_customers", "kapture_contacts", "kapture_refresh_run", "kapture_history"};
+	char	   *name;
+
+	if (object->classId != RelationRelationId || get_rel_relkind(object->objectId) != RELKIND_RELATION)
+		return false;
+	name = get_rel_name(object->objectId);
+	for (int i = 0; i < lengthof(open); i++)
+	{
+		if (strcmp(open[i], name) == 0)
+			return false;
+	}
+	return true;
+}
+
+/* Does a statement grant something on a table? */
+static bool
+privileges_is_granted(const GrantStmt *stmt, Oid relid)
+{
+	ListCell   *lc;
+
+	foreach(lc, stmt->objects)
+	{
+		if (stmt->targtype == ACL_TARGET_ALL_IN_SCHEMA ?
+			get_namespace_oid(strVal(lfirst(lc)), true) == get_rel_namespace(relid) :
+			RangeVarGetRelid(lfirst(lc), NoLock, true) == relid)
+			return true;
+	}
+	return false;
+}
+
+/* What a role holds on tables. */
+typedef struct PrivilegesHolder
+{
+	Oid			grantee;
+	bool		writes;
+	char	   *tables;
+} PrivilegesHolder;
+
+/* Adds what others hold on a table to a list of PrivilegesHolder. */
+static List *
+privileges_add_holders(List *holders, const ObjectAddress *table)
+{
+	Oid			owner;
+	Acl		   *acl = privileges_of_member(table, &owner);
+	char	   *name = quote_qualified_identifier(get_namespace_name(get_rel_namespace(table->objectId)), get_rel_name(table->objectId));
+
+	for (int i = 0; acl && i < ACL_NUM(acl); i++)
+	{
+		const AclItem *item = &ACL_DAT(acl)[i];
+		PrivilegesHolder *holder = NULL;
+		ListCell   *lc;
+
+		if (item->ai_grantee == owner || (item->ai_grantee != ACL_ID_PUBLIC && superuser_arg(item->ai_grantee)))
+			continue;
+		foreach(lc, holders)
+		{
+			if (((PrivilegesHolder *) lfirst(lc))->grantee == item->ai_grantee)
+				holder = lfirst(lc);
+		}
+		if (holder == NULL)
+		{
+			holder = palloc0(sizeof(PrivilegesHolder));
+			holder->grantee = item->ai_grantee;
+			holders = lappend(holders, holder);
+		}
+		holder->writes |= (ACLITEM_GET_PRIVS(*item) & ~ACL_SELECT) != 0;
+		holder->tables = holder->tables ? psprintf("%s, %s", holder->tables, name) : name;
+	}
+	return holders;
+}
+
+/*
+ * To be called after a user's GRANT on tables: warns if it has opened tables of the
+ * extension, as GRANT ... ON ALL TABLES IN SCHEMA does where the extension is in that schema.
+ */
+void
+kapture_privileges_advise(const GrantStmt *stmt)
+{
+	List	   *holders = NIL;
+	ListCell   *lc;
+
+	if (!stmt->is_grant || stmt->objtype != OBJECT_TABLE)
+		return;
+	foreach(lc, privileges_members(get_extension_oid(KAPTURE_EXTENSION, false), false))
+	{
+		const ObjectAddress *object = lfirst(lc);
+
+		if (privileges_is_internal(object) && privileges_is_granted(stmt, object->objectId))
+			holders = privileges_add_holders(holders, object);
+	}
+	foreach(lc, holders)
+	{
+		const PrivilegesHolder *holder = lfirst(lc);
+		const char *grantee = holder->grantee == ACL_ID_PUBLIC ? "PUBLIC" : quote_identifier(GetUserNameFromId(holder->grantee, false));
+
+		ereport(WARNING,
+				(errcode(ERRCODE_WARNING),
+				 errmsg("tables of kapture_sync that are meant for nobody are open to role %s", grantee),
+				 holder->writes ?
+				 errdetail("Whoever writes these tables decides where the rows of all attached tables are sent, and sends calls with the key of any role.") :
+				 errdetail("These tables have the keys of rows, and the bodies of failed requests and of calls, of all owners."),
+				 errhint("Use REVOKE ALL ON %s FROM %s.", holder->tables, grantee)));
+	}
 }

@@ -116,6 +116,18 @@ process_own_settings(void)
 		{"enable_indexonlyscan", "on"},
 		{"enable_bitmapscan", "on"},
 		{"enable_nestloop", "on"},
+		{"from_collapse_limit", "8"},
+		{"join_collapse_limit", "8"},
+		{"geqo", "off"},
+		{"max_parallel_workers_per_gather", "0"},
+		{"force_parallel_mode", "off"},
+		{"debug_parallel_query", "off"},
+		/* while the queue is vacuumed, all tables wait */
+		{"vacuum_cost_delay", "0"},
+		/* plans have values in them */
+		{"debug_print_parse", "off"},
+		{"debug_print_rewritten", "off"},
+		{"debug_print_plan", "off"},
 		{"statement_timeout", "0"},
 		/* somebody's lock must not hold up others for long */
 		{"lock_timeout", PROCESS_LOCK_TIMEOUT},

@@ -85,12 +85,17 @@ static const struct
 	Oid			types[STATE_MAX_PARAMS];
 }			state_queries[] =
 {
-	/* no digests for rows that share a customer: each may have overwritten what the others sent */
+	/*
+	 * No digests for rows that share a customer: each may have overwritten what the others sent.  Nor for
+	 * customers that sessions have written, as long as these notes wait.
+	 */
 	[STATE_LOAD] = {
 		"SELECT v.n, r.digests, r.left, r.taken_by, r.customer_id FROM unnest($2) WITH ORDINALITY AS v(row_key, n), LATERAL"
 		" (SELECT CASE WHEN r.digests IS NOT NULL"
 		" AND NOT EXISTS (SELECT FROM @.kapture_row AS o WHERE o.customer_id = r.customer_id AND o.ctid <> r.ctid"
-		" AND o.gone_at IS NULL AND " STATE_SERVER("o.attachment_id") " = " STATE_SERVER("$1") ") THEN r.digests END AS digests, r.left_at IS NOT NULL AS left, r.customer_id,"
+		" AND o.gone_at IS NULL AND " STATE_SERVER("o.attachment_id") " = " STATE_SERVER("$1") ")"
+		" AND NOT EXISTS (SELECT FROM @.kapture_written AS w WHERE w.customer_id = r.customer_id AND w.server_oid = (SELECT a.server_oid FROM @.kapture_attachment AS a WHERE a.attachment_id = $1))"
+		" THEN r.digests END AS digests, r.left_at IS NOT NULL AS left, r.customer_id,"
 		" CASE WHEN r.left_at IS NOT NULL THEN (SELECT CASE o.attachment_id WHEN $1 THEN o.row_key ELSE '' END FROM @.kapture_row AS o"
 		" WHERE o.customer_id = r.customer_id AND o.ctid <> r.ctid AND o.gone_at IS NULL AND o.left_at IS NULL"
 		" AND " STATE_SERVER("o.attachment_id") " = " STATE_SERVER("$1") " LIMIT 1) END AS taken_by"
@@ -98,7 +103,8 @@ static const struct
 		2, {INT4OID, TEXTARRAYOID}
 	},
 	[STATE_TAKE_WRITTEN] = {
-		"WITH written AS (DELETE FROM @.kapture_written RETURNING server_oid, customer_id)"
+		"WITH written AS (DELETE FROM @.kapture_written WHERE ctid = ANY (ARRAY(SELECT ctid FROM @.kapture_written LIMIT 10000))"
+		" RETURNING server_oid, customer_id)"
 		" SELECT server_oid, array_agg(DISTINCT customer_id) FROM written GROUP BY server_oid",
 		0, {}
 	},
@@ -291,7 +297,8 @@ kapture_row_state_load(List *deliveries)
 
 /*
  * Forgets the digests of rows whose customers sessions have written themselves, in
- * transactions that have ended: to be called before digests are loaded.
+ * transactions that have ended: to be called before digests are loaded.  If there are very
+ * many, some are left to the next calls, as all tables wait meanwhile.
  */
 void
 kapture_row_state_forget_written(void)

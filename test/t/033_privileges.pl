@@ -130,17 +130,21 @@ SET search_path = evil, public, pg_catalog;
 INSERT INTO public.customers VALUES (101, 'Operator', '9620000101')));
 # nor do other settings of the database reach the worker
 my %settings = (search_path => 'evil, public, pg_catalog', default_transaction_read_only => 'on', default_transaction_isolation => 'serializable',
-	session_replication_role => 'replica', row_security => 'off', lock_timeout => "'1ms'", statement_timeout => "'1ms'", 'kapture_sync.capture' => 'off');
+	session_replication_role => 'replica', row_security => 'off', lock_timeout => "'1ms'", statement_timeout => "'1ms'", 'kapture_sync.capture' => 'off',
+	vacuum_cost_delay => "'100ms'", vacuum_cost_limit => 1, max_parallel_workers_per_gather => 8, join_collapse_limit => 1, debug_print_plan => 'on');
 local $ENV{PGOPTIONS} = '-c default_transaction_read_only=off -c statement_timeout=0 -c lock_timeout=0 -c session_replication_role=origin -c kapture_sync.capture=on';
 sql(join '', map { "ALTER DATABASE postgres SET $_ = $settings{$_};" } sort keys %settings);
-sql(q(CREATE FUNCTION public.fired() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN NEW.customer_name := 'Trigger'; RETURN NEW; END $$;
+sql(q(CREATE FUNCTION public.fired() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+  NEW.customer_name := concat_ws(' ', 'Trigger', current_setting('vacuum_cost_delay'), current_setting('max_parallel_workers_per_gather'), current_setting('join_collapse_limit'), current_setting('debug_print_plan'));
+  RETURN NEW;
+END $$;
 CREATE TRIGGER fired BEFORE UPDATE ON public.customers FOR EACH ROW EXECUTE FUNCTION public.fired()));
 my $before = sql("SELECT public.kapture_worker_pid()");
 sql("SELECT pg_terminate_backend(public.kapture_worker_pid())");
 poll_ok($node, "SELECT public.kapture_worker_pid()::text OPERATOR(pg_catalog.<>) '$before'", 'another worker');
 sql("SET search_path = public; SET ROLE alice; INSERT INTO customers VALUES (102, 'Operator', '9620000102')");
 poll_ok($node, "SELECT count(public.customers.kapture_customer_id) OPERATOR(pg_catalog.=) 2 FROM public.customers WHERE id OPERATOR(pg_catalog.=) ANY ('{101,102}')", 'nothing in the search_path is used, no setting heeded');
-is(sql("SELECT customer_name FROM public.customers WHERE id OPERATOR(pg_catalog.=) 102"), 'Trigger', 'and triggers fire');
+is(sql("SELECT customer_name FROM public.customers WHERE id OPERATOR(pg_catalog.=) 102"), 'Trigger 0 0 8 off', 'and triggers fire, with the settings of the worker');
 sql("ALTER DATABASE postgres RESET $_") foreach sort keys %settings;
 $ENV{PGOPTIONS} = '';
 sql("DROP TRIGGER fired ON customers");
@@ -178,6 +182,17 @@ is(sql("SELECT string_agg(c.oid::regclass::text, ' ') FROM pg_class c, LATERAL a
 is(sql("SELECT has_table_privilege('reader', 'kapture_customers', 'SELECT'), has_function_privilege('mallory', 'kapture_merge_digests(bytea, bytea)', 'EXECUTE')", 'updated'), 't|f', 'where what was granted on tables of 1.0 stays');
 unlike((run_command([ 'pg_dump', '-s', '-d', $node->connstr('generous') ]))[0], qr/(GRANT|REVOKE) .* (FUNCTION|TABLE|SEQUENCE) /, 'a dump has no privileges of the extension\'s own');
 sql("DROP DATABASE $_") foreach qw(plain generous updated);
+
+# --- what is granted on all tables of a schema
+is(sql("SELECT string_agg(table_name, ' ') FROM information_schema.views WHERE table_name LIKE 'kapture%' AND (is_updatable = 'YES' OR is_insertable_into = 'YES')"), '', 'no view can be written through');
+my $internal = join ', ', map { "public.$_" } split /\n/, sql("SELECT relname FROM pg_class c JOIN pg_depend ON classid = 'pg_class'::regclass AND objid = c.oid AND deptype = 'e' WHERE relkind = 'r' AND relname LIKE 'kapture%' AND relname NOT IN ('kapture_customers', 'kapture_contacts', 'kapture_refresh_run', 'kapture_history') ORDER BY c.oid");
+sub granted { my ($rc, $out, $err) = $node->psql('postgres', $_[0]); return $err =~ s/^psql:\S+ //mgr; }
+my $warning = 'WARNING:  tables of kapture_sync that are meant for nobody are open to role';
+is(granted('GRANT SELECT ON ALL TABLES IN SCHEMA public TO reader'), "$warning reader\nDETAIL:  These tables have the keys of rows, and the bodies of failed requests and of calls, of all owners.\nHINT:  Use REVOKE ALL ON $internal FROM reader.",
+	'a grant on all tables of the schema is warned of');
+is(granted("REVOKE ALL ON $internal FROM reader; GRANT SELECT ON public.customers, kapture_customers, kapture_status TO reader; GRANT USAGE ON SCHEMA public TO reader"), '', 'not one on others');
+like(granted('GRANT UPDATE ON kapture_column TO PUBLIC'), qr/\A$warning PUBLIC\nDETAIL:  Whoever writes these tables decides where .*\nHINT:  Use REVOKE ALL ON public\.kapture_column FROM PUBLIC\.\z/, 'a table that is open to everybody');
+sql('REVOKE ALL ON kapture_column FROM PUBLIC');
 
 $node->stop;
 done_testing();
