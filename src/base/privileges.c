@@ -2,9 +2,9 @@
  * privileges.c
  *		Privileges on what the extension's scripts make.
  *
- * Where an update replaces functions, their privileges are kept.  A function whose arguments or result change is another one, and begins with the
- * privileges that new functions have: what was granted would be lost, and what was
- * revoked would be open to everybody.  GRANT in an update would not help: privileges that
+ * Where an update replaces functions, their privileges are kept.  A function whose arguments
+ * or result change is another one, and begins with the privileges that new functions have:
+ * what was granted would be lost, and what was revoked would be open to everybody.  GRANT in an update would not help: privileges that
  * a script of an extension grants count as the extension's own, so that no dump has them.
  *
  * Tables and functions that a script makes have only the privileges that the script says,

@@ -12,9 +12,9 @@
  * transaction cannot note anything.  Such customers are handed over in shared memory, at
  * the end of the (sub)transaction.
  *
- * If there are more than it has room for, the server that has most of them, in the database that has
- * most, gets one entry for all its customers: then all digests of that server's rows are
- * void, and no others.  If a database has an entry each for so many servers, they are lost,
+ * If there are more than it has room for, the server that has most of them, in the database
+ * that has most, gets one entry for all its customers: then all digests of that server's
+ * rows are void, and no others.  If a database has an entry each for so many servers, they are lost,
  * and all digests of that database are void.
  */
 #include "postgres.h"

@@ -41,6 +41,7 @@
 #include "follow/follow_condition.h"
 #include "mapping/bystander.h"
 #include "mapping/expression.h"
+#include "mapping/source.h"
 #include "table/attach.h"
 #include "table/attach_find.h"
 #include "table/capture_buffer.h"
@@ -246,16 +247,6 @@ kapture_follow(PG_FUNCTION_ARGS)
 	PG_RETURN_VOID();
 }
 
-/* Does an attached table follow another one? */
-static bool
-follow_exists(Oid source, Oid relation)
-{
-	Oid			types[2] = {REGCLASSOID, REGCLASSOID};
-	Datum		values[2] = {ObjectIdGetDatum(source), ObjectIdGetDatum(relation)};
-
-	return kapture_own_text("SELECT 1 FROM @.kapture_follow WHERE source = $1 AND relation = $2 LIMIT 1", 2, types, values) != NULL;
-}
-
 /* Drops the triggers of a table that nobody follows any more, if the caller owns it. */
 static void
 follow_drop_triggers(Oid relid)
@@ -303,7 +294,7 @@ kapture_unfollow(PG_FUNCTION_ARGS)
 
 	kapture_argument_check_null(fcinfo, 0, "source");
 	att = kapture_attach_find_table(fcinfo, 1, ShareUpdateExclusiveLock);
-	if (!follow_exists(PG_GETARG_OID(0), att->root))
+	if (!kapture_source_is_followed(att->root, PG_GETARG_OID(0)))
 	{
 		follow_say_none(PG_GETARG_OID(0), att->root, "");
 		PG_RETURN_INT32(0);		/* without waiting for the source's lock */

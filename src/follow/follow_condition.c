@@ -17,11 +17,9 @@
 #include "parser/parse_relation.h"
 #include "parser/parser.h"
 #include "storage/lockdefs.h"
-#include "utils/guc.h"
 #include "utils/ruleutils.h"
 
 #include "base/compat.h"
-#include "base/guc.h"
 #include "follow/follow_condition.h"
 #include "mapping/given.h"
 #include "mapping/literal.h"
@@ -144,14 +142,8 @@ kapture_follow_check_kept(const char *condition)
 char *
 kapture_follow_deparse(Node *condition, Oid source, Oid target, const char *target_alias)
 {
-	int			nestlevel = NewGUCNestLevel();
-	char	   *result;
-
-	kapture_guc_pin_search_path();
-	result = deparse_expression(condition, list_concat(deparse_context_for(target_alias, target),
-													   deparse_context_for("source", source)), true, false);
-	AtEOXact_GUC(false, nestlevel);
-	return result;
+	return kapture_given_deparse(condition, list_concat(deparse_context_for(target_alias, target),
+														deparse_context_for("source", source)), true);
 }
 
 typedef struct ConditionWalk

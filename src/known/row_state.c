@@ -72,6 +72,9 @@ typedef enum StateQuery
 #define STATE_SERVER(attachment_id) \
 	"(SELECT a.server FROM @.kapture_attachment AS a WHERE a.attachment_id = " attachment_id ")"
 
+#define STATE_SERVER_OID(attachment_id) \
+	"(SELECT a.server_oid FROM @.kapture_attachment AS a WHERE a.attachment_id = " attachment_id ")"
+
 /* Makes deliveries "d" due that were parked because of another row. */
 #define STATE_RELEASED \
 	"UPDATE @.kapture_delivery AS d SET state = 'retry', next_attempt = now(), waits_for = NULL" \
@@ -94,7 +97,7 @@ static const struct
 		" (SELECT CASE WHEN r.digests IS NOT NULL"
 		" AND NOT EXISTS (SELECT FROM @.kapture_row AS o WHERE o.customer_id = r.customer_id AND o.ctid <> r.ctid"
 		" AND o.gone_at IS NULL AND " STATE_SERVER("o.attachment_id") " = " STATE_SERVER("$1") ")"
-		" AND NOT EXISTS (SELECT FROM @.kapture_written AS w WHERE w.customer_id = r.customer_id AND w.server_oid = (SELECT a.server_oid FROM @.kapture_attachment AS a WHERE a.attachment_id = $1))"
+		" AND NOT EXISTS (SELECT FROM @.kapture_written AS w WHERE w.customer_id = r.customer_id AND w.server_oid = " STATE_SERVER_OID("$1") ")"
 		" THEN r.digests END AS digests, r.left_at IS NOT NULL AS left, r.customer_id,"
 		" CASE WHEN r.left_at IS NOT NULL THEN (SELECT CASE o.attachment_id WHEN $1 THEN o.row_key ELSE '' END FROM @.kapture_row AS o"
 		" WHERE o.customer_id = r.customer_id AND o.ctid <> r.ctid AND o.gone_at IS NULL AND o.left_at IS NULL"
@@ -622,7 +625,7 @@ kapture_row_state_seen(const char *server, Datum customer_ids)
 	int			n = 0;
 	StringInfoData seen;
 	char	   *known = "@.kapture_seen_digests(r.digests,"
-		" (SELECT a.server_oid FROM @.kapture_attachment AS a WHERE a.attachment_id = r.attachment_id), r.customer_id,"
+		" " STATE_SERVER_OID("r.attachment_id") ", r.customer_id,"
 		" ARRAY(SELECT k.bit FROM @.kapture_column AS k WHERE k.attachment_id = r.attachment_id ORDER BY k.bit),"
 		" ARRAY(SELECT k.field FROM @.kapture_column AS k WHERE k.attachment_id = r.attachment_id ORDER BY k.bit), $3, s.seen)";
 

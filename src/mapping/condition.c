@@ -15,12 +15,10 @@
 #include "parser/parse_relation.h"
 #include "parser/parser.h"
 #include "storage/lockdefs.h"
-#include "utils/guc.h"
 #include "utils/rel.h"
 #include "utils/ruleutils.h"
 
 #include "base/compat.h"
-#include "base/guc.h"
 #include "mapping/condition.h"
 #include "mapping/given.h"
 
@@ -120,8 +118,6 @@ kapture_condition_sql(Relation rel, const char *condition, const char *alias)
 	.arg = unconstify(char *, condition)};
 	ParseState *pstate = make_parsestate(NULL);
 	Node	   *node = condition_expression(condition);
-	int			nestlevel;
-	char	   *result;
 
 	error_context_stack = &callback;
 	pstate->p_sourcetext = condition;
@@ -131,11 +127,7 @@ kapture_condition_sql(Relation rel, const char *condition, const char *alias)
 	error_context_stack = callback.previous;
 	free_parsestate(pstate);
 
-	nestlevel = NewGUCNestLevel();
-	kapture_guc_pin_search_path();
-	result = deparse_expression(node, deparse_context_for(alias, RelationGetRelid(rel)), true, false);
-	AtEOXact_GUC(false, nestlevel);
-	return result;
+	return kapture_given_deparse(node, deparse_context_for(alias, RelationGetRelid(rel)), true);
 }
 
 /*

@@ -174,17 +174,11 @@ expression_parse(Relation rel, const char *text, const char *field)
 	return node;
 }
 
-/* The text of an expression, with all names but those of columns qualified, in the current memory context. */
+/* The text of an expression over a row of a relation, by kapture_given_deparse(). */
 static char *
 expression_deparse(Node *node, const char *alias, Oid relid, bool prefix)
 {
-	int			nestlevel = NewGUCNestLevel();
-	char	   *result;
-
-	kapture_guc_pin_search_path();
-	result = deparse_expression(node, deparse_context_for(alias, relid), prefix, false);
-	AtEOXact_GUC(false, nestlevel);
-	return result;
+	return kapture_given_deparse(node, deparse_context_for(alias, relid), prefix);
 }
 
 /* ------------------------------------------------------------------------

@@ -7,6 +7,10 @@
  */
 #include "postgres.h"
 
+#include "utils/guc.h"
+#include "utils/ruleutils.h"
+
+#include "base/guc.h"
 #include "mapping/given.h"
 
 /*
@@ -23,6 +27,23 @@ kapture_given_locate(const char *text)
 	errposition(0);
 	internalerrposition(position);
 	internalerrquery(text);
+}
+
+/*
+ * Returns the text of a parsed expression, with all names but those of columns qualified, in
+ * the current memory context.  "context" is that of deparse_context_for(); "prefix": columns
+ * have their table's name.
+ */
+char *
+kapture_given_deparse(Node *node, List *context, bool prefix)
+{
+	int			nestlevel = NewGUCNestLevel();
+	char	   *result;
+
+	kapture_guc_pin_search_path();
+	result = deparse_expression(node, context, prefix, false);
+	AtEOXact_GUC(false, nestlevel);
+	return result;
 }
 
 /*

@@ -123,14 +123,16 @@ source_check(Relation rel, Relation view, List *keys)
 	}
 }
 
-/* Does an attached table follow another one? */
-static bool
-source_is_followed(Oid relid, Oid other)
+/*
+ * Tells whether an attached table follows another one.
+ */
+bool
+kapture_source_is_followed(Oid relid, Oid other)
 {
 	Oid			types[2] = {REGCLASSOID, REGCLASSOID};
 	Datum		values[2] = {ObjectIdGetDatum(relid), ObjectIdGetDatum(other)};
 
-	return kapture_own_text("SELECT 1 FROM @.kapture_follow WHERE relation = $1 AND source = $2", 2, types, values) != NULL;
+	return kapture_own_text("SELECT 1 FROM @.kapture_follow WHERE relation = $1 AND source = $2 LIMIT 1", 2, types, values) != NULL;
 }
 
 /*
@@ -153,7 +155,7 @@ source_advise_unfollowed(Relation rel, Relation view, List *tree)
 		StringInfo	names = relkind == RELKIND_RELATION || relkind == RELKIND_PARTITIONED_TABLE ? &tables : &others;
 
 		if (relkind == RELKIND_VIEW || relid == RelationGetRelid(rel) || relid < FirstNormalObjectId ||
-			(names == &tables && source_is_followed(RelationGetRelid(rel), relid)))
+			(names == &tables && kapture_source_is_followed(RelationGetRelid(rel), relid)))
 			continue;
 		appendStringInfo(names, "%s%s", names->len > 0 ? ", " : "", source_name(relid));
 	}
