@@ -134,6 +134,8 @@ run_tap() {
 			KAPTURE_EMULATOR="$work/src/test/emulator/kapture-emulator" \
 			prove -v --merge -I "$(dirname "$pgxs")/../test/perl" -I test/perl "$test"
 	) >"$log" 2>&1 || rc=$?
+	# what a test dies of is in a file of its own
+	[ $rc = 0 ] || sed 's/^/# /' "$work/src/test/tmp_check/log/regress_log_$(basename "$test" .pl)" | tail -20 >>"$log" || true
 	return $rc
 }
 

@@ -304,10 +304,10 @@ my @work = (
 		sql("ALTER TABLE pulled DROP CONSTRAINT short; SELECT kapture_retry('pulled')");
 		await(is_pulled($key, 'Thiruvananthapuram'));
 	},
-	# what was pulled by that name was another server's
+	# what was pulled by that name was another server's (whoever writes customers reads kapture_copied before)
 	pull_anew => sub {
 		my ($key) = @_;
-		sql("DELETE FROM kapture_customers; DELETE FROM kapture_contacts; UPDATE kapture_copied SET server_oid = 0");
+		sql("BEGIN; LOCK TABLE kapture_copied; DELETE FROM kapture_customers; DELETE FROM kapture_contacts; UPDATE kapture_copied SET server_oid = 0; COMMIT");
 		seed($key, city => 'Pune');
 		await(is_pulled($key, 'Pune'));
 	},
