@@ -135,7 +135,7 @@ run_tap() {
 			prove -v --merge -I "$(dirname "$pgxs")/../test/perl" -I test/perl "$test"
 	) >"$log" 2>&1 || rc=$?
 	# what a test dies of is in a file of its own
-	[ $rc = 0 ] || tail -n 20 "$work/src/test/tmp_check/log/regress_log_$(basename "$test" .pl)" | sed 's/^/# /' >>"$log" || true
+	[ $rc = 0 ] || tail -n 20 "$work/src/test/tmp_check/log/regress_log_$(basename "$test" .pl)" 2>/dev/null | sed 's/^/# /' >>"$log" || true
 	return $rc
 }
 

@@ -841,7 +841,8 @@ kapture_shmem_worker_blame(Oid owner, int32 attachment_id, KaptureBlame blame)
 }
 
 /*
- * Returns until when an owner's code must not run; 0: it may.
+ * Returns until when an owner's code must not run in this process; 0: it may, as it may
+ * in any that is neither worker nor puller.
  */
 TimestampTz
 kapture_shmem_worker_banned(Oid owner)
@@ -849,6 +850,8 @@ kapture_shmem_worker_banned(Oid owner)
 	ShmemBan   *ban;
 	TimestampTz until;
 
+	if (shmem_my_slot == NULL)
+		return 0;
 	LWLockAcquire(shmem->lock, LW_SHARED);
 	ban = shmem_find_ban(owner);
 	until = ban ? ban->until : 0;

@@ -37,6 +37,10 @@
 #define SHARE_TABLE_FACTOR	6
 #define SHARE_LONGEST		(60 * USECS_PER_SEC)
 
+/* Microseconds of excess that an owner is not charged for, and how many pass until there is one more. */
+#define SHARE_GRACE			(2 * USECS_PER_SEC)
+#define SHARE_GRACE_RATE	30
+
 /*
  * An owner who has to wait for so many microseconds gets no more work in the transaction;
  * a shorter wait may be chance, and it would cost more to put rows back.
@@ -57,7 +61,14 @@ static dlist_head share_list = DLIST_STATIC_INIT(share_list);
 static int64 share_time = 0;	/* "served" of the owner who was served last */
 static Size share_bytes = 0;	/* of rows in memory, of all owners */
 
-/* Frees accounts that nobody uses, unless their owner still has to wait. */
+/* Returns how many microseconds of excess an owner is not charged for now. */
+static int64
+share_grace(const KaptureShare *share, TimestampTz now)
+{
+	return Min(share->grace + Max(now - share->charged_at, 0) / SHARE_GRACE_RATE, SHARE_GRACE);
+}
+
+/* Frees accounts that nobody uses, unless something is still held against their owner. */
 static void
 share_tidy(void)
 {
@@ -68,7 +79,7 @@ share_tidy(void)
 	{
 		KaptureShare *share = dlist_container(KaptureShare, node, iter.cur);
 
-		if (share->uses > 0 || share->turn > now)
+		if (share->uses > 0 || share->turn > now || share_grace(share, now) < SHARE_GRACE)
 			continue;
 		dlist_delete(&share->node);
 		pfree(share);
@@ -96,6 +107,7 @@ kapture_share_join(Oid owner)
 	{
 		share = MemoryContextAllocZero(TopMemoryContext, sizeof(KaptureShare));
 		share->owner = owner;
+		share->grace = SHARE_GRACE;
 		share->turn = kapture_shmem_worker_banned(owner);
 		dlist_push_tail(&share_list, &share->node);
 	}
@@ -133,10 +145,15 @@ share_charge(KaptureShare *share, TimestampTz *table_turn, TimestampTz began, in
 	TimestampTz now = GetCurrentTimestamp();
 	int64		taken = Max(now - began, 0);
 	int64		excess = taken - SHARE_FREE - rows * SHARE_FREE_ROW;
+	int64		grace;
 
 	share->served = Max(share->served, share_time) + taken;
 	if (excess <= 0)
 		return false;
+	grace = share_grace(share, now);
+	share->grace = Max(grace - excess, 0);
+	share->charged_at = now;
+	excess = Max(excess - grace, 0);
 	share->turn = Min(Max(share->turn, now) + excess * SHARE_FACTOR, now + SHARE_LONGEST);
 	*table_turn = Min(Max(*table_turn, now) + excess * SHARE_TABLE_FACTOR, now + SHARE_LONGEST);
 	return true;

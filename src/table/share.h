@@ -19,6 +19,8 @@ typedef struct KaptureShare
 	int			uses;			/* by tables and rows */
 	int64		served;			/* microseconds that the owner had, as fair queueing counts */
 	TimestampTz turn;			/* no turn for the owner's tables before then */
+	int64		grace;			/* microseconds of excess that were not charged yet, when ... */
+	TimestampTz charged_at;		/* ... the owner last took longer than usual */
 	Size		bytes;			/* of the owner's rows in memory */
 	int			in_flight;		/* requests */
 } KaptureShare;

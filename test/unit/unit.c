@@ -78,6 +78,7 @@ kapture_units(PG_FUNCTION_ARGS)
 	unit_refusals();
 	unit_reply();
 	unit_request_pool();
+	unit_share();
 	unit_url();
 	unit_version();
 	unit_watermark();
