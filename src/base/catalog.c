@@ -62,6 +62,9 @@
 #define COLUMN_NAME				4
 #define COLUMN_ATTNUM			5
 
+/* Room for mapped columns to begin with: thousands of attachments may be kept. */
+#define CATALOG_USUAL_COLUMNS	6
+
 /* A column of a row of one of our tables that may be null, or not exist, as in version 1.0. */
 static Datum
 catalog_getattr_or_null(HeapTuple tuple, Relation rel, const char *name, bool *isnull)
@@ -274,22 +277,28 @@ kapture_catalog_attached(void)
 	return result;
 }
 
+/* Begins to read the attachment with this number. */
+static SysScanDesc
+catalog_begin_one(Relation attachments, int32 attachment_id)
+{
+	ScanKeyData key[1];
+
+	ScanKeyInit(&key[0], ATTACHMENT_ID, BTEqualStrategyNumber, F_INT4EQ, Int32GetDatum(attachment_id));
+	return systable_beginscan(attachments, get_relname_relid("kapture_attachment_pkey", RelationGetNamespace(attachments)),
+							  true, NULL, 1, key);
+}
+
 /* A column, passed by value, of an attachment; zero if there is no such attachment. */
 static Datum
 catalog_attachment_value(int32 attachment_id, AttrNumber attnum)
 {
 	Relation	rel = table_open(kapture_catalog_relid(KAPTURE_TABLE_ATTACHMENT), AccessShareLock);
-	SysScanDesc scan = systable_beginscan(rel, InvalidOid, false, NULL, 0, NULL);
+	SysScanDesc scan = catalog_begin_one(rel, attachment_id);
 	HeapTuple	tuple;
 	Datum		result = 0;
 
-	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
-	{
-		if (DatumGetInt32(kapture_catalog_getattr(tuple, rel, ATTACHMENT_ID)) != attachment_id)
-			continue;
+	if (HeapTupleIsValid(tuple = systable_getnext(scan)))
 		result = kapture_catalog_getattr(tuple, rel, attnum);
-		break;
-	}
 	systable_endscan(scan);
 	table_close(rel, AccessShareLock);
 	return result;
@@ -375,7 +384,8 @@ static List *
 catalog_read_attachments(List *relids, Relation rel, int32 only)
 {
 	Relation	attachments = table_open(kapture_catalog_relid(KAPTURE_TABLE_ATTACHMENT), AccessShareLock);
-	SysScanDesc scan = systable_beginscan(attachments, InvalidOid, false, NULL, 0, NULL);
+	SysScanDesc scan = only != 0 ? catalog_begin_one(attachments, only) :
+		systable_beginscan(attachments, InvalidOid, false, NULL, 0, NULL);
 	int			best = list_length(relids);
 	HeapTuple	tuple;
 	List	   *result = NIL;
@@ -387,8 +397,7 @@ catalog_read_attachments(List *relids, Relation rel, int32 only)
 
 		while (position < list_length(relids) && list_nth_oid(relids, position) != root)
 			position++;
-		if (position >= list_length(relids) || position > best ||
-			(only != 0 && DatumGetInt32(kapture_catalog_getattr(tuple, attachments, ATTACHMENT_ID)) != only))
+		if (position >= list_length(relids) || position > best)
 			continue;
 		if (position < best)
 			result = NIL;
@@ -456,15 +465,20 @@ catalog_read_columns(KaptureAttachment *att, Relation rel)
 	ScanKeyData key[1];
 	SysScanDesc scan;
 	HeapTuple	tuple;
+	int			room = CATALOG_USUAL_COLUMNS;
 
-	att->columns = palloc0(sizeof(KaptureMappedColumn) * KAPTURE_MAX_COLUMNS);
+	att->columns = palloc(sizeof(KaptureMappedColumn) * room);
 	ScanKeyInit(&key[0], COLUMN_ATTACHMENT, BTEqualStrategyNumber, F_INT4EQ, Int32GetDatum(att->id));
 	scan = systable_beginscan(columns, get_relname_relid("kapture_column_pkey", RelationGetNamespace(columns)),
 							  true, NULL, 1, key);
 	while (att->ncolumns < KAPTURE_MAX_COLUMNS && HeapTupleIsValid(tuple = systable_getnext(scan)))
 	{
-		KaptureMappedColumn *col = &att->columns[att->ncolumns++];
+		KaptureMappedColumn *col;
 
+		if (att->ncolumns == room)
+			att->columns = repalloc(att->columns, sizeof(KaptureMappedColumn) * (room *= 2));
+		col = &att->columns[att->ncolumns++];
+		memset(col, 0, sizeof(KaptureMappedColumn));
 		catalog_read_column(col, tuple, columns, att, rel);
 		att->all_changed |= INT64CONST(1) << col->bit;
 	}

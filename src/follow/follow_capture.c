@@ -32,6 +32,7 @@
 #include "base/catalog.h"
 #include "base/guc.h"
 #include "follow/follow_capture.h"
+#include "table/caches.h"
 #include "table/capture_buffer.h"
 
 PG_FUNCTION_INFO_V1(kapture_followed);
@@ -85,6 +86,22 @@ followed_relcache_callback(Datum arg, Oid relid)
 	}
 }
 
+/* Frees what is cached of tables. */
+static void
+followed_forget(void)
+{
+	HASH_SEQ_STATUS status;
+	FollowedTable *table;
+
+	hash_seq_init(&status, followed_tables);
+	while ((table = hash_seq_search(&status)) != NULL)
+	{
+		if (table->context)
+			MemoryContextDelete(table->context);
+		(void) hash_search(followed_tables, &table->relid, HASH_REMOVE, NULL);
+	}
+}
+
 static void
 followed_initialize(void)
 {
@@ -92,6 +109,7 @@ followed_initialize(void)
 
 	followed_tables = hash_create("kapture_sync followed tables", 16, &ctl, HASH_ELEM | HASH_BLOBS);
 	CacheRegisterRelcacheCallback(followed_relcache_callback, (Datum) 0);
+	kapture_caches_register(followed_forget);
 }
 
 /* The numbers in "rel" of the columns whose names are in an array; InvalidAttrNumber for those that are gone. */

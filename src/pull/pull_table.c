@@ -22,6 +22,7 @@
 #include "pull/pull_table.h"
 #include "queue/inbox.h"
 #include "table/binding.h"
+#include "table/caches.h"
 #include "traffic/pacing.h"
 
 /* Customers written in a transaction, at most. */
@@ -108,6 +109,7 @@ table_step(void *arg)
 	Relation	rel;
 	KaptureAttachment *att;
 
+	kapture_caches_open();
 	if (!ConditionalLockRelationOid(table->relid, AccessShareLock))
 	{
 		table->next_due = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), KAPTURE_LOCKED_RETRY);

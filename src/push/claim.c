@@ -25,6 +25,7 @@
 #include "queue/delivery.h"
 #include "queue/outbox.h"
 #include "queue/scan.h"
+#include "table/caches.h"
 #include "table/row_io.h"
 #include "traffic/pacing.h"
 
@@ -278,6 +279,7 @@ claim_do(void *arg)
 	ListCell   *lc;
 	MemoryContext transaction;
 
+	kapture_caches_open();
 	claim->now = GetCurrentTransactionStartTimestamp(); /* SQL's now() */
 	if (!kapture_state_hold(table))
 	{

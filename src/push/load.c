@@ -39,6 +39,7 @@
 #include "queue/scan.h"
 #include "table/attach.h"
 #include "table/binding.h"
+#include "table/caches.h"
 #include "table/clock.h"
 #include "table/origin.h"
 #include "traffic/pacing.h"
@@ -270,6 +271,7 @@ load_table(void *arg)
 	WorkerTable *table;
 	bool		is_new = false;
 
+	kapture_caches_open();
 	/* a lock on one table must not hold up the others */
 	if (!ConditionalLockRelationOid(relid, AccessShareLock))
 	{
@@ -299,7 +301,7 @@ load_table(void *arg)
 	}
 	else if (table == NULL)
 	{
-		table = palloc0(sizeof(WorkerTable));
+		table = MemoryContextAllocZero(worker->table_context, sizeof(WorkerTable));
 		table->worker = worker;
 		table->in_trouble = true;	/* an earlier worker may have left an error in kapture_status */
 		kapture_turn_init(&table->turn, WORKER_MAX_BATCH);

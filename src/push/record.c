@@ -25,6 +25,7 @@
 #include "push/sharing.h"
 #include "push/transaction.h"
 #include "queue/delivery.h"
+#include "table/caches.h"
 #include "table/clock.h"
 #include "table/row_io.h"
 #include "traffic/pacing.h"
@@ -124,6 +125,7 @@ record_write_back(Worker *worker, WorkerTable *table, List *tasks, TimestampTz n
 		kapture_queue_put_off(rows);
 	else
 	{
+		kapture_caches_open();
 		kapture_row_write_ids(table->att, rows, GetActiveSnapshot());
 		kapture_turn_charge(&table->turn, began, list_length(rows));
 	}

@@ -25,6 +25,7 @@
 #include "known/row_state.h"
 #include "push/queue.h"
 #include "push/sharing.h"
+#include "table/caches.h"
 #include "table/row_io.h"
 #include "table/row_sql.h"
 #include "traffic/pacing.h"
@@ -252,6 +253,7 @@ sharing_look_up(WorkerTable *table, dlist_head *tasks, List *holders)
 	}
 	if (n == 0 || !table->present || !kapture_state_may_run(table))
 		return holders;
+	kapture_caches_open();
 	foreach(lc, kapture_lookup_rows(table->att, ids, n))
 	{
 		SharingHolder *h = palloc0(sizeof(SharingHolder));

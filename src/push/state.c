@@ -36,6 +36,8 @@ kapture_state_create(MemoryContext context)
 	HASHCTL		ctl = {.keysize = sizeof(int32),.entrysize = sizeof(StateTable),.hcxt = context};
 
 	worker->context = context;
+	/* in any other context, each of thousands of them would take up to the next power of two */
+	worker->table_context = SlabContextCreate(context, "kapture_sync tables", SLAB_DEFAULT_BLOCK_SIZE, sizeof(WorkerTable));
 	dlist_init(&worker->servers);
 	dlist_init(&worker->tables);
 	dlist_init(&worker->answered);
@@ -141,8 +143,8 @@ kapture_state_forget_table(WorkerTable *table)
 	(void) hash_search(table->worker->tables_by_id, &table->att->id, HASH_REMOVE, NULL);
 	kapture_state_free_retired(table);
 	MemoryContextDelete(table->context);
-	MemoryContextDelete(table->scan.context);
-	MemoryContextDelete(table->keys.context);
+	kapture_scan_free(&table->scan);
+	kapture_scan_free(&table->keys);
 	if (table->problem)
 		pfree(table->problem);
 	if (table->suspect)

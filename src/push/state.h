@@ -137,6 +137,7 @@ typedef struct WorkerTask
 typedef struct Worker
 {
 	MemoryContext context;		/* for what lives as long as the process */
+	MemoryContext table_context;	/* of the WorkerTables */
 	dlist_head	servers;		/* WorkerServer */
 	dlist_head	tables;			/* WorkerTable */
 	HTAB	   *tables_by_id;	/* the same, by the number of the attachment */

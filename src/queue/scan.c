@@ -40,16 +40,29 @@
 #define SCAN_READ_BYTES	((Size) 1024 * 1024)
 
 /*
- * Prepares a scan (zeroed, or used before) that will read everything there is.
+ * Prepares a scan (zeroed, or used before) that will read everything there is.  Its arrays
+ * will be in the current memory context: one of their own would be large beside them.
  */
 void
 kapture_scan_init(KaptureScan *scan)
 {
-	if (scan->context)
-		MemoryContextDelete(scan->context);
+	kapture_scan_free(scan);
+	scan->context = CurrentMemoryContext;
+}
+
+/*
+ * Frees what a scan holds; it is zeroed then.
+ */
+void
+kapture_scan_free(KaptureScan *scan)
+{
+	if (scan->seen_xip)
+		pfree(scan->seen_xip);
+	if (scan->next_xip)
+		pfree(scan->next_xip);
+	if (scan->ranges)
+		pfree(scan->ranges);
 	memset(scan, 0, sizeof(*scan));
-	scan->context = AllocSetContextCreate(CurrentMemoryContext, "kapture_sync scan",
-										  ALLOCSET_SMALL_SIZES);
 }
 
 static bool

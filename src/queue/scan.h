@@ -19,7 +19,7 @@
  */
 typedef struct KaptureScan
 {
-	MemoryContext context;		/* owns the arrays */
+	MemoryContext context;		/* of the arrays */
 	bool		running;		/* in the middle of a pass */
 	bool		ever;			/* false: the next pass reads everything */
 	uint64		seen_xmax;		/* xmax of the snapshot up to which all was read */
@@ -58,6 +58,7 @@ typedef struct KaptureOutboxEntry
 } KaptureOutboxEntry;
 
 extern void kapture_scan_init(KaptureScan *scan);
+extern void kapture_scan_free(KaptureScan *scan);
 extern void kapture_scan_enter_range(KaptureScan *scan, int range);
 extern void kapture_scan_start(KaptureScan *scan);
 extern void kapture_scan_end(KaptureScan *scan);

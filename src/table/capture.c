@@ -33,11 +33,15 @@
 #include "base/family.h"
 #include "base/guc.h"
 #include "base/owner_sql.h"
+#include "table/caches.h"
 #include "table/capture.h"
 #include "table/capture_buffer.h"
 #include "table/twins.h"
 
 PG_FUNCTION_INFO_V1(kapture_capture);
+
+/* Memory block size for a table: there may be thousands of them, of a few kilobytes each. */
+#define CAPTURE_BLOCK	1024
 
 /* What a table's trigger needs to know; lives until the table changes. */
 typedef struct CaptureTable
@@ -175,6 +179,25 @@ kapture_capture_trigger(const char *trigger, int32 attachment_id, const char *na
 	return name[0] == '\0' ? pstrdup(trigger) : psprintf("%s_%d", trigger, attachment_id);
 }
 
+/* Frees what is cached of tables; a warning is given once all the same. */
+static void
+capture_forget(void)
+{
+	HASH_SEQ_STATUS status;
+	CaptureTable *table;
+
+	hash_seq_init(&status, capture_tables);
+	while ((table = hash_seq_search(&status)) != NULL)
+	{
+		if (table->context)
+			MemoryContextDelete(table->context);
+		table->context = NULL;
+		table->valid = false;
+		if (!table->warned)
+			(void) hash_search(capture_tables, &table->relid, HASH_REMOVE, NULL);
+	}
+}
+
 /* Sets up what a backend needs from its first capture on; other backends pay nothing. */
 static void
 capture_initialize(void)
@@ -183,6 +206,7 @@ capture_initialize(void)
 
 	capture_tables = hash_create("kapture_sync captured tables", 16, &ctl, HASH_ELEM | HASH_BLOBS);
 	CacheRegisterRelcacheCallback(capture_relcache_callback, (Datum) 0);
+	kapture_caches_register(capture_forget);
 	capture_prev_executor_start = ExecutorStart_hook;
 	ExecutorStart_hook = capture_executor_start;
 }
@@ -379,7 +403,7 @@ capture_table(Relation rel)
 	table->columns = NULL;
 	table->context = NULL;
 	table->context = AllocSetContextCreate(CacheMemoryContext, "kapture_sync captured table",
-										   ALLOCSET_SMALL_SIZES);
+										   0, CAPTURE_BLOCK, 2 * CAPTURE_BLOCK);
 	changes = capture_changes;
 	capture_read(table, rel);
 	first = table->attachments != NIL ? linitial(table->attachments) : NULL;

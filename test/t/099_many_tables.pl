@@ -6,6 +6,7 @@ use warnings;
 use FindBin;
 use lib "$FindBin::RealBin/../perl";
 use KaptureTest;
+use PostgreSQL::Test::Utils;
 use Test::More;
 
 my $tables = 1500;
@@ -45,7 +46,14 @@ sub all_are_served
 }
 $node->adjust_conf('postgresql.conf', 'kapture_sync.enabled', 'on');
 $node->restart;
+# without what it has of the memory that processes share
+sub worker_memory
+{
+	slurp_file('/proc/' . sql('SELECT kapture_worker_pid()') . '/smaps_rollup') =~ /^Anonymous:\s+(\d+) kB/m or die 'no memory of the worker';
+	return $1;
+}
 all_are_served('after a start', $tables);
+memory_ok(worker_memory(), 48 * 1024, 'the worker keeps a few kilobytes of each table, whose rows were all sent');
 is(sql("SELECT kapture_customer_id FROM first"), '', 'a row is not linked to the customer of a row in a table that was not read yet');
 like(sql("SELECT message FROM kapture_failures WHERE relation = 'first'::regclass"), qr/belongs to the row with key "1" of table public.last already/, 'but is told whose it is');
 
