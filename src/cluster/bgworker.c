@@ -424,7 +424,7 @@ process_copy(char *to, const char *from, Size size)
 
 /* Notes an error for kapture_status, and logs it without the row's key, unless it was noted before. */
 static void
-process_note_trouble(KapturePhase phase, int32 attachment_id, const char *row_key, const char *message)
+process_note_trouble(KapturePhase phase, int32 attachment_id, Oid owner, const char *row_key, const char *message)
 {
 	KaptureTrouble before;
 	KaptureTrouble trouble = {.phase = phase, .since = GetCurrentTimestamp()};
@@ -439,7 +439,7 @@ process_note_trouble(KapturePhase phase, int32 attachment_id, const char *row_ke
 				 attachment_id != 0 ? errdetail("It is about the table with attachment_id %d.", attachment_id) : 0));
 	else
 		trouble.since = before.since;
-	kapture_shmem_report_trouble(process_kind, attachment_id, &trouble);
+	kapture_shmem_report_trouble(process_kind, attachment_id, owner, &trouble);
 }
 
 /*
@@ -454,18 +454,18 @@ process_end_trouble(KapturePhase phase, int32 attachment_id)
 		return true;
 	if (trouble.phase != phase)
 		return false;
-	kapture_shmem_report_trouble(process_kind, attachment_id, NULL);
+	kapture_shmem_report_trouble(process_kind, attachment_id, InvalidOid, NULL);
 	return true;
 }
 
 /*
- * Reports an error of a phase in kapture_status and in the log: of an attached table if
- * attachment_id is not 0, and of a row of it if row_key is not NULL.  Sets *in_trouble,
+ * Reports an error of a phase in kapture_status and in the log: of an attached table of an
+ * owner if attachment_id is not 0, and of a row of it if row_key is not NULL.  Sets *in_trouble,
  * which is the table's, or the process's own if it is NULL.  Errors that are just users'
  * locks are not reported.
  */
 void
-kapture_process_report_error(KapturePhase phase, bool *in_trouble, int32 attachment_id,
+kapture_process_report_error(KapturePhase phase, bool *in_trouble, int32 attachment_id, Oid owner,
 							 const char *row_key, const ErrorData *error)
 {
 	char	   *message;
@@ -473,7 +473,7 @@ kapture_process_report_error(KapturePhase phase, bool *in_trouble, int32 attachm
 	if (kapture_guard_is_lock(error))
 		return;
 	message = kapture_guard_message(error);
-	process_note_trouble(phase, attachment_id, row_key, message);
+	process_note_trouble(phase, attachment_id, owner, row_key, message);
 	*(in_trouble ? in_trouble : &process_in_trouble) = true;
 	pfree(message);
 }
@@ -701,7 +701,7 @@ process_bound_memory(const KaptureProcessLoop *loop, void *arg)
 	if (loop->part)
 		error = kapture_guard_transaction(loop->part, arg);
 	if (error)
-		kapture_process_report_error(KAPTURE_PHASE_LOOP, NULL, 0, NULL, error);
+		kapture_process_report_error(KAPTURE_PHASE_LOOP, NULL, 0, InvalidOid, NULL, error);
 	kapture_process_exit(KAPTURE_EXIT_FAILED);
 }
 
@@ -728,7 +728,7 @@ kapture_process_run_loop(const KaptureProcessLoop *loop, void *arg)
 			process_bound_memory(loop, arg);
 			continue;
 		}
-		kapture_process_report_error(KAPTURE_PHASE_LOOP, NULL, 0, NULL, error);
+		kapture_process_report_error(KAPTURE_PHASE_LOOP, NULL, 0, InvalidOid, NULL, error);
 		FreeErrorData(error);
 		process_rest(loop, loop->backoff(++errors));
 		loop->failed(arg);

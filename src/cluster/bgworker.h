@@ -48,7 +48,7 @@ extern void kapture_process_begin(const char *activity);
 extern void kapture_process_commit(void);
 extern ErrorData *kapture_process_run(const char *activity, KaptureGuarded work, void *arg);
 
-extern void kapture_process_report_error(KapturePhase phase, bool *in_trouble, int32 attachment_id,
+extern void kapture_process_report_error(KapturePhase phase, bool *in_trouble, int32 attachment_id, Oid owner,
 										 const char *row_key, const ErrorData *error);
 extern void kapture_process_report_success(KapturePhase phase, bool *in_trouble, int32 attachment_id);
 extern void kapture_process_note_activity(KaptureActivity *activity, const char *format,...) pg_attribute_printf(2, 3);

@@ -45,7 +45,8 @@
 
 /*
  * Servers and attached tables of the cluster whose state can be shown; beyond that number,
- * states are not shown.  Both are open-addressed hash tables, so these are powers of two.
+ * those of the owners who have most are not shown.  Both are open-addressed hash tables, so
+ * these are powers of two.
  */
 #define SHMEM_MAX_REPORTS	1024
 #define SHMEM_MAX_TABLES	4096
@@ -64,8 +65,11 @@
 #define SHMEM_CHANGED_WORDS	16
 #define SHMEM_CHANGED_BITS	(SHMEM_CHANGED_WORDS * 64)
 
-/* Errors shown at a time; beyond that number, the oldest are forgotten. */
+/* Errors shown at a time; beyond that number, the oldest of the owner who has most is forgotten. */
 #define SHMEM_MAX_TROUBLES	256
+
+/* Milliseconds until a process that has found no room for a report looks again. */
+#define SHMEM_FULL			1000
 
 typedef struct ShmemSlot
 {
@@ -113,6 +117,7 @@ typedef struct ShmemTable
 {
 	bool		passed;
 	Oid			dbid;			/* InvalidOid: free */
+	Oid			owner;
 	int32		attachment_id;
 	KaptureTableReport report;
 } ShmemTable;
@@ -122,6 +127,7 @@ typedef struct ShmemTrouble
 	Oid			dbid;			/* InvalidOid: free */
 	KaptureWorkerKind kind;
 	int32		attachment_id;	/* 0: of no table */
+	Oid			owner;			/* of the table, or InvalidOid */
 	KaptureTrouble trouble;
 } ShmemTrouble;
 
@@ -938,6 +944,73 @@ kapture_shmem_worker_must_leave(void)
 	return leave;
 }
 
+/* An owner in a database who has an entry. */
+typedef struct ShmemHolder
+{
+	Oid			dbid;
+	Oid			owner;
+} ShmemHolder;
+
+static int
+shmem_compare_holders(const void *a, const void *b)
+{
+	return memcmp(a, b, sizeof(ShmemHolder));
+}
+
+/*
+ * All n entries are in use, and an owner of this database wants one.  Returns an entry of
+ * the owner who has most, -1 if that one has hardly more, which *not_before is to spare us
+ * finding out again and again.
+ */
+static int
+shmem_find_victim(const ShmemHolder *holders, int n, Oid owner, TimestampTz *not_before)
+{
+	static ShmemHolder sorted[SHMEM_MAX_TABLES];
+	ShmemHolder mine = {MyDatabaseId, owner};
+	ShmemHolder greediest = mine;
+	TimestampTz now = GetCurrentTimestamp();
+	int			most = 0;
+	int			own = 0;
+	int			count = 0;
+
+	if (now < *not_before)
+		return -1;
+	memcpy(sorted, holders, sizeof(ShmemHolder) * n);
+	qsort(sorted, n, sizeof(ShmemHolder), shmem_compare_holders);
+	for (int i = 0; i < n; i++)
+	{
+		count = i > 0 && shmem_compare_holders(&sorted[i], &sorted[i - 1]) == 0 ? count + 1 : 1;
+		if (shmem_compare_holders(&sorted[i], &mine) == 0)
+			own = count;
+		if (count <= most)
+			continue;
+		most = count;
+		greediest = sorted[i];
+	}
+	for (int i = 0; i < n && most > own + 1; i++)
+	{
+		if (shmem_compare_holders(&holders[i], &greediest) == 0)
+			return i;
+	}
+	*not_before = TimestampTzPlusMilliseconds(now, SHMEM_FULL);
+	return -1;
+}
+
+/* Frees the entry of another server, if its owner has more than this one.  The caller holds the lock. */
+static void
+shmem_make_room_for_server(Oid owner)
+{
+	static TimestampTz not_before = 0;
+	ShmemHolder holders[SHMEM_MAX_REPORTS];
+	int			victim;
+
+	for (int i = 0; i < SHMEM_MAX_REPORTS; i++)
+		holders[i] = (ShmemHolder){shmem->servers[i].report.dbid, shmem->servers[i].report.owner};
+	victim = shmem_find_victim(holders, SHMEM_MAX_REPORTS, owner, &not_before);
+	if (victim >= 0)
+		shmem->servers[victim].report.dbid = InvalidOid;
+}
+
 /* Returns the entry of a server's report, else a free one if "make", or NULL.  The caller holds the lock. */
 static ShmemServer *
 shmem_find_server(const char *name, Oid owner, bool make)
@@ -973,6 +1046,11 @@ kapture_shmem_report_server(const char *name, Oid owner, KaptureServerState stat
 
 	LWLockAcquire(shmem->lock, LW_EXCLUSIVE);
 	server = shmem_find_server(name, owner, true);
+	if (server == NULL)
+	{
+		shmem_make_room_for_server(owner);
+		server = shmem_find_server(name, owner, true);
+	}
 	if (server)
 	{
 		KaptureServerReport *report = &server->report;
@@ -1049,21 +1127,42 @@ shmem_find_table(int32 attachment_id, bool make)
 	return make ? free : NULL;
 }
 
+/* Frees the entry of another table, if its owner has more than this one.  The caller holds the lock. */
+static void
+shmem_make_room_for_table(Oid owner)
+{
+	static TimestampTz not_before = 0;
+	ShmemHolder holders[SHMEM_MAX_TABLES];
+	int			victim;
+
+	for (int i = 0; i < SHMEM_MAX_TABLES; i++)
+		holders[i] = (ShmemHolder){shmem->tables[i].dbid, shmem->tables[i].owner};
+	victim = shmem_find_victim(holders, SHMEM_MAX_TABLES, owner, &not_before);
+	if (victim >= 0)
+		shmem->tables[victim].dbid = InvalidOid;
+}
+
 /*
- * Reports how far this worker is with a table.  Returns false if there is no room for
- * another table.
+ * Reports how far this worker is with a table of an owner.  Returns false if there is no
+ * room for another table.
  */
 bool
-kapture_shmem_report_table(int32 attachment_id, const KaptureTableReport *report)
+kapture_shmem_report_table(int32 attachment_id, Oid owner, const KaptureTableReport *report)
 {
 	ShmemTable *table;
 
 	LWLockAcquire(shmem->lock, LW_EXCLUSIVE);
 	table = shmem_find_table(attachment_id, true);
+	if (table == NULL)
+	{
+		shmem_make_room_for_table(owner);
+		table = shmem_find_table(attachment_id, true);
+	}
 	if (table)
 	{
 		table->passed = true;
 		table->dbid = MyDatabaseId;
+		table->owner = owner;
 		table->attachment_id = attachment_id;
 		table->report = *report;
 	}
@@ -1119,11 +1218,18 @@ shmem_find_trouble(KaptureWorkerKind kind, int32 attachment_id)
 	return NULL;
 }
 
-/* Returns a free entry for an error, or that of the oldest error.  The caller holds the lock. */
+/*
+ * Returns a free entry for an error with a table of this owner, or that of the oldest error
+ * of the owner who has most.  The caller holds the lock.
+ */
 static ShmemTrouble *
-shmem_make_trouble(void)
+shmem_make_trouble(Oid owner)
 {
-	ShmemTrouble *oldest = &shmem->troubles[0];
+	ShmemHolder holders[SHMEM_MAX_TROUBLES];
+	ShmemHolder holder = {MyDatabaseId, owner};
+	ShmemTrouble *oldest = NULL;
+	TimestampTz not_before = 0;
+	int			victim;
 
 	for (int i = 0; i < SHMEM_MAX_TROUBLES; i++)
 	{
@@ -1131,30 +1237,41 @@ shmem_make_trouble(void)
 
 		if (!OidIsValid(t->dbid))
 			return t;
-		if (t->trouble.since < oldest->trouble.since)
+		holders[i] = (ShmemHolder){t->dbid, t->owner};
+	}
+	victim = shmem_find_victim(holders, SHMEM_MAX_TROUBLES, owner, &not_before);
+	if (victim >= 0)
+		holder = holders[victim];
+	for (int i = 0; i < SHMEM_MAX_TROUBLES; i++)
+	{
+		ShmemTrouble *t = &shmem->troubles[i];
+
+		if (shmem_compare_holders(&holders[i], &holder) == 0 && (oldest == NULL || t->trouble.since < oldest->trouble.since))
 			oldest = t;
 	}
-	return oldest;
+	return oldest ? oldest : &shmem->troubles[0];
 }
 
 /*
  * Reports the error that keeps a worker of this database from its work on an attached table
- * (0: from all its work); NULL: there is none any more.  The report outlives the process.
+ * of an owner (0 and InvalidOid: from all its work); NULL: there is none any more, whoever
+ * owns the table.  The report outlives the process.
  */
 void
-kapture_shmem_report_trouble(KaptureWorkerKind kind, int32 attachment_id, const KaptureTrouble *trouble)
+kapture_shmem_report_trouble(KaptureWorkerKind kind, int32 attachment_id, Oid owner, const KaptureTrouble *trouble)
 {
 	ShmemTrouble *t;
 
 	LWLockAcquire(shmem->lock, LW_EXCLUSIVE);
 	t = shmem_find_trouble(kind, attachment_id);
 	if (t == NULL && trouble)
-		t = shmem_make_trouble();
+		t = shmem_make_trouble(owner);
 	if (t && trouble)
 	{
 		t->dbid = MyDatabaseId;
 		t->kind = kind;
 		t->attachment_id = attachment_id;
+		t->owner = owner;
 		t->trouble = *trouble;
 	}
 	else if (t)

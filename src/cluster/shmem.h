@@ -151,9 +151,9 @@ extern bool kapture_shmem_worker_must_leave(void);
 extern bool kapture_shmem_report_server(const char *name, Oid owner, KaptureServerState state,
 										TimestampTz retry_at, const char *message);
 extern void kapture_shmem_withdraw_server(const char *name, Oid owner);
-extern bool kapture_shmem_report_table(int32 attachment_id, const KaptureTableReport *report);
+extern bool kapture_shmem_report_table(int32 attachment_id, Oid owner, const KaptureTableReport *report);
 extern void kapture_shmem_withdraw_table(int32 attachment_id);
-extern void kapture_shmem_report_trouble(KaptureWorkerKind kind, int32 attachment_id,
+extern void kapture_shmem_report_trouble(KaptureWorkerKind kind, int32 attachment_id, Oid owner,
 										 const KaptureTrouble *trouble);
 
 /* to show what workers have reported */

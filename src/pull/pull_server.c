@@ -100,7 +100,7 @@ pull_fail(PullServer *server, const ErrorData *error)
 	another = kapture_process_run("noting a failure", pull_note_failure, &failure);
 	if (another)
 	{
-		kapture_process_report_error(KAPTURE_PHASE_PULL, NULL, 0, NULL, another);
+		kapture_process_report_error(KAPTURE_PHASE_PULL, NULL, 0, InvalidOid, NULL, another);
 		FreeErrorData(another);
 	}
 	else

@@ -55,7 +55,7 @@ void
 kapture_pull_table_forget(PullTable *table)
 {
 	if (table->in_trouble)
-		kapture_shmem_report_trouble(KAPTURE_PULLER, table->attachment_id, NULL);
+		kapture_shmem_report_trouble(KAPTURE_PULLER, table->attachment_id, InvalidOid, NULL);
 	kapture_turn_join(&table->turn, InvalidOid);
 	MemoryContextDelete(table->context);
 	pfree(table);
@@ -151,6 +151,7 @@ table_report_error(PullTable *table, const ErrorData *error)
 
 	snprintf(customer, sizeof(customer), INT64_FORMAT, table->customer_id);
 	kapture_process_report_error(KAPTURE_PHASE_APPLY, &table->in_trouble, table->attachment_id,
+								 table->turn.share ? table->turn.share->owner : InvalidOid,
 								 table->ncustomers == 1 ? customer : NULL, error);
 }
 

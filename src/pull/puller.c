@@ -253,7 +253,7 @@ puller_load(Puller *puller)
 		puller->next_load = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), KAPTURE_LOCKED_RETRY);
 	else
 	{
-		kapture_process_report_error(KAPTURE_PHASE_LOAD, NULL, 0, NULL, error);
+		kapture_process_report_error(KAPTURE_PHASE_LOAD, NULL, 0, InvalidOid, NULL, error);
 		puller->stale = true;
 		puller->load_not_before = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
 															  kapture_pacing_backoff(++puller->load_errors, PULLER_LONGEST));

@@ -117,7 +117,7 @@ sender_retry_at(int errors)
 static void
 sender_fail(KapturePhase phase, ErrorData *error)
 {
-	kapture_process_report_error(phase, &sender_in_trouble, 0, NULL, error);
+	kapture_process_report_error(phase, &sender_in_trouble, 0, InvalidOid, NULL, error);
 	sender_not_before = sender_retry_at(++sender_errors);
 	sender_look = true;
 	FreeErrorData(error);
@@ -811,7 +811,7 @@ kapture_calls_record(Worker *worker)
 		return;
 	}
 	sender_next_record = sender_retry_at(++sender_record_errors);
-	kapture_process_report_error(KAPTURE_PHASE_RECORD, &sender_in_trouble, 0, NULL, error);
+	kapture_process_report_error(KAPTURE_PHASE_RECORD, &sender_in_trouble, 0, InvalidOid, NULL, error);
 	FreeErrorData(error);
 }
 

@@ -360,7 +360,9 @@ claim_end(Worker *worker, WorkerClaim *claim)
 	if (!claim->done)
 		return;
 	kapture_turn_went_well(&table->turn);
-	kapture_transaction_report_success(KAPTURE_PHASE_CLAIM, table);
+	/* a condition that has failed is only tried again later, and shows until then */
+	if (table->follow_errors == 0)
+		kapture_transaction_report_success(KAPTURE_PHASE_CLAIM, table);
 }
 
 /* Has a table's queue read from the start again, as what the failed claim had read is back in it. */

@@ -594,8 +594,10 @@ load_followed(void *arg)
 	{
 		WorkerTable *table = dlist_container(WorkerTable, node, iter.cur);
 
-		if (!table->stale)
-			table->att->unfollowed = true;
+		if (table->stale)
+			continue;
+		table->att->unfollowed = true;
+		table->follow_errors = 0;
 	}
 }
 

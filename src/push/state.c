@@ -150,7 +150,7 @@ kapture_state_forget_table(WorkerTable *table)
 	if (table->suspect)
 		pfree(table->suspect);
 	if (table->in_trouble)
-		kapture_shmem_report_trouble(KAPTURE_PUSHER, table->att->id, NULL);
+		kapture_shmem_report_trouble(KAPTURE_PUSHER, table->att->id, InvalidOid, NULL);
 	pfree(table);
 }
 

@@ -117,5 +117,37 @@ sql('SET ROLE mallory; BEGIN READ ONLY; ' . sprintf($writes, 1) . ' COMMIT', 'po
 is(touched('mallory.customers', 1, $hostile, 'postgres'), 1, 'and there is room for others');
 is(touched('alice.hers', $id, $hers, 'postgres'), 0, 'all the time');
 
+# --- what is shown of servers, and of errors: mallory has more of both than can be shown
+# Tables of an owner, one for each of so many servers, of which the first ones follow a table by a condition that fails.
+sub failing
+{
+	my ($role, $servers, $n, $failing) = @_;
+	return qq(SET client_min_messages = error; SET ROLE $role;
+CREATE TABLE $role.followed (id int); CREATE TABLE $role.gate (id int);
+DO \$\$ BEGIN FOR i IN 1 .. $n LOOP
+  EXECUTE format('CREATE TABLE $role.t%s (id int PRIMARY KEY, customer_name text, phone text)', i);
+  PERFORM kapture_attach(('$role.t' || i)::regclass, server => format('$servers', i));
+  IF i <= $failing THEN PERFORM kapture_follow('$role.followed', ('$role.t' || i)::regclass, 'target.id IN (SELECT id FROM $role.gate)'); END IF;
+END LOOP; END \$\$;
+DROP TABLE $role.gate; INSERT INTO $role.followed VALUES (1););
+}
+sql(failing('alice', 'hers', 1, 1));
+my $error = "SELECT worker_error LIKE '%alice.gate%' FROM kapture_status WHERE relation = 'alice.t1'::regclass";
+poll_ok($node, $error, "an error with alice's table is shown");
+sql(failing('mallory', 's%s', 1030, 300), 'other');
+poll_ok($node, "SELECT count(server_state) > 900 FROM kapture_status", "mallory's servers are shown, as far as there is room", 'other');
+poll_ok($node, "SELECT count(worker_error) > 200 FROM kapture_status", 'and errors', 'other');
+sub logged { return scalar grep { /LOG:  kapture_sync: an error while .*$_[0]\.gate/ } split /\n/, slurp_file($node->logfile) }
+wait_for(sub { logged('mallory') > 700 }, 'all have failed again');
+is(sql($error), 't', "the error with alice's table is still shown, though it is older than all of mallory's");
+is(logged('alice'), 1, 'all the time, as it is logged once');
+sql(qq(SET client_min_messages = error; SET ROLE alice; CREATE SERVER late FOREIGN DATA WRAPPER kapture_fdw OPTIONS (url '$hers->{url}');
+CREATE USER MAPPING FOR alice SERVER late OPTIONS (auth_key '$key');
+CREATE TABLE alice.late (LIKE alice.shared INCLUDING ALL); SELECT kapture_attach('alice.late', server => 'late')));
+poll_ok($node, "SELECT server_state = 'ok' FROM kapture_status WHERE relation = 'alice.late'::regclass", "but alice's server is, which comes last");
+is(sql("SELECT count(server_state) FROM kapture_status"), sql("SELECT count(*) FROM kapture_status"), 'as all other servers');
+sql("SET ROLE alice; SELECT kapture_unfollow('alice.followed', 'alice.t1')");
+poll_ok($node, "SELECT bool_and(worker_error IS NULL) FROM kapture_status", 'an error is gone with its follow');
+
 $node->stop;
 done_testing();
