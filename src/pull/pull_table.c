@@ -109,7 +109,7 @@ table_step(void *arg)
 	Relation	rel;
 	KaptureAttachment *att;
 
-	kapture_caches_open();
+	kapture_caches_open(table->relid);
 	if (!ConditionalLockRelationOid(table->relid, AccessShareLock))
 	{
 		table->next_due = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), KAPTURE_LOCKED_RETRY);

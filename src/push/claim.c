@@ -279,7 +279,7 @@ claim_do(void *arg)
 	ListCell   *lc;
 	MemoryContext transaction;
 
-	kapture_caches_open();
+	kapture_caches_open(table->att->root);
 	claim->now = GetCurrentTransactionStartTimestamp(); /* SQL's now() */
 	if (!kapture_state_hold(table))
 	{

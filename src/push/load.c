@@ -271,7 +271,7 @@ load_table(void *arg)
 	WorkerTable *table;
 	bool		is_new = false;
 
-	kapture_caches_open();
+	kapture_caches_open(relid);
 	/* a lock on one table must not hold up the others */
 	if (!ConditionalLockRelationOid(relid, AccessShareLock))
 	{

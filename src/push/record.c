@@ -125,7 +125,7 @@ record_write_back(Worker *worker, WorkerTable *table, List *tasks, TimestampTz n
 		kapture_queue_put_off(rows);
 	else
 	{
-		kapture_caches_open();
+		kapture_caches_open(table->att->root);
 		kapture_row_write_ids(table->att, rows, GetActiveSnapshot());
 		kapture_turn_charge(&table->turn, began, list_length(rows));
 	}

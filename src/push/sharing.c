@@ -253,7 +253,7 @@ sharing_look_up(WorkerTable *table, dlist_head *tasks, List *holders)
 	}
 	if (n == 0 || !table->present || !kapture_state_may_run(table))
 		return holders;
-	kapture_caches_open();
+	kapture_caches_open(table->att->root);
 	foreach(lc, kapture_lookup_rows(table->att, ids, n))
 	{
 		SharingHolder *h = palloc0(sizeof(SharingHolder));

@@ -10,12 +10,13 @@
 #include "postgres.h"
 
 #include "utils/catcache.h"
+#include "utils/hsearch.h"
 #include "utils/memutils.h"
 #include "utils/relcache.h"
 
 #include "table/caches.h"
 
-/* Caches are emptied after so many tables were opened, if PostgreSQL's are of so many bytes by then. */
+/* Caches are emptied when so many tables were opened since, if PostgreSQL's are of so many bytes by then. */
 #define CACHES_TABLES	250
 #define CACHES_BYTES	((Size) 3 * 1024 * 1024)
 
@@ -36,22 +37,31 @@ kapture_caches_register(KaptureForget forget)
 }
 
 /*
- * To be called in a transaction of worker or puller, before a table is opened that may be
- * one of many, when no trigger runs.
+ * To be called in a transaction of worker or puller, when no trigger runs, before a table is
+ * opened that may be one of many.
  */
 void
-kapture_caches_open(void)
+kapture_caches_open(Oid relid)
 {
-	static int	opened = 0;
+	static HTAB *opened = NULL; /* since caches were emptied */
+	bool		found;
 
-	if (++opened < CACHES_TABLES)
-		return;
-	opened = 0;
-	if (MemoryContextMemAllocated(CacheMemoryContext, false) < CACHES_BYTES)
-		return;
-	for (int i = 0; i < caches_nown; i++)
-		caches_own[i] ();
-	/* as InvalidateSystemCaches() does, but nobody needs to be told, as nothing has changed */
-	ResetCatalogCaches();
-	RelationCacheInvalidate(false);
+	if (opened && hash_get_num_entries(opened) >= CACHES_TABLES &&
+		MemoryContextMemAllocated(CacheMemoryContext, false) >= CACHES_BYTES)
+	{
+		for (int i = 0; i < caches_nown; i++)
+			caches_own[i] ();
+		/* as InvalidateSystemCaches() does, but nobody needs to be told, as nothing has changed */
+		ResetCatalogCaches();
+		RelationCacheInvalidate(false);
+		hash_destroy(opened);
+		opened = NULL;
+	}
+	if (opened == NULL)
+	{
+		HASHCTL		ctl = {.keysize = sizeof(Oid), .entrysize = sizeof(Oid)};
+
+		opened = hash_create("kapture_sync opened tables", CACHES_TABLES, &ctl, HASH_ELEM | HASH_BLOBS);
+	}
+	(void) hash_search(opened, &relid, HASH_ENTER, &found);
 }

@@ -10,6 +10,6 @@
 typedef void (*KaptureForget) (void);
 
 extern void kapture_caches_register(KaptureForget forget);
-extern void kapture_caches_open(void);
+extern void kapture_caches_open(Oid relid);
 
 #endif							/* KAPTURE_CACHES_H */
