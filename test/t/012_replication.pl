@@ -218,7 +218,7 @@ SELECT kapture_follow('towns', 'members', 'target.town = source.id');
 RESET ROLE;
 CREATE ROLE applier LOGIN SUPERUSER; GRANT ALL ON towns, members TO applier; GRANT member_owner TO applier;
 SET SESSION AUTHORIZATION applier;
-CREATE SUBSCRIPTION towns CONNECTION ') . $publishers[0]->connstr . " dbname=postgres' PUBLICATION towns WITH (two_phase = true)");
+CREATE SUBSCRIPTION towns CONNECTION ') . $publishers[0]->connstr . " dbname=postgres' PUBLICATION towns WITH (two_phase = true" . ($hub->pg_version >= 16 ? ', password_required = false)' : ')'));
 $hub->wait_for_subscription_sync($publishers[0], 'towns');
 $hub->safe_psql('postgres', 'ALTER ROLE applier NOSUPERUSER');
 sub two_phases

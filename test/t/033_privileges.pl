@@ -194,6 +194,16 @@ is(granted("REVOKE ALL ON $internal FROM reader; GRANT SELECT ON public.customer
 like(granted('GRANT UPDATE ON kapture_column TO PUBLIC'), qr/\A$warning PUBLIC\nDETAIL:  Whoever writes these tables decides where .*\nHINT:  Use REVOKE ALL ON public\.kapture_column FROM PUBLIC\.\z/, 'a table that is open to everybody');
 sql('REVOKE ALL ON kapture_column FROM PUBLIC');
 
+# --- who may write all data does not thereby act as others
+sql('CREATE ROLE writer; GRANT pg_write_all_data, pg_read_all_data TO writer; GRANT USAGE ON FOREIGN SERVER kapture TO writer');
+is(try_as('writer', q(WITH w AS (UPDATE kapture_column SET column_name = NULL, attnum = NULL, expression = '(SELECT rolpassword FROM pg_authid LIMIT 1)' RETURNING 1) SELECT count(*) FROM w)), '0', 'the mapping of a table');
+is(try_as('writer', q(WITH w AS (UPDATE kapture_attachment SET relation = 'private', server = 'kapture' RETURNING 1) SELECT count(*) FROM w)), '0', 'which table is attached to what');
+is(try_as('writer', q(WITH w AS (DELETE FROM kapture_attachment RETURNING 1) SELECT count(*) FROM w)), '0', 'or whether');
+like(try_as('writer', q(INSERT INTO kapture_attachment (relation, server, key_columns) VALUES ('pg_authid', 'kapture', '{oid}'))), qr/new row violates row-level security policy for table "kapture_attachment"/, 'a table of a superuser is not attached');
+like(try_as('writer', q(INSERT INTO kapture_follow (source, relation, condition, value_columns) VALUES ('customers', 'customers', 'true', '{}'))), qr/new row violates row-level security policy/, 'nor followed');
+like(try_as('writer', q(INSERT INTO kapture_call_queue (sender, server, api, body) VALUES ('alice'::regrole, 'kapture', 'ticket_add', '{}'))), qr/new row violates row-level security policy/, 'no call is queued in the name of others');
+is(try_as('writer', 'SELECT count(*) > 0 FROM kapture_attachment'), 't', 'while all can be read by who may read all data');
+
 # --- TRIGGER on a table is no right to the triggers that capture its changes
 sql(q(
 CREATE TABLE owned (id int PRIMARY KEY, customer_name text, phone text); CREATE TABLE town (id int PRIMARY KEY, name text);
