@@ -209,14 +209,14 @@ $hub->safe_psql('postgres', qq($towns CREATE TABLE ran (trigger_of text, as_role
 CREATE VIEW member_view AS SELECT m.id, m.name AS customer_name, m.phone, t.name AS city FROM members m JOIN towns t ON t.id = m.town;
 CREATE FUNCTION note_role() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN INSERT INTO public.ran VALUES (tg_table_name, current_user); RETURN NEW; END';
 CREATE TRIGGER note_role BEFORE INSERT OR UPDATE ON members FOR EACH ROW EXECUTE FUNCTION note_role(); ALTER TABLE members ENABLE ALWAYS TRIGGER note_role;
-CREATE ROLE member_owner; GRANT USAGE ON SCHEMA public TO member_owner; GRANT USAGE ON FOREIGN SERVER kapture TO member_owner; GRANT SELECT, TRIGGER ON towns TO member_owner; GRANT member_owner TO CURRENT_USER;
+CREATE ROLE town_owner; CREATE ROLE member_owner; GRANT USAGE ON SCHEMA public TO member_owner; GRANT USAGE ON FOREIGN SERVER kapture TO member_owner; GRANT SELECT, TRIGGER ON towns TO member_owner; GRANT member_owner TO CURRENT_USER;
 CREATE USER MAPPING FOR member_owner SERVER kapture OPTIONS (auth_key 'a2FwZGVtbzprYXAxMjM=');
-ALTER TABLE members OWNER TO member_owner; ALTER VIEW member_view OWNER TO member_owner; ALTER FUNCTION note_role() OWNER TO member_owner;
+ALTER TABLE towns OWNER TO town_owner; ALTER TABLE members OWNER TO member_owner; ALTER VIEW member_view OWNER TO member_owner; ALTER FUNCTION note_role() OWNER TO member_owner;
 SET ROLE member_owner;
 SELECT kapture_attach('members', source => 'member_view', id_column => NULL);
 SELECT kapture_follow('towns', 'members', 'target.town = source.id');
 RESET ROLE;
-CREATE ROLE applier LOGIN SUPERUSER; GRANT ALL ON towns, members TO applier; GRANT member_owner TO applier;
+CREATE ROLE applier LOGIN SUPERUSER; GRANT ALL ON towns, members TO applier; GRANT town_owner, member_owner TO applier;
 SET SESSION AUTHORIZATION applier;
 CREATE SUBSCRIPTION towns CONNECTION ') . $publishers[0]->connstr . " dbname=postgres' PUBLICATION towns WITH (two_phase = true" . ($hub->pg_version >= 16 ? ', password_required = false)' : ')'));
 $hub->wait_for_subscription_sync($publishers[0], 'towns');
