@@ -367,6 +367,28 @@ wayside_creates_trigger(Node *stmt)
 		strcmp(strVal(llast(((CreateTrigStmt *) stmt)->funcname)), "kapture_capture") == 0;
 }
 
+/*
+ * Refuses to replace a trigger of ours on somebody else's table.  TRIGGER on a table is enough
+ * for CREATE OR REPLACE TRIGGER, which would end the capture of its changes unnoticed.
+ */
+static void
+wayside_protect_trigger(Node *stmt)
+{
+	CreateTrigStmt *create = (CreateTrigStmt *) stmt;
+	Oid			relid;
+	bool		always;
+
+	if (!IsA(stmt, CreateTrigStmt) || !create->replace)
+		return;
+	relid = RangeVarGetRelid(create->relation, NoLock, true);
+	if (OidIsValid(relid) && !object_ownercheck(RelationRelationId, relid, GetUserId()) &&
+		kapture_attach_trigger_runs(relid, create->trigname, &always) != NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("must be owner of table \"%s\" to replace trigger \"%s\"", get_rel_name(relid), create->trigname),
+				 errdetail("The trigger captures changes of the table for Kapture.")));
+}
+
 /* Has partitions that a statement has given to attached tables notice when logical replication truncates them. */
 static void
 wayside_watch_partitions(Node *stmt)
@@ -399,7 +421,7 @@ wayside_may_advise(void)
 	return !IsBinaryUpgrade && !kapture_is_restoring() && kapture_catalog_outbox_packs();
 }
 
-/* Warns about attached tables whose trigger a statement has disabled, or a user's statement has dropped. */
+/* Warns about attached tables whose trigger a statement has disabled or replaced, or a user's statement has dropped. */
 static void
 wayside_follow_triggers(Node *stmt, bool toplevel)
 {
@@ -424,6 +446,8 @@ wayside_follow_triggers(Node *stmt, bool toplevel)
 		/* the trigger's own name comes last; triggers are dropped one at a time */
 		table = makeRangeVarFromNameList(list_truncate(list_copy(names), list_length(names) - 1));
 	}
+	else if (IsA(stmt, CreateTrigStmt) && ((CreateTrigStmt *) stmt)->replace)
+		table = ((CreateTrigStmt *) stmt)->relation;
 	if (table == NULL || !wayside_may_advise())
 		return;
 	relid = RangeVarGetRelid(table, NoLock, true);
@@ -589,6 +613,7 @@ wayside_process_utility(PlannedStmt *pstmt, const char *query_string,
 	List	   *follows = wayside_renames(pstmt->utilityStmt) ? kapture_follow_before_rename() : NIL;
 	WaysideBefore before = wayside_before(pstmt->utilityStmt, context == PROCESS_UTILITY_TOPLEVEL);
 
+	wayside_protect_trigger(pstmt->utilityStmt);
 	wayside_notice(pstmt->utilityStmt);
 	wayside_advise_drop(pstmt->utilityStmt, context == PROCESS_UTILITY_TOPLEVEL);
 	if (OidIsValid(dbid))

@@ -24,6 +24,7 @@
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "port/atomics.h"
+#include "replication/logicalworker.h"
 #include "storage/condition_variable.h"
 #include "storage/ipc.h"
 #include "storage/latch.h"
@@ -168,6 +169,8 @@ static bool shmem_relist_pending = false;
 static bool shmem_blocking = false; /* we keep workers away from a database until the transaction ends */
 static bool shmem_committed = false;	/* the transaction has committed; only the wake-ups are left */
 
+static void shmem_replication_callback(XactEvent event, void *arg);
+
 static Size
 shmem_size(void)
 {
@@ -220,6 +223,7 @@ kapture_shmem_install(void)
 {
 	shmem_prev_request_hook = shmem_request_hook;
 	shmem_request_hook = shmem_request;
+	RegisterXactCallback(shmem_replication_callback, NULL);
 	shmem_prev_startup_hook = shmem_startup_hook;
 	shmem_startup_hook = shmem_startup;
 }
@@ -307,7 +311,7 @@ shmem_tell_changed(ShmemSlot *slot)
 
 /*
  * A prepared transaction becomes visible only with COMMIT PREPARED, which wakes the worker
- * itself.
+ * itself: by the utility hook, or by shmem_replication_callback().
  */
 static void
 shmem_xact_callback(XactEvent event, void *arg)
@@ -326,6 +330,20 @@ shmem_xact_callback(XactEvent event, void *arg)
 		default:
 			break;
 	}
+}
+
+/*
+ * COMMIT PREPARED by logical replication runs through no utility hook.  The transaction in
+ * which it runs has no number of its own, unlike those that apply changes.  The process
+ * need not be the one that prepared the changes, so this is called in every process.
+ */
+static void
+shmem_replication_callback(XactEvent event, void *arg)
+{
+	if (event != XACT_EVENT_COMMIT || !IsLogicalWorker() || TransactionIdIsValid(GetTopTransactionIdIfAny()))
+		return;
+	kapture_shmem_wake_for_tables_at_commit();
+	shmem_committed = shmem_wake_pending;
 }
 
 /*

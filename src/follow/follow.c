@@ -44,6 +44,7 @@
 #include "mapping/source.h"
 #include "table/attach.h"
 #include "table/attach_find.h"
+#include "table/attach_trigger.h"
 #include "table/capture_buffer.h"
 #include "table/row_sql.h"
 
@@ -133,18 +134,56 @@ follow_execute_ddl(const char *sql)
 	SPI_finish();
 }
 
+/* Errors out (42710) if another trigger has a name that ours needs. */
+static void
+follow_check_trigger_name(Oid relid, const char *trigger)
+{
+	bool		always;
+	const char *function = kapture_attach_trigger_runs(relid, trigger, &always);
+
+	if (OidIsValid(get_trigger_oid(relid, trigger, true)) && (function == NULL || strcmp(function, "kapture_followed") != 0 || !always))
+		ereport(ERROR,
+				(errcode(ERRCODE_DUPLICATE_OBJECT),
+				 errmsg("trigger \"%s\" of table \"%s\" is not the one that kapture_follow() creates", trigger, get_rel_name(relid)),
+				 errhint("Drop that trigger, or give it another name.")));
+}
+
+/*
+ * Has the triggers fire in replication, too; kapture_followed() knows which tables want that.
+ * As the table's owner, since whoever holds TRIGGER cannot do it; the triggers are ours.
+ */
+static void
+follow_enable_triggers(Oid relid, const char *name)
+{
+	Relation	rel = relation_open(relid, NoLock);
+	Oid			owner = rel->rd_rel->relowner;
+	Oid			userid;
+	int			sec_context;
+
+	relation_close(rel, NoLock);
+	GetUserIdAndSecContext(&userid, &sec_context);
+	SetUserIdAndSecContext(owner, sec_context | SECURITY_LOCAL_USERID_CHANGE | SECURITY_RESTRICTED_OPERATION);
+	follow_execute_ddl(psprintf("ALTER TABLE %s ENABLE ALWAYS TRIGGER " KAPTURE_FOLLOW_TRIGGER
+								", ENABLE ALWAYS TRIGGER " KAPTURE_FOLLOW_TRUNCATE_TRIGGER, name));
+	SetUserIdAndSecContext(userid, sec_context);
+}
+
 /* Creates the triggers of a followed table, if it has none. */
 static void
 follow_create_triggers(Oid relid)
 {
 	char	   *name = kapture_row_relation_name(relid);
 
+	follow_check_trigger_name(relid, KAPTURE_FOLLOW_TRIGGER);
+	follow_check_trigger_name(relid, KAPTURE_FOLLOW_TRUNCATE_TRIGGER);
 	if (OidIsValid(get_trigger_oid(relid, KAPTURE_FOLLOW_TRIGGER, true)))
 		return;
 	follow_execute_ddl(psprintf("CREATE TRIGGER " KAPTURE_FOLLOW_TRIGGER " AFTER INSERT OR UPDATE OR DELETE ON %s"
 								" FOR EACH ROW EXECUTE FUNCTION %s.kapture_followed()", name, kapture_catalog_schema()));
 	follow_execute_ddl(psprintf("CREATE TRIGGER " KAPTURE_FOLLOW_TRUNCATE_TRIGGER " AFTER TRUNCATE ON %s"
 								" FOR EACH STATEMENT EXECUTE FUNCTION %s.kapture_followed()", name, kapture_catalog_schema()));
+	CommandCounterIncrement();
+	follow_enable_triggers(relid, name);
 	CommandCounterIncrement();
 	if (!OidIsValid(get_trigger_oid(relid, KAPTURE_FOLLOW_TRIGGER, true)))
 		ereport(ERROR,

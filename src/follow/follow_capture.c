@@ -54,6 +54,7 @@ typedef struct Follower
 	int			nvalues;
 	FollowedValue *values;		/* columns that the condition reads */
 	bool		simple;			/* their texts need neither settings nor quotes */
+	bool		replicated;		/* changes that replication applies matter, too */
 	bool		watches_all;
 	List	   *watches;		/* numbers of the columns that matter */
 } Follower;
@@ -69,7 +70,8 @@ typedef struct FollowedTable
 
 static HTAB *followed_tables = NULL;
 static uint64 followed_changes = 0; /* relcache invalidations that this process has received */
-static Oid	followed_follows = InvalidOid;	/* the table of follows */
+static Oid	followed_follows = InvalidOid;	/* the table of follows, */
+static Oid	followed_attachments = InvalidOid;	/* and that of attachments */
 
 static void
 followed_relcache_callback(Datum arg, Oid relid)
@@ -81,7 +83,7 @@ followed_relcache_callback(Datum arg, Oid relid)
 	hash_seq_init(&status, followed_tables);
 	while ((table = hash_seq_search(&status)) != NULL)
 	{
-		if (!OidIsValid(relid) || relid == table->relid || relid == followed_follows)
+		if (!OidIsValid(relid) || relid == table->relid || relid == followed_follows || relid == followed_attachments)
 			table->valid = false;
 	}
 }
@@ -165,6 +167,25 @@ followed_read_values(Follower *follower, List *attnums, Relation rel)
 	}
 }
 
+/* Does an attachment of a table capture changes that replication applies? */
+static bool
+followed_is_replicated(Oid relid)
+{
+	Relation	attachments = table_open(followed_attachments, AccessShareLock);
+	AttrNumber	relation = get_attnum(followed_attachments, "relation");
+	AttrNumber	replicated = get_attnum(followed_attachments, "replicated");
+	SysScanDesc scan = systable_beginscan(attachments, InvalidOid, false, NULL, 0, NULL);
+	HeapTuple	tuple;
+	bool		result = false;
+
+	while (!result && HeapTupleIsValid(tuple = systable_getnext(scan)))
+		result = DatumGetObjectId(kapture_catalog_getattr(tuple, attachments, relation)) == relid &&
+			DatumGetBool(kapture_catalog_getattr(tuple, attachments, replicated));
+	systable_endscan(scan);
+	table_close(attachments, AccessShareLock);
+	return result;
+}
+
 /* Reads the follows of a table, and of those that it is a partition of. */
 static List *
 followed_read(Relation rel)
@@ -187,6 +208,7 @@ followed_read(Relation rel)
 			continue;
 		follower = palloc(sizeof(Follower));
 		follower->id = DatumGetInt32(kapture_catalog_getattr(tuple, follows, 1));
+		follower->replicated = followed_is_replicated(DatumGetObjectId(kapture_catalog_getattr(tuple, follows, 3)));
 		followed_read_values(follower, followed_columns(kapture_catalog_getattr(tuple, follows, 5), rel), rel);
 		watches = heap_getattr(tuple, 6, RelationGetDescr(follows), &isnull);
 		follower->watches_all = isnull;
@@ -216,6 +238,7 @@ followed_table(Relation rel)
 	table->followers = NIL;
 	table->context = AllocSetContextCreate(CacheMemoryContext, "kapture_sync followed table", ALLOCSET_SMALL_SIZES);
 	followed_follows = kapture_catalog_relid(KAPTURE_TABLE_FOLLOW);
+	followed_attachments = kapture_catalog_relid(KAPTURE_TABLE_ATTACHMENT);
 	if (OidIsValid(followed_follows))
 	{
 		old = MemoryContextSwitchTo(table->context);
@@ -379,6 +402,11 @@ kapture_followed(PG_FUNCTION_ARGS)
 		followed_initialize();
 	table = followed_table(trigdata->tg_relation);
 	foreach(lc, table->followers)
-		followed_capture(lfirst(lc), trigdata);
+	{
+		Follower   *follower = lfirst(lc);
+
+		if (follower->replicated || SessionReplicationRole != SESSION_REPLICATION_ROLE_REPLICA)
+			followed_capture(follower, trigdata);
+	}
 	return PointerGetDatum(NULL);
 }

@@ -409,8 +409,8 @@ check_capture(Check *check)
 							  " ORDER BY a.attachment_id LIMIT " CHECK_MAX_TABLES ") AS t", 2, types, values);
 	if (tables)
 		check_say(check, "capture", CHECK_FAILED,
-				  psprintf("changes are not captured, as the trigger is disabled or dropped: %s", tables),
-				  "Use ALTER TABLE ... ENABLE TRIGGER " KAPTURE_TRIGGER ", or, if it was dropped, kapture_detach() and kapture_attach(). Then kapture_verify() shows what was missed.");
+				  psprintf("changes are not captured, as the trigger is disabled, replaced or dropped: %s", tables),
+				  "Use ALTER TABLE ... ENABLE TRIGGER " KAPTURE_TRIGGER ", or, if it was replaced or dropped, kapture_detach() and kapture_attach(). Then kapture_verify() shows what was missed.");
 }
 
 /* What is common to all versions of the function. */

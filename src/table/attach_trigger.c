@@ -6,12 +6,15 @@
 #include "postgres.h"
 
 #include "access/genam.h"
+#include "access/htup_details.h"
 #include "access/table.h"
 #include "access/xact.h"
 #include "catalog/dependency.h"
 #include "catalog/partition.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_inherits.h"
+#include "catalog/pg_language.h"
+#include "catalog/pg_proc.h"
 #include "catalog/pg_trigger.h"
 #include "catalog/pg_type.h"
 #include "commands/trigger.h"
@@ -21,6 +24,8 @@
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
 #include "utils/lsyscache.h"
+#include "utils/rel.h"
+#include "utils/syscache.h"
 
 #include "base/catalog.h"
 #include "base/compat.h"
@@ -249,8 +254,49 @@ kapture_attach_create_triggers(const char *table, int32 attachment_id, const cha
 }
 
 /*
+ * Returns the name of our function that a trigger of a table runs, as it is; NULL if there is
+ * no such trigger, or it runs another function.  *always: it has no condition.
+ */
+const char *
+kapture_attach_trigger_runs(Oid relid, const char *trigger, bool *always)
+{
+	static const char *const functions[] = {"kapture_capture", "kapture_followed"};
+	Relation	rel = table_open(TriggerRelationId, AccessShareLock);
+	ScanKeyData key[2];
+	SysScanDesc scan;
+	HeapTuple	tuple;
+	HeapTuple	proc = NULL;
+	const char *result = NULL;
+	bool		isnull;
+
+	ScanKeyInit(&key[0], Anum_pg_trigger_tgrelid, BTEqualStrategyNumber, F_OIDEQ, ObjectIdGetDatum(relid));
+	ScanKeyInit(&key[1], Anum_pg_trigger_tgname, BTEqualStrategyNumber, F_NAMEEQ, CStringGetDatum(trigger));
+	scan = systable_beginscan(rel, TriggerRelidNameIndexId, true, NULL, 2, key);
+	tuple = systable_getnext(scan);
+	*always = false;
+	if (HeapTupleIsValid(tuple))
+	{
+		(void) heap_getattr(tuple, Anum_pg_trigger_tgqual, RelationGetDescr(rel), &isnull);
+		*always = isnull;
+		proc = SearchSysCache1(PROCOID, ObjectIdGetDatum(((Form_pg_trigger) GETSTRUCT(tuple))->tgfoid));
+	}
+	for (int i = 0; HeapTupleIsValid(proc) && i < lengthof(functions); i++)
+	{
+		/* functions in C are superusers', so that the name will do */
+		if (((Form_pg_proc) GETSTRUCT(proc))->prolang == ClanguageId &&
+			strcmp(NameStr(((Form_pg_proc) GETSTRUCT(proc))->proname), functions[i]) == 0)
+			result = functions[i];
+	}
+	if (HeapTupleIsValid(proc))
+		ReleaseSysCache(proc);
+	systable_endscan(scan);
+	table_close(rel, AccessShareLock);
+	return result;
+}
+
+/*
  * Warns if changes of an attached table are not captured because the command that has just
- * run disabled or dropped one of its triggers.
+ * run disabled, replaced or dropped one of its triggers.
  */
 void
 kapture_attach_warn_uncaptured(Oid relid)
@@ -267,8 +313,8 @@ kapture_attach_warn_uncaptured(Oid relid)
 		return;
 	ereport(WARNING,
 			(errmsg("changes of table \"%s\" are not captured from now on", get_rel_name(relid)),
-			 errdetail("Trigger %s, which captures them, is disabled or was dropped. What changes meanwhile is not sent later, either.", triggers),
-			 errhint("Use ALTER TABLE %s ENABLE TRIGGER %s, or, if it was dropped, kapture_detach() and kapture_attach(). Then kapture_verify() shows what was missed.",
+			 errdetail("Trigger %s, which captures them, is disabled, or was replaced or dropped. What changes meanwhile is not sent later, either.", triggers),
+			 errhint("Use ALTER TABLE %s ENABLE TRIGGER %s, or, if it was replaced or dropped, kapture_detach() and kapture_attach(). Then kapture_verify() shows what was missed.",
 					 kapture_row_relation_name(relid), triggers)));
 }
 

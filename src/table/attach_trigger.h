@@ -11,9 +11,16 @@
 
 #include "table/capture.h"
 
-/* SQL: has an attachment no enabled capture trigger?  "a" is the alias of kapture_attachment. */
+/*
+ * SQL: has an attachment no enabled capture trigger, as kapture_attach() creates it?  "a" is the alias
+ * of kapture_attachment.  Another trigger may have the name; only superusers can create functions in C.
+ */
 #define KAPTURE_ATTACH_IS_UNCAPTURED(a) \
-	"NOT EXISTS (SELECT FROM pg_catalog.pg_trigger AS t WHERE t.tgrelid = " a ".relation AND t.tgenabled IN ('O', 'A')" \
+	"NOT EXISTS (SELECT FROM pg_catalog.pg_trigger AS t" \
+	" JOIN pg_catalog.pg_proc AS p ON p.oid = t.tgfoid AND p.proname = 'kapture_capture'" \
+	" JOIN pg_catalog.pg_language AS l ON l.oid = p.prolang AND l.lanname = 'c'" \
+	" WHERE t.tgrelid = " a ".relation AND t.tgenabled IN ('O', 'A')" \
+	" AND t.tgqual IS NULL AND t.tgattr::text = '' AND t.tgtype & 29 = 29" \
 	" AND t.tgname = " KAPTURE_ATTACH_TRIGGER(a) "::name)"
 #define KAPTURE_ATTACH_TRIGGER(a) \
 	"('" KAPTURE_TRIGGER "' || CASE WHEN " a ".name = '' THEN '' ELSE '_' || " a ".attachment_id::text END)"
@@ -25,6 +32,7 @@ extern void kapture_attach_create_triggers(const char *table, int32 attachment_i
 extern void kapture_attach_watch_partitions(Oid root, Oid relid, int32 attachment_id, const char *name, bool replicated);
 extern void kapture_attach_watch_new(Oid relid);
 extern void kapture_attach_drop_leftovers(Oid relid, int32 attachment_id);
+extern const char *kapture_attach_trigger_runs(Oid relid, const char *trigger, bool *always);
 extern void kapture_attach_warn_uncaptured(Oid relid);
 extern int	kapture_attach_drop_triggers(Oid relid, const List *keep);
 

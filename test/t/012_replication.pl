@@ -102,7 +102,7 @@ $one->stop;
 emulator_post($emulator, 'reset', {});
 my $hub = PostgreSQL::Test::Cluster->new('hub');
 $hub->init(allows_streaming => 'logical');
-$hub->append_conf('postgresql.conf', "shared_preload_libraries = 'kapture_sync'\nmax_worker_processes = 20\n");
+$hub->append_conf('postgresql.conf', "shared_preload_libraries = 'kapture_sync'\nmax_worker_processes = 20\nmax_prepared_transactions = 10\n");
 $hub->start;
 setup_sync($hub, $emulator);
 $hub->safe_psql('postgres', "CREATE PUBLICATION everything FOR ALL TABLES");
@@ -114,6 +114,7 @@ foreach my $n (1, 2)
 {
 	my $publisher = PostgreSQL::Test::Cluster->new("publisher$n");
 	$publisher->init(allows_streaming => 'logical');
+	$publisher->append_conf('postgresql.conf', 'max_prepared_transactions = 10');
 	$publisher->start;
 	$publisher->safe_psql('postgres', qq(
 CREATE TABLE customers (id bigint PRIMARY KEY, customer_name text, phone text, email_id text, city text, note text);
@@ -200,6 +201,48 @@ is($hub->safe_psql('postgres', "SELECT count(*) FROM pg_trigger WHERE tgrelid IN
 $hub->safe_psql('postgres', "SELECT kapture_detach('parts')");
 is($hub->safe_psql('postgres', "SELECT count(*) FROM pg_trigger WHERE tgrelid IN ('low'::regclass, 'high'::regclass)"), '0', 'nothing is left of a table that is detached');
 $hub->safe_psql('postgres', 'DROP TABLE parts');
+
+# tables that an attached one follows, in two phases, with rights that a former superuser's subscription has
+my $towns = 'CREATE TABLE towns (id int PRIMARY KEY, name text); CREATE TABLE members (id int PRIMARY KEY, name text, phone text, town int);';
+$publishers[0]->safe_psql('postgres', "$towns CREATE PUBLICATION towns FOR TABLE towns, members");
+$hub->safe_psql('postgres', qq($towns CREATE TABLE ran (trigger_of text, as_role text); GRANT INSERT ON ran TO PUBLIC;
+CREATE VIEW member_view AS SELECT m.id, m.name AS customer_name, m.phone, t.name AS city FROM members m JOIN towns t ON t.id = m.town;
+CREATE FUNCTION note_role() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN INSERT INTO public.ran VALUES (tg_table_name, current_user); RETURN NEW; END';
+CREATE TRIGGER note_role BEFORE INSERT OR UPDATE ON members FOR EACH ROW EXECUTE FUNCTION note_role(); ALTER TABLE members ENABLE ALWAYS TRIGGER note_role;
+CREATE ROLE town_owner; CREATE ROLE member_owner; GRANT USAGE ON SCHEMA public TO member_owner; GRANT USAGE ON FOREIGN SERVER kapture TO member_owner; GRANT SELECT, TRIGGER ON towns TO member_owner; GRANT member_owner TO CURRENT_USER;
+CREATE USER MAPPING FOR member_owner SERVER kapture OPTIONS (auth_key 'a2FwZGVtbzprYXAxMjM=');
+ALTER TABLE towns OWNER TO town_owner; ALTER TABLE members OWNER TO member_owner; ALTER VIEW member_view OWNER TO member_owner; ALTER FUNCTION note_role() OWNER TO member_owner;
+SET ROLE member_owner;
+SELECT kapture_attach('members', source => 'member_view', id_column => NULL);
+SELECT kapture_follow('towns', 'members', 'target.town = source.id');
+RESET ROLE;
+CREATE ROLE applier LOGIN SUPERUSER; GRANT ALL ON towns, members TO applier; GRANT town_owner, member_owner TO applier;
+SET SESSION AUTHORIZATION applier;
+CREATE SUBSCRIPTION towns CONNECTION ') . $publishers[0]->connstr . " dbname=postgres' PUBLICATION towns WITH (two_phase = true" . ($hub->pg_version >= 16 ? ', password_required = false)' : ')'));
+$hub->wait_for_subscription_sync($publishers[0], 'towns');
+$hub->safe_psql('postgres', 'ALTER ROLE applier NOSUPERUSER');
+sub two_phases
+{
+	my ($statements) = @_;
+	$publishers[0]->safe_psql('postgres', "BEGIN; $statements; PREPARE TRANSACTION 'two'");
+	$publishers[0]->wait_for_catchup('towns');
+	poll_ok($hub, 'SELECT sum(pending + in_flight + retrying) = 0 FROM kapture_status', 'nothing is left');
+	$publishers[0]->safe_psql('postgres', "COMMIT PREPARED 'two'");
+	$publishers[0]->wait_for_catchup('towns');
+	return;
+}
+sub member_cities { return join ' ', map { $_->{city} // '' } grep { $_->{customer_name} =~ /^Member/ } @{ emulator_get($emulator, 'customers') } }
+two_phases("INSERT INTO towns VALUES (1, 'Hubli'); INSERT INTO members VALUES (1, 'Member', '9400000001', 1)");
+is($hub->safe_psql('postgres', "SELECT count(*) FROM kapture_outbox WHERE attachment_id < 0 OR attachment_id = (SELECT max(attachment_id) FROM kapture_attachment)"), '0',
+	'neither a table that does not capture replication, nor what it follows, is noted');
+$hub->safe_psql('postgres', "SELECT kapture_alter('members', replicated => true)");
+two_phases("UPDATE members SET name = 'Member 1'; INSERT INTO members VALUES (2, 'Member', '9400000002', 1)");
+wait_for(sub { member_cities() eq 'Hubli Hubli' }, 'changes of a transaction in two phases to be sent');
+two_phases("UPDATE towns SET name = 'Dharwad'");
+wait_for(sub { member_cities() eq 'Dharwad Dharwad' }, 'a change of a followed table to be sent');
+pass('changes of transactions in two phases are sent once these are committed, those of followed tables, too');
+like($hub->safe_psql('postgres', 'SELECT DISTINCT as_role FROM ran'), $hub->pg_version >= 16 ? qr/^member_owner$/ : qr/^applier$/, 'triggers of the owner run as PostgreSQL runs them');
+$hub->safe_psql('postgres', "DROP SUBSCRIPTION towns; DROP TABLE members CASCADE");
 
 # an error in capture would stop replication for good: neither a table that has lost
 # its key nor a missing extension is one

@@ -194,5 +194,43 @@ is(granted("REVOKE ALL ON $internal FROM reader; GRANT SELECT ON public.customer
 like(granted('GRANT UPDATE ON kapture_column TO PUBLIC'), qr/\A$warning PUBLIC\nDETAIL:  Whoever writes these tables decides where .*\nHINT:  Use REVOKE ALL ON public\.kapture_column FROM PUBLIC\.\z/, 'a table that is open to everybody');
 sql('REVOKE ALL ON kapture_column FROM PUBLIC');
 
+# --- who may write all data does not thereby act as others
+sql('CREATE ROLE writer; GRANT pg_write_all_data, pg_read_all_data TO writer; GRANT USAGE ON FOREIGN SERVER kapture TO writer');
+is(try_as('writer', q(WITH w AS (UPDATE kapture_column SET column_name = NULL, attnum = NULL, expression = '(SELECT rolpassword FROM pg_authid LIMIT 1)' RETURNING 1) SELECT count(*) FROM w)), '0', 'the mapping of a table');
+is(try_as('writer', q(WITH w AS (UPDATE kapture_attachment SET relation = 'private', server = 'kapture' RETURNING 1) SELECT count(*) FROM w)), '0', 'which table is attached to what');
+is(try_as('writer', q(WITH w AS (DELETE FROM kapture_attachment RETURNING 1) SELECT count(*) FROM w)), '0', 'or whether');
+like(try_as('writer', q(INSERT INTO kapture_attachment (relation, server, key_columns) VALUES ('pg_authid', 'kapture', '{oid}'))), qr/new row violates row-level security policy for table "kapture_attachment"/, 'a table of a superuser is not attached');
+like(try_as('writer', q(INSERT INTO kapture_follow (source, relation, condition, value_columns) VALUES ('customers', 'customers', 'true', '{}'))), qr/new row violates row-level security policy/, 'nor followed');
+like(try_as('writer', q(INSERT INTO kapture_call_queue (sender, server, api, body) VALUES ('alice'::regrole, 'kapture', 'ticket_add', '{}'))), qr/new row violates row-level security policy/, 'no call is queued in the name of others');
+is(try_as('writer', 'SELECT count(*) > 0 FROM kapture_attachment'), 't', 'while all can be read by who may read all data');
+
+# --- TRIGGER on a table is no right to the triggers that capture its changes
+sql(q(
+CREATE TABLE owned (id int PRIMARY KEY, customer_name text, phone text); CREATE TABLE town (id int PRIMARY KEY, name text);
+ALTER TABLE owned OWNER TO alice; ALTER TABLE town OWNER TO alice; GRANT TRIGGER ON owned, town TO mallory;
+SET ROLE mallory;
+CREATE FUNCTION nothing() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
+CREATE TRIGGER kapture_followed BEFORE INSERT ON town FOR EACH ROW EXECUTE FUNCTION nothing();
+SET ROLE alice;
+SELECT kapture_attach('owned');
+));
+my $follow = "SELECT kapture_follow('town', 'owned', 'target.customer_name = source.name')";
+like(try_as('alice', $follow), qr/trigger "kapture_followed" of table "town" is not the one that kapture_follow\(\) creates\nHINT:  Drop/, 'a trigger that somebody has planted under the name of one');
+sql("DROP TRIGGER kapture_followed ON town; SET ROLE mallory; CREATE TRIGGER kapture_followed AFTER INSERT ON town FOR EACH ROW WHEN (false) EXECUTE FUNCTION kapture_followed()");
+like(try_as('alice', $follow), qr/is not the one that kapture_follow/, 'or one of ours that never fires');
+sql("DROP TRIGGER kapture_followed ON town; SET ROLE alice; $follow");
+is(sql("SELECT string_agg(tgname || ' ' || tgenabled::text, ', ' ORDER BY tgname) FROM pg_trigger WHERE tgrelid = 'town'::regclass"), 'kapture_followed A, kapture_followed_truncate A', 'without it the table is followed');
+foreach my $replace ('kapture_capture AFTER INSERT ON owned FOR EACH ROW', 'kapture_truncate AFTER TRUNCATE ON owned', 'kapture_followed AFTER INSERT ON town FOR EACH ROW')
+{
+	my ($name, $table) = $replace =~ /^(\S+).* ON (\S+)/;
+	like(try_as('mallory', "CREATE OR REPLACE TRIGGER $replace EXECUTE FUNCTION nothing()"), qr/must be owner of table "$table" to replace trigger "$name"/, "$name cannot be replaced");
+	like(try_as('mallory', "CREATE OR REPLACE TRIGGER $replace EXECUTE FUNCTION kapture_capture()"), qr/must be owner of table/, 'nor by less of the same');
+}
+is(try_as('mallory', 'CREATE OR REPLACE TRIGGER hers AFTER INSERT ON owned FOR EACH ROW EXECUTE FUNCTION nothing(); CREATE OR REPLACE TRIGGER hers AFTER UPDATE ON owned FOR EACH ROW EXECUTE FUNCTION nothing()'), '', 'her own triggers can be');
+my ($replaced) = ($node->psql('postgres', 'SET ROLE alice; CREATE OR REPLACE TRIGGER kapture_capture AFTER INSERT OR UPDATE OR DELETE ON owned FOR EACH ROW WHEN (false) EXECUTE FUNCTION kapture_capture()'))[2];
+like($replaced, qr/WARNING:  changes of table "owned" are not captured from now on/, 'an owner who replaces one is warned');
+like(try_as('alice', "SELECT detail FROM kapture_check() WHERE step = 'capture'"), qr/the trigger is disabled, replaced or dropped: .*owned/, 'and kapture_check() reports the table');
+sql("SET ROLE alice; SELECT kapture_detach('owned'); DROP TABLE owned, town");
+
 $node->stop;
 done_testing();

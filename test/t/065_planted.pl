@@ -167,5 +167,36 @@ is($node->safe_psql('restored', "SELECT count(*), count(*) FILTER (WHERE relatio
 is(scalar(grep { $_->{customer_name} eq 'Planted' } @{ emulator_get($emulator, 'customers') }), 0, 'nor sent');
 nothing_gained('a dump', 'restored');
 
+# --- event triggers, which write an attached table in each of the extension's own commands, or refuse these
+sql('CREATE DATABASE watched');
+$node->safe_psql('watched', qq(
+CREATE SEQUENCE phone;
+CREATE TABLE commands (id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY, customer_name text, phone text);
+CREATE FUNCTION note_command() RETURNS event_trigger LANGUAGE plpgsql AS \$\$ BEGIN
+  INSERT INTO public.commands (customer_name, phone) VALUES (tg_tag || ' ' || tg_event, (9800000000 + nextval('public.phone'))::text);
+END \$\$;
+CREATE EVENT TRIGGER first ON ddl_command_start EXECUTE FUNCTION note_command(); CREATE EVENT TRIGGER second ON ddl_command_end EXECUTE FUNCTION note_command();
+CREATE EVENT TRIGGER third ON sql_drop EXECUTE FUNCTION note_command();
+CREATE EXTENSION kapture_sync;
+CREATE SERVER kapture FOREIGN DATA WRAPPER kapture_fdw OPTIONS (url '$emulator->{url}', timeout '2s');
+CREATE USER MAPPING FOR PUBLIC SERVER kapture OPTIONS (auth_key '$key');
+SELECT kapture_attach('commands');
+TRUNCATE commands;
+CREATE TABLE other (id int PRIMARY KEY, customer_name text, phone text);
+SELECT kapture_attach('other'), kapture_follow('commands', 'other', 'target.customer_name = source.customer_name'), kapture_alter('other', replicated => true);
+SELECT kapture_detach('other');
+));
+poll_ok($node, "SELECT count(*) > 10 AND count(kapture_customer_id) = count(*) FROM commands", 'what event triggers write during the extension\'s own commands is sent', 'watched');
+$node->safe_psql('watched', qq(CREATE FUNCTION refuse() RETURNS event_trigger LANGUAGE plpgsql AS 'BEGIN RAISE EXCEPTION ''refused''; END';
+CREATE EVENT TRIGGER refuse ON ddl_command_end WHEN TAG IN ('CREATE TRIGGER', 'DROP TRIGGER') EXECUTE FUNCTION refuse()));
+foreach my $call ("kapture_attach('other')", "kapture_detach('commands')")
+{
+	my ($rc, $out, $err) = $node->psql('watched', "SELECT $call");
+	like($err, qr/ERROR:  refused/, "$call can be refused");
+}
+is($node->safe_psql('watched', "SELECT string_agg(relation::text || ' ' || state, ', ') FROM kapture_status"), 'commands running', 'and leaves all as it was');
+$node->safe_psql('watched', "DROP EVENT TRIGGER refuse; INSERT INTO commands (customer_name, phone) VALUES ('Late', '9899999999'); DROP EXTENSION kapture_sync CASCADE; CREATE EXTENSION kapture_sync");
+is($node->safe_psql('watched', "SELECT count(*) FROM kapture_attachment"), '0', 'the extension is dropped and created among them');
+
 $node->stop;
 done_testing();
