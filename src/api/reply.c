@@ -41,6 +41,7 @@
 
 /* keys under which answers have Kapture's words, the best first */
 #define MESSAGE_WORDS		"message", "customerdetails", "error", "reason"
+#define MESSAGE_NWORDS		4
 
 
 /*
@@ -589,28 +590,33 @@ message_one_line(const char *text, int len)
  * first that is not empty.  On one line; "" if there is none.
  */
 static char *
-message_choose_words(KaptureApi api, char *const *words, int n)
+message_choose_words(KaptureApi api, char *const *words)
 {
-	char	   *chosen = "";
+	char	   *lines[MESSAGE_NWORDS];
+	int			nlines = 0;
 
-	for (int i = 0; i < n; i++)
+	for (int i = 0; i < MESSAGE_NWORDS; i++)
 	{
 		char	   *line = words[i] ? message_one_line(words[i], strlen(words[i])) : "";
 
-		if (line[0] != '\0' && kapture_words_mean(api, line) != KAPTURE_MEANS_UNKNOWN)
-			return line;
-		if (chosen[0] == '\0')
-			chosen = line;
+		if (line[0] != '\0')
+			lines[nlines++] = line;
 	}
-	return pstrdup(chosen);
+	/* nearly always there is one at most, which needs no rule to be chosen */
+	for (int i = 0; nlines > 1 && i < nlines; i++)
+	{
+		if (kapture_words_mean(api, lines[i]) != KAPTURE_MEANS_UNKNOWN)
+			return lines[i];
+	}
+	return nlines > 0 ? lines[0] : pstrdup("");
 }
 
 /* Kapture's words in an answer, whichever key they have; "" if there are none. */
 static char *
 message_words(KaptureApi api, JsonbContainer *answer)
 {
-	static const char *const names[] = {MESSAGE_WORDS};
-	char	   *words[lengthof(names)] = {NULL};
+	static const char *const names[MESSAGE_NWORDS] = {MESSAGE_WORDS};
+	char	   *words[MESSAGE_NWORDS] = {NULL};
 	JsonbValue	value;
 
 	for (int i = 0; i < lengthof(names); i++)
@@ -618,7 +624,7 @@ message_words(KaptureApi api, JsonbContainer *answer)
 		if (message_find(answer, names[i], &value) && value.type == jbvString)
 			words[i] = pnstrdup(value.val.string.val, value.val.string.len);
 	}
-	return message_choose_words(api, words, lengthof(names));
+	return message_choose_words(api, words);
 }
 
 /* Does a status, as text, say "success"?  Kapture itself writes "successfull" in places. */
@@ -1032,7 +1038,7 @@ typedef struct MessageScan
 	int			depth;			/* arrays around the object: 0 or 1 */
 	int			nelements;		/* elements of that array */
 	bool		in_enquiry;		/* inside of the object "enquiry" */
-	char	   *words[4];		/* see message_words() */
+	char	   *words[MESSAGE_NWORDS];	/* see message_words() */
 	char	   *status;			/* as text; NULL if there is none */
 	int64		id;
 	int64		enquiry_id;
@@ -1225,7 +1231,7 @@ kapture_message_judge_written(KaptureApi api, int status, const char *body, size
 	if (facts.is_object)
 	{
 		message_note_status(&facts, scan.status);
-		facts.words = message_choose_words(api, scan.words, lengthof(scan.words));
+		facts.words = message_choose_words(api, scan.words);
 	}
 
 	if (message_judge_facts(api, status, &facts, sent, reply))
