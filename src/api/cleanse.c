@@ -380,6 +380,71 @@ kapture_cleanse(const char *bytes, size_t len, StringInfo marks, char **why)
 	return text;
 }
 
+/* What a byte of an answer may be to cleanse_is_needed(). */
+typedef enum CleanseKind
+{
+	CLEANSE_PLAIN,				/* any other */
+	CLEANSE_DIGIT,				/* or a decimal point */
+	CLEANSE_OPENING,			/* of an array or object */
+	CLEANSE_BACKSLASH,
+	CLEANSE_CONTROL
+} CleanseKind;
+
+static CleanseKind
+cleanse_kind(unsigned char c)
+{
+	if (c < 0x20)
+		return CLEANSE_CONTROL;
+	if (isdigit(c) || c == '.')
+		return CLEANSE_DIGIT;
+	if (c == '[' || c == '{')
+		return CLEANSE_OPENING;
+	return c == '\\' ? CLEANSE_BACKSLASH : CLEANSE_PLAIN;
+}
+
+/*
+ * Does a body need kapture_cleanse()?  Numbers are checked if "numbers"; digits in a string
+ * may be taken for a number.
+ */
+static bool
+cleanse_is_needed(const char *bytes, size_t len, bool numbers)
+{
+	static uint8 kinds[256];	/* each byte of each answer is looked up */
+	int			opened = 0;
+	int			digits = 0;
+
+	if (GetDatabaseEncoding() != PG_UTF8 || len == 0 || len > KAPTURE_MAX_JSONB / 2 ||
+		(unsigned char) bytes[0] == (unsigned char) CLEANSE_BOM[0])
+		return true;
+	if (kinds[0] == CLEANSE_PLAIN)
+	{
+		for (int c = 0; c < lengthof(kinds); c++)
+			kinds[c] = cleanse_kind(c);
+	}
+	for (size_t i = 0; i < len; i++)
+	{
+		unsigned char c = bytes[i];
+		CleanseKind kind = kinds[c];
+
+		/* nearly all bytes pass here */
+		if (kind == CLEANSE_PLAIN && digits == 0)
+			continue;
+		if (kind == CLEANSE_DIGIT)
+		{
+			if (++digits > CLEANSE_MAX_DIGITS && numbers)
+				return true;
+			continue;
+		}
+		if (kind == CLEANSE_CONTROL ||
+			(kind == CLEANSE_BACKSLASH && i + 1 < len && bytes[i + 1] == 'u') ||
+			((c == 'e' || c == 'E') && digits > 0 && numbers))
+			return true;
+		opened += kind == CLEANSE_OPENING;
+		digits = 0;
+	}
+	return opened > CLEANSE_MAX_DEPTH || !pg_verify_mbstr(PG_UTF8, bytes, len, true);
+}
+
 /*
  * kapture_cleanse_is_needed
  *		Does a body need kapture_cleanse() before a parser can take it?
@@ -389,48 +454,17 @@ kapture_cleanse(const char *bytes, size_t len, StringInfo marks, char **why)
 bool
 kapture_cleanse_is_needed(const char *bytes, size_t len)
 {
-	int			opened = 0;
-
-	if (GetDatabaseEncoding() != PG_UTF8 || len == 0 || len > KAPTURE_MAX_JSONB / 2 ||
-		(unsigned char) bytes[0] == (unsigned char) CLEANSE_BOM[0])
-		return true;
-	for (size_t i = 0; i < len; i++)
-	{
-		unsigned char c = bytes[i];
-
-		/* one test lets most bytes pass: [ and { differ in a single bit */
-		if (c >= 0x20 && c != '\\' && (c & ~0x20) != '[')
-			continue;
-		if (c < 0x20 || (c == '\\' && i + 1 < len && bytes[i + 1] == 'u'))
-			return true;
-		opened += c != '\\';
-	}
-	return opened > CLEANSE_MAX_DEPTH || !pg_verify_mbstr(PG_UTF8, bytes, len, true);
+	return cleanse_is_needed(bytes, len, false);
 }
 
 /*
  * kapture_cleanse_is_needed_for_jsonb
  *		As kapture_cleanse_is_needed(), for a body of which jsonb is to be made.
  *
- * Numbers and the body's size are checked, too.  Digits in a string may be taken for a number.
+ * Numbers and the body's size are checked, too.
  */
 bool
 kapture_cleanse_is_needed_for_jsonb(const char *bytes, size_t len)
 {
-	int			digits = 0;
-
-	if (len > CLEANSE_SMALL || kapture_cleanse_is_needed(bytes, len))
-		return true;
-	for (size_t i = 0; i < len; i++)
-	{
-		if (isdigit((unsigned char) bytes[i]) || bytes[i] == '.')
-			digits++;
-		else if (digits > 0 && (bytes[i] == 'e' || bytes[i] == 'E'))
-			return true;
-		else
-			digits = 0;
-		if (digits > CLEANSE_MAX_DIGITS)
-			return true;
-	}
-	return false;
+	return len > CLEANSE_SMALL || cleanse_is_needed(bytes, len, true);
 }

@@ -47,13 +47,13 @@ PG_FUNCTION_INFO_V1(kapture_get_customer);
  */
 static void
 call_confirm(const KaptureServer *server, KaptureApi api, KaptureHttpRequest *request,
-			 Jsonb *result, const char *body, size_t len)
+			 Jsonb *result, Jsonb *sent)
 {
 	int			status = kapture_http_answer(request)->status;
 	KaptureReply reply;
 
 	kapture_message_judge(api, status, result, NULL, &reply);
-	if (kapture_message_confirm_body(&reply, body, len))
+	if (kapture_message_confirm_customer(&reply, &sent->root))
 		return;
 	kapture_http_distrust(request);
 	kapture_complaint_failed(server, api, status, &reply);
@@ -61,12 +61,13 @@ call_confirm(const KaptureServer *server, KaptureApi api, KaptureHttpRequest *re
 
 /*
  * Posts "text", JSON in the database's encoding, and returns the answer as
- * jsonb, whatever its HTTP code, in the current memory context.  Errors: those
+ * jsonb, whatever its HTTP code, in the current memory context.  "customer" is what
+ * an Add or Update sends, which its answer must be about; NULL for others.  Errors: those
  * of kapture_http_start(); no answer: see http.c; HV00M an answer that is not
  * JSON.
  */
 Jsonb *
-kapture_call_post(const KaptureServer *server, KaptureApi api, const char *text)
+kapture_call_post(const KaptureServer *server, KaptureApi api, const char *text, Jsonb *customer)
 {
 	KaptureHttpRequest *request;
 	const KaptureHttpAnswer *answer;
@@ -93,8 +94,8 @@ kapture_call_post(const KaptureServer *server, KaptureApi api, const char *text)
 		kapture_complaint_not_json(server, api, answer, why);
 	if (altered)
 		kapture_complaint_altered(server->name, NULL, 0);
-	if (api == KAPTURE_API_ADD || api == KAPTURE_API_UPDATE)
-		call_confirm(server, api, request, result, body, len);
+	if (customer)
+		call_confirm(server, api, request, result, customer);
 	pfree(body);
 	kapture_http_release(request);
 	return result;
@@ -161,7 +162,8 @@ call_send_object(FunctionCallInfo fcinfo, KaptureApi api, const char *name)
 		call_check_id(server, object);
 		call_note_written(server, object);
 	}
-	PG_RETURN_JSONB_P(kapture_call_post(server, api, kapture_argument_body(object)));
+	PG_RETURN_JSONB_P(kapture_call_post(server, api, kapture_argument_body(object),
+										api == KAPTURE_API_GET ? NULL : object));
 }
 
 /*

@@ -11,6 +11,6 @@
 
 #include "api/option.h"
 
-extern Jsonb *kapture_call_post(const KaptureServer *server, KaptureApi api, const char *text);
+extern Jsonb *kapture_call_post(const KaptureServer *server, KaptureApi api, const char *text, Jsonb *customer);
 
 #endif							/* KAPTURE_DIRECT_CALL_H */

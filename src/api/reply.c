@@ -41,6 +41,7 @@
 
 /* keys under which answers have Kapture's words, the best first */
 #define MESSAGE_WORDS		"message", "customerdetails", "error", "reason"
+#define MESSAGE_NWORDS		4
 
 
 /*
@@ -88,6 +89,169 @@ message_complaint(JsonParseErrorType error, JsonLexContext *lex)
 }
 
 /*
+ * The name of the field whose value is the present token.  A parser that does not
+ * unescape passes no name ("name" is NULL); then it is read from before the colon.
+ */
+static const char *
+message_field_name(const JsonLexContext *lex, const char *name, int *len)
+{
+	const char *end;
+
+	if (name)
+	{
+		*len = strlen(name);
+		return name;
+	}
+	end = lex->prev_token_terminator - 1;
+	while (end[-1] != '"')
+		end--;
+	name = --end;
+	while (name[-1] != '"')
+		name--;
+	*len = end - name;
+	return name;
+}
+
+/*
+ * Text that becomes jsonb, or the parts of it that are wanted, in one pass of the parser.
+ * jsonb_in() would raise an error where the text is not JSON.
+ */
+typedef struct MessageBuild
+{
+	JsonLexContext *lex;
+	JsonbInState state;
+	const char *value;			/* start of the present value */
+	bool		left_out;		/* is the value that comes next not wanted? */
+	KaptureWanted wanted;		/* NULL: all are */
+	void	   *arg;
+} MessageBuild;
+
+KAPTURE_JSON_ACTION
+message_build_object_start(void *arg)
+{
+	pushJsonbValue(&((MessageBuild *) arg)->state, WJB_BEGIN_OBJECT, NULL);
+	KAPTURE_JSON_RETURN;
+}
+
+KAPTURE_JSON_ACTION
+message_build_object_end(void *arg)
+{
+	pushJsonbValue(&((MessageBuild *) arg)->state, WJB_END_OBJECT, NULL);
+	KAPTURE_JSON_RETURN;
+}
+
+KAPTURE_JSON_ACTION
+message_build_array_start(void *arg)
+{
+	pushJsonbValue(&((MessageBuild *) arg)->state, WJB_BEGIN_ARRAY, NULL);
+	KAPTURE_JSON_RETURN;
+}
+
+KAPTURE_JSON_ACTION
+message_build_array_end(void *arg)
+{
+	pushJsonbValue(&((MessageBuild *) arg)->state, WJB_END_ARRAY, NULL);
+	KAPTURE_JSON_RETURN;
+}
+
+KAPTURE_JSON_ACTION
+message_build_element_start(void *arg, bool isnull)
+{
+	MessageBuild *build = arg;
+
+	build->value = build->lex->token_start;
+	KAPTURE_JSON_RETURN;
+}
+
+KAPTURE_JSON_ACTION
+message_build_field_start(void *arg, char *fname, bool isnull)
+{
+	MessageBuild *build = arg;
+	JsonTokenType token = build->lex->token_type;
+	JsonbValue	key = {.type = jbvString};
+	int			len;
+	const char *name = message_field_name(build->lex, fname, &len);
+
+	build->value = build->lex->token_start;
+	build->left_out = build->wanted && token != JSON_TOKEN_OBJECT_START && token != JSON_TOKEN_ARRAY_START &&
+		!build->wanted(build->arg, name, len);
+	if (!build->left_out)
+	{
+		key.val.string.val = unconstify(char *, name);
+		key.val.string.len = len;
+		pushJsonbValue(&build->state, WJB_KEY, &key);
+	}
+	KAPTURE_JSON_RETURN;
+}
+
+KAPTURE_JSON_ACTION
+message_build_scalar(void *arg, char *token, JsonTokenType type)
+{
+	MessageBuild *build = arg;
+	JsonbValue	value = {.type = jbvNull};
+
+	if (build->left_out || build->value == NULL)
+	{
+		build->left_out = false;
+		KAPTURE_JSON_RETURN;
+	}
+	if (type == JSON_TOKEN_STRING)
+	{
+		value.type = jbvString;
+		/* a parser that does not unescape passes no text: it is between the quotes */
+		value.val.string.val = token ? token : unconstify(char *, build->value) + 1;
+		value.val.string.len = token ? strlen(token) : build->lex->prev_token_terminator - build->value - 2;
+	}
+	else if (type == JSON_TOKEN_NUMBER)
+	{
+		value.type = jbvNumeric;
+		value.val.numeric = DatumGetNumeric(DirectFunctionCall3(numeric_in, CStringGetDatum(token),
+																ObjectIdGetDatum(InvalidOid), Int32GetDatum(-1)));
+	}
+	else if (type != JSON_TOKEN_NULL)
+	{
+		value.type = jbvBool;
+		value.val.boolean = type == JSON_TOKEN_TRUE;
+	}
+	pushJsonbValue(&build->state, build->state.parseState->contVal.type == jbvArray ? WJB_ELEM : WJB_VALUE, &value);
+	KAPTURE_JSON_RETURN;
+}
+
+/*
+ * Clean text, "len" bytes, as jsonb, palloc'ed; NULL with the reason in *why if it is
+ * not JSON.  See kapture_message_customer_parts() for "wanted".
+ */
+static Jsonb *
+message_build(char *text, size_t len, KaptureWanted wanted, void *arg, char **why)
+{
+	MessageBuild build = {.wanted = wanted, .arg = arg};
+	JsonSemAction actions = {
+		.semstate = &build,
+		.object_start = message_build_object_start,
+		.object_end = message_build_object_end,
+		.array_start = message_build_array_start,
+		.array_end = message_build_array_end,
+		.array_element_start = message_build_element_start,
+		.object_field_start = message_build_field_start,
+		.scalar = message_build_scalar
+	};
+	JsonParseErrorType error;
+
+	/* without escapes, which are rare, names and values are taken from where they stand in the text */
+	build.lex = makeJsonLexContextCstringLen(NULL, text, len, GetDatabaseEncoding(), memchr(text, '\\', len) != NULL);
+	error = pg_parse_json(build.lex, &actions);
+	if (error != JSON_SUCCESS)
+	{
+		*why = message_complaint(error, build.lex);
+		return NULL;
+	}
+	/* a scalar by itself */
+	if (build.state.result == NULL)
+		return DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum(pnstrdup(text, len))));
+	return JsonbValueToJsonb(build.state.result);
+}
+
+/*
  * kapture_message_parse
  *		An answer's body as jsonb, or NULL with the reason in *why.
  *
@@ -99,10 +263,8 @@ message_complaint(JsonParseErrorType error, JsonLexContext *lex)
 Jsonb *
 kapture_message_parse(const char *body, size_t len, bool *altered, char **why)
 {
-	char	   *text;
+	char	   *text = unconstify(char *, body);
 	bool		replaced = false;
-	JsonLexContext *lex;
-	JsonParseErrorType error;
 	Jsonb	   *result;
 
 	*why = NULL;
@@ -115,23 +277,13 @@ kapture_message_parse(const char *body, size_t len, bool *altered, char **why)
 		replaced = marks.len > 0;
 		pfree(marks.data);
 	}
-	else
-		text = pnstrdup(body, len);
 	if (altered)
 		*altered = replaced;
 	if (text == NULL)
 		return NULL;
-	/* strings need to be unescaped, to be checked, only if there are escapes */
-	lex = makeJsonLexContextCstringLen(NULL, text, strlen(text),
-									   GetDatabaseEncoding(), strchr(text, '\\') != NULL);
-	error = pg_parse_json(lex, &nullSemAction);
-	if (error != JSON_SUCCESS)
-	{
-		*why = message_complaint(error, lex);
-		return NULL;
-	}
-	result = DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum(text)));
-	pfree(text);
+	result = message_build(text, text == body ? len : strlen(text), NULL, NULL, why);
+	if (text != body)
+		pfree(text);
 	return result;
 }
 
@@ -169,30 +321,6 @@ message_split_add(MessageSplit *split, const char *start)
 	list->customers[list->ncustomers].start = start - list->text;
 	list->customers[list->ncustomers].len = split->lex->prev_token_terminator - start;
 	list->ncustomers++;
-}
-
-/*
- * The name of the field whose value is the present token.  A parser that does not
- * unescape passes no name ("name" is NULL); then it is read from before the colon.
- */
-static const char *
-message_field_name(const JsonLexContext *lex, const char *name, int *len)
-{
-	const char *end;
-
-	if (name)
-	{
-		*len = strlen(name);
-		return name;
-	}
-	end = lex->prev_token_terminator - 1;
-	while (end[-1] != '"')
-		end--;
-	name = --end;
-	while (name[-1] != '"')
-		name--;
-	*len = end - name;
-	return name;
 }
 
 KAPTURE_JSON_ACTION
@@ -354,110 +482,6 @@ kapture_message_split(const char *body, size_t len, MemoryContext scratch, char 
 }
 
 /*
- * kapture_message_customer
- *		The customer number "n" of a list as jsonb; palloc'ed.
- */
-Jsonb *
-kapture_message_customer(const KaptureList *list, int n)
-{
-	const KaptureSlice *slice = &list->customers[n];
-	char	   *text = pnstrdup(list->text + slice->start, slice->len);
-	Jsonb	   *result;
-
-	result = DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum(text)));
-	pfree(text);
-	return result;
-}
-
-/* The parts of a customer that are wanted. */
-typedef struct MessageParts
-{
-	JsonLexContext *lex;
-	JsonbInState state;			/* for the wanted parts */
-	bool		left_out;		/* is the value that comes next not wanted? */
-	KaptureWanted wanted;
-	void	   *arg;
-} MessageParts;
-
-KAPTURE_JSON_ACTION
-message_parts_object_start(void *arg)
-{
-	pushJsonbValue(&((MessageParts *) arg)->state, WJB_BEGIN_OBJECT, NULL);
-	KAPTURE_JSON_RETURN;
-}
-
-KAPTURE_JSON_ACTION
-message_parts_object_end(void *arg)
-{
-	pushJsonbValue(&((MessageParts *) arg)->state, WJB_END_OBJECT, NULL);
-	KAPTURE_JSON_RETURN;
-}
-
-KAPTURE_JSON_ACTION
-message_parts_array_start(void *arg)
-{
-	pushJsonbValue(&((MessageParts *) arg)->state, WJB_BEGIN_ARRAY, NULL);
-	KAPTURE_JSON_RETURN;
-}
-
-KAPTURE_JSON_ACTION
-message_parts_array_end(void *arg)
-{
-	pushJsonbValue(&((MessageParts *) arg)->state, WJB_END_ARRAY, NULL);
-	KAPTURE_JSON_RETURN;
-}
-
-KAPTURE_JSON_ACTION
-message_parts_field_start(void *arg, char *name, bool isnull)
-{
-	MessageParts *parts = arg;
-	JsonTokenType token = parts->lex->token_type;
-	JsonbValue	key = {.type = jbvString};
-
-	parts->left_out = token != JSON_TOKEN_OBJECT_START && token != JSON_TOKEN_ARRAY_START &&
-		!parts->wanted(parts->arg, name, strlen(name));
-	if (!parts->left_out)
-	{
-		key.val.string.val = name;
-		key.val.string.len = strlen(name);
-		pushJsonbValue(&parts->state, WJB_KEY, &key);
-	}
-	KAPTURE_JSON_RETURN;
-}
-
-KAPTURE_JSON_ACTION
-message_parts_scalar(void *arg, char *token, JsonTokenType type)
-{
-	MessageParts *parts = arg;
-	JsonbValue	value = {.type = jbvNull};
-
-	if (parts->left_out)
-	{
-		parts->left_out = false;
-		KAPTURE_JSON_RETURN;
-	}
-	if (type == JSON_TOKEN_STRING)
-	{
-		value.type = jbvString;
-		value.val.string.val = token;
-		value.val.string.len = strlen(token);
-	}
-	else if (type == JSON_TOKEN_NUMBER)
-	{
-		value.type = jbvNumeric;
-		value.val.numeric = DatumGetNumeric(DirectFunctionCall3(numeric_in, CStringGetDatum(token),
-																ObjectIdGetDatum(InvalidOid), Int32GetDatum(-1)));
-	}
-	else if (type != JSON_TOKEN_NULL)
-	{
-		value.type = jbvBool;
-		value.val.boolean = type == JSON_TOKEN_TRUE;
-	}
-	pushJsonbValue(&parts->state, parts->state.parseState->contVal.type == jbvArray ? WJB_ELEM : WJB_VALUE, &value);
-	KAPTURE_JSON_RETURN;
-}
-
-/*
  * kapture_message_customer_parts
  *		As kapture_message_customer(), without values of keys that are not wanted;
  *		arrays and objects stay, with the wanted parts of them.
@@ -468,24 +492,22 @@ Jsonb *
 kapture_message_customer_parts(const KaptureList *list, int n, KaptureWanted wanted, void *arg)
 {
 	const KaptureSlice *slice = &list->customers[n];
-	char	   *text = list->text + slice->start;
-	MessageParts parts = {.wanted = wanted, .arg = arg};
-	JsonSemAction actions = {
-		.semstate = &parts,
-		.object_start = message_parts_object_start,
-		.object_end = message_parts_object_end,
-		.array_start = message_parts_array_start,
-		.array_end = message_parts_array_end,
-		.object_field_start = message_parts_field_start,
-		.scalar = message_parts_scalar
-	};
+	char	   *why;
+	Jsonb	   *result = message_build(list->text + slice->start, slice->len, wanted, arg, &why);
 
-	if (*text != '{' && *text != '[')
-		return kapture_message_customer(list, n);
-	parts.lex = makeJsonLexContextCstringLen(NULL, text, slice->len, GetDatabaseEncoding(), true);
-	if (pg_parse_json(parts.lex, &actions) != JSON_SUCCESS)
+	if (result == NULL)
 		elog(ERROR, "could not parse what was parsed before");
-	return JsonbValueToJsonb(parts.state.result);
+	return result;
+}
+
+/*
+ * kapture_message_customer
+ *		The customer number "n" of a list as jsonb; palloc'ed.
+ */
+Jsonb *
+kapture_message_customer(const KaptureList *list, int n)
+{
+	return kapture_message_customer_parts(list, n, NULL, NULL);
 }
 
 
@@ -494,25 +516,41 @@ kapture_message_customer_parts(const KaptureList *list, int n, KaptureWanted wan
  */
 
 /*
- * Finds the value of a key of an object; "name" is in lower case, without
- * spaces and underscores.
+ * Finds the values of "n" keys of an object in one pass; null for those that it lacks.
+ * "names" are in lower case, without spaces and underscores.
  */
-static bool
-message_find(JsonbContainer *object, const char *name, JsonbValue *value)
+static void
+message_find_all(JsonbContainer *object, const char *const *names, int n, JsonbValue *values)
 {
 	JsonbIterator *it = JsonbIteratorInit(object);
 	JsonbIteratorToken token;
-	bool		found = false;
+	JsonbValue	key;
+	JsonbValue	value;
+	uint32		missing = (1 << n) - 1; /* a bit for each name */
 
-	while ((token = JsonbIteratorNext(&it, value, true)) != WJB_DONE)
+	for (int i = 0; i < n; i++)
+		values[i].type = jbvNull;
+	while (missing != 0 && (token = JsonbIteratorNext(&it, &key, true)) != WJB_DONE)
 	{
-		if (token == WJB_KEY)
-			found = message_is_key(value->val.string.val,
-								   value->val.string.len, name);
-		else if (token == WJB_VALUE && found)
-			return true;
+		if (token != WJB_KEY)
+			continue;
+		(void) JsonbIteratorNext(&it, &value, true);
+		for (int i = 0; i < n; i++)
+		{
+			if (!(missing & (1 << i)) || !message_is_key(key.val.string.val, key.val.string.len, names[i]))
+				continue;
+			values[i] = value;
+			missing &= ~(1 << i);
+		}
 	}
-	return false;
+}
+
+/* Finds the value of one key; false if the object lacks it, or it is null. */
+static bool
+message_find(JsonbContainer *object, const char *name, JsonbValue *value)
+{
+	message_find_all(object, &name, 1, value);
+	return value->type != jbvNull;
 }
 
 /* Is this value an object?  Sets *object to it if so. */
@@ -589,36 +627,39 @@ message_one_line(const char *text, int len)
  * first that is not empty.  On one line; "" if there is none.
  */
 static char *
-message_choose_words(KaptureApi api, char *const *words, int n)
+message_choose_words(KaptureApi api, char *const *words)
 {
-	char	   *chosen = "";
+	char	   *lines[MESSAGE_NWORDS];
+	int			nlines = 0;
 
-	for (int i = 0; i < n; i++)
+	for (int i = 0; i < MESSAGE_NWORDS; i++)
 	{
 		char	   *line = words[i] ? message_one_line(words[i], strlen(words[i])) : "";
 
-		if (line[0] != '\0' && kapture_words_mean(api, line) != KAPTURE_MEANS_UNKNOWN)
-			return line;
-		if (chosen[0] == '\0')
-			chosen = line;
+		if (line[0] != '\0')
+			lines[nlines++] = line;
 	}
-	return pstrdup(chosen);
+	/* nearly always there is one at most, which needs no rule to be chosen */
+	for (int i = 0; nlines > 1 && i < nlines; i++)
+	{
+		if (kapture_words_mean(api, lines[i]) != KAPTURE_MEANS_UNKNOWN)
+			return lines[i];
+	}
+	return nlines > 0 ? lines[0] : pstrdup("");
 }
 
-/* Kapture's words in an answer, whichever key they have; "" if there are none. */
+/* Kapture's words, of the values of MESSAGE_WORDS in an answer; "" if there are none. */
 static char *
-message_words(KaptureApi api, JsonbContainer *answer)
+message_words(KaptureApi api, const JsonbValue *values)
 {
-	static const char *const names[] = {MESSAGE_WORDS};
-	char	   *words[lengthof(names)] = {NULL};
-	JsonbValue	value;
+	char	   *words[MESSAGE_NWORDS] = {NULL};
 
-	for (int i = 0; i < lengthof(names); i++)
+	for (int i = 0; i < MESSAGE_NWORDS; i++)
 	{
-		if (message_find(answer, names[i], &value) && value.type == jbvString)
-			words[i] = pnstrdup(value.val.string.val, value.val.string.len);
+		if (values[i].type == jbvString)
+			words[i] = pnstrdup(values[i].val.string.val, values[i].val.string.len);
 	}
-	return message_choose_words(api, words, lengthof(names));
+	return message_choose_words(api, words);
 }
 
 /* Does a status, as text, say "success"?  Kapture itself writes "successfull" in places. */
@@ -636,20 +677,16 @@ message_is_status(const char *text)
 	return text[strspn(text, "0123456789")] != '\0' || text[0] == '4' || message_is_success(text);
 }
 
-/* The answer's status as text; NULL if it has none. */
+/* An answer's status as text; NULL if it is none. */
 static char *
-message_status(JsonbContainer *answer)
+message_status(const JsonbValue *value)
 {
-	JsonbValue	value;
-
-	if (!message_find(answer, "status", &value))
-		return NULL;
-	if (value.type == jbvBool)
-		return value.val.boolean ? "true" : "false";
-	if (value.type == jbvString)
-		return pnstrdup(value.val.string.val, value.val.string.len);
-	if (value.type == jbvNumeric)
-		return DatumGetCString(DirectFunctionCall1(numeric_out, NumericGetDatum(value.val.numeric)));
+	if (value->type == jbvBool)
+		return value->val.boolean ? "true" : "false";
+	if (value->type == jbvString)
+		return pnstrdup(value->val.string.val, value->val.string.len);
+	if (value->type == jbvNumeric)
+		return DatumGetCString(DirectFunctionCall1(numeric_out, NumericGetDatum(value->val.numeric)));
 	return NULL;
 }
 
@@ -671,27 +708,30 @@ message_refuse_ids(KaptureReply *reply, int64 a, int64 b)
 							  Min(a, b), Max(a, b));
 }
 
-/* The text of a value of an object; NULL if it has none. */
+/* The text of a value; NULL if it has none. */
 static char *
-message_text(JsonbContainer *object, const char *name)
+message_text(const JsonbValue *value)
 {
-	JsonbValue	value;
-
-	if (!message_find(object, name, &value))
-		return NULL;
-	if (value.type == jbvString && value.val.string.len > 0)
-		return pnstrdup(value.val.string.val, value.val.string.len);
-	if (value.type == jbvNumeric)
-		return DatumGetCString(DirectFunctionCall1(numeric_out, NumericGetDatum(value.val.numeric)));
+	if (value->type == jbvString && value->val.string.len > 0)
+		return pnstrdup(value->val.string.val, value->val.string.len);
+	if (value->type == jbvNumeric)
+		return DatumGetCString(DirectFunctionCall1(numeric_out, NumericGetDatum(value->val.numeric)));
 	return NULL;
 }
 
+/* Takes from an object what identifies a customer, and its ids, 0 for one that it lacks. */
 static void
-message_object_identity(JsonbContainer *object, KaptureIdentity *identity)
+message_take_identity(JsonbContainer *object, KaptureIdentity *identity, int64 *customer_id, int64 *contact_id)
 {
-	identity->name = message_text(object, "customername");
-	identity->phone = message_text(object, "phone");
-	identity->email = message_text(object, "emailid");
+	static const char *const names[] = {"customername", "phone", "emailid", "kapturecustomerid", "contactid"};
+	JsonbValue	values[lengthof(names)];
+
+	message_find_all(object, names, lengthof(names), values);
+	identity->name = message_text(&values[0]);
+	identity->phone = message_text(&values[1]);
+	identity->email = message_text(&values[2]);
+	*customer_id = message_id(&values[3]);
+	*contact_id = message_id(&values[4]);
 }
 
 /*
@@ -722,6 +762,21 @@ kapture_message_confirm(KaptureReply *reply, const KaptureIdentity *sent, int64 
 }
 
 /*
+ * kapture_message_confirm_customer
+ *		As kapture_message_confirm(), for the customer as an object, as it was sent.
+ */
+bool
+kapture_message_confirm_customer(KaptureReply *reply, JsonbContainer *customer)
+{
+	KaptureIdentity identity;
+	int64		id;
+	int64		contact_id;
+
+	message_take_identity(customer, &identity, &id, &contact_id);
+	return kapture_message_confirm(reply, &identity, id);
+}
+
+/*
  * kapture_message_confirm_body
  *		As kapture_message_confirm(), for the customer in the request's body.
  */
@@ -731,8 +786,6 @@ kapture_message_confirm_body(KaptureReply *reply, const char *body, size_t len)
 	char	   *why;
 	Jsonb	   *sent;
 	JsonbContainer *object;
-	JsonbValue	value;
-	KaptureIdentity identity;
 
 	if (reply->verdict != KAPTURE_SUCCESS ||
 		(sent = kapture_message_parse(body, len, NULL, &why)) == NULL)
@@ -746,29 +799,25 @@ kapture_message_confirm_body(KaptureReply *reply, const char *body, size_t len)
 		if (element == NULL || !message_is_object(element, &object))
 			return true;
 	}
-	message_object_identity(object, &identity);
-	return kapture_message_confirm(reply, &identity,
-								   message_find(object, "kapturecustomerid", &value) ? message_id(&value) : 0);
+	return kapture_message_confirm_customer(reply, object);
 }
 
 /* Takes ids, and what is repeated of the customer sent, from a success of Add or Update. */
 static KaptureVerdict
 message_judge_done(JsonbContainer *answer, KaptureReply *reply)
 {
-	JsonbValue	value;
-	JsonbContainer *enquiry = answer;
-	int64		id = 0;
+	static const char *const names[] = {"kapturecustomerid", "enquiry"};
+	JsonbValue	values[lengthof(names)];
+	JsonbContainer *enquiry;
+	int64		id;
 
-	if (message_find(answer, "kapturecustomerid", &value))
-		id = message_id(&value);
-	if (message_find(answer, "enquiry", &value) && message_is_object(&value, &enquiry))
-	{
-		if (message_find(enquiry, "kapturecustomerid", &value))
-			reply->customer_id = message_id(&value);
-		if (message_find(enquiry, "contactid", &value))
-			reply->contact_id = message_id(&value);
-	}
-	message_object_identity(enquiry, &reply->repeated);
+	message_find_all(answer, names, lengthof(names), values);
+	id = message_id(&values[0]);
+	if (!message_is_object(&values[1], &enquiry))
+		enquiry = answer;
+	message_take_identity(enquiry, &reply->repeated, &reply->customer_id, &reply->contact_id);
+	if (enquiry == answer)
+		reply->contact_id = 0;	/* only an enquiry tells it */
 	if (id != 0 && reply->customer_id != 0 && id != reply->customer_id)
 		message_refuse_ids(reply, id, reply->customer_id);
 	else
@@ -1006,13 +1055,19 @@ void
 kapture_message_judge(KaptureApi api, int status, Jsonb *answer,
 					  const KaptureSent *sent, KaptureReply *reply)
 {
+	static const char *const names[] = {"status", MESSAGE_WORDS};
+	JsonbValue	values[lengthof(names)];
 	MessageFacts facts = {0};
 	JsonbContainer *object = answer ? message_object(api, answer) : NULL;
 
 	facts.is_object = object != NULL;
+	facts.words = pstrdup("");
 	if (facts.is_object)
-		message_note_status(&facts, message_status(object));
-	facts.words = facts.is_object ? message_words(api, object) : pstrdup("");
+	{
+		message_find_all(object, names, lengthof(names), values);
+		message_note_status(&facts, message_status(&values[0]));
+		facts.words = message_words(api, &values[1]);
+	}
 	if (!message_judge_facts(api, status, &facts, sent, reply))
 		reply->verdict = message_judge_success(api, object, reply);
 }
@@ -1032,7 +1087,7 @@ typedef struct MessageScan
 	int			depth;			/* arrays around the object: 0 or 1 */
 	int			nelements;		/* elements of that array */
 	bool		in_enquiry;		/* inside of the object "enquiry" */
-	char	   *words[4];		/* see message_words() */
+	char	   *words[MESSAGE_NWORDS];	/* of MESSAGE_WORDS */
 	char	   *status;			/* as text; NULL if there is none */
 	int64		id;
 	int64		enquiry_id;
@@ -1225,7 +1280,7 @@ kapture_message_judge_written(KaptureApi api, int status, const char *body, size
 	if (facts.is_object)
 	{
 		message_note_status(&facts, scan.status);
-		facts.words = message_choose_words(api, scan.words, lengthof(scan.words));
+		facts.words = message_choose_words(api, scan.words);
 	}
 
 	if (message_judge_facts(api, status, &facts, sent, reply))

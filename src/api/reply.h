@@ -75,6 +75,7 @@ extern bool kapture_message_wants_match(void *arg, const char *key, int len);
 extern void kapture_message_match_found(Jsonb *answer, const char *phone, const char *email,
 										KaptureMatch *by_phone, KaptureMatch *by_email);
 extern bool kapture_message_confirm(KaptureReply *reply, const KaptureIdentity *sent, int64 id);
+extern bool kapture_message_confirm_customer(KaptureReply *reply, JsonbContainer *customer);
 extern bool kapture_message_confirm_body(KaptureReply *reply, const char *body, size_t len);
 extern bool kapture_message_customers(Jsonb *answer, JsonbValue *customers);
 extern char *kapture_message_body(const KaptureServer *server, KaptureApi api,

@@ -79,5 +79,5 @@ kapture_call(PG_FUNCTION_ARGS)
 	server = kapture_server_get(NameStr(*PG_GETARG_NAME(2)), GetUserId());
 	server = kapture_module_call_server(server, api, body);
 	PG_RETURN_JSONB_P(kapture_call_post(server, KAPTURE_API_MODULE,
-										JsonbToCString(NULL, &body->root, VARSIZE(body))));
+										JsonbToCString(NULL, &body->root, VARSIZE(body)), NULL));
 }

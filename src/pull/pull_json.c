@@ -147,5 +147,5 @@ kapture_pull(PG_FUNCTION_ARGS)
 	server = kapture_server_get(name, GetUserId());
 	if (server->pull_paged || end - start > server->pull_window * USECS_PER_SEC)
 		PG_RETURN_JSONB_P(pull_windows(name, start, end));
-	PG_RETURN_JSONB_P(kapture_call_post(server, KAPTURE_API_PULL, kapture_fetch_pull_body(start, end)));
+	PG_RETURN_JSONB_P(kapture_call_post(server, KAPTURE_API_PULL, kapture_fetch_pull_body(start, end), NULL));
 }

@@ -43,6 +43,7 @@
 #include "utils/typcache.h"
 
 #include "base/compat.h"
+#include "api/cleanse.h"
 #include "api/error.h"
 #include "api/columns.h"
 #include "api/http.h"
@@ -465,6 +466,12 @@ fuzz_answer(KaptureApi api, int status, const char *body, size_t len)
 		KaptureMatch email;
 
 		(void) fuzz_jsonb_text(whole);
+		if (!kapture_cleanse_is_needed_for_jsonb(body, len))
+		{
+			Jsonb	   *same = DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum(pnstrdup(body, len))));
+
+			FUZZ_ASSERT(VARSIZE(whole) == VARSIZE(same) && memcmp(whole, same, VARSIZE(same)) == 0);
+		}
 		kapture_message_match_found(whole, "9874563725", "a@example.com", &phone, &email);
 		FUZZ_ASSERT(list->naltered <= list->ncustomers);
 		(void) fuzz_jsonb_text(list->rest);

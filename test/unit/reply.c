@@ -4,6 +4,8 @@
  */
 #include "unit.h"
 
+#include "utils/builtins.h"
+
 #include "api/cleanse.h"
 #include "api/reply.h"
 #include "api/words.h"
@@ -214,6 +216,29 @@ unit_reply_cleansed(void)
 	unit_ok(kapture_message_parse("[\"a\": 1]", 8, &altered, &why) == NULL && why != NULL, "what is no JSON has a reason");
 }
 
+/* What jsonb_in() makes of a text is what answers become, with escapes and without. */
+static void
+unit_reply_jsonb(void)
+{
+	static char *const texts[] = {
+		"{\"status\": \"success\", \"Enquiry\": {\"phone\": \"9874563725\", \"age\": 0, \"rate\": -1.50, \"zone\": \"\"}}",
+		"{\"a\" : [ ] , \"b\" : { } , \"\" : [ \"x\" , 1e3 , -0 , true , false , null , [ \"y\" ] , { \"z\" : [ 2 ] } ] }",
+		"{\"twice\": 1, \"other\": \"x\", \"twice\": [\"last\"]}",
+		"[{\"name\": \"\xE0\xA4\xAA\"}, {\"url\": \"http:\\/\\/kapturecrm.com\", \"a\\\"b\": \"tab\\t\"}, \"c\\\\d\"]",
+		"[\"\", \"one\"]", "[]", "{}", " \"text\" ", "\"a\\\"b\"", "65033646", " -1.0", "true", "null"
+	};
+
+	for (int i = 0; i < lengthof(texts); i++)
+	{
+		char	   *why = NULL;
+		Jsonb	   *parsed = kapture_message_parse(texts[i], strlen(texts[i]), NULL, &why);
+		Jsonb	   *expected = DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum(texts[i])));
+
+		unit_ok(parsed != NULL && VARSIZE(parsed) == VARSIZE(expected) && memcmp(parsed, expected, VARSIZE(expected)) == 0,
+				"as jsonb_in() has it: %s", texts[i]);
+	}
+}
+
 /* What Kapture repeats of the values that were sent says nothing. */
 static const struct
 {
@@ -260,6 +285,7 @@ void
 unit_reply(void)
 {
 	unit_reply_cleansed();
+	unit_reply_jsonb();
 	unit_reply_repeated();
 	for (int i = 0; i < lengthof(added); i++)
 	{
