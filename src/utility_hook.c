@@ -421,7 +421,7 @@ wayside_may_advise(void)
 	return !IsBinaryUpgrade && !kapture_is_restoring() && kapture_catalog_outbox_packs();
 }
 
-/* Warns about attached tables whose trigger a statement has disabled or replaced, or a user's statement has dropped. */
+/* Warns about attached and followed tables whose trigger a statement has disabled or replaced, or a user's statement has dropped. */
 static void
 wayside_follow_triggers(Node *stmt, bool toplevel)
 {
@@ -451,8 +451,11 @@ wayside_follow_triggers(Node *stmt, bool toplevel)
 	if (table == NULL || !wayside_may_advise())
 		return;
 	relid = RangeVarGetRelid(table, NoLock, true);
-	if (OidIsValid(relid) && list_member_oid(kapture_catalog_attached_relations(), relid))
+	if (!OidIsValid(relid))
+		return;
+	if (list_member_oid(kapture_catalog_attached_relations(), relid))
 		kapture_attach_warn_uncaptured(relid);
+	kapture_follow_warn_uncaptured(relid);
 }
 
 /* Reports what is lost with tables that a user's statement is about to drop. */

@@ -595,3 +595,25 @@ kapture_follow_view_changed(void)
 			follow_announce(follow->relation);
 	}
 }
+
+/*
+ * kapture_follow_warn_uncaptured
+ *		Warns if a table is followed, but its changes are not captured because the command
+ *		that has just run disabled, replaced or dropped its trigger.
+ */
+void
+kapture_follow_warn_uncaptured(Oid relid)
+{
+	Oid			types[1] = {REGCLASSOID};
+	Datum		values[1] = {ObjectIdGetDatum(relid)};
+
+	CommandCounterIncrement();
+	if (kapture_own_text("SELECT 1 FROM @.kapture_follow AS f WHERE f.source = $1 AND " KAPTURE_FOLLOW_IS_UNCAPTURED("f") " LIMIT 1",
+						 1, types, values) == NULL)
+		return;
+	ereport(WARNING,
+			(errmsg("changes of followed table \"%s\" are not captured from now on", get_rel_name(relid)),
+			 errdetail("Trigger " KAPTURE_FOLLOW_TRIGGER ", which captures them, is disabled, or was dropped or replaced. Rows that they concern are not sent later, either."),
+			 errhint("Use ALTER TABLE %s ENABLE ALWAYS TRIGGER " KAPTURE_FOLLOW_TRIGGER ", or, if it was replaced or dropped, kapture_unfollow() and kapture_follow(). Then kapture_verify() shows what was missed.",
+					 kapture_row_relation_name(relid))));
+}

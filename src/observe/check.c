@@ -32,6 +32,7 @@
 #include "base/owner_sql.h"
 #include "cluster/guard.h"
 #include "cluster/shmem.h"
+#include "follow/follow_capture.h"
 #include "observe/check_key.h"
 #include "table/attach_trigger.h"
 
@@ -392,7 +393,10 @@ check_duplicates(Check *check)
 				  psprintf("Use kapture_match() before rows of %s are sent, which finds customers that are there; then kapture_alter() with on_duplicate => 'link'.", tables));
 }
 
-/* Puts a step into the result if changes of the server's tables that the caller may see are not captured. */
+/*
+ * Puts a step into the result if changes of the server's tables that the caller may see, or of tables
+ * that these follow, are not captured.
+ */
 static void
 check_capture(Check *check)
 {
@@ -411,6 +415,15 @@ check_capture(Check *check)
 		check_say(check, "capture", CHECK_FAILED,
 				  psprintf("changes are not captured, as the trigger is disabled, replaced or dropped: %s", tables),
 				  "Use ALTER TABLE ... ENABLE TRIGGER " KAPTURE_TRIGGER ", or, if it was replaced or dropped, kapture_detach() and kapture_attach(). Then kapture_verify() shows what was missed.");
+	tables = kapture_own_text("SELECT pg_catalog.string_agg(t.source::text, ', ')"
+							  " FROM (SELECT DISTINCT f.source FROM @.kapture_follow AS f, @.kapture_attachment AS a, pg_catalog.pg_class AS c"
+							  " WHERE a.server = $1::name AND c.oid = a.relation AND f.relation = a.relation AND " KAPTURE_FOLLOW_IS_UNCAPTURED("f")
+							  " AND pg_catalog.pg_has_role($2, c.relowner, 'USAGE')"
+							  " ORDER BY f.source LIMIT " CHECK_MAX_TABLES ") AS t", 2, types, values);
+	if (tables)
+		check_say(check, "followed", CHECK_FAILED,
+				  psprintf("changes of followed tables are not captured, as the trigger is disabled, replaced or dropped: %s", tables),
+				  "Use ALTER TABLE ... ENABLE ALWAYS TRIGGER " KAPTURE_FOLLOW_TRIGGER ", or, if it was replaced or dropped, kapture_unfollow() and kapture_follow(). Then kapture_verify() shows what was missed.");
 }
 
 /* What is common to all versions of the function. */

@@ -313,7 +313,7 @@ kapture_attach_warn_uncaptured(Oid relid)
 		return;
 	ereport(WARNING,
 			(errmsg("changes of table \"%s\" are not captured from now on", get_rel_name(relid)),
-			 errdetail("Trigger %s, which captures them, is disabled, or was replaced or dropped. What changes meanwhile is not sent later, either.", triggers),
+			 errdetail("Trigger %s, which captures them, is disabled, or was dropped or replaced. What changes meanwhile is not sent later, either.", triggers),
 			 errhint("Use ALTER TABLE %s ENABLE TRIGGER %s, or, if it was replaced or dropped, kapture_detach() and kapture_attach(). Then kapture_verify() shows what was missed.",
 					 kapture_row_relation_name(relid), triggers)));
 }

@@ -12,16 +12,20 @@
 #include "table/capture.h"
 
 /*
- * SQL: has an attachment no enabled capture trigger, as kapture_attach() creates it?  "a" is the alias
- * of kapture_attachment.  Another trigger may have the name; only superusers can create functions in C.
+ * SQL: has a relation no enabled trigger of this name that captures all changes of rows with this
+ * function?  Another trigger may have the name; only superusers can create functions in C.
  */
-#define KAPTURE_ATTACH_IS_UNCAPTURED(a) \
+#define KAPTURE_ATTACH_LACKS_TRIGGER(relation, name, function) \
 	"NOT EXISTS (SELECT FROM pg_catalog.pg_trigger AS t" \
-	" JOIN pg_catalog.pg_proc AS p ON p.oid = t.tgfoid AND p.proname = 'kapture_capture'" \
+	" JOIN pg_catalog.pg_proc AS p ON p.oid = t.tgfoid AND p.proname = '" function "'" \
 	" JOIN pg_catalog.pg_language AS l ON l.oid = p.prolang AND l.lanname = 'c'" \
-	" WHERE t.tgrelid = " a ".relation AND t.tgenabled IN ('O', 'A')" \
+	" WHERE t.tgrelid = " relation " AND t.tgenabled IN ('O', 'A')" \
 	" AND t.tgqual IS NULL AND t.tgattr::text = '' AND t.tgtype & 29 = 29" \
-	" AND t.tgname = " KAPTURE_ATTACH_TRIGGER(a) "::name)"
+	" AND t.tgname = " name "::name)"
+
+/* SQL: has an attachment no such trigger?  "a" is the alias of kapture_attachment. */
+#define KAPTURE_ATTACH_IS_UNCAPTURED(a) \
+	KAPTURE_ATTACH_LACKS_TRIGGER(a ".relation", KAPTURE_ATTACH_TRIGGER(a), "kapture_capture")
 #define KAPTURE_ATTACH_TRIGGER(a) \
 	"('" KAPTURE_TRIGGER "' || CASE WHEN " a ".name = '' THEN '' ELSE '_' || " a ".attachment_id::text END)"
 

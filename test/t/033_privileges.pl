@@ -230,6 +230,17 @@ is(try_as('mallory', 'CREATE OR REPLACE TRIGGER hers AFTER INSERT ON owned FOR E
 my ($replaced) = ($node->psql('postgres', 'SET ROLE alice; CREATE OR REPLACE TRIGGER kapture_capture AFTER INSERT OR UPDATE OR DELETE ON owned FOR EACH ROW WHEN (false) EXECUTE FUNCTION kapture_capture()'))[2];
 like($replaced, qr/WARNING:  changes of table "owned" are not captured from now on/, 'an owner who replaces one is warned');
 like(try_as('alice', "SELECT detail FROM kapture_check() WHERE step = 'capture'"), qr/the trigger is disabled, replaced or dropped: .*owned/, 'and kapture_check() reports the table');
+my $followed = "SELECT ok || ': ' || detail FROM kapture_check() WHERE step = 'followed'";
+is(try_as('alice', $followed), '', 'which has nothing to say of the table that it follows');
+foreach my $change ('ALTER TABLE town DISABLE TRIGGER kapture_followed', 'DROP TRIGGER kapture_followed ON town',
+	'CREATE OR REPLACE TRIGGER kapture_followed AFTER INSERT ON town FOR EACH ROW EXECUTE FUNCTION kapture_followed()')
+{
+	my ($warning) = ($node->psql('postgres', "SET ROLE alice; $change"))[2];
+	like($warning, qr/WARNING:  changes of followed table "town" are not captured from now on/, "$change: is warned of");
+	like(try_as('alice', $followed), qr/^false: changes of followed tables are not captured, .*: public\.town$/, 'and reported');
+}
+sql("SET ROLE alice; SELECT kapture_unfollow('town', 'owned'); DROP TRIGGER IF EXISTS kapture_followed ON town; $follow");
+is(try_as('alice', $followed), '', 'until the table is followed anew');
 sql("SET ROLE alice; SELECT kapture_detach('owned'); DROP TABLE owned, town");
 
 $node->stop;

@@ -27,7 +27,7 @@ my %below = (
 	push => [qw(base cluster traffic api mapping calls table queue known follow)],
 	pull => [qw(base cluster traffic api fetch mapping table queue known)],
 	fdw => [qw(base traffic api fetch pull)],
-	observe => [qw(base cluster traffic api fetch mapping calls table queue manage known push)],
+	observe => [qw(base cluster traffic api fetch mapping calls table queue manage known push follow)],
 	'.' => [qw(base cluster traffic api fetch mapping calls table queue manage known follow push pull fdw observe)]);
 
 # names that "#include" would take for a directory of PostgreSQL's
