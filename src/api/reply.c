@@ -251,6 +251,19 @@ message_build(char *text, size_t len, KaptureWanted wanted, void *arg, char **wh
 	return JsonbValueToJsonb(build.state.result);
 }
 
+/* Is a text JSON?  Sets *why if not. */
+static bool
+message_is_json(char *text, char **why)
+{
+	/* strings need to be unescaped, to be checked, only if there are escapes */
+	JsonLexContext *lex = makeJsonLexContextCstringLen(NULL, text, strlen(text), GetDatabaseEncoding(), strchr(text, '\\') != NULL);
+	JsonParseErrorType error = pg_parse_json(lex, &nullSemAction);
+
+	if (error != JSON_SUCCESS)
+		*why = message_complaint(error, lex);
+	return error == JSON_SUCCESS;
+}
+
 /*
  * kapture_message_parse
  *		An answer's body as jsonb, or NULL with the reason in *why.
@@ -280,6 +293,9 @@ kapture_message_parse(const char *body, size_t len, bool *altered, char **why)
 	if (altered)
 		*altered = replaced;
 	if (text == NULL)
+		return NULL;
+	/* numbers are as they should be only if all is JSON: "1e99999-9" is two of them, the first too large */
+	if (text != body && !message_is_json(text, why))
 		return NULL;
 	result = message_build(text, text == body ? len : strlen(text), NULL, NULL, why);
 	if (text != body)

@@ -214,6 +214,8 @@ unit_reply_cleansed(void)
 	unit_ok(kapture_message_parse("[1e1001]", 8, &altered, &why) != NULL && altered, "one that is too large, too");
 	unit_ok(kapture_message_parse("[1]e", 3, &altered, &why) != NULL && !altered, "a body ends where it ends");
 	unit_ok(kapture_message_parse("[\"a\": 1]", 8, &altered, &why) == NULL && why != NULL, "what is no JSON has a reason");
+	unit_ok(kapture_message_parse("[\x01" "1e99999-9]", 12, &altered, &why) == NULL && why != NULL, "so have two numbers without a comma, one of them too large");
+	unit_ok(kapture_message_parse("[1e99999-9]", 11, &altered, &why) == NULL && why != NULL, "in an answer that is clean otherwise, too");
 }
 
 /* What jsonb_in() makes of a text is what answers become, with escapes and without. */
