@@ -38,12 +38,26 @@
  */
 #define PULL_OWNER_RUNS		64
 
+/*
+ * Customers of a window that are written in one turn: so many as to take at most so many
+ * microseconds, since other owners' pulls wait for that time.
+ */
+#define PULL_SLICE			100
+#define PULL_SLICE_LEAST	10
+#define PULL_SLICE_MOST		1000
+#define PULL_SLICE_TIME		INT64CONST(100000)
+
+/* Milliseconds until a pull that waits for another one of its owner looks again. */
+#define PULL_OWN_RETRY		20
+
 /* Drops the pull in flight; windows that it has not committed are pulled again. */
 static void
 pull_drop(PullServer *server)
 {
 	if (server->run == NULL)
 		return;
+	if (server->run->writing)
+		server->turn.share->writing--;
 	MemoryContextDelete(server->run->context);
 	server->run = NULL;
 	server->turn.share->in_flight--;
@@ -162,29 +176,87 @@ pull_begin(PullServer *server)
 	return true;
 }
 
-/* Writes a window, and moves the watermark. */
+/* Begins to write a window. */
 static void
-pull_window(PullServer *server, const KaptureWindow *window)
+pull_take_window(PullServer *server, const KaptureWindow *window)
 {
 	PullRun    *run = server->run;
-	KaptureCopied copied;
-	TimestampTz pulled_until;
-	pg_tz	   *zone = kapture_local_zone(server->timezone);
 
+	run->window = *window;
+	run->at = 0;
+	run->seen = run->written = 0;
+	if (!window->continues)
+		run->newest = DT_NOBEGIN;
+	run->writing = true;
+	server->turn.share->writing++;
+}
+
+/* Ends the writing of a window. */
+static void
+pull_leave_window(PullServer *server)
+{
+	server->run->writing = false;
+	server->turn.share->writing--;
+	kapture_fetch_forget_window(server->run->fetch);
+}
+
+/* Moves the watermark behind the window that has been written.  Returns the new one. */
+static TimestampTz
+pull_move_watermark(PullServer *server)
+{
+	PullRun    *run = server->run;
+	pg_tz	   *zone = kapture_local_zone(server->timezone);
+	TimestampTz result = kapture_pull_watermark(run->pulled_until,
+												kapture_local_earliest(run->window.from, zone),
+												kapture_local_earliest(run->window.to, zone),
+												run->began, run->newest, run->window.to >= run->end);
+
+	kapture_pull_state_window(server->server.name, result, run->window.to,
+							  kapture_fetch_windows_left(run->fetch, run->window.to),
+							  run->seen, run->written);
+	return result;
+}
+
+/* Writes a slice of a window, and moves the watermark if it is the last one. */
+static void
+pull_slice(PullServer *server)
+{
+	PullRun    *run = server->run;
+	KaptureWindow part = run->window;
+	KaptureList list = {0};
+	KaptureCopied copied;
+	TimestampTz began = GetCurrentTimestamp();
+	TimestampTz pulled_until = run->pulled_until;
+	int64		taken;
+	bool		last = true;
+
+	if (part.list)
+	{
+		list = *part.list;
+		list.customers += run->at;
+		list.ncustomers = Min(list.ncustomers - run->at, server->slice);
+		run->at += list.ncustomers;
+		last = run->at >= part.list->ncustomers;
+		part.list = &list;
+	}
 	kapture_process_begin("writing pulled customers");
-	kapture_copies_write_as_owner(run->copies, window, &copied);
-	run->newest = window->continues ? Max(run->newest, copied.newest) : copied.newest;
-	pulled_until = kapture_pull_watermark(run->pulled_until,
-										  kapture_local_earliest(window->from, zone),
-										  kapture_local_earliest(window->to, zone),
-										  run->began, run->newest, window->to >= run->end);
-	kapture_pull_state_window(server->server.name, pulled_until, window->to,
-							  kapture_fetch_windows_left(run->fetch, window->to),
-							  copied.seen, copied.written);
+	kapture_copies_write_as_owner(run->copies, &part, &copied);
+	run->newest = Max(run->newest, copied.newest);
+	run->seen += copied.seen;
+	run->written += copied.written;
+	if (last)
+		pulled_until = pull_move_watermark(server);
 	kapture_process_commit();
 	run->pulled_until = pulled_until;
 	server->wrote = true;
 	server->customers += copied.seen;
+	if (last)
+		pull_leave_window(server);
+	taken = GetCurrentTimestamp() - began;
+	if (taken > PULL_SLICE_TIME)
+		server->slice = Max(server->slice / 2, PULL_SLICE_LEAST);
+	else if (taken < PULL_SLICE_TIME / 4 && !last)
+		server->slice = Min(server->slice * 2, PULL_SLICE_MOST);
 }
 
 static void
@@ -227,11 +299,22 @@ pull_step(void *arg)
 			return;
 		}
 	}
+	if (server->run->writing)
+	{
+		pull_slice(server);
+		return;
+	}
+	/* a window takes memory until it is written: an owner has one at a time */
+	if (server->turn.share->writing > 0)
+	{
+		server->run->when = TimestampTzPlusMilliseconds(now, PULL_OWN_RETRY);
+		return;
+	}
 	switch (kapture_fetch_poll(server->run->fetch, &window, &server->run->when))
 	{
 		case KAPTURE_FETCH_WINDOW:
-			pull_window(server, window);
-			kapture_fetch_forget_window(server->run->fetch);
+			pull_take_window(server, window);
+			pull_slice(server);
 			server->run->when = 0;	/* others first, but then at once */
 			break;
 		case KAPTURE_FETCH_END:
@@ -344,6 +427,7 @@ kapture_pull_server_create(const KapturePullServer *server)
 	result->server = *server;
 	result->server.name = MemoryContextStrdup(context, server->name);
 	kapture_turn_init(&result->turn, 1);
+	result->slice = PULL_SLICE;
 	kapture_turn_join(&result->turn, server->owner);
 	return result;
 }

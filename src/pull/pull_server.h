@@ -27,6 +27,13 @@ typedef struct PullRun
 	Timestamp	end;
 	TimestampTz pulled_until;	/* the watermark, as committed */
 	TimestampTz newest;			/* latest generation date of a window's pages so far */
+
+	/* the window that is being written, a slice at a time */
+	bool		writing;
+	KaptureWindow window;
+	int			at;				/* next customer */
+	int64		seen;			/* customers so far, */
+	int64		written;		/* and those of them that differ */
 	TimestampTz when;			/* when the fetch is to be polled, at the latest */
 } PullRun;
 
@@ -53,6 +60,7 @@ typedef struct PullServer
 	TimestampTz not_before;		/* no pull or sweep is begun before */
 	int			failures;		/* in a row */
 	PullRun    *run;			/* NULL: none */
+	int			slice;			/* customers to be written in one turn */
 
 	int64		sweep_interval; /* microseconds; 0: none */
 	double		sweep_rate;

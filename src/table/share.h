@@ -22,7 +22,8 @@ typedef struct KaptureShare
 	int64		grace;			/* microseconds of excess that were not charged yet, when ... */
 	TimestampTz charged_at;		/* ... the owner last took longer than usual */
 	Size		bytes;			/* of the owner's rows in memory */
-	int			in_flight;		/* requests */
+	int			in_flight;		/* requests, or pulls */
+	int			writing;		/* pulls in the middle of a window */
 } KaptureShare;
 
 /* When a table has its turn in worker or puller, and for how many rows. */

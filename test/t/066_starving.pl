@@ -449,6 +449,20 @@ seed($other, 5);
 alice_pulls('kapture_retry is open');
 end($open, 'ROLLBACK');
 
+# --- a window that takes long to write
+my $bulk = start_emulator();
+my $written = "SELECT count(*) FROM kapture_customers WHERE server = 'bulk'";
+seed($bulk, 300);
+sql("CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(0.02); RETURN NEW; END';
+CREATE TRIGGER slow BEFORE INSERT ON kapture_customers FOR EACH ROW WHEN (NEW.server = 'bulk') EXECUTE FUNCTION slow()");
+mallory("CREATE SERVER bulk FOREIGN DATA WRAPPER kapture_fdw OPTIONS (url '$bulk->{url}', timeout '30s', pull_interval '1s', pull_since '$since'); CREATE USER MAPPING FOR mallory SERVER bulk OPTIONS (auth_key '$key')");
+poll_ok($node, "SELECT count(*) > 0 FROM kapture_customers WHERE server = 'bulk'", 'customers of a large window arrive');
+alice_pulls('a large window', 1);
+cmp_ok(sql($written), '<', 300, 'before all of that window is written');
+poll_ok($node, "SELECT count(*) = 300 FROM kapture_customers WHERE server = 'bulk'", 'as it is in the end');
+mallory('DROP SERVER bulk CASCADE');
+sql('DROP TRIGGER slow ON kapture_customers; DROP FUNCTION slow');
+
 # --- hundreds of servers that are pulled from all the time
 mallory(join ';', map { "CREATE SERVER pulled$_ FOREIGN DATA WRAPPER kapture_fdw OPTIONS (url '$other->{url}', timeout '30s', pull_interval '1s'); CREATE USER MAPPING FOR mallory SERVER pulled$_ OPTIONS (auth_key '$key')" } 1 .. 200);
 poll_ok($node, "SELECT count(*) > 5 FROM kapture_pull_status WHERE server LIKE 'pulled%' AND finished_at IS NOT NULL", 'many servers are pulled from');
