@@ -195,12 +195,17 @@ launcher_take_requests(void)
 		launcher_list_databases();
 }
 
-/* Notes when the next worker may start in a database: the last one has gone, or never came. */
+/*
+ * Notes when the next worker may start in a database: the last one has gone, or never came.
+ * It may have gone as the database is none of ours any more, which must not make it one.
+ */
 static void
 launcher_worker_gone(const KaptureSlotInfo *info, KaptureExit reason)
 {
-	LauncherDatabase *db = launcher_database(info->dbid);
+	LauncherDatabase *db = hash_search(launcher_databases, &info->dbid, HASH_FIND, NULL);
 
+	if (db == NULL)
+		return;
 	/* if a puller finds nothing to do, the pusher may just not know it yet */
 	if (reason == KAPTURE_EXIT_ABSENT && info->kind == KAPTURE_PUSHER)
 		db->absent = true;

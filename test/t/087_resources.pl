@@ -289,6 +289,11 @@ sub slots
 	$node->adjust_conf('postgresql.conf', 'kapture_sync.excluded_databases', "'postgres'");
 	$node->reload;
 	goes_on($node, 'worker slots', 'other', $other);
+	# the other way round, too: no database gets a worker again that has just lost it
+	sql(insert_sql('Slots again', 10));
+	$node->adjust_conf('postgresql.conf', 'kapture_sync.excluded_databases', "'other'");
+	$node->reload;
+	goes_on($node, 'worker slots the other way', 'postgres', $emulator);
 	$node->safe_psql('other', 'DROP EXTENSION kapture_sync CASCADE');
 	$node->adjust_conf('postgresql.conf', 'kapture_sync.excluded_databases', "''");
 	$node->adjust_conf('postgresql.conf', 'max_worker_processes', '8');
