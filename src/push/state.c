@@ -137,6 +137,8 @@ kapture_state_forget_table(WorkerTable *table)
 {
 	if (table->shown)
 		kapture_shmem_withdraw_table(table->att->id);
+	if (table->in_trouble)
+		kapture_shmem_report_trouble(KAPTURE_PUSHER, table->att->id, InvalidOid, NULL);
 	kapture_state_place_table(table, NULL);
 	kapture_turn_join(&table->turn, InvalidOid);
 	dlist_delete(&table->node);
@@ -149,8 +151,6 @@ kapture_state_forget_table(WorkerTable *table)
 		pfree(table->problem);
 	if (table->suspect)
 		pfree(table->suspect);
-	if (table->in_trouble)
-		kapture_shmem_report_trouble(KAPTURE_PUSHER, table->att->id, InvalidOid, NULL);
 	pfree(table);
 }
 
