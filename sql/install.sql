@@ -8,21 +8,6 @@ CREATE POLICY kapture_history_owner ON @extschema@.kapture_history FOR SELECT
 	USING (@extschema@.kapture_may_see(attachment_id));
 COMMENT ON POLICY kapture_history_owner ON @extschema@.kapture_history IS 'who owns a table reads what became of its changes';
 
--- Whoever writes these tables decides what is read and called with the rights of others.  pg_write_all_data
--- needs no GRANT for that, but it does not pass by policies.  Who may read the tables is a matter of grants alone.
-ALTER TABLE @extschema@.kapture_attachment ENABLE ROW LEVEL SECURITY;
-CREATE POLICY kapture_attachment_read ON @extschema@.kapture_attachment FOR SELECT USING (true);
-COMMENT ON POLICY kapture_attachment_read ON @extschema@.kapture_attachment IS 'only the owner of the table writes it';
-ALTER TABLE @extschema@.kapture_column ENABLE ROW LEVEL SECURITY;
-CREATE POLICY kapture_column_read ON @extschema@.kapture_column FOR SELECT USING (true);
-COMMENT ON POLICY kapture_column_read ON @extschema@.kapture_column IS 'only the owner of the table writes it';
-ALTER TABLE @extschema@.kapture_follow ENABLE ROW LEVEL SECURITY;
-CREATE POLICY kapture_follow_read ON @extschema@.kapture_follow FOR SELECT USING (true);
-COMMENT ON POLICY kapture_follow_read ON @extschema@.kapture_follow IS 'only the owner of the table writes it';
-ALTER TABLE @extschema@.kapture_call_queue ENABLE ROW LEVEL SECURITY;
-CREATE POLICY kapture_call_queue_read ON @extschema@.kapture_call_queue FOR SELECT USING (true);
-COMMENT ON POLICY kapture_call_queue_read ON @extschema@.kapture_call_queue IS 'only the owner of the table writes it';
-
 CREATE FOREIGN DATA WRAPPER kapture_fdw HANDLER @extschema@.kapture_fdw_handler VALIDATOR @extschema@.kapture_fdw_validator;
 COMMENT ON FOREIGN DATA WRAPPER kapture_fdw IS 'accounts of the Kapture CRM';
 

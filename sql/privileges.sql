@@ -1,7 +1,7 @@
 --
 -- What is new has the privileges that the script grants, and none by ALTER DEFAULT
 -- PRIVILEGES, which is meant for what users create.  Also a part of upgrade scripts,
--- before functions get the privileges of those that they replace.
+-- before functions get the privileges of those that they replace.  Then, who may write tables.
 --
 
 CREATE FUNCTION @extschema@.kapture_close_privileges(public name[]) RETURNS void
@@ -11,3 +11,18 @@ REVOKE ALL ON FUNCTION @extschema@.kapture_close_privileges(name[]) FROM PUBLIC;
 SELECT @extschema@.kapture_close_privileges('{kapture_attachments,kapture_call_status,kapture_calls,kapture_failures,kapture_history,kapture_orphans,
 	kapture_progress,kapture_pull_failures,kapture_pull_status,kapture_stat_requests,kapture_status}');
 DROP FUNCTION @extschema@.kapture_close_privileges(name[]);
+
+-- Whoever writes these tables decides what is read and called with the rights of others.  pg_write_all_data
+-- needs no GRANT for that, but it does not pass by policies.  Who may read the tables is a matter of grants alone.
+ALTER TABLE @extschema@.kapture_attachment ENABLE ROW LEVEL SECURITY;
+CREATE POLICY kapture_attachment_read ON @extschema@.kapture_attachment FOR SELECT USING (true);
+COMMENT ON POLICY kapture_attachment_read ON @extschema@.kapture_attachment IS 'only the owner of the table writes it';
+ALTER TABLE @extschema@.kapture_column ENABLE ROW LEVEL SECURITY;
+CREATE POLICY kapture_column_read ON @extschema@.kapture_column FOR SELECT USING (true);
+COMMENT ON POLICY kapture_column_read ON @extschema@.kapture_column IS 'only the owner of the table writes it';
+ALTER TABLE @extschema@.kapture_follow ENABLE ROW LEVEL SECURITY;
+CREATE POLICY kapture_follow_read ON @extschema@.kapture_follow FOR SELECT USING (true);
+COMMENT ON POLICY kapture_follow_read ON @extschema@.kapture_follow IS 'only the owner of the table writes it';
+ALTER TABLE @extschema@.kapture_call_queue ENABLE ROW LEVEL SECURITY;
+CREATE POLICY kapture_call_queue_read ON @extschema@.kapture_call_queue FOR SELECT USING (true);
+COMMENT ON POLICY kapture_call_queue_read ON @extschema@.kapture_call_queue IS 'only the owner of the table writes it';

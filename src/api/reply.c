@@ -245,7 +245,7 @@ message_build(char *text, size_t len, KaptureWanted wanted, void *arg, char **wh
 		*why = message_complaint(error, build.lex);
 		return NULL;
 	}
-	/* a scalar by itself */
+	/* the text is a scalar */
 	if (build.state.result == NULL)
 		return DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum(pnstrdup(text, len))));
 	return JsonbValueToJsonb(build.state.result);

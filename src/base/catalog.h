@@ -16,6 +16,12 @@
 
 #include "base/catalog_tables.h"
 
+/*
+ * Sizes of a memory context for what is known of one attached table: there may be thousands
+ * of them, of a few kilobytes each.
+ */
+#define KAPTURE_ATTACHMENT_SIZES	0, 1024, 2048
+
 /* Statements that row_io.c prepares for a table. */
 #define KAPTURE_ROW_STATEMENTS	7
 

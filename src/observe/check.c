@@ -368,23 +368,31 @@ check_time(Check *check, const KaptureHttpAnswer *answer, const KaptureHttpDetai
 				  "Raise option \"timeout\" of the server, or find out what is slow on the way.");
 }
 
+/* SQL: attachments of a server ($1) whose tables a role ($2) may see. */
+#define CHECK_ATTACHED \
+	"@.kapture_attachment AS a JOIN pg_catalog.pg_class AS c" \
+	" ON c.oid = a.relation AND a.server = $1::name AND pg_catalog.pg_has_role($2, c.relowner, 'USAGE')"
+
+/* The names of the first tables ("relation") that a query with CHECK_ATTACHED returns; NULL: it returns none. */
+static char *
+check_tables(Check *check, const char *query)
+{
+	Oid			types[2] = {TEXTOID, OIDOID};
+	Datum		values[2] = {CStringGetTextDatum(check->server), ObjectIdGetDatum(GetUserId())};
+
+	return kapture_own_text(psprintf("SELECT pg_catalog.string_agg(t.relation::text, ', ') FROM (%s LIMIT " CHECK_MAX_TABLES ") AS t", query),
+							2, types, values);
+}
+
 /* If an Add is an upsert: names the caller's tables with on_duplicate 'fail', which cannot hold then. */
 static void
 check_duplicates(Check *check)
 {
-	Oid			types[2] = {TEXTOID, OIDOID};
-	Datum		values[2];
 	char	   *tables;
 
 	if (!check->has_hints || !kapture_server_adds_by_upsert(check->server))
 		return;
-	values[0] = CStringGetTextDatum(check->server);
-	values[1] = ObjectIdGetDatum(GetUserId());
-	tables = kapture_own_text("SELECT pg_catalog.string_agg(t.relation::text, ', ')"
-							  " FROM (SELECT a.relation FROM @.kapture_attachment AS a, pg_catalog.pg_class AS c"
-							  " WHERE a.server = $1::name AND a.on_duplicate = 'fail' AND c.oid = a.relation"
-							  " AND pg_catalog.pg_has_role($2, c.relowner, 'USAGE')"
-							  " ORDER BY a.attachment_id LIMIT " CHECK_MAX_TABLES ") AS t", 2, types, values);
+	tables = check_tables(check, "SELECT a.relation FROM " CHECK_ATTACHED " WHERE a.on_duplicate = 'fail' ORDER BY a.attachment_id");
 	if (tables == NULL)
 		check_say(check, "duplicates", CHECK_OK, "an Add updates a customer that is there, and no table is to fail then", NULL);
 	else
@@ -400,26 +408,17 @@ check_duplicates(Check *check)
 static void
 check_capture(Check *check)
 {
-	Oid			types[2] = {TEXTOID, OIDOID};
-	Datum		values[2] = {CStringGetTextDatum(check->server), ObjectIdGetDatum(GetUserId())};
 	char	   *tables;
 
 	if (!check->has_hints)
 		return;
-	tables = kapture_own_text("SELECT pg_catalog.string_agg(t.relation::text, ', ')"
-							  " FROM (SELECT a.relation FROM @.kapture_attachment AS a, pg_catalog.pg_class AS c"
-							  " WHERE a.server = $1::name AND c.oid = a.relation AND " KAPTURE_ATTACH_IS_UNCAPTURED("a")
-							  " AND pg_catalog.pg_has_role($2, c.relowner, 'USAGE')"
-							  " ORDER BY a.attachment_id LIMIT " CHECK_MAX_TABLES ") AS t", 2, types, values);
+	tables = check_tables(check, "SELECT a.relation FROM " CHECK_ATTACHED " WHERE " KAPTURE_ATTACH_IS_UNCAPTURED("a") " ORDER BY a.attachment_id");
 	if (tables)
 		check_say(check, "capture", CHECK_FAILED,
 				  psprintf("changes are not captured, as the trigger is disabled, replaced or dropped: %s", tables),
 				  "Use ALTER TABLE ... ENABLE TRIGGER " KAPTURE_TRIGGER ", or, if it was replaced or dropped, kapture_detach() and kapture_attach(). Then kapture_verify() shows what was missed.");
-	tables = kapture_own_text("SELECT pg_catalog.string_agg(t.source::text, ', ')"
-							  " FROM (SELECT DISTINCT f.source FROM @.kapture_follow AS f, @.kapture_attachment AS a, pg_catalog.pg_class AS c"
-							  " WHERE a.server = $1::name AND c.oid = a.relation AND f.relation = a.relation AND " KAPTURE_FOLLOW_IS_UNCAPTURED("f")
-							  " AND pg_catalog.pg_has_role($2, c.relowner, 'USAGE')"
-							  " ORDER BY f.source LIMIT " CHECK_MAX_TABLES ") AS t", 2, types, values);
+	tables = check_tables(check, "SELECT DISTINCT f.source AS relation FROM " CHECK_ATTACHED " JOIN @.kapture_follow AS f USING (relation)"
+						  " WHERE " KAPTURE_FOLLOW_IS_UNCAPTURED("f") " ORDER BY f.source");
 	if (tables)
 		check_say(check, "followed", CHECK_FAILED,
 				  psprintf("changes of followed tables are not captured, as the trigger is disabled, replaced or dropped: %s", tables),

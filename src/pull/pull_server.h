@@ -27,6 +27,7 @@ typedef struct PullRun
 	Timestamp	end;
 	TimestampTz pulled_until;	/* the watermark, as committed */
 	TimestampTz newest;			/* latest generation date of a window's pages so far */
+	TimestampTz when;			/* when the fetch is to be polled, at the latest */
 
 	/* the window that is being written, a slice at a time */
 	bool		writing;
@@ -34,7 +35,6 @@ typedef struct PullRun
 	int			at;				/* next customer */
 	int64		seen;			/* customers so far, */
 	int64		written;		/* and those of them that differ */
-	TimestampTz when;			/* when the fetch is to be polled, at the latest */
 } PullRun;
 
 typedef struct PullServer

@@ -151,7 +151,7 @@ table_report_error(PullTable *table, const ErrorData *error)
 
 	snprintf(customer, sizeof(customer), INT64_FORMAT, table->customer_id);
 	kapture_process_report_error(KAPTURE_PHASE_APPLY, &table->in_trouble, table->attachment_id,
-								 table->turn.share ? table->turn.share->owner : InvalidOid,
+								 kapture_turn_owner(&table->turn),
 								 table->ncustomers == 1 ? customer : NULL, error);
 }
 

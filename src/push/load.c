@@ -44,9 +44,6 @@
 #include "table/origin.h"
 #include "traffic/pacing.h"
 
-/* Memory block size for an attachment: there may be thousands of them, of a few kilobytes each. */
-#define LOAD_BLOCK			1024
-
 /*
  * If changes never end, reading them must not take all the time: after each reading, other
  * work gets LOAD_REST times as long, but at most LOAD_LONGEST_REST microseconds.
@@ -290,7 +287,7 @@ load_table(void *arg)
 	if (table)
 		table->stale = false;
 	/* freed with the transaction after an error */
-	context = AllocSetContextCreate(CurTransactionContext, "kapture_sync attachment", 0, LOAD_BLOCK, 2 * LOAD_BLOCK);
+	context = AllocSetContextCreate(CurTransactionContext, "kapture_sync attachment", KAPTURE_ATTACHMENT_SIZES);
 	old = MemoryContextSwitchTo(context);
 	att = kapture_catalog_attachment_by_id(rel, relation->attached->id);
 	MemoryContextSwitchTo(worker->context);

@@ -61,7 +61,7 @@ void
 kapture_transaction_report_error(KapturePhase phase, WorkerTable *table, const char *row_key, const ErrorData *error)
 {
 	kapture_process_report_error(phase, table ? &table->in_trouble : NULL, table ? table->att->id : 0,
-								 table && table->turn.share ? table->turn.share->owner : InvalidOid, row_key, error);
+								 table ? kapture_turn_owner(&table->turn) : InvalidOid, row_key, error);
 }
 
 /*

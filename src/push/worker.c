@@ -106,7 +106,7 @@ worker_report_tables(Worker *worker)
 					pg_mbcliplen(table->problem, strlen(table->problem), sizeof(report.problem) - 1) + 1);
 		if (table->shown && memcmp(&report, &table->said, sizeof(report)) == 0)
 			continue;
-		kapture_health_tell_room(kapture_shmem_report_table(table->att->id, table->turn.share->owner, &report));
+		kapture_health_tell_room(kapture_shmem_report_table(table->att->id, kapture_turn_owner(&table->turn), &report));
 		table->shown = true;
 		table->said = report;
 	}

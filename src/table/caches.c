@@ -51,7 +51,7 @@ kapture_caches_open(Oid relid)
 	{
 		for (int i = 0; i < caches_nown; i++)
 			caches_own[i] ();
-		/* as InvalidateSystemCaches() does, but nobody needs to be told, as nothing has changed */
+		/* as InvalidateSystemCaches() does, without calling back: nothing has changed */
 		ResetCatalogCaches();
 		RelationCacheInvalidate(false);
 		hash_destroy(opened);

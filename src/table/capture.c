@@ -40,9 +40,6 @@
 
 PG_FUNCTION_INFO_V1(kapture_capture);
 
-/* Memory block size for a table: there may be thousands of them, of a few kilobytes each. */
-#define CAPTURE_BLOCK	1024
-
 /* What a table's trigger needs to know; lives until the table changes. */
 typedef struct CaptureTable
 {
@@ -403,7 +400,7 @@ capture_table(Relation rel)
 	table->columns = NULL;
 	table->context = NULL;
 	table->context = AllocSetContextCreate(CacheMemoryContext, "kapture_sync captured table",
-										   0, CAPTURE_BLOCK, 2 * CAPTURE_BLOCK);
+										   KAPTURE_ATTACHMENT_SIZES);
 	changes = capture_changes;
 	capture_read(table, rel);
 	first = table->attachments != NIL ? linitial(table->attachments) : NULL;

@@ -263,6 +263,15 @@ kapture_turn_join(KaptureTurn *turn, Oid owner)
 }
 
 /*
+ * Returns who owns the table; InvalidOid: that is not known, or it is nobody any more.
+ */
+Oid
+kapture_turn_owner(const KaptureTurn *turn)
+{
+	return turn->share ? turn->share->owner : InvalidOid;
+}
+
+/*
  * Notes that the table has its turn in a round.
  */
 void

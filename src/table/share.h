@@ -50,6 +50,7 @@ extern bool kapture_share_may_send(const KaptureShare *share, int room);
 
 extern void kapture_turn_init(KaptureTurn *turn, int most);
 extern void kapture_turn_join(KaptureTurn *turn, Oid owner);
+extern Oid	kapture_turn_owner(const KaptureTurn *turn);
 extern void kapture_turn_begin(KaptureTurn *turn, uint64 round);
 extern TimestampTz kapture_turn_next(const KaptureTurn *turn);
 extern bool kapture_turn_comes_before(const KaptureTurn *turn, const KaptureTurn *other);
