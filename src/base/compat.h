@@ -123,6 +123,11 @@ typedef const JumbleState KaptureJumbleState;
 #define WaitEventExtensionNew(name) ((uint32) PG_WAIT_EXTENSION)
 #endif
 
+/* 17 lets ALTER TABLE give a generated column another expression. */
+#if PG_VERSION_NUM < 170000
+#define AT_SetExpression ((AlterTableType) -1)
+#endif
+
 /* 18 has a word for functions that do not return, which stands before the declaration. */
 #ifndef pg_noreturn
 #define pg_noreturn pg_attribute_noreturn()

@@ -97,6 +97,7 @@ typedef struct ViewReads
 {
 	Oid			relid;
 	List	   *attnums;
+	bool		all;			/* a column is computed when it is read, from whichever others */
 } ViewReads;
 
 static void
@@ -104,8 +105,10 @@ view_add_column(const FormData_pg_depend *depend, void *arg)
 {
 	ViewReads  *reads = arg;
 
-	if (depend->refclassid == RelationRelationId && depend->refobjid == reads->relid && depend->refobjsubid != 0)
-		reads->attnums = list_append_unique_int(reads->attnums, depend->refobjsubid);
+	if (depend->refclassid != RelationRelationId || depend->refobjid != reads->relid || depend->refobjsubid == 0)
+		return;
+	reads->attnums = list_append_unique_int(reads->attnums, depend->refobjsubid);
+	reads->all |= get_attgenerated(reads->relid, depend->refobjsubid) == ATTRIBUTE_GENERATED_VIRTUAL;
 }
 
 static bool
@@ -122,14 +125,15 @@ view_has_whole_row(Node *node, void *context)
 
 /*
  * Returns the numbers of the columns of a table that the views among the relations of
- * "tree" read, in the current memory context.  *all is set if any column may be read, also
- * if somebody has locked a view: the view need not concern the current user, who does not
- * wait for the lock.  The other views stay locked.
+ * "tree" read, in the current memory context.  *all is set if any column may be read, as by
+ * a virtual generated column, whose expression may be another one tomorrow; also if somebody
+ * has locked a view: the view need not concern the current user, who does not wait for the
+ * lock.  The other views stay locked.
  */
 List *
 kapture_view_reads(List *tree, Oid relid, bool *all)
 {
-	ViewReads	reads = {relid, NIL};
+	ViewReads	reads = {relid, NIL, false};
 	ListCell   *lc;
 
 	*all = false;
@@ -145,6 +149,7 @@ kapture_view_reads(List *tree, Oid relid, bool *all)
 		if (view)
 			relation_close(view, NoLock);
 	}
+	*all |= reads.all;
 	return reads.attnums;
 }
 

@@ -242,10 +242,36 @@ follow_note_source(const char *condition, Relation source, const KaptureFollowRe
 				 errhint(KAPTURE_FOLLOW_HINT)));
 }
 
+/* Refuses a condition that reads what a changed row of the source does not contain. */
+static void
+follow_check_reads(Relation source, const KaptureFollowReads *reads)
+{
+	ListCell   *lc;
+
+	if (reads->source_all)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("argument \"condition\" must not read the source's row as a whole"),
+				 errhint("Write the columns that it is about.")));
+	foreach(lc, reads->source)
+	{
+		AttrNumber	attnum = lfirst_int(lc);
+
+		if (get_attgenerated(RelationGetRelid(source), attnum) == ATTRIBUTE_GENERATED_VIRTUAL)
+			ereport(ERROR,
+					(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+					 errmsg("argument \"condition\" must not read column \"%s\" of table \"%s\"",
+							get_attname(RelationGetRelid(source), attnum, false), RelationGetRelationName(source)),
+					 errdetail("It is computed when it is read, so the trigger does not know its value."),
+					 errhint("Make it a stored generated column, or write the columns that it is made of.")));
+	}
+}
+
 /*
  * kapture_follow(source regclass, relation regclass, condition text) returns void
  *
  * Errors: those of kapture_attach_find_table() for the relation and of kapture_follow_parse();
+ * 0A000 the condition reads the source's row as a whole, or a column that is not stored,
  * 42809 the source is no table, 42501 the caller neither owns it nor holds TRIGGER on it.
  */
 Datum
@@ -265,11 +291,7 @@ kapture_follow(PG_FUNCTION_ARGS)
 	target = relation_open(att->root, NoLock);
 	condition = kapture_follow_take(source, target, text_to_cstring(PG_GETARG_TEXT_PP(2)));
 	kapture_follow_find_reads(condition, &reads);
-	if (reads.source_all)
-		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("argument \"condition\" must not read the source's row as a whole"),
-				 errhint("Write the columns that it is about.")));
+	follow_check_reads(source, &reads);
 	kept = kapture_follow_deparse(condition, RelationGetRelid(source), att->root, "target");
 	kapture_follow_check_kept(kept);
 	if (!follow_store(target, RelationGetRelid(source), kept, &reads))

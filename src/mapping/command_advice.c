@@ -44,6 +44,31 @@ command_has(const AlterTableStmt *stmt, AlterTableType type)
 	return false;
 }
 
+/*
+ * Does a subcommand of ALTER TABLE compute the values of a column anew?  No trigger sees
+ * that.  A mere change of the type does not count: as a rule, values keep their text.
+ */
+static bool
+command_computes(const AlterTableCmd *command)
+{
+	return command->subtype == AT_SetExpression ||
+		(command->subtype == AT_AlterColumnType && castNode(ColumnDef, command->def)->raw_default != NULL);
+}
+
+/* Does ALTER TABLE compute the values of any column anew? */
+static bool
+command_computes_any(const AlterTableStmt *stmt)
+{
+	ListCell   *lc;
+
+	foreach(lc, stmt->cmds)
+	{
+		if (command_computes(lfirst_node(AlterTableCmd, lc)))
+			return true;
+	}
+	return false;
+}
+
 /* Does an open table have a primary key? */
 static bool
 command_has_key(Relation rel)
@@ -67,7 +92,7 @@ kapture_advice_before(const AlterTableStmt *stmt)
 
 	if (!command_has(stmt, AT_DropConstraint) && !command_has(stmt, AT_SetUnLogged) &&
 		!command_has(stmt, AT_ChangeOwner) && !command_has(stmt, AT_ForceRowSecurity) &&
-		!command_has(stmt, AT_EnableRowSecurity))
+		!command_has(stmt, AT_EnableRowSecurity) && !command_computes_any(stmt))
 		return table;
 	relid = RangeVarGetRelid(stmt->relation, NoLock, true);
 	if (!OidIsValid(relid) || !list_member_oid(kapture_catalog_attached_relations(), relid) ||
@@ -80,6 +105,34 @@ kapture_advice_before(const AlterTableStmt *stmt)
 	table.has_key = command_has_key(rel);
 	relation_close(rel, AccessShareLock);
 	return table;
+}
+
+/* Reports that a command has computed values anew that Kapture has. */
+static void
+command_advise_computed(Relation rel, const AlterTableStmt *stmt)
+{
+	Oid			types[2] = {REGCLASSOID, NAMEOID};
+	ListCell   *lc;
+
+	foreach(lc, stmt->cmds)
+	{
+		const AlterTableCmd *command = lfirst_node(AlterTableCmd, lc);
+		NameData	name;
+		Datum		values[2] = {ObjectIdGetDatum(RelationGetRelid(rel)), NameGetDatum(&name)};
+
+		if (!command_computes(command))
+			continue;
+		namestrcpy(&name, command->name);
+		if (kapture_own_text("SELECT 1 FROM @.kapture_attachment AS a JOIN @.kapture_column AS c USING (attachment_id) WHERE a.relation = $1"
+							 " AND (CASE WHEN a.source IS NOT NULL THEN a.source_columns IS NULL OR $2 = ANY (a.source_columns)"
+							 " WHEN c.expression IS NOT NULL THEN c.reads IS NULL OR $2 = ANY (c.reads) ELSE c.column_name = $2 END"
+							 " OR (a.filter IS NOT NULL AND (a.filter_columns IS NULL OR $2 = ANY (a.filter_columns)))) LIMIT 1",
+							 lengthof(types), types, values))
+			ereport(NOTICE,
+					(errmsg("values of column \"%s\" were computed anew, which is not sent", NameStr(name)),
+					 errdetail("Table \"%s\" is attached to Kapture, which keeps the values that it has.", RelationGetRelationName(rel)),
+					 errhint("Use kapture_resync() to have the rows sent again whose values are others now.")));
+	}
 }
 
 /* Reports what is wrong with an attached table that a command has changed. */
@@ -105,6 +158,7 @@ command_advise(Relation rel, const KaptureWatchedTable *table, const AlterTableS
 				 errdetail("The worker acts as the table's owner, \"%s\", and is not to take rows that it does not see for deleted ones.",
 						   GetUserNameFromId(form->relowner, false)),
 				 errhint("Use ALTER TABLE ... NO FORCE ROW LEVEL SECURITY, or give the owner BYPASSRLS.")));
+	command_advise_computed(rel, stmt);
 }
 
 /*

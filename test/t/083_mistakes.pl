@@ -358,6 +358,10 @@ my @mistakes = (
 		qr/ERROR:  server "kap" is not a Kapture server/, qr/not a Kapture server/, qr/FOREIGN DATA WRAPPER kapture_fdw/ ],
 	[ 'to drop the primary key', q(ALTER TABLE customers DROP CONSTRAINT customers_pkey),
 		qr/WARNING:  attached table "customers" has no primary key any more/, qr/looks for each row by the columns of the former one/, qr/Add it again, or roll back/ ],
+	[ 'to compute values anew', q(ALTER TABLE customers ALTER COLUMN phone TYPE text USING '+91' || phone),
+		qr/NOTICE:  values of column "phone" were computed anew, which is not sent/, qr/Table "customers" is attached to Kapture, which keeps the values that it has/, qr/Use kapture_resync\(\) to have the rows sent again/ ],
+	[ 'to compute what the filter reads anew', q(SELECT kapture_attach('clients', '{"customer_name": "name", "phone": "mobile"}', filter => 'age > 17'); ALTER TABLE clients ALTER COLUMN age TYPE bigint USING age + 1),
+		qr/NOTICE:  values of column "age" were computed anew/, qr/Table "clients" is attached/, qr/kapture_resync/ ],
 	[ 'to make the table unlogged', q(ALTER TABLE customers SET UNLOGGED),
 		qr/WARNING:  rows of table "customers" are lost in a crash, together with their Kapture ids/, qr/is attached to Kapture/, qr/SET LOGGED, or roll back/ ],
 	[ 'to give the table to somebody without a mapping', q(CREATE ROLE boss; ALTER TABLE customers OWNER TO boss),
@@ -452,6 +456,8 @@ is($node->safe_psql('postgres', "SET ROLE clerk; $capture"), '', 'to those who m
 $node->safe_psql('postgres', 'ALTER TABLE customers ENABLE TRIGGER USER');
 is($node->safe_psql('postgres', $capture), '', 'and is content when it is enabled');
 unlike(reported('ALTER TABLE clients DISABLE TRIGGER ALL'), qr/WARNING/, 'other tables may do without triggers');
+unlike(reported(q(ALTER TABLE customers ALTER COLUMN phone TYPE varchar(99))), qr/anew/, 'nor is another type, by which values stay what they are');
+unlike(reported(q(ALTER TABLE customers ADD COLUMN seen int; ALTER TABLE customers ALTER COLUMN seen TYPE text USING 'x')), qr/anew/, 'nor values that are not sent');
 unlike(reported(q(SELECT kapture_detach('customers'))), qr/not captured/, 'that detaching drops triggers is no mistake');
 unlike(reported('DROP TABLE clients'), qr/given up/, 'nor that a table is dropped for which nothing waits');
 
