@@ -857,8 +857,8 @@ kapture_catalog_owner(Oid relid)
 }
 
 /*
- * Sets what the text form of values depends on, so that a key looks the same
- * whoever changed the row.  Returns the nesting level for AtEOXact_GUC().
+ * Sets what the text form of values depends on, so that a key, or an expression that is
+ * kept, looks the same in whichever session.  Returns the nesting level for AtEOXact_GUC().
  */
 int
 kapture_catalog_text_settings(void)
@@ -874,6 +874,7 @@ kapture_catalog_text_settings(void)
 		{"extra_float_digits", "1"},
 		{"bytea_output", "hex"},
 		{"lc_monetary", "C"},
+		{"quote_all_identifiers", "off"},
 	};
 	int			nestlevel = NewGUCNestLevel();
 

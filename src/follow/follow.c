@@ -456,7 +456,7 @@ follow_do_parse(void *arg)
 	FollowText *follow = arg;
 	Relation	source = try_relation_open(follow->source, NoLock);
 	Relation	target = try_relation_open(follow->relation, NoLock);
-	int			nestlevel = NewGUCNestLevel();
+	int			nestlevel = kapture_catalog_text_settings();
 	Oid			userid;
 	int			sec_context;
 

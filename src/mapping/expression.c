@@ -460,7 +460,7 @@ expression_do_prepare(void *arg)
 {
 	ExpressionPrepare *prepare = arg;
 	const KaptureAttachment *att = prepare->att;
-	int			nestlevel = NewGUCNestLevel();
+	int			nestlevel = kapture_catalog_text_settings();
 	Relation	rel;
 	Relation	source;
 	Oid			userid;

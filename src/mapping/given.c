@@ -10,6 +10,7 @@
 #include "utils/guc.h"
 #include "utils/ruleutils.h"
 
+#include "base/catalog.h"
 #include "base/guc.h"
 #include "mapping/given.h"
 
@@ -31,13 +32,14 @@ kapture_given_locate(const char *text)
 
 /*
  * Returns the text of a parsed expression, with all names but those of columns qualified, in
- * the current memory context.  "context" is that of deparse_context_for(); "prefix": columns
+ * the current memory context.  The text is the same whatever the session's settings, and is
+ * understood under any: a date among its literals is written by ISO 8601.  "context" is that of deparse_context_for(); "prefix": columns
  * have their table's name.
  */
 char *
 kapture_given_deparse(Node *node, List *context, bool prefix)
 {
-	int			nestlevel = NewGUCNestLevel();
+	int			nestlevel = kapture_catalog_text_settings();
 	char	   *result;
 
 	kapture_guc_pin_search_path();

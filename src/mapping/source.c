@@ -270,7 +270,6 @@ kapture_source_column_renamed(Oid view, const char *from, const char *to)
 	NameData	names[2];
 	Oid			types[3] = {INT4OID, NAMEOID, NAMEOID};
 	Datum		values[3] = {(Datum) 0, NameGetDatum(&names[0]), NameGetDatum(&names[1])};
-	const char *changed = source_name(view);
 	uint64		n = 0;
 	ListCell   *lc;
 
@@ -281,7 +280,7 @@ kapture_source_column_renamed(Oid view, const char *from, const char *to)
 		const KaptureAttached *attached = lfirst(lc);
 		const char *name = source_of(attached);
 
-		if (name == NULL || strcmp(name, changed) != 0)
+		if (name == NULL || kapture_catalog_find_relation(name) != view)
 			continue;
 		values[0] = Int32GetDatum(attached->id);
 		n += kapture_bystander_execute(attached->relid, "UPDATE @.kapture_column SET column_name = $3"

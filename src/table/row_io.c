@@ -24,7 +24,6 @@
 #include "access/htup_details.h"
 #include "access/relation.h"
 #include "access/xact.h"
-#include "catalog/namespace.h"
 #include "catalog/pg_inherits.h"
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
@@ -107,7 +106,7 @@ typedef struct RowBatch
 	List	   *keys;			/* of char *, in that context */
 
 	int64		count;			/* of rows counted */
-	const char *search_path;	/* of the session */
+	char	  **session;		/* values of row_session_settings */
 	const KaptureExpression *expression;	/* to be evaluated alone */
 } RowBatch;
 
@@ -1205,15 +1204,20 @@ kapture_row_count(KaptureAttachment *att, bool without_id, const char *condition
 	return batch.count;
 }
 
+/* What the meaning of a text that a user gives depends on. */
+static const char *const row_session_settings[] = {"search_path", "DateStyle", "IntervalStyle", "TimeZone"};
+
 static void
 row_do_take_condition(RowBatch *batch)
 {
 	Relation	rel = relation_open(batch->att->root, NoLock);
+	int			nestlevel = NewGUCNestLevel();
 	char	   *sql;
 
-	row_set("search_path", batch->search_path);
+	for (int i = 0; i < lengthof(row_session_settings); i++)
+		row_set(row_session_settings[i], batch->session[i]);
 	sql = kapture_condition_sql(rel, batch->condition, "r");
-	row_set("search_path", "pg_catalog, pg_temp");
+	AtEOXact_GUC(false, nestlevel);
 	relation_close(rel, NoLock);
 	SPI_freeplan(kapture_user_code_prepare(psprintf("SELECT true FROM %s AS r WHERE %s", kapture_row_source(batch->att), sql), 0, NULL, 0));
 	batch->condition = MemoryContextStrdup(batch->context, sql);
@@ -1221,16 +1225,18 @@ row_do_take_condition(RowBatch *batch)
 
 /*
  * Takes a user's condition on the table's rows: returns it for kapture_row_keys_after(), in
- * the current memory context.  It is parsed as the table's owner, with names as in the
- * session.  Errors: those of kapture_condition_check(), and of parsing.
+ * the current memory context.  It is parsed as the table's owner, with names, dates and
+ * times as in the session.  Errors: those of kapture_condition_check(), and of parsing.
  */
 const char *
 kapture_row_take_condition(KaptureAttachment *att, const char *condition)
 {
-	RowBatch	batch = {.att = att, .condition = condition, .search_path = pstrdup(namespace_search_path),
-	.context = CurrentMemoryContext};
+	char	   *session[lengthof(row_session_settings)];
+	RowBatch	batch = {.att = att, .condition = condition, .session = session, .context = CurrentMemoryContext};
 	ErrorData  *error;
 
+	for (int i = 0; i < lengthof(session); i++)
+		session[i] = GetConfigOptionByName(row_session_settings[i], NULL, false);
 	kapture_condition_check("condition", condition);
 	error = row_run(row_do_take_condition, &batch, ROW_TIME_LIMIT, ROW_LOCK_TIMEOUT);
 	if (error == NULL)

@@ -330,5 +330,27 @@ is(sql("SELECT coalesce(tel, '') || mail FROM pulled WHERE name = 'There'"), 'th
 poll_ok($node, "SELECT message = 'the customer''s row would be outside of the table''s filter' AND f.state = 'parked' FROM kapture_pull_failures AS f JOIN kapture_customers AS c ON c.id = customer_id WHERE c.name = 'Outside'",
 	'one whose row would be outside is parked');
 is(sql("SELECT count(*) FROM pulled WHERE name = 'Outside'"), 0, 'and not in the table');
+# literals mean what they meant in the session that wrote them, whichever way the database or another session writes dates
+sql(q(
+SET DateStyle = 'SQL, DMY'; SET IntervalStyle = 'sql_standard'; SET quote_all_identifiers = on;
+CREATE TABLE guests (id int PRIMARY KEY, customer_name text, phone text, arrived date, stay interval, seen timestamptz DEFAULT '2026-01-03 20:00+00');
+SELECT kapture_attach('guests', columns => '{"customer_name": "customer_name", "phone": "phone", "city": {"expression": "(arrived - date ''02/01/2026'')::text"}}',
+	filter => 'arrived >= ''02/01/2026'' AND stay > interval ''-1 2:00:00''');
+));
+is(sql("SELECT filter FROM kapture_attachments WHERE relation = 'guests'::regclass"),
+	"((arrived >= '2026-01-02'::date) AND (stay > '-1 days -02:00:00'::interval))", 'a filter is kept in one form');
+sql("ALTER DATABASE postgres SET DateStyle = 'SQL, DMY'; ALTER DATABASE postgres SET IntervalStyle = 'sql_standard'");
+$node->restart;
+sql("INSERT INTO guests VALUES (1, 'Early', '9845765291', '2026-01-01', '1 day'), (2, 'In time', '9845765292', '2026-01-03', '1 day'), (3, 'Back', '9845765293', '2026-01-03', '-2 days')");
+idle_ok('rows are sent');
+is(sql("SELECT string_agg(row_key || action, ' ' ORDER BY row_key) FROM kapture_history WHERE relation = 'guests'::regclass"), '1left 2add 3left', 'those of the filter');
+like(customers(qw(customer_name city)), qr/^In time\|1$/m, 'with the value of the expression');
+sql("UPDATE guests SET arrived = '2026-02-05' WHERE id = 1");
+idle_ok('another one');
+sql("DELETE FROM kapture_history; SET DateStyle = 'SQL, MDY'; SET TimeZone = 'Asia/Kolkata'; CALL kapture_resync('guests', 'arrived = ''02/05/2026'' AND seen > ''01/04/2026 01:00''', force => true)");
+idle_ok('a resync goes by its own session');
+is(sql("SELECT string_agg(DISTINCT row_key, ' ') FROM kapture_history WHERE relation = 'guests'::regclass"), '1', 'and finds the rows that it means');
+sql("ALTER DATABASE postgres RESET DateStyle; ALTER DATABASE postgres RESET IntervalStyle");
+
 $node->stop;
 done_testing();

@@ -101,7 +101,9 @@ unlike(customers('phone'), qr/9845765226/, 'as far as the filter lets them');
 # renaming
 sql(q(
 ALTER VIEW crm.users RENAME COLUMN phone TO telephone;
+SET quote_all_identifiers = on;
 ALTER VIEW crm.users RENAME COLUMN customer_name TO full_name;
+RESET quote_all_identifiers;
 ALTER VIEW crm.users RENAME COLUMN id TO key;
 ALTER VIEW crm.users RENAME TO people;
 ALTER SCHEMA crm RENAME TO sales;

@@ -305,6 +305,21 @@ DELETE FROM stays;
 idle_ok('a row leaves by a change of a followed table');
 like(customers(qw(customer_name campaign_name)), qr/^Nila\|left$/m, 'which is reported, though nothing of it was ever sent');
 
+# a condition is kept in one form, and ended by a text that means the same in another session
+sql(q(
+CREATE TABLE deals (id int PRIMARY KEY, customer_name text, phone text);
+CREATE TABLE bills (deal int, due date);
+SELECT kapture_attach('deals');
+SET DateStyle = 'SQL, DMY';
+SELECT kapture_follow('bills', 'deals', 'target.id = source.deal AND source.due > ''02/01/2026''');
+INSERT INTO deals VALUES (1, 'Kala', '9845765291');
+));
+idle_ok('the row is sent');
+sql("DELETE FROM kapture_history; INSERT INTO bills VALUES (1, '2026-01-15')");
+idle_ok('and looked at again');
+is(sql("SELECT count(*) FROM kapture_history WHERE relation = 'deals'::regclass"), 1, 'for a date in January');
+is(sql("SET DateStyle = 'ISO'; SET quote_all_identifiers = on; SELECT kapture_unfollow('bills', 'deals', 'target.id = source.deal AND source.due > ''2026-01-02''')"), 1, 'the condition is found again');
+
 # a dump
 my $dump = "$PostgreSQL::Test::Utils::tmp_check/follow.sql";
 $node->command_ok([ 'pg_dump', '-f', $dump, $node->connstr('postgres') ], 'pg_dump');
