@@ -14,6 +14,7 @@
 #include "catalog/pg_database.h"
 #include "catalog/pg_foreign_server.h"
 #include "catalog/pg_namespace.h"
+#include "commands/trigger.h"
 #include "common/jsonapi.h"
 #include "executor/executor.h"
 #include "miscadmin.h"
@@ -68,6 +69,12 @@ object_ownercheck(Oid classid, Oid objectid, Oid roleid)
 /* 16 distinguishes memberships that allow SET ROLE from others. */
 #if PG_VERSION_NUM < 160000
 #define member_can_set_role(member, role) is_member_of_role((member), (role))
+#endif
+
+/* 16 can enable a single clone of a trigger, and leave partitions alone. */
+#if PG_VERSION_NUM < 160000
+#define EnableDisableTrigger(rel, tgname, tgparent, fires_when, skip_system, recurse, lockmode) \
+	EnableDisableTrigger((rel), (tgname), (fires_when), (skip_system), (lockmode))
 #endif
 
 /* 16 lets callers say where errors of names are to be stored. */

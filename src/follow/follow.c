@@ -150,22 +150,18 @@ follow_check_trigger_name(Oid relid, const char *trigger)
 
 /*
  * Has the triggers fire in replication, too; kapture_followed() knows which tables want that.
- * As the table's owner, since whoever holds TRIGGER cannot do it; the triggers are ours.
+ * Whoever holds TRIGGER cannot have this done by ALTER TABLE, and as the owner it would run
+ * event triggers, which may find functions of the caller's in the caller's search_path.
  */
 static void
-follow_enable_triggers(Oid relid, const char *name)
+follow_enable_triggers(Oid relid)
 {
+	static const char *const names[] = {KAPTURE_FOLLOW_TRIGGER, KAPTURE_FOLLOW_TRUNCATE_TRIGGER};
 	Relation	rel = relation_open(relid, NoLock);
-	Oid			owner = rel->rd_rel->relowner;
-	Oid			userid;
-	int			sec_context;
 
+	for (int i = 0; i < lengthof(names); i++)
+		EnableDisableTrigger(rel, names[i], InvalidOid, TRIGGER_FIRES_ALWAYS, false, true, ShareRowExclusiveLock);
 	relation_close(rel, NoLock);
-	GetUserIdAndSecContext(&userid, &sec_context);
-	SetUserIdAndSecContext(owner, sec_context | SECURITY_LOCAL_USERID_CHANGE | SECURITY_RESTRICTED_OPERATION);
-	follow_execute_ddl(psprintf("ALTER TABLE %s ENABLE ALWAYS TRIGGER " KAPTURE_FOLLOW_TRIGGER
-								", ENABLE ALWAYS TRIGGER " KAPTURE_FOLLOW_TRUNCATE_TRIGGER, name));
-	SetUserIdAndSecContext(userid, sec_context);
 }
 
 /* Creates the triggers of a followed table, if it has none. */
@@ -183,13 +179,15 @@ follow_create_triggers(Oid relid)
 	follow_execute_ddl(psprintf("CREATE TRIGGER " KAPTURE_FOLLOW_TRUNCATE_TRIGGER " AFTER TRUNCATE ON %s"
 								" FOR EACH STATEMENT EXECUTE FUNCTION %s.kapture_followed()", name, kapture_catalog_schema()));
 	CommandCounterIncrement();
-	follow_enable_triggers(relid, name);
-	CommandCounterIncrement();
-	if (!OidIsValid(get_trigger_oid(relid, KAPTURE_FOLLOW_TRIGGER, true)))
+	/* DDL finds its table by name */
+	if (!OidIsValid(get_trigger_oid(relid, KAPTURE_FOLLOW_TRIGGER, true)) ||
+		!OidIsValid(get_trigger_oid(relid, KAPTURE_FOLLOW_TRUNCATE_TRIGGER, true)))
 		ereport(ERROR,
 				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
 				 errmsg("table \"%s\" was renamed meanwhile", get_rel_name(relid)),
 				 errhint("Try again.")));
+	follow_enable_triggers(relid);
+	CommandCounterIncrement();
 }
 
 /* Reports if no index of the target begins with a column that the condition reads. */

@@ -414,6 +414,25 @@ like(try_as('postgres', "SELECT * FROM kapture_preview('mallory.putting_off', '1
 nothing_gained('what is put off in a session');
 is(sql("SELECT kapture_worker_pid()"), $worker, 'the worker goes on');
 
+# --- a superuser's event trigger, which finds functions in the search_path of whoever gives the command
+sql(q(CREATE SCHEMA audit; CREATE TABLE audit.ddl (at timestamptz, who name, tag text); GRANT USAGE ON SCHEMA audit TO PUBLIC; GRANT INSERT ON audit.ddl TO PUBLIC;
+CREATE FUNCTION audit.note() RETURNS event_trigger LANGUAGE plpgsql AS $$ BEGIN INSERT INTO audit.ddl VALUES (now(), current_user, tg_tag); END $$;
+CREATE EVENT TRIGGER audit ON ddl_command_end EXECUTE FUNCTION audit.note();
+CREATE TABLE root.towns (id int PRIMARY KEY, name text); CREATE TABLE root.regions (id int PRIMARY KEY, name text) PARTITION BY RANGE (id);
+CREATE TABLE root.north PARTITION OF root.regions FOR VALUES FROM (1) TO (10);
+GRANT SELECT, TRIGGER ON root.towns, root.regions, root.north TO mallory; TRUNCATE loot, audit.ddl));
+as('mallory', q(CREATE TABLE mallory.members (id int PRIMARY KEY, customer_name text, phone text, town int);
+SELECT kapture_attach('mallory.members');
+CREATE FUNCTION mallory.now() RETURNS timestamptz LANGUAGE plpgsql AS $$ BEGIN PERFORM mallory.steal(); RETURN clock_timestamp(); END $$;
+SET search_path = mallory, pg_catalog, public;
+SELECT kapture_follow('root.towns', 'mallory.members', 'target.town = source.id'), kapture_follow('root.regions', 'mallory.members', 'target.town = source.id');
+SELECT kapture_unfollow('root.towns', 'mallory.members');
+SELECT kapture_alter('mallory.members', replicated => true), kapture_detach('mallory.members')));
+is(sql("SELECT string_agg(DISTINCT who, ' ') FROM audit.ddl WHERE tag <> 'CREATE TABLE'"), 'mallory', 'commands that are given for her are hers alone');
+is(sql("SELECT string_agg(DISTINCT tgenabled::text, ' ') FROM pg_trigger WHERE tgfoid = 'kapture_followed'::regproc"), 'A', 'and yet the triggers of tables that she follows fire always');
+nothing_gained('a table that is followed');
+sql('DROP EVENT TRIGGER audit');
+
 # --- what is pulled
 foreach my $owner ('postgres', 'alice')
 {
