@@ -30,6 +30,7 @@
 #include "access/xact.h"
 #include "catalog/namespace.h"
 #include "catalog/objectaccess.h"
+#include "catalog/partition.h"
 #include "catalog/pg_authid.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_database.h"
@@ -54,6 +55,7 @@
 #include "cluster/shmem.h"
 #include "fdw/modify.h"
 #include "follow/follow.h"
+#include "follow/follow_capture.h"
 #include "mapping/attach_advice.h"
 #include "mapping/command_advice.h"
 #include "mapping/expression.h"
@@ -295,6 +297,8 @@ wayside_object_access(ObjectAccessType access, Oid classid, Oid objectid, int su
 
 		kapture_leave_dropped(objectid, &wayside_leaving);
 		MemoryContextSwitchTo(old);
+		if (get_rel_relispartition(objectid))
+			kapture_followed_rows_moved(get_partition_parent(objectid, true));
 	}
 }
 
@@ -389,11 +393,15 @@ wayside_protect_trigger(Node *stmt)
 				 errdetail("The trigger captures changes of the table for Kapture.")));
 }
 
-/* Has partitions that a statement has given to attached tables notice when logical replication truncates them. */
+/*
+ * Has partitions that a statement has given to attached or followed tables notice when they are
+ * truncated, and notes that rows of followed tables have come or gone with a partition.
+ */
 static void
 wayside_watch_partitions(Node *stmt)
 {
 	List	   *names = NIL;
+	bool		moved = false;
 	ListCell   *lc;
 
 	if (IsA(stmt, CreateStmt) && ((CreateStmt *) stmt)->partbound)
@@ -404,14 +412,19 @@ wayside_watch_partitions(Node *stmt)
 
 		if (cmd->subtype == AT_AttachPartition)
 			names = lappend(names, castNode(PartitionCmd, cmd->def)->name);
+		moved |= cmd->subtype == AT_AttachPartition || cmd->subtype == AT_DetachPartition;
 	}
 	foreach(lc, names)
 	{
 		Oid			relid = RangeVarGetRelid(lfirst(lc), NoLock, true);
 
-		if (OidIsValid(relid) && get_rel_relispartition(relid))
-			kapture_attach_watch_new(relid);
+		if (!OidIsValid(relid) || !get_rel_relispartition(relid))
+			continue;
+		kapture_attach_watch_new(relid);
+		kapture_follow_watch_new(relid);
 	}
+	if (moved)
+		kapture_followed_rows_moved(RangeVarGetRelid(((AlterTableStmt *) stmt)->relation, NoLock, true));
 }
 
 /* Has this database attached tables of this extension version, and is the command a user's? */

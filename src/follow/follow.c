@@ -12,8 +12,11 @@
 #include "access/relation.h"
 #include "access/xact.h"
 #include "catalog/namespace.h"
+#include "catalog/partition.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_index.h"
+#include "catalog/pg_inherits.h"
+#include "catalog/pg_trigger.h"
 #include "catalog/pg_type.h"
 #include "commands/trigger.h"
 #include "executor/spi.h"
@@ -164,6 +167,73 @@ follow_enable_triggers(Oid relid)
 	relation_close(rel, NoLock);
 }
 
+/*
+ * Our function that a followed table's trigger for TRUNCATE runs; InvalidOid if the table has no
+ * such trigger, or it runs another function.
+ */
+static Oid
+follow_truncate_function(Oid relid)
+{
+	bool		always;
+	const char *function = kapture_attach_trigger_runs(relid, KAPTURE_FOLLOW_TRUNCATE_TRIGGER, &always);
+	Oid			result = InvalidOid;
+	Relation	rel;
+
+	if (function == NULL || strcmp(function, "kapture_followed") != 0 || !always)
+		return InvalidOid;
+	rel = relation_open(relid, NoLock);
+	for (int i = 0; rel->trigdesc && i < rel->trigdesc->numtriggers; i++)
+	{
+		if (strcmp(rel->trigdesc->triggers[i].tgname, KAPTURE_FOLLOW_TRUNCATE_TRIGGER) == 0)
+			result = rel->trigdesc->triggers[i].tgfoid;
+	}
+	relation_close(rel, NoLock);
+	return result;
+}
+
+/*
+ * TRUNCATE of a partition fires no trigger of the followed table, so each partition has one of its
+ * own: "relid" is the table, or a partition of it.  Errors: those of CREATE TRIGGER.
+ */
+static void
+follow_watch_partitions(Oid relid, Oid function)
+{
+	CreateTrigStmt *stmt = makeNode(CreateTrigStmt);
+	ListCell   *lc;
+
+	stmt->trigname = KAPTURE_FOLLOW_TRUNCATE_TRIGGER;
+	stmt->timing = TRIGGER_TYPE_AFTER;
+	stmt->events = TRIGGER_TYPE_TRUNCATE;
+	foreach(lc, find_all_inheritors(relid, ShareRowExclusiveLock, NULL))
+	{
+		if (get_rel_relkind(lfirst_oid(lc)) == RELKIND_RELATION &&
+			!OidIsValid(get_trigger_oid(lfirst_oid(lc), KAPTURE_FOLLOW_TRUNCATE_TRIGGER, true)))
+			(void) CreateTriggerFiringOn(stmt, NULL, lfirst_oid(lc), InvalidOid, InvalidOid, InvalidOid, function,
+										 InvalidOid, NULL, false, false, TRIGGER_FIRES_ALWAYS);
+	}
+	CommandCounterIncrement();
+}
+
+/*
+ * kapture_follow_watch_new
+ *		Has a new partition of a followed table notice that it is truncated.
+ */
+void
+kapture_follow_watch_new(Oid relid)
+{
+	ListCell   *lc;
+
+	foreach(lc, get_partition_ancestors(relid))
+	{
+		Oid			function = follow_truncate_function(lfirst_oid(lc));
+
+		if (!OidIsValid(function))
+			continue;
+		follow_watch_partitions(relid, function);
+		return;
+	}
+}
+
 /* Creates the triggers of a followed table, if it has none. */
 static void
 follow_create_triggers(Oid relid)
@@ -188,6 +258,8 @@ follow_create_triggers(Oid relid)
 				 errhint("Try again.")));
 	follow_enable_triggers(relid);
 	CommandCounterIncrement();
+	if (get_rel_relkind(relid) == RELKIND_PARTITIONED_TABLE)
+		follow_watch_partitions(relid, follow_truncate_function(relid));
 }
 
 /* Reports if no index of the target begins with a column that the condition reads. */
@@ -306,21 +378,47 @@ kapture_follow(PG_FUNCTION_ARGS)
 	PG_RETURN_VOID();
 }
 
-/* Drops the triggers of a table that nobody follows any more, if the caller owns it. */
+/* Does nobody follow a table, nor one that it is a partition of? */
+static bool
+follow_is_over(Oid relid)
+{
+	List	   *relids = list_make1_oid(relid);
+	ListCell   *lc;
+
+	if (get_rel_relispartition(relid))
+		relids = list_concat(relids, get_partition_ancestors(relid));
+	foreach(lc, relids)
+	{
+		Oid			types[1] = {REGCLASSOID};
+		Datum		values[1] = {ObjectIdGetDatum(lfirst_oid(lc))};
+
+		if (kapture_own_text("SELECT 1 FROM @.kapture_follow WHERE source = $1 LIMIT 1", 1, types, values) != NULL)
+			return false;
+	}
+	return true;
+}
+
+static void
+follow_drop_trigger(Oid relid, const char *trigger)
+{
+	if (OidIsValid(get_trigger_oid(relid, trigger, true)))
+		follow_execute_ddl(psprintf("DROP TRIGGER IF EXISTS %s ON %s", trigger, kapture_row_relation_name(relid)));
+}
+
+/* Drops the triggers of a table that nobody follows any more, and of its partitions, if the caller owns them. */
 static void
 follow_drop_triggers(Oid relid)
 {
-	Oid			types[1] = {REGCLASSOID};
-	Datum		values[1] = {ObjectIdGetDatum(relid)};
-	char	   *name;
+	ListCell   *lc;
 
-	if (!OidIsValid(get_trigger_oid(relid, KAPTURE_FOLLOW_TRIGGER, true)) ||
-		!object_ownercheck(RelationRelationId, relid, GetUserId()) ||
-		kapture_own_text("SELECT 1 FROM @.kapture_follow WHERE source = $1 LIMIT 1", 1, types, values) != NULL)
+	if (!object_ownercheck(RelationRelationId, relid, GetUserId()) || !follow_is_over(relid))
 		return;
-	name = kapture_row_relation_name(relid);
-	follow_execute_ddl(psprintf("DROP TRIGGER IF EXISTS " KAPTURE_FOLLOW_TRIGGER " ON %s", name));
-	follow_execute_ddl(psprintf("DROP TRIGGER IF EXISTS " KAPTURE_FOLLOW_TRUNCATE_TRIGGER " ON %s", name));
+	follow_drop_trigger(relid, KAPTURE_FOLLOW_TRIGGER);
+	foreach(lc, find_all_inheritors(relid, NoLock, NULL))
+	{
+		if (object_ownercheck(RelationRelationId, lfirst_oid(lc), GetUserId()) && follow_is_over(lfirst_oid(lc)))
+			follow_drop_trigger(lfirst_oid(lc), KAPTURE_FOLLOW_TRUNCATE_TRIGGER);
+	}
 }
 
 /* Reports that there is nothing to end.  Errors: 42P01 there is no such source. */

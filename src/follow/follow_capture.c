@@ -11,6 +11,7 @@
 
 #include "access/genam.h"
 #include "access/htup_details.h"
+#include "access/relation.h"
 #include "access/table.h"
 #include "catalog/partition.h"
 #include "catalog/pg_type.h"
@@ -377,6 +378,45 @@ followed_capture(const Follower *follower, TriggerData *trigdata)
 		followed_note(follower, followed_values(follower, trigdata->tg_newslot));
 }
 
+/* Returns a table's cached description, from which its trigger knows what to note. */
+static FollowedTable *
+followed_find_table(Relation rel)
+{
+	if (followed_tables == NULL)
+		followed_initialize();
+	return followed_table(rel);
+}
+
+/* Do changes that this session makes matter to a follow? */
+static bool
+followed_matters(const Follower *follower)
+{
+	return follower->replicated || SessionReplicationRole != SESSION_REPLICATION_ROLE_REPLICA;
+}
+
+/*
+ * To be called when a partition's rows have come to a table or left it, together with the partition:
+ * if the table is followed, all rows of the attached table may be concerned.
+ */
+void
+kapture_followed_rows_moved(Oid relid)
+{
+	Relation	rel;
+	ListCell   *lc;
+
+	if (!OidIsValid(relid) || !kapture_capture_enabled || !OidIsValid(kapture_catalog_relid(KAPTURE_TABLE_FOLLOW)))
+		return;
+	rel = try_relation_open(relid, AccessShareLock);
+	if (rel == NULL)
+		return;
+	foreach(lc, followed_find_table(rel)->followers)
+	{
+		if (followed_matters(lfirst(lc)))
+			followed_note(lfirst(lc), KAPTURE_FOLLOW_ALL);
+	}
+	relation_close(rel, NoLock);
+}
+
 /*
  * kapture_followed() returns trigger
  *
@@ -387,7 +427,6 @@ Datum
 kapture_followed(PG_FUNCTION_ARGS)
 {
 	TriggerData *trigdata = (TriggerData *) fcinfo->context;
-	FollowedTable *table;
 	ListCell   *lc;
 
 	if (!CALLED_AS_TRIGGER(fcinfo) || !TRIGGER_FIRED_AFTER(trigdata->tg_event) ||
@@ -398,15 +437,10 @@ kapture_followed(PG_FUNCTION_ARGS)
 				 errhint("Use kapture_follow() to create the triggers of a table.")));
 	if (!kapture_capture_enabled)
 		return PointerGetDatum(NULL);
-	if (followed_tables == NULL)
-		followed_initialize();
-	table = followed_table(trigdata->tg_relation);
-	foreach(lc, table->followers)
+	foreach(lc, followed_find_table(trigdata->tg_relation)->followers)
 	{
-		Follower   *follower = lfirst(lc);
-
-		if (follower->replicated || SessionReplicationRole != SESSION_REPLICATION_ROLE_REPLICA)
-			followed_capture(follower, trigdata);
+		if (followed_matters(lfirst(lc)))
+			followed_capture(lfirst(lc), trigdata);
 	}
 	return PointerGetDatum(NULL);
 }

@@ -21,4 +21,6 @@
 /* In the outbox, in place of values: all rows may be concerned. */
 #define KAPTURE_FOLLOW_ALL	"*"
 
+extern void kapture_followed_rows_moved(Oid relid);
+
 #endif							/* KAPTURE_FOLLOW_CAPTURE_H */

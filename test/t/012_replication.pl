@@ -244,6 +244,25 @@ pass('changes of transactions in two phases are sent once these are committed, t
 like($hub->safe_psql('postgres', 'SELECT DISTINCT as_role FROM ran'), $hub->pg_version >= 16 ? qr/^member_owner$/ : qr/^applier$/, 'triggers of the owner run as PostgreSQL runs them');
 $hub->safe_psql('postgres', "DROP SUBSCRIPTION towns; DROP TABLE members CASCADE");
 
+# a partition of a followed table that is truncated by itself
+my $areas = 'CREATE TABLE areas (id int PRIMARY KEY, name text) PARTITION BY RANGE (id); CREATE TABLE area_1 PARTITION OF areas FOR VALUES FROM (1) TO (10); CREATE TABLE area_2 PARTITION OF areas FOR VALUES FROM (10) TO (20);';
+$publishers[0]->safe_psql('postgres', "$areas INSERT INTO areas VALUES (1, 'One'), (11, 'Two'); CREATE PUBLICATION areas FOR TABLE areas");
+$hub->safe_psql('postgres', qq($areas CREATE TABLE residents (id int PRIMARY KEY, name text, phone text, area int);
+CREATE VIEW resident_view AS SELECT r.id, r.name AS customer_name, r.phone, coalesce(a.name, 'none') AS city FROM residents r LEFT JOIN areas a ON a.id = r.area;
+SELECT kapture_attach('residents', source => 'resident_view', id_column => NULL, replicated => true);
+SELECT kapture_follow('areas', 'residents', 'target.area = source.id');
+CREATE SUBSCRIPTION areas CONNECTION ') . $publishers[0]->connstr . " dbname=postgres' PUBLICATION areas");
+$hub->wait_for_subscription_sync($publishers[0], 'areas');
+$hub->safe_psql('postgres', "INSERT INTO residents VALUES (1, 'Resident', '9500000001', 1), (2, 'Resident', '9500000002', 11)");
+sub resident_cities { return join ' ', sort map { $_->{city} // '' } grep { $_->{customer_name} eq 'Resident' } @{ emulator_get($emulator, 'customers') } }
+wait_for(sub { resident_cities() eq 'One Two' }, 'the residents to be sent');
+$publishers[0]->safe_psql('postgres', 'TRUNCATE area_1');
+wait_for(sub { resident_cities() eq 'Two none' }, 'rows that referred to a partition which is truncated to be sent');
+$publishers[0]->safe_psql('postgres', 'TRUNCATE areas');
+wait_for(sub { resident_cities() eq 'none none' }, 'those of all partitions');
+pass('TRUNCATE of a partition of a followed table concerns rows, as that of the whole table');
+$hub->safe_psql('postgres', 'DROP SUBSCRIPTION areas; DROP TABLE residents CASCADE');
+
 # an error in capture would stop replication for good: neither a table that has lost
 # its key nor a missing extension is one
 $hub->safe_psql('postgres', q(

@@ -320,6 +320,39 @@ idle_ok('and looked at again');
 is(sql("SELECT count(*) FROM kapture_history WHERE relation = 'deals'::regclass"), 1, 'for a date in January');
 is(sql("SET DateStyle = 'ISO'; SET quote_all_identifiers = on; SELECT kapture_unfollow('bills', 'deals', 'target.id = source.deal AND source.due > ''2026-01-02''')"), 1, 'the condition is found again');
 
+# rows that come or go with their partition, of a table that is partitioned twice
+sql(q(
+CREATE TABLE regions (id int PRIMARY KEY, name text) PARTITION BY RANGE (id);
+CREATE TABLE north PARTITION OF regions FOR VALUES FROM (1) TO (100) PARTITION BY RANGE (id);
+CREATE TABLE north_1 PARTITION OF north FOR VALUES FROM (1) TO (10);
+CREATE TABLE residents (id int PRIMARY KEY, name text, phone text, region int);
+CREATE INDEX ON residents (region);
+CREATE VIEW resident_view AS SELECT r.id, r.name AS customer_name, r.phone, coalesce(g.name, 'none') AS zone FROM residents r LEFT JOIN regions g ON g.id = r.region;
+SELECT kapture_attach('residents', source => 'resident_view', id_column => NULL);
+SELECT kapture_follow('regions', 'residents', 'target.region = source.id');
+CREATE TABLE north_2 PARTITION OF north FOR VALUES FROM (10) TO (20);
+CREATE TABLE south (LIKE regions INCLUDING ALL); CREATE TABLE other_south (LIKE regions INCLUDING ALL);
+ALTER TABLE regions ATTACH PARTITION south FOR VALUES FROM (100) TO (200);
+INSERT INTO regions VALUES (1, 'N1'), (11, 'N2'), (101, 'S'); INSERT INTO other_south VALUES (101, 'S2');
+INSERT INTO residents SELECT i, 'Resident', 9845766000 + i, i FROM unnest('{1,11,101}'::int[]) i;
+));
+sub zones { return join ' ', map { (split /\|/)[1] } grep { /^Resident/ } split /\n/, customers(qw(customer_name zone)) }
+idle_ok('residents are sent');
+is(zones(), 'N1 N2 S', 'with their regions');
+foreach my $case (
+	[ 'TRUNCATE north_1', 'N2 S none' ], [ 'TRUNCATE north_2', 'S none none' ], [ "INSERT INTO regions VALUES (1, 'N1'), (11, 'N2')", 'N1 N2 S' ],
+	[ 'TRUNCATE south', 'N1 N2 none' ], [ "INSERT INTO regions VALUES (101, 'S')", 'N1 N2 S' ],
+	[ 'ALTER TABLE regions DETACH PARTITION south', 'N1 N2 none' ], [ 'ALTER TABLE regions ATTACH PARTITION other_south FOR VALUES FROM (100) TO (200)', 'N1 N2 S2' ],
+	[ 'BEGIN; DROP TABLE north_2; ROLLBACK; TRUNCATE south', 'N1 N2 S2' ], [ 'DROP TABLE north_1', 'N2 S2 none' ], [ 'TRUNCATE regions', 'none none none' ])
+{
+	sql($case->[0]);
+	idle_ok($case->[0]);
+	is(zones(), $case->[1], 'concerns the rows that referred to it');
+}
+is(error("SELECT kapture_follow('other_south', 'residents', 'target.region = source.id'), kapture_unfollow('other_south', 'residents')") =~ /ERROR/, '', 'a partition can be followed by itself, too');
+sql("SELECT kapture_unfollow('regions', 'residents')");
+is(sql("SELECT string_agg(tgrelid::regclass::text, ' ') FROM pg_trigger WHERE tgfoid = 'kapture_followed'::regproc AND tgrelid::regclass::text ~ 'regions|north|other_south'"), '', 'what nobody follows any more has no triggers left');
+
 # a dump
 my $dump = "$PostgreSQL::Test::Utils::tmp_check/follow.sql";
 $node->command_ok([ 'pg_dump', '-f', $dump, $node->connstr('postgres') ], 'pg_dump');
