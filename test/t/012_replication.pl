@@ -10,7 +10,7 @@ use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
-my $idle = "SELECT pending + in_flight + retrying = 0 FROM kapture_status";
+my $idle = "SELECT pending + in_flight + retrying = 0 FROM kapture_status WHERE relation = 'customers'::regclass";
 my $serves = "SELECT kapture_worker_pid() IS NOT NULL";
 my $processes = "SELECT count(*) FROM pg_stat_activity WHERE backend_type LIKE 'kapture%'";
 
@@ -88,12 +88,63 @@ poll_ok($two, "SELECT count(*) = 1 FROM pg_stat_replication WHERE state = 'strea
 is($one->safe_psql('postgres', $processes), '0', 'and runs neither launcher nor worker any more');
 drained($two);
 
-# failed over
+# failed over, with objects that somebody has planted just before: a trigger, a function that was given away,
+# a table of the same name in a schema that was renamed
+$two->safe_psql('postgres', q(
+CREATE ROLE mallory; CREATE SCHEMA AUTHORIZATION mallory; CREATE SCHEMA places AUTHORIZATION mallory; CREATE TABLE loot (who text);
+CREATE FUNCTION given() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END';
+CREATE TABLE planted (id int PRIMARY KEY, customer_name text, phone text); CREATE TABLE passed_on (LIKE planted INCLUDING ALL); CREATE TABLE places.moved (LIKE planted INCLUDING ALL);
+CREATE TRIGGER given BEFORE UPDATE ON passed_on FOR EACH ROW EXECUTE FUNCTION given();
+SELECT kapture_attach(t), kapture_pause(t) FROM unnest('{planted,passed_on,places.moved}'::regclass[]) AS t;
+INSERT INTO planted VALUES (1, 'Customer', '9250000001'); INSERT INTO passed_on VALUES (1, 'Customer', '9250000002'); INSERT INTO places.moved VALUES (1, 'Customer', '9250000003');
+GRANT TRIGGER ON planted TO mallory;
+));
 backlog($two, $one, 9200000000);
+$two->safe_psql('postgres', q(
+ALTER FUNCTION given() OWNER TO mallory; GRANT CREATE ON SCHEMA public TO mallory; GRANT CREATE ON DATABASE postgres TO mallory;
+SET SESSION AUTHORIZATION mallory;
+CREATE FUNCTION mallory.steal() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN EXECUTE 'ALTER ROLE mallory SUPERUSER'; INSERT INTO public.loot VALUES (current_user); RETURN NEW; END $$;
+CREATE OR REPLACE FUNCTION given() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN EXECUTE 'ALTER ROLE mallory SUPERUSER'; INSERT INTO public.loot VALUES (current_user); RETURN NEW; END $$;
+CREATE TRIGGER steal BEFORE UPDATE ON planted FOR EACH ROW EXECUTE FUNCTION mallory.steal();
+ALTER SCHEMA places RENAME TO old_places; CREATE SCHEMA places; CREATE TABLE places.moved (id int PRIMARY KEY, customer_name text, phone text, kapture_customer_id bigint);
+INSERT INTO places.moved VALUES (1, 'Planted', '9250000004'); CREATE TRIGGER steal BEFORE UPDATE ON places.moved FOR EACH ROW EXECUTE FUNCTION mallory.steal();
+));
+$two->wait_for_catchup($one);
 $two->stop('immediate');
 $one->promote;
 poll_ok($one, $serves, 'promoted after a crash, it starts its worker, too');
 drained($one);
+$one->safe_psql('postgres', "SELECT kapture_resume(relation) FROM kapture_status WHERE state = 'paused'");
+poll_ok($one, "SELECT count(*) = 2 AND bool_and(state = 'parked' AND message ~ 'code of role \"mallory\" must not run as role') FROM kapture_failures WHERE relation IN ('planted'::regclass, 'passed_on'::regclass)",
+	'what was planted before a promotion does not run after it');
+poll_ok($one, "SELECT kapture_customer_id IS NOT NULL FROM old_places.moved", 'a table whose schema was renamed is sent');
+is($one->safe_psql('postgres', "SELECT (SELECT count(*) FROM loot), (SELECT rolsuper FROM pg_roles WHERE rolname = 'mallory'), (SELECT count(kapture_customer_id) FROM places.moved)"), '0|f|0', 'and nothing is gained, nor is the other one written');
+is(scalar(grep { $_->{customer_name} eq 'Planted' } @{ emulator_get($emulator, 'customers') }), 0, 'or sent');
+
+# pg_createsubscriber makes a copy of a standby, which it promotes while the primary goes on sending
+if ($one->pg_version >= 17)
+{
+	$one->append_conf('postgresql.conf', 'wal_level = logical');
+	$one->restart;
+	$one->backup('subscriber');
+	my $three = PostgreSQL::Test::Cluster->new('three');
+	$three->init_from_backup($one, 'subscriber', has_streaming => 1);
+	$three->append_conf('postgresql.conf', "kapture_sync.enabled = off\nhot_standby_feedback = on\nprimary_conninfo = '" . $one->connstr . " dbname=postgres'");
+	$three->start;
+	# what waits here would be sent from wherever it may be
+	$one->append_conf('postgresql.conf', 'kapture_sync.enabled = off');
+	$one->reload;
+	$one->safe_psql('postgres', "INSERT INTO customers (customer_name, phone) SELECT 'Subscribed', (9270000000 + i)::text FROM generate_series(1, 50) i");
+	$one->wait_for_catchup($three);
+	$three->stop;
+	my $requests = @{ emulator_get($emulator, 'log') };
+	$three->command_ok([ 'pg_createsubscriber', '-D', $three->data_dir, '-P', $one->connstr('postgres'), '-p', $three->port, '-s', $three->host, '-d', 'postgres' ], 'a standby is made a subscriber');
+	$three->append_conf('postgresql.conf', 'kapture_sync.enabled = on');
+	$three->start;
+	poll_ok($three, "SELECT bool_and(state = 'copy') FROM kapture_status", 'which is a copy then');
+	is(scalar(@{ emulator_get($emulator, 'log') }), $requests, 'and nothing was sent from it before');
+	$three->stop;
+}
 $one->stop;
 
 #
@@ -242,6 +293,13 @@ two_phases("UPDATE towns SET name = 'Dharwad'");
 wait_for(sub { member_cities() eq 'Dharwad Dharwad' }, 'a change of a followed table to be sent');
 pass('changes of transactions in two phases are sent once these are committed, those of followed tables, too');
 like($hub->safe_psql('postgres', 'SELECT DISTINCT as_role FROM ran'), $hub->pg_version >= 16 ? qr/^member_owner$/ : qr/^applier$/, 'triggers of the owner run as PostgreSQL runs them');
+if ($hub->pg_version >= 16)
+{
+	$hub->safe_psql('postgres', 'ALTER SUBSCRIPTION towns SET (run_as_owner = true); TRUNCATE ran');
+	two_phases("UPDATE towns SET name = 'Belgaum'; UPDATE members SET name = 'Member'");
+	wait_for(sub { member_cities() eq 'Belgaum Belgaum' }, 'what is applied as the owner of the subscription to be sent');
+	is($hub->safe_psql('postgres', 'SELECT DISTINCT as_role FROM ran'), 'applier', 'changes that are applied as the owner of the subscription are sent');
+}
 $hub->safe_psql('postgres', "DROP SUBSCRIPTION towns; DROP TABLE members CASCADE");
 
 # a partition of a followed table that is truncated by itself

@@ -195,6 +195,25 @@ foreach my $call ("kapture_attach('other')", "kapture_detach('commands')")
 	like($err, qr/ERROR:  refused/, "$call can be refused");
 }
 is($node->safe_psql('watched', "SELECT string_agg(relation::text || ' ' || state, ', ') FROM kapture_status"), 'commands running', 'and leaves all as it was');
+# they concern the session that gives a command, or logs in: neither worker nor puller does
+my $slow = "CREATE FUNCTION stall() RETURNS event_trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(600); END'; CREATE EVENT TRIGGER stall ON ddl_command_start WHEN TAG IN ('CREATE TRIGGER') EXECUTE FUNCTION stall()";
+$slow .= '; CREATE EVENT TRIGGER refuse_login ON login EXECUTE FUNCTION refuse()' if $node->pg_version >= 17;
+$node->safe_psql('watched', $slow);
+my $without = $node->pg_version >= 17 ? " options='-c event_triggers=off'" : '';
+sub unwatched { my ($statement) = @_; my ($rc, $out, $err) = $node->psql('watched', $statement, connstr => $node->connstr('watched') . $without); return "$out$err"; }
+my $stalled = $node->background_psql('postgres', on_error_stop => 0);
+my $watch = $without ? 'SET event_triggers = on;' : '';
+$stalled->query_until(qr/stalling/, "\\connect \"dbname=watched$without\"\n$watch\n\\echo stalling\nSELECT kapture_attach('other');\n");
+poll_ok($node, "SELECT count(*) = 1 FROM pg_stat_activity WHERE datname = 'watched' AND wait_event = 'PgSleep'", 'an event trigger takes its time');
+my $pids = "SELECT string_agg(pid::text, ' ') FROM pg_stat_activity WHERE datname = 'watched' AND backend_type = 'kapture_sync worker'";
+my $before = sql($pids);
+sql("SELECT pg_terminate_backend($before)");
+wait_for(sub { my $now = sql($pids); $now ne '' && $now ne $before }, 'another worker');
+is(unwatched("INSERT INTO commands (customer_name, phone) VALUES ('Meanwhile', '9899999998')"), '', 'a row while a command of another session stands still, and nobody can log in');
+wait_for(sub { unwatched("SELECT kapture_customer_id IS NOT NULL FROM commands WHERE phone = '9899999998'") eq 't' }, 'the row to be sent');
+sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'watched' AND wait_event = 'PgSleep'");
+$stalled->{run}->kill_kill;
+unwatched('DROP EVENT TRIGGER stall' . ($node->pg_version >= 17 ? '; DROP EVENT TRIGGER refuse_login' : ''));
 $node->safe_psql('watched', "DROP EVENT TRIGGER refuse; INSERT INTO commands (customer_name, phone) VALUES ('Late', '9899999999'); DROP EXTENSION kapture_sync CASCADE; CREATE EXTENSION kapture_sync");
 is($node->safe_psql('watched', "SELECT count(*) FROM kapture_attachment"), '0', 'the extension is dropped and created among them');
 
