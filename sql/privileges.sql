@@ -12,8 +12,8 @@ SELECT @extschema@.kapture_close_privileges('{kapture_attachments,kapture_call_s
 	kapture_progress,kapture_pull_failures,kapture_pull_status,kapture_stat_requests,kapture_status}');
 DROP FUNCTION @extschema@.kapture_close_privileges(name[]);
 
--- Whoever writes these tables decides what is read and called with the rights of others.  pg_write_all_data
--- needs no GRANT for that, but it does not pass by policies.  Who may read the tables is a matter of grants alone.
+-- Whoever writes these tables decides what is read and called with the rights of others, or that a copy of the
+-- database sends.  pg_write_all_data needs no GRANT for that, but it does not pass by policies.  Who may read the tables is a matter of grants alone.
 ALTER TABLE @extschema@.kapture_attachment ENABLE ROW LEVEL SECURITY;
 CREATE POLICY kapture_attachment_read ON @extschema@.kapture_attachment FOR SELECT USING (true);
 COMMENT ON POLICY kapture_attachment_read ON @extschema@.kapture_attachment IS 'only the owner of the table writes it';
@@ -26,3 +26,9 @@ COMMENT ON POLICY kapture_follow_read ON @extschema@.kapture_follow IS 'only the
 ALTER TABLE @extschema@.kapture_call_queue ENABLE ROW LEVEL SECURITY;
 CREATE POLICY kapture_call_queue_read ON @extschema@.kapture_call_queue FOR SELECT USING (true);
 COMMENT ON POLICY kapture_call_queue_read ON @extschema@.kapture_call_queue IS 'only the owner of the table writes it';
+ALTER TABLE @extschema@.kapture_origin ENABLE ROW LEVEL SECURITY;
+CREATE POLICY kapture_origin_read ON @extschema@.kapture_origin FOR SELECT USING (true);
+COMMENT ON POLICY kapture_origin_read ON @extschema@.kapture_origin IS 'only the owner of the table writes it';
+ALTER TABLE @extschema@.kapture_copied ENABLE ROW LEVEL SECURITY;
+CREATE POLICY kapture_copied_read ON @extschema@.kapture_copied FOR SELECT USING (true);
+COMMENT ON POLICY kapture_copied_read ON @extschema@.kapture_copied IS 'only the owner of the table writes it';

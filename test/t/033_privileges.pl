@@ -202,6 +202,12 @@ is(try_as('writer', q(WITH w AS (DELETE FROM kapture_attachment RETURNING 1) SEL
 like(try_as('writer', q(INSERT INTO kapture_attachment (relation, server, key_columns) VALUES ('pg_authid', 'kapture', '{oid}'))), qr/new row violates row-level security policy for table "kapture_attachment"/, 'a table of a superuser is not attached');
 like(try_as('writer', q(INSERT INTO kapture_follow (source, relation, condition, value_columns) VALUES ('customers', 'customers', 'true', '{}'))), qr/new row violates row-level security policy/, 'nor followed');
 like(try_as('writer', q(INSERT INTO kapture_call_queue (sender, server, api, body) VALUES ('alice'::regrole, 'kapture', 'ticket_add', '{}'))), qr/new row violates row-level security policy/, 'no call is queued in the name of others');
+foreach my $table (qw(kapture_origin kapture_copied))
+{
+	is(try_as('writer', "WITH w AS (UPDATE $table SET system_identifier = 0, database = 0 RETURNING 1) SELECT count(*) FROM w"), '0', "$table, by which a copy would send, or the original would not");
+	is(try_as('writer', "WITH w AS (DELETE FROM $table RETURNING 1) SELECT count(*) FROM w"), '0', "no row of $table is deleted");
+}
+is(sql('SELECT count(*) FROM kapture_origin'), '1', 'the stamp of the database is there');
 is(try_as('writer', 'SELECT count(*) > 0 FROM kapture_attachment'), 't', 'while all can be read by who may read all data');
 
 # --- TRIGGER on a table is no right to the triggers that capture its changes
