@@ -188,6 +188,21 @@ attach_watch_partition(Oid root, Oid relid, int32 attachment_id, const char *nam
 	recordDependencyOn(&depender, &referenced, DEPENDENCY_AUTO);
 }
 
+/* Drops that trigger, also of a partition that the user does not own: it belongs to the attachment. */
+static void
+attach_unwatch_partition(Oid relid, int32 attachment_id, const char *name)
+{
+	char	   *trigger = kapture_capture_trigger(KAPTURE_TRUNCATE_TRIGGER, attachment_id, name);
+	bool		always;
+	const char *function = kapture_attach_trigger_runs(relid, trigger, &always);
+	ObjectAddress address;
+
+	if (function == NULL || strcmp(function, "kapture_capture") != 0)
+		return;
+	ObjectAddressSet(address, TriggerRelationId, get_trigger_oid(relid, trigger, false));
+	performDeletion(&address, DROP_RESTRICT, PERFORM_DELETION_INTERNAL);
+}
+
 /*
  * Creates or, if not "replicated", drops the triggers by which partitions notice that logical replication truncates
  * them.  "relid" is "root", for all its partitions, or a new partition of it.  Errors: those of DDL.
@@ -204,9 +219,7 @@ kapture_attach_watch_partitions(Oid root, Oid relid, int32 attachment_id, const 
 		if (replicated)
 			attach_watch_partition(root, lfirst_oid(lc), attachment_id, name);
 		else if (lfirst_oid(lc) != root)
-			kapture_attach_execute_ddl(psprintf("DROP TRIGGER IF EXISTS %s ON %s",
-												kapture_capture_trigger(KAPTURE_TRUNCATE_TRIGGER, attachment_id, name),
-												kapture_row_relation_name(lfirst_oid(lc))));
+			attach_unwatch_partition(lfirst_oid(lc), attachment_id, name);
 	}
 }
 

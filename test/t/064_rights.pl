@@ -249,7 +249,10 @@ foreach my $owner ('postgres', 'alice')
 	# --- partitions
 	$table = waiting($owner, partitioned => "CREATE TABLE THIS_1 PARTITION OF THIS FOR VALUES FROM (1) TO (2); CREATE TABLE THIS_2 PARTITION OF THIS FOR VALUES FROM (2) TO (3);");
 	as($owner, "INSERT INTO $table VALUES (2, 'Hers', '97000000$n')");
+	as($owner, "SELECT kapture_alter('$table', replicated => true)");
 	sql("ALTER TABLE ${table}_2 OWNER TO mallory");
+	unlike(try_as($owner, "SELECT kapture_alter('$table', replicated => false)"), qr/ERROR/, "$of, a partition of hers does not keep its owner from altering it");
+	is(sql("SELECT count(*) FROM pg_trigger WHERE tgrelid = '${table}_2'::regclass AND tgparentid = 0"), '0', "$of, and is watched no more");
 	as('mallory', "ALTER TABLE ${table}_2 ADD CHECK (lo_create(4711) > 0) NOT VALID; CREATE TRIGGER fire BEFORE UPDATE ON ${table}_2 FOR EACH ROW WHEN (mallory.steal()) EXECUTE FUNCTION mallory.fire()");
 	fares($table, qr/^code of role "mallory" must not run as role "$owner": partition /, "$of, a partition of hers");
 	poll_ok($node, "SELECT kapture_customer_id IS NOT NULL FROM $table WHERE id = 1", "$of, the other partition's row is sent");
