@@ -195,6 +195,7 @@ foreach my $call ("kapture_attach('other')", "kapture_detach('commands')")
 	like($err, qr/ERROR:  refused/, "$call can be refused");
 }
 is($node->safe_psql('watched', "SELECT string_agg(relation::text || ' ' || state, ', ') FROM kapture_status"), 'commands running', 'and leaves all as it was');
+
 # they concern the session that gives a command, or logs in: neither worker nor puller does
 my $slow = "CREATE FUNCTION stall() RETURNS event_trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(600); END'; CREATE EVENT TRIGGER stall ON ddl_command_start WHEN TAG IN ('CREATE TRIGGER') EXECUTE FUNCTION stall()";
 $slow .= '; CREATE EVENT TRIGGER refuse_login ON login EXECUTE FUNCTION refuse()' if $node->pg_version >= 17;
@@ -213,8 +214,31 @@ is(unwatched("INSERT INTO commands (customer_name, phone) VALUES ('Meanwhile', '
 wait_for(sub { unwatched("SELECT kapture_customer_id IS NOT NULL FROM commands WHERE phone = '9899999998'") eq 't' }, 'the row to be sent');
 sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'watched' AND wait_event = 'PgSleep'");
 $stalled->{run}->kill_kill;
-unwatched('DROP EVENT TRIGGER stall' . ($node->pg_version >= 17 ? '; DROP EVENT TRIGGER refuse_login' : ''));
-$node->safe_psql('watched', "DROP EVENT TRIGGER refuse; INSERT INTO commands (customer_name, phone) VALUES ('Late', '9899999999'); DROP EXTENSION kapture_sync CASCADE; CREATE EXTENSION kapture_sync");
+unwatched('DROP EVENT TRIGGER refuse; DROP EVENT TRIGGER stall' . ($node->pg_version >= 17 ? '; DROP EVENT TRIGGER refuse_login' : ''));
+
+# security labels on all that there is, which are for their provider alone
+my $provider = "$dir/provider";
+append_to_file("$provider.c", qq(
+#include "postgres.h"
+#include "commands/seclabel.h"
+#include "fmgr.h"
+PG_MODULE_MAGIC;
+PGDLLEXPORT void _PG_init(void);
+static void take(const ObjectAddress *object, const char *label) { }
+void _PG_init(void) { register_label_provider("labels", take); }
+));
+chomp(my $include = `pg_config --includedir-server`);
+system_or_bail('cc', '-I', $include, '-fPIC', '-shared', '-o', "$provider.so", "$provider.c");
+is(unwatched(qq(LOAD '$provider'; SET client_min_messages = warning;
+DO \$\$ DECLARE o record; BEGIN
+  FOR o IN SELECT i.* FROM pg_depend, LATERAL pg_identify_object(classid, objid, 0) AS i WHERE refclassid = 'pg_extension'::regclass AND refobjid = (SELECT oid FROM pg_extension WHERE extname = 'kapture_sync')
+      AND i.type IN ('table', 'view', 'function', 'procedure') UNION SELECT 'table', 'public', 'commands', 'public.commands' UNION SELECT 'column', 'public', 'commands', 'public.commands.phone' LOOP
+    EXECUTE format('SECURITY LABEL FOR labels ON %s %s IS ''secret''', o.type, o.identity);
+  END LOOP;
+END \$\$; SELECT count(*) > 80 FROM pg_seclabel)), 't', 'all objects get labels');
+unlike(unwatched("SELECT kapture_attach('other'); SELECT kapture_detach('other'); INSERT INTO commands (customer_name, phone) VALUES ('Labelled', '9899999997')"), qr/ERROR/, 'which change nothing for commands');
+wait_for(sub { unwatched("SELECT kapture_customer_id IS NOT NULL FROM commands WHERE phone = '9899999997'") eq 't' }, 'a row to be sent');
+$node->safe_psql('watched', "INSERT INTO commands (customer_name, phone) VALUES ('Late', '9899999999'); DROP EXTENSION kapture_sync CASCADE; CREATE EXTENSION kapture_sync");
 is($node->safe_psql('watched', "SELECT count(*) FROM kapture_attachment"), '0', 'the extension is dropped and created among them');
 
 $node->stop;
