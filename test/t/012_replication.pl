@@ -336,7 +336,8 @@ $hub->safe_psql('postgres', "SET client_min_messages = error; DROP EXTENSION kap
 $publishers[0]->safe_psql('postgres', "INSERT INTO customers VALUES (1999, 'Later', '9199999999')");
 applied(1);
 is($hub->safe_psql('postgres', "SELECT count(*) FROM customers WHERE id = 1999"), '1', 'replication goes on without the extension');
-unlike(slurp_file($hub->logfile), qr/ERROR/, 'no apply worker met an error');
+# (one that starts anew may come before the former one has ended)
+unlike(slurp_file($hub->logfile), qr/ERROR:  (?!replication origin with ID \d+ is already active)/, 'no apply worker met an error');
 $hub->safe_psql('postgres', "DROP SUBSCRIPTION sub$_") foreach 1, 2;
 $_->stop foreach $hub, @publishers;
 
