@@ -16,7 +16,7 @@
 
 #include "table/caches.h"
 
-/* Caches are emptied when so many tables were opened since, if PostgreSQL's are of so many bytes by then. */
+/* Caches are looked at whenever so many tables were opened, and emptied if PostgreSQL's are of so many bytes by then. */
 #define CACHES_TABLES	250
 #define CACHES_BYTES	((Size) 3 * 1024 * 1024)
 
@@ -36,6 +36,16 @@ kapture_caches_register(KaptureForget forget)
 	caches_own[caches_nown++] = forget;
 }
 
+static void
+caches_empty(void)
+{
+	for (int i = 0; i < caches_nown; i++)
+		caches_own[i] ();
+	/* as InvalidateSystemCaches() does, without calling back: nothing has changed */
+	ResetCatalogCaches();
+	RelationCacheInvalidate(false);
+}
+
 /*
  * To be called in a transaction of worker or puller, when no trigger runs, before a table is
  * opened that may be one of many.
@@ -43,17 +53,13 @@ kapture_caches_register(KaptureForget forget)
 void
 kapture_caches_open(Oid relid)
 {
-	static HTAB *opened = NULL; /* since caches were emptied */
+	static HTAB *opened = NULL; /* since caches were looked at */
 	bool		found;
 
-	if (opened && hash_get_num_entries(opened) >= CACHES_TABLES &&
-		MemoryContextMemAllocated(CacheMemoryContext, false) >= CACHES_BYTES)
+	if (opened && hash_get_num_entries(opened) >= CACHES_TABLES)
 	{
-		for (int i = 0; i < caches_nown; i++)
-			caches_own[i] ();
-		/* as InvalidateSystemCaches() does, without calling back: nothing has changed */
-		ResetCatalogCaches();
-		RelationCacheInvalidate(false);
+		if (MemoryContextMemAllocated(CacheMemoryContext, false) >= CACHES_BYTES)
+			caches_empty();
 		hash_destroy(opened);
 		opened = NULL;
 	}
