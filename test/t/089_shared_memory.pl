@@ -141,10 +141,15 @@ sub logged { return scalar grep { /LOG:  kapture_sync: an error while .*$_[0]\.g
 wait_for(sub { logged('mallory') > 700 }, 'all have failed again');
 is(sql($error), 't', "the error with alice's table is still shown, though it is older than all of mallory's");
 is(logged('alice'), 1, 'all the time, as it is logged once');
-sql(qq(SET client_min_messages = error; SET ROLE alice; CREATE SERVER late FOREIGN DATA WRAPPER kapture_fdw OPTIONS (url '$hers->{url}');
+# in mallory's database, the worker has just found no room for the last ones of her servers
+sql('CREATE SCHEMA alice AUTHORIZATION alice; GRANT USAGE ON FOREIGN DATA WRAPPER kapture_fdw TO alice', 'other');
+foreach my $db ('postgres', 'other')
+{
+	sql(qq(SET client_min_messages = error; SET ROLE alice; CREATE SERVER late FOREIGN DATA WRAPPER kapture_fdw OPTIONS (url '$hers->{url}');
 CREATE USER MAPPING FOR alice SERVER late OPTIONS (auth_key '$key');
-CREATE TABLE alice.late (LIKE alice.shared INCLUDING ALL); SELECT kapture_attach('alice.late', server => 'late')));
-poll_ok($node, "SELECT server_state = 'ok' FROM kapture_status WHERE relation = 'alice.late'::regclass", "but alice's server is, which comes last");
+CREATE TABLE alice.late (id int PRIMARY KEY, customer_name text, phone text); SELECT kapture_attach('alice.late', server => 'late')), $db);
+	poll_ok($node, "SELECT server_state = 'ok' FROM kapture_status WHERE relation = 'alice.late'::regclass", "but alice's server is shown, which comes last, in database $db", $db);
+}
 is(sql("SELECT count(server_state) FROM kapture_status"), sql("SELECT count(*) FROM kapture_status"), 'as all other servers');
 sql("SET ROLE alice; SELECT kapture_unfollow('alice.followed', 'alice.t1')");
 poll_ok($node, "SELECT bool_and(worker_error IS NULL) FROM kapture_status", 'an error is gone with its follow');
