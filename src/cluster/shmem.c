@@ -69,7 +69,7 @@
 /* Errors shown at a time; beyond that number, the oldest of the owner who has most is forgotten. */
 #define SHMEM_MAX_TROUBLES	256
 
-/* Milliseconds until a process that has found no room for a report looks again. */
+/* Milliseconds until a process that has found no room for a report of an owner looks again. */
 #define SHMEM_FULL			1000
 
 typedef struct ShmemSlot
@@ -969,6 +969,13 @@ typedef struct ShmemHolder
 	Oid			owner;
 } ShmemHolder;
 
+/* That a process has found nobody to give way to an owner. */
+typedef struct ShmemFull
+{
+	int			most;			/* entries of the owner who had most */
+	TimestampTz until;			/* when to look again */
+} ShmemFull;
+
 static int
 shmem_compare_holders(const void *a, const void *b)
 {
@@ -977,11 +984,11 @@ shmem_compare_holders(const void *a, const void *b)
 
 /*
  * All n entries are in use, and an owner of this database wants one.  Returns an entry of
- * the owner who has most, -1 if that one has hardly more, which *not_before is to spare us
- * finding out again and again.
+ * the owner who has most, -1 if that one has hardly more.  *full spares us to find that out
+ * again and again, but not for an owner who has fewer than whom it was found out for.
  */
 static int
-shmem_find_victim(const ShmemHolder *holders, int n, Oid owner, TimestampTz *not_before)
+shmem_find_victim(const ShmemHolder *holders, int n, Oid owner, ShmemFull *full)
 {
 	static ShmemHolder sorted[SHMEM_MAX_TABLES];
 	ShmemHolder mine = {MyDatabaseId, owner};
@@ -991,15 +998,18 @@ shmem_find_victim(const ShmemHolder *holders, int n, Oid owner, TimestampTz *not
 	int			own = 0;
 	int			count = 0;
 
-	if (now < *not_before)
+	for (int i = 0; i < n; i++)
+	{
+		if (shmem_compare_holders(&holders[i], &mine) == 0)
+			own++;
+	}
+	if (full->most <= own + 1 && now < full->until)
 		return -1;
 	memcpy(sorted, holders, sizeof(ShmemHolder) * n);
 	qsort(sorted, n, sizeof(ShmemHolder), shmem_compare_holders);
 	for (int i = 0; i < n; i++)
 	{
 		count = i > 0 && shmem_compare_holders(&sorted[i], &sorted[i - 1]) == 0 ? count + 1 : 1;
-		if (shmem_compare_holders(&sorted[i], &mine) == 0)
-			own = count;
 		if (count <= most)
 			continue;
 		most = count;
@@ -1010,7 +1020,8 @@ shmem_find_victim(const ShmemHolder *holders, int n, Oid owner, TimestampTz *not
 		if (shmem_compare_holders(&holders[i], &greediest) == 0)
 			return i;
 	}
-	*not_before = TimestampTzPlusMilliseconds(now, SHMEM_FULL);
+	full->most = most;
+	full->until = TimestampTzPlusMilliseconds(now, SHMEM_FULL);
 	return -1;
 }
 
@@ -1018,13 +1029,13 @@ shmem_find_victim(const ShmemHolder *holders, int n, Oid owner, TimestampTz *not
 static void
 shmem_make_room_for_server(Oid owner)
 {
-	static TimestampTz not_before = 0;
+	static ShmemFull full = {0};
 	ShmemHolder holders[SHMEM_MAX_REPORTS];
 	int			victim;
 
 	for (int i = 0; i < SHMEM_MAX_REPORTS; i++)
 		holders[i] = (ShmemHolder){shmem->servers[i].report.dbid, shmem->servers[i].report.owner};
-	victim = shmem_find_victim(holders, SHMEM_MAX_REPORTS, owner, &not_before);
+	victim = shmem_find_victim(holders, SHMEM_MAX_REPORTS, owner, &full);
 	if (victim >= 0)
 		shmem->servers[victim].report.dbid = InvalidOid;
 }
@@ -1149,13 +1160,13 @@ shmem_find_table(int32 attachment_id, bool make)
 static void
 shmem_make_room_for_table(Oid owner)
 {
-	static TimestampTz not_before = 0;
+	static ShmemFull full = {0};
 	ShmemHolder holders[SHMEM_MAX_TABLES];
 	int			victim;
 
 	for (int i = 0; i < SHMEM_MAX_TABLES; i++)
 		holders[i] = (ShmemHolder){shmem->tables[i].dbid, shmem->tables[i].owner};
-	victim = shmem_find_victim(holders, SHMEM_MAX_TABLES, owner, &not_before);
+	victim = shmem_find_victim(holders, SHMEM_MAX_TABLES, owner, &full);
 	if (victim >= 0)
 		shmem->tables[victim].dbid = InvalidOid;
 }
@@ -1246,7 +1257,7 @@ shmem_make_trouble(Oid owner)
 	ShmemHolder holders[SHMEM_MAX_TROUBLES];
 	ShmemHolder holder = {MyDatabaseId, owner};
 	ShmemTrouble *oldest = NULL;
-	TimestampTz not_before = 0;
+	ShmemFull	full = {0};
 	int			victim;
 
 	for (int i = 0; i < SHMEM_MAX_TROUBLES; i++)
@@ -1257,7 +1268,7 @@ shmem_make_trouble(Oid owner)
 			return t;
 		holders[i] = (ShmemHolder){t->dbid, t->owner};
 	}
-	victim = shmem_find_victim(holders, SHMEM_MAX_TROUBLES, owner, &not_before);
+	victim = shmem_find_victim(holders, SHMEM_MAX_TROUBLES, owner, &full);
 	if (victim >= 0)
 		holder = holders[victim];
 	for (int i = 0; i < SHMEM_MAX_TROUBLES; i++)

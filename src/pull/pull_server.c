@@ -262,10 +262,14 @@ pull_slice(PullServer *server)
 static void
 pull_end(PullServer *server)
 {
+	TimestampTz next = server->next;
+
 	pull_drop(server);
+	server->next = 0;			/* after an error here, it is pulled again as after any other */
 	kapture_process_begin("ending a pull");
-	kapture_pull_state_end(server->server.name, server->next);
+	kapture_pull_state_end(server->server.name, next);
 	kapture_process_commit();
+	server->next = next;
 	if (server->failures > 0)
 		ereport(LOG,
 				(errmsg("kapture_sync: pulling from server \"%s\" in database \"%s\" works again",
@@ -378,10 +382,13 @@ static void
 pull_configure(void *arg)
 {
 	PullServer *server = arg;
-	const KaptureServer *settings = kapture_server_get(server->server.name, server->server.owner);
+	bool		first = !server->configured;
+	const KaptureServer *settings;
 	TimestampTz now = GetCurrentTimestamp();
 	KapturePullState state;
 
+	server->configured = true;
+	settings = kapture_server_get(server->server.name, server->server.owner);
 	if (server->timezone == NULL || strcmp(server->timezone, settings->timezone) != 0 ||
 		server->window != settings->pull_window || settings->pull_interval == 0)
 		pull_drop(server);
@@ -396,9 +403,13 @@ pull_configure(void *arg)
 	server->sweep_rate = settings->sweep_rate;
 	pull_drop_sweep(server);
 	kapture_pull_state_read(server->server.name, &state);
-	/* the clock may have been set back since */
-	server->next = state.started_at == DT_NOBEGIN || state.asked ? 0 : Min(state.started_at, now) + server->interval;
+	/* a pull that did not come to its end is due; the clock may have been set back since */
+	server->next = state.started_at == DT_NOBEGIN || state.asked || (state.pulling && server->run == NULL) ? 0 :
+		Min(state.started_at, now) + server->interval;
 	server->failures = state.failures;
+	/* what failed in another process is left alone for as long, but not for ever if the clock was set back */
+	if (first && state.failures > 0)
+		server->not_before = Min(state.next_pull, TimestampTzPlusMilliseconds(now, PULL_LONGEST));
 	server->next_sweep = state.sweeping || state.sweep_started_at == DT_NOBEGIN ? 0 :
 		Min(state.sweep_started_at, now) + server->sweep_interval;
 }
@@ -478,11 +489,16 @@ kapture_pull_server_work(PullServer *server, uint64 round)
 }
 
 /*
- * Drops the pull and the sweep in flight; the next ones go on from where they were.
+ * Drops the pull and the sweep in flight.  The next ones go on from where they were, and are
+ * due at once, apart from not_before.
  */
 void
 kapture_pull_server_stop(PullServer *server)
 {
+	if (server->run)
+		server->next = 0;
+	if (server->sweep)
+		server->next_sweep = 0;
 	pull_drop(server);
 	pull_drop_sweep(server);
 }

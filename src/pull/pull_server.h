@@ -46,6 +46,7 @@ typedef struct PullServer
 	bool		wrote;			/* customers came that attached tables may take */
 	KaptureTurn turn;
 	bool		changed;		/* its settings are to be read again */
+	bool		configured;		/* they were read, or tried to be */
 	bool		stirred;		/* the pull or sweep in flight may have got further */
 	int			customers;		/* customers that came in its last turn */
 

@@ -36,7 +36,9 @@ kapture_pull_state_read(const char *server, KapturePullState *state)
 	bool		isnull;
 
 	state->pulled_until = state->started_at = DT_NOBEGIN;
+	state->pulling = false;
 	state->failures = 0;
+	state->next_pull = DT_NOBEGIN;
 	state->sweep_started_at = DT_NOBEGIN;
 	state->sweeping = false;
 	state->sweep_after = 0;
@@ -46,7 +48,8 @@ kapture_pull_state_read(const char *server, KapturePullState *state)
 	if (kapture_user_code_execute(psprintf("SELECT coalesce(pulled_until, '-infinity'), coalesce(started_at, '-infinity'),"
 									   " failures, coalesce(sweep_started_at, '-infinity'),"
 									   " sweep_started_at IS NOT NULL AND sweep_finished_at IS NULL, sweep_after,"
-									   " EXISTS (SELECT FROM %s.kapture_pull_asked AS a WHERE a.server = p.server)"
+									   " EXISTS (SELECT FROM %s.kapture_pull_asked AS a WHERE a.server = p.server),"
+									   " started_at IS NOT NULL AND finished_at IS NULL, coalesce(next_pull, '-infinity')"
 									   " FROM %s.kapture_pull AS p WHERE server = $1", kapture_catalog_schema(), kapture_catalog_schema()),
 							  1, types, values, NULL, true) != SPI_OK_SELECT)
 		elog(ERROR, "could not read kapture_pull");
@@ -62,6 +65,8 @@ kapture_pull_state_read(const char *server, KapturePullState *state)
 		state->sweeping = DatumGetBool(SPI_getbinval(row, desc, 5, &isnull));
 		state->sweep_after = DatumGetInt64(SPI_getbinval(row, desc, 6, &isnull));
 		state->asked = DatumGetBool(SPI_getbinval(row, desc, 7, &isnull));
+		state->pulling = DatumGetBool(SPI_getbinval(row, desc, 8, &isnull));
+		state->next_pull = DatumGetTimestampTz(SPI_getbinval(row, desc, 9, &isnull));
 	}
 	SPI_finish();
 	PopActiveSnapshot();

@@ -13,7 +13,9 @@ typedef struct KapturePullState
 {
 	TimestampTz pulled_until;	/* the watermark; DT_NOBEGIN: never pulled */
 	TimestampTz started_at;		/* of the latest pull; DT_NOBEGIN: none */
+	bool		pulling;		/* the latest pull is not done */
 	int			failures;		/* in a row */
+	TimestampTz next_pull;		/* or the next try; DT_NOBEGIN: not known */
 	TimestampTz sweep_started_at;	/* DT_NOBEGIN: never */
 	bool		sweeping;		/* the latest sweep is not done */
 	int64		sweep_after;	/* the last customer that the sweep is done with */

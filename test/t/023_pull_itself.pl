@@ -163,6 +163,64 @@ is($node->safe_psql('postgres', "$count WHERE server = 'cutting' AND name LIKE '
 ok($node->log_contains(qr/returned exactly 50 customers for a single second/), 'which the log says');
 $node->safe_psql('postgres', "DROP SERVER cutting CASCADE");
 
+# a window is written in slices: what is written stays if a later slice fails, and the watermark waits for the last one
+my $sliced = start_emulator();
+emulator_post($sliced, 'seed', [ map { { customer_name => "Slice $_", phone => sprintf('6%09d', $_), generated => ago(7110 - 22 * $_) } } 1 .. 300 ]);
+$node->safe_psql('postgres', qq(
+CREATE TABLE broken (name text);
+INSERT INTO broken VALUES ('Slice 290');
+CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS \$\$ BEGIN
+  PERFORM pg_sleep(0.01);
+  IF NEW.name IN (SELECT name FROM public.broken) THEN RAISE EXCEPTION 'broken'; END IF;
+  RETURN NEW;
+END \$\$;
+CREATE TRIGGER slow BEFORE INSERT ON kapture_customers FOR EACH ROW WHEN (NEW.server = 'sliced') EXECUTE FUNCTION slow();
+CREATE SERVER sliced FOREIGN DATA WRAPPER kapture_fdw OPTIONS (url '$sliced->{url}', pull_interval '1h', pull_since '@{[ ago(7200) ]}', pull_window '1h');
+CREATE USER MAPPING FOR CURRENT_USER SERVER sliced OPTIONS (auth_key 'a2FwZGVtbzprYXAxMjM=')));
+poll_ok($node, "SELECT last_error LIKE '%broken%' FROM kapture_pull_status WHERE server = 'sliced'", 'a customer in the middle of the second window cannot be written');
+is($node->safe_psql('postgres', "SELECT count(*) > 180 AND count(*) < 300 FROM kapture_customers WHERE server = 'sliced'"), 't', 'those before are there')
+  or diag($node->safe_psql('postgres', "$count WHERE server = 'sliced'"));
+is($node->safe_psql('postgres', "SELECT windows_done, pulled_until < now() - interval '50 minutes' FROM kapture_pull_status WHERE server = 'sliced'"), '1|t', 'but the window is not done');
+$node->safe_psql('postgres', qq(BEGIN; CREATE SERVER beside FOREIGN DATA WRAPPER kapture_fdw OPTIONS (url '$sliced->{url}', pull_interval '1h', pull_since '@{[ ago(1500) ]}');
+CREATE USER MAPPING FOR CURRENT_USER SERVER beside OPTIONS (auth_key 'a2FwZGVtbzprYXAxMjM='); COMMIT));
+poll_ok($node, "SELECT count(*) > 20 FROM kapture_customers WHERE server = 'beside'", "the owner's other servers are pulled from");
+poll_ok($node, "SELECT failures >= 2 FROM kapture_pull_status WHERE server = 'sliced'", 'the pull is tried again, long before the next one is due');
+$node->safe_psql('postgres', 'DELETE FROM broken');
+poll_ok($node, "SELECT finished_at IS NOT NULL AND next_pull > now() + interval '50 minutes' FROM kapture_pull_status WHERE server = 'sliced'", 'and comes to its end when it can');
+is($node->safe_psql('postgres', "SELECT count(*) FROM kapture_customers WHERE server = 'sliced'"), '300', 'with all customers');
+is($node->safe_psql('postgres', "SELECT pulled_until = (SELECT max(generation_date) FROM kapture_customers WHERE server = 'sliced') FROM kapture_pull_status WHERE server = 'sliced'"),
+	't', 'and is shown to have come to the latest of them');
+cmp_ok($node->safe_psql('postgres', "SELECT count(DISTINCT xmin::text) FROM kapture_customers WHERE server = 'sliced'"), '>', 8, 'which were written in slices, small ones as they took long');
+
+# a pull that is interrupted goes on with the next process
+$node->safe_psql('postgres', "INSERT INTO broken VALUES ('Slice 290'); DELETE FROM kapture_customers WHERE server = 'sliced' AND name IN ('Slice 200', 'Slice 290')");
+emulator_faults($sliced, { api => 'pull', action => 'hang' });
+$node->safe_psql('postgres', "UPDATE kapture_pull SET pulled_until = now() - interval '6900 seconds' WHERE server = 'sliced'; SELECT kapture_pull_now('sliced')");
+poll_ok($node, "SELECT state = 'pulling' FROM kapture_pull_status WHERE server = 'sliced'", 'a pull gets no answer');
+$node->safe_psql('postgres', 'DELETE FROM broken');
+emulator_faults($sliced);
+$node->safe_psql('postgres', 'SELECT pg_terminate_backend(kapture_puller_pid())');
+poll_ok($node, "SELECT finished_at IS NOT NULL FROM kapture_pull_status WHERE server = 'sliced'", 'another process begins it anew');
+is($node->safe_psql('postgres', "SELECT customers, written, (SELECT count(*) FROM kapture_customers c WHERE c.server = p.server) FROM kapture_pull_status p WHERE server = 'sliced'"),
+	'300|4|300', 'and counts what came in all of its windows');
+
+# which keeps to what the server has asked for
+emulator_faults($sliced, { api => 'pull', action => 'status', code => 429, headers => { 'Retry-After' => '3600' }, count => 1, body => '{}' });
+$node->safe_psql('postgres', "SELECT kapture_pull_now('sliced')");
+poll_ok($node, "SELECT state = 'failing' AND next_pull > now() + interval '50 minutes' FROM kapture_pull_status WHERE server = 'sliced'", 'a server is not to be asked for an hour');
+my ($began, $ended) = split /\|/, $node->safe_psql('postgres', "SELECT max(started_at) FILTER (WHERE server = 'sliced'), max(finished_at) FILTER (WHERE server = 'beside') FROM kapture_pull_status");
+my $puller = $node->safe_psql('postgres', 'SELECT kapture_puller_pid()');
+$node->safe_psql('postgres', "SELECT pg_terminate_backend($puller)");
+poll_ok($node, "SELECT kapture_puller_pid() <> $puller", 'another process comes');
+$node->safe_psql('postgres', "SELECT kapture_pull_now('beside')");
+poll_ok($node, "SELECT finished_at > '$ended' FROM kapture_pull_status WHERE server = 'beside'", 'and pulls from another server');
+is($node->safe_psql('postgres', "SELECT state, started_at = '$began' FROM kapture_pull_status WHERE server = 'sliced'"), 'failing|t', 'but not from that one');
+my $pulls = emulator_get($sliced, 'stats')->{requests};
+$node->safe_psql('postgres', "SELECT kapture_pull_now('beside')");
+poll_ok($node, "SELECT NOT EXISTS (SELECT FROM kapture_pull_asked) AND finished_at IS NOT NULL FROM kapture_pull_status WHERE server = 'beside'", 'one that is done');
+is(emulator_get($sliced, 'stats')->{requests} - $pulls, 1, 'is asked once');
+$node->safe_psql('postgres', "DROP TRIGGER slow ON kapture_customers; DROP FUNCTION slow; DROP TABLE broken; DROP SERVER sliced CASCADE; DROP SERVER beside CASCADE");
+
 # switched off
 emulator_faults($emulator);
 server("ADD pull_interval '1s'");

@@ -41,8 +41,14 @@ emulator_post($emulator, 'keys', { get => 'a2FwZGVtbzprYXAxMjM=' });
 $node->restart;
 poll_ok($node, "SELECT city = 'Hubli' FROM customers WHERE kapture_customer_id = 8", 'after a restart it goes on');
 
+# one that fails goes on by itself, long before the next one is due
+poll_ok($node, "SELECT sweep_finished_at IS NOT NULL AND state <> 'failing' FROM kapture_pull_status", 'that sweep ends');
+emulator_faults($emulator, { api => 'get', match => '"10"', action => 'status', code => 401, body => '{"message": "Invalid Auth Key", "status": "failed"}', count => 1 });
+$node->safe_psql('postgres', "UPDATE kapture_pull SET sweep_started_at = '2021-01-01'; ALTER SERVER kapture OPTIONS (SET sweep_interval '4 hours')");
+poll_ok($node, "SELECT state = 'failing' AND swept = 9 FROM kapture_pull_status", 'a customer in the middle of a sweep is refused');
+poll_ok($node, "SELECT sweep_finished_at IS NOT NULL AND swept = 21 AND state <> 'failing' FROM kapture_pull_status", 'the sweep goes on');
+
 # a sweep that is interrupted goes on behind the last customer that it has asked for
-poll_ok($node, "SELECT sweep_finished_at IS NOT NULL AND state <> 'failing' FROM kapture_pull_status", 'that one ends, too');
 emulator_faults($emulator, { api => 'get', match => '"12"', action => 'hang' });
 $node->safe_psql('postgres', "UPDATE kapture_pull SET sweep_started_at = '2021-01-01'; ALTER SERVER kapture OPTIONS (SET sweep_interval '3 hours')");
 poll_ok($node, "SELECT swept = 11 FROM kapture_pull_status", 'a sweep comes to a customer for whom there is no answer');

@@ -47,11 +47,12 @@ sql("INSERT INTO customers (customer_name, phone) VALUES ('Under way', '98457652
 poll_ok($node, "SELECT in_flight = 1 FROM kapture_status", 'an Add hangs');
 poll_ok($node, "SELECT state = 'pulling' FROM kapture_pull_status", 'a pull, too');
 my $until = sql('SELECT pulled_until FROM kapture_pull');
+# (what hangs goes on to; the next pull is not to)
+emulator_faults($emulator);
+my $before = @{ emulator_get($emulator, 'log') };
 sql("ALTER SERVER kapture RENAME TO crm");
 is(names(), 'crm', 'everything has the new name');
 is(sql("SELECT pulled_until >= '$until' FROM kapture_pull"), 't', 'the watermark is kept');
-my $before = @{ emulator_get($emulator, 'log') };
-emulator_faults($emulator);
 seed(30);
 poll_ok($node, "SELECT count(*) > 0 FROM kapture_customers WHERE generation_date > now() - interval '1 minute' AND phone = '9000000003'", 'what is new is pulled');
 my @log = @{ emulator_get($emulator, 'log') };

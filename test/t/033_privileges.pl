@@ -224,7 +224,9 @@ my $follow = "SELECT kapture_follow('town', 'owned', 'target.customer_name = sou
 like(try_as('alice', $follow), qr/trigger "kapture_followed" of table "town" is not the one that kapture_follow\(\) creates\nHINT:  Drop/, 'a trigger that somebody has planted under the name of one');
 sql("DROP TRIGGER kapture_followed ON town; SET ROLE mallory; CREATE TRIGGER kapture_followed AFTER INSERT ON town FOR EACH ROW WHEN (false) EXECUTE FUNCTION kapture_followed()");
 like(try_as('alice', $follow), qr/is not the one that kapture_follow/, 'or one of ours that never fires');
-sql("DROP TRIGGER kapture_followed ON town; SET ROLE alice; $follow");
+sql("DROP TRIGGER kapture_followed ON town; SET ROLE mallory; CREATE TRIGGER kapture_followed_truncate BEFORE TRUNCATE ON town EXECUTE FUNCTION nothing()");
+like(try_as('alice', $follow), qr/trigger "kapture_followed_truncate" of table "town" is not the one that kapture_follow/, 'or that for TRUNCATE');
+sql("DROP TRIGGER kapture_followed_truncate ON town; SET ROLE alice; $follow");
 is(sql("SELECT string_agg(tgname || ' ' || tgenabled::text, ', ' ORDER BY tgname) FROM pg_trigger WHERE tgrelid = 'town'::regclass"), 'kapture_followed A, kapture_followed_truncate A', 'without it the table is followed');
 foreach my $replace ('kapture_capture AFTER INSERT ON owned FOR EACH ROW', 'kapture_truncate AFTER TRUNCATE ON owned', 'kapture_followed AFTER INSERT ON town FOR EACH ROW')
 {
@@ -245,6 +247,12 @@ foreach my $change ('ALTER TABLE town DISABLE TRIGGER kapture_followed', 'DROP T
 	like($warning, qr/WARNING:  changes of followed table "town" are not captured from now on/, "$change: is warned of");
 	like(try_as('alice', $followed), qr/^false: changes of followed tables are not captured, .*: public\.town$/, 'and reported');
 }
+my $uncaptured = "SELECT count(*) FROM kapture_check('%s') WHERE step IN ('capture', 'followed')";
+is(try_as('alice', sprintf($uncaptured, 'kapture')), '2', 'of both tables');
+is(try_as('writer', sprintf($uncaptured, 'kapture')), '0', 'to those who may see them');
+sql("CREATE SERVER elsewhere FOREIGN DATA WRAPPER kapture_fdw OPTIONS (url 'http://127.0.0.1:1'); GRANT USAGE ON FOREIGN SERVER elsewhere TO alice");
+is(try_as('alice', sprintf($uncaptured, 'elsewhere')), '0', 'and with the server that the tables are attached to');
+sql('DROP SERVER elsewhere');
 sql("SET ROLE alice; SELECT kapture_unfollow('town', 'owned'); DROP TRIGGER IF EXISTS kapture_followed ON town; $follow");
 is(try_as('alice', $followed), '', 'until the table is followed anew');
 sql("SET ROLE alice; SELECT kapture_detach('owned'); DROP TABLE owned, town");

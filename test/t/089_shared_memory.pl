@@ -131,21 +131,37 @@ DO \$\$ BEGIN FOR i IN 1 .. $n LOOP
 END LOOP; END \$\$;
 DROP TABLE $role.gate; INSERT INTO $role.followed VALUES (1););
 }
-sql(failing('alice', 'hers', 1, 1));
 my $error = "SELECT worker_error LIKE '%alice.gate%' FROM kapture_status WHERE relation = 'alice.t1'::regclass";
-poll_ok($node, $error, "an error with alice's table is shown");
+sql(qq(CREATE SCHEMA alice AUTHORIZATION alice; GRANT USAGE ON FOREIGN DATA WRAPPER kapture_fdw TO alice; SET ROLE alice;
+CREATE SERVER hers FOREIGN DATA WRAPPER kapture_fdw OPTIONS (url '$hers->{url}'); CREATE USER MAPPING FOR alice SERVER hers OPTIONS (auth_key '$key')), 'other');
+foreach my $db ('postgres', 'other')
+{
+	sql(failing('alice', 'hers', 1, 1), $db);
+	poll_ok($node, $error, "an error with alice's table in database $db is shown", $db);
+}
 sql(failing('mallory', 's%s', 1030, 300), 'other');
 poll_ok($node, "SELECT count(server_state) > 900 FROM kapture_status", "mallory's servers are shown, as far as there is room", 'other');
+ok($node->log_contains(qr/LOG:  kapture_sync: too many servers or attached tables in this cluster for kapture_status to report/), 'which the log says');
 poll_ok($node, "SELECT count(worker_error) > 200 FROM kapture_status", 'and errors', 'other');
 sub logged { return scalar grep { /LOG:  kapture_sync: an error while .*$_[0]\.gate/ } split /\n/, slurp_file($node->logfile) }
 wait_for(sub { logged('mallory') > 700 }, 'all have failed again');
-is(sql($error), 't', "the error with alice's table is still shown, though it is older than all of mallory's");
-is(logged('alice'), 1, 'all the time, as it is logged once');
-sql(qq(SET client_min_messages = error; SET ROLE alice; CREATE SERVER late FOREIGN DATA WRAPPER kapture_fdw OPTIONS (url '$hers->{url}');
-CREATE USER MAPPING FOR alice SERVER late OPTIONS (auth_key '$key');
-CREATE TABLE alice.late (LIKE alice.shared INCLUDING ALL); SELECT kapture_attach('alice.late', server => 'late')));
-poll_ok($node, "SELECT server_state = 'ok' FROM kapture_status WHERE relation = 'alice.late'::regclass", "but alice's server is, which comes last");
+is(sql($error, $_), 't', "the error with alice's table in database $_ is still shown, though it is older than all of mallory's") foreach 'postgres', 'other';
+is(logged('alice'), 2, 'all the time, as each is logged once');
+sql(q(SET client_min_messages = error; SET ROLE alice; CREATE TABLE alice.gates (id int); CREATE TABLE alice.t2 (LIKE alice.shared INCLUDING ALL);
+SELECT kapture_attach('alice.t2', server => 'hers'), kapture_follow('alice.followed', 'alice.t2', 'target.id IN (SELECT id FROM alice.gates)');
+DROP TABLE alice.gates; INSERT INTO alice.followed VALUES (2)));
+poll_ok($node, "SELECT count(*) = 2 FROM kapture_status WHERE worker_error LIKE '%alice.gate%'", 'another one of hers is shown beside it');
+
+# in mallory's database, the worker has just found no room for the last ones of her servers
+foreach my $db ('postgres', 'other')
+{
+	sql(qq(SET client_min_messages = error; SET ROLE alice;
+CREATE SERVER $_ FOREIGN DATA WRAPPER kapture_fdw OPTIONS (url '$hers->{url}'); CREATE USER MAPPING FOR alice SERVER $_ OPTIONS (auth_key '$key');
+CREATE TABLE alice.$_ (id int PRIMARY KEY, customer_name text, phone text); SELECT kapture_attach('alice.$_', server => '$_')), $db) foreach 'late', 'later';
+	poll_ok($node, "SELECT count(*) = 2 FROM kapture_status WHERE server IN ('late', 'later') AND server_state = 'ok'", "but alice's servers are shown, which come last, in database $db", $db);
+}
 is(sql("SELECT count(server_state) FROM kapture_status"), sql("SELECT count(*) FROM kapture_status"), 'as all other servers');
+sql("SET ROLE alice; SELECT kapture_unfollow('alice.followed', 'alice.t2')");
 sql("SET ROLE alice; SELECT kapture_unfollow('alice.followed', 'alice.t1')");
 poll_ok($node, "SELECT bool_and(worker_error IS NULL) FROM kapture_status", 'an error is gone with its follow');
 

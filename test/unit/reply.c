@@ -42,6 +42,8 @@ static const struct
 	{200, "{\"message\": \"\", \"reason\": \"Auth key is not valid\", \"status\": \"Fail\"}", KAPTURE_DENIED, 0, "Auth key is not valid"},
 	{200, "{\"reason\": \"Auth Key Expired\", \"message\": \"failed\", \"status\": \"Fail\"}", KAPTURE_DENIED, 0, "Auth Key Expired"},
 	{400, "{\"message\": \"Not saved\", \"reason\": \"see the log\", \"status\": \"failed\"}", KAPTURE_REFUSED, 0, "Not saved"},
+	{400, "{\"message\": \"Mobile number already exist\", \"reason\": \"Invalid email\", \"status\": \"failed\"}",
+	KAPTURE_DUPLICATE_PHONE, 0, "Mobile number already exist"},
 	/* an answer in an array, as the request is */
 	{200, " [{\"Message\": \"Customer Added Successfully\", \"Kapture Customer Id\": \"5\", \"Status\": \"Success\"}]",
 	KAPTURE_SUCCESS, 5, "Customer Added Successfully"},
@@ -74,6 +76,10 @@ static const struct
 	KAPTURE_BROKEN, 0, "Kapture's answer has two customer ids, 8 and 9"},
 	{429, "{}", KAPTURE_THROTTLED, 0, ""},
 	{503, "{}", KAPTURE_BROKEN, 0, ""},
+	/* a success that the code denies */
+	{302, "{\"kapture_customer_id\": 5, \"status\": \"success\"}", KAPTURE_BROKEN, 0, ""},
+	{400, "{\"kapture_customer_id\": 5, \"status\": \"success\"}", KAPTURE_BROKEN, 0, ""},
+	{500, "{\"kapture_customer_id\": 5, \"status\": \"success\"}", KAPTURE_BROKEN, 0, ""},
 	{404, "{}", KAPTURE_DENIED, 0, ""},
 };
 
@@ -130,6 +136,13 @@ static const char *const written[] = {
 	"{\"status\": \"success\",\n\"kapture_customer_id\": 8, \"name\": \"\303\244\"}",
 	"{\"status\": \"success\", \"enquiry\": [{\"kapture_customer_id\": 8}], \"kapture_customer_id\": 9}",
 	"{\"status\": \"success\", \"other\": {\"kapture_customer_id\": 8}, \"enquiry\": {\"kapture_customer_id\": 9}}",
+	"{\"status\": \"success\", \"enquiry\": {\"kapture_customer_id\": 8}, \"other\": {\"kapture_customer_id\": 9, \"phone\": \"3\"}}",
+	"{\"status\": \"success\", \"phone\": \"1\", \"enquiry\": {\"kapture_customer_id\": 8}}",
+	"{\"status\": \"success\", \"enquiry\": {\"phone\": \"1\", \"kapture_customer_id\": 8}, \"phone\": \"2\"}",
+	"{\" status\": \"success\", \"_kapture_customer_id\": 8}",
+	"{\"status\": \"success\", \"kapture_customer_id\": 8, \"note\": \"line\nbreak\ttab\"}",
+	"{\"status\": -0, \"kapture_customer_id\": 8}",
+	"{\"status\": \"failed\", \"message\": 1e2000}",
 	"{\"status\": \"failed\", \"message\": \"Mobile number  already exists\", \"error\": \"no\"}",
 	"{\"status\": \"success\", \"kapture_customer_id\": 01}",
 	"{\"status\": \"success\", \"kapture_customer_id\": 1.}",
@@ -241,6 +254,43 @@ unit_reply_jsonb(void)
 	}
 }
 
+static bool
+unit_reply_wants(void *arg, const char *key, int len)
+{
+	return len == strlen(arg) && memcmp(key, arg, len) == 0;
+}
+
+/* Of customers, the wanted values are taken, wherever they are. */
+static void
+unit_reply_parts(void)
+{
+	/* without escapes, and with them */
+	static const char *const urls[] = {"http://kapturecrm.com", "http:\\/\\/kapturecrm.com"};
+	static char *const expected[] = {
+		"{\"tags\": [\"x\", \"y\"], \"zone\": {\"deep\": [[{\"phone\": 4}]], \"phone\": null},"
+		" \"phone\": \"9\", \"people\": [{\"phone\": \"8\"}, \"a\"]}",
+		"5", "{\"phone\": \"2\"}"
+	};
+
+	for (int u = 0; u < lengthof(urls); u++)
+	{
+		char	   *answer = psprintf("{\"status\": \"success\", \"message\": ["
+									  "{\"id\": 1, \"phone\": \"9\", \"name\": null, \"people\": [{\"phone\": \"8\", \"fax\": \"7\"}, \"a\"],"
+									  " \"tags\": [\"x\", \"y\"], \"zone\": {\"id\": 3, \"phone\": null, \"deep\": [[{\"phone\": 4}]]}, \"url\": \"%s\"},"
+									  " 5, {\"url\": \"%s\", \"phone\": \"2\"}]}", urls[u], urls[u]);
+		char	   *why = NULL;
+		KaptureList *list = kapture_message_split(answer, strlen(answer), CurrentMemoryContext, &why);
+
+		unit_is_int(list ? list->ncustomers : 0, lengthof(expected), "customers of an answer");
+		for (int i = 0; list && i < list->ncustomers; i++)
+		{
+			Jsonb	   *parts = kapture_message_customer_parts(list, i, unit_reply_wants, "phone");
+
+			unit_is_text(JsonbToCString(NULL, &parts->root, VARSIZE(parts)), expected[i], psprintf("the phones of customer %d", i));
+		}
+	}
+}
+
 /* What Kapture repeats of the values that were sent says nothing. */
 static const struct
 {
@@ -288,6 +338,7 @@ unit_reply(void)
 {
 	unit_reply_cleansed();
 	unit_reply_jsonb();
+	unit_reply_parts();
 	unit_reply_repeated();
 	for (int i = 0; i < lengthof(added); i++)
 	{
