@@ -378,7 +378,9 @@ wayside_creates_trigger(Node *stmt)
 
 /*
  * Refuses to replace a trigger of ours on somebody else's table.  TRIGGER on a table is enough
- * for CREATE OR REPLACE TRIGGER, which would end the capture of its changes unnoticed.
+ * for CREATE OR REPLACE TRIGGER, which would end the capture of its changes unnoticed.  The
+ * table is locked as the command locks it, whoever may do so: else another one could be given
+ * its name while the command waits for the lock.
  */
 static void
 wayside_protect_trigger(Node *stmt)
@@ -389,7 +391,7 @@ wayside_protect_trigger(Node *stmt)
 
 	if (!IsA(stmt, CreateTrigStmt) || !create->replace)
 		return;
-	relid = RangeVarGetRelid(create->relation, NoLock, true);
+	relid = RangeVarGetRelid(create->relation, ShareRowExclusiveLock, true);
 	if (OidIsValid(relid) && !object_ownercheck(RelationRelationId, relid, GetUserId()) &&
 		kapture_attach_trigger_runs(relid, create->trigname, &always) != NULL)
 		ereport(ERROR,
