@@ -34,6 +34,7 @@
 #include "catalog/pg_authid.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_database.h"
+#include "catalog/pg_inherits.h"
 #include "commands/dbcommands.h"
 #include "commands/defrem.h"
 #include "miscadmin.h"
@@ -184,7 +185,7 @@ wayside_notice(Node *stmt)
 			break;
 		case T_AlterTableStmt:
 		case T_CreateForeignTableStmt:
-			kapture_shmem_wake_for_tables_at_commit();
+			kapture_shmem_wake_for_definitions_at_commit();
 			break;
 		case T_DropStmt:
 			if (((DropStmt *) stmt)->removeType == OBJECT_EXTENSION ||
@@ -363,17 +364,27 @@ wayside_add_leaving(Node *stmt, bool makes_partition, List **leaving)
 	}
 }
 
-/* Does a statement create a trigger of ours? */
+/*
+ * Does a statement create a trigger of ours for rows that may count as those of an attached
+ * table, from which theirs inherits?
+ */
 static bool
 wayside_creates_trigger(Node *stmt)
 {
-	return IsA(stmt, CreateTrigStmt) &&
-		strcmp(strVal(llast(((CreateTrigStmt *) stmt)->funcname)), "kapture_capture") == 0;
+	CreateTrigStmt *create = (CreateTrigStmt *) stmt;
+	Oid			relid;
+
+	if (!IsA(stmt, CreateTrigStmt) || !create->row || strcmp(strVal(llast(create->funcname)), "kapture_capture") != 0)
+		return false;
+	relid = RangeVarGetRelid(create->relation, NoLock, true);
+	return !OidIsValid(relid) || has_superclass(relid);
 }
 
 /*
  * Refuses to replace a trigger of ours on somebody else's table.  TRIGGER on a table is enough
- * for CREATE OR REPLACE TRIGGER, which would end the capture of its changes unnoticed.
+ * for CREATE OR REPLACE TRIGGER, which would end the capture of its changes unnoticed.  The
+ * table is locked as the command locks it, whoever may do so: else another one could be given
+ * its name while the command waits for the lock.
  */
 static void
 wayside_protect_trigger(Node *stmt)
@@ -384,7 +395,7 @@ wayside_protect_trigger(Node *stmt)
 
 	if (!IsA(stmt, CreateTrigStmt) || !create->replace)
 		return;
-	relid = RangeVarGetRelid(create->relation, NoLock, true);
+	relid = RangeVarGetRelid(create->relation, ShareRowExclusiveLock, true);
 	if (OidIsValid(relid) && !object_ownercheck(RelationRelationId, relid, GetUserId()) &&
 		kapture_attach_trigger_runs(relid, create->trigname, &always) != NULL)
 		ereport(ERROR,

@@ -9,8 +9,8 @@
  * generation is counted up with each reservation, so that a late starter is
  * never taken for its successor.
  *
- * "lock" protects everything but "work" and "changed", which are atomic.  A backend that
- * commits sets "changed" first, then "work", then the latch.  The worker clears them,
+ * "lock" protects everything but "work", "changed" and "announced", which are atomic.  A backend
+ * that commits sets the latter two first, then "work", then the latch.  The worker clears them,
  * "work" first, before it looks for work, so no commit goes unseen.  PGPROC pointers point
  * into shared memory, and are only followed under the lock while the process that entered
  * them is still there: it removes them on its way out.
@@ -85,6 +85,7 @@ typedef struct ShmemSlot
 	PGPROC	   *proc;
 	pg_atomic_uint32 work;		/* something may be waiting, */
 	pg_atomic_uint64 changed[SHMEM_CHANGED_WORDS];	/* in these tables */
+	pg_atomic_uint64 announced[SHMEM_CHANGED_WORDS];	/* more than rows of these has changed */
 	pg_atomic_uint32 listening; /* changes of rows are to wake the worker */
 } ShmemSlot;
 
@@ -158,10 +159,12 @@ static uint32 shmem_my_generation = 0;
 
 /* what kapture_shmem_worker_take_work() has taken */
 static uint64 shmem_taken[SHMEM_CHANGED_WORDS];
+static uint64 shmem_taken_announced[SHMEM_CHANGED_WORDS];
 
 /* what to do when the running transaction commits */
 static bool shmem_wake_pending = false;
 static uint64 shmem_changed[SHMEM_CHANGED_WORDS];	/* attached tables that have changed */
+static uint64 shmem_announced[SHMEM_CHANGED_WORDS];	/* those of which more than rows has changed */
 static bool shmem_calls_pending = false;	/* wake the worker even if it does not listen for rows */
 static bool shmem_settings_pending = false; /* wake the puller, too */
 static bool shmem_request_pending = false;
@@ -170,6 +173,7 @@ static bool shmem_blocking = false; /* we keep workers away from a database unti
 static bool shmem_committed = false;	/* the transaction has committed; only the wake-ups are left */
 
 static void shmem_replication_callback(XactEvent event, void *arg);
+static void shmem_wake_for_tables_at_commit(void);
 
 static Size
 shmem_size(void)
@@ -207,7 +211,10 @@ shmem_startup(void)
 		{
 			pg_atomic_init_u32(&shmem->slots[i].work, 0);
 			for (int word = 0; word < SHMEM_CHANGED_WORDS; word++)
+			{
 				pg_atomic_init_u64(&shmem->slots[i].changed[word], 0);
+				pg_atomic_init_u64(&shmem->slots[i].announced[word], 0);
+			}
 			pg_atomic_init_u32(&shmem->slots[i].listening, 1);
 		}
 	}
@@ -296,6 +303,7 @@ shmem_forget_pending(void)
 {
 	shmem_wake_pending = shmem_calls_pending = shmem_settings_pending = shmem_request_pending = shmem_relist_pending = false;
 	memset(shmem_changed, 0, sizeof(shmem_changed));
+	memset(shmem_announced, 0, sizeof(shmem_announced));
 }
 
 /* Notes in a worker's slot which tables have changed; "work" is to be set after that. */
@@ -306,6 +314,8 @@ shmem_tell_changed(ShmemSlot *slot)
 	{
 		if (shmem_changed[word] != 0)
 			(void) pg_atomic_fetch_or_u64(&slot->changed[word], shmem_changed[word]);
+		if (shmem_announced[word] != 0)
+			(void) pg_atomic_fetch_or_u64(&slot->announced[word], shmem_announced[word]);
 	}
 }
 
@@ -342,7 +352,7 @@ shmem_replication_callback(XactEvent event, void *arg)
 {
 	if (event != XACT_EVENT_COMMIT || !IsLogicalWorker() || TransactionIdIsValid(GetTopTransactionIdIfAny()))
 		return;
-	kapture_shmem_wake_for_tables_at_commit();
+	shmem_wake_for_tables_at_commit();
 	shmem_committed = shmem_wake_pending;
 }
 
@@ -425,15 +435,25 @@ kapture_shmem_wake_at_commit(int32 attachment_id)
 }
 
 /*
- * Wakes the worker in the same way, as any table may have changed.
+ * Wakes the worker in the same way, so that it takes in invalidations: definitions of tables
+ * may have changed.
  */
 void
-kapture_shmem_wake_for_tables_at_commit(void)
+kapture_shmem_wake_for_definitions_at_commit(void)
+{
+	if (shmem_arm())
+		shmem_wake_pending = true;
+}
+
+/* Wakes the worker in the same way, as any table may have changed. */
+static void
+shmem_wake_for_tables_at_commit(void)
 {
 	if (!shmem_arm())
 		return;
 	shmem_wake_pending = true;
 	memset(shmem_changed, 0xff, sizeof(shmem_changed));
+	memset(shmem_announced, 0xff, sizeof(shmem_announced));
 }
 
 /*
@@ -456,7 +476,23 @@ kapture_shmem_wake_all_at_commit(void)
 {
 	if (!shmem_arm())
 		return;
-	kapture_shmem_wake_for_tables_at_commit();
+	shmem_wake_for_tables_at_commit();
+	shmem_settings_pending = true;
+}
+
+/*
+ * Wakes all workers of this database when the running transaction commits: this attachment,
+ * or what waits for it, has changed, and nothing that concerns others.
+ */
+void
+kapture_shmem_wake_for_attachment_at_commit(int32 attachment_id)
+{
+	int			bit = shmem_changed_bit(attachment_id);
+
+	if (!shmem_arm())
+		return;
+	kapture_shmem_wake_at_commit(attachment_id);
+	shmem_announced[bit / 64] |= UINT64CONST(1) << (bit % 64);
 	shmem_settings_pending = true;
 }
 
@@ -629,7 +665,10 @@ kapture_shmem_slot_reserve(Oid dbid, KaptureWorkerKind kind, uint32 *generation)
 		slot->pid = 0;
 		slot->proc = NULL;
 		for (int word = 0; word < SHMEM_CHANGED_WORDS; word++)
+		{
 			pg_atomic_write_u64(&slot->changed[word], PG_UINT64_MAX);
+			pg_atomic_write_u64(&slot->announced[word], PG_UINT64_MAX);
+		}
 		pg_atomic_write_u32(&slot->work, 1);
 		pg_atomic_write_u32(&slot->listening, 1);
 		result = i;
@@ -908,7 +947,8 @@ kapture_shmem_worker_take_blame(int32 attachment_id)
 
 /*
  * Returns whether a transaction has asked for attention since the last call.  Until the
- * next call, kapture_shmem_worker_is_changed() tells which tables have changed.
+ * next call, kapture_shmem_worker_is_changed() and kapture_shmem_worker_is_announced() tell
+ * which tables have changed.
  */
 bool
 kapture_shmem_worker_take_work(void)
@@ -920,6 +960,9 @@ kapture_shmem_worker_take_work(void)
 		shmem_taken[word] = pg_atomic_read_u64(&shmem_my_slot->changed[word]);
 		if (shmem_taken[word] != 0)
 			shmem_taken[word] = pg_atomic_exchange_u64(&shmem_my_slot->changed[word], 0);
+		shmem_taken_announced[word] = pg_atomic_read_u64(&shmem_my_slot->announced[word]);
+		if (shmem_taken_announced[word] != 0)
+			shmem_taken_announced[word] = pg_atomic_exchange_u64(&shmem_my_slot->announced[word], 0);
 	}
 	return true;
 }
@@ -934,6 +977,18 @@ kapture_shmem_worker_is_changed(int32 attachment_id)
 	int			bit = shmem_changed_bit(attachment_id);
 
 	return (shmem_taken[bit / 64] & (UINT64CONST(1) << (bit % 64))) != 0;
+}
+
+/*
+ * Tells whether more than rows of an attached table may have changed: its attachment or
+ * server, or when what waits is due.
+ */
+bool
+kapture_shmem_worker_is_announced(int32 attachment_id)
+{
+	int			bit = shmem_changed_bit(attachment_id);
+
+	return (shmem_taken_announced[bit / 64] & (UINT64CONST(1) << (bit % 64))) != 0;
 }
 
 /*

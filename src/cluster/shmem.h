@@ -119,9 +119,10 @@ extern bool kapture_shmem_available(void);
 
 /* for every backend; they act when the transaction commits */
 extern void kapture_shmem_wake_at_commit(int32 attachment_id);
-extern void kapture_shmem_wake_for_tables_at_commit(void);
+extern void kapture_shmem_wake_for_definitions_at_commit(void);
 extern void kapture_shmem_wake_for_calls_at_commit(void);
 extern void kapture_shmem_wake_all_at_commit(void);
+extern void kapture_shmem_wake_for_attachment_at_commit(int32 attachment_id);
 extern void kapture_shmem_request_worker_at_commit(void);
 extern void kapture_shmem_relist_at_commit(void);
 extern int	kapture_shmem_worker_pid(Oid dbid, KaptureWorkerKind kind);
@@ -146,6 +147,7 @@ extern TimestampTz kapture_shmem_worker_banned(Oid owner);
 extern KaptureBlame kapture_shmem_worker_take_blame(int32 attachment_id);
 extern bool kapture_shmem_worker_take_work(void);
 extern bool kapture_shmem_worker_is_changed(int32 attachment_id);
+extern bool kapture_shmem_worker_is_announced(int32 attachment_id);
 extern bool kapture_shmem_worker_listen(bool listening);
 extern bool kapture_shmem_worker_must_leave(void);
 extern bool kapture_shmem_report_server(const char *name, Oid owner, KaptureServerState state,

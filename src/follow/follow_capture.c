@@ -168,20 +168,22 @@ followed_read_values(Follower *follower, List *attnums, Relation rel)
 	}
 }
 
-/* Does an attachment of a table capture changes that replication applies? */
-static bool
-followed_is_replicated(Oid relid)
+/* Returns the tables of which an attachment captures changes that replication applies. */
+static List *
+followed_replicated(void)
 {
 	Relation	attachments = table_open(followed_attachments, AccessShareLock);
 	AttrNumber	relation = get_attnum(followed_attachments, "relation");
 	AttrNumber	replicated = get_attnum(followed_attachments, "replicated");
 	SysScanDesc scan = systable_beginscan(attachments, InvalidOid, false, NULL, 0, NULL);
 	HeapTuple	tuple;
-	bool		result = false;
+	List	   *result = NIL;
 
-	while (!result && HeapTupleIsValid(tuple = systable_getnext(scan)))
-		result = DatumGetObjectId(kapture_catalog_getattr(tuple, attachments, relation)) == relid &&
-			DatumGetBool(kapture_catalog_getattr(tuple, attachments, replicated));
+	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
+	{
+		if (DatumGetBool(kapture_catalog_getattr(tuple, attachments, replicated)))
+			result = lappend_oid(result, DatumGetObjectId(kapture_catalog_getattr(tuple, attachments, relation)));
+	}
 	systable_endscan(scan);
 	table_close(attachments, AccessShareLock);
 	return result;
@@ -195,6 +197,8 @@ followed_read(Relation rel)
 	List	   *followers = NIL;
 	Relation	follows = table_open(kapture_catalog_relid(KAPTURE_TABLE_FOLLOW), AccessShareLock);
 	SysScanDesc scan = systable_beginscan(follows, InvalidOid, false, NULL, 0, NULL);
+	List	   *replicated = NIL;
+	bool		is_read = false;	/* "replicated" is */
 	HeapTuple	tuple;
 
 	if (rel->rd_rel->relispartition)
@@ -209,7 +213,11 @@ followed_read(Relation rel)
 			continue;
 		follower = palloc(sizeof(Follower));
 		follower->id = DatumGetInt32(kapture_catalog_getattr(tuple, follows, 1));
-		follower->replicated = followed_is_replicated(DatumGetObjectId(kapture_catalog_getattr(tuple, follows, 3)));
+		/* thousands of tables may be attached, and many of them may follow this one */
+		if (!is_read)
+			replicated = followed_replicated();
+		is_read = true;
+		follower->replicated = list_member_oid(replicated, DatumGetObjectId(kapture_catalog_getattr(tuple, follows, 3)));
 		followed_read_values(follower, followed_columns(kapture_catalog_getattr(tuple, follows, 5), rel), rel);
 		watches = heap_getattr(tuple, 6, RelationGetDescr(follows), &isnull);
 		follower->watches_all = isnull;
@@ -218,6 +226,7 @@ followed_read(Relation rel)
 	}
 	systable_endscan(scan);
 	table_close(follows, AccessShareLock);
+	list_free(replicated);
 	return followers;
 }
 

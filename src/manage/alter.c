@@ -538,7 +538,7 @@ kapture_alter(PG_FUNCTION_ARGS)
 	relation_close(alter.rel, NoLock);	/* DDL refuses a table that is open here */
 	alter_options(&alter);
 	kapture_attach_try(alter.att->root, alter.att->id);
-	kapture_attach_announce();
+	kapture_attach_announce_one(alter.att->id);
 	kapture_follow_view_changed();	/* other columns of followed tables may matter now */
 	alter_say(&alter);
 	alter_advise(&alter);

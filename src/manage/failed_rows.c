@@ -61,13 +61,17 @@ failed_rows_change(FunctionCallInfo fcinfo, const char *sql, const char *inbox_s
 	ListCell   *lc;
 
 	foreach(lc, attachments)
-		n += failed_rows_change_of(lfirst(lc), row_key ? kapture_row_key(lfirst(lc), row_key) : NULL, sql, inbox_sql);
+	{
+		KaptureAttachment *att = lfirst(lc);
+
+		n += failed_rows_change_of(att, row_key ? kapture_row_key(att, row_key) : NULL, sql, inbox_sql);
+		kapture_attach_announce_one(att->id);
+	}
 	if (row_key && n == 0)
 		ereport(NOTICE,
 				(errmsg("table \"%s\" has no failed row with key \"%s\"", get_rel_name(PG_GETARG_OID(0)), row_key),
 				 errdetail("There is no such row, or its last try did not fail."),
 				 errhint("The keys of failed rows are in the view kapture_failures.")));
-	kapture_attach_announce();
 	return n;
 }
 

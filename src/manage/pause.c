@@ -34,8 +34,8 @@ pause_set(FunctionCallInfo fcinfo, bool paused)
 			ereport(NOTICE,
 					(paused ? errmsg("table %s is paused already", kapture_catalog_title(att)) :
 					 errmsg("table %s is not paused", kapture_catalog_title(att))));
+		kapture_attach_announce_one(att->id);
 	}
-	kapture_attach_announce();
 }
 
 /*

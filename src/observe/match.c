@@ -268,7 +268,7 @@ match_write(Match *match)
 								   lengthof(types), types, values);
 		n = 0;
 	}
-	kapture_attach_announce();
+	kapture_attach_announce_one(match->att->id);
 	if (match->att->paused)
 		ereport(NOTICE,
 				(errmsg("the ids are written when table %s is no longer paused", kapture_catalog_title(match->att)),

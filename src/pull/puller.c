@@ -92,6 +92,21 @@ puller_look(Puller *puller)
 		dlist_container(PullTable, node, iter.cur)->next_due = 0;
 }
 
+/* Makes those tables due about which something was announced. */
+static void
+puller_look_announced(Puller *puller)
+{
+	dlist_iter	iter;
+
+	dlist_foreach(iter, &puller->tables)
+	{
+		PullTable  *table = dlist_container(PullTable, node, iter.cur);
+
+		if (kapture_shmem_worker_is_announced(table->attachment_id))
+			table->next_due = 0;
+	}
+}
+
 /* ------------------------------------------------------------------------
  * Servers and tables
  * ------------------------------------------------------------------------
@@ -167,7 +182,6 @@ puller_load_tables(Puller *puller)
 	{
 		PullTable  *table = dlist_container(PullTable, node, iter.cur);
 
-		table->next_due = 0;
 		if (table->present)
 			continue;
 		dlist_delete(&table->node);
@@ -486,8 +500,10 @@ puller_pass(void *arg)
 
 	kapture_process_take_in(&reloaded, &woken);
 	puller->stale |= reloaded;	/* exclusions may have changed */
-	if (woken)
+	if (reloaded)
 		puller_look(puller);
+	else if (woken)
+		puller_look_announced(puller);
 	puller_load_stale(puller);
 	kapture_process_follow_clock(kapture_pull_state_shift, NULL, NULL);
 	if (puller->load_errors == 0)
@@ -502,6 +518,7 @@ static void
 puller_look_again(void *arg)
 {
 	((Puller *) arg)->stale = true;
+	puller_look(arg);
 }
 
 static int64

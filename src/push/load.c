@@ -83,7 +83,7 @@ load_syscache_callback(Datum arg, int cacheid, uint32 hashvalue)
 	Worker	   *worker = (Worker *) DatumGetPointer(arg);
 	dlist_iter	iter;
 
-	worker->stale = true;
+	worker->stale = worker->look_all = true;
 	if (cacheid == USERMAPPINGOID)
 		return;
 	/* the owner of a server decides whether a table's rows may go there */
@@ -238,14 +238,6 @@ load_keep_table(Worker *worker, int32 attachment_id)
 	load_later(worker);
 }
 
-/* Has a table looked at for all that may wait; kapture_retry() may have moved the time. */
-static void
-load_look(WorkerTable *table)
-{
-	table->look = table->fresh = true;
-	table->next_due = DT_NOBEGIN;
-}
-
 /* An attachment, and whether its relation was dropped. */
 typedef struct WorkerRelation
 {
@@ -304,7 +296,6 @@ load_table(void *arg)
 		kapture_turn_init(&table->turn, WORKER_MAX_BATCH);
 		kapture_scan_init(&table->scan);
 		kapture_scan_init(&table->keys);
-		load_look(table);
 		is_new = true;
 	}
 	if (context)
@@ -323,6 +314,8 @@ load_table(void *arg)
 		kapture_state_place_table(table, kapture_state_find_server(worker, att->server, rel->rd_rel->relowner));
 		kapture_send_join(table->server);
 		load_problem(worker, table);
+		/* while the table was not present, or was paused, nobody has looked what waits */
+		kapture_state_look_anew(table);
 	}
 	MemoryContextSwitchTo(old);
 	relation_close(rel, AccessShareLock);
@@ -384,7 +377,10 @@ load_recover(Worker *worker)
 			continue;
 		table->recovered = kapture_transaction_try_within(load_recover_table, table, table);
 		if (table->recovered)
+		{
+			kapture_state_look_anew(table); /* what was put back is due some time */
 			kapture_transaction_report_success(KAPTURE_PHASE_LOAD, table);
+		}
 		else
 			load_later(worker);
 	}
@@ -598,9 +594,12 @@ load_followed(void *arg)
 	}
 }
 
-/* Brings what is known of attached tables up to date.  "again": they may have changed. */
+/*
+ * Brings what is known of attached tables up to date.  Those that are read are looked at;
+ * "all": the others are, too.
+ */
 static void
-load_tables(Worker *worker, bool again)
+load_tables(Worker *worker, bool all)
 {
 	bool		dropped = false;
 	dlist_mutable_iter iter;
@@ -612,8 +611,8 @@ load_tables(Worker *worker, bool again)
 	{
 		WorkerTable *table = dlist_container(WorkerTable, node, iter.cur);
 
-		if (again)
-			load_look(table);
+		if (all)
+			kapture_state_look_anew(table);
 		if (table->seen)
 			continue;
 		table->attached = table->present = false;
@@ -658,7 +657,7 @@ load_find_pulls(void *arg)
 typedef struct WorkerLoading
 {
 	Worker	   *worker;
-	bool		again;			/* what is known may have changed */
+	bool		all;			/* all tables are to be looked at */
 	bool		exists;			/* the extension is installed */
 } WorkerLoading;
 
@@ -681,7 +680,7 @@ load_do(void *arg)
 	else if (exists)
 	{
 		load_origin(worker);
-		load_tables(worker, loading->again);
+		load_tables(worker, loading->all);
 		load_servers(worker);
 		if (worker->alone)
 			load_recover(worker);
@@ -701,11 +700,11 @@ load_do(void *arg)
 bool
 kapture_load(Worker *worker)
 {
-	WorkerLoading loading = {worker, worker->stale, true};
+	WorkerLoading loading = {worker, worker->look_all, true};
 	TimestampTz began = GetCurrentTimestamp();
 	ErrorData  *error;
 
-	worker->stale = false;
+	worker->stale = worker->look_all = false;
 	worker->next_load = DT_NOEND;
 	error = kapture_transaction_run(worker, "reading attachments", load_do, &loading);
 	if (error == NULL)
@@ -721,6 +720,7 @@ kapture_load(Worker *worker)
 		return loading.exists;
 	}
 	kapture_transaction_report_error(KAPTURE_PHASE_LOAD, NULL, NULL, error);
+	worker->look_all |= loading.all;
 	if (kapture_guard_is_lock(error))
 		load_later(worker);
 	else

@@ -179,6 +179,14 @@ state_look_at(WorkerTable *table)
 	table->look = table->fresh = true;
 }
 
+/* Has a table looked at for all that may wait, as it may be due at another time than was known. */
+void
+kapture_state_look_anew(WorkerTable *table)
+{
+	state_look_at(table);
+	table->next_due = DT_NOBEGIN;
+}
+
 /*
  * Has all tables looked at.
  */
@@ -193,8 +201,9 @@ kapture_state_look(Worker *worker)
 }
 
 /*
- * Has those tables looked at whose changes woke us: a look is a transaction, and there may
- * be thousands of tables.  From time to time, all are looked at, see WORKER_SAFETY_LOOK.
+ * Has those tables looked at whose changes woke us, or about which something was announced:
+ * a look is a transaction, and there may be thousands of tables.  From time to time, all are
+ * looked at, see WORKER_SAFETY_LOOK.
  */
 void
 kapture_state_look_changed(Worker *worker)
@@ -202,16 +211,15 @@ kapture_state_look_changed(Worker *worker)
 	dlist_iter	iter;
 
 	if (TimestampDifferenceExceeds(worker->last_look, GetCurrentTimestamp(), WORKER_SAFETY_LOOK))
-	{
 		kapture_state_look(worker);
-		return;
-	}
 	dlist_foreach(iter, &worker->tables)
 	{
 		WorkerTable *table = dlist_container(WorkerTable, node, iter.cur);
 
-		if (kapture_shmem_worker_is_changed(table->att->id) ||
-			(!table->att->unfollowed && kapture_shmem_worker_is_changed(-1)))
+		if (kapture_shmem_worker_is_announced(table->att->id))
+			kapture_state_look_anew(table);
+		else if (kapture_shmem_worker_is_changed(table->att->id) ||
+				 (!table->att->unfollowed && kapture_shmem_worker_is_changed(-1)))
 			state_look_at(table);
 	}
 }

@@ -149,6 +149,7 @@ typedef struct Worker
 
 	/* reading attachments and servers */
 	bool		stale;			/* attachments or servers may have changed */
+	bool		look_all;		/* the next reading has all tables looked at, not only those that it reads */
 	bool		unread;			/* some attachments are yet to be read */
 	bool		all_read;		/* since the process began, all attachments were read once */
 	bool		loaded;			/* the last reading of them went well */
@@ -197,6 +198,7 @@ extern void kapture_state_forget_table(WorkerTable *table);
 extern bool kapture_state_may_send(Worker *worker);
 extern bool kapture_state_may_run(const WorkerTable *table);
 extern void kapture_state_look(Worker *worker);
+extern void kapture_state_look_anew(WorkerTable *table);
 extern void kapture_state_look_changed(Worker *worker);
 extern bool kapture_state_is_outdated(const WorkerTable *table);
 extern bool kapture_state_hold(WorkerTable *table);

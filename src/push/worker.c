@@ -321,7 +321,7 @@ worker_initialize(Datum arg)
 	before_shmem_exit(worker_exit_callback, PointerGetDatum(worker));
 	worker->alone = true;
 	/* read all again, to recover what another worker has left */
-	worker->stale = true;
+	worker->stale = worker->look_all = true;
 	worker->loaded = false;
 	worker->load_not_before = 0;
 	return worker;
@@ -340,7 +340,7 @@ worker_pass(void *arg)
 	KAPTURE_FAULT_ROW("pass", NULL);
 	if (reloaded)
 	{
-		worker->stale = true;	/* the excluded databases may have changed */
+		worker->stale = worker->look_all = true;	/* the excluded databases may have changed */
 		worker->load_not_before = 0;
 		worker->next_expiry = 0;	/* and so may the retention of the history */
 	}
@@ -396,7 +396,7 @@ worker_look_again(void *arg)
 
 	kapture_state_look(worker);
 	kapture_calls_look();
-	worker->stale = true;
+	worker->stale = worker->look_all = true;
 	worker->loaded = false;
 }
 

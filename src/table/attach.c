@@ -96,6 +96,18 @@ kapture_attach_announce(void)
 }
 
 /*
+ * Tells worker and other backends, when the transaction commits, that this attachment or
+ * what waits for it has changed.  The worker looks at no other table for that; an
+ * attachment that was altered is read by its version.
+ */
+void
+kapture_attach_announce_one(int32 attachment_id)
+{
+	CacheInvalidateRelcacheByRelid(kapture_catalog_relid(KAPTURE_TABLE_ATTACHMENT));
+	kapture_shmem_wake_for_attachment_at_commit(attachment_id);
+}
+
+/*
  * Called after a command that has renamed something, with the result of
  * kapture_expression_before_rename(): rewrites the kept expressions.
  */
@@ -914,7 +926,7 @@ kapture_attach(PG_FUNCTION_ARGS)
 	kapture_binding_depend(relid, request.id, request.name, serverid);
 	kapture_attach_try(relid, request.id);
 	attach_report(relid, request.id);
-	kapture_attach_announce();
+	kapture_attach_announce_one(request.id);
 	PG_RETURN_VOID();
 }
 
@@ -975,7 +987,7 @@ attach_detach(KaptureAttachment *att)
 	(void) kapture_attach_drop_triggers(att->root, kapture_attach_others_triggers(att->root, att->id));
 	kapture_attach_check_name(att->root, att->id, att->name, false);
 	kapture_attach_forget(att->id);
-	kapture_attach_announce();
+	kapture_attach_announce_one(att->id);
 }
 
 /*

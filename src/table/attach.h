@@ -25,6 +25,7 @@ extern void kapture_attach_index_id_column(Oid relid, const char *name, const ch
 extern void kapture_attach_store_mapping(int32 attachment_id, int bit, const KaptureMapping *mapping);
 extern void kapture_attach_try(Oid relid, int32 attachment_id);
 extern void kapture_attach_announce(void);
+extern void kapture_attach_announce_one(int32 attachment_id);
 extern void kapture_attach_forget(int32 attachment_id);
 extern void kapture_attach_renamed(List *expressions);
 extern void kapture_attach_view_changed(const RangeVar *name);

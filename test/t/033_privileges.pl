@@ -234,6 +234,19 @@ foreach my $replace ('kapture_capture AFTER INSERT ON owned FOR EACH ROW', 'kapt
 	like(try_as('mallory', "CREATE OR REPLACE TRIGGER $replace EXECUTE FUNCTION nothing()"), qr/must be owner of table "$table" to replace trigger "$name"/, "$name cannot be replaced");
 	like(try_as('mallory', "CREATE OR REPLACE TRIGGER $replace EXECUTE FUNCTION kapture_capture()"), qr/must be owner of table/, 'nor by less of the same');
 }
+sql("CREATE TABLE bait (id int PRIMARY KEY); ALTER TABLE bait OWNER TO alice; GRANT TRIGGER ON bait TO mallory");
+my $renamer = $node->background_psql('postgres');
+my $replacer = $node->background_psql('postgres', on_error_stop => 0);
+$renamer->query_safe("BEGIN; ALTER TABLE bait RENAME TO baited; ALTER TABLE owned RENAME TO bait");
+$replacer->query_safe("SET ROLE mallory");
+$replacer->query_until(qr/sent/, "\\echo sent\nCREATE OR REPLACE TRIGGER kapture_capture AFTER INSERT ON bait FOR EACH ROW EXECUTE FUNCTION nothing();\n\\warn over\n");
+poll_ok($node, "SELECT count(*) = 1 FROM pg_locks WHERE NOT granted AND relation = 'bait'::regclass", 'a replacement waits for a table that is being renamed');
+$renamer->query_safe("COMMIT");
+pump_until($replacer->{run}, $replacer->{timeout}, \$replacer->{stderr}, qr/over/);
+like($replacer->{stderr}, qr/must be owner of table "bait" to replace trigger "kapture_capture"/, 'and does not get the trigger of the one that has its name by then');
+$_->quit foreach $renamer, $replacer;
+is(sql("SELECT tgfoid::regproc FROM pg_trigger WHERE tgrelid = 'bait'::regclass AND tgname = 'kapture_capture'"), 'kapture_capture', 'which stays');
+sql("ALTER TABLE bait RENAME TO owned; DROP TABLE baited");
 is(try_as('mallory', 'CREATE OR REPLACE TRIGGER hers AFTER INSERT ON owned FOR EACH ROW EXECUTE FUNCTION nothing(); CREATE OR REPLACE TRIGGER hers AFTER UPDATE ON owned FOR EACH ROW EXECUTE FUNCTION nothing()'), '', 'her own triggers can be');
 my ($replaced) = ($node->psql('postgres', 'SET ROLE alice; CREATE OR REPLACE TRIGGER kapture_capture AFTER INSERT OR UPDATE OR DELETE ON owned FOR EACH ROW WHEN (false) EXECUTE FUNCTION kapture_capture()'))[2];
 like($replaced, qr/WARNING:  changes of table "owned" are not captured from now on/, 'an owner who replaces one is warned');

@@ -67,6 +67,13 @@ idle_ok('all are sent');
 is(sql("SELECT string_agg(f ->> 'source', ' ') FROM kapture_attachments, jsonb_array_elements(follows) AS f"), 'address country tags users', 'kapture_attachments shows what is followed');
 done();
 
+# the attachments are read once for all follows of a table, when a session changes it first
+my $scans = "SELECT coalesce(sum(seq_scan), 0) FROM pg_stat_xact_user_tables WHERE relname = 'kapture_attachment'";
+my $read = sql("BEGIN; UPDATE address SET city = 'Nagpur' WHERE id = 1; $scans; ROLLBACK");
+my $more = sql(join ' UNION ALL ', map { "SELECT kapture_follow('address', 'users', 'target.address_id = source.id + $_')" } 1 .. 3);
+is(sql("BEGIN; UPDATE address SET city = 'Nagpur' WHERE id = 1; $scans; ROLLBACK"), $read, 'three more follows of a table have the attachments read no more often');
+sql("SELECT kapture_unfollow('address', 'users', 'target.address_id = source.id + $_')") foreach 1 .. 3;
+
 # what concerns whom
 sql("UPDATE address SET city = 'Mysuru' WHERE id = 1");
 idle_ok('an update');
