@@ -249,7 +249,6 @@ pull_slice(PullServer *server)
 	kapture_process_commit();
 	run->pulled_until = pulled_until;
 	server->wrote = true;
-	server->customers += copied.seen;
 	if (last)
 		pull_leave_window(server);
 	taken = GetCurrentTimestamp() - began;
@@ -476,7 +475,6 @@ kapture_pull_server_work(PullServer *server, uint64 round)
 
 	kapture_turn_begin(&server->turn, round);
 	server->stirred = false;
-	server->customers = 0;
 	if (server->changed)
 	{
 		server->changed = false;
@@ -485,7 +483,7 @@ kapture_pull_server_work(PullServer *server, uint64 round)
 	}
 	pull_check(server, kapture_guard_transaction(pull_step, server));
 	pull_check(server, kapture_guard_transaction(pull_sweep_step, server));
-	kapture_turn_charge_rest(&server->turn, began, server->customers);
+	kapture_turn_count(&server->turn, began);
 }
 
 /*

@@ -48,7 +48,6 @@ typedef struct PullServer
 	bool		changed;		/* its settings are to be read again */
 	bool		configured;		/* they were read, or tried to be */
 	bool		stirred;		/* the pull or sweep in flight may have got further */
-	int			customers;		/* customers that came in its last turn */
 
 	/* from its settings */
 	int64		interval;		/* microseconds; 0: not known, or none */

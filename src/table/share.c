@@ -134,6 +134,13 @@ kapture_share_leave(KaptureShare *share)
 	share->uses--;
 }
 
+/* Counts time that an owner was served. */
+static void
+share_count(KaptureShare *share, int64 taken)
+{
+	share->served = Max(share->served, share_time) + taken;
+}
+
 /*
  * Notes that a table's batch of so many rows took from "began" until now;
  * *table_turn becomes the time when the table may have its next turn.  Returns whether
@@ -147,7 +154,7 @@ share_charge(KaptureShare *share, TimestampTz *table_turn, TimestampTz began, in
 	int64		excess = taken - SHARE_FREE - rows * SHARE_FREE_ROW;
 	int64		grace;
 
-	share->served = Max(share->served, share_time) + taken;
+	share_count(share, taken);
 	if (excess <= 0)
 		return false;
 	grace = share_grace(share, now);
@@ -337,6 +344,18 @@ kapture_turn_charge_rest(KaptureTurn *turn, TimestampTz began, int rows)
 {
 	if (turn->share)
 		(void) share_charge(turn->share, &turn->at, began, rows);
+}
+
+/*
+ * Notes the time of a turn in which no code of the owner ran: the owner comes after those who
+ * had less, but need not wait.  If such a turn took long, as when the disk stood still, that
+ * was not the owner's doing.
+ */
+void
+kapture_turn_count(KaptureTurn *turn, TimestampTz began)
+{
+	if (turn->share)
+		share_count(turn->share, Max(GetCurrentTimestamp() - began, 0));
 }
 
 /*

@@ -57,6 +57,7 @@ extern bool kapture_turn_comes_before(const KaptureTurn *turn, const KaptureTurn
 extern int	kapture_turn_rows(const KaptureTurn *turn);
 extern void kapture_turn_charge(KaptureTurn *turn, TimestampTz began, int rows);
 extern void kapture_turn_charge_rest(KaptureTurn *turn, TimestampTz began, int rows);
+extern void kapture_turn_count(KaptureTurn *turn, TimestampTz began);
 extern void kapture_turn_went_well(KaptureTurn *turn);
 
 #endif							/* KAPTURE_SHARE_H */

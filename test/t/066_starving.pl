@@ -463,6 +463,13 @@ poll_ok($node, "SELECT count(*) = 300 FROM kapture_customers WHERE server = 'bul
 mallory('DROP SERVER bulk CASCADE');
 sql('DROP TRIGGER slow ON kapture_customers; DROP FUNCTION slow');
 
+# --- a disk that stands still while a pull is written, for which its owner is not to pay
+sql("CREATE FUNCTION stall() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(4.5); RETURN NEW; END';
+CREATE TRIGGER stall BEFORE INSERT ON kapture_customers FOR EACH ROW WHEN (NEW.server = 'alice' AND NEW.id = 5000001 + $pulled) EXECUTE FUNCTION stall()");
+alice_pulls('writing stands still', 1);
+sql('DROP TRIGGER stall ON kapture_customers; DROP FUNCTION stall');
+alice_pulls('after that', 1, 5);
+
 # --- hundreds of servers that are pulled from all the time
 mallory(join ';', map { "CREATE SERVER pulled$_ FOREIGN DATA WRAPPER kapture_fdw OPTIONS (url '$other->{url}', timeout '30s', pull_interval '1s'); CREATE USER MAPPING FOR mallory SERVER pulled$_ OPTIONS (auth_key '$key')" } 1 .. 200);
 poll_ok($node, "SELECT count(*) > 5 FROM kapture_pull_status WHERE server LIKE 'pulled%' AND finished_at IS NOT NULL", 'many servers are pulled from');

@@ -85,6 +85,11 @@ unit_share_turns(void)
 	unit_ok(!kapture_turn_comes_before(&other, &turn), "but has no credit for having had nothing to do");
 	unit_ok(kapture_turn_comes_before(&turn, &other), "of two owners who had as much, the table that has waited for more rounds comes first");
 
+	kapture_turn_begin(&other, 4);
+	kapture_turn_count(&other, TimestampTzPlusMilliseconds(GetCurrentTimestamp(), -9000));
+	unit_ok(kapture_turn_next(&other) <= GetCurrentTimestamp(), "nobody waits for having been served by code of ours for long");
+	unit_ok(kapture_turn_comes_before(&turn, &other), "but others come first");
+
 	turn.limit = 2;
 	kapture_turn_went_well(&turn);
 	unit_is_int(kapture_turn_rows(&turn), 4, "after an error, batches grow as long as they succeed");
