@@ -185,6 +185,9 @@ kapture_state_look_anew(WorkerTable *table)
 {
 	state_look_at(table);
 	table->next_due = DT_NOBEGIN;
+	/* a claim that reads the table anew by itself ends the look before follows are looked at */
+	if (table->follow_errors == 0)
+		table->follow_at = 0;
 }
 
 /*
