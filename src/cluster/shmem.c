@@ -297,6 +297,46 @@ shmem_changed_bit(int32 attachment_id)
 	return attachment_id < 0 ? 0 : 1 + (uint32) attachment_id % (SHMEM_CHANGED_BITS - 1);
 }
 
+/* Marks an attachment among the bits of this process. */
+static void
+shmem_mark(uint64 *words, int32 attachment_id)
+{
+	int			bit = shmem_changed_bit(attachment_id);
+
+	words[bit / 64] |= UINT64CONST(1) << (bit % 64);
+}
+
+static bool
+shmem_is_marked(const uint64 *words, int32 attachment_id)
+{
+	int			bit = shmem_changed_bit(attachment_id);
+
+	return (words[bit / 64] & (UINT64CONST(1) << (bit % 64))) != 0;
+}
+
+/* Sets these bits in a slot's. */
+static void
+shmem_tell(pg_atomic_uint64 *slot, const uint64 *words)
+{
+	for (int word = 0; word < SHMEM_CHANGED_WORDS; word++)
+	{
+		if (words[word] != 0)
+			(void) pg_atomic_fetch_or_u64(&slot[word], words[word]);
+	}
+}
+
+/* Takes the bits that are set in a slot's. */
+static void
+shmem_take(pg_atomic_uint64 *slot, uint64 *words)
+{
+	for (int word = 0; word < SHMEM_CHANGED_WORDS; word++)
+	{
+		words[word] = pg_atomic_read_u64(&slot[word]);
+		if (words[word] != 0)
+			words[word] = pg_atomic_exchange_u64(&slot[word], 0);
+	}
+}
+
 /* Forgets all that is to be done at commit. */
 static void
 shmem_forget_pending(void)
@@ -310,13 +350,8 @@ shmem_forget_pending(void)
 static void
 shmem_tell_changed(ShmemSlot *slot)
 {
-	for (int word = 0; word < SHMEM_CHANGED_WORDS; word++)
-	{
-		if (shmem_changed[word] != 0)
-			(void) pg_atomic_fetch_or_u64(&slot->changed[word], shmem_changed[word]);
-		if (shmem_announced[word] != 0)
-			(void) pg_atomic_fetch_or_u64(&slot->announced[word], shmem_announced[word]);
-	}
+	shmem_tell(slot->changed, shmem_changed);
+	shmem_tell(slot->announced, shmem_announced);
 }
 
 /*
@@ -426,12 +461,10 @@ shmem_arm(void)
 void
 kapture_shmem_wake_at_commit(int32 attachment_id)
 {
-	int			bit = shmem_changed_bit(attachment_id);
-
 	if (!shmem_arm())
 		return;
 	shmem_wake_pending = true;
-	shmem_changed[bit / 64] |= UINT64CONST(1) << (bit % 64);
+	shmem_mark(shmem_changed, attachment_id);
 }
 
 /*
@@ -487,12 +520,10 @@ kapture_shmem_wake_all_at_commit(void)
 void
 kapture_shmem_wake_for_attachment_at_commit(int32 attachment_id)
 {
-	int			bit = shmem_changed_bit(attachment_id);
-
 	if (!shmem_arm())
 		return;
 	kapture_shmem_wake_at_commit(attachment_id);
-	shmem_announced[bit / 64] |= UINT64CONST(1) << (bit % 64);
+	shmem_mark(shmem_announced, attachment_id);
 	shmem_settings_pending = true;
 }
 
@@ -955,15 +986,8 @@ kapture_shmem_worker_take_work(void)
 {
 	if (pg_atomic_exchange_u32(&shmem_my_slot->work, 0) == 0)
 		return false;
-	for (int word = 0; word < SHMEM_CHANGED_WORDS; word++)
-	{
-		shmem_taken[word] = pg_atomic_read_u64(&shmem_my_slot->changed[word]);
-		if (shmem_taken[word] != 0)
-			shmem_taken[word] = pg_atomic_exchange_u64(&shmem_my_slot->changed[word], 0);
-		shmem_taken_announced[word] = pg_atomic_read_u64(&shmem_my_slot->announced[word]);
-		if (shmem_taken_announced[word] != 0)
-			shmem_taken_announced[word] = pg_atomic_exchange_u64(&shmem_my_slot->announced[word], 0);
-	}
+	shmem_take(shmem_my_slot->changed, shmem_taken);
+	shmem_take(shmem_my_slot->announced, shmem_taken_announced);
 	return true;
 }
 
@@ -974,9 +998,7 @@ kapture_shmem_worker_take_work(void)
 bool
 kapture_shmem_worker_is_changed(int32 attachment_id)
 {
-	int			bit = shmem_changed_bit(attachment_id);
-
-	return (shmem_taken[bit / 64] & (UINT64CONST(1) << (bit % 64))) != 0;
+	return shmem_is_marked(shmem_taken, attachment_id);
 }
 
 /*
@@ -986,9 +1008,7 @@ kapture_shmem_worker_is_changed(int32 attachment_id)
 bool
 kapture_shmem_worker_is_announced(int32 attachment_id)
 {
-	int			bit = shmem_changed_bit(attachment_id);
-
-	return (shmem_taken_announced[bit / 64] & (UINT64CONST(1) << (bit % 64))) != 0;
+	return shmem_is_marked(shmem_taken_announced, attachment_id);
 }
 
 /*
