@@ -391,13 +391,13 @@ wayside_protect_trigger(Node *stmt)
 {
 	CreateTrigStmt *create = (CreateTrigStmt *) stmt;
 	Oid			relid;
-	bool		always;
+	KaptureTrigger found;
 
 	if (!IsA(stmt, CreateTrigStmt) || !create->replace)
 		return;
 	relid = RangeVarGetRelid(create->relation, ShareRowExclusiveLock, true);
 	if (OidIsValid(relid) && !object_ownercheck(RelationRelationId, relid, GetUserId()) &&
-		kapture_attach_trigger_runs(relid, create->trigname, &always) != NULL)
+		kapture_attach_find_trigger(relid, create->trigname, &found))
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				 errmsg("must be owner of table \"%s\" to replace trigger \"%s\"", get_rel_name(relid), create->trigname),

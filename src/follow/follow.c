@@ -137,14 +137,20 @@ follow_execute_ddl(const char *sql)
 	SPI_finish();
 }
 
+/* Has a table a trigger of this name that notices all changes? */
+static bool
+follow_find_trigger(Oid relid, const char *trigger, KaptureTrigger *found)
+{
+	return kapture_attach_find_trigger(relid, trigger, found) && strcmp(found->name, "kapture_followed") == 0 && found->always;
+}
+
 /* Errors out (42710) if another trigger has a name that ours needs. */
 static void
 follow_check_trigger_name(Oid relid, const char *trigger)
 {
-	bool		always;
-	const char *function = kapture_attach_trigger_runs(relid, trigger, &always);
+	KaptureTrigger found;
 
-	if (OidIsValid(get_trigger_oid(relid, trigger, true)) && (function == NULL || strcmp(function, "kapture_followed") != 0 || !always))
+	if (OidIsValid(get_trigger_oid(relid, trigger, true)) && !follow_find_trigger(relid, trigger, &found))
 		ereport(ERROR,
 				(errcode(ERRCODE_DUPLICATE_OBJECT),
 				 errmsg("trigger \"%s\" of table \"%s\" is not the one that kapture_follow() creates", trigger, get_rel_name(relid)),
@@ -165,30 +171,6 @@ follow_enable_triggers(Oid relid)
 	for (int i = 0; i < lengthof(names); i++)
 		EnableDisableTrigger(rel, names[i], InvalidOid, TRIGGER_FIRES_ALWAYS, false, true, ShareRowExclusiveLock);
 	relation_close(rel, NoLock);
-}
-
-/*
- * Our function that a followed table's trigger for TRUNCATE runs; InvalidOid if the table has no
- * such trigger, or it runs another function.
- */
-static Oid
-follow_truncate_function(Oid relid)
-{
-	bool		always;
-	const char *function = kapture_attach_trigger_runs(relid, KAPTURE_FOLLOW_TRUNCATE_TRIGGER, &always);
-	Oid			result = InvalidOid;
-	Relation	rel;
-
-	if (function == NULL || strcmp(function, "kapture_followed") != 0 || !always)
-		return InvalidOid;
-	rel = relation_open(relid, NoLock);
-	for (int i = 0; rel->trigdesc && i < rel->trigdesc->numtriggers; i++)
-	{
-		if (strcmp(rel->trigdesc->triggers[i].tgname, KAPTURE_FOLLOW_TRUNCATE_TRIGGER) == 0)
-			result = rel->trigdesc->triggers[i].tgfoid;
-	}
-	relation_close(rel, NoLock);
-	return result;
 }
 
 /*
@@ -225,11 +207,11 @@ kapture_follow_watch_new(Oid relid)
 
 	foreach(lc, get_partition_ancestors(relid))
 	{
-		Oid			function = follow_truncate_function(lfirst_oid(lc));
+		KaptureTrigger found;
 
-		if (!OidIsValid(function))
+		if (!follow_find_trigger(lfirst_oid(lc), KAPTURE_FOLLOW_TRUNCATE_TRIGGER, &found))
 			continue;
-		follow_watch_partitions(relid, function);
+		follow_watch_partitions(relid, found.function);
 		return;
 	}
 }
@@ -239,6 +221,7 @@ static void
 follow_create_triggers(Oid relid)
 {
 	char	   *name = kapture_row_relation_name(relid);
+	KaptureTrigger found;
 
 	follow_check_trigger_name(relid, KAPTURE_FOLLOW_TRIGGER);
 	follow_check_trigger_name(relid, KAPTURE_FOLLOW_TRUNCATE_TRIGGER);
@@ -250,8 +233,8 @@ follow_create_triggers(Oid relid)
 								" FOR EACH STATEMENT EXECUTE FUNCTION %s.kapture_followed()", name, kapture_catalog_schema()));
 	CommandCounterIncrement();
 	/* DDL finds its table by name */
-	if (!OidIsValid(get_trigger_oid(relid, KAPTURE_FOLLOW_TRIGGER, true)) ||
-		!OidIsValid(get_trigger_oid(relid, KAPTURE_FOLLOW_TRUNCATE_TRIGGER, true)))
+	if (!follow_find_trigger(relid, KAPTURE_FOLLOW_TRIGGER, &found) ||
+		!follow_find_trigger(relid, KAPTURE_FOLLOW_TRUNCATE_TRIGGER, &found))
 		ereport(ERROR,
 				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
 				 errmsg("table \"%s\" was renamed meanwhile", get_rel_name(relid)),
@@ -259,7 +242,7 @@ follow_create_triggers(Oid relid)
 	follow_enable_triggers(relid);
 	CommandCounterIncrement();
 	if (get_rel_relkind(relid) == RELKIND_PARTITIONED_TABLE)
-		follow_watch_partitions(relid, follow_truncate_function(relid));
+		follow_watch_partitions(relid, found.function);
 }
 
 /* Reports if no index of the target begins with a column that the condition reads. */

@@ -148,7 +148,8 @@ worker_next_work(Worker *worker, TimestampTz now)
 		/* nothing is claimed before attachments have been read */
 		if (!table->present || table->att->paused || server->problem || !worker->loaded)
 			continue;
-		if (!table->att->unfollowed)
+		/* an outdated table is read first */
+		if (!table->att->unfollowed && !table->stale)
 			next = Min(next, Max(table->follow_at, kapture_turn_next(&table->turn)));
 		/* without room, the next answer makes some */
 		if ((table->look || table->next_due != DT_NOEND) &&

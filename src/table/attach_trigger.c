@@ -193,11 +193,10 @@ static void
 attach_unwatch_partition(Oid relid, int32 attachment_id, const char *name)
 {
 	char	   *trigger = kapture_capture_trigger(KAPTURE_TRUNCATE_TRIGGER, attachment_id, name);
-	bool		always;
-	const char *function = kapture_attach_trigger_runs(relid, trigger, &always);
+	KaptureTrigger found;
 	ObjectAddress address;
 
-	if (function == NULL || strcmp(function, "kapture_capture") != 0)
+	if (!kapture_attach_find_trigger(relid, trigger, &found) || strcmp(found.name, "kapture_capture") != 0)
 		return;
 	ObjectAddressSet(address, TriggerRelationId, get_trigger_oid(relid, trigger, false));
 	performDeletion(&address, DROP_RESTRICT, PERFORM_DELETION_INTERNAL);
@@ -267,11 +266,11 @@ kapture_attach_create_triggers(const char *table, int32 attachment_id, const cha
 }
 
 /*
- * Returns the name of our function that a trigger of a table runs, as it is; NULL if there is
- * no such trigger, or it runs another function.  *always: it has no condition.
+ * Tells whether a relation has a trigger of this name that runs a function of ours, and which one
+ * in *found.  The relation need not be locked.
  */
-const char *
-kapture_attach_trigger_runs(Oid relid, const char *trigger, bool *always)
+bool
+kapture_attach_find_trigger(Oid relid, const char *trigger, KaptureTrigger *found)
 {
 	static const char *const functions[] = {"kapture_capture", "kapture_followed"};
 	Relation	rel = table_open(TriggerRelationId, AccessShareLock);
@@ -279,32 +278,32 @@ kapture_attach_trigger_runs(Oid relid, const char *trigger, bool *always)
 	SysScanDesc scan;
 	HeapTuple	tuple;
 	HeapTuple	proc = NULL;
-	const char *result = NULL;
 	bool		isnull;
 
 	ScanKeyInit(&key[0], Anum_pg_trigger_tgrelid, BTEqualStrategyNumber, F_OIDEQ, ObjectIdGetDatum(relid));
 	ScanKeyInit(&key[1], Anum_pg_trigger_tgname, BTEqualStrategyNumber, F_NAMEEQ, CStringGetDatum(trigger));
 	scan = systable_beginscan(rel, TriggerRelidNameIndexId, true, NULL, 2, key);
 	tuple = systable_getnext(scan);
-	*always = false;
+	found->name = NULL;
 	if (HeapTupleIsValid(tuple))
 	{
 		(void) heap_getattr(tuple, Anum_pg_trigger_tgqual, RelationGetDescr(rel), &isnull);
-		*always = isnull;
-		proc = SearchSysCache1(PROCOID, ObjectIdGetDatum(((Form_pg_trigger) GETSTRUCT(tuple))->tgfoid));
+		found->always = isnull;
+		found->function = ((Form_pg_trigger) GETSTRUCT(tuple))->tgfoid;
+		proc = SearchSysCache1(PROCOID, ObjectIdGetDatum(found->function));
 	}
 	for (int i = 0; HeapTupleIsValid(proc) && i < lengthof(functions); i++)
 	{
 		/* functions in C are superusers', so that the name will do */
 		if (((Form_pg_proc) GETSTRUCT(proc))->prolang == ClanguageId &&
 			strcmp(NameStr(((Form_pg_proc) GETSTRUCT(proc))->proname), functions[i]) == 0)
-			result = functions[i];
+			found->name = functions[i];
 	}
 	if (HeapTupleIsValid(proc))
 		ReleaseSysCache(proc);
 	systable_endscan(scan);
 	table_close(rel, AccessShareLock);
-	return result;
+	return found->name != NULL;
 }
 
 /*

@@ -29,6 +29,14 @@
 #define KAPTURE_ATTACH_TRIGGER(a) \
 	"('" KAPTURE_TRIGGER "' || CASE WHEN " a ".name = '' THEN '' ELSE '_' || " a ".attachment_id::text END)"
 
+/* The function of ours that a trigger runs. */
+typedef struct KaptureTrigger
+{
+	const char *name;			/* without its schema; a constant */
+	Oid			function;
+	bool		always;			/* the trigger has no condition */
+} KaptureTrigger;
+
 extern void kapture_attach_execute_ddl(const char *sql);
 extern void kapture_attach_check_name(Oid relid, int32 attachment_id, const char *name, bool attached);
 extern List *kapture_attach_others_triggers(Oid relid, int32 attachment_id);
@@ -36,7 +44,7 @@ extern void kapture_attach_create_triggers(const char *table, int32 attachment_i
 extern void kapture_attach_watch_partitions(Oid root, Oid relid, int32 attachment_id, const char *name, bool replicated);
 extern void kapture_attach_watch_new(Oid relid);
 extern void kapture_attach_drop_leftovers(Oid relid, int32 attachment_id);
-extern const char *kapture_attach_trigger_runs(Oid relid, const char *trigger, bool *always);
+extern bool kapture_attach_find_trigger(Oid relid, const char *trigger, KaptureTrigger *found);
 extern void kapture_attach_warn_uncaptured(Oid relid);
 extern int	kapture_attach_drop_triggers(Oid relid, const List *keep);
 
