@@ -79,11 +79,12 @@ test/unit/kapture_units.so: $(wildcard test/unit/*.c test/unit/*.h) $(OBJS)
 	$(CC) $(CFLAGS) $(CFLAGS_SL) $(CPPFLAGS) -shared -o $@ $(filter %.c %.o,$^) $(LDFLAGS) $(SHLIB_LINK)
 
 # The library with fault points, for test/t/038_fault_points.pl.
+FAULT_OPTIMIZE = -O1
 FAULT_OBJS = $(patsubst src/%.c,test/faults/%.o,$(sort $(wildcard src/*.c src/*/*.c)))
 fault_points: test/faults/kapture_sync.so
 test/faults/%.o: src/%.c $(wildcard src/*.h src/*/*.h) kapture_sync.control
 	@mkdir -p $(@D)
-	$(CC) $(CPPFLAGS) $(CFLAGS) $(CFLAGS_SL) -O1 -DKAPTURE_FAULT_POINTS -DPACING_FIRST=100 -include base/fault.h -c -o $@ $<
+	$(CC) $(CPPFLAGS) $(CFLAGS) $(CFLAGS_SL) $(FAULT_OPTIMIZE) -DKAPTURE_FAULT_POINTS -DPACING_FIRST=100 -include base/fault.h -c -o $@ $<
 test/faults/kapture_sync.so: $(FAULT_OBJS)
 	$(CC) $(CFLAGS) -shared -o $@ $(FAULT_OBJS) $(LDFLAGS) $(LDFLAGS_SL) $(SHLIB_LINK)
 

@@ -235,7 +235,9 @@ sub fault_point_installation
 	my $root = PostgreSQL::Test::Utils::tempdir() . '/installation';
 	my ($new_bin, $new_lib, $new_share) = map { $root . substr $_, length $common } $bin, $lib, $share;
 
-	system_or_bail('make', '-s', '-j2', '-C', $top, 'fault_points', "PG_CONFIG=$pg_config", 'with_llvm=no');
+	# script/coverage counts what this build reaches, too
+	my @counted = $ENV{KAPTURE_COVERAGE} ? ('COPT=--coverage -O0', 'FAULT_OPTIMIZE=-O0') : ();
+	system_or_bail('make', '-s', '-j2', '-C', $top, 'fault_points', "PG_CONFIG=$pg_config", 'with_llvm=no', @counted);
 	make_path($new_bin, $new_lib, dirname($new_share));
 	symlink $share, $new_share or die "$new_share: $!";
 	system_or_bail('cp', glob("$bin/*"), $new_bin);
