@@ -436,7 +436,8 @@ wayside_watch_partitions(Node *stmt)
 	{
 		Oid			relid = RangeVarGetRelid(lfirst(lc), NoLock, true);
 
-		if (!OidIsValid(relid) || !get_rel_relispartition(relid))
+		/* IF NOT EXISTS may have found a table of somebody else's, which the user must not lock */
+		if (!OidIsValid(relid) || !get_rel_relispartition(relid) || !object_ownercheck(RelationRelationId, relid, GetUserId()))
 			continue;
 		kapture_attach_watch_new(relid);
 		kapture_follow_watch_new(relid);

@@ -176,6 +176,19 @@ CREATE TABLE mallory.any (a int);
 SET search_path = mallory, pg_catalog; ALTER TABLE mallory.any RENAME a TO b));
 is(sql('SELECT condition FROM kapture_follow'), $condition, 'a condition keeps its operators, whatever the path of a session is');
 
+# --- IF NOT EXISTS that finds a partition of somebody else's
+sql(q(
+GRANT CREATE ON SCHEMA public TO alice, mallory;
+SET ROLE alice;
+CREATE TABLE public.towns (id int, name text) PARTITION BY LIST (id); CREATE TABLE public.towns1 PARTITION OF public.towns FOR VALUES IN (1);
+SELECT kapture_follow('towns', 'alice.things', 'target.id = source.id')));
+as('mallory', 'CREATE TABLE mallory.split (id int) PARTITION BY LIST (id)');
+my $finder = hold('SET client_min_messages = warning; CREATE TABLE IF NOT EXISTS public.towns1 PARTITION OF mallory.split DEFAULT; CREATE FOREIGN TABLE IF NOT EXISTS public.towns1 (id bigint) SERVER kapture');
+is(sql("SELECT count(*) FROM pg_locks WHERE relation = 'towns1'::regclass"), '0', 'a partition that IF NOT EXISTS has found is not locked by whoever has no rights to it');
+$finder->query_safe('ROLLBACK');
+$finder->quit;
+sql('DROP TABLE towns');
+
 # --- a session that ends within a command drops its temporary tables when the memory of the command is gone
 as('mallory', q(
 CREATE TEMPORARY TABLE temporary (id int) PARTITION BY LIST (id);
