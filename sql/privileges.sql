@@ -12,8 +12,8 @@ SELECT @extschema@.kapture_close_privileges('{kapture_attachments,kapture_call_s
 	kapture_progress,kapture_pull_failures,kapture_pull_status,kapture_stat_requests,kapture_status}');
 DROP FUNCTION @extschema@.kapture_close_privileges(name[]);
 
--- Whoever writes these tables decides what is read and called with the rights of others, or that a copy of the
--- database sends.  pg_write_all_data needs no GRANT for that, but it does not pass by policies.  Who may read the tables is a matter of grants alone.
+-- Whoever writes these tables decides what is read, sent and called with the rights of others, or that a copy of the
+-- database sends; and worker and puller trust what is in them.  pg_write_all_data needs no GRANT for that, but it does not pass by policies.  Who may read the tables is a matter of grants alone.
 ALTER TABLE @extschema@.kapture_attachment ENABLE ROW LEVEL SECURITY;
 CREATE POLICY kapture_attachment_read ON @extschema@.kapture_attachment FOR SELECT USING (true);
 COMMENT ON POLICY kapture_attachment_read ON @extschema@.kapture_attachment IS 'only the owner of the table writes it';
@@ -32,3 +32,30 @@ COMMENT ON POLICY kapture_origin_read ON @extschema@.kapture_origin IS 'only the
 ALTER TABLE @extschema@.kapture_copied ENABLE ROW LEVEL SECURITY;
 CREATE POLICY kapture_copied_read ON @extschema@.kapture_copied FOR SELECT USING (true);
 COMMENT ON POLICY kapture_copied_read ON @extschema@.kapture_copied IS 'only the owner of the table writes it';
+ALTER TABLE @extschema@.kapture_outbox ENABLE ROW LEVEL SECURITY;
+CREATE POLICY kapture_outbox_read ON @extschema@.kapture_outbox FOR SELECT USING (true);
+COMMENT ON POLICY kapture_outbox_read ON @extschema@.kapture_outbox IS 'only the owner of the table writes it';
+ALTER TABLE @extschema@.kapture_delivery ENABLE ROW LEVEL SECURITY;
+CREATE POLICY kapture_delivery_read ON @extschema@.kapture_delivery FOR SELECT USING (true);
+COMMENT ON POLICY kapture_delivery_read ON @extschema@.kapture_delivery IS 'only the owner of the table writes it';
+ALTER TABLE @extschema@.kapture_row ENABLE ROW LEVEL SECURITY;
+CREATE POLICY kapture_row_read ON @extschema@.kapture_row FOR SELECT USING (true);
+COMMENT ON POLICY kapture_row_read ON @extschema@.kapture_row IS 'only the owner of the table writes it';
+ALTER TABLE @extschema@.kapture_salt ENABLE ROW LEVEL SECURITY;
+CREATE POLICY kapture_salt_read ON @extschema@.kapture_salt FOR SELECT USING (true);
+COMMENT ON POLICY kapture_salt_read ON @extschema@.kapture_salt IS 'only the owner of the table writes it';
+ALTER TABLE @extschema@.kapture_backfill ENABLE ROW LEVEL SECURITY;
+CREATE POLICY kapture_backfill_read ON @extschema@.kapture_backfill FOR SELECT USING (true);
+COMMENT ON POLICY kapture_backfill_read ON @extschema@.kapture_backfill IS 'only the owner of the table writes it';
+ALTER TABLE @extschema@.kapture_inbox ENABLE ROW LEVEL SECURITY;
+CREATE POLICY kapture_inbox_read ON @extschema@.kapture_inbox FOR SELECT USING (true);
+COMMENT ON POLICY kapture_inbox_read ON @extschema@.kapture_inbox IS 'only the owner of the table writes it';
+ALTER TABLE @extschema@.kapture_pull ENABLE ROW LEVEL SECURITY;
+CREATE POLICY kapture_pull_read ON @extschema@.kapture_pull FOR SELECT USING (true);
+COMMENT ON POLICY kapture_pull_read ON @extschema@.kapture_pull IS 'only the owner of the table writes it';
+ALTER TABLE @extschema@.kapture_pull_asked ENABLE ROW LEVEL SECURITY;
+CREATE POLICY kapture_pull_asked_read ON @extschema@.kapture_pull_asked FOR SELECT USING (true);
+COMMENT ON POLICY kapture_pull_asked_read ON @extschema@.kapture_pull_asked IS 'only the owner of the table writes it';
+ALTER TABLE @extschema@.kapture_written ENABLE ROW LEVEL SECURITY;
+CREATE POLICY kapture_written_read ON @extschema@.kapture_written FOR SELECT USING (true);
+COMMENT ON POLICY kapture_written_read ON @extschema@.kapture_written IS 'only the owner of the table writes it';

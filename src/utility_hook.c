@@ -41,6 +41,7 @@
 #include "nodes/makefuncs.h"
 #include "nodes/parsenodes.h"
 #include "parser/parse_type.h"
+#include "storage/ipc.h"
 #include "tcop/utility.h"
 #include "utils/acl.h"
 #include "utils/guc.h"
@@ -266,14 +267,20 @@ wayside_drops_servers(Node *stmt)
 /*
  * Notes the columns that the command alters, as their new names cannot be seen yet, and the
  * partitions that it drops.  Reports mapped columns that it drops.
+ *
+ * A session that ends within a command, by FATAL, leaves wayside_context behind, and then drops
+ * its temporary tables, after the transaction's memory is gone.  What is dropped there is nobody
+ * else's.
  */
 static void
 wayside_object_access(ObjectAccessType access, Oid classid, Oid objectid, int subid, void *arg)
 {
 	if (wayside_prev_access_hook)
 		wayside_prev_access_hook(access, classid, objectid, subid, arg);
+	if (wayside_context == NULL || proc_exit_inprogress)
+		return;
 
-	if (access == OAT_POST_ALTER && classid == RelationRelationId && subid > 0 && wayside_context)
+	if (access == OAT_POST_ALTER && classid == RelationRelationId && subid > 0)
 	{
 		MemoryContext old = MemoryContextSwitchTo(wayside_context);
 		char	   *name = get_attname(objectid, subid, true);
@@ -289,10 +296,10 @@ wayside_object_access(ObjectAccessType access, Oid classid, Oid objectid, int su
 		}
 		MemoryContextSwitchTo(old);
 	}
-	if (access == OAT_DROP && classid == RelationRelationId && subid > 0 && wayside_context && !IsBinaryUpgrade &&
+	if (access == OAT_DROP && classid == RelationRelationId && subid > 0 && !IsBinaryUpgrade &&
 		OidIsValid(kapture_catalog_relid(KAPTURE_TABLE_ATTACHMENT)))
 		kapture_advice_column_dropped(objectid, subid);
-	if (access == OAT_DROP && classid == RelationRelationId && subid == 0 && wayside_context && !IsBinaryUpgrade)
+	if (access == OAT_DROP && classid == RelationRelationId && subid == 0 && !IsBinaryUpgrade)
 	{
 		MemoryContext old = MemoryContextSwitchTo(wayside_context);
 
@@ -429,7 +436,8 @@ wayside_watch_partitions(Node *stmt)
 	{
 		Oid			relid = RangeVarGetRelid(lfirst(lc), NoLock, true);
 
-		if (!OidIsValid(relid) || !get_rel_relispartition(relid))
+		/* IF NOT EXISTS may have found a table of somebody else's, which the user must not lock */
+		if (!OidIsValid(relid) || !get_rel_relispartition(relid) || !object_ownercheck(RelationRelationId, relid, GetUserId()))
 			continue;
 		kapture_attach_watch_new(relid);
 		kapture_follow_watch_new(relid);

@@ -29,6 +29,8 @@
 #include "catalog/pg_type.h"
 #include "commands/defrem.h"
 #include "executor/tuptable.h"
+#include "parser/parse_expr.h"
+#include "parser/parser.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
@@ -39,6 +41,7 @@
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
 #include "utils/syscache.h"
+#include "utils/xml.h"
 
 #include "base/catalog.h"
 #include "base/compat.h"
@@ -856,9 +859,35 @@ kapture_catalog_owner(Oid relid)
 	return owner;
 }
 
+static void
+catalog_set(const char *name, const char *value)
+{
+	(void) set_config_option(name, value, PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
+}
+
 /*
- * Sets what the text form of values depends on, so that a key, or an expression that is
- * kept, looks the same in whichever session.  Returns the nesting level for AtEOXact_GUC().
+ * Has SQL read as by default: whoever renames something has expressions of others parsed and
+ * written again, and must not change what their literals mean.  Few sessions need that.
+ */
+static void
+catalog_set_syntax(void)
+{
+	if (!standard_conforming_strings)
+		catalog_set("standard_conforming_strings", "on");
+	if (backslash_quote != BACKSLASH_QUOTE_SAFE_ENCODING)
+		catalog_set("backslash_quote", "safe_encoding");
+	if (!Array_nulls)
+		catalog_set("array_nulls", "on");
+	if (Transform_null_equals)
+		catalog_set("transform_null_equals", "off");
+	if (xmloption != XMLOPTION_CONTENT)
+		catalog_set("xmloption", "content");
+}
+
+/*
+ * Sets what the text form of values depends on, and what SQL means, so that a key, or an
+ * expression that is kept, looks the same, and is understood in the same way, in whichever
+ * session.  Returns the nesting level for AtEOXact_GUC().
  */
 int
 kapture_catalog_text_settings(void)
@@ -879,8 +908,8 @@ kapture_catalog_text_settings(void)
 	int			nestlevel = NewGUCNestLevel();
 
 	for (int i = 0; i < lengthof(settings); i++)
-		(void) set_config_option(settings[i].name, settings[i].value,
-								 PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
+		catalog_set(settings[i].name, settings[i].value);
+	catalog_set_syntax();
 	return nestlevel;
 }
 

@@ -191,6 +191,11 @@ kapture_push_jsonb_value(JsonbInState *state, JsonbIteratorToken token, JsonbVal
 	kapture_push_jsonb_value((state), (token), (value))
 #endif
 
+/* 19 knows only strings that conform to the standard. */
+#if PG_VERSION_NUM >= 190000
+#define standard_conforming_strings true
+#endif
+
 /* 19 has cases marked that fall through on purpose. */
 #ifndef pg_fallthrough
 #if defined(__has_attribute)

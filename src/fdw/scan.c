@@ -17,6 +17,7 @@
 #include "access/relation.h"
 #include "access/stratnum.h"
 #include "catalog/namespace.h"
+#include "catalog/pg_class.h"
 #include "catalog/pg_collation.h"
 #include "catalog/pg_type.h"
 #include "commands/defrem.h"
@@ -33,6 +34,7 @@
 #include "optimizer/planmain.h"
 #include "optimizer/restrictinfo.h"
 #include "pgtime.h"
+#include "utils/acl.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
@@ -450,11 +452,13 @@ void
 kapture_fdw_advise_created(RangeVar *table)
 {
 	Oid			relid = RangeVarGetRelid(table, NoLock, true);
-	Relation	rel = OidIsValid(relid) ? relation_open(relid, AccessShareLock) : NULL;
+	Relation	rel;
 	ForeignServer *server;
 
-	if (rel == NULL)
+	/* IF NOT EXISTS may have found a table of somebody else's */
+	if (!OidIsValid(relid) || !object_ownercheck(RelationRelationId, relid, GetUserId()))
 		return;
+	rel = relation_open(relid, AccessShareLock);
 	server = rel->rd_rel->relkind == RELKIND_FOREIGN_TABLE ? GetForeignServer(GetForeignServerIdByRelId(relid)) : NULL;
 	if (server && strcmp(GetForeignDataWrapper(server->fdwid)->fdwname, "kapture_fdw") == 0)
 	{

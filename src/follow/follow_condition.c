@@ -17,8 +17,10 @@
 #include "parser/parse_relation.h"
 #include "parser/parser.h"
 #include "storage/lockdefs.h"
+#include "utils/guc.h"
 #include "utils/ruleutils.h"
 
+#include "base/catalog.h"
 #include "base/compat.h"
 #include "follow/follow_condition.h"
 #include "mapping/given.h"
@@ -132,7 +134,10 @@ kapture_follow_take(Relation source, Relation target, const char *condition)
 void
 kapture_follow_check_kept(const char *condition)
 {
+	int			nestlevel = kapture_catalog_text_settings();
+
 	kapture_literal_check(condition_parse_raw(condition), "argument \"condition\"");
+	AtEOXact_GUC(true, nestlevel);
 }
 
 /*

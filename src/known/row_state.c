@@ -164,7 +164,7 @@ static const struct
 	[STATE_HOLDERS] = {
 		"SELECT customer_id, attachment_id, row_key, true, gone_at IS NOT NULL, NULL FROM @.kapture_row"
 		" WHERE $1 <> 0 AND customer_id = ANY ($2) AND (gone_at IS NOT NULL OR left_at IS NULL)"
-		" UNION ALL SELECT customer_id, attachment_id, coalesce(row_key, old_key), false, row_key IS NULL,"
+		" UNION ALL SELECT customer_id, attachment_id, coalesce(row_key, old_key, ''), false, row_key IS NULL,"
 		" CASE WHEN row_key IS NULL THEN in_doubt END FROM @.kapture_delivery"
 		" WHERE $1 <> 0 AND customer_id = ANY ($2) AND (row_key IS NOT NULL OR in_doubt > now())",
 		2, {INT4OID, INT8ARRAYOID}

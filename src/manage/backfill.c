@@ -224,7 +224,7 @@ touch_find(Oid relid)
  * no such relation, 42501 no right to update it, 42704 not attached, or a field that
  * it does not feed, those of kapture_row_key() for what is no key, 55000 the
  * extension is to be updated first, or the table has no primary key, 25006 the
- * transaction is read-only.
+ * transaction is read-only, 25000 in a parallel plan.
  */
 Datum
 kapture_touch(PG_FUNCTION_ARGS)
@@ -238,6 +238,7 @@ kapture_touch(PG_FUNCTION_ARGS)
 	kapture_argument_check_null(fcinfo, 1, "row_key");
 	PreventCommandIfReadOnly("kapture_touch()");
 	PreventCommandDuringRecovery("kapture_touch()");
+	PreventCommandIfParallelMode("kapture_touch()");	/* the note would be lost with the parallel worker */
 	kapture_version_require();
 	attachments = touch_find(PG_GETARG_OID(0));
 	key = kapture_row_key(linitial(attachments), kapture_argument_key(fcinfo, 1));

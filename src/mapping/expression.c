@@ -371,6 +371,7 @@ kapture_expression_take(Relation rel, const char *text, const char *field)
 {
 	KaptureGivenExpression *given = palloc0(sizeof(KaptureGivenExpression));
 	Node	   *node = expression_parse_given(rel, text, field);
+	int			nestlevel;
 
 	expression_check_functions(node, field);
 	if (field == NULL)
@@ -379,7 +380,9 @@ kapture_expression_take(Relation rel, const char *text, const char *field)
 	given->type = exprType(node);
 	given->text = expression_deparse(node, RelationGetRelationName(rel), RelationGetRelid(rel), false);
 	/* in this text, literals have the types that parsing has given them */
+	nestlevel = kapture_catalog_text_settings();
 	kapture_literal_check(expression_parse_raw(&(ExpressionSubject) {given->text, field}), expression_name(field));
+	AtEOXact_GUC(true, nestlevel);
 	return given;
 }
 

@@ -24,8 +24,6 @@
 #include "base/compat.h"
 #include "mapping/literal.h"
 
-static bool literal_holds_domain(Oid type);
-
 /* Does a composite type have a field whose type is a domain, or contains one? */
 static bool
 literal_fields_hold_domain(Oid type)
@@ -38,15 +36,19 @@ literal_fields_hold_domain(Oid type)
 		Form_pg_attribute attr = TupleDescAttr(desc, i);
 
 		result = !attr->attisdropped &&
-			(get_typtype(attr->atttypid) == TYPTYPE_DOMAIN || literal_holds_domain(attr->atttypid));
+			(get_typtype(attr->atttypid) == TYPTYPE_DOMAIN || kapture_literal_runs_code(attr->atttypid));
 	}
 	ReleaseTupleDesc(desc);
 	return result;
 }
 
-/* Does reading a value of a type evaluate checks of domains? */
-static bool
-literal_holds_domain(Oid type)
+/*
+ * kapture_literal_runs_code
+ *		Does reading a value of a type, by the input function of its base type, evaluate
+ *		checks of domains?
+ */
+bool
+kapture_literal_runs_code(Oid type)
 {
 	Oid			base = getBaseType(type);	/* a domain's own checks come after reading */
 	Oid			inner = InvalidOid;
@@ -68,7 +70,7 @@ literal_holds_domain(Oid type)
 			inner = get_element_type(base);
 			break;
 	}
-	return OidIsValid(inner) && (get_typtype(inner) == TYPTYPE_DOMAIN || literal_holds_domain(inner));
+	return OidIsValid(inner) && (get_typtype(inner) == TYPTYPE_DOMAIN || kapture_literal_runs_code(inner));
 }
 
 /* Is an expression a literal, or an array or row made of some? */
@@ -107,7 +109,7 @@ literal_walk(Node *node, void *context)
 
 		if (tuple)
 			ReleaseSysCache(tuple);
-		if (OidIsValid(type) && literal_holds_domain(type))
+		if (OidIsValid(type) && kapture_literal_runs_code(type))
 			ereport(ERROR,
 					(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 					 errmsg("%s must not contain a literal of type %s", (const char *) context, format_type_be(type)),

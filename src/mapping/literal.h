@@ -7,6 +7,7 @@
 
 #include "nodes/nodes.h"
 
+extern bool kapture_literal_runs_code(Oid type);
 extern void kapture_literal_check(Node *expression, const char *what);
 
 #endif							/* KAPTURE_LITERAL_H */

@@ -99,6 +99,12 @@ source_check(Relation rel, Relation view, List *keys)
 				 view->rd_rel->relkind == RELKIND_MATVIEW ?
 				 errhint("Make a plain view of the same query: what a materialized view shows changes without a change of the table.") :
 				 errhint("Make a view with the primary key of table \"%s\", and columns named like Kapture's fields.", RelationGetRelationName(rel))));
+	if (view->rd_rel->relpersistence == RELPERSISTENCE_TEMP)
+		ereport(ERROR,
+				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+				 errmsg("view \"%s\" is temporary", RelationGetRelationName(view)),
+				 errdetail("It ends with the session, and the worker cannot read it."),
+				 errhint("Make a view that is not temporary, and reads no temporary tables.")));
 	source_check_rights(rel, RelationGetRelid(view));
 	foreach(lc, keys)
 	{

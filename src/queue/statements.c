@@ -192,7 +192,7 @@ const KaptureStatementText kapture_statements[] =
 		" WHERE attachment_id = $1 AND state = 'retry' AND next_attempt <= $3"
 		" AND (next_attempt <= $4 OR (failures > 0 AND searches = 0 AND last_attempt < $5))"
 		" ORDER BY attachment_id, next_attempt LIMIT $2 FOR UPDATE SKIP LOCKED))"
-		" RETURNING coalesce(row_key, old_key), attempts, failures, changed, customer_id, in_doubt, false,"
+		" RETURNING coalesce(row_key, old_key, ''), attempts, failures, changed, customer_id, in_doubt, false,"
 		" sent_phone, sent_email, searches, ctid, delivery_id, captured_at, row_key IS NULL, sent_code",
 		5, {INT4OID, INT8OID, TIMESTAMPTZOID, TIMESTAMPTZOID, TIMESTAMPTZOID}
 	},
@@ -286,7 +286,7 @@ const KaptureStatementText kapture_statements[] =
 		" USING unnest($1, $2, $3, $4) WITH ORDINALITY AS v(place, attachment_id, delivery_id, attempts, n)"
 		" WHERE d.ctid = v.place AND d.attachment_id = v.attachment_id AND d.delivery_id = v.delivery_id"
 		" AND d.attempts = v.attempts AND d.state = 'sending' AND d.again IS NULL"
-		" RETURNING v.n, d.captured_at, coalesce(d.row_key, d.old_key), d.row_key IS NULL",
+		" RETURNING v.n, d.captured_at, coalesce(d.row_key, d.old_key, ''), d.row_key IS NULL",
 		4, {TIDARRAYOID, INT4ARRAYOID, INT8ARRAYOID, INT4ARRAYOID}
 	},
 	[OUTBOX_NOTE_ROWS] = {
@@ -300,14 +300,14 @@ const KaptureStatementText kapture_statements[] =
 		" gone AS (DELETE FROM @.kapture_delivery AS d USING v"
 		" WHERE d.attachment_id = v.attachment_id AND d.delivery_id = v.delivery_id"
 		" AND d.attempts = v.attempts AND d.state = 'sending' AND d.again IS NULL"
-		" RETURNING v.*, d.captured_at, coalesce(d.row_key, d.old_key) AS row_key, d.row_key IS NULL AS deleted),"
+		" RETURNING v.*, d.captured_at, coalesce(d.row_key, d.old_key, '') AS row_key, d.row_key IS NULL AS deleted),"
 		" again AS (UPDATE @.kapture_delivery AS d"
 		" SET state = 'retry', next_attempt = now(), changed = d.again, again = NULL,"
 		" failures = 0, in_doubt = NULL, searches = 0, customer_id = NULL,"
 		" api = NULL, request = NULL, http_status = NULL, last_error = NULL FROM v"
 		" WHERE d.attachment_id = v.attachment_id AND d.delivery_id = v.delivery_id"
 		" AND d.attempts = v.attempts AND d.state = 'sending' AND d.again IS NOT NULL"
-		" RETURNING v.*, d.captured_at, coalesce(d.row_key, d.old_key) AS row_key, d.row_key IS NULL AS deleted),"
+		" RETURNING v.*, d.captured_at, coalesce(d.row_key, d.old_key, '') AS row_key, d.row_key IS NULL AS deleted),"
 		" finished AS (TABLE gone UNION ALL TABLE again),"
 		" history AS (INSERT INTO @.kapture_history"
 		" (attachment_id, row_key, attempts, action, customer_id, http_status, message, captured_at, finished_at, relation, name)"

@@ -569,21 +569,44 @@ kapture_capture_ignoring(int32 attachment_id, int64 customer_id, int64 columns,
 	PG_END_TRY();
 }
 
+/*
+ * Kapture's id in a row; 0: it has none, KAPTURE_NOTE_NOT_KNOWN: what it has is no number.  The
+ * column was of type bigint when the table was attached, and may have got another type since.
+ */
+static int64
+capture_row_id(KaptureAttachment *att, TupleTableSlot *slot)
+{
+	Oid			type = TupleDescAttr(slot->tts_tupleDescriptor, att->id_attnum - 1)->atttypid;
+	bool		isnull;
+	Datum		id = slot_getattr(slot, att->id_attnum, &isnull);
+	Oid			output;
+	bool		varlena;
+	char	   *text;
+	char	   *end;
+	int64		result;
+
+	if (isnull)
+		return 0;
+	if (type == INT8OID)
+		return Max(DatumGetInt64(id), 0);
+	getTypeOutputInfo(type, &output, &varlena);
+	text = OidOutputFunctionCall(output, id);
+	errno = 0;
+	result = strtoll(text, &end, 10);
+	return errno != 0 || *end != '\0' ? KAPTURE_NOTE_NOT_KNOWN : Max(result, 0);
+}
+
 /* The columns (bits) of a row that a pull is just writing. */
 static int64
 capture_ignored_columns(KaptureAttachment *att, TupleTableSlot *slot)
 {
-	bool		isnull;
-	Datum		id;
-
 	if (capture_ignored.attachment_id != att->id)
 		return 0;
 	if (att->id_column == NULL)
 		return DatumGetInt32(OidFunctionCall0(F_PG_TRIGGER_DEPTH)) == 1 ? capture_ignored.columns : 0;
 	if (att->id_attnum == InvalidAttrNumber)
 		return 0;
-	id = slot_getattr(slot, att->id_attnum, &isnull);
-	return !isnull && DatumGetInt64(id) == capture_ignored.customer_id ? capture_ignored.columns : 0;
+	return capture_row_id(att, slot) == capture_ignored.customer_id ? capture_ignored.columns : 0;
 }
 
 /* The command that wrote a version of a row, or, if "deleted", ended it. */
@@ -630,13 +653,9 @@ capture_arrival(const CaptureTable *table, const KaptureAttachment *att, Relatio
 static int64
 capture_customer(KaptureAttachment *att, TupleTableSlot *slot)
 {
-	bool		isnull;
-	Datum		id;
-
 	if (att->on_delete == NIL || att->id_attnum == InvalidAttrNumber)
 		return KAPTURE_NOTE_NOT_KNOWN;
-	id = slot_getattr(slot, att->id_attnum, &isnull);
-	return isnull ? 0 : Max(DatumGetInt64(id), 0);
+	return capture_row_id(att, slot);
 }
 
 /* A row is deleted, or leaves its partition for another one. */

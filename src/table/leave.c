@@ -17,12 +17,14 @@
  * Kapture are looked at, if these are not too many for the command to wait for.
  *
  * Which keys are the partition's follows from its bounds, as the columns of the bounds
- * are part of the primary key; no row is looked at.  Keys are compared after the
- * command, which has waited for all transactions that wrote to the partition.
+ * are part of the primary key; no row is looked at, and no value of another column is read.
+ * Keys are compared after the command, which has waited for all transactions that wrote to
+ * the partition.
  */
 #include "postgres.h"
 
 #include "access/relation.h"
+#include "access/sysattr.h"
 #include "access/xact.h"
 #include "catalog/heap.h"
 #include "catalog/namespace.h"
@@ -32,7 +34,9 @@
 #include "catalog/pg_type.h"
 #include "executor/executor.h"
 #include "miscadmin.h"
+#include "nodes/bitmapset.h"
 #include "nodes/parsenodes.h"
+#include "optimizer/optimizer.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
@@ -47,6 +51,7 @@
 #include "base/owner_sql.h"
 #include "base/user_code.h"
 #include "cluster/guard.h"
+#include "mapping/literal.h"
 #include "table/capture_buffer.h"
 #include "table/leave.h"
 #include "table/row_io.h"
@@ -62,6 +67,7 @@ typedef struct LeavePartition
 	KaptureAttachment *att;		/* of its table */
 	TupleDesc	desc;
 	List	   *bounds;			/* conditions, with the partition's column numbers */
+	Bitmapset  *columns;		/* that these are about, as pull_varattnos() counts them */
 	bool		may_return;		/* the partition may have the rows that were there before */
 	bool		gone;			/* its rows no longer exist */
 } LeavePartition;
@@ -96,6 +102,8 @@ leave_describe(Oid relid, bool may_return, bool gone, List **leaving)
 		partition->att = att;
 		partition->desc = CreateTupleDescCopy(RelationGetDescr(rel));
 		partition->bounds = copyObject(RelationGetPartitionQual(rel));
+		partition->columns = NULL;
+		pull_varattnos((Node *) partition->bounds, 1, &partition->columns);
 		partition->may_return = may_return;
 		partition->gone = gone;
 		*leaving = lappend(*leaving, partition);
@@ -225,7 +233,14 @@ leave_keys_known(const LeavePartition *partition)
 	return construct_empty_array(TEXTOID);
 }
 
-/* Fills a slot with the columns of a key; the others are null.  Errors: those of the types' input. */
+/* Are the partition's bounds about a column? */
+static bool
+leave_is_bound(const LeavePartition *partition, AttrNumber attnum)
+{
+	return bms_is_member(attnum - FirstLowInvalidHeapAttributeNumber, partition->columns);
+}
+
+/* Fills a slot with those columns of a key that matter; the others are null.  Errors: those of the types' input. */
 static bool
 leave_fill_slot(const LeavePartition *partition, TupleTableSlot *slot, const char *key)
 {
@@ -242,6 +257,8 @@ leave_fill_slot(const LeavePartition *partition, TupleTableSlot *slot, const cha
 		Oid			input;
 		Oid			param;
 
+		if (!leave_is_bound(partition, att->keys[i].attnum))
+			continue;
 		getTypeInputInfo(getBaseType(att->keys[i].type), &input, &param);
 		slot->tts_values[column] = OidInputFunctionCall(input, values[i], param, -1);
 		slot->tts_isnull[column] = false;
@@ -282,7 +299,10 @@ leave_do_compare(void *arg)
 	int			n;
 
 	for (int i = 0; i < partition->att->nkeys; i++)
-		kapture_user_code_check_type(partition->att->keys[i].type);
+	{
+		if (leave_is_bound(partition, partition->att->keys[i].attnum))
+			kapture_user_code_check_type(partition->att->keys[i].type);
+	}
 	deconstruct_array(search->candidates, TEXTOID, -1, false, TYPALIGN_INT, &keys, NULL, &n);
 	econtext->ecxt_scantuple = slot;
 	for (int i = 0; i < n; i++)
@@ -304,20 +324,45 @@ leave_do_compare(void *arg)
 
 /* Warns that the rows of the partition could not be determined. */
 static void
-leave_warn(const LeavePartition *partition, const ErrorData *error)
+leave_warn(const LeavePartition *partition, int code, const char *reason)
 {
 	ereport(WARNING,
-			(errcode(error->sqlerrcode),
+			(errcode(code),
 			 errmsg("could not determine which of the rows that are being sent to Kapture were in partition \"%s\"",
 					partition->name),
-			 errdetail_internal("%s", error->message)));
+			 errdetail_internal("%s", reason)));
+}
+
+/*
+ * The type of a column of the bounds whose values must not be read in the current command, as
+ * that runs code of the table's owner, which may take as long as it likes and cannot be
+ * cancelled; InvalidOid: there is none.
+ */
+static Oid
+leave_closed_type(const LeavePartition *partition)
+{
+	const KaptureAttachment *att = partition->att;
+
+	for (int i = 0; i < att->nkeys; i++)
+	{
+		if (leave_is_bound(partition, att->keys[i].attnum) && kapture_literal_runs_code(att->keys[i].type) &&
+			kapture_catalog_owner(att->root) != GetUserId())
+			return att->keys[i].type;
+	}
+	return InvalidOid;
+}
+
+static bool
+leave_is_empty(ArrayType *keys)
+{
+	return ArrayGetNItems(ARR_NDIM(keys), ARR_DIMS(keys)) == 0;
 }
 
 /*
  * Those of the keys that are within the partition's bounds; none, with a warning, if a key
  * cannot be compared, such as one of a type that the column has no longer.  The user's
  * command does not fail for that.  Functions of the key's types run as the table's owner,
- * whom the user who drops a partition need not trust.
+ * and only in commands of that role.
  */
 static List *
 leave_compare(const LeavePartition *partition, ArrayType *candidates)
@@ -325,12 +370,12 @@ leave_compare(const LeavePartition *partition, ArrayType *candidates)
 	LeaveSearch search = {partition, candidates, CurrentMemoryContext};
 	ErrorData  *error;
 
-	if (ArrayGetNItems(ARR_NDIM(candidates), ARR_DIMS(candidates)) == 0)
+	if (leave_is_empty(candidates))
 		return NIL;
 	error = kapture_row_run_apart(partition->att, leave_do_compare, &search);
 	if (error == NULL)
 		return search.found;
-	leave_warn(partition, error);
+	leave_warn(partition, error->sqlerrcode, error->message);
 	return NIL;
 }
 
@@ -373,10 +418,19 @@ leave_do_find(void *arg)
 {
 	LeaveRows  *rows = arg;
 	const LeavePartition *partition = rows->partition;
+	ArrayType  *used = leave_keys_in_use(partition->att->id);
+	ArrayType  *known = partition->gone ? leave_keys_known(partition) : construct_empty_array(TEXTOID);
+	Oid			closed = leave_is_empty(used) && leave_is_empty(known) ? InvalidOid : leave_closed_type(partition);
 
-	rows->keys = leave_compare(partition, leave_keys_in_use(partition->att->id));
-	if (partition->gone)
-		rows->known = leave_without(leave_compare(partition, leave_keys_known(partition)), rows->keys);
+	if (OidIsValid(closed))
+	{
+		leave_warn(partition, ERRCODE_INSUFFICIENT_PRIVILEGE,
+				   psprintf("Reading values of type %s runs code of role \"%s\", to whom the table belongs.", format_type_be(closed),
+							GetUserNameFromId(kapture_catalog_owner(partition->att->root), false)));
+		return;
+	}
+	rows->keys = leave_compare(partition, used);
+	rows->known = leave_without(leave_compare(partition, known), rows->keys);
 }
 
 /* Finds the rows; a failure, such as more keys than fit into memory, is no error of the user's command. */
@@ -387,7 +441,7 @@ leave_find(LeaveRows *rows)
 
 	if (error == NULL)
 		return;
-	leave_warn(rows->partition, error);
+	leave_warn(rows->partition, error->sqlerrcode, error->message);
 	FreeErrorData(error);
 }
 

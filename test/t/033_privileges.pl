@@ -207,6 +207,21 @@ foreach my $table (qw(kapture_origin kapture_copied))
 	is(try_as('writer', "WITH w AS (UPDATE $table SET system_identifier = 0, database = 0 RETURNING 1) SELECT count(*) FROM w"), '0', "$table, by which a copy would send, or the original would not");
 	is(try_as('writer', "WITH w AS (DELETE FROM $table RETURNING 1) SELECT count(*) FROM w"), '0', "no row of $table is deleted");
 }
+# worker and puller trust what these say: of an entry without a key, for instance, that nobody but they can make
+foreach my $entry ("kapture_outbox (attachment_id, xact, seq, op, row_key, changed, captured_at) VALUES (1, '3', 1, 'u', '1', -1, now())",
+	"kapture_delivery (attachment_id, state, changed, captured_at, last_attempt, next_attempt) VALUES (1, 'retry', 0, now(), now(), now())",
+	"kapture_row (attachment_id, row_key, customer_id) VALUES (1, '1', 1)", "kapture_salt (salt, serverid) VALUES ('', 1)", "kapture_backfill (attachment_id, last_key, rows) VALUES (1, '', 1)",
+	"kapture_inbox (attachment_id, customer_id, asked_at, server) VALUES (1, 1, now(), 'kapture')", "kapture_pull (server) VALUES ('x')", "kapture_pull_asked (server) VALUES ('x')",
+	"kapture_written (server_oid, customer_id) VALUES (1, 1)", "kapture_history (attachment_id, row_key, action, attempts, captured_at, finished_at) VALUES (1, '1', 'add', 1, now(), now())")
+{
+	my ($table) = $entry =~ /^(\w+)/;
+	like(try_as('writer', "INSERT INTO $entry"), qr/new row violates row-level security policy for table "$table"/, "no entry is added to $table");
+	is(try_as('writer', "WITH w AS (DELETE FROM $table RETURNING 1) SELECT count(*) FROM w"), '0', 'or deleted');
+}
+# an entry without a key is no crash, whoever makes it
+sql("INSERT INTO kapture_delivery (attachment_id, state, changed, captured_at, last_attempt, next_attempt) SELECT attachment_id, 'retry', 1, now(), now(), now() FROM kapture_attachment WHERE relation = 'customers'::regclass");
+sql("SELECT kapture_pause('customers'); SELECT kapture_resume('customers')");
+poll_ok($node, "SELECT count(*) = 0 FROM kapture_delivery WHERE row_key IS NULL", 'a delivery without a key is about no row');
 is(sql('SELECT count(*) FROM kapture_origin'), '1', 'the stamp of the database is there');
 is(try_as('writer', 'SELECT count(*) > 0 FROM kapture_attachment'), 't', 'while all can be read by who may read all data');
 

@@ -101,6 +101,17 @@ sql("DELETE FROM customers");
 idle_ok('a row that has lost its id is deleted');
 is(campaign(703), '', 'which its customer does not get to know');
 
+# a column for ids that has got another type since
+foreach my $type (qw(integer text numeric))
+{
+	sql("ALTER TABLE customers ALTER COLUMN kapture_customer_id TYPE $type USING kapture_customer_id::$type");
+	$id = customer('customers', "As $type");
+	sql("DELETE FROM customers WHERE customer_name = 'As $type'");
+	idle_ok("a row is deleted whose id is of type $type");
+	is(campaign($id), 'deleted', 'its customer gets the constants');
+}
+sql("ALTER TABLE customers ALTER COLUMN kapture_customer_id TYPE bigint USING kapture_customer_id::bigint");
+
 # of two rows that are deleted together, one waits to be sent, the other one does not
 my @pair = map { customer('customers', $_) } 'Waits', 'Rests';
 emulator_faults($emulator, { api => 'update', action => 'status', code => 400, body => '{"message": "Invalid city", "status": "failed"}', match => 'Wakad' });

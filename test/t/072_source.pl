@@ -42,6 +42,7 @@ like(error("SELECT kapture_attach('users', source => 'crm.keyless')"), qr/view "
 like(error("SELECT kapture_attach('users', source => 'crm.wrong')"), qr/column "id" of view "wrong" is of type timestamp with time zone, but that of table "users" of type integer/, 'with a key of another type');
 like(error("SELECT kapture_attach('users', source => 'crm.none')"), qr/view "none" has no column named like a field of Kapture/, 'without fields');
 like(error("SELECT kapture_attach('users', source => 'city')"), qr/"city" is not a view/, 'a table');
+like(error("CREATE TEMPORARY VIEW passing AS SELECT * FROM users; SELECT kapture_attach('users', source => 'passing')"), qr/view "passing" is temporary\nDETAIL:  It ends with the session/, 'a temporary view');
 like(error("SELECT kapture_attach('users', source => 'crm.users', pull => true)"), qr/customers cannot be pulled into a table whose values come from a view/, 'no pull');
 like(error("BEGIN; SELECT kapture_attach('users', source => 'crm.calls'); ROLLBACK"), qr/NOTICE:  view "calls" calls function crm\.look\(\), which may read more than the view\nDETAIL:  Changes of what else it reads are not noticed\./, 'a notice of functions');
 like(error("BEGIN; SELECT kapture_attach('users', source => 'crm.other'); ROLLBACK"), qr/NOTICE:  view "other" does not read table "users"/, 'a notice of views of something else');

@@ -104,6 +104,10 @@ is(noted(), '', 'nor if the savepoint is');
 sql("BEGIN; SAVEPOINT s; SELECT kapture_touch('customers', '$key'); ROLLBACK TO s; SELECT kapture_touch('customers', '$key'); COMMIT");
 is(noted(), "$key:$all", 'but if it is touched again after that');
 sql("DELETE FROM kapture_outbox");
+sql("CREATE FUNCTION touch_any(text) RETURNS void PARALLEL SAFE LANGUAGE sql AS 'SELECT kapture_touch(''customers'', \$1)'");
+my $parallel = sql("SHOW server_version_num") < 160000 ? 'force_parallel_mode' : 'debug_parallel_query';
+like(($node->psql('postgres', "SET $parallel = on; SELECT touch_any(id::text) FROM customers"))[2], qr/cannot execute kapture_touch\(\) during a parallel operation/,
+	'a parallel worker, which is taken for safe by mistake, does not lose what it touches');
 
 my $before = requests('update');
 sql("SELECT kapture_touch('customers', '$key', '{city}'), kapture_touch('customers', '123456'), kapture_resume('customers')");

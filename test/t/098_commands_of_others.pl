@@ -82,8 +82,28 @@ foreach my $command ('TRUNCATE mallory.part1', 'DROP TABLE mallory.part1', 'DROP
 	is(sql("BEGIN; $command; COMMIT; SELECT current_setting('search_path')"), '"$user", public', "$command leaves the settings of the session as they were");
 }
 is(sql(q(SELECT kapture_touch('mallory.parted', '{101,"{x}"}'); SELECT current_setting('search_path'))), "\n\"\$user\", public", 'nor does touching a row change them');
-is(sql("SELECT (SELECT count(*) FROM loot), rolsuper FROM pg_roles WHERE rolname = 'mallory'"), '0|f', 'a check in a key runs as the owner of the table, whoever drops a partition or touches a row');
-is(sql("SELECT count(*) FROM kapture_outbox WHERE op NOT IN ('i', 'u')") > 2 ? 'noted' : 'not noted', 'noted', 'which finds the rows that went');
+is(sql("SELECT (SELECT count(*) FROM loot), rolsuper FROM pg_roles WHERE rolname = 'mallory'"), '0|f', 'a check in a key runs as the owner of the table, if at all, whoever drops a partition or touches a row');
+is(sql("SELECT count(*) FROM kapture_outbox WHERE op NOT IN ('i', 'u')") > 2 ? 'noted' : 'not noted', 'noted', 'rows that went are found without it');
+
+# the bounds are about such a key themselves, and its check can neither be cancelled nor does it end
+as('mallory', q(
+CREATE FUNCTION mallory.stay(text) RETURNS boolean LANGUAGE plpgsql AS $$ BEGIN
+  WHILE session_user <> 'mallory' LOOP BEGIN PERFORM pg_sleep(1); EXCEPTION WHEN query_canceled THEN NULL; END; END LOOP;
+  RETURN true;
+END $$;
+CREATE DOMAIN mallory.snare AS text CHECK (mallory.stay(VALUE));
+CREATE TABLE mallory.listed (tags mallory.snare[] PRIMARY KEY, customer_name text, phone text) PARTITION BY LIST (tags);
+CREATE TABLE mallory.list1 PARTITION OF mallory.listed FOR VALUES IN ('{x}');
+CREATE TABLE mallory.list2 PARTITION OF mallory.listed FOR VALUES IN ('{y}');
+SELECT kapture_attach('mallory.listed'); SELECT kapture_pause('mallory.listed');
+INSERT INTO mallory.listed VALUES ('{x}', 'Mallory', '9700000001'), ('{y}', 'Mallory', '9700000002');
+DELETE FROM mallory.listed));
+my $closed = qr/WARNING:  could not determine which of the rows .* were in partition "list1"\nDETAIL:  Reading values of type mallory\.snare\[\] runs code of role "mallory"/;
+like(as('postgres', 'BEGIN; DROP TABLE mallory.list1; ROLLBACK'), $closed, 'a check of a key does not run in a command of somebody else, who drops a partition');
+like(as('postgres', 'BEGIN; TRUNCATE mallory.list1; ROLLBACK'), $closed, 'or empties one');
+is(as('mallory', q(DROP TABLE mallory.list2; SELECT count(*) FROM public.kapture_status WHERE relation = 'mallory.listed'::regclass)), "1\n", 'only in those of the owner');
+is(sql(q(SELECT count(*) FROM kapture_outbox WHERE op NOT IN ('i', 'u') AND row_key = '{y}')) > 0 ? 'noted' : 'not noted', 'noted', 'where the rows are found');
+as('mallory', 'DROP TABLE mallory.listed');
 
 # --- oids of what is not there
 is(as('alice', q(CREATE TABLE alice.things (id int PRIMARY KEY, word text, phone text);
@@ -155,6 +175,50 @@ CREATE OPERATOR mallory.= (LEFTARG = int, RIGHTARG = int, FUNCTION = mallory.equ
 CREATE TABLE mallory.any (a int);
 SET search_path = mallory, pg_catalog; ALTER TABLE mallory.any RENAME a TO b));
 is(sql('SELECT condition FROM kapture_follow'), $condition, 'a condition keeps its operators, whatever the path of a session is');
+
+# nor do literals mean what they would mean there
+my $odd = (sql('SHOW server_version_num') < 190000 ? 'SET standard_conforming_strings = off; SET escape_string_warning = off;' : '')
+  . 'SET backslash_quote = on; SET array_nulls = off; SET transform_null_equals = on; SET xmloption = document';
+unlike(as('alice', q(
+CREATE TABLE alice.odd (id int PRIMARY KEY, customer_name text, phone text, words text[]);
+SELECT kapture_attach('alice.odd', jsonb_build_object('phone', 'phone', 'customer_name', jsonb_build_object('expression', $e$ regexp_replace(customer_name, '\d+', 'B') $e$)),
+  filter => $f$ phone ~ '^\d{10}$' AND words IS DISTINCT FROM '{a,NULL}' AND xmlserialize(CONTENT '<a/><b/>'::xml AS text) <> '' $f$);
+SELECT kapture_follow('alice.cities', 'alice.odd', $f$ target.phone ~ '\d' AND source.name = ANY ('{a,NULL}') $f$);
+SELECT kapture_pause('alice.odd'); INSERT INTO alice.odd VALUES (1, 'Room 101', '9612345678', '{a,"NULL"}'))), qr{ERROR}, 'alice has odd literals');
+my $kept = q(SELECT array_agg(expression) || array_agg(DISTINCT filter) || array_agg(DISTINCT condition) FROM kapture_column JOIN kapture_attachment USING (attachment_id) JOIN kapture_follow USING (relation) WHERE relation = 'alice.odd'::regclass);
+my $were = sql($kept);
+like($were, qr/\\d.*\{a,NULL\}.*<a\/><b\/>/, 'alice has literals with backslashes, NULL in an array and XML content');
+as('mallory', "$odd; ALTER TABLE mallory.any RENAME b TO a; CREATE VIEW mallory.any_too AS SELECT a FROM mallory.any");
+is(sql($kept), $were, 'they are kept as they are, whatever the settings of a session that renames something');
+my $preview = q(SELECT api, body FROM kapture_preview('alice.odd', 1));
+like(as('alice', $preview), qr/^add\|\{.*"Room B"/, 'a row is read by them');
+is(as('alice', "$odd; $preview"), as('alice', $preview), 'in any session');
+as('alice', "$odd; ALTER TABLE alice.odd RENAME words TO some_words");
+is(sql($kept), $were =~ s/words/some_words/gr, 'the owner\'s own commands change nothing else');
+
+# --- IF NOT EXISTS that finds a partition of somebody else's
+sql(q(
+GRANT CREATE ON SCHEMA public TO alice, mallory;
+SET ROLE alice;
+CREATE TABLE public.towns (id int, name text) PARTITION BY LIST (id); CREATE TABLE public.towns1 PARTITION OF public.towns FOR VALUES IN (1);
+SELECT kapture_follow('towns', 'alice.things', 'target.id = source.id')));
+as('mallory', 'CREATE TABLE mallory.split (id int) PARTITION BY LIST (id)');
+my $finder = hold('SET client_min_messages = warning; CREATE TABLE IF NOT EXISTS public.towns1 PARTITION OF mallory.split DEFAULT; CREATE FOREIGN TABLE IF NOT EXISTS public.towns1 (id bigint) SERVER kapture');
+is(sql("SELECT count(*) FROM pg_locks WHERE relation = 'towns1'::regclass"), '0', 'a partition that IF NOT EXISTS has found is not locked by whoever has no rights to it');
+$finder->query_safe('ROLLBACK');
+$finder->quit;
+sql('DROP TABLE towns');
+
+# --- a session that ends within a command drops its temporary tables when the memory of the command is gone
+as('mallory', q(
+CREATE TEMPORARY TABLE temporary (id int) PARTITION BY LIST (id);
+DO $$ BEGIN FOR i IN 1..20 LOOP EXECUTE format('CREATE TEMPORARY TABLE temporary%s PARTITION OF temporary FOR VALUES IN (%1$s)', i); END LOOP; END $$;
+DO $$ DECLARE held refcursor; BEGIN
+  FOR i IN 1..250 LOOP held := NULL; OPEN held FOR SELECT 1; END LOOP;
+  PERFORM pg_terminate_backend(pg_backend_pid()); PERFORM pg_sleep(60);
+END $$));
+poll_ok($node, "SELECT count(*) = 0 FROM pg_class WHERE relname ~ '^temporary'", 'they go with the session');
+unlike(slurp_file($node->logfile), qr/terminated by signal/, 'whose end is no crash');
 
 $node->stop;
 done_testing();
