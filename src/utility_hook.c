@@ -447,7 +447,9 @@ wayside_watch_partitions(Node *stmt)
 
 		if (cmd->subtype == AT_AttachPartition)
 			names = lappend(names, castNode(PartitionCmd, cmd->def)->name);
-		moved |= cmd->subtype == AT_AttachPartition || cmd->subtype == AT_DetachPartition;
+		/* CONCURRENTLY may have been interrupted, and is brought to its end later */
+		moved |= cmd->subtype == AT_AttachPartition || cmd->subtype == AT_DetachPartition ||
+			cmd->subtype == AT_DetachPartitionFinalize;
 	}
 	foreach(lc, names)
 	{
