@@ -266,6 +266,31 @@ $hub->safe_psql('postgres', "SELECT kapture_detach('parts')");
 is($hub->safe_psql('postgres', "SELECT count(*) FROM pg_trigger WHERE tgrelid IN ('low'::regclass, 'high'::regclass)"), '0', 'nothing is left of a table that is detached');
 $hub->safe_psql('postgres', 'DROP TABLE parts');
 
+# a subscriber that copies all tables, the extension's as well, is a copy
+my $copy = PostgreSQL::Test::Cluster->new('copy');
+$copy->init(allows_streaming => 'logical');
+$copy->append_conf('postgresql.conf', "shared_preload_libraries = 'kapture_sync'\nmax_worker_processes = 20");
+$copy->start;
+my $schema = PostgreSQL::Test::Utils::tempdir() . '/schema.sql';
+$hub->command_ok([ 'pg_dump', '--schema-only', '--no-publications', '--no-subscriptions', '-f', $schema, $hub->connstr('postgres') ], 'the schema is dumped');
+$copy->command_ok([ 'psql', '-Xq', '-v', 'ON_ERROR_STOP=1', '-f', $schema, $copy->connstr('postgres') ], 'and restored');
+$copy->safe_psql('postgres', "CREATE SUBSCRIPTION everything CONNECTION '" . $hub->connstr . " dbname=postgres' PUBLICATION everything");
+poll_ok($copy, "SELECT bool_and(srsubstate = 'r') FROM pg_subscription_rel", 'all tables of a database are copied by a subscription');
+my $sent = @{ emulator_get($emulator, 'log') };
+$hub->safe_psql('postgres', "UPDATE customers SET city = 'Copied' WHERE id % 7 = 0");
+poll_ok($hub, $idle, 'changes are sent');
+$hub->wait_for_catchup('everything');
+is($copy->safe_psql('postgres', 'SELECT string_agg(DISTINCT state, $$ $$) FROM kapture_status'), 'copy', 'and not from the subscriber');
+is(join(' ', grep { $_ ne $hub->safe_psql('postgres', "SELECT count(*) FROM customers WHERE id % 7 = 0") } @{ emulator_get($emulator, 'log') } - $sent), '', 'each change is sent once');
+$copy->safe_psql('postgres', 'ALTER SUBSCRIPTION everything DISABLE; SELECT kapture_resume()');
+$copy->safe_psql('postgres', "UPDATE customers SET city = 'Resumed' WHERE id % 9 = 0");
+poll_ok($copy, "SELECT bool_and(state = 'running') AND sum(pending + in_flight + retrying) = 0 FROM kapture_status", 'it sends once that is taken over');
+is(scalar(grep { ($_->{city} // '') eq 'Resumed' } @{ emulator_get($emulator, 'customers') }), $copy->safe_psql('postgres', "SELECT count(*) FROM customers WHERE city = 'Resumed'"), 'all that has changed');
+$copy->safe_psql('postgres', "DROP SUBSCRIPTION everything");
+$copy->stop;
+$hub->safe_psql('postgres', "UPDATE customers SET city = 'Back' WHERE id % 9 = 0");
+poll_ok($hub, $idle, 'nothing is left');
+
 # tables that an attached one follows, in two phases, with rights that a former superuser's subscription has
 my $towns = 'CREATE TABLE towns (id int PRIMARY KEY, name text); CREATE TABLE members (id int PRIMARY KEY, name text, phone text, town int);';
 $publishers[0]->safe_psql('postgres', "$towns CREATE PUBLICATION towns FOR TABLE towns, members");
