@@ -11,10 +11,7 @@ COMMENT ON POLICY kapture_history_owner ON @extschema@.kapture_history IS 'who o
 CREATE FOREIGN DATA WRAPPER kapture_fdw HANDLER @extschema@.kapture_fdw_handler VALIDATOR @extschema@.kapture_fdw_validator;
 COMMENT ON FOREIGN DATA WRAPPER kapture_fdw IS 'accounts of the Kapture CRM';
 
--- Not in a dump, which would have both the digests and their key.
-INSERT INTO @extschema@.kapture_salt VALUES (pg_catalog.uuid_send(pg_catalog.gen_random_uuid()) || pg_catalog.uuid_send(pg_catalog.gen_random_uuid()));
-
--- What a dump holds.  A table or role that was dropped is a number there, which may be anybody's where it is restored.
+-- What a dump holds: not kapture_salt, as it would have both the digests and their key.  A table or role that was dropped is a number there, which may be anybody's where it is restored.
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.kapture_customers', '');
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.kapture_contacts', '');
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.kapture_refresh_run', '');

@@ -17,6 +17,7 @@
  *   a type renames those of its tables; an access hook sees each);
  * - has what is kept of a server follow its new name, or its end;
  * - has the worker look at the version of an extension that was updated;
+ * - has triggers that are enabled fire in replication as before, and keeps their names;
  * - keeps what waits for rows that leave with their partition from other rows that get
  *   their keys;
  * - warns of grants on tables of the extension;
@@ -27,6 +28,7 @@
 #include "postgres.h"
 
 #include "access/htup_details.h"
+#include "access/relation.h"
 #include "access/xact.h"
 #include "catalog/namespace.h"
 #include "catalog/objectaccess.h"
@@ -388,6 +390,28 @@ wayside_creates_trigger(Node *stmt)
 }
 
 /*
+ * Refuses to rename a trigger of ours: whatever looks for it, to have it fire in replication, to report that it
+ * is off, or to drop it, goes by its name.
+ */
+static void
+wayside_protect_trigger_name(Node *stmt)
+{
+	RenameStmt *renames = (RenameStmt *) stmt;
+	Oid			relid;
+	KaptureTrigger found;
+
+	if (!IsA(stmt, RenameStmt) || renames->renameType != OBJECT_TRIGGER || strncmp(renames->subname, "kapture_", 8) != 0)
+		return;
+	relid = RangeVarGetRelid(renames->relation, NoLock, true);
+	if (OidIsValid(relid) && kapture_attach_find_trigger(relid, renames->subname, &found))
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("trigger \"%s\" of table \"%s\" cannot be renamed", renames->subname, get_rel_name(relid)),
+				 errdetail("The trigger captures changes of the table for Kapture, and is known by its name."),
+				 errhint("To have no changes captured any more, use kapture_detach() or kapture_unfollow().")));
+}
+
+/*
  * Refuses to replace a trigger of ours on somebody else's table.  TRIGGER on a table is enough
  * for CREATE OR REPLACE TRIGGER, which would end the capture of its changes unnoticed.  The
  * table is locked as the command locks it, whoever may do so: else another one could be given
@@ -430,7 +454,9 @@ wayside_watch_partitions(Node *stmt)
 
 		if (cmd->subtype == AT_AttachPartition)
 			names = lappend(names, castNode(PartitionCmd, cmd->def)->name);
-		moved |= cmd->subtype == AT_AttachPartition || cmd->subtype == AT_DetachPartition;
+		/* CONCURRENTLY may have been interrupted, and is brought to its end later */
+		moved |= cmd->subtype == AT_AttachPartition || cmd->subtype == AT_DetachPartition ||
+			cmd->subtype == AT_DetachPartitionFinalize;
 	}
 	foreach(lc, names)
 	{
@@ -453,11 +479,51 @@ wayside_may_advise(void)
 	return !IsBinaryUpgrade && !kapture_is_restoring() && kapture_catalog_outbox_packs();
 }
 
-/* Warns about attached and followed tables whose trigger a statement has disabled or replaced, or a user's statement has dropped. */
+/* Has triggers of ours that a statement has enabled fire when they are to: of a table, and of its partitions that it has recursed to. */
+static void
+wayside_enable_triggers(const AlterTableStmt *stmt)
+{
+	Oid			relid = RangeVarGetRelid(stmt->relation, NoLock, true);
+	List	   *relids = list_make1_oid(relid);
+	ListCell   *lc;
+
+	if (!OidIsValid(relid) || IsBinaryUpgrade || !kapture_catalog_outbox_packs())
+		return;
+	if (stmt->relation->inh && get_rel_relkind(relid) == RELKIND_PARTITIONED_TABLE)
+		relids = find_all_inheritors(relid, ShareRowExclusiveLock, NULL);
+	CommandCounterIncrement();
+	foreach(lc, relids)
+	{
+		Relation	rel = relation_open(lfirst_oid(lc), ShareRowExclusiveLock);
+
+		kapture_attach_enable_triggers(rel);
+		kapture_follow_enable_triggers(rel);
+		relation_close(rel, NoLock);
+	}
+}
+
+/* Does a command of ALTER TABLE enable, or disable, triggers? */
+static bool
+wayside_enables(AlterTableType type)
+{
+	return type == AT_EnableTrig || type == AT_EnableTrigAll || type == AT_EnableTrigUser;
+}
+
+static bool
+wayside_disables(AlterTableType type)
+{
+	return type == AT_DisableTrig || type == AT_DisableTrigAll || type == AT_DisableTrigUser || type == AT_EnableReplicaTrig;
+}
+
+/*
+ * Follows what a statement has done to triggers of attached and followed tables: warns of those that
+ * it has disabled or replaced, or that a user's statement has dropped.
+ */
 static void
 wayside_follow_triggers(Node *stmt, bool toplevel)
 {
 	RangeVar   *table = NULL;
+	bool		enables = false;
 	Oid			relid;
 	ListCell   *lc;
 
@@ -467,8 +533,9 @@ wayside_follow_triggers(Node *stmt, bool toplevel)
 		{
 			AlterTableType type = lfirst_node(AlterTableCmd, lc)->subtype;
 
-			if (type == AT_DisableTrig || type == AT_DisableTrigAll || type == AT_DisableTrigUser || type == AT_EnableReplicaTrig)
+			if (wayside_disables(type))
 				table = ((AlterTableStmt *) stmt)->relation;
+			enables |= wayside_enables(type);
 		}
 	}
 	else if (toplevel && IsA(stmt, DropStmt) && ((DropStmt *) stmt)->removeType == OBJECT_TRIGGER)
@@ -480,13 +547,14 @@ wayside_follow_triggers(Node *stmt, bool toplevel)
 	}
 	else if (IsA(stmt, CreateTrigStmt) && ((CreateTrigStmt *) stmt)->replace)
 		table = ((CreateTrigStmt *) stmt)->relation;
+	if (enables)
+		wayside_enable_triggers((AlterTableStmt *) stmt);
 	if (table == NULL || !wayside_may_advise())
 		return;
 	relid = RangeVarGetRelid(table, NoLock, true);
 	if (!OidIsValid(relid))
 		return;
-	if (list_member_oid(kapture_catalog_attached_relations(), relid))
-		kapture_attach_warn_uncaptured(relid);
+	kapture_attach_warn_uncaptured(relid);
 	kapture_follow_warn_uncaptured(relid);
 }
 
@@ -649,6 +717,7 @@ wayside_process_utility(PlannedStmt *pstmt, const char *query_string,
 	WaysideBefore before = wayside_before(pstmt->utilityStmt, context == PROCESS_UTILITY_TOPLEVEL);
 
 	wayside_protect_trigger(pstmt->utilityStmt);
+	wayside_protect_trigger_name(pstmt->utilityStmt);
 	wayside_notice(pstmt->utilityStmt);
 	wayside_advise_drop(pstmt->utilityStmt, context == PROCESS_UTILITY_TOPLEVEL);
 	if (OidIsValid(dbid))

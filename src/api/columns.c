@@ -534,6 +534,13 @@ column_find(KaptureRowKind kind, Form_pg_attribute attr, int level)
 	return NULL;
 }
 
+/* Are values of a column read?  PostgreSQL computes those of virtual generated columns itself. */
+static bool
+column_is_read(Form_pg_attribute attr)
+{
+	return !attr->attisdropped && attr->attgenerated != ATTRIBUTE_GENERATED_VIRTUAL;
+}
+
 /*
  * kapture_columns_check
  *		Reports at "level", as HV007, each column of a row type that customers or
@@ -544,7 +551,7 @@ kapture_columns_check(KaptureRowKind kind, TupleDesc desc, int level)
 {
 	for (int i = 0; i < desc->natts; i++)
 	{
-		if (!TupleDescAttr(desc, i)->attisdropped)
+		if (column_is_read(TupleDescAttr(desc, i)))
 			(void) column_find(kind, TupleDescAttr(desc, i), level);
 	}
 }
@@ -571,7 +578,7 @@ kapture_reader_create(KaptureRowKind kind, TupleDesc desc, const char *timezone)
 		Form_pg_attribute attr = TupleDescAttr(desc, i);
 		ReaderColumn *column;
 
-		if (attr->attisdropped)
+		if (!column_is_read(attr))
 			continue;
 		column = &reader->columns[reader->ncolumns++];
 		column->def = column_find(kind, attr, ERROR);

@@ -10,6 +10,7 @@
 
 #include "postgres.h"
 
+#include "access/genam.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_database.h"
 #include "catalog/pg_foreign_server.h"
@@ -310,6 +311,15 @@ kapture_all_settings(int *n)
 	raw_expression_tree_walker(node, KAPTURE_WALKER(walker), context)
 #define query_tree_walker(query, walker, context, flags) \
 	query_tree_walker(query, KAPTURE_WALKER(walker), context, flags)
+#endif
+
+/* 18 counts what a scan of an index does, 19 lets it set hints. */
+#if PG_VERSION_NUM < 180000
+#define index_beginscan(heap, index, snapshot, instrument, nkeys, norderbys, flags) \
+	index_beginscan((heap), (index), (snapshot), (nkeys), (norderbys))
+#elif PG_VERSION_NUM < 190000
+#define index_beginscan(heap, index, snapshot, instrument, nkeys, norderbys, flags) \
+	index_beginscan((heap), (index), (snapshot), (instrument), (nkeys), (norderbys))
 #endif
 
 #endif							/* KAPTURE_COMPAT_H */

@@ -698,19 +698,41 @@ kapture_follow_view_changed(void)
 }
 
 /*
+ * kapture_follow_enable_triggers
+ *		Has the triggers of a followed table, or of a partition of one, that ENABLE TRIGGER has
+ *		just enabled fire in replication, too, as kapture_attach_enable_triggers() does.
+ */
+void
+kapture_follow_enable_triggers(Relation rel)
+{
+	kapture_attach_enable_trigger(rel, KAPTURE_FOLLOW_TRIGGER, "kapture_followed", TRIGGER_FIRES_ALWAYS);
+	kapture_attach_enable_trigger(rel, KAPTURE_FOLLOW_TRUNCATE_TRIGGER, "kapture_followed", TRIGGER_FIRES_ALWAYS);
+}
+
+/*
  * kapture_follow_warn_uncaptured
- *		Warns if a table is followed, but its changes are not captured because the command
- *		that has just run disabled, replaced or dropped its trigger.
+ *		Warns if a table is followed, or a partition of one, but its changes are not captured
+ *		because the command that has just run disabled, replaced or dropped its trigger.
  */
 void
 kapture_follow_warn_uncaptured(Oid relid)
 {
-	Oid			types[1] = {REGCLASSOID};
-	Datum		values[1] = {ObjectIdGetDatum(relid)};
+	Oid			types[2] = {REGCLASSOID, REGCLASSOID};
+	Datum		values[2] = {ObjectIdGetDatum(relid)};
+	List	   *tables = lcons_oid(relid, get_rel_relispartition(relid) ? get_partition_ancestors(relid) : NIL);
+	bool		uncaptured = false;
+	ListCell   *lc;
 
 	CommandCounterIncrement();
-	if (kapture_own_text("SELECT 1 FROM @.kapture_follow AS f WHERE f.source = $1 AND " KAPTURE_FOLLOW_IS_UNCAPTURED("f") " LIMIT 1",
-						 1, types, values) == NULL)
+	foreach(lc, tables)
+	{
+		values[1] = ObjectIdGetDatum(lfirst_oid(lc));
+		uncaptured = uncaptured ||
+			kapture_own_text("SELECT 1 FROM @.kapture_follow AS f WHERE f.source = $2"
+							 " AND " KAPTURE_ATTACH_LACKS_TRIGGER("$1", "'" KAPTURE_FOLLOW_TRIGGER "'", "kapture_followed") " LIMIT 1",
+							 2, types, values) != NULL;
+	}
+	if (!uncaptured)
 		return;
 	ereport(WARNING,
 			(errmsg("changes of followed table \"%s\" are not captured from now on", get_rel_name(relid)),

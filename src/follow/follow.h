@@ -10,6 +10,7 @@
 #include "nodes/pg_list.h"
 
 extern void kapture_follow_watch_new(Oid relid);
+extern void kapture_follow_enable_triggers(Relation rel);
 extern void kapture_follow_warn_uncaptured(Oid relid);
 extern List *kapture_follow_before_rename(void);
 extern void kapture_follow_after_rename(List *texts);

@@ -13,7 +13,7 @@
 
 /* SQL: has a followed table no such trigger that captures its changes?  "f" is the alias of kapture_follow. */
 #define KAPTURE_FOLLOW_IS_UNCAPTURED(f) \
-	KAPTURE_ATTACH_LACKS_TRIGGER(f ".source", "'" KAPTURE_FOLLOW_TRIGGER "'", "kapture_followed")
+	KAPTURE_ATTACH_LACKS_TRIGGERS(f ".source", "'" KAPTURE_FOLLOW_TRIGGER "'", "kapture_followed")
 
 /* In the outbox, a negative number of an attachment stands for a follow. */
 #define KAPTURE_FOLLOW_NOTE(follow_id)	(-(follow_id))

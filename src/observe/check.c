@@ -417,6 +417,11 @@ check_capture(Check *check)
 		check_say(check, "capture", CHECK_FAILED,
 				  psprintf("changes are not captured, as the trigger is disabled, replaced or dropped: %s", tables),
 				  "Use ALTER TABLE ... ENABLE TRIGGER " KAPTURE_TRIGGER ", or, if it was replaced or dropped, kapture_detach() and kapture_attach(). Then kapture_verify() shows what was missed.");
+	tables = check_tables(check, "SELECT a.relation FROM " CHECK_ATTACHED " WHERE " KAPTURE_ATTACH_MISSES_REPLICATION("a") " ORDER BY a.attachment_id");
+	if (tables)
+		check_say(check, "capture", CHECK_FAILED,
+				  psprintf("changes that logical replication applies are not captured, as the trigger does not fire then: %s", tables),
+				  "Use ALTER TABLE ... ENABLE ALWAYS TRIGGER " KAPTURE_TRIGGER ". Then kapture_verify() shows what was missed.");
 	tables = check_tables(check, "SELECT DISTINCT f.source AS relation FROM " CHECK_ATTACHED " JOIN @.kapture_follow AS f USING (relation)"
 						  " WHERE " KAPTURE_FOLLOW_IS_UNCAPTURED("f") " ORDER BY f.source");
 	if (tables)

@@ -290,6 +290,7 @@ kapture_attach_find_trigger(Oid relid, const char *trigger, KaptureTrigger *foun
 		(void) heap_getattr(tuple, Anum_pg_trigger_tgqual, RelationGetDescr(rel), &isnull);
 		found->always = isnull;
 		found->function = ((Form_pg_trigger) GETSTRUCT(tuple))->tgfoid;
+		found->fires_when = ((Form_pg_trigger) GETSTRUCT(tuple))->tgenabled;
 		proc = SearchSysCache1(PROCOID, ObjectIdGetDatum(found->function));
 	}
 	for (int i = 0; HeapTupleIsValid(proc) && i < lengthof(functions); i++)
@@ -307,20 +308,71 @@ kapture_attach_find_trigger(Oid relid, const char *trigger, KaptureTrigger *foun
 }
 
 /*
- * Warns if changes of an attached table are not captured because the command that has just
- * run disabled, replaced or dropped one of its triggers.
+ * Has a trigger of ours that fires at the origin only fire as "fires_when" says.  Does nothing if
+ * the relation has no such trigger that runs this function of ours.
+ */
+void
+kapture_attach_enable_trigger(Relation rel, const char *trigger, const char *function, char fires_when)
+{
+	KaptureTrigger found;
+
+	if (!kapture_attach_find_trigger(RelationGetRelid(rel), trigger, &found) || strcmp(found.name, function) != 0 ||
+		found.fires_when != TRIGGER_FIRES_ON_ORIGIN)
+		return;
+	/* makes "rel" have its triggers read anew */
+	EnableDisableTrigger(rel, trigger, InvalidOid, fires_when, false, false, ShareRowExclusiveLock);
+	CommandCounterIncrement();
+}
+
+/*
+ * Has the triggers of an attached table, or of a partition or counted child of one, that ENABLE TRIGGER has
+ * just enabled fire in replication, too, if changes that it brings are captured: ENABLE TRIGGER leaves that
+ * out.  Dumps disable and enable all triggers of each table (pg_dump --disable-triggers).
+ */
+void
+kapture_attach_enable_triggers(Relation rel)
+{
+	ListCell   *lc;
+
+	foreach(lc, kapture_catalog_attachments(rel))
+	{
+		const KaptureAttachment *att = lfirst(lc);
+		Oid			types[1] = {INT4OID};
+		Datum		values[1] = {Int32GetDatum(att->id)};
+
+		if (kapture_own_text("SELECT 1 FROM @.kapture_attachment WHERE attachment_id = $1 AND replicated", 1, types, values) == NULL)
+			continue;
+		kapture_attach_enable_trigger(rel, kapture_capture_trigger(KAPTURE_TRIGGER, att->id, att->name), "kapture_capture",
+									  TRIGGER_FIRES_ALWAYS);
+		/* a partition's own: see attach_watch_partition() */
+		kapture_attach_enable_trigger(rel, kapture_capture_trigger(KAPTURE_TRUNCATE_TRIGGER, att->id, att->name), "kapture_capture",
+									  att->root == RelationGetRelid(rel) ? TRIGGER_FIRES_ALWAYS : TRIGGER_FIRES_ON_REPLICA);
+	}
+}
+
+/*
+ * Warns if changes of an attached table, or of a partition of one, are not captured because the
+ * command that has just run disabled, replaced or dropped one of its triggers.
  */
 void
 kapture_attach_warn_uncaptured(Oid relid)
 {
-	Oid			types[1] = {REGCLASSOID};
-	Datum		values[1] = {ObjectIdGetDatum(relid)};
-	char	   *triggers;
+	Oid			types[2] = {REGCLASSOID, REGCLASSOID};
+	Datum		values[2] = {ObjectIdGetDatum(relid)};
+	char	   *triggers = NULL;
+	List	   *tables = lcons_oid(relid, get_rel_relispartition(relid) ? get_partition_ancestors(relid) : NIL);
+	ListCell   *lc;
 
 	CommandCounterIncrement();
-	triggers = kapture_own_text("SELECT pg_catalog.string_agg(pg_catalog.quote_ident(" KAPTURE_ATTACH_TRIGGER("a") "), ', ')"
-								" FROM @.kapture_attachment AS a WHERE a.relation = $1 AND " KAPTURE_ATTACH_IS_UNCAPTURED("a"),
-								1, types, values);
+	foreach(lc, tables)
+	{
+		values[1] = ObjectIdGetDatum(lfirst_oid(lc));
+		if (triggers == NULL)
+			triggers = kapture_own_text("SELECT pg_catalog.string_agg(pg_catalog.quote_ident(" KAPTURE_ATTACH_TRIGGER("a") "), ', ')"
+										" FROM @.kapture_attachment AS a WHERE a.relation = $2"
+										" AND " KAPTURE_ATTACH_LACKS_TRIGGER("$1", KAPTURE_ATTACH_TRIGGER("a"), "kapture_capture"),
+										2, types, values);
+	}
 	if (triggers == NULL)
 		return;
 	ereport(WARNING,

@@ -8,6 +8,7 @@
 #include "postgres.h"
 
 #include "nodes/pg_list.h"
+#include "utils/relcache.h"
 
 #include "table/capture.h"
 
@@ -23,11 +24,23 @@
 	" AND t.tgqual IS NULL AND t.tgattr::text = '' AND t.tgtype & 29 = 29" \
 	" AND t.tgname = " name "::name)"
 
-/* SQL: has an attachment no such trigger?  "a" is the alias of kapture_attachment. */
+/* SQL: ... or one of its partitions? */
+#define KAPTURE_ATTACH_LACKS_TRIGGERS(relation, name, function) \
+	"(" KAPTURE_ATTACH_LACKS_TRIGGER(relation, name, function) \
+	" OR EXISTS (SELECT FROM pg_catalog.pg_partition_tree(" relation ") AS leaf WHERE leaf.isleaf" \
+	" AND " KAPTURE_ATTACH_LACKS_TRIGGER("leaf.relid", name, function) "))"
+
+/* SQL: has an attachment no such trigger, on all partitions?  "a" is the alias of kapture_attachment. */
 #define KAPTURE_ATTACH_IS_UNCAPTURED(a) \
-	KAPTURE_ATTACH_LACKS_TRIGGER(a ".relation", KAPTURE_ATTACH_TRIGGER(a), "kapture_capture")
+	KAPTURE_ATTACH_LACKS_TRIGGERS(a ".relation", KAPTURE_ATTACH_TRIGGER(a), "kapture_capture")
 #define KAPTURE_ATTACH_TRIGGER(a) \
 	"('" KAPTURE_TRIGGER "' || CASE WHEN " a ".name = '' THEN '' ELSE '_' || " a ".attachment_id::text END)"
+
+/* SQL: does an attachment that captures changes which replication applies have such a trigger that does not fire then? */
+#define KAPTURE_ATTACH_MISSES_REPLICATION(a) \
+	a ".replicated AND EXISTS (SELECT FROM pg_catalog.pg_trigger AS t" \
+	" WHERE t.tgname = " KAPTURE_ATTACH_TRIGGER(a) "::name AND t.tgenabled = 'O'" \
+	" AND (t.tgrelid = " a ".relation OR t.tgrelid IN (SELECT leaf.relid FROM pg_catalog.pg_partition_tree(" a ".relation) AS leaf WHERE leaf.isleaf)))"
 
 /* The function of ours that a trigger runs. */
 typedef struct KaptureTrigger
@@ -35,6 +48,7 @@ typedef struct KaptureTrigger
 	const char *name;			/* without its schema; a constant */
 	Oid			function;
 	bool		always;			/* the trigger has no condition */
+	char		fires_when;		/* pg_trigger.tgenabled */
 } KaptureTrigger;
 
 extern void kapture_attach_execute_ddl(const char *sql);
@@ -45,6 +59,8 @@ extern void kapture_attach_watch_partitions(Oid root, Oid relid, int32 attachmen
 extern void kapture_attach_watch_new(Oid relid);
 extern void kapture_attach_drop_leftovers(Oid relid, int32 attachment_id);
 extern bool kapture_attach_find_trigger(Oid relid, const char *trigger, KaptureTrigger *found);
+extern void kapture_attach_enable_trigger(Relation rel, const char *trigger, const char *function, char fires_when);
+extern void kapture_attach_enable_triggers(Relation rel);
 extern void kapture_attach_warn_uncaptured(Oid relid);
 extern int	kapture_attach_drop_triggers(Oid relid, const List *keep);
 

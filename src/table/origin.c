@@ -47,6 +47,21 @@ origin_values(Oid *types, Datum *values)
 	values[2] = Int32GetDatum((int32) GetWALInsertionTimeLine());
 }
 
+/* SQL: a random key of digests. */
+#define ORIGIN_RANDOM_SALT \
+	"pg_catalog.uuid_send(pg_catalog.gen_random_uuid()) OPERATOR(pg_catalog.||) pg_catalog.uuid_send(pg_catalog.gen_random_uuid())"
+
+/*
+ * Makes the key of all digests, unless there is one.  The script of the extension does not make it: where
+ * a subscription copies the extension's tables along with others, the table is to be empty.
+ */
+static void
+origin_make_salt(void)
+{
+	(void) kapture_own_execute("INSERT INTO @.kapture_salt (serverid, salt) VALUES (0, " ORIGIN_RANDOM_SALT ")"
+							   " ON CONFLICT (serverid) DO NOTHING", 0, NULL, NULL);
+}
+
 /*
  * Changes the salt, which makes all digests void: nothing is known any more of what
  * Kapture has of any row.
@@ -54,8 +69,8 @@ origin_values(Oid *types, Datum *values)
 void
 kapture_origin_forget_digests(void)
 {
-	(void) kapture_own_execute("UPDATE @.kapture_salt SET salt = pg_catalog.uuid_send(pg_catalog.gen_random_uuid())"
-							   " OPERATOR(pg_catalog.||) pg_catalog.uuid_send(pg_catalog.gen_random_uuid())", 0, NULL, NULL);
+	(void) kapture_own_execute("UPDATE @.kapture_salt SET salt = " ORIGIN_RANDOM_SALT, 0, NULL, NULL);
+	origin_make_salt();
 }
 
 /*
@@ -96,9 +111,12 @@ kapture_origin_claim(void)
 	Datum		values[3];
 
 	origin_values(types, values);
-	return kapture_own_execute("INSERT INTO @.kapture_origin (system_identifier, database, timeline)"
-							   " SELECT $1, $2, $3 WHERE NOT EXISTS (SELECT FROM @.kapture_origin)",
-							   3, types, values) > 0;
+	if (kapture_own_execute("INSERT INTO @.kapture_origin (system_identifier, database, timeline)"
+							" SELECT $1, $2, $3 WHERE NOT EXISTS (SELECT FROM @.kapture_origin)",
+							3, types, values) == 0)
+		return false;
+	origin_make_salt();
+	return true;
 }
 
 /*

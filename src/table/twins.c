@@ -16,17 +16,22 @@
 
 #include "access/genam.h"
 #include "access/htup_details.h"
+#include "access/relscan.h"
 #include "access/stratnum.h"
+#include "access/tableam.h"
 #include "access/xact.h"
 #include "catalog/pg_index.h"
 #include "commands/trigger.h"
+#include "executor/tuptable.h"
 #include "utils/fmgroids.h"
 #include "utils/hsearch.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
+#include "utils/rel.h"
 #include "utils/snapmgr.h"
 #include "utils/syscache.h"
 
+#include "base/compat.h"
 #include "table/capture_buffer.h"
 #include "table/twins.h"
 
@@ -58,12 +63,15 @@ twins_xact_callback(XactEvent event, void *arg)
 	twins_versions = NULL;
 }
 
-/* Are all columns of an index among those of an attachment's key? */
+/*
+ * Does an index keep an attachment's key unique: are all its columns among those of the key?
+ * EXCLUDE says nothing of keys, as its operators may be any.
+ */
 static bool
 twins_is_of_key(Oid index, const KaptureAttachment *att)
 {
 	HeapTuple	tuple = SearchSysCache1(INDEXRELID, ObjectIdGetDatum(index));
-	bool		result = HeapTupleIsValid(tuple);
+	bool		result = HeapTupleIsValid(tuple) && ((Form_pg_index) GETSTRUCT(tuple))->indisunique;
 
 	for (int i = 0; result && i < ((Form_pg_index) GETSTRUCT(tuple))->indnkeyatts; i++)
 	{
@@ -100,21 +108,44 @@ static int
 twins_scan_keys(ScanKey keys, Relation rel, Relation index, HeapTuple tuple)
 {
 	int			n = IndexRelationGetNumberOfKeyAttributes(index);
+	Oid		   *operators;
+	Oid		   *procs = NULL;
+	uint16	   *strategies = NULL;
 
+	/* a key WITHOUT OVERLAPS is no b-tree */
+	if (index->rd_index->indisexclusion)
+		RelationGetExclusionInfo(index, &operators, &procs, &strategies);
 	for (int i = 0; i < n; i++)
 	{
-		AttrNumber	attnum = index->rd_index->indkey.values[i];
 		Oid			type = index->rd_opcintype[i];
-		Oid			equal = get_opfamily_member(index->rd_opfamily[i], type, type, BTEqualStrategyNumber);
+		Oid			equal = procs ? procs[i] :
+			get_opcode(get_opfamily_member(index->rd_opfamily[i], type, type, BTEqualStrategyNumber));
 		bool		isnull;
-		Datum		value = heap_getattr(tuple, attnum, RelationGetDescr(rel), &isnull);
+		Datum		value = heap_getattr(tuple, index->rd_index->indkey.values[i], RelationGetDescr(rel), &isnull);
 
 		if (isnull || !OidIsValid(equal))
 			return 0;
-		ScanKeyEntryInitialize(&keys[i], 0, attnum, BTEqualStrategyNumber, InvalidOid, index->rd_indcollation[i],
-							   get_opcode(equal), value);
+		ScanKeyEntryInitialize(&keys[i], 0, i + 1, strategies ? strategies[i] : BTEqualStrategyNumber, InvalidOid,
+							   index->rd_indcollation[i], equal, value);
 	}
 	return n;
+}
+
+/* Does a row that a scan of the index has found match the scan keys?  The index may not know. */
+static bool
+twins_matches(IndexScanDesc scan, TupleTableSlot *slot, ScanKey keys, int nkeys)
+{
+	bool		result = true;
+
+	for (int i = 0; scan->xs_recheck && result && i < nkeys; i++)
+	{
+		bool		isnull;
+		Datum		value = slot_getattr(slot, scan->indexRelation->rd_index->indkey.values[i], &isnull);
+
+		result = !isnull &&
+			DatumGetBool(FunctionCall2Coll(&keys[i].sk_func, keys[i].sk_collation, value, keys[i].sk_argument));
+	}
+	return result;
 }
 
 /* Is there another row with the key that this one has in an index? */
@@ -125,15 +156,18 @@ twins_collides(Relation rel, Oid indexid, HeapTuple tuple)
 	Relation	index = index_open(indexid, AccessShareLock);
 	int			nkeys = twins_scan_keys(keys, rel, index, tuple);
 	bool		result = false;
-	SysScanDesc scan;
-	HeapTuple	other;
 
 	if (nkeys > 0)
 	{
-		scan = systable_beginscan(rel, indexid, true, SnapshotSelf, nkeys, keys);
-		while (!result && HeapTupleIsValid(other = systable_getnext(scan)))
-			result = !ItemPointerEquals(&other->t_self, &tuple->t_self);
-		systable_endscan(scan);
+		/* systable_beginscan() would do but for indexes that need a recheck */
+		TupleTableSlot *slot = table_slot_create(rel, NULL);
+		IndexScanDesc scan = index_beginscan(rel, index, SnapshotSelf, NULL, nkeys, 0, SO_NONE);
+
+		index_rescan(scan, keys, nkeys, NULL, 0);
+		while (!result && index_getnext_slot(scan, ForwardScanDirection, slot))
+			result = !ItemPointerEquals(&slot->tts_tid, &tuple->t_self) && twins_matches(scan, slot, keys, nkeys);
+		index_endscan(scan);
+		ExecDropSingleTupleTableSlot(slot);
 	}
 	index_close(index, AccessShareLock);
 	return result;

@@ -212,6 +212,15 @@ poll_ok($hub, "SELECT count(*) = 500 AND count(kapture_customer_id) = 500 FROM c
 poll_ok($hub, $idle, 'and nothing is left');
 oracle_ok($hub, $emulator, 'Kapture has the rows of both, once and as they are');
 
+# dumps disable and enable all triggers (pg_dump --disable-triggers); those that are to fire in replication do so again
+my $dumped = 'ALTER TABLE %1$s DISABLE TRIGGER ALL; ALTER TABLE %1$s ENABLE TRIGGER ALL;';
+$hub->safe_psql('postgres', sprintf($dumped, 'customers'));
+$publishers[ $_ - 1 ]->safe_psql('postgres', "UPDATE customers SET city = 'Enabled' WHERE id % 5 = 0") foreach 1, 2;
+applied(1, 2);
+poll_ok($hub, $idle, 'nothing is left');
+oracle_ok($hub, $emulator, 'what is replicated after triggers were disabled and enabled is sent');
+is($hub->safe_psql('postgres', "SELECT string_agg(concat_ws(' ', tgname, tgenabled), ', ' ORDER BY tgname) FROM pg_trigger WHERE tgrelid = 'customers'::regclass"), 'kapture_capture A, kapture_truncate A', 'as are TRUNCATEs');
+
 # partitions that are truncated by themselves: one that was there when the table was attached, one that came later
 my $parts = 'CREATE TABLE parts (id int PRIMARY KEY, customer_name text, phone text) PARTITION BY RANGE (id); CREATE TABLE low PARTITION OF parts FOR VALUES FROM (1) TO (10)';
 my $high = 'CREATE TABLE high PARTITION OF parts FOR VALUES FROM (10) TO (20)';
@@ -222,6 +231,10 @@ $hub->wait_for_subscription_sync($publishers[0], 'sub1');
 $publishers[0]->safe_psql('postgres', "INSERT INTO parts VALUES (1, 'First', '9300000001'), (2, 'Second', '9300000002'), (11, 'Eleventh', '9300000011')");
 applied(1);
 poll_ok($hub, 'SELECT count(*) = 3 AND count(kapture_customer_id) = 3 FROM parts', 'rows of partitions are sent');
+$hub->safe_psql('postgres', sprintf($dumped, 'low') . sprintf($dumped, 'parts'));
+is($hub->safe_psql('postgres', "SELECT string_agg(concat_ws(' ', tgrelid::regclass, tgname, tgenabled), ', ' ORDER BY tgrelid, tgname) FROM pg_trigger WHERE tgrelid IN ('parts'::regclass, 'low'::regclass, 'high'::regclass)"),
+	'parts kapture_capture A, parts kapture_truncate A, low kapture_capture A, low kapture_truncate R, high kapture_capture A, high kapture_truncate R',
+	'triggers of partitions that were disabled and enabled fire as before');
 my $first = $hub->safe_psql('postgres', 'SELECT kapture_customer_id FROM parts WHERE id = 1');
 $publishers[0]->safe_psql('postgres', "BEGIN; TRUNCATE low; INSERT INTO parts VALUES (1, 'Another', '9300000003'); COMMIT; TRUNCATE high");
 applied(1);
@@ -252,6 +265,31 @@ is($hub->safe_psql('postgres', "SELECT count(*) FROM pg_trigger WHERE tgrelid IN
 $hub->safe_psql('postgres', "SELECT kapture_detach('parts')");
 is($hub->safe_psql('postgres', "SELECT count(*) FROM pg_trigger WHERE tgrelid IN ('low'::regclass, 'high'::regclass)"), '0', 'nothing is left of a table that is detached');
 $hub->safe_psql('postgres', 'DROP TABLE parts');
+
+# a subscriber that copies all tables, the extension's as well, is a copy
+my $copy = PostgreSQL::Test::Cluster->new('copy');
+$copy->init(allows_streaming => 'logical');
+$copy->append_conf('postgresql.conf', "shared_preload_libraries = 'kapture_sync'\nmax_worker_processes = 20");
+$copy->start;
+my $schema = PostgreSQL::Test::Utils::tempdir() . '/schema.sql';
+$hub->command_ok([ 'pg_dump', '--schema-only', '--no-publications', '--no-subscriptions', '-f', $schema, $hub->connstr('postgres') ], 'the schema is dumped');
+$copy->command_ok([ 'psql', '-Xq', '-v', 'ON_ERROR_STOP=1', '-f', $schema, $copy->connstr('postgres') ], 'and restored');
+$copy->safe_psql('postgres', "CREATE SUBSCRIPTION everything CONNECTION '" . $hub->connstr . " dbname=postgres' PUBLICATION everything");
+poll_ok($copy, "SELECT bool_and(srsubstate = 'r') FROM pg_subscription_rel", 'all tables of a database are copied by a subscription');
+my $sent = @{ emulator_get($emulator, 'log') };
+$hub->safe_psql('postgres', "UPDATE customers SET city = 'Copied' WHERE id % 7 = 0");
+poll_ok($hub, $idle, 'changes are sent');
+$hub->wait_for_catchup('everything');
+is($copy->safe_psql('postgres', 'SELECT string_agg(DISTINCT state, $$ $$) FROM kapture_status'), 'copy', 'and not from the subscriber');
+is(join(' ', grep { $_ ne $hub->safe_psql('postgres', "SELECT count(*) FROM customers WHERE id % 7 = 0") } @{ emulator_get($emulator, 'log') } - $sent), '', 'each change is sent once');
+$copy->safe_psql('postgres', 'ALTER SUBSCRIPTION everything DISABLE; SELECT kapture_resume()');
+$copy->safe_psql('postgres', "UPDATE customers SET city = 'Resumed' WHERE id % 9 = 0");
+poll_ok($copy, "SELECT bool_and(state = 'running') AND sum(pending + in_flight + retrying) = 0 FROM kapture_status", 'it sends once that is taken over');
+is(scalar(grep { ($_->{city} // '') eq 'Resumed' } @{ emulator_get($emulator, 'customers') }), $copy->safe_psql('postgres', "SELECT count(*) FROM customers WHERE city = 'Resumed'"), 'all that has changed');
+$copy->safe_psql('postgres', "DROP SUBSCRIPTION everything");
+$copy->stop;
+$hub->safe_psql('postgres', "UPDATE customers SET city = 'Back' WHERE id % 9 = 0");
+poll_ok($hub, $idle, 'nothing is left');
 
 # tables that an attached one follows, in two phases, with rights that a former superuser's subscription has
 my $towns = 'CREATE TABLE towns (id int PRIMARY KEY, name text); CREATE TABLE members (id int PRIMARY KEY, name text, phone text, town int);';
@@ -316,6 +354,9 @@ $hub->wait_for_subscription_sync($publishers[0], 'areas');
 $hub->safe_psql('postgres', "INSERT INTO residents VALUES (1, 'Resident', '9500000001', 1), (2, 'Resident', '9500000002', 11)");
 sub resident_cities { return join ' ', sort map { $_->{city} // '' } grep { $_->{customer_name} eq 'Resident' } @{ emulator_get($emulator, 'customers') } }
 wait_for(sub { resident_cities() eq 'One Two' }, 'the residents to be sent');
+$hub->safe_psql('postgres', sprintf($dumped, 'area_1') . sprintf($dumped, 'areas'));
+$publishers[0]->safe_psql('postgres', "UPDATE areas SET name = 'Uno' WHERE id = 1");
+wait_for(sub { resident_cities() eq 'Two Uno' }, 'a followed partition whose triggers were disabled and enabled to be noticed');
 $publishers[0]->safe_psql('postgres', 'TRUNCATE area_1');
 wait_for(sub { resident_cities() eq 'Two none' }, 'rows that referred to a partition which is truncated to be sent');
 $publishers[0]->safe_psql('postgres', 'TRUNCATE areas');

@@ -51,6 +51,14 @@ $node->safe_psql('postgres', "CREATE TABLE local AS SELECT id AS kapture_custome
 $node->safe_psql('postgres', "UPDATE customers c SET city = l.city FROM local l WHERE c.id = l.kapture_customer_id");
 is(emulator_get($emulator, "customers?id=$id")->[0]{city}, 'Agra', 'an update with a join');
 is(scalar(requests('pull')), 0, 'pulls nothing');
+if ($node->pg_version >= 18)
+{
+	is(run("CREATE FOREIGN TABLE computed (id bigint, customer_name text, city text, upper_name text GENERATED ALWAYS AS (upper(customer_name)) VIRTUAL) SERVER kapture OPTIONS (object 'customers')"),
+		"\n", 'PostgreSQL computes a virtual generated column');
+	is(run("SELECT upper_name FROM computed WHERE id = $id AND upper_name = 'PRIYA'"), "PRIYA\n", 'as it reads a customer');
+	is(run("UPDATE computed SET city = 'Goa' WHERE id = $id RETURNING old.city, new.city, upper_name"), "Agra|Goa|PRIYA\n", 'or changes it');
+	$node->safe_psql('postgres', "DROP FOREIGN TABLE computed");
+}
 
 # bodies in arrays, and the other shape of an answer
 $node->safe_psql('postgres', "ALTER SERVER kapture OPTIONS (ADD add_body 'array', ADD update_body 'array')");

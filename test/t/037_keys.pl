@@ -333,6 +333,35 @@ for my $round (1 .. 5)
 	  or diag("KAPTURE_KEYS_SEED=$seed", $script);
 }
 pop @tables;
+
+# --- an index whose finds are to be checked (btree_gist): of a constraint that is not the key's, or of a key WITHOUT OVERLAPS
+sql(q(
+CREATE EXTENSION btree_gist;
+CREATE TABLE hosts (id inet PRIMARY KEY, customer_name text, phone text, city text, EXCLUDE USING gist (id WITH =) DEFERRABLE);
+SELECT kapture_attach('hosts');
+CREATE TRIGGER born AFTER INSERT ON hosts FOR EACH ROW EXECUTE FUNCTION note_born();
+));
+push @tables, 'hosts';
+sql(person('hosts', "'10.0.0.1'") . person('hosts', "'10.0.0.2'") . "UPDATE hosts SET id = '10.0.0.3' WHERE id = '10.0.0.1'");
+judge('a constraint that can be deferred, on columns of the key');
+if ($node->pg_version >= 18)
+{
+	sql(q(
+CREATE TABLE leases (id inet, during int4range, customer_name text, phone text, city text, PRIMARY KEY (id, during WITHOUT OVERLAPS) DEFERRABLE);
+SELECT kapture_attach('leases');
+CREATE TRIGGER born AFTER INSERT ON leases FOR EACH ROW EXECUTE FUNCTION note_born();
+));
+	push @tables, 'leases';
+	sql(person('leases', "'10.0.0.$_', int4range '[1,9)'")) foreach 1 .. 3;
+	settled();
+	$second = sql("SELECT customer_name FROM leases WHERE id = '10.0.0.2'");
+	sql("BEGIN; SET CONSTRAINTS ALL DEFERRED; UPDATE leases SET id = '10.0.0.2', city = customer_name || ' x' WHERE id = '10.0.0.1';"
+		  . "UPDATE leases SET id = '10.0.0.1', city = customer_name || ' y' WHERE id = '10.0.0.2' AND customer_name = '$second';"
+		  . "UPDATE leases SET during = '[9,12)' WHERE id = '10.0.0.3'; COMMIT");
+	judge('rows exchange keys WITHOUT OVERLAPS');
+	pop @tables;
+}
+pop @tables;
 srand $seed;
 
 # --- anything, by chance, in two sessions

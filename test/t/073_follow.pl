@@ -356,6 +356,18 @@ foreach my $case (
 	idle_ok($case->[0]);
 	is(zones(), $case->[1], 'concerns the rows that referred to it');
 }
+# a partition that leaves in two steps, as the first is interrupted
+sql(q(CREATE TABLE west PARTITION OF regions FOR VALUES FROM (200) TO (300); INSERT INTO regions VALUES (201, 'W'); UPDATE residents SET region = 201 WHERE id = 1));
+idle_ok('another partition');
+is(zones(), 'W none none', 'with a row');
+my $reader = $node->background_psql('postgres');
+$reader->query_safe('BEGIN; SELECT count(*) FROM regions');
+my ($interrupted) = ($node->psql('postgres', "SET lock_timeout = '100ms'; ALTER TABLE regions DETACH PARTITION west CONCURRENTLY"))[2];
+like($interrupted, qr/canceling statement due to lock timeout/, 'DETACH CONCURRENTLY waits for readers');
+$reader->quit;
+sql('ALTER TABLE regions DETACH PARTITION west FINALIZE');
+idle_ok('and is finalized');
+is(zones(), 'none none none', 'which concerns rows, too');
 is(error("SELECT kapture_follow('other_south', 'residents', 'target.region = source.id'), kapture_unfollow('other_south', 'residents')") =~ /ERROR/, '', 'a partition can be followed by itself, too');
 sql("SELECT kapture_unfollow('regions', 'residents')");
 is(sql("SELECT string_agg(tgrelid::regclass::text, ' ') FROM pg_trigger WHERE tgfoid = 'kapture_followed'::regproc AND tgrelid::regclass::text ~ 'regions|north|other_south'"), '', 'what nobody follows any more has no triggers left');

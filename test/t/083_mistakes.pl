@@ -197,6 +197,8 @@ my @mistakes = (
 		qr/WARNING:  changes of table "customers" are not captured from now on/, qr/Trigger kapture_capture, which captures them, is disabled/, qr/ALTER TABLE public\.customers ENABLE TRIGGER kapture_capture/ ],
 	[ 'to drop the trigger', q(DROP TRIGGER kapture_capture ON customers),
 		qr/WARNING:  changes of table "customers" are not captured from now on/, qr/or was dropped/, qr/kapture_detach\(\) and kapture_attach\(\)/ ],
+	[ 'to rename the trigger', q(ALTER TRIGGER kapture_capture ON customers RENAME TO mine),
+		qr/ERROR:  trigger "kapture_capture" of table "customers" cannot be renamed/, qr/known by its name/, qr/kapture_detach\(\)/ ],
 	[ 'to drop the table, with what waits', q(DROP TABLE customers),
 		qr/NOTICE:  what waits to be sent for 2 rows of table "customers" is given up/, qr/Kapture does not have these changes/, qr/To keep them, roll back/ ],
 	[ 'to keep ids at the same server', q(SELECT kapture_alter('customers', keep_ids => true)),
@@ -455,6 +457,19 @@ like($node->safe_psql('postgres', $capture), qr/^false: changes are not captured
 is($node->safe_psql('postgres', "SET ROLE clerk; $capture"), '', 'to those who may see them');
 $node->safe_psql('postgres', 'ALTER TABLE customers ENABLE TRIGGER USER');
 is($node->safe_psql('postgres', $capture), '', 'and is content when it is enabled');
+$node->safe_psql('postgres', q(CREATE TABLE split (id int PRIMARY KEY, customer_name text, phone text) PARTITION BY RANGE (id); CREATE TABLE split_1 PARTITION OF split DEFAULT;
+SELECT kapture_attach('split', replicated => true); SELECT kapture_follow('split', 'customers', 'target.id = source.id')));
+my $off = reported('ALTER TABLE split_1 DISABLE TRIGGER ALL');
+like($off, qr/WARNING:  changes of table "split_1" are not captured from now on\n.*\nHINT:  Use ALTER TABLE public\.split_1 ENABLE TRIGGER kapture_capture/, 'a partition whose triggers are disabled is reported');
+like($off, qr/WARNING:  changes of followed table "split_1" are not captured from now on/, 'a followed one, too');
+$node->safe_psql('postgres', 'ALTER TABLE split_1 DISABLE TRIGGER ALL');
+like($node->safe_psql('postgres', $capture), qr/^false: changes are not captured, .*: public.split$/, 'kapture_check names its table');
+like($node->safe_psql('postgres', $capture =~ s/capture'$/followed'/r), qr/^false: changes of followed tables are not captured, .*: public.split$/, 'once for each use');
+$node->safe_psql('postgres', 'ALTER TABLE split_1 ENABLE TRIGGER kapture_capture, ENABLE TRIGGER kapture_followed');
+is($node->safe_psql('postgres', $capture), '', 'until the triggers are enabled');
+$node->safe_psql('postgres', "UPDATE pg_trigger SET tgenabled = 'O' WHERE tgrelid = 'split_1'::regclass AND tgname = 'kapture_capture'");
+like($node->safe_psql('postgres', $capture), qr/^false: changes that logical replication applies are not captured, .*: public.split$/, 'a trigger that an earlier version has left to fire at the origin only is named');
+$node->safe_psql('postgres', "SELECT kapture_unfollow('split', 'customers'); SELECT kapture_detach('split'); DROP TABLE split");
 unlike(reported('ALTER TABLE clients DISABLE TRIGGER ALL'), qr/WARNING/, 'other tables may do without triggers');
 unlike(reported(q(ALTER TABLE customers ALTER COLUMN phone TYPE varchar(99))), qr/anew/, 'nor is another type, by which values stay what they are');
 unlike(reported(q(ALTER TABLE customers ADD COLUMN seen int; ALTER TABLE customers ALTER COLUMN seen TYPE text USING 'x')), qr/anew/, 'nor values that are not sent');
