@@ -117,11 +117,12 @@ follow_open_source(Oid relid)
 {
 	Relation	rel = kapture_argument_open(relid, ShareRowExclusiveLock, follow_check_trigger);
 
-	if (rel->rd_rel->relkind != RELKIND_RELATION && rel->rd_rel->relkind != RELKIND_PARTITIONED_TABLE)
+	if ((rel->rd_rel->relkind != RELKIND_RELATION && rel->rd_rel->relkind != RELKIND_PARTITIONED_TABLE) ||
+		rel->rd_rel->relpersistence == RELPERSISTENCE_TEMP)
 		ereport(ERROR,
 				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
 				 errmsg("\"%s\" cannot be followed", RelationGetRelationName(rel)),
-				 errdetail("Only tables can be followed."),
+				 errdetail("Only tables that are not temporary can be followed."),
 				 rel->rd_rel->relkind == RELKIND_VIEW ? errhint("Follow the tables that the view shows.") :
 				 rel->rd_rel->relkind == RELKIND_MATVIEW ?
 				 errhint("Follow the tables that it is made of, or call kapture_resync() after it was refreshed.") : 0));

@@ -46,7 +46,8 @@ like(error("SELECT kapture_follow('address', 'users', 'true')"), qr/table "users
 sql("SELECT kapture_attach('users', source => 'customers')");
 
 # what is refused
-like(error("SELECT kapture_follow('customers', 'users', 'true')"), qr/"customers" cannot be followed\nDETAIL:  Only tables can be followed\.\nHINT:  Follow the tables/, 'a view');
+like(error("SELECT kapture_follow('customers', 'users', 'true')"), qr/"customers" cannot be followed\nDETAIL:  Only tables that are not temporary can be followed\.\nHINT:  Follow the tables/, 'a view');
+like(error("CREATE TEMP TABLE brief (id int); SELECT kapture_follow('brief', 'users', 'target.id = source.id')"), qr/"brief" cannot be followed\nDETAIL:  Only tables that are not temporary/, 'a temporary table');
 like(error("SELECT kapture_follow('address', 'users', 'target.adress_id = source.id')"), qr/column target\.adress_id does not exist\nLINE 1: target\.adress_id = source\.id\n.*HINT:  Perhaps you meant to reference the column "target\.address_id"/s, 'a column that is not there');
 like(error("SELECT kapture_follow('address', 'users', 'source.id')"), qr/argument of condition must be type boolean, not type integer/, 'no boolean');
 like(error("SELECT kapture_follow('address', 'users', 'true; DROP TABLE users')"), qr/syntax error/, 'more than an expression');
