@@ -49,6 +49,7 @@
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
+#include "utils/rel.h"
 #include "utils/syscache.h"
 
 #include "api/server.h"
@@ -479,23 +480,43 @@ wayside_may_advise(void)
 	return !IsBinaryUpgrade && !kapture_is_restoring() && kapture_catalog_outbox_packs();
 }
 
-/* Has triggers of ours that a statement has enabled fire when they are to: of a table, and of its partitions that it has recursed to. */
+/* May a relation have triggers of ours?  Others may be named like them. */
+static bool
+wayside_may_have_triggers(Relation rel)
+{
+	bool		result = false;
+
+	for (int i = 0; rel->trigdesc && !result && i < rel->trigdesc->numtriggers; i++)
+		result = strncmp(rel->trigdesc->triggers[i].tgname, "kapture_", 8) == 0;
+	return result;
+}
+
+/*
+ * Has triggers of ours that a statement has enabled fire when they are to: of a table, and of the
+ * partitions that the statement has recursed to, which it has locked like the table.
+ */
 static void
 wayside_enable_triggers(const AlterTableStmt *stmt)
 {
 	Oid			relid = RangeVarGetRelid(stmt->relation, NoLock, true);
 	List	   *relids = list_make1_oid(relid);
+	Relation	rel;
+	bool		concerned;
 	ListCell   *lc;
 
 	if (!OidIsValid(relid) || IsBinaryUpgrade || !kapture_catalog_outbox_packs())
 		return;
+	CommandCounterIncrement();
+	rel = relation_open(relid, ShareRowExclusiveLock);
+	concerned = wayside_may_have_triggers(rel);
+	relation_close(rel, NoLock);
+	if (!concerned)
+		return;
 	if (stmt->relation->inh && get_rel_relkind(relid) == RELKIND_PARTITIONED_TABLE)
 		relids = find_all_inheritors(relid, ShareRowExclusiveLock, NULL);
-	CommandCounterIncrement();
 	foreach(lc, relids)
 	{
-		Relation	rel = relation_open(lfirst_oid(lc), ShareRowExclusiveLock);
-
+		rel = relation_open(lfirst_oid(lc), ShareRowExclusiveLock);
 		kapture_attach_enable_triggers(rel);
 		kapture_follow_enable_triggers(rel);
 		relation_close(rel, NoLock);
