@@ -179,15 +179,17 @@ is(sql('SELECT condition FROM kapture_follow'), $condition, 'a condition keeps i
 # nor do literals mean what they would mean there
 my $odd = (sql('SHOW server_version_num') < 190000 ? 'SET standard_conforming_strings = off; SET escape_string_warning = off;' : '')
   . 'SET backslash_quote = on; SET array_nulls = off; SET transform_null_equals = on; SET xmloption = document';
-unlike(as('alice', q(
+# not every server is built with libxml
+my $xml = as('alice', q(SELECT '<a/>'::xml)) =~ /ERROR/ ? 'phone' : q(xmlserialize(CONTENT '<a/><b/>'::xml AS text));
+unlike(as('alice', qq(
 CREATE TABLE alice.odd (id int PRIMARY KEY, customer_name text, phone text, words text[]);
-SELECT kapture_attach('alice.odd', jsonb_build_object('phone', 'phone', 'customer_name', jsonb_build_object('expression', $e$ regexp_replace(customer_name, '\d+', 'B') $e$)),
-  filter => $f$ phone ~ '^\d{10}$' AND words IS DISTINCT FROM '{a,NULL}' AND xmlserialize(CONTENT '<a/><b/>'::xml AS text) <> '' $f$);
-SELECT kapture_follow('alice.cities', 'alice.odd', $f$ target.phone ~ '\d' AND source.name = ANY ('{a,NULL}') $f$);
+SELECT kapture_attach('alice.odd', jsonb_build_object('phone', 'phone', 'customer_name', jsonb_build_object('expression', \$e\$ regexp_replace(customer_name, '\\d+', 'B') \$e\$)),
+  filter => \$f\$ phone ~ '^\\d{10}\$' AND words IS DISTINCT FROM '{a,NULL}' AND $xml <> '' \$f\$);
+SELECT kapture_follow('alice.cities', 'alice.odd', \$f\$ target.phone ~ '\\d' AND source.name = ANY ('{a,NULL}') \$f\$);
 SELECT kapture_pause('alice.odd'); INSERT INTO alice.odd VALUES (1, 'Room 101', '9612345678', '{a,"NULL"}'))), qr{ERROR}, 'alice has odd literals');
 my $kept = q(SELECT array_agg(expression) || array_agg(DISTINCT filter) || array_agg(DISTINCT condition) FROM kapture_column JOIN kapture_attachment USING (attachment_id) JOIN kapture_follow USING (relation) WHERE relation = 'alice.odd'::regclass);
 my $were = sql($kept);
-like($were, qr/\\d.*\{a,NULL\}.*<a\/><b\/>/, 'alice has literals with backslashes, NULL in an array and XML content');
+like($were, $xml eq 'phone' ? qr/\\d.*\{a,NULL\}/ : qr/\\d.*\{a,NULL\}.*<a\/><b\/>/, 'alice has literals with backslashes, NULL in an array and XML content');
 as('mallory', "$odd; ALTER TABLE mallory.any RENAME b TO a; CREATE VIEW mallory.any_too AS SELECT a FROM mallory.any");
 is(sql($kept), $were, 'they are kept as they are, whatever the settings of a session that renames something');
 my $preview = q(SELECT api, body FROM kapture_preview('alice.odd', 1));
