@@ -67,7 +67,7 @@ install_packages() {
 }
 
 # Macros of PostgreSQL with branches of their own, which script/coverage does not count.
-coverage_macros='(ereport|elog|Assert|foreach|CHECK_FOR_INTERRUPTS|PG_TRY|PG_CATCH|PG_FINALLY|PG_END_TRY|VARSIZE_ANY_EXHDR|VARDATA_ANY|heap_getattr|fastgetattr|SET_VARSIZE|MemSet)[ (]'
+coverage_macros='(ereport|elog|Assert|foreach|foreach_modify|GetPerTupleExprContext|GetPerTupleMemoryContext|ResetPerTupleExprContext|CHECK_FOR_INTERRUPTS|PG_TRY|PG_CATCH|PG_FINALLY|PG_END_TRY|VARSIZE_ANY_EXHDR|VARDATA_ANY|heap_getattr|fastgetattr|SET_VARSIZE|MemSet)[ (]'
 
 # The server will not run as root: where we are root, it runs as this user.
 if [ "$(id -u)" = 0 ]; then runner=postgres; else runner=$(id -un); fi
