@@ -94,6 +94,9 @@ static MemoryContext wayside_context = NULL;
 /* Partitions that the command takes out of their tables, in the same memory context. */
 static List *wayside_leaving = NIL;
 
+/* the tables that these are partitions of */
+static List *wayside_shrunk = NIL;
+
 /* Returns the value of an option that is given as a string, or NULL. */
 static const char *
 wayside_option(List *options, const char *name)
@@ -307,9 +310,10 @@ wayside_object_access(ObjectAccessType access, Oid classid, Oid objectid, int su
 		MemoryContext old = MemoryContextSwitchTo(wayside_context);
 
 		kapture_leave_dropped(objectid, &wayside_leaving);
-		MemoryContextSwitchTo(old);
+		/* not before the command has locked the table as it needs, which two commands would wait for */
 		if (get_rel_relispartition(objectid))
-			kapture_followed_rows_moved(get_partition_parent(objectid, true));
+			wayside_shrunk = list_append_unique_oid(wayside_shrunk, get_partition_parent(objectid, true));
+		MemoryContextSwitchTo(old);
 	}
 }
 
@@ -504,7 +508,9 @@ wayside_enable_triggers(const AlterTableStmt *stmt)
 	bool		concerned;
 	ListCell   *lc;
 
-	if (!OidIsValid(relid) || IsBinaryUpgrade || !kapture_catalog_outbox_packs())
+	/* IF EXISTS may have found nothing, and another table may have the name by now */
+	if (!OidIsValid(relid) || !object_ownercheck(RelationRelationId, relid, GetUserId()) || IsBinaryUpgrade ||
+		!kapture_catalog_outbox_packs())
 		return;
 	CommandCounterIncrement();
 	rel = relation_open(relid, ShareRowExclusiveLock);
@@ -729,9 +735,12 @@ wayside_process_utility(PlannedStmt *pstmt, const char *query_string,
 	RenameStmt *renames = wayside_renamed_server(pstmt->utilityStmt);
 	List	   *outer_columns = wayside_columns;
 	List	   *outer_leaving = wayside_leaving;
+	List	   *outer_shrunk = wayside_shrunk;
 	MemoryContext outer_context = wayside_context;
 	List	   *columns = NIL;
 	List	   *leaving = NIL;
+	List	   *shrunk = NIL;
+	ListCell   *lc;
 	bool		makes_partition = wayside_makes_partition(pstmt->utilityStmt);
 	List	   *expressions = wayside_renames(pstmt->utilityStmt) ? kapture_expression_before_rename() : NIL;
 	List	   *follows = wayside_renames(pstmt->utilityStmt) ? kapture_follow_before_rename() : NIL;
@@ -745,6 +754,7 @@ wayside_process_utility(PlannedStmt *pstmt, const char *query_string,
 		kapture_shmem_make_way(dbid);
 	wayside_columns = NIL;
 	wayside_leaving = NIL;
+	wayside_shrunk = NIL;
 	wayside_context = CurrentMemoryContext;
 	PG_TRY();
 	{
@@ -754,13 +764,17 @@ wayside_process_utility(PlannedStmt *pstmt, const char *query_string,
 	{
 		columns = wayside_columns;
 		leaving = wayside_leaving;
+		shrunk = wayside_shrunk;
 		wayside_columns = outer_columns;
 		wayside_leaving = outer_leaving;
+		wayside_shrunk = outer_shrunk;
 		wayside_context = outer_context;
 	}
 	PG_END_TRY();
 	wayside_add_leaving(pstmt->utilityStmt, makes_partition, &leaving);
 	kapture_leave_follow(leaving);
+	foreach(lc, shrunk)
+		kapture_followed_rows_moved(lfirst_oid(lc));
 	wayside_follow_columns(columns);
 	kapture_attach_renamed(expressions);
 	kapture_follow_after_rename(follows);

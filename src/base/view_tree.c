@@ -128,7 +128,7 @@ view_has_whole_row(Node *node, void *context)
  * "tree" read, in the current memory context.  *all is set if any column may be read, as by
  * a virtual generated column, whose expression may be another one tomorrow; also if somebody
  * has locked a view: the view need not concern the current user, who does not wait for the
- * lock.  The other views stay locked.
+ * lock.
  */
 List *
 kapture_view_reads(List *tree, Oid relid, bool *all)
@@ -147,7 +147,7 @@ kapture_view_reads(List *tree, Oid relid, bool *all)
 		view = ConditionalLockRelationOid(lfirst_oid(lc), AccessShareLock) ? try_relation_open(lfirst_oid(lc), NoLock) : NULL;
 		*all |= view == NULL || view_has_whole_row((Node *) get_view_query(view), NULL);
 		if (view)
-			relation_close(view, NoLock);
+			relation_close(view, AccessShareLock);
 	}
 	*all |= reads.all;
 	return reads.attnums;

@@ -71,15 +71,9 @@ kapture_guard_take_error(ErrorData *copy)
 	return error;
 }
 
-/*
- * kapture_guard_step
- *		Runs work(arg) in a subtransaction.
- *
- * Returns NULL, or the error, in the current memory context, after which the
- * transaction is as it was before.  To be called within a transaction.
- */
-ErrorData *
-kapture_guard_step(KaptureGuarded work, void *arg)
+/* Runs work(arg) in a subtransaction; "keep": what it has done is kept.  Returns NULL, or the error. */
+static ErrorData *
+guard_run(KaptureGuarded work, void *arg, bool keep)
 {
 	MemoryContext context = CurrentMemoryContext;
 	ResourceOwner owner = CurrentResourceOwner;
@@ -90,7 +84,10 @@ kapture_guard_step(KaptureGuarded work, void *arg)
 	PG_TRY();
 	{
 		work(arg);
-		ReleaseCurrentSubTransaction();
+		if (keep)
+			ReleaseCurrentSubTransaction();
+		else
+			RollbackAndReleaseCurrentSubTransaction();
 	}
 	PG_CATCH();
 	{
@@ -106,6 +103,19 @@ kapture_guard_step(KaptureGuarded work, void *arg)
 }
 
 /*
+ * kapture_guard_step
+ *		Runs work(arg) in a subtransaction.
+ *
+ * Returns NULL, or the error, in the current memory context, after which the
+ * transaction is as it was before.  To be called within a transaction.
+ */
+ErrorData *
+kapture_guard_step(KaptureGuarded work, void *arg)
+{
+	return guard_run(work, arg, true);
+}
+
+/*
  * kapture_guard_session_step
  *		As kapture_guard_step(), for a user's command: raises a cancellation by the
  *		user again, as that is not an error of the work.
@@ -114,6 +124,22 @@ ErrorData *
 kapture_guard_session_step(KaptureGuarded work, void *arg)
 {
 	ErrorData  *error = kapture_guard_step(work, arg);
+
+	if (error && error->sqlerrcode == ERRCODE_QUERY_CANCELED)
+		ReThrowError(error);
+	return error;
+}
+
+/*
+ * kapture_guard_session_look
+ *		As kapture_guard_session_step(), for work that changes nothing but memory: all locks
+ *		that it has taken are released.  Kept, they would have others wait for the user's
+ *		transaction, whom what was looked at need not concern.
+ */
+ErrorData *
+kapture_guard_session_look(KaptureGuarded work, void *arg)
+{
+	ErrorData  *error = guard_run(work, arg, false);
 
 	if (error && error->sqlerrcode == ERRCODE_QUERY_CANCELED)
 		ReThrowError(error);

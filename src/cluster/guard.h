@@ -21,6 +21,7 @@ extern ErrorData *kapture_guard_copy_error(MemoryContext context);
 extern ErrorData *kapture_guard_take_error(ErrorData *copy);
 extern ErrorData *kapture_guard_step(KaptureGuarded work, void *arg);
 extern ErrorData *kapture_guard_session_step(KaptureGuarded work, void *arg);
+extern ErrorData *kapture_guard_session_look(KaptureGuarded work, void *arg);
 extern ErrorData *kapture_guard_transaction(KaptureGuarded work, void *arg);
 extern void kapture_guard_abort(void);
 extern char *kapture_guard_message(const ErrorData *error);

@@ -577,7 +577,7 @@ kapture_follow_before_rename(void)
 			continue;
 		if (ConditionalLockRelationOid(follow->relation, AccessShareLock))
 		{
-			error = kapture_guard_session_step(follow_do_parse, follow);
+			error = kapture_guard_session_look(follow_do_parse, follow);
 			if (error)
 				FreeErrorData(error);
 			UnlockRelationOid(follow->relation, AccessShareLock);
@@ -684,9 +684,11 @@ kapture_follow_view_changed(void)
 
 		if (follow->condition == NULL || !ConditionalLockRelationOid(follow->relation, AccessShareLock))
 			continue;
-		rel = relation_open(follow->relation, NoLock);
-		attachments = kapture_catalog_attachments(rel);
-		relation_close(rel, AccessShareLock);
+		rel = try_relation_open(follow->relation, NoLock);
+		attachments = rel ? kapture_catalog_attachments(rel) : NIL;
+		if (rel)
+			relation_close(rel, NoLock);
+		UnlockRelationOid(follow->relation, AccessShareLock);
 		if (attachments == NIL || follow_lacks_view(attachments))
 			continue;
 		kapture_follow_find_reads(follow->condition, &reads);

@@ -180,7 +180,7 @@ alter_forget_digests(const Alter *alter, int bit)
 	Oid			types[2] = {INT4OID, INT4OID};
 	Datum		values[2] = {Int32GetDatum(alter->att->id), Int32GetDatum(bit * 8)};
 
-	(void) kapture_own_execute("UPDATE @.kapture_row SET digests = overlay(digests PLACING '\\x0000000000000000' FROM $2 + 1 FOR 8)"
+	(void) kapture_own_execute("UPDATE @.kapture_row SET digests = overlay(digests PLACING int8send(0) FROM $2 + 1 FOR 8)"
 							   " WHERE attachment_id = $1 AND octet_length(digests) >= $2 + 8", 2, types, values);
 }
 

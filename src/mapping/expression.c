@@ -627,7 +627,7 @@ static bool
 expression_is_understood(const KaptureAttachment *att)
 {
 	ExpressionPrepare prepare = {.att = att, .hurry = true};
-	ErrorData  *error = kapture_guard_session_step(expression_do_prepare, &prepare);
+	ErrorData  *error = kapture_guard_session_look(expression_do_prepare, &prepare);
 
 	if (error)
 		FreeErrorData(error);

@@ -360,6 +360,8 @@ rekey_do_rename(void *arg)
 	}
 	if (rel)
 		relation_close(rel, NoLock);
+	/* the table need not concern the user, whose transaction may last */
+	UnlockRelationOid(label->relid, AccessShareLock);
 }
 
 /*

@@ -158,7 +158,7 @@ static bool
 problem_look(const KaptureAttachment *att, char **problem)
 {
 	ProblemLook look = {att, CurrentMemoryContext, NULL};
-	ErrorData  *error = kapture_guard_session_step(problem_do_look, &look);
+	ErrorData  *error = kapture_guard_session_look(problem_do_look, &look);
 
 	*problem = look.problem;
 	if (error)

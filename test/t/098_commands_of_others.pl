@@ -211,6 +211,22 @@ $finder->query_safe('ROLLBACK');
 $finder->quit;
 sql('DROP TABLE towns');
 
+# --- what a command looks at is not locked until its transaction ends: its owner's commands, and all that come after them, would wait
+as('mallory', q(CREATE TYPE mallory.mood AS ENUM ('sad')));
+foreach (
+	[ 'a renamed column', 'ALTER TABLE mallory.any RENAME a TO c' ], [ 'a renamed value', q(ALTER TYPE mallory.mood RENAME VALUE 'sad' TO 'glad') ],
+	[ 'a new view', 'CREATE VIEW mallory.some AS SELECT 1 AS one' ], [ 'a replaced function', 'RESET ROLE; CREATE OR REPLACE FUNCTION shout(text) RETURNS text IMMUTABLE LANGUAGE sql RETURN pg_catalog.upper($1)', 'postgres' ])
+{
+	my ($name, $statement, $role) = @$_;
+	my $session = $node->background_psql('postgres', extra_params => [ '-U', $role // 'mallory' ], on_error_stop => 1);
+	my $pid = $session->query_safe('SELECT pg_backend_pid()');
+	$session->query_safe("BEGIN; $statement");
+	is(sql("SELECT string_agg(DISTINCT l.relation::regclass || ' ' || l.mode, ', ') FROM pg_locks AS l JOIN pg_class AS c ON c.oid = l.relation WHERE l.pid = $pid AND pg_get_userbyid(c.relowner) = 'alice'"),
+		'', "$name keeps no lock on others' tables");
+	$session->query_safe('ROLLBACK');
+	$session->quit;
+}
+
 # --- a session that ends within a command drops its temporary tables when the memory of the command is gone
 as('mallory', q(
 CREATE TEMPORARY TABLE temporary (id int) PARTITION BY LIST (id);
