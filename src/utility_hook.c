@@ -394,6 +394,13 @@ wayside_creates_trigger(Node *stmt)
 	return !OidIsValid(relid) || has_superclass(relid);
 }
 
+/* Has a trigger a name like ours?  Others may have one, too. */
+static bool
+wayside_is_named_like_ours(const char *trigger)
+{
+	return strncmp(trigger, "kapture_", strlen("kapture_")) == 0;
+}
+
 /*
  * Refuses to rename a trigger of ours: whatever looks for it, to have it fire in replication, to report that it
  * is off, or to drop it, goes by its name.
@@ -405,7 +412,7 @@ wayside_protect_trigger_name(Node *stmt)
 	Oid			relid;
 	KaptureTrigger found;
 
-	if (!IsA(stmt, RenameStmt) || renames->renameType != OBJECT_TRIGGER || strncmp(renames->subname, "kapture_", 8) != 0)
+	if (!IsA(stmt, RenameStmt) || renames->renameType != OBJECT_TRIGGER || !wayside_is_named_like_ours(renames->subname))
 		return;
 	relid = RangeVarGetRelid(renames->relation, NoLock, true);
 	if (OidIsValid(relid) && kapture_attach_find_trigger(relid, renames->subname, &found))
@@ -484,14 +491,14 @@ wayside_may_advise(void)
 	return !IsBinaryUpgrade && !kapture_is_restoring() && kapture_catalog_outbox_packs();
 }
 
-/* May a relation have triggers of ours?  Others may be named like them. */
+/* May a relation have triggers of ours? */
 static bool
 wayside_may_have_triggers(Relation rel)
 {
 	bool		result = false;
 
 	for (int i = 0; rel->trigdesc && !result && i < rel->trigdesc->numtriggers; i++)
-		result = strncmp(rel->trigdesc->triggers[i].tgname, "kapture_", 8) == 0;
+		result = wayside_is_named_like_ours(rel->trigdesc->triggers[i].tgname);
 	return result;
 }
 

@@ -115,19 +115,26 @@ kapture_guard_step(KaptureGuarded work, void *arg)
 	return guard_run(work, arg, true);
 }
 
-/*
- * kapture_guard_session_step
- *		As kapture_guard_step(), for a user's command: raises a cancellation by the
- *		user again, as that is not an error of the work.
- */
-ErrorData *
-kapture_guard_session_step(KaptureGuarded work, void *arg)
+/* As guard_run(), but raises a cancellation by the user again, as that is not an error of the work. */
+static ErrorData *
+guard_run_in_session(KaptureGuarded work, void *arg, bool keep)
 {
-	ErrorData  *error = kapture_guard_step(work, arg);
+	ErrorData  *error = guard_run(work, arg, keep);
 
 	if (error && error->sqlerrcode == ERRCODE_QUERY_CANCELED)
 		ReThrowError(error);
 	return error;
+}
+
+/*
+ * kapture_guard_session_step
+ *		As kapture_guard_step(), for a user's command: a cancellation by the user is
+ *		raised again.
+ */
+ErrorData *
+kapture_guard_session_step(KaptureGuarded work, void *arg)
+{
+	return guard_run_in_session(work, arg, true);
 }
 
 /*
@@ -139,11 +146,7 @@ kapture_guard_session_step(KaptureGuarded work, void *arg)
 ErrorData *
 kapture_guard_session_look(KaptureGuarded work, void *arg)
 {
-	ErrorData  *error = guard_run(work, arg, false);
-
-	if (error && error->sqlerrcode == ERRCODE_QUERY_CANCELED)
-		ReThrowError(error);
-	return error;
+	return guard_run_in_session(work, arg, false);
 }
 
 /*
