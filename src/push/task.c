@@ -339,6 +339,13 @@ task_done(KaptureTask *task, const char *action)
 	task->action = action;
 }
 
+/* What the history says of a row that gets an id: the customer may be of its own Add, whose id could not be written at once. */
+static const char *
+task_link_action(const KaptureTask *task)
+{
+	return task->customer_id == task->delivery->added_id ? "add" : "link";
+}
+
 /*
  * Ends a task without success.  "park": the row waits until it is changed; else it is tried
  * again at next_attempt.
@@ -348,6 +355,9 @@ kapture_task_fail(KaptureTask *task, bool park, TimestampTz next_attempt, const 
 {
 	KaptureFailed *failed = &task->failed;
 
+	/* what failed is not the Add, but what comes after it */
+	if (task->state == KAPTURE_TASK_DONE && strcmp(task->action, "add") == 0)
+		failed->added_id = task->customer_id;
 	task->state = KAPTURE_TASK_FAILED;
 	failed->delivery = task->delivery;
 	failed->park = park;
@@ -536,7 +546,7 @@ task_update(KaptureTask *task)
 	if (!outside && task_refused(task, false, task->sending))
 		return;
 	if (!task_prepare(task, KAPTURE_STEP_UPDATE))
-		task_done(task, outside ? "left" : task->customer_id == task->delivery->row.customer_id ? "none" : "link");
+		task_done(task, outside ? "left" : task->customer_id == task->delivery->row.customer_id ? "none" : task_link_action(task));
 }
 
 /* Links the row to a customer that existed before, and sends the row's values, unless only links are wanted. */
@@ -982,7 +992,7 @@ task_success(KaptureTask *task, const KaptureReply *reply, TimestampTz now)
 		case KAPTURE_STEP_UPDATE:
 			task->sent = task->sending;
 			task_done(task, task->delivery->row.outside ? "left" :
-					  task->delivery->row.customer_id == 0 ? "link" : "update");
+					  task->delivery->row.customer_id == 0 ? task_link_action(task) : "update");
 			break;
 		case KAPTURE_STEP_DELETED:
 			task->reported = true;

@@ -107,6 +107,8 @@ delivery_fill(KaptureDelivery *delivery, uint64 row)
 	delivery->captured_at = DatumGetTimestampTz(kapture_statement_getattr(row, 13, &isnull));
 	delivery->gone = DatumGetBool(kapture_statement_getattr(row, 14, &isnull));
 	delivery->sent_code = delivery_gettext(delivery, row, 15);
+	value = kapture_statement_getattr(row, 16, &isnull);
+	delivery->added_id = isnull ? 0 : DatumGetInt64(value);
 }
 
 /*
@@ -668,8 +670,8 @@ TimestampTz
 kapture_delivery_fail(KaptureFailed *failed)
 {
 	KaptureDelivery *d = failed->delivery;
-	Datum		values[17];
-	char		nulls[18] = "                 ";
+	Datum		values[18];
+	char		nulls[19] = "                  ";
 	TimestampTz next = DT_NOEND;
 
 	values[0] = Int32GetDatum(d->attachment_id);
@@ -689,6 +691,7 @@ kapture_delivery_fail(KaptureFailed *failed)
 	values[14] = BoolGetDatum(failed->unsure);
 	values[15] = Int32GetDatum(failed->searches);
 	values[16] = Int64GetDatum(failed->unsure ? failed->whole : 0);
+	values[17] = Int64GetDatum(failed->added_id);
 	if (failed->in_doubt == 0)
 		nulls[6] = 'n';
 	if (failed->customer_id == 0)
@@ -701,6 +704,8 @@ kapture_delivery_fail(KaptureFailed *failed)
 		nulls[10] = 'n';
 	if (failed->waits_for == 0)
 		nulls[13] = 'n';
+	if (failed->added_id == 0)
+		nulls[17] = 'n';
 
 	SPI_connect();
 	kapture_statement_execute(OUTBOX_FAIL, values, nulls);

@@ -28,6 +28,7 @@ typedef struct KaptureDelivery
 	int			failures;
 	int64		changed;
 	int64		customer_id;	/* received, but not yet in the row; or 0 */
+	int64		added_id;		/* customer that an Add of the row has created, whose id could not be written at once; or 0 */
 	TimestampTz in_doubt;		/* when a lost request must have ended, or 0 */
 	TimestampTz captured_at;
 	char	   *sent_phone;		/* of the Add that is sent or in doubt; NULL: none */
@@ -69,6 +70,7 @@ typedef struct KaptureFailed
 	TimestampTz next_attempt;
 	TimestampTz in_doubt;
 	int64		customer_id;	/* to be kept with the delivery, or 0 */
+	int64		added_id;		/* this customer, if it was created just now; or 0 */
 	const char *api;			/* NULL: not about a request */
 	const char *request;		/* request body, or NULL */
 	int			http_status;

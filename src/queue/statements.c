@@ -165,7 +165,7 @@ const KaptureStatementText kapture_statements[] =
 		" sent_code = CASE WHEN d.state = 'sending' OR (d.in_doubt IS NOT NULL AND d.attempts > 0) THEN d.sent_code ELSE EXCLUDED.sent_code END,"
 		" next_attempt = NULL, state = 'sending', waits_for = NULL"
 		" RETURNING row_key, attempts, failures, changed, customer_id, in_doubt, again IS NOT NULL,"
-		" sent_phone, sent_email, searches, ctid, delivery_id, captured_at, false, sent_code",
+		" sent_phone, sent_email, searches, ctid, delivery_id, captured_at, false, sent_code, added_id",
 		8, {INT4OID, TEXTARRAYOID, INT8ARRAYOID, TIMESTAMPTZARRAYOID, TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID, TIMESTAMPTZOID}
 	},
 	[OUTBOX_PARK] = {
@@ -193,7 +193,7 @@ const KaptureStatementText kapture_statements[] =
 		" AND (next_attempt <= $4 OR (failures > 0 AND searches = 0 AND last_attempt < $5))"
 		" ORDER BY attachment_id, next_attempt LIMIT $2 FOR UPDATE SKIP LOCKED))"
 		" RETURNING coalesce(row_key, old_key, ''), attempts, failures, changed, customer_id, in_doubt, false,"
-		" sent_phone, sent_email, searches, ctid, delivery_id, captured_at, row_key IS NULL, sent_code",
+		" sent_phone, sent_email, searches, ctid, delivery_id, captured_at, row_key IS NULL, sent_code, added_id",
 		5, {INT4OID, INT8OID, TIMESTAMPTZOID, TIMESTAMPTZOID, TIMESTAMPTZOID}
 	},
 	[OUTBOX_NOTE_ADDS] = {
@@ -323,13 +323,13 @@ const KaptureStatementText kapture_statements[] =
 		" next_attempt = CASE WHEN again IS NOT NULL THEN now() WHEN $4 = 'retry' THEN $6 END,"
 		" changed = CASE WHEN $13 THEN 0 ELSE changed END | coalesce(again, 0) | $17, again = NULL,"
 		" failures = failures + $5, in_doubt = $7, searches = $16, customer_id = $8,"
-		" api = $9, request = $10, http_status = $11, last_error = $12, waits_for = $14"
+		" api = $9, request = $10, http_status = $11, last_error = $12, waits_for = $14, added_id = coalesce($18, added_id)"
 		" WHERE attachment_id = $1 AND delivery_id = $2 AND attempts = $3 AND state = 'sending'"
 		" RETURNING attachment_id, row_key, next_attempt),"
 		" doubt AS (" OUTBOX_DOUBT("failed", "$15") ")"
 		" SELECT next_attempt FROM failed",
-		17, {INT4OID, INT8OID, INT4OID, TEXTOID, INT4OID, TIMESTAMPTZOID, TIMESTAMPTZOID, INT8OID,
-		TEXTOID, TEXTOID, INT4OID, TEXTOID, BOOLOID, INT8OID, BOOLOID, INT4OID, INT8OID}
+		18, {INT4OID, INT8OID, INT4OID, TEXTOID, INT4OID, TIMESTAMPTZOID, TIMESTAMPTZOID, INT8OID,
+		TEXTOID, TEXTOID, INT4OID, TEXTOID, BOOLOID, INT8OID, BOOLOID, INT4OID, INT8OID, INT8OID}
 	},
 	[OUTBOX_UNPARK] = {
 		"UPDATE @.kapture_delivery AS d SET state = 'retry', next_attempt = $3"

@@ -46,7 +46,7 @@ typedef enum KaptureStatement
 	OUTBOX_RELEASE
 } KaptureStatement;
 
-#define OUTBOX_MAX_PARAMS	17
+#define OUTBOX_MAX_PARAMS	18
 
 typedef struct KaptureStatementText
 {

@@ -1206,7 +1206,7 @@ kapture_row_count(KaptureAttachment *att, bool without_id, const char *condition
 
 /* What the meaning of a text that a user gives depends on. */
 static const char *const row_session_settings[] = {"search_path", "DateStyle", "IntervalStyle", "TimeZone",
-"standard_conforming_strings", "backslash_quote", "array_nulls", "transform_null_equals"};
+"standard_conforming_strings", "backslash_quote", "array_nulls", "transform_null_equals", "xmloption"};
 
 static void
 row_do_take_condition(RowBatch *batch)

@@ -126,6 +126,7 @@ insert("Beside $_") for 1 .. 20;
 poll_ok($node, "SELECT count(*) = 0 FROM customers WHERE kapture_customer_id IS NULL AND id <> $locked", 'and holds up nobody');
 $locker->query_safe("COMMIT");
 poll_ok($node, has_id($locked), 'its id is written once it is free');
+is(sql("SELECT string_agg(action, ' ') FROM kapture_history WHERE row_key = '$locked'"), 'add', 'and the history says that it was added');
 oracle_ok($node, $emulator, 'added once');
 
 # more of them than are taken up at a time
@@ -139,6 +140,7 @@ poll_ok($node, "SELECT count(*) = 20 FROM customers WHERE customer_name LIKE 'Be
 is(sql("SELECT count(kapture_customer_id) FROM customers WHERE customer_name = 'Crowd'"), '0', 'while they are locked');
 $locker->query_safe("COMMIT");
 poll_ok($node, $idle, 'and go on once they are free');
+is(sql("SELECT DISTINCT action FROM kapture_history JOIN customers ON id::text = row_key WHERE customer_name = 'Crowd'"), 'add', 'as rows that were added');
 oracle_ok($node, $emulator, 'all of them');
 
 $locker->query_safe("BEGIN; LOCK TABLE customers IN ACCESS EXCLUSIVE MODE");
