@@ -35,7 +35,7 @@
 #include "base/catalog.h"
 #include "base/compat.h"
 #include "base/guc.h"
-#include "base/number.h"
+#include "base/own_rows.h"
 #include "base/owner_sql.h"
 #include "base/version.h"
 #include "base/view_tree.h"
@@ -277,7 +277,7 @@ follow_store(Relation target, Oid source, const char *condition, const KaptureFo
 {
 	char	   *watched = follow_watched(kapture_catalog_attachments(target), source, reads);
 	char	   *values_read = reads->source_all ? NULL : follow_names(source, reads->source, false);
-	int32		number = kapture_number_take(kapture_catalog_relid(KAPTURE_TABLE_FOLLOW),
+	int32		number = kapture_own_rows_take_number(kapture_catalog_relid(KAPTURE_TABLE_FOLLOW),
 											 "SELECT EXISTS (SELECT FROM @.kapture_follow WHERE follow_id = $1)", true);
 	Oid			types[] = {REGCLASSOID, REGCLASSOID, TEXTOID, TEXTOID, TEXTOID, INT4OID};
 	Datum		values[] = {ObjectIdGetDatum(source), ObjectIdGetDatum(RelationGetRelid(target)), CStringGetTextDatum(condition),

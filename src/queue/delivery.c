@@ -13,7 +13,6 @@
 #include "base/catalog.h"
 #include "base/fault.h"
 #include "base/guc.h"
-#include "base/number.h"
 #include "base/own_rows.h"
 #include "base/owner_sql.h"
 #include "queue/delivery.h"
@@ -182,7 +181,7 @@ delivery_enter(List *deliveries, TimestampTz doubt_until)
 
 		KAPTURE_FAULT_ROW("OUTBOX_ENTER", d->row_key);
 		nulls[6] = d->captured_at > doubt_until;
-		d->delivery_id = kapture_number_next();
+		d->delivery_id = kapture_own_rows_next_number();
 		values[12] = Int64GetDatum(d->delivery_id);
 		is_new = kapture_own_rows_add_new(rows, values, nulls);
 		if (!is_new)

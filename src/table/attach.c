@@ -40,7 +40,7 @@
 #include "api/option.h"
 #include "base/catalog.h"
 #include "base/family.h"
-#include "base/number.h"
+#include "base/own_rows.h"
 #include "base/owner_sql.h"
 #include "base/user_code.h"
 #include "base/version.h"
@@ -519,7 +519,7 @@ attach_store(Oid relid, AttachRequest *request)
 	int			bit = 0;
 
 	/* what became of the rows of former attachments is in the history, which goes by numbers */
-	request->id = kapture_number_take(kapture_catalog_relid(KAPTURE_TABLE_ATTACHMENT),
+	request->id = kapture_own_rows_take_number(kapture_catalog_relid(KAPTURE_TABLE_ATTACHMENT),
 									  "SELECT EXISTS (SELECT FROM @.kapture_attachment WHERE attachment_id = $1)"
 									  " OR EXISTS (SELECT FROM @.kapture_history WHERE attachment_id = $1)", false);
 	values[lengthof(values) - 1] = Int32GetDatum(request->id);
