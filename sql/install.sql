@@ -25,12 +25,10 @@ SELECT pg_catalog.pg_extension_config_dump('@extschema@.kapture_follow', 'WHERE 
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.kapture_follow_follow_id_seq', '');
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.kapture_outbox', '');
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.kapture_delivery', '');
-SELECT pg_catalog.pg_extension_config_dump('@extschema@.kapture_delivery_delivery_id_seq', '');
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.kapture_row', '');
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.kapture_backfill', '');
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.kapture_origin', '');
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.kapture_history', '');
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.kapture_call_queue', 'WHERE EXISTS (SELECT FROM pg_catalog.pg_roles AS r WHERE r.oid OPERATOR(pg_catalog.=) sender)');
-SELECT pg_catalog.pg_extension_config_dump('@extschema@.kapture_call_queue_call_id_seq', '');
 
 SELECT @extschema@.kapture_worker_start();

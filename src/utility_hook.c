@@ -20,7 +20,8 @@
  * - has triggers that are enabled fire in replication as before, and keeps their names;
  * - keeps what waits for rows that leave with their partition from other rows that get
  *   their keys;
- * - warns of grants on tables of the extension;
+ * - warns of grants on tables of the extension, and of commands that it cannot follow, as the
+ *   owner of these tables lacks rights;
  * - reports what is given up with a dropped table, what is not captured for want of a
  *   trigger, what is not sent for want of a key or a mapping, and what goes to another
  *   address from now on.
@@ -55,6 +56,7 @@
 #include "api/server.h"
 #include "base/catalog.h"
 #include "base/compat.h"
+#include "base/owner_sql.h"
 #include "base/privileges.h"
 #include "base/restore.h"
 #include "cluster/shmem.h"
@@ -730,6 +732,25 @@ wayside_renamed_server(Node *stmt)
 	return rename;
 }
 
+/*
+ * Can the extension follow a statement?  Only definitions, and TRUNCATE, are followed; no look at the catalog
+ * for other commands, as some of these end a transaction.  If not, warns of it in a user's statement.
+ */
+static bool
+wayside_can_follow(Node *stmt, bool toplevel)
+{
+	if (IsBinaryUpgrade || (!IsA(stmt, TruncateStmt) && GetCommandLogLevel(stmt) != LOGSTMT_DDL) || kapture_own_may_run())
+		return true;
+	if (toplevel)
+		ereport(WARNING,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("kapture_sync does not follow what this command changes for attached tables"),
+				 errdetail("Role \"%s\", which owns tables of the extension, lacks rights on the others, or on their schema.",
+						   GetUserNameFromId(kapture_own_role(), false)),
+				 errhint("Give all tables of the extension back to a superuser, with ALTER TABLE ... OWNER TO.")));
+	return false;
+}
+
 static void
 wayside_process_utility(PlannedStmt *pstmt, const char *query_string,
 						bool read_only_tree, ProcessUtilityContext context,
@@ -738,8 +759,9 @@ wayside_process_utility(PlannedStmt *pstmt, const char *query_string,
 {
 	Oid			dbid = wayside_wanted_database(pstmt->utilityStmt);
 	ProcessUtility_hook_type next = wayside_prev_hook ? wayside_prev_hook : standard_ProcessUtility;
-
-	RenameStmt *renames = wayside_renamed_server(pstmt->utilityStmt);
+	bool		toplevel = context == PROCESS_UTILITY_TOPLEVEL;
+	bool		follows_it = wayside_can_follow(pstmt->utilityStmt, toplevel);
+	RenameStmt *renames = follows_it ? wayside_renamed_server(pstmt->utilityStmt) : NULL;
 	List	   *outer_columns = wayside_columns;
 	List	   *outer_leaving = wayside_leaving;
 	List	   *outer_shrunk = wayside_shrunk;
@@ -749,20 +771,21 @@ wayside_process_utility(PlannedStmt *pstmt, const char *query_string,
 	List	   *shrunk = NIL;
 	ListCell   *lc;
 	bool		makes_partition = wayside_makes_partition(pstmt->utilityStmt);
-	List	   *expressions = wayside_renames(pstmt->utilityStmt) ? kapture_expression_before_rename() : NIL;
-	List	   *follows = wayside_renames(pstmt->utilityStmt) ? kapture_follow_before_rename() : NIL;
-	WaysideBefore before = wayside_before(pstmt->utilityStmt, context == PROCESS_UTILITY_TOPLEVEL);
+	bool		may_rename = follows_it && wayside_renames(pstmt->utilityStmt);
+	List	   *expressions = may_rename ? kapture_expression_before_rename() : NIL;
+	List	   *follows = may_rename ? kapture_follow_before_rename() : NIL;
+	WaysideBefore before = wayside_before(pstmt->utilityStmt, follows_it && toplevel);
 
 	wayside_protect_trigger(pstmt->utilityStmt);
 	wayside_protect_trigger_name(pstmt->utilityStmt);
 	wayside_notice(pstmt->utilityStmt);
-	wayside_advise_drop(pstmt->utilityStmt, context == PROCESS_UTILITY_TOPLEVEL);
+	wayside_advise_drop(pstmt->utilityStmt, follows_it && toplevel);
 	if (OidIsValid(dbid))
 		kapture_shmem_make_way(dbid);
 	wayside_columns = NIL;
 	wayside_leaving = NIL;
 	wayside_shrunk = NIL;
-	wayside_context = CurrentMemoryContext;
+	wayside_context = follows_it ? CurrentMemoryContext : NULL;
 	PG_TRY();
 	{
 		next(pstmt, query_string, read_only_tree, context, params, query_env, dest, qc);
@@ -778,6 +801,9 @@ wayside_process_utility(PlannedStmt *pstmt, const char *query_string,
 		wayside_context = outer_context;
 	}
 	PG_END_TRY();
+	/* the command itself may have given the tables away */
+	if (!follows_it || !wayside_can_follow(pstmt->utilityStmt, toplevel))
+		return;
 	wayside_add_leaving(pstmt->utilityStmt, makes_partition, &leaving);
 	kapture_leave_follow(leaving);
 	foreach(lc, shrunk)
@@ -786,9 +812,9 @@ wayside_process_utility(PlannedStmt *pstmt, const char *query_string,
 	kapture_attach_renamed(expressions);
 	kapture_follow_after_rename(follows);
 	wayside_follow(pstmt->utilityStmt);
-	wayside_follow_triggers(pstmt->utilityStmt, context == PROCESS_UTILITY_TOPLEVEL);
+	wayside_follow_triggers(pstmt->utilityStmt, toplevel);
 	wayside_after(pstmt->utilityStmt, &before);
-	if (IsA(pstmt->utilityStmt, GrantStmt) && context == PROCESS_UTILITY_TOPLEVEL && wayside_may_advise())
+	if (IsA(pstmt->utilityStmt, GrantStmt) && toplevel && wayside_may_advise())
 		kapture_privileges_advise((GrantStmt *) pstmt->utilityStmt);
 	if (renames)
 	{

@@ -120,6 +120,11 @@ typedef const JumbleState KaptureJumbleState;
 #define AmBackgroundWorkerProcess() IsBackgroundWorker
 #endif
 
+/* 17 numbers processes by a variable. */
+#if PG_VERSION_NUM < 170000
+#define MyProcNumber	(MyProc->pgprocno)
+#endif
+
 /* 17 ties a wait event set to a resource owner; NULL is the session. */
 #if PG_VERSION_NUM < 170000
 #define CreateWaitEventSet(resowner, nevents) \

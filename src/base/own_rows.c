@@ -1,6 +1,6 @@
 /*
  * own_rows.c
- *		Adds many rows at a time to the extension's own tables.
+ *		Adds many rows at a time to the extension's own tables, and numbers new entries.
  *
  * The executor adds one row after the other, each with a WAL record of its own, and
  * an INSERT with ON CONFLICT confirms each by another one.  Here rows share a record
@@ -9,17 +9,34 @@
  * These tables have no triggers, and their defaults and checks are not looked at: the
  * caller knows what it writes.  Indexes are maintained, and an error is raised for a key
  * that exists already.
+ *
+ * Members of pg_write_all_data may set any sequence, and sequences have no policies.  So no
+ * number of an entry is taken on a sequence's word: a number that is used twice would fail
+ * the statements of others, mix up rows in the worker, or show a table's owner what became
+ * of the rows of another table.
  */
 #include "postgres.h"
 
 #include "access/table.h"
 #include "access/tableam.h"
+#include "catalog/dependency.h"
+#include "catalog/pg_type.h"
+#include "commands/sequence.h"
+#include "common/pg_prng.h"
 #include "executor/executor.h"
 #include "executor/spi.h"
+#include "fmgr.h"
+#include "miscadmin.h"
+#include "storage/proc.h"
 #include "utils/rel.h"
+#include "utils/timestamp.h"
 
 #include "base/compat.h"
+#include "base/lock.h"
 #include "base/own_rows.h"
+#include "base/owner_sql.h"
+
+PG_FUNCTION_INFO_V1(kapture_next_number);
 
 struct KaptureOwnRows
 {
@@ -165,4 +182,55 @@ kapture_own_rows_end(KaptureOwnRows *rows)
 	FreeExecutorState(rows->estate);
 	table_close(rows->rel, NoLock);
 	pfree(rows);
+}
+
+/* Low bits that tell processes apart; the others have the time in microseconds, until 2071. */
+#define OWN_ROWS_PROCESS_BITS	12
+
+/*
+ * Returns a number that no other call returns, in this process or in another one.  Later numbers are
+ * greater, except that those of two processes may be in any order within a microsecond.
+ */
+int64
+kapture_own_rows_next_number(void)
+{
+	static int64 last = 0;		/* in microseconds */
+
+	last = Max(last + 1, (int64) GetCurrentTimestamp());
+	return (last << OWN_ROWS_PROCESS_BITS) | (MyProcNumber & ((1 << OWN_ROWS_PROCESS_BITS) - 1));
+}
+
+/*
+ * kapture_next_number() returns bigint
+ *
+ * For the defaults of columns.
+ */
+Datum
+kapture_next_number(PG_FUNCTION_ARGS)
+{
+	PG_RETURN_INT64(kapture_own_rows_next_number());
+}
+
+/*
+ * Returns a small number for a new entry of one of the extension's tables: the next one of the table's
+ * sequence or, if that has been set back, any number that is free.  A number is not free if the query
+ * "is_used" returns true for it ($1), or if another transaction is about to use it: nobody waits for
+ * that transaction.  If "negative", the entry is known by the number below zero.
+ */
+int32
+kapture_own_rows_take_number(Oid relid, const char *is_used, bool negative)
+{
+	Oid			types[1] = {INT4OID};
+	int32		number = (int32) nextval_internal(linitial_oid(getOwnedSequences(relid)), false);
+
+	for (;;)
+	{
+		Datum		values[1] = {Int32GetDatum(number)};
+
+		CHECK_FOR_INTERRUPTS();
+		if (number > 0 && kapture_lock_attachment(negative ? -number : number, ExclusiveLock, false) &&
+			strcmp(kapture_own_text(is_used, lengthof(types), types, values), "f") == 0)
+			return number;
+		number = (int32) (pg_prng_uint32(&pg_global_prng_state) & PG_INT32_MAX);
+	}
 }

@@ -7,13 +7,17 @@
 
 #include "access/htup_details.h"
 #include "catalog/pg_class.h"
+#include "catalog/pg_namespace.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
+#include "utils/acl.h"
 #include "utils/guc.h"
+#include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/syscache.h"
 
 #include "base/catalog.h"
+#include "base/compat.h"
 #include "base/guc.h"
 #include "base/owner_sql.h"
 #include "base/user_code.h"
@@ -32,6 +36,42 @@ kapture_own_role(void)
 	owner = ((Form_pg_class) GETSTRUCT(tuple))->relowner;
 	ReleaseSysCache(tuple);
 	return owner;
+}
+
+/*
+ * Has the owner of the extension's tables the rights that statements on them need?  A superuser always has.  The
+ * tables, or some of them, or their schema may have been given to somebody else since.  Then these statements fail,
+ * and whoever gives a command of PostgreSQL's that the extension only follows is not to be the one who bears that.
+ */
+bool
+kapture_own_may_run(void)
+{
+	static const char *const tables[] = {"kapture_attachment", "kapture_column", "kapture_follow", "kapture_outbox", "kapture_delivery",
+		"kapture_row", "kapture_history", "kapture_backfill", "kapture_inbox", "kapture_pull", "kapture_copied", "kapture_refresh_run",
+	"kapture_origin", "kapture_written"};
+	Oid			relid = kapture_catalog_relid(KAPTURE_TABLE_ATTACHMENT);
+	Oid			owner;
+	Oid			schema;
+
+	if (!OidIsValid(relid))
+		return true;
+	owner = kapture_own_role();
+	if (superuser_arg(owner))
+		return true;
+	schema = get_rel_namespace(relid);
+	if (object_aclcheck(NamespaceRelationId, schema, owner, ACL_USAGE) != ACLCHECK_OK)
+		return false;
+	for (int i = 0; i < lengthof(tables); i++)
+	{
+		AclMode		wanted = ACL_SELECT | ACL_INSERT | ACL_UPDATE | ACL_DELETE;
+
+		/* policies let nobody but a table's owner write it */
+		relid = get_relname_relid(tables[i], schema);
+		if (OidIsValid(relid) && (!object_ownercheck(RelationRelationId, relid, owner) ||
+								  pg_class_aclmask(relid, owner, wanted, ACLMASK_ALL) != wanted))
+			return false;
+	}
+	return true;
 }
 
 /* A statement, and its result. */

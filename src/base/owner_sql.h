@@ -11,6 +11,7 @@
 #include "fault.h"
 
 extern Oid	kapture_own_role(void);
+extern bool kapture_own_may_run(void);
 extern void kapture_own_run(void (*work) (void *arg), void *arg);
 extern uint64 kapture_own_execute(const char *sql, int nargs, Oid *types, Datum *values);
 extern char *kapture_own_text(const char *sql, int nargs, Oid *types, Datum *values);

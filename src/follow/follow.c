@@ -35,6 +35,7 @@
 #include "base/catalog.h"
 #include "base/compat.h"
 #include "base/guc.h"
+#include "base/own_rows.h"
 #include "base/owner_sql.h"
 #include "base/version.h"
 #include "base/view_tree.h"
@@ -276,12 +277,14 @@ follow_store(Relation target, Oid source, const char *condition, const KaptureFo
 {
 	char	   *watched = follow_watched(kapture_catalog_attachments(target), source, reads);
 	char	   *values_read = reads->source_all ? NULL : follow_names(source, reads->source, false);
-	Oid			types[] = {REGCLASSOID, REGCLASSOID, TEXTOID, TEXTOID, TEXTOID};
+	int32		number = kapture_own_rows_take_number(kapture_catalog_relid(KAPTURE_TABLE_FOLLOW),
+											 "SELECT EXISTS (SELECT FROM @.kapture_follow WHERE follow_id = $1)", true);
+	Oid			types[] = {REGCLASSOID, REGCLASSOID, TEXTOID, TEXTOID, TEXTOID, INT4OID};
 	Datum		values[] = {ObjectIdGetDatum(source), ObjectIdGetDatum(RelationGetRelid(target)), CStringGetTextDatum(condition),
-	CStringGetTextDatum(values_read ? values_read : ""), CStringGetTextDatum(watched ? watched : "")};
+	CStringGetTextDatum(values_read ? values_read : ""), CStringGetTextDatum(watched ? watched : ""), Int32GetDatum(number)};
 
-	return kapture_own_execute("INSERT INTO @.kapture_follow (source, relation, condition, value_columns, watched_columns)"
-							   " VALUES ($1, $2, $3, $4::name[], nullif($5, '')::name[]) ON CONFLICT DO NOTHING",
+	return kapture_own_execute("INSERT INTO @.kapture_follow (source, relation, condition, value_columns, watched_columns, follow_id)"
+							   " VALUES ($1, $2, $3, $4::name[], nullif($5, '')::name[], $6) ON CONFLICT DO NOTHING",
 							   lengthof(types), types, values) > 0;
 }
 

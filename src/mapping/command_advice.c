@@ -9,15 +9,20 @@
  */
 #include "postgres.h"
 
+#include "access/genam.h"
+#include "access/htup_details.h"
 #include "access/relation.h"
+#include "access/table.h"
 #include "access/xact.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_type.h"
+#include "catalog/pg_user_mapping.h"
 #include "commands/defrem.h"
 #include "foreign/foreign.h"
 #include "miscadmin.h"
 #include "utils/acl.h"
+#include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
@@ -184,6 +189,31 @@ kapture_advice_after(KaptureWatchedTable table, const AlterTableStmt *stmt)
 }
 
 /*
+ * Returns the servers and roles of all user mappings, as two arrays of oids; role 0 is PUBLIC.  Not by SQL: few roles may
+ * read pg_user_mapping, and the owner of the extension's tables need not be one of them.
+ */
+static void
+command_mappings(Datum *servers, Datum *roles)
+{
+	Relation	rel = table_open(UserMappingRelationId, AccessShareLock);
+	SysScanDesc scan = systable_beginscan(rel, InvalidOid, false, NULL, 0, NULL);
+	ArrayBuildState *all[2] = {initArrayResult(OIDOID, CurrentMemoryContext, false), initArrayResult(OIDOID, CurrentMemoryContext, false)};
+	HeapTuple	tuple;
+
+	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
+	{
+		Form_pg_user_mapping mapping = (Form_pg_user_mapping) GETSTRUCT(tuple);
+
+		all[0] = accumArrayResult(all[0], ObjectIdGetDatum(mapping->umserver), false, OIDOID, CurrentMemoryContext);
+		all[1] = accumArrayResult(all[1], ObjectIdGetDatum(mapping->umuser), false, OIDOID, CurrentMemoryContext);
+	}
+	systable_endscan(scan);
+	table_close(rel, AccessShareLock);
+	*servers = makeArrayResult(all[0], CurrentMemoryContext);
+	*roles = makeArrayResult(all[1], CurrentMemoryContext);
+}
+
+/*
  * kapture_advice_unmapped
  *		Warns of attached tables whose owner has no user mapping any more: of tables
  *		of "server", or, if that is NULL, of table "relid".
@@ -191,16 +221,17 @@ kapture_advice_after(KaptureWatchedTable table, const AlterTableStmt *stmt)
 void
 kapture_advice_unmapped(const char *server, Oid relid)
 {
-	Oid			types[3] = {OIDOID, TEXTOID, OIDOID};
-	Datum		values[3] = {ObjectIdGetDatum(GetUserId()), CStringGetTextDatum(server ? server : ""), ObjectIdGetDatum(relid)};
+	Oid			types[5] = {OIDOID, TEXTOID, OIDOID, OIDARRAYOID, OIDARRAYOID};
+	Datum		values[5] = {ObjectIdGetDatum(GetUserId()), CStringGetTextDatum(server ? server : ""), ObjectIdGetDatum(relid)};
 	char	   *tables;
 
 	CommandCounterIncrement();
+	command_mappings(&values[3], &values[4]);
 	tables = kapture_own_text("SELECT pg_catalog.string_agg(DISTINCT pg_catalog.quote_ident(c.relname), ', ') FROM @.kapture_attachment AS a"
 							  " JOIN pg_catalog.pg_class AS c ON c.oid = a.relation"
-							  " WHERE (a.server = $2 OR c.oid = $3) AND " COMMAND_MAY_SEE " AND NOT EXISTS (SELECT FROM pg_catalog.pg_user_mapping AS m"
-							  " JOIN pg_catalog.pg_foreign_server AS s ON s.oid = m.umserver"
-							  " WHERE s.srvname = a.server AND m.umuser IN (0, c.relowner))", lengthof(types), types, values);
+							  " WHERE (a.server = $2 OR c.oid = $3) AND " COMMAND_MAY_SEE " AND NOT EXISTS (SELECT FROM unnest($4, $5) AS m(server, role)"
+							  " JOIN pg_catalog.pg_foreign_server AS s ON s.oid = m.server"
+							  " WHERE s.srvname = a.server AND m.role IN (0, c.relowner))", lengthof(types), types, values);
 	if (tables)
 		ereport(WARNING,
 				(errmsg("nothing is sent for attached tables whose owner has no user mapping: %s", tables),

@@ -5,9 +5,7 @@
 #include "postgres.h"
 
 #include "access/xact.h"
-#include "catalog/dependency.h"
 #include "catalog/pg_type.h"
-#include "commands/sequence.h"
 #include "utils/builtins.h"
 #include "utils/hsearch.h"
 #include "utils/memutils.h"
@@ -167,7 +165,6 @@ delivery_enter(List *deliveries, TimestampTz doubt_until)
 	static const char *const columns[] = {"attachment_id", "row_key", "state", "changed", "attempts", "failures", "in_doubt",
 	"sent_phone", "sent_email", "searches", "captured_at", "last_attempt", "delivery_id", "sent_code"};
 	KaptureOwnRows *rows = kapture_own_rows_begin(KAPTURE_TABLE_DELIVERY, columns, lengthof(columns), list_length(deliveries));
-	Oid			ids = linitial_oid(getOwnedSequences(kapture_catalog_relid(KAPTURE_TABLE_DELIVERY)));
 	Datum		sending = CStringGetTextDatum("sending");
 	TimestampTz now = GetCurrentTransactionStartTimestamp();
 	bool		is_new = true;
@@ -186,7 +183,7 @@ delivery_enter(List *deliveries, TimestampTz doubt_until)
 
 		KAPTURE_FAULT_ROW("OUTBOX_ENTER", d->row_key);
 		nulls[6] = d->captured_at > doubt_until;
-		d->delivery_id = nextval_internal(ids, false);
+		d->delivery_id = kapture_own_rows_next_number();
 		values[12] = Int64GetDatum(d->delivery_id);
 		is_new = kapture_own_rows_add_new(rows, values, nulls);
 		if (!is_new)

@@ -40,6 +40,7 @@
 #include "api/option.h"
 #include "base/catalog.h"
 #include "base/family.h"
+#include "base/own_rows.h"
 #include "base/owner_sql.h"
 #include "base/user_code.h"
 #include "base/version.h"
@@ -503,7 +504,7 @@ attach_store(Oid relid, AttachRequest *request)
 {
 	const KaptureGivenSource *source = request->source;
 	Oid			types[] = {REGCLASSOID, NAMEOID, NAMEARRAYOID, TEXTOID, BOOLOID, BOOLOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID,
-	TEXTOID, TEXTOID, TEXTOID, TEXTOID};
+	TEXTOID, TEXTOID, TEXTOID, TEXTOID, INT4OID};
 	Datum		values[] = {
 		ObjectIdGetDatum(relid), NameGetDatum(request->server), PointerGetDatum(request->keys),
 		CStringGetTextDatum(request->on_duplicate), BoolGetDatum(request->replicated), BoolGetDatum(request->pull),
@@ -512,18 +513,23 @@ attach_store(Oid relid, AttachRequest *request)
 		attach_text(request->filter ? kapture_expression_reads(request->filter) : NULL),
 		attach_constants(request->on_leave),
 		attach_text(source ? source->name : NULL), attach_text(source ? kapture_expression_reads(&source->reads) : NULL),
-		attach_constants(request->on_delete), CStringGetTextDatum(request->name)
+		attach_constants(request->on_delete), CStringGetTextDatum(request->name), (Datum) 0
 	};
 	ListCell   *lc;
 	int			bit = 0;
 
-	request->id = pg_strtoint32(kapture_own_text("INSERT INTO @.kapture_attachment"
+	/* what became of the rows of former attachments is in the history, which goes by numbers */
+	request->id = kapture_own_rows_take_number(kapture_catalog_relid(KAPTURE_TABLE_ATTACHMENT),
+									  "SELECT EXISTS (SELECT FROM @.kapture_attachment WHERE attachment_id = $1)"
+									  " OR EXISTS (SELECT FROM @.kapture_history WHERE attachment_id = $1)", false);
+	values[lengthof(values) - 1] = Int32GetDatum(request->id);
+	(void) kapture_own_execute("INSERT INTO @.kapture_attachment"
 							   " (relation, server, key_columns, on_duplicate, replicated, pull, on_conflict, id_column,"
-							   " filter, filter_columns, on_leave, source, source_keys, source_columns, on_delete, name, server_oid, server_owner)"
+							   " filter, filter_columns, on_leave, source, source_keys, source_columns, on_delete, name, attachment_id, server_oid, server_owner)"
 							   " SELECT $1, $2, $3, $4, $5, $6, $7, nullif($8, '')::name, nullif($9, ''), nullif($10, '')::name[], nullif($11, '')::jsonb,"
-							   " nullif($12, ''), CASE WHEN $12 <> '' THEN $3 END, nullif($13, '')::name[], nullif($14, '')::jsonb, $15,"
-							   " s.oid, s.srvowner FROM pg_foreign_server AS s WHERE s.srvname = $2 RETURNING attachment_id",
-							   lengthof(types), types, values));
+							   " nullif($12, ''), CASE WHEN $12 <> '' THEN $3 END, nullif($13, '')::name[], nullif($14, '')::jsonb, $15, $16,"
+							   " s.oid, s.srvowner FROM pg_foreign_server AS s WHERE s.srvname = $2",
+							   lengthof(types), types, values);
 	foreach(lc, request->mappings)
 		kapture_attach_store_mapping(request->id, bit++, lfirst(lc));
 }

@@ -770,7 +770,7 @@ capture_truncate(KaptureAttachment *att, Oid relid)
 	truncated = att->root;
 	kapture_notes_add(att->id, KAPTURE_NOTE_TRUNCATED, 0, "", NULL, GetCurrentCommandId(false),
 					  KAPTURE_NOTE_ONLY_ROW);
-	if (kapture_history_retention == 0)
+	if (kapture_history_retention == 0 || !kapture_own_may_run())
 		return;
 	/* in version 1.0, the history did not name the table */
 	(void) kapture_own_execute(get_attnum(kapture_catalog_relid(KAPTURE_TABLE_HISTORY), "relation") == InvalidAttrNumber ?

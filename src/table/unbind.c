@@ -57,7 +57,9 @@ unbind_detach(int32 attachment_id)
 	char	   *attachment = kapture_own_text("SELECT name FROM @.kapture_attachment WHERE attachment_id = $1", 1,
 											  (Oid[]) {INT4OID}, (Datum[]) {Int32GetDatum(attachment_id)});
 
-	unbind_advise(relid, attachment_id);
+	/* DROP OWNED has dropped the table together with the server, if the user owned both */
+	if (name)
+		unbind_advise(relid, attachment_id);
 	/* CASCADE has dropped the triggers, except in a copy of a database, where they do not depend on the server */
 	for (int i = 0; name && i < lengthof(unbind_triggers); i++)
 	{

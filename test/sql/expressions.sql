@@ -41,7 +41,7 @@ SELECT attach('(SELECT 1)');
 SELECT attach('random()::text');
 \set VERBOSITY terse
 SELECT attach('clock_timestamp()::text');
-SELECT attach('nextval(''kapture_delivery_delivery_id_seq'')::text');
+SELECT attach('nextval(''kapture_attachment_attachment_id_seq'')::text');
 SELECT attach('table_to_xml(''people'', true, true, '''')::text');
 SELECT attach('pg_read_file(first_name)');
 

@@ -56,6 +56,12 @@ poll_ok($node, "SELECT count(kapture_customer_id) = 1 FROM $_", "$_ is in step")
 like(said('boss', "DROP SERVER kapture"), qr/cannot drop server kapture because other objects depend on it.*trigger kapture_capture on table alice.customers depends on server kapture.*HINT:  Use DROP \.\.\. CASCADE/s,
 	'DROP SERVER says that a table is attached');
 like(said('postgres', "DROP OWNED BY boss"), qr/cannot drop.*trigger kapture_capture on table alice.customers depends on server kapture/s, 'so does DROP OWNED');
+sql(qq(CREATE ROLE twofold; GRANT USAGE ON FOREIGN DATA WRAPPER kapture_fdw TO twofold; CREATE SCHEMA twofold AUTHORIZATION twofold; SET ROLE twofold;
+CREATE SERVER twofold FOREIGN DATA WRAPPER kapture_fdw OPTIONS (url '$emulator->{url}'); CREATE USER MAPPING FOR twofold SERVER twofold OPTIONS (auth_key 'eA==');
+CREATE TABLE twofold.customers (id int PRIMARY KEY, customer_name text, phone text); CREATE TABLE twofold.town (id int PRIMARY KEY, name text);
+SELECT kapture_attach('twofold.customers', server => 'twofold'); SELECT kapture_follow('twofold.town', 'twofold.customers', 'target.customer_name = source.name')));
+unlike(said('twofold', 'DROP OWNED BY twofold'), qr/ERROR/, 'whoever owns a server and a table attached to it may drop all that they own');
+is(sql("SELECT count(*) FROM kapture_attachment WHERE server = 'twofold'"), '0', 'which leaves nothing attached');
 sql("BEGIN; DROP SERVER kapture CASCADE; ROLLBACK");
 insert('alice.customers');
 poll_ok($node, "SELECT count(kapture_customer_id) = 2 FROM alice.customers", 'rolled back, all goes on');
