@@ -108,6 +108,8 @@ static const struct
 	"reduce the number or size of the functions that triggers, checks, casts and rules of the table call, then kapture_retry"},
 	{{"raised a fatal error", "had to end for it"},
 	"a trigger, check, cast or rule of the table ends the process that runs it: the server log has its error; change it, then kapture_retry"},
+	{{"in place of the kapture customer id"},
+	"a trigger of the table keeps the id from being written: let it pass changes of the id column, then kapture_retry"},
 	{{"changed no row"},
 	"a trigger or rule of the table keeps the id from being written: let it pass changes of the id column, then kapture_retry"},
 	{{"code of role", "must not run as role"},

@@ -250,16 +250,16 @@ typedef struct DateTimeErrorExtra
 
 /* 17 and 18 added arguments for restrictions and disabled nodes. */
 #if PG_VERSION_NUM < 170000
-#define kapture_foreignscan_path(root, rel, rows, cost, outer) \
+#define kapture_foreignscan_path(root, rel, rows, disabled, cost, outer) \
 	create_foreignscan_path((root), (rel), NULL, (rows), 0, (cost), NIL, \
 							(outer), NULL, NIL)
 #elif PG_VERSION_NUM < 180000
-#define kapture_foreignscan_path(root, rel, rows, cost, outer) \
+#define kapture_foreignscan_path(root, rel, rows, disabled, cost, outer) \
 	create_foreignscan_path((root), (rel), NULL, (rows), 0, (cost), NIL, \
 							(outer), NULL, NIL, NIL)
 #else
-#define kapture_foreignscan_path(root, rel, rows, cost, outer) \
-	create_foreignscan_path((root), (rel), NULL, (rows), 0, 0, (cost), NIL, \
+#define kapture_foreignscan_path(root, rel, rows, disabled, cost, outer) \
+	create_foreignscan_path((root), (rel), NULL, (rows), (disabled), 0, (cost), NIL, \
 							(outer), NULL, NIL, NIL)
 #endif
 

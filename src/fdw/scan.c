@@ -56,10 +56,13 @@
 /*
  * Costs that make a Get better than a Pull, and a Pull better than no condition; too
  * low for expressions to be compiled (JIT), since it is Kapture that takes the time.
+ * Without a condition, nothing can be read at all: that costs more than any plan with
+ * nodes that the user has disabled.
  */
 #define FDW_GET_COST		10.0
 #define FDW_PULL_COST		2.0e4
-#define FDW_NOTHING_COST	1.0e10
+#define FDW_NOTHING_COST	1.0e20
+#define FDW_NOTHING_DISABLED_NODES 1000
 #define FDW_PULL_ROWS		10000.0
 
 /* What a condition is good for. */
@@ -78,7 +81,7 @@ typedef struct FdwCondition
 {
 	FdwUse		use;
 	AttrNumber	attnum;
-	Expr	   *value;			/* other side of the comparison; if an array: any of its elements */
+	List	   *values;			/* other sides of the comparison, any of them; of an array, any of its elements */
 	bool		is_equal;
 } FdwCondition;
 
@@ -104,7 +107,7 @@ typedef struct FdwScan
 	FdwUse		use;			/* what a Get asks by, or FDW_USE_SINCE */
 	AttrNumber	asked;			/* column a Get asks for */
 	FdwAsked   *asked_values;	/* one for each Get */
-	List	   *uses;			/* integers, one for each expression */
+	List	   *uses;			/* of a Pull: integers, one for each expression */
 	List	   *values;			/* states of the expressions */
 	MemoryContext context;		/* of the fetch; reset by a rescan */
 	KaptureRows *rows;			/* NULL: not begun */
@@ -240,11 +243,9 @@ fdw_is_deterministic(Expr *clause)
 	return get_collation_isdeterministic(exprInputCollation((Node *) clause));
 }
 
-/*
- * Finds out, and returns, what a condition on the relation is good for.
- */
+/* Finds out, and returns, what a comparison is good for. */
 static FdwUse
-fdw_examine(PlannerInfo *root, RelOptInfo *rel, Oid relid, Expr *clause, FdwCondition *condition)
+fdw_examine_comparison(PlannerInfo *root, RelOptInfo *rel, Oid relid, Expr *clause, FdwCondition *condition)
 {
 	Node	   *left;
 	Node	   *right;
@@ -258,13 +259,13 @@ fdw_examine(PlannerInfo *root, RelOptInfo *rel, Oid relid, Expr *clause, FdwCond
 		contain_volatile_functions(right))
 		return FDW_USE_NONE;
 	condition->attnum = ((Var *) left)->varattno;
-	condition->value = (Expr *) right;
+	condition->values = list_make1(right);
 
 	if (fdw_is_generated(relid, condition->attnum) && IsA(clause, OpExpr))
 	{
 		condition->use = fdw_time_use(function, &condition->is_equal);
 		if (condition->use != FDW_USE_NONE)
-			condition->value = fdw_as_timestamptz(condition->value);
+			condition->values = list_make1(fdw_as_timestamptz((Expr *) right));
 		return condition->use;
 	}
 	use = fdw_column_use(relid, condition->attnum);
@@ -277,21 +278,78 @@ fdw_examine(PlannerInfo *root, RelOptInfo *rel, Oid relid, Expr *clause, FdwCond
 	return condition->use;
 }
 
+/*
+ * Is a clause, or one of those that AND combines in it, a comparison for this use, with this
+ * column?  With InvalidAttrNumber, any column will do.
+ */
+static bool
+fdw_examine_arm(PlannerInfo *root, RelOptInfo *rel, Oid relid, Expr *clause, FdwUse use, AttrNumber attnum,
+				FdwCondition *condition)
+{
+	List	   *clauses = is_andclause(clause) ? ((BoolExpr *) clause)->args : list_make1(clause);
+	ListCell   *lc;
+
+	foreach(lc, clauses)
+	{
+		if (fdw_examine_comparison(root, rel, relid, lfirst(lc), condition) == use &&
+			(attnum == InvalidAttrNumber || condition->attnum == attnum))
+			return true;
+	}
+	return false;
+}
+
+/*
+ * Finds out, and returns, what a condition on the relation is good for.  If OR combines
+ * comparisons with one column, each of their values can be asked for.
+ */
+static FdwUse
+fdw_examine(PlannerInfo *root, RelOptInfo *rel, Oid relid, Expr *clause, FdwCondition *condition)
+{
+	if (!is_orclause(clause))
+		return fdw_examine_comparison(root, rel, relid, clause, condition);
+	for (FdwUse use = FDW_USE_ID; use <= FDW_USE_EMAIL; use++)
+	{
+		List	   *values = NIL;
+		ListCell   *lc;
+
+		condition->attnum = InvalidAttrNumber;
+		foreach(lc, ((BoolExpr *) clause)->args)
+		{
+			if (!fdw_examine_arm(root, rel, relid, lfirst(lc), use, condition->attnum, condition))
+				break;
+			values = list_concat(values, condition->values);
+		}
+		condition->values = values;
+		if (lc == NULL)
+			return use;
+	}
+	memset(condition, 0, sizeof(FdwCondition));
+	return condition->use = FDW_USE_NONE;
+}
+
 /* How many values a condition for a Get asks for. */
 static double
 fdw_count(const FdwCondition *condition)
 {
-	const Const *array = (const Const *) condition->value;
+	double		n = 0;
+	ListCell   *lc;
 
-	if (!OidIsValid(get_element_type(exprType((Node *) condition->value))))
-		return 1;
-	if (IsA(array, Const) && !array->constisnull)
+	foreach(lc, condition->values)
 	{
-		ArrayType  *value = DatumGetArrayTypeP(array->constvalue);
+		const Const *array = lfirst(lc);
 
-		return Max(ArrayGetNItems(ARR_NDIM(value), ARR_DIMS(value)), 1);
+		if (!OidIsValid(get_element_type(exprType((const Node *) array))))
+			n++;
+		else if (IsA(array, Const) && !array->constisnull)
+		{
+			ArrayType  *value = DatumGetArrayTypeP(array->constvalue);
+
+			n += Max(ArrayGetNItems(ARR_NDIM(value), ARR_DIMS(value)), 1);
+		}
+		else
+			n += FDW_ARRAY_LENGTH;
 	}
-	return FDW_ARRAY_LENGTH;
+	return n;
 }
 
 
@@ -345,7 +403,7 @@ fdw_add_join_path(PlannerInfo *root, RelOptInfo *rel, RestrictInfo *info, Oid re
 		return;
 	(void) get_baserel_parampathinfo(root, rel, outer);
 	n = fdw_count(&condition);
-	add_path(rel, (Path *) kapture_foreignscan_path(root, rel, n, n * FDW_GET_COST, outer));
+	add_path(rel, (Path *) kapture_foreignscan_path(root, rel, n, 0, n * FDW_GET_COST, outer));
 }
 
 /* Is this member of an equivalence class one of the columns Get can ask for? */
@@ -370,6 +428,7 @@ fdw_get_paths(PlannerInfo *root, RelOptInfo *rel, Oid relid)
 
 	rel->rows = rows;
 	add_path(rel, (Path *) kapture_foreignscan_path(root, rel, rows,
+													use == FDW_USE_NONE ? FDW_NOTHING_DISABLED_NODES : 0,
 													is_get ? rows * FDW_GET_COST :
 													use == FDW_USE_SINCE ? FDW_PULL_COST :
 													FDW_NOTHING_COST,
@@ -387,6 +446,24 @@ fdw_get_paths(PlannerInfo *root, RelOptInfo *rel, Oid relid)
 		foreach(lc, conditions)
 			fdw_add_join_path(root, rel, lfirst_node(RestrictInfo, lc), relid);
 	}
+}
+
+/*
+ * Does LIMIT 0 keep a query from reading any of its relations?  Tools ask so for the
+ * columns.  It may not be so for WITH queries, which something else may read.
+ */
+static bool
+fdw_reads_nothing(PlannerInfo *root)
+{
+	for (; root != NULL && root->parse->commandType == CMD_SELECT; root = root->parent_root)
+	{
+		/* of a query around a WITH query, it is as the parser has left it */
+		const Const *limit = (const Const *) eval_const_expressions(NULL, root->parse->limitCount);
+
+		if (limit && IsA(limit, Const) && !limit->constisnull && DatumGetInt64(limit->constvalue) == 0)
+			return true;
+	}
+	return false;
 }
 
 /*
@@ -412,10 +489,7 @@ fdw_get_plan(PlannerInfo *root, RelOptInfo *rel, Oid relid, ForeignPath *path,
 	}
 	(void) fdw_best_use(root, rel, relid, conditions, &best);
 	if (best.use <= FDW_USE_EMAIL)
-	{
-		uses = list_make1_int(best.use);
-		values = list_make1(best.value);
-	}
+		values = best.values;
 	foreach(lc, best.use == FDW_USE_SINCE ? conditions : NIL)
 	{
 		FdwCondition condition;
@@ -425,15 +499,16 @@ fdw_get_plan(PlannerInfo *root, RelOptInfo *rel, Oid relid, ForeignPath *path,
 		if (use != FDW_USE_SINCE && use != FDW_USE_UNTIL)
 			continue;
 		uses = lappend_int(uses, use);
-		values = lappend(values, condition.value);
+		values = list_concat(values, condition.values);
 		if (condition.is_equal)
 		{
 			uses = lappend_int(uses, FDW_USE_UNTIL);
-			values = lappend(values, copyObject(condition.value));
+			values = lappend(values, copyObject(linitial(condition.values)));
 		}
 	}
 	return make_foreignscan(tlist, extract_actual_clauses(conditions, false), rel->relid,
-							values, list_make3(makeInteger(best.use), makeInteger(best.attnum), uses),
+							values, list_make4(makeInteger(best.use), makeInteger(best.attnum), uses,
+											   makeInteger(fdw_reads_nothing(root))),
 							NIL, NIL, outer_plan);
 }
 
@@ -477,6 +552,24 @@ kapture_fdw_advise_created(RangeVar *table)
  * Scans
  */
 
+/* Raises the error that there is no condition that Kapture can be asked with. */
+static void
+fdw_refuse(ForeignScanState *node)
+{
+	FdwScan    *scan = node->fdw_state;
+
+	/* the reason may be that the column of a condition has another type than Kapture's */
+	kapture_columns_check(scan->kind, RelationGetDescr(node->ss.ss_currentRelation), ERROR);
+	ereport(ERROR,
+			(errcode(ERRCODE_FDW_UNABLE_TO_CREATE_EXECUTION),
+			 errmsg("Kapture cannot be asked for all of \"%s\"",
+					RelationGetRelationName(node->ss.ss_currentRelation)),
+			 errdetail("The query has no condition that Kapture searches by; others only narrow down what it has returned."),
+			 scan->kind == KAPTURE_ROW_CUSTOMER ?
+			 errhint("Add a condition \"id = ...\", \"phone = ...\", \"email = ...\" or \"generation_date >= ...\", with the column itself, not a cast or function of it.") :
+			 errhint("Add a condition \"customer_id = ...\", or join with customers.")));
+}
+
 static void
 fdw_begin(ForeignScanState *node, int eflags)
 {
@@ -496,18 +589,9 @@ fdw_begin(ForeignScanState *node, int eflags)
 	scan->context = AllocSetContextCreate(CurrentMemoryContext, "kapture scan",
 										  ALLOCSET_DEFAULT_SIZES);
 	node->fdw_state = scan;
-	if (scan->use != FDW_USE_NONE || (eflags & EXEC_FLAG_EXPLAIN_ONLY))
-		return;
-	/* the reason may be that the column of a condition has another type than Kapture's */
-	kapture_columns_check(scan->kind, RelationGetDescr(node->ss.ss_currentRelation), ERROR);
-	ereport(ERROR,
-			(errcode(ERRCODE_FDW_UNABLE_TO_CREATE_EXECUTION),
-			 errmsg("Kapture cannot be asked for all of \"%s\"",
-					RelationGetRelationName(node->ss.ss_currentRelation)),
-			 errdetail("The query has no condition that Kapture searches by; others only narrow down what it has returned."),
-			 scan->kind == KAPTURE_ROW_CUSTOMER ?
-			 errhint("Add a condition \"id = ...\", \"phone = ...\", \"email = ...\" or \"generation_date >= ...\".") :
-			 errhint("Add a condition \"customer_id = ...\", or join with customers.")));
+	/* before other parts of the query write anything */
+	if (scan->use == FDW_USE_NONE && !(eflags & EXEC_FLAG_EXPLAIN_ONLY) && !intVal(lfourth(plan->fdw_private)))
+		fdw_refuse(node);
 }
 
 /* Raises an error if a bound is not finite. */
@@ -562,12 +646,11 @@ fdw_compare_asked(const void *a, const void *b)
 	return strcmp(((const FdwAsked *) a)->text, ((const FdwAsked *) b)->text);
 }
 
-/* Fills in the values that Gets are to ask for, each one once; returns how many. */
+/* Appends the value of an expression, or the elements of an array, to those that Gets are to ask for; returns how many these are. */
 static int
-fdw_find_asked(ForeignScanState *node)
+fdw_append_asked(ForeignScanState *node, ExprState *state, int nasked)
 {
 	FdwScan    *scan = node->fdw_state;
-	ExprState  *state = linitial(scan->values);
 	Oid			type = exprType((Node *) state->expr);
 	Oid			element = get_element_type(type);
 	Oid			output;
@@ -577,10 +660,9 @@ fdw_find_asked(ForeignScanState *node)
 	Datum		value = ExecEvalExprSwitchContext(state, node->ss.ps.ps_ExprContext, &isnull);
 	Datum	   *values = &value;
 	int			n = 1;
-	int			nasked = 0;
 
 	if (isnull)
-		return 0;
+		return nasked;
 	if (OidIsValid(element))
 	{
 		int16		len;
@@ -592,7 +674,10 @@ fdw_find_asked(ForeignScanState *node)
 		type = element;
 	}
 	getTypeOutputInfo(type, &output, &isvarlena);
-	scan->asked_values = palloc(sizeof(FdwAsked) * Max(n, 1));
+	if (scan->asked_values == NULL)
+		scan->asked_values = palloc(sizeof(FdwAsked) * Max(n, 1));
+	else
+		scan->asked_values = repalloc(scan->asked_values, sizeof(FdwAsked) * (nasked + n));
 	for (int i = 0; i < n; i++)
 	{
 		FdwAsked   *asked = &scan->asked_values[nasked];
@@ -603,6 +688,22 @@ fdw_find_asked(ForeignScanState *node)
 		asked->value = isvarlena ? PointerGetDatum(PG_DETOAST_DATUM_COPY(values[i])) : values[i];
 		nasked++;
 	}
+	return nasked;
+}
+
+/* Fills in the values that Gets are to ask for, each one once; returns how many. */
+static int
+fdw_find_asked(ForeignScanState *node)
+{
+	FdwScan    *scan = node->fdw_state;
+	int			nasked = 0;
+	ListCell   *lc;
+
+	scan->asked_values = NULL;
+	foreach(lc, scan->values)
+		nasked = fdw_append_asked(node, lfirst(lc), nasked);
+	if (nasked == 0)
+		return 0;
 	qsort(scan->asked_values, nasked, sizeof(FdwAsked), fdw_compare_asked);
 	return qunique(scan->asked_values, nasked, sizeof(FdwAsked), fdw_compare_asked);
 }
@@ -639,6 +740,8 @@ fdw_ask(ForeignScanState *node)
 	Timestamp	start;
 	Timestamp	end;
 
+	if (scan->use == FDW_USE_NONE)
+		fdw_refuse(node);
 	if (scan->use == FDW_USE_SINCE)
 	{
 		if (fdw_range(node, timezone, &start, &end))
@@ -717,7 +820,7 @@ fdw_explain(ForeignScanState *node, ExplainState *es)
 		ExprState  *state = linitial(scan->values);
 
 		appendStringInfo(&text, "get by %s", fdw_fields[scan->use]);
-		if (OidIsValid(get_element_type(exprType((Node *) state->expr))))
+		if (list_length(scan->values) > 1 || OidIsValid(get_element_type(exprType((Node *) state->expr))))
 			appendStringInfoString(&text, ", a call for each value");
 	}
 	ExplainPropertyText("Kapture API", text.data, es);

@@ -485,7 +485,14 @@ arrival_parameter(const KaptureAttachment *att, int i, int n)
 	return psprintf("$%d::%s", n, format_type_extended(type, -1, FORMAT_TYPE_TYPEMOD_GIVEN | FORMAT_TYPE_FORCE_QUALIFY));
 }
 
-/* INSERT INTO t AS r (id, c1, ...) VALUES ($1, $2::type, ...) RETURNING (does the filter take it?), key1, ... */
+/* Appends ", (has the row got the id?)" to what is returned. */
+static void
+arrival_append_has_id(StringInfo sql, const KaptureAttachment *att)
+{
+	appendStringInfo(sql, ", (r.%s::text OPERATOR(pg_catalog.=) $1::text) IS TRUE", quote_identifier(att->id_column));
+}
+
+/* INSERT INTO t AS r (id, c1, ...) VALUES ($1, $2::type, ...) RETURNING (does the filter take it?), (has it the id?) or key1, ... */
 static void
 arrival_insert_sql(ArrivalBatch *batch, StringInfo sql)
 {
@@ -514,7 +521,9 @@ arrival_insert_sql(ArrivalBatch *batch, StringInfo sql)
 	else
 		appendStringInfoString(sql, "DEFAULT VALUES");
 	appendStringInfo(sql, " RETURNING %s IS TRUE", att->filter ? kapture_expression_sql(att, att->filter) : "true");
-	if (att->id_column == NULL)
+	if (att->id_column)
+		arrival_append_has_id(sql, att);
+	else
 		appendStringInfo(sql, ", %s", kapture_row_keys(att));
 }
 
@@ -550,7 +559,7 @@ arrival_take_new_key(ArrivalBatch *batch)
 				 errmsg("the deletion of a row with the key of the new one has not been taken up yet")));
 }
 
-/* UPDATE t AS r SET id = $1, c1 = $2::type, ... WHERE r.key1 = $n AND ... */
+/* UPDATE t AS r SET id = $1, c1 = $2::type, ... WHERE r.key1 = $n AND ... [RETURNING true, (has it the id?)] */
 static void
 arrival_update_sql(ArrivalBatch *batch, StringInfo sql)
 {
@@ -573,6 +582,11 @@ arrival_update_sql(ArrivalBatch *batch, StringInfo sql)
 	}
 	appendStringInfoString(sql, " WHERE ");
 	kapture_row_append_match(sql, att, "$", n + 1);
+	if (att->id_column)
+	{
+		appendStringInfoString(sql, " RETURNING true");
+		arrival_append_has_id(sql, att);
+	}
 }
 
 static void
@@ -615,9 +629,11 @@ arrival_do_write(void *arg)
 		arrival_update_sql(batch, &sql);
 	}
 	rc = kapture_user_code_execute(sql.data, n, types, values, NULL, false);
-	if (rc != SPI_OK_INSERT_RETURNING && rc != SPI_OK_UPDATE)
+	if (rc != SPI_OK_INSERT_RETURNING && rc != SPI_OK_UPDATE_RETURNING && rc != SPI_OK_UPDATE)
 		elog(ERROR, "unexpected SPI result %d", rc);
 	batch->written = SPI_processed > 0;
+	if (att->id_column)
+		kapture_row_check_ids(SPI_processed, 2);
 	if (batch->insert)
 	{
 		arrival_check_inside();

@@ -69,6 +69,12 @@
 /* Commands that may run inside one another, so that their changes alternate. */
 #define NOTES_MAX_COMMANDS	32
 
+/*
+ * Numbers that are left free before a command's first change, for commands around it whose
+ * changes are noted only later, though they were made earlier.
+ */
+#define NOTES_GAP			16
+
 /* An entry of the outbox to be: changes that differ only in the row's key. */
 typedef struct NotesPack
 {
@@ -102,7 +108,7 @@ static int32 notes_written = 0; /* and that of the last change that was written 
 typedef struct NotesCommand
 {
 	CommandId	cid;
-	int32		first;			/* number of its first change */
+	int32		first;			/* number of its first change, or one before those of the commands inside it */
 	bool		deletes;		/* it deletes rows, too */
 	bool		crossed;		/* changes of other commands came in between its own */
 } NotesCommand;
@@ -913,14 +919,16 @@ notes_append(int32 attachment_id, char op, int64 changed, const char *row_key, c
 }
 
 /*
- * The command that makes a change now.  A trigger of a command that has made changes
- * already may run other commands, after which the first one goes on.
+ * The command that makes a change now.  A trigger or function of a command may run other
+ * commands, after which the first one goes on.  If that happens before the first one's
+ * changes are noted, they are noted last, but come first.
  */
 static NotesCommand *
 notes_command(CommandId cid)
 {
 	int			n = notes_ncommands;
 	bool		crossed = false;
+	int32		first;
 	NotesCommand *command;
 
 	while (n > 0 && notes_commands[n - 1].cid > cid)
@@ -932,12 +940,23 @@ notes_command(CommandId cid)
 		notes_commands[n - 1].crossed |= crossed;
 		return &notes_commands[n - 1];
 	}
+	if (crossed)
+		first = notes_commands[n].first - 1;
+	else
+	{
+		/* so many commands that numbers might run out have no others inside them */
+		if (notes_seq < PG_INT32_MAX / 2)
+			notes_seq += NOTES_GAP;
+		first = notes_seq + 1;
+	}
+	/* the latest of many is the likeliest to have ended */
 	if (n == NOTES_MAX_COMMANDS)
-		memmove(notes_commands, notes_commands + 1, --n * sizeof(NotesCommand));
+		n--;
 	command = &notes_commands[n];
 	command->cid = cid;
-	command->first = notes_seq + 1;
-	command->deletes = command->crossed = false;
+	command->first = first;
+	command->deletes = false;
+	command->crossed = crossed;
 	notes_ncommands = n + 1;
 	return command;
 }

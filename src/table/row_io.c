@@ -1352,6 +1352,24 @@ kapture_row_hold(KaptureAttachment *att, const char *timezone, List *rows)
 		kapture_row_fill_ids(att, rows);
 }
 
+/*
+ * Errors out if one of "n" rows that the last statement has written has got another id, or none:
+ * the row would count as another customer's, or be added again.
+ */
+void
+kapture_row_check_ids(uint64 n, int column)
+{
+	for (uint64 i = 0; i < n; i++)
+	{
+		bool		isnull;
+
+		if (!DatumGetBool(SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, column, &isnull)))
+			ereport(ERROR,
+					(errcode(ERRCODE_TRIGGERED_DATA_CHANGE_VIOLATION),
+					 errmsg("a trigger of the table has put another value in place of the Kapture customer id")));
+	}
+}
+
 /* Locks the rows that are free, and writes ids into those that have none. */
 static void
 row_do_write(RowBatch *batch)
@@ -1378,6 +1396,7 @@ row_do_write(RowBatch *batch)
 	if (locked.rows != NIL)
 	{
 		row_execute(KAPTURE_SQL_WRITE, &locked, SPI_OK_UPDATE_RETURNING);
+		kapture_row_check_ids(SPI_processed, 2);
 		for (uint64 i = 0; i < SPI_processed; i++)
 			row_of(&locked, i)->outcome = KAPTURE_ROW_DONE;
 		foreach(lc, locked.rows)
@@ -1408,6 +1427,7 @@ row_do_write_simply(RowBatch *batch)
 	foreach(lc, batch->rows)
 		((KaptureRow *) lfirst(lc))->outcome = KAPTURE_ROW_GONE;
 	row_execute(KAPTURE_SQL_WRITE, batch, SPI_OK_UPDATE_RETURNING);
+	kapture_row_check_ids(SPI_processed, 2);
 	for (uint64 i = 0; i < SPI_processed; i++)
 	{
 		KaptureRow *row = row_of(batch, i);

@@ -520,7 +520,7 @@ row_sql_append_flags(StringInfo sql, const KaptureAttachment *att, KaptureRowSta
  * Returns the text of a statement over rows that are given by their keys, a
  * text[] for each column of the key as parameter (and, for WRITE, a bigint[]
  * of ids), in the current memory context.  Column 1 of its result is the row's
- * ordinal.
+ * ordinal; for WRITE, column 2 tells whether the row has got the id.
  */
 char *
 kapture_row_sql(const KaptureAttachment *att, KaptureRowStatement statement)
@@ -537,8 +537,9 @@ kapture_row_sql(const KaptureAttachment *att, KaptureRowStatement statement)
 		row_sql_append_unnest(&sql, att, true);
 		appendStringInfoString(&sql, " WHERE ");
 		row_sql_append_noted(&sql, att, "v.k", 1);
-		appendStringInfo(&sql, " AND (r.%s IS NULL OR r.%s::text IN ('', '0')) RETURNING v.ord",
-						 id_column, id_column);
+		appendStringInfo(&sql, " AND (r.%s IS NULL OR r.%s::text IN ('', '0'))"
+						 " RETURNING v.ord, (r.%s::text OPERATOR(pg_catalog.=) v.id::text) IS TRUE",
+						 id_column, id_column, id_column);
 		return sql.data;
 	}
 

@@ -41,10 +41,19 @@ SELECT * FROM bad WHERE phone = '9845765226';
 DROP FOREIGN TABLE bad;
 
 -- what Kapture is asked
+CREATE FUNCTION plan(query text) RETURNS SETOF text LANGUAGE plpgsql AS $$
+DECLARE line text;
+BEGIN
+	FOR line IN EXECUTE 'EXPLAIN (VERBOSE, COSTS OFF) ' || query LOOP
+		-- which side of a condition comes first differs between versions, and 18 shows what is disabled
+		CONTINUE WHEN line LIKE '%Filter:%' OR line LIKE '%Disabled:%';
+		RETURN NEXT line;
+	END LOOP;
+END $$;
 EXPLAIN (VERBOSE, COSTS OFF) SELECT name FROM few WHERE id = 65245;
 EXPLAIN (VERBOSE, COSTS OFF) SELECT id FROM customers WHERE phone = '9845765226' AND city IS NULL;
 EXPLAIN (VERBOSE, COSTS OFF) SELECT id FROM customers WHERE generation_date BETWEEN '2021-03-14' AND '2021-03-15';
-EXPLAIN (VERBOSE, COSTS OFF) SELECT id FROM customers WHERE name = 'Ker';
+SELECT plan('SELECT id FROM customers WHERE name = ''Ker''');
 EXPLAIN (VERBOSE, COSTS OFF) SELECT id FROM contacts WHERE customer_id = 65245;
 
 -- by id, phone, email
@@ -78,6 +87,16 @@ SET plan_cache_mode = force_generic_plan;
 EXECUTE find_all ('{65245, 61371820}');
 RESET plan_cache_mode;
 
+-- by what OR combines
+EXPLAIN (VERBOSE, COSTS OFF) SELECT name FROM few WHERE id = 65245 OR (name <> 'x' AND id IN (61371820, 1));
+SELECT id, name FROM customers WHERE id = 65245 OR 61371820 = id OR id = 99999999999 OR id = ANY ('{65245, 1}'::int[]) OR id = NULL::bigint ORDER BY id;
+SELECT id, name FROM customers WHERE (id = 65245 AND name = 'nobody') OR (name IS NOT NULL AND kapture_customer_id IS NOT NULL AND id = 61371820);
+SELECT id, name, phone FROM customers WHERE phone = '9845765226' OR phone = '63582' OR phone = '9845765226' ORDER BY id;
+SELECT id FROM customers WHERE id = (SELECT NULL::bigint) OR id = ANY ('{}'::bigint[]);
+SELECT id FROM customers WHERE id = 65245 OR phone = '9845765226';
+SELECT id FROM customers WHERE id = 65245 OR name = 'Ker';
+SELECT id FROM customers WHERE id = 65245 OR id > 61371820;
+
 -- by time
 SELECT id, name FROM customers WHERE generation_date >= '2021-01-01' AND generation_date < '2021-02-01' ORDER BY id;
 SELECT id, name FROM customers WHERE generation_date = '2021-01-06 12:31:45+00';
@@ -93,23 +112,28 @@ SELECT id FROM customers;
 SELECT id FROM customers WHERE name = 'Ker';
 SELECT id FROM customers WHERE generation_date < '2021-03-14';
 SELECT id FROM contacts WHERE phone = '63582';
+SELECT id FROM customers WHERE id::text = '65245';
+-- unless nothing is to be read
+SELECT id, name FROM customers LIMIT 0;
+SELECT * FROM (SELECT count(*) AS n FROM customers GROUP BY name LIMIT 1000) AS chart WHERE n > 1 ORDER BY n LIMIT 0;
+WITH c AS MATERIALIZED (SELECT name FROM customers) SELECT upper(name) AS name FROM c UNION ALL SELECT city FROM customers LIMIT 0;
+CREATE TABLE written (id bigint);
+WITH w AS (INSERT INTO written VALUES (1)), c AS MATERIALIZED (SELECT id FROM customers), i AS (INSERT INTO written SELECT id FROM c RETURNING id) SELECT id FROM i LIMIT 0;
+WITH i AS (INSERT INTO written SELECT id FROM customers RETURNING id) SELECT id FROM i LIMIT 0;
+DROP TABLE written;
 
 -- joins ask for each row
 CREATE TABLE local (kapture_customer_id bigint, note text);
 INSERT INTO local VALUES (65245, 'one'), (61371820, 'two'), (1, 'nobody'), (NULL, 'null');
 ANALYZE local;
-CREATE FUNCTION plan(query text) RETURNS SETOF text LANGUAGE plpgsql AS $$
-DECLARE line text;
-BEGIN
-	FOR line IN EXECUTE 'EXPLAIN (VERBOSE, COSTS OFF) ' || query LOOP
-		-- which side of a condition comes first differs between versions
-		CONTINUE WHEN line LIKE '%Filter:%';
-		RETURN NEXT line;
-	END LOOP;
-END $$;
 SELECT plan('SELECT l.note, c.name FROM local l JOIN few c ON c.id = l.kapture_customer_id');
 SELECT l.note, c.name FROM local l JOIN customers c ON c.id = l.kapture_customer_id ORDER BY 1;
 SELECT l.note, c.name FROM local l LEFT JOIN customers c ON c.id = l.kapture_customer_id ORDER BY 1;
+SELECT DISTINCT c.id, c.name FROM local l JOIN customers c ON c.id = l.kapture_customer_id OR c.id = l.kapture_customer_id + 61306575 ORDER BY 1;
+-- whatever the user has disabled
+SET enable_nestloop = off;
+SELECT count(c.name) FROM local l JOIN customers c ON c.id = l.kapture_customer_id JOIN contacts k ON k.customer_id = c.id;
+RESET enable_nestloop;
 SELECT name FROM customers WHERE id IN (SELECT kapture_customer_id FROM local) ORDER BY 1;
 SELECT v.n, c.name FROM (VALUES (1, '{65245, 61371820}'::bigint[]), (2, '{61371820}'), (3, '{}')) v(n, ids) JOIN few c ON c.id = ANY (v.ids) ORDER BY 1, 2;
 SELECT l.note, (SELECT name FROM customers c WHERE c.id = l.kapture_customer_id) FROM local l ORDER BY 1;

@@ -38,6 +38,7 @@ SELECT status, left(message, 50) AS message, kapture_hint(message, status) AS hi
 	(NULL, 'a trigger, check or function of the table raised a FATAL error; the worker had to end for it'),
 	(NULL, 'the functions that triggers and checks of the table call take too much memory; the worker had to end for it'),
 	(200, 'writing the Kapture customer id back changed no row; a trigger or rule of the table prevents it'),
+	(NULL, 'a trigger of the table has put another value in place of the Kapture customer id'),
 	(NULL, 'the primary key of table "t" has changed since the row was captured')) AS f(status, message);
 SELECT status, kapture_hint('something else', status) AS hint
 FROM unnest(ARRAY[NULL, 200, 302, 400, 401, 403, 404, 422, 429, 500, 503]) AS status;

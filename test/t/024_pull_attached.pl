@@ -262,6 +262,26 @@ is((grep { $_->{kapture_customer_id} == $other } @{ emulator_get($emulator, 'cus
 like($node->safe_psql('postgres', "SELECT kapture_get_customer('{\"kapture_customer_id\": \"$first\"}')"), qr/"lower"/, 'those that were pulled are not');
 $node->safe_psql('postgres', "DROP TRIGGER touch ON customers");
 
+# a trigger that keeps the id out of the row: with each pull, the customer would become another row
+$node->safe_psql('postgres', q(
+CREATE FUNCTION protect() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+  IF NEW.customer_name = 'Protected' THEN NEW.kapture_customer_id := NULL; END IF;
+  RETURN NEW; END $$;
+CREATE TRIGGER protect BEFORE INSERT OR UPDATE ON customers FOR EACH ROW EXECUTE FUNCTION protect()));
+my ($protected) = seed({ customer_name => 'Protected', city => 'Puri' });
+my $refused = "SELECT count(*) = 1 FROM ($failure $protected AND state = 'parked') AS f WHERE message = 'a trigger of the table has put another value in place of the Kapture customer id'";
+poll_ok($node, $refused, 'a trigger that keeps the id out of a new row is noticed');
+is($node->safe_psql('postgres', "SELECT count(*) FROM customers WHERE customer_name = 'Protected'"), '0', 'and there is no such row');
+$node->safe_psql('postgres', "ALTER TABLE customers DISABLE TRIGGER protect; SELECT kapture_retry('customers')");
+poll_ok($node, "SELECT count(*) = 1 FROM customers WHERE kapture_customer_id = $protected", 'without the trigger there is');
+$node->safe_psql('postgres', "ALTER TABLE customers ENABLE TRIGGER protect");
+change($protected, city => 'Kochi');
+poll_ok($node, $refused, 'it is noticed in an update, too');
+is(row($protected) =~ /Puri/, 1, 'which is not kept');
+$node->safe_psql('postgres', "DROP TRIGGER protect ON customers; SELECT kapture_retry('customers')");
+poll_ok($node, "SELECT city = 'Kochi' FROM customers WHERE kapture_customer_id = $protected", 'without the trigger it is');
+settled('nothing waits');
+
 # crashes: nothing is lost, nothing comes twice
 my @many = seed(map { { customer_name => "Many $_" } } 1 .. 300);
 poll_ok($node, "SELECT count(*) > 20 FROM customers WHERE customer_name LIKE 'Many%'", 'many customers arrive');

@@ -73,6 +73,8 @@ BEGIN
 	IF OLD.kapture_customer_id IS NULL AND NEW.kapture_customer_id IS NOT NULL THEN
 		IF NEW.customer_name = 'Trigger raises' THEN RAISE 'not this one'; END IF;
 		IF NEW.customer_name = 'Trigger returns null' THEN RETURN NULL; END IF;
+		IF NEW.customer_name = 'Trigger protects' THEN NEW.kapture_customer_id := OLD.kapture_customer_id; END IF;
+		IF NEW.customer_name = 'Trigger counts' THEN NEW.kapture_customer_id := NEW.kapture_customer_id + 1; END IF;
 	END IF;
 	RETURN NEW;
 END $$;
@@ -85,19 +87,21 @@ END $$;
 CREATE CONSTRAINT TRIGGER deferred_raise AFTER UPDATE ON customers DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION deferred_raise();
 ALTER TABLE customers ADD CONSTRAINT no_id CHECK (customer_name <> 'Check' OR kapture_customer_id IS NULL);
 ));
-my @bad = map { insert($_) } ('Trigger raises', 'Trigger returns null', 'Deferred raises', 'Check');
+my @bad = map { insert($_) } ('Trigger raises', 'Trigger returns null', 'Deferred raises', 'Check', 'Trigger protects', 'Trigger counts');
 my @good = map { insert("Good $_") } 1 .. 50;
 poll_ok($node, "SELECT count(kapture_customer_id) = 50 FROM customers", 'rows whose id cannot be written hold up nobody');
 failure_ok($bad[0], 'not this one', 'a trigger that raises: its error is shown');
 failure_ok($bad[1], 'changed no row', 'a trigger that suppresses the update is noticed');
 failure_ok($bad[2], 'not at the end either', 'a deferred trigger fires at once');
 failure_ok($bad[3], 'no_id', 'a check constraint');
-is(sql("SELECT count(*) FROM kapture_failures WHERE state = 'parked'"), '4', 'they are parked');
-is(stats()->{adds}, 54, 'each was added once');
+failure_ok($bad[4], 'a trigger of the table has put another value in place of the Kapture customer id', 'a trigger that takes the id back is noticed');
+failure_ok($bad[5], 'a trigger of the table has put another value in place of the Kapture customer id', 'and one that writes another id, which is not kept');
+is(sql("SELECT count(*) FROM kapture_failures WHERE state = 'parked'"), '6', 'they are parked');
+is(stats()->{adds}, 56, 'each was added once');
 my $requests = stats()->{requests};
 sql("DROP TRIGGER no_write_back ON customers; DROP TRIGGER deferred_raise ON customers; ALTER TABLE customers DROP CONSTRAINT no_id");
-is(sql("SELECT kapture_retry('customers')"), '4', 'retried when fixed');
-poll_ok($node, "SELECT count(kapture_customer_id) = 54 FROM customers", 'their ids, which were kept, are written');
+is(sql("SELECT kapture_retry('customers')"), '6', 'retried when fixed');
+poll_ok($node, "SELECT count(kapture_customer_id) = 56 FROM customers", 'their ids, which were kept, are written');
 is(stats()->{requests}, $requests, 'without asking Kapture for them');
 oracle_ok($node, $emulator, 'every id is right');
 

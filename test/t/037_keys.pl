@@ -188,6 +188,43 @@ is(sql("SELECT count(*) FROM plain WHERE id = 20 AND city LIKE '% Goa'"), '1', '
 judge('and its key to another row');
 sql('DROP TRIGGER rekey ON plain; TRUNCATE plain');
 
+# --- commands inside another one, whose own changes are noted only after theirs, though they came first
+sql(q(CREATE FUNCTION inside() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN
+	FOR i IN 0 .. TG_NARGS - 1 LOOP
+		EXIT WHEN pg_trigger_depth() > 1;
+		EXECUTE TG_ARGV[i] USING coalesce(NEW.id, OLD.id);
+	END LOOP;
+	RETURN NULL; END $$;
+CREATE FUNCTION aside() RETURNS text LANGUAGE plpgsql AS $$BEGIN
+	UPDATE plain SET id = id + 100 WHERE city LIKE '% Goa';
+	RETURN ' Goa'; END $$));
+my $another_key = 'UPDATE plain SET id = id + 100 WHERE id = $1';
+foreach my $case (
+	[ 'gives the row another key', 'UPDATE', $another_key ],
+	[ 'gives its key to another row', 'UPDATE', $another_key, person('plain', '$1') ],
+	[ 'moves it on and on', 'UPDATE', (map { $another_key, 'UPDATE plain SET id = id - 100 WHERE id = $1 + 100' } 1 .. 20), $another_key ],
+	[ 'gives the row another key', 'INSERT', $another_key ],
+	[ 'replaces the row', 'INSERT', 'DELETE FROM plain WHERE id = $1', person('plain', '$1') ],
+	[ 'replaces the row', 'DELETE', person('plain', '$1') ])
+{
+	my ($does, $event, @commands) = @$case;
+	sql('TRUNCATE plain; ' . join ' ', map { person('plain', $_) } 1, 2, 3);
+	settled();
+	# the name comes before that of the trigger that captures
+	sql("CREATE TRIGGER above AFTER " . ($event eq 'UPDATE' ? 'UPDATE OF city' : $event) . " ON plain FOR EACH ROW EXECUTE FUNCTION inside(" . join(', ', map { "\$\$$_\$\$" } @commands) . ')');
+	sql({ UPDATE => "UPDATE plain SET city = customer_name || ' Goa' WHERE id < 3",
+			INSERT => "INSERT INTO plain SELECT k, 'row ' || n, '9' || lpad(n::text, 9, '0'), 'row ' || n FROM (SELECT k, nextval('persons') n FROM generate_series(4, 5) k) p",
+			DELETE => 'DELETE FROM plain WHERE id < 3' }->{$event});
+	judge("a trigger $does before the $event of the row is noted");
+	sql('DROP TRIGGER above ON plain');
+}
+sql('TRUNCATE plain; ' . join ' ', map { person('plain', $_) } 1, 2, 3);
+settled();
+sql("UPDATE plain SET city = customer_name || aside()");
+is(sql("SELECT count(*) FROM plain WHERE id > 100 AND city LIKE '% Goa'"), '2', 'a function of a command gives other keys to rows that the command has changed');
+judge('before these changes are noted');
+sql('TRUNCATE plain');
+
 # --- another row under the same key
 foreach my $case (
 	[ 'deleted, and another one inserted', 'BEGIN; DELETE FROM plain WHERE id = 1; %s COMMIT' ],
