@@ -823,12 +823,11 @@ attach_do_count(void *arg)
 
 	if (rows->att->source_name)
 		kapture_row_plan_freely();
-	if (kapture_user_code_execute(psprintf("SELECT pg_catalog.count(*) <= %d, pg_catalog.count(*) FILTER (WHERE l.wanted)"
-										   " FROM (SELECT %s FROM %s AS r LIMIT %d) AS l (wanted)",
-										   ATTACH_MAX_COUNTED, kapture_row_selection(rows->att, true, NULL),
-										   kapture_row_source(rows->att), ATTACH_MAX_COUNTED + 1),
-								  0, NULL, NULL, NULL, true) != SPI_OK_SELECT)
-		elog(ERROR, "could not count rows");
+	kapture_user_code_select(psprintf("SELECT pg_catalog.count(*) <= %d, pg_catalog.count(*) FILTER (WHERE l.wanted)"
+									  " FROM (SELECT %s FROM %s AS r LIMIT %d) AS l (wanted)",
+									  ATTACH_MAX_COUNTED, kapture_row_selection(rows->att, true, NULL),
+									  kapture_row_source(rows->att), ATTACH_MAX_COUNTED + 1),
+							 0, NULL, NULL, NULL, true);
 	rows->whole = DatumGetBool(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull));
 	rows->without_id = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 2, &isnull));
 }
