@@ -18,6 +18,7 @@
 #include "catalog/dependency.h"
 #include "catalog/namespace.h"
 #include "catalog/partition.h"
+#include "catalog/pg_am.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_index.h"
 #include "catalog/pg_inherits.h"
@@ -595,7 +596,9 @@ kapture_attach_index_id_column(Oid relid, const char *name, const char *column)
 	{
 		Relation	index = relation_open(lfirst_oid(lc), AccessShareLock);
 
+		/* an index that finds a range of pages at best (BRIN) does not help */
 		found |= index->rd_index->indkey.values[0] == attnum && index->rd_index->indisvalid &&
+			(index->rd_rel->relam == BTREE_AM_OID || index->rd_rel->relam == HASH_AM_OID) &&
 			heap_attisnull(index->rd_indextuple, Anum_pg_index_indpred, NULL);
 		relation_close(index, AccessShareLock);
 	}

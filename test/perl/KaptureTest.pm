@@ -63,17 +63,6 @@ END
 	$? = $status;
 }
 
-# What a process has run is counted as it exits, which no process does in an immediate stop.
-if ($ENV{KAPTURE_COVERAGE})
-{
-	no warnings 'redefine';
-	*PostgreSQL::Test::Cluster::teardown_node = sub {
-		my ($self) = @_;
-		$self->stop('fast', fail_ok => 1) or $self->stop('immediate', fail_ok => 1);
-		return;
-	};
-}
-
 sub emulator_get
 {
 	my ($emulator, $path) = @_;

@@ -124,17 +124,17 @@ is(execute('note'), 'note note', 'hides nothing, nor what comes after it');
 sql('CREATE EXTENSION amcheck');
 sql(q(CREATE FUNCTION shortened(t text) RETURNS text LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog AS 'DECLARE r text; BEGIN SELECT left(t, 2) INTO r; RETURN r; END'));
 my %indexes = (
-	'another index' => 'CREATE INDEX extra ON kapture_outbox (captured_at)',
+	'one of hashes' => 'CREATE INDEX hashes ON kapture_outbox USING hash (row_key)',
+	'a unique one' => 'DROP INDEX hashes; CREATE UNIQUE INDEX single ON kapture_outbox (xact, seq)',
+	'one that excludes' => 'DROP INDEX single; ALTER TABLE kapture_outbox ADD CONSTRAINT apart EXCLUDE (xact WITH =, seq WITH =)',
+	'another index' => 'ALTER TABLE kapture_outbox DROP CONSTRAINT apart; CREATE INDEX extra ON kapture_outbox (captured_at)',
 	'one of an expression' => 'CREATE INDEX computed ON kapture_outbox ((length(row_key)))',
 	'one of a function' => 'CREATE INDEX called ON kapture_outbox (shortened(row_key))',
 	'a partial one' => q(CREATE INDEX partial ON kapture_outbox (seq) WHERE op = 'u'),
-	'one of hashes' => 'CREATE INDEX hashes ON kapture_outbox USING hash (row_key)',
-	'a unique one' => 'CREATE UNIQUE INDEX single ON kapture_outbox (xact, seq)',
-	'one that excludes' => 'ALTER TABLE kapture_outbox ADD CONSTRAINT apart EXCLUDE (xact WITH =, seq WITH =)',
 	'one built beside' => 'CREATE INDEX CONCURRENTLY beside ON kapture_outbox (changed)',
-	'those that are dropped' => 'ALTER TABLE kapture_outbox DROP CONSTRAINT apart; DROP INDEX extra, computed, called, partial, hashes, single, beside',
+	'those that are dropped' => 'DROP INDEX extra, computed, called, partial, beside',
 	'those that are built anew' => 'REINDEX TABLE CONCURRENTLY kapture_outbox');
-foreach my $name ('another index', 'one of an expression', 'one of a function', 'a partial one', 'one of hashes', 'a unique one', 'one that excludes', 'one built beside', 'those that are dropped', 'those that are built anew')
+foreach my $name ('one of hashes', 'a unique one', 'one that excludes', 'another index', 'one of an expression', 'one of a function', 'a partial one', 'one built beside', 'those that are dropped', 'those that are built anew')
 {
 	$n++;
 	$session->query_safe("EXECUTE set_phone('${n}a')");

@@ -235,6 +235,13 @@ disarm();
 idle_ok('both are done when there is memory');
 is(sql("SELECT kapture_customer_id IS NOT NULL FROM customers WHERE customer_name = 'Later'"), 't', 'the row');
 poll_ok($node, "SELECT state = 'done' FROM kapture_calls WHERE call_id = $call", 'and the call');
+# a call alone
+$before = failures();
+arm($worker, 'curl_easy_init', 1, 3);
+$call = sql(q(SELECT kapture_send('ticket_add', '{"title": "Alone"}')));
+poll_ok($node, "SELECT state = 'done' FROM kapture_calls WHERE call_id = $call", 'a call is sent when there is memory');
+disarm();
+is(failures() - $before, 3, 'at the fourth attempt');
 my $said = slurp_file($node->logfile, $log);
 like($said, qr/out of memory/, 'the log has the cause');
 unlike($said, qr/cannot use server/, 'and does not blame the server');

@@ -81,6 +81,7 @@ kapture_units(PG_FUNCTION_ARGS)
 	unit_request_pool();
 	unit_rules();
 	unit_share();
+	unit_task();
 	unit_url();
 	unit_version();
 	unit_watermark();

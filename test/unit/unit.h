@@ -28,6 +28,7 @@ extern void unit_reply(void);
 extern void unit_request_pool(void);
 extern void unit_rules(void);
 extern void unit_share(void);
+extern void unit_task(void);
 extern void unit_url(void);
 extern void unit_version(void);
 extern void unit_watermark(void);
