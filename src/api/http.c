@@ -529,6 +529,19 @@ http_most(void)
 	return Max(max_safe_fds / 3, 8);
 }
 
+/*
+ * What libcurl has no memory for is tried again later, as whatever PostgreSQL has none for: it
+ * says nothing about a row or a server.
+ */
+static void
+http_fail_memory(const char *what)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_OUT_OF_MEMORY),
+			 errmsg("out of memory"),
+			 errdetail("libcurl failed: %s.", what)));
+}
+
 static void
 http_fail_setup(const char *what)
 {
@@ -551,7 +564,7 @@ http_initialize(void)
 		http_epoll = epoll_create1(EPOLL_CLOEXEC);
 		if (http_epoll < 0)
 			ereport(ERROR,
-					(errcode_for_socket_access(),
+					(errcode_for_file_access(), /* which knows that descriptors can run out */
 					 errmsg("%s failed: %m", "epoll_create1()")));
 		ReserveExternalFD();
 	}
@@ -582,7 +595,7 @@ http_initialize(void)
 	}
 	http_restore_signals(old);
 	if (multi == NULL)
-		http_fail_setup("out of memory");
+		http_fail_memory("curl_multi_init()");
 	http_multi = multi;
 }
 
@@ -655,7 +668,7 @@ http_append_header(KaptureHttpRequest *request, const char *header)
 	struct curl_slist *list = curl_slist_append(request->headers, header);
 
 	if (list == NULL)
-		http_fail_setup("out of memory");
+		http_fail_memory("curl_slist_append()");
 	request->headers = list;
 }
 
@@ -731,10 +744,19 @@ http_check_ca_file(const char *path)
 				 errhint("Name a file on the database's host that its user can read, or drop the option to trust whom the system trusts.")));
 }
 
+static void
+http_fail_option(CURLcode rc, const char *option)
+{
+	if (rc == CURLE_OUT_OF_MEMORY)
+		http_fail_memory(option);
+	http_fail_setup(option);
+}
+
 #define HTTP_SET(option, value) \
 	do { \
-		if (curl_easy_setopt(request->easy, option, value) != CURLE_OK) \
-			http_fail_setup(#option); \
+		CURLcode	rc = curl_easy_setopt(request->easy, option, value); \
+		if (rc != CURLE_OK) \
+			http_fail_option(rc, #option); \
 	} while (0)
 
 static void
@@ -826,13 +848,15 @@ http_start(const KaptureServer *server, KaptureApi api,
 
 	request->easy = http_nfree > 0 ? http_free[--http_nfree] : curl_easy_init();
 	if (request->easy == NULL)
-		http_fail_setup("out of memory");
+		http_fail_memory("curl_easy_init()");
 	http_make_headers(request, server, api);
 	http_set_options(request, server, api, copy, body_len);
 
 	signals = http_block_signals();
 	rc = curl_multi_add_handle(http_multi, request->easy);
 	http_restore_signals(signals);
+	if (rc == CURLM_OUT_OF_MEMORY)
+		http_fail_memory("curl_multi_add_handle()");
 	if (rc != CURLM_OK)
 		http_fail_setup(curl_multi_strerror(rc));
 	request->started = true;

@@ -878,7 +878,9 @@ option_parse_size(const OptionDef *def, const char *text, void *place,
 static bool
 option_is_zone_name(const char *text)
 {
-	static const char *const short_names[] = {"UTC", "GMT", "UCT", "PRC", "ROC", "ROK", "Zulu"};
+	static const char *const short_names[] = {
+		"UTC", "GMT", "UCT", "Zulu", "GB", "NZ", "PRC", "ROC", "ROK", "Cuba", "Eire", "Iran", "W-SU"
+	};
 	size_t		len = strlen(text);
 
 	if (pg_strncasecmp(text, "Etc/GMT", 7) == 0 && strspn(text + 7, "+-0123456789") == len - 7)

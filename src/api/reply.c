@@ -794,28 +794,19 @@ kapture_message_confirm_customer(KaptureReply *reply, JsonbContainer *customer)
 
 /*
  * kapture_message_confirm_body
- *		As kapture_message_confirm(), for the customer in the request's body.
+ *		As kapture_message_confirm(), for the customer in the request's body, before it
+ *		gets the account's form: an object with our names of the fields.
  */
 bool
 kapture_message_confirm_body(KaptureReply *reply, const char *body, size_t len)
 {
 	char	   *why;
 	Jsonb	   *sent;
-	JsonbContainer *object;
 
-	if (reply->verdict != KAPTURE_SUCCESS ||
-		(sent = kapture_message_parse(body, len, NULL, &why)) == NULL)
+	if (reply->verdict != KAPTURE_SUCCESS)
 		return true;
-	object = &sent->root;
-	if (JsonContainerIsArray(object))
-	{
-		/* see options add_body and update_body */
-		JsonbValue *element = getIthJsonbValueFromContainer(object, 0);
-
-		if (element == NULL || !message_is_object(element, &object))
-			return true;
-	}
-	return kapture_message_confirm_customer(reply, object);
+	sent = kapture_message_parse(body, len, NULL, &why);
+	return sent == NULL || kapture_message_confirm_customer(reply, &sent->root);
 }
 
 /* Takes ids, and what is repeated of the customer sent, from a success of Add or Update. */

@@ -10,6 +10,27 @@
 
 #include "api/url.h"
 
+static void
+url_fail_memory(void)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_OUT_OF_MEMORY),
+			 errmsg("out of memory"),
+			 errdetail("libcurl could not parse a URL.")));
+}
+
+/*
+ * Did a step of parsing succeed?  A step without memory fails, too, which says nothing about the
+ * URL: the caller frees what it has, and raises an error.
+ */
+static bool
+url_ok(CURLUcode code, bool *no_memory)
+{
+	if (code == CURLUE_OUT_OF_MEMORY)
+		*no_memory = true;
+	return code == CURLUE_OK;
+}
+
 /*
  * Tells whether a URL can be a server's: http or https, a host, nothing but a
  * path behind it.  If not, *why says so.  (Source: libcurl's URL API.)
@@ -21,25 +42,24 @@ kapture_url_is_valid(const char *url, bool *is_https, bool *is_loopback, const c
 	char	   *scheme = NULL;
 	char	   *host = NULL;
 	char	   *extra = NULL;
+	bool		no_memory = false;
 
 	*why = NULL;
 	if (parsed == NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_FDW_OUT_OF_MEMORY),
-				 errmsg("out of memory")));
-	if (curl_url_set(parsed, CURLUPART_URL, url, CURLU_NON_SUPPORT_SCHEME) != CURLUE_OK ||
-		curl_url_get(parsed, CURLUPART_SCHEME, &scheme, 0) != CURLUE_OK ||
-		curl_url_get(parsed, CURLUPART_HOST, &host, 0) != CURLUE_OK || host[0] == '\0')
+		url_fail_memory();
+	if (!url_ok(curl_url_set(parsed, CURLUPART_URL, url, CURLU_NON_SUPPORT_SCHEME), &no_memory) ||
+		!url_ok(curl_url_get(parsed, CURLUPART_SCHEME, &scheme, 0), &no_memory) ||
+		!url_ok(curl_url_get(parsed, CURLUPART_HOST, &host, 0), &no_memory) || host[0] == '\0')
 		*why = "it is not a URL with a scheme and a host";
 	else if (host[0] == '.' || strstr(host, "..") != NULL)
 		*why = "its host is no name, but dots that stand for one";
 	else if (strcmp(scheme, "http") != 0 && strcmp(scheme, "https") != 0)
 		*why = "its scheme is neither http nor https";
-	else if (curl_url_get(parsed, CURLUPART_USER, &extra, 0) == CURLUE_OK ||
-			 curl_url_get(parsed, CURLUPART_PASSWORD, &extra, 0) == CURLUE_OK)
+	else if (url_ok(curl_url_get(parsed, CURLUPART_USER, &extra, 0), &no_memory) ||
+			 url_ok(curl_url_get(parsed, CURLUPART_PASSWORD, &extra, 0), &no_memory))
 		*why = "it contains a user name or password";
-	else if (curl_url_get(parsed, CURLUPART_QUERY, &extra, 0) == CURLUE_OK ||
-			 curl_url_get(parsed, CURLUPART_FRAGMENT, &extra, 0) == CURLUE_OK)
+	else if (url_ok(curl_url_get(parsed, CURLUPART_QUERY, &extra, 0), &no_memory) ||
+			 url_ok(curl_url_get(parsed, CURLUPART_FRAGMENT, &extra, 0), &no_memory))
 		*why = "it contains a query or a fragment";
 	else
 	{
@@ -53,6 +73,8 @@ kapture_url_is_valid(const char *url, bool *is_https, bool *is_loopback, const c
 	curl_free(host);
 	curl_free(extra);
 	curl_url_cleanup(parsed);
+	if (no_memory)
+		url_fail_memory();
 	return *why == NULL;
 }
 
@@ -106,13 +128,13 @@ url_path_problem(const char *path)
 
 /* Do two URLs have the same text in this part, or both none? */
 static bool
-url_same_part(CURLU *a, CURLU *b, CURLUPart part)
+url_same_part(CURLU *a, CURLU *b, CURLUPart part, bool *no_memory)
 {
 	char	   *of_a = NULL;
 	char	   *of_b = NULL;
-	CURLUcode	code_a = curl_url_get(a, part, &of_a, CURLU_DEFAULT_PORT);
-	CURLUcode	code_b = curl_url_get(b, part, &of_b, CURLU_DEFAULT_PORT);
-	bool		same = code_a == code_b && (code_a != CURLUE_OK || strcmp(of_a, of_b) == 0);
+	bool		a_has = url_ok(curl_url_get(a, part, &of_a, CURLU_DEFAULT_PORT), no_memory);
+	bool		b_has = url_ok(curl_url_get(b, part, &of_b, CURLU_DEFAULT_PORT), no_memory);
+	bool		same = a_has == b_has && (!a_has || strcmp(of_a, of_b) == 0);
 
 	curl_free(of_a);
 	curl_free(of_b);
@@ -121,7 +143,7 @@ url_same_part(CURLU *a, CURLU *b, CURLUPart part)
 
 /* Does libcurl read the joined URL as the base's host, with this path below its own? */
 static bool
-url_stays_below(CURLU *base, CURLU *joined, const char *path)
+url_stays_below(CURLU *base, CURLU *joined, const char *path, bool *no_memory)
 {
 	static const CURLUPart parts[] = {CURLUPART_SCHEME, CURLUPART_USER, CURLUPART_PASSWORD, CURLUPART_HOST, CURLUPART_PORT};
 	char	   *above = NULL;
@@ -132,11 +154,11 @@ url_stays_below(CURLU *base, CURLU *joined, const char *path)
 
 	for (int i = 0; i < lengthof(parts); i++)
 	{
-		if (!url_same_part(base, joined, parts[i]))
+		if (!url_same_part(base, joined, parts[i], no_memory))
 			return false;
 	}
-	same = curl_url_get(base, CURLUPART_PATH, &above, 0) == CURLUE_OK &&
-		curl_url_get(joined, CURLUPART_PATH, &whole, 0) == CURLUE_OK;
+	same = url_ok(curl_url_get(base, CURLUPART_PATH, &above, 0), no_memory) &&
+		url_ok(curl_url_get(joined, CURLUPART_PATH, &whole, 0), no_memory);
 	if (same)
 	{
 		/* libcurl gives a URL without a path the path "/" */
@@ -163,6 +185,7 @@ kapture_url_join(const char *base, const char *path, const char **why)
 	CURLU	   *of_base;
 	CURLU	   *of_both;
 	char	   *both;
+	bool		no_memory;
 
 	*why = url_path_problem(path);
 	if (*why != NULL)
@@ -170,12 +193,15 @@ kapture_url_join(const char *base, const char *path, const char **why)
 	both = psprintf("%s%s", base, path);
 	of_base = curl_url();
 	of_both = curl_url();
-	if (of_base == NULL || of_both == NULL ||
-		curl_url_set(of_base, CURLUPART_URL, base, 0) != CURLUE_OK ||
-		curl_url_set(of_both, CURLUPART_URL, both, 0) != CURLUE_OK ||
-		!url_stays_below(of_base, of_both, path))
+	no_memory = of_base == NULL || of_both == NULL;
+	if (no_memory ||
+		!url_ok(curl_url_set(of_base, CURLUPART_URL, base, 0), &no_memory) ||
+		!url_ok(curl_url_set(of_both, CURLUPART_URL, both, 0), &no_memory) ||
+		!url_stays_below(of_base, of_both, path, &no_memory))
 		*why = "it leads out of the server's URL, or has \".\" or \"..\" as a part";
 	curl_url_cleanup(of_base);
 	curl_url_cleanup(of_both);
+	if (no_memory)
+		url_fail_memory();
 	return *why == NULL ? both : NULL;
 }

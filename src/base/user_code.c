@@ -1106,6 +1106,19 @@ kapture_user_code_execute(const char *sql, int nargs, Oid *types, Datum *values,
 }
 
 /*
+ * As kapture_user_code_execute(), for a query, whose rows SPI has afterwards.
+ */
+void
+kapture_user_code_select(const char *sql, int nargs, Oid *types, Datum *values,
+						 const char *nulls, bool read_only)
+{
+	int			rc = kapture_user_code_execute(sql, nargs, types, values, nulls, read_only);
+
+	if (rc != SPI_OK_SELECT)
+		elog(ERROR, "unexpected SPI result %d", rc);
+}
+
+/*
  * To be called in a process of ours: from now on, all that it runs is watched.
  */
 void

@@ -21,6 +21,8 @@ extern void kapture_user_code_expect(SPIPlanPtr plan);
 extern int	kapture_user_code_execute_plan(SPIPlanPtr plan, Datum *values, Snapshot snapshot);
 extern int	kapture_user_code_execute(const char *sql, int nargs, Oid *types, Datum *values,
 									  const char *nulls, bool read_only);
+extern void kapture_user_code_select(const char *sql, int nargs, Oid *types, Datum *values,
+									 const char *nulls, bool read_only);
 extern void kapture_user_code_allow(List *relations);
 extern bool kapture_user_code_has_called(void);
 extern bool kapture_user_code_take_called(Oid *connected);

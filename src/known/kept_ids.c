@@ -41,10 +41,9 @@ kept_do_find(void *arg)
 	Datum		values[] = {Int32GetDatum(query->att->id), query->customer_ids};
 
 	SPI_connect();
-	if (kapture_user_code_execute(kapture_catalog_qualify("SELECT customer_id, row_key FROM @.kapture_row WHERE customer_id = ANY ($2)"
-														  " AND attachment_id = $1 AND gone_at IS NULL"),
-								  lengthof(values), types, values, NULL, false) != SPI_OK_SELECT)
-		elog(ERROR, "could not look for rows of customers");
+	kapture_user_code_select(kapture_catalog_qualify("SELECT customer_id, row_key FROM @.kapture_row WHERE customer_id = ANY ($2)"
+													 " AND attachment_id = $1 AND gone_at IS NULL"),
+							 lengthof(values), types, values, NULL, false);
 	for (uint64 i = 0; i < SPI_processed; i++)
 	{
 		MemoryContext old = MemoryContextSwitchTo(query->context);
@@ -86,10 +85,9 @@ kept_do_list(void *arg)
 	Datum		values[] = {Int32GetDatum(query->att->id), Int64GetDatum(query->after), Int64GetDatum(query->limit)};
 
 	SPI_connect();
-	if (kapture_user_code_execute(kapture_catalog_qualify("SELECT customer_id FROM @.kapture_row WHERE customer_id > $2"
-														  " AND attachment_id = $1 AND gone_at IS NULL ORDER BY customer_id LIMIT $3"),
-								  lengthof(values), types, values, NULL, true) != SPI_OK_SELECT)
-		elog(ERROR, "could not read the customers of rows");
+	kapture_user_code_select(kapture_catalog_qualify("SELECT customer_id FROM @.kapture_row WHERE customer_id > $2"
+													 " AND attachment_id = $1 AND gone_at IS NULL ORDER BY customer_id LIMIT $3"),
+							 lengthof(values), types, values, NULL, true);
 	for (uint64 i = 0; i < SPI_processed; i++)
 	{
 		bool		isnull;

@@ -68,10 +68,9 @@ lookup_do(void *arg)
 
 	if (!lookup_has_index(att->root, att->id_column))
 		return;
-	if (kapture_user_code_execute(psprintf("SELECT v.id, %s FROM unnest($1) AS v(id) JOIN %s AS r ON %s = v.id",
-										   kapture_row_keys(att), kapture_row_source(att), id),
-								  1, types, &batch->ids, NULL, false) != SPI_OK_SELECT)
-		elog(ERROR, "could not look for rows by id");
+	kapture_user_code_select(psprintf("SELECT v.id, %s FROM unnest($1) AS v(id) JOIN %s AS r ON %s = v.id",
+									  kapture_row_keys(att), kapture_row_source(att), id),
+							 1, types, &batch->ids, NULL, false);
 	for (uint64 i = 0; i < SPI_processed; i++)
 	{
 		HeapTuple	line = SPI_tuptable->vals[i];

@@ -154,8 +154,7 @@ compare_read(void *arg)
 	Oid			types[1] = {get_array_type(call->comparer->type)};
 
 	SPI_connect();
-	if (kapture_user_code_execute(call->comparer->sql, 1, types, &call->customers, NULL, true) != SPI_OK_SELECT)
-		elog(ERROR, "could not read customers");
+	kapture_user_code_select(call->comparer->sql, 1, types, &call->customers, NULL, true);
 	MemoryContextSwitchTo(call->context);
 	for (uint64 i = 0; i < SPI_processed; i++)
 	{

@@ -118,10 +118,9 @@ match_read_ids(void *arg)
 	Match	   *match = arg;
 	char	   *id = psprintf("r.%s::text", quote_identifier(match->att->id_column));
 
-	if (kapture_user_code_execute(psprintf("SELECT %s FROM %s AS r WHERE %s IS NOT NULL AND %s NOT IN ('', '0')",
-										   id, kapture_row_source(match->att), id, id),
-								  0, NULL, NULL, NULL, true) != SPI_OK_SELECT)
-		elog(ERROR, "could not read the ids of rows");
+	kapture_user_code_select(psprintf("SELECT %s FROM %s AS r WHERE %s IS NOT NULL AND %s NOT IN ('', '0')",
+									  id, kapture_row_source(match->att), id, id),
+							 0, NULL, NULL, NULL, true);
 	for (uint64 i = 0; i < SPI_processed; i++)
 		match_note_id(match, pg_strtoint64(SPI_getvalue(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 1)));
 }

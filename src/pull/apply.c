@@ -163,8 +163,7 @@ arrival_find_by_id(ArrivalBatch *batch)
 	appendStringInfo(&sql, "SELECT v.ord, %s", kapture_row_keys(batch->att));
 	appendStringInfo(&sql, " FROM unnest($1) WITH ORDINALITY AS v(id, ord) JOIN %s AS r ON r.%s = v.id",
 					 kapture_row_source(batch->att), quote_identifier(batch->att->id_column));
-	if (kapture_user_code_execute(sql.data, 1, types, values, NULL, false) != SPI_OK_SELECT)
-		elog(ERROR, "could not look for rows by id");
+	kapture_user_code_select(sql.data, 1, types, values, NULL, false);
 	arrival_take_rows(batch, batch->items, true);
 }
 
@@ -234,8 +233,7 @@ arrival_find_by_contact(ArrivalBatch *batch)
 					 " ON %s AND (%s = v.phone OR %s = v.email)",
 					 kapture_row_source(batch->att), arrival_has_no_id(batch->att),
 					 phone ? phone : "NULL::text", email ? email : "NULL::text");
-	if (kapture_user_code_execute(sql.data, 2, types, values, NULL, false) != SPI_OK_SELECT)
-		elog(ERROR, "could not look for rows by phone and email");
+	kapture_user_code_select(sql.data, 2, types, values, NULL, false);
 	arrival_take_rows(batch, items, false);
 }
 
@@ -272,8 +270,7 @@ arrival_find_by_email(ArrivalBatch *batch)
 	/* without an index on lower(), the rows are to be read once, not for each customer */
 	(void) set_config_option("enable_hashjoin", "on", PGC_USERSET, PGC_S_SESSION,
 							 GUC_ACTION_SAVE, true, 0, false);
-	if (kapture_user_code_execute(sql.data, 1, types, values, NULL, false) != SPI_OK_SELECT)
-		elog(ERROR, "could not look for rows by email");
+	kapture_user_code_select(sql.data, 1, types, values, NULL, false);
 	arrival_take_rows(batch, items, false);
 }
 
@@ -958,10 +955,9 @@ arrival_do_ids(void *arg)
 	Datum		values[] = {Int64GetDatum(batch->after), Int64GetDatum(batch->limit)};
 	bool		isnull;
 
-	if (kapture_user_code_execute(psprintf("SELECT %s FROM %s AS r WHERE %s > $1 ORDER BY %s LIMIT $2", column,
-										   kapture_row_source(batch->att), column, column),
-								  lengthof(values), types, values, NULL, true) != SPI_OK_SELECT)
-		elog(ERROR, "could not read ids");
+	kapture_user_code_select(psprintf("SELECT %s FROM %s AS r WHERE %s > $1 ORDER BY %s LIMIT $2", column,
+									  kapture_row_source(batch->att), column, column),
+							 lengthof(values), types, values, NULL, true);
 	for (uint64 i = 0; i < SPI_processed; i++)
 		batch->ids[batch->n++] = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 1, &isnull));
 }

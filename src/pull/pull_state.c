@@ -45,14 +45,13 @@ kapture_pull_state_read(const char *server, KapturePullState *state)
 	state->asked = false;
 	PushActiveSnapshot(GetTransactionSnapshot());
 	SPI_connect();
-	if (kapture_user_code_execute(psprintf("SELECT coalesce(pulled_until, '-infinity'), coalesce(started_at, '-infinity'),"
-									   " failures, coalesce(sweep_started_at, '-infinity'),"
-									   " sweep_started_at IS NOT NULL AND sweep_finished_at IS NULL, sweep_after,"
-									   " EXISTS (SELECT FROM %s.kapture_pull_asked AS a WHERE a.server = p.server),"
-									   " started_at IS NOT NULL AND finished_at IS NULL, coalesce(next_pull, '-infinity')"
-									   " FROM %s.kapture_pull AS p WHERE server = $1", kapture_catalog_schema(), kapture_catalog_schema()),
-							  1, types, values, NULL, true) != SPI_OK_SELECT)
-		elog(ERROR, "could not read kapture_pull");
+	kapture_user_code_select(psprintf("SELECT coalesce(pulled_until, '-infinity'), coalesce(started_at, '-infinity'),"
+									  " failures, coalesce(sweep_started_at, '-infinity'),"
+									  " sweep_started_at IS NOT NULL AND sweep_finished_at IS NULL, sweep_after,"
+									  " EXISTS (SELECT FROM %s.kapture_pull_asked AS a WHERE a.server = p.server),"
+									  " started_at IS NOT NULL AND finished_at IS NULL, coalesce(next_pull, '-infinity')"
+									  " FROM %s.kapture_pull AS p WHERE server = $1", kapture_catalog_schema(), kapture_catalog_schema()),
+							 1, types, values, NULL, true);
 	if (SPI_processed > 0)
 	{
 		HeapTuple	row = SPI_tuptable->vals[0];

@@ -141,10 +141,9 @@ sweep_read(KaptureSweep *sweep)
 	kapture_process_begin("reading known customers");
 	sweep->nids = sweep->next = 0;
 	SPI_connect();
-	if (kapture_user_code_execute(psprintf("SELECT id FROM %s.kapture_customers WHERE server = $1 AND id > $2 ORDER BY id LIMIT $3",
-									   kapture_catalog_schema()),
-							  lengthof(values), types, values, NULL, true) != SPI_OK_SELECT)
-		elog(ERROR, "could not read kapture_customers");
+	kapture_user_code_select(psprintf("SELECT id FROM %s.kapture_customers WHERE server = $1 AND id > $2 ORDER BY id LIMIT $3",
+									  kapture_catalog_schema()),
+							 lengthof(values), types, values, NULL, true);
 	for (uint64 i = 0; i < SPI_processed; i++)
 		sweep->ids[sweep->nids++] = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 1, &isnull));
 	SPI_finish();

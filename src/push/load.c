@@ -434,6 +434,7 @@ static bool
 load_attached(Worker *worker, const KaptureAttached *attached, WorkerTable *table)
 {
 	WorkerRelation relation = {worker, attached, false};
+	TimestampTz retry_at;
 
 	if (table)
 		table->stale = true;	/* until the table has been read */
@@ -443,7 +444,9 @@ load_attached(Worker *worker, const KaptureAttached *attached, WorkerTable *tabl
 			kapture_transaction_report_success(KAPTURE_PHASE_LOAD, table);
 		return relation.dropped;
 	}
-	worker->next_load = Min(worker->next_load, kapture_transaction_retry_at(table ? ++table->turn.errors : 1));
+	/* Min() may evaluate its arguments twice: an error counts once */
+	retry_at = kapture_transaction_retry_at(table ? ++table->turn.errors : 1);
+	worker->next_load = Min(worker->next_load, retry_at);
 	if (table)
 	{
 		table->seen = table->stale = true;

@@ -98,9 +98,8 @@ kapture_inbox_tables(void)
 
 	PushActiveSnapshot(GetTransactionSnapshot());
 	SPI_connect();
-	if (kapture_user_code_execute(psprintf("SELECT attachment_id, relation FROM %s.kapture_attachment WHERE pull AND NOT paused", kapture_catalog_schema()),
-								  0, NULL, NULL, NULL, true) != SPI_OK_SELECT)
-		elog(ERROR, "could not read kapture_attachment");
+	kapture_user_code_select(psprintf("SELECT attachment_id, relation FROM %s.kapture_attachment WHERE pull AND NOT paused", kapture_catalog_schema()),
+							 0, NULL, NULL, NULL, true);
 	MemoryContextSwitchTo(context);
 	for (uint64 i = 0; i < SPI_processed; i++)
 	{
@@ -170,11 +169,10 @@ inbox_fitting(const KaptureAttachment *att, int limit, bool *more)
 	Size		bytes = 0;
 	int			n = 0;
 
-	if (kapture_user_code_execute(psprintf("SELECT c.raw FROM (SELECT customer_id, next_attempt FROM %s.kapture_inbox" INBOX_DUE ") AS i"
-									   " LEFT JOIN %s.kapture_customers AS c ON c.server = $2 AND c.id = i.customer_id"
-									   " ORDER BY i.next_attempt", schema, schema),
-								  lengthof(values), types, values, NULL, false) != SPI_OK_SELECT)
-		elog(ERROR, "could not read kapture_inbox");
+	kapture_user_code_select(psprintf("SELECT c.raw FROM (SELECT customer_id, next_attempt FROM %s.kapture_inbox" INBOX_DUE ") AS i"
+									  " LEFT JOIN %s.kapture_customers AS c ON c.server = $2 AND c.id = i.customer_id"
+									  " ORDER BY i.next_attempt", schema, schema),
+							 lengthof(values), types, values, NULL, false);
 	*more = SPI_processed == limit;
 	while (n < SPI_processed)
 	{
@@ -225,8 +223,7 @@ kapture_inbox_take(const KaptureAttachment *att, int limit, bool *more)
 	PushActiveSnapshot(GetTransactionSnapshot());
 	SPI_connect();
 	values[2] = Int64GetDatum(inbox_fitting(att, limit, more));
-	if (kapture_user_code_execute(sql.data, lengthof(values), types, values, NULL, false) != SPI_OK_SELECT)
-		elog(ERROR, "could not read kapture_inbox");
+	kapture_user_code_select(sql.data, lengthof(values), types, values, NULL, false);
 	MemoryContextSwitchTo(context);
 	for (uint64 i = 0; i < SPI_processed; i++)
 		result = lappend(result, inbox_make_arrival(att, SPI_tuptable->vals[i], SPI_tuptable->tupdesc));
@@ -326,24 +323,23 @@ kapture_inbox_waiting(int32 attachment_id, List *row_keys)
 	values[1] = inbox_texts(row_keys);
 	values[2] = FullTransactionIdGetDatum(FullTransactionIdFromU64(report.floor));
 	SPI_connect();
-	if (kapture_user_code_execute(kapture_catalog_qualify("WITH RECURSIVE named(row_key, k) AS (SELECT k, k FROM unnest($2) AS k UNION"
-														  " SELECT n.row_key, o.old_key FROM named AS n JOIN @.kapture_outbox AS o"
-														  " ON o.attachment_id = $1 AND o.xact >= $3 AND o.op NOT IN ('i', 'u')"
-														  " AND o.row_key = n.k AND o.old_key IS NOT NULL),"
-														  " names AS MATERIALIZED (SELECT array_agg(k) AS ks FROM named)"
-														  " SELECT n.row_key, bit_or(changed), bool_or(sending), bool_and(parked) FROM ("
-														  "SELECT k, changed, false AS sending, false AS parked FROM @.kapture_outbox AS o,"
-														  " unnest(array_prepend(o.row_key, o.more_keys)) AS k"
-														  " WHERE attachment_id = $1 AND xact >= $3"
-														  " AND (o.row_key = ANY ((SELECT ks FROM names)::text[]) OR o.more_keys && (SELECT ks FROM names))"
-														  " UNION ALL"
-														  " SELECT row_key AS k, changed | coalesce(again, 0), state = 'sending', state = 'parked'"
-														  " FROM @.kapture_delivery WHERE attachment_id = $1"
-														  " AND " KAPTURE_KEY_BOUNDED("row_key") " = ANY (ARRAY(SELECT " KAPTURE_KEY_BOUNDED("n.k") " FROM named AS n))"
-														  " AND row_key = ANY ((SELECT ks FROM names)::text[])) AS w"
-														  " JOIN named AS n USING (k) GROUP BY n.row_key"),
-							  lengthof(values), types, values, NULL, false) != SPI_OK_SELECT)
-		elog(ERROR, "could not read what waits");
+	kapture_user_code_select(kapture_catalog_qualify("WITH RECURSIVE named(row_key, k) AS (SELECT k, k FROM unnest($2) AS k UNION"
+													 " SELECT n.row_key, o.old_key FROM named AS n JOIN @.kapture_outbox AS o"
+													 " ON o.attachment_id = $1 AND o.xact >= $3 AND o.op NOT IN ('i', 'u')"
+													 " AND o.row_key = n.k AND o.old_key IS NOT NULL),"
+													 " names AS MATERIALIZED (SELECT array_agg(k) AS ks FROM named)"
+													 " SELECT n.row_key, bit_or(changed), bool_or(sending), bool_and(parked) FROM ("
+													 "SELECT k, changed, false AS sending, false AS parked FROM @.kapture_outbox AS o,"
+													 " unnest(array_prepend(o.row_key, o.more_keys)) AS k"
+													 " WHERE attachment_id = $1 AND xact >= $3"
+													 " AND (o.row_key = ANY ((SELECT ks FROM names)::text[]) OR o.more_keys && (SELECT ks FROM names))"
+													 " UNION ALL"
+													 " SELECT row_key AS k, changed | coalesce(again, 0), state = 'sending', state = 'parked'"
+													 " FROM @.kapture_delivery WHERE attachment_id = $1"
+													 " AND " KAPTURE_KEY_BOUNDED("row_key") " = ANY (ARRAY(SELECT " KAPTURE_KEY_BOUNDED("n.k") " FROM named AS n))"
+													 " AND row_key = ANY ((SELECT ks FROM names)::text[])) AS w"
+													 " JOIN named AS n USING (k) GROUP BY n.row_key"),
+							 lengthof(values), types, values, NULL, false);
 	MemoryContextSwitchTo(context);
 	for (uint64 i = 0; i < SPI_processed; i++)
 	{
@@ -383,11 +379,10 @@ inbox_do_find_moving(void *arg)
 	values[1] = inbox_texts(keys->row_keys);
 	values[2] = FullTransactionIdGetDatum(FullTransactionIdFromU64(report.floor));
 	SPI_connect();
-	if (kapture_user_code_execute(kapture_catalog_qualify("SELECT DISTINCT v.k COLLATE \"C\" FROM @.kapture_outbox AS o JOIN unnest($2) AS v(k)"
-														  " ON o.op = 't' OR v.k IN (o.row_key, o.old_key) OR v.k = ANY (o.more_keys)"
-														  " WHERE o.attachment_id = $1 AND o.xact >= $3 AND o.op NOT IN ('i', 'u') ORDER BY 1"),
-								  lengthof(values), types, values, NULL, false) != SPI_OK_SELECT)
-		elog(ERROR, "could not read changes of keys");
+	kapture_user_code_select(kapture_catalog_qualify("SELECT DISTINCT v.k COLLATE \"C\" FROM @.kapture_outbox AS o JOIN unnest($2) AS v(k)"
+													 " ON o.op = 't' OR v.k IN (o.row_key, o.old_key) OR v.k = ANY (o.more_keys)"
+													 " WHERE o.attachment_id = $1 AND o.xact >= $3 AND o.op NOT IN ('i', 'u') ORDER BY 1"),
+							 lengthof(values), types, values, NULL, false);
 	for (uint64 i = 0; i < SPI_processed; i++)
 	{
 		MemoryContext old = MemoryContextSwitchTo(keys->context);

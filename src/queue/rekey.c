@@ -109,8 +109,7 @@ rekey_do_find(void *arg)
 		params[i] = PointerGetDatum(construct_md_array(elems + i * batch->nrows, nulls + i * batch->nrows, 1,
 													   &batch->nrows, lbs, TEXTOID, -1, false, TYPALIGN_INT));
 	}
-	if (kapture_user_code_execute(kapture_row_rekey_sql(batch->from, batch->to), nkeys, types, params, NULL, false) != SPI_OK_SELECT)
-		elog(ERROR, "could not look for rows by their former key");
+	kapture_user_code_select(kapture_row_rekey_sql(batch->from, batch->to), nkeys, types, params, NULL, false);
 	for (uint64 i = 0; i < SPI_processed; i++)
 	{
 		HeapTuple	line = SPI_tuptable->vals[i];

@@ -18,6 +18,7 @@
 #include "catalog/dependency.h"
 #include "catalog/namespace.h"
 #include "catalog/partition.h"
+#include "catalog/pg_am.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_index.h"
 #include "catalog/pg_inherits.h"
@@ -601,7 +602,9 @@ kapture_attach_index_id_column(Oid relid, const char *name, const char *column)
 	{
 		Relation	index = relation_open(lfirst_oid(lc), AccessShareLock);
 
+		/* an index that finds a range of pages at best (BRIN) does not help */
 		found |= index->rd_index->indkey.values[0] == attnum && index->rd_index->indisvalid &&
+			(index->rd_rel->relam == BTREE_AM_OID || index->rd_rel->relam == HASH_AM_OID) &&
 			heap_attisnull(index->rd_indextuple, Anum_pg_index_indpred, NULL);
 		relation_close(index, AccessShareLock);
 	}
@@ -829,12 +832,11 @@ attach_do_count(void *arg)
 
 	if (rows->att->source_name)
 		kapture_row_plan_freely();
-	if (kapture_user_code_execute(psprintf("SELECT pg_catalog.count(*) <= %d, pg_catalog.count(*) FILTER (WHERE l.wanted)"
-										   " FROM (SELECT %s FROM %s AS r LIMIT %d) AS l (wanted)",
-										   ATTACH_MAX_COUNTED, kapture_row_selection(rows->att, true, NULL),
-										   kapture_row_source(rows->att), ATTACH_MAX_COUNTED + 1),
-								  0, NULL, NULL, NULL, true) != SPI_OK_SELECT)
-		elog(ERROR, "could not count rows");
+	kapture_user_code_select(psprintf("SELECT pg_catalog.count(*) <= %d, pg_catalog.count(*) FILTER (WHERE l.wanted)"
+									  " FROM (SELECT %s FROM %s AS r LIMIT %d) AS l (wanted)",
+									  ATTACH_MAX_COUNTED, kapture_row_selection(rows->att, true, NULL),
+									  kapture_row_source(rows->att), ATTACH_MAX_COUNTED + 1),
+							 0, NULL, NULL, NULL, true);
 	rows->whole = DatumGetBool(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull));
 	rows->without_id = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 2, &isnull));
 }

@@ -300,11 +300,6 @@ notes_commit_sub(SubTransactionId subid, SubTransactionId parent)
 		if (notes_unsealed[i].subid == subid)
 			notes_unsealed[i].subid = parent;
 	}
-	for (int i = 0; i < notes_nleaving; i++)
-	{
-		if (notes_leaving[i].subid == subid)
-			notes_leaving[i].subid = parent;
-	}
 }
 
 /* The transactions that have ended by now, as pg_snapshot. */
@@ -717,6 +712,33 @@ notes_write_for_parent(SubTransactionId subid, SubTransactionId parent)
 		notes_packs[i].writer = subid;
 }
 
+/*
+ * Notes as deleted the row that has left its partition and has not entered another one.  What an
+ * outer transaction's command has moved is left to that: if the present subtransaction is rolled
+ * back, that row is still gone.
+ */
+static void
+notes_settle_leaving(void)
+{
+	SubTransactionId subid = GetCurrentSubTransactionId();
+	int			kept = 0;
+
+	for (int i = 0; i < notes_nleaving; i++)
+	{
+		NotesLeaving leaving = notes_leaving[i];
+
+		if (leaving.subid != subid)
+		{
+			notes_leaving[kept++] = leaving;
+			continue;
+		}
+		notes_append(leaving.attachment_id, KAPTURE_NOTE_DELETED, leaving.changed, leaving.row_key, NULL,
+					 leaving.command, leaving.arrival, leaving.customer_id);
+		pfree(leaving.row_key);
+	}
+	notes_nleaving = kept;
+}
+
 static void
 notes_subxact_callback(SubXactEvent event, SubTransactionId mySubid,
 					   SubTransactionId parentSubid, void *arg)
@@ -724,6 +746,7 @@ notes_subxact_callback(SubXactEvent event, SubTransactionId mySubid,
 	switch (event)
 	{
 		case SUBXACT_EVENT_PRE_COMMIT_SUB:
+			notes_settle_leaving();
 			if (notes_npacks >= NOTES_MAX_PACKS)
 				notes_write_for_parent(mySubid, parentSubid);
 			break;
@@ -735,23 +758,6 @@ notes_subxact_callback(SubXactEvent event, SubTransactionId mySubid,
 			break;
 		default:
 			break;
-	}
-}
-
-/* Notes as deleted the row that has left its partition and has not entered another one. */
-static void
-notes_settle_leaving(void)
-{
-	int			n = notes_nleaving;
-
-	notes_nleaving = 0;
-	for (int i = 0; i < n; i++)
-	{
-		NotesLeaving *leaving = &notes_leaving[i];
-
-		notes_append(leaving->attachment_id, KAPTURE_NOTE_DELETED, leaving->changed, leaving->row_key, NULL,
-					 leaving->command, leaving->arrival, leaving->customer_id);
-		pfree(leaving->row_key);
 	}
 }
 
@@ -972,7 +978,6 @@ notes_enter(int32 attachment_id, const char *row_key, CommandId cid, int64 ignor
 	for (int i = 0; i < notes_nleaving; i++)
 	{
 		NotesLeaving leaving = notes_leaving[i];
-		bool		same = strcmp(leaving.row_key, row_key) == 0;
 
 		if (leaving.attachment_id != attachment_id || leaving.cid != cid)
 			continue;
@@ -980,12 +985,10 @@ notes_enter(int32 attachment_id, const char *row_key, CommandId cid, int64 ignor
 		/* rows with one key were noticed only as rows came in, after this one had left with its key */
 		if (*arrival != KAPTURE_NOTE_ONLY_ROW && leaving.arrival == KAPTURE_NOTE_ONLY_ROW)
 			leaving.arrival = 0;
-		leaving.changed &= ~ignored;
-		if (!same || leaving.changed != 0)
-			notes_append(attachment_id, same ? KAPTURE_NOTE_UPDATED : KAPTURE_NOTE_REKEYED,
-						 leaving.changed, row_key, same ? NULL : leaving.row_key, same ? 0 : leaving.command,
-						 same ? KAPTURE_NOTE_ONLY_ROW : leaving.arrival, KAPTURE_NOTE_NOT_KNOWN);
-		*arrival = same ? leaving.arrival : notes_seq;
+		/* the key has the columns that say which partition: it is another one now */
+		notes_append(attachment_id, KAPTURE_NOTE_REKEYED, leaving.changed & ~ignored, row_key, leaving.row_key,
+					 leaving.command, leaving.arrival, KAPTURE_NOTE_NOT_KNOWN);
+		*arrival = notes_seq;
 		pfree(leaving.row_key);
 		return true;
 	}
@@ -1000,7 +1003,8 @@ notes_add(int32 attachment_id, char op, int64 changed, const char *row_key, cons
 	NotesCommand *command = notes_command(cid);
 	int32		number = 0;
 
-	if (notes_nleaving > 0 && notes_leaving[0].cid == cid)
+	/* those of outer transactions' commands come first */
+	if (notes_nleaving > 0 && notes_leaving[notes_nleaving - 1].cid == cid)
 	{
 		int32		entered = arrival;
 
@@ -1053,10 +1057,13 @@ kapture_notes_add_deleted(int32 attachment_id, int64 changed, const char *row_ke
 static bool
 notes_leaves_anew(int32 attachment_id, const char *row_key, CommandId cid)
 {
+	SubTransactionId subid = GetCurrentSubTransactionId();
+
 	for (int i = 0; i < notes_nleaving; i++)
 	{
-		if (notes_leaving[i].attachment_id == attachment_id || notes_leaving[i].cid != cid ||
-			strcmp(notes_leaving[i].row_key, row_key) != 0)
+		if (notes_leaving[i].subid == subid &&
+			(notes_leaving[i].attachment_id == attachment_id || notes_leaving[i].cid != cid ||
+			 strcmp(notes_leaving[i].row_key, row_key) != 0))
 			return true;
 	}
 	return false;

@@ -147,12 +147,11 @@ kapture_origin_check(void)
 
 	PushActiveSnapshot(GetTransactionSnapshot());
 	SPI_connect();
-	if (kapture_user_code_execute(psprintf("SELECT pg_catalog.bool_and(system_identifier = $1 AND database = $2),"
-									   " pg_catalog.bool_and(timeline = $3),"
-									   " pg_catalog.max(stamped_at), pg_catalog.max(doubt_until)"
-									   " FROM %s.kapture_origin", kapture_catalog_schema()),
-							  3, types, values, NULL, true) != SPI_OK_SELECT)
-		elog(ERROR, "could not read kapture_origin");
+	kapture_user_code_select(psprintf("SELECT pg_catalog.bool_and(system_identifier = $1 AND database = $2),"
+									  " pg_catalog.bool_and(timeline = $3),"
+									  " pg_catalog.max(stamped_at), pg_catalog.max(doubt_until)"
+									  " FROM %s.kapture_origin", kapture_catalog_schema()),
+							 3, types, values, NULL, true);
 	ours = DatumGetBool(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull));
 	if (!isnull)
 	{

@@ -903,11 +903,10 @@ row_do_fill_ids(void *arg)
 		keys[i] = CStringGetTextDatum(((KaptureRow *) list_nth(ids->rows, i))->row_key);
 	values[1] = PointerGetDatum(construct_array(keys, n, TEXTOID, -1, false, TYPALIGN_INT));
 	SPI_connect();
-	if (kapture_user_code_execute(kapture_catalog_qualify("SELECT v.ord, r.customer_id FROM unnest($2) WITH ORDINALITY AS v(row_key, ord), LATERAL"
-														  " (SELECT r.customer_id FROM @.kapture_row AS r WHERE r.attachment_id = $1 AND r.gone_at IS NULL"
-														  " AND " KAPTURE_KEY_IS("r.row_key", "v.row_key") " OFFSET 0) AS r"),
-								  2, types, values, NULL, false) != SPI_OK_SELECT)	/* also those of this transaction */
-		elog(ERROR, "could not read the ids of rows");
+	kapture_user_code_select(kapture_catalog_qualify("SELECT v.ord, r.customer_id FROM unnest($2) WITH ORDINALITY AS v(row_key, ord), LATERAL"
+													 " (SELECT r.customer_id FROM @.kapture_row AS r WHERE r.attachment_id = $1 AND r.gone_at IS NULL"
+													 " AND " KAPTURE_KEY_IS("r.row_key", "v.row_key") " OFFSET 0) AS r"),
+							 2, types, values, NULL, false);	/* also those of this transaction */
 	for (uint64 i = 0; i < SPI_processed; i++)
 	{
 		bool		isnull;
@@ -1112,8 +1111,7 @@ kapture_row_find_keys(const KaptureAttachment *att, const char *selection, const
 		params[nparams++] = value;
 	}
 	/* with a snapshot of now: one from before the table was locked may be from before it was rewritten */
-	if (kapture_user_code_execute(sql, nparams, types, params, NULL, false) != SPI_OK_SELECT)
-		elog(ERROR, "could not list rows");
+	kapture_user_code_select(sql, nparams, types, params, NULL, false);
 	if (IsolationUsesXactSnapshot() && row_is_rewritten(att, GetTransactionSnapshot()))
 		ereport(ERROR,
 				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
@@ -1181,11 +1179,10 @@ row_do_count(RowBatch *batch)
 	kapture_row_check_table(batch->att);
 	if (batch->att->source_name)
 		kapture_row_plan_freely();
-	if (kapture_user_code_execute(psprintf("SELECT pg_catalog.count(*) FROM %s AS r WHERE %s",
-										   kapture_row_source(batch->att),
-										   kapture_row_selection(batch->att, batch->without_id, batch->condition)),
-								  0, NULL, NULL, NULL, false) != SPI_OK_SELECT)
-		elog(ERROR, "could not count rows");
+	kapture_user_code_select(psprintf("SELECT pg_catalog.count(*) FROM %s AS r WHERE %s",
+									  kapture_row_source(batch->att),
+									  kapture_row_selection(batch->att, batch->without_id, batch->condition)),
+							 0, NULL, NULL, NULL, false);
 	batch->count = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull));
 }
 
@@ -1260,9 +1257,8 @@ row_do_try(RowBatch *batch)
 	for (int i = 0; i < att->nkeys; i++)
 		types[i] = TEXTOID;
 	SPI_freeplan(kapture_user_code_prepare(kapture_row_list_sql(att, kapture_row_selection(att, true, NULL), true), att->nkeys, types, 0));
-	if (kapture_user_code_execute(psprintf("SELECT %s FROM %s AS r LIMIT 1", kapture_row_keys(att), kapture_row_source(att)),
-								  0, NULL, NULL, NULL, true) != SPI_OK_SELECT)
-		elog(ERROR, "could not read a key");
+	kapture_user_code_select(psprintf("SELECT %s FROM %s AS r LIMIT 1", kapture_row_keys(att), kapture_row_source(att)),
+							 0, NULL, NULL, NULL, true);
 	if (SPI_processed == 0)
 		return;
 	for (int k = 0; k < att->nkeys; k++)

@@ -47,8 +47,7 @@ row_key_do_look_up(void *arg)
 		types[i] = TEXTOID;
 		params[i] = CStringGetTextDatum(lookup->values[i]);
 	}
-	if (kapture_user_code_execute(sql.data, att->nkeys, types, params, NULL, false) != SPI_OK_SELECT)
-		elog(ERROR, "could not look for a row by its key");
+	kapture_user_code_select(sql.data, att->nkeys, types, params, NULL, false);
 	if (SPI_processed == 0)
 		return;
 	old = MemoryContextSwitchTo(lookup->context);

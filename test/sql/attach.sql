@@ -105,6 +105,77 @@ SELECT tgrelid::regclass, tgname FROM pg_trigger WHERE tgname = 'kapture_capture
 SELECT kapture_detach('part1');
 SELECT kapture_detach('parted');
 
+-- what would be a primary key: unique, at once, for all rows, of columns that are never null
+CREATE TABLE keyless (a int, b int NOT NULL, c int NOT NULL, customer_name text, phone text);
+CREATE INDEX ON keyless (c);
+CREATE UNIQUE INDEX ON keyless (a);
+CREATE UNIQUE INDEX ON keyless (b) WHERE c > 0;
+CREATE UNIQUE INDEX ON keyless (abs(b));
+ALTER TABLE keyless ADD UNIQUE (b) DEFERRABLE;
+CREATE UNIQUE INDEX ON keyless (c, a);
+SELECT kapture_attach('keyless');
+CREATE UNIQUE INDEX ON keyless (c, b) INCLUDE (a);
+CREATE UNIQUE INDEX ON keyless (b, c);
+SELECT kapture_attach('keyless');
+DROP TABLE keyless;
+CREATE TABLE keyless (b int NOT NULL, customer_name text, phone text);
+INSERT INTO keyless VALUES (1), (1);
+CREATE UNIQUE INDEX CONCURRENTLY invalid ON keyless (b);
+SELECT kapture_attach('keyless');
+DROP TABLE keyless;
+
+-- columns that cannot receive ids, and indexes that find rows by these
+CREATE TABLE people (id int PRIMARY KEY, customer_name text, phone text, counted bigint GENERATED ALWAYS AS IDENTITY,
+	doubled bigint GENERATED ALWAYS AS (id * 2) STORED, crm_id bigint);
+SELECT kapture_attach('people', id_column => 'counted');
+SELECT kapture_attach('people', id_column => 'doubled');
+SELECT kapture_attach('people', id_column => 'id');
+SELECT kapture_attach('people', id_column => 'ctid');
+SELECT kapture_attach('people', id_column => '');
+CREATE INDEX ON people (id, crm_id);
+CREATE INDEX ON people (crm_id) WHERE id > 0;
+CREATE INDEX ON people ((crm_id + 1));
+CREATE INDEX ON people USING brin (crm_id);
+INSERT INTO people (id, crm_id) VALUES (1, 5), (2, 5);
+CREATE UNIQUE INDEX CONCURRENTLY invalid ON people (crm_id);
+SELECT kapture_attach('people', pull => true, id_column => 'crm_id');
+SELECT kapture_detach('people');
+SELECT kapture_attach('people', pull => true, id_column => 'crm_id');
+DROP TABLE people;
+CREATE TABLE people (id int PRIMARY KEY, customer_name text, phone text, crm_id bigint);
+CREATE INDEX ON people USING hash (crm_id);
+SELECT kapture_attach('people', pull => true, id_column => 'crm_id');
+DROP TABLE people;
+
+-- row-level security: what the owner may see, the worker sees
+CREATE ROLE regress_kapture_owner;
+GRANT USAGE ON FOREIGN SERVER kapture TO regress_kapture_owner;
+CREATE USER MAPPING FOR regress_kapture_owner SERVER kapture OPTIONS (auth_key 'k');
+CREATE TABLE people (id int PRIMARY KEY, customer_name text, phone text);
+ALTER TABLE people OWNER TO regress_kapture_owner;
+ALTER TABLE people ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY;
+SELECT kapture_attach('people');
+ALTER ROLE regress_kapture_owner BYPASSRLS;
+SELECT kapture_attach('people');
+SELECT kapture_detach('people');
+ALTER ROLE regress_kapture_owner NOBYPASSRLS;
+ALTER TABLE people NO FORCE ROW LEVEL SECURITY;
+SELECT kapture_attach('people');
+DROP TABLE people;
+DROP USER MAPPING FOR regress_kapture_owner SERVER kapture;
+REVOKE USAGE ON FOREIGN SERVER kapture FROM regress_kapture_owner;
+DROP ROLE regress_kapture_owner;
+
+-- a trigger function that is none
+SELECT kapture_capture();
+CREATE TABLE people (id int PRIMARY KEY);
+CREATE TRIGGER before_row BEFORE INSERT ON people FOR EACH ROW EXECUTE FUNCTION kapture_capture();
+INSERT INTO people VALUES (1);
+DROP TRIGGER before_row ON people;
+CREATE TRIGGER after_statement AFTER INSERT ON people FOR EACH STATEMENT EXECUTE FUNCTION kapture_capture();
+INSERT INTO people VALUES (1);
+DROP TABLE people;
+
 DROP VIEW customer_view;
 DROP TABLE customers, no_key, no_fields, unlogged, temporary, wrong_id, parted;
 DROP USER MAPPING FOR CURRENT_USER SERVER kapture;

@@ -390,6 +390,8 @@ is(notified(qr/denied/), '{"event": "server", "server": "kapture", "before": "ok
 emulator_post($emulator, 'keys', { all => $key });
 sql("ALTER SERVER kapture OPTIONS (SET timeout '3s')");
 is(notified(qr/"state": "ok"/), '{"event": "server", "server": "kapture", "before": "denied", "state": "ok"}', 'and that it is well again');
+sql("CREATE TABLE named (id int PRIMARY KEY, customer_name text, phone text); SELECT kapture_attach('named', name => 'extra'); INSERT INTO named VALUES (1, 'Named', 'abc')");
+like(notified(qr/public\.named/), qr/\{"event": "parked", "relation": "public.named", "name": "extra", "server": "kapture", "rows": 1, /, 'an attachment is named, if it has a name');
 $listener->quit;
 
 $node->stop;

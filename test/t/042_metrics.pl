@@ -217,5 +217,61 @@ is((query('sum(kapture_sync_table_pending)'))[0]{value}[1], '7', 'seven wait, sa
 wait_for(sub { query('ALERTS{alertname="KaptureRowsParked", alertstate="pending"}') }, 'an alert to be on its way');
 pass('the parked row is noticed');
 
+# --- the file of the counters: what is not ours is ignored, and reported
+my $counters = "SELECT coalesce(min(since) < pg_postmaster_start_time(), false) FROM kapture_stat_requests";
+my $file = $node->data_dir . '/pg_stat/kapture_sync.stat';
+is(sql("SELECT count(*) > 0 FROM kapture_stat_requests"), 't', 'there are counters');
+$node->stop;
+my $saved = slurp_file($file);
+sub restarted_with
+{
+	my ($make) = @_;
+	my $log = -s $node->logfile;
+	$make->();
+	$node->start;
+	return slurp_file($node->logfile, $log);
+}
+my $overwrite = sub { my ($content) = @_; return sub { open my $out, '>:raw', $file or die "$file: $!"; print $out $content; close $out } };
+foreach my $case (
+	[ 'an empty file', '' ],
+	[ 'a file of another version', pack('LL', 0x6b617001, 0) . substr($saved, 8) ],
+	[ 'more counters than there can be', pack('LL', unpack('L', $saved), 1025) . substr($saved, 8) ],
+	[ 'a file that is cut off', substr($saved, 0, length($saved) - 1) ])
+{
+	my ($name, $content) = @$case;
+	like(restarted_with($overwrite->($content)), qr/LOG:  ignoring invalid data in file "pg_stat\/kapture_sync.stat"/, $name);
+	is(sql($counters), 'f', 'is ignored');
+	$node->stop;
+}
+my $log = restarted_with(sub { $overwrite->($saved)->(); chmod 0, $file });
+like($log, qr/LOG:  could not read file "pg_stat\/kapture_sync.stat": Permission denied/, 'a file that cannot be read');
+chmod 0600, $file;
+is(sql($counters), 'f', 'is not, either');
+$node->stop;
+unlike(restarted_with($overwrite->($saved)), qr/kapture_sync.stat/, 'the file as it was');
+is(sql($counters), 't', 'has the counters');
+
+# one that cannot be written: the counters are gone, and that is all
+foreach my $case ([ 'no file can be made', sub { mkdir $_[0] }, sub { rmdir $_[0] } ], [ 'the disk is full', sub { symlink '/dev/full', $_[0] }, sub { unlink $_[0] } ])
+{
+	my ($name, $make, $remove) = @$case;
+	my $from = -s $node->logfile;
+	$make->("$file.tmp") or die $!;
+	$node->stop;
+	like(slurp_file($node->logfile, $from), qr/LOG:  could not write file "pg_stat\/kapture_sync.stat.tmp": /, $name);
+	ok(!-e $file, 'and there is none');
+	$remove->("$file.tmp");
+	unlike(restarted_with(sub { }), qr/kapture_sync.stat/, 'nothing is read');
+	is(sql($counters), 'f', 'and the counters begin anew');
+	$node->stop;
+	restarted_with($overwrite->($saved));
+}
+
+# without the library's shared memory
+$node->append_conf('postgresql.conf', "shared_preload_libraries = ''");
+$node->restart;
+is(sql('SELECT count(*) FROM kapture_request_counters()'), '0', 'a server that has not preloaded the library counts nothing');
+is(sql('SELECT kapture_stat_reset()'), '', 'and has nothing to reset');
+
 $node->stop;
 done_testing();

@@ -100,6 +100,18 @@ is(sql("SELECT parked FROM kapture_status"), 0, 'nothing is parked');
 like(sql("SELECT message FROM kapture_server_states() WHERE server = 'kapture'"), qr/Invalid Json\.\): set option add_body of the server to 'array'/, 'the reason has the option to set');
 fresh();
 
+# a search that cannot be read
+emulator_post($emulator, 'seed', [ { kapture_customer_id => 55, customer_name => 'Known', phone => '9100000099' } ]);
+emulator_faults($emulator, { api => 'get', action => 'status', code => 200, body => '{"message": "Invalid Json.", "status": "failed"}' });
+sql("INSERT INTO customers (customer_name, phone) VALUES ('Known', '9100000099')");
+poll_ok($node, "SELECT server_state = 'misconfigured' FROM kapture_status", 'a search of another form: the server is misconfigured, too');
+like(sql("SELECT message FROM kapture_server_states() WHERE server = 'kapture'"), qr/body of the get request \(Invalid Json\.\): check option get_path of the server/, 'the reason has the option to check');
+is(sql("SELECT parked FROM kapture_status"), 0, 'nothing is parked');
+emulator_faults($emulator);
+try_again();
+poll_ok($node, "SELECT kapture_customer_id = 55 FROM customers", 'the customer is found when searches are read');
+fresh();
+
 # one row that Kapture cannot read is parked by itself, once others have been read
 sql("INSERT INTO customers (customer_name, phone) VALUES ('good', '9200000001')");
 poll_ok($node, "SELECT kapture_customer_id IS NOT NULL FROM customers", 'a row is sent');

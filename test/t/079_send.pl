@@ -125,6 +125,14 @@ sql(qq(ALTER SERVER kapture OPTIONS (SET url '$emulator->{url}')));
 state_ok($unsent, 'done', 'and is sent when there is one');
 is(count_of('No connection'), 1, 'once');
 
+# No more requests than the server is to get.
+emulator_post($emulator, 'reset', {});
+sql("ALTER SERVER kapture OPTIONS (ADD rate_limit '20')");
+sql(q(SELECT count(kapture_send('ticket_add', jsonb_build_object('title', 'Limited ' || n))) FROM generate_series(1, 50) AS n));
+poll_ok($node, "SELECT count(*) = 50 FROM kapture_calls WHERE body ->> 'title' LIKE 'Limited %' AND state = 'done'", 'calls are sent under a rate limit');
+rate_ok(emulator_get($emulator, 'stats')->{max_requests_in_any_second}, 20, 'no second saw more than rate_limit calls');
+sql('ALTER SERVER kapture OPTIONS (DROP rate_limit)');
+
 # All else may have been carried out: unknown, or sent again.
 my $lost;
 foreach my $fault ([ 'dropped after' => { action => 'drop_after' }, 1 ], [ 'dropped before' => { action => 'drop_before' }, 0 ],

@@ -86,6 +86,45 @@ refusals_unknown_words(void)
 	unit_is_int(refusals_until_held(&refusals, KAPTURE_REFUSALS_MAX * 2), KAPTURE_REFUSALS_MAX * 2 + 1, "many bad rows do not");
 }
 
+/* Answers while the server is held: only a row that is taken ends that. */
+static void
+refusals_while_held(void)
+{
+	static const struct
+	{
+		const char *name;
+		KaptureApi	api;
+		KaptureVerdict verdict;
+		KaptureTaskState state;
+		KaptureServerState health;	/* as the answer alone would have it */
+		KaptureServerState expected;
+		bool		parks;
+	}			answers[] = {
+		{"a row is found", KAPTURE_API_GET, KAPTURE_SUCCESS, KAPTURE_TASK_DONE, KAPTURE_STATE_OK, KAPTURE_STATE_REFUSING, false},
+		{"a request cannot be read", KAPTURE_API_GET, KAPTURE_MISFIT, KAPTURE_TASK_FAILED, KAPTURE_STATE_REFUSING, KAPTURE_STATE_REFUSING, true},
+		{"one that is sent again cannot", KAPTURE_API_GET, KAPTURE_MISFIT, KAPTURE_TASK_SEND, KAPTURE_STATE_OK, KAPTURE_STATE_REFUSING, false},
+		{"of an API that nothing was read for", KAPTURE_API_UPDATE, KAPTURE_MISFIT, KAPTURE_TASK_FAILED, KAPTURE_STATE_REFUSING, KAPTURE_STATE_REFUSING, false},
+		{"the account is throttled", KAPTURE_API_ADD, KAPTURE_THROTTLED, KAPTURE_TASK_FAILED, KAPTURE_STATE_THROTTLED, KAPTURE_STATE_THROTTLED, false},
+		{"the server has a fault", KAPTURE_API_ADD, KAPTURE_BROKEN, KAPTURE_TASK_FAILED, KAPTURE_STATE_FAILING, KAPTURE_STATE_FAILING, false},
+		{"a row is taken", KAPTURE_API_ADD, KAPTURE_SUCCESS, KAPTURE_TASK_DONE, KAPTURE_STATE_OK, KAPTURE_STATE_OK, false},
+		{"another is found", KAPTURE_API_GET, KAPTURE_SUCCESS, KAPTURE_TASK_DONE, KAPTURE_STATE_OK, KAPTURE_STATE_OK, false},
+		{"another cannot be read", KAPTURE_API_GET, KAPTURE_MISFIT, KAPTURE_TASK_FAILED, KAPTURE_STATE_REFUSING, KAPTURE_STATE_OK, true},
+	};
+	KaptureRefusals refusals = {0};
+
+	unit_is_int(refusals_until_held(&refusals, 300), KAPTURE_REFUSALS_MAX, "the server is held");
+	for (int i = 0; i < lengthof(answers); i++)
+	{
+		KaptureDelivery delivery = {.delivery_id = 500 + i,.context = CurrentMemoryContext};
+		KaptureTask task = {.delivery = &delivery,.asked = answers[i].api,.verdict = answers[i].verdict,
+			.state = answers[i].state,.health = answers[i].health,.message = "the words"};
+
+		kapture_refusals_judge(&refusals, &task, unit_time("2021-03-14 00:00:00"));
+		unit_is_int(task.health, answers[i].expected, psprintf("the server's state as %s", answers[i].name));
+		unit_ok(task.failed.park == answers[i].parks, "is the row parked as %s", answers[i].name);
+	}
+}
+
 void
 unit_refusals(void)
 {
@@ -112,6 +151,7 @@ unit_refusals(void)
 	};
 
 	refusals_unknown_words();
+	refusals_while_held();
 	refusals_run(own, lengthof(own), "a row that alone is denied");
 	refusals_run(key, lengthof(key), "a key that is denied for all");
 	refusals_run(other_api, lengthof(other_api), "a key of one API");

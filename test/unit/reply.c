@@ -81,6 +81,24 @@ static const struct
 	{400, "{\"kapture_customer_id\": 5, \"status\": \"success\"}", KAPTURE_BROKEN, 0, ""},
 	{500, "{\"kapture_customer_id\": 5, \"status\": \"success\"}", KAPTURE_BROKEN, 0, ""},
 	{404, "{}", KAPTURE_DENIED, 0, ""},
+	{408, "{\"message\": \"Invalid email\", \"status\": \"failed\"}", KAPTURE_BROKEN, 0, "Invalid email"},
+	{425, "{\"message\": \"Invalid email\", \"status\": \"failed\"}", KAPTURE_BROKEN, 0, "Invalid email"},
+	{301, "{\"message\": \"Invalid email\", \"status\": \"failed\"}", KAPTURE_BROKEN, 0, "Invalid email"},
+	{404, "{\"message\": \"Customer is locked\", \"status\": \"failed\"}", KAPTURE_DENIED, 0, "Customer is locked"},
+	{404, "{\"message\": \"Customer not found\", \"status\": \"success\"}", KAPTURE_DENIED, 0, "Customer not found"},
+	{404, "{\"message\": \"Customer not found\"}", KAPTURE_DENIED, 0, "Customer not found"},
+	{404, "{\"message\": \"Nothing of the information given can be used\", \"status\": \"failed\"}", KAPTURE_DENIED, 0, "Nothing of the information given can be used"},
+	/* words that only look like a success */
+	{200, "{\"Message\": \"Unsuccessful\", \"Kapture Customer Id\": \"5\"}", KAPTURE_BROKEN, 0, "Unsuccessful"},
+	{200, "{\"Message\": \"Successful, but the contact failed\", \"Kapture Customer Id\": \"5\"}", KAPTURE_BROKEN, 0, "Successful, but the contact failed"},
+	{400, "{\"Message\": \"Customer Added Successfully\", \"Kapture Customer Id\": \"5\"}", KAPTURE_REFUSED, 0, "Customer Added Successfully"},
+	/* ids and words with blanks around them */
+	{200, "{\"kapture_customer_id\": \"  5  \", \"status\": \" success\"}", KAPTURE_SUCCESS, 5, ""},
+	{200, "{\"kapture_customer_id\": \"5.00\", \"status\": \"ok\"}", KAPTURE_SUCCESS, 5, ""},
+	{200, "{\"kapture_customer_id\": \"5.01\", \"status\": \"200\"}", KAPTURE_SUCCESS, 0, ""},
+	{200, "{\"kapture_customer_id\": \"five\", \"status\": \"success\"}", KAPTURE_SUCCESS, 0, ""},
+	{200, "{\"kapture_customer_id\": true, \"status\": \"success\"}", KAPTURE_SUCCESS, 0, ""},
+	{400, "{\"message\": \" , Not\\n\\t saved , \", \"status\": \"failed\"}", KAPTURE_REFUSED, 0, "Not saved"},
 };
 
 /* Answers, and what they mean to a Get: whose customer was found. */
@@ -227,6 +245,25 @@ unit_reply_cleansed(void)
 	unit_ok(kapture_message_parse("[1e1001]", 8, &altered, &why) != NULL && altered, "one that is too large, too");
 	unit_ok(kapture_message_parse("[1]e", 3, &altered, &why) != NULL && !altered, "a body ends where it ends");
 	unit_ok(kapture_message_parse("[\"a\": 1]", 8, &altered, &why) == NULL && why != NULL, "what is no JSON has a reason");
+	{
+		/* what is nested too deeply becomes null as a whole, wherever its strings seem to end */
+		StringInfoData deep;
+		Jsonb	   *parsed;
+
+		initStringInfo(&deep);
+		for (int i = 0; i < 101; i++)
+			appendStringInfoChar(&deep, '[');
+		appendStringInfoString(&deep, "{\"a\\\"]\": [\"}\\\\\", {}]}");
+		for (int i = 0; i < 101; i++)
+			appendStringInfoChar(&deep, ']');
+		parsed = kapture_message_parse(deep.data, deep.len, &altered, &why);
+		unit_ok(parsed != NULL && altered, "an answer that is nested too deeply can be read");
+		/* cut off within a string, after a backslash, or within an object */
+		deep.len = strlen(deep.data) - 101 - 5;
+		unit_ok(kapture_message_parse(deep.data, deep.len, &altered, &why) == NULL, "unless it is cut off");
+		deep.len = 101 + 4;
+		unit_ok(kapture_message_parse(deep.data, deep.len, &altered, &why) == NULL, "or within a string");
+	}
 	unit_ok(kapture_message_parse("[\x01" "1e99999-9]", 12, &altered, &why) == NULL && why != NULL, "so have two numbers without a comma, one of them too large");
 	unit_ok(kapture_message_parse("[1e99999-9]", 11, &altered, &why) == NULL && why != NULL, "in an answer that is clean otherwise, too");
 }

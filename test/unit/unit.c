@@ -68,6 +68,7 @@ unit_is_time(int64 got, const char *expected, const char *name)
 Datum
 kapture_units(PG_FUNCTION_ARGS)
 {
+	unit_dialect();
 	unit_digest();
 	unit_duration();
 	unit_identity();
@@ -78,7 +79,9 @@ kapture_units(PG_FUNCTION_ARGS)
 	unit_refusals();
 	unit_reply();
 	unit_request_pool();
+	unit_rules();
 	unit_share();
+	unit_task();
 	unit_url();
 	unit_version();
 	unit_watermark();

@@ -15,6 +15,7 @@ extern void unit_is_text(const char *got, const char *expected, const char *name
 extern void unit_is_time(int64 got, const char *expected, const char *name);
 extern Timestamp unit_time(const char *text);
 
+extern void unit_dialect(void);
 extern void unit_digest(void);
 extern void unit_duration(void);
 extern void unit_identity(void);
@@ -25,7 +26,9 @@ extern void unit_pacing(void);
 extern void unit_refusals(void);
 extern void unit_reply(void);
 extern void unit_request_pool(void);
+extern void unit_rules(void);
 extern void unit_share(void);
+extern void unit_task(void);
 extern void unit_url(void);
 extern void unit_version(void);
 extern void unit_watermark(void);

@@ -32,6 +32,11 @@ static const struct
 	{"https://acme.example?a=b", false},
 	{"https://acme.example#a", false},
 	{"", false},
+	{"https://..", false},
+	{"https://.example", false},
+	{"https://acme..example", false},
+	{"https://user:password@acme.example", false},
+	{"https://acme.example/a?b#c", false},
 };
 
 static const struct
@@ -47,6 +52,13 @@ static const struct
 	{"https://acme.example", "/a%20b", "https://acme.example/a%20b"},
 	{"https://acme.example", "/a~b", "https://acme.example/a~b"},
 	{"https://acme.example", "/a!b", "https://acme.example/a!b"},
+	{"https://acme.example", "/;a/b", NULL},
+	{"https://acme.example", "/a/..;b", NULL},
+	{"https://acme.example", "/a/...;b", "https://acme.example/a/...;b"},
+	{"https://acme.example", "/a;b?/;c", "https://acme.example/a;b?/;c"},
+	{"https://user@acme.example", "/a", "https://user@acme.example/a"},
+	{"https://user:password@acme.example", "/a", "https://user:password@acme.example/a"},
+	{"no URL", "/a", NULL},
 	{"https://acme.example", "a", NULL},
 	{"https://acme.example", "", NULL},
 	{"https://acme.example", "//other.example", NULL},
