@@ -886,7 +886,10 @@ arrival_hold(ArrivalBatch *batch)
 		{
 			if (item->matches == 1 && !item->keyless &&
 				strcmp(((KaptureWaiting *) lfirst(wc))->row_key, item->row.row_key) == 0)
+			{
 				item->waiting = lfirst(wc);
+				item->moved |= item->waiting->unsettled;
+			}
 		}
 	}
 }

@@ -391,6 +391,10 @@ pull_configure(void *arg)
 	if (server->timezone == NULL || strcmp(server->timezone, settings->timezone) != 0 ||
 		server->window != settings->pull_window || settings->pull_interval == 0)
 		pull_drop(server);
+	/* otherwise it goes on: settings are read anew all the time while others change theirs */
+	if (server->timezone == NULL || strcmp(server->timezone, settings->timezone) != 0 ||
+		server->sweep_rate != settings->sweep_rate || settings->sweep_interval == 0)
+		pull_drop_sweep(server);
 	if (server->timezone)
 		pfree(server->timezone);
 	server->timezone = MemoryContextStrdup(server->context, settings->timezone);
@@ -400,7 +404,6 @@ pull_configure(void *arg)
 	server->window = settings->pull_window;
 	server->sweep_interval = settings->sweep_interval * USECS_PER_SEC;
 	server->sweep_rate = settings->sweep_rate;
-	pull_drop_sweep(server);
 	kapture_pull_state_read(server->server.name, &state);
 	/* a pull that did not come to its end is due; the clock may have been set back since */
 	server->next = state.started_at == DT_NOBEGIN || state.asked || (state.pulling && server->run == NULL) ? 0 :
@@ -409,7 +412,7 @@ pull_configure(void *arg)
 	/* what failed in another process is left alone for as long, but not for ever if the clock was set back */
 	if (first && state.failures > 0)
 		server->not_before = Min(state.next_pull, TimestampTzPlusMilliseconds(now, PULL_LONGEST));
-	server->next_sweep = state.sweeping || state.sweep_started_at == DT_NOBEGIN ? 0 :
+	server->next_sweep = (state.sweeping && server->sweep == NULL) || state.sweep_started_at == DT_NOBEGIN ? 0 :
 		Min(state.sweep_started_at, now) + server->sweep_interval;
 }
 
@@ -472,6 +475,7 @@ void
 kapture_pull_server_work(PullServer *server, uint64 round)
 {
 	TimestampTz began = GetCurrentTimestamp();
+	bool		runs_code = server->sweep && kapture_sweep_runs_code(server->sweep);
 
 	kapture_turn_begin(&server->turn, round);
 	server->stirred = false;
@@ -483,7 +487,10 @@ kapture_pull_server_work(PullServer *server, uint64 round)
 	}
 	pull_check(server, kapture_guard_transaction(pull_step, server));
 	pull_check(server, kapture_guard_transaction(pull_sweep_step, server));
-	kapture_turn_count(&server->turn, began);
+	if (runs_code)
+		kapture_turn_charge_rest(&server->turn, began, 1);
+	else
+		kapture_turn_count(&server->turn, began);
 }
 
 /*

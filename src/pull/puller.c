@@ -176,7 +176,7 @@ puller_load_tables(Puller *puller)
 
 	dlist_foreach_modify(iter, &puller->tables)
 		dlist_container(PullTable, node, iter.cur)->present = false;
-	foreach(lc, kapture_inbox_tables())
+	foreach(lc, kapture_inbox_tables(NULL))
 		puller_find_table(puller, lfirst(lc))->present = true;
 	dlist_foreach_modify(iter, &puller->tables)
 	{

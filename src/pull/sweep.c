@@ -31,6 +31,7 @@
 #include "pull/sweep.h"
 #include "queue/inbox.h"
 #include "table/binding.h"
+#include "table/caches.h"
 
 /* Ids looked up at a time. */
 #define SWEEP_BATCH			1000
@@ -51,6 +52,9 @@ struct KaptureSweep
 	int64		ids[SWEEP_BATCH];
 	int			nids;
 	int			next;			/* index of the id to ask for next */
+	bool		reading;		/* the next ids are being looked up */
+	MemoryContext reading_context;	/* of that list: */
+	List	   *tables;			/* attached tables (KaptureAttached) to look at yet */
 	KaptureFetch *fetch;		/* NULL: none is running */
 };
 
@@ -68,6 +72,7 @@ kapture_sweep_create(const KapturePullServer *server, Oid namespace, const char 
 
 	sweep->context = context;
 	sweep->request = AllocSetContextCreate(context, "kapture_sync swept customer", ALLOCSET_DEFAULT_SIZES);
+	sweep->reading_context = AllocSetContextCreate(context, "kapture_sync swept tables", ALLOCSET_SMALL_SIZES);
 	sweep->server = *server;
 	sweep->server.name = MemoryContextStrdup(context, server->name);
 	sweep->namespace = namespace;
@@ -108,34 +113,15 @@ sweep_merge(KaptureSweep *sweep, const int64 *ids, int n)
 	pfree(all);
 }
 
-/* The ids that rows of an attached table are linked to, unless it is locked. */
+/* Begins to look up the next customers: takes those of kapture_customers, and lists the tables to look at. */
 static void
-sweep_read_table(KaptureSweep *sweep, const KaptureAttached *attached)
-{
-	Relation	rel;
-	KaptureAttachment *att;
-	int64		ids[SWEEP_BATCH];
-
-	if (!ConditionalLockRelationOid(attached->relid, AccessShareLock) ||
-		(rel = try_relation_open(attached->relid, NoLock)) == NULL)
-		return;
-	att = kapture_catalog_attachment_by_id(rel, attached->id);
-	if (att && strcmp(att->server, sweep->server.name) == 0 && kapture_binding_problem(att) == NULL &&
-		has_privs_of_role(rel->rd_rel->relowner, sweep->server.owner))
-		sweep_merge(sweep, ids, kapture_arrival_ids(att, sweep->after, SWEEP_BATCH, ids));
-	relation_close(rel, NoLock);
-}
-
-/* Looks up the next customers; false: there are no more. */
-static bool
-sweep_read(KaptureSweep *sweep)
+sweep_begin_reading(KaptureSweep *sweep)
 {
 	Oid			types[] = {NAMEOID, INT8OID, INT8OID};
 	Datum		values[] = {
 		DirectFunctionCall1(namein, CStringGetDatum(sweep->server.name)),
 		Int64GetDatum(sweep->after), Int64GetDatum(SWEEP_BATCH)
 	};
-	ListCell   *lc;
 	bool		isnull;
 
 	kapture_process_begin("reading known customers");
@@ -147,10 +133,50 @@ sweep_read(KaptureSweep *sweep)
 	for (uint64 i = 0; i < SPI_processed; i++)
 		sweep->ids[sweep->nids++] = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 1, &isnull));
 	SPI_finish();
-	foreach(lc, kapture_inbox_tables())
-		sweep_read_table(sweep, lfirst(lc));
+	MemoryContextReset(sweep->reading_context);
+	MemoryContextSwitchTo(sweep->reading_context);
+	sweep->tables = kapture_inbox_tables(sweep->server.name);
 	kapture_process_commit();
-	return sweep->nids > 0;
+	sweep->reading = true;
+}
+
+/*
+ * Adds the ids that rows of an attached table are linked to, unless somebody has locked the table, or
+ * code of its owner's has just ended a process.
+ */
+static void
+sweep_read_table(KaptureSweep *sweep, const KaptureAttached *attached)
+{
+	Relation	rel;
+	KaptureAttachment *att;
+	int64		ids[SWEEP_BATCH];
+
+	kapture_caches_open(attached->relid);
+	if (!ConditionalLockRelationOid(attached->relid, AccessShareLock) ||
+		(rel = try_relation_open(attached->relid, NoLock)) == NULL)
+		return;
+	att = kapture_catalog_attachment_by_id(rel, attached->id);
+	if (kapture_shmem_worker_banned(rel->rd_rel->relowner) <= GetCurrentTimestamp() &&
+		att && strcmp(att->server, sweep->server.name) == 0 && kapture_binding_problem(att) == NULL &&
+		has_privs_of_role(rel->rd_rel->relowner, sweep->server.owner))
+		sweep_merge(sweep, ids, kapture_arrival_ids(att, sweep->after, SWEEP_BATCH, ids));
+	relation_close(rel, NoLock);
+}
+
+/*
+ * Looks at the next of the tables.  Each is a turn of its own, as reading one may run code of
+ * its owner's for seconds, and there may be thousands.
+ */
+static void
+sweep_read_next(KaptureSweep *sweep)
+{
+	const KaptureAttached *attached = linitial(sweep->tables);
+
+	/* not again if it fails: whoever tries again begins a new sweep */
+	sweep->tables = list_delete_first(sweep->tables);
+	kapture_process_begin("reading customers of attached tables");
+	sweep_read_table(sweep, attached);
+	kapture_process_commit();
 }
 
 /* Sends the request for the next customer. */
@@ -204,9 +230,36 @@ sweep_end_request(KaptureSweep *sweep)
 }
 
 /*
- * Goes on as far as it can without waiting; *when is the latest time to call it
- * again; *wrote says whether an answer was written.  False: all customers are done
- * with.  Errors as kapture_fetch_next(); after one, the sweep can only be dropped.
+ * Tells whether the next step of the sweep runs code of attached tables' owners.
+ */
+bool
+kapture_sweep_runs_code(const KaptureSweep *sweep)
+{
+	return sweep->reading && sweep->tables != NIL;
+}
+
+/*
+ * Looks up the next customers, a part in each call.  Returns whether that is done: then there
+ * are some to ask for, or none are left.
+ */
+static bool
+sweep_read(KaptureSweep *sweep)
+{
+	if (!sweep->reading)
+		sweep_begin_reading(sweep);
+	else if (sweep->tables != NIL)
+		sweep_read_next(sweep);
+	if (sweep->tables != NIL)
+		return false;
+	sweep->reading = false;
+	return true;
+}
+
+/*
+ * Goes on as far as it can without waiting, but for reading attached tables, of which it reads
+ * one at most; *when is the latest time to call it again; *wrote says whether an answer was
+ * written.  False: all customers are done with.  Errors as kapture_fetch_next(); after one, the
+ * sweep can only be dropped.
  */
 bool
 kapture_sweep_step(KaptureSweep *sweep, TimestampTz *when, bool *wrote)
@@ -220,8 +273,14 @@ kapture_sweep_step(KaptureSweep *sweep, TimestampTz *when, bool *wrote)
 		*when = sweep->next_request;
 		if (sweep->next_request > now)
 			return true;
-		if (sweep->next >= sweep->nids && !sweep_read(sweep))
-			return false;
+		if (sweep->reading || sweep->next >= sweep->nids)
+		{
+			*when = 0;			/* others first, but then at once */
+			if (!sweep_read(sweep))
+				return true;
+			if (sweep->nids == 0)
+				return false;
+		}
 		sweep_ask(sweep, now);
 	}
 	switch (kapture_fetch_poll(sweep->fetch, &window, when))

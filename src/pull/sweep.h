@@ -15,6 +15,7 @@ typedef struct KaptureSweep KaptureSweep;
 
 extern KaptureSweep *kapture_sweep_create(const KapturePullServer *server, Oid namespace,
 										  const char *timezone, double rate, int64 after);
+extern bool kapture_sweep_runs_code(const KaptureSweep *sweep);
 extern bool kapture_sweep_step(KaptureSweep *sweep, TimestampTz *when, bool *wrote);
 extern void kapture_sweep_served(KaptureSweep *sweep);
 extern TimestampTz kapture_sweep_not_before(const KaptureSweep *sweep);

@@ -17,11 +17,13 @@
 #include "executor/spi.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
+#include "utils/guc.h"
 #include "utils/snapmgr.h"
 #include "utils/xid8.h"
 
 #include "api/field.h"
 #include "base/bounded_key.h"
+#include "base/by_index.h"
 #include "base/catalog.h"
 #include "base/owner_sql.h"
 #include "base/text.h"
@@ -35,6 +37,15 @@
 
 /* Bytes of customers, as Kapture sent them, that are taken at a time. */
 #define INBOX_MAX_BYTES	((Size) 4 * 1024 * 1024)
+
+/*
+ * Changes of an attachment that are looked through at a time, which takes some seconds at most, and how
+ * many of them an entry counts for beside its further keys; changes of keys that are followed, as each
+ * step from a key to the one before goes through all of them.
+ */
+#define INBOX_MAX_CHANGES	INT64CONST(5000000)
+#define INBOX_ENTRY			"4"
+#define INBOX_MAX_MOVES		500
 
 /* Number of the first mapped column in the result of kapture_inbox_take(). */
 #define INBOX_FIRST_VALUE	8
@@ -87,19 +98,22 @@ kapture_inbox_any(void)
 }
 
 /*
- * Returns the attachments (KaptureAttached) that take pulled customers, in the current
- * memory context, without their names and versions.
+ * Returns the attachments (KaptureAttached) that take pulled customers of a server (NULL: of
+ * any), in the current memory context, without their names and versions.
  */
 List *
-kapture_inbox_tables(void)
+kapture_inbox_tables(const char *server)
 {
 	MemoryContext context = CurrentMemoryContext;
+	Oid			types[] = {NAMEOID};
+	Datum		values[] = {server ? inbox_name(server) : (Datum) 0};
 	List	   *result = NIL;
 
 	PushActiveSnapshot(GetTransactionSnapshot());
 	SPI_connect();
-	kapture_user_code_select(psprintf("SELECT attachment_id, relation FROM %s.kapture_attachment WHERE pull AND NOT paused", kapture_catalog_schema()),
-							 0, NULL, NULL, NULL, true);
+	kapture_user_code_select(psprintf("SELECT attachment_id, relation FROM %s.kapture_attachment WHERE pull AND NOT paused"
+									  " AND ($1 IS NULL OR server = $1)", kapture_catalog_schema()),
+							 lengthof(values), types, values, server ? " " : "n", true);
 	MemoryContextSwitchTo(context);
 	for (uint64 i = 0; i < SPI_processed; i++)
 	{
@@ -303,58 +317,231 @@ inbox_texts(List *strings)
 	return PointerGetDatum(construct_array(elems, n, TEXTOID, -1, false, TYPALIGN_INT));
 }
 
+/* Is there more of an attachment than is looked through, of what meets "condition"? */
+static bool
+inbox_is_too_much(int32 attachment_id, FullTransactionId floor, const char *condition)
+{
+	Oid			types[] = {INT4OID, XID8OID, INT8OID};
+	Datum		values[] = {Int32GetDatum(attachment_id), FullTransactionIdGetDatum(floor), Int64GetDatum(INBOX_MAX_CHANGES + 1)};
+	bool		result;
+	bool		isnull;
+
+	SPI_connect();
+	kapture_user_code_select(psprintf("SELECT coalesce(sum(" INBOX_ENTRY " + coalesce(cardinality(more_keys), 0)), 0) >= $3 FROM"
+									  " (SELECT more_keys FROM %s.kapture_outbox WHERE attachment_id = $1 AND xact >= $2 AND %s LIMIT $3) AS o",
+									  kapture_catalog_schema(), condition),
+							 lengthof(values), types, values, NULL, false);
+	result = DatumGetBool(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull));
+	SPI_finish();
+	return result;
+}
+
+/* A key that a row has, or had before changes of keys that the worker has not followed yet. */
+typedef struct InboxName
+{
+	char	   *row_key;
+	char	   *key;
+} InboxName;
+
 /*
- * Returns what waits to be sent for rows (char *), as a list of KaptureWaiting in the
- * current memory context.  Rows for which nothing waits are not in the list.  What waits
- * under a key that a row has given up counts for that row as well.  Sees what has been
- * committed by now.
+ * The keys under which something may wait for rows, as a list of InboxName; *few is false if too many
+ * rows have got other keys: then each has only its present one.
  */
-List *
-kapture_inbox_waiting(int32 attachment_id, List *row_keys)
+static List *
+inbox_names(int32 attachment_id, List *row_keys, FullTransactionId floor, bool *few)
+{
+	MemoryContext context = CurrentMemoryContext;
+	Oid			types[] = {INT4OID, TEXTARRAYOID, XID8OID, INT8OID};
+	Datum		values[] = {
+		Int32GetDatum(attachment_id), inbox_texts(row_keys), FullTransactionIdGetDatum(floor), Int64GetDatum(INBOX_MAX_MOVES + 1)
+	};
+	List	   *names = NIL;
+
+	SPI_connect();
+	kapture_user_code_select(kapture_catalog_qualify("WITH RECURSIVE moves AS MATERIALIZED (SELECT row_key, old_key FROM @.kapture_outbox"
+													 " WHERE attachment_id = $1 AND xact >= $3 AND op NOT IN ('i', 'u') AND old_key IS NOT NULL LIMIT $4),"
+													 " size AS MATERIALIZED (SELECT count(*) < $4 AS few FROM moves),"
+													 " named(row_key, k) AS (SELECT k, k FROM unnest($2) AS k UNION"
+													 " SELECT n.row_key, m.old_key FROM named AS n JOIN moves AS m ON m.row_key = n.k"
+													 " WHERE (SELECT few FROM size))"
+													 " SELECT row_key, k, few FROM named, size"),
+							 lengthof(values), types, values, NULL, false);
+	MemoryContextSwitchTo(context);
+	*few = true;
+	for (uint64 i = 0; i < SPI_processed; i++)
+	{
+		InboxName  *name = palloc(sizeof(InboxName));
+		bool		isnull;
+
+		name->row_key = SPI_getvalue(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 1);
+		name->key = SPI_getvalue(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 2);
+		*few = DatumGetBool(SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 3, &isnull));
+		names = lappend(names, name);
+	}
+	SPI_finish();
+	return names;
+}
+
+static int
+inbox_compare_waiting(const ListCell *a, const ListCell *b)
+{
+	return strcmp(((KaptureWaiting *) lfirst(a))->row_key, ((KaptureWaiting *) lfirst(b))->row_key);
+}
+
+/*
+ * What waits under these keys (of InboxName), as a list of KaptureWaiting, whose "unsettled" is set
+ * if a row has got the key, having had another one before; in the order of strcmp().
+ */
+static List *
+inbox_waiting_under(int32 attachment_id, List *names, FullTransactionId floor)
 {
 	MemoryContext context = CurrentMemoryContext;
 	Oid			types[] = {INT4OID, TEXTARRAYOID, XID8OID};
-	Datum		values[3];
-	KaptureTableReport report;
+	Datum		values[] = {Int32GetDatum(attachment_id), (Datum) 0, FullTransactionIdGetDatum(floor)};
+	List	   *keys = NIL;
 	List	   *result = NIL;
+	ListCell   *lc;
 
-	kapture_shmem_read_table(attachment_id, &report);
-	values[0] = Int32GetDatum(attachment_id);
-	values[1] = inbox_texts(row_keys);
-	values[2] = FullTransactionIdGetDatum(FullTransactionIdFromU64(report.floor));
+	foreach(lc, names)
+		keys = lappend(keys, ((InboxName *) lfirst(lc))->key);
+	values[1] = inbox_texts(keys);
 	SPI_connect();
-	kapture_user_code_select(kapture_catalog_qualify("WITH RECURSIVE named(row_key, k) AS (SELECT k, k FROM unnest($2) AS k UNION"
-													 " SELECT n.row_key, o.old_key FROM named AS n JOIN @.kapture_outbox AS o"
-													 " ON o.attachment_id = $1 AND o.xact >= $3 AND o.op NOT IN ('i', 'u')"
-													 " AND o.row_key = n.k AND o.old_key IS NOT NULL),"
-													 " names AS MATERIALIZED (SELECT array_agg(k) AS ks FROM named)"
-													 " SELECT n.row_key, bit_or(changed), bool_or(sending), bool_and(parked) FROM ("
-													 "SELECT k, changed, false AS sending, false AS parked FROM @.kapture_outbox AS o,"
-													 " unnest(array_prepend(o.row_key, o.more_keys)) AS k"
-													 " WHERE attachment_id = $1 AND xact >= $3"
-													 " AND (o.row_key = ANY ((SELECT ks FROM names)::text[]) OR o.more_keys && (SELECT ks FROM names))"
+	/* the array is a constant in the plan, so that it is hashed */
+	kapture_user_code_select(kapture_catalog_qualify("SELECT k, bit_or(changed), bool_or(sending), bool_and(parked), bool_or(moved) FROM ("
+													 "SELECT k, changed, false AS sending, false AS parked, old_key IS NOT NULL AND k = row_key AS moved"
+													 " FROM @.kapture_outbox AS o, unnest(array_prepend(o.row_key, o.more_keys)) AS k"
+													 " WHERE attachment_id = $1 AND xact >= $3 AND k = ANY ($2)"
 													 " UNION ALL"
-													 " SELECT row_key AS k, changed | coalesce(again, 0), state = 'sending', state = 'parked'"
-													 " FROM @.kapture_delivery WHERE attachment_id = $1"
-													 " AND " KAPTURE_KEY_BOUNDED("row_key") " = ANY (ARRAY(SELECT " KAPTURE_KEY_BOUNDED("n.k") " FROM named AS n))"
-													 " AND row_key = ANY ((SELECT ks FROM names)::text[])) AS w"
-													 " JOIN named AS n USING (k) GROUP BY n.row_key"),
+													 " SELECT row_key, changed | coalesce(again, 0), state = 'sending', state = 'parked', false"
+													 " FROM @.kapture_delivery WHERE attachment_id + 0 = $1"
+													 " AND " KAPTURE_KEY_BOUNDED("row_key") " = ANY (ARRAY(SELECT " KAPTURE_KEY_BOUNDED("n") " FROM unnest($2) AS n))"
+													 " AND row_key = ANY ($2)) AS w GROUP BY k"),
 							 lengthof(values), types, values, NULL, false);
 	MemoryContextSwitchTo(context);
 	for (uint64 i = 0; i < SPI_processed; i++)
 	{
 		HeapTuple	row = SPI_tuptable->vals[i];
+		TupleDesc	desc = SPI_tuptable->tupdesc;
 		KaptureWaiting *waiting = palloc(sizeof(KaptureWaiting));
 		bool		isnull;
 
-		waiting->row_key = SPI_getvalue(row, SPI_tuptable->tupdesc, 1);
-		waiting->changed = DatumGetInt64(SPI_getbinval(row, SPI_tuptable->tupdesc, 2, &isnull));
-		waiting->sending = DatumGetBool(SPI_getbinval(row, SPI_tuptable->tupdesc, 3, &isnull));
-		waiting->parked = DatumGetBool(SPI_getbinval(row, SPI_tuptable->tupdesc, 4, &isnull));
+		waiting->row_key = SPI_getvalue(row, desc, 1);
+		waiting->changed = DatumGetInt64(SPI_getbinval(row, desc, 2, &isnull));
+		waiting->sending = DatumGetBool(SPI_getbinval(row, desc, 3, &isnull));
+		waiting->parked = DatumGetBool(SPI_getbinval(row, desc, 4, &isnull));
+		waiting->unsettled = DatumGetBool(SPI_getbinval(row, desc, 5, &isnull));
 		result = lappend(result, waiting);
 	}
 	SPI_finish();
+	list_sort(result, inbox_compare_waiting);
 	return result;
+}
+
+static int
+inbox_compare_key(const void *key, const void *cell)
+{
+	return strcmp(key, ((KaptureWaiting *) lfirst((const ListCell *) cell))->row_key);
+}
+
+/* Appends what waits for a row under one of its keys, unless that is nothing. */
+static List *
+inbox_add_waiting(List *result, const InboxName *name, List *under)
+{
+	ListCell   *cell = under == NIL ? NULL : bsearch(name->key, list_head(under), list_length(under), sizeof(ListCell), inbox_compare_key);
+	KaptureWaiting *waiting;
+
+	if (cell == NULL)
+		return result;
+	waiting = palloc(sizeof(KaptureWaiting));
+	*waiting = *(KaptureWaiting *) lfirst(cell);
+	waiting->row_key = name->row_key;
+	return lappend(result, waiting);
+}
+
+/* Puts together what waits for each row of a list, which is ordered by rows. */
+static List *
+inbox_merge_waiting(List *list)
+{
+	KaptureWaiting *last = NULL;
+	List	   *result = NIL;
+	ListCell   *lc;
+
+	foreach(lc, list)
+	{
+		KaptureWaiting *waiting = lfirst(lc);
+
+		if (last && strcmp(last->row_key, waiting->row_key) == 0)
+		{
+			last->changed |= waiting->changed;
+			last->sending |= waiting->sending;
+			last->parked &= waiting->parked;
+			last->unsettled |= waiting->unsettled;
+			continue;
+		}
+		last = waiting;
+		result = lappend(result, last);
+	}
+	return result;
+}
+
+/* The rows as a list of KaptureWaiting, if anything may wait for each of them. */
+static List *
+inbox_all_unsettled(List *row_keys)
+{
+	List	   *result = NIL;
+	ListCell   *lc;
+
+	foreach(lc, row_keys)
+	{
+		KaptureWaiting *waiting = palloc0(sizeof(KaptureWaiting));
+
+		waiting->row_key = lfirst(lc);
+		waiting->unsettled = true;
+		result = lappend(result, waiting);
+	}
+	list_sort(result, inbox_compare_waiting);
+	return inbox_merge_waiting(result);
+}
+
+/*
+ * Returns what waits to be sent for rows (char *), as a list of KaptureWaiting in the
+ * current memory context, in the order of strcmp().  Rows for which nothing waits are not in
+ * the list.  What waits under a key that a row has given up counts for that row as well.
+ * Sees what has been committed by now.
+ *
+ * However much waits, this takes some seconds at most, as others wait for it in the puller.  So
+ * all rows are unsettled if there is too much; and those with new keys, if there are too many
+ * of them.
+ */
+List *
+kapture_inbox_waiting(int32 attachment_id, List *row_keys)
+{
+	KaptureTableReport report;
+	FullTransactionId floor;
+	List	   *names;
+	List	   *under;
+	List	   *result = NIL;
+	bool		few;
+	int			nestlevel;
+	ListCell   *lc;
+
+	kapture_shmem_read_table(attachment_id, &report);
+	floor = FullTransactionIdFromU64(report.floor);
+	nestlevel = kapture_by_index_begin();
+	if (inbox_is_too_much(attachment_id, floor, "true"))
+	{
+		AtEOXact_GUC(true, nestlevel);
+		return inbox_all_unsettled(row_keys);
+	}
+	names = inbox_names(attachment_id, row_keys, floor, &few);
+	under = inbox_waiting_under(attachment_id, names, floor);
+	AtEOXact_GUC(true, nestlevel);
+	foreach(lc, under)
+		((KaptureWaiting *) lfirst(lc))->unsettled &= !few;
+	foreach(lc, names)
+		result = inbox_add_waiting(result, lfirst(lc), under);
+	list_sort(result, inbox_compare_waiting);
+	return inbox_merge_waiting(result);
 }
 
 /* For inbox_do_find_moving(). */
@@ -364,6 +551,7 @@ typedef struct InboxKeys
 	List	   *row_keys;
 	MemoryContext context;
 	List	   *moving;			/* of char *, in that context */
+	bool		all;			/* all of the keys may be meant */
 } InboxKeys;
 
 static void
@@ -371,42 +559,58 @@ inbox_do_find_moving(void *arg)
 {
 	InboxKeys  *keys = arg;
 	Oid			types[] = {INT4OID, TEXTARRAYOID, XID8OID};
-	Datum		values[3];
+	Datum		values[] = {Int32GetDatum(keys->attachment_id), inbox_texts(keys->row_keys), (Datum) 0};
 	KaptureTableReport report;
+	int			nestlevel = kapture_by_index_begin();
 
 	kapture_shmem_read_table(keys->attachment_id, &report);
-	values[0] = Int32GetDatum(keys->attachment_id);
-	values[1] = inbox_texts(keys->row_keys);
 	values[2] = FullTransactionIdGetDatum(FullTransactionIdFromU64(report.floor));
+	keys->all = inbox_is_too_much(keys->attachment_id, FullTransactionIdFromU64(report.floor), "op NOT IN ('i', 'u')");
 	SPI_connect();
-	kapture_user_code_select(kapture_catalog_qualify("SELECT DISTINCT v.k COLLATE \"C\" FROM @.kapture_outbox AS o JOIN unnest($2) AS v(k)"
-													 " ON o.op = 't' OR v.k IN (o.row_key, o.old_key) OR v.k = ANY (o.more_keys)"
-													 " WHERE o.attachment_id = $1 AND o.xact >= $3 AND o.op NOT IN ('i', 'u') ORDER BY 1"),
-							 lengthof(values), types, values, NULL, false);
-	for (uint64 i = 0; i < SPI_processed; i++)
+	if (!keys->all)
+		kapture_user_code_select(kapture_catalog_qualify("SELECT DISTINCT CASE WHEN op <> 't' THEN k END FROM @.kapture_outbox AS o,"
+														 " unnest(array_append(array_prepend(o.row_key, o.more_keys), o.old_key)) AS k"
+														 " WHERE attachment_id = $1 AND xact >= $3 AND op NOT IN ('i', 'u') AND (k = ANY ($2) OR op = 't')"),
+								 lengthof(values), types, values, NULL, false);
+	for (uint64 i = 0; !keys->all && i < SPI_processed; i++)
 	{
 		MemoryContext old = MemoryContextSwitchTo(keys->context);
+		char	   *key = SPI_getvalue(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 1);
 
-		keys->moving = lappend(keys->moving, SPI_getvalue(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 1));
+		if (key)
+			keys->moving = lappend(keys->moving, key);
+		else
+			keys->all = true;	/* TRUNCATE */
 		MemoryContextSwitchTo(old);
 	}
 	SPI_finish();
+	AtEOXact_GUC(true, nestlevel);
+}
+
+static int
+inbox_compare_keys(const ListCell *a, const ListCell *b)
+{
+	return strcmp(lfirst(a), lfirst(b));
 }
 
 /*
  * Returns those of the keys (char *) whose rows are not settled: rows with these keys were
- * deleted or given other keys, and the worker has not followed that yet.  The result is in
- * the order of strcmp(), in the current memory context.  Sees what has been committed by
- * now.
+ * deleted or given other keys, and the worker has not followed that yet; all of the keys, if
+ * there is too much to look through.  The result is in the order of strcmp(), in the current
+ * memory context.  Sees what has been committed by now.
  */
 List *
 kapture_inbox_moving_keys(int32 attachment_id, List *row_keys)
 {
-	InboxKeys	keys = {attachment_id, row_keys, CurrentMemoryContext, NIL};
+	InboxKeys	keys = {attachment_id, row_keys, CurrentMemoryContext, NIL, false};
+	List	   *result;
 
-	if (row_keys != NIL)
-		kapture_own_run(inbox_do_find_moving, &keys);
-	return keys.moving;
+	if (row_keys == NIL)
+		return NIL;
+	kapture_own_run(inbox_do_find_moving, &keys);
+	result = keys.all ? list_copy(row_keys) : keys.moving;
+	list_sort(result, inbox_compare_keys);
+	return result;
 }
 
 /*

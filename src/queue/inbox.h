@@ -33,6 +33,7 @@ typedef struct KaptureWaiting
 	int64		changed;		/* columns that wait */
 	bool		sending;		/* a request may be in flight */
 	bool		parked;			/* all that waits is parked */
+	bool		unsettled;		/* more may wait than what is known here */
 } KaptureWaiting;
 
 /*
@@ -47,7 +48,7 @@ typedef struct KaptureWaiting
 extern void kapture_inbox_put(const char *server, Datum customer_ids, TimestampTz asked_at);
 extern bool kapture_inbox_wanted(const char *server);
 extern bool kapture_inbox_any(void);
-extern List *kapture_inbox_tables(void);
+extern List *kapture_inbox_tables(const char *server);
 extern List *kapture_inbox_take(const KaptureAttachment *att, int limit, bool *more);
 extern void kapture_inbox_done(int32 attachment_id, int64 customer_id);
 extern void kapture_inbox_later(int32 attachment_id, int64 customer_id, TimestampTz when, const char *why);

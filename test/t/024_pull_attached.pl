@@ -518,5 +518,37 @@ poll_ok($node, "SELECT count(kapture_customer_id) = 1 FROM keyless WHERE b = 'y'
 is($node->safe_psql('postgres', "SELECT count(kapture_customer_id) FROM keyless WHERE a IS NULL OR b IS NULL"), '1', 'rows without one are not');
 $node->safe_psql('postgres', "SELECT kapture_detach('keyless'); DROP TABLE keyless");
 
+# rows have got other keys, and the worker cannot take that up as its key is refused: a few changes of keys are followed
+emulator_faults($emulator, { api => 'update', match => 'Salem', action => 'status', code => 401, body => '{"message": "Invalid Auth Key", "status": "failed"}' });
+$node->safe_psql('postgres', qq(
+CREATE TABLE moving (id int PRIMARY KEY, customer_name text, phone text, city text, kapture_customer_id bigint);
+SELECT kapture_attach('moving', pull => true);
+SET kapture_sync.capture = off;
+INSERT INTO moving VALUES (1, 'One', '9200000001', 'Here', 9201), (2, 'Two', '9200000002', 'Here', 9202), (3, 'Three', '9200000003', 'Here', 9203);
+INSERT INTO moving SELECT i, 'Many', (9210000000 + i)::text, 'Here' FROM generate_series(1000, 1600) i;
+SET kapture_sync.capture = on;
+UPDATE moving SET city = 'Salem' WHERE id = 1));
+poll_ok($node, "SELECT server_state = 'denied' FROM kapture_status WHERE relation = 'moving'::regclass", 'nothing is sent');
+$node->safe_psql('postgres', 'UPDATE moving SET id = 11 WHERE id = 1; UPDATE moving SET id = 111 WHERE id = 11');
+seed(map { { kapture_customer_id => $_, customer_name => "Number $_", phone => '920000000' . $_ % 10, city => 'There' } } 9201 .. 9203);
+poll_ok($node, "SELECT count(*) = 3 FROM moving WHERE customer_name LIKE 'Number%'", 'customers arrive in rows with other keys');
+is($node->safe_psql('postgres', "SELECT string_agg(city, ' ' ORDER BY id) FROM moving WHERE customer_name LIKE 'Number%'"), 'There There Salem', 'but for what waits under a former key');
+
+# many are not, as others wait meanwhile: the rows with new keys are left alone until the worker knows these
+$node->safe_psql('postgres', 'UPDATE moving SET id = id + 10000 WHERE id >= 1000 OR id = 2');
+change(9202, city => 'Twice');
+change(9203, city => 'Twice');
+poll_ok($node, "SELECT city = 'Twice' FROM moving WHERE kapture_customer_id = 9203", 'a row that has kept its key gets its customer');
+poll_ok($node, "SELECT state = 'waiting' AND message = 'the row was changed meanwhile' FROM kapture_pull_failures WHERE customer_id = 9202", 'one of many with new keys waits');
+$node->safe_psql('postgres', 'DO $$ BEGIN FOR i IN 1 .. 40000 LOOP UPDATE moving SET id = id + 1 WHERE kapture_customer_id = 9201; END LOOP; END $$');
+change(9201, city => 'Thrice');
+change(9203, city => 'Thrice');
+poll_ok($node, "SELECT city = 'Thrice' FROM moving WHERE kapture_customer_id = 9203", 'nobody waits for a row with very many former keys');
+emulator_faults($emulator);
+$node->safe_psql('postgres', "ALTER SERVER kapture OPTIONS (SET timeout '3s')");
+poll_ok($node, "SELECT count(*) = 0 FROM kapture_pull_failures WHERE relation = 'moving'::regclass", 'when the worker has taken up the keys, all arrive');
+is($node->safe_psql('postgres', "SELECT string_agg(kapture_customer_id || ' ' || city, ', ' ORDER BY kapture_customer_id) FROM moving WHERE kapture_customer_id IN (9202, 9203)"), '9202 Twice, 9203 Thrice', 'with their values');
+$node->safe_psql('postgres', "SELECT kapture_detach('moving'); DROP TABLE moving");
+
 $node->stop;
 done_testing();

@@ -6,6 +6,7 @@ use warnings;
 use FindBin;
 use lib "$FindBin::RealBin/../perl";
 use KaptureTest;
+use PostgreSQL::Test::Utils;
 use Test::More;
 
 my $emulator = start_emulator();
@@ -62,6 +63,53 @@ emulator_post($emulator, 'seed', [ { kapture_customer_id => 100, customer_name =
 $node->safe_psql('postgres', "ALTER SERVER kapture OPTIONS (ADD pull_interval '1s', ADD pull_since '2021-03-14')");
 poll_ok($node, "SELECT count(*) = 1 FROM customers WHERE kapture_customer_id = 100", 'pulls go on');
 is(scalar(grep { $_->{api} eq 'get' && $_->{body} =~ /"1"/ } @{ emulator_get($emulator, "log?since=$before") }), 0, 'but the first ones are not asked for again: the next sweep is due later');
+
+# --- code that runs where a sweep reads attached tables: the planner evaluates expressions of statistics
+$node->safe_psql('postgres', "ALTER SERVER kapture OPTIONS (DROP sweep_interval)");
+$node->safe_psql('postgres', qq(CREATE ROLE mallory LOGIN; CREATE SCHEMA AUTHORIZATION mallory;
+CREATE SERVER slow FOREIGN DATA WRAPPER kapture_fdw OPTIONS (url '$emulator->{url}');
+CREATE USER MAPPING FOR mallory SERVER slow OPTIONS (auth_key 'a2FwZGVtbzprYXAxMjM=');
+ALTER SERVER slow OWNER TO mallory));
+my $tables = 8;
+sub mallorys_table
+{
+	my ($table, $role) = @_;
+	return qq(SET ROLE $role; CREATE TABLE mallory.$table (id int PRIMARY KEY, customer_name text, phone text, kapture_customer_id bigint);
+CREATE STATISTICS mallory.${table}_s ON (id + mallory.code()), phone FROM mallory.$table;
+SELECT kapture_attach('mallory.$table', server => 'slow', pull => true));
+}
+$node->safe_psql('postgres', q(SET ROLE mallory;
+CREATE FUNCTION mallory.code() RETURNS int IMMUTABLE LANGUAGE plpgsql AS 'BEGIN RETURN 1; END'));
+$node->safe_psql('postgres', mallorys_table("slow$_", 'mallory')) foreach 1 .. $tables;
+$node->safe_psql('postgres', q(SET ROLE mallory;
+CREATE OR REPLACE FUNCTION mallory.code() RETURNS int IMMUTABLE LANGUAGE plpgsql
+AS 'BEGIN IF pg_backend_pid() = public.kapture_puller_pid() THEN RAISE LOG ''mallory is read''; PERFORM pg_sleep(2); END IF; RETURN 1; END'));
+my $log = -s $node->logfile;
+my $read = sub { return scalar(() = slurp_file($node->logfile, $log) =~ /LOG:  mallory is read/g) };
+$node->safe_psql('postgres', "SET ROLE mallory; ALTER SERVER slow OPTIONS (ADD sweep_interval '1 day')");
+wait_for(sub { $read->() > 0 }, 'a sweep through many tables with slow code');
+emulator_post($emulator, 'seed', [ { kapture_customer_id => 101, customer_name => 'Next', phone => '9999999996', generated => ago(1) } ]);
+$node->safe_psql('postgres', "SELECT kapture_pull_now('kapture')");
+poll_ok($node, "SELECT count(*) = 1 FROM customers WHERE kapture_customer_id = 101", 'somebody else pulls beside it');
+cmp_ok($read->(), '<', $tables, 'long before it has come to the last table');
+poll_ok($node, "SELECT sweep_finished_at IS NOT NULL FROM kapture_pull_status WHERE server = 'slow'", 'it comes to its end');
+is($read->(), $tables, 'and has looked at each table once');
+
+# code that must be ended with the process is that of the table's owner, who need not be the server's
+$node->safe_psql('postgres', join ';', 'CREATE ROLE trudy LOGIN IN ROLE mallory; GRANT USAGE, CREATE ON SCHEMA mallory TO trudy',
+	"CREATE USER MAPPING FOR trudy SERVER slow OPTIONS (auth_key 'a2FwZGVtbzprYXAxMjM=')", map { "DROP TABLE mallory.slow$_" } 1 .. $tables);
+$node->safe_psql('postgres', q(DROP FUNCTION mallory.code(); SET ROLE trudy;
+CREATE FUNCTION mallory.code() RETURNS int IMMUTABLE LANGUAGE plpgsql AS 'BEGIN RETURN 1; END'));
+$node->safe_psql('postgres', mallorys_table('endless', 'trudy'));
+$node->safe_psql('postgres', q(SET ROLE trudy;
+CREATE OR REPLACE FUNCTION mallory.code() RETURNS int IMMUTABLE LANGUAGE plpgsql
+AS 'BEGIN WHILE pg_backend_pid() = public.kapture_puller_pid() LOOP BEGIN PERFORM pg_sleep(10); EXCEPTION WHEN query_canceled THEN END; END LOOP; RETURN 1; END'));
+$puller = $node->safe_psql('postgres', 'SELECT kapture_puller_pid()');
+$node->safe_psql('postgres', "UPDATE kapture_pull SET sweep_started_at = '2021-01-01', sweep_finished_at = NULL WHERE server = 'slow'; ALTER SERVER slow OPTIONS (SET sweep_interval '2 days')");
+poll_ok($node, "SELECT kapture_puller_pid() <> $puller", 'code that takes no notice ends the process');
+$puller = $node->safe_psql('postgres', 'SELECT kapture_puller_pid()');
+poll_ok($node, "SELECT sweep_finished_at IS NOT NULL FROM kapture_pull_status WHERE server = 'slow'", 'in the next one, the sweep leaves that table out');
+is($node->safe_psql('postgres', 'SELECT kapture_puller_pid()'), $puller, 'which goes on');
 
 $node->stop;
 done_testing();
