@@ -229,6 +229,9 @@ is(length(emulator_get($emulator, 'customers?id=' . sql("SELECT kapture_customer
 sql("UPDATE customers SET city = city || 'x' WHERE id = $big");
 poll_ok($node, "SELECT state = 'parked' AND message = 'value too long: column \"city\" has 1048577 bytes, at most 1048576 are sent' FROM kapture_failures WHERE row_key = '$big'",
 	'one more is not');
+sql("UPDATE customers SET customer_name = repeat('n', 900000), email_id = repeat('e', 900000), city = repeat('c', 900000) WHERE id = $big");
+poll_ok($node, "SELECT state = 'parked' AND message LIKE 'values too long: the mapped columns have 27000__ bytes together, at most 2097152 are sent' FROM kapture_failures WHERE row_key = '$big'",
+	'nor are values that are too long together');
 sql("DELETE FROM customers WHERE id = $big");
 
 my $odd = insert('Odd');

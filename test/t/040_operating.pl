@@ -339,6 +339,9 @@ poll_ok($node, "SELECT count(*) = 0 FROM kapture_history", 'none is kept without
 sql("INSERT INTO customers (customer_name, phone) VALUES ('Forgotten', '9500000003')");
 poll_ok($node, "SELECT kapture_customer_id IS NOT NULL FROM customers WHERE customer_name = 'Forgotten'", 'rows are sent all the same');
 is(sql("SELECT count(*) FROM kapture_history"), '0', 'and leave no trace');
+sql("CREATE TABLE emptied (id int PRIMARY KEY, customer_name text, phone text); SELECT kapture_attach('emptied'); TRUNCATE emptied");
+is(sql("SELECT count(*) FROM kapture_history"), '0', 'nor does TRUNCATE');
+sql("DROP TABLE emptied");
 is(sql("SELECT last_success IS NOT NULL FROM kapture_status"), 't', 'but the worker knows that it was');
 sql("ALTER SYSTEM RESET kapture_sync.history_retention");
 sql("SELECT pg_reload_conf()");

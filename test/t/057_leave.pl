@@ -110,7 +110,18 @@ foreach my $type (qw(integer text numeric))
 	idle_ok("a row is deleted whose id is of type $type");
 	is(campaign($id), 'deleted', 'its customer gets the constants');
 }
-sql("ALTER TABLE customers ALTER COLUMN kapture_customer_id TYPE bigint USING kapture_customer_id::bigint");
+# with a value that is no id, what the extension knows of the row counts
+sql("ALTER TABLE customers ALTER COLUMN kapture_customer_id TYPE text");
+foreach my $value ('none', '', '-5', '99999999999999999999', '5 or 6')
+{
+	$id = customer('customers', "Has $value");
+	sql("UPDATE customers SET kapture_customer_id = '$value' WHERE customer_name = 'Has $value'");
+	idle_ok("a row gets the id \"$value\"");
+	sql("DELETE FROM customers WHERE customer_name = 'Has $value'");
+	idle_ok('and is deleted');
+	unlike(join(' ', map { $_->{kapture_customer_id} } grep { ($_->{campaign_name} // '') eq 'deleted' } @{ emulator_get($emulator, 'customers') }), qr/\b[56]\b/, 'no other customer gets the constants');
+}
+sql("ALTER TABLE customers ALTER COLUMN kapture_customer_id TYPE bigint USING NULL");
 
 # of two rows that are deleted together, one waits to be sent, the other one does not
 my @pair = map { customer('customers', $_) } 'Waits', 'Rests';

@@ -240,6 +240,17 @@ INSERT INTO whole VALUES (2, 'Huge', '9845765242', repeat('y', 3000000)), (3, 'S
 poll_ok($node, "SELECT message LIKE 'value too long: field \"city\" has 3000000 bytes, at most % are sent' FROM kapture_failures WHERE relation = 'whole'::regclass", 'a value that is too long is parked, with the field');
 poll_ok($node, "SELECT kapture_customer_id IS NOT NULL FROM whole WHERE id = 3", 'others are sent');
 
+# a filter that fails for a row
+sql(q(
+CREATE TABLE filtered (id int PRIMARY KEY, customer_name text, phone text, age text);
+SELECT kapture_attach('filtered', filter => 'age::int > 17');
+INSERT INTO filtered VALUES (1, 'Unknown age', '9845765244', 'x'), (2, 'Adult', '9845765245', '18'), (3, 'Child', '9845765246', '17');
+));
+poll_ok($node, q(SELECT message = 'filter: invalid input syntax for type integer: "x"' FROM kapture_failures WHERE relation = 'filtered'::regclass), 'a row for which the filter fails is parked, with the error');
+poll_ok($node, "SELECT string_agg(id::text, ' ') = '2' FROM filtered WHERE kapture_customer_id IS NOT NULL", 'others are sent, as the filter has it');
+sql("UPDATE filtered SET age = '30' WHERE id = 1");
+poll_ok($node, "SELECT kapture_customer_id IS NOT NULL FROM filtered WHERE id = 1", 'and this one when it is put right');
+
 # ids that the extension keeps
 sql(q(
 SELECT kapture_detach(relation) FROM kapture_status;
