@@ -1190,12 +1190,7 @@ http_retry_after(KaptureHttpRequest *request)
 	if (curl_easy_header(request->easy, "Retry-After", 0, CURLH_HEADER, -1, &header) != CURLHE_OK)
 		return -1;
 	if (isdigit((unsigned char) header->value[0]))
-	{
-		errno = 0;
-		seconds = strtoll(header->value, NULL, 10);
-		if (errno != 0)
-			return -1;
-	}
+		seconds = strtoll(header->value, NULL, 10); /* the largest number, if it is out of range */
 	else
 	{
 		int64		until = http_header_date(request, "Retry-After");

@@ -121,8 +121,12 @@ unlike(run("BEGIN; INSERT INTO customers (name, phone) VALUES ('h', '9400000002'
 reset_all({ api => 'add', action => 'status', code => 429, headers => { 'Retry-After' => '1' }, skip => 1, count => 2 });
 unlike(run("INSERT INTO customers (name, phone) SELECT 'Row', (9000000000 + i)::text FROM generate_series(1, 6) i"), qr/ERROR|WARNING/, 'after a 429');
 is(customers(), 6, 'rows are sent again, once');
-reset_all({ api => 'add', action => 'status', code => 429, headers => { 'Retry-After' => '7200' }, body => '{"message": "Too many"}' });
-like(run("INSERT INTO customers (name, phone) VALUES ('a', '9000000001')"), qr/ERROR:  server "kapture" allows no more requests for now/, 'but not if Kapture wants to be left alone for hours');
+foreach my $seconds ('7200', '99999999999999999999')
+{
+	reset_all({ api => 'add', action => 'status', code => 429, headers => { 'Retry-After' => $seconds }, body => '{"message": "Too many"}' });
+	like(run("INSERT INTO customers (name, phone) VALUES ('a', '9000000001')"), qr/ERROR:  server "kapture" allows no more requests for now/, "but not if Kapture wants to be left alone for $seconds seconds");
+	is(scalar(requests('add')), 1, 'it is not asked again');
+}
 foreach my $action ('drop_after', 'truncate', 'garbage', 'hang')
 {
 	reset_all({ api => 'add', action => $action });
