@@ -594,6 +594,14 @@ load_followed(void *arg)
 	}
 }
 
+/* Has attachments follow their renamed servers, those that somebody has locked in a while. */
+static void
+load_names(void *arg)
+{
+	if (!kapture_binding_follow_names())
+		load_later(arg);
+}
+
 /*
  * Brings what is known of attached tables up to date.  Those that are read are looked at;
  * "all": the others are, too.
@@ -606,6 +614,8 @@ load_tables(Worker *worker, bool all)
 
 	dlist_foreach_modify(iter, &worker->tables)
 		dlist_container(WorkerTable, node, iter.cur)->seen = false;
+	if (!kapture_transaction_try_within(load_names, worker, NULL))
+		load_later(worker);
 	load_slice(worker, &dropped);
 	dlist_foreach_modify(iter, &worker->tables)
 	{
