@@ -37,6 +37,7 @@
 #include "catalog/pg_authid.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_database.h"
+#include "catalog/pg_foreign_server.h"
 #include "catalog/pg_inherits.h"
 #include "commands/dbcommands.h"
 #include "commands/defrem.h"
@@ -89,15 +90,17 @@ typedef struct WaysideColumn
 	char	   *name;
 } WaysideColumn;
 
-/* Columns altered by the command that runs, and the memory context of the list (NULL: none runs). */
-static List *wayside_columns = NIL;
-static MemoryContext wayside_context = NULL;
+/* What the command that runs has done so far. */
+typedef struct WaysideCommand
+{
+	MemoryContext context;		/* of the lists; NULL: no command runs */
+	List	   *columns;		/* WaysideColumn: altered */
+	List	   *leaving;		/* partitions that it takes out of their tables */
+	List	   *shrunk;			/* tables that these are partitions of */
+	List	   *servers;		/* KaptureUnboundServer: dropped */
+} WaysideCommand;
 
-/* Partitions that the command takes out of their tables, in the same memory context. */
-static List *wayside_leaving = NIL;
-
-/* the tables that these are partitions of */
-static List *wayside_shrunk = NIL;
+static WaysideCommand wayside_command;
 
 /* Returns the value of an option that is given as a string, or NULL. */
 static const char *
@@ -260,23 +263,11 @@ wayside_affects_expressions(Node *stmt)
 	}
 }
 
-/* May servers have been dropped by this statement? */
-static bool
-wayside_drops_servers(Node *stmt)
-{
-	DropStmt   *drop = (DropStmt *) stmt;
-
-	return !IsBinaryUpgrade &&
-		(IsA(stmt, DropOwnedStmt) ||
-		 (IsA(stmt, DropStmt) &&
-		  (drop->removeType == OBJECT_FOREIGN_SERVER || drop->removeType == OBJECT_FDW || drop->removeType == OBJECT_EXTENSION)));
-}
-
 /*
  * Notes the columns that the command alters, as their new names cannot be seen yet, and the
- * partitions that it drops.  Reports mapped columns that it drops.
+ * partitions and servers that it drops.  Reports mapped columns that it drops.
  *
- * A session that ends within a command, by FATAL, leaves wayside_context behind, and then drops
+ * A session that ends within a command, by FATAL, leaves wayside_command behind, and then drops
  * its temporary tables, after the transaction's memory is gone.  What is dropped there is nobody
  * else's.
  */
@@ -285,12 +276,12 @@ wayside_object_access(ObjectAccessType access, Oid classid, Oid objectid, int su
 {
 	if (wayside_prev_access_hook)
 		wayside_prev_access_hook(access, classid, objectid, subid, arg);
-	if (wayside_context == NULL || proc_exit_inprogress)
+	if (wayside_command.context == NULL || proc_exit_inprogress)
 		return;
 
 	if (access == OAT_POST_ALTER && classid == RelationRelationId && subid > 0)
 	{
-		MemoryContext old = MemoryContextSwitchTo(wayside_context);
+		MemoryContext old = MemoryContextSwitchTo(wayside_command.context);
 		char	   *name = get_attname(objectid, subid, true);
 
 		if (name)
@@ -300,7 +291,7 @@ wayside_object_access(ObjectAccessType access, Oid classid, Oid objectid, int su
 			column->relid = objectid;
 			column->attnum = subid;
 			column->name = name;
-			wayside_columns = lappend(wayside_columns, column);
+			wayside_command.columns = lappend(wayside_command.columns, column);
 		}
 		MemoryContextSwitchTo(old);
 	}
@@ -309,12 +300,19 @@ wayside_object_access(ObjectAccessType access, Oid classid, Oid objectid, int su
 		kapture_advice_column_dropped(objectid, subid);
 	if (access == OAT_DROP && classid == RelationRelationId && subid == 0 && !IsBinaryUpgrade)
 	{
-		MemoryContext old = MemoryContextSwitchTo(wayside_context);
+		MemoryContext old = MemoryContextSwitchTo(wayside_command.context);
 
-		kapture_leave_dropped(objectid, &wayside_leaving);
+		kapture_leave_dropped(objectid, &wayside_command.leaving);
 		/* not before the command has locked the table as it needs, which two commands would wait for */
 		if (get_rel_relispartition(objectid))
-			wayside_shrunk = list_append_unique_oid(wayside_shrunk, get_partition_parent(objectid, true));
+			wayside_command.shrunk = list_append_unique_oid(wayside_command.shrunk, get_partition_parent(objectid, true));
+		MemoryContextSwitchTo(old);
+	}
+	if (access == OAT_DROP && classid == ForeignServerRelationId && !IsBinaryUpgrade)
+	{
+		MemoryContext old = MemoryContextSwitchTo(wayside_command.context);
+
+		wayside_command.servers = lappend(wayside_command.servers, kapture_unbind_server(objectid));
 		MemoryContextSwitchTo(old);
 	}
 }
@@ -664,7 +662,7 @@ wayside_after(Node *stmt, const WaysideBefore *before)
  * - What waits follows to another primary key.
  * - The workers are notified of an updated extension, and of triggers that make a table's
  *   rows count as those of the one it inherits from.
- * - New foreign tables are looked at, and dropped servers taken note of.
+ * - New foreign tables are looked at.
  * - A database that begins to pull notes that it is the original.
  */
 static void
@@ -700,8 +698,6 @@ wayside_follow(Node *stmt)
 	}
 	if (IsA(stmt, CreateForeignTableStmt) && !IsBinaryUpgrade && !kapture_is_restoring())
 		kapture_fdw_advise_created(((CreateForeignTableStmt *) stmt)->base.relation);
-	if (wayside_drops_servers(stmt))
-		kapture_unbind_dropped();
 	if (IsA(stmt, ViewStmt) && !IsBinaryUpgrade && !kapture_is_restoring() &&
 		OidIsValid(kapture_catalog_relid(KAPTURE_TABLE_ATTACHMENT)))
 	{
@@ -762,13 +758,8 @@ wayside_process_utility(PlannedStmt *pstmt, const char *query_string,
 	bool		toplevel = context == PROCESS_UTILITY_TOPLEVEL;
 	bool		follows_it = wayside_can_follow(pstmt->utilityStmt, toplevel);
 	RenameStmt *renames = follows_it ? wayside_renamed_server(pstmt->utilityStmt) : NULL;
-	List	   *outer_columns = wayside_columns;
-	List	   *outer_leaving = wayside_leaving;
-	List	   *outer_shrunk = wayside_shrunk;
-	MemoryContext outer_context = wayside_context;
-	List	   *columns = NIL;
-	List	   *leaving = NIL;
-	List	   *shrunk = NIL;
+	WaysideCommand outer = wayside_command;
+	WaysideCommand done = {0};
 	ListCell   *lc;
 	bool		makes_partition = wayside_makes_partition(pstmt->utilityStmt);
 	bool		may_rename = follows_it && wayside_renames(pstmt->utilityStmt);
@@ -782,33 +773,27 @@ wayside_process_utility(PlannedStmt *pstmt, const char *query_string,
 	wayside_advise_drop(pstmt->utilityStmt, follows_it && toplevel);
 	if (OidIsValid(dbid))
 		kapture_shmem_make_way(dbid);
-	wayside_columns = NIL;
-	wayside_leaving = NIL;
-	wayside_shrunk = NIL;
-	wayside_context = follows_it ? CurrentMemoryContext : NULL;
+	memset(&wayside_command, 0, sizeof(wayside_command));
+	wayside_command.context = follows_it ? CurrentMemoryContext : NULL;
 	PG_TRY();
 	{
 		next(pstmt, query_string, read_only_tree, context, params, query_env, dest, qc);
 	}
 	PG_FINALLY();
 	{
-		columns = wayside_columns;
-		leaving = wayside_leaving;
-		shrunk = wayside_shrunk;
-		wayside_columns = outer_columns;
-		wayside_leaving = outer_leaving;
-		wayside_shrunk = outer_shrunk;
-		wayside_context = outer_context;
+		done = wayside_command;
+		wayside_command = outer;
 	}
 	PG_END_TRY();
 	/* the command itself may have given the tables away */
 	if (!follows_it || !wayside_can_follow(pstmt->utilityStmt, toplevel))
 		return;
-	wayside_add_leaving(pstmt->utilityStmt, makes_partition, &leaving);
-	kapture_leave_follow(leaving);
-	foreach(lc, shrunk)
+	wayside_add_leaving(pstmt->utilityStmt, makes_partition, &done.leaving);
+	kapture_leave_follow(done.leaving);
+	foreach(lc, done.shrunk)
 		kapture_followed_rows_moved(lfirst_oid(lc));
-	wayside_follow_columns(columns);
+	wayside_follow_columns(done.columns);
+	kapture_unbind_dropped(done.servers);
 	kapture_attach_renamed(expressions);
 	kapture_follow_after_rename(follows);
 	wayside_follow(pstmt->utilityStmt);

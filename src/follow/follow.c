@@ -182,18 +182,13 @@ follow_enable_triggers(Oid relid)
 static void
 follow_watch_partitions(Oid relid, Oid function)
 {
-	CreateTrigStmt *stmt = makeNode(CreateTrigStmt);
 	ListCell   *lc;
 
-	stmt->trigname = KAPTURE_FOLLOW_TRUNCATE_TRIGGER;
-	stmt->timing = TRIGGER_TYPE_AFTER;
-	stmt->events = TRIGGER_TYPE_TRUNCATE;
 	foreach(lc, find_all_inheritors(relid, ShareRowExclusiveLock, NULL))
 	{
 		if (get_rel_relkind(lfirst_oid(lc)) == RELKIND_RELATION &&
 			!OidIsValid(get_trigger_oid(lfirst_oid(lc), KAPTURE_FOLLOW_TRUNCATE_TRIGGER, true)))
-			(void) CreateTriggerFiringOn(stmt, NULL, lfirst_oid(lc), InvalidOid, InvalidOid, InvalidOid, function,
-										 InvalidOid, NULL, false, false, TRIGGER_FIRES_ALWAYS);
+			kapture_attach_watch_truncate(lfirst_oid(lc), KAPTURE_FOLLOW_TRUNCATE_TRIGGER, NIL, function, TRIGGER_FIRES_ALWAYS);
 	}
 	CommandCounterIncrement();
 }

@@ -35,6 +35,7 @@
 #include "queue/delivery.h"
 #include "queue/inbox.h"
 #include "queue/key_moves.h"
+#include "table/binding.h"
 #include "table/capture_buffer.h"
 #include "table/origin.h"
 
@@ -69,9 +70,6 @@ typedef enum StateQuery
 	KAPTURE_KEY_IS("r.row_key", "v.row_key") " AND r.attachment_id + 0 = $1 AND r.gone_at IS NULL"
 
 /* The server of an attachment: other servers may have given the same id to another customer. */
-#define STATE_SERVER(attachment_id) \
-	"(SELECT a.server FROM @.kapture_attachment AS a WHERE a.attachment_id = " attachment_id ")"
-
 #define STATE_SERVER_OID(attachment_id) \
 	"(SELECT a.server_oid FROM @.kapture_attachment AS a WHERE a.attachment_id = " attachment_id ")"
 
@@ -96,12 +94,12 @@ static const struct
 		"SELECT v.n, r.digests, r.left, r.taken_by, r.customer_id FROM unnest($2) WITH ORDINALITY AS v(row_key, n), LATERAL"
 		" (SELECT CASE WHEN r.digests IS NOT NULL"
 		" AND NOT EXISTS (SELECT FROM @.kapture_row AS o WHERE o.customer_id = r.customer_id AND o.ctid <> r.ctid"
-		" AND o.gone_at IS NULL AND " STATE_SERVER("o.attachment_id") " = " STATE_SERVER("$1") ")"
+		" AND o.gone_at IS NULL AND " STATE_SERVER_OID("o.attachment_id") " = " STATE_SERVER_OID("$1") ")"
 		" AND NOT EXISTS (SELECT FROM @.kapture_written AS w WHERE w.customer_id = r.customer_id AND w.server_oid = " STATE_SERVER_OID("$1") ")"
 		" THEN r.digests END AS digests, r.left_at IS NOT NULL AS left, r.customer_id,"
 		" CASE WHEN r.left_at IS NOT NULL THEN (SELECT CASE o.attachment_id WHEN $1 THEN o.row_key ELSE '' END FROM @.kapture_row AS o"
 		" WHERE o.customer_id = r.customer_id AND o.ctid <> r.ctid AND o.gone_at IS NULL AND o.left_at IS NULL"
-		" AND " STATE_SERVER("o.attachment_id") " = " STATE_SERVER("$1") " LIMIT 1) END AS taken_by"
+		" AND " STATE_SERVER_OID("o.attachment_id") " = " STATE_SERVER_OID("$1") " LIMIT 1) END AS taken_by"
 		" FROM @.kapture_row AS r WHERE " STATE_IS_ROW " OFFSET 0) AS r",
 		2, {INT4OID, TEXTARRAYOID}
 	},
@@ -178,13 +176,13 @@ static const struct
 	[STATE_RELEASE] = {
 		STATE_RELEASED " d.ctid = ANY (ARRAY(SELECT w.ctid FROM unnest($1, $2) AS v(attachment_id, customer_id)"
 		" CROSS JOIN (VALUES (1), (-1)) AS s(sign) JOIN @.kapture_delivery AS w ON w.waits_for = v.customer_id * s.sign"
-		" AND " STATE_SERVER("w.attachment_id") " = " STATE_SERVER("v.attachment_id") ")) RETURNING d.attachment_id",
+		" AND " STATE_SERVER_OID("w.attachment_id") " = " STATE_SERVER_OID("v.attachment_id") ")) RETURNING d.attachment_id",
 		2, {INT4ARRAYOID, INT8ARRAYOID}
 	},
 	[STATE_RELEASE_ORPHANED] = {
 		STATE_RELEASED " d.waits_for > 0 AND NOT EXISTS (SELECT FROM @.kapture_row AS r"
 		" WHERE r.customer_id = d.waits_for AND r.gone_at IS NULL AND r.left_at IS NULL"
-		" AND " STATE_SERVER("r.attachment_id") " = " STATE_SERVER("d.attachment_id") " OFFSET 0)"
+		" AND " STATE_SERVER_OID("r.attachment_id") " = " STATE_SERVER_OID("d.attachment_id") " OFFSET 0)"
 		" RETURNING d.attachment_id",
 		0, {}
 	},
@@ -607,7 +605,7 @@ state_fields(const char *server)
 	Datum		values[] = {DirectFunctionCall1(namein, CStringGetDatum(server))};
 
 	return kapture_own_text("SELECT pg_catalog.string_agg(DISTINCT c.field, pg_catalog.chr(10)) FROM @.kapture_column AS c"
-							" JOIN @.kapture_attachment AS a USING (attachment_id) WHERE a.server = $1", 1, types, values);
+							" JOIN @.kapture_attachment AS a USING (attachment_id) WHERE " KAPTURE_BINDING_IS_OF_SERVER("$1"), 1, types, values);
 }
 
 /*
@@ -643,7 +641,7 @@ kapture_row_state_seen(const char *server, Datum customer_ids)
 										" FROM (SELECT c.id, ARRAY[%s]::text[] AS seen FROM @.kapture_customers AS c" KAPTURE_INBOX_CONTACT
 										" WHERE c.server = $1 AND c.id = ANY ($2)) AS s"
 										" WHERE r.customer_id = s.id AND r.gone_at IS NULL AND r.digests IS NOT NULL"
-										" AND r.attachment_id IN (SELECT attachment_id FROM @.kapture_attachment WHERE server = $1)"
+										" AND r.attachment_id IN (SELECT a.attachment_id FROM @.kapture_attachment AS a WHERE " KAPTURE_BINDING_IS_OF_SERVER("$1") ")"
 										" AND %s IS DISTINCT FROM r.digests", known, seen.data + 1, known),
 							   lengthof(values), types, values);
 }

@@ -413,13 +413,12 @@ alter_server(Alter *alter)
 	if (!alter_has(alter, ALTER_SERVER))
 		return;
 	server = NameStr(*DatumGetName(alter->fcinfo->args[ALTER_SERVER].value));
-	serverid = kapture_binding_lock(server);
-	(void) kapture_server_get(server, alter->rel->rd_rel->relowner);
+	serverid = kapture_binding_lock(server, alter->rel->rd_rel->relowner);
 	if (serverid == att->serverid)
 		return;
 	alter_check_idle(alter);
-	alter_set(alter, "server = $2::name, (server_oid, server_owner) ="
-			  " (SELECT s.oid, s.srvowner FROM pg_foreign_server AS s WHERE s.srvname = $2::name)", server);
+	alter_set(alter, "(server, server_oid, server_owner) ="
+			  " (SELECT s.srvname, s.oid, s.srvowner FROM pg_foreign_server AS s WHERE s.oid = $2::oid)", psprintf("%u", serverid));
 	if (!alter_bool(alter, ALTER_KEEP_IDS))
 	{
 		/* ids that the extension keeps are deleted with the entries of rows */

@@ -8,7 +8,7 @@
  *
  * Customers are kept under the name of their server, and follow when it is
  * renamed.  A transaction that writes customers locks the server against renaming,
- * and makes sure that it still has the name.
+ * and makes sure that it still has the name.  Such a transaction is short.
  */
 #include "postgres.h"
 
@@ -21,6 +21,7 @@
 #include "miscadmin.h"
 #include "storage/lmgr.h"
 #include "storage/lock.h"
+#include "storage/proc.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
@@ -585,64 +586,164 @@ kapture_forget_contacts(PG_FUNCTION_ARGS)
 
 /*
  * Renamed servers
+ *
+ * Whoever renames a server waits for nobody's open transaction without end, as everybody
+ * else who needs the server would wait behind.  What attached tables and calls have of the
+ * name follows later if somebody has locked it, as whoever may use the server can do that.
+ * RENAME_LONGEST_WAIT is the limit for the rest: what is made for the server, such as
+ * triggers of a table that is just being attached, locks it until the transaction ends, which
+ * is PostgreSQL's rule; and customers are written by the extension's own processes, and by
+ * roles that the owner of the extension has granted that.
  */
+
+/* Milliseconds. */
+#define RENAME_LONGEST_WAIT	5000
+
+typedef struct CopiesRename
+{
+	const char *from;
+	const char *to;
+	Oid			serverid;		/* InvalidOid: not a server that the user may rename */
+} CopiesRename;
+
+/*
+ * Does a step of renaming a server, with a limit on each wait for a lock.  Errors: 55P03 the
+ * limit, because of this obstacle.
+ */
+static void
+copies_rename_step(void (*step) (CopiesRename *), CopiesRename *rename, const char *obstacle)
+{
+	MemoryContext old = CurrentMemoryContext;
+	int			level = NewGUCNestLevel();
+
+	if (LockTimeout == 0 || LockTimeout > RENAME_LONGEST_WAIT)
+		(void) set_config_option("lock_timeout", CppAsString2(RENAME_LONGEST_WAIT), PGC_USERSET, PGC_S_SESSION,
+								 GUC_ACTION_SAVE, true, 0, false);
+	PG_TRY();
+	{
+		step(rename);
+	}
+	PG_CATCH();
+	{
+		if (geterrcode() != ERRCODE_LOCK_NOT_AVAILABLE)
+			PG_RE_THROW();
+		MemoryContextSwitchTo(old);
+		FlushErrorState();
+		ereport(ERROR,
+				(errcode(ERRCODE_LOCK_NOT_AVAILABLE),
+				 errmsg("server \"%s\" cannot be renamed now", rename->from),
+				 errdetail_internal("%s", obstacle),
+				 errhint("Try again when that transaction has ended.")));
+	}
+	PG_END_TRY();
+	AtEOXact_GUC(true, level);
+}
+
+/* Locks the server, unless it is not one of ours that the user may rename. */
+static void
+copies_rename_lock(CopiesRename *rename)
+{
+	for (;;)
+	{
+		Oid			serverid = get_foreign_server_oid(rename->from, true);
+
+		if (!OidIsValid(serverid) || !object_ownercheck(ForeignServerRelationId, serverid, GetUserId()) ||
+			strcmp(GetForeignDataWrapper(GetForeignServer(serverid)->fdwid)->fdwname, "kapture_fdw") != 0)
+			return;
+		LockDatabaseObject(ForeignServerRelationId, serverid, 0, AccessExclusiveLock);
+		/* another server may have got the name meanwhile */
+		if (get_foreign_server_oid(rename->from, true) == serverid)
+		{
+			rename->serverid = serverid;
+			return;
+		}
+		UnlockDatabaseObject(ForeignServerRelationId, serverid, 0, AccessExclusiveLock);
+	}
+}
 
 /*
  * Is this a Kapture server that the current user may rename?  If so, locks it, so
- * that nobody writes its customers until the transaction ends.
+ * that nobody writes its customers until the transaction ends.  Errors: 55P03 somebody has
+ * locked the server.
  */
 bool
 kapture_copies_begin_rename(const char *name)
 {
-	Oid			serverid = get_foreign_server_oid(name, true);
-	ForeignServer *server;
+	CopiesRename rename = {.from = name};
 
-	if (!OidIsValid(serverid) || !object_ownercheck(ForeignServerRelationId, serverid, GetUserId()))
-		return false;
-	server = GetForeignServer(serverid);
-	if (strcmp(GetForeignDataWrapper(server->fdwid)->fdwname, "kapture_fdw") != 0)
-		return false;
-	LockDatabaseObject(ForeignServerRelationId, serverid, 0, AccessExclusiveLock);
-	return true;
+	copies_rename_step(copies_rename_lock, &rename,
+					   "Another transaction uses the server for what it makes, or writes the server's customers.");
+	return OidIsValid(rename.serverid);
 }
 
-/*
- * Moves what is kept under the name of a renamed server to the new name.  Errors:
- * 55000 there are customers of an earlier server with the new name.
- */
-void
-kapture_copies_follow_rename(const char *from, const char *to)
+/* The tables that have names of servers, and how their rows follow if somebody has locked them. */
+static const struct
 {
-	static const char *const tables[] = {
-		"kapture_attachment", "kapture_customers", "kapture_contacts", "kapture_refresh_run", "kapture_pull", "kapture_copied",
-		"kapture_inbox", "kapture_pull_asked", "kapture_call_queue"
-	};
+	const char *table;
+	bool		forget;			/* rows under the new name are those of a server that is gone */
+	const char *skip;			/* finds rows that nobody has locked: */
+	bool		oid;			/* only if the oid of the server tells later whose they are */
+}			copies_renamed[] =
+{
+	{"kapture_attachment", .skip = "attachment_id",.oid = true},	/* kapture_binding_follow_names() */
+	{"kapture_customers"},
+	{"kapture_contacts"},
+	{"kapture_refresh_run", .forget = true},
+	{"kapture_pull", .forget = true},
+	{"kapture_copied", .forget = true},
+	{"kapture_inbox", .skip = "(attachment_id, customer_id)"},	/* kapture_inbox_take() */
+	{"kapture_pull_asked"},
+	{"kapture_call_queue", .skip = "call_id",.oid = true}	/* kapture_call_queue_follow() */
+};
+
+/* Moves what is kept under the old name to the new one. */
+static void
+copies_rename_move(CopiesRename *rename)
+{
 	NameData	names[2];
 	Oid			types[] = {NAMEOID, NAMEOID};
 	Datum		values[] = {NameGetDatum(&names[0]), NameGetDatum(&names[1])};
 	Oid			namespace = get_rel_namespace(kapture_catalog_relid(KAPTURE_TABLE_ATTACHMENT));
+	bool		origin;
 
-	if (!OidIsValid(namespace))
-		return;
-	namestrcpy(&names[0], from);
-	namestrcpy(&names[1], to);
+	namestrcpy(&names[0], rename->from);
+	namestrcpy(&names[1], rename->to);
 	if (kapture_own_text("SELECT 't' WHERE $1 IS NOT NULL AND (EXISTS (SELECT FROM @.kapture_customers WHERE server = $2)"
 						 " OR EXISTS (SELECT FROM @.kapture_contacts WHERE server = $2))", 2, types, values) != NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("\"%s\" has customers of an earlier server \"%s\"", "kapture_customers", to),
+				 errmsg("\"%s\" has customers of an earlier server \"%s\"", "kapture_customers", rename->to),
 				 errhint("Delete them, or choose another name.")));
-	for (int i = 0; i < lengthof(tables); i++)
+	origin = kapture_binding_is_known() && kapture_own_text("SELECT 't' WHERE " KAPTURE_BINDING_IS_ORIGIN, 0, NULL, NULL) != NULL;
+	for (int i = 0; i < lengthof(copies_renamed); i++)
 	{
+		const char *table = copies_renamed[i].table;
+		const char *skip = copies_renamed[i].oid && !origin ? NULL : copies_renamed[i].skip;
+
 		/* version 1.0 did not have all of these tables */
-		if (!OidIsValid(get_relname_relid(tables[i], namespace)))
+		if (!OidIsValid(get_relname_relid(table, namespace)))
 			continue;
-		/* the new name was free: state under it is that of a server that is gone */
-		if (strcmp(tables[i], "kapture_refresh_run") == 0 || strcmp(tables[i], "kapture_pull") == 0 ||
-			strcmp(tables[i], "kapture_copied") == 0)
-			(void) kapture_own_execute(psprintf("DELETE FROM @.%s WHERE $1 IS NOT NULL AND server = $2", tables[i]),
-									   2, types, values);
-		(void) kapture_own_execute(psprintf("UPDATE @.%s SET server = $2 WHERE server = $1", tables[i]),
-								   2, types, values);
+		if (copies_renamed[i].forget)
+			(void) kapture_own_execute(psprintf("DELETE FROM @.%s WHERE $1 IS NOT NULL AND server = $2", table), 2, types, values);
+		(void) kapture_own_execute(skip ?
+								   psprintf("UPDATE @.%s SET server = $2 WHERE server = $1 AND %s IN"
+											" (SELECT %s FROM @.%s WHERE server = $1 FOR UPDATE SKIP LOCKED)", table, skip,
+											skip[0] == '(' ? pnstrdup(skip + 1, strlen(skip) - 2) : skip, table) :
+								   psprintf("UPDATE @.%s SET server = $2 WHERE server = $1", table), 2, types, values);
 	}
+}
+
+/*
+ * Moves what is kept under the name of a renamed server to the new name.  Errors:
+ * 55000 there are customers of an earlier server with the new name; 55P03 somebody
+ * has locked what cannot follow later.
+ */
+void
+kapture_copies_follow_rename(const char *from, const char *to)
+{
+	CopiesRename rename = {.from = from,.to = to};
+
+	if (OidIsValid(kapture_catalog_relid(KAPTURE_TABLE_ATTACHMENT)))
+		copies_rename_step(copies_rename_move, &rename,
+						   "Another transaction has locked customers of the server, or what is kept of its pulls.");
 }

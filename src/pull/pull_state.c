@@ -203,6 +203,10 @@ kapture_pull_state_tidy(void)
 {
 	(void) kapture_own_execute("DELETE FROM @.kapture_pull p WHERE NOT EXISTS"
 							   " (SELECT FROM pg_foreign_server s WHERE s.srvname = p.server)", 0, NULL, NULL);
+	/* whoever may refresh can lock these rows */
+	(void) kapture_own_execute("DELETE FROM @.kapture_refresh_run WHERE (server, start_date) IN"
+							   " (SELECT r.server, r.start_date FROM @.kapture_refresh_run AS r WHERE NOT EXISTS"
+							   " (SELECT FROM pg_foreign_server s WHERE s.srvname = r.server) FOR UPDATE OF r SKIP LOCKED)", 0, NULL, NULL);
 	(void) kapture_own_execute("DELETE FROM @.kapture_pull_asked a WHERE NOT EXISTS"
 							   " (SELECT FROM pg_foreign_server s WHERE s.srvname = a.server)", 0, NULL, NULL);
 }

@@ -334,6 +334,8 @@ load_origin(Worker *worker)
 				(errmsg("kapture_sync: database \"%s\" is a copy; nothing is sent", kapture_process_database()),
 				 errhint("If the original sends no more, call kapture_resume().")));
 	worker->said_copy = copy;
+	if (origin.state == KAPTURE_ORIGIN_OURS && !kapture_origin_complete())
+		load_later(worker);
 	if (origin.stamped_at != worker->origin.stamped_at)
 	{
 		MemoryContext transaction = MemoryContextSwitchTo(worker->context);
@@ -597,6 +599,14 @@ load_followed(void *arg)
 	}
 }
 
+/* Has attachments follow their renamed servers, those that somebody has locked in a while. */
+static void
+load_names(void *arg)
+{
+	if (!kapture_binding_follow_names())
+		load_later(arg);
+}
+
 /*
  * Brings what is known of attached tables up to date.  Those that are read are looked at;
  * "all": the others are, too.
@@ -609,6 +619,8 @@ load_tables(Worker *worker, bool all)
 
 	dlist_foreach_modify(iter, &worker->tables)
 		dlist_container(WorkerTable, node, iter.cur)->seen = false;
+	if (!kapture_transaction_try_within(load_names, worker, NULL))
+		load_later(worker);
 	load_slice(worker, &dropped);
 	dlist_foreach_modify(iter, &worker->tables)
 	{

@@ -30,6 +30,7 @@
 #include "base/user_code.h"
 #include "cluster/shmem.h"
 #include "queue/inbox.h"
+#include "table/binding.h"
 
 /* The next $3 customers for attachment $1 that are due, and that nobody has locked. */
 #define INBOX_DUE	" WHERE attachment_id = $1 AND state = 'waiting' AND next_attempt <= clock_timestamp()" \
@@ -67,7 +68,7 @@ kapture_inbox_put(const char *server, Datum customer_ids, TimestampTz asked_at)
 
 	if (kapture_own_execute("INSERT INTO @.kapture_inbox AS i (attachment_id, customer_id, asked_at, server)"
 							" SELECT a.attachment_id, v.id, $3, $1 FROM @.kapture_attachment a, unnest($2) AS v(id)"
-							" WHERE a.server = $1 AND a.pull ORDER BY 1, 2"
+							" WHERE " KAPTURE_BINDING_IS_OF_SERVER("$1") " AND a.pull ORDER BY 1, 2"
 							" ON CONFLICT (attachment_id, customer_id) DO UPDATE SET state = 'waiting',"
 							" asked_at = excluded.asked_at, next_attempt = excluded.next_attempt, attempts = 0,"
 							" last_error = NULL, server = excluded.server",
@@ -84,7 +85,7 @@ kapture_inbox_wanted(const char *server)
 	Oid			types[] = {NAMEOID};
 	Datum		values[] = {inbox_name(server)};
 
-	return kapture_own_text("SELECT 't' FROM @.kapture_attachment WHERE server = $1 AND pull LIMIT 1",
+	return kapture_own_text("SELECT 't' FROM @.kapture_attachment AS a WHERE " KAPTURE_BINDING_IS_OF_SERVER("$1") " AND a.pull LIMIT 1",
 							1, types, values) != NULL;
 }
 
@@ -211,7 +212,8 @@ inbox_fitting(const KaptureAttachment *att, int limit, bool *more)
  * is set if there may be more.
  *
  * A customer that was noted for another server, before kapture_alter() gave the table this
- * one, is returned as not present: its id is another customer's here.
+ * one, is returned as not present: its id is another customer's here.  If no server has
+ * that name, this one was renamed while somebody had locked the entry.
  */
 List *
 kapture_inbox_take(const KaptureAttachment *att, int limit, bool *more)
@@ -230,7 +232,8 @@ kapture_inbox_take(const KaptureAttachment *att, int limit, bool *more)
 	for (int i = 0; i < att->ncolumns; i++)
 		kapture_inbox_append_value(&sql, att->columns[i].field);
 	appendStringInfo(&sql, " FROM (SELECT * FROM %s.kapture_inbox" INBOX_DUE ") AS i"
-					 " LEFT JOIN %s.kapture_customers AS c ON c.server = $2 AND i.server = $2 AND c.id = i.customer_id"
+					 " LEFT JOIN %s.kapture_customers AS c ON c.server = $2 AND c.id = i.customer_id"
+					 " AND (i.server = $2 OR NOT EXISTS (SELECT FROM pg_catalog.pg_foreign_server AS s WHERE s.srvname = i.server))"
 					 KAPTURE_INBOX_CONTACT
 					 " ORDER BY i.customer_id", schema, schema);
 
@@ -621,14 +624,14 @@ kapture_inbox_moving_keys(int32 attachment_id, List *row_keys)
 bool
 kapture_inbox_is_added(const KaptureAttachment *att, bool elsewhere, const char *phone, const char *email)
 {
-	Oid			types[] = {INT4OID, TEXTOID, TEXTOID, NAMEOID, BOOLOID};
+	Oid			types[] = {INT4OID, TEXTOID, TEXTOID, OIDOID, BOOLOID};
 	Datum		values[] = {
 		Int32GetDatum(att->id), CStringGetTextDatum(phone ? phone : ""), CStringGetTextDatum(email ? email : ""),
-		inbox_name(att->server), BoolGetDatum(elsewhere)
+		ObjectIdGetDatum(att->serverid), BoolGetDatum(elsewhere)
 	};
 
 	return kapture_own_text("SELECT 't' FROM @.kapture_delivery AS d JOIN @.kapture_attachment AS a USING (attachment_id)"
-							" WHERE a.server = $4 AND CASE WHEN d.attachment_id = $1 THEN NOT $5"
+							" WHERE a.server_oid = $4 AND CASE WHEN d.attachment_id = $1 THEN NOT $5"
 							" ELSE d.state = 'sending' OR d.in_doubt IS NOT NULL END"
 							" AND (d.sent_phone = NULLIF($2, '') OR lower(d.sent_email) = lower(NULLIF($3, ''))) LIMIT 1",
 							lengthof(values), types, values) != NULL;

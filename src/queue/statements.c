@@ -72,8 +72,8 @@
 /* When that report is due: later only if a row of the same account waits for the customer. */
 #define OUTBOX_REPORT_AT(customer_id) \
 	"CASE WHEN EXISTS (SELECT FROM @.kapture_delivery AS w JOIN @.kapture_attachment AS a ON a.attachment_id = w.attachment_id" \
-	" WHERE w.waits_for = " customer_id " AND w.row_key IS NOT NULL AND a.server =" \
-	" (SELECT server FROM @.kapture_attachment AS o WHERE o.attachment_id = $1) OFFSET 0) THEN now() + " OUTBOX_TAKE_OVER " ELSE now() END"
+	" WHERE w.waits_for = " customer_id " AND w.row_key IS NOT NULL AND a.server_oid =" \
+	" (SELECT server_oid FROM @.kapture_attachment AS o WHERE o.attachment_id = $1) OFFSET 0) THEN now() + " OUTBOX_TAKE_OVER " ELSE now() END"
 
 /* Entries that tell which row has a key; see the index kapture_outbox_keys. */
 #define OUTBOX_IS_ABOUT_KEYS	"op NOT IN ('i', 'u')"

@@ -72,6 +72,7 @@ typedef struct AttachRequest
 	char	   *name;			/* empty: none */
 	int32		id;				/* once it is stored */
 	Name		server;
+	Oid			serverid;
 	char	   *on_duplicate;
 	bool		replicated;
 	bool		pull;
@@ -504,10 +505,10 @@ static void
 attach_store(Oid relid, AttachRequest *request)
 {
 	const KaptureGivenSource *source = request->source;
-	Oid			types[] = {REGCLASSOID, NAMEOID, NAMEARRAYOID, TEXTOID, BOOLOID, BOOLOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID,
+	Oid			types[] = {REGCLASSOID, OIDOID, NAMEARRAYOID, TEXTOID, BOOLOID, BOOLOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID,
 	TEXTOID, TEXTOID, TEXTOID, TEXTOID, INT4OID};
 	Datum		values[] = {
-		ObjectIdGetDatum(relid), NameGetDatum(request->server), PointerGetDatum(request->keys),
+		ObjectIdGetDatum(relid), ObjectIdGetDatum(request->serverid), PointerGetDatum(request->keys),
 		CStringGetTextDatum(request->on_duplicate), BoolGetDatum(request->replicated), BoolGetDatum(request->pull),
 		CStringGetTextDatum(request->on_conflict), attach_text(request->id_column),
 		attach_text(request->filter ? request->filter->text : NULL),
@@ -521,16 +522,20 @@ attach_store(Oid relid, AttachRequest *request)
 
 	/* what became of the rows of former attachments is in the history, which goes by numbers */
 	request->id = kapture_own_rows_take_number(kapture_catalog_relid(KAPTURE_TABLE_ATTACHMENT),
-									  "SELECT EXISTS (SELECT FROM @.kapture_attachment WHERE attachment_id = $1)"
-									  " OR EXISTS (SELECT FROM @.kapture_history WHERE attachment_id = $1)", false);
+											   "SELECT EXISTS (SELECT FROM @.kapture_attachment WHERE attachment_id = $1)"
+											   " OR EXISTS (SELECT FROM @.kapture_history WHERE attachment_id = $1)", false);
 	values[lengthof(values) - 1] = Int32GetDatum(request->id);
-	(void) kapture_own_execute("INSERT INTO @.kapture_attachment"
-							   " (relation, server, key_columns, on_duplicate, replicated, pull, on_conflict, id_column,"
-							   " filter, filter_columns, on_leave, source, source_keys, source_columns, on_delete, name, attachment_id, server_oid, server_owner)"
-							   " SELECT $1, $2, $3, $4, $5, $6, $7, nullif($8, '')::name, nullif($9, ''), nullif($10, '')::name[], nullif($11, '')::jsonb,"
-							   " nullif($12, ''), CASE WHEN $12 <> '' THEN $3 END, nullif($13, '')::name[], nullif($14, '')::jsonb, $15, $16,"
-							   " s.oid, s.srvowner FROM pg_foreign_server AS s WHERE s.srvname = $2",
-							   lengthof(types), types, values);
+	if (kapture_own_execute("INSERT INTO @.kapture_attachment"
+							" (relation, server, key_columns, on_duplicate, replicated, pull, on_conflict, id_column,"
+							" filter, filter_columns, on_leave, source, source_keys, source_columns, on_delete, name, attachment_id, server_oid, server_owner)"
+							" SELECT $1, s.srvname, $3, $4, $5, $6, $7, nullif($8, '')::name, nullif($9, ''), nullif($10, '')::name[], nullif($11, '')::jsonb,"
+							" nullif($12, ''), CASE WHEN $12 <> '' THEN $3 END, nullif($13, '')::name[], nullif($14, '')::jsonb, $15, $16,"
+							" s.oid, s.srvowner FROM pg_foreign_server AS s WHERE s.oid = $2",
+							lengthof(types), types, values) == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+				 errmsg("server \"%s\" was created after this transaction began", NameStr(*request->server)),
+				 errhint("Try again.")));
 	foreach(lc, request->mappings)
 		kapture_attach_store_mapping(request->id, bit++, lfirst(lc));
 }
@@ -898,7 +903,6 @@ kapture_attach(PG_FUNCTION_ARGS)
 	AttachRequest request = {0};
 	Oid			relid;
 	Relation	rel;
-	Oid			serverid;
 	char	   *name;
 
 	kapture_version_require();	/* before arguments are read that other versions do not have */
@@ -909,8 +913,7 @@ kapture_attach(PG_FUNCTION_ARGS)
 	attach_check_membership(rel, &request);
 	name = kapture_row_relation_name(RelationGetRelid(rel));
 	request.keys = attach_key_columns(rel);
-	serverid = kapture_binding_lock(NameStr(*request.server));
-	(void) kapture_server_get(NameStr(*request.server), rel->rd_rel->relowner);
+	request.serverid = kapture_binding_lock(NameStr(*request.server), rel->rd_rel->relowner);
 	if (request.pull)
 		kapture_attach_check_pull(rel, 0, NameStr(*request.server));
 	attach_take_mappings(fcinfo, &request, rel);
@@ -931,7 +934,7 @@ kapture_attach(PG_FUNCTION_ARGS)
 	kapture_attach_check_name(relid, request.id, request.name, true);
 	if (request.replicated)
 		kapture_attach_watch_partitions(relid, relid, request.id, request.name, true);
-	kapture_binding_depend(relid, request.id, request.name, serverid);
+	kapture_binding_depend(relid, request.id, request.name, request.serverid);
 	kapture_attach_try(relid, request.id);
 	attach_report(relid, request.id);
 	kapture_attach_announce_one(request.id);

@@ -20,6 +20,8 @@
 #include "commands/trigger.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
+#include "nodes/parsenodes.h"
+#include "nodes/value.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
@@ -162,6 +164,26 @@ attach_is_always(Oid trigger)
 }
 
 /*
+ * kapture_attach_watch_truncate
+ *		Creates a trigger of ours by which a partition notices that it is truncated by itself.
+ *
+ * "function" is that of the trigger of the table that it is a partition of, and is known by
+ * its OID: who owns a partition need not be able to look into the extension's schema.
+ */
+void
+kapture_attach_watch_truncate(Oid relid, const char *trigger, List *args, Oid function, char fires_when)
+{
+	CreateTrigStmt *stmt = makeNode(CreateTrigStmt);
+
+	stmt->trigname = pstrdup(trigger);
+	stmt->args = args;
+	stmt->timing = TRIGGER_TYPE_AFTER;
+	stmt->events = TRIGGER_TYPE_TRUNCATE;
+	(void) CreateTriggerFiringOn(stmt, NULL, relid, InvalidOid, InvalidOid, InvalidOid, function,
+								 InvalidOid, NULL, false, false, fires_when);
+}
+
+/*
  * Creates a trigger on a partition of "root" for logical replication that truncates the partition alone, which
  * fires no trigger of the table and is no command here.  A partition that the user does not own is left alone.
  */
@@ -169,18 +191,15 @@ static void
 attach_watch_partition(Oid root, Oid relid, int32 attachment_id, const char *name)
 {
 	char	   *trigger = kapture_capture_trigger(KAPTURE_TRUNCATE_TRIGGER, attachment_id, name);
-	char	   *table;
+	KaptureTrigger roots;
 	ObjectAddress depender;
 	ObjectAddress referenced;
 
 	if (get_rel_relkind(relid) != RELKIND_RELATION || !object_ownercheck(RelationRelationId, relid, GetUserId()) ||
-		OidIsValid(get_trigger_oid(relid, trigger, true)))
+		OidIsValid(get_trigger_oid(relid, trigger, true)) || !kapture_attach_find_trigger(root, trigger, &roots))
 		return;
-	table = kapture_row_relation_name(relid);
-	kapture_attach_execute_ddl(psprintf("CREATE TRIGGER %s AFTER TRUNCATE ON %s"
-										" FOR EACH STATEMENT EXECUTE FUNCTION %s.kapture_capture(%s)", trigger, table,
-										kapture_catalog_schema(), name[0] == '\0' ? "" : psprintf("'%d'", attachment_id)));
-	kapture_attach_execute_ddl(psprintf("ALTER TABLE %s ENABLE REPLICA TRIGGER %s", table, trigger));
+	kapture_attach_watch_truncate(relid, trigger, name[0] == '\0' ? NIL : list_make1(makeString(psprintf("%d", attachment_id))),
+								  roots.function, TRIGGER_FIRES_ON_REPLICA);
 	CommandCounterIncrement();
 	/* the partition's trigger is dropped with the table's own */
 	ObjectAddressSet(depender, TriggerRelationId, get_trigger_oid(relid, trigger, false));

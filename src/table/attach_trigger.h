@@ -55,6 +55,7 @@ extern void kapture_attach_execute_ddl(const char *sql);
 extern void kapture_attach_check_name(Oid relid, int32 attachment_id, const char *name, bool attached);
 extern List *kapture_attach_others_triggers(Oid relid, int32 attachment_id);
 extern void kapture_attach_create_triggers(const char *table, int32 attachment_id, const char *name, bool replicated);
+extern void kapture_attach_watch_truncate(Oid relid, const char *trigger, List *args, Oid function, char fires_when);
 extern void kapture_attach_watch_partitions(Oid root, Oid relid, int32 attachment_id, const char *name, bool replicated);
 extern void kapture_attach_watch_new(Oid relid);
 extern void kapture_attach_drop_leftovers(Oid relid, int32 attachment_id);

@@ -29,9 +29,11 @@
 #include "storage/lmgr.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
+#include "utils/inval.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 
+#include "api/option.h"
 #include "base/compat.h"
 #include "base/owner_sql.h"
 #include "mapping/expression.h"
@@ -65,25 +67,47 @@ binding_owner_is_other(Oid owner, Oid was_owner, Oid table_owner)
 
 /*
  * kapture_binding_lock
- *		Returns the oid of the server of that name, InvalidOid if there is none;
- *		it is neither dropped nor renamed before the transaction ends.
+ *		Returns the oid of the server of that name, which "userid" may use; it is neither
+ *		dropped nor renamed before the transaction ends.
+ *
+ * Who may not use the server does not queue for its lock either, which its owner's commands
+ * would wait behind.  Errors: those of kapture_server_get().
  */
 Oid
-kapture_binding_lock(const char *name)
+kapture_binding_lock(const char *name, Oid userid)
 {
-	Oid			serverid = get_foreign_server_oid(name, true);
-
-	while (OidIsValid(serverid))
+	for (;;)
 	{
-		Oid			locked = serverid;
+		Oid			serverid = kapture_server_get(name, userid)->serverid;
 
-		LockDatabaseObject(ForeignServerRelationId, locked, 0, AccessShareLock);
-		serverid = get_foreign_server_oid(name, true);
-		if (serverid == locked)
-			break;
-		UnlockDatabaseObject(ForeignServerRelationId, locked, 0, AccessShareLock);
+		LockDatabaseObject(ForeignServerRelationId, serverid, 0, AccessShareLock);
+		/* meanwhile, the name may have passed to another server, or the right may be gone */
+		if (kapture_server_get(name, userid)->serverid == serverid)
+			return serverid;
+		UnlockDatabaseObject(ForeignServerRelationId, serverid, 0, AccessShareLock);
 	}
-	return serverid;
+}
+
+/* SQL: attachments "a" that have not the name that their server "s" has.  In a copy of a database, oids mean nothing. */
+#define BINDING_IS_STALE 	" FROM @.kapture_attachment AS a JOIN pg_foreign_server AS s ON s.oid = a.server_oid" 	" WHERE a.server <> s.srvname AND " KAPTURE_BINDING_IS_ORIGIN
+
+/*
+ * kapture_binding_follow_names
+ *		For the worker: has attachments follow their renamed servers that somebody had
+ *		locked then, as whoever renames a server does not wait for the owners of tables.
+ *		Those that somebody has locked now are left out.  Returns whether none is left with
+ *		the old name.
+ */
+bool
+kapture_binding_follow_names(void)
+{
+	if (kapture_own_text("SELECT 't'" BINDING_IS_STALE " LIMIT 1", 0, NULL, NULL) == NULL)
+		return true;
+	if (kapture_own_execute("UPDATE @.kapture_attachment AS t SET server = s.srvname FROM pg_foreign_server AS s"
+							" WHERE s.oid = t.server_oid AND s.srvname <> t.server AND t.attachment_id = ANY (ARRAY(SELECT a.attachment_id"
+							BINDING_IS_STALE " FOR UPDATE OF a SKIP LOCKED))", 0, NULL, NULL) > 0)
+		CacheInvalidateRelcacheByRelid(kapture_catalog_relid(KAPTURE_TABLE_ATTACHMENT));
+	return kapture_own_text("SELECT 't'" BINDING_IS_STALE " LIMIT 1", 0, NULL, NULL) == NULL;
 }
 
 /*

@@ -16,8 +16,13 @@
 #define KAPTURE_BINDING_IS_ORIGIN \
 	"(SELECT coalesce(bool_and(@.kapture_is_origin(o.system_identifier, o.database)), false) FROM @.kapture_origin AS o)"
 
+/* SQL: is an attachment "a" that of the server with this name?  Its own name for the server may be outdated. */
+#define KAPTURE_BINDING_IS_OF_SERVER(name) \
+	"(a.server = " name " OR a.server_oid = (SELECT s.oid FROM pg_foreign_server AS s WHERE s.srvname = " name "))"
+
 extern bool kapture_binding_is_known(void);
-extern Oid	kapture_binding_lock(const char *name);
+extern Oid	kapture_binding_lock(const char *name, Oid userid);
+extern bool kapture_binding_follow_names(void);
 extern void kapture_binding_depend(Oid relid, int32 attachment_id, const char *name, Oid serverid);
 extern char *kapture_binding_problem(const KaptureAttachment *att);
 extern const char *kapture_binding_advice(const KaptureAttachment *att);

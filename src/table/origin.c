@@ -16,12 +16,15 @@
 #include "postgres.h"
 
 #include "access/xlog.h"
+#include "catalog/pg_class.h"
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "fmgr.h"
 #include "miscadmin.h"
+#include "storage/lock.h"
 #include "utils/builtins.h"
 #include "utils/inval.h"
+#include "utils/lsyscache.h"
 #include "utils/snapmgr.h"
 
 #include "base/catalog.h"
@@ -52,14 +55,37 @@ origin_values(Oid *types, Datum *values)
 	"pg_catalog.uuid_send(pg_catalog.gen_random_uuid()) OPERATOR(pg_catalog.||) pg_catalog.uuid_send(pg_catalog.gen_random_uuid())"
 
 /*
- * Makes the key of all digests, unless there is one.  The script of the extension does not make it: where
- * a subscription copies the extension's tables along with others, the table is to be empty.
+ * Makes the key of all digests, unless there is one, or another transaction is making it, which
+ * may stay open.  The worker makes what is missing then.  Returns whether there is one.
+ *
+ * The script of the extension does not make it: where a subscription copies the extension's tables
+ * along with others, the table is to be empty.
  */
-static void
+static bool
 origin_make_salt(void)
 {
+	LOCKTAG		tag;
+
+	if (kapture_own_text("SELECT 't' FROM @.kapture_salt WHERE serverid = 0", 0, NULL, NULL) != NULL)
+		return true;
+	/* nothing else locks a relation as an object */
+	SET_LOCKTAG_OBJECT(tag, MyDatabaseId, RelationRelationId,
+					   get_relname_relid("kapture_salt", get_rel_namespace(kapture_catalog_relid(KAPTURE_TABLE_ATTACHMENT))), 0);
+	if (LockAcquire(&tag, ExclusiveLock, false, true) == LOCKACQUIRE_NOT_AVAIL)
+		return false;
 	(void) kapture_own_execute("INSERT INTO @.kapture_salt (serverid, salt) VALUES (0, " ORIGIN_RANDOM_SALT ")"
 							   " ON CONFLICT (serverid) DO NOTHING", 0, NULL, NULL);
+	return true;
+}
+
+/*
+ * For the worker of a database that is the original: makes the key of digests, if whoever was to
+ * make it has rolled back.  Returns false if somebody may be making it.
+ */
+bool
+kapture_origin_complete(void)
+{
+	return origin_make_salt();
 }
 
 /*
@@ -70,7 +96,7 @@ void
 kapture_origin_forget_digests(void)
 {
 	(void) kapture_own_execute("UPDATE @.kapture_salt SET salt = " ORIGIN_RANDOM_SALT, 0, NULL, NULL);
-	origin_make_salt();
+	(void) origin_make_salt();
 }
 
 /*
@@ -115,7 +141,7 @@ kapture_origin_claim(void)
 							" SELECT $1, $2, $3 WHERE NOT EXISTS (SELECT FROM @.kapture_origin)",
 							3, types, values) == 0)
 		return false;
-	origin_make_salt();
+	(void) origin_make_salt();
 	return true;
 }
 

@@ -13,6 +13,7 @@
 #include "catalog/pg_trigger.h"
 #include "catalog/pg_type.h"
 #include "commands/trigger.h"
+#include "foreign/foreign.h"
 #include "miscadmin.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
@@ -80,35 +81,73 @@ unbind_detach(int32 attachment_id)
 }
 
 /*
- * kapture_unbind_dropped
- *		To be called when servers may have been dropped: tables that were
- *		attached to them are detached, the state of their pulls is deleted, and
- *		copies are marked as those of an earlier server.
+ * kapture_unbind_server
+ *		Notes a server that is about to be dropped, in the current memory context.
  */
-void
-kapture_unbind_dropped(void)
+KaptureUnboundServer *
+kapture_unbind_server(Oid serverid)
 {
-	char	   *id;
-	bool		any = false;
+	KaptureUnboundServer *result = palloc0(sizeof(KaptureUnboundServer));
 
-	if (!kapture_binding_is_known())
-		return;
-	while ((id = kapture_own_text("SELECT a.attachment_id FROM @.kapture_attachment AS a WHERE NOT EXISTS"
-								  " (SELECT FROM pg_foreign_server AS s WHERE CASE WHEN a.server_oid <> 0 AND " KAPTURE_BINDING_IS_ORIGIN
-								  " THEN s.oid = a.server_oid ELSE s.srvname = a.server END) LIMIT 1", 0, NULL, NULL)) != NULL)
+	result->serverid = serverid;
+	namestrcpy(&result->name, GetForeignServer(serverid)->servername);
+	return result;
+}
+
+/*
+ * Detaches the tables that were attached to a server, and deletes the state of its pulls.
+ * The tables' triggers depend on the server, so their locks are those of DROP.  A row that
+ * somebody has locked is left to the puller (kapture_pull_state_tidy()), or means nothing
+ * any more, as it names an OID that is gone.
+ */
+static void
+unbind_server(const KaptureUnboundServer *server, bool *any)
+{
+	Oid			types[] = {OIDOID, NAMEOID};
+	Datum		values[] = {ObjectIdGetDatum(server->serverid), NameGetDatum(&server->name)};
+	char	   *id;
+
+	while ((id = kapture_own_text("SELECT a.attachment_id FROM @.kapture_attachment AS a"
+								  " WHERE CASE WHEN a.server_oid <> 0 AND " KAPTURE_BINDING_IS_ORIGIN
+								  " THEN a.server_oid = $1 ELSE a.server = $2 END LIMIT 1",
+								  lengthof(values), types, values)) != NULL)
 	{
-		if (!any)
+		if (!*any)
 			kapture_notes_flush();	/* so that what was captured so far is deleted, too */
-		any = true;
+		*any = true;
 		unbind_detach(pg_strtoint32(id));
 	}
+	(void) kapture_own_execute("UPDATE @.kapture_copied SET server_oid = 0 WHERE server = ANY (ARRAY(SELECT c.server"
+							   " FROM @.kapture_copied AS c WHERE c.server_oid <> 0"
+							   " AND CASE WHEN @.kapture_is_origin(c.system_identifier, c.database)"
+							   " THEN c.server_oid = $1 ELSE c.server = $2 END FOR UPDATE SKIP LOCKED))",
+							   lengthof(values), types, values);
+	(void) kapture_own_execute("DELETE FROM @.kapture_pull WHERE server = ANY (ARRAY(SELECT p.server FROM @.kapture_pull AS p"
+							   " WHERE $1 IS NOT NULL AND p.server = $2 FOR UPDATE SKIP LOCKED))", lengthof(values), types, values);
+	(void) kapture_own_execute("DELETE FROM @.kapture_refresh_run WHERE (server, start_date) IN (SELECT r.server, r.start_date"
+							   " FROM @.kapture_refresh_run AS r WHERE $1 IS NOT NULL AND r.server = $2 FOR UPDATE SKIP LOCKED)",
+							   lengthof(values), types, values);
+}
+
+/*
+ * kapture_unbind_dropped
+ *		To be called when a command has dropped servers (KaptureUnboundServer): tables
+ *		that were attached to them are detached, the state of their pulls is deleted, and
+ *		copies are marked as those of an earlier server.
+ *
+ * What other servers have left behind, whose absence has other reasons, is not looked at:
+ * in a copy of a database that was restored without a server, that may be tables of others.
+ */
+void
+kapture_unbind_dropped(List *servers)
+{
+	bool		any = false;
+	ListCell   *lc;
+
+	if (servers == NIL || !kapture_binding_is_known())
+		return;
+	foreach(lc, servers)
+		unbind_server(lfirst(lc), &any);
 	if (any)
 		kapture_attach_announce();
-	(void) kapture_own_execute("UPDATE @.kapture_copied AS c SET server_oid = 0 WHERE server_oid <> 0 AND NOT EXISTS"
-							   " (SELECT FROM pg_foreign_server AS s WHERE CASE WHEN @.kapture_is_origin(c.system_identifier, c.database)"
-							   " THEN s.oid = c.server_oid ELSE s.srvname = c.server END)", 0, NULL, NULL);
-	(void) kapture_own_execute("DELETE FROM @.kapture_pull AS p WHERE NOT EXISTS"
-							   " (SELECT FROM pg_foreign_server AS s WHERE s.srvname = p.server)", 0, NULL, NULL);
-	(void) kapture_own_execute("DELETE FROM @.kapture_refresh_run AS r WHERE NOT EXISTS"
-							   " (SELECT FROM pg_foreign_server AS s WHERE s.srvname = r.server)", 0, NULL, NULL);
 }

@@ -78,10 +78,15 @@ seed(5);
 # that one: a pull may bring another again
 poll_ok($node, "SELECT count(*) = 1 FROM kapture_inbox JOIN kapture_customers USING (server) WHERE id = customer_id AND phone = '9000000005'", 'a customer waits for a table that is paused');
 sql("ALTER SERVER crm RENAME TO waiting");
+my $holding = $node->background_psql('postgres');
+$holding->query_safe("BEGIN; SELECT FROM kapture_inbox FOR UPDATE");
+unlike(refused("SET lock_timeout = '5s'; ALTER SERVER waiting RENAME TO other"), qr/ERROR/, 'somebody may have locked it');
+$holding->query_safe('COMMIT');
+$holding->quit;
 sql("SELECT kapture_resume('customers')");
 poll_ok($node, "SELECT count(*) = 0 FROM kapture_inbox", 'it is its turn');
 is(sql("SELECT count(*) FROM customers WHERE phone = '9000000005'"), '1', 'and it has come into the table, though the server has another name');
-sql("ALTER SERVER waiting RENAME TO crm");
+sql("ALTER SERVER other RENAME TO crm");
 
 # --- a refresh that was interrupted, and one that is under way
 sql("ALTER SERVER crm OPTIONS (DROP pull_interval)");
@@ -148,6 +153,100 @@ sql("GRANT CREATE ON DATABASE postgres TO tenant; ALTER SERVER dropped OWNER TO 
 is(names(), 'kapture', 'an owner without other rights may rename it');
 sql("CREATE EXTENSION postgres_fdw; CREATE SERVER loopback FOREIGN DATA WRAPPER postgres_fdw; ALTER SERVER loopback RENAME TO elsewhere");
 is(names(), 'kapture', 'servers of others are none of our business');
+
+# --- transactions of others that stay open: of those who may use the server, and of those who may not
+sql(qq(
+CREATE ROLE boss LOGIN; CREATE ROLE alice LOGIN; CREATE ROLE clerk LOGIN; CREATE ROLE mallory LOGIN;
+GRANT USAGE ON FOREIGN DATA WRAPPER kapture_fdw TO boss; GRANT CREATE ON DATABASE postgres TO boss;
+CREATE SCHEMA AUTHORIZATION alice; CREATE SCHEMA AUTHORIZATION mallory;
+GRANT SELECT, UPDATE ON kapture_customers TO clerk;
+SET ROLE boss;
+CREATE SERVER shared FOREIGN DATA WRAPPER kapture_fdw OPTIONS (url '$emulator->{url}');
+CREATE USER MAPPING FOR PUBLIC SERVER shared OPTIONS (auth_key 'a2FwZGVtbzprYXAxMjM=');
+GRANT USAGE ON FOREIGN SERVER shared TO alice;
+RESET ROLE;
+CALL kapture_refresh('2021-03-10', '2021-03-10', 'shared')));
+my $shared = 'shared';
+sub session_of
+{
+	my ($role, $statement) = @_;
+	my $session = $node->background_psql('postgres', extra_params => [ '-U', $role ], on_error_stop => 0);
+	$session->query_safe("SET client_min_messages = error; BEGIN; $statement");
+	return $session;
+}
+sub as
+{
+	my ($role, $statement) = @_;
+	my ($rc, $out, $err) = $node->psql('postgres', "SET statement_timeout = '60s'; $statement", connstr => $node->connstr('postgres') . " user=$role", on_error_stop => 0);
+	return "$out\n$err";
+}
+unlike(as('alice', qq(
+CREATE TABLE alice.customers (id bigint PRIMARY KEY, customer_name text, phone text); CREATE TABLE alice.more (LIKE alice.customers INCLUDING ALL);
+CREATE TABLE alice.other (LIKE alice.customers INCLUDING ALL);
+SELECT kapture_attach('alice.customers', server => '$shared'), kapture_attach('alice.other', server => '$shared');
+INSERT INTO alice.customers VALUES (1, 'Alice', '9600000001');
+)), qr/ERROR/, 'alice uses the server of boss');
+poll_ok($node, "SELECT count(kapture_customer_id) = 1 FROM alice.customers", 'with a table');
+emulator_faults($emulator, { action => 'status', code => 400, body => '{"message": "No", "status": "failed"}', api => 'ticket_add' });
+my $call = sql(qq(SET ROLE alice; SELECT kapture_send('ticket_add', '{"title": "refused"}', server => '$shared')));
+poll_ok($node, "SELECT state IN ('failed', 'unknown') FROM kapture_calls WHERE call_id = $call", 'and a call, which fails');
+emulator_faults($emulator);
+my $row_id = 1;
+foreach my $held ([ "SELECT kapture_pause('alice.customers')", 'ROLLBACK' ], [ "SELECT kapture_pause('alice.customers'), kapture_resume('alice.customers')", 'COMMIT' ],
+	[ "SELECT kapture_retry_call($call)", 'COMMIT' ], [ "SELECT kapture_alter('alice.other', filter => 'true'), kapture_detach('alice.other')", 'ROLLBACK' ])
+{
+	my ($statement, $end) = @$held;
+	my ($from, $to) = ($shared, $shared eq 'shared' ? 'renamed' : 'shared');
+	my $session = session_of('alice', $statement);
+	unlike(as('boss', "ALTER SERVER $from RENAME TO $to"), qr/ERROR/, "who renames a server does not wait for whoever has an open transaction: $statement");
+	$session->query_safe($end);
+	$session->quit;
+	$shared = $to;
+	poll_ok($node, "SELECT bool_and(server = '$to') FROM kapture_attachment WHERE relation::text LIKE 'alice.%'", 'which follows');
+	$row_id++;
+	sql("SET ROLE alice; INSERT INTO alice.customers VALUES ($row_id, 'Alice $row_id', '96000000$row_id$row_id')");
+	poll_ok($node, "SELECT kapture_customer_id IS NOT NULL FROM alice.customers WHERE id = $row_id", 'and goes on');
+}
+poll_ok($node, "SELECT state = 'done' AND server = '$shared' FROM kapture_calls WHERE call_id = $call", 'the call that was retried is made');
+
+foreach ([ 'alice', "SELECT kapture_attach('alice.more', server => '$shared')", 'Another transaction uses the server' ],
+	[ 'clerk', "UPDATE kapture_customers SET city = city WHERE server = '$shared'", 'Another transaction has locked customers of the server' ])
+{
+	my ($role, $statement, $detail) = @$_;
+	my $session = session_of($role, $statement);
+	like(as('boss', "ALTER SERVER $shared RENAME TO other"), qr/ERROR:  server "$shared" cannot be renamed now\nDETAIL:  $detail.*\nHINT:  Try again/, "$role is not waited for without end");
+	$session->query_safe('COMMIT');
+	$session->quit;
+}
+as('boss', "ALTER SERVER $shared RENAME TO other");
+is(sql("SELECT string_agg(DISTINCT server, ' ') FROM kapture_customers WHERE name = 'March 10' AND server <> 'kapture'"), 'other', 'afterwards it has the new name');
+
+as('mallory', 'CREATE TABLE mallory.customers (id bigint PRIMARY KEY, customer_name text, phone text)');
+my $boss = session_of('boss', 'ALTER SERVER other RENAME TO shared; DROP SERVER shared CASCADE');
+like(as('mallory', "SELECT kapture_attach('mallory.customers', server => 'other')"), qr/permission denied for foreign server other/, 'who may not use a server does not queue for its lock');
+$boss->query_safe('ROLLBACK');
+$boss->quit;
+
+my $earlier = session_of('alice', 'SET TRANSACTION ISOLATION LEVEL REPEATABLE READ; SELECT 1');
+as('boss', "CREATE SERVER late FOREIGN DATA WRAPPER kapture_fdw OPTIONS (url '$emulator->{url}'); CREATE USER MAPPING FOR PUBLIC SERVER late OPTIONS (auth_key 'a2FwZGVtbzprYXAxMjM='); GRANT USAGE ON FOREIGN SERVER late TO alice");
+$earlier->query("SELECT kapture_attach('alice.more', server => 'late', name => 'late', id_column => NULL)");
+like($earlier->query('\echo :LAST_ERROR_MESSAGE'), qr/server "late" was created after this transaction began/, 'a server that the transaction cannot see yet is an error');
+$earlier->quit;
+as('boss', 'DROP SERVER late CASCADE');
+
+foreach my $drop ('DROP SERVER other', 'DROP OWNED BY boss')
+{
+	as('alice', q(SET client_min_messages = error; SELECT kapture_detach(relation) FROM kapture_attachments));
+	my $alice = session_of('alice', "SELECT kapture_attach('alice.customers', server => 'other')");
+	my $dropping = $node->background_psql('postgres', extra_params => [ '-U', 'boss' ], on_error_stop => 0);
+	my $pid = $dropping->query_safe('SELECT pg_backend_pid()');
+	$dropping->query_until(qr/started/, "\\echo started\n$drop;\n\\echo ended\n");
+	poll_ok($node, "SELECT wait_event_type = 'Lock' FROM pg_stat_activity WHERE pid = $pid", "$drop waits for whoever attaches a table");
+	$alice->query_safe('COMMIT');
+	poll_ok($node, "SELECT state = 'idle' FROM pg_stat_activity WHERE pid = $pid", 'and then ends');
+	is(sql("SELECT (SELECT count(*) FROM kapture_attachment WHERE relation = 'alice.customers'::regclass), (SELECT count(*) FROM pg_foreign_server WHERE srvname = 'other')"), '1|1', 'as the table depends on the server');
+	$_->quit foreach $alice, $dropping;
+}
 
 # --- before the extension is updated
 sql('CREATE DATABASE old');

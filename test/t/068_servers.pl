@@ -188,6 +188,31 @@ is($node->safe_psql('dropped', "SELECT count(*) FROM pg_trigger WHERE tgrelid = 
 $node->safe_psql('dropped', "SET ROLE mallory; CREATE SERVER kapture FOREIGN DATA WRAPPER kapture_fdw OPTIONS (url '$stranger->{url}'); RESET ROLE; SELECT kapture_resume()");
 is($node->safe_psql('dropped', "SELECT count(*) FROM kapture_attachment"), '0', 'so that no namesake gets it');
 
+# --- a server that is missing for another reason: a copy that was restored without it
+my ($contents) = run_command([ 'pg_restore', '-l', "$dir/dump" ]);
+PostgreSQL::Test::Utils::append_to_file("$dir/list", join("\n", grep { !/ (?:SERVER|USER MAPPING) / } split(/\n/, $contents)) . "\n");
+$node->safe_psql('postgres', 'CREATE DATABASE lone');
+$node->command_ok([ 'pg_restore', '--exit-on-error', '-L', "$dir/list", '-d', 'lone', "$dir/dump" ], 'a copy is restored without its servers');
+is($node->safe_psql('lone', 'SELECT count(*) FROM pg_foreign_server'), '0', 'which has none');
+my $own = "CREATE SERVER own FOREIGN DATA WRAPPER kapture_fdw OPTIONS (url '$stranger->{url}')";
+my $holder = $node->background_psql('lone');
+$holder->query_safe('BEGIN');
+# the puller tidies up, too, when it has something to look at
+wait_for(sub {
+	$holder->query_safe("ROLLBACK; INSERT INTO kapture_refresh_run (server, start_date, end_date) VALUES ('gone', '2021-03-14', '2021-03-15') ON CONFLICT DO NOTHING; BEGIN");
+	return $holder->query_safe("SELECT server FROM kapture_refresh_run FOR UPDATE") eq 'gone';
+}, 'somebody locks the progress of a refresh from a server that is gone');
+foreach my $drop ('DROP SERVER own', 'DROP OWNED BY mallory', 'CREATE EXTENSION file_fdw; DROP EXTENSION file_fdw')
+{
+	my $as = $drop =~ /EXTENSION/ ? 'postgres' : 'mallory';
+	unlike(said($as, "SET lock_timeout = '5s'; " . ($as eq 'mallory' ? "$own;" : '') . $drop, 'lone'), qr/ERROR|no longer attached/, "$drop does not wait for whoever has locked that, and ends no attachment of others");
+}
+is($node->safe_psql('lone', "SELECT count(*) FROM kapture_attachment"), '1', 'the table is still attached');
+$holder->query_safe('COMMIT');
+$holder->quit;
+said('mallory', $own =~ s{'\)}{', pull_interval '1h')}r, 'lone');
+poll_ok($node, "SELECT count(*) = 0 FROM kapture_refresh_run", 'the puller deletes what nobody needs', 'lone');
+
 # --- version 1.0 knows names only
 $node->safe_psql('postgres', "CREATE DATABASE old");
 $node->safe_psql('old', qq(

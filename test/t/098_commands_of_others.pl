@@ -227,6 +227,41 @@ foreach (
 	$session->quit;
 }
 
+# --- the owner of a table need not be able to look into the extension's schema to give the table a partition
+sql('CREATE DATABASE apart');
+$node->safe_psql('apart', qq(
+CREATE SCHEMA hidden; CREATE EXTENSION kapture_sync SCHEMA hidden; GRANT USAGE ON SCHEMA hidden TO alice;
+CREATE SERVER kapture FOREIGN DATA WRAPPER kapture_fdw OPTIONS (url '$emulator->{url}'); GRANT USAGE ON FOREIGN SERVER kapture TO alice;
+CREATE USER MAPPING FOR PUBLIC SERVER kapture OPTIONS (auth_key 'a2FwZGVtbzprYXAxMjM=');
+CREATE SCHEMA AUTHORIZATION alice; SET ROLE alice;
+CREATE TABLE alice.parts (id int PRIMARY KEY, customer_name text, phone text) PARTITION BY RANGE (id);
+CREATE TABLE alice.old PARTITION OF alice.parts FOR VALUES FROM (0) TO (10);
+SELECT hidden.kapture_attach('alice.parts', replicated => true), hidden.kapture_attach('alice.parts', replicated => true, name => 'other', id_column => NULL);
+RESET ROLE; REVOKE USAGE ON SCHEMA hidden FROM alice));
+my ($rc, $out, $err) = $node->psql('apart', 'SET ROLE alice; CREATE TABLE alice.new PARTITION OF alice.parts FOR VALUES FROM (10) TO (20)');
+is($err, '', 'such an owner makes a partition');
+is($node->safe_psql('apart', "SELECT string_agg(concat_ws(' ', tgname, tgenabled, tgnargs, CASE WHEN tgnargs > 0 THEN tgargs = (SELECT attachment_id::text::bytea || '\\x00' FROM hidden.kapture_attachment WHERE name = 'other') END), ', ' ORDER BY tgname COLLATE \"C\") FROM pg_trigger WHERE tgrelid = 'alice.new'::regclass AND tgparentid = 0"),
+	$node->safe_psql('apart', "SELECT string_agg(concat_ws(' ', tgname, tgenabled, tgnargs, CASE WHEN tgnargs > 0 THEN true END), ', ' ORDER BY tgname COLLATE \"C\") FROM pg_trigger WHERE tgrelid = 'alice.old'::regclass AND tgparentid = 0"),
+	'which notices when it is truncated, like the others');
+
+# --- whoever attaches the first table of a database does not wait for another who does
+sql('CREATE DATABASE first');
+$node->safe_psql('first', qq(
+CREATE EXTENSION kapture_sync; CREATE SERVER kapture FOREIGN DATA WRAPPER kapture_fdw OPTIONS (url '$emulator->{url}'); GRANT USAGE ON FOREIGN SERVER kapture TO alice, mallory;
+CREATE USER MAPPING FOR PUBLIC SERVER kapture OPTIONS (auth_key 'a2FwZGVtbzprYXAxMjM=');
+CREATE SCHEMA AUTHORIZATION alice; CREATE SCHEMA AUTHORIZATION mallory;
+CREATE TABLE alice.firsts (id int PRIMARY KEY, customer_name text, phone text); CREATE TABLE mallory.firsts (LIKE alice.firsts INCLUDING ALL);
+ALTER TABLE alice.firsts OWNER TO alice; ALTER TABLE mallory.firsts OWNER TO mallory));
+my $first = $node->background_psql('first', extra_params => [ '-U', 'mallory' ]);
+$first->query_safe("SET client_min_messages = error; BEGIN; SELECT kapture_attach('mallory.firsts')");
+($rc, $out, $err) = $node->psql('first', "SET ROLE alice; SET lock_timeout = '5s'; SET client_min_messages = error; SELECT kapture_attach('alice.firsts')");
+is($err, '', 'alice attaches a table while a transaction is open that has attached the first one');
+$first->query_safe('ROLLBACK');
+$first->quit;
+poll_ok($node, 'SELECT count(*) = 1 FROM kapture_salt', 'the key of digests is made all the same', 'first');
+$node->safe_psql('first', "INSERT INTO alice.firsts VALUES (1, 'Alice', '9612345601')");
+poll_ok($node, 'SELECT count(kapture_customer_id) = 1 FROM alice.firsts', 'and rows are sent', 'first');
+
 # --- a session that ends within a command drops its temporary tables when the memory of the command is gone
 as('mallory', q(
 CREATE TEMPORARY TABLE temporary (id int) PARTITION BY LIST (id);
