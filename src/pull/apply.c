@@ -742,7 +742,7 @@ arrival_insert(ArrivalBatch *batch, ArrivalItem *item)
 		arrival_later(batch, item, "a row with this phone or email is being added to Kapture");
 		return;
 	}
-	if (kapture_inbox_was_sent(att->id, arrival->customer_id, since))
+	if (kapture_inbox_was_finished(att->id, arrival->customer_id, since, false))
 	{
 		arrival_done(batch, item);	/* its row was deleted here */
 		return;
@@ -777,7 +777,7 @@ arrival_update(ArrivalBatch *batch, ArrivalItem *item)
 	bool		overrules = item->waiting && att->remote_wins;
 	int64		kept = item->waiting && !overrules ? item->waiting->changed : 0;
 
-	if (kapture_inbox_was_sent(att->id, arrival->customer_id, arrival->asked_at))
+	if (kapture_inbox_was_finished(att->id, arrival->customer_id, arrival->asked_at, true))
 	{
 		arrival_done(batch, item);
 		return;

@@ -638,17 +638,19 @@ kapture_inbox_is_added(const KaptureAttachment *att, bool elsewhere, const char 
 }
 
 /*
- * Tells whether something of a customer's row was sent after "since", as far as
- * kapture_history reaches back.
+ * Tells whether a change of a customer's row was finished after "since", as far as
+ * kapture_history reaches back; if "sent", only if something had to be sent for it.
  */
 bool
-kapture_inbox_was_sent(int32 attachment_id, int64 customer_id, TimestampTz since)
+kapture_inbox_was_finished(int32 attachment_id, int64 customer_id, TimestampTz since, bool sent)
 {
-	Oid			types[] = {INT4OID, INT8OID, TIMESTAMPTZOID};
-	Datum		values[] = {Int32GetDatum(attachment_id), Int64GetDatum(customer_id), TimestampTzGetDatum(since)};
+	Oid			types[] = {INT4OID, INT8OID, TIMESTAMPTZOID, BOOLOID};
+	Datum		values[] = {
+		Int32GetDatum(attachment_id), Int64GetDatum(customer_id), TimestampTzGetDatum(since), BoolGetDatum(sent)
+	};
 
 	return kapture_own_text("SELECT 't' FROM @.kapture_history WHERE attachment_id = $1 AND finished_at >= $3"
-							" AND customer_id = $2 LIMIT 1", lengthof(values), types, values) != NULL;
+							" AND customer_id = $2 AND NOT ($4 AND action = 'none') LIMIT 1", lengthof(values), types, values) != NULL;
 }
 
 /*

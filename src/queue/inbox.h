@@ -59,7 +59,7 @@ extern void kapture_inbox_append_value(StringInfo sql, const char *field);
 extern List *kapture_inbox_waiting(int32 attachment_id, List *row_keys);
 extern List *kapture_inbox_moving_keys(int32 attachment_id, List *row_keys);
 extern bool kapture_inbox_is_added(const KaptureAttachment *att, bool elsewhere, const char *phone, const char *email);
-extern bool kapture_inbox_was_sent(int32 attachment_id, int64 customer_id, TimestampTz since);
+extern bool kapture_inbox_was_finished(int32 attachment_id, int64 customer_id, TimestampTz since, bool sent);
 extern void kapture_inbox_discard_waiting(int32 attachment_id, const char *row_key);
 
 #endif							/* KAPTURE_INBOX_H */

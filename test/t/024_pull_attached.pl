@@ -519,6 +519,7 @@ is($node->safe_psql('postgres', "SELECT count(kapture_customer_id) FROM keyless 
 $node->safe_psql('postgres', "SELECT kapture_detach('keyless'); DROP TABLE keyless");
 
 # rows have got other keys, and the worker cannot take that up as its key is refused: a few changes of keys are followed
+$node->safe_psql('postgres', "ALTER SERVER kapture OPTIONS (SET pull_interval '1s')");
 emulator_faults($emulator, { api => 'update', match => 'Salem', action => 'status', code => 401, body => '{"message": "Invalid Auth Key", "status": "failed"}' });
 $node->safe_psql('postgres', qq(
 CREATE TABLE moving (id int PRIMARY KEY, customer_name text, phone text, city text, kapture_customer_id bigint);
@@ -535,7 +536,7 @@ poll_ok($node, "SELECT count(*) = 3 FROM moving WHERE customer_name LIKE 'Number
 is($node->safe_psql('postgres', "SELECT string_agg(city, ' ' ORDER BY id) FROM moving WHERE customer_name LIKE 'Number%'"), 'There There Salem', 'but for what waits under a former key');
 
 # many are not, as others wait meanwhile: the rows with new keys are left alone until the worker knows these
-$node->safe_psql('postgres', 'UPDATE moving SET id = id + 10000 WHERE id >= 1000 OR id = 2');
+$node->safe_psql('postgres', 'UPDATE moving SET id = id + 1000000 WHERE id >= 1000 OR id = 2');
 change(9202, city => 'Twice');
 change(9203, city => 'Twice');
 poll_ok($node, "SELECT city = 'Twice' FROM moving WHERE kapture_customer_id = 9203", 'a row that has kept its key gets its customer');
@@ -548,6 +549,13 @@ emulator_faults($emulator);
 $node->safe_psql('postgres', "ALTER SERVER kapture OPTIONS (SET timeout '3s')");
 poll_ok($node, "SELECT count(*) = 0 FROM kapture_pull_failures WHERE relation = 'moving'::regclass", 'when the worker has taken up the keys, all arrive');
 is($node->safe_psql('postgres', "SELECT string_agg(kapture_customer_id || ' ' || city, ', ' ORDER BY kapture_customer_id) FROM moving WHERE kapture_customer_id IN (9202, 9203)"), '9202 Twice, 9203 Thrice', 'with their values');
+# a change of a row for which nothing has to be sent is no reason to give up what was pulled meanwhile
+$node->safe_psql('postgres', "BEGIN; UPDATE moving SET id = id + 5 WHERE kapture_customer_id = 9203; PREPARE TRANSACTION 'moves'");
+change(9203, city => 'Fourth');
+poll_ok($node, "SELECT message = 'the row is locked' FROM kapture_pull_failures WHERE customer_id = 9203", 'a customer waits for a row that somebody holds');
+$node->safe_psql('postgres', "COMMIT PREPARED 'moves'");
+poll_ok($node, "SELECT count(*) > 0 FROM kapture_history WHERE customer_id = 9203 AND action = 'none'", 'for the row, nothing is sent');
+poll_ok($node, "SELECT city = 'Fourth' FROM moving WHERE kapture_customer_id = 9203", 'the customer arrives');
 $node->safe_psql('postgres', "SELECT kapture_detach('moving'); DROP TABLE moving");
 
 $node->stop;
