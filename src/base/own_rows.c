@@ -211,6 +211,16 @@ kapture_next_number(PG_FUNCTION_ARGS)
 	PG_RETURN_INT64(kapture_own_rows_next_number());
 }
 
+/* Is a number free, by a query that returns true if it ($1) is in use? */
+static bool
+own_rows_is_free(int32 number, const char *is_used)
+{
+	Oid			types[1] = {INT4OID};
+	Datum		values[1] = {Int32GetDatum(number)};
+
+	return strcmp(kapture_own_text(is_used, lengthof(types), types, values), "f") == 0;
+}
+
 /*
  * Returns a small number for a new entry of one of the extension's tables: the next one of the table's
  * sequence or, if that has been set back, any number that is free.  A number is not free if the query
@@ -220,16 +230,15 @@ kapture_next_number(PG_FUNCTION_ARGS)
 int32
 kapture_own_rows_take_number(Oid relid, const char *is_used, bool negative)
 {
-	Oid			types[1] = {INT4OID};
 	int32		number = (int32) nextval_internal(linitial_oid(getOwnedSequences(relid)), false);
 
 	for (;;)
 	{
-		Datum		values[1] = {Int32GetDatum(number)};
-
 		CHECK_FOR_INTERRUPTS();
-		if (number > 0 && kapture_lock_attachment(negative ? -number : number, ExclusiveLock, false) &&
-			strcmp(kapture_own_text(is_used, lengthof(types), types, values), "f") == 0)
+		/* locked only if it is free, as whatever has it would wait for this transaction, and looked at again then */
+		if (number > 0 && own_rows_is_free(number, is_used) &&
+			kapture_lock_attachment(negative ? -number : number, ExclusiveLock, false) &&
+			own_rows_is_free(number, is_used))
 			return number;
 		number = (int32) (pg_prng_uint32(&pg_global_prng_state) & PG_INT32_MAX);
 	}

@@ -248,6 +248,14 @@ is(try_as('alice', "SELECT kapture_attach('former'); SELECT kapture_follow('late
 sql("SET ROLE alice; UPDATE former SET customer_name = 'Formerly'; INSERT INTO latest VALUES (1, 'Latest', '9600000702')");
 poll_ok($node, 'SELECT kapture_customer_id IS NOT NULL FROM latest', 'rows are claimed');
 like(try_as('alice', "SELECT kapture_send('ticket_add', '{}')"), qr/^\d+$/, 'and calls are sent');
+my $used = sql("SELECT attachment_id FROM kapture_attachment WHERE relation = 'latest'::regclass");
+is(try_as('writer', "SELECT setval('kapture_attachment_attachment_id_seq', $used, false)"), $used, 'a number that is in use is to be the next one');
+my $attaching = $node->background_psql('postgres');
+$attaching->query_safe("BEGIN; SET LOCAL client_min_messages = warning; SET LOCAL ROLE mallory; SELECT kapture_detach('later'); SELECT kapture_attach('later')");
+sql("SET ROLE alice; INSERT INTO latest VALUES (0, 'Meanwhile', '9600000703')");
+poll_ok($node, 'SELECT kapture_customer_id IS NOT NULL FROM latest WHERE id = 0', 'the table that has it does not wait for the transaction that was to get it');
+$attaching->query_safe('ROLLBACK');
+$attaching->quit;
 like(try_as('writer', "SELECT c.relname, setval(c.oid, 1, false) $sequences"), qr/kapture_follow_follow_id_seq\|1/, 'or all are at their beginning');
 is(try_as('alice', "SELECT kapture_follow('latest', 'former', 'target.phone = source.phone')"), '', 'another table is followed');
 is(try_as('alice', "INSERT INTO latest SELECT i, 'Latest ' || i, 9600000710 + i FROM generate_series(2, 20) i; SELECT count(DISTINCT kapture_send('ticket_add', '{}')) FROM generate_series(1, 20)"), '20', 'calls get numbers of their own');
