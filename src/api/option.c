@@ -387,12 +387,6 @@ option_parse_url(const OptionDef *def, const char *text, void *place,
 		return false;
 	}
 
-	if (strchr(text, '?') != NULL)
-	{
-		fault->detail = "It must not have a query (?): paths are options of their own.";
-		return false;
-	}
-
 	url = pstrdup(text);
 	for (char *p = url; *p != '\0' && *p != ':'; p++)
 		*p = pg_ascii_tolower((unsigned char) *p);	/* the scheme, as others compare it */

@@ -89,7 +89,9 @@ kapture_binding_lock(const char *name, Oid userid)
 }
 
 /* SQL: attachments "a" that have not the name that their server "s" has.  In a copy of a database, oids mean nothing. */
-#define BINDING_IS_STALE 	" FROM @.kapture_attachment AS a JOIN pg_foreign_server AS s ON s.oid = a.server_oid" 	" WHERE a.server <> s.srvname AND " KAPTURE_BINDING_IS_ORIGIN
+#define BINDING_IS_STALE \
+	" FROM @.kapture_attachment AS a JOIN pg_foreign_server AS s ON s.oid = a.server_oid" \
+	" WHERE a.server <> s.srvname AND " KAPTURE_BINDING_IS_ORIGIN
 
 /*
  * kapture_binding_follow_names
