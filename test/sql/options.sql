@@ -166,13 +166,22 @@ SELECT try_option('timezone', '+05:30');
 SELECT try_option('timezone', 'UTC+5:30');
 SELECT try_option('timezone', 'Asia/Kolkata-5:30');
 SELECT try_option('timezone', '<IST>-5:30');
-SELECT try_option('timezone', 'Cuba');
-SELECT try_option('timezone', 'GB');
 SELECT try_option('timezone', 'Etc/GMT+5');
 SELECT try_option('timezone', 'Etc/GMT5x');
-SELECT try_option('timezone', 'Zulu');
 SELECT try_option('timezone', 'right/UTC');
 SELECT try_option('timezone', 'UTC');
+-- regions with short names, of which not every system has all
+DO $$
+DECLARE
+	zone text;
+BEGIN
+	FOR zone IN SELECT name FROM pg_timezone_names
+		WHERE name IN ('GMT', 'UCT', 'Zulu', 'GB', 'NZ', 'PRC', 'ROC', 'ROK', 'Cuba', 'Eire', 'Iran', 'W-SU')
+	LOOP
+		EXECUTE format('CREATE SERVER tried FOREIGN DATA WRAPPER kapture_fdw OPTIONS (url ''https://acme.kapturecrm.com'', timezone %L)', zone);
+		DROP SERVER tried;
+	END LOOP;
+END $$;
 SELECT try_option('timezone', 'Etc/GMT-5');
 SELECT try_option('timezone', 'America/Port-au-Prince');
 SELECT try_option('pull_window', '1 month');
