@@ -238,8 +238,12 @@ http_socket_callback(CURL *easy, curl_socket_t fd, int what, void *arg, void *kn
 {
 	HttpSocket *sock = http_socket(fd);
 
+	/*
+	 * A failure would have libcurl give up all requests, and call for none of them again.  Without
+	 * memory, the socket is not waited for, and its request alone ends, with its time-out.
+	 */
 	if (sock == NULL)
-		return -1;
+		return 0;
 	sock->wanted = what != CURL_POLL_REMOVE;
 	if (sock->wanted)
 		http_watch(fd, sock, (what & CURL_POLL_IN ? EPOLLIN : 0) | (what & CURL_POLL_OUT ? EPOLLOUT : 0));
