@@ -192,7 +192,8 @@ each_call_ok('a call', $get, qr/^done: Meera$/, {
 		socket => qr/^\w+ could not|^0800/,
 		# the port is not known: the connection is used without a look at what it has to read
 		getsockname => qr/^done: Meera$/,
-		realloc => qr/out of memory|^0800/ });
+		# a socket that the request does not depend on, which newer versions of libcurl have, may go unwatched
+		realloc => qr/out of memory|^0800|^done: Meera\z/ });
 each_call_ok('a path', q(SELECT kapture_call('/add-ticket.html', '{}', 'other')), qr/^(?!53200)/,
 	{ curl_url => $memory, curl_url_set => $memory, curl_url_get => $memory });
 each_call_ok('a new server', "CREATE SERVER third FOREIGN DATA WRAPPER kapture_fdw OPTIONS (url '$emulator->{url}')", qr/./,
