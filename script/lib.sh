@@ -121,9 +121,12 @@ run_regress() {
 	return $rc
 }
 
-# Runs a TAP test of $work/src; what it says goes to the file named.
+# Runs a TAP test of $work/src; what it says goes to the file named.  One that stands still is
+# ended, and says where, before it takes the time of all others.
 run_tap() {
-	local pg_config=$1 test=$2 log=$3 pgxs bin rc=0
+	local pg_config=$1 test=$2 log=$3 pgxs bin rc=0 logs=$work/src/test/tmp_check/log name
+	local longest=$((${KAPTURE_TEST_LONGEST:-1200} * ${KAPTURE_SLOWNESS:-1}))
+	name=$(basename "$test" .pl)
 	pgxs=$($pg_config --pgxs)
 	bin=$($pg_config --bindir)
 	(
@@ -132,10 +135,15 @@ run_tap() {
 			TESTDATADIR="$work/src/test/tmp_check" TESTLOGDIR="$work/src/test/tmp_check/log" \
 			PG_REGRESS="$(dirname "$pgxs")/../test/regress/pg_regress" \
 			KAPTURE_EMULATOR="$work/src/test/emulator/kapture-emulator" \
-			prove -v --merge -I "$(dirname "$pgxs")/../test/perl" -I test/perl "$test"
+			PERL5LIB="$(dirname "$pgxs")/../test/perl:$work/src/test/perl" \
+			prove -v --merge --exec "timeout --kill-after=60 $longest perl" "$test"
 	) >"$log" 2>&1 || rc=$?
-	# what a test dies of is in a file of its own
-	[ $rc = 0 ] || tail -n 20 "$work/src/test/tmp_check/log/regress_log_$(basename "$test" .pl)" 2>/dev/null | sed 's/^/# /' >>"$log" || true
+	# what a test dies of is in a file of its own, and what it waited for in the servers' logs
+	[ $rc = 0 ] || tail -n 20 "$logs/regress_log_$name" 2>/dev/null | sed 's/^/# /' >>"$log" || true
+	if grep -q 'exited 124' "$log"; then
+		echo "# ended, as it took longer than $longest s" >>"$log"
+		tail -n 20 "$logs/$name"_*.log 2>/dev/null | cut -c 1-300 | sed 's/^/# /' >>"$log" || true
+	fi
 	return $rc
 }
 

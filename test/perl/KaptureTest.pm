@@ -29,6 +29,9 @@ my $top = abs_path(dirname(__FILE__) . '/../..');
 my $key = 'a2FwZGVtbzprYXAxMjM=';    # kapdemo:kap123, as in Kapture's document
 my @emulators;
 
+# whoever ends a test that stands still does not leave its servers behind
+$SIG{TERM} = sub { die "ended by a signal\n" };
+
 # Starts an emulator and returns { url, port, handle }.
 sub start_emulator
 {
