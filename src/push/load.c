@@ -595,7 +595,11 @@ load_followed(void *arg)
 		if (table->stale)
 			continue;
 		table->att->unfollowed = true;
+		if (table->follow_errors == 0)
+			continue;
+		/* the error ends with a claim, which may have been before */
 		table->follow_errors = 0;
+		kapture_state_look_anew(table);
 	}
 }
 

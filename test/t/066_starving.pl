@@ -623,8 +623,8 @@ mallory_inserts('commits', 3);
 poll_ok($node, "SELECT count(*) > 0 FROM pg_stat_activity WHERE usename = 'remote' AND wait_event = 'PgSleep'", 'a commit elsewhere takes its time');
 alice_is_served('code that puts off', 5);
 poll_ok($node, "SELECT count(*) > 0 FROM kapture_failures WHERE relation = 'mallory.commits'::regclass AND state = 'parked' AND message ~ 'took no notice'", 'a row is parked for it');
-drop('commits');
 sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'remote'");
+drop('commits');
 
 # --- a host that never answers, and a library that waits for nothing else
 sql('CREATE EXTENSION dblink');
