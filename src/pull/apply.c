@@ -482,13 +482,6 @@ arrival_parameter(const KaptureAttachment *att, int i, int n)
 	return psprintf("$%d::%s", n, format_type_extended(type, -1, FORMAT_TYPE_TYPEMOD_GIVEN | FORMAT_TYPE_FORCE_QUALIFY));
 }
 
-/* Appends ", (has the row got the id?)" to what is returned. */
-static void
-arrival_append_has_id(StringInfo sql, const KaptureAttachment *att)
-{
-	appendStringInfo(sql, ", (r.%s::text OPERATOR(pg_catalog.=) $1::text) IS TRUE", quote_identifier(att->id_column));
-}
-
 /* INSERT INTO t AS r (id, c1, ...) VALUES ($1, $2::type, ...) RETURNING (does the filter take it?), (has it the id?) or key1, ... */
 static void
 arrival_insert_sql(ArrivalBatch *batch, StringInfo sql)
@@ -519,7 +512,7 @@ arrival_insert_sql(ArrivalBatch *batch, StringInfo sql)
 		appendStringInfoString(sql, "DEFAULT VALUES");
 	appendStringInfo(sql, " RETURNING %s IS TRUE", att->filter ? kapture_expression_sql(att, att->filter) : "true");
 	if (att->id_column)
-		arrival_append_has_id(sql, att);
+		kapture_row_append_has_id(sql, att, "$1");
 	else
 		appendStringInfo(sql, ", %s", kapture_row_keys(att));
 }
@@ -582,7 +575,7 @@ arrival_update_sql(ArrivalBatch *batch, StringInfo sql)
 	if (att->id_column)
 	{
 		appendStringInfoString(sql, " RETURNING true");
-		arrival_append_has_id(sql, att);
+		kapture_row_append_has_id(sql, att, "$1");
 	}
 }
 

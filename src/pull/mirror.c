@@ -681,7 +681,7 @@ static const struct
 {
 	const char *table;
 	bool		forget;			/* rows under the new name are those of a server that is gone */
-	const char *skip;			/* finds rows that nobody has locked: */
+	const char *skip;			/* key, by which those that nobody has locked are found: */
 	bool		oid;			/* only if the oid of the server tells later whose they are */
 }			copies_renamed[] =
 {
@@ -691,7 +691,7 @@ static const struct
 	{"kapture_refresh_run", .forget = true},
 	{"kapture_pull", .forget = true},
 	{"kapture_copied", .forget = true},
-	{"kapture_inbox", .skip = "(attachment_id, customer_id)"},	/* kapture_inbox_take() */
+	{"kapture_inbox", .skip = "attachment_id, customer_id"},	/* kapture_inbox_take() */
 	{"kapture_pull_asked"},
 	{"kapture_call_queue", .skip = "call_id",.oid = true}	/* kapture_call_queue_follow() */
 };
@@ -708,8 +708,8 @@ copies_rename_move(CopiesRename *rename)
 
 	namestrcpy(&names[0], rename->from);
 	namestrcpy(&names[1], rename->to);
-	if (kapture_own_text("SELECT 't' WHERE $1 IS NOT NULL AND (EXISTS (SELECT FROM @.kapture_customers WHERE server = $2)"
-						 " OR EXISTS (SELECT FROM @.kapture_contacts WHERE server = $2))", 2, types, values) != NULL)
+	if (kapture_own_text("SELECT 't' WHERE EXISTS (SELECT FROM @.kapture_customers WHERE server = $2)"
+						 " OR EXISTS (SELECT FROM @.kapture_contacts WHERE server = $2)", 2, types, values) != NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("\"%s\" has customers of an earlier server \"%s\"", "kapture_customers", rename->to),
@@ -724,11 +724,11 @@ copies_rename_move(CopiesRename *rename)
 		if (!OidIsValid(get_relname_relid(table, namespace)))
 			continue;
 		if (copies_renamed[i].forget)
-			(void) kapture_own_execute(psprintf("DELETE FROM @.%s WHERE $1 IS NOT NULL AND server = $2", table), 2, types, values);
+			(void) kapture_own_execute(psprintf("DELETE FROM @.%s WHERE server = $2", table), 2, types, values);
 		(void) kapture_own_execute(skip ?
-								   psprintf("UPDATE @.%s SET server = $2 WHERE server = $1 AND %s IN"
-											" (SELECT %s FROM @.%s WHERE server = $1 FOR UPDATE SKIP LOCKED)", table, skip,
-											skip[0] == '(' ? pnstrdup(skip + 1, strlen(skip) - 2) : skip, table) :
+								   psprintf("UPDATE @.%s SET server = $2 WHERE server = $1 AND (%s) IN"
+											" (SELECT %s FROM @.%s WHERE server = $1 FOR UPDATE SKIP LOCKED)",
+											table, skip, skip, table) :
 								   psprintf("UPDATE @.%s SET server = $2 WHERE server = $1", table), 2, types, values);
 	}
 }

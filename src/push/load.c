@@ -334,7 +334,7 @@ load_origin(Worker *worker)
 				(errmsg("kapture_sync: database \"%s\" is a copy; nothing is sent", kapture_process_database()),
 				 errhint("If the original sends no more, call kapture_resume().")));
 	worker->said_copy = copy;
-	if (origin.state == KAPTURE_ORIGIN_OURS && !kapture_origin_complete())
+	if (origin.state == KAPTURE_ORIGIN_OURS && !kapture_origin_make_salt())
 		load_later(worker);
 	if (origin.stamped_at != worker->origin.stamped_at)
 	{

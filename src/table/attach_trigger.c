@@ -165,7 +165,7 @@ attach_is_always(Oid trigger)
 
 /*
  * kapture_attach_watch_truncate
- *		Creates a trigger of ours by which a partition notices that it is truncated by itself.
+ *		Creates a trigger of ours by which a partition notices that it alone is truncated.
  *
  * "function" is that of the trigger of the table that it is a partition of, and is known by
  * its OID: who owns a partition need not be able to look into the extension's schema.

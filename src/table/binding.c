@@ -286,8 +286,8 @@ kapture_binding_hold_copies(const ForeignServer *server)
 	other = strcmp(bound, "other") == 0;
 	if (!other && !binding_owner_is_other(server->owner, (Oid) strtoul(bound, NULL, 10), InvalidOid))
 		return;
-	if (kapture_own_text("SELECT 't' WHERE $2 IS NOT NULL AND (EXISTS (SELECT FROM @.kapture_customers WHERE server = $1)"
-						 " OR EXISTS (SELECT FROM @.kapture_contacts WHERE server = $1))", 2, types, values) != NULL)
+	if (kapture_own_text("SELECT 't' WHERE EXISTS (SELECT FROM @.kapture_customers WHERE server = $1)"
+						 " OR EXISTS (SELECT FROM @.kapture_contacts WHERE server = $1)", 2, types, values) != NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 other ?

@@ -61,8 +61,8 @@ origin_values(Oid *types, Datum *values)
  * The script of the extension does not make it: where a subscription copies the extension's tables
  * along with others, the table is to be empty.
  */
-static bool
-origin_make_salt(void)
+bool
+kapture_origin_make_salt(void)
 {
 	LOCKTAG		tag;
 
@@ -79,16 +79,6 @@ origin_make_salt(void)
 }
 
 /*
- * For the worker of a database that is the original: makes the key of digests, if whoever was to
- * make it has rolled back.  Returns false if somebody may be making it.
- */
-bool
-kapture_origin_complete(void)
-{
-	return origin_make_salt();
-}
-
-/*
  * Changes the salt, which makes all digests void: nothing is known any more of what
  * Kapture has of any row.
  */
@@ -96,7 +86,7 @@ void
 kapture_origin_forget_digests(void)
 {
 	(void) kapture_own_execute("UPDATE @.kapture_salt SET salt = " ORIGIN_RANDOM_SALT, 0, NULL, NULL);
-	(void) origin_make_salt();
+	(void) kapture_origin_make_salt();
 }
 
 /*
@@ -141,7 +131,7 @@ kapture_origin_claim(void)
 							" SELECT $1, $2, $3 WHERE NOT EXISTS (SELECT FROM @.kapture_origin)",
 							3, types, values) == 0)
 		return false;
-	(void) origin_make_salt();
+	(void) kapture_origin_make_salt();
 	return true;
 }
 

@@ -22,7 +22,7 @@ typedef struct KaptureOrigin
 	TimestampTz doubt_until;	/* Adds of changes until then may have been sent */
 } KaptureOrigin;
 
-extern bool kapture_origin_complete(void);
+extern bool kapture_origin_make_salt(void);
 extern bool kapture_origin_claim(void);
 extern KaptureOrigin kapture_origin_check(void);
 extern void kapture_origin_forget_digests(void);

@@ -205,6 +205,17 @@ row_sql_has_texts(const KaptureKeyColumn *key)
 }
 
 /*
+ * Appends ", (has the row the id?)" to what a statement that writes "id", an SQL expression, returns
+ * of the row "r": for kapture_row_check_ids(), as triggers may have put another value in its place.
+ */
+void
+kapture_row_append_has_id(StringInfo sql, const KaptureAttachment *att, const char *id)
+{
+	appendStringInfo(sql, ", (r.%s::text OPERATOR(pg_catalog.=) %s::text) IS TRUE",
+					 row_sql_column(att, att->id_attnum, att->id_column), id);
+}
+
+/*
  * As kapture_row_append_match(), for keys as capture has noted them: a row with an equal key of another text is
  * another row (1.0 was deleted, 1.00 is new), which has an entry of its own.
  */
@@ -537,9 +548,9 @@ kapture_row_sql(const KaptureAttachment *att, KaptureRowStatement statement)
 		row_sql_append_unnest(&sql, att, true);
 		appendStringInfoString(&sql, " WHERE ");
 		row_sql_append_noted(&sql, att, "v.k", 1);
-		appendStringInfo(&sql, " AND (r.%s IS NULL OR r.%s::text IN ('', '0'))"
-						 " RETURNING v.ord, (r.%s::text OPERATOR(pg_catalog.=) v.id::text) IS TRUE",
-						 id_column, id_column, id_column);
+		appendStringInfo(&sql, " AND (r.%s IS NULL OR r.%s::text IN ('', '0')) RETURNING v.ord",
+						 id_column, id_column);
+		kapture_row_append_has_id(&sql, att, "v.id");
 		return sql.data;
 	}
 

@@ -30,6 +30,7 @@ extern char *kapture_row_source(const KaptureAttachment *att);
 extern char *kapture_row_keys(const KaptureAttachment *att);
 extern void kapture_row_append_match(StringInfo sql, const KaptureAttachment *att,
 									 const char *prefix, int first);
+extern void kapture_row_append_has_id(StringInfo sql, const KaptureAttachment *att, const char *id);
 extern bool kapture_row_key_is_exact(const KaptureKeyColumn *key);
 extern char *kapture_row_view_sql(const KaptureAttachment *att);
 extern char *kapture_row_value_sql(const KaptureAttachment *att, int i);

@@ -123,9 +123,9 @@ unbind_server(const KaptureUnboundServer *server, bool *any)
 							   " THEN c.server_oid = $1 ELSE c.server = $2 END FOR UPDATE SKIP LOCKED))",
 							   lengthof(values), types, values);
 	(void) kapture_own_execute("DELETE FROM @.kapture_pull WHERE server = ANY (ARRAY(SELECT p.server FROM @.kapture_pull AS p"
-							   " WHERE $1 IS NOT NULL AND p.server = $2 FOR UPDATE SKIP LOCKED))", lengthof(values), types, values);
+							   " WHERE p.server = $2 FOR UPDATE SKIP LOCKED))", lengthof(values), types, values);
 	(void) kapture_own_execute("DELETE FROM @.kapture_refresh_run WHERE (server, start_date) IN (SELECT r.server, r.start_date"
-							   " FROM @.kapture_refresh_run AS r WHERE $1 IS NOT NULL AND r.server = $2 FOR UPDATE SKIP LOCKED)",
+							   " FROM @.kapture_refresh_run AS r WHERE r.server = $2 FOR UPDATE SKIP LOCKED)",
 							   lengthof(values), types, values);
 }
 
