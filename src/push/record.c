@@ -109,7 +109,8 @@ record_write_back(Worker *worker, WorkerTable *table, List *tasks, TimestampTz n
 	TimestampTz began = GetCurrentTimestamp();
 	bool		spent = !kapture_state_may_run(table);
 	TimestampTz later = Max(TimestampTzPlusMilliseconds(now, KAPTURE_LOCKED_RETRY), spent ? kapture_turn_next(&table->turn) : 0);
-	const char *why = spent ? "other tables come first; the Kapture customer id is written later" :
+	const char *why = !table->present ? "the table is misconfigured; the Kapture customer id is written later" :
+		spent ? "other tables come first; the Kapture customer id is written later" :
 		"the row is locked; its Kapture customer id is written later";
 	List	   *rows = NIL;
 	ListCell   *lc;
@@ -121,7 +122,7 @@ record_write_back(Worker *worker, WorkerTable *table, List *tasks, TimestampTz n
 		t->delivery->row.new_id = t->customer_id;
 		rows = lappend(rows, &t->delivery->row);
 	}
-	if (spent)
+	if (spent || !table->present)
 		kapture_queue_put_off(rows);
 	else
 	{
@@ -139,7 +140,10 @@ record_write_back(Worker *worker, WorkerTable *table, List *tasks, TimestampTz n
 	}
 }
 
-/* Writes the ids of tasks back, table by table. */
+/*
+ * Writes the ids of tasks back, table by table.  A table may have become misconfigured while its
+ * rows were in flight: then their deliveries keep the ids until it is fixed.
+ */
 static void
 record_write_ids(Worker *worker, dlist_head *tasks, TimestampTz now)
 {
@@ -153,8 +157,8 @@ record_write_ids(Worker *worker, dlist_head *tasks, TimestampTz now)
 		WorkerTable *table = task->table;
 		KaptureTask *t = &task->task;
 
-		if (!table->present || t->state == KAPTURE_TASK_RELEASE || t->delivery->gone ||
-			t->customer_id == 0 || t->customer_id == t->delivery->row.customer_id)
+		if (!table->attached || (!table->present && table->att->id_column == NULL) ||
+			t->state == KAPTURE_TASK_RELEASE || t->delivery->gone || t->customer_id == 0 || t->customer_id == t->delivery->row.customer_id)
 			continue;
 		if (!list_member_ptr(tables, table))
 		{

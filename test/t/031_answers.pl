@@ -177,6 +177,27 @@ foreach my $action (qw(truncate garbage html late))
 }
 sql("SELECT kapture_detach('strict')");
 
+# an answer for a table that is misconfigured by then: the row gets the id when that is fixed
+sql("CREATE ROLE heir; GRANT USAGE ON FOREIGN DATA WRAPPER kapture_fdw TO heir; CREATE TABLE upset (id int PRIMARY KEY, customer_name text, phone text); SELECT kapture_attach('upset')");
+foreach my $case ([ 1, 'ALTER TABLE upset DROP kapture_customer_id', 'ALTER TABLE upset ADD kapture_customer_id bigint' ],
+	[ 2, 'ALTER SERVER kapture OWNER TO heir', 'ALTER SERVER kapture OWNER TO CURRENT_USER' ])
+{
+	my ($id, $break, $fix) = @$case;
+	hold_adds($node, $emulator);
+	sql("INSERT INTO upset VALUES ($id, 'Upset $id', '932000000$id')");
+	wait_for(sub { stats()->{in_flight} == 1 }, 'the Add to arrive');
+	sql($break);
+	poll_ok($node, "SELECT server_state = 'misconfigured' OR state = 'misconfigured' FROM kapture_status WHERE relation = 'upset'::regclass", "$break: the table is misconfigured");
+	release_adds($node, $emulator);
+	poll_ok($node, "SELECT in_flight = 0 FROM kapture_status WHERE relation = 'upset'::regclass", 'the answer is recorded');
+	sql($fix);
+	poll_ok($node, "SELECT kapture_customer_id IS NOT NULL FROM upset WHERE id = $id", "$fix: the row gets its id");
+	sql("UPDATE upset SET phone = '932000001$id' WHERE id = $id");
+	poll_ok($node, "SELECT pending + in_flight + retrying + parked = 0 FROM kapture_status WHERE relation = 'upset'::regclass", 'its next change is sent');
+	is(join(' ', map { $_->{phone} } grep { $_->{customer_name} eq "Upset $id" } @{ emulator_get($emulator, 'customers') }), "932000001$id", 'for the same customer');
+}
+sql("SELECT kapture_detach('upset')");
+
 # --- success has many shapes; what decides is found wherever it may be
 fresh();
 my @shapes = (
