@@ -6,6 +6,7 @@
 #include "postgres.h"
 
 #include "access/htup_details.h"
+#include "access/xact.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_namespace.h"
 #include "executor/spi.h"
@@ -14,6 +15,7 @@
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
+#include "utils/snapmgr.h"
 #include "utils/syscache.h"
 
 #include "base/catalog.h"
@@ -86,15 +88,28 @@ typedef struct OwnCall
 	uint64		processed;
 } OwnCall;
 
-/* Runs a statement; if asked for, *text is the first value of its result. */
+/*
+ * Runs a statement; if asked for, *text is the first value of its result.
+ *
+ * The extension's tables are its catalog, and catalogs are read and written as they are now, also
+ * in a transaction that keeps its snapshot (REPEATABLE READ).  By that snapshot, the statement would
+ * not find the entries of a table that was attached since, and nobody would notice that it has
+ * changed nothing.
+ */
 static void
 own_call(void *arg)
 {
 	OwnCall    *call = arg;
+	char	   *sql;
 	int			rc;
 
 	SPI_connect();
-	rc = kapture_user_code_execute(kapture_catalog_qualify(call->sql), call->nargs, call->types, call->values, NULL, false);
+	sql = kapture_catalog_qualify(call->sql);
+	if (IsolationUsesXactSnapshot())
+		rc = kapture_user_code_execute_plan(kapture_user_code_prepare(sql, call->nargs, call->types, 0),
+											call->values, GetLatestSnapshot());
+	else
+		rc = kapture_user_code_execute(sql, call->nargs, call->types, call->values, NULL, false);
 	if (rc < 0)
 		elog(ERROR, "statement failed: %s", SPI_result_code_string(rc));
 	call->processed = SPI_processed;

@@ -525,17 +525,13 @@ attach_store(Oid relid, AttachRequest *request)
 											   "SELECT EXISTS (SELECT FROM @.kapture_attachment WHERE attachment_id = $1)"
 											   " OR EXISTS (SELECT FROM @.kapture_history WHERE attachment_id = $1)", false);
 	values[lengthof(values) - 1] = Int32GetDatum(request->id);
-	if (kapture_own_execute("INSERT INTO @.kapture_attachment"
-							" (relation, server, key_columns, on_duplicate, replicated, pull, on_conflict, id_column,"
-							" filter, filter_columns, on_leave, source, source_keys, source_columns, on_delete, name, attachment_id, server_oid, server_owner)"
-							" SELECT $1, s.srvname, $3, $4, $5, $6, $7, nullif($8, '')::name, nullif($9, ''), nullif($10, '')::name[], nullif($11, '')::jsonb,"
-							" nullif($12, ''), CASE WHEN $12 <> '' THEN $3 END, nullif($13, '')::name[], nullif($14, '')::jsonb, $15, $16,"
-							" s.oid, s.srvowner FROM pg_foreign_server AS s WHERE s.oid = $2",
-							lengthof(types), types, values) == 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
-				 errmsg("server \"%s\" was created after this transaction began", NameStr(*request->server)),
-				 errhint("Try again.")));
+	(void) kapture_own_execute("INSERT INTO @.kapture_attachment"
+							   " (relation, server, key_columns, on_duplicate, replicated, pull, on_conflict, id_column,"
+							   " filter, filter_columns, on_leave, source, source_keys, source_columns, on_delete, name, attachment_id, server_oid, server_owner)"
+							   " SELECT $1, s.srvname, $3, $4, $5, $6, $7, nullif($8, '')::name, nullif($9, ''), nullif($10, '')::name[], nullif($11, '')::jsonb,"
+							   " nullif($12, ''), CASE WHEN $12 <> '' THEN $3 END, nullif($13, '')::name[], nullif($14, '')::jsonb, $15, $16,"
+							   " s.oid, s.srvowner FROM pg_foreign_server AS s WHERE s.oid = $2",
+							   lengthof(types), types, values);
 	foreach(lc, request->mappings)
 		kapture_attach_store_mapping(request->id, bit++, lfirst(lc));
 }

@@ -229,9 +229,16 @@ $boss->quit;
 
 my $earlier = session_of('alice', 'SET TRANSACTION ISOLATION LEVEL REPEATABLE READ; SELECT 1');
 as('boss', "CREATE SERVER late FOREIGN DATA WRAPPER kapture_fdw OPTIONS (url '$emulator->{url}'); CREATE USER MAPPING FOR PUBLIC SERVER late OPTIONS (auth_key 'a2FwZGVtbzprYXAxMjM='); GRANT USAGE ON FOREIGN SERVER late TO alice");
-$earlier->query("SELECT kapture_attach('alice.more', server => 'late', name => 'late', id_column => NULL)");
-like($earlier->query('\echo :LAST_ERROR_MESSAGE'), qr/server "late" was created after this transaction began/, 'a server that the transaction cannot see yet is an error');
+$earlier->query_safe("SELECT kapture_attach('alice.more', server => 'late', name => 'late', id_column => NULL)");
+$earlier->query_safe('COMMIT');
+is(sql("SELECT count(*) FROM kapture_attachments WHERE server = 'late'"), '1', 'a table is attached to a server that was created after the transaction took its snapshot');
+$earlier->query_safe('BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT 1');
+as('boss', "CREATE SERVER later FOREIGN DATA WRAPPER kapture_fdw OPTIONS (url '$emulator->{url}'); CREATE USER MAPPING FOR PUBLIC SERVER later OPTIONS (auth_key 'a2FwZGVtbzprYXAxMjM='); GRANT USAGE ON FOREIGN SERVER later TO alice");
+$earlier->query_safe("SELECT kapture_pause('alice.more', 'late'); SELECT kapture_alter('alice.more', server => 'later', name => 'late')");
+$earlier->query_safe('COMMIT');
+is(sql("SELECT count(*) FROM kapture_attachments WHERE server = 'later'"), '1', 'or moved to such a server');
 $earlier->quit;
+as('boss', 'DROP SERVER later CASCADE');
 as('boss', 'DROP SERVER late CASCADE');
 
 foreach my $drop ('DROP SERVER other', 'DROP OWNED BY boss')

@@ -367,5 +367,28 @@ poll_ok($node, $idle, 'nothing waits');
 is(sql("SELECT count(*) FROM kapture_history WHERE relation = 'cities'::regclass AND action = 'gone'"), '0', 'it is not taken for deleted');
 is((grep { $_->{kapture_customer_id} == 72 } @{ emulator_get($emulator{one}, 'customers') })[0]{zone} // '', '', 'nor is that reported');
 
+# --- a transaction that keeps its snapshot, from before a table was attached, changes the attachment all the same
+my $late = "SELECT (SELECT string_agg(paused || ' ' || coalesce(filter, '') || ' ' || server, ' ') FROM kapture_attachment WHERE relation = 'late'::regclass), (SELECT count(*) FROM pg_trigger WHERE tgrelid = 'late'::regclass),"
+  . " (SELECT count(*) FROM kapture_row AS r WHERE NOT EXISTS (SELECT FROM kapture_attachment AS a WHERE a.attachment_id = r.attachment_id))";
+my $keeps = $node->background_psql('postgres');
+$keeps->query_safe('SET client_min_messages = error');
+foreach my $case ([ "SELECT kapture_pause('late')", 'true  acme|2|0' ],
+	[ "SELECT kapture_alter('late', filter => 'id > 1')", 'false (id > 1) acme|2|0' ],
+	[ "SELECT kapture_detach('late')", '|0|0' ],
+	[ 'DROP SERVER brief CASCADE', '|0|0' ])
+{
+	my ($command, $expected) = @$case;
+	my $server = $command =~ /brief/ ? 'brief' : 'acme';
+	$keeps->query_safe('BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM pg_class');
+	sql("CREATE SERVER brief FOREIGN DATA WRAPPER kapture_fdw OPTIONS (url '$emulator{acme}{url}'); CREATE USER MAPPING FOR PUBLIC SERVER brief OPTIONS (auth_key 'a2FwZGVtbzprYXAxMjM=');
+CREATE TABLE late (id int PRIMARY KEY, customer_name text, phone text); SELECT kapture_attach('late', server => '$server'); INSERT INTO late VALUES (1, 'Late', '9810000001')");
+	poll_ok($node, "SELECT kapture_customer_id IS NOT NULL FROM late", 'a row is sent meanwhile');
+	poll_ok($node, $idle, 'and nothing waits');
+	$keeps->query_safe("LOCK TABLE late IN ACCESS SHARE MODE; $command; COMMIT");
+	is(sql($late), $expected, "$command at isolation level REPEATABLE READ");
+	sql('DROP TABLE late; DROP SERVER IF EXISTS brief CASCADE');
+}
+$keeps->quit;
+
 $node->stop;
 done_testing();
