@@ -88,7 +88,7 @@ typedef struct ArrivalBatch
 	ArrivalItem *item;
 	int64		columns;		/* bits */
 	bool		insert;
-	const char *new_key;		/* key of the inserted row, if the extension keeps the ids */
+	const char *new_key;		/* key of the inserted row */
 	ErrorData  *error;			/* of the last write, or NULL */
 	bool		written;
 } ArrivalBatch;
@@ -482,7 +482,7 @@ arrival_parameter(const KaptureAttachment *att, int i, int n)
 	return psprintf("$%d::%s", n, format_type_extended(type, -1, FORMAT_TYPE_TYPEMOD_GIVEN | FORMAT_TYPE_FORCE_QUALIFY));
 }
 
-/* INSERT INTO t AS r (id, c1, ...) VALUES ($1, $2::type, ...) RETURNING (does the filter take it?), (has it the id?) or key1, ... */
+/* INSERT INTO t AS r (id, c1, ...) VALUES ($1, $2::type, ...) RETURNING (does the filter take it?), [(has it the id?),] key1, ... */
 static void
 arrival_insert_sql(ArrivalBatch *batch, StringInfo sql)
 {
@@ -513,8 +513,7 @@ arrival_insert_sql(ArrivalBatch *batch, StringInfo sql)
 	appendStringInfo(sql, " RETURNING %s IS TRUE", att->filter ? kapture_expression_sql(att, att->filter) : "true");
 	if (att->id_column)
 		kapture_row_append_has_id(sql, att, "$1");
-	else
-		appendStringInfo(sql, ", %s", kapture_row_keys(att));
+	appendStringInfo(sql, ", %s", kapture_row_keys(att));
 }
 
 /* Raises an error if the filter leaves out the inserted row: such a customer is not to be in the table. */
@@ -530,7 +529,7 @@ arrival_check_inside(void)
 }
 
 /*
- * Where the extension keeps the ids, takes in the key of the inserted row.  If a row with that key
+ * Takes in the key of the inserted row.  Where the extension keeps the ids, if a row with that key
  * was deleted and the worker has not taken that up yet, the worker would take the new row for the
  * deleted one: then this is an error.
  */
@@ -539,11 +538,11 @@ arrival_take_new_key(ArrivalBatch *batch)
 {
 	char	   *key;
 
-	if (SPI_processed == 0 || batch->att->id_column)
+	if (SPI_processed == 0)
 		return;
-	key = arrival_key(batch, 0, 2);
+	key = arrival_key(batch, 0, batch->att->id_column ? 3 : 2);
 	batch->new_key = key;
-	if (key && kapture_inbox_moving_keys(batch->att->id, list_make1(key)) != NIL)
+	if (key && batch->att->id_column == NULL && kapture_inbox_moving_keys(batch->att->id, list_make1(key)) != NIL)
 		ereport(ERROR,
 				(errcode(ERRCODE_LOCK_NOT_AVAILABLE),
 				 errmsg("the deletion of a row with the key of the new one has not been taken up yet")));
@@ -629,6 +628,8 @@ arrival_do_write(void *arg)
 		arrival_check_inside();
 		arrival_take_new_key(batch);
 	}
+	if (att->id_column && batch->written)
+		kapture_row_check_kept(att, batch->insert ? batch->new_key : batch->item->row.row_key, arrival->customer_id);
 }
 
 /* ------------------------------------------------------------------------

@@ -1348,6 +1348,15 @@ kapture_row_hold(KaptureAttachment *att, const char *timezone, List *rows)
 		kapture_row_fill_ids(att, rows);
 }
 
+/* Reports that a row has got another id than the one that was written, or none. */
+static void
+row_refuse_id(void)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_TRIGGERED_DATA_CHANGE_VIOLATION),
+			 errmsg("a trigger of the table has put another value in place of the Kapture customer id")));
+}
+
 /*
  * Errors out if one of "n" rows that the last statement has written has got another id, or none:
  * the row would count as another customer's, or be added again.
@@ -1360,10 +1369,51 @@ kapture_row_check_ids(uint64 n, int column)
 		bool		isnull;
 
 		if (!DatumGetBool(SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, column, &isnull)))
-			ereport(ERROR,
-					(errcode(ERRCODE_TRIGGERED_DATA_CHANGE_VIOLATION),
-					 errmsg("a trigger of the table has put another value in place of the Kapture customer id")));
+			row_refuse_id();
 	}
+}
+
+/*
+ * Errors out if the rows of a batch that were just written do not have their ids any more.  RETURNING shows
+ * what BEFORE triggers have made of them; code that comes after the update, in AFTER triggers, may
+ * take the ids back by an update of its own.
+ */
+static void
+row_check_kept(const RowBatch *batch)
+{
+	RowBatch	written = *batch;
+	ListCell   *lc;
+
+	if (!kapture_user_code_has_called())
+		return;
+	written.rows = NIL;
+	foreach(lc, batch->rows)
+	{
+		if (((KaptureRow *) lfirst(lc))->outcome == KAPTURE_ROW_DONE)
+			written.rows = lappend(written.rows, lfirst(lc));
+	}
+	if (written.rows == NIL)
+		return;
+	row_execute(KAPTURE_SQL_LOCK, &written, SPI_OK_SELECT);
+	for (uint64 i = 0; i < SPI_processed; i++)
+	{
+		if (row_parse_id(row_value(i, 2)) != row_of(&written, i)->new_id)
+			row_refuse_id();
+	}
+}
+
+/*
+ * The same for one row that the caller, in kapture_row_run(), has written; NULL for its key: it is
+ * not known.
+ */
+void
+kapture_row_check_kept(KaptureAttachment *att, const char *row_key, int64 customer_id)
+{
+	KaptureRow	row = {.row_key = row_key,.new_id = customer_id,.outcome = KAPTURE_ROW_DONE};
+	RowBatch	batch = {.att = att,.rows = list_make1(&row)};
+
+	if (row_key)
+		row_check_kept(&batch);
 }
 
 /* Locks the rows that are free, and writes ids into those that have none. */
@@ -1404,6 +1454,7 @@ row_do_write(RowBatch *batch)
 												 "writing the Kapture customer id back changed no row; "
 												 "a trigger or rule of the table prevents it");
 		}
+		row_check_kept(&locked);
 	}
 	row_explain_missing(batch);
 }
@@ -1431,15 +1482,15 @@ row_do_write_simply(RowBatch *batch)
 		row->outcome = KAPTURE_ROW_DONE;
 		row->customer_id = 0;
 	}
-	if (SPI_processed == list_length(batch->rows))
-		return;
-
+	row_check_kept(batch);
 	rest.rows = NIL;
 	foreach(lc, batch->rows)
 	{
 		if (((KaptureRow *) lfirst(lc))->outcome != KAPTURE_ROW_DONE)
 			rest.rows = lappend(rest.rows, lfirst(lc));
 	}
+	if (rest.rows == NIL)
+		return;
 	row_set("lock_timeout", ROW_LOCK_TIMEOUT);
 	row_do_write(&rest);
 }

@@ -53,6 +53,7 @@ extern const char *kapture_row_take_condition(KaptureAttachment *att, const char
 extern int64 kapture_row_count(KaptureAttachment *att, bool without_id, const char *condition);
 extern void kapture_row_write_ids(KaptureAttachment *att, List *rows, Snapshot snapshot);
 extern void kapture_row_check_ids(uint64 n, int column);
+extern void kapture_row_check_kept(KaptureAttachment *att, const char *row_key, int64 customer_id);
 extern void kapture_row_hold(KaptureAttachment *att, const char *timezone, List *rows);
 extern ErrorData *kapture_row_run_apart(KaptureAttachment *att, void (*work) (void *arg), void *arg);
 extern ErrorData *kapture_row_run(KaptureAttachment *att, const char *timezone,

@@ -280,6 +280,16 @@ poll_ok($node, $refused, 'it is noticed in an update, too');
 is(row($protected) =~ /Puri/, 1, 'which is not kept');
 $node->safe_psql('postgres', "DROP TRIGGER protect ON customers; SELECT kapture_retry('customers')");
 poll_ok($node, "SELECT city = 'Kochi' FROM customers WHERE kapture_customer_id = $protected", 'without the trigger it is');
+$node->safe_psql('postgres', q(
+CREATE FUNCTION take_back() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+  IF NEW.customer_name = 'Taken back' AND NEW.kapture_customer_id IS NOT NULL THEN UPDATE public.customers SET kapture_customer_id = NULL WHERE id = NEW.id; END IF;
+  RETURN NULL; END $$;
+CREATE TRIGGER take_back AFTER INSERT OR UPDATE ON customers FOR EACH ROW EXECUTE FUNCTION take_back()));
+my ($taken) = seed({ customer_name => 'Taken back', city => 'Puri' });
+poll_ok($node, $refused =~ s/$protected/$taken/r, 'one that takes the id back afterwards is noticed, too');
+is($node->safe_psql('postgres', "SELECT count(*) FROM customers WHERE customer_name = 'Taken back'"), '0', 'and there is no such row');
+$node->safe_psql('postgres', "DROP TRIGGER take_back ON customers; SELECT kapture_retry('customers')");
+poll_ok($node, "SELECT count(*) = 1 FROM customers WHERE kapture_customer_id = $taken", 'without the trigger there is');
 settled('nothing waits');
 
 # crashes: nothing is lost, nothing comes twice

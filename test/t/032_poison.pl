@@ -86,8 +86,17 @@ BEGIN
 END $$;
 CREATE CONSTRAINT TRIGGER deferred_raise AFTER UPDATE ON customers DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION deferred_raise();
 ALTER TABLE customers ADD CONSTRAINT no_id CHECK (customer_name <> 'Check' OR kapture_customer_id IS NULL);
+CREATE FUNCTION take_back() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+	IF NEW.customer_name LIKE TG_ARGV[0] AND NEW.kapture_customer_id IS NOT NULL THEN
+		UPDATE public.customers SET kapture_customer_id = NULL WHERE id = NEW.id;
+	END IF;
+	RETURN NULL;
+END $$;
+CREATE TRIGGER take_back AFTER UPDATE ON customers FOR EACH ROW EXECUTE FUNCTION take_back('After');
+CREATE CONSTRAINT TRIGGER take_back_last AFTER UPDATE ON customers DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION take_back('Deferred');
 ));
-my @bad = map { insert($_) } ('Trigger raises', 'Trigger returns null', 'Deferred raises', 'Check', 'Trigger protects', 'Trigger counts');
+my @bad = map { insert($_) } ('Trigger raises', 'Trigger returns null', 'Deferred raises', 'Check', 'Trigger protects', 'Trigger counts', 'After', 'Deferred');
 my @good = map { insert("Good $_") } 1 .. 50;
 poll_ok($node, "SELECT count(kapture_customer_id) = 50 FROM customers", 'rows whose id cannot be written hold up nobody');
 failure_ok($bad[0], 'not this one', 'a trigger that raises: its error is shown');
@@ -96,12 +105,14 @@ failure_ok($bad[2], 'not at the end either', 'a deferred trigger fires at once')
 failure_ok($bad[3], 'no_id', 'a check constraint');
 failure_ok($bad[4], 'a trigger of the table has put another value in place of the Kapture customer id', 'a trigger that takes the id back is noticed');
 failure_ok($bad[5], 'a trigger of the table has put another value in place of the Kapture customer id', 'and one that writes another id, which is not kept');
-is(sql("SELECT count(*) FROM kapture_failures WHERE state = 'parked'"), '6', 'they are parked');
-is(stats()->{adds}, 56, 'each was added once');
+failure_ok($bad[6], 'a trigger of the table has put another value in place of the Kapture customer id', 'one that takes the id back after the update is noticed');
+failure_ok($bad[7], 'a trigger of the table has put another value in place of the Kapture customer id', 'even at the end of the transaction');
+is(sql("SELECT count(*) FROM kapture_failures WHERE state = 'parked'"), '8', 'they are parked');
+is(stats()->{adds}, 58, 'each was added once');
 my $requests = stats()->{requests};
-sql("DROP TRIGGER no_write_back ON customers; DROP TRIGGER deferred_raise ON customers; ALTER TABLE customers DROP CONSTRAINT no_id");
-is(sql("SELECT kapture_retry('customers')"), '6', 'retried when fixed');
-poll_ok($node, "SELECT count(kapture_customer_id) = 56 FROM customers", 'their ids, which were kept, are written');
+sql("DROP TRIGGER no_write_back ON customers; DROP TRIGGER deferred_raise ON customers; DROP TRIGGER take_back ON customers; DROP TRIGGER take_back_last ON customers; ALTER TABLE customers DROP CONSTRAINT no_id");
+is(sql("SELECT kapture_retry('customers')"), '8', 'retried when fixed');
+poll_ok($node, "SELECT count(kapture_customer_id) = 58 FROM customers", 'their ids, which were kept, are written');
 is(stats()->{requests}, $requests, 'without asking Kapture for them');
 oracle_ok($node, $emulator, 'every id is right');
 
