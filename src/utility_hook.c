@@ -239,6 +239,34 @@ wayside_renames(Node *stmt)
 		OidIsValid(kapture_catalog_relid(KAPTURE_TABLE_ATTACHMENT));
 }
 
+/*
+ * Returns the name of what a statement gives another name, which all texts contain that the
+ * statement changes; NULL: it is not known which these are.  With an object, others may move to
+ * another schema.  A name in which something is quoted may stand there in another form.
+ */
+static const char *
+wayside_old_name(Node *stmt)
+{
+	RenameStmt *rename = (RenameStmt *) stmt;
+	const char *name = NULL;
+
+	if (!IsA(stmt, RenameStmt))
+		return NULL;
+	if (rename->subname)
+		name = rename->subname;
+	else if (rename->relation)
+		name = rename->relation->relname;
+	else if (rename->object == NULL)
+		return NULL;
+	else if (IsA(rename->object, ObjectWithArgs))
+		name = strVal(llast(((ObjectWithArgs *) rename->object)->objname));
+	else if (IsA(rename->object, List))
+		name = strVal(llast((List *) rename->object));
+	else if (IsA(rename->object, String))
+		name = strVal(rename->object);
+	return name && strpbrk(name, "\"'\\") == NULL ? name : NULL;
+}
+
 /* May a statement make or drop objects that expressions use, other than columns of their table? */
 static bool
 wayside_affects_expressions(Node *stmt)
@@ -763,8 +791,9 @@ wayside_process_utility(PlannedStmt *pstmt, const char *query_string,
 	ListCell   *lc;
 	bool		makes_partition = wayside_makes_partition(pstmt->utilityStmt);
 	bool		may_rename = follows_it && wayside_renames(pstmt->utilityStmt);
-	List	   *expressions = may_rename ? kapture_expression_before_rename() : NIL;
-	List	   *follows = may_rename ? kapture_follow_before_rename() : NIL;
+	const char *old_name = may_rename ? wayside_old_name(pstmt->utilityStmt) : NULL;
+	List	   *expressions = may_rename ? kapture_expression_before_rename(old_name) : NIL;
+	List	   *follows = may_rename ? kapture_follow_before_rename(old_name) : NIL;
 	WaysideBefore before = wayside_before(pstmt->utilityStmt, follows_it && toplevel);
 
 	wayside_protect_trigger(pstmt->utilityStmt);

@@ -545,6 +545,7 @@ follow_do_parse(void *arg)
 		/* names are resolved as when they were kept; the condition may read tables that somebody has locked */
 		kapture_guc_pin_search_path();
 		kapture_bystander_hurry();
+		kapture_bystander_check_names(follow->text);
 		follow->condition = kapture_follow_parse(source, target, follow->text);
 		SetUserIdAndSecContext(userid, sec_context);
 	}
@@ -555,29 +556,44 @@ follow_do_parse(void *arg)
 		relation_close(target, NoLock);
 }
 
+/* Parses the condition of a follow; if that fails, it is its owner's concern. */
+static void
+follow_parse(FollowText *follow)
+{
+	MemoryContext parsing = AllocSetContextCreate(CurrentMemoryContext, "kapture_sync parsing", ALLOCSET_DEFAULT_SIZES);
+	MemoryContext old = MemoryContextSwitchTo(parsing);
+	ErrorData  *error = kapture_guard_session_look(follow_do_parse, follow);
+
+	MemoryContextSwitchTo(old);
+	follow->condition = error ? NULL : copyObject(follow->condition);
+	MemoryContextDelete(parsing);
+}
+
 /*
  * kapture_follow_before_rename
  *		Returns the argument for kapture_follow_after_rename(), in the current memory
- *		context.  Follows with tables that somebody has locked are not parsed.
+ *		context.  Conditions are parsed if they contain "name" (NULL: all), unless somebody has
+ *		locked one of the tables, or enough was parsed of the owner's.
  */
 List *
-kapture_follow_before_rename(void)
+kapture_follow_before_rename(const char *name)
 {
 	List	   *follows = follow_all();
+	List	   *parsed = NIL;
 	ListCell   *lc;
 
 	foreach(lc, follows)
 	{
 		FollowText *follow = lfirst(lc);
-		ErrorData  *error;
 
-		if (!ConditionalLockRelationOid(follow->source, AccessShareLock))
+		CHECK_FOR_INTERRUPTS();
+		if ((name && strstr(follow->text, name) == NULL) ||
+			!kapture_bystander_may_parse(&parsed, kapture_catalog_owner(follow->relation), strlen(follow->text)) ||
+			!ConditionalLockRelationOid(follow->source, AccessShareLock))
 			continue;
 		if (ConditionalLockRelationOid(follow->relation, AccessShareLock))
 		{
-			error = kapture_guard_session_look(follow_do_parse, follow);
-			if (error)
-				FreeErrorData(error);
+			follow_parse(follow);
 			UnlockRelationOid(follow->relation, AccessShareLock);
 		}
 		UnlockRelationOid(follow->source, AccessShareLock);
@@ -667,7 +683,7 @@ follow_lacks_view(const List *attachments)
 void
 kapture_follow_view_changed(void)
 {
-	List	   *follows = kapture_follow_before_rename();
+	List	   *follows = kapture_follow_before_rename(NULL);
 	ListCell   *lc;
 
 	foreach(lc, follows)

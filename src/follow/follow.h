@@ -12,7 +12,7 @@
 extern void kapture_follow_watch_new(Oid relid);
 extern void kapture_follow_enable_triggers(Relation rel);
 extern void kapture_follow_warn_uncaptured(Oid relid);
-extern List *kapture_follow_before_rename(void);
+extern List *kapture_follow_before_rename(const char *name);
 extern void kapture_follow_after_rename(List *texts);
 extern void kapture_follow_column_renamed(Oid relid, const char *from, const char *to);
 extern void kapture_follow_view_changed(void);

@@ -424,10 +424,36 @@ kapture_expression_is_any(const KaptureAttachment *att)
 	return att->filter != NULL;
 }
 
+/* Does the text of an expression (or NULL) contain a name?  With NULL, any does. */
+static bool
+expression_names(const KaptureExpression *expression, const char *name)
+{
+	return expression && (name == NULL || strstr(expression->text, name));
+}
+
+/*
+ * kapture_expression_bytes
+ *		Returns how long the texts of an attachment's expressions and filter are together, of
+ *		those that contain "name" (NULL: of all).
+ */
+Size
+kapture_expression_bytes(const KaptureAttachment *att, const char *name)
+{
+	Size		bytes = expression_names(att->filter, name) ? strlen(att->filter->text) : 0;
+
+	for (int i = 0; i < att->ncolumns; i++)
+	{
+		if (expression_names(att->columns[i].expression, name))
+			bytes += strlen(att->columns[i].expression->text);
+	}
+	return bytes;
+}
+
 /* For expression_do_prepare(). */
 typedef struct ExpressionPrepare
 {
 	const KaptureAttachment *att;
+	const char *name;			/* only expressions whose texts contain it are parsed; NULL: all */
 	bool		again;			/* the expressions have been parsed before */
 	bool		hurry;			/* a user waits whom the table does not concern */
 	const char *field;			/* of the expression that is being parsed */
@@ -444,14 +470,23 @@ expression_relation(const KaptureAttachment *att, const KaptureExpression *expre
 static void
 expression_prepare(Relation rel, KaptureExpression *expression, const ExpressionPrepare *prepare)
 {
-	Node	   *node = expression_parse(rel, expression->text, prepare->field);
+	MemoryContext parsing;
 	MemoryContext old;
+	Node	   *node;
 
-	if (prepare->again)
+	if (!expression_names(expression, prepare->name))
 		return;
-	old = MemoryContextSwitchTo(GetMemoryChunkContext(expression));
-	expression->node = copyObject(node);
+	CHECK_FOR_INTERRUPTS();
+	parsing = AllocSetContextCreate(CurrentMemoryContext, "kapture_sync parsing", ALLOCSET_DEFAULT_SIZES);
+	old = MemoryContextSwitchTo(parsing);
+	if (prepare->hurry)
+		kapture_bystander_check_names(expression->text);
+	node = expression_parse(rel, expression->text, prepare->field);
+	MemoryContextSwitchTo(GetMemoryChunkContext(expression));
+	if (!prepare->again)
+		expression->node = copyObject(node);
 	MemoryContextSwitchTo(old);
+	MemoryContextDelete(parsing);
 }
 
 /*
@@ -572,21 +607,24 @@ typedef struct ExpressionText
 
 /*
  * kapture_expression_relations
- *		Returns the oids of attached tables that have expressions, a filter or a source, as
- *		a list in the current memory context.
+ *		Returns the oids of attached tables that have expressions, a filter or a source, whose
+ *		texts contain "name" (NULL: whatever they are), as a list in the current memory context.
  */
 List *
-kapture_expression_relations(void)
+kapture_expression_relations(const char *name)
 {
 	Oid			relid = kapture_catalog_relid(KAPTURE_TABLE_COLUMN);
+	Oid			types[1] = {TEXTOID};
+	Datum		values[1] = {CStringGetTextDatum(name ? name : "")};
 	List	   *relids = NIL;
 	char	   *texts;
 
 	if (!OidIsValid(relid) || get_attnum(relid, "expression") == InvalidAttrNumber)
 		return NIL;
-	texts = kapture_own_text("SELECT string_agg(DISTINCT relation::oid::text, ' ') FROM @.kapture_attachment AS a WHERE filter IS NOT NULL OR source IS NOT NULL"
-							 " OR EXISTS (SELECT FROM @.kapture_column AS c WHERE c.attachment_id = a.attachment_id AND expression IS NOT NULL)",
-							 0, NULL, NULL);
+	texts = kapture_own_text("SELECT string_agg(DISTINCT relation::oid::text, ' ') FROM @.kapture_attachment AS a"
+							 " WHERE strpos(filter, $1) > 0 OR strpos(source, $1) > 0"
+							 " OR EXISTS (SELECT FROM @.kapture_column AS c WHERE c.attachment_id = a.attachment_id AND strpos(expression, $1) > 0)",
+							 lengthof(types), types, values);
 	for (char *text = texts ? strtok(texts, " ") : NULL; text; text = strtok(NULL, " "))
 		relids = lappend_oid(relids, (Oid) strtoul(text, NULL, 10));
 	return relids;
@@ -620,45 +658,58 @@ expression_add_source(List *texts, const KaptureAttachment *att)
 }
 
 /*
- * Can the expressions of an attachment be parsed?  If not, that is its owner's concern,
- * and must not be an error for a user who renames something.
+ * kapture_expression_is_understood
+ *		Tells whether the expressions of an attachment that contain "name" (NULL: all) can be
+ *		parsed, without much time.
+ *
+ * If not, that is its owner's concern, and must not be an error for a user whose command has
+ * nothing to do with it.
  */
-static bool
-expression_is_understood(const KaptureAttachment *att)
+bool
+kapture_expression_is_understood(const KaptureAttachment *att, const char *name)
 {
-	ExpressionPrepare prepare = {.att = att, .hurry = true};
+	ExpressionPrepare prepare = {.att = att, .name = name, .hurry = true};
+	MemoryContext parsing = AllocSetContextCreate(CurrentMemoryContext, "kapture_sync parsing", ALLOCSET_DEFAULT_SIZES);
+	MemoryContext old = MemoryContextSwitchTo(parsing);
 	ErrorData  *error = kapture_guard_session_look(expression_do_prepare, &prepare);
 
-	if (error)
-		FreeErrorData(error);
+	MemoryContextSwitchTo(old);
+	MemoryContextDelete(parsing);
 	return error == NULL;
 }
 
-/* Adds the expressions of an attachment, unless they cannot be parsed. */
+/*
+ * Adds the expressions of an attachment that contain "name", unless they cannot be parsed, or
+ * their owner has had enough of them parsed ("*parsed").
+ */
 static List *
-expression_add_texts_of(List *texts, const KaptureAttachment *att)
+expression_add_texts_of(List *texts, const KaptureAttachment *att, const char *name, List **parsed)
 {
+	Size		bytes = kapture_expression_bytes(att, name);
+
 	if (OidIsValid(att->source))
 		texts = expression_add_source(texts, att);
-	if (!kapture_expression_is_any(att) || !expression_is_understood(att))
+	if (bytes == 0 || !kapture_bystander_may_parse(parsed, kapture_catalog_owner(att->root), bytes) ||
+		!kapture_expression_is_understood(att, name))
 		return texts;
 	for (int i = 0; i < att->ncolumns; i++)
 	{
-		if (att->columns[i].expression)
+		if (expression_names(att->columns[i].expression, name))
 			texts = expression_add_text(texts, att, att->columns[i].bit, att->columns[i].expression);
 	}
-	if (att->filter)
+	if (expression_names(att->filter, name))
 		texts = expression_add_text(texts, att, -1, att->filter);
 	return texts;
 }
 
 /* Adds the expressions of a table's attachments, unless somebody has locked the table. */
 static List *
-expression_add_texts(List *texts, Oid relid)
+expression_add_texts(List *texts, Oid relid, const char *name, List **parsed)
 {
 	Relation	rel;
 	ListCell   *lc;
 
+	CHECK_FOR_INTERRUPTS();
 	if (!ConditionalLockRelationOid(relid, AccessShareLock))
 		return texts;
 	rel = try_relation_open(relid, NoLock);
@@ -667,7 +718,7 @@ expression_add_texts(List *texts, Oid relid)
 		const KaptureAttachment *att = lfirst(lc);
 
 		if (att->root == relid)
-			texts = expression_add_texts_of(texts, att);
+			texts = expression_add_texts_of(texts, att, name, parsed);
 	}
 	if (rel)
 		relation_close(rel, NoLock);
@@ -680,16 +731,18 @@ expression_add_texts(List *texts, Oid relid)
  * kapture_expression_before_rename
  *		Returns the argument for kapture_expression_after_rename(), in the current
  *		memory context.  To be called before a command that renames something, or
- *		moves it to another schema.
+ *		moves it to another schema.  "name" is in all texts that the command changes; NULL: it
+ *		is not known which these are.
  */
 List *
-kapture_expression_before_rename(void)
+kapture_expression_before_rename(const char *name)
 {
 	List	   *texts = NIL;
+	List	   *parsed = NIL;
 	ListCell   *lc;
 
-	foreach(lc, kapture_expression_relations())
-		texts = expression_add_texts(texts, lfirst_oid(lc));
+	foreach(lc, kapture_expression_relations(name))
+		texts = expression_add_texts(texts, lfirst_oid(lc), name, &parsed);
 	return texts;
 }
 

@@ -28,9 +28,11 @@ extern char *kapture_expression_problem(const KaptureAttachment *att);
 extern void kapture_expression_recheck(const KaptureAttachment *att);
 extern bool kapture_expression_is_any(const KaptureAttachment *att);
 extern char *kapture_expression_sql(const KaptureAttachment *att, const KaptureExpression *expression);
-extern List *kapture_expression_before_rename(void);
+extern Size kapture_expression_bytes(const KaptureAttachment *att, const char *name);
+extern bool kapture_expression_is_understood(const KaptureAttachment *att, const char *name);
+extern List *kapture_expression_before_rename(const char *name);
 extern bool kapture_expression_after_rename(List *texts);
-extern List *kapture_expression_relations(void);
+extern List *kapture_expression_relations(const char *name);
 extern bool kapture_expression_may_use(ObjectType type);
 
 #endif							/* KAPTURE_EXPRESSION_H */

@@ -246,7 +246,7 @@ source_of(const KaptureAttached *attached)
 bool
 kapture_source_changed(Oid view)
 {
-	List	   *relids = kapture_expression_relations();
+	List	   *relids = kapture_expression_relations(NULL);
 	bool		any = false;
 	ListCell   *lc;
 

@@ -142,7 +142,7 @@ kapture_attach_view_changed(const RangeVar *name)
 void
 kapture_attach_reconsider(void)
 {
-	List	   *relids = kapture_expression_relations();
+	List	   *relids = kapture_expression_relations(NULL);
 	ListCell   *lc;
 
 	/* drop the cached descriptions of these tables, though the tables themselves have not changed */

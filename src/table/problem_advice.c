@@ -215,6 +215,7 @@ List *
 kapture_problem_before(Node *stmt)
 {
 	List	   *result = NIL;
+	List	   *parsed = NIL;
 	ListCell   *lc;
 
 	foreach(lc, problem_tables(stmt))
@@ -224,8 +225,14 @@ kapture_problem_before(Node *stmt)
 		foreach(la, problem_attachments(lfirst_oid(lc)))
 		{
 			const KaptureAttachment *att = lfirst(la);
-			ProblemBefore *before = palloc(sizeof(ProblemBefore));
+			ProblemBefore *before;
 
+			CHECK_FOR_INTERRUPTS();
+			/* a superuser has the rights of all owners, of whom one may have given much SQL */
+			if (!kapture_bystander_may_parse(&parsed, kapture_catalog_owner(att->root), kapture_expression_bytes(att, NULL)) ||
+				(kapture_expression_is_any(att) && !kapture_expression_is_understood(att, NULL)))
+				continue;
+			before = palloc(sizeof(ProblemBefore));
 			before->attachment_id = att->id;
 			before->unfed = problem_unfed(att);
 			if (problem_look(att, &before->problem))

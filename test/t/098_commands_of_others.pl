@@ -198,6 +198,51 @@ is(as('alice', "$odd; $preview"), as('alice', $preview), 'in any session');
 as('alice', "$odd; ALTER TABLE alice.odd RENAME words TO some_words");
 is(sql($kept), $were =~ s/words/some_words/gr, 'the owner\'s own commands change nothing else');
 
+# --- who has given much SQL has others parse no more of it than some; texts without the name that is changed do not count
+as('mallory', q(
+SET client_min_messages = error;
+CREATE FUNCTION mallory.quiet(text) RETURNS text IMMUTABLE LANGUAGE sql RETURN $1;
+CREATE TABLE mallory.much (id int PRIMARY KEY, customer_name text, phone text);
+DO $$
+DECLARE much jsonb := jsonb_build_object('expression', 'coalesce(' || repeat('public.shout(phone), ', 2400) || 'phone)');
+BEGIN
+  FOR i IN 1..3 LOOP
+    PERFORM kapture_attach('mallory.much', jsonb_build_object('customer_name', 'customer_name', 'phone', 'phone', 'city', much, 'state', much, 'zone', much, 'address', much),
+      id_column => NULL, name => 'm' || i);
+  END LOOP;
+END $$;
+SELECT kapture_attach('mallory.much', '{"customer_name": "customer_name", "phone": {"expression": "mallory.quiet(phone)"}}', id_column => NULL, name => 'few')));
+as('alice', q(
+CREATE TABLE alice.calm (id int PRIMARY KEY, customer_name text, phone text);
+SELECT kapture_attach('alice.calm', '{"customer_name": {"expression": "public.shout(customer_name)"}, "phone": "phone"}')));
+
+# how many bytes of mallory's expressions call that function; the expression of an attachment
+sub bytes { return sql("SELECT coalesce(sum(octet_length(expression)), 0) FROM kapture_column JOIN kapture_attachment USING (attachment_id) WHERE relation = 'mallory.much'::regclass AND strpos(expression, '$_[0](') > 0") }
+sub expression { return sql("SELECT expression FROM kapture_column JOIN kapture_attachment USING (attachment_id) WHERE relation = '$_[0]'::regclass AND name = '$_[1]' AND expression IS NOT NULL") }
+cmp_ok(bytes('public.shout'), '>', 600000, 'mallory has much SQL');
+sql('ALTER FUNCTION shout(text) RENAME TO whisper');
+my $parsed = bytes('public.whisper');
+cmp_ok($parsed, '>', 200000, 'some of it follows a name');
+cmp_ok($parsed, '<', 300000, 'but not all, so that nobody has to wait for it');
+is(expression('alice.calm', ''), 'public.whisper(customer_name)', 'what others have given follows');
+sql('ALTER FUNCTION mallory.quiet(text) RENAME TO "Quieter"');
+is(expression('mallory.much', 'few'), 'mallory."Quieter"(phone)', 'so does what contains another name');
+sql(q(ALTER FUNCTION mallory."Quieter"(text) RENAME TO "it's ""quiet"""));
+is(expression('mallory.much', 'few'), q(mallory."it's ""quiet"""(phone)), 'whatever characters are in the name');
+sql(q(ALTER FUNCTION mallory."it's ""quiet"""(text) RENAME TO loud));
+is(expression('mallory.much', 'few'), 'mallory.loud(phone)', 'or were');
+sql('ALTER TABLE mallory.much RENAME phone TO mobile');
+is(expression('mallory.much', 'few'), 'mallory.loud(mobile)', 'a column is followed');
+sql('ALTER TABLE mallory.much RENAME mobile TO phone');
+as('mallory', q(DO $$ BEGIN
+  FOR i IN 1..64 LOOP EXECUTE format('CREATE DOMAIN mallory.word%1$s AS text; CREATE FUNCTION mallory.loud(mallory.word%1$s) RETURNS text IMMUTABLE LANGUAGE sql RETURN $1', i); END LOOP;
+END $$));
+sql('ALTER TABLE mallory.much RENAME phone TO mobile');
+is(expression('mallory.much', 'few'), 'mallory.loud(phone)', 'a function with so many namesakes that each call takes long is not looked for');
+as('mallory', 'DROP TABLE mallory.much');
+as('alice', 'DROP TABLE alice.calm');
+sql('ALTER FUNCTION whisper(text) RENAME TO shout');
+
 # --- IF NOT EXISTS that finds a partition of somebody else's
 sql(q(
 GRANT CREATE ON SCHEMA public TO alice, mallory;
