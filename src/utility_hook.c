@@ -728,10 +728,7 @@ wayside_follow(Node *stmt)
 		kapture_fdw_advise_created(((CreateForeignTableStmt *) stmt)->base.relation);
 	if (IsA(stmt, ViewStmt) && !IsBinaryUpgrade && !kapture_is_restoring() &&
 		OidIsValid(kapture_catalog_relid(KAPTURE_TABLE_ATTACHMENT)))
-	{
-		kapture_attach_view_changed(((ViewStmt *) stmt)->view);
-		kapture_follow_view_changed();
-	}
+		kapture_follow_view_changed(kapture_attach_view_changed(((ViewStmt *) stmt)->view));
 	if (wayside_affects_expressions(stmt) && OidIsValid(kapture_catalog_relid(KAPTURE_TABLE_ATTACHMENT)))
 		kapture_attach_reconsider();
 	if ((IsA(stmt, CreateForeignServerStmt) || IsA(stmt, AlterForeignServerStmt)) &&

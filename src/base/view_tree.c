@@ -1,6 +1,6 @@
 /*
  * view_tree.c
- *		What a view reads.
+ *		What a view reads, and what reads a view.
  *
  * A view depends on the columns of tables, on functions and on other views; pg_depend
  * has these dependencies.  References to whole rows look there like references to the
@@ -19,6 +19,7 @@
 #include "catalog/pg_depend.h"
 #include "catalog/pg_proc.h"
 #include "catalog/pg_rewrite.h"
+#include "miscadmin.h"
 #include "nodes/nodeFuncs.h"
 #include "rewrite/rewriteHandler.h"
 #include "rewrite/rewriteSupport.h"
@@ -90,6 +91,59 @@ kapture_view_tree(Oid view)
 			view_visit(list_nth_oid(tree, i), view_add_relation, &tree);
 	}
 	return tree;
+}
+
+/* The view that a rule makes; InvalidOid if it is no view's. */
+static Oid
+view_of_rule(Oid rule)
+{
+	Relation	rewrite = table_open(RewriteRelationId, AccessShareLock);
+	ScanKeyData key[1];
+	SysScanDesc scan;
+	HeapTuple	tuple;
+	Oid			view = InvalidOid;
+
+	ScanKeyInit(&key[0], Anum_pg_rewrite_oid, BTEqualStrategyNumber, F_OIDEQ, ObjectIdGetDatum(rule));
+	scan = systable_beginscan(rewrite, RewriteOidIndexId, true, NULL, 1, key);
+	if (HeapTupleIsValid(tuple = systable_getnext(scan)))
+		view = ((Form_pg_rewrite) GETSTRUCT(tuple))->ev_class;
+	systable_endscan(scan);
+	table_close(rewrite, AccessShareLock);
+	return get_rel_relkind(view) == RELKIND_VIEW ? view : InvalidOid;
+}
+
+/*
+ * Returns the oids of a view and of all views that read it, through others, too, in the
+ * current memory context.  For a new view, that is itself alone.  Locks nothing.
+ */
+List *
+kapture_view_users(Oid view)
+{
+	List	   *users = list_make1_oid(view);
+
+	for (int i = 0; i < list_length(users); i++)
+	{
+		Relation	depend = table_open(DependRelationId, AccessShareLock);
+		ScanKeyData key[2];
+		SysScanDesc scan;
+		HeapTuple	tuple;
+
+		CHECK_FOR_INTERRUPTS();
+		ScanKeyInit(&key[0], Anum_pg_depend_refclassid, BTEqualStrategyNumber, F_OIDEQ, ObjectIdGetDatum(RelationRelationId));
+		ScanKeyInit(&key[1], Anum_pg_depend_refobjid, BTEqualStrategyNumber, F_OIDEQ, ObjectIdGetDatum(list_nth_oid(users, i)));
+		scan = systable_beginscan(depend, DependReferenceIndexId, true, NULL, 2, key);
+		while (HeapTupleIsValid(tuple = systable_getnext(scan)))
+		{
+			Form_pg_depend found = (Form_pg_depend) GETSTRUCT(tuple);
+			Oid			user = found->classid == RewriteRelationId ? view_of_rule(found->objid) : InvalidOid;
+
+			if (OidIsValid(user))
+				users = list_append_unique_oid(users, user);
+		}
+		systable_endscan(scan);
+		table_close(depend, AccessShareLock);
+	}
+	return users;
 }
 
 /* What views read of a table. */

@@ -10,6 +10,7 @@
 #include "nodes/pg_list.h"
 
 extern List *kapture_view_tree(Oid view);
+extern List *kapture_view_users(Oid view);
 extern List *kapture_view_reads(List *tree, Oid relid, bool *all);
 extern Oid	kapture_view_unseen_function(List *tree);
 

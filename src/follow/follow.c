@@ -570,13 +570,12 @@ follow_parse(FollowText *follow)
 }
 
 /*
- * kapture_follow_before_rename
- *		Returns the argument for kapture_follow_after_rename(), in the current memory
- *		context.  Conditions are parsed if they contain "name" (NULL: all), unless somebody has
- *		locked one of the tables, or enough was parsed of the owner's.
+ * Returns all follows, in the current memory context.  Conditions are parsed if they contain
+ * "name" (NULL: all) and the attached table is one of "relids" (NIL: all), unless somebody has
+ * locked one of the tables, or enough was parsed of the owner's.
  */
-List *
-kapture_follow_before_rename(const char *name)
+static List *
+follow_parse_some(const char *name, List *relids)
 {
 	List	   *follows = follow_all();
 	List	   *parsed = NIL;
@@ -587,7 +586,7 @@ kapture_follow_before_rename(const char *name)
 		FollowText *follow = lfirst(lc);
 
 		CHECK_FOR_INTERRUPTS();
-		if ((name && strstr(follow->text, name) == NULL) ||
+		if ((name && strstr(follow->text, name) == NULL) || (relids != NIL && !list_member_oid(relids, follow->relation)) ||
 			!kapture_bystander_may_parse(&parsed, kapture_catalog_owner(follow->relation), strlen(follow->text)) ||
 			!ConditionalLockRelationOid(follow->source, AccessShareLock))
 			continue;
@@ -599,6 +598,18 @@ kapture_follow_before_rename(const char *name)
 		UnlockRelationOid(follow->source, AccessShareLock);
 	}
 	return follows;
+}
+
+/*
+ * kapture_follow_before_rename
+ *		Returns the argument for kapture_follow_after_rename(), in the current memory
+ *		context.  "name" is in all texts that the command changes; NULL: it is not known which
+ *		these are.
+ */
+List *
+kapture_follow_before_rename(const char *name)
+{
+	return follow_parse_some(name, NIL);
 }
 
 /*
@@ -677,13 +688,14 @@ follow_lacks_view(const List *attachments)
 
 /*
  * kapture_follow_view_changed
- *		Called after a view was created or replaced, or an attached table got another
- *		view: determines again which columns of followed tables matter.
+ *		Called after a view that the values of some attached tables come from was created or
+ *		replaced, or one of these got another view: determines again which columns of the tables
+ *		that they follow matter.
  */
 void
-kapture_follow_view_changed(void)
+kapture_follow_view_changed(List *relids)
 {
-	List	   *follows = kapture_follow_before_rename(NULL);
+	List	   *follows = relids != NIL ? follow_parse_some(NULL, relids) : NIL;
 	ListCell   *lc;
 
 	foreach(lc, follows)

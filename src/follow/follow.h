@@ -15,6 +15,6 @@ extern void kapture_follow_warn_uncaptured(Oid relid);
 extern List *kapture_follow_before_rename(const char *name);
 extern void kapture_follow_after_rename(List *texts);
 extern void kapture_follow_column_renamed(Oid relid, const char *from, const char *to);
-extern void kapture_follow_view_changed(void);
+extern void kapture_follow_view_changed(List *relids);
 
 #endif							/* KAPTURE_FOLLOW_H */

@@ -538,7 +538,7 @@ kapture_alter(PG_FUNCTION_ARGS)
 	alter_options(&alter);
 	kapture_attach_try(alter.att->root, alter.att->id);
 	kapture_attach_announce_one(alter.att->id);
-	kapture_follow_view_changed();	/* other columns of followed tables may matter now */
+	kapture_follow_view_changed(list_make1_oid(alter.att->root));	/* other columns of followed tables may matter now */
 	alter_say(&alter);
 	alter_advise(&alter);
 	PG_RETURN_VOID();

@@ -241,13 +241,18 @@ source_of(const KaptureAttached *attached)
 /*
  * kapture_source_changed
  *		Called after a view was created or replaced: determines again what the sources
- *		that use the view read.  Returns whether there are any.
+ *		that use the view read.  Returns the oids of their attached tables, in the current memory
+ *		context.
+ *
+ * It need not concern the owners of other sources, however many views these read: the way is
+ * from the view to what uses it.
  */
-bool
+List *
 kapture_source_changed(Oid view)
 {
 	List	   *relids = kapture_expression_relations(NULL);
-	bool		any = false;
+	List	   *users = relids != NIL ? kapture_view_users(view) : NIL;
+	List	   *concerned = NIL;
 	ListCell   *lc;
 
 	foreach(lc, relids != NIL ? kapture_catalog_attached() : NIL)
@@ -256,13 +261,13 @@ kapture_source_changed(Oid view)
 		char	   *name = source_of(attached);
 		Oid			source = name ? kapture_catalog_find_relation(name) : InvalidOid;
 
-		if (!OidIsValid(source) || get_rel_relkind(source) != RELKIND_VIEW ||
-			!list_member_oid(kapture_view_tree(source), view))
+		CHECK_FOR_INTERRUPTS();
+		if (!OidIsValid(source) || get_rel_relkind(source) != RELKIND_VIEW || !list_member_oid(users, source))
 			continue;
 		source_store_reads(attached->id, attached->relid, source);
-		any = true;
+		concerned = list_append_unique_oid(concerned, attached->relid);
 	}
-	return any;
+	return concerned;
 }
 
 /*

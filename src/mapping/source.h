@@ -23,7 +23,7 @@ typedef struct KaptureGivenSource
 extern Relation kapture_source_open(Relation rel, Oid view);
 extern bool kapture_source_is_followed(Oid relid, Oid other);
 extern KaptureGivenSource *kapture_source_take(Relation rel, Relation view, List *keys);
-extern bool kapture_source_changed(Oid view);
+extern List *kapture_source_changed(Oid view);
 extern bool kapture_source_column_renamed(Oid view, const char *from, const char *to);
 
 #endif							/* KAPTURE_SOURCE_H */

@@ -123,16 +123,19 @@ kapture_attach_renamed(List *expressions)
 
 /*
  * Called after a view was created or replaced: attached tables that take their values
- * from that view follow.
+ * from that view follow.  Returns their oids, in the current memory context.
  */
-void
+List *
 kapture_attach_view_changed(const RangeVar *name)
 {
 	Oid			view = RangeVarGetRelid(name, NoLock, true);
+	List	   *relids;
 
 	CommandCounterIncrement();
-	if (OidIsValid(view) && kapture_source_changed(view))
+	relids = OidIsValid(view) ? kapture_source_changed(view) : NIL;
+	if (relids != NIL)
 		kapture_attach_reconsider();
+	return relids;
 }
 
 /*

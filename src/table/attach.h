@@ -28,7 +28,7 @@ extern void kapture_attach_announce(void);
 extern void kapture_attach_announce_one(int32 attachment_id);
 extern void kapture_attach_forget(int32 attachment_id);
 extern void kapture_attach_renamed(List *expressions);
-extern void kapture_attach_view_changed(const RangeVar *name);
+extern List *kapture_attach_view_changed(const RangeVar *name);
 extern void kapture_attach_reconsider(void);
 extern void kapture_attach_column_renamed(Oid relid, const char *from, const char *to);
 

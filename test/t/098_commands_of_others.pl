@@ -243,6 +243,21 @@ as('mallory', 'DROP TABLE mallory.much');
 as('alice', 'DROP TABLE alice.calm');
 sql('ALTER FUNCTION whisper(text) RENAME TO shout');
 
+# --- a new view has nobody look at what others' views read
+as('mallory', q(
+SET client_min_messages = error;
+CREATE TABLE mallory.base (id int PRIMARY KEY, customer_name text, phone text); CREATE TABLE mallory.beside (id int);
+CREATE VIEW mallory.v0 AS SELECT * FROM mallory.base;
+DO $$ BEGIN
+  FOR i IN 1..100 LOOP EXECUTE format('CREATE VIEW mallory.v%s AS SELECT * FROM mallory.v%s', i, i - 1); END LOOP;
+  FOR i IN 1..10 LOOP PERFORM kapture_attach('mallory.base', source => 'mallory.v100', id_column => NULL, name => 'v' || i); END LOOP;
+  FOR i IN 1..5 LOOP PERFORM kapture_follow('mallory.beside', 'mallory.base', format('target.id = source.id + %s', i)); END LOOP;
+END $$));
+is(sql("SELECT count(*) FROM kapture_follow WHERE relation = 'mallory.base'::regclass"), 5, 'mallory has views upon views');
+my $looks = as('alice', q(BEGIN; CREATE VIEW alice.one AS SELECT 1 AS one; SELECT idx_scan FROM pg_stat_xact_sys_tables WHERE relid = 'pg_catalog.pg_depend'::regclass; ROLLBACK));
+cmp_ok($looks =~ s/\s//gr, '<', 100, "which whoever makes a view does not go through ($looks)");
+as('mallory', 'DROP TABLE mallory.beside, mallory.base CASCADE');
+
 # --- IF NOT EXISTS that finds a partition of somebody else's
 sql(q(
 GRANT CREATE ON SCHEMA public TO alice, mallory;
