@@ -77,8 +77,8 @@ typedef struct Alter
 	KaptureAttachment *att;		/* as it was before */
 	Relation	rel;
 	bool		reset[ALTER_RESET];
-	StringInfoData added;		/* names of fields */
-	StringInfoData dropped;
+	List	   *added;			/* names of fields (char *) */
+	List	   *dropped;
 } Alter;
 
 /* Is an argument given? */
@@ -204,10 +204,30 @@ alter_is_same(const KaptureMappedColumn *col, const KaptureMapping *mapping)
 	return col->name && strcmp(col->name, mapping->name) == 0;
 }
 
-static void
-alter_name(StringInfo names, const char *field)
+/* Names of fields, for a message. */
+static char *
+alter_list(const List *names)
 {
-	appendStringInfo(names, "%s%s", names->len > 0 ? ", " : "", field);
+	StringInfoData list;
+	ListCell   *lc;
+
+	initStringInfo(&list);
+	foreach(lc, names)
+		appendStringInfo(&list, "%s%s", list.len > 0 ? ", " : "", (char *) lfirst(lc));
+	return list.data;
+}
+
+/* Names of fields, as a literal of an array. */
+static char *
+alter_array(const List *names)
+{
+	Datum	   *elements = palloc(sizeof(Datum) * list_length(names));
+	int			n = 0;
+	ListCell   *lc;
+
+	foreach(lc, names)
+		elements[n++] = CStringGetTextDatum(lfirst(lc));
+	return quote_literal_cstr(OidOutputFunctionCall(F_ARRAY_OUT, PointerGetDatum(construct_array(elements, n, TEXTOID, -1, false, TYPALIGN_INT))));
 }
 
 /* Replaces the fields by these; a field that was there before keeps its bit. */
@@ -232,14 +252,14 @@ alter_replace_fields(Alter *alter, List *mappings)
 			kept[i] = true;
 			bit = col->bit;
 			if (!alter_is_same(col, mapping))
-				alter_name(&alter->added, mapping->field);
+				alter->added = lappend(alter->added, mapping->field);
 			alter_drop_field(alter, mapping->field);
 		}
 		if (bit < 0)
 		{
 			bit = alter_free_bit(&in_use);
 			alter_forget_digests(alter, bit);
-			alter_name(&alter->added, mapping->field);
+			alter->added = lappend(alter->added, mapping->field);
 		}
 		kapture_attach_store_mapping(alter->att->id, bit, mapping);
 	}
@@ -248,7 +268,7 @@ alter_replace_fields(Alter *alter, List *mappings)
 		if (kept[i])
 			continue;
 		alter_drop_field(alter, alter->att->columns[i].field);
-		alter_name(&alter->dropped, alter->att->columns[i].field);
+		alter->dropped = lappend(alter->dropped, alter->att->columns[i].field);
 	}
 }
 
@@ -456,21 +476,21 @@ alter_say(const Alter *alter)
 	const KaptureAttachment *att = alter->att;
 	const char *name = kapture_catalog_title(att);
 
-	if (alter->dropped.len > 0)
+	if (alter->dropped != NIL)
 		ereport(NOTICE,
-				(errmsg("fields that are no longer sent for table %s: %s", name, alter->dropped.data),
+				(errmsg("fields that are no longer sent for table %s: %s", name, alter_list(alter->dropped)),
 				 errdetail("Kapture keeps the values that it has.")));
 	if (alter_changes(alter, ALTER_FILTER) || alter_changes(alter, ALTER_SOURCE))
 		ereport(NOTICE,
 				(errmsg("other rows of table %s may go to Kapture from now on", name),
 				 errdetail("Rows that come in, or leave, are noticed when they change."),
-				 errhint("Use CALL kapture_resync('%s'%s) to have those that come in sent now.", kapture_row_relation_name(att->root),
+				 errhint("Use CALL kapture_resync(%s%s) to have those that come in sent now.", quote_literal_cstr(kapture_row_relation_name(att->root)),
 						 att->name[0] == '\0' ? "" : psprintf(", name => %s", quote_literal_cstr(att->name)))));
-	if (alter->added.len > 0)
+	if (alter->added != NIL)
 		ereport(NOTICE,
-				(errmsg("fields of table %s that are new, or come from elsewhere: %s", name, alter->added.data),
-				 errhint("Use CALL kapture_resync('%s', fields => '{%s}'%s) to have them sent for the rows that are there.",
-						 kapture_row_relation_name(att->root), alter->added.data,
+				(errmsg("fields of table %s that are new, or come from elsewhere: %s", name, alter_list(alter->added)),
+				 errhint("Use CALL kapture_resync(%s, fields => %s%s) to have them sent for the rows that are there.",
+						 quote_literal_cstr(kapture_row_relation_name(att->root)), alter_array(alter->added),
 						 att->name[0] == '\0' ? "" : psprintf(", name => %s", quote_literal_cstr(att->name)))));
 }
 
@@ -523,8 +543,6 @@ kapture_alter(PG_FUNCTION_ARGS)
 	kapture_argument_check_null(fcinfo, ALTER_KEEP_IDS, "keep_ids");
 	alter_take_reset(&alter);
 	alter_advise_idle(&alter);
-	initStringInfo(&alter.added);
-	initStringInfo(&alter.dropped);
 	/* changes that this transaction has captured have the old bits */
 	kapture_notes_flush();
 	alter.rel = relation_open(alter.att->root, NoLock);

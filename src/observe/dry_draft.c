@@ -201,8 +201,8 @@ dry_say(const DryDraft *dry)
 	if (given[0] == '\0')
 		ereport(NOTICE,
 				(errmsg("this is about table %s as it is attached to server \"%s\"", kapture_catalog_title(att), att->server),
-				 errdetail("What has changed is sent automatically. CALL kapture_resync('%s'%s) sends all that is reported as add or update.",
-						   kapture_row_relation_name(att->root),
+				 errdetail("What has changed is sent automatically. CALL kapture_resync(%s%s) sends all that is reported as add or update.",
+						   quote_literal_cstr(kapture_row_relation_name(att->root)),
 						   att->name[0] == '\0' ? "" : psprintf(", name => %s", quote_literal_cstr(att->name)))));
 	else
 		ereport(NOTICE,

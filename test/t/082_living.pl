@@ -286,6 +286,13 @@ cmp_ok($waits, '>=', 10000, '10,000 changes wait');
 my $altered = said("SELECT kapture_alter('many', columns => '{\"customer_name\": \"customer_name\", \"phone\": \"phone\", \"zone\": \"town\", \"campaign_name\": {\"constant\": \"spring\"}}')");
 like($altered, qr/NOTICE:  fields that are no longer sent for table "many": city\n/, 'it says what was dropped');
 like($altered, qr/NOTICE:  fields of table "many" that are new, or come from elsewhere: (?:zone, campaign_name|campaign_name, zone)\n.*kapture_resync\('public.many', fields => '\{/s, 'and what was added, and what brings it out');
+# whatever the names are, which may have quotes in them
+sql(q(CREATE TABLE "it's" (id int PRIMARY KEY, customer_name text, phone text, town text); SELECT kapture_attach('"it''s"'::regclass)));
+my @calls = said(q(SELECT kapture_alter('"it''s"', filter => 'id > 0', columns => '{"customer_name": "customer_name", "phone": "phone", "a, b''s": "town"}'); SELECT * FROM kapture_dry_run('"it''s"')))
+  =~ /(CALL kapture_resync\(.*\)) (?:to have|sends)/g;
+is(scalar(@calls), 3, 'commands are reported,');
+unlike(said($_), qr/ERROR/, "that can be given as they are: $_") foreach @calls;
+sql(q(DROP TABLE "it's"));
 is(sql("SELECT attachment_id, attached_at FROM kapture_attachments WHERE relation = 'many'::regclass"), $before, 'it is the same attachment');
 is(sql("SELECT count(*) FROM kapture_history WHERE relation = 'many'::regclass"), $sent, 'with its history');
 is(sql("SELECT pending FROM kapture_status WHERE relation = 'many'::regclass"), $waits, 'and what waits');
