@@ -38,6 +38,7 @@
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
+#include "utils/inval.h"
 #include "utils/json.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
@@ -102,7 +103,7 @@ static const char *const fdw_fields[] = {"kapture_customer_id", "phone", "email_
 typedef struct FdwScan
 {
 	KaptureRowKind kind;
-	char	   *server;
+	Oid			serverid;
 	Oid			userid;
 	FdwUse		use;			/* what a Get asks by, or FDW_USE_SINCE */
 	AttrNumber	asked;			/* column a Get asks for */
@@ -578,7 +579,7 @@ fdw_begin(ForeignScanState *node, int eflags)
 	FdwScan    *scan = palloc0(sizeof(FdwScan));
 
 	scan->kind = kapture_fdw_table_kind(relid);
-	scan->server = GetForeignServer(plan->fs_server)->servername;
+	scan->serverid = plan->fs_server;
 	scan->userid = kapture_scan_user(node);
 	if (!OidIsValid(scan->userid))
 		scan->userid = GetUserId();
@@ -708,9 +709,9 @@ fdw_find_asked(ForeignScanState *node)
 	return qunique(scan->asked_values, nasked, sizeof(FdwAsked), fdw_compare_asked);
 }
 
-/* Begins Gets; NULL if there is nothing to ask for. */
+/* Begins Gets from a server; NULL if there is nothing to ask for. */
 static KaptureFetch *
-fdw_begin_gets(ForeignScanState *node)
+fdw_begin_gets(ForeignScanState *node, const char *server)
 {
 	FdwScan    *scan = node->fdw_state;
 	int			n = fdw_find_asked(node);
@@ -726,33 +727,43 @@ fdw_begin_gets(ForeignScanState *node)
 		appendStringInfoChar(&body, '}');
 		bodies = lappend(bodies, body.data);
 	}
-	return n > 0 ? kapture_fetch_gets(scan->server, scan->userid, bodies) : NULL;
+	return n > 0 ? kapture_fetch_gets(server, scan->userid, bodies) : NULL;
 }
 
-/* Asks Kapture. */
+/*
+ * Asks Kapture.  The server's name is looked up only now, as it is now: since a cursor was
+ * opened, another server may have got the one that it had then.
+ */
 static void
 fdw_ask(ForeignScanState *node)
 {
 	FdwScan    *scan = node->fdw_state;
 	MemoryContext old = MemoryContextSwitchTo(scan->context);
-	char	   *timezone = pstrdup(kapture_server_get(scan->server, scan->userid)->timezone);
+	const char *server;
+	char	   *timezone;
 	KaptureFetch *fetch = NULL;
 	Timestamp	start;
 	Timestamp	end;
 
+	AcceptInvalidationMessages();
+	server = GetForeignServer(scan->serverid)->servername;
+	timezone = pstrdup(kapture_server_get(server, scan->userid)->timezone);
 	if (scan->use == FDW_USE_NONE)
 		fdw_refuse(node);
 	if (scan->use == FDW_USE_SINCE)
 	{
 		if (fdw_range(node, timezone, &start, &end))
-			fetch = kapture_fetch_pull(scan->server, scan->userid, start, end);
+			fetch = kapture_fetch_pull(server, scan->userid, start, end);
 	}
 	else
-		fetch = fdw_begin_gets(node);
+		fetch = fdw_begin_gets(node, server);
 	scan->done = fetch == NULL;
 	if (fetch != NULL)
+	{
+		kapture_fetch_require_server(fetch, scan->serverid);
 		scan->rows = kapture_rows_create(scan->kind, RelationGetDescr(node->ss.ss_currentRelation),
 										 timezone, fetch);
+	}
 	MemoryContextSwitchTo(old);
 }
 

@@ -959,6 +959,17 @@ kapture_fetch_pull(const char *server, Oid userid, Timestamp start, Timestamp en
 }
 
 /*
+ * kapture_fetch_require_server
+ *		To be called before the first request: errors out at each (55000) if the name that the
+ *		fetch was begun with is that of another server.
+ */
+void
+kapture_fetch_require_server(KaptureFetch *fetch, Oid serverid)
+{
+	fetch->serverid = serverid;
+}
+
+/*
  * kapture_fetch_keep_answers
  *		Makes windows without customers include their answer, and makes refusals
  *		windows, too, rather than errors.

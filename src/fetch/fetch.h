@@ -42,6 +42,7 @@ extern KaptureFetch *kapture_fetch_pull(const char *server, Oid userid,
 										Timestamp start, Timestamp end);
 extern KaptureFetch *kapture_fetch_gets(const char *server, Oid userid,
 										List *bodies);
+extern void kapture_fetch_require_server(KaptureFetch *fetch, Oid serverid);
 extern int	kapture_fetch_most(const KaptureFetch *fetch);
 extern int	kapture_fetch_round(const char *server, Oid userid);
 extern char *kapture_fetch_get_body(int64 customer_id, const char *phone, const char *email);

@@ -227,5 +227,24 @@ ALTER EXTENSION kapture_sync UPDATE));
 is($node->safe_psql('old', "SELECT a.server_oid = s.oid AND a.server_owner = s.srvowner FROM kapture_attachment a JOIN pg_foreign_server s ON s.srvname = a.server"), 't', 'an update binds attached tables');
 like(said('postgres', "DROP SERVER kapture", 'old'), qr/trigger kapture_capture on table customers depends on server kapture/, 'as if they were new');
 
+# --- a foreign table is its server's, also for a cursor that has not asked anybody yet
+sql('CREATE DATABASE foreign_tables');
+$node->safe_psql('foreign_tables', qq(
+CREATE EXTENSION kapture_sync; GRANT USAGE ON FOREIGN DATA WRAPPER kapture_fdw TO boss, mallory; SET ROLE boss;
+CREATE SERVER kapture FOREIGN DATA WRAPPER kapture_fdw OPTIONS (url '$emulator->{url}', timeout '2s'); CREATE USER MAPPING FOR PUBLIC SERVER kapture OPTIONS (auth_key '$key');
+RESET ROLE; GRANT USAGE ON FOREIGN SERVER kapture TO PUBLIC; CREATE SCHEMA alice AUTHORIZATION alice; SET ROLE alice;
+CREATE FOREIGN TABLE alice.there (id bigint, name text, phone text) SERVER kapture));
+my $asked = strangers_log();
+my $cursor = $node->background_psql('foreign_tables', on_error_stop => 1);
+$cursor->query_safe("SET ROLE alice; BEGIN; DECLARE there CURSOR FOR SELECT id FROM alice.there WHERE phone = '9600000001'");
+unlike(said('boss', 'ALTER SERVER kapture RENAME TO kapture_before', 'foreign_tables'), qr/ERROR/, 'a server is renamed while a cursor is open');
+unlike(said('mallory', "CREATE SERVER kapture FOREIGN DATA WRAPPER kapture_fdw OPTIONS (url '$stranger->{url}', timeout '2s');"
+	  . " CREATE USER MAPPING FOR PUBLIC SERVER kapture OPTIONS (auth_key '$key'); GRANT USAGE ON FOREIGN SERVER kapture TO PUBLIC", 'foreign_tables'), qr/ERROR/, 'and another one gets its name');
+my $gets = grep { $_->{api} eq 'get' } @{ emulator_get($emulator, 'log') };
+$cursor->query_safe('FETCH ALL FROM there');
+$cursor->quit;
+is(strangers_log(), $asked, 'which the cursor does not ask');
+cmp_ok(scalar(grep { $_->{api} eq 'get' } @{ emulator_get($emulator, 'log') }), '>', $gets, 'but its own server');
+
 $node->stop;
 done_testing();
